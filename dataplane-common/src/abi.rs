@@ -1,0 +1,128 @@
+//! The fingerprint of everything that two programs must agree on to share maps.
+//!
+//! Agent, plugin and programs work with the same pins only if their ABI hash is the same: it is the name of the pin
+//! directory. It is computed at compile time from the name, size, alignment and field offsets of each shared type and
+//! from the map names, so that it can't be forgotten.
+
+use core::mem::{align_of, offset_of, size_of};
+
+use crate::addr::{V4, V6};
+use crate::event::{Counter, DropReason};
+use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
+use crate::pod::{Addr, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use crate::service::{
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, ServiceName, SlotTable, SockPeer, SockPeerKey,
+};
+
+const fn mix(mut hash: u64, text: &str) -> u64 {
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
+        i += 1;
+    }
+    hash
+}
+
+const fn mix_number(mut hash: u64, mut n: usize) -> u64 {
+    loop {
+        hash = (hash ^ (n & 0xff) as u64).wrapping_mul(0x0100_0000_01b3);
+        n >>= 8;
+        if n == 0 {
+            return hash;
+        }
+    }
+}
+
+macro_rules! layout {
+    ($hash:expr; $($ty:ty { $($field:ident)* } = $size:literal;)*) => {{
+        let mut hash = $hash;
+        $(
+            assert!(size_of::<$ty>() == $size);
+            hash = mix(hash, stringify!($ty));
+            hash = mix_number(hash, size_of::<$ty>());
+            hash = mix_number(hash, align_of::<$ty>());
+            $(
+                hash = mix(hash, stringify!($field));
+                hash = mix_number(hash, offset_of!($ty, $field));
+            )*
+        )*
+        hash
+    }};
+}
+
+/// The names of all pinned maps.
+pub const MAPS: &[&str] = &[
+    "frontends4",
+    "frontends6",
+    "slots",
+    "backends",
+    "backend_stats",
+    "services",
+    "affinity4",
+    "affinity6",
+    "flows4",
+    "flows6",
+    "fragments4",
+    "fragments6",
+    "sock_peers4",
+    "sock_peers6",
+    "pods",
+    "addrs4",
+    "addrs6",
+    "pod_netns",
+    "config",
+    "counters",
+    "drops",
+];
+
+/// Raised when the meaning of a field changes but no layout does.
+const REVISION: usize = 1;
+
+/// FNV-1a over the layouts.
+pub const HASH: u64 = {
+    let mut hash = layout! { mix_number(0xcbf2_9ce4_8422_2325, REVISION);
+        FrontendKey<V4> { addr port proto pad } = 8;
+        FrontendKey<V6> { addr port proto pad } = 20;
+        SlotTable { base len } = 8;
+        Frontend { service_port affinity_ticks internal external flags scheduler pad } = 28;
+        Backend { addr port state pad generation service_port pad2 } = 32;
+        BackendStats { connections } = 8;
+        ServiceName { name } = 144;
+        AffinityKey<V4> { client service_port } = 8;
+        AffinityKey<V6> { client service_port } = 20;
+        Affinity { backend generation last_used } = 12;
+        FlowKey<V4> { src dst sport dport proto pad } = 16;
+        FlowKey<V6> { src dst sport dport proto pad } = 40;
+        Flow<V4> { src dst sport dport iif oif backend generation last_seen state flags pad } = 36;
+        Flow<V6> { src dst sport dport iif oif backend generation last_seen state flags pad } = 60;
+        FragmentKey<V4> { src dst id proto pad } = 16;
+        FragmentKey<V6> { src dst id proto pad } = 40;
+        Ports { src dst } = 4;
+        SockPeerKey<V4> { cookie addr port pad } = 16;
+        SockPeerKey<V6> { cookie addr port pad } = 28;
+        SockPeer<V4> { addr port pad } = 8;
+        SockPeer<V6> { addr port pad } = 20;
+        Pod { netns_cookie addr4 addr6 mac host_mac flags pad } = 48;
+        Addr { ifindex kind pad mac } = 12;
+        PodNetns { addr4 addr6 ifindex } = 24;
+        NodeConfig { node4 node6 uplink snat_port_min snat_port_max } = 28;
+    };
+    let mut i = 0;
+    while i < MAPS.len() {
+        hash = mix(hash, MAPS[i]);
+        i += 1;
+    }
+    hash = mix_number(hash, POD_SLOTS as usize);
+    i = 0;
+    while i < DropReason::ALL.len() {
+        hash = mix(hash, DropReason::ALL[i].label());
+        i += 1;
+    }
+    i = 0;
+    while i < Counter::ALL.len() {
+        hash = mix(hash, Counter::ALL[i].label());
+        i += 1;
+    }
+    hash
+};

@@ -1,0 +1,202 @@
+//! Addresses and byte order.
+//!
+//! The dataplane is generic over the address family: one code, two compact sets of maps. Addresses are kept
+//! as bytes in network order, so that `bpftool map dump` shows them the way people write them, and are read
+//! as words, so that the programs do not work byte by byte.
+
+use core::fmt::Debug;
+use core::hash::Hash;
+
+/// A 16-bit number in network byte order, as it stands in a packet (RFC 1700, "Data Notations").
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Be16(pub u16);
+
+impl Be16 {
+    /// From the CPU's byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(v: u16) -> Self {
+        Self(v.to_be())
+    }
+
+    /// In the CPU's byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+/// A 32-bit word in network byte order, as it stands in a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Be32(pub u32);
+
+impl Be32 {
+    /// From the CPU's byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(v: u32) -> Self {
+        Self(v.to_be())
+    }
+
+    /// In the CPU's byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        u32::from_be(self.0)
+    }
+
+    /// Byte `i` (0 to 3) in the order of the wire.
+    #[inline(always)]
+    #[must_use]
+    pub const fn byte(self, i: u32) -> u8 {
+        (self.get() >> (24 - 8 * i)) as u8
+    }
+}
+
+/// An address of one family.
+pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
+    /// Whether this is IPv6.
+    const V6: bool;
+    /// Length of the IP header without options or extension headers, in bytes.
+    const HEADER: usize;
+
+    /// The 16-byte form: itself for IPv6, `::ffff:a.b.c.d` for IPv4 (RFC 4291, section 2.5.5.2).
+    #[must_use]
+    fn to_octets16(self) -> [u8; 16];
+    /// From the 16-byte form; the prefix of a mapped IPv4 address is not looked at.
+    #[must_use]
+    fn from_octets16(octets: &[u8; 16]) -> Self;
+    /// The all-zero address, which no host has.
+    #[must_use]
+    fn is_unspecified(&self) -> bool;
+}
+
+/// An IPv4 address: four bytes in network order.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(C, align(4))]
+pub struct V4 {
+    /// The bytes in network order.
+    pub octets: [u8; 4],
+}
+
+/// An IPv6 address: sixteen bytes in network order.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(C, align(4))]
+pub struct V6 {
+    /// The bytes in network order.
+    pub octets: [u8; 16],
+}
+
+impl V4 {
+    /// From the word as it stands in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(w: u32) -> Self {
+        Self { octets: w.to_ne_bytes() }
+    }
+
+    /// The word as it stands in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u32 {
+        u32::from_ne_bytes(self.octets)
+    }
+}
+
+impl V6 {
+    /// From the words as they stand in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_words(w: [u32; 4]) -> Self {
+        let mut octets = [0; 16];
+        let mut i = 0;
+        while i < 16 {
+            octets[i] = w[i / 4].to_ne_bytes()[i % 4];
+            i += 1;
+        }
+        Self { octets }
+    }
+
+    /// The words as they stand in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(self) -> [u32; 4] {
+        let o = self.octets;
+        [
+            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+        ]
+    }
+}
+
+impl Address for V4 {
+    const V6: bool = false;
+    const HEADER: usize = 20;
+
+    #[inline(always)]
+    fn to_octets16(self) -> [u8; 16] {
+        V6::from_words([0, 0, 0xffff_u32.to_be(), self.word()]).octets
+    }
+
+    #[inline(always)]
+    fn from_octets16(octets: &[u8; 16]) -> Self {
+        Self { octets: [octets[12], octets[13], octets[14], octets[15]] }
+    }
+
+    #[inline(always)]
+    fn is_unspecified(&self) -> bool {
+        self.word() == 0
+    }
+}
+
+impl Address for V6 {
+    const V6: bool = true;
+    const HEADER: usize = 40;
+
+    #[inline(always)]
+    fn to_octets16(self) -> [u8; 16] {
+        self.octets
+    }
+
+    #[inline(always)]
+    fn from_octets16(octets: &[u8; 16]) -> Self {
+        Self { octets: *octets }
+    }
+
+    #[inline(always)]
+    fn is_unspecified(&self) -> bool {
+        let w = self.words();
+        (w[0] | w[1]) | (w[2] | w[3]) == 0
+    }
+}
+
+impl From<core::net::Ipv4Addr> for V4 {
+    fn from(a: core::net::Ipv4Addr) -> Self {
+        Self { octets: a.octets() }
+    }
+}
+
+impl From<core::net::Ipv6Addr> for V6 {
+    fn from(a: core::net::Ipv6Addr) -> Self {
+        Self { octets: a.octets() }
+    }
+}
+
+impl From<V4> for core::net::IpAddr {
+    fn from(a: V4) -> Self {
+        Self::from(a.octets)
+    }
+}
+
+impl From<V6> for core::net::IpAddr {
+    fn from(a: V6) -> Self {
+        Self::from(a.octets)
+    }
+}

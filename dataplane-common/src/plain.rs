@@ -1,0 +1,40 @@
+//! Proof for the host side that the generic types of the maps are plain old data: no padding, every bit pattern valid.
+//!
+//! The derive macro can't check generic types; the sums below do. This is the crate's only unsafe code, and it is not
+//! part of the build for the kernel.
+#![allow(unsafe_code, reason = "the one door of this crate: see the module's doc")]
+
+use core::mem::size_of;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::addr::{V4, V6};
+use crate::flow::{Flow, FlowKey, FragmentKey};
+use crate::service::{AffinityKey, FrontendKey, SockPeer, SockPeerKey};
+
+macro_rules! plain {
+    ($($ty:ident<A> { $($field:ty),* })*) => {$(
+        plain!(@ $ty<V4>, V4, $($field),*);
+        plain!(@ $ty<V6>, V6, $($field),*);
+    )*};
+    (@ $ty:ty, $addr:ident, $($field:ty),*) => {
+        const _: () = {
+            type A = $addr;
+            assert!(size_of::<$ty>() == 0 $(+ size_of::<$field>())*);
+        };
+        // SAFETY: `repr(C)`, only integers, arrays of integers and plain types, and no padding (asserted above).
+        unsafe impl Zeroable for $ty {}
+        // SAFETY: as above.
+        unsafe impl Pod for $ty {}
+    };
+}
+
+plain! {
+    FrontendKey<A> { A, u16, u8, u8 }
+    AffinityKey<A> { A, u32 }
+    SockPeerKey<A> { u64, A, u16, u16 }
+    SockPeer<A> { A, u16, u16 }
+    FlowKey<A> { A, A, u16, u16, u8, [u8; 3] }
+    Flow<A> { A, A, u16, u16, u32, u32, u32, u32, u32, u8, u8, u16 }
+    FragmentKey<A> { A, A, u32, u8, [u8; 3] }
+}

@@ -1,0 +1,91 @@
+//! The types of the pod network: pods, addresses, the node's configuration.
+
+use crate::addr::{V4, V6};
+
+/// Pods are found by the interface index of their host-side veth in an array of this size, which costs no hash
+/// lookup. The CNI plugin therefore makes these interfaces with an index below it.
+pub const POD_SLOTS: u32 = 16384;
+
+/// One attachment: array `pods`, by interface index of the host-side veth.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Pod {
+    /// The kernel's cookie of the pod's network namespace.
+    pub netns_cookie: u64,
+    /// All zero: none.
+    pub addr4: V4,
+    /// All zero: none.
+    pub addr6: V6,
+    /// MAC of the pod's end of the veth.
+    pub mac: [u8; 6],
+    /// MAC of the host's end.
+    pub host_mac: [u8; 6],
+    /// Bits of [`pod_flags`]; 0: no pod there.
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Bits of [`Pod::flags`].
+pub mod pod_flags {
+    /// The entry is in use.
+    pub const PRESENT: u32 = 1;
+}
+
+/// What an address is, seen from this node: map `addrs4` or `addrs6`, by address.
+///
+/// The plugin writes and removes the entries of pods, the agent all others.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Addr {
+    /// Pods: the host-side veth.
+    pub ifindex: u32,
+    /// One of [`addr_kind`].
+    pub kind: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Pods: MAC of the pod's end.
+    pub mac: [u8; 6],
+}
+
+/// [`Addr::kind`].
+pub mod addr_kind {
+    /// A pod on this node.
+    pub const POD: u8 = 1;
+    /// An address of Services only: cluster IP, external IP, load-balancer IP.
+    pub const SERVICE: u8 = 2;
+    /// An address of this node, which may have node ports.
+    pub const NODE: u8 = 3;
+}
+
+/// Which pod lives in a network namespace: map `pod_netns`, by the namespace's cookie (u64).
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct PodNetns {
+    /// All zero: none.
+    pub addr4: V4,
+    /// All zero: none.
+    pub addr6: V6,
+    /// Host-side veth.
+    pub ifindex: u32,
+}
+
+/// What the programs must know of their node: the one entry of array `config`, written by the agent.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct NodeConfig {
+    /// The node's IPv4 address: source of translated traffic. All zero: none.
+    pub node4: V4,
+    /// The node's IPv6 address.
+    pub node6: V6,
+    /// The device that leads out of the node; 0: the host stack decides.
+    pub uplink: u32,
+    /// First port that source translation may use.
+    pub snat_port_min: u16,
+    /// Last port that source translation may use.
+    pub snat_port_max: u16,
+}

@@ -1,0 +1,189 @@
+//! The types of the service tables: frontends, slots, backends, affinity.
+//!
+//! All ports in keys and values are in the CPU's byte order, so that `bpftool` shows 80 as 80; programs swap
+//! at the edge of the packet. Every gap is an explicit, zeroed field.
+
+/// IP protocol numbers (IANA "Protocol Numbers") that a Service port can have, and the ICMPs.
+pub mod proto {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMP6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// What clients address: map `frontends4` or `frontends6`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct FrontendKey<A> {
+    /// A cluster IP, external IP, load-balancer IP or an address of the node.
+    pub addr: A,
+    /// Port, CPU order.
+    pub port: u16,
+    /// One of [`proto`].
+    pub proto: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// A stretch of `slots`: the backends from which a frontend picks.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C)]
+pub struct SlotTable {
+    /// First index into `slots`.
+    pub base: u32,
+    /// How many; 0: no backend.
+    pub len: u32,
+}
+
+/// What a frontend leads to.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Frontend {
+    /// Identifies the Service port; key of `services`, and of affinity.
+    pub service_port: u32,
+    /// Client-IP session affinity in clock ticks ([`crate::TICK_SHIFT`]); 0: none.
+    pub affinity_ticks: u32,
+    /// For clients that are pods and nodes of the cluster.
+    pub internal: SlotTable,
+    /// For clients from outside.
+    pub external: SlotTable,
+    /// Bits of [`frontend_flags`].
+    pub flags: u16,
+    /// One of [`scheduler`].
+    pub scheduler: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// Bits of [`Frontend::flags`].
+pub mod frontend_flags {
+    /// Internal clients without a backend are dropped silently, not refused (`internalTrafficPolicy: Local`).
+    pub const INTERNAL_DROP: u16 = 1;
+    /// External clients without a backend are dropped silently, not refused (`externalTrafficPolicy: Local`).
+    pub const EXTERNAL_DROP: u16 = 2;
+    /// Keeps the address of external clients (`externalTrafficPolicy: Local`).
+    pub const KEEP_CLIENT: u16 = 4;
+    /// A node port.
+    pub const NODE_PORT: u16 = 8;
+}
+
+/// The rule that picks a slot: [`Frontend::scheduler`].
+pub mod scheduler {
+    /// Each connection anew, uniformly.
+    pub const RANDOM: u8 = 0;
+}
+
+/// One endpoint of one service port: array `backends`, by backend id. Id 0 is never used.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C, align(8))]
+pub struct Backend {
+    /// IPv4 addresses as `::ffff:a.b.c.d`.
+    pub addr: [u8; 16],
+    /// Port, CPU order.
+    pub port: u16,
+    /// Bits of [`backend_state`]; 0: the id is free.
+    pub state: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Goes up each time the id is given to another endpoint or its endpoint has ended: flows and affinity entries of before no longer count.
+    pub generation: u32,
+    /// The service port that owns it.
+    pub service_port: u32,
+    /// Zero.
+    pub pad2: u32,
+}
+
+/// Bits of [`Backend::state`].
+pub mod backend_state {
+    /// In the internal slot table: takes new connections from the cluster.
+    pub const INTERNAL: u8 = 1;
+    /// In the external slot table: takes new connections from outside.
+    pub const EXTERNAL: u8 = 2;
+    /// Serves the connections that it has.
+    pub const SERVING: u8 = 4;
+    /// Terminating.
+    pub const TERMINATING: u8 = 8;
+    /// On this node.
+    pub const LOCAL: u8 = 16;
+    /// Has an address of its node (a host-network pod or a server outside the pod network).
+    pub const HOST: u8 = 32;
+}
+
+/// Who is remembered: map `affinity4` or `affinity6`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct AffinityKey<A> {
+    /// The client; a pod's own address at both layers.
+    pub client: A,
+    /// The service port, whichever of its frontends was used.
+    pub service_port: u32,
+}
+
+/// Which backend a client had.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Affinity {
+    /// Backend id.
+    pub backend: u32,
+    /// [`Backend::generation`] at that time.
+    pub generation: u32,
+    /// When it was last used, in ticks of [`crate::TICK_SHIFT`].
+    pub last_used: u32,
+}
+
+/// How long a service port's name can be: namespace (63) `/` name (63) `:` port name (15), and a byte more.
+pub const NAME_LEN: usize = 144;
+
+/// Who a service port is: map `services`, by service port id. For people and for an agent without memory.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct ServiceName {
+    /// `namespace/name:port`, ended by zeros.
+    pub name: [u8; NAME_LEN],
+}
+
+/// What a backend has been given: per-CPU array `backend_stats`, by backend id.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct BackendStats {
+    /// New connections (packet path) and connects (socket hooks).
+    pub connections: u64,
+}
+
+/// What a socket believes to talk to: key of `sock_peers4` or `sock_peers6`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C, packed(4))]
+pub struct SockPeerKey<A> {
+    /// The kernel's cookie of the socket.
+    pub cookie: u64,
+    /// Backend address.
+    pub addr: A,
+    /// Backend port, CPU order.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// The frontend that the application asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct SockPeer<A> {
+    /// Frontend address.
+    pub addr: A,
+    /// Frontend port, CPU order.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+}

@@ -1,0 +1,8 @@
+//! What the agent and the CNI plugin share on the host's side: pins and maps in bpffs, netlink, the address store.
+//!
+//! Everything here is blocking and works without a running agent. Unsafe code only behind [`sys`].
+#![deny(unsafe_code)]
+
+pub mod map;
+pub mod pins;
+pub mod sys;

@@ -1,0 +1,305 @@
+//! Typed handles of pinned maps.
+
+use std::io;
+use std::marker::PhantomData;
+use std::mem::size_of;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use bytemuck::Pod;
+
+use crate::pins::{PinError, Pins};
+use crate::sys::{self, SharedWords};
+
+/// Why a map operation failed, and on which map.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// The pin can't be opened.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The map has other sizes than our types.
+    #[error("map {name}: key of {key} bytes and value of {value} bytes, expected {expected_key} and {expected_value}")]
+    Layout {
+        /// Map name.
+        name: String,
+        /// The map's key size.
+        key: u32,
+        /// The map's value size.
+        value: u32,
+        /// Our key size.
+        expected_key: usize,
+        /// Our value size.
+        expected_value: usize,
+    },
+    /// The map is full.
+    #[error("map {name} is full")]
+    Full {
+        /// Map name.
+        name: String,
+    },
+    /// The kernel refused.
+    #[error("map {name}: {source}")]
+    Io {
+        /// Map name.
+        name: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+impl MapError {
+    fn new(name: &str, source: io::Error) -> Self {
+        let name = name.to_owned();
+        if source.raw_os_error() == Some(libc::E2BIG) { Self::Full { name } } else { Self::Io { name, source } }
+    }
+}
+
+/// A hash or array map with keys `K` and values `V`.
+#[derive(Debug)]
+pub struct Table<K, V> {
+    name: String,
+    fd: OwnedFd,
+    max_entries: u32,
+    types: PhantomData<(K, V)>,
+}
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    /// Opens the pinned map `name`.
+    ///
+    /// # Errors
+    /// The pin is missing or the map has other sizes.
+    pub fn open(pins: &Pins, name: &str) -> Result<Self, MapError> {
+        Self::from_fd(name, pins.open(&pins.map(name))?)
+    }
+
+    /// Takes over a descriptor.
+    ///
+    /// # Errors
+    /// The map has other sizes.
+    pub fn from_fd(name: &str, fd: OwnedFd) -> Result<Self, MapError> {
+        let info = sys::map_info(fd.as_fd()).map_err(|e| MapError::new(name, e))?;
+        if (info.key_size as usize, info.value_size as usize) != (size_of::<K>(), size_of::<V>()) {
+            return Err(MapError::Layout {
+                name: name.into(),
+                key: info.key_size,
+                value: info.value_size,
+                expected_key: size_of::<K>(),
+                expected_value: size_of::<V>(),
+            });
+        }
+        Ok(Self { name: name.into(), fd, max_entries: info.max_entries, types: PhantomData })
+    }
+
+    /// Map name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Capacity.
+    #[must_use]
+    pub const fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// The kernel refused; a missing key is `None`.
+    pub fn get(&self, key: &K) -> Result<Option<V>, MapError> {
+        let mut value = V::zeroed();
+        self.found(sys::lookup(self.fd.as_fd(), bytemuck::bytes_of(key), bytemuck::bytes_of_mut(&mut value)))
+            .map(|found| found.then_some(value))
+    }
+
+    /// Sets the value of `key`.
+    ///
+    /// # Errors
+    /// The map is full, or the kernel refused.
+    pub fn insert(&self, key: &K, value: &V) -> Result<(), MapError> {
+        self.write(key, value, 0).map_err(|e| MapError::new(&self.name, e))
+    }
+
+    /// Sets the value of `key` if it has none; says whether it did.
+    ///
+    /// # Errors
+    /// The map is full, or the kernel refused.
+    pub fn insert_new(&self, key: &K, value: &V) -> Result<bool, MapError> {
+        const NOEXIST: u64 = 1;
+        match self.write(key, value, NOEXIST) {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(e) => Err(MapError::new(&self.name, e)),
+        }
+    }
+
+    /// Removes `key`; says whether it was there.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove(&self, key: &K) -> Result<bool, MapError> {
+        self.found(sys::delete(self.fd.as_fd(), bytemuck::bytes_of(key)))
+    }
+
+    /// Sets many values. On an error says how many were set before it.
+    ///
+    /// # Errors
+    /// The map is full, or the kernel refused.
+    pub fn insert_batch(&self, keys: &[K], values: &[V]) -> Result<(), (MapError, usize)> {
+        let count = keys.len().min(values.len());
+        if count == 0 {
+            return Ok(());
+        }
+        sys::update_batch(self.fd.as_fd(), count, bytemuck::cast_slice(keys), bytemuck::cast_slice(values))
+            .map_err(|(e, n)| (MapError::new(&self.name, e), n))
+    }
+
+    /// Removes many keys. On an error says how many were removed before it.
+    ///
+    /// # Errors
+    /// A key is not there (`ENOENT`), or the kernel refused.
+    pub fn remove_batch(&self, keys: &[K]) -> Result<(), (MapError, usize)> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        sys::delete_batch(self.fd.as_fd(), keys.len(), bytemuck::cast_slice(keys))
+            .map_err(|(e, n)| (MapError::new(&self.name, e), n))
+    }
+
+    /// All entries of a hash map. Entries that come or go meanwhile may or may not be among them.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn entries(&self) -> Result<Vec<(K, V)>, MapError> {
+        let mut all = Vec::new();
+        let mut size = 4096;
+        let mut position = None;
+        loop {
+            let (mut keys, mut values) = (vec![K::zeroed(); size], vec![V::zeroed(); size]);
+            let got = sys::lookup_batch(
+                self.fd.as_fd(),
+                &mut position,
+                size,
+                bytemuck::cast_slice_mut(&mut keys),
+                bytemuck::cast_slice_mut(&mut values),
+            );
+            match got {
+                Ok((count, last)) => {
+                    all.extend(keys.into_iter().zip(values).take(count));
+                    if last {
+                        return Ok(all);
+                    }
+                }
+                Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 20 => size *= 2,
+                Err(e) => return Err(MapError::new(&self.name, e)),
+            }
+        }
+    }
+
+    fn write(&self, key: &K, value: &V, flags: u64) -> io::Result<()> {
+        sys::update(self.fd.as_fd(), bytemuck::bytes_of(key), bytemuck::bytes_of(value), flags)
+    }
+
+    fn found(&self, result: io::Result<()>) -> Result<bool, MapError> {
+        match result {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(e) => Err(MapError::new(&self.name, e)),
+        }
+    }
+}
+
+impl<K, V> AsFd for Table<K, V> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A per-CPU array with values `V` of a multiple of 8 bytes.
+#[derive(Debug)]
+pub struct PerCpuTable<V> {
+    table: Table<u32, V>,
+    cpus: usize,
+}
+
+impl<V: Pod> PerCpuTable<V> {
+    /// Opens the pinned map `name`.
+    ///
+    /// # Errors
+    /// The pin is missing or the map has other sizes.
+    pub fn open(pins: &Pins, name: &str) -> Result<Self, MapError> {
+        let cpus = sys::possible_cpus().map_err(|e| MapError::new(name, e))?;
+        Ok(Self { table: Table::open(pins, name)?, cpus })
+    }
+
+    /// Each CPU's value at `index`.
+    ///
+    /// # Errors
+    /// The kernel refused, or `index` is beyond the end.
+    pub fn get(&self, index: u32) -> Result<Vec<V>, MapError> {
+        let mut values = vec![V::zeroed(); self.cpus];
+        sys::lookup(self.table.fd.as_fd(), bytemuck::bytes_of(&index), bytemuck::cast_slice_mut(&mut values))
+            .map_err(|e| MapError::new(&self.table.name, e))?;
+        Ok(values)
+    }
+}
+
+/// An array whose memory we share with the programs: reads and writes are no system calls.
+#[derive(Debug)]
+pub struct SharedArray<V> {
+    memory: SharedWords,
+    len: u32,
+    types: PhantomData<V>,
+}
+
+impl<V: Pod> SharedArray<V> {
+    const WORDS: usize = size_of::<V>() / 4;
+    const STRIDE: usize = size_of::<V>().next_multiple_of(8) / 4;
+
+    /// Opens the pinned map `name`.
+    ///
+    /// # Errors
+    /// The pin is missing, the map has other sizes or is not mmap-able.
+    pub fn open(pins: &Pins, name: &str) -> Result<Self, MapError> {
+        const { assert!(size_of::<V>().is_multiple_of(4)) };
+        let table = Table::<u32, V>::open(pins, name)?;
+        let memory = SharedWords::map(table.as_fd()).map_err(|e| MapError::new(name, e))?;
+        Ok(Self { memory, len: table.max_entries(), types: PhantomData })
+    }
+
+    /// How many elements.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there is no element.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The element at `index`; `None` beyond the end.
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<V> {
+        let mut value = V::zeroed();
+        let words = self.memory.words().get(index as usize * Self::STRIDE..)?.get(..Self::WORDS)?;
+        for (to, from) in bytemuck::bytes_of_mut(&mut value).chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&from.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        Some(value)
+    }
+
+    /// Sets the element at `index`, word by word; says whether it is within the array. A program that reads meanwhile may see a mixture: publish
+    /// an element only after it is complete, and change no more than a word of a published one.
+    pub fn set(&self, index: u32, value: &V) -> bool {
+        let words = self.memory.words().get(index as usize * Self::STRIDE..).and_then(|w| w.get(..Self::WORDS));
+        let Some(words) = words else { return false };
+        for (from, to) in bytemuck::bytes_of(value).chunks_exact(4).zip(words) {
+            let mut word = [0; 4];
+            word.copy_from_slice(from);
+            to.store(u32::from_ne_bytes(word), Ordering::Release);
+        }
+        true
+    }
+}

@@ -1,0 +1,352 @@
+//! The door to bpf(2) and mmap(2): the calls that the libraries lack, each wrapped so that no caller needs `unsafe`.
+//!
+//! Layouts are prefixes of `union bpf_attr` (include/uapi/linux/bpf.h); fields that an older kernel does not know are
+//! left out by passing the size of the prefix.
+#![allow(unsafe_code, reason = "this is the door; see the module's doc")]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+
+use bytemuck::{Pod, Zeroable};
+
+mod cmd {
+    pub(super) const MAP_CREATE: libc::c_int = 0;
+    pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
+    pub(super) const MAP_UPDATE_ELEM: libc::c_int = 2;
+    pub(super) const MAP_DELETE_ELEM: libc::c_int = 3;
+    pub(super) const MAP_GET_NEXT_KEY: libc::c_int = 4;
+    pub(super) const OBJ_PIN: libc::c_int = 6;
+    pub(super) const OBJ_GET: libc::c_int = 7;
+    pub(super) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    pub(super) const MAP_LOOKUP_BATCH: libc::c_int = 24;
+    pub(super) const MAP_UPDATE_BATCH: libc::c_int = 26;
+    pub(super) const MAP_DELETE_BATCH: libc::c_int = 27;
+    pub(super) const LINK_UPDATE: libc::c_int = 29;
+}
+
+fn bpf<T: Pod>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: `attr` is plain data laid out as a prefix of `union bpf_attr` and its size is passed; the pointers in it come from live borrows of the callers in this module.
+    let r = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r as libc::c_int) }
+}
+
+fn owned(fd: libc::c_int) -> OwnedFd {
+    // SAFETY: the kernel has just given us this descriptor and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn fd(f: BorrowedFd<'_>) -> u32 {
+    f.as_raw_fd().cast_unsigned()
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// Opens the pinned object at `path` (`BPF_OBJ_GET`).
+///
+/// # Errors
+/// `ENOENT`: no such pin; `EPERM`: not privileged; `EINVAL`: a path with a zero byte, or not a pin.
+pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(cmd::OBJ_GET, &mut ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 }).map(owned)
+}
+
+/// Pins `object` at `path` (`BPF_OBJ_PIN`).
+///
+/// # Errors
+/// `EEXIST`: something is there; `EINVAL`: not in a bpffs.
+pub fn obj_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: fd(object), file_flags: 0 };
+    bpf(cmd::OBJ_PIN, &mut attr).map(drop)
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Atomically replaces the program of a link of any type (`BPF_LINK_UPDATE`).
+///
+/// # Errors
+/// `ENOLINK`: what it was attached to is gone.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr { link_fd: fd(link), new_prog_fd: fd(program), flags: 0, old_prog_fd: 0 };
+    bpf(cmd::LINK_UPDATE, &mut attr).map(drop)
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The start of `struct bpf_map_info`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct MapInfo {
+    /// `BPF_MAP_TYPE_*`.
+    pub map_type: u32,
+    /// Number of the map in this kernel.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value (of one CPU's, for per-CPU maps).
+    pub value_size: u32,
+    /// Capacity.
+    pub max_entries: u32,
+    /// `BPF_F_*` given at creation.
+    pub map_flags: u32,
+    /// Ended by a zero.
+    pub name: [u8; 16],
+}
+
+/// What the kernel says of a map.
+///
+/// # Errors
+/// Those of `BPF_OBJ_GET_INFO_BY_FD`.
+pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    let mut info = MapInfo::zeroed();
+    let info_len = size_of::<MapInfo>() as u32;
+    let mut attr = InfoAttr { bpf_fd: fd(map), info_len, info: &raw mut info as u64 };
+    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// The start of `struct bpf_prog_info` and of `struct bpf_link_info`: type and id.
+///
+/// # Errors
+/// Those of `BPF_OBJ_GET_INFO_BY_FD`.
+pub fn type_and_id(object: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    let mut info = [0_u32; 2];
+    let mut attr = InfoAttr { bpf_fd: fd(object), info_len: 8, info: info.as_mut_ptr() as u64 };
+    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok((info[0], info[1]))
+}
+
+/// The start of `struct bpf_link_info`: type, id, and the program it runs.
+///
+/// # Errors
+/// Those of `BPF_OBJ_GET_INFO_BY_FD`.
+pub fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0_u32; 3];
+    let mut attr = InfoAttr { bpf_fd: fd(link), info_len: 12, info: info.as_mut_ptr() as u64 };
+    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info[2])
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct ElemAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Checks what the kernel takes on trust: that buffers are as large as the map says.
+fn elem(map: BorrowedFd<'_>, key: *const u8, value: u64, flags: u64) -> ElemAttr {
+    ElemAttr { map_fd: fd(map), pad: 0, key: key as u64, value, flags }
+}
+
+/// Reads one element into `value`, which must have the map's value size (per-CPU maps: rounded up to 8, times the possible CPUs).
+///
+/// # Errors
+/// `ENOENT`: no such key.
+pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    bpf(cmd::MAP_LOOKUP_ELEM, &mut elem(map, key.as_ptr(), value.as_mut_ptr() as u64, 0)).map(drop)
+}
+
+/// Writes one element. `flags`: 0 any, 1 `BPF_NOEXIST`, 2 `BPF_EXIST`.
+///
+/// # Errors
+/// `E2BIG`: full; `EEXIST`, `ENOENT`: by the flags.
+pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+    bpf(cmd::MAP_UPDATE_ELEM, &mut elem(map, key.as_ptr(), value.as_ptr() as u64, flags)).map(drop)
+}
+
+/// Removes one element.
+///
+/// # Errors
+/// `ENOENT`: no such key.
+pub(crate) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    bpf(cmd::MAP_DELETE_ELEM, &mut elem(map, key.as_ptr(), 0, 0)).map(drop)
+}
+
+/// The key after `key`, or the first.
+///
+/// # Errors
+/// `ENOENT`: that was the last.
+pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<()> {
+    let key = key.map_or(std::ptr::null(), <[u8]>::as_ptr);
+    bpf(cmd::MAP_GET_NEXT_KEY, &mut elem(map, key, next.as_mut_ptr() as u64, 0)).map(drop)
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+fn batch_attr(map: BorrowedFd<'_>, count: usize, keys: u64, values: u64) -> BatchAttr {
+    BatchAttr { in_batch: 0, out_batch: 0, keys, values, count: count as u32, map_fd: fd(map), elem_flags: 0, flags: 0 }
+}
+
+/// Writes `count` elements. On an error says how many went in.
+///
+/// # Errors
+/// As [`update`].
+pub(crate) fn update_batch(
+    map: BorrowedFd<'_>,
+    count: usize,
+    keys: &[u8],
+    values: &[u8],
+) -> Result<(), (io::Error, usize)> {
+    let mut attr = batch_attr(map, count, keys.as_ptr() as u64, values.as_ptr() as u64);
+    bpf(cmd::MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|e| (e, attr.count as usize))
+}
+
+/// Removes `count` elements. On an error says how many went.
+///
+/// # Errors
+/// `ENOENT`: the element at that place does not exist.
+pub(crate) fn delete_batch(map: BorrowedFd<'_>, count: usize, keys: &[u8]) -> Result<(), (io::Error, usize)> {
+    let mut attr = batch_attr(map, count, keys.as_ptr() as u64, 0);
+    bpf(cmd::MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|e| (e, attr.count as usize))
+}
+
+/// Reads up to `count` elements of a hash map. `position` is the kernel's cursor: `None` at first. Returns how many, and whether these were the last.
+///
+/// # Errors
+/// `ENOSPC`: a bucket holds more than `count`.
+pub(crate) fn lookup_batch(
+    map: BorrowedFd<'_>,
+    position: &mut Option<[u8; 64]>,
+    count: usize,
+    keys: &mut [u8],
+    values: &mut [u8],
+) -> io::Result<(usize, bool)> {
+    let mut out = [0_u8; 64];
+    let mut attr = batch_attr(map, count, keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
+    attr.in_batch = position.as_ref().map_or(0, |p| p.as_ptr() as u64);
+    attr.out_batch = out.as_mut_ptr() as u64;
+    let last = match bpf(cmd::MAP_LOOKUP_BATCH, &mut attr) {
+        Ok(_) => false,
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(e) => return Err(e),
+    };
+    *position = Some(out);
+    Ok((attr.count as usize, last))
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct CreateAttr {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// Makes an unpinned map without BTF, for tests and benchmarks.
+///
+/// # Errors
+/// Those of `BPF_MAP_CREATE`.
+pub fn create_map(
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut name = [0; 16];
+    name[..7].copy_from_slice(b"ropeway");
+    let mut attr =
+        CreateAttr { map_type, key_size, value_size, max_entries, map_flags, inner_map_fd: 0, numa_node: 0, name };
+    bpf(cmd::MAP_CREATE, &mut attr).map(owned)
+}
+
+/// The memory of a mmap-able array, shared with the programs that read it while we write.
+#[derive(Debug)]
+pub struct SharedWords {
+    start: NonNull<AtomicU32>,
+    words: usize,
+    bytes: usize,
+}
+
+// SAFETY: the memory is only reached as atomics.
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWords {}
+
+impl SharedWords {
+    /// Maps the whole of an array that was made with `BPF_F_MMAPABLE`. Elements lie `value_size` rounded up to 8 apart.
+    ///
+    /// # Errors
+    /// `EPERM`: the map is frozen; `ENOTSUPP`: not mmap-able.
+    pub fn map(map: BorrowedFd<'_>) -> io::Result<Self> {
+        let info = map_info(map)?;
+        let bytes = (info.value_size as usize).next_multiple_of(8) * info.max_entries as usize;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks descriptor and size.
+        let p = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, map.as_raw_fd(), 0) };
+        if p == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(p.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+        Ok(Self { start, words: bytes / 4, bytes })
+    }
+
+    /// The memory as 32-bit words. Word stores are atomic for the programs; nothing larger is.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU32] {
+        // SAFETY: `start` is page-aligned, maps `words` words, all bit patterns are valid, and it lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`, of the same length, which nobody borrows any longer.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// How many CPUs the kernel could have: per-CPU maps carry a value for each.
+///
+/// # Errors
+/// `/sys/devices/system/cpu/possible` is unreadable or not a list of ranges.
+pub fn possible_cpus() -> io::Result<usize> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
+    last.map(|n| n + 1).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("possible CPUs: {text:?}")))
+}
