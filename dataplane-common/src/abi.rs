@@ -101,12 +101,12 @@ pub const HASH: u64 = {
         Ports { src dst } = 4;
         SockPeerKey<V4> { cookie addr port pad } = 16;
         SockPeerKey<V6> { cookie addr port pad } = 28;
-        SockPeer<V4> { addr port pad } = 8;
-        SockPeer<V6> { addr port pad } = 20;
+        SockPeer<V4> { addr port pad backend generation } = 16;
+        SockPeer<V6> { addr port pad backend generation } = 28;
         Pod { netns_cookie addr4 addr6 mac host_mac flags pad } = 48;
         Addr { ifindex kind pad mac } = 12;
         PodNetns { addr4 addr6 ifindex } = 24;
-        NodeConfig { node4 node6 uplink snat_port_min snat_port_max } = 28;
+        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks } = 40;
     };
     let mut i = 0;
     while i < MAPS.len() {

@@ -33,7 +33,7 @@ plain! {
     FrontendKey<A> { A, u16, u8, u8 }
     AffinityKey<A> { A, u32 }
     SockPeerKey<A> { u64, A, u16, u16 }
-    SockPeer<A> { A, u16, u16 }
+    SockPeer<A> { A, u16, u16, u32, u32 }
     FlowKey<A> { A, A, u16, u16, u8, [u8; 3] }
     Flow<A> { A, A, u16, u16, u32, u32, u32, u32, u32, u8, u8, u16 }
     FragmentKey<A> { A, A, u32, u8, [u8; 3] }

@@ -88,4 +88,10 @@ pub struct NodeConfig {
     pub snat_port_min: u16,
     /// Last port that source translation may use.
     pub snat_port_max: u16,
+    /// An idle flow other than TCP ends after so many clock ticks ([`crate::TICK_SHIFT`]).
+    pub udp_ticks: u32,
+    /// An idle TCP flow ends after so many clock ticks.
+    pub tcp_ticks: u32,
+    /// A TCP flow that has shown FIN or RST ends after so many idle clock ticks.
+    pub closing_ticks: u32,
 }

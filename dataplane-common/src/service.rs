@@ -162,28 +162,36 @@ pub struct BackendStats {
     pub connections: u64,
 }
 
-/// What a socket believes to talk to: key of `sock_peers4` or `sock_peers6`.
+/// One socket's view of an address: key of `sock_peers4` or `sock_peers6`.
+///
+/// Two kinds of entries share the map. Keyed by the backend's address: which frontend the application asked for, so
+/// that it is shown that one. Keyed by the frontend's address: which backend the datagrams of an unconnected socket go
+/// to, so that they stay together as they would with connection tracking.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C, packed(4))]
 pub struct SockPeerKey<A> {
     /// The kernel's cookie of the socket.
     pub cookie: u64,
-    /// Backend address.
+    /// Backend or frontend address.
     pub addr: A,
-    /// Backend port, CPU order.
+    /// Backend or frontend port, CPU order.
     pub port: u16,
     /// Zero.
     pub pad: u16,
 }
 
-/// The frontend that the application asked for.
+/// The other side of a [`SockPeerKey`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct SockPeer<A> {
-    /// Frontend address.
+    /// Frontend or backend address.
     pub addr: A,
-    /// Frontend port, CPU order.
+    /// Frontend or backend port, CPU order.
     pub port: u16,
     /// Zero.
     pub pad: u16,
+    /// Backend id.
+    pub backend: u32,
+    /// [`Backend::generation`] at that time.
+    pub generation: u32,
 }
