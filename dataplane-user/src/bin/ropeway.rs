@@ -1,0 +1,2 @@
+//! Ropeway.
+fn main() {}

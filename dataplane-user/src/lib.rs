@@ -1,0 +1,12 @@
+//! The node agent's stages and what the operator's command line shares with it.
+//!
+//! Control flow: `source` (Kubernetes or a directory of manifests) -> `desired` (pure) -> `reconcile` (pure) ->
+//! `apply` (the only writer of service maps), driven by one `controller`.
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod config;
+pub mod controller;
+pub mod desired;
+pub mod reconcile;
+pub mod source;
