@@ -4,5 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod map;
+pub mod netlink;
+pub mod netns;
 pub mod pins;
 pub mod sys;

@@ -27,6 +27,7 @@ mod cmd {
     pub(super) const MAP_LOOKUP_BATCH: libc::c_int = 24;
     pub(super) const MAP_UPDATE_BATCH: libc::c_int = 26;
     pub(super) const MAP_DELETE_BATCH: libc::c_int = 27;
+    pub(super) const LINK_CREATE: libc::c_int = 28;
     pub(super) const LINK_UPDATE: libc::c_int = 29;
 }
 
@@ -92,6 +93,24 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches `program` to a cgroup (`target`: its descriptor) or a network device (`target`: its index) for as long as the
+/// link is open or pinned (`BPF_LINK_CREATE`).
+///
+/// # Errors
+/// `EINVAL`: the kernel does not know this attach type; `ENODEV`: no such device; `EBADF`: no such cgroup.
+pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    bpf(cmd::LINK_CREATE, &mut LinkCreateAttr { prog_fd: fd(program), target, attach_type, flags }).map(owned)
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
 struct InfoAttr {
     bpf_fd: u32,
     info_len: u32,
@@ -146,10 +165,93 @@ pub fn type_and_id(object: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
 /// # Errors
 /// Those of `BPF_OBJ_GET_INFO_BY_FD`.
 pub fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut info = [0_u32; 3];
-    let mut attr = InfoAttr { bpf_fd: fd(link), info_len: 12, info: info.as_mut_ptr() as u64 };
+    link_info(link).map(|info| info.program)
+}
+
+/// The start of `struct bpf_link_info`, for links of cgroups and of network devices.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct LinkInfo {
+    /// `BPF_LINK_TYPE_*`.
+    pub link_type: u32,
+    /// Number of the link in this kernel.
+    pub id: u32,
+    /// Number of the program that it runs.
+    pub program: u32,
+    /// Zero.
+    pub pad: u32,
+    /// The type's own words: see [`LinkInfo::cgroup`] and [`LinkInfo::device`].
+    pub words: [u32; 4],
+}
+
+impl LinkInfo {
+    const CGROUP: u32 = 3;
+    const TCX: u32 = 11;
+
+    /// Cgroup links: the cgroup's id (0 when the cgroup is gone) and the attach type.
+    #[must_use]
+    pub const fn cgroup(&self) -> Option<(u64, u32)> {
+        let low_first = if cfg!(target_endian = "little") { (0, 1) } else { (1, 0) };
+        let id = self.words[low_first.0] as u64 | (self.words[low_first.1] as u64) << 32;
+        if self.link_type == Self::CGROUP { Some((id, self.words[2])) } else { None }
+    }
+
+    /// Tcx links: the device's index (0 when the device is gone) and the attach type.
+    #[must_use]
+    pub const fn device(&self) -> Option<(u32, u32)> {
+        if self.link_type == Self::TCX { Some((self.words[0], self.words[1])) } else { None }
+    }
+}
+
+/// What the kernel says of a link.
+///
+/// # Errors
+/// Those of `BPF_OBJ_GET_INFO_BY_FD`.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = LinkInfo::zeroed();
+    let mut attr = InfoAttr { bpf_fd: fd(link), info_len: size_of::<LinkInfo>() as u32, info: &raw mut info as u64 };
     bpf(cmd::OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info[2])
+    Ok(info)
+}
+
+/// The start of `struct bpf_prog_info`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct ProgramInfo {
+    /// `BPF_PROG_TYPE_*`.
+    pub program_type: u32,
+    /// Number of the program in this kernel.
+    pub id: u32,
+    /// Hash of its instructions.
+    pub tag: [u8; 8],
+    /// Bytes of machine code.
+    pub jited_size: u32,
+    /// Bytes of verified instructions.
+    pub xlated_size: u32,
+    /// Zero: not asked for.
+    pub instructions: [u64; 2],
+    /// Nanoseconds after boot.
+    pub load_time: u64,
+    /// Who loaded it.
+    pub uid: u32,
+    /// How many maps it uses.
+    pub maps: u32,
+    /// Zero: not asked for.
+    pub map_ids: u64,
+    /// Ended by a zero.
+    pub name: [u8; 16],
+}
+
+/// What the kernel says of a program.
+///
+/// # Errors
+/// Those of `BPF_OBJ_GET_INFO_BY_FD`.
+pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    let mut info = ProgramInfo::zeroed();
+    let info_len = size_of::<ProgramInfo>() as u32;
+    let mut attr = InfoAttr { bpf_fd: fd(program), info_len, info: &raw mut info as u64 };
+    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -349,4 +451,47 @@ pub fn possible_cpus() -> io::Result<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
     let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
     last.map(|n| n + 1).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("possible CPUs: {text:?}")))
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct ProgLoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    name: [u8; 16],
+}
+
+/// Loads a classifier that returns `verdict` and does nothing else, for tests and benchmarks.
+///
+/// # Errors
+/// Those of `BPF_PROG_LOAD`.
+pub fn return_program(name: &str, verdict: i32) -> io::Result<OwnedFd> {
+    const PROG_LOAD: libc::c_int = 5;
+    const SCHED_CLS: u32 = 3;
+    // r0 = verdict; exit
+    let instructions = [0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95];
+    let mut full_name = [0; 16];
+    for (to, from) in full_name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    let mut attr = ProgLoadAttr {
+        prog_type: SCHED_CLS,
+        insn_cnt: 2,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+        name: full_name,
+    };
+    bpf(PROG_LOAD, &mut attr).map(owned)
 }

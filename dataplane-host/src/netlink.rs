@@ -1,0 +1,31 @@
+//! A small, typed, blocking rtnetlink: links, addresses, routes, neighbours, classifier filters, and a monitor.
+//!
+//! The other modules here only build messages ([`Request`]), which is pure and cheap; [`Socket`] is the one that talks
+//! to the kernel. Several requests go in one datagram ([`Socket::run`]). A socket belongs to the network namespace in
+//! which its thread was when it was opened.
+//!
+//! Used by the CNI plugin and by the agent. Must never need an async runtime, and never removes what the caller didn't name.
+
+mod address;
+mod error;
+mod filter;
+mod link;
+mod monitor;
+mod neighbour;
+mod request;
+mod route;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub use address::{Address, add_address, delete_address};
+pub use error::NetlinkError;
+pub use filter::{Direction, FILTER_HANDLE, FILTER_PRIORITY, Filter, add_clsact, delete_filter, replace_filter};
+pub use link::{
+    Link, Veth, create_veth, delete_group, delete_link, quiet_link, set_down, set_group, set_mac, set_mtu, set_up,
+};
+pub use monitor::{Event, Group, Monitor};
+pub use neighbour::{Neighbour, delete_neighbour, replace_neighbour};
+pub use request::Request;
+pub use route::{Hop, PROTOCOL, Route, add_route, delete_route, replace_route};
+pub use socket::Socket;

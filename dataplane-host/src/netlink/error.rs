@@ -1,0 +1,81 @@
+//! What can go wrong on a netlink socket, and on which attempt.
+
+use std::io;
+
+use netlink_packet_core::{ErrorMessage, NlasIterator};
+
+/// Why a request failed. Each variant names what was attempted.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The kernel refused the request.
+    #[error("{attempt}: {source}{}{text}", if text.is_empty() { "" } else { ": " })]
+    Refused {
+        /// What was attempted.
+        attempt: String,
+        /// The kernel's explanation (extended acknowledgement); often empty.
+        text: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The socket itself failed.
+    #[error("{attempt}: netlink socket: {source}")]
+    Socket {
+        /// What was attempted.
+        attempt: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The kernel's answer could not be read.
+    #[error("{attempt}: answer of the kernel not understood: {reason}")]
+    Answer {
+        /// What was attempted.
+        attempt: String,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The table changed during each of several attempts to list it.
+    #[error("{attempt}: the table changes faster than it can be listed")]
+    Interrupted {
+        /// What was attempted.
+        attempt: String,
+    },
+}
+
+impl NetlinkError {
+    pub(super) fn socket(attempt: &str, source: io::Error) -> Self {
+        Self::Socket { attempt: attempt.into(), source }
+    }
+
+    pub(super) fn answer(attempt: &str, reason: impl Into<String>) -> Self {
+        Self::Answer { attempt: attempt.into(), reason: reason.into() }
+    }
+
+    pub(super) fn refused(attempt: &str, message: &ErrorMessage) -> Self {
+        Self::Refused { attempt: attempt.into(), text: explanation(&message.header), source: message.to_io() }
+    }
+
+    /// The error number if the kernel refused the request: `EEXIST`, `ENODEV`, ...
+    #[must_use]
+    pub fn refusal(&self) -> Option<i32> {
+        match self {
+            Self::Refused { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// Whether the kernel said that the object is not there.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self.refusal(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL))
+    }
+}
+
+/// The text of an extended acknowledgement: attributes that follow the header of the refused message
+/// (include/uapi/linux/netlink.h, `enum nlmsgerr_attrs`).
+fn explanation(payload: &[u8]) -> String {
+    const HEADER: usize = 16;
+    const TEXT: u16 = 1;
+    let Some(attributes) = payload.get(HEADER..) else { return String::new() };
+    let text = NlasIterator::new(attributes).flatten().find(|a| a.kind() == TEXT);
+    text.map(|a| String::from_utf8_lossy(a.value()).trim_end_matches('\0').to_owned()).unwrap_or_default()
+}

@@ -1,0 +1,172 @@
+//! Programs on the clsact hooks of a device.
+//!
+//! Unlike a tcx link, a filter is attached without waiting for a grace period, is replaced atomically and dies with its
+//! device. Ours are recognised by [`FILTER_PRIORITY`] and [`FILTER_HANDLE`]; no other filter is ever touched.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::tc::{
+    TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
+};
+
+use super::{NetlinkError, Request, Socket};
+
+/// Priority of our filters ("RW"): far from those that other tools use by default.
+pub const FILTER_PRIORITY: u16 = 0x5257;
+/// Handle of our filters.
+pub const FILTER_HANDLE: u32 = 1;
+
+/// Which hook of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Packets that the device has received.
+    Ingress,
+    /// Packets that the device is about to send.
+    Egress,
+}
+
+/// A filter as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Index of the device.
+    pub index: u32,
+    /// Hook.
+    pub direction: Direction,
+    /// Order among the filters of the hook.
+    pub priority: u16,
+    /// Number within the priority.
+    pub handle: u32,
+    /// `bpf` for programs.
+    pub kind: String,
+    /// Name given when it was attached.
+    pub name: Option<String>,
+    /// Id of the program.
+    pub program: Option<u32>,
+    /// The program's return value is the verdict.
+    pub direct_action: bool,
+}
+
+impl Filter {
+    /// Whether it stands where ours do.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.priority == FILTER_PRIORITY && self.handle == FILTER_HANDLE && self.kind == TcFilterBpf::KIND
+    }
+}
+
+impl Direction {
+    const fn parent(self) -> TcHandle {
+        let minor = match self {
+            Self::Ingress => TcHandle::MIN_INGRESS,
+            Self::Egress => TcHandle::MIN_EGRESS,
+        };
+        TcHandle { major: TcHandle::CLSACT.major, minor }
+    }
+}
+
+fn device(index: u32) -> i32 {
+    index.cast_signed()
+}
+
+/// Makes sure that a device has the clsact hooks.
+#[must_use]
+pub fn add_clsact(index: u32) -> Request {
+    let mut message = TcMessage::with_index(device(index));
+    message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
+    message.header.parent = TcHandle::CLSACT;
+    message.attributes = vec![TcAttribute::Kind("clsact".into())];
+    Request::ensure(RouteNetlinkMessage::NewQueueDiscipline(message), format!("device {index}: add clsact"))
+}
+
+fn filter_message(index: u32, direction: Direction) -> TcMessage {
+    let all_protocols = 3_u16.to_be(); // ETH_P_ALL
+    let mut message = TcMessage::with_index(device(index));
+    message.header = TcHeader {
+        index: device(index),
+        handle: TcHandle::from(FILTER_HANDLE),
+        parent: direction.parent(),
+        info: u32::from(FILTER_PRIORITY) << 16 | u32::from(all_protocols),
+        ..TcHeader::default()
+    };
+    message.attributes = vec![TcAttribute::Kind(TcFilterBpf::KIND.into())];
+    message
+}
+
+/// Attaches a program in direct-action mode, in the place of ours if there is one. The descriptor must stay open until
+/// the request has run.
+#[must_use]
+pub fn replace_filter(index: u32, direction: Direction, name: &str, program: BorrowedFd<'_>) -> Request {
+    let mut message = filter_message(index, direction);
+    message.attributes.push(TcAttribute::Options(vec![
+        TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned())),
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name.into())),
+        TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
+    ]));
+    let attempt = format!("device {index}: attach {name} to {direction:?}");
+    Request::replace(RouteNetlinkMessage::NewTrafficFilter(message), attempt)
+}
+
+/// Detaches our program from a hook.
+#[must_use]
+pub fn delete_filter(index: u32, direction: Direction) -> Request {
+    let message = filter_message(index, direction);
+    let attempt = format!("device {index}: detach from {direction:?}");
+    Request::change(RouteNetlinkMessage::DelTrafficFilter(message), attempt)
+}
+
+impl Socket {
+    /// The filters on a device's clsact hooks, ours and others'. A device without clsact has none.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn filters(&mut self, index: u32) -> Result<Vec<Filter>, NetlinkError> {
+        let mut filters = Vec::new();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let mut message = TcMessage::with_index(device(index));
+            message.header.parent = direction.parent();
+            let attempt = format!("device {index}: list filters of {direction:?}");
+            let request = Request::dump(RouteNetlinkMessage::GetTrafficFilter(message), &attempt);
+            for message in self.dump(&request)? {
+                if let RouteNetlinkMessage::NewTrafficFilter(message) = message {
+                    filters.extend(from_message(message, direction));
+                }
+            }
+        }
+        Ok(filters)
+    }
+}
+
+/// A filter; the kernel also lists each priority as a whole, with handle 0, which is none.
+fn from_message(message: TcMessage, direction: Direction) -> Option<Filter> {
+    let handle = u32::from(message.header.handle);
+    let mut filter = Filter {
+        index: message.header.index.cast_unsigned(),
+        direction,
+        priority: (message.header.info >> 16) as u16,
+        handle,
+        kind: String::new(),
+        name: None,
+        program: None,
+        direct_action: false,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            TcAttribute::Kind(kind) => filter.kind = kind,
+            TcAttribute::Options(options) => {
+                for option in options {
+                    match option {
+                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => filter.name = Some(name),
+                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => filter.program = Some(id),
+                        TcOption::Bpf(TcFilterBpfOption::Flags(flags)) => {
+                            filter.direct_action = flags.contains(TcBpfFlags::DirectAction);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    (handle != 0).then_some(filter)
+}

@@ -1,0 +1,247 @@
+//! Network devices.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_core::DefaultNla;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
+};
+
+use super::{NetlinkError, Request, Socket};
+
+/// A network device as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Hardware address; all zero where the device has none of six bytes.
+    pub mac: [u8; 6],
+    /// Largest packet.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Up, and the other end too.
+    pub running: bool,
+    /// Kind of a virtual device: `veth`, `vxlan`, `bridge`, ...; physical devices have none.
+    pub kind: Option<String>,
+    /// Group, 0 unless somebody has set it.
+    pub group: u32,
+    /// Index of the other end (veth) or of the device below; it may lie in another namespace.
+    pub lower: Option<u32>,
+    /// Index of the bridge or bond that has it as a port.
+    pub controller: Option<u32>,
+}
+
+/// A pair of virtual devices to be made: one end here, the other directly in its namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Veth<'a> {
+    /// Name of this end.
+    pub name: &'a str,
+    /// Index of this end.
+    pub index: u32,
+    /// Hardware address of this end.
+    pub mac: [u8; 6],
+    /// MTU of both.
+    pub mtu: u32,
+    /// Name of the other end.
+    pub peer_name: &'a str,
+    /// Hardware address of the other end.
+    pub peer_mac: [u8; 6],
+    /// Network namespace of the other end.
+    pub peer_netns: BorrowedFd<'a>,
+}
+
+fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    message
+}
+
+fn set_up_flag(message: &mut LinkMessage, up: bool) {
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    message.header.change_mask = LinkFlags::Up;
+}
+
+/// Makes a pair of virtual devices, both down: the kernel can't set the other end up before they are paired.
+///
+/// The kernel refuses with `EEXIST` when a name is taken and with `EBUSY` (older kernels: `EEXIST`) when the index is.
+#[must_use]
+pub fn create_veth(veth: &Veth<'_>) -> Request {
+    let peer = message(
+        0,
+        vec![
+            LinkAttribute::IfName(veth.peer_name.into()),
+            LinkAttribute::Mtu(veth.mtu),
+            LinkAttribute::Address(veth.peer_mac.to_vec()),
+            LinkAttribute::NetNsFd(veth.peer_netns.as_raw_fd()),
+        ],
+    );
+    let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
+    let attributes = vec![
+        LinkAttribute::IfName(veth.name.into()),
+        LinkAttribute::Mtu(veth.mtu),
+        LinkAttribute::Address(veth.mac.to_vec()),
+        LinkAttribute::LinkInfo(info),
+    ];
+    let attempt = format!("make veth {} (index {}) with peer {}", veth.name, veth.index, veth.peer_name);
+    Request::create(RouteNetlinkMessage::NewLink(message(veth.index, attributes)), attempt)
+}
+
+fn set(index: u32, attributes: Vec<LinkAttribute>, what: &str) -> Request {
+    Request::change(RouteNetlinkMessage::SetLink(message(index, attributes)), format!("device {index}: {what}"))
+}
+
+fn set_flag(index: u32, up: bool, what: &str) -> Request {
+    let mut message = message(index, vec![]);
+    set_up_flag(&mut message, up);
+    Request::change(RouteNetlinkMessage::SetLink(message), format!("device {index}: {what}"))
+}
+
+/// Sets a device up.
+#[must_use]
+pub fn set_up(index: u32) -> Request {
+    set_flag(index, true, "set up")
+}
+
+/// Sets a device down.
+#[must_use]
+pub fn set_down(index: u32) -> Request {
+    set_flag(index, false, "set down")
+}
+
+/// Sets the hardware address.
+#[must_use]
+pub fn set_mac(index: u32, mac: [u8; 6]) -> Request {
+    set(index, vec![LinkAttribute::Address(mac.to_vec())], "set the MAC")
+}
+
+/// Sets the largest packet.
+#[must_use]
+pub fn set_mtu(index: u32, mtu: u32) -> Request {
+    set(index, vec![LinkAttribute::Mtu(mtu)], &format!("set the MTU to {mtu}"))
+}
+
+/// Puts a device into a group; see [`delete_group`].
+#[must_use]
+pub fn set_group(index: u32, group: u32) -> Request {
+    set(index, vec![LinkAttribute::Group(group)], &format!("put into group {group:#x}"))
+}
+
+/// The device gets no link-local IPv6 address by itself and neither takes nor sends IPv4 redirects. (IPv6 has no such
+/// attributes; there it takes a write to `/proc/sys`.)
+#[must_use]
+pub fn quiet_link(index: u32) -> Request {
+    // include/uapi/linux/ip.h, IPV4_DEVCONF_*; inside IFLA_INET_CONF, which is a nest here.
+    const ACCEPT_REDIRECTS: u16 = 4;
+    const SEND_REDIRECTS: u16 = 6;
+    const INET_CONF_NEST: u16 = 1 | 0x8000;
+    let mut conf = Vec::with_capacity(16);
+    for setting in [ACCEPT_REDIRECTS, SEND_REDIRECTS] {
+        conf.extend_from_slice(&8_u16.to_ne_bytes());
+        conf.extend_from_slice(&setting.to_ne_bytes());
+        conf.extend_from_slice(&0_u32.to_ne_bytes());
+    }
+    let spec = vec![
+        AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(INET_CONF_NEST, conf))]),
+        AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]),
+    ];
+    set(index, vec![LinkAttribute::AfSpecUnspec(spec)], "no own addresses, no redirects")
+}
+
+/// Removes a device, and with it the other end of a pair, its addresses, routes, neighbours and filters.
+#[must_use]
+pub fn delete_link(index: u32) -> Request {
+    Request::change(RouteNetlinkMessage::DelLink(message(index, vec![])), format!("remove device {index}"))
+}
+
+/// Removes all devices of a group at once, for about the time of one.
+#[must_use]
+pub fn delete_group(group: u32) -> Request {
+    let attributes = vec![LinkAttribute::Group(group)];
+    Request::change(
+        RouteNetlinkMessage::DelLink(message(0, attributes)),
+        format!("remove the devices of group {group:#x}"),
+    )
+}
+
+impl Link {
+    fn from_message(message: RouteNetlinkMessage) -> Option<Self> {
+        let RouteNetlinkMessage::NewLink(message) = message else { return None };
+        Some(Self::from_link(message))
+    }
+
+    pub(super) fn from_link(message: LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mac: [0; 6],
+            mtu: 0,
+            up: flags.contains(LinkFlags::Up),
+            running: flags.contains(LinkFlags::Running),
+            kind: None,
+            group: 0,
+            lower: None,
+            controller: None,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Group(group) => link.group = group,
+                LinkAttribute::Link(index) => link.lower = Some(index),
+                LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::LinkInfo(info) => {
+                    link.kind = info.iter().find_map(|i| match i {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+impl Socket {
+    /// The device of that name.
+    ///
+    /// # Errors
+    /// The kernel refused; a missing device is `None`.
+    pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        self.link(message(0, vec![LinkAttribute::IfName(name.into())]), &format!("look for device {name}"))
+    }
+
+    /// The device with that index.
+    ///
+    /// # Errors
+    /// The kernel refused; a missing device is `None`.
+    pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        self.link(message(index, vec![]), &format!("look for device {index}"))
+    }
+
+    /// All devices.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
+        let request = Request::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), "list devices");
+        Ok(self.dump(&request)?.into_iter().filter_map(Link::from_message).collect())
+    }
+
+    fn link(&mut self, message: LinkMessage, attempt: &str) -> Result<Option<Link>, NetlinkError> {
+        let request = Request::change(RouteNetlinkMessage::GetLink(message), attempt.into());
+        match self.get(&request) {
+            Ok(found) => Ok(found.and_then(Link::from_message)),
+            Err(e) if e.is_missing() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Tells what changes in a network namespace.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket as RawSocket, protocols::NETLINK_ROUTE};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::socket::{messages, read};
+use super::{Address, Link, NetlinkError, Route};
+
+/// What to listen to (include/uapi/linux/rtnetlink.h, `enum rtnetlink_groups`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Group {
+    /// Devices.
+    Link = 1,
+    /// IPv4 addresses.
+    Address4 = 5,
+    /// IPv6 addresses.
+    Address6 = 9,
+    /// IPv4 routes.
+    Route4 = 7,
+    /// IPv6 routes.
+    Route6 = 11,
+}
+
+impl Group {
+    /// Everything above.
+    pub const ALL: [Self; 5] = [Self::Link, Self::Address4, Self::Address6, Self::Route4, Self::Route6];
+}
+
+/// Something has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A device is new or has changed.
+    Link(Link),
+    /// A device is gone.
+    LinkGone(Link),
+    /// An address is new or has changed.
+    Address(Address),
+    /// An address is gone.
+    AddressGone(Address),
+    /// A route of the main table is new or has changed.
+    Route(Route),
+    /// A route of the main table is gone.
+    RouteGone(Route),
+    /// Events were lost, or one was not understood: list the tables again.
+    Lost,
+}
+
+/// A socket that receives events. It can be polled: [`AsFd`] gives its descriptor, which is readable when there is
+/// something.
+#[derive(Debug)]
+pub struct Monitor {
+    socket: RawSocket,
+    buffer: Vec<u8>,
+}
+
+impl Monitor {
+    /// Listens in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel gives no socket.
+    pub fn open(groups: &[Group]) -> Result<Self, NetlinkError> {
+        let open = || {
+            let mut socket = RawSocket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            for group in groups {
+                socket.add_membership(*group as u32)?;
+            }
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|e| NetlinkError::socket("listen to changes", e))?;
+        Ok(Self { socket, buffer: Vec::new() })
+    }
+
+    /// The events that have come so far; none if there are none. Never waits.
+    ///
+    /// # Errors
+    /// The socket failed. Lost events are no error but [`Event::Lost`].
+    pub fn read(&mut self) -> Result<Vec<Event>, NetlinkError> {
+        let mut events = Vec::new();
+        loop {
+            match read(&self.socket, &mut self.buffer, "listen to changes") {
+                Ok(()) => events.extend(messages(&self.buffer).filter_map(|m| match m {
+                    Ok(m) => event(m.payload),
+                    Err(_) => Some(Event::Lost),
+                })),
+                Err(NetlinkError::Socket { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Ok(events);
+                }
+                Err(NetlinkError::Socket { source, .. }) if source.raw_os_error() == Some(libc::ENOBUFS) => {
+                    events.push(Event::Lost);
+                }
+                Err(NetlinkError::Answer { .. }) => events.push(Event::Lost),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Waits until there are events, at most `timeout`.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub fn wait(&mut self, timeout: Duration) -> Result<Vec<Event>, NetlinkError> {
+        let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+        match poll(&mut [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)], Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => self.read(),
+            Err(e) => Err(NetlinkError::socket("listen to changes", e.into())),
+        }
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Monitor {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
+    let NetlinkPayload::InnerMessage(message) = payload else { return None };
+    match message {
+        RouteNetlinkMessage::NewLink(m) => Some(Event::Link(Link::from_link(m))),
+        RouteNetlinkMessage::DelLink(m) => Some(Event::LinkGone(Link::from_link(m))),
+        RouteNetlinkMessage::NewAddress(m) => Address::from_message(&m).map(Event::Address),
+        RouteNetlinkMessage::DelAddress(m) => Address::from_message(&m).map(Event::AddressGone),
+        RouteNetlinkMessage::NewRoute(m) => Route::from_message(&m).map(Event::Route),
+        RouteNetlinkMessage::DelRoute(m) => Route::from_message(&m).map(Event::RouteGone),
+        _ => None,
+    }
+}

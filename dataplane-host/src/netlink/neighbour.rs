@@ -1,0 +1,86 @@
+//! Neighbours: which hardware address an address on a link has.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourHeader, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::RouteType;
+
+use super::address::family;
+use super::{NetlinkError, Request, Socket};
+
+/// A neighbour entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Index of the device.
+    pub index: u32,
+    /// The neighbour's address.
+    pub address: IpAddr,
+    /// Its hardware address, if known.
+    pub mac: Option<[u8; 6]>,
+    /// Set by somebody for ever, never asked for.
+    pub permanent: bool,
+}
+
+fn message(index: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header = NeighbourHeader {
+        family: family(address),
+        ifindex: index,
+        state: NeighbourState::Permanent,
+        kind: RouteType::Unicast,
+        ..NeighbourHeader::default()
+    };
+    let destination = match address {
+        IpAddr::V4(a) => NeighbourAddress::Inet(a),
+        IpAddr::V6(a) => NeighbourAddress::Inet6(a),
+    };
+    message.attributes = vec![NeighbourAttribute::Destination(destination)];
+    message
+}
+
+/// Sets a permanent entry, so that the neighbour is never asked for and can't say otherwise.
+#[must_use]
+pub fn replace_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
+    let mut message = message(index, address);
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+    Request::replace(RouteNetlinkMessage::NewNeighbour(message), format!("device {index}: set neighbour {address}"))
+}
+
+/// Removes an entry.
+#[must_use]
+pub fn delete_neighbour(index: u32, address: IpAddr) -> Request {
+    let message = message(index, address);
+    Request::change(RouteNetlinkMessage::DelNeighbour(message), format!("device {index}: remove neighbour {address}"))
+}
+
+impl Socket {
+    /// All neighbours of both families.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
+        let request = Request::dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), "list neighbours");
+        let neighbour = |m| match m {
+            RouteNetlinkMessage::NewNeighbour(m) => from_message(&m),
+            _ => None,
+        };
+        Ok(self.dump(&request)?.into_iter().filter_map(neighbour).collect())
+    }
+}
+
+fn from_message(message: &NeighbourMessage) -> Option<Neighbour> {
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => address = Some(IpAddr::from(*a)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => address = Some(IpAddr::from(*a)),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    let permanent = message.header.state == NeighbourState::Permanent;
+    Some(Neighbour { index: message.header.ifindex, address: address?, mac, permanent })
+}

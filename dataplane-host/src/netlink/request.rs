@@ -1,0 +1,64 @@
+//! One request to the kernel: the message, how it is meant, and words for the error text.
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+
+/// A message for [`super::Socket::run`].
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub(super) message: RouteNetlinkMessage,
+    pub(super) flags: u16,
+    pub(super) attempt: String,
+}
+
+impl Request {
+    fn new(message: RouteNetlinkMessage, flags: u16, attempt: String) -> Self {
+        Self { message, flags: NLM_F_REQUEST | flags, attempt }
+    }
+
+    /// Makes an object that must not exist.
+    pub(super) fn create(message: RouteNetlinkMessage, attempt: String) -> Self {
+        Self::new(message, NLM_F_CREATE | NLM_F_EXCL, attempt)
+    }
+
+    /// Makes an object, or leaves it as it is.
+    pub(super) fn ensure(message: RouteNetlinkMessage, attempt: String) -> Self {
+        Self::new(message, NLM_F_CREATE, attempt)
+    }
+
+    /// Makes an object, or puts it in the place of an equal one.
+    pub(super) fn replace(message: RouteNetlinkMessage, attempt: String) -> Self {
+        Self::new(message, NLM_F_CREATE | NLM_F_REPLACE, attempt)
+    }
+
+    /// Changes or removes an object.
+    pub(super) fn change(message: RouteNetlinkMessage, attempt: String) -> Self {
+        Self::new(message, 0, attempt)
+    }
+
+    /// Lists a table.
+    pub(super) fn dump(message: RouteNetlinkMessage, attempt: &str) -> Self {
+        Self::new(message, NLM_F_DUMP, attempt.into())
+    }
+
+    /// What is attempted, in words.
+    #[must_use]
+    pub fn attempt(&self) -> &str {
+        &self.attempt
+    }
+
+    /// Appends the message in the form of the wire.
+    pub(super) fn write(&self, sequence: u32, acknowledge: bool, to: &mut Vec<u8>) {
+        let mut header = NetlinkHeader::default();
+        header.sequence_number = sequence;
+        header.flags = if acknowledge { self.flags | NLM_F_ACK } else { self.flags };
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(self.message.clone()));
+        message.finalize();
+        let start = to.len();
+        to.resize(start + message.buffer_len().next_multiple_of(4), 0);
+        message.serialize(&mut to[start..]);
+    }
+}

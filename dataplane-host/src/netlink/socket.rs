@@ -1,0 +1,205 @@
+//! The socket: sends requests, checks sequence numbers, collects acknowledgements and listings.
+
+use netlink_packet_core::{NLM_F_DUMP_INTR, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::{NetlinkError, Request};
+
+/// The kernel's answers are never longer (`NLMSG_GOODSIZE` and the largest listing datagram, 32 KiB).
+const BUFFER: usize = 64 << 10;
+/// How often a listing is taken again that changed while it was read.
+const DUMP_ATTEMPTS: usize = 16;
+
+/// A blocking rtnetlink socket of one network namespace.
+#[derive(Debug)]
+pub struct Socket {
+    raw: RawSocket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// What one message of an answer means for the request.
+enum Step {
+    Done,
+    Error(NetlinkError),
+    Item(RouteNetlinkMessage),
+    Foreign,
+}
+
+impl Socket {
+    /// A socket in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel gives no socket.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let open = || {
+            let mut socket = RawSocket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            socket.set_ext_ack(true)?;
+            socket.set_cap_ack(true)?;
+            socket.set_netlink_get_strict_chk(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|e| NetlinkError::socket("open", e))?;
+        Ok(Self { raw: socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Sends the requests in one datagram and waits for the last one's acknowledgement. The kernel works on all of
+    /// them, in order, also after one of them failed.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn run(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
+        self.run_each(requests).into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Like [`Self::run`], but gives every error with the position of its request.
+    pub fn run_each(&mut self, requests: &[Request]) -> Vec<(usize, NetlinkError)> {
+        let Some(last) = requests.len().checked_sub(1) else { return Vec::new() };
+        let first = self.sequence.wrapping_add(1);
+        let mut datagram = Vec::with_capacity(256 * requests.len());
+        for (i, request) in requests.iter().enumerate() {
+            request.write(first.wrapping_add(i as u32), i == last, &mut datagram);
+        }
+        self.sequence = first.wrapping_add(last as u32);
+        let attempt = |i: usize| requests[i].attempt.as_str();
+        let mut errors = Vec::new();
+        if let Err(e) = self.raw.send(&datagram, 0) {
+            return vec![(0, NetlinkError::socket(attempt(0), e))];
+        }
+        loop {
+            let mut answered = false;
+            let result = self.receive(attempt(last), |header_sequence, _, payload| {
+                let i = header_sequence.wrapping_sub(first) as usize;
+                if i > last {
+                    return;
+                }
+                match step(attempt(i), payload) {
+                    Step::Error(e) => errors.push((i, e)),
+                    Step::Done | Step::Item(_) | Step::Foreign => {}
+                }
+                answered |= i == last;
+            });
+            match result {
+                Ok(()) if answered => return errors,
+                Ok(()) => {}
+                Err(e) => {
+                    errors.push((last, e));
+                    return errors;
+                }
+            }
+        }
+    }
+
+    /// One request and its answer's messages, for requests that ask for an object.
+    pub(super) fn get(&mut self, request: &Request) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+        let (items, _) = self.collect(request, true)?;
+        Ok(items.into_iter().next())
+    }
+
+    /// A whole table; taken again when it changed meanwhile.
+    pub(super) fn dump(&mut self, request: &Request) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let (items, interrupted) = self.collect(request, false)?;
+            if !interrupted {
+                return Ok(items);
+            }
+        }
+        Err(NetlinkError::Interrupted { attempt: request.attempt.clone() })
+    }
+
+    fn collect(
+        &mut self,
+        request: &Request,
+        acknowledge: bool,
+    ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        let mut datagram = Vec::with_capacity(128);
+        request.write(sequence, acknowledge, &mut datagram);
+        self.raw.send(&datagram, 0).map_err(|e| NetlinkError::socket(&request.attempt, e))?;
+        let (mut items, mut interrupted, mut done, mut error) = (Vec::new(), false, false, None);
+        while !done {
+            self.receive(&request.attempt, |got, flags, payload| {
+                if got != sequence {
+                    return;
+                }
+                interrupted |= flags & NLM_F_DUMP_INTR != 0;
+                match step(&request.attempt, payload) {
+                    Step::Done => done = true,
+                    Step::Error(e) => {
+                        done = true;
+                        error = Some(e);
+                    }
+                    Step::Item(m) => items.push(m),
+                    Step::Foreign => {}
+                }
+            })?;
+        }
+        error.map_or(Ok((items, interrupted)), Err)
+    }
+
+    /// Reads one datagram and hands out its messages: sequence number, flags, payload.
+    fn receive(
+        &mut self,
+        attempt: &str,
+        mut each: impl FnMut(u32, u16, NetlinkPayload<RouteNetlinkMessage>),
+    ) -> Result<(), NetlinkError> {
+        read(&self.raw, &mut self.buffer, attempt)?;
+        for message in messages(&self.buffer) {
+            let message = message.map_err(|e| NetlinkError::answer(attempt, e))?;
+            let (header, payload) = message.into_parts();
+            each(header.sequence_number, header.flags, payload);
+        }
+        Ok(())
+    }
+}
+
+fn step(attempt: &str, payload: NetlinkPayload<RouteNetlinkMessage>) -> Step {
+    match payload {
+        NetlinkPayload::Done(done) if done.code == 0 => Step::Done,
+        NetlinkPayload::Done(done) => Step::Error(NetlinkError::Refused {
+            attempt: attempt.into(),
+            text: String::new(),
+            source: std::io::Error::from_raw_os_error(done.code.abs()),
+        }),
+        NetlinkPayload::Error(e) if e.code.is_none() => Step::Done,
+        NetlinkPayload::Error(e) => Step::Error(NetlinkError::refused(attempt, &e)),
+        NetlinkPayload::InnerMessage(m) => Step::Item(m),
+        _ => Step::Foreign,
+    }
+}
+
+/// Reads one datagram into `buffer`, replacing what was there.
+pub(super) fn read(socket: &RawSocket, buffer: &mut Vec<u8>, attempt: &str) -> Result<(), NetlinkError> {
+    buffer.clear();
+    buffer.reserve(BUFFER);
+    loop {
+        // The length of the kernel's datagram, also where the buffer is too short for it.
+        match socket.recv(buffer, libc::MSG_TRUNC) {
+            Ok(n) if n > buffer.len() => return Err(NetlinkError::answer(attempt, format!("{n} bytes at once"))),
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => buffer.clear(),
+            Err(e) => return Err(NetlinkError::socket(attempt, e)),
+        }
+    }
+}
+
+/// Cuts a datagram into its messages.
+pub(super) fn messages(
+    datagram: &[u8],
+) -> impl Iterator<Item = Result<NetlinkMessage<RouteNetlinkMessage>, String>> + '_ {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = rest.first_chunk::<4>().map(|l| u32::from_ne_bytes(*l) as usize)?;
+        let Some(message) = rest.get(..length).filter(|_| length >= 16) else {
+            let error = format!("a message of {length} bytes in {} bytes", rest.len());
+            rest = &[];
+            return Some(Err(error));
+        };
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(NetlinkMessage::deserialize(message).map_err(|e| e.to_string()))
+    })
+}
