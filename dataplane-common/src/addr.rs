@@ -112,12 +112,12 @@ impl V6 {
     /// From the words as they stand in memory.
     #[inline(always)]
     #[must_use]
-    pub const fn from_words(w: [u32; 4]) -> Self {
+    pub fn from_words(w: [u32; 4]) -> Self {
         let mut octets = [0; 16];
-        let mut i = 0;
-        while i < 16 {
-            octets[i] = w[i / 4].to_ne_bytes()[i % 4];
-            i += 1;
+        // word by word: byte by byte, the compiler shuffles bytes through the whole stack of a program
+        let (words, _) = octets.as_chunks_mut::<4>();
+        for (to, from) in words.iter_mut().zip(w) {
+            *to = from.to_ne_bytes();
         }
         Self { octets }
     }
@@ -125,13 +125,13 @@ impl V6 {
     /// The words as they stand in memory.
     #[inline(always)]
     #[must_use]
-    pub const fn words(self) -> [u32; 4] {
-        let o = self.octets;
+    pub fn words(self) -> [u32; 4] {
+        let (words, _) = self.octets.as_chunks::<4>();
         [
-            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
-            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
-            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
-            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+            u32::from_ne_bytes(words[0]),
+            u32::from_ne_bytes(words[1]),
+            u32::from_ne_bytes(words[2]),
+            u32::from_ne_bytes(words[3]),
         ]
     }
 }

@@ -9,12 +9,21 @@
 
 pub mod abi;
 pub mod addr;
+pub mod checksum;
 pub mod event;
 pub mod flow;
+pub mod forward;
+pub mod hooks;
+pub mod packet;
+pub mod parse;
 #[cfg(feature = "host")]
 mod plain;
 pub mod pod;
+pub mod rewrite;
+pub mod select;
 pub mod service;
+pub mod sock;
+pub mod track;
 
 /// A clock tick of the packet path is `1 << TICK_SHIFT` jiffies: about a second with the usual 250 jiffies a second.
 /// Reading it costs nothing (the kernel inlines it), unlike every other clock. The agent measures the kernel's jiffies

@@ -1,0 +1,78 @@
+//! One's-complement arithmetic for incremental checksums (RFC 1071, RFC 1624).
+//!
+//! Sums and differences are taken over words as they stand in memory: the arithmetic does not depend on byte order.
+
+use crate::addr::Be16;
+
+/// What a checksum difference stems from, which decides how the kernel applies it to a packet whose checksum is left to the
+/// device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// An IPv4 address: part of the pseudo header, balanced by the IP header checksum.
+    Pseudo4,
+    /// An IPv6 address: part of the pseudo header, balanced by nothing.
+    Pseudo6,
+    /// The L4 header itself.
+    Header,
+}
+
+/// One's-complement sum.
+#[inline(always)]
+#[must_use]
+pub const fn add(sum: u32, v: u32) -> u32 {
+    let (s, carry) = sum.overflowing_add(v);
+    s + carry as u32
+}
+
+/// The difference that takes a sum with `from` in it to one with `to` (RFC 1624, equation 3).
+#[inline(always)]
+#[must_use]
+pub const fn difference(from: u32, to: u32) -> u32 {
+    add(!from, to)
+}
+
+/// 32 bits folded into 16.
+#[inline(always)]
+#[must_use]
+pub const fn fold(sum: u32) -> u16 {
+    let s = (sum & 0xffff) + (sum >> 16);
+    ((s & 0xffff) + (s >> 16)) as u16
+}
+
+/// The checksum field after a difference.
+#[inline(always)]
+#[must_use]
+pub const fn apply(field: Be16, difference: u32) -> Be16 {
+    Be16(!fold(add(!field.0 as u32, difference)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 1071 over 16-bit words in memory order.
+    fn full(words: &[u16]) -> u16 {
+        !fold(words.iter().fold(0, |s, w| add(s, u32::from(*w))))
+    }
+
+    #[test]
+    fn incremental_equals_full_for_every_changed_word() {
+        let mut seed = 1_u32;
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 16) as u16
+        };
+        for _ in 0..10_000 {
+            let mut words: [u16; 6] = core::array::from_fn(|_| next());
+            let before = full(&words);
+            let (low, high) = (words[2], words[3]);
+            (words[2], words[3]) = (next(), next());
+            let old = u32::from(low) | u32::from(high) << 16;
+            let new = u32::from(words[2]) | u32::from(words[3]) << 16;
+            let applied = apply(Be16(before), difference(old, new)).0;
+            let after = full(&words);
+            // 0x0000 and 0xffff are the same number in one's complement
+            assert!(applied == after || (applied ^ after == 0xffff && after % 0xffff == 0), "{applied:x} {after:x}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The windows of this crate: packet bytes, tables, flows.
+
+use crate::addr::{Address, Be16, Be32};
+use crate::checksum::Change;
+use crate::event::Counter;
+use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
+use crate::pod::{Addr, NodeConfig, Pod, PodNetns};
+use crate::service::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, SockPeer, SockPeerKey};
+
+/// Where the IP header starts: after an Ethernet header.
+pub const L3: usize = 14;
+
+/// Packet bytes, from the Ethernet header on. `None`: beyond the end, or the kernel refused.
+///
+/// An offset that the packet decides comes with its `usual` value: on the kernel's side a packet pointer with a variable offset
+/// costs the verifier dearly, so the usual offset is read and written in place and any other through a helper.
+pub trait Packet {
+    /// `N` words at a fixed offset.
+    fn words<const N: usize>(&self, offset: usize) -> Option<[Be32; N]>;
+    /// Two bytes at a fixed offset.
+    fn half(&self, offset: usize) -> Option<Be16>;
+    /// `N` words at a variable offset.
+    fn words_at<const N: usize>(&self, offset: usize, usual: usize) -> Option<[Be32; N]>;
+    /// `N` words at a variable offset that has no usual value.
+    fn words_far<const N: usize>(&self, offset: usize) -> Option<[Be32; N]>;
+    /// Writes `N` words at a fixed offset.
+    #[must_use]
+    fn store_words<const N: usize>(&mut self, offset: usize, words: &[Be32; N]) -> Option<()>;
+    /// Writes two bytes at a fixed offset.
+    #[must_use]
+    fn store_half(&mut self, offset: usize, half: Be16) -> Option<()>;
+    /// Writes two bytes at a variable offset.
+    #[must_use]
+    fn store_half_at(&mut self, offset: usize, usual: usize, half: Be16) -> Option<()>;
+    /// Folds a difference into the L4 checksum at `offset`; a zero UDP checksum stays zero where it may.
+    #[must_use]
+    fn l4_checksum(&mut self, offset: usize, difference: u32, change: Change, udp: bool) -> Option<()>;
+    /// Returns `v` in a way that makes the verifier forget what it knew of it, so that paths that
+    /// differ in nothing else become one. On the host the identity.
+    #[must_use]
+    fn forget(&mut self, v: u32) -> u32 {
+        v
+    }
+}
+
+/// Clock, chance and the tables that do not depend on the address family.
+pub trait Node {
+    /// Clock ticks ([`crate::TICK_SHIFT`]).
+    fn now(&self) -> u32;
+    /// 32 random bits.
+    fn random(&self) -> u32;
+    /// The node's configuration.
+    fn config(&self) -> Option<&NodeConfig>;
+    /// The pod behind a host-side interface.
+    fn pod(&self, ifindex: u32) -> Option<&Pod>;
+    /// The pod in a network namespace.
+    fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
+    /// A backend id.
+    fn slot(&self, index: u32) -> Option<u32>;
+    /// A backend.
+    fn backend(&self, id: u32) -> Option<&Backend>;
+    /// Counts a connection to a backend.
+    fn count_connection(&mut self, backend: u32);
+    /// Counts an event.
+    fn count(&mut self, counter: Counter);
+}
+
+/// The tables of one address family.
+pub trait Tables<A: Address>: Node {
+    /// What an address is.
+    fn addr(&self, addr: &A) -> Option<Addr>;
+    /// A frontend.
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<&Frontend>;
+    /// A client's backend.
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity>;
+    /// Remembers a client's backend.
+    fn set_affinity(&mut self, key: &AffinityKey<A>, affinity: &Affinity);
+    /// The ports of a fragmented datagram.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Ports>;
+    /// Remembers the ports of a fragmented datagram.
+    fn set_fragment(&mut self, key: &FragmentKey<A>, ports: &Ports);
+    /// What a socket's address stands for.
+    fn sock_peer(&self, key: &SockPeerKey<A>) -> Option<&SockPeer<A>>;
+    /// Remembers what a socket's address stands for; says whether the table took it.
+    #[must_use]
+    fn set_sock_peer(&mut self, key: &SockPeerKey<A>, peer: &SockPeer<A>) -> bool;
+}
+
+/// The flow table of one address family. Apart from [`Tables`], so that a flow can be held while tables are read.
+pub trait Flows<A: Address> {
+    /// A flow, in place.
+    fn get(&mut self, key: &FlowKey<A>) -> Option<&mut Flow<A>>;
+    /// Adds or replaces a flow; says whether the table took it.
+    #[must_use]
+    fn insert(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
+    /// Adds a flow if its key is free; says whether it did.
+    #[must_use]
+    fn insert_new(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
+    /// Removes a flow if it is there.
+    fn remove(&mut self, key: &FlowKey<A>);
+}

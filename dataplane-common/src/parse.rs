@@ -1,0 +1,261 @@
+//! Ethernet, IPv4 with options, IPv6 with extension headers, fragments, and the ports behind them.
+
+use crate::addr::{Address, Be16, Be32, V4, V6};
+use crate::flow::{FlowKey, FragmentKey, Ports};
+use crate::packet::{L3, Packet, Tables};
+use crate::service::proto;
+
+/// The largest offset of an L4 header that is looked at.
+const MAX_L4: u32 = 1023;
+/// How many IPv6 extension headers are walked.
+const MAX_EXTENSIONS: usize = 6;
+
+/// TCP flag FIN (RFC 9293, section 3.1).
+pub const FIN: u8 = 0x01;
+/// TCP flag SYN.
+pub const SYN: u8 = 0x02;
+/// TCP flag RST.
+pub const RST: u8 = 0x04;
+/// TCP flag ACK.
+pub const ACK: u8 = 0x10;
+
+/// Why a packet can't be classified.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reject {
+    /// Cut off in the middle of a header.
+    Truncated,
+    /// A header that contradicts itself.
+    BadHeader,
+    /// A fragment whose first one was not seen.
+    UnknownFragment,
+}
+
+/// What follows the IP header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layer4 {
+    /// A TCP header.
+    Tcp,
+    /// A UDP header.
+    Udp,
+    /// An SCTP header.
+    Sctp,
+    /// An ICMP or ICMPv6 header that is no error.
+    Icmp,
+    /// An ICMP or ICMPv6 error, with the packet that caused it inside.
+    IcmpError,
+    /// Another protocol, or no header at all (a later fragment).
+    Opaque,
+}
+
+/// A classified packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parsed<A> {
+    /// The tuple; ports are zero where there are none.
+    pub key: FlowKey<A>,
+    /// Offset of the L4 header.
+    pub l4: usize,
+    /// What is there.
+    pub layer4: Layer4,
+    /// TCP flags; 0 for others.
+    pub tcp_flags: u8,
+    /// ICMP type; 0 for others.
+    pub icmp_type: u8,
+}
+
+impl<A> Parsed<A> {
+    /// Whether this opens a TCP connection.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_syn(&self) -> bool {
+        self.tcp_flags & (SYN | ACK | RST) == SYN
+    }
+
+    /// Whether this is a TCP segment that opens no connection.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_tcp_midflow(&self) -> bool {
+        matches!(self.layer4, Layer4::Tcp) && !self.is_syn()
+    }
+}
+
+/// `EtherType` (IEEE 802) of the packet.
+#[inline(always)]
+pub fn ether_type<P: Packet>(packet: &P) -> Option<u16> {
+    packet.half(12).map(Be16::get)
+}
+
+/// `EtherType` of IPv4.
+pub const ETHER_IPV4: u16 = 0x0800;
+/// `EtherType` of IPv6.
+pub const ETHER_IPV6: u16 = 0x86dd;
+
+/// A fieldless enum beside fields that are always set: the payload of an `Option` that lives across branches is spilled while
+/// undefined, which the verifier refuses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fragment {
+    Whole,
+    First,
+    Later,
+}
+
+/// An IP header, of either family.
+pub struct Ip<A> {
+    src: A,
+    dst: A,
+    proto: u8,
+    l4: usize,
+    fragment: Fragment,
+    fragment_id: u32,
+}
+
+/// An address family's IP header.
+pub trait Header: Address {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// A header that is cut off or contradicts itself.
+    fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reject>;
+}
+
+/// Classifies a packet of family `A`.
+///
+/// # Errors
+/// [`Reject`].
+#[inline(always)]
+pub fn parse<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T) -> Result<Parsed<A>, Reject> {
+    let ip = A::ip(packet)?;
+    let l4 = packet.forget(ip.l4 as u32);
+    if l4 > MAX_L4 {
+        return Err(Reject::BadHeader);
+    }
+    let key = FlowKey { src: ip.src, dst: ip.dst, sport: 0, dport: 0, proto: ip.proto, pad: [0; 3] };
+    let mut parsed = Parsed { key, l4: l4 as usize, layer4: Layer4::Opaque, tcp_flags: 0, icmp_type: 0 };
+    if matches!(ip.fragment, Fragment::Whole) {
+        layer4(packet, &mut parsed)?;
+        return Ok(parsed);
+    }
+    let datagram = FragmentKey { src: ip.src, dst: ip.dst, id: ip.fragment_id, proto: ip.proto, pad: [0; 3] };
+    if matches!(ip.fragment, Fragment::First) {
+        layer4(packet, &mut parsed)?;
+        tables.set_fragment(&datagram, &Ports { src: parsed.key.sport, dst: parsed.key.dport });
+    } else {
+        let ports = tables.fragment(&datagram).ok_or(Reject::UnknownFragment)?;
+        parsed.key.sport = ports.src;
+        parsed.key.dport = ports.dst;
+    }
+    Ok(parsed)
+}
+
+#[inline(always)]
+fn layer4<A: Header, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Result<(), Reject> {
+    match parsed.key.proto {
+        proto::TCP => {
+            let h: [Be32; 4] = packet.words_at(parsed.l4, L3 + A::HEADER).ok_or(Reject::Truncated)?;
+            parsed.layer4 = Layer4::Tcp;
+            parsed.tcp_flags = h[3].byte(1);
+            set_ports(parsed, h[0]);
+        }
+        proto::UDP | proto::SCTP => {
+            let h: [Be32; 2] = packet.words_at(parsed.l4, L3 + A::HEADER).ok_or(Reject::Truncated)?;
+            parsed.layer4 = if parsed.key.proto == proto::UDP { Layer4::Udp } else { Layer4::Sctp };
+            set_ports(parsed, h[0]);
+        }
+        proto::ICMP | proto::ICMP6 => {
+            let h: [Be32; 2] = packet.words_at(parsed.l4, L3 + A::HEADER).ok_or(Reject::Truncated)?;
+            parsed.icmp_type = h[0].byte(0);
+            if icmp_is_error(parsed.key.proto, parsed.icmp_type) {
+                parsed.layer4 = Layer4::IcmpError;
+            } else {
+                parsed.layer4 = Layer4::Icmp;
+                let id = (h[1].get() >> 16) as u16;
+                (parsed.key.sport, parsed.key.dport) = (id, id);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// RFC 792: unreachable, source quench, redirect, time exceeded, parameter problem. RFC 4443, section 2.1: types below 128.
+#[inline(always)]
+const fn icmp_is_error(protocol: u8, icmp_type: u8) -> bool {
+    if protocol == proto::ICMP6 { icmp_type < 128 } else { matches!(icmp_type, 3 | 4 | 5 | 11 | 12) }
+}
+
+#[inline(always)]
+fn set_ports<A>(parsed: &mut Parsed<A>, word: Be32) {
+    parsed.key.sport = (word.get() >> 16) as u16;
+    parsed.key.dport = word.get() as u16;
+}
+
+impl Header for V4 {
+    #[inline(always)]
+    fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reject> {
+        let h: [Be32; 5] = packet.words(L3).ok_or(Reject::Truncated)?;
+        let first = h[0].byte(0);
+        let length = (first & 0xf) as usize * 4;
+        if first >> 4 != 4 || length < 20 {
+            return Err(Reject::BadHeader);
+        }
+        let fragment = h[1].get();
+        Ok(Ip {
+            src: Self::from_word(h[3].0),
+            dst: Self::from_word(h[4].0),
+            proto: h[2].byte(1),
+            l4: L3 + length,
+            fragment: match (fragment & 0x2000 != 0, fragment & 0x1fff) {
+                (false, 0) => Fragment::Whole,
+                (true, 0) => Fragment::First,
+                _ => Fragment::Later,
+            },
+            fragment_id: fragment >> 16,
+        })
+    }
+}
+
+impl Header for V6 {
+    #[inline(always)]
+    fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reject> {
+        let h: [Be32; 10] = packet.words(L3).ok_or(Reject::Truncated)?;
+        if h[0].byte(0) >> 4 != 6 {
+            return Err(Reject::BadHeader);
+        }
+        let mut ip = Ip {
+            src: Self::from_words([h[2].0, h[3].0, h[4].0, h[5].0]),
+            dst: Self::from_words([h[6].0, h[7].0, h[8].0, h[9].0]),
+            proto: h[1].byte(2),
+            l4: L3 + 40,
+            fragment: Fragment::Whole,
+            fragment_id: 0,
+        };
+        for _ in 0..MAX_EXTENSIONS {
+            // length in units beyond the first (RFC 8200, section 4; RFC 4302, section 2.2 for the authentication header)
+            let (unit, extra) = match ip.proto {
+                0 | 43 | 60 | 135 => (8, 1),
+                51 => (4, 2),
+                44 => (0, 0),
+                _ => return Ok(ip),
+            };
+            let e: [Be32; 2] = packet.words_far(ip.l4).ok_or(Reject::Truncated)?;
+            let fragment = ip.proto == 44;
+            ip.proto = e[0].byte(0);
+            if fragment {
+                ip.l4 += 8;
+                // an atomic fragment (RFC 6946) is whole
+                match (e[0].get() & 0xfff8, e[0].get() & 1) {
+                    (0, 0) => {}
+                    (0, _) => ip.fragment = Fragment::First,
+                    _ => {
+                        ip.fragment = Fragment::Later;
+                        ip.fragment_id = e[1].0;
+                        return Ok(ip);
+                    }
+                }
+                ip.fragment_id = e[1].0;
+            } else {
+                ip.l4 += (e[0].byte(1) as usize + extra) * unit;
+            }
+        }
+        Err(Reject::BadHeader)
+    }
+}

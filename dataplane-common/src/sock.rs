@@ -1,0 +1,110 @@
+//! The socket hooks: a frontend's address is replaced before a packet exists.
+
+use crate::addr::Address;
+use crate::event::Counter;
+use crate::packet::{Node, Tables};
+use crate::rewrite::Family;
+use crate::select::{Side, select};
+use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, frontend_flags};
+
+/// What a socket asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<A> {
+    /// Destination.
+    pub addr: A,
+    /// Destination port, CPU order.
+    pub port: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// A datagram of a socket that is not connected.
+    pub unconnected: bool,
+    /// The socket.
+    pub cookie: u64,
+    /// Its network namespace.
+    pub netns_cookie: u64,
+}
+
+/// What the hook does. Apart from the address, so that nothing lives in an enum's payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Not a frontend, or the packet path decides.
+    Keep,
+    /// Goes to [`Decision::addr`] instead.
+    Redirect,
+    /// `ECONNREFUSED`.
+    Refuse,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision<A> {
+    /// What to do.
+    pub action: Action,
+    /// New destination, where the action says so.
+    pub addr: A,
+    /// New port, CPU order.
+    pub port: u16,
+}
+
+/// connect(2), and sendmsg(2) on a socket that is not connected.
+#[inline(always)]
+pub fn request<A: Family, T: Tables<A>>(tables: &mut T, request: &Request<A>) -> Decision<A> {
+    let &Request { addr, port, proto, cookie, .. } = request;
+    let mut decision = Decision { action: Action::Keep, addr, port };
+    let Some(&frontend) = tables.frontend(&FrontendKey { addr, port, proto, pad: 0 }) else { return decision };
+    let asked = SockPeerKey { cookie, addr, port, pad: 0 };
+    if request.unconnected
+        && let Some(&peer) = tables.sock_peer(&asked)
+        && is_current(tables, &peer)
+    {
+        return Decision { action: Action::Redirect, addr: peer.addr, port: peer.port };
+    }
+    let pod = tables.pod_netns(request.netns_cookie).map(A::of_netns);
+    let client = match pod {
+        Some(addr) => addr,
+        None => tables.config().map_or(A::default(), A::of_node),
+    };
+    let now = tables.now();
+    let id = select(tables, &frontend, client, Side::Internal, now);
+    let found = if id == 0 { None } else { tables.backend(id).filter(|b| b.state != 0) };
+    let Some(backend) = found else {
+        // a silent drop is for the packet path of pods; a node's packet would leave untranslated
+        if pod.is_none() || frontend.flags & frontend_flags::INTERNAL_DROP == 0 {
+            decision.action = Action::Refuse;
+            tables.count(Counter::SocketRefused);
+        }
+        return decision;
+    };
+    let (generation, to_port) = (backend.generation, backend.port);
+    let to_addr = A::from_octets16(&backend.addr);
+    // without the way back the application would see answers from a stranger: rather leave it to the packet path
+    let back = SockPeerKey { cookie, addr: to_addr, port: to_port, pad: 0 };
+    if !tables.set_sock_peer(&back, &SockPeer { addr, port, pad: 0, backend: id, generation }) {
+        return decision;
+    }
+    if request.unconnected {
+        let peer = SockPeer { addr: to_addr, port: to_port, pad: 0, backend: id, generation };
+        if !tables.set_sock_peer(&asked, &peer) {
+            return decision;
+        }
+    }
+    tables.count_connection(id);
+    tables.count(Counter::SocketTranslated);
+    decision.action = Action::Redirect;
+    decision.addr = to_addr;
+    decision.port = to_port;
+    decision
+}
+
+#[inline(always)]
+fn is_current<A, T: Node>(tables: &T, peer: &SockPeer<A>) -> bool {
+    tables
+        .backend(peer.backend)
+        .is_some_and(|b| b.generation == peer.generation && b.state & backend_state::INTERNAL != 0)
+}
+
+/// recvmsg(2) and getpeername(2): the frontend that the application asked for, if `addr` and `port` are a backend's.
+#[inline(always)]
+pub fn shown<A: Address, T: Tables<A>>(tables: &T, cookie: u64, addr: A, port: u16) -> Option<&SockPeer<A>> {
+    tables.sock_peer(&SockPeerKey { cookie, addr, port, pad: 0 })
+}

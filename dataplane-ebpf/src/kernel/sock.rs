@@ -1,0 +1,196 @@
+//! The socket hooks over `struct bpf_sock_addr`.
+
+use core::ptr;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::programs::SockAddrContext;
+use dataplane_common::addr::{Be16, V4, V6};
+use dataplane_common::service::proto;
+use dataplane_common::sock::{self, Action, Decision, Request};
+
+use crate::kernel::tables::Maps;
+
+const ALLOW: i32 = 1;
+const DENY: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+/// What connect(2) on a multipath TCP socket shows (RFC 8684); its subflows are TCP.
+const IPPROTO_MPTCP: u32 = 262;
+/// `::ffff:0:0/96`, as it stands in memory.
+const MAPPED: u32 = 0xffff_u32.to_be();
+
+/// Which system call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// connect(2).
+    Connect,
+    /// sendmsg(2) and sendto(2) on a socket that is not connected.
+    Send,
+}
+
+#[inline(always)]
+fn fields(ctx: &SockAddrContext) -> *mut bpf_sock_addr {
+    ctx.sock_addr
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the context is valid.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// Port, CPU order.
+#[inline(always)]
+fn port(ctx: &SockAddrContext) -> u16 {
+    // SAFETY: the context is valid; the field holds a big-endian 16-bit number in its first bytes.
+    Be16(unsafe { (*fields(ctx)).user_port } as u16).get()
+}
+
+#[inline(always)]
+fn set_port(ctx: &SockAddrContext, port: u16) {
+    // SAFETY: as above; the hooks may write it.
+    unsafe { (*fields(ctx)).user_port = Be16::new(port).0 as u32 };
+}
+
+/// One of the four words of an IPv6 address, in memory order.
+#[inline(always)]
+fn word6(ctx: &SockAddrContext, i: usize) -> u32 {
+    // SAFETY: the context is valid; volatile, because the verifier takes only whole, aligned words of it.
+    unsafe { ptr::read_volatile((&raw const (*fields(ctx)).user_ip6).cast::<u32>().add(i)) }
+}
+
+#[inline(always)]
+fn set_word6(ctx: &SockAddrContext, i: usize, w: u32) {
+    // SAFETY: as above; the hooks may write it.
+    unsafe { ptr::write_volatile((&raw mut (*fields(ctx)).user_ip6).cast::<u32>().add(i), w) };
+}
+
+#[inline(always)]
+fn word4(ctx: &SockAddrContext) -> u32 {
+    // SAFETY: the context is valid.
+    unsafe { (*fields(ctx)).user_ip4 }
+}
+
+#[inline(always)]
+fn set_word4(ctx: &SockAddrContext, w: u32) {
+    // SAFETY: as above; the hooks may write it.
+    unsafe { (*fields(ctx)).user_ip4 = w };
+}
+
+/// The protocol of the socket, if it can have frontends; else 0.
+#[inline(always)]
+fn protocol(ctx: &SockAddrContext) -> u8 {
+    // SAFETY: the context is valid.
+    match unsafe { (*fields(ctx)).protocol } {
+        6 | IPPROTO_MPTCP => proto::TCP,
+        17 => proto::UDP,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn decide<A>(ctx: &SockAddrContext, addr: A, proto: u8, call: Call) -> Decision<A>
+where
+    A: dataplane_common::rewrite::Family,
+    Maps: dataplane_common::packet::Tables<A>,
+{
+    // SAFETY: the context is valid.
+    let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let unconnected = matches!(call, Call::Send);
+    sock::request(&mut Maps, &Request { addr, port: port(ctx), proto, unconnected, cookie: cookie(ctx), netns_cookie })
+}
+
+#[inline(always)]
+fn refuse() -> i32 {
+    // SAFETY: no pointers; the call then fails with this error.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    DENY
+}
+
+/// connect4 and sendmsg4.
+#[inline(always)]
+pub fn request4(ctx: &SockAddrContext, call: Call) -> i32 {
+    let proto = protocol(ctx);
+    if proto == 0 {
+        return ALLOW;
+    }
+    let decision = decide(ctx, V4::from_word(word4(ctx)), proto, call);
+    match decision.action {
+        Action::Keep => {}
+        Action::Refuse => return refuse(),
+        Action::Redirect => {
+            set_word4(ctx, decision.addr.word());
+            set_port(ctx, decision.port);
+        }
+    }
+    ALLOW
+}
+
+/// connect6 and sendmsg6.
+#[inline(always)]
+pub fn request6(ctx: &SockAddrContext, call: Call) -> i32 {
+    let proto = protocol(ctx);
+    if proto == 0 {
+        return ALLOW;
+    }
+    let words = [word6(ctx, 0), word6(ctx, 1), word6(ctx, 2), word6(ctx, 3)];
+    if words[0] == 0 && words[1] == 0 && words[2] == MAPPED {
+        let decision = decide(ctx, V4::from_word(words[3]), proto, call);
+        match decision.action {
+            Action::Keep => {}
+            Action::Refuse => return refuse(),
+            Action::Redirect => {
+                set_word6(ctx, 3, decision.addr.word());
+                set_port(ctx, decision.port);
+            }
+        }
+        return ALLOW;
+    }
+    let decision = decide(ctx, V6::from_words(words), proto, call);
+    match decision.action {
+        Action::Keep => {}
+        Action::Refuse => return refuse(),
+        Action::Redirect => {
+            let words = decision.addr.words();
+            set_word6(ctx, 0, words[0]);
+            set_word6(ctx, 1, words[1]);
+            set_word6(ctx, 2, words[2]);
+            set_word6(ctx, 3, words[3]);
+            set_port(ctx, decision.port);
+        }
+    }
+    ALLOW
+}
+
+/// recvmsg4 and getpeername4.
+#[inline(always)]
+pub fn show4(ctx: &SockAddrContext) -> i32 {
+    if let Some(peer) = sock::shown(&Maps, cookie(ctx), V4::from_word(word4(ctx)), port(ctx)) {
+        set_word4(ctx, peer.addr.word());
+        set_port(ctx, peer.port);
+    }
+    ALLOW
+}
+
+/// recvmsg6 and getpeername6.
+#[inline(always)]
+pub fn show6(ctx: &SockAddrContext) -> i32 {
+    let words = [word6(ctx, 0), word6(ctx, 1), word6(ctx, 2), word6(ctx, 3)];
+    if words[0] == 0 && words[1] == 0 && words[2] == MAPPED {
+        if let Some(peer) = sock::shown(&Maps, cookie(ctx), V4::from_word(words[3]), port(ctx)) {
+            set_word6(ctx, 3, peer.addr.word());
+            set_port(ctx, peer.port);
+        }
+        return ALLOW;
+    }
+    if let Some(peer) = sock::shown(&Maps, cookie(ctx), V6::from_words(words), port(ctx)) {
+        let words = peer.addr.words();
+        set_word6(ctx, 0, words[0]);
+        set_word6(ctx, 1, words[1]);
+        set_word6(ctx, 2, words[2]);
+        set_word6(ctx, 3, words[3]);
+        set_port(ctx, peer.port);
+    }
+    ALLOW
+}

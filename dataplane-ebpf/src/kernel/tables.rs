@@ -1,0 +1,155 @@
+//! The maps behind the traits of `dataplane-common`.
+//!
+//! A reference into a map stays valid while the program runs, but its bytes may change under it: the agent and other CPUs write too.
+//! What is read is therefore copied out before the next write to the same map, and every value is valid whatever its bytes.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
+use dataplane_common::TICK_SHIFT;
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::event::{Counter, DropReason};
+use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::packet::{Flows, Node, Tables};
+use dataplane_common::pod::{Addr, NodeConfig, Pod, PodNetns};
+use dataplane_common::service::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, SockPeer, SockPeerKey};
+
+use crate::maps;
+
+/// Jiffies since boot.
+#[inline(always)]
+pub fn jiffies() -> u64 {
+    // SAFETY: no arguments; inlined by the kernel.
+    unsafe { bpf_jiffies64() }
+}
+
+/// Counts a dropped packet.
+#[inline(always)]
+pub fn count_drop(reason: DropReason) {
+    if let Some(n) = maps::drops.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's own counter, and a program is not interrupted by another of its kind on the same CPU.
+        unsafe { *n += 1 };
+    }
+}
+
+/// All maps but the flow tables.
+pub struct Maps;
+
+/// The flow tables.
+pub struct Table;
+
+impl Node for Maps {
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        (jiffies() >> TICK_SHIFT) as u32
+    }
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+    #[inline(always)]
+    fn config(&self) -> Option<&NodeConfig> {
+        maps::config.get(0)
+    }
+    #[inline(always)]
+    fn pod(&self, ifindex: u32) -> Option<&Pod> {
+        maps::pods.get(ifindex)
+    }
+    #[inline(always)]
+    fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
+        // SAFETY: see the module's doc.
+        unsafe { maps::pod_netns.get(&cookie) }
+    }
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        maps::slots.get(index).copied()
+    }
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        maps::backends.get(id)
+    }
+    #[inline(always)]
+    fn count_connection(&mut self, backend: u32) {
+        if let Some(stats) = maps::backend_stats.get_ptr_mut(backend) {
+            // SAFETY: this CPU's own counter.
+            unsafe { (*stats).connections += 1 };
+        }
+    }
+    #[inline(always)]
+    fn count(&mut self, counter: Counter) {
+        if let Some(n) = maps::counters.get_ptr_mut(counter as u32) {
+            // SAFETY: this CPU's own counter.
+            unsafe { *n += 1 };
+        }
+    }
+}
+
+macro_rules! family {
+    ($addr:ty: $addrs:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident) => {
+        impl Tables<$addr> for Maps {
+            #[inline(always)]
+            fn addr(&self, addr: &$addr) -> Option<Addr> {
+                // SAFETY: see the module's doc.
+                unsafe { maps::$addrs.get(addr) }.copied()
+            }
+            #[inline(always)]
+            fn frontend(&self, key: &FrontendKey<$addr>) -> Option<&Frontend> {
+                // SAFETY: see the module's doc.
+                unsafe { maps::$frontends.get(key) }
+            }
+            #[inline(always)]
+            fn affinity(&self, key: &AffinityKey<$addr>) -> Option<&Affinity> {
+                // SAFETY: see the module's doc.
+                unsafe { maps::$affinity.get(key) }
+            }
+            #[inline(always)]
+            fn set_affinity(&mut self, key: &AffinityKey<$addr>, affinity: &Affinity) {
+                // a full table forgets the client: it is given a backend anew
+                let _ = maps::$affinity.insert(key, affinity, 0);
+            }
+            #[inline(always)]
+            fn fragment(&self, key: &FragmentKey<$addr>) -> Option<Ports> {
+                // SAFETY: see the module's doc.
+                unsafe { maps::$fragments.get(key) }.copied()
+            }
+            #[inline(always)]
+            fn set_fragment(&mut self, key: &FragmentKey<$addr>, ports: &Ports) {
+                // a full table drops the later fragments, which is counted there
+                let _ = maps::$fragments.insert(key, ports, 0);
+            }
+            #[inline(always)]
+            fn sock_peer(&self, key: &SockPeerKey<$addr>) -> Option<&SockPeer<$addr>> {
+                // SAFETY: see the module's doc.
+                unsafe { maps::$peers.get(key) }
+            }
+            #[inline(always)]
+            fn set_sock_peer(&mut self, key: &SockPeerKey<$addr>, peer: &SockPeer<$addr>) -> bool {
+                maps::$peers.insert(key, peer, 0).is_ok()
+            }
+        }
+
+        impl Flows<$addr> for Table {
+            #[inline(always)]
+            fn get(&mut self, key: &FlowKey<$addr>) -> Option<&mut Flow<$addr>> {
+                // SAFETY: see the module's doc. Fields are single words; a race between CPUs loses at most a tick or a state, which the next packet sets again.
+                maps::$flows.get_ptr_mut(key).map(|p| unsafe { &mut *p })
+            }
+            #[inline(always)]
+            fn insert(&mut self, key: &FlowKey<$addr>, flow: &Flow<$addr>) -> bool {
+                maps::$flows.insert(key, flow, 0).is_ok()
+            }
+            #[inline(always)]
+            fn insert_new(&mut self, key: &FlowKey<$addr>, flow: &Flow<$addr>) -> bool {
+                maps::$flows.insert(key, flow, BPF_NOEXIST as u64).is_ok()
+            }
+            #[inline(always)]
+            fn remove(&mut self, key: &FlowKey<$addr>) {
+                // usually there is none
+                let _ = maps::$flows.remove(key);
+            }
+        }
+    };
+}
+
+family!(V4: addrs4, frontends4, flows4, affinity4, fragments4, sock_peers4);
+family!(V6: addrs6, frontends6, flows6, affinity6, fragments6, sock_peers6);

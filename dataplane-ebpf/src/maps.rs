@@ -1,0 +1,59 @@
+//! Every map: types, default sizes (the agent sets its own when it loads), flags. BTF keeps the field names for `bpftool`.
+#![allow(non_upper_case_globals, reason = "the name of the static is the name of the map")]
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::event::{Counter, DropReason};
+use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::pod::{Addr, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use dataplane_common::service::{
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, ServiceName, SockPeer, SockPeerKey,
+};
+
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+const SHARED: usize = BPF_F_MMAPABLE as usize;
+
+#[btf_map]
+pub static frontends4: HashMap<FrontendKey<V4>, Frontend, 131072, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static frontends6: HashMap<FrontendKey<V6>, Frontend, 131072, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static slots: Array<u32, 262144, SHARED> = Array::new();
+#[btf_map]
+pub static backends: Array<Backend, 65536, SHARED> = Array::new();
+#[btf_map]
+pub static backend_stats: PerCpuArray<BackendStats, 65536> = PerCpuArray::new();
+#[btf_map]
+pub static services: HashMap<u32, ServiceName, 131072, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static affinity4: LruHashMap<AffinityKey<V4>, Affinity, 65536> = LruHashMap::new();
+#[btf_map]
+pub static affinity6: LruHashMap<AffinityKey<V6>, Affinity, 65536> = LruHashMap::new();
+#[btf_map]
+pub static flows4: LruHashMap<FlowKey<V4>, Flow<V4>, 131072> = LruHashMap::new();
+#[btf_map]
+pub static flows6: LruHashMap<FlowKey<V6>, Flow<V6>, 131072> = LruHashMap::new();
+#[btf_map]
+pub static fragments4: LruHashMap<FragmentKey<V4>, Ports, 4096> = LruHashMap::new();
+#[btf_map]
+pub static fragments6: LruHashMap<FragmentKey<V6>, Ports, 4096> = LruHashMap::new();
+#[btf_map]
+pub static sock_peers4: LruHashMap<SockPeerKey<V4>, SockPeer<V4>, 65536> = LruHashMap::new();
+#[btf_map]
+pub static sock_peers6: LruHashMap<SockPeerKey<V6>, SockPeer<V6>, 65536> = LruHashMap::new();
+#[btf_map]
+pub static pods: Array<Pod, { POD_SLOTS as usize }> = Array::new();
+#[btf_map]
+pub static addrs4: HashMap<V4, Addr, 131072, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static addrs6: HashMap<V6, Addr, 131072, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static pod_netns: HashMap<u64, PodNetns, 4096, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static config: Array<NodeConfig, 1> = Array::new();
+#[btf_map]
+pub static counters: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+pub static drops: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
