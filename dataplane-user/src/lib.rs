@@ -8,5 +8,6 @@ pub mod apply;
 pub mod config;
 pub mod controller;
 pub mod desired;
+pub mod load;
 pub mod reconcile;
 pub mod source;

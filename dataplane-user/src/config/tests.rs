@@ -1,0 +1,101 @@
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn flags(args: &[&str]) -> Options {
+    Flags::try_parse_from([&["agent"], args].concat()).unwrap().options
+}
+
+fn file(text: &str) -> Result<Options, ConfigError> {
+    let f = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(f.path(), text).unwrap();
+    Options::from_file(f.path())
+}
+
+#[test]
+fn defaults() {
+    let c = Config::new(flags(&["--node-name", "n1"])).unwrap();
+    assert_eq!(c.source, Source::Kubernetes { kubeconfig: None, apiservers: vec![] });
+    assert_eq!(c.pin_root, Path::new("/sys/fs/bpf/ropeway"));
+    assert_eq!(c.metrics_bind_address.to_string(), "127.0.0.1:10249");
+    assert_eq!(c.healthz_bind_address.to_string(), "0.0.0.0:10256");
+    assert_eq!(c.snat_ports.to_string(), "61000-65535");
+    assert!(c.tables.maps().is_empty());
+}
+
+#[test]
+fn a_flag_wins_over_the_file() {
+    let above = flags(&["--node-name", "flag", "--uplink", "eth0,eth1", "--uplink", "eth2", "--trace"]);
+    let below = file("nodeName: file\nzone: z1\nmaxFlows: 4096\npodCIDRs: [10.1.0.0/24]\n").unwrap();
+    let c = Config::new(above.over(below)).unwrap();
+    assert_eq!((c.node_name.as_str(), c.zone.as_deref(), c.trace), ("flag", Some("z1"), true));
+    assert_eq!(c.uplinks, ["eth0", "eth1", "eth2"]);
+    assert_eq!(c.tables.maps(), [("flows4", 4096), ("flows6", 4096)]);
+    assert_eq!(c.pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
+}
+
+#[test]
+fn an_environment_variable_stands_behind_every_flag() {
+    use clap::CommandFactory;
+    for arg in Flags::command().get_arguments().filter(|a| a.get_id() != "help") {
+        let env = arg.get_env().unwrap_or_else(|| panic!("{} has no variable", arg.get_id())).to_string_lossy();
+        let name = format!("ROPEWAY_{}", arg.get_id().as_str().to_uppercase());
+        assert!(env == name || env == format!("{name}_FILE"), "{env}");
+        assert!(arg.get_help().is_some() && arg.get_help_heading().is_some(), "{}", arg.get_id());
+    }
+}
+
+#[test]
+fn the_message_names_the_setting() {
+    let n1 = "--node-name=n1";
+    for (args, expected) in [
+        (&["--source=manifests", n1][..], "--manifests is missing: --source manifests needs the directory to read"),
+        (&["--manifests=/x", n1], "--manifests: only with --source manifests"),
+        (&["--node-name=Not_OK"], "--node-name: \"Not_OK\" can't be the name of a node"),
+        (&[n1, "--node-ip=10.0.0.1,10.0.0.2"], "--node-ip: at most one for IPv4 and one for IPv6"),
+        (&[n1, "--node-ip=127.0.0.1"], "--node-ip: 127.0.0.1 can't be the address of a node"),
+        (&[n1, "--pod-cidr=10.1.0.1/24"], "--pod-cidr: 10.1.0.1/24 has bits beyond its prefix: did you mean 10.1.0.0/24?"),
+        (&[n1, "--uplink=a/b"], "--uplink: \"a/b\" can't be the name of a device"),
+        (&[n1, "--snat-port-range=30000-40000"], "--snat-port-range: 30000-40000 overlaps the node ports"),
+        (&[n1, "--mtu=576"], "--mtu: must be between 1280"),
+        (&[n1, "--pin-root=x"], "--pin-root: x: must be an absolute path"),
+        (&[n1, "--apiserver=host:6443"], "--apiserver: \"host:6443\" is no URL"),
+        (&[n1, "--max-flows=1"], "--max-flows: must be between 16"),
+        (&[n1, "--udp-timeout=0"], "--udp-timeout: must be between 1 s"),
+        (&[n1, "--log-level=loud"], "--log-level: \"loud\" is none of"),
+    ] {
+        let message = Config::new(flags(args)).unwrap_err().to_string();
+        assert!(message.starts_with(expected), "{message}");
+    }
+}
+
+#[test]
+fn bad_flags_and_files_are_refused() {
+    for (args, expected) in [
+        (&["--snat-port-range", "9-1"][..], "is no port range"),
+        (&["--source", "etcd"], "possible values: kubernetes, manifests"),
+        (&["--node-ip", "here"], "--node-ip"),
+        (&["--no-such"], "--no-such"),
+    ] {
+        let Err(e) = Flags::try_parse_from([&["agent"], args].concat()) else { panic!("{args:?} was taken") };
+        assert!(e.to_string().contains(expected), "{e}");
+    }
+    for (text, expected) in [
+        ("nodeNam: n1\n", "unknown field `nodeNam`"),
+        ("maxFlows: many\n", "maxFlows"),
+        ("snatPortRange: 5\n", "snatPortRange"),
+        ("nodeName: [\n", "line"),
+    ] {
+        let message = file(text).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!(file("").unwrap() == Options::default());
+    let missing = Options::from_file(Path::new("/nonexistent")).unwrap_err().to_string();
+    assert!(missing.starts_with("--config /nonexistent: No such file"), "{missing}");
+}

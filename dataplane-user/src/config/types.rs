@@ -1,0 +1,95 @@
+//! Values of single settings, each with one text form for flags, environment and file.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// Where objects come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    /// A Kubernetes API server
+    Kubernetes,
+    /// A directory of manifests; no cluster
+    Manifests,
+}
+
+/// The form of log messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for a person
+    Text,
+    /// A JSON object on a line
+    Json,
+}
+
+/// How programs are attached to uplinks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UplinkAttach {
+    /// tcx where the kernel has it, else clsact
+    #[default]
+    Auto,
+    /// A pinned tcx link (Linux 6.6)
+    Tcx,
+    /// A filter of the clsact queueing discipline
+    Clsact,
+}
+
+/// A range of ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortRange {
+    /// First.
+    pub first: u16,
+    /// Last.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Whether the two have a port in common.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// Why a text is no port range.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no port range: expected FIRST-LAST with 1 <= FIRST <= LAST <= 65535, such as 61000-65535")]
+pub struct PortRangeError(String);
+
+impl FromStr for PortRange {
+    type Err = PortRangeError;
+
+    fn from_str(text: &str) -> Result<Self, PortRangeError> {
+        let parse = || {
+            let (first, last) = text.split_once('-')?;
+            Some(Self { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? })
+        };
+        parse().filter(|r| r.first > 0 && r.first <= r.last).ok_or_else(|| PortRangeError(text.into()))
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = PortRangeError;
+
+    fn try_from(text: String) -> Result<Self, PortRangeError> {
+        text.parse()
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(range: PortRange) -> Self {
+        range.to_string()
+    }
+}

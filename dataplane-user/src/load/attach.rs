@@ -1,0 +1,308 @@
+//! Links and filters: what makes the kernel run the programs.
+//!
+//! Every function compares with what is attached and changes only the difference; a hook is never without a program
+//! meanwhile. All return how many operations that took: 0 when everything was right.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use dataplane_host::netlink::{Direction, Link, NetlinkError, Socket, add_clsact, delete_filter, replace_filter};
+use dataplane_host::pins::Pins;
+use dataplane_host::sys::{self, LinkInfo};
+use tracing::{info, warn};
+
+use super::LoadError;
+use super::programs::{Pinned, Programs, SOCKET_PROGRAMS, pin_error, pin_over, remove_file};
+use crate::config::UplinkAttach;
+
+/// The hooks of an uplink: program, direction, `enum bpf_attach_type` of tcx.
+pub const UPLINK_HOOKS: [(&str, Direction, u32); 2] =
+    [("from_uplink", Direction::Ingress, 46), ("to_uplink", Direction::Egress, 47)];
+
+/// The hooks of a pod's device: program and direction.
+pub const POD_HOOKS: [(&str, Direction); 2] = [("from_pod", Direction::Ingress), ("to_pod", Direction::Egress)];
+
+/// `BPF_F_BEFORE` without a neighbour: first of all programs of the hook.
+const FIRST: u32 = 1 << 3;
+
+/// Name of the pin of an uplink's link. bpffs takes no dot in a name, and devices have no colon in theirs.
+#[must_use]
+pub fn uplink_pin(program: &str, device: &str) -> String {
+    format!("{program}-{}", device.replace('.', ":"))
+}
+
+/// The program and device of a pin's name; the reverse of [`uplink_pin`].
+#[must_use]
+pub fn parse_uplink_pin(name: &str) -> Option<(&'static str, String)> {
+    let (program, device) = name.split_once('-')?;
+    let hook = UPLINK_HOOKS.iter().find(|(p, ..)| *p == program)?;
+    (!device.contains('+')).then(|| (hook.0, device.replace(':', ".")))
+}
+
+/// Attaches the socket programs to a cgroup and all below it.
+///
+/// # Errors
+/// The cgroup can't be opened, or the kernel refused.
+pub fn cgroup(pins: &Pins, programs: &Programs, root: &Path) -> Result<usize, LoadError> {
+    let dir = File::open(root).map_err(|source| LoadError::File { path: root.into(), source })?;
+    let id = dir.metadata().map_err(|source| LoadError::File { path: root.into(), source })?.ino();
+    let target = dir.as_raw_fd().cast_unsigned();
+    let mut operations = 0;
+    for (name, attach_type) in SOCKET_PROGRAMS {
+        let program = programs.get(name)?;
+        let here = |info: &LinkInfo| info.cgroup() == Some((id, attach_type));
+        let create = || {
+            sys::link_create(program.fd.as_fd(), target, attach_type, 0).map_err(|source| LoadError::Attach {
+                program: name.into(),
+                target: root.display().to_string(),
+                source,
+            })
+        };
+        operations += place(pins, name, program, here, create)?;
+    }
+    Ok(operations)
+}
+
+/// Attaches the uplink programs to `devices`, and detaches them from devices that are uplinks no longer.
+///
+/// # Errors
+/// The kernel refused; the devices before that one are attached.
+pub fn uplinks(
+    pins: &Pins,
+    programs: &Programs,
+    devices: &[Link],
+    how: UplinkAttach,
+    socket: &mut Socket,
+) -> Result<usize, LoadError> {
+    let mut operations = 0;
+    let mut linked = BTreeSet::new();
+    let mut filtered = BTreeSet::new();
+    for device in devices {
+        let tcx = match how {
+            UplinkAttach::Clsact => None,
+            UplinkAttach::Auto | UplinkAttach::Tcx => match by_tcx(pins, programs, device) {
+                Ok(n) => Some(n),
+                Err(LoadError::Attach { source, .. })
+                    if how == UplinkAttach::Auto && source.raw_os_error() == Some(libc::EINVAL) =>
+                {
+                    None
+                }
+                Err(e) => return Err(e),
+            },
+        };
+        if let Some(n) = tcx {
+            operations += n;
+            linked.extend(UPLINK_HOOKS.map(|(program, ..)| uplink_pin(program, &device.name)));
+        } else {
+            operations += by_filter(programs, device.index, &UPLINK_HOOKS.map(|(p, d, _)| (p, d)), socket)?;
+            filtered.insert(device.index);
+        }
+    }
+    Ok(operations + drop_links(pins, &linked)? + drop_filters(&filtered, socket)?)
+}
+
+fn by_tcx(pins: &Pins, programs: &Programs, device: &Link) -> Result<usize, LoadError> {
+    let mut operations = 0;
+    for (name, _, attach_type) in UPLINK_HOOKS {
+        let program = programs.get(name)?;
+        let here = |info: &LinkInfo| info.device() == Some((device.index, attach_type));
+        let create = || {
+            sys::link_create(program.fd.as_fd(), device.index, attach_type, FIRST).map_err(|source| LoadError::Attach {
+                program: name.into(),
+                target: device.name.clone(),
+                source,
+            })
+        };
+        operations += place(pins, &uplink_pin(name, &device.name), program, here, create)?;
+    }
+    Ok(operations)
+}
+
+/// Sees to it that the pinned link `name` runs `program` where `here` says; adopts the link of another ABI.
+fn place(
+    pins: &Pins,
+    name: &str,
+    program: &Pinned,
+    here: impl Fn(&LinkInfo) -> bool,
+    create: impl FnOnce() -> Result<OwnedFd, LoadError>,
+) -> Result<usize, LoadError> {
+    let own = pins.link(name);
+    for path in std::iter::once(own.clone()).chain(others(pins).map(|dir| dir.join("links").join(name))) {
+        let link = match sys::obj_get(&path) {
+            Ok(link) => link,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(pin_error("opening", &path, source)),
+        };
+        let info = sys::link_info(link.as_fd()).map_err(|source| pin_error("reading", &path, source))?;
+        if !here(&info) {
+            continue;
+        }
+        let mut operations = 0;
+        if info.program != program.id {
+            sys::link_update(link.as_fd(), program.fd.as_fd()).map_err(|source| pin_error("updating", &path, source))?;
+            operations += 1;
+        }
+        if path != own {
+            pin_over(link.as_fd(), &own)?;
+            remove_file(&path)?;
+            operations += 1;
+        }
+        return Ok(operations);
+    }
+    // The new link runs before the last reference to a dead or misplaced one goes.
+    let link = create()?;
+    pin_over(link.as_fd(), &own)?;
+    info!(link = name, "attached");
+    Ok(1)
+}
+
+/// Sees to it that our filters on a device run the programs of `hooks`.
+fn by_filter(
+    programs: &Programs,
+    index: u32,
+    hooks: &[(&str, Direction)],
+    socket: &mut Socket,
+) -> Result<usize, LoadError> {
+    let present = socket.filters(index)?;
+    let mut requests = Vec::new();
+    for &(name, direction) in hooks {
+        let program = programs.get(name)?;
+        let right = |f: &&_| runs(f, direction) && f.program == Some(program.id);
+        if !present.iter().any(|f| right(&f)) {
+            requests.push(replace_filter(index, direction, name, program.fd.as_fd()));
+        }
+    }
+    let operations = requests.len();
+    if operations > 0 {
+        requests.insert(0, add_clsact(index));
+        for (i, e) in socket.run_each(&requests) {
+            if i > 0 || e.refusal() != Some(libc::EEXIST) {
+                return Err(e.into());
+            }
+        }
+    }
+    Ok(operations)
+}
+
+fn runs(filter: &dataplane_host::netlink::Filter, direction: Direction) -> bool {
+    filter.is_ours() && filter.direction == direction
+}
+
+/// Replaces the programs of running pods by `programs`, each atomically.
+///
+/// A pod's device is known by our filters with the names of the pod programs, which the plugin has put there.
+///
+/// # Errors
+/// The kernel refused a listing. A pod that can't be changed is logged and keeps its old programs, which work with the same maps.
+pub fn pods(programs: &Programs, socket: &mut Socket) -> Result<usize, LoadError> {
+    let mut operations = 0;
+    for link in socket.links()? {
+        if link.kind.as_deref() != Some("veth") {
+            continue;
+        }
+        let ours = socket.filters(link.index)?;
+        let has = |(name, direction): &(&str, Direction)| {
+            ours.iter().any(|f| runs(f, *direction) && f.name.as_deref().is_some_and(|n| n.starts_with(name)))
+        };
+        let hooks: Vec<_> = POD_HOOKS.into_iter().filter(has).collect();
+        match by_filter(programs, link.index, &hooks, socket) {
+            Ok(n) => operations += n,
+            Err(e) if gone(&e) => {}
+            Err(e) => warn!(device = link.name, error = %e, "a pod keeps its old programs"),
+        }
+    }
+    Ok(operations)
+}
+
+fn gone(error: &LoadError) -> bool {
+    matches!(error, LoadError::Netlink(e) if e.is_missing())
+}
+
+/// Unpins the links of uplinks that are not `wanted`, which detaches them.
+fn drop_links(pins: &Pins, wanted: &BTreeSet<String>) -> Result<usize, LoadError> {
+    let dir = pins.directory().join("links");
+    let entries = fs::read_dir(&dir).map_err(|source| pin_error("reading", &dir, source))?;
+    let mut operations = 0;
+    for name in entries.filter_map(|e| e.ok()?.file_name().into_string().ok()) {
+        if parse_uplink_pin(&name).is_some() && !wanted.contains(&name) {
+            remove_file(&dir.join(&name))?;
+            info!(link = name, "detached");
+            operations += 1;
+        }
+    }
+    Ok(operations)
+}
+
+/// Removes our uplink filters from devices that are not `wanted`.
+pub(super) fn drop_filters(wanted: &BTreeSet<u32>, socket: &mut Socket) -> Result<usize, LoadError> {
+    remove_filters(socket, |index, name| !wanted.contains(&index) && name.contains("_uplink"))
+}
+
+/// Removes those of our filters that `which` names by device and name of the program.
+pub(super) fn remove_filters(socket: &mut Socket, which: impl Fn(u32, &str) -> bool) -> Result<usize, LoadError> {
+    let mut operations = 0;
+    for link in socket.links()? {
+        for filter in socket.filters(link.index)? {
+            if filter.is_ours() && which(link.index, filter.name.as_deref().unwrap_or_default()) {
+                match socket.run(&[delete_filter(link.index, filter.direction)]) {
+                    Err(e) if !e.is_missing() => return Err(e.into()),
+                    _ => operations += 1,
+                }
+            }
+        }
+    }
+    Ok(operations)
+}
+
+/// The directories of other ABIs below the same root.
+fn others(pins: &Pins) -> impl Iterator<Item = PathBuf> {
+    let (root, own) = (pins.root().to_owned(), pins.directory().to_owned());
+    pins.abis().into_iter().map(move |abi| root.join(abi)).filter(move |dir| *dir != own)
+}
+
+/// Whether programs of another ABI are attached: then ours must not take their place before their maps are filled.
+#[must_use]
+pub fn has_predecessor(pins: &Pins) -> bool {
+    others(pins).any(|dir| fs::read_dir(dir.join("links")).is_ok_and(|mut entries| entries.next().is_some()))
+}
+
+/// Removes the pins of other ABIs, after our programs have taken their place.
+///
+/// # Errors
+/// A pin can't be removed.
+pub fn remove_predecessors(pins: &Pins) -> Result<usize, LoadError> {
+    let mut count = 0;
+    for dir in others(pins) {
+        fs::remove_dir_all(&dir).map_err(|source| pin_error("removing", &dir, source))?;
+        info!(path = %dir.display(), "removed the pins of another version");
+        count += 1;
+    }
+    Ok(count)
+}
+
+impl From<NetlinkError> for LoadError {
+    fn from(e: NetlinkError) -> Self {
+        Self::Netlink(Box::new(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pin_names_are_reversible() {
+        for device in ["eth0", "eth0.100", "br-lan", "wlp0s20f3-x"] {
+            let name = uplink_pin("from_uplink", device);
+            assert!(!name.contains('.'), "{name}");
+            assert_eq!(parse_uplink_pin(&name), Some(("from_uplink", device.to_owned())));
+        }
+        for other in ["sock_connect4", "from_pod-x", "to_uplink-eth0+next", "to_uplink"] {
+            assert_eq!(parse_uplink_pin(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! One agent for each node: an advisory lock on a file of the state directory, which the kernel drops with the process.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::LoadError;
+
+/// Held for as long as the agent runs.
+#[derive(Debug)]
+pub struct AgentLock {
+    _file: File,
+}
+
+impl AgentLock {
+    /// Takes the lock, making the state directory (0700) if need be.
+    ///
+    /// # Errors
+    /// Another agent holds it, or the directory can't be used.
+    pub fn take(state_dir: &Path) -> Result<Self, LoadError> {
+        let file_error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| LoadError::File { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(file_error(state_dir))?;
+        let path = state_dir.join("agent.lock");
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(file_error(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(LoadError::SecondAgent { path }),
+            Err(TryLockError::Error(source)) => Err(LoadError::File { path, source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let first = AgentLock::take(&state).unwrap();
+        let message = AgentLock::take(&state).unwrap_err().to_string();
+        assert!(message.contains("agent.lock: another agent runs on this node"), "{message}");
+        drop(first);
+        AgentLock::take(&state).unwrap();
+    }
+}

@@ -1,0 +1,94 @@
+//! Where the kernel's file systems are mounted: a reading of `/proc/self/mountinfo` (proc(5)).
+
+use std::path::{Path, PathBuf};
+
+/// A mounted file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where.
+    pub point: PathBuf,
+    /// Its type, such as `bpf` or `cgroup2`.
+    pub kind: String,
+}
+
+/// Reads the text of `mountinfo`; lines that are none are passed over.
+#[must_use]
+pub fn parse(mountinfo: &str) -> Vec<Mount> {
+    let line = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let point = unescape(left.split(' ').nth(4)?).into();
+        Some(Mount { point, kind: right.split(' ').next()?.to_owned() })
+    };
+    mountinfo.lines().filter_map(line).collect()
+}
+
+/// The file system in which `path` lies: the mount with the longest matching name; of equals the last, which hides the others.
+#[must_use]
+pub fn holding<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    mounts.iter().filter(|m| path.starts_with(&m.point)).max_by_key(|m| m.point.as_os_str().len())
+}
+
+/// The root of the cgroup hierarchy of version 2.
+#[must_use]
+pub fn cgroup2(mounts: &[Mount]) -> Option<&Path> {
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .into_iter()
+        .map(Path::new)
+        .find(|p| holding(mounts, p).is_some_and(|m| m.point == *p && m.kind == "cgroup2"))
+        .or_else(|| mounts.iter().find(|m| m.kind == "cgroup2").map(|m| m.point.as_path()))
+}
+
+/// Spaces, tabs, newlines and backslashes stand there as `\` and three octal digits.
+fn unescape(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+            Some(byte) => {
+                out.push(byte.into());
+                out.push_str(&part[3..]);
+            }
+            None => {
+                out.push('\\');
+                out.push_str(part);
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+22 1 0:20 / /sys rw,nosuid - sysfs sysfs rw
+23 22 0:21 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755
+24 23 0:22 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw
+25 22 0:23 / /sys/fs/bpf rw shared:11 master:3 - bpf bpf rw,mode=700
+26 1 0:24 / /mnt/with\\040space rw - tmpfs tmpfs rw
+not a line";
+
+    #[test]
+    fn finds_the_holding_mount() {
+        let mounts = parse(HYBRID);
+        assert_eq!(mounts.len(), 5);
+        let kind = |p: &str| holding(&mounts, Path::new(p)).map(|m| m.kind.clone());
+        assert_eq!(kind("/sys/fs/bpf/ropeway").as_deref(), Some("bpf"));
+        assert_eq!(kind("/sys/fs/bpfx").as_deref(), Some("sysfs"));
+        assert_eq!(kind("/home"), None);
+        assert_eq!(mounts[4].point, Path::new("/mnt/with space"));
+    }
+
+    #[test]
+    fn finds_the_cgroup_root() {
+        assert_eq!(cgroup2(&parse(HYBRID)), Some(Path::new("/sys/fs/cgroup/unified")));
+        let unified = "30 22 0:21 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw";
+        assert_eq!(cgroup2(&parse(unified)), Some(Path::new("/sys/fs/cgroup")));
+        let elsewhere = "30 22 0:21 / /cg rw - cgroup2 cgroup2 rw";
+        assert_eq!(cgroup2(&parse(elsewhere)), Some(Path::new("/cg")));
+        assert_eq!(cgroup2(&[]), None);
+        let hidden = format!("{unified}\n31 22 0:29 / /sys/fs/cgroup rw - tmpfs tmpfs rw");
+        assert_eq!(cgroup2(&parse(&hidden)), Some(Path::new("/sys/fs/cgroup")), "the last resort is any cgroup2");
+    }
+}
