@@ -1,2 +1,58 @@
-//! Ropeway.
-fn main() {}
+//! Every command that a person or CI runs: `cargo xtask --help`.
+//!
+//! Each command sets up what it needs by itself, says what it does before it does it, and ends with an exit status
+//! that a script can trust. Nothing here is part of what runs on a node.
+
+mod build;
+mod lint;
+mod paths;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::paths::Paths;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests, shows and measures Ropeway")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check for the tools that the other commands need; on Debian as root, install what is missing
+    Setup,
+    /// Build the eBPF object and all binaries (release, into target/release)
+    Build,
+    /// Check format, lints, licences, spelling and the rules of the house
+    Lint,
+    /// Run all tests, level by level (as root)
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let paths = match Paths::find() {
+        Ok(paths) => paths,
+        Err(error) => return fail(&error),
+    };
+    let outcome = match Cli::parse().command {
+        Command::Setup => setup::everything(&paths),
+        Command::Build => build::all(&paths).map(|_| ()),
+        Command::Lint => lint::run(&paths),
+        Command::Test(options) => test::run(&paths, &options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("xtask: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,120 @@
+//! Rules that every source file keeps: not too long, unsafe code only behind the doors, a header that says what it is.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use proc_macro2::{TokenStream, TokenTree};
+
+use crate::paths::Paths;
+
+/// No file is longer.
+const LONGEST: usize = 500;
+
+/// The only files and folders with unsafe code.
+const DOORS: &[&str] = &[
+    "dataplane-host/src/sys.rs",
+    "dataplane-host/src/sys/",
+    "cni-plugin/src/sys.rs",
+    "dataplane-common/src/plain.rs",
+    "dataplane-ebpf/src/kernel/",
+    "dataplane-ebpf/src/kernel.rs",
+];
+
+/// Where source files are.
+const FOLDERS: &[&str] =
+    &["dataplane-common", "dataplane-ebpf", "dataplane-host", "dataplane-user", "cni-plugin", "tests", "xtask"];
+
+/// Reads every source file of the checkout.
+pub(super) fn check(paths: &Paths) -> Result<()> {
+    let mut files = Vec::new();
+    for folder in FOLDERS {
+        collect(&paths.root.join(folder), &mut files)?;
+    }
+    files.sort();
+    let mut wrong = Vec::new();
+    for file in &files {
+        let name = file.strip_prefix(&paths.root).unwrap_or(file).to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(file).with_context(|| name.clone())?;
+        wrong.extend(judge(&name, &text)?);
+    }
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("\n"));
+    }
+    println!("{} files", files.len());
+    Ok(())
+}
+
+/// What is wrong with one file.
+fn judge(name: &str, text: &str) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let lines = text.lines().count();
+    if lines > LONGEST {
+        wrong.push(format!("{name}: {lines} lines; {LONGEST} is the limit"));
+    }
+    if !text.starts_with("//!") {
+        wrong.push(format!("{name}: no header: start with `//!` and what this file owns"));
+    }
+    if !DOORS.iter().any(|door| name == *door || (door.ends_with('/') && name.starts_with(door))) {
+        let tokens: TokenStream = text.parse().map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+        for line in unsafe_lines(tokens) {
+            wrong.push(format!("{name}:{line}: unsafe code outside the doors"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// Where the keyword `unsafe` stands; attributes of exported symbols (`#[unsafe(no_mangle)]`) included.
+fn unsafe_lines(tokens: TokenStream) -> Vec<usize> {
+    let mut lines = Vec::new();
+    for token in tokens {
+        match token {
+            TokenTree::Ident(word) if word == "unsafe" => lines.push(word.span().start().line),
+            TokenTree::Group(group) => lines.extend(unsafe_lines(group.stream())),
+            _ => {}
+        }
+    }
+    lines
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = std::fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            if path.file_name().is_none_or(|name| name != "target") {
+                collect(&path, files)?;
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_file_passes() {
+        assert!(
+            judge("tests/src/x.rs", "//! Header.\n// unsafe in a comment\nconst A: &str = \"unsafe\";\n")
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn unsafe_is_found_where_it_is() {
+        let text = "//! Header.\nfn f() {\n    unsafe { g() }\n}\n";
+        assert_eq!(judge("tests/src/x.rs", text).unwrap(), ["tests/src/x.rs:3: unsafe code outside the doors"]);
+        assert!(judge("cni-plugin/src/sys.rs", text).unwrap().is_empty());
+        assert!(judge("dataplane-ebpf/src/kernel/skb.rs", text).unwrap().is_empty());
+    }
+
+    #[test]
+    fn length_and_header_are_judged() {
+        let long = "\n".repeat(501);
+        assert_eq!(judge("x.rs", &long).unwrap().len(), 2);
+    }
+}

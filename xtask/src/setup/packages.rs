@@ -1,0 +1,105 @@
+//! Debian packages: what each need consists of, how to see that it is there, how to get it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::shell;
+
+/// What a command can need beyond Rust.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Need {
+    /// A Rust compiler that can build for the kernel, where rustup has none.
+    DebianRust,
+    /// The linter of that compiler.
+    DebianClippy,
+    /// What building the linker of the kernel programs takes.
+    Linker,
+    /// Namespaces, links, and a look at what is in them.
+    Network,
+    /// A machine with Debian's kernel.
+    Machine,
+    /// The plugins that benchmarks compare with.
+    ReferencePlugins,
+}
+
+impl Need {
+    /// All of them except the compiler, which [`super::toolchain`] chooses.
+    pub(crate) const ALL: &[Self] = &[Self::Linker, Self::Network, Self::Machine, Self::ReferencePlugins];
+
+    /// Debian package, and a file or program that shows that it is there.
+    fn packages(self) -> &'static [(&'static str, Probe)] {
+        use Probe::{File, Program};
+        match self {
+            Self::DebianRust => &[
+                ("rustc-web", File("/usr/lib/rustlib/x86_64-unknown-linux-gnu/lib")),
+                ("cargo-web", File("/usr/bin/cargo")),
+                ("rust-web-src", File("/usr/lib/rustlib/src/rust/library/core/Cargo.toml")),
+            ],
+            Self::DebianClippy => &[("rust-web-clippy", File("/usr/bin/clippy-driver"))],
+            Self::Linker => &[
+                ("llvm-22-dev", File("/usr/lib/llvm-22/bin/llvm-config")),
+                ("libpolly-22-dev", File("/usr/lib/llvm-22/lib/libPolly.a")),
+                ("zlib1g-dev", File("/usr/include/zlib.h")),
+                ("libzstd-dev", File("/usr/include/zstd.h")),
+            ],
+            Self::Network => &[("iproute2", Program("ip")), ("bpftool", Program("bpftool"))],
+            Self::Machine => {
+                &[("qemu-system-x86", Program("qemu-system-x86_64")), ("busybox-static", Program("busybox"))]
+            }
+            Self::ReferencePlugins => &[("containernetworking-plugins", File("/usr/lib/cni/ptp"))],
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Probe {
+    File(&'static str),
+    Program(&'static str),
+}
+
+impl Probe {
+    fn found(self) -> bool {
+        match self {
+            Self::File(path) => Path::new(path).exists(),
+            Self::Program(name) => shell::which(name).is_some(),
+        }
+    }
+}
+
+/// The Debian packages that are missing for these needs.
+pub(super) fn missing(needs: &[Need]) -> Vec<&'static str> {
+    let all = needs.iter().flat_map(|need| need.packages());
+    all.filter(|(_, probe)| !probe.found()).map(|(package, _)| *package).collect()
+}
+
+/// Installs what is missing, or says what is.
+pub(super) fn ensure(needs: &[Need]) -> Result<()> {
+    let packages = missing(needs);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let list = packages.join(" ");
+    if !Path::new("/etc/debian_version").exists() {
+        bail!("missing: {list} (names of Debian packages; install what your system calls them)");
+    }
+    if !shell::is_root() {
+        bail!("missing: {list}; as root: apt-get install {list}");
+    }
+    shell::step(&format!("installing Debian packages: {list}"));
+    apt(&["update", "-qq"])?;
+    apt(&[&["install", "-qq", "--yes", "--no-install-recommends"], &packages[..]].concat())?;
+    let still = missing(needs);
+    if !still.is_empty() {
+        bail!("apt-get installed {list}, but this is still not to be found: {}", still.join(" "));
+    }
+    Ok(())
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    // Its chatter goes to stderr's place only when it fails.
+    shell::output(&mut command).map(|_| ())
+}

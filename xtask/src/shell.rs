@@ -1,0 +1,81 @@
+//! Runs other programs: says which, fails with what they were doing.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail};
+
+/// Says what is about to happen.
+pub(crate) fn step(what: &str) {
+    println!("==> {what}");
+}
+
+/// Runs a command that shows its own output; an exit status other than 0 is an error.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let name = describe(command);
+    let status = command.status().with_context(|| format!("cannot start `{name}`"))?;
+    if !status.success() {
+        bail!("`{name}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it printed; an exit status other than 0 is an error that quotes stderr.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let name = describe(command);
+    let Output { status, stdout, stderr } = command.output().with_context(|| format!("cannot start `{name}`"))?;
+    if !status.success() {
+        bail!("`{name}` failed: {status}: {}", String::from_utf8_lossy(&stderr).trim());
+    }
+    String::from_utf8(stdout).with_context(|| format!("`{name}` printed something that is not UTF-8"))
+}
+
+/// Cargo as it runs this program, free of what cargo and rustup set for xtask itself.
+pub(crate) fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    clean(&mut command);
+    command
+}
+
+/// Takes away the variables that cargo set for the crate xtask: they mean nothing to another build and spoil its cache.
+pub(crate) fn clean(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_BIN_NAME" {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// The path of a program, as a shell would find it; the folders of root's tools count even when PATH lacks them.
+pub(crate) fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status
+            .lines()
+            .filter_map(|line| line.strip_prefix("Uid:"))
+            .any(|ids| ids.split_whitespace().nth(1) == Some("0"))
+    })
+}
+
+/// Puts a folder before all others in a command's PATH.
+pub(crate) fn path_first(directories: &[&Path]) -> Result<std::ffi::OsString> {
+    let rest = std::env::var_os("PATH").unwrap_or_default();
+    let all = directories.iter().map(|d| d.to_path_buf()).chain(std::env::split_paths(&rest));
+    std::env::join_paths(all).context("a folder's name does not fit into PATH")
+}
+
+fn describe(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}

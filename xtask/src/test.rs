@@ -1,0 +1,106 @@
+//! `cargo xtask test [FILTER]`: all tests, in four levels, the cheapest first.
+//!
+//! 1. host: unit and property tests, which anyone can run with plain `cargo test`;
+//! 2. packet: the real programs, run by the kernel on packets made here;
+//! 3. namespace: several nodes with real traffic;
+//! 4. plugin: the CNI plugin as a black box.
+//!
+//! All but the first need root, and fail without it: a level that is skipped proves nothing.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::paths::Paths;
+use crate::setup::{self, Need};
+use crate::{build, shell};
+
+/// What to run.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// Only this level (again for several)
+    #[arg(long, value_enum)]
+    level: Vec<Level>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Level {
+    Host,
+    Packet,
+    Namespace,
+    Plugin,
+}
+
+impl Level {
+    const ALL: [Self; 4] = [Self::Host, Self::Packet, Self::Namespace, Self::Plugin];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Host => "host: unit and property tests",
+            Self::Packet => "packet: the kernel programs on made packets",
+            Self::Namespace => "namespace: nodes with real traffic",
+            Self::Plugin => "plugin: the CNI plugin as a black box",
+        }
+    }
+
+    /// Arguments of `cargo test`.
+    fn selection(self) -> &'static [&'static str] {
+        match self {
+            Self::Host => &["--workspace"],
+            Self::Packet => &["--package", "ropeway-tests", "--features", "root", "--test", "packet"],
+            Self::Namespace => &["--package", "ropeway-tests", "--features", "root", "--test", "namespace"],
+            Self::Plugin => &["--package", "ropeway-tests", "--features", "root", "--test", "plugin"],
+        }
+    }
+
+    /// Whether one test may run beside another: those that count what a whole node does, or how long it takes, may not.
+    fn in_turn(self) -> bool {
+        matches!(self, Self::Namespace)
+    }
+}
+
+/// Builds, then runs the levels in order; all run even if one fails.
+pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
+    let levels: Vec<_> =
+        Level::ALL.into_iter().filter(|level| options.level.is_empty() || options.level.contains(level)).collect();
+    if levels != [Level::Host] {
+        if !shell::is_root() {
+            bail!("these tests need root; without it: cargo xtask test --level host");
+        }
+        setup::packages(&[Need::Network])?;
+        build::all(paths)?;
+    }
+    let mut summary = Vec::new();
+    for (number, level) in levels.iter().enumerate() {
+        shell::step(&format!("level {} of {}: {}", number + 1, levels.len(), level.title()));
+        let start = Instant::now();
+        let outcome = execute(paths, *level, options.filter.as_deref());
+        if let Err(error) = &outcome {
+            eprintln!("{error:#}");
+        }
+        summary.push((level, outcome.is_ok(), start.elapsed()));
+    }
+    for (level, passed, time) in &summary {
+        println!("{} {:<50} {:>6.1} s", if *passed { "pass" } else { "FAIL" }, level.title(), time.as_secs_f64());
+    }
+    if summary.iter().all(|(_, passed, _)| *passed) { Ok(()) } else { bail!("tests failed") }
+}
+
+fn execute(paths: &Paths, level: Level, filter: Option<&str>) -> Result<()> {
+    let mut cargo = shell::cargo(&paths.root);
+    cargo.args(["test", "--quiet", "--locked"]).args(level.selection());
+    if level != Level::Host {
+        cargo.env("ROPEWAY_BIN_DIR", paths.binaries()).env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object());
+    }
+    if let Some(filter) = filter {
+        cargo.arg(filter);
+    }
+    cargo.arg("--");
+    if level.in_turn() {
+        cargo.arg("--test-threads=1");
+    }
+    shell::run(&mut cargo).with_context(|| level.title().to_owned())
+}
