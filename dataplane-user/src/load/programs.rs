@@ -148,9 +148,10 @@ pub fn load(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Pro
 }
 
 fn load_object(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Ebpf, LoadError> {
-    let trace = u8::from(settings.trace);
+    // Read-only data: with 0 the verifier leaves the log messages out of the programs.
+    let level = if settings.trace { aya_log::Level::Trace as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
-    loader.override_global("TRACE", &trace, true);
+    loader.override_global(aya_log::LEVEL, &level, true);
     for map in abi::MAPS {
         loader.map_pin_path(map, pins.map(map));
     }

@@ -1,0 +1,172 @@
+//! Loading, adopting and replacing programs with real pins, links and filters.
+
+mod node;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use dataplane_host::netlink::{self, Direction, Socket};
+use dataplane_host::pins::Pins;
+use dataplane_host::sys;
+use dataplane_user::config::UplinkAttach;
+use dataplane_user::load::object::Object;
+use dataplane_user::load::probe::Facts;
+use dataplane_user::load::programs::{self, Programs, Settings};
+use dataplane_user::load::{attach, clock::Clock};
+use node::{Node, enter, object, run};
+
+const ROOT: &str = "/sys/fs/bpf/ropeway";
+
+fn pins() -> Pins {
+    Pins::new(Path::new(ROOT))
+}
+
+fn load(trace: bool) -> Programs {
+    let object = Object::get(Some(&object())).unwrap();
+    programs::load(&pins(), &object, &Settings { trace, sizes: &[("flows4", 1024), ("flows6", 1024)] }).unwrap()
+}
+
+fn ids(dir: &str) -> BTreeMap<String, u32> {
+    let entries = fs::read_dir(pins().directory().join(dir)).unwrap().map(|e| e.unwrap().path());
+    let id = |path: &Path| sys::type_and_id(sys::obj_get(path).unwrap().as_fd()).unwrap().1;
+    entries.map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), id(&p))).collect()
+}
+
+fn attach_all(programs: &Programs, node: &Node, how: UplinkAttach) -> usize {
+    let mut socket = Socket::open().unwrap();
+    let devices: Vec<_> = ["up0", "up1"].iter().filter_map(|n| socket.link_by_name(n).unwrap()).collect();
+    attach::cgroup(&pins(), programs, &node.cgroup).unwrap()
+        + attach::uplinks(&pins(), programs, &devices, how, &mut socket).unwrap()
+        + attach::pods(programs, &mut socket).unwrap()
+}
+
+fn filters(device: &str) -> Vec<(Direction, Option<u32>)> {
+    let mut socket = Socket::open().unwrap();
+    let index = socket.link_by_name(device).unwrap().unwrap().index;
+    socket.filters(index).unwrap().into_iter().map(|f| (f.direction, f.program)).collect()
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn the_machine_has_what_it_takes() {
+    let Some(node) = enter("the_machine_has_what_it_takes") else { return };
+    let facts = Facts::gather().unwrap();
+    assert!(facts.missing.is_empty(), "{facts:?}");
+    facts.check(Path::new(ROOT), Some(&node.cgroup)).unwrap();
+    run("umount /sys/fs/bpf");
+    let message = Facts::gather().unwrap().check(Path::new(ROOT), Some(&node.cgroup)).unwrap_err().to_string();
+    assert!(message.contains("not in a bpf file system"), "{message}");
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn an_unchanged_restart_does_nothing() {
+    let Some(node) = enter("an_unchanged_restart_does_nothing") else { return };
+    run("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
+    let first = load(false);
+    assert!(first.operations > 20, "{}", first.operations);
+    assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 12);
+    let clock = Clock::measure(&pins()).unwrap();
+    println!("{} jiffies a second", clock.rate);
+    let before = (ids("maps"), ids("programs"), ids("links"));
+    assert_eq!((before.0.len(), before.1.len(), before.2.len()), (21, 13, 12));
+    assert!(before.2.contains_key("from_uplink-up0") && before.2.contains_key("sock_connect4"));
+    drop(first);
+
+    let second = load(false);
+    assert_eq!(second.operations, 0);
+    assert_eq!(attach_all(&second, &node, UplinkAttach::Auto), 0);
+    assert_eq!((ids("maps"), ids("programs"), ids("links")), before);
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn another_build_replaces_programs_in_place() {
+    let Some(node) = enter("another_build_replaces_programs_in_place") else { return };
+    run("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
+    run("ip link add rwpod type veth peer name pod; ip link set rwpod up");
+    let first = load(false);
+    let mut socket = Socket::open().unwrap();
+    let pod = socket.link_by_name("rwpod").unwrap().unwrap().index;
+    let mut requests = vec![netlink::add_clsact(pod)];
+    for (name, direction) in attach::POD_HOOKS {
+        requests.push(netlink::replace_filter(pod, direction, name, first.get(name).unwrap().fd.as_fd()));
+    }
+    socket.run(&requests).unwrap();
+    assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 12, "the pod's filters are right already");
+    let (maps, links) = (ids("maps"), ids("links"));
+    let pod_filters = filters("rwpod");
+    drop(first);
+
+    let second = load(true); // tracing: other programs
+    assert_eq!(second.operations, 13);
+    assert_eq!(attach_all(&second, &node, UplinkAttach::Auto), 14);
+    assert_eq!((ids("maps"), ids("links")), (maps, links), "same maps, same links, other programs");
+    assert_ne!(filters("rwpod"), pod_filters);
+    assert_eq!(filters("rwpod").len(), 2);
+    let link = sys::obj_get(&pins().link("sock_connect4")).unwrap();
+    assert_eq!(sys::link_program(link.as_fd()).unwrap(), ids("programs")["sock_connect4"]);
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn uplinks_come_and_go() {
+    let Some(node) = enter("uplinks_come_and_go") else { return };
+    run("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
+    let programs = load(false);
+    attach_all(&programs, &node, UplinkAttach::Tcx);
+    run("ip link del up0; ip link add up0 type veth peer name other");
+    assert_eq!(attach_all(&programs, &node, UplinkAttach::Auto), 4, "two new links, two unpinned");
+    assert_eq!(ids("links").len(), 10);
+
+    assert_eq!(attach_all(&programs, &node, UplinkAttach::Clsact), 4, "two filters, two links unpinned");
+    assert_eq!(ids("links").len(), 8);
+    let used = ids("programs");
+    let both = vec![(Direction::Ingress, Some(used["from_uplink"])), (Direction::Egress, Some(used["to_uplink"]))];
+    assert_eq!(filters("up0"), both);
+    assert_eq!(attach_all(&programs, &node, UplinkAttach::Clsact), 0);
+    assert_eq!(attach_all(&programs, &node, UplinkAttach::Auto), 4, "back to tcx");
+    assert_eq!(filters("up0"), vec![]);
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn the_links_of_another_abi_are_taken_over() {
+    let Some(node) = enter("the_links_of_another_abi_are_taken_over") else { return };
+    run("ip link add up0 type veth peer name up1");
+    let old = load(false);
+    attach_all(&old, &node, UplinkAttach::Auto);
+    let links = ids("links");
+    drop(old);
+    let other = Path::new(ROOT).join("0123456789abcdef");
+    fs::rename(pins().directory(), &other).unwrap();
+
+    assert!(attach::has_predecessor(&pins()));
+    let new = load(false);
+    assert_eq!(attach_all(&new, &node, UplinkAttach::Auto), 24, "each link: another program, another pin");
+    assert_eq!(ids("links"), links, "nothing was detached");
+    assert!(!attach::has_predecessor(&pins()));
+    assert_eq!(attach::remove_predecessors(&pins()).unwrap(), 1);
+    assert!(!other.exists());
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn what_fails_is_undone() {
+    let Some(_node) = enter("what_fails_is_undone") else { return };
+    let good = Object::get(Some(&object())).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // Another name where the object has that of the last program that is loaded.
+    let mut bytes = good.bytes().to_vec();
+    let places: Vec<_> = bytes.windows(6).enumerate().filter(|(_, w)| w == b"\0clock").map(|(i, _)| i).collect();
+    for at in places {
+        bytes[at + 1] = b'k';
+    }
+    fs::write(file.path(), bytes).unwrap();
+    let bad = Object::get(Some(file.path())).unwrap();
+    let error = programs::load(&pins(), &bad, &Settings { trace: false, sizes: &[] }).unwrap_err();
+    println!("{error}");
+    assert!(!Path::new(ROOT).exists(), "pins were left behind");
+}
