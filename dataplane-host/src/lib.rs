@@ -7,4 +7,5 @@ pub mod map;
 pub mod netlink;
 pub mod netns;
 pub mod pins;
+pub mod store;
 pub mod sys;

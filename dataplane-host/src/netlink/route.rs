@@ -183,7 +183,7 @@ pub fn delete_route(route: &Route) -> Request {
 }
 
 impl Socket {
-    /// The routes of the main table that carry a protocol number, of both families. Multipath routes and other kinds
+    /// The routes of the main table that carry a protocol number (0: any), of both families. Multipath routes and other kinds
     /// that [`Route`] can't express are left out.
     ///
     /// # Errors
@@ -201,7 +201,9 @@ impl Socket {
                 _ => None,
             };
             match self.dump(&request) {
-                Ok(found) => routes.extend(found.into_iter().filter_map(route).filter(|r| r.protocol == protocol)),
+                Ok(found) => {
+                    routes.extend(found.into_iter().filter_map(route).filter(|r| [0, r.protocol].contains(&protocol)))
+                }
                 // A kernel without IPv6, or a table that has never had an entry.
                 Err(e) if matches!(e.refusal(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {}
                 Err(e) => return Err(e),

@@ -1,0 +1,191 @@
+//! The durable address store: which attachment holds which addresses.
+//!
+//! ```text
+//! <state dir>/addresses/        0700, files 0600
+//!   lock                        flock for every change; holds the boot id of the last complete check
+//!   records/<address>           one name per address, and
+//!   records/attachment-<hash>   one per attachment: hard links to the same, never changed record
+//!   temporary/<hash>            a record on its way; whatever lies there under the lock is an orphan
+//!   releasing/<hash>            a further link to the record of an attachment that is going away
+//!   damaged/<boot>-<name>       what was set aside, never deleted
+//!   index-<range>               cache: bitmap, cursor, release times; rebuilt when in doubt
+//! ```
+//! Reserve: record to a temporary file, fsync, link to each final name (which fails if taken), fsync the directory. An
+//! address is held as long as its name exists, whatever the cache says. Release: link to `releasing/`, fsync; the
+//! caller undoes the kernel's part; then the names go, fsync, and at last the mark. Each step is repeated or undone by
+//! the next one who holds the lock, after a kill in the same boot by `temporary/` and `releasing/` alone, after a
+//! reboot by a check of every record.
+//!
+//! This module never touches the kernel's network and never deletes what it doesn't understand.
+
+mod directory;
+mod hash;
+mod index;
+mod locked;
+mod range;
+mod record;
+mod repair;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+pub use hash::fnv64;
+pub use locked::{Locked, Releasing};
+pub use range::Range;
+pub use record::{AttachmentId, Record};
+
+use directory::Directory;
+
+/// How long a released address stays unused if the range has others.
+pub const COOL_DOWN: Duration = Duration::from_secs(30);
+
+/// Why the store could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else holds the lock for too long.
+    #[error("{}: not free within {} s", path.display(), deadline.as_secs())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+        /// How long we waited.
+        deadline: Duration,
+    },
+    /// No address is left.
+    #[error("no free address in range {range}: all {held} are held")]
+    Exhausted {
+        /// The range.
+        range: String,
+        /// How many it has.
+        held: u32,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {attempt}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        attempt: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The directory is not safe to use.
+    #[error("{}: {reason}", path.display())]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A range can't be used.
+    #[error("range {range}: {reason}")]
+    Range {
+        /// The range.
+        range: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+/// The store of one node, not locked.
+#[derive(Debug)]
+pub struct Store {
+    base: Directory,
+    records: Directory,
+    temporary: Directory,
+    releasing: Directory,
+    damaged: Directory,
+    lock: File,
+    boot: String,
+    cool_down: Duration,
+}
+
+impl Store {
+    /// Opens the store below `state_dir`, or makes it.
+    ///
+    /// # Errors
+    /// A directory can't be made or belongs to somebody else.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = std::fs::read_to_string(boot_path).map_err(|e| StoreError::io("read", boot_path, e))?;
+        Self::open_in_boot(state_dir, boot.trim())
+    }
+
+    /// As [`Self::open`], in the boot that is named.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in_boot(state_dir: &Path, boot: &str) -> Result<Self, StoreError> {
+        let base = Directory::make(state_dir)?.subdirectory("addresses")?;
+        let lock = base.open_or_create("lock")?;
+        Ok(Self {
+            records: base.subdirectory("records")?,
+            temporary: base.subdirectory("temporary")?,
+            releasing: base.subdirectory("releasing")?,
+            damaged: base.subdirectory("damaged")?,
+            base,
+            lock,
+            boot: boot.into(),
+            cool_down: COOL_DOWN,
+        })
+    }
+
+    /// Sets another time for which released addresses stay unused.
+    #[must_use]
+    pub fn with_cool_down(mut self, cool_down: Duration) -> Self {
+        self.cool_down = cool_down;
+        self
+    }
+
+    /// Takes the lock, waiting at most `deadline`, and repairs what a killed process has left.
+    ///
+    /// # Errors
+    /// The lock is not free in time; a file can't be read or written.
+    pub fn lock(&self, deadline: Duration) -> Result<Locked<'_>, StoreError> {
+        let path = || self.base.path().join("lock");
+        match self.lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => self.wait(deadline)?,
+            Err(std::fs::TryLockError::Error(e)) => return Err(StoreError::io("lock", &path(), e)),
+        }
+        let mut seen = [0; 64];
+        let n = self.lock.read_at(&mut seen, 0).map_err(|e| StoreError::io("read", &path(), e))?;
+        let mut locked = Locked::new(self);
+        let same_boot = &seen[..n] == self.boot.as_bytes();
+        locked.repair(same_boot)?;
+        if !same_boot {
+            self.lock.set_len(0).map_err(|e| StoreError::io("write", &path(), e))?;
+            self.lock.write_all_at(self.boot.as_bytes(), 0).map_err(|e| StoreError::io("write", &path(), e))?;
+        }
+        Ok(locked)
+    }
+
+    /// Waits in a thread of its own, because flock knows no deadline. The kernel serves those who wait in their order.
+    fn wait(&self, deadline: Duration) -> Result<(), StoreError> {
+        let path = self.base.path().join("lock");
+        let file = self.lock.try_clone().map_err(|e| StoreError::io("lock", &path, e))?;
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || {
+            let locked = file.lock();
+            if let Err(mpsc::SendError(Ok(()))) = done.send(locked) {
+                // Too late: nobody wants it any more. If unlocking fails, closing does it.
+                drop(file.unlock());
+            }
+        });
+        match result.recv_timeout(deadline) {
+            Ok(locked) => locked.map_err(|e| StoreError::io("lock", &path, e)),
+            Err(_) => Err(StoreError::Busy { path, deadline }),
+        }
+    }
+}
+
+impl StoreError {
+    fn io(attempt: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { attempt, path: path.into(), source }
+    }
+}

@@ -1,0 +1,178 @@
+//! A directory of the store: everything goes through its descriptor, links are never followed, errors name the path.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::StoreError;
+
+const DIRECTORY_MODE: Mode = Mode::RWXU;
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Which file a name leads to.
+pub(super) type FileNumber = (u64, u64);
+
+impl Directory {
+    /// Opens a directory at a path, or makes it (its parent must exist).
+    pub(super) fn make(path: &Path) -> Result<Self, StoreError> {
+        match Self::open_at(CWD, path, path.into()) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                make_directory(CWD, path, path)?;
+                Self::open_at(CWD, path, path.into())
+            }
+            other => other,
+        }
+    }
+
+    /// Opens a directory in this one, or makes it.
+    pub(super) fn subdirectory(&self, name: &str) -> Result<Self, StoreError> {
+        let path = self.path.join(name);
+        match Self::open_at(&self.fd, Path::new(name), path.clone()) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                make_directory(&self.fd, Path::new(name), &path)?;
+                self.sync()?;
+                Self::open_at(&self.fd, Path::new(name), path)
+            }
+            other => other,
+        }
+    }
+
+    fn open_at(at: impl rustix::fd::AsFd, name: &Path, path: PathBuf) -> Result<Self, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(at, name, flags, Mode::empty()).map_err(|e| fail("open", &path, e))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| fail("stat", &path, e))?;
+        let own = rustix::process::geteuid().as_raw();
+        if stat.st_uid != own {
+            let reason = format!("belongs to user {}, not to {own}", stat.st_uid);
+            return Err(StoreError::Unsafe { path, reason });
+        }
+        if stat.st_mode & 0o077 != 0 {
+            rustix::fs::fchmod(&fd, DIRECTORY_MODE).map_err(|e| fail("set mode 0700", &path, e))?;
+        }
+        Ok(Self { fd, path })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn io(&self, attempt: &'static str, name: &str, source: impl Into<io::Error>) -> StoreError {
+        StoreError::Io { attempt, path: self.path.join(name), source: source.into() }
+    }
+
+    /// Opens a file for reading and writing, or makes it.
+    pub(super) fn open_or_create(&self, name: &str) -> Result<File, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map_err(|e| self.io("open", name, e))?;
+        Ok(fd.into())
+    }
+
+    /// Makes a file that must not exist, with that content, and waits until the content is on the disk.
+    pub(super) fn create(&self, name: &str, content: &[u8]) -> Result<File, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map_err(|e| self.io("make", name, e))?;
+        let file = File::from(fd);
+        let written = file.write_all_at(content, 0).and_then(|()| file.sync_all());
+        if let Err(e) = written {
+            self.remove(name)?;
+            return Err(self.io("write", name, e));
+        }
+        Ok(file)
+    }
+
+    /// Opens a regular file for reading; `None` if there is none.
+    pub(super) fn open(&self, name: &str) -> Result<Option<File>, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(self.io("open", name, e)),
+        }
+    }
+
+    /// The content of a file, cut after `most` bytes and one; `None` if there is no such file.
+    pub(super) fn read(&self, name: &str, most: usize) -> Result<Option<(Vec<u8>, File)>, StoreError> {
+        let Some(file) = self.open(name)? else { return Ok(None) };
+        let mut content = Vec::with_capacity(512);
+        (&file).take(most as u64 + 1).read_to_end(&mut content).map_err(|e| self.io("read", name, e))?;
+        Ok(Some((content, file)))
+    }
+
+    /// Which file a name leads to, without following links.
+    pub(super) fn number(&self, name: &str) -> Result<Option<FileNumber>, StoreError> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(Stat { st_dev, st_ino, .. }) => Ok(Some((st_dev, st_ino))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(self.io("stat", name, e)),
+        }
+    }
+
+    /// Gives a file of this directory a further name in another; says whether the name was free.
+    pub(super) fn link(&self, name: &str, to: &Self, new_name: &str) -> Result<bool, StoreError> {
+        match rustix::fs::linkat(&self.fd, name, &to.fd, new_name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(e) => Err(to.io("link", new_name, e)),
+        }
+    }
+
+    /// Moves a file to another directory, replacing what has that name there.
+    pub(super) fn rename(&self, name: &str, to: &Self, new_name: &str) -> Result<(), StoreError> {
+        rustix::fs::renameat(&self.fd, name, &to.fd, new_name).map_err(|e| self.io("set aside", name, e))
+    }
+
+    /// Removes a name; one that is not there is fine.
+    pub(super) fn remove(&self, name: &str) -> Result<(), StoreError> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(self.io("remove", name, e)),
+        }
+    }
+
+    /// Waits until the names are on the disk.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        rustix::fs::fsync(&self.fd).map_err(|e| fail("sync", &self.path, e))
+    }
+
+    /// The names in this directory.
+    pub(super) fn names(&self) -> Result<Vec<String>, StoreError> {
+        let entries = Dir::read_from(&self.fd).map_err(|e| fail("list", &self.path, e))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| fail("list", &self.path, e))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// Which file this is.
+pub(super) fn number(file: &File) -> io::Result<FileNumber> {
+    file.metadata().map(|m| (m.dev(), m.ino()))
+}
+
+fn make_directory(at: impl rustix::fd::AsFd, name: &Path, path: &Path) -> Result<(), StoreError> {
+    match rustix::fs::mkdirat(at, name, DIRECTORY_MODE) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(fail("make", path, e)),
+    }
+}
+
+fn fail(attempt: &'static str, path: &Path, source: Errno) -> StoreError {
+    StoreError::io(attempt, path, source.into())
+}

@@ -1,0 +1,166 @@
+//! A cache per range: which slots are probably held, where to look next, when each slot was released.
+//!
+//! A wrong bit costs time, never correctness: the names in `records/` decide. So nothing here is synced, and the file
+//! is rebuilt when it is missing, of another size, or when it claims that the range is full.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::directory::Directory;
+use super::{Range, StoreError, fnv64};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"RWINDEX1");
+const HEADER: u64 = 32;
+const CHUNK: usize = 4096;
+
+/// The open cache of one range.
+#[derive(Debug)]
+pub(super) struct Index {
+    file: File,
+    name: String,
+    range: Range,
+    boot: u64,
+    cursor: u32,
+    /// It has just been made and knows nothing.
+    pub(super) fresh: bool,
+}
+
+/// Where a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A slot that is free and has cooled down.
+    Free(u32),
+    /// Only slots that were released a moment ago: the one that was released first.
+    Warm(u32),
+    /// All slots are held.
+    None,
+}
+
+impl Index {
+    pub(super) fn open(base: &Directory, range: Range, boot: &str) -> Result<Self, StoreError> {
+        let name = format!("index-{}", range.to_string().replace('/', "_"));
+        let file = base.open_or_create(&name)?;
+        let slots = range.slots();
+        let boot = fnv64(boot.as_bytes());
+        let mut index = Self { file, name, range, boot, cursor: 0, fresh: false };
+        let mut header = [0; HEADER as usize];
+        let n = index.file.read_at(&mut header, 0).map_err(|e| base.io("read", &index.name, e))?;
+        let word = |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+        let right_size = index.file.metadata().is_ok_and(|m| m.len() == index.size());
+        let known = n == header.len() && header[..8] == MAGIC.to_le_bytes() && word(16) == slots && right_size;
+        if known {
+            index.cursor = word(20) % slots;
+        }
+        if !known || header[8..16] != boot.to_le_bytes() {
+            index.fresh = true;
+            index.clear(base)?;
+        }
+        Ok(index)
+    }
+
+    pub(super) const fn range(&self) -> Range {
+        self.range
+    }
+
+    fn bitmap_bytes(&self) -> u64 {
+        u64::from(self.range.slots().div_ceil(8)).next_multiple_of(8)
+    }
+
+    fn time_at(&self, slot: u32) -> u64 {
+        HEADER + self.bitmap_bytes() + u64::from(slot) * 4
+    }
+
+    fn size(&self) -> u64 {
+        self.time_at(self.range.slots())
+    }
+
+    /// Forgets which slots are held and when they were released; keeps the cursor.
+    pub(super) fn clear(&mut self, base: &Directory) -> Result<(), StoreError> {
+        let size = self.size();
+        let mut header = [0; HEADER as usize];
+        header[..8].copy_from_slice(&MAGIC.to_le_bytes());
+        header[8..16].copy_from_slice(&self.boot.to_le_bytes());
+        header[16..20].copy_from_slice(&self.range.slots().to_le_bytes());
+        header[20..24].copy_from_slice(&self.cursor.to_le_bytes());
+        let write = || {
+            self.file.set_len(0)?;
+            self.file.set_len(size)?;
+            self.file.write_all_at(&header, 0)
+        };
+        write().map_err(|e| base.io("write", &self.name, e))
+    }
+
+    /// The next slot to try, from the cursor on, around once. `now` and `cool_down` in seconds of one clock.
+    pub(super) fn find(&self, base: &Directory, now: u32, cool_down: u32) -> Result<Found, StoreError> {
+        let slots = self.range.slots();
+        let mut warm: Option<(u32, u32)> = None;
+        for (from, to) in [(self.cursor, slots), (0, self.cursor)] {
+            let mut slot = from;
+            while slot < to {
+                let start = slot / 8;
+                let mut chunk = [0; CHUNK];
+                let want = (to.div_ceil(8) - start).min(CHUNK as u32) as usize;
+                self.file
+                    .read_exact_at(&mut chunk[..want], HEADER + u64::from(start))
+                    .map_err(|e| base.io("read", &self.name, e))?;
+                let end = to.min((start + want as u32) * 8);
+                while slot < end {
+                    let byte = chunk[(slot / 8 - start) as usize];
+                    if byte == 0xff && slot.is_multiple_of(8) {
+                        slot += 8;
+                        continue;
+                    }
+                    if byte & 1 << (slot % 8) == 0 && !self.range.is_reserved(slot) {
+                        let age = match self.released_at(base, slot)? {
+                            0 => u32::MAX,
+                            at => now.saturating_sub(at),
+                        };
+                        if age >= cool_down {
+                            return Ok(Found::Free(slot));
+                        }
+                        if warm.is_none_or(|(_, oldest)| age > oldest) {
+                            warm = Some((slot, age));
+                        }
+                    }
+                    slot += 1;
+                }
+            }
+        }
+        Ok(warm.map_or(Found::None, |(slot, _)| Found::Warm(slot)))
+    }
+
+    fn released_at(&self, base: &Directory, slot: u32) -> Result<u32, StoreError> {
+        let mut time = [0; 4];
+        self.file.read_exact_at(&mut time, self.time_at(slot)).map_err(|e| base.io("read", &self.name, e))?;
+        Ok(u32::from_le_bytes(time))
+    }
+
+    /// Notes that a slot is held; the next search begins after it.
+    pub(super) fn take(&mut self, base: &Directory, slot: u32) -> Result<(), StoreError> {
+        self.hold(base, slot)?;
+        self.cursor = (slot + 1) % self.range.slots();
+        self.file.write_all_at(&self.cursor.to_le_bytes(), 20).map_err(|e| base.io("write", &self.name, e))
+    }
+
+    /// Notes that a slot is held.
+    pub(super) fn hold(&self, base: &Directory, slot: u32) -> Result<(), StoreError> {
+        self.change(base, slot, |byte, bit| byte | bit)
+    }
+
+    /// Notes that a slot is free since `now`.
+    pub(super) fn release(&self, base: &Directory, slot: u32, now: u32) -> Result<(), StoreError> {
+        self.file
+            .write_all_at(&now.max(1).to_le_bytes(), self.time_at(slot))
+            .map_err(|e| base.io("write", &self.name, e))?;
+        self.change(base, slot, |byte, bit| byte & !bit)
+    }
+
+    fn change(&self, base: &Directory, slot: u32, f: impl Fn(u8, u8) -> u8) -> Result<(), StoreError> {
+        let at = HEADER + u64::from(slot / 8);
+        let mut byte = [0];
+        self.file
+            .read_exact_at(&mut byte, at)
+            .and_then(|()| self.file.write_all_at(&[f(byte[0], 1 << (slot % 8))], at))
+            .map_err(|e| base.io("write", &self.name, e))
+    }
+}

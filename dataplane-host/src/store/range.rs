@@ -1,0 +1,127 @@
+//! A range of addresses, seen as numbered slots.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use super::StoreError;
+
+/// More addresses than a node can have pods are not looked at: of a larger range the first so many are used.
+const MOST_SLOTS: u32 = 1 << 16;
+
+/// A range from which addresses are given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    network: IpNetwork,
+}
+
+impl Range {
+    /// A range; bits beyond the prefix must be zero.
+    ///
+    /// # Errors
+    /// They are not, or it is no range of unicast addresses.
+    pub fn new(network: IpNetwork) -> Result<Self, StoreError> {
+        let first = network.network();
+        let bad = |reason| Err(StoreError::Range { range: network.to_string(), reason });
+        if network.ip() != first {
+            return bad("has bits set beyond its prefix");
+        }
+        if first.is_multicast() || first.is_unspecified() || first.is_loopback() {
+            return bad("is no range of unicast addresses");
+        }
+        Ok(Self { network })
+    }
+
+    /// The range in the usual form.
+    #[must_use]
+    pub const fn network(&self) -> IpNetwork {
+        self.network
+    }
+
+    /// How many slots.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        let bits = if self.network.is_ipv4() { 32 } else { 128 } - u32::from(self.network.prefix());
+        1_u32.checked_shl(bits).map_or(MOST_SLOTS, |n| n.min(MOST_SLOTS))
+    }
+
+    /// Whether a slot is never given out: the network's own address, and IPv4's broadcast address. In a range of one or
+    /// two addresses all are given out.
+    #[must_use]
+    pub fn is_reserved(&self, slot: u32) -> bool {
+        let whole = self.slots();
+        let broadcast = self.network.is_ipv4() && self.network.prefix() >= 16 && slot == whole - 1;
+        whole > 2 && (slot == 0 || broadcast)
+    }
+
+    /// The address in a slot.
+    #[must_use]
+    pub fn address(&self, slot: u32) -> IpAddr {
+        match self.network.network() {
+            IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() | slot).into(),
+            IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() | u128::from(slot)).into(),
+        }
+    }
+
+    /// The slot of an address, if it has one here.
+    #[must_use]
+    pub fn slot(&self, address: IpAddr) -> Option<u32> {
+        let offset = match (self.network.network(), address) {
+            (IpAddr::V4(first), IpAddr::V4(a)) => u128::from(a.to_bits().checked_sub(first.to_bits())?),
+            (IpAddr::V6(first), IpAddr::V6(a)) => a.to_bits().checked_sub(first.to_bits())?,
+            _ => return None,
+        };
+        u32::try_from(offset).ok().filter(|slot| *slot < self.slots())
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.network.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(text: &str) -> Range {
+        Range::new(text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn slots_and_addresses_agree() {
+        for (text, slots, usable) in [
+            ("10.1.0.0/24", 256, 254),
+            ("10.1.0.4/30", 4, 2),
+            ("10.1.0.4/31", 2, 2),
+            ("10.1.0.4/32", 1, 1),
+            ("10.0.0.0/8", 65536, 65535),
+            ("10.1.0.0/16", 65536, 65534),
+            ("fd00:1::/64", 65536, 65535),
+            ("fd00:1::8/126", 4, 3),
+            ("fd00:1::8/127", 2, 2),
+            ("2001:db8::1/128", 1, 1),
+        ] {
+            let range = range(text);
+            assert_eq!(range.slots(), slots, "{text}");
+            assert_eq!((0..slots).filter(|s| !range.is_reserved(*s)).count(), usable, "{text}");
+            for slot in [0, slots / 2, slots - 1] {
+                assert_eq!(range.slot(range.address(slot)), Some(slot), "{text}");
+            }
+        }
+        assert_eq!(range("10.1.0.0/24").address(7), "10.1.0.7".parse::<IpAddr>().unwrap());
+        assert_eq!(range("10.1.0.0/24").slot("10.1.1.0".parse().unwrap()), None);
+        assert_eq!(range("10.1.0.0/24").slot("10.0.255.255".parse().unwrap()), None);
+        assert_eq!(range("10.1.0.0/24").slot("fd00::1".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn bad_ranges_are_named() {
+        let error = |text: &str| Range::new(text.parse().unwrap()).unwrap_err().to_string();
+        assert_eq!(error("10.1.0.1/24"), "range 10.1.0.1/24: has bits set beyond its prefix");
+        assert_eq!(error("224.0.0.0/24"), "range 224.0.0.0/24: is no range of unicast addresses");
+        assert!(error("127.0.0.0/8").contains("unicast") && error("::/0").contains("unicast"));
+    }
+}

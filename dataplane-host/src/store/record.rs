@@ -1,0 +1,136 @@
+//! The record of an attachment, as it stands in its file: one line of JSON and one with its checksum.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::hash::{file_name, fnv64};
+
+/// No record is longer.
+pub(super) const MOST_BYTES: usize = 4096;
+
+/// What a container runtime names an attachment by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachmentId {
+    /// The container's id.
+    pub container: String,
+    /// The interface's name in the pod.
+    pub ifname: String,
+}
+
+impl AttachmentId {
+    /// An id of bytes that no other attachment has: neither part can contain the separator.
+    fn bytes(&self) -> Vec<u8> {
+        format!("{}\0{}", self.container, self.ifname).into_bytes()
+    }
+
+    /// Name of the record's file.
+    pub(super) fn file_name(&self) -> String {
+        file_name(&self.bytes())
+    }
+
+    /// Name of the host-side device: as much of a hash as fits.
+    #[must_use]
+    pub fn host_ifname(&self) -> String {
+        format!("rw{:013x}", self.hash() >> 12)
+    }
+
+    /// A number that is as good as unique.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        fnv64(&self.bytes())
+    }
+}
+
+/// All that is known of an attachment. Never changed once written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Format of the record: 1.
+    pub version: u32,
+    /// Whose it is.
+    #[serde(flatten)]
+    pub id: AttachmentId,
+    /// Name of the network in the configuration.
+    pub network: String,
+    /// `<namespace>/<name>` of the pod, if the runtime said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// One address of each family that the node has.
+    pub addresses: Vec<IpAddr>,
+    /// Name of the host-side device.
+    pub host_ifname: String,
+    /// The boot in which the record was written.
+    pub boot: String,
+    /// Nanoseconds since 1970 when it was written, and never the same twice.
+    pub generation: u64,
+}
+
+impl Record {
+    pub(super) const VERSION: u32 = 1;
+
+    /// The file's content.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = serde_json::to_vec(self)?;
+        let checksum = fnv64(&bytes);
+        bytes.extend_from_slice(format!("\n{checksum:016x}\n").as_bytes());
+        Ok(bytes)
+    }
+
+    /// From the file's content; says what is wrong with it.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        const CHECKSUM: usize = 18;
+        let text_end = bytes.len().checked_sub(CHECKSUM).ok_or("too short")?;
+        let (text, checksum) = bytes.split_at(text_end);
+        if checksum != format!("\n{:016x}\n", fnv64(text)).as_bytes() {
+            return Err("checksum is wrong".into());
+        }
+        let record: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        if record.version == Self::VERSION {
+            Ok(record)
+        } else {
+            Err(format!("record of version {}, this program knows {}", record.version, Self::VERSION))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            version: 1,
+            id: AttachmentId { container: "c1".into(), ifname: "eth0".into() },
+            network: "pods".into(),
+            pod: Some("default/web".into()),
+            addresses: vec!["10.1.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            host_ifname: "rw1".into(),
+            boot: "b".into(),
+            generation: 7,
+        }
+    }
+
+    #[test]
+    fn reads_what_it_writes_and_nothing_else() {
+        let bytes = record().to_bytes().unwrap();
+        assert_eq!(Record::from_bytes(&bytes).unwrap(), record());
+        for end in 0..bytes.len() {
+            assert!(Record::from_bytes(&bytes[..end]).is_err(), "cut to {end} bytes");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Record::from_bytes(&damaged).is_err(), "bit {bit} flipped");
+        }
+    }
+
+    #[test]
+    fn names_differ_by_both_parts_and_fit() {
+        let id = |c: &str, i: &str| AttachmentId { container: c.into(), ifname: i.into() };
+        assert_ne!(id("a", "eth0").host_ifname(), id("a", "eth1").host_ifname());
+        assert_ne!(id("ab", "c").file_name(), id("a", "bc").file_name());
+        assert_eq!(id("a", "eth0").host_ifname().len(), 15);
+    }
+}

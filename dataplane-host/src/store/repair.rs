@@ -1,0 +1,124 @@
+//! Puts the store right: after a kill from the orphans in `temporary/`, after a reboot by looking at every record.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use super::directory::FileNumber;
+use super::index::Index;
+use super::locked::{ATTACHMENT, Locked, names};
+use super::record::MOST_BYTES;
+use super::{Record, StoreError};
+
+impl Locked<'_> {
+    /// Undoes reservations that were not completed. In another boot, looks at everything.
+    pub(super) fn repair(&mut self, same_boot: bool) -> Result<(), StoreError> {
+        for name in self.store.temporary.names()? {
+            self.undo_reservation(&name)?;
+        }
+        if !same_boot {
+            self.check_all(false)?;
+        }
+        Ok(())
+    }
+
+    /// The temporary file is an orphan: its writer was killed. If its attachment's name is there, which is the last to
+    /// be made, the reservation is complete; else those of its names that lead to it go.
+    fn undo_reservation(&mut self, temporary: &str) -> Result<(), StoreError> {
+        let store = self.store;
+        let Some(mine) = store.temporary.number(temporary)? else { return Ok(()) };
+        let record = store.temporary.read(temporary, MOST_BYTES)?.map(|(content, _)| Record::from_bytes(&content));
+        if let Some(Ok(record)) = record {
+            let mut present = Vec::new();
+            for name in names(&record) {
+                if store.records.number(&name)? == Some(mine) {
+                    present.push(name);
+                }
+            }
+            if present.len() != record.addresses.len() + 1 {
+                for name in &present {
+                    store.records.remove(name)?;
+                }
+                self.report(format!("undid the unfinished reservation of container {}", record.id.container));
+            }
+            store.records.sync()?;
+        }
+        // A file without a valid record was never linked anywhere.
+        store.temporary.remove(temporary)
+    }
+
+    /// Looks at every record. What is half there is, in the boot in which it was written, completed (somebody has
+    /// removed a name of a living pod), and otherwise removed (power was cut in the middle, the pod is gone). What is not
+    /// understood is set aside.
+    fn check_all(&mut self, same_boot: bool) -> Result<HashSet<IpAddr>, StoreError> {
+        let store = self.store;
+        let mut addresses: HashMap<IpAddr, FileNumber> = HashMap::new();
+        let mut attachments = Vec::new();
+        for name in store.records.names()? {
+            if name.starts_with(ATTACHMENT) {
+                attachments.push(name);
+            } else if let Some(address) = name.parse().ok().filter(|a: &IpAddr| a.to_string() == name) {
+                if let Some(number) = store.records.number(&name)? {
+                    addresses.insert(address, number);
+                }
+            } else {
+                self.set_aside(&name, "not a file of this store")?;
+            }
+        }
+        let mut held = HashSet::new();
+        for name in attachments {
+            let Some((record, number)) = self.read_record(&name)? else { continue };
+            let complete = record.addresses.iter().all(|a| addresses.get(a) == Some(&number));
+            let whole = complete || same_boot && self.complete(&name, &record)?;
+            if whole {
+                for address in &record.addresses {
+                    addresses.remove(address);
+                    held.insert(*address);
+                }
+            } else {
+                store.records.remove(&name)?;
+                self.report(format!("removed the incomplete record of container {}", record.id.container));
+            }
+        }
+        for address in addresses.into_keys() {
+            let name = address.to_string();
+            if self.read_record(&name)?.is_some() {
+                store.records.remove(&name)?;
+                self.report(format!("freed {name}, which no attachment holds"));
+            }
+        }
+        store.records.sync()?;
+        Ok(held)
+    }
+
+    /// Gives a record its missing names again; `false`: one leads to another file.
+    fn complete(&mut self, name: &str, record: &Record) -> Result<bool, StoreError> {
+        let store = self.store;
+        let mine = store.records.number(name)?;
+        for address in &record.addresses {
+            let address = address.to_string();
+            if store.records.link(name, &store.records, &address)? {
+                self.report(format!("restored {address} of container {}", record.id.container));
+            } else if store.records.number(&address)? != mine {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Fills the caches from what is there.
+    pub(super) fn rebuild(&mut self, indexes: &mut [Index]) -> Result<(), StoreError> {
+        let held = self.check_all(true)?;
+        let tag = format!("{}-", self.boot_tag());
+        // Who had a damaged record may still use its address, until the machine starts anew.
+        let aside = self.store.damaged.names()?;
+        let blocked = aside.iter().filter_map(|n| n.strip_prefix(&tag)?.parse::<IpAddr>().ok());
+        let taken: Vec<_> = held.into_iter().chain(blocked).collect();
+        for index in indexes {
+            index.clear(&self.store.base)?;
+            for slot in taken.iter().filter_map(|a| index.range().slot(*a)) {
+                index.hold(&self.store.base, slot)?;
+            }
+        }
+        Ok(())
+    }
+}

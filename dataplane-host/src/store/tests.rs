@@ -1,0 +1,388 @@
+//! Tests of the store: what is promised, and each state that a kill or a power cut can leave.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// A state directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("rw-store-{}-{n}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn store(&self, boot: &str) -> Store {
+        Store::open_in_boot(&self.0, boot).unwrap().with_cool_down(Duration::ZERO)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join("addresses").join(name)
+    }
+
+    /// The names in a directory of the store.
+    fn names(&self, directory: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(directory)).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn ranges(list: &[&str]) -> Vec<Range> {
+    list.iter().map(|r| Range::new(r.parse().unwrap()).unwrap()).collect()
+}
+
+fn id(container: &str) -> AttachmentId {
+    AttachmentId { container: container.into(), ifname: "eth0".into() }
+}
+
+fn facts(container: &str) -> Record {
+    let id = id(container);
+    let host_ifname = id.host_ifname();
+    Record {
+        version: 1,
+        id,
+        network: "pods".into(),
+        pod: None,
+        addresses: vec![],
+        host_ifname,
+        boot: String::new(),
+        generation: 0,
+    }
+}
+
+fn reserve(store: &Store, container: &str, ranges: &[Range]) -> Result<Vec<String>, StoreError> {
+    let mut locked = store.lock(SOON)?;
+    let record = locked.reserve(&facts(container), ranges)?;
+    Ok(record.addresses.iter().map(ToString::to_string).collect())
+}
+
+fn release(store: &Store, container: &str, ranges: &[Range]) {
+    let mut locked = store.lock(SOON).unwrap();
+    let releasing = locked.begin_release(&id(container)).unwrap().unwrap();
+    locked.finish_release(&releasing, ranges).unwrap();
+}
+
+#[test]
+fn addresses_are_given_out_one_after_the_other_and_held() {
+    let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+    let store = scratch.store("a");
+    assert_eq!(reserve(&store, "c1", &both).unwrap(), ["10.1.0.1", "fd00:1::1"]);
+    assert_eq!(reserve(&store, "c2", &both).unwrap(), ["10.1.0.2", "fd00:1::2"]);
+    let mut locked = store.lock(SOON).unwrap();
+    let record = locked.find(&id("c1")).unwrap().unwrap();
+    assert_eq!((record.addresses.len(), record.boot.as_str(), record.host_ifname.len()), (2, "a", 15));
+    assert_eq!(locked.attachments().unwrap().len(), 2);
+    assert_eq!(locked.find(&id("c3")).unwrap(), None);
+    assert_eq!(scratch.names("temporary"), [""; 0]);
+    assert_eq!(locked.findings(), [""; 0]);
+}
+
+#[test]
+fn released_addresses_come_back_last() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/29"]));
+    let store = scratch.store("a");
+    for n in 1..=3 {
+        assert_eq!(reserve(&store, &format!("c{n}"), &range).unwrap(), [format!("10.1.0.{n}")]);
+    }
+    release(&store, "c1", &range);
+    for n in 4..=6 {
+        assert_eq!(reserve(&store, &format!("c{n}"), &range).unwrap(), [format!("10.1.0.{n}")]);
+    }
+    assert_eq!(reserve(&store, "c7", &range).unwrap(), ["10.1.0.1"]);
+    let error = reserve(&store, "c8", &range).unwrap_err();
+    assert_eq!(error.to_string(), "no free address in range 10.1.0.0/29: all 6 are held");
+    assert_eq!(scratch.names("temporary"), [""; 0]);
+}
+
+#[test]
+fn released_addresses_cool_down_unless_there_is_no_other() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/29"]));
+    let store = scratch.store("a").with_cool_down(Duration::from_secs(1000));
+    for n in 1..=6 {
+        reserve(&store, &format!("c{n}"), &range).unwrap();
+    }
+    release(&store, "c4", &range);
+    assert_eq!(reserve(&store, "c7", &range).unwrap(), ["10.1.0.4"], "nothing else is left");
+    let wide = ranges(&["10.2.0.0/28"]);
+    for n in 1..=13 {
+        reserve(&store, &format!("d{n}"), &wide).unwrap();
+    }
+    release(&store, "d2", &wide);
+    assert_eq!(reserve(&store, "d14", &wide).unwrap(), ["10.2.0.14"]);
+}
+
+#[test]
+fn both_families_or_none() {
+    let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::8/127"]));
+    let store = scratch.store("a");
+    reserve(&store, "c1", &both).unwrap();
+    reserve(&store, "c2", &both).unwrap();
+    let before = scratch.names("records");
+    let error = reserve(&store, "c3", &both).unwrap_err();
+    assert_eq!(error.to_string(), "no free address in range fd00:1::8/127: all 2 are held");
+    assert_eq!(scratch.names("records"), before);
+    assert_eq!(reserve(&store, "c3", &both[..1]).unwrap(), ["10.1.0.3"], "no IPv4 address was lost");
+}
+
+#[test]
+fn names_decide_and_not_the_cache() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/29"]));
+    let store = scratch.store("a");
+    for n in 1..=3 {
+        reserve(&store, &format!("c{n}"), &range).unwrap();
+    }
+    // A cache that knows nothing, in the same boot.
+    let index = scratch.path("index-10.1.0.0_29");
+    let mut bytes = fs::read(&index).unwrap();
+    bytes[20..].fill(0);
+    fs::write(&index, &bytes).unwrap();
+    assert_eq!(reserve(&store, "c4", &range).unwrap(), ["10.1.0.4"]);
+    // One that thinks that everything is held.
+    bytes[32] = 0xff;
+    fs::write(&index, &bytes).unwrap();
+    assert_eq!(reserve(&store, "c5", &range).unwrap(), ["10.1.0.5"]);
+    // None, and rubbish.
+    fs::remove_file(&index).unwrap();
+    assert_eq!(reserve(&store, "c6", &range).unwrap(), ["10.1.0.6"]);
+    fs::write(&index, b"rubbish").unwrap();
+    assert!(matches!(reserve(&store, "c7", &range), Err(StoreError::Exhausted { .. })));
+}
+
+/// The names of a reservation in the order in which they are made.
+fn order(scratch: &Scratch, addresses: &[&str]) -> Vec<PathBuf> {
+    let attachment = scratch.names("records").into_iter().find(|n| n.starts_with("attachment-")).unwrap();
+    addresses
+        .iter()
+        .map(|a| scratch.path("records").join(a))
+        .chain([scratch.path("records").join(attachment)])
+        .collect()
+}
+
+#[test]
+fn a_killed_reservation_is_undone_from_any_step() {
+    for steps in 0..=3 {
+        for boot in ["a", "b"] {
+            let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+            reserve(&scratch.store("a"), "c1", &both).unwrap();
+            let names = order(&scratch, &["10.1.0.1", "fd00:1::1"]);
+            fs::hard_link(&names[2], scratch.path("temporary").join(id("c1").file_name())).unwrap();
+            for name in &names[steps..] {
+                fs::remove_file(name).unwrap();
+            }
+            let store = scratch.store(boot);
+            let mut locked = store.lock(SOON).unwrap();
+            assert_eq!(scratch.names("temporary"), [""; 0]);
+            let found = locked.find(&id("c1")).unwrap();
+            assert_eq!(found.is_some(), steps == 3, "killed after {steps} names, boot {boot}");
+            assert_eq!(scratch.names("records").len(), if steps == 3 { 3 } else { 0 });
+        }
+    }
+}
+
+#[test]
+fn a_record_that_was_not_written_out_is_removed() {
+    for content in [&b""[..], b"{\"version\":1"] {
+        let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
+        let store = scratch.store("a");
+        fs::write(scratch.path("temporary").join(id("c1").file_name()), content).unwrap();
+        assert_eq!(reserve(&store, "c1", &range).unwrap(), ["10.1.0.1"]);
+        assert_eq!(scratch.names("temporary"), [""; 0]);
+    }
+}
+
+#[test]
+fn every_subset_of_names_that_a_power_cut_leaves_is_put_right() {
+    for kept in 0..8_u8 {
+        let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+        reserve(&scratch.store("a"), "c1", &both).unwrap();
+        for (i, name) in order(&scratch, &["10.1.0.1", "fd00:1::1"]).iter().enumerate() {
+            if kept & 1 << i == 0 {
+                fs::remove_file(name).unwrap();
+            }
+        }
+        let store = scratch.store("b");
+        drop(store.lock(SOON).unwrap());
+        assert_eq!(scratch.names("records").len(), if kept == 7 { 3 } else { 0 }, "kept {kept:03b}");
+        assert_eq!(scratch.names("damaged"), [""; 0]);
+    }
+}
+
+#[test]
+fn a_killed_release_is_finished_from_any_step() {
+    for steps in 0..=3 {
+        let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+        let store = scratch.store("a");
+        reserve(&store, "c1", &both).unwrap();
+        let names = order(&scratch, &["10.1.0.1", "fd00:1::1"]);
+        drop(store.lock(SOON).unwrap().begin_release(&id("c1")).unwrap().unwrap());
+        for name in &names[..steps] {
+            fs::remove_file(name).unwrap();
+        }
+        let mut locked = store.lock(SOON).unwrap();
+        let orphans = locked.orphans().unwrap();
+        assert_eq!(orphans.len(), 1, "after {steps} names");
+        assert_eq!(orphans[0].record.id, id("c1"));
+        locked.finish_release(&orphans[0], &both).unwrap();
+        locked.finish_release(&orphans[0], &both).unwrap();
+        assert_eq!((scratch.names("records"), scratch.names("releasing")), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn an_attachment_that_goes_away_belongs_to_one() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
+    let (store, other) = (scratch.store("a"), scratch.store("a"));
+    reserve(&store, "c1", &range).unwrap();
+    let mut locked = store.lock(SOON).unwrap();
+    let releasing = locked.begin_release(&id("c1")).unwrap().unwrap();
+    assert!(locked.is_releasing(&id("c1")).unwrap());
+    drop(locked);
+    let mut locked = other.lock(SOON).unwrap();
+    assert!(locked.begin_release(&id("c1")).unwrap().is_none());
+    assert!(locked.orphans().unwrap().is_empty());
+    drop(releasing);
+    assert_eq!(locked.orphans().unwrap().len(), 1);
+}
+
+#[test]
+fn a_mark_that_comes_back_after_a_power_cut_harms_nobody() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
+    let store = scratch.store("a");
+    reserve(&store, "c1", &range).unwrap();
+    let mark = scratch.path("releasing").join(id("c1").file_name());
+    drop(store.lock(SOON).unwrap().begin_release(&id("c1")).unwrap());
+    let old = fs::read(&mark).unwrap();
+    release(&store, "c1", &range);
+    reserve(&store, "c1", &range).unwrap();
+    fs::write(&mark, &old).unwrap();
+    let mut locked = store.lock(SOON).unwrap();
+    assert!(!locked.is_releasing(&id("c1")).unwrap());
+    assert!(locked.orphans().unwrap().is_empty(), "the new attachment would lose its device");
+    assert!(!mark.exists());
+    assert!(locked.find(&id("c1")).unwrap().is_some());
+}
+
+#[test]
+fn damaged_and_foreign_files_are_set_aside_and_reported() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/30"]));
+    let store = scratch.store("a");
+    reserve(&store, "c1", &range).unwrap();
+    let record = scratch.path("records").join("10.1.0.1");
+    let mut bytes = fs::read(&record).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&record, &bytes).unwrap();
+    fs::write(scratch.path("records").join("notes.txt"), "mine").unwrap();
+    let mut locked = store.lock(SOON).unwrap();
+    assert_eq!(locked.find(&id("c1")).unwrap(), None);
+    assert!(locked.findings()[0].contains("checksum is wrong"), "{:?}", locked.findings());
+    drop(locked);
+    // Whoever had the damaged record may still use its address in this boot.
+    assert_eq!(reserve(&store, "c2", &range).unwrap(), ["10.1.0.2"]);
+    assert!(matches!(reserve(&store, "c3", &range), Err(StoreError::Exhausted { .. })));
+    assert!(scratch.names("damaged").contains(&"a-notes.txt".to_owned()), "{:?}", scratch.names("damaged"));
+    // Not in the next.
+    assert_eq!(reserve(&scratch.store("b"), "c3", &range).unwrap(), ["10.1.0.1"]);
+    assert_eq!(fs::read_to_string(scratch.path("damaged").join("a-notes.txt")).unwrap(), "mine");
+}
+
+#[test]
+fn a_name_that_somebody_removed_is_restored_while_the_pod_lives() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/29"]));
+    let store = scratch.store("a");
+    reserve(&store, "c1", &range).unwrap();
+    fs::remove_file(scratch.path("records").join("10.1.0.1")).unwrap();
+    fs::remove_file(scratch.path("index-10.1.0.0_29")).unwrap();
+    assert_eq!(reserve(&store, "c2", &range).unwrap(), ["10.1.0.2"]);
+    assert!(scratch.path("records").join("10.1.0.1").exists());
+}
+
+#[test]
+fn records_outlive_a_reboot_until_somebody_releases_them() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
+    for n in 1..=3 {
+        reserve(&scratch.store("a"), &format!("c{n}"), &range).unwrap();
+    }
+    let store = scratch.store("b");
+    assert_eq!(reserve(&store, "c4", &range).unwrap(), ["10.1.0.4"], "the cursor is kept");
+    assert_eq!(store.lock(SOON).unwrap().attachments().unwrap().len(), 4);
+    for n in 1..=4 {
+        release(&store, &format!("c{n}"), &range);
+    }
+    assert_eq!(scratch.names("records"), [""; 0]);
+}
+
+#[test]
+fn a_lock_that_is_held_is_waited_for_and_not_for_ever() {
+    let scratch = Scratch::new();
+    let (store, other) = (scratch.store("a"), scratch.store("a"));
+    let held = store.lock(SOON).unwrap();
+    let error = other.lock(Duration::from_millis(20)).unwrap_err();
+    assert!(error.to_string().ends_with("addresses/lock: not free within 0 s"), "{error}");
+    drop(held);
+    drop(scratch.store("a").lock(SOON).unwrap());
+    std::thread::scope(|scope| {
+        let held = store.lock(SOON).unwrap();
+        let waiting = scope.spawn(|| scratch.store("a").lock(SOON).map(drop).unwrap());
+        std::thread::yield_now();
+        drop(held);
+        waiting.join().unwrap();
+    });
+}
+
+#[test]
+fn many_at_once_never_share_an_address() {
+    let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/120"]));
+    let got: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|t| {
+                let (scratch, both) = (&scratch, &both);
+                scope.spawn(move || {
+                    let store = scratch.store("a");
+                    (0..20).flat_map(|n| reserve(&store, &format!("c{t}-{n}"), both).unwrap()).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+    });
+    let mut unique = got.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!((got.len(), unique.len()), (320, 320));
+}
+
+#[test]
+fn files_are_private_and_links_are_not_followed() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
+    reserve(&scratch.store("a"), "c1", &range).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    for directory in ["", "records", "temporary", "releasing", "damaged"] {
+        assert_eq!(mode(&scratch.path(directory)), 0o700, "{directory}");
+    }
+    for file in ["lock", "records/10.1.0.1", "index-10.1.0.0_24"] {
+        assert_eq!(mode(&scratch.path(file)), 0o600, "{file}");
+    }
+    let elsewhere = Scratch::new();
+    let index = elsewhere.path("");
+    fs::create_dir(&index).unwrap();
+    fs::create_dir(scratch.0.join("target")).unwrap();
+    symlink(scratch.0.join("target"), elsewhere.path("records")).unwrap();
+    let error = Store::open_in_boot(&elsewhere.0, "a").unwrap_err();
+    assert!(error.to_string().contains("addresses/records: open"), "{error}");
+}
