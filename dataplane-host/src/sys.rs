@@ -20,7 +20,6 @@ mod cmd {
     pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
     pub(super) const MAP_UPDATE_ELEM: libc::c_int = 2;
     pub(super) const MAP_DELETE_ELEM: libc::c_int = 3;
-    pub(super) const MAP_GET_NEXT_KEY: libc::c_int = 4;
     pub(super) const OBJ_PIN: libc::c_int = 6;
     pub(super) const OBJ_GET: libc::c_int = 7;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -291,15 +290,6 @@ pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) 
 /// `ENOENT`: no such key.
 pub(crate) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
     bpf(cmd::MAP_DELETE_ELEM, &mut elem(map, key.as_ptr(), 0, 0)).map(drop)
-}
-
-/// The key after `key`, or the first.
-///
-/// # Errors
-/// `ENOENT`: that was the last.
-pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<()> {
-    let key = key.map_or(std::ptr::null(), <[u8]>::as_ptr);
-    bpf(cmd::MAP_GET_NEXT_KEY, &mut elem(map, key, next.as_mut_ptr() as u64, 0)).map(drop)
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -1,0 +1,118 @@
+//! Frames: made with correct checksums, and judged.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::PacketBuilder;
+
+/// What an L4 header should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Syn,
+    SynAck,
+    Ack,
+    Fin,
+    Rst,
+    Udp,
+}
+
+/// A frame from `from` to `to` with a few bytes of payload.
+pub fn frame(kind: Kind, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+    frame_with_ttl(kind, from, to, 64)
+}
+
+/// As [`frame`], with a hop limit.
+pub fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8) -> Vec<u8> {
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
+    let ip = match (from.ip(), to.ip()) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => eth.ipv4(a.octets(), b.octets(), ttl),
+        (IpAddr::V6(a), IpAddr::V6(b)) => eth.ipv6(a.octets(), b.octets(), ttl),
+        _ => panic!("mixed families"),
+    };
+    let mut bytes = Vec::new();
+    let payload = b"ropeway!";
+    let (s, d) = (from.port(), to.port());
+    match kind {
+        Kind::Udp => ip.udp(s, d).write(&mut bytes, payload),
+        Kind::Syn => ip.tcp(s, d, 1, 1000).syn().write(&mut bytes, payload),
+        Kind::SynAck => ip.tcp(s, d, 1, 1000).syn().ack(2).write(&mut bytes, payload),
+        Kind::Ack => ip.tcp(s, d, 1, 1000).ack(2).write(&mut bytes, payload),
+        Kind::Fin => ip.tcp(s, d, 1, 1000).fin().ack(2).write(&mut bytes, payload),
+        Kind::Rst => ip.tcp(s, d, 1, 1000).rst().write(&mut bytes, payload),
+    }
+    .unwrap();
+    bytes
+}
+
+/// Puts `extra` (a multiple of 4 bytes of IPv4 options, or IPv6 extension headers of which the first has type `next`) behind the IP header.
+pub fn with_extra_header(frame: &[u8], next: u8, extra: &[u8]) -> Vec<u8> {
+    let v6 = is_v6(frame);
+    let split = 14 + if v6 { 40 } else { 20 };
+    let mut f = [&frame[..split], extra, &frame[split..]].concat();
+    let payload = f.len() - 14;
+    if v6 {
+        let last = f[20];
+        f[20] = next;
+        // a chain of one: its next header is what the fixed header had
+        f[split] = last;
+        f[18..20].copy_from_slice(&u16::try_from(payload - 40).unwrap().to_be_bytes());
+    } else {
+        f[14] = 0x40 | u8::try_from((20 + extra.len()) / 4).unwrap();
+        f[16..18].copy_from_slice(&u16::try_from(payload).unwrap().to_be_bytes());
+        fix_ipv4_checksum(&mut f);
+    }
+    f
+}
+
+/// Recomputes the checksum of the IPv4 header.
+pub fn fix_ipv4_checksum(f: &mut [u8]) {
+    let header = 14 + usize::from(f[14] & 0xf) * 4;
+    f[24..26].fill(0);
+    let sum = !ones(&f[14..header], 0);
+    f[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+pub fn is_v6(f: &[u8]) -> bool {
+    f[12..14] == [0x86, 0xdd]
+}
+
+fn ones(bytes: &[u8], start: u32) -> u16 {
+    let mut sum = start;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    u16::try_from(sum).unwrap()
+}
+
+/// Source and destination as they stand in the packet, after all checksums have been verified. `headers` are bytes of options or extension headers.
+pub fn judge(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
+    let v6 = is_v6(f);
+    let l4 = 14 + headers + if v6 { 40 } else { 20 };
+    let (src, dst, proto): (IpAddr, IpAddr, u8);
+    let pseudo = if v6 {
+        let a: [u8; 16] = f[22..38].try_into().unwrap();
+        let b: [u8; 16] = f[38..54].try_into().unwrap();
+        proto = if headers > 0 { f[54] } else { f[20] };
+        (src, dst) = (a.into(), b.into());
+        [&a[..], &b[..]].concat()
+    } else {
+        let a: [u8; 4] = f[26..30].try_into().unwrap();
+        let b: [u8; 4] = f[30..34].try_into().unwrap();
+        proto = f[23];
+        (src, dst) = (a.into(), b.into());
+        assert_eq!(ones(&f[14..14 + 20 + headers], 0), 0xffff, "IPv4 header checksum");
+        [&a[..], &b[..]].concat()
+    };
+    let segment = &f[l4..];
+    let start = u32::from(ones(&pseudo, 0)) + u32::from(proto) + u32::try_from(segment.len()).unwrap();
+    assert_eq!(ones(segment, start), 0xffff, "L4 checksum");
+    let port = |at: usize| u16::from_be_bytes([f[at], f[at + 1]]);
+    ((src, port(l4)).into(), (dst, port(l4 + 2)).into())
+}
+
+/// The hop limit of the frame.
+pub fn ttl(f: &[u8]) -> u8 {
+    if is_v6(f) { f[21] } else { f[22] }
+}

@@ -1,0 +1,176 @@
+//! The real programs, run by `BPF_PROG_TEST_RUN` in a network namespace of their own.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::process::Command;
+
+use aya::Ebpf;
+use aya::maps::Map;
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use bytemuck::Pod as Plain;
+use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::event::DropReason;
+use dataplane_common::flow::{Flow, FlowKey};
+use dataplane_common::pod::{Addr, NodeConfig, Pod};
+use dataplane_common::service::{Backend, Frontend, FrontendKey};
+use dataplane_host::map::Table;
+
+use crate::scenarios::DEVICES;
+use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
+
+fn table<K: Plain, V: Plain>(ebpf: &Ebpf, name: &str) -> Table<K, V> {
+    packet_tests::table(ebpf, name).unwrap()
+}
+
+struct Maps<A> {
+    addrs: Table<A, Addr>,
+    frontends: Table<FrontendKey<A>, Frontend>,
+    flows: Table<FlowKey<A>, Flow<A>>,
+}
+
+impl<A: Address + Plain> Maps<A>
+where
+    FrontendKey<A>: Plain,
+    FlowKey<A>: Plain,
+    Flow<A>: Plain,
+{
+    fn open(ebpf: &Ebpf, family: u8) -> Self {
+        Self {
+            addrs: table(ebpf, &format!("addrs{family}")),
+            frontends: table(ebpf, &format!("frontends{family}")),
+            flows: table(ebpf, &format!("flows{family}")),
+        }
+    }
+
+    fn put_frontend(&self, key: FrontendKey<IpAddr>, frontend: &Frontend) {
+        let FrontendKey { addr, port, proto, pad } = key;
+        self.frontends.insert(&FrontendKey { addr: octets(addr), port, proto, pad }, frontend).unwrap();
+    }
+}
+
+/// One node in the kernel.
+pub struct Kernel {
+    ebpf: Ebpf,
+    v4: Maps<V4>,
+    v6: Maps<V6>,
+    pods: Table<u32, Pod>,
+    slots: Table<u32, u32>,
+    backends: Table<u32, Backend>,
+    config: Table<u32, NodeConfig>,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        let mut ebpf = packet_tests::load("ropeway").unwrap();
+        for name in ["from_pod", "to_pod", "from_uplink", "to_uplink"] {
+            program(&mut ebpf, name).load().unwrap();
+        }
+        Self {
+            v4: Maps::open(&ebpf, 4),
+            v6: Maps::open(&ebpf, 6),
+            pods: table(&ebpf, "pods"),
+            slots: table(&ebpf, "slots"),
+            backends: table(&ebpf, "backends"),
+            config: table(&ebpf, "config"),
+            ebpf,
+        }
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
+    ebpf.program_mut(name).unwrap().try_into().unwrap()
+}
+
+/// Runs `scenario` on a fresh node, in a thread with a network namespace of its own, which goes with the thread.
+pub fn in_own_netns(scenario: impl FnOnce(&mut Kernel) + Send) {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+                .expect("a network namespace of its own: needs root");
+            for ifindex in DEVICES {
+                let [index, name] = [ifindex.to_string(), format!("dev{ifindex}")];
+                let args = ["link", "add", "name", &name, "index", &index, "type", "bridge"];
+                assert!(Command::new("ip").args(args).status().unwrap().success(), "{args:?}");
+            }
+            scenario(&mut Kernel::new());
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+impl World for Kernel {
+    fn put_pod(&mut self, ifindex: u32, pod: Pod) {
+        self.pods.insert(&ifindex, &pod).unwrap();
+    }
+    fn put_addr(&mut self, addr: IpAddr, entry: Addr) {
+        match addr {
+            IpAddr::V4(a) => self.v4.addrs.insert(&a.into(), &entry).unwrap(),
+            IpAddr::V6(a) => self.v6.addrs.insert(&a.into(), &entry).unwrap(),
+        }
+    }
+    fn put_frontend(&mut self, key: FrontendKey<IpAddr>, frontend: Frontend) {
+        if key.addr.is_ipv4() {
+            self.v4.put_frontend(key, &frontend);
+        } else {
+            self.v6.put_frontend(key, &frontend);
+        }
+    }
+    fn put_slot(&mut self, index: u32, backend: u32) {
+        self.slots.insert(&index, &backend).unwrap();
+    }
+    fn put_backend(&mut self, id: u32, backend: Backend) {
+        self.backends.insert(&id, &backend).unwrap();
+    }
+    fn put_config(&mut self, config: NodeConfig) {
+        self.config.insert(&0, &config).unwrap();
+    }
+    fn flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) -> Option<FlowView> {
+        if from.is_ipv4() {
+            self.v4.flows.get(&flow_key(from, to, proto)).unwrap().map(view)
+        } else {
+            self.v6.flows.get(&flow_key(from, to, proto)).unwrap().map(view)
+        }
+    }
+    fn drops(&mut self, reason: DropReason) -> u64 {
+        let Some(Map::PerCpuArray(data)) = self.ebpf.map("drops") else { panic!("no map drops") };
+        let counts = aya::maps::PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(
+            aya::maps::MapData::from_fd(data.fd().as_fd().try_clone_to_owned().unwrap()).unwrap(),
+        ))
+        .unwrap();
+        counts.get(&(reason as u32), 0).unwrap().iter().sum()
+    }
+    fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action {
+        let name = match hook {
+            Hook::FromPod => "from_pod",
+            Hook::ToPod => "to_pod",
+            Hook::FromUplink => "from_uplink",
+            Hook::ToUplink => "to_uplink",
+        };
+        // struct __sk_buff: `ifindex` is the eleventh word
+        let mut context = [0_u8; 192];
+        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        let mut out = vec![0; frame.len() + 64];
+        let program = program(&mut self.ebpf, name);
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            })
+            .unwrap();
+        out.truncate(result.data_size_out as usize);
+        *frame = out;
+        match result.return_value.cast_signed() {
+            -1 => Action::Pass,
+            2 => Action::Drop,
+            7 => Action::Redirect,
+            other => panic!("{name} returned {other}"),
+        }
+    }
+    fn target(&self) -> Option<u32> {
+        None
+    }
+}

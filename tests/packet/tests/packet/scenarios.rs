@@ -1,0 +1,469 @@
+//! The scenarios. One node with two pods and an uplink; every scenario runs for IPv4 and IPv6.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::event::DropReason;
+use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_kind, pod_flags};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, SlotTable, backend_state, proto};
+
+use crate::frame::{Kind, fix_ipv4_checksum, frame, frame_with_ttl, judge, ttl, with_extra_header};
+use crate::world::{Action, Hook, World, octets};
+
+const POD_A: u32 = 2;
+const POD_B: u32 = 3;
+const UPLINK: u32 = 20;
+/// The interfaces that must exist.
+pub const DEVICES: [u32; 3] = [POD_A, POD_B, UPLINK];
+
+const SNAT_MIN: u16 = 61000;
+const SNAT_MAX: u16 = 65535;
+const IDLE_TICKS: u32 = 100_000;
+
+/// The addresses of one family.
+#[derive(Clone, Copy)]
+struct Net {
+    a: IpAddr,
+    b: IpAddr,
+    remote: IpAddr,
+    node: IpAddr,
+    vip: IpAddr,
+    outside: IpAddr,
+}
+
+const NETS: [[&str; 6]; 2] = [
+    ["10.1.0.2", "10.1.0.3", "10.2.0.9", "192.168.50.11", "10.96.0.10", "192.168.50.1"],
+    ["fd00:1::2", "fd00:1::3", "fd00:2::9", "fd00:50::11", "fd00:96::a", "fd00:50::1"],
+];
+
+fn nets() -> [Net; 2] {
+    NETS.map(|n| {
+        let [a, b, remote, node, vip, outside] = n.map(|s| s.parse().unwrap());
+        Net { a, b, remote, node, vip, outside }
+    })
+}
+
+fn at(ip: IpAddr, port: u16) -> SocketAddr {
+    (ip, port).into()
+}
+
+fn number(kind: Kind) -> u8 {
+    if kind == Kind::Udp { proto::UDP } else { proto::TCP }
+}
+
+/// Pods, addresses and configuration of the node, for both families.
+fn node<W: World>(w: &mut W) -> [Net; 2] {
+    let [v4, v6] = nets();
+    w.put_config(NodeConfig {
+        node4: octets(v4.node),
+        node6: octets(v6.node),
+        uplink: UPLINK,
+        snat_port_min: SNAT_MIN,
+        snat_port_max: SNAT_MAX,
+        udp_ticks: IDLE_TICKS,
+        tcp_ticks: IDLE_TICKS,
+        closing_ticks: IDLE_TICKS,
+    });
+    for (ifindex, addr4, addr6) in [(POD_A, v4.a, v6.a), (POD_B, v4.b, v6.b)] {
+        let pod = Pod {
+            netns_cookie: u64::from(ifindex),
+            addr4: octets::<V4>(addr4),
+            addr6: octets::<V6>(addr6),
+            mac: [2, 0, 0, 0, 0, 1],
+            host_mac: [0xee; 6],
+            flags: pod_flags::PRESENT,
+            pad: 0,
+        };
+        w.put_pod(ifindex, pod);
+        for addr in [addr4, addr6] {
+            w.put_addr(addr, Addr { ifindex, kind: addr_kind::POD, pad: 0, mac: pod.mac });
+        }
+    }
+    for net in [v4, v6] {
+        for (addr, kind) in [(net.node, addr_kind::NODE), (net.vip, addr_kind::SERVICE)] {
+            w.put_addr(addr, Addr { ifindex: 0, kind, pad: 0, mac: [0; 6] });
+        }
+    }
+    [v4, v6]
+}
+
+const BOTH_SETS: u8 = backend_state::INTERNAL | backend_state::EXTERNAL | backend_state::SERVING;
+
+fn backend(to: SocketAddr, state: u8, generation: u32) -> Backend {
+    let addr = match to.ip() {
+        IpAddr::V4(a) => V4::from(a).to_octets16(),
+        IpAddr::V6(a) => a.octets(),
+    };
+    Backend { addr, port: to.port(), state, pad: 0, generation, service_port: 1, pad2: 0 }
+}
+
+fn frontend(base: u32, len: u32) -> Frontend {
+    let table = SlotTable { base, len };
+    Frontend { service_port: 1, affinity_ticks: 0, internal: table, external: table, flags: 0, scheduler: 0, pad: 0 }
+}
+
+/// A frontend for TCP and UDP with one backend.
+fn service<W: World>(w: &mut W, vip: SocketAddr, to: SocketAddr) {
+    let id = if vip.is_ipv4() { 1 } else { 2 };
+    w.put_backend(id, backend(to, BOTH_SETS, 1));
+    w.put_slot(id, id);
+    for proto in [proto::TCP, proto::UDP] {
+        w.put_frontend(FrontendKey { addr: vip.ip(), port: vip.port(), proto, pad: 0 }, frontend(id, 1));
+    }
+}
+
+/// Runs a packet through a hook, and expects it to go on with these addresses and correct checksums.
+#[track_caller]
+fn expect<W: World>(
+    w: &mut W,
+    (hook, ifindex): (Hook, u32),
+    kind: Kind,
+    (from, to): (SocketAddr, SocketAddr),
+    (action, target): (Action, u32),
+    (new_from, new_to): (SocketAddr, SocketAddr),
+) {
+    let mut f = frame(kind, from, to);
+    assert_eq!(w.run(hook, ifindex, &mut f), action, "{kind:?} {from} -> {to} at {hook:?}");
+    assert_eq!(judge(&f, 0), (new_from, new_to), "{kind:?} {from} -> {to} at {hook:?}");
+    if action == Action::Redirect {
+        assert_eq!(ttl(&f), 63, "a router counts the hop");
+        assert!(w.target().is_none_or(|t| t == target), "redirected to {:?}, expected {target}", w.target());
+    }
+}
+
+#[track_caller]
+fn expect_drop<W: World>(w: &mut W, (hook, ifindex): (Hook, u32), mut f: Vec<u8>, reason: DropReason) {
+    let before = w.drops(reason);
+    assert_eq!(w.run(hook, ifindex, &mut f), Action::Drop, "{reason:?}");
+    assert_eq!(w.drops(reason), before + 1, "{reason:?} is counted");
+}
+
+const FROM_A: (Hook, u32) = (Hook::FromPod, POD_A);
+const FROM_B: (Hook, u32) = (Hook::FromPod, POD_B);
+const FROM_UPLINK: (Hook, u32) = (Hook::FromUplink, UPLINK);
+const TO_A: (Action, u32) = (Action::Redirect, POD_A);
+const TO_B: (Action, u32) = (Action::Redirect, POD_B);
+const OUT: (Action, u32) = (Action::Redirect, UPLINK);
+const HOST: (Action, u32) = (Action::Pass, 0);
+
+pub fn pod_to_cluster_ip_and_back<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to) = (at(net.vip, 80), at(net.b, 8080));
+        service(w, vip, to);
+        for (first, reply, next) in [(Kind::Syn, Kind::SynAck, Kind::Ack), (Kind::Udp, Kind::Udp, Kind::Udp)] {
+            let client = at(net.a, 40000);
+            expect(w, FROM_A, first, (client, vip), TO_B, (client, to));
+            expect(w, FROM_B, reply, (to, client), TO_A, (vip, client));
+            expect(w, FROM_A, next, (client, vip), TO_B, (client, to));
+            let there = w.flow(client, vip, number(first)).expect("the flow of the client's packets");
+            let back = w.flow(to, client, number(first)).expect("the flow of the replies");
+            assert_eq!((there.src, there.dst, there.iif, there.oif), (client, to, POD_A, POD_B));
+            assert_eq!((back.src, back.dst, back.iif, back.oif), (vip, client, POD_B, POD_A));
+        }
+    }
+}
+
+pub fn pod_to_remote_backend_and_back<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        for (first, reply) in [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp)] {
+            expect(w, FROM_A, first, (client, vip), OUT, (client, to));
+            expect(w, FROM_UPLINK, reply, (to, client), TO_A, (vip, client));
+        }
+    }
+}
+
+pub fn udp_service_with_options_and_extension_headers<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        for kind in [Kind::Syn, Kind::Udp] {
+            // four no-operation options; a destination options header with padding
+            let (next, extra): (u8, &[u8]) =
+                if net.vip.is_ipv4() { (0, &[1, 1, 1, 1]) } else { (60, &[0, 0, 1, 4, 0, 0, 0, 0]) };
+            let mut f = with_extra_header(&frame(kind, client, vip), next, extra);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            assert_eq!(judge(&f, extra.len()), (client, to));
+        }
+    }
+}
+
+pub fn same_port_on_both_sides<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
+        service(w, vip, to);
+        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
+        expect(w, FROM_B, Kind::Udp, (to, client), TO_A, (vip, client));
+    }
+}
+
+pub fn outside_to_node_port_on_a_local_pod<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (front, to, client) = (at(net.node, 30080), at(net.b, 8080), at(net.outside, 50000));
+        service(w, front, to);
+        for (first, reply) in [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp)] {
+            // the pod sees the client
+            expect(w, FROM_UPLINK, first, (client, front), TO_B, (client, to));
+            expect(w, FROM_B, reply, (to, client), OUT, (front, client));
+        }
+    }
+}
+
+pub fn outside_to_node_port_on_a_remote_backend<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (front, to, client) = (at(net.node, 30080), at(net.remote, 8080), at(net.outside, 50000));
+        service(w, front, to);
+        for (first, reply) in [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp)] {
+            let mut f = frame(first, client, front);
+            assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+            let (from, dst) = judge(&f, 0);
+            assert_eq!((from.ip(), dst), (net.node, to), "the reply must come back here");
+            assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
+            expect(w, FROM_UPLINK, reply, (to, from), OUT, (front, client));
+        }
+    }
+}
+
+pub fn outside_to_node_port_on_the_node_itself<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (front, to, client) = (at(net.node, 30080), at(net.node, 8080), at(net.outside, 50000));
+        service(w, front, to);
+        expect(w, FROM_UPLINK, Kind::Syn, (client, front), HOST, (client, to));
+        expect(w, (Hook::ToUplink, UPLINK), Kind::SynAck, (to, client), HOST, (front, client));
+        // and a pod that asks for it: the reply comes through the host's stack
+        let pod = at(net.a, 40000);
+        expect(w, FROM_A, Kind::Syn, (pod, front), HOST, (pod, to));
+        expect(w, (Hook::ToPod, POD_A), Kind::SynAck, (to, pod), HOST, (front, pod));
+    }
+}
+
+pub fn pod_reaches_itself_through_its_service<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.a, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        let mut f = frame(Kind::Syn, client, vip);
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+        let (from, dst) = judge(&f, 0);
+        assert_eq!((from.ip(), dst), (net.node, to), "a pod does not accept packets from its own address");
+        expect(w, FROM_A, Kind::SynAck, (to, from), TO_A, (vip, client));
+    }
+}
+
+pub fn pod_to_pod_without_a_service<W: World>(w: &mut W) {
+    for net in node(w) {
+        for kind in [Kind::Syn, Kind::Ack, Kind::Udp] {
+            let (a, b) = (at(net.a, 40000), at(net.b, 8080));
+            expect(w, FROM_A, kind, (a, b), TO_B, (a, b));
+            assert_eq!(w.flow(a, b, number(kind)), None, "nothing to remember");
+            let remote = at(net.remote, 8080);
+            expect(w, FROM_UPLINK, kind, (remote, b), TO_B, (remote, b));
+        }
+    }
+}
+
+pub fn pod_to_the_world_and_to_its_node<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (a, outside, node) = (at(net.a, 40000), at(net.outside, 443), at(net.node, 10250));
+        expect(w, FROM_A, Kind::Syn, (a, outside), OUT, (a, outside));
+        expect(w, FROM_A, Kind::Syn, (a, node), HOST, (a, node));
+        expect(w, FROM_UPLINK, Kind::Syn, (outside, node), HOST, (outside, node));
+    }
+}
+
+pub fn spoofed_sources_go_nowhere<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to) = (at(net.vip, 80), at(net.b, 8080));
+        service(w, vip, to);
+        let client = at(net.a, 40000);
+        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
+        for kind in [Kind::Syn, Kind::Udp] {
+            for source in [net.b, net.node, net.outside, net.vip] {
+                for target in [vip, at(net.outside, 53), at(net.a, 53)] {
+                    expect_drop(w, FROM_A, frame(kind, at(source, 40000), target), DropReason::Spoofed);
+                }
+            }
+            // a flow of its neighbour is no ticket
+            expect_drop(w, FROM_B, frame(kind, client, vip), DropReason::Spoofed);
+        }
+    }
+}
+
+pub fn unknown_interface_and_other_protocols<W: World>(w: &mut W) {
+    for net in node(w) {
+        let f = frame(Kind::Syn, at(net.a, 40000), at(net.b, 80));
+        expect_drop(w, (Hook::FromPod, UPLINK), f.clone(), DropReason::UnknownPod);
+        let mut arp = f;
+        arp[12..14].copy_from_slice(&[8, 6]);
+        expect_drop(w, FROM_A, arp.clone(), DropReason::ForbiddenControl);
+        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut arp), Action::Pass, "the uplink's ARP is the host's");
+    }
+    // router and neighbour discovery of a pod: its source is link-local
+    let f = frame(Kind::Udp, "[fe80::1]:1".parse().unwrap(), "[ff02::2]:1".parse().unwrap());
+    expect_drop(w, FROM_A, f, DropReason::ForbiddenControl);
+}
+
+pub fn no_backend_and_no_frontend<W: World>(w: &mut W) {
+    for net in node(w) {
+        let vip = at(net.vip, 80);
+        w.put_frontend(FrontendKey { addr: net.vip, port: 80, proto: proto::TCP, pad: 0 }, frontend(0, 0));
+        expect_drop(w, FROM_A, frame(Kind::Syn, at(net.a, 40000), vip), DropReason::NoBackend);
+        expect_drop(w, FROM_A, frame(Kind::Udp, at(net.a, 40000), vip), DropReason::NoFrontend);
+        expect_drop(w, FROM_A, frame(Kind::Syn, at(net.a, 40000), at(net.vip, 81)), DropReason::NoFrontend);
+    }
+}
+
+pub fn midflow_without_state_never_leaves<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to) = (at(net.vip, 80), at(net.remote, 8080));
+        service(w, vip, to);
+        for kind in [Kind::Ack, Kind::SynAck, Kind::Fin, Kind::Rst] {
+            expect_drop(w, FROM_A, frame(kind, at(net.a, 40000), vip), DropReason::NoFlow);
+        }
+    }
+}
+
+pub fn affinity_keeps_a_client_on_its_backend<W: World>(w: &mut W) {
+    for net in node(w) {
+        let vip = at(net.vip, 80);
+        let base = if net.vip.is_ipv4() { 100 } else { 200 };
+        for i in 0..10 {
+            w.put_backend(base + i, backend(at(net.b, 8000 + u16::try_from(i).unwrap()), BOTH_SETS, 1));
+            w.put_slot(base + i, base + i);
+        }
+        let service_port = base;
+        let front = Frontend { affinity_ticks: 10_000, service_port, ..frontend(base, 10) };
+        for proto in [proto::TCP, proto::UDP] {
+            w.put_frontend(FrontendKey { addr: net.vip, port: 80, proto, pad: 0 }, front);
+        }
+        let pick = |w: &mut W, port: u16, kind| {
+            let client = at(net.a, port);
+            let mut f = frame(kind, client, vip);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            judge(&f, 0).1
+        };
+        let first = pick(w, 40000, Kind::Syn);
+        for port in 40001..40030 {
+            assert_eq!(pick(w, port, if port % 2 == 0 { Kind::Syn } else { Kind::Udp }), first);
+        }
+        // the backend ends: the client is given another, and keeps that
+        let id = base + u32::from(first.port() - 8000);
+        w.put_backend(id, backend(first, 0, 2));
+        w.put_slot(id, if id == base { base + 1 } else { base });
+        let second = pick(w, 41000, Kind::Syn);
+        assert_ne!(second, first);
+        assert_eq!(pick(w, 41001, Kind::Syn), second);
+    }
+}
+
+pub fn udp_flow_leaves_a_backend_that_ended<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, old, new) = (at(net.vip, 53), at(net.remote, 53), at(net.b, 53));
+        let client = at(net.a, 40000);
+        service(w, vip, old);
+        expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
+        let id = if net.vip.is_ipv4() { 1 } else { 2 };
+        w.put_backend(id, backend(new, BOTH_SETS, 2));
+        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, new));
+        expect(w, FROM_B, Kind::Udp, (new, client), TO_A, (vip, client));
+    }
+}
+
+pub fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, old, new) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80));
+        let client = at(net.a, 40000);
+        service(w, vip, old);
+        expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
+        let (id, other) = if net.vip.is_ipv4() { (1, 11) } else { (2, 12) };
+        w.put_backend(id, backend(old, backend_state::SERVING | backend_state::TERMINATING, 1));
+        w.put_backend(other, backend(new, BOTH_SETS, 1));
+        w.put_slot(id, other);
+        expect(w, FROM_A, Kind::Ack, (client, vip), OUT, (client, old));
+        // the same ports for a new connection: it goes where new connections go
+        expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
+    }
+}
+
+pub fn a_direct_connection_is_not_translated_by_an_old_flow<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
+        service(w, vip, to);
+        expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, to));
+        expect(w, FROM_A, Kind::Syn, (client, to), TO_B, (client, to));
+        expect(w, FROM_B, Kind::SynAck, (to, client), TO_A, (to, client));
+    }
+}
+
+pub fn fragments_follow_their_first_one<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 53), at(net.b, 5353), at(net.a, 40000));
+        service(w, vip, to);
+        let (mut first, mut later, mut stranger) = fragments(&frame(Kind::Udp, client, vip));
+        expect_drop(w, FROM_A, later.clone(), DropReason::UnknownFragment);
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut first), Action::Redirect);
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut later), Action::Redirect);
+        let dst = |f: &[u8]| match to.ip() {
+            IpAddr::V4(_) => IpAddr::from(<[u8; 4]>::try_from(&f[30..34]).unwrap()),
+            IpAddr::V6(_) => IpAddr::from(<[u8; 16]>::try_from(&f[38..54]).unwrap()),
+        };
+        assert_eq!((dst(&first), dst(&later)), (to.ip(), to.ip()));
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut stranger), Action::Drop, "of another datagram");
+    }
+}
+
+/// A datagram's first fragment, a later one, and a later one of another datagram.
+fn fragments(whole: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    if crate::frame::is_v6(whole) {
+        let header = |offset_and_more: u16, id: u8| {
+            let o = offset_and_more.to_be_bytes();
+            with_extra_header(whole, 44, &[17, 0, o[0], o[1], 0, 0, 0, id])
+        };
+        (header(1, 7), header(8 << 3, 7), header(8 << 3, 8))
+    } else {
+        let header = |flags_and_offset: u16, id: u16| {
+            let mut f = whole.to_vec();
+            f[18..20].copy_from_slice(&id.to_be_bytes());
+            f[20..22].copy_from_slice(&flags_and_offset.to_be_bytes());
+            fix_ipv4_checksum(&mut f);
+            f
+        };
+        (header(0x2000, 7), header(8, 7), header(8, 8))
+    }
+}
+
+pub fn malformed_packets_are_dropped<W: World>(w: &mut W) {
+    for net in node(w) {
+        let f = frame(Kind::Syn, at(net.a, 40000), at(net.b, 80));
+        let v6 = net.a.is_ipv6();
+        let header = if v6 { 54 } else { 34 };
+        expect_drop(w, FROM_A, f[..header + 6].to_vec(), DropReason::Malformed);
+        // BPF_PROG_TEST_RUN itself refuses what is shorter than an IP header
+        let mut version = f.clone();
+        version[14] ^= 0xf0;
+        expect_drop(w, FROM_A, version, DropReason::Malformed);
+        if v6 {
+            // a chain of extension headers that never ends
+            let endless = with_extra_header(&f, 60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(9));
+            let mut endless = endless;
+            endless[54] = 60;
+            expect_drop(w, FROM_A, endless, DropReason::Malformed);
+        } else {
+            let mut short = f.clone();
+            short[14] = 0x44;
+            expect_drop(w, FROM_A, short, DropReason::Malformed);
+        }
+    }
+}
+
+pub fn last_hop_goes_to_the_host_stack<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        for target in [vip, at(net.b, 80), at(net.outside, 80)] {
+            let mut f = frame_with_ttl(Kind::Syn, client, target, 1);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Pass, "{target}");
+            assert_eq!(judge(&f, 0), (client, target), "unchanged, so that the host tells the sender");
+        }
+    }
+}

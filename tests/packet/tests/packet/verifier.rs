@@ -1,0 +1,51 @@
+//! What the verifier says of every program, within the budget that ARCHITECTURE.md gives.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use aya::programs::{Program, ProgramError, ProgramInfo};
+
+const MAX_INSTRUCTIONS: u32 = 50_000;
+const MAX_LOAD_MS: u128 = 100;
+
+/// Loads a program, returns how long that took and what the kernel knows of it, and unloads it.
+fn load_program(program: &mut Program) -> Result<(Duration, ProgramInfo), ProgramError> {
+    macro_rules! load {
+        ($p:ident) => {{
+            let start = Instant::now();
+            $p.load()?;
+            let result = (start.elapsed(), $p.info()?);
+            $p.unload()?;
+            Ok(result)
+        }};
+    }
+    match program {
+        Program::SchedClassifier(p) => load!(p),
+        Program::CgroupSockAddr(p) => load!(p),
+        other => panic!("unexpected program type {:?}", other.prog_type()),
+    }
+}
+
+#[test]
+fn kernel_accepts_every_program_within_its_budget() {
+    let mut ebpf = packet_tests::load("ropeway").unwrap();
+    let mut names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+    names.sort();
+    assert!(names.len() >= 13, "{names:?}");
+    let mut report = String::new();
+    for name in &names {
+        let program = ebpf.program_mut(name).unwrap();
+        let mut best = u128::MAX;
+        let mut verified = 0;
+        // the machines are shared: the best of three
+        for _ in 0..3 {
+            let (took, info) = load_program(program).unwrap_or_else(|e| panic!("{name}: {e}"));
+            best = best.min(took.as_millis());
+            verified = info.verified_instruction_count().unwrap_or(0);
+        }
+        report += &format!("{name:16} {verified:6} instructions verified, loaded in {best:3} ms\n");
+        assert!(verified < MAX_INSTRUCTIONS, "{name}: {verified} instructions");
+        assert!(best < MAX_LOAD_MS, "{name}: {best} ms");
+    }
+    std::io::stdout().write_all(report.as_bytes()).unwrap();
+}

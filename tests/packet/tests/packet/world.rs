@@ -1,0 +1,74 @@
+//! What a scenario can do to a node, whether it is a model or a kernel.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane_common::addr::Address;
+use dataplane_common::event::DropReason;
+use dataplane_common::flow::{Flow, FlowKey};
+use dataplane_common::pod::{Addr, NodeConfig, Pod};
+use dataplane_common::service::{Backend, Frontend, FrontendKey};
+
+/// A hook of the packet path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    FromPod,
+    ToPod,
+    FromUplink,
+    ToUplink,
+}
+
+/// What a program returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Pass,
+    Drop,
+    /// Into a pod or out of an uplink. Which, only the model can tell: see [`World::target`].
+    Redirect,
+}
+
+/// A flow, without its family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowView {
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
+    pub iif: u32,
+    pub oif: u32,
+}
+
+/// The tables of one node, and its programs.
+pub trait World {
+    fn put_pod(&mut self, ifindex: u32, pod: Pod);
+    fn put_addr(&mut self, addr: IpAddr, entry: Addr);
+    fn put_frontend(&mut self, key: FrontendKey<IpAddr>, frontend: Frontend);
+    fn put_slot(&mut self, index: u32, backend: u32);
+    fn put_backend(&mut self, id: u32, backend: Backend);
+    fn put_config(&mut self, config: NodeConfig);
+    fn flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) -> Option<FlowView>;
+    fn drops(&mut self, reason: DropReason) -> u64;
+    fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action;
+    /// Where the last packet was redirected to, where that can be known.
+    fn target(&self) -> Option<u32>;
+}
+
+/// A flow key of either family.
+pub fn flow_key<A: Address>(from: SocketAddr, to: SocketAddr, proto: u8) -> FlowKey<A> {
+    FlowKey { src: octets(from.ip()), dst: octets(to.ip()), sport: from.port(), dport: to.port(), proto, pad: [0; 3] }
+}
+
+/// An address in a family's type.
+pub fn octets<A: Address>(addr: IpAddr) -> A {
+    match addr {
+        IpAddr::V4(a) => A::from_octets16(&a.to_ipv6_mapped().octets()),
+        IpAddr::V6(a) => A::from_octets16(&a.octets()),
+    }
+}
+
+/// Without its family.
+pub fn view<A: Into<IpAddr>>(flow: Flow<A>) -> FlowView {
+    FlowView {
+        src: (flow.src.into(), flow.sport).into(),
+        dst: (flow.dst.into(), flow.dport).into(),
+        iif: flow.iif,
+        oif: flow.oif,
+    }
+}
