@@ -91,6 +91,8 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
 
 fn execute(paths: &Paths, level: Level, filter: Option<&str>) -> Result<()> {
     let mut cargo = shell::cargo(&paths.root);
+    // An error says what it must; the stack below it is that of the test runner.
+    cargo.env("RUST_LIB_BACKTRACE", "0");
     cargo.args(["test", "--quiet", "--locked"]).args(level.selection());
     if level != Level::Host {
         cargo.env("ROPEWAY_BIN_DIR", paths.binaries()).env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object());

@@ -1,0 +1,4 @@
+//! Nodes with real traffic. Needs root and the built binaries: `cargo xtask test --level namespace`.
+#![cfg(test)]
+
+mod harness;

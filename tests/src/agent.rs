@@ -1,0 +1,100 @@
+//! The agent of a node, as a process that tests can kill and start again.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{self, Process};
+use crate::space::Space;
+use crate::{binaries, load, wait};
+
+/// Where the agent says that it is well.
+pub const HEALTH: &str = "127.0.0.1:10256";
+/// Where the agent's metrics are.
+pub const METRICS: &str = "127.0.0.1:10249";
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    space: Space,
+    process: Process,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Starts an agent that reads a directory of manifests; it may not be ready yet.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(space: &Space, manifests: &Path, log: &Path, flags: &[&str]) -> Result<Self> {
+        let mut command = space.command_in("agent", None, binaries::find("ropeway-agent")?)?;
+        command.args(["--source", "manifests", "--manifests"]).arg(manifests).args(["--node-name", space.name()]);
+        command.args(flags).stdin(Stdio::null());
+        process::log_to(&mut command, &log.to_path_buf())?;
+        let process = Process::start(&format!("agent of {}", space.name()), &mut command)?;
+        Ok(Self { space: space.clone(), process, log: log.to_owned() })
+    }
+
+    /// Waits until it says that it is well and in sync.
+    ///
+    /// # Errors
+    /// When it ends or takes too long; the error quotes its log.
+    pub fn await_ready(&mut self) -> Result<()> {
+        let outcome = wait::until(&format!("agent of {} is ready", self.space.name()), Duration::from_secs(30), || {
+            if let Some(status) = self.process.ended()? {
+                return Ok(Some(Err(status)));
+            }
+            load::fetch(&self.space, address(HEALTH)?, "/healthz").map(|_| Some(Ok(())))
+        });
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => bail!("agent of {} ended with {status}:\n{}", self.space.name(), self.log_tail()),
+            Err(error) => Err(error.context(self.log_tail())),
+        }
+    }
+
+    /// What its `/metrics` say.
+    ///
+    /// # Errors
+    /// When it doesn't answer.
+    pub fn metrics(&self) -> Result<String> {
+        load::fetch(&self.space, address(METRICS)?, "/metrics")
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When it has ended before.
+    pub fn kill(mut self) -> Result<()> {
+        if let Some(status) = self.process.ended()? {
+            bail!("agent of {} had ended already, with {status}:\n{}", self.space.name(), self.log_tail());
+        }
+        self.process.kill()
+    }
+
+    /// Leaves it running when this process ends.
+    pub fn leave(self) {
+        std::mem::forget(self.process);
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr> {
+    text.parse().with_context(|| text.to_owned())
+}

@@ -1,0 +1,53 @@
+//! The other side of every test: makes namespaces, runs programs in them, serves, asks, and says in JSON what it saw.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ropeway_tests::enter::{Inside, NodeOptions, run_inside, run_node};
+use ropeway_tests::peer::{
+    AskOptions, FetchOptions, HoldOptions, ServeOptions, TransferOptions, ask, fetch, hold, serve, transfer,
+};
+
+#[derive(Parser)]
+#[command(about = "A peer for tests: servers, clients, and the namespaces that they run in")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make the namespaces of a node and hold them
+    Node(NodeOptions),
+    /// Run a program inside a node
+    In(Inside),
+    /// Answer on TCP (lines or HTTP) and UDP with this server's name
+    Serve(ServeOptions),
+    /// Ask a server often, each time by a new connection, and count who answered
+    Ask(AskOptions),
+    /// Get something by HTTP and print it
+    Fetch(FetchOptions),
+    /// Keep connections open and ask over them until standard input ends
+    Hold(HoldOptions),
+    /// Send and receive much over one connection and check every byte
+    Transfer(TransferOptions),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Node(options) => run_node(&options),
+        Command::In(options) => run_inside(&options),
+        Command::Serve(options) => serve(&options),
+        Command::Ask(options) => ask(&options),
+        Command::Fetch(options) => fetch(&options),
+        Command::Hold(options) => hold(&options),
+        Command::Transfer(options) => transfer(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ropeway-peer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Traffic from inside a space or a pod: starts `ropeway-peer` there and reads what it says.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
+
+use crate::binaries;
+use crate::peer::{HoldReport, Protocol, Report, TransferReport};
+use crate::pod::Pod;
+use crate::process::{self, Process};
+use crate::space::Space;
+
+/// Something that traffic can come from or go to.
+pub trait Place {
+    /// A command there.
+    ///
+    /// # Errors
+    /// When the place can't be entered.
+    fn run(&self, program: &std::ffi::OsStr) -> Result<Command>;
+
+    /// What it is called.
+    fn label(&self) -> String;
+}
+
+impl Place for Space {
+    fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
+        self.command(program)
+    }
+
+    fn label(&self) -> String {
+        self.name().to_owned()
+    }
+}
+
+impl Place for Pod {
+    fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
+        self.command(program)
+    }
+
+    fn label(&self) -> String {
+        self.name().to_owned()
+    }
+}
+
+fn peer(place: &(impl Place + ?Sized), arguments: &[String]) -> Result<Command> {
+    let mut command = place.run(binaries::find("ropeway-peer")?.as_os_str())?;
+    command.args(arguments);
+    Ok(command)
+}
+
+fn once<T: DeserializeOwned>(place: &(impl Place + ?Sized), arguments: &[String]) -> Result<T> {
+    let name = format!("{}: {}", place.label(), arguments.join(" "));
+    let text = process::output(&name, &mut peer(place, arguments)?)?;
+    serde_json::from_str(&text).with_context(|| format!("{name}: {text}"))
+}
+
+/// A server that answers with `id` on these ports, over TCP and UDP; it listens when this returns.
+///
+/// # Errors
+/// When it doesn't start.
+pub fn serve(place: &(impl Place + ?Sized), id: &str, ports: &[u16]) -> Result<Process> {
+    serve_at(place, id, ports, None)
+}
+
+/// [`serve`], on one address only.
+///
+/// # Errors
+/// When it doesn't start.
+pub fn serve_at(
+    place: &(impl Place + ?Sized),
+    id: &str,
+    ports: &[u16],
+    address: Option<std::net::IpAddr>,
+) -> Result<Process> {
+    let mut arguments = vec!["serve".to_owned(), "--id".to_owned(), id.to_owned()];
+    arguments.extend(ports.iter().map(|port| format!("--port={port}")));
+    arguments.extend(address.map(|address| format!("--address={address}")));
+    let mut command = peer(place, &arguments)?;
+    let mut process = Process::start(&format!("server {id}"), command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    ready(&mut process)?;
+    Ok(process)
+}
+
+/// Asks `count` times, each time by a new connection.
+///
+/// # Errors
+/// When the client doesn't run; unanswered questions are part of the report.
+pub fn ask(place: &(impl Place + ?Sized), target: SocketAddr, protocol: Protocol, count: u64) -> Result<Report> {
+    ask_with(place, target, protocol, count, &[])
+}
+
+/// [`ask`], with more flags for `ropeway-peer ask`.
+///
+/// # Errors
+/// When the client doesn't run.
+pub fn ask_with(
+    place: &(impl Place + ?Sized),
+    target: SocketAddr,
+    protocol: Protocol,
+    count: u64,
+    flags: &[&str],
+) -> Result<Report> {
+    let mut arguments = vec!["ask".to_owned(), target.to_string(), format!("--protocol={}", protocol.word())];
+    arguments.push(format!("--count={count}"));
+    arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    once(place, &arguments)
+}
+
+/// Moves so many bytes each way over one connection.
+///
+/// # Errors
+/// When one of them is wrong or lost.
+pub fn transfer(place: &(impl Place + ?Sized), target: SocketAddr, bytes: u64) -> Result<TransferReport> {
+    once(place, &["transfer".to_owned(), target.to_string(), format!("--bytes={bytes}")])
+}
+
+/// The body of an HTTP answer; any status but 200 is an error.
+///
+/// # Errors
+/// When there is no such answer.
+pub fn fetch(place: &(impl Place + ?Sized), server: SocketAddr, path: &str) -> Result<String> {
+    let arguments = ["fetch".to_owned(), server.to_string(), path.to_owned()];
+    process::output(&format!("{}: {server}{path}", place.label()), &mut peer(place, &arguments)?)
+}
+
+/// Traffic that goes on until it is stopped.
+#[derive(Debug)]
+pub struct Load {
+    process: Process,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Load {
+    /// New connections at a rate.
+    ///
+    /// # Errors
+    /// When the client doesn't start.
+    pub fn asking(place: &(impl Place + ?Sized), target: SocketAddr, protocol: Protocol, rate: u32) -> Result<Self> {
+        let protocol = format!("--protocol={}", protocol.word());
+        let rate = format!("--rate={rate}");
+        Self::start(place, &["ask".to_owned(), target.to_string(), protocol, "--count=0".to_owned(), rate])
+    }
+
+    /// Connections that stay open; all are made when this returns.
+    ///
+    /// # Errors
+    /// When one can't be made.
+    pub fn holding(place: &(impl Place + ?Sized), target: SocketAddr, count: usize) -> Result<Self> {
+        Self::start(place, &["hold".to_owned(), target.to_string(), format!("--count={count}")])
+    }
+
+    fn start(place: &(impl Place + ?Sized), arguments: &[String]) -> Result<Self> {
+        let name = format!("{}: {}", place.label(), arguments.join(" "));
+        let mut command = peer(place, arguments)?;
+        let mut process = Process::start(&name, command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let stdout = process.child().stdout.take().context("no pipe")?;
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        if line != "ready\n" {
+            bail!("{} did not start", process.name());
+        }
+        Ok(Self { process, stdout })
+    }
+
+    /// Ends the traffic of [`Load::asking`] and returns what was seen.
+    ///
+    /// # Errors
+    /// When the client has died.
+    pub fn stop(self) -> Result<Report> {
+        self.end()
+    }
+
+    /// Ends the traffic of [`Load::holding`] and returns what was seen.
+    ///
+    /// # Errors
+    /// When the client has died.
+    pub fn release(self) -> Result<HoldReport> {
+        self.end()
+    }
+
+    fn end<T: DeserializeOwned>(mut self) -> Result<T> {
+        drop(self.process.child().stdin.take());
+        let mut text = String::new();
+        self.stdout.read_to_string(&mut text)?;
+        serde_json::from_str(&text).with_context(|| format!("{}: `{text}`", self.process.name()))
+    }
+}
+
+/// Waits for the line `ready`.
+fn ready(process: &mut Process) -> Result<()> {
+    let stdout = process.child().stdout.take().context("no pipe")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    if line != "ready\n" {
+        bail!("{} did not start", process.name());
+    }
+    Ok(())
+}

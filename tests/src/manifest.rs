@@ -1,0 +1,130 @@
+//! Kubernetes objects for tests, as JSON documents of the kind that the API server would send.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+/// A port of a Service: name, protocol, port, node port (0: none).
+pub type Port<'a> = (&'a str, &'a str, u16, u16);
+
+/// A Node.
+#[must_use]
+pub fn node(name: &str, addresses: &[IpAddr], pod_cidrs: &[String]) -> Value {
+    let addresses: Vec<_> = addresses.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+        "spec": {"podCIDR": pod_cidrs.first(), "podCIDRs": pod_cidrs},
+        "status": {"addresses": addresses},
+    })
+}
+
+/// A Service of type NodePort if one of its ports has a node port, else ClusterIP.
+#[must_use]
+pub fn service(name: &str, cluster_ips: &[IpAddr], ports: &[Port<'_>]) -> Value {
+    let with_node_ports = ports.iter().any(|(_, _, _, node_port)| *node_port != 0);
+    let ports: Vec<_> = ports.iter().map(service_port).collect();
+    let families: Vec<_> = cluster_ips.iter().map(|ip| family(*ip)).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "type": if with_node_ports { "NodePort" } else { "ClusterIP" },
+            "clusterIP": cluster_ips.first(), "clusterIPs": cluster_ips, "ipFamilies": families,
+            "ipFamilyPolicy": "PreferDualStack", "ports": ports,
+        },
+    })
+}
+
+fn service_port((name, protocol, port, node_port): &Port<'_>) -> Value {
+    let mut value = json!({"name": name, "protocol": protocol, "port": port});
+    if *node_port != 0 {
+        value["nodePort"] = json!(node_port);
+    }
+    value
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// The node that it is on.
+    pub node: String,
+    /// Condition `ready`.
+    pub ready: bool,
+    /// Condition `terminating`.
+    pub terminating: bool,
+}
+
+impl Endpoint {
+    /// A ready one.
+    #[must_use]
+    pub fn ready(address: IpAddr, node: &str) -> Self {
+        Self { address, node: node.to_owned(), ready: true, terminating: false }
+    }
+
+    /// One that takes no new connections and serves those that it has.
+    #[must_use]
+    pub fn terminating(address: IpAddr, node: &str) -> Self {
+        Self { address, node: node.to_owned(), ready: false, terminating: true }
+    }
+}
+
+/// An EndpointSlice for each family among the endpoints; every named port leads to the same target port.
+#[must_use]
+pub fn slices(service: &str, ports: &[Port<'_>], target: u16, endpoints: &[Endpoint]) -> Vec<Value> {
+    ["IPv4", "IPv6"].into_iter().filter_map(|kind| slice(service, kind, ports, target, endpoints)).collect()
+}
+
+fn slice(service: &str, kind: &str, ports: &[Port<'_>], target: u16, endpoints: &[Endpoint]) -> Option<Value> {
+    let of_family: Vec<_> = endpoints.iter().filter(|endpoint| family(endpoint.address) == kind).collect();
+    if of_family.is_empty() {
+        return None;
+    }
+    let one = |endpoint: &&Endpoint| {
+        json!({
+            "addresses": [endpoint.address], "nodeName": endpoint.node,
+            "conditions": {"ready": endpoint.ready, "serving": true, "terminating": endpoint.terminating},
+        })
+    };
+    let ports: Vec<_> = ports
+        .iter()
+        .map(|(name, protocol, _, _)| json!({"name": name, "protocol": protocol, "port": target}))
+        .collect();
+    Some(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": kind,
+        "metadata": {
+            "name": format!("{service}-{}", kind.to_lowercase()), "namespace": "default",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "ports": ports, "endpoints": of_family.iter().map(one).collect::<Vec<_>>(),
+    }))
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_has_one_family() {
+        let endpoints = [
+            Endpoint::ready("10.0.0.1".parse().unwrap(), "n1"),
+            Endpoint::terminating("fd00::1".parse().unwrap(), "n2"),
+        ];
+        let made = slices("web", &[("http", "TCP", 80, 0)], 8080, &endpoints);
+        assert_eq!(made.len(), 2);
+        assert_eq!(made[0]["endpoints"][0]["addresses"][0], "10.0.0.1");
+        assert_eq!(made[1]["endpoints"][0]["conditions"]["ready"], false);
+        assert_eq!(made[1]["ports"][0]["port"], 8080);
+    }
+
+    #[test]
+    fn node_ports_make_the_type() {
+        let ip = ["10.96.0.1".parse().unwrap()];
+        assert_eq!(service("a", &ip, &[("http", "TCP", 80, 0)])["spec"]["type"], "ClusterIP");
+        assert_eq!(service("a", &ip, &[("http", "TCP", 80, 30080)])["spec"]["ports"][0]["nodePort"], 30080);
+    }
+}

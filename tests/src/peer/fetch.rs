@@ -1,0 +1,41 @@
+//! `ropeway-peer fetch`: one HTTP request, its body on standard output.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::Protocol;
+use super::socket::{Question, connect};
+
+/// What to get.
+#[derive(Args, Debug)]
+pub struct FetchOptions {
+    /// Address and port
+    server: SocketAddr,
+    /// Path
+    path: String,
+}
+
+/// Gets it.
+///
+/// # Errors
+/// When there is no answer, or one with another status than 200.
+pub fn run(options: &FetchOptions) -> Result<()> {
+    let timeout = Duration::from_secs(2);
+    let question = Question { target: options.server, protocol: Protocol::Http, timeout, size: 0, source: None };
+    let mut stream = connect(&question).context("connect")?;
+    let request = format!("GET {} HTTP/1.0\r\nHost: {}\r\n\r\n", options.path, options.server);
+    stream.write_all(request.as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.lines().next().unwrap_or_default();
+    if status.split(' ').nth(1) != Some("200") {
+        bail!("{status}: {}", body.trim());
+    }
+    print!("{body}");
+    Ok(())
+}

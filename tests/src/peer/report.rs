@@ -1,0 +1,99 @@
+//! What a client saw.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::socket::Answer;
+
+/// The sum over many questions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Questions that were answered.
+    pub ok: u64,
+    /// Questions that were not.
+    pub failed: u64,
+    /// Who answered how often.
+    pub by_server: BTreeMap<String, u64>,
+    /// What went wrong how often: names of errno values where the kernel said so.
+    pub errors: BTreeMap<String, u64>,
+    /// This client's addresses, as the servers saw them.
+    pub seen_as: BTreeSet<IpAddr>,
+    /// The longest that one question took, answered or not.
+    pub slowest_us: u64,
+}
+
+impl Report {
+    /// Adds the outcome of one question.
+    pub fn add(&mut self, outcome: io::Result<Answer>, time: Duration) {
+        self.slowest_us = self.slowest_us.max(time.as_micros() as u64);
+        match outcome {
+            Ok(answer) => {
+                self.ok += 1;
+                *self.by_server.entry(answer.server).or_default() += 1;
+                self.seen_as.insert(answer.seen_as.ip().to_canonical());
+            }
+            Err(error) => {
+                self.failed += 1;
+                *self.errors.entry(word(&error)).or_default() += 1;
+            }
+        }
+    }
+
+    /// Adds another report.
+    pub fn merge(&mut self, other: Self) {
+        self.ok += other.ok;
+        self.failed += other.failed;
+        for (server, count) in other.by_server {
+            *self.by_server.entry(server).or_default() += count;
+        }
+        for (error, count) in other.errors {
+            *self.errors.entry(error).or_default() += count;
+        }
+        self.seen_as.extend(other.seen_as);
+        self.slowest_us = self.slowest_us.max(other.slowest_us);
+    }
+}
+
+/// An error as a short word: `ECONNREFUSED`, `timeout`, or its text.
+pub(super) fn word(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc_code) => match nix::errno::Errno::from_raw(libc_code) {
+            nix::errno::Errno::EAGAIN => "timeout".to_owned(),
+            errno => format!("{errno:?}"),
+        },
+        None if error.kind() == io::ErrorKind::TimedOut => "timeout".to_owned(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_named() {
+        assert_eq!(word(&io::Error::from_raw_os_error(111)), "ECONNREFUSED");
+        assert_eq!(word(&io::Error::from_raw_os_error(11)), "timeout");
+        assert_eq!(word(&io::Error::from(io::ErrorKind::TimedOut)), "timeout");
+        assert_eq!(word(&io::Error::other("reply from elsewhere")), "reply from elsewhere");
+    }
+
+    #[test]
+    fn reports_add_up() {
+        let answer =
+            |server: &str| Ok(Answer { server: server.to_owned(), seen_as: "[::ffff:10.0.0.1]:1".parse().unwrap() });
+        let mut report = Report::default();
+        report.add(answer("a"), Duration::from_micros(5));
+        let mut other = Report::default();
+        other.add(answer("a"), Duration::from_micros(9));
+        other.add(Err(io::Error::from_raw_os_error(111)), Duration::from_micros(1));
+        report.merge(other);
+        assert_eq!((report.ok, report.failed, report.slowest_us), (2, 1, 9));
+        assert_eq!(report.by_server["a"], 2);
+        assert!(report.seen_as.contains(&"10.0.0.1".parse::<IpAddr>().unwrap()));
+    }
+}

@@ -1,0 +1,107 @@
+//! `ropeway-peer serve`: answers on the same port over TCP and UDP, IPv4 and IPv6.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::pattern;
+
+/// Where and as whom.
+#[derive(Args, Debug)]
+pub struct ServeOptions {
+    /// The name in every answer
+    #[arg(long)]
+    id: String,
+    /// Ports, TCP and UDP
+    #[arg(long = "port", required = true)]
+    ports: Vec<u16>,
+    /// Address to listen on; without it all of both families
+    #[arg(long)]
+    address: Option<IpAddr>,
+}
+
+/// Serves until it is killed; says `ready` when it listens.
+///
+/// # Errors
+/// When a port is taken.
+pub fn run(options: &ServeOptions) -> Result<()> {
+    let address = options.address.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+    std::thread::scope(|scope| {
+        for port in &options.ports {
+            let place = SocketAddr::from((address, *port));
+            let listener = TcpListener::bind(place).with_context(|| format!("TCP {place}"))?;
+            let socket = UdpSocket::bind(place).with_context(|| format!("UDP {place}"))?;
+            scope.spawn(move || datagrams(&socket, &options.id));
+            scope.spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let id = options.id.clone();
+                    // A client that goes away is its own business.
+                    std::thread::spawn(move || connection(stream, &id).ok());
+                }
+            });
+        }
+        println!("ready");
+        io::stdout().flush().context("standard output")
+    })
+}
+
+fn datagrams(socket: &UdpSocket, id: &str) {
+    let mut packet = vec![0; 65_536];
+    while let Ok((length, client)) = socket.recv_from(&mut packet) {
+        let mut reply = answer(id, client).into_bytes();
+        if let Err(error) = pattern::check(&packet[..length], 0) {
+            reply = format!("{id} {error}\n").into_bytes();
+        }
+        if reply.len() < length {
+            // The pattern goes on behind the line.
+            pattern::fill(&mut packet[..length]);
+            reply.extend_from_slice(&packet[reply.len()..length]);
+        }
+        // A client that is gone by now may refuse.
+        socket.send_to(&reply, client).ok();
+    }
+}
+
+fn connection(stream: TcpStream, id: &str) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let client = stream.peer_addr()?;
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::with_capacity(256 * 1024, stream);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let mut words = line.split_whitespace();
+        let (verb, number) = (words.next(), words.next().and_then(|word| word.parse().ok()));
+        match (verb, number) {
+            (Some("GET"), _) => return http(&mut reader, &mut writer, &answer(id, client)),
+            (Some("take"), Some(bytes)) => match pattern::receive(&mut reader, bytes) {
+                Ok(()) => writer.write_all(b"right\n")?,
+                Err(error) => return writer.write_all(format!("{error}\n").as_bytes()),
+            },
+            (Some("give"), Some(bytes)) => pattern::send(&mut writer, bytes)?,
+            _ => writer.write_all(answer(id, client).as_bytes())?,
+        }
+    }
+}
+
+fn http(reader: &mut impl BufRead, writer: &mut impl Write, body: &str) -> io::Result<()> {
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    writer.write_all((head + body).as_bytes())
+}
+
+fn answer(id: &str, client: SocketAddr) -> String {
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+    format!("{id} {client}\n")
+}

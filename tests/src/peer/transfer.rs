@@ -1,0 +1,67 @@
+//! `ropeway-peer transfer`: much data over one connection, both ways, every byte checked by its receiver.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::socket::{Question, connect};
+use super::{Protocol, pattern};
+
+/// What to move.
+#[derive(Args, Debug)]
+pub struct TransferOptions {
+    /// Address and port
+    target: SocketAddr,
+    /// Bytes in each direction
+    #[arg(long, default_value_t = 64 << 20)]
+    bytes: u64,
+    /// Milliseconds without progress after which it has failed
+    #[arg(long, default_value_t = 5000)]
+    timeout: u64,
+}
+
+/// What was moved, all of it right.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TransferReport {
+    /// Bytes in each direction.
+    pub bytes: u64,
+    /// Milliseconds to the server.
+    pub up_ms: u64,
+    /// Milliseconds from the server.
+    pub down_ms: u64,
+}
+
+/// Sends, receives, prints a [`TransferReport`].
+///
+/// # Errors
+/// When the connection breaks or a byte is wrong.
+pub fn run(options: &TransferOptions) -> Result<()> {
+    let timeout = Duration::from_millis(options.timeout);
+    let question = Question { target: options.target, protocol: Protocol::Tcp, timeout, size: 0, source: None };
+    let stream = connect(&question).context("connect")?;
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+
+    let start = Instant::now();
+    writer.write_all(format!("take {}\n", options.bytes).as_bytes())?;
+    pattern::send(&mut writer, options.bytes).context("to the server")?;
+    let mut answer = String::new();
+    reader.read_line(&mut answer).context("the server's verdict")?;
+    if answer.trim_end() != "right" {
+        bail!("the server received something else: {}", answer.trim_end());
+    }
+    let up = start.elapsed();
+
+    let start = Instant::now();
+    writer.write_all(format!("give {}\n", options.bytes).as_bytes())?;
+    pattern::receive(&mut reader, options.bytes).context("from the server")?;
+    let down = start.elapsed();
+    let report =
+        TransferReport { bytes: options.bytes, up_ms: up.as_millis() as u64, down_ms: down.as_millis() as u64 };
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(())
+}

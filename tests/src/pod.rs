@@ -1,0 +1,157 @@
+//! A pod: a network namespace on a node, wired by the plugin.
+
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::plugin::{self, Attachment};
+use crate::run;
+use crate::space::Space;
+
+/// A pod that the plugin has wired.
+#[derive(Debug)]
+pub struct Pod {
+    node: Space,
+    name: String,
+    attachment: Attachment,
+    conflist: Value,
+    result: Value,
+    addresses: Vec<IpAddr>,
+}
+
+impl Pod {
+    /// Makes a namespace and calls ADD.
+    ///
+    /// # Errors
+    /// What the plugin said.
+    pub fn add(node: &Space, name: &str) -> Result<Self> {
+        Self::add_with(node, name, plugin::conflist())
+    }
+
+    /// [`Pod::add`] with a conflist of one's own.
+    ///
+    /// # Errors
+    /// What the plugin said; then the namespace is gone again.
+    pub fn add_with(node: &Space, name: &str, conflist: Value) -> Result<Self> {
+        let attachment = Self::namespace(node, name)?;
+        let (result, raw) = match plugin::add(node, &attachment, &conflist) {
+            Ok(result) => result,
+            Err(error) => {
+                node.ip(&[format!("netns del {name}")])?;
+                return Err(error);
+            }
+        };
+        let addresses = result.addresses()?;
+        Ok(Self { node: node.clone(), name: name.to_owned(), attachment, conflist, result: raw, addresses })
+    }
+
+    /// Only the namespace of a pod, as a runtime makes it before ADD.
+    ///
+    /// # Errors
+    /// When there is one of that name.
+    pub fn namespace(node: &Space, name: &str) -> Result<Attachment> {
+        node.ip(&[format!("netns add {name}")])?;
+        let netns = format!("/run/netns/{name}");
+        node.ip_in(Some(&netns), &["link set lo up"])?;
+        let container = format!("{name}-0123456789abcdef");
+        Ok(Attachment { container, netns, interface: "eth0".to_owned(), pod: name.to_owned() })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The node that it is on.
+    #[must_use]
+    pub fn node(&self) -> &Space {
+        &self.node
+    }
+
+    /// What ADD answered.
+    #[must_use]
+    pub fn result(&self) -> &Value {
+        &self.result
+    }
+
+    /// How the runtime names it.
+    #[must_use]
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    /// Its addresses.
+    #[must_use]
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Its address of a family.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn address(&self, family: Family) -> Result<IpAddr> {
+        let mut of = self.addresses.iter().filter(|address| family.has(**address));
+        of.next().copied().with_context(|| format!("{} has no {family:?} address", self.name))
+    }
+
+    /// A port of its address of a family.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn port(&self, family: Family, port: u16) -> Result<SocketAddr> {
+        Ok(SocketAddr::new(self.address(family)?, port))
+    }
+
+    /// A command inside the pod.
+    ///
+    /// # Errors
+    /// When its cgroup can't be made.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        self.node.command_in(&format!("pods/{}", self.name), Some(&self.attachment.netns), program)
+    }
+
+    /// Runs `ip` inside the pod.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn ip(&self, lines: &[impl AsRef<str>]) -> Result<()> {
+        self.node.ip_in(Some(&self.attachment.netns), lines)
+    }
+
+    /// Ends its processes, calls DEL, removes the namespace.
+    ///
+    /// # Errors
+    /// What the plugin said.
+    pub fn delete(self) -> Result<()> {
+        let cgroup = self.node.cgroup().join("pods").join(&self.name);
+        run::kill(&cgroup)?;
+        run::remove_cgroups(&cgroup)?;
+        plugin::delete(&self.node, &self.attachment, &self.conflist, Some(&self.result))?;
+        self.node.ip(&[format!("netns del {}", self.name)])
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Whether an address is of it.
+    #[must_use]
+    pub fn has(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::V4)
+    }
+}

@@ -1,0 +1,119 @@
+//! A process that ends with its owner.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// A running program; dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts a command.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(name: &str, command: &mut Command) -> Result<Self> {
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { name: name.to_owned(), child })
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it is called here.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The child itself, for its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When the kernel doesn't say.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().with_context(|| self.name.clone())
+    }
+
+    /// SIGKILL, and wait for the end.
+    ///
+    /// # Errors
+    /// When it can't be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
+        self.child.wait().with_context(|| self.name.clone())?;
+        Ok(())
+    }
+
+    /// A signal that lets it end in order.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).with_context(|| self.name.clone())?;
+        self.child.wait().with_context(|| self.name.clone())
+    }
+
+    /// Lets it run to its end and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn finish(mut self) -> Result<String> {
+        drop(self.child.stdin.take());
+        let mut text = String::new();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            std::io::Read::read_to_string(&mut stdout, &mut text).with_context(|| self.name.clone())?;
+        }
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!("{} ended with {status}: {text}", self.name);
+        }
+        Ok(text)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) && self.child.kill().is_ok() {
+            self.child.wait().ok();
+        }
+    }
+}
+
+/// Runs a command to its end; fails with what it wrote to standard error.
+///
+/// # Errors
+/// When it can't be started or fails.
+pub fn output(name: &str, command: &mut Command) -> Result<String> {
+    let Output { status, stdout, stderr } =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
+    if !status.success() {
+        let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        bail!("{name}: {status}: {}{}", out.trim(), err.trim());
+    }
+    String::from_utf8(stdout).with_context(|| name.to_owned())
+}
+
+/// A file as the log of a command: standard output and error.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn log_to(command: &mut Command, path: &PathBuf) -> Result<()> {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    let file = file.with_context(|| format!("{}", path.display()))?;
+    command.stdout(file.try_clone()?).stderr(file);
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! A space: the namespaces and the cgroup of one machine, and commands that run in it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{self, Process};
+use crate::{binaries, run::Run};
+
+/// How a space is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kind {
+    /// Forwards packets.
+    pub forward: bool,
+    /// Outlives this process.
+    pub stay: bool,
+}
+
+/// The namespaces of one machine, held by a process in them.
+///
+/// Clones are the same space; it ends with the last of them, or with its run.
+#[derive(Clone, Debug)]
+pub struct Space {
+    name: String,
+    cgroup: PathBuf,
+    pid: u32,
+    stay: bool,
+    // Held while the space lives; ended with it.
+    _holder: Option<Arc<Process>>,
+}
+
+impl Space {
+    /// Makes a space below a run.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn make(run: &Run, name: &str, kind: Kind) -> Result<Self> {
+        let cgroup = run.cgroup().join(name);
+        fs::create_dir(&cgroup).with_context(|| format!("{}", cgroup.display()))?;
+        let mut command = Command::new(binaries::find("ropeway-peer")?);
+        command.args(["node", "--hostname", name, "--cgroup"]).arg(&cgroup);
+        if kind.forward {
+            command.arg("--forward");
+        }
+        if kind.stay {
+            command.arg("--stay").stdin(Stdio::null());
+        } else {
+            command.stdin(Stdio::piped());
+        }
+        let mut holder = Process::start(name, command.stdout(Stdio::piped()))?;
+        let stdout = holder.child().stdout.take().context("no pipe")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        if line != "ready\n" {
+            bail!("{name}: the namespaces could not be made");
+        }
+        let pid = holder.id();
+        let holder = if kind.stay {
+            std::mem::forget(holder); // it outlives this process by intention
+            None
+        } else {
+            Some(Arc::new(holder))
+        };
+        let space = Self { name: name.to_owned(), cgroup, pid, stay: kind.stay, _holder: holder };
+        space.ip(&["link set lo up"])?;
+        Ok(space)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The process that holds its namespaces.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its cgroup directory, as seen from outside.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// A path inside the space, as it is reached from outside.
+    #[must_use]
+    pub fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.pid))
+    }
+
+    /// A command inside: as a program of the host, in the cgroup `host`.
+    ///
+    /// # Errors
+    /// When the cgroup can't be made.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        self.command_in("host", None, program)
+    }
+
+    /// A command in a cgroup below the space's and, if named, in a network namespace of the space.
+    ///
+    /// # Errors
+    /// When the cgroup can't be made.
+    pub fn command_in(&self, cgroup: &str, netns: Option<&str>, program: impl AsRef<OsStr>) -> Result<Command> {
+        let cgroup = self.cgroup.join(cgroup);
+        fs::create_dir_all(&cgroup).with_context(|| format!("{}", cgroup.display()))?;
+        let mut command = Command::new(binaries::find("ropeway-peer")?);
+        command.args(["in", "--pid", &self.pid.to_string(), "--cgroup"]).arg(cgroup);
+        if let Some(netns) = netns {
+            command.args(["--netns", netns]);
+        }
+        if self.stay {
+            command.arg("--stay");
+        }
+        command.arg("--").arg(program);
+        Ok(command)
+    }
+
+    /// Runs `ip` with several commands at once.
+    ///
+    /// # Errors
+    /// When one of them fails; those before it stay done.
+    pub fn ip(&self, lines: &[impl AsRef<str>]) -> Result<()> {
+        self.ip_in(None, lines)
+    }
+
+    /// [`Space::ip`], in a network namespace of the space.
+    ///
+    /// # Errors
+    /// When one of the commands fails.
+    pub fn ip_in(&self, netns: Option<&str>, lines: &[impl AsRef<str>]) -> Result<()> {
+        let text = lines.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("\n");
+        let mut command = self.command_in("host", netns, "ip")?;
+        command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start ip")?;
+        child.stdin.take().context("no pipe")?.write_all(text.as_bytes())?;
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("{}: ip: {}: {text}", self.name, String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// Runs a program of the system inside and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn output(&self, words: &[&str]) -> Result<String> {
+        let (program, arguments) = words.split_first().context("no program")?;
+        process::output(&format!("{}: {}", self.name, words.join(" ")), self.command(program)?.args(arguments))
+    }
+}

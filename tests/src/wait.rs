@@ -1,0 +1,38 @@
+//! Waiting for conditions, never for time: a deadline only decides when to give up.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Between two looks at a condition.
+const STEP: Duration = Duration::from_millis(5);
+
+/// Asks until there is an answer; after `deadline` the error says what was awaited and, if known, why it is not so.
+///
+/// # Errors
+/// When there is no answer in time.
+pub fn until<T>(what: &str, deadline: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        let last = match ask() {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if Instant::now() >= end {
+            match last {
+                Some(error) => bail!("{what}: not within {deadline:?}: {error:#}"),
+                None => bail!("{what}: not within {deadline:?}"),
+            }
+        }
+        std::thread::park_timeout(STEP);
+    }
+}
+
+/// [`until`], for a condition without a value.
+///
+/// # Errors
+/// When it does not hold in time.
+pub fn until_true(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
+    until(what, deadline, || Ok(holds().then_some(())))
+}
