@@ -1,0 +1,38 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::*;
+
+async fn ask(address: SocketAddr, request: &str) -> String {
+    let request = request.to_owned();
+    let exchange = move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    tokio::task::spawn_blocking(exchange).await.unwrap()
+}
+
+#[tokio::test]
+async fn answers_and_refuses() {
+    let listener = bind("metrics-bind-address", ([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let handler: Handler = Arc::new(|path| match path {
+        "/proxyMode" => Answer::text("ropeway".into()),
+        _ => Answer::not_found(),
+    });
+    let server = tokio::spawn(serve(listener, handler));
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let answer = ask(address, &get("/proxyMode?x=1")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nropeway"), "{answer}");
+    assert!(ask(address, &get("/none")).await.starts_with("HTTP/1.1 404"));
+    let put = get("/proxyMode").replace("GET", "PUT");
+    assert!(ask(address, &put).await.starts_with("HTTP/1.1 405"));
+    assert!(ask(address, "what\r\n\r\n").await.starts_with("HTTP/1.1 400"));
+
+    let taken = bind("metrics-bind-address", address).await.unwrap_err().to_string();
+    assert!(taken.starts_with(&format!("--metrics-bind-address {address}: Address already in use")), "{taken}");
+    server.abort();
+}

@@ -1,0 +1,338 @@
+//! Keeps the node itself right: programs on its devices and its cgroup, routes to other nodes' pods, kernel settings, the
+//! node's configuration for the programs and for the plugin.
+//!
+//! One task owns all of it. Everything it does is a comparison of what should be with what is, so it runs as often as
+//! something changes: a Node object, a device, an address, a route. What others own it never touches; see [`crate::routes`]
+//! and [`crate::load`] for what is ours.
+
+pub mod discover;
+pub mod file;
+pub mod status;
+pub mod sysctl;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use dataplane_common::pod::NodeConfig;
+use dataplane_host::map::Table;
+use dataplane_host::netlink::{Event, Group, Monitor, NetlinkError, PROTOCOL, Socket};
+use dataplane_host::pins::Pins;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+use crate::config::Config;
+use crate::desired::NodeContext;
+use crate::load::clock::Clock;
+use crate::load::programs::Programs;
+use crate::load::{LoadError, attach};
+use crate::routes;
+use crate::source::NodeObject;
+use discover::{Facts, Snapshot};
+use file::{NodeFile, NodeFileError};
+use status::NodeStatus;
+
+/// How long events are gathered before they are looked at.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How long after a failure everything is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often everything is compared though nothing was heard of.
+const AUDIT: Duration = Duration::from_secs(30);
+
+/// What the source says of Nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeEvent {
+    /// A Node is there or has changed; `None`: it is gone.
+    Node(Box<str>, Option<NodeObject>),
+    /// All Nodes come anew.
+    Relist,
+    /// All Nodes are known: from now on a missing one is gone.
+    InSync,
+}
+
+/// Why the node could not be brought into order.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Devices, addresses or routes.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Programs and hooks.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The plugin's file.
+    #[error(transparent)]
+    File(#[from] NodeFileError),
+    /// No thread for the monitor.
+    #[error("watching devices, addresses and routes: {0}")]
+    Monitor(#[from] std::io::Error),
+}
+
+/// What the task works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The pins of this ABI.
+    pub pins: Pins,
+    /// The programs to attach.
+    pub programs: Programs,
+    /// The clock of the packet path.
+    pub clock: Clock,
+    /// The cgroup to attach to.
+    pub cgroup: PathBuf,
+    /// Programs of another ABI are attached: ours take their place only when the maps are filled.
+    pub predecessor: bool,
+}
+
+/// The task.
+#[derive(Debug)]
+pub struct NodeTask {
+    parts: Parts,
+    socket: Socket,
+    heard: mpsc::Receiver<Vec<Event>>,
+    nodes: BTreeMap<Box<str>, NodeObject>,
+    /// Names seen since the last relist began.
+    relisted: Option<Vec<Box<str>>>,
+    nodes_in_sync: bool,
+    maps_filled: bool,
+    pods_done: bool,
+    last: Option<Facts>,
+    context: watch::Sender<NodeContext>,
+    status: Arc<NodeStatus>,
+}
+
+impl NodeTask {
+    /// Opens netlink in the network namespace of this thread, and brings the node into a first order.
+    ///
+    /// # Errors
+    /// The node can't be brought into order: nothing will work, so the agent should say so and end.
+    pub fn new(parts: Parts, status: Arc<NodeStatus>) -> Result<(Self, watch::Receiver<NodeContext>), NodeError> {
+        // Listen first: what changes between the first look and the listening would be missed.
+        let monitor = Monitor::open(&Group::ALL)?;
+        let (sender, heard) = mpsc::channel(16);
+        thread::Builder::new().name("netlink".into()).stack_size(256 << 10).spawn(move || listen(monitor, &sender))?;
+        let (context, receiver) = watch::channel(NodeContext::default());
+        let mut task = Self {
+            socket: Socket::open()?,
+            heard,
+            nodes: BTreeMap::new(),
+            relisted: None,
+            nodes_in_sync: false,
+            maps_filled: !parts.predecessor,
+            pods_done: false,
+            last: None,
+            context,
+            status,
+            parts,
+        };
+        task.refresh(false)?;
+        Ok((task, receiver))
+    }
+
+    /// Works until the events end. `filled` turns true when the maps hold what they should.
+    pub async fn run(mut self, mut events: mpsc::Receiver<NodeEvent>, mut filled: watch::Receiver<bool>) {
+        let mut wait = AUDIT;
+        loop {
+            let mut external = false;
+            tokio::select! {
+                event = events.recv() => {
+                    let Some(event) = event else { return };
+                    self.take(event);
+                    while let Ok(more) = events.try_recv() {
+                        self.take(more);
+                    }
+                }
+                Some(events) = self.heard.recv() => {
+                    if !self.is_relevant(&events) {
+                        continue;
+                    }
+                    tokio::time::sleep(SETTLE).await;
+                    while self.heard.try_recv().is_ok() {}
+                    external = true;
+                }
+                changed = filled.changed(), if !self.maps_filled => {
+                    self.maps_filled = changed.is_ok() && *filled.borrow_and_update();
+                }
+                () = tokio::time::sleep(wait) => external = true,
+            }
+            wait = match self.refresh(external) {
+                Ok(()) => AUDIT,
+                Err(e) => {
+                    warn!(error = %e, "the node is not in order; trying again in {RETRY:?}");
+                    self.status.failed();
+                    RETRY
+                }
+            };
+        }
+    }
+
+    fn is_relevant(&self, events: &[Event]) -> bool {
+        let relevant = |facts| events.iter().any(|event| is_relevant(event, facts, &self.parts.config));
+        self.last.as_ref().is_none_or(relevant)
+    }
+
+    fn take(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Node(name, Some(node)) => {
+                if let Some(names) = &mut self.relisted {
+                    names.push(name.clone());
+                }
+                self.nodes.insert(name, node);
+            }
+            NodeEvent::Node(name, None) => {
+                self.nodes.remove(&name);
+            }
+            NodeEvent::Relist => self.relisted = Some(Vec::new()),
+            NodeEvent::InSync => {
+                if let Some(mut names) = self.relisted.take() {
+                    names.sort();
+                    self.nodes.retain(|name, _| names.binary_search(name).is_ok());
+                }
+                self.nodes_in_sync = true;
+            }
+        }
+    }
+
+    /// Compares everything and does the difference. `external`: nothing but the kernel has changed, so what has to be done is a repair.
+    fn refresh(&mut self, external: bool) -> Result<(), NodeError> {
+        let snapshot = Snapshot::take(&mut self.socket)?;
+        let config = Arc::clone(&self.parts.config);
+        let own = self.nodes.get(config.node_name.as_str());
+        let facts = discover::facts(&config, &snapshot, own);
+        self.status.leaving(own.is_some_and(|n| n.leaving));
+        let changed = self.last.as_ref() != Some(&facts);
+        if changed {
+            self.report(&facts);
+        }
+        let mut operations = self.write_config(&facts)?;
+        self.settings(&facts);
+        if self.maps_filled {
+            operations += self.attach(&facts)?;
+        }
+        if !facts.pod_cidrs.is_empty() {
+            operations += usize::from(
+                NodeFile::new(&config.node_name, &facts.pod_cidrs, facts.mtu).write(&config.state_dir)?,
+            );
+        }
+        if self.nodes_in_sync {
+            operations += self.routes(&facts)?;
+        }
+        self.status.operations(operations, external && !changed);
+        let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+        let context = facts.context(&config, ipv6);
+        self.context.send_if_modified(|present| std::mem::replace(present, context.clone()) != context);
+        self.last = Some(facts);
+        Ok(())
+    }
+
+    fn report(&self, facts: &Facts) {
+        let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.as_str()).collect();
+        info!(?uplinks, node_ips = ?facts.node_ips, pod_cidrs = ?facts.pod_cidrs, mtu = facts.mtu, "node");
+        for name in &facts.missing {
+            warn!(uplink = name, "--uplink: no such device; it is attached when it appears");
+        }
+        if facts.uplinks.is_empty() && facts.missing.is_empty() {
+            warn!("no uplink: there is no default route, and no device has the node's address; name one with --uplink");
+        }
+    }
+
+    fn write_config(&self, facts: &Facts) -> Result<usize, LoadError> {
+        let wanted = facts.node_config(&self.parts.config, self.parts.clock);
+        let table: Table<u32, NodeConfig> = Table::open(&self.parts.pins, "config")?;
+        if table.get(&0)? == Some(wanted) {
+            return Ok(0);
+        }
+        table.insert(&0, &wanted)?;
+        Ok(1)
+    }
+
+    fn settings(&self, facts: &Facts) {
+        let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.clone()).collect();
+        let (done, failed) = sysctl::apply(Path::new("/proc/sys"), &uplinks);
+        for setting in done {
+            info!(setting = setting.path, value = setting.value, "kernel setting");
+        }
+        for error in &failed {
+            warn!("{error}");
+        }
+    }
+
+    fn attach(&mut self, facts: &Facts) -> Result<usize, LoadError> {
+        let Parts { config, pins, programs, cgroup, predecessor, .. } = &mut self.parts;
+        let mut operations = attach::cgroup(pins, programs, cgroup)?;
+        operations += attach::uplinks(pins, programs, &facts.uplinks, config.uplink_attach, &mut self.socket)?;
+        if !self.pods_done {
+            operations += attach::pods(programs, &mut self.socket)?;
+            self.pods_done = true;
+        }
+        if std::mem::take(predecessor) {
+            operations += attach::remove_predecessors(pins)?;
+        }
+        Ok(operations)
+    }
+
+    fn routes(&mut self, facts: &Facts) -> Result<usize, NetlinkError> {
+        let config = &self.parts.config;
+        let around = routes::Surroundings {
+            node: &config.node_name,
+            pod_cidrs: &facts.pod_cidrs,
+            on_link: &facts.on_link,
+            metric: config.route_metric,
+        };
+        let plan = routes::plan(self.nodes.iter().map(|(name, node)| (name.as_ref(), node)), &around);
+        if self.status.problems(&plan.problems) {
+            for problem in &plan.problems {
+                warn!("{problem}");
+            }
+        }
+        let (operations, failed) = routes::apply(&mut self.socket, &plan.routes)?;
+        debug!(routes = plan.routes.len(), operations, "routes");
+        match failed.into_iter().find(|e| e.refusal() != Some(libc::EEXIST)) {
+            Some(error) => Err(error),
+            None => Ok(operations),
+        }
+    }
+}
+
+/// Passes on what the kernel says for as long as somebody listens.
+fn listen(mut monitor: Monitor, sender: &mpsc::Sender<Vec<Event>>) {
+    while !sender.is_closed() {
+        match monitor.wait(AUDIT) {
+            Ok(events) if events.is_empty() => {}
+            Ok(events) => {
+                if sender.blocking_send(events).is_err() {
+                    return;
+                }
+            }
+            Err(e) => {
+                error!(error = %e, "can't listen to changes of devices; looking every {AUDIT:?}");
+                return;
+            }
+        }
+    }
+}
+
+/// Whether an event can have to do with us: not the comings and goings of pods.
+fn is_relevant(event: &Event, facts: &Facts, config: &Config) -> bool {
+    let uplink = |name: &str, index: u32| {
+        config.uplinks.iter().any(|u| u == name) || facts.uplinks.iter().any(|l| l.index == index || l.name == name)
+    };
+    match event {
+        Event::Link(link) => {
+            uplink(&link.name, link.index) && !facts.uplinks.iter().any(|known| known == link)
+        }
+        Event::LinkGone(link) => uplink(&link.name, link.index),
+        Event::Address(_) | Event::AddressGone(_) | Event::Lost => true,
+        Event::Route(route) => route.protocol != PROTOCOL && (route.destination.prefix() == 0 || is_on_link(route)),
+        Event::RouteGone(route) => routes::is_ours(route) || route.destination.prefix() == 0 || is_on_link(route),
+    }
+}
+
+fn is_on_link(route: &dataplane_host::netlink::Route) -> bool {
+    route.protocol != PROTOCOL && matches!(route.hop, dataplane_host::netlink::Hop::Device { .. })
+}

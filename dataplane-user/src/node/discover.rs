@@ -1,0 +1,172 @@
+//! What this node is like: a pure function of the configuration, the kernel's devices, addresses and routes, and the
+//! node's own Node object.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::NodeConfig;
+use dataplane_host::netlink::{Address, Hop, Link, NetlinkError, PROTOCOL, Route, Socket};
+use ipnetwork::IpNetwork;
+
+use crate::config::Config;
+use crate::desired::NodeContext;
+use crate::load::clock::Clock;
+use crate::source::NodeObject;
+
+/// The kernel's side at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Devices.
+    pub links: Vec<Link>,
+    /// Addresses.
+    pub addresses: Vec<Address>,
+    /// Routes of the main table.
+    pub routes: Vec<Route>,
+}
+
+impl Snapshot {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// It refused.
+    pub fn take(socket: &mut Socket) -> Result<Self, NetlinkError> {
+        Ok(Self { links: socket.links()?, addresses: socket.addresses()?, routes: socket.routes(0)? })
+    }
+
+    /// The addresses by which others reach this node, of all devices.
+    fn global(&self) -> impl Iterator<Item = &Address> {
+        let global = |a: &&Address| {
+            let ip = a.network.ip();
+            !a.narrow && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && !is_link_local(ip)
+        };
+        self.addresses.iter().filter(global)
+    }
+
+    fn device_of(&self, ip: IpAddr) -> Option<u32> {
+        self.addresses.iter().find(|a| a.network.ip() == ip).map(|a| a.index)
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+/// What was found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The devices that lead out of the node, in the order of the configuration or of their indices.
+    pub uplinks: Vec<Link>,
+    /// Configured uplinks that do not exist.
+    pub missing: Vec<String>,
+    /// The node's own address, at most one of each family, IPv4 first.
+    pub node_ips: Vec<IpAddr>,
+    /// All its addresses, sorted.
+    pub addresses: Vec<IpAddr>,
+    /// The networks that are reached without a router through an uplink: network and device.
+    pub on_link: Vec<(IpNetwork, u32)>,
+    /// Where its pods get their addresses.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// For pods.
+    pub mtu: u32,
+}
+
+/// Looks at everything together.
+#[must_use]
+pub fn facts(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) -> Facts {
+    let (uplinks, missing) = uplinks(config, snapshot, node);
+    let node_ips = node_ips(config, snapshot, node, &uplinks);
+    let addresses: BTreeSet<_> = snapshot.global().map(|a| a.network.ip()).collect();
+    let is_uplink = |index: u32| uplinks.iter().any(|l| l.index == index);
+    let mut on_link: Vec<_> = snapshot.global().filter(|a| is_uplink(a.index)).map(|a| (a.network, a.index)).collect();
+    let routed = snapshot.routes.iter().filter(|r| r.protocol != PROTOCOL).filter_map(|r| match r.hop {
+        Hop::Device { index } if is_uplink(index) && !is_link_local(r.destination.ip()) => Some((r.destination, index)),
+        _ => None,
+    });
+    on_link.extend(routed);
+    let mtu = config.mtu.or_else(|| uplinks.iter().map(|l| l.mtu).min()).unwrap_or(1500);
+    let pod_cidrs = if config.pod_cidrs.is_empty() {
+        node.map_or_else(Vec::new, |n| n.pod_cidrs.to_vec())
+    } else {
+        config.pod_cidrs.clone()
+    };
+    Facts { uplinks, missing, node_ips, addresses: addresses.into_iter().collect(), on_link, pod_cidrs, mtu }
+}
+
+fn uplinks(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) -> (Vec<Link>, Vec<String>) {
+    let by_index = |index: u32| snapshot.links.iter().find(|l| l.index == index).cloned();
+    if !config.uplinks.is_empty() {
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        for name in &config.uplinks {
+            match snapshot.links.iter().find(|l| l.name == *name) {
+                Some(link) => found.push(link.clone()),
+                None => missing.push(name.clone()),
+            }
+        }
+        return (found, missing);
+    }
+    let device = |r: &Route| match r.hop {
+        Hop::Gateway { index, .. } => index,
+        Hop::Device { index } => Some(index),
+        Hop::Blackhole => None,
+    };
+    let mut indices: BTreeSet<_> =
+        snapshot.routes.iter().filter(|r| r.destination.prefix() == 0).filter_map(device).collect();
+    if indices.is_empty() {
+        let object = node.map_or(&[][..], |n| &n.addresses);
+        indices = config.node_ips.iter().chain(object).filter_map(|ip| snapshot.device_of(*ip)).collect();
+    }
+    (indices.into_iter().filter_map(by_index).collect(), Vec::new())
+}
+
+fn node_ips(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>, uplinks: &[Link]) -> Vec<IpAddr> {
+    let object = node.map_or(&[][..], |n| &n.addresses);
+    let on_uplinks = uplinks.iter().flat_map(|l| snapshot.global().filter(move |a| a.index == l.index));
+    // An IPv6 address that is still being checked is none yet.
+    let on_uplinks = on_uplinks.filter(|a| !a.tentative).map(|a| a.network.ip());
+    let local = object.iter().copied().filter(|ip| snapshot.device_of(*ip).is_some());
+    let candidates: Vec<_> = config.node_ips.iter().copied().chain(local).chain(on_uplinks).collect();
+    let of = |v6: bool| candidates.iter().copied().find(|ip| ip.is_ipv6() == v6);
+    [of(false), of(true)].into_iter().flatten().collect()
+}
+
+impl Facts {
+    /// What the stages must know of the node.
+    #[must_use]
+    pub fn context(&self, config: &Config, ipv6: bool) -> NodeContext {
+        NodeContext {
+            name: config.node_name.clone(),
+            zone: config.zone.as_deref().map(Into::into),
+            addresses: self.addresses.clone(),
+            nodeport_addresses: self.node_ips.clone(),
+            pod_ranges: config.cluster_cidrs.iter().chain(&self.pod_cidrs).copied().collect(),
+            ipv4: true,
+            ipv6,
+        }
+    }
+
+    /// What the programs must know of the node.
+    #[must_use]
+    pub fn node_config(&self, config: &Config, clock: Clock) -> NodeConfig {
+        let mut out = NodeConfig {
+            snat_port_min: config.snat_ports.first,
+            snat_port_max: config.snat_ports.last,
+            udp_ticks: clock.ticks(config.udp_timeout),
+            tcp_ticks: clock.ticks(config.tcp_timeout),
+            closing_ticks: clock.ticks(config.tcp_closing_timeout),
+            // With several the routes decide.
+            uplink: if let [only] = &self.uplinks[..] { only.index } else { 0 },
+            ..NodeConfig::default()
+        };
+        for ip in &self.node_ips {
+            match ip {
+                IpAddr::V4(a) => out.node4 = V4::from(*a),
+                IpAddr::V6(a) => out.node6 = V6::from(*a),
+            }
+        }
+        out
+    }
+}
