@@ -1,0 +1,94 @@
+//! The programs of `cargo xtask bench packet`: the real `from_pod` on a packet that is put back before every run, and the bare map
+//! operations that its cost is compared with.
+#![no_std]
+#![no_main]
+#![allow(dead_code, reason = "the benchmark uses a part of the modules it shares with the product")]
+
+#[path = "kernel/bench.rs"]
+mod input;
+mod kernel;
+mod maps;
+mod programs;
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::flow::{Flow, FlowKey};
+use dataplane_common::packet::Flows;
+use kernel::tables::Table;
+
+/// Operations in one run of a bare map program.
+const OPERATIONS: u32 = 8;
+
+/// Puts the packet back, and no more.
+#[classifier]
+pub fn bench_base(ctx: TcContext) -> i32 {
+    i32::from(input::reset(&ctx))
+}
+
+/// Puts the packet back and runs `from_pod`.
+#[classifier]
+pub fn bench_from_pod(ctx: TcContext) -> i32 {
+    if !input::reset(&ctx) {
+        return 0;
+    }
+    programs::from_pod(ctx)
+}
+
+macro_rules! bare {
+    ($($(#[$doc:meta])* $name:ident($n:ident) $e:expr;)*) => {$(
+        $(#[$doc])*
+        #[classifier]
+        pub fn $name(_ctx: TcContext) -> i32 {
+            let Some((first, mask)) = input::take(OPERATIONS) else { return 0 };
+            let mut done = 0;
+            for i in 0..OPERATIONS {
+                let $n = first.wrapping_add(i) & mask;
+                done += i32::from($e);
+            }
+            done
+        }
+    )*};
+}
+
+#[inline(always)]
+fn key4(n: u32) -> FlowKey<V4> {
+    let (src, dst) = (V4 { octets: [10, 1, 0, 2] }, V4 { octets: [10, 200, 0, (n >> 16) as u8] });
+    FlowKey { src, dst, sport: n as u16, dport: 80, proto: 6, pad: [0; 3] }
+}
+
+#[inline(always)]
+fn key6(n: u32) -> FlowKey<V6> {
+    let (src, dst) = (V6::from_words([0xfd, 0, 0, 2]), V6::from_words([0xfd, 0, 0, n >> 16]));
+    FlowKey { src, dst, sport: n as u16, dport: 80, proto: 6, pad: [0; 3] }
+}
+
+#[inline(always)]
+fn flow<A: Copy>(addr: A) -> Flow<A> {
+    let (iif, oif, backend, generation, last_seen) = (1, 2, 3, 4, 5);
+    let (sport, dport) = (1, 2);
+    Flow { src: addr, dst: addr, sport, dport, iif, oif, backend, generation, last_seen, state: 0, flags: 0, pad: 0 }
+}
+
+bare! {
+    /// Loop and counter.
+    bare_none(n) n != u32::MAX;
+    /// Lookup of an entry in `flows4`.
+    bare_lookup4(n) Flows::<V4>::get(&mut Table, &key4(n)).is_some();
+    /// Lookup of an entry in `flows6`.
+    bare_lookup6(n) Flows::<V6>::get(&mut Table, &key6(n)).is_some();
+    /// A fresh entry in `flows4`.
+    bare_insert4(n) Table.insert(&key4(n), &flow(V4 { octets: [10, 0, 0, 1] }));
+    /// A fresh entry in `flows6`.
+    bare_insert6(n) Table.insert(&key6(n), &flow(V6::from_words([1, 2, 3, 4])));
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,311 @@
+//! `cargo xtask bench packet`: what `from_pod` costs, in nanoseconds net of an empty program and as ratios to the bare map operations
+//! that it can't do without, all measured in one run, in turn, on rotating flows.
+//!
+//! Usage: `packet-bench [JSON file]`
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use bytemuck::{Pod as Plain, Zeroable};
+use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_kind, pod_flags};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, SlotTable, backend_state, proto};
+use packet_tests::table;
+
+/// Flows that a hit rotates over.
+const FLOWS: u32 = 4096;
+/// Packets in a round of hits or misses.
+const PACKETS: u32 = 400_000;
+/// New flows in a round: a pair of entries each.
+const NEW: u32 = 50_000;
+const ROUNDS: usize = 9;
+/// Operations in one run of a bare map program.
+const BARE: f64 = 8.0;
+
+/// As in the bench object.
+#[derive(Clone, Copy, Plain, Zeroable)]
+#[repr(C)]
+struct Input {
+    seq: u32,
+    sport_mask: u32,
+    dst_mask: u32,
+    v6: u32,
+    header: [u8; 44],
+}
+
+/// One kind of traffic.
+#[derive(Clone, Copy)]
+struct Traffic {
+    v6: bool,
+    udp: bool,
+    /// The service's port; backends listen on 8080.
+    port: u16,
+    /// To a Service, or to somewhere else.
+    service: bool,
+}
+
+struct Samples {
+    name: String,
+    values: Vec<f64>,
+}
+
+impl Samples {
+    fn median(&self) -> f64 {
+        let mut sorted = self.values.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    }
+
+    fn spread(&self) -> (f64, f64) {
+        self.values.iter().fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(*v), high.max(*v)))
+    }
+}
+
+fn main() -> Result<()> {
+    let mut all: Vec<Samples> = Vec::new();
+    for round in 0..ROUNDS {
+        for v6 in [false, true] {
+            for (name, value) in measure(v6).context("is the bench object built, and are you root?")? {
+                match all.iter_mut().find(|s| s.name == name) {
+                    Some(s) => s.values.push(value),
+                    None => all.push(Samples { name, values: vec![value] }),
+                }
+            }
+        }
+        eprintln!("round {} of {ROUNDS}", round + 1);
+    }
+    report(&all)
+}
+
+/// One round for one family: every figure once, each on its own fresh tables where they fill.
+fn measure(v6: bool) -> Result<Vec<(String, f64)>> {
+    let family = if v6 { "v6" } else { "v4" };
+    let digit = if v6 { '6' } else { '4' };
+    let mut figures = Vec::new();
+    let mut add = |name: &str, value: f64| figures.push((format!("{family}.{name}"), value));
+    let tcp = Traffic { v6, udp: false, port: 80, service: true };
+    let udp = Traffic { udp: true, ..tcp };
+
+    // bare operations
+    let mut ebpf = load()?;
+    let none = bare(&mut ebpf, "bare_none", u32::MAX, 0, PACKETS / 8)?;
+    let first = bare(&mut ebpf, &format!("bare_insert{digit}"), u32::MAX, 0, 2 * NEW / 8)?;
+    add("insert", first - none);
+    let mut ebpf = load()?;
+    bare(&mut ebpf, &format!("bare_insert{digit}"), FLOWS - 1, 0, FLOWS)?;
+    let lookup = bare(&mut ebpf, &format!("bare_lookup{digit}"), FLOWS - 1, 0, PACKETS / 8)?;
+    add("lookup", lookup - none);
+
+    // from_pod
+    let mut ebpf = load()?;
+    fill(&ebpf)?;
+    let base = run(&mut ebpf, "bench_base", tcp, FLOWS - 1, 0, PACKETS)?;
+    for (name, traffic) in [("hit", tcp), ("udp_hit", udp), ("hit_same_port", Traffic { port: 8080, ..tcp })] {
+        let syn = Traffic { ..traffic };
+        open(&mut ebpf, syn)?;
+        add(name, run(&mut ebpf, "bench_from_pod", traffic, FLOWS - 1, 0, PACKETS)? - base);
+    }
+    let elsewhere = Traffic { service: false, ..tcp };
+    add("miss", run(&mut ebpf, "bench_from_pod", elsewhere, FLOWS - 1, 0, PACKETS)? - base);
+    let mut ebpf = load()?;
+    fill(&ebpf)?;
+    let new = run_flags(&mut ebpf, "bench_from_pod", tcp, 0x02, 0xffff, 63, NEW)? - base;
+    add("new_flow", new);
+    Ok(figures)
+}
+
+fn load() -> Result<Ebpf> {
+    packet_tests::load("bench")
+}
+
+/// One SYN or datagram for each flow.
+fn open(ebpf: &mut Ebpf, traffic: Traffic) -> Result<()> {
+    run_flags(ebpf, "bench_from_pod", traffic, 0x02, FLOWS - 1, 0, FLOWS).map(drop)
+}
+
+fn bare(ebpf: &mut Ebpf, name: &str, mask: u32, seq: u32, repeat: u32) -> Result<f64> {
+    let input = Input { seq, sport_mask: mask, dst_mask: 0, v6: 0, header: [0; 44] };
+    table::<u32, Input>(ebpf, "bench")?.insert(&0, &input)?;
+    let (ns, _) = test_run(ebpf, name, &[0; 128], repeat)?;
+    Ok(ns / BARE)
+}
+
+fn run(ebpf: &mut Ebpf, name: &str, traffic: Traffic, mask: u32, dst_mask: u32, repeat: u32) -> Result<f64> {
+    run_flags(ebpf, name, traffic, 0x10, mask, dst_mask, repeat)
+}
+
+fn run_flags(
+    ebpf: &mut Ebpf,
+    name: &str,
+    traffic: Traffic,
+    tcp_flags: u8,
+    sport_mask: u32,
+    dst_mask: u32,
+    repeat: u32,
+) -> Result<f64> {
+    let frame = frame(traffic, tcp_flags);
+    let mut header = [0; 44];
+    header.copy_from_slice(&frame[14..58]);
+    let input = Input { seq: 0, sport_mask, dst_mask, v6: u32::from(traffic.v6), header };
+    table::<u32, Input>(ebpf, "bench")?.insert(&0, &input)?;
+    let (ns, code) = test_run(ebpf, name, &frame, repeat)?;
+    if name == "bench_from_pod" {
+        ensure!(code == 7, "{name} returned {code}, not a redirect");
+    }
+    Ok(ns)
+}
+
+fn test_run(ebpf: &mut Ebpf, name: &str, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
+    let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
+    if program.fd().is_err() {
+        program.load()?;
+    }
+    let result = program.test_run(TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() })?;
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a packet")]
+    Ok((result.duration.as_nanos() as f64, result.return_value))
+}
+
+const POD4: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+const POD6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2);
+const VIPS: u8 = 64;
+
+fn vip(v6: bool, n: u8) -> IpAddr {
+    if v6 { Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, u16::from(n)).into() } else { Ipv4Addr::new(10, 96, 0, n).into() }
+}
+
+fn frame(t: Traffic, tcp_flags: u8) -> Vec<u8> {
+    let proto = if t.udp { proto::UDP } else { proto::TCP };
+    let mut f = vec![0; 12];
+    let dst = if t.service {
+        vip(t.v6, 1)
+    } else if t.v6 {
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()
+    } else {
+        Ipv4Addr::new(192, 0, 2, 1).into()
+    };
+    match dst {
+        IpAddr::V4(dst) => {
+            f.extend([8, 0, 0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, proto, 0, 0]);
+            f.extend(POD4.octets());
+            f.extend(dst.octets());
+        }
+        IpAddr::V6(dst) => {
+            f.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 40, proto, 64]);
+            f.extend(POD6.octets());
+            f.extend(dst.octets());
+        }
+    }
+    f.extend([0, 1]);
+    f.extend(t.port.to_be_bytes());
+    if t.udp {
+        f.extend([0, 40, 0x12, 0x34]);
+    } else {
+        f.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, tcp_flags, 0xff, 0xff, 0x12, 0x34, 0, 0]);
+    }
+    f.resize(f.len() + 40, 0);
+    f
+}
+
+/// A pod behind interface 1, and 64 services of each family and protocol with three remote backends each.
+fn fill(ebpf: &Ebpf) -> Result<()> {
+    let config = NodeConfig {
+        node4: Ipv4Addr::new(10, 9, 0, 1).into(),
+        uplink: 1,
+        udp_ticks: u32::MAX,
+        tcp_ticks: u32::MAX,
+        closing_ticks: u32::MAX,
+        ..NodeConfig::default()
+    };
+    table::<u32, NodeConfig>(ebpf, "config")?.insert(&0, &config)?;
+    let pod = Pod {
+        netns_cookie: 1,
+        addr4: POD4.into(),
+        addr6: POD6.into(),
+        mac: [2; 6],
+        host_mac: [0xee; 6],
+        flags: pod_flags::PRESENT,
+        pad: 0,
+    };
+    table::<u32, Pod>(ebpf, "pods")?.insert(&1, &pod)?;
+    for b in 1..=3_u8 {
+        for (id, addr) in [
+            (u32::from(b), V4::from(Ipv4Addr::new(10, 2, 0, b)).to_octets16()),
+            (u32::from(b) + 10, Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, u16::from(b)).octets()),
+        ] {
+            let state = backend_state::INTERNAL | backend_state::SERVING;
+            let backend = Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: 1, pad2: 0 };
+            table::<u32, Backend>(ebpf, "backends")?.insert(&id, &backend)?;
+            table::<u32, u32>(ebpf, "slots")?.insert(&id, &id)?;
+        }
+    }
+    for n in 1..=VIPS {
+        family::<V4>(ebpf, 4, &vip(false, n), 1)?;
+        family::<V6>(ebpf, 6, &vip(true, n), 11)?;
+    }
+    Ok(())
+}
+
+fn family<A: Address + Plain>(ebpf: &Ebpf, digit: u8, vip: &IpAddr, base: u32) -> Result<()>
+where
+    FrontendKey<A>: Plain,
+{
+    let addr = match vip {
+        IpAddr::V4(a) => A::from_octets16(&a.to_ipv6_mapped().octets()),
+        IpAddr::V6(a) => A::from_octets16(&a.octets()),
+    };
+    let entry = Addr { ifindex: 0, kind: addr_kind::SERVICE, pad: 0, mac: [0; 6] };
+    table::<A, Addr>(ebpf, &format!("addrs{digit}"))?.insert(&addr, &entry)?;
+    let set = SlotTable { base, len: 3 };
+    let frontend =
+        Frontend { service_port: 1, affinity_ticks: 0, internal: set, external: set, flags: 0, scheduler: 0, pad: 0 };
+    for port in [80, 8080] {
+        for proto in [proto::TCP, proto::UDP] {
+            table::<FrontendKey<A>, Frontend>(ebpf, &format!("frontends{digit}"))?
+                .insert(&FrontendKey { addr, port, proto, pad: 0 }, &frontend)?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints the table and the figures; writes the JSON file.
+fn report(all: &[Samples]) -> Result<()> {
+    let mut text = String::from("what                     median ns      min      max\n");
+    for s in all {
+        let (low, high) = s.spread();
+        text += &format!("{:24} {:9.1} {low:8.1} {high:8.1}\n", s.name, s.median());
+    }
+    // ratios are taken round by round, so that a slow minute of the machine is in both
+    let values = |name: &str| all.iter().find(|s| s.name == name).map(|s| s.values.clone()).unwrap_or_default();
+    let mut figures = serde_json::Map::new();
+    for (figure, what, over, times) in [
+        ("packet.hit_over_lookup", "v4.hit", "v4.lookup", 1.0),
+        ("packet.new_flow_over_inserts", "v4.new_flow", "v4.insert", 2.0),
+        ("packet.miss_over_lookup", "v4.miss", "v4.lookup", 1.0),
+        ("packet.udp_hit_over_lookup", "v4.udp_hit", "v4.lookup", 1.0),
+        ("packet.hit_same_port_over_lookup", "v4.hit_same_port", "v4.lookup", 1.0),
+        ("packet.v6_hit_over_lookup", "v6.hit", "v6.lookup", 1.0),
+        ("packet.v6_new_flow_over_inserts", "v6.new_flow", "v6.insert", 2.0),
+        ("packet.v6_miss_over_lookup", "v6.miss", "v6.lookup", 1.0),
+        ("packet.v6_udp_hit_over_lookup", "v6.udp_hit", "v6.lookup", 1.0),
+    ] {
+        let ratios = values(what).iter().zip(values(over)).map(|(a, b)| a / (b * times)).collect();
+        let ratio = Samples { name: figure.into(), values: ratios };
+        let (low, high) = ratio.spread();
+        text += &format!("{figure:36} {:6.2} ({low:.2} to {high:.2})\n", ratio.median());
+        figures.insert(figure.into(), serde_json::json!({ "median": ratio.median(), "min": low, "max": high }));
+    }
+    for (name, value) in &figures {
+        text += &format!("figure {name} {:.2} x\n", value["median"].as_f64().unwrap_or(f64::NAN));
+    }
+    std::io::stdout().write_all(text.as_bytes())?;
+    if let Some(path) = std::env::args().nth(1) {
+        let nanoseconds: serde_json::Map<_, _> =
+            all.iter().map(|s| (s.name.clone(), serde_json::json!(s.values))).collect();
+        let json = serde_json::json!({ "nanoseconds": nanoseconds, "ratios": figures });
+        std::fs::write(&path, serde_json::to_string_pretty(&json)?).with_context(|| path)?;
+    }
+    Ok(())
+}
