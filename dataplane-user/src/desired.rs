@@ -1,1 +1,118 @@
-//! To come.
+//! What the tables should say: pure functions from objects to frontends and backends.
+//!
+//! The rules are kube-proxy's. Nothing here knows ids, slots or maps, and nothing here reads a clock.
+
+mod choose;
+pub mod context;
+mod frontends;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use dataplane_common::service::scheduler;
+
+use crate::source::object::{ServiceObject, SliceObject};
+use crate::source::{ObjectKey, Rejection};
+
+pub use context::{ClusterContext, Context, NodeContext};
+pub use frontends::has_node_ports;
+
+/// What one Service should have.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Desired {
+    /// One for each of `spec.ports`.
+    pub ports: Vec<DesiredPort>,
+    /// What of the Service can't be served.
+    pub rejections: Vec<Rejection>,
+}
+
+/// What one port of a Service should have.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DesiredPort {
+    /// The port's name; may be empty.
+    pub name: Arc<str>,
+    /// Where clients find it. No key is there twice.
+    pub frontends: Vec<Frontend>,
+    /// Its endpoints, by address and port.
+    pub backends: Vec<Backend>,
+    /// Client-IP affinity in seconds; 0: none.
+    pub affinity: u32,
+    /// One of [`scheduler`].
+    pub scheduler: u8,
+}
+
+/// An address, port and protocol, IPv4 as `::ffff:a.b.c.d`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct FrontendAddr {
+    /// Address.
+    pub addr: [u8; 16],
+    /// Port.
+    pub port: u16,
+    /// IP protocol number.
+    pub proto: u8,
+}
+
+/// Where clients find a Service port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frontend {
+    /// Key of the entry.
+    pub key: FrontendAddr,
+    /// Bits of [`dataplane_common::service::frontend_flags`]. They also say which tables it uses: internal clients have the
+    /// Local set iff `INTERNAL_DROP`, external ones iff `EXTERNAL_DROP`, else the Cluster set.
+    pub flags: u16,
+}
+
+/// An endpoint of a Service port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// Address, IPv4 as `::ffff:a.b.c.d`.
+    pub addr: [u8; 16],
+    /// Port.
+    pub port: u16,
+    /// Bits of [`dataplane_common::service::backend_state`].
+    pub state: u8,
+    /// Bits of [`sets`].
+    pub sets: u8,
+}
+
+/// Which sets of endpoints a backend is in.
+pub mod sets {
+    /// The set of policy Cluster.
+    pub const CLUSTER: u8 = 1;
+    /// The set of policy Local.
+    pub const LOCAL: u8 = 2;
+}
+
+/// Whether the 16-byte form is that of an IPv4 address.
+#[must_use]
+pub fn is_v4(addr: &[u8; 16]) -> bool {
+    addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+}
+
+/// Derives what a Service should have from the Service and its slices.
+#[must_use]
+pub fn service<'a>(
+    key: &ObjectKey,
+    service: &ServiceObject,
+    slices: impl Iterator<Item = &'a SliceObject> + Clone,
+    context: &Context,
+) -> Desired {
+    let mut rejections = Vec::new();
+    let claims = frontends::claims(key, service, context, &mut rejections);
+    let ports = service.ports.iter().map(|port| {
+        let frontends = frontends::of_port(service, port, &claims, context);
+        let mut wants = choose::Wants::of(service, &frontends);
+        wants.v4 &= context.node.ipv4;
+        wants.v6 &= context.node.ipv6;
+        DesiredPort {
+            name: port.name.clone(),
+            backends: choose::backends(port, slices.clone(), wants, context),
+            frontends,
+            affinity: service.affinity,
+            scheduler: scheduler::RANDOM,
+        }
+    });
+    let ports = ports.collect();
+    Desired { ports, rejections }
+}

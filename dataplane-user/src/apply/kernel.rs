@@ -1,0 +1,80 @@
+//! The maps in the kernel.
+
+use bytemuck::Pod;
+use dataplane_host::map::{MapError, SharedArray, Table};
+use dataplane_host::pins::Pins;
+
+use super::{ArrayTable, HashTable, Tables};
+
+/// Opens the pinned maps.
+///
+/// # Errors
+/// A pin is missing, or a map has other sizes than ours.
+pub fn open(pins: &Pins) -> Result<Tables, MapError> {
+    Ok(Tables {
+        services: Box::new(Table::open(pins, "services")?),
+        frontends4: Box::new(Table::open(pins, "frontends4")?),
+        frontends6: Box::new(Table::open(pins, "frontends6")?),
+        addrs4: Box::new(Table::open(pins, "addrs4")?),
+        addrs6: Box::new(Table::open(pins, "addrs6")?),
+        slots: Box::new(SharedArray::open(pins, "slots")?),
+        backends: Box::new(SharedArray::open(pins, "backends")?),
+    })
+}
+
+/// A batch allocates memory in the kernel, which one entry does not need.
+const SINGLE: usize = 2;
+
+impl<K: Pod + Send, V: Pod + Send> HashTable<K, V> for Table<K, V> {
+    fn capacity(&self) -> u32 {
+        self.max_entries()
+    }
+
+    fn set(&self, keys: &[K], values: &[V]) -> Result<(), (MapError, usize)> {
+        if keys.len() > SINGLE {
+            return self.insert_batch(keys, values);
+        }
+        for (i, (key, value)) in keys.iter().zip(values).enumerate() {
+            self.insert(key, value).map_err(|e| (e, i))?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, keys: &[K]) -> Result<(), (MapError, usize)> {
+        let mut at = 0;
+        while at < keys.len() {
+            if keys.len() - at <= SINGLE {
+                Self::remove(self, &keys[at]).map_err(|e| (e, at))?;
+                at += 1;
+                continue;
+            }
+            match self.remove_batch(&keys[at..]) {
+                Ok(()) => return Ok(()),
+                Err((MapError::Io { source, .. }, done)) if source.raw_os_error() == Some(ENOENT) => at += done + 1,
+                Err((error, done)) => return Err((error, at + done)),
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<(K, V)>, MapError> {
+        Self::entries(self)
+    }
+}
+
+/// The batch met a key that is not there.
+const ENOENT: i32 = 2;
+
+impl<V: Pod + Send> ArrayTable<V> for SharedArray<V> {
+    fn capacity(&self) -> u32 {
+        self.len()
+    }
+
+    fn set(&self, base: u32, values: &[V]) -> bool {
+        values.iter().zip(base..).fold(true, |all, (value, index)| Self::set(self, index, value) && all)
+    }
+
+    fn get(&self, index: u32) -> Option<V> {
+        Self::get(self, index)
+    }
+}

@@ -1,0 +1,189 @@
+//! Tables in memory, for tests of whoever uses them: with limits, with faults on demand, and with a look at every state in between.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytemuck::Pod;
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::Addr;
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName};
+use dataplane_host::map::MapError;
+
+use super::{ArrayTable, HashTable, Tables};
+
+/// Called after each single write.
+pub type Observer = Arc<dyn Fn() + Send + Sync>;
+
+type Entries = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
+
+/// One map.
+#[derive(Clone)]
+pub struct MemoryMap {
+    name: &'static str,
+    entries: Entries,
+    capacity: u32,
+    faults: Arc<Mutex<Vec<&'static str>>>,
+    observer: Arc<Mutex<Option<Observer>>>,
+}
+
+impl MemoryMap {
+    /// A copy of the content, bytes by bytes.
+    #[must_use]
+    pub fn content(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        lock(&self.entries).clone()
+    }
+
+    /// The content with its types.
+    #[must_use]
+    pub fn typed<K: Pod, V: Pod>(&self) -> Vec<(K, V)> {
+        let read = |(k, v): (&Vec<u8>, &Vec<u8>)| (bytemuck::pod_read_unaligned(k), bytemuck::pod_read_unaligned(v));
+        lock(&self.entries).iter().map(read).collect()
+    }
+
+    fn observe(&self) {
+        let observer = lock(&self.observer).clone();
+        if let Some(observer) = observer {
+            observer();
+        }
+    }
+
+    fn write(&self, key: &[u8], value: &[u8]) -> Result<(), MapError> {
+        let mut faults = lock(&self.faults);
+        if let Some(i) = faults.iter().position(|f| *f == self.name) {
+            faults.remove(i);
+            return Err(MapError::Io { name: self.name.into(), source: std::io::ErrorKind::OutOfMemory.into() });
+        }
+        drop(faults);
+        let mut entries = lock(&self.entries);
+        if entries.len() as u32 >= self.capacity && !entries.contains_key(key) {
+            return Err(MapError::Full { name: self.name.into() });
+        }
+        entries.insert(key.to_vec(), value.to_vec());
+        drop(entries);
+        self.observe();
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<K: Pod, V: Pod> HashTable<K, V> for MemoryMap {
+    fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    fn set(&self, keys: &[K], values: &[V]) -> Result<(), (MapError, usize)> {
+        for (i, (key, value)) in keys.iter().zip(values).enumerate() {
+            self.write(bytemuck::bytes_of(key), bytemuck::bytes_of(value)).map_err(|e| (e, i))?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, keys: &[K]) -> Result<(), (MapError, usize)> {
+        for key in keys {
+            lock(&self.entries).remove(bytemuck::bytes_of(key));
+            self.observe();
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<(K, V)>, MapError> {
+        Ok(self.typed())
+    }
+}
+
+impl<V: Pod> ArrayTable<V> for MemoryMap {
+    fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    fn set(&self, base: u32, values: &[V]) -> bool {
+        for (value, index) in values.iter().zip(base..) {
+            if index >= self.capacity {
+                return false;
+            }
+            lock(&self.entries).insert(index.to_be_bytes().to_vec(), bytemuck::bytes_of(value).to_vec());
+            self.observe();
+        }
+        true
+    }
+
+    fn get(&self, index: u32) -> Option<V> {
+        if index >= self.capacity {
+            return None;
+        }
+        let entries = lock(&self.entries);
+        Some(entries.get(&index.to_be_bytes()[..]).map_or_else(V::zeroed, |v| bytemuck::pod_read_unaligned(v)))
+    }
+}
+
+/// All service maps, shared with whoever holds a clone.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "named like the maps")]
+pub struct Memory {
+    pub services: MemoryMap,
+    pub frontends4: MemoryMap,
+    pub frontends6: MemoryMap,
+    pub addrs4: MemoryMap,
+    pub addrs6: MemoryMap,
+    pub slots: MemoryMap,
+    pub backends: MemoryMap,
+    faults: Arc<Mutex<Vec<&'static str>>>,
+    observer: Arc<Mutex<Option<Observer>>>,
+}
+
+impl Memory {
+    /// Empty tables: hash maps of `entries`, arrays of `elements`.
+    #[must_use]
+    pub fn new(entries: u32, elements: u32) -> Self {
+        let (faults, observer) = (Arc::<Mutex<Vec<&str>>>::default(), Arc::<Mutex<Option<Observer>>>::default());
+        let map = |name, capacity| MemoryMap {
+            name,
+            entries: Entries::default(),
+            capacity,
+            faults: faults.clone(),
+            observer: observer.clone(),
+        };
+        Self {
+            services: map("services", entries),
+            frontends4: map("frontends4", entries),
+            frontends6: map("frontends6", entries),
+            addrs4: map("addrs4", entries),
+            addrs6: map("addrs6", entries),
+            slots: map("slots", elements),
+            backends: map("backends", elements),
+            faults: faults.clone(),
+            observer: observer.clone(),
+        }
+    }
+
+    /// The next write to the map of this name fails; may be said several times.
+    pub fn fail_next(&self, map: &'static str) {
+        lock(&self.faults).push(map);
+    }
+
+    /// Looks at every state from now on.
+    pub fn observe(&self, observer: Option<Observer>) {
+        *lock(&self.observer) = observer;
+    }
+
+    /// For the one who writes.
+    #[must_use]
+    pub fn tables(&self) -> Tables {
+        Tables {
+            services: typed::<u32, ServiceName>(&self.services),
+            frontends4: typed::<FrontendKey<V4>, Frontend>(&self.frontends4),
+            frontends6: typed::<FrontendKey<V6>, Frontend>(&self.frontends6),
+            addrs4: typed::<V4, Addr>(&self.addrs4),
+            addrs6: typed::<V6, Addr>(&self.addrs6),
+            slots: Box::new(self.slots.clone()) as Box<dyn ArrayTable<u32>>,
+            backends: Box::new(self.backends.clone()) as Box<dyn ArrayTable<Backend>>,
+        }
+    }
+}
+
+fn typed<K: Pod, V: Pod>(map: &MemoryMap) -> Box<dyn HashTable<K, V>> {
+    Box::new(map.clone())
+}

@@ -1,0 +1,243 @@
+//! Ids and space for what one Service should have. All or nothing: a Service that does not fit keeps what it has.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane_common::TICK_SHIFT;
+use dataplane_common::service::SlotTable;
+
+use super::ledger::Ledger;
+use super::plan::Tag;
+use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
+use crate::desired::{self, Desired, DesiredPort, FrontendAddr, is_v4, sets};
+
+/// Why a Service can't be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A map has no room for it.
+    #[error("map {map} is full: it holds {capacity} entries, and the Service needs {needed} more")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// Its size.
+        capacity: u32,
+        /// What is missing.
+        needed: u32,
+    },
+}
+
+/// What a Service will have.
+#[derive(Debug, Default)]
+pub struct Assigned {
+    /// One for each desired port.
+    pub ports: Box<[PublishedPort]>,
+    /// Frontends that another service port has.
+    pub conflicts: Vec<(FrontendAddr, u32)>,
+}
+
+/// Affinity times in the clock of the packet path.
+#[must_use]
+pub fn ticks(seconds: u32, jiffies_per_second: u32) -> u32 {
+    if seconds == 0 {
+        return 0;
+    }
+    let ticks = (u64::from(seconds) * u64::from(jiffies_per_second)) >> TICK_SHIFT;
+    u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
+}
+
+/// Finds ids and space. `before` is what the Service has now.
+///
+/// # Errors
+/// Something is full; then nothing is taken.
+pub fn assign(
+    before: &[PublishedPort],
+    desired: &Desired,
+    tag: Tag,
+    ledger: &mut Ledger,
+    jiffies_per_second: u32,
+    now: Duration,
+) -> Result<Assigned, Refusal> {
+    let mut work = Work { before, tag, ledger, now, conflicts: Vec::new(), added: (0, 0) };
+    let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
+    for port in &desired.ports {
+        match work.port(port, &ports, jiffies_per_second) {
+            Ok(port) => ports.push(port),
+            Err(refusal) => {
+                work.give_back();
+                return Err(refusal);
+            }
+        }
+    }
+    let conflicts = work.conflicts;
+    ledger.taken.clear();
+    Ok(Assigned { ports: ports.into(), conflicts })
+}
+
+impl super::ledger::Taken {
+    fn clear(&mut self) {
+        self.slots.clear();
+        self.backends.clear();
+        self.ports.clear();
+    }
+}
+
+struct Work<'a> {
+    before: &'a [PublishedPort],
+    tag: Tag,
+    ledger: &'a mut Ledger,
+    now: Duration,
+    conflicts: Vec<(FrontendAddr, u32)>,
+    /// New frontends, by family.
+    added: (u32, u32),
+}
+
+impl Work<'_> {
+    fn port(&mut self, port: &DesiredPort, done: &[PublishedPort], hz: u32) -> Result<PublishedPort, Refusal> {
+        let before = self.before.iter().find(|p| p.name == port.name);
+        let id = match before {
+            Some(before) => before.id,
+            None => self.new_id()?,
+        };
+        let frontends = self.frontends(port, id, done)?;
+        let mut changed = before.map_or([true; 4], |b| [b.uncertain; 4]);
+        let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, &mut changed)?;
+        let mut after = PublishedPort {
+            name: before.map_or_else(|| Arc::clone(&port.name), |b| Arc::clone(&b.name)),
+            id,
+            affinity_ticks: ticks(port.affinity, hz),
+            tables: [SlotTable::default(); 4],
+            frontends,
+            backends,
+            scheduler: port.scheduler,
+            uncertain: false,
+        };
+        let mut lens = [0_u32; 4];
+        for b in &after.backends {
+            let v6 = !is_v4(&b.addr);
+            lens[table_index(v6, sets::CLUSTER)] += u32::from(b.sets & sets::CLUSTER != 0);
+            lens[table_index(v6, sets::LOCAL)] += u32::from(b.sets & sets::LOCAL != 0);
+        }
+        for (i, ..) in TABLES {
+            let known = before.map(|b| b.tables[i]).filter(|t| !changed[i] && t.len == lens[i]);
+            after.tables[i] = match known {
+                Some(table) => table,
+                None => self.new_table(lens[i])?,
+            };
+        }
+        Ok(after)
+    }
+
+    fn new_id(&mut self) -> Result<u32, Refusal> {
+        let capacity = self.ledger.limits.services;
+        if self.ledger.ports.used() as u32 >= capacity {
+            return Err(Refusal::Full { map: "services", capacity, needed: 1 });
+        }
+        let id = self.ledger.ports.take(self.tag);
+        self.ledger.taken.ports.push(id);
+        Ok(id)
+    }
+
+    fn new_table(&mut self, len: u32) -> Result<SlotTable, Refusal> {
+        let full = Refusal::Full { map: "slots", capacity: self.ledger.limits.slots, needed: len };
+        let table = self.ledger.slots.take(len, self.now).ok_or(full)?;
+        if len > 0 {
+            self.ledger.taken.slots.push(table);
+        }
+        Ok(table)
+    }
+
+    /// Frontends that another Service has stay with it: the first owner wins.
+    fn frontends(
+        &mut self,
+        port: &DesiredPort,
+        id: u32,
+        done: &[PublishedPort],
+    ) -> Result<Box<[desired::Frontend]>, Refusal> {
+        let mut frontends = Vec::with_capacity(port.frontends.len());
+        for f in &port.frontends {
+            let owner = self.ledger.frontend_owner(&f.key);
+            let sibling = done.iter().find(|p| p.frontends.iter().any(|d| d.key == f.key)).map(|p| p.id);
+            match sibling.or(owner) {
+                None => {
+                    self.check_room(&f.key)?;
+                    frontends.push(*f);
+                }
+                Some(o) if sibling.is_none() && (o == id || self.before.iter().any(|p| p.id == o)) => frontends.push(*f),
+                Some(other) => self.conflicts.push((f.key, other)),
+            }
+        }
+        frontends.sort_unstable_by_key(|f| f.key);
+        Ok(frontends.into())
+    }
+
+    fn check_room(&mut self, key: &FrontendAddr) -> Result<(), Refusal> {
+        let (v4, v6) = self.ledger.frontend_counts();
+        let limits = self.ledger.limits;
+        let (map, used, added, capacity) = if is_v4(&key.addr) {
+            ("frontends4", v4, &mut self.added.0, limits.frontends4)
+        } else {
+            ("frontends6", v6, &mut self.added.1, limits.frontends6)
+        };
+        *added += 1;
+        if used + *added > capacity { Err(Refusal::Full { map, capacity, needed: *added }) } else { Ok(()) }
+    }
+
+    /// Both lists are sorted; endpoints that stay keep their id. Notes in `changed` which tables have other members now.
+    fn backends(
+        &mut self,
+        before: &[PublishedBackend],
+        desired: &[desired::Backend],
+        changed: &mut [bool; 4],
+    ) -> Result<Box<[PublishedBackend]>, Refusal> {
+        let mut note = |addr: &[u8; 16], sets: u8| {
+            let v6 = !is_v4(addr);
+            changed[table_index(v6, sets::CLUSTER)] |= sets & sets::CLUSTER != 0;
+            changed[table_index(v6, sets::LOCAL)] |= sets & sets::LOCAL != 0;
+        };
+        let mut old = before.iter().peekable();
+        let mut after = Vec::with_capacity(desired.len());
+        for (i, d) in desired.iter().enumerate() {
+            let endpoint = (u128::from_be_bytes(d.addr), d.port);
+            let mut id = None;
+            while let Some(b) = old.peek() {
+                match b.endpoint().cmp(&endpoint) {
+                    Ordering::Less => note(&b.addr, b.sets),
+                    Ordering::Equal => {
+                        note(&b.addr, b.sets ^ d.sets);
+                        id = Some(b.id);
+                    }
+                    Ordering::Greater => break,
+                }
+                old.next();
+                if id.is_some() {
+                    break;
+                }
+            }
+            let id = match id {
+                Some(id) => id,
+                None => {
+                    note(&d.addr, d.sets);
+                    let (capacity, needed) = (self.ledger.limits.backends, (desired.len() - i) as u32);
+                    let full = Refusal::Full { map: "backends", capacity, needed };
+                    let id = self.ledger.backends.take(self.now).ok_or(full)?;
+                    self.ledger.taken.backends.push(id);
+                    id
+                }
+            };
+            after.push(PublishedBackend { addr: d.addr, port: d.port, state: d.state, sets: d.sets, id });
+        }
+        for b in old {
+            note(&b.addr, b.sets);
+        }
+        Ok(after.into())
+    }
+
+    fn give_back(&mut self) {
+        let mut taken = std::mem::take(&mut self.ledger.taken);
+        taken.slots.drain(..).for_each(|t| self.ledger.slots.take_back(t));
+        taken.backends.drain(..).for_each(|id| self.ledger.backends.release(id, self.now));
+        taken.ports.drain(..).for_each(|id| self.ledger.ports.release(id));
+        self.ledger.taken = taken;
+    }
+}

@@ -1,0 +1,174 @@
+//! The difference between what a Service has and what it will have, as operations, and what is free afterwards.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use dataplane_common::service::{Backend, NAME_LEN, ServiceName};
+
+use super::ledger::Ledger;
+use super::plan::{Plan, Tag};
+use super::published::{Family, PublishedBackend, PublishedPort, TABLES, family, frontend_key};
+use crate::desired::{self, FrontendAddr};
+
+/// The name of a service port in the map `services`: `namespace/name:port`, without `:port` where the port has no name.
+#[must_use]
+pub fn port_name(namespace: &str, service: &str, port: &str) -> ServiceName {
+    let mut name = [0; NAME_LEN];
+    let colon = if port.is_empty() { "" } else { ":" };
+    let parts = [namespace, "/", service, colon, port];
+    let bytes = parts.iter().flat_map(|p| p.bytes());
+    for (to, from) in name[..NAME_LEN - 1].iter_mut().zip(bytes) {
+        *to = from;
+    }
+    ServiceName { name }
+}
+
+impl Ledger {
+    /// Adds the operations that lead one Service from `before` to `after`, and notes the frontends and addresses it has then.
+    pub fn plan(
+        &mut self,
+        (namespace, service): (&str, &str),
+        before: &[PublishedPort],
+        after: &[PublishedPort],
+        tag: Tag,
+        plan: &mut Plan,
+    ) {
+        for port in after {
+            let old = before.iter().find(|p| p.id == port.id);
+            self.plan_backends(old, port, tag, plan);
+            plan_tables(old, port, tag, plan);
+            if old.is_none_or(|o| o.uncertain) {
+                self.ports.adopt(port.id, tag);
+                plan.names.push(tag, port.id, port_name(namespace, service, &port.name));
+            }
+            self.plan_frontends(before, old, port, tag, plan);
+        }
+        for port in before {
+            let new = after.iter().find(|p| p.id == port.id);
+            self.plan_gone(port, new, after, tag, plan);
+            if new.is_none() {
+                plan.gone_names.push(tag, port.id);
+            }
+        }
+    }
+
+    fn plan_backends(&self, old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
+        let uncertain = old.is_some_and(|o| o.uncertain);
+        let mut known = old.map_or(&[][..], |o| &o.backends).iter().peekable();
+        for b in &port.backends {
+            while known.next_if(|k| k.endpoint() < b.endpoint()).is_some() {}
+            let same = known.next_if(|k| k.endpoint() == b.endpoint());
+            if uncertain || same.is_none_or(|k| k.state != b.state) {
+                plan.backends.push(tag, b.id, self.entry(b, port.id));
+            }
+        }
+    }
+
+    fn entry(&self, b: &PublishedBackend, service_port: u32) -> Backend {
+        let generation = self.backends.generation(b.id);
+        Backend { addr: b.addr, port: b.port, state: b.state, pad: 0, generation, service_port, pad2: 0 }
+    }
+
+    fn plan_frontends(
+        &mut self,
+        all: &[PublishedPort],
+        old: Option<&PublishedPort>,
+        port: &PublishedPort,
+        tag: Tag,
+        plan: &mut Plan,
+    ) {
+        for f in &port.frontends {
+            let value = port.value(f);
+            let same = old.filter(|o| !o.uncertain).and_then(|o| Some((o, find(&o.frontends, &f.key)?)));
+            if same.is_some_and(|(o, g)| o.value(g) == value) {
+                continue;
+            }
+            if !all.iter().any(|o| find(&o.frontends, &f.key).is_some()) {
+                self.use_addr(f.key.addr, tag);
+            }
+            self.enter_frontend(f.key, port.id);
+            match family(&f.key.addr) {
+                Family::V4(_) => plan.frontends4.push(tag, frontend_key(&f.key), value),
+                Family::V6(_) => plan.frontends6.push(tag, frontend_key(&f.key), value),
+            }
+        }
+    }
+
+    fn plan_gone(
+        &mut self,
+        port: &PublishedPort,
+        new: Option<&PublishedPort>,
+        after: &[PublishedPort],
+        tag: Tag,
+        plan: &mut Plan,
+    ) {
+        for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
+            self.leave_addr(f.key.addr, tag);
+            match family(&f.key.addr) {
+                Family::V4(_) => plan.gone_frontends4.push(tag, frontend_key(&f.key)),
+                Family::V6(_) => plan.gone_frontends6.push(tag, frontend_key(&f.key)),
+            }
+        }
+        for_each_gone(&port.backends, new.map_or(&[], |n| &n.backends), |b| {
+            let next = self.backends.generation(b.id).wrapping_add(1).max(1);
+            let entry = Backend { state: 0, generation: next, ..self.entry(b, port.id) };
+            plan.gone_backends.push(tag, b.id, entry);
+        });
+    }
+
+    /// The operations are done: what `after` no longer uses is free, slots and backend ids after a rest. Calls `freed` with each
+    /// frontend that another Service may have now.
+    pub fn commit(
+        &mut self,
+        before: &[PublishedPort],
+        after: &[PublishedPort],
+        now: Duration,
+        mut freed: impl FnMut(&FrontendAddr),
+    ) {
+        for port in before {
+            let new = after.iter().find(|p| p.id == port.id);
+            for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
+                self.forget_frontend(&f.key);
+                freed(&f.key);
+            }
+            for (i, ..) in TABLES {
+                if new.is_none_or(|n| n.tables[i] != port.tables[i]) {
+                    self.slots.release(port.tables[i], now);
+                }
+            }
+            for_each_gone(&port.backends, new.map_or(&[], |n| &n.backends), |b| self.backends.release(b.id, now));
+            if new.is_none() {
+                self.ports.release(port.id);
+            }
+        }
+    }
+}
+
+fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
+    for (i, v6, set) in TABLES {
+        let table = port.tables[i];
+        if table.len > 0 && old.is_none_or(|o| o.tables[i] != table) {
+            plan.slots.stretches.push((table.base, table.len, tag));
+            plan.slots.ids.extend(port.members(v6, set));
+        }
+    }
+}
+
+fn find<'a>(frontends: &'a [desired::Frontend], key: &FrontendAddr) -> Option<&'a desired::Frontend> {
+    frontends.binary_search_by_key(key, |f| f.key).ok().map(|i| &frontends[i])
+}
+
+fn stays(key: &FrontendAddr, new: Option<&PublishedPort>, after: &[PublishedPort]) -> bool {
+    new.is_some_and(|n| find(&n.frontends, key).is_some()) || after.iter().any(|p| find(&p.frontends, key).is_some())
+}
+
+/// Both are sorted by endpoint.
+fn for_each_gone(before: &[PublishedBackend], after: &[PublishedBackend], mut gone: impl FnMut(&PublishedBackend)) {
+    let mut after = after.iter().peekable();
+    for b in before {
+        while after.next_if(|a| a.endpoint().cmp(&b.endpoint()) == Ordering::Less).is_some() {}
+        if after.next_if(|a| a.endpoint() == b.endpoint()).is_none() {
+            gone(b);
+        }
+    }
+}

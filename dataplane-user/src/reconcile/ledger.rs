@@ -1,0 +1,199 @@
+//! What is taken: ids, slots, frontend keys, addresses.
+
+use std::time::Duration;
+
+use dataplane_common::pod::{Addr, addr_kind};
+use dataplane_common::service::SlotTable;
+use hashbrown::HashMap;
+
+use super::ids::{BackendIds, PortIds};
+use super::plan::{NODE, Plan, Tag};
+use super::published::{Family, family};
+use super::slots::Stretches;
+use crate::desired::FrontendAddr;
+
+/// How much fits into the maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Entries of `services`.
+    pub services: u32,
+    /// Entries of `frontends4`.
+    pub frontends4: u32,
+    /// Entries of `frontends6`.
+    pub frontends6: u32,
+    /// Elements of `backends`.
+    pub backends: u32,
+    /// Elements of `slots`.
+    pub slots: u32,
+}
+
+/// Who uses an address, and what `addrs` says of it.
+#[derive(Clone, Copy, Default, Debug)]
+struct AddrUse {
+    frontends: u32,
+    /// An address of this node.
+    node: bool,
+    /// The kind in the map; 0: no entry.
+    entered: u8,
+}
+
+impl AddrUse {
+    const fn wanted(self) -> u8 {
+        match (self.node, self.frontends) {
+            (true, _) => addr_kind::NODE,
+            (false, 0) => 0,
+            (false, _) => addr_kind::SERVICE,
+        }
+    }
+}
+
+/// What is taken of everything that Services share.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Capacities.
+    pub limits: Limits,
+    /// Space for slot tables.
+    pub slots: Stretches,
+    /// Backend ids.
+    pub backends: BackendIds,
+    /// Service port ids.
+    pub ports: PortIds,
+    pub(super) frontends: HashMap<FrontendAddr, u32>,
+    pub(super) taken: Taken,
+    v6_frontends: u32,
+    addrs: HashMap<[u8; 16], AddrUse>,
+    touched: Vec<([u8; 16], Tag)>,
+}
+
+/// What one assignment has taken so far, to give it back if it can't be finished.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) slots: Vec<SlotTable>,
+    pub(super) backends: Vec<u32>,
+    pub(super) ports: Vec<u32>,
+}
+
+impl Ledger {
+    /// Of empty tables.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        let backends = BackendIds::new(limits.backends, Vec::new(), |_| false, Duration::ZERO);
+        Self::with(limits, Stretches::new(limits.slots), backends, PortIds::new(std::iter::empty()))
+    }
+
+    pub(super) fn with(limits: Limits, slots: Stretches, backends: BackendIds, ports: PortIds) -> Self {
+        Self {
+            limits,
+            slots,
+            backends,
+            ports,
+            frontends: HashMap::new(),
+            taken: Taken::default(),
+            v6_frontends: 0,
+            addrs: HashMap::new(),
+            touched: Vec::new(),
+        }
+    }
+
+    /// Makes room in memory for about `count` more frontends.
+    pub fn reserve(&mut self, count: usize) {
+        self.frontends.reserve(count);
+        self.addrs.reserve(count);
+    }
+
+    /// The service port that has this frontend.
+    #[must_use]
+    pub fn frontend_owner(&self, key: &FrontendAddr) -> Option<u32> {
+        self.frontends.get(key).copied()
+    }
+
+    /// Frontends in the tables, IPv4 and IPv6.
+    #[must_use]
+    pub fn frontend_counts(&self) -> (u32, u32) {
+        (self.frontends.len() as u32 - self.v6_frontends, self.v6_frontends)
+    }
+
+    /// Whether Services have frontends at this address.
+    #[must_use]
+    pub fn has_frontends(&self, addr: &[u8; 16]) -> bool {
+        self.addrs.get(addr).is_some_and(|a| a.frontends > 0)
+    }
+
+    pub(super) fn enter_frontend(&mut self, key: FrontendAddr, port: u32) {
+        if self.frontends.insert(key, port).is_none() && matches!(family(&key.addr), Family::V6(_)) {
+            self.v6_frontends += 1;
+        }
+    }
+
+    pub(super) fn forget_frontend(&mut self, key: &FrontendAddr) {
+        if self.frontends.remove(key).is_some() && matches!(family(&key.addr), Family::V6(_)) {
+            self.v6_frontends -= 1;
+        }
+    }
+
+    pub(super) fn use_addr(&mut self, addr: [u8; 16], tag: Tag) {
+        let entry = self.addrs.entry(addr).or_default();
+        entry.frontends += 1;
+        if entry.entered != entry.wanted() {
+            self.touched.push((addr, tag));
+        }
+    }
+
+    pub(super) fn leave_addr(&mut self, addr: [u8; 16], tag: Tag) {
+        let entry = self.addrs.entry(addr).or_default();
+        entry.frontends = entry.frontends.saturating_sub(1);
+        if entry.entered != entry.wanted() {
+            self.touched.push((addr, tag));
+        }
+    }
+
+    /// Notes what `addrs` was found to say after a restart.
+    pub(super) fn found_addr(&mut self, addr: [u8; 16], kind: u8) {
+        self.addrs.entry(addr).or_default().entered = kind;
+        self.touched.push((addr, NODE));
+    }
+
+    /// Sets which addresses are this node's own.
+    pub fn set_node_addresses(&mut self, addresses: &[[u8; 16]]) {
+        for (addr, entry) in &mut self.addrs {
+            if entry.node && !addresses.contains(addr) {
+                entry.node = false;
+                self.touched.push((*addr, NODE));
+            }
+        }
+        for addr in addresses {
+            self.addrs.entry(*addr).or_default().node = true;
+            self.touched.push((*addr, NODE));
+        }
+    }
+
+    /// An address could not be entered: the next round tries again.
+    pub fn addr_failed(&mut self, addr: [u8; 16]) {
+        if let Some(entry) = self.addrs.get_mut(&addr) {
+            entry.entered = 0;
+            self.touched.push((addr, NODE));
+        }
+    }
+
+    /// Turns what has changed about addresses in this round into operations.
+    pub fn plan_addrs(&mut self, plan: &mut Plan) {
+        for (addr, tag) in self.touched.drain(..) {
+            let Some(entry) = self.addrs.get_mut(&addr) else { continue };
+            let wanted = entry.wanted();
+            if entry.entered != wanted {
+                let value = Addr { ifindex: 0, kind: wanted, pad: 0, mac: [0; 6] };
+                match (family(&addr), wanted) {
+                    (Family::V4(a), 0) => plan.gone_addrs4.push(tag, a),
+                    (Family::V6(a), 0) => plan.gone_addrs6.push(tag, a),
+                    (Family::V4(a), _) => plan.addrs4.push(tag, a, value),
+                    (Family::V6(a), _) => plan.addrs6.push(tag, a, value),
+                }
+                entry.entered = wanted;
+            }
+            if wanted == 0 {
+                self.addrs.remove(&addr);
+            }
+        }
+    }
+}
+

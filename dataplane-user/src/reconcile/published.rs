@@ -1,0 +1,127 @@
+//! What the tables say of a Service, as far as we know: the counterpart of [`crate::desired`].
+
+use std::sync::Arc;
+
+use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::service::{self, FrontendKey, SlotTable, frontend_flags};
+
+use crate::desired::{self, FrontendAddr, is_v4, sets};
+
+/// One port of a Service in the tables.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PublishedPort {
+    /// The port's name; may be empty.
+    pub name: Arc<str>,
+    /// Its entry in `services`.
+    pub id: u32,
+    /// As in the frontends.
+    pub affinity_ticks: u32,
+    /// By [`table_index`].
+    pub tables: [SlotTable; 4],
+    /// Sorted by key.
+    pub frontends: Box<[desired::Frontend]>,
+    /// Sorted by address and port.
+    pub backends: Box<[PublishedBackend]>,
+    /// As in the frontends.
+    pub scheduler: u8,
+    /// A write failed, or what was found after a restart contradicts itself: everything is written again.
+    pub uncertain: bool,
+}
+
+/// One backend in the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PublishedBackend {
+    /// Address, IPv4 as `::ffff:a.b.c.d`.
+    pub addr: [u8; 16],
+    /// Port.
+    pub port: u16,
+    /// Bits of [`service::backend_state`].
+    pub state: u8,
+    /// Bits of [`sets`].
+    pub sets: u8,
+    /// Index into `backends`.
+    pub id: u32,
+}
+
+impl PublishedBackend {
+    /// What identifies the endpoint within its service port.
+    #[must_use]
+    pub const fn endpoint(&self) -> (u128, u16) {
+        (u128::from_be_bytes(self.addr), self.port)
+    }
+}
+
+/// Which of a port's tables: by family and set.
+#[must_use]
+pub const fn table_index(v6: bool, set: u8) -> usize {
+    (if v6 { 2 } else { 0 }) + (if set == sets::LOCAL { 1 } else { 0 })
+}
+
+/// All tables of a port: index, family, set.
+pub const TABLES: [(usize, bool, u8); 4] =
+    [(0, false, sets::CLUSTER), (1, false, sets::LOCAL), (2, true, sets::CLUSTER), (3, true, sets::LOCAL)];
+
+impl PublishedPort {
+    /// The backend ids of one table, in its order.
+    pub fn members(&self, v6: bool, set: u8) -> impl Iterator<Item = u32> {
+        self.backends.iter().filter(move |b| b.sets & set != 0 && is_v4(&b.addr) != v6).map(|b| b.id)
+    }
+
+    /// The entry of one of its frontends.
+    #[must_use]
+    pub fn value(&self, frontend: &desired::Frontend) -> service::Frontend {
+        let v6 = !is_v4(&frontend.key.addr);
+        let table = |drop| {
+            let set = if frontend.flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
+            self.tables[table_index(v6, set)]
+        };
+        service::Frontend {
+            service_port: self.id,
+            affinity_ticks: self.affinity_ticks,
+            internal: table(frontend_flags::INTERNAL_DROP),
+            external: table(frontend_flags::EXTERNAL_DROP),
+            flags: frontend.flags,
+            scheduler: self.scheduler,
+            pad: 0,
+        }
+    }
+}
+
+/// The key in `frontends4` or `frontends6`.
+#[must_use]
+pub fn frontend_key<A: Address>(key: &FrontendAddr) -> FrontendKey<A> {
+    FrontendKey { addr: A::from_octets16(&key.addr), port: key.port, proto: key.proto, pad: 0 }
+}
+
+/// The other way round.
+#[must_use]
+pub fn frontend_addr<A: Address>(key: &FrontendKey<A>) -> FrontendAddr {
+    FrontendAddr { addr: key.addr.to_octets16(), port: key.port, proto: key.proto }
+}
+
+/// An address in the form of the maps of its family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4(V4),
+    /// IPv6.
+    V6(V6),
+}
+
+/// Splits the 16-byte form.
+#[must_use]
+pub fn family(addr: &[u8; 16]) -> Family {
+    if is_v4(addr) { Family::V4(V4::from_octets16(addr)) } else { Family::V6(V6 { octets: *addr }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_exists_by_the_ten_thousand_is_small() {
+        assert_eq!(size_of::<PublishedBackend>(), 24);
+        assert_eq!(size_of::<desired::Frontend>(), 22);
+        assert!(size_of::<PublishedPort>() <= 96);
+    }
+}

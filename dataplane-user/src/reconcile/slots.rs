@@ -1,0 +1,151 @@
+//! Which stretches of `slots` are free.
+//!
+//! A stretch that was published is given out again only after a grace time, because a program may still be reading it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use dataplane_common::service::SlotTable;
+
+/// How long a stretch rests after its last frontend has left it. A program that read the frontend before finishes within
+/// microseconds; a second leaves room for a preempted one.
+pub const GRACE: Duration = Duration::from_secs(2);
+
+/// The allocator.
+#[derive(Debug)]
+pub struct Stretches {
+    by_base: BTreeMap<u32, u32>,
+    by_len: BTreeSet<(u32, u32)>,
+    resting: VecDeque<(Duration, SlotTable)>,
+    used: u32,
+}
+
+impl Stretches {
+    /// An array of `capacity` free slots.
+    #[must_use]
+    pub fn new(capacity: u32) -> Self {
+        let mut new = Self { by_base: BTreeMap::new(), by_len: BTreeSet::new(), resting: VecDeque::new(), used: 0 };
+        new.add(SlotTable { base: 0, len: capacity });
+        new
+    }
+
+    /// An array of which `used` is taken; stretches that overlap or reach beyond the end are cut.
+    #[must_use]
+    pub fn with_used(capacity: u32, mut used: Vec<SlotTable>) -> Self {
+        used.retain(|s| s.len > 0);
+        used.sort_unstable_by_key(|s| s.base);
+        let mut new = Self::new(0);
+        let mut next = 0;
+        for stretch in used {
+            let base = stretch.base.clamp(next, capacity);
+            new.add(SlotTable { base: next, len: base - next });
+            let end = stretch.base.saturating_add(stretch.len).clamp(base, capacity);
+            new.used += end - base;
+            next = end;
+        }
+        new.add(SlotTable { base: next, len: capacity - next });
+        new
+    }
+
+    /// Slots that are in use or at rest.
+    #[must_use]
+    pub const fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// The smallest free stretch that fits, cut to `len`.
+    pub fn take(&mut self, len: u32, now: Duration) -> Option<SlotTable> {
+        if len == 0 {
+            return Some(SlotTable::default());
+        }
+        self.wake(now);
+        let (found, base) = *self.by_len.range((len, 0)..).next()?;
+        self.by_len.remove(&(found, base));
+        self.by_base.remove(&base);
+        self.add(SlotTable { base: base + len, len: found - len });
+        self.used += len;
+        Some(SlotTable { base, len })
+    }
+
+    /// Gives a published stretch back, to rest first.
+    pub fn release(&mut self, stretch: SlotTable, now: Duration) {
+        if stretch.len > 0 {
+            self.resting.push_back((now + GRACE, stretch));
+        }
+    }
+
+    /// Gives a stretch back that no frontend has ever had.
+    pub fn take_back(&mut self, stretch: SlotTable) {
+        self.used -= stretch.len.min(self.used);
+        self.add(stretch);
+    }
+
+    /// When the next stretch has rested.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Duration> {
+        self.resting.front().map(|(at, _)| *at)
+    }
+
+    fn wake(&mut self, now: Duration) {
+        while let Some(&(at, stretch)) = self.resting.front()
+            && at <= now
+        {
+            self.resting.pop_front();
+            self.take_back(stretch);
+        }
+    }
+
+    /// Joins the stretch with its free neighbours.
+    fn add(&mut self, mut stretch: SlotTable) {
+        if stretch.len == 0 {
+            return;
+        }
+        if let Some((&base, &len)) = self.by_base.range(..stretch.base).next_back()
+            && base + len == stretch.base
+        {
+            self.by_len.remove(&(len, base));
+            stretch = SlotTable { base, len: len + stretch.len };
+        }
+        if let Some(len) = self.by_base.remove(&(stretch.base + stretch.len)) {
+            self.by_len.remove(&(len, stretch.base + stretch.len));
+            stretch.len += len;
+        }
+        self.by_base.insert(stretch.base, stretch.len);
+        self.by_len.insert((stretch.len, stretch.base));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    #[test]
+    fn stretches_never_overlap_and_come_back_joined() {
+        let mut s = Stretches::new(100);
+        let taken: Vec<_> = (1..=10).map(|len| s.take(len, NOW).unwrap()).collect();
+        let mut cells = [false; 100];
+        for t in &taken {
+            for cell in &mut cells[t.base as usize..(t.base + t.len) as usize] {
+                assert!(!std::mem::replace(cell, true), "overlap in {taken:?}");
+            }
+        }
+        for t in taken.iter().step_by(2).chain(taken.iter().skip(1).step_by(2)) {
+            s.release(*t, NOW);
+        }
+        assert_eq!(s.take(100, NOW), None, "still at rest");
+        assert_eq!(s.take(100, NOW + GRACE), Some(SlotTable { base: 0, len: 100 }));
+        assert_eq!(s.used(), 100);
+    }
+
+    #[test]
+    fn what_is_used_is_not_given_out_after_a_restart() {
+        let used = vec![SlotTable { base: 3, len: 2 }, SlotTable { base: 90, len: 50 }, SlotTable { base: 4, len: 4 }];
+        let mut s = Stretches::with_used(100, used);
+        assert_eq!(s.used(), 5 + 10);
+        assert_eq!(s.take(3, NOW), Some(SlotTable { base: 0, len: 3 }));
+        assert_eq!(s.take(82, NOW), Some(SlotTable { base: 8, len: 82 }));
+        assert_eq!(s.take(1, NOW), None);
+    }
+}

@@ -1,0 +1,34 @@
+//! Which addresses no Service may have or lead to, whatever the cluster (CVE-2021-25737, CVE-2020-8558).
+
+use std::net::IpAddr;
+
+/// Why `addr` can't be an endpoint or an external address, if so.
+pub(super) fn refused(addr: IpAddr) -> Option<&'static str> {
+    let (loopback, link_local) = match addr {
+        IpAddr::V4(a) => (a.is_loopback(), a.is_link_local()),
+        IpAddr::V6(a) => (a.is_loopback(), a.is_unicast_link_local()),
+    };
+    if addr.is_unspecified() || matches!(addr, IpAddr::V4(a) if a.octets()[0] == 0) {
+        Some("is an unspecified address")
+    } else if loopback {
+        Some("is a loopback address")
+    } else if link_local {
+        Some("is a link-local address")
+    } else if addr.is_multicast() || matches!(addr, IpAddr::V4(a) if a.is_broadcast()) {
+        Some("is a multicast or broadcast address")
+    } else if matches!(addr, IpAddr::V6(a) if a.to_ipv4_mapped().is_some()) {
+        Some("is an IPv4 address written as IPv6")
+    } else {
+        None
+    }
+}
+
+/// The form that the maps have: IPv4 as `::ffff:a.b.c.d`.
+pub(super) fn octets16(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(a) => a.to_ipv6_mapped(),
+        IpAddr::V6(a) => a,
+    }
+    .octets()
+}
+

@@ -1,0 +1,66 @@
+//! One allocation for strings that thousands of objects repeat: namespaces, port names, zones.
+
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+
+use super::object::Zones;
+
+/// Shares equal strings.
+#[derive(Debug, Default)]
+pub struct Interner {
+    strings: HashSet<Arc<str>>,
+    zones: HashSet<Arc<Zones>>,
+    sweep_at: usize,
+}
+
+impl Interner {
+    /// The shared copy of `s`.
+    pub fn string(&mut self, s: &str) -> Arc<str> {
+        if let Some(known) = self.strings.get(s) {
+            return known.clone();
+        }
+        self.sweep();
+        let new = Arc::<str>::from(s);
+        self.strings.insert(new.clone());
+        new
+    }
+
+    /// The shared copy of a list of zones.
+    pub fn zones(&mut self, zones: Zones) -> Arc<Zones> {
+        if let Some(known) = self.zones.get(&zones) {
+            return known.clone();
+        }
+        self.sweep();
+        let new = Arc::new(zones);
+        self.zones.insert(new.clone());
+        new
+    }
+
+    /// Forgets what nobody else holds, each time that twice as much has gathered.
+    fn sweep(&mut self) {
+        if self.strings.len() + self.zones.len() < self.sweep_at.max(1024) {
+            return;
+        }
+        self.strings.retain(|s| Arc::strong_count(s) > 1);
+        self.zones.retain(|z| Arc::strong_count(z) > 1);
+        self.sweep_at = 2 * (self.strings.len() + self.zones.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_strings_share_one_allocation_and_unused_ones_go() {
+        let mut interner = Interner::default();
+        let kept = interner.string("kept");
+        assert!(Arc::ptr_eq(&kept, &interner.string("kept")));
+        for i in 0..5000 {
+            interner.string(&i.to_string());
+        }
+        assert!(interner.strings.len() <= 1025, "{}", interner.strings.len());
+        assert!(Arc::ptr_eq(&kept, &interner.string("kept")));
+    }
+}

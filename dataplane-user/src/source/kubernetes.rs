@@ -1,0 +1,108 @@
+//! The Kubernetes API: one watch for each kind, decoded and dropped object by object.
+//!
+//! Lost connections, expired resource versions (410) and back-off are `kube-runtime`'s business; after each of them the kind is
+//! listed anew, and [`Event::Relist`] with [`Event::InSync`] brackets the list, so that the receiver finds what has gone meanwhile.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::pin::pin;
+
+use futures_util::StreamExt;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, Config};
+use serde::de::DeserializeOwned;
+use tracing::{debug, warn};
+
+use super::decode::{Decoded, Decoder, HEADLESS, SERVICE_PROXY_NAME};
+use super::wire::{NodeWire, PodWire, ServiceWire, SliceWire};
+use super::{Event, EventSender, SourceKind};
+
+/// Why the source could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    /// The client can't be made from this configuration.
+    #[error("Kubernetes client: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// Objects per page of a list: memory for one page is all that a list costs.
+const PAGE: u32 = 500;
+
+/// Watches until the receiver is gone.
+///
+/// # Errors
+/// The client can't be made; an API server that can't be reached is tried again for ever.
+pub async fn run(config: Config, node_name: &str, tx: EventSender) -> Result<(), KubernetesError> {
+    let client = Client::try_from(config)?;
+    let not_other_proxies = format!("!{SERVICE_PROXY_NAME}");
+    let services = watcher::Config::default().page_size(PAGE).labels(&not_other_proxies);
+    let slices = watcher::Config::default().page_size(PAGE).labels(&format!("!{HEADLESS},{not_other_proxies}"));
+    let nodes = watcher::Config::default().page_size(PAGE);
+    let pods = watcher::Config::default().page_size(PAGE).fields(&format!("spec.nodeName={node_name}"));
+    let decoder = || Decoder::new(node_name);
+    let (mut d1, mut d2, mut d3, mut d4) = (decoder(), decoder(), decoder(), decoder());
+    tokio::join!(
+        watch::<ServiceWire, _>(SourceKind::Service, &client, services, &tx, |w| {
+            split(d1.service(w), |key, object| Event::Service(key, object))
+        }),
+        watch::<SliceWire, _>(SourceKind::Slice, &client, slices, &tx, |w| {
+            split(d2.slice(w), |key, object| Event::Slice(key, object))
+        }),
+        watch::<NodeWire, _>(SourceKind::Node, &client, nodes, &tx, |w| {
+            split(d3.node(w), |key, object| Event::Node(key.name, object))
+        }),
+        watch::<PodWire, _>(SourceKind::Pod, &client, pods, &tx, |w| {
+            split(d4.pod(w), |key, object| Event::Pod(key, object))
+        }),
+    );
+    Ok(())
+}
+
+/// The object's event, then what is wrong with its parts.
+pub(super) fn split<T>(decoded: Decoded<T>, event: impl FnOnce(super::ObjectKey, Option<T>) -> Event) -> Vec<Event> {
+    let mut events = Vec::with_capacity(1 + decoded.rejections.len());
+    events.push(event(decoded.key, decoded.object));
+    events.extend(decoded.rejections.into_iter().map(Event::Rejected));
+    events
+}
+
+/// The same event for an object that is gone.
+fn gone(event: Event) -> Event {
+    match event {
+        Event::Service(key, _) => Event::Service(key, None),
+        Event::Slice(key, _) => Event::Slice(key, None),
+        Event::Node(name, _) => Event::Node(name, None),
+        Event::Pod(key, _) => Event::Pod(key, None),
+        other => other,
+    }
+}
+
+async fn watch<W, F>(kind: SourceKind, client: &Client, config: watcher::Config, tx: &EventSender, mut decode: F)
+where
+    W: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    W::DynamicType: Hash + Eq,
+    F: FnMut(&W) -> Vec<Event>,
+{
+    let mut stream = pin!(watcher(Api::<W>::all(client.clone()), config).default_backoff());
+    while let Some(next) = stream.next().await {
+        let events = match next {
+            Ok(watcher::Event::Init) => vec![Event::Relist(kind)],
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => decode(&object),
+            Ok(watcher::Event::Delete(object)) => decode(&object).into_iter().take(1).map(gone).collect(),
+            Ok(watcher::Event::InitDone) => {
+                debug!(%kind, "in sync");
+                vec![Event::InSync(kind)]
+            }
+            Err(error) => {
+                warn!(%kind, %error, "watch interrupted; trying again");
+                vec![Event::Trouble(kind, error.to_string())]
+            }
+        };
+        for event in events {
+            if tx.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+}

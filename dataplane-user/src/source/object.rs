@@ -1,0 +1,175 @@
+//! Kubernetes objects, cut down to what the dataplane needs.
+//!
+//! 50,000 Services and 150,000 endpoints live in these types, so they are small: no maps, no empty strings, names that
+//! repeat are shared, rare fields are boxed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+/// At most one address of each family.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct DualAddr {
+    /// IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl DualAddr {
+    /// The addresses that are there, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
+/// `internalTrafficPolicy` and `externalTrafficPolicy`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Policy {
+    /// All endpoints.
+    #[default]
+    Cluster,
+    /// Endpoints of this node only.
+    Local,
+}
+
+/// A Service whose cluster IPs are not `None` and whose type is not `ExternalName`.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ServiceObject {
+    /// `spec.clusterIPs`.
+    pub cluster_ips: DualAddr,
+    /// `spec.ports`.
+    pub ports: Box<[ServicePort]>,
+    /// When it was created, in seconds since 1970: the older of two claimants to an address wins.
+    pub created: u32,
+    /// Client-IP affinity in seconds; 0: none.
+    pub affinity: u32,
+    /// `spec.internalTrafficPolicy`.
+    pub internal: Policy,
+    /// `spec.externalTrafficPolicy`.
+    pub external: Policy,
+    /// Fields that few Services have.
+    pub extra: Option<Box<ServiceExtra>>,
+}
+
+/// Fields that few Services have.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ServiceExtra {
+    /// `spec.externalIPs`.
+    pub external_ips: Box<[IpAddr]>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode` absent or `VIP`.
+    pub load_balancer_ips: Box<[IpAddr]>,
+    /// `spec.loadBalancerSourceRanges`.
+    pub source_ranges: Box<[IpNetwork]>,
+    /// `spec.healthCheckNodePort`; 0: none.
+    pub health_check_node_port: u16,
+}
+
+/// One of `spec.ports`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePort {
+    /// Name; may be empty.
+    pub name: Arc<str>,
+    /// Port.
+    pub port: u16,
+    /// Node port; 0: none.
+    pub node_port: u16,
+    /// IP protocol number.
+    pub proto: u8,
+}
+
+/// An `EndpointSlice` of addresses.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SliceObject {
+    /// Name of the Service in the same namespace.
+    pub service: Box<str>,
+    /// Ports, shared by all endpoints.
+    pub ports: Box<[SlicePort]>,
+    /// Endpoints, sorted by address.
+    pub endpoints: Box<[Endpoint]>,
+    /// When the change that caused this state of the slice happened (`endpoints.kubernetes.io/last-change-trigger-time`), in
+    /// milliseconds since 1970; 0: unknown.
+    pub triggered: u64,
+    /// `addressType: IPv6`.
+    pub v6: bool,
+}
+
+/// One of an `EndpointSlice`'s ports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlicePort {
+    /// The Service port's name; may be empty.
+    pub name: Arc<str>,
+    /// Target port.
+    pub port: u16,
+    /// IP protocol number.
+    pub proto: u8,
+}
+
+/// Names of zones; thin behind an `Arc`, and shared by all endpoints with the same hints.
+pub type Zones = Box<[Box<str>]>;
+
+/// One of an `EndpointSlice`'s endpoints.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Endpoint {
+    /// The first address; IPv4 as `::ffff:a.b.c.d`.
+    pub addr: [u8; 16],
+    /// Zones that the endpoint should serve.
+    pub zones: Option<Arc<Zones>>,
+    /// Bits of [`endpoint_flags`].
+    pub flags: u8,
+}
+
+/// Bits of [`Endpoint::flags`].
+pub mod endpoint_flags {
+    /// Condition `ready`.
+    pub const READY: u8 = 1;
+    /// Condition `serving`.
+    pub const SERVING: u8 = 2;
+    /// Condition `terminating`.
+    pub const TERMINATING: u8 = 4;
+    /// On this node.
+    pub const LOCAL: u8 = 8;
+    /// Has hints for nodes.
+    pub const NODE_HINTS: u8 = 16;
+    /// One of them names this node.
+    pub const THIS_NODE_HINTED: u8 = 32;
+}
+
+/// A Node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeObject {
+    /// `InternalIP` addresses first, then `ExternalIP`.
+    pub addresses: Box<[IpAddr]>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Box<[IpNetwork]>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Box<str>>,
+    /// Has a deletion timestamp or the taint of the cluster autoscaler.
+    pub leaving: bool,
+}
+
+/// A Pod of this node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PodObject {
+    /// UID.
+    pub uid: Box<str>,
+    /// Addresses.
+    pub addresses: DualAddr,
+    /// Shares the node's network namespace.
+    pub host_network: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_that_exist_by_the_ten_thousand_are_small() {
+        assert!(size_of::<Endpoint>() <= 32, "{}", size_of::<Endpoint>());
+        assert!(size_of::<ServicePort>() <= 24);
+        assert!(size_of::<SlicePort>() <= 24);
+        assert!(size_of::<ServiceObject>() <= 72, "{}", size_of::<ServiceObject>());
+        assert!(size_of::<SliceObject>() <= 64);
+    }
+}

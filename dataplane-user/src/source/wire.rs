@@ -1,0 +1,132 @@
+//! The parts of Kubernetes objects that the agent reads, as they stand in JSON and YAML.
+//!
+//! Numbers are wide and enumerations are strings here, so that an odd value spoils one field and not the object or the list it came
+//! in; [`super::decode`] judges them. Fields that are not named are skipped by the parser.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use serde::Deserialize;
+
+macro_rules! resource {
+    ($ty:ident, $scope:ty, $group:literal, $version:literal, $kind:literal, $plural:literal) => {
+        impl kube::Resource for $ty {
+            type DynamicType = ();
+            type Scope = $scope;
+            fn kind((): &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+            fn group((): &()) -> Cow<'_, str> {
+                $group.into()
+            }
+            fn version((): &()) -> Cow<'_, str> {
+                $version.into()
+            }
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+macro_rules! wire {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident: $ty:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[serde(rename_all = "camelCase", default)]
+        #[allow(missing_docs, reason = "the fields are those of the Kubernetes API reference")]
+        pub struct $name { $($(#[$attr])* pub $field: $ty,)* }
+    )*};
+}
+
+wire! {
+    /// `v1.Service`.
+    ServiceWire { metadata: ObjectMeta, spec: ServiceSpec, status: ServiceStatus, }
+    /// `v1.Service.spec`.
+    ServiceSpec {
+        r#type: Option<String>,
+        #[serde(rename = "clusterIP")] cluster_ip: Option<String>,
+        #[serde(rename = "clusterIPs")] cluster_ips: Option<Vec<String>>,
+        #[serde(rename = "externalIPs")] external_ips: Option<Vec<String>>,
+        ports: Option<Vec<ServicePortWire>>,
+        session_affinity: Option<String>,
+        session_affinity_config: Option<AffinityConfig>,
+        internal_traffic_policy: Option<String>,
+        external_traffic_policy: Option<String>,
+        traffic_distribution: Option<String>,
+        load_balancer_source_ranges: Option<Vec<String>>,
+        health_check_node_port: Option<i64>,
+    }
+    /// `v1.ServicePort`.
+    ServicePortWire { name: Option<String>, port: i64, protocol: Option<String>, node_port: Option<i64>, }
+    /// `v1.SessionAffinityConfig`.
+    AffinityConfig { #[serde(rename = "clientIP")] client_ip: Option<ClientIpConfig>, }
+    /// `v1.ClientIPConfig`.
+    ClientIpConfig { timeout_seconds: Option<i64>, }
+    /// `v1.Service.status`.
+    ServiceStatus { load_balancer: Option<LoadBalancerStatus>, }
+    /// `v1.LoadBalancerStatus`.
+    LoadBalancerStatus { ingress: Option<Vec<Ingress>>, }
+    /// `v1.LoadBalancerIngress`.
+    Ingress { ip: Option<String>, ip_mode: Option<String>, }
+    /// `discovery.k8s.io/v1.EndpointSlice`.
+    SliceWire {
+        metadata: ObjectMeta,
+        address_type: String,
+        ports: Option<Vec<SlicePortWire>>,
+        endpoints: Option<Vec<EndpointWire>>,
+    }
+    /// `discovery.k8s.io/v1.EndpointPort`.
+    SlicePortWire { name: Option<String>, port: Option<i64>, protocol: Option<String>, }
+    /// `discovery.k8s.io/v1.Endpoint`.
+    EndpointWire {
+        addresses: Option<Vec<String>>,
+        conditions: Option<Conditions>,
+        node_name: Option<String>,
+        hints: Option<Hints>,
+    }
+    /// `discovery.k8s.io/v1.EndpointConditions`.
+    Conditions { ready: Option<bool>, serving: Option<bool>, terminating: Option<bool>, }
+    /// `discovery.k8s.io/v1.EndpointHints`.
+    Hints { for_zones: Option<Vec<Named>>, for_nodes: Option<Vec<Named>>, }
+    /// An object with a name.
+    Named { name: String, }
+    /// `v1.Node`.
+    NodeWire { metadata: ObjectMeta, spec: NodeSpec, status: NodeStatus, }
+    /// `v1.Node.spec`.
+    NodeSpec {
+        #[serde(rename = "podCIDR")] pod_cidr: Option<String>,
+        #[serde(rename = "podCIDRs")] pod_cidrs: Option<Vec<String>>,
+        taints: Option<Vec<Taint>>,
+    }
+    /// `v1.Taint`.
+    Taint { key: String, }
+    /// `v1.Node.status`.
+    NodeStatus { addresses: Option<Vec<NodeAddress>>, }
+    /// `v1.NodeAddress`.
+    NodeAddress { r#type: String, address: String, }
+    /// `v1.Pod`.
+    PodWire { metadata: ObjectMeta, spec: PodSpec, status: PodStatus, }
+    /// `v1.Pod.spec`.
+    PodSpec { host_network: Option<bool>, node_name: Option<String>, }
+    /// `v1.Pod.status`.
+    PodStatus {
+        #[serde(rename = "podIP")] pod_ip: Option<String>,
+        #[serde(rename = "podIPs")] pod_ips: Option<Vec<PodIp>>,
+        phase: Option<String>,
+    }
+    /// `v1.PodIP`.
+    PodIp { ip: Option<String>, }
+}
+
+resource!(ServiceWire, NamespaceResourceScope, "", "v1", "Service", "services");
+resource!(SliceWire, NamespaceResourceScope, "discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
+resource!(NodeWire, ClusterResourceScope, "", "v1", "Node", "nodes");
+resource!(PodWire, NamespaceResourceScope, "", "v1", "Pod", "pods");
