@@ -5,7 +5,8 @@
 
 mod object;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -41,6 +42,10 @@ pub(crate) fn ebpf(paths: &Paths, toolchain: &Toolchain) -> Result<()> {
     for program in &object.programs {
         println!("  {:<22} {:>6} instructions  ({})", program.name, program.instructions, program.section);
     }
+    println!(
+        "  {:<22} {:>6} instructions  (called by several of them)",
+        "shared functions", object.shared_instructions
+    );
     object.check()
 }
 
@@ -55,8 +60,7 @@ fn host(paths: &Paths) -> Result<PathBuf> {
             cargo.args(["--bin", binary]);
         }
     }
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object());
-    shell::run(&mut cargo)?;
+    shell::run(linked_statically(&mut cargo, paths))?;
     let built = paths.target.join(HOST).join("release");
     let place = paths.binaries();
     std::fs::create_dir_all(&place).with_context(|| format!("{}", place.display()))?;
@@ -68,8 +72,27 @@ fn host(paths: &Paths) -> Result<PathBuf> {
     Ok(place)
 }
 
+/// A test program, linked like the binaries, so that it runs anywhere; returns its path.
+pub(crate) fn test(paths: &Paths, package: &str, test: &str) -> Result<PathBuf> {
+    shell::step(&format!("building the tests {package}/{test} (release, static)"));
+    let mut cargo = shell::cargo(&paths.root);
+    cargo.args(["test", "--no-run", "--release", "--locked", "--quiet", "--target", HOST, "--all-features"]);
+    cargo.args(["--package", package, "--test", test, "--message-format", "json"]);
+    let messages = shell::output(linked_statically(&mut cargo, paths))?;
+    let path =
+        messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).find_map(|message| {
+            let wanted = message["reason"] == "compiler-artifact" && message["target"]["name"] == test;
+            message["executable"].as_str().filter(|_| wanted).map(PathBuf::from)
+        });
+    path.with_context(|| format!("cargo built no test {test}"))
+}
+
+fn linked_statically<'a>(cargo: &'a mut Command, paths: &Paths) -> &'a mut Command {
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object())
+}
+
 /// Puts a binary in place without writing into the file that was there, which may be running.
-fn publish(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+fn publish(from: &Path, to: &Path) -> Result<()> {
     let fresh = to.with_extension("new");
     std::fs::copy(from, &fresh).with_context(|| format!("{} to {}", from.display(), fresh.display()))?;
     std::fs::rename(&fresh, to).with_context(|| format!("{}", to.display()))

@@ -9,6 +9,7 @@ mod paths;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Command {
     Lint,
     /// Run all tests, level by level (as root)
     Test(test::Options),
+    /// Run packet and namespace tests on Debian's kernel in an emulated machine
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Build => build::all(&paths).map(|_| ()),
         Command::Lint => lint::run(&paths),
         Command::Test(options) => test::run(&paths, &options),
+        Command::Vm(options) => vm::run(&paths, &options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -46,19 +46,21 @@ impl Level {
         }
     }
 
-    /// Arguments of `cargo test`.
-    fn selection(self) -> &'static [&'static str] {
+    /// Calls of `cargo test`: what to build, and flags for the tests.
+    fn calls(self) -> &'static [(&'static [&'static str], &'static [&'static str])] {
         match self {
-            Self::Host => &["--workspace"],
-            Self::Packet => &["--package", "ropeway-tests", "--features", "root", "--test", "packet"],
-            Self::Namespace => &["--package", "ropeway-tests", "--features", "root", "--test", "namespace"],
-            Self::Plugin => &["--package", "ropeway-tests", "--features", "root", "--test", "plugin"],
+            // The packages that need nothing are the workspace's default members.
+            Self::Host => &[(&[], &[]), (&["--package", "packet-tests", "--test", "packet"], &["--skip", "kernel"])],
+            Self::Packet => &[
+                (&["--package", "packet-tests", "--test", "packet"], &["--nocapture"]),
+                (&["--package", "dataplane-host", "--package", "dataplane-user"], &["--ignored"]),
+            ],
+            // One at a time: some count what a whole node does or how long it takes.
+            Self::Namespace => {
+                &[(&["--package", "ropeway-tests", "--features", "root", "--test", "namespace"], &["--test-threads=1"])]
+            }
+            Self::Plugin => &[(&["--package", "cni-plugin"], &["--ignored"])],
         }
-    }
-
-    /// Whether one test may run beside another: those that count what a whole node does, or how long it takes, may not.
-    fn in_turn(self) -> bool {
-        matches!(self, Self::Namespace)
     }
 }
 
@@ -90,19 +92,15 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
 }
 
 fn execute(paths: &Paths, level: Level, filter: Option<&str>) -> Result<()> {
-    let mut cargo = shell::cargo(&paths.root);
-    // An error says what it must; the stack below it is that of the test runner.
-    cargo.env("RUST_LIB_BACKTRACE", "0");
-    cargo.args(["test", "--quiet", "--locked"]).args(level.selection());
-    if level != Level::Host {
-        cargo.env("ROPEWAY_BIN_DIR", paths.binaries()).env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object());
+    for (selection, flags) in level.calls() {
+        let mut cargo = shell::cargo(&paths.root);
+        // An error says what it must; the stack below it is that of the test runner.
+        cargo.env("RUST_LIB_BACKTRACE", "0");
+        if level != Level::Host {
+            cargo.env("ROPEWAY_BIN_DIR", paths.binaries()).env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object());
+        }
+        cargo.args(["test", "--quiet", "--locked"]).args(*selection).arg("--").args(*flags).args(filter);
+        shell::run(&mut cargo).with_context(|| level.title().to_owned())?;
     }
-    if let Some(filter) = filter {
-        cargo.arg(filter);
-    }
-    cargo.arg("--");
-    if level.in_turn() {
-        cargo.arg("--test-threads=1");
-    }
-    shell::run(&mut cargo).with_context(|| level.title().to_owned())
+    Ok(())
 }

@@ -16,6 +16,8 @@ pub(crate) struct Object {
     pub(crate) license: String,
     /// Its programs, by name.
     pub(crate) programs: Vec<Program>,
+    /// How long the functions are that programs call.
+    pub(crate) shared_instructions: u64,
     panics: Vec<String>,
 }
 
@@ -54,7 +56,8 @@ impl Object {
             }
         }
         programs.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { bytes: data.len() as u64, license, programs, panics })
+        let shared = file.section_by_name(".text").map_or(0, |section| section.size() / INSTRUCTION);
+        Ok(Self { bytes: data.len() as u64, license, programs, shared_instructions: shared, panics })
     }
 
     /// Whether the kernel can take it at all.

@@ -1,0 +1,120 @@
+//! Debian's kernel: downloaded and unpacked, never installed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use object::{Object, ObjectSection};
+
+use crate::shell;
+
+/// The package that always depends on the current kernel of this Debian.
+const META: &str = "linux-image-cloud-amd64";
+
+/// An unpacked kernel.
+pub(crate) struct Kernel {
+    /// As `uname -r` will say.
+    pub(crate) release: String,
+    /// What to boot.
+    pub(crate) image: PathBuf,
+    modules: PathBuf,
+}
+
+/// The kernel, downloaded if it is not there.
+pub(crate) fn ensure(directory: &Path) -> Result<Kernel> {
+    if let Some(kernel) = unpacked(directory)? {
+        return Ok(kernel);
+    }
+    let package = package()?;
+    shell::step(&format!("downloading {package}"));
+    let downloads = directory.join("download");
+    std::fs::create_dir_all(&downloads).with_context(|| format!("{}", downloads.display()))?;
+    shell::output(Command::new("apt-get").args(["download", "-qq", &package]).current_dir(&downloads))?;
+    let file = std::fs::read_dir(&downloads)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_"))));
+    let file = file.with_context(|| format!("apt-get said that it downloaded {package}, but it is not there"))?;
+    shell::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(directory))?;
+    std::fs::remove_dir_all(&downloads)?;
+    unpacked(directory)?.with_context(|| format!("{package} has no kernel"))
+}
+
+/// The name of the package with the kernel itself.
+fn package() -> Result<String> {
+    let ask = || shell::output(Command::new("apt-cache").args(["depends", META]));
+    let text = match ask() {
+        Ok(text) if text.contains("Depends:") => text,
+        _ => {
+            shell::output(Command::new("apt-get").args(["update", "-qq"]))?;
+            ask()?
+        }
+    };
+    let name = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+    name.map(str::to_owned).with_context(|| format!("{META}: no dependency: is this Debian?"))
+}
+
+fn unpacked(directory: &Path) -> Result<Option<Kernel>> {
+    let boot = directory.join("boot");
+    let Ok(entries) = std::fs::read_dir(&boot) else { return Ok(None) };
+    for entry in entries {
+        let image = entry?.path();
+        let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(release) = name.strip_prefix("vmlinuz-") {
+            let modules = ["lib/modules", "usr/lib/modules"].map(|place| directory.join(place).join(release));
+            let modules = modules.into_iter().find(|place| place.is_dir()).context("the kernel has no modules")?;
+            return Ok(Some(Kernel { release: release.to_owned(), image, modules }));
+        }
+    }
+    Ok(None)
+}
+
+impl Kernel {
+    /// The files of these modules and of those that they need, in the order in which they must be loaded.
+    pub(crate) fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        collect(&self.modules.join("kernel"), &mut all)?;
+        let mut ordered = Vec::new();
+        for name in names {
+            self.add(name, &all, &mut ordered)?;
+        }
+        Ok(ordered)
+    }
+
+    fn add(&self, name: &str, all: &[PathBuf], ordered: &mut Vec<PathBuf>) -> Result<()> {
+        // Underscore and hyphen mean the same in names of modules.
+        let is =
+            |path: &&PathBuf| path.file_stem().is_some_and(|stem| stem.to_string_lossy().replace('-', "_") == name);
+        let Some(file) = all.iter().find(is) else { bail!("the kernel {} has no module {name}", self.release) };
+        if ordered.contains(file) {
+            return Ok(());
+        }
+        let data = std::fs::read(file)?;
+        for needed in needs(&data).with_context(|| format!("{}", file.display()))? {
+            self.add(&needed, all, ordered)?;
+        }
+        ordered.push(file.clone());
+        Ok(())
+    }
+}
+
+/// The modules that a module says it needs.
+fn needs(module: &[u8]) -> Result<Vec<String>> {
+    let file = object::File::parse(module)?;
+    let section = file.section_by_name(".modinfo").context("no section .modinfo")?;
+    let text = String::from_utf8_lossy(section.data()?).into_owned();
+    let depends = text.split('\0').find_map(|entry| entry.strip_prefix("depends=")).unwrap_or_default();
+    Ok(depends.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect())
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(directory).with_context(|| format!("{}", directory.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "ko") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
