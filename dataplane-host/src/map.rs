@@ -215,6 +215,31 @@ impl<K, V> AsFd for Table<K, V> {
     }
 }
 
+/// How many entries a hash map has, whatever its types. Entries that come or go meanwhile may or may not be counted.
+///
+/// # Errors
+/// The pin is missing or the kernel refused.
+pub fn count(pins: &Pins, name: &str) -> Result<usize, MapError> {
+    let fd = pins.open(&pins.map(name))?;
+    let info = sys::map_info(fd.as_fd()).map_err(|e| MapError::new(name, e))?;
+    let mut size = 1024;
+    let (mut position, mut total) = (None, 0);
+    loop {
+        let mut keys = vec![0; size * info.key_size as usize];
+        let mut values = vec![0; size * info.value_size as usize];
+        match sys::lookup_batch(fd.as_fd(), &mut position, size, &mut keys, &mut values) {
+            Ok((count, last)) => {
+                total += count;
+                if last {
+                    return Ok(total);
+                }
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 20 => size *= 2,
+            Err(e) => return Err(MapError::new(name, e)),
+        }
+    }
+}
+
 /// A per-CPU array with values `V` of a multiple of 8 bytes.
 #[derive(Debug)]
 pub struct PerCpuTable<V> {

@@ -238,12 +238,15 @@ fn drop_links(pins: &Pins, wanted: &BTreeSet<String>) -> Result<usize, LoadError
 }
 
 /// Removes our uplink filters from devices that are not `wanted`.
-pub(super) fn drop_filters(wanted: &BTreeSet<u32>, socket: &mut Socket) -> Result<usize, LoadError> {
+fn drop_filters(wanted: &BTreeSet<u32>, socket: &mut Socket) -> Result<usize, LoadError> {
     remove_filters(socket, |index, name| !wanted.contains(&index) && name.contains("_uplink"))
 }
 
 /// Removes those of our filters that `which` names by device and name of the program.
-pub(super) fn remove_filters(socket: &mut Socket, which: impl Fn(u32, &str) -> bool) -> Result<usize, LoadError> {
+///
+/// # Errors
+/// The kernel refused.
+pub fn remove_filters(socket: &mut Socket, which: impl Fn(u32, &str) -> bool) -> Result<usize, LoadError> {
     let mut operations = 0;
     for link in socket.links()? {
         for filter in socket.filters(link.index)? {

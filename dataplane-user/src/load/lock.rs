@@ -6,6 +6,8 @@ use std::path::Path;
 
 use super::LoadError;
 
+const NAME: &str = "agent.lock";
+
 /// Held for as long as the agent runs.
 #[derive(Debug)]
 pub struct AgentLock {
@@ -23,13 +25,27 @@ impl AgentLock {
             move |source| LoadError::File { path, source }
         };
         DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(file_error(state_dir))?;
-        let path = state_dir.join("agent.lock");
+        let path = state_dir.join(NAME);
         let mut options = OpenOptions::new();
         let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(file_error(&path))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(LoadError::SecondAgent { path }),
             Err(TryLockError::Error(source)) => Err(LoadError::File { path, source }),
+        }
+    }
+
+    /// Whether an agent holds the lock; `None` when that can't be told.
+    #[must_use]
+    pub fn is_held(state_dir: &Path) -> Option<bool> {
+        let file = match File::open(state_dir.join(NAME)) {
+            Ok(file) => file,
+            Err(e) => return (e.kind() == std::io::ErrorKind::NotFound).then_some(false),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Some(false),
+            Err(TryLockError::WouldBlock) => Some(true),
+            Err(TryLockError::Error(_)) => None,
         }
     }
 }
@@ -42,10 +58,13 @@ mod tests {
     fn a_second_agent_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
+        assert_eq!(AgentLock::is_held(&state), Some(false));
         let first = AgentLock::take(&state).unwrap();
+        assert_eq!(AgentLock::is_held(&state), Some(true));
         let message = AgentLock::take(&state).unwrap_err().to_string();
         assert!(message.contains("agent.lock: another agent runs on this node"), "{message}");
         drop(first);
+        assert_eq!(AgentLock::is_held(&state), Some(false));
         AgentLock::take(&state).unwrap();
     }
 }

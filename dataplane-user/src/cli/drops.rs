@@ -1,0 +1,50 @@
+//! `ropeway drops`: why packets were dropped, and what the programs did.
+
+use std::collections::BTreeMap;
+
+use dataplane_common::event::{Counter, DropReason};
+use dataplane_host::map::{MapError, PerCpuTable};
+use dataplane_host::pins::Pins;
+use serde::Serialize;
+
+use super::{SCHEMA, View, table};
+use crate::row;
+
+/// The view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Drops {
+    /// [`SCHEMA`].
+    pub version: u32,
+    /// Packets by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// What else was counted.
+    pub events: BTreeMap<&'static str, u64>,
+}
+
+/// Reads the counters.
+///
+/// # Errors
+/// The maps can't be read.
+pub fn gather(pins: &Pins) -> Result<Drops, MapError> {
+    let sums = |map: &str, labels: Vec<&'static str>| -> Result<BTreeMap<_, _>, MapError> {
+        let table = PerCpuTable::<u64>::open(pins, map)?;
+        let sum = |(i, label): (usize, _)| Ok((label, table.get(i as u32)?.iter().sum()));
+        labels.into_iter().enumerate().map(sum).collect()
+    };
+    Ok(Drops {
+        version: SCHEMA,
+        drops: sums("drops", DropReason::ALL.iter().map(|r| r.label()).collect())?,
+        events: sums("counters", Counter::ALL.iter().map(|c| c.label()).collect())?,
+    })
+}
+
+impl View for Drops {
+    fn text(&self) -> String {
+        let mut rows = vec![row!["DROP REASON", "PACKETS"]];
+        rows.extend(self.drops.iter().map(|(reason, count)| row![reason, count]));
+        let drops = table::render(&rows);
+        let mut rows = vec![row!["EVENT", "COUNT"]];
+        rows.extend(self.events.iter().map(|(event, count)| row![event, count]));
+        format!("{drops}\n{}", table::render(&rows))
+    }
+}

@@ -1,0 +1,254 @@
+//! `ropeway service list`: what a user of `ipvsadm -Ln` looks for.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use bytemuck::Pod;
+use dataplane_common::service::{
+    Backend, BackendStats, Frontend, FrontendKey, ServiceName, SlotTable, backend_state, frontend_flags, proto, scheduler,
+};
+use dataplane_common::addr::{Address, V4, V6};
+use dataplane_host::map::{MapError, PerCpuTable, SharedArray, Table};
+use dataplane_host::pins::Pins;
+use serde::Serialize;
+
+use super::{SCHEMA, View, table};
+use crate::row;
+
+/// The view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Services {
+    /// [`SCHEMA`].
+    pub version: u32,
+    /// By Service, then address and port.
+    pub frontends: Vec<FrontendView>,
+}
+
+/// One frontend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrontendView {
+    /// `namespace/name` of the Service.
+    pub service: String,
+    /// Name of its port; may be empty.
+    pub port_name: String,
+    /// `TCP`, `UDP` or the number.
+    pub protocol: String,
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// The rule that picks a backend.
+    pub scheduler: String,
+    /// `node-port`, `keep-client`, `internal-drop`, `external-drop`.
+    pub flags: Vec<&'static str>,
+    /// Session affinity in clock ticks; 0: none.
+    pub affinity_ticks: u32,
+    /// Where connections go.
+    pub backends: Vec<BackendView>,
+}
+
+/// One backend of a frontend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendView {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Backend id.
+    pub id: u32,
+    /// Gets connections of pods and nodes.
+    pub internal: bool,
+    /// Gets connections from outside.
+    pub external: bool,
+    /// How often it is in the larger of the two tables.
+    pub weight: u32,
+    /// `serving`, `terminating`, `local`, `host`.
+    pub state: Vec<&'static str>,
+    /// How often the id was given away or its endpoint ended.
+    pub generation: u32,
+    /// Connections that it was given, over all frontends of the Service port.
+    pub connections: u64,
+}
+
+/// The tables behind the frontends.
+pub(super) trait Lookup {
+    fn slot(&self, index: u32) -> Option<u32>;
+    fn backend(&self, id: u32) -> Option<Backend>;
+    fn connections(&self, id: u32) -> u64;
+    fn name(&self, service_port: u32) -> Option<String>;
+}
+
+struct Maps {
+    slots: SharedArray<u32>,
+    backends: SharedArray<Backend>,
+    stats: PerCpuTable<BackendStats>,
+    names: Table<u32, ServiceName>,
+}
+
+impl Lookup for Maps {
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.slots.get(index)
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend> {
+        self.backends.get(id)
+    }
+
+    fn connections(&self, id: u32) -> u64 {
+        self.stats.get(id).map_or(0, |each| each.iter().map(|s| s.connections).sum())
+    }
+
+    fn name(&self, service_port: u32) -> Option<String> {
+        let entry = self.names.get(&service_port).ok()??;
+        let text: Vec<_> = entry.name.into_iter().take_while(|b| *b != 0).collect();
+        Some(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// Reads the tables; only the frontends of `service` if one is named.
+///
+/// # Errors
+/// The maps can't be read.
+pub fn gather(pins: &Pins, service: Option<&str>) -> Result<Services, MapError> {
+    let maps = Maps {
+        slots: SharedArray::open(pins, "slots")?,
+        backends: SharedArray::open(pins, "backends")?,
+        stats: PerCpuTable::open(pins, "backend_stats")?,
+        names: Table::open(pins, "services")?,
+    };
+    let mut frontends = read::<V4>(pins, "frontends4", &maps)?;
+    frontends.extend(read::<V6>(pins, "frontends6", &maps)?);
+    if let Some(wanted) = service {
+        frontends.retain(|f| f.service == wanted);
+    }
+    frontends.sort();
+    Ok(Services { version: SCHEMA, frontends })
+}
+
+fn read<A: Address>(pins: &Pins, name: &str, maps: &Maps) -> Result<Vec<FrontendView>, MapError>
+where
+    FrontendKey<A>: Pod,
+    A: Into<IpAddr>,
+{
+    let entries = Table::<FrontendKey<A>, Frontend>::open(pins, name)?.entries()?;
+    Ok(entries.iter().map(|(key, frontend)| view(key.addr.into(), key.port, key.proto, frontend, maps)).collect())
+}
+
+pub(super) fn view(address: IpAddr, port: u16, protocol: u8, f: &Frontend, maps: &impl Lookup) -> FrontendView {
+    let full = maps.name(f.service_port).unwrap_or_else(|| format!("?/{}", f.service_port));
+    let (service, port_name) = full.split_once(':').unwrap_or((&full, ""));
+    FrontendView {
+        service: service.into(),
+        port_name: port_name.into(),
+        protocol: protocol_name(protocol),
+        address,
+        port,
+        scheduler: scheduler_name(f.scheduler),
+        flags: words(
+            u32::from(f.flags),
+            &[
+                (frontend_flags::NODE_PORT.into(), "node-port"),
+                (frontend_flags::KEEP_CLIENT.into(), "keep-client"),
+                (frontend_flags::INTERNAL_DROP.into(), "internal-drop"),
+                (frontend_flags::EXTERNAL_DROP.into(), "external-drop"),
+            ],
+        ),
+        affinity_ticks: f.affinity_ticks,
+        backends: backends(f, maps),
+    }
+}
+
+fn backends(f: &Frontend, maps: &impl Lookup) -> Vec<BackendView> {
+    let mut weights: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+    let ids = |t: SlotTable| (t.base..t.base.saturating_add(t.len)).map_while(|i| maps.slot(i));
+    for id in ids(f.internal) {
+        weights.entry(id).or_default().0 += 1;
+    }
+    for id in ids(f.external) {
+        weights.entry(id).or_default().1 += 1;
+    }
+    let mut all: Vec<_> = weights
+        .into_iter()
+        .filter_map(|(id, (internal, external))| {
+            let b = maps.backend(id)?;
+            Some(BackendView {
+                address: IpAddr::from(b.addr).to_canonical(),
+                port: b.port,
+                id,
+                internal: internal > 0,
+                external: external > 0,
+                weight: internal.max(external),
+                state: state_words(b.state),
+                generation: b.generation,
+                connections: maps.connections(id),
+            })
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn state_words(state: u8) -> Vec<&'static str> {
+    words(
+        u32::from(state),
+        &[
+            (backend_state::SERVING.into(), "serving"),
+            (backend_state::TERMINATING.into(), "terminating"),
+            (backend_state::LOCAL.into(), "local"),
+            (backend_state::HOST.into(), "host"),
+        ],
+    )
+}
+
+fn words(bits: u32, names: &[(u32, &'static str)]) -> Vec<&'static str> {
+    names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect()
+}
+
+fn protocol_name(number: u8) -> String {
+    match number {
+        proto::TCP => "TCP".into(),
+        proto::UDP => "UDP".into(),
+        proto::SCTP => "SCTP".into(),
+        other => other.to_string(),
+    }
+}
+
+fn scheduler_name(number: u8) -> String {
+    match number {
+        scheduler::RANDOM => "random".into(),
+        other => format!("scheduler-{other}"),
+    }
+}
+
+impl View for Services {
+    fn text(&self) -> String {
+        let mut rows = vec![
+            row!["PROT", "FRONTEND", "SCHEDULER", "SERVICE", "FLAGS", ""],
+            row!["  ->", "BACKEND", "FOR", "STATE", "WEIGHT", "GENERATION", "CONNECTIONS"],
+        ];
+        for f in &self.frontends {
+            let name = if f.port_name.is_empty() { f.service.clone() } else { format!("{}:{}", f.service, f.port_name) };
+            let mut flags = f.flags.join(",");
+            if f.affinity_ticks > 0 {
+                flags = if flags.is_empty() { "affinity".into() } else { flags + ",affinity" };
+            }
+            let flags = if flags.is_empty() { "-".to_owned() } else { flags };
+            rows.push(row![f.protocol, SocketAddr::new(f.address, f.port), f.scheduler, name, flags]);
+            if f.backends.is_empty() {
+                rows.push(row!["  ->", "(none)"]);
+            }
+            for b in &f.backends {
+                let sets = match (b.internal, b.external) {
+                    (true, true) => "all",
+                    (true, false) => "internal",
+                    _ => "external",
+                };
+                let address = SocketAddr::new(b.address, b.port);
+                rows.push(row!["  ->", address, sets, b.state.join(","), b.weight, b.generation, b.connections]);
+            }
+        }
+        table::render(&rows)
+    }
+}
