@@ -63,6 +63,9 @@ pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
     /// Length of the IP header without options or extension headers, in bytes.
     const HEADER: usize;
 
+    /// The all-zero address, which no host has.
+    const UNSPECIFIED: Self;
+
     /// The 16-byte form: itself for IPv6, `::ffff:a.b.c.d` for IPv4 (RFC 4291, section 2.5.5.2).
     #[must_use]
     fn to_octets16(self) -> [u8; 16];
@@ -139,6 +142,7 @@ impl V6 {
 impl Address for V4 {
     const V6: bool = false;
     const HEADER: usize = 20;
+    const UNSPECIFIED: Self = Self { octets: [0; 4] };
 
     #[inline(always)]
     fn to_octets16(self) -> [u8; 16] {
@@ -159,6 +163,7 @@ impl Address for V4 {
 impl Address for V6 {
     const V6: bool = true;
     const HEADER: usize = 40;
+    const UNSPECIFIED: Self = Self { octets: [0; 16] };
 
     #[inline(always)]
     fn to_octets16(self) -> [u8; 16] {

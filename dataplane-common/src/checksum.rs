@@ -4,16 +4,18 @@
 
 use crate::addr::Be16;
 
-/// What a checksum difference stems from, which decides how the kernel applies it to a packet whose checksum is left to the
-/// device.
+/// What has changed under an L4 checksum. Addresses are kept apart from ports because a checksum that is left to the device covers
+/// only the pseudo header so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Change {
-    /// An IPv4 address: part of the pseudo header, balanced by the IP header checksum.
-    Pseudo4,
-    /// An IPv6 address: part of the pseudo header, balanced by nothing.
-    Pseudo6,
-    /// The L4 header itself.
-    Header,
+pub struct Change {
+    /// Difference of the addresses, which are part of the pseudo header.
+    pub addresses: u32,
+    /// Difference of the ports.
+    pub ports: u32,
+    /// Whether the addresses are IPv6, whose change no IP header checksum balances.
+    pub v6: bool,
+    /// UDP: a checksum of zero means none (RFC 768).
+    pub udp: bool,
 }
 
 /// One's-complement sum.
@@ -46,6 +48,13 @@ pub const fn apply(field: Be16, difference: u32) -> Be16 {
     Be16(!fold(add(!field.0 as u32, difference)))
 }
 
+/// Whether two folded sums are the same number: zero has two forms.
+#[inline(always)]
+#[must_use]
+pub const fn same(a: u16, b: u16) -> bool {
+    a == b || (a ^ b == 0xffff && (a == 0 || b == 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,8 +80,7 @@ mod tests {
             let new = u32::from(words[2]) | u32::from(words[3]) << 16;
             let applied = apply(Be16(before), difference(old, new)).0;
             let after = full(&words);
-            // 0x0000 and 0xffff are the same number in one's complement
-            assert!(applied == after || (applied ^ after == 0xffff && after % 0xffff == 0), "{applied:x} {after:x}");
+            assert!(same(applied, after), "{applied:x} {after:x}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The types of the flow table: one direction's key to its translation.
 
+use crate::addr::Address;
+
 /// Which packets: map `flows4` or `flows6`. Ports in CPU order; ICMP echo has its identifier in both.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
@@ -55,6 +57,24 @@ pub struct Flow<A> {
     pub flags: u8,
     /// Zero.
     pub pad: u16,
+}
+
+impl<A: Address> Flow<A> {
+    /// Nothing yet.
+    pub const EMPTY: Self = Self {
+        src: A::UNSPECIFIED,
+        dst: A::UNSPECIFIED,
+        sport: 0,
+        dport: 0,
+        iif: 0,
+        oif: 0,
+        backend: 0,
+        generation: 0,
+        last_seen: 0,
+        state: flow_state::NEW,
+        flags: 0,
+        pad: 0,
+    };
 }
 
 /// [`Flow::state`]: what this direction has shown.

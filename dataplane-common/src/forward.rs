@@ -5,21 +5,85 @@ use crate::flow::{Flow, FlowKey, flow_flags, flow_state};
 use crate::packet::{Flows, Packet, Tables};
 use crate::parse::{Parsed, Reject};
 use crate::pod::addr_kind;
-use crate::rewrite::{self, Family};
+use crate::rewrite::{Family, translate};
 use crate::select::{Side, select};
-use crate::service::Frontend;
+use crate::service::{Frontend, backend_state};
 
-/// What becomes of a packet.
+/// What is done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+#[repr(u32)]
+pub enum Action {
     /// On through the host's own stack.
     Pass,
     /// Gone, and counted.
-    Drop(DropReason),
+    Drop,
+    /// Into a pod.
+    ToPod,
+    /// Out of a device, to the next hop that the host's routes name.
+    ToUplink,
+    /// It has a flow now, which says where it goes: only between functions, never the end.
+    Translate,
+}
+
+/// What becomes of a packet: an [`Action`] and its detail, in one number, because that is what a function of a kernel program can return.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Verdict(u64);
+
+impl Verdict {
+    /// On through the host's own stack.
+    pub const PASS: Self = Self::new(Action::Pass, 0);
+    /// See [`Action::Translate`].
+    pub const TRANSLATE: Self = Self::new(Action::Translate, 0);
+
+    const fn new(action: Action, detail: u32) -> Self {
+        Self((action as u64) << 32 | detail as u64)
+    }
+
+    /// Gone, and counted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self::new(Action::Drop, reason as u32)
+    }
+
     /// Into the pod behind this host-side interface.
-    ToPod(u32),
-    /// Out of this device, to the next hop that the host's routes name.
-    ToUplink(u32),
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_pod(ifindex: u32) -> Self {
+        Self::new(Action::ToPod, ifindex)
+    }
+
+    /// Out of this device.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_uplink(ifindex: u32) -> Self {
+        Self::new(Action::ToUplink, ifindex)
+    }
+
+    /// What is done.
+    #[inline(always)]
+    #[must_use]
+    pub const fn action(self) -> Action {
+        const DROP: u32 = Action::Drop as u32;
+        const TO_POD: u32 = Action::ToPod as u32;
+        const TO_UPLINK: u32 = Action::ToUplink as u32;
+        const TRANSLATE: u32 = Action::Translate as u32;
+        match (self.0 >> 32) as u32 {
+            DROP => Action::Drop,
+            TO_POD => Action::ToPod,
+            TO_UPLINK => Action::ToUplink,
+            TRANSLATE => Action::Translate,
+            _ => Action::Pass,
+        }
+    }
+
+    /// `ToPod`, `ToUplink`: the interface (of a pod, its host-side veth). `Drop`: the [`DropReason`]'s number. Others: 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn detail(self) -> u32 {
+        self.0 as u32
+    }
 }
 
 impl From<Reject> for DropReason {
@@ -34,56 +98,34 @@ impl From<Reject> for DropReason {
 /// How often a port for source translation is tried before the connection is given up.
 const SNAT_TRIES: u32 = 16;
 
-/// What a packet without a flow leads to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Next {
-    /// It has a flow now.
-    Translate,
-    /// It goes on as it is.
-    Untranslated(Verdict),
-}
-
 /// Sends an untranslated packet on, and counts the hop if it leaves without the host's stack.
 #[inline(always)]
-pub fn route<A: Family, P: Packet>(packet: &mut P, verdict: Verdict) -> Verdict {
-    if !matches!(verdict, Verdict::ToPod(_) | Verdict::ToUplink(_)) {
+pub fn route<A: Family, P: Packet>(packet: &mut P, parsed: &Parsed<A>, verdict: Verdict) -> Verdict {
+    if !matches!(verdict.action(), Action::ToPod | Action::ToUplink) {
         return verdict;
     }
-    match A::count_hop(packet) {
-        Some(true) => verdict,
+    if A::hops(parsed.hop) < 2 {
         // the host's stack tells the sender
-        Some(false) => Verdict::Pass,
-        None => Verdict::Drop(DropReason::Rewrite),
+        return Verdict::PASS;
     }
+    if A::store_hop(packet, parsed).is_some() { verdict } else { Verdict::drop(DropReason::Rewrite) }
 }
 
 /// Translates a packet as its flow says, and sends it on.
 #[inline(always)]
 pub fn forward<A: Family, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>) -> Verdict {
-    if flow.oif != 0 && A::count_hop(packet) != Some(true) {
-        return Verdict::Pass;
+    let count_hop = flow.oif != 0;
+    if count_hop && A::hops(parsed.hop) < 2 {
+        return Verdict::PASS;
     }
-    if translate(packet, parsed, flow).is_none() {
-        return Verdict::Drop(DropReason::Rewrite);
+    if translate(packet, parsed, flow, count_hop).is_none() {
+        return Verdict::drop(DropReason::Rewrite);
     }
     match flow.oif {
-        0 => Verdict::Pass,
-        oif if flow.flags & flow_flags::TO_POD != 0 => Verdict::ToPod(oif),
-        oif => Verdict::ToUplink(oif),
+        0 => Verdict::PASS,
+        oif if flow.flags & flow_flags::TO_POD != 0 => Verdict::to_pod(oif),
+        oif => Verdict::to_uplink(oif),
     }
-}
-
-/// Translates a packet as its flow says.
-#[inline(always)]
-#[must_use]
-pub fn translate<A: Family, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &Flow<A>) -> Option<()> {
-    if flow.flags & flow_flags::SRC != 0 {
-        rewrite::source(packet, parsed, flow.src, flow.sport)?;
-    }
-    if flow.flags & flow_flags::DST != 0 {
-        rewrite::destination(packet, parsed, flow.dst, flow.dport)?;
-    }
-    Some(())
 }
 
 /// Where a connection came in.
@@ -104,28 +146,29 @@ struct Place {
     here: bool,
 }
 
-/// A new connection through a frontend: picks a backend and makes the pair of flows.
+/// A new connection through a frontend: picks a backend and makes the pair of flows, of which `flow` becomes the packet's own.
 #[inline(always)]
 pub fn connect<A: Family, F: Flows<A>, T: Tables<A>>(
     flows: &mut F,
-    tables: &mut T,
+    tables: &T,
     key: &FlowKey<A>,
     frontend: &Frontend,
     ingress: Ingress,
-) -> Next {
+    flow: &mut Flow<A>,
+) -> Verdict {
     let now = tables.now();
     let id = select(tables, frontend, key.src, ingress.side, now);
-    let Some(backend) = tables.backend(id) else { return drop(DropReason::NoBackend) };
+    let Some(backend) = tables.backend(id) else { return Verdict::drop(DropReason::NoBackend) };
     if id == 0 || backend.state == 0 {
-        return drop(DropReason::NoBackend);
+        return Verdict::drop(DropReason::NoBackend);
     }
     let (addr, port, generation) = (A::from_octets16(&backend.addr), backend.port, backend.generation);
-    let place = place(tables, &addr);
+    let place = place(tables, &addr, backend.state & backend_state::REMOTE != 0);
     let internal = matches!(ingress.side, Side::Internal);
     // the reply must come back here: a pod that reaches itself, and a client from outside with a backend elsewhere
     let masked = if internal { addr == key.src } else { !place.here };
 
-    let mut flow = Flow {
+    *flow = Flow {
         src: key.dst,
         dst: key.src,
         sport: key.dport,
@@ -142,11 +185,11 @@ pub fn connect<A: Family, F: Flows<A>, T: Tables<A>>(
     let mut back = FlowKey { src: addr, dst: key.src, sport: port, dport: key.sport, proto: key.proto, pad: [0; 3] };
     if masked {
         flow.flags |= flow_flags::DST;
-        if !reserve_port(flows, tables, &mut back, &flow) {
-            return drop(DropReason::SnatPortsExhausted);
+        if !reserve_port(flows, tables, &mut back, flow) {
+            return Verdict::drop(DropReason::SnatPortsExhausted);
         }
-    } else if !flows.insert(&back, &flow) {
-        return drop(DropReason::FlowTableFull);
+    } else if !flows.insert(&back, flow) {
+        return Verdict::drop(DropReason::FlowTableFull);
     }
     flow.src = back.dst;
     flow.sport = back.dport;
@@ -158,23 +201,18 @@ pub fn connect<A: Family, F: Flows<A>, T: Tables<A>>(
         | place.flags
         | if masked { flow_flags::SRC } else { 0 }
         | if internal { 0 } else { flow_flags::EXTERNAL };
-    if !flows.insert(key, &flow) {
+    if !flows.insert(key, flow) {
         flows.remove(&back);
-        return drop(DropReason::FlowTableFull);
+        return Verdict::drop(DropReason::FlowTableFull);
     }
     tables.count_connection(id);
     tables.count(Counter::PacketNewFlow);
-    Next::Translate
+    Verdict::TRANSLATE
 }
 
 #[inline(always)]
-pub(crate) const fn drop(reason: DropReason) -> Next {
-    Next::Untranslated(Verdict::Drop(reason))
-}
-
-#[inline(always)]
-fn place<A: Family, T: Tables<A>>(tables: &T, addr: &A) -> Place {
-    let (kind, pod) = tables.addr(addr).map_or((0, 0), |a| (a.kind, a.ifindex));
+fn place<A: Family, T: Tables<A>>(tables: &T, addr: &A, remote: bool) -> Place {
+    let (kind, pod) = if remote { (0, 0) } else { tables.addr(addr).map_or((0, 0), |a| (a.kind, a.ifindex)) };
     match kind {
         addr_kind::POD => Place { iif: pod, oif: pod, flags: flow_flags::TO_POD, here: true },
         addr_kind::NODE => Place { iif: 0, oif: 0, flags: 0, here: true },

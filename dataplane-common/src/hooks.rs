@@ -1,19 +1,19 @@
 //! The packet programs: what happens at each hook.
 
 use crate::event::DropReason;
-use crate::flow::flow_flags;
-use crate::forward::{Ingress, Next, Verdict, connect, drop, forward, route, translate};
+use crate::flow::{Flow, flow_flags};
+use crate::forward::{Action, Ingress, Verdict, connect, forward, route};
 use crate::packet::{Flows, Packet, Tables};
 use crate::parse::{Layer4, Parsed, Reject, parse};
 use crate::pod::{addr_kind, pod_flags};
-use crate::rewrite::Family;
+use crate::rewrite::{Family, translate};
 use crate::select::Side;
-use crate::service::FrontendKey;
+use crate::service::{Frontend, FrontendKey};
 use crate::track::{is_current, touch};
 
 /// Ingress of a pod's host-side veth: everything that a pod sends.
 #[inline(always)]
-pub fn from_pod<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &mut T, ifindex: u32) -> Verdict
+pub fn from_pod<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, ifindex: u32) -> Verdict
 where
     A: Family,
     P: Packet,
@@ -22,57 +22,65 @@ where
 {
     let parsed: Parsed<A> = match parse(packet, tables) {
         Ok(parsed) => parsed,
-        Err(reject) => return Verdict::Drop(reject.into()),
+        Err(reject) => return Verdict::drop(reject.into()),
     };
     let now = tables.now();
-    let mut flow = flows.get(&parsed.key);
     // a flow knows by which interface its packets come in: that is the anti-spoof check of a hit
-    if !flow.as_ref().is_some_and(|flow| flow.iif == ifindex && is_current(flow, &parsed, now, tables)) {
-        match open_from_pod(flows, tables, &parsed, ifindex) {
-            Next::Untranslated(verdict) => return route::<A, P>(packet, verdict),
-            Next::Translate => flow = flows.get(&parsed.key),
-        }
+    if let Some(flow) = flows.get(&parsed.key)
+        && flow.iif == ifindex
+        && is_current(flow, &parsed, now, tables)
+    {
+        touch(flow, &parsed, now);
+        return forward(packet, &parsed, flow);
     }
-    let Some(flow) = flow else { return Verdict::Drop(DropReason::FlowTableFull) };
-    touch(flow, &parsed, now);
-    forward(packet, &parsed, flow)
+    let mut flow = Flow::EMPTY;
+    let verdict = open_from_pod(flows, tables, &parsed, ifindex, &mut flow);
+    if verdict.action() == Action::Translate {
+        forward(packet, &parsed, &flow)
+    } else {
+        route(packet, &parsed, verdict)
+    }
 }
 
 /// A function of its own, with a stack of its own, of which a kernel program has 512 bytes for all that it calls.
 #[inline(never)]
-fn open_from_pod<A, F, T>(flows: &mut F, tables: &mut T, parsed: &Parsed<A>, ifindex: u32) -> Next
+fn open_from_pod<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, ifindex: u32, flow: &mut Flow<A>) -> Verdict
 where
     A: Family,
     F: Flows<A>,
     T: Tables<A>,
 {
-    let Some(pod) = tables.pod(ifindex) else { return drop(DropReason::UnknownPod) };
+    let Some(pod) = tables.pod(ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
     if pod.flags & pod_flags::PRESENT == 0 {
-        return drop(DropReason::UnknownPod);
+        return Verdict::drop(DropReason::UnknownPod);
     }
     if A::of_pod(pod) != parsed.key.src || parsed.key.src.is_unspecified() {
         let discovery = A::V6 && parsed.key.src.is_link_local();
-        return drop(if discovery { DropReason::ForbiddenControl } else { DropReason::Spoofed });
+        return Verdict::drop(if discovery { DropReason::ForbiddenControl } else { DropReason::Spoofed });
     }
-    let (kind, pod) = tables.addr(&parsed.key.dst).map_or((0, 0), |a| (a.kind, a.ifindex));
-    if kind == addr_kind::SERVICE || kind == addr_kind::NODE {
-        return service(flows, tables, parsed, kind, Ingress { ifindex, side: Side::Internal });
+    match ask(tables, parsed) {
+        Ask::Open(frontend) => {
+            connect(flows, tables, &parsed.key, frontend, Ingress { ifindex, side: Side::Internal }, flow)
+        }
+        Ask::Other(kind, pod) => {
+            if parsed.is_syn() {
+                // a new direct connection with the ports of an old one through a Service: its replies are not translated
+                flows.remove(&parsed.key.reversed());
+            }
+            if kind == addr_kind::POD {
+                return Verdict::to_pod(pod);
+            }
+            let uplink = tables.config().map_or(0, |c| c.uplink);
+            let host = kind == addr_kind::NODE || uplink == 0 || parsed.key.dst.is_host_only();
+            if host { Verdict::PASS } else { Verdict::to_uplink(uplink) }
+        }
+        Ask::Refused(reason) => Verdict::drop(reason),
     }
-    if parsed.is_syn() {
-        // a new direct connection with the ports of an old one through a Service: its replies are not translated
-        flows.remove(&parsed.key.reversed());
-    }
-    if kind == addr_kind::POD {
-        return Next::Untranslated(Verdict::ToPod(pod));
-    }
-    let uplink = tables.config().map_or(0, |c| c.uplink);
-    let host = uplink == 0 || parsed.key.dst.is_host_only();
-    Next::Untranslated(if host { Verdict::Pass } else { Verdict::ToUplink(uplink) })
 }
 
 /// Ingress of an uplink: node ports, external addresses, replies, and packets for local pods.
 #[inline(always)]
-pub fn from_uplink<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &mut T, ifindex: u32) -> Verdict
+pub fn from_uplink<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, ifindex: u32) -> Verdict
 where
     A: Family,
     P: Packet,
@@ -82,51 +90,55 @@ where
     let parsed: Parsed<A> = match parse(packet, tables) {
         Ok(parsed) => parsed,
         // the host's stack reassembles what is for the host
-        Err(Reject::UnknownFragment) => return Verdict::Pass,
-        Err(reject) => return Verdict::Drop(reject.into()),
+        Err(Reject::UnknownFragment) => return Verdict::PASS,
+        Err(reject) => return Verdict::drop(reject.into()),
     };
     let now = tables.now();
-    let mut flow = flows.get(&parsed.key);
-    if !flow.as_ref().is_some_and(|flow| flow.iif == 0 && is_current(flow, &parsed, now, tables)) {
-        match open_from_uplink(flows, tables, &parsed, ifindex) {
-            Next::Untranslated(verdict) => return route::<A, P>(packet, verdict),
-            Next::Translate => flow = flows.get(&parsed.key),
-        }
+    if let Some(flow) = flows.get(&parsed.key)
+        && flow.iif == 0
+        && is_current(flow, &parsed, now, tables)
+    {
+        touch(flow, &parsed, now);
+        return forward(packet, &parsed, flow);
     }
-    let Some(flow) = flow else { return Verdict::Drop(DropReason::FlowTableFull) };
-    touch(flow, &parsed, now);
-    forward(packet, &parsed, flow)
+    let mut flow = Flow::EMPTY;
+    let verdict = open_from_uplink(flows, tables, &parsed, ifindex, &mut flow);
+    if verdict.action() == Action::Translate {
+        forward(packet, &parsed, &flow)
+    } else {
+        route(packet, &parsed, verdict)
+    }
 }
 
 /// As [`open_from_pod`].
 #[inline(never)]
-fn open_from_uplink<A, F, T>(flows: &mut F, tables: &mut T, parsed: &Parsed<A>, ifindex: u32) -> Next
+fn open_from_uplink<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, ifindex: u32, flow: &mut Flow<A>) -> Verdict
 where
     A: Family,
     F: Flows<A>,
     T: Tables<A>,
 {
-    let (kind, pod) = tables.addr(&parsed.key.dst).map_or((0, 0), |a| (a.kind, a.ifindex));
-    match kind {
-        addr_kind::POD => Next::Untranslated(Verdict::ToPod(pod)),
-        addr_kind::SERVICE | addr_kind::NODE => {
-            service(flows, tables, parsed, kind, Ingress { ifindex, side: Side::External })
+    match ask(tables, parsed) {
+        Ask::Open(frontend) => {
+            connect(flows, tables, &parsed.key, frontend, Ingress { ifindex, side: Side::External }, flow)
         }
-        _ => Next::Untranslated(Verdict::Pass),
+        Ask::Other(addr_kind::POD, pod) => Verdict::to_pod(pod),
+        Ask::Other(..) => Verdict::PASS,
+        Ask::Refused(reason) => Verdict::drop(reason),
     }
 }
 
 /// Egress of an uplink or of a pod's host-side veth, for packets of the host's stack: replies of a backend that has the
 /// node's own address get their frontend's address back.
 #[inline(always)]
-pub fn from_host<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &mut T) -> Verdict
+pub fn from_host<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
 where
     A: Family,
     P: Packet,
     F: Flows<A>,
     T: Tables<A>,
 {
-    let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::Pass };
+    let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::PASS };
     let now = tables.now();
     if let Some(flow) = flows.get(&parsed.key)
         && flow.iif == 0
@@ -134,31 +146,43 @@ where
         && is_current(flow, &parsed, now, tables)
     {
         touch(flow, &parsed, now);
-        if translate(packet, &parsed, flow).is_none() {
-            return Verdict::Drop(DropReason::Rewrite);
+        if translate(packet, &parsed, flow, false).is_none() {
+            return Verdict::drop(DropReason::Rewrite);
         }
     }
-    Verdict::Pass
+    Verdict::PASS
 }
 
-/// A packet to an address that can have frontends.
+/// What a packet without a flow asks for.
+enum Ask<'a> {
+    /// A connection through a frontend.
+    Open(&'a Frontend),
+    /// An address that is none of a Service: its kind, and its interface if it is a pod's.
+    Other(u8, u32),
+    /// What no Service offers.
+    Refused(DropReason),
+}
+
 #[inline(always)]
-fn service<A, F, T>(flows: &mut F, tables: &mut T, parsed: &Parsed<A>, kind: u8, ingress: Ingress) -> Next
-where
-    A: Family,
-    F: Flows<A>,
-    T: Tables<A>,
-{
+fn ask<'a, A: Family, T: Tables<A>>(tables: &'a T, parsed: &Parsed<A>) -> Ask<'a> {
     let key = &parsed.key;
     let frontend = FrontendKey { addr: key.dst, port: key.dport, proto: key.proto, pad: 0 };
-    if matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp)
-        && let Some(&frontend) = tables.frontend(&frontend)
+    // what opens a connection often asks for a frontend; anything else first shows what its address is
+    if parsed.is_syn()
+        && let Some(frontend) = tables.frontend(&frontend)
     {
-        if parsed.is_tcp_midflow() {
-            return drop(DropReason::NoFlow);
-        }
-        return connect(flows, tables, key, &frontend, ingress);
+        return Ask::Open(frontend);
+    }
+    let (kind, pod) = tables.addr(&key.dst).map_or((0, 0), |a| (a.kind, a.ifindex));
+    if kind != addr_kind::SERVICE && kind != addr_kind::NODE {
+        return Ask::Other(kind, pod);
+    }
+    if matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp)
+        && !parsed.is_syn()
+        && let Some(frontend) = tables.frontend(&frontend)
+    {
+        return if parsed.is_tcp_midflow() { Ask::Refused(DropReason::NoFlow) } else { Ask::Open(frontend) };
     }
     // what is the node's own is the host's business; nobody listens on the other ports of a Service's address
-    if kind == addr_kind::NODE { Next::Untranslated(Verdict::Pass) } else { drop(DropReason::NoFrontend) }
+    if kind == addr_kind::NODE { Ask::Other(kind, 0) } else { Ask::Refused(DropReason::NoFrontend) }
 }

@@ -26,15 +26,12 @@ pub trait Packet {
     /// Writes `N` words at a fixed offset.
     #[must_use]
     fn store_words<const N: usize>(&mut self, offset: usize, words: &[Be32; N]) -> Option<()>;
-    /// Writes two bytes at a fixed offset.
+    /// Writes a word at a variable offset.
     #[must_use]
-    fn store_half(&mut self, offset: usize, half: Be16) -> Option<()>;
-    /// Writes two bytes at a variable offset.
+    fn store_word_at(&mut self, offset: usize, usual: usize, word: Be32) -> Option<()>;
+    /// Corrects the L4 checksum at `offset` for changed addresses and changed ports; a UDP checksum that is not used stays so.
     #[must_use]
-    fn store_half_at(&mut self, offset: usize, usual: usize, half: Be16) -> Option<()>;
-    /// Folds a difference into the L4 checksum at `offset`; a zero UDP checksum stays zero where it may.
-    #[must_use]
-    fn l4_checksum(&mut self, offset: usize, difference: u32, change: Change, udp: bool) -> Option<()>;
+    fn correct_checksum(&mut self, offset: usize, usual: usize, change: Change) -> Option<()>;
     /// Returns `v` in a way that makes the verifier forget what it knew of it, so that paths that
     /// differ in nothing else become one. On the host the identity.
     #[must_use]
@@ -60,12 +57,12 @@ pub trait Node {
     /// A backend.
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// Counts a connection to a backend.
-    fn count_connection(&mut self, backend: u32);
+    fn count_connection(&self, backend: u32);
     /// Counts an event.
-    fn count(&mut self, counter: Counter);
+    fn count(&self, counter: Counter);
 }
 
-/// The tables of one address family.
+/// The tables of one address family. They are shared with other CPUs and with the agent, hence never exclusive.
 pub trait Tables<A: Address>: Node {
     /// What an address is.
     fn addr(&self, addr: &A) -> Option<Addr>;
@@ -74,16 +71,16 @@ pub trait Tables<A: Address>: Node {
     /// A client's backend.
     fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity>;
     /// Remembers a client's backend.
-    fn set_affinity(&mut self, key: &AffinityKey<A>, affinity: &Affinity);
+    fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity);
     /// The ports of a fragmented datagram.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Ports>;
     /// Remembers the ports of a fragmented datagram.
-    fn set_fragment(&mut self, key: &FragmentKey<A>, ports: &Ports);
+    fn set_fragment(&self, key: &FragmentKey<A>, ports: &Ports);
     /// What a socket's address stands for.
     fn sock_peer(&self, key: &SockPeerKey<A>) -> Option<&SockPeer<A>>;
     /// Remembers what a socket's address stands for; says whether the table took it.
     #[must_use]
-    fn set_sock_peer(&mut self, key: &SockPeerKey<A>, peer: &SockPeer<A>) -> bool;
+    fn set_sock_peer(&self, key: &SockPeerKey<A>, peer: &SockPeer<A>) -> bool;
 }
 
 /// The flow table of one address family. Apart from [`Tables`], so that a flow can be held while tables are read.

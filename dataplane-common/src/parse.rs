@@ -60,6 +60,8 @@ pub struct Parsed<A> {
     pub tcp_flags: u8,
     /// ICMP type; 0 for others.
     pub icmp_type: u8,
+    /// The word of the IP header that has the hop limit, as it stands in the packet.
+    pub hop: Be32,
 }
 
 impl<A> Parsed<A> {
@@ -106,6 +108,7 @@ pub struct Ip<A> {
     l4: usize,
     fragment: Fragment,
     fragment_id: u32,
+    hop: Be32,
 }
 
 /// An address family's IP header.
@@ -122,14 +125,14 @@ pub trait Header: Address {
 /// # Errors
 /// [`Reject`].
 #[inline(always)]
-pub fn parse<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &mut T) -> Result<Parsed<A>, Reject> {
+pub fn parse<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> Result<Parsed<A>, Reject> {
     let ip = A::ip(packet)?;
     let l4 = packet.forget(ip.l4 as u32);
     if l4 > MAX_L4 {
         return Err(Reject::BadHeader);
     }
     let key = FlowKey { src: ip.src, dst: ip.dst, sport: 0, dport: 0, proto: ip.proto, pad: [0; 3] };
-    let mut parsed = Parsed { key, l4: l4 as usize, layer4: Layer4::Opaque, tcp_flags: 0, icmp_type: 0 };
+    let mut parsed = Parsed { key, l4: l4 as usize, layer4: Layer4::Opaque, tcp_flags: 0, icmp_type: 0, hop: ip.hop };
     if matches!(ip.fragment, Fragment::Whole) {
         layer4(packet, &mut parsed)?;
         return Ok(parsed);
@@ -209,6 +212,7 @@ impl Header for V4 {
                 _ => Fragment::Later,
             },
             fragment_id: fragment >> 16,
+            hop: h[2],
         })
     }
 }
@@ -227,6 +231,7 @@ impl Header for V6 {
             l4: L3 + 40,
             fragment: Fragment::Whole,
             fragment_id: 0,
+            hop: h[1],
         };
         for _ in 0..MAX_EXTENSIONS {
             // length in units beyond the first (RFC 8200, section 4; RFC 4302, section 2.2 for the authentication header)

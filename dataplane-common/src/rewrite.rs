@@ -2,122 +2,112 @@
 
 use crate::addr::{Address, Be16, Be32, V4, V6};
 use crate::checksum::{self, Change};
+use crate::flow::{Flow, flow_flags};
 use crate::packet::{L3, Packet};
 use crate::parse::{Header, Layer4, Parsed};
 
 /// An address family's way to write its header.
 pub trait Rewrite: Header {
-    /// The kind of checksum change that an address causes.
-    const CHANGE: Change;
-
-    /// Writes an address; returns the checksum difference.
-    fn store_source<P: Packet>(packet: &mut P, from: Self, to: Self) -> Option<u32>;
-    /// Writes an address; returns the checksum difference.
-    fn store_destination<P: Packet>(packet: &mut P, from: Self, to: Self) -> Option<u32>;
-    /// Counts the hop. `Some(false)`: the packet has none left, and is unchanged.
-    fn count_hop<P: Packet>(packet: &mut P) -> Option<bool>;
+    /// The hop limit in the word that [`Parsed::hop`] keeps.
+    fn hops(hop: Be32) -> u8;
+    /// Counts a hop; the packet must have one left.
+    #[must_use]
+    fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()>;
+    /// Writes the flow's addresses, and counts a hop if asked to; returns the checksum difference of the addresses.
+    #[must_use]
+    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, flow: &Flow<Self>, count_hop: bool) -> Option<u32>;
 }
 
-/// Makes the packet's source that of `to`.
+/// Gives the packet the addresses and ports of its flow, and counts a hop if asked to; the packet must then have one left.
 #[inline(always)]
 #[must_use]
-pub fn source<A: Rewrite, P: Packet>(packet: &mut P, parsed: &Parsed<A>, addr: A, port: u16) -> Option<()> {
-    let difference = A::store_source(packet, parsed.key.src, addr)?;
-    layer4(packet, parsed, difference, 0, parsed.key.sport, port)
-}
-
-/// Makes the packet's destination that of `to`.
-#[inline(always)]
-#[must_use]
-pub fn destination<A: Rewrite, P: Packet>(packet: &mut P, parsed: &Parsed<A>, addr: A, port: u16) -> Option<()> {
-    let difference = A::store_destination(packet, parsed.key.dst, addr)?;
-    layer4(packet, parsed, difference, 2, parsed.key.dport, port)
-}
-
-#[inline(always)]
-fn layer4<A: Rewrite, P: Packet>(
+pub fn translate<A: Rewrite, P: Packet>(
     packet: &mut P,
     parsed: &Parsed<A>,
-    difference: u32,
-    port_offset: usize,
-    from: u16,
-    to: u16,
+    flow: &Flow<A>,
+    count_hop: bool,
 ) -> Option<()> {
+    let addresses = A::store(packet, parsed, flow, count_hop)?;
     let (at, udp) = match parsed.layer4 {
-        Layer4::Tcp => (parsed.l4 + 16, false),
-        Layer4::Udp => (parsed.l4 + 6, true),
+        Layer4::Tcp => (16, false),
+        Layer4::Udp => (6, true),
         Layer4::Icmp | Layer4::IcmpError if A::V6 => {
-            return packet.l4_checksum(parsed.l4 + 2, difference, A::CHANGE, false);
+            let change = Change { addresses, ports: 0, v6: true, udp: false };
+            return packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change);
         }
         _ => return Some(()),
     };
-    packet.l4_checksum(at, difference, A::CHANGE, udp)?;
-    if from == to {
-        return Some(());
+    let (from, to) = (ports(parsed.key.sport, parsed.key.dport), ports(flow.sport, flow.dport));
+    let ports = checksum::difference(from.0, to.0);
+    if from != to {
+        packet.store_word_at(parsed.l4, L3 + A::HEADER, to)?;
     }
-    packet.store_half_at(parsed.l4 + port_offset, L3 + A::HEADER + port_offset, Be16::new(to))?;
-    let difference = checksum::difference(Be16::new(from).0 as u32, Be16::new(to).0 as u32);
-    packet.l4_checksum(at, difference, Change::Header, udp)
+    let ports = if from == to { 0 } else { ports };
+    packet.correct_checksum(parsed.l4 + at, L3 + A::HEADER + at, Change { addresses, ports, v6: A::V6, udp })
+}
+
+/// Both ports as they stand at the start of a TCP or UDP header.
+#[inline(always)]
+const fn ports(src: u16, dst: u16) -> Be32 {
+    Be32::new((src as u32) << 16 | dst as u32)
 }
 
 impl Rewrite for V4 {
-    const CHANGE: Change = Change::Pseudo4;
-
     #[inline(always)]
-    fn store_source<P: Packet>(packet: &mut P, from: Self, to: Self) -> Option<u32> {
-        store4(packet, L3 + 12, from, to)
+    fn hops(hop: Be32) -> u8 {
+        hop.byte(0)
     }
 
     #[inline(always)]
-    fn store_destination<P: Packet>(packet: &mut P, from: Self, to: Self) -> Option<u32> {
-        store4(packet, L3 + 16, from, to)
+    fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()> {
+        packet.store_words(L3 + 8, &[hop4(parsed.hop, 1, 0)])
     }
 
     #[inline(always)]
-    fn count_hop<P: Packet>(packet: &mut P) -> Option<bool> {
-        let ttl_and_protocol = packet.half(L3 + 8)?.get();
-        if ttl_and_protocol < 0x0200 {
-            return Some(false);
-        }
-        let after = Be16::new(ttl_and_protocol - 0x0100);
-        let difference = checksum::difference(Be16::new(ttl_and_protocol).0 as u32, after.0 as u32);
-        let sum = packet.half(L3 + 10)?;
-        packet.store_half(L3 + 8, after)?;
-        packet.store_half(L3 + 10, checksum::apply(sum, difference))?;
-        Some(true)
+    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, flow: &Flow<Self>, count_hop: bool) -> Option<u32> {
+        let src = checksum::difference(parsed.key.src.word(), flow.src.word());
+        let addresses = checksum::add(src, checksum::difference(parsed.key.dst.word(), flow.dst.word()));
+        let hop = hop4(parsed.hop, u32::from(count_hop), addresses);
+        packet.store_words(L3 + 8, &[hop, Be32(flow.src.word()), Be32(flow.dst.word())])?;
+        Some(addresses)
     }
 }
 
+/// The word of time to live, protocol and header checksum (RFC 791, section 3.1) after `hops` hops and a difference of the addresses.
 #[inline(always)]
-fn store4<P: Packet>(packet: &mut P, at: usize, from: V4, to: V4) -> Option<u32> {
-    let difference = checksum::difference(from.word(), to.word());
-    let sum = packet.half(L3 + 10)?;
-    packet.store_half(L3 + 10, checksum::apply(sum, difference))?;
-    packet.store_words(at, &[Be32(to.word())])?;
-    Some(difference)
+fn hop4(word: Be32, hops: u32, addresses: u32) -> Be32 {
+    let (before, sum) = ((word.get() >> 16) as u16, Be16::new(word.get() as u16));
+    let after = before.wrapping_sub((hops << 8) as u16);
+    let ttl = checksum::difference(Be16::new(before).0 as u32, Be16::new(after).0 as u32);
+    let sum = checksum::apply(sum, checksum::add(ttl, addresses));
+    Be32::new((after as u32) << 16 | sum.get() as u32)
 }
 
 impl Rewrite for V6 {
-    const CHANGE: Change = Change::Pseudo6;
-
     #[inline(always)]
-    fn store_source<P: Packet>(packet: &mut P, from: Self, to: Self) -> Option<u32> {
-        store6(packet, L3 + 8, from, to)
+    fn hops(hop: Be32) -> u8 {
+        hop.byte(3)
     }
 
     #[inline(always)]
-    fn store_destination<P: Packet>(packet: &mut P, from: Self, to: Self) -> Option<u32> {
-        store6(packet, L3 + 24, from, to)
+    fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()> {
+        // RFC 8200, section 3: payload length, next header, hop limit
+        packet.store_words(L3 + 4, &[Be32::new(parsed.hop.get().wrapping_sub(1))])
     }
 
     #[inline(always)]
-    fn count_hop<P: Packet>(packet: &mut P) -> Option<bool> {
-        let next_and_limit = packet.half(L3 + 6)?.get();
-        if next_and_limit & 0xff < 2 {
-            return Some(false);
+    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, flow: &Flow<Self>, count_hop: bool) -> Option<u32> {
+        if count_hop {
+            Self::store_hop(packet, parsed)?;
         }
-        packet.store_half(L3 + 6, Be16::new(next_and_limit - 1))?;
-        Some(true)
+        let mut addresses = 0;
+        if flow.flags & flow_flags::SRC != 0 {
+            addresses = store6(packet, L3 + 8, parsed.key.src, flow.src)?;
+        }
+        if flow.flags & flow_flags::DST != 0 {
+            addresses = checksum::add(addresses, store6(packet, L3 + 24, parsed.key.dst, flow.dst)?);
+        }
+        Some(addresses)
     }
 }
 

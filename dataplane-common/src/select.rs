@@ -27,7 +27,7 @@ impl Side {
 
 /// The id of the backend for a new connection; 0: there is none.
 #[inline(always)]
-pub fn select<A: Address, T: Tables<A>>(tables: &mut T, frontend: &Frontend, client: A, side: Side, now: u32) -> u32 {
+pub fn select<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client: A, side: Side, now: u32) -> u32 {
     let key = AffinityKey { client, service_port: frontend.service_port };
     if frontend.affinity_ticks != 0
         && let Some(&Affinity { backend, generation, last_used }) = tables.affinity(&key)

@@ -116,6 +116,8 @@ pub mod backend_state {
     pub const LOCAL: u8 = 16;
     /// Has an address of its node (a host-network pod or a server outside the pod network).
     pub const HOST: u8 = 32;
+    /// Known to be on another node: the packet path need not ask whether it is here.
+    pub const REMOTE: u8 = 128;
     /// Listed by an `EndpointSlice`, whatever its condition: set as long as the id is in use.
     pub const LISTED: u8 = 64;
 }

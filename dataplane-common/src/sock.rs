@@ -48,10 +48,10 @@ pub struct Decision<A> {
 
 /// connect(2), and sendmsg(2) on a socket that is not connected.
 #[inline(always)]
-pub fn request<A: Family, T: Tables<A>>(tables: &mut T, request: &Request<A>) -> Decision<A> {
+pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Decision<A> {
     let &Request { addr, port, proto, cookie, .. } = request;
     let mut decision = Decision { action: Action::Keep, addr, port };
-    let Some(&frontend) = tables.frontend(&FrontendKey { addr, port, proto, pad: 0 }) else { return decision };
+    let Some(frontend) = tables.frontend(&FrontendKey { addr, port, proto, pad: 0 }) else { return decision };
     let asked = SockPeerKey { cookie, addr, port, pad: 0 };
     if request.unconnected
         && let Some(&peer) = tables.sock_peer(&asked)
@@ -65,7 +65,7 @@ pub fn request<A: Family, T: Tables<A>>(tables: &mut T, request: &Request<A>) ->
         None => tables.config().map_or(A::default(), A::of_node),
     };
     let now = tables.now();
-    let id = select(tables, &frontend, client, Side::Internal, now);
+    let id = select(tables, frontend, client, Side::Internal, now);
     let found = if id == 0 { None } else { tables.backend(id).filter(|b| b.state != 0) };
     let Some(backend) = found else {
         // a silent drop is for the packet path of pods; a node's packet would leave untranslated

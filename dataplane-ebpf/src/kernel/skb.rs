@@ -8,26 +8,19 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::Global;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes, bpf_skb_pull_data,
     bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::macro_support::Level;
 use dataplane_common::addr::{Be16, Be32};
-use dataplane_common::checksum::Change;
-use dataplane_common::forward::Verdict;
+use dataplane_common::checksum::{self, Change};
+use dataplane_common::forward::{Action, Verdict};
 use dataplane_common::packet::Packet;
 
 use crate::kernel::tables;
-
-/// Of `bpf_l4_csum_replace`, from kernel commit ead7f9b8de65 (6.16, and stable branches) on.
-const BPF_F_IPV6: u64 = 0x80;
-
-/// Whether this kernel's `bpf_l4_csum_replace` knows [`BPF_F_IPV6`]; set by the loader.
-#[unsafe(no_mangle)]
-static CSUM_KNOWS_IPV6: Global<u8> = Global::new(0);
 
 /// tcx: on to the next program; clsact: on to the next filter.
 const NEXT: i32 = -1;
@@ -38,10 +31,11 @@ const DONE: u32 = 0x5257;
 /// Enough for Ethernet, IPv6 and TCP headers.
 const HEADERS: usize = 14 + 40 + 20;
 
-/// A packet at a tc hook.
-pub struct Skb(TcContext);
+/// A packet at a tc hook. `UPLINK`: it comes from a device, which may have summed up all of it (`CHECKSUM_COMPLETE`); what comes
+/// from a veth has no such sum.
+pub struct Skb<const UPLINK: bool>(TcContext);
 
-impl Skb {
+impl<const UPLINK: bool> Skb<UPLINK> {
     /// Takes the packet over, and has its headers in one piece.
     #[inline(always)]
     pub fn new(ctx: TcContext) -> Self {
@@ -87,20 +81,22 @@ impl Skb {
     /// Carries out the verdict; the program's return value.
     #[inline(always)]
     pub fn end(self, program: &str, verdict: Verdict) -> i32 {
-        trace(&self.0, program, verdict);
-        match verdict {
-            Verdict::Pass => NEXT,
-            Verdict::Drop(reason) => {
-                tables::count_drop(reason);
+        if aya_log_ebpf::macro_support::level_enabled(Level::Info) {
+            trace(&self.0, program, verdict);
+        }
+        match verdict.action() {
+            Action::Pass | Action::Translate => NEXT,
+            Action::Drop => {
+                tables::count_drop(verdict.detail());
                 TC_ACT_SHOT as i32
             }
             // SAFETY: helpers without pointers; the kernel checks the interface when it redirects.
-            Verdict::ToPod(ifindex) => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
-            Verdict::ToUplink(ifindex) => {
+            Action::ToPod => unsafe { bpf_redirect_peer(verdict.detail(), 0) as i32 },
+            Action::ToUplink => {
                 // SAFETY: the context is valid, `tc_index` may be written at this hook; a null parameter asks the kernel for the next hop.
                 unsafe {
                     (*self.raw()).tc_index = DONE;
-                    bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32
+                    bpf_redirect_neigh(verdict.detail(), ptr::null_mut(), 0, 0) as i32
                 }
             }
         }
@@ -132,6 +128,27 @@ impl Skb {
     }
 
     #[inline(always)]
+    fn l4_csum_replace(&mut self, offset: usize, difference: u32, flags: u32) -> Option<()> {
+        // SAFETY: no pointer but the context.
+        let r = unsafe { bpf_l4_csum_replace(self.raw().cast(), offset as u32, 0, difference as u64, flags as u64) };
+        (r == 0).then_some(())
+    }
+
+    /// Puts the device's sum of the whole packet right. `bpf_l4_csum_replace` takes every pseudo-header difference for one
+    /// that the IPv4 header checksum balances: the ports are not, and IPv6 addresses are balanced by the L4 checksum itself.
+    #[inline(always)]
+    fn balance_complete(&mut self, addresses: u32, ports: u32, v6: bool) {
+        if !UPLINK {
+            return;
+        }
+        let excess = if v6 { checksum::add(addresses, ports) } else { ports };
+        if excess != 0 {
+            // SAFETY: no pointer but the context. It fails, rightly, where there is no such sum.
+            unsafe { bpf_csum_update(self.raw().cast(), excess) };
+        }
+    }
+
+    #[inline(always)]
     fn load_by_helper<T: Copy>(&self, offset: usize) -> Option<T> {
         let mut v = MaybeUninit::<T>::uninit();
         let size = size_of::<T>() as u32;
@@ -150,7 +167,7 @@ impl Skb {
     }
 }
 
-impl Packet for Skb {
+impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
         self.load(offset)
@@ -177,29 +194,38 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn store_half(&mut self, offset: usize, half: Be16) -> Option<()> {
-        self.store(offset, &half)
+    fn store_word_at(&mut self, offset: usize, usual: usize, word: Be32) -> Option<()> {
+        if offset == usual { self.store(usual, &word) } else { self.store_by_helper(offset, &word) }
     }
 
+    /// One call instead of two where the offset is the usual one. The helper knows whether the checksum is complete or left to
+    /// the device, in which case it covers only the pseudo header so far and must not see the ports. Whether it was is
+    /// read off its result: it adds the difference to the one and subtracts it from the other.
     #[inline(always)]
-    fn store_half_at(&mut self, offset: usize, usual: usize, half: Be16) -> Option<()> {
-        if offset == usual { self.store(usual, &half) } else { self.store_by_helper(offset, &half) }
-    }
-
-    #[inline(always)]
-    fn l4_checksum(&mut self, offset: usize, difference: u32, change: Change, udp: bool) -> Option<()> {
-        let mut flags = match change {
-            Change::Pseudo4 => BPF_F_PSEUDO_HDR,
-            Change::Pseudo6 if CSUM_KNOWS_IPV6.load() != 0 => BPF_F_PSEUDO_HDR | BPF_F_IPV6 as u32,
-            Change::Pseudo6 => BPF_F_PSEUDO_HDR,
-            Change::Header => 0,
-        };
-        if udp {
-            flags |= BPF_F_MARK_MANGLED_0;
+    fn correct_checksum(&mut self, offset: usize, usual: usize, change: Change) -> Option<()> {
+        let Change { addresses, ports, v6, udp } = change;
+        let flags = BPF_F_PSEUDO_HDR | if udp { BPF_F_MARK_MANGLED_0 } else { 0 };
+        let all = checksum::add(addresses, ports);
+        if ports == 0 || offset != usual || checksum::same(checksum::fold(all), 0) {
+            self.l4_csum_replace(offset, addresses, flags)?;
+            if ports != 0 {
+                self.l4_csum_replace(offset, ports, flags & !BPF_F_PSEUDO_HDR)?;
+            }
+            self.balance_complete(addresses, 0, v6);
+            return Some(());
         }
-        // SAFETY: no pointer but the context.
-        let r = unsafe { bpf_l4_csum_replace(self.raw().cast(), offset as u32, 0, difference as u64, flags as u64) };
-        (r == 0).then_some(())
+        let before: Be16 = self.load(usual)?;
+        if udp && before.0 == 0 {
+            return Some(());
+        }
+        self.l4_csum_replace(usual, all, flags)?;
+        let after: Be16 = self.load(usual)?;
+        if checksum::same(after.0, checksum::fold(checksum::add(before.0 as u32, all))) {
+            let partial = Be16(checksum::fold(checksum::add(before.0 as u32, addresses)));
+            return self.store(usual, &partial);
+        }
+        self.balance_complete(addresses, ports, v6);
+        Some(())
     }
 
     #[inline(always)]
@@ -213,14 +239,14 @@ impl Packet for Skb {
     }
 }
 
-/// A line for each packet, if the programs were loaded for it: `AYA_LOG_LEVEL` is read-only data, and with 0 the verifier removes this.
+/// A line for each packet, if the programs were loaded for it: `AYA_LOG_LEVEL` is read-only data, and with 0 the verifier removes the call.
 #[inline(never)]
 fn trace(ctx: &TcContext, program: &str, verdict: Verdict) {
-    let (word, detail) = match verdict {
-        Verdict::Pass => ("host stack", 0),
-        Verdict::Drop(reason) => ("drop", reason as u32),
-        Verdict::ToPod(ifindex) => ("pod", ifindex),
-        Verdict::ToUplink(ifindex) => ("uplink", ifindex),
+    let action = match verdict.action() {
+        Action::Pass | Action::Translate => "host stack",
+        Action::Drop => "drop",
+        Action::ToPod => "pod",
+        Action::ToUplink => "uplink",
     };
-    aya_log_ebpf::info!(ctx, "{} len {} verdict {} {}", program, ctx.len(), word, detail);
+    aya_log_ebpf::info!(ctx, "{}: {} bytes, {} {}", program, ctx.len(), action, verdict.detail());
 }

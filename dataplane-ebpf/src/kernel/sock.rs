@@ -98,7 +98,7 @@ where
     // SAFETY: the context is valid.
     let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let unconnected = matches!(call, Call::Send);
-    sock::request(&mut Maps, &Request { addr, port: port(ctx), proto, unconnected, cookie: cookie(ctx), netns_cookie })
+    sock::request(&Maps, &Request { addr, port: port(ctx), proto, unconnected, cookie: cookie(ctx), netns_cookie })
 }
 
 #[inline(always)]

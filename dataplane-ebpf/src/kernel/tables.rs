@@ -7,7 +7,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use dataplane_common::TICK_SHIFT;
 use dataplane_common::addr::{V4, V6};
-use dataplane_common::event::{Counter, DropReason};
+use dataplane_common::event::Counter;
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::packet::{Flows, Node, Tables};
 use dataplane_common::pod::{Addr, NodeConfig, Pod, PodNetns};
@@ -22,10 +22,10 @@ pub fn jiffies() -> u64 {
     unsafe { bpf_jiffies64() }
 }
 
-/// Counts a dropped packet.
+/// Counts a dropped packet, by the number of its `DropReason`.
 #[inline(always)]
-pub fn count_drop(reason: DropReason) {
-    if let Some(n) = maps::drops.get_ptr_mut(reason as u32) {
+pub fn count_drop(reason: u32) {
+    if let Some(n) = maps::drops.get_ptr_mut(reason) {
         // SAFETY: this CPU's own counter, and a program is not interrupted by another of its kind on the same CPU.
         unsafe { *n += 1 };
     }
@@ -69,14 +69,14 @@ impl Node for Maps {
         maps::backends.get(id)
     }
     #[inline(always)]
-    fn count_connection(&mut self, backend: u32) {
+    fn count_connection(&self, backend: u32) {
         if let Some(stats) = maps::backend_stats.get_ptr_mut(backend) {
             // SAFETY: this CPU's own counter.
             unsafe { (*stats).connections += 1 };
         }
     }
     #[inline(always)]
-    fn count(&mut self, counter: Counter) {
+    fn count(&self, counter: Counter) {
         if let Some(n) = maps::counters.get_ptr_mut(counter as u32) {
             // SAFETY: this CPU's own counter.
             unsafe { *n += 1 };
@@ -103,7 +103,7 @@ macro_rules! family {
                 unsafe { maps::$affinity.get(key) }
             }
             #[inline(always)]
-            fn set_affinity(&mut self, key: &AffinityKey<$addr>, affinity: &Affinity) {
+            fn set_affinity(&self, key: &AffinityKey<$addr>, affinity: &Affinity) {
                 // a full table forgets the client: it is given a backend anew
                 let _ = maps::$affinity.insert(key, affinity, 0);
             }
@@ -113,7 +113,7 @@ macro_rules! family {
                 unsafe { maps::$fragments.get(key) }.copied()
             }
             #[inline(always)]
-            fn set_fragment(&mut self, key: &FragmentKey<$addr>, ports: &Ports) {
+            fn set_fragment(&self, key: &FragmentKey<$addr>, ports: &Ports) {
                 // a full table drops the later fragments, which is counted there
                 let _ = maps::$fragments.insert(key, ports, 0);
             }
@@ -123,7 +123,7 @@ macro_rules! family {
                 unsafe { maps::$peers.get(key) }
             }
             #[inline(always)]
-            fn set_sock_peer(&mut self, key: &SockPeerKey<$addr>, peer: &SockPeer<$addr>) -> bool {
+            fn set_sock_peer(&self, key: &SockPeerKey<$addr>, peer: &SockPeer<$addr>) -> bool {
                 maps::$peers.insert(key, peer, 0).is_ok()
             }
         }

@@ -24,7 +24,6 @@ pub fn load(name: &str) -> Result<Ebpf> {
     let path = object(name);
     EbpfLoader::new()
         .override_global("AYA_LOG_LEVEL", &0_u8, true)
-        .override_global("CSUM_KNOWS_IPV6", &1_u8, true)
         .load_file(&path)
         .with_context(|| format!("{}: `cargo xtask build` makes it; loading it needs root", path.display()))
 }

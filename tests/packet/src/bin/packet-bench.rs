@@ -173,7 +173,11 @@ const POD6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2);
 const VIPS: u8 = 64;
 
 fn vip(v6: bool, n: u8) -> IpAddr {
-    if v6 { Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, u16::from(n)).into() } else { Ipv4Addr::new(10, 96, 0, n).into() }
+    if v6 {
+        Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, u16::from(n)).into()
+    } else {
+        Ipv4Addr::new(10, 96, 0, n).into()
+    }
 }
 
 fn frame(t: Traffic, tcp_flags: u8) -> Vec<u8> {

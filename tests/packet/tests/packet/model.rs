@@ -1,5 +1,6 @@
 //! The core on the host: the same functions that the kernel programs are made of, over byte slices and ordinary maps.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +8,7 @@ use dataplane_common::addr::{Address, Be16, Be32, V4, V6};
 use dataplane_common::checksum::{self, Change};
 use dataplane_common::event::{Counter, DropReason};
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::forward::Verdict;
+use dataplane_common::forward::{self as core, Verdict};
 use dataplane_common::hooks;
 use dataplane_common::packet::{Flows, Node, Packet, Tables};
 use dataplane_common::pod::{Addr, NodeConfig, Pod, PodNetns};
@@ -45,19 +46,17 @@ impl Packet for Bytes<'_> {
     fn store_words<const N: usize>(&mut self, offset: usize, words: &[Be32; N]) -> Option<()> {
         words.iter().enumerate().try_for_each(|(i, w)| self.write(offset + i * 4, &w.0.to_ne_bytes()))
     }
-    fn store_half(&mut self, offset: usize, half: Be16) -> Option<()> {
-        self.write(offset, &half.0.to_ne_bytes())
+    fn store_word_at(&mut self, offset: usize, _usual: usize, word: Be32) -> Option<()> {
+        self.write(offset, &word.0.to_ne_bytes())
     }
-    fn store_half_at(&mut self, offset: usize, _usual: usize, half: Be16) -> Option<()> {
-        self.store_half(offset, half)
-    }
-    fn l4_checksum(&mut self, offset: usize, difference: u32, _change: Change, udp: bool) -> Option<()> {
+    fn correct_checksum(&mut self, offset: usize, _usual: usize, change: Change) -> Option<()> {
         let field = self.half(offset)?;
-        if udp && field.0 == 0 {
+        if change.udp && field.0 == 0 {
             return Some(());
         }
-        let sum = checksum::apply(field, difference);
-        self.store_half(offset, if udp && sum.0 == 0 { Be16(0xffff) } else { sum })
+        let sum = checksum::apply(field, checksum::add(change.addresses, change.ports));
+        let sum = if change.udp && sum.0 == 0 { 0xffff } else { sum.0 };
+        self.write(offset, &sum.to_ne_bytes())
     }
 }
 
@@ -66,9 +65,8 @@ impl Packet for Bytes<'_> {
 pub struct Maps<A> {
     addrs: HashMap<A, Addr>,
     frontends: HashMap<FrontendKey<A>, Frontend>,
-    affinity: HashMap<AffinityKey<A>, Affinity>,
-    fragments: HashMap<FragmentKey<A>, Ports>,
-    sock_peers: HashMap<SockPeerKey<A>, SockPeer<A>>,
+    affinity: RefCell<HashMap<AffinityKey<A>, &'static Affinity>>,
+    fragments: RefCell<HashMap<FragmentKey<A>, Ports>>,
 }
 
 /// The tables without a family.
@@ -88,11 +86,11 @@ pub struct Model {
     v6: Maps<V6>,
     flows4: HashMap<FlowKey<V4>, Flow<V4>>,
     flows6: HashMap<FlowKey<V6>, Flow<V6>>,
-    drops: HashMap<&'static str, u64>,
+    drops: HashMap<u32, u64>,
     target: Option<u32>,
 }
 
-struct View<'a, A>(&'a mut Shared, &'a mut Maps<A>);
+struct View<'a, A>(&'a Shared, &'a Maps<A>);
 struct FlowTable<'a, A>(&'a mut HashMap<FlowKey<A>, Flow<A>>);
 
 impl<A> Node for View<'_, A> {
@@ -117,8 +115,8 @@ impl<A> Node for View<'_, A> {
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.0.backends.get(&id)
     }
-    fn count_connection(&mut self, _backend: u32) {}
-    fn count(&mut self, _counter: Counter) {}
+    fn count_connection(&self, _backend: u32) {}
+    fn count(&self, _counter: Counter) {}
 }
 
 impl<A: Address> Tables<A> for View<'_, A> {
@@ -129,23 +127,24 @@ impl<A: Address> Tables<A> for View<'_, A> {
         self.1.frontends.get(key)
     }
     fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity> {
-        self.1.affinity.get(key)
+        self.1.affinity.borrow().get(key).copied()
     }
-    fn set_affinity(&mut self, key: &AffinityKey<A>, affinity: &Affinity) {
-        self.1.affinity.insert(*key, *affinity);
+    fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) {
+        // leaked: a test makes a handful, and a reader may hold the one before
+        self.1.affinity.borrow_mut().insert(*key, Box::leak(Box::new(*affinity)));
     }
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Ports> {
-        self.1.fragments.get(key).copied()
+        self.1.fragments.borrow().get(key).copied()
     }
-    fn set_fragment(&mut self, key: &FragmentKey<A>, ports: &Ports) {
-        self.1.fragments.insert(*key, *ports);
+    fn set_fragment(&self, key: &FragmentKey<A>, ports: &Ports) {
+        self.1.fragments.borrow_mut().insert(*key, *ports);
     }
-    fn sock_peer(&self, key: &SockPeerKey<A>) -> Option<&SockPeer<A>> {
-        self.1.sock_peers.get(key)
+    // the packet path has nothing to do with sockets
+    fn sock_peer(&self, _key: &SockPeerKey<A>) -> Option<&SockPeer<A>> {
+        None
     }
-    fn set_sock_peer(&mut self, key: &SockPeerKey<A>, peer: &SockPeer<A>) -> bool {
-        self.1.sock_peers.insert(*key, *peer);
-        true
+    fn set_sock_peer(&self, _key: &SockPeerKey<A>, _peer: &SockPeer<A>) -> bool {
+        false
     }
 }
 
@@ -170,13 +169,13 @@ fn run<A: Family>(
     ifindex: u32,
     frame: &mut Vec<u8>,
     mut flows: FlowTable<'_, A>,
-    mut tables: View<'_, A>,
+    tables: View<'_, A>,
 ) -> Verdict {
     let mut packet = Bytes(frame);
     match hook {
-        Hook::FromPod => hooks::from_pod::<A, _, _, _>(&mut packet, &mut flows, &mut tables, ifindex),
-        Hook::FromUplink => hooks::from_uplink::<A, _, _, _>(&mut packet, &mut flows, &mut tables, ifindex),
-        Hook::ToPod | Hook::ToUplink => hooks::from_host::<A, _, _, _>(&mut packet, &mut flows, &mut tables),
+        Hook::FromPod => hooks::from_pod::<A, _, _, _>(&mut packet, &mut flows, &tables, ifindex),
+        Hook::FromUplink => hooks::from_uplink::<A, _, _, _>(&mut packet, &mut flows, &tables, ifindex),
+        Hook::ToPod | Hook::ToUplink => hooks::from_host::<A, _, _, _>(&mut packet, &mut flows, &tables),
     }
 }
 
@@ -215,33 +214,34 @@ impl World for Model {
         }
     }
     fn drops(&mut self, reason: DropReason) -> u64 {
-        self.drops.get(reason.label()).copied().unwrap_or(0)
+        self.drops.get(&(reason as u32)).copied().unwrap_or(0)
     }
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action {
         let verdict = match frame[12..14] {
             [0x86, 0xdd] => {
-                let view = View(&mut self.shared, &mut self.v6);
+                let view = View(&self.shared, &self.v6);
                 run(hook, ifindex, frame, FlowTable(&mut self.flows6), view)
             }
             [8, 0] => {
-                let view = View(&mut self.shared, &mut self.v4);
+                let view = View(&self.shared, &self.v4);
                 run(hook, ifindex, frame, FlowTable(&mut self.flows4), view)
             }
             // the entry points decide this: see `dataplane-ebpf`
-            _ if hook == Hook::FromPod => Verdict::Drop(DropReason::ForbiddenControl),
-            _ => Verdict::Pass,
+            _ if hook == Hook::FromPod => Verdict::drop(DropReason::ForbiddenControl),
+            _ => Verdict::PASS,
         };
         self.target = None;
-        match verdict {
-            Verdict::Pass => Action::Pass,
-            Verdict::Drop(reason) => {
-                *self.drops.entry(reason.label()).or_default() += 1;
+        match verdict.action() {
+            core::Action::Pass => Action::Pass,
+            core::Action::Drop => {
+                *self.drops.entry(verdict.detail()).or_default() += 1;
                 Action::Drop
             }
-            Verdict::ToPod(ifindex) | Verdict::ToUplink(ifindex) => {
-                self.target = Some(ifindex);
+            core::Action::ToPod | core::Action::ToUplink => {
+                self.target = Some(verdict.detail());
                 Action::Redirect
             }
+            core::Action::Translate => panic!("not an end"),
         }
     }
     fn target(&self) -> Option<u32> {
