@@ -39,9 +39,9 @@ pub enum Layer4 {
     Udp,
     /// An SCTP header.
     Sctp,
-    /// An ICMP or ICMPv6 header that is no error.
+    /// An ICMP or `ICMPv6` header that is no error.
     Icmp,
-    /// An ICMP or ICMPv6 error, with the packet that caused it inside.
+    /// An ICMP or `ICMPv6` error, with the packet that caused it inside.
     IcmpError,
     /// Another protocol, or no header at all (a later fragment).
     Opaque,

@@ -3,7 +3,7 @@
 //!
 //! Usage: `packet-bench [JSON file]`
 
-use std::io::Write as _;
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
@@ -239,7 +239,8 @@ fn fill(ebpf: &Ebpf) -> Result<()> {
             (u32::from(b), V4::from(Ipv4Addr::new(10, 2, 0, b)).to_octets16()),
             (u32::from(b) + 10, Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, u16::from(b)).octets()),
         ] {
-            let state = backend_state::INTERNAL | backend_state::SERVING;
+            let state =
+                backend_state::LISTED | backend_state::INTERNAL | backend_state::SERVING | backend_state::REMOTE;
             let backend = Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: 1, pad2: 0 };
             table::<u32, Backend>(ebpf, "backends")?.insert(&id, &backend)?;
             table::<u32, u32>(ebpf, "slots")?.insert(&id, &id)?;
@@ -279,7 +280,7 @@ fn report(all: &[Samples]) -> Result<()> {
     let mut text = String::from("what                     median ns      min      max\n");
     for s in all {
         let (low, high) = s.spread();
-        text += &format!("{:24} {:9.1} {low:8.1} {high:8.1}\n", s.name, s.median());
+        writeln!(text, "{:24} {:9.1} {low:8.1} {high:8.1}", s.name, s.median())?;
     }
     // ratios are taken round by round, so that a slow minute of the machine is in both
     let values = |name: &str| all.iter().find(|s| s.name == name).map(|s| s.values.clone()).unwrap_or_default();
@@ -298,13 +299,13 @@ fn report(all: &[Samples]) -> Result<()> {
         let ratios = values(what).iter().zip(values(over)).map(|(a, b)| a / (b * times)).collect();
         let ratio = Samples { name: figure.into(), values: ratios };
         let (low, high) = ratio.spread();
-        text += &format!("{figure:36} {:6.2} ({low:.2} to {high:.2})\n", ratio.median());
+        writeln!(text, "{figure:36} {:6.2} ({low:.2} to {high:.2})", ratio.median())?;
         figures.insert(figure.into(), serde_json::json!({ "median": ratio.median(), "min": low, "max": high }));
     }
     for (name, value) in &figures {
-        text += &format!("figure {name} {:.2} x\n", value["median"].as_f64().unwrap_or(f64::NAN));
+        writeln!(text, "figure {name} {:.2} x", value["median"].as_f64().unwrap_or(f64::NAN))?;
     }
-    std::io::stdout().write_all(text.as_bytes())?;
+    print!("{text}");
     if let Some(path) = std::env::args().nth(1) {
         let nanoseconds: serde_json::Map<_, _> =
             all.iter().map(|s| (s.name.clone(), serde_json::json!(s.values))).collect();

@@ -6,7 +6,7 @@ use etherparse::PacketBuilder;
 
 /// What an L4 header should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Syn,
     SynAck,
     Ack,
@@ -16,12 +16,12 @@ pub enum Kind {
 }
 
 /// A frame from `from` to `to` with a few bytes of payload.
-pub fn frame(kind: Kind, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+pub(crate) fn frame(kind: Kind, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     frame_with_ttl(kind, from, to, 64)
 }
 
 /// As [`frame`], with a hop limit.
-pub fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8) -> Vec<u8> {
+pub(crate) fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8) -> Vec<u8> {
     let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
     let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => eth.ipv4(a.octets(), b.octets(), ttl),
@@ -44,7 +44,7 @@ pub fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8) -> 
 }
 
 /// Puts `extra` (a multiple of 4 bytes of IPv4 options, or IPv6 extension headers of which the first has type `next`) behind the IP header.
-pub fn with_extra_header(frame: &[u8], next: u8, extra: &[u8]) -> Vec<u8> {
+pub(crate) fn with_extra_header(frame: &[u8], next: u8, extra: &[u8]) -> Vec<u8> {
     let v6 = is_v6(frame);
     let split = 14 + if v6 { 40 } else { 20 };
     let mut f = [&frame[..split], extra, &frame[split..]].concat();
@@ -64,14 +64,14 @@ pub fn with_extra_header(frame: &[u8], next: u8, extra: &[u8]) -> Vec<u8> {
 }
 
 /// Recomputes the checksum of the IPv4 header.
-pub fn fix_ipv4_checksum(f: &mut [u8]) {
+pub(crate) fn fix_ipv4_checksum(f: &mut [u8]) {
     let header = 14 + usize::from(f[14] & 0xf) * 4;
     f[24..26].fill(0);
     let sum = !ones(&f[14..header], 0);
     f[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-pub fn is_v6(f: &[u8]) -> bool {
+pub(crate) fn is_v6(f: &[u8]) -> bool {
     f[12..14] == [0x86, 0xdd]
 }
 
@@ -87,7 +87,7 @@ fn ones(bytes: &[u8], start: u32) -> u16 {
 }
 
 /// Source and destination as they stand in the packet, after all checksums have been verified. `headers` are bytes of options or extension headers.
-pub fn judge(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
+pub(crate) fn judge(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
     let v6 = is_v6(f);
     let l4 = 14 + headers + if v6 { 40 } else { 20 };
     let (src, dst, proto): (IpAddr, IpAddr, u8);
@@ -113,6 +113,6 @@ pub fn judge(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
 }
 
 /// The hop limit of the frame.
-pub fn ttl(f: &[u8]) -> u8 {
+pub(crate) fn ttl(f: &[u8]) -> u8 {
     if is_v6(f) { f[21] } else { f[22] }
 }

@@ -49,7 +49,7 @@ where
 }
 
 /// One node in the kernel.
-pub struct Kernel {
+pub(crate) struct Kernel {
     ebpf: Ebpf,
     v4: Maps<V4>,
     v6: Maps<V6>,
@@ -82,7 +82,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
 }
 
 /// Runs `scenario` on a fresh node, in a thread with a network namespace of its own, which goes with the thread.
-pub fn in_own_netns(scenario: impl FnOnce(&mut Kernel) + Send) {
+pub(crate) fn in_own_netns(scenario: impl FnOnce(&mut Kernel) + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)

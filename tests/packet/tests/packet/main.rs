@@ -8,6 +8,7 @@ mod frame;
 mod kernel;
 mod model;
 mod scenarios;
+mod stack;
 mod verifier;
 mod world;
 

@@ -62,7 +62,7 @@ impl Packet for Bytes<'_> {
 
 /// The tables of one family.
 #[derive(Default)]
-pub struct Maps<A> {
+pub(crate) struct Maps<A> {
     addrs: HashMap<A, Addr>,
     frontends: HashMap<FrontendKey<A>, Frontend>,
     affinity: RefCell<HashMap<AffinityKey<A>, &'static Affinity>>,
@@ -71,7 +71,7 @@ pub struct Maps<A> {
 
 /// The tables without a family.
 #[derive(Default)]
-pub struct Shared {
+pub(crate) struct Shared {
     pods: HashMap<u32, Pod>,
     slots: HashMap<u32, u32>,
     backends: HashMap<u32, Backend>,
@@ -80,7 +80,7 @@ pub struct Shared {
 
 /// One node.
 #[derive(Default)]
-pub struct Model {
+pub(crate) struct Model {
     shared: Shared,
     v4: Maps<V4>,
     v6: Maps<V6>,
@@ -169,13 +169,13 @@ fn run<A: Family>(
     ifindex: u32,
     frame: &mut Vec<u8>,
     mut flows: FlowTable<'_, A>,
-    tables: View<'_, A>,
+    tables: &View<'_, A>,
 ) -> Verdict {
     let mut packet = Bytes(frame);
     match hook {
-        Hook::FromPod => hooks::from_pod::<A, _, _, _>(&mut packet, &mut flows, &tables, ifindex),
-        Hook::FromUplink => hooks::from_uplink::<A, _, _, _>(&mut packet, &mut flows, &tables, ifindex),
-        Hook::ToPod | Hook::ToUplink => hooks::from_host::<A, _, _, _>(&mut packet, &mut flows, &tables),
+        Hook::FromPod => hooks::from_pod::<A, _, _, _>(&mut packet, &mut flows, tables, ifindex),
+        Hook::FromUplink => hooks::from_uplink::<A, _, _, _>(&mut packet, &mut flows, tables, ifindex),
+        Hook::ToPod | Hook::ToUplink => hooks::from_host::<A, _, _, _>(&mut packet, &mut flows, tables),
     }
 }
 
@@ -220,11 +220,11 @@ impl World for Model {
         let verdict = match frame[12..14] {
             [0x86, 0xdd] => {
                 let view = View(&self.shared, &self.v6);
-                run(hook, ifindex, frame, FlowTable(&mut self.flows6), view)
+                run(hook, ifindex, frame, FlowTable(&mut self.flows6), &view)
             }
             [8, 0] => {
                 let view = View(&self.shared, &self.v4);
-                run(hook, ifindex, frame, FlowTable(&mut self.flows4), view)
+                run(hook, ifindex, frame, FlowTable(&mut self.flows4), &view)
             }
             // the entry points decide this: see `dataplane-ebpf`
             _ if hook == Hook::FromPod => Verdict::drop(DropReason::ForbiddenControl),

@@ -14,7 +14,7 @@ const POD_A: u32 = 2;
 const POD_B: u32 = 3;
 const UPLINK: u32 = 20;
 /// The interfaces that must exist.
-pub const DEVICES: [u32; 3] = [POD_A, POD_B, UPLINK];
+pub(crate) const DEVICES: [u32; 3] = [POD_A, POD_B, UPLINK];
 
 const SNAT_MIN: u16 = 61000;
 const SNAT_MAX: u16 = 65535;
@@ -146,7 +146,7 @@ const TO_B: (Action, u32) = (Action::Redirect, POD_B);
 const OUT: (Action, u32) = (Action::Redirect, UPLINK);
 const HOST: (Action, u32) = (Action::Pass, 0);
 
-pub fn pod_to_cluster_ip_and_back<W: World>(w: &mut W) {
+pub(crate) fn pod_to_cluster_ip_and_back<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to) = (at(net.vip, 80), at(net.b, 8080));
         service(w, vip, to);
@@ -163,7 +163,7 @@ pub fn pod_to_cluster_ip_and_back<W: World>(w: &mut W) {
     }
 }
 
-pub fn pod_to_remote_backend_and_back<W: World>(w: &mut W) {
+pub(crate) fn pod_to_remote_backend_and_back<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -174,7 +174,7 @@ pub fn pod_to_remote_backend_and_back<W: World>(w: &mut W) {
     }
 }
 
-pub fn udp_service_with_options_and_extension_headers<W: World>(w: &mut W) {
+pub(crate) fn udp_service_with_options_and_extension_headers<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -189,7 +189,7 @@ pub fn udp_service_with_options_and_extension_headers<W: World>(w: &mut W) {
     }
 }
 
-pub fn same_port_on_both_sides<W: World>(w: &mut W) {
+pub(crate) fn same_port_on_both_sides<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
         service(w, vip, to);
@@ -198,7 +198,7 @@ pub fn same_port_on_both_sides<W: World>(w: &mut W) {
     }
 }
 
-pub fn outside_to_node_port_on_a_local_pod<W: World>(w: &mut W) {
+pub(crate) fn outside_to_node_port_on_a_local_pod<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, to, client) = (at(net.node, 30080), at(net.b, 8080), at(net.outside, 50000));
         service(w, front, to);
@@ -210,7 +210,7 @@ pub fn outside_to_node_port_on_a_local_pod<W: World>(w: &mut W) {
     }
 }
 
-pub fn outside_to_node_port_on_a_remote_backend<W: World>(w: &mut W) {
+pub(crate) fn outside_to_node_port_on_a_remote_backend<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, to, client) = (at(net.node, 30080), at(net.remote, 8080), at(net.outside, 50000));
         service(w, front, to);
@@ -225,7 +225,7 @@ pub fn outside_to_node_port_on_a_remote_backend<W: World>(w: &mut W) {
     }
 }
 
-pub fn outside_to_node_port_on_the_node_itself<W: World>(w: &mut W) {
+pub(crate) fn outside_to_node_port_on_the_node_itself<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, to, client) = (at(net.node, 30080), at(net.node, 8080), at(net.outside, 50000));
         service(w, front, to);
@@ -238,7 +238,7 @@ pub fn outside_to_node_port_on_the_node_itself<W: World>(w: &mut W) {
     }
 }
 
-pub fn pod_reaches_itself_through_its_service<W: World>(w: &mut W) {
+pub(crate) fn pod_reaches_itself_through_its_service<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.a, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -250,7 +250,7 @@ pub fn pod_reaches_itself_through_its_service<W: World>(w: &mut W) {
     }
 }
 
-pub fn pod_to_pod_without_a_service<W: World>(w: &mut W) {
+pub(crate) fn pod_to_pod_without_a_service<W: World>(w: &mut W) {
     for net in node(w) {
         for kind in [Kind::Syn, Kind::Ack, Kind::Udp] {
             let (a, b) = (at(net.a, 40000), at(net.b, 8080));
@@ -262,7 +262,7 @@ pub fn pod_to_pod_without_a_service<W: World>(w: &mut W) {
     }
 }
 
-pub fn pod_to_the_world_and_to_its_node<W: World>(w: &mut W) {
+pub(crate) fn pod_to_the_world_and_to_its_node<W: World>(w: &mut W) {
     for net in node(w) {
         let (a, outside, node) = (at(net.a, 40000), at(net.outside, 443), at(net.node, 10250));
         expect(w, FROM_A, Kind::Syn, (a, outside), OUT, (a, outside));
@@ -271,7 +271,7 @@ pub fn pod_to_the_world_and_to_its_node<W: World>(w: &mut W) {
     }
 }
 
-pub fn spoofed_sources_go_nowhere<W: World>(w: &mut W) {
+pub(crate) fn spoofed_sources_go_nowhere<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to) = (at(net.vip, 80), at(net.b, 8080));
         service(w, vip, to);
@@ -289,7 +289,7 @@ pub fn spoofed_sources_go_nowhere<W: World>(w: &mut W) {
     }
 }
 
-pub fn unknown_interface_and_other_protocols<W: World>(w: &mut W) {
+pub(crate) fn unknown_interface_and_other_protocols<W: World>(w: &mut W) {
     for net in node(w) {
         let f = frame(Kind::Syn, at(net.a, 40000), at(net.b, 80));
         expect_drop(w, (Hook::FromPod, UPLINK), f.clone(), DropReason::UnknownPod);
@@ -303,7 +303,7 @@ pub fn unknown_interface_and_other_protocols<W: World>(w: &mut W) {
     expect_drop(w, FROM_A, f, DropReason::ForbiddenControl);
 }
 
-pub fn no_backend_and_no_frontend<W: World>(w: &mut W) {
+pub(crate) fn no_backend_and_no_frontend<W: World>(w: &mut W) {
     for net in node(w) {
         let vip = at(net.vip, 80);
         w.put_frontend(FrontendKey { addr: net.vip, port: 80, proto: proto::TCP, pad: 0 }, frontend(0, 0));
@@ -313,7 +313,7 @@ pub fn no_backend_and_no_frontend<W: World>(w: &mut W) {
     }
 }
 
-pub fn midflow_without_state_never_leaves<W: World>(w: &mut W) {
+pub(crate) fn midflow_without_state_never_leaves<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to) = (at(net.vip, 80), at(net.remote, 8080));
         service(w, vip, to);
@@ -323,7 +323,7 @@ pub fn midflow_without_state_never_leaves<W: World>(w: &mut W) {
     }
 }
 
-pub fn affinity_keeps_a_client_on_its_backend<W: World>(w: &mut W) {
+pub(crate) fn affinity_keeps_a_client_on_its_backend<W: World>(w: &mut W) {
     for net in node(w) {
         let vip = at(net.vip, 80);
         let base = if net.vip.is_ipv4() { 100 } else { 200 };
@@ -356,7 +356,7 @@ pub fn affinity_keeps_a_client_on_its_backend<W: World>(w: &mut W) {
     }
 }
 
-pub fn udp_flow_leaves_a_backend_that_ended<W: World>(w: &mut W) {
+pub(crate) fn udp_flow_leaves_a_backend_that_ended<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, old, new) = (at(net.vip, 53), at(net.remote, 53), at(net.b, 53));
         let client = at(net.a, 40000);
@@ -369,7 +369,7 @@ pub fn udp_flow_leaves_a_backend_that_ended<W: World>(w: &mut W) {
     }
 }
 
-pub fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
+pub(crate) fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, old, new) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80));
         let client = at(net.a, 40000);
@@ -385,7 +385,7 @@ pub fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
     }
 }
 
-pub fn a_direct_connection_is_not_translated_by_an_old_flow<W: World>(w: &mut W) {
+pub(crate) fn a_direct_connection_is_not_translated_by_an_old_flow<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
         service(w, vip, to);
@@ -395,7 +395,7 @@ pub fn a_direct_connection_is_not_translated_by_an_old_flow<W: World>(w: &mut W)
     }
 }
 
-pub fn fragments_follow_their_first_one<W: World>(w: &mut W) {
+pub(crate) fn fragments_follow_their_first_one<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 53), at(net.b, 5353), at(net.a, 40000));
         service(w, vip, to);
@@ -432,7 +432,7 @@ fn fragments(whole: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     }
 }
 
-pub fn malformed_packets_are_dropped<W: World>(w: &mut W) {
+pub(crate) fn malformed_packets_are_dropped<W: World>(w: &mut W) {
     for net in node(w) {
         let f = frame(Kind::Syn, at(net.a, 40000), at(net.b, 80));
         let v6 = net.a.is_ipv6();
@@ -456,7 +456,7 @@ pub fn malformed_packets_are_dropped<W: World>(w: &mut W) {
     }
 }
 
-pub fn last_hop_goes_to_the_host_stack<W: World>(w: &mut W) {
+pub(crate) fn last_hop_goes_to_the_host_stack<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
         service(w, vip, to);

@@ -1,11 +1,14 @@
 //! What the verifier says of every program, within the budget that ARCHITECTURE.md gives.
 
-use std::io::Write as _;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use aya::programs::{Program, ProgramError, ProgramInfo};
 
+use crate::stack::depths;
+
 const MAX_INSTRUCTIONS: u32 = 50_000;
+const MAX_STACK: u64 = 448;
 const MAX_LOAD_MS: u128 = 100;
 
 /// Loads a program, returns how long that took and what the kernel knows of it, and unloads it.
@@ -32,6 +35,7 @@ fn kernel_accepts_every_program_within_its_budget() {
     let mut names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     names.sort();
     assert!(names.len() >= 13, "{names:?}");
+    let stacks = depths(&std::fs::read(packet_tests::object("ropeway")).unwrap());
     let mut report = String::new();
     for name in &names {
         let program = ebpf.program_mut(name).unwrap();
@@ -43,10 +47,16 @@ fn kernel_accepts_every_program_within_its_budget() {
             best = best.min(took.as_millis());
             verified = info.verified_instruction_count().unwrap_or(0);
         }
-        report += &format!("{name:16} {verified:6} instructions verified, loaded in {best:3} ms\n");
+        let stack = stacks[name];
+        writeln!(
+            report,
+            "{name:16} {verified:6} instructions verified, {stack:3} bytes of stack, loaded in {best:3} ms"
+        )
+        .unwrap();
         assert!(verified < MAX_INSTRUCTIONS, "{name}: {verified} instructions");
         // an emulated machine says nothing about time
+        assert!(stack <= MAX_STACK, "{name}: {stack} bytes of stack");
         assert!(best < MAX_LOAD_MS || std::env::var_os("ROPEWAY_SLOW_MACHINE").is_some(), "{name}: {best} ms");
     }
-    std::io::stdout().write_all(report.as_bytes()).unwrap();
+    print!("{report}");
 }

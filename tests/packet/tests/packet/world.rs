@@ -10,7 +10,7 @@ use dataplane_common::service::{Backend, Frontend, FrontendKey};
 
 /// A hook of the packet path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
+pub(crate) enum Hook {
     FromPod,
     ToPod,
     FromUplink,
@@ -19,7 +19,7 @@ pub enum Hook {
 
 /// What a program returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     Pass,
     Drop,
     /// Into a pod or out of an uplink. Which, only the model can tell: see [`World::target`].
@@ -28,15 +28,15 @@ pub enum Action {
 
 /// A flow, without its family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowView {
-    pub src: SocketAddr,
-    pub dst: SocketAddr,
-    pub iif: u32,
-    pub oif: u32,
+pub(crate) struct FlowView {
+    pub(crate) src: SocketAddr,
+    pub(crate) dst: SocketAddr,
+    pub(crate) iif: u32,
+    pub(crate) oif: u32,
 }
 
 /// The tables of one node, and its programs.
-pub trait World {
+pub(crate) trait World {
     fn put_pod(&mut self, ifindex: u32, pod: Pod);
     fn put_addr(&mut self, addr: IpAddr, entry: Addr);
     fn put_frontend(&mut self, key: FrontendKey<IpAddr>, frontend: Frontend);
@@ -51,12 +51,12 @@ pub trait World {
 }
 
 /// A flow key of either family.
-pub fn flow_key<A: Address>(from: SocketAddr, to: SocketAddr, proto: u8) -> FlowKey<A> {
+pub(crate) fn flow_key<A: Address>(from: SocketAddr, to: SocketAddr, proto: u8) -> FlowKey<A> {
     FlowKey { src: octets(from.ip()), dst: octets(to.ip()), sport: from.port(), dport: to.port(), proto, pad: [0; 3] }
 }
 
 /// An address in a family's type.
-pub fn octets<A: Address>(addr: IpAddr) -> A {
+pub(crate) fn octets<A: Address>(addr: IpAddr) -> A {
     match addr {
         IpAddr::V4(a) => A::from_octets16(&a.to_ipv6_mapped().octets()),
         IpAddr::V6(a) => A::from_octets16(&a.octets()),
@@ -64,7 +64,7 @@ pub fn octets<A: Address>(addr: IpAddr) -> A {
 }
 
 /// Without its family.
-pub fn view<A: Into<IpAddr>>(flow: Flow<A>) -> FlowView {
+pub(crate) fn view<A: Into<IpAddr>>(flow: Flow<A>) -> FlowView {
     FlowView {
         src: (flow.src.into(), flow.sport).into(),
         dst: (flow.dst.into(), flow.dport).into(),
