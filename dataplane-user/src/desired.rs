@@ -16,7 +16,7 @@ use crate::source::object::{ServiceObject, SliceObject};
 use crate::source::{ObjectKey, Rejection};
 
 pub use context::{ClusterContext, Context, NodeContext};
-pub use frontends::has_node_ports;
+pub use choose::ready_local;
 
 /// What one Service should have.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -90,16 +90,18 @@ pub fn is_v4(addr: &[u8; 16]) -> bool {
     addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
 }
 
-/// Derives what a Service should have from the Service and its slices.
+/// Derives what a Service should have from the Service and its slices. `is_cluster_ip` says whether some Service has this
+/// address as its cluster IP, which no Service may have as an external one.
 #[must_use]
 pub fn service<'a>(
     key: &ObjectKey,
     service: &ServiceObject,
     slices: impl Iterator<Item = &'a SliceObject> + Clone,
     context: &Context,
+    is_cluster_ip: impl Fn(&[u8; 16]) -> bool,
 ) -> Desired {
     let mut rejections = Vec::new();
-    let claims = frontends::claims(key, service, context, &mut rejections);
+    let claims = frontends::claims(key, service, context, is_cluster_ip, &mut rejections);
     let ports = service.ports.iter().map(|port| {
         let frontends = frontends::of_port(service, port, &claims, context);
         let mut wants = choose::Wants::of(service, &frontends);

@@ -46,6 +46,17 @@ impl Wants {
     }
 }
 
+/// How many endpoints of this node are ready, each address once: what a load balancer's health check asks for.
+#[must_use]
+pub fn ready_local<'a>(slices: impl Iterator<Item = &'a SliceObject>) -> usize {
+    let wanted = flags::LOCAL | flags::READY;
+    let ready = slices.flat_map(|s| &s.endpoints).filter(|e| e.flags & wanted == wanted);
+    let mut addresses: Vec<_> = ready.map(|e| e.addr).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.len()
+}
+
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
     addr: u128,

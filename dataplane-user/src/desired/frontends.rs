@@ -23,6 +23,7 @@ pub(super) fn claims(
     key: &ObjectKey,
     service: &ServiceObject,
     context: &Context,
+    is_cluster_ip: impl Fn(&[u8; 16]) -> bool,
     rejections: &mut Vec<Rejection>,
 ) -> Vec<Claim> {
     let mut claims: Vec<Claim> = Vec::with_capacity(2);
@@ -36,9 +37,14 @@ pub(super) fn claims(
     let external = extra.external_ips.iter().map(|a| ("spec.externalIPs", *a));
     let balancer = extra.load_balancer_ips.iter().map(|a| ("status.loadBalancer.ingress", *a));
     for (field, addr) in external.chain(balancer).filter(|(_, a)| context.serves(*a)) {
+        if claims.iter().any(|c| c.addr == addr) {
+            continue;
+        }
         if let Some(reason) = taken(addr, context) {
             rejections.push(reject(key, field, addr, reason));
-        } else if claims.iter().all(|c| c.addr != addr) {
+        } else if is_cluster_ip(&octets16(addr)) {
+            rejections.push(reject(key, field, addr, "is the cluster IP of another Service"));
+        } else {
             claims.push(Claim { addr, external: true });
         }
     }
@@ -59,12 +65,6 @@ fn taken(addr: IpAddr, context: &Context) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-/// Whether a Service has a node port.
-#[must_use]
-pub fn has_node_ports(service: &ServiceObject) -> bool {
-    service.ports.iter().any(|p| p.node_port != 0)
 }
 
 /// The addresses of this node at which node ports are served.

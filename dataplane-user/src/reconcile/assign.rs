@@ -38,7 +38,7 @@ pub struct Assigned {
 
 /// Affinity times in the clock of the packet path.
 #[must_use]
-pub fn ticks(seconds: u32, jiffies_per_second: u32) -> u32 {
+pub(super) fn ticks(seconds: u32, jiffies_per_second: u32) -> u32 {
     if seconds == 0 {
         return 0;
     }

@@ -175,6 +175,12 @@ impl Ledger {
         }
     }
 
+    /// Whether [`Self::plan_addrs`] has something to look at.
+    #[must_use]
+    pub const fn has_addr_changes(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
     /// Turns what has changed about addresses in this round into operations.
     pub fn plan_addrs(&mut self, plan: &mut Plan) {
         for (addr, tag) in self.touched.drain(..) {

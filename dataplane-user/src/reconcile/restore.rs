@@ -55,17 +55,25 @@ pub struct Restored {
     pub ledger: Ledger,
     /// Service ports by `namespace/name` of their Service.
     pub services: HashMap<Box<str>, Vec<PublishedPort>>,
-    /// Removes what belongs to nobody.
-    pub garbage: Plan,
-    /// Stretches that only garbage and uncertain frontends use.
-    pub strays: Vec<SlotTable>,
-    stray_backends: Vec<u32>,
+    /// What belongs to nobody.
+    pub garbage: Garbage,
 }
 
-impl Restored {
-    /// The garbage has been removed.
-    pub fn garbage_removed(&mut self, now: Duration) {
-        self.stray_backends.drain(..).for_each(|id| self.ledger.backends.release(id, now));
+/// What belongs to nobody.
+#[derive(Debug, Default)]
+pub struct Garbage {
+    /// Removes it.
+    pub plan: Plan,
+    /// Stretches that only garbage and uncertain frontends use.
+    slots: Vec<SlotTable>,
+    backends: Vec<u32>,
+}
+
+impl Garbage {
+    /// It has been removed, and no uncertain service port is left.
+    pub fn release(self, ledger: &mut Ledger, now: Duration) {
+        self.backends.into_iter().for_each(|id| ledger.backends.release(id, now));
+        self.slots.into_iter().for_each(|stretch| ledger.slots.release(stretch, now));
     }
 }
 
@@ -109,11 +117,11 @@ pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
     let ports = PortIds::new(found.names.iter().map(|(id, _)| *id));
     let mut ledger = Ledger::with(limits, Stretches::with_used(limits.slots, used.clone()), ids, ports);
     garbage.gone_names.keys.iter().for_each(|id| ledger.ports.release(*id));
-    let mut stray_backends = Vec::new();
+    let mut backends = Vec::new();
     let mut end_backend = |id: u32, b: &Backend| {
         let generation = b.generation.wrapping_add(1).max(1);
         garbage.gone_backends.push(NODE, id, Backend { state: 0, generation, ..*b });
-        stray_backends.push(id);
+        backends.push(id);
     };
     for (id, backend) in &found.backends {
         match parts.get_mut(&backend.service_port) {
@@ -135,8 +143,8 @@ pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
         ledger.found_addr(addr, kind);
     }
     let kept: hashbrown::HashSet<SlotTable> = services.values().flatten().flat_map(|p| p.tables).collect();
-    let strays = used.into_iter().filter(|t| !kept.contains(t)).collect();
-    Restored { ledger, services, garbage, strays, stray_backends }
+    let slots = used.into_iter().filter(|t| !kept.contains(t)).collect();
+    Restored { ledger, services, garbage: Garbage { plan: garbage, slots, backends } }
 }
 
 /// `namespace/name` and the port.

@@ -8,7 +8,7 @@ use super::object::Zones;
 
 /// Shares equal strings.
 #[derive(Debug, Default)]
-pub struct Interner {
+pub(super) struct Interner {
     strings: HashSet<Arc<str>>,
     zones: HashSet<Arc<Zones>>,
     sweep_at: usize,
@@ -16,7 +16,7 @@ pub struct Interner {
 
 impl Interner {
     /// The shared copy of `s`.
-    pub fn string(&mut self, s: &str) -> Arc<str> {
+    pub(super) fn string(&mut self, s: &str) -> Arc<str> {
         if let Some(known) = self.strings.get(s) {
             return known.clone();
         }
@@ -27,7 +27,7 @@ impl Interner {
     }
 
     /// The shared copy of a list of zones.
-    pub fn zones(&mut self, zones: Zones) -> Arc<Zones> {
+    pub(super) fn zones(&mut self, zones: Zones) -> Arc<Zones> {
         if let Some(known) = self.zones.get(&zones) {
             return known.clone();
         }

@@ -1,0 +1,244 @@
+//! The controller without threads and clocks: takes events, and in rounds brings the tables to the desired state.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use dataplane_host::map::MapError;
+use hashbrown::HashMap;
+use tracing::info;
+
+use super::faults::Faults;
+use super::intake::{Intake, Nodes};
+use super::report::Report;
+use super::store::Store;
+use crate::apply::{self, Operations, Tables};
+use crate::desired::context::octets16;
+use crate::desired::{Context, FrontendAddr, NodeContext};
+use crate::reconcile::restore::{Garbage, Restored, restore};
+use crate::reconcile::{Ledger, Plan, PublishedPort};
+use crate::source::object::DualAddr;
+use crate::source::{Event, ServiceObject, SourceKind};
+
+/// The controller's state.
+pub struct Core {
+    pub(super) tables: Tables,
+    pub(super) store: Store,
+    pub(super) ledger: Ledger,
+    pub(super) context: Context,
+    pub(super) plan: Plan,
+    pub(super) operations: Operations,
+    pub(super) faults: Faults,
+    pub(super) report: Report,
+    pub(super) intake: Intake,
+    pub(super) jiffies_per_second: u32,
+    /// Services that wait for the next round.
+    pub(super) dirty: Vec<u32>,
+    /// Services that wait for another try.
+    pub(super) retries: BinaryHeap<Reverse<(Duration, u32)>>,
+    /// Services that would have a frontend if its owner gave it up.
+    pub(super) waiting: HashMap<FrontendAddr, Vec<u32>>,
+    /// Found in the tables, and not yet claimed by a Service.
+    pub(super) orphans: HashMap<Box<str>, Vec<PublishedPort>>,
+    garbage: Garbage,
+    synced: bool,
+}
+
+impl Core {
+    /// Takes over what is in the tables; writes nothing.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    pub fn new(tables: Tables, jiffies_per_second: u32, now: Duration) -> Result<Self, MapError> {
+        let found = apply::read(&tables)?;
+        let Restored { ledger, services, garbage } = restore(found, apply::limits(&tables), now);
+        Ok(Self {
+            tables,
+            store: Store::default(),
+            ledger,
+            context: Context::default(),
+            plan: Plan::default(),
+            operations: Operations::default(),
+            faults: Faults::default(),
+            report: Report::default(),
+            intake: Intake::default(),
+            jiffies_per_second,
+            dirty: Vec::new(),
+            retries: BinaryHeap::new(),
+            waiting: HashMap::new(),
+            orphans: services,
+            garbage,
+            synced: false,
+        })
+    }
+
+    /// What the node is like; the first time is a condition for writing anything.
+    pub fn set_node_context(&mut self, node: NodeContext) {
+        self.intake.set_node_context(node);
+    }
+
+    /// All Nodes, if they have changed since this was last asked and are complete.
+    pub fn changed_nodes(&mut self) -> Option<&Nodes> {
+        let told = self.intake.has_nodes() && std::mem::take(&mut self.intake.nodes_changed);
+        told.then_some(&self.intake.nodes)
+    }
+
+    /// Notes a change; the tables follow with the next round.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Service(key, object) => {
+                self.faults.clear_object(SourceKind::Service, &key);
+                self.report.service_change();
+                let added = object.as_ref().map(|o| o.cluster_ips);
+                if let Some((number, moved)) = self.store.set_service(&key, object) {
+                    if moved && self.synced {
+                        added.iter().flat_map(DualAddr::iter).for_each(|a| self.mark_external_users(&octets16(a)));
+                        self.mark_refused();
+                    }
+                    self.mark(number);
+                }
+            }
+            Event::Slice(key, object) => {
+                self.faults.clear_object(SourceKind::Slice, &key);
+                self.report.endpoint_change(object.as_ref().map_or(0, |o| o.triggered));
+                for number in self.store.set_slice(&key, object).into_iter().flatten() {
+                    self.mark(number);
+                }
+            }
+            Event::Node(name, object) => self.intake.set_node(name, object),
+            Event::Pod(key, object) => {
+                self.faults.clear_object(SourceKind::Pod, &key);
+                self.intake.set_pod(key, object);
+            }
+            Event::Relist(kind) => {
+                self.store.relist(kind);
+                self.intake.relist(kind);
+            }
+            Event::InSync(kind) => {
+                for number in self.store.sweep(kind) {
+                    self.mark(number);
+                }
+                self.intake.in_sync(kind);
+            }
+            Event::Rejected(rejection) => self.faults.add(rejection),
+            Event::Cleared(path) => self.faults.clear_file(&path),
+            Event::Trouble(kind, error) => self.report.error(&format!("{kind}: {error}")),
+        }
+    }
+
+    /// Whether there is anything to do at this time.
+    #[must_use]
+    pub fn has_work(&self, now: Duration) -> bool {
+        self.intake.is_complete() && (!self.synced || !self.dirty.is_empty() || self.next_retry().is_some_and(|at| at <= now))
+    }
+
+    /// When a Service that failed is tried again.
+    #[must_use]
+    pub fn next_retry(&self) -> Option<Duration> {
+        self.retries.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// How many entries were written and removed so far.
+    #[must_use]
+    pub const fn operations(&self) -> &Operations {
+        &self.operations
+    }
+
+    /// Whether the tables have been made equal to the desired state once.
+    #[must_use]
+    pub const fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Brings the tables to the desired state. Writes nothing before everything that is needed has been complete once.
+    pub fn reconcile(&mut self, now: Duration) {
+        if !self.intake.is_complete() {
+            return;
+        }
+        if let Some(context) = self.intake.new_context().filter(|c| *c != self.context) {
+            let addresses: Vec<_> = context.node.addresses.iter().map(|a| octets16(*a)).collect();
+            self.ledger.set_node_addresses(&addresses);
+            self.context = context;
+            self.mark_all();
+        }
+        while let Some(&Reverse((at, number))) = self.retries.peek()
+            && at <= now
+        {
+            self.retries.pop();
+            self.mark(number);
+        }
+        if self.ledger.has_addr_changes() {
+            self.node_round(now);
+        }
+        if self.synced {
+            return self.rounds(now);
+        }
+        self.first_order(now);
+        self.rounds(now);
+        self.sweep_orphans(now);
+        self.rounds(now);
+        std::mem::take(&mut self.garbage).release(&mut self.ledger, now);
+        self.synced = true;
+        let (services, slices) = self.store.counts();
+        info!(services, slices, operations = self.operations.total(), "the tables are in sync");
+    }
+
+    fn rounds(&mut self, now: Duration) {
+        while !self.dirty.is_empty() {
+            let dirty = std::mem::take(&mut self.dirty);
+            for chunk in dirty.chunks(super::round::CHUNK) {
+                self.round(chunk, now);
+            }
+        }
+    }
+
+    /// Garbage goes first, so that it is in nobody's way; older Services come first, because the first owner of an address wins.
+    fn first_order(&mut self, now: Duration) {
+        let garbage = std::mem::take(&mut self.garbage.plan);
+        self.execute_for_node(&garbage, now);
+        let store = &self.store;
+        let age = |n: &u32| store.get(*n).and_then(|e| e.service.as_ref()).map_or(u32::MAX, |s| s.created);
+        let name = |n: &u32| store.get(*n).map(|e| &e.key);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_by(|a, b| age(a).cmp(&age(b)).then_with(|| name(a).cmp(&name(b))));
+        self.dirty = dirty;
+        if self.orphans.is_empty() {
+            self.ledger.reserve(self.dirty.len());
+        }
+    }
+
+    pub(super) fn mark(&mut self, number: u32) {
+        if let Some(entry) = self.store.get_mut(number).filter(|e| !e.dirty) {
+            entry.dirty = true;
+            self.dirty.push(number);
+        }
+    }
+
+    fn mark_all(&mut self) {
+        let all: Vec<u32> = self.store.iter().map(|(number, _)| number).collect();
+        all.into_iter().for_each(|n| self.mark(n));
+    }
+
+    /// A cluster IP that others have had as an external address: they must give it up.
+    fn mark_external_users(&mut self, addr: &[u8; 16]) {
+        if !self.ledger.has_frontends(addr) {
+            return;
+        }
+        let uses = |s: &ServiceObject| {
+            let extra = s.extra.iter().flat_map(|e| e.external_ips.iter().chain(&e.load_balancer_ips));
+            extra.into_iter().any(|a| octets16(*a) == *addr)
+        };
+        let users = self.store.iter().filter(|(_, e)| e.service.as_ref().is_some_and(uses)).map(|(n, _)| n);
+        let users: Vec<u32> = users.collect();
+        users.into_iter().for_each(|n| self.mark(n));
+    }
+
+    /// Services with external addresses that were refused something may have it now.
+    fn mark_refused(&mut self) {
+        for number in self.faults.services() {
+            if self.store.get(number).is_some_and(|e| e.service.as_ref().is_some_and(|s| s.extra.is_some())) {
+                self.mark(number);
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A round: a number of Services together, so that maps are written in batches, each Service on its own account.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use dataplane_common::pod::Addr;
+
+use super::core::Core;
+use super::snapshot::HealthCheck;
+use crate::apply::{Failures, execute};
+use crate::desired::context::ip;
+use crate::desired::{self, Desired, FrontendAddr, ready_local};
+use crate::reconcile::plan::{NODE, Plan, Sets};
+use crate::reconcile::{PublishedPort, assign};
+use crate::source::{ObjectKey, Rejection, SourceKind};
+
+/// Services to a round: enough for batches, few enough for little memory.
+pub(super) const CHUNK: usize = 512;
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const MAX_DOUBLINGS: u8 = 8;
+
+/// One Service's part of a round.
+struct Part {
+    number: u32,
+    before: Box<[PublishedPort]>,
+    after: Box<[PublishedPort]>,
+}
+
+impl Core {
+    pub(super) fn round(&mut self, numbers: &[u32], now: Duration) {
+        let mut plan = std::mem::take(&mut self.plan);
+        let mut parts = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            parts.extend(self.prepare(*number, &mut plan, now));
+        }
+        self.ledger.plan_addrs(&mut plan);
+        let failures = if plan.is_empty() { Failures::new() } else { self.execute(&plan) };
+        plan.clear();
+        self.finish(parts, &failures, &mut plan, now);
+        self.plan = plan;
+    }
+
+    /// Derives, assigns and plans one Service; none if nothing of it is or will be in the tables.
+    fn prepare(&mut self, number: u32, plan: &mut Plan, now: Duration) -> Option<Part> {
+        self.adopt(number);
+        let entry = self.store.get_mut(number)?;
+        entry.dirty = false;
+        let before = std::mem::take(&mut entry.published);
+        let entry = self.store.get(number)?;
+        let mut desired = match &entry.service {
+            None => Desired::default(),
+            Some(service) => {
+                let slices = entry.slices.iter().map(|s| &s.object);
+                desired::service(&entry.key, service, slices, &self.context, |a| self.store.is_cluster_ip(a))
+            }
+        };
+        let hz = self.jiffies_per_second;
+        let assigned = assign(&before, &desired, number, &mut self.ledger, hz, now);
+        let mut rejections = std::mem::take(&mut desired.rejections);
+        self.note_health(number);
+        let entry = self.store.get(number)?;
+        let assigned = match assigned {
+            Ok(assigned) => assigned,
+            Err(refusal) => {
+                rejections.push(Rejection::of(SourceKind::Service, &entry.key, "", refusal.to_string()));
+                self.faults.set_service(number, rejections);
+                self.restore_part(number, before);
+                self.retry(number, now);
+                return None;
+            }
+        };
+        self.ledger.plan((&entry.key.namespace, &entry.key.name), &before, &assigned.ports, number, plan);
+        for (key, owner) in assigned.conflicts {
+            rejections.push(self.conflict(number, key, owner));
+            let waiting = self.waiting.entry(key).or_default();
+            if !waiting.contains(&number) {
+                waiting.push(number);
+            }
+        }
+        self.faults.set_service(number, rejections);
+        Some(Part { number, before, after: assigned.ports })
+    }
+
+    /// Takes over what the tables had of this Service when the agent started.
+    fn adopt(&mut self, number: u32) {
+        if self.orphans.is_empty() {
+            return;
+        }
+        let Some(entry) = self.store.get(number).filter(|e| e.published.is_empty()) else { return };
+        let name = entry.key.to_string();
+        if let Some(ports) = self.orphans.remove(name.as_str()) {
+            ports.iter().for_each(|p| self.ledger.ports.adopt(p.id, number));
+            self.restore_part(number, ports.into());
+        }
+    }
+
+    fn restore_part(&mut self, number: u32, published: Box<[PublishedPort]>) {
+        if let Some(entry) = self.store.get_mut(number) {
+            entry.published = published;
+        }
+    }
+
+    fn conflict(&self, number: u32, key: FrontendAddr, owner: u32) -> Rejection {
+        let owner = self.ledger.ports.owner(owner).and_then(|n| self.store.get(n));
+        let owner = owner.map_or_else(|| "another Service".to_owned(), |e| format!("Service {}", e.key));
+        let claimant = self.store.get(number).map_or_else(|| ObjectKey::new("", ""), |e| e.key.clone());
+        let reason = format!("{} port {} is taken by {owner}", ip(key.addr), key.port);
+        Rejection::of(SourceKind::Service, &claimant, "spec.ports", reason)
+    }
+
+    fn execute(&mut self, plan: &Plan) -> Failures {
+        let failures = execute(plan, &self.tables, &mut self.operations);
+        if let Some(error) = failures.values().next() {
+            self.report.error(&error.to_string());
+            self.untake_addrs(&plan.addrs4, &failures, |a| desired::context::octets16((*a).into()));
+            self.untake_addrs(&plan.addrs6, &failures, |a| a.octets);
+        }
+        failures
+    }
+
+    /// Addresses that may not have been entered are entered again by whoever still needs them.
+    fn untake_addrs<A>(&mut self, sets: &Sets<A, Addr>, failures: &Failures, wide: impl Fn(&A) -> [u8; 16]) {
+        for (addr, tag) in sets.keys.iter().zip(&sets.tags) {
+            if failures.contains_key(tag) {
+                self.ledger.addr_failed(wide(addr));
+            }
+        }
+    }
+
+    /// Settles what was done; takes back what failed, and plans another try.
+    fn finish(&mut self, parts: Vec<Part>, failures: &Failures, plan: &mut Plan, now: Duration) {
+        let (done, mut failed): (Vec<_>, Vec<_>) = parts.into_iter().partition(|p| !failures.contains_key(&p.number));
+        for part in done {
+            if let Some(entry) = self.store.get_mut(part.number) {
+                entry.failures = 0;
+            }
+            self.settle(part.number, &part.before, part.after, now);
+        }
+        for part in &mut failed {
+            part.after.iter_mut().for_each(|p| p.uncertain = true);
+            let Some(entry) = self.store.get(part.number) else { continue };
+            self.ledger.plan((&entry.key.namespace, &entry.key.name), &part.after, &part.before, part.number, plan);
+        }
+        if failed.is_empty() {
+            return;
+        }
+        self.ledger.plan_addrs(plan);
+        let again = self.execute(plan);
+        plan.clear();
+        for mut part in failed {
+            if again.contains_key(&part.number) {
+                part.before.iter_mut().for_each(|p| p.uncertain = true);
+            }
+            if let (Some(entry), Some(error)) = (self.store.get(part.number), failures.get(&part.number)) {
+                let rejection = Rejection::of(SourceKind::Service, &entry.key, "", error.to_string());
+                self.faults.set_service(part.number, vec![rejection]);
+            }
+            self.settle(part.number, &part.after, part.before, now);
+            self.retry(part.number, now);
+        }
+    }
+
+    /// `now` is in the tables instead of `before`.
+    fn settle(&mut self, number: u32, before: &[PublishedPort], after: Box<[PublishedPort]>, now: Duration) {
+        let mut woken = Vec::new();
+        let waiting = &mut self.waiting;
+        self.ledger.commit(before, &after, now, |key| {
+            if !waiting.is_empty() {
+                woken.extend(waiting.remove(key).into_iter().flatten());
+            }
+        });
+        if let Some(entry) = self.store.get_mut(number) {
+            entry.published = after;
+        }
+        woken.into_iter().for_each(|n| self.mark(n));
+        self.store.collect(number);
+    }
+
+    fn retry(&mut self, number: u32, now: Duration) {
+        let Some(entry) = self.store.get_mut(number) else { return };
+        let wait = FIRST_RETRY * (1 << entry.failures.min(MAX_DOUBLINGS));
+        entry.failures = entry.failures.saturating_add(1);
+        self.retries.push(Reverse((now + wait, number)));
+    }
+
+    /// Removes what no Service has claimed, when all have been reconciled once.
+    pub(super) fn sweep_orphans(&mut self, now: Duration) {
+        let orphans = std::mem::take(&mut self.orphans);
+        let mut plan = std::mem::take(&mut self.plan);
+        for ports in orphans.into_values() {
+            self.ledger.plan(("", ""), &ports, &[], NODE, &mut plan);
+            self.ledger.plan_addrs(&mut plan);
+            self.execute_for_node(&plan, now);
+            plan.clear();
+            let waiting = &mut self.waiting;
+            let mut woken = Vec::new();
+            self.ledger.commit(&ports, &[], now, |key| woken.extend(waiting.remove(key).into_iter().flatten()));
+            woken.into_iter().for_each(|n| self.mark(n));
+        }
+        self.plan = plan;
+    }
+
+    /// Enters and removes the node's own addresses.
+    pub(super) fn node_round(&mut self, now: Duration) {
+        let mut plan = std::mem::take(&mut self.plan);
+        self.ledger.plan_addrs(&mut plan);
+        self.execute_for_node(&plan, now);
+        plan.clear();
+        self.plan = plan;
+    }
+
+    /// What belongs to no Service; addresses that could not be entered are tried again.
+    pub(super) fn execute_for_node(&mut self, plan: &Plan, now: Duration) {
+        if !plan.is_empty() && !self.execute(plan).is_empty() {
+            self.retries.push(Reverse((now + FIRST_RETRY, NODE)));
+        }
+    }
+
+    fn note_health(&mut self, number: u32) {
+        let Some(entry) = self.store.get(number) else { return };
+        let extra = entry.service.as_ref().and_then(|s| s.extra.as_ref());
+        let port = extra.map_or(0, |e| e.health_check_node_port);
+        let check = (port != 0).then(|| HealthCheck {
+            namespace: entry.key.namespace.clone(),
+            name: entry.key.name.clone(),
+            local_endpoints: ready_local(entry.slices.iter().map(|s| &s.object)),
+        });
+        self.report.set_health_check(&entry.key, port, check);
+    }
+}
+
