@@ -115,7 +115,6 @@ impl TableSizes {
 #[allow(missing_docs, reason = "each is the flag of the same name, see `Options`")]
 pub struct Config {
     pub source: Source,
-    pub service_proxy_name: Option<String>,
     pub node_name: String,
     #[serde(rename = "nodeIPs")]
     pub node_ips: Vec<IpAddr>,
@@ -166,7 +165,6 @@ impl Config {
     pub fn new(o: Options) -> Result<Self, ConfigError> {
         let config = Self {
             source: source(&o)?,
-            service_proxy_name: o.service_proxy_name,
             node_name: node_name(o.node_name)?,
             node_ips: o.node_ip.unwrap_or_default(),
             uplinks: o.uplink.unwrap_or_default(),

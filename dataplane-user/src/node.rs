@@ -13,7 +13,6 @@ pub mod sysctl;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -27,12 +26,13 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
+use crate::controller::{Nodes, Snapshot as Controller};
 use crate::desired::NodeContext;
 use crate::load::clock::Clock;
 use crate::load::programs::Programs;
 use crate::load::{LoadError, attach};
 use crate::routes;
-use crate::source::NodeObject;
+use crate::source::SourceKind;
 use discover::{Facts, Snapshot};
 use file::{NodeFile, NodeFileError};
 use status::NodeStatus;
@@ -43,17 +43,6 @@ const SETTLE: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often everything is compared though nothing was heard of.
 const AUDIT: Duration = Duration::from_secs(30);
-
-/// What the source says of Nodes.
-#[derive(Clone, Debug, PartialEq)]
-pub enum NodeEvent {
-    /// A Node is there or has changed; `None`: it is gone.
-    Node(Box<str>, Option<NodeObject>),
-    /// All Nodes come anew.
-    Relist,
-    /// All Nodes are known: from now on a missing one is gone.
-    InSync,
-}
 
 /// Why the node could not be brought into order.
 #[derive(Debug, thiserror::Error)]
@@ -89,20 +78,22 @@ pub struct Parts {
     pub predecessor: bool,
 }
 
+/// Told of the node's context, at first and whenever it changes.
+pub type Publish = Box<dyn Fn(NodeContext) + Send>;
+
 /// The task.
-#[derive(Debug)]
 pub struct NodeTask {
     parts: Parts,
     socket: Socket,
     heard: mpsc::Receiver<Vec<Event>>,
-    nodes: BTreeMap<Box<str>, NodeObject>,
-    /// Names seen since the last relist began.
-    relisted: Option<Vec<Box<str>>>,
+    nodes: Arc<Nodes>,
+    /// All Nodes are known: a missing one is gone.
     nodes_in_sync: bool,
     maps_filled: bool,
     pods_done: bool,
     last: Option<Facts>,
-    context: watch::Sender<NodeContext>,
+    context: Option<NodeContext>,
+    publish: Publish,
     status: Arc<NodeStatus>,
 }
 
@@ -111,41 +102,50 @@ impl NodeTask {
     ///
     /// # Errors
     /// The node can't be brought into order: nothing will work, so the agent should say so and end.
-    pub fn new(parts: Parts, status: Arc<NodeStatus>) -> Result<(Self, watch::Receiver<NodeContext>), NodeError> {
+    pub fn new(parts: Parts, publish: Publish, status: Arc<NodeStatus>) -> Result<Self, NodeError> {
         // Listen first: what changes between the first look and the listening would be missed.
         let monitor = Monitor::open(&Group::ALL)?;
         let (sender, heard) = mpsc::channel(16);
         thread::Builder::new().name("netlink".into()).stack_size(256 << 10).spawn(move || listen(monitor, &sender))?;
-        let (context, receiver) = watch::channel(NodeContext::default());
         let mut task = Self {
             socket: Socket::open()?,
             heard,
-            nodes: BTreeMap::new(),
-            relisted: None,
+            nodes: Arc::default(),
             nodes_in_sync: false,
             maps_filled: !parts.predecessor,
             pods_done: false,
             last: None,
-            context,
+            context: None,
+            publish,
             status,
             parts,
         };
         task.refresh(false)?;
-        Ok((task, receiver))
+        Ok(task)
     }
 
-    /// Works until the events end. `filled` turns true when the maps hold what they should.
-    pub async fn run(mut self, mut events: mpsc::Receiver<NodeEvent>, mut filled: watch::Receiver<bool>) {
+    /// Works until the controller has ended.
+    pub async fn run(mut self, mut nodes: watch::Receiver<Arc<Nodes>>, mut controller: watch::Receiver<Arc<Controller>>) {
         let mut wait = AUDIT;
         loop {
             let mut external = false;
             tokio::select! {
-                event = events.recv() => {
-                    let Some(event) = event else { return };
-                    self.take(event);
-                    while let Ok(more) = events.try_recv() {
-                        self.take(more);
+                changed = nodes.changed() => {
+                    if changed.is_err() {
+                        return;
                     }
+                }
+                changed = controller.changed(), if !(self.maps_filled && self.nodes_in_sync) => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let snapshot = Arc::clone(&controller.borrow_and_update());
+                    let in_sync = !snapshot.waiting_for.contains(&SourceKind::Node.name());
+                    let filled = self.maps_filled || snapshot.synced;
+                    if (in_sync, filled) == (self.nodes_in_sync, self.maps_filled) {
+                        continue;
+                    }
+                    (self.nodes_in_sync, self.maps_filled) = (in_sync, filled);
                 }
                 Some(events) = self.heard.recv() => {
                     if !self.is_relevant(&events) {
@@ -155,11 +155,9 @@ impl NodeTask {
                     while self.heard.try_recv().is_ok() {}
                     external = true;
                 }
-                changed = filled.changed(), if !self.maps_filled => {
-                    self.maps_filled = changed.is_ok() && *filled.borrow_and_update();
-                }
                 () = tokio::time::sleep(wait) => external = true,
             }
+            self.nodes = Arc::clone(&nodes.borrow_and_update());
             wait = match self.refresh(external) {
                 Ok(()) => AUDIT,
                 Err(e) => {
@@ -176,35 +174,12 @@ impl NodeTask {
         self.last.as_ref().is_none_or(relevant)
     }
 
-    fn take(&mut self, event: NodeEvent) {
-        match event {
-            NodeEvent::Node(name, Some(node)) => {
-                if let Some(names) = &mut self.relisted {
-                    names.push(name.clone());
-                }
-                self.nodes.insert(name, node);
-            }
-            NodeEvent::Node(name, None) => {
-                self.nodes.remove(&name);
-            }
-            NodeEvent::Relist => self.relisted = Some(Vec::new()),
-            NodeEvent::InSync => {
-                if let Some(mut names) = self.relisted.take() {
-                    names.sort();
-                    self.nodes.retain(|name, _| names.binary_search(name).is_ok());
-                }
-                self.nodes_in_sync = true;
-            }
-        }
-    }
-
     /// Compares everything and does the difference. `external`: nothing but the kernel has changed, so what has to be done is a repair.
     fn refresh(&mut self, external: bool) -> Result<(), NodeError> {
         let snapshot = Snapshot::take(&mut self.socket)?;
         let config = Arc::clone(&self.parts.config);
         let own = self.nodes.get(config.node_name.as_str());
         let facts = discover::facts(&config, &snapshot, own);
-        self.status.leaving(own.is_some_and(|n| n.leaving));
         let changed = self.last.as_ref() != Some(&facts);
         if changed {
             self.report(&facts);
@@ -225,7 +200,10 @@ impl NodeTask {
         self.status.operations(operations, external && !changed);
         let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         let context = facts.context(&config, ipv6);
-        self.context.send_if_modified(|present| std::mem::replace(present, context.clone()) != context);
+        if self.context.as_ref() != Some(&context) {
+            (self.publish)(context.clone());
+            self.context = Some(context);
+        }
         self.last = Some(facts);
         Ok(())
     }

@@ -45,9 +45,6 @@ options! {
     /// URL of the API server, in place of the one in the kubeconfig; several are tried in turn
     #[arg(long, env = "ROPEWAY_APISERVER", value_name = "URL", value_delimiter = ',', help_heading = "Source")]
     apiserver: Vec<String>,
-    /// Value of the label service.kubernetes.io/service-proxy-name that Services for this proxy carry [default: only Services without it]
-    #[arg(long, env = "ROPEWAY_SERVICE_PROXY_NAME", value_name = "NAME", help_heading = "Source")]
-    service_proxy_name: String,
 
     /// Name of this node's Node object [default: the host name in lower case]
     #[arg(long, env = "ROPEWAY_NODE_NAME", value_name = "NAME", help_heading = "Node")]

@@ -1,31 +1,36 @@
-//! Whether the service proxy is healthy, by kube-proxy's rules.
+//! Whether the service proxy is healthy, by kube-proxy's rules: a pure function of the controller's snapshot.
 //!
-//! Unhealthy is a proxy that has known of a change for too long without having applied it. A node that is about to be
-//! removed makes `/healthz`, which load balancers ask, fail, but not `/livez`, which asks whether to restart.
+//! Unhealthy is a proxy that has known of a change for too long without having applied it, or that can apply nothing at
+//! all. One Service that can't be served does not make it so: a load balancer would take the whole node away for it. A
+//! node that is about to be removed makes `/healthz`, which load balancers ask, fail, but not `/livez`, which asks
+//! whether to restart. While it starts, it is healthy.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 use serde::Serialize;
 
 use super::Answer;
+use crate::controller::Snapshot;
 
 /// A change may wait this long: twice the period after which kube-proxy applies changes at the latest.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The moment for which the question is answered.
 #[derive(Clone, Copy, Debug)]
-struct State {
-    pending_since: Option<Instant>,
-    last_updated: Option<SystemTime>,
-    last_queued: Option<SystemTime>,
+pub struct Now {
+    /// For what lasts.
+    pub instant: Instant,
+    /// For what is shown.
+    pub time: SystemTime,
 }
 
-/// Follows the controller.
-#[derive(Debug)]
-pub struct Health {
-    state: Mutex<State>,
+impl Now {
+    /// The present.
+    #[must_use]
+    pub fn get() -> Self {
+        Self { instant: Instant::now(), time: SystemTime::now() }
+    }
 }
 
 #[derive(Serialize)]
@@ -37,69 +42,41 @@ struct Body {
     node_eligible: Option<bool>,
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        Self { state: Mutex::new(State { pending_since: None, last_updated: None, last_queued: None }) }
-    }
+/// Whether it is healthy.
+#[must_use]
+pub fn is_healthy(snapshot: &Snapshot, now: Now) -> bool {
+    let waited = |since: SystemTime| now.time.duration_since(since).unwrap_or_default() >= PATIENCE;
+    let stuck = match (snapshot.last_queued, snapshot.last_sync) {
+        (Some(queued), Some(synced)) => queued > synced && waited(queued),
+        // Before the first time it waits for the source, which may take long.
+        _ => false,
+    };
+    let nothing_works = snapshot.services > 0
+        && snapshot.failing >= snapshot.services
+        && snapshot.pending_since.is_some_and(|since| now.instant.duration_since(since) >= PATIENCE);
+    !stuck && !nothing_works
 }
 
-impl Health {
-    /// A change has come in.
-    pub fn queued(&self, now: Instant) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.pending_since.get_or_insert(now);
-        state.last_queued = Some(SystemTime::now());
-    }
-
-    /// All that has come in is applied.
-    pub fn updated(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.pending_since = None;
-        state.last_updated = Some(SystemTime::now());
-    }
-
-    /// Whether everything has been applied at least once.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.read().last_updated.is_some()
-    }
-
-    /// When a change last came in and when all was applied, in seconds since 1970; 0: never.
-    #[must_use]
-    pub fn timestamps(&self) -> (f64, f64) {
-        let seconds = |t: Option<SystemTime>| {
-            t.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs_f64())
-        };
-        let state = self.read();
-        (seconds(state.last_queued), seconds(state.last_updated))
-    }
-
-    /// `/healthz` with `leaving`, `/livez` without.
-    #[must_use]
-    pub fn answer(&self, leaving: Option<bool>) -> Answer {
-        let (now, time) = (Instant::now(), SystemTime::now());
-        let state = self.read();
-        let healthy = state.pending_since.is_none_or(|since| now.duration_since(since) < PATIENCE);
-        let last = if healthy { Some(time) } else { state.last_updated };
-        let body = Body {
-            last_updated: last.map_or_else(|| "never".into(), rfc3339),
-            current_time: rfc3339(time),
-            node_eligible: leaving.map(|l| !l),
-        };
-        let status = if healthy && leaving != Some(true) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        Answer::json(status, serde_json::to_string(&body).unwrap_or_default())
-    }
-
-    fn read(&self) -> State {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The answer of `/healthz`, or of `/livez`, which does not look at the node.
+#[must_use]
+pub fn answer(snapshot: &Snapshot, now: Now, livez: bool) -> Answer {
+    let healthy = is_healthy(snapshot, now);
+    let eligible = (!livez).then_some(!snapshot.leaving);
+    let last = if healthy { Some(now.time) } else { snapshot.last_sync };
+    let body = Body {
+        last_updated: last.map_or_else(|| "never".into(), rfc3339),
+        current_time: rfc3339(now.time),
+        node_eligible: eligible,
+    };
+    let status = if healthy && eligible != Some(false) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Answer::json(status, serde_json::to_string(&body).unwrap_or_default())
 }
 
 /// The time in UTC as RFC 3339 writes it.
 fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
-    // Civil date from days since 1970: years of 400-year cycles, with March as the first month.
+    // Civil date from days since 1970: cycles of 400 years, with March as the first month.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -116,38 +93,55 @@ fn rfc3339(time: SystemTime) -> String {
 mod tests {
     use super::*;
 
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn code(snapshot: &Snapshot, now: Now, livez: bool) -> u16 {
+        answer(snapshot, now, livez).status.as_u16()
+    }
+
     #[test]
     fn dates() {
-        let at = |s: u64| rfc3339(UNIX_EPOCH + Duration::from_secs(s));
-        assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z");
-        assert_eq!(at(1_709_251_199), "2024-02-29T23:59:59.000Z");
-        assert_eq!(at(4_102_444_800), "2100-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(at(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(at(951_782_400)), "2000-02-29T00:00:00.000Z");
+        assert_eq!(rfc3339(at(1_709_251_199)), "2024-02-29T23:59:59.000Z");
+        assert_eq!(rfc3339(at(4_102_444_800)), "2100-01-01T00:00:00.000Z");
     }
 
     #[test]
     fn a_change_that_waits_too_long_is_unhealthy() {
-        let health = Health::default();
-        let code = |leaving| health.answer(leaving).status.as_u16();
-        assert_eq!((code(Some(false)), health.is_ready()), (200, false), "healthy while starting");
-        let Some(long_ago) = Instant::now().checked_sub(PATIENCE) else { return };
-        health.queued(long_ago);
-        health.queued(Instant::now());
-        assert_eq!((code(Some(false)), code(None)), (503, 503));
-        assert!(health.answer(None).text.contains("never"));
-        health.updated();
-        assert_eq!((code(Some(false)), code(None), health.is_ready()), (200, 200, true));
-        health.queued(Instant::now());
-        assert_eq!(code(Some(false)), 200);
+        let now = Now { instant: Instant::now(), time: at(1000) };
+        let mut s = Snapshot::default();
+        assert_eq!(code(&s, now, false), 200, "healthy while starting");
+        s.last_queued = Some(at(10));
+        assert_eq!(code(&s, now, false), 200, "the source may take long");
+        s.last_sync = Some(at(5));
+        assert_eq!((code(&s, now, false), code(&s, now, true)), (503, 503));
+        assert!(answer(&s, now, true).text.contains(r#""lastUpdated":"1970-01-01T00:00:05.000Z""#));
+        s.last_queued = Some(at(941));
+        assert_eq!(code(&s, now, false), 200);
+        s.last_sync = Some(at(999));
+        let body = answer(&s, now, false).text;
+        assert!(body.contains(r#""lastUpdated":"1970-01-01T00:16:40.000Z""#), "healthy is up to date: {body}");
+    }
+
+    #[test]
+    fn one_failing_service_is_not_the_nodes_end() {
+        let instant = Instant::now() + 2 * PATIENCE;
+        let now = Now { instant, time: at(1000) };
+        let mut s = Snapshot { services: 2, failing: 1, pending_since: Some(Instant::now()), ..Snapshot::default() };
+        assert_eq!(code(&s, now, false), 200);
+        s.failing = 2;
+        assert_eq!(code(&s, now, false), 503);
     }
 
     #[test]
     fn a_node_that_leaves_is_alive_but_not_eligible() {
-        let health = Health::default();
-        health.updated();
-        assert_eq!(health.answer(Some(true)).status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(health.answer(Some(true)).text.contains(r#""nodeEligible":false"#));
-        assert_eq!(health.answer(None).status, StatusCode::OK);
-        assert!(!health.answer(None).text.contains("nodeEligible"));
+        let now = Now { instant: Instant::now(), time: at(1000) };
+        let s = Snapshot { leaving: true, ..Snapshot::default() };
+        assert_eq!((code(&s, now, false), code(&s, now, true)), (503, 200));
+        assert!(answer(&s, now, false).text.contains(r#""nodeEligible":false"#));
+        assert!(!answer(&s, now, true).text.contains("nodeEligible"));
     }
 }

@@ -1,7 +1,7 @@
 //! What the node's task tells the rest of the agent: counts and flags that are read at any time.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Shared with the HTTP servers.
 #[derive(Debug, Default)]
@@ -9,7 +9,6 @@ pub struct NodeStatus {
     operations: AtomicU64,
     repairs: AtomicU64,
     failures: AtomicU64,
-    leaving: AtomicBool,
     problems: Mutex<Vec<String>>,
 }
 
@@ -27,11 +26,6 @@ impl NodeStatus {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Says whether the node is about to go.
-    pub fn leaving(&self, leaving: bool) {
-        self.leaving.store(leaving, Ordering::Relaxed);
-    }
-
     /// Sets what has no route; says whether that is news.
     pub fn problems(&self, problems: &[String]) -> bool {
         let mut present = self.problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -47,12 +41,6 @@ impl NodeStatus {
     pub fn counts(&self) -> (u64, u64, u64) {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         (get(&self.operations), get(&self.repairs), get(&self.failures))
-    }
-
-    /// Whether the node has a deletion timestamp or is about to be removed by the cluster autoscaler.
-    #[must_use]
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
     }
 
     /// How many ranges have no route.

@@ -4,6 +4,7 @@ use dataplane_host::netlink::{Address, Hop, Link, Route};
 
 use super::*;
 use crate::config::Options;
+use crate::source::NodeObject;
 
 fn config(o: Options) -> Config {
     Config::new(Options { node_name: Some("n1".into()), ..o }).unwrap()
