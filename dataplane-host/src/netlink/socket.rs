@@ -1,5 +1,7 @@
 //! The socket: sends requests, checks sequence numbers, collects acknowledgements and listings.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use netlink_packet_core::{NLM_F_DUMP_INTR, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -154,6 +156,12 @@ impl Socket {
             each(header.sequence_number, header.flags, payload);
         }
         Ok(())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.raw.as_fd()
     }
 }
 

@@ -10,6 +10,7 @@ use super::directory::Directory;
 use super::{Range, StoreError, fnv64};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"RWINDEX1");
+const PREFIX: &str = "index-";
 const HEADER: u64 = 32;
 const CHUNK: usize = 4096;
 
@@ -38,7 +39,7 @@ pub(super) enum Found {
 
 impl Index {
     pub(super) fn open(base: &Directory, range: Range, boot: &str) -> Result<Self, StoreError> {
-        let name = format!("index-{}", range.to_string().replace('/', "_"));
+        let name = format!("{PREFIX}{}", range.to_string().replace('/', "_"));
         let file = base.open_or_create(&name)?;
         let slots = range.slots();
         let boot = fnv64(boot.as_bytes());
@@ -56,6 +57,11 @@ impl Index {
             index.clear(base)?;
         }
         Ok(index)
+    }
+
+    /// The range whose cache has that file name.
+    pub(super) fn range_of(name: &str) -> Option<Range> {
+        Range::new(name.strip_prefix(PREFIX)?.replace('_', "/").parse().ok()?).ok()
     }
 
     pub(super) const fn range(&self) -> Range {

@@ -98,6 +98,13 @@ impl<'a> Locked<'a> {
         ranges.iter().map(|r| Index::open(&self.store.base, *r, &self.store.boot)).collect()
     }
 
+    /// The caches of all ranges that were ever used.
+    fn known_indexes(&self) -> Result<Vec<Index>, StoreError> {
+        let names = self.store.base.names()?;
+        let ranges: Vec<_> = names.iter().filter_map(|n| Index::range_of(n)).collect();
+        self.indexes(&ranges)
+    }
+
     fn try_reserve(&mut self, facts: &Record, indexes: &mut [Index]) -> Result<Option<Record>, StoreError> {
         let store = self.store;
         let (now, cool_down) = (seconds(), store.cool_down.as_secs() as u32);
@@ -229,7 +236,7 @@ impl<'a> Locked<'a> {
     ///
     /// # Errors
     /// A file can't be written; then the mark is still there and the next one repeats it.
-    pub fn finish_release(&mut self, releasing: &Releasing, ranges: &[Range]) -> Result<(), StoreError> {
+    pub fn finish_release(&mut self, releasing: &Releasing) -> Result<(), StoreError> {
         let store = self.store;
         let record = &releasing.record;
         let mine = store.releasing.number(&record.id.file_name())?;
@@ -237,7 +244,7 @@ impl<'a> Locked<'a> {
             return Ok(()); // Somebody else has finished it.
         }
         let now = seconds();
-        for index in self.indexes(ranges)? {
+        for index in self.known_indexes()? {
             let range = index.range();
             for slot in record.addresses.iter().filter_map(|a| range.slot(*a)).filter(|_| !index.fresh) {
                 index.release(&store.base, slot, now)?;

@@ -1,0 +1,175 @@
+//! Wires a pod: the kernel's part of ADD, step by step. Whatever step it stops at, [`crate::undo`] takes it back.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use dataplane_host::netlink::{
+    Direction, NetlinkError, Request, Socket, Veth, add_address, add_clsact, add_route, create_veth, delete_link,
+    quiet_link, replace_filter, replace_neighbour, set_up,
+};
+use dataplane_host::netns::Netns;
+use dataplane_host::store::Record;
+
+use crate::dataplane::{Maps, Programs};
+use crate::error::CniError;
+use crate::{plan, sys, sysctl};
+
+/// The namespaces of both ends, each with a socket.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    home: Netns,
+    pod: Netns,
+    pub(crate) netns: String,
+    pub(crate) host_socket: Socket,
+    pod_socket: Socket,
+}
+
+impl Ends {
+    /// Opens both. Checks that the pod's namespace is one, and not the node's.
+    pub(crate) fn open(path: &Path) -> Result<Self, CniError> {
+        use std::os::unix::fs::MetadataExt;
+        let netns = path.display().to_string();
+        let io = |e| CniError::io("network namespaces", e);
+        let home = Netns::current().map_err(io)?;
+        let pod = Netns::open(path).map_err(|source| CniError::NoNetns { path: netns.clone(), source })?;
+        let number = |p: &Path| std::fs::metadata(p).map(|m| (m.dev(), m.ino())).map_err(io);
+        if number(path)? == number(Path::new("/proc/thread-self/ns/net"))? {
+            return Err(CniError::environment("CNI_NETNS", format!("{netns} is the node's own network namespace")));
+        }
+        let host_socket = Socket::open()?;
+        let pod_socket = pod.within(&home, Socket::open).map_err(|e| {
+            if e.raw_os_error() == Some(libc::EINVAL) {
+                CniError::environment("CNI_NETNS", format!("{netns} is no network namespace"))
+            } else {
+                CniError::NoNetns { path: netns.clone(), source: e }
+            }
+        })??;
+        Ok(Self { home, pod, netns, host_socket, pod_socket })
+    }
+
+    /// Fails if the pod has a device of that name.
+    pub(crate) fn check_free(&mut self, ifname: &str) -> Result<(), CniError> {
+        match self.pod_socket.link_by_name(ifname)? {
+            None => Ok(()),
+            Some(_) => Err(CniError::NameTaken { ifname: ifname.into(), netns: self.netns.clone() }),
+        }
+    }
+
+    /// All steps, in the order of the design: both devices down, addresses and routes, maps and programs, up.
+    pub(crate) fn wire(&mut self, record: &Record, mtu: u32, maps: &Maps, programs: &Programs) -> Result<(), CniError> {
+        let index = self.create(record, mtu, maps)?;
+        sysctl::quiet_ipv6(&record.host_ifname)?;
+        self.set_up_pod(record)?;
+        let cookie = sys::netns_cookie(self.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
+        maps.insert(record, index, cookie)?;
+        self.host_socket.run(&[
+            quiet_link(index),
+            add_clsact(index),
+            replace_filter(index, Direction::Ingress, "from_pod", programs.from_pod.as_fd()),
+            replace_filter(index, Direction::Egress, "to_pod", programs.to_pod.as_fd()),
+        ])?;
+        self.set_up_host(record, index)
+    }
+
+    /// Makes the pair, the pod's end directly in its namespace, and says which index the host's end has.
+    fn create(&mut self, record: &Record, mtu: u32, maps: &Maps) -> Result<u32, CniError> {
+        let mut stale_removed = false;
+        for index in plan::indexes(&record.id) {
+            if !maps.is_free(index)? {
+                continue;
+            }
+            let veth = Veth {
+                name: &record.host_ifname,
+                index,
+                mac: plan::HOST_MAC,
+                mtu,
+                peer_name: &record.id.ifname,
+                peer_mac: plan::pod_mac(&record.id),
+                peer_netns: self.pod.as_fd(),
+            };
+            let mut result = self.host_socket.run(&[create_veth(&veth)]);
+            if result.as_ref().is_err_and(exists)
+                && !stale_removed
+                && remove_stale(&mut self.host_socket, &record.host_ifname)?
+            {
+                stale_removed = true;
+                result = self.host_socket.run(&[create_veth(&veth)]);
+            }
+            match result {
+                Ok(()) => return Ok(index),
+                Err(e) if exists(&e) && self.host_socket.link_by_index(index)?.is_some() => {}
+                Err(e) if exists(&e) => {
+                    self.check_free(&record.id.ifname)?;
+                    return Err(e.into());
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(CniError::NoIndex)
+    }
+
+    fn set_up_pod(&mut self, record: &Record) -> Result<(), CniError> {
+        let ifname = &record.id.ifname;
+        let link = self.pod_socket.link_by_name(ifname)?;
+        let index = link.ok_or_else(|| CniError::io(format!("device {ifname}"), missing()))?.index;
+        let mut requests = vec![set_up(index)];
+        for address in &record.addresses {
+            requests.push(add_address(index, plan::host_network(*address)));
+            requests.push(replace_neighbour(index, plan::gateway(*address), plan::HOST_MAC));
+            requests.push(add_route(&plan::pod_route(*address, index)));
+        }
+        match run_or_enable_ipv6(&mut self.pod_socket, &requests)? {
+            None => Ok(()),
+            Some(rest) => {
+                let enabled = self.pod.within(&self.home, || sysctl::enable_ipv6(ifname));
+                enabled.map_err(|e| CniError::io("network namespaces", e))??;
+                Ok(self.pod_socket.run(&rest)?)
+            }
+        }
+    }
+
+    fn set_up_host(&mut self, record: &Record, index: u32) -> Result<(), CniError> {
+        let mac = plan::pod_mac(&record.id);
+        let mut requests = vec![set_up(index)];
+        for address in &record.addresses {
+            requests.push(add_route(&plan::host_route(*address, index)));
+            requests.push(replace_neighbour(index, *address, mac));
+        }
+        if let Some(rest) = run_or_enable_ipv6(&mut self.host_socket, &requests)? {
+            sysctl::enable_ipv6(&record.host_ifname)?;
+            self.host_socket.run(&rest)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs requests. If nothing failed but for IPv6 being switched off, gives back those that failed.
+fn run_or_enable_ipv6(socket: &mut Socket, requests: &[Request]) -> Result<Option<Vec<Request>>, NetlinkError> {
+    let mut rest = Vec::new();
+    for (i, error) in socket.run_each(requests) {
+        if error.refusal() != Some(libc::EACCES) && rest.is_empty() {
+            return Err(error);
+        }
+        rest.push(requests[i].clone());
+    }
+    Ok((!rest.is_empty()).then_some(rest))
+}
+
+/// Removes a device that has the name of ours though the store knows of none; says whether there was one.
+fn remove_stale(socket: &mut Socket, name: &str) -> Result<bool, CniError> {
+    match socket.link_by_name(name)? {
+        Some(link) if link.kind.as_deref() == Some("veth") => {
+            socket.run(&[delete_link(link.index)])?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn exists(error: &NetlinkError) -> bool {
+    matches!(error.refusal(), Some(libc::EEXIST | libc::EBUSY))
+}
+
+fn missing() -> std::io::Error {
+    std::io::ErrorKind::NotFound.into()
+}

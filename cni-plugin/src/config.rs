@@ -1,0 +1,205 @@
+//! Standard input: the network's configuration, and what the agent wrote down about the node.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use dataplane_host::pins;
+use dataplane_host::store::Range;
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::env::is_plain;
+use crate::error::CniError;
+
+/// The versions of the specification whose configurations are understood, and in which results are printed.
+pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// The version of an answer to somebody who didn't say.
+pub(crate) const NEWEST: &str = "1.1.0";
+/// Where node.json and the address store are unless the configuration says otherwise.
+const STATE_DIR: &str = "/var/lib/ropeway";
+const DEFAULT_MTU: u32 = 1500;
+
+/// The checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) version: &'static str,
+    pub(crate) name: String,
+    pub(crate) pin_root: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    /// Empty: from node.json.
+    ranges: Vec<Range>,
+    /// 0: from node.json.
+    mtu: u32,
+    pub(crate) dns: Option<Value>,
+    pub(crate) prev_result: Option<Value>,
+}
+
+/// What the agent writes to `<state dir>/node.json`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Node {
+    version: u32,
+    #[serde(rename = "podCIDRs", default)]
+    pod_cidrs: Vec<String>,
+    #[serde(default)]
+    mtu: u32,
+}
+
+/// What ADD needs to know of the node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settings {
+    /// For each family of the node the ranges, in the order in which they are used up. IPv4 first.
+    pub(crate) families: Vec<Vec<Range>>,
+    pub(crate) mtu: u32,
+}
+
+impl Config {
+    /// Reads the configuration. Sets `version` as soon as it is known, so that also errors are printed in it.
+    pub(crate) fn parse(input: &[u8], version: &mut String) -> Result<Self, CniError> {
+        let mut input: Map<String, Value> = serde_json::from_slice(input).map_err(|e| match e.classify() {
+            serde_json::error::Category::Data => CniError::Config { field: "standard input", reason: e.to_string() },
+            _ => CniError::Decode { what: "standard input".into(), reason: e.to_string() },
+        })?;
+        let found = take::<String>(&mut input, "cniVersion")?.unwrap_or_else(|| "none".into());
+        let known = VERSIONS.iter().find(|v| **v == found).ok_or(CniError::Version { found })?;
+        (*known).clone_into(version);
+        let bad = |field, reason: &str| Err(CniError::Config { field, reason: reason.into() });
+        let name = match take::<String>(&mut input, "name")? {
+            None => return bad("name", "is missing"),
+            Some(name) if !is_plain(&name) || name.len() > 255 => return bad("name", "is no valid network name"),
+            Some(name) => name,
+        };
+        let mut absolute = |field, default: &str| match take::<PathBuf>(&mut input, field)? {
+            None => Ok(PathBuf::from(default)),
+            Some(path) if path.is_absolute() => Ok(path),
+            Some(path) => Err(CniError::Config { field, reason: format!("{} is no absolute path", path.display()) }),
+        };
+        let pin_root = absolute("pinRoot", pins::DEFAULT_ROOT)?;
+        let state_dir = absolute("stateDir", STATE_DIR)?;
+        let ranges: Vec<String> = take(&mut input, "ranges")?.unwrap_or_default();
+        Ok(Self {
+            version: known,
+            name,
+            pin_root,
+            state_dir,
+            ranges: parse_ranges(&ranges).map_err(|reason| CniError::Config { field: "ranges", reason })?,
+            mtu: take(&mut input, "mtu")?.unwrap_or(0),
+            dns: take(&mut input, "dns")?,
+            prev_result: take(&mut input, "prevResult")?,
+        })
+    }
+
+    /// The configuration completed by what the agent knows of the node.
+    pub(crate) fn settings(&self) -> Result<Settings, CniError> {
+        let node = if self.ranges.is_empty() || self.mtu == 0 { self.node()? } else { None };
+        let (mut ranges, mut mtu) = (self.ranges.clone(), self.mtu);
+        let path = self.node_path();
+        match node {
+            Some(node) => {
+                if ranges.is_empty() {
+                    ranges = parse_ranges(&node.pod_cidrs).map_err(|reason| decode(&path, reason))?;
+                }
+                mtu = if mtu == 0 { node.mtu } else { mtu };
+            }
+            None if ranges.is_empty() => return Err(CniError::NoNodeData { path: path.display().to_string() }),
+            None => {}
+        }
+        mtu = if mtu == 0 { DEFAULT_MTU } else { mtu };
+        let (four, six): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|r| r.network().is_ipv4());
+        let least = if six.is_empty() { 68 } else { 1280 };
+        if !(least..=65535).contains(&mtu) {
+            return Err(CniError::Config { field: "mtu", reason: format!("{mtu} is not between {least} and 65535") });
+        }
+        let families: Vec<_> = [four, six].into_iter().filter(|f| !f.is_empty()).collect();
+        if families.is_empty() {
+            return Err(CniError::NoNodeData { path: path.display().to_string() });
+        }
+        Ok(Settings { families, mtu })
+    }
+
+    fn node_path(&self) -> PathBuf {
+        self.state_dir.join("node.json")
+    }
+
+    fn node(&self) -> Result<Option<Node>, CniError> {
+        let path = self.node_path();
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(CniError::io(format!("read {}", path.display()), e)),
+        };
+        let node: Node = serde_json::from_slice(&text).map_err(|e| decode(&path, e.to_string()))?;
+        match node.version {
+            1 => Ok(Some(node)),
+            other => Err(decode(&path, format!("version {other} is unknown to this plugin"))),
+        }
+    }
+}
+
+/// A field of the configuration, if it is there; fields that are not ours are left to others.
+fn take<T: DeserializeOwned>(input: &mut Map<String, Value>, field: &'static str) -> Result<Option<T>, CniError> {
+    let value = input.remove(field).unwrap_or(Value::Null);
+    serde_json::from_value(value).map_err(|e| CniError::Config { field, reason: e.to_string() })
+}
+
+fn decode(path: &Path, reason: String) -> CniError {
+    CniError::Decode { what: path.display().to_string(), reason }
+}
+
+fn parse_ranges(texts: &[String]) -> Result<Vec<Range>, String> {
+    let parse = |text: &String| {
+        let network: IpNetwork = text.parse().map_err(|e| format!("{text:?}: {e}"))?;
+        Range::new(network).map_err(|e| e.to_string())
+    };
+    texts.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, (u32, String)> {
+        Config::parse(text.as_bytes(), &mut String::new()).map_err(|e| (e.code(), e.to_string()))
+    }
+
+    #[test]
+    fn defaults_and_overrides() {
+        let config = parse(r#"{"cniVersion":"1.0.0","name":"pods","type":"ropeway-cni","unknown":[1]}"#).unwrap();
+        assert_eq!(config.pin_root, Path::new("/sys/fs/bpf/ropeway"));
+        assert_eq!(config.state_dir, Path::new("/var/lib/ropeway"));
+        let config = parse(
+            r#"{"cniVersion":"1.1.0","name":"p","ranges":["10.1.0.0/24","fd00:1::/64","10.2.0.0/24"],"mtu":1400}"#,
+        );
+        let settings = config.unwrap().settings().unwrap();
+        assert_eq!(settings.mtu, 1400);
+        assert_eq!(settings.families.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn what_is_wrong_has_the_code_of_the_specification() {
+        for (text, code, words) in [
+            ("", 6, "standard input"),
+            ("{", 6, "standard input"),
+            ("[]", 7, "standard input"),
+            (r#"{"cniVersion":"1.0.0","name":"p","mtu":"x"}"#, 7, "mtu: invalid type"),
+            (r#"{"cniVersion":["1.0.0"],"name":"p"}"#, 7, "cniVersion: invalid type"),
+            (r#"{"name":"p"}"#, 1, "cniVersion none"),
+            (r#"{"cniVersion":"2.0.0","name":"p"}"#, 1, "cniVersion 2.0.0, this plugin supports 0.3.0"),
+            (r#"{"cniVersion":"1.0.0"}"#, 7, "name: is missing"),
+            (r#"{"cniVersion":"1.0.0","name":"../p"}"#, 7, "name"),
+            (r#"{"cniVersion":"1.0.0","name":"p","pinRoot":"x"}"#, 7, "pinRoot: x is no absolute path"),
+            (r#"{"cniVersion":"1.0.0","name":"p","ranges":["x"]}"#, 7, "ranges: \"x\""),
+            (r#"{"cniVersion":"1.0.0","name":"p","ranges":["10.1.0.1/24"]}"#, 7, "bits set beyond"),
+        ] {
+            let (got, message) = parse(text).unwrap_err();
+            assert_eq!(got, code, "{text}: {message}");
+            assert!(message.contains(words), "{text}: {message}");
+        }
+        let deep = format!(r#"{{"cniVersion":"1.0.0","name":"p","x":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
+        assert_eq!(parse(&deep).unwrap_err().0, 6);
+        let mtu = parse(r#"{"cniVersion":"1.0.0","name":"p","ranges":["fd00::/64"],"mtu":1279}"#).unwrap();
+        assert_eq!(mtu.settings().unwrap_err().to_string(), "configuration: mtu: 1279 is not between 1280 and 65535");
+    }
+}

@@ -1,0 +1,131 @@
+//! The pins that the agent made: maps to fill, programs to attach.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::{Addr, Pod, PodNetns, addr_kind, pod_flags};
+use dataplane_host::map::Table;
+use dataplane_host::pins::Pins;
+use dataplane_host::store::Record;
+
+use crate::error::CniError;
+use crate::plan;
+
+/// The maps of the pod network.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    pods: Table<u32, Pod>,
+    addrs4: Table<V4, Addr>,
+    addrs6: Table<V6, Addr>,
+    pod_netns: Table<u64, PodNetns>,
+}
+
+/// The programs of a pod's veth.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) from_pod: OwnedFd,
+    pub(crate) to_pod: OwnedFd,
+}
+
+impl Programs {
+    pub(crate) fn open(root: &Path) -> Result<Self, CniError> {
+        let pins = Pins::new(root);
+        Ok(Self { from_pod: pins.open(&pins.program("from_pod"))?, to_pod: pins.open(&pins.program("to_pod"))? })
+    }
+}
+
+impl Maps {
+    pub(crate) fn open(root: &Path) -> Result<Self, CniError> {
+        let pins = Pins::new(root);
+        Ok(Self {
+            pods: Table::open(&pins, "pods")?,
+            addrs4: Table::open(&pins, "addrs4")?,
+            addrs6: Table::open(&pins, "addrs6")?,
+            pod_netns: Table::open(&pins, "pod_netns")?,
+        })
+    }
+
+    /// Whether no pod has the slot of an interface index.
+    pub(crate) fn is_free(&self, index: u32) -> Result<bool, CniError> {
+        Ok(self.pods.get(&index)?.is_none_or(|p| p.flags & pod_flags::PRESENT == 0))
+    }
+
+    /// Makes a pod known to the programs. Nothing reaches it before its device is up.
+    pub(crate) fn insert(&self, record: &Record, index: u32, netns_cookie: u64) -> Result<(), CniError> {
+        let (addr4, addr6) = plan::map_addresses(record);
+        let mac = plan::pod_mac(&record.id);
+        let pod = Pod { netns_cookie, addr4, addr6, mac, host_mac: plan::HOST_MAC, flags: pod_flags::PRESENT, pad: 0 };
+        self.pods.insert(&index, &pod)?;
+        // A pod with several interfaces is known by the first.
+        self.pod_netns.insert_new(&netns_cookie, &PodNetns { addr4, addr6, ifindex: index })?;
+        let addr = Addr { ifindex: index, kind: addr_kind::POD, pad: 0, mac };
+        for address in &record.addresses {
+            if self.get(*address)?.is_some_and(|a| a.kind != addr_kind::POD) {
+                return Err(CniError::AddressTaken { address: *address });
+            }
+            match *address {
+                IpAddr::V4(a) => self.addrs4.insert(&a.into(), &addr)?,
+                IpAddr::V6(a) => self.addrs6.insert(&a.into(), &addr)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The record's part of what [`Self::insert`] wrote, from any state, blocking the pod's own packets first.
+    /// `device` is the index of its device, if that still exists.
+    pub(crate) fn remove(&self, addresses: &[IpAddr], device: Option<u32>) -> Result<(), CniError> {
+        let mut indexes: Vec<u32> = device.into_iter().collect();
+        let mut ours = Vec::new();
+        for address in addresses {
+            if let Some(addr) = self.get(*address)?.filter(|a| a.kind == addr_kind::POD) {
+                indexes.push(addr.ifindex);
+                ours.push(*address);
+            }
+        }
+        for index in indexes {
+            self.remove_pod(index, addresses)?;
+        }
+        for address in ours {
+            match address {
+                IpAddr::V4(a) => self.addrs4.remove(&a.into())?,
+                IpAddr::V6(a) => self.addrs6.remove(&a.into())?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Frees the slot of a device if a pod with one of these addresses has it.
+    fn remove_pod(&self, index: u32, addresses: &[IpAddr]) -> Result<(), CniError> {
+        let Some(pod) = self.pods.get(&index)?.filter(|p| p.flags & pod_flags::PRESENT != 0) else { return Ok(()) };
+        let has = |a: &IpAddr| match *a {
+            IpAddr::V4(a) => pod.addr4 == a.into(),
+            IpAddr::V6(a) => pod.addr6 == a.into(),
+        };
+        if !addresses.iter().any(has) {
+            return Ok(());
+        }
+        self.pods.insert(&index, &bytemuck::Zeroable::zeroed())?;
+        if self.pod_netns.get(&pod.netns_cookie)?.is_some_and(|n| n.ifindex == index) {
+            self.pod_netns.remove(&pod.netns_cookie)?;
+        }
+        Ok(())
+    }
+
+    /// The addresses of the pod with that device, for an attachment whose record is lost.
+    pub(crate) fn addresses_of(&self, index: u32) -> Result<Vec<IpAddr>, CniError> {
+        let Some(pod) = self.pods.get(&index)?.filter(|p| p.flags & pod_flags::PRESENT != 0) else {
+            return Ok(Vec::new());
+        };
+        let all = [IpAddr::from(pod.addr4), IpAddr::from(pod.addr6)];
+        Ok(all.into_iter().filter(|a| !a.is_unspecified()).collect())
+    }
+
+    fn get(&self, address: IpAddr) -> Result<Option<Addr>, CniError> {
+        Ok(match address {
+            IpAddr::V4(a) => self.addrs4.get(&a.into())?,
+            IpAddr::V6(a) => self.addrs6.get(&a.into())?,
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! Everything that can go wrong, each with its code of the CNI specification.
+
+use std::io;
+use std::net::IpAddr;
+
+use dataplane_host::map::MapError;
+use dataplane_host::netlink::NetlinkError;
+use dataplane_host::pins::PinError;
+use dataplane_host::store::StoreError;
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CniError {
+    #[error("configuration has cniVersion {found}, this plugin supports {}", crate::config::VERSIONS.join(", "))]
+    Version { found: String },
+    #[error("environment variable {name}: {reason}")]
+    Environment { name: &'static str, reason: String },
+    #[error("network namespace {path}: {source}")]
+    NoNetns { path: String, source: io::Error },
+    #[error("interface {ifname} exists already in network namespace {netns}")]
+    NameTaken { ifname: String, netns: String },
+    #[error("{attempt}: {source}")]
+    Io { attempt: String, source: io::Error },
+    #[error("{what}: {reason}")]
+    Decode { what: String, reason: String },
+    #[error("configuration: {field}: {reason}")]
+    Config { field: &'static str, reason: String },
+    #[error("no address ranges: the configuration has no \"ranges\" and the agent has not yet written {path}")]
+    NoNodeData { path: String },
+    #[error("{id} is still being removed after {seconds} s")]
+    StillRemoving { id: String, seconds: u64 },
+    #[error("no interface index below {} is free", dataplane_common::pod::POD_SLOTS)]
+    NoIndex,
+    #[error("address {address} is not a pod's in the table of addresses, it belongs to this node or to a Service")]
+    AddressTaken { address: IpAddr },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("network setup: {0}")]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+}
+
+impl CniError {
+    pub(crate) fn io(attempt: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { attempt: attempt.into(), source }
+    }
+
+    pub(crate) fn environment(name: &'static str, reason: impl Into<String>) -> Self {
+        Self::Environment { name, reason: reason.into() }
+    }
+
+    /// Codes 1 to 99 have the meaning of the specification, from 100 on ours (README.md lists them).
+    pub(crate) const fn code(&self) -> u32 {
+        match self {
+            Self::Version { .. } => 1,
+            Self::NoNetns { .. } => 3,
+            Self::Environment { .. } | Self::NameTaken { .. } => 4,
+            Self::Io { .. } | Self::Store(StoreError::Io { .. }) => 5,
+            Self::Decode { .. } => 6,
+            Self::Config { .. } | Self::Store(StoreError::Range { .. }) => 7,
+            Self::NoNodeData { .. }
+            | Self::StillRemoving { .. }
+            | Self::Store(StoreError::Busy { .. })
+            | Self::Pin(PinError::NeverRan { .. })
+            | Self::Map(MapError::Pin(PinError::NeverRan { .. })) => 11,
+            Self::Store(StoreError::Exhausted { .. }) => 100,
+            Self::Pin(PinError::OtherAbi { .. }) | Self::Map(MapError::Pin(PinError::OtherAbi { .. })) => 101,
+            Self::Netlink(_) => 102,
+            Self::Map(_) | Self::Pin(_) => 103,
+            Self::NoIndex => 104,
+            Self::Store(StoreError::Unsafe { .. }) => 105,
+            Self::AddressTaken { .. } => 106,
+        }
+    }
+
+    /// What the runtime shows next to the message.
+    const fn details(&self) -> &'static str {
+        match self {
+            Self::Pin(PinError::NeverRan { .. }) | Self::Map(MapError::Pin(PinError::NeverRan { .. })) => {
+                "ropeway-agent makes the pins when it starts; look at its log, and at the plugin's pinRoot"
+            }
+            Self::Pin(PinError::OtherAbi { .. }) | Self::Map(MapError::Pin(PinError::OtherAbi { .. })) => {
+                "install agent and plugin of the same version"
+            }
+            Self::Store(StoreError::Exhausted { .. }) => {
+                "addresses of removed pods come back when the runtime has called DEL for them"
+            }
+            Self::NoNodeData { .. } => "ropeway-agent writes it when it knows the node's podCIDRs",
+            _ => "",
+        }
+    }
+
+    /// The error object of the specification.
+    pub(crate) fn to_json(&self, version: &str) -> String {
+        let error = serde_json::json!({
+            "cniVersion": version,
+            "code": self.code(),
+            "msg": self.to_string(),
+            "details": self.details(),
+        });
+        error.to_string()
+    }
+}

@@ -1,0 +1,101 @@
+//! What an attachment will look like: pure decisions, before anything is touched.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::POD_SLOTS;
+use dataplane_host::netlink::{Hop, Route};
+use dataplane_host::store::{AttachmentId, Record};
+use ipnetwork::IpNetwork;
+
+/// MAC of the host's end of every pod's veth.
+pub(crate) const HOST_MAC: [u8; 6] = [0xee; 6];
+/// The gateway that pods see; nobody has the address, the pod's neighbour entry leads to [`HOST_MAC`].
+pub(crate) const GATEWAY4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// As [`GATEWAY4`], for IPv6.
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Lower indexes are left to devices that the kernel numbers itself.
+const FIRST_INDEX: u32 = 1024;
+/// How many indexes are tried.
+const INDEX_ATTEMPTS: u32 = 4096;
+
+/// MAC of the pod's end: made from the attachment's hash, locally administered, no group.
+pub(crate) fn pod_mac(id: &AttachmentId) -> [u8; 6] {
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&id.hash().to_be_bytes()[..6]);
+    mac[0] = mac[0] & 0xfc | 0x02;
+    mac
+}
+
+/// Interface indexes to try for the host's end, spread by the attachment's hash.
+pub(crate) fn indexes(id: &AttachmentId) -> impl Iterator<Item = u32> {
+    let span = POD_SLOTS - FIRST_INDEX;
+    let start = (id.hash() % u64::from(span)) as u32;
+    (0..INDEX_ATTEMPTS).map(move |i| FIRST_INDEX + (start + i) % span)
+}
+
+/// An address as a network of its own.
+pub(crate) fn host_network(address: IpAddr) -> IpNetwork {
+    IpNetwork::from(address)
+}
+
+/// The gateway of a family.
+pub(crate) const fn gateway(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::V4(GATEWAY4),
+        IpAddr::V6(_) => IpAddr::V6(GATEWAY6),
+    }
+}
+
+/// Everything, in a family.
+pub(crate) fn default_network(address: IpAddr) -> IpNetwork {
+    let unspecified = match address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    IpNetwork::new(unspecified, 0).unwrap_or_else(|_| host_network(address))
+}
+
+/// The pod's default route in the family of one of its addresses.
+pub(crate) fn pod_route(address: IpAddr, index: u32) -> Route {
+    let hop = Hop::Gateway { via: gateway(address), index: Some(index), onlink: address.is_ipv4() };
+    Route { protocol: RTPROT_BOOT, ..Route::new(default_network(address), hop) }
+}
+
+/// Protocol number of routes inside pods: as a person at a terminal would make them.
+const RTPROT_BOOT: u8 = 3;
+
+/// The node's route to one of a pod's addresses.
+pub(crate) fn host_route(address: IpAddr, index: u32) -> Route {
+    Route::new(host_network(address), Hop::Device { index })
+}
+
+/// The addresses of a record in the form of the maps; all zero where it has none.
+pub(crate) fn map_addresses(record: &Record) -> (V4, V6) {
+    let (mut four, mut six) = (V4::default(), V6::default());
+    for address in &record.addresses {
+        match *address {
+            IpAddr::V4(a) => four = a.into(),
+            IpAddr::V6(a) => six = a.into(),
+        }
+    }
+    (four, six)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_stay_within_the_table_and_are_not_repeated() {
+        let id = |c: u32| AttachmentId { container: c.to_string(), ifname: "eth0".into() };
+        for container in 0..100 {
+            let all: Vec<_> = indexes(&id(container)).collect();
+            assert!(all.iter().all(|i| (FIRST_INDEX..POD_SLOTS).contains(i)));
+            let unique: std::collections::HashSet<_> = all.iter().collect();
+            assert_eq!(unique.len(), INDEX_ATTEMPTS as usize);
+            assert_eq!(pod_mac(&id(container))[0] & 3, 2);
+        }
+    }
+}

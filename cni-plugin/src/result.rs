@@ -1,0 +1,131 @@
+//! The result of ADD, in the version that the configuration asks for.
+
+use std::net::IpAddr;
+
+use dataplane_host::store::Record;
+use serde_json::{Map, Value, json};
+
+use crate::config::Config;
+use crate::plan;
+
+/// The plugin's part, after that of the plugins before it in the chain.
+pub(crate) fn of_add(config: &Config, record: &Record, mtu: u32, netns: &str) -> String {
+    let mut result = match &config.prev_result {
+        Some(Value::Object(previous)) => previous.clone(),
+        _ => Map::new(),
+    };
+    result.insert("cniVersion".into(), config.version.into());
+    let before = result.get("interfaces").and_then(Value::as_array).map_or(0, Vec::len);
+    let pod_interface = before + 1;
+    append(&mut result, "interfaces", interfaces(config.version, record, mtu, netns));
+    append(&mut result, "ips", ips(config.version, record, pod_interface));
+    append(&mut result, "routes", routes(record));
+    match &config.dns {
+        Some(dns) => drop(result.insert("dns".into(), dns.clone())),
+        None => drop(result.entry("dns").or_insert_with(|| json!({}))),
+    }
+    Value::Object(result).to_string()
+}
+
+fn append(result: &mut Map<String, Value>, key: &str, mut ours: Vec<Value>) {
+    match result.get_mut(key) {
+        Some(Value::Array(theirs)) => theirs.append(&mut ours),
+        _ => drop(result.insert(key.into(), ours.into())),
+    }
+}
+
+fn interfaces(version: &str, record: &Record, mtu: u32, netns: &str) -> Vec<Value> {
+    let mut host = json!({ "name": record.host_ifname, "mac": mac(plan::HOST_MAC) });
+    let mut pod = json!({ "name": record.id.ifname, "mac": mac(plan::pod_mac(&record.id)), "sandbox": netns });
+    if version == "1.1.0" {
+        host["mtu"] = mtu.into();
+        pod["mtu"] = mtu.into();
+    }
+    vec![host, pod]
+}
+
+fn ips(version: &str, record: &Record, interface: usize) -> Vec<Value> {
+    let ip = |address: &IpAddr| {
+        let mut ip = json!({
+            "address": plan::host_network(*address).to_string(),
+            "gateway": plan::gateway(*address).to_string(),
+            "interface": interface,
+        });
+        if version.starts_with("0.") {
+            ip["version"] = if address.is_ipv4() { "4" } else { "6" }.into();
+        }
+        ip
+    };
+    record.addresses.iter().map(ip).collect()
+}
+
+fn routes(record: &Record) -> Vec<Value> {
+    let route = |address: &IpAddr| {
+        let destination = plan::default_network(*address).to_string();
+        json!({ "dst": destination, "gw": plan::gateway(*address).to_string() })
+    };
+    record.addresses.iter().map(route).collect()
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|b| format!("{b:02x}")).join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dataplane_host::store::AttachmentId;
+
+    fn result(version: &str, more: &str) -> Value {
+        let text = format!(r#"{{"cniVersion":"{version}","name":"pods"{more}}}"#);
+        let config = Config::parse(text.as_bytes(), &mut String::new()).unwrap();
+        let id = AttachmentId { container: "c1".into(), ifname: "eth0".into() };
+        let record = Record {
+            version: 1,
+            host_ifname: id.host_ifname(),
+            id,
+            network: "pods".into(),
+            pod: None,
+            addresses: vec!["10.1.0.5".parse().unwrap(), "fd00:1::5".parse().unwrap()],
+            boot: String::new(),
+            generation: 0,
+        };
+        serde_json::from_str(&of_add(&config, &record, 1400, "/run/netns/x")).unwrap()
+    }
+
+    #[test]
+    fn newest_version_has_mtu_and_no_family() {
+        let result = result("1.1.0", r#","dns":{"nameservers":["10.96.0.10"]}"#);
+        assert_eq!(result["interfaces"][1]["mtu"], 1400);
+        assert_eq!(result["interfaces"][1]["sandbox"], "/run/netns/x");
+        assert_eq!(result["interfaces"][0]["mac"], "ee:ee:ee:ee:ee:ee");
+        assert_eq!(
+            result["ips"],
+            json!([
+                { "address": "10.1.0.5/32", "gateway": "169.254.1.1", "interface": 1 },
+                { "address": "fd00:1::5/128", "gateway": "fe80::1", "interface": 1 },
+            ])
+        );
+        assert_eq!(result["routes"][1], json!({ "dst": "::/0", "gw": "fe80::1" }));
+        assert_eq!(result["dns"]["nameservers"][0], "10.96.0.10");
+    }
+
+    #[test]
+    fn old_versions_have_the_family() {
+        for version in ["0.3.0", "0.3.1", "0.4.0"] {
+            let result = result(version, "");
+            assert_eq!((&result["cniVersion"], &result["ips"][1]["version"]), (&json!(version), &json!("6")));
+            assert_eq!(result["interfaces"][1].get("mtu"), None);
+        }
+        assert_eq!(result("1.0.0", "")["ips"][0].get("version"), None);
+    }
+
+    #[test]
+    fn the_results_of_plugins_before_us_are_kept() {
+        let previous = r#","prevResult":{"interfaces":[{"name":"a"}],"ips":[{"address":"10.9.0.1/24","interface":0}]}"#;
+        let result = result("1.0.0", previous);
+        assert_eq!(result["interfaces"][0]["name"], "a");
+        assert_eq!(result["ips"][0]["address"], "10.9.0.1/24");
+        assert_eq!(result["ips"][1]["interface"], 2);
+    }
+}

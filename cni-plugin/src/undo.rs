@@ -1,0 +1,90 @@
+//! Takes an attachment back from whatever state it is in: a failed ADD, a repeated ADD, DEL, the remains of a killed process.
+
+use std::io;
+use std::net::IpAddr;
+
+use dataplane_host::netlink::{Socket, delete_link};
+use dataplane_host::store::{Record, Releasing, Store};
+
+use crate::cmd::LOCK_DEADLINE;
+use crate::dataplane::Maps;
+use crate::error::CniError;
+use crate::log;
+use crate::sys::{self, Side};
+
+/// Stops the pod's traffic: takes it out of the maps. Says which index its device has, if there is one.
+pub(crate) fn block(
+    socket: &mut Socket,
+    host_ifname: &str,
+    addresses: &[IpAddr],
+    maps: Option<&Maps>,
+) -> Result<Option<u32>, CniError> {
+    let index = socket.link_by_name(host_ifname)?.map(|link| link.index);
+    if let Some(maps) = maps {
+        maps.remove(addresses, index)?;
+    }
+    Ok(index)
+}
+
+/// Removes the device, and with it all that hangs on it. The kernel takes its time: tens of milliseconds.
+pub(crate) fn remove_device(socket: &mut Socket, index: Option<u32>) -> Result<(), CniError> {
+    let Some(index) = index else { return Ok(()) };
+    match socket.run(&[delete_link(index)]) {
+        Err(e) if !e.is_missing() => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+/// All of the kernel's part at once.
+pub(crate) fn detach(socket: &mut Socket, record: &Record, maps: Option<&Maps>) -> Result<(), CniError> {
+    let index = block(socket, &record.host_ifname, &record.addresses, maps)?;
+    remove_device(socket, index)
+}
+
+/// Detaches and frees the addresses, all in this process.
+pub(crate) fn release(
+    socket: &mut Socket,
+    store: &Store,
+    releasing: &Releasing,
+    maps: Option<&Maps>,
+) -> Result<(), CniError> {
+    detach(socket, &releasing.record, maps)?;
+    Ok(store.lock(LOCK_DEADLINE)?.finish_release(releasing)?)
+}
+
+/// Releases attachments in a process of its own, so that the runtime need not wait for the kernel; in this one where
+/// that can't be had. What stays undone, the next process that takes the lock does.
+pub(crate) fn release_in_background(store: &Store, going: &[Releasing], maps: Option<&Maps>) -> Result<(), CniError> {
+    if going.is_empty() {
+        return Ok(());
+    }
+    let everything = || {
+        let mut socket = Socket::open()?;
+        going.iter().try_for_each(|releasing| release(&mut socket, store, releasing, maps))
+    };
+    match detach_standard_streams().and_then(|()| sys::fork()) {
+        Ok(Side::Parent) => Ok(()),
+        Ok(Side::Child) => {
+            let left = leave_session().map_err(|e| CniError::io("leave the session", e));
+            std::process::exit(i32::from(left.and_then(|()| everything()).is_err()));
+        }
+        Err(e) => {
+            log(&format!("no process of its own for the release: {e}"));
+            everything()
+        }
+    }
+}
+
+/// The runtime waits until nobody has its pipes open any more, so the child must never have them.
+fn detach_standard_streams() -> io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok(rustix::stdio::dup2_stderr(&null)?)
+}
+
+/// Signals to the runtime's process group are not for us, and its directory is not held by us.
+fn leave_session() -> io::Result<()> {
+    rustix::process::setsid()?;
+    std::env::set_current_dir("/")
+}

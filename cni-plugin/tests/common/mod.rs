@@ -1,0 +1,273 @@
+//! A node for the plugin as a black box: the test's own thread in network and mount namespaces of its own, a bpffs with
+//! pins as the agent makes them (stand-in programs, real maps), a state directory. All of it ends with the test.
+#![allow(dead_code, reason = "each suite uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::{Addr, POD_SLOTS, Pod, PodNetns, pod_flags};
+use dataplane_host::map::Table;
+use dataplane_host::netlink::{Socket, set_up};
+use dataplane_host::netns::Netns;
+use dataplane_host::pins::Pins;
+use dataplane_host::sys;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::UnshareFlags;
+use serde_json::{Value, json};
+
+pub(crate) const PLUGIN: &str = env!("CARGO_BIN_EXE_ropeway-cni");
+
+/// The node. Lives on the thread that made it; threads spawned from there share it.
+pub(crate) struct Node {
+    directory: PathBuf,
+}
+
+/// A pod's network namespace, as a runtime makes it.
+pub(crate) struct Sandbox {
+    netns: Netns,
+}
+
+/// What the plugin answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) success: bool,
+    /// Standard output as JSON; null if there was none.
+    pub(crate) json: Value,
+    pub(crate) log: String,
+}
+
+impl Answer {
+    pub(crate) fn ok(self) -> Value {
+        assert!(self.success, "{} {}", self.json, self.log);
+        self.json
+    }
+
+    /// The error's code and message, after a check of its form.
+    pub(crate) fn error(&self) -> (u64, String) {
+        assert!(!self.success, "{}", self.json);
+        assert!(self.json["cniVersion"].is_string() && self.json["details"].is_string(), "{}", self.json);
+        (self.json["code"].as_u64().unwrap(), self.json["msg"].as_str().unwrap().to_owned())
+    }
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        let node = Self::without_agent();
+        node.make_pins();
+        node
+    }
+
+    /// A node on which the agent has never run.
+    pub(crate) fn without_agent() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        #[expect(deprecated, reason = "the flag that makes it unsafe, FILES, is not used")]
+        rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS)
+            .expect("these tests make network and mount namespaces: run them as root");
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("rw-cni-{}-{n}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        fs::create_dir(directory.join("bpf")).unwrap();
+        mount("bpf", directory.join("bpf"), "bpf", MountFlags::empty(), None).unwrap();
+        let node = Self { directory };
+        node.socket().run(&[set_up(1)]).unwrap();
+        node
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub(crate) fn pin_root(&self) -> PathBuf {
+        self.path("bpf/ropeway")
+    }
+
+    pub(crate) fn pins(&self) -> Pins {
+        Pins::new(&self.pin_root())
+    }
+
+    pub(crate) fn socket(&self) -> Socket {
+        Socket::open().unwrap()
+    }
+
+    fn make_pins(&self) {
+        const HASH: u32 = 1;
+        const ARRAY: u32 = 2;
+        let pins = self.pins();
+        for directory in ["maps", "programs", "links"] {
+            fs::create_dir_all(pins.directory().join(directory)).unwrap();
+        }
+        for (name, kind, key, value, entries) in [
+            ("pods", ARRAY, 4, size_of::<Pod>(), POD_SLOTS),
+            ("addrs4", HASH, size_of::<V4>(), size_of::<Addr>(), 4096),
+            ("addrs6", HASH, size_of::<V6>(), size_of::<Addr>(), 4096),
+            ("pod_netns", HASH, 8, size_of::<PodNetns>(), 4096),
+        ] {
+            let map = sys::create_map(kind, key as u32, value as u32, entries, 0).unwrap();
+            sys::obj_pin(map.as_fd(), &pins.map(name)).unwrap();
+        }
+        for name in ["from_pod", "to_pod"] {
+            let program = sys::return_program(name, 0).unwrap();
+            sys::obj_pin(program.as_fd(), &pins.program(name)).unwrap();
+        }
+    }
+
+    pub(crate) fn table<K: bytemuck::Pod, V: bytemuck::Pod>(&self, name: &str) -> Table<K, V> {
+        Table::open(&self.pins(), name).unwrap()
+    }
+
+    /// The configuration of this node's network, with fields changed or (by null) removed.
+    pub(crate) fn config(&self, changes: &Value) -> String {
+        let mut config = json!({
+            "cniVersion": "1.1.0",
+            "name": "pods",
+            "type": "ropeway-cni",
+            "pinRoot": self.pin_root(),
+            "stateDir": self.path("state"),
+            "ranges": ["10.77.0.0/24", "fd00:77::/64"],
+        });
+        for (key, value) in changes.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        if let Some(fields) = config.as_object_mut() {
+            fields.retain(|_, value| !value.is_null());
+        }
+        config.to_string()
+    }
+
+    /// The plugin with its environment, not yet started.
+    pub(crate) fn command(&self, verb: &str, container: &str, netns: &str) -> Command {
+        environment(Command::new(PLUGIN), verb, container, netns)
+    }
+
+    pub(crate) fn add(&self, container: &str, sandbox: &Sandbox) -> Answer {
+        call(&mut self.command("ADD", container, &sandbox.path()), &self.config(&Value::Null))
+    }
+
+    pub(crate) fn del(&self, container: &str, netns: &str) -> Answer {
+        call(&mut self.command("DEL", container, netns), &self.config(&Value::Null))
+    }
+
+    /// Waits until no removal goes on in the background.
+    pub(crate) fn settle(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.names("releasing").is_empty() {
+            assert!(Instant::now() < deadline, "still releasing: {:?}", self.names("releasing"));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// The names in a directory of the address store.
+    pub(crate) fn names(&self, directory: &str) -> Vec<String> {
+        let path = self.path("state/addresses").join(directory);
+        let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Everything that a verb could leave behind.
+    pub(crate) fn traces(&self) -> BTreeMap<&'static str, Vec<String>> {
+        let mut socket = self.socket();
+        let show = |items: Vec<String>| {
+            let mut items = items;
+            items.sort();
+            items
+        };
+        let links = socket.links().unwrap().into_iter().map(|l| format!("{} {}", l.index, l.name)).collect();
+        let routes = socket.routes(82).unwrap().iter().map(|r| format!("{r:?}")).collect();
+        let mut traces = BTreeMap::from([
+            ("links", show(links)),
+            ("routes", show(routes)),
+            ("records", self.names("records")),
+            ("temporary", self.names("temporary")),
+            ("releasing", self.names("releasing")),
+            ("damaged", self.names("damaged")),
+        ]);
+        if self.pins().map("pods").exists() {
+            let pods = self.table::<u32, Pod>("pods").entries().unwrap();
+            let present = pods.iter().filter(|(_, p)| p.flags & pod_flags::PRESENT != 0);
+            traces.insert("pods", show(present.map(|(i, p)| format!("{i} {p:?}")).collect()));
+            let text = |e: Vec<(V4, Addr)>| e.iter().map(|e| format!("{e:?}")).collect();
+            traces.insert("addrs4", show(text(self.table("addrs4").entries().unwrap())));
+            let text = |e: Vec<(V6, Addr)>| e.iter().map(|e| format!("{e:?}")).collect();
+            traces.insert("addrs6", show(text(self.table("addrs6").entries().unwrap())));
+            let text = |e: Vec<(u64, PodNetns)>| e.iter().map(|e| format!("{e:?}")).collect();
+            traces.insert("pod_netns", show(text(self.table("pod_netns").entries().unwrap())));
+        }
+        traces
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.directory.join("bpf"), rustix::mount::UnmountFlags::DETACH).unwrap();
+        fs::remove_dir_all(&self.directory).unwrap();
+    }
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        Self { netns: Netns::new().unwrap() }
+    }
+
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.netns.as_fd().as_raw_fd())
+    }
+
+    pub(crate) fn within<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.netns.within(&Netns::current().unwrap(), f).unwrap()
+    }
+
+    pub(crate) fn socket(&self) -> Socket {
+        self.within(|| Socket::open().unwrap())
+    }
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+pub(crate) fn environment(mut command: Command, verb: &str, container: &str, netns: &str) -> Command {
+    command
+        .env_clear()
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", container)
+        .env("CNI_NETNS", netns)
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", "/opt/cni/bin")
+        .env("CNI_ARGS", "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0");
+    command
+}
+
+pub(crate) fn call(command: &mut Command, input: &str) -> Answer {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The plugin may end before it has read everything.
+    drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let json = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect(&text) };
+    Answer { success: output.status.success(), json, log: String::from_utf8(output.stderr).unwrap() }
+}
+
+/// Whether a program is on this machine.
+pub(crate) fn have(program: &str) -> bool {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|d| d.join(program).is_file())
+}

@@ -1,0 +1,293 @@
+//! What each verb does when all is well, what it says when it isn't, and that it then leaves nothing behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::fs;
+use std::net::IpAddr;
+
+use common::{Node, Sandbox, call};
+use dataplane_common::pod::{Addr, Pod, PodNetns, addr_kind, pod_flags};
+use dataplane_common::{abi, addr};
+use dataplane_host::netlink::{Direction, Hop, Neighbour, PROTOCOL, Route, add_address};
+use serde_json::{Value, json};
+
+const HOST_MAC: [u8; 6] = [0xee; 6];
+
+#[test]
+fn add_wires_the_pod_and_del_takes_it_all_back() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    let before = node.traces();
+    let result = node.add("c1", &pod).ok();
+    assert_eq!(result["cniVersion"], "1.1.0");
+    assert_eq!(result["ips"][0], json!({ "address": "10.77.0.1/32", "gateway": "169.254.1.1", "interface": 1 }));
+    assert_eq!(result["ips"][1], json!({ "address": "fd00:77::1/128", "gateway": "fe80::1", "interface": 1 }));
+    assert_eq!(result["interfaces"][1]["sandbox"], pod.path());
+    assert_eq!(result["interfaces"][1]["mtu"], 1500);
+
+    let mut inside = pod.socket();
+    let eth0 = inside.link_by_name("eth0").unwrap().unwrap();
+    assert!(eth0.up && eth0.running && eth0.mtu == 1500, "{eth0:?}");
+    let addresses = inside.addresses().unwrap();
+    for network in ["10.77.0.1/32", "fd00:77::1/128"] {
+        assert!(addresses.iter().any(|a| a.network == network.parse().unwrap() && !a.tentative), "{addresses:?}");
+    }
+    let gateways = inside.neighbours().unwrap();
+    for gateway in ["169.254.1.1", "fe80::1"] {
+        let address: IpAddr = gateway.parse().unwrap();
+        let wanted = Neighbour { index: eth0.index, address, mac: Some(HOST_MAC), permanent: true };
+        assert!(gateways.contains(&wanted), "{gateways:?}");
+    }
+    let routes = inside.routes(3).unwrap();
+    assert_eq!(routes.iter().filter(|r| r.destination.prefix() == 0).count(), 2, "{routes:?}");
+
+    let mut outside = node.socket();
+    let name = result["interfaces"][0]["name"].as_str().unwrap();
+    let veth = outside.link_by_name(name).unwrap().unwrap();
+    assert!(veth.up && veth.running && veth.mac == HOST_MAC && veth.index >= 1024, "{veth:?}");
+    assert_eq!(eth0.lower, Some(veth.index));
+    assert!(outside.addresses().unwrap().iter().all(|a| a.index != veth.index), "the host's end has no address");
+    for file in ["accept_ra", "accept_redirects", "autoconf"] {
+        let path = format!("/proc/thread-self/net/../../../sys/net/ipv6/conf/{name}/{file}");
+        let direct = format!("/proc/sys/net/ipv6/conf/{name}/{file}");
+        let text = fs::read_to_string(&direct).unwrap_or_else(|_| fs::read_to_string(path).unwrap());
+        assert_eq!(text.trim(), "0", "{file}");
+    }
+    let mut routes = outside.routes(PROTOCOL).unwrap();
+    routes.sort();
+    let route = |to: &str| Route::new(to.parse().unwrap(), Hop::Device { index: veth.index });
+    assert_eq!(routes, [route("10.77.0.1/32"), route("fd00:77::1/128")]);
+    let neighbours = outside.neighbours().unwrap();
+    for address in ["10.77.0.1", "fd00:77::1"] {
+        let address = address.parse().unwrap();
+        let wanted = Neighbour { index: veth.index, address, mac: Some(eth0.mac), permanent: true };
+        assert!(neighbours.contains(&wanted), "{neighbours:?}");
+    }
+    let filters = outside.filters(veth.index).unwrap();
+    let named = |f: &dataplane_host::netlink::Filter| (f.direction, f.name.clone().unwrap());
+    assert!(filters.iter().all(|f| f.is_ours() && f.direct_action), "{filters:?}");
+    assert_eq!(
+        filters.iter().map(named).collect::<Vec<_>>(),
+        [(Direction::Ingress, "from_pod".into()), (Direction::Egress, "to_pod".into())]
+    );
+
+    let (four, six) =
+        (addr::V4 { octets: [10, 77, 0, 1] }, addr::V6::from("fd00:77::1".parse::<std::net::Ipv6Addr>().unwrap()));
+    let entry = node.table::<u32, Pod>("pods").get(&veth.index).unwrap().unwrap();
+    assert_eq!((entry.addr4, entry.addr6, entry.mac, entry.host_mac), (four, six, eth0.mac, HOST_MAC));
+    assert_eq!(entry.flags, pod_flags::PRESENT);
+    let wanted = Addr { ifindex: veth.index, kind: addr_kind::POD, pad: 0, mac: eth0.mac };
+    assert_eq!(node.table::<addr::V4, Addr>("addrs4").get(&four).unwrap(), Some(wanted));
+    assert_eq!(node.table::<addr::V6, Addr>("addrs6").get(&six).unwrap(), Some(wanted));
+    let by_cookie = node.table::<u64, PodNetns>("pod_netns").get(&entry.netns_cookie).unwrap();
+    assert_eq!(by_cookie, Some(PodNetns { addr4: four, addr6: six, ifindex: veth.index }));
+
+    assert_eq!(node.del("c1", &pod.path()).ok(), Value::Null);
+    node.settle();
+    assert_eq!(node.traces(), before);
+    assert_eq!(inside.link_by_name("eth0").unwrap(), None);
+}
+
+#[test]
+fn traffic_passes_to_the_host_and_back() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    let addresses = ["192.0.2.1/32", "2001:db8::1/128"].map(|a| add_address(1, a.parse().unwrap()));
+    node.socket().run(&addresses).unwrap();
+    node.add("c1", &pod).ok();
+    for (bind, to) in [("0.0.0.0:0", "10.77.0.1:9"), ("[::]:0", "[fd00:77::1]:9")] {
+        let receiver = pod.within(|| std::net::UdpSocket::bind(to).unwrap());
+        receiver.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        std::net::UdpSocket::bind(bind).unwrap().send_to(b"hello", to).unwrap();
+        let mut buffer = [0; 16];
+        let (n, _) = receiver.recv_from(&mut buffer).expect(to);
+        assert_eq!(&buffer[..n], b"hello");
+    }
+}
+
+#[test]
+fn results_are_printed_in_the_version_of_the_configuration() {
+    let node = Node::new();
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let pod = Sandbox::new();
+        let config = node.config(&json!({ "cniVersion": version, "mtu": 1400, "dns": { "search": ["x"] } }));
+        let result = call(&mut node.command("ADD", "c1", &pod.path()), &config).ok();
+        assert_eq!(result["cniVersion"], version);
+        assert_eq!(result["ips"][0].get("version").is_some(), version.starts_with("0."), "{version}");
+        assert_eq!(result["interfaces"][1].get("mtu").is_some(), version == "1.1.0");
+        assert_eq!(result["dns"]["search"][0], "x");
+        call(&mut node.command("DEL", "c1", &pod.path()), &config).ok();
+        node.settle();
+    }
+}
+
+#[test]
+fn version_answers_anybody() {
+    let node = Node::without_agent();
+    let supported = json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
+    for (input, version) in [("", "1.1.0"), (r#"{"cniVersion":"1.0.0"}"#, "1.0.0"), (r#"{"cniVersion":"9.9"}"#, "9.9")]
+    {
+        let mut command = std::process::Command::new(common::PLUGIN);
+        command.env_clear().env("CNI_COMMAND", "VERSION");
+        let answer = call(&mut command, input).ok();
+        assert_eq!(answer, json!({ "cniVersion": version, "supportedVersions": supported }));
+    }
+    drop(node);
+}
+
+#[test]
+fn node_data_of_the_agent_is_used_where_the_configuration_is_silent() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    let config = node.config(&json!({ "ranges": null }));
+    let missing = call(&mut node.command("ADD", "c1", &pod.path()), &config);
+    assert_eq!(missing.error().0, 11);
+    assert!(missing.error().1.contains("the agent has not yet written"), "{missing:?}");
+    fs::create_dir(node.path("state")).unwrap();
+    let data = r#"{"version":1,"node":"n1","podCIDRs":["10.244.1.0/24","fd00:10:244:1::/64"],"mtu":1450}"#;
+    fs::write(node.path("state/node.json"), data).unwrap();
+    let result = call(&mut node.command("ADD", "c1", &pod.path()), &config).ok();
+    assert_eq!(result["ips"][0]["address"], "10.244.1.1/32");
+    assert_eq!(result["ips"][1]["address"], "fd00:10:244:1::1/128");
+    assert_eq!(result["interfaces"][0]["mtu"], 1450);
+    fs::write(node.path("state/node.json"), "{").unwrap();
+    let broken = call(&mut node.command("ADD", "c2", &pod.path()), &config).error();
+    assert!(broken.0 == 6 && broken.1.contains("state/node.json"), "{broken:?}");
+}
+
+/// A call that must fail with a code and words, and change nothing.
+fn refused(node: &Node, container: &str, netns: &str, changes: &Value, code: u64, words: &str) {
+    let before = node.traces();
+    let answer = call(&mut node.command("ADD", container, netns), &node.config(changes));
+    let (got, message) = answer.error();
+    assert_eq!(got, code, "{message}");
+    assert!(message.contains(words), "{message:?} does not say {words:?}");
+    assert_eq!(node.traces(), before, "{words}");
+}
+
+#[test]
+fn bad_configurations_and_environments_change_nothing() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    let path = pod.path();
+    let none = Value::Null;
+    refused(&node, "c1", &path, &json!({ "cniVersion": "2.0.0" }), 1, "cniVersion 2.0.0, this plugin supports 0.3.0");
+    refused(&node, "c1", &path, &json!({ "cniVersion": null }), 1, "cniVersion none");
+    refused(&node, "c1", &path, &json!({ "name": null }), 7, "name: is missing");
+    refused(&node, "c1", &path, &json!({ "ranges": ["10.0.0.0/33"] }), 7, "ranges");
+    refused(&node, "c1", &path, &json!({ "mtu": 70000 }), 7, "mtu: 70000");
+    refused(&node, "c1", &path, &json!({ "pinRoot": "relative" }), 7, "pinRoot");
+    refused(&node, "../c1", &path, &none, 4, "CNI_CONTAINERID");
+    refused(&node, "c1", "", &none, 4, "CNI_NETNS: is missing");
+    refused(
+        &node,
+        "c1",
+        "/run/netns/there-is-none",
+        &none,
+        3,
+        "network namespace /run/netns/there-is-none: No such file",
+    );
+    refused(&node, "c1", "/dev/null", &none, 4, "/dev/null is no network namespace");
+    refused(
+        &node,
+        "c1",
+        &format!("/proc/{}/task/{}/ns/net", std::process::id(), rustix::thread::gettid().as_raw_nonzero()),
+        &none,
+        4,
+        "the node's own",
+    );
+    for name in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
+        let before = node.traces();
+        let answer = call(node.command("ADD", "c1", &path).env_remove(name), &node.config(&none));
+        assert_eq!(answer.error(), (4, format!("environment variable {name}: is missing")));
+        assert_eq!(node.traces(), before);
+    }
+    for (input, code) in [("", 6), ("{", 6), ("nonsense", 6), ("[]", 7), ("null", 7), ("1", 7)] {
+        let before = node.traces();
+        let answer = call(&mut node.command("ADD", "c1", &path), input);
+        let (got, message) = answer.error();
+        assert!(got == code && message.contains("standard input"), "{input:?}: {got} {message}");
+        assert_eq!(node.traces(), before);
+    }
+    let long = format!(r#"{{"x":"{}"}}"#, "y".repeat(5 << 20));
+    assert_eq!(call(&mut node.command("ADD", "c1", &path), &long).error().0, 6);
+    assert_eq!(call(&mut node.command("HOP", "c1", &path), "{}").error().0, 4);
+}
+
+#[test]
+fn an_interface_name_that_is_taken_is_left_alone() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    node.add("other", &pod).ok();
+    refused(&node, "c1", &pod.path(), &Value::Null, 4, "interface eth0 exists already in network namespace");
+    assert!(pod.socket().link_by_name("eth0").unwrap().unwrap().up);
+}
+
+#[test]
+fn exhausted_ranges_are_named_and_lose_nothing() {
+    let node = Node::new();
+    let changes = json!({ "ranges": ["10.77.0.0/30", "fd00:77::/64"] });
+    let pods: Vec<_> = (0..3).map(|_| Sandbox::new()).collect();
+    for (n, pod) in pods.iter().take(2).enumerate() {
+        call(&mut node.command("ADD", &format!("c{n}"), &pod.path()), &node.config(&changes)).ok();
+    }
+    refused(&node, "c2", &pods[2].path(), &changes, 100, "no free address in range 10.77.0.0/30: all 2 are held");
+    node.del("c0", "").ok();
+    node.settle();
+    let result = call(&mut node.command("ADD", "c2", &pods[2].path()), &node.config(&changes)).ok();
+    assert_eq!(result["ips"][0]["address"], "10.77.0.1/32");
+    // A second range of the family is used when the first is full.
+    let more = json!({ "ranges": ["10.77.0.0/30", "fd00:77::/64", "10.78.0.0/30"] });
+    let pod = Sandbox::new();
+    let result = call(&mut node.command("ADD", "c3", &pod.path()), &node.config(&more)).ok();
+    assert_eq!(result["ips"][0]["address"], "10.78.0.1/32");
+}
+
+#[test]
+fn without_an_agent_the_runtime_is_asked_to_try_again() {
+    let (node, pod) = (Node::without_agent(), Sandbox::new());
+    refused(&node, "c1", &pod.path(), &Value::Null, 11, "no pins: the agent has not run on this node");
+    assert!(!node.path("state").exists());
+    assert_eq!(node.del("c1", &pod.path()).ok(), Value::Null);
+}
+
+#[test]
+fn pins_of_another_abi_are_told_from_none() {
+    let (node, pod) = (Node::without_agent(), Sandbox::new());
+    fs::create_dir_all(node.pin_root().join("0123456789abcdef")).unwrap();
+    let ours = format!("this program has ABI {:016x}", abi::HASH);
+    refused(&node, "c1", &pod.path(), &Value::Null, 101, "pins of ABI 0123456789abcdef");
+    refused(&node, "c1", &pod.path(), &Value::Null, 101, &ours);
+    assert_eq!(node.del("c1", &pod.path()).ok(), Value::Null);
+}
+
+#[test]
+fn addresses_of_the_node_and_of_services_are_not_given_to_pods() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    let service = Addr { ifindex: 0, kind: addr_kind::SERVICE, pad: 0, mac: [0; 6] };
+    let address = addr::V4 { octets: [10, 77, 0, 1] };
+    node.table::<addr::V4, Addr>("addrs4").insert(&address, &service).unwrap();
+    refused(&node, "c1", &pod.path(), &Value::Null, 106, "address 10.77.0.1");
+    assert_eq!(node.table::<addr::V4, Addr>("addrs4").get(&address).unwrap(), Some(service));
+}
+
+#[test]
+fn a_failure_of_the_kernel_undoes_every_step() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    // A program of the wrong type can't be attached; everything before it has been done by then.
+    let pins = node.pins();
+    fs::remove_file(pins.program("to_pod")).unwrap();
+    fs::hard_link(pins.map("pods"), pins.program("to_pod")).unwrap_or_else(|_| {
+        let map = dataplane_host::sys::obj_get(&pins.map("pods")).unwrap();
+        dataplane_host::sys::obj_pin(std::os::fd::AsFd::as_fd(&map), &pins.program("to_pod")).unwrap();
+    });
+    refused(&node, "c1", &pod.path(), &Value::Null, 102, "attach to_pod to Egress");
+    assert_eq!(pod.socket().link_by_name("eth0").unwrap(), None);
+}
+
+#[test]
+fn ipv6_switched_off_by_default_is_switched_on_for_pods_that_have_it() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    pod.within(|| fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap());
+    fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+    node.add("c1", &pod).ok();
+    let addresses = pod.socket().addresses().unwrap();
+    assert!(addresses.iter().any(|a| a.network == "fd00:77::1/128".parse().unwrap()), "{addresses:?}");
+    assert_eq!(node.socket().routes(PROTOCOL).unwrap().len(), 2);
+}
