@@ -1,4 +1,11 @@
 //! Nodes with real traffic. Needs root and the built binaries: `cargo xtask test --level namespace`.
 #![cfg(test)]
 
+mod endpoints;
 mod harness;
+mod restart;
+mod scene;
+mod service;
+mod small;
+mod spoof;
+mod transfer;

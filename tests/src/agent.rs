@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{self, Process};
 use crate::space::Space;
@@ -15,6 +15,9 @@ use crate::{binaries, load, wait};
 pub const HEALTH: &str = "127.0.0.1:10256";
 /// Where the agent's metrics are.
 pub const METRICS: &str = "127.0.0.1:10249";
+
+/// When all changes were applied last; 0: never.
+const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds ";
 
 /// A running agent.
 #[derive(Debug)]
@@ -47,7 +50,15 @@ impl Agent {
             if let Some(status) = self.process.ended()? {
                 return Ok(Some(Err(status)));
             }
-            load::fetch(&self.space, address(HEALTH)?, "/healthz").map(|_| Some(Ok(())))
+            // It is healthy as soon as it runs, so as not to be restarted: ready is when the plugin can work and the first
+            // objects are in the kernel.
+            load::fetch(&self.space, address(HEALTH)?, "/healthz")?;
+            let for_plugin = self.space.path("/var/lib/ropeway/node.json");
+            ensure!(for_plugin.exists(), "/var/lib/ropeway/node.json is not there");
+            let metrics = self.metrics()?;
+            let synced = metrics.lines().find_map(|line| line.strip_prefix(SYNCED)?.trim().parse::<f64>().ok());
+            ensure!(synced.is_some_and(|time| time > 0.0), "nothing is applied yet");
+            Ok(Some(Ok(())))
         });
         match outcome {
             Ok(Ok(())) => Ok(()),

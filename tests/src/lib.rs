@@ -21,4 +21,5 @@ pub mod pod;
 pub mod process;
 pub mod run;
 pub mod space;
+pub mod view;
 pub mod wait;

@@ -1,0 +1,85 @@
+//! What a node says of itself: the operator's command line, read as JSON.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, Node};
+use crate::space::Space;
+use crate::{binaries, process, wait};
+
+/// How long a change of the manifests may take to get into the kernel of every node.
+const IN_EFFECT: Duration = Duration::from_secs(10);
+
+/// Runs `ropeway` inside a node and returns what it prints.
+///
+/// # Errors
+/// When it fails.
+pub fn ropeway(space: &Space, words: &[&str]) -> Result<String> {
+    let mut command = space.command(binaries::find("ropeway")?)?;
+    process::output(&format!("{}: ropeway {}", space.name(), words.join(" ")), command.args(words))
+}
+
+/// [`ropeway`] with `-o json`.
+///
+/// # Errors
+/// When it fails.
+pub fn json(space: &Space, words: &[&str]) -> Result<Value> {
+    let text = ropeway(space, &[words, &["-o", "json"]].concat())?;
+    serde_json::from_str(&text).with_context(|| text)
+}
+
+/// How many packets a node has dropped for a reason.
+///
+/// # Errors
+/// When it doesn't say.
+pub fn drops(space: &Space, reason: &str) -> Result<u64> {
+    let all = json(space, &["drops"])?;
+    all["drops"][reason].as_u64().with_context(|| format!("no count of {reason} in {all}"))
+}
+
+/// How many backends each frontend of a Service has for new connections; empty without frontends.
+///
+/// # Errors
+/// When the node doesn't say.
+pub fn backends(space: &Space, service: &str) -> Result<Vec<usize>> {
+    let all = json(space, &["service", "list", service])?;
+    let frontends = all["frontends"].as_array().with_context(|| format!("no frontends in {all}"))?;
+    let count = |frontend: &Value| {
+        let backends = frontend["backends"].as_array().map(Vec::as_slice).unwrap_or_default();
+        backends.iter().filter(|backend| backend["internal"] == true || backend["external"] == true).count()
+    };
+    Ok(frontends.iter().map(count).collect())
+}
+
+impl Cluster {
+    /// Waits until on every node every frontend of a Service has so many backends.
+    ///
+    /// # Errors
+    /// When it takes too long.
+    pub fn await_backends(&self, service: &str, count: usize) -> Result<()> {
+        for node in &self.nodes {
+            wait::until(&format!("{service} has {count} backends on {}", node.name()), IN_EFFECT, || {
+                let now = backends(&node.space, service)?;
+                if now.is_empty() || now.iter().any(|there| *there != count) {
+                    bail!("now {now:?}");
+                }
+                Ok(Some(()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// A counter of the agent's `/metrics`.
+    ///
+    /// # Errors
+    /// When it doesn't say.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.agent.as_ref().with_context(|| format!("{} has no agent", self.name()))?.metrics()?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.with_context(|| format!("no {name} in the metrics of {}", self.name()))
+    }
+}
