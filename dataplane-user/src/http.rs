@@ -21,7 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
@@ -71,12 +71,34 @@ impl Answer {
 /// Gives the answer for a path.
 pub type Handler = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 
-/// Takes the address, so that an agent that can't have it ends with a message.
+impl BindError {
+    /// For the address of a flag.
+    #[must_use]
+    pub const fn new(flag: &'static str, address: SocketAddr, source: io::Error) -> Self {
+        Self { flag, address, source }
+    }
+}
+
+/// Takes an address without listening yet: connections to it are refused until [`listen`].
 ///
 /// # Errors
 /// The address is taken or not the node's.
-pub async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| BindError { flag, address, source })
+pub fn reserve(flag: &'static str, address: SocketAddr) -> Result<(TcpSocket, SocketAddr), BindError> {
+    let take = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    take().map(|socket| (socket, address)).map_err(|source| BindError::new(flag, address, source))
+}
+
+/// Listens on an address that was reserved.
+///
+/// # Errors
+/// Somebody else listens there since.
+pub fn listen(flag: &'static str, (socket, address): (TcpSocket, SocketAddr)) -> Result<TcpListener, BindError> {
+    socket.listen(128).map_err(|source| BindError::new(flag, address, source))
 }
 
 /// Answers requests until the task is dropped.

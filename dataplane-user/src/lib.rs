@@ -4,6 +4,7 @@
 //! `apply` (the only writer of service maps), driven by one `controller`.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod apply;
 pub mod cli;
 pub mod config;

@@ -17,8 +17,10 @@ async fn ask(address: SocketAddr, request: &str) -> String {
 
 #[tokio::test]
 async fn answers_and_refuses() {
-    let listener = bind("metrics-bind-address", ([127, 0, 0, 1], 0).into()).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let reserved = reserve("metrics-bind-address", ([127, 0, 0, 1], 0).into()).unwrap();
+    let address = reserved.0.local_addr().unwrap();
+    assert!(TcpStream::connect(address).is_err(), "not yet");
+    let listener = listen("metrics-bind-address", reserved).unwrap();
     let handler: Handler = Arc::new(|path| match path {
         "/proxyMode" => Answer::text("ropeway".into()),
         _ => Answer::not_found(),
@@ -32,7 +34,7 @@ async fn answers_and_refuses() {
     assert!(ask(address, &put).await.starts_with("HTTP/1.1 405"));
     assert!(ask(address, "what\r\n\r\n").await.starts_with("HTTP/1.1 400"));
 
-    let taken = bind("metrics-bind-address", address).await.unwrap_err().to_string();
+    let taken = reserve("metrics-bind-address", address).unwrap_err().to_string();
     assert!(taken.starts_with(&format!("--metrics-bind-address {address}: Address already in use")), "{taken}");
     server.abort();
 }

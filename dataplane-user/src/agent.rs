@@ -1,0 +1,197 @@
+//! The agent's process: brings the stages together, and ends without detaching anything.
+//!
+//! Everything that can be refused is refused before the first change to the kernel: settings, addresses in use, an
+//! unreadable source, a kernel that lacks something, a second agent.
+
+pub mod logging;
+pub mod source;
+pub mod trace;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane_host::pins::Pins;
+use tokio::net::TcpSocket;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::controller::{self, ControllerError, Handle, Snapshot};
+use crate::http::health::{self, Now};
+use crate::http::{self, Answer, BindError, Handler, listen, reserve};
+use crate::load::clock::Clock;
+use crate::load::lock::AgentLock;
+use crate::load::object::Object;
+use crate::load::probe::Facts;
+use crate::load::programs::{self, Settings};
+use crate::load::{LoadError, attach};
+use crate::metrics::{self, Metrics};
+use crate::node::status::NodeStatus;
+use crate::node::{NodeError, NodeTask, Parts};
+use crate::{apply, node};
+use source::SourceError;
+
+/// After this time the health endpoint answers although the source has not yet said everything.
+const STARTING: Duration = Duration::from_secs(10);
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Programs, pins, hooks.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The node.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The source of objects.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The controller.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+    /// A map.
+    #[error(transparent)]
+    Map(#[from] dataplane_host::map::MapError),
+    /// An address that is taken.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A task that never ends has ended.
+    #[error("the {task} task has ended; see the log")]
+    Ended {
+        /// Which.
+        task: &'static str,
+    },
+    /// No runtime, no signals.
+    #[error("starting: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The agent can't start, or its source ends with an error.
+pub fn run(config: Config) -> Result<(), AgentError> {
+    // Two threads: a long listing must not keep health checks waiting.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(start(Arc::new(config)));
+    // What is running is in the middle of nothing that a crash would not survive.
+    runtime.shutdown_background();
+    result
+}
+
+async fn start(config: Arc<Config>) -> Result<(), AgentError> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let _lock = AgentLock::take(&config.state_dir)?;
+    let source = source::prepare(&config).await?;
+    let metrics_address = reserve("metrics-bind-address", config.metrics_bind_address)?;
+    let health_address = reserve("healthz-bind-address", config.healthz_bind_address)?;
+    let cgroup = Facts::gather()?.check(&config.pin_root, config.cgroup_root.as_deref())?;
+    let object = Object::get(config.ebpf_object.as_deref())?;
+
+    let pins = Pins::new(&config.pin_root);
+    let predecessor = attach::has_predecessor(&pins);
+    let settings = Settings { trace: config.trace, sizes: &config.tables.maps() };
+    let mut programs = programs::load(&pins, &object, &settings)?;
+    drop(object);
+    let status = Arc::new(NodeStatus::default());
+    status.operations(programs.operations, false);
+    if let Some(traced) = programs.traced.take() {
+        trace::start(traced)?;
+    }
+    let clock = Clock::measure(&pins)?;
+    info!(jiffies_per_second = clock.rate, cgroup = %cgroup.display(), predecessor, "programs are ready");
+
+    let controller = controller::start(apply::open(&pins)?, clock.rate)?;
+    let (nodes, snapshots, events) = (controller.nodes(), controller.snapshots(), controller.events());
+    let publish = publisher(controller);
+    let parts = Parts { config: Arc::clone(&config), pins: pins.clone(), programs, clock, cgroup, predecessor };
+    let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
+    let mut node = tokio::spawn(node.run(nodes, snapshots.clone()));
+    let mut source = source.start(config.node_name.clone(), events);
+
+    let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), status));
+    let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone());
+    tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));
+    tokio::spawn(await_sync(health_address, metrics, snapshots));
+    let cause = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        result = &mut source => {
+            result.map_err(SourceError::from)??;
+            return Err(AgentError::Ended { task: "source" });
+        }
+        _ = &mut node => return Err(AgentError::Ended { task: "node" }),
+    };
+    info!(cause, "stopping; programs stay attached and go on working");
+    Ok(())
+}
+
+/// Gives the node's context to the controller.
+fn publisher(controller: Handle) -> node::Publish {
+    Box::new(move |context| controller.set_node_context(context))
+}
+
+/// Waits for the maps to be complete, then says so: in the log, and by serving health checks. Until then connections to that
+/// address are refused, so that nobody sends traffic to a node that does not know its Services yet.
+async fn await_sync(address: (TcpSocket, SocketAddr), metrics: Arc<Metrics>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    let answers = snapshots.clone();
+    let synced = async { snapshots.wait_for(|s| s.synced).await.map(|s| Arc::clone(&s)).ok() };
+    let late = match tokio::time::timeout(STARTING, synced).await {
+        Ok(Some(snapshot)) => {
+            report_ready(&snapshot);
+            false
+        }
+        Ok(None) => return,
+        Err(_) => true,
+    };
+    match listen("healthz-bind-address", address) {
+        Ok(listener) => drop(tokio::spawn(http::serve(listener, health_handler(metrics, answers)))),
+        Err(e) => error!("{e}"),
+    }
+    if late {
+        let waiting = snapshots.borrow().waiting_for.join(", ");
+        warn!(waiting_for = waiting, "not in sync after {STARTING:?}; what was there before stays");
+        if let Ok(snapshot) = snapshots.wait_for(|s| s.synced).await {
+            report_ready(&snapshot);
+        }
+    }
+}
+
+fn report_ready(s: &Snapshot) {
+    let (services, slices, took) = (s.services, s.slices, s.last_duration);
+    info!(services, slices, operations = s.operations.total(), ?took, "ready");
+}
+
+fn metrics_handler(config: &Config, metrics: Arc<Metrics>, snapshots: watch::Receiver<Arc<Snapshot>>) -> Handler {
+    let configz = serde_json::json!({ "ropeway.config": config }).to_string();
+    Arc::new(move |path| match path {
+        "/metrics" => Answer { kind: metrics::CONTENT_TYPE, ..Answer::text(metrics.render()) },
+        "/healthz" | "/livez" => health_answer(path, &metrics, &snapshots),
+        "/readyz" if snapshots.borrow().synced => Answer::text("ok\n".into()),
+        "/readyz" => Answer { status: hyper::StatusCode::SERVICE_UNAVAILABLE, ..Answer::text("not in sync\n".into()) },
+        "/proxyMode" => Answer::text("ropeway".into()),
+        "/configz" => Answer::json(hyper::StatusCode::OK, configz.clone()),
+        _ => Answer::not_found(),
+    })
+}
+
+fn health_handler(metrics: Arc<Metrics>, snapshots: watch::Receiver<Arc<Snapshot>>) -> Handler {
+    Arc::new(move |path| match path {
+        "/healthz" | "/livez" => health_answer(path, &metrics, &snapshots),
+        _ => Answer::not_found(),
+    })
+}
+
+fn health_answer(path: &str, metrics: &Metrics, snapshots: &watch::Receiver<Arc<Snapshot>>) -> Answer {
+    let livez = path == "/livez";
+    let snapshot = Arc::clone(&snapshots.borrow());
+    let answer = health::answer(&snapshot, Now::get(), livez);
+    metrics.asked(livez, answer.status.as_u16());
+    answer
+}
