@@ -104,12 +104,10 @@ pub fn service<'a>(
     let claims = frontends::claims(key, service, context, is_cluster_ip, &mut rejections);
     let ports = service.ports.iter().map(|port| {
         let frontends = frontends::of_port(service, port, &claims, context);
-        let mut wants = choose::Wants::of(service, &frontends);
-        wants.v4 &= context.node.ipv4;
-        wants.v6 &= context.node.ipv6;
+        let wants = choose::Wants::of(&frontends);
         DesiredPort {
             name: port.name.clone(),
-            backends: choose::backends(port, slices.clone(), wants, context),
+            backends: choose::backends(service, port, slices.clone(), wants, context),
             frontends,
             affinity: service.affinity,
             scheduler: scheduler::RANDOM,

@@ -164,6 +164,11 @@ impl Memory {
         lock(&self.faults).push(map);
     }
 
+    /// No write fails that has not failed yet.
+    pub fn clear_faults(&self) {
+        lock(&self.faults).clear();
+    }
+
     /// Looks at every state from now on.
     pub fn observe(&self, observer: Option<Observer>) {
         *lock(&self.observer) = observer;

@@ -42,6 +42,7 @@ pub struct Core {
     pub(super) orphans: HashMap<Box<str>, Vec<PublishedPort>>,
     garbage: Garbage,
     synced: bool,
+    addresses_changed: bool,
 }
 
 impl Core {
@@ -69,6 +70,7 @@ impl Core {
             orphans: services,
             garbage,
             synced: false,
+            addresses_changed: false,
         })
     }
 
@@ -156,9 +158,9 @@ impl Core {
             return;
         }
         if let Some(context) = self.intake.new_context().filter(|c| *c != self.context) {
-            let addresses: Vec<_> = context.node.addresses.iter().map(|a| octets16(*a)).collect();
-            self.ledger.set_node_addresses(&addresses);
             self.context = context;
+            self.ledger.add_node_addresses(&self.node_addresses());
+            self.addresses_changed = true;
             self.mark_all();
         }
         while let Some(&Reverse((at, number))) = self.retries.peek()
@@ -167,12 +169,23 @@ impl Core {
             self.retries.pop();
             self.mark(number);
         }
-        if self.ledger.has_addr_changes() {
+        self.node_round(now);
+        if self.synced {
+            self.rounds(now);
+        } else {
+            self.first_rounds(now);
+        }
+        if std::mem::take(&mut self.addresses_changed) {
+            self.ledger.keep_node_addresses(&self.node_addresses());
             self.node_round(now);
         }
-        if self.synced {
-            return self.rounds(now);
-        }
+    }
+
+    fn node_addresses(&self) -> Vec<[u8; 16]> {
+        self.context.node.addresses.iter().map(|a| octets16(*a)).collect()
+    }
+
+    fn first_rounds(&mut self, now: Duration) {
         self.first_order(now);
         self.rounds(now);
         self.sweep_orphans(now);
@@ -214,7 +227,7 @@ impl Core {
         }
     }
 
-    fn mark_all(&mut self) {
+    pub(super) fn mark_all(&mut self) {
         let all: Vec<u32> = self.store.iter().map(|(number, _)| number).collect();
         all.into_iter().for_each(|n| self.mark(n));
     }

@@ -3,14 +3,14 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use dataplane_common::pod::Addr;
+use dataplane_common::addr::Address;
 
 use super::core::Core;
 use super::snapshot::HealthCheck;
 use crate::apply::{Failures, execute};
 use crate::desired::context::ip;
 use crate::desired::{self, Desired, FrontendAddr, ready_local};
-use crate::reconcile::plan::{NODE, Plan, Sets};
+use crate::reconcile::plan::{NODE, Plan, Tag};
 use crate::reconcile::{PublishedPort, assign};
 use crate::source::{ObjectKey, Rejection, SourceKind};
 
@@ -112,18 +112,18 @@ impl Core {
         let failures = execute(plan, &self.tables, &mut self.operations);
         if let Some(error) = failures.values().next() {
             self.report.error(&error.to_string());
-            self.untake_addrs(&plan.addrs4, &failures, |a| desired::context::octets16((*a).into()));
-            self.untake_addrs(&plan.addrs6, &failures, |a| a.octets);
+            self.doubt_addrs(&plan.addrs4.keys, &plan.addrs4.tags, &failures);
+            self.doubt_addrs(&plan.addrs6.keys, &plan.addrs6.tags, &failures);
+            self.doubt_addrs(&plan.gone_addrs4.keys, &plan.gone_addrs4.tags, &failures);
+            self.doubt_addrs(&plan.gone_addrs6.keys, &plan.gone_addrs6.tags, &failures);
         }
         failures
     }
 
-    /// Addresses that may not have been entered are entered again by whoever still needs them.
-    fn untake_addrs<A>(&mut self, sets: &Sets<A, Addr>, failures: &Failures, wide: impl Fn(&A) -> [u8; 16]) {
-        for (addr, tag) in sets.keys.iter().zip(&sets.tags) {
-            if failures.contains_key(tag) {
-                self.ledger.addr_failed(wide(addr));
-            }
+    /// Addresses that may not have been entered or removed are looked at again.
+    fn doubt_addrs<A: Address>(&mut self, addrs: &[A], tags: &[Tag], failures: &Failures) {
+        for (addr, _) in addrs.iter().zip(tags).filter(|(_, tag)| failures.contains_key(*tag)) {
+            self.ledger.addr_failed(addr.to_octets16());
         }
     }
 
@@ -202,6 +202,9 @@ impl Core {
 
     /// Enters and removes the node's own addresses.
     pub(super) fn node_round(&mut self, now: Duration) {
+        if !self.ledger.has_addr_changes() {
+            return;
+        }
         let mut plan = std::mem::take(&mut self.plan);
         self.ledger.plan_addrs(&mut plan);
         self.execute_for_node(&plan, now);

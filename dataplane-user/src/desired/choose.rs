@@ -6,39 +6,38 @@ use super::context::Context;
 use super::{Backend, Frontend, is_v4, sets};
 use crate::source::object::{Endpoint, Policy, ServiceObject, ServicePort, SliceObject, endpoint_flags as flags};
 
-/// What the frontends of a Service port ask for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "four independent questions")]
+/// What the frontends of one family of a Service port ask for: sets of endpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Wants {
-    /// There is an IPv4 frontend.
-    pub(super) v4: bool,
-    /// There is an IPv6 frontend.
-    pub(super) v6: bool,
-    /// Sets that internal clients use.
+    /// For internal clients; 0: there is no frontend.
     internal: u8,
-    /// Sets that external clients use.
+    /// For external clients.
     external: u8,
 }
 
 impl Wants {
-    pub(super) fn of(service: &ServiceObject, frontends: &[Frontend]) -> Self {
+    /// For IPv4 and for IPv6.
+    pub(super) fn of(frontends: &[Frontend]) -> [Self; 2] {
         let set = |flags: u16, drop| if flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
-        let mut wants = Self { v4: false, v6: false, internal: 0, external: 0 };
+        let mut both = [Self::default(); 2];
         for f in frontends {
-            let v4 = is_v4(&f.key.addr);
-            wants.v4 |= v4;
-            wants.v6 |= !v4;
+            let wants = &mut both[usize::from(!is_v4(&f.key.addr))];
             wants.internal |= set(f.flags, frontend_flags::INTERNAL_DROP);
             wants.external |= set(f.flags, frontend_flags::EXTERNAL_DROP);
         }
-        // A remembered backend must satisfy every frontend that could lead to it.
-        if service.affinity != 0 && service.internal == Policy::Local {
-            wants.internal = sets::LOCAL;
+        both
+    }
+
+    /// The sets whose members are told by the state bits: with affinity, a remembered backend must satisfy every frontend that
+    /// could lead to it.
+    fn remembered(mut self, service: &ServiceObject) -> Self {
+        if service.affinity != 0 && service.internal == Policy::Local && self.internal & sets::LOCAL != 0 {
+            self.internal = sets::LOCAL;
         }
-        if service.affinity != 0 && service.external == Policy::Local && wants.external & sets::LOCAL != 0 {
-            wants.external = sets::LOCAL;
+        if service.affinity != 0 && service.external == Policy::Local && self.external & sets::LOCAL != 0 {
+            self.external = sets::LOCAL;
         }
-        wants
+        self
     }
 
     const fn sets(self) -> u8 {
@@ -85,9 +84,10 @@ enum Topology {
 
 /// The backends of one port, by address and port, each endpoint once.
 pub(super) fn backends<'a>(
+    service: &ServiceObject,
     port: &ServicePort,
     slices: impl Iterator<Item = &'a SliceObject>,
-    wants: Wants,
+    wants: [Wants; 2],
     context: &Context,
 ) -> Vec<Backend> {
     let mut found = candidates(port, slices, wants);
@@ -100,17 +100,18 @@ pub(super) fn backends<'a>(
         same
     });
     let zone = context.node.zone.as_deref();
-    let families = [Family::new(&found, false, zone), Family::new(&found, true, zone)];
-    found.iter().map(|c| families[usize::from(c.v6)].backend(c, wants, zone, context)).collect()
+    let family = |v6| Family::new(&found, v6, zone, wants[usize::from(v6)], service);
+    let families = [family(false), family(true)];
+    found.iter().map(|c| families[usize::from(c.v6)].backend(c, zone, context)).collect()
 }
 
 fn candidates<'a>(
     port: &ServicePort,
     slices: impl Iterator<Item = &'a SliceObject>,
-    wants: Wants,
+    wants: [Wants; 2],
 ) -> Vec<Candidate<'a>> {
     let mut found = Vec::new();
-    for slice in slices.filter(|s| if s.v6 { wants.v6 } else { wants.v4 }) {
+    for slice in slices.filter(|s| wants[usize::from(s.v6)].sets() != 0) {
         let target = slice.ports.iter().find(|p| p.proto == port.proto && p.name == port.name);
         let Some(target) = target else { continue };
         found.extend(slice.endpoints.iter().map(|endpoint| Candidate {
@@ -133,10 +134,12 @@ struct Family {
     any_ready: bool,
     any_ready_local: bool,
     topology: Topology,
+    wants: Wants,
+    remembered: Wants,
 }
 
 impl Family {
-    fn new(found: &[Candidate<'_>], v6: bool, zone: Option<&str>) -> Self {
+    fn new(found: &[Candidate<'_>], v6: bool, zone: Option<&str>, wants: Wants, service: &ServiceObject) -> Self {
         let mut census = Census::default();
         for e in found.iter().filter(|c| c.v6 == v6).map(|c| c.endpoint).filter(|e| e.flags & flags::READY != 0) {
             census.ready += 1;
@@ -153,10 +156,11 @@ impl Family {
         } else {
             Topology::All
         };
-        Self { any_ready: census.ready > 0, any_ready_local: census.ready_local > 0, topology }
+        let (any_ready, any_ready_local) = (census.ready > 0, census.ready_local > 0);
+        Self { any_ready, any_ready_local, topology, wants, remembered: wants.remembered(service) }
     }
 
-    fn backend(&self, c: &Candidate<'_>, wants: Wants, zone: Option<&str>, context: &Context) -> Backend {
+    fn backend(&self, c: &Candidate<'_>, zone: Option<&str>, context: &Context) -> Backend {
         let e = c.endpoint;
         let has = |flag| e.flags & flag != 0;
         let leaving_but_serving = has(flags::SERVING) && has(flags::TERMINATING);
@@ -169,12 +173,12 @@ impl Family {
         let local = has(flags::LOCAL) && if self.any_ready_local { has(flags::READY) } else { leaving_but_serving };
         let mut sets = if cluster { sets::CLUSTER } else { 0 };
         sets |= if local { sets::LOCAL } else { 0 };
-        sets &= wants.sets();
+        sets &= self.wants.sets();
         let addr = c.addr.to_be_bytes();
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         let state = state::LISTED
-            | bit(sets & wants.internal != 0, state::INTERNAL)
-            | bit(sets & wants.external != 0, state::EXTERNAL)
+            | bit(sets & self.remembered.internal != 0, state::INTERNAL)
+            | bit(sets & self.remembered.external != 0, state::EXTERNAL)
             | bit(has(flags::SERVING) || has(flags::READY), state::SERVING)
             | bit(has(flags::TERMINATING), state::TERMINATING)
             | bit(has(flags::LOCAL), state::LOCAL)

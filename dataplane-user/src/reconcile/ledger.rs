@@ -33,9 +33,12 @@ struct AddrUse {
     frontends: u32,
     /// An address of this node.
     node: bool,
-    /// The kind in the map; 0: no entry.
+    /// The kind in the map; 0: no entry; [`UNSURE`]: nobody knows.
     entered: u8,
 }
+
+/// After an operation that failed.
+const UNSURE: u8 = u8::MAX;
 
 impl AddrUse {
     const fn wanted(self) -> u8 {
@@ -153,26 +156,28 @@ impl Ledger {
         self.touched.push((addr, NODE));
     }
 
-    /// Sets which addresses are this node's own.
-    pub fn set_node_addresses(&mut self, addresses: &[[u8; 16]]) {
-        for (addr, entry) in &mut self.addrs {
-            if entry.node && !addresses.contains(addr) {
-                entry.node = false;
-                self.touched.push((*addr, NODE));
-            }
-        }
+    /// These addresses are this node's own.
+    pub fn add_node_addresses(&mut self, addresses: &[[u8; 16]]) {
         for addr in addresses {
             self.addrs.entry(*addr).or_default().node = true;
             self.touched.push((*addr, NODE));
         }
     }
 
-    /// An address could not be entered: the next round tries again.
-    pub fn addr_failed(&mut self, addr: [u8; 16]) {
-        if let Some(entry) = self.addrs.get_mut(&addr) {
-            entry.entered = 0;
-            self.touched.push((addr, NODE));
+    /// And no others: for when no Service has node ports at others any more.
+    pub fn keep_node_addresses(&mut self, addresses: &[[u8; 16]]) {
+        for (addr, entry) in &mut self.addrs {
+            if entry.node && !addresses.contains(addr) {
+                entry.node = false;
+                self.touched.push((*addr, NODE));
+            }
         }
+    }
+
+    /// Nobody knows whether the address was entered or removed: the next round does it again.
+    pub fn addr_failed(&mut self, addr: [u8; 16]) {
+        self.addrs.entry(addr).or_default().entered = UNSURE;
+        self.touched.push((addr, NODE));
     }
 
     /// Whether [`Self::plan_addrs`] has something to look at.

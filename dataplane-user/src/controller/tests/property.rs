@@ -1,0 +1,207 @@
+//! Random histories: whatever happens on the way, the tables end as if the agent had just started, and never contradict themselves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::view::view;
+use super::*;
+use crate::source::object::{Policy, ServiceExtra};
+
+/// The objects as the API server has them.
+#[derive(Clone, Default, Debug)]
+struct World {
+    services: BTreeMap<u8, ServiceObject>,
+    slices: BTreeMap<u8, SliceObject>,
+    context: NodeContext,
+    nodes: BTreeMap<u8, NodeObject>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Service(u8, Option<ServiceObject>),
+    Slice(u8, Option<SliceObject>),
+    Node(u8, Option<NodeObject>),
+    Context(NodeContext),
+    /// The connection was lost, the objects changed without us, and all are listed anew.
+    Relist(Vec<Step>),
+    Restart,
+    Fault(&'static str),
+    Reconcile,
+    Wait(u64),
+}
+
+const SERVICES: u8 = 4;
+
+fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
+    (1..8_u8, 0..3_u8, any::<[bool; 4]>(), 0..3_u32).prop_map(move |(ports, externals, [v6, local_in, local_out, node_port], affinity)| {
+        let v4 = format!("10.96.{i}.1");
+        let v6_addr = format!("fd00:96::{i}");
+        let addresses = if v6 { vec![v4.as_str(), &v6_addr] } else { vec![v4.as_str()] };
+        let names = ["", "http", "dns"];
+        let ports: Vec<_> = (0..3_u16).filter(|p| ports & (1 << p) != 0).map(|p| (names[usize::from(p)], 80 + p)).collect();
+        let policy = |local| if local { Policy::Local } else { Policy::Cluster };
+        let mut s = service(&addresses, &ports);
+        s.internal = policy(local_in);
+        s.external = policy(local_out);
+        s.affinity = affinity * 100;
+        if node_port {
+            s.ports.iter_mut().zip(0..).for_each(|(p, n)| p.node_port = 30_000 + 10 * u16::from(i) + n);
+        }
+        if externals > 0 {
+            let external_ips = (0..externals).map(|e| ip(&format!("203.0.{i}.{e}"))).collect();
+            s.extra = Some(Box::new(ServiceExtra { external_ips, ..ServiceExtra::default() }));
+        }
+        s
+    })
+}
+
+fn any_slice() -> impl Strategy<Value = SliceObject> {
+    let endpoint = (0..6_u8, 0..16_u8);
+    (0..SERVICES, any::<bool>(), prop::collection::vec(endpoint, 0..5), 1..8_u8).prop_map(|(of, v6, endpoints, ports)| {
+        let addr = |i: u8| if v6 { format!("fd00:1::{i:x}") } else { format!("10.1.0.{i}") };
+        let texts: Vec<_> = endpoints.iter().map(|(i, flags)| (addr(i + 1), *flags)).collect();
+        let texts: Vec<_> = texts.iter().map(|(a, f)| (a.as_str(), *f)).collect();
+        let names = ["", "http", "dns"];
+        let ports: Vec<_> = (0..3_u16).filter(|p| ports & (1 << p) != 0).map(|p| (names[usize::from(p)], 8080 + p)).collect();
+        SliceObject { v6, ..slice_of(&format!("s{of}"), &ports, &texts) }
+    })
+}
+
+fn any_change() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..SERVICES).prop_flat_map(|i| prop::option::weighted(0.8, any_service(i)).prop_map(move |s| Step::Service(i, s))),
+        6 => (0..6_u8, prop::option::weighted(0.8, any_slice())).prop_map(|(i, s)| Step::Slice(i, s)),
+        1 => (0..2_u8, any::<bool>()).prop_map(|(i, there)| {
+            let object = NodeObject { addresses: [ip(&format!("10.1.0.{}", i + 1))].into(), ..NodeObject::default() };
+            Step::Node(i, there.then_some(object))
+        }),
+    ]
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => any_change(),
+        2 => prop::collection::vec(any_change(), 0..6).prop_map(Step::Relist),
+        1 => Just(Step::Restart),
+        1 => prop::sample::select(vec!["services", "frontends4", "frontends6", "addrs4", "addrs6"]).prop_map(Step::Fault),
+        8 => Just(Step::Reconcile),
+        2 => (0..4000_u64).prop_map(Step::Wait),
+        1 => any::<[bool; 2]>().prop_map(|[ipv6, more]| {
+            let mut c = NodeContext { ipv6, ..context() };
+            if more {
+                c.addresses.push(ip("198.51.100.7"));
+                c.nodeport_addresses.push(ip("198.51.100.7"));
+            }
+            Step::Context(c)
+        }),
+    ]
+}
+
+impl World {
+    /// Makes the change and says how a source would tell it.
+    fn change(&mut self, step: &Step) -> Option<Event> {
+        match step {
+            Step::Service(i, object) => {
+                set(&mut self.services, *i, object.clone());
+                Some(Event::Service(key(&format!("s{i}")), object.clone()))
+            }
+            Step::Slice(i, object) => {
+                set(&mut self.slices, *i, object.clone());
+                Some(Event::Slice(key(&format!("slice{i}")), object.clone()))
+            }
+            Step::Node(i, object) => {
+                set(&mut self.nodes, *i, object.clone());
+                Some(Event::Node(format!("extra{i}").into(), object.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    fn list(&self, core: &mut Core) {
+        for kind in SourceKind::ALL {
+            core.handle(Event::Relist(kind));
+        }
+        core.handle(Event::Node("n1".into(), Some(node())));
+        self.nodes.iter().for_each(|(i, o)| core.handle(Event::Node(format!("extra{i}").into(), Some(o.clone()))));
+        self.services.iter().for_each(|(i, o)| core.handle(Event::Service(key(&format!("s{i}")), Some(o.clone()))));
+        self.slices.iter().for_each(|(i, o)| core.handle(Event::Slice(key(&format!("slice{i}")), Some(o.clone()))));
+        for kind in SourceKind::ALL {
+            core.handle(Event::InSync(kind));
+        }
+    }
+
+    fn start(&self, memory: &Memory, now: Duration) -> Core {
+        let mut core = Core::new(memory.tables(), 250, now).unwrap();
+        core.set_node_context(self.context.clone());
+        self.list(&mut core);
+        core
+    }
+}
+
+fn set<T>(map: &mut BTreeMap<u8, T>, i: u8, object: Option<T>) {
+    match object {
+        Some(object) => drop(map.insert(i, object)),
+        None => drop(map.remove(&i)),
+    }
+}
+
+/// Reconciles until nothing waits for another try.
+fn settle(core: &mut Core, now: &mut Duration) {
+    core.reconcile(*now);
+    while let Some(at) = core.next_retry() {
+        *now = at.max(*now);
+        core.reconcile(*now);
+    }
+}
+
+fn check(steps: &[Step]) {
+    let memory = Memory::new(1000, 1000);
+    let watched = memory.clone();
+    let mut world = World { context: context(), ..World::default() };
+    let mut now = NOW;
+    let mut core = world.start(&memory, now);
+    memory.observe(Some(Arc::new(move || drop(view(&watched)))));
+    for step in steps {
+        match step {
+            Step::Reconcile => core.reconcile(now),
+            Step::Wait(ms) => now += Duration::from_millis(*ms),
+            Step::Restart => core = world.start(&memory, now),
+            Step::Fault(map) => memory.fail_next(map),
+            Step::Context(c) => {
+                world.context = c.clone();
+                core.set_node_context(c.clone());
+            }
+            Step::Relist(unseen) => {
+                unseen.iter().for_each(|s| drop(world.change(s)));
+                world.list(&mut core);
+            }
+            change => core.handle(world.change(change).unwrap()),
+        }
+    }
+    settle(&mut core, &mut now);
+    settle(&mut core, &mut now);
+    memory.clear_faults();
+    memory.observe(None);
+    let fresh = Memory::new(1000, 1000);
+    world.start(&fresh, now).reconcile(now);
+    let (seen, wanted) = (view(&memory), view(&fresh));
+    assert_eq!(seen, wanted);
+    let before = *core.operations();
+    core.mark_all();
+    core.reconcile(now);
+    assert_eq!(*core.operations(), before, "a second reconcile writes nothing");
+    let mut restarted = world.start(&memory, now);
+    restarted.reconcile(now);
+    assert_eq!(restarted.operations().total(), 0, "a restart writes nothing: {:?}", restarted.operations());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn histories_end_as_a_fresh_start_does(steps in prop::collection::vec(any_step(), 0..40)) {
+        check(&steps);
+    }
+}

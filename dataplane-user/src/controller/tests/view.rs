@@ -1,0 +1,95 @@
+//! The tables as a client sees them: without ids and positions, so that two histories can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::pod::Addr;
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SlotTable};
+
+use crate::apply::memory::Memory;
+
+type Seen = ([u8; 16], u16, u8);
+
+/// What a frontend leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FrontendView {
+    pub(super) service: String,
+    pub(super) internal: BTreeSet<Seen>,
+    pub(super) external: BTreeSet<Seen>,
+    pub(super) flags: u16,
+    affinity_ticks: u32,
+}
+
+/// All of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) frontends: BTreeMap<([u8; 16], u16, u8), FrontendView>,
+    pub(super) backends: BTreeSet<(String, Seen)>,
+    pub(super) names: BTreeSet<String>,
+    pub(super) addrs: BTreeMap<[u8; 16], u8>,
+}
+
+fn text(name: &ServiceName) -> String {
+    let end = name.name.iter().position(|b| *b == 0).unwrap();
+    String::from_utf8(name.name[..end].to_vec()).unwrap()
+}
+
+/// Reads the tables and checks what must hold at every instant.
+pub(super) fn view(memory: &Memory) -> View {
+    let mut view = View::default();
+    let names: BTreeMap<u32, String> =
+        memory.services.typed::<u32, ServiceName>().iter().map(|(id, n)| (*id, text(n))).collect();
+    let backends: BTreeMap<u32, Backend> = memory
+        .backends
+        .typed::<u32, Backend>()
+        .into_iter()
+        .map(|(id, b)| (u32::from_be(id), b))
+        .filter(|(_, b)| b.state != 0)
+        .collect();
+    let slots: BTreeMap<u32, u32> =
+        memory.slots.typed::<u32, u32>().into_iter().map(|(index, id)| (u32::from_be(index), id)).collect();
+    addrs::<V4>(&memory.addrs4.typed(), &mut view);
+    addrs::<V6>(&memory.addrs6.typed(), &mut view);
+    for b in backends.values() {
+        if let Some(name) = names.get(&b.service_port) {
+            view.backends.insert((name.clone(), (b.addr, b.port, b.state)));
+        }
+    }
+    let resolve = |table: SlotTable, f: &Frontend, v6: bool| -> BTreeSet<Seen> {
+        let ids = table.base..table.base + table.len;
+        let all: Vec<Seen> = ids
+            .map(|i| {
+                let id = slots.get(&i).unwrap_or_else(|| panic!("slot {i} of {f:?} was never written"));
+                let b = backends.get(id).unwrap_or_else(|| panic!("{f:?}: backend {id} is missing"));
+                assert_eq!(b.service_port, f.service_port, "{f:?}: backend {id} is another's: {b:?}");
+                assert_eq!(crate::desired::is_v4(&b.addr), !v6, "{f:?}: {b:?} is of the other family");
+                (b.addr, b.port, b.state)
+            })
+            .collect();
+        let set: BTreeSet<Seen> = all.iter().copied().collect();
+        assert_eq!(set.len(), all.len(), "{f:?}: a backend is there twice");
+        set
+    };
+    let mut add = |addr: [u8; 16], port: u16, proto: u8, f: &Frontend, v6: bool| {
+        let service = names.get(&f.service_port).unwrap_or_else(|| panic!("{f:?} has no name")).clone();
+        let kind = view.addrs.get(&addr).copied();
+        assert!(kind.is_some(), "{service}: no entry for the address of {f:?}");
+        let internal = resolve(f.internal, f, v6);
+        let external = resolve(f.external, f, v6);
+        let affinity_ticks = f.affinity_ticks;
+        let seen = FrontendView { service, internal, external, flags: f.flags, affinity_ticks };
+        view.frontends.insert((addr, port, proto), seen);
+    };
+    for (k, f) in memory.frontends4.typed::<FrontendKey<V4>, Frontend>() {
+        add(k.addr.to_octets16(), k.port, k.proto, &f, false);
+    }
+    for (k, f) in memory.frontends6.typed::<FrontendKey<V6>, Frontend>() {
+        add(k.addr.to_octets16(), k.port, k.proto, &f, true);
+    }
+    view.names = names.into_values().collect();
+    view
+}
+
+fn addrs<A: Address>(entries: &[(A, Addr)], view: &mut View) {
+    view.addrs.extend(entries.iter().map(|(a, v)| (a.to_octets16(), v.kind)));
+}
