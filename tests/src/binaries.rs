@@ -1,21 +1,31 @@
 //! Where the product's binaries are: in the folder that `cargo xtask` names, never in PATH.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::{Result, bail};
 
+/// The folder, when this process knows it.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
 /// The environment variable that names the folder.
 pub const VARIABLE: &str = "ROPEWAY_BIN_DIR";
+
+/// Names the folder for this process; only the first call counts.
+pub fn look_in(folder: PathBuf) {
+    FOLDER.get_or_init(|| folder);
+}
 
 /// The path of a binary of this project.
 ///
 /// # Errors
 /// When the folder is not named or the binary is not in it.
 pub fn find(name: &str) -> Result<PathBuf> {
-    let Some(directory) = std::env::var_os(VARIABLE) else {
+    let named = FOLDER.get().cloned().or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
+    let Some(directory) = named else {
         bail!("{VARIABLE} is not set: run this by `cargo xtask`, which builds the binaries");
     };
-    let path = PathBuf::from(directory).join(name);
+    let path = directory.join(name);
     if !path.is_file() {
         bail!("{}: not there: `cargo xtask build` makes it", path.display());
     }

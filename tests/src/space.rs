@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use crate::binaries;
 use crate::process::{self, Process};
-use crate::{binaries, run::Run};
+use crate::run::{Directories, Run};
 
 /// How a space is made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,6 +70,19 @@ impl Space {
         let space = Self { name: name.to_owned(), cgroup, pid, stay: kind.stay, _holder: holder };
         space.ip(&["link set lo up"])?;
         Ok(space)
+    }
+
+    /// A space of a kept run.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn find(directories: &Directories, name: &str) -> Result<Self> {
+        let cgroup = directories.cgroup.join(name);
+        // The holder alone is in the space's own cgroup; all others are in cgroups below it.
+        let holders = fs::read_to_string(cgroup.join("cgroup.procs")).with_context(|| format!("no space {name}"))?;
+        let pid = holders.lines().next().and_then(|line| line.parse().ok());
+        let pid = pid.with_context(|| format!("nobody holds the space {name}"))?;
+        Ok(Self { name: name.to_owned(), cgroup, pid, stay: true, _holder: None })
     }
 
     /// Its name.

@@ -31,6 +31,11 @@ pub(crate) fn all(paths: &Paths) -> Result<PathBuf> {
     host(paths)
 }
 
+/// Tells the harness, in this process and in those that it starts, where the binaries are.
+pub(crate) fn name_binaries(paths: &Paths) {
+    ropeway_tests::binaries::look_in(paths.binaries());
+}
+
 /// The kernel programs: built, checked, measured.
 pub(crate) fn ebpf(paths: &Paths, toolchain: &Toolchain) -> Result<()> {
     shell::step(&format!("building the kernel programs with {toolchain}"));

@@ -4,6 +4,7 @@
 //! that a script can trust. Nothing here is part of what runs on a node.
 
 mod build;
+mod demo;
 mod lint;
 mod paths;
 mod setup;
@@ -30,6 +31,8 @@ enum Command {
     Setup,
     /// Build the eBPF object and all binaries (release, into target/release)
     Build,
+    /// Show it: three nodes, a Service, traffic on every way, an endpoint and the agents that go under load (as root)
+    Demo(demo::Options),
     /// Check format, lints, licences, spelling and the rules of the house
     Lint,
     /// Run all tests, level by level (as root)
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup => setup::everything(&paths),
         Command::Build => build::all(&paths).map(|_| ()),
+        Command::Demo(options) => demo::run(&paths, &options),
         Command::Lint => lint::run(&paths),
         Command::Test(options) => test::run(&paths, &options),
         Command::Vm(options) => vm::run(&paths, &options),

@@ -43,6 +43,12 @@ impl Report {
         }
     }
 
+    /// The longest that one question took.
+    #[must_use]
+    pub fn slowest(&self) -> Duration {
+        Duration::from_micros(self.slowest_us)
+    }
+
     /// Adds another report.
     pub fn merge(&mut self, other: Self) {
         self.ok += other.ok;

@@ -1,0 +1,66 @@
+//! How the demo prints what it sees. Pure text.
+
+use std::net::SocketAddr;
+
+use ropeway_tests::cluster::Node;
+use ropeway_tests::peer::Report;
+use ropeway_tests::pod::{Family, Pod};
+
+/// The nodes, their addresses and ranges, and the pods on them.
+pub(super) fn picture(nodes: &[Node], pods: &[(&Pod, &str)]) -> String {
+    let columns: Vec<Vec<String>> = nodes.iter().map(|node| column(node, pods)).collect();
+    let width = columns.iter().flatten().map(String::len).max().unwrap_or_default() + 3;
+    let height = columns.iter().map(Vec::len).max().unwrap_or_default();
+    let whole = width * columns.len();
+    let mut lines = vec![
+        centred("client, outside: 192.168.50.1  fd00:50::1", whole),
+        centred("|", whole),
+        format!("{:=^whole$}", " one link "),
+    ];
+    let row = |cells: Vec<&str>| {
+        let cells: Vec<_> = cells.iter().map(|cell| format!("{cell:<width$}")).collect();
+        cells.concat().trim_end().to_owned()
+    };
+    lines.push(row(columns.iter().map(|_| "  |").collect()));
+    for line in 0..height {
+        lines.push(row(columns.iter().map(|column| column.get(line).map_or("", String::as_str)).collect()));
+    }
+    lines.join("\n")
+}
+
+fn column(node: &Node, pods: &[(&Pod, &str)]) -> Vec<String> {
+    let [v4, v6] = Family::BOTH.map(|family| node.address(family));
+    let mut lines = vec![format!("{} {v4}  {v6}", node.name()), format!("   pods {}", node.pod_cidrs().join("  "))];
+    for (pod, role) in pods.iter().filter(|(pod, _)| pod.node().name() == node.name()) {
+        let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
+        lines.push(format!("   [{}] {}", pod.name(), addresses.join("  ")));
+        lines.push(format!("      {role}"));
+    }
+    lines
+}
+
+fn centred(text: &str, width: usize) -> String {
+    format!("{text:^width$}").trim_end().to_owned()
+}
+
+/// One line: from where, to where, who answered how often.
+pub(super) fn line(from: &str, target: SocketAddr, how: &str, report: &Report) -> String {
+    let answers: Vec<_> = report.by_server.iter().map(|(server, count)| format!("{server} {count:>3}")).collect();
+    let failures: Vec<_> = report.errors.iter().map(|(error, count)| format!("{error} {count}")).collect();
+    let rest = if failures.is_empty() { String::new() } else { format!("  {}", failures.join(", ")) };
+    format!("  {from:<13} -> {:<24} {how:<5} {}{rest}", target.to_string(), answers.join("   "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_shows_answers_and_failures() {
+        let mut report = Report::default();
+        report.by_server.insert("web-1".into(), 7);
+        report.errors.insert("ECONNREFUSED".into(), 1);
+        let text = line("pod shell", "10.96.0.80:80".parse().unwrap(), "http", &report);
+        assert!(text.contains("pod shell") && text.contains("web-1   7") && text.ends_with("ECONNREFUSED 1"), "{text}");
+    }
+}

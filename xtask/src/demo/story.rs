@@ -1,0 +1,214 @@
+//! The demo, step by step. Every promise is checked where it is shown.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ropeway_tests::load::{self, Load, Place};
+use ropeway_tests::peer::{Protocol, Report};
+use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::view;
+
+use super::show;
+use super::stage::Stage;
+use crate::shell::step;
+
+/// Questions on each way.
+const QUESTIONS: u64 = 120;
+/// A refusal takes at most so long.
+const REFUSED_WITHIN: Duration = Duration::from_millis(100);
+
+/// Plays all steps.
+pub(super) fn tell(stage: &mut Stage) -> Result<()> {
+    step("starting an agent on each node");
+    stage.cluster.start_agents()?;
+    step("wiring pods by the CNI plugin, starting servers in them");
+    stage.add_pods()?;
+    let mut pods: Vec<(&Pod, &str)> = stage.web.iter().map(|pod| (pod, "serves HTTP and UDP echo")).collect();
+    pods.extend(stage.shell.as_ref().map(|pod| (pod, "asks")));
+    println!("\n{}\n", show::picture(&stage.cluster.nodes, &pods));
+    stage.check_addresses()?;
+    step("applying manifests");
+    for name in ["web-service", "web-endpoints", "empty-service"] {
+        stage.apply(&format!("{name}.yaml"), name)?;
+    }
+    stage.cluster.await_backends("default/web", 3)?;
+    stage.cluster.await_backends("default/empty", 0)?;
+    who_answers(stage)?;
+    refusal(stage)?;
+    endpoint_leaves(stage)?;
+    agent_dies(stage)?;
+    inside(stage)
+}
+
+fn who_answers(stage: &Stage) -> Result<()> {
+    step(&format!("who answers: {QUESTIONS} questions on each way, each by a new connection"));
+    for family in Family::BOTH {
+        for way in stage.ways(family)? {
+            for (target, how, protocol) in
+                [(way.http, "http", Protocol::Http), (way.echo, "udp", Protocol::UdpConnected)]
+            {
+                let report = load::ask(way.from, target, protocol, QUESTIONS)?;
+                println!("{}", show::line(way.name, target, how, &report));
+                ensure!(report.ok == QUESTIONS, "not every question was answered: {report:?}");
+                ensure!(report.by_server.len() == 3, "not every backend answered: {report:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refusal(stage: &Stage) -> Result<()> {
+    step("a Service without endpoints refuses at once");
+    let shell = stage.shell.as_ref().context("no pod asks")?;
+    for target in ["10.96.0.99:80", "[fd00:10:96::99]:80"] {
+        let target: SocketAddr = target.parse()?;
+        for (from, name) in [(shell as &dyn Place, "pod shell"), (&stage.cluster.nodes[1].space, "node n2")] {
+            let report = load::ask(from, target, Protocol::Tcp, 1)?;
+            println!("{}  after {:.1?}", show::line(name, target, "tcp", &report), report.slowest());
+            ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "expected ECONNREFUSED: {report:?}");
+            ensure!(report.slowest() < REFUSED_WITHIN, "that took too long");
+        }
+    }
+    Ok(())
+}
+
+/// Traffic on every way, new connections and held ones.
+struct Traffic {
+    asking: Vec<(String, Load)>,
+    holding: Vec<(String, Load)>,
+}
+
+impl Traffic {
+    fn start(stage: &Stage) -> Result<Self> {
+        let mut traffic = Self { asking: Vec::new(), holding: Vec::new() };
+        for family in Family::BOTH {
+            for way in stage.ways(family)? {
+                let name = format!("{} to {}", way.name, way.http);
+                traffic.asking.push((name.clone(), Load::asking(way.from, way.http, Protocol::Http, 100)?));
+                traffic.holding.push((name, Load::holding(way.from, way.http, 9)?));
+            }
+        }
+        println!("  100 new connections a second and 9 held ones on each of {} ways", traffic.asking.len());
+        Ok(traffic)
+    }
+
+    /// Ends the held connections; none may have broken.
+    fn release(&mut self) -> Result<()> {
+        let (mut held, mut questions) = (0, 0);
+        for (name, load) in self.holding.drain(..) {
+            let report = load.release()?;
+            ensure!(report.lost.is_empty(), "{name}: connections broke: {:?}", report.lost);
+            held += report.held;
+            questions += report.questions.ok;
+        }
+        println!("  {held} held connections, {questions} questions over them, 0 broken");
+        Ok(())
+    }
+
+    /// Ends the new connections; none may have failed.
+    fn stop(&mut self) -> Result<()> {
+        let mut all = Report::default();
+        for (name, load) in self.asking.drain(..) {
+            let report = load.stop()?;
+            ensure!(report.failed == 0, "{name}: {} connections failed: {:?}", report.failed, report.errors);
+            all.merge(report);
+        }
+        println!("  {} new connections, 0 failed, the slowest took {:.1?}", all.ok, all.slowest());
+        Ok(())
+    }
+}
+
+fn endpoint_leaves(stage: &mut Stage) -> Result<()> {
+    step("web-2 leaves under load");
+    let mut traffic = Traffic::start(stage)?;
+    stage.apply("steps/web-2-terminating.yaml", "web-endpoints")?;
+    stage.cluster.await_backends("default/web", 2)?;
+    let way = &stage.ways(Family::V4)?[0];
+    let report = load::ask(way.from, way.http, Protocol::Http, QUESTIONS)?;
+    println!("{}", show::line(way.name, way.http, "http", &report));
+    ensure!(
+        report.ok == QUESTIONS && !report.by_server.contains_key("web-2"),
+        "web-2 still gets new connections: {report:?}"
+    );
+    println!("  web-2 gets no new connections, and the held ones go on");
+    traffic.release()?;
+    stage.apply("steps/web-2-gone.yaml", "web-endpoints")?;
+    stage.cluster.await_backends("default/web", 2)?;
+    drop(stage.servers.remove(1));
+    stage.web.remove(1).delete()?;
+    println!("  web-2 is deleted");
+    traffic.stop()
+}
+
+fn agent_dies(stage: &mut Stage) -> Result<()> {
+    step("every agent is killed (SIGKILL) under load");
+    let mut traffic = Traffic::start(stage)?;
+    for node in &mut stage.cluster.nodes {
+        node.kill_agent()?;
+    }
+    println!("  no agent runs");
+    for family in Family::BOTH {
+        for way in stage.ways(family)? {
+            let report = load::ask(way.from, way.http, Protocol::Http, QUESTIONS)?;
+            println!("{}", show::line(way.name, way.http, "http", &report));
+            ensure!(report.ok == QUESTIONS, "not every question was answered: {report:?}");
+        }
+    }
+    let late = stage.cluster.nodes[1].pod("late")?;
+    let [v4, v6] = Family::BOTH.map(|family| late.address(family));
+    println!("  a new pod on n2: late {} {}", v4?, v6?);
+    let way = &stage.ways(Family::V6)?[0];
+    let report = load::ask(&late, way.http, Protocol::Http, QUESTIONS)?;
+    println!("{}", show::line("pod late", way.http, "http", &report));
+    ensure!(report.ok == QUESTIONS, "the new pod does not reach the Service: {report:?}");
+    late.delete()?;
+    println!("  and deleted again");
+    stage.cluster.start_agents()?;
+    for node in &stage.cluster.nodes {
+        let changed = node.metric("ropeway_map_operations_total")?;
+        println!("  agent of {} is back and has changed {changed} map entries", node.name());
+        ensure!(changed == 0.0, "nothing had changed, so there was nothing to write");
+    }
+    traffic.release()?;
+    traffic.stop()
+}
+
+fn inside(stage: &Stage) -> Result<()> {
+    let node = &stage.cluster.nodes[0].space;
+    step("what n1 says of itself");
+    for words in [&["service", "list"][..], &["pod", "list"], &["drops"]] {
+        println!("$ ropeway {}\n{}", words.join(" "), view::ropeway(node, words)?);
+    }
+    step("the same, as bpftool sees it");
+    let pins = pins(stage)?;
+    for (kind, pin) in [
+        ("prog", "programs/from_pod"),
+        ("prog", "programs/from_uplink"),
+        ("prog", "programs/sock_connect4"),
+        ("map", "maps/frontends4"),
+        ("map", "maps/backends"),
+        ("link", "links/sock_connect4"),
+    ] {
+        let path = format!("{pins}/{pin}");
+        let text = node.output(&["bpftool", kind, "show", "pinned", &path])?;
+        println!("$ bpftool {kind} show pinned {path}\n{}", text.trim_end());
+    }
+    let path = format!("{pins}/maps/frontends4");
+    let text = node.output(&["bpftool", "map", "dump", "pinned", &path])?;
+    let first: Vec<_> = text.lines().take(34).collect();
+    println!("$ bpftool map dump pinned {path}\n{}\n  ...", first.join("\n"));
+    ensure!(text.contains("\"port\": 80"), "the dump has no names of fields");
+    Ok(())
+}
+
+/// The directory of the pins, as a process on the node names it.
+fn pins(stage: &Stage) -> Result<String> {
+    let root = "/sys/fs/bpf/ropeway";
+    let seen = stage.cluster.nodes[0].space.path(root);
+    let mut entries = std::fs::read_dir(&seen).with_context(|| format!("{}", seen.display()))?;
+    match (entries.next(), entries.next()) {
+        (Some(entry), None) => Ok(format!("{root}/{}", entry?.file_name().to_string_lossy())),
+        _ => bail!("{root} has not exactly one entry"),
+    }
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask image`: Ropeway's image as an OCI archive, without a builder or a registry.
+//!
+//! The image holds three static binaries and nothing else: no shell, no libraries, no package manager. The archive can
+//! be pushed by any tool that reads the OCI layout, and `ctr images import` takes it as it is.
+
+pub(crate) mod archive;
+pub(crate) mod layer;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::paths::Paths;
+use crate::{build, shell};
+use archive::Image;
+use layer::Layer;
+
+/// What is in the image, all of it at the root.
+const BINARIES: [&str; 3] = ["ropeway-agent", "ropeway", "ropeway-cni"];
+
+/// Options of `cargo xtask image`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Name and tag that the archive gives the image
+    #[arg(long, default_value = "ropeway:dev", value_name = "NAME:TAG")]
+    name: String,
+    /// Where to write the archive [default: target/ropeway.oci.tar]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Builds the binaries and writes the archive.
+pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
+    let output = options.output.clone().unwrap_or_else(|| paths.target.join("ropeway.oci.tar"));
+    make(paths, &options.name, &output)?;
+    let size = fs::metadata(&output)?.len();
+    println!("{}: {} as {}, {} KiB", paths.short(&output), BINARIES.join(", "), options.name, size.div_ceil(1024));
+    Ok(())
+}
+
+/// The image under a name, in an archive.
+pub(crate) fn make(paths: &Paths, name: &str, output: &Path) -> Result<()> {
+    let binaries = build::all(paths)?;
+    shell::step("writing the image");
+    let root = paths.target.join("image-root");
+    if root.exists() {
+        fs::remove_dir_all(&root).with_context(|| format!("{}", root.display()))?;
+    }
+    fs::create_dir_all(&root)?;
+    for binary in BINARIES {
+        fs::copy(binaries.join(binary), root.join(binary)).with_context(|| format!("{binary}"))?;
+    }
+    let layer = Layer::of_directory(&root, &paths.target.join("image-layer.tar"))?;
+    let image = Image::new([name], [&layer]).entrypoint(["/ropeway-agent"]);
+    archive::write(output, &[image])?;
+    layer.remove()?;
+    fs::remove_dir_all(&root).with_context(|| format!("{}", root.display()))
+}
