@@ -4,7 +4,9 @@
 //! that a script can trust. Nothing here is part of what runs on a node.
 
 mod build;
+mod cluster;
 mod demo;
+mod image;
 mod lint;
 mod paths;
 mod setup;
@@ -39,6 +41,11 @@ enum Command {
     Test(test::Options),
     /// Run packet and namespace tests on Debian's kernel in an emulated machine
     Vm(vm::Options),
+    /// Write the image as an OCI archive
+    Image(image::Options),
+    /// Run a real Kubernetes with several nodes on this machine (as root)
+    #[command(subcommand)]
+    Cluster(cluster::Command),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +60,8 @@ fn main() -> ExitCode {
         Command::Lint => lint::run(&paths),
         Command::Test(options) => test::run(&paths, &options),
         Command::Vm(options) => vm::run(&paths, &options),
+        Command::Image(options) => image::run(&paths, &options),
+        Command::Cluster(command) => cluster::run(&paths, command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

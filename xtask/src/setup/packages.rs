@@ -22,6 +22,8 @@ pub(crate) enum Need {
     Machine,
     /// The plugins that benchmarks compare with.
     ReferencePlugins,
+    /// What a cluster's nodes, the building of its container runtime, and its images take.
+    Cluster,
 }
 
 impl Need {
@@ -48,6 +50,17 @@ impl Need {
             Self::Machine => {
                 &[("qemu-system-x86", Program("qemu-system-x86_64")), ("busybox-static", Program("busybox"))]
             }
+            Self::Cluster => &[
+                ("gcc", Program("gcc")),
+                ("pkg-config", Program("pkg-config")),
+                ("libseccomp-dev", File("/usr/include/seccomp.h")),
+                ("mmdebstrap", Program("mmdebstrap")),
+                ("iproute2", Program("ip")),
+                ("iptables", Program("iptables")),
+                ("nftables", Program("nft")),
+                ("conntrack", Program("conntrack")),
+                ("socat", Program("socat")),
+            ],
             Self::ReferencePlugins => &[("containernetworking-plugins", File("/usr/lib/cni/ptp"))],
         }
     }

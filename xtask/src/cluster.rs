@@ -1,0 +1,105 @@
+//! `cargo xtask cluster`: a real Kubernetes with several nodes on this machine, and what is asked of it.
+//!
+//! Every Kubernetes program is upstream's own, built from its module. A node is a set of namespaces with a container
+//! runtime, a kubelet and cgroups of its own; a bridge in a namespace is their network. All state is in
+//! tests/cluster/{cache,run} and in namespaces and cgroups named `rw-cluster*`.
+//!
+//! `settings` has every constant, `place` every path, `shape` the nodes. The rest is in the order of `up`: `tools`,
+//! `images`, `machine`, `network`, `pki`, `control`, `node`, `reference`, `addons`.
+
+mod addons;
+mod cgroups;
+mod control;
+mod daemon;
+mod down;
+mod enter;
+mod images;
+mod kube;
+mod machine;
+mod network;
+mod node;
+mod node_init;
+mod pki;
+mod place;
+mod reference;
+mod rootfs;
+mod settings;
+mod shape;
+mod status;
+mod step;
+mod tools;
+mod up;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use clap::Subcommand;
+
+use crate::paths::Paths;
+use crate::shell;
+use place::Place;
+use shape::Shape;
+use step::Steps;
+
+/// What can be done with a cluster.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Build the tools and images (the first time: tens of minutes) without starting anything
+    Prepare,
+    /// Start a cluster, or go on starting it
+    Up(Shape),
+    /// Show what runs
+    Status,
+    /// Run kubectl against the cluster
+    Kubectl {
+        /// Its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run a program inside a node
+    Exec {
+        /// cp, n1, n2, ...
+        node: String,
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Stop everything and remove it
+    Down {
+        /// Remove logs and results too
+        #[arg(long)]
+        purge: bool,
+    },
+    #[command(hide = true)]
+    Enter(enter::Options),
+    #[command(hide = true)]
+    NodeInit {
+        /// The node that this process becomes
+        node: String,
+    },
+}
+
+/// Does it.
+pub(crate) fn run(paths: &Paths, command: Command) -> Result<()> {
+    ensure!(shell::is_root(), "a cluster needs root: it makes namespaces and cgroups");
+    let (place, steps) = (Place::new(paths), Steps::new());
+    match command {
+        Command::Prepare => up::prepare(&place, &steps),
+        Command::Up(shape) => up::run(&place, &steps, &shape),
+        Command::Status => status::run(&place),
+        Command::Kubectl { arguments } => {
+            Shape::require(&place)?;
+            Err(kube::command(&place).args(arguments).exec()).context("cannot start kubectl")
+        }
+        Command::Exec { node, command } => {
+            Shape::require(&place)?;
+            let (program, arguments) = command.split_first().context("which program?")?;
+            Err(enter::in_node(&node, Path::new(program))?.args(arguments).exec()).context("cannot enter the node")
+        }
+        Command::Down { purge } => down::run(&place, &steps, purge),
+        Command::Enter(options) => enter::run(&place, &options),
+        Command::NodeInit { node } => node_init::run(&place, &node),
+    }
+}

@@ -1,0 +1,66 @@
+//! `up`: from nothing, or from wherever it stopped, to a cluster.
+
+use std::fs;
+
+use anyhow::{Result, bail};
+
+use super::place::Place;
+use super::shape::{Cni, Node, Proxy, Shape};
+use super::step::Steps;
+use super::{addons, control, images, kube, machine, network, node, pki, reference, tools};
+use crate::setup::{self, Need};
+
+/// Programs and images.
+pub(super) fn prepare(place: &Place, steps: &Steps) -> Result<()> {
+    setup::packages(&[Need::Cluster])?;
+    fs::create_dir_all(place.cache().join("bin/cni"))?;
+    tools::build(place, steps)?;
+    images::make(place, steps)
+}
+
+/// The cluster. With Ropeway as its network the nodes stay NotReady until `install`.
+pub(super) fn run(place: &Place, steps: &Steps, shape: &Shape) -> Result<()> {
+    shape.check()?;
+    if let Some(present) = Shape::read(place)?
+        && present != *shape
+    {
+        bail!("a cluster of another shape is up ({present:?}): `cargo xtask cluster down` first");
+    }
+    prepare(place, steps)?;
+    fs::create_dir_all(place.run())?;
+    shape.write(place)?;
+    steps.step("network fabric", || {
+        machine::prepare(place)?;
+        network::fabric()?;
+        network::upstream_dns(place)?;
+        network::plug(&Node::control_plane())
+    })?;
+    steps.step("certificates", || pki::make(place, shape))?;
+    steps.step("control plane", || control::start(place))?;
+    steps.step("nodes", || shape.all().iter().try_for_each(|n| node::start(place, n)))?;
+    steps.step("nodes' registration", || shape.all().iter().try_for_each(|n| node::registered(place, n)))?;
+    match shape.proxy {
+        Proxy::Ropeway => {}
+        Proxy::KubeProxyIptables => steps.step("kube-proxy", || reference::kube_proxy(place, shape, "iptables"))?,
+        Proxy::KubeProxyNftables => steps.step("kube-proxy", || reference::kube_proxy(place, shape, "nftables"))?,
+    }
+    steps.step("manifests of DNS and metrics", || addons::apply(place))?;
+    if shape.cni == Cni::Ropeway {
+        println!("nodes have no network yet: `cargo xtask cluster install` is next");
+        return Ok(());
+    }
+    steps.step("reference network", || reference::network(place, shape))?;
+    if shape.proxy == Proxy::Ropeway {
+        println!("nobody serves Services yet: `cargo xtask cluster install` is next");
+        return Ok(());
+    }
+    ready(place, steps, shape)
+}
+
+/// Waits until everything works that every cluster has.
+pub(super) fn ready(place: &Place, steps: &Steps, shape: &Shape) -> Result<()> {
+    let count = shape.all().len();
+    steps.step("all nodes Ready", || kube::nodes_ready(place, count, 180))?;
+    steps.step("DNS ready", || addons::dns_ready(place))?;
+    steps.step("metrics ready", || addons::metrics_ready(place, count))
+}
