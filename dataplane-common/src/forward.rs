@@ -30,6 +30,8 @@ pub enum Action {
 #[repr(transparent)]
 pub struct Verdict(u64);
 
+const REPORT: u64 = 1 << 63;
+
 impl Verdict {
     /// On through the host's own stack.
     pub const PASS: Self = Self::new(Action::Pass, 0);
@@ -61,6 +63,34 @@ impl Verdict {
         Self::new(Action::ToUplink, ifindex)
     }
 
+    /// The same, of a packet that is an ICMP error: [`crate::hooks::report`] has the last word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_report(self) -> Self {
+        Self(self.0 | REPORT)
+    }
+
+    /// Whether [`crate::hooks::report`] has the last word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of_report(self) -> bool {
+        self.0 & REPORT != 0
+    }
+
+    /// Its high and its low half.
+    #[inline(always)]
+    #[must_use]
+    pub const fn halves(self) -> [u32; 2] {
+        [(self.0 >> 32) as u32, self.0 as u32]
+    }
+
+    /// From [`Self::halves`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_halves([high, low]: [u32; 2]) -> Self {
+        Self((high as u64) << 32 | low as u64)
+    }
+
     /// What is done.
     #[inline(always)]
     #[must_use]
@@ -69,7 +99,7 @@ impl Verdict {
         const TO_POD: u32 = Action::ToPod as u32;
         const TO_UPLINK: u32 = Action::ToUplink as u32;
         const TRANSLATE: u32 = Action::Translate as u32;
-        match (self.0 >> 32) as u32 {
+        match ((self.0 & !REPORT) >> 32) as u32 {
             DROP => Action::Drop,
             TO_POD => Action::ToPod,
             TO_UPLINK => Action::ToUplink,
@@ -121,6 +151,13 @@ pub fn forward<A: Family, P: Packet>(packet: &mut P, parsed: &Parsed<A>, flow: &
     if translate(packet, parsed, flow, count_hop).is_none() {
         return Verdict::drop(DropReason::Rewrite);
     }
+    end(flow)
+}
+
+/// Where the packets of a flow go.
+#[inline(always)]
+#[must_use]
+pub const fn end<A>(flow: &Flow<A>) -> Verdict {
     match flow.oif {
         0 => Verdict::PASS,
         oif if flow.flags & flow_flags::TO_POD != 0 => Verdict::to_pod(oif),

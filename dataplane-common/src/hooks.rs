@@ -3,6 +3,7 @@
 use crate::event::DropReason;
 use crate::flow::{Flow, flow_flags};
 use crate::forward::{Action, Ingress, Verdict, connect, forward, route};
+use crate::icmp;
 use crate::packet::{Flows, Packet, Tables};
 use crate::parse::{Layer4, Parsed, Reject, parse};
 use crate::pod::{addr_kind, pod_flags};
@@ -26,20 +27,21 @@ where
     };
     let now = tables.now();
     // a flow knows by which interface its packets come in: that is the anti-spoof check of a hit
-    if let Some(flow) = flows.get(&parsed.key)
-        && flow.iif == ifindex
-        && is_current(flow, &parsed, now, tables)
-    {
-        touch(flow, &parsed, now);
-        return forward(packet, &parsed, flow);
-    }
-    let mut flow = Flow::EMPTY;
-    let verdict = open_from_pod(flows, tables, &parsed, ifindex, &mut flow);
-    if verdict.action() == Action::Translate {
-        forward(packet, &parsed, &flow)
-    } else {
-        route(packet, &parsed, verdict)
-    }
+    let mut opened = Flow::EMPTY;
+    let flow = match flows.get(&parsed.key) {
+        Some(flow) if flow.iif == ifindex && is_current(flow, &parsed, now, tables) => {
+            touch(flow, &parsed, now);
+            &*flow
+        }
+        _ => {
+            let verdict = open_from_pod(flows, tables, &parsed, ifindex, &mut opened);
+            if verdict.action() != Action::Translate {
+                return untranslated(packet, &parsed, verdict);
+            }
+            &opened
+        }
+    };
+    forward(packet, &parsed, flow)
 }
 
 /// A function of its own, with a stack of its own, of which a kernel program has 512 bytes for all that it calls.
@@ -78,6 +80,34 @@ where
     }
 }
 
+/// A packet without a flow goes on as it is, unless it is an error about a packet of a flow: see [`report`].
+#[inline(always)]
+fn untranslated<A: Family, P: Packet>(packet: &mut P, parsed: &Parsed<A>, verdict: Verdict) -> Verdict {
+    if parsed.layer4 == Layer4::IcmpError && verdict != SPOOFED {
+        return verdict.of_report();
+    }
+    route(packet, parsed, verdict)
+}
+
+/// An ICMP error, after another hook has found `verdict` for it as for any packet: if it is about a packet of a flow that comes in by `iif` (a
+/// pod's veth; 0: any other way), it is translated and follows that flow.
+///
+/// A step of its own because it is rare, and the stack of a kernel program does not hold it as well.
+#[inline(always)]
+pub fn report<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, iif: u32, verdict: Verdict) -> Verdict
+where
+    A: Family,
+    P: Packet,
+    F: Flows<A>,
+    T: Tables<A>,
+{
+    let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::drop(DropReason::Malformed) };
+    let translated = icmp::error(packet, flows, &parsed, iif);
+    if translated.action() == Action::Translate { route(packet, &parsed, verdict) } else { translated }
+}
+
+const SPOOFED: Verdict = Verdict::drop(DropReason::Spoofed);
+
 /// Ingress of an uplink: node ports, external addresses, replies, and packets for local pods.
 #[inline(always)]
 pub fn from_uplink<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, ifindex: u32) -> Verdict
@@ -94,20 +124,21 @@ where
         Err(reject) => return Verdict::drop(reject.into()),
     };
     let now = tables.now();
-    if let Some(flow) = flows.get(&parsed.key)
-        && flow.iif == 0
-        && is_current(flow, &parsed, now, tables)
-    {
-        touch(flow, &parsed, now);
-        return forward(packet, &parsed, flow);
-    }
-    let mut flow = Flow::EMPTY;
-    let verdict = open_from_uplink(flows, tables, &parsed, ifindex, &mut flow);
-    if verdict.action() == Action::Translate {
-        forward(packet, &parsed, &flow)
-    } else {
-        route(packet, &parsed, verdict)
-    }
+    let mut opened = Flow::EMPTY;
+    let flow = match flows.get(&parsed.key) {
+        Some(flow) if flow.iif == 0 && is_current(flow, &parsed, now, tables) => {
+            touch(flow, &parsed, now);
+            &*flow
+        }
+        _ => {
+            let verdict = open_from_uplink(flows, tables, &parsed, ifindex, &mut opened);
+            if verdict.action() != Action::Translate {
+                return untranslated(packet, &parsed, verdict);
+            }
+            &opened
+        }
+    };
+    forward(packet, &parsed, flow)
 }
 
 /// As [`open_from_pod`].

@@ -14,6 +14,7 @@ pub mod event;
 pub mod flow;
 pub mod forward;
 pub mod hooks;
+pub mod icmp;
 pub mod packet;
 pub mod parse;
 #[cfg(feature = "host")]

@@ -29,6 +29,9 @@ pub trait Packet {
     /// Writes a word at a variable offset.
     #[must_use]
     fn store_word_at(&mut self, offset: usize, usual: usize, word: Be32) -> Option<()>;
+    /// Writes a word at a variable offset that has no usual value.
+    #[must_use]
+    fn store_word_far(&mut self, offset: usize, word: Be32) -> Option<()>;
     /// Corrects the L4 checksum at `offset` for changed addresses and changed ports; a UDP checksum that is not used stays so.
     #[must_use]
     fn correct_checksum(&mut self, offset: usize, usual: usize, change: Change) -> Option<()>;

@@ -1,8 +1,9 @@
 //! Carrying out a translation: addresses, ports, checksums, and the hop that every router counts.
 
-use crate::addr::{Address, Be16, Be32, V4, V6};
+use crate::addr::{Be16, Be32, V4, V6};
 use crate::checksum::{self, Change};
-use crate::flow::{Flow, flow_flags};
+use crate::flow::Flow;
+use crate::icmp::Inside;
 use crate::packet::{L3, Packet};
 use crate::parse::{Header, Layer4, Parsed};
 
@@ -13,9 +14,9 @@ pub trait Rewrite: Header {
     /// Counts a hop; the packet must have one left.
     #[must_use]
     fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()>;
-    /// Writes the flow's addresses, and counts a hop if asked to; returns the checksum difference of the addresses.
+    /// Writes the addresses, and counts a hop if asked to; returns the checksum difference of the addresses.
     #[must_use]
-    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, flow: &Flow<Self>, count_hop: bool) -> Option<u32>;
+    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32>;
 }
 
 /// Gives the packet the addresses and ports of its flow, and counts a hop if asked to; the packet must then have one left.
@@ -27,7 +28,7 @@ pub fn translate<A: Rewrite, P: Packet>(
     flow: &Flow<A>,
     count_hop: bool,
 ) -> Option<()> {
-    let addresses = A::store(packet, parsed, flow, count_hop)?;
+    let addresses = <A as Rewrite>::store(packet, parsed, flow.src, flow.dst, count_hop)?;
     let (at, udp) = match parsed.layer4 {
         Layer4::Tcp => (16, false),
         Layer4::Udp => (6, true),
@@ -64,11 +65,11 @@ impl Rewrite for V4 {
     }
 
     #[inline(always)]
-    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, flow: &Flow<Self>, count_hop: bool) -> Option<u32> {
-        let src = checksum::difference(parsed.key.src.word(), flow.src.word());
-        let addresses = checksum::add(src, checksum::difference(parsed.key.dst.word(), flow.dst.word()));
+    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32> {
+        let addresses = checksum::difference(parsed.key.src.word(), src.word());
+        let addresses = checksum::add(addresses, checksum::difference(parsed.key.dst.word(), dst.word()));
         let hop = hop4(parsed.hop, u32::from(count_hop), addresses);
-        packet.store_words(L3 + 8, &[hop, Be32(flow.src.word()), Be32(flow.dst.word())])?;
+        packet.store_words(L3 + 8, &[hop, Be32(src.word()), Be32(dst.word())])?;
         Some(addresses)
     }
 }
@@ -96,16 +97,17 @@ impl Rewrite for V6 {
     }
 
     #[inline(always)]
-    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, flow: &Flow<Self>, count_hop: bool) -> Option<u32> {
+    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32> {
         if count_hop {
             Self::store_hop(packet, parsed)?;
         }
+        // usually one of them stays
         let mut addresses = 0;
-        if flow.flags & flow_flags::SRC != 0 {
-            addresses = store6(packet, L3 + 8, parsed.key.src, flow.src)?;
+        if src != parsed.key.src {
+            addresses = store6(packet, L3 + 8, parsed.key.src, src)?;
         }
-        if flow.flags & flow_flags::DST != 0 {
-            addresses = checksum::add(addresses, store6(packet, L3 + 24, parsed.key.dst, flow.dst)?);
+        if dst != parsed.key.dst {
+            addresses = checksum::add(addresses, store6(packet, L3 + 24, parsed.key.dst, dst)?);
         }
         Some(addresses)
     }
@@ -121,7 +123,7 @@ fn store6<P: Packet>(packet: &mut P, at: usize, from: V6, to: V6) -> Option<u32>
 }
 
 /// The all-families bound that the pipeline needs.
-pub trait Family: Rewrite + Address {
+pub trait Family: Rewrite + Inside {
     /// The pod's address of this family.
     fn of_pod(pod: &crate::pod::Pod) -> Self;
     /// The pod's address of this family.

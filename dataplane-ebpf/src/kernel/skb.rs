@@ -198,6 +198,11 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         if offset == usual { self.store(usual, &word) } else { self.store_by_helper(offset, &word) }
     }
 
+    #[inline(always)]
+    fn store_word_far(&mut self, offset: usize, word: Be32) -> Option<()> {
+        self.store_by_helper(offset, &word)
+    }
+
     /// One call instead of two where the offset is the usual one. The helper knows whether the checksum is complete or left to
     /// the device, in which case it covers only the pseudo header so far and must not see the ports. Whether it was is
     /// read off its result: it adds the difference to the one and subtracts it from the other.

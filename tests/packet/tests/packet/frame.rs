@@ -116,3 +116,52 @@ pub(crate) fn judge(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
 pub(crate) fn ttl(f: &[u8]) -> u8 {
     if is_v6(f) { f[21] } else { f[22] }
 }
+
+/// An ICMP error (destination unreachable) from `from` to `to` about the packet in frame `about`.
+pub(crate) fn icmp_error(from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
+    let mut bytes = Vec::new();
+    let inside = &about[14..];
+    match (from, to) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            eth.ipv4(a.octets(), b.octets(), 64).icmpv4_raw(3, 1, [0; 4]).write(&mut bytes, inside)
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            eth.ipv6(a.octets(), b.octets(), 64).icmpv6_raw(1, 4, [0; 4]).write(&mut bytes, inside)
+        }
+        _ => panic!("mixed families"),
+    }
+    .unwrap();
+    bytes
+}
+
+/// Source and destination of an ICMP error, and of the packet inside, after the checksums of both IP headers and of ICMP have been verified.
+pub(crate) fn judge_icmp_error(f: &[u8]) -> ((IpAddr, IpAddr), (SocketAddr, SocketAddr)) {
+    let v6 = is_v6(f);
+    let header = if v6 { 40 } else { 20 };
+    let outer = addresses(&f[14..]);
+    let icmp = &f[14 + header..];
+    let start = if v6 { u32::from(ones(&f[22..54], 0)) + 58 + u32::try_from(icmp.len()).unwrap() } else { 0 };
+    assert_eq!(ones(icmp, start), 0xffff, "ICMP checksum");
+    let inside = &icmp[8..];
+    if !v6 {
+        assert_eq!(ones(&f[14..34], 0), 0xffff, "outer IPv4 header checksum");
+        assert_eq!(ones(&inside[..20], 0), 0xffff, "inner IPv4 header checksum");
+    }
+    let (src, dst) = addresses(inside);
+    let port = |at: usize| u16::from_be_bytes([inside[header + at], inside[header + at + 1]]);
+    (outer, ((src, port(0)).into(), (dst, port(2)).into()))
+}
+
+/// Source and destination of an IP packet.
+fn addresses(ip: &[u8]) -> (IpAddr, IpAddr) {
+    if ip[0] >> 4 == 6 {
+        let a: [u8; 16] = ip[8..24].try_into().unwrap();
+        let b: [u8; 16] = ip[24..40].try_into().unwrap();
+        (a.into(), b.into())
+    } else {
+        let a: [u8; 4] = ip[12..16].try_into().unwrap();
+        let b: [u8; 4] = ip[16..20].try_into().unwrap();
+        (a.into(), b.into())
+    }
+}

@@ -45,4 +45,6 @@ both! {
     fragments_follow_their_first_one;
     malformed_packets_are_dropped;
     last_hop_goes_to_the_host_stack;
+    icmp_errors_are_translated_inside_out;
+    a_pod_reports_only_its_own_flows;
 }

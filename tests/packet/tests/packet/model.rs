@@ -49,6 +49,9 @@ impl Packet for Bytes<'_> {
     fn store_word_at(&mut self, offset: usize, _usual: usize, word: Be32) -> Option<()> {
         self.write(offset, &word.0.to_ne_bytes())
     }
+    fn store_word_far(&mut self, offset: usize, word: Be32) -> Option<()> {
+        self.write(offset, &word.0.to_ne_bytes())
+    }
     fn correct_checksum(&mut self, offset: usize, _usual: usize, change: Change) -> Option<()> {
         let field = self.half(offset)?;
         if change.udp && field.0 == 0 {
@@ -172,9 +175,18 @@ fn run<A: Family>(
     tables: &View<'_, A>,
 ) -> Verdict {
     let mut packet = Bytes(frame);
+    let report = |verdict: Verdict, packet: &mut Bytes<'_>, flows: &mut FlowTable<'_, A>, iif| {
+        if verdict.is_of_report() { hooks::report::<A, _, _, _>(packet, flows, tables, iif, verdict) } else { verdict }
+    };
     match hook {
-        Hook::FromPod => hooks::from_pod::<A, _, _, _>(&mut packet, &mut flows, tables, ifindex),
-        Hook::FromUplink => hooks::from_uplink::<A, _, _, _>(&mut packet, &mut flows, tables, ifindex),
+        Hook::FromPod => {
+            let verdict = hooks::from_pod::<A, _, _, _>(&mut packet, &mut flows, tables, ifindex);
+            report(verdict, &mut packet, &mut flows, ifindex)
+        }
+        Hook::FromUplink => {
+            let verdict = hooks::from_uplink::<A, _, _, _>(&mut packet, &mut flows, tables, ifindex);
+            report(verdict, &mut packet, &mut flows, 0)
+        }
         Hook::ToPod | Hook::ToUplink => hooks::from_host::<A, _, _, _>(&mut packet, &mut flows, tables),
     }
 }

@@ -7,7 +7,9 @@ use dataplane_common::event::DropReason;
 use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_kind, pod_flags};
 use dataplane_common::service::{Backend, Frontend, FrontendKey, SlotTable, backend_state, proto};
 
-use crate::frame::{Kind, fix_ipv4_checksum, frame, frame_with_ttl, judge, ttl, with_extra_header};
+use crate::frame::{
+    Kind, fix_ipv4_checksum, frame, frame_with_ttl, icmp_error, judge, judge_icmp_error, ttl, with_extra_header,
+};
 use crate::world::{Action, Hook, World, octets};
 
 const POD_A: u32 = 2;
@@ -465,5 +467,50 @@ pub(crate) fn last_hop_goes_to_the_host_stack<W: World>(w: &mut W) {
             assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Pass, "{target}");
             assert_eq!(judge(&f, 0), (client, target), "unchanged, so that the host tells the sender");
         }
+    }
+}
+
+pub(crate) fn icmp_errors_are_translated_inside_out<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        for kind in [Kind::Syn, Kind::Udp] {
+            // the packet that is complained of is the translated one
+            let mut sent = frame(kind, client, vip);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
+            assert_eq!(judge(&sent, 0), (client, to));
+            // by a router on the way, and by the backend itself
+            for (reporter, shown) in [(net.outside, net.outside), (net.remote, net.vip)] {
+                let mut f = icmp_error(reporter, net.a, &sent);
+                assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+                assert!(w.target().is_none_or(|t| t == POD_A));
+                assert_eq!(judge_icmp_error(&f), ((shown, net.a), (client, vip)));
+                assert_eq!(ttl(&f), 63);
+            }
+            // and the other way round: the client complains of a reply, which it has seen translated
+            let mut reply = frame(if kind == Kind::Udp { kind } else { Kind::SynAck }, to, client);
+            assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
+            let mut f = icmp_error(net.a, net.vip, &reply);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            assert_eq!(judge_icmp_error(&f), ((net.a, net.remote), (to, client)));
+        }
+        // about a stranger's packet: nothing to translate
+        let about = frame(Kind::Udp, at(net.a, 1), at(net.outside, 2));
+        let mut f = icmp_error(net.outside, net.a, &about);
+        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+        assert_eq!(judge_icmp_error(&f), ((net.outside, net.a), (at(net.a, 1), at(net.outside, 2))));
+    }
+}
+
+pub(crate) fn a_pod_reports_only_its_own_flows<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        let mut sent = frame(Kind::Udp, client, vip);
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
+        let reply = frame(Kind::Udp, vip, client);
+        // with its own address about its neighbour's flow: not translated; with its neighbour's: not sent
+        expect_drop(w, FROM_B, icmp_error(net.b, net.vip, &reply), DropReason::NoFrontend);
+        expect_drop(w, FROM_B, icmp_error(net.a, net.vip, &reply), DropReason::Spoofed);
     }
 }
