@@ -29,7 +29,8 @@ pub fn read(tables: &Tables) -> Result<Found, MapError> {
     found.add_frontends(tables.frontends6.entries()?);
     found.add_addrs(tables.addrs4.entries()?);
     found.add_addrs(tables.addrs6.entries()?);
-    let backends = |id| tables.backends.get(id).filter(|b: &Backend| b.generation != 0 || b.state != 0).map(|b| (id, b));
+    let backends =
+        |id| tables.backends.get(id).filter(|b: &Backend| b.generation != 0 || b.state != 0).map(|b| (id, b));
     for (id, backend) in (1..tables.backends.capacity()).filter_map(backends) {
         found.generations.resize(id as usize, 0);
         found.generations.push(backend.generation);
@@ -37,7 +38,8 @@ pub fn read(tables: &Tables) -> Result<Found, MapError> {
             found.backends.push((id, backend));
         }
     }
-    let end = found.frontends.iter().flat_map(|(_, f)| [f.internal, f.external]).map(|t| t.base.saturating_add(t.len)).max();
+    let end =
+        found.frontends.iter().flat_map(|(_, f)| [f.internal, f.external]).map(|t| t.base.saturating_add(t.len)).max();
     let end = end.unwrap_or(0).min(tables.slots.capacity());
     found.slots = (0..end).filter_map(|i| tables.slots.get(i)).collect();
     Ok(found)

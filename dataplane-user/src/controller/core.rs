@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use dataplane_common::service::SlotTable;
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
 use tracing::info;
@@ -40,6 +41,8 @@ pub struct Core {
     pub(super) waiting: HashMap<FrontendAddr, Vec<u32>>,
     /// Found in the tables, and not yet claimed by a Service.
     pub(super) orphans: HashMap<Box<str>, Vec<PublishedPort>>,
+    /// Slot tables of Services whose state in the tables is uncertain.
+    pub(super) limbo: HashMap<u32, Vec<SlotTable>>,
     garbage: Garbage,
     synced: bool,
     addresses_changed: bool,
@@ -68,6 +71,7 @@ impl Core {
             retries: BinaryHeap::new(),
             waiting: HashMap::new(),
             orphans: services,
+            limbo: HashMap::new(),
             garbage,
             synced: false,
             addresses_changed: false,
@@ -131,7 +135,8 @@ impl Core {
     /// Whether there is anything to do at this time.
     #[must_use]
     pub fn has_work(&self, now: Duration) -> bool {
-        self.intake.is_complete() && (!self.synced || !self.dirty.is_empty() || self.next_retry().is_some_and(|at| at <= now))
+        self.intake.is_complete()
+            && (!self.synced || !self.dirty.is_empty() || self.next_retry().is_some_and(|at| at <= now))
     }
 
     /// When a Service that failed is tried again.

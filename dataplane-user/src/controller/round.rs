@@ -11,6 +11,7 @@ use crate::apply::{Failures, execute};
 use crate::desired::context::ip;
 use crate::desired::{self, Desired, FrontendAddr, ready_local};
 use crate::reconcile::plan::{NODE, Plan, Tag};
+use crate::reconcile::published::union;
 use crate::reconcile::{PublishedPort, assign};
 use crate::source::{ObjectKey, Rejection, SourceKind};
 
@@ -122,8 +123,8 @@ impl Core {
 
     /// Addresses that may not have been entered or removed are looked at again.
     fn doubt_addrs<A: Address>(&mut self, addrs: &[A], tags: &[Tag], failures: &Failures) {
-        for (addr, _) in addrs.iter().zip(tags).filter(|(_, tag)| failures.contains_key(*tag)) {
-            self.ledger.addr_failed(addr.to_octets16());
+        for (addr, tag) in addrs.iter().zip(tags).filter(|(_, tag)| failures.contains_key(*tag)) {
+            self.ledger.addr_failed(addr.to_octets16(), *tag);
         }
     }
 
@@ -133,6 +134,10 @@ impl Core {
         for part in done {
             if let Some(entry) = self.store.get_mut(part.number) {
                 entry.failures = 0;
+            }
+            if !self.limbo.is_empty() {
+                let tables = self.limbo.remove(&part.number);
+                tables.into_iter().flatten().for_each(|t| self.ledger.slots.release(t, now));
             }
             self.settle(part.number, &part.before, part.after, now);
         }
@@ -147,20 +152,33 @@ impl Core {
         self.ledger.plan_addrs(plan);
         let again = self.execute(plan);
         plan.clear();
-        for mut part in failed {
-            if again.contains_key(&part.number) {
-                part.before.iter_mut().for_each(|p| p.uncertain = true);
-            }
+        for part in failed {
             if let (Some(entry), Some(error)) = (self.store.get(part.number), failures.get(&part.number)) {
                 let rejection = Rejection::of(SourceKind::Service, &entry.key, "", error.to_string());
                 self.faults.set_service(part.number, vec![rejection]);
             }
-            self.settle(part.number, &part.after, part.before, now);
+            if again.contains_key(&part.number) {
+                self.keep_both(&part, plan);
+            } else {
+                self.settle(part.number, &part.after, part.before, now);
+            }
             self.retry(part.number, now);
         }
     }
 
-    /// `now` is in the tables instead of `before`.
+    /// Neither the way forth nor the way back was completed.
+    fn keep_both(&mut self, part: &Part, scratch: &mut Plan) {
+        let (both, tables) = union(&part.before, &part.after);
+        if let Some(entry) = self.store.get(part.number) {
+            // Only for the books: whoever comes next finds all of it taken.
+            self.ledger.plan((&entry.key.namespace, &entry.key.name), &part.before, &both, part.number, scratch);
+            scratch.clear();
+        }
+        self.limbo.entry(part.number).or_default().extend(tables);
+        self.restore_part(part.number, both);
+    }
+
+    /// `after` is in the tables instead of `before`.
     fn settle(&mut self, number: u32, before: &[PublishedPort], after: Box<[PublishedPort]>, now: Duration) {
         let mut woken = Vec::new();
         let waiting = &mut self.waiting;
@@ -231,4 +249,3 @@ impl Core {
         self.report.set_health_check(&entry.key, port, check);
     }
 }
-

@@ -147,9 +147,8 @@ impl Store {
         let Some(mut object) = object else { return [before.map(|n| self.remove_slice(n, key)), None] };
         let service = std::mem::take(&mut object.service);
         let number = self.find(&key.namespace, &service);
-        let number = number.unwrap_or_else(|| {
-            self.insert(&ObjectKey { namespace: key.namespace.clone(), name: service })
-        });
+        let number =
+            number.unwrap_or_else(|| self.insert(&ObjectKey { namespace: key.namespace.clone(), name: service }));
         let moved = before.filter(|b| *b != number).map(|b| self.remove_slice(b, key));
         let epoch = self.slice_epoch;
         let Some(entry) = self.get_mut(number) else { return [moved, None] };

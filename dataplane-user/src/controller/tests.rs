@@ -39,8 +39,13 @@ fn dual(addresses: &[&str]) -> DualAddr {
 }
 
 fn service(cluster_ips: &[&str], ports: &[(&str, u16)]) -> ServiceObject {
-    let port = |(name, port): &(&str, u16)| ServicePort { name: (*name).into(), port: *port, node_port: 0, proto: proto::TCP };
-    ServiceObject { cluster_ips: dual(cluster_ips), ports: ports.iter().map(port).collect(), ..ServiceObject::default() }
+    let port =
+        |(name, port): &(&str, u16)| ServicePort { name: (*name).into(), port: *port, node_port: 0, proto: proto::TCP };
+    ServiceObject {
+        cluster_ips: dual(cluster_ips),
+        ports: ports.iter().map(port).collect(),
+        ..ServiceObject::default()
+    }
 }
 
 const READY: u8 = endpoint_flags::READY | endpoint_flags::SERVING;

@@ -182,6 +182,7 @@ impl Family {
             | bit(has(flags::SERVING) || has(flags::READY), state::SERVING)
             | bit(has(flags::TERMINATING), state::TERMINATING)
             | bit(has(flags::LOCAL), state::LOCAL)
+            | bit(has(flags::REMOTE), state::REMOTE)
             | bit(context.cluster.is_host(&addr), state::HOST);
         Backend { addr, port: c.port, state, sets }
     }

@@ -87,8 +87,9 @@ pub(super) fn of_port(
         Policy::Cluster => 0,
         Policy::Local => flags::EXTERNAL_DROP | flags::KEEP_CLIENT,
     };
-    let at = |addr, port_number, flags| {
-        Frontend { key: FrontendAddr { addr: octets16(addr), port: port_number, proto: port.proto }, flags }
+    let at = |addr, port_number, flags| Frontend {
+        key: FrontendAddr { addr: octets16(addr), port: port_number, proto: port.proto },
+        flags,
     };
     let own = claims.iter().map(|c| at(c.addr, port.port, if c.external { external } else { internal }));
     let mut all = Vec::with_capacity(claims.len());

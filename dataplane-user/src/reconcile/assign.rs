@@ -163,7 +163,9 @@ impl Work<'_> {
                     self.check_room(&f.key)?;
                     frontends.push(*f);
                 }
-                Some(o) if sibling.is_none() && (o == id || self.before.iter().any(|p| p.id == o)) => frontends.push(*f),
+                Some(o) if sibling.is_none() && (o == id || self.before.iter().any(|p| p.id == o)) => {
+                    frontends.push(*f)
+                }
                 Some(other) => self.conflicts.push((f.key, other)),
             }
         }

@@ -174,10 +174,11 @@ impl Ledger {
         }
     }
 
-    /// Nobody knows whether the address was entered or removed: the next round does it again.
-    pub fn addr_failed(&mut self, addr: [u8; 16]) {
+    /// Nobody knows whether the address was entered or removed: the next round does it again, together with
+    /// the Service for which it failed.
+    pub fn addr_failed(&mut self, addr: [u8; 16], tag: Tag) {
         self.addrs.entry(addr).or_default().entered = UNSURE;
-        self.touched.push((addr, NODE));
+        self.touched.push((addr, tag));
     }
 
     /// Whether [`Self::plan_addrs`] has something to look at.
@@ -207,4 +208,3 @@ impl Ledger {
         }
     }
 }
-

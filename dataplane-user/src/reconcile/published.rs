@@ -87,6 +87,32 @@ impl PublishedPort {
     }
 }
 
+/// What a Service may have when neither the way to `after` nor the way back was completed: everything of both, all of it uncertain.
+/// Also the tables that only `after` has, which must stay taken until the Service is certain again.
+#[must_use]
+pub fn union(before: &[PublishedPort], after: &[PublishedPort]) -> (Box<[PublishedPort]>, Vec<SlotTable>) {
+    let mut both: Vec<PublishedPort> = before.to_vec();
+    let mut tables = Vec::new();
+    for port in after {
+        let Some(known) = both.iter_mut().find(|p| p.id == port.id) else {
+            both.push(port.clone());
+            continue;
+        };
+        tables.extend(port.tables.into_iter().filter(|t| t.len > 0 && !known.tables.contains(t)));
+        let mut backends = known.backends.to_vec();
+        let new = port.backends.iter().filter(|b| !known.backends.iter().any(|k| k.id == b.id));
+        backends.extend(new.map(|b| PublishedBackend { sets: 0, ..*b }));
+        backends.sort_by_key(PublishedBackend::endpoint);
+        known.backends = backends.into();
+        let mut frontends = known.frontends.to_vec();
+        frontends.extend(port.frontends.iter().filter(|f| !known.frontends.iter().any(|k| k.key == f.key)));
+        frontends.sort_by_key(|f| f.key);
+        known.frontends = frontends.into();
+    }
+    both.iter_mut().for_each(|p| p.uncertain = true);
+    (both.into(), tables)
+}
+
 /// The key in `frontends4` or `frontends6`.
 #[must_use]
 pub fn frontend_key<A: Address>(key: &FrontendAddr) -> FrontendKey<A> {

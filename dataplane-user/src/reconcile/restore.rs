@@ -196,9 +196,8 @@ impl Parts {
             }
         }
         port.backends = self.backends.iter().map(|(id, b)| published(*id, b, &sets_of)).collect();
-        port.uncertain |= TABLES.iter().any(|&(i, v6, set)| {
-            !port.members(v6, set).eq(members[i].into_iter().flatten().copied())
-        });
+        port.uncertain |=
+            TABLES.iter().any(|&(i, v6, set)| !port.members(v6, set).eq(members[i].into_iter().flatten().copied()));
         port
     }
 

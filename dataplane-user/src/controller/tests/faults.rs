@@ -7,7 +7,10 @@ use super::*;
 use crate::apply::memory::Memory;
 
 fn two(core: &mut Core) {
-    core.handle(Event::Service(key("api"), Some(service(&["10.96.0.12", "fd00:96::12"], &[("http", 80), ("more", 81)]))));
+    core.handle(Event::Service(
+        key("api"),
+        Some(service(&["10.96.0.12", "fd00:96::12"], &[("http", 80), ("more", 81)])),
+    ));
     core.handle(Event::Slice(key("api-1"), Some(slice("api", &[("http", 8080), ("more", 81)], &["10.1.0.8"]))));
     core.handle(Event::Service(key("zoo"), Some(service(&["10.96.0.13"], &[("http", 80)]))));
 }
@@ -22,7 +25,11 @@ fn a_refused_write_costs_one_service_and_is_made_up_for() {
         core.reconcile(NOW);
         let seen = view(&memory);
         let names: Vec<_> = seen.names.iter().map(String::as_str).collect();
-        assert_eq!(names, ["shop/web:http", "shop/zoo:http"], "{map}: the other Services are served, this one not by half");
+        assert_eq!(
+            names,
+            ["shop/web:http", "shop/zoo:http"],
+            "{map}: the other Services are served, this one not by half"
+        );
         assert_eq!(core.snapshot().failing, 1, "{map}");
         assert!(core.snapshot().rejections[0].to_string().starts_with("Service shop/api: map "), "{map}");
         let retry = core.next_retry().unwrap();

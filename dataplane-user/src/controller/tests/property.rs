@@ -36,38 +36,44 @@ enum Step {
 const SERVICES: u8 = 4;
 
 fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
-    (1..8_u8, 0..3_u8, any::<[bool; 4]>(), 0..3_u32).prop_map(move |(ports, externals, [v6, local_in, local_out, node_port], affinity)| {
-        let v4 = format!("10.96.{i}.1");
-        let v6_addr = format!("fd00:96::{i}");
-        let addresses = if v6 { vec![v4.as_str(), &v6_addr] } else { vec![v4.as_str()] };
-        let names = ["", "http", "dns"];
-        let ports: Vec<_> = (0..3_u16).filter(|p| ports & (1 << p) != 0).map(|p| (names[usize::from(p)], 80 + p)).collect();
-        let policy = |local| if local { Policy::Local } else { Policy::Cluster };
-        let mut s = service(&addresses, &ports);
-        s.internal = policy(local_in);
-        s.external = policy(local_out);
-        s.affinity = affinity * 100;
-        if node_port {
-            s.ports.iter_mut().zip(0..).for_each(|(p, n)| p.node_port = 30_000 + 10 * u16::from(i) + n);
-        }
-        if externals > 0 {
-            let external_ips = (0..externals).map(|e| ip(&format!("203.0.{i}.{e}"))).collect();
-            s.extra = Some(Box::new(ServiceExtra { external_ips, ..ServiceExtra::default() }));
-        }
-        s
-    })
+    (1..8_u8, 0..3_u8, any::<[bool; 4]>(), 0..3_u32).prop_map(
+        move |(ports, externals, [v6, local_in, local_out, node_port], affinity)| {
+            let v4 = format!("10.96.{i}.1");
+            let v6_addr = format!("fd00:96::{i}");
+            let addresses = if v6 { vec![v4.as_str(), &v6_addr] } else { vec![v4.as_str()] };
+            let names = ["", "http", "dns"];
+            let ports: Vec<_> =
+                (0..3_u16).filter(|p| ports & (1 << p) != 0).map(|p| (names[usize::from(p)], 80 + p)).collect();
+            let policy = |local| if local { Policy::Local } else { Policy::Cluster };
+            let mut s = service(&addresses, &ports);
+            s.internal = policy(local_in);
+            s.external = policy(local_out);
+            s.affinity = affinity * 100;
+            if node_port {
+                s.ports.iter_mut().zip(0..).for_each(|(p, n)| p.node_port = 30_000 + 10 * u16::from(i) + n);
+            }
+            if externals > 0 {
+                let external_ips = (0..externals).map(|e| ip(&format!("203.0.{i}.{e}"))).collect();
+                s.extra = Some(Box::new(ServiceExtra { external_ips, ..ServiceExtra::default() }));
+            }
+            s
+        },
+    )
 }
 
 fn any_slice() -> impl Strategy<Value = SliceObject> {
     let endpoint = (0..6_u8, 0..16_u8);
-    (0..SERVICES, any::<bool>(), prop::collection::vec(endpoint, 0..5), 1..8_u8).prop_map(|(of, v6, endpoints, ports)| {
-        let addr = |i: u8| if v6 { format!("fd00:1::{i:x}") } else { format!("10.1.0.{i}") };
-        let texts: Vec<_> = endpoints.iter().map(|(i, flags)| (addr(i + 1), *flags)).collect();
-        let texts: Vec<_> = texts.iter().map(|(a, f)| (a.as_str(), *f)).collect();
-        let names = ["", "http", "dns"];
-        let ports: Vec<_> = (0..3_u16).filter(|p| ports & (1 << p) != 0).map(|p| (names[usize::from(p)], 8080 + p)).collect();
-        SliceObject { v6, ..slice_of(&format!("s{of}"), &ports, &texts) }
-    })
+    (0..SERVICES, any::<bool>(), prop::collection::vec(endpoint, 0..5), 1..8_u8).prop_map(
+        |(of, v6, endpoints, ports)| {
+            let addr = |i: u8| if v6 { format!("fd00:1::{i:x}") } else { format!("10.1.0.{i}") };
+            let texts: Vec<_> = endpoints.iter().map(|(i, flags)| (addr(i + 1), *flags)).collect();
+            let texts: Vec<_> = texts.iter().map(|(a, f)| (a.as_str(), *f)).collect();
+            let names = ["", "http", "dns"];
+            let ports: Vec<_> =
+                (0..3_u16).filter(|p| ports & (1 << p) != 0).map(|p| (names[usize::from(p)], 8080 + p)).collect();
+            SliceObject { v6, ..slice_of(&format!("s{of}"), &ports, &texts) }
+        },
+    )
 }
 
 fn any_change() -> impl Strategy<Value = Step> {

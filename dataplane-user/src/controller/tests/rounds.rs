@@ -163,7 +163,8 @@ fn the_first_owner_of_an_address_keeps_it_and_the_next_gets_it_when_it_goes() {
     let memory = memory();
     let mut core = serving(&memory);
     let extra = ServiceExtra { external_ips: [ip("203.0.113.1")].into(), ..ServiceExtra::default() };
-    let with_external = |cluster| ServiceObject { extra: Some(Box::new(extra.clone())), ..service(&[cluster], &[("http", 80)]) };
+    let with_external =
+        |cluster| ServiceObject { extra: Some(Box::new(extra.clone())), ..service(&[cluster], &[("http", 80)]) };
     core.handle(Event::Service(key("first"), Some(with_external("10.96.0.20"))));
     core.reconcile(NOW);
     core.handle(Event::Service(key("second"), Some(with_external("10.96.0.21"))));
@@ -171,7 +172,10 @@ fn the_first_owner_of_an_address_keeps_it_and_the_next_gets_it_when_it_goes() {
     let owner = || view(&memory).frontends[&(octets16(ip("203.0.113.1")), 80, 6)].service.clone();
     assert_eq!(owner(), "shop/first:http");
     let snapshot = core.snapshot();
-    assert_eq!(snapshot.rejections[0].to_string(), "Service shop/second, spec.ports: 203.0.113.1 port 80 is taken by Service shop/first");
+    assert_eq!(
+        snapshot.rejections[0].to_string(),
+        "Service shop/second, spec.ports: 203.0.113.1 port 80 is taken by Service shop/first"
+    );
     assert_eq!(view(&memory).frontends.len(), 4, "the other frontends of the second are served");
     core.handle(Event::Service(key("first"), None));
     core.reconcile(NOW);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_common::addr::{Address, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SlotTable};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
 
 use crate::apply::memory::Memory;
 
@@ -52,7 +52,8 @@ pub(super) fn view(memory: &Memory) -> View {
     addrs::<V6>(&memory.addrs6.typed(), &mut view);
     for b in backends.values() {
         if let Some(name) = names.get(&b.service_port) {
-            view.backends.insert((name.clone(), (b.addr, b.port, b.state)));
+            let new = view.backends.insert((name.clone(), (b.addr, b.port, b.state)));
+            assert!(new, "two ids for one endpoint: {b:?}");
         }
     }
     let resolve = |table: SlotTable, f: &Frontend, v6: bool| -> BTreeSet<Seen> {
@@ -73,7 +74,9 @@ pub(super) fn view(memory: &Memory) -> View {
     let mut add = |addr: [u8; 16], port: u16, proto: u8, f: &Frontend, v6: bool| {
         let service = names.get(&f.service_port).unwrap_or_else(|| panic!("{f:?} has no name")).clone();
         let kind = view.addrs.get(&addr).copied();
-        assert!(kind.is_some(), "{service}: no entry for the address of {f:?}");
+        // A node port waits for the node's address, if its entry was refused: it is not there yet, and nothing else is.
+        let node_port = f.flags & frontend_flags::NODE_PORT != 0;
+        assert!(kind.is_some() || node_port, "{service}: no entry for the address of {f:?}");
         let internal = resolve(f.internal, f, v6);
         let external = resolve(f.external, f, v6);
         let affinity_ticks = f.affinity_ticks;
