@@ -134,6 +134,8 @@ pub mod endpoint_flags {
     pub const NODE_HINTS: u8 = 16;
     /// One of them names this node.
     pub const THIS_NODE_HINTED: u8 = 32;
+    /// Names another node as its own.
+    pub const REMOTE: u8 = 64;
 }
 
 /// A Node.

@@ -92,15 +92,19 @@ impl Decoder {
             return None;
         }
         let (zones, node_hints) = self.hints(wire);
-        let local = wire.node_name.as_deref() == Some(&*self.node);
-        let local = if local { flags::LOCAL } else { 0 };
-        Some(Endpoint { addr: octets16(addr), zones, flags: conditions(wire) | local | node_hints })
+        let place = match wire.node_name.as_deref() {
+            Some(name) if name == &*self.node => flags::LOCAL,
+            Some(_) => flags::REMOTE,
+            None => 0,
+        };
+        Some(Endpoint { addr: octets16(addr), zones, flags: conditions(wire) | place | node_hints })
     }
 
     fn hints(&mut self, wire: &EndpointWire) -> (Option<Arc<Zones>>, u8) {
         let Some(hints) = &wire.hints else { return (None, 0) };
         let zones = hints.for_zones.as_deref().unwrap_or_default();
-        let zones = (!zones.is_empty()).then(|| self.interner.zones(zones.iter().map(|z| z.name.as_str().into()).collect()));
+        let zones =
+            (!zones.is_empty()).then(|| self.interner.zones(zones.iter().map(|z| z.name.as_str().into()).collect()));
         let nodes = hints.for_nodes.as_deref().unwrap_or_default();
         let any = if nodes.is_empty() { 0 } else { flags::NODE_HINTS };
         let this = if nodes.iter().any(|n| *n.name == *self.node) { flags::THIS_NODE_HINTED } else { 0 };
