@@ -28,6 +28,7 @@ mod cmd {
     pub(super) const MAP_DELETE_BATCH: libc::c_int = 27;
     pub(super) const LINK_CREATE: libc::c_int = 28;
     pub(super) const LINK_UPDATE: libc::c_int = 29;
+    pub(super) const LINK_DETACH: libc::c_int = 34;
 }
 
 fn bpf<T: Pod>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
@@ -106,6 +107,14 @@ struct LinkCreateAttr {
 /// `EINVAL`: the kernel does not know this attach type; `ENODEV`: no such device; `EBADF`: no such cgroup.
 pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
     bpf(cmd::LINK_CREATE, &mut LinkCreateAttr { prog_fd: fd(program), target, attach_type, flags }).map(owned)
+}
+
+/// Detaches a link at once; closing and unpinning it does so some time later.
+///
+/// # Errors
+/// Those of `BPF_LINK_DETACH`; `EOPNOTSUPP`: not a kind of link that can be detached.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(cmd::LINK_DETACH, &mut fd(link)).map(drop)
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -3,6 +3,7 @@
 //! Everything that can be refused is refused before the first change to the kernel: settings, addresses in use, an
 //! unreadable source, a kernel that lacks something, a second agent.
 
+pub mod conflist;
 pub mod logging;
 pub mod source;
 pub mod trace;
@@ -118,6 +119,7 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), status));
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone());
     tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));
+    tokio::spawn(conflist::offer(Arc::clone(&config), snapshots.clone()));
     tokio::spawn(await_sync(health_address, metrics, snapshots));
     let cause = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -139,7 +141,11 @@ fn publisher(controller: Handle) -> node::Publish {
 
 /// Waits for the maps to be complete, then says so: in the log, and by serving health checks. Until then connections to that
 /// address are refused, so that nobody sends traffic to a node that does not know its Services yet.
-async fn await_sync(address: (TcpSocket, SocketAddr), metrics: Arc<Metrics>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+async fn await_sync(
+    address: (TcpSocket, SocketAddr),
+    metrics: Arc<Metrics>,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+) {
     let answers = snapshots.clone();
     let synced = async { snapshots.wait_for(|s| s.synced).await.map(|s| Arc::clone(&s)).ok() };
     let late = match tokio::time::timeout(STARTING, synced).await {

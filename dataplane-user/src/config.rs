@@ -129,6 +129,7 @@ pub struct Config {
     pub pin_root: PathBuf,
     pub cgroup_root: Option<PathBuf>,
     pub state_dir: PathBuf,
+    pub cni_conflist: Option<PathBuf>,
     pub uplink_attach: UplinkAttach,
     pub ebpf_object: Option<PathBuf>,
     pub snat_ports: PortRange,
@@ -176,6 +177,7 @@ impl Config {
             pin_root: o.pin_root.unwrap_or_else(|| dataplane_host::pins::DEFAULT_ROOT.into()),
             cgroup_root: o.cgroup_root,
             state_dir: o.state_dir.unwrap_or_else(|| "/var/lib/ropeway".into()),
+            cni_conflist: o.cni_conflist,
             uplink_attach: o.uplink_attach.unwrap_or_default(),
             ebpf_object: o.ebpf_object,
             snat_ports: o.snat_port_range.unwrap_or(PortRange { first: 61000, last: 65535 }),
@@ -202,7 +204,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        one_per_family("node-ip", &self.node_ips, |a| a.is_ipv6())?;
+        one_per_family("node-ip", &self.node_ips, IpAddr::is_ipv6)?;
         one_per_family("pod-cidr", &self.pod_cidrs, IpNetwork::is_ipv6)?;
         for (field, ranges) in [("pod-cidr", &self.pod_cidrs), ("cluster-cidr", &self.cluster_cidrs)] {
             for range in ranges {
@@ -228,7 +230,9 @@ impl Config {
         require("mtu", self.mtu.is_none_or(|m| (1280..=65535).contains(&m)), || {
             "must be between 1280 (the least that IPv6 allows) and 65535".into()
         })?;
-        for (field, path) in [("pin-root", &self.pin_root), ("state-dir", &self.state_dir)] {
+        let paths = [("pin-root", Some(&self.pin_root)), ("state-dir", Some(&self.state_dir))];
+        for (field, path) in paths.into_iter().chain([("cni-conflist", self.cni_conflist.as_ref())]) {
+            let Some(path) = path else { continue };
             require(field, path.is_absolute(), || format!("{}: must be an absolute path", path.display()))?;
         }
         for (field, seconds) in [

@@ -141,10 +141,8 @@ async fn respond(request: Request<Incoming>, handler: Handler) -> Result<Respons
     let path = request.uri().path().to_owned();
     // Gathering metrics reads maps: not on a thread that others wait for.
     let answer = tokio::task::spawn_blocking(move || handler(&path)).await;
-    let answer = answer.unwrap_or_else(|e| Answer {
-        status: StatusCode::INTERNAL_SERVER_ERROR,
-        ..Answer::text(format!("{e}\n"))
-    });
+    let answer = answer
+        .unwrap_or_else(|e| Answer { status: StatusCode::INTERNAL_SERVER_ERROR, ..Answer::text(format!("{e}\n")) });
     let mut response = Response::new(Full::from(answer.text));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();

@@ -7,7 +7,7 @@ mod kernel;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dataplane_host::pins::Pins;
 use prometheus_client::collector::Collector;
@@ -74,19 +74,30 @@ fn counter(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) ->
     ConstCounter::new(value).encode(e.encode_descriptor(name, help, None, MetricType::Counter)?)
 }
 
-fn gauge(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
-    ConstGauge::new(value).encode(e.encode_descriptor(name, help, None, MetricType::Gauge)?)
+fn gauge(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: usize) -> fmt::Result {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(e.encode_descriptor(
+        name,
+        help,
+        None,
+        MetricType::Gauge,
+    )?)
 }
 
 fn histogram(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, h: &Histogram) -> fmt::Result {
     let buckets: Vec<_> = Histogram::bounds().chain([f64::MAX]).zip(h.counts).collect();
     let mut encoder = e.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    encoder.encode_histogram::<NoLabelSet>(h.sum_us as f64 / 1e6, h.counts.iter().sum(), &buckets, None)
+    encoder.encode_histogram::<NoLabelSet>(
+        Duration::from_micros(h.sum_us).as_secs_f64(),
+        h.counts.iter().sum(),
+        &buckets,
+        None,
+    )
 }
 
 /// Seconds since 1970; 0: never.
-fn timestamp(time: Option<SystemTime>) -> f64 {
-    time.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs_f64())
+fn timestamp(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: Option<SystemTime>) -> fmt::Result {
+    let seconds = time.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs_f64());
+    ConstGauge::new(seconds).encode(e.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
 /// What the controller tells.
@@ -103,22 +114,22 @@ impl Collector for Controller {
         let help = "From the change of an endpoint to written maps";
         histogram(e, "kubeproxy_network_programming_duration_seconds", help, &s.programming)?;
         let name = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds";
-        gauge(e, name, "When a change last came in", timestamp(s.last_queued))?;
+        timestamp(e, name, "When a change last came in", s.last_queued)?;
         let name = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
-        gauge(e, name, "When all changes were applied last", timestamp(s.last_sync))?;
+        timestamp(e, name, "When all changes were applied last", s.last_sync)?;
         counter(e, "kubeproxy_sync_proxy_rules_service_changes", "Changes of Services", s.service_changes)?;
         counter(e, "kubeproxy_sync_proxy_rules_endpoint_changes", "Changes of EndpointSlices", s.endpoint_changes)?;
         let name = "kubeproxy_sync_proxy_rules_service_changes_pending";
-        gauge(e, name, "Services that wait to be applied", s.failing as f64)?;
+        gauge(e, name, "Services that wait to be applied", s.failing)?;
         let name = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
         let help = "EndpointSlices that wait to be applied: they wait with their Services, which are counted there";
-        gauge(e, name, help, 0.0)?;
-        gauge(e, "ropeway_synced", "Whether the maps have been complete once", f64::from(u8::from(s.synced)))?;
-        gauge(e, "ropeway_services", "Services", s.services as f64)?;
-        gauge(e, "ropeway_endpoint_slices", "EndpointSlices", s.slices as f64)?;
-        gauge(e, "ropeway_pods", "Pods of this node, as the source tells", s.pods as f64)?;
-        gauge(e, "ropeway_rejections", "Parts of objects and files that can't be used", s.rejected as f64)?;
-        self.used(e, &s)?;
+        gauge(e, name, help, 0)?;
+        gauge(e, "ropeway_synced", "Whether the maps have been complete once", usize::from(s.synced))?;
+        gauge(e, "ropeway_services", "Services", s.services)?;
+        gauge(e, "ropeway_endpoint_slices", "EndpointSlices", s.slices)?;
+        gauge(e, "ropeway_pods", "Pods of this node, as the source tells", s.pods)?;
+        gauge(e, "ropeway_rejections", "Parts of objects and files that can't be used", s.rejected)?;
+        used(e, &s)?;
         let name = "ropeway_map_operations";
         let mut family = e.encode_descriptor(name, "Entries written or removed", None, MetricType::Counter)?;
         for (map, count) in s.operations.by_map() {
@@ -128,21 +139,19 @@ impl Collector for Controller {
     }
 }
 
-impl Controller {
-    fn used(&self, e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
-        let help = "Entries in use, of the maps that the agent fills";
-        let mut family = e.encode_descriptor("ropeway_map_entries", help, None, MetricType::Gauge)?;
-        for (map, count) in [
-            ("services", s.service_ports as u64),
-            ("frontends4", s.frontends.0.into()),
-            ("frontends6", s.frontends.1.into()),
-            ("backends", s.backends.into()),
-            ("slots", s.slots.into()),
-        ] {
-            ConstGauge::new(count as f64).encode(family.encode_family(&[("map", map)])?)?;
-        }
-        Ok(())
+fn used(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
+    let help = "Entries in use, of the maps that the agent fills";
+    let mut family = e.encode_descriptor("ropeway_map_entries", help, None, MetricType::Gauge)?;
+    for (map, count) in [
+        ("services", i64::try_from(s.service_ports).unwrap_or(i64::MAX)),
+        ("frontends4", s.frontends.0.into()),
+        ("frontends6", s.frontends.1.into()),
+        ("backends", s.backends.into()),
+        ("slots", s.slots.into()),
+    ] {
+        ConstGauge::new(count).encode(family.encode_family(&[("map", map)])?)?;
     }
+    Ok(())
 }
 
 /// What the node's task tells.
@@ -158,15 +167,13 @@ impl Collector for Node {
         counter(e, "ropeway_node_operations", "Programs, links, filters, routes and files changed", operations)?;
         counter(e, "ropeway_node_repairs", "Of those, what somebody else had changed or removed", repairs)?;
         counter(e, "ropeway_node_failures", "Attempts to bring the node into order that failed", failures)?;
-        let unrouted = self.status.unrouted() as f64;
+        let unrouted = self.status.unrouted();
         gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -191,13 +198,13 @@ mod tests {
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds 0.0",
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds 0.0",
             "kubeproxy_sync_proxy_rules_service_changes_total 1",
-            "kubeproxy_sync_proxy_rules_service_changes_pending 0.0",
-            "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0.0",
+            "kubeproxy_sync_proxy_rules_service_changes_pending 0",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total 0",
             "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
             "kubeproxy_proxy_livez_total{code=\"503\"} 1",
             "ropeway_map_operations_total{map=\"backends\"} 12",
-            "ropeway_map_entries{map=\"frontends4\"} 7.0",
+            "ropeway_map_entries{map=\"frontends4\"} 7",
             "ropeway_node_repairs_total 0",
             "# EOF",
         ] {

@@ -125,7 +125,11 @@ impl NodeTask {
     }
 
     /// Works until the controller has ended.
-    pub async fn run(mut self, mut nodes: watch::Receiver<Arc<Nodes>>, mut controller: watch::Receiver<Arc<Controller>>) {
+    pub async fn run(
+        mut self,
+        mut nodes: watch::Receiver<Arc<Nodes>>,
+        mut controller: watch::Receiver<Arc<Controller>>,
+    ) {
         let mut wait = AUDIT;
         loop {
             let mut external = false;
@@ -182,17 +186,16 @@ impl NodeTask {
         let facts = discover::facts(&config, &snapshot, own);
         let changed = self.last.as_ref() != Some(&facts);
         if changed {
-            self.report(&facts);
+            report(&facts);
         }
         let mut operations = self.write_config(&facts)?;
-        self.settings(&facts);
+        settings(&facts);
         if self.maps_filled {
             operations += self.attach(&facts)?;
         }
         if !facts.pod_cidrs.is_empty() {
-            operations += usize::from(
-                NodeFile::new(&config.node_name, &facts.pod_cidrs, facts.mtu).write(&config.state_dir)?,
-            );
+            operations +=
+                usize::from(NodeFile::new(&config.node_name, &facts.pod_cidrs, facts.mtu).write(&config.state_dir)?);
         }
         if self.nodes_in_sync {
             operations += self.routes(&facts)?;
@@ -208,17 +211,6 @@ impl NodeTask {
         Ok(())
     }
 
-    fn report(&self, facts: &Facts) {
-        let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.as_str()).collect();
-        info!(?uplinks, node_ips = ?facts.node_ips, pod_cidrs = ?facts.pod_cidrs, mtu = facts.mtu, "node");
-        for name in &facts.missing {
-            warn!(uplink = name, "--uplink: no such device; it is attached when it appears");
-        }
-        if facts.uplinks.is_empty() && facts.missing.is_empty() {
-            warn!("no uplink: there is no default route, and no device has the node's address; name one with --uplink");
-        }
-    }
-
     fn write_config(&self, facts: &Facts) -> Result<usize, LoadError> {
         let wanted = facts.node_config(&self.parts.config, self.parts.clock);
         let table: Table<u32, NodeConfig> = Table::open(&self.parts.pins, "config")?;
@@ -227,17 +219,6 @@ impl NodeTask {
         }
         table.insert(&0, &wanted)?;
         Ok(1)
-    }
-
-    fn settings(&self, facts: &Facts) {
-        let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.clone()).collect();
-        let (done, failed) = sysctl::apply(Path::new("/proc/sys"), &uplinks);
-        for setting in done {
-            info!(setting = setting.path, value = setting.value, "kernel setting");
-        }
-        for error in &failed {
-            warn!("{error}");
-        }
     }
 
     fn attach(&mut self, facts: &Facts) -> Result<usize, LoadError> {
@@ -277,6 +258,28 @@ impl NodeTask {
     }
 }
 
+fn report(facts: &Facts) {
+    let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.as_str()).collect();
+    info!(?uplinks, node_ips = ?facts.node_ips, pod_cidrs = ?facts.pod_cidrs, mtu = facts.mtu, "node");
+    for name in &facts.missing {
+        warn!(uplink = name, "--uplink: no such device; it is attached when it appears");
+    }
+    if facts.uplinks.is_empty() && facts.missing.is_empty() {
+        warn!("no uplink: there is no default route, and no device has the node's address; name one with --uplink");
+    }
+}
+
+fn settings(facts: &Facts) {
+    let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.clone()).collect();
+    let (done, failed) = sysctl::apply(Path::new("/proc/sys"), &uplinks);
+    for setting in done {
+        info!(setting = setting.path, value = setting.value, "kernel setting");
+    }
+    for error in &failed {
+        warn!("{error}");
+    }
+}
+
 /// Passes on what the kernel says for as long as somebody listens.
 fn listen(mut monitor: Monitor, sender: &mpsc::Sender<Vec<Event>>) {
     while !sender.is_closed() {
@@ -301,9 +304,7 @@ fn is_relevant(event: &Event, facts: &Facts, config: &Config) -> bool {
         config.uplinks.iter().any(|u| u == name) || facts.uplinks.iter().any(|l| l.index == index || l.name == name)
     };
     match event {
-        Event::Link(link) => {
-            uplink(&link.name, link.index) && !facts.uplinks.iter().any(|known| known == link)
-        }
+        Event::Link(link) => uplink(&link.name, link.index) && !facts.uplinks.iter().any(|known| known == link),
         Event::LinkGone(link) => uplink(&link.name, link.index),
         Event::Address(_) | Event::AddressGone(_) | Event::Lost => true,
         Event::Route(route) => route.protocol != PROTOCOL && (route.destination.prefix() == 0 || is_on_link(route)),

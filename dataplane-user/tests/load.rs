@@ -1,4 +1,5 @@
 //! Loading, adopting and replacing programs with real pins, links and filters.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 
 mod node;
 
@@ -24,7 +25,7 @@ fn pins() -> Pins {
 }
 
 fn load(trace: bool) -> Programs {
-    let object = Object::get(Some(&object())).unwrap();
+    let object = Object::get(Some(object())).unwrap();
     programs::load(&pins(), &object, &Settings { trace, sizes: &[("flows4", 1024), ("flows6", 1024)] }).unwrap()
 }
 
@@ -156,7 +157,7 @@ fn the_links_of_another_abi_are_taken_over() {
 #[ignore = "needs root and the eBPF object"]
 fn what_fails_is_undone() {
     let Some(_node) = enter("what_fails_is_undone") else { return };
-    let good = Object::get(Some(&object())).unwrap();
+    let good = Object::get(Some(object())).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     // Another name where the object has that of the last program that is loaded.
     let mut bytes = good.bytes().to_vec();

@@ -113,7 +113,7 @@ impl Prepared {
         tokio::spawn(async move {
             match self {
                 Self::Manifests(directory) => Ok(manifests::run(directory, &node_name, events).await?),
-                Self::Kubernetes(servers) => from_servers(&servers, &node_name, &events).await,
+                Self::Kubernetes(servers) => Box::pin(from_servers(&servers, &node_name, &events)).await,
             }
         })
     }

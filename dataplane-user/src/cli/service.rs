@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use bytemuck::Pod;
-use dataplane_common::service::{
-    Backend, BackendStats, Frontend, FrontendKey, ServiceName, SlotTable, backend_state, frontend_flags, proto, scheduler,
-};
 use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::service::{
+    Backend, BackendStats, Frontend, FrontendKey, ServiceName, SlotTable, backend_state, frontend_flags, proto,
+    scheduler,
+};
 use dataplane_host::map::{MapError, PerCpuTable, SharedArray, Table};
 use dataplane_host::pins::Pins;
 use serde::Serialize;
@@ -127,10 +128,10 @@ pub fn gather(pins: &Pins, service: Option<&str>) -> Result<Services, MapError> 
     Ok(Services { version: SCHEMA, frontends })
 }
 
-fn read<A: Address>(pins: &Pins, name: &str, maps: &Maps) -> Result<Vec<FrontendView>, MapError>
+fn read<A>(pins: &Pins, name: &str, maps: &Maps) -> Result<Vec<FrontendView>, MapError>
 where
     FrontendKey<A>: Pod,
-    A: Into<IpAddr>,
+    A: Address + Into<IpAddr>,
 {
     let entries = Table::<FrontendKey<A>, Frontend>::open(pins, name)?.entries()?;
     Ok(entries.iter().map(|(key, frontend)| view(key.addr.into(), key.port, key.proto, frontend, maps)).collect())
@@ -229,7 +230,8 @@ impl View for Services {
             row!["  ->", "BACKEND", "FOR", "STATE", "WEIGHT", "GENERATION", "CONNECTIONS"],
         ];
         for f in &self.frontends {
-            let name = if f.port_name.is_empty() { f.service.clone() } else { format!("{}:{}", f.service, f.port_name) };
+            let name =
+                if f.port_name.is_empty() { f.service.clone() } else { format!("{}:{}", f.service, f.port_name) };
             let mut flags = f.flags.join(",");
             if f.affinity_ticks > 0 {
                 flags = if flags.is_empty() { "affinity".into() } else { flags + ",affinity" };

@@ -21,8 +21,13 @@ impl Lookup for Fake {
     }
 
     fn backend(&self, id: u32) -> Option<Backend> {
-        let addr = if id == 9 { "fd00::9".parse::<std::net::Ipv6Addr>().unwrap() } else { std::net::Ipv4Addr::new(10, 244, 1, id as u8).to_ipv6_mapped() };
-        let state = backend_state::SERVING | if id == 8 { backend_state::TERMINATING | backend_state::LOCAL } else { 0 };
+        let addr = if id == 9 {
+            "fd00::9".parse::<std::net::Ipv6Addr>().unwrap()
+        } else {
+            std::net::Ipv4Addr::new(10, 244, 1, id as u8).to_ipv6_mapped()
+        };
+        let state =
+            backend_state::SERVING | if id == 8 { backend_state::TERMINATING | backend_state::LOCAL } else { 0 };
         Some(Backend { addr: addr.octets(), port: 8080, state, pad: 0, generation: id * 2, service_port: 5, pad2: 0 })
     }
 
@@ -136,7 +141,8 @@ EVENT            COUNT
 packet_new_flow  5
 ";
     assert_eq!(text(&drops), expected);
-    let expected = serde_json::json!({"version": 1, "drops": {"malformed": 0, "spoofed": 12}, "events": {"packet_new_flow": 5}});
+    let expected =
+        serde_json::json!({"version": 1, "drops": {"malformed": 0, "spoofed": 12}, "events": {"packet_new_flow": 5}});
     assert_eq!(json(&drops), expected);
 }
 

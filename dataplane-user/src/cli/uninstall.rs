@@ -41,7 +41,8 @@ pub struct Removed {
 /// The agent runs, or something could not be removed; everything else is.
 pub fn uninstall(pins: &Pins, state_dir: &Path) -> anyhow::Result<Removed> {
     // Held to the end, so that no agent starts meanwhile.
-    let lock = if state_dir.is_dir() { Some(AgentLock::take(state_dir).context("stop the agent first")?) } else { None };
+    let lock =
+        if state_dir.is_dir() { Some(AgentLock::take(state_dir).context("stop the agent first")?) } else { None };
     let mut removed = Removed { version: SCHEMA, ..Removed::default() };
     let mut failures = Vec::new();
     let mut note = |what: &str, result: anyhow::Result<()>| {
@@ -50,10 +51,13 @@ pub fn uninstall(pins: &Pins, state_dir: &Path) -> anyhow::Result<Removed> {
         }
     };
     note("links", remove_links(pins, &mut removed.links));
-    note("filters", (|| {
-        removed.filters = attach::remove_filters(&mut Socket::open()?, |_, _| true)?;
-        Ok(())
-    })());
+    note(
+        "filters",
+        (|| {
+            removed.filters = attach::remove_filters(&mut Socket::open()?, |_, _| true)?;
+            Ok(())
+        })(),
+    );
     note("routes", remove_routes(&mut removed));
     note("pins", remove_pins(pins.root(), &mut removed.pins));
     for name in [node::file::NAME, "agent.lock"] {
@@ -76,7 +80,7 @@ fn remove_links(pins: &Pins, count: &mut usize) -> anyhow::Result<()> {
         let dir = pins.root().join(abi).join("links");
         let Ok(entries) = fs::read_dir(&dir) else { continue };
         for path in entries.filter_map(Result::ok).map(|e| e.path()) {
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+            attach::detach(&path)?;
             *count += 1;
         }
     }
@@ -116,13 +120,12 @@ fn remove_pins(dir: &Path, count: &mut usize) -> anyhow::Result<()> {
 
 impl View for Removed {
     fn text(&self) -> String {
-        let mut text = format!(
-            "removed {} links, {} filters, {} other pins, {} routes\n",
-            self.links, self.filters, self.pins, self.routes
-        );
-        if self.pod_routes_left > 0 {
-            text += &format!("left {} routes of pods that still run; they go with the pods\n", self.pod_routes_left);
-        }
-        text
+        let Self { links, filters, pins, routes, pod_routes_left, .. } = self;
+        let left = if *pod_routes_left > 0 {
+            format!("left {pod_routes_left} routes of pods that still run; they go with the pods\n")
+        } else {
+            String::new()
+        };
+        format!("removed {links} links, {filters} filters, {pins} other pins, {routes} routes\n{left}")
     }
 }

@@ -84,6 +84,9 @@ options! {
     /// Directory for durable state, shared with the CNI plugin [default: /var/lib/ropeway]
     #[arg(long, env = "ROPEWAY_STATE_DIR", value_name = "DIR", help_heading = "Kernel")]
     state_dir: PathBuf,
+    /// Where to write the CNI plugin's configuration list once this node can serve pods [default: nowhere]
+    #[arg(long, env = "ROPEWAY_CNI_CONFLIST", value_name = "FILE", help_heading = "Kernel")]
+    cni_conflist: PathBuf,
     /// How programs are attached to uplinks [default: auto, which is tcx from Linux 6.6 and clsact before]
     #[arg(long, env = "ROPEWAY_UPLINK_ATTACH", value_name = "HOW", help_heading = "Kernel")]
     uplink_attach: UplinkAttach,

@@ -60,7 +60,10 @@ fn the_message_names_the_setting() {
         (&["--node-name=Not_OK"], "--node-name: \"Not_OK\" can't be the name of a node"),
         (&[n1, "--node-ip=10.0.0.1,10.0.0.2"], "--node-ip: at most one for IPv4 and one for IPv6"),
         (&[n1, "--node-ip=127.0.0.1"], "--node-ip: 127.0.0.1 can't be the address of a node"),
-        (&[n1, "--pod-cidr=10.1.0.1/24"], "--pod-cidr: 10.1.0.1/24 has bits beyond its prefix: did you mean 10.1.0.0/24?"),
+        (
+            &[n1, "--pod-cidr=10.1.0.1/24"],
+            "--pod-cidr: 10.1.0.1/24 has bits beyond its prefix: did you mean 10.1.0.0/24?",
+        ),
         (&[n1, "--uplink=a/b"], "--uplink: \"a/b\" can't be the name of a device"),
         (&[n1, "--snat-port-range=30000-40000"], "--snat-port-range: 30000-40000 overlaps the node ports"),
         (&[n1, "--mtu=576"], "--mtu: must be between 1280"),

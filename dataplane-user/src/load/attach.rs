@@ -110,13 +110,11 @@ fn by_tcx(pins: &Pins, programs: &Programs, device: &Link) -> Result<usize, Load
     for (name, _, attach_type) in UPLINK_HOOKS {
         let program = programs.get(name)?;
         let here = |info: &LinkInfo| info.device() == Some((device.index, attach_type));
-        let create = || {
-            sys::link_create(program.fd.as_fd(), device.index, attach_type, FIRST).map_err(|source| LoadError::Attach {
-                program: name.into(),
-                target: device.name.clone(),
-                source,
-            })
-        };
+        let create =
+            || {
+                sys::link_create(program.fd.as_fd(), device.index, attach_type, FIRST)
+                    .map_err(|source| LoadError::Attach { program: name.into(), target: device.name.clone(), source })
+            };
         operations += place(pins, &uplink_pin(name, &device.name), program, here, create)?;
     }
     Ok(operations)
@@ -143,7 +141,8 @@ fn place(
         }
         let mut operations = 0;
         if info.program != program.id {
-            sys::link_update(link.as_fd(), program.fd.as_fd()).map_err(|source| pin_error("updating", &path, source))?;
+            sys::link_update(link.as_fd(), program.fd.as_fd())
+                .map_err(|source| pin_error("updating", &path, source))?;
             operations += 1;
         }
         if path != own {
@@ -229,12 +228,22 @@ fn drop_links(pins: &Pins, wanted: &BTreeSet<String>) -> Result<usize, LoadError
     let mut operations = 0;
     for name in entries.filter_map(|e| e.ok()?.file_name().into_string().ok()) {
         if parse_uplink_pin(&name).is_some() && !wanted.contains(&name) {
-            remove_file(&dir.join(&name))?;
+            detach(&dir.join(&name))?;
             info!(link = name, "detached");
             operations += 1;
         }
     }
     Ok(operations)
+}
+
+/// Detaches a pinned link, now and not when the kernel gets to it, and removes the pin.
+///
+/// # Errors
+/// The kernel refused.
+pub fn detach(path: &Path) -> Result<(), LoadError> {
+    let link = sys::obj_get(path).map_err(|source| pin_error("opening", path, source))?;
+    sys::link_detach(link.as_fd()).map_err(|source| pin_error("detaching", path, source))?;
+    remove_file(path)
 }
 
 /// Removes our uplink filters from devices that are not `wanted`.

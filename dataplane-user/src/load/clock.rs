@@ -56,7 +56,9 @@ impl Clock {
         let slack = 2.5 / elapsed.as_secs_f64();
         match nearest.filter(|rate| distance(rate) <= slack.max(f64::from(*rate) * 0.05)) {
             Some(rate) => Ok(Self { rate }),
-            None => Err(LoadError::Clock { reason: format!("{jiffies} jiffies in {elapsed:?} fit none of {RATES:?} a second") }),
+            None => Err(LoadError::Clock {
+                reason: format!("{jiffies} jiffies in {elapsed:?} fit none of {RATES:?} a second"),
+            }),
         }
     }
 
@@ -75,9 +77,9 @@ mod tests {
     #[test]
     fn rates_are_told_apart() {
         for rate in RATES {
-            for error in [-1_i64, 0, 1] {
+            for error in [-1, 0, 1] {
                 for ms in [60_u32, 61, 75, 200] {
-                    let jiffies = (i64::from(rate) * i64::from(ms) / 1000 + error) as u32;
+                    let jiffies = (rate * ms / 1000).saturating_add_signed(error);
                     let clock = Clock::from_sample(jiffies, Duration::from_millis(ms.into())).unwrap();
                     // One jiffy of 250 a second in 60 ms looks like 267, which is still nearer to 250.
                     assert_eq!(clock.rate, rate, "{jiffies} in {ms} ms");

@@ -27,7 +27,8 @@ impl AgentLock {
         DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(file_error(state_dir))?;
         let path = state_dir.join(NAME);
         let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(file_error(&path))?;
+        let file =
+            options.create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(file_error(&path))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(LoadError::SecondAgent { path }),

@@ -66,7 +66,10 @@ mod tests {
     fn a_build_without_programs_says_so() {
         if EMBEDDED.is_empty() {
             let message = Object::get(None).unwrap_err().to_string();
-            assert!(message.contains("built without eBPF programs") && message.contains("cargo xtask build"), "{message}");
+            assert!(
+                message.contains("built without eBPF programs") && message.contains("cargo xtask build"),
+                "{message}"
+            );
         }
     }
 }

@@ -18,8 +18,16 @@ const NEEDED: &[(ProgramType, BpfHelper, &str)] = &[
     (ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_redirect_neigh, "bpf_redirect_neigh in tc programs"),
     (ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_redirect_peer, "bpf_redirect_peer in tc programs"),
     (ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_jiffies64, "bpf_jiffies64 in tc programs"),
-    (ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_netns_cookie, "bpf_get_netns_cookie in cgroup socket programs"),
-    (ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_socket_cookie, "bpf_get_socket_cookie in cgroup socket programs"),
+    (
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_get_netns_cookie,
+        "bpf_get_netns_cookie in cgroup socket programs",
+    ),
+    (
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_get_socket_cookie,
+        "bpf_get_socket_cookie in cgroup socket programs",
+    ),
     (ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval, "bpf_set_retval in cgroup socket programs"),
 ];
 
@@ -40,9 +48,8 @@ impl Facts {
     /// # Errors
     /// bpf(2) is not permitted, or `/proc` can't be read.
     pub fn gather() -> Result<Self, LoadError> {
-        let read = |path: &str| {
-            std::fs::read_to_string(path).map_err(|source| LoadError::File { path: path.into(), source })
-        };
+        let read =
+            |path: &str| std::fs::read_to_string(path).map_err(|source| LoadError::File { path: path.into(), source });
         let kernel = read("/proc/sys/kernel/osrelease")?.trim().to_owned();
         let mounts = mounts::parse(&read("/proc/self/mountinfo")?);
         let mut missing = Vec::new();
@@ -111,7 +118,8 @@ mod tests {
 
     #[test]
     fn an_old_kernel_is_told_what_it_lacks() {
-        let old = Facts { kernel: "5.15.0-91".into(), missing: vec!["bpf_set_retval in cgroup socket programs"], ..facts() };
+        let old =
+            Facts { kernel: "5.15.0-91".into(), missing: vec!["bpf_set_retval in cgroup socket programs"], ..facts() };
         let expected = "Linux 5.15.0-91 lacks bpf_set_retval in cgroup socket programs; Ropeway needs Linux 6.1 or later with BPF, \
                         BPF_SYSCALL, CGROUP_BPF, NET_CLS_BPF and NET_CLS_ACT";
         assert_eq!(message(&old, "/sys/fs/bpf/ropeway", None), expected);

@@ -182,7 +182,12 @@ fn check_sizes(pins: &Pins, sizes: &[(&'static str, u32)]) -> Result<(), LoadErr
         let fd = pins.open(&path)?;
         let info = sys::map_info(fd.as_fd()).map_err(|source| pin_error("reading", &path, source))?;
         if info.max_entries != wanted {
-            warn!(map, size = info.max_entries, wanted, "the map of a predecessor keeps its size until `ropeway uninstall`");
+            warn!(
+                map,
+                size = info.max_entries,
+                wanted,
+                "the map of a predecessor keeps its size until `ropeway uninstall`"
+            );
         }
     }
     Ok(())

@@ -124,13 +124,26 @@ fn pods_come_and_go_unnoticed() {
     let facts = discover::facts(&c, &s, None);
     let relevant = |e: &Event| is_relevant(e, &facts, &c);
     let pod_route = Route::new("10.244.1.5/32".parse().unwrap(), Hop::Device { index: 9 });
-    for event in [Event::Link(link(9, "rwpod")), Event::LinkGone(link(9, "rwpod")), Event::Route(pod_route), Event::RouteGone(pod_route), Event::Link(link(2, "eth0"))] {
+    for event in [
+        Event::Link(link(9, "rwpod")),
+        Event::LinkGone(link(9, "rwpod")),
+        Event::Route(pod_route),
+        Event::RouteGone(pod_route),
+        Event::Link(link(2, "eth0")),
+    ] {
         assert!(!relevant(&event), "{event:?}");
     }
     let node_route = Route::new("10.244.2.0/24".parse().unwrap(), Hop::Blackhole);
     let mut changed = link(2, "eth0");
     changed.mtu = 9000;
-    for event in [Event::Link(changed), Event::LinkGone(link(2, "eth0")), Event::RouteGone(node_route), Event::RouteGone(default_route(2)), Event::Route(default_route(3)), Event::Lost] {
+    for event in [
+        Event::Link(changed),
+        Event::LinkGone(link(2, "eth0")),
+        Event::RouteGone(node_route),
+        Event::RouteGone(default_route(2)),
+        Event::Route(default_route(3)),
+        Event::Lost,
+    ] {
         assert!(relevant(&event), "{event:?}");
     }
     assert!(!relevant(&Event::Route(node_route)), "our own");
