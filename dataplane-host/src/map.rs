@@ -286,8 +286,16 @@ impl<V: Pod> SharedArray<V> {
     /// # Errors
     /// The pin is missing, the map has other sizes or is not mmap-able.
     pub fn open(pins: &Pins, name: &str) -> Result<Self, MapError> {
+        Self::from_fd(name, pins.open(&pins.map(name))?)
+    }
+
+    /// Takes over a descriptor.
+    ///
+    /// # Errors
+    /// The map has other sizes or is not mmap-able.
+    pub fn from_fd(name: &str, fd: OwnedFd) -> Result<Self, MapError> {
         const { assert!(size_of::<V>().is_multiple_of(4)) };
-        let table = Table::<u32, V>::open(pins, name)?;
+        let table = Table::<u32, V>::from_fd(name, fd)?;
         let memory = SharedWords::map(table.as_fd()).map_err(|e| MapError::new(name, e))?;
         Ok(Self { memory, len: table.max_entries(), types: PhantomData })
     }
