@@ -14,6 +14,9 @@ use crate::desired::NodeContext;
 use crate::load::clock::Clock;
 use crate::source::NodeObject;
 
+/// Index of the loopback device in every network namespace.
+const LOOPBACK: u32 = 1;
+
 /// The kernel's side at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -72,6 +75,8 @@ pub struct Facts {
     pub pod_cidrs: Vec<IpNetwork>,
     /// For pods.
     pub mtu: u32,
+    /// Some route that is not ours leads out by a device that is no uplink: a bridge of another runtime, a tunnel.
+    pub elsewhere: bool,
 }
 
 /// Looks at everything together.
@@ -87,13 +92,29 @@ pub fn facts(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) ->
         _ => None,
     });
     on_link.extend(routed);
+    let foreign =
+        |r: &&Route| r.protocol != PROTOCOL && !is_link_local(r.destination.ip()) && !r.destination.ip().is_multicast();
+    let elsewhere = snapshot
+        .routes
+        .iter()
+        .filter(foreign)
+        .any(|r| device(r).is_some_and(|index| index != LOOPBACK && !is_uplink(index)));
     let mtu = config.mtu.or_else(|| uplinks.iter().map(|l| l.mtu).min()).unwrap_or(1500);
     let pod_cidrs = if config.pod_cidrs.is_empty() {
         node.map_or_else(Vec::new, |n| n.pod_cidrs.to_vec())
     } else {
         config.pod_cidrs.clone()
     };
-    Facts { uplinks, missing, node_ips, addresses: addresses.into_iter().collect(), on_link, pod_cidrs, mtu }
+    Facts { uplinks, missing, node_ips, addresses: addresses.into_iter().collect(), on_link, pod_cidrs, mtu, elsewhere }
+}
+
+/// The device that a route leads out by.
+fn device(route: &Route) -> Option<u32> {
+    match route.hop {
+        Hop::Gateway { index, .. } => index,
+        Hop::Device { index } => Some(index),
+        Hop::Blackhole => None,
+    }
 }
 
 fn uplinks(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) -> (Vec<Link>, Vec<String>) {
@@ -108,11 +129,6 @@ fn uplinks(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) -> (
         }
         return (found, missing);
     }
-    let device = |r: &Route| match r.hop {
-        Hop::Gateway { index, .. } => index,
-        Hop::Device { index } => Some(index),
-        Hop::Blackhole => None,
-    };
     let mut indices: BTreeSet<_> =
         snapshot.routes.iter().filter(|r| r.destination.prefix() == 0).filter_map(device).collect();
     if indices.is_empty() {
@@ -157,8 +173,8 @@ impl Facts {
             udp_ticks: clock.ticks(config.udp_timeout),
             tcp_ticks: clock.ticks(config.tcp_timeout),
             closing_ticks: clock.ticks(config.tcp_closing_timeout),
-            // With several the routes decide.
-            uplink: if let [only] = &self.uplinks[..] { only.index } else { 0 },
+            // with several ways out, the host's routes decide
+            uplink: if let ([only], false) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
             ..NodeConfig::default()
         };
         for ip in &self.node_ips {

@@ -108,12 +108,30 @@ fn what_is_configured_wins() {
     assert_eq!(facts.pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
 
     let node = facts.node_config(&c, Clock { rate: 250 });
-    assert_eq!((node.uplink, node.snat_port_min, node.snat_port_max), (3, 61000, 65535));
+    // the default route leads out by another device
+    assert_eq!((node.uplink, node.snat_port_min, node.snat_port_max), (0, 61000, 65535));
     assert_eq!((node.node4.octets, node.node6.octets), ([172, 16, 0, 11], [0; 16]));
     assert_eq!((node.udp_ticks, node.tcp_ticks, node.closing_ticks), (118, 84375, 59));
     let context = facts.context(&c, true);
     assert_eq!(context.nodeport_addresses, ips(&["172.16.0.11"]));
     assert_eq!(context.pod_ranges.len(), 1);
+}
+
+#[test]
+fn packets_bypass_the_host_only_where_all_routes_agree() {
+    let c = config(Options::default());
+    let uplink = |s: &Snapshot| discover::facts(&c, s, None).node_config(&c, Clock { rate: 250 }).uplink;
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    // ours, and what every device has
+    let ours = Route::new("10.1.0.5/32".parse().unwrap(), Hop::Device { index: 9 });
+    let link_local = Route { protocol: 2, ..Route::new("fe80::/64".parse().unwrap(), Hop::Device { index: 3 }) };
+    s.routes.extend([ours, link_local]);
+    assert_eq!(uplink(&s), 2);
+    // the bridge of another runtime
+    let bridge = Route { protocol: 2, ..Route::new("172.17.0.0/16".parse().unwrap(), Hop::Device { index: 3 }) };
+    s.routes.push(bridge);
+    assert_eq!(uplink(&s), 0);
 }
 
 #[test]
