@@ -5,6 +5,7 @@
 //! may be added, and `version` goes up when one changes its meaning.
 
 pub mod drops;
+pub mod install;
 pub mod pod;
 pub mod service;
 pub mod status;
@@ -16,10 +17,30 @@ mod tests;
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dataplane_host::pins::{DEFAULT_ROOT, Pins};
+use dataplane_host::map::MapError;
+use dataplane_host::pins::{DEFAULT_ROOT, PinError, Pins};
 use serde::Serialize;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The pins can't be read.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// A map can't be read.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// Something could not be removed.
+    #[error(transparent)]
+    Uninstall(#[from] uninstall::UninstallError),
+    /// The plugin could not be put in its place.
+    #[error(transparent)]
+    Install(#[from] install::InstallError),
+    /// A view can't be rendered.
+    #[error("rendering JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
 
 /// Version of the JSON views.
 pub const SCHEMA: u32 = 1;
@@ -75,6 +96,12 @@ enum Command {
     Pod(PodCommand),
     /// Shows why packets were dropped, and what the programs did
     Drops,
+    /// Puts the CNI plugin into a directory of the container runtime
+    InstallPlugin {
+        /// The directory, such as /opt/cni/bin
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Detaches all programs and removes pins and routes; the agent must not run
     Uninstall,
 }
@@ -106,7 +133,7 @@ impl Cli {
     ///
     /// # Errors
     /// The pins can't be read, or something could not be removed.
-    pub fn run(&self) -> anyhow::Result<String> {
+    pub fn run(&self) -> Result<String, CliError> {
         let pins = Pins::new(&self.common.pin_root);
         let state_dir = &self.common.state_dir;
         match &self.command {
@@ -116,14 +143,15 @@ impl Cli {
             }
             Command::Pod(PodCommand::List) => self.show(&pod::gather(&pins)?),
             Command::Drops => self.show(&drops::gather(&pins)?),
+            Command::InstallPlugin { directory } => self.show(&install::plugin(directory)?),
             Command::Uninstall => self.show(&uninstall::uninstall(&pins, state_dir)?),
         }
     }
 
-    fn show(&self, view: &impl View) -> anyhow::Result<String> {
+    fn show(&self, view: &impl View) -> Result<String, CliError> {
         Ok(match self.common.output {
             Output::Text => view.text(),
-            Output::Json => serde_json::to_string_pretty(view).context("rendering JSON")? + "\n",
+            Output::Json => serde_json::to_string_pretty(view)? + "\n",
         })
     }
 }

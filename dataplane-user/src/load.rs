@@ -8,6 +8,7 @@
 //! the names of the programs; programs of this very build by the fingerprint directory beside them.
 
 pub mod attach;
+pub mod carry;
 pub mod clock;
 pub mod lock;
 pub mod mounts;
@@ -27,7 +28,9 @@ use dataplane_host::pins::PinError;
 #[allow(missing_docs, reason = "the fields are named in the messages")]
 pub enum LoadError {
     /// The build had no programs.
-    #[error("this ropeway-agent was built without eBPF programs: build it with `cargo xtask build`, or name an object file with --ebpf-object")]
+    #[error(
+        "this ropeway-agent was built without eBPF programs: build it with `cargo xtask build`, or name an object file with --ebpf-object"
+    )]
     NoObject,
     /// A file that is something else.
     #[error("--ebpf-object {}: not an ELF object", path.display())]
@@ -51,7 +54,9 @@ pub enum LoadError {
     #[error("--pin-root {}: not in a bpf file system: mount one with `mount -t bpf bpf /sys/fs/bpf`, or name a directory in one", pin_root.display())]
     NoBpfFs { pin_root: PathBuf },
     /// No cgroup2 at all.
-    #[error("no cgroup file system of version 2 is mounted: mount one with `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`, or name it with --cgroup-root")]
+    #[error(
+        "no cgroup file system of version 2 is mounted: mount one with `mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified`, or name it with --cgroup-root"
+    )]
     NoCgroup2,
     /// The flag names another directory.
     #[error("--cgroup-root {}: not in a cgroup file system of version 2", path.display())]

@@ -23,6 +23,7 @@ use dataplane_host::map::Table;
 use dataplane_host::netlink::{Event, Group, Monitor, NetlinkError, PROTOCOL, Socket};
 use dataplane_host::pins::Pins;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::config::Config;
@@ -30,7 +31,7 @@ use crate::controller::{Nodes, Snapshot as Controller};
 use crate::desired::NodeContext;
 use crate::load::clock::Clock;
 use crate::load::programs::Programs;
-use crate::load::{LoadError, attach};
+use crate::load::{LoadError, attach, carry};
 use crate::routes;
 use crate::source::SourceKind;
 use discover::{Facts, Snapshot};
@@ -90,7 +91,8 @@ pub struct NodeTask {
     /// All Nodes are known: a missing one is gone.
     nodes_in_sync: bool,
     maps_filled: bool,
-    pods_done: bool,
+    /// The pods' devices are to be looked at.
+    pods_due: bool,
     last: Option<Facts>,
     context: Option<NodeContext>,
     publish: Publish,
@@ -113,7 +115,7 @@ impl NodeTask {
             nodes: Arc::default(),
             nodes_in_sync: false,
             maps_filled: !parts.predecessor,
-            pods_done: false,
+            pods_due: true,
             last: None,
             context: None,
             publish,
@@ -130,7 +132,7 @@ impl NodeTask {
         mut nodes: watch::Receiver<Arc<Nodes>>,
         mut controller: watch::Receiver<Arc<Controller>>,
     ) {
-        let mut wait = AUDIT;
+        let mut due = Instant::now() + AUDIT;
         loop {
             let mut external = false;
             tokio::select! {
@@ -159,17 +161,18 @@ impl NodeTask {
                     while self.heard.try_recv().is_ok() {}
                     external = true;
                 }
-                () = tokio::time::sleep(wait) => external = true,
+                () = sleep_until(due) => {
+                    external = true;
+                    self.pods_due = true;
+                    due = Instant::now() + AUDIT;
+                }
             }
             self.nodes = Arc::clone(&nodes.borrow_and_update());
-            wait = match self.refresh(external) {
-                Ok(()) => AUDIT,
-                Err(e) => {
-                    warn!(error = %e, "the node is not in order; trying again in {RETRY:?}");
-                    self.status.failed();
-                    RETRY
-                }
-            };
+            if let Err(e) = self.refresh(external) {
+                warn!(error = %e, "the node is not in order; trying again in {RETRY:?}");
+                self.status.failed();
+                due = Instant::now() + RETRY;
+            }
         }
     }
 
@@ -223,11 +226,15 @@ impl NodeTask {
 
     fn attach(&mut self, facts: &Facts) -> Result<usize, LoadError> {
         let Parts { config, pins, programs, cgroup, predecessor, .. } = &mut self.parts;
-        let mut operations = attach::cgroup(pins, programs, cgroup)?;
+        let mut operations = 0;
+        if *predecessor {
+            operations += carry::pods(pins)?;
+        }
+        operations += attach::cgroup(pins, programs, cgroup)?;
         operations += attach::uplinks(pins, programs, &facts.uplinks, config.uplink_attach, &mut self.socket)?;
-        if !self.pods_done {
-            operations += attach::pods(programs, &mut self.socket)?;
-            self.pods_done = true;
+        if self.pods_due {
+            operations += attach::pods(pins, programs, &mut self.socket)?;
+            self.pods_due = false;
         }
         if std::mem::take(predecessor) {
             operations += attach::remove_predecessors(pins)?;

@@ -8,6 +8,9 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::{Addr, Pod, addr_kind, pod_flags};
+use dataplane_host::map::Table;
 use dataplane_host::netlink::{self, Direction, Socket};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
@@ -15,7 +18,7 @@ use dataplane_user::config::UplinkAttach;
 use dataplane_user::load::object::Object;
 use dataplane_user::load::probe::Facts;
 use dataplane_user::load::programs::{self, Programs, Settings};
-use dataplane_user::load::{attach, clock::Clock};
+use dataplane_user::load::{attach, carry, clock::Clock};
 use node::{Node, enter, object, run};
 
 const ROOT: &str = "/sys/fs/bpf/ropeway";
@@ -40,7 +43,7 @@ fn attach_all(programs: &Programs, node: &Node, how: UplinkAttach) -> usize {
     let devices: Vec<_> = ["up0", "up1"].iter().filter_map(|n| socket.link_by_name(n).unwrap()).collect();
     attach::cgroup(&pins(), programs, &node.cgroup).unwrap()
         + attach::uplinks(&pins(), programs, &devices, how, &mut socket).unwrap()
-        + attach::pods(programs, &mut socket).unwrap()
+        + attach::pods(&pins(), programs, &mut socket).unwrap()
 }
 
 fn filters(device: &str) -> Vec<(Direction, Option<u32>)> {
@@ -141,11 +144,29 @@ fn the_links_of_another_abi_are_taken_over() {
     attach_all(&old, &node, UplinkAttach::Auto);
     let links = ids("links");
     drop(old);
+    let pod = Pod {
+        netns_cookie: 7,
+        addr4: V4 { octets: [10, 1, 0, 2] },
+        addr6: V6::default(),
+        mac: [2; 6],
+        host_mac: [0xee; 6],
+        flags: pod_flags::PRESENT,
+        pad: 0,
+    };
+    let addr = Addr { ifindex: 9, kind: addr_kind::POD, pad: 0, mac: [2; 6] };
+    Table::open(&pins(), "pods").unwrap().insert(&9_u32, &pod).unwrap();
+    let old_addrs = Table::<V4, Addr>::open(&pins(), "addrs4").unwrap();
+    old_addrs.insert(&pod.addr4, &addr).unwrap();
+    old_addrs.insert(&V4 { octets: [10, 96, 0, 1] }, &Addr { kind: addr_kind::SERVICE, ..addr }).unwrap();
     let other = Path::new(ROOT).join("0123456789abcdef");
     fs::rename(pins().directory(), &other).unwrap();
 
     assert!(attach::has_predecessor(&pins()));
     let new = load(false);
+    assert_eq!(carry::pods(&pins()).unwrap(), 2, "the pod and its address, not the Service's");
+    assert_eq!(carry::pods(&pins()).unwrap(), 0, "once");
+    assert_eq!(Table::<u32, Pod>::open(&pins(), "pods").unwrap().get(&9).unwrap(), Some(pod));
+    assert_eq!(Table::<V4, Addr>::open(&pins(), "addrs4").unwrap().entries().unwrap(), [(pod.addr4, addr)]);
     assert_eq!(attach_all(&new, &node, UplinkAttach::Auto), 24, "each link: another program, another pin");
     assert_eq!(ids("links"), links, "nothing was detached");
     assert!(!attach::has_predecessor(&pins()));

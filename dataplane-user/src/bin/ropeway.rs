@@ -14,7 +14,7 @@ fn main() -> ExitCode {
             Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => fail(&e.to_string()),
             _ => ExitCode::SUCCESS,
         },
-        Err(e) => fail(&format!("{e:#}")),
+        Err(e) => fail(&e.to_string()),
     }
 }
 

@@ -7,14 +7,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use anyhow::{Context, bail};
-use dataplane_host::netlink::{PROTOCOL, Socket, delete_route};
+use dataplane_host::netlink::{NetlinkError, PROTOCOL, Socket, delete_route};
 use dataplane_host::pins::Pins;
 use serde::Serialize;
 
 use super::{SCHEMA, View};
-use crate::load::attach;
 use crate::load::lock::AgentLock;
+use crate::load::{LoadError, attach};
 use crate::{node, routes};
 
 /// What was removed.
@@ -35,87 +34,101 @@ pub struct Removed {
     pub pod_routes_left: usize,
 }
 
+/// Why something is left.
+#[derive(Debug, thiserror::Error)]
+pub enum UninstallError {
+    /// An agent would put everything back, or work on pins that are gone.
+    #[error("stop the agent first: {0}")]
+    Agent(LoadError),
+    /// What could not be removed, and why.
+    #[error("not everything could be removed: {}", .0.join("; "))]
+    Left(Vec<String>),
+}
+
 /// Removes everything of every version below the root of the pins.
 ///
 /// # Errors
 /// The agent runs, or something could not be removed; everything else is.
-pub fn uninstall(pins: &Pins, state_dir: &Path) -> anyhow::Result<Removed> {
+pub fn uninstall(pins: &Pins, state_dir: &Path) -> Result<Removed, UninstallError> {
     // Held to the end, so that no agent starts meanwhile.
-    let lock =
-        if state_dir.is_dir() { Some(AgentLock::take(state_dir).context("stop the agent first")?) } else { None };
+    let lock = state_dir.is_dir().then(|| AgentLock::take(state_dir)).transpose().map_err(UninstallError::Agent)?;
     let mut removed = Removed { version: SCHEMA, ..Removed::default() };
-    let mut failures = Vec::new();
-    let mut note = |what: &str, result: anyhow::Result<()>| {
-        if let Err(e) = result {
-            failures.push(format!("{what}: {e:#}"));
+    let mut left = Vec::new();
+    // Links first: traffic stops being translated before the maps go.
+    for abi in pins.abis() {
+        removed.links += each_entry(&pins.root().join(abi).join("links"), &mut left, |path| {
+            attach::detach(path).map_err(|e| e.to_string())
+        });
+    }
+    match Socket::open() {
+        Ok(mut socket) => {
+            match attach::remove_filters(&mut socket, |_, _| true) {
+                Ok(count) => removed.filters = count,
+                Err(e) => left.push(e.to_string()),
+            }
+            if let Err(e) = remove_routes(&mut socket, &mut removed, &mut left) {
+                left.push(e.to_string());
+            }
         }
-    };
-    note("links", remove_links(pins, &mut removed.links));
-    note(
-        "filters",
-        (|| {
-            removed.filters = attach::remove_filters(&mut Socket::open()?, |_, _| true)?;
-            Ok(())
-        })(),
-    );
-    note("routes", remove_routes(&mut removed));
-    note("pins", remove_pins(pins.root(), &mut removed.pins));
+        Err(e) => left.push(e.to_string()),
+    }
+    removed.pins = remove_tree(pins.root(), &mut left);
     for name in [node::file::NAME, "agent.lock"] {
-        note(name, absent_is_fine(fs::remove_file(state_dir.join(name))));
+        let path = state_dir.join(name);
+        note(&path, fs::remove_file(&path), &mut left);
     }
     drop(lock);
-    if failures.is_empty() { Ok(removed) } else { bail!("not everything could be removed: {}", failures.join("; ")) }
+    if left.is_empty() { Ok(removed) } else { Err(UninstallError::Left(left)) }
 }
 
-fn absent_is_fine(result: io::Result<()>) -> anyhow::Result<()> {
+/// Says whether it worked; what is not there any longer is no failure and no success.
+fn note(path: &Path, result: io::Result<()>, left: &mut Vec<String>) -> bool {
     match result {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Links first: traffic stops being translated before the maps go.
-fn remove_links(pins: &Pins, count: &mut usize) -> anyhow::Result<()> {
-    for abi in pins.abis() {
-        let dir = pins.root().join(abi).join("links");
-        let Ok(entries) = fs::read_dir(&dir) else { continue };
-        for path in entries.filter_map(Result::ok).map(|e| e.path()) {
-            attach::detach(&path)?;
-            *count += 1;
+        Ok(()) => true,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) => {
+            left.push(format!("{}: {e}", path.display()));
+            false
         }
     }
-    Ok(())
 }
 
-fn remove_routes(removed: &mut Removed) -> anyhow::Result<()> {
-    let mut socket = Socket::open()?;
-    let all = socket.routes(PROTOCOL)?;
-    let (ours, pods): (Vec<_>, Vec<_>) = all.into_iter().partition(routes::is_ours);
+/// Does `work` to each entry of a directory; counts the successes.
+fn each_entry(dir: &Path, left: &mut Vec<String>, work: impl Fn(&Path) -> Result<(), String>) -> usize {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let mut count = 0;
+    for entry in entries.filter_map(Result::ok) {
+        match work(&entry.path()) {
+            Ok(()) => count += 1,
+            Err(e) => left.push(e),
+        }
+    }
+    count
+}
+
+fn remove_routes(socket: &mut Socket, removed: &mut Removed, left: &mut Vec<String>) -> Result<(), NetlinkError> {
+    let (ours, pods): (Vec<_>, Vec<_>) = socket.routes(PROTOCOL)?.into_iter().partition(routes::is_ours);
     let requests: Vec<_> = ours.iter().map(delete_route).collect();
-    if let Some((_, e)) = socket.run_each(&requests).into_iter().find(|(_, e)| !e.is_missing()) {
-        return Err(e.into());
-    }
-    removed.routes = requests.len();
+    let failed = socket.run_each(&requests);
+    removed.routes = requests.len() - failed.len();
     removed.pod_routes_left = pods.len();
+    left.extend(failed.into_iter().filter(|(_, e)| !e.is_missing()).map(|(_, e)| e.to_string()));
     Ok(())
 }
 
-fn remove_pins(dir: &Path, count: &mut usize) -> anyhow::Result<()> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other.with_context(|| dir.display().to_string())?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            remove_pins(&path, count)?;
+/// Removes a directory with all below it; counts the files.
+fn remove_tree(dir: &Path, left: &mut Vec<String>) -> usize {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let mut count = 0;
+    for path in entries.filter_map(Result::ok).map(|e| e.path()) {
+        if path.is_dir() {
+            count += remove_tree(&path, left);
         } else {
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
-            *count += 1;
+            count += usize::from(note(&path, fs::remove_file(&path), left));
         }
     }
-    fs::remove_dir(dir).with_context(|| dir.display().to_string())
+    note(dir, fs::remove_dir(dir), left);
+    count
 }
 
 impl View for Removed {

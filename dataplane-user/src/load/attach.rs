@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use dataplane_common::pod::{Pod, pod_flags};
+use dataplane_host::map::Table;
 use dataplane_host::netlink::{Direction, Link, NetlinkError, Socket, add_clsact, delete_filter, replace_filter};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys::{self, LinkInfo};
@@ -191,23 +193,27 @@ fn runs(filter: &dataplane_host::netlink::Filter, direction: Direction) -> bool 
     filter.is_ours() && filter.direction == direction
 }
 
-/// Replaces the programs of running pods by `programs`, each atomically.
+/// Sees to it that the pods' devices run `programs`, each replaced atomically.
 ///
-/// A pod's device is known by our filters with the names of the pod programs, which the plugin has put there.
+/// A pod's device is known by its entry in `pods`, or by our filters with the names of the pod programs; the plugin has
+/// made both.
 ///
 /// # Errors
 /// The kernel refused a listing. A pod that can't be changed is logged and keeps its old programs, which work with the same maps.
-pub fn pods(programs: &Programs, socket: &mut Socket) -> Result<usize, LoadError> {
+pub fn pods(pins: &Pins, programs: &Programs, socket: &mut Socket) -> Result<usize, LoadError> {
+    let entries = Table::<u32, Pod>::open(pins, "pods")?;
     let mut operations = 0;
     for link in socket.links()? {
         if link.kind.as_deref() != Some("veth") {
             continue;
         }
+        let known = link.index < entries.max_entries()
+            && entries.get(&link.index)?.is_some_and(|pod| pod.flags & pod_flags::PRESENT != 0);
         let ours = socket.filters(link.index)?;
         let has = |(name, direction): &(&str, Direction)| {
             ours.iter().any(|f| runs(f, *direction) && f.name.as_deref().is_some_and(|n| n.starts_with(name)))
         };
-        let hooks: Vec<_> = POD_HOOKS.into_iter().filter(has).collect();
+        let hooks: Vec<_> = POD_HOOKS.into_iter().filter(|hook| known || has(hook)).collect();
         match by_filter(programs, link.index, &hooks, socket) {
             Ok(n) => operations += n,
             Err(e) if gone(&e) => {}
@@ -271,7 +277,7 @@ pub fn remove_filters(socket: &mut Socket, which: impl Fn(u32, &str) -> bool) ->
 }
 
 /// The directories of other ABIs below the same root.
-fn others(pins: &Pins) -> impl Iterator<Item = PathBuf> {
+pub(super) fn others(pins: &Pins) -> impl Iterator<Item = PathBuf> {
     let (root, own) = (pins.root().to_owned(), pins.directory().to_owned());
     pins.abis().into_iter().map(move |abi| root.join(abi)).filter(move |dir| *dir != own)
 }

@@ -29,6 +29,17 @@ pub fn needed(uplinks: &[String], read: impl Fn(&str) -> Option<String>) -> Vec<
             wanted.push(Setting { path: path.into(), value, why });
         }
     }
+    // With forwarding on, the kernel takes router advertisements no longer unless told twice (2): the node would lose the
+    // default route that it has by them.
+    if wanted.iter().any(|s: &Setting| s.path.starts_with("net/ipv6")) {
+        for device in uplinks {
+            let path = format!("net/ipv6/conf/{device}/accept_ra");
+            if is(&path, "1") {
+                let why = "a node that forwards takes router advertisements only with 2";
+                wanted.insert(0, Setting { path, value: "2", why });
+            }
+        }
+    }
     // Strict filtering (1) drops replies of Services, which come from addresses to which no route leads; the kernel takes
     // the larger of the device's and the common value, and 2 is the loose one. 0 needs nothing.
     for device in uplinks {
@@ -82,6 +93,10 @@ mod tests {
         let off = [("net/ipv4/ip_forward", "0"), ("net/ipv6/conf/all/forwarding", "0")];
         assert_eq!(names(&[], &off), ["net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1"]);
         assert!(names(&["eth0"], &[("net/ipv4/ip_forward", "1")]).is_empty(), "no IPv6, no filter");
+        let ra = ("net/ipv6/conf/eth0/accept_ra", "1");
+        let both = ["net/ipv6/conf/eth0/accept_ra=2", "net/ipv6/conf/all/forwarding=1"];
+        assert_eq!(names(&["eth0"], &[off[1], ra]), both);
+        assert!(names(&["eth0"], &[("net/ipv6/conf/all/forwarding", "1"), ra]).is_empty(), "it forwards already");
         let (all, eth0) = ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth0/rp_filter");
         assert_eq!(names(&["eth0"], &[(all, "0"), (eth0, "1")]), [format!("{eth0}=2")]);
         assert_eq!(names(&["eth0"], &[(all, "1"), (eth0, "0")]), [format!("{eth0}=2")]);

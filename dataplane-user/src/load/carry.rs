@@ -1,0 +1,76 @@
+//! Pods of a predecessor with another ABI: their entries come into our maps before our programs take their place.
+//!
+//! Only the plugin knows pods, and it has told the predecessor's maps. Entries are taken over when their types have kept
+//! their sizes; if not, the pods must be made anew, and that is said. Flows and affinity are not taken over.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use bytemuck::Pod as Plain;
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::{Addr, Pod, PodNetns, addr_kind, pod_flags};
+use dataplane_host::map::{MapError, Table};
+use dataplane_host::pins::Pins;
+use dataplane_host::sys;
+use tracing::{info, warn};
+
+use super::LoadError;
+use super::attach::others;
+use super::programs::pin_error;
+
+/// Copies the pods of all other ABIs that have any; gives how many entries that were.
+///
+/// # Errors
+/// Our maps can't be written.
+pub fn pods(pins: &Pins) -> Result<usize, LoadError> {
+    let mut total = 0;
+    for dir in others(pins) {
+        let maps = dir.join("maps");
+        if !maps.is_dir() {
+            continue;
+        }
+        let carried = copy::<u32, Pod>(pins, &maps, "pods", |p| p.flags & pod_flags::PRESENT != 0)?
+            + copy::<V4, Addr>(pins, &maps, "addrs4", |a| a.kind == addr_kind::POD)?
+            + copy::<V6, Addr>(pins, &maps, "addrs6", |a| a.kind == addr_kind::POD)?
+            + copy::<u64, PodNetns>(pins, &maps, "pod_netns", |_| true)?;
+        info!(from = %dir.display(), entries = carried, "took over the pods of another version");
+        total += carried;
+    }
+    Ok(total)
+}
+
+fn copy<K: Plain, V: Plain>(
+    pins: &Pins,
+    from: &Path,
+    name: &str,
+    wanted: impl Fn(&V) -> bool,
+) -> Result<usize, LoadError> {
+    let path = from.join(name);
+    if fs::metadata(&path).is_err() {
+        return Ok(0);
+    }
+    let fd = sys::obj_get(&path).map_err(|source| pin_error("opening", &path, source))?;
+    let old = match Table::<K, V>::from_fd(name, fd) {
+        Ok(old) => old,
+        Err(e @ MapError::Layout { .. }) => {
+            warn!(error = %e, "the pods of another version can't be taken over: they must be made anew");
+            return Ok(0);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let new = Table::<K, V>::open(pins, name)?;
+    let is_array = sys::map_info(new.as_fd()).map_err(|source| pin_error("reading", &path, source))?.map_type == ARRAY;
+    let mut count = 0;
+    for (key, value) in old.entries()?.iter().filter(|(_, value)| wanted(value)) {
+        // What our plugin has written since is newer.
+        let free = !is_array || new.get(key)?.is_none_or(|present| !wanted(&present));
+        let written =
+            free && if is_array { new.insert(key, value).map(|()| true)? } else { new.insert_new(key, value)? };
+        count += usize::from(written);
+    }
+    Ok(count)
+}
+
+/// `BPF_MAP_TYPE_ARRAY`: every element is always there.
+const ARRAY: u32 = 2;
