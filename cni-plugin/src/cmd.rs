@@ -6,5 +6,23 @@ pub(crate) mod version;
 
 use std::time::Duration;
 
+use dataplane_host::store::{AttachmentId, Locked};
+
+use crate::error::CniError;
+
 /// How long a verb waits for the store or for an earlier verb of the same attachment.
 pub(crate) const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often it looks whether an earlier verb has ended.
+const POLL: Duration = Duration::from_millis(2);
+
+fn still_busy(id: &AttachmentId) -> CniError {
+    let id = format!("{} of container {}", id.ifname, id.container);
+    CniError::StillBusy { id, seconds: LOCK_DEADLINE.as_secs() }
+}
+
+/// Another process works on the attachment; it may need the store for that.
+fn poll_again(locked: Locked<'_>) {
+    drop(locked);
+    std::thread::sleep(POLL);
+}

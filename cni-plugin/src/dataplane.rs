@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use bytemuck::Zeroable;
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::pod::{Addr, Pod, PodNetns, addr_kind, pod_flags};
 use dataplane_host::map::Table;
@@ -57,9 +58,7 @@ impl Maps {
         let (addr4, addr6) = plan::map_addresses(record);
         let mac = plan::pod_mac(&record.id);
         let pod = Pod { netns_cookie, addr4, addr6, mac, host_mac: plan::HOST_MAC, flags: pod_flags::PRESENT, pad: 0 };
-        self.pods.insert(&index, &pod)?;
-        // A pod with several interfaces is known by the first.
-        self.pod_netns.insert_new(&netns_cookie, &PodNetns { addr4, addr6, ifindex: index })?;
+        // First what leads from an address to the rest: whatever is missing after a kill, the undo finds what there is.
         let addr = Addr { ifindex: index, kind: addr_kind::POD, pad: 0, mac };
         for address in &record.addresses {
             if self.get(*address)?.is_some_and(|a| a.kind != addr_kind::POD) {
@@ -70,6 +69,9 @@ impl Maps {
                 IpAddr::V6(a) => self.addrs6.insert(&a.into(), &addr)?,
             }
         }
+        self.pods.insert(&index, &pod)?;
+        // A pod with several interfaces is known by the first.
+        self.pod_netns.insert_new(&netns_cookie, &PodNetns { addr4, addr6, ifindex: index })?;
         Ok(())
     }
 
@@ -98,18 +100,20 @@ impl Maps {
 
     /// Frees the slot of a device if a pod with one of these addresses has it.
     fn remove_pod(&self, index: u32, addresses: &[IpAddr]) -> Result<(), CniError> {
-        let Some(pod) = self.pods.get(&index)?.filter(|p| p.flags & pod_flags::PRESENT != 0) else { return Ok(()) };
+        let Some(pod) = self.pods.get(&index)? else { return Ok(()) };
         let has = |a: &IpAddr| match *a {
             IpAddr::V4(a) => pod.addr4 == a.into(),
             IpAddr::V6(a) => pod.addr6 == a.into(),
         };
-        if !addresses.iter().any(has) {
+        if pod == Pod::zeroed() || !addresses.iter().any(has) {
             return Ok(());
         }
-        self.pods.insert(&index, &bytemuck::Zeroable::zeroed())?;
+        // Blocked first; the entry still says what else there is to undo.
+        self.pods.insert(&index, &Pod { flags: 0, ..pod })?;
         if self.pod_netns.get(&pod.netns_cookie)?.is_some_and(|n| n.ifindex == index) {
             self.pod_netns.remove(&pod.netns_cookie)?;
         }
+        self.pods.insert(&index, &Pod::zeroed())?;
         Ok(())
     }
 

@@ -27,8 +27,8 @@ pub(crate) enum CniError {
     Config { field: &'static str, reason: String },
     #[error("no address ranges: the configuration has no \"ranges\" and the agent has not yet written {path}")]
     NoNodeData { path: String },
-    #[error("{id} is still being removed after {seconds} s")]
-    StillRemoving { id: String, seconds: u64 },
+    #[error("another call still works on {id}, for {seconds} s now")]
+    StillBusy { id: String, seconds: u64 },
     #[error("no interface index below {} is free", dataplane_common::pod::POD_SLOTS)]
     NoIndex,
     #[error("address {address} is not a pod's in the table of addresses, it belongs to this node or to a Service")]
@@ -62,7 +62,7 @@ impl CniError {
             Self::Decode { .. } => 6,
             Self::Config { .. } | Self::Store(StoreError::Range { .. }) => 7,
             Self::NoNodeData { .. }
-            | Self::StillRemoving { .. }
+            | Self::StillBusy { .. }
             | Self::Store(StoreError::Busy { .. })
             | Self::Pin(PinError::NeverRan { .. })
             | Self::Map(MapError::Pin(PinError::NeverRan { .. })) => 11,

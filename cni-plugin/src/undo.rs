@@ -4,9 +4,8 @@ use std::io;
 use std::net::IpAddr;
 
 use dataplane_host::netlink::{Socket, delete_link};
-use dataplane_host::store::{Record, Releasing, Store};
+use dataplane_host::store::{Attachment, Record, Store};
 
-use crate::cmd::LOCK_DEADLINE;
 use crate::dataplane::Maps;
 use crate::error::CniError;
 use crate::log;
@@ -45,22 +44,24 @@ pub(crate) fn detach(socket: &mut Socket, record: &Record, maps: Option<&Maps>) 
 pub(crate) fn release(
     socket: &mut Socket,
     store: &Store,
-    releasing: &Releasing,
+    attachment: &Attachment,
     maps: Option<&Maps>,
 ) -> Result<(), CniError> {
-    detach(socket, &releasing.record, maps)?;
-    Ok(store.lock(LOCK_DEADLINE)?.finish_release(releasing)?)
+    detach(socket, &attachment.record, maps)?;
+    Ok(store.finish_release(attachment)?)
 }
 
 /// Releases attachments in a process of its own, so that the runtime need not wait for the kernel; in this one where
 /// that can't be had. What stays undone, the next process that takes the lock does.
-pub(crate) fn release_in_background(store: &Store, going: &[Releasing], maps: Option<&Maps>) -> Result<(), CniError> {
+pub(crate) fn release_in_background(store: &Store, going: &[Attachment], maps: Option<&Maps>) -> Result<(), CniError> {
     if going.is_empty() {
         return Ok(());
     }
     let everything = || {
         let mut socket = Socket::open()?;
-        going.iter().try_for_each(|releasing| release(&mut socket, store, releasing, maps))
+        // One that fails does not keep the others; it stays marked for the next process.
+        let results: Vec<_> = going.iter().map(|attachment| release(&mut socket, store, attachment, maps)).collect();
+        results.into_iter().collect()
     };
     match detach_standard_streams().and_then(|()| sys::fork()) {
         Ok(Side::Parent) => Ok(()),

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 const HOST_MAC: [u8; 6] = [0xee; 6];
 
 #[test]
+#[ignore = "needs root"]
 fn add_wires_the_pod_and_del_takes_it_all_back() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let before = node.traces();
@@ -41,16 +42,14 @@ fn add_wires_the_pod_and_del_takes_it_all_back() {
     let routes = inside.routes(3).unwrap();
     assert_eq!(routes.iter().filter(|r| r.destination.prefix() == 0).count(), 2, "{routes:?}");
 
-    let mut outside = node.socket();
+    let mut outside = common::socket();
     let name = result["interfaces"][0]["name"].as_str().unwrap();
     let veth = outside.link_by_name(name).unwrap().unwrap();
     assert!(veth.up && veth.running && veth.mac == HOST_MAC && veth.index >= 1024, "{veth:?}");
     assert_eq!(eth0.lower, Some(veth.index));
     assert!(outside.addresses().unwrap().iter().all(|a| a.index != veth.index), "the host's end has no address");
     for file in ["accept_ra", "accept_redirects", "autoconf"] {
-        let path = format!("/proc/thread-self/net/../../../sys/net/ipv6/conf/{name}/{file}");
-        let direct = format!("/proc/sys/net/ipv6/conf/{name}/{file}");
-        let text = fs::read_to_string(&direct).unwrap_or_else(|_| fs::read_to_string(path).unwrap());
+        let text = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/{file}")).unwrap();
         assert_eq!(text.trim(), "0", "{file}");
     }
     let mut routes = outside.routes(PROTOCOL).unwrap();
@@ -89,10 +88,11 @@ fn add_wires_the_pod_and_del_takes_it_all_back() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn traffic_passes_to_the_host_and_back() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let addresses = ["192.0.2.1/32", "2001:db8::1/128"].map(|a| add_address(1, a.parse().unwrap()));
-    node.socket().run(&addresses).unwrap();
+    common::socket().run(&addresses).unwrap();
     node.add("c1", &pod).ok();
     for (bind, to) in [("0.0.0.0:0", "10.77.0.1:9"), ("[::]:0", "[fd00:77::1]:9")] {
         let receiver = pod.within(|| std::net::UdpSocket::bind(to).unwrap());
@@ -105,28 +105,30 @@ fn traffic_passes_to_the_host_and_back() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn results_are_printed_in_the_version_of_the_configuration() {
     let node = Node::new();
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         let pod = Sandbox::new();
         let config = node.config(&json!({ "cniVersion": version, "mtu": 1400, "dns": { "search": ["x"] } }));
-        let result = call(&mut node.command("ADD", "c1", &pod.path()), &config).ok();
+        let result = call(&mut common::command("ADD", "c1", &pod.path()), &config).ok();
         assert_eq!(result["cniVersion"], version);
         assert_eq!(result["ips"][0].get("version").is_some(), version.starts_with("0."), "{version}");
         assert_eq!(result["interfaces"][1].get("mtu").is_some(), version == "1.1.0");
         assert_eq!(result["dns"]["search"][0], "x");
-        call(&mut node.command("DEL", "c1", &pod.path()), &config).ok();
+        call(&mut common::command("DEL", "c1", &pod.path()), &config).ok();
         node.settle();
     }
 }
 
 #[test]
+#[ignore = "needs root"]
 fn version_answers_anybody() {
     let node = Node::without_agent();
     let supported = json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
     for (input, version) in [("", "1.1.0"), (r#"{"cniVersion":"1.0.0"}"#, "1.0.0"), (r#"{"cniVersion":"9.9"}"#, "9.9")]
     {
-        let mut command = std::process::Command::new(common::PLUGIN);
+        let mut command = std::process::Command::new(common::plugin());
         command.env_clear().env("CNI_COMMAND", "VERSION");
         let answer = call(&mut command, input).ok();
         assert_eq!(answer, json!({ "cniVersion": version, "supportedVersions": supported }));
@@ -135,28 +137,29 @@ fn version_answers_anybody() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn node_data_of_the_agent_is_used_where_the_configuration_is_silent() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let config = node.config(&json!({ "ranges": null }));
-    let missing = call(&mut node.command("ADD", "c1", &pod.path()), &config);
+    let missing = call(&mut common::command("ADD", "c1", &pod.path()), &config);
     assert_eq!(missing.error().0, 11);
     assert!(missing.error().1.contains("the agent has not yet written"), "{missing:?}");
     fs::create_dir(node.path("state")).unwrap();
     let data = r#"{"version":1,"node":"n1","podCIDRs":["10.244.1.0/24","fd00:10:244:1::/64"],"mtu":1450}"#;
     fs::write(node.path("state/node.json"), data).unwrap();
-    let result = call(&mut node.command("ADD", "c1", &pod.path()), &config).ok();
+    let result = call(&mut common::command("ADD", "c1", &pod.path()), &config).ok();
     assert_eq!(result["ips"][0]["address"], "10.244.1.1/32");
     assert_eq!(result["ips"][1]["address"], "fd00:10:244:1::1/128");
     assert_eq!(result["interfaces"][0]["mtu"], 1450);
     fs::write(node.path("state/node.json"), "{").unwrap();
-    let broken = call(&mut node.command("ADD", "c2", &pod.path()), &config).error();
+    let broken = call(&mut common::command("ADD", "c2", &pod.path()), &config).error();
     assert!(broken.0 == 6 && broken.1.contains("state/node.json"), "{broken:?}");
 }
 
 /// A call that must fail with a code and words, and change nothing.
 fn refused(node: &Node, container: &str, netns: &str, changes: &Value, code: u64, words: &str) {
     let before = node.traces();
-    let answer = call(&mut node.command("ADD", container, netns), &node.config(changes));
+    let answer = call(&mut common::command("ADD", container, netns), &node.config(changes));
     let (got, message) = answer.error();
     assert_eq!(got, code, "{message}");
     assert!(message.contains(words), "{message:?} does not say {words:?}");
@@ -164,54 +167,56 @@ fn refused(node: &Node, container: &str, netns: &str, changes: &Value, code: u64
 }
 
 #[test]
+#[ignore = "needs root"]
 fn bad_configurations_and_environments_change_nothing() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let path = pod.path();
-    let none = Value::Null;
+    let unchanged = Value::Null;
     refused(&node, "c1", &path, &json!({ "cniVersion": "2.0.0" }), 1, "cniVersion 2.0.0, this plugin supports 0.3.0");
     refused(&node, "c1", &path, &json!({ "cniVersion": null }), 1, "cniVersion none");
     refused(&node, "c1", &path, &json!({ "name": null }), 7, "name: is missing");
     refused(&node, "c1", &path, &json!({ "ranges": ["10.0.0.0/33"] }), 7, "ranges");
     refused(&node, "c1", &path, &json!({ "mtu": 70000 }), 7, "mtu: 70000");
     refused(&node, "c1", &path, &json!({ "pinRoot": "relative" }), 7, "pinRoot");
-    refused(&node, "../c1", &path, &none, 4, "CNI_CONTAINERID");
-    refused(&node, "c1", "", &none, 4, "CNI_NETNS: is missing");
+    refused(&node, "../c1", &path, &unchanged, 4, "CNI_CONTAINERID");
+    refused(&node, "c1", "", &unchanged, 4, "CNI_NETNS: is missing");
     refused(
         &node,
         "c1",
         "/run/netns/there-is-none",
-        &none,
+        &unchanged,
         3,
         "network namespace /run/netns/there-is-none: No such file",
     );
-    refused(&node, "c1", "/dev/null", &none, 4, "/dev/null is no network namespace");
+    refused(&node, "c1", "/dev/null", &unchanged, 4, "/dev/null is no network namespace");
     refused(
         &node,
         "c1",
         &format!("/proc/{}/task/{}/ns/net", std::process::id(), rustix::thread::gettid().as_raw_nonzero()),
-        &none,
+        &unchanged,
         4,
         "the node's own",
     );
     for name in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
         let before = node.traces();
-        let answer = call(node.command("ADD", "c1", &path).env_remove(name), &node.config(&none));
+        let answer = call(common::command("ADD", "c1", &path).env_remove(name), &node.config(&unchanged));
         assert_eq!(answer.error(), (4, format!("environment variable {name}: is missing")));
         assert_eq!(node.traces(), before);
     }
     for (input, code) in [("", 6), ("{", 6), ("nonsense", 6), ("[]", 7), ("null", 7), ("1", 7)] {
         let before = node.traces();
-        let answer = call(&mut node.command("ADD", "c1", &path), input);
+        let answer = call(&mut common::command("ADD", "c1", &path), input);
         let (got, message) = answer.error();
         assert!(got == code && message.contains("standard input"), "{input:?}: {got} {message}");
         assert_eq!(node.traces(), before);
     }
     let long = format!(r#"{{"x":"{}"}}"#, "y".repeat(5 << 20));
-    assert_eq!(call(&mut node.command("ADD", "c1", &path), &long).error().0, 6);
-    assert_eq!(call(&mut node.command("HOP", "c1", &path), "{}").error().0, 4);
+    assert_eq!(call(&mut common::command("ADD", "c1", &path), &long).error().0, 6);
+    assert_eq!(call(&mut common::command("HOP", "c1", &path), "{}").error().0, 4);
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_name_that_is_taken_is_left_alone() {
     let (node, pod) = (Node::new(), Sandbox::new());
     node.add("other", &pod).ok();
@@ -220,26 +225,28 @@ fn an_interface_name_that_is_taken_is_left_alone() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn exhausted_ranges_are_named_and_lose_nothing() {
     let node = Node::new();
     let changes = json!({ "ranges": ["10.77.0.0/30", "fd00:77::/64"] });
     let pods: Vec<_> = (0..3).map(|_| Sandbox::new()).collect();
     for (n, pod) in pods.iter().take(2).enumerate() {
-        call(&mut node.command("ADD", &format!("c{n}"), &pod.path()), &node.config(&changes)).ok();
+        call(&mut common::command("ADD", &format!("c{n}"), &pod.path()), &node.config(&changes)).ok();
     }
     refused(&node, "c2", &pods[2].path(), &changes, 100, "no free address in range 10.77.0.0/30: all 2 are held");
     node.del("c0", "").ok();
     node.settle();
-    let result = call(&mut node.command("ADD", "c2", &pods[2].path()), &node.config(&changes)).ok();
+    let result = call(&mut common::command("ADD", "c2", &pods[2].path()), &node.config(&changes)).ok();
     assert_eq!(result["ips"][0]["address"], "10.77.0.1/32");
     // A second range of the family is used when the first is full.
     let more = json!({ "ranges": ["10.77.0.0/30", "fd00:77::/64", "10.78.0.0/30"] });
     let pod = Sandbox::new();
-    let result = call(&mut node.command("ADD", "c3", &pod.path()), &node.config(&more)).ok();
+    let result = call(&mut common::command("ADD", "c3", &pod.path()), &node.config(&more)).ok();
     assert_eq!(result["ips"][0]["address"], "10.78.0.1/32");
 }
 
 #[test]
+#[ignore = "needs root"]
 fn without_an_agent_the_runtime_is_asked_to_try_again() {
     let (node, pod) = (Node::without_agent(), Sandbox::new());
     refused(&node, "c1", &pod.path(), &Value::Null, 11, "no pins: the agent has not run on this node");
@@ -248,6 +255,7 @@ fn without_an_agent_the_runtime_is_asked_to_try_again() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn pins_of_another_abi_are_told_from_none() {
     let (node, pod) = (Node::without_agent(), Sandbox::new());
     fs::create_dir_all(node.pin_root().join("0123456789abcdef")).unwrap();
@@ -258,6 +266,7 @@ fn pins_of_another_abi_are_told_from_none() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn addresses_of_the_node_and_of_services_are_not_given_to_pods() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let service = Addr { ifindex: 0, kind: addr_kind::SERVICE, pad: 0, mac: [0; 6] };
@@ -268,6 +277,7 @@ fn addresses_of_the_node_and_of_services_are_not_given_to_pods() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_failure_of_the_kernel_undoes_every_step() {
     let (node, pod) = (Node::new(), Sandbox::new());
     // A program of the wrong type can't be attached; everything before it has been done by then.
@@ -282,6 +292,7 @@ fn a_failure_of_the_kernel_undoes_every_step() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipv6_switched_off_by_default_is_switched_on_for_pods_that_have_it() {
     let (node, pod) = (Node::new(), Sandbox::new());
     pod.within(|| fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap());
@@ -289,5 +300,5 @@ fn ipv6_switched_off_by_default_is_switched_on_for_pods_that_have_it() {
     node.add("c1", &pod).ok();
     let addresses = pod.socket().addresses().unwrap();
     assert!(addresses.iter().any(|a| a.network == "fd00:77::1/128".parse().unwrap()), "{addresses:?}");
-    assert_eq!(node.socket().routes(PROTOCOL).unwrap().len(), 2);
+    assert_eq!(common::socket().routes(PROTOCOL).unwrap().len(), 2);
 }

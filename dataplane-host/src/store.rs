@@ -5,16 +5,19 @@
 //!   lock                        flock for every change; holds the boot id of the last complete check
 //!   records/<address>           one name per address, and
 //!   records/attachment-<hash>   one per attachment: hard links to the same, never changed record
-//!   temporary/<hash>            a record on its way; whatever lies there under the lock is an orphan
+//!   temporary/<hash>            a record on its way; whatever nobody has locked there is an orphan
 //!   releasing/<hash>            a further link to the record of an attachment that is going away
 //!   damaged/<boot>-<name>       what was set aside, never deleted
 //!   index-<range>               cache: bitmap, cursor, release times; rebuilt when in doubt
 //! ```
-//! Reserve: record to a temporary file, fsync, link to each final name (which fails if taken), fsync the directory. An
-//! address is held as long as its name exists, whatever the cache says. Release: link to `releasing/`, fsync; the
-//! caller undoes the kernel's part; then the names go, fsync, and at last the mark. Each step is repeated or undone by
-//! the next one who holds the lock, after a kill in the same boot by `temporary/` and `releasing/` alone, after a
-//! reboot by a check of every record.
+//! Reserve: under the lock, record to a temporary file, locked by its writer; then, without the lock, fsync, link to each
+//! final name (which fails if taken), fsync the directory. An address is held as long as its name exists, whatever the
+//! cache says. Release: link to `releasing/`, fsync; the caller undoes the kernel's part; then the names go, fsync, and
+//! at last the mark. Each step is repeated or undone by the next one who holds the lock, after a kill in the same boot by
+//! `temporary/` and `releasing/` alone, after a reboot by a check of every record.
+//!
+//! Two locks, both flocks, which the kernel drops with their process: `lock` for a moment, and the record's own file as
+//! long as a process works on its attachment.
 //!
 //! This module never touches the kernel's network and never deletes what it doesn't understand.
 
@@ -24,7 +27,9 @@ mod index;
 mod locked;
 mod range;
 mod record;
+mod release;
 mod repair;
+mod reserve;
 #[cfg(test)]
 mod tests;
 
@@ -36,14 +41,18 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 pub use hash::fnv64;
-pub use locked::{Locked, Releasing};
+pub use locked::{Attachment, Claim, Locked};
 pub use range::Range;
 pub use record::{AttachmentId, Record};
+pub use reserve::Reservation;
 
 use directory::Directory;
 
 /// How long a released address stays unused if the range has others.
 pub const COOL_DOWN: Duration = Duration::from_secs(30);
+
+/// How long a step that has begun waits for the lock to go on.
+const LOCK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -170,17 +179,18 @@ impl Store {
         let path = self.base.path().join("lock");
         let file = self.lock.try_clone().map_err(|e| StoreError::io("lock", &path, e))?;
         let (done, result) = mpsc::channel();
-        std::thread::spawn(move || {
+        let waiting = std::thread::spawn(move || {
             let locked = file.lock();
             if let Err(mpsc::SendError(Ok(()))) = done.send(locked) {
                 // Too late: nobody wants it any more. If unlocking fails, closing does it.
                 drop(file.unlock());
             }
         });
-        match result.recv_timeout(deadline) {
-            Ok(locked) => locked.map_err(|e| StoreError::io("lock", &path, e)),
-            Err(_) => Err(StoreError::Busy { path, deadline }),
-        }
+        let Ok(locked) = result.recv_timeout(deadline) else { return Err(StoreError::Busy { path, deadline }) };
+        // The caller may want to fork, which is only safe with one thread.
+        let ended = waiting.join();
+        debug_assert!(ended.is_ok(), "the waiting thread has panicked");
+        locked.map_err(|e| StoreError::io("lock", &path, e))
     }
 }
 

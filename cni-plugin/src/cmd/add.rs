@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use dataplane_host::netlink::Socket;
-use dataplane_host::store::{AttachmentId, Locked, Range, Record, Store, StoreError};
+use dataplane_host::store::{Attachment, AttachmentId, Claim, Locked, Range, Record, Reservation, Store, StoreError};
 
 use super::LOCK_DEADLINE;
 use crate::attach::Ends;
@@ -21,11 +21,11 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, Cn
     let mut ends = Ends::open(netns)?;
     let store = Store::open(&config.state_dir)?;
     let wanted = Wanted { facts: facts(invocation, config), settings: &settings, maps: &maps };
-    let record = wanted.addresses(&store, &mut ends)?;
-    match ends.wire(&record, settings.mtu, &maps, &programs) {
-        Ok(()) => Ok(result::of_add(config, &record, settings.mtu, &ends.netns)),
+    let attachment = wanted.attachment(&store, &mut ends)?;
+    match ends.wire(&attachment.record, settings.mtu, &maps, &programs) {
+        Ok(()) => Ok(result::of_add(config, &attachment.record, settings.mtu, &ends.netns)),
         Err(error) => {
-            wanted.give_back(&store, &mut ends.host_socket);
+            wanted.give_back(&store, &mut ends.host_socket, attachment);
             Err(error)
         }
     }
@@ -56,45 +56,42 @@ impl Wanted<'_> {
         &self.facts.id
     }
 
-    /// Addresses for the attachment: those that it has from an ADD that was interrupted, or new ones.
-    fn addresses(&self, store: &Store, ends: &mut Ends) -> Result<Record, CniError> {
-        let free = ends.check_free(&self.id().ifname);
+    /// The attachment with its addresses: those that it has from an ADD that was interrupted, or new ones.
+    fn attachment(&self, store: &Store, ends: &mut Ends) -> Result<Attachment, CniError> {
         let deadline = Instant::now() + LOCK_DEADLINE;
         loop {
             let mut locked = store.lock(LOCK_DEADLINE)?;
-            let found = locked.find(self.id())?;
+            let claim = locked.claim(self.id())?;
             locked.findings().iter().for_each(|finding| log(finding));
-            let Some(record) = found else {
-                free?;
-                return self.reserve(store, locked, &mut ends.host_socket);
-            };
-            if !locked.is_releasing(self.id())? && self.fits(&record) {
-                drop(locked);
-                return self.take_over(store, ends, record);
-            }
-            let releasing = locked.begin_release(self.id())?;
-            drop(locked);
-            match releasing {
-                Some(releasing) => {
-                    undo::release(&mut ends.host_socket, store, &releasing, Some(self.maps))?;
+            match claim {
+                Claim::Absent => {
                     ends.check_free(&self.id().ifname)?;
+                    return self.reserve(store, locked, &mut ends.host_socket);
                 }
-                None if Instant::now() > deadline => {
-                    let id = format!("{} of container {}", self.id().ifname, self.id().container);
-                    return Err(CniError::StillRemoving { id, seconds: LOCK_DEADLINE.as_secs() });
+                Claim::Mine(attachment) if !attachment.releasing && self.fits(&attachment.record) => {
+                    drop(locked);
+                    return self.take_over(store, ends, attachment);
                 }
-                None => std::thread::sleep(std::time::Duration::from_millis(1)),
+                Claim::Mine(mut attachment) => {
+                    locked.mark(&mut attachment)?;
+                    drop(locked);
+                    undo::release(&mut ends.host_socket, store, &attachment, Some(self.maps))?;
+                    ends.check_free(&self.id().ifname)?;
+                    return self.reserve(store, store.lock(LOCK_DEADLINE)?, &mut ends.host_socket);
+                }
+                Claim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(self.id())),
+                Claim::Busy { .. } => super::poll_again(locked),
             }
         }
     }
 
     /// An earlier ADD was interrupted: what it has done to the kernel goes, its addresses stay.
-    fn take_over(&self, store: &Store, ends: &mut Ends, record: Record) -> Result<Record, CniError> {
-        let taken = undo::detach(&mut ends.host_socket, &record, Some(self.maps));
+    fn take_over(&self, store: &Store, ends: &mut Ends, attachment: Attachment) -> Result<Attachment, CniError> {
+        let taken = undo::detach(&mut ends.host_socket, &attachment.record, Some(self.maps));
         match taken.and_then(|()| ends.check_free(&self.id().ifname)) {
-            Ok(()) => Ok(record),
+            Ok(()) => Ok(attachment),
             Err(error) => {
-                self.give_back(store, &mut ends.host_socket);
+                self.give_back(store, &mut ends.host_socket, attachment);
                 Err(error)
             }
         }
@@ -107,8 +104,13 @@ impl Wanted<'_> {
             && families.iter().zip(&record.addresses).all(|(f, a)| f.iter().any(|r| r.slot(*a).is_some()))
     }
 
-    fn reserve<'s>(&self, store: &'s Store, mut locked: Locked<'s>, socket: &mut Socket) -> Result<Record, CniError> {
-        match self.reserve_anywhere(&mut locked) {
+    fn reserve<'s>(
+        &self,
+        store: &'s Store,
+        mut locked: Locked<'s>,
+        socket: &mut Socket,
+    ) -> Result<Attachment, CniError> {
+        let reservation = match self.reserve_anywhere(&mut locked) {
             Err(StoreError::Exhausted { range, held }) => {
                 // Perhaps somebody died while releasing.
                 let orphans = locked.orphans()?;
@@ -119,14 +121,18 @@ impl Wanted<'_> {
                 for orphan in &orphans {
                     undo::release(socket, store, orphan, Some(self.maps))?;
                 }
-                Ok(self.reserve_anywhere(&mut store.lock(LOCK_DEADLINE)?)?)
+                self.reserve_anywhere(&mut store.lock(LOCK_DEADLINE)?)?
             }
-            other => Ok(other?),
-        }
+            other => {
+                drop(locked);
+                other?
+            }
+        };
+        Ok(reservation.commit(store)?)
     }
 
     /// One address of each family, from the first of its ranges that has one.
-    fn reserve_anywhere(&self, locked: &mut Locked<'_>) -> Result<Record, StoreError> {
+    fn reserve_anywhere(&self, locked: &mut Locked<'_>) -> Result<Reservation, StoreError> {
         let families = &self.settings.families;
         let mut choice = vec![0; families.len()];
         loop {
@@ -145,10 +151,10 @@ impl Wanted<'_> {
     }
 
     /// Undoes everything after a failure. What can't be undone is left to DEL, and said.
-    fn give_back(&self, store: &Store, socket: &mut Socket) {
+    fn give_back(&self, store: &Store, socket: &mut Socket, mut attachment: Attachment) {
         let mut undo = || {
-            let Some(releasing) = store.lock(LOCK_DEADLINE)?.begin_release(self.id())? else { return Ok(()) };
-            undo::release(socket, store, &releasing, Some(self.maps))
+            store.lock(LOCK_DEADLINE)?.mark(&mut attachment)?;
+            undo::release(socket, store, &attachment, Some(self.maps))
         };
         let undone: Result<(), CniError> = undo();
         if let Err(error) = undone {

@@ -3,9 +3,10 @@
 //! Succeeds when there is nothing left to do: no namespace, no pins, no record, no store.
 
 use std::path::Path;
+use std::time::Instant;
 
 use dataplane_host::netlink::Socket;
-use dataplane_host::store::{Releasing, Store};
+use dataplane_host::store::{Attachment, Claim, Store};
 
 use super::LOCK_DEADLINE;
 use crate::config::Config;
@@ -20,31 +21,56 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
     let Some(store) = open_store(&config.state_dir)? else {
         return remove_unrecorded(invocation, &mut socket, maps.as_ref());
     };
-    let mut locked = store.lock(LOCK_DEADLINE)?;
-    let mine = locked.begin_release(&invocation.id)?;
-    let elsewhere = mine.is_none() && locked.is_releasing(&invocation.id)?;
-    let mut going = locked.orphans()?;
-    locked.findings().iter().for_each(|finding| log(finding));
-    drop(locked);
+    let (mine, mut going) = mark(&store, invocation)?;
     match mine {
-        Some(mine) => {
-            block(&mut socket, &mine, maps.as_ref())?;
-            going.insert(0, mine);
+        Mine::Marked(attachment) => {
+            store.sync_marks()?;
+            let record = &attachment.record;
+            undo::block(&mut socket, &record.host_ifname, &record.addresses, maps.as_ref())?;
+            going.insert(0, attachment);
         }
-        None if elsewhere => {} // An earlier DEL has blocked it and is still at work.
-        None => remove_unrecorded(invocation, &mut socket, maps.as_ref())?,
+        Mine::Elsewhere => {} // An earlier DEL has it and is still at work.
+        Mine::Unknown => remove_unrecorded(invocation, &mut socket, maps.as_ref())?,
     }
     undo::release_in_background(&store, &going, maps.as_ref())
+}
+
+/// What the store says of the attachment.
+enum Mine {
+    Marked(Attachment),
+    Elsewhere,
+    Unknown,
+}
+
+/// Marks the attachment as going away, and says what else was left half done.
+fn mark(store: &Store, invocation: &Invocation) -> Result<(Mine, Vec<Attachment>), CniError> {
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        let mut locked = store.lock(LOCK_DEADLINE)?;
+        let claim = locked.claim(&invocation.id)?;
+        let mine = match claim {
+            Claim::Absent => Mine::Unknown,
+            Claim::Busy { releasing: true } => Mine::Elsewhere,
+            Claim::Mine(mut attachment) => {
+                locked.mark(&mut attachment)?;
+                Mine::Marked(attachment)
+            }
+            // An ADD that the runtime no longer waits for.
+            Claim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(&invocation.id)),
+            Claim::Busy { .. } => {
+                super::poll_again(locked);
+                continue;
+            }
+        };
+        let orphans = locked.orphans()?;
+        locked.findings().iter().for_each(|finding| log(finding));
+        return Ok((mine, orphans));
+    }
 }
 
 /// The store, unless there never was one.
 fn open_store(state_dir: &Path) -> Result<Option<Store>, CniError> {
     if state_dir.join("addresses").is_dir() { Ok(Some(Store::open(state_dir)?)) } else { Ok(None) }
-}
-
-fn block(socket: &mut Socket, releasing: &Releasing, maps: Option<&Maps>) -> Result<(), CniError> {
-    let record = &releasing.record;
-    undo::block(socket, &record.host_ifname, &record.addresses, maps).map(drop)
 }
 
 /// A device that has the name of ours though the store knows of none.

@@ -23,7 +23,21 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 
-pub(crate) const PLUGIN: &str = env!("CARGO_BIN_EXE_ropeway-cni");
+/// The plugin: the one that `cargo xtask build` made, if that runs the tests.
+pub(crate) fn plugin() -> PathBuf {
+    let built = std::env::var_os("ROPEWAY_BIN_DIR").map(|d| PathBuf::from(d).join("ropeway-cni"));
+    built.unwrap_or_else(|| env!("CARGO_BIN_EXE_ropeway-cni").into())
+}
+
+/// A socket in the node's namespace.
+pub(crate) fn socket() -> Socket {
+    Socket::open().unwrap()
+}
+
+/// The plugin with its environment, not yet started.
+pub(crate) fn command(verb: &str, container: &str, netns: &str) -> Command {
+    environment(Command::new(plugin()), verb, container, netns)
+}
 
 /// The node. Lives on the thread that made it; threads spawned from there share it.
 pub(crate) struct Node {
@@ -78,7 +92,7 @@ impl Node {
         fs::create_dir(directory.join("bpf")).unwrap();
         mount("bpf", directory.join("bpf"), "bpf", MountFlags::empty(), None).unwrap();
         let node = Self { directory };
-        node.socket().run(&[set_up(1)]).unwrap();
+        socket().run(&[set_up(1)]).unwrap();
         node
     }
 
@@ -92,10 +106,6 @@ impl Node {
 
     pub(crate) fn pins(&self) -> Pins {
         Pins::new(&self.pin_root())
-    }
-
-    pub(crate) fn socket(&self) -> Socket {
-        Socket::open().unwrap()
     }
 
     fn make_pins(&self) {
@@ -143,17 +153,12 @@ impl Node {
         config.to_string()
     }
 
-    /// The plugin with its environment, not yet started.
-    pub(crate) fn command(&self, verb: &str, container: &str, netns: &str) -> Command {
-        environment(Command::new(PLUGIN), verb, container, netns)
-    }
-
     pub(crate) fn add(&self, container: &str, sandbox: &Sandbox) -> Answer {
-        call(&mut self.command("ADD", container, &sandbox.path()), &self.config(&Value::Null))
+        call(&mut command("ADD", container, &sandbox.path()), &self.config(&Value::Null))
     }
 
     pub(crate) fn del(&self, container: &str, netns: &str) -> Answer {
-        call(&mut self.command("DEL", container, netns), &self.config(&Value::Null))
+        call(&mut command("DEL", container, netns), &self.config(&Value::Null))
     }
 
     /// Waits until no removal goes on in the background.
@@ -176,7 +181,7 @@ impl Node {
 
     /// Everything that a verb could leave behind.
     pub(crate) fn traces(&self) -> BTreeMap<&'static str, Vec<String>> {
-        let mut socket = self.socket();
+        let mut socket = socket();
         let show = |items: Vec<String>| {
             let mut items = items;
             items.sort();

@@ -37,6 +37,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn veth_is_made_with_index_and_peer_in_its_namespace() {
     let (_node, mut host) = node();
     let (pod_netns, mut pod) = node();
@@ -60,6 +61,7 @@ fn veth_is_made_with_index_and_peer_in_its_namespace() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn quiet_links_get_no_address_and_no_redirects() {
     let (node_netns, mut host) = node();
     let (pod_netns, _pod) = node();
@@ -72,6 +74,7 @@ fn quiet_links_get_no_address_and_no_redirects() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn addresses_routes_and_neighbours() {
     let (_node, mut host) = node();
     let (pod_netns, mut pod) = node();
@@ -131,6 +134,7 @@ fn addresses_routes_and_neighbours() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn filters_are_replaced_in_place_and_others_are_left_alone() {
     let (_node, mut host) = node();
     let (pod_netns, _pod) = node();
@@ -156,6 +160,7 @@ fn filters_are_replaced_in_place_and_others_are_left_alone() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn errors_name_the_attempt_and_the_kernels_reason() {
     let (_node, mut host) = node();
     let via = Hop::Gateway { via: ip("10.1.1.1"), index: None, onlink: false };
@@ -172,6 +177,7 @@ fn errors_name_the_attempt_and_the_kernels_reason() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_monitor_tells_what_comes_and_goes() {
     let (node_netns, mut host) = node();
     let mut monitor = within(&node_netns, || Monitor::open(&Group::ALL)).unwrap();

@@ -79,12 +79,12 @@ impl Directory {
         Ok(fd.into())
     }
 
-    /// Makes a file that must not exist, with that content, and waits until the content is on the disk.
+    /// Makes a file that must not exist, locked, with that content, which is not yet on the disk.
     pub(super) fn create(&self, name: &str, content: &[u8]) -> Result<File, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map_err(|e| self.io("make", name, e))?;
         let file = File::from(fd);
-        let written = file.write_all_at(content, 0).and_then(|()| file.sync_all());
+        let written = file.try_lock().map_err(io::Error::from).and_then(|()| file.write_all_at(content, 0));
         if let Err(e) = written {
             self.remove(name)?;
             return Err(self.io("write", name, e));

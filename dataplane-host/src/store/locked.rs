@@ -1,13 +1,12 @@
-//! What can be done with the store while its lock is held: find, reserve, release, list.
+//! What can be done with the store while its lock is held: claim an attachment, list them, look after the files.
 
 use std::fs::File;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::directory::{FileNumber, number};
-use super::index::{Found, Index};
+use super::index::Index;
 use super::record::MOST_BYTES;
 use super::{AttachmentId, Range, Record, Store, StoreError};
 
@@ -15,21 +14,45 @@ use super::{AttachmentId, Range, Record, Store, StoreError};
 #[derive(Debug)]
 pub struct Locked<'a> {
     pub(super) store: &'a Store,
+    /// Reservations that other processes are about to complete.
+    pub(super) live: Vec<(Record, FileNumber)>,
     findings: Vec<String>,
 }
 
-/// An attachment that is going away: whoever has this works on it alone.
+/// An attachment on which the owner of this value works alone, and its forked children too.
 #[derive(Debug)]
-pub struct Releasing {
+pub struct Attachment {
     /// What is known of it.
     pub record: Record,
-    /// Locked as long as this value lives, in forked children too.
+    /// It is going away.
+    pub releasing: bool,
+    /// The record's file, locked.
     _file: File,
+}
+
+/// Whose an attachment is.
+#[derive(Debug)]
+pub enum Claim {
+    /// There is none.
+    Absent,
+    /// Another process works on it.
+    Busy {
+        /// That process releases it.
+        releasing: bool,
+    },
+    /// The caller's.
+    Mine(Attachment),
+}
+
+impl Attachment {
+    pub(super) const fn new(record: Record, releasing: bool, file: File) -> Self {
+        Self { record, releasing, _file: file }
+    }
 }
 
 impl<'a> Locked<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, findings: Vec::new() }
+        Self { store, live: Vec::new(), findings: Vec::new() }
     }
 
     /// What was repaired or set aside since the lock was taken, in words, for the log.
@@ -42,222 +65,28 @@ impl<'a> Locked<'a> {
         self.findings.push(finding);
     }
 
-    /// The record of an attachment, also of one that is going away.
+    /// The right to work on an attachment.
     ///
     /// # Errors
     /// A file can't be read. A damaged record is set aside and counts as none.
-    pub fn find(&mut self, id: &AttachmentId) -> Result<Option<Record>, StoreError> {
+    pub fn claim(&mut self, id: &AttachmentId) -> Result<Claim, StoreError> {
+        if self.live.iter().any(|(record, _)| record.id == *id) {
+            return Ok(Claim::Busy { releasing: false });
+        }
         let name = attachment(id);
-        match self.read_record(&name)? {
-            Some((record, _)) if record.id == *id => Ok(Some(record)),
-            Some(_) => {
-                self.set_aside(&name, "record of another attachment")?;
-                Ok(None)
-            }
-            None => Ok(None),
+        let Some((record, file)) = self.read_record(&name)? else { return Ok(Claim::Absent) };
+        if record.id != *id {
+            self.set_aside(&name, "record of another attachment")?;
+            return Ok(Claim::Absent);
         }
-    }
-
-    /// Whether the attachment, which has a record, is going away.
-    ///
-    /// # Errors
-    /// A file can't be read.
-    pub fn is_releasing(&self, id: &AttachmentId) -> Result<bool, StoreError> {
-        let mark = self.store.releasing.number(&id.file_name())?;
-        Ok(mark.is_some() && mark == self.store.records.number(&attachment(id))?)
-    }
-
-    /// Reserves one address of each range for an attachment that has no record, durably. `facts` is its record but for
-    /// addresses, boot and generation.
-    ///
-    /// # Errors
-    /// A range has no free address, or a file can't be written; then nothing is reserved.
-    pub fn reserve(&mut self, facts: &Record, ranges: &[Range]) -> Result<Record, StoreError> {
-        let store = self.store;
-        // There is no record, so a mark is what a power cut has left of an earlier one.
-        store.releasing.remove(&facts.id.file_name())?;
-        let mut indexes = self.indexes(ranges)?;
-        if indexes.iter().any(|i| i.fresh) {
-            self.rebuild(&mut indexes)?;
-        }
-        let mut rebuilt = false;
-        loop {
-            match self.try_reserve(facts, &mut indexes) {
-                Ok(Some(record)) => return Ok(record),
-                Ok(None) => {} // Someone has a name that the cache didn't know of; now it does.
-                Err(StoreError::Exhausted { .. }) if !rebuilt => {
-                    rebuilt = true;
-                    self.rebuild(&mut indexes)?;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
-    fn indexes(&self, ranges: &[Range]) -> Result<Vec<Index>, StoreError> {
-        ranges.iter().map(|r| Index::open(&self.store.base, *r, &self.store.boot)).collect()
-    }
-
-    /// The caches of all ranges that were ever used.
-    fn known_indexes(&self) -> Result<Vec<Index>, StoreError> {
-        let names = self.store.base.names()?;
-        let ranges: Vec<_> = names.iter().filter_map(|n| Index::range_of(n)).collect();
-        self.indexes(&ranges)
-    }
-
-    fn try_reserve(&mut self, facts: &Record, indexes: &mut [Index]) -> Result<Option<Record>, StoreError> {
-        let store = self.store;
-        let (now, cool_down) = (seconds(), store.cool_down.as_secs() as u32);
-        let mut slots = Vec::with_capacity(indexes.len());
-        for index in indexes.iter() {
-            match index.find(&store.base, now, cool_down)? {
-                Found::Free(slot) | Found::Warm(slot) => slots.push(slot),
-                Found::None => {
-                    let range = index.range();
-                    let held = (0..range.slots()).filter(|s| !range.is_reserved(*s)).count() as u32;
-                    return Err(StoreError::Exhausted { range: range.to_string(), held });
-                }
-            }
-        }
-        let record = Record {
-            addresses: indexes.iter().zip(&slots).map(|(i, s)| i.range().address(*s)).collect(),
-            boot: store.boot.clone(),
-            generation: generation(),
-            ..facts.clone()
-        };
-        if !self.write(&record)? {
-            let mut learnt = false;
-            for (index, slot) in indexes.iter().zip(&slots) {
-                if store.records.number(&index.range().address(*slot).to_string())?.is_some() {
-                    index.hold(&store.base, *slot)?;
-                    learnt = true;
-                }
-            }
-            let taken = || store.records.io("link", &attachment(&facts.id), std::io::ErrorKind::AlreadyExists);
-            return if learnt { Ok(None) } else { Err(taken()) };
-        }
-        for (index, slot) in indexes.iter_mut().zip(&slots) {
-            index.take(&store.base, *slot)?;
-        }
-        Ok(Some(record))
-    }
-
-    /// Writes a record under all its names, durably; `false`: a name is taken, and nothing is left.
-    fn write(&mut self, record: &Record) -> Result<bool, StoreError> {
-        let store = self.store;
-        let temporary = record.id.file_name();
-        let bytes = record.to_bytes().map_err(|e| store.temporary.io("encode", &temporary, e))?;
-        if bytes.len() > MOST_BYTES {
-            let reason = format!("record of {} bytes, {MOST_BYTES} are allowed", bytes.len());
-            return Err(store.temporary.io("write", &temporary, std::io::Error::other(reason)));
-        }
-        let file = store.temporary.create(&temporary, &bytes)?;
-        let mut linked = Vec::new();
-        let mut link_all = || {
-            for name in names(record) {
-                if !store.temporary.link(&temporary, &store.records, &name)? {
-                    return Ok(false);
-                }
-                linked.push(name);
-            }
-            store.records.sync()?;
-            Ok(true)
-        };
-        let result = link_all();
-        if !matches!(result, Ok(true)) {
-            for name in &linked {
-                store.records.remove(name)?;
-            }
-        }
-        store.temporary.remove(&temporary)?;
-        drop(file);
-        result
-    }
-
-    /// Marks an attachment as going away, durably, and gives the right to work on it. `None`: there is no such
-    /// attachment, or another process works on it already.
-    ///
-    /// # Errors
-    /// A file can't be read or written.
-    pub fn begin_release(&mut self, id: &AttachmentId) -> Result<Option<Releasing>, StoreError> {
-        if self.find(id)?.is_none() {
-            return Ok(None);
-        }
-        let store = self.store;
-        let mark = id.file_name();
-        if !self.is_releasing(id)? {
-            store.releasing.remove(&mark)?;
-            store.records.link(&attachment(id), &store.releasing, &mark)?;
-            store.releasing.sync()?;
-        }
-        self.claim(&mark)
-    }
-
-    /// The attachments that are going away and on which nobody works: their processes have died.
-    ///
-    /// # Errors
-    /// A file can't be read.
-    pub fn orphans(&mut self) -> Result<Vec<Releasing>, StoreError> {
-        let mut orphans = Vec::new();
-        let store = self.store;
-        for name in store.releasing.names()? {
-            let record = store.records.number(&format!("{ATTACHMENT}{name}"))?;
-            if record.is_some() && record != store.releasing.number(&name)? {
-                // What a power cut has left of an earlier attachment of the same name, which lives again.
-                store.releasing.remove(&name)?;
-            } else {
-                orphans.extend(self.claim(&name)?);
-            }
-        }
-        Ok(orphans)
-    }
-
-    /// The right to work on an attachment that is marked. `None`: somebody else has it.
-    fn claim(&mut self, name: &str) -> Result<Option<Releasing>, StoreError> {
-        let store = self.store;
-        let Some((content, file)) = store.releasing.read(name, MOST_BYTES)? else { return Ok(None) };
+        let records = &self.store.records;
+        let number = number(&file).map_err(|e| records.io("stat", &name, e))?;
+        let releasing = self.store.releasing.number(&id.file_name())? == Some(number);
         match file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(std::fs::TryLockError::Error(e)) => return Err(store.releasing.io("lock", name, e)),
+            Ok(()) => Ok(Claim::Mine(Attachment::new(record, releasing, file))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(Claim::Busy { releasing }),
+            Err(std::fs::TryLockError::Error(e)) => Err(records.io("lock", &name, e)),
         }
-        match Record::from_bytes(&content) {
-            Ok(record) => Ok(Some(Releasing { record, _file: file })),
-            Err(reason) => {
-                let aside = self.aside_name(name);
-                store.releasing.rename(name, &store.damaged, &aside)?;
-                self.report(format!("releasing/{name}: {reason}: set aside as damaged/{aside}"));
-                Ok(None)
-            }
-        }
-    }
-
-    /// Frees the addresses of an attachment whose kernel objects are gone. Repeating it is fine.
-    ///
-    /// # Errors
-    /// A file can't be written; then the mark is still there and the next one repeats it.
-    pub fn finish_release(&mut self, releasing: &Releasing) -> Result<(), StoreError> {
-        let store = self.store;
-        let record = &releasing.record;
-        let mine = store.releasing.number(&record.id.file_name())?;
-        if mine.is_none() {
-            return Ok(()); // Somebody else has finished it.
-        }
-        let now = seconds();
-        for index in self.known_indexes()? {
-            let range = index.range();
-            for slot in record.addresses.iter().filter_map(|a| range.slot(*a)).filter(|_| !index.fresh) {
-                index.release(&store.base, slot, now)?;
-            }
-        }
-        for name in names(record) {
-            // A name that leads to another file was given to somebody else after an earlier, interrupted attempt.
-            if store.records.number(&name)? == mine {
-                store.records.remove(&name)?;
-            }
-        }
-        store.records.sync()?;
-        store.releasing.remove(&record.id.file_name())
     }
 
     /// All attachments. Reads every record.
@@ -273,12 +102,27 @@ impl<'a> Locked<'a> {
         Ok(all)
     }
 
+    pub(super) fn indexes(&self, ranges: &[Range]) -> Result<Vec<Index>, StoreError> {
+        ranges.iter().map(|r| Index::open(&self.store.base, *r, &self.store.boot)).collect()
+    }
+
+    /// Notes in the caches of all ranges that were ever used that addresses are free since now.
+    pub(super) fn note_free(&self, addresses: &[IpAddr]) -> Result<(), StoreError> {
+        let base = &self.store.base;
+        let ranges: Vec<_> = base.names()?.iter().filter_map(|n| Index::range_of(n)).collect();
+        for index in self.indexes(&ranges)?.iter().filter(|i| !i.fresh) {
+            for slot in addresses.iter().filter_map(|a| index.range().slot(*a)) {
+                index.release(base, slot, seconds())?;
+            }
+        }
+        Ok(())
+    }
+
     /// A record by a name in `records/`, and its file; a damaged one is set aside.
-    pub(super) fn read_record(&mut self, name: &str) -> Result<Option<(Record, FileNumber)>, StoreError> {
-        let records = &self.store.records;
-        let Some((content, file)) = records.read(name, MOST_BYTES)? else { return Ok(None) };
+    pub(super) fn read_record(&mut self, name: &str) -> Result<Option<(Record, File)>, StoreError> {
+        let Some((content, file)) = self.store.records.read(name, MOST_BYTES)? else { return Ok(None) };
         match Record::from_bytes(&content) {
-            Ok(record) => Ok(Some((record, number(&file).map_err(|e| records.io("stat", name, e))?))),
+            Ok(record) => Ok(Some((record, file))),
             Err(reason) => {
                 self.set_aside(name, &reason)?;
                 Ok(None)
@@ -294,7 +138,7 @@ impl<'a> Locked<'a> {
         Ok(())
     }
 
-    fn aside_name(&self, name: &str) -> String {
+    pub(super) fn aside_name(&self, name: &str) -> String {
         format!("{}-{name}", self.boot_tag())
     }
 
@@ -316,7 +160,7 @@ impl Drop for Locked<'_> {
 
 pub(super) const ATTACHMENT: &str = "attachment-";
 
-fn attachment(id: &AttachmentId) -> String {
+pub(super) fn attachment(id: &AttachmentId) -> String {
     format!("{ATTACHMENT}{}", id.file_name())
 }
 
@@ -326,10 +170,6 @@ pub(super) fn names(record: &Record) -> impl Iterator<Item = String> + '_ {
 }
 
 /// Seconds since the machine was started, suspended time included.
-fn seconds() -> u32 {
+pub(super) fn seconds() -> u32 {
     u32::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(u32::MAX)
-}
-
-fn generation() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }

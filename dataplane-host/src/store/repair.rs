@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::directory::FileNumber;
+use super::directory::{FileNumber, number};
 use super::index::Index;
 use super::locked::{ATTACHMENT, Locked, names};
 use super::record::MOST_BYTES;
@@ -21,13 +21,21 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// The temporary file is an orphan: its writer was killed. If its attachment's name is there, which is the last to
-    /// be made, the reservation is complete; else those of its names that lead to it go.
+    /// A temporary file whose writer has died is undone, unless all its names are there: then it is complete.
     fn undo_reservation(&mut self, temporary: &str) -> Result<(), StoreError> {
         let store = self.store;
-        let Some(mine) = store.temporary.number(temporary)? else { return Ok(()) };
-        let record = store.temporary.read(temporary, MOST_BYTES)?.map(|(content, _)| Record::from_bytes(&content));
-        if let Some(Ok(record)) = record {
+        let Some((content, file)) = store.temporary.read(temporary, MOST_BYTES)? else { return Ok(()) };
+        let mine = number(&file).map_err(|e| store.temporary.io("stat", temporary, e))?;
+        let record = Record::from_bytes(&content);
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                self.live.extend(record.ok().map(|r| (r, mine)));
+                return Ok(());
+            }
+            Err(std::fs::TryLockError::Error(e)) => return Err(store.temporary.io("lock", temporary, e)),
+        }
+        if let Ok(record) = record {
             let mut present = Vec::new();
             for name in names(&record) {
                 if store.records.number(&name)? == Some(mine) {
@@ -38,6 +46,7 @@ impl Locked<'_> {
                 for name in &present {
                     store.records.remove(name)?;
                 }
+                self.note_free(&record.addresses)?;
                 self.report(format!("undid the unfinished reservation of container {}", record.id.container));
             }
             store.records.sync()?;
@@ -64,9 +73,16 @@ impl Locked<'_> {
                 self.set_aside(&name, "not a file of this store")?;
             }
         }
-        let mut held = HashSet::new();
+        // Those that are about to be completed have some of their names.
+        let mut held: HashSet<IpAddr> = self.live.iter().flat_map(|(record, _)| record.addresses.clone()).collect();
+        let live: HashSet<FileNumber> = self.live.iter().map(|(_, number)| *number).collect();
+        addresses.retain(|_, number| !live.contains(number));
         for name in attachments {
-            let Some((record, number)) = self.read_record(&name)? else { continue };
+            let Some((record, file)) = self.read_record(&name)? else { continue };
+            let number = number(&file).map_err(|e| store.records.io("stat", &name, e))?;
+            if live.contains(&number) {
+                continue;
+            }
             let complete = record.addresses.iter().all(|a| addresses.get(a) == Some(&number));
             let whole = complete || same_boot && self.complete(&name, &record)?;
             if whole {

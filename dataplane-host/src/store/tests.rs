@@ -67,15 +67,31 @@ fn facts(container: &str) -> Record {
 }
 
 fn reserve(store: &Store, container: &str, ranges: &[Range]) -> Result<Vec<String>, StoreError> {
-    let mut locked = store.lock(SOON)?;
-    let record = locked.reserve(&facts(container), ranges)?;
+    let reservation = store.lock(SOON)?.reserve(&facts(container), ranges)?;
+    let record = reservation.commit(store)?.record;
     Ok(record.addresses.iter().map(ToString::to_string).collect())
 }
 
 fn release(store: &Store, container: &str) {
+    let going = mark(store, container);
+    store.finish_release(&going).unwrap();
+}
+
+/// Marks an attachment as going away.
+fn mark(store: &Store, container: &str) -> Attachment {
     let mut locked = store.lock(SOON).unwrap();
-    let releasing = locked.begin_release(&id(container)).unwrap().unwrap();
-    locked.finish_release(&releasing).unwrap();
+    let mut attachment = mine(&mut locked, container).unwrap();
+    locked.mark(&mut attachment).unwrap();
+    store.sync_marks().unwrap();
+    attachment
+}
+
+fn mine(locked: &mut Locked<'_>, container: &str) -> Option<Attachment> {
+    match locked.claim(&id(container)).unwrap() {
+        Claim::Mine(attachment) => Some(attachment),
+        Claim::Absent => None,
+        Claim::Busy { .. } => panic!("busy"),
+    }
 }
 
 #[test]
@@ -85,10 +101,10 @@ fn addresses_are_given_out_one_after_the_other_and_held() {
     assert_eq!(reserve(&store, "c1", &both).unwrap(), ["10.1.0.1", "fd00:1::1"]);
     assert_eq!(reserve(&store, "c2", &both).unwrap(), ["10.1.0.2", "fd00:1::2"]);
     let mut locked = store.lock(SOON).unwrap();
-    let record = locked.find(&id("c1")).unwrap().unwrap();
+    let record = mine(&mut locked, "c1").unwrap().record;
     assert_eq!((record.addresses.len(), record.boot.as_str(), record.host_ifname.len()), (2, "a", 15));
     assert_eq!(locked.attachments().unwrap().len(), 2);
-    assert_eq!(locked.find(&id("c3")).unwrap(), None);
+    assert!(mine(&mut locked, "c3").is_none());
     assert_eq!(scratch.names("temporary"), [""; 0]);
     assert_eq!(locked.findings(), [""; 0]);
 }
@@ -188,7 +204,7 @@ fn a_killed_reservation_is_undone_from_any_step() {
             let store = scratch.store(boot);
             let mut locked = store.lock(SOON).unwrap();
             assert_eq!(scratch.names("temporary"), [""; 0]);
-            let found = locked.find(&id("c1")).unwrap();
+            let found = mine(&mut locked, "c1");
             assert_eq!(found.is_some(), steps == 3, "killed after {steps} names, boot {boot}");
             assert_eq!(scratch.names("records").len(), if steps == 3 { 3 } else { 0 });
         }
@@ -230,7 +246,7 @@ fn a_killed_release_is_finished_from_any_step() {
         let store = scratch.store("a");
         reserve(&store, "c1", &both).unwrap();
         let names = order(&scratch, &["10.1.0.1", "fd00:1::1"]);
-        drop(store.lock(SOON).unwrap().begin_release(&id("c1")).unwrap().unwrap());
+        drop(mark(&store, "c1"));
         for name in &names[..steps] {
             fs::remove_file(name).unwrap();
         }
@@ -238,26 +254,66 @@ fn a_killed_release_is_finished_from_any_step() {
         let orphans = locked.orphans().unwrap();
         assert_eq!(orphans.len(), 1, "after {steps} names");
         assert_eq!(orphans[0].record.id, id("c1"));
-        locked.finish_release(&orphans[0]).unwrap();
-        locked.finish_release(&orphans[0]).unwrap();
+        drop(locked);
+        store.finish_release(&orphans[0]).unwrap();
+        store.finish_release(&orphans[0]).unwrap();
         assert_eq!((scratch.names("records"), scratch.names("releasing")), (vec![], vec![]));
     }
 }
 
 #[test]
-fn an_attachment_that_goes_away_belongs_to_one() {
+fn an_attachment_belongs_to_one_process_at_a_time() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
     let (store, other) = (scratch.store("a"), scratch.store("a"));
-    reserve(&store, "c1", &range).unwrap();
-    let mut locked = store.lock(SOON).unwrap();
-    let releasing = locked.begin_release(&id("c1")).unwrap().unwrap();
-    assert!(locked.is_releasing(&id("c1")).unwrap());
-    drop(locked);
-    let mut locked = other.lock(SOON).unwrap();
-    assert!(locked.begin_release(&id("c1")).unwrap().is_none());
-    assert!(locked.orphans().unwrap().is_empty());
-    drop(releasing);
-    assert_eq!(locked.orphans().unwrap().len(), 1);
+    let claim = |store: &Store| store.lock(SOON).unwrap().claim(&id("c1")).unwrap();
+    let reservation = store.lock(SOON).unwrap().reserve(&facts("c1"), &range).unwrap();
+    assert!(matches!(claim(&other), Claim::Busy { releasing: false }), "reserved, not yet written");
+    let attachment = reservation.commit(&store).unwrap();
+    assert!(matches!(claim(&other), Claim::Busy { releasing: false }), "its writer is at work");
+    drop(attachment);
+    let going = mark(&store, "c1");
+    assert!(matches!(claim(&other), Claim::Busy { releasing: true }));
+    assert!(other.lock(SOON).unwrap().orphans().unwrap().is_empty());
+    drop(going);
+    assert_eq!(other.lock(SOON).unwrap().orphans().unwrap().len(), 1);
+    assert!(matches!(claim(&other), Claim::Mine(a) if a.releasing));
+}
+
+#[test]
+fn a_reservation_on_its_way_survives_the_repairs_of_others() {
+    let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+    let (store, other) = (scratch.store("a"), scratch.store("a"));
+    let reservation = store.lock(SOON).unwrap().reserve(&facts("c1"), &both).unwrap();
+    let temporary = scratch.path("temporary").join(id("c1").file_name());
+    fs::hard_link(&temporary, scratch.path("records/10.1.0.1")).unwrap();
+    for index in ["index-10.1.0.0_24", "index-fd00:1::_64"] {
+        fs::remove_file(scratch.path(index)).unwrap();
+    }
+    assert_eq!(reserve(&other, "c2", &both).unwrap(), ["10.1.0.2", "fd00:1::2"]);
+    fs::remove_file(scratch.path("records/10.1.0.1")).unwrap();
+    let record = reservation.commit(&store).unwrap().record;
+    assert_eq!(record.addresses[0].to_string(), "10.1.0.1");
+    assert_eq!(scratch.names("records").len(), 6);
+}
+
+#[test]
+fn a_reservation_that_is_dropped_or_collides_leaves_nothing() {
+    let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+    let store = scratch.store("a");
+    drop(store.lock(SOON).unwrap().reserve(&facts("c1"), &both).unwrap());
+    let reservation = store.lock(SOON).unwrap().reserve(&facts("c2"), &both).unwrap();
+    assert_eq!(scratch.names("temporary").len(), 1);
+    let name = reservation_address(&scratch, "c2");
+    fs::write(scratch.path("records").join(&name), "foreign").unwrap();
+    let error = reservation.commit(&store).unwrap_err().to_string();
+    assert!(error.contains("link") && error.contains(&name), "{error}");
+    assert_eq!((scratch.names("temporary"), scratch.names("records")), (vec![], vec![name]));
+}
+
+/// The IPv6 address that a reservation on its way has chosen.
+fn reservation_address(scratch: &Scratch, container: &str) -> String {
+    let bytes = fs::read(scratch.path("temporary").join(id(container).file_name())).unwrap();
+    Record::from_bytes(&bytes).unwrap().addresses[1].to_string()
 }
 
 #[test]
@@ -265,17 +321,17 @@ fn a_mark_that_comes_back_after_a_power_cut_harms_nobody() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
     let store = scratch.store("a");
     reserve(&store, "c1", &range).unwrap();
-    let mark = scratch.path("releasing").join(id("c1").file_name());
-    drop(store.lock(SOON).unwrap().begin_release(&id("c1")).unwrap());
-    let old = fs::read(&mark).unwrap();
+    let name = scratch.path("releasing").join(id("c1").file_name());
+    drop(mark(&store, "c1"));
+    let old = fs::read(&name).unwrap();
     release(&store, "c1");
     reserve(&store, "c1", &range).unwrap();
-    fs::write(&mark, &old).unwrap();
+    fs::write(&name, &old).unwrap();
     let mut locked = store.lock(SOON).unwrap();
-    assert!(!locked.is_releasing(&id("c1")).unwrap());
+    assert!(!mine(&mut locked, "c1").unwrap().releasing);
     assert!(locked.orphans().unwrap().is_empty(), "the new attachment would lose its device");
-    assert!(!mark.exists());
-    assert!(locked.find(&id("c1")).unwrap().is_some());
+    assert!(!name.exists());
+    assert!(mine(&mut locked, "c1").is_some());
 }
 
 #[test]
@@ -289,7 +345,7 @@ fn damaged_and_foreign_files_are_set_aside_and_reported() {
     fs::write(&record, &bytes).unwrap();
     fs::write(scratch.path("records").join("notes.txt"), "mine").unwrap();
     let mut locked = store.lock(SOON).unwrap();
-    assert_eq!(locked.find(&id("c1")).unwrap(), None);
+    assert!(mine(&mut locked, "c1").is_none());
     assert!(locked.findings()[0].contains("checksum is wrong"), "{:?}", locked.findings());
     drop(locked);
     // Whoever had the damaged record may still use its address in this boot.

@@ -1,0 +1,270 @@
+//! The plugin killed at any moment, the machine restarted, verbs repeated in every state, many at once: nothing is given
+//! out twice and nothing is left behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Node, Sandbox, call, command, environment, plugin};
+use serde_json::Value;
+
+/// After a kill: a repeated ADD succeeds, DEL removes everything.
+fn converges(node: &Node, sandbox: &Sandbox, what: &str) {
+    let result = node.add("c1", sandbox);
+    assert!(result.success, "ADD after {what}: {} {}", result.json, result.log);
+    assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running, "{what}");
+    assert_eq!(node.names("records").len(), 3, "{what}");
+    removes(node, &sandbox.path(), what);
+}
+
+/// After a kill: DEL removes everything.
+fn removes(node: &Node, netns: &str, what: &str) {
+    let del = node.del("c1", netns);
+    assert!(del.success, "DEL after {what}: {} {}", del.json, del.log);
+    node.settle();
+    let left: Vec<_> = node.traces().into_iter().filter(|(kind, t)| *kind != "links" && !t.is_empty()).collect();
+    assert_eq!(left, [], "{what}");
+    assert_eq!(common::socket().links().unwrap().len(), 1, "{what}");
+}
+
+/// A verb under strace.
+fn traced(verb: &str, netns: &str, flags: &[String]) -> Command {
+    assert!(common::have("strace"), "this test needs strace: apt-get install strace");
+    let mut strace = Command::new("strace");
+    strace.arg("-qq").args(flags).arg(plugin());
+    let mut command = environment(strace, verb, "c1", netns);
+    command.env("PATH", std::env::var_os("PATH").unwrap());
+    command
+}
+
+/// The system calls of a verb: each name, and how often. Those that every process makes to start are left out.
+fn calls(node: &Node, verb: &str, netns: &str) -> BTreeMap<String, usize> {
+    let log = node.path(&format!("{verb}.strace"));
+    let flags = ["-o".into(), log.display().to_string()];
+    call(&mut traced(verb, netns, &flags), &node.config(&Value::Null)).ok();
+    let text = fs::read_to_string(&log).unwrap();
+    let start = text.find("read(0").unwrap();
+    let mut calls = BTreeMap::new();
+    for name in text[start..].lines().filter_map(|l| l.split_once('(')).map(|(name, _)| name.to_owned()) {
+        if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            *calls.entry(name).or_default() += 1;
+        }
+    }
+    calls
+}
+
+/// Runs a verb that is killed at its `n`th call of a name.
+fn kill_at(node: &Node, verb: &str, netns: &str, name: &str, n: usize) {
+    let inject = format!("inject={name}:signal=SIGKILL:when={n}");
+    let flags = ["-o", "/dev/null", "-e", "trace=all", "-e", &inject].map(str::to_owned);
+    let mut command = traced(verb, netns, &flags);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // The plugin may be dead by then.
+    drop(std::io::Write::write_all(&mut input, node.config(&Value::Null).as_bytes()));
+    drop(input);
+    child.wait().unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn add_killed_at_any_system_call_is_repeated_or_undone() {
+    let node = Node::new();
+    let first = Sandbox::new();
+    let calls = calls(&node, "ADD", &first.path());
+    removes(&node, &first.path(), "ADD");
+    assert!(["linkat", "fsync", "sendto", "bpf", "flock"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
+    for (name, count) in calls {
+        for n in 1..=count {
+            let sandbox = Sandbox::new();
+            kill_at(&node, "ADD", &sandbox.path(), &name, n);
+            let what = format!("ADD was killed at {name} {n}");
+            if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn del_killed_at_any_system_call_is_repeated() {
+    let node = Node::new();
+    let first = Sandbox::new();
+    node.add("c1", &first).ok();
+    let calls = calls(&node, "DEL", &first.path());
+    node.settle();
+    assert!(["linkat", "fsync", "bpf", "flock"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
+    for (name, count) in calls {
+        for n in 1..=count {
+            let sandbox = Sandbox::new();
+            node.add("c1", &sandbox).ok();
+            kill_at(&node, "DEL", &sandbox.path(), &name, n);
+            let what = format!("DEL was killed at {name} {n}");
+            if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn add_killed_at_random_moments_is_repeated() {
+    let node = Node::new();
+    for round in 0..40_u64 {
+        let sandbox = Sandbox::new();
+        let mut child = command("ADD", "c1", &sandbox.path());
+        let child = child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = child.spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        drop(std::io::Write::write_all(&mut input, node.config(&Value::Null).as_bytes()));
+        drop(input);
+        std::thread::sleep(Duration::from_micros(round * 97 % 4000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        converges(&node, &sandbox, &format!("kill in round {round}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn del_succeeds_ten_times_in_every_state() {
+    type Prepare = fn(&Node, &mut Option<Sandbox>);
+    let states: [(&str, Prepare); 9] = [
+        ("after ADD", |_, _| {}),
+        ("without a network namespace", |_, sandbox| *sandbox = None),
+        ("without a device", |node, _| {
+            let link = common::socket().links().unwrap().into_iter().find(|l| l.name.starts_with("rw")).unwrap();
+            common::socket().run(&[dataplane_host::netlink::delete_link(link.index)]).unwrap();
+            assert!(!node.names("records").is_empty());
+        }),
+        ("without a store", |node, _| fs::remove_dir_all(node.path("state")).unwrap()),
+        ("without pins", |node, _| fs::remove_dir_all(node.pins().directory()).unwrap()),
+        ("with a damaged record", |node, _| {
+            let name = node.names("records").into_iter().find(|n| n.starts_with("attachment-")).unwrap();
+            fs::write(node.path("state/addresses/records").join(name), "rubbish").unwrap();
+        }),
+        ("with half the names", |node, _| {
+            fs::remove_file(node.path("state/addresses/records/10.77.0.1")).unwrap();
+        }),
+        ("in another boot", |node, _| {
+            fs::write(node.path("state/addresses/lock"), "another boot").unwrap();
+        }),
+        ("when it never was added", |node, sandbox| {
+            node.del("c1", &sandbox.as_ref().unwrap().path()).ok();
+            node.settle();
+        }),
+    ];
+    for (state, prepare) in states {
+        let node = Node::new();
+        let mut sandbox = Some(Sandbox::new());
+        node.add("c1", sandbox.as_ref().unwrap()).ok();
+        prepare(&node, &mut sandbox);
+        let netns = sandbox.as_ref().map_or(String::new(), Sandbox::path);
+        for time in 1..=10 {
+            let del = node.del("c1", &netns);
+            assert!(del.success && del.json.is_null(), "{state}, time {time}: {} {}", del.json, del.log);
+        }
+        node.settle();
+        let gone = |left: &mut Option<Sandbox>| {
+            left.as_ref().is_none_or(|s| s.socket().link_by_name("eth0").unwrap().is_none())
+        };
+        assert!(gone(&mut sandbox), "{state}");
+        let names = node.names("records");
+        assert!(names.is_empty() || state == "with a damaged record", "{state}: {names:?}");
+        assert_eq!(common::socket().links().unwrap().len(), 1, "{state}");
+        if node.pins().map("pods").exists() && state != "with a damaged record" {
+            let left: Vec<_> = ["pods", "addrs4", "addrs6", "pod_netns"]
+                .into_iter()
+                .filter(|map| !node.traces()[map].is_empty())
+                .collect();
+            assert_eq!(left, [""; 0], "{state}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn del_answers_before_the_kernel_has_removed_the_device_and_add_waits_for_that() {
+    let (node, sandbox) = (Node::new(), Sandbox::new());
+    let first = node.add("c1", &sandbox).ok();
+    for _ in 0..5 {
+        node.del("c1", &sandbox.path()).ok();
+        let again = node.add("c1", &sandbox).ok();
+        assert_eq!(again["interfaces"], first["interfaces"]);
+        assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running);
+    }
+    removes(&node, &sandbox.path(), "ADD right after DEL");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_reboot_keeps_the_addresses_of_pods_that_were_not_released() {
+    let node = Node::new();
+    for pod in 0..5 {
+        node.add(&format!("c{pod}"), &Sandbox::new()).ok(); // The namespace goes, and with it the devices.
+    }
+    let store = |boot: &str| dataplane_host::store::Store::open_in_boot(&node.path("state"), boot).unwrap();
+    let records = |boot: &str| store(boot).lock(Duration::from_secs(5)).unwrap().attachments().unwrap().len();
+    assert_eq!(records("the next boot"), 5);
+    let result = node.add("c9", &Sandbox::new()).ok();
+    assert_eq!(result["ips"][0]["address"], "10.77.0.6/32");
+    for pod in [0, 1, 2, 3, 4, 9] {
+        node.del(&format!("c{pod}"), "").ok();
+    }
+    node.settle();
+    assert_eq!(node.names("records"), [""; 0]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn sixty_four_at_once() {
+    let node = Node::new();
+    let before = node.traces();
+    for round in 0..3 {
+        let sandboxes: Vec<_> = (0..64).map(|_| Sandbox::new()).collect();
+        let config = node.config(&Value::Null);
+        let all = |verb: &'static str| -> Vec<Value> {
+            std::thread::scope(|scope| {
+                let one = |(n, sandbox): (usize, &Sandbox)| {
+                    let (container, path, config) = (format!("c{round}-{n}"), sandbox.path(), config.clone());
+                    scope.spawn(move || call(&mut command(verb, &container, &path), &config).ok())
+                };
+                let threads: Vec<_> = sandboxes.iter().enumerate().map(one).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).collect()
+            })
+        };
+        let results = all("ADD");
+        let mut addresses = HashSet::new();
+        for result in &results {
+            for ip in result["ips"].as_array().unwrap() {
+                assert!(addresses.insert(ip["address"].as_str().unwrap().to_owned()), "{ip} twice");
+            }
+        }
+        assert_eq!(addresses.len(), 128);
+        assert_eq!(node.names("records").len(), 192);
+        for sandbox in &sandboxes {
+            assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running);
+        }
+        all("DEL");
+        node.settle();
+        assert_eq!(node.traces(), before);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_lock_that_somebody_holds_is_waited_for_and_then_reported() {
+    let (node, sandbox) = (Node::new(), Sandbox::new());
+    node.add("c0", &Sandbox::new()).ok();
+    let store = dataplane_host::store::Store::open(&node.path("state")).unwrap();
+    let held = store.lock(Duration::from_secs(5)).unwrap();
+    let start = Instant::now();
+    let (code, message) = node.add("c1", &sandbox).error();
+    assert!(code == 11 && message.contains("not free within 10 s"), "{code} {message}");
+    assert!(start.elapsed() < Duration::from_secs(15));
+    drop(held);
+    node.add("c1", &sandbox).ok();
+}

@@ -1,0 +1,97 @@
+//! Releasing: first a durable mark, then (elsewhere) the kernel's objects, then the names, at last the mark.
+
+use super::locked::{ATTACHMENT, Attachment, Locked, names};
+use super::record::MOST_BYTES;
+use super::{LOCK_AGAIN, Record, Store, StoreError};
+
+impl Locked<'_> {
+    /// Marks an attachment as going away; durable only after [`Store::sync_marks`].
+    ///
+    /// # Errors
+    /// A file can't be written.
+    pub fn mark(&mut self, attachment: &mut Attachment) -> Result<(), StoreError> {
+        let store = self.store;
+        if !attachment.releasing {
+            let name = attachment.record.id.file_name();
+            // What stands there already is what a power cut has left of an earlier attachment.
+            store.releasing.remove(&name)?;
+            store.records.link(&format!("{ATTACHMENT}{name}"), &store.releasing, &name)?;
+            attachment.releasing = true;
+        }
+        Ok(())
+    }
+
+    /// The attachments that are going away and on which nobody works: their processes have died.
+    ///
+    /// # Errors
+    /// A file can't be read.
+    pub fn orphans(&mut self) -> Result<Vec<Attachment>, StoreError> {
+        let store = self.store;
+        let mut orphans = Vec::new();
+        for name in store.releasing.names()? {
+            let record = store.records.number(&format!("{ATTACHMENT}{name}"))?;
+            if record.is_some() && record != store.releasing.number(&name)? {
+                // What a power cut has left of an earlier attachment of the same name, which lives again.
+                store.releasing.remove(&name)?;
+            } else {
+                orphans.extend(self.claim_mark(&name)?);
+            }
+        }
+        Ok(orphans)
+    }
+
+    fn claim_mark(&mut self, name: &str) -> Result<Option<Attachment>, StoreError> {
+        let store = self.store;
+        let Some((content, file)) = store.releasing.read(name, MOST_BYTES)? else { return Ok(None) };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => return Err(store.releasing.io("lock", name, e)),
+        }
+        match Record::from_bytes(&content) {
+            Ok(record) => Ok(Some(Attachment::new(record, true, file))),
+            Err(reason) => {
+                let aside = self.aside_name(name);
+                store.releasing.rename(name, &store.damaged, &aside)?;
+                self.report(format!("releasing/{name}: {reason}: set aside as damaged/{aside}"));
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Waits until marks are on the disk. Needs no lock.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn sync_marks(&self) -> Result<(), StoreError> {
+        self.releasing.sync()
+    }
+
+    /// Frees the addresses of a marked attachment whose kernel objects are gone. Repeating it is fine. Takes the lock
+    /// by itself, and not while it waits for the disk.
+    ///
+    /// # Errors
+    /// A file can't be written; then the mark is still there and the next one repeats it.
+    pub fn finish_release(&self, attachment: &Attachment) -> Result<(), StoreError> {
+        let record = &attachment.record;
+        let mark = record.id.file_name();
+        let locked = self.lock(LOCK_AGAIN)?;
+        let mine = self.releasing.number(&mark)?;
+        if mine.is_none() {
+            return Ok(()); // It was finished before.
+        }
+        locked.note_free(&record.addresses)?;
+        for name in names(record) {
+            // A name that leads to another file was given to somebody else after an earlier, interrupted attempt.
+            if self.records.number(&name)? == mine {
+                self.records.remove(&name)?;
+            }
+        }
+        drop(locked);
+        self.records.sync()?;
+        let _locked = self.lock(LOCK_AGAIN)?;
+        if self.releasing.number(&mark)? == mine { self.releasing.remove(&mark) } else { Ok(()) }
+    }
+}
