@@ -14,13 +14,12 @@ use crate::kernel::tables::{Maps, Table};
 
 /// A packet program: a function of its own for each address family and step, so that each has the stack for itself.
 macro_rules! packet_program {
-    ($name:ident from uplink: $uplink:literal, other: $other:expr, $v4:ident $v6:ident = $hook:ident($($arg:ident),*)
+    ($name:ident ingress: $ingress:literal, from uplink: $uplink:literal, other: $other:expr, $v4:ident $v6:ident = $hook:ident($($arg:ident),*)
      $(, reports: $report4:ident $report6:ident, iif: |$skb:ident| $iif:expr)?) => {
         #[inline(always)]
         pub fn $name(ctx: TcContext) -> i32 {
-            #[allow(unused_mut, reason = "only programs with reports change it here")]
             let mut skb = Skb::<$uplink>::new(ctx);
-            if skb.is_done() {
+            if skb.was_done($ingress) {
                 return skb.end(stringify!($name), Verdict::PASS);
             }
             let verdict = match skb.ether_type() {
@@ -63,9 +62,9 @@ macro_rules! packet_program {
     };
 }
 
-packet_program!(from_pod from uplink: false, other: Verdict::drop(DropReason::ForbiddenControl),
+packet_program!(from_pod ingress: true, from uplink: false, other: Verdict::drop(DropReason::ForbiddenControl),
     from_pod4 from_pod6 = from_pod(ifindex), reports: report_from_pod4 report_from_pod6, iif: |skb| skb.ifindex());
-packet_program!(to_pod from uplink: false, other: Verdict::PASS, to_pod4 to_pod6 = from_host());
-packet_program!(from_uplink from uplink: true, other: Verdict::PASS,
+packet_program!(to_pod ingress: false, from uplink: false, other: Verdict::PASS, to_pod4 to_pod6 = from_host());
+packet_program!(from_uplink ingress: true, from uplink: true, other: Verdict::PASS,
     from_uplink4 from_uplink6 = from_uplink(ifindex), reports: report_from_uplink4 report_from_uplink6, iif: |skb| 0);
-packet_program!(to_uplink from uplink: false, other: Verdict::PASS, to_uplink4 to_uplink6 = from_host());
+packet_program!(to_uplink ingress: false, from uplink: false, other: Verdict::PASS, to_uplink4 to_uplink6 = from_host());

@@ -71,11 +71,20 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         self.half(12).map(Be16::get)
     }
 
-    /// Whether one of our programs has sent this packet.
+    /// Whether one of this node's programs has sent this packet.
+    ///
+    /// What comes in is new, whatever mark it bears: the mark outlives a veth, so that it can be that of another node on this kernel
+    /// or of a pod.
     #[inline(always)]
-    pub fn is_done(&self) -> bool {
-        // SAFETY: as above.
-        unsafe { (*self.raw()).tc_index == DONE }
+    pub fn was_done(&mut self, ingress: bool) -> bool {
+        // SAFETY: the context is valid, and `tc_index` may be written at this hook.
+        unsafe {
+            let done = (*self.raw()).tc_index == DONE;
+            if done && ingress {
+                (*self.raw()).tc_index = 0;
+            }
+            done && !ingress
+        }
     }
 
     /// Carries out the verdict; the program's return value.
