@@ -9,11 +9,14 @@
 
 mod addons;
 mod cgroups;
+mod conformance;
 mod control;
 mod daemon;
 mod down;
 mod enter;
 mod images;
+mod install;
+mod junit;
 mod kube;
 mod machine;
 mod network;
@@ -25,6 +28,7 @@ mod reference;
 mod rootfs;
 mod settings;
 mod shape;
+mod smoke;
 mod status;
 mod step;
 mod tools;
@@ -66,6 +70,12 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },
+    /// Build Ropeway's image and install it with the manifests
+    Install,
+    /// Check in a minute or two whether everything works
+    Smoke,
+    /// Run upstream's end-to-end tests
+    Conformance(conformance::Options),
     /// Stop everything and remove it
     Down {
         /// Remove logs and results too
@@ -98,6 +108,9 @@ pub(crate) fn run(paths: &Paths, command: Command) -> Result<()> {
             let (program, arguments) = command.split_first().context("which program?")?;
             Err(enter::in_node(&node, Path::new(program))?.args(arguments).exec()).context("cannot enter the node")
         }
+        Command::Install => install::run(paths, &place, &steps),
+        Command::Smoke => smoke::run(&place, &steps),
+        Command::Conformance(options) => conformance::run(&place, &options),
         Command::Down { purge } => down::run(&place, &steps, purge),
         Command::Enter(options) => enter::run(&place, &options),
         Command::NodeInit { node } => node_init::run(&place, &node),

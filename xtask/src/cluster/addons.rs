@@ -6,17 +6,22 @@ use anyhow::{Context, Result, ensure};
 
 use super::kube;
 use super::place::Place;
-use super::settings::{COREDNS, DNS_SERVICE, DOMAIN, METRICS_SERVER, NEAR};
+use super::settings::{AGNHOST, COREDNS, DNS_SERVICE, DOMAIN, METRICS_SERVER, NEAR};
 use super::step::wait_for;
 
 /// Gives the API server the manifests of both.
 pub(super) fn apply(place: &Place) -> Result<()> {
     for name in ["coredns.yaml", "metrics-server.yaml"] {
-        let path = place.template(name);
-        let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-        kube::apply(place, &fill(&text)).with_context(|| name.to_owned())?;
+        kube::apply(place, &template(place, name)?).with_context(|| name.to_owned())?;
     }
     Ok(())
+}
+
+/// A manifest of tests/cluster/templates with this cluster's values.
+pub(super) fn template(place: &Place, name: &str) -> Result<String> {
+    let path = place.template(name);
+    let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    Ok(fill(&text))
 }
 
 fn fill(text: &str) -> String {
@@ -26,6 +31,7 @@ fn fill(text: &str) -> String {
         ("{{dns6}}", DNS_SERVICE[1]),
         ("{{upstream}}", &NEAR.gateway4()),
         ("{{coredns}}", COREDNS),
+        ("{{agnhost}}", AGNHOST),
         ("{{metrics-server}}", METRICS_SERVER),
     ];
     values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))

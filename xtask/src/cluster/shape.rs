@@ -76,11 +76,6 @@ impl Shape {
         Node { name: format!("n{index}"), subnet: if far { FAR } else { NEAR }, host: FIRST_HOST + index }
     }
 
-    /// Whether `install` has anything to do with this cluster.
-    pub(super) fn has_ropeway(&self) -> bool {
-        self.proxy == Proxy::Ropeway || self.cni == Cni::Ropeway
-    }
-
     /// The cluster that is up, if one is.
     pub(super) fn read(place: &Place) -> Result<Option<Self>> {
         let path = place.run().join("cluster.json");

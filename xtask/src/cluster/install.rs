@@ -1,0 +1,83 @@
+//! `install`: Ropeway as a user gets it, image and manifests, onto the cluster that is up.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::place::Place;
+use super::settings::{POD_RANGES, ROPEWAY_IMAGE};
+use super::shape::{Cni, Proxy, Shape};
+use super::step::Steps;
+use super::{enter, kube, node, pki, up};
+use crate::paths::Paths;
+use crate::{image, shell};
+
+/// Loads the image into every node, applies the manifests, and waits until all that every cluster has works.
+pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps) -> Result<()> {
+    let shape = Shape::require(place)?;
+    ensure!(
+        shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway,
+        "this cluster has another proxy or network ({shape:?}): `cargo xtask cluster down`, then `up` without options"
+    );
+    let archive = place.run().join("ropeway.tar");
+    image::make(paths, ROPEWAY_IMAGE, &archive)?;
+    steps.step("loading the image into the nodes", || load(place, &shape, &archive))?;
+    steps.step("applying the manifests", || apply(paths, place))?;
+    steps.step("agents ready", || kube::rolled_out(place, "kube-system", "daemonset/ropeway", 180))?;
+    up::ready(place, steps, &shape)
+}
+
+fn load(place: &Place, shape: &Shape, archive: &std::path::Path) -> Result<()> {
+    for node in shape.all() {
+        // A node sees nothing of the checkout but programs and certificates.
+        let name = "/tmp/ropeway.tar";
+        let inside = node::inside(&place.node_root(&node.name), name.as_ref());
+        fs::copy(archive, &inside).with_context(|| format!("{}", inside.display()))?;
+        let mut ctr = enter::in_node(&node.name, &place.bin("ctr"))?;
+        shell::output(ctr.args(["--namespace", "k8s.io", "images", "import", "--local", name]))?;
+        fs::remove_file(&inside)?;
+    }
+    Ok(())
+}
+
+/// The overlay that people use, with this cluster's image and addresses.
+fn apply(paths: &Paths, place: &Place) -> Result<()> {
+    let directory = place.run().join("install");
+    fs::create_dir_all(&directory)?;
+    let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the image has a tag")?;
+    let config = json!({
+        "apiserver": [pki::api_server()],
+        "clusterCIDRs": POD_RANGES,
+        "cniConflist": "/etc/cni/net.d/10-ropeway.conflist",
+    });
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "kube-system",
+        "resources": [relative(&paths.root.join("manifests/overlays/podcidr"), &directory)?],
+        "images": [{"name": "ropeway", "newName": name, "newTag": tag}],
+        "configMapGenerator": [{"name": "ropeway", "behavior": "merge", "files": ["config.yaml"]}],
+    });
+    fs::write(directory.join("config.yaml"), serde_json::to_vec_pretty(&config)?)?;
+    fs::write(directory.join("kustomization.yaml"), serde_json::to_vec_pretty(&kustomization)?)?;
+    let mut kubectl: Command = kube::command(place);
+    shell::output(kubectl.args(["apply", "--server-side", "--force-conflicts", "-k"]).arg(&directory)).map(drop)
+}
+
+/// Kustomize takes relative paths only.
+fn relative(to: &std::path::Path, from: &std::path::Path) -> Result<std::path::PathBuf> {
+    let common = from.ancestors().find(|parent| to.starts_with(parent)).context("no common directory")?;
+    let up = from.strip_prefix(common)?.components().map(|_| "..");
+    Ok(up.collect::<std::path::PathBuf>().join(to.strip_prefix(common)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_relative() {
+        let path = relative("/a/b/manifests".as_ref(), "/a/b/tests/run".as_ref()).unwrap();
+        assert_eq!(path, std::path::Path::new("../../manifests"));
+    }
+}
