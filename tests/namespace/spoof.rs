@@ -36,8 +36,9 @@ fn a_spoofed_source_goes_nowhere_and_is_counted() {
             assert!(counted >= COUNT, "{what}: {counted} counted");
         }
         // With its own address it is heard.
-        let own =
-            load::ask(&scene.client, scene.backends[1].port(family, TARGET).unwrap(), Protocol::Udp, COUNT).unwrap();
+        let own = format!("--source={}", scene.client.address(family).unwrap());
+        let elsewhere = scene.backends[1].port(family, TARGET).unwrap();
+        let own = load::ask_with(&scene.client, elsewhere, Protocol::Udp, COUNT, &[own.as_str()]).unwrap();
         assert_eq!(own.ok, COUNT, "{own:?}");
     }
 }

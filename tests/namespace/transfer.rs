@@ -7,7 +7,7 @@ use ropeway_tests::pod::Family;
 
 use crate::scene::{Scene, TARGET};
 
-const BYTES: u64 = 32 << 20;
+const BYTES: u64 = 16 << 20;
 
 fn transfers(mtu: u32, sizes: &[usize]) {
     // Backends on one node only at a time, so that each way is known to be local or remote.

@@ -16,8 +16,8 @@ pub const HEALTH: &str = "127.0.0.1:10256";
 /// Where the agent's metrics are.
 pub const METRICS: &str = "127.0.0.1:10249";
 
-/// When all changes were applied last; 0: never.
-const SYNCED: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds ";
+/// Whether the maps have been complete once.
+const SYNCED: &str = "ropeway_synced ";
 
 /// A running agent.
 #[derive(Debug)]
@@ -56,8 +56,7 @@ impl Agent {
             let for_plugin = self.space.path("/var/lib/ropeway/node.json");
             ensure!(for_plugin.exists(), "/var/lib/ropeway/node.json is not there");
             let metrics = self.metrics()?;
-            let synced = metrics.lines().find_map(|line| line.strip_prefix(SYNCED)?.trim().parse::<f64>().ok());
-            ensure!(synced.is_some_and(|time| time > 0.0), "nothing is applied yet");
+            ensure!(metrics.lines().any(|line| line.strip_prefix(SYNCED) == Some("1")), "nothing is applied yet");
             Ok(Some(Ok(())))
         });
         match outcome {

@@ -73,13 +73,38 @@ impl Cluster {
 }
 
 impl Node {
-    /// A counter of the agent's `/metrics`.
+    /// A metric of the agent, summed over its labels.
     ///
     /// # Errors
-    /// When it doesn't say.
+    /// When the agent doesn't answer or has no such metric.
     pub fn metric(&self, name: &str) -> Result<f64> {
         let text = self.agent.as_ref().with_context(|| format!("{} has no agent", self.name()))?.metrics()?;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-        value.with_context(|| format!("no {name} in the metrics of {}", self.name()))
+        sum(&text, name).with_context(|| format!("no {name} in the metrics of {}", self.name()))
+    }
+}
+
+/// The sum of a metric's samples; a metric that is declared and has none is 0.
+fn sum(text: &str, name: &str) -> Option<f64> {
+    let declared = format!("# TYPE {} ", name.trim_end_matches("_total"));
+    let sample = |line: &str| {
+        let rest = line.strip_prefix(name)?;
+        let rest = if rest.starts_with('{') { rest.split_once("} ")?.1 } else { rest.strip_prefix(' ')? };
+        rest.parse::<f64>().ok()
+    };
+    text.contains(&declared).then(|| text.lines().filter_map(sample).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_summed() {
+        let text =
+            "# TYPE a counter\na_total{map=\"x\"} 2\na_total{map=\"y z\"} 3\n# TYPE b counter\n# TYPE c gauge\nc 1.5\n";
+        assert_eq!(sum(text, "a_total"), Some(5.0));
+        assert_eq!(sum(text, "b_total"), Some(0.0));
+        assert_eq!(sum(text, "c"), Some(1.5));
+        assert_eq!(sum(text, "d"), None);
     }
 }

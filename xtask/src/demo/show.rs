@@ -29,14 +29,22 @@ pub(super) fn picture(nodes: &[Node], pods: &[(&Pod, &str)]) -> String {
 }
 
 fn column(node: &Node, pods: &[(&Pod, &str)]) -> Vec<String> {
-    let [v4, v6] = Family::BOTH.map(|family| node.address(family));
-    let mut lines = vec![format!("{} {v4}  {v6}", node.name()), format!("   pods {}", node.pod_cidrs().join("  "))];
+    let mut lines = Vec::new();
+    entry(&mut lines, &format!("{} ", node.name()), Family::BOTH.map(|family| node.address(family).to_string()));
+    entry(&mut lines, "   pods ", node.pod_cidrs());
     for (pod, role) in pods.iter().filter(|(pod, _)| pod.node().name() == node.name()) {
-        let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
-        lines.push(format!("   [{}] {}", pod.name(), addresses.join("  ")));
+        entry(&mut lines, &format!("   [{}] ", pod.name()), pod.addresses().iter().map(ToString::to_string));
         lines.push(format!("      {role}"));
     }
     lines
+}
+
+/// A title with values, one on each line.
+fn entry(lines: &mut Vec<String>, title: &str, values: impl IntoIterator<Item = String>) {
+    for (number, value) in values.into_iter().enumerate() {
+        let title = if number == 0 { title } else { "" };
+        lines.push(format!("{title:12}{value}"));
+    }
 }
 
 fn centred(text: &str, width: usize) -> String {

@@ -15,6 +15,9 @@ use crate::shell::step;
 
 /// Questions on each way.
 const QUESTIONS: u64 = 120;
+/// Questions that one client asks, at `RATE` a second, while something happens: they also say for how long there is load.
+const UNDER_LOAD: u64 = 200;
+const RATE: &str = "--rate=100";
 /// A refusal takes at most so long.
 const REFUSED_WITHIN: Duration = Duration::from_millis(100);
 
@@ -138,6 +141,10 @@ fn endpoint_leaves(stage: &mut Stage) -> Result<()> {
     drop(stage.servers.remove(1));
     stage.web.remove(1).delete()?;
     println!("  web-2 is deleted");
+    let way = &stage.ways(Family::V6)?[2];
+    let report = load::ask_with(way.from, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
+    println!("{}", show::line(way.name, way.http, "http", &report));
+    ensure!(report.ok == UNDER_LOAD, "not every question was answered: {report:?}");
     traffic.stop()
 }
 
@@ -159,9 +166,9 @@ fn agent_dies(stage: &mut Stage) -> Result<()> {
     let [v4, v6] = Family::BOTH.map(|family| late.address(family));
     println!("  a new pod on n2: late {} {}", v4?, v6?);
     let way = &stage.ways(Family::V6)?[0];
-    let report = load::ask(&late, way.http, Protocol::Http, QUESTIONS)?;
+    let report = load::ask_with(&late, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
     println!("{}", show::line("pod late", way.http, "http", &report));
-    ensure!(report.ok == QUESTIONS, "the new pod does not reach the Service: {report:?}");
+    ensure!(report.ok == UNDER_LOAD, "the new pod does not reach the Service: {report:?}");
     late.delete()?;
     println!("  and deleted again");
     stage.cluster.start_agents()?;
