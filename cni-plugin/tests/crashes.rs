@@ -31,11 +31,11 @@ fn removes(node: &Node, netns: &str, what: &str) {
     assert_eq!(common::socket().links().unwrap().len(), 1, "{what}");
 }
 
-/// A verb under strace.
+/// A verb under strace, with its threads and children.
 fn traced(verb: &str, netns: &str, flags: &[String]) -> Command {
     assert!(common::have("strace"), "this test needs strace: apt-get install strace");
     let mut strace = Command::new("strace");
-    strace.arg("-qq").args(flags).arg(plugin());
+    strace.args(["-f", "-qq"]).args(flags).arg(plugin());
     let mut command = environment(strace, verb, "c1", netns);
     command.env("PATH", std::env::var_os("PATH").unwrap());
     command
@@ -49,9 +49,11 @@ fn calls(node: &Node, verb: &str, netns: &str) -> BTreeMap<String, usize> {
     let text = fs::read_to_string(&log).unwrap();
     let start = text.find("read(0").unwrap();
     let mut calls = BTreeMap::new();
-    for name in text[start..].lines().filter_map(|l| l.split_once('(')).map(|(name, _)| name.to_owned()) {
-        if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            *calls.entry(name).or_default() += 1;
+    for line in text[start..].lines() {
+        // "<process> <name>(<arguments>"
+        let name = line.split_once('(').and_then(|(call, _)| call.split_whitespace().last()).unwrap_or_default();
+        if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            *calls.entry(name.to_owned()).or_default() += 1;
         }
     }
     calls

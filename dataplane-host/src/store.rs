@@ -7,12 +7,12 @@
 //!   records/attachment-<hash>   one per attachment: hard links to the same, never changed record
 //!   temporary/<hash>            a record on its way; whatever nobody has locked there is an orphan
 //!   releasing/<hash>            a further link to the record of an attachment that is going away
-//!   damaged/<boot>-<name>       what was set aside, never deleted
+//!   damaged/<boot>-<name>       what was set aside, never deleted (`before-`: it was there before the machine started)
 //!   index-<range>               cache: bitmap, cursor, release times; rebuilt when in doubt
 //! ```
-//! Reserve: under the lock, record to a temporary file, locked by its writer; then, without the lock, fsync, link to each
-//! final name (which fails if taken), fsync the directory. An address is held as long as its name exists, whatever the
-//! cache says. Release: link to `releasing/`, fsync; the caller undoes the kernel's part; then the names go, fsync, and
+//! Reserve: under the lock, record to a temporary file, locked by its writer; then, without the lock, link to each final name
+//! (which fails if taken), fsync the file, fsync the directory, and only then tell anybody. An address is held as long as
+//! its name exists, whatever the cache says. Release: link to `releasing/`, fsync; the caller undoes the kernel's part; then the names go, fsync, and
 //! at last the mark. Each step is repeated or undone by the next one who holds the lock, after a kill in the same boot by
 //! `temporary/` and `releasing/` alone, after a reboot by a check of every record.
 //!
@@ -44,7 +44,7 @@ pub use hash::fnv64;
 pub use locked::{Attachment, Claim, Locked};
 pub use range::Range;
 pub use record::{AttachmentId, Record};
-pub use reserve::Reservation;
+pub use reserve::{Reservation, Written};
 
 use directory::Directory;
 

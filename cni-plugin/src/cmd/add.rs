@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use dataplane_host::netlink::Socket;
-use dataplane_host::store::{Attachment, AttachmentId, Claim, Locked, Range, Record, Reservation, Store, StoreError};
+use dataplane_host::store::{
+    Attachment, AttachmentId, Claim, Locked, Range, Record, Reservation, Store, StoreError, Written,
+};
 
 use super::LOCK_DEADLINE;
 use crate::attach::Ends;
@@ -21,14 +23,54 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, Cn
     let mut ends = Ends::open(netns)?;
     let store = Store::open(&config.state_dir)?;
     let wanted = Wanted { facts: facts(invocation, config), settings: &settings, maps: &maps };
-    let attachment = wanted.attachment(&store, &mut ends)?;
-    match ends.wire(&attachment.record, settings.mtu, &maps, &programs) {
-        Ok(()) => Ok(result::of_add(config, &attachment.record, settings.mtu, &ends.netns)),
+    let held = wanted.attachment(&store, &mut ends)?;
+    match wire(&mut ends, &held, &store, settings.mtu, &maps, &programs) {
+        Ok(()) => Ok(result::of_add(config, held.record(), settings.mtu, &ends.netns)),
         Err(error) => {
-            wanted.give_back(&store, &mut ends.host_socket, attachment);
+            wanted.give_back(&store, &mut ends.host_socket, held.attachment());
             Err(error)
         }
     }
+}
+
+/// An attachment with its addresses: new, and not yet for certain on the disk, or from an ADD that was interrupted.
+enum Held {
+    New(Written),
+    Old(Attachment),
+}
+
+impl Held {
+    const fn record(&self) -> &Record {
+        match self {
+            Self::New(written) => &written.attachment.record,
+            Self::Old(attachment) => &attachment.record,
+        }
+    }
+
+    fn attachment(self) -> Attachment {
+        match self {
+            Self::New(written) => written.attachment,
+            Self::Old(attachment) => attachment,
+        }
+    }
+}
+
+/// Wires the pod while the disk is at work.
+fn wire(
+    ends: &mut Ends,
+    held: &Held,
+    store: &Store,
+    mtu: u32,
+    maps: &Maps,
+    programs: &Programs,
+) -> Result<(), CniError> {
+    let Held::New(written) = held else { return ends.wire(held.record(), mtu, maps, programs) };
+    std::thread::scope(|scope| {
+        let disk = scope.spawn(|| written.sync(store));
+        let wired = ends.wire(held.record(), mtu, maps, programs);
+        let synced = disk.join().map_err(|_| CniError::io("write the record", std::io::Error::other("panic")))?;
+        wired.and(synced.map_err(CniError::from))
+    })
 }
 
 fn facts(invocation: &Invocation, config: &Config) -> Record {
@@ -57,7 +99,7 @@ impl Wanted<'_> {
     }
 
     /// The attachment with its addresses: those that it has from an ADD that was interrupted, or new ones.
-    fn attachment(&self, store: &Store, ends: &mut Ends) -> Result<Attachment, CniError> {
+    fn attachment(&self, store: &Store, ends: &mut Ends) -> Result<Held, CniError> {
         let deadline = Instant::now() + LOCK_DEADLINE;
         loop {
             let mut locked = store.lock(LOCK_DEADLINE)?;
@@ -86,10 +128,10 @@ impl Wanted<'_> {
     }
 
     /// An earlier ADD was interrupted: what it has done to the kernel goes, its addresses stay.
-    fn take_over(&self, store: &Store, ends: &mut Ends, attachment: Attachment) -> Result<Attachment, CniError> {
+    fn take_over(&self, store: &Store, ends: &mut Ends, attachment: Attachment) -> Result<Held, CniError> {
         let taken = undo::detach(&mut ends.host_socket, &attachment.record, Some(self.maps));
         match taken.and_then(|()| ends.check_free(&self.id().ifname)) {
-            Ok(()) => Ok(attachment),
+            Ok(()) => Ok(Held::Old(attachment)),
             Err(error) => {
                 self.give_back(store, &mut ends.host_socket, attachment);
                 Err(error)
@@ -104,12 +146,7 @@ impl Wanted<'_> {
             && families.iter().zip(&record.addresses).all(|(f, a)| f.iter().any(|r| r.slot(*a).is_some()))
     }
 
-    fn reserve<'s>(
-        &self,
-        store: &'s Store,
-        mut locked: Locked<'s>,
-        socket: &mut Socket,
-    ) -> Result<Attachment, CniError> {
+    fn reserve<'s>(&self, store: &'s Store, mut locked: Locked<'s>, socket: &mut Socket) -> Result<Held, CniError> {
         let reservation = match self.reserve_anywhere(&mut locked) {
             Err(StoreError::Exhausted { range, held }) => {
                 // Perhaps somebody died while releasing.
@@ -128,7 +165,7 @@ impl Wanted<'_> {
                 other?
             }
         };
-        Ok(reservation.commit(store)?)
+        Ok(Held::New(reservation.write(store)?))
     }
 
     /// One address of each family, from the first of its ranges that has one.

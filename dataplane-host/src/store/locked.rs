@@ -16,6 +16,8 @@ pub struct Locked<'a> {
     pub(super) store: &'a Store,
     /// Reservations that other processes are about to complete.
     pub(super) live: Vec<(Record, FileNumber)>,
+    /// Nobody has looked at the store since the machine was started.
+    pub(super) first_of_boot: bool,
     findings: Vec<String>,
 }
 
@@ -27,7 +29,7 @@ pub struct Attachment {
     /// It is going away.
     pub releasing: bool,
     /// The record's file, locked.
-    _file: File,
+    pub(super) file: File,
 }
 
 /// Whose an attachment is.
@@ -46,13 +48,13 @@ pub enum Claim {
 
 impl Attachment {
     pub(super) const fn new(record: Record, releasing: bool, file: File) -> Self {
-        Self { record, releasing, _file: file }
+        Self { record, releasing, file }
     }
 }
 
 impl<'a> Locked<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, live: Vec::new(), findings: Vec::new() }
+        Self { store, live: Vec::new(), first_of_boot: false, findings: Vec::new() }
     }
 
     /// What was repaired or set aside since the lock was taken, in words, for the log.
@@ -123,6 +125,12 @@ impl<'a> Locked<'a> {
         let Some((content, file)) = self.store.records.read(name, MOST_BYTES)? else { return Ok(None) };
         match Record::from_bytes(&content) {
             Ok(record) => Ok(Some((record, file))),
+            // Names that were on the disk before their content when power was cut: nobody was told of them.
+            Err(_) if self.first_of_boot && content.iter().all(|byte| *byte == 0) => {
+                self.store.records.remove(name)?;
+                self.report(format!("removed {name}, which a power cut has left without content"));
+                Ok(None)
+            }
             Err(reason) => {
                 self.set_aside(name, &reason)?;
                 Ok(None)
@@ -139,7 +147,7 @@ impl<'a> Locked<'a> {
     }
 
     pub(super) fn aside_name(&self, name: &str) -> String {
-        format!("{}-{name}", self.boot_tag())
+        format!("{}-{name}", if self.first_of_boot { "before" } else { self.boot_tag() })
     }
 
     /// A short name of this boot.

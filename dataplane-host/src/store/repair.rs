@@ -16,7 +16,9 @@ impl Locked<'_> {
             self.undo_reservation(&name)?;
         }
         if !same_boot {
+            self.first_of_boot = true;
             self.check_all(false)?;
+            self.first_of_boot = false;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Reserving: addresses are chosen under the lock and made durable after it, so that many wait for the disk together.
+//! Reserving: addresses are chosen under the lock and made durable after it, so that many wait for the disk
+//! together, and each beside its other work.
 
 use std::fs::File;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +9,7 @@ use super::locked::{Attachment, Locked, names, seconds};
 use super::record::MOST_BYTES;
 use super::{LOCK_AGAIN, Range, Record, Store, StoreError};
 
-/// Addresses that nobody else gets any more, but that are not yet held: [`Reservation::commit`] does that. Dropped, or
+/// Addresses that nobody else gets any more, but that are not yet held: [`Reservation::write`] does that. Dropped, or
 /// its process killed, it is undone by the next one who takes the lock.
 #[derive(Debug)]
 #[must_use]
@@ -83,38 +84,65 @@ impl Locked<'_> {
 }
 
 impl Reservation {
-    /// Makes the addresses the attachment's, durably. The store must not be locked by the caller.
+    /// Gives the record its names: from here on the addresses are the attachment's for whoever looks, and whoever is
+    /// killed leaves what it needs to be undone. After a power cut they may be gone, or empty, until [`Written::sync`].
+    /// The store must not be locked by the caller.
     ///
     /// # Errors
     /// A file can't be written, or somebody has made a file by the name of an address; then nothing is reserved.
-    pub fn commit(self, store: &Store) -> Result<Attachment, StoreError> {
-        let name = self.record.id.file_name();
+    pub fn write(self, store: &Store) -> Result<Written, StoreError> {
+        let temporary = self.record.id.file_name();
         let mut linked = Vec::new();
-        let result = self.link(store, &name, &mut linked);
-        if result.is_err() {
+        let mut link = || {
+            for name in names(&self.record) {
+                if !store.temporary.link(&temporary, &store.records, &name)? {
+                    return Err(store.records.io("link", &name, std::io::ErrorKind::AlreadyExists));
+                }
+                linked.push(name);
+            }
+            Ok(())
+        };
+        if let Err(error) = link() {
             for name in linked.iter().rev() {
                 store.records.remove(name)?;
             }
+            store.temporary.remove(&temporary)?;
+            store.lock(LOCK_AGAIN)?.note_free(&self.record.addresses)?;
+            return Err(error);
         }
-        store.temporary.remove(&name)?;
-        match result {
-            Ok(()) => Ok(Attachment::new(self.record, false, self.file)),
-            Err(error) => {
-                store.lock(LOCK_AGAIN)?.note_free(&self.record.addresses)?;
-                Err(error)
-            }
-        }
+        Ok(Written { attachment: Attachment::new(self.record, false, self.file) })
     }
 
-    fn link(&self, store: &Store, temporary: &str, linked: &mut Vec<String>) -> Result<(), StoreError> {
-        self.file.sync_all().map_err(|e| store.temporary.io("write", temporary, e))?;
-        for name in names(&self.record) {
-            if !store.temporary.link(temporary, &store.records, &name)? {
-                return Err(store.records.io("link", &name, std::io::ErrorKind::AlreadyExists));
-            }
-            linked.push(name);
-        }
-        store.records.sync()
+    /// [`Self::write`] and [`Written::sync`] at once.
+    ///
+    /// # Errors
+    /// As these.
+    pub fn commit(self, store: &Store) -> Result<Attachment, StoreError> {
+        let written = self.write(store)?;
+        written.sync(store)?;
+        Ok(written.attachment)
+    }
+}
+
+/// An attachment that has its addresses, but not yet for certain after a power cut. Nobody must be told before
+/// [`Written::sync`]; the kernel may be touched, because a power cut takes its objects away too.
+#[derive(Debug)]
+#[must_use]
+pub struct Written {
+    /// The attachment.
+    pub attachment: Attachment,
+}
+
+impl Written {
+    /// Waits until content and names are on the disk. Can run beside other work.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn sync(&self, store: &Store) -> Result<(), StoreError> {
+        let temporary = self.attachment.record.id.file_name();
+        self.attachment.file.sync_all().map_err(|e| store.temporary.io("write", &temporary, e))?;
+        store.records.sync()?;
+        store.temporary.remove(&temporary)
     }
 }
 

@@ -223,6 +223,28 @@ fn a_record_that_was_not_written_out_is_removed() {
 }
 
 #[test]
+fn names_that_reached_the_disk_before_their_content_are_removed() {
+    for (kept, content) in [(7, &b""[..]), (7, &[0; 300]), (1, b""), (4, b""), (6, &[0; 17])] {
+        let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+        reserve(&scratch.store("a"), "c1", &both).unwrap();
+        for (i, name) in order(&scratch, &["10.1.0.1", "fd00:1::1"]).iter().enumerate() {
+            if kept & 1 << i == 0 { fs::remove_file(name).unwrap() } else { fs::write(name, content).unwrap() }
+        }
+        drop(scratch.store("b").lock(SOON).unwrap());
+        assert_eq!((scratch.names("records"), scratch.names("damaged")), (vec![], vec![]), "kept {kept:03b}");
+    }
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/30"]));
+    reserve(&scratch.store("a"), "c1", &range).unwrap();
+    fs::write(scratch.path("records/10.1.0.1"), "half a rec").unwrap();
+    drop(scratch.store("b").lock(SOON).unwrap());
+    assert_eq!(scratch.names("damaged").len(), 2, "what has content is kept for somebody to look at");
+    assert!(scratch.names("damaged").contains(&"before-10.1.0.1".to_owned()));
+    let b = scratch.store("b");
+    assert_eq!(reserve(&b, "c2", &range).unwrap(), ["10.1.0.2"]);
+    assert_eq!(reserve(&b, "c3", &range).unwrap(), ["10.1.0.1"], "and does not block the address");
+}
+
+#[test]
 fn every_subset_of_names_that_a_power_cut_leaves_is_put_right() {
     for kept in 0..8_u8 {
         let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
