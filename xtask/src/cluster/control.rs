@@ -3,9 +3,8 @@
 //! They are in that node's cgroup too: so they reach Services by the same socket programs as any process of a node.
 
 use std::fs;
-use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::place::Place;
 use super::settings::{API_PORT, CONTROL_PLANE, POD_RANGES, SERVICE_RANGES};
@@ -13,18 +12,22 @@ use super::shape::Node;
 use super::step::wait_for;
 use super::{daemon, enter, kube};
 
-/// In the order of their start.
-pub(super) const NAMES: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
-
-/// Starts what does not run, and waits until the API server is ready.
+/// Starts what does not run, and waits until the API server is ready. The others need it at once.
 pub(super) fn start(place: &Place) -> Result<()> {
     fs::create_dir_all(place.run().join("etcd"))?;
-    let arguments = [etcd(place), api_server(place), controller_manager(place), scheduler(place)];
-    for (name, arguments) in NAMES.iter().zip(arguments) {
-        let mut command: Command = enter::in_namespace(CONTROL_PLANE, &place.bin(name))?;
-        daemon::start(place, name, command.args(arguments))?;
-    }
-    wait_for("the API server's /readyz", 120, || kube::kubectl(place, &["get", "--raw", "/readyz"]).map(|_| ()))
+    daemon(place, "etcd", &etcd(place))?;
+    daemon(place, "kube-apiserver", &api_server(place))?;
+    wait_for("the API server's /readyz", 120, || {
+        daemon::find(place, "kube-apiserver")
+            .with_context(|| format!("it has ended: see {}", place.log("kube-apiserver").display()))?;
+        kube::kubectl(place, &["get", "--raw", "/readyz"]).map(drop)
+    })?;
+    daemon(place, "kube-controller-manager", &controller_manager(place))?;
+    daemon(place, "kube-scheduler", &scheduler(place))
+}
+
+fn daemon(place: &Place, name: &str, arguments: &[String]) -> Result<()> {
+    daemon::start(place, name, enter::in_namespace(CONTROL_PLANE, &place.bin(name))?.args(arguments))
 }
 
 fn etcd(place: &Place) -> Vec<String> {
@@ -58,7 +61,7 @@ fn api_server(place: &Place) -> Vec<String> {
         format!("--tls-private-key-file={}", pki("apiserver.key")),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
         format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
-        format!("--service-account-key-file={}", pki("service-accounts.key")),
+        format!("--service-account-key-file={}", pki("service-accounts.pub")),
         format!("--kubelet-client-certificate={}", pki("apiserver-kubelet-client.crt")),
         format!("--kubelet-client-key={}", pki("apiserver-kubelet-client.key")),
         format!("--kubelet-certificate-authority={}", pki("ca.crt")),

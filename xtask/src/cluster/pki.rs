@@ -30,7 +30,9 @@ pub(super) fn make(place: &Place, shape: &Shape) -> Result<()> {
     }
     let ca = authority(place, "ca")?;
     let front = authority(place, "front-proxy-ca")?;
-    write(&place.pki("service-accounts.key"), &KeyPair::generate()?.serialize_pem())?;
+    let signer = KeyPair::generate()?;
+    write(&place.pki("service-accounts.key"), &signer.serialize_pem())?;
+    write(&place.pki("service-accounts.pub"), &signer.public_key_pem())?;
     let client = ExtendedKeyUsagePurpose::ClientAuth;
     let control = Node::control_plane();
     issue(place, &ca, "apiserver", ("kube-apiserver", None), &api_names(&control))?;
