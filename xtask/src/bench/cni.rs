@@ -1,0 +1,179 @@
+//! `cargo xtask bench cni`: ADD and DEL against the reference plugins ptp + host-local, both really wiring pods.
+//!
+//! One run, both plugins in turn, each pod in a fresh namespace, the order changing from round to round. Before the next
+//! call is timed, what the one before left to the background is waited for. IPv4 only, because ptp waits for duplicate
+//! address detection; dual stack is printed besides, for ropeway alone.
+
+mod rig;
+mod stats;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::paths::Paths;
+use crate::shell;
+use rig::{Plugin, Rig, Sandbox};
+use stats::{Series, ratio};
+
+/// Pods one after the other, for each plugin.
+const ROUNDS: usize = 60;
+/// Rounds before the clock runs.
+const WARM_UP: usize = 5;
+/// Pods at once.
+const BURST: usize = 100;
+/// Bursts for each plugin.
+const BURSTS: usize = 3;
+/// Where the figures go.
+const FILE: &str = "bench-cni.json";
+
+/// Runs the benchmark with the binaries in `target/release`.
+///
+/// # Errors
+/// A tool is missing, a plugin fails, or a figure can't be written.
+pub(crate) fn run(paths: &Paths) -> Result<()> {
+    ensure!(shell::is_root(), "this benchmark makes network namespaces: run it as root");
+    let scratch = paths.target.join(format!("rw-bench-{}", std::process::id()));
+    let binaries = paths.binaries();
+    // A thread of its own, so that this process stays in its namespaces.
+    let outcome = std::thread::spawn(move || {
+        let rig = Rig::make(&scratch, &binaries)?;
+        println!("programs on the pods' devices: {}", rig.programs);
+        measure(&rig)
+    });
+    let figures = outcome.join().map_err(|_| anyhow::anyhow!("the benchmark has panicked"))??;
+    report(paths, &figures)
+}
+
+/// What was measured, in microseconds.
+struct Figures {
+    programs: String,
+    exec: Series,
+    add: [Series; 2],
+    del: [Series; 2],
+    gone: Series,
+    dual: [Series; 2],
+    burst_add: [Series; 2],
+    burst_del: [Series; 2],
+    /// CPU time of an ADD in a burst, in milliseconds, user and kernel.
+    burst_cpu: [f64; 2],
+}
+
+fn measure(rig: &Rig) -> Result<Figures> {
+    let mut figures = Figures {
+        programs: rig.programs.clone(),
+        exec: Series::new("exec alone (VERSION)"),
+        add: [Series::new("ADD ropeway"), Series::new("ADD ptp + host-local")],
+        del: [Series::new("DEL ropeway"), Series::new("DEL ptp + host-local")],
+        gone: Series::new("DEL ropeway until the device is gone"),
+        dual: [Series::new("ADD ropeway, IPv4 and IPv6"), Series::new("DEL ropeway, IPv4 and IPv6")],
+        burst_add: [Series::new("ADD ropeway, 100 at once"), Series::new("ADD ptp + host-local, 100 at once")],
+        burst_del: [Series::new("DEL ropeway, 100 at once"), Series::new("DEL ptp + host-local, 100 at once")],
+        burst_cpu: [0.0; 2],
+    };
+    shell::step(&format!("{ROUNDS} pods one after the other"));
+    for round in 0..WARM_UP + ROUNDS {
+        let mut order = [Plugin::Ropeway, Plugin::Reference];
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for plugin in order {
+            let times = one_pod(rig, plugin, round)?;
+            if round >= WARM_UP {
+                figures.add[plugin as usize].push(times.add);
+                figures.del[plugin as usize].push(times.del);
+                if plugin == Plugin::Ropeway {
+                    figures.gone.push(times.gone);
+                }
+            }
+        }
+        let dual = one_pod(rig, Plugin::RopewayDual, round)?;
+        let exec = rig.version()?;
+        if round >= WARM_UP {
+            figures.dual[0].push(dual.add);
+            figures.dual[1].push(dual.del);
+            figures.exec.push(exec);
+        }
+    }
+    for burst in 0..BURSTS {
+        shell::step(&format!("burst {} of {BURSTS}: {BURST} pods at once", burst + 1));
+        for plugin in [Plugin::Ropeway, Plugin::Reference] {
+            let (add, del, cpu) = many_pods(rig, plugin, burst)?;
+            figures.burst_cpu[plugin as usize] += cpu / (BURSTS * BURST) as f64;
+            figures.burst_add[plugin as usize].extend(add);
+            figures.burst_del[plugin as usize].extend(del);
+        }
+    }
+    Ok(figures)
+}
+
+struct Times {
+    add: Duration,
+    del: Duration,
+    gone: Duration,
+}
+
+fn one_pod(rig: &Rig, plugin: Plugin, round: usize) -> Result<Times> {
+    let sandbox = Sandbox::new()?;
+    let container = format!("bench-{round}");
+    let add = rig.call(plugin, "ADD", &container, &sandbox)?;
+    let start = Instant::now();
+    let del = rig.call(plugin, "DEL", &container, &sandbox)?;
+    rig.settle()?;
+    Ok(Times { add, del, gone: start.elapsed() })
+}
+
+/// Times of ADD and of DEL, and the CPU time of all ADDs in milliseconds.
+type Burst = (Vec<Duration>, Vec<Duration>, f64);
+
+fn many_pods(rig: &Rig, plugin: Plugin, burst: usize) -> Result<Burst> {
+    let sandboxes = (0..BURST).map(|_| Sandbox::new()).collect::<Result<Vec<_>>>()?;
+    let all = |verb: &'static str| -> Result<Vec<Duration>> {
+        std::thread::scope(|scope| {
+            let call = |(n, sandbox)| rig.call(plugin, verb, &format!("burst-{burst}-{n}"), sandbox);
+            let threads: Vec<_> = sandboxes.iter().enumerate().map(|s| scope.spawn(move || call(s))).collect();
+            threads.into_iter().map(|t| t.join().map_err(|_| anyhow::anyhow!("a call has panicked"))?).collect()
+        })
+    };
+    let before = rig::cpu_of_children()?;
+    let add = all("ADD")?;
+    let cpu = rig::cpu_of_children()? - before;
+    let del = all("DEL")?;
+    rig.settle()?;
+    Ok((add, del, cpu))
+}
+
+fn report(paths: &Paths, figures: &Figures) -> Result<()> {
+    let series = [&figures.exec, &figures.gone]
+        .into_iter()
+        .chain(&figures.add)
+        .chain(&figures.del)
+        .chain(&figures.dual)
+        .chain(&figures.burst_add)
+        .chain(&figures.burst_del);
+    println!("{:<40} {:>9} {:>9} {:>9} {:>9} {:>9}   ms", "", "min", "p50", "p90", "p99", "max");
+    let mut table = serde_json::Map::new();
+    for series in series {
+        println!("{series}");
+        table.insert(series.name.into(), series.to_json());
+    }
+    let [ours, theirs] = figures.burst_cpu;
+    println!("CPU time of an ADD in a burst: {ours:.2} ms ropeway, {theirs:.2} ms ptp + host-local");
+    let ratios = [
+        ("cni.add_p50_ratio", ratio(&figures.add, 0.5)),
+        ("cni.del_p50_ratio", ratio(&figures.del, 0.5)),
+        ("cni.add_burst_p99_ratio", ratio(&figures.burst_add, 0.99)),
+        ("cni.del_burst_p99_ratio", ratio(&figures.burst_del, 0.99)),
+    ];
+    let named: serde_json::Map<String, Value> = ratios.iter().map(|(n, r)| ((*n).to_owned(), json!(r))).collect();
+    let all = json!({ "programs": figures.programs, "microseconds": table, "figures": named,
+        "burst_cpu_ms": figures.burst_cpu });
+    let file = paths.target.join(FILE);
+    std::fs::write(&file, format!("{all:#}\n")).with_context(|| file.display().to_string())?;
+    println!("written to {}", paths.short(&file));
+    for (name, value) in ratios {
+        println!("figure {name} {value:.3} x");
+    }
+    Ok(())
+}

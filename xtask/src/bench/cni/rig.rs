@@ -1,0 +1,251 @@
+//! A node to measure on: namespaces of its own, pins, both plugins, and a clock around each call.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::{Addr, POD_SLOTS, Pod, PodNetns};
+use dataplane_host::netlink::{Socket, add_address, set_up};
+use dataplane_host::netns::Netns;
+use dataplane_host::pins::Pins;
+use dataplane_host::sys;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::thread::UnshareFlags;
+use serde_json::json;
+
+/// Where Debian's containernetworking-plugins are.
+const REFERENCE: &str = "/usr/lib/cni";
+
+/// Which plugin, with which configuration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Plugin {
+    Ropeway = 0,
+    Reference = 1,
+    RopewayDual = 2,
+}
+
+/// The node. Belongs to the thread that made it and to threads started there.
+pub(super) struct Rig {
+    scratch: PathBuf,
+    ropeway: PathBuf,
+    /// What is attached to the pods' devices, in words.
+    pub(super) programs: String,
+    configs: [String; 3],
+    cgroup: Option<PathBuf>,
+}
+
+/// A pod's namespace.
+pub(super) struct Sandbox {
+    netns: Netns,
+}
+
+impl Sandbox {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self { netns: Netns::new().context("make a network namespace")? })
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.netns.as_fd().as_raw_fd())
+    }
+}
+
+impl Rig {
+    pub(super) fn make(scratch: &Path, binaries: &Path) -> Result<Self> {
+        let ropeway = binaries.join("ropeway-cni");
+        ensure!(ropeway.is_file(), "{} is not built: cargo xtask build", ropeway.display());
+        for name in ["ptp", "host-local"] {
+            let path = Path::new(REFERENCE).join(name);
+            ensure!(path.is_file(), "{} is missing: apt-get install containernetworking-plugins", path.display());
+        }
+        #[expect(deprecated, reason = "the flag that makes it unsafe, FILES, is not used")]
+        rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).context("make namespaces")?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        fs::create_dir_all(scratch.join("bpf"))?;
+        let mut rig = Self {
+            scratch: scratch.into(),
+            ropeway,
+            programs: String::new(),
+            configs: [String::new(), String::new(), String::new()],
+            cgroup: None,
+        };
+        mount("bpf", scratch.join("bpf"), "bpf", MountFlags::empty(), None)?;
+        Socket::open()?.run(&[set_up(1), add_address(1, "192.0.2.1/32".parse()?)])?;
+        rig.configs = rig.configurations();
+        rig.programs = match rig.pin_by_agent(&binaries.join("ropeway-agent")) {
+            Ok(()) => "from_pod and to_pod, pinned by ropeway-agent".into(),
+            Err(error) => {
+                rig.pin_stand_ins()?;
+                format!("STAND-INS that do nothing, because the agent has pinned none: {error:#}")
+            }
+        };
+        Ok(rig)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.scratch.join("state")
+    }
+
+    fn configurations(&self) -> [String; 3] {
+        let ropeway = |ranges: &[&str]| {
+            let (pins, state) = (self.scratch.join("bpf/ropeway"), self.state());
+            json!({
+                "cniVersion": "1.0.0", "name": "bench", "type": "ropeway-cni",
+                "pinRoot": pins, "stateDir": state, "ranges": ranges, "mtu": 1500,
+            })
+            .to_string()
+        };
+        let reference = json!({
+            "cniVersion": "1.0.0", "name": "reference", "type": "ptp", "mtu": 1500, "ipMasq": false,
+            "ipam": {
+                "type": "host-local", "dataDir": self.scratch.join("host-local"),
+                "ranges": [[{ "subnet": "10.88.0.0/16" }]], "routes": [{ "dst": "0.0.0.0/0" }],
+            },
+        });
+        [ropeway(&["10.87.0.0/16"]), reference.to_string(), ropeway(&["10.87.0.0/16", "fd00:87::/64"])]
+    }
+
+    /// Starts the agent until it has made its pins; ADD and DEL need no more of it.
+    fn pin_by_agent(&mut self, agent: &Path) -> Result<()> {
+        ensure!(agent.is_file(), "{} is not built", agent.display());
+        let cgroup = cgroup2()?.join(format!("rw-bench-{}", std::process::id()));
+        fs::create_dir(&cgroup).with_context(|| cgroup.display().to_string())?;
+        self.cgroup = Some(cgroup.clone());
+        let manifests = self.scratch.join("manifests");
+        fs::create_dir_all(&manifests)?;
+        let log = fs::File::create(self.scratch.join("agent.log"))?;
+        let mut command = Command::new(agent);
+        command.args(["--source", "manifests", "--node-name", "bench", "--node-ip", "192.0.2.1", "--uplink", "lo"]);
+        command.args(["--pod-cidr", "10.87.0.0/16"]).arg("--manifests").arg(&manifests);
+        command.arg("--pin-root").arg(self.scratch.join("bpf/ropeway")).arg("--state-dir").arg(self.state());
+        command.arg("--cgroup-root").arg(&cgroup).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut child = command.spawn().with_context(|| agent.display().to_string())?;
+        let outcome = self.await_pins(&mut child);
+        child.kill()?;
+        child.wait()?;
+        outcome
+    }
+
+    fn await_pins(&self, agent: &mut Child) -> Result<()> {
+        let node = self.state().join("node.json");
+        let pins = Pins::new(&self.scratch.join("bpf/ropeway"));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !(node.exists() && pins.program("from_pod").exists() && pins.program("to_pod").exists()) {
+            let ended = agent.try_wait()?;
+            if ended.is_some() || Instant::now() > deadline {
+                let log = fs::read_to_string(self.scratch.join("agent.log")).unwrap_or_default();
+                bail!("the agent has made no pins: {}", log.lines().last().unwrap_or("no log"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    fn pin_stand_ins(&self) -> Result<()> {
+        const HASH: u32 = 1;
+        const ARRAY: u32 = 2;
+        let pins = Pins::new(&self.scratch.join("bpf/ropeway"));
+        for directory in ["maps", "programs"] {
+            fs::create_dir_all(pins.directory().join(directory))?;
+        }
+        for (name, kind, key, value, entries) in [
+            ("pods", ARRAY, 4, size_of::<Pod>(), POD_SLOTS),
+            ("addrs4", HASH, size_of::<V4>(), size_of::<Addr>(), 4096),
+            ("addrs6", HASH, size_of::<V6>(), size_of::<Addr>(), 4096),
+            ("pod_netns", HASH, 8, size_of::<PodNetns>(), 4096),
+        ] {
+            if !pins.map(name).exists() {
+                let map = sys::create_map(kind, u32::try_from(key)?, u32::try_from(value)?, entries, 0)?;
+                sys::obj_pin(map.as_fd(), &pins.map(name))?;
+            }
+        }
+        for name in ["from_pod", "to_pod"] {
+            if !pins.program(name).exists() {
+                sys::obj_pin(sys::return_program(name, 0)?.as_fd(), &pins.program(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls a plugin; from before it is started until it has ended.
+    pub(super) fn call(&self, plugin: Plugin, verb: &str, container: &str, sandbox: &Sandbox) -> Result<Duration> {
+        let program = match plugin {
+            Plugin::Ropeway | Plugin::RopewayDual => self.ropeway.clone(),
+            Plugin::Reference => Path::new(REFERENCE).join("ptp"),
+        };
+        let mut command = Command::new(program);
+        command.env_clear().env("CNI_COMMAND", verb).env("CNI_CONTAINERID", container).env("CNI_IFNAME", "eth0");
+        command.env("CNI_NETNS", sandbox.path()).env("CNI_PATH", REFERENCE);
+        let what = format!("{} {container}", if plugin == Plugin::Reference { "ptp" } else { "ropeway-cni" });
+        timed(&mut command, &self.configs[plugin as usize]).with_context(|| format!("{what} {verb}"))
+    }
+
+    /// The shortest call: process, environment, input, output.
+    pub(super) fn version(&self) -> Result<Duration> {
+        timed(Command::new(&self.ropeway).env_clear().env("CNI_COMMAND", "VERSION"), "{}")
+    }
+
+    /// Waits until nothing goes on in the background.
+    pub(super) fn settle(&self) -> Result<()> {
+        let releasing = self.state().join("addresses/releasing");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while fs::read_dir(&releasing).is_ok_and(|mut entries| entries.next().is_some()) {
+            ensure!(Instant::now() < deadline, "addresses are still being released");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let report = |what: &Path, error: &dyn std::fmt::Display| eprintln!("{}: {error}", what.display());
+        let bpf = self.scratch.join("bpf");
+        if let Err(error) = unmount(&bpf, UnmountFlags::DETACH) {
+            report(&bpf, &error);
+        }
+        if let Err(error) = fs::remove_dir_all(&self.scratch) {
+            report(&self.scratch, &error);
+        }
+        if let Some((cgroup, error)) = self.cgroup.as_ref().and_then(|c| fs::remove_dir(c).err().map(|e| (c, e))) {
+            report(cgroup, &error);
+        }
+    }
+}
+
+fn timed(command: &mut Command, input: &str) -> Result<Duration> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let start = Instant::now();
+    let mut child = command.spawn()?;
+    child.stdin.take().context("no pipe")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let time = start.elapsed();
+    if !output.status.success() {
+        bail!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(time)
+}
+
+/// CPU time of all processes that were waited for, in milliseconds.
+pub(super) fn cpu_of_children() -> Result<f64> {
+    // proc_pid_stat(5): cutime and cstime are fields 16 and 17, in ticks of 10 ms; the second field may contain spaces.
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat")?;
+    let ticks: Vec<f64> = fields.split_whitespace().skip(13).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() * 10.0)
+}
+
+/// Where version 2 of the cgroup file system is mounted.
+fn cgroup2() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let place = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let place = words.next()?;
+        (words.next()? == "cgroup2").then(|| PathBuf::from(place))
+    });
+    place.context("no cgroup version 2 is mounted")
+}
