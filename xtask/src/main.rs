@@ -3,6 +3,7 @@
 //! Each command sets up what it needs by itself, says what it does before it does it, and ends with an exit status
 //! that a script can trust. Nothing here is part of what runs on a node.
 
+mod bench;
 mod build;
 mod cluster;
 mod demo;
@@ -41,6 +42,9 @@ enum Command {
     Test(test::Options),
     /// Run packet and namespace tests on Debian's kernel in an emulated machine
     Vm(vm::Options),
+    /// Measure (as root)
+    #[command(subcommand)]
+    Bench(bench::What),
     /// Write the image as an OCI archive
     Image(image::Options),
     /// Run a real Kubernetes with several nodes on this machine (as root)
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::run(&paths),
         Command::Test(options) => test::run(&paths, &options),
         Command::Vm(options) => vm::run(&paths, &options),
+        Command::Bench(what) => bench::run(&paths, &what),
         Command::Image(options) => image::run(&paths, &options),
         Command::Cluster(command) => cluster::run(&paths, command),
     };
