@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::controller::{self, ControllerError, Handle, Snapshot};
 use crate::http::health::{self, Now};
+use crate::http::service_health;
 use crate::http::{self, Answer, BindError, Handler, listen, reserve};
 use crate::load::clock::Clock;
 use crate::load::lock::AgentLock;
@@ -120,6 +121,7 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone());
     tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));
     tokio::spawn(conflist::offer(Arc::clone(&config), snapshots.clone()));
+    tokio::spawn(service_health::run(snapshots.clone()));
     tokio::spawn(await_sync(health_address, metrics, snapshots));
     let cause = tokio::select! {
         _ = terminate.recv() => "SIGTERM",

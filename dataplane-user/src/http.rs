@@ -4,6 +4,7 @@
 //! Nothing here decides anything; see [`health`] and [`crate::metrics`] for what is said.
 
 pub mod health;
+pub mod service_health;
 
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,13 @@
 //! The agent as a process: Services from manifests to sockets, restarts, repairs, refusals, uninstall.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 
 mod node;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dataplane_user::load::lock::AgentLock;
@@ -124,6 +126,34 @@ fn a_service_is_reached_with_and_without_the_agent() {
     reached("10.96.0.10:80");
     std::fs::remove_file(node.state.path().join("manifests/slices.yaml")).unwrap();
     until("the endpoint goes", || connect("10.96.0.10:80").is_err().then_some(()));
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn another_abi_takes_over_without_a_lost_connection() {
+    let Some(node) = furnished("another_abi_takes_over_without_a_lost_connection") else { return };
+    serve("192.168.50.11:8080");
+    Agent::start(&node, &[]).ready().terminate();
+    let own = std::fs::read_dir(ROOT).unwrap().next().unwrap().unwrap().path();
+    let other = Path::new(ROOT).join("0123456789abcdef");
+    std::fs::rename(&own, &other).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&done);
+    let client = std::thread::spawn(move || {
+        let mut count = 0;
+        while !stop.load(Ordering::Relaxed) {
+            assert_eq!(connect("10.96.0.10:80").expect("a lost connection").0, "hello");
+            count += 1;
+        }
+        count
+    });
+    let _agent = Agent::start(&node, &[]).ready();
+    until("the other version is gone", || (!other.exists()).then_some(()));
+    done.store(true, Ordering::Relaxed);
+    let count = client.join().unwrap();
+    println!("{count} connections");
+    assert!(count > 10 && own.join("links/sock_connect4").exists());
+    assert_eq!(connect("10.96.0.10:80").unwrap().0, "hello");
 }
 
 #[test]
