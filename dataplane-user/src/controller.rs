@@ -170,4 +170,3 @@ async fn wait_until(at: Option<Instant>) {
         None => std::future::pending::<()>().await,
     }
 }
-

@@ -15,8 +15,8 @@ use dataplane_common::service::scheduler;
 use crate::source::object::{ServiceObject, SliceObject};
 use crate::source::{ObjectKey, Rejection};
 
-pub use context::{ClusterContext, Context, NodeContext};
 pub use choose::ready_local;
+pub use context::{ClusterContext, Context, NodeContext};
 
 /// What one Service should have.
 #[derive(Clone, PartialEq, Debug, Default)]

@@ -31,4 +31,3 @@ pub(super) fn octets16(addr: IpAddr) -> [u8; 16] {
     }
     .octets()
 }
-

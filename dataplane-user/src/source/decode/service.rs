@@ -27,7 +27,11 @@ impl Decoder {
         let object = cluster_ips.map(|cluster_ips| ServiceObject {
             cluster_ips,
             ports: self.service_ports(spec, &mut faults),
-            created: wire.metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second().clamp(0, i64::from(u32::MAX)) as u32),
+            created: wire
+                .metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(0, |t| t.0.as_second().clamp(0, i64::from(u32::MAX)) as u32),
             affinity: affinity(spec, &mut faults),
             internal: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), &mut faults),
             external: policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref(), &mut faults),
@@ -154,10 +158,7 @@ fn extra(wire: &ServiceWire, faults: &mut Faults<'_>) -> Option<Box<ServiceExtra
     (extra != ServiceExtra::default()).then(|| Box::new(extra))
 }
 
-fn external_addresses<'a>(
-    from: impl Iterator<Item = (String, &'a String)>,
-    faults: &mut Faults<'_>,
-) -> Box<[IpAddr]> {
+fn external_addresses<'a>(from: impl Iterator<Item = (String, &'a String)>, faults: &mut Faults<'_>) -> Box<[IpAddr]> {
     let mut addresses = Vec::new();
     for (field, text) in from {
         let Some(addr) = faults.address(|| field.clone(), text) else { continue };

@@ -37,8 +37,11 @@ pub(super) fn parse(path: &Path, bytes: &[u8], decoder: &mut Decoder) -> Result<
     for (document, value) in (1..).zip(documents) {
         let value = value.map_err(|reason| Fault { document: Some(document), field: String::new(), reason })?;
         let mut sink = |id, events| parsed.objects.push((document, id, events));
-        object(value, "", decoder, &mut sink)
-            .map_err(|(field, reason)| Fault { document: Some(document), field, reason })?;
+        object(value, "", decoder, &mut sink).map_err(|(field, reason)| Fault {
+            document: Some(document),
+            field,
+            reason,
+        })?;
     }
     Ok(parsed)
 }

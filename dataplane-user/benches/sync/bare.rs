@@ -1,0 +1,70 @@
+//! The least that any control flow must do: the same entries, ready to be written, by one batch for each map.
+
+use std::time::Instant;
+
+use dataplane_common::addr::V4;
+use dataplane_common::pod::{Addr, addr_kind};
+use dataplane_common::service::{
+    Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, SlotTable, backend_state, proto,
+};
+
+use crate::maps::{Maps, table};
+use crate::{stats, world};
+
+pub struct Entries {
+    services: (Vec<u32>, Vec<ServiceName>),
+    frontends: (Vec<FrontendKey<V4>>, Vec<Frontend>),
+    addrs: (Vec<V4>, Vec<Addr>),
+    slots: (Vec<u32>, Vec<u32>),
+    backends: (Vec<u32>, Vec<Backend>),
+}
+
+impl Entries {
+    pub fn new() -> Self {
+        let ids = 1..=world::SERVICES as u32;
+        let per = world::PER_SERVICE as u32;
+        let name = |i: usize| {
+            let mut name = [0; NAME_LEN];
+            let text = format!("{}/{}:http", world::namespace(i), world::name(i));
+            name[..text.len()].copy_from_slice(text.as_bytes());
+            ServiceName { name }
+        };
+        let frontend = |id: u32| {
+            let table = SlotTable { base: (id - 1) * per, len: per };
+            let (internal, external) = (table, table);
+            Frontend { service_port: id, affinity_ticks: 0, internal, external, flags: 0, scheduler: 0, pad: 0 }
+        };
+        let key = |i: usize| FrontendKey { addr: V4::from(world::cluster_ip(i)), port: 80, proto: proto::TCP, pad: 0 };
+        let backend = |b: usize| {
+            let (i, n) = (b / world::PER_SERVICE, b % world::PER_SERVICE);
+            let state = backend_state::LISTED | backend_state::SERVING | backend_state::INTERNAL;
+            let addr = world::endpoint(i, n).to_ipv6_mapped().octets();
+            Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: i as u32 + 1, pad2: 0 }
+        };
+        let addr = Addr { ifindex: 0, kind: addr_kind::SERVICE, pad: 0, mac: [0; 6] };
+        let (services, endpoints) = (0..world::SERVICES, 0..world::ENDPOINTS);
+        Self {
+            services: (ids.clone().collect(), services.clone().map(name).collect()),
+            frontends: (services.clone().map(key).collect(), ids.map(frontend).collect()),
+            addrs: (services.map(|i| world::cluster_ip(i).into()).collect(), vec![addr; world::SERVICES]),
+            slots: ((0..world::ENDPOINTS as u32).collect(), (1..=world::ENDPOINTS as u32).collect()),
+            backends: ((1..=world::ENDPOINTS as u32).collect(), endpoints.map(backend).collect()),
+        }
+    }
+
+    /// Milliseconds.
+    pub fn write(&self, maps: &Maps) -> f64 {
+        let backends = table::<u32, Backend>("backends", &maps.backends);
+        let slots = table::<u32, u32>("slots", &maps.slots);
+        let services = table::<u32, ServiceName>("services", &maps.services);
+        let addrs = table::<V4, Addr>("addrs4", &maps.addrs4);
+        let frontends = table::<FrontendKey<V4>, Frontend>("frontends4", &maps.frontends4);
+        let begin = Instant::now();
+        backends.insert_batch(&self.backends.0, &self.backends.1).unwrap();
+        slots.insert_batch(&self.slots.0, &self.slots.1).unwrap();
+        services.insert_batch(&self.services.0, &self.services.1).unwrap();
+        addrs.insert_batch(&self.addrs.0, &self.addrs.1).unwrap();
+        frontends.insert_batch(&self.frontends.0, &self.frontends.1).unwrap();
+        stats::ms(begin.elapsed())
+    }
+}

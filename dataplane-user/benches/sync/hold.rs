@@ -1,0 +1,62 @@
+//! The memory of a process that holds what the agent holds: runtime, Kubernetes client, controller, maps, objects.
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use dataplane_user::controller;
+use dataplane_user::source::kubernetes;
+
+use crate::maps::Maps;
+use crate::world;
+
+pub struct Memory {
+    pub rss_mib: f64,
+    lines: Vec<String>,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join(", "))
+    }
+}
+
+/// In a process of its own.
+pub fn measure() -> Memory {
+    let program = std::env::current_exe().unwrap();
+    let mut child = Command::new(program).arg("--hold").stdout(Stdio::piped()).spawn().unwrap();
+    let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
+    assert!(child.wait().unwrap().success());
+    let kib = |name: &str| {
+        let line = lines.iter().find(|l| l.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
+    };
+    Memory { rss_mib: kib("VmRSS:") / 1024.0, lines }
+}
+
+/// The child: a source that can't reach its server stands for one that waits for changes.
+pub fn hold() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let maps = Maps::create();
+    let handle = controller::start(maps.tables(), 250).unwrap();
+    handle.set_node_context(world::context());
+    let events = handle.events();
+    let client = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    let source = runtime.spawn({
+        let events = events.clone();
+        async move { kubernetes::run(client, "node-1", events).await }
+    });
+    // One after the other, as a source decodes them, and not all of them at once.
+    for event in world::stream() {
+        events.blocking_send(event).unwrap();
+    }
+    let snapshots = handle.snapshots();
+    while !snapshots.borrow().synced {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let wanted = ["VmRSS:", "RssAnon:", "RssFile:", "RssShmem:", "VmHWM:"];
+    status.lines().filter(|l| wanted.iter().any(|w| l.starts_with(w))).for_each(|l| println!("{l}"));
+    source.abort();
+}

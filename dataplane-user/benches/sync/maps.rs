@@ -1,0 +1,68 @@
+//! Unpinned maps of the kinds and flags that the programs declare, large enough for the benchmark.
+
+use std::os::fd::OwnedFd;
+
+use bytemuck::Pod;
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::Addr;
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName};
+use dataplane_host::map::{SharedArray, Table};
+use dataplane_host::sys::create_map;
+use dataplane_user::apply::Tables;
+
+const HASH: u32 = 1;
+const ARRAY: u32 = 2;
+const NO_PREALLOC: u32 = 1;
+const MMAPABLE: u32 = 1024;
+const HASH_ENTRIES: u32 = 131_072;
+const ARRAY_ENTRIES: u32 = 262_144;
+
+pub struct Maps {
+    pub services: OwnedFd,
+    pub frontends4: OwnedFd,
+    frontends6: OwnedFd,
+    pub addrs4: OwnedFd,
+    addrs6: OwnedFd,
+    pub slots: OwnedFd,
+    pub backends: OwnedFd,
+}
+
+fn hash<K, V>() -> OwnedFd {
+    create_map(HASH, size_of::<K>() as u32, size_of::<V>() as u32, HASH_ENTRIES, NO_PREALLOC).unwrap()
+}
+
+fn array<V>() -> OwnedFd {
+    create_map(ARRAY, 4, size_of::<V>() as u32, ARRAY_ENTRIES, MMAPABLE).unwrap()
+}
+
+impl Maps {
+    pub fn create() -> Self {
+        Self {
+            services: hash::<u32, ServiceName>(),
+            frontends4: hash::<FrontendKey<V4>, Frontend>(),
+            frontends6: hash::<FrontendKey<V6>, Frontend>(),
+            addrs4: hash::<V4, Addr>(),
+            addrs6: hash::<V6, Addr>(),
+            slots: array::<u32>(),
+            backends: array::<Backend>(),
+        }
+    }
+
+    pub fn tables(&self) -> Tables {
+        Tables {
+            services: Box::new(table::<u32, ServiceName>("services", &self.services)),
+            frontends4: Box::new(table::<FrontendKey<V4>, Frontend>("frontends4", &self.frontends4)),
+            frontends6: Box::new(table::<FrontendKey<V6>, Frontend>("frontends6", &self.frontends6)),
+            addrs4: Box::new(table::<V4, Addr>("addrs4", &self.addrs4)),
+            addrs6: Box::new(table::<V6, Addr>("addrs6", &self.addrs6)),
+            slots: Box::new(SharedArray::<u32>::from_fd("slots", self.slots.try_clone().unwrap()).unwrap()),
+            backends: Box::new(
+                SharedArray::<Backend>::from_fd("backends", self.backends.try_clone().unwrap()).unwrap(),
+            ),
+        }
+    }
+}
+
+pub fn table<K: Pod, V: Pod>(name: &str, fd: &OwnedFd) -> Table<K, V> {
+    Table::from_fd(name, fd.try_clone().unwrap()).unwrap()
+}

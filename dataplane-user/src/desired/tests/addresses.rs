@@ -1,0 +1,125 @@
+//! Which frontends a Service has, and which are refused.
+
+use super::*;
+
+#[test]
+fn rule_2_1_4_a_service_has_all_its_addresses() {
+    let desired = derive(&exposed(Policy::Cluster), &[]);
+    let wanted = [
+        "10.96.0.1:80",
+        "[fd00:96::1]:80",
+        "203.0.113.1:80",
+        "203.0.113.2:80",
+        "192.0.2.1:30080",
+        "[2001:db8::1]:30080",
+    ];
+    assert_eq!(addresses(&desired), wanted);
+    assert_eq!(desired.rejections, []);
+}
+
+#[test]
+fn rule_2_1_4_addresses_of_a_family_that_the_node_does_not_serve_are_no_errors() {
+    let mut context = context();
+    context.node.ipv6 = false;
+    let slices = [slice(&[("fd00:1::5", READY)]), slice(&[("10.1.0.5", READY)])];
+    let key = ObjectKey::new("shop", "web");
+    let desired = service(&key, &exposed(Policy::Cluster), slices.iter(), &context, |_| false);
+    assert_eq!(addresses(&desired), ["10.96.0.1:80", "203.0.113.1:80", "203.0.113.2:80", "192.0.2.1:30080"]);
+    assert_eq!(desired.ports[0].backends.len(), 1);
+    assert_eq!(desired.rejections, []);
+}
+
+#[test]
+fn rule_2_3_12_without_a_node_port_there_is_none() {
+    let mut s = exposed(Policy::Cluster);
+    s.ports[0].node_port = 0;
+    assert!(addresses(&derive(&s, &[])).iter().all(|a| a.ends_with(":80")));
+}
+
+#[test]
+fn rule_2_3_13_node_ports_are_at_the_addresses_that_are_configured() {
+    let mut context = context();
+    context.node.nodeport_addresses = vec![addr("192.0.2.1")];
+    let key = ObjectKey::new("shop", "web");
+    let desired = service(&key, &exposed(Policy::Cluster), [].iter(), &context, |_| false);
+    let node_ports = desired.ports[0].frontends.iter().filter(|f| f.flags & frontend_flags::NODE_PORT != 0);
+    assert_eq!(node_ports.map(|f| ip(f.key.addr)).collect::<Vec<_>>(), [addr("192.0.2.1")]);
+}
+
+#[test]
+fn rule_2_3_2_external_clients_are_dropped_under_local_policy() {
+    let port = one_port(&exposed(Policy::Local), &[]);
+    let local = frontend_flags::EXTERNAL_DROP | frontend_flags::KEEP_CLIENT;
+    assert_eq!(frontend_flags_at(&port, "203.0.113.1"), local);
+    assert_eq!(frontend_flags_at(&port, "203.0.113.2"), local);
+    assert_eq!(frontend_flags_at(&port, "192.0.2.1"), local | frontend_flags::NODE_PORT);
+    assert_eq!(frontend_flags_at(&port, "10.96.0.1"), 0, "its cluster IP follows the internal policy");
+}
+
+#[test]
+fn rule_2_3_3_internal_clients_are_dropped_under_local_policy() {
+    let s = ServiceObject { internal: Policy::Local, ..exposed(Policy::Cluster) };
+    let port = one_port(&s, &[]);
+    let both = frontend_flags::INTERNAL_DROP | frontend_flags::EXTERNAL_DROP;
+    assert_eq!(frontend_flags_at(&port, "10.96.0.1"), both);
+    assert_eq!(frontend_flags_at(&port, "203.0.113.1"), 0);
+}
+
+#[test]
+fn rule_2_3_1_clients_are_refused_under_cluster_policy() {
+    let port = one_port(&exposed(Policy::Cluster), &[]);
+    assert!(port.frontends.iter().all(|f| f.flags & !frontend_flags::NODE_PORT == 0));
+}
+
+#[test]
+fn external_addresses_of_nodes_and_pods_are_refused_by_name_and_disturb_nothing_else() {
+    for (bad, reason) in [
+        ("192.0.2.1", "192.0.2.1 is the address of a node"),
+        ("192.0.2.2", "192.0.2.2 is the address of a node"),
+        ("10.1.1.7", "10.1.1.7 is in the range of pod addresses"),
+        ("10.96.0.9", "10.96.0.9 is the cluster IP of another Service"),
+    ] {
+        let mut s = exposed(Policy::Cluster);
+        s.extra = Some(Box::new(ServiceExtra { external_ips: [addr(bad)].into(), ..ServiceExtra::default() }));
+        let key = ObjectKey::new("shop", "web");
+        let other = octets16(addr("10.96.0.9"));
+        let desired = service(&key, &s, [].iter(), &context(), |a| *a == other);
+        let rejected: Vec<_> = desired.rejections.iter().map(ToString::to_string).collect();
+        assert_eq!(rejected, [format!("Service shop/web, spec.externalIPs: {reason}")]);
+        assert_eq!(desired.ports[0].frontends.len(), 4, "{bad}");
+    }
+}
+
+#[test]
+fn an_address_that_is_there_twice_is_one_frontend() {
+    let mut s = web();
+    let again = [addr("10.96.0.1"), addr("203.0.113.1")];
+    let extra = ServiceExtra { external_ips: again.into(), load_balancer_ips: again.into(), ..ServiceExtra::default() };
+    s.extra = Some(Box::new(extra));
+    assert_eq!(addresses(&derive(&s, &[])), ["10.96.0.1:80", "[fd00:96::1]:80", "203.0.113.1:80"]);
+}
+
+#[test]
+fn one_port_number_on_two_protocols_is_two_service_ports() {
+    let mut s = web();
+    let udp = ServicePort { name: "dns".into(), port: 80, node_port: 0, proto: proto::UDP };
+    s.ports = [s.ports[0].clone(), udp].into();
+    let mut udp_slice = slice(&[("10.1.0.6", READY)]);
+    udp_slice.ports = [SlicePort { name: "dns".into(), port: 53, proto: proto::UDP }].into();
+    let desired = derive(&s, &[slice(&[("10.1.0.5", READY)]), udp_slice]);
+    assert_eq!(members(&desired.ports[0], sets::CLUSTER), ["10.1.0.5"]);
+    assert_eq!(members(&desired.ports[1], sets::CLUSTER), ["10.1.0.6"]);
+}
+
+#[test]
+fn ranges_are_joined_and_searched() {
+    let cluster = context().cluster;
+    for (text, is_pod) in
+        [("10.1.0.0", true), ("10.1.1.255", true), ("10.1.2.0", false), ("10.0.255.255", false), ("fd00:1::9", true)]
+    {
+        assert_eq!(cluster.is_pod(&octets16(addr(text))), is_pod, "{text}");
+    }
+    assert!(cluster.is_host(&octets16(addr("192.0.2.2"))));
+    assert!(cluster.is_host(&octets16(addr("198.51.100.1"))), "no pod's");
+    assert!(!ClusterContext::default().is_host(&octets16(addr("198.51.100.1"))), "without ranges nobody knows");
+}

@@ -1,0 +1,123 @@
+//! The Kubernetes source against an API server that is made for the test: lists, watches, lost connections, expired versions.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod server;
+
+use std::time::Duration;
+
+use dataplane_user::source::{Event, SourceKind, kubernetes};
+use serde_json::{Value, json};
+use server::Server;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+fn service(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop", "resourceVersion": "5"},
+           "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}})
+}
+
+fn slice(name: &str) -> Value {
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+           "metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}, "resourceVersion": "5"},
+           "endpoints": [{"addresses": ["10.1.0.5"], "nodeName": "n1"}], "ports": [{"port": 8080}]})
+}
+
+struct Source {
+    server: Server,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Source {
+    async fn start(services: &[&str]) -> Self {
+        let server = Server::start().await;
+        server.set("services", services.iter().map(|n| service(n)).collect());
+        server.set("endpointslices", vec![slice("web-1")]);
+        server.set("nodes", vec![json!({"metadata": {"name": "n1", "resourceVersion": "5"}})]);
+        server.set("pods", Vec::new());
+        let (tx, events) = mpsc::channel(100);
+        let config = kube::Config::new(server.url().parse().unwrap());
+        tokio::spawn(async move { kubernetes::run(config, "n1", tx).await });
+        Self { server, events }
+    }
+
+    /// The next event about a kind, in a word; other kinds are left out.
+    async fn next(&mut self, kind: SourceKind) -> String {
+        loop {
+            let event = timeout(Duration::from_secs(20), self.events.recv()).await.unwrap().unwrap();
+            let (of, word) = match event {
+                Event::Service(key, object) => (SourceKind::Service, format!("{key} {}", object.is_some())),
+                Event::Slice(key, object) => (SourceKind::Slice, format!("{key} {}", object.is_some())),
+                Event::Node(name, object) => (SourceKind::Node, format!("{name} {}", object.is_some())),
+                Event::Relist(kind) => (kind, "relist".into()),
+                Event::InSync(kind) => (kind, "in sync".into()),
+                Event::Trouble(kind, _) => (kind, "trouble".into()),
+                other => panic!("{other:?}"),
+            };
+            if of == kind {
+                return word;
+            }
+        }
+    }
+
+    async fn expect(&mut self, kind: SourceKind, words: &[&str]) {
+        for word in words {
+            assert_eq!(self.next(kind).await, *word);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_complete_list_comes_first_then_changes() {
+    let mut source = Source::start(&["web", "api"]).await;
+    source.expect(SourceKind::Service, &["relist", "shop/web true", "shop/api true", "in sync"]).await;
+    source.server.watch_event("services", &json!({"type": "MODIFIED", "object": service("web")})).await;
+    source.server.watch_event("services", &json!({"type": "DELETED", "object": service("api")})).await;
+    source.expect(SourceKind::Service, &["shop/web true", "shop/api false"]).await;
+}
+
+#[tokio::test]
+async fn slices_and_nodes_are_read_and_selected_by_label() {
+    let mut source = Source::start(&[]).await;
+    source.expect(SourceKind::Slice, &["relist", "shop/web-1 true", "in sync"]).await;
+    let queries = source.server.queries();
+    let of = |kind: &str| queries.iter().find(|q| q.contains(&format!("/{kind}?"))).unwrap().clone();
+    assert!(
+        of("endpointslices").contains(
+            "labelSelector=%21service.kubernetes.io%2Fheadless%2C%21service.kubernetes.io%2Fservice-proxy-name"
+        ),
+        "{queries:?}"
+    );
+    assert!(of("services").contains("labelSelector=%21service.kubernetes.io%2Fservice-proxy-name"), "{queries:?}");
+    let mut source = Source::start(&[]).await;
+    source.expect(SourceKind::Node, &["relist", "n1 true", "in sync"]).await;
+}
+
+#[tokio::test]
+async fn after_an_expired_version_everything_is_listed_anew() {
+    let mut source = Source::start(&["web", "api"]).await;
+    source.expect(SourceKind::Service, &["relist", "shop/web true", "shop/api true", "in sync"]).await;
+    source.server.set("services", vec![service("api")]);
+    let gone = json!({"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"}});
+    source.server.watch_event("services", &gone).await;
+    source.expect(SourceKind::Service, &["trouble", "relist", "shop/api true", "in sync"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_fails_at_first_is_tried_again() {
+    let server = Server::start().await;
+    server.fail("services", 2);
+    server.set("services", vec![service("web")]);
+    for kind in ["endpointslices", "nodes", "pods"] {
+        server.set(kind, Vec::new());
+    }
+    let (tx, events) = mpsc::channel(100);
+    let config = kube::Config::new(server.url().parse().unwrap());
+    tokio::spawn(async move { kubernetes::run(config, "n1", tx).await });
+    let mut source = Source { server, events };
+    let mut words = Vec::new();
+    while words.last().is_none_or(|w| w != "in sync") {
+        words.push(source.next(SourceKind::Service).await);
+    }
+    assert!(words.contains(&"trouble".to_owned()), "{words:?}");
+    assert_eq!(words[words.len() - 2], "shop/web true", "{words:?}");
+}
