@@ -21,7 +21,7 @@ pub(crate) struct Ends {
     pod: Netns,
     pub(crate) netns: String,
     pub(crate) host_socket: Socket,
-    pod_socket: Socket,
+    pub(crate) pod_socket: Socket,
 }
 
 impl Ends {

@@ -1,7 +1,10 @@
 //! One verb each.
 
 pub(crate) mod add;
+pub(crate) mod check;
 pub(crate) mod del;
+pub(crate) mod gc;
+pub(crate) mod status;
 pub(crate) mod version;
 
 use std::time::Duration;

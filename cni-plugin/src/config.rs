@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use dataplane_host::pins;
-use dataplane_host::store::Range;
+use dataplane_host::store::{AttachmentId, Range};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -34,6 +34,16 @@ pub(crate) struct Config {
     mtu: u32,
     pub(crate) dns: Option<Value>,
     pub(crate) prev_result: Option<Value>,
+    /// For GC: the attachments that live.
+    pub(crate) valid: Option<Vec<AttachmentId>>,
+}
+
+/// An attachment in the form of GC's list.
+#[derive(Deserialize)]
+struct ValidAttachment {
+    #[serde(rename = "containerID")]
+    container: String,
+    ifname: String,
 }
 
 /// What the agent writes to `<state dir>/node.json`.
@@ -79,6 +89,7 @@ impl Config {
         let pin_root = absolute("pinRoot", pins::DEFAULT_ROOT)?;
         let state_dir = absolute("stateDir", STATE_DIR)?;
         let ranges: Vec<String> = take(&mut input, "ranges")?.unwrap_or_default();
+        let valid = take::<Vec<ValidAttachment>>(&mut input, "cni.dev/valid-attachments")?;
         Ok(Self {
             version: known,
             name,
@@ -88,7 +99,18 @@ impl Config {
             mtu: take(&mut input, "mtu")?.unwrap_or(0),
             dns: take(&mut input, "dns")?,
             prev_result: take(&mut input, "prevResult")?,
+            valid: valid.map(|list| list.into_iter().map(ValidAttachment::into_id).collect()),
         })
+    }
+
+    /// Refuses a verb that the configuration's version doesn't have.
+    pub(crate) fn require(&self, verb: &'static str, since: &'static str) -> Result<(), CniError> {
+        let age = |version| VERSIONS.iter().position(|v| *v == version);
+        if age(self.version) >= age(since) {
+            Ok(())
+        } else {
+            Err(CniError::TooOld { verb, since, found: self.version })
+        }
     }
 
     /// The configuration completed by what the agent knows of the node.
@@ -135,6 +157,12 @@ impl Config {
             1 => Ok(Some(node)),
             other => Err(decode(&path, format!("version {other} is unknown to this plugin"))),
         }
+    }
+}
+
+impl ValidAttachment {
+    fn into_id(self) -> AttachmentId {
+        AttachmentId { container: self.container, ifname: self.ifname }
     }
 }
 

@@ -117,6 +117,25 @@ impl Maps {
         Ok(())
     }
 
+    /// What is missing or different of what [`Self::insert`] wrote for a pod, in words.
+    pub(crate) fn differences(&self, record: &Record, index: u32, netns_cookie: u64) -> Result<Vec<String>, CniError> {
+        let (addr4, addr6) = plan::map_addresses(record);
+        let mut wrong = Vec::new();
+        let pod = self.pods.get(&index)?.filter(|p| p.flags & pod_flags::PRESENT != 0);
+        if !pod.is_some_and(|p| p.netns_cookie == netns_cookie && p.addr4 == addr4 && p.addr6 == addr6) {
+            wrong.push(format!("map pods has no such pod at {index}"));
+        }
+        if self.pod_netns.get(&netns_cookie)?.is_none() {
+            wrong.push("map pod_netns does not know the network namespace".into());
+        }
+        for address in &record.addresses {
+            if !self.get(*address)?.is_some_and(|a| a.kind == addr_kind::POD && a.ifindex == index) {
+                wrong.push(format!("map addrs does not lead {address} to device {index}"));
+            }
+        }
+        Ok(wrong)
+    }
+
     /// The addresses of the pod with that device, for an attachment whose record is lost.
     pub(crate) fn addresses_of(&self, index: u32) -> Result<Vec<IpAddr>, CniError> {
         let Some(pod) = self.pods.get(&index)?.filter(|p| p.flags & pod_flags::PRESENT != 0) else {

@@ -14,6 +14,9 @@ use crate::error::CniError;
 pub(crate) enum Verb {
     Add,
     Del,
+    Check,
+    Gc,
+    Status,
     Version,
 }
 
@@ -21,7 +24,7 @@ pub(crate) enum Verb {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Invocation {
     pub(crate) verb: Verb,
-    /// Empty for VERSION.
+    /// Empty for verbs that are about no container.
     pub(crate) id: AttachmentId,
     /// Where the pod's end lies; DEL can do without.
     pub(crate) netns: Option<PathBuf>,
@@ -44,13 +47,16 @@ impl Invocation {
         let verb = match need("CNI_COMMAND")?.as_str() {
             "ADD" => Verb::Add,
             "DEL" => Verb::Del,
+            "CHECK" => Verb::Check,
+            "GC" => Verb::Gc,
+            "STATUS" => Verb::Status,
             "VERSION" => Verb::Version,
             other => {
-                let reason = format!("{other:?} is none of ADD, DEL, VERSION");
+                let reason = format!("{other:?} is none of ADD, DEL, CHECK, GC, STATUS, VERSION");
                 return Err(CniError::environment("CNI_COMMAND", reason));
             }
         };
-        if verb == Verb::Version {
+        if matches!(verb, Verb::Version | Verb::Gc | Verb::Status) {
             let id = AttachmentId { container: String::new(), ifname: String::new() };
             return Ok(Self { verb, id, netns: None, pod: None });
         }
@@ -58,8 +64,8 @@ impl Invocation {
         check_container(&id.container)?;
         check_ifname(&id.ifname)?;
         let netns = match verb {
-            Verb::Add => Some(need("CNI_NETNS")?),
-            Verb::Del | Verb::Version => text("CNI_NETNS")?,
+            Verb::Add | Verb::Check => Some(need("CNI_NETNS")?),
+            _ => text("CNI_NETNS")?,
         };
         let pod = pod_name(&text("CNI_ARGS")?.unwrap_or_default());
         Ok(Self { verb, id, netns: netns.map(PathBuf::from), pod })
@@ -141,7 +147,7 @@ mod tests {
         assert_eq!(parse(&[]).unwrap_err(), "environment variable CNI_COMMAND: is missing");
         assert_eq!(
             parse(&[("CNI_COMMAND", "add")]).unwrap_err(),
-            "environment variable CNI_COMMAND: \"add\" is none of ADD, DEL, VERSION"
+            "environment variable CNI_COMMAND: \"add\" is none of ADD, DEL, CHECK, GC, STATUS, VERSION"
         );
         let del = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c")];
         assert_eq!(parse(&del).unwrap_err(), "environment variable CNI_IFNAME: is missing");

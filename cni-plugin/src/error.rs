@@ -13,6 +13,8 @@ use dataplane_host::store::StoreError;
 pub(crate) enum CniError {
     #[error("configuration has cniVersion {found}, this plugin supports {}", crate::config::VERSIONS.join(", "))]
     Version { found: String },
+    #[error("{verb} is part of the specification from {since} on, the configuration has cniVersion {found}")]
+    TooOld { verb: &'static str, since: &'static str, found: &'static str },
     #[error("environment variable {name}: {reason}")]
     Environment { name: &'static str, reason: String },
     #[error("network namespace {path}: {source}")]
@@ -33,6 +35,16 @@ pub(crate) enum CniError {
     NoIndex,
     #[error("address {address} is not a pod's in the table of addresses, it belongs to this node or to a Service")]
     AddressTaken { address: IpAddr },
+    #[error("not as ADD left it: {}", .0.join("; "))]
+    Differs(Vec<String>),
+    #[error("not ready for ADD: {reason}")]
+    NotReady { reason: Box<CniError> },
+    #[error("not ready for ADD, and there are pods: {reason}")]
+    Degraded { reason: Box<CniError> },
+    #[error("no free address in {}", ranges.join(", "))]
+    NoneFree { ranges: Vec<String> },
+    #[error("{} of {all} attachments could not be removed: {}", errors.len(), errors.join("; "))]
+    Incomplete { all: usize, errors: Vec<String> },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("network setup: {0}")]
@@ -55,7 +67,7 @@ impl CniError {
     /// Codes 1 to 99 have the meaning of the specification, from 100 on ours (README.md lists them).
     pub(crate) const fn code(&self) -> u32 {
         match self {
-            Self::Version { .. } => 1,
+            Self::Version { .. } | Self::TooOld { .. } => 1,
             Self::NoNetns { .. } => 3,
             Self::Environment { .. } | Self::NameTaken { .. } => 4,
             Self::Io { .. } | Self::Store(StoreError::Io { .. }) => 5,
@@ -66,13 +78,17 @@ impl CniError {
             | Self::Store(StoreError::Busy { .. })
             | Self::Pin(PinError::NeverRan { .. })
             | Self::Map(MapError::Pin(PinError::NeverRan { .. })) => 11,
-            Self::Store(StoreError::Exhausted { .. }) => 100,
+            Self::Store(StoreError::Exhausted { .. }) | Self::NoneFree { .. } => 100,
             Self::Pin(PinError::OtherAbi { .. }) | Self::Map(MapError::Pin(PinError::OtherAbi { .. })) => 101,
             Self::Netlink(_) => 102,
             Self::Map(_) | Self::Pin(_) => 103,
             Self::NoIndex => 104,
             Self::Store(StoreError::Unsafe { .. }) => 105,
             Self::AddressTaken { .. } => 106,
+            Self::Differs(_) => 107,
+            Self::Incomplete { .. } => 108,
+            Self::NotReady { .. } => 50,
+            Self::Degraded { .. } => 51,
         }
     }
 

@@ -75,6 +75,9 @@ fn dispatch(version: &mut String) -> Result<String, CniError> {
     match invocation.verb {
         Verb::Add => cmd::add::run(&invocation, &config),
         Verb::Del => cmd::del::run(&invocation, &config).map(|()| String::new()),
+        Verb::Check => cmd::check::run(&invocation, &config).map(|()| String::new()),
+        Verb::Gc => cmd::gc::run(&config).map(|()| String::new()),
+        Verb::Status => cmd::status::run(&config).map(|()| String::new()),
         Verb::Version => cmd::version::run(&input),
     }
 }

@@ -60,11 +60,11 @@ pub(crate) fn default_network(address: IpAddr) -> IpNetwork {
 /// The pod's default route in the family of one of its addresses.
 pub(crate) fn pod_route(address: IpAddr, index: u32) -> Route {
     let hop = Hop::Gateway { via: gateway(address), index: Some(index), onlink: address.is_ipv4() };
-    Route { protocol: RTPROT_BOOT, ..Route::new(default_network(address), hop) }
+    Route { protocol: POD_ROUTE_PROTOCOL, ..Route::new(default_network(address), hop) }
 }
 
 /// Protocol number of routes inside pods: as a person at a terminal would make them.
-const RTPROT_BOOT: u8 = 3;
+pub(crate) const POD_ROUTE_PROTOCOL: u8 = 3;
 
 /// The node's route to one of a pod's addresses.
 pub(crate) fn host_route(address: IpAddr, index: u32) -> Route {

@@ -58,6 +58,22 @@ impl Locked<'_> {
         Ok(Reservation { record, file })
     }
 
+    /// Whether a range has a free address.
+    ///
+    /// # Errors
+    /// A file can't be read or written.
+    pub fn has_free(&mut self, range: Range) -> Result<bool, StoreError> {
+        let mut indexes = self.indexes(&[range])?;
+        if indexes.iter().any(|i| i.fresh) || matches!(self.choose(&indexes), Err(StoreError::Exhausted { .. })) {
+            self.rebuild(&mut indexes)?;
+        }
+        match self.choose(&indexes) {
+            Ok(_) => Ok(true),
+            Err(StoreError::Exhausted { .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     /// A free slot of each range.
     fn choose(&self, indexes: &[Index]) -> Result<Vec<u32>, StoreError> {
         indexes.iter().map(|index| self.choose_one(index)).collect()

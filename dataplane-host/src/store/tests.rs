@@ -464,3 +464,36 @@ fn files_are_private_and_links_are_not_followed() {
     let error = Store::open_in_boot(&elsewhere.0, "a").unwrap_err();
     assert!(error.to_string().contains("addresses/records: open"), "{error}");
 }
+
+/// Makes many files; the time of an allocation must not depend on how many there are.
+#[test]
+#[ignore = "takes seconds; needs no root"]
+fn a_range_with_sixty_thousand_addresses_in_use_is_as_quick_as_an_empty_one() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/16"]));
+    let store = scratch.store("a");
+    let one = |n: usize| {
+        let start = std::time::Instant::now();
+        let written =
+            store.lock(SOON).unwrap().reserve(&facts(&format!("c{n}")), &range).unwrap().write(&store).unwrap();
+        let time = start.elapsed();
+        fs::remove_file(scratch.path("temporary").join(id(&format!("c{n}")).file_name())).unwrap();
+        (time, written)
+    };
+    let quickest = |from: usize| (from..from + 100).map(|n| one(n).0).min().unwrap();
+    let empty = quickest(0);
+    for n in 100..60_000 {
+        drop(one(n));
+    }
+    let full = quickest(60_000);
+    assert!(full < empty * 4 + Duration::from_micros(100), "{empty:?} when empty, {full:?} when nearly full");
+    for n in (0..2000).map(|n| n * 30) {
+        drop(mark(&store, &format!("c{n}")));
+    }
+    let orphans = store.lock(SOON).unwrap().orphans().unwrap();
+    assert_eq!(orphans.len(), 2000);
+    orphans.iter().for_each(|orphan| store.finish_release(orphan).unwrap());
+    // The cursor goes on to the end of the range and around; nobody gets an address that is held.
+    for n in 70_000..71_000 {
+        drop(one(n));
+    }
+}

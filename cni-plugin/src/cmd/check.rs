@@ -1,0 +1,127 @@
+//! CHECK: whether everything that ADD made is still there. Changes nothing; says all that is wrong at once.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Instant;
+
+use dataplane_host::netlink::{Direction, Neighbour, Socket};
+use dataplane_host::store::{Claim, Record, Store};
+use dataplane_host::sys as host_sys;
+use serde_json::Value;
+
+use super::LOCK_DEADLINE;
+use crate::attach::Ends;
+use crate::config::Config;
+use crate::dataplane::{Maps, Programs};
+use crate::env::Invocation;
+use crate::error::CniError;
+use crate::{plan, sys};
+
+pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniError> {
+    config.require("CHECK", "0.4.0")?;
+    let Some(previous) = &config.prev_result else {
+        return Err(CniError::Config { field: "prevResult", reason: "is missing, CHECK needs it".into() });
+    };
+    let (maps, programs) = (Maps::open(&config.pin_root)?, Programs::open(&config.pin_root)?);
+    let netns = invocation.netns.as_deref().unwrap_or(Path::new(""));
+    let mut ends = Ends::open(netns)?;
+    let Some(record) = record(invocation, config)? else {
+        return Err(CniError::Differs(vec!["the address store has no record of it".into()]));
+    };
+    let mut wrong = promised(previous, &record);
+    wrong.extend(inside(&mut ends.pod_socket, &record)?);
+    match ends.host_socket.link_by_name(&record.host_ifname)? {
+        Some(link) if link.up => {
+            wrong.extend(outside(&mut ends.host_socket, &record, link.index)?);
+            wrong.extend(attached(&mut ends.host_socket, link.index, &programs)?);
+            let cookie =
+                sys::netns_cookie(ends.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
+            wrong.extend(maps.differences(&record, link.index, cookie)?);
+        }
+        Some(_) => wrong.push(format!("device {} is down", record.host_ifname)),
+        None => wrong.push(format!("there is no device {}", record.host_ifname)),
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(CniError::Differs(wrong)) }
+}
+
+fn record(invocation: &Invocation, config: &Config) -> Result<Option<Record>, CniError> {
+    if !config.state_dir.join("addresses").is_dir() {
+        return Ok(None);
+    }
+    let store = Store::open(&config.state_dir)?;
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        let mut locked = store.lock(LOCK_DEADLINE)?;
+        match locked.claim(&invocation.id)? {
+            Claim::Mine(attachment) if !attachment.releasing => return Ok(Some(attachment.record)),
+            Claim::Absent | Claim::Mine(_) | Claim::Busy { releasing: true } => return Ok(None),
+            Claim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(&invocation.id)),
+            Claim::Busy { .. } => super::poll_again(locked),
+        }
+    }
+}
+
+/// The record's addresses must be among those that the runtime was told.
+fn promised(previous: &Value, record: &Record) -> Vec<String> {
+    let ips = previous.get("ips").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let told = |address: &str| ips.iter().any(|ip| ip["address"] == address);
+    let missing = record.addresses.iter().map(|a| plan::host_network(*a).to_string()).filter(|a| !told(a));
+    missing.map(|a| format!("prevResult does not have address {a}")).collect()
+}
+
+fn inside(socket: &mut Socket, record: &Record) -> Result<Vec<String>, CniError> {
+    let ifname = &record.id.ifname;
+    let Some(link) = socket.link_by_name(ifname)? else { return Ok(vec![format!("the pod has no device {ifname}")]) };
+    let mut wrong = Vec::new();
+    if !link.up {
+        wrong.push(format!("the pod's {ifname} is down"));
+    }
+    let (addresses, neighbours) = (socket.addresses()?, socket.neighbours()?);
+    let routes = socket.routes(plan::POD_ROUTE_PROTOCOL)?;
+    for address in &record.addresses {
+        let network = plan::host_network(*address);
+        if !addresses.iter().any(|a| a.index == link.index && a.network == network) {
+            wrong.push(format!("the pod's {ifname} has no address {network}"));
+        }
+        if !routes.contains(&plan::pod_route(*address, link.index)) {
+            wrong.push(format!("the pod has no default route over {}", plan::gateway(*address)));
+        }
+        let gateway = plan::gateway(*address);
+        let wanted = Neighbour { index: link.index, address: gateway, mac: Some(plan::HOST_MAC), permanent: true };
+        if !neighbours.contains(&wanted) {
+            wrong.push(format!("the pod does not know the MAC of {gateway}"));
+        }
+    }
+    Ok(wrong)
+}
+
+fn outside(socket: &mut Socket, record: &Record, index: u32) -> Result<Vec<String>, CniError> {
+    let routes = socket.routes(dataplane_host::netlink::PROTOCOL)?;
+    let neighbours = socket.neighbours()?;
+    let mut wrong = Vec::new();
+    for address in &record.addresses {
+        if !routes.contains(&plan::host_route(*address, index)) {
+            wrong.push(format!("the node has no route to {address}"));
+        }
+        let mac = Some(plan::pod_mac(&record.id));
+        if !neighbours.contains(&Neighbour { index, address: *address, mac, permanent: true }) {
+            wrong.push(format!("the node does not know the MAC of {address}"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// The programs on the device must be those that are pinned now.
+fn attached(socket: &mut Socket, index: u32, programs: &Programs) -> Result<Vec<String>, CniError> {
+    let filters = socket.filters(index)?;
+    let mut wrong = Vec::new();
+    for (name, direction, program) in
+        [("from_pod", Direction::Ingress, &programs.from_pod), ("to_pod", Direction::Egress, &programs.to_pod)]
+    {
+        let (_, id) = host_sys::type_and_id(program.as_fd()).map_err(|e| CniError::io(format!("program {name}"), e))?;
+        if !filters.iter().any(|f| f.is_ours() && f.direction == direction && f.program == Some(id)) {
+            wrong.push(format!("program {name} is not attached to device {index}"));
+        }
+    }
+    Ok(wrong)
+}

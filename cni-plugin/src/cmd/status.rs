@@ -1,0 +1,46 @@
+//! STATUS: whether an ADD would succeed now: pins, ranges, store, free addresses. A dead agent is no obstacle.
+
+use dataplane_host::store::Store;
+
+use super::LOCK_DEADLINE;
+use crate::config::Config;
+use crate::dataplane::{Maps, Programs};
+use crate::error::CniError;
+
+pub(crate) fn run(config: &Config) -> Result<(), CniError> {
+    config.require("STATUS", "1.1.0")?;
+    let Err(reason) = check(config) else { return Ok(()) };
+    let reason = Box::new(reason);
+    if has_pods(config) { Err(CniError::Degraded { reason }) } else { Err(CniError::NotReady { reason }) }
+}
+
+fn check(config: &Config) -> Result<(), CniError> {
+    Maps::open(&config.pin_root)?;
+    Programs::open(&config.pin_root)?;
+    let settings = config.settings()?;
+    let store = Store::open(&config.state_dir)?;
+    let mut locked = store.lock(LOCK_DEADLINE)?;
+    for family in &settings.families {
+        let mut free = false;
+        for range in family {
+            free |= locked.has_free(*range)?;
+        }
+        if !free {
+            return Err(CniError::NoneFree { ranges: family.iter().map(ToString::to_string).collect() });
+        }
+    }
+    Ok(())
+}
+
+/// Pods are there whose programs or maps are not: they may lose their network. Addresses that are used up harm nobody
+/// who has one.
+fn has_pods(config: &Config) -> bool {
+    if Maps::open(&config.pin_root).is_ok() && Programs::open(&config.pin_root).is_ok() {
+        return false;
+    }
+    let attachments = || {
+        let store = Store::open(&config.state_dir)?;
+        store.lock(LOCK_DEADLINE)?.attachments()
+    };
+    config.state_dir.join("addresses").is_dir() && attachments().is_ok_and(|all| !all.is_empty())
+}
