@@ -97,7 +97,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
             Action::Pass | Action::Translate => NEXT,
             Action::Drop => {
                 tables::count_drop(verdict.detail());
-                TC_ACT_SHOT as i32
+                TC_ACT_SHOT
             }
             // SAFETY: helpers without pointers; the kernel checks the interface when it redirects.
             Action::ToPod => unsafe { bpf_redirect_peer(verdict.detail(), 0) as i32 },

@@ -58,7 +58,7 @@ impl Node for Maps {
     #[inline(always)]
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
         // SAFETY: see the module's doc.
-        unsafe { maps::pod_netns.get(&cookie) }
+        unsafe { maps::pod_netns.get(cookie) }
     }
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {

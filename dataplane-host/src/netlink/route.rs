@@ -202,7 +202,7 @@ impl Socket {
             };
             match self.dump(&request) {
                 Ok(found) => {
-                    routes.extend(found.into_iter().filter_map(route).filter(|r| [0, r.protocol].contains(&protocol)))
+                    routes.extend(found.into_iter().filter_map(route).filter(|r| [0, r.protocol].contains(&protocol)));
                 }
                 // A kernel without IPv6, or a table that has never had an entry.
                 Err(e) if matches!(e.refusal(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {}
