@@ -19,7 +19,7 @@ use crate::desired::{Context, FrontendAddr, NodeContext};
 use crate::reconcile::restore::{Garbage, Restored, restore};
 use crate::reconcile::{Ledger, Plan, PublishedPort};
 use crate::source::object::DualAddr;
-use crate::source::{Event, ServiceObject, SourceKind};
+use crate::source::{Event, ObjectKey, ServiceObject, SourceKind};
 
 /// The controller's state.
 pub struct Core {
@@ -214,12 +214,13 @@ impl Core {
     fn first_order(&mut self, now: Duration) {
         let garbage = std::mem::take(&mut self.garbage.plan);
         self.execute_for_node(&garbage, now);
-        let store = &self.store;
-        let age = |n: &u32| store.get(*n).and_then(|e| e.service.as_ref()).map_or(u32::MAX, |s| s.created);
-        let name = |n: &u32| store.get(*n).map(|e| &e.key);
-        let mut dirty = std::mem::take(&mut self.dirty);
-        dirty.sort_by(|a, b| age(a).cmp(&age(b)).then_with(|| name(a).cmp(&name(b))));
-        self.dirty = dirty;
+        let order = |number: &u32| {
+            let entry = self.store.get(*number)?;
+            Some((entry.service.as_ref()?.created, name_order(&entry.key), *number))
+        };
+        let mut dirty: Vec<_> = self.dirty.iter().map(|n| order(n).unwrap_or((u32::MAX, 0, *n))).collect();
+        dirty.sort_unstable();
+        self.dirty = dirty.into_iter().map(|(_, _, number)| number).collect();
         if self.orphans.is_empty() {
             self.ledger.reserve(self.dirty.len());
         }
@@ -259,4 +260,10 @@ impl Core {
             }
         }
     }
+}
+
+/// An order of names that is the same in every run, for Services of the same second.
+fn name_order(key: &ObjectKey) -> u32 {
+    let bytes = key.namespace.bytes().chain([b'/']).chain(key.name.bytes());
+    bytes.fold(0x811c_9dc5, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }

@@ -14,11 +14,13 @@ use crate::desired::{self, FrontendAddr};
 #[must_use]
 pub fn port_name(namespace: &str, service: &str, port: &str) -> ServiceName {
     let mut name = [0; NAME_LEN];
+    let mut rest = &mut name[..NAME_LEN - 1];
     let colon = if port.is_empty() { "" } else { ":" };
-    let parts = [namespace, "/", service, colon, port];
-    let bytes = parts.iter().flat_map(|p| p.bytes());
-    for (to, from) in name[..NAME_LEN - 1].iter_mut().zip(bytes) {
-        *to = from;
+    for part in [namespace, "/", service, colon, port] {
+        let len = part.len().min(rest.len());
+        let (to, after) = rest.split_at_mut(len);
+        to.copy_from_slice(&part.as_bytes()[..len]);
+        rest = after;
     }
     ServiceName { name }
 }

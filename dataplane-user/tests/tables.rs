@@ -1,0 +1,235 @@
+//! The control flow against maps in the kernel: what a program would find, restarts, full maps, a storm through the channel.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use bytemuck::Pod;
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::pod::{Addr, addr_kind};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName};
+use dataplane_host::map::{SharedArray, Table};
+use dataplane_host::sys::create_map;
+use dataplane_user::apply::Tables;
+use dataplane_user::controller::{self, Core};
+use dataplane_user::desired::{NodeContext, context::octets16};
+use dataplane_user::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
+use dataplane_user::source::{Event, ObjectKey, ServiceObject, SliceObject, SourceKind};
+
+const HASH: u32 = 1;
+const ARRAY: u32 = 2;
+const NO_PREALLOC: u32 = 1;
+const MMAPABLE: u32 = 1024;
+const NOW: Duration = Duration::from_secs(100);
+
+struct Maps {
+    services: OwnedFd,
+    frontends4: OwnedFd,
+    frontends6: OwnedFd,
+    addrs4: OwnedFd,
+    addrs6: OwnedFd,
+    slots: OwnedFd,
+    backends: OwnedFd,
+}
+
+fn table<K: Pod, V: Pod>(fd: &OwnedFd) -> Table<K, V> {
+    Table::from_fd("test", fd.try_clone().unwrap()).unwrap()
+}
+
+fn array<V: Pod>(fd: &OwnedFd) -> SharedArray<V> {
+    SharedArray::from_fd("test", fd.try_clone().unwrap()).unwrap()
+}
+
+impl Maps {
+    fn new(entries: u32) -> Self {
+        fn hash<K, V>(entries: u32) -> OwnedFd {
+            create_map(HASH, size_of::<K>() as u32, size_of::<V>() as u32, entries, NO_PREALLOC).unwrap()
+        }
+        fn shared<V>() -> OwnedFd {
+            create_map(ARRAY, 4, size_of::<V>() as u32, 4096, MMAPABLE).unwrap()
+        }
+        Self {
+            services: hash::<u32, ServiceName>(entries),
+            frontends4: hash::<FrontendKey<V4>, Frontend>(entries),
+            frontends6: hash::<FrontendKey<V6>, Frontend>(entries),
+            addrs4: hash::<V4, Addr>(entries),
+            addrs6: hash::<V6, Addr>(entries),
+            slots: shared::<u32>(),
+            backends: shared::<Backend>(),
+        }
+    }
+
+    fn tables(&self) -> Tables {
+        Tables {
+            services: Box::new(table::<u32, ServiceName>(&self.services)),
+            frontends4: Box::new(table::<FrontendKey<V4>, Frontend>(&self.frontends4)),
+            frontends6: Box::new(table::<FrontendKey<V6>, Frontend>(&self.frontends6)),
+            addrs4: Box::new(table::<V4, Addr>(&self.addrs4)),
+            addrs6: Box::new(table::<V6, Addr>(&self.addrs6)),
+            slots: Box::new(array::<u32>(&self.slots)),
+            backends: Box::new(array::<Backend>(&self.backends)),
+        }
+    }
+
+    /// The endpoints that a new connection from a pod may get.
+    fn lookup(&self, addr: [u8; 4]) -> Option<Vec<[u8; 16]>> {
+        let key = FrontendKey { addr: V4 { octets: addr }, port: 80, proto: 6, pad: 0 };
+        let f = table::<FrontendKey<V4>, Frontend>(&self.frontends4).get(&key).unwrap()?;
+        let (slots, backends) = (array::<u32>(&self.slots), array::<Backend>(&self.backends));
+        let range = f.internal.base..f.internal.base + f.internal.len;
+        let found = range.map(|i| backends.get(slots.get(i).unwrap()).unwrap());
+        Some(found.inspect(|b| assert_eq!(b.service_port, f.service_port)).map(|b| b.addr).collect())
+    }
+
+    fn count(&self) -> [usize; 3] {
+        [
+            table::<u32, ServiceName>(&self.services).entries().unwrap().len(),
+            table::<FrontendKey<V4>, Frontend>(&self.frontends4).entries().unwrap().len(),
+            table::<V4, Addr>(&self.addrs4).entries().unwrap().len(),
+        ]
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn key(i: usize) -> ObjectKey {
+    ObjectKey::new("shop", &format!("s{i}"))
+}
+
+fn service(i: usize) -> Event {
+    let v4 = Some([10, 96, (i / 256) as u8, (i % 256) as u8].into());
+    let ports = [ServicePort { name: "http".into(), port: 80, node_port: 0, proto: 6 }].into();
+    let object = ServiceObject { cluster_ips: DualAddr { v4, v6: None }, ports, ..ServiceObject::default() };
+    Event::Service(key(i), Some(object))
+}
+
+fn slice(i: usize, endpoints: &[&str]) -> Event {
+    let flags = endpoint_flags::READY | endpoint_flags::SERVING;
+    let endpoint = |a: &&str| Endpoint { addr: octets16(ip(a)), zones: None, flags };
+    let object = SliceObject {
+        service: format!("s{i}").into(),
+        ports: [SlicePort { name: "http".into(), port: 8080, proto: 6 }].into(),
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        triggered: 0,
+        v6: false,
+    };
+    Event::Slice(key(i), Some(object))
+}
+
+fn context() -> NodeContext {
+    NodeContext { name: "n1".into(), addresses: vec![ip("192.0.2.1")], ipv4: true, ipv6: true, ..NodeContext::default() }
+}
+
+fn start(maps: &Maps, services: usize) -> Core {
+    let mut core = Core::new(maps.tables(), 250, NOW).unwrap();
+    core.set_node_context(context());
+    (0..services).for_each(|i| core.handle(service(i)));
+    (0..services).for_each(|i| core.handle(slice(i, &["10.1.0.5", "10.1.0.6"])));
+    SourceKind::ALL.into_iter().for_each(|k| core.handle(Event::InSync(k)));
+    core.reconcile(NOW);
+    core
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_sync_a_restart_and_the_end() {
+    let maps = Maps::new(4096);
+    let mut core = start(&maps, 1500);
+    assert_eq!(maps.count(), [1500, 1500, 1501]);
+    let wanted = [octets16(ip("10.1.0.5")), octets16(ip("10.1.0.6"))];
+    assert_eq!(maps.lookup([10, 96, 5, 7]).unwrap(), wanted);
+    core.handle(slice(7, &["10.1.0.6", "10.1.0.9"]));
+    core.reconcile(NOW);
+    assert_eq!(maps.lookup([10, 96, 0, 7]).unwrap(), [octets16(ip("10.1.0.6")), octets16(ip("10.1.0.9"))]);
+    core.handle(slice(7, &["10.1.0.5", "10.1.0.6"]));
+    core.reconcile(NOW);
+    drop(core);
+    let mut core = start(&maps, 1500);
+    assert_eq!(core.operations().total(), 0, "{:?}", core.operations());
+    for i in 0..1500 {
+        core.handle(Event::Service(key(i), None));
+    }
+    core.reconcile(NOW);
+    assert_eq!(maps.count(), [0, 0, 1]);
+    let (backends, used) = (array::<Backend>(&maps.backends), 1..=3000);
+    assert!(used.into_iter().all(|id| backends.get(id).is_some_and(|b| b.state == 0 && b.generation > 1)));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn entries_that_others_have_removed_are_no_error() {
+    let maps = Maps::new(64);
+    let mut core = start(&maps, 10);
+    let frontends = table::<FrontendKey<V4>, Frontend>(&maps.frontends4);
+    for (key, _) in frontends.entries().unwrap().into_iter().step_by(2) {
+        assert!(frontends.remove(&key).unwrap());
+    }
+    (0..10).for_each(|i| core.handle(Event::Service(key(i), None)));
+    core.reconcile(NOW);
+    assert_eq!(maps.count(), [0, 0, 1]);
+    assert!(core.snapshot().last_error.is_none());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_full_map_refuses_services_whole() {
+    let maps = Maps::new(16);
+    let mut core = start(&maps, 40);
+    let [services, frontends, addrs] = maps.count();
+    assert_eq!((services, frontends), (services, services), "each one whole or not at all");
+    assert!(addrs <= 16 && services >= 15, "{services} {addrs}");
+    assert!(core.snapshot().rejected >= 24);
+    for i in 0..25 {
+        core.handle(Event::Service(key(i), None));
+    }
+    let mut now = NOW;
+    core.reconcile(now);
+    while let Some(at) = core.next_retry() {
+        now = at.max(now);
+        core.reconcile(now);
+        assert!(now < NOW + Duration::from_mins(5), "{:?}", core.snapshot().rejections);
+    }
+    assert_eq!(maps.count(), [15, 15, 16]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_agent_finds_foreign_is_swept() {
+    let maps = Maps::new(64);
+    let foreign = V4 { octets: [203, 0, 113, 9] };
+    let value = |kind| Addr { ifindex: 7, kind, pad: 0, mac: [2; 6] };
+    let addrs = table::<V4, Addr>(&maps.addrs4);
+    addrs.insert(&foreign, &value(addr_kind::SERVICE)).unwrap();
+    let pod = V4 { octets: [10, 1, 0, 5] };
+    addrs.insert(&pod, &value(addr_kind::POD)).unwrap();
+    table::<u32, ServiceName>(&maps.services).insert(&9, &ServiceName { name: [b'x'; 144] }).unwrap();
+    start(&maps, 1);
+    assert_eq!(addrs.get(&foreign).unwrap(), None);
+    assert_eq!(addrs.get(&pod).unwrap(), Some(value(addr_kind::POD)), "a pod's entry is the plugin's");
+    assert_eq!(maps.count()[0], 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_storm_through_the_channel_ends_in_the_last_state() {
+    let maps = Maps::new(4096);
+    let handle = controller::start(maps.tables(), 250).unwrap();
+    handle.set_node_context(context());
+    let events = handle.events();
+    (0..200).for_each(|i| events.blocking_send(service(i)).unwrap());
+    SourceKind::ALL.into_iter().for_each(|k| events.blocking_send(Event::InSync(k)).unwrap());
+    for round in 0..50 {
+        let last = format!("10.1.1.{round}");
+        (0..200).for_each(|i| events.blocking_send(slice(i, &[&last])).unwrap());
+    }
+    drop(events);
+    let snapshots = handle.snapshots();
+    handle.stop();
+    assert!(snapshots.borrow().synced);
+    for i in 0..200_usize {
+        assert_eq!(maps.lookup([10, 96, 0, i as u8]).unwrap(), [octets16(ip("10.1.1.49"))], "{i}");
+    }
+}
