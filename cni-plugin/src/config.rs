@@ -19,6 +19,8 @@ pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1
 pub(crate) const NEWEST: &str = "1.1.0";
 /// Where node.json and the address store are unless the configuration says otherwise.
 const STATE_DIR: &str = "/var/lib/ropeway";
+/// GC's list; the second name stood in the specification by mistake, and old runtimes use it.
+const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 const DEFAULT_MTU: u32 = 1500;
 
 /// The checked configuration.
@@ -34,7 +36,7 @@ pub(crate) struct Config {
     mtu: u32,
     pub(crate) dns: Option<Value>,
     pub(crate) prev_result: Option<Value>,
-    /// For GC: the attachments that live.
+    /// For GC: the attachments that live, if the runtime says so.
     pub(crate) valid: Option<Vec<AttachmentId>>,
 }
 
@@ -89,7 +91,11 @@ impl Config {
         let pin_root = absolute("pinRoot", pins::DEFAULT_ROOT)?;
         let state_dir = absolute("stateDir", STATE_DIR)?;
         let ranges: Vec<String> = take(&mut input, "ranges")?.unwrap_or_default();
-        let valid = take::<Vec<ValidAttachment>>(&mut input, "cni.dev/valid-attachments")?;
+        let mut valid = None;
+        for field in VALID.into_iter().filter(|f| input.contains_key(*f)).collect::<Vec<_>>() {
+            // libcni says "none" by null.
+            valid = valid.or(Some(take::<Vec<ValidAttachment>>(&mut input, field)?.unwrap_or_default()));
+        }
         Ok(Self {
             version: known,
             name,

@@ -13,18 +13,14 @@ use crate::{log, undo};
 
 pub(crate) fn run(config: &Config) -> Result<(), CniError> {
     config.require("GC", "1.1.0")?;
-    let Some(valid) = &config.valid else {
-        // Without a list everything would be garbage.
-        return Err(CniError::Config { field: "cni.dev/valid-attachments", reason: "is missing".into() });
-    };
-    let valid: HashSet<&AttachmentId> = valid.iter().collect();
+    let valid = config.valid.as_ref().map(|list| list.iter().collect());
     let maps = Maps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
     let mut socket = Socket::open()?;
     let mut errors = Vec::new();
     let mut all = 0;
     if config.state_dir.join("addresses").is_dir() {
         let store = Store::open(&config.state_dir)?;
-        let garbage = mark(&store, config, &valid)?;
+        let garbage = mark(&store, config, valid.as_ref())?;
         all = garbage.len();
         for attachment in &garbage {
             if let Err(error) = undo::release(&mut socket, &store, attachment, maps.as_ref()) {
@@ -37,11 +33,13 @@ pub(crate) fn run(config: &Config) -> Result<(), CniError> {
 
 /// Marks what is not in the list, of this network only, and adds what others have left half done. What somebody works on
 /// is no garbage.
-fn mark(store: &Store, config: &Config, valid: &HashSet<&AttachmentId>) -> Result<Vec<Attachment>, CniError> {
+///
+/// Without a list (libcni gives none when its caller gave none) nothing is known to be dead.
+fn mark(store: &Store, config: &Config, valid: Option<&HashSet<&AttachmentId>>) -> Result<Vec<Attachment>, CniError> {
     let mut locked = store.lock(LOCK_DEADLINE)?;
     let mut garbage = Vec::new();
     for record in locked.attachments()? {
-        if record.network != config.name || valid.contains(&record.id) {
+        if record.network != config.name || valid.is_none_or(|list| list.contains(&record.id)) {
             continue;
         }
         if let Claim::Mine(mut attachment) = locked.claim(&record.id)? {
