@@ -71,7 +71,7 @@ pub(crate) enum Command {
         command: Vec<OsString>,
     },
     /// Build Ropeway's image and install it with the manifests
-    Install,
+    Install(install::Options),
     /// Check in a minute or two whether everything works
     Smoke,
     /// Run upstream's end-to-end tests
@@ -108,7 +108,7 @@ pub(crate) fn run(paths: &Paths, command: Command) -> Result<()> {
             let (program, arguments) = command.split_first().context("which program?")?;
             Err(enter::in_node(&node, Path::new(program))?.args(arguments).exec()).context("cannot enter the node")
         }
-        Command::Install => install::run(paths, &place, &steps),
+        Command::Install(options) => install::run(paths, &place, &steps, &options),
         Command::Smoke => smoke::run(&place, &steps),
         Command::Conformance(options) => conformance::run(&place, &options),
         Command::Down { purge } => down::run(&place, &steps, purge),

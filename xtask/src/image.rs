@@ -8,6 +8,7 @@ pub(crate) mod layer;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -34,15 +35,16 @@ pub(crate) struct Options {
 /// Builds the binaries and writes the archive.
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     let output = options.output.clone().unwrap_or_else(|| paths.target.join("ropeway.oci.tar"));
+    build::all(paths)?;
     make(paths, &options.name, &output)?;
     let size = fs::metadata(&output)?.len();
     println!("{}: {} as {}, {} KiB", paths.short(&output), BINARIES.join(", "), options.name, size.div_ceil(1024));
     Ok(())
 }
 
-/// The image under a name, in an archive.
+/// The image of the binaries that were built last, under a name, in an archive.
 pub(crate) fn make(paths: &Paths, name: &str, output: &Path) -> Result<()> {
-    let binaries = build::all(paths)?;
+    let binaries = paths.binaries();
     shell::step("writing the image");
     let root = paths.target.join("image-root");
     if root.exists() {
@@ -50,7 +52,10 @@ pub(crate) fn make(paths: &Paths, name: &str, output: &Path) -> Result<()> {
     }
     fs::create_dir_all(&root)?;
     for binary in BINARIES {
-        fs::copy(binaries.join(binary), root.join(binary)).with_context(|| format!("{binary}"))?;
+        // Without debug information, which is most of the size; names for backtraces stay.
+        let mut strip = Command::new("strip");
+        strip.args(["--strip-debug", "-o"]).arg(root.join(binary));
+        shell::output(strip.arg(binaries.join(binary)))?;
     }
     let layer = Layer::of_directory(&root, &paths.target.join("image-layer.tar"))?;
     let image = Image::new([name], [&layer]).entrypoint(["/ropeway-agent"]);

@@ -1,6 +1,6 @@
 //! `conformance`: upstream's own tests, unmodified, run from outside of the cluster.
 //!
-//! What is left out is named in tests/cluster/skips.txt, each with its reason. Results: a table and upstream's JUnit
+//! What is left out is named in tests/cluster/skips.txt, each with its reason. Results: a table and upstream's `JUnit`
 //! files, in a directory for each run.
 
 use std::fs::{self, File};

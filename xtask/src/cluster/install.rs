@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use serde_json::json;
 
 use super::place::Place;
@@ -12,16 +13,27 @@ use super::shape::{Cni, Proxy, Shape};
 use super::step::Steps;
 use super::{enter, kube, node, pki, up};
 use crate::paths::Paths;
-use crate::{image, shell};
+use crate::{build, image, shell};
+
+/// What is installed.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Take the binaries that were built last, as they are
+    #[arg(long)]
+    no_build: bool,
+}
 
 /// Loads the image into every node, applies the manifests, and waits until all that every cluster has works.
-pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps) -> Result<()> {
+pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Options) -> Result<()> {
     let shape = Shape::require(place)?;
     ensure!(
         shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway,
         "this cluster has another proxy or network ({shape:?}): `cargo xtask cluster down`, then `up` without options"
     );
     let archive = place.run().join("ropeway.tar");
+    if !options.no_build {
+        build::all(paths)?;
+    }
     image::make(paths, ROPEWAY_IMAGE, &archive)?;
     steps.step("loading the image into the nodes", || load(place, &shape, &archive))?;
     steps.step("applying the manifests", || apply(paths, place))?;

@@ -73,7 +73,8 @@ fn case(element: &BytesStart) -> Result<Option<Case>> {
 }
 
 fn attribute(element: &BytesStart, name: &str) -> Result<String> {
-    let value = element.try_get_attribute(name)?.map(|a| a.unescape_value().map(|v| v.into_owned())).transpose()?;
+    let value =
+        element.try_get_attribute(name)?.map(|a| a.unescape_value().map(std::borrow::Cow::into_owned)).transpose()?;
     Ok(value.unwrap_or_default())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Each check is a sentence; all of them run, and the end says which failed.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Instant;
 
@@ -124,15 +125,18 @@ impl Smoke<'_> {
         ips.try_into().map_err(|_| anyhow::anyhow!("Service web has not two cluster IPs but {text:?}"))
     }
 
-    /// Ten requests, each a new connection, none of which may fail.
+    /// Requests, each a new connection, none of which may fail; before long both replicas have answered.
     fn fetch(&self, pod: &str, target: &str) -> Result<()> {
-        let script = format!(
-            "for i in $(seq 10); do curl -sS -g --fail --max-time 3 http://{target}/hostname || exit 1; echo; done"
-        );
-        let text = self.exec(pod, &["sh", "-c", &script])?;
-        let pods: std::collections::BTreeSet<_> = text.split_whitespace().collect();
-        ensure!(pods.len() == 2, "10 requests went to {pods:?} and not to both replicas");
-        Ok(())
+        wait_for("answers of both replicas", 10, || match self.ten(pod, target) {
+            Ok(pods) if pods.len() < 2 => bail!("10 requests went to {pods:?}"),
+            answered => Ok(answered.map(drop)),
+        })?
+    }
+
+    fn ten(&self, pod: &str, target: &str) -> Result<BTreeSet<String>> {
+        let get = format!("curl -sS -g --fail --max-time 3 http://{target}/hostname");
+        let text = self.exec(pod, &["sh", "-c", &format!("for i in $(seq 10); do {get} || exit 1; echo; done")])?;
+        Ok(text.split_whitespace().map(String::from).collect())
     }
 
     fn api(&self, pod: &str) -> Result<()> {

@@ -18,7 +18,7 @@ pub(super) fn prepare(place: &Place, steps: &Steps) -> Result<()> {
     images::make(place, steps)
 }
 
-/// The cluster. With Ropeway as its network the nodes stay NotReady until `install`.
+/// The cluster. With Ropeway as its network the nodes stay `NotReady` until `install`.
 pub(super) fn run(place: &Place, steps: &Steps, shape: &Shape) -> Result<()> {
     shape.check()?;
     if let Some(present) = Shape::read(place)?
