@@ -62,7 +62,7 @@ struct Node {
 /// What ADD needs to know of the node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Settings {
-    /// For each family of the node the ranges, in the order in which they are used up. IPv4 first.
+    /// For each family of the node the ranges, in the order in which they are used up.
     pub(crate) families: Vec<Vec<Range>>,
     pub(crate) mtu: u32,
 }
@@ -135,12 +135,14 @@ impl Config {
             None => {}
         }
         mtu = if mtu == 0 { DEFAULT_MTU } else { mtu };
-        let (four, six): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|r| r.network().is_ipv4());
-        let least = if six.is_empty() { 68 } else { 1280 };
+        // The family that is named first is the pod's first.
+        let first_is_4 = ranges.first().is_some_and(|r| r.network().is_ipv4());
+        let (first, second): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|r| r.network().is_ipv4() == first_is_4);
+        let least = if first_is_4 && second.is_empty() { 68 } else { 1280 };
         if !(least..=65535).contains(&mtu) {
             return Err(CniError::Config { field: "mtu", reason: format!("{mtu} is not between {least} and 65535") });
         }
-        let families: Vec<_> = [four, six].into_iter().filter(|f| !f.is_empty()).collect();
+        let families: Vec<_> = [first, second].into_iter().filter(|f| !f.is_empty()).collect();
         if families.is_empty() {
             return Err(CniError::NoNodeData { path: path.display().to_string() });
         }
@@ -209,6 +211,8 @@ mod tests {
         let settings = config.unwrap().settings().unwrap();
         assert_eq!(settings.mtu, 1400);
         assert_eq!(settings.families.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+        let six_first = r#"{"cniVersion":"1.1.0","name":"p","ranges":["fd00:1::/64","10.1.0.0/24"],"mtu":1400}"#;
+        assert!(parse(six_first).unwrap().settings().unwrap().families[0][0].network().is_ipv6());
     }
 
     #[test]
@@ -235,5 +239,39 @@ mod tests {
         assert_eq!(parse(&deep).unwrap_err().0, 6);
         let mtu = parse(r#"{"cniVersion":"1.0.0","name":"p","ranges":["fd00::/64"],"mtu":1279}"#).unwrap();
         assert_eq!(mtu.settings().unwrap_err().to_string(), "configuration: mtu: 1279 is not between 1280 and 65535");
+    }
+
+    /// Inputs made by cutting, doubling and changing bytes of good ones: any answer will do, but there must be one.
+    #[test]
+    fn no_input_ends_in_a_panic() {
+        let seeds = [
+            r#"{"cniVersion":"1.1.0","name":"p","ranges":["10.1.0.0/24","fd00:1::/64"],"mtu":1400,"dns":{"search":["x"]}}"#,
+            r#"{"cniVersion":"0.4.0","name":"p","prevResult":{"ips":[{"address":"10.1.0.1/32"}]},"pinRoot":"/x"}"#,
+            r#"{"cniVersion":"1.1.0","name":"p","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]}"#,
+        ];
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random % below.max(1) as u64) as usize
+        };
+        for _ in 0..20_000 {
+            let mut bytes = seeds[next(seeds.len())].as_bytes().to_vec();
+            for _ in 0..=next(4) {
+                let at = next(bytes.len());
+                match next(4) {
+                    0 => bytes.truncate(at),
+                    1 => bytes.extend_from_within(at..),
+                    2 => bytes.insert(at, next(256) as u8),
+                    _ => bytes.iter_mut().skip(at).take(1).for_each(|b| *b = next(256) as u8),
+                }
+            }
+            let mut version = NEWEST.to_owned();
+            if let Err(error) = Config::parse(&bytes, &mut version) {
+                let json: Value = serde_json::from_str(&error.to_json(&version)).unwrap();
+                assert!(VERSIONS.contains(&json["cniVersion"].as_str().unwrap()));
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) enum Need {
     DebianClippy,
     /// What building the linker of the kernel programs takes.
     Linker,
-    /// Namespaces, links, and a look at what is in them.
+    /// Namespaces, links, a look at what is in them, and processes killed at a chosen system call.
     Network,
     /// A machine with Debian's kernel.
     Machine,
@@ -46,7 +46,9 @@ impl Need {
                 ("zlib1g-dev", File("/usr/include/zlib.h")),
                 ("libzstd-dev", File("/usr/include/zstd.h")),
             ],
-            Self::Network => &[("iproute2", Program("ip")), ("bpftool", Program("bpftool"))],
+            Self::Network => {
+                &[("iproute2", Program("ip")), ("bpftool", Program("bpftool")), ("strace", Program("strace"))]
+            }
             Self::Machine => {
                 &[("qemu-system-x86", Program("qemu-system-x86_64")), ("busybox-static", Program("busybox"))]
             }

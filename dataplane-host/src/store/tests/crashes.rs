@@ -1,0 +1,228 @@
+//! Each state that a kill, a power cut or a person with a shell can leave, and who may work on what meanwhile.
+
+use super::*;
+
+/// The IPv6 address that a reservation on its way has chosen.
+fn reservation_address(scratch: &Scratch, container: &str) -> String {
+    let bytes = fs::read(scratch.path("temporary").join(id(container).file_name())).unwrap();
+    Record::from_bytes(&bytes).unwrap().addresses[1].to_string()
+}
+
+/// The names of a reservation in the order in which they are made.
+fn order(scratch: &Scratch, addresses: &[&str]) -> Vec<PathBuf> {
+    let attachment = scratch.names("records").into_iter().find(|n| n.starts_with("attachment-")).unwrap();
+    addresses
+        .iter()
+        .map(|a| scratch.path("records").join(a))
+        .chain([scratch.path("records").join(attachment)])
+        .collect()
+}
+
+#[test]
+fn a_killed_reservation_is_undone_from_any_step() {
+    for steps in 0..=3 {
+        for boot in ["a", "b"] {
+            let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+            reserve(&scratch.store("a"), "c1", &both).unwrap();
+            let names = order(&scratch, &["10.1.0.1", "fd00:1::1"]);
+            fs::hard_link(&names[2], scratch.path("temporary").join(id("c1").file_name())).unwrap();
+            for name in &names[steps..] {
+                fs::remove_file(name).unwrap();
+            }
+            let store = scratch.store(boot);
+            let mut locked = store.lock(SOON).unwrap();
+            assert_eq!(scratch.names("temporary"), [""; 0]);
+            let found = mine(&mut locked, "c1");
+            assert_eq!(found.is_some(), steps == 3, "killed after {steps} names, boot {boot}");
+            assert_eq!(scratch.names("records").len(), if steps == 3 { 3 } else { 0 });
+        }
+    }
+}
+
+#[test]
+fn a_record_that_was_not_written_out_is_removed() {
+    for content in [&b""[..], b"{\"version\":1"] {
+        let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
+        let store = scratch.store("a");
+        fs::write(scratch.path("temporary").join(id("c1").file_name()), content).unwrap();
+        assert_eq!(reserve(&store, "c1", &range).unwrap(), ["10.1.0.1"]);
+        assert_eq!(scratch.names("temporary"), [""; 0]);
+    }
+}
+
+#[test]
+fn names_that_reached_the_disk_before_their_content_are_removed() {
+    for (kept, content) in [(7, &b""[..]), (7, &[0; 300]), (1, b""), (4, b""), (6, &[0; 17])] {
+        let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+        reserve(&scratch.store("a"), "c1", &both).unwrap();
+        for (i, name) in order(&scratch, &["10.1.0.1", "fd00:1::1"]).iter().enumerate() {
+            if kept & 1 << i == 0 { fs::remove_file(name).unwrap() } else { fs::write(name, content).unwrap() }
+        }
+        drop(scratch.store("b").lock(SOON).unwrap());
+        assert_eq!((scratch.names("records"), scratch.names("damaged")), (vec![], vec![]), "kept {kept:03b}");
+    }
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/30"]));
+    reserve(&scratch.store("a"), "c1", &range).unwrap();
+    fs::write(scratch.path("records/10.1.0.1"), "half a rec").unwrap();
+    drop(scratch.store("b").lock(SOON).unwrap());
+    assert_eq!(scratch.names("damaged").len(), 2, "what has content is kept for somebody to look at");
+    assert!(scratch.names("damaged").contains(&"before-10.1.0.1".to_owned()));
+    let b = scratch.store("b");
+    assert_eq!(reserve(&b, "c2", &range).unwrap(), ["10.1.0.2"]);
+    assert_eq!(reserve(&b, "c3", &range).unwrap(), ["10.1.0.1"], "and does not block the address");
+}
+
+#[test]
+fn every_subset_of_names_that_a_power_cut_leaves_is_put_right() {
+    for kept in 0..8_u8 {
+        let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+        reserve(&scratch.store("a"), "c1", &both).unwrap();
+        for (i, name) in order(&scratch, &["10.1.0.1", "fd00:1::1"]).iter().enumerate() {
+            if kept & 1 << i == 0 {
+                fs::remove_file(name).unwrap();
+            }
+        }
+        let store = scratch.store("b");
+        drop(store.lock(SOON).unwrap());
+        assert_eq!(scratch.names("records").len(), if kept == 7 { 3 } else { 0 }, "kept {kept:03b}");
+        assert_eq!(scratch.names("damaged"), [""; 0]);
+    }
+}
+
+#[test]
+fn a_killed_release_is_finished_from_any_step() {
+    for steps in 0..=3 {
+        let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+        let store = scratch.store("a");
+        reserve(&store, "c1", &both).unwrap();
+        let names = order(&scratch, &["10.1.0.1", "fd00:1::1"]);
+        drop(mark(&store, "c1"));
+        for name in &names[..steps] {
+            fs::remove_file(name).unwrap();
+        }
+        let mut locked = store.lock(SOON).unwrap();
+        let orphans = locked.orphans().unwrap();
+        assert_eq!(orphans.len(), 1, "after {steps} names");
+        assert_eq!(orphans[0].record.id, id("c1"));
+        drop(locked);
+        store.finish_release(&orphans[0]).unwrap();
+        store.finish_release(&orphans[0]).unwrap();
+        assert_eq!((scratch.names("records"), scratch.names("releasing")), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn an_attachment_belongs_to_one_process_at_a_time() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
+    let (store, other) = (scratch.store("a"), scratch.store("a"));
+    let claim = |store: &Store| store.lock(SOON).unwrap().claim(&id("c1")).unwrap();
+    let reservation = store.lock(SOON).unwrap().reserve(&facts("c1"), &range).unwrap();
+    assert!(matches!(claim(&other), Claim::Busy { releasing: false }), "reserved, not yet written");
+    let attachment = reservation.commit(&store).unwrap();
+    assert!(matches!(claim(&other), Claim::Busy { releasing: false }), "its writer is at work");
+    drop(attachment);
+    let going = mark(&store, "c1");
+    assert!(matches!(claim(&other), Claim::Busy { releasing: true }));
+    assert!(other.lock(SOON).unwrap().orphans().unwrap().is_empty());
+    drop(going);
+    assert_eq!(other.lock(SOON).unwrap().orphans().unwrap().len(), 1);
+    assert!(matches!(claim(&other), Claim::Mine(a) if a.releasing));
+}
+
+#[test]
+fn a_reservation_on_its_way_survives_the_repairs_of_others() {
+    let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+    let (store, other) = (scratch.store("a"), scratch.store("a"));
+    let reservation = store.lock(SOON).unwrap().reserve(&facts("c1"), &both).unwrap();
+    let temporary = scratch.path("temporary").join(id("c1").file_name());
+    fs::hard_link(&temporary, scratch.path("records/10.1.0.1")).unwrap();
+    for index in ["index-10.1.0.0_24", "index-fd00:1::_64"] {
+        fs::remove_file(scratch.path(index)).unwrap();
+    }
+    assert_eq!(reserve(&other, "c2", &both).unwrap(), ["10.1.0.2", "fd00:1::2"]);
+    fs::remove_file(scratch.path("records/10.1.0.1")).unwrap();
+    let record = reservation.commit(&store).unwrap().record;
+    assert_eq!(record.addresses[0].to_string(), "10.1.0.1");
+    assert_eq!(scratch.names("records").len(), 6);
+}
+
+#[test]
+fn a_reservation_that_is_dropped_or_collides_leaves_nothing() {
+    let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
+    let store = scratch.store("a");
+    drop(store.lock(SOON).unwrap().reserve(&facts("c1"), &both).unwrap());
+    let reservation = store.lock(SOON).unwrap().reserve(&facts("c2"), &both).unwrap();
+    assert_eq!(scratch.names("temporary").len(), 1);
+    let name = reservation_address(&scratch, "c2");
+    fs::write(scratch.path("records").join(&name), "foreign").unwrap();
+    let error = reservation.commit(&store).unwrap_err().to_string();
+    assert!(error.contains("link") && error.contains(&name), "{error}");
+    assert_eq!((scratch.names("temporary"), scratch.names("records")), (vec![], vec![name]));
+}
+
+#[test]
+fn a_mark_that_comes_back_after_a_power_cut_harms_nobody() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
+    let store = scratch.store("a");
+    reserve(&store, "c1", &range).unwrap();
+    let name = scratch.path("releasing").join(id("c1").file_name());
+    drop(mark(&store, "c1"));
+    let old = fs::read(&name).unwrap();
+    release(&store, "c1");
+    reserve(&store, "c1", &range).unwrap();
+    fs::write(&name, &old).unwrap();
+    let mut locked = store.lock(SOON).unwrap();
+    assert!(!mine(&mut locked, "c1").unwrap().releasing);
+    assert!(locked.orphans().unwrap().is_empty(), "the new attachment would lose its device");
+    assert!(!name.exists());
+    assert!(mine(&mut locked, "c1").is_some());
+}
+
+#[test]
+fn damaged_and_foreign_files_are_set_aside_and_reported() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/30"]));
+    let store = scratch.store("a");
+    reserve(&store, "c1", &range).unwrap();
+    let record = scratch.path("records").join("10.1.0.1");
+    let mut bytes = fs::read(&record).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&record, &bytes).unwrap();
+    fs::write(scratch.path("records").join("notes.txt"), "mine").unwrap();
+    let mut locked = store.lock(SOON).unwrap();
+    assert!(mine(&mut locked, "c1").is_none());
+    assert!(locked.findings()[0].contains("checksum is wrong"), "{:?}", locked.findings());
+    drop(locked);
+    // Whoever had the damaged record may still use its address in this boot.
+    assert_eq!(reserve(&store, "c2", &range).unwrap(), ["10.1.0.2"]);
+    assert!(matches!(reserve(&store, "c3", &range), Err(StoreError::Exhausted { .. })));
+    assert!(scratch.names("damaged").contains(&"a-notes.txt".to_owned()), "{:?}", scratch.names("damaged"));
+    // Not in the next.
+    assert_eq!(reserve(&scratch.store("b"), "c3", &range).unwrap(), ["10.1.0.1"]);
+    assert_eq!(fs::read_to_string(scratch.path("damaged").join("a-notes.txt")).unwrap(), "mine");
+}
+
+#[test]
+fn a_name_that_somebody_removed_is_restored_while_the_pod_lives() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/29"]));
+    let store = scratch.store("a");
+    reserve(&store, "c1", &range).unwrap();
+    fs::remove_file(scratch.path("records").join("10.1.0.1")).unwrap();
+    fs::remove_file(scratch.path("index-10.1.0.0_29")).unwrap();
+    assert_eq!(reserve(&store, "c2", &range).unwrap(), ["10.1.0.2"]);
+    assert!(scratch.path("records").join("10.1.0.1").exists());
+}
+
+#[test]
+fn records_outlive_a_reboot_until_somebody_releases_them() {
+    let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
+    for n in 1..=3 {
+        reserve(&scratch.store("a"), &format!("c{n}"), &range).unwrap();
+    }
+    let store = scratch.store("b");
+    assert_eq!(reserve(&store, "c4", &range).unwrap(), ["10.1.0.4"], "the cursor is kept");
+    assert_eq!(store.lock(SOON).unwrap().attachments().unwrap().len(), 4);
+    for n in 1..=4 {
+        release(&store, &format!("c{n}"));
+    }
+    assert_eq!(scratch.names("records"), [""; 0]);
+}
