@@ -1,3 +1,5 @@
+//! Tests of the operator's command line.
+
 use std::net::IpAddr;
 
 use dataplane_common::service::{Backend, Frontend, SlotTable, backend_state, frontend_flags, proto};

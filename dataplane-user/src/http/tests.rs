@@ -1,3 +1,5 @@
+//! Tests of the HTTP servers.
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 

@@ -1,3 +1,5 @@
+//! Tests of what the agent does to its node.
+
 use std::net::IpAddr;
 
 use dataplane_host::netlink::{Address, Hop, Link, Route};

@@ -1,3 +1,5 @@
+//! Tests of the routes to other nodes.
+
 use super::*;
 
 fn node(addresses: &[&str], ranges: &[&str]) -> NodeObject {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use proc_macro2::{TokenStream, TokenTree};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 use crate::paths::Paths;
 
@@ -63,12 +63,19 @@ fn judge(name: &str, text: &str) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Where the keyword `unsafe` stands; attributes of exported symbols (`#[unsafe(no_mangle)]`) included.
+/// Where the keyword `unsafe` stands; in an attribute (`#[unsafe(no_mangle)]`) it names a symbol or section and is no unsafe code.
 fn unsafe_lines(tokens: TokenStream) -> Vec<usize> {
     let mut lines = Vec::new();
-    for token in tokens {
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
         match token {
-            TokenTree::Ident(word) if word == "unsafe" => lines.push(word.span().start().line),
+            TokenTree::Ident(word) if word == "unsafe" => {
+                let next = tokens.peek();
+                let attribute = matches!(next, Some(TokenTree::Group(g)) if g.delimiter() == Delimiter::Parenthesis);
+                if !attribute {
+                    lines.push(word.span().start().line);
+                }
+            }
             TokenTree::Group(group) => lines.extend(unsafe_lines(group.stream())),
             _ => {}
         }
@@ -108,6 +115,8 @@ mod tests {
     fn unsafe_is_found_where_it_is() {
         let text = "//! Header.\nfn f() {\n    unsafe { g() }\n}\n";
         assert_eq!(judge("tests/src/x.rs", text).unwrap(), ["tests/src/x.rs:3: unsafe code outside the doors"]);
+        let attribute = "//! Header.\n#[unsafe(no_mangle)]\nstatic A: u8 = 0;\n";
+        assert!(judge("tests/src/x.rs", attribute).unwrap().is_empty());
         assert!(judge("cni-plugin/src/sys.rs", text).unwrap().is_empty());
         assert!(judge("dataplane-ebpf/src/kernel/skb.rs", text).unwrap().is_empty());
     }
