@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Node, Sandbox, call, command, environment, plugin};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// After a kill: a repeated ADD succeeds, DEL removes everything.
 fn converges(node: &Node, sandbox: &Sandbox, what: &str) {
@@ -42,10 +42,10 @@ fn traced(verb: &str, netns: &str, flags: &[String]) -> Command {
 }
 
 /// The system calls of a verb: each name, and how often. Those that every process makes to start are left out.
-fn calls(node: &Node, verb: &str, netns: &str) -> BTreeMap<String, usize> {
+fn calls(node: &Node, verb: &str, netns: &str, input: &str) -> BTreeMap<String, usize> {
     let log = node.path(&format!("{verb}.strace"));
     let flags = ["-o".into(), log.display().to_string()];
-    call(&mut traced(verb, netns, &flags), &node.config(&Value::Null)).ok();
+    call(&mut traced(verb, netns, &flags), input).ok();
     let text = fs::read_to_string(&log).unwrap();
     let start = text.find("read(0").unwrap();
     let mut calls = BTreeMap::new();
@@ -60,16 +60,16 @@ fn calls(node: &Node, verb: &str, netns: &str) -> BTreeMap<String, usize> {
 }
 
 /// Runs a verb that is killed at its `n`th call of a name.
-fn kill_at(node: &Node, verb: &str, netns: &str, name: &str, n: usize) {
+fn kill_at(verb: &str, netns: &str, input: &str, name: &str, n: usize) {
     let inject = format!("inject={name}:signal=SIGKILL:when={n}");
     let flags = ["-o", "/dev/null", "-e", "trace=all", "-e", &inject].map(str::to_owned);
     let mut command = traced(verb, netns, &flags);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
     // The plugin may be dead by then.
-    drop(std::io::Write::write_all(&mut input, node.config(&Value::Null).as_bytes()));
-    drop(input);
+    drop(std::io::Write::write_all(&mut pipe, input.as_bytes()));
+    drop(pipe);
     child.wait().unwrap();
 }
 
@@ -78,13 +78,13 @@ fn kill_at(node: &Node, verb: &str, netns: &str, name: &str, n: usize) {
 fn add_killed_at_any_system_call_is_repeated_or_undone() {
     let node = Node::new();
     let first = Sandbox::new();
-    let calls = calls(&node, "ADD", &first.path());
+    let calls = calls(&node, "ADD", &first.path(), &node.config(&Value::Null));
     removes(&node, &first.path(), "ADD");
     assert!(["linkat", "fsync", "sendto", "bpf", "flock"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
     for (name, count) in calls {
         for n in 1..=count {
             let sandbox = Sandbox::new();
-            kill_at(&node, "ADD", &sandbox.path(), &name, n);
+            kill_at("ADD", &sandbox.path(), &node.config(&Value::Null), &name, n);
             let what = format!("ADD was killed at {name} {n}");
             if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
         }
@@ -97,15 +97,35 @@ fn del_killed_at_any_system_call_is_repeated() {
     let node = Node::new();
     let first = Sandbox::new();
     node.add("c1", &first).ok();
-    let calls = calls(&node, "DEL", &first.path());
+    let calls = calls(&node, "DEL", &first.path(), &node.config(&Value::Null));
     node.settle();
     assert!(["linkat", "fsync", "bpf", "flock"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
     for (name, count) in calls {
         for n in 1..=count {
             let sandbox = Sandbox::new();
             node.add("c1", &sandbox).ok();
-            kill_at(&node, "DEL", &sandbox.path(), &name, n);
+            kill_at("DEL", &sandbox.path(), &node.config(&Value::Null), &name, n);
             let what = format!("DEL was killed at {name} {n}");
+            if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn gc_killed_at_any_system_call_is_finished_by_the_next_verb() {
+    let node = Node::new();
+    let config = node.config(&json!({ "cni.dev/valid-attachments": [] }));
+    let first = Sandbox::new();
+    node.add("c1", &first).ok();
+    let calls = calls(&node, "GC", &first.path(), &config);
+    assert!(["linkat", "fsync", "sendto", "bpf"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
+    for (name, count) in calls {
+        for n in 1..=count {
+            let sandbox = Sandbox::new();
+            node.add("c1", &sandbox).ok();
+            kill_at("GC", &sandbox.path(), &config, &name, n);
+            let what = format!("GC was killed at {name} {n}");
             if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
         }
     }
