@@ -93,6 +93,7 @@ pub fn is_v4(addr: &[u8; 16]) -> bool {
 /// Derives what a Service should have from the Service and its slices. `is_cluster_ip` says whether some Service has this
 /// address as its cluster IP, which no Service may have as an external one.
 #[must_use]
+#[expect(clippy::needless_pass_by_value, reason = "an iterator that is made for the call, and cheap to clone")]
 pub fn service<'a>(
     key: &ObjectKey,
     service: &ServiceObject,

@@ -120,7 +120,13 @@ fn slice(i: usize, endpoints: &[&str]) -> Event {
 }
 
 fn context() -> NodeContext {
-    NodeContext { name: "n1".into(), addresses: vec![ip("192.0.2.1")], ipv4: true, ipv6: true, ..NodeContext::default() }
+    NodeContext {
+        name: "n1".into(),
+        addresses: vec![ip("192.0.2.1")],
+        ipv4: true,
+        ipv6: true,
+        ..NodeContext::default()
+    }
 }
 
 fn start(maps: &Maps, services: usize) -> Core {

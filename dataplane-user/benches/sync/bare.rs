@@ -11,7 +11,7 @@ use dataplane_common::service::{
 use crate::maps::{Maps, table};
 use crate::{stats, world};
 
-pub struct Entries {
+pub(crate) struct Entries {
     services: (Vec<u32>, Vec<ServiceName>),
     frontends: (Vec<FrontendKey<V4>>, Vec<Frontend>),
     addrs: (Vec<V4>, Vec<Addr>),
@@ -20,7 +20,7 @@ pub struct Entries {
 }
 
 impl Entries {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let ids = 1..=world::SERVICES as u32;
         let per = world::PER_SERVICE as u32;
         let name = |i: usize| {
@@ -53,7 +53,7 @@ impl Entries {
     }
 
     /// Milliseconds.
-    pub fn write(&self, maps: &Maps) -> f64 {
+    pub(crate) fn write(&self, maps: &Maps) -> f64 {
         let backends = table::<u32, Backend>("backends", &maps.backends);
         let slots = table::<u32, u32>("slots", &maps.slots);
         let services = table::<u32, ServiceName>("services", &maps.services);

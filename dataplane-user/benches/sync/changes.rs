@@ -16,14 +16,14 @@ const SLICES: usize = 200;
 const PER_SLICE: usize = 100;
 const LARGE_CHANGES: usize = 300;
 
-pub struct Changes {
+pub(crate) struct Changes {
     /// From the decoded event to the last map write.
     pub core: Series,
     /// The same through the channel and the controller's thread, until its snapshot tells of it.
     pub through_channel: Series,
 }
 
-pub fn at_50k() -> Changes {
+pub(crate) fn at_50k() -> Changes {
     Changes {
         core: Series::new("endpoint change at 50k", core()),
         through_channel: Series::new("  the same through the channel", through_channel()),
@@ -86,7 +86,7 @@ fn large_slice(s: usize, changed: Option<u32>) -> SliceObject {
     world::slice("large", &Arc::from("http"), all)
 }
 
-pub fn of_20k() -> Series {
+pub(crate) fn of_20k() -> Series {
     let maps = Maps::create();
     let clock = Instant::now();
     let mut core = Core::new(maps.tables(), 250, clock.elapsed()).unwrap();

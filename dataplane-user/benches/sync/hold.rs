@@ -11,7 +11,7 @@ use dataplane_user::source::kubernetes;
 use crate::maps::Maps;
 use crate::world;
 
-pub struct Memory {
+pub(crate) struct Memory {
     pub rss_mib: f64,
     lines: Vec<String>,
 }
@@ -23,7 +23,7 @@ impl fmt::Display for Memory {
 }
 
 /// In a process of its own.
-pub fn measure() -> Memory {
+pub(crate) fn measure() -> Memory {
     let program = std::env::current_exe().unwrap();
     let mut child = Command::new(program).arg("--hold").stdout(Stdio::piped()).spawn().unwrap();
     let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
@@ -36,7 +36,7 @@ pub fn measure() -> Memory {
 }
 
 /// The child: a source that can't reach its server stands for one that waits for changes.
-pub fn hold() {
+pub(crate) fn hold() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let maps = Maps::create();
     let handle = controller::start(maps.tables(), 250).unwrap();

@@ -1,5 +1,11 @@
 //! How fast the control flow is: 50,000 Services with 150,000 endpoints from decoded objects into real maps, against a bare
 //! batch update of the same entries; single changes; and the agent's memory. As root: `cargo xtask bench sync`.
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::large_futures,
+    reason = "counts and milliseconds"
+)]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark: it stops at the first thing that is wrong")]
 
 mod bare;

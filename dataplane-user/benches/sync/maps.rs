@@ -17,7 +17,7 @@ const MMAPABLE: u32 = 1024;
 const HASH_ENTRIES: u32 = 131_072;
 const ARRAY_ENTRIES: u32 = 262_144;
 
-pub struct Maps {
+pub(crate) struct Maps {
     pub services: OwnedFd,
     pub frontends4: OwnedFd,
     frontends6: OwnedFd,
@@ -36,7 +36,7 @@ fn array<V>() -> OwnedFd {
 }
 
 impl Maps {
-    pub fn create() -> Self {
+    pub(crate) fn create() -> Self {
         Self {
             services: hash::<u32, ServiceName>(),
             frontends4: hash::<FrontendKey<V4>, Frontend>(),
@@ -48,7 +48,7 @@ impl Maps {
         }
     }
 
-    pub fn tables(&self) -> Tables {
+    pub(crate) fn tables(&self) -> Tables {
         Tables {
             services: Box::new(table::<u32, ServiceName>("services", &self.services)),
             frontends4: Box::new(table::<FrontendKey<V4>, Frontend>("frontends4", &self.frontends4)),
@@ -63,6 +63,6 @@ impl Maps {
     }
 }
 
-pub fn table<K: Pod, V: Pod>(name: &str, fd: &OwnedFd) -> Table<K, V> {
+pub(crate) fn table<K: Pod, V: Pod>(name: &str, fd: &OwnedFd) -> Table<K, V> {
     Table::from_fd(name, fd.try_clone().unwrap()).unwrap()
 }

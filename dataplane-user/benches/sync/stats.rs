@@ -2,40 +2,40 @@
 
 use std::time::Duration;
 
-pub fn ms(d: Duration) -> f64 {
+pub(crate) fn ms(d: Duration) -> f64 {
     d.as_secs_f64() * 1e3
 }
 
-pub fn us(d: Duration) -> f64 {
+pub(crate) fn us(d: Duration) -> f64 {
     d.as_secs_f64() * 1e6
 }
 
 /// Measurements of one thing.
-pub struct Series {
+pub(crate) struct Series {
     name: String,
     values: Vec<f64>,
 }
 
 impl Series {
-    pub fn new(name: &str, values: Vec<f64>) -> Self {
+    pub(crate) fn new(name: &str, values: Vec<f64>) -> Self {
         Self { name: name.into(), values }
     }
 
-    pub fn values(&self) -> &[f64] {
+    pub(crate) fn values(&self) -> &[f64] {
         &self.values
     }
 
-    pub fn quantile(&self, q: f64) -> f64 {
+    pub(crate) fn quantile(&self, q: f64) -> f64 {
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);
         sorted[((sorted.len() - 1) as f64 * q).round() as usize]
     }
 
-    pub fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
-    pub fn print(&self, unit: &str) {
+    pub(crate) fn print(&self, unit: &str) {
         println!(
             "{:32} median {:9.3} {unit}   min {:9.3}   p99 {:9.3}   max {:9.3}   n {}",
             self.name,
@@ -47,7 +47,7 @@ impl Series {
         );
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::json!({
             "name": self.name, "median": self.median(), "min": self.quantile(0.0), "p99": self.quantile(0.99),
             "max": self.quantile(1.0), "n": self.values.len(),

@@ -8,25 +8,25 @@ use dataplane_user::desired::NodeContext;
 use dataplane_user::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
 use dataplane_user::source::{Event, NodeObject, ObjectKey, ServiceObject, SliceObject, SourceKind};
 
-pub const SERVICES: usize = 50_000;
-pub const PER_SERVICE: usize = 3;
-pub const ENDPOINTS: usize = SERVICES * PER_SERVICE;
+pub(crate) const SERVICES: usize = 50_000;
+pub(crate) const PER_SERVICE: usize = 3;
+pub(crate) const ENDPOINTS: usize = SERVICES * PER_SERVICE;
 const NAMESPACES: usize = 100;
 
-pub fn cluster_ip(i: usize) -> Ipv4Addr {
+pub(crate) fn cluster_ip(i: usize) -> Ipv4Addr {
     Ipv4Addr::from(0x0a60_0000 + 10 + i as u32)
 }
 
 /// Endpoint `n` of Service `i`.
-pub fn endpoint(i: usize, n: usize) -> Ipv4Addr {
+pub(crate) fn endpoint(i: usize, n: usize) -> Ipv4Addr {
     Ipv4Addr::from(0x0a80_0000 + (i * 4 + n) as u32)
 }
 
-pub fn name(i: usize) -> String {
+pub(crate) fn name(i: usize) -> String {
     format!("checkout-{i:05}")
 }
 
-pub fn namespace(i: usize) -> String {
+pub(crate) fn namespace(i: usize) -> String {
     format!("team-{:02}", i % NAMESPACES)
 }
 
@@ -35,7 +35,7 @@ fn flags(n: usize) -> u8 {
     endpoint_flags::READY | endpoint_flags::SERVING | local
 }
 
-pub fn slice(service: &str, port_name: &Arc<str>, addresses: impl Iterator<Item = Ipv4Addr>) -> SliceObject {
+pub(crate) fn slice(service: &str, port_name: &Arc<str>, addresses: impl Iterator<Item = Ipv4Addr>) -> SliceObject {
     let endpoint =
         |(n, a): (usize, Ipv4Addr)| Endpoint { addr: a.to_ipv6_mapped().octets(), zones: None, flags: flags(n) };
     let mut endpoints: Vec<_> = addresses.enumerate().map(endpoint).collect();
@@ -49,7 +49,7 @@ pub fn slice(service: &str, port_name: &Arc<str>, addresses: impl Iterator<Item 
     }
 }
 
-pub fn service(cluster_ip: Ipv4Addr, port_name: &Arc<str>) -> ServiceObject {
+pub(crate) fn service(cluster_ip: Ipv4Addr, port_name: &Arc<str>) -> ServiceObject {
     ServiceObject {
         cluster_ips: DualAddr { v4: Some(cluster_ip), v6: None },
         ports: [ServicePort { name: port_name.clone(), port: 80, node_port: 0, proto: proto::TCP }].into(),
@@ -58,7 +58,7 @@ pub fn service(cluster_ip: Ipv4Addr, port_name: &Arc<str>) -> ServiceObject {
 }
 
 /// All objects, as a source sends them.
-pub fn stream() -> impl Iterator<Item = Event> {
+pub(crate) fn stream() -> impl Iterator<Item = Event> {
     let port_name: Arc<str> = "http".into();
     let namespaces: Vec<Arc<str>> = (0..NAMESPACES).map(|i| namespace(i).into()).collect();
     let key =
@@ -76,12 +76,12 @@ pub fn stream() -> impl Iterator<Item = Event> {
     begin.chain(services).chain(slices).chain([node]).chain(end)
 }
 
-pub fn events() -> Vec<Event> {
+pub(crate) fn events() -> Vec<Event> {
     stream().collect()
 }
 
 /// One endpoint of Service `i` is another.
-pub fn change(i: usize, generation: usize) -> Event {
+pub(crate) fn change(i: usize, generation: usize) -> Event {
     let key = ObjectKey::new(&namespace(i), &format!("{}-x7k2p", name(i)));
     let new = Ipv4Addr::from(0x0b00_0000 + generation as u32);
     let addresses = (0..PER_SERVICE - 1).map(|n| endpoint(i, n)).chain([new]);
@@ -97,7 +97,7 @@ fn node() -> NodeObject {
     }
 }
 
-pub fn context() -> NodeContext {
+pub(crate) fn context() -> NodeContext {
     let addresses = vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))];
     NodeContext {
         name: "node-1".into(),

@@ -60,9 +60,8 @@ impl Report {
         }
         let health = Arc::make_mut(&mut self.health);
         stale.iter().for_each(|p| drop(health.remove(p)));
-        match check {
-            Some(check) => drop(health.insert(port, check)),
-            None => {}
+        if let Some(check) = check {
+            drop(health.insert(port, check))
         }
     }
 

@@ -152,21 +152,18 @@ impl Store {
         let moved = before.filter(|b| *b != number).map(|b| self.remove_slice(b, key));
         let epoch = self.slice_epoch;
         let Some(entry) = self.get_mut(number) else { return [moved, None] };
-        match entry.slices.iter_mut().find(|s| s.name == key.name) {
-            Some(known) => {
-                known.epoch = epoch;
-                if known.object == object {
-                    return [moved, None];
-                }
-                known.object = object;
+        if let Some(known) = entry.slices.iter_mut().find(|s| s.name == key.name) {
+            known.epoch = epoch;
+            if known.object == object {
+                return [moved, None];
             }
-            None => {
-                entry.slices.reserve_exact(1);
-                entry.slices.push(StoredSlice { name: key.name.clone(), object, epoch });
-                self.slices += 1;
-                let short = self.short_hash(&key.namespace, &key.name);
-                self.by_slice.insert_unique(widen(short), (short, number), |(short, _)| widen(*short));
-            }
+            known.object = object;
+        } else {
+            entry.slices.reserve_exact(1);
+            entry.slices.push(StoredSlice { name: key.name.clone(), object, epoch });
+            self.slices += 1;
+            let short = self.short_hash(&key.namespace, &key.name);
+            self.by_slice.insert_unique(widen(short), (short, number), |(short, _)| widen(*short));
         }
         [moved, Some(number)]
     }

@@ -1,4 +1,5 @@
 //! The rules of kube-proxy, by the numbers that the test matrix uses.
+#![allow(clippy::type_complexity, reason = "tables of cases")]
 
 mod addresses;
 mod endpoints;

@@ -164,7 +164,7 @@ impl Work<'_> {
                     frontends.push(*f);
                 }
                 Some(o) if sibling.is_none() && (o == id || self.before.iter().any(|p| p.id == o)) => {
-                    frontends.push(*f)
+                    frontends.push(*f);
                 }
                 Some(other) => self.conflicts.push((f.key, other)),
             }
@@ -216,16 +216,15 @@ impl Work<'_> {
                     break;
                 }
             }
-            let id = match id {
-                Some(id) => id,
-                None => {
-                    note(&d.addr, d.sets);
-                    let (capacity, needed) = (self.ledger.limits.backends, (desired.len() - i) as u32);
-                    let full = Refusal::Full { map: "backends", capacity, needed };
-                    let id = self.ledger.backends.take(self.now).ok_or(full)?;
-                    self.ledger.taken.backends.push(id);
-                    id
-                }
+            let id = if let Some(id) = id {
+                id
+            } else {
+                note(&d.addr, d.sets);
+                let (capacity, needed) = (self.ledger.limits.backends, (desired.len() - i) as u32);
+                let full = Refusal::Full { map: "backends", capacity, needed };
+                let id = self.ledger.backends.take(self.now).ok_or(full)?;
+                self.ledger.taken.backends.push(id);
+                id
             };
             after.push(PublishedBackend { addr: d.addr, port: d.port, state: d.state, sets: d.sets, id });
         }

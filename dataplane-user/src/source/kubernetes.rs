@@ -44,17 +44,13 @@ pub async fn run(config: Config, node_name: &str, tx: EventSender) -> Result<(),
     let (mut d1, mut d2, mut d3, mut d4) = (decoder(), decoder(), decoder(), decoder());
     tokio::join!(
         watch::<ServiceWire, _>(SourceKind::Service, &client, services, &tx, |w| {
-            split(d1.service(w), |key, object| Event::Service(key, object))
+            split(d1.service(w), Event::Service)
         }),
-        watch::<SliceWire, _>(SourceKind::Slice, &client, slices, &tx, |w| {
-            split(d2.slice(w), |key, object| Event::Slice(key, object))
-        }),
+        watch::<SliceWire, _>(SourceKind::Slice, &client, slices, &tx, |w| { split(d2.slice(w), Event::Slice) }),
         watch::<NodeWire, _>(SourceKind::Node, &client, nodes, &tx, |w| {
             split(d3.node(w), |key, object| Event::Node(key.name, object))
         }),
-        watch::<PodWire, _>(SourceKind::Pod, &client, pods, &tx, |w| {
-            split(d4.pod(w), |key, object| Event::Pod(key, object))
-        }),
+        watch::<PodWire, _>(SourceKind::Pod, &client, pods, &tx, |w| { split(d4.pod(w), Event::Pod) }),
     );
     Ok(())
 }

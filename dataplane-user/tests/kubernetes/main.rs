@@ -1,5 +1,5 @@
 //! The Kubernetes source against an API server that is made for the test: lists, watches, lost connections, expired versions.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "a test")]
 
 mod server;
 

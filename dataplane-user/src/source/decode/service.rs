@@ -31,7 +31,7 @@ impl Decoder {
                 .metadata
                 .creation_timestamp
                 .as_ref()
-                .map_or(0, |t| t.0.as_second().clamp(0, i64::from(u32::MAX)) as u32),
+                .map_or(0, |t| u32::try_from(t.0.as_second().max(0)).unwrap_or(u32::MAX)),
             affinity: affinity(spec, &mut faults),
             internal: policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), &mut faults),
             external: policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref(), &mut faults),
@@ -112,7 +112,7 @@ fn affinity(spec: &ServiceSpec, faults: &mut Faults<'_>) -> u32 {
     let seconds = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
     match seconds {
         None => AFFINITY_DEFAULT,
-        Some(s @ 1..=AFFINITY_MAX) => s as u32,
+        Some(s @ 1..=AFFINITY_MAX) => s.cast_unsigned(),
         Some(s) => {
             let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
             faults.add(field, format!("{s} is not from 1 to {AFFINITY_MAX}; {AFFINITY_DEFAULT} is used"));
