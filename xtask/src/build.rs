@@ -40,7 +40,7 @@ pub(crate) fn name_binaries(paths: &Paths) {
 pub(crate) fn ebpf(paths: &Paths, toolchain: &Toolchain) -> Result<()> {
     shell::step(&format!("building the kernel programs with {toolchain}"));
     let mut cargo = toolchain.cargo(&paths.ebpf_crate(), &paths.tools())?;
-    shell::run(cargo.args(["build", "--release", "--locked", "--quiet"]))?;
+    shell::run_long(cargo.args(["build", "--release", "--locked", "--quiet"]))?;
     let path = paths.ebpf_object();
     let object = object::Object::read(&path).with_context(|| format!("{}", paths.short(&path)))?;
     println!("{}: {} KiB, license {}", paths.short(&path), object.bytes.div_ceil(1024), object.license);
@@ -65,7 +65,7 @@ fn host(paths: &Paths) -> Result<PathBuf> {
             cargo.args(["--bin", binary]);
         }
     }
-    shell::run(linked_statically(&mut cargo, paths))?;
+    shell::run_long(linked_statically(&mut cargo, paths))?;
     let built = paths.target.join(HOST).join("release");
     let place = paths.binaries();
     std::fs::create_dir_all(&place).with_context(|| format!("{}", place.display()))?;
@@ -83,7 +83,7 @@ pub(crate) fn test(paths: &Paths, package: &str, test: &str) -> Result<PathBuf> 
     let mut cargo = shell::cargo(&paths.root);
     cargo.args(["test", "--no-run", "--release", "--locked", "--quiet", "--target", HOST, "--all-features"]);
     cargo.args(["--package", package, "--test", test, "--message-format", "json"]);
-    let messages = shell::output(linked_statically(&mut cargo, paths))?;
+    let messages = shell::with_signs_of_life(|| shell::output(linked_statically(&mut cargo, paths)))?;
     let path =
         messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).find_map(|message| {
             let wanted = message["reason"] == "compiler-artifact" && message["target"]["name"] == test;

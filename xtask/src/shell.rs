@@ -3,8 +3,13 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+/// Nothing is silent for longer.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// Says what is about to happen.
 pub(crate) fn step(what: &str) {
@@ -19,6 +24,27 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("`{name}` failed: {status}");
     }
     Ok(())
+}
+
+/// [`run`], with a sign of life while the command is silent: for what takes long.
+pub(crate) fn run_long(command: &mut Command) -> Result<()> {
+    with_signs_of_life(|| run(command))
+}
+
+/// Does something that takes long, and says every five seconds that it is still at it.
+pub(crate) fn with_signs_of_life<T>(work: impl FnOnce() -> T) -> T {
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while wait.recv_timeout(SIGN_OF_LIFE) == Err(RecvTimeoutError::Timeout) {
+                println!("    ... {} s", start.elapsed().as_secs());
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 /// Runs a command and returns what it printed; an exit status other than 0 is an error that quotes stderr.

@@ -7,6 +7,8 @@
 //!
 //! All but the first need root, and fail without it: a level that is skipped proves nothing.
 
+mod traces;
+
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +17,7 @@ use clap::{Args, ValueEnum};
 use crate::paths::Paths;
 use crate::setup::{self, Need};
 use crate::{build, shell};
+use traces::Traces;
 
 /// What to run.
 #[derive(Args)]
@@ -75,6 +78,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
         setup::packages(&[Need::Network])?;
         build::all(paths)?;
     }
+    let traces = Traces::before();
     let mut summary = Vec::new();
     for (number, level) in levels.iter().enumerate() {
         shell::step(&format!("level {} of {}: {}", number + 1, levels.len(), level.title()));
@@ -85,10 +89,14 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
         }
         summary.push((level, outcome.is_ok(), start.elapsed()));
     }
+    let clean = traces.check();
     for (level, passed, time) in &summary {
         println!("{} {:<50} {:>6.1} s", if *passed { "pass" } else { "FAIL" }, level.title(), time.as_secs_f64());
     }
-    if summary.iter().all(|(_, passed, _)| *passed) { Ok(()) } else { bail!("tests failed") }
+    if !summary.iter().all(|(_, passed, _)| *passed) {
+        bail!("tests failed");
+    }
+    clean
 }
 
 fn execute(paths: &Paths, level: Level, filter: Option<&str>) -> Result<()> {

@@ -115,6 +115,6 @@ pub(super) fn ensure(needs: &[Need]) -> Result<()> {
 fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    // Its chatter goes to stderr's place only when it fails.
-    shell::output(&mut command).map(|_| ())
+    // What it prints is shown only when it fails.
+    shell::with_signs_of_life(|| shell::output(&mut command)).map(|_| ())
 }

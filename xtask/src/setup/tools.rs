@@ -69,7 +69,7 @@ impl Tool {
                 cargo.args(["--debug"]).env("CARGO_PROFILE_DEV_DEBUG", "0");
             }
         }
-        shell::run(cargo.arg(self.package())).with_context(|| format!("{} could not be built", self.package()))?;
+        shell::run_long(cargo.arg(self.package())).with_context(|| format!("{} could not be built", self.package()))?;
         Ok(program)
     }
 
