@@ -31,9 +31,11 @@ pub(crate) fn all(paths: &Paths) -> Result<PathBuf> {
     host(paths)
 }
 
-/// Tells the harness, in this process and in those that it starts, where the binaries are.
+/// Tells the harness in this process where the binaries are, unless the environment says so.
 pub(crate) fn name_binaries(paths: &Paths) {
-    ropeway_tests::binaries::look_in(paths.binaries());
+    if std::env::var_os(ropeway_tests::binaries::VARIABLE).is_none() {
+        ropeway_tests::binaries::look_in(paths.binaries());
+    }
 }
 
 /// The kernel programs: built, checked, measured.

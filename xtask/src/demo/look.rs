@@ -14,10 +14,10 @@ The network is still up. To look around:
   cargo xtask demo --enter n1                                   a shell on a node; n2, n3, client, or a pod: n1/shell
   cargo xtask demo --enter n1 -- ropeway service list           frontends, backends, who got how many connections
   cargo xtask demo --enter n1 -- ropeway status                 programs, links and maps
-  cargo xtask demo --enter n1 -- bpftool map dump name frontends4
+  cargo xtask demo --enter n1 -- sh -c 'bpftool map dump pinned /sys/fs/bpf/ropeway/*/maps/frontends4'
   cargo xtask demo --enter n1/shell -- curl http://10.96.0.80   a pod asks the Service
   cargo xtask demo --enter client -- curl http://192.168.50.12:30080
-  ls /tmp/{NAME}/manifests                                      edit the Service, and see it change
+  ls /tmp/{NAME}/manifests                                edit the Service, and see it change
 To remove it:
   cargo xtask demo --down
 "
