@@ -61,7 +61,7 @@ impl Report {
         let health = Arc::make_mut(&mut self.health);
         stale.iter().for_each(|p| drop(health.remove(p)));
         if let Some(check) = check {
-            drop(health.insert(port, check))
+            drop(health.insert(port, check));
         }
     }
 

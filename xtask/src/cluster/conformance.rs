@@ -96,7 +96,8 @@ fn table(cases: &[Case], seconds: u64) -> String {
     let mut text = String::from("| test | result | seconds | reason |\n|---|---|---|---|\n");
     for case in cases.iter().filter(|case| case.outcome != Outcome::Skipped) {
         let result = if case.outcome == Outcome::Passed { "ok" } else { "FAIL" };
-        text += &format!("| {} | {result} | {:.1} | {} |\n", case.name, case.seconds, case.reason);
+        let row = format!("| {} | {result} | {:.1} | {} |\n", case.name, case.seconds, case.reason);
+        text.push_str(&row);
     }
     let count = |outcome| cases.iter().filter(|case| case.outcome == outcome).count();
     text + &format!("\n{} passed, {} failed, in {seconds} s\n", count(Outcome::Passed), count(Outcome::Failed))

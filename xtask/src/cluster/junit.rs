@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use quick_xml::Reader;
+use quick_xml::escape::unescape;
 use quick_xml::events::{BytesStart, Event};
 
 /// How a test ended.
@@ -31,7 +32,7 @@ pub(super) fn read(directory: &Path) -> Result<Vec<Case>> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("junit") && name.ends_with(".xml") {
+        if name.starts_with("junit") && path.extension().is_some_and(|e| e == "xml") {
             let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
             cases.extend(parse(&text).with_context(|| format!("{}", path.display()))?);
         }
@@ -47,9 +48,10 @@ fn parse(text: &str) -> Result<Vec<Case>> {
         match reader.read_event()? {
             Event::Start(e) if e.name().as_ref() == b"testcase" => current = case(&e)?,
             Event::Empty(e) if e.name().as_ref() == b"testcase" => cases.extend(case(&e)?),
-            Event::Start(e) | Event::Empty(e) if e.name().as_ref() == b"failure" => {
+            Event::Start(e) if e.name().as_ref() == b"failure" => {
+                let reason = reader.read_text(e.name())?;
                 if let Some(case) = &mut current {
-                    case.reason = one_line(&attribute(&e, "message")?);
+                    case.reason = one_line(&unescape(&reason)?);
                 }
             }
             Event::End(e) if e.name().as_ref() == b"testcase" => cases.extend(current.take()),
@@ -79,6 +81,7 @@ fn attribute(element: &BytesStart, name: &str) -> Result<String> {
 }
 
 fn one_line(text: &str) -> String {
+    let text = text.trim().trim_start_matches("[FAILED] ");
     let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/");
     line.chars().take(200).collect()
 }
@@ -92,7 +95,7 @@ mod tests {
         let text = r#"<testsuites><testsuite>
             <testcase name="[SynchronizedBeforeSuite]" status="passed" time="1"></testcase>
             <testcase name="[It] a &amp; b" status="passed" time="1.5"><system-out>x</system-out></testcase>
-            <testcase name="[It] c" status="failed" time="2"><failure message="it&#xA;broke | here" type="failed">trace</failure></testcase>
+            <testcase name="[It] c" status="failed" time="2"><failure message="" type="failed">[FAILED] it&#xA;broke | here</failure></testcase>
             <testcase name="[It] d" status="skipped" time="0"><skipped message="skipped"></skipped></testcase>
             </testsuite></testsuites>"#;
         let cases = parse(text).unwrap();

@@ -46,6 +46,7 @@ pub(super) fn run(place: &Place, steps: &Steps) -> Result<()> {
     Ok(())
 }
 
+#[expect(clippy::unused_self, reason = "the checks are methods, called alike")]
 impl Smoke<'_> {
     fn all(&mut self) -> Result<()> {
         let clients = self.clients()?;
@@ -69,7 +70,7 @@ impl Smoke<'_> {
                 s.outside(&format!("http://[{}]:{port}/hostname", node.v6()))
             });
             self.check(&format!("{}: cluster IP from the node", node.name), |s| {
-                s.from_node(&node.name, &format!("http://{web4}:80/hostname"))
+                s.on_node(&node.name, &format!("http://{web4}:80/hostname"))
             });
             if self.shape.proxy == Proxy::Ropeway {
                 self.check(&format!("{}: no rule of a packet filter", node.name), |s| s.no_rules(&node.name));
@@ -159,7 +160,7 @@ impl Smoke<'_> {
         shell::output(curl.args(["curl", "-sS", "-g", "--fail", "--max-time", "3", url])).map(drop)
     }
 
-    fn from_node(&self, node: &str, url: &str) -> Result<()> {
+    fn on_node(&self, node: &str, url: &str) -> Result<()> {
         let mut curl = enter::in_node(node, "curl".as_ref())?;
         shell::output(curl.args(["-sS", "-g", "--fail", "--max-time", "3", url])).map(drop)
     }

@@ -112,7 +112,7 @@ fn affinity(spec: &ServiceSpec, faults: &mut Faults<'_>) -> u32 {
     let seconds = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
     match seconds {
         None => AFFINITY_DEFAULT,
-        Some(s @ 1..=AFFINITY_MAX) => s.cast_unsigned(),
+        Some(s @ 1..=AFFINITY_MAX) => u32::try_from(s).unwrap_or(AFFINITY_DEFAULT),
         Some(s) => {
             let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
             faults.add(field, format!("{s} is not from 1 to {AFFINITY_MAX}; {AFFINITY_DEFAULT} is used"));

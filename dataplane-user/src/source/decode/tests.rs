@@ -1,4 +1,5 @@
 //! Objects with faults: the fault is named, the rest counts.
+#![allow(clippy::type_complexity, reason = "tables of cases")]
 
 use serde_json::{Value, json};
 
