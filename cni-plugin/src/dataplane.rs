@@ -117,6 +117,22 @@ impl Maps {
         Ok(())
     }
 
+    /// All addresses that the maps give to pods.
+    pub(crate) fn pod_addresses(&self) -> Result<Vec<IpAddr>, CniError> {
+        let four = self.addrs4.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
+        let six = self.addrs6.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
+        Ok(four.chain(six).filter(|(_, addr)| addr.kind == addr_kind::POD).map(|(address, _)| address).collect())
+    }
+
+    /// The index of the device of the pod that has an address.
+    pub(crate) fn device_of(&self, address: IpAddr) -> Result<Option<u32>, CniError> {
+        let Some(index) = self.get(address)?.filter(|a| a.kind == addr_kind::POD).map(|a| a.ifindex) else {
+            return Ok(None);
+        };
+        // The index may be another device's by now; the pod's entry says whose it is.
+        Ok(self.addresses_of(index)?.contains(&address).then_some(index))
+    }
+
     /// What is missing or different of what [`Self::insert`] wrote for a pod, in words.
     pub(crate) fn differences(&self, record: &Record, index: u32, netns_cookie: u64) -> Result<Vec<String>, CniError> {
         let (addr4, addr6) = plan::map_addresses(record);

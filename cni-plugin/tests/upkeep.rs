@@ -161,3 +161,18 @@ fn gc_removes_what_is_not_in_the_list_and_only_of_its_network() {
     assert_eq!(node.names("records"), [""; 0]);
     assert_eq!(collect(&node, &[], &json!({ "cniVersion": "1.0.0" })).error().0, 1);
 }
+
+#[test]
+#[ignore = "needs root"]
+fn gc_removes_pods_whose_records_were_lost() {
+    let (node, sandbox) = (Node::new(), Sandbox::new());
+    let before = node.traces();
+    node.add("c1", &sandbox).ok();
+    node.add("c2", &Sandbox::new()).ok(); // Without its namespace: only map entries are left.
+    fs::remove_dir_all(node.path("state")).unwrap();
+    assert_eq!(collect(&node, &["c1"], &json!({ "ranges": ["10.99.0.0/24"] })).ok(), Value::Null);
+    assert!(sandbox.socket().link_by_name("eth0").unwrap().is_some(), "not an address of ours");
+    assert_eq!(collect(&node, &["c1"], &json!({})).ok(), Value::Null);
+    assert_eq!(sandbox.socket().link_by_name("eth0").unwrap(), None);
+    assert_eq!(node.traces(), before);
+}

@@ -302,3 +302,30 @@ fn ipv6_switched_off_by_default_is_switched_on_for_pods_that_have_it() {
     assert!(addresses.iter().any(|a| a.network == "fd00:77::1/128".parse().unwrap()), "{addresses:?}");
     assert_eq!(common::socket().routes(PROTOCOL).unwrap().len(), 2);
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_full_disk_is_reported_and_nothing_is_half_done() {
+    use rustix::mount::{MountFlags, mount};
+    let node = Node::new();
+    fs::create_dir(node.path("state")).unwrap();
+    let room_for_few = c"nr_inodes=16,mode=0700";
+    mount("tmpfs", node.path("state"), "tmpfs", MountFlags::empty(), room_for_few).unwrap();
+    let pods: Vec<_> = (0..16).map(|_| Sandbox::new()).collect();
+    let mut added = 0;
+    let full = loop {
+        let answer = node.add(&format!("c{added}"), &pods[added]);
+        if !answer.success {
+            break answer;
+        }
+        added += 1;
+    };
+    let (code, message) = full.error();
+    assert!(code == 5 && message.contains("No space left"), "{code} {message}");
+    assert!(added > 0);
+    assert_eq!((node.names("records").len(), node.names("temporary").len()), (added * 3, 0));
+    assert_eq!(node.traces()["pods"].len(), added);
+    node.del("c0", "").ok();
+    node.settle();
+    node.add("again", &pods[added]).ok();
+}

@@ -1,12 +1,13 @@
 //! GC: removes what is left of attachments that the runtime doesn't know any more. Goes on after an error and reports all.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use dataplane_host::netlink::Socket;
 use dataplane_host::store::{Attachment, AttachmentId, Claim, Store};
 
 use super::LOCK_DEADLINE;
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::dataplane::Maps;
 use crate::error::CniError;
 use crate::{log, undo};
@@ -28,7 +29,31 @@ pub(crate) fn run(config: &Config) -> Result<(), CniError> {
             }
         }
     }
+    if let (Some(maps), Ok(settings)) = (&maps, config.settings()) {
+        let strays = strays(config, &settings, maps)?;
+        all += strays.len();
+        for (address, index) in strays {
+            log(&format!("{address}: in the maps, but nobody holds it"));
+            if let Err(error) = maps.remove(&[address], None).and_then(|()| undo::remove_device(&mut socket, index)) {
+                errors.push(format!("address {address}: {error}"));
+            }
+        }
+    }
     if errors.is_empty() { Ok(()) } else { Err(CniError::Incomplete { all, errors }) }
+}
+
+/// Addresses of our ranges that the maps give to pods though the store knows of none, as when it was lost, and the
+/// devices of these pods. The maps are read first: who is in them by then has a record by now.
+fn strays(config: &Config, settings: &Settings, maps: &Maps) -> Result<Vec<(IpAddr, Option<u32>)>, CniError> {
+    let ours = |a: &IpAddr| settings.families.iter().flatten().any(|range| range.slot(*a).is_some());
+    let known: Vec<IpAddr> = maps.pod_addresses()?.into_iter().filter(ours).collect();
+    if known.is_empty() {
+        return Ok(Vec::new());
+    }
+    let records = Store::open(&config.state_dir)?.lock(LOCK_DEADLINE)?.attachments()?;
+    let held: HashSet<IpAddr> = records.into_iter().flat_map(|record| record.addresses).collect();
+    let strays = known.into_iter().filter(|address| !held.contains(address));
+    strays.map(|address| Ok((address, maps.device_of(address)?))).collect()
 }
 
 /// Marks what is not in the list, of this network only, and adds what others have left half done. What somebody works on

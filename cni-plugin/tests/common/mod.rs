@@ -220,6 +220,8 @@ impl Default for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // Only some tests mount something here.
+        rustix::mount::unmount(self.directory.join("state"), rustix::mount::UnmountFlags::DETACH).unwrap_or_default();
         rustix::mount::unmount(self.directory.join("bpf"), rustix::mount::UnmountFlags::DETACH).unwrap();
         fs::remove_dir_all(&self.directory).unwrap();
     }
