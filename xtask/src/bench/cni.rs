@@ -34,7 +34,7 @@ const FILE: &str = "bench-cni.json";
 /// A tool is missing, a plugin fails, or a figure can't be written.
 pub(crate) fn run(paths: &Paths) -> Result<()> {
     ensure!(shell::is_root(), "this benchmark makes network namespaces: run it as root");
-    let scratch = paths.target.join(format!("rw-bench-{}", std::process::id()));
+    let scratch = paths.target.join(format!("{}{}", rig::PREFIX, std::process::id()));
     let binaries = paths.binaries();
     // A thread of its own, so that this process stays in its namespaces.
     let outcome = std::thread::spawn(move || {

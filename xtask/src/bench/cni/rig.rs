@@ -21,6 +21,9 @@ use serde_json::json;
 /// Where Debian's containernetworking-plugins are.
 const REFERENCE: &str = "/usr/lib/cni";
 
+/// What this benchmark makes outside its namespaces is named so, followed by the number of its process.
+pub(super) const PREFIX: &str = "rw-bench-";
+
 /// Which plugin, with which configuration.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plugin {
@@ -65,6 +68,9 @@ impl Rig {
         #[expect(deprecated, reason = "the flag that makes it unsafe, FILES, is not used")]
         rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).context("make namespaces")?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        if let Some(parent) = scratch.parent() {
+            sweep(parent)?;
+        }
         fs::create_dir_all(scratch.join("bpf"))?;
         let mut rig = Self {
             scratch: scratch.into(),
@@ -112,7 +118,9 @@ impl Rig {
     /// Starts the agent until it has made its pins; ADD and DEL need no more of it.
     fn pin_by_agent(&mut self, agent: &Path) -> Result<()> {
         ensure!(agent.is_file(), "{} is not built", agent.display());
-        let cgroup = cgroup2()?.join(format!("rw-bench-{}", std::process::id()));
+        let cgroups = cgroup2()?;
+        sweep(&cgroups)?;
+        let cgroup = cgroups.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&cgroup).with_context(|| cgroup.display().to_string())?;
         self.cgroup = Some(cgroup.clone());
         let manifests = self.scratch.join("manifests");
@@ -228,6 +236,20 @@ fn timed(command: &mut Command, input: &str) -> Result<Duration> {
         bail!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     }
     Ok(time)
+}
+
+/// Removes what a run that was killed has left in a directory: a scratch directory or an empty cgroup.
+fn sweep(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Only the first works on a cgroup, only the second on a directory with content.
+            fs::remove_dir(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()))?;
+        }
+    }
+    Ok(())
 }
 
 /// CPU time of all processes that were waited for, in milliseconds.
