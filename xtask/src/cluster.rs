@@ -14,6 +14,7 @@ mod control;
 mod daemon;
 mod down;
 mod enter;
+mod figures;
 mod images;
 mod install;
 mod junit;
@@ -76,6 +77,8 @@ pub(crate) enum Command {
     Smoke,
     /// Run upstream's end-to-end tests
     Conformance(conformance::Options),
+    /// Measure what the network costs
+    Figures,
     /// Stop everything and remove it
     Down {
         /// Remove logs and results too
@@ -111,6 +114,7 @@ pub(crate) fn run(paths: &Paths, command: Command) -> Result<()> {
         Command::Install(options) => install::run(paths, &place, &steps, &options),
         Command::Smoke => smoke::run(&place, &steps),
         Command::Conformance(options) => conformance::run(&place, &options),
+        Command::Figures => figures::run(&place),
         Command::Down { purge } => down::run(&place, &steps, purge),
         Command::Enter(options) => enter::run(&place, &options),
         Command::NodeInit { node } => node_init::run(&place, &node),

@@ -46,7 +46,7 @@ pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snaps
 
 fn content(config: &Config) -> String {
     let list = json!({
-        "cniVersion": "1.0.0",
+        "cniVersion": "1.1.0",
         "name": "ropeway",
         "plugins": [{"type": "ropeway-cni", "pinRoot": config.pin_root, "stateDir": config.state_dir}],
     });
