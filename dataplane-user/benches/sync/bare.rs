@@ -1,7 +1,5 @@
 //! The least that any control flow must do: the same entries, ready to be written, by one batch for each map.
 
-use std::time::Instant;
-
 use dataplane_common::addr::V4;
 use dataplane_common::pod::{Addr, addr_kind};
 use dataplane_common::service::{
@@ -9,7 +7,8 @@ use dataplane_common::service::{
 };
 
 use crate::maps::{Maps, table};
-use crate::{stats, world};
+use crate::stats::{Cost, cost};
+use crate::world;
 
 pub(crate) struct Entries {
     services: (Vec<u32>, Vec<ServiceName>),
@@ -52,19 +51,19 @@ impl Entries {
         }
     }
 
-    /// Milliseconds.
-    pub(crate) fn write(&self, maps: &Maps) -> f64 {
+    pub(crate) fn write(&self, maps: &Maps) -> Cost {
         let backends = table::<u32, Backend>("backends", &maps.backends);
         let slots = table::<u32, u32>("slots", &maps.slots);
         let services = table::<u32, ServiceName>("services", &maps.services);
         let addrs = table::<V4, Addr>("addrs4", &maps.addrs4);
         let frontends = table::<FrontendKey<V4>, Frontend>("frontends4", &maps.frontends4);
-        let begin = Instant::now();
-        backends.insert_batch(&self.backends.0, &self.backends.1).unwrap();
-        slots.insert_batch(&self.slots.0, &self.slots.1).unwrap();
-        services.insert_batch(&self.services.0, &self.services.1).unwrap();
-        addrs.insert_batch(&self.addrs.0, &self.addrs.1).unwrap();
-        frontends.insert_batch(&self.frontends.0, &self.frontends.1).unwrap();
-        stats::ms(begin.elapsed())
+        let write = || {
+            backends.insert_batch(&self.backends.0, &self.backends.1).unwrap();
+            slots.insert_batch(&self.slots.0, &self.slots.1).unwrap();
+            services.insert_batch(&self.services.0, &self.services.1).unwrap();
+            addrs.insert_batch(&self.addrs.0, &self.addrs.1).unwrap();
+            frontends.insert_batch(&self.frontends.0, &self.frontends.1).unwrap();
+        };
+        cost(write).1
     }
 }

@@ -20,7 +20,7 @@ use std::time::Instant;
 use dataplane_user::controller::Core;
 
 use maps::Maps;
-use stats::Series;
+use stats::{Cost, Series};
 
 /// Alternating rounds of both arms.
 const ROUNDS: usize = 9;
@@ -32,12 +32,21 @@ fn main() {
     }
     let json = arguments.iter().skip_while(|a| *a != "--json").nth(1);
     println!("{} Services, {} endpoints, {ROUNDS} alternating rounds", world::SERVICES, world::ENDPOINTS);
-    let (ours, bare, restart) = syncs();
-    let ratio = Series::new("ratio", ours.values().iter().zip(bare.values()).map(|(o, b)| o / b).collect());
+    let costs = syncs();
+    let wall = |name: &str, arm: usize| Series::new(name, costs.iter().map(|c| c[arm].wall).collect());
+    let cpu = |name: &str, arm: usize| Series::new(name, costs.iter().map(|c| c[arm].cpu).collect());
+    let ours = wall("50k Services, ours", OURS);
+    let ratio = Series::new("  ours over bare batch", costs.iter().map(|c| c[OURS].wall / c[BARE].wall).collect());
+    let syncs = [
+        cpu("  CPU time", OURS),
+        wall("50k Services, bare batch", BARE),
+        cpu("  CPU time", BARE),
+        wall("restart, unchanged", RESTART),
+        cpu("  CPU time", RESTART),
+    ];
     ours.print("ms");
-    bare.print("ms");
-    ratio.print("x");
-    restart.print("ms");
+    syncs.iter().for_each(|s| s.print("ms"));
+    ratio.print("x ");
     let small = changes::at_50k();
     small.core.print("us");
     small.through_channel.print("us");
@@ -53,8 +62,8 @@ fn main() {
         ("sync.endpoint_change_20k_ms", large.median(), "ms"),
     ];
     if let Some(path) = json {
-        let series = [&ours, &bare, &ratio, &restart, &small.core, &small.through_channel, &large];
-        let series: Vec<_> = series.iter().map(|s| s.json()).collect();
+        let rest = [&ours, &ratio, &small.core, &small.through_channel, &large];
+        let series: Vec<_> = syncs.iter().chain(rest).map(Series::json).collect();
         let figures: Vec<_> =
             figures.iter().map(|(n, v, u)| serde_json::json!({"name": n, "value": v, "unit": u})).collect();
         let all = serde_json::json!({"series": series, "figures": figures});
@@ -65,53 +74,42 @@ fn main() {
     }
 }
 
-/// Both arms, and a restart on what is there.
-fn syncs() -> (Series, Series, Series) {
+const OURS: usize = 0;
+const BARE: usize = 1;
+const RESTART: usize = 2;
+
+/// Both arms in turn, and a restart on what ours has written.
+fn syncs() -> Vec<[Cost; 3]> {
     let entries = bare::Entries::new();
-    let (mut ours, mut bare, mut restart) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..=ROUNDS {
-        let mut times = [0.0; 3];
-        for arm in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+    let round = |round: usize| {
+        let mut costs = [Cost::default(); 3];
+        for arm in if round.is_multiple_of(2) { [OURS, BARE] } else { [BARE, OURS] } {
             let maps = Maps::create();
-            if arm == 0 {
-                (times[0], times[2]) = sync(&maps);
+            if arm == OURS {
+                costs[OURS] = sync(&maps, world::SERVICES);
+                costs[RESTART] = sync(&maps, 0);
             } else {
-                times[1] = entries.write(&maps);
+                costs[BARE] = entries.write(&maps);
             }
         }
-        // The first round warms up.
-        if round > 0 {
-            ours.push(times[0]);
-            bare.push(times[1]);
-            restart.push(times[2]);
-        }
-    }
-    let named = |name: &str, values| Series::new(name, values);
-    (named("50k Services, ours", ours), named("50k Services, bare batch", bare), named("restart, unchanged", restart))
+        costs
+    };
+    // The first round warms up.
+    (0..=ROUNDS).map(round).skip(1).collect()
 }
 
-fn sync(maps: &Maps) -> (f64, f64) {
+/// `written`: how many frontends that should write.
+fn sync(maps: &Maps, written: usize) -> Cost {
     let events = world::events();
     let clock = Instant::now();
-    let mut core = Core::new(maps.tables(), 250, clock.elapsed()).unwrap();
-    core.set_node_context(world::context());
-    let begin = Instant::now();
-    events.into_iter().for_each(|e| core.handle(e));
-    let handled = begin.elapsed();
-    core.reconcile(clock.elapsed());
-    let took = begin.elapsed();
-    if std::env::var_os("SYNC_DETAIL").is_some() {
-        println!("    handle {handled:?} of {took:?}");
-    }
-    assert_eq!(core.operations().frontends as usize, world::SERVICES);
-    drop(core);
-    let events = world::events();
-    let begin = Instant::now();
-    let mut core = Core::new(maps.tables(), 250, clock.elapsed()).unwrap();
-    core.set_node_context(world::context());
-    events.into_iter().for_each(|e| core.handle(e));
-    core.reconcile(clock.elapsed());
-    let again = begin.elapsed();
-    assert_eq!(core.operations().total(), 0, "a restart writes nothing");
-    (stats::ms(took), stats::ms(again))
+    let (core, cost) = stats::cost(|| {
+        let mut core = Core::new(maps.tables(), 250, clock.elapsed()).unwrap();
+        core.set_node_context(world::context());
+        events.into_iter().for_each(|e| core.handle(e));
+        core.reconcile(clock.elapsed());
+        core
+    });
+    assert_eq!(core.operations().frontends as usize, written);
+    assert!(written > 0 || core.operations().total() == 0, "a restart writes nothing");
+    cost
 }

@@ -10,6 +10,27 @@ pub(crate) fn us(d: Duration) -> f64 {
     d.as_secs_f64() * 1e6
 }
 
+/// What this thread has spent on a CPU: on a busy machine it tells more than the clock on the wall.
+pub(crate) fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+/// Wall and CPU time of something, in milliseconds.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cost {
+    pub(crate) wall: f64,
+    pub(crate) cpu: f64,
+}
+
+/// Runs it and says what it cost.
+pub(crate) fn cost<T>(work: impl FnOnce() -> T) -> (T, Cost) {
+    let (begin, begin_cpu) = (std::time::Instant::now(), cpu());
+    let result = work();
+    let wall = ms(begin.elapsed());
+    (result, Cost { wall, cpu: ms(cpu().saturating_sub(begin_cpu)) })
+}
+
 /// Measurements of one thing.
 pub(crate) struct Series {
     name: String,
@@ -19,10 +40,6 @@ pub(crate) struct Series {
 impl Series {
     pub(crate) fn new(name: &str, values: Vec<f64>) -> Self {
         Self { name: name.into(), values }
-    }
-
-    pub(crate) fn values(&self) -> &[f64] {
-        &self.values
     }
 
     pub(crate) fn quantile(&self, q: f64) -> f64 {

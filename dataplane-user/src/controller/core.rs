@@ -111,12 +111,16 @@ impl Core {
                     self.mark(number);
                 }
             }
-            Event::Node(name, object) => self.intake.set_node(name, object),
+            Event::Node(name, object) => {
+                self.faults.clear_object(SourceKind::Node, &ObjectKey::new("", &name));
+                self.intake.set_node(name, object);
+            }
             Event::Pod(key, object) => {
                 self.faults.clear_object(SourceKind::Pod, &key);
                 self.intake.set_pod(key, object);
             }
             Event::Relist(kind) => {
+                self.faults.clear_kind(kind);
                 self.store.relist(kind);
                 self.intake.relist(kind);
             }

@@ -37,6 +37,15 @@ impl Faults {
         }
     }
 
+    /// All objects of a kind come anew.
+    pub(super) fn clear_kind(&mut self, of: SourceKind) {
+        let before = self.read.len();
+        self.read.retain(|origin, _| !matches!(origin, Origin::Object { kind, .. } if *kind == of));
+        if self.read.len() != before {
+            self.shown = None;
+        }
+    }
+
     pub(super) fn clear_file(&mut self, path: &Path) {
         if !self.read.is_empty() && self.read.remove(&Origin::File { path: path.into() }).is_some() {
             self.shown = None;
