@@ -1,0 +1,129 @@
+//! What is no plain packet of a connection: fragments, malformed headers, spent hops, ICMP errors.
+
+use std::net::IpAddr;
+
+use dataplane_common::event::DropReason;
+
+use super::{FROM_A, FROM_B, POD_A, UPLINK, at, expect_drop, node, service};
+use crate::frame::{
+    Kind, fix_ipv4_checksum, frame, frame_with_ttl, icmp_error, judge, judge_icmp_error, ttl, with_extra_header,
+};
+use crate::world::{Action, Hook, World};
+
+pub(crate) fn fragments_follow_their_first_one<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 53), at(net.b, 5353), at(net.a, 40000));
+        service(w, vip, to);
+        let (mut first, mut later, mut stranger) = fragments(&frame(Kind::Udp, client, vip));
+        expect_drop(w, FROM_A, later.clone(), DropReason::UnknownFragment);
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut first), Action::Redirect);
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut later), Action::Redirect);
+        let dst = |f: &[u8]| match to.ip() {
+            IpAddr::V4(_) => IpAddr::from(<[u8; 4]>::try_from(&f[30..34]).unwrap()),
+            IpAddr::V6(_) => IpAddr::from(<[u8; 16]>::try_from(&f[38..54]).unwrap()),
+        };
+        assert_eq!((dst(&first), dst(&later)), (to.ip(), to.ip()));
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut stranger), Action::Drop, "of another datagram");
+    }
+}
+
+/// A datagram's first fragment, a later one, and a later one of another datagram.
+fn fragments(whole: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    if crate::frame::is_v6(whole) {
+        let header = |offset_and_more: u16, id: u8| {
+            let o = offset_and_more.to_be_bytes();
+            with_extra_header(whole, 44, &[17, 0, o[0], o[1], 0, 0, 0, id])
+        };
+        (header(1, 7), header(8 << 3, 7), header(8 << 3, 8))
+    } else {
+        let header = |flags_and_offset: u16, id: u16| {
+            let mut f = whole.to_vec();
+            f[18..20].copy_from_slice(&id.to_be_bytes());
+            f[20..22].copy_from_slice(&flags_and_offset.to_be_bytes());
+            fix_ipv4_checksum(&mut f);
+            f
+        };
+        (header(0x2000, 7), header(8, 7), header(8, 8))
+    }
+}
+
+pub(crate) fn malformed_packets_are_dropped<W: World>(w: &mut W) {
+    for net in node(w) {
+        let f = frame(Kind::Syn, at(net.a, 40000), at(net.b, 80));
+        let v6 = net.a.is_ipv6();
+        let header = if v6 { 54 } else { 34 };
+        expect_drop(w, FROM_A, f[..header + 6].to_vec(), DropReason::Malformed);
+        // BPF_PROG_TEST_RUN itself refuses what is shorter than an IP header
+        let mut version = f.clone();
+        version[14] ^= 0xf0;
+        expect_drop(w, FROM_A, version, DropReason::Malformed);
+        if v6 {
+            // a chain of extension headers that never ends
+            let endless = with_extra_header(&f, 60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(9));
+            let mut endless = endless;
+            endless[54] = 60;
+            expect_drop(w, FROM_A, endless, DropReason::Malformed);
+        } else {
+            let mut short = f.clone();
+            short[14] = 0x44;
+            expect_drop(w, FROM_A, short, DropReason::Malformed);
+        }
+    }
+}
+
+pub(crate) fn last_hop_goes_to_the_host_stack<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        for target in [vip, at(net.b, 80), at(net.outside, 80)] {
+            let mut f = frame_with_ttl(Kind::Syn, client, target, 1);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Pass, "{target}");
+            assert_eq!(judge(&f, 0), (client, target), "unchanged, so that the host tells the sender");
+        }
+    }
+}
+
+pub(crate) fn icmp_errors_are_translated_inside_out<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        for kind in [Kind::Syn, Kind::Udp] {
+            // the packet that is complained of is the translated one
+            let mut sent = frame(kind, client, vip);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
+            assert_eq!(judge(&sent, 0), (client, to));
+            // by a router on the way, and by the backend itself
+            for (reporter, shown) in [(net.outside, net.outside), (net.remote, net.vip)] {
+                let mut f = icmp_error(reporter, net.a, &sent);
+                assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+                assert!(w.target().is_none_or(|t| t == POD_A));
+                assert_eq!(judge_icmp_error(&f), ((shown, net.a), (client, vip)));
+                assert_eq!(ttl(&f), 63);
+            }
+            // and the other way round: the client complains of a reply, which it has seen translated
+            let mut reply = frame(if kind == Kind::Udp { kind } else { Kind::SynAck }, to, client);
+            assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
+            let mut f = icmp_error(net.a, net.vip, &reply);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            assert_eq!(judge_icmp_error(&f), ((net.a, net.remote), (to, client)));
+        }
+        // about a stranger's packet: nothing to translate
+        let about = frame(Kind::Udp, at(net.a, 1), at(net.outside, 2));
+        let mut f = icmp_error(net.outside, net.a, &about);
+        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+        assert_eq!(judge_icmp_error(&f), ((net.outside, net.a), (at(net.a, 1), at(net.outside, 2))));
+    }
+}
+
+pub(crate) fn a_pod_reports_only_its_own_flows<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        let mut sent = frame(Kind::Udp, client, vip);
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
+        let reply = frame(Kind::Udp, vip, client);
+        // with its own address about its neighbour's flow: not translated; with its neighbour's: not sent
+        expect_drop(w, FROM_B, icmp_error(net.b, net.vip, &reply), DropReason::NoFrontend);
+        expect_drop(w, FROM_B, icmp_error(net.a, net.vip, &reply), DropReason::Spoofed);
+    }
+}
