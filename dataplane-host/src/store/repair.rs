@@ -44,7 +44,9 @@ impl Locked<'_> {
                     present.push(name);
                 }
             }
-            if present.len() != record.addresses.len() + 1 {
+            if present.len() == record.addresses.len() + 1 {
+                file.sync_all().map_err(|e| store.temporary.io("write", temporary, e))?;
+            } else {
                 for name in &present {
                     store.records.remove(name)?;
                 }
@@ -53,7 +55,7 @@ impl Locked<'_> {
             }
             store.records.sync()?;
         }
-        // A file without a valid record was never linked anywhere.
+        // A file without a valid record has no names, or, after a power cut, names without content: see `check_all`.
         store.temporary.remove(temporary)
     }
 
