@@ -56,6 +56,7 @@ struct Figures {
     dual: [Series; 2],
     burst_add: [Series; 2],
     burst_del: [Series; 2],
+    burst_gone: [Series; 2],
     /// CPU time of an ADD in a burst, in milliseconds, user and kernel.
     burst_cpu: [f64; 2],
 }
@@ -70,6 +71,7 @@ fn measure(rig: &Rig) -> Result<Figures> {
         dual: [Series::new("ADD ropeway, IPv4 and IPv6"), Series::new("DEL ropeway, IPv4 and IPv6")],
         burst_add: [Series::new("ADD ropeway, 100 at once"), Series::new("ADD ptp + host-local, 100 at once")],
         burst_del: [Series::new("DEL ropeway, 100 at once"), Series::new("DEL ptp + host-local, 100 at once")],
+        burst_gone: [Series::new("all 100 gone, ropeway"), Series::new("all 100 gone, ptp + host-local")],
         burst_cpu: [0.0; 2],
     };
     shell::step(&format!("{ROUNDS} pods one after the other"));
@@ -99,10 +101,11 @@ fn measure(rig: &Rig) -> Result<Figures> {
     for burst in 0..BURSTS {
         shell::step(&format!("burst {} of {BURSTS}: {BURST} pods at once", burst + 1));
         for plugin in [Plugin::Ropeway, Plugin::Reference] {
-            let (add, del, cpu) = many_pods(rig, plugin, burst)?;
-            figures.burst_cpu[plugin as usize] += cpu / (BURSTS * BURST) as f64;
-            figures.burst_add[plugin as usize].extend(add);
-            figures.burst_del[plugin as usize].extend(del);
+            let times = many_pods(rig, plugin, burst)?;
+            figures.burst_cpu[plugin as usize] += times.cpu / (BURSTS * BURST) as f64;
+            figures.burst_add[plugin as usize].extend(times.add);
+            figures.burst_del[plugin as usize].extend(times.del);
+            figures.burst_gone[plugin as usize].push(times.gone);
         }
     }
     Ok(figures)
@@ -124,8 +127,14 @@ fn one_pod(rig: &Rig, plugin: Plugin, round: usize) -> Result<Times> {
     Ok(Times { add, del, gone: start.elapsed() })
 }
 
-/// Times of ADD and of DEL, and the CPU time of all ADDs in milliseconds.
-type Burst = (Vec<Duration>, Vec<Duration>, f64);
+struct Burst {
+    add: Vec<Duration>,
+    del: Vec<Duration>,
+    /// From the first DEL until nothing goes on any more.
+    gone: Duration,
+    /// CPU time of all ADDs in milliseconds.
+    cpu: f64,
+}
 
 fn many_pods(rig: &Rig, plugin: Plugin, burst: usize) -> Result<Burst> {
     let sandboxes = (0..BURST).map(|_| Sandbox::new()).collect::<Result<Vec<_>>>()?;
@@ -139,9 +148,10 @@ fn many_pods(rig: &Rig, plugin: Plugin, burst: usize) -> Result<Burst> {
     let before = rig::cpu_of_children()?;
     let add = all("ADD")?;
     let cpu = rig::cpu_of_children()? - before;
+    let start = Instant::now();
     let del = all("DEL")?;
     rig.settle()?;
-    Ok((add, del, cpu))
+    Ok(Burst { add, del, gone: start.elapsed(), cpu })
 }
 
 fn report(paths: &Paths, figures: &Figures) -> Result<()> {
@@ -151,7 +161,8 @@ fn report(paths: &Paths, figures: &Figures) -> Result<()> {
         .chain(&figures.del)
         .chain(&figures.dual)
         .chain(&figures.burst_add)
-        .chain(&figures.burst_del);
+        .chain(&figures.burst_del)
+        .chain(&figures.burst_gone);
     println!("{:<40} {:>9} {:>9} {:>9} {:>9} {:>9}   ms", "", "min", "p50", "p90", "p99", "max");
     let mut table = serde_json::Map::new();
     for series in series {
