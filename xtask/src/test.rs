@@ -105,7 +105,7 @@ fn execute(paths: &Paths, level: Level, filter: Option<&str>) -> Result<()> {
         // An error says what it must; the stack below it is that of the test runner.
         cargo.env("RUST_LIB_BACKTRACE", "0");
         if level != Level::Host {
-            cargo.env("ROPEWAY_BIN_DIR", paths.binaries()).env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object());
+            cargo.env("ROPEWAY_BIN_DIR", paths.binaries());
         }
         cargo.args(["test", "--quiet", "--locked"]).args(*selection).arg("--").args(*flags).args(filter);
         shell::run(&mut cargo).with_context(|| level.title().to_owned())?;
