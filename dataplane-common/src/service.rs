@@ -145,8 +145,8 @@ pub struct Affinity {
     pub last_used: u32,
 }
 
-/// How long a service port's name can be: namespace (63) `/` name (63) `:` port name (15), and a byte more.
-pub const NAME_LEN: usize = 144;
+/// How long a service port's name can be: namespace (63) `/` name (63) `:` port name (63), and a byte more.
+pub const NAME_LEN: usize = 192;
 
 /// Who a service port is: map `services`, by service port id. For people and for an agent without memory.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]

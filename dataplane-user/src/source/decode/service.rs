@@ -53,7 +53,8 @@ impl Decoder {
                 _ => 0,
             };
             let name = wire.name.as_deref().unwrap_or_default();
-            if name.len() > 15 || name.contains(':') {
+            // A DNS label, unlike the names of a container's ports, which have 15 characters at most.
+            if name.len() > 63 || name.contains(':') {
                 faults.add(field("name"), format!("{name:?} is not a port name"));
             } else if ports.iter().any(|p| (p.port, p.proto) == (port, proto)) {
                 faults.add(field("port"), format!("{port} is there twice with the same protocol"));

@@ -146,6 +146,15 @@ fn rule_2_4_2_affinity_has_its_default_and_limits() {
 }
 
 #[test]
+fn a_port_name_is_a_dns_label() {
+    let of_length = |length| web(move |v| v["spec"]["ports"][0]["name"] = json!("p".repeat(length)));
+    let good = service_of(of_length(63));
+    assert_eq!((good.rejections.len(), good.object.unwrap().ports.len()), (0, 1));
+    let bad = service_of(of_length(64));
+    assert_eq!((bad.rejections.len(), bad.object.unwrap().ports.len()), (1, 0));
+}
+
+#[test]
 fn faults_of_services_are_named_by_field_and_the_rest_counts() {
     let cases: [(fn(&mut Value), &str); 10] = [
         (|v| v["spec"]["ports"][0]["port"] = json!(70000), "spec.ports[0].port: 70000 is not a port from 1 to 65535"),
