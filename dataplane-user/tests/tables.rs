@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytemuck::Pod;
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::pod::{Addr, addr_kind};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
 use dataplane_user::apply::Tables;
@@ -211,7 +211,7 @@ fn what_the_agent_finds_foreign_is_swept() {
     addrs.insert(&foreign, &value(addr_kind::SERVICE)).unwrap();
     let pod = V4 { octets: [10, 1, 0, 5] };
     addrs.insert(&pod, &value(addr_kind::POD)).unwrap();
-    table::<u32, ServiceName>(&maps.services).insert(&9, &ServiceName { name: [b'x'; 144] }).unwrap();
+    table::<u32, ServiceName>(&maps.services).insert(&9, &ServiceName { name: [b'x'; NAME_LEN] }).unwrap();
     start(&maps, 1);
     assert_eq!(addrs.get(&foreign).unwrap(), None);
     assert_eq!(addrs.get(&pod).unwrap(), Some(value(addr_kind::POD)), "a pod's entry is the plugin's");
