@@ -88,11 +88,11 @@ fn prepare(place: &Place, node: &Node) -> Result<()> {
         fs::create_dir_all(inside(&root, &own))?;
     }
     for link in ["bin", "sbin", "lib", "lib64"] {
-        if Path::new("/usr").join(link).exists() && !root.join(link).exists() {
+        if Path::new("/usr").join(link).exists() && !is_there(&root.join(link)) {
             symlink(format!("usr/{link}"), root.join(link))?;
         }
     }
-    for name in ETC.iter().filter(|name| Path::new("/etc").join(name).exists() && !root.join("etc").join(name).exists())
+    for name in ETC.iter().filter(|name| Path::new("/etc").join(name).exists() && !is_there(&root.join("etc").join(name)))
     {
         shell::run(Command::new("cp").arg("-a").arg(Path::new("/etc").join(name)).arg(root.join("etc")))?;
     }
@@ -108,6 +108,11 @@ fn prepare(place: &Place, node: &Node) -> Result<()> {
     fs::write(file(KUBELET_CONFIG), serde_json::to_vec_pretty(&kubelet(place, node))?)?;
     fs::write(file(KUBELET_FLAGS), kubelet_flags(place, node).join("\n"))?;
     Ok(())
+}
+
+/// Whether there is anything of this name: a link to what only a running node has counts.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// Directories of the test-bed that a node sees under their own names.
