@@ -10,6 +10,9 @@ use ropeway_tests::wait;
 
 use crate::shell;
 
+/// What a test cluster, a benchmark and a kept demo have, which may run meanwhile.
+const FOREIGN: [&str; 3] = ["rw-cluster", "rw-bench", "ropeway-demo"];
+
 /// Kernel objects of the machine that others than tests have no reason to change meanwhile.
 #[derive(Debug)]
 pub(super) struct Traces {
@@ -50,7 +53,8 @@ fn all() -> BTreeSet<String> {
         ("cgroup", "/sys/fs/cgroup/unified"),
         ("state", "/var/lib"),
     ] {
-        all.extend(names(Path::new(directory)).into_iter().map(|name| format!("{kind} {name}")));
+        let found = names(Path::new(directory)).into_iter().filter(|name| !FOREIGN.iter().any(|f| name.starts_with(f)));
+        all.extend(found.map(|name| format!("{kind} {name}")));
     }
     let ours = names(&std::env::temp_dir()).into_iter().filter(|name| name.starts_with("rw-"));
     all.extend(ours.map(|name| format!("directory {name}")));
@@ -64,7 +68,9 @@ fn processes() -> Vec<String> {
         let name = std::fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
         let name = name.trim();
         let number: u32 = id.parse().ok()?;
-        name.starts_with("ropeway").then(|| format!("process {number} {name}"))
+        let cgroups = std::fs::read_to_string(format!("/proc/{id}/cgroup")).ok()?;
+        let foreign = FOREIGN.iter().any(|f| cgroups.contains(&format!("0::/{f}")));
+        (name.starts_with("ropeway") && !foreign).then(|| format!("process {number} {name}"))
     };
     names(Path::new("/proc")).into_iter().filter_map(of).collect()
 }
