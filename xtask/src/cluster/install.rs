@@ -1,6 +1,7 @@
 //! `install`: Ropeway as a user gets it, image and manifests, onto the cluster that is up.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,7 @@ use super::settings::{POD_RANGES, ROPEWAY_IMAGE};
 use super::shape::{Cni, Proxy, Shape};
 use super::step::Steps;
 use super::{enter, kube, node, pki, up};
+use crate::image::layer::digest;
 use crate::paths::Paths;
 use crate::{build, image, shell};
 
@@ -36,12 +38,12 @@ pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Options
     }
     image::make(paths, ROPEWAY_IMAGE, &archive)?;
     steps.step("loading the image into the nodes", || load(place, &shape, &archive))?;
-    steps.step("applying the manifests", || apply(paths, place))?;
+    steps.step("applying the manifests", || apply(paths, place, &archive))?;
     steps.step("agents ready", || kube::rolled_out(place, "kube-system", "daemonset/ropeway", 180))?;
     up::ready(place, steps, &shape)
 }
 
-fn load(place: &Place, shape: &Shape, archive: &std::path::Path) -> Result<()> {
+fn load(place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
     for node in shape.all() {
         // A node sees nothing of the checkout but programs and certificates.
         let name = "/tmp/ropeway.tar";
@@ -55,7 +57,7 @@ fn load(place: &Place, shape: &Shape, archive: &std::path::Path) -> Result<()> {
 }
 
 /// The overlay that people use, with this cluster's image and addresses.
-fn apply(paths: &Paths, place: &Place) -> Result<()> {
+fn apply(paths: &Paths, place: &Place, archive: &Path) -> Result<()> {
     let directory = place.run().join("install");
     fs::create_dir_all(&directory)?;
     let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the image has a tag")?;
@@ -64,10 +66,14 @@ fn apply(paths: &Paths, place: &Place) -> Result<()> {
         "clusterCIDRs": POD_RANGES,
         "cniConflist": "/etc/cni/net.d/10-ropeway.conflist",
     });
+    // Another image under the same name: the agents have to be rolled.
+    let digest = digest(&fs::read(archive)?);
+    let annotate = json!([{"op": "add", "path": "/spec/template/metadata/annotations", "value": {"image": digest}}]);
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "kube-system",
         "resources": [relative(&paths.root.join("manifests/overlays/podcidr"), &directory)?],
         "images": [{"name": "ropeway", "newName": name, "newTag": tag}],
+        "patches": [{"target": {"kind": "DaemonSet"}, "patch": annotate.to_string()}],
         "configMapGenerator": [{"name": "ropeway", "behavior": "merge", "files": ["config.yaml"]}],
     });
     fs::write(directory.join("config.yaml"), serde_json::to_vec_pretty(&config)?)?;
@@ -77,10 +83,10 @@ fn apply(paths: &Paths, place: &Place) -> Result<()> {
 }
 
 /// Kustomize takes relative paths only.
-fn relative(to: &std::path::Path, from: &std::path::Path) -> Result<std::path::PathBuf> {
+fn relative(to: &Path, from: &Path) -> Result<PathBuf> {
     let common = from.ancestors().find(|parent| to.starts_with(parent)).context("no common directory")?;
     let up = from.strip_prefix(common)?.components().map(|_| "..");
-    Ok(up.collect::<std::path::PathBuf>().join(to.strip_prefix(common)?))
+    Ok(up.collect::<PathBuf>().join(to.strip_prefix(common)?))
 }
 
 #[cfg(test)]
@@ -90,6 +96,6 @@ mod tests {
     #[test]
     fn paths_are_relative() {
         let path = relative("/a/b/manifests".as_ref(), "/a/b/tests/run".as_ref()).unwrap();
-        assert_eq!(path, std::path::Path::new("../../manifests"));
+        assert_eq!(path, Path::new("../../manifests"));
     }
 }

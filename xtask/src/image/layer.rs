@@ -35,7 +35,7 @@ impl Layer {
 }
 
 /// The digest of bytes, in hexadecimal digits.
-pub(super) fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
