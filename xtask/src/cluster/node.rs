@@ -92,7 +92,8 @@ fn prepare(place: &Place, node: &Node) -> Result<()> {
             symlink(format!("usr/{link}"), root.join(link))?;
         }
     }
-    for name in ETC.iter().filter(|name| Path::new("/etc").join(name).exists() && !is_there(&root.join("etc").join(name)))
+    for name in
+        ETC.iter().filter(|name| Path::new("/etc").join(name).exists() && !is_there(&root.join("etc").join(name)))
     {
         shell::run(Command::new("cp").arg("-a").arg(Path::new("/etc").join(name)).arg(root.join("etc")))?;
     }
