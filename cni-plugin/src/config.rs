@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use dataplane_host::pins;
-use dataplane_host::store::{AttachmentId, Range};
+use dataplane_host::pools::Wish;
+use dataplane_host::store::{AttachmentId, Choice, Range};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -12,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::env::is_plain;
 use crate::error::CniError;
+use crate::pools;
 
 /// The versions of the specification whose configurations are understood, and in which results are printed.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -36,6 +38,8 @@ pub(crate) struct Config {
     mtu: u32,
     pub(crate) dns: Option<Value>,
     pub(crate) prev_result: Option<Value>,
+    /// `runtimeConfig`: what the runtime says of this one attachment.
+    pub(crate) runtime: Option<Value>,
     /// For GC: the attachments that live, if the runtime says so.
     pub(crate) valid: Option<Vec<AttachmentId>>,
 }
@@ -57,14 +61,49 @@ struct Node {
     pod_cidrs: Vec<String>,
     #[serde(default)]
     mtu: u32,
+    /// Addresses come from the node's blocks of pools.
+    #[serde(default)]
+    pools: bool,
 }
 
 /// What ADD needs to know of the node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Settings {
-    /// For each family of the node the ranges, in the order in which they are used up.
-    pub(crate) families: Vec<Vec<Range>>,
+    source: Source,
+    state_dir: PathBuf,
     pub(crate) mtu: u32,
+}
+
+/// Where addresses come from.
+#[derive(Clone, Debug, PartialEq)]
+enum Source {
+    /// From ranges that stay: for each family of the node a choice.
+    Ranges(Vec<Choice>),
+    /// From this node's blocks, which come and go, as the pod asks.
+    Pools(Wish),
+}
+
+impl Settings {
+    /// From where each address of the pod is chosen, at this moment. To be asked anew whenever the store has been locked.
+    pub(crate) fn families(&self) -> Result<Vec<Choice>, CniError> {
+        match &self.source {
+            Source::Ranges(families) => Ok(families.clone()),
+            Source::Pools(wish) => pools::families(wish, &self.state_dir),
+        }
+    }
+
+    /// All ranges from which this node gives out addresses.
+    pub(crate) fn ranges(&self) -> Result<Vec<Range>, CniError> {
+        match &self.source {
+            Source::Ranges(families) => Ok(families.iter().flat_map(|f| f.ranges.iter().copied()).collect()),
+            Source::Pools(_) => pools::blocks(&self.state_dir),
+        }
+    }
+
+    /// Whether the agent may find more addresses when these are used up.
+    pub(crate) const fn can_grow(&self) -> bool {
+        matches!(self.source, Source::Pools(_))
+    }
 }
 
 impl Config {
@@ -105,6 +144,7 @@ impl Config {
             mtu: take(&mut input, "mtu")?.unwrap_or(0),
             dns: take(&mut input, "dns")?,
             prev_result: take(&mut input, "prevResult")?,
+            runtime: take(&mut input, "runtimeConfig")?,
             valid: valid.map(|list| list.into_iter().map(ValidAttachment::into_id).collect()),
         })
     }
@@ -119,14 +159,16 @@ impl Config {
         }
     }
 
-    /// The configuration completed by what the agent knows of the node.
-    pub(crate) fn settings(&self) -> Result<Settings, CniError> {
+    /// The configuration completed by what the agent knows of the node, for a pod (`<namespace>/<name>`) if there is one.
+    pub(crate) fn settings(&self, pod: Option<&str>) -> Result<Settings, CniError> {
         let node = if self.ranges.is_empty() || self.mtu == 0 { self.node()? } else { None };
         let (mut ranges, mut mtu) = (self.ranges.clone(), self.mtu);
         let path = self.node_path();
+        let mut from_pools = false;
         match node {
             Some(node) => {
                 if ranges.is_empty() {
+                    from_pools = node.pools;
                     ranges = parse_ranges(&node.pod_cidrs).map_err(|reason| decode(&path, reason))?;
                 }
                 mtu = if mtu == 0 { node.mtu } else { mtu };
@@ -135,18 +177,22 @@ impl Config {
             None => {}
         }
         mtu = if mtu == 0 { DEFAULT_MTU } else { mtu };
-        // The family that is named first is the pod's first.
-        let first_is_4 = ranges.first().is_some_and(|r| r.network().is_ipv4());
-        let (first, second): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|r| r.network().is_ipv4() == first_is_4);
-        let least = if first_is_4 && second.is_empty() { 68 } else { 1280 };
-        if !(least..=65535).contains(&mtu) {
-            return Err(CniError::Config { field: "mtu", reason: format!("{mtu} is not between {least} and 65535") });
-        }
-        let families: Vec<_> = [first, second].into_iter().filter(|f| !f.is_empty()).collect();
+        let source = if from_pools {
+            Source::Pools(pools::wish(self.runtime.as_ref(), pod, &self.state_dir)?)
+        } else {
+            Source::Ranges(by_family(ranges))
+        };
+        let settings = Settings { source, state_dir: self.state_dir.clone(), mtu };
+        let families = settings.families()?;
         if families.is_empty() {
             return Err(CniError::NoNodeData { path: path.display().to_string() });
         }
-        Ok(Settings { families, mtu })
+        let only_4 = families.iter().flat_map(|f| &f.ranges).all(|r| r.network().is_ipv4());
+        let least = if only_4 { 68 } else { 1280 };
+        if !(least..=65535).contains(&mtu) {
+            return Err(CniError::Config { field: "mtu", reason: format!("{mtu} is not between {least} and 65535") });
+        }
+        Ok(settings)
     }
 
     fn node_path(&self) -> PathBuf {
@@ -184,6 +230,14 @@ fn decode(path: &Path, reason: String) -> CniError {
     CniError::Decode { what: path.display().to_string(), reason }
 }
 
+/// A choice for each family; the one that is named first is the pod's first.
+fn by_family(ranges: Vec<Range>) -> Vec<Choice> {
+    let first_is_4 = ranges.first().is_some_and(|r| r.network().is_ipv4());
+    let (first, second): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|r| r.network().is_ipv4() == first_is_4);
+    let families = [first, second].into_iter().filter(|f| !f.is_empty());
+    families.map(|ranges| Choice { ranges, ..Choice::default() }).collect()
+}
+
 fn parse_ranges(texts: &[String]) -> Result<Vec<Range>, String> {
     let parse = |text: &String| {
         let network: IpNetwork = text.parse().map_err(|e| format!("{text:?}: {e}"))?;
@@ -208,11 +262,12 @@ mod tests {
         let config = parse(
             r#"{"cniVersion":"1.1.0","name":"p","ranges":["10.1.0.0/24","fd00:1::/64","10.2.0.0/24"],"mtu":1400}"#,
         );
-        let settings = config.unwrap().settings().unwrap();
+        let settings = config.unwrap().settings(None).unwrap();
         assert_eq!(settings.mtu, 1400);
-        assert_eq!(settings.families.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(settings.families().unwrap().iter().map(|f| f.ranges.len()).collect::<Vec<_>>(), [2, 1]);
         let six_first = r#"{"cniVersion":"1.1.0","name":"p","ranges":["fd00:1::/64","10.1.0.0/24"],"mtu":1400}"#;
-        assert!(parse(six_first).unwrap().settings().unwrap().families[0][0].network().is_ipv6());
+        let families = parse(six_first).unwrap().settings(None).unwrap().families().unwrap();
+        assert!(families[0].ranges[0].network().is_ipv6());
     }
 
     #[test]
@@ -238,7 +293,10 @@ mod tests {
         let deep = format!(r#"{{"cniVersion":"1.0.0","name":"p","x":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
         assert_eq!(parse(&deep).unwrap_err().0, 6);
         let mtu = parse(r#"{"cniVersion":"1.0.0","name":"p","ranges":["fd00::/64"],"mtu":1279}"#).unwrap();
-        assert_eq!(mtu.settings().unwrap_err().to_string(), "configuration: mtu: 1279 is not between 1280 and 65535");
+        assert_eq!(
+            mtu.settings(None).unwrap_err().to_string(),
+            "configuration: mtu: 1279 is not between 1280 and 65535"
+        );
     }
 
     /// Inputs made by cutting, doubling and changing bytes of good ones: any answer will do, but there must be one.

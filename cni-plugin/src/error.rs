@@ -29,6 +29,8 @@ pub(crate) enum CniError {
     Config { field: &'static str, reason: String },
     #[error("no address ranges: the configuration has no \"ranges\" and the agent has not yet written {path}")]
     NoNodeData { path: String },
+    #[error("not possible now: {reason}")]
+    PoolsNotReady { reason: String },
     #[error("another call still works on {id}, for {seconds} s now")]
     StillBusy { id: String, seconds: u64 },
     #[error("no interface index below {} is free", dataplane_common::pod::POD_SLOTS)]
@@ -75,7 +77,8 @@ impl CniError {
             Self::Config { .. } | Self::Store(StoreError::Range { .. }) => 7,
             Self::NoNodeData { .. }
             | Self::StillBusy { .. }
-            | Self::Store(StoreError::Busy { .. })
+            | Self::PoolsNotReady { .. }
+            | Self::Store(StoreError::Busy { .. } | StoreError::Held { .. })
             | Self::Pin(PinError::NeverRan { .. })
             | Self::Map(MapError::Pin(PinError::NeverRan { .. })) => 11,
             Self::Store(StoreError::Exhausted { .. }) | Self::NoneFree { .. } => 100,
@@ -104,7 +107,10 @@ impl CniError {
             Self::Store(StoreError::Exhausted { .. }) => {
                 "addresses of removed pods come back when the runtime has called DEL for them"
             }
-            Self::NoNodeData { .. } => "ropeway-agent writes it when it knows the node's podCIDRs",
+            Self::NoNodeData { .. } => "ropeway-agent writes it when it knows the node's podCIDRs or blocks",
+            Self::PoolsNotReady { .. } => {
+                "ropeway ipam show lists this node's pools and blocks; the agent's log has more"
+            }
             _ => "",
         }
     }

@@ -12,6 +12,7 @@ mod dataplane;
 mod env;
 mod error;
 mod plan;
+mod pools;
 mod result;
 mod sys;
 mod sysctl;

@@ -21,6 +21,7 @@
 //!
 //! This module never touches the kernel's network and never deletes what it doesn't understand.
 
+mod choice;
 mod directory;
 mod hash;
 mod index;
@@ -35,11 +36,13 @@ mod tests;
 
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+pub use choice::Choice;
 pub use hash::fnv64;
 pub use locked::{Attachment, Claim, Locked};
 pub use range::Range;
@@ -65,10 +68,16 @@ pub enum StoreError {
         /// How long we waited.
         deadline: Duration,
     },
+    /// The address that is wanted is somebody's, or was until a moment ago.
+    #[error("address {address} is held by another attachment")]
+    Held {
+        /// The address.
+        address: IpAddr,
+    },
     /// No address is left.
     #[error("no free address in range {range}: all {held} are held")]
     Exhausted {
-        /// The range.
+        /// The range, or several.
         range: String,
         /// How many it has.
         held: u32,

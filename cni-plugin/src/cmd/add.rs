@@ -3,9 +3,7 @@
 use std::time::Instant;
 
 use dataplane_host::netlink::Socket;
-use dataplane_host::store::{
-    Attachment, AttachmentId, Claim, Locked, Range, Record, Reservation, Store, StoreError, Written,
-};
+use dataplane_host::store::{Attachment, AttachmentId, Claim, Locked, Record, Reservation, Store, StoreError, Written};
 
 use super::LOCK_DEADLINE;
 use crate::attach::Ends;
@@ -16,7 +14,7 @@ use crate::error::CniError;
 use crate::{log, result, undo};
 
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, CniError> {
-    let settings = config.settings()?;
+    let settings = config.settings(invocation.pod.as_deref())?;
     let maps = Maps::open(&config.pin_root)?;
     let programs = Programs::open(&config.pin_root)?;
     let netns = invocation.netns.as_ref().ok_or_else(|| CniError::environment("CNI_NETNS", "is missing"))?;
@@ -110,7 +108,7 @@ impl Wanted<'_> {
                     ends.check_free(&self.id().ifname)?;
                     return self.reserve(store, locked, &mut ends.host_socket);
                 }
-                Claim::Mine(attachment) if !attachment.releasing && self.fits(&attachment.record) => {
+                Claim::Mine(attachment) if !attachment.releasing && self.fits(&attachment.record)? => {
                     drop(locked);
                     return self.take_over(store, ends, attachment);
                 }
@@ -140,25 +138,25 @@ impl Wanted<'_> {
     }
 
     /// Whether a record has one address of each family, from the ranges of now.
-    fn fits(&self, record: &Record) -> bool {
-        let families = &self.settings.families;
-        record.addresses.len() == families.len()
-            && families.iter().zip(&record.addresses).all(|(f, a)| f.iter().any(|r| r.slot(*a).is_some()))
+    fn fits(&self, record: &Record) -> Result<bool, CniError> {
+        let families = self.settings.families()?;
+        let fit = families.iter().zip(&record.addresses).all(|(family, address)| family.contains(*address));
+        Ok(record.addresses.len() == families.len() && fit)
     }
 
     fn reserve<'s>(&self, store: &'s Store, mut locked: Locked<'s>, socket: &mut Socket) -> Result<Held, CniError> {
-        let reservation = match self.reserve_anywhere(&mut locked) {
-            Err(StoreError::Exhausted { range, held }) => {
+        let reservation = match self.reserve_now(&mut locked) {
+            Err(CniError::Store(error @ (StoreError::Exhausted { .. } | StoreError::Held { .. }))) => {
                 // Perhaps somebody died while releasing.
                 let orphans = locked.orphans()?;
                 drop(locked);
                 if orphans.is_empty() {
-                    return Err(StoreError::Exhausted { range, held }.into());
+                    return Err(self.none_left(error));
                 }
                 for orphan in &orphans {
                     undo::release(socket, store, orphan, Some(self.maps))?;
                 }
-                self.reserve_anywhere(&mut store.lock(LOCK_DEADLINE)?)?
+                self.reserve_now(&mut store.lock(LOCK_DEADLINE)?)?
             }
             other => {
                 drop(locked);
@@ -168,22 +166,17 @@ impl Wanted<'_> {
         Ok(Held::New(reservation.write(store)?))
     }
 
-    /// One address of each family, from the first of its ranges that has one.
-    fn reserve_anywhere(&self, locked: &mut Locked<'_>) -> Result<Reservation, StoreError> {
-        let families = &self.settings.families;
-        let mut choice = vec![0; families.len()];
-        loop {
-            let ranges: Vec<Range> = families.iter().zip(&choice).map(|(f, c)| f[*c]).collect();
-            let error = match locked.reserve(&self.facts, &ranges) {
-                Err(StoreError::Exhausted { range, held }) => StoreError::Exhausted { range, held },
-                other => return other,
-            };
-            let StoreError::Exhausted { range, .. } = &error else { return Err(error) };
-            let family = ranges.iter().position(|r| r.to_string() == *range);
-            match family {
-                Some(i) if choice[i] + 1 < families[i].len() => choice[i] += 1,
-                _ => return Err(error),
+    /// One address of each family, from the ranges of this moment.
+    fn reserve_now(&self, locked: &mut Locked<'_>) -> Result<Reservation, CniError> {
+        Ok(locked.reserve(&self.facts, &self.settings.families()?)?)
+    }
+
+    fn none_left(&self, error: StoreError) -> CniError {
+        match error {
+            StoreError::Exhausted { .. } if self.settings.can_grow() => {
+                CniError::PoolsNotReady { reason: format!("{error}; the agent claims another block if there is one") }
             }
+            other => other.into(),
         }
     }
 

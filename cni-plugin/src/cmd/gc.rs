@@ -29,7 +29,7 @@ pub(crate) fn run(config: &Config) -> Result<(), CniError> {
             }
         }
     }
-    if let (Some(maps), Ok(settings)) = (&maps, config.settings()) {
+    if let (Some(maps), Ok(settings)) = (&maps, config.settings(None)) {
         let strays = strays(config, &settings, maps)?;
         all += strays.len();
         for (address, index) in strays {
@@ -45,7 +45,8 @@ pub(crate) fn run(config: &Config) -> Result<(), CniError> {
 /// Addresses of our ranges that the maps give to pods though the store knows of none, as when it was lost, and the
 /// devices of these pods. The maps are read first: who is in them by then has a record by now.
 fn strays(config: &Config, settings: &Settings, maps: &Maps) -> Result<Vec<(IpAddr, Option<u32>)>, CniError> {
-    let ours = |a: &IpAddr| settings.families.iter().flatten().any(|range| range.slot(*a).is_some());
+    let ranges = settings.ranges()?;
+    let ours = |a: &IpAddr| ranges.iter().any(|range| range.slot(*a).is_some());
     let known: Vec<IpAddr> = maps.pod_addresses()?.into_iter().filter(ours).collect();
     if known.is_empty() {
         return Ok(Vec::new());

@@ -17,16 +17,12 @@ pub(crate) fn run(config: &Config) -> Result<(), CniError> {
 fn check(config: &Config) -> Result<(), CniError> {
     Maps::open(&config.pin_root)?;
     Programs::open(&config.pin_root)?;
-    let settings = config.settings()?;
+    let settings = config.settings(None)?;
     let store = Store::open(&config.state_dir)?;
     let mut locked = store.lock(LOCK_DEADLINE)?;
-    for family in &settings.families {
-        let mut free = false;
-        for range in family {
-            free |= locked.has_free(*range)?;
-        }
-        if !free {
-            return Err(CniError::NoneFree { ranges: family.iter().map(ToString::to_string).collect() });
+    for family in &settings.families()? {
+        if !locked.has_free(family)? {
+            return Err(CniError::NoneFree { ranges: family.ranges.iter().map(ToString::to_string).collect() });
         }
     }
     Ok(())

@@ -31,8 +31,8 @@ pub(super) struct Index {
 pub(super) enum Found {
     /// A slot that is free and has cooled down.
     Free(u32),
-    /// Only slots that were released a moment ago: the one that was released first.
-    Warm(u32),
+    /// Only slots that were released a moment ago: the one that was released first, and how many seconds ago.
+    Warm(u32, u32),
     /// All slots are held.
     None,
 }
@@ -96,8 +96,15 @@ impl Index {
         write().map_err(|e| base.io("write", &self.name, e))
     }
 
-    /// The next slot to try, from the cursor on, around once. `now` and `cool_down` in seconds of one clock.
-    pub(super) fn find(&self, base: &Directory, now: u32, cool_down: u32) -> Result<Found, StoreError> {
+    /// The next slot to try, from the cursor on, around once, but for those that `skip`. `now` and `cool_down` in seconds of
+    /// one clock.
+    pub(super) fn find(
+        &self,
+        base: &Directory,
+        now: u32,
+        cool_down: u32,
+        skip: impl Fn(u32) -> bool,
+    ) -> Result<Found, StoreError> {
         let slots = self.range.slots();
         let mut warm: Option<(u32, u32)> = None;
         for (from, to) in [(self.cursor, slots), (0, self.cursor)] {
@@ -116,7 +123,7 @@ impl Index {
                         slot += 8;
                         continue;
                     }
-                    if byte & 1 << (slot % 8) == 0 && !self.range.is_reserved(slot) {
+                    if byte & 1 << (slot % 8) == 0 && !self.range.is_reserved(slot) && !skip(slot) {
                         let age = match self.released_at(base, slot)? {
                             0 => u32::MAX,
                             at => now.saturating_sub(at),
@@ -132,7 +139,7 @@ impl Index {
                 }
             }
         }
-        Ok(warm.map_or(Found::None, |(slot, _)| Found::Warm(slot)))
+        Ok(warm.map_or(Found::None, |(slot, age)| Found::Warm(slot, age)))
     }
 
     fn released_at(&self, base: &Directory, slot: u32) -> Result<u32, StoreError> {

@@ -104,16 +104,20 @@ impl<'a> Locked<'a> {
         Ok(all)
     }
 
-    pub(super) fn indexes(&self, ranges: &[Range]) -> Result<Vec<Index>, StoreError> {
-        ranges.iter().map(|r| Index::open(&self.store.base, *r, &self.store.boot)).collect()
+    pub(super) fn index(&self, range: Range) -> Result<Index, StoreError> {
+        Index::open(&self.store.base, range, &self.store.boot)
     }
 
     /// Notes in the caches of all ranges that were ever used that addresses are free since now.
     pub(super) fn note_free(&self, addresses: &[IpAddr]) -> Result<(), StoreError> {
         let base = &self.store.base;
-        let ranges: Vec<_> = base.names()?.iter().filter_map(|n| Index::range_of(n)).collect();
-        for index in self.indexes(&ranges)?.iter().filter(|i| !i.fresh) {
-            for slot in addresses.iter().filter_map(|a| index.range().slot(*a)) {
+        for range in base.names()?.iter().filter_map(|n| Index::range_of(n)) {
+            let slots: Vec<_> = addresses.iter().filter_map(|a| range.slot(*a)).collect();
+            if slots.is_empty() {
+                continue;
+            }
+            let index = self.index(range)?;
+            for slot in slots.into_iter().filter(|_| !index.fresh) {
                 index.release(base, slot, seconds())?;
             }
         }

@@ -14,6 +14,8 @@ const MOST_SLOTS: u32 = 1 << 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     network: IpNetwork,
+    /// A piece of a larger range: its ends are addresses like others.
+    piece: bool,
 }
 
 impl Range {
@@ -30,7 +32,15 @@ impl Range {
         if first.is_multicast() || first.is_unspecified() || first.is_loopback() {
             return bad("is no range of unicast addresses");
         }
-        Ok(Self { network })
+        Ok(Self { network, piece: false })
+    }
+
+    /// A block of a pool: its first and last address are given out as well, because it is a network of its own nowhere.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn block(network: IpNetwork) -> Result<Self, StoreError> {
+        Ok(Self { piece: true, ..Self::new(network)? })
     }
 
     /// The range in the usual form.
@@ -47,12 +57,12 @@ impl Range {
     }
 
     /// Whether a slot is never given out: the network's own address, and IPv4's broadcast address. In a range of one or
-    /// two addresses all are given out.
+    /// two addresses, and in a block, all are given out.
     #[must_use]
     pub fn is_reserved(&self, slot: u32) -> bool {
         let whole = self.slots();
         let broadcast = self.network.is_ipv4() && self.network.prefix() >= 16 && slot == whole - 1;
-        whole > 2 && (slot == 0 || broadcast)
+        !self.piece && whole > 2 && (slot == 0 || broadcast)
     }
 
     /// The address in a slot.
@@ -111,6 +121,8 @@ mod tests {
                 assert_eq!(range.slot(range.address(slot)), Some(slot), "{text}");
             }
         }
+        let block = Range::block("10.1.0.64/26".parse().unwrap()).unwrap();
+        assert_eq!((0..block.slots()).filter(|s| !block.is_reserved(*s)).count(), 64);
         assert_eq!(range("10.1.0.0/24").address(7), "10.1.0.7".parse::<IpAddr>().unwrap());
         assert_eq!(range("10.1.0.0/24").slot("10.1.1.0".parse().unwrap()), None);
         assert_eq!(range("10.1.0.0/24").slot("10.0.255.255".parse().unwrap()), None);

@@ -125,20 +125,31 @@ impl Locked<'_> {
         Ok(true)
     }
 
-    /// Fills the caches from what is there.
-    pub(super) fn rebuild(&mut self, indexes: &mut [Index]) -> Result<(), StoreError> {
+    /// Fills a cache from what is there.
+    pub(super) fn rebuild(&mut self, index: &mut Index) -> Result<(), StoreError> {
         let held = self.check_all(true)?;
-        let tag = format!("{}-", self.boot_tag());
-        // Who had a damaged record may still use its address, until the machine starts anew.
-        let aside = self.store.damaged.names()?;
-        let blocked = aside.iter().filter_map(|n| n.strip_prefix(&tag)?.parse::<IpAddr>().ok());
-        let taken: Vec<_> = held.into_iter().chain(blocked).collect();
-        for index in indexes {
-            index.clear(&self.store.base)?;
-            for slot in taken.iter().filter_map(|a| index.range().slot(*a)) {
-                index.hold(&self.store.base, slot)?;
-            }
+        index.clear(&self.store.base)?;
+        for slot in held.into_iter().chain(self.blocked()?).filter_map(|a| index.range().slot(a)) {
+            index.hold(&self.store.base, slot)?;
         }
         Ok(())
+    }
+
+    /// Addresses of damaged records: who had one may still use its address, until the machine starts anew.
+    fn blocked(&self) -> Result<Vec<IpAddr>, StoreError> {
+        let tag = format!("{}-", self.boot_tag());
+        let aside = self.store.damaged.names()?;
+        Ok(aside.iter().filter_map(|n| n.strip_prefix(&tag)?.parse().ok()).collect())
+    }
+
+    /// All addresses that must not be given out now: held, about to be held, or of damaged records.
+    ///
+    /// # Errors
+    /// A directory can't be read.
+    pub fn held_addresses(&self) -> Result<HashSet<IpAddr>, StoreError> {
+        let names = self.store.records.names()?;
+        let held = names.iter().filter_map(|name| name.parse().ok());
+        let live = self.live.iter().flat_map(|(record, _)| record.addresses.iter().copied());
+        Ok(held.chain(live).chain(self.blocked()?).collect())
     }
 }

@@ -2,12 +2,13 @@
 //! together, and each beside its other work.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::index::{Found, Index};
 use super::locked::{Attachment, Locked, names, seconds};
 use super::record::MOST_BYTES;
-use super::{LOCK_AGAIN, Range, Record, Store, StoreError};
+use super::{Choice, LOCK_AGAIN, Record, Store, StoreError};
 
 /// Addresses that nobody else gets any more, but that are not yet held: [`Reservation::write`] does that. Dropped, or
 /// its process killed, it is undone by the next one who takes the lock.
@@ -19,28 +20,21 @@ pub struct Reservation {
 }
 
 impl Locked<'_> {
-    /// Chooses one address of each range for an attachment that has no record. `facts` is its record but for addresses,
+    /// Chooses one address for each choice, for an attachment that has no record. `facts` is its record but for addresses,
     /// boot and generation.
     ///
     /// # Errors
-    /// A range has no free address, or a file can't be written; then nothing is reserved.
-    pub fn reserve(&mut self, facts: &Record, ranges: &[Range]) -> Result<Reservation, StoreError> {
+    /// A choice has no free address, or a file can't be written; then nothing is reserved.
+    pub fn reserve(&mut self, facts: &Record, choices: &[Choice]) -> Result<Reservation, StoreError> {
         let store = self.store;
         // There is no record, so a mark is what a power cut has left of an earlier one.
         store.releasing.remove(&facts.id.file_name())?;
-        let mut indexes = self.indexes(ranges)?;
-        if indexes.iter().any(|i| i.fresh) {
-            self.rebuild(&mut indexes)?;
+        let mut drawn = Vec::with_capacity(choices.len());
+        for choice in choices {
+            drawn.push(self.draw(choice)?);
         }
-        let slots = match self.choose(&indexes) {
-            Err(StoreError::Exhausted { .. }) => {
-                self.rebuild(&mut indexes)?;
-                self.choose(&indexes)?
-            }
-            other => other?,
-        };
         let record = Record {
-            addresses: indexes.iter().zip(&slots).map(|(i, s)| i.range().address(*s)).collect(),
+            addresses: drawn.iter().map(|(index, slot)| index.range().address(*slot)).collect(),
             boot: store.boot.clone(),
             generation: generation(),
             ..facts.clone()
@@ -52,50 +46,75 @@ impl Locked<'_> {
             return Err(store.temporary.io("write", &name, std::io::Error::other(reason)));
         }
         let file = store.temporary.create(&name, &bytes)?;
-        for (index, slot) in indexes.iter_mut().zip(&slots) {
+        for (index, slot) in &mut drawn {
             index.take(&store.base, *slot)?;
         }
         Ok(Reservation { record, file })
     }
 
-    /// Whether a range has a free address.
+    /// Whether a choice has a free address.
     ///
     /// # Errors
     /// A file can't be read or written.
-    pub fn has_free(&mut self, range: Range) -> Result<bool, StoreError> {
-        let mut indexes = self.indexes(&[range])?;
-        if indexes.iter().any(|i| i.fresh) || matches!(self.choose(&indexes), Err(StoreError::Exhausted { .. })) {
-            self.rebuild(&mut indexes)?;
-        }
-        match self.choose(&indexes) {
+    pub fn has_free(&mut self, choice: &Choice) -> Result<bool, StoreError> {
+        match self.draw(choice) {
             Ok(_) => Ok(true),
-            Err(StoreError::Exhausted { .. }) => Ok(false),
+            Err(StoreError::Exhausted { .. } | StoreError::Held { .. }) => Ok(false),
             Err(e) => Err(e),
         }
     }
 
-    /// A free slot of each range.
-    fn choose(&self, indexes: &[Index]) -> Result<Vec<u32>, StoreError> {
-        indexes.iter().map(|index| self.choose_one(index)).collect()
+    /// A free slot: the first one that has cooled down, of the first range that has one; else the coolest of all.
+    fn draw(&mut self, choice: &Choice) -> Result<(Index, u32), StoreError> {
+        if let Some(address) = choice.fixed {
+            return self.draw_fixed(choice, address);
+        }
+        // What the caches say first; if they know of nothing, what the names say.
+        for rebuild in [false, true] {
+            let mut coolest: Option<(u32, Index, u32)> = None;
+            for range in &choice.ranges {
+                let mut index = self.index(*range)?;
+                if index.fresh || rebuild {
+                    self.rebuild(&mut index)?;
+                }
+                match self.look(&index, choice)? {
+                    Found::Free(slot) => return Ok((index, slot)),
+                    Found::Warm(slot, age) if coolest.as_ref().is_none_or(|(a, ..)| age > *a) => {
+                        coolest = Some((age, index, slot));
+                    }
+                    Found::Warm(..) | Found::None => {}
+                }
+            }
+            if let Some((_, index, slot)) = coolest {
+                return Ok((index, slot));
+            }
+        }
+        Err(choice.exhausted())
     }
 
-    fn choose_one(&self, index: &Index) -> Result<u32, StoreError> {
+    /// Looks for a slot whose address nobody holds.
+    fn look(&self, index: &Index, choice: &Choice) -> Result<Found, StoreError> {
         let (store, range) = (self.store, index.range());
         let cool_down = store.cool_down.as_secs() as u32;
         loop {
-            match index.find(&store.base, seconds(), cool_down)? {
-                Found::Free(slot) | Found::Warm(slot) => {
-                    if store.records.number(&range.address(slot).to_string())?.is_none() {
-                        return Ok(slot);
-                    }
-                    index.hold(&store.base, slot)?; // The cache didn't know.
-                }
-                Found::None => {
-                    let held = (0..range.slots()).filter(|s| !range.is_reserved(*s)).count() as u32;
-                    return Err(StoreError::Exhausted { range: range.to_string(), held });
-                }
+            let found = index.find(&store.base, seconds(), cool_down, |slot| choice.excludes(range.address(slot)))?;
+            let (Found::Free(slot) | Found::Warm(slot, _)) = found else { return Ok(Found::None) };
+            if store.records.number(&range.address(slot).to_string())?.is_none() {
+                return Ok(found);
             }
+            index.hold(&store.base, slot)?; // The cache didn't know.
         }
+    }
+
+    /// The slot of one address, if nobody holds that.
+    fn draw_fixed(&mut self, choice: &Choice, address: IpAddr) -> Result<(Index, u32), StoreError> {
+        let place = choice.ranges.iter().find_map(|range| Some((*range, range.slot(address)?)));
+        let Some((range, slot)) = place else { return Err(choice.exhausted()) };
+        let mut index = self.index(range)?;
+        if index.fresh {
+            self.rebuild(&mut index)?;
+        }
+        if self.held_addresses()?.contains(&address) { Err(StoreError::Held { address }) } else { Ok((index, slot)) }
     }
 }
 

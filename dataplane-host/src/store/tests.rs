@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 
+mod choices;
 mod crashes;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -45,8 +46,8 @@ impl Drop for Scratch {
     }
 }
 
-fn ranges(list: &[&str]) -> Vec<Range> {
-    list.iter().map(|r| Range::new(r.parse().unwrap()).unwrap()).collect()
+fn ranges(list: &[&str]) -> Vec<Choice> {
+    list.iter().map(|r| Range::new(r.parse().unwrap()).unwrap().into()).collect()
 }
 
 fn id(container: &str) -> AttachmentId {
@@ -68,7 +69,7 @@ fn facts(container: &str) -> Record {
     }
 }
 
-fn reserve(store: &Store, container: &str, ranges: &[Range]) -> Result<Vec<String>, StoreError> {
+fn reserve(store: &Store, container: &str, ranges: &[Choice]) -> Result<Vec<String>, StoreError> {
     let reservation = store.lock(SOON)?.reserve(&facts(container), ranges)?;
     let record = reservation.commit(store)?.record;
     Ok(record.addresses.iter().map(ToString::to_string).collect())

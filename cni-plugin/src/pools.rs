@@ -1,0 +1,152 @@
+//! Pool mode: which pools a pod gets its addresses from, and this node's blocks in them.
+//!
+//! A pod's own annotations come from the runtime, which has them from kubelet: exact, and without the agent. Its
+//! namespace's are in a file that the agent keeps. A namespace that is not in there is waited for a moment; then, if no
+//! namespace is known to ask for pools, the pod gets what pods get that ask for none. Otherwise the runtime is asked to try again,
+//! because a pod must not get an address of a wrong pool.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use dataplane_host::pools::{self, NAMESPACES_FILE, Namespace, NamespacesFile, POOLS_FILE, PoolEntry, PoolsFile, Wish};
+use dataplane_host::store::{Choice, Range};
+use serde_json::Value;
+
+use crate::error::CniError;
+
+/// The capability by which containerd and CRI-O hand over a pod's annotations.
+const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+/// How long a namespace that the agent has not yet written down is waited for.
+const WAIT: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a pod asks for: by its own annotations, else by its namespace's.
+pub(crate) fn wish(runtime_config: Option<&Value>, pod: Option<&str>, state_dir: &Path) -> Result<Wish, CniError> {
+    let annotations = runtime_config.and_then(|config| config.get(POD_ANNOTATIONS));
+    let own = Wish::from_annotations(|name| annotations?.get(name)?.as_str())
+        .map_err(|e| CniError::Config { field: "runtimeConfig", reason: format!("the pod's {e}") })?;
+    let Some((namespace, _)) = pod.and_then(|pod| pod.split_once('/')) else { return Ok(own) };
+    if own.ipv4_pools.is_some() && own.ipv6_pools.is_some() {
+        return Ok(own);
+    }
+    let theirs = of_namespace(namespace, state_dir)?;
+    Ok(Wish {
+        ipv4_pools: own.ipv4_pools.or(theirs.ipv4_pools),
+        ipv6_pools: own.ipv6_pools.or(theirs.ipv6_pools),
+        addresses: own.addresses,
+    })
+}
+
+fn of_namespace(namespace: &str, state_dir: &Path) -> Result<Wish, CniError> {
+    let deadline = Instant::now() + WAIT;
+    loop {
+        let file: NamespacesFile = read(state_dir, NAMESPACES_FILE)?.unwrap_or_default();
+        match file.get(namespace) {
+            Namespace::Chosen(wish) => return Ok(wish),
+            Namespace::Plain => return Ok(Wish::default()),
+            Namespace::Unknown { possible } => {
+                if Instant::now() < deadline {
+                    std::thread::sleep(POLL);
+                } else if possible {
+                    let reason =
+                        format!("the agent has not yet seen namespace {namespace}, which may ask for other pools");
+                    return Err(CniError::PoolsNotReady { reason });
+                } else {
+                    return Ok(Wish::default());
+                }
+            }
+        }
+    }
+}
+
+/// From where each address of a pod is chosen, IPv4 first. Only what was read while the store is locked may be used.
+pub(crate) fn families(wish: &Wish, state_dir: &Path) -> Result<Vec<Choice>, CniError> {
+    let Some(file) = read::<PoolsFile>(state_dir, POOLS_FILE)? else {
+        return Err(CniError::NoNodeData { path: state_dir.join(POOLS_FILE).display().to_string() });
+    };
+    let mut families = Vec::new();
+    for v6 in [false, true] {
+        families.extend(choice(&file, wish, v6)?);
+    }
+    if families.is_empty() {
+        return Err(CniError::PoolsNotReady { reason: "no pool is for pods of this node".into() });
+    }
+    Ok(families)
+}
+
+/// All of this node's blocks.
+pub(crate) fn blocks(state_dir: &Path) -> Result<Vec<Range>, CniError> {
+    let file = read::<PoolsFile>(state_dir, POOLS_FILE)?.unwrap_or_default();
+    file.pools.iter().flat_map(|pool| &pool.blocks).map(|block| Ok(Range::block(*block)?)).collect()
+}
+
+fn choice(file: &PoolsFile, wish: &Wish, v6: bool) -> Result<Option<Choice>, CniError> {
+    let entries = match wish.pools(v6) {
+        Some(names) => names.iter().map(|name| named(file, name, v6)).collect::<Result<Vec<_>, _>>()?,
+        None => default(file, v6),
+    };
+    if let Some(address) = wish.address(v6) {
+        let among = if wish.pools(v6).is_some() { entries } else { file.pools.iter().collect() };
+        return fixed(&among, address).map(Some);
+    }
+    if entries.is_empty() {
+        return Ok(None);
+    }
+    let ranges = entries.iter().flat_map(|pool| &pool.blocks).map(|block| Ok(Range::block(*block)?));
+    let ranges = ranges.collect::<Result<Vec<_>, CniError>>()?;
+    if ranges.is_empty() {
+        let names: Vec<_> = entries.iter().map(|pool| pool.name.as_str()).collect();
+        let reason = format!("this node has no block of {}; its agent has not claimed one yet", names.join(", "));
+        return Err(CniError::PoolsNotReady { reason });
+    }
+    let excluded = entries.iter().flat_map(|pool| pool.reserved.iter().copied()).collect();
+    Ok(Some(Choice { ranges, excluded, fixed: None }))
+}
+
+fn default(file: &PoolsFile, v6: bool) -> Vec<&PoolEntry> {
+    let find = |name: &String| file.pools.iter().find(|pool| pool.name == *name && pool.cidr.is_ipv6() == v6);
+    file.default.iter().filter_map(find).collect()
+}
+
+fn named<'a>(file: &'a PoolsFile, name: &str, v6: bool) -> Result<&'a PoolEntry, CniError> {
+    let Some(entry) = file.pools.iter().find(|pool| pool.name == *name) else {
+        let reason = format!("pool {name}: there is none of that name, or it is disabled or not for this node");
+        return Err(CniError::PoolsNotReady { reason });
+    };
+    if entry.cidr.is_ipv6() == v6 {
+        return Ok(entry);
+    }
+    let family = if v6 { "IPv6" } else { "IPv4" };
+    Err(refused(&format!("pool {name} ({}) is asked for an {family} address", entry.cidr)))
+}
+
+/// An address that a pod asks for: only of a pool that allows it, and only of this node's blocks.
+fn fixed(among: &[&PoolEntry], address: IpAddr) -> Result<Choice, CniError> {
+    let Some(pool) = among.iter().find(|pool| pool.cidr.contains(address)) else {
+        return Err(refused(&format!("address {address} is in none of the pools that the pod may use on this node")));
+    };
+    if !pool.allow_fixed_addresses {
+        return Err(refused(&format!("address {address}: pool {} does not allow fixed addresses", pool.name)));
+    }
+    let Some(block) = pool.blocks.iter().find(|block| block.contains(address)) else {
+        let reason = format!("address {address} is in no block of this node; its agent claims the block if it is free");
+        return Err(CniError::PoolsNotReady { reason });
+    };
+    Ok(Choice { fixed: Some(address), ..Range::block(*block)?.into() })
+}
+
+fn refused(reason: &str) -> CniError {
+    CniError::Config { field: "runtimeConfig", reason: format!("annotations: {reason}") }
+}
+
+fn read<T: serde::de::DeserializeOwned>(state_dir: &Path, name: &str) -> Result<Option<T>, CniError> {
+    let path = || state_dir.join(name).display().to_string();
+    pools::read(state_dir, name).map_err(|e| match e.kind() {
+        std::io::ErrorKind::InvalidData => CniError::Decode { what: path(), reason: e.to_string() },
+        _ => CniError::io(format!("read {}", path()), e),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! Tests of the choice of pools.
+
+use super::*;
+
+fn entry(name: &str, cidr: &str, fixed: bool, blocks: &[&str]) -> PoolEntry {
+    PoolEntry {
+        name: name.into(),
+        cidr: cidr.parse().unwrap(),
+        allow_fixed_addresses: fixed,
+        reserved: vec![],
+        blocks: blocks.iter().map(|b| b.parse().unwrap()).collect(),
+    }
+}
+
+fn file() -> PoolsFile {
+    let reserved = vec!["10.1.0.0/32".parse().unwrap()];
+    PoolsFile {
+        version: 1,
+        node: "n1".into(),
+        default: ["a", "b", "six", "gone"].map(str::to_owned).into(),
+        pools: vec![
+            PoolEntry { reserved, ..entry("a", "10.1.0.0/16", false, &["10.1.0.0/26", "10.1.5.64/26"]) },
+            entry("b", "10.2.0.0/16", true, &["10.2.0.0/26"]),
+            entry("red", "10.3.0.0/16", true, &["10.3.7.0/26"]),
+            entry("bare", "10.4.0.0/16", true, &[]),
+            entry("six", "fd00:1::/64", true, &["fd00:1::40/122"]),
+        ],
+    }
+}
+
+fn wish(pairs: &[(&str, &str)]) -> Wish {
+    Wish::from_annotations(|name| pairs.iter().find(|(k, _)| *k == name).map(|(_, v)| *v)).unwrap()
+}
+
+/// Ranges, and the address that is asked for.
+type Shown = (Vec<String>, Option<IpAddr>);
+
+/// What is chosen for a family, or the error's code and message.
+fn choose(pairs: &[(&str, &str)], v6: bool) -> Result<Option<Shown>, (u32, String)> {
+    let show = |c: Choice| (c.ranges.iter().map(ToString::to_string).collect(), c.fixed);
+    choice(&file(), &wish(pairs), v6).map(|c| c.map(show)).map_err(|e| (e.code(), e.to_string()))
+}
+
+fn ranges(list: &[&str]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_pod_that_asks_for_nothing_gets_the_default_pools_in_their_order() {
+    let all = ranges(&["10.1.0.0/26", "10.1.5.64/26", "10.2.0.0/26"]);
+    assert_eq!(choose(&[], false).unwrap(), Some((all, None)));
+    assert_eq!(choose(&[], true).unwrap(), Some((ranges(&["fd00:1::40/122"]), None)));
+    let excluded = choice(&file(), &Wish::default(), false).unwrap().unwrap().excluded;
+    assert_eq!(excluded, ["10.1.0.0/32".parse().unwrap()]);
+    let only_six = PoolsFile { default: vec!["six".into()], ..file() };
+    assert_eq!(choice(&only_six, &Wish::default(), false).unwrap(), None, "no family without a pool");
+}
+
+#[test]
+fn named_pools_come_before_the_default() {
+    let red = [("ropeway.dev/ipv4pools", r#"["red","b"]"#)];
+    assert_eq!(choose(&red, false).unwrap(), Some((ranges(&["10.3.7.0/26", "10.2.0.0/26"]), None)));
+    assert_eq!(
+        choose(&red, true).unwrap(),
+        Some((ranges(&["fd00:1::40/122"]), None)),
+        "the other family is the default"
+    );
+}
+
+#[test]
+fn what_may_become_possible_is_to_be_tried_again() {
+    for (pairs, words) in [
+        ([("ropeway.dev/ipv4pools", r#"["none"]"#)], "pool none: there is none of that name"),
+        ([("ropeway.dev/ipv4pools", r#"["bare"]"#)], "this node has no block of bare"),
+        ([("ropeway.dev/ipAddrs", r#"["10.3.8.1"]"#)], "address 10.3.8.1 is in no block of this node"),
+    ] {
+        let (code, message) = choose(&pairs, false).unwrap_err();
+        assert!(code == 11 && message.contains(words), "{code} {message}");
+    }
+}
+
+#[test]
+fn an_address_is_given_only_where_its_pool_allows_it() {
+    let fixed = [("ropeway.dev/ipAddrs", r#"["10.3.7.9"]"#)];
+    assert_eq!(choose(&fixed, false).unwrap(), Some((ranges(&["10.3.7.0/26"]), "10.3.7.9".parse().ok())));
+    let other = [("ropeway.dev/ipAddrs", r#"["10.3.7.9"]"#), ("ropeway.dev/ipv4pools", r#"["b"]"#)];
+    for (pairs, words) in [
+        (&[("ropeway.dev/ipAddrs", r#"["10.1.0.9"]"#)][..], "pool a does not allow fixed addresses"),
+        (&[("ropeway.dev/ipAddrs", r#"["192.168.50.1"]"#)], "is in none of the pools"),
+        (&[("ropeway.dev/ipAddrs", r#"["127.0.0.1"]"#)], "is in none of the pools"),
+        (&other, "is in none of the pools"),
+        (&[("ropeway.dev/ipv4pools", r#"["six"]"#)], "pool six (fd00:1::/64) is asked for an IPv4 address"),
+    ] {
+        let (code, message) = choose(pairs, false).unwrap_err();
+        assert!(code == 7 && message.contains(words), "{code} {message}");
+    }
+}
+
+#[test]
+fn the_pods_annotation_goes_over_the_namespaces() {
+    let directory = std::env::temp_dir().join(format!("rw-wish-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let red = wish(&[("ropeway.dev/ipv4pools", r#"["red"]"#), ("ropeway.dev/ipv6pools", r#"["six"]"#)]);
+    let file =
+        NamespacesFile { version: 1, chosen: [("team".into(), red.clone())].into(), plain: vec!["default".into()] };
+    pools::write(&directory, NAMESPACES_FILE, &file).unwrap();
+    let of = |annotations: Value, pod| {
+        let config = serde_json::json!({ "io.kubernetes.cri.pod-annotations": annotations });
+        wish_of(&config, pod, &directory)
+    };
+    assert_eq!(of(Value::Null, "team/web-0").unwrap(), red);
+    assert_eq!(of(Value::Null, "default/web-0").unwrap(), Wish::default());
+    let own = of(serde_json::json!({"ropeway.dev/ipv4pools": "[\"b\"]", "secret": "x"}), "team/web-0").unwrap();
+    assert_eq!((own.pools(false), own.pools(true)), (Some(&["b".to_owned()][..]), Some(&["six".to_owned()][..])));
+    let (code, message) = of(serde_json::json!({"ropeway.dev/ipAddrs": "../x"}), "default/web-0").unwrap_err();
+    assert!(code == 7 && message.contains("the pod's annotation ropeway.dev/ipAddrs"), "{message}");
+    // Other namespaces ask for pools, so one that nobody knows may, too.
+    let (code, message) = of(Value::Null, "new/web-0").unwrap_err();
+    assert!(code == 11 && message.contains("namespace new"), "{message}");
+    pools::write(&directory, NAMESPACES_FILE, &NamespacesFile { chosen: [].into(), ..file }).unwrap();
+    assert_eq!(of(Value::Null, "new/web-0").unwrap(), Wish::default(), "nobody asks for pools");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+fn wish_of(config: &Value, pod: &str, directory: &Path) -> Result<Wish, (u32, String)> {
+    super::wish(Some(config), Some(pod), directory).map_err(|e| (e.code(), e.to_string()))
+}

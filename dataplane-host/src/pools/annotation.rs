@@ -1,0 +1,168 @@
+//! Annotations by which a pod or a namespace asks for pools, and a pod for an address.
+//!
+//! Their values come from whoever may make pods, so they are checked strictly here, once for agent and plugin: a JSON list of
+//! names of objects, or of addresses. Anything else is an error, never a guess.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Names of pools for the IPv4 address, as in `["web", "spare"]`; used up in this order.
+pub const IPV4_POOLS: &str = "ropeway.dev/ipv4pools";
+/// The same for the IPv6 address.
+pub const IPV6_POOLS: &str = "ropeway.dev/ipv6pools";
+/// Addresses, at most one of each family, as in `["10.1.2.3"]`; pods only.
+pub const IP_ADDRS: &str = "ropeway.dev/ipAddrs";
+
+/// Nobody needs a longer list.
+const MOST_NAMES: usize = 16;
+/// No name of a Kubernetes object is longer.
+const MOST_NAME_BYTES: usize = 253;
+/// No sensible value is longer.
+const MOST_BYTES: usize = MOST_NAMES * (MOST_NAME_BYTES + 4);
+
+/// What a pod or a namespace asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wish {
+    /// Pools for the IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4_pools: Option<Vec<String>>,
+    /// Pools for the IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6_pools: Option<Vec<String>>,
+    /// Addresses, at most one of each family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Why an annotation can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("annotation {annotation}: {reason}")]
+pub struct WishError {
+    /// Its name.
+    pub annotation: &'static str,
+    /// What is wrong with its value.
+    pub reason: String,
+}
+
+impl Wish {
+    /// What annotations ask for.
+    ///
+    /// # Errors
+    /// Names the first one that can't be used.
+    pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Self, WishError> {
+        Ok(Self {
+            ipv4_pools: get(IPV4_POOLS).map(|v| pools(IPV4_POOLS, v)).transpose()?,
+            ipv6_pools: get(IPV6_POOLS).map(|v| pools(IPV6_POOLS, v)).transpose()?,
+            addresses: get(IP_ADDRS).map(addresses).transpose()?.unwrap_or_default(),
+        })
+    }
+
+    /// Whether it asks for nothing.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ipv4_pools.is_none() && self.ipv6_pools.is_none() && self.addresses.is_empty()
+    }
+
+    /// The pools for one family.
+    #[must_use]
+    pub fn pools(&self, v6: bool) -> Option<&[String]> {
+        if v6 { self.ipv6_pools.as_deref() } else { self.ipv4_pools.as_deref() }
+    }
+
+    /// The address of one family.
+    #[must_use]
+    pub fn address(&self, v6: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|a| a.is_ipv6() == v6)
+    }
+}
+
+fn pools(annotation: &'static str, value: &str) -> Result<Vec<String>, WishError> {
+    let names = list(annotation, value)?;
+    let bad = |reason| Err(WishError { annotation, reason });
+    if names.is_empty() {
+        return bad("names no pool".into());
+    }
+    for name in &names {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let inside = |c: char| plain(c) || matches!(c, '-' | '.');
+        if name.len() > MOST_NAME_BYTES
+            || !name.chars().all(inside)
+            || !name.starts_with(plain)
+            || !name.ends_with(plain)
+        {
+            return bad(format!("{name:?} can't be the name of a pool"));
+        }
+    }
+    Ok(names)
+}
+
+fn addresses(value: &str) -> Result<Vec<IpAddr>, WishError> {
+    let bad = |reason| WishError { annotation: IP_ADDRS, reason };
+    let parse = |text: &String| text.parse().map_err(|_| bad(format!("{text:?} is no IP address")));
+    let addresses: Vec<IpAddr> = list(IP_ADDRS, value)?.iter().map(parse).collect::<Result<_, _>>()?;
+    let sixes = addresses.iter().filter(|a| a.is_ipv6()).count();
+    match (addresses.len() - sixes, sixes) {
+        (0, 0) => Err(bad("names no address".into())),
+        (0 | 1, 0 | 1) => Ok(addresses),
+        _ => Err(bad("names more than one address of a family".into())),
+    }
+}
+
+fn list(annotation: &'static str, value: &str) -> Result<Vec<String>, WishError> {
+    let bad = |reason| WishError { annotation, reason };
+    if value.len() > MOST_BYTES {
+        return Err(bad(format!("has {} bytes, {MOST_BYTES} are allowed", value.len())));
+    }
+    let list: Vec<String> = serde_json::from_str(value).map_err(|e| bad(format!("is no JSON list of strings: {e}")))?;
+    if list.len() > MOST_NAMES {
+        return Err(bad(format!("has {} entries, {MOST_NAMES} are allowed", list.len())));
+    }
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(annotation: &str, value: &str) -> Result<Wish, String> {
+        Wish::from_annotations(|name| (name == annotation).then_some(value)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn lists_of_names_and_addresses_are_understood() {
+        assert!(wish("example.com/other", "x").unwrap().is_empty());
+        let names = wish(IPV4_POOLS, r#"["web", "spare.v4"]"#).unwrap();
+        assert_eq!((names.pools(false), names.pools(true)), (Some(&["web".to_owned(), "spare.v4".into()][..]), None));
+        let both = wish(IP_ADDRS, r#"["fd00::7","10.1.2.3"]"#).unwrap();
+        assert_eq!((both.address(false), both.address(true)), ("10.1.2.3".parse().ok(), "fd00::7".parse().ok()));
+    }
+
+    #[test]
+    fn everything_else_is_refused_by_name() {
+        let many = format!("[{}]", vec![r#""a""#; 17].join(","));
+        let long = format!(r#"["{}"]"#, "a".repeat(254));
+        let longest = format!("[{}]", " ".repeat(10_000));
+        for (annotation, value, reason) in [
+            (IPV4_POOLS, "web", "is no JSON list of strings"),
+            (IPV4_POOLS, "[]", "names no pool"),
+            (IPV4_POOLS, r"[1]", "is no JSON list of strings"),
+            (IPV6_POOLS, r#"["../../etc"]"#, r#""../../etc" can't be the name of a pool"#),
+            (IPV6_POOLS, r#"["a/b"]"#, "can't be the name"),
+            (IPV6_POOLS, r#"["-a"]"#, "can't be the name"),
+            (IPV6_POOLS, r#"["A"]"#, "can't be the name"),
+            (IPV6_POOLS, r#"[""]"#, "can't be the name"),
+            (IPV4_POOLS, &many, "has 17 entries, 16 are allowed"),
+            (IPV4_POOLS, &long, "can't be the name"),
+            (IPV4_POOLS, &longest, "bytes"),
+            (IP_ADDRS, "[]", "names no address"),
+            (IP_ADDRS, r#"["10.1.2.3/32"]"#, r#""10.1.2.3/32" is no IP address"#),
+            (IP_ADDRS, r#"["10.1.2.3","10.1.2.4"]"#, "more than one address of a family"),
+            (IP_ADDRS, r#"["$(reboot)"]"#, "is no IP address"),
+        ] {
+            let error = wish(annotation, value).unwrap_err();
+            assert!(error.starts_with(&format!("annotation {annotation}: ")) && error.contains(reason), "{error}");
+        }
+    }
+}

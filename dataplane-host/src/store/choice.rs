@@ -1,0 +1,46 @@
+//! From where one address is to be chosen.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::{Range, StoreError};
+
+/// The ranges for one address, used up in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// All of one family.
+    pub ranges: Vec<Range>,
+    /// Parts of them from which no address is chosen.
+    pub excluded: Vec<IpNetwork>,
+    /// This address and no other; it may lie in an excluded part.
+    pub fixed: Option<IpAddr>,
+}
+
+impl From<Range> for Choice {
+    fn from(range: Range) -> Self {
+        Self { ranges: vec![range], ..Self::default() }
+    }
+}
+
+impl Choice {
+    pub(super) fn excludes(&self, address: IpAddr) -> bool {
+        self.excluded.iter().any(|part| part.contains(address))
+    }
+
+    /// Whether an address may have been chosen here.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.fixed.is_none_or(|fixed| fixed == address) && self.ranges.iter().any(|r| r.slot(address).is_some())
+    }
+
+    /// The error when there is nothing to choose.
+    pub(super) fn exhausted(&self) -> StoreError {
+        let usable = |range: &Range| {
+            let free = |slot: &u32| !range.is_reserved(*slot) && !self.excludes(range.address(*slot));
+            (0..range.slots()).filter(free).count() as u32
+        };
+        let ranges: Vec<_> = self.ranges.iter().map(ToString::to_string).collect();
+        StoreError::Exhausted { range: ranges.join(", "), held: self.ranges.iter().map(usable).sum() }
+    }
+}

@@ -1,0 +1,78 @@
+//! Several ranges for an address, parts that are left out, and addresses that are asked for.
+
+use super::*;
+
+fn block(list: &[&str]) -> Choice {
+    let ranges = list.iter().map(|r| Range::block(r.parse().unwrap()).unwrap()).collect();
+    Choice { ranges, ..Choice::default() }
+}
+
+fn fixed(address: &str, range: &str) -> Choice {
+    Choice { fixed: address.parse().ok(), ..block(&[range]) }
+}
+
+#[test]
+fn blocks_are_used_up_in_their_order_and_to_their_last_address() {
+    let scratch = Scratch::new();
+    let (store, two) = (scratch.store("a"), [block(&["10.1.0.4/31", "10.1.0.8/30"])]);
+    for (n, address) in ["10.1.0.4", "10.1.0.5", "10.1.0.8", "10.1.0.9", "10.1.0.10", "10.1.0.11"].iter().enumerate() {
+        assert_eq!(reserve(&store, &format!("c{n}"), &two).unwrap(), [*address]);
+    }
+    let error = reserve(&store, "c9", &two).unwrap_err().to_string();
+    assert_eq!(error, "no free address in range 10.1.0.4/31, 10.1.0.8/30: all 6 are held");
+}
+
+#[test]
+fn a_later_block_comes_before_an_address_that_is_not_yet_cool() {
+    let scratch = Scratch::new();
+    let store = scratch.store("a").with_cool_down(Duration::from_secs(1000));
+    let two = [block(&["10.1.0.4/31", "10.1.0.8/31"])];
+    for n in 0..3 {
+        reserve(&store, &format!("c{n}"), &two).unwrap();
+    }
+    release(&store, "c0");
+    assert_eq!(reserve(&store, "c3", &two).unwrap(), ["10.1.0.9"]);
+    assert_eq!(reserve(&store, "c4", &two).unwrap(), ["10.1.0.4"], "nothing else is left");
+}
+
+#[test]
+fn excluded_parts_are_left_out() {
+    let scratch = Scratch::new();
+    let excluded = vec!["10.1.0.0/31".parse().unwrap(), "10.1.0.3/32".parse().unwrap()];
+    let (store, choice) = (scratch.store("a"), [Choice { excluded, ..block(&["10.1.0.0/30"]) }]);
+    assert_eq!(reserve(&store, "c1", &choice).unwrap(), ["10.1.0.2"]);
+    assert!(!store.lock(SOON).unwrap().has_free(&choice[0]).unwrap());
+    let error = reserve(&store, "c2", &choice).unwrap_err().to_string();
+    assert_eq!(error, "no free address in range 10.1.0.0/30: all 1 are held");
+}
+
+#[test]
+fn an_address_that_is_asked_for_is_given_or_its_holder_keeps_it() {
+    let scratch = Scratch::new();
+    let store = scratch.store("a").with_cool_down(Duration::from_secs(1000));
+    let seven = [fixed("10.1.0.7", "10.1.0.0/26")];
+    assert_eq!(reserve(&store, "c1", &seven).unwrap(), ["10.1.0.7"]);
+    let error = reserve(&store, "c2", &seven).unwrap_err();
+    assert_eq!(error.to_string(), "address 10.1.0.7 is held by another attachment");
+    release(&store, "c1");
+    assert_eq!(reserve(&store, "c2", &seven).unwrap(), ["10.1.0.7"], "its own pod may want it again at once");
+    let outside = reserve(&store, "c3", &[fixed("10.9.0.1", "10.1.0.0/26")]).unwrap_err();
+    assert!(matches!(outside, StoreError::Exhausted { .. }), "{outside}");
+    // What somebody else is about to write down is held as well.
+    let on_its_way = store.lock(SOON).unwrap().reserve(&facts("c4"), &[fixed("10.1.0.8", "10.1.0.0/26")]).unwrap();
+    let eight = [fixed("10.1.0.8", "10.1.0.0/26")];
+    assert!(matches!(reserve(&scratch.store("a"), "c5", &eight), Err(StoreError::Held { .. })));
+    drop(on_its_way.commit(&store).unwrap());
+    let held: std::collections::BTreeSet<_> = store.lock(SOON).unwrap().held_addresses().unwrap().into_iter().collect();
+    assert_eq!(held.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.7", "10.1.0.8"]);
+}
+
+#[test]
+fn both_families_or_none_with_an_address_that_is_asked_for() {
+    let scratch = Scratch::new();
+    let store = scratch.store("a");
+    reserve(&store, "c1", &[fixed("fd00:1::7", "fd00:1::/122")]).unwrap();
+    let both = [block(&["10.1.0.0/26"]), fixed("fd00:1::7", "fd00:1::/122")];
+    assert!(matches!(reserve(&store, "c2", &both), Err(StoreError::Held { .. })));
+    assert_eq!(reserve(&store, "c3", &both[..1]).unwrap(), ["10.1.0.0"], "no IPv4 address was lost");
+}
