@@ -91,8 +91,8 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _lock = AgentLock::take(&config.state_dir)?;
     let source = source::prepare(&config).await?;
-    let metrics_address = reserve("metrics-bind-address", config.metrics_bind_address)?;
-    let health_address = reserve("healthz-bind-address", config.healthz_bind_address)?;
+    let metrics_address = take("metrics-bind-address", config.metrics_bind_address, &config).await?;
+    let health_address = take("healthz-bind-address", config.healthz_bind_address, &config).await?;
     let cgroup = Facts::gather()?.check(&config.pin_root, config.cgroup_root.as_deref())?;
     let object = Object::get(config.ebpf_object.as_deref())?;
 
@@ -134,6 +134,14 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     };
     info!(cause, "stopping; programs stay attached and go on working");
     Ok(())
+}
+
+/// Takes an address, or says who has it.
+async fn take(flag: &'static str, address: SocketAddr, config: &Config) -> Result<(TcpSocket, SocketAddr), BindError> {
+    match reserve(flag, address) {
+        Ok(taken) => Ok(taken),
+        Err(e) => Err(e.explain(config.metrics_bind_address).await),
+    }
 }
 
 /// Gives the node's context to the controller.

@@ -31,11 +31,13 @@ const SLOWEST_CLIENT: Duration = Duration::from_secs(5);
 
 /// Why a server could not start.
 #[derive(Debug, thiserror::Error)]
-#[error("--{flag} {address}: {source}")]
+#[error("--{flag} {address}: {source}{advice}")]
 pub struct BindError {
     flag: &'static str,
     address: SocketAddr,
     source: io::Error,
+    /// Who is there, and what to do about it.
+    advice: String,
 }
 
 /// What is sent back.
@@ -76,7 +78,43 @@ impl BindError {
     /// For the address of a flag.
     #[must_use]
     pub const fn new(flag: &'static str, address: SocketAddr, source: io::Error) -> Self {
-        Self { flag, address, source }
+        Self { flag, address, source, advice: String::new() }
+    }
+
+    /// Finds out who has the address: an agent and a kube-proxy tell it by `/proxyMode` at `metrics`.
+    pub async fn explain(self, metrics: SocketAddr) -> Self {
+        if self.source.kind() != io::ErrorKind::AddrInUse {
+            return self;
+        }
+        let mode = tokio::time::timeout(SLOWEST_CLIENT, proxy_mode(metrics)).await.ok().and_then(Result::ok);
+        Self { advice: advice(mode.as_deref()), ..self }
+    }
+}
+
+fn advice(mode: Option<&str>) -> String {
+    match mode {
+        Some("ropeway") => "; another agent serves this node: stop it first".into(),
+        Some(mode) => format!(
+            "; kube-proxy ({mode}) serves this node: delete its DaemonSet, then remove its rules by `kube-proxy --cleanup` or a reboot, \
+             or give this flag another address for the time of the change"
+        ),
+        None => "; find who listens there by `ss -lntp`, or give this flag another address".into(),
+    }
+}
+
+/// What a proxy says of itself.
+async fn proxy_mode(address: SocketAddr) -> io::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream.write_all(b"GET /proxyMode HTTP/1.0\r\n\r\n").await?;
+    let mut text = String::new();
+    stream.take(4096).read_to_string(&mut text).await?;
+    let (head, mode) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
+    let ok = head.split_whitespace().nth(1) == Some("200") && !mode.is_empty();
+    if ok && mode.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        Ok(mode.into())
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
     }
 }
 

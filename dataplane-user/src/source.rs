@@ -8,6 +8,7 @@ mod intern;
 pub mod kubernetes;
 pub mod manifests;
 pub mod object;
+mod trouble;
 pub mod wire;
 
 use std::fmt;

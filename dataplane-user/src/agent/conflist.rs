@@ -16,10 +16,24 @@ use crate::config::Config;
 use crate::controller::Snapshot;
 use crate::node::file;
 
-/// How often it is looked at whether the plugin has what it needs, and how soon a failed write is tried again.
+/// How often it is looked at whether the plugin has what it needs, and how soon it is tried again when something is in the way.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often it is looked at whether the list is still what the runtime takes.
+const AUDIT: Duration = Duration::from_secs(10);
 
-/// Waits until the tables are complete and the plugin knows the node's ranges, then writes the list.
+/// How things are in the runtime's directory.
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// The list was written.
+    Written,
+    /// The list is there.
+    Present,
+    /// The runtime takes another file.
+    Rival(PathBuf),
+}
+
+/// Waits until the tables are complete and the plugin knows the node's ranges, then writes the list and sees to it that it stays
+/// the one that counts.
 pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let Some(path) = &config.cni_conflist else { return };
     if snapshots.wait_for(|s| s.synced).await.is_err() {
@@ -29,19 +43,59 @@ pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snaps
         tokio::time::sleep(PAUSE).await;
     }
     let text = content(&config);
-    let mut reported = false;
+    let mut said = None;
     loop {
-        match write(path, &text) {
-            Ok(true) => return info!(path = %path.display(), "this node can serve pods: CNI configuration written"),
-            Ok(false) => return,
-            Err(e) if !reported => {
-                error!("--cni-conflist {}: {e}; trying again", path.display());
-                reported = true;
+        let complaint = match settle(path, &text) {
+            Ok(State::Written) => {
+                info!(path = %path.display(), "this node can serve pods: CNI configuration written");
+                None
             }
-            Err(_) => {}
+            Ok(State::Present) => None,
+            Ok(State::Rival(rival)) => Some(format!(
+                "{}: the container runtime takes this CNI configuration and not {}, which sorts after it: remove it when the pods \
+                 that it has attached are drained, or give --cni-conflist a name that sorts before it",
+                rival.display(),
+                path.display()
+            )),
+            Err(e) => Some(format!("--cni-conflist {}: {e}; trying again", path.display())),
+        };
+        if complaint != said {
+            if let Some(text) = &complaint {
+                error!("{text}");
+            } else {
+                info!(path = %path.display(), "the container runtime takes our CNI configuration again");
+            }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(if complaint.is_some() { PAUSE } else { AUDIT }).await;
+        said = complaint;
     }
+}
+
+/// Writes the list where it is missing. Beside a rival it is not written anew, for kubelet would then report a node Ready
+/// whose pods get another network; a list that is there already is left to whoever made both.
+fn settle(path: &Path, text: &str) -> io::Result<State> {
+    let rival = rival(path)?;
+    if let Some(rival) = rival {
+        if path.exists() {
+            write(path, text)?;
+        }
+        return Ok(State::Rival(rival));
+    }
+    write(path, text).map(|written| if written { State::Written } else { State::Present })
+}
+
+/// The file that a runtime takes instead: it takes the first by name.
+fn rival(path: &Path) -> io::Result<Option<PathBuf>> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let is_read = |other: &Path| other.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json");
+    let mut first: Option<PathBuf> = None;
+    for entry in fs::read_dir(directory)? {
+        let other = entry?.path();
+        if is_read(&other) && other.file_name() < path.file_name() && first.as_ref().is_none_or(|f| other < *f) {
+            first = Some(other);
+        }
+    }
+    Ok(first)
 }
 
 fn content(config: &Config) -> String {
@@ -109,7 +163,40 @@ mod tests {
         assert!(!path.exists());
         fs::create_dir_all(&config.state_dir).unwrap();
         fs::write(config.state_dir.join(file::NAME), "{}").unwrap();
-        task.await.unwrap();
+        appears(&path).await;
+        task.abort();
+    }
+
+    async fn appears(path: &Path) {
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while !path.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    #[test]
+    fn a_file_that_the_runtime_prefers_is_named_and_nothing_is_written_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("10-ropeway.conflist");
+        for harmless in ["10-ropeway.next", "05-note.txt", "20-other.conflist"] {
+            fs::write(dir.path().join(harmless), "").unwrap();
+        }
+        let (first, second) = (dir.path().join("05-mesh.conf"), dir.path().join("10-calico.conflist"));
+        for rival in [&first, &second] {
+            fs::write(rival, "").unwrap();
+        }
+        assert_eq!(settle(&path, "list").unwrap(), State::Rival(first.clone()));
+        fs::remove_file(&first).unwrap();
+        assert_eq!(settle(&path, "list").unwrap(), State::Rival(second.clone()));
+        assert!(!path.exists());
+        fs::remove_file(&second).unwrap();
+        assert_eq!(settle(&path, "list").unwrap(), State::Written);
+        assert_eq!(settle(&path, "list").unwrap(), State::Present);
+        fs::write(&second, "").unwrap();
+        assert_eq!(settle(&path, "list").unwrap(), State::Rival(second));
         assert!(path.exists());
     }
 }

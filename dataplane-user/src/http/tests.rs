@@ -36,7 +36,29 @@ async fn answers_and_refuses() {
     assert!(ask(address, &put).await.starts_with("HTTP/1.1 405"));
     assert!(ask(address, "what\r\n\r\n").await.starts_with("HTTP/1.1 400"));
 
-    let taken = reserve("metrics-bind-address", address).unwrap_err().to_string();
-    assert!(taken.starts_with(&format!("--metrics-bind-address {address}: Address already in use")), "{taken}");
+    let taken = reserve("metrics-bind-address", address).unwrap_err();
+    assert!(
+        taken.to_string().starts_with(&format!("--metrics-bind-address {address}: Address already in use")),
+        "{taken}"
+    );
+    let taken = taken.explain(address).await.to_string();
+    assert!(taken.ends_with("; another agent serves this node: stop it first"), "{taken}");
     server.abort();
+}
+
+#[tokio::test]
+async fn a_kube_proxy_that_has_the_address_is_named() {
+    let reserved = reserve("metrics-bind-address", ([127, 0, 0, 1], 0).into()).unwrap();
+    let address = reserved.0.local_addr().unwrap();
+    let listener = listen("metrics-bind-address", reserved).unwrap();
+    let server = tokio::spawn(serve(listener, Arc::new(|_: &str| Answer::text("iptables".into()))));
+    let taken = reserve("metrics-bind-address", address).unwrap_err().explain(address).await.to_string();
+    assert!(taken.contains("; kube-proxy (iptables) serves this node: delete its DaemonSet"), "{taken}");
+    server.abort();
+
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = silent.local_addr().unwrap();
+    std::thread::spawn(move || drop(silent.accept()));
+    let taken = reserve("healthz-bind-address", address).unwrap_err().explain(address).await.to_string();
+    assert!(taken.ends_with("; find who listens there by `ss -lntp`, or give this flag another address"), "{taken}");
 }

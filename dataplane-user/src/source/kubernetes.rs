@@ -12,9 +12,10 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Config};
 use serde::de::DeserializeOwned;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::decode::{Decoded, Decoder, HEADLESS, SERVICE_PROXY_NAME};
+use super::trouble::Troubles;
 use super::wire::{NodeWire, PodWire, ServiceWire, SliceWire};
 use super::{Event, EventSender, SourceKind};
 
@@ -34,6 +35,7 @@ const PAGE: u32 = 500;
 /// # Errors
 /// The client can't be made; an API server that can't be reached is tried again for ever.
 pub async fn run(config: Config, node_name: &str, tx: EventSender) -> Result<(), KubernetesError> {
+    let troubles = Troubles::new(config.cluster_url.to_string().trim_end_matches('/').to_owned());
     let client = Client::try_from(config)?;
     let not_other_proxies = format!("!{SERVICE_PROXY_NAME}");
     let services = watcher::Config::default().page_size(PAGE).labels(&not_other_proxies);
@@ -43,14 +45,16 @@ pub async fn run(config: Config, node_name: &str, tx: EventSender) -> Result<(),
     let decoder = || Decoder::new(node_name);
     let (mut d1, mut d2, mut d3, mut d4) = (decoder(), decoder(), decoder(), decoder());
     tokio::join!(
-        watch::<ServiceWire, _>(SourceKind::Service, &client, services, &tx, |w| {
+        watch::<ServiceWire, _>(SourceKind::Service, &client, services, &tx, &troubles, |w| {
             split(d1.service(w), Event::Service)
         }),
-        watch::<SliceWire, _>(SourceKind::Slice, &client, slices, &tx, |w| { split(d2.slice(w), Event::Slice) }),
-        watch::<NodeWire, _>(SourceKind::Node, &client, nodes, &tx, |w| {
+        watch::<SliceWire, _>(SourceKind::Slice, &client, slices, &tx, &troubles, |w| {
+            split(d2.slice(w), Event::Slice)
+        }),
+        watch::<NodeWire, _>(SourceKind::Node, &client, nodes, &tx, &troubles, |w| {
             split(d3.node(w), |key, object| Event::Node(key.name, object))
         }),
-        watch::<PodWire, _>(SourceKind::Pod, &client, pods, &tx, |w| { split(d4.pod(w), Event::Pod) }),
+        watch::<PodWire, _>(SourceKind::Pod, &client, pods, &tx, &troubles, |w| { split(d4.pod(w), Event::Pod) }),
     );
     Ok(())
 }
@@ -74,8 +78,14 @@ fn gone(event: Event) -> Event {
     }
 }
 
-async fn watch<W, F>(kind: SourceKind, client: &Client, config: watcher::Config, tx: &EventSender, mut decode: F)
-where
+async fn watch<W, F>(
+    kind: SourceKind,
+    client: &Client,
+    config: watcher::Config,
+    tx: &EventSender,
+    troubles: &Troubles,
+    mut decode: F,
+) where
     W: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     W::DynamicType: Hash + Eq,
     F: FnMut(&W) -> Vec<Event>,
@@ -90,10 +100,7 @@ where
                 debug!(%kind, "in sync");
                 vec![Event::InSync(kind)]
             }
-            Err(error) => {
-                warn!(%kind, %error, "watch interrupted; trying again");
-                vec![Event::Trouble(kind, error.to_string())]
-            }
+            Err(error) => vec![Event::Trouble(kind, troubles.report(kind, &error))],
         };
         for event in events {
             if tx.send(event).await.is_err() {

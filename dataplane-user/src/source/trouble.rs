@@ -1,0 +1,142 @@
+//! What is said when an API server does not give what was asked for: one line with what to do, once, though several watches
+//! run into the same thing again and again.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::runtime::watcher;
+use tracing::{debug, warn};
+
+use super::SourceKind;
+
+/// How soon the same is said again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Shared by the watches of one API server.
+#[derive(Debug)]
+pub(super) struct Troubles {
+    server: String,
+    said: Mutex<HashMap<String, Instant>>,
+}
+
+impl Troubles {
+    /// For the API server with this URL.
+    pub(super) fn new(server: String) -> Self {
+        Self { server, said: Mutex::default() }
+    }
+
+    /// Says it, unless it was said just now; gives the text.
+    pub(super) fn report(&self, kind: SourceKind, error: &watcher::Error) -> String {
+        let text = explain(&self.server, kind, error);
+        if self.is_due(&text, Instant::now()) {
+            warn!("{text}; trying again");
+        } else {
+            debug!(%kind, %error, "watch interrupted again");
+        }
+        text
+    }
+
+    fn is_due(&self, text: &str, now: Instant) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.retain(|_, when| now.duration_since(*when) < AGAIN);
+        let due = !said.contains_key(text);
+        if due {
+            said.insert(text.to_owned(), now);
+        }
+        due
+    }
+}
+
+/// What is wrong, and what whoever runs the cluster can do about it.
+fn explain(server: &str, kind: SourceKind, error: &watcher::Error) -> String {
+    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchError(status) => refused(server, kind, status.code, &status.message),
+        InitialListFailed(e) | WatchStartFailed(e) => {
+            let cause = root(e);
+            format!(
+                "API server {server} can't be reached ({cause}): what is in the kernel goes on, but changes do not arrive; check \
+                 --apiserver and --kubeconfig (without them: whether anything serves the Service `kubernetes`)"
+            )
+        }
+        // The usual end of a connection; if it can't be made again, that is told.
+        WatchFailed(e) => format!("connection to API server {server} was lost ({})", root(e)),
+        NoResourceVersion => format!("API server {server} gives no resource version with {kind}"),
+    }
+}
+
+fn refused(server: &str, kind: SourceKind, code: u16, message: &str) -> String {
+    match code {
+        401 => format!(
+            "API server {server} does not know this agent (401 {message}): its token or certificate is wrong or has expired; check \
+             --kubeconfig, or the ServiceAccount"
+        ),
+        403 => format!(
+            "API server {server} does not let this agent read what it needs ({message}): apply the ClusterRole and its binding \
+             of this version (manifests/base/rbac.yaml)"
+        ),
+        404 => format!(
+            "API server {server} has no {kind} (404 {message}): apply the custom resource definitions of this version first \
+             (kubectl apply -k with one of manifests/overlays does)"
+        ),
+        // The server has forgotten where the watch was: it is listed anew.
+        410 => format!("API server {server}: {kind} are listed anew ({message})"),
+        _ => format!("API server {server} refuses {kind} ({code} {message})"),
+    }
+}
+
+/// The innermost reason: what is around it repeats it.
+fn root(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: &str = "https://192.0.2.1:6443";
+
+    fn api(code: u16, message: &str) -> watcher::Error {
+        let status = kube::core::Status { code, message: message.into(), ..kube::core::Status::default() };
+        watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn each_refusal_names_what_to_do() {
+        let told = |code, message: &str| explain(SERVER, SourceKind::Service, &api(code, message));
+        assert!(told(401, "Unauthorized").ends_with("check --kubeconfig, or the ServiceAccount"));
+        let forbidden = told(403, "services is forbidden: User \"x\" cannot list resource \"services\"");
+        assert!(forbidden.contains("cannot list resource \"services\""), "{forbidden}");
+        assert!(forbidden.contains("manifests/base/rbac.yaml"), "{forbidden}");
+        assert!(told(404, "page not found").contains("custom resource definitions"));
+        assert!(told(500, "etcd is away").ends_with("(500 etcd is away)"));
+    }
+
+    #[test]
+    fn an_unreachable_server_is_named_with_the_innermost_reason() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = watcher::Error::InitialListFailed(kube::Error::Service(Box::new(refused)));
+        let text = explain(SERVER, SourceKind::Node, &error);
+        assert!(
+            text.starts_with("API server https://192.0.2.1:6443 can't be reached (connection refused): "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_same_is_said_once_a_minute() {
+        let (troubles, now) = (Troubles::new(SERVER.into()), Instant::now());
+        assert!(troubles.is_due("one", now));
+        assert!(!troubles.is_due("one", now + AGAIN / 2));
+        assert!(troubles.is_due("two", now + AGAIN / 2));
+        assert!(troubles.is_due("one", now + AGAIN));
+    }
+}
