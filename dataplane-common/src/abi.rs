@@ -6,12 +6,13 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
-use crate::addr::{V4, V6};
+use crate::addr::{Prefix, V4, V6};
 use crate::event::{Counter, DropReason};
 use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
-use crate::pod::{Addr, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use crate::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use crate::service::{
-    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, ServiceName, SlotTable, SockPeer, SockPeerKey,
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, SlotTable, SockPeer,
+    SockPeerKey, SourceRange,
 };
 
 const fn mix(mut hash: u64, text: &str) -> u64 {
@@ -74,6 +75,12 @@ pub const MAPS: &[&str] = &[
     "config",
     "counters",
     "drops",
+    "nets4",
+    "nets6",
+    "source_ranges4",
+    "source_ranges6",
+    "host_ports4",
+    "host_ports6",
 ];
 
 /// Raised when the meaning of a field changes but no layout does.
@@ -106,7 +113,14 @@ pub const HASH: u64 = {
         Pod { netns_cookie addr4 addr6 mac host_mac flags pad } = 48;
         Addr { ifindex kind pad mac } = 12;
         PodNetns { addr4 addr6 ifindex } = 24;
-        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks } = 40;
+        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks features mtu tunnel_mtu } = 52;
+        Prefix<V4> { len data } = 8;
+        Prefix<V6> { len data } = 20;
+        Net { oif flags } = 8;
+        SourceRange<V4> { service_port client } = 8;
+        SourceRange<V6> { service_port client } = 20;
+        HostPort<V4> { addr port pad ifindex } = 12;
+        HostPort<V6> { addr port pad ifindex } = 24;
     };
     let mut i = 0;
     while i < MAPS.len() {

@@ -95,6 +95,16 @@ pub struct V6 {
     pub octets: [u8; 16],
 }
 
+/// The key of a longest-prefix-match trie: `struct bpf_lpm_trie_key_u8` of the kernel, which matches `len` bits of `data` from its first byte.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct Prefix<K> {
+    /// Length in bits.
+    pub len: u32,
+    /// What is matched; bits beyond the length are zero.
+    pub data: K,
+}
+
 impl V4 {
     /// From the word as it stands in memory.
     #[inline(always)]

@@ -8,9 +8,9 @@ use core::mem::size_of;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::addr::{V4, V6};
+use crate::addr::{Prefix, V4, V6};
 use crate::flow::{Flow, FlowKey, FragmentKey};
-use crate::service::{AffinityKey, FrontendKey, SockPeer, SockPeerKey};
+use crate::service::{AffinityKey, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange};
 
 macro_rules! plain {
     ($($ty:ident<A> { $($field:ty),* })*) => {$(
@@ -37,4 +37,9 @@ plain! {
     FlowKey<A> { A, A, u16, u16, u8, [u8; 3] }
     Flow<A> { A, A, u16, u16, u32, u32, u32, u32, u32, u8, u8, u16 }
     FragmentKey<A> { A, A, u32, u8, [u8; 3] }
+    Prefix<A> { u32, A }
+    SourceRange<A> { u32, A }
+    HostPort<A> { A, u16, u16, u32 }
 }
+plain!(@ Prefix<SourceRange<V4>>, V4, u32, SourceRange<A>);
+plain!(@ Prefix<SourceRange<V6>>, V6, u32, SourceRange<A>);

@@ -94,4 +94,37 @@ pub struct NodeConfig {
     pub tcp_ticks: u32,
     /// A TCP flow that has shown FIN or RST ends after so many idle clock ticks.
     pub closing_ticks: u32,
+    /// Bits of [`node_features`].
+    pub features: u32,
+    /// The uplink's MTU, bytes; 0: not known.
+    pub mtu: u32,
+    /// The MTU of the tunnel device, bytes; 0: there is none.
+    pub tunnel_mtu: u32,
+}
+
+/// Bits of [`NodeConfig::features`]: what is off costs the programs nothing.
+pub mod node_features {
+    /// `nets4` and `nets6` say something about addresses that `addrs4` and `addrs6` do not know.
+    pub const NETS: u32 = 1;
+    /// What pods send out of the cluster gets the node's address.
+    pub const MASQUERADE: u32 = 2;
+}
+
+/// What a network is, seen from this node: tries `nets4` and `nets6`, by [`crate::addr::Prefix`] of an address. Written by the agent.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Net {
+    /// The device that leads there: the tunnel; 0: the uplink.
+    pub oif: u32,
+    /// Bits of [`net_flags`].
+    pub flags: u32,
+}
+
+/// Bits of [`Net::flags`].
+pub mod net_flags {
+    /// Addresses of Services (a `ServiceCIDR`): one that no Service has is answered by nobody, and packets to it are dropped.
+    pub const SERVICE: u32 = 1;
+    /// Sees the addresses of pods: the pod networks and other networks without masquerading.
+    pub const KEEP_SOURCE: u32 = 2;
 }

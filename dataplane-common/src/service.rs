@@ -73,6 +73,8 @@ pub mod frontend_flags {
     pub const KEEP_CLIENT: u16 = 4;
     /// A node port.
     pub const NODE_PORT: u16 = 8;
+    /// Only clients that `source_ranges` allows (`loadBalancerSourceRanges`).
+    pub const SOURCE_RANGES: u16 = 16;
 }
 
 /// The rule that picks a slot: [`Frontend::scheduler`].
@@ -198,4 +200,30 @@ pub struct SockPeer<A> {
     pub backend: u32,
     /// [`Backend::generation`] at that time.
     pub generation: u32,
+}
+
+/// Who may use a load-balancer address: key of the tries `source_ranges4` and `source_ranges6`; the service port is matched whole, so that the
+/// length is 32 and the bits of the client's prefix. Whoever is found there is allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct SourceRange<A> {
+    /// The service port.
+    pub service_port: u32,
+    /// The client's network.
+    pub client: A,
+}
+
+/// Where a host port leads: map `host_ports4` or `host_ports6`, by [`FrontendKey`] whose address is the `hostIP`, or all zero for every address of
+/// the node. Written by the plugin. A frontend with the same address and port goes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct HostPort<A> {
+    /// The pod.
+    pub addr: A,
+    /// The container's port, CPU order.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+    /// The pod's host-side veth.
+    pub ifindex: u32,
 }

@@ -2,14 +2,15 @@
 #![allow(non_upper_case_globals, reason = "the name of the static is the name of the map")]
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::event::{Counter, DropReason};
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::pod::{Addr, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use dataplane_common::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, ServiceName, SockPeer, SockPeerKey,
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, SockPeer, SockPeerKey,
+    SourceRange,
 };
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -57,3 +58,15 @@ pub static config: Array<NodeConfig, 1> = Array::new();
 pub static counters: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 pub static drops: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+pub static nets4: LpmTrie<V4, Net, 16384> = LpmTrie::new();
+#[btf_map]
+pub static nets6: LpmTrie<V6, Net, 16384> = LpmTrie::new();
+#[btf_map]
+pub static source_ranges4: LpmTrie<SourceRange<V4>, u32, 65536> = LpmTrie::new();
+#[btf_map]
+pub static source_ranges6: LpmTrie<SourceRange<V6>, u32, 65536> = LpmTrie::new();
+#[btf_map]
+pub static host_ports4: HashMap<FrontendKey<V4>, HostPort<V4>, 16384, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static host_ports6: HashMap<FrontendKey<V6>, HostPort<V6>, 16384, ON_DEMAND> = HashMap::new();

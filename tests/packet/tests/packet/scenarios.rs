@@ -67,6 +67,7 @@ fn node<W: World>(w: &mut W) -> [Net; 2] {
         udp_ticks: IDLE_TICKS,
         tcp_ticks: IDLE_TICKS,
         closing_ticks: IDLE_TICKS,
+        ..NodeConfig::default()
     });
     for (ifindex, addr4, addr6) in [(POD_A, v4.a, v6.a), (POD_B, v4.b, v6.b)] {
         let pod = Pod {
