@@ -9,10 +9,11 @@ use dataplane_host::netlink::{
 };
 use dataplane_host::netns::Netns;
 use dataplane_host::store::Record;
+use dataplane_host::sys as host_sys;
 
 use crate::dataplane::{Maps, Programs};
 use crate::error::CniError;
-use crate::{plan, sys, sysctl};
+use crate::{plan, sysctl};
 
 /// The namespaces of both ends, each with a socket.
 #[derive(Debug)]
@@ -60,7 +61,8 @@ impl Ends {
         let index = self.create(record, mtu, maps)?;
         sysctl::quiet_ipv6(&record.host_ifname)?;
         self.set_up_pod(record)?;
-        let cookie = sys::netns_cookie(self.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
+        let cookie =
+            host_sys::netns_cookie(self.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
         maps.insert(record, index, cookie)?;
         self.host_socket.run(&[
             quiet_link(index),

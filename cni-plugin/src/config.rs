@@ -38,7 +38,8 @@ pub(crate) struct Config {
     mtu: u32,
     pub(crate) dns: Option<Value>,
     pub(crate) prev_result: Option<Value>,
-    /// `runtimeConfig`: what the runtime says of this one attachment.
+    /// `runtimeConfig`: what the runtime says of this one attachment. Checked by the verbs that use it, so that DEL works
+    /// whatever stands there.
     pub(crate) runtime: Option<Value>,
     /// For GC: the attachments that live, if the runtime says so.
     pub(crate) valid: Option<Vec<AttachmentId>>,

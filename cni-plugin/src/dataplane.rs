@@ -13,6 +13,7 @@ use dataplane_host::store::Record;
 
 use crate::error::CniError;
 use crate::plan;
+use crate::ports::HostPorts;
 
 /// The maps of the pod network.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(crate) struct Maps {
     addrs4: Table<V4, Addr>,
     addrs6: Table<V6, Addr>,
     pod_netns: Table<u64, PodNetns>,
+    pub(crate) ports: HostPorts,
 }
 
 /// The programs of a pod's veth.
@@ -45,6 +47,7 @@ impl Maps {
             addrs4: Table::open(&pins, "addrs4")?,
             addrs6: Table::open(&pins, "addrs6")?,
             pod_netns: Table::open(&pins, "pod_netns")?,
+            ports: HostPorts::open(&pins)?,
         })
     }
 
@@ -72,12 +75,23 @@ impl Maps {
         self.pods.insert(&index, &pod)?;
         // A pod with several interfaces is known by the first.
         self.pod_netns.insert_new(&netns_cookie, &PodNetns { addr4, addr6, ifindex: index })?;
-        Ok(())
+        self.ports.insert(record, index)
     }
 
-    /// The record's part of what [`Self::insert`] wrote, from any state, blocking the pod's own packets first.
-    /// `device` is the index of its device, if that still exists.
-    pub(crate) fn remove(&self, addresses: &[IpAddr], device: Option<u32>) -> Result<(), CniError> {
+    /// A record's part of what [`Self::insert`] wrote, from any state. `device` is the index of its device, if that still exists.
+    pub(crate) fn remove(&self, record: &Record, device: Option<u32>) -> Result<(), CniError> {
+        self.ports.remove(record)?;
+        self.remove_addresses(&record.addresses, device)
+    }
+
+    /// As [`Self::remove`], for an attachment whose record is lost.
+    pub(crate) fn remove_unrecorded(&self, addresses: &[IpAddr], device: Option<u32>) -> Result<(), CniError> {
+        self.ports.remove_to(addresses)?;
+        self.remove_addresses(addresses, device)
+    }
+
+    /// Blocks the pod's own packets first.
+    fn remove_addresses(&self, addresses: &[IpAddr], device: Option<u32>) -> Result<(), CniError> {
         let mut indexes: Vec<u32> = device.into_iter().collect();
         let mut ours = Vec::new();
         for address in addresses {
@@ -149,6 +163,7 @@ impl Maps {
                 wrong.push(format!("map addrs does not lead {address} to device {index}"));
             }
         }
+        wrong.extend(self.ports.differences(record, index)?);
         Ok(wrong)
     }
 

@@ -37,6 +37,8 @@ pub(crate) enum CniError {
     NoIndex,
     #[error("address {address} is not a pod's in the table of addresses, it belongs to this node or to a Service")]
     AddressTaken { address: IpAddr },
+    #[error("{port} of this node is taken: it leads to the pod with address {holder}")]
+    PortTaken { port: String, holder: IpAddr },
     #[error("not as ADD left it: {}", .0.join("; "))]
     Differs(Vec<String>),
     #[error("not ready for ADD: {reason}")]
@@ -90,6 +92,7 @@ impl CniError {
             Self::AddressTaken { .. } => 106,
             Self::Differs(_) => 107,
             Self::Incomplete { .. } => 108,
+            Self::PortTaken { .. } => 109,
             Self::NotReady { .. } => 50,
             Self::Degraded { .. } => 51,
         }

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod capabilities;
 mod cmd;
 mod config;
 mod dataplane;
@@ -13,6 +14,7 @@ mod env;
 mod error;
 mod plan;
 mod pools;
+mod ports;
 mod result;
 mod sys;
 mod sysctl;

@@ -86,6 +86,7 @@ mod tests {
             id,
             network: "pods".into(),
             pod: None,
+            ports: Vec::new(),
             addresses: vec!["10.1.0.5".parse().unwrap(), "fd00:1::5".parse().unwrap()],
             boot: String::new(),
             generation: 0,

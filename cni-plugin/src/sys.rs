@@ -2,17 +2,6 @@
 #![allow(unsafe_code, reason = "this is the door; see the module's doc")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-
-/// The kernel's number of the network namespace in which a socket was opened (`SO_NETNS_COOKIE`, Linux 5.14).
-pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut length = size_of::<u64>() as libc::socklen_t;
-    let (level, name) = (libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
-    // SAFETY: the option is a u64, and the length given is that of `cookie`, which lives across the call.
-    let r = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut cookie).cast(), &raw mut length) };
-    if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
-}
 
 /// Which side of a fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! Takes an attachment back from whatever state it is in: a failed ADD, a repeated ADD, DEL, the remains of a killed process.
 
 use std::io;
-use std::net::IpAddr;
 
 use dataplane_host::netlink::{Socket, delete_link};
 use dataplane_host::store::{Attachment, Record, Store};
@@ -12,15 +11,10 @@ use crate::log;
 use crate::sys::{self, Side};
 
 /// Stops the pod's traffic: takes it out of the maps. Says which index its device has, if there is one.
-pub(crate) fn block(
-    socket: &mut Socket,
-    host_ifname: &str,
-    addresses: &[IpAddr],
-    maps: Option<&Maps>,
-) -> Result<Option<u32>, CniError> {
-    let index = socket.link_by_name(host_ifname)?.map(|link| link.index);
+pub(crate) fn block(socket: &mut Socket, record: &Record, maps: Option<&Maps>) -> Result<Option<u32>, CniError> {
+    let index = socket.link_by_name(&record.host_ifname)?.map(|link| link.index);
     if let Some(maps) = maps {
-        maps.remove(addresses, index)?;
+        maps.remove(record, index)?;
     }
     Ok(index)
 }
@@ -36,7 +30,7 @@ pub(crate) fn remove_device(socket: &mut Socket, index: Option<u32>) -> Result<(
 
 /// All of the kernel's part at once.
 pub(crate) fn detach(socket: &mut Socket, record: &Record, maps: Option<&Maps>) -> Result<(), CniError> {
-    let index = block(socket, &record.host_ifname, &record.addresses, maps)?;
+    let index = block(socket, record, maps)?;
     remove_device(socket, index)
 }
 

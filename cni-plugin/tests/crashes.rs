@@ -9,15 +9,28 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Node, Sandbox, call, command, environment, plugin};
+use common::{Answer, Node, Sandbox, call, command, environment, plugin};
 use serde_json::{Value, json};
+
+/// The configuration of these tests: with host ports, so that every map is written.
+fn config(node: &Node) -> String {
+    node.config(&json!({ "runtimeConfig": { "portMappings": [
+        { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+        { "hostPort": 8080, "containerPort": 80, "protocol": "udp", "hostIP": "127.0.0.1" },
+    ] } }))
+}
+
+fn add(node: &Node, sandbox: &Sandbox) -> Answer {
+    call(&mut command("ADD", "c1", &sandbox.path()), &config(node))
+}
 
 /// After a kill: a repeated ADD succeeds, DEL removes everything.
 fn converges(node: &Node, sandbox: &Sandbox, what: &str) {
-    let result = node.add("c1", sandbox);
+    let result = add(node, sandbox);
     assert!(result.success, "ADD after {what}: {} {}", result.json, result.log);
     assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running, "{what}");
     assert_eq!(node.names("records").len(), 3, "{what}");
+    assert_eq!(node.host_ports().len(), 3, "{what}");
     removes(node, &sandbox.path(), what);
 }
 
@@ -78,13 +91,13 @@ fn kill_at(verb: &str, netns: &str, input: &str, name: &str, n: usize) {
 fn add_killed_at_any_system_call_is_repeated_or_undone() {
     let node = Node::new();
     let first = Sandbox::new();
-    let calls = calls(&node, "ADD", &first.path(), &node.config(&Value::Null));
+    let calls = calls(&node, "ADD", &first.path(), &config(&node));
     removes(&node, &first.path(), "ADD");
     assert!(["linkat", "fsync", "sendto", "bpf", "flock"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
     for (name, count) in calls {
         for n in 1..=count {
             let sandbox = Sandbox::new();
-            kill_at("ADD", &sandbox.path(), &node.config(&Value::Null), &name, n);
+            kill_at("ADD", &sandbox.path(), &config(&node), &name, n);
             let what = format!("ADD was killed at {name} {n}");
             if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
         }
@@ -96,15 +109,15 @@ fn add_killed_at_any_system_call_is_repeated_or_undone() {
 fn del_killed_at_any_system_call_is_repeated() {
     let node = Node::new();
     let first = Sandbox::new();
-    node.add("c1", &first).ok();
-    let calls = calls(&node, "DEL", &first.path(), &node.config(&Value::Null));
+    add(&node, &first).ok();
+    let calls = calls(&node, "DEL", &first.path(), &config(&node));
     node.settle();
     assert!(["linkat", "fsync", "bpf", "flock"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
     for (name, count) in calls {
         for n in 1..=count {
             let sandbox = Sandbox::new();
-            node.add("c1", &sandbox).ok();
-            kill_at("DEL", &sandbox.path(), &node.config(&Value::Null), &name, n);
+            add(&node, &sandbox).ok();
+            kill_at("DEL", &sandbox.path(), &config(&node), &name, n);
             let what = format!("DEL was killed at {name} {n}");
             if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
         }
@@ -115,16 +128,16 @@ fn del_killed_at_any_system_call_is_repeated() {
 #[ignore = "needs root"]
 fn gc_killed_at_any_system_call_is_finished_by_the_next_verb() {
     let node = Node::new();
-    let config = node.config(&json!({ "cni.dev/valid-attachments": [] }));
+    let collect = node.config(&json!({ "cni.dev/valid-attachments": [] }));
     let first = Sandbox::new();
-    node.add("c1", &first).ok();
-    let calls = calls(&node, "GC", &first.path(), &config);
+    add(&node, &first).ok();
+    let calls = calls(&node, "GC", &first.path(), &collect);
     assert!(["linkat", "fsync", "sendto", "bpf"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
     for (name, count) in calls {
         for n in 1..=count {
             let sandbox = Sandbox::new();
-            node.add("c1", &sandbox).ok();
-            kill_at("GC", &sandbox.path(), &config, &name, n);
+            add(&node, &sandbox).ok();
+            kill_at("GC", &sandbox.path(), &collect, &name, n);
             let what = format!("GC was killed at {name} {n}");
             if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
         }
@@ -141,7 +154,7 @@ fn add_killed_at_random_moments_is_repeated() {
         let child = child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = child.spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
-        drop(std::io::Write::write_all(&mut input, node.config(&Value::Null).as_bytes()));
+        drop(std::io::Write::write_all(&mut input, config(&node).as_bytes()));
         drop(input);
         std::thread::sleep(Duration::from_micros(round * 97 % 4000));
         child.kill().unwrap();
@@ -182,7 +195,7 @@ fn del_succeeds_ten_times_in_every_state() {
     for (state, prepare) in states {
         let node = Node::new();
         let mut sandbox = Some(Sandbox::new());
-        node.add("c1", sandbox.as_ref().unwrap()).ok();
+        add(&node, sandbox.as_ref().unwrap()).ok();
         prepare(&node, &mut sandbox);
         let netns = sandbox.as_ref().map_or(String::new(), Sandbox::path);
         for time in 1..=10 {
@@ -198,7 +211,7 @@ fn del_succeeds_ten_times_in_every_state() {
         assert!(names.is_empty() || state == "with a damaged record", "{state}: {names:?}");
         assert_eq!(common::socket().links().unwrap().len(), 1, "{state}");
         if node.pins().map("pods").exists() {
-            let left: Vec<_> = ["pods", "addrs4", "addrs6", "pod_netns"]
+            let left: Vec<_> = ["pods", "addrs4", "addrs6", "pod_netns", "host_ports"]
                 .into_iter()
                 .filter(|map| !node.traces()[map].is_empty())
                 .collect();

@@ -75,6 +75,9 @@ pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
     /// The all-zero address, which no host has.
     #[must_use]
     fn is_unspecified(&self) -> bool;
+    /// Whether it is an address of the namespace's own loopback: 127.0.0.0/8 (RFC 1122, section 3.2.1.3), `::1` (RFC 4291, section 2.5.3).
+    #[must_use]
+    fn is_loopback(&self) -> bool;
 }
 
 /// An IPv4 address: four bytes in network order.
@@ -168,6 +171,11 @@ impl Address for V4 {
     fn is_unspecified(&self) -> bool {
         self.word() == 0
     }
+
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        self.octets[0] == 127
+    }
 }
 
 impl Address for V6 {
@@ -189,6 +197,12 @@ impl Address for V6 {
     fn is_unspecified(&self) -> bool {
         let w = self.words();
         (w[0] | w[1]) | (w[2] | w[3]) == 0
+    }
+
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        let w = self.words();
+        (w[0] | w[1]) | (w[2] | (w[3] ^ 1_u32.to_be())) == 0
     }
 }
 

@@ -5,7 +5,7 @@ use crate::checksum::Change;
 use crate::event::Counter;
 use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
 use crate::pod::{Addr, NodeConfig, Pod, PodNetns};
-use crate::service::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, SockPeer, SockPeerKey};
+use crate::service::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey};
 
 /// Where the IP header starts: after an Ethernet header.
 pub const L3: usize = 14;
@@ -84,6 +84,8 @@ pub trait Tables<A: Address>: Node {
     /// Remembers what a socket's address stands for; says whether the table took it.
     #[must_use]
     fn set_sock_peer(&self, key: &SockPeerKey<A>, peer: &SockPeer<A>) -> bool;
+    /// Where a host port leads, of just this address.
+    fn host_port(&self, key: &FrontendKey<A>) -> Option<&HostPort<A>>;
 }
 
 /// The flow table of one address family. Apart from [`Tables`], so that a flow can be held while tables are read.

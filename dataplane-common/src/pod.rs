@@ -100,6 +100,10 @@ pub struct NodeConfig {
     pub mtu: u32,
     /// The MTU of the tunnel device, bytes; 0: there is none.
     pub tunnel_mtu: u32,
+    /// Zero.
+    pub pad: u32,
+    /// The kernel's cookie of the node's own network namespace: whose loopback addresses are the node's.
+    pub netns_cookie: u64,
 }
 
 /// Bits of [`NodeConfig::features`]: what is off costs the programs nothing.

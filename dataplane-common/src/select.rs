@@ -2,7 +2,7 @@
 
 use crate::addr::Address;
 use crate::packet::Tables;
-use crate::service::{Affinity, AffinityKey, Frontend, backend_state};
+use crate::service::{Affinity, AffinityKey, Frontend, FrontendKey, HostPort, backend_state};
 
 /// Who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,4 +58,12 @@ pub fn select<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client:
         tables.set_affinity(&key, &Affinity { backend: id, generation, last_used: now });
     }
     id
+}
+
+/// Where a host port of an address of the node leads: the one of just that address goes before the one of every address. The caller knows that
+/// the address is the node's own and that no frontend has it with this port.
+#[inline(always)]
+pub fn host_port<A: Address, T: Tables<A>>(tables: &T, addr: A, port: u16, proto: u8) -> Option<&HostPort<A>> {
+    let key = FrontendKey { addr, port, proto, pad: 0 };
+    tables.host_port(&key).or_else(|| tables.host_port(&FrontendKey { addr: A::UNSPECIFIED, ..key }))
 }

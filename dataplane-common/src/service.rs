@@ -196,7 +196,7 @@ pub struct SockPeer<A> {
     pub port: u16,
     /// Zero.
     pub pad: u16,
-    /// Backend id.
+    /// Backend id; 0: a host port's pod.
     pub backend: u32,
     /// [`Backend::generation`] at that time.
     pub generation: u32,

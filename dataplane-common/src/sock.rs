@@ -3,8 +3,9 @@
 use crate::addr::Address;
 use crate::event::Counter;
 use crate::packet::{Node, Tables};
+use crate::pod::addr_kind;
 use crate::rewrite::Family;
-use crate::select::{Side, select};
+use crate::select::{self, Side, select};
 use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, frontend_flags};
 
 /// What a socket asks for.
@@ -51,7 +52,13 @@ pub struct Decision<A> {
 pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Decision<A> {
     let &Request { addr, port, proto, cookie, .. } = request;
     let mut decision = Decision { action: Action::Keep, addr, port };
-    let Some(frontend) = tables.frontend(&FrontendKey { addr, port, proto, pad: 0 }) else { return decision };
+    // a loopback address is the node's only in the node's own namespace: pods, and whoever else has one, keep theirs
+    if addr.is_loopback() && tables.config().is_none_or(|c| c.netns_cookie != request.netns_cookie) {
+        return decision;
+    }
+    let Some(frontend) = tables.frontend(&FrontendKey { addr, port, proto, pad: 0 }) else {
+        return host_port(tables, request);
+    };
     let asked = SockPeerKey { cookie, addr, port, pad: 0 };
     if request.unconnected
         && let Some(&peer) = tables.sock_peer(&asked)
@@ -96,6 +103,25 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     decision
 }
 
+/// What no frontend has may be a host port, on an address of the node.
+#[inline(always)]
+fn host_port<A: Address, T: Tables<A>>(tables: &T, request: &Request<A>) -> Decision<A> {
+    let &Request { addr, port, proto, cookie, .. } = request;
+    let keep = Decision { action: Action::Keep, addr, port };
+    if !addr.is_loopback() && tables.addr(&addr).is_none_or(|a| a.kind != addr_kind::NODE) {
+        return keep;
+    }
+    let Some(&target) = select::host_port(tables, addr, port, proto) else { return keep };
+    let back = SockPeerKey { cookie, addr: target.addr, port: target.port, pad: 0 };
+    // datagrams go to the same pod each time: only the first one writes
+    let known = tables.sock_peer(&back).is_some_and(|peer| peer.addr == addr && peer.port == port);
+    if !known && !tables.set_sock_peer(&back, &SockPeer { addr, port, pad: 0, backend: 0, generation: 0 }) {
+        return keep;
+    }
+    tables.count(Counter::SocketTranslated);
+    Decision { action: Action::Redirect, addr: target.addr, port: target.port }
+}
+
 #[inline(always)]
 fn is_current<A, T: Node>(tables: &T, peer: &SockPeer<A>) -> bool {
     tables
@@ -108,3 +134,6 @@ fn is_current<A, T: Node>(tables: &T, peer: &SockPeer<A>) -> bool {
 pub fn shown<A: Address, T: Tables<A>>(tables: &T, cookie: u64, addr: A, port: u16) -> Option<&SockPeer<A>> {
     tables.sock_peer(&SockPeerKey { cookie, addr, port, pad: 0 })
 }
+
+#[cfg(test)]
+mod tests;

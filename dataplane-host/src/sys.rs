@@ -442,6 +442,19 @@ impl Drop for SharedWords {
     }
 }
 
+/// The kernel's number of the network namespace in which a socket was opened (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
+    // SAFETY: the option is a u64, and the length given is that of `cookie`, which lives across the call.
+    let r = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut cookie).cast(), &raw mut length) };
+    if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// How many CPUs the kernel could have: per-CPU maps carry a value for each.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ pub mod sysctl;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -22,6 +23,7 @@ use dataplane_common::pod::NodeConfig;
 use dataplane_host::map::Table;
 use dataplane_host::netlink::{Event, Group, Monitor, NetlinkError, PROTOCOL, Socket};
 use dataplane_host::pins::Pins;
+use dataplane_host::sys;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
@@ -57,6 +59,9 @@ pub enum NodeError {
     /// The plugin's file.
     #[error(transparent)]
     File(#[from] NodeFileError),
+    /// The kernel doesn't number network namespaces.
+    #[error("cookie of the node's network namespace: {0}")]
+    Namespace(#[source] std::io::Error),
     /// No thread for the monitor.
     #[error("watching devices, addresses and routes: {0}")]
     Monitor(#[from] std::io::Error),
@@ -86,6 +91,8 @@ pub type Publish = Box<dyn Fn(NodeContext) + Send>;
 pub struct NodeTask {
     parts: Parts,
     socket: Socket,
+    /// Of the node's network namespace.
+    netns_cookie: u64,
     heard: mpsc::Receiver<Vec<Event>>,
     nodes: Arc<Nodes>,
     /// All Nodes are known: a missing one is gone.
@@ -109,8 +116,10 @@ impl NodeTask {
         let monitor = Monitor::open(&Group::ALL)?;
         let (sender, heard) = mpsc::channel(16);
         thread::Builder::new().name("netlink".into()).stack_size(256 << 10).spawn(move || listen(monitor, &sender))?;
+        let socket = Socket::open()?;
         let mut task = Self {
-            socket: Socket::open()?,
+            netns_cookie: sys::netns_cookie(socket.as_fd()).map_err(NodeError::Namespace)?,
+            socket,
             heard,
             nodes: Arc::default(),
             nodes_in_sync: false,
@@ -215,7 +224,8 @@ impl NodeTask {
     }
 
     fn write_config(&self, facts: &Facts) -> Result<usize, LoadError> {
-        let wanted = facts.node_config(&self.parts.config, self.parts.clock);
+        let wanted =
+            NodeConfig { netns_cookie: self.netns_cookie, ..facts.node_config(&self.parts.config, self.parts.clock) };
         let table: Table<u32, NodeConfig> = Table::open(&self.parts.pins, "config")?;
         if table.get(&0)? == Some(wanted) {
             return Ok(0);

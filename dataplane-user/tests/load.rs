@@ -10,6 +10,7 @@ use std::path::Path;
 
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::pod::{Addr, Pod, addr_kind, pod_flags};
+use dataplane_common::service::{FrontendKey, HostPort, proto};
 use dataplane_host::map::Table;
 use dataplane_host::netlink::{self, Direction, Socket};
 use dataplane_host::pins::Pins;
@@ -75,7 +76,7 @@ fn an_unchanged_restart_does_nothing() {
     let clock = Clock::measure(&pins()).unwrap();
     println!("{} jiffies a second", clock.rate);
     let before = (ids("maps"), ids("programs"), ids("links"));
-    assert_eq!((before.0.len(), before.1.len(), before.2.len()), (21, 13, 12));
+    assert_eq!((before.0.len(), before.1.len(), before.2.len()), (27, 13, 12));
     assert!(before.2.contains_key("from_uplink-up0") && before.2.contains_key("sock_connect4"));
     drop(first);
 
@@ -158,15 +159,19 @@ fn the_links_of_another_abi_are_taken_over() {
     let old_addrs = Table::<V4, Addr>::open(&pins(), "addrs4").unwrap();
     old_addrs.insert(&pod.addr4, &addr).unwrap();
     old_addrs.insert(&V4 { octets: [10, 96, 0, 1] }, &Addr { kind: addr_kind::SERVICE, ..addr }).unwrap();
+    let port = FrontendKey { addr: V4::default(), port: 8080, proto: proto::TCP, pad: 0 };
+    let target = HostPort { addr: pod.addr4, port: 80, pad: 0, ifindex: 9 };
+    Table::open(&pins(), "host_ports4").unwrap().insert(&port, &target).unwrap();
     let other = Path::new(ROOT).join("0123456789abcdef");
     fs::rename(pins().directory(), &other).unwrap();
 
     assert!(attach::has_predecessor(&pins()));
     let new = load(false);
-    assert_eq!(carry::pods(&pins()).unwrap(), 2, "the pod and its address, not the Service's");
+    assert_eq!(carry::pods(&pins()).unwrap(), 3, "the pod, its address and its host port, not the Service's address");
     assert_eq!(carry::pods(&pins()).unwrap(), 0, "once");
     assert_eq!(Table::<u32, Pod>::open(&pins(), "pods").unwrap().get(&9).unwrap(), Some(pod));
     assert_eq!(Table::<V4, Addr>::open(&pins(), "addrs4").unwrap().entries().unwrap(), [(pod.addr4, addr)]);
+    assert_eq!(Table::open(&pins(), "host_ports4").unwrap().get(&port).unwrap(), Some(target));
     assert_eq!(attach_all(&new, &node, UplinkAttach::Auto), 24, "each link: another program, another pin");
     assert_eq!(ids("links"), links, "nothing was detached");
     assert!(!attach::has_predecessor(&pins()));

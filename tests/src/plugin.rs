@@ -69,6 +69,14 @@ pub fn conflist() -> Value {
     json!({"cniVersion": "1.1.0", "name": "ropeway", "plugins": [{"type": "ropeway-cni"}]})
 }
 
+/// [`conflist`] with what a runtime asks for one pod: `runtimeConfig`.
+#[must_use]
+pub fn conflist_with(runtime: &Value) -> Value {
+    let mut list = conflist();
+    list["plugins"][0]["runtimeConfig"] = runtime.clone();
+    list
+}
+
 /// The configuration that a runtime makes for the first plugin of a conflist.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! ADD: reserve addresses, wire the pod, print the result; or leave nothing behind.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use dataplane_host::netlink::Socket;
@@ -7,22 +8,25 @@ use dataplane_host::store::{Attachment, AttachmentId, Claim, Locked, Record, Res
 
 use super::LOCK_DEADLINE;
 use crate::attach::Ends;
+use crate::capabilities::Capabilities;
 use crate::config::{Config, Settings};
 use crate::dataplane::{Maps, Programs};
 use crate::env::Invocation;
 use crate::error::CniError;
-use crate::{log, result, undo};
+use crate::{log, ports, result, undo};
 
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, CniError> {
     let settings = config.settings(invocation.pod.as_deref())?;
+    let capabilities = Capabilities::parse(config.runtime.as_ref())?;
+    ports::check_families(&capabilities.ports, &settings.families()?)?;
     let maps = Maps::open(&config.pin_root)?;
     let programs = Programs::open(&config.pin_root)?;
     let netns = invocation.netns.as_ref().ok_or_else(|| CniError::environment("CNI_NETNS", "is missing"))?;
     let mut ends = Ends::open(netns)?;
     let store = Store::open(&config.state_dir)?;
-    let wanted = Wanted { facts: facts(invocation, config), settings: &settings, maps: &maps };
+    let wanted = Wanted { facts: facts(invocation, config, capabilities), settings: &settings, maps: &maps };
     let held = wanted.attachment(&store, &mut ends)?;
-    match wire(&mut ends, &held, &store, settings.mtu, &maps, &programs) {
+    match wanted.wire(&mut ends, &held, &store, &programs) {
         Ok(()) => Ok(result::of_add(config, held.record(), settings.mtu, &ends.netns)),
         Err(error) => {
             wanted.give_back(&store, &mut ends.host_socket, held.attachment());
@@ -53,31 +57,14 @@ impl Held {
     }
 }
 
-/// Wires the pod while the disk is at work.
-fn wire(
-    ends: &mut Ends,
-    held: &Held,
-    store: &Store,
-    mtu: u32,
-    maps: &Maps,
-    programs: &Programs,
-) -> Result<(), CniError> {
-    let Held::New(written) = held else { return ends.wire(held.record(), mtu, maps, programs) };
-    std::thread::scope(|scope| {
-        let disk = scope.spawn(|| written.sync(store));
-        let wired = ends.wire(held.record(), mtu, maps, programs);
-        let synced = disk.join().map_err(|_| CniError::io("write the record", std::io::Error::other("panic")))?;
-        wired.and(synced.map_err(CniError::from))
-    })
-}
-
-fn facts(invocation: &Invocation, config: &Config) -> Record {
+fn facts(invocation: &Invocation, config: &Config, capabilities: Capabilities) -> Record {
     Record {
         version: 1,
         id: invocation.id.clone(),
         network: config.name.clone(),
         pod: invocation.pod.clone(),
         addresses: Vec::new(),
+        ports: capabilities.ports,
         host_ifname: invocation.id.host_ifname(),
         boot: String::new(),
         generation: 0,
@@ -137,11 +124,11 @@ impl Wanted<'_> {
         }
     }
 
-    /// Whether a record has one address of each family, from the ranges of now.
+    /// Whether a record has one address of each family, from the ranges of now, and the host ports.
     fn fits(&self, record: &Record) -> Result<bool, CniError> {
         let families = self.settings.families()?;
         let fit = families.iter().zip(&record.addresses).all(|(family, address)| family.contains(*address));
-        Ok(record.addresses.len() == families.len() && fit)
+        Ok(record.ports == self.facts.ports && record.addresses.len() == families.len() && fit)
     }
 
     fn reserve<'s>(&self, store: &'s Store, mut locked: Locked<'s>, socket: &mut Socket) -> Result<Held, CniError> {
@@ -178,6 +165,43 @@ impl Wanted<'_> {
             }
             other => other.into(),
         }
+    }
+
+    /// Wires the pod while the disk is at work.
+    fn wire(&self, ends: &mut Ends, held: &Held, store: &Store, programs: &Programs) -> Result<(), CniError> {
+        let kernel = |ends: &mut Ends| {
+            self.free_ports(store, &mut ends.host_socket, held.record())?;
+            ends.wire(held.record(), self.settings.mtu, self.maps, programs)
+        };
+        let Held::New(written) = held else { return kernel(ends) };
+        std::thread::scope(|scope| {
+            let disk = scope.spawn(|| written.sync(store));
+            let wired = kernel(ends);
+            let synced = disk.join().map_err(|_| CniError::io("write the record", std::io::Error::other("panic")))?;
+            wired.and(synced.map_err(CniError::from))
+        })
+    }
+
+    /// Fails if other pods have the host ports of a record. Those that are only half removed make way.
+    fn free_ports(&self, store: &Store, socket: &mut Socket, record: &Record) -> Result<(), CniError> {
+        let ports = &self.maps.ports;
+        if ports.in_the_way(record)?.is_empty() {
+            return Ok(());
+        }
+        let mut locked = store.lock(LOCK_DEADLINE)?;
+        let orphans = locked.orphans()?;
+        let ranges = self.settings.ranges()?;
+        let ours = |address: &IpAddr| ranges.iter().any(|range| range.slot(*address).is_some());
+        // What leads to an address that nobody holds is no pod's. Whose entry is seen has its record by then.
+        let seen = ports.entries()?;
+        for port in ports.remove_strays(seen, &locked.attachments()?, ours)? {
+            log(&format!("{port}: led to a pod that does not have it"));
+        }
+        drop(locked);
+        for orphan in &orphans {
+            undo::release(socket, store, orphan, Some(self.maps))?;
+        }
+        ports.in_the_way(record)?.into_iter().next().map_or(Ok(()), |taken| Err(taken.into()))
     }
 
     /// Undoes everything after a failure. What can't be undone is left to DEL, and said.

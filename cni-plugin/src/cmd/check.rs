@@ -11,11 +11,12 @@ use serde_json::Value;
 
 use super::LOCK_DEADLINE;
 use crate::attach::Ends;
+use crate::capabilities::Capabilities;
 use crate::config::Config;
 use crate::dataplane::{Maps, Programs};
 use crate::env::Invocation;
 use crate::error::CniError;
-use crate::{plan, sys};
+use crate::plan;
 
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniError> {
     config.require("CHECK", "0.4.0")?;
@@ -29,13 +30,17 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
         return Err(CniError::Differs(vec!["the address store has no record of it".into()]));
     };
     let mut wrong = promised(previous, &record);
+    let ports = Capabilities::parse(config.runtime.as_ref())?.ports;
+    if config.runtime.is_some() && ports != record.ports {
+        wrong.push("runtimeConfig does not have the host ports that ADD was told".into());
+    }
     wrong.extend(inside(&mut ends.pod_socket, &record)?);
     match ends.host_socket.link_by_name(&record.host_ifname)? {
         Some(link) if link.up => {
             wrong.extend(outside(&mut ends.host_socket, &record, link.index)?);
             wrong.extend(attached(&mut ends.host_socket, link.index, &programs)?);
             let cookie =
-                sys::netns_cookie(ends.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
+                host_sys::netns_cookie(ends.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
             wrong.extend(maps.differences(&record, link.index, cookie)?);
         }
         Some(_) => wrong.push(format!("device {} is down", record.host_ifname)),

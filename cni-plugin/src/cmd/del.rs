@@ -25,8 +25,7 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
     match mine {
         Mine::Marked(attachment) => {
             store.sync_marks()?;
-            let record = &attachment.record;
-            undo::block(&mut socket, &record.host_ifname, &record.addresses, maps.as_ref())?;
+            undo::block(&mut socket, &attachment.record, maps.as_ref())?;
             going.insert(0, attachment);
         }
         Mine::Elsewhere => {} // An earlier DEL has it and is still at work.
@@ -36,6 +35,7 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
 }
 
 /// What the store says of the attachment.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Mine {
     Marked(Attachment),
     Elsewhere,
@@ -77,7 +77,8 @@ fn open_store(state_dir: &Path) -> Result<Option<Store>, CniError> {
 fn remove_unrecorded(invocation: &Invocation, socket: &mut Socket, maps: Option<&Maps>) -> Result<(), CniError> {
     let name = invocation.id.host_ifname();
     let Some(link) = socket.link_by_name(&name)?.filter(|l| l.kind.as_deref() == Some("veth")) else { return Ok(()) };
-    let addresses = maps.map_or(Ok(Vec::new()), |m| m.addresses_of(link.index))?;
-    let index = undo::block(socket, &name, &addresses, maps)?;
-    undo::remove_device(socket, index)
+    if let Some(maps) = maps {
+        maps.remove_unrecorded(&maps.addresses_of(link.index)?, Some(link.index))?;
+    }
+    undo::remove_device(socket, Some(link.index))
 }

@@ -34,7 +34,8 @@ pub(crate) fn run(config: &Config) -> Result<(), CniError> {
         all += strays.len();
         for (address, index) in strays {
             log(&format!("{address}: in the maps, but nobody holds it"));
-            if let Err(error) = maps.remove(&[address], None).and_then(|()| undo::remove_device(&mut socket, index)) {
+            let removed = maps.remove_unrecorded(&[address], None);
+            if let Err(error) = removed.and_then(|()| undo::remove_device(&mut socket, index)) {
                 errors.push(format!("address {address}: {error}"));
             }
         }
@@ -48,10 +49,14 @@ fn strays(config: &Config, settings: &Settings, maps: &Maps) -> Result<Vec<(IpAd
     let ranges = settings.ranges()?;
     let ours = |a: &IpAddr| ranges.iter().any(|range| range.slot(*a).is_some());
     let known: Vec<IpAddr> = maps.pod_addresses()?.into_iter().filter(ours).collect();
-    if known.is_empty() {
+    let ports = maps.ports.entries()?;
+    if known.is_empty() && ports.is_empty() {
         return Ok(Vec::new());
     }
     let records = Store::open(&config.state_dir)?.lock(LOCK_DEADLINE)?.attachments()?;
+    for port in maps.ports.remove_strays(ports, &records, ours)? {
+        log(&format!("{port}: led to a pod that does not have it"));
+    }
     let held: HashSet<IpAddr> = records.into_iter().flat_map(|record| record.addresses).collect();
     let strays = known.into_iter().filter(|address| !held.contains(address));
     strays.map(|address| Ok((address, maps.device_of(address)?))).collect()

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::pod::{Addr, POD_SLOTS, Pod, PodNetns, pod_flags};
+use dataplane_common::service::{FrontendKey, HostPort};
 use dataplane_host::map::Table;
 use dataplane_host::netlink::{Socket, set_up};
 use dataplane_host::netns::Netns;
@@ -120,6 +122,8 @@ impl Node {
             ("addrs4", HASH, size_of::<V4>(), size_of::<Addr>(), 4096),
             ("addrs6", HASH, size_of::<V6>(), size_of::<Addr>(), 4096),
             ("pod_netns", HASH, 8, size_of::<PodNetns>(), 4096),
+            ("host_ports4", HASH, size_of::<FrontendKey<V4>>(), size_of::<HostPort<V4>>(), 4096),
+            ("host_ports6", HASH, size_of::<FrontendKey<V6>>(), size_of::<HostPort<V6>>(), 4096),
         ] {
             let map = sys::create_map(kind, key as u32, value as u32, entries, 0).unwrap();
             sys::obj_pin(map.as_fd(), &pins.map(name)).unwrap();
@@ -151,6 +155,19 @@ impl Node {
             fields.retain(|_, value| !value.is_null());
         }
         config.to_string()
+    }
+
+    /// The entries of both maps of host ports: `17 0.0.0.0:53 -> 10.77.0.1:5353`, where 17 is the protocol.
+    pub(crate) fn host_ports(&self) -> Vec<String> {
+        fn show<A: Into<IpAddr> + Copy>((key, to): &(FrontendKey<A>, HostPort<A>)) -> String {
+            let (from, to) = (SocketAddr::new(key.addr.into(), key.port), SocketAddr::new(to.addr.into(), to.port));
+            format!("{} {from} -> {to}", key.proto)
+        }
+        let four = self.table::<FrontendKey<V4>, HostPort<V4>>("host_ports4").entries().unwrap();
+        let six = self.table::<FrontendKey<V6>, HostPort<V6>>("host_ports6").entries().unwrap();
+        let mut all: Vec<_> = four.iter().map(show).chain(six.iter().map(show)).collect();
+        all.sort();
+        all
     }
 
     pub(crate) fn add(&self, container: &str, sandbox: &Sandbox) -> Answer {
@@ -206,6 +223,7 @@ impl Node {
             let text = |e: Vec<(V6, Addr)>| e.iter().map(|e| format!("{e:?}")).collect();
             traces.insert("addrs6", show(text(self.table("addrs6").entries().unwrap())));
             let text = |e: Vec<(u64, PodNetns)>| e.iter().map(|e| format!("{e:?}")).collect();
+            traces.insert("host_ports", self.host_ports());
             traces.insert("pod_netns", show(text(self.table("pod_netns").entries().unwrap())));
         }
         traces

@@ -11,7 +11,7 @@ use dataplane_common::event::Counter;
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::packet::{Flows, Node, Tables};
 use dataplane_common::pod::{Addr, NodeConfig, Pod, PodNetns};
-use dataplane_common::service::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, SockPeer, SockPeerKey};
+use dataplane_common::service::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey};
 
 use crate::maps;
 
@@ -85,7 +85,7 @@ impl Node for Maps {
 }
 
 macro_rules! family {
-    ($addr:ty: $addrs:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident) => {
+    ($addr:ty: $addrs:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident, $ports:ident) => {
         impl Tables<$addr> for Maps {
             #[inline(always)]
             fn addr(&self, addr: &$addr) -> Option<Addr> {
@@ -126,6 +126,11 @@ macro_rules! family {
             fn set_sock_peer(&self, key: &SockPeerKey<$addr>, peer: &SockPeer<$addr>) -> bool {
                 maps::$peers.insert(key, peer, 0).is_ok()
             }
+            #[inline(always)]
+            fn host_port(&self, key: &FrontendKey<$addr>) -> Option<&HostPort<$addr>> {
+                // SAFETY: see the module's doc.
+                unsafe { maps::$ports.get(key) }
+            }
         }
 
         impl Flows<$addr> for Table {
@@ -151,5 +156,5 @@ macro_rules! family {
     };
 }
 
-family!(V4: addrs4, frontends4, flows4, affinity4, fragments4, sock_peers4);
-family!(V6: addrs6, frontends6, flows6, affinity6, fragments6, sock_peers6);
+family!(V4: addrs4, frontends4, flows4, affinity4, fragments4, sock_peers4, host_ports4);
+family!(V6: addrs6, frontends6, flows6, affinity6, fragments6, sock_peers6, host_ports6);

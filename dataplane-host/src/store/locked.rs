@@ -34,6 +34,7 @@ pub struct Attachment {
 
 /// Whose an attachment is.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Claim {
     /// There is none.
     Absent,

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::PortMapping;
 use super::hash::{file_name, fnv64};
 
 /// No record is longer.
-pub(super) const MOST_BYTES: usize = 4096;
+pub(super) const MOST_BYTES: usize = 1 << 16;
 
 /// What a container runtime names an attachment by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,6 +60,9 @@ pub struct Record {
     pub pod: Option<String>,
     /// One address of each family that the node has.
     pub addresses: Vec<IpAddr>,
+    /// Its host ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
     /// Name of the host-side device.
     pub host_ifname: String,
     /// The boot in which the record was written.
@@ -98,6 +102,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Transport;
 
     fn record() -> Record {
         Record {
@@ -106,6 +111,12 @@ mod tests {
             network: "pods".into(),
             pod: Some("default/web".into()),
             addresses: vec!["10.1.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            ports: vec![PortMapping {
+                protocol: Transport::Tcp,
+                host_ip: Some("127.0.0.1".parse().unwrap()),
+                host_port: 8080,
+                container_port: 80,
+            }],
             host_ifname: "rw1".into(),
             boot: "b".into(),
             generation: 7,
@@ -124,6 +135,13 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Record::from_bytes(&damaged).is_err(), "bit {bit} flipped");
         }
+    }
+
+    #[test]
+    fn records_without_host_ports_are_as_ever() {
+        let bytes = Record { ports: Vec::new(), ..record() }.to_bytes().unwrap();
+        assert!(!String::from_utf8(bytes.clone()).unwrap().contains("ports"));
+        assert_eq!(Record::from_bytes(&bytes).unwrap().ports, []);
     }
 
     #[test]

@@ -102,7 +102,12 @@ fn content(config: &Config) -> String {
     let list = json!({
         "cniVersion": "1.1.0",
         "name": "ropeway",
-        "plugins": [{"type": "ropeway-cni", "pinRoot": config.pin_root, "stateDir": config.state_dir}],
+        "plugins": [{
+            "type": "ropeway-cni",
+            "pinRoot": config.pin_root,
+            "stateDir": config.state_dir,
+            "capabilities": {"portMappings": true},
+        }],
     });
     format!("{list:#}\n")
 }
@@ -147,6 +152,7 @@ mod tests {
         assert!(!write(&path, &content(&config)).unwrap());
         let list: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(list["plugins"][0]["type"], "ropeway-cni");
+        assert_eq!(list["plugins"][0]["capabilities"]["portMappings"], true);
         assert_eq!(list["plugins"][0]["stateDir"], config.state_dir.to_str().unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -1,17 +1,19 @@
 //! `ropeway pod list`: the pods of this node as the programs know them.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use dataplane_common::addr::{Address, V4, V6};
 use dataplane_common::pod::{Pod, pod_flags};
+use dataplane_common::service::{FrontendKey, HostPort};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::Socket;
 use dataplane_host::pins::Pins;
 use serde::Serialize;
 use tracing::debug;
 
-use super::{SCHEMA, View, table};
+use super::{SCHEMA, View, service, table};
 use crate::row;
 
 /// The view.
@@ -37,6 +39,24 @@ pub struct PodView {
     /// The kernel's cookie of its network namespace.
     #[serde(rename = "netnsCookie")]
     pub netns_cookie: u64,
+    /// The node's ports that lead to it.
+    #[serde(rename = "hostPorts")]
+    pub host_ports: Vec<HostPortView>,
+}
+
+/// A host port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPortView {
+    /// `TCP`, `UDP`, `SCTP`.
+    pub protocol: String,
+    /// The node's address; the unspecified one: every address.
+    #[serde(rename = "hostIP")]
+    pub host_ip: IpAddr,
+    /// The node's port.
+    pub host_port: u16,
+    /// The pod's port.
+    pub container_port: u16,
 }
 
 /// Reads the pods.
@@ -52,8 +72,25 @@ pub fn gather(pins: &Pins) -> Result<Pods, MapError> {
         .into_iter()
         .map(|l| (l.index, l.name))
         .collect();
-    let pods = present.into_iter().map(|(ifindex, pod)| view(ifindex, &pod, devices.get(&ifindex).cloned())).collect();
-    Ok(Pods { version: SCHEMA, pods })
+    let mut ports = host_ports::<V4>(pins, "host_ports4")?;
+    ports.extend(host_ports::<V6>(pins, "host_ports6")?);
+    ports.sort();
+    let view = |(ifindex, pod)| view(ifindex, &pod, devices.get(&ifindex).cloned(), &ports);
+    Ok(Pods { version: SCHEMA, pods: present.into_iter().map(view).collect() })
+}
+
+/// The host ports of one family, each with the index of its pod's device.
+fn host_ports<A: Into<IpAddr>>(pins: &Pins, map: &str) -> Result<Vec<(u32, HostPortView)>, MapError>
+where
+    FrontendKey<A>: bytemuck::Pod,
+    HostPort<A>: bytemuck::Pod,
+{
+    let view = |(key, target): (FrontendKey<A>, HostPort<A>)| {
+        let protocol = service::protocol_name(key.proto);
+        let (host_ip, host_port, container_port) = (key.addr.into(), key.port, target.port);
+        (target.ifindex, HostPortView { protocol, host_ip, host_port, container_port })
+    };
+    Ok(Table::<FrontendKey<A>, HostPort<A>>::open(pins, map)?.entries()?.into_iter().map(view).collect())
 }
 
 /// The entries in use, by index.
@@ -63,21 +100,32 @@ pub(super) fn read(pins: &Pins) -> Result<Vec<(u32, Pod)>, MapError> {
     Ok(all)
 }
 
-fn view(ifindex: u32, pod: &Pod, device: Option<String>) -> PodView {
+fn view(ifindex: u32, pod: &Pod, device: Option<String>, ports: &[(u32, HostPortView)]) -> PodView {
     let (v4, v6): (V4, V6) = (pod.addr4, pod.addr6);
     let v4 = (!v4.is_unspecified()).then(|| IpAddr::from(v4));
     let v6 = (!v6.is_unspecified()).then(|| IpAddr::from(v6));
     let mac = pod.mac.map(|b| format!("{b:02x}")).join(":");
-    PodView { addresses: v4.into_iter().chain(v6).collect(), device, ifindex, mac, netns_cookie: pod.netns_cookie }
+    let host_ports = ports.iter().filter(|(index, _)| *index == ifindex).map(|(_, port)| port.clone()).collect();
+    let addresses = v4.into_iter().chain(v6).collect();
+    PodView { addresses, device, ifindex, mac, netns_cookie: pod.netns_cookie, host_ports }
+}
+
+impl fmt::Display for HostPortView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = SocketAddr::new(self.host_ip, self.host_port);
+        write!(f, "{host}->{}/{}", self.container_port, self.protocol.to_lowercase())
+    }
 }
 
 impl View for Pods {
     fn text(&self) -> String {
-        let mut rows = vec![row!["IPV4", "IPV6", "DEVICE", "INDEX", "MAC", "NETNS"]];
+        let mut rows = vec![row!["IPV4", "IPV6", "DEVICE", "INDEX", "MAC", "NETNS", "HOST PORTS"]];
         for pod in &self.pods {
             let of = |v6| pod.addresses.iter().find(|a| a.is_ipv6() == v6).map_or("-".to_owned(), ToString::to_string);
             let device = pod.device.as_deref().unwrap_or("(gone)");
-            rows.push(row![of(false), of(true), device, pod.ifindex, pod.mac, pod.netns_cookie]);
+            let ports: Vec<_> = pod.host_ports.iter().map(ToString::to_string).collect();
+            let ports = if ports.is_empty() { "-".to_owned() } else { ports.join(",") };
+            rows.push(row![of(false), of(true), device, pod.ifindex, pod.mac, pod.netns_cookie, ports]);
         }
         table::render(&rows)
     }

@@ -207,7 +207,7 @@ fn words(bits: u32, names: &[(u32, &'static str)]) -> Vec<&'static str> {
     names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect()
 }
 
-fn protocol_name(number: u8) -> String {
+pub(super) fn protocol_name(number: u8) -> String {
     match number {
         proto::TCP => "TCP".into(),
         proto::UDP => "UDP".into(),

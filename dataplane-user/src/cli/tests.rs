@@ -109,20 +109,29 @@ fn pods_in_both_forms() {
         ifindex,
         mac: "02:00:00:00:00:01".into(),
         netns_cookie: 42,
+        host_ports: Vec::new(),
     };
-    let pods = pod::Pods {
-        version: SCHEMA,
-        pods: vec![pod(7, &["10.244.1.2", "fd00:1::2"], Some("rw0123456789abc")), pod(9, &["10.244.1.3"], None)],
+    let port = |protocol: &str, ip: &str| pod::HostPortView {
+        protocol: protocol.into(),
+        host_ip: ip.parse().unwrap(),
+        host_port: 8080,
+        container_port: 80,
     };
+    let host_ports = vec![port("TCP", "127.0.0.1"), port("UDP", "::")];
+    let first = pod::PodView { host_ports, ..pod(7, &["10.244.1.2", "fd00:1::2"], Some("rw0123456789abc")) };
+    let pods = pod::Pods { version: SCHEMA, pods: vec![first, pod(9, &["10.244.1.3"], None)] };
     let expected = "\
-IPV4        IPV6       DEVICE           INDEX  MAC                NETNS
-10.244.1.2  fd00:1::2  rw0123456789abc  7      02:00:00:00:00:01  42
-10.244.1.3  -          (gone)           9      02:00:00:00:00:01  42
+IPV4        IPV6       DEVICE           INDEX  MAC                NETNS  HOST PORTS
+10.244.1.2  fd00:1::2  rw0123456789abc  7      02:00:00:00:00:01  42     127.0.0.1:8080->80/tcp,[::]:8080->80/udp
+10.244.1.3  -          (gone)           9      02:00:00:00:00:01  42     -
 ";
     assert_eq!(text(&pods), expected);
     let first = serde_json::json!({
         "addresses": ["10.244.1.2", "fd00:1::2"], "device": "rw0123456789abc", "ifindex": 7,
-        "mac": "02:00:00:00:00:01", "netnsCookie": 42,
+        "mac": "02:00:00:00:00:01", "netnsCookie": 42, "hostPorts": [
+            { "protocol": "TCP", "hostIP": "127.0.0.1", "hostPort": 8080, "containerPort": 80 },
+            { "protocol": "UDP", "hostIP": "::", "hostPort": 8080, "containerPort": 80 },
+        ],
     });
     assert_eq!(json(&pods)["pods"][0], first);
 }

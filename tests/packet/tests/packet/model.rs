@@ -13,7 +13,9 @@ use dataplane_common::hooks;
 use dataplane_common::packet::{Flows, Node, Packet, Tables};
 use dataplane_common::pod::{Addr, NodeConfig, Pod, PodNetns};
 use dataplane_common::rewrite::Family;
-use dataplane_common::service::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, SockPeer, SockPeerKey};
+use dataplane_common::service::{
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey,
+};
 
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
@@ -68,6 +70,7 @@ impl Packet for Bytes<'_> {
 pub(crate) struct Maps<A> {
     addrs: HashMap<A, Addr>,
     frontends: HashMap<FrontendKey<A>, Frontend>,
+    host_ports: HashMap<FrontendKey<A>, HostPort<A>>,
     affinity: RefCell<HashMap<AffinityKey<A>, &'static Affinity>>,
     fragments: RefCell<HashMap<FragmentKey<A>, Ports>>,
 }
@@ -128,6 +131,9 @@ impl<A: Address> Tables<A> for View<'_, A> {
     }
     fn frontend(&self, key: &FrontendKey<A>) -> Option<&Frontend> {
         self.1.frontends.get(key)
+    }
+    fn host_port(&self, key: &FrontendKey<A>) -> Option<&HostPort<A>> {
+        self.1.host_ports.get(key)
     }
     fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity> {
         self.1.affinity.borrow().get(key).copied()

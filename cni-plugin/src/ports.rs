@@ -1,0 +1,237 @@
+//! Host ports: the entries of `host_ports4` and `host_ports6` that lead to a pod.
+//!
+//! An entry is known as a pod's by the address to which it leads. They are made after everything else in the maps and removed before it, so that
+//! none leads to an address that nobody has.
+
+use std::net::IpAddr;
+
+use bytemuck::Pod;
+use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::service::{FrontendKey, HostPort, proto};
+use dataplane_host::map::Table;
+use dataplane_host::pins::Pins;
+use dataplane_host::store::{Choice, PortMapping, Record, Transport};
+
+use crate::error::CniError;
+
+/// The maps of both families.
+#[derive(Debug)]
+pub(crate) struct HostPorts {
+    four: Map<V4>,
+    six: Map<V6>,
+}
+
+/// What was in both maps at one moment.
+#[derive(Debug)]
+pub(crate) struct Entries {
+    four: Vec<Entry<V4>>,
+    six: Vec<Entry<V6>>,
+}
+
+impl Entries {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.four.is_empty() && self.six.is_empty()
+    }
+}
+
+/// A host port that is not free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// As in `TCP port 192.0.2.1:8080`.
+    pub(crate) port: String,
+    /// The address of the pod that has it.
+    pub(crate) holder: IpAddr,
+}
+
+impl From<Taken> for CniError {
+    fn from(Taken { port, holder }: Taken) -> Self {
+        Self::PortTaken { port, holder }
+    }
+}
+
+impl HostPorts {
+    pub(crate) fn open(pins: &Pins) -> Result<Self, CniError> {
+        Ok(Self { four: Map(Table::open(pins, "host_ports4")?), six: Map(Table::open(pins, "host_ports6")?) })
+    }
+
+    /// Enters all host ports of a record, whose pod has the device of that index. Those of others are left alone.
+    pub(crate) fn insert(&self, record: &Record, index: u32) -> Result<(), CniError> {
+        self.four.insert(record, index)?;
+        self.six.insert(record, index)
+    }
+
+    /// Those host ports of a record that other pods have.
+    pub(crate) fn in_the_way(&self, record: &Record) -> Result<Vec<Taken>, CniError> {
+        let mut all = self.four.in_the_way(record)?;
+        all.extend(self.six.in_the_way(record)?);
+        Ok(all)
+    }
+
+    /// Removes the host ports of a record as far as they lead to it.
+    pub(crate) fn remove(&self, record: &Record) -> Result<(), CniError> {
+        self.four.remove(&entries(record, 0))?;
+        self.six.remove(&entries(record, 0))
+    }
+
+    /// Removes every host port that leads to one of these addresses, for a pod whose record is lost.
+    pub(crate) fn remove_to(&self, addresses: &[IpAddr]) -> Result<(), CniError> {
+        let Entries { mut four, mut six } = self.entries()?;
+        four.retain(|entry| addresses.contains(&entry.pod.addr.into()));
+        six.retain(|entry| addresses.contains(&entry.pod.addr.into()));
+        self.four.remove(&four)?;
+        self.six.remove(&six)
+    }
+
+    pub(crate) fn entries(&self) -> Result<Entries, CniError> {
+        Ok(Entries { four: self.four.entries()?, six: self.six.entries()? })
+    }
+
+    /// Removes what leads to `ours` and is in none of the records, which must have been read after `seen`. Says what that was.
+    pub(crate) fn remove_strays(
+        &self,
+        Entries { mut four, mut six }: Entries,
+        records: &[Record],
+        ours: impl Fn(&IpAddr) -> bool,
+    ) -> Result<Vec<String>, CniError> {
+        four.retain(|entry| ours(&entry.pod.addr.into()) && !records.iter().any(|r| entry.is_of(r)));
+        six.retain(|entry| ours(&entry.pod.addr.into()) && !records.iter().any(|r| entry.is_of(r)));
+        self.four.remove(&four)?;
+        self.six.remove(&six)?;
+        Ok(four.iter().map(Entry::name).chain(six.iter().map(Entry::name)).collect())
+    }
+
+    /// What is missing or different of what [`Self::insert`] wrote, in words.
+    pub(crate) fn differences(&self, record: &Record, index: u32) -> Result<Vec<String>, CniError> {
+        let mut all = self.four.differences(record, index)?;
+        all.extend(self.six.differences(record, index)?);
+        Ok(all)
+    }
+}
+
+/// Fails if a host port is for addresses of a family that pods don't have.
+pub(crate) fn check_families(ports: &[PortMapping], families: &[Choice]) -> Result<(), CniError> {
+    let ranges = || families.iter().flat_map(|family| &family.ranges);
+    let has = |ip: &IpAddr| ranges().any(|range| range.network().is_ipv4() == ip.is_ipv4());
+    match ports.iter().find(|port| port.host_ip.is_some_and(|ip| !has(&ip))) {
+        Some(port) => Err(CniError::Config {
+            field: "runtimeConfig.portMappings",
+            reason: format!("{port}: pods of this node have no address of that family"),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// An address family of the maps.
+trait Family: Address + Into<IpAddr> {
+    fn of(address: IpAddr) -> Option<Self>;
+}
+
+impl Family for V4 {
+    fn of(address: IpAddr) -> Option<Self> {
+        if let IpAddr::V4(a) = address { Some(a.into()) } else { None }
+    }
+}
+
+impl Family for V6 {
+    fn of(address: IpAddr) -> Option<Self> {
+        if let IpAddr::V6(a) = address { Some(a.into()) } else { None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry<A> {
+    key: FrontendKey<A>,
+    pod: HostPort<A>,
+}
+
+/// A record's entries in the map of a family; `index` is that of the pod's device.
+fn entries<A: Family>(record: &Record, index: u32) -> Vec<Entry<A>> {
+    let Some(pod) = record.addresses.iter().find_map(|a| A::of(*a)) else { return Vec::new() };
+    let entry = |mapping: &PortMapping| {
+        // A host port of an address is only for the family of that address.
+        let addr = mapping.host_ip.map_or(Some(A::UNSPECIFIED), A::of)?;
+        let proto = match mapping.protocol {
+            Transport::Tcp => proto::TCP,
+            Transport::Udp => proto::UDP,
+            Transport::Sctp => proto::SCTP,
+        };
+        Some(Entry {
+            key: FrontendKey { addr, port: mapping.host_port, proto, pad: 0 },
+            pod: HostPort { addr: pod, port: mapping.container_port, pad: 0, ifindex: index },
+        })
+    };
+    record.ports.iter().filter_map(entry).collect()
+}
+
+impl<A: Family> Entry<A> {
+    fn name(&self) -> String {
+        let protocol = match self.key.proto {
+            proto::TCP => Transport::Tcp,
+            proto::UDP => Transport::Udp,
+            _ => Transport::Sctp,
+        };
+        let host_ip = Some(self.key.addr.into());
+        PortMapping { protocol, host_ip, host_port: self.key.port, container_port: 0 }.to_string()
+    }
+
+    fn is_of(&self, record: &Record) -> bool {
+        entries(record, self.pod.ifindex).contains(self)
+    }
+}
+
+/// The map of a family.
+#[derive(Debug)]
+struct Map<A>(Table<FrontendKey<A>, HostPort<A>>);
+
+impl<A: Family> Map<A>
+where
+    FrontendKey<A>: Pod,
+    HostPort<A>: Pod,
+{
+    fn insert(&self, record: &Record, index: u32) -> Result<(), CniError> {
+        for entry in entries(record, index) {
+            if self.0.insert_new(&entry.key, &entry.pod)? {
+                continue;
+            }
+            let present = self.0.get(&entry.key)?;
+            if present != Some(entry.pod) {
+                let holder = present.map_or(entry.pod.addr, |other| other.addr);
+                return Err(Taken { port: entry.name(), holder: holder.into() }.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn in_the_way(&self, record: &Record) -> Result<Vec<Taken>, CniError> {
+        let mut all = Vec::new();
+        for entry in entries(record, 0) {
+            let other = self.0.get(&entry.key)?.filter(|other| other.addr != entry.pod.addr);
+            all.extend(other.map(|other| Taken { port: entry.name(), holder: other.addr.into() }));
+        }
+        Ok(all)
+    }
+
+    /// Removes entries, but for those that lead to another pod by now.
+    fn remove(&self, entries: &[Entry<A>]) -> Result<(), CniError> {
+        for Entry { key, pod } in entries {
+            if self.0.get(key)?.is_some_and(|present| present.addr == pod.addr) {
+                self.0.remove(key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<Entry<A>>, CniError> {
+        Ok(self.0.entries()?.into_iter().map(|(key, pod)| Entry { key, pod }).collect())
+    }
+
+    fn differences(&self, record: &Record, index: u32) -> Result<Vec<String>, CniError> {
+        let mut wrong = Vec::new();
+        for entry in entries(record, index) {
+            if self.0.get(&entry.key)? != Some(entry.pod) {
+                wrong.push(format!("map {} does not lead {} to the pod", self.0.name(), entry.name()));
+            }
+        }
+        Ok(wrong)
+    }
+}

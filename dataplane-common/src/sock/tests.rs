@@ -1,0 +1,211 @@
+//! Whose loopback it is, which table goes first, and how many lookups that takes.
+
+extern crate std;
+
+use core::cell::{Cell, RefCell};
+use std::boxed::Box;
+use std::collections::HashMap;
+
+use super::*;
+use crate::addr::V4;
+use crate::flow::{FragmentKey, Ports};
+use crate::pod::{Addr, NodeConfig, Pod, PodNetns};
+use crate::service::{Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, proto};
+
+const NODE_NETNS: u64 = 7;
+const POD_NETNS: u64 = 8;
+const OTHER_NETNS: u64 = 9;
+
+const NODE: V4 = V4 { octets: [192, 0, 2, 1] };
+const LOOPBACK: V4 = V4 { octets: [127, 0, 0, 1] };
+const POD: V4 = V4 { octets: [10, 0, 0, 5] };
+const BACKEND: V4 = V4 { octets: [10, 0, 0, 9] };
+const WORLD: V4 = V4 { octets: [203, 0, 113, 1] };
+
+struct Fake {
+    config: NodeConfig,
+    pod: PodNetns,
+    addrs: HashMap<V4, Addr>,
+    frontends: HashMap<FrontendKey<V4>, Frontend>,
+    backend: Backend,
+    ports: HashMap<FrontendKey<V4>, HostPort<V4>>,
+    peers: RefCell<HashMap<SockPeerKey<V4>, &'static SockPeer<V4>>>,
+    writes: Cell<u32>,
+    /// Lookups of hash tables other than `frontends` and `sock_peers`.
+    lookups: Cell<u32>,
+}
+
+impl Fake {
+    /// A node with a pod, its host port 8080 on every address and 9090 on loopback only, and a frontend with node port 30080.
+    fn new() -> Self {
+        let key = |addr, port| FrontendKey { addr, port, proto: proto::TCP, pad: 0 };
+        let table = SlotTable { base: 0, len: 1 };
+        let frontend = Frontend {
+            service_port: 1,
+            affinity_ticks: 0,
+            internal: table,
+            external: table,
+            flags: frontend_flags::NODE_PORT,
+            scheduler: 0,
+            pad: 0,
+        };
+        let port = |port| HostPort { addr: POD, port, pad: 0, ifindex: 1024 };
+        let node = Addr { ifindex: 0, kind: addr_kind::NODE, pad: 0, mac: [0; 6] };
+        Self {
+            config: NodeConfig { netns_cookie: NODE_NETNS, node4: NODE, ..NodeConfig::default() },
+            pod: PodNetns { addr4: POD, addr6: Default::default(), ifindex: 1024 },
+            addrs: [(NODE, node), (POD, Addr { kind: addr_kind::POD, ..node })].into(),
+            frontends: [(key(NODE, 30080), frontend), (key(LOOPBACK, 30080), frontend)].into(),
+            backend: Backend {
+                addr: BACKEND.to_octets16(),
+                port: 80,
+                state: backend_state::INTERNAL,
+                pad: 0,
+                generation: 3,
+                service_port: 1,
+                pad2: 0,
+            },
+            ports: [(key(V4::UNSPECIFIED, 8080), port(80)), (key(LOOPBACK, 9090), port(90))].into(),
+            peers: RefCell::default(),
+            writes: Cell::default(),
+            lookups: Cell::default(),
+        }
+    }
+
+    fn ask(&self, netns_cookie: u64, addr: V4, port: u16) -> Option<(V4, u16)> {
+        self.send(netns_cookie, addr, port, false)
+    }
+
+    fn send(&self, netns_cookie: u64, addr: V4, port: u16, unconnected: bool) -> Option<(V4, u16)> {
+        self.lookups.set(0);
+        let asked = Request { addr, port, proto: proto::TCP, unconnected, cookie: 1, netns_cookie };
+        let decision = request(self, &asked);
+        match decision.action {
+            Action::Redirect => Some((decision.addr, decision.port)),
+            _ => None,
+        }
+    }
+
+    fn count(&self) {
+        self.lookups.set(self.lookups.get() + 1);
+    }
+}
+
+impl Node for Fake {
+    fn now(&self) -> u32 {
+        0
+    }
+    fn random(&self) -> u32 {
+        0
+    }
+    fn config(&self) -> Option<&NodeConfig> {
+        Some(&self.config)
+    }
+    fn pod(&self, _ifindex: u32) -> Option<&Pod> {
+        None
+    }
+    fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
+        (cookie == POD_NETNS).then_some(&self.pod)
+    }
+    fn slot(&self, index: u32) -> Option<u32> {
+        Some(index + 1)
+    }
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        (id == 1).then_some(&self.backend)
+    }
+    fn count_connection(&self, _backend: u32) {}
+    fn count(&self, _counter: Counter) {}
+}
+
+impl Tables<V4> for Fake {
+    fn addr(&self, addr: &V4) -> Option<Addr> {
+        self.count();
+        self.addrs.get(addr).copied()
+    }
+    fn frontend(&self, key: &FrontendKey<V4>) -> Option<&Frontend> {
+        self.frontends.get(key)
+    }
+    fn affinity(&self, _key: &AffinityKey<V4>) -> Option<&Affinity> {
+        None
+    }
+    fn set_affinity(&self, _key: &AffinityKey<V4>, _affinity: &Affinity) {}
+    fn fragment(&self, _key: &FragmentKey<V4>) -> Option<Ports> {
+        None
+    }
+    fn set_fragment(&self, _key: &FragmentKey<V4>, _ports: &Ports) {}
+    fn sock_peer(&self, key: &SockPeerKey<V4>) -> Option<&SockPeer<V4>> {
+        self.peers.borrow().get(key).copied()
+    }
+    fn set_sock_peer(&self, key: &SockPeerKey<V4>, peer: &SockPeer<V4>) -> bool {
+        self.writes.set(self.writes.get() + 1);
+        // leaked: a test makes a handful
+        self.peers.borrow_mut().insert(*key, Box::leak(Box::new(*peer)));
+        true
+    }
+    fn host_port(&self, key: &FrontendKey<V4>) -> Option<&HostPort<V4>> {
+        self.count();
+        self.ports.get(key)
+    }
+}
+
+#[test]
+fn host_ports_are_those_of_the_nodes_addresses() {
+    let fake = Fake::new();
+    assert_eq!(fake.ask(NODE_NETNS, NODE, 8080), Some((POD, 80)));
+    assert_eq!(fake.ask(POD_NETNS, NODE, 8080), Some((POD, 80)));
+    assert_eq!(fake.ask(NODE_NETNS, LOOPBACK, 8080), Some((POD, 80)));
+    assert_eq!(fake.ask(NODE_NETNS, LOOPBACK, 9090), Some((POD, 90)));
+    assert_eq!(fake.ask(NODE_NETNS, NODE, 9090), None, "it is for loopback only");
+    assert_eq!(fake.ask(NODE_NETNS, WORLD, 8080), None, "the same port of others is theirs");
+    assert_eq!(fake.ask(NODE_NETNS, POD, 8080), None);
+    let shown = shown(&fake, 1, POD, 90).unwrap();
+    assert_eq!((shown.addr, shown.port), (LOOPBACK, 9090));
+}
+
+#[test]
+fn a_pods_loopback_is_its_own() {
+    let fake = Fake::new();
+    for netns in [POD_NETNS, OTHER_NETNS] {
+        for port in [8080, 9090, 30080] {
+            assert_eq!(fake.ask(netns, LOOPBACK, port), None, "{netns} {port}");
+        }
+    }
+    assert_eq!(fake.ask(NODE_NETNS, LOOPBACK, 30080), Some((BACKEND, 80)));
+    assert_eq!(fake.ask(POD_NETNS, NODE, 30080), Some((BACKEND, 80)));
+}
+
+#[test]
+fn a_service_goes_before_a_host_port_and_one_address_before_all() {
+    let mut fake = Fake::new();
+    let key = |addr, port| FrontendKey { addr, port, proto: proto::TCP, pad: 0 };
+    let port = |port| HostPort { addr: POD, port, pad: 0, ifindex: 1024 };
+    fake.ports.insert(key(V4::UNSPECIFIED, 30080), port(80));
+    fake.ports.insert(key(NODE, 30080), port(80));
+    fake.ports.insert(key(NODE, 8080), port(81));
+    assert_eq!(fake.ask(NODE_NETNS, NODE, 30080), Some((BACKEND, 80)));
+    assert_eq!(fake.ask(NODE_NETNS, NODE, 8080), Some((POD, 81)));
+    assert_eq!(fake.ask(NODE_NETNS, LOOPBACK, 8080), Some((POD, 80)));
+}
+
+#[test]
+fn what_is_neither_costs_one_lookup() {
+    let fake = Fake::new();
+    for (netns, addr, lookups) in
+        [(POD_NETNS, WORLD, 1), (POD_NETNS, LOOPBACK, 0), (NODE_NETNS, LOOPBACK, 2), (NODE_NETNS, NODE, 3)]
+    {
+        assert_eq!(fake.ask(netns, addr, 1), None);
+        assert_eq!(fake.lookups.get(), lookups, "{netns} {addr:?}");
+    }
+}
+
+#[test]
+fn datagrams_to_a_host_port_write_once() {
+    let fake = Fake::new();
+    for _ in 0..10 {
+        assert_eq!(fake.send(NODE_NETNS, NODE, 8080, true), Some((POD, 80)));
+    }
+    assert_eq!(fake.writes.get(), 1);
+    // The same socket asks by another address: that is what it is shown from now on.
+    assert_eq!(fake.send(NODE_NETNS, LOOPBACK, 8080, true), Some((POD, 80)));
+    assert_eq!(shown(&fake, 1, POD, 80).map(|peer| peer.addr), Some(LOOPBACK));
+}
