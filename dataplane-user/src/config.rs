@@ -17,7 +17,7 @@ use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 pub use options::Options;
-pub use types::{LogFormat, PortRange, PortRangeError, SourceKind, UplinkAttach};
+pub use types::{LogFormat, NodePortRange, PortRange, PortRangeError, SourceKind, UplinkAttach};
 
 /// The node ports of a cluster that nobody configured otherwise.
 const NODE_PORTS: PortRange = PortRange { first: 30000, last: 32767 };
@@ -123,6 +123,9 @@ pub struct Config {
     pub pod_cidrs: Vec<IpNetwork>,
     #[serde(rename = "clusterCIDRs")]
     pub cluster_cidrs: Vec<IpNetwork>,
+    #[serde(rename = "serviceCIDRs")]
+    pub service_cidrs: Vec<IpNetwork>,
+    pub nodeport_addresses: Vec<NodePortRange>,
     pub zone: Option<String>,
     pub mtu: Option<u32>,
     pub route_metric: Option<u32>,
@@ -171,6 +174,8 @@ impl Config {
             uplinks: o.uplink.unwrap_or_default(),
             pod_cidrs: o.pod_cidr.unwrap_or_default(),
             cluster_cidrs: o.cluster_cidr.unwrap_or_default(),
+            service_cidrs: o.service_cidr.unwrap_or_default(),
+            nodeport_addresses: o.nodeport_addresses.unwrap_or_else(|| vec![NodePortRange::Primary]),
             zone: o.zone,
             mtu: o.mtu,
             route_metric: o.route_metric,
@@ -206,7 +211,15 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         one_per_family("node-ip", &self.node_ips, IpAddr::is_ipv6)?;
         one_per_family("pod-cidr", &self.pod_cidrs, IpNetwork::is_ipv6)?;
-        for (field, ranges) in [("pod-cidr", &self.pod_cidrs), ("cluster-cidr", &self.cluster_cidrs)] {
+        let primary = self.nodeport_addresses.contains(&NodePortRange::Primary);
+        require("nodeport-addresses", !primary || self.nodeport_addresses.len() == 1, || {
+            "`primary` stands alone".into()
+        })?;
+        for (field, ranges) in [
+            ("pod-cidr", &self.pod_cidrs),
+            ("cluster-cidr", &self.cluster_cidrs),
+            ("service-cidr", &self.service_cidrs),
+        ] {
             for range in ranges {
                 require(field, range.ip() == range.network(), || {
                     format!("{range} has bits beyond its prefix: did you mean {}/{}?", range.network(), range.prefix())

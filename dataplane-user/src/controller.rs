@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use dataplane_host::map::MapError;
+use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::Tables;
@@ -51,6 +52,7 @@ pub struct Handle {
     context: watch::Sender<Option<NodeContext>>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     nodes: watch::Receiver<Arc<Nodes>>,
+    service_ranges: watch::Receiver<Arc<[IpNetwork]>>,
     thread: JoinHandle<()>,
 }
 
@@ -84,6 +86,12 @@ impl Handle {
         self.nodes.clone()
     }
 
+    /// The ranges of cluster IPs: of `ServiceCIDR`s and of the configuration; sorted, none within another.
+    #[must_use]
+    pub fn service_ranges(&self) -> watch::Receiver<Arc<[IpNetwork]>> {
+        self.service_ranges.clone()
+    }
+
     /// Ends the controller when the sources have ended, and waits for it. The tables stay as they are.
     pub fn stop(self) {
         let Self { events, context, thread, .. } = self;
@@ -105,10 +113,19 @@ pub fn start(tables: Tables, jiffies_per_second: u32) -> Result<Handle, Controll
     let (context, context_receiver) = watch::channel(None);
     let (snapshot_sender, snapshot) = watch::channel(Arc::new(core.snapshot()));
     let (nodes_sender, nodes) = watch::channel(Arc::new(Nodes::new()));
+    let (ranges_sender, service_ranges) = watch::channel(Arc::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let worker = Worker { core, clock, events: receiver, context: context_receiver, snapshot_sender, nodes_sender };
+    let worker = Worker {
+        core,
+        clock,
+        events: receiver,
+        context: context_receiver,
+        snapshot_sender,
+        nodes_sender,
+        ranges_sender,
+    };
     let thread = std::thread::Builder::new().name("controller".into()).spawn(move || runtime.block_on(worker.run()))?;
-    Ok(Handle { events, context, snapshot, nodes, thread })
+    Ok(Handle { events, context, snapshot, nodes, service_ranges, thread })
 }
 
 struct Worker {
@@ -118,6 +135,7 @@ struct Worker {
     context: watch::Receiver<Option<NodeContext>>,
     snapshot_sender: watch::Sender<Arc<Snapshot>>,
     nodes_sender: watch::Sender<Arc<Nodes>>,
+    ranges_sender: watch::Sender<Arc<[IpNetwork]>>,
 }
 
 impl Worker {
@@ -141,6 +159,14 @@ impl Worker {
             if let Some(nodes) = self.core.changed_nodes() {
                 self.nodes_sender.send_replace(Arc::new(nodes.clone()));
             }
+            self.ranges_sender.send_if_modified(|told| {
+                let ranges = self.core.service_ranges();
+                let changed = **told != *ranges;
+                if changed {
+                    *told = ranges.into();
+                }
+                changed
+            });
             self.snapshot_sender.send_replace(Arc::new(self.core.snapshot()));
         }
     }

@@ -15,6 +15,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 
 pub use object::{NodeObject, PodObject, ServiceObject, SliceObject};
@@ -56,11 +57,13 @@ pub enum SourceKind {
     Node,
     /// `Pod`, of this node only.
     Pod,
+    /// `ServiceCIDR`: a range of cluster IPs.
+    ServiceCidr,
 }
 
 impl SourceKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Service, Self::Slice, Self::Node, Self::Pod];
+    pub const ALL: [Self; 5] = [Self::Service, Self::Slice, Self::Node, Self::Pod, Self::ServiceCidr];
 
     /// The kind's name in the Kubernetes API.
     #[must_use]
@@ -70,6 +73,7 @@ impl SourceKind {
             Self::Slice => "EndpointSlice",
             Self::Node => "Node",
             Self::Pod => "Pod",
+            Self::ServiceCidr => "ServiceCIDR",
         }
     }
 }
@@ -91,6 +95,8 @@ pub enum Event {
     Node(Box<str>, Option<NodeObject>),
     /// A Pod of this node.
     Pod(ObjectKey, Option<PodObject>),
+    /// A `ServiceCIDR`, by name: its ranges.
+    ServiceCidr(Box<str>, Option<Box<[IpNetwork]>>),
     /// The source starts to list a kind anew: what it does not mention before the next [`Event::InSync`] is gone.
     Relist(SourceKind),
     /// The kind is complete.
@@ -111,7 +117,7 @@ pub enum Origin {
     Object {
         /// Its kind.
         kind: SourceKind,
-        /// Its namespace (empty for Nodes) and name.
+        /// Its namespace (empty for Nodes and `ServiceCIDR`s) and name.
         key: ObjectKey,
     },
     /// A file of the manifest directory.

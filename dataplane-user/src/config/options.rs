@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::types::{LogFormat, PortRange, SourceKind, UplinkAttach};
+use super::types::{LogFormat, NodePortRange, PortRange, SourceKind, UplinkAttach};
 
 const TABLES: &str = "Table sizes (defaults: those of the eBPF object)";
 
@@ -65,6 +65,13 @@ options! {
     #[arg(long, env = "ROPEWAY_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "clusterCIDRs")]
     cluster_cidr: Vec<IpNetwork>,
+    /// Ranges of cluster IPs besides those of ServiceCIDR objects, which API servers have from Kubernetes 1.33
+    #[arg(long, env = "ROPEWAY_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
+    #[serde(rename = "serviceCIDRs")]
+    service_cidr: Vec<IpNetwork>,
+    /// Where node ports are served: at this node's addresses in these ranges, or at its `primary` ones [default: primary]
+    #[arg(long, env = "ROPEWAY_NODEPORT_ADDRESSES", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
+    nodeport_addresses: Vec<NodePortRange>,
     /// Zone of this node, for topology-aware routing [default: label topology.kubernetes.io/zone of the Node object]
     #[arg(long, env = "ROPEWAY_ZONE", value_name = "ZONE", help_heading = "Node")]
     zone: String,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 /// Where objects come from.
@@ -37,6 +38,49 @@ pub enum UplinkAttach {
     Tcx,
     /// A filter of the clsact queueing discipline
     Clsact,
+}
+
+/// Which of the node's addresses have node ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum NodePortRange {
+    /// The node's own address of each family.
+    Primary,
+    /// Those in this range.
+    Range(IpNetwork),
+}
+
+/// Why a text says nothing about node ports.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a CIDR nor `primary`")]
+pub struct NodePortRangeError(String);
+
+impl FromStr for NodePortRange {
+    type Err = NodePortRangeError;
+
+    fn from_str(text: &str) -> Result<Self, NodePortRangeError> {
+        match text.trim() {
+            "primary" => Ok(Self::Primary),
+            other => other.parse().map(Self::Range).map_err(|_| NodePortRangeError(text.into())),
+        }
+    }
+}
+
+impl TryFrom<String> for NodePortRange {
+    type Error = NodePortRangeError;
+
+    fn try_from(text: String) -> Result<Self, NodePortRangeError> {
+        text.parse()
+    }
+}
+
+impl From<NodePortRange> for String {
+    fn from(range: NodePortRange) -> Self {
+        match range {
+            NodePortRange::Primary => "primary".into(),
+            NodePortRange::Range(range) => range.to_string(),
+        }
+    }
 }
 
 /// A range of ports, both ends included.

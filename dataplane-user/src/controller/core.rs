@@ -7,6 +7,7 @@ use std::time::Duration;
 use dataplane_common::service::SlotTable;
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
+use ipnetwork::IpNetwork;
 use tracing::info;
 
 use super::faults::Faults;
@@ -89,6 +90,12 @@ impl Core {
         told.then_some(&self.intake.nodes)
     }
 
+    /// The ranges of cluster IPs, as far as they are known: of `ServiceCIDR`s and of the configuration.
+    #[must_use]
+    pub fn service_ranges(&self) -> &[IpNetwork] {
+        self.context.cluster.service_ranges()
+    }
+
     /// Notes a change; the tables follow with the next round.
     pub fn handle(&mut self, event: Event) {
         match event {
@@ -118,6 +125,10 @@ impl Core {
             Event::Pod(key, object) => {
                 self.faults.clear_object(SourceKind::Pod, &key);
                 self.intake.set_pod(key, object);
+            }
+            Event::ServiceCidr(name, ranges) => {
+                self.faults.clear_object(SourceKind::ServiceCidr, &ObjectKey::new("", &name));
+                self.intake.set_service_cidr(name, ranges);
             }
             Event::Relist(kind) => {
                 self.faults.clear_kind(kind);

@@ -1,8 +1,9 @@
-//! What concerns no single Service: Nodes, Pods, this node, and which kinds are complete.
+//! What concerns no single Service: Nodes, Pods, ranges of cluster IPs, this node, and which kinds are complete.
 
 use std::collections::BTreeMap;
 
 use hashbrown::{HashMap, HashSet};
+use ipnetwork::IpNetwork;
 
 use crate::desired::{ClusterContext, Context, NodeContext};
 use crate::source::{NodeObject, ObjectKey, PodObject, SourceKind};
@@ -23,6 +24,8 @@ pub(super) struct Intake {
     listed_nodes: Option<HashSet<Box<str>>>,
     pods: HashMap<ObjectKey, PodObject>,
     listed_pods: Option<HashSet<ObjectKey>>,
+    service_cidrs: BTreeMap<Box<str>, Box<[IpNetwork]>>,
+    listed_service_cidrs: Option<HashSet<Box<str>>>,
     complete: HashSet<SourceKind>,
 }
 
@@ -58,10 +61,22 @@ impl Intake {
         }
     }
 
+    pub(super) fn set_service_cidr(&mut self, name: Box<str>, ranges: Option<Box<[IpNetwork]>>) {
+        if let Some(listed) = &mut self.listed_service_cidrs {
+            listed.insert(name.clone());
+        }
+        self.context_changed |= self.service_cidrs.get(&name) != ranges.as_ref();
+        match ranges {
+            Some(ranges) => drop(self.service_cidrs.insert(name, ranges)),
+            None => drop(self.service_cidrs.remove(&name)),
+        }
+    }
+
     pub(super) fn relist(&mut self, kind: SourceKind) {
         match kind {
             SourceKind::Node => self.listed_nodes = Some(HashSet::new()),
             SourceKind::Pod => self.listed_pods = Some(HashSet::new()),
+            SourceKind::ServiceCidr => self.listed_service_cidrs = Some(HashSet::new()),
             SourceKind::Service | SourceKind::Slice => {}
         }
     }
@@ -80,6 +95,13 @@ impl Intake {
             SourceKind::Pod => {
                 if let Some(listed) = self.listed_pods.take() {
                     self.pods.retain(|key, _| listed.contains(key));
+                }
+            }
+            SourceKind::ServiceCidr => {
+                if let Some(listed) = self.listed_service_cidrs.take() {
+                    let before = self.service_cidrs.len();
+                    self.service_cidrs.retain(|name, _| listed.contains(name));
+                    self.context_changed |= before != self.service_cidrs.len();
                 }
             }
             SourceKind::Service | SourceKind::Slice => {}
@@ -118,7 +140,8 @@ impl Intake {
         if node.zone.is_none() {
             node.zone = self.nodes.get(node.name.as_str()).and_then(|n| n.zone.clone());
         }
-        let cluster = ClusterContext::new(self.nodes.values(), &node.pod_ranges);
+        let known = self.service_cidrs.values().flatten().chain(&node.service_ranges);
+        let cluster = ClusterContext::new(self.nodes.values(), &node.pod_ranges).with_service_ranges(known);
         Some(Context { node, cluster })
     }
 }

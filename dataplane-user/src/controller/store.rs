@@ -81,7 +81,7 @@ impl Store {
         match kind {
             SourceKind::Service => self.service_epoch = self.service_epoch.wrapping_add(1),
             SourceKind::Slice => self.slice_epoch = self.slice_epoch.wrapping_add(1),
-            SourceKind::Node | SourceKind::Pod => {}
+            SourceKind::Node | SourceKind::Pod | SourceKind::ServiceCidr => {}
         }
     }
 

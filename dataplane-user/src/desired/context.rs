@@ -32,10 +32,12 @@ pub struct NodeContext {
     pub zone: Option<Box<str>>,
     /// All local addresses, without loopback and link-local ones: they become the `NODE` entries.
     pub addresses: Vec<IpAddr>,
-    /// The addresses that have node ports.
+    /// The addresses that have node ports, loopback ones among them.
     pub nodeport_addresses: Vec<IpAddr>,
     /// Ranges of pod addresses besides those of the Node objects.
     pub pod_ranges: Vec<IpNetwork>,
+    /// Ranges of cluster IPs besides those of the `ServiceCIDR` objects.
+    pub service_ranges: Vec<IpNetwork>,
     /// Serve IPv4.
     pub ipv4: bool,
     /// Serve IPv6.
@@ -48,6 +50,7 @@ pub struct ClusterContext {
     addresses: HashSet<[u8; 16]>,
     /// First and last address of each range, sorted.
     pod_ranges: Vec<(u128, u128)>,
+    service_ranges: Vec<IpNetwork>,
 }
 
 impl ClusterContext {
@@ -68,6 +71,31 @@ impl ClusterContext {
             }
         }
         context
+    }
+
+    /// With the ranges of cluster IPs. One within another is left out.
+    #[must_use]
+    pub fn with_service_ranges<'a>(mut self, ranges: impl Iterator<Item = &'a IpNetwork>) -> Self {
+        let mut ranges: Vec<IpNetwork> = ranges.copied().collect();
+        ranges.sort_unstable_by_key(|r| (octets16(r.network()), r.prefix()));
+        for range in ranges {
+            if !self.service_ranges.last().is_some_and(|l| l.contains(range.network())) {
+                self.service_ranges.push(range);
+            }
+        }
+        self
+    }
+
+    /// The ranges of cluster IPs that are known.
+    #[must_use]
+    pub fn service_ranges(&self) -> &[IpNetwork] {
+        &self.service_ranges
+    }
+
+    /// Whether this could become a Service's cluster IP.
+    #[must_use]
+    pub fn is_service_range(&self, addr: IpAddr) -> bool {
+        self.service_ranges.iter().any(|r| r.contains(addr))
     }
 
     /// Whether a pod could have this address.

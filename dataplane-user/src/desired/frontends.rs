@@ -44,6 +44,8 @@ pub(super) fn claims(
             rejections.push(reject(key, field, addr, reason));
         } else if is_cluster_ip(&octets16(addr)) {
             rejections.push(reject(key, field, addr, "is the cluster IP of another Service"));
+        } else if context.cluster.is_service_range(addr) {
+            rejections.push(reject(key, field, addr, "is in the range of cluster IPs"));
         } else {
             claims.push(Claim { addr, external: true });
         }

@@ -33,6 +33,7 @@ fn context() -> Context {
         addresses: vec![addr("192.0.2.1"), addr("2001:db8::1")],
         nodeport_addresses: vec![addr("192.0.2.1"), addr("2001:db8::1")],
         pod_ranges: Vec::new(),
+        service_ranges: Vec::new(),
         ipv4: true,
         ipv6: true,
     };

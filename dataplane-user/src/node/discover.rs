@@ -9,7 +9,7 @@ use dataplane_common::pod::NodeConfig;
 use dataplane_host::netlink::{Address, Hop, Link, NetlinkError, PROTOCOL, Route, Socket};
 use ipnetwork::IpNetwork;
 
-use crate::config::Config;
+use crate::config::{Config, NodePortRange};
 use crate::desired::NodeContext;
 use crate::load::clock::Clock;
 use crate::source::NodeObject;
@@ -157,11 +157,23 @@ impl Facts {
             name: config.node_name.clone(),
             zone: config.zone.as_deref().map(Into::into),
             addresses: self.addresses.clone(),
-            nodeport_addresses: self.node_ips.clone(),
+            nodeport_addresses: self.nodeport_addresses(&config.nodeport_addresses),
             pod_ranges: config.cluster_cidrs.iter().chain(&self.pod_cidrs).copied().collect(),
+            service_ranges: config.service_cidrs.clone(),
             ipv4: true,
             ipv6,
         }
+    }
+
+    /// Where node ports are served.
+    fn nodeport_addresses(&self, configured: &[NodePortRange]) -> Vec<IpAddr> {
+        let within = |ip: &IpAddr| {
+            configured.iter().any(|range| match range {
+                NodePortRange::Primary => self.node_ips.contains(ip),
+                NodePortRange::Range(range) => range.contains(*ip),
+            })
+        };
+        self.addresses.iter().chain(&self.node_ips).copied().filter(within).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// What the programs must know of the node.

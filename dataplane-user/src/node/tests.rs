@@ -120,6 +120,18 @@ fn what_is_configured_wins() {
 }
 
 #[test]
+fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
+    let with = |ranges: &[&str]| {
+        let nodeport_addresses = Some(ranges.iter().map(|r| r.parse().unwrap()).collect());
+        let c = config(Options { node_ip: Some(ips(&["192.168.50.11"])), nodeport_addresses, ..Options::default() });
+        discover::facts(&c, &snapshot(), None).context(&c, true).nodeport_addresses
+    };
+    assert_eq!(with(&["primary"]), ips(&["192.168.50.11", "fd00:50::11"]));
+    assert_eq!(with(&["172.16.0.0/12", "fd00::/8"]), ips(&["172.16.0.11", "fd00:50::11"]));
+    assert_eq!(with(&["198.51.100.0/24"]), ips(&[]), "no address of this node");
+}
+
+#[test]
 fn packets_bypass_the_host_only_where_all_routes_agree() {
     let c = config(Options::default());
     let uplink = |s: &Snapshot| discover::facts(&c, s, None).node_config(&c, Clock { rate: 250 }).uplink;

@@ -10,6 +10,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::intern::Interner;
@@ -99,6 +100,15 @@ impl<'a> Faults<'a> {
                 None
             }
         }
+    }
+
+    /// A range, without bits beyond its prefix.
+    fn range(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpNetwork> {
+        let parsed = value.parse::<IpNetwork>().ok().and_then(|r| IpNetwork::new(r.network(), r.prefix()).ok());
+        if parsed.is_none() {
+            self.add(field(), format!("{value:?} is not a CIDR"));
+        }
+        parsed
     }
 
     fn address(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpAddr> {

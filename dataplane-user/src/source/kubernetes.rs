@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::decode::{Decoded, Decoder, HEADLESS, SERVICE_PROXY_NAME};
 use super::trouble::Troubles;
-use super::wire::{NodeWire, PodWire, ServiceWire, SliceWire};
+use super::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
 use super::{Event, EventSender, SourceKind};
 
 /// Why the source could not start.
@@ -43,7 +43,8 @@ pub async fn run(config: Config, node_name: &str, tx: EventSender) -> Result<(),
     let nodes = watcher::Config::default().page_size(PAGE);
     let pods = watcher::Config::default().page_size(PAGE).fields(&format!("spec.nodeName={node_name}"));
     let decoder = || Decoder::new(node_name);
-    let (mut d1, mut d2, mut d3, mut d4) = (decoder(), decoder(), decoder(), decoder());
+    let (mut d1, mut d2, mut d3, mut d4, mut d5) = (decoder(), decoder(), decoder(), decoder(), decoder());
+    let service_cidrs = watcher::Config::default().page_size(PAGE);
     tokio::join!(
         watch::<ServiceWire, _>(SourceKind::Service, &client, services, &tx, &troubles, |w| {
             split(d1.service(w), Event::Service)
@@ -55,6 +56,9 @@ pub async fn run(config: Config, node_name: &str, tx: EventSender) -> Result<(),
             split(d3.node(w), |key, object| Event::Node(key.name, object))
         }),
         watch::<PodWire, _>(SourceKind::Pod, &client, pods, &tx, &troubles, |w| { split(d4.pod(w), Event::Pod) }),
+        watch::<ServiceCidrWire, _>(SourceKind::ServiceCidr, &client, service_cidrs, &tx, &troubles, |w| {
+            split(d5.service_cidr(w), |key, ranges| Event::ServiceCidr(key.name, ranges))
+        }),
     );
     Ok(())
 }
@@ -74,6 +78,7 @@ fn gone(event: Event) -> Event {
         Event::Slice(key, _) => Event::Slice(key, None),
         Event::Node(name, _) => Event::Node(name, None),
         Event::Pod(key, _) => Event::Pod(key, None),
+        Event::ServiceCidr(name, _) => Event::ServiceCidr(name, None),
         other => other,
     }
 }
@@ -100,6 +105,11 @@ async fn watch<W, F>(
                 debug!(%kind, "in sync");
                 vec![Event::InSync(kind)]
             }
+            // Before Kubernetes 1.33 there are none: the configuration may say the ranges.
+            Err(error) if kind == SourceKind::ServiceCidr && is_not_found(&error) => {
+                debug!(%kind, "the API server does not have this kind");
+                vec![Event::InSync(kind)]
+            }
             Err(error) => vec![Event::Trouble(kind, troubles.report(kind, &error))],
         };
         for event in events {
@@ -108,4 +118,9 @@ async fn watch<W, F>(
             }
         }
     }
+}
+
+/// Whether the API server has no such collection.
+fn is_not_found(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }

@@ -124,9 +124,14 @@ wire! {
     }
     /// `v1.PodIP`.
     PodIp { ip: Option<String>, }
+    /// `networking.k8s.io/v1.ServiceCIDR`.
+    ServiceCidrWire { metadata: ObjectMeta, spec: ServiceCidrSpec, }
+    /// `networking.k8s.io/v1.ServiceCIDR.spec`.
+    ServiceCidrSpec { cidrs: Option<Vec<String>>, }
 }
 
 resource!(ServiceWire, NamespaceResourceScope, "", "v1", "Service", "services");
 resource!(SliceWire, NamespaceResourceScope, "discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
 resource!(NodeWire, ClusterResourceScope, "", "v1", "Node", "nodes");
 resource!(PodWire, NamespaceResourceScope, "", "v1", "Pod", "pods");
+resource!(ServiceCidrWire, ClusterResourceScope, "networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs");

@@ -22,6 +22,11 @@ fn slice(name: &str) -> Value {
            "endpoints": [{"addresses": ["10.1.0.5"], "nodeName": "n1"}], "ports": [{"port": 8080}]})
 }
 
+fn service_cidr() -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes", "resourceVersion": "5"},
+           "spec": {"cidrs": ["10.96.0.0/16"]}})
+}
+
 struct Source {
     server: Server,
     events: mpsc::Receiver<Event>,
@@ -34,6 +39,7 @@ impl Source {
         server.set("endpointslices", vec![slice("web-1")]);
         server.set("nodes", vec![json!({"metadata": {"name": "n1", "resourceVersion": "5"}})]);
         server.set("pods", Vec::new());
+        server.set("servicecidrs", vec![service_cidr()]);
         let (tx, events) = mpsc::channel(100);
         let config = kube::Config::new(server.url().parse().unwrap());
         tokio::spawn(async move { kubernetes::run(config, "n1", tx).await });
@@ -48,6 +54,7 @@ impl Source {
                 Event::Service(key, object) => (SourceKind::Service, format!("{key} {}", object.is_some())),
                 Event::Slice(key, object) => (SourceKind::Slice, format!("{key} {}", object.is_some())),
                 Event::Node(name, object) => (SourceKind::Node, format!("{name} {}", object.is_some())),
+                Event::ServiceCidr(name, ranges) => (SourceKind::ServiceCidr, format!("{name} {ranges:?}")),
                 Event::Relist(kind) => (kind, "relist".into()),
                 Event::InSync(kind) => (kind, "in sync".into()),
                 Event::Trouble(kind, _) => (kind, "trouble".into()),
@@ -90,6 +97,21 @@ async fn slices_and_nodes_are_read_and_selected_by_label() {
     assert!(of("services").contains("labelSelector=%21service.kubernetes.io%2Fservice-proxy-name"), "{queries:?}");
     let mut source = Source::start(&[]).await;
     source.expect(SourceKind::Node, &["relist", "n1 true", "in sync"]).await;
+}
+
+#[tokio::test]
+async fn ranges_of_cluster_ips_are_read_where_the_server_has_them() {
+    let mut source = Source::start(&[]).await;
+    let ranges = "kubernetes Some([V4(Ipv4Network { addr: 10.96.0.0, prefix: 16 })])";
+    source.expect(SourceKind::ServiceCidr, &["relist", ranges, "in sync"]).await;
+
+    let server = Server::start().await;
+    server.lack("servicecidrs");
+    let (tx, events) = mpsc::channel(100);
+    let config = kube::Config::new(server.url().parse().unwrap());
+    tokio::spawn(async move { kubernetes::run(config, "n1", tx).await });
+    let mut old = Source { server, events };
+    old.expect(SourceKind::ServiceCidr, &["relist", "in sync"]).await;
 }
 
 #[tokio::test]

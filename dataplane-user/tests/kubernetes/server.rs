@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 struct State {
     objects: HashMap<String, Vec<Value>>,
     failures: HashMap<String, usize>,
+    unknown: Vec<String>,
     watches: HashMap<String, mpsc::Sender<Value>>,
     queries: Vec<String>,
 }
@@ -49,6 +50,11 @@ impl Server {
     /// The next requests for this collection fail.
     pub(crate) fn fail(&self, collection: &str, times: usize) {
         self.state.lock().unwrap().failures.insert(collection.into(), times);
+    }
+
+    /// There is no such collection.
+    pub(crate) fn lack(&self, collection: &str) {
+        self.state.lock().unwrap().unknown.push(collection.into());
     }
 
     pub(crate) fn queries(&self) -> Vec<String> {
@@ -103,6 +109,11 @@ fn answer(collection: &str, target: &str, state: &Mutex<State>) -> (&'static str
     if let Some(left) = state.failures.get_mut(collection).filter(|n| **n > 0) {
         *left -= 1;
         return ("500 Internal Server Error", "{}".into());
+    }
+    if state.unknown.iter().any(|c| c == collection) {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
+                            "message": "the server could not find the requested resource"});
+        return ("404 Not Found", status.to_string());
     }
     let items = state.objects.get(collection).cloned().unwrap_or_default();
     (

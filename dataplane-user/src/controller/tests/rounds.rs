@@ -214,6 +214,27 @@ fn an_external_address_that_becomes_a_cluster_ip_is_given_up() {
 }
 
 #[test]
+fn an_external_address_in_a_new_range_of_cluster_ips_is_given_up_until_the_range_goes() {
+    let memory = memory();
+    let mut core = serving(&memory);
+    let extra = ServiceExtra { external_ips: [ip("10.112.0.9")].into(), ..ServiceExtra::default() };
+    let greedy = ServiceObject { extra: Some(Box::new(extra)), ..service(&["10.96.0.20"], &[("http", 80)]) };
+    core.handle(Event::Service(key("greedy"), Some(greedy)));
+    core.reconcile(NOW);
+    assert_eq!(view(&memory).frontends.len(), 3);
+    core.handle(Event::ServiceCidr("extra".into(), Some(["10.112.0.0/16".parse().unwrap()].into())));
+    core.reconcile(NOW);
+    assert_eq!(core.service_ranges().len(), 1);
+    assert_eq!(view(&memory).frontends.len(), 2);
+    assert!(core.snapshot().rejections[0].to_string().contains("10.112.0.9 is in the range of cluster IPs"));
+    // gone while the watch was interrupted
+    core.handle(Event::Relist(SourceKind::ServiceCidr));
+    core.handle(Event::InSync(SourceKind::ServiceCidr));
+    core.reconcile(NOW);
+    assert_eq!((core.service_ranges().len(), view(&memory).frontends.len()), (0, 3));
+}
+
+#[test]
 fn a_slice_of_another_namespace_does_not_count() {
     let memory = memory();
     let mut core = serving(&memory);

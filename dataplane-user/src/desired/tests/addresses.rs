@@ -78,12 +78,15 @@ fn external_addresses_of_nodes_and_pods_are_refused_by_name_and_disturb_nothing_
         ("192.0.2.2", "192.0.2.2 is the address of a node"),
         ("10.1.1.7", "10.1.1.7 is in the range of pod addresses"),
         ("10.96.0.9", "10.96.0.9 is the cluster IP of another Service"),
+        ("10.96.77.77", "10.96.77.77 is in the range of cluster IPs"),
     ] {
         let mut s = exposed(Policy::Cluster);
         s.extra = Some(Box::new(ServiceExtra { external_ips: [addr(bad)].into(), ..ServiceExtra::default() }));
         let key = ObjectKey::new("shop", "web");
         let other = octets16(addr("10.96.0.9"));
-        let desired = service(&key, &s, [].iter(), &context(), |a| *a == other);
+        let mut context = context();
+        context.cluster = context.cluster.with_service_ranges(["10.96.0.0/16".parse().unwrap()].iter());
+        let desired = service(&key, &s, [].iter(), &context, |a| *a == other);
         let rejected: Vec<_> = desired.rejections.iter().map(ToString::to_string).collect();
         assert_eq!(rejected, [format!("Service shop/web, spec.externalIPs: {reason}")]);
         assert_eq!(desired.ports[0].frontends.len(), 4, "{bad}");
@@ -109,6 +112,19 @@ fn one_port_number_on_two_protocols_is_two_service_ports() {
     let desired = derive(&s, &[slice(&[("10.1.0.5", READY)]), udp_slice]);
     assert_eq!(members(&desired.ports[0], sets::CLUSTER), ["10.1.0.5"]);
     assert_eq!(members(&desired.ports[1], sets::CLUSTER), ["10.1.0.6"]);
+}
+
+#[test]
+fn a_cluster_ip_in_the_range_of_cluster_ips_is_no_fault() {
+    let mut context = context();
+    let ranges = ["10.96.1.0/24", "10.96.0.0/16", "10.96.0.0/16", "fd00:96::/112"].map(|r| r.parse().unwrap());
+    context.cluster = context.cluster.with_service_ranges(ranges.iter());
+    let told: Vec<_> = context.cluster.service_ranges().iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["10.96.0.0/16", "fd00:96::/112"], "one within another is left out");
+    let mut s = web();
+    s.extra = Some(Box::new(ServiceExtra { load_balancer_ips: [addr("10.96.0.1")].into(), ..ServiceExtra::default() }));
+    let desired = service(&ObjectKey::new("shop", "web"), &s, [].iter(), &context, |_| true);
+    assert_eq!((desired.rejections, desired.ports[0].frontends.len()), (Vec::new(), 2));
 }
 
 #[test]

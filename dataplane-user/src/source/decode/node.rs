@@ -1,11 +1,13 @@
-//! Nodes and Pods.
+//! Nodes, Pods and `ServiceCIDR`s.
 
 use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
 
 use super::{Decoded, Decoder, Faults, label};
 use crate::source::SourceKind;
 use crate::source::object::{DualAddr, NodeObject, PodObject};
-use crate::source::wire::{NodeWire, PodWire};
+use crate::source::wire::{NodeWire, PodWire, ServiceCidrWire};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
@@ -26,10 +28,7 @@ impl Decoder {
         let cidrs = cidrs.map_or_else(|| wire.spec.pod_cidr.iter().collect::<Vec<_>>(), |c| c.iter().collect());
         let mut pod_cidrs = Vec::new();
         for (i, cidr) in cidrs.into_iter().enumerate().filter(|(_, c)| !c.is_empty()) {
-            match cidr.parse() {
-                Ok(parsed) => pod_cidrs.push(parsed),
-                Err(_) => faults.add(format!("spec.podCIDRs[{i}]"), format!("{cidr:?} is not a CIDR")),
-            }
+            pod_cidrs.extend(faults.range(|| format!("spec.podCIDRs[{i}]"), cidr));
         }
         let leaving = wire.metadata.deletion_timestamp.is_some()
             || wire.spec.taints.iter().flatten().any(|t| t.key == AUTOSCALER_TAINT);
@@ -37,6 +36,16 @@ impl Decoder {
         let object = NodeObject { addresses: addresses.into(), pod_cidrs: pod_cidrs.into(), zone, leaving };
         let rejections = faults.found;
         Decoded { key, object: Some(object), rejections }
+    }
+
+    /// A `ServiceCIDR`.
+    pub fn service_cidr(&mut self, wire: &ServiceCidrWire) -> Decoded<Box<[IpNetwork]>> {
+        let key = self.key(&wire.metadata, "");
+        let mut faults = Faults::new(SourceKind::ServiceCidr, &key);
+        let texts = wire.spec.cidrs.iter().flatten().enumerate();
+        let ranges = texts.filter_map(|(i, text)| faults.range(|| format!("spec.cidrs[{i}]"), text)).collect();
+        let rejections = faults.found;
+        Decoded { key, object: Some(ranges), rejections }
     }
 
     /// A Pod; none if it runs elsewhere or has ended.

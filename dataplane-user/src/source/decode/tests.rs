@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::source::object::{Policy, endpoint_flags};
-use crate::source::wire::{NodeWire, PodWire, ServiceWire, SliceWire};
+use crate::source::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
 use crate::source::{NodeObject, ServiceObject, SliceObject};
 
 fn service_of(value: Value) -> Decoded<ServiceObject> {
@@ -232,6 +232,15 @@ fn faults_of_slices_are_named_by_field_and_the_rest_counts() {
     let huge = slice_of(slice(|v| v["endpoints"] = json!(vec![json!({"addresses": ["10.1.0.5"]}); 10_000])));
     assert_eq!(said(&huge), ["EndpointSlice shop/web-1, endpoints: has 10000 elements, more than 1000"]);
     assert!(huge.object.is_none());
+}
+
+#[test]
+fn service_cidrs_are_read_and_their_faults_named() {
+    let value = json!({"metadata": {"name": "extra"}, "spec": {"cidrs": ["10.112.0.9/16", "fd00:112::/112", "10.0.0.0/40"]}});
+    let decoded = Decoder::new("n1").service_cidr(&serde_json::from_value::<ServiceCidrWire>(value).unwrap());
+    assert_eq!(said(&decoded), ["ServiceCIDR extra, spec.cidrs[2]: \"10.0.0.0/40\" is not a CIDR"]);
+    let ranges: Vec<_> = decoded.object.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["10.112.0.0/16", "fd00:112::/112"]);
 }
 
 #[test]

@@ -133,5 +133,6 @@ fn gone((kind, key): Id) -> Event {
         SourceKind::Slice => Event::Slice(key, None),
         SourceKind::Node => Event::Node(key.name, None),
         SourceKind::Pod => Event::Pod(key, None),
+        SourceKind::ServiceCidr => Event::ServiceCidr(key.name, None),
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::files::Id;
 use crate::source::decode::{Decoded, Decoder};
 use crate::source::kubernetes::split;
-use crate::source::wire::{NodeWire, PodWire, ServiceWire, SliceWire};
+use crate::source::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
 use crate::source::{Event, ObjectKey, SourceKind};
 
 /// Why a file can't be used.
@@ -96,7 +96,11 @@ fn object(
             let decoded = decoder.pod(&typed::<PodWire>(value, at)?);
             emit(SourceKind::Pod, decoded, at, sink, Event::Pod)
         }
-        (other, "Service" | "EndpointSlice" | "Node" | "Pod") => {
+        ("networking.k8s.io/v1", "ServiceCIDR") => {
+            let decoded = decoder.service_cidr(&typed::<ServiceCidrWire>(value, at)?);
+            emit(SourceKind::ServiceCidr, decoded, at, sink, |key, ranges| Event::ServiceCidr(key.name, ranges))
+        }
+        (other, "Service" | "EndpointSlice" | "Node" | "Pod" | "ServiceCIDR") => {
             Err((format!("{at}apiVersion"), format!("{other:?} is not a version of {kind} that is understood")))
         }
         _ => Ok(()),

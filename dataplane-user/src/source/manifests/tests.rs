@@ -39,6 +39,7 @@ fn word(event: &Event) -> String {
         Event::Slice(key, object) => format!("slice {key} {}", object.is_some()),
         Event::Node(name, object) => format!("node {name} {}", object.is_some()),
         Event::Pod(key, object) => format!("pod {key} {}", object.is_some()),
+        Event::ServiceCidr(name, ranges) => format!("service range {name} {}", ranges.is_some()),
         Event::Relist(kind) => format!("relist {kind}"),
         Event::InSync(kind) => format!("in sync {kind}"),
         Event::Rejected(rejection) => rejection.to_string(),
@@ -57,7 +58,7 @@ impl Source {
         tokio::spawn(async move { run(path, "n1", tx).await });
         let mut source = Self { directory, events };
         let mut seen = Vec::new();
-        while seen.last() != Some(&format!("in sync {}", SourceKind::Pod)) {
+        while seen.last() != Some(&format!("in sync {}", SourceKind::ServiceCidr)) {
             seen.push(source.next().await);
         }
         let objects = seen.into_iter().filter(|s| !s.starts_with("relist") && !s.starts_with("in sync"));
