@@ -50,11 +50,15 @@ pub enum MapError {
 impl MapError {
     fn new(name: &str, source: io::Error) -> Self {
         let name = name.to_owned();
-        if source.raw_os_error() == Some(libc::E2BIG) { Self::Full { name } } else { Self::Io { name, source } }
+        match source.raw_os_error() {
+            // a trie says it by the second one
+            Some(libc::E2BIG | libc::ENOSPC) => Self::Full { name },
+            _ => Self::Io { name, source },
+        }
     }
 }
 
-/// A hash or array map with keys `K` and values `V`.
+/// A hash, array or trie map with keys `K` and values `V`.
 #[derive(Debug)]
 pub struct Table<K, V> {
     name: String,
@@ -166,7 +170,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
             .map_err(|(e, n)| (MapError::new(&self.name, e), n))
     }
 
-    /// All entries of a hash map. Entries that come or go meanwhile may or may not be among them.
+    /// All entries of a hash map or a trie. Entries that come or go meanwhile may or may not be among them.
     ///
     /// # Errors
     /// The kernel refused.

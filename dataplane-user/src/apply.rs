@@ -7,9 +7,9 @@ mod read;
 mod tests;
 
 use bytemuck::Pod;
-use dataplane_common::addr::{V4, V6};
+use dataplane_common::addr::{Prefix, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
 
@@ -18,7 +18,7 @@ use crate::reconcile::plan::{Plan, Removals, Sets, Tag};
 pub use kernel::open;
 pub use read::{limits, read};
 
-/// A hash map.
+/// A hash map or a trie.
 pub trait HashTable<K, V>: Send {
     /// How many entries it can have.
     fn capacity(&self) -> u32;
@@ -57,6 +57,10 @@ pub struct Tables {
     pub frontends4: Box<dyn HashTable<FrontendKey<V4>, Frontend>>,
     /// `frontends6`.
     pub frontends6: Box<dyn HashTable<FrontendKey<V6>, Frontend>>,
+    /// `source_ranges4`.
+    pub sources4: Box<dyn HashTable<Prefix<SourceRange<V4>>, u32>>,
+    /// `source_ranges6`.
+    pub sources6: Box<dyn HashTable<Prefix<SourceRange<V6>>, u32>>,
     /// `addrs4`.
     pub addrs4: Box<dyn HashTable<V4, Addr>>,
     /// `addrs6`.
@@ -74,6 +78,8 @@ pub struct Operations {
     pub services: u64,
     /// `frontends4` and `frontends6`.
     pub frontends: u64,
+    /// `source_ranges4` and `source_ranges6`.
+    pub sources: u64,
     /// `addrs4` and `addrs6`.
     pub addrs: u64,
     /// `slots`.
@@ -86,15 +92,16 @@ impl Operations {
     /// All together.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.services + self.frontends + self.addrs + self.slots + self.backends
+        self.services + self.frontends + self.sources + self.addrs + self.slots + self.backends
     }
 
-    /// By the name of the map (frontends and addresses of both families together).
+    /// By the name of the map (both families together).
     #[must_use]
-    pub const fn by_map(&self) -> [(&'static str, u64); 5] {
+    pub const fn by_map(&self) -> [(&'static str, u64); 6] {
         [
             ("services", self.services),
             ("frontends", self.frontends),
+            ("source_ranges", self.sources),
             ("addrs", self.addrs),
             ("slots", self.slots),
             ("backends", self.backends),
@@ -120,12 +127,16 @@ pub fn execute(plan: &Plan, tables: &Tables, operations: &mut Operations) -> Fai
     }
     operations.slots += plan.slots.ids.len() as u64;
     operations.services += set(&*tables.services, &plan.names, &mut failed);
+    operations.sources += set(&*tables.sources4, &plan.sources4, &mut failed);
+    operations.sources += set(&*tables.sources6, &plan.sources6, &mut failed);
     operations.addrs += set(&*tables.addrs4, &plan.addrs4, &mut failed);
     operations.addrs += set(&*tables.addrs6, &plan.addrs6, &mut failed);
     operations.frontends += set(&*tables.frontends4, &plan.frontends4, &mut failed);
     operations.frontends += set(&*tables.frontends6, &plan.frontends6, &mut failed);
     operations.frontends += remove(&*tables.frontends4, &plan.gone_frontends4, &mut failed);
     operations.frontends += remove(&*tables.frontends6, &plan.gone_frontends6, &mut failed);
+    operations.sources += remove(&*tables.sources4, &plan.gone_sources4, &mut failed);
+    operations.sources += remove(&*tables.sources6, &plan.gone_sources6, &mut failed);
     operations.addrs += remove(&*tables.addrs4, &plan.gone_addrs4, &mut failed);
     operations.addrs += remove(&*tables.addrs6, &plan.gone_addrs6, &mut failed);
     operations.services += remove(&*tables.services, &plan.gone_names, &mut failed);

@@ -5,6 +5,7 @@
 mod choose;
 pub mod context;
 mod frontends;
+mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,8 @@ pub struct DesiredPort {
     pub frontends: Vec<Frontend>,
     /// Its endpoints, by address and port.
     pub backends: Vec<Backend>,
+    /// Who may use its frontends with `SOURCE_RANGES`.
+    pub sources: Sources,
     /// Client-IP affinity in seconds; 0: none.
     pub affinity: u32,
     /// One of [`scheduler`].
@@ -62,6 +65,18 @@ pub struct Frontend {
     /// Local set iff `INTERNAL_DROP`, external ones iff `EXTERNAL_DROP`, else the Cluster set.
     pub flags: u16,
 }
+
+/// A range of clients.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SourceRange {
+    /// First address, IPv4 as `::ffff:a.b.c.d`.
+    pub addr: [u8; 16],
+    /// Length of the prefix, counted in the address's own family.
+    pub len: u8,
+}
+
+/// Ranges of clients, sorted, each once; `None`: none. Thin, because hardly any Service has some.
+pub type Sources = Option<Arc<Box<[SourceRange]>>>;
 
 /// An endpoint of a Service port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,12 +118,14 @@ pub fn service<'a>(
 ) -> Desired {
     let mut rejections = Vec::new();
     let claims = frontends::claims(key, service, context, is_cluster_ip, &mut rejections);
+    let sources = sources::allowed(service, context);
     let ports = service.ports.iter().map(|port| {
         let frontends = frontends::of_port(service, port, &claims, context);
         let wants = choose::Wants::of(&frontends);
         DesiredPort {
             name: port.name.clone(),
             backends: choose::backends(service, port, slices.clone(), wants, context),
+            sources: sources::of_port(&sources, &frontends),
             frontends,
             affinity: service.affinity,
             scheduler: scheduler::RANDOM,

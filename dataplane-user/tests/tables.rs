@@ -6,18 +6,19 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytemuck::Pod;
-use dataplane_common::addr::{V4, V6};
+use dataplane_common::addr::{Prefix, V4, V6};
 use dataplane_common::pod::{Addr, addr_kind};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
 use dataplane_user::apply::Tables;
 use dataplane_user::controller::{self, Core};
 use dataplane_user::desired::{NodeContext, context::octets16};
-use dataplane_user::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
+use dataplane_user::source::object::{DualAddr, Endpoint, ServiceExtra, ServicePort, SlicePort, endpoint_flags};
 use dataplane_user::source::{Event, ObjectKey, ServiceObject, SliceObject, SourceKind};
 
 const HASH: u32 = 1;
+const LPM_TRIE: u32 = 11;
 const ARRAY: u32 = 2;
 const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1024;
@@ -27,6 +28,8 @@ struct Maps {
     services: OwnedFd,
     frontends4: OwnedFd,
     frontends6: OwnedFd,
+    sources4: OwnedFd,
+    sources6: OwnedFd,
     addrs4: OwnedFd,
     addrs6: OwnedFd,
     slots: OwnedFd,
@@ -46,6 +49,9 @@ impl Maps {
         fn hash<K, V>(entries: u32) -> OwnedFd {
             create_map(HASH, size_of::<K>() as u32, size_of::<V>() as u32, entries, NO_PREALLOC).unwrap()
         }
+        fn trie<K>() -> OwnedFd {
+            create_map(LPM_TRIE, size_of::<K>() as u32, 4, 64, NO_PREALLOC).unwrap()
+        }
         fn shared<V>() -> OwnedFd {
             create_map(ARRAY, 4, size_of::<V>() as u32, 4096, MMAPABLE).unwrap()
         }
@@ -53,6 +59,8 @@ impl Maps {
             services: hash::<u32, ServiceName>(entries),
             frontends4: hash::<FrontendKey<V4>, Frontend>(entries),
             frontends6: hash::<FrontendKey<V6>, Frontend>(entries),
+            sources4: trie::<Prefix<SourceRange<V4>>>(),
+            sources6: trie::<Prefix<SourceRange<V6>>>(),
             addrs4: hash::<V4, Addr>(entries),
             addrs6: hash::<V6, Addr>(entries),
             slots: shared::<u32>(),
@@ -65,6 +73,8 @@ impl Maps {
             services: Box::new(table::<u32, ServiceName>(&self.services)),
             frontends4: Box::new(table::<FrontendKey<V4>, Frontend>(&self.frontends4)),
             frontends6: Box::new(table::<FrontendKey<V6>, Frontend>(&self.frontends6)),
+            sources4: Box::new(table::<Prefix<SourceRange<V4>>, u32>(&self.sources4)),
+            sources6: Box::new(table::<Prefix<SourceRange<V6>>, u32>(&self.sources6)),
             addrs4: Box::new(table::<V4, Addr>(&self.addrs4)),
             addrs6: Box::new(table::<V6, Addr>(&self.addrs6)),
             slots: Box::new(array::<u32>(&self.slots)),
@@ -199,6 +209,61 @@ fn a_full_map_refuses_services_whole() {
         assert!(now < NOW + Duration::from_mins(5), "{:?}", core.snapshot().rejections);
     }
     assert_eq!(maps.count(), [15, 15, 16]);
+}
+
+fn guarded(ranges: usize) -> Event {
+    let Event::Service(key, Some(object)) = service(0) else { panic!() };
+    let v4 = (0..ranges).map(|i| format!("198.51.{i}.0/24").parse().unwrap());
+    let v6 = (0..ranges).map(|i| format!("2001:db8:{i:x}::/48").parse().unwrap());
+    let extra = ServiceExtra {
+        load_balancer_ips: [ip("203.0.113.2"), ip("2001:db8:ffff::2")].into(),
+        source_ranges: v4.chain(v6).collect(),
+        restricted: [ranges > 0; 2],
+        ..ServiceExtra::default()
+    };
+    Event::Service(key, Some(ServiceObject { extra: Some(Box::new(extra)), ..object }))
+}
+
+#[test]
+#[ignore = "needs root"]
+fn rule_2_3_11_a_client_is_found_in_its_range() {
+    let maps = Maps::new(64);
+    let mut core = start(&maps, 1);
+    core.handle(guarded(20));
+    core.reconcile(NOW);
+    let found = |client: [u8; 4], service_port| {
+        let data = SourceRange { service_port, client: V4 { octets: client } };
+        table::<Prefix<SourceRange<V4>>, u32>(&maps.sources4).get(&Prefix { len: 64, data }).unwrap().is_some()
+    };
+    let port = table::<u32, ServiceName>(&maps.services).entries().unwrap()[0].0;
+    assert!(found([198, 51, 7, 200], port) && !found([198, 51, 20, 1], port) && !found([198, 51, 7, 200], port + 1));
+    let entries = || {
+        let v4 = table::<Prefix<SourceRange<V4>>, u32>(&maps.sources4).entries().unwrap();
+        let v6 = table::<Prefix<SourceRange<V6>>, u32>(&maps.sources6).entries().unwrap();
+        (v4.len(), v6.len())
+    };
+    assert_eq!(entries(), (20, 20));
+    drop(core);
+
+    let mut core = Core::new(maps.tables(), 250, NOW).unwrap();
+    core.set_node_context(context());
+    [guarded(20), slice(0, &["10.1.0.5", "10.1.0.6"])].into_iter().for_each(|e| core.handle(e));
+    SourceKind::ALL.into_iter().for_each(|k| core.handle(Event::InSync(k)));
+    core.reconcile(NOW);
+    assert_eq!(core.operations().total(), 0, "{:?}", core.operations());
+    core.handle(guarded(5));
+    core.reconcile(NOW);
+    assert_eq!((entries(), found([198, 51, 7, 200], port), found([198, 51, 4, 200], port)), ((5, 5), false, true));
+    core.handle(guarded(60));
+    core.reconcile(NOW);
+    assert_eq!(entries(), (60, 60));
+    core.handle(guarded(65));
+    core.reconcile(NOW);
+    assert_eq!(entries(), (60, 60), "the trie holds 64");
+    assert!(core.snapshot().rejections[0].to_string().contains("map source_ranges4 is full"));
+    core.handle(Event::Service(key(0), None));
+    core.reconcile(NOW);
+    assert_eq!((entries(), maps.count()), ((0, 0), [0, 0, 1]));
 }
 
 #[test]

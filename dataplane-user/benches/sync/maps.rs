@@ -3,14 +3,15 @@
 use std::os::fd::OwnedFd;
 
 use bytemuck::Pod;
-use dataplane_common::addr::{V4, V6};
+use dataplane_common::addr::{Prefix, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
 use dataplane_user::apply::Tables;
 
 const HASH: u32 = 1;
+const LPM_TRIE: u32 = 11;
 const ARRAY: u32 = 2;
 const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1024;
@@ -21,6 +22,8 @@ pub(crate) struct Maps {
     pub services: OwnedFd,
     pub frontends4: OwnedFd,
     frontends6: OwnedFd,
+    sources4: OwnedFd,
+    sources6: OwnedFd,
     pub addrs4: OwnedFd,
     addrs6: OwnedFd,
     pub slots: OwnedFd,
@@ -29,6 +32,10 @@ pub(crate) struct Maps {
 
 fn hash<K, V>() -> OwnedFd {
     create_map(HASH, size_of::<K>() as u32, size_of::<V>() as u32, HASH_ENTRIES, NO_PREALLOC).unwrap()
+}
+
+fn trie<K>() -> OwnedFd {
+    create_map(LPM_TRIE, size_of::<K>() as u32, 4, 65_536, NO_PREALLOC).unwrap()
 }
 
 fn array<V>() -> OwnedFd {
@@ -41,6 +48,8 @@ impl Maps {
             services: hash::<u32, ServiceName>(),
             frontends4: hash::<FrontendKey<V4>, Frontend>(),
             frontends6: hash::<FrontendKey<V6>, Frontend>(),
+            sources4: trie::<Prefix<SourceRange<V4>>>(),
+            sources6: trie::<Prefix<SourceRange<V6>>>(),
             addrs4: hash::<V4, Addr>(),
             addrs6: hash::<V6, Addr>(),
             slots: array::<u32>(),
@@ -53,6 +62,8 @@ impl Maps {
             services: Box::new(table::<u32, ServiceName>("services", &self.services)),
             frontends4: Box::new(table::<FrontendKey<V4>, Frontend>("frontends4", &self.frontends4)),
             frontends6: Box::new(table::<FrontendKey<V6>, Frontend>("frontends6", &self.frontends6)),
+            sources4: Box::new(table::<Prefix<SourceRange<V4>>, u32>("source_ranges4", &self.sources4)),
+            sources6: Box::new(table::<Prefix<SourceRange<V6>>, u32>("source_ranges6", &self.sources6)),
             addrs4: Box::new(table::<V4, Addr>("addrs4", &self.addrs4)),
             addrs6: Box::new(table::<V6, Addr>("addrs6", &self.addrs6)),
             slots: Box::new(SharedArray::<u32>::from_fd("slots", self.slots.try_clone().unwrap()).unwrap()),

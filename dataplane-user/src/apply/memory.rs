@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
-use dataplane_common::addr::{V4, V6};
+use dataplane_common::addr::{Prefix, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 use dataplane_host::map::MapError;
 
 use super::{ArrayTable, HashTable, Tables};
@@ -126,6 +126,8 @@ pub struct Memory {
     pub services: MemoryMap,
     pub frontends4: MemoryMap,
     pub frontends6: MemoryMap,
+    pub sources4: MemoryMap,
+    pub sources6: MemoryMap,
     pub addrs4: MemoryMap,
     pub addrs6: MemoryMap,
     pub slots: MemoryMap,
@@ -150,6 +152,8 @@ impl Memory {
             services: map("services", entries),
             frontends4: map("frontends4", entries),
             frontends6: map("frontends6", entries),
+            sources4: map("source_ranges4", entries),
+            sources6: map("source_ranges6", entries),
             addrs4: map("addrs4", entries),
             addrs6: map("addrs6", entries),
             slots: map("slots", elements),
@@ -181,6 +185,8 @@ impl Memory {
             services: typed::<u32, ServiceName>(&self.services),
             frontends4: typed::<FrontendKey<V4>, Frontend>(&self.frontends4),
             frontends6: typed::<FrontendKey<V6>, Frontend>(&self.frontends6),
+            sources4: typed::<Prefix<SourceRange<V4>>, u32>(&self.sources4),
+            sources6: typed::<Prefix<SourceRange<V6>>, u32>(&self.sources6),
             addrs4: typed::<V4, Addr>(&self.addrs4),
             addrs6: typed::<V6, Addr>(&self.addrs6),
             slots: Box::new(self.slots.clone()) as Box<dyn ArrayTable<u32>>,

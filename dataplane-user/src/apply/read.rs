@@ -14,6 +14,8 @@ pub fn limits(tables: &Tables) -> Limits {
         services: tables.services.capacity(),
         frontends4: tables.frontends4.capacity(),
         frontends6: tables.frontends6.capacity(),
+        sources4: tables.sources4.capacity(),
+        sources6: tables.sources6.capacity(),
         backends: tables.backends.capacity(),
         slots: tables.slots.capacity(),
     }
@@ -27,6 +29,8 @@ pub fn read(tables: &Tables) -> Result<Found, MapError> {
     let mut found = Found { names: tables.services.entries()?, ..Found::default() };
     found.add_frontends(tables.frontends4.entries()?);
     found.add_frontends(tables.frontends6.entries()?);
+    found.odd_sources4 = found.add_sources(tables.sources4.entries()?);
+    found.odd_sources6 = found.add_sources(tables.sources6.entries()?);
     found.add_addrs(tables.addrs4.entries()?);
     found.add_addrs(tables.addrs6.entries()?);
     let backends =

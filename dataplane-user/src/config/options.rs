@@ -65,7 +65,7 @@ options! {
     #[arg(long, env = "ROPEWAY_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "clusterCIDRs")]
     cluster_cidr: Vec<IpNetwork>,
-    /// Ranges of cluster IPs besides those of ServiceCIDR objects, which API servers have from Kubernetes 1.33
+    /// Ranges of cluster IPs besides those that the API server tells, which it does from Kubernetes 1.33
     #[arg(long, env = "ROPEWAY_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "serviceCIDRs")]
     service_cidr: Vec<IpNetwork>,

@@ -57,10 +57,7 @@ fn an_environment_variable_stands_behind_every_flag() {
 fn the_message_names_the_setting() {
     let n1 = "--node-name=n1";
     for (args, expected) in [
-        (
-            &["--nodeport-addresses=primary,10.0.0.0/8", n1][..],
-            "--nodeport-addresses: `primary` stands alone",
-        ),
+        (&["--nodeport-addresses=primary,10.0.0.0/8", n1][..], "--nodeport-addresses: `primary` stands alone"),
         (
             &["--service-cidr=10.96.0.1/16", n1],
             "--service-cidr: 10.96.0.1/16 has bits beyond its prefix: did you mean 10.96.0.0/16?",

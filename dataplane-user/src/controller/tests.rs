@@ -3,6 +3,7 @@
 mod faults;
 mod property;
 mod rounds;
+mod sources;
 mod view;
 
 use std::net::IpAddr;
@@ -81,6 +82,7 @@ fn context() -> NodeContext {
     NodeContext {
         name: "n1".into(),
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+        primary: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         nodeport_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         ipv4: true,
         ipv6: true,

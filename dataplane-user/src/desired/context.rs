@@ -32,6 +32,8 @@ pub struct NodeContext {
     pub zone: Option<Box<str>>,
     /// All local addresses, without loopback and link-local ones: they become the `NODE` entries.
     pub addresses: Vec<IpAddr>,
+    /// The node's own address of each family.
+    pub primary: Vec<IpAddr>,
     /// The addresses that have node ports, loopback ones among them.
     pub nodeport_addresses: Vec<IpAddr>,
     /// Ranges of pod addresses besides those of the Node objects.

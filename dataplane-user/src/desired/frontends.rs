@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use dataplane_common::service::frontend_flags as flags;
 
 use super::context::{Context, octets16};
+use super::sources::are_restricted;
 use super::{Frontend, FrontendAddr};
 use crate::source::object::{Policy, ServiceObject, ServicePort};
 use crate::source::{ObjectKey, Rejection, SourceKind};
@@ -16,6 +17,8 @@ pub(super) struct Claim {
     pub(super) addr: IpAddr,
     /// From outside the cluster: an external or load-balancer IP.
     pub(super) external: bool,
+    /// A load-balancer IP, whatever else it is: source ranges hold here.
+    pub(super) balancer: bool,
 }
 
 /// The addresses of a Service; those that belong to others are refused.
@@ -30,14 +33,17 @@ pub(super) fn claims(
     for addr in service.cluster_ips.iter().filter(|a| context.serves(*a)) {
         match taken(addr, context) {
             Some(reason) => rejections.push(reject(key, "spec.clusterIPs", addr, reason)),
-            None => claims.push(Claim { addr, external: false }),
+            None => claims.push(Claim { addr, external: false, balancer: false }),
         }
     }
     let Some(extra) = &service.extra else { return claims };
     let external = extra.external_ips.iter().map(|a| ("spec.externalIPs", *a));
     let balancer = extra.load_balancer_ips.iter().map(|a| ("status.loadBalancer.ingress", *a));
-    for (field, addr) in external.chain(balancer).filter(|(_, a)| context.serves(*a)) {
-        if claims.iter().any(|c| c.addr == addr) {
+    let external = external.map(|(field, addr)| (field, addr, false));
+    let balancer = balancer.map(|(field, addr)| (field, addr, true));
+    for (field, addr, balancer) in external.chain(balancer).filter(|(_, a, _)| context.serves(*a)) {
+        if let Some(known) = claims.iter_mut().find(|c| c.addr == addr) {
+            known.balancer |= balancer;
             continue;
         }
         if let Some(reason) = taken(addr, context) {
@@ -47,7 +53,7 @@ pub(super) fn claims(
         } else if context.cluster.is_service_range(addr) {
             rejections.push(reject(key, field, addr, "is in the range of cluster IPs"));
         } else {
-            claims.push(Claim { addr, external: true });
+            claims.push(Claim { addr, external: true, balancer });
         }
     }
     claims
@@ -93,7 +99,10 @@ pub(super) fn of_port(
         key: FrontendAddr { addr: octets16(addr), port: port_number, proto: port.proto },
         flags,
     };
-    let own = claims.iter().map(|c| at(c.addr, port.port, if c.external { external } else { internal }));
+    let own = claims.iter().map(|c| {
+        let ranges = if c.balancer && are_restricted(service, c.addr) { flags::SOURCE_RANGES } else { 0 };
+        at(c.addr, port.port, ranges | if c.external { external } else { internal })
+    });
     let mut all = Vec::with_capacity(claims.len());
     all.extend(own);
     if port.node_port != 0 {

@@ -31,6 +31,7 @@ fn context() -> Context {
         name: "n1".into(),
         zone: Some("z1".into()),
         addresses: vec![addr("192.0.2.1"), addr("2001:db8::1")],
+        primary: vec![addr("192.0.2.1"), addr("2001:db8::1")],
         nodeport_addresses: vec![addr("192.0.2.1"), addr("2001:db8::1")],
         pod_ranges: Vec::new(),
         service_ranges: Vec::new(),

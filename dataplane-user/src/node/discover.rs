@@ -157,6 +157,7 @@ impl Facts {
             name: config.node_name.clone(),
             zone: config.zone.as_deref().map(Into::into),
             addresses: self.addresses.clone(),
+            primary: self.node_ips.clone(),
             nodeport_addresses: self.nodeport_addresses(&config.nodeport_addresses),
             pod_ranges: config.cluster_cidrs.iter().chain(&self.pod_cidrs).copied().collect(),
             service_ranges: config.service_cidrs.clone(),
@@ -173,7 +174,14 @@ impl Facts {
                 NodePortRange::Range(range) => range.contains(*ip),
             })
         };
-        self.addresses.iter().chain(&self.node_ips).copied().filter(within).collect::<BTreeSet<_>>().into_iter().collect()
+        self.addresses
+            .iter()
+            .chain(&self.node_ips)
+            .copied()
+            .filter(within)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// What the programs must know of the node.

@@ -10,7 +10,7 @@ use dataplane_common::service::SlotTable;
 use super::ledger::Ledger;
 use super::plan::Tag;
 use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
-use crate::desired::{self, Desired, DesiredPort, FrontendAddr, is_v4, sets};
+use crate::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, is_v4, sets};
 
 /// Why a Service can't be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ pub fn assign(
     jiffies_per_second: u32,
     now: Duration,
 ) -> Result<Assigned, Refusal> {
-    let mut work = Work { before, tag, ledger, now, conflicts: Vec::new(), added: (0, 0) };
+    let mut work = Work { before, tag, ledger, now, conflicts: Vec::new(), added: (0, 0), added_sources: (0, 0) };
     let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
     for port in &desired.ports {
         match work.port(port, &ports, jiffies_per_second) {
@@ -90,6 +90,8 @@ struct Work<'a> {
     conflicts: Vec<(FrontendAddr, u32)>,
     /// New frontends, by family.
     added: (u32, u32),
+    /// New ranges of clients, by family.
+    added_sources: (u32, u32),
 }
 
 impl Work<'_> {
@@ -100,6 +102,7 @@ impl Work<'_> {
             None => self.new_id()?,
         };
         let frontends = self.frontends(port, id, done)?;
+        self.check_room_for_sources(before, &port.sources)?;
         let mut changed = before.map_or([true; 4], |b| [b.uncertain; 4]);
         let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, &mut changed)?;
         let mut after = PublishedPort {
@@ -109,6 +112,7 @@ impl Work<'_> {
             tables: [SlotTable::default(); 4],
             frontends,
             backends,
+            sources: port.sources.clone(),
             scheduler: port.scheduler,
             uncertain: false,
         };
@@ -183,6 +187,24 @@ impl Work<'_> {
         };
         *added += 1;
         if used + *added > capacity { Err(Refusal::Full { map, capacity, needed: *added }) } else { Ok(()) }
+    }
+
+    fn check_room_for_sources(&mut self, before: Option<&PublishedPort>, wanted: &Sources) -> Result<(), Refusal> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let known = before.map_or(&[][..], PublishedPort::sources);
+        let (limits, (v4, v6)) = (self.ledger.limits, self.ledger.source_counts());
+        for range in wanted.iter().filter(|r| known.binary_search(r).is_err()) {
+            let (map, used, added, capacity) = if is_v4(&range.addr) {
+                ("source_ranges4", v4, &mut self.added_sources.0, limits.sources4)
+            } else {
+                ("source_ranges6", v6, &mut self.added_sources.1, limits.sources6)
+            };
+            *added += 1;
+            if used + *added > capacity {
+                return Err(Refusal::Full { map, capacity, needed: *added });
+            }
+        }
+        Ok(())
     }
 
     /// Both lists are sorted; endpoints that stay keep their id. Notes in `changed` which tables have other members now.

@@ -7,8 +7,8 @@ use dataplane_common::service::{Backend, NAME_LEN, ServiceName};
 
 use super::ledger::Ledger;
 use super::plan::{Plan, Tag};
-use super::published::{Family, PublishedBackend, PublishedPort, TABLES, family, frontend_key};
-use crate::desired::{self, FrontendAddr};
+use super::published::{Family, PublishedBackend, PublishedPort, TABLES, family, frontend_key, source_key};
+use crate::desired::{self, FrontendAddr, SourceRange};
 
 /// The name of a service port in the map `services`: `namespace/name:port`, without `:port` where the port has no name.
 #[must_use]
@@ -43,10 +43,12 @@ impl Ledger {
                 self.ports.adopt(port.id, tag);
                 plan.names.push(tag, port.id, port_name(namespace, service, &port.name));
             }
+            self.plan_sources(old, port, tag, plan);
             self.plan_frontends(before, old, port, tag, plan);
         }
         for port in before {
             let new = after.iter().find(|p| p.id == port.id);
+            plan_gone_sources(port, new, tag, plan);
             self.plan_gone(port, new, after, tag, plan);
             if new.is_none() {
                 plan.gone_names.push(tag, port.id);
@@ -69,6 +71,17 @@ impl Ledger {
     fn entry(&self, b: &PublishedBackend, service_port: u32) -> Backend {
         let generation = self.backends.generation(b.id);
         Backend { addr: b.addr, port: b.port, state: b.state, pad: 0, generation, service_port, pad2: 0 }
+    }
+
+    fn plan_sources(&mut self, old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
+        let known = old.filter(|o| !o.uncertain).map_or(&[][..], PublishedPort::sources);
+        for range in port.sources().iter().filter(|r| known.binary_search(r).is_err()) {
+            self.enter_source(port.id, *range);
+            match family(&range.addr) {
+                Family::V4(_) => plan.sources4.push(tag, source_key(port.id, range), ALLOWED),
+                Family::V6(_) => plan.sources6.push(tag, source_key(port.id, range), ALLOWED),
+            }
+        }
     }
 
     fn plan_frontends(
@@ -133,6 +146,7 @@ impl Ledger {
                 self.forget_frontend(&f.key);
                 freed(&f.key);
             }
+            gone_sources(port, new).for_each(|range| self.forget_source(port.id, *range));
             for (i, ..) in TABLES {
                 if new.is_none_or(|n| n.tables[i] != port.tables[i]) {
                     self.slots.release(port.tables[i], now);
@@ -144,6 +158,23 @@ impl Ledger {
             }
         }
     }
+}
+
+/// Whoever is found in `source_ranges` is allowed; the value says nothing.
+const ALLOWED: u32 = 1;
+
+fn plan_gone_sources(port: &PublishedPort, new: Option<&PublishedPort>, tag: Tag, plan: &mut Plan) {
+    for range in gone_sources(port, new) {
+        match family(&range.addr) {
+            Family::V4(_) => plan.gone_sources4.push(tag, source_key(port.id, range)),
+            Family::V6(_) => plan.gone_sources6.push(tag, source_key(port.id, range)),
+        }
+    }
+}
+
+fn gone_sources<'a>(port: &'a PublishedPort, new: Option<&'a PublishedPort>) -> impl Iterator<Item = &'a SourceRange> {
+    let kept = new.map_or(&[][..], PublishedPort::sources);
+    port.sources().iter().filter(|r| kept.binary_search(r).is_err())
 }
 
 fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use dataplane_common::pod::{Addr, addr_kind};
 use dataplane_common::service::SlotTable;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::ids::{BackendIds, PortIds};
 use super::plan::{NODE, Plan, Tag};
 use super::published::{Family, family};
 use super::slots::Stretches;
-use crate::desired::FrontendAddr;
+use crate::desired::{FrontendAddr, SourceRange};
 
 /// How much fits into the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +21,10 @@ pub struct Limits {
     pub frontends4: u32,
     /// Entries of `frontends6`.
     pub frontends6: u32,
+    /// Entries of `source_ranges4`.
+    pub sources4: u32,
+    /// Entries of `source_ranges6`.
+    pub sources6: u32,
     /// Elements of `backends`.
     pub backends: u32,
     /// Elements of `slots`.
@@ -64,6 +68,8 @@ pub struct Ledger {
     pub(super) frontends: HashMap<FrontendAddr, u32>,
     pub(super) taken: Taken,
     v6_frontends: u32,
+    sources: HashSet<(u32, SourceRange)>,
+    v6_sources: u32,
     addrs: HashMap<[u8; 16], AddrUse>,
     touched: Vec<([u8; 16], Tag)>,
 }
@@ -93,6 +99,8 @@ impl Ledger {
             frontends: HashMap::new(),
             taken: Taken::default(),
             v6_frontends: 0,
+            sources: HashSet::new(),
+            v6_sources: 0,
             addrs: HashMap::new(),
             touched: Vec::new(),
         }
@@ -132,6 +140,22 @@ impl Ledger {
         if self.frontends.remove(key).is_some() && matches!(family(&key.addr), Family::V6(_)) {
             self.v6_frontends -= 1;
         }
+    }
+
+    /// Ranges of clients in the tables, IPv4 and IPv6.
+    #[must_use]
+    pub fn source_counts(&self) -> (u32, u32) {
+        (self.sources.len() as u32 - self.v6_sources, self.v6_sources)
+    }
+
+    pub(super) fn enter_source(&mut self, port: u32, range: SourceRange) {
+        let new = self.sources.insert((port, range));
+        self.v6_sources += u32::from(new && matches!(family(&range.addr), Family::V6(_)));
+    }
+
+    pub(super) fn forget_source(&mut self, port: u32, range: SourceRange) {
+        let known = self.sources.remove(&(port, range));
+        self.v6_sources -= u32::from(known && matches!(family(&range.addr), Family::V6(_)));
     }
 
     pub(super) fn use_addr(&mut self, addr: [u8; 16], tag: Tag) {

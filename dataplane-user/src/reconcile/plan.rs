@@ -1,13 +1,13 @@
 //! The operations of one round, in the order in which they are safe.
 //!
-//! Backends, slots, names, addresses, frontends; then frontends, addresses, names and backends that go. Whoever looks at
-//! any instant finds only frontends whose tables and backends are complete. Each operation carries the number of the Service
+//! Backends, slots, names, ranges of clients, addresses, frontends; then frontends, ranges, addresses, names and backends that go. Whoever
+//! looks at any instant finds only frontends whose tables, backends and ranges are complete. Each operation carries the number of the Service
 //! that it is for, so that a failure costs that Service alone.
 
 use bytemuck::Pod;
-use dataplane_common::addr::{V4, V6};
+use dataplane_common::addr::{Prefix, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 
 /// Which Service an operation is for: its number in the controller's store.
 pub type Tag = u32;
@@ -93,6 +93,10 @@ pub struct Plan {
     pub slots: SlotWrites,
     /// New names.
     pub names: Sets<u32, ServiceName>,
+    /// New ranges of clients.
+    pub sources4: Sets<Prefix<SourceRange<V4>>, u32>,
+    /// New ranges of clients.
+    pub sources6: Sets<Prefix<SourceRange<V6>>, u32>,
     /// New addresses.
     pub addrs4: Sets<V4, Addr>,
     /// New addresses.
@@ -105,6 +109,10 @@ pub struct Plan {
     pub gone_frontends4: Removals<FrontendKey<V4>>,
     /// Frontends that go.
     pub gone_frontends6: Removals<FrontendKey<V6>>,
+    /// Ranges of clients that go.
+    pub gone_sources4: Removals<Prefix<SourceRange<V4>>>,
+    /// Ranges of clients that go.
+    pub gone_sources6: Removals<Prefix<SourceRange<V6>>>,
     /// Addresses that go.
     pub gone_addrs4: Removals<V4>,
     /// Addresses that go.
@@ -122,12 +130,16 @@ impl Plan {
         self.backends.keys.len()
             + self.slots.ids.len()
             + self.names.keys.len()
+            + self.sources4.keys.len()
+            + self.sources6.keys.len()
             + self.addrs4.keys.len()
             + self.addrs6.keys.len()
             + self.frontends4.keys.len()
             + self.frontends6.keys.len()
             + self.gone_frontends4.keys.len()
             + self.gone_frontends6.keys.len()
+            + self.gone_sources4.keys.len()
+            + self.gone_sources6.keys.len()
             + self.gone_addrs4.keys.len()
             + self.gone_addrs6.keys.len()
             + self.gone_names.keys.len()
@@ -146,12 +158,16 @@ impl Plan {
         self.slots.stretches.clear();
         self.slots.ids.clear();
         self.names.clear();
+        self.sources4.clear();
+        self.sources6.clear();
         self.addrs4.clear();
         self.addrs6.clear();
         self.frontends4.clear();
         self.frontends6.clear();
         self.gone_frontends4.clear();
         self.gone_frontends6.clear();
+        self.gone_sources4.clear();
+        self.gone_sources6.clear();
         self.gone_addrs4.clear();
         self.gone_addrs6.clear();
         self.gone_names.clear();

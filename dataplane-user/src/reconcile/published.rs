@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::addr::{Address, Prefix, V4, V6};
 use dataplane_common::service::{self, FrontendKey, SlotTable, frontend_flags};
 
-use crate::desired::{self, FrontendAddr, is_v4, sets};
+use crate::desired::{self, FrontendAddr, SourceRange, Sources, is_v4, sets};
 
 /// One port of a Service in the tables.
 #[derive(Clone, PartialEq, Debug)]
@@ -22,6 +22,8 @@ pub struct PublishedPort {
     pub frontends: Box<[desired::Frontend]>,
     /// Sorted by address and port.
     pub backends: Box<[PublishedBackend]>,
+    /// What `source_ranges` has of it.
+    pub sources: Sources,
     /// As in the frontends.
     pub scheduler: u8,
     /// A write failed, or what was found after a restart contradicts itself: everything is written again.
@@ -62,6 +64,12 @@ pub const TABLES: [(usize, bool, u8); 4] =
     [(0, false, sets::CLUSTER), (1, false, sets::LOCAL), (2, true, sets::CLUSTER), (3, true, sets::LOCAL)];
 
 impl PublishedPort {
+    /// Its ranges of clients, sorted.
+    #[must_use]
+    pub fn sources(&self) -> &[SourceRange] {
+        self.sources.as_ref().map_or(&[], |s| s)
+    }
+
     /// The backend ids of one table, in its order.
     pub fn members(&self, v6: bool, set: u8) -> impl Iterator<Item = u32> {
         self.backends.iter().filter(move |b| b.sets & set != 0 && is_v4(&b.addr) != v6).map(|b| b.id)
@@ -108,6 +116,10 @@ pub fn union(before: &[PublishedPort], after: &[PublishedPort]) -> (Box<[Publish
         frontends.extend(port.frontends.iter().filter(|f| !known.frontends.iter().any(|k| k.key == f.key)));
         frontends.sort_by_key(|f| f.key);
         known.frontends = frontends.into();
+        let mut sources: Vec<_> = known.sources().iter().chain(port.sources()).copied().collect();
+        sources.sort_unstable();
+        sources.dedup();
+        known.sources = (!sources.is_empty()).then(|| Arc::new(sources.into()));
     }
     both.iter_mut().for_each(|p| p.uncertain = true);
     (both.into(), tables)
@@ -124,6 +136,27 @@ pub fn frontend_key<A: Address>(key: &FrontendAddr) -> FrontendKey<A> {
 pub fn frontend_addr<A: Address>(key: &FrontendKey<A>) -> FrontendAddr {
     FrontendAddr { addr: key.addr.to_octets16(), port: key.port, proto: key.proto }
 }
+
+/// The key in `source_ranges4` or `source_ranges6`.
+#[must_use]
+pub fn source_key<A: Address>(service_port: u32, range: &SourceRange) -> Prefix<service::SourceRange<A>> {
+    let data = service::SourceRange { service_port, client: A::from_octets16(&range.addr) };
+    Prefix { len: SERVICE_PORT_BITS + u32::from(range.len), data }
+}
+
+/// The other way round; `None` for what we would never write.
+#[must_use]
+pub fn source_range<A: Address>(key: &Prefix<service::SourceRange<A>>) -> Option<(u32, SourceRange)> {
+    let len = u8::try_from(key.len.checked_sub(SERVICE_PORT_BITS)?).ok()?;
+    let addr = key.data.client.to_octets16();
+    let bits = 8 * size_of::<A>() as u32;
+    let rest = bits.checked_sub(u32::from(len))?;
+    let clean = u128::from_be_bytes(addr).trailing_zeros() >= rest;
+    (clean && is_v4(&addr) != A::V6).then_some((key.data.service_port, SourceRange { addr, len }))
+}
+
+/// The service port comes before the client in a key, and is matched whole.
+const SERVICE_PORT_BITS: u32 = 32;
 
 /// An address in the form of the maps of its family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,6 +181,6 @@ mod tests {
     fn what_exists_by_the_ten_thousand_is_small() {
         assert_eq!(size_of::<PublishedBackend>(), 24);
         assert_eq!(size_of::<desired::Frontend>(), 22);
-        assert!(size_of::<PublishedPort>() <= 96);
+        assert!(size_of::<PublishedPort>() <= 104);
     }
 }

@@ -6,17 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::addr::{Address, Prefix, V4, V6};
 use dataplane_common::pod::{Addr, addr_kind};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
+use dataplane_common::service::{self, Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
 use hashbrown::HashMap;
 
 use super::ids::{BackendIds, PortIds};
 use super::ledger::{Ledger, Limits};
 use super::plan::{NODE, Plan};
-use super::published::{PublishedBackend, PublishedPort, TABLES, frontend_addr, frontend_key, table_index};
+use super::published::{
+    PublishedBackend, PublishedPort, TABLES, frontend_addr, frontend_key, source_key, source_range, table_index,
+};
 use super::slots::Stretches;
-use crate::desired::{self, FrontendAddr, is_v4, sets};
+use crate::desired::{self, FrontendAddr, SourceRange, is_v4, sets};
 
 /// The content of the tables.
 #[derive(Debug, Default)]
@@ -31,6 +33,12 @@ pub struct Found {
     pub generations: Vec<u32>,
     /// `slots`, as far as frontends use them.
     pub slots: Vec<u32>,
+    /// `source_ranges4` and `source_ranges6`: service port and range.
+    pub sources: Vec<(u32, SourceRange)>,
+    /// Entries of `source_ranges4` that we would never write.
+    pub odd_sources4: Vec<Prefix<service::SourceRange<V4>>>,
+    /// Entries of `source_ranges6` that we would never write.
+    pub odd_sources6: Vec<Prefix<service::SourceRange<V6>>>,
     /// `addrs4` and `addrs6` without the entries of pods.
     pub addrs: Vec<([u8; 16], u8)>,
 }
@@ -39,6 +47,21 @@ impl Found {
     /// Adds the frontends of one family.
     pub fn add_frontends<A: Address>(&mut self, entries: Vec<(FrontendKey<A>, Frontend)>) {
         self.frontends.extend(entries.into_iter().map(|(k, v)| (frontend_addr(&k), v)));
+    }
+
+    /// Adds the ranges of clients of one family; returns the keys that we would never write.
+    pub fn add_sources<A: Address>(
+        &mut self,
+        entries: Vec<(Prefix<service::SourceRange<A>>, u32)>,
+    ) -> Vec<Prefix<service::SourceRange<A>>> {
+        let mut odd = Vec::new();
+        for (key, _) in entries {
+            match source_range(&key) {
+                Some(known) => self.sources.push(known),
+                None => odd.push(key),
+            }
+        }
+        odd
     }
 
     /// Adds the addresses of one family.
@@ -81,6 +104,7 @@ impl Garbage {
 #[derive(Default)]
 struct Parts {
     frontends: Vec<(FrontendAddr, Frontend)>,
+    sources: Vec<SourceRange>,
     backends: Vec<(u32, Backend)>,
 }
 
@@ -109,6 +133,15 @@ pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
             None => garbage.gone_frontends6.push(NODE, frontend_key::<V6>(key)),
         }
     }
+    for (id, range) in &found.sources {
+        match parts.get_mut(id) {
+            Some(port) => port.sources.push(*range),
+            None if is_v4(&range.addr) => garbage.gone_sources4.push(NODE, source_key(*id, range)),
+            None => garbage.gone_sources6.push(NODE, source_key(*id, range)),
+        }
+    }
+    found.odd_sources4.iter().for_each(|key| garbage.gone_sources4.push(NODE, *key));
+    found.odd_sources6.iter().for_each(|key| garbage.gone_sources6.push(NODE, *key));
     used.sort_unstable_by_key(|t| (t.base, t.len));
     used.dedup();
     let in_use: hashbrown::HashSet<u32> = found.backends.iter().map(|(id, _)| *id).collect();
@@ -137,6 +170,7 @@ pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
             ledger.enter_frontend(f.key, id);
             ledger.use_addr(f.key.addr, NODE);
         }
+        port.sources().iter().for_each(|range| ledger.enter_source(id, *range));
         services.entry(service).or_default().push(port);
     }
     for (addr, kind) in found.addrs {
@@ -164,6 +198,7 @@ impl Parts {
         end_backend: &mut impl FnMut(u32, &Backend),
     ) -> PublishedPort {
         self.frontends.sort_unstable_by_key(|(key, _)| *key);
+        self.sources.sort_unstable();
         self.backends.sort_unstable_by_key(|(id, b)| (u128::from_be_bytes(b.addr), b.port, *id));
         self.backends.dedup_by(|next, kept| {
             let same = (next.1.addr, next.1.port) == (kept.1.addr, kept.1.port);
@@ -180,6 +215,7 @@ impl Parts {
             tables: self.tables(),
             frontends: self.frontends.iter().map(|(key, v)| desired::Frontend { key: *key, flags: v.flags }).collect(),
             backends: Box::default(),
+            sources: (!self.sources.is_empty()).then(|| Arc::new(std::mem::take(&mut self.sources).into())),
             scheduler: first.map_or(0, |f| f.scheduler),
             uncertain: false,
         };

@@ -105,10 +105,17 @@ impl<'a> Faults<'a> {
     /// A range, without bits beyond its prefix.
     fn range(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpNetwork> {
         let parsed = value.parse::<IpNetwork>().ok().and_then(|r| IpNetwork::new(r.network(), r.prefix()).ok());
-        if parsed.is_none() {
-            self.add(field(), format!("{value:?} is not a CIDR"));
+        match parsed {
+            Some(IpNetwork::V6(range)) if range.network().to_ipv4_mapped().is_some() => {
+                self.add(field(), format!("{value:?} is an IPv4 range written as IPv6"));
+                None
+            }
+            None => {
+                self.add(field(), format!("{value:?} is not a CIDR"));
+                None
+            }
+            range => range,
         }
-        parsed
     }
 
     fn address(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpAddr> {

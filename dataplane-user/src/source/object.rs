@@ -60,8 +60,11 @@ pub struct ServiceExtra {
     pub external_ips: Box<[IpAddr]>,
     /// `status.loadBalancer.ingress[].ip` with `ipMode` absent or `VIP`.
     pub load_balancer_ips: Box<[IpAddr]>,
-    /// `spec.loadBalancerSourceRanges`.
+    /// `spec.loadBalancerSourceRanges`, without bits beyond the prefixes.
     pub source_ranges: Box<[IpNetwork]>,
+    /// Whether IPv4 and IPv6 have source ranges, usable or not: a family that has none is open to everybody, and one whose ranges can't be read
+    /// to nobody.
+    pub restricted: [bool; 2],
     /// `spec.healthCheckNodePort`; 0: none.
     pub health_check_node_port: u16,
 }

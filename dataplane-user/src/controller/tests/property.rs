@@ -36,7 +36,7 @@ enum Step {
 const SERVICES: u8 = 4;
 
 fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
-    (1..8_u8, 0..3_u8, any::<[bool; 4]>(), 0..3_u32).prop_map(
+    (1..8_u8, 0..4_u8, any::<[bool; 4]>(), 0..3_u32).prop_map(
         move |(ports, externals, [v6, local_in, local_out, node_port], affinity)| {
             let v4 = format!("10.96.{i}.1");
             let v6_addr = format!("fd00:96::{i}");
@@ -54,7 +54,20 @@ fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
             }
             if externals > 0 {
                 let external_ips = (0..externals).map(|e| ip(&format!("203.0.{i}.{e}"))).collect();
-                s.extra = Some(Box::new(ServiceExtra { external_ips, ..ServiceExtra::default() }));
+                let load_balancer_ips = [ip(&format!("203.0.{i}.9")), ip(&format!("2001:db8:9::{i}"))].into();
+                // with the first of them the node's own address, and so all of them
+                let ranges = [["192.0.2.0/24", "198.51.0.0/16"], ["2001:db8:7::/64", "203.0.113.0/25"]];
+                let source_ranges: Box<[_]> =
+                    ranges[usize::from(v6)][..usize::from(externals) - 1].iter().map(|r| r.parse().unwrap()).collect();
+                let restricted =
+                    [false, true].map(|v6| source_ranges.iter().any(|r: &ipnetwork::IpNetwork| r.is_ipv6() == v6));
+                s.extra = Some(Box::new(ServiceExtra {
+                    external_ips,
+                    load_balancer_ips,
+                    source_ranges,
+                    restricted,
+                    ..ServiceExtra::default()
+                }));
             }
             s
         },
@@ -92,7 +105,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         12 => any_change(),
         2 => prop::collection::vec(any_change(), 0..6).prop_map(Step::Relist),
         1 => Just(Step::Restart),
-        1 => prop::sample::select(vec!["services", "frontends4", "frontends6", "addrs4", "addrs6"]).prop_map(Step::Fault),
+        1 => prop::sample::select(vec!["services", "frontends4", "frontends6", "source_ranges4", "source_ranges6", "addrs4", "addrs6"]).prop_map(Step::Fault),
         8 => Just(Step::Reconcile),
         2 => (0..4000_u64).prop_map(Step::Wait),
         1 => any::<[bool; 2]>().prop_map(|[ipv6, more]| {

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::addr::{Address, Prefix, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SlotTable, SourceRange, frontend_flags};
 
 use crate::apply::memory::Memory;
 
@@ -26,6 +26,8 @@ pub(super) struct View {
     pub(super) frontends: BTreeMap<([u8; 16], u16, u8), FrontendView>,
     pub(super) backends: BTreeSet<(String, Seen)>,
     pub(super) names: BTreeSet<String>,
+    /// Service port, first address, bits of the address.
+    pub(super) sources: BTreeSet<(String, [u8; 16], u32)>,
     pub(super) addrs: BTreeMap<[u8; 16], u8>,
 }
 
@@ -48,6 +50,8 @@ pub(super) fn view(memory: &Memory) -> View {
         .collect();
     let slots: BTreeMap<u32, u32> =
         memory.slots.typed::<u32, u32>().into_iter().map(|(index, id)| (u32::from_be(index), id)).collect();
+    sources::<V4>(&memory.sources4.typed(), &names, &mut view);
+    sources::<V6>(&memory.sources6.typed(), &names, &mut view);
     addrs::<V4>(&memory.addrs4.typed(), &mut view);
     addrs::<V6>(&memory.addrs6.typed(), &mut view);
     for b in backends.values() {
@@ -91,6 +95,13 @@ pub(super) fn view(memory: &Memory) -> View {
     }
     view.names = names.into_values().collect();
     view
+}
+
+fn sources<A: Address>(entries: &[(Prefix<SourceRange<A>>, u32)], names: &BTreeMap<u32, String>, view: &mut View) {
+    for (key, _) in entries {
+        let name = names.get(&key.data.service_port).unwrap_or_else(|| panic!("{key:?} is nobody's")).clone();
+        view.sources.insert((name, key.data.client.to_octets16(), key.len - 32));
+    }
 }
 
 fn addrs<A: Address>(entries: &[(A, Addr)], view: &mut View) {

@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
-
 use super::address::refused;
 use super::{Decoded, Decoder, Faults, SERVICE_PROXY_NAME, label};
 use crate::source::SourceKind;
@@ -144,18 +142,18 @@ fn extra(wire: &ServiceWire, faults: &mut Faults<'_>) -> Option<Box<ServiceExtra
     });
     let load_balancer_ips = external_addresses(vip, faults);
     let mut source_ranges = Vec::new();
-    for (i, range) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
-        match range.trim().parse::<IpNetwork>() {
-            Ok(range) => source_ranges.push(range),
-            Err(_) => faults.add(format!("spec.loadBalancerSourceRanges[{i}]"), format!("{range:?} is not a CIDR")),
-        }
+    let mut restricted = [false; 2];
+    for (i, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        let text = text.trim();
+        restricted[usize::from(text.contains(':'))] = true;
+        source_ranges.extend(faults.range(|| format!("spec.loadBalancerSourceRanges[{i}]"), text));
     }
     let health_check_node_port = match spec.health_check_node_port {
         None | Some(0) => 0,
         Some(p) => faults.port(|| "spec.healthCheckNodePort".into(), p).unwrap_or(0),
     };
-    let extra =
-        ServiceExtra { external_ips, load_balancer_ips, source_ranges: source_ranges.into(), health_check_node_port };
+    let source_ranges = source_ranges.into();
+    let extra = ServiceExtra { external_ips, load_balancer_ips, source_ranges, restricted, health_check_node_port };
     (extra != ServiceExtra::default()).then(|| Box::new(extra))
 }
 

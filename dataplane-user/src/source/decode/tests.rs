@@ -198,6 +198,27 @@ fn faults_of_services_are_named_by_field_and_the_rest_counts() {
 }
 
 #[test]
+fn rule_2_3_11_source_ranges_are_trimmed_and_cut_and_a_broken_one_opens_nothing() {
+    let with = |ranges: Value| service_of(web(|v| v["spec"]["loadBalancerSourceRanges"] = ranges));
+    let good = with(json!([" 198.51.100.7/24 ", "2001:db8::1/32"]));
+    assert_eq!(said(&good), [""; 0]);
+    let extra = good.object.unwrap().extra.unwrap();
+    assert_eq!(
+        extra.source_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["198.51.100.0/24", "2001:db8::/32"]
+    );
+    assert_eq!(extra.restricted, [true, true]);
+    let bad = with(json!(["198.51.100.0/33", "10.0.0.0/8"]));
+    assert_eq!(said(&bad), ["Service shop/web, spec.loadBalancerSourceRanges[0]: \"198.51.100.0/33\" is not a CIDR"]);
+    let extra = bad.object.unwrap().extra.unwrap();
+    assert_eq!((extra.source_ranges.len(), extra.restricted), (1, [true, false]));
+    let none = with(json!(["everybody", "::ffff:10.0.0.0/104"]));
+    assert_eq!(none.rejections.len(), 2);
+    let extra = none.object.unwrap().extra.unwrap();
+    assert_eq!((extra.source_ranges.len(), extra.restricted), (0, [true, true]));
+}
+
+#[test]
 fn endpoints_at_addresses_that_no_service_may_lead_to_are_refused() {
     for (bad, reason) in [
         ("127.0.0.1", "is a loopback address"),
@@ -236,7 +257,8 @@ fn faults_of_slices_are_named_by_field_and_the_rest_counts() {
 
 #[test]
 fn service_cidrs_are_read_and_their_faults_named() {
-    let value = json!({"metadata": {"name": "extra"}, "spec": {"cidrs": ["10.112.0.9/16", "fd00:112::/112", "10.0.0.0/40"]}});
+    let value =
+        json!({"metadata": {"name": "extra"}, "spec": {"cidrs": ["10.112.0.9/16", "fd00:112::/112", "10.0.0.0/40"]}});
     let decoded = Decoder::new("n1").service_cidr(&serde_json::from_value::<ServiceCidrWire>(value).unwrap());
     assert_eq!(said(&decoded), ["ServiceCIDR extra, spec.cidrs[2]: \"10.0.0.0/40\" is not a CIDR"]);
     let ranges: Vec<_> = decoded.object.unwrap().iter().map(ToString::to_string).collect();
