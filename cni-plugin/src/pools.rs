@@ -45,6 +45,9 @@ fn of_namespace(namespace: &str, state_dir: &Path) -> Result<Wish, CniError> {
         match file.get(namespace) {
             Namespace::Chosen(wish) => return Ok(wish),
             Namespace::Plain => return Ok(Wish::default()),
+            Namespace::Broken(reason) => {
+                return Err(CniError::PoolsNotReady { reason: format!("namespace {namespace}: {reason}") });
+            }
             Namespace::Unknown { possible } => {
                 if Instant::now() < deadline {
                     std::thread::sleep(POLL);

@@ -40,7 +40,7 @@ fn node() -> Node {
     fs::create_dir(&state).unwrap();
     fs::write(state.join("node.json"), r#"{"version":1,"node":"n1","podCIDRs":[],"mtu":1400,"pools":true}"#).unwrap();
     let chosen = [("team".into(), Wish { ipv4_pools: Some(vec!["red".into()]), ..Wish::default() })].into();
-    let namespaces = NamespacesFile { version: 1, chosen, plain: vec!["default".into()] };
+    let namespaces = NamespacesFile { version: 1, chosen, plain: vec!["default".into()], ..NamespacesFile::default() };
     pools::write(&state, NAMESPACES_FILE, &namespaces).unwrap();
     pools::write(&state, POOLS_FILE, &pools_file()).unwrap();
     node

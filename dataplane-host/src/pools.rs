@@ -65,6 +65,9 @@ pub struct NamespacesFile {
     pub chosen: BTreeMap<String, Wish>,
     /// Those that ask for none, sorted.
     pub plain: Vec<String>,
+    /// Those with annotations that can't be used, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub broken: BTreeMap<String, String>,
 }
 
 /// What is known of one namespace.
@@ -74,6 +77,8 @@ pub enum Namespace {
     Chosen(Wish),
     /// It asks for none.
     Plain,
+    /// Its annotations can't be used; says why.
+    Broken(String),
     /// The agent has not seen it (yet). `possible`: other namespaces ask for pools, so this one may, too.
     Unknown {
         /// See above.
@@ -87,6 +92,9 @@ impl NamespacesFile {
     pub fn get(&self, name: &str) -> Namespace {
         if let Some(wish) = self.chosen.get(name) {
             return Namespace::Chosen(wish.clone());
+        }
+        if let Some(reason) = self.broken.get(name) {
+            return Namespace::Broken(reason.clone());
         }
         match self.plain.binary_search_by(|known| known.as_str().cmp(name)) {
             Ok(_) => Namespace::Plain,
@@ -189,9 +197,11 @@ mod tests {
     fn a_namespace_is_known_or_not() {
         let wish = Wish { ipv4_pools: Some(vec!["a".into()]), ..Wish::default() };
         let plain = vec!["default".into(), "kube-system".into()];
-        let file = NamespacesFile { version: 1, chosen: [("red".into(), wish.clone())].into(), plain };
+        let broken = [("odd".into(), "why".into())].into();
+        let file = NamespacesFile { version: 1, chosen: [("red".into(), wish.clone())].into(), plain, broken };
         assert_eq!(file.get("red"), Namespace::Chosen(wish));
         assert_eq!(file.get("default"), Namespace::Plain);
+        assert_eq!(file.get("odd"), Namespace::Broken("why".into()));
         assert_eq!(file.get("new"), Namespace::Unknown { possible: true });
         assert_eq!(NamespacesFile::default().get("new"), Namespace::Unknown { possible: false });
     }

@@ -18,11 +18,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::config::Config;
-use crate::controller::{self, ControllerError, Handle, Snapshot};
+use crate::config::{Config, Ipam};
+use crate::controller::{self, ControllerError, Handle, Nodes, Snapshot};
 use crate::http::health::{self, Now};
 use crate::http::service_health;
 use crate::http::{self, Answer, BindError, Handler, listen, reserve};
+use crate::ipam::plan::Patience;
+use crate::ipam::task::{Blocks, PoolTask};
 use crate::load::clock::Clock;
 use crate::load::lock::AgentLock;
 use crate::load::object::Object;
@@ -112,10 +114,11 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let controller = controller::start(apply::open(&pins)?, clock.rate)?;
     let (nodes, snapshots, events) = (controller.nodes(), controller.snapshots(), controller.events());
     let publish = publisher(controller);
+    let (pools, blocks) = pools(&config, nodes.clone(), Arc::clone(&status));
     let parts = Parts { config: Arc::clone(&config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
-    let mut node = tokio::spawn(node.run(nodes, snapshots.clone()));
-    let mut source = source.start(config.node_name.clone(), events);
+    let mut node = tokio::spawn(node.run(nodes, snapshots.clone(), blocks));
+    let mut source = source.start(config.node_name.clone(), events, pools);
 
     let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), status));
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone());
@@ -142,6 +145,21 @@ async fn take(flag: &'static str, address: SocketAddr, config: &Config) -> Resul
         Ok(taken) => Ok(taken),
         Err(e) => Err(e.explain(config.metrics_bind_address).await),
     }
+}
+
+/// What looks after pools and blocks, and where the blocks are told; nothing in other modes.
+fn pools(
+    config: &Config,
+    nodes: watch::Receiver<Arc<Nodes>>,
+    status: Arc<NodeStatus>,
+) -> (Option<PoolTask>, Option<watch::Receiver<Arc<Blocks>>>) {
+    if config.ipam != Ipam::Pools {
+        return (None, None);
+    }
+    let (sender, receiver) = watch::channel(Arc::default());
+    let (node, state_dir, default) = (config.node_name.clone(), config.state_dir.clone(), config.ip_pools.clone());
+    let patience = Patience::default();
+    (Some(PoolTask { node, state_dir, default, nodes, blocks: sender, patience, status }), Some(receiver))
 }
 
 /// Gives the node's context to the controller.

@@ -17,7 +17,7 @@ use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 pub use options::Options;
-pub use types::{LogFormat, NodePortRange, PortRange, PortRangeError, SourceKind, UplinkAttach};
+pub use types::{Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, SourceKind, UplinkAttach};
 
 /// The node ports of a cluster that nobody configured otherwise.
 const NODE_PORTS: PortRange = PortRange { first: 30000, last: 32767 };
@@ -119,6 +119,8 @@ pub struct Config {
     #[serde(rename = "nodeIPs")]
     pub node_ips: Vec<IpAddr>,
     pub uplinks: Vec<String>,
+    pub ipam: Ipam,
+    pub ip_pools: Vec<String>,
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<IpNetwork>,
     #[serde(rename = "clusterCIDRs")]
@@ -172,6 +174,8 @@ impl Config {
             node_name: node_name(o.node_name)?,
             node_ips: o.node_ip.unwrap_or_default(),
             uplinks: o.uplink.unwrap_or_default(),
+            ipam: o.ipam.unwrap_or(if o.pod_cidr.is_some() { Ipam::Configured } else { Ipam::PodCidr }),
+            ip_pools: o.ip_pool.unwrap_or_default(),
             pod_cidrs: o.pod_cidr.unwrap_or_default(),
             cluster_cidrs: o.cluster_cidr.unwrap_or_default(),
             service_cidrs: o.service_cidr.unwrap_or_default(),
@@ -258,7 +262,24 @@ impl Config {
         require("log-level", self.log_level.parse::<tracing::Level>().is_ok(), || {
             format!("{:?} is none of error, warn, info, debug, trace", self.log_level)
         })?;
+        self.check_ipam()?;
         self.check_tables()
+    }
+
+    fn check_ipam(&self) -> Result<(), ConfigError> {
+        let pools = self.ipam == Ipam::Pools;
+        let kubernetes = matches!(self.source, Source::Kubernetes { .. });
+        require("ipam", !pools || kubernetes, || {
+            "pools are objects of Kubernetes: not with --source manifests".into()
+        })?;
+        require("ip-pool", pools || self.ip_pools.is_empty(), || "only with --ipam pools".into())?;
+        let configured = self.ipam == Ipam::Configured;
+        require("pod-cidr", configured || self.pod_cidrs.is_empty(), || "only with --ipam configured".into())?;
+        let because = "--ipam configured needs the ranges";
+        if configured && self.pod_cidrs.is_empty() {
+            return Err(ConfigError::Missing { field: "pod-cidr", because });
+        }
+        Ok(())
     }
 
     fn check_tables(&self) -> Result<(), ConfigError> {

@@ -168,7 +168,13 @@ impl Collector for Node {
         counter(e, "ropeway_node_repairs", "Of those, what somebody else had changed or removed", repairs)?;
         counter(e, "ropeway_node_failures", "Attempts to bring the node into order that failed", failures)?;
         let unrouted = self.status.unrouted();
-        gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)
+        gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)?;
+        gauge(
+            e,
+            "ropeway_pool_problems",
+            "What is wrong with IP pools and this node's blocks",
+            self.status.pool_trouble(),
+        )
     }
 }
 

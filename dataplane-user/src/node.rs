@@ -28,14 +28,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Ipam};
 use crate::controller::{Nodes, Snapshot as Controller};
 use crate::desired::NodeContext;
+use crate::ipam::task::Blocks;
 use crate::load::clock::Clock;
 use crate::load::programs::Programs;
 use crate::load::{LoadError, attach, carry};
 use crate::routes;
-use crate::source::SourceKind;
+use crate::source::{NodeObject, SourceKind};
 use discover::{Facts, Snapshot};
 use file::{NodeFile, NodeFileError};
 use status::NodeStatus;
@@ -95,6 +96,8 @@ pub struct NodeTask {
     netns_cookie: u64,
     heard: mpsc::Receiver<Vec<Event>>,
     nodes: Arc<Nodes>,
+    /// Only in pool mode.
+    blocks: Option<Arc<Blocks>>,
     /// All Nodes are known: a missing one is gone.
     nodes_in_sync: bool,
     maps_filled: bool,
@@ -122,6 +125,7 @@ impl NodeTask {
             socket,
             heard,
             nodes: Arc::default(),
+            blocks: (parts.config.ipam == Ipam::Pools).then(Arc::default),
             nodes_in_sync: false,
             maps_filled: !parts.predecessor,
             pods_due: true,
@@ -140,6 +144,7 @@ impl NodeTask {
         mut self,
         mut nodes: watch::Receiver<Arc<Nodes>>,
         mut controller: watch::Receiver<Arc<Controller>>,
+        mut blocks: Option<watch::Receiver<Arc<Blocks>>>,
     ) {
         let mut due = Instant::now() + AUDIT;
         loop {
@@ -162,6 +167,7 @@ impl NodeTask {
                     }
                     (self.nodes_in_sync, self.maps_filled) = (in_sync, filled);
                 }
+                () = blocks_changed(&mut blocks) => {}
                 Some(events) = self.heard.recv() => {
                     if !self.is_relevant(&events) {
                         continue;
@@ -177,6 +183,11 @@ impl NodeTask {
                 }
             }
             self.nodes = Arc::clone(&nodes.borrow_and_update());
+            if let Some(blocks) = &mut blocks {
+                let blocks = Arc::clone(&blocks.borrow_and_update());
+                self.nodes = Arc::new(with_blocks(&self.nodes, &blocks));
+                self.blocks = Some(blocks);
+            }
             if let Err(e) = self.refresh(external) {
                 warn!(error = %e, "the node is not in order; trying again in {RETRY:?}");
                 self.status.failed();
@@ -205,22 +216,30 @@ impl NodeTask {
         if self.maps_filled {
             operations += self.attach(&facts)?;
         }
-        if !facts.pod_cidrs.is_empty() {
-            operations +=
-                usize::from(NodeFile::new(&config.node_name, &facts.pod_cidrs, facts.mtu).write(&config.state_dir)?);
-        }
-        if self.nodes_in_sync {
+        operations += usize::from(self.write_file(&facts)?);
+        if self.nodes_in_sync && self.blocks.as_ref().is_none_or(|blocks| blocks.in_sync) {
             operations += self.routes(&facts)?;
         }
         self.status.operations(operations, external && !changed);
         let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
-        let context = facts.context(&config, ipv6);
+        let mut context = facts.context(&config, ipv6);
+        context.pod_ranges.extend(self.blocks.iter().flat_map(|blocks| &blocks.pools));
         if self.context.as_ref() != Some(&context) {
             (self.publish)(context.clone());
             self.context = Some(context);
         }
         self.last = Some(facts);
         Ok(())
+    }
+
+    fn write_file(&self, facts: &Facts) -> Result<bool, NodeFileError> {
+        let config = &self.parts.config;
+        let file = match self.blocks {
+            Some(_) => NodeFile::of_pools(&config.node_name, facts.mtu),
+            None if facts.pod_cidrs.is_empty() => return Ok(false),
+            None => NodeFile::new(&config.node_name, &facts.pod_cidrs, facts.mtu),
+        };
+        file.write(&config.state_dir)
     }
 
     fn write_config(&self, facts: &Facts) -> Result<usize, LoadError> {
@@ -272,6 +291,24 @@ impl NodeTask {
             Some(error) => Err(error),
             None => Ok(operations),
         }
+    }
+}
+
+/// The Nodes with their blocks for pod ranges. A node that has blocks and no object has no address to route to.
+fn with_blocks(nodes: &Nodes, blocks: &Blocks) -> Nodes {
+    let ranges = |name: &str| blocks.by_node.get(name).map_or(&[][..], |ranges| ranges);
+    let with = |name: &str, node: &NodeObject| NodeObject { pod_cidrs: ranges(name).into(), ..node.clone() };
+    nodes.iter().map(|(name, node)| (name.clone(), with(name, node))).collect()
+}
+
+/// For ever in other modes, and when the sender has ended: then the agent ends, too.
+async fn blocks_changed(blocks: &mut Option<watch::Receiver<Arc<Blocks>>>) {
+    let changed = match blocks {
+        Some(blocks) => blocks.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
     }
 }
 

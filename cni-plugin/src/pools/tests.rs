@@ -101,8 +101,12 @@ fn the_pods_annotation_goes_over_the_namespaces() {
     let directory = std::env::temp_dir().join(format!("rw-wish-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     let red = wish(&[("ropeway.dev/ipv4pools", r#"["red"]"#), ("ropeway.dev/ipv6pools", r#"["six"]"#)]);
-    let file =
-        NamespacesFile { version: 1, chosen: [("team".into(), red.clone())].into(), plain: vec!["default".into()] };
+    let file = NamespacesFile {
+        version: 1,
+        chosen: [("team".into(), red.clone())].into(),
+        plain: vec!["default".into()],
+        ..NamespacesFile::default()
+    };
     pools::write(&directory, NAMESPACES_FILE, &file).unwrap();
     let of = |annotations: Value, pod| {
         let config = serde_json::json!({ "io.kubernetes.cri.pod-annotations": annotations });

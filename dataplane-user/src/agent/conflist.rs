@@ -12,7 +12,9 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::config::Config;
+use dataplane_host::pools::{self, POOLS_FILE, PoolsFile};
+
+use crate::config::{Config, Ipam};
 use crate::controller::Snapshot;
 use crate::node::file;
 
@@ -39,7 +41,7 @@ pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snaps
     if snapshots.wait_for(|s| s.synced).await.is_err() {
         return;
     }
-    while !config.state_dir.join(file::NAME).exists() {
+    while !has_addresses(&config) {
         tokio::time::sleep(PAUSE).await;
     }
     let text = content(&config);
@@ -98,16 +100,30 @@ fn rival(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(first)
 }
 
+/// Whether the agent has written down where pods get addresses from; in pool mode, whether there is a block.
+fn has_addresses(config: &Config) -> bool {
+    let has_blocks = |file: PoolsFile| file.pools.iter().any(|pool| !pool.blocks.is_empty());
+    config.state_dir.join(file::NAME).exists()
+        && (config.ipam != Ipam::Pools
+            || pools::read(&config.state_dir, POOLS_FILE).is_ok_and(|file| file.is_some_and(has_blocks)))
+}
+
 fn content(config: &Config) -> String {
+    let mut capabilities = json!({"portMappings": true});
+    if config.ipam == Ipam::Pools {
+        // Pods choose pools by annotations, which the runtime hands over on request.
+        capabilities["io.kubernetes.cri.pod-annotations"] = true.into();
+    }
+    let plugin = json!({
+        "type": "ropeway-cni",
+        "pinRoot": config.pin_root,
+        "stateDir": config.state_dir,
+        "capabilities": capabilities,
+    });
     let list = json!({
         "cniVersion": "1.1.0",
         "name": "ropeway",
-        "plugins": [{
-            "type": "ropeway-cni",
-            "pinRoot": config.pin_root,
-            "stateDir": config.state_dir,
-            "capabilities": {"portMappings": true},
-        }],
+        "plugins": [plugin],
     });
     format!("{list:#}\n")
 }
@@ -171,6 +187,31 @@ mod tests {
         fs::write(config.state_dir.join(file::NAME), "{}").unwrap();
         appears(&path).await;
         task.abort();
+    }
+
+    #[test]
+    fn in_pool_mode_a_block_is_waited_for_and_annotations_are_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.ipam = Ipam::Pools;
+        let list: serde_json::Value = serde_json::from_str(&content(&config)).unwrap();
+        assert_eq!(list["plugins"][0]["capabilities"]["io.kubernetes.cri.pod-annotations"], true);
+        fs::create_dir_all(&config.state_dir).unwrap();
+        fs::write(config.state_dir.join(file::NAME), "{}").unwrap();
+        assert!(!has_addresses(&config));
+        let mut entry = pools::PoolEntry {
+            name: "a".into(),
+            cidr: "10.1.0.0/16".parse().unwrap(),
+            allow_fixed_addresses: false,
+            reserved: vec![],
+            blocks: vec![],
+        };
+        for has_block in [false, true] {
+            entry.blocks.extend(has_block.then(|| "10.1.0.0/26".parse::<ipnetwork::IpNetwork>().unwrap()));
+            let file = PoolsFile { version: pools::VERSION, pools: vec![entry.clone()], ..PoolsFile::default() };
+            pools::write(&config.state_dir, POOLS_FILE, &file).unwrap();
+            assert_eq!(has_addresses(&config), has_block);
+        }
     }
 
     async fn appears(path: &Path) {

@@ -10,6 +10,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tracing::{info, warn};
 
 use crate::config::{Config, Source};
+use crate::ipam::task::PoolTask;
 use crate::source::EventSender;
 use crate::source::kubernetes::{self, KubernetesError};
 use crate::source::manifests::{self, ManifestsError};
@@ -107,20 +108,32 @@ async fn from_file(path: &Path) -> Result<kube::Config, SourceError> {
 }
 
 impl Prepared {
-    /// Starts the source; the task ends only with an error.
+    /// Starts the source, and what else talks to the same API server; the task ends only with an error.
     #[must_use]
-    pub fn start(self, node_name: String, events: EventSender) -> JoinHandle<Result<(), SourceError>> {
+    pub fn start(
+        self,
+        node_name: String,
+        events: EventSender,
+        pools: Option<PoolTask>,
+    ) -> JoinHandle<Result<(), SourceError>> {
         tokio::spawn(async move {
             match self {
                 Self::Manifests(directory) => Ok(manifests::run(directory, &node_name, events).await?),
-                Self::Kubernetes(servers) => Box::pin(from_servers(&servers, &node_name, &events)).await,
+                Self::Kubernetes(servers) => {
+                    Box::pin(from_servers(&servers, &node_name, &events, pools.as_ref())).await
+                }
             }
         })
     }
 }
 
 /// Watches the first API server that can be reached, and another one when that one is gone.
-async fn from_servers(servers: &[kube::Config], node: &str, events: &EventSender) -> Result<(), SourceError> {
+async fn from_servers(
+    servers: &[kube::Config],
+    node: &str,
+    events: &EventSender,
+    pools: Option<&PoolTask>,
+) -> Result<(), SourceError> {
     let mut turn = 0;
     loop {
         let server = &servers[turn % servers.len()];
@@ -137,10 +150,19 @@ async fn from_servers(servers: &[kube::Config], node: &str, events: &EventSender
         }
         tokio::select! {
             ended = kubernetes::run(server.clone(), node, events.clone()) => return Ok(ended?),
+            ended = look_after(pools, server) => ended?,
             () = is_gone(server), if servers.len() > 1 => warn!(url = %server.cluster_url, "API server does not answer"),
         }
         turn += 1;
     }
+}
+
+/// Pools and blocks, in pool mode.
+async fn look_after(pools: Option<&PoolTask>, server: &kube::Config) -> Result<(), SourceError> {
+    let Some(pools) = pools else { return std::future::pending().await };
+    let client = kube::Client::try_from(server.clone()).map_err(KubernetesError::Client)?;
+    Box::pin(pools.run(client)).await;
+    Ok(())
 }
 
 /// Ends when the server has not answered three times.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::types::{LogFormat, NodePortRange, PortRange, SourceKind, UplinkAttach};
+use super::types::{Ipam, LogFormat, NodePortRange, PortRange, SourceKind, UplinkAttach};
 
 const TABLES: &str = "Table sizes (defaults: those of the eBPF object)";
 
@@ -57,6 +57,13 @@ options! {
     #[arg(long, env = "ROPEWAY_UPLINK", value_name = "DEVICE", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "uplinks")]
     uplink: Vec<String>,
+    /// Where this node's pods get addresses from [default: configured with --pod-cidr, else podcidr]
+    #[arg(long, env = "ROPEWAY_IPAM", value_name = "MODE", help_heading = "Node")]
+    ipam: Ipam,
+    /// Pools of pods that ask for none by annotation, used up in this order; for --ipam pools [default: all, by name]
+    #[arg(long, env = "ROPEWAY_IP_POOL", value_name = "NAME", value_delimiter = ',', help_heading = "Node")]
+    #[serde(rename = "ipPools")]
+    ip_pool: Vec<String>,
     /// Range from which this node's pods get addresses, one for each family [default: spec.podCIDRs of the Node object]
     #[arg(long, env = "ROPEWAY_POD_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "podCIDRs")]

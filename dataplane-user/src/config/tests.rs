@@ -71,6 +71,10 @@ fn the_message_names_the_setting() {
             &[n1, "--pod-cidr=10.1.0.1/24"],
             "--pod-cidr: 10.1.0.1/24 has bits beyond its prefix: did you mean 10.1.0.0/24?",
         ),
+        (&[n1, "--ipam=configured"], "--pod-cidr is missing: --ipam configured needs the ranges"),
+        (&[n1, "--ipam=pools", "--pod-cidr=10.1.0.0/24"], "--pod-cidr: only with --ipam configured"),
+        (&[n1, "--ip-pool=web"], "--ip-pool: only with --ipam pools"),
+        (&[n1, "--ipam=pools", "--source=manifests", "--manifests=/m"], "--ipam: pools are objects of Kubernetes"),
         (&[n1, "--uplink=a/b"], "--uplink: \"a/b\" can't be the name of a device"),
         (&[n1, "--snat-port-range=30000-40000"], "--snat-port-range: 30000-40000 overlaps the node ports"),
         (&[n1, "--mtu=576"], "--mtu: must be between 1280"),
@@ -83,6 +87,16 @@ fn the_message_names_the_setting() {
         let message = Config::new(flags(args)).unwrap_err().to_string();
         assert!(message.starts_with(expected), "{message}");
     }
+}
+
+#[test]
+fn ranges_that_are_given_are_the_ones_that_count() {
+    let mode = |args: &[&str]| Config::new(flags(&[&["--node-name=n1"], args].concat())).unwrap().ipam;
+    assert_eq!(mode(&[]), Ipam::PodCidr);
+    assert_eq!(mode(&["--pod-cidr=10.1.0.0/24"]), Ipam::Configured);
+    assert_eq!(mode(&["--ipam=pools", "--ip-pool=web,db"]), Ipam::Pools);
+    let config = Config::new(file("nodeName: n1\nipam: pools\nipPools: [web]\n").unwrap()).unwrap();
+    assert_eq!((config.ipam, config.ip_pools), (Ipam::Pools, vec!["web".to_owned()]));
 }
 
 #[test]

@@ -17,6 +17,20 @@ pub enum SourceKind {
     Manifests,
 }
 
+/// Where this node's pods get their addresses from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum Ipam {
+    /// spec.podCIDRs of the Node object
+    #[default]
+    PodCidr,
+    /// Blocks of `IPPool` objects, which the agent claims
+    Pools,
+    /// The ranges of --pod-cidr
+    Configured,
+}
+
 /// The form of log messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

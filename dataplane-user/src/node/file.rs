@@ -19,6 +19,9 @@ pub struct NodeFile {
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Vec<IpNetwork>,
     mtu: u32,
+    /// Addresses come from blocks of pools, which are in a file of their own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pools: bool,
 }
 
 /// Why the file could not be written.
@@ -30,10 +33,16 @@ pub struct NodeFileError {
 }
 
 impl NodeFile {
-    /// The content for a node.
+    /// The content for a node whose pods get addresses from ranges that stay.
     #[must_use]
     pub fn new(node: &str, pod_cidrs: &[IpNetwork], mtu: u32) -> Self {
-        Self { version: 1, node: node.into(), pod_cidrs: pod_cidrs.into(), mtu }
+        Self { version: 1, node: node.into(), pod_cidrs: pod_cidrs.into(), mtu, pools: false }
+    }
+
+    /// The content for a node whose pods get addresses from blocks of pools.
+    #[must_use]
+    pub fn of_pools(node: &str, mtu: u32) -> Self {
+        Self { pools: true, ..Self::new(node, &[], mtu) }
     }
 
     /// Writes the file unless it says just that; a reader sees the old content or the new one, also after a power cut.

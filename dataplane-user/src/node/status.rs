@@ -1,7 +1,7 @@
 //! What the node's task tells the rest of the agent: counts and flags that are read at any time.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Shared with the HTTP servers.
 #[derive(Debug, Default)]
@@ -10,6 +10,8 @@ pub struct NodeStatus {
     repairs: AtomicU64,
     failures: AtomicU64,
     problems: Mutex<Vec<String>>,
+    pool_problems: Mutex<Vec<String>>,
+    pools_failed: Mutex<Option<String>>,
 }
 
 impl NodeStatus {
@@ -28,12 +30,24 @@ impl NodeStatus {
 
     /// Sets what has no route; says whether that is news.
     pub fn problems(&self, problems: &[String]) -> bool {
-        let mut present = self.problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let news = *present != problems;
-        if news {
-            problems.clone_into(&mut present);
-        }
-        news
+        replace(&self.problems, problems)
+    }
+
+    /// Sets what is wrong with pools and blocks; says whether that is news.
+    pub fn pool_problems(&self, problems: &[String]) -> bool {
+        replace(&self.pool_problems, problems)
+    }
+
+    /// Sets why pools could not be looked after at the last attempt; `None`: they could.
+    pub fn pools_failed(&self, error: Option<String>) {
+        *self.pools_failed.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// How many things are wrong with pools and blocks.
+    #[must_use]
+    pub fn pool_trouble(&self) -> usize {
+        let failed = self.pools_failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        self.pool_problems.lock().unwrap_or_else(PoisonError::into_inner).len() + usize::from(failed)
     }
 
     /// Changes of kernel objects so far, repairs among them, and failed attempts.
@@ -46,6 +60,15 @@ impl NodeStatus {
     /// How many ranges have no route.
     #[must_use]
     pub fn unrouted(&self) -> usize {
-        self.problems.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len()
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
+}
+
+fn replace(present: &Mutex<Vec<String>>, problems: &[String]) -> bool {
+    let mut present = present.lock().unwrap_or_else(PoisonError::into_inner);
+    let news = *present != problems;
+    if news {
+        problems.clone_into(&mut present);
+    }
+    news
 }

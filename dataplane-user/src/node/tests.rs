@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use dataplane_host::netlink::{Address, Hop, Link, Route};
+use ipnetwork::IpNetwork;
 
 use super::*;
 use crate::config::Options;
@@ -50,6 +51,17 @@ fn snapshot() -> Snapshot {
 fn default_route(index: u32) -> Route {
     let hop = Hop::Gateway { via: IpAddr::from([192, 168, 50, 1]), index: Some(index), onlink: false };
     Route { protocol: 4, ..Route::new("0.0.0.0/0".parse().unwrap(), hop) }
+}
+
+#[test]
+fn in_pool_mode_blocks_are_the_nodes_ranges() {
+    let object = |cidr: &str| NodeObject { pod_cidrs: [cidr.parse().unwrap()].into(), ..NodeObject::default() };
+    let nodes: Nodes = [("n1".into(), object("10.9.1.0/24")), ("n2".into(), object("10.9.2.0/24"))].into();
+    let of_n2: Vec<IpNetwork> = ["10.1.0.0/26", "fd00:1::/122"].iter().map(|r| r.parse().unwrap()).collect();
+    let by_node = [("n2".into(), of_n2.clone()), ("n3".into(), vec!["10.1.0.64/26".parse().unwrap()])].into();
+    let merged = with_blocks(&nodes, &Blocks { by_node, ..Blocks::default() });
+    assert_eq!(merged.keys().map(|name| &**name).collect::<Vec<_>>(), ["n1", "n2"]);
+    assert!(merged["n1"].pod_cidrs.is_empty() && *merged["n2"].pod_cidrs == of_n2);
 }
 
 fn names(facts: &Facts) -> Vec<&str> {

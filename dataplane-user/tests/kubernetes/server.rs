@@ -1,4 +1,4 @@
-//! As much of an API server as a watcher needs: GET of a collection, once as a list and once as an endless stream.
+//! As much of an API server as the agent needs: a collection as a list and as an endless stream, and single objects.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,16 +9,35 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-#[derive(Default)]
+use super::objects::{self, Request};
+
 struct State {
     objects: HashMap<String, Vec<Value>>,
     failures: HashMap<String, usize>,
     unknown: Vec<String>,
-    watches: HashMap<String, mpsc::Sender<Value>>,
+    watches: HashMap<String, Vec<mpsc::Sender<Value>>>,
     queries: Vec<String>,
+    /// What happened to single objects, by version, for who begins to watch after it has listed.
+    events: HashMap<String, Vec<(u64, Value)>>,
+    version: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            objects: HashMap::new(),
+            failures: HashMap::new(),
+            unknown: Vec::new(),
+            watches: HashMap::new(),
+            queries: Vec::new(),
+            events: HashMap::new(),
+            version: 10,
+        }
+    }
 }
 
 /// The server; it ends with the test's runtime.
+#[derive(Clone)]
 pub(crate) struct Server {
     state: Arc<Mutex<State>>,
     port: u16,
@@ -28,14 +47,14 @@ impl Server {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::<Mutex<State>>::default();
-        let shared = state.clone();
+        let server = Self { state: Arc::default(), port };
+        let shared = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream, shared.clone()));
             }
         });
-        Self { state, port }
+        server
     }
 
     pub(crate) fn url(&self) -> String {
@@ -45,6 +64,11 @@ impl Server {
     /// What a list of this collection says.
     pub(crate) fn set(&self, collection: &str, objects: Vec<Value>) {
         self.state.lock().unwrap().objects.insert(collection.into(), objects);
+    }
+
+    /// The objects of a collection.
+    pub(crate) fn get(&self, collection: &str) -> Vec<Value> {
+        self.state.lock().unwrap().objects.get(collection).cloned().unwrap_or_default()
     }
 
     /// The next requests for this collection fail.
@@ -64,8 +88,8 @@ impl Server {
     /// Sends an event to whoever watches, when somebody does.
     pub(crate) async fn watch_event(&self, collection: &str, event: &Value) {
         for _ in 0..1000 {
-            let watch = self.state.lock().unwrap().watches.get(collection).cloned();
-            if let Some(watch) = watch
+            let watches = self.state.lock().unwrap().watches.get(collection).cloned().unwrap_or_default();
+            if let Some(watch) = watches.last()
                 && watch.send(event.clone()).await.is_ok()
             {
                 return;
@@ -74,27 +98,40 @@ impl Server {
         }
         panic!("nobody watches {collection}");
     }
+
+    /// Does what is asked for to one object, and tells who watches.
+    pub(crate) fn change(&self, request: &Request<'_>) -> (&'static str, Value) {
+        let mut state = self.state.lock().unwrap();
+        let state = &mut *state;
+        let objects = state.objects.entry(request.collection.into()).or_default();
+        let answer = objects::answer(request, objects, &mut state.version);
+        if let Some(event) = &answer.event {
+            state.events.entry(request.collection.into()).or_default().push((state.version, event.clone()));
+            let watches = state.watches.entry(request.collection.into()).or_default();
+            watches.retain(|watch| watch.try_send(event.clone()).is_ok());
+        }
+        (answer.status, answer.body)
+    }
 }
 
-async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
+async fn serve(mut stream: TcpStream, server: Server) {
     let mut buffer = Vec::new();
     loop {
-        while !buffer.windows(4).any(|w| w == b"\r\n\r\n") {
-            let mut chunk = [0; 4096];
-            match stream.read(&mut chunk).await {
-                Ok(n) if n > 0 => buffer.extend_from_slice(&chunk[..n]),
-                _ => return,
-            }
-        }
-        let text = String::from_utf8_lossy(&buffer).into_owned();
-        buffer.clear();
-        let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
-        let path = target.split('?').next().unwrap_or_default();
-        let collection = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let Some((head, body)) = read(&mut stream, &mut buffer).await else { return };
+        let mut words = head.split(' ');
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let path: Vec<_> = target.split('?').next().unwrap_or_default().split('/').collect();
+        // /api/v1/nodes and /apis/<group>/<version>/nodes, perhaps with a name behind.
+        let prefix = if path.get(1) == Some(&"api") { 3 } else { 4 };
+        let (collection, name) = match path.get(prefix..) {
+            Some([collection]) => (*collection, ""),
+            Some([collection, name]) => (*collection, *name),
+            _ => panic!("{target}"),
+        };
         if target.contains("watch=true") {
-            return watch(stream, &collection, &state).await;
+            return watch(stream, collection, target, &server).await;
         }
-        let (status, body) = answer(&collection, &target, &state);
+        let (status, body) = answer(&Request { method, collection, name, body: &body }, target, &server);
         let head =
             format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
         if stream.write_all(format!("{head}{body}").as_bytes()).await.is_err() {
@@ -103,28 +140,61 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
     }
 }
 
-fn answer(collection: &str, target: &str, state: &Mutex<State>) -> (&'static str, String) {
-    let mut state = state.lock().unwrap();
-    state.queries.push(target.to_owned());
-    if let Some(left) = state.failures.get_mut(collection).filter(|n| **n > 0) {
-        *left -= 1;
-        return ("500 Internal Server Error", "{}".into());
+/// Head and body of the next request.
+async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
+    let mut chunk = [0; 4096];
+    loop {
+        if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+            let field = |line: &str| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok();
+            let length: usize = head.lines().find_map(field).unwrap_or(0);
+            if buffer.len() >= end + 4 + length {
+                let body = buffer[end + 4..end + 4 + length].to_vec();
+                buffer.drain(..end + 4 + length);
+                return Some((head, body));
+            }
+        }
+        match stream.read(&mut chunk).await {
+            Ok(n) if n > 0 => buffer.extend_from_slice(&chunk[..n]),
+            _ => return None,
+        }
     }
-    if state.unknown.iter().any(|c| c == collection) {
-        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
-                            "message": "the server could not find the requested resource"});
-        return ("404 Not Found", status.to_string());
-    }
-    let items = state.objects.get(collection).cloned().unwrap_or_default();
-    (
-        "200 OK",
-        json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "10"}, "items": items}).to_string(),
-    )
 }
 
-async fn watch(mut stream: TcpStream, collection: &str, state: &Mutex<State>) {
-    let (tx, mut events) = mpsc::channel(10);
-    state.lock().unwrap().watches.insert(collection.into(), tx);
+fn answer(request: &Request<'_>, target: &str, server: &Server) -> (&'static str, String) {
+    {
+        let mut state = server.state.lock().unwrap();
+        state.queries.push(format!("{} {target}", request.method));
+        if let Some(left) = state.failures.get_mut(request.collection).filter(|n| **n > 0) {
+            *left -= 1;
+            return ("500 Internal Server Error", "{}".into());
+        }
+        if state.unknown.iter().any(|c| c == request.collection) {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
+                                "message": "the server could not find the requested resource"});
+            return ("404 Not Found", status.to_string());
+        }
+        if request.method == "GET" && request.name.is_empty() {
+            let items = state.objects.get(request.collection).cloned().unwrap_or_default();
+            let version = state.version.to_string();
+            let list =
+                json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": version}, "items": items});
+            return ("200 OK", list.to_string());
+        }
+    }
+    let (status, body) = server.change(request);
+    (status, body.to_string())
+}
+
+async fn watch(mut stream: TcpStream, collection: &str, target: &str, server: &Server) {
+    let (tx, mut events) = mpsc::channel(1000);
+    let version = target.split(['?', '&']).find_map(|pair| pair.strip_prefix("resourceVersion=")?.parse().ok());
+    {
+        let mut state = server.state.lock().unwrap();
+        let missed = state.events.get(collection).into_iter().flatten().filter(|(v, _)| Some(*v) > version);
+        missed.for_each(|(_, event)| tx.try_send(event.clone()).unwrap());
+        state.watches.entry(collection.into()).or_default().push(tx);
+    }
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     if stream.write_all(head.as_bytes()).await.is_err() {
         return;

@@ -1,0 +1,196 @@
+//! Several nodes that know of each other late, an API server that refuses what comes too late, pods, nodes and pools that
+//! come and go: no address belongs to two, and in the end nothing is left over.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// One step of a history.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A node looks at what the API server has now.
+    Look(usize),
+    /// A node decides on what it has seen last, and does it.
+    Act(usize),
+    /// A pod comes to a node.
+    Pod(usize),
+    /// The oldest pod of a node ends.
+    End(usize),
+    /// A node is taken away with its pods.
+    Die(usize),
+    /// A pool is disabled or enabled.
+    Toggle(usize),
+    /// Time passes.
+    Wait(u32),
+}
+
+#[derive(Default)]
+struct Node {
+    alive: bool,
+    seen: BTreeMap<String, Block>,
+    nodes: BTreeSet<Box<str>>,
+    pools: Vec<Pool>,
+    memory: Memory,
+    /// What the plugin may use.
+    offered: Vec<IpNetwork>,
+    held: Vec<IpAddr>,
+}
+
+struct Cluster {
+    blocks: BTreeMap<String, Block>,
+    pools: Vec<Pool>,
+    nodes: Vec<Node>,
+    now: Duration,
+    version: u64,
+}
+
+fn name(node: usize) -> String {
+    format!("n{node}")
+}
+
+impl Cluster {
+    fn new(nodes: usize) -> Self {
+        let small = |s: &mut IpPoolSpec| s.block_size = Some(30);
+        let pools = vec![pool("a", "10.1.0.0/27", small), pool("b", "10.2.0.0/28", small)];
+        let new = || Node { alive: true, ..Node::default() };
+        Self { blocks: BTreeMap::new(), pools, nodes: (0..nodes).map(|_| new()).collect(), now: S, version: 0 }
+    }
+
+    fn alive(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|n| self.nodes[*n].alive).collect()
+    }
+
+    fn look(&mut self, n: usize) {
+        let names = self.alive().into_iter().map(|i| name(i).into()).collect();
+        let node = &mut self.nodes[n];
+        (node.seen, node.nodes, node.pools) = (self.blocks.clone(), names, self.pools.clone());
+    }
+
+    fn decide(&mut self, n: usize) -> Decision {
+        let node = &mut self.nodes[n];
+        let (held, labels) = (node.held.iter().copied().collect(), BTreeMap::new());
+        let world = World {
+            node: &name(n),
+            labels: Some(&labels),
+            pools: &node.pools,
+            blocks: &node.seen,
+            nodes: Some(&node.nodes),
+            default: &[],
+            wishes: &BTreeSet::new(),
+            held: &held,
+            now: self.now,
+            patience: Patience::default(),
+        };
+        decide(&world, &mut node.memory)
+    }
+
+    /// As the writer does it: first what the plugin may use, then the API server.
+    fn act(&mut self, n: usize) {
+        let decision = self.decide(n);
+        self.nodes[n].offered = decision.pools.iter().flat_map(|p| p.blocks.clone()).collect();
+        for action in decision.actions {
+            self.version += 1;
+            match action {
+                Action::Claim { pool, cidr } => {
+                    let state = State { uid: self.version.to_string(), version: self.version.to_string() };
+                    let created = format!("{:09}", self.version);
+                    let block = Block { cidr, pool, node: name(n), created, state };
+                    self.blocks.entry(block_name(cidr)).or_insert(block);
+                }
+                Action::Release { name: object, state, .. } => {
+                    self.blocks.retain(|name, block| *name != object || block.state != state);
+                }
+                Action::Collect { name: object, state, node } => {
+                    // The writer asks for the node once more.
+                    let back = self.alive().into_iter().any(|i| name(i) == node);
+                    self.blocks.retain(|name, block| back || *name != object || block.state != state);
+                }
+            }
+        }
+    }
+
+    fn pod(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        let free = node.offered.iter().flat_map(IpNetwork::iter).find(|a| !node.held.contains(a));
+        node.held.extend(free);
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Wait(seconds) => self.now += S * seconds,
+            Step::Toggle(p) => self.pools[p].disabled = !self.pools[p].disabled,
+            Step::Look(n) if self.nodes[n].alive => self.look(n),
+            Step::Act(n) if self.nodes[n].alive => self.act(n),
+            Step::Pod(n) if self.nodes[n].alive => self.pod(n),
+            Step::End(n) if !self.nodes[n].held.is_empty() => drop(self.nodes[n].held.remove(0)),
+            // The last one stays, to clean up.
+            Step::Die(n) if self.alive().len() > 1 => self.nodes[n] = Node::default(),
+            _ => {}
+        }
+    }
+
+    fn check(&self) -> Result<(), TestCaseError> {
+        let blocks: Vec<_> = self.blocks.values().collect();
+        for (i, a) in blocks.iter().enumerate() {
+            prop_assert!(blocks[..i].iter().all(|b| !overlap(a.cidr, b.cidr)), "{:?} overlaps another block", a);
+        }
+        for (n, node) in self.nodes.iter().enumerate() {
+            for address in &node.held {
+                let mine = self.blocks.values().any(|b| b.node == name(n) && b.cidr.contains(*address));
+                prop_assert!(mine, "{} of {} is in no block of its node", address, name(n));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody looks and acts until nothing happens any more.
+    fn settle(&mut self) {
+        for _ in 0..40 {
+            for n in self.alive() {
+                self.look(n);
+                self.act(n);
+            }
+            self.now += IDLE;
+        }
+    }
+}
+
+fn steps(nodes: usize) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..nodes).prop_map(Step::Look),
+        6 => (0..nodes).prop_map(Step::Act),
+        6 => (0..nodes).prop_map(Step::Pod),
+        4 => (0..nodes).prop_map(Step::End),
+        1 => (0..nodes).prop_map(Step::Die),
+        1 => (0..2_usize).prop_map(Step::Toggle),
+        2 => (1..400_u32).prop_map(Step::Wait),
+    ];
+    proptest::collection::vec(step, 0..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_history_gives_an_address_to_two_or_loses_one(steps in steps(4)) {
+        let mut cluster = Cluster::new(4);
+        for step in &steps {
+            cluster.step(step);
+            cluster.check()?;
+        }
+        cluster.settle();
+        cluster.check()?;
+        cluster.pools.iter_mut().for_each(|pool| pool.disabled = false);
+        cluster.nodes.iter_mut().for_each(|node| node.held.clear());
+        cluster.settle();
+        for (n, node) in cluster.nodes.iter().enumerate() {
+            let own = cluster.blocks.values().filter(|b| b.node == name(n)).count();
+            prop_assert_eq!(own, usize::from(node.alive), "blocks of {} in the end", name(n));
+        }
+        // And a second look has nothing to do.
+        for n in cluster.alive() {
+            cluster.look(n);
+            prop_assert_eq!(cluster.decide(n).actions, vec![]);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Pools and blocks as numbers: a checked pool, its blocks by index, a block's name.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use super::crd::{IpPoolSpec, NodeSelector};
+
+/// Blocks have at most 4096 addresses.
+const MOST_HOST_BITS: u8 = 12;
+/// 64 addresses.
+const DEFAULT_HOST_BITS: u8 = 6;
+
+/// A pool whose specification makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Name of the object.
+    pub name: String,
+    /// The whole range.
+    pub cidr: IpNetwork,
+    /// Prefix length of its blocks.
+    pub block_prefix: u8,
+    /// Nodes that may claim blocks; `None`: all.
+    pub selector: Option<NodeSelector>,
+    /// Nothing is given out any more.
+    pub disabled: bool,
+    /// Parts that are given out only to who asks for an address; the ends of the range among them.
+    pub reserved: Vec<IpNetwork>,
+    /// Pods may ask for an address.
+    pub allow_fixed_addresses: bool,
+}
+
+impl Pool {
+    /// Checks a specification.
+    ///
+    /// # Errors
+    /// Says what is wrong with which field.
+    pub fn new(name: &str, spec: &IpPoolSpec) -> Result<Self, String> {
+        let cidr: IpNetwork =
+            spec.cidr.parse().map_err(|_| format!("spec.cidr: {:?} is no network such as 10.244.0.0/16", spec.cidr))?;
+        if cidr.ip() != cidr.network() {
+            return Err(format!("spec.cidr: {cidr} has bits set beyond its prefix"));
+        }
+        let first = cidr.network();
+        if first.is_multicast() || first.is_unspecified() || first.is_loopback() || is_link_local(first) {
+            return Err(format!("spec.cidr: {cidr} is no range of unicast addresses that others reach"));
+        }
+        let bits = width(first);
+        let least = cidr.prefix().max(bits - MOST_HOST_BITS);
+        let given = spec.block_size.unwrap_or_else(|| (bits - DEFAULT_HOST_BITS).max(cidr.prefix()).into());
+        let block_prefix = u8::try_from(given).ok().filter(|prefix| (least..=bits).contains(prefix));
+        let block_prefix =
+            block_prefix.ok_or_else(|| format!("spec.blockSize: {given} is not between {least} and {bits}"))?;
+        let mut reserved = ends(cidr);
+        for (i, text) in spec.reserved.iter().enumerate() {
+            reserved.push(text.parse().map_err(|_| format!("spec.reserved[{i}]: {text:?} is no network"))?);
+        }
+        Ok(Self {
+            name: name.into(),
+            cidr,
+            block_prefix,
+            selector: spec.node_selector.clone(),
+            disabled: spec.disabled,
+            reserved,
+            allow_fixed_addresses: spec.allow_fixed_addresses,
+        })
+    }
+
+    /// How many blocks it has.
+    #[must_use]
+    pub fn blocks(&self) -> u128 {
+        1 << (self.block_prefix - self.cidr.prefix()).min(127)
+    }
+
+    /// A block by its index.
+    #[must_use]
+    pub fn block(&self, index: u128) -> IpNetwork {
+        let shift = u32::from(width(self.cidr.ip()) - self.block_prefix);
+        // A shift by the whole width only happens where there is but one block.
+        let offset = index.checked_shl(shift).unwrap_or(0);
+        let address = match self.cidr.network() {
+            IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() | offset as u32)),
+            IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() | offset)),
+        };
+        IpNetwork::new(address, self.block_prefix).unwrap_or(self.cidr)
+    }
+
+    /// The block that an address of the pool belongs to.
+    #[must_use]
+    pub fn block_of(&self, address: IpAddr) -> Option<IpNetwork> {
+        let block = IpNetwork::new(address, self.block_prefix).ok()?;
+        self.cidr.contains(address).then(|| IpNetwork::new(block.network(), self.block_prefix).ok())?
+    }
+
+    /// The index of the first block from `index` on that does not lie in a reserved part as a whole; the end of the pool if
+    /// there is none.
+    #[must_use]
+    pub fn skip_reserved(&self, mut index: u128) -> u128 {
+        loop {
+            if index >= self.blocks() {
+                return self.blocks();
+            }
+            let block = self.block(index);
+            let Some(part) = self.reserved.iter().find(|part| covers(**part, block)) else { return index };
+            // To the block after that part, however large it is.
+            let per_part = 1_u128 << (self.block_prefix - part.prefix().max(self.cidr.prefix())).min(127);
+            index = (index / per_part + 1).saturating_mul(per_part);
+        }
+    }
+}
+
+/// The name of a block's object: its address in full and its prefix length. No two blocks share one, however they are written.
+#[must_use]
+pub fn block_name(block: IpNetwork) -> String {
+    let address = match block.network() {
+        IpAddr::V4(a) => a.octets().map(|o| o.to_string()).join("-"),
+        IpAddr::V6(a) => a.segments().map(|s| format!("{s:x}")).join("-"),
+    };
+    format!("{address}-{}", block.prefix())
+}
+
+/// Whether the first contains the second as a whole.
+#[must_use]
+pub fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
+    outer.is_ipv4() == inner.is_ipv4() && outer.prefix() <= inner.prefix() && outer.contains(inner.network())
+}
+
+/// Whether the two have addresses in common.
+#[must_use]
+pub fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
+}
+
+const fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+/// The addresses that some hosts take for something else: the network's own, and IPv4's broadcast address.
+fn ends(cidr: IpNetwork) -> Vec<IpNetwork> {
+    let bits = width(cidr.ip());
+    if cidr.prefix() + 1 >= bits {
+        return Vec::new();
+    }
+    let last = cidr.is_ipv4().then(|| cidr.broadcast());
+    [Some(cidr.network()), last].into_iter().flatten().filter_map(|a| IpNetwork::new(a, bits).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(cidr: &str, block_size: Option<i32>, reserved: &[&str]) -> Result<Pool, String> {
+        let reserved = reserved.iter().map(ToString::to_string).collect();
+        Pool::new("p", &IpPoolSpec { cidr: cidr.into(), block_size, reserved, ..IpPoolSpec::default() })
+    }
+
+    #[test]
+    fn blocks_are_numbered() {
+        for (cidr, size, blocks, third) in [
+            ("10.244.0.0/16", None, 1024, "10.244.0.128/26"),
+            ("10.244.0.0/16", Some(24), 256, "10.244.2.0/24"),
+            ("10.244.0.0/16", Some(32), 65536, "10.244.0.2/32"),
+            ("fd00:10:244::/64", None, 1 << 58, "fd00:10:244::80/122"),
+            ("fd00:10:244::/48", Some(128), 1 << 80, "fd00:10:244::2/128"),
+        ] {
+            let pool = pool(cidr, size, &[]).unwrap();
+            assert_eq!((pool.blocks(), pool.block(2).to_string().as_str()), (blocks, third), "{cidr}");
+            for index in [0, 2, blocks / 2, blocks - 1] {
+                let block = pool.block(index);
+                assert!(covers(pool.cidr, block), "{block}");
+                assert_eq!(pool.block_of(block.network()), Some(block));
+            }
+        }
+        let whole = pool("10.244.0.0/28", None, &[]).unwrap();
+        assert_eq!((whole.blocks(), whole.block(0).to_string().as_str()), (1, "10.244.0.0/28"));
+        assert_eq!(whole.block_of("10.244.1.0".parse().unwrap()), None);
+        assert_eq!(whole.block_of("fd00::1".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn names_are_unique_and_can_be_names_of_objects() {
+        for (block, name) in [
+            ("10.244.0.64/26", "10-244-0-64-26"),
+            ("fd00:10:244::40/122", "fd00-10-244-0-0-0-0-40-122"),
+            ("::ffff:0:0/122", "0-0-0-0-0-ffff-0-0-122"),
+        ] {
+            assert_eq!(block_name(block.parse().unwrap()), name);
+        }
+    }
+
+    #[test]
+    fn reserved_parts_are_jumped_over() {
+        let pool = pool("10.244.0.0/16", None, &["10.244.0.0/17", "10.244.128.0/26", "10.244.129.0/27"]).unwrap();
+        assert_eq!(pool.skip_reserved(0), 513);
+        assert_eq!(pool.skip_reserved(513), 513);
+        assert_eq!(pool.block(pool.skip_reserved(516)).to_string(), "10.244.129.0/26", "half of it is free");
+        let none = Pool { reserved: vec!["10.0.0.0/8".parse().unwrap()], ..pool.clone() };
+        assert_eq!(none.skip_reserved(7), 1024);
+        let six = self::pool("fd00::/48", None, &["fd00::/49"]).unwrap();
+        assert_eq!(six.block(six.skip_reserved(5)).to_string(), "fd00:0:0:8000::/122");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (cidr, size, reserved, words) in [
+            ("10.244.0.0", Some(33), &[][..], "spec.blockSize: 33 is not between 32 and 32"),
+            ("x", None, &[], "spec.cidr: \"x\" is no network"),
+            ("10.244.0.1/16", None, &[], "spec.cidr: 10.244.0.1/16 has bits set beyond its prefix"),
+            ("169.254.0.0/16", None, &[], "spec.cidr: 169.254.0.0/16 is no range of unicast"),
+            ("fe80::/64", None, &[], "is no range of unicast"),
+            ("0.0.0.0/0", None, &[], "is no range of unicast"),
+            ("10.244.0.0/16", Some(19), &[], "spec.blockSize: 19 is not between 20 and 32"),
+            ("10.244.0.0/28", Some(26), &[], "spec.blockSize: 26 is not between 28 and 32"),
+            ("fd00::/64", Some(64), &[], "spec.blockSize: 64 is not between 116 and 128"),
+            ("10.244.0.0/16", None, &["10.244.0.1/32", "y"], "spec.reserved[1]: \"y\" is no network"),
+        ] {
+            let error = pool(cidr, size, reserved).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_a_range_are_reserved() {
+        let shown = |cidr| ends_of(cidr).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown("10.244.0.0/16"), ["10.244.0.0/32", "10.244.255.255/32"]);
+        assert_eq!(shown("fd00::/64"), ["fd00::/128"]);
+        assert_eq!(shown("10.244.0.4/31"), [""; 0]);
+    }
+
+    fn ends_of(cidr: &str) -> Vec<IpNetwork> {
+        pool(cidr, None, &[]).unwrap().reserved
+    }
+}

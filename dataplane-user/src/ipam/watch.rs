@@ -1,0 +1,203 @@
+//! The objects of pool mode, kept up to date: pools, blocks, namespaces, this node and its pods. Of the last three only metadata.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::Arc;
+
+use dataplane_host::pools::{NamespacesFile, VERSION, Wish};
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::{self, Store, store::Writer};
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::crd::{IpBlock, IpPool};
+use super::plan::{Block, State};
+use super::pool::{Pool, overlap};
+
+/// Objects per page of a list.
+const PAGE: u32 = 500;
+
+type Meta<K> = PartialObjectMeta<K>;
+
+/// Where the objects are read.
+pub(super) struct Objects {
+    pools: Store<IpPool>,
+    blocks: Store<IpBlock>,
+    namespaces: Store<Meta<Namespace>>,
+    node: Store<Meta<Node>>,
+    pods: Store<Meta<Pod>>,
+}
+
+/// What keeps them up to date.
+pub(super) struct Writers {
+    pools: Writer<IpPool>,
+    blocks: Writer<IpBlock>,
+    namespaces: Writer<Meta<Namespace>>,
+    node: Writer<Meta<Node>>,
+    pods: Writer<Meta<Pod>>,
+}
+
+/// What the objects say at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    pub(super) pools: Vec<Pool>,
+    pub(super) blocks: BTreeMap<String, Block>,
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    pub(super) wishes: BTreeSet<Wish>,
+    pub(super) namespaces: NamespacesFile,
+    pub(super) problems: Vec<String>,
+}
+
+pub(super) fn objects() -> (Objects, Writers) {
+    let ((pools, w1), (blocks, w2)) = (reflector::store(), reflector::store());
+    let ((namespaces, w3), (node, w4), (pods, w5)) = (reflector::store(), reflector::store(), reflector::store());
+    let writers = Writers { pools: w1, blocks: w2, namespaces: w3, node: w4, pods: w5 };
+    (Objects { pools, blocks, namespaces, node, pods }, writers)
+}
+
+impl Writers {
+    /// Watches for ever; tells of every change.
+    pub(super) async fn run(self, client: &Client, node: &str, changed: &Notify) {
+        let config = || watcher::Config::default().page_size(PAGE);
+        tokio::join!(
+            watch(client, config(), self.pools, changed),
+            watch(client, config(), self.blocks, changed),
+            watch(client, config(), self.namespaces, changed),
+            watch(client, config().fields(&format!("metadata.name={node}")), self.node, changed),
+            watch(client, config().fields(&format!("spec.nodeName={node}")), self.pods, changed),
+        );
+    }
+}
+
+async fn watch<K>(client: &Client, config: watcher::Config, writer: Writer<K>, changed: &Notify)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let watched = watcher(Api::<K>::all(client.clone()), config).default_backoff();
+    let slim = watched.modify(|object| object.managed_fields_mut().clear());
+    let mut stream = pin!(slim.reflect(writer));
+    while let Some(next) = stream.next().await {
+        if let Err(error) = next {
+            warn!(kind = %K::kind(&()), %error, "watch interrupted; trying again");
+        }
+        changed.notify_one();
+    }
+}
+
+impl Objects {
+    /// Waits until every kind has been complete once.
+    pub(super) async fn ready(&self) {
+        let waits = tokio::join!(
+            self.pools.wait_until_ready(),
+            self.blocks.wait_until_ready(),
+            self.namespaces.wait_until_ready(),
+            self.node.wait_until_ready(),
+            self.pods.wait_until_ready(),
+        );
+        if let (Ok(()), Ok(()), Ok(()), Ok(()), Ok(())) = waits {
+            return;
+        }
+        // The writers have ended, and with them everything else.
+        std::future::pending::<()>().await;
+    }
+
+    pub(super) fn view(&self) -> View {
+        let mut view = View { labels: self.node.state().first().map(|n| n.labels().clone()), ..View::default() };
+        view.take_pools(self.pools.state());
+        for object in self.blocks.state() {
+            match object.spec.cidr.parse() {
+                Ok(cidr) => drop(view.blocks.insert(object.name_any(), block(&object, cidr))),
+                Err(_) => view.problem(format!("IPBlock {}: spec.cidr: {:?}", object.name_any(), object.spec.cidr)),
+            }
+        }
+        view.take_namespaces(self.namespaces.state());
+        for object in self.pods.state() {
+            view.take_pod(&object.metadata);
+        }
+        view
+    }
+}
+
+fn block(object: &IpBlock, cidr: ipnetwork::IpNetwork) -> Block {
+    let state = State { uid: object.uid().unwrap_or_default(), version: object.resource_version().unwrap_or_default() };
+    let created = object.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default();
+    Block { cidr, pool: object.spec.pool.clone(), node: object.spec.node.clone(), created, state }
+}
+
+impl View {
+    fn problem(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
+    /// Of pools that overlap the older counts.
+    fn take_pools(&mut self, mut objects: Vec<Arc<IpPool>>) {
+        objects.sort_by_key(|o| (o.creation_timestamp(), o.name_any()));
+        for object in objects {
+            let name = object.name_any();
+            match Pool::new(&name, &object.spec) {
+                Ok(pool) => match self.pools.iter().find(|other| overlap(other.cidr, pool.cidr)) {
+                    Some(other) => {
+                        let problem = format!("IPPool {name}: {} overlaps {} of {}", pool.cidr, other.cidr, other.name);
+                        self.problem(problem);
+                    }
+                    None => self.pools.push(pool),
+                },
+                Err(reason) => self.problem(format!("IPPool {name}: {reason}")),
+            }
+        }
+    }
+
+    fn take_namespaces(&mut self, objects: Vec<Arc<Meta<Namespace>>>) {
+        self.namespaces.version = VERSION;
+        for object in objects {
+            let name = object.name_any();
+            match wish(&object.metadata) {
+                Ok(wish) => {
+                    // An address for every pod makes no sense.
+                    let wish = Wish { addresses: Vec::new(), ..wish };
+                    if wish.is_empty() {
+                        self.namespaces.plain.push(name);
+                    } else {
+                        self.namespaces.chosen.insert(name, wish);
+                    }
+                }
+                Err(reason) => {
+                    self.problem(format!("Namespace {name}: {reason}"));
+                    self.namespaces.broken.insert(name, reason);
+                }
+            }
+        }
+        self.namespaces.plain.sort();
+    }
+
+    fn take_pod(&mut self, pod: &ObjectMeta) {
+        let (namespace, name) = (pod.namespace.as_deref().unwrap_or_default(), pod.name.as_deref().unwrap_or_default());
+        let theirs = self.namespaces.chosen.get(namespace).cloned().unwrap_or_default();
+        match wish(pod) {
+            Ok(own) => {
+                let wish = Wish {
+                    ipv4_pools: own.ipv4_pools.or(theirs.ipv4_pools),
+                    ipv6_pools: own.ipv6_pools.or(theirs.ipv6_pools),
+                    addresses: own.addresses,
+                };
+                if !wish.is_empty() {
+                    self.wishes.insert(wish);
+                }
+            }
+            Err(reason) => self.problem(format!("Pod {namespace}/{name}: {reason}")),
+        }
+    }
+}
+
+fn wish(meta: &ObjectMeta) -> Result<Wish, String> {
+    let get = |name: &str| meta.annotations.as_ref()?.get(name).map(String::as_str);
+    Wish::from_annotations(get).map_err(|e| e.to_string())
+}

@@ -1,0 +1,117 @@
+//! The only writer: the plugin's files, under the store's lock, and block objects.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dataplane_host::pools::{self, NAMESPACES_FILE, NamespacesFile, POOLS_FILE, PoolsFile, VERSION};
+use dataplane_host::store::{Store, StoreError};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, Client};
+use tracing::info;
+
+use super::crd::{IpBlock, IpBlockSpec};
+use super::plan::{Action, Decision, State};
+use super::pool::block_name;
+
+/// How long the store is waited for.
+const LOCK: Duration = Duration::from_secs(10);
+/// What the API server answers to somebody who comes too late.
+const TOO_LATE: [u16; 2] = [404, 409];
+
+/// Why something could not be written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    /// The address store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file for the plugin.
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    /// The API server refused or can't be reached.
+    #[error("{attempt}: {source}")]
+    Api { attempt: String, source: Box<kube::Error> },
+}
+
+/// The addresses that this node's pods hold.
+pub(super) fn held(state_dir: &Path) -> Result<HashSet<IpAddr>, WriteError> {
+    let store = Store::open(state_dir)?;
+    Ok(store.lock(LOCK)?.held_addresses()?)
+}
+
+/// What pods of which namespaces ask for.
+pub(super) fn namespaces(state_dir: &Path, file: &NamespacesFile) -> Result<bool, WriteError> {
+    write(state_dir, NAMESPACES_FILE, file)
+}
+
+/// Tells the plugin which blocks it may use, unless a pod has just got an address of one that was to go back (`false`).
+pub(super) fn offer(state_dir: &Path, node: &str, decision: &Decision) -> Result<bool, WriteError> {
+    let (default, pools) = (decision.default.clone(), decision.pools.clone());
+    let file = PoolsFile { version: VERSION, node: node.into(), default, pools };
+    let store = Store::open(state_dir)?;
+    let locked = store.lock(LOCK)?;
+    let going: Vec<_> = decision.actions.iter().filter_map(Action::released).collect();
+    if !going.is_empty() {
+        let held = locked.held_addresses()?;
+        if held.iter().any(|address| going.iter().any(|block| block.contains(*address))) {
+            return Ok(false);
+        }
+    }
+    // Still under the lock: whoever gets it next reads this.
+    write(state_dir, POOLS_FILE, &file)?;
+    drop(locked);
+    Ok(true)
+}
+
+fn write<T: serde::Serialize>(state_dir: &Path, name: &str, content: &T) -> Result<bool, WriteError> {
+    let path = || state_dir.join(name);
+    pools::write(state_dir, name, content).map_err(|source| WriteError::File { path: path(), source })
+}
+
+/// Does one thing to a block object. That somebody else was quicker is no error: the watch will tell.
+pub(super) async fn act(client: &Client, node: &str, action: &Action) -> Result<(), WriteError> {
+    let blocks = Api::<IpBlock>::all(client.clone());
+    match action {
+        Action::Claim { pool, cidr } => {
+            let spec = IpBlockSpec { cidr: cidr.to_string(), pool: pool.clone(), node: node.into() };
+            let object = IpBlock::new(&block_name(*cidr), spec);
+            if done(format!("claim block {cidr}"), blocks.create(&PostParams::default(), &object).await)? {
+                info!(%cidr, pool, "claimed a block");
+            }
+        }
+        Action::Release { name, cidr, state } => {
+            if remove(&blocks, name, state).await? {
+                info!(%cidr, "gave a block back");
+            }
+        }
+        Action::Collect { name, node, state } => {
+            let nodes = Api::<Node>::all(client.clone());
+            let attempt = || format!("look for node {node}");
+            let present = nodes.get_metadata_opt(node).await;
+            let present = present.map_err(|e| WriteError::Api { attempt: attempt(), source: Box::new(e) })?;
+            if present.is_none() && remove(&blocks, name, state).await? {
+                info!(block = name, node, "collected a block of a node that is gone");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn remove(blocks: &Api<IpBlock>, name: &str, state: &State) -> Result<bool, WriteError> {
+    let (uid, resource_version) = (Some(state.uid.clone()), Some(state.version.clone()));
+    let preconditions = Some(Preconditions { resource_version, uid });
+    let params = DeleteParams { preconditions, ..DeleteParams::default() };
+    done(format!("remove block {name}"), blocks.delete(name, &params).await)
+}
+
+/// Whether it was done, or somebody was quicker.
+fn done<T>(attempt: String, result: Result<T, kube::Error>) -> Result<bool, WriteError> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if TOO_LATE.contains(&status.code) => Ok(false),
+        Err(e) => Err(WriteError::Api { attempt, source: Box::new(e) }),
+    }
+}

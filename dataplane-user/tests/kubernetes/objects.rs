@@ -1,0 +1,89 @@
+//! Single objects of the API server: made, read, removed, with preconditions; each change is a new version and a watch event.
+
+use serde_json::{Value, json};
+
+use super::server::Server;
+
+/// A request for one object, or to make one.
+pub(crate) struct Request<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) collection: &'a str,
+    /// Empty: the collection itself.
+    pub(crate) name: &'a str,
+    pub(crate) body: &'a [u8],
+}
+
+/// The answer, and the event for who watches.
+pub(crate) struct Answer {
+    pub(crate) status: &'static str,
+    pub(crate) body: Value,
+    pub(crate) event: Option<Value>,
+}
+
+impl Answer {
+    const fn plain(status: &'static str, body: Value) -> Self {
+        Self { status, body, event: None }
+    }
+
+    fn failure(status: &'static str, reason: &str) -> Self {
+        let code: u64 = status.split(' ').next().unwrap().parse().unwrap();
+        let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+                          "message": reason, "metadata": {}});
+        Self::plain(status, body)
+    }
+}
+
+/// Does what is asked for to the objects of a collection.
+pub(crate) fn answer(request: &Request<'_>, objects: &mut Vec<Value>, version: &mut u64) -> Answer {
+    let found = objects.iter().position(|o| o["metadata"]["name"] == request.name);
+    match (request.method, found) {
+        ("GET", Some(i)) => Answer::plain("200 OK", objects[i].clone()),
+        ("POST", _) => {
+            let mut object: Value = serde_json::from_slice(request.body).unwrap();
+            let name = object["metadata"]["name"].clone();
+            if objects.iter().any(|o| o["metadata"]["name"] == name) {
+                return Answer::failure("409 Conflict", "AlreadyExists");
+            }
+            *version += 1;
+            let meta = object["metadata"].as_object_mut().unwrap();
+            meta.insert("uid".into(), format!("uid-{version}").into());
+            meta.insert("resourceVersion".into(), version.to_string().into());
+            meta.insert("creationTimestamp".into(), format!("2026-01-01T00:00:{:02}Z", *version % 60).into());
+            objects.push(object.clone());
+            let event = Some(json!({"type": "ADDED", "object": object}));
+            Answer { status: "201 Created", body: object, event }
+        }
+        ("DELETE", Some(i)) => {
+            let wanted: Value = serde_json::from_slice(request.body).unwrap_or_default();
+            for field in ["uid", "resourceVersion"] {
+                let precondition = &wanted["preconditions"][field];
+                if !precondition.is_null() && *precondition != objects[i]["metadata"][field] {
+                    return Answer::failure("409 Conflict", "Conflict");
+                }
+            }
+            *version += 1;
+            let mut object = objects.remove(i);
+            object["metadata"]["resourceVersion"] = version.to_string().into();
+            let event = Some(json!({"type": "DELETED", "object": object}));
+            Answer { status: "200 OK", body: object, event }
+        }
+        _ => Answer::failure("404 Not Found", "NotFound"),
+    }
+}
+
+impl Server {
+    /// Adds an object to a collection, for lists and for who watches.
+    pub(crate) fn add(&self, collection: &str, object: &Value) -> Value {
+        let body = object.to_string();
+        let request = Request { method: "POST", collection, name: "", body: body.as_bytes() };
+        let (status, body) = self.change(&request);
+        assert_eq!(status, "201 Created", "{body}");
+        body
+    }
+
+    /// Removes an object of a collection.
+    pub(crate) fn remove(&self, collection: &str, name: &str) {
+        let request = Request { method: "DELETE", collection, name, body: b"" };
+        assert_eq!(self.change(&request).0, "200 OK");
+    }
+}

@@ -1,0 +1,251 @@
+//! Pool mode against the API server: several nodes claim, use and give back blocks.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane_host::pools::{self, NAMESPACES_FILE, Namespace, NamespacesFile, POOLS_FILE, PoolsFile};
+use dataplane_host::store::{AttachmentId, Choice, Claim, Range, Record, Store};
+use dataplane_user::controller::Nodes;
+use dataplane_user::ipam::plan::Patience;
+use dataplane_user::ipam::task::{Blocks, PoolTask};
+use dataplane_user::node::status::NodeStatus;
+use dataplane_user::source::NodeObject;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::server::Server;
+
+const SOON: Duration = Duration::from_secs(5);
+
+struct Agent {
+    dir: tempfile::TempDir,
+    nodes: watch::Sender<Arc<Nodes>>,
+    blocks: watch::Receiver<Arc<Blocks>>,
+    status: Arc<NodeStatus>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Agent {
+    fn start(server: &Server, name: &str, names: &[&str], patience: Patience) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (nodes, receiver) = watch::channel(Arc::new(all(names)));
+        let (sender, blocks) = watch::channel(Arc::default());
+        let status = Arc::<NodeStatus>::default();
+        let task = PoolTask {
+            node: name.into(),
+            state_dir: dir.path().into(),
+            default: vec![],
+            nodes: receiver,
+            blocks: sender,
+            patience,
+            status: Arc::clone(&status),
+        };
+        let client = kube::Client::try_from(kube::Config::new(server.url().parse().unwrap())).unwrap();
+        let task = tokio::spawn(async move { task.run(client).await });
+        Self { dir, nodes, blocks, status, task }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().into()
+    }
+
+    /// The blocks that the plugin may use, of one pool.
+    fn offered(&self, pool: &str) -> Vec<String> {
+        let file = pools::read::<PoolsFile>(self.dir.path(), POOLS_FILE).unwrap().unwrap_or_default();
+        let of = file.pools.iter().filter(|p| p.name == pool).flat_map(|p| &p.blocks);
+        of.map(ToString::to_string).collect()
+    }
+
+    /// As ADD does it.
+    fn take(&self, container: &str, block: &str) -> IpAddr {
+        let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
+        let facts = json!({"version": 1, "container": id.container, "ifname": id.ifname, "network": "pods",
+            "addresses": [], "host_ifname": id.host_ifname(), "boot": "", "generation": 0});
+        let facts: Record = serde_json::from_value(facts).unwrap();
+        let store = Store::open(self.dir.path()).unwrap();
+        let choice = Choice::from(Range::block(block.parse().unwrap()).unwrap());
+        let reservation = store.lock(SOON).unwrap().reserve(&facts, &[choice]).unwrap();
+        reservation.commit(&store).unwrap().record.addresses[0]
+    }
+
+    /// As DEL does it.
+    fn give_back(&self, container: &str) {
+        let store = Store::open(self.dir.path()).unwrap();
+        let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
+        let mut locked = store.lock(SOON).unwrap();
+        let Claim::Mine(mut attachment) = locked.claim(&id).unwrap() else { panic!("{container}") };
+        locked.mark(&mut attachment).unwrap();
+        drop(locked);
+        store.finish_release(&attachment).unwrap();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn all(names: &[&str]) -> Nodes {
+    names.iter().map(|n| ((*n).into(), NodeObject::default())).collect()
+}
+
+fn pool(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "ropeway.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": name}, "spec": spec})
+}
+
+fn plain(name: &str) -> Value {
+    json!({"apiVersion": "v1", "metadata": {"name": name}})
+}
+
+async fn server(nodes: &[&str], pools: &[(&str, Value)]) -> Server {
+    let server = Server::start().await;
+    nodes.iter().for_each(|name| drop(server.add("nodes", &plain(name))));
+    server.add("namespaces", &plain("default"));
+    pools.iter().for_each(|(name, spec)| drop(server.add("ippools", &pool(name, spec))));
+    server
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 20 s: {what}");
+}
+
+/// The blocks of a node (of all, if empty), as the API server has them.
+fn blocks(server: &Server, node: &str) -> Vec<String> {
+    let all = server.get("ipblocks");
+    let of = all.iter().filter(|b| node.is_empty() || b["spec"]["node"] == node);
+    of.map(|b| b["spec"]["cidr"].as_str().unwrap().to_owned()).collect()
+}
+
+fn both() -> [(&'static str, Value); 2] {
+    [("four", json!({"cidr": "10.1.0.0/24"})), ("six", json!({"cidr": "fd00:1::/64"}))]
+}
+
+#[tokio::test]
+async fn nodes_claim_blocks_and_no_two_get_the_same() {
+    let names = ["n1", "n2", "n3", "n4"];
+    let server = server(&names, &both()).await;
+    // The last block of a pool of four goes to somebody, too.
+    let agents: Vec<_> = names.iter().map(|n| Agent::start(&server, n, &names, Patience::default())).collect();
+    for (agent, name) in agents.iter().zip(names) {
+        eventually(name, || agent.offered("four").len() == 1 && agent.offered("six").len() == 1).await;
+        let mut offered = [agent.offered("four"), agent.offered("six")].concat();
+        let mut claimed = blocks(&server, name);
+        offered.sort();
+        claimed.sort();
+        assert_eq!(offered, claimed);
+    }
+    let unique: BTreeSet<_> = blocks(&server, "").into_iter().collect();
+    assert_eq!(unique.len(), 8);
+    let told = agents[0].blocks.clone();
+    eventually("everybody is told", || told.borrow().by_node.len() == 4 && told.borrow().in_sync).await;
+    assert_eq!(told.borrow().pools.len(), 2);
+    let file: NamespacesFile = pools::read(&agents[0].state(), NAMESPACES_FILE).unwrap().unwrap();
+    assert_eq!(file.get("default"), Namespace::Plain);
+    assert_eq!(agents[0].status.pool_trouble(), 0);
+}
+
+#[tokio::test]
+async fn a_spare_is_kept_ahead_of_need_and_given_back_after_it() {
+    let server = server(&["n1"], &both()[..1]).await;
+    let patience = Patience { idle: Duration::from_millis(300), ..Patience::default() };
+    let agent = Agent::start(&server, "n1", &["n1"], patience);
+    eventually("first block", || agent.offered("four").len() == 1).await;
+    let first = agent.offered("four").remove(0);
+    let address = agent.take("c1", &first);
+    eventually("a pod has an address of the spare: the next one is claimed", || agent.offered("four").len() == 2).await;
+    assert_eq!(agent.offered("four")[0], first, "the older one is used up first");
+    // Nothing goes back as long as it is needed.
+    tokio::time::sleep(patience.idle * 3).await;
+    assert_eq!(blocks(&server, "n1").len(), 2, "{address} is in use, and there is one spare");
+    agent.give_back("c1");
+    eventually("one of two empty blocks goes back", || blocks(&server, "n1").len() == 1).await;
+    eventually("and is not offered", || agent.offered("four") == blocks(&server, "n1")).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_again_keeps_what_it_has() {
+    let server = server(&["n1"], &both()).await;
+    let first = Agent::start(&server, "n1", &["n1"], Patience::default());
+    eventually("blocks", || first.offered("four").len() == 1 && first.offered("six").len() == 1).await;
+    let before = server.get("ipblocks");
+    drop(first);
+    let second = Agent::start(&server, "n1", &["n1"], Patience::default());
+    eventually("blocks again", || second.offered("four").len() == 1 && second.offered("six").len() == 1).await;
+    assert_eq!(server.get("ipblocks"), before);
+}
+
+#[tokio::test]
+async fn a_server_that_fails_is_tried_again() {
+    let server = server(&["n1"], &both()).await;
+    let agent = Agent::start(&server, "n1", &["n1"], Patience::default());
+    eventually("blocks", || agent.offered("four").len() == 1 && agent.offered("six").len() == 1).await;
+    server.fail("ipblocks", usize::MAX);
+    agent.take("c1", &agent.offered("four")[0]);
+    eventually("it is said", || agent.status.pool_trouble() == 1).await;
+    server.fail("ipblocks", 0);
+    eventually("the next block", || agent.offered("four").len() == 2).await;
+    eventually("and taken back", || agent.status.pool_trouble() == 0).await;
+}
+
+#[tokio::test]
+async fn blocks_of_a_node_that_is_gone_are_collected_and_those_of_one_that_is_there_are_not() {
+    let server = server(&["n1", "n2"], &both()[..1]).await;
+    let patience = Patience { gone: Duration::from_millis(200), ..Patience::default() };
+    let (one, two) =
+        (Agent::start(&server, "n1", &["n1", "n2"], patience), Agent::start(&server, "n2", &["n1", "n2"], patience));
+    eventually("blocks", || one.offered("four").len() == 1 && two.offered("four").len() == 1).await;
+    drop(two);
+    // The watch of the first says that the second is gone, but the API server knows better.
+    one.nodes.send_replace(Arc::new(all(&["n1"])));
+    let asked = || server.queries().iter().any(|q| q.starts_with("GET") && q.contains("/nodes/n2"));
+    eventually("the server is asked", asked).await;
+    assert_eq!(blocks(&server, "n2").len(), 1);
+    server.remove("nodes", "n2");
+    eventually("collected", || blocks(&server, "n2").is_empty()).await;
+    assert_eq!(blocks(&server, "n1").len(), 1);
+}
+
+#[tokio::test]
+async fn annotations_bring_blocks_of_their_pools() {
+    let red =
+        json!({"cidr": "10.9.0.0/24", "allowFixedAddresses": true, "nodeSelector": {"matchLabels": {"red": "yes"}}});
+    let server = server(&[], &[("four", json!({"cidr": "10.1.0.0/24"})), ("red", red)]).await;
+    server.add("nodes", &json!({"metadata": {"name": "n1", "labels": {"red": "yes"}}}));
+    let annotations = json!({"ropeway.dev/ipv4pools": "[\"red\"]"});
+    server.add("namespaces", &json!({"metadata": {"name": "team", "annotations": annotations}}));
+    server.add("namespaces", &json!({"metadata": {"name": "odd", "annotations": {"ropeway.dev/ipv4pools": "red"}}}));
+    let agent = Agent::start(&server, "n1", &["n1"], Patience::default());
+    eventually("of the default pools", || agent.offered("four").len() == 1).await;
+    eventually("a namespace that can't be understood is said", || agent.status.pool_trouble() == 1).await;
+    assert!(agent.offered("red").is_empty(), "nobody needs it");
+    let file: NamespacesFile = pools::read(&agent.state(), NAMESPACES_FILE).unwrap().unwrap();
+    assert!(matches!(file.get("team"), Namespace::Chosen(_)) && matches!(file.get("odd"), Namespace::Broken(_)));
+    server.add("pods", &json!({"metadata": {"name": "web-0", "namespace": "team"}}));
+    eventually("a pod of that namespace is here", || agent.offered("red").len() == 1).await;
+    let mine = agent.offered("red").remove(0);
+    let wanted = if mine == "10.9.0.128/26" { "10.9.0.7" } else { "10.9.0.130" };
+    let annotations = json!({"ropeway.dev/ipAddrs": format!("[\"{wanted}\"]")});
+    server.add("pods", &json!({"metadata": {"name": "db-0", "namespace": "default", "annotations": annotations}}));
+    eventually("the block of an address", || agent.offered("red").len() == 2).await;
+}
+
+#[tokio::test]
+async fn pools_that_make_no_sense_are_said_and_harm_no_other() {
+    let overlapping = json!({"cidr": "10.1.0.0/25"});
+    let pools = [("four", json!({"cidr": "10.1.0.0/24"})), ("late", overlapping), ("odd", json!({"cidr": "x"}))];
+    let server = server(&["n1"], &pools).await;
+    let agent = Agent::start(&server, "n1", &["n1"], Patience::default());
+    eventually("block", || agent.offered("four").len() == 1).await;
+    assert_eq!(agent.status.pool_trouble(), 2);
+    assert_eq!(blocks(&server, "").len(), 1);
+}
