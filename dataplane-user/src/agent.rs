@@ -32,6 +32,7 @@ use crate::load::probe::Facts;
 use crate::load::programs::{self, Settings};
 use crate::load::{LoadError, attach};
 use crate::metrics::{self, Metrics};
+use crate::node::leaks;
 use crate::node::status::NodeStatus;
 use crate::node::{NodeError, NodeTask, Parts};
 use crate::{apply, node};
@@ -120,6 +121,7 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let mut node = tokio::spawn(node.run(nodes, snapshots.clone(), blocks));
     let mut source = source.start(config.node_name.clone(), events, pools);
 
+    tokio::spawn(leaks::watch(config.state_dir.clone(), Arc::clone(&status)));
     let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), status));
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone());
     tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));

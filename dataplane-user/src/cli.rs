@@ -6,6 +6,7 @@
 
 pub mod drops;
 pub mod install;
+pub mod ipam;
 pub mod pod;
 pub mod service;
 pub mod status;
@@ -15,6 +16,7 @@ pub mod uninstall;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -37,6 +39,12 @@ pub enum CliError {
     /// The plugin could not be put in its place.
     #[error(transparent)]
     Install(#[from] install::InstallError),
+    /// Addresses.
+    #[error(transparent)]
+    Ipam(#[from] ipam::IpamError),
+    /// A check has found something; what it prints says what.
+    #[error("{0}")]
+    Found(String),
     /// A view can't be rendered.
     #[error("rendering JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -61,6 +69,7 @@ const EXAMPLES: &str = "Examples:
   ropeway status                       what is loaded and attached, and how full the tables are
   ropeway service list                 frontends and their backends, as ipvsadm -Ln shows them
   ropeway service list default/web     those of one Service
+  ropeway ipam check                   whether addresses, devices and tables agree (exit code 1 if not)
   ropeway drops -o json                why packets were dropped, for a script";
 
 #[derive(Debug, Args)]
@@ -94,6 +103,9 @@ enum Command {
     /// Pods of this node
     #[command(subcommand)]
     Pod(PodCommand),
+    /// Addresses of this node's pods
+    #[command(subcommand)]
+    Ipam(IpamCommand),
     /// Shows why packets were dropped, and what the programs did
     Drops,
     /// Puts the CNI plugin into a directory of the container runtime
@@ -122,6 +134,20 @@ enum PodCommand {
     List,
 }
 
+#[derive(Debug, Subcommand)]
+enum IpamCommand {
+    /// Lists ranges or blocks, and who holds which address
+    Show,
+    /// Compares the address store with devices and tables
+    Check,
+    /// Gives back an address whose pod is gone without a DEL
+    Release {
+        /// One of its addresses
+        #[arg(value_name = "ADDRESS")]
+        address: IpAddr,
+    },
+}
+
 /// A view: data for `-o json`, text for people.
 pub trait View: Serialize {
     /// The text.
@@ -142,6 +168,13 @@ impl Cli {
                 self.show(&service::gather(&pins, service.as_deref())?)
             }
             Command::Pod(PodCommand::List) => self.show(&pod::gather(&pins)?),
+            Command::Ipam(IpamCommand::Show) => self.show(&ipam::show(state_dir)?),
+            Command::Ipam(IpamCommand::Check) => {
+                let checked = ipam::check(&pins, state_dir)?;
+                let text = self.show(&checked)?;
+                if checked.problems.is_empty() { Ok(text) } else { Err(CliError::Found(text)) }
+            }
+            Command::Ipam(IpamCommand::Release { address }) => self.show(&ipam::release(state_dir, *address)?),
             Command::Drops => self.show(&drops::gather(&pins)?),
             Command::InstallPlugin { directory } => self.show(&install::plugin(directory)?),
             Command::Uninstall => self.show(&uninstall::uninstall(&pins, state_dir)?),

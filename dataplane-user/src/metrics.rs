@@ -167,6 +167,8 @@ impl Collector for Node {
         counter(e, "ropeway_node_operations", "Programs, links, filters, routes and files changed", operations)?;
         counter(e, "ropeway_node_repairs", "Of those, what somebody else had changed or removed", repairs)?;
         counter(e, "ropeway_node_failures", "Attempts to bring the node into order that failed", failures)?;
+        let help = "Addresses of pods that were gone without a DEL";
+        counter(e, "ropeway_leaked_addresses", help, self.status.leaks())?;
         let unrouted = self.status.unrouted();
         gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)?;
         gauge(

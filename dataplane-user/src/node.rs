@@ -7,6 +7,7 @@
 
 pub mod discover;
 pub mod file;
+pub mod leaks;
 pub mod status;
 pub mod sysctl;
 

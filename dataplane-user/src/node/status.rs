@@ -9,6 +9,7 @@ pub struct NodeStatus {
     operations: AtomicU64,
     repairs: AtomicU64,
     failures: AtomicU64,
+    leaked: AtomicU64,
     problems: Mutex<Vec<String>>,
     pool_problems: Mutex<Vec<String>>,
     pools_failed: Mutex<Option<String>>,
@@ -26,6 +27,17 @@ impl NodeStatus {
     /// Counts a failed attempt.
     pub fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts addresses whose pods were gone without a DEL.
+    pub fn leaked(&self, addresses: usize) {
+        self.leaked.fetch_add(addresses as u64, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn leaks(&self) -> u64 {
+        self.leaked.load(Ordering::Relaxed)
     }
 
     /// Sets what has no route; says whether that is news.

@@ -1,0 +1,164 @@
+//! Addresses of pods that are gone, though nobody has called DEL for them.
+//!
+//! What says that a pod is gone: its device. The kernel removes both ends of a veth with the pod's network namespace,
+//! and the agent sees the host's end without any further privilege; the runtime's socket would make it root on the node, and
+//! the runtime's own files say what it means to do, not what is. A record without a device, on which no process works, seen twice in the
+//! same generation, is marked as going away. The plugin takes it from there, as it does after a DEL that was killed: its next
+//! DEL or GC, or an ADD that finds no other address, removes what is left and frees the addresses. A pod that has its device is never touched,
+//! whatever the API server says of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane_host::netlink::{NetlinkError, Socket};
+use dataplane_host::store::{AttachmentId, Claim, Record, Store, StoreError};
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use super::status::NodeStatus;
+
+/// How long between two looks: longer than an ADD may take.
+const PAUSE: Duration = Duration::from_secs(60);
+/// How long the store is waited for.
+const LOCK: Duration = Duration::from_secs(10);
+
+/// Why it could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum LeakError {
+    /// The address store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The devices.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// What was seen at the last look.
+#[derive(Debug, Default)]
+pub struct Leaks {
+    /// Records without a device, and their generations.
+    seen: BTreeMap<AttachmentId, u64>,
+}
+
+impl Leaks {
+    /// Looks once more; gives the records that have had no device at both looks.
+    pub fn look(&mut self, records: Vec<Record>, devices: &BTreeSet<String>) -> Vec<Record> {
+        let without: Vec<_> = records.into_iter().filter(|r| !devices.contains(&r.host_ifname)).collect();
+        let seen = without.iter().map(|r| (r.id.clone(), r.generation)).collect();
+        let before = std::mem::replace(&mut self.seen, seen);
+        without.into_iter().filter(|r| before.get(&r.id) == Some(&r.generation)).collect()
+    }
+}
+
+/// Looks, and marks what has leaked; gives what was marked.
+///
+/// # Errors
+/// Store or devices can't be read, or the store can't be written.
+pub fn sweep(leaks: &mut Leaks, state_dir: &Path) -> Result<Vec<Record>, LeakError> {
+    if !state_dir.join("addresses").is_dir() {
+        return Ok(Vec::new()); // No pod was ever attached.
+    }
+    let store = Store::open(state_dir)?;
+    // The records first: whose is there by then has its device by now, unless its ADD is still at work.
+    let records = store.lock(LOCK)?.attachments()?;
+    let mut socket = Socket::open()?;
+    let devices = socket.links()?.into_iter().map(|link| link.name).collect();
+    let mut marked = Vec::new();
+    for record in leaks.look(records, &devices) {
+        if mark(&store, &mut socket, &record)? {
+            marked.push(record);
+        }
+    }
+    store.sync_marks()?;
+    Ok(marked)
+}
+
+/// Marks a record as going away if nobody works on it, and it is still the same, and still without a device.
+///
+/// # Errors
+/// As [`sweep`].
+pub fn mark(store: &Store, socket: &mut Socket, record: &Record) -> Result<bool, LeakError> {
+    let mut locked = store.lock(LOCK)?;
+    let Claim::Mine(mut attachment) = locked.claim(&record.id)? else { return Ok(false) };
+    let same = attachment.record.generation == record.generation && !attachment.releasing;
+    if !same || socket.link_by_name(&record.host_ifname)?.is_some() {
+        return Ok(false);
+    }
+    locked.mark(&mut attachment)?;
+    Ok(true)
+}
+
+/// Looks from time to time, for ever.
+pub async fn watch(state_dir: PathBuf, status: Arc<NodeStatus>) {
+    let mut leaks = Leaks::default();
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let dir = state_dir.clone();
+        let swept = spawn_blocking(move || {
+            let result = sweep(&mut leaks, &dir);
+            (leaks, result)
+        });
+        let Ok((back, result)) = swept.await else { return };
+        leaks = back;
+        match result {
+            Ok(marked) => {
+                for record in &marked {
+                    let (addresses, pod) = (&record.addresses, record.pod.as_deref().unwrap_or("-"));
+                    warn!(?addresses, pod, container = record.id.container, "leaked: its pod is gone without a DEL");
+                }
+                status.leaked(marked.iter().map(|r| r.addresses.len()).sum());
+            }
+            Err(e) => warn!(error = %e, "can't look for leaked addresses"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(container: &str, generation: u64) -> Record {
+        let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
+        let host_ifname = id.host_ifname();
+        let json = serde_json::json!({"version": 1, "container": container, "ifname": "eth0", "network": "pods",
+            "addresses": ["10.1.0.5"], "host_ifname": host_ifname, "boot": "b", "generation": generation});
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn two_looks_at_the_same_record_are_needed() {
+        let (mut leaks, one) = (Leaks::default(), || vec![record("c1", 1), record("c2", 1)]);
+        let devices: BTreeSet<String> = [record("c2", 1).host_ifname].into();
+        assert!(leaks.look(one(), &devices).is_empty());
+        assert_eq!(leaks.look(one(), &devices), [record("c1", 1)]);
+        assert!(leaks.look(vec![record("c1", 2)], &devices).is_empty(), "made anew: another record");
+        let all: BTreeSet<String> = ["c1", "c2"].map(|c| record(c, 1).host_ifname).into();
+        assert!(leaks.look(one(), &all).is_empty());
+        assert!(leaks.look(one(), &devices).is_empty(), "it had a device meanwhile");
+    }
+
+    /// No device of that name exists here, so every record is of a pod that is gone.
+    #[test]
+    fn what_has_leaked_is_marked_once_and_what_somebody_works_on_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut leaks, store) = (Leaks::default(), Store::open(dir.path()).unwrap());
+        let range = dataplane_host::store::Range::new("10.1.0.0/24".parse().unwrap()).unwrap();
+        let reserve = |name: &str| {
+            let reservation = store.lock(LOCK).unwrap().reserve(&record(name, 0), &[range.into()]).unwrap();
+            reservation.commit(&store).unwrap()
+        };
+        drop(reserve("c1"));
+        let at_work = reserve("c2");
+        assert!(sweep(&mut leaks, dir.path()).unwrap().is_empty());
+        let marked = sweep(&mut leaks, dir.path()).unwrap();
+        assert_eq!(marked.iter().map(|r| r.id.container.as_str()).collect::<Vec<_>>(), ["c1"]);
+        let orphans = store.lock(LOCK).unwrap().orphans().unwrap();
+        assert_eq!(orphans.len(), 1, "the plugin finds it");
+        drop(orphans);
+        assert!(sweep(&mut leaks, dir.path()).unwrap().is_empty(), "it is marked already");
+        drop(at_work);
+        assert_eq!(sweep(&mut leaks, dir.path()).unwrap().len(), 1);
+    }
+}
