@@ -5,12 +5,13 @@ use std::path::Path;
 
 use dataplane_host::netlink::{
     Direction, NetlinkError, Request, Socket, Veth, add_address, add_clsact, add_route, create_veth, delete_link,
-    quiet_link, replace_filter, replace_neighbour, set_up,
+    quiet_link, replace_filter, replace_neighbour, set_rate, set_up,
 };
 use dataplane_host::netns::Netns;
 use dataplane_host::store::Record;
 use dataplane_host::sys as host_sys;
 
+use crate::capabilities::Bandwidth;
 use crate::dataplane::{Maps, Programs};
 use crate::error::CniError;
 use crate::{plan, sysctl};
@@ -57,13 +58,23 @@ impl Ends {
     }
 
     /// All steps, in the order of the design: both devices down, addresses and routes, maps and programs, up.
-    pub(crate) fn wire(&mut self, record: &Record, mtu: u32, maps: &Maps, programs: &Programs) -> Result<(), CniError> {
+    pub(crate) fn wire(
+        &mut self,
+        record: &Record,
+        mtu: u32,
+        bandwidth: &Bandwidth,
+        maps: &Maps,
+        programs: &Programs,
+    ) -> Result<(), CniError> {
         let index = self.create(record, mtu, maps)?;
         sysctl::quiet_ipv6(&record.host_ifname)?;
-        self.set_up_pod(record)?;
+        self.set_up_pod(record, bandwidth)?;
         let cookie =
             host_sys::netns_cookie(self.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
-        maps.insert(record, index, cookie)?;
+        maps.insert(record, index, cookie, bandwidth.ingress.is_some())?;
+        if let Some(rate) = bandwidth.ingress {
+            self.host_socket.run(&[set_rate(index, rate)])?;
+        }
         self.host_socket.run(&[
             quiet_link(index),
             add_clsact(index),
@@ -86,7 +97,7 @@ impl Ends {
                 mac: plan::HOST_MAC,
                 mtu,
                 peer_name: &record.id.ifname,
-                peer_mac: plan::pod_mac(&record.id),
+                peer_mac: plan::pod_mac(record),
                 peer_netns: self.pod.as_fd(),
             };
             let mut result = self.host_socket.run(&[create_veth(&veth)]);
@@ -110,11 +121,12 @@ impl Ends {
         Err(CniError::NoIndex)
     }
 
-    fn set_up_pod(&mut self, record: &Record) -> Result<(), CniError> {
+    fn set_up_pod(&mut self, record: &Record, bandwidth: &Bandwidth) -> Result<(), CniError> {
         let ifname = &record.id.ifname;
         let link = self.pod_socket.link_by_name(ifname)?;
         let index = link.ok_or_else(|| CniError::io(format!("device {ifname}"), missing()))?.index;
-        let mut requests = vec![set_up(index)];
+        let mut requests: Vec<_> = bandwidth.egress.map(|rate| set_rate(index, rate)).into_iter().collect();
+        requests.push(set_up(index));
         for address in &record.addresses {
             requests.push(add_address(index, plan::host_network(*address)));
             requests.push(replace_neighbour(index, plan::gateway(*address), plan::HOST_MAC));
@@ -131,7 +143,7 @@ impl Ends {
     }
 
     fn set_up_host(&mut self, record: &Record, index: u32) -> Result<(), CniError> {
-        let mac = plan::pod_mac(&record.id);
+        let mac = plan::pod_mac(record);
         let mut requests = vec![set_up(index)];
         for address in &record.addresses {
             requests.push(add_route(&plan::host_route(*address, index)));

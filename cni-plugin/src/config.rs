@@ -1,6 +1,7 @@
 //! Standard input: the network's configuration, and what the agent wrote down about the node.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use dataplane_host::pins;
@@ -99,6 +100,23 @@ impl Settings {
             Source::Ranges(families) => Ok(families.iter().flat_map(|f| f.ranges.iter().copied()).collect()),
             Source::Pools(_) => pools::blocks(&self.state_dir),
         }
+    }
+
+    /// The same for a pod that is to have these addresses, at most one of each family.
+    pub(crate) fn with_addresses(mut self, ips: &[IpAddr]) -> Result<Self, CniError> {
+        for ip in ips {
+            match &mut self.source {
+                Source::Ranges(families) => fix(families, *ip)?,
+                Source::Pools(wish) => match wish.address(ip.is_ipv6()) {
+                    Some(other) if other != *ip => {
+                        return Err(refused(format!("address {ip}: an annotation of the pod asks for {other}")));
+                    }
+                    Some(_) => {}
+                    None => wish.addresses.push(*ip),
+                },
+            }
+        }
+        Ok(self)
     }
 
     /// Whether the agent may find more addresses when these are used up.
@@ -213,6 +231,25 @@ impl Config {
             other => Err(decode(&path, format!("version {other} is unknown to this plugin"))),
         }
     }
+}
+
+/// Only addresses that could have been chosen as well.
+fn fix(families: &mut [Choice], ip: IpAddr) -> Result<(), CniError> {
+    let range = |family: &Choice| family.ranges.iter().find(|range| range.slot(ip).is_some()).copied();
+    let Some((family, range)) =
+        families.iter_mut().find_map(|family| Some(range(family)).flatten().map(|r| (family, r)))
+    else {
+        return Err(refused(format!("address {ip} is in none of this node's ranges")));
+    };
+    if range.slot(ip).is_none_or(|slot| range.is_reserved(slot)) {
+        return Err(refused(format!("address {ip} is no pod's: it is the first or the last one of range {range}")));
+    }
+    family.fixed = Some(ip);
+    Ok(())
+}
+
+fn refused(reason: String) -> CniError {
+    CniError::Config { field: "runtimeConfig.ips", reason }
 }
 
 impl ValidAttachment {

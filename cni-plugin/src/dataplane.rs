@@ -57,10 +57,12 @@ impl Maps {
     }
 
     /// Makes a pod known to the programs. Nothing reaches it before its device is up.
-    pub(crate) fn insert(&self, record: &Record, index: u32, netns_cookie: u64) -> Result<(), CniError> {
+    /// `shaped`: what it receives must go through the queue of its device.
+    pub(crate) fn insert(&self, record: &Record, index: u32, netns_cookie: u64, shaped: bool) -> Result<(), CniError> {
         let (addr4, addr6) = plan::map_addresses(record);
-        let mac = plan::pod_mac(&record.id);
-        let pod = Pod { netns_cookie, addr4, addr6, mac, host_mac: plan::HOST_MAC, flags: pod_flags::PRESENT, pad: 0 };
+        let mac = plan::pod_mac(record);
+        let flags = pod_flags::PRESENT | if shaped { pod_flags::SHAPED } else { 0 };
+        let pod = Pod { netns_cookie, addr4, addr6, mac, host_mac: plan::HOST_MAC, flags, pad: 0 };
         // First what leads from an address to the rest: whatever is missing after a kill, the undo finds what there is.
         let addr = Addr { ifindex: index, kind: addr_kind::POD, pad: 0, mac };
         for address in &record.addresses {

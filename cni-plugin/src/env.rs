@@ -30,6 +30,15 @@ pub(crate) struct Invocation {
     pub(crate) netns: Option<PathBuf>,
     /// `<namespace>/<name>` of the pod, if the runtime says so.
     pub(crate) pod: Option<String>,
+    pub(crate) arguments: Arguments,
+}
+
+/// What `CNI_ARGS` asks for, unchecked; whatever else stands there is for others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Arguments {
+    /// Addresses, with commas between them.
+    pub(crate) ip: Option<String>,
+    pub(crate) mac: Option<String>,
 }
 
 /// The kernel's limit is 16 with the zero at the end.
@@ -58,7 +67,7 @@ impl Invocation {
         };
         if matches!(verb, Verb::Version | Verb::Gc | Verb::Status) {
             let id = AttachmentId { container: String::new(), ifname: String::new() };
-            return Ok(Self { verb, id, netns: None, pod: None });
+            return Ok(Self { verb, id, netns: None, pod: None, arguments: Arguments::default() });
         }
         let id = AttachmentId { container: need("CNI_CONTAINERID")?, ifname: need("CNI_IFNAME")? };
         check_container(&id.container)?;
@@ -67,8 +76,10 @@ impl Invocation {
             Verb::Add | Verb::Check => Some(need("CNI_NETNS")?),
             _ => text("CNI_NETNS")?,
         };
-        let pod = pod_name(&text("CNI_ARGS")?.unwrap_or_default());
-        Ok(Self { verb, id, netns: netns.map(PathBuf::from), pod })
+        let args = text("CNI_ARGS")?.unwrap_or_default();
+        let wanted = |key| argument(&args, key).filter(|value| !value.is_empty()).map(str::to_owned);
+        let arguments = Arguments { ip: wanted("IP"), mac: wanted("MAC") };
+        Ok(Self { verb, id, netns: netns.map(PathBuf::from), pod: pod_name(&args), arguments })
     }
 }
 
@@ -104,11 +115,14 @@ fn check_ifname(ifname: &str) -> Result<(), CniError> {
     }
 }
 
-/// The pod's name from `CNI_ARGS`; whatever else stands there is for others.
+/// The value of a key of `CNI_ARGS`.
+fn argument<'a>(args: &'a str, key: &str) -> Option<&'a str> {
+    args.split(';').find_map(|pair| pair.split_once('=').filter(|(k, _)| *k == key)).map(|(_, value)| value)
+}
+
 fn pod_name(args: &str) -> Option<String> {
     const MOST_BYTES: usize = 512;
-    let value = |key| args.split(';').find_map(|pair| pair.split_once('=').filter(|(k, _)| *k == key)).map(|(_, v)| v);
-    let name = format!("{}/{}", value("K8S_POD_NAMESPACE")?, value("K8S_POD_NAME")?);
+    let name = format!("{}/{}", argument(args, "K8S_POD_NAMESPACE")?, argument(args, "K8S_POD_NAME")?);
     (name.len() <= MOST_BYTES).then_some(name)
 }
 

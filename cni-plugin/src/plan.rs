@@ -20,8 +20,12 @@ const FIRST_INDEX: u32 = 1024;
 /// How many indexes are tried.
 const INDEX_ATTEMPTS: u32 = 4096;
 
-/// MAC of the pod's end: made from the attachment's hash, locally administered, no group.
-pub(crate) fn pod_mac(id: &AttachmentId) -> [u8; 6] {
+/// MAC of the pod's end: the one that was asked for, else made from the attachment's hash, locally administered, no group.
+pub(crate) fn pod_mac(record: &Record) -> [u8; 6] {
+    record.mac.unwrap_or_else(|| hashed_mac(&record.id))
+}
+
+fn hashed_mac(id: &AttachmentId) -> [u8; 6] {
     let mut mac = [0; 6];
     mac.copy_from_slice(&id.hash().to_be_bytes()[..6]);
     mac[0] = mac[0] & 0xfc | 0x02;
@@ -95,7 +99,7 @@ mod tests {
             assert!(all.iter().all(|i| (FIRST_INDEX..POD_SLOTS).contains(i)));
             let unique: std::collections::HashSet<_> = all.iter().collect();
             assert_eq!(unique.len(), INDEX_ATTEMPTS as usize);
-            assert_eq!(pod_mac(&id(container))[0] & 3, 2);
+            assert_eq!(hashed_mac(&id(container))[0] & 3, 2);
         }
     }
 }

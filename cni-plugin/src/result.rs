@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::config::Config;
 use crate::plan;
 
-/// The plugin's part, after that of the plugins before it in the chain.
-pub(crate) fn of_add(config: &Config, record: &Record, mtu: u32, netns: &str) -> String {
+/// The plugin's part; `dns` is what the runtime asks for, which goes before what the configuration says. Comes after that of the plugins before it in the chain.
+pub(crate) fn of_add(config: &Config, record: &Record, mtu: u32, netns: &str, dns: Option<Value>) -> String {
     let mut result = match &config.prev_result {
         Some(Value::Object(previous)) => previous.clone(),
         _ => Map::new(),
@@ -20,8 +20,8 @@ pub(crate) fn of_add(config: &Config, record: &Record, mtu: u32, netns: &str) ->
     append(&mut result, "interfaces", interfaces(config.version, record, mtu, netns));
     append(&mut result, "ips", ips(config.version, record, pod_interface));
     append(&mut result, "routes", routes(record));
-    match &config.dns {
-        Some(dns) => drop(result.insert("dns".into(), dns.clone())),
+    match dns.or_else(|| config.dns.clone()) {
+        Some(dns) => drop(result.insert("dns".into(), dns)),
         None => drop(result.entry("dns").or_insert_with(|| json!({}))),
     }
     Value::Object(result).to_string()
@@ -36,7 +36,7 @@ fn append(result: &mut Map<String, Value>, key: &str, mut ours: Vec<Value>) {
 
 fn interfaces(version: &str, record: &Record, mtu: u32, netns: &str) -> Vec<Value> {
     let mut host = json!({ "name": record.host_ifname, "mac": mac(plan::HOST_MAC) });
-    let mut pod = json!({ "name": record.id.ifname, "mac": mac(plan::pod_mac(&record.id)), "sandbox": netns });
+    let mut pod = json!({ "name": record.id.ifname, "mac": mac(plan::pod_mac(record)), "sandbox": netns });
     if version == "1.1.0" {
         host["mtu"] = mtu.into();
         pod["mtu"] = mtu.into();
@@ -86,12 +86,13 @@ mod tests {
             id,
             network: "pods".into(),
             pod: None,
+            mac: None,
             ports: Vec::new(),
             addresses: vec!["10.1.0.5".parse().unwrap(), "fd00:1::5".parse().unwrap()],
             boot: String::new(),
             generation: 0,
         };
-        serde_json::from_str(&of_add(&config, &record, 1400, "/run/netns/x")).unwrap()
+        serde_json::from_str(&of_add(&config, &record, 1400, "/run/netns/x", None)).unwrap()
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct Pod {
 pub mod pod_flags {
     /// The entry is in use.
     pub const PRESENT: u32 = 1;
+    /// What it receives is limited by the queue of its device: packets for it must go through there.
+    pub const SHAPED: u32 = 2;
 }
 
 /// What an address is, seen from this node: map `addrs4` or `addrs6`, by address.

@@ -14,6 +14,7 @@ mod monitor;
 mod neighbour;
 mod request;
 mod route;
+mod shaper;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -28,4 +29,5 @@ pub use monitor::{Event, Group, Monitor};
 pub use neighbour::{Neighbour, delete_neighbour, replace_neighbour};
 pub use request::Request;
 pub use route::{Hop, PROTOCOL, Route, add_route, delete_route, replace_route};
+pub use shaper::{Rate, set_rate};
 pub use socket::Socket;

@@ -8,7 +8,7 @@ use dataplane_host::store::{Attachment, AttachmentId, Claim, Locked, Record, Res
 
 use super::LOCK_DEADLINE;
 use crate::attach::Ends;
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Bandwidth, Capabilities};
 use crate::config::{Config, Settings};
 use crate::dataplane::{Maps, Programs};
 use crate::env::Invocation;
@@ -16,18 +16,23 @@ use crate::error::CniError;
 use crate::{log, ports, result, undo};
 
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, CniError> {
-    let settings = config.settings(invocation.pod.as_deref())?;
-    let capabilities = Capabilities::parse(config.runtime.as_ref())?;
+    let capabilities = Capabilities::parse(config.runtime.as_ref(), &invocation.arguments)?;
+    let settings = config.settings(invocation.pod.as_deref())?.with_addresses(&capabilities.ips)?;
     ports::check_families(&capabilities.ports, &settings.families()?)?;
     let maps = Maps::open(&config.pin_root)?;
     let programs = Programs::open(&config.pin_root)?;
     let netns = invocation.netns.as_ref().ok_or_else(|| CniError::environment("CNI_NETNS", "is missing"))?;
     let mut ends = Ends::open(netns)?;
     let store = Store::open(&config.state_dir)?;
-    let wanted = Wanted { facts: facts(invocation, config, capabilities), settings: &settings, maps: &maps };
+    let wanted = Wanted {
+        facts: facts(invocation, config, &capabilities),
+        bandwidth: capabilities.bandwidth,
+        settings: &settings,
+        maps: &maps,
+    };
     let held = wanted.attachment(&store, &mut ends)?;
     match wanted.wire(&mut ends, &held, &store, &programs) {
-        Ok(()) => Ok(result::of_add(config, held.record(), settings.mtu, &ends.netns)),
+        Ok(()) => Ok(result::of_add(config, held.record(), settings.mtu, &ends.netns, capabilities.dns)),
         Err(error) => {
             wanted.give_back(&store, &mut ends.host_socket, held.attachment());
             Err(error)
@@ -57,14 +62,15 @@ impl Held {
     }
 }
 
-fn facts(invocation: &Invocation, config: &Config, capabilities: Capabilities) -> Record {
+fn facts(invocation: &Invocation, config: &Config, capabilities: &Capabilities) -> Record {
     Record {
         version: 1,
         id: invocation.id.clone(),
         network: config.name.clone(),
         pod: invocation.pod.clone(),
         addresses: Vec::new(),
-        ports: capabilities.ports,
+        mac: capabilities.mac,
+        ports: capabilities.ports.clone(),
         host_ifname: invocation.id.host_ifname(),
         boot: String::new(),
         generation: 0,
@@ -74,6 +80,7 @@ fn facts(invocation: &Invocation, config: &Config, capabilities: Capabilities) -
 /// What is wanted from the store.
 struct Wanted<'a> {
     facts: Record,
+    bandwidth: Bandwidth,
     settings: &'a Settings,
     maps: &'a Maps,
 }
@@ -124,11 +131,12 @@ impl Wanted<'_> {
         }
     }
 
-    /// Whether a record has one address of each family, from the ranges of now, and the host ports.
+    /// Whether a record has one address of each family, from the ranges of now, and the host ports and the MAC.
     fn fits(&self, record: &Record) -> Result<bool, CniError> {
         let families = self.settings.families()?;
         let fit = families.iter().zip(&record.addresses).all(|(family, address)| family.contains(*address));
-        Ok(record.ports == self.facts.ports && record.addresses.len() == families.len() && fit)
+        let same = (&record.ports, record.mac) == (&self.facts.ports, self.facts.mac);
+        Ok(same && record.addresses.len() == families.len() && fit)
     }
 
     fn reserve<'s>(&self, store: &'s Store, mut locked: Locked<'s>, socket: &mut Socket) -> Result<Held, CniError> {
@@ -171,7 +179,7 @@ impl Wanted<'_> {
     fn wire(&self, ends: &mut Ends, held: &Held, store: &Store, programs: &Programs) -> Result<(), CniError> {
         let kernel = |ends: &mut Ends| {
             self.free_ports(store, &mut ends.host_socket, held.record())?;
-            ends.wire(held.record(), self.settings.mtu, self.maps, programs)
+            ends.wire(held.record(), self.settings.mtu, &self.bandwidth, self.maps, programs)
         };
         let Held::New(written) = held else { return kernel(ends) };
         std::thread::scope(|scope| {

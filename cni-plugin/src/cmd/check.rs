@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::LOCK_DEADLINE;
 use crate::attach::Ends;
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Bandwidth, Capabilities};
 use crate::config::Config;
 use crate::dataplane::{Maps, Programs};
 use crate::env::Invocation;
@@ -30,14 +30,19 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
         return Err(CniError::Differs(vec!["the address store has no record of it".into()]));
     };
     let mut wrong = promised(previous, &record);
-    let ports = Capabilities::parse(config.runtime.as_ref())?.ports;
-    if config.runtime.is_some() && ports != record.ports {
+    let capabilities = Capabilities::parse(config.runtime.as_ref(), &invocation.arguments)?;
+    if config.runtime.is_some() && capabilities.ports != record.ports {
         wrong.push("runtimeConfig does not have the host ports that ADD was told".into());
     }
-    wrong.extend(inside(&mut ends.pod_socket, &record)?);
+    wrong.extend(inside(&mut ends.pod_socket, &record, &capabilities.bandwidth)?);
     match ends.host_socket.link_by_name(&record.host_ifname)? {
         Some(link) if link.up => {
             wrong.extend(outside(&mut ends.host_socket, &record, link.index)?);
+            if let Some(rate) = capabilities.bandwidth.ingress
+                && ends.host_socket.rate(link.index)? != Some(rate.bytes_per_second)
+            {
+                wrong.push(format!("device {} is not limited to {rate}", record.host_ifname));
+            }
             wrong.extend(attached(&mut ends.host_socket, link.index, &programs)?);
             let cookie =
                 host_sys::netns_cookie(ends.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
@@ -74,12 +79,20 @@ fn promised(previous: &Value, record: &Record) -> Vec<String> {
     missing.map(|a| format!("prevResult does not have address {a}")).collect()
 }
 
-fn inside(socket: &mut Socket, record: &Record) -> Result<Vec<String>, CniError> {
+fn inside(socket: &mut Socket, record: &Record, bandwidth: &Bandwidth) -> Result<Vec<String>, CniError> {
     let ifname = &record.id.ifname;
     let Some(link) = socket.link_by_name(ifname)? else { return Ok(vec![format!("the pod has no device {ifname}")]) };
     let mut wrong = Vec::new();
     if !link.up {
         wrong.push(format!("the pod's {ifname} is down"));
+    }
+    if link.mac != plan::pod_mac(record) {
+        wrong.push(format!("the pod's {ifname} has another MAC"));
+    }
+    if let Some(rate) = bandwidth.egress
+        && socket.rate(link.index)? != Some(rate.bytes_per_second)
+    {
+        wrong.push(format!("the pod's {ifname} is not limited to {rate}"));
     }
     let (addresses, neighbours) = (socket.addresses()?, socket.neighbours()?);
     let routes = socket.routes(plan::POD_ROUTE_PROTOCOL)?;
@@ -108,7 +121,7 @@ fn outside(socket: &mut Socket, record: &Record, index: u32) -> Result<Vec<Strin
         if !routes.contains(&plan::host_route(*address, index)) {
             wrong.push(format!("the node has no route to {address}"));
         }
-        let mac = Some(plan::pod_mac(&record.id));
+        let mac = Some(plan::pod_mac(record));
         if !neighbours.contains(&Neighbour { index, address: *address, mac, permanent: true }) {
             wrong.push(format!("the node does not know the MAC of {address}"));
         }

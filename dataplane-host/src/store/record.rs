@@ -60,6 +60,9 @@ pub struct Record {
     pub pod: Option<String>,
     /// One address of each family that the node has.
     pub addresses: Vec<IpAddr>,
+    /// The MAC of the pod's end, if the runtime has asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<[u8; 6]>,
     /// Its host ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
@@ -111,6 +114,7 @@ mod tests {
             network: "pods".into(),
             pod: Some("default/web".into()),
             addresses: vec!["10.1.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            mac: None,
             ports: vec![PortMapping {
                 protocol: Transport::Tcp,
                 host_ip: Some("127.0.0.1".parse().unwrap()),

@@ -63,6 +63,7 @@ fn facts(container: &str) -> Record {
         network: "pods".into(),
         pod: None,
         addresses: vec![],
+        mac: None,
         ports: vec![],
         host_ifname,
         boot: String::new(),

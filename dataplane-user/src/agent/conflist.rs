@@ -109,7 +109,7 @@ fn has_addresses(config: &Config) -> bool {
 }
 
 fn content(config: &Config) -> String {
-    let mut capabilities = json!({"portMappings": true});
+    let mut capabilities = json!({"portMappings": true, "ips": true, "mac": true, "dns": true});
     if config.ipam == Ipam::Pools {
         // Pods choose pools by annotations, which the runtime hands over on request.
         capabilities["io.kubernetes.cri.pod-annotations"] = true.into();

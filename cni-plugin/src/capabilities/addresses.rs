@@ -1,0 +1,99 @@
+//! The addresses and the MAC that a pod is to have: capabilities `ips` and `mac`, and `IP` and `MAC` of `CNI_ARGS`.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde_json::Value;
+
+use super::bad;
+use crate::error::CniError;
+use crate::plan::HOST_MAC;
+
+const IPS: &str = "runtimeConfig.ips";
+const MAC: &str = "runtimeConfig.mac";
+
+/// At most one address of each family. A prefix length is taken and not used: pods have networks of one address.
+pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<IpAddr>, CniError> {
+    let texts: Option<Vec<String>> =
+        value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(IPS, e.to_string()))?;
+    let (texts, field) = match (texts.unwrap_or_default(), argument) {
+        (texts, None) => (texts, IPS),
+        (texts, Some(list)) if texts.is_empty() => (list.split(',').map(str::to_owned).collect(), "CNI_ARGS: IP"),
+        _ => return Err(bad(IPS, "and IP of CNI_ARGS both ask for addresses")),
+    };
+    let parse = |text: &String| {
+        let network = text.parse::<IpNetwork>().map_err(|_| bad(field, format!("{text:?} is no IP address")));
+        network.map(|network| network.ip())
+    };
+    let ips: Vec<IpAddr> = texts.iter().map(parse).collect::<Result<_, _>>()?;
+    let sixes = ips.iter().filter(|ip| ip.is_ipv6()).count();
+    if sixes > 1 || ips.len() - sixes > 1 {
+        Err(bad(field, "names more than one address of a family"))
+    } else {
+        Ok(ips)
+    }
+}
+
+/// A MAC of one device that is not the other end's.
+pub(super) fn mac(value: Option<Value>, argument: Option<&str>) -> Result<Option<[u8; 6]>, CniError> {
+    let text: Option<String> = value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(MAC, e.to_string()))?;
+    let (text, field) = match (text.filter(|text| !text.is_empty()), argument) {
+        (Some(_), Some(_)) => return Err(bad(MAC, "and MAC of CNI_ARGS both ask for one")),
+        (Some(text), None) => (text, MAC),
+        (None, Some(text)) => (text.to_owned(), "CNI_ARGS: MAC"),
+        (None, None) => return Ok(None),
+    };
+    let mac = parse_mac(&text).ok_or_else(|| bad(field, format!("{text:?} is no MAC")))?;
+    if mac[0] & 1 != 0 || mac == [0; 6] || mac == HOST_MAC {
+        return Err(bad(field, format!("{text} can't be a pod's: it is a group's, zero, or that of the node's end")));
+    }
+    Ok(Some(mac))
+}
+
+/// `02:00:00:00:00:01`, or with `-`.
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn addresses_come_from_one_place_and_one_of_each_family() {
+        let ips = |value: Value, argument| ips(Some(value), argument).map_err(|e| e.to_string());
+        let both: [IpAddr; 2] = ["10.1.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
+        assert_eq!(ips(json!(["10.1.0.5/24", "fd00::5"]), None).unwrap(), both);
+        assert_eq!(ips(json!([]), Some("10.1.0.5,fd00::5/64")).unwrap(), both);
+        assert_eq!(ips(Value::Null, None).unwrap(), [] as [IpAddr; 0]);
+        for (value, argument, words) in [
+            (json!(["10.1.0.5", "10.1.0.6"]), None, "ips: names more than one"),
+            (json!(["x"]), None, "ips: \"x\" is no IP address"),
+            (json!([]), Some("../x"), "CNI_ARGS: IP: \"../x\""),
+            (json!(["10.1.0.5"]), Some("10.1.0.5"), "both ask"),
+            (json!("10.1.0.5"), None, "ips: invalid type"),
+        ] {
+            assert!(ips(value.clone(), argument).unwrap_err().contains(words), "{value}");
+        }
+    }
+
+    #[test]
+    fn macs_are_those_of_one_device() {
+        let mac = |text: &str| mac(Some(text.into()), None).map_err(|e| e.to_string());
+        assert_eq!(mac("02:00:00:00:00:0A").unwrap(), Some([2, 0, 0, 0, 0, 10]));
+        assert_eq!(mac("").unwrap(), None);
+        for text in ["01:00:00:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "ee:ee:ee:ee:ee:ee"] {
+            assert!(mac(text).unwrap_err().contains("can't be a pod's"), "{text}");
+        }
+        for text in ["2:0:0:0:0:1", "02:00:00:00:00", "02:00:00:00:00:01:02", "02:00:00:00:00:+1", "x", "$(id)"] {
+            assert!(mac(text).unwrap_err().contains("is no MAC"), "{text}");
+        }
+    }
+}

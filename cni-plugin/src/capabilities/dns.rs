@@ -1,0 +1,48 @@
+//! Name servers for the result: capability `dns`.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::bad;
+use crate::error::CniError;
+
+/// As runtimes write it; results have other names.
+#[derive(Default, Deserialize)]
+struct Raw {
+    #[serde(default)]
+    servers: Option<Vec<String>>,
+    #[serde(default)]
+    searches: Option<Vec<String>>,
+    #[serde(default)]
+    options: Option<Vec<String>>,
+}
+
+/// Passed on as it is: nothing here uses it.
+pub(super) fn parse(value: Option<Value>) -> Result<Option<Value>, CniError> {
+    let raw: Option<Raw> =
+        value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad("runtimeConfig.dns", e.to_string()))?;
+    let Some(Raw { servers, searches, options }) = raw else { return Ok(None) };
+    let mut dns = json!({});
+    for (name, list) in [("nameservers", servers), ("search", searches), ("options", options)] {
+        if let Some(list) = list.filter(|list| !list.is_empty()) {
+            dns[name] = list.into();
+        }
+    }
+    Ok(dns.as_object().is_some_and(|fields| !fields.is_empty()).then_some(dns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn has_the_names_of_results() {
+        let dns = |value| parse(Some(value)).map_err(|e| e.to_string());
+        let value = json!({ "servers": ["10.96.0.10"], "searches": ["svc.cluster.local"], "options": ["ndots:5"] });
+        let expected =
+            json!({ "nameservers": ["10.96.0.10"], "search": ["svc.cluster.local"], "options": ["ndots:5"] });
+        assert_eq!(dns(value).unwrap(), Some(expected));
+        assert_eq!(dns(json!({ "servers": null, "searches": [] })).unwrap(), None);
+        assert!(dns(json!({ "servers": "10.96.0.10" })).unwrap_err().contains("runtimeConfig.dns: invalid type"));
+    }
+}

@@ -1,0 +1,153 @@
+//! What a runtime may ask for one pod: addresses, a MAC, name servers, limits of its traffic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::{Answer, Node, Sandbox, call, command, socket};
+use dataplane_common::pod::{Pod, pod_flags};
+use dataplane_host::netlink::{Neighbour, add_address};
+use serde_json::{Value, json};
+
+fn add(node: &Node, container: &str, sandbox: &Sandbox, runtime: &Value) -> Answer {
+    let config = node.config(&json!({ "runtimeConfig": runtime }));
+    call(&mut command("ADD", container, &sandbox.path()), &config)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn addresses_that_are_asked_for_are_given_if_they_are_the_nodes() {
+    let node = Node::new();
+    let pods: Vec<_> = (0..4).map(|_| Sandbox::new()).collect();
+    let result = add(&node, "c0", &pods[0], &json!({ "ips": ["10.77.0.50/24", "fd00:77::50"] })).ok();
+    assert_eq!(result["ips"][0]["address"], "10.77.0.50/32");
+    assert_eq!(result["ips"][1]["address"], "fd00:77::50/128");
+    // Of one family only: the other is chosen.
+    let result = add(&node, "c1", &pods[1], &json!({ "ips": ["fd00:77::60"] })).ok();
+    assert_eq!(result["ips"][1]["address"], "fd00:77::60/128");
+    let mut by_arguments = command("ADD", "c2", &pods[2].path());
+    by_arguments.env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;IP=10.77.0.70;MAC=02:00:00:00:00:70");
+    let result = call(&mut by_arguments, &node.config(&Value::Null)).ok();
+    assert_eq!(result["ips"][0]["address"], "10.77.0.70/32");
+    assert_eq!(result["interfaces"][1]["mac"], "02:00:00:00:00:70");
+    let before = node.traces();
+    for (ips, code, words) in [
+        (json!(["10.77.0.50"]), 11, "address 10.77.0.50 is held by another attachment"),
+        (json!(["10.99.0.1"]), 7, "address 10.99.0.1 is in none of this node's ranges"),
+        (json!(["10.77.0.0"]), 7, "address 10.77.0.0 is no pod's"),
+        (json!(["10.77.0.255"]), 7, "address 10.77.0.255 is no pod's"),
+        (json!(["fe80::1"]), 7, "none of this node's ranges"),
+        (json!(["::ffff:10.77.0.9"]), 7, "none of this node's ranges"),
+        (json!(["127.0.0.1"]), 7, "none of this node's ranges"),
+        (json!(["10.77.0.1", "10.77.0.2"]), 7, "more than one address of a family"),
+        (json!(["/etc/passwd"]), 7, "is no IP address"),
+    ] {
+        let (got, message) = add(&node, "c3", &pods[3], &json!({ "ips": ips })).error();
+        assert!(got == code && message.contains(words), "{ips}: {got} {message}");
+        assert_eq!(node.traces(), before, "{ips}");
+    }
+    // The runtime cleans up with the same arguments.
+    let bad = node.config(&json!({ "runtimeConfig": { "ips": 7, "mac": 7, "bandwidth": 7, "portMappings": 7 } }));
+    call(&mut command("DEL", "c0", &pods[0].path()), &bad).ok();
+    node.settle();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_mac_that_is_asked_for_is_known_everywhere() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    let runtime = json!({ "mac": "02:11:22:33:44:55" });
+    let mac = [0x02, 0x11, 0x22, 0x33, 0x44, 0x55];
+    let result = add(&node, "c1", &pod, &runtime).ok();
+    assert_eq!(result["interfaces"][1]["mac"], "02:11:22:33:44:55");
+    assert_eq!(pod.socket().link_by_name("eth0").unwrap().unwrap().mac, mac);
+    let index = socket().link_by_name(result["interfaces"][0]["name"].as_str().unwrap()).unwrap().unwrap().index;
+    assert_eq!(node.table::<u32, Pod>("pods").get(&index).unwrap().unwrap().mac, mac);
+    let address = "10.77.0.1".parse().unwrap();
+    let wanted = Neighbour { index, address, mac: Some(mac), permanent: true };
+    assert!(socket().neighbours().unwrap().contains(&wanted));
+    let check = json!({ "prevResult": result, "runtimeConfig": runtime });
+    call(&mut command("CHECK", "c1", &pod.path()), &node.config(&check)).ok();
+    for bad in ["01:00:5e:00:00:01", "ee:ee:ee:ee:ee:ee", "00:00:00:00:00:00", "$(reboot)"] {
+        let (code, message) = add(&node, "c2", &Sandbox::new(), &json!({ "mac": bad })).error();
+        assert!(code == 7 && message.contains("runtimeConfig.mac"), "{bad}: {code} {message}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn name_servers_go_into_the_result() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    let dns = json!({ "Servers": ["10.96.0.10"], "Searches": ["svc.cluster.local"], "Options": ["ndots:5"] });
+    let changes = json!({ "runtimeConfig": { "dns": dns }, "dns": { "nameservers": ["192.0.2.53"] } });
+    let result = call(&mut command("ADD", "c1", &pod.path()), &node.config(&changes)).ok();
+    assert_eq!(
+        result["dns"],
+        json!({ "nameservers": ["10.96.0.10"], "search": ["svc.cluster.local"], "options": ["ndots:5"] })
+    );
+}
+
+/// Bytes a second that get from one end of a connection to the other, after what may go at once.
+fn throughput(from: &(impl Fn() -> TcpStream + Sync), listener: &TcpListener) -> f64 {
+    const SKIP: Duration = Duration::from_millis(300);
+    const MEASURE: Duration = Duration::from_secs(2);
+    std::thread::scope(|scope| {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let stream = from();
+        scope.spawn(move || {
+            let mut stream = stream;
+            let block = vec![0; 64 << 10];
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) && stream.write_all(&block).is_ok() {}
+        });
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = vec![0; 256 << 10];
+        let start = Instant::now();
+        while start.elapsed() < SKIP {
+            assert!(stream.read(&mut buffer).unwrap() > 0);
+        }
+        let (start, mut bytes) = (Instant::now(), 0_u32);
+        while start.elapsed() < MEASURE {
+            bytes += u32::try_from(stream.read(&mut buffer).unwrap()).unwrap();
+        }
+        let rate = f64::from(bytes) / start.elapsed().as_secs_f64();
+        drop((stop, stream));
+        rate
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn traffic_is_limited_each_way() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    socket().run(&[add_address(1, "192.0.2.1/32".parse().unwrap())]).unwrap();
+    let runtime =
+        json!({ "bandwidth": { "ingressRate": 80_000_000, "egressRate": 40_000_000, "egressBurst": 2_147_483_647 } });
+    let result = add(&node, "c1", &pod, &runtime).ok();
+    let name = result["interfaces"][0]["name"].as_str().unwrap();
+    let index = socket().link_by_name(name).unwrap().unwrap().index;
+    let flags = node.table::<u32, Pod>("pods").get(&index).unwrap().unwrap().flags;
+    assert_eq!(flags, pod_flags::PRESENT | pod_flags::SHAPED);
+    let check = |runtime: &Value| {
+        let changes = json!({ "prevResult": result, "runtimeConfig": runtime });
+        call(&mut command("CHECK", "c1", &pod.path()), &node.config(&changes))
+    };
+    check(&runtime).ok();
+    let message = check(&json!({ "bandwidth": { "ingressRate": 8000, "egressRate": 8000 } })).error().1;
+    assert!(message.contains("is not limited to 1000 bytes a second") && message.contains("eth0 is not"), "{message}");
+
+    let inside = pod.within(|| TcpListener::bind("10.77.0.1:80").unwrap());
+    let received = throughput(&|| TcpStream::connect("10.77.0.1:80").unwrap(), &inside);
+    let outside = TcpListener::bind("192.0.2.1:80").unwrap();
+    let sent = throughput(&|| pod.within(|| TcpStream::connect("192.0.2.1:80").unwrap()), &outside);
+    println!("received {received:.0} of 10000000, sent {sent:.0} of 5000000 bytes a second");
+    // Payload is 95 % and more of what is limited.
+    assert!((0.85..=1.02).contains(&(received / 10e6)), "received {received}");
+    assert!((0.85..=1.02).contains(&(sent / 5e6)), "sent {sent}");
+
+    let other = Sandbox::new();
+    let (code, message) = add(&node, "c2", &other, &json!({ "bandwidth": { "ingressRate": 7 } })).error();
+    assert!(code == 7 && message.contains("runtimeConfig.bandwidth: ingressRate of 7 bits"), "{code} {message}");
+}

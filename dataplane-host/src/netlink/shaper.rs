@@ -1,0 +1,131 @@
+//! A token bucket on what a device sends (`tbf`): packets that come too fast wait for a moment, and are dropped when too many wait.
+
+use std::fmt;
+use std::time::Duration;
+
+use netlink_packet_core::{DefaultNla, Nla, NlasIterator};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
+
+use super::{NetlinkError, Request, Socket};
+
+const KIND: &str = "tbf";
+/// Of our queueing disciplines ("RW").
+const MAJOR: u16 = 0x5257;
+/// How long a packet may wait.
+const LATENCY: Duration = Duration::from_millis(25);
+
+// Attributes and the layout of `struct tc_tbf_qopt`: include/uapi/linux/pkt_sched.h.
+const OPTIONS: u16 = 2;
+const PARMS: u16 = 1;
+const RATE64: u16 = 4;
+const BURST: u16 = 6;
+const PARMS_BYTES: usize = 36;
+const ETHERNET: u8 = 1;
+
+/// A limit of what a device sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Bytes a second, headers included.
+    pub bytes_per_second: u64,
+    /// How many bytes may go at once after a pause.
+    pub burst: u32,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes a second", self.bytes_per_second)
+    }
+}
+
+impl Rate {
+    /// How many bytes may wait: what is sent within [`LATENCY`], and a burst.
+    fn limit(self) -> u32 {
+        let waiting = u128::from(self.bytes_per_second) * LATENCY.as_millis() / 1000;
+        u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(self.burst)
+    }
+}
+
+/// Limits what a device sends, in place of what it had at its root.
+#[must_use]
+pub fn set_rate(index: u32, rate: Rate) -> Request {
+    let rate32 = u32::try_from(rate.bytes_per_second).unwrap_or(u32::MAX);
+    let mut parms = vec![0; PARMS_BYTES];
+    parms[1] = ETHERNET;
+    parms[8..12].copy_from_slice(&rate32.to_ne_bytes());
+    parms[24..28].copy_from_slice(&rate.limit().to_ne_bytes());
+    let mut options = vec![
+        TcOption::Other(DefaultNla::new(PARMS, parms)),
+        TcOption::Other(DefaultNla::new(BURST, rate.burst.to_ne_bytes().to_vec())),
+    ];
+    if rate32 == u32::MAX {
+        let wide = rate.bytes_per_second.to_ne_bytes().to_vec();
+        options.push(TcOption::Other(DefaultNla::new(RATE64, wide)));
+    }
+    let mut message = TcMessage::with_index(index.cast_signed());
+    message.header.handle = TcHandle { major: MAJOR, minor: 0 };
+    message.header.parent = TcHandle::ROOT;
+    message.attributes = vec![TcAttribute::Kind(KIND.into()), TcAttribute::Options(options)];
+    let attempt = format!("device {index}: limit to {rate}");
+    Request::replace(RouteNetlinkMessage::NewQueueDiscipline(message), attempt)
+}
+
+impl Socket {
+    /// The rate in bytes a second to which a device is limited by [`set_rate`].
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn rate(&mut self, index: u32) -> Result<Option<u64>, NetlinkError> {
+        let message = TcMessage::with_index(index.cast_signed());
+        let attempt = format!("device {index}: list queueing disciplines");
+        let request = Request::dump(RouteNetlinkMessage::GetQueueDiscipline(message), &attempt);
+        let all = self.dump(&request)?.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewQueueDiscipline(message) => Some(message),
+            _ => None,
+        });
+        let ours = |m: &TcMessage| m.header.index == index.cast_signed() && m.header.handle.major == MAJOR;
+        Ok(all.filter(ours).find_map(|message| rate_of(&message)))
+    }
+}
+
+fn rate_of(message: &TcMessage) -> Option<u64> {
+    let options = message.attributes.iter().find_map(|a| match a {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    })?;
+    let mut all = Vec::new();
+    for option in options {
+        let TcOption::Other(nla) = option else { continue };
+        let mut bytes = vec![0; nla.value_len()];
+        nla.emit_value(&mut bytes);
+        if nla.kind() == OPTIONS {
+            // What the library doesn't know it leaves in one piece.
+            let inner = NlasIterator::new(&bytes).filter_map(Result::ok);
+            all.extend(inner.map(|nla| (nla.kind(), nla.value().to_vec())));
+        } else {
+            all.push((nla.kind(), bytes));
+        }
+    }
+    let value = |kind| all.iter().find(|(k, _)| *k == kind).map(|(_, bytes)| bytes.clone());
+    if let Some(wide) = value(RATE64) {
+        return Some(u64::from_ne_bytes(wide.try_into().ok()?));
+    }
+    let parms = value(PARMS)?;
+    Some(u32::from_ne_bytes(parms.get(8..12)?.try_into().ok()?).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for bytes_per_second in [1, 125_000, u64::from(u32::MAX) + 1, 12_500_000_000] {
+            let request = set_rate(7, Rate { bytes_per_second, burst: 100_000 });
+            let RouteNetlinkMessage::NewQueueDiscipline(message) = &request.message else { panic!("{request:?}") };
+            assert_eq!(rate_of(message), Some(bytes_per_second));
+        }
+        assert_eq!(Rate { bytes_per_second: 1_000_000, burst: 5000 }.limit(), 30_000);
+        assert_eq!(Rate { bytes_per_second: u64::MAX, burst: 1 }.limit(), u32::MAX);
+    }
+}
