@@ -3,6 +3,7 @@
 
 mod endpoints;
 mod harness;
+mod hostport;
 mod restart;
 mod scene;
 mod service;

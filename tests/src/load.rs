@@ -1,6 +1,6 @@
 //! Traffic from inside a space or a pod: starts `ropeway-peer` there and reads what it says.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{ChildStdout, Command, Stdio};
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
 use crate::binaries;
-use crate::peer::{HoldReport, Protocol, Report, TransferReport};
+use crate::peer::{HoldReport, Protocol, Report, Seen, TransferReport};
 use crate::pod::Pod;
 use crate::process::{self, Process};
 use crate::space::Space;
@@ -115,6 +115,42 @@ pub fn ask_with(
 /// When one of them is wrong or lost.
 pub fn transfer(place: &(impl Place + ?Sized), target: SocketAddr, bytes: u64) -> Result<TransferReport> {
     once(place, &["transfer".to_owned(), target.to_string(), format!("--bytes={bytes}")])
+}
+
+/// Sends frames, each in hexadecimal, out of a device, all of them in turns and each so often.
+///
+/// # Errors
+/// When the device refuses one.
+pub fn send_frames(place: &(impl Place + ?Sized), device: &str, frames: &[String], count: u64) -> Result<()> {
+    let mut command = peer(place, &["send".to_owned(), device.to_owned(), format!("--count={count}")])?;
+    let mut child = command.stdin(Stdio::piped()).spawn().context("cannot start the sender")?;
+    child.stdin.take().context("no pipe")?.write_all(frames.join("\n").as_bytes())?;
+    let status = child.wait()?;
+    if status.success() { Ok(()) } else { bail!("{}: frames were not sent: {status}", place.label()) }
+}
+
+/// Counts frames on a device while it lives.
+#[derive(Debug)]
+pub struct Watch(Load);
+
+impl Watch {
+    /// Counts frames with each of these texts.
+    ///
+    /// # Errors
+    /// When the device can't be opened.
+    pub fn start(place: &(impl Place + ?Sized), device: &str, markers: &[&str]) -> Result<Self> {
+        let mut arguments = vec!["watch".to_owned(), device.to_owned()];
+        arguments.extend(markers.iter().map(|marker| format!("--marker={marker}")));
+        Load::start(place, &arguments).map(Self)
+    }
+
+    /// What was seen, once nothing comes any more.
+    ///
+    /// # Errors
+    /// When the watcher has died.
+    pub fn stop(self) -> Result<Seen> {
+        self.0.end()
+    }
 }
 
 /// The body of an HTTP answer; any status but 200 is an error.

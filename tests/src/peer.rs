@@ -6,6 +6,7 @@
 
 mod ask;
 mod fetch;
+mod frames;
 mod hold;
 mod pattern;
 mod report;
@@ -15,6 +16,7 @@ mod transfer;
 
 pub use ask::{AskOptions, run as ask};
 pub use fetch::{FetchOptions, run as fetch};
+pub use frames::{Seen, SendOptions, WatchOptions, hex, send, watch};
 pub use hold::{HoldOptions, HoldReport, run as hold};
 pub use report::Report;
 pub use serve::{ServeOptions, run as serve};

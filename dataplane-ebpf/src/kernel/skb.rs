@@ -65,9 +65,13 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         unsafe { (*self.raw()).ifindex }
     }
 
-    /// The EtherType, with a VLAN tag taken off by the kernel.
+    /// The EtherType; `None`: the frame is cut off, or it is for another network of the link (IEEE 802.1Q), whose tag the kernel has taken off.
     #[inline(always)]
     pub fn ether_type(&self) -> Option<u16> {
+        // SAFETY: the context is valid.
+        if unsafe { (*self.raw()).vlan_present } != 0 {
+            return None;
+        }
         self.half(12).map(Be16::get)
     }
 

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ropeway_tests::enter::{Inside, NodeOptions, run_inside, run_node};
 use ropeway_tests::peer::{
-    AskOptions, FetchOptions, HoldOptions, ServeOptions, TransferOptions, ask, fetch, hold, serve, transfer,
+    AskOptions, FetchOptions, HoldOptions, SendOptions, ServeOptions, TransferOptions, WatchOptions, ask, fetch, hold,
+    send, serve, transfer, watch,
 };
 
 #[derive(Parser)]
@@ -31,6 +32,10 @@ enum Command {
     Hold(HoldOptions),
     /// Send and receive much over one connection and check every byte
     Transfer(TransferOptions),
+    /// Send Ethernet frames that are given on standard input
+    Send(SendOptions),
+    /// Count Ethernet frames until standard input ends
+    Watch(WatchOptions),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +47,8 @@ fn main() -> ExitCode {
         Command::Fetch(options) => fetch(&options),
         Command::Hold(options) => hold(&options),
         Command::Transfer(options) => transfer(&options),
+        Command::Send(options) => send(&options),
+        Command::Watch(options) => watch(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,104 @@
+//! Frames as an attacker makes them: every header by hand.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+pub(crate) const ARP: u16 = 0x0806;
+pub(crate) const BROADCAST: Mac = [0xff; 6];
+
+pub(crate) type Mac = [u8; 6];
+
+/// Who sends, and to whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends<A> {
+    pub(crate) from: A,
+    pub(crate) to: A,
+}
+
+pub(crate) fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8> {
+    [&to[..], &from[..], &kind.to_be_bytes()[..], payload].concat()
+}
+
+/// With tags in front of the type: identifiers of 802.1Q networks.
+pub(crate) fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
+    let tags: Vec<u8> = tags.iter().flat_map(|id| [0x81, 0, (id >> 8) as u8, *id as u8]).collect();
+    [&frame[..12], &tags[..], &frame[12..]].concat()
+}
+
+/// An IP packet; the length and IPv4's checksum are right.
+pub(crate) fn ip(ends: Ends<IpAddr>, protocol: u8, payload: &[u8]) -> (u16, Vec<u8>) {
+    match (ends.from, ends.to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => (0x0800, ip4(from, to, protocol, payload)),
+        (IpAddr::V6(from), IpAddr::V6(to)) => (0x86dd, ip6(from, to, protocol, payload)),
+        _ => panic!("two families"),
+    }
+}
+
+fn ip4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (20 + payload.len()) as u16;
+    let mut header = vec![0x45, 0, (length >> 8) as u8, length as u8, 0, 1, 0, 0, 64, protocol, 0, 0];
+    header.extend(from.octets());
+    header.extend(to.octets());
+    let sum = checksum(&[&header]);
+    header[10..12].copy_from_slice(&sum);
+    [&header[..], payload].concat()
+}
+
+fn ip6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
+    let length = payload.len() as u16;
+    // Neighbour discovery is only believed with this hop limit (RFC 4861, section 6.1.1).
+    let mut header = vec![0x60, 0, 0, 0, (length >> 8) as u8, length as u8, next, 255];
+    header.extend(from.octets());
+    header.extend(to.octets());
+    [&header[..], payload].concat()
+}
+
+pub(crate) fn udp(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
+    let length = (8 + payload.len()) as u16;
+    let words = [ports.from, ports.to, length, 0];
+    let mut datagram: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+    datagram.extend(payload);
+    let sum = sum_of(ends, 17, &datagram);
+    datagram[6..8].copy_from_slice(&sum);
+    ip(ends, 17, &datagram)
+}
+
+/// An ICMP message of either family: type, code, the rest behind the checksum.
+pub(crate) fn icmp(ends: Ends<IpAddr>, kind: u8, rest: &[u8]) -> (u16, Vec<u8>) {
+    let mut message = [&[kind, 0, 0, 0][..], rest].concat();
+    let v6 = ends.from.is_ipv6();
+    let sum = if v6 { sum_of(ends, 58, &message) } else { checksum(&[&message]) };
+    message[2..4].copy_from_slice(&sum);
+    ip(ends, if v6 { 58 } else { 1 }, &message)
+}
+
+/// ARP (RFC 826): 1 asks, 2 answers.
+pub(crate) fn arp(operation: u8, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr), trailer: &[u8]) -> Vec<u8> {
+    let mut message = vec![0, 1, 8, 0, 6, 4, 0, operation];
+    for (mac, ip) in [sender, target] {
+        message.extend(mac);
+        message.extend(ip.octets());
+    }
+    [&message[..], trailer].concat()
+}
+
+/// With the pseudo header of RFC 768 or RFC 8200, section 8.1.
+fn sum_of(ends: Ends<IpAddr>, protocol: u8, payload: &[u8]) -> [u8; 2] {
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let length = payload.len() as u16;
+    checksum(&[&octets(ends.from), &octets(ends.to), &[0, protocol], &length.to_be_bytes(), payload])
+}
+
+/// Of parts of which all but the last have an even length (RFC 1071).
+fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+    let mut sum = 0_u32;
+    for pair in parts.iter().flat_map(|part| part.chunks(2)) {
+        sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
