@@ -294,6 +294,85 @@ fn many_at_once() {
     }
 }
 
+/// Everybody adds and deletes at their own pace. `ROPEWAY_CHURN=256x300` is the soak test: so many at once, so many seconds.
+#[test]
+#[ignore = "needs root"]
+fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
+    let churn = std::env::var("ROPEWAY_CHURN").unwrap_or_else(|_| "32x5".into());
+    let (workers, seconds) = churn.split_once('x').unwrap();
+    let (workers, end) = (workers.parse::<usize>().unwrap(), Duration::from_secs(seconds.parse().unwrap()));
+    let node = Node::new();
+    let config = node.config(&json!({ "ranges": ["10.77.0.0/16", "fd00:77::/64"] }));
+    let cycle = |container: &str, seen: &mut dyn FnMut(&Value)| {
+        let sandbox = Sandbox::new();
+        seen(&call(&mut command("ADD", container, &sandbox.path()), &config).ok());
+        assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running);
+        sandbox
+    };
+    let delete = |container: &str, sandbox: &Sandbox| {
+        call(&mut command("DEL", container, &sandbox.path()), &config).ok();
+    };
+    // The first pod makes the files that stay.
+    let first = cycle("first", &mut |_| {});
+    delete("first", &first);
+    node.settle();
+    let (traces, size) = (node.traces(), store_size(&node));
+    let start = Instant::now();
+    // For each address: in use, or since when it is free again.
+    let uses = std::sync::Mutex::new(std::collections::HashMap::<String, Option<Instant>>::new());
+    let cycles: usize = std::thread::scope(|scope| {
+        let worker = |w: usize| {
+            let (uses, cycle, delete) = (&uses, &cycle, &delete);
+            move || {
+                let mut cycles = 0;
+                while start.elapsed() < end {
+                    let (container, mut mine) = (format!("c{w}-{cycles}"), Vec::new());
+                    let sandbox = cycle(&container, &mut |result| {
+                        for ip in result["ips"].as_array().unwrap() {
+                            let address = ip["address"].as_str().unwrap().to_owned();
+                            match uses.lock().unwrap().insert(address.clone(), None) {
+                                Some(None) => panic!("{address} is given to two"),
+                                Some(Some(free)) => {
+                                    assert!(free.elapsed() > Duration::from_secs(29), "{address}: too soon");
+                                }
+                                None => {}
+                            }
+                            mine.push(address);
+                        }
+                    });
+                    for address in mine {
+                        uses.lock().unwrap().insert(address, Some(Instant::now()));
+                    }
+                    delete(&container, &sandbox);
+                    cycles += 1;
+                }
+                cycles
+            }
+        };
+        let threads: Vec<_> = (0..workers).map(|w| scope.spawn(worker(w))).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).sum()
+    });
+    node.settle();
+    assert!(cycles >= workers, "{cycles} pods came and went");
+    println!("{cycles} pods, {workers} at once, in {:?}", start.elapsed());
+    assert_eq!(node.traces(), traces);
+    assert_eq!(store_size(&node), size, "files and bytes of the store");
+}
+
+/// How many files the store has, and how many bytes.
+fn store_size(node: &Node) -> (usize, u64) {
+    let mut size = (0, 0);
+    for directory in ["", "records", "temporary", "releasing", "damaged"] {
+        for entry in fs::read_dir(node.path("state/addresses").join(directory)).unwrap() {
+            let meta = entry.unwrap().metadata().unwrap();
+            if meta.is_file() {
+                size = (size.0 + 1, size.1 + meta.len());
+            }
+        }
+    }
+    size
+}
+
 #[test]
 #[ignore = "needs root"]
 fn a_lock_that_somebody_holds_is_waited_for_and_then_reported() {

@@ -4,6 +4,7 @@
 #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "statistics of small numbers")]
 mod cni;
 mod packet;
+mod store;
 mod sync;
 
 use anyhow::Result;
@@ -20,6 +21,8 @@ pub(crate) enum What {
     Packet,
     /// 50,000 Services into the maps against a bare batch update, single changes, the agent's memory (as root)
     Sync,
+    /// Durable allocation of an address, in an empty /16 and in one with 60,000 addresses in use
+    Store,
     /// ADD and DEL of the CNI plugin against the reference plugins ptp and host-local (as root)
     Cni,
 }
@@ -29,6 +32,7 @@ pub(crate) fn run(paths: &Paths, what: &What) -> Result<()> {
     match what {
         What::Packet => packet::run(paths),
         What::Sync => sync::run(paths),
+        What::Store => store::run(paths),
         What::Cni => {
             setup::packages(&[Need::ReferencePlugins])?;
             build::all(paths)?;

@@ -1,0 +1,146 @@
+//! How long an address takes: reserved and released durably in a /16, empty and with 60,000 addresses in use, against the bare
+//! system calls that make a file with three names durable, in turn. `cargo xtask bench store`.
+#![allow(clippy::cast_precision_loss, reason = "microseconds")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark: it stops at the first thing that is wrong"
+)]
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use dataplane_host::store::{AttachmentId, Choice, Range, Record, Store};
+
+/// Addresses in use when the store is full.
+const IN_USE: usize = 60_000;
+/// Timed allocations in each state.
+const ROUNDS: usize = 500;
+const SOON: Duration = Duration::from_secs(10);
+
+/// A directory on the disk that the benchmark is given, gone with it.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+struct Bench {
+    store: Store,
+    directory: PathBuf,
+    range: [Choice; 1],
+}
+
+fn facts(container: &str) -> Record {
+    let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
+    let host_ifname = id.host_ifname();
+    let json = serde_json::json!({"version": 1, "container": container, "ifname": "eth0", "network": "pods",
+        "pod": "default/some-deployment-5d4f8c7b9-x2x7k", "addresses": [], "host_ifname": host_ifname, "boot": "",
+        "generation": 0});
+    serde_json::from_value(json).unwrap()
+}
+
+impl Bench {
+    /// As ADD: under the lock, then names, then both syncs.
+    fn add(&self, container: &str) -> Duration {
+        let facts = facts(container);
+        let start = Instant::now();
+        let reservation = self.store.lock(SOON).unwrap().reserve(&facts, &self.range).unwrap();
+        drop(reservation.commit(&self.store).unwrap());
+        start.elapsed()
+    }
+
+    /// Without waiting for the disk: only to fill.
+    fn fill(&self, container: &str) {
+        let written = self.store.lock(SOON).unwrap().reserve(&facts(container), &self.range).unwrap();
+        drop(written.write(&self.store).unwrap());
+        for entry in fs::read_dir(self.directory.join("addresses/temporary")).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+
+    /// As DEL: the mark, durably; the names, durably.
+    fn del(&self, container: &str) -> Duration {
+        let id = facts(container).id;
+        let start = Instant::now();
+        let mut locked = self.store.lock(SOON).unwrap();
+        let dataplane_host::store::Claim::Mine(mut attachment) = locked.claim(&id).unwrap() else {
+            panic!("{container}")
+        };
+        locked.mark(&mut attachment).unwrap();
+        drop(locked);
+        self.store.sync_marks().unwrap();
+        self.store.finish_release(&attachment).unwrap();
+        start.elapsed()
+    }
+}
+
+/// The least that a durable record with two names costs: write, sync, link, sync the directory.
+fn bare(directory: &Path, n: usize) -> Duration {
+    let content = [b'x'; 250];
+    let (temporary, name) = (directory.join(format!("t{n}")), directory.join(format!("n{n}")));
+    let start = Instant::now();
+    let mut file = File::create_new(&temporary).unwrap();
+    file.write_all(&content).unwrap();
+    fs::hard_link(&temporary, &name).unwrap();
+    file.sync_all().unwrap();
+    File::open(directory).unwrap().sync_all().unwrap();
+    fs::remove_file(&temporary).unwrap();
+    start.elapsed()
+}
+
+fn percentile(times: &mut [Duration], part: usize) -> f64 {
+    times.sort_unstable();
+    times[(times.len() - 1) * part / 100].as_secs_f64() * 1e6
+}
+
+/// Allocations, releases and bare writes in turn; their times.
+fn measure(bench: &Bench, bare_directory: &Path, state: &str) -> [Vec<Duration>; 3] {
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    for n in 0..ROUNDS {
+        let container = format!("{state}-{n}");
+        times[0].push(bench.add(&container));
+        times[1].push(bench.del(&container));
+        times[2].push(bare(bare_directory, n));
+    }
+    for n in 0..ROUNDS {
+        fs::remove_file(bare_directory.join(format!("n{n}"))).unwrap();
+    }
+    times
+}
+
+fn main() {
+    let place = std::env::args().skip_while(|a| *a != "--directory").nth(1);
+    let place = place.map_or_else(std::env::temp_dir, PathBuf::from);
+    let scratch = Scratch(place.join(format!("rw-bench-store-{}", std::process::id())));
+    fs::create_dir(&scratch.0).unwrap();
+    let (directory, bare_directory) = (scratch.0.join("state"), scratch.0.join("bare"));
+    fs::create_dir(&bare_directory).unwrap();
+    let range = Range::new("10.1.0.0/16".parse().unwrap()).unwrap();
+    // No cool-down: a full range would otherwise be looked through for an address that is cool.
+    let store = Store::open(&directory).unwrap().with_cool_down(Duration::ZERO);
+    let bench = Bench { store, directory, range: [range.into()] };
+    let mut empty = measure(&bench, &bare_directory, "empty");
+    for n in 0..IN_USE {
+        bench.fill(&format!("c{n}"));
+    }
+    // What was only filled in is written out before the clock runs.
+    rustix::fs::sync();
+    let mut full = measure(&bench, &bare_directory, "full");
+    println!("{:<44} {:>9} {:>9} {:>9}   microseconds", "", "p50", "p90", "p99");
+    for (state, times) in [("empty", &mut empty), ("60,000 in use", &mut full)] {
+        for (what, times) in ["allocate, durable", "release, durable", "bare file with two names"].iter().zip(times) {
+            let [p50, p90, p99] = [50, 90, 99].map(|part| percentile(times, part));
+            println!("{:<44} {p50:>9.1} {p90:>9.1} {p99:>9.1}", format!("{what}, {state}"));
+        }
+    }
+    let p50 = |times: &mut [Vec<Duration>; 3], which: usize| percentile(&mut times[which], 50);
+    println!("figure store.allocate_p50 {:.1} us", p50(&mut full, 0));
+    println!("figure store.allocate_full_ratio {:.3} x", p50(&mut full, 0) / p50(&mut empty, 0));
+    println!("figure store.allocate_bare_ratio {:.3} x", p50(&mut full, 0) / p50(&mut full, 2));
+}
