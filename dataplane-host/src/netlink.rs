@@ -8,6 +8,7 @@
 
 mod address;
 mod error;
+mod fdb;
 mod filter;
 mod link;
 mod monitor;
@@ -18,12 +19,15 @@ mod shaper;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod vxlan;
 
 pub use address::{Address, add_address, delete_address};
 pub use error::NetlinkError;
+pub use fdb::{FdbEntry, delete_fdb, replace_fdb};
 pub use filter::{Direction, FILTER_HANDLE, FILTER_PRIORITY, Filter, add_clsact, delete_filter, replace_filter};
 pub use link::{
-    Link, Veth, create_veth, delete_group, delete_link, quiet_link, set_down, set_group, set_mac, set_mtu, set_up,
+    Link, Veth, create_veth, delete_group, delete_link, quiet_link, quiet_tunnel, set_down, set_group, set_mac,
+    set_mtu, set_up,
 };
 pub use monitor::{Event, Group, Monitor};
 pub use neighbour::{Neighbour, delete_neighbour, replace_neighbour};
@@ -31,3 +35,4 @@ pub use request::Request;
 pub use route::{Hop, PROTOCOL, Route, add_route, delete_route, replace_route};
 pub use shaper::{Rate, set_rate};
 pub use socket::Socket;
+pub use vxlan::{Vxlan, create_vxlan};

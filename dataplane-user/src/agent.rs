@@ -114,11 +114,12 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
 
     let controller = controller::start(apply::open(&pins)?, clock.rate)?;
     let (nodes, snapshots, events) = (controller.nodes(), controller.snapshots(), controller.events());
+    let service_ranges = controller.service_ranges();
     let publish = publisher(controller);
     let (pools, blocks) = pools(&config, nodes.clone(), Arc::clone(&status));
     let parts = Parts { config: Arc::clone(&config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
-    let mut node = tokio::spawn(node.run(nodes, snapshots.clone(), blocks));
+    let mut node = tokio::spawn(node.run(nodes, service_ranges, snapshots.clone(), blocks));
     let mut source = source.start(config.node_name.clone(), events, pools);
 
     tokio::spawn(leaks::watch(config.state_dir.clone(), Arc::clone(&status)));

@@ -17,7 +17,7 @@ use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 pub use options::Options;
-pub use types::{Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, SourceKind, UplinkAttach};
+pub use types::{Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, SourceKind, UplinkAttach};
 
 /// The node ports of a cluster that nobody configured otherwise.
 const NODE_PORTS: PortRange = PortRange { first: 30000, last: 32767 };
@@ -128,9 +128,14 @@ pub struct Config {
     #[serde(rename = "serviceCIDRs")]
     pub service_cidrs: Vec<IpNetwork>,
     pub nodeport_addresses: Vec<NodePortRange>,
+    pub masquerade: bool,
+    #[serde(rename = "nonMasqueradeCIDRs")]
+    pub non_masquerade_cidrs: Vec<IpNetwork>,
     pub zone: Option<String>,
     pub mtu: Option<u32>,
     pub route_metric: Option<u32>,
+    pub route_mode: RouteMode,
+    pub vxlan_port: u16,
     pub pin_root: PathBuf,
     pub cgroup_root: Option<PathBuf>,
     pub state_dir: PathBuf,
@@ -177,12 +182,16 @@ impl Config {
             ipam: o.ipam.unwrap_or(if o.pod_cidr.is_some() { Ipam::Configured } else { Ipam::PodCidr }),
             ip_pools: o.ip_pool.unwrap_or_default(),
             pod_cidrs: o.pod_cidr.unwrap_or_default(),
+            masquerade: o.masquerade.unwrap_or(o.cluster_cidr.as_ref().is_some_and(|ranges| !ranges.is_empty())),
             cluster_cidrs: o.cluster_cidr.unwrap_or_default(),
             service_cidrs: o.service_cidr.unwrap_or_default(),
             nodeport_addresses: o.nodeport_addresses.unwrap_or_else(|| vec![NodePortRange::Primary]),
+            non_masquerade_cidrs: o.non_masquerade_cidr.unwrap_or_default(),
             zone: o.zone,
             mtu: o.mtu,
             route_metric: o.route_metric,
+            route_mode: o.route_mode.unwrap_or_default(),
+            vxlan_port: o.vxlan_port.unwrap_or(crate::tunnel::PORT),
             pin_root: o.pin_root.unwrap_or_else(|| dataplane_host::pins::DEFAULT_ROOT.into()),
             cgroup_root: o.cgroup_root,
             state_dir: o.state_dir.unwrap_or_else(|| "/var/lib/ropeway".into()),
@@ -223,6 +232,7 @@ impl Config {
             ("pod-cidr", &self.pod_cidrs),
             ("cluster-cidr", &self.cluster_cidrs),
             ("service-cidr", &self.service_cidrs),
+            ("non-masquerade-cidr", &self.non_masquerade_cidrs),
         ] {
             for range in ranges {
                 require(field, range.ip() == range.network(), || {
@@ -230,6 +240,9 @@ impl Config {
                 })?;
             }
         }
+        require("vxlan-port", self.vxlan_port != 0 && !NODE_PORTS.overlaps(self.vxlan_ports()), || {
+            format!("{} is 0 or one of the node ports ({NODE_PORTS})", self.vxlan_port)
+        })?;
         for address in &self.node_ips {
             require("node-ip", !address.is_unspecified() && !address.is_loopback() && !address.is_multicast(), || {
                 format!("{address} can't be the address of a node")
@@ -280,6 +293,10 @@ impl Config {
             return Err(ConfigError::Missing { field: "pod-cidr", because });
         }
         Ok(())
+    }
+
+    const fn vxlan_ports(&self) -> PortRange {
+        PortRange { first: self.vxlan_port, last: self.vxlan_port }
     }
 
     fn check_tables(&self) -> Result<(), ConfigError> {

@@ -169,6 +169,8 @@ impl Collector for Node {
         counter(e, "ropeway_node_failures", "Attempts to bring the node into order that failed", failures)?;
         let help = "Addresses of pods that were gone without a DEL";
         counter(e, "ropeway_leaked_addresses", help, self.status.leaks())?;
+        let help = "Routes to other nodes' pods that somebody else had removed or changed";
+        counter(e, "ropeway_route_repairs", help, self.status.route_repairs())?;
         let unrouted = self.status.unrouted();
         gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)?;
         gauge(

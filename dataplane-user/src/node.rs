@@ -8,6 +8,8 @@
 pub mod discover;
 pub mod file;
 pub mod leaks;
+pub mod networks;
+pub mod reach;
 pub mod status;
 pub mod sysctl;
 
@@ -21,13 +23,14 @@ use std::thread;
 use std::time::Duration;
 
 use dataplane_common::pod::NodeConfig;
-use dataplane_host::map::Table;
+use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{Event, Group, Monitor, NetlinkError, PROTOCOL, Socket};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
+use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, Ipam};
 use crate::controller::{Nodes, Snapshot as Controller};
@@ -38,8 +41,11 @@ use crate::load::programs::Programs;
 use crate::load::{LoadError, attach, carry};
 use crate::routes;
 use crate::source::{NodeObject, SourceKind};
+use crate::tunnel::TunnelError;
 use discover::{Facts, Snapshot};
 use file::{NodeFile, NodeFileError};
+use networks::Networks;
+use reach::{Known, Reach};
 use status::NodeStatus;
 
 /// How long events are gathered before they are looked at.
@@ -55,9 +61,15 @@ pub enum NodeError {
     /// Devices, addresses or routes.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The way to nodes behind a router.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
     /// Programs and hooks.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The tries of networks.
+    #[error(transparent)]
+    Map(#[from] MapError),
     /// The plugin's file.
     #[error(transparent)]
     File(#[from] NodeFileError),
@@ -86,6 +98,21 @@ pub struct Parts {
     pub predecessor: bool,
 }
 
+/// How far the controller is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Done {
+    /// All Nodes are known: a missing one is gone.
+    nodes: bool,
+    /// The maps hold what they must before programs may take the place of another version's.
+    maps: bool,
+    /// All Services were applied once.
+    services: bool,
+}
+
+impl Done {
+    const ALL: Self = Self { nodes: true, maps: true, services: true };
+}
+
 /// Told of the node's context, at first and whenever it changes.
 pub type Publish = Box<dyn Fn(NodeContext) + Send>;
 
@@ -99,9 +126,10 @@ pub struct NodeTask {
     nodes: Arc<Nodes>,
     /// Only in pool mode.
     blocks: Option<Arc<Blocks>>,
-    /// All Nodes are known: a missing one is gone.
-    nodes_in_sync: bool,
-    maps_filled: bool,
+    reach: Reach,
+    networks: Networks,
+    service_ranges: Arc<[IpNetwork]>,
+    done: Done,
     /// The pods' devices are to be looked at.
     pods_due: bool,
     last: Option<Facts>,
@@ -127,8 +155,10 @@ impl NodeTask {
             heard,
             nodes: Arc::default(),
             blocks: (parts.config.ipam == Ipam::Pools).then(Arc::default),
-            nodes_in_sync: false,
-            maps_filled: !parts.predecessor,
+            reach: Reach::default(),
+            networks: Networks::default(),
+            service_ranges: Arc::default(),
+            done: Done { nodes: false, maps: !parts.predecessor, services: false },
             pods_due: true,
             last: None,
             context: None,
@@ -144,6 +174,7 @@ impl NodeTask {
     pub async fn run(
         mut self,
         mut nodes: watch::Receiver<Arc<Nodes>>,
+        mut service_ranges: watch::Receiver<Arc<[IpNetwork]>>,
         mut controller: watch::Receiver<Arc<Controller>>,
         mut blocks: Option<watch::Receiver<Arc<Blocks>>>,
     ) {
@@ -156,17 +187,24 @@ impl NodeTask {
                         return;
                     }
                 }
-                changed = controller.changed(), if !(self.maps_filled && self.nodes_in_sync) => {
+                changed = service_ranges.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                changed = controller.changed(), if self.done != Done::ALL => {
                     if changed.is_err() {
                         return;
                     }
                     let snapshot = Arc::clone(&controller.borrow_and_update());
-                    let in_sync = !snapshot.waiting_for.contains(&SourceKind::Node.name());
-                    let filled = self.maps_filled || snapshot.synced;
-                    if (in_sync, filled) == (self.nodes_in_sync, self.maps_filled) {
+                    let now = Done {
+                        nodes: !snapshot.waiting_for.contains(&SourceKind::Node.name()),
+                        maps: self.done.maps || snapshot.synced,
+                        services: snapshot.synced,
+                    };
+                    if std::mem::replace(&mut self.done, now) == now {
                         continue;
                     }
-                    (self.nodes_in_sync, self.maps_filled) = (in_sync, filled);
                 }
                 () = blocks_changed(&mut blocks) => {}
                 Some(events) = self.heard.recv() => {
@@ -180,8 +218,12 @@ impl NodeTask {
                 () = sleep_until(due) => {
                     external = true;
                     self.pods_due = true;
+                    self.networks.settle();
                     due = Instant::now() + AUDIT;
                 }
+            }
+            if external {
+                self.networks.doubt();
             }
             self.nodes = Arc::clone(&nodes.borrow_and_update());
             if let Some(blocks) = &mut blocks {
@@ -189,6 +231,7 @@ impl NodeTask {
                 self.nodes = Arc::new(with_blocks(&self.nodes, &blocks));
                 self.blocks = Some(blocks);
             }
+            self.service_ranges = Arc::clone(&service_ranges.borrow_and_update());
             if let Err(e) = self.refresh(external) {
                 warn!(error = %e, "the node is not in order; trying again in {RETRY:?}");
                 self.status.failed();
@@ -198,7 +241,8 @@ impl NodeTask {
     }
 
     fn is_relevant(&self, events: &[Event]) -> bool {
-        let relevant = |facts| events.iter().any(|event| is_relevant(event, facts, &self.parts.config));
+        let config = &self.parts.config;
+        let relevant = |facts| events.iter().any(|e| is_relevant(e, facts, config) || self.reach.is_relevant(e));
         self.last.as_ref().is_none_or(relevant)
     }
 
@@ -212,14 +256,36 @@ impl NodeTask {
         if changed {
             report(&facts);
         }
-        let mut operations = self.write_config(&facts)?;
+        let blocks_known = self.blocks.as_ref().is_none_or(|blocks| blocks.in_sync);
+        let plan = (self.done.nodes && blocks_known).then(|| Reach::plan(&config, &facts, &self.nodes));
+        let (mut operations, mut failed) = (0, None);
+        if let Some(plan) = &plan {
+            let known = Known { config: &config, facts: &facts, snapshot: &snapshot, own };
+            let (count, errors) = self.reach.tunnels(&mut self.socket, &known, plan)?;
+            operations += count;
+            failed = errors.into_iter().next();
+        } else {
+            self.reach.adopt(&snapshot.links);
+        }
+        operations += self.write_config(&facts)?;
         settings(&facts);
-        if self.maps_filled {
+        if self.done.maps {
             operations += self.attach(&facts)?;
         }
-        operations += usize::from(self.write_file(&facts)?);
-        if self.nodes_in_sync && self.blocks.as_ref().is_none_or(|blocks| blocks.in_sync) {
-            operations += self.routes(&facts)?;
+        if self.done.nodes {
+            // Not earlier: whether pods must leave room for the tunnel is known by then.
+            operations += usize::from(self.write_file(&facts)?);
+        }
+        if let Some(plan) = &plan {
+            // A packet that the programs send by the tunnel needs its route.
+            operations += self.reach.routes(&mut self.socket, &config, plan, &snapshot.routes, &self.status)?;
+            if self.done.services {
+                let devices = self.reach.tunnels.devices;
+                let pools = self.blocks.as_ref().map_or(&[][..], |blocks| &blocks.pools);
+                let known = networks::Known { plan, devices, pools, service_ranges: &self.service_ranges };
+                operations += self.networks.write(&self.parts.pins, &config, &known)?;
+            }
+            operations += self.write_config(&facts)?;
         }
         self.status.operations(operations, external && !changed);
         let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
@@ -230,24 +296,33 @@ impl NodeTask {
             self.context = Some(context);
         }
         self.last = Some(facts);
-        Ok(())
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     fn write_file(&self, facts: &Facts) -> Result<bool, NodeFileError> {
         let config = &self.parts.config;
+        let mtu = facts.pod_mtu(config, self.reach.tunnels.mtu());
         let file = match self.blocks {
-            Some(_) => NodeFile::of_pools(&config.node_name, facts.mtu),
+            Some(_) => NodeFile::of_pools(&config.node_name, mtu),
             None if facts.pod_cidrs.is_empty() => return Ok(false),
-            None => NodeFile::new(&config.node_name, &facts.pod_cidrs, facts.mtu),
+            None => NodeFile::new(&config.node_name, &facts.pod_cidrs, mtu),
         };
         file.write(&config.state_dir)
     }
 
     fn write_config(&self, facts: &Facts) -> Result<usize, LoadError> {
-        let wanted =
-            NodeConfig { netns_cookie: self.netns_cookie, ..facts.node_config(&self.parts.config, self.parts.clock) };
         let table: Table<u32, NodeConfig> = Table::open(&self.parts.pins, "config")?;
-        if table.get(&0)? == Some(wanted) {
+        let present = table.get(&0)?;
+        let mut wanted = facts.node_config(&self.parts.config, self.parts.clock);
+        wanted.netns_cookie = self.netns_cookie;
+        wanted.tunnel_mtu = self.reach.tunnels.mtu();
+        // Until the tries have been compared, what was on stays on.
+        wanted.features = self.networks.features().unwrap_or_else(|| present.map_or(0, |c| c.features));
+        if !self.reach.tunnels.links.is_empty() {
+            // only the host's routes know which way leads through the tunnel
+            wanted.uplink = 0;
+        }
+        if present == Some(wanted) {
             return Ok(0);
         }
         table.insert(&0, &wanted)?;
@@ -261,7 +336,9 @@ impl NodeTask {
             operations += carry::pods(pins)?;
         }
         operations += attach::cgroup(pins, programs, cgroup)?;
-        operations += attach::uplinks(pins, programs, &facts.uplinks, config.uplink_attach, &mut self.socket)?;
+        // What comes out of a tunnel is treated as what comes from an uplink.
+        let ways: Vec<_> = facts.uplinks.iter().chain(&self.reach.tunnels.links).cloned().collect();
+        operations += attach::uplinks(pins, programs, &ways, config.uplink_attach, &mut self.socket)?;
         if self.pods_due {
             operations += attach::pods(pins, programs, &mut self.socket)?;
             self.pods_due = false;
@@ -270,28 +347,6 @@ impl NodeTask {
             operations += attach::remove_predecessors(pins)?;
         }
         Ok(operations)
-    }
-
-    fn routes(&mut self, facts: &Facts) -> Result<usize, NetlinkError> {
-        let config = &self.parts.config;
-        let around = routes::Surroundings {
-            node: &config.node_name,
-            pod_cidrs: &facts.pod_cidrs,
-            on_link: &facts.on_link,
-            metric: config.route_metric,
-        };
-        let plan = routes::plan(self.nodes.iter().map(|(name, node)| (name.as_ref(), node)), &around);
-        if self.status.problems(&plan.problems) {
-            for problem in &plan.problems {
-                warn!("{problem}");
-            }
-        }
-        let (operations, failed) = routes::apply(&mut self.socket, &plan.routes)?;
-        debug!(routes = plan.routes.len(), operations, "routes");
-        match failed.into_iter().find(|e| e.refusal() != Some(libc::EEXIST)) {
-            Some(error) => Err(error),
-            None => Ok(operations),
-        }
     }
 }
 
@@ -315,7 +370,7 @@ async fn blocks_changed(blocks: &mut Option<watch::Receiver<Arc<Blocks>>>) {
 
 fn report(facts: &Facts) {
     let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.as_str()).collect();
-    info!(?uplinks, node_ips = ?facts.node_ips, pod_cidrs = ?facts.pod_cidrs, mtu = facts.mtu, "node");
+    info!(?uplinks, node_ips = ?facts.node_ips, pod_cidrs = ?facts.pod_cidrs, mtu = facts.uplink_mtu, "node");
     for name in &facts.missing {
         warn!(uplink = name, "--uplink: no such device; it is attached when it appears");
     }

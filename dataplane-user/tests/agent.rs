@@ -10,7 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dataplane_common::addr::{Prefix, V4};
+use dataplane_common::pod::{Net, NodeConfig, net_flags, node_features};
+use dataplane_host::map::Table;
+use dataplane_host::pins::Pins;
 use dataplane_user::load::lock::AgentLock;
+use dataplane_user::nets;
 use node::{Agent, Node, enter, get, metric, run, until};
 
 const ROOT: &str = "/sys/fs/bpf/ropeway";
@@ -172,8 +177,10 @@ fn uninstall_leaves_nothing() {
     let (ok, text) = node.ropeway(&["uninstall", "-o", "json"]);
     let removed: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(ok, "{text}");
-    assert_eq!((&removed["links"], &removed["filters"]), (&8.into(), &2.into()), "{text}");
-    assert_eq!((&removed["podRoutesLeft"], &removed["routes"]), (&1.into(), &4.into()), "{text}");
+    assert_eq!((&removed["links"], &removed["filters"]), (&8.into(), &4.into()), "{text}");
+    assert_eq!((&removed["podRoutesLeft"], &removed["routes"]), (&1.into(), &6.into()), "{text}");
+    assert_eq!(removed["tunnels"], 1, "{text}");
+    assert!(!run("ip -o link").contains("ropeway.vx4"));
     assert!(!Path::new(ROOT).exists());
     assert!(connect("10.96.0.10:80").is_err());
     let routes = run("ip route; ip -6 route");
@@ -195,6 +202,12 @@ kind: Node
 metadata: {name: n2}
 spec: {podCIDRs: [10.244.2.0/24, 'fd00:2::/64']}
 status: {addresses: [{type: InternalIP, address: 192.168.50.12}, {type: InternalIP, address: 'fd00:50::12'}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n3}
+spec: {podCIDRs: [10.244.30.0/24, 'fd00:30::/64']}
+status: {addresses: [{type: InternalIP, address: 192.168.51.13}, {type: InternalIP, address: 'fd00:51::13'}]}
 ";
 
 #[test]
@@ -215,7 +228,7 @@ fn routes_and_links_are_repaired() {
     let all = until("routes", right);
     assert!(!all.contains("10.244.3.0/24") && all.contains("10.99.0.0/16"), "{all}");
     let file = std::fs::read_to_string(node.state.path().join("lib/node.json")).unwrap();
-    assert!(file.contains(r#""podCIDRs":["10.244.1.0/24","fd00:1::/64"],"mtu":1500"#), "{file}");
+    assert!(file.contains(r#""podCIDRs":["10.244.1.0/24","fd00:1::/64"],"mtu":1450"#), "{file}");
 
     run("ip route del 10.244.2.0/24");
     until("the route is back", right);
@@ -230,9 +243,61 @@ fn routes_and_links_are_repaired() {
         let status = node.ropeway(&["status"]).1;
         (status.matches("tcx     up0").count() == 2).then_some(())
     });
-    assert!(metric("ropeway_node_repairs_total") >= 1);
+    assert!(metric("ropeway_route_repairs_total") >= 1);
     node.manifest("nodes.yaml", NODES.split("---").next().unwrap());
     until("the routes of a node that is gone", || (!routes().contains("10.244.2.0/24")).then_some(()));
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn networks_follow_the_nodes_and_outlive_the_agent() {
+    let Some(node) = furnished("networks_follow_the_nodes_and_outlive_the_agent") else { return };
+    node.manifest("nodes.yaml", NODES);
+    let pins = Pins::new(Path::new(ROOT));
+    let config = || Table::<u32, NodeConfig>::open(&pins, "config").unwrap().get(&0).unwrap().unwrap();
+    let flags = ["--cluster-cidr=10.244.0.0/16", "--non-masquerade-cidr=10.9.0.0/16"];
+    let start = || {
+        let agent = Agent::start(&node, &flags).ready();
+        let on = node_features::NETS | node_features::MASQUERADE;
+        until("the networks", || (config().features == on).then_some(()));
+        agent
+    };
+    let agent = start();
+    let tunnel: u32 = run("ip -o link show ropeway.vx4").split(':').next().unwrap().parse().unwrap();
+    assert_eq!((config().mtu, config().tunnel_mtu), (1500, 1450));
+    let shown: Vec<_> =
+        nets::read(&pins).unwrap().into_iter().map(|(range, net)| (range.to_string(), net.oif, net.flags)).collect();
+    let keep = net_flags::KEEP_SOURCE;
+    let expected = [
+        ("10.9.0.0/16", 0),
+        ("10.244.0.0/16", 0),
+        ("10.244.1.0/24", 0),
+        ("10.244.2.0/24", 0),
+        ("10.244.30.0/24", tunnel),
+        ("192.168.50.12/32", 0),
+        ("192.168.51.13/32", tunnel),
+        ("fd00:1::/64", 0),
+        ("fd00:2::/64", 0),
+        ("fd00:30::/64", tunnel),
+        ("fd00:50::12/128", 0),
+        ("fd00:51::13/128", 0),
+    ];
+    assert_eq!(shown, expected.map(|(range, oif)| (range.to_owned(), oif, keep)));
+
+    let right = nets::read(&pins).unwrap();
+    agent.terminate();
+    let agent = start();
+    assert_eq!(metric("ropeway_node_operations_total"), 0, "an unchanged restart does nothing:\n{}", agent.log());
+    // What others do to the table is put right when something is heard of.
+    let table = Table::<Prefix<V4>, Net>::open(&pins, "nets4").unwrap();
+    let prefix = |octets, len| Prefix { len, data: V4 { octets } };
+    assert!(table.remove(&prefix([10, 244, 30, 0], 24)).unwrap());
+    table.insert(&prefix([10, 77, 0, 0], 16), &Net { oif: 9, flags: 0 }).unwrap();
+    run("ip address add 192.168.50.99/24 dev up0");
+    until("the entries are right", || (nets::read(&pins).unwrap() == right).then_some(()));
+    node.manifest("nodes.yaml", NODES.split("---").next().unwrap());
+    until("the entries of nodes that are gone", || (nets::read(&pins).unwrap().len() == 4).then_some(()));
+    drop(agent);
 }
 
 #[test]

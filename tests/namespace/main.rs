@@ -4,6 +4,7 @@
 mod endpoints;
 mod harness;
 mod hostport;
+mod reach;
 mod restart;
 mod scene;
 mod service;

@@ -3,6 +3,9 @@
 //! The link is a bridge in a space of its own. Node `n1` has the addresses 192.168.50.11 and `fd00:50::11` and the pod
 //! ranges 10.244.1.0/24 and `fd00:10:244:1::/64`, and so on; the client has 192.168.50.1 and `fd00:50::1` and is every node's
 //! default gateway, as the way out of a data centre would be.
+//!
+//! A routed cluster has several such links: nodes of the second one have 192.168.51.14 and `fd00:51::14`, and the client, with the first
+//! address of each, is the router between them. It knows nothing of pods, and what comes from or goes to their addresses it drops.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -53,6 +56,7 @@ pub struct Node {
     /// Its agent, while it runs.
     pub agent: Option<Agent>,
     number: u8,
+    link: u8,
     manifests: PathBuf,
     log: PathBuf,
 }
@@ -71,25 +75,40 @@ impl Cluster {
     /// # Errors
     /// Without root.
     pub fn network_in(run: Run, shape: Shape, stay: bool) -> Result<Self> {
+        Self::build(run, &vec![0; shape.nodes.into()], shape.mtu, stay)
+    }
+
+    /// Like [`Cluster::network`], with several links and a router between them: for each node its link, counted from 0.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn routed(links: &[u8], mtu: u32) -> Result<Self> {
+        let cluster = Self::build(Run::start()?, links, mtu, false)?;
+        cluster.client.ip(&["route add prohibit 10.244.0.0/16", "route add prohibit fd00:10:244::/48"])?;
+        cluster.client.output(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter"])?;
+        Ok(cluster)
+    }
+
+    fn build(run: Run, links: &[u8], mtu: u32, stay: bool) -> Result<Self> {
         let manifests = run.files().join("manifests");
         fs::create_dir(&manifests)?;
         let fabric = Space::make(&run, "fabric", Kind { forward: false, stay })?;
-        fabric.ip(&[format!("link add br0 mtu {} type bridge", shape.mtu), "link set br0 up".to_owned()])?;
         let client = Space::make(&run, "client", Kind { forward: true, stay })?;
-        join(&fabric, &client, shape.mtu, 1)?;
+        for link in 0..=links.iter().copied().max().unwrap_or(0) {
+            let bridge = format!("br{link}");
+            fabric.ip(&[format!("link add {bridge} mtu {mtu} type bridge"), format!("link set {bridge} up")])?;
+            join(&fabric, &client, mtu, link, 1, &format!("eth{link}"))?;
+        }
         let mut nodes = Vec::new();
         let mut objects = Vec::new();
-        for number in 1..=shape.nodes {
+        for (number, link) in (1..).zip(links.iter().copied()) {
             let space = Space::make(&run, &format!("n{number}"), Kind { forward: true, stay })?;
-            join(&fabric, &space, shape.mtu, number + 10)?;
-            space.ip(&["route add default via 192.168.50.1", "route add default via fd00:50::1"])?;
+            join(&fabric, &space, mtu, link, number + 10, "eth0")?;
+            let gateway = |family| format!("route add default via {}", address_on(family, link, 1));
+            space.ip(&Family::BOTH.map(gateway))?;
             let log = run.files().join(format!("agent-n{number}.log"));
-            let node = Node { space, agent: None, number, manifests: manifests.clone(), log };
-            objects.push(manifest::node(
-                node.name(),
-                &Family::BOTH.map(|family| node.address(family)),
-                &node.pod_cidrs(),
-            ));
+            let node = Node { space, agent: None, number, link, manifests: manifests.clone(), log };
+            objects.push(node.object());
             nodes.push(node);
         }
         let cluster = Self { nodes, client, fabric, run };
@@ -112,8 +131,16 @@ impl Cluster {
     /// # Errors
     /// When one doesn't get ready.
     pub fn start_agents(&mut self) -> Result<()> {
+        self.start_agents_with(&[])
+    }
+
+    /// [`Cluster::start_agents`] with flags.
+    ///
+    /// # Errors
+    /// When one doesn't get ready.
+    pub fn start_agents_with(&mut self, flags: &[&str]) -> Result<()> {
         for node in &mut self.nodes {
-            node.start_agent(&[])?;
+            node.start_agent(flags)?;
         }
         for node in &mut self.nodes {
             node.await_agent()?;
@@ -189,10 +216,16 @@ impl Node {
         self.space.name()
     }
 
-    /// Its address on the common link.
+    /// Its Node object.
+    #[must_use]
+    pub fn object(&self) -> Value {
+        manifest::node(self.name(), &Family::BOTH.map(|family| self.address(family)), &self.pod_cidrs())
+    }
+
+    /// Its address on its link.
     #[must_use]
     pub fn address(&self, family: Family) -> IpAddr {
-        address(family, self.number + 10)
+        address_on(family, self.link, self.number + 10)
     }
 
     /// A port of its address.
@@ -244,26 +277,31 @@ impl Node {
 /// The address of a machine on the common link.
 #[must_use]
 pub fn address(family: Family, machine: u8) -> IpAddr {
+    address_on(family, 0, machine)
+}
+
+/// The address of a machine on a link.
+#[must_use]
+pub fn address_on(family: Family, link: u8, machine: u8) -> IpAddr {
+    // Written as people read it: fd00:50::11 for machine 11.
+    let as_read = |number: u8| u16::from(number / 10) * 16 + u16::from(number % 10);
     match family {
-        Family::V4 => Ipv4Addr::new(192, 168, 50, machine).into(),
-        // Written as people read it: fd00:50::11 for machine 11.
-        Family::V6 => {
-            Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, u16::from(machine / 10) * 16 + u16::from(machine % 10)).into()
-        }
+        Family::V4 => Ipv4Addr::new(192, 168, 50 + link, machine).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, as_read(50 + link), 0, 0, 0, 0, 0, as_read(machine)).into(),
     }
 }
 
-/// Plugs a space into the bridge.
-fn join(fabric: &Space, space: &Space, mtu: u32, machine: u8) -> Result<()> {
-    let (name, pid) = (space.name(), space.pid());
+/// Plugs a space into a bridge.
+fn join(fabric: &Space, space: &Space, mtu: u32, link: u8, machine: u8, device: &str) -> Result<()> {
+    let (name, pid) = (format!("{}{}", space.name(), device.trim_start_matches("eth0")), space.pid());
     fabric.ip(&[
-        format!("link add {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {pid}"),
-        format!("link set {name} master br0 up"),
+        format!("link add {name} mtu {mtu} type veth peer name {device} mtu {mtu} netns {pid}"),
+        format!("link set {name} master br{link} up"),
     ])?;
     space.ip(&[
-        format!("address add {}/24 dev eth0", address(Family::V4, machine)),
-        format!("address add {}/64 dev eth0 nodad", address(Family::V6, machine)),
-        "link set eth0 up".to_owned(),
+        format!("address add {}/24 dev {device}", address_on(Family::V4, link, machine)),
+        format!("address add {}/64 dev {device} nodad", address_on(Family::V6, link, machine)),
+        format!("link set {device} up"),
     ])
 }
 
@@ -276,5 +314,6 @@ mod tests {
         assert_eq!(address(Family::V4, 12).to_string(), "192.168.50.12");
         assert_eq!(address(Family::V6, 12).to_string(), "fd00:50::12");
         assert_eq!(address(Family::V6, 1).to_string(), "fd00:50::1");
+        assert_eq!(Family::BOTH.map(|f| address_on(f, 1, 14).to_string()), ["192.168.51.14", "fd00:51::14"]);
     }
 }

@@ -153,6 +153,15 @@ impl Watch {
     }
 }
 
+/// One ICMP echo with so many bytes after the ICMP header, not in fragments.
+///
+/// # Errors
+/// When it is not answered.
+pub fn echo(place: &(impl Place + ?Sized), address: std::net::IpAddr, size: usize) -> Result<()> {
+    let arguments = ["echo".to_owned(), address.to_string(), format!("--size={size}")];
+    process::output(&format!("{}: echo {address}", place.label()), &mut peer(place, &arguments)?).map(|_| ())
+}
+
 /// The body of an HTTP answer; any status but 200 is an error.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 //! by a datagram with the same line, padded to the size of the question.
 
 mod ask;
+mod echo;
 mod fetch;
 mod frames;
 mod hold;
@@ -15,6 +16,7 @@ mod socket;
 mod transfer;
 
 pub use ask::{AskOptions, run as ask};
+pub use echo::{EchoOptions, run as echo};
 pub use fetch::{FetchOptions, run as fetch};
 pub use frames::{Seen, SendOptions, WatchOptions, hex, send, watch};
 pub use hold::{HoldOptions, HoldReport, run as hold};

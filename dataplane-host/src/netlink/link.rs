@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
     LinkInfo, LinkMessage,
 };
 
-use super::{NetlinkError, Request, Socket};
+use super::{NetlinkError, Request, Socket, Vxlan};
 
 /// A network device as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Link {
     pub lower: Option<u32>,
     /// Index of the bridge or bond that has it as a port.
     pub controller: Option<u32>,
+    /// What a VXLAN device is besides.
+    pub vxlan: Option<Vxlan>,
 }
 
 /// A pair of virtual devices to be made: one end here, the other directly in its namespace.
@@ -55,7 +57,7 @@ pub struct Veth<'a> {
     pub peer_netns: BorrowedFd<'a>,
 }
 
-fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+pub(super) fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes = attributes;
@@ -136,21 +138,36 @@ pub fn set_group(index: u32, group: u32) -> Request {
 /// attributes; there it takes a write to `/proc/sys`.)
 #[must_use]
 pub fn quiet_link(index: u32) -> Request {
-    // include/uapi/linux/ip.h, IPV4_DEVCONF_*; inside IFLA_INET_CONF, which is a nest here.
-    const ACCEPT_REDIRECTS: u16 = 4;
-    const SEND_REDIRECTS: u16 = 6;
+    configure(index, &[(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0)], "no own addresses, no redirects")
+}
+
+/// As [`quiet_link`], for a device by which packets come that the node would answer by another one: their source is not held
+/// against the routes (`rp_filter` 2, of which the kernel takes the larger of the device's and the common value).
+#[must_use]
+pub fn quiet_tunnel(index: u32) -> Request {
+    let settings = [(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0), (RP_FILTER, 2)];
+    configure(index, &settings, "no own addresses, no redirects, loose reverse-path filter")
+}
+
+// include/uapi/linux/ip.h, IPV4_DEVCONF_*.
+const ACCEPT_REDIRECTS: u16 = 4;
+const SEND_REDIRECTS: u16 = 6;
+const RP_FILTER: u16 = 8;
+
+fn configure(index: u32, settings: &[(u16, u32)], what: &str) -> Request {
+    // IFLA_INET_CONF, which is a nest here.
     const INET_CONF_NEST: u16 = 1 | 0x8000;
-    let mut conf = Vec::with_capacity(16);
-    for setting in [ACCEPT_REDIRECTS, SEND_REDIRECTS] {
+    let mut conf = Vec::with_capacity(8 * settings.len());
+    for (setting, value) in settings {
         conf.extend_from_slice(&8_u16.to_ne_bytes());
         conf.extend_from_slice(&setting.to_ne_bytes());
-        conf.extend_from_slice(&0_u32.to_ne_bytes());
+        conf.extend_from_slice(&value.to_ne_bytes());
     }
     let spec = vec![
         AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(INET_CONF_NEST, conf))]),
         AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]),
     ];
-    set(index, vec![LinkAttribute::AfSpecUnspec(spec)], "no own addresses, no redirects")
+    set(index, vec![LinkAttribute::AfSpecUnspec(spec)], what)
 }
 
 /// Removes a device, and with it the other end of a pair, its addresses, routes, neighbours and filters.
@@ -188,6 +205,7 @@ impl Link {
             group: 0,
             lower: None,
             controller: None,
+            vxlan: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -198,10 +216,13 @@ impl Link {
                 LinkAttribute::Link(index) => link.lower = Some(index),
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::LinkInfo(info) => {
-                    link.kind = info.iter().find_map(|i| match i {
-                        LinkInfo::Kind(kind) => Some(kind.to_string()),
-                        _ => None,
-                    });
+                    for item in info {
+                        match item {
+                            LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                            LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = Some(Vxlan::from_data(&data)),
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }

@@ -96,7 +96,9 @@ impl Route {
         message
     }
 
-    fn describe(&self) -> String {
+    /// In words.
+    #[must_use]
+    pub fn describe(&self) -> String {
         let to = match self.hop {
             Hop::Device { index } => format!("device {index}"),
             Hop::Gateway { via, index: Some(index), .. } => format!("{via}, device {index}"),

@@ -10,6 +10,8 @@ use super::{NetlinkError, Request};
 
 /// The kernel's answers are never longer (`NLMSG_GOODSIZE` and the largest listing datagram, 32 KiB).
 const BUFFER: usize = 64 << 10;
+/// Requests in one datagram: as many errors still fit into the socket's buffer, and so do the requests.
+const BATCH: usize = 128;
 /// How often a listing is taken again that changed while it was read.
 const DUMP_ATTEMPTS: usize = 16;
 
@@ -48,8 +50,8 @@ impl Socket {
         Ok(Self { raw: socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
-    /// Sends the requests in one datagram and waits for the last one's acknowledgement. The kernel works on all of
-    /// them, in order, also after one of them failed.
+    /// Sends the requests, many in one datagram, and waits for the last one's acknowledgement. The kernel works on
+    /// all of them, in order, also after one of them failed.
     ///
     /// # Errors
     /// The first error.
@@ -59,6 +61,14 @@ impl Socket {
 
     /// Like [`Self::run`], but gives every error with the position of its request.
     pub fn run_each(&mut self, requests: &[Request]) -> Vec<(usize, NetlinkError)> {
+        let mut errors = Vec::new();
+        for (number, part) in requests.chunks(BATCH).enumerate() {
+            errors.extend(self.run_part(part).into_iter().map(|(i, e)| (number * BATCH + i, e)));
+        }
+        errors
+    }
+
+    fn run_part(&mut self, requests: &[Request]) -> Vec<(usize, NetlinkError)> {
         let Some(last) = requests.len().checked_sub(1) else { return Vec::new() };
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::with_capacity(256 * requests.len());

@@ -190,3 +190,50 @@ fn the_monitor_tells_what_comes_and_goes() {
     assert!(events.contains(&Event::Route(route)) && events.contains(&Event::RouteGone(route)), "{events:?}");
     assert_eq!(monitor.wait(Duration::from_millis(1)).unwrap(), []);
 }
+
+#[test]
+#[ignore = "needs root"]
+fn tunnels_send_only_where_they_are_told() {
+    let (node_netns, mut host) = node();
+    let mac = [0x52, 0x57, 1, 2, 3, 4];
+    for (name, local, remote) in [("rw4", "192.0.2.1", "192.0.2.2"), ("rw6", "2001:db8::1", "2001:db8::2")] {
+        let wanted = Vxlan {
+            vni: 82,
+            port: 4790,
+            local: Some(ip(local)),
+            learning: false,
+            zero_checksum6_sent: true,
+            zero_checksum6_taken: true,
+        };
+        host.run(&[create_vxlan(name, mac, 1400, &wanted)]).unwrap();
+        let link = host.link_by_name(name).unwrap().unwrap();
+        assert_eq!((link.kind.as_deref(), link.mac, link.mtu, link.vxlan), (Some("vxlan"), mac, 1400, Some(wanted)));
+        host.run(&[quiet_tunnel(link.index), set_up(link.index)]).unwrap();
+        let filter =
+            within(&node_netns, || std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")));
+        assert_eq!(filter.unwrap().trim(), "2");
+
+        assert_eq!(host.fdb(link.index).unwrap(), []);
+        host.run(&[replace_fdb(link.index, [2; 6], ip(local)), replace_fdb(link.index, [2; 6], ip(remote))]).unwrap();
+        let entry = FdbEntry { mac: [2; 6], remote: ip(remote), permanent: true };
+        assert_eq!(host.fdb(link.index).unwrap(), [entry]);
+        host.run(&[delete_fdb(link.index, [2; 6])]).unwrap();
+        assert_eq!(host.fdb(link.index).unwrap(), []);
+        assert_eq!(host.run(&[create_vxlan(name, mac, 1400, &wanted)]).unwrap_err().refusal(), Some(libc::EEXIST));
+        host.run(&[delete_link(link.index)]).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn thousands_of_requests_and_errors_fit() {
+    let (_node, mut host) = node();
+    host.run(&[set_up(1)]).unwrap();
+    let route = |i: u32| Route::new(format!("10.{}.{}.0/24", i / 256, i % 256).parse().unwrap(), Hop::Blackhole);
+    let requests: Vec<_> = (0..3000).map(|i| add_route(&route(i))).collect();
+    host.run(&requests).unwrap();
+    assert_eq!(host.routes(PROTOCOL).unwrap().len(), 3000);
+    let refused = host.run_each(&requests);
+    assert!(refused.iter().enumerate().all(|(n, (i, e))| n == *i && e.refusal() == Some(libc::EEXIST)));
+    assert_eq!(refused.len(), 3000);
+}

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{SCHEMA, View};
 use crate::load::lock::AgentLock;
 use crate::load::{LoadError, attach};
-use crate::{node, routes};
+use crate::{node, routes, tunnel};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -30,6 +30,8 @@ pub struct Removed {
     pub pins: usize,
     /// Routes to other nodes' pods.
     pub routes: usize,
+    /// Tunnel devices.
+    pub tunnels: usize,
     /// Routes to pods of this node that were left.
     pub pod_routes_left: usize,
 }
@@ -68,6 +70,11 @@ pub fn uninstall(pins: &Pins, state_dir: &Path) -> Result<Removed, UninstallErro
             }
             if let Err(e) = remove_routes(&mut socket, &mut removed, &mut left) {
                 left.push(e.to_string());
+            }
+            // After the routes that lead there, which would go with them and not be counted.
+            match tunnel::remove_all(&mut socket) {
+                Ok(count) => removed.tunnels = count,
+                Err(e) => left.push(e.to_string()),
             }
         }
         Err(e) => left.push(e.to_string()),
@@ -133,12 +140,14 @@ fn remove_tree(dir: &Path, left: &mut Vec<String>) -> usize {
 
 impl View for Removed {
     fn text(&self) -> String {
-        let Self { links, filters, pins, routes, pod_routes_left, .. } = self;
+        let Self { links, filters, pins, routes, tunnels, pod_routes_left, .. } = self;
         let left = if *pod_routes_left > 0 {
             format!("left {pod_routes_left} routes of pods that still run; they go with the pods\n")
         } else {
             String::new()
         };
-        format!("removed {links} links, {filters} filters, {pins} other pins, {routes} routes\n{left}")
+        format!(
+            "removed {links} links, {filters} filters, {pins} other pins, {routes} routes, {tunnels} tunnels\n{left}"
+        )
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::types::{Ipam, LogFormat, NodePortRange, PortRange, SourceKind, UplinkAttach};
+use super::types::{Ipam, LogFormat, NodePortRange, PortRange, RouteMode, SourceKind, UplinkAttach};
 
 const TABLES: &str = "Table sizes (defaults: those of the eBPF object)";
 
@@ -79,15 +79,28 @@ options! {
     /// Where node ports are served: at this node's addresses in these ranges, or at its `primary` ones [default: primary]
     #[arg(long, env = "ROPEWAY_NODEPORT_ADDRESSES", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     nodeport_addresses: Vec<NodePortRange>,
+    /// Give the node's address to what pods send out of the cluster [default: true if --cluster-cidr is set]
+    #[arg(long, env = "ROPEWAY_MASQUERADE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Node")]
+    masquerade: bool,
+    /// Other networks that see the addresses of pods: traffic to them is not masqueraded; can be repeated
+    #[arg(long, env = "ROPEWAY_NON_MASQUERADE_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
+    #[serde(rename = "nonMasqueradeCIDRs")]
+    non_masquerade_cidr: Vec<IpNetwork>,
     /// Zone of this node, for topology-aware routing [default: label topology.kubernetes.io/zone of the Node object]
     #[arg(long, env = "ROPEWAY_ZONE", value_name = "ZONE", help_heading = "Node")]
     zone: String,
-    /// MTU of the pods' interfaces [default: that of the uplink]
+    /// MTU of the pods' interfaces [default: that of the uplink, less what the tunnel takes where there is one]
     #[arg(long, env = "ROPEWAY_MTU", value_name = "BYTES", help_heading = "Node")]
     mtu: u32,
     /// Metric of the routes to other nodes' pods [default: the kernel's]
     #[arg(long, env = "ROPEWAY_ROUTE_METRIC", value_name = "METRIC", help_heading = "Node")]
     route_metric: u32,
+    /// Which nodes' pods are reached by the VXLAN tunnel: those behind a router (auto), none (direct) or all (vxlan) [default: auto]
+    #[arg(long, env = "ROPEWAY_ROUTE_MODE", value_name = "MODE", help_heading = "Node")]
+    route_mode: RouteMode,
+    /// UDP port of the VXLAN tunnel, the same on all nodes [default: 4789]
+    #[arg(long, env = "ROPEWAY_VXLAN_PORT", value_name = "PORT", help_heading = "Node")]
+    vxlan_port: u16,
 
     /// Directory for pinned programs, maps and links; must lie in a bpf file system [default: /sys/fs/bpf/ropeway]
     #[arg(long, env = "ROPEWAY_PIN_ROOT", value_name = "DIR", help_heading = "Kernel")]

@@ -43,6 +43,23 @@ fn a_flag_wins_over_the_file() {
 }
 
 #[test]
+fn masquerading_needs_the_ranges_of_pods_or_a_word() {
+    let masquerade = |args: &[&str]| Config::new(flags(&[&["--node-name=n1"], args].concat())).unwrap().masquerade;
+    assert!(!masquerade(&[]));
+    assert!(masquerade(&["--cluster-cidr=10.244.0.0/16"]));
+    assert!(!masquerade(&["--cluster-cidr=10.244.0.0/16", "--masquerade=false"]));
+    assert!(masquerade(&["--masquerade"]));
+    let c = Config::new(
+        file("nodeName: n1\nmasquerade: true\nnonMasqueradeCIDRs: [10.0.0.0/8]\nrouteMode: vxlan\n").unwrap(),
+    );
+    let c = c.unwrap();
+    assert_eq!(
+        (c.masquerade, c.non_masquerade_cidrs.len(), c.route_mode, c.vxlan_port),
+        (true, 1, RouteMode::Vxlan, 4789)
+    );
+}
+
+#[test]
 fn an_environment_variable_stands_behind_every_flag() {
     use clap::CommandFactory;
     for arg in Flags::command().get_arguments().filter(|a| a.get_id() != "help") {
@@ -77,6 +94,9 @@ fn the_message_names_the_setting() {
         (&[n1, "--ipam=pools", "--source=manifests", "--manifests=/m"], "--ipam: pools are objects of Kubernetes"),
         (&[n1, "--uplink=a/b"], "--uplink: \"a/b\" can't be the name of a device"),
         (&[n1, "--snat-port-range=30000-40000"], "--snat-port-range: 30000-40000 overlaps the node ports"),
+        (&[n1, "--non-masquerade-cidr=10.0.0.1/8"], "--non-masquerade-cidr: 10.0.0.1/8 has bits beyond its prefix"),
+        (&[n1, "--vxlan-port=0"], "--vxlan-port: 0 is 0 or one of the node ports"),
+        (&[n1, "--vxlan-port=30001"], "--vxlan-port: 30001 is 0 or one of the node ports (30000-32767)"),
         (&[n1, "--mtu=576"], "--mtu: must be between 1280"),
         (&[n1, "--pin-root=x"], "--pin-root: x: must be an absolute path"),
         (&[n1, "--apiserver=host:6443"], "--apiserver: \"host:6443\" is no URL"),

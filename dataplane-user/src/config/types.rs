@@ -97,6 +97,19 @@ impl From<NodePortRange> for String {
     }
 }
 
+/// Which nodes' pods are reached by the tunnel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteMode {
+    /// Those behind a router
+    #[default]
+    Auto,
+    /// None
+    Direct,
+    /// All
+    Vxlan,
+}
+
 /// A range of ports, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]

@@ -73,8 +73,8 @@ pub struct Facts {
     pub on_link: Vec<(IpNetwork, u32)>,
     /// Where its pods get their addresses.
     pub pod_cidrs: Vec<IpNetwork>,
-    /// For pods.
-    pub mtu: u32,
+    /// Largest packet that every uplink takes.
+    pub uplink_mtu: u32,
     /// Some route that is not ours leads out by a device that is no uplink: a bridge of another runtime, a tunnel.
     pub elsewhere: bool,
 }
@@ -99,13 +99,14 @@ pub fn facts(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) ->
         .iter()
         .filter(foreign)
         .any(|r| device(r).is_some_and(|index| index != LOOPBACK && !is_uplink(index)));
-    let mtu = config.mtu.or_else(|| uplinks.iter().map(|l| l.mtu).min()).unwrap_or(1500);
+    let uplink_mtu = uplinks.iter().map(|l| l.mtu).min().unwrap_or(1500);
     let pod_cidrs = if config.pod_cidrs.is_empty() {
         node.map_or_else(Vec::new, |n| n.pod_cidrs.to_vec())
     } else {
         config.pod_cidrs.clone()
     };
-    Facts { uplinks, missing, node_ips, addresses: addresses.into_iter().collect(), on_link, pod_cidrs, mtu, elsewhere }
+    let addresses = addresses.into_iter().collect();
+    Facts { uplinks, missing, node_ips, addresses, on_link, pod_cidrs, uplink_mtu, elsewhere }
 }
 
 /// The device that a route leads out by.
@@ -150,6 +151,12 @@ fn node_ips(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>, upl
 }
 
 impl Facts {
+    /// Largest packet for pods: what fits into every way to other nodes. `tunnel`: the tunnel's MTU, 0 without one.
+    #[must_use]
+    pub fn pod_mtu(&self, config: &Config, tunnel: u32) -> u32 {
+        config.mtu.unwrap_or(if tunnel == 0 { self.uplink_mtu } else { self.uplink_mtu.min(tunnel) })
+    }
+
     /// What the stages must know of the node.
     #[must_use]
     pub fn context(&self, config: &Config, ipv6: bool) -> NodeContext {
@@ -195,6 +202,7 @@ impl Facts {
             closing_ticks: clock.ticks(config.tcp_closing_timeout),
             // with several ways out, the host's routes decide
             uplink: if let ([only], false) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
+            mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu },
             ..NodeConfig::default()
         };
         for ip in &self.node_ips {

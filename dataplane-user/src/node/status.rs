@@ -10,6 +10,7 @@ pub struct NodeStatus {
     repairs: AtomicU64,
     failures: AtomicU64,
     leaked: AtomicU64,
+    lost_routes: AtomicU64,
     problems: Mutex<Vec<String>>,
     pool_problems: Mutex<Vec<String>>,
     pools_failed: Mutex<Option<String>>,
@@ -38,6 +39,17 @@ impl NodeStatus {
     #[must_use]
     pub fn leaks(&self) -> u64 {
         self.leaked.load(Ordering::Relaxed)
+    }
+
+    /// Counts routes of ours that somebody else had removed or changed.
+    pub fn lost_routes(&self, count: usize) {
+        self.lost_routes.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Routes of ours that somebody else had removed or changed so far.
+    #[must_use]
+    pub fn route_repairs(&self) -> u64 {
+        self.lost_routes.load(Ordering::Relaxed)
     }
 
     /// Sets what has no route; says whether that is news.

@@ -25,6 +25,7 @@ fn link(index: u32, name: &str) -> Link {
         group: 0,
         lower: None,
         controller: None,
+        vxlan: None,
     }
 }
 
@@ -82,14 +83,15 @@ fn the_default_route_names_the_uplink() {
     assert_eq!(facts.addresses, ips(&["10.9.9.9", "172.16.0.11", "192.168.50.11", "fd00:50::11"]));
     assert!(facts.on_link.contains(&("192.168.50.11/24".parse().unwrap(), 2)));
     assert!(facts.on_link.iter().all(|(_, index)| *index == 2));
-    assert_eq!(facts.mtu, 1500);
+    assert_eq!(facts.uplink_mtu, 1500);
 }
 
 #[test]
 fn else_the_nodes_address_does() {
     let c = config(Options { node_ip: Some(ips(&["172.16.0.11"])), ..Options::default() });
     let facts = discover::facts(&c, &snapshot(), None);
-    assert_eq!((names(&facts), facts.mtu), (vec!["eth1"], 1400));
+    assert_eq!((names(&facts), facts.uplink_mtu), (vec!["eth1"], 1400));
+    assert_eq!([0, 1350, 1450].map(|tunnel| facts.pod_mtu(&c, tunnel)), [1400, 1350, 1400]);
     assert_eq!(facts.node_ips, ips(&["172.16.0.11"]));
 
     let node = NodeObject {
@@ -118,7 +120,8 @@ fn what_is_configured_wins() {
     let mut s = snapshot();
     s.routes.push(default_route(2));
     let facts = discover::facts(&c, &s, Some(&NodeObject::default()));
-    assert_eq!((names(&facts), &facts.missing[..], facts.mtu), (vec!["eth1"], &["bond0".to_owned()][..], 9000));
+    assert_eq!((names(&facts), &facts.missing[..]), (vec!["eth1"], &["bond0".to_owned()][..]));
+    assert_eq!((facts.uplink_mtu, facts.pod_mtu(&c, 0), facts.pod_mtu(&c, 1350)), (1400, 9000, 9000));
     assert_eq!(facts.pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
 
     let node = facts.node_config(&c, Clock { rate: 250 });

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ropeway_tests::enter::{Inside, NodeOptions, run_inside, run_node};
 use ropeway_tests::peer::{
-    AskOptions, FetchOptions, HoldOptions, SendOptions, ServeOptions, TransferOptions, WatchOptions, ask, fetch, hold,
-    send, serve, transfer, watch,
+    AskOptions, EchoOptions, FetchOptions, HoldOptions, SendOptions, ServeOptions, TransferOptions, WatchOptions, ask,
+    echo, fetch, hold, send, serve, transfer, watch,
 };
 
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Serve(ServeOptions),
     /// Ask a server often, each time by a new connection, and count who answered
     Ask(AskOptions),
+    /// Send one ICMP echo request and wait for the answer
+    Echo(EchoOptions),
     /// Get something by HTTP and print it
     Fetch(FetchOptions),
     /// Keep connections open and ask over them until standard input ends
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::In(options) => run_inside(&options),
         Command::Serve(options) => serve(&options),
         Command::Ask(options) => ask(&options),
+        Command::Echo(options) => echo(&options),
         Command::Fetch(options) => fetch(&options),
         Command::Hold(options) => hold(&options),
         Command::Transfer(options) => transfer(&options),

@@ -1,0 +1,86 @@
+//! Tests of the tunnels' rules.
+
+use super::*;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn tunnel(local: &str) -> Tunnel {
+    let local = ip(local);
+    let mtu = 1500 - overhead(local.is_ipv6());
+    Tunnel { local, mac: mac(local), mtu, port: PORT, addresses: BTreeSet::new(), peers: Peers::new() }
+}
+
+fn link(wanted: &Tunnel) -> Link {
+    Link {
+        index: 7,
+        name: wanted.name().into(),
+        mac: wanted.mac,
+        mtu: wanted.mtu,
+        up: true,
+        running: true,
+        kind: Some("vxlan".into()),
+        group: 0,
+        lower: None,
+        controller: None,
+        vxlan: Some(wanted.settings()),
+    }
+}
+
+#[test]
+fn addresses_in_the_tunnel_follow_from_those_outside() {
+    assert_eq!(mac(ip("192.168.50.11")), [0x52, 0x57, 192, 168, 50, 11]);
+    assert_eq!(link_local([0x52, 0x57, 192, 168, 50, 11]), ip("fe80::5057:c0ff:fea8:320b"));
+    // FNV-1a of all zero bytes is known from its definition: sixteen multiplications of the offset basis.
+    let (mut hash, mut macs) = (0xcbf2_9ce4_8422_2325_u64, BTreeSet::new());
+    for _ in 0..16 {
+        hash = hash.wrapping_mul(0x0100_0000_01b3);
+    }
+    assert_eq!(mac(ip("::"))[1..], hash.to_be_bytes()[3..]);
+    for i in 0..5000_u32 {
+        let m = mac(Ipv6Addr::from_bits(0xfd00_0050 << 96 | u128::from(i)).into());
+        assert_eq!(m[0] & 3, 2, "locally administered, one machine");
+        macs.insert(m);
+    }
+    assert_eq!(macs.len(), 5000);
+}
+
+#[test]
+fn the_overhead_is_that_of_the_headers() {
+    // IP, UDP, VXLAN, Ethernet
+    assert_eq!((overhead(false), overhead(true)), (20 + 8 + 8 + 14, 40 + 8 + 8 + 14));
+}
+
+#[test]
+fn the_tunnels_own_addresses_are_nobodys() {
+    let of = |ranges: &[&str]| {
+        let ranges: Vec<_> = ranges.iter().map(|r| r.parse().unwrap()).collect();
+        addresses(&ranges).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&["10.244.1.0/24", "fd00:1::/64", "10.9.0.0/24"]), ["10.244.1.0/32", "fd00:1::/128"]);
+    assert_eq!(of(&["10.244.1.0/30"]), ["10.244.1.0/32"]);
+    assert_eq!(of(&["10.244.1.0/31", "fd00:1::7/128"]), [""; 0]);
+}
+
+#[test]
+fn only_what_differs_is_done() {
+    for local in ["192.168.50.11", "fd00:50::11"] {
+        let wanted = tunnel(local);
+        let right = link(&wanted);
+        assert_eq!(step(None, &wanted), Step::Make);
+        assert_eq!(step(Some(&right), &wanted), Step::Keep);
+        let changed = Link { mtu: 9000, up: false, ..right.clone() };
+        assert_eq!(step(Some(&changed), &wanted), Step::Change { mac: false, mtu: true, down: true });
+        for other in [
+            Vxlan { port: 8472, ..wanted.settings() },
+            Vxlan { learning: true, ..wanted.settings() },
+            Vxlan { local: Some(ip("192.0.2.9")), ..wanted.settings() },
+        ] {
+            assert_eq!(step(Some(&Link { vxlan: Some(other), ..right.clone() }), &wanted), Step::Remake);
+        }
+        let foreign = Vxlan { vni: 4096, ..wanted.settings() };
+        assert_eq!(step(Some(&Link { vxlan: Some(foreign), ..right.clone() }), &wanted), Step::Foreign);
+        assert_eq!(step(Some(&Link { vxlan: None, kind: None, ..right }), &wanted), Step::Foreign);
+    }
+}

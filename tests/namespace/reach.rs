@@ -1,0 +1,228 @@
+//! Five nodes on two links with a router that knows nothing of pods: the pods reach each other all the same.
+
+use std::time::{Duration, Instant};
+
+use ropeway_tests::cluster::{Cluster, Node};
+use ropeway_tests::load;
+use ropeway_tests::manifest;
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::process::{self, Process};
+use ropeway_tests::wait;
+
+const LINKS: [u8; 5] = [0, 0, 0, 1, 1];
+const PORT: u16 = 8080;
+const TUNNEL: &str = "ropeway.vx4";
+/// How soon after an event everything is right again.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Bytes of a datagram that fills a packet.
+fn payload(family: Family, mtu: usize) -> usize {
+    mtu - 8 - if family == Family::V4 { 20 } else { 40 }
+}
+
+fn pods(cluster: &Cluster) -> Vec<(Pod, Process)> {
+    let one = |node: &Node| {
+        let pod = node.pod(&format!("pod-{}", node.name())).unwrap();
+        let server = load::serve(&pod, pod.name(), &[PORT]).unwrap();
+        (pod, server)
+    };
+    cluster.nodes.iter().map(one).collect()
+}
+
+fn reaches(from: &Pod, to: &Pod, mtu: usize) {
+    for family in Family::BOTH {
+        let (target, source) = (to.port(family, PORT).unwrap(), from.address(family).unwrap());
+        let size = format!("--size={}", payload(family, mtu));
+        for (protocol, flags) in [(Protocol::Tcp, &[][..]), (Protocol::Udp, &[size.as_str()][..])] {
+            let report = load::ask_with(from, target, protocol, 2, flags).unwrap();
+            let way = format!("{} to {target} {protocol:?}: {report:?}", from.name());
+            assert_eq!((report.ok, report.failed), (2, 0), "{way}");
+            assert!(report.seen_as.iter().eq([&source]), "the source address is kept: {way}");
+        }
+        load::transfer(from, target, 256 << 10).unwrap();
+        load::echo(from, to.address(family).unwrap(), payload(family, mtu)).unwrap();
+    }
+}
+
+fn routes(node: &Node) -> String {
+    ["-4", "-6"].map(|family| node.space.output(&["ip", family, "route", "show", "proto", "82"]).unwrap()).concat()
+}
+
+fn counts(node: &Node, metric: &str, expected: u32) -> bool {
+    node.metric(metric).is_ok_and(|count| (count - f64::from(expected)).abs() < 0.5)
+}
+
+fn pod_mtu(pod: &Pod) -> usize {
+    let mut command = pod.command("ip").unwrap();
+    let text = process::output("ip link", command.args(["-o", "link", "show", "eth0"])).unwrap();
+    let (_, after) = text.split_once(" mtu ").unwrap();
+    after.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn pods_reach_each_other_across_a_router() {
+    let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
+    cluster.nodes[0]
+        .space
+        .ip(&["route add 10.99.0.0/16 via 192.168.50.1", "route add 10.244.200.0/24 dev eth0"])
+        .unwrap();
+    cluster.start_agents().unwrap();
+    let pods = pods(&cluster);
+    for (from, _) in &pods {
+        assert_eq!(pod_mtu(from), 1450, "room for the headers of the tunnel");
+        for (to, _) in &pods {
+            reaches(from, to, 1450);
+        }
+    }
+    let table = routes(&cluster.nodes[0]);
+    for route in [
+        "10.244.2.0/24 via 192.168.50.12 dev eth0",
+        &format!("10.244.4.0/24 via 192.168.51.14 dev {TUNNEL}"),
+        &format!("fd00:10:244:5::/64 via fe80::5057:c0ff:fea8:330f dev {TUNNEL}"),
+        "blackhole 10.244.1.0/24",
+    ] {
+        assert!(table.contains(route), "{route}: {table}");
+    }
+    let all = cluster.nodes[0].space.output(&["ip", "route"]).unwrap();
+    assert!(all.contains("10.99.0.0/16 via") && all.contains("10.244.200.0/24 dev eth0"), "routes of others: {all}");
+    // Processes of nodes reach pods elsewhere, and are answered.
+    for (node, pod) in [(0, 4), (4, 0), (0, 1)] {
+        for family in Family::BOTH {
+            let target = pods[pod].0.port(family, PORT).unwrap();
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let report = load::ask(&cluster.nodes[node].space, target, protocol, 5).unwrap();
+                assert_eq!((report.ok, report.failed), (5, 0), "n{} to {target}: {report:?}", node + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_pod_by_the_tunnel() {
+    let mut cluster = Cluster::routed(&[0, 0, 1], 9000).unwrap();
+    cluster.start_agents_with(&["--route-mode=vxlan"]).unwrap();
+    let pods = pods(&cluster);
+    for (from, _) in &pods {
+        for (to, _) in &pods {
+            reaches(from, to, 8950);
+        }
+    }
+    let table = routes(&cluster.nodes[0]);
+    assert!(table.contains(&format!("10.244.2.0/24 via 192.168.50.12 dev {TUNNEL}")), "{table}");
+}
+
+#[test]
+fn a_nodes_loss_and_return_are_in_effect_within_a_second() {
+    let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
+    cluster.start_agents().unwrap();
+    let pods = pods(&cluster);
+    let objects: Vec<_> = cluster.nodes.iter().map(Node::object).collect();
+    let mut slowest = Duration::ZERO;
+    for lost in [1, 4] {
+        let blocks = cluster.nodes[lost].pod_cidrs();
+        for present in [false, true] {
+            let kept = objects.iter().enumerate().filter(|(i, _)| present || *i != lost).map(|(_, o)| o.clone());
+            cluster.apply("nodes", &kept.collect::<Vec<_>>()).unwrap();
+            let start = Instant::now();
+            for node in cluster.nodes.iter().enumerate().filter(|(i, _)| *i != lost).map(|(_, n)| n) {
+                let left = SOON.saturating_sub(start.elapsed());
+                wait::until_true(&format!("{}: {blocks:?} there: {present}", node.name()), left, || {
+                    let table = routes(node);
+                    blocks.iter().all(|block| table.contains(block.as_str()) == present)
+                })
+                .unwrap();
+            }
+            slowest = slowest.max(start.elapsed());
+        }
+        reaches(&pods[0].0, &pods[lost].0, 1450);
+    }
+    println!("the slowest took {slowest:?}");
+
+    // A node comes back under its name with another range and another address.
+    let node = &cluster.nodes[4];
+    node.space.ip(&["address del 192.168.51.15/24 dev eth0", "address add 192.168.51.77/24 dev eth0"]).unwrap();
+    node.space.ip(&["route add default via 192.168.51.1"]).unwrap();
+    let mut moved = objects;
+    let addresses = ["192.168.51.77".parse().unwrap(), node.address(Family::V6)];
+    moved[4] = manifest::node("n5", &addresses, &node.pod_cidrs());
+    cluster.apply("nodes", &moved).unwrap();
+    let expected = format!("10.244.5.0/24 via 192.168.51.77 dev {TUNNEL}");
+    wait::until_true(&expected, SOON, || routes(&cluster.nodes[0]).contains(&expected)).unwrap();
+    wait::until("the pods reach each other again", Duration::from_secs(5), || {
+        let target = pods[4].0.port(Family::V4, PORT)?;
+        let report = load::ask_with(&pods[0].0, target, Protocol::Tcp, 1, &["--timeout=300"])?;
+        Ok((report.ok == 1).then_some(()))
+    })
+    .unwrap();
+    reaches(&pods[0].0, &pods[4].0, 1450);
+}
+
+#[test]
+fn what_others_break_is_repaired_and_counted() {
+    let mut cluster = Cluster::routed(&[0, 1], 1500).unwrap();
+    cluster.start_agents().unwrap();
+    let pods = pods(&cluster);
+    let node = &cluster.nodes[0];
+    assert!(counts(node, "ropeway_route_repairs_total", 0));
+    let before = routes(node);
+    for (number, damage) in
+        (1..).zip(["route del 10.244.2.0/24", "route del fd00:10:244:2::/64", "route del blackhole 10.244.1.0/24"])
+    {
+        node.space.ip(&[damage]).unwrap();
+        wait::until_true(&format!("after `ip {damage}`"), SOON, || routes(node) == before).unwrap();
+        wait::until_true("it is counted", SOON, || counts(node, "ropeway_route_repairs_total", number)).unwrap();
+    }
+    for damage in
+        [format!("link del {TUNNEL}"), format!("link set {TUNNEL} down"), format!("link set {TUNNEL} mtu 1400")]
+    {
+        node.space.ip(&[&damage]).unwrap();
+        wait::until_true(&format!("after `ip {damage}`"), SOON, || {
+            let link = node.space.output(&["ip", "link", "show", TUNNEL]).unwrap_or_default();
+            link.contains("UP,LOWER_UP") && link.contains("mtu 1450") && routes(node) == before
+        })
+        .unwrap();
+        reaches(&pods[0].0, &pods[1].0, 1450);
+    }
+    // Another program's route in the place of ours is left, and said.
+    node.space.ip(&["route replace 10.244.2.0/24 via 192.168.50.1 proto static"]).unwrap();
+    wait::until_true("it is said", SOON, || counts(node, "ropeway_unrouted_ranges", 1)).unwrap();
+    node.space.ip(&["route del 10.244.2.0/24 via 192.168.50.1 proto static"]).unwrap();
+    wait::until_true("ours is back", SOON, || routes(node) == before).unwrap();
+    reaches(&pods[0].0, &pods[1].0, 1450);
+}
+
+#[test]
+fn a_thousand_nodes_are_routed_within_a_second() {
+    let mut cluster = Cluster::routed(&[0], 1500).unwrap();
+    cluster.start_agents().unwrap();
+    let node = &cluster.nodes[0];
+    let simulated: Vec<_> = (0..1000_u32)
+        .map(|i| {
+            // A quarter on the link, the others behind the router.
+            let (a, b) = (i / 250, i % 250 + 2);
+            let third = if a == 0 { 50 } else { 60 + a };
+            let addresses = [format!("192.168.{third}.{b}"), format!("fd00:{third}::5:{b:x}")];
+            let ranges = [format!("10.{}.{b}.0/24", 128 + a), format!("fd00:128:{i:x}::/64")];
+            manifest::node(&format!("s{i}"), &addresses.map(|a| a.parse().unwrap()), &ranges)
+        })
+        .filter(|node| node["status"]["addresses"][0]["address"] != "192.168.50.11")
+        .collect();
+    let count = |what: &[&str]| node.space.output(what).unwrap().lines().count();
+    let all =
+        || count(&["ip", "-4", "route", "show", "proto", "82"]) + count(&["ip", "-6", "route", "show", "proto", "82"]);
+    for (wanted, objects) in [(2 * simulated.len() + 2, &simulated[..]), (2, &[])] {
+        cluster.apply("simulated", objects).unwrap();
+        let start = Instant::now();
+        wait::until(&format!("{wanted} routes"), SOON, || {
+            let now = all();
+            anyhow::ensure!(now == wanted, "now {now}");
+            Ok(Some(()))
+        })
+        .unwrap();
+        println!("{wanted} routes after {:?}", start.elapsed());
+        let ends = || count(&["bridge", "fdb", "show", "dev", TUNNEL]);
+        let expected = if wanted == 2 { 0 } else { 750 };
+        wait::until_true(&format!("{expected} tunnel ends"), SOON, || ends() == expected).unwrap();
+    }
+}
