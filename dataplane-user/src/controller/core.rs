@@ -8,23 +8,19 @@ use dataplane_common::service::SlotTable;
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
 use ipnetwork::IpNetwork;
-use tracing::{error, info};
+use tracing::info;
 
-use super::claims::Claims;
 use super::faults::Faults;
 use super::intake::{Intake, Nodes};
 use super::report::Report;
-use super::store::{Entry, Store};
+use super::store::Store;
 use crate::apply::{self, Operations, Tables};
 use crate::desired::context::octets16;
-use crate::desired::{Context, NodeContext};
+use crate::desired::{Context, FrontendAddr, NodeContext};
 use crate::reconcile::restore::{Garbage, Restored, restore};
 use crate::reconcile::{Ledger, Plan, PublishedPort};
 use crate::source::object::DualAddr;
 use crate::source::{Event, ObjectKey, ServiceObject, SourceKind};
-
-/// Passes over changed Services in one reconciliation: a frontend goes to its owner in three.
-const MAX_PASSES: u32 = 100;
 
 /// The controller's state.
 pub struct Core {
@@ -43,7 +39,7 @@ pub struct Core {
     /// Services that wait for another try.
     pub(super) retries: BinaryHeap<Reverse<(Duration, u32)>>,
     /// Services that would have a frontend if its owner gave it up.
-    pub(super) claims: Claims,
+    pub(super) waiting: HashMap<FrontendAddr, Vec<u32>>,
     /// Found in the tables, and not yet claimed by a Service.
     pub(super) orphans: HashMap<Box<str>, Vec<PublishedPort>>,
     /// Slot tables of Services whose state in the tables is uncertain.
@@ -74,7 +70,7 @@ impl Core {
             jiffies_per_second,
             dirty: Vec::new(),
             retries: BinaryHeap::new(),
-            claims: Claims::default(),
+            waiting: HashMap::new(),
             orphans: services,
             limbo: HashMap::new(),
             garbage,
@@ -201,8 +197,8 @@ impl Core {
         }
         if std::mem::take(&mut self.addresses_changed) {
             self.ledger.keep_node_addresses(&self.node_addresses());
+            self.node_round(now);
         }
-        self.node_round(now);
     }
 
     fn node_addresses(&self) -> Vec<[u8; 16]> {
@@ -221,36 +217,25 @@ impl Core {
     }
 
     fn rounds(&mut self, now: Duration) {
-        let mut passes = 0;
         while !self.dirty.is_empty() {
-            let mut dirty = std::mem::take(&mut self.dirty);
-            passes += 1;
-            if passes > MAX_PASSES {
-                error!(services = dirty.len(), "Services go on taking frontends from each other; trying again later");
-                dirty.iter().for_each(|n| self.retry(*n, now));
-                return;
-            }
-            if !self.claims.is_empty() {
-                // so that whoever was first asks first
-                let store = &self.store;
-                dirty.sort_by(|a, b| store.get(*a).map(Entry::rank).cmp(&store.get(*b).map(Entry::rank)));
-            }
+            let dirty = std::mem::take(&mut self.dirty);
             for chunk in dirty.chunks(super::round::CHUNK) {
                 self.round(chunk, now);
             }
         }
     }
 
-    /// Garbage goes first, so that it is in nobody's way; older Services come first, because the first owner of an address wins. What the tables
-    /// have of a Service is known to be its own before anybody asks for it.
+    /// Garbage goes first, so that it is in nobody's way; older Services come first, because the first owner of an address wins.
     fn first_order(&mut self, now: Duration) {
         let garbage = std::mem::take(&mut self.garbage.plan);
         self.execute_for_node(&garbage, now);
-        for i in 0..self.dirty.len() {
-            self.adopt(self.dirty[i]);
-        }
-        let store = &self.store;
-        self.dirty.sort_by_key(|n| store.get(*n).map(|e| e.rank().0));
+        let order = |number: &u32| {
+            let entry = self.store.get(*number)?;
+            Some((entry.service.as_ref()?.created, name_order(&entry.key), *number))
+        };
+        let mut dirty: Vec<_> = self.dirty.iter().map(|n| order(n).unwrap_or((u32::MAX, 0, *n))).collect();
+        dirty.sort_unstable();
+        self.dirty = dirty.into_iter().map(|(_, _, number)| number).collect();
         if self.orphans.is_empty() {
             self.ledger.reserve(self.dirty.len());
         }
@@ -290,4 +275,10 @@ impl Core {
             }
         }
     }
+}
+
+/// An order of names that is the same in every run, for Services of the same second.
+fn name_order(key: &ObjectKey) -> u32 {
+    let bytes = key.namespace.bytes().chain([b'/']).chain(key.name.bytes());
+    bytes.fold(0x811c_9dc5, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }

@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use dataplane_common::addr::Address;
-use dataplane_host::map::MapError;
 
 use super::core::Core;
 use super::snapshot::HealthCheck;
@@ -14,7 +13,7 @@ use crate::desired::{self, Desired, FrontendAddr, ready_local};
 use crate::reconcile::plan::{NODE, Plan, Tag};
 use crate::reconcile::published::union;
 use crate::reconcile::{PublishedPort, assign};
-use crate::source::{Cause, ObjectKey, Rejection, SourceKind};
+use crate::source::{ObjectKey, Rejection, SourceKind};
 
 /// Services to a round: enough for batches, few enough for little memory.
 pub(super) const CHUNK: usize = 512;
@@ -45,7 +44,6 @@ impl Core {
     /// Derives, assigns and plans one Service; none if nothing of it is or will be in the tables.
     fn prepare(&mut self, number: u32, plan: &mut Plan, now: Duration) -> Option<Part> {
         self.adopt(number);
-        self.claims.forget(number);
         let entry = self.store.get_mut(number)?;
         entry.dirty = false;
         let before = std::mem::take(&mut entry.published);
@@ -58,18 +56,14 @@ impl Core {
             }
         };
         let hz = self.jiffies_per_second;
-        let (store, claims) = (&self.store, &self.claims);
-        let assigned =
-            assign(&before, &desired, number, &mut self.ledger, hz, now, |key| claims.first(key, entry, store));
+        let assigned = assign(&before, &desired, number, &mut self.ledger, hz, now);
         let mut rejections = std::mem::take(&mut desired.rejections);
         self.note_health(number);
         let entry = self.store.get(number)?;
         let assigned = match assigned {
             Ok(assigned) => assigned,
             Err(refusal) => {
-                rejections.push(
-                    Rejection::of(SourceKind::Service, &entry.key, "", refusal.to_string()).because(Cause::TableFull),
-                );
+                rejections.push(Rejection::of(SourceKind::Service, &entry.key, "", refusal.to_string()));
                 self.faults.set_service(number, rejections);
                 self.restore_part(number, before);
                 self.retry(number, now);
@@ -77,20 +71,19 @@ impl Core {
             }
         };
         self.ledger.plan((&entry.key.namespace, &entry.key.name), &before, &assigned.ports, number, plan);
-        for (key, other) in assigned.conflicts {
-            rejections.push(self.conflict(number, key, other));
-            self.claims.wait(number, key);
-            // who came later gives it up, and whoever waits is woken
-            let later =
-                |o: &u32| self.store.get(*o).zip(self.store.get(number)).is_some_and(|(o, own)| own.rank() < o.rank());
-            other.filter(later).into_iter().for_each(|o| self.mark(o));
+        for (key, owner) in assigned.conflicts {
+            rejections.push(self.conflict(number, key, owner));
+            let waiting = self.waiting.entry(key).or_default();
+            if !waiting.contains(&number) {
+                waiting.push(number);
+            }
         }
         self.faults.set_service(number, rejections);
         Some(Part { number, before, after: assigned.ports })
     }
 
     /// Takes over what the tables had of this Service when the agent started.
-    pub(super) fn adopt(&mut self, number: u32) {
+    fn adopt(&mut self, number: u32) {
         if self.orphans.is_empty() {
             return;
         }
@@ -108,12 +101,12 @@ impl Core {
         }
     }
 
-    fn conflict(&self, number: u32, key: FrontendAddr, other: Option<u32>) -> Rejection {
-        let owner = other.and_then(|n| self.store.get(n));
+    fn conflict(&self, number: u32, key: FrontendAddr, owner: u32) -> Rejection {
+        let owner = self.ledger.ports.owner(owner).and_then(|n| self.store.get(n));
         let owner = owner.map_or_else(|| "another Service".to_owned(), |e| format!("Service {}", e.key));
         let claimant = self.store.get(number).map_or_else(|| ObjectKey::new("", ""), |e| e.key.clone());
         let reason = format!("{} port {} is taken by {owner}", ip(key.addr), key.port);
-        Rejection::of(SourceKind::Service, &claimant, "spec.ports", reason).because(Cause::AddressConflict)
+        Rejection::of(SourceKind::Service, &claimant, "spec.ports", reason)
     }
 
     fn execute(&mut self, plan: &Plan) -> Failures {
@@ -161,8 +154,7 @@ impl Core {
         plan.clear();
         for part in failed {
             if let (Some(entry), Some(error)) = (self.store.get(part.number), failures.get(&part.number)) {
-                let cause = if matches!(error, MapError::Full { .. }) { Cause::TableFull } else { Cause::WriteFailed };
-                let rejection = Rejection::of(SourceKind::Service, &entry.key, "", error.to_string()).because(cause);
+                let rejection = Rejection::of(SourceKind::Service, &entry.key, "", error.to_string());
                 self.faults.set_service(part.number, vec![rejection]);
             }
             if again.contains_key(&part.number) {
@@ -189,14 +181,20 @@ impl Core {
     /// `after` is in the tables instead of `before`.
     fn settle(&mut self, number: u32, before: &[PublishedPort], after: Box<[PublishedPort]>, now: Duration) {
         let mut woken = Vec::new();
-        let claims = &mut self.claims;
-        self.ledger.commit(before, &after, now, |key| woken.extend(claims.wake(key)));
-        self.restore_part(number, after);
+        let waiting = &mut self.waiting;
+        self.ledger.commit(before, &after, now, |key| {
+            if !waiting.is_empty() {
+                woken.extend(waiting.remove(key).into_iter().flatten());
+            }
+        });
+        if let Some(entry) = self.store.get_mut(number) {
+            entry.published = after;
+        }
         woken.into_iter().for_each(|n| self.mark(n));
         self.store.collect(number);
     }
 
-    pub(super) fn retry(&mut self, number: u32, now: Duration) {
+    fn retry(&mut self, number: u32, now: Duration) {
         let Some(entry) = self.store.get_mut(number) else { return };
         let wait = FIRST_RETRY * (1 << entry.failures.min(MAX_DOUBLINGS));
         entry.failures = entry.failures.saturating_add(1);
@@ -212,9 +210,9 @@ impl Core {
             self.ledger.plan_addrs(&mut plan);
             self.execute_for_node(&plan, now);
             plan.clear();
-            let claims = &mut self.claims;
+            let waiting = &mut self.waiting;
             let mut woken = Vec::new();
-            self.ledger.commit(&ports, &[], now, |key| woken.extend(claims.wake(key)));
+            self.ledger.commit(&ports, &[], now, |key| woken.extend(waiting.remove(key).into_iter().flatten()));
             woken.into_iter().for_each(|n| self.mark(n));
         }
         self.plan = plan;

@@ -40,7 +40,7 @@ impl Wants {
         self
     }
 
-    pub(super) const fn sets(self) -> u8 {
+    const fn sets(self) -> u8 {
         self.internal | self.external
     }
 }

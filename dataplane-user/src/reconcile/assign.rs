@@ -32,8 +32,8 @@ pub enum Refusal {
 pub struct Assigned {
     /// One for each desired port.
     pub ports: Box<[PublishedPort]>,
-    /// Frontends that another Service has or is to have; `None`: nobody knows which.
-    pub conflicts: Vec<(FrontendAddr, Option<u32>)>,
+    /// Frontends that another service port has.
+    pub conflicts: Vec<(FrontendAddr, u32)>,
 }
 
 /// Affinity times in the clock of the packet path.
@@ -46,8 +46,7 @@ pub(super) fn ticks(seconds: u32, jiffies_per_second: u32) -> u32 {
     u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
 }
 
-/// Finds ids and space. `before` is what the Service has now; `yields_to` says which other Service a frontend is to
-/// be left to.
+/// Finds ids and space. `before` is what the Service has now.
 ///
 /// # Errors
 /// Something is full; then nothing is taken.
@@ -58,10 +57,8 @@ pub fn assign(
     ledger: &mut Ledger,
     jiffies_per_second: u32,
     now: Duration,
-    yields_to: impl Fn(&FrontendAddr) -> Option<u32>,
 ) -> Result<Assigned, Refusal> {
-    let conflicts = Vec::new();
-    let mut work = Work { before, tag, ledger, now, yields_to, conflicts, added: (0, 0), added_sources: (0, 0) };
+    let mut work = Work { before, tag, ledger, now, conflicts: Vec::new(), added: (0, 0), added_sources: (0, 0) };
     let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
     for port in &desired.ports {
         match work.port(port, &ports, jiffies_per_second) {
@@ -85,20 +82,19 @@ impl super::ledger::Taken {
     }
 }
 
-struct Work<'a, F> {
+struct Work<'a> {
     before: &'a [PublishedPort],
     tag: Tag,
     ledger: &'a mut Ledger,
     now: Duration,
-    yields_to: F,
-    conflicts: Vec<(FrontendAddr, Option<u32>)>,
+    conflicts: Vec<(FrontendAddr, u32)>,
     /// New frontends, by family.
     added: (u32, u32),
     /// New ranges of clients, by family.
     added_sources: (u32, u32),
 }
 
-impl<F: Fn(&FrontendAddr) -> Option<u32>> Work<'_, F> {
+impl Work<'_> {
     fn port(&mut self, port: &DesiredPort, done: &[PublishedPort], hz: u32) -> Result<PublishedPort, Refusal> {
         let before = self.before.iter().find(|p| p.name == port.name);
         let id = match before {
@@ -108,9 +104,7 @@ impl<F: Fn(&FrontendAddr) -> Option<u32>> Work<'_, F> {
         let frontends = self.frontends(port, id, done)?;
         self.check_room_for_sources(before, &port.sources)?;
         let mut changed = before.map_or([true; 4], |b| [b.uncertain; 4]);
-        // a set whose frontends all went to others has no table, so that a restart finds what it expects
-        let wanted = desired::wanted_sets(&frontends);
-        let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, wanted, &mut changed)?;
+        let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, &mut changed)?;
         let mut after = PublishedPort {
             name: before.map_or_else(|| Arc::clone(&port.name), |b| Arc::clone(&b.name)),
             id,
@@ -157,7 +151,7 @@ impl<F: Fn(&FrontendAddr) -> Option<u32>> Work<'_, F> {
         Ok(table)
     }
 
-    /// Frontends that another Service has stay with it until it gives them up.
+    /// Frontends that another Service has stay with it: the first owner wins.
     fn frontends(
         &mut self,
         port: &DesiredPort,
@@ -166,10 +160,6 @@ impl<F: Fn(&FrontendAddr) -> Option<u32>> Work<'_, F> {
     ) -> Result<Box<[desired::Frontend]>, Refusal> {
         let mut frontends = Vec::with_capacity(port.frontends.len());
         for f in &port.frontends {
-            if let Some(first) = (self.yields_to)(&f.key) {
-                self.conflicts.push((f.key, Some(first)));
-                continue;
-            }
             let owner = self.ledger.frontend_owner(&f.key);
             let sibling = done.iter().find(|p| p.frontends.iter().any(|d| d.key == f.key)).map(|p| p.id);
             match sibling.or(owner) {
@@ -180,7 +170,7 @@ impl<F: Fn(&FrontendAddr) -> Option<u32>> Work<'_, F> {
                 Some(o) if sibling.is_none() && (o == id || self.before.iter().any(|p| p.id == o)) => {
                     frontends.push(*f);
                 }
-                Some(other) => self.conflicts.push((f.key, self.ledger.ports.owner(other))),
+                Some(other) => self.conflicts.push((f.key, other)),
             }
         }
         frontends.sort_unstable_by_key(|f| f.key);
@@ -222,7 +212,6 @@ impl<F: Fn(&FrontendAddr) -> Option<u32>> Work<'_, F> {
         &mut self,
         before: &[PublishedBackend],
         desired: &[desired::Backend],
-        wanted: [u8; 2],
         changed: &mut [bool; 4],
     ) -> Result<Box<[PublishedBackend]>, Refusal> {
         let mut note = |addr: &[u8; 16], sets: u8| {
@@ -234,13 +223,12 @@ impl<F: Fn(&FrontendAddr) -> Option<u32>> Work<'_, F> {
         let mut after = Vec::with_capacity(desired.len());
         for (i, d) in desired.iter().enumerate() {
             let endpoint = (u128::from_be_bytes(d.addr), d.port);
-            let sets = d.sets & wanted[usize::from(!is_v4(&d.addr))];
             let mut id = None;
             while let Some(b) = old.peek() {
                 match b.endpoint().cmp(&endpoint) {
                     Ordering::Less => note(&b.addr, b.sets),
                     Ordering::Equal => {
-                        note(&b.addr, b.sets ^ sets);
+                        note(&b.addr, b.sets ^ d.sets);
                         id = Some(b.id);
                     }
                     Ordering::Greater => break,
@@ -253,14 +241,14 @@ impl<F: Fn(&FrontendAddr) -> Option<u32>> Work<'_, F> {
             let id = if let Some(id) = id {
                 id
             } else {
-                note(&d.addr, sets);
+                note(&d.addr, d.sets);
                 let (capacity, needed) = (self.ledger.limits.backends, (desired.len() - i) as u32);
                 let full = Refusal::Full { map: "backends", capacity, needed };
                 let id = self.ledger.backends.take(self.now).ok_or(full)?;
                 self.ledger.taken.backends.push(id);
                 id
             };
-            after.push(PublishedBackend { addr: d.addr, port: d.port, state: d.state, sets, id });
+            after.push(PublishedBackend { addr: d.addr, port: d.port, state: d.state, sets: d.sets, id });
         }
         for b in old {
             note(&b.addr, b.sets);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use dataplane_common::addr::Address as _;
 use dataplane_common::pod::{Addr, addr_kind};
 use dataplane_common::service::SlotTable;
 use hashbrown::{HashMap, HashSet};
@@ -159,11 +158,7 @@ impl Ledger {
         self.v6_sources -= u32::from(known && matches!(family(&range.addr), Family::V6(_)));
     }
 
-    /// Loopback has no entry: no packet to it comes from outside, and sockets do not ask.
     pub(super) fn use_addr(&mut self, addr: [u8; 16], tag: Tag) {
-        if is_loopback(&addr) {
-            return;
-        }
         let entry = self.addrs.entry(addr).or_default();
         entry.frontends += 1;
         if entry.entered != entry.wanted() {
@@ -172,13 +167,9 @@ impl Ledger {
     }
 
     pub(super) fn leave_addr(&mut self, addr: [u8; 16], tag: Tag) {
-        if is_loopback(&addr) {
-            return;
-        }
         let entry = self.addrs.entry(addr).or_default();
         entry.frontends = entry.frontends.saturating_sub(1);
-        // also if others have it still: they may leave in the same round
-        if self.touched.last() != Some(&(addr, tag)) {
+        if entry.entered != entry.wanted() {
             self.touched.push((addr, tag));
         }
     }
@@ -220,29 +211,18 @@ impl Ledger {
         !self.touched.is_empty()
     }
 
-    /// Turns what has changed about addresses in this round into operations. An address that several Services get is entered for each of
-    /// them, because the operations of one may be left out; one that several leave is looked at again when all of them have left.
+    /// Turns what has changed about addresses in this round into operations.
     pub fn plan_addrs(&mut self, plan: &mut Plan) {
-        let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_unstable();
-        touched.dedup();
-        for group in touched.chunk_by(|a, b| a.0 == b.0) {
-            let addr = group[0].0;
+        for (addr, tag) in self.touched.drain(..) {
             let Some(entry) = self.addrs.get_mut(&addr) else { continue };
             let wanted = entry.wanted();
-            if wanted == 0 && entry.entered != 0 && group.len() > 1 {
-                self.touched.push((addr, NODE));
-                continue;
-            }
             if entry.entered != wanted {
                 let value = Addr { ifindex: 0, kind: wanted, pad: 0, mac: [0; 6] };
-                for (_, tag) in group {
-                    match (family(&addr), wanted) {
-                        (Family::V4(a), 0) => plan.gone_addrs4.push(*tag, a),
-                        (Family::V6(a), 0) => plan.gone_addrs6.push(*tag, a),
-                        (Family::V4(a), _) => plan.addrs4.push(*tag, a, value),
-                        (Family::V6(a), _) => plan.addrs6.push(*tag, a, value),
-                    }
+                match (family(&addr), wanted) {
+                    (Family::V4(a), 0) => plan.gone_addrs4.push(tag, a),
+                    (Family::V6(a), 0) => plan.gone_addrs6.push(tag, a),
+                    (Family::V4(a), _) => plan.addrs4.push(tag, a, value),
+                    (Family::V6(a), _) => plan.addrs6.push(tag, a, value),
                 }
                 entry.entered = wanted;
             }
@@ -250,15 +230,5 @@ impl Ledger {
                 self.addrs.remove(&addr);
             }
         }
-        touched.clear();
-        touched.append(&mut self.touched);
-        self.touched = touched;
-    }
-}
-
-fn is_loopback(addr: &[u8; 16]) -> bool {
-    match family(addr) {
-        Family::V4(a) => a.is_loopback(),
-        Family::V6(a) => a.is_loopback(),
     }
 }

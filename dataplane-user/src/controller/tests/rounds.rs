@@ -73,8 +73,7 @@ fn an_unchanged_state_after_a_restart_costs_no_operation() {
     core1.handle(Event::Slice(key("local-1"), Some(ends.clone())));
     core1.reconcile(NOW);
     let before = view(&memory);
-    assert_eq!(before.frontends.len(), 1 + 4 + 4, "with node ports at the node's addresses and at loopback");
-    assert!(!before.addrs.contains_key(&octets16(ip("127.0.0.1"))), "which no packet asks for");
+    assert_eq!(before.frontends.len(), 1 + 4 + 2);
     let mut core2 = core(&memory, NOW);
     core2.handle(Event::Service(key("local"), Some(local)));
     core2.handle(Event::Slice(key("local-1"), Some(ends)));
@@ -182,68 +181,6 @@ fn the_first_owner_of_an_address_keeps_it_and_the_next_gets_it_when_it_goes() {
     core.reconcile(NOW);
     assert_eq!(owner(), "shop/second:http");
     assert_eq!(core.snapshot().rejected, 0);
-}
-
-fn claimant(cluster_ip: &str, created: u32) -> ServiceObject {
-    let extra = ServiceExtra { external_ips: [ip("203.0.113.1")].into(), ..ServiceExtra::default() };
-    ServiceObject { created, extra: Some(Box::new(extra)), ..service(&[cluster_ip], &[("http", 80)]) }
-}
-
-#[test]
-fn the_older_claimant_gets_an_address_whenever_it_comes() {
-    let memory = memory();
-    let mut core = serving(&memory);
-    core.handle(Event::Service(key("young"), Some(claimant("10.96.0.20", 200))));
-    core.reconcile(NOW);
-    let address = (octets16(ip("203.0.113.1")), 80, 6);
-    core.handle(Event::Service(key("old"), Some(claimant("10.96.0.21", 100))));
-    core.reconcile(NOW);
-    assert_eq!(view(&memory).frontends[&address].service, "shop/old:http");
-    assert_eq!(
-        core.snapshot().rejections[0].to_string(),
-        "Service shop/young, spec.ports: 203.0.113.1 port 80 is taken by Service shop/old"
-    );
-    // made anew, it is the younger one
-    core.handle(Event::Service(key("old"), Some(claimant("10.96.0.21", 300))));
-    core.reconcile(NOW);
-    assert_eq!(view(&memory).frontends[&address].service, "shop/young:http");
-    assert!(core.snapshot().rejections[0].to_string().starts_with("Service shop/old, "));
-}
-
-#[test]
-fn of_claimants_of_one_second_the_name_decides_in_every_order() {
-    for order in [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"]] {
-        let memory = memory();
-        let mut core = serving(&memory);
-        for name in order {
-            let cluster_ip = format!("10.96.0.{}", name.as_bytes()[0]);
-            core.handle(Event::Service(key(name), Some(claimant(&cluster_ip, 7))));
-            if order[0] != "b" {
-                core.reconcile(NOW);
-            }
-        }
-        core.reconcile(NOW);
-        let owner = || view(&memory).frontends[&(octets16(ip("203.0.113.1")), 80, 6)].service.clone();
-        assert_eq!(owner(), "shop/a:http");
-        assert_eq!(core.snapshot().rejected, 2);
-        core.handle(Event::Service(key("a"), None));
-        core.reconcile(NOW);
-        assert_eq!((owner(), core.snapshot().rejected), ("shop/b:http".into(), 1));
-    }
-}
-
-#[test]
-fn an_agent_that_starts_gives_an_address_to_the_older_whoever_had_it() {
-    let memory = memory();
-    let mut before = serving(&memory);
-    before.handle(Event::Service(key("young"), Some(claimant("10.96.0.20", 200))));
-    before.reconcile(NOW);
-    let mut core = core(&memory, NOW);
-    core.handle(Event::Service(key("young"), Some(claimant("10.96.0.20", 200))));
-    core.handle(Event::Service(key("old"), Some(claimant("10.96.0.21", 100))));
-    in_sync(&mut core);
-    core.reconcile(NOW);
-    assert_eq!(view(&memory).frontends[&(octets16(ip("203.0.113.1")), 80, 6)].service, "shop/old:http");
 }
 
 #[test]
