@@ -81,10 +81,11 @@ pub const MAPS: &[&str] = &[
     "source_ranges6",
     "host_ports4",
     "host_ports6",
+    "steps",
 ];
 
 /// Raised when the meaning of a field changes but no layout does.
-const REVISION: usize = 1;
+const REVISION: usize = 2;
 
 /// FNV-1a over the layouts.
 pub const HASH: u64 = {

@@ -45,6 +45,16 @@ counted! {
         Rewrite = "rewrite",
         /// Router or neighbour discovery, redirects, ARP answers: a pod has no business with them.
         ForbiddenControl = "forbidden_control",
+        /// A load-balancer address that this client may not use (`loadBalancerSourceRanges`).
+        SourceRange = "source_range",
+        /// An address of a `ServiceCIDR` that no Service has.
+        UnallocatedAddress = "unallocated_address",
+        /// Larger than the MTU of the way out.
+        TooBig = "too_big",
+        /// Leaves the cluster, and has nothing by which its reply would be known.
+        NotTranslatable = "not_translatable",
+        /// The program that goes on with such packets is not in place.
+        NoStep = "no_step",
     }
 }
 
@@ -57,5 +67,11 @@ counted! {
         SocketTranslated = "socket_translated",
         /// A connect or sendmsg that a socket hook refused: no backend.
         SocketRefused = "socket_refused",
+        /// A packet that was answered with a TCP reset or an ICMP error; it is counted as dropped as well.
+        PacketRefused = "packet_refused",
+        /// A new flow of a pod out of the cluster, with the node's address.
+        Masqueraded = "masqueraded",
+        /// A new flow to a host port, on the packet path.
+        HostPort = "host_port",
     }
 }

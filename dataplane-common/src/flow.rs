@@ -91,10 +91,6 @@ pub mod flow_state {
 
 /// Bits of [`Flow::flags`].
 pub mod flow_flags {
-    /// The source changes.
-    pub const SRC: u8 = 1;
-    /// The destination changes.
-    pub const DST: u8 = 2;
     /// From the backend to the client.
     pub const REPLY: u8 = 4;
     /// The client is outside the cluster.

@@ -1,116 +1,26 @@
 //! The packet programs: what happens at each hook.
+//!
+//! A packet of a known flow is done with at once, and so is one that only passes through. Whatever is rarer is a [`Step`]: it begins with
+//! the packet anew, because a tail call takes nothing along.
 
+use crate::connect::{End, egress, masquerade, pair, to_backend, to_host_port};
 use crate::event::DropReason;
 use crate::flow::{Flow, flow_flags};
-use crate::forward::{Action, Ingress, Verdict, connect, forward, route};
+use crate::forward::{forward, route};
 use crate::icmp;
 use crate::packet::{Flows, Packet, Tables};
 use crate::parse::{Layer4, Parsed, Reject, parse};
 use crate::pod::{addr_kind, pod_flags};
 use crate::rewrite::{Family, translate};
-use crate::select::Side;
-use crate::service::{Frontend, FrontendKey};
+use crate::select::host_port;
+use crate::service::FrontendKey;
 use crate::track::{is_current, touch};
+use crate::verdict::{Action, Origin, Step, Verdict};
 
-/// Ingress of a pod's host-side veth: everything that a pod sends.
+/// Ingress of a pod's host-side veth, which is everything that a pod sends, or of an uplink: node ports, external addresses, replies, and
+/// packets for local pods.
 #[inline(always)]
-pub fn from_pod<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, ifindex: u32) -> Verdict
-where
-    A: Family,
-    P: Packet,
-    F: Flows<A>,
-    T: Tables<A>,
-{
-    let parsed: Parsed<A> = match parse(packet, tables) {
-        Ok(parsed) => parsed,
-        Err(reject) => return Verdict::drop(reject.into()),
-    };
-    let now = tables.now();
-    // a flow knows by which interface its packets come in: that is the anti-spoof check of a hit
-    let mut opened = Flow::EMPTY;
-    let flow = match flows.get(&parsed.key) {
-        Some(flow) if flow.iif == ifindex && is_current(flow, &parsed, now, tables) => {
-            touch(flow, &parsed, now);
-            &*flow
-        }
-        _ => {
-            let verdict = open_from_pod(flows, tables, &parsed, ifindex, &mut opened);
-            if verdict.action() != Action::Translate {
-                return untranslated(packet, &parsed, verdict);
-            }
-            &opened
-        }
-    };
-    forward(packet, &parsed, flow)
-}
-
-/// A function of its own, with a stack of its own, of which a kernel program has 512 bytes for all that it calls.
-#[inline(never)]
-fn open_from_pod<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, ifindex: u32, flow: &mut Flow<A>) -> Verdict
-where
-    A: Family,
-    F: Flows<A>,
-    T: Tables<A>,
-{
-    let Some(pod) = tables.pod(ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
-    if pod.flags & pod_flags::PRESENT == 0 {
-        return Verdict::drop(DropReason::UnknownPod);
-    }
-    if A::of_pod(pod) != parsed.key.src || parsed.key.src.is_unspecified() {
-        let discovery = A::V6 && parsed.key.src.is_link_local();
-        return Verdict::drop(if discovery { DropReason::ForbiddenControl } else { DropReason::Spoofed });
-    }
-    match ask(tables, parsed) {
-        Ask::Open(frontend) => {
-            connect(flows, tables, &parsed.key, frontend, Ingress { ifindex, side: Side::Internal }, flow)
-        }
-        Ask::Other(kind, pod) => {
-            if parsed.is_syn() {
-                // a new direct connection with the ports of an old one through a Service: its replies are not translated
-                flows.remove(&parsed.key.reversed());
-            }
-            if kind == addr_kind::POD {
-                return Verdict::to_pod(pod);
-            }
-            let uplink = tables.config().map_or(0, |c| c.uplink);
-            let host = kind == addr_kind::NODE || uplink == 0 || parsed.key.dst.is_host_only();
-            if host { Verdict::PASS } else { Verdict::to_uplink(uplink) }
-        }
-        Ask::Refused(reason) => Verdict::drop(reason),
-    }
-}
-
-/// A packet without a flow goes on as it is, unless it is an error about a packet of a flow: see [`report`].
-#[inline(always)]
-fn untranslated<A: Family, P: Packet>(packet: &mut P, parsed: &Parsed<A>, verdict: Verdict) -> Verdict {
-    if parsed.layer4 == Layer4::IcmpError && verdict != SPOOFED {
-        return verdict.of_report();
-    }
-    route(packet, parsed, verdict)
-}
-
-/// An ICMP error, after another hook has found `verdict` for it as for any packet: if it is about a packet of a flow that comes in by `iif` (a
-/// pod's veth; 0: any other way), it is translated and follows that flow.
-///
-/// A step of its own because it is rare, and the stack of a kernel program does not hold it as well.
-#[inline(always)]
-pub fn report<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, iif: u32, verdict: Verdict) -> Verdict
-where
-    A: Family,
-    P: Packet,
-    F: Flows<A>,
-    T: Tables<A>,
-{
-    let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::drop(DropReason::Malformed) };
-    let translated = icmp::error(packet, flows, &parsed, iif);
-    if translated.action() == Action::Translate { route(packet, &parsed, verdict) } else { translated }
-}
-
-const SPOOFED: Verdict = Verdict::drop(DropReason::Spoofed);
-
-/// Ingress of an uplink: node ports, external addresses, replies, and packets for local pods.
-#[inline(always)]
-pub fn from_uplink<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, ifindex: u32) -> Verdict
+pub fn enter<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, origin: Origin, ifindex: u32) -> Verdict
 where
     A: Family,
     P: Packet,
@@ -120,42 +30,220 @@ where
     let parsed: Parsed<A> = match parse(packet, tables) {
         Ok(parsed) => parsed,
         // the host's stack reassembles what is for the host
-        Err(Reject::UnknownFragment) => return Verdict::PASS,
+        Err(Reject::UnknownFragment) if matches!(origin, Origin::Uplink) => return Verdict::PASS,
         Err(reject) => return Verdict::drop(reject.into()),
     };
     let now = tables.now();
-    let mut opened = Flow::EMPTY;
-    let flow = match flows.get(&parsed.key) {
-        Some(flow) if flow.iif == 0 && is_current(flow, &parsed, now, tables) => {
-            touch(flow, &parsed, now);
-            &*flow
-        }
-        _ => {
-            let verdict = open_from_uplink(flows, tables, &parsed, ifindex, &mut opened);
-            if verdict.action() != Action::Translate {
-                return untranslated(packet, &parsed, verdict);
-            }
-            &opened
-        }
-    };
-    forward(packet, &parsed, flow)
+    // a flow knows by which interface its packets come in: that is the anti-spoof check of a hit
+    if let Some(flow) = flows.get(&parsed.key)
+        && flow.iif == origin.iif(ifindex)
+        && is_current(flow, &parsed, now, tables)
+    {
+        touch(flow, &parsed, now);
+        return forward(packet, tables, &parsed, flow);
+    }
+    // what opens a connection often asks for a frontend; anything else first shows what its address is
+    if parsed.is_syn() {
+        return Verdict::PASS.then(Step::Open);
+    }
+    let verdict = miss(flows, tables, &parsed, origin, ifindex);
+    match verdict.step() {
+        None if parsed.layer4 == Layer4::IcmpError && verdict != SPOOFED => verdict.then(Step::Report),
+        None => route(packet, tables, &parsed, verdict),
+        Some(_) => verdict,
+    }
 }
 
-/// As [`open_from_pod`].
+const SPOOFED: Verdict = Verdict::drop(DropReason::Spoofed);
+
+/// A packet that has no flow and opens no TCP connection. A function of its own, with a stack of its own.
 #[inline(never)]
-fn open_from_uplink<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, ifindex: u32, flow: &mut Flow<A>) -> Verdict
+fn miss<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, origin: Origin, ifindex: u32) -> Verdict
 where
     A: Family,
     F: Flows<A>,
     T: Tables<A>,
 {
-    match ask(tables, parsed) {
-        Ask::Open(frontend) => {
-            connect(flows, tables, &parsed.key, frontend, Ingress { ifindex, side: Side::External }, flow)
+    if matches!(origin, Origin::Pod) {
+        let verdict = sender(tables, parsed, ifindex);
+        if verdict != Verdict::PASS {
+            return verdict;
         }
-        Ask::Other(addr_kind::POD, pod) => Verdict::to_pod(pod),
-        Ask::Other(..) => Verdict::PASS,
-        Ask::Refused(reason) => Verdict::drop(reason),
+    }
+    let (kind, pod) = tables.addr(&parsed.key.dst).map_or((0, 0), |a| (a.kind, a.ifindex));
+    let datagram = matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
+    match kind {
+        addr_kind::SERVICE | addr_kind::NODE | addr_kind::EXTERNAL if datagram => Verdict::PASS.then(Step::Open),
+        addr_kind::SERVICE | addr_kind::NODE | addr_kind::EXTERNAL
+            if parsed.is_tcp_midflow() && tables.frontend(&frontend_key(parsed)).is_some() =>
+        {
+            Verdict::drop(DropReason::NoFlow)
+        }
+        // nobody listens on the other ports of a Service's address
+        addr_kind::SERVICE if parsed.is_tcp_midflow() || parsed.layer4 == Layer4::Icmp => {
+            Verdict::refuse(DropReason::NoFrontend)
+        }
+        addr_kind::SERVICE => Verdict::drop(DropReason::NoFrontend),
+        // what is the node's own is the host's business
+        addr_kind::NODE => Verdict::PASS,
+        _ => direct(flows, tables, parsed, origin, kind, pod),
+    }
+}
+
+/// [`Verdict::PASS`] if the packet is the pod's own.
+#[inline(always)]
+fn sender<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, ifindex: u32) -> Verdict {
+    let Some(pod) = tables.pod(ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
+    if pod.flags & pod_flags::PRESENT == 0 {
+        return Verdict::drop(DropReason::UnknownPod);
+    }
+    if A::of_pod(pod) == parsed.key.src && !parsed.key.src.is_unspecified() {
+        return Verdict::PASS;
+    }
+    let discovery = A::V6 && parsed.key.src.is_link_local();
+    if discovery { Verdict::drop(DropReason::ForbiddenControl) } else { SPOOFED }
+}
+
+/// To an address that is none of a Service and not the node's.
+#[inline(always)]
+fn direct<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, origin: Origin, kind: u8, pod: u32) -> Verdict
+where
+    A: Family,
+    F: Flows<A>,
+    T: Tables<A>,
+{
+    let opens = parsed.is_syn() || parsed.layer4 == Layer4::Udp;
+    if opens {
+        // with the ports of an old connection through a Service: its replies must not be translated
+        let back = parsed.key.reversed();
+        if flows.get(&back).is_some_and(|flow| flow.flags & flow_flags::REPLY != 0) {
+            flows.remove(&back);
+        }
+    }
+    if kind == addr_kind::POD {
+        return Verdict::to_pod(pod);
+    }
+    let to_host = parsed.key.dst.is_host_only();
+    if to_host {
+        return Verdict::PASS;
+    }
+    let way = egress(tables, &parsed.key.dst);
+    if way.nowhere {
+        return Verdict::drop(DropReason::UnallocatedAddress);
+    }
+    if matches!(origin, Origin::Uplink) {
+        return Verdict::PASS;
+    }
+    if way.masked && parsed.layer4 != Layer4::IcmpError {
+        return Verdict::PASS.then(Step::Open);
+    }
+    if way.oif == 0 { Verdict::PASS } else { Verdict::to_uplink(way.oif) }
+}
+
+#[inline(always)]
+fn frontend_key<A: Family>(parsed: &Parsed<A>) -> FrontendKey<A> {
+    FrontendKey { addr: parsed.key.dst, port: parsed.key.dport, proto: parsed.key.proto, pad: 0 }
+}
+
+/// [`Step::Open`]: a packet without a flow that opens a connection, or may.
+#[inline(always)]
+pub fn open<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, origin: Origin, ifindex: u32) -> Verdict
+where
+    A: Family,
+    P: Packet,
+    F: Flows<A>,
+    T: Tables<A>,
+{
+    let mut parsed: Parsed<A> = match parse(packet, tables) {
+        Ok(parsed) => parsed,
+        Err(reject) => return Verdict::drop(reject.into()),
+    };
+    if let Err(reject) = parsed.forget(packet) {
+        return Verdict::drop(reject.into());
+    }
+    let mut end = End::EMPTY;
+    let verdict = far_end(flows, tables, &parsed, origin, ifindex, &mut end);
+    if verdict.step().is_some() {
+        return verdict;
+    }
+    if verdict.action() != Action::Translate {
+        return route(packet, tables, &parsed, verdict);
+    }
+    end.forget(packet);
+    let origin = Origin::from_number(packet.forget(origin as u32));
+    let mut flow = Flow::EMPTY;
+    let verdict = pair(flows, tables, &parsed.key, &end, origin, ifindex, &mut flow);
+    if verdict.action() == Action::Translate { forward(packet, tables, &parsed, &flow) } else { verdict }
+}
+
+/// [`Verdict::TRANSLATE`]: to the far end in `end`. A function of its own, as [`pair`].
+#[inline(never)]
+fn far_end<A, F, T>(
+    flows: &mut F,
+    tables: &T,
+    parsed: &Parsed<A>,
+    origin: Origin,
+    ifindex: u32,
+    end: &mut End<A>,
+) -> Verdict
+where
+    A: Family,
+    F: Flows<A>,
+    T: Tables<A>,
+{
+    if matches!(origin, Origin::Pod) {
+        let verdict = sender(tables, parsed, ifindex);
+        if verdict != Verdict::PASS {
+            return verdict;
+        }
+    }
+    let key = frontend_key(parsed);
+    let ported = matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp | Layer4::Sctp);
+    if ported && let Some(frontend) = tables.frontend(&key) {
+        return to_backend(tables, &parsed.key, frontend, origin, end);
+    }
+    let (kind, pod) = tables.addr(&parsed.key.dst).map_or((0, 0), |a| (a.kind, a.ifindex));
+    match kind {
+        addr_kind::SERVICE => return Verdict::refuse(DropReason::NoFrontend),
+        addr_kind::NODE => {
+            let Some(host_port) = host_port(tables, key.addr, key.port, key.proto) else { return Verdict::PASS };
+            return to_host_port(tables, &parsed.key, host_port, end);
+        }
+        _ => {}
+    }
+    let verdict = direct(flows, tables, parsed, origin, kind, pod);
+    if verdict.step().is_none() {
+        return verdict;
+    }
+    if !ported && parsed.layer4 != Layer4::Icmp {
+        return Verdict::drop(DropReason::NotTranslatable);
+    }
+    masquerade(tables, &parsed.key, end)
+}
+
+/// [`Step::Report`]: an ICMP error, after another program has found `verdict` for it as for any packet. If it is about a packet of a flow
+/// that comes in here, it is translated and follows that flow.
+#[inline(always)]
+pub fn report<A, P, F, T>(
+    packet: &mut P,
+    flows: &mut F,
+    tables: &T,
+    origin: Origin,
+    ifindex: u32,
+    verdict: Verdict,
+) -> Verdict
+where
+    A: Family,
+    P: Packet,
+    F: Flows<A>,
+    T: Tables<A>,
+{
+    let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::drop(DropReason::Malformed) };
+    let translated = icmp::error(packet, flows, &parsed, origin, ifindex);
+    match (translated.action() == Action::Translate, origin) {
+        (true, Origin::Host) => Verdict::PASS,
+        (true, _) => route(packet, tables, &parsed, verdict),
+        (false, _) => translated,
     }
 }
 
@@ -170,6 +258,9 @@ where
     T: Tables<A>,
 {
     let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::PASS };
+    if parsed.layer4 == Layer4::IcmpError {
+        return Verdict::PASS.then(Step::Report);
+    }
     let now = tables.now();
     if let Some(flow) = flows.get(&parsed.key)
         && flow.iif == 0
@@ -182,38 +273,4 @@ where
         }
     }
     Verdict::PASS
-}
-
-/// What a packet without a flow asks for.
-enum Ask<'a> {
-    /// A connection through a frontend.
-    Open(&'a Frontend),
-    /// An address that is none of a Service: its kind, and its interface if it is a pod's.
-    Other(u8, u32),
-    /// What no Service offers.
-    Refused(DropReason),
-}
-
-#[inline(always)]
-fn ask<'a, A: Family, T: Tables<A>>(tables: &'a T, parsed: &Parsed<A>) -> Ask<'a> {
-    let key = &parsed.key;
-    let frontend = FrontendKey { addr: key.dst, port: key.dport, proto: key.proto, pad: 0 };
-    // what opens a connection often asks for a frontend; anything else first shows what its address is
-    if parsed.is_syn()
-        && let Some(frontend) = tables.frontend(&frontend)
-    {
-        return Ask::Open(frontend);
-    }
-    let (kind, pod) = tables.addr(&key.dst).map_or((0, 0), |a| (a.kind, a.ifindex));
-    if kind != addr_kind::SERVICE && kind != addr_kind::NODE {
-        return Ask::Other(kind, pod);
-    }
-    if matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp)
-        && !parsed.is_syn()
-        && let Some(frontend) = tables.frontend(&frontend)
-    {
-        return if parsed.is_tcp_midflow() { Ask::Refused(DropReason::NoFlow) } else { Ask::Open(frontend) };
-    }
-    // what is the node's own is the host's business; nobody listens on the other ports of a Service's address
-    if kind == addr_kind::NODE { Ask::Other(kind, 0) } else { Ask::Refused(DropReason::NoFrontend) }
 }

@@ -7,12 +7,13 @@
 use crate::addr::{Address, Be16, Be32, V4, V6};
 use crate::checksum::{self, Change};
 use crate::event::DropReason;
-use crate::flow::{Flow, FlowKey};
-use crate::forward::{Verdict, end};
+use crate::flow::{Flow, FlowKey, flow_flags};
+use crate::forward::end;
 use crate::packet::{Flows, L3, Packet};
 use crate::parse::Parsed;
 use crate::rewrite::Family;
 use crate::service::proto;
+use crate::verdict::{Origin, Verdict};
 
 /// Bytes of an ICMP header before the packet inside.
 const HEADER: usize = 8;
@@ -26,7 +27,7 @@ pub trait Inside: Address {
     fn store<P: Packet>(packet: &mut P, at: usize, back: &FlowKey<Self>, src: Self, dst: Self) -> Option<u32>;
 }
 
-/// Translates an error and sends it on, if it is about a packet of a flow that comes in by `iif`.
+/// Translates an error and sends it on, if it is about a packet of a flow that comes in here.
 ///
 /// Rare: every access goes through helpers. [`Verdict::TRANSLATE`]: nothing is done.
 #[inline(always)]
@@ -34,7 +35,8 @@ pub fn error<A: Family, P: Packet, F: Flows<A>>(
     packet: &mut P,
     flows: &mut F,
     parsed: &Parsed<A>,
-    iif: u32,
+    origin: Origin,
+    ifindex: u32,
 ) -> Verdict {
     let at = parsed.l4 + HEADER;
     let mut back = FlowKey { src: A::UNSPECIFIED, dst: A::UNSPECIFIED, sport: 0, dport: 0, proto: 0, pad: [0; 3] };
@@ -43,16 +45,18 @@ pub fn error<A: Family, P: Packet, F: Flows<A>>(
         return Verdict::TRANSLATE;
     }
     let Some(flow) = flows.get(&back) else { return Verdict::TRANSLATE };
-    if flow.iif != iif {
+    let host = matches!(origin, Origin::Host);
+    if flow.iif != origin.iif(ifindex) || (host && flow.flags & flow_flags::REPLY == 0) {
         return Verdict::TRANSLATE;
     }
-    let count_hop = flow.oif != 0;
+    let count_hop = flow.oif != 0 && !host;
     if count_hop && A::hops(parsed.hop) < 2 {
         return Verdict::PASS;
     }
     // an error of the far end itself is shown as the frontend's; one of a router on the way keeps its sender
     let src = if parsed.key.src == back.src { &flow.src } else { &parsed.key.src };
     match translate(packet, parsed, &back, at + length, flow, src, count_hop) {
+        Some(()) if host => Verdict::PASS,
         Some(()) => end(flow),
         None => Verdict::drop(DropReason::Rewrite),
     }
@@ -70,9 +74,14 @@ fn translate<A: Family, P: Packet>(
 ) -> Option<()> {
     let outer = <A as crate::rewrite::Rewrite>::store(packet, parsed, *src, flow.dst, count_hop)?;
     let inner = <A as Inside>::store(packet, parsed.l4 + HEADER, back, flow.dst, flow.src)?;
-    let before = Be32::new((back.dport as u32) << 16 | back.sport as u32);
-    let after = Be32::new((flow.dport as u32) << 16 | flow.sport as u32);
-    packet.store_word_far(ports_at, after)?;
+    let (at, low) = match back.proto {
+        // the identifier of an echo, before its sequence number
+        proto::ICMP | proto::ICMP6 => (ports_at + 4, packet.words_far::<1>(ports_at + 4)?[0].get() & 0xffff),
+        _ => (ports_at, flow.sport as u32),
+    };
+    let [before] = packet.words_far::<1>(at)?;
+    let after = Be32::new((flow.dport as u32) << 16 | low);
+    packet.store_word_far(at, after)?;
     let inner = checksum::add(inner, checksum::difference(before.0, after.0));
     // only ICMPv6 has a pseudo header in its checksum
     let addresses = if A::V6 { outer } else { 0 };
@@ -82,11 +91,16 @@ fn translate<A: Family, P: Packet>(
 
 #[inline(always)]
 fn ports<P: Packet, A>(packet: &P, at: usize, back: &mut FlowKey<A>) -> Option<()> {
-    if back.proto != proto::TCP && back.proto != proto::UDP {
-        return None;
-    }
-    let [word] = packet.words_far(at)?;
-    (back.dport, back.sport) = ((word.get() >> 16) as u16, word.get() as u16);
+    let [first, second] = packet.words_far(at)?;
+    let (high, low) = ((first.get() >> 16) as u16, first.get() as u16);
+    (back.dport, back.sport) = match (back.proto, first.byte(0)) {
+        (proto::TCP | proto::UDP | proto::SCTP, _) => (high, low),
+        (proto::ICMP, 0 | 8) | (proto::ICMP6, 128 | 129) => {
+            let id = (second.get() >> 16) as u16;
+            (id, id)
+        }
+        _ => return None,
+    };
     Some(())
 }
 

@@ -10,6 +10,7 @@
 pub mod abi;
 pub mod addr;
 pub mod checksum;
+pub mod connect;
 pub mod event;
 pub mod flow;
 pub mod forward;
@@ -20,11 +21,13 @@ pub mod parse;
 #[cfg(feature = "host")]
 mod plain;
 pub mod pod;
+pub mod refuse;
 pub mod rewrite;
 pub mod select;
 pub mod service;
 pub mod sock;
 pub mod track;
+pub mod verdict;
 
 /// A clock tick of the packet path is `1 << TICK_SHIFT` jiffies: about a second with the usual 250 jiffies a second.
 /// Reading it costs nothing (the kernel inlines it), unlike every other clock. The agent measures the kernel's jiffies

@@ -4,8 +4,10 @@ use crate::addr::{Address, Be16, Be32};
 use crate::checksum::Change;
 use crate::event::Counter;
 use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
-use crate::pod::{Addr, NodeConfig, Pod, PodNetns};
-use crate::service::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey};
+use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
+use crate::service::{
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange,
+};
 
 /// Where the IP header starts: after an Ethernet header.
 pub const L3: usize = 14;
@@ -35,6 +37,16 @@ pub trait Packet {
     /// Corrects the L4 checksum at `offset` for changed addresses and changed ports; a UDP checksum that is not used stays so.
     #[must_use]
     fn correct_checksum(&mut self, offset: usize, usual: usize, change: Change) -> Option<()>;
+    /// Length of the frame, bytes.
+    fn size(&self) -> u32;
+    /// Of a packet that is cut up on its way out (GSO): the payload of one segment, bytes; else 0.
+    fn segment(&self) -> u32;
+    /// Cuts off what lies behind the first `size` bytes, if anything does.
+    #[must_use]
+    fn cut(&mut self, size: u32) -> Option<()>;
+    /// Makes room for `bytes` between the Ethernet header and the IP header.
+    #[must_use]
+    fn make_room(&mut self, bytes: u32) -> Option<()>;
     /// Returns `v` in a way that makes the verifier forget what it knew of it, so that paths that
     /// differ in nothing else become one. On the host the identity.
     #[must_use]
@@ -69,6 +81,12 @@ pub trait Node {
 pub trait Tables<A: Address>: Node {
     /// What an address is.
     fn addr(&self, addr: &A) -> Option<Addr>;
+    /// What the network of an address is.
+    fn net(&self, addr: &A) -> Option<Net>;
+    /// Where a host port leads.
+    fn host_port(&self, key: &FrontendKey<A>) -> Option<&HostPort<A>>;
+    /// Whether a client may use the load-balancer addresses of a service port that has source ranges.
+    fn is_source_allowed(&self, client: &SourceRange<A>) -> bool;
     /// A frontend.
     fn frontend(&self, key: &FrontendKey<A>) -> Option<&Frontend>;
     /// A client's backend.
@@ -84,8 +102,6 @@ pub trait Tables<A: Address>: Node {
     /// Remembers what a socket's address stands for; says whether the table took it.
     #[must_use]
     fn set_sock_peer(&self, key: &SockPeerKey<A>, peer: &SockPeer<A>) -> bool;
-    /// Where a host port leads, of just this address.
-    fn host_port(&self, key: &FrontendKey<A>) -> Option<&HostPort<A>>;
 }
 
 /// The flow table of one address family. Apart from [`Tables`], so that a flow can be held while tables are read.

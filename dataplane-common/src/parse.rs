@@ -32,6 +32,7 @@ pub enum Reject {
 
 /// What follows the IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Layer4 {
     /// A TCP header.
     Tcp,
@@ -65,6 +66,38 @@ pub struct Parsed<A> {
 }
 
 impl<A> Parsed<A> {
+    /// The same, without what the verifier knows of how it came about: of the many ways through the parser, one goes on.
+    ///
+    /// # Errors
+    /// None on the host; the verifier wants the bound of the offset anew.
+    #[inline(always)]
+    pub fn forget<P: Packet>(&mut self, packet: &mut P) -> Result<(), Reject> {
+        const TCP: u32 = Layer4::Tcp as u32;
+        const UDP: u32 = Layer4::Udp as u32;
+        const SCTP: u32 = Layer4::Sctp as u32;
+        const ICMP: u32 = Layer4::Icmp as u32;
+        const ICMP_ERROR: u32 = Layer4::IcmpError as u32;
+        let kinds = (self.key.proto as u32) << 24
+            | (self.tcp_flags as u32) << 16
+            | (self.icmp_type as u32) << 8
+            | self.layer4 as u32;
+        let kinds = packet.forget(kinds);
+        (self.key.proto, self.tcp_flags, self.icmp_type) =
+            ((kinds >> 24) as u8, (kinds >> 16) as u8, (kinds >> 8) as u8);
+        self.layer4 = match kinds & 0xff {
+            TCP => Layer4::Tcp,
+            UDP => Layer4::Udp,
+            SCTP => Layer4::Sctp,
+            ICMP => Layer4::Icmp,
+            ICMP_ERROR => Layer4::IcmpError,
+            _ => Layer4::Opaque,
+        };
+        let ports = packet.forget((self.key.sport as u32) << 16 | self.key.dport as u32);
+        (self.key.sport, self.key.dport) = ((ports >> 16) as u16, ports as u16);
+        self.l4 = packet.forget(self.l4 as u32) as usize;
+        if self.l4 > MAX_L4 as usize { Err(Reject::BadHeader) } else { Ok(()) }
+    }
+
     /// Whether this opens a TCP connection.
     #[inline(always)]
     #[must_use]

@@ -56,10 +56,12 @@ pub struct Addr {
 pub mod addr_kind {
     /// A pod on this node.
     pub const POD: u8 = 1;
-    /// An address of Services only: cluster IP, external IP, load-balancer IP.
+    /// A cluster IP: nobody listens on the ports that its Service does not name.
     pub const SERVICE: u8 = 2;
     /// An address of this node, which may have node ports.
     pub const NODE: u8 = 3;
+    /// An external or load-balancer IP: its other ports are none of our business.
+    pub const EXTERNAL: u8 = 4;
 }
 
 /// Which pod lives in a network namespace: map `pod_netns`, by the namespace's cookie (u64).

@@ -32,7 +32,8 @@ pub fn translate<A: Rewrite, P: Packet>(
     let (at, udp) = match parsed.layer4 {
         Layer4::Tcp => (16, false),
         Layer4::Udp => (6, true),
-        Layer4::Icmp | Layer4::IcmpError if A::V6 => {
+        Layer4::Icmp => return translate_echo(packet, parsed, flow, addresses),
+        Layer4::IcmpError if A::V6 => {
             let change = Change { addresses, ports: 0, v6: true, udp: false };
             return packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change);
         }
@@ -45,6 +46,24 @@ pub fn translate<A: Rewrite, P: Packet>(
     }
     let ports = if from == to { 0 } else { ports };
     packet.correct_checksum(parsed.l4 + at, L3 + A::HEADER + at, Change { addresses, ports, v6: A::V6, udp })
+}
+
+/// Gives an ICMP echo the identifier of its flow; only `ICMPv6` has a pseudo header in its checksum.
+#[inline(always)]
+fn translate_echo<A: Rewrite, P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed<A>,
+    flow: &Flow<A>,
+    addresses: u32,
+) -> Option<()> {
+    let [word] = packet.words_far::<1>(parsed.l4 + 4)?;
+    let after = Be32::new((flow.sport as u32) << 16 | word.get() & 0xffff);
+    if after != word {
+        packet.store_word_far(parsed.l4 + 4, after)?;
+    }
+    let addresses = if A::V6 { addresses } else { 0 };
+    let change = Change { addresses, ports: checksum::difference(word.0, after.0), v6: A::V6, udp: false };
+    packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change)
 }
 
 /// Both ports as they stand at the start of a TCP or UDP header.

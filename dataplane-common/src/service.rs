@@ -75,6 +75,8 @@ pub mod frontend_flags {
     pub const NODE_PORT: u16 = 8;
     /// Only clients that `source_ranges` allows (`loadBalancerSourceRanges`).
     pub const SOURCE_RANGES: u16 = 16;
+    /// At an external or load-balancer IP, whose other ports are none of our business.
+    pub const EXTERNAL: u16 = 32;
 }
 
 /// The rule that picks a slot: [`Frontend::scheduler`].

@@ -6,7 +6,7 @@ use crate::packet::{Node, Tables};
 use crate::pod::addr_kind;
 use crate::rewrite::Family;
 use crate::select::{self, Side, select};
-use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, frontend_flags};
+use crate::service::{FrontendKey, SockPeer, SockPeerKey, SourceRange, backend_state, frontend_flags};
 
 /// What a socket asks for.
 #[derive(Clone, Copy, Debug)]
@@ -71,16 +71,16 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
         Some(addr) => addr,
         None => tables.config().map_or(A::default(), A::of_node),
     };
+    if frontend.flags & frontend_flags::SOURCE_RANGES != 0
+        && !tables.is_source_allowed(&SourceRange { service_port: frontend.service_port, client })
+    {
+        return refused(tables, pod.is_none(), decision);
+    }
     let now = tables.now();
     let id = select(tables, frontend, client, Side::Internal, now);
     let found = if id == 0 { None } else { tables.backend(id).filter(|b| b.state != 0) };
     let Some(backend) = found else {
-        // a silent drop is for the packet path of pods; a node's packet would leave untranslated
-        if pod.is_none() || frontend.flags & frontend_flags::INTERNAL_DROP == 0 {
-            decision.action = Action::Refuse;
-            tables.count(Counter::SocketRefused);
-        }
-        return decision;
+        return refused(tables, pod.is_none() || frontend.flags & frontend_flags::INTERNAL_DROP == 0, decision);
     };
     let (generation, to_port) = (backend.generation, backend.port);
     let to_addr = A::from_octets16(&backend.addr);
@@ -100,6 +100,16 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     decision.action = Action::Redirect;
     decision.addr = to_addr;
     decision.port = to_port;
+    decision
+}
+
+/// No way to a frontend. A silent drop is for the packet path of pods; a node's packet would leave untranslated.
+#[inline(always)]
+fn refused<A, T: Node>(tables: &T, aloud: bool, decision: Decision<A>) -> Decision<A> {
+    if aloud {
+        tables.count(Counter::SocketRefused);
+        return Decision { action: Action::Refuse, ..decision };
+    }
     decision
 }
 

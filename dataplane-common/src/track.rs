@@ -24,6 +24,11 @@ pub fn is_current<A, T: Node>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, tabl
     if flow.flags & flow_flags::REPLY != 0 || (tcp && !packet.is_syn()) {
         return true;
     }
+    if flow.backend == 0 {
+        // to a host port: as long as it is the same pod; out of the cluster: as long as it is used
+        return flow.flags & flow_flags::TO_POD == 0
+            || tables.pod(flow.oif).is_some_and(|pod| pod.netns_cookie as u32 == flow.generation);
+    }
     let Some(backend) = tables.backend(flow.backend) else { return false };
     let taken = if !tcp {
         backend_state::INTERNAL | backend_state::EXTERNAL | backend_state::SERVING

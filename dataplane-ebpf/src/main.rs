@@ -29,6 +29,18 @@ packet_program! {
     from_uplink;
     /// Egress of an uplink. What the other programs have sent is done already.
     to_uplink;
+    /// Goes on where `from_pod` or `from_uplink` ends: a packet that may open a flow.
+    step_open4;
+    /// As `step_open4`.
+    step_open6;
+    /// Goes on where another program ends: an ICMP error.
+    step_report4;
+    /// As `step_report4`.
+    step_report6;
+    /// Goes on where another program ends: a packet whose sender is told that it goes nowhere.
+    step_refuse4;
+    /// As `step_refuse4`.
+    step_refuse6;
 }
 
 macro_rules! socket_program {

@@ -2,7 +2,7 @@
 #![allow(non_upper_case_globals, reason = "the name of the static is the name of the map")]
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::event::{Counter, DropReason};
@@ -12,6 +12,7 @@ use dataplane_common::service::{
     Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, SockPeer, SockPeerKey,
     SourceRange,
 };
+use dataplane_common::verdict::Step;
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const SHARED: usize = BPF_F_MMAPABLE as usize;
@@ -70,3 +71,6 @@ pub static source_ranges6: LpmTrie<SourceRange<V6>, u32, 65536> = LpmTrie::new()
 pub static host_ports4: HashMap<FrontendKey<V4>, HostPort<V4>, 16384, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static host_ports6: HashMap<FrontendKey<V6>, HostPort<V6>, 16384, ON_DEMAND> = HashMap::new();
+/// The programs that go on where another one ends, by `Step::index`.
+#[btf_map]
+pub static steps: ProgramArray<{ Step::ALL.len() * 2 }> = ProgramArray::new();

@@ -4,67 +4,110 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::event::DropReason;
-use dataplane_common::forward::Verdict;
 use dataplane_common::hooks;
-use dataplane_common::packet::Packet;
 use dataplane_common::parse::{ETHER_IPV4, ETHER_IPV6};
+use dataplane_common::refuse;
+use dataplane_common::verdict::{Origin, Step, Verdict};
 
 use crate::kernel::skb::Skb;
 use crate::kernel::tables::{Maps, Table};
 
-/// A packet program: a function of its own for each address family and step, so that each has the stack for itself.
-macro_rules! packet_program {
-    ($name:ident ingress: $ingress:literal, from uplink: $uplink:literal, other: $other:expr, $v4:ident $v6:ident = $hook:ident($($arg:ident),*)
-     $(, reports: $report4:ident $report6:ident, iif: |$skb:ident| $iif:expr)?) => {
+/// A program at a hook: a function of its own for each address family, so that each has the stack for itself.
+macro_rules! hook {
+    ($name:ident: $origin:expr, ingress: $ingress:literal, from uplink: $uplink:literal, other: $other:expr, $v4:ident $v6:ident = |$skb:ident, $family:ident| $body:expr) => {
         #[inline(always)]
         pub fn $name(ctx: TcContext) -> i32 {
             let mut skb = Skb::<$uplink>::new(ctx);
             if skb.was_done($ingress) {
                 return skb.end(stringify!($name), Verdict::PASS);
             }
-            let verdict = match skb.ether_type() {
-                Some(ETHER_IPV4) => $v4(skb.raw()),
-                Some(ETHER_IPV6) => $v6(skb.raw()),
-                _ => $other,
+            let (verdict, v6) = match skb.ether_type() {
+                Some(ETHER_IPV4) => ($v4(skb.raw()), false),
+                Some(ETHER_IPV6) => ($v6(skb.raw()), true),
+                _ => ($other, false),
             };
-            $(let verdict = if verdict.is_of_report() {
-                // all ways to come here become one, or the verifier would follow each through the report
-                let verdict = Verdict::from_halves(verdict.halves().map(|half| skb.forget(half)));
-                match skb.ether_type() {
-                    Some(ETHER_IPV4) => $report4(skb.raw(), verdict),
-                    _ => $report6(skb.raw(), verdict),
-                }
-            } else {
-                verdict
-            };)?
-            skb.end(stringify!($name), verdict)
+            go_on(skb, stringify!($name), $origin, v6, verdict)
         }
-        packet_program!(@family $v4 V4 $uplink $hook($($arg),*));
-        packet_program!(@family $v6 V6 $uplink $hook($($arg),*));
-        $(packet_program!(@report $report4 V4 $uplink $skb $iif);
-        packet_program!(@report $report6 V6 $uplink $skb $iif);)?
+        hook!(@family $v4 V4 $uplink |$skb, $family| $body);
+        hook!(@family $v6 V6 $uplink |$skb, $family| $body);
     };
-    (@family $function:ident $family:ident $uplink:literal $hook:ident($($arg:ident),*)) => {
+    (@family $function:ident $v:ident $uplink:literal |$skb:ident, $family:ident| $body:expr) => {
         #[inline(never)]
         fn $function(skb: *mut __sk_buff) -> Verdict {
-            let mut skb = Skb::<$uplink>::from_raw(skb);
-            $(let $arg = skb.$arg();)*
-            hooks::$hook::<$family, _, _, _>(&mut skb, &mut Table, &Maps $(, $arg)*)
-        }
-    };
-    (@report $function:ident $family:ident $uplink:literal $skb:ident $iif:expr) => {
-        #[inline(never)]
-        fn $function(skb: *mut __sk_buff, verdict: Verdict) -> Verdict {
+            type $family = $v;
             let mut $skb = Skb::<$uplink>::from_raw(skb);
-            let iif = $iif;
-            hooks::report::<$family, _, _, _>(&mut $skb, &mut Table, &Maps, iif, verdict)
+            $body
         }
     };
 }
 
-packet_program!(from_pod ingress: true, from uplink: false, other: Verdict::drop(DropReason::ForbiddenControl),
-    from_pod4 from_pod6 = from_pod(ifindex), reports: report_from_pod4 report_from_pod6, iif: |skb| skb.ifindex());
-packet_program!(to_pod ingress: false, from uplink: false, other: Verdict::PASS, to_pod4 to_pod6 = from_host());
-packet_program!(from_uplink ingress: true, from uplink: true, other: Verdict::PASS,
-    from_uplink4 from_uplink6 = from_uplink(ifindex), reports: report_from_uplink4 report_from_uplink6, iif: |skb| 0);
-packet_program!(to_uplink ingress: false, from uplink: false, other: Verdict::PASS, to_uplink4 to_uplink6 = from_host());
+/// A [`Step`]: the program that another one hands a packet of one address family to.
+macro_rules! step {
+    ($name:ident $v6:literal $function:ident: |$skb:ident, $family:ident = $v:ident, $origin:ident, $verdict:ident| $body:expr) => {
+        #[inline(always)]
+        pub fn $name(ctx: TcContext) -> i32 {
+            let skb = Skb::<true>::new(ctx);
+            let (origin, _) = skb.arrived();
+            let verdict = $function(skb.raw());
+            go_on(skb, stringify!($name), origin, $v6, verdict)
+        }
+        #[inline(never)]
+        fn $function(skb: *mut __sk_buff) -> Verdict {
+            type $family = $v;
+            let mut $skb = Skb::<true>::from_raw(skb);
+            #[allow(unused_variables, reason = "not every step asks for both")]
+            let ($origin, $verdict) = $skb.arrived();
+            $body
+        }
+    };
+}
+
+/// Ends with the verdict, or in the program of the step that has the last word.
+#[inline(always)]
+fn go_on<const UPLINK: bool>(mut skb: Skb<UPLINK>, program: &str, origin: Origin, v6: bool, verdict: Verdict) -> i32 {
+    // a constant place in the array makes the tail call a plain jump
+    match (verdict.step(), v6) {
+        (None, _) => return skb.end(program, verdict),
+        (Some(Step::Open), false) => skb.jump(Step::Open, false, origin, verdict),
+        (Some(Step::Open), true) => skb.jump(Step::Open, true, origin, verdict),
+        (Some(Step::Report), false) => skb.jump(Step::Report, false, origin, verdict),
+        (Some(Step::Report), true) => skb.jump(Step::Report, true, origin, verdict),
+        (Some(Step::Refuse), false) => skb.jump(Step::Refuse, false, origin, verdict),
+        (Some(Step::Refuse), true) => skb.jump(Step::Refuse, true, origin, verdict),
+    }
+    skb.end(program, Verdict::drop(DropReason::NoStep))
+}
+
+hook!(from_pod: Origin::Pod, ingress: true, from uplink: false, other: Verdict::drop(DropReason::ForbiddenControl),
+    from_pod4 from_pod6 = |skb, A| {
+        let ifindex = skb.ifindex();
+        hooks::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Pod, ifindex)
+    });
+hook!(from_uplink: Origin::Uplink, ingress: true, from uplink: true, other: Verdict::PASS,
+    from_uplink4 from_uplink6 = |skb, A| {
+        let ifindex = skb.ifindex();
+        hooks::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Uplink, ifindex)
+    });
+hook!(to_pod: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,
+    to_pod4 to_pod6 = |skb, A| hooks::from_host::<A, _, _, _>(&mut skb, &mut Table, &Maps));
+hook!(to_uplink: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,
+    to_uplink4 to_uplink6 = |skb, A| hooks::from_host::<A, _, _, _>(&mut skb, &mut Table, &Maps));
+
+macro_rules! steps {
+    ($($name4:ident $name6:ident $function4:ident $function6:ident: |$skb:ident, $family:ident, $origin:ident, $verdict:ident| $body:expr;)*) => {$(
+        step!($name4 false $function4: |$skb, $family = V4, $origin, $verdict| $body);
+        step!($name6 true $function6: |$skb, $family = V6, $origin, $verdict| $body);
+    )*};
+}
+
+steps! {
+    step_open4 step_open6 open4 open6: |skb, A, origin, verdict| {
+        let ifindex = skb.ifindex();
+        hooks::open::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex)
+    };
+    step_report4 step_report6 report4 report6: |skb, A, origin, verdict| {
+        let ifindex = skb.ifindex();
+        hooks::report::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex, verdict.last())
+    };
+    step_refuse4 step_refuse6 refuse4 refuse6: |skb, A, origin, verdict| refuse::refuse::<A, _, _>(&mut skb, &Maps, verdict);
+}

@@ -7,9 +7,9 @@ use std::boxed::Box;
 use std::collections::HashMap;
 
 use super::*;
-use crate::addr::V4;
+use crate::addr::{V4, V6};
 use crate::flow::{FragmentKey, Ports};
-use crate::pod::{Addr, NodeConfig, Pod, PodNetns};
+use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use crate::service::{Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, proto};
 
 const NODE_NETNS: u64 = 7;
@@ -30,6 +30,8 @@ struct Fake {
     backend: Backend,
     ports: HashMap<FrontendKey<V4>, HostPort<V4>>,
     peers: RefCell<HashMap<SockPeerKey<V4>, &'static SockPeer<V4>>>,
+    /// The one client that source ranges allow.
+    allowed: Cell<V4>,
     writes: Cell<u32>,
     /// Lookups of hash tables other than `frontends` and `sock_peers`.
     lookups: Cell<u32>,
@@ -53,7 +55,7 @@ impl Fake {
         let node = Addr { ifindex: 0, kind: addr_kind::NODE, pad: 0, mac: [0; 6] };
         Self {
             config: NodeConfig { netns_cookie: NODE_NETNS, node4: NODE, ..NodeConfig::default() },
-            pod: PodNetns { addr4: POD, addr6: Default::default(), ifindex: 1024 },
+            pod: PodNetns { addr4: POD, addr6: V6::default(), ifindex: 1024 },
             addrs: [(NODE, node), (POD, Addr { kind: addr_kind::POD, ..node })].into(),
             frontends: [(key(NODE, 30080), frontend), (key(LOOPBACK, 30080), frontend)].into(),
             backend: Backend {
@@ -67,6 +69,7 @@ impl Fake {
             },
             ports: [(key(V4::UNSPECIFIED, 8080), port(80)), (key(LOOPBACK, 9090), port(90))].into(),
             peers: RefCell::default(),
+            allowed: Cell::default(),
             writes: Cell::default(),
             lookups: Cell::default(),
         }
@@ -122,6 +125,12 @@ impl Tables<V4> for Fake {
         self.count();
         self.addrs.get(addr).copied()
     }
+    fn net(&self, _addr: &V4) -> Option<Net> {
+        None
+    }
+    fn is_source_allowed(&self, client: &SourceRange<V4>) -> bool {
+        (client.service_port, client.client) == (1, self.allowed.get())
+    }
     fn frontend(&self, key: &FrontendKey<V4>) -> Option<&Frontend> {
         self.frontends.get(key)
     }
@@ -160,6 +169,24 @@ fn host_ports_are_those_of_the_nodes_addresses() {
     assert_eq!(fake.ask(NODE_NETNS, POD, 8080), None);
     let shown = shown(&fake, 1, POD, 90).unwrap();
     assert_eq!((shown.addr, shown.port), (LOOPBACK, 9090));
+}
+
+#[test]
+fn source_ranges_hold_for_pods_and_for_the_node() {
+    let mut fake = Fake::new();
+    let key = FrontendKey { addr: WORLD, port: 80, proto: proto::TCP, pad: 0 };
+    let frontend = *fake.frontends.values().next().unwrap();
+    fake.frontends.insert(key, Frontend { flags: frontend_flags::SOURCE_RANGES, ..frontend });
+    let ask = |netns_cookie| {
+        let asked = Request { addr: WORLD, port: 80, proto: proto::TCP, unconnected: false, cookie: 1, netns_cookie };
+        request(&fake, &asked).action
+    };
+    // a pod's packets are dropped where they pass; the node's would leave
+    assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (Action::Keep, Action::Refuse));
+    fake.allowed.set(POD);
+    assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (Action::Redirect, Action::Refuse));
+    fake.allowed.set(NODE);
+    assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (Action::Keep, Action::Redirect));
 }
 
 #[test]

@@ -10,17 +10,18 @@ use core::ptr;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes, bpf_skb_pull_data,
-    bpf_skb_store_bytes,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::Level;
 use dataplane_common::addr::{Be16, Be32};
 use dataplane_common::checksum::{self, Change};
-use dataplane_common::forward::{Action, Verdict};
 use dataplane_common::packet::Packet;
+use dataplane_common::verdict::{Action, Origin, Step, Verdict};
 
 use crate::kernel::tables;
+use crate::maps;
 
 /// tcx: on to the next program; clsact: on to the next filter.
 const NEXT: i32 = -1;
@@ -91,6 +92,29 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         }
     }
 
+    /// Hands the packet to the program of `step`; comes back only if that is not in place.
+    #[inline(always)]
+    pub fn jump(&mut self, step: Step, v6: bool, origin: Origin, verdict: Verdict) {
+        let [high, low] = verdict.halves();
+        let skb = self.raw();
+        // SAFETY: the context is valid, and `cb` is ours at this hook; a program of the array begins with a packet as any other.
+        unsafe {
+            (*skb).cb[1] = origin as u32;
+            (*skb).cb[2] = high;
+            (*skb).cb[3] = low;
+            maps::steps.tail_call(&self.0, step.index(v6));
+        }
+    }
+
+    /// What [`Self::jump`] handed on.
+    #[inline(always)]
+    pub fn arrived(&self) -> (Origin, Verdict) {
+        let skb = self.raw();
+        // SAFETY: the context is valid.
+        let [origin, high, low] = unsafe { [(*skb).cb[1], (*skb).cb[2], (*skb).cb[3]] };
+        (Origin::from_number(origin), Verdict::from_halves([high, low]))
+    }
+
     /// Carries out the verdict; the program's return value.
     #[inline(always)]
     pub fn end(self, program: &str, verdict: Verdict) -> i32 {
@@ -100,16 +124,24 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         match verdict.action() {
             Action::Pass | Action::Translate => NEXT,
             Action::Drop => {
-                tables::count_drop(verdict.detail());
+                tables::count_drop(verdict.reason());
                 TC_ACT_SHOT
             }
             // SAFETY: helpers without pointers; the kernel checks the interface when it redirects.
-            Action::ToPod => unsafe { bpf_redirect_peer(verdict.detail(), 0) as i32 },
+            Action::ToPod => unsafe { bpf_redirect_peer(verdict.ifindex(), 0) as i32 },
             Action::ToUplink => {
                 // SAFETY: the context is valid, `tc_index` may be written at this hook; a null parameter asks the kernel for the next hop.
                 unsafe {
                     (*self.raw()).tc_index = DONE;
-                    bpf_redirect_neigh(verdict.detail(), ptr::null_mut(), 0, 0) as i32
+                    bpf_redirect_neigh(verdict.ifindex(), ptr::null_mut(), 0, 0) as i32
+                }
+            }
+            Action::Answer => {
+                tables::count_drop(verdict.reason());
+                // SAFETY: the context is valid, `tc_index` may be written at this hook.
+                unsafe {
+                    (*self.raw()).tc_index = DONE;
+                    bpf_redirect(self.ifindex(), 0) as i32
                 }
             }
         }
@@ -247,8 +279,37 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 
     #[inline(always)]
+    fn size(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        // SAFETY: the context is valid.
+        unsafe { (*self.raw()).gso_size }
+    }
+
+    #[inline(always)]
+    fn cut(&mut self, size: u32) -> Option<()> {
+        if self.size() <= size {
+            return Some(());
+        }
+        // SAFETY: no pointer but the context; bounds are read anew at every access.
+        (unsafe { bpf_skb_change_tail(self.raw().cast(), size, 0) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self, bytes: u32) -> Option<()> {
+        const BEHIND_MAC: u32 = 1;
+        // SAFETY: as above.
+        let r = unsafe { bpf_skb_adjust_room(self.raw().cast(), bytes as i32, BEHIND_MAC, 0) };
+        (r == 0).then_some(())
+    }
+
+    #[inline(always)]
     fn forget(&mut self, v: u32) -> u32 {
-        let skb = self.raw();
+        // opaque, or the compiler keeps the address of the field, and the verifier wants the context's own
+        let skb = core::hint::black_box(self.raw());
         // SAFETY: the context is valid, and `cb` is ours at this hook.
         unsafe {
             ptr::write_volatile(&raw mut (*skb).cb[0], v);
@@ -265,6 +326,7 @@ fn trace(ctx: &TcContext, program: &str, verdict: Verdict) {
         Action::Drop => "drop",
         Action::ToPod => "pod",
         Action::ToUplink => "uplink",
+        Action::Answer => "refuse",
     };
-    aya_log_ebpf::info!(ctx, "{}: {} bytes, {} {}", program, ctx.len(), action, verdict.detail());
+    aya_log_ebpf::info!(ctx, "{}: {} bytes, {} {}", program, ctx.len(), action, verdict.ifindex());
 }

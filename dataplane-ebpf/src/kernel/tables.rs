@@ -4,14 +4,17 @@
 //! What is read is therefore copied out before the next write to the same map, and every value is valid whatever its bytes.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use dataplane_common::TICK_SHIFT;
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::event::Counter;
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::packet::{Flows, Node, Tables};
-use dataplane_common::pod::{Addr, NodeConfig, Pod, PodNetns};
-use dataplane_common::service::{Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey};
+use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
+use dataplane_common::service::{
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange,
+};
 
 use crate::maps;
 
@@ -85,12 +88,26 @@ impl Node for Maps {
 }
 
 macro_rules! family {
-    ($addr:ty: $addrs:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident, $ports:ident) => {
+    ($addr:ty: $addrs:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident,
+     $nets:ident, $ranges:ident, $host_ports:ident) => {
         impl Tables<$addr> for Maps {
             #[inline(always)]
             fn addr(&self, addr: &$addr) -> Option<Addr> {
                 // SAFETY: see the module's doc.
                 unsafe { maps::$addrs.get(addr) }.copied()
+            }
+            #[inline(always)]
+            fn net(&self, addr: &$addr) -> Option<Net> {
+                maps::$nets.get(&Key::new(size_of::<$addr>() as u32 * 8, *addr)).copied()
+            }
+            #[inline(always)]
+            fn host_port(&self, key: &FrontendKey<$addr>) -> Option<&HostPort<$addr>> {
+                // SAFETY: see the module's doc.
+                unsafe { maps::$host_ports.get(key) }
+            }
+            #[inline(always)]
+            fn is_source_allowed(&self, client: &SourceRange<$addr>) -> bool {
+                maps::$ranges.get(&Key::new(size_of::<SourceRange<$addr>>() as u32 * 8, *client)).is_some()
             }
             #[inline(always)]
             fn frontend(&self, key: &FrontendKey<$addr>) -> Option<&Frontend> {
@@ -126,11 +143,6 @@ macro_rules! family {
             fn set_sock_peer(&self, key: &SockPeerKey<$addr>, peer: &SockPeer<$addr>) -> bool {
                 maps::$peers.insert(key, peer, 0).is_ok()
             }
-            #[inline(always)]
-            fn host_port(&self, key: &FrontendKey<$addr>) -> Option<&HostPort<$addr>> {
-                // SAFETY: see the module's doc.
-                unsafe { maps::$ports.get(key) }
-            }
         }
 
         impl Flows<$addr> for Table {
@@ -156,5 +168,5 @@ macro_rules! family {
     };
 }
 
-family!(V4: addrs4, frontends4, flows4, affinity4, fragments4, sock_peers4, host_ports4);
-family!(V6: addrs6, frontends6, flows6, affinity6, fragments6, sock_peers6, host_ports6);
+family!(V4: addrs4, frontends4, flows4, affinity4, fragments4, sock_peers4, nets4, source_ranges4, host_ports4);
+family!(V6: addrs6, frontends6, flows6, affinity6, fragments6, sock_peers6, nets6, source_ranges6, host_ports6);

@@ -151,6 +151,7 @@ pub(super) fn view(address: IpAddr, port: u16, protocol: u8, f: &Frontend, maps:
             u32::from(f.flags),
             &[
                 (frontend_flags::NODE_PORT.into(), "node-port"),
+                (frontend_flags::EXTERNAL.into(), "external"),
                 (frontend_flags::KEEP_CLIENT.into(), "keep-client"),
                 (frontend_flags::INTERNAL_DROP.into(), "internal-drop"),
                 (frontend_flags::EXTERNAL_DROP.into(), "external-drop"),

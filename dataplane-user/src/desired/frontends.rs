@@ -101,7 +101,7 @@ pub(super) fn of_port(
     };
     let own = claims.iter().map(|c| {
         let ranges = if c.balancer && are_restricted(service, c.addr) { flags::SOURCE_RANGES } else { 0 };
-        at(c.addr, port.port, ranges | if c.external { external } else { internal })
+        at(c.addr, port.port, ranges | if c.external { external | flags::EXTERNAL } else { internal })
     });
     let mut all = Vec::with_capacity(claims.len());
     all.extend(own);

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::abi;
+use dataplane_common::verdict::STEP_PROGRAMS;
+use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
 use tracing::{debug, info, warn};
@@ -38,7 +40,8 @@ pub const SOCKET_PROGRAMS: [(&str, u32); 8] = [
 
 /// The names of all programs.
 pub fn all() -> impl Iterator<Item = &'static str> {
-    DEVICE_PROGRAMS.into_iter().chain(SOCKET_PROGRAMS.map(|(name, _)| name)).chain([CLOCK])
+    let steps = STEP_PROGRAMS.map(|(_, name)| name);
+    steps.into_iter().chain(DEVICE_PROGRAMS).chain(SOCKET_PROGRAMS.map(|(name, _)| name)).chain([CLOCK])
 }
 
 /// A pinned program.
@@ -112,8 +115,9 @@ pub fn load(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Pro
             Ok(programs) => {
                 undo.keep();
                 check_sizes(pins, settings.sizes)?;
+                let operations = link_steps(pins, &programs)?;
                 debug!("the pinned programs are those of this build");
-                return Ok(programs);
+                return Ok(Programs { operations, ..programs });
             }
             Err(e) => warn!(error = %e, "a pinned program is damaged: loading all programs again"),
         }
@@ -141,10 +145,27 @@ pub fn load(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Pro
     for (next, path) in &verified {
         fs::rename(next, path).map_err(|source| pin_error("replacing", path, source))?;
     }
+    let programs = Programs::open(pins)?;
+    let operations = new_maps + verified.len() + link_steps(pins, &programs)?;
     make_dir(&mark)?;
-    let operations = new_maps + verified.len();
     info!(programs = verified.len(), new_maps, "programs loaded");
-    Ok(Programs { operations, traced: settings.trace.then_some(ebpf), ..Programs::open(pins)? })
+    Ok(Programs { operations, traced: settings.trace.then_some(ebpf), ..programs })
+}
+
+/// Sees to it that the packet programs find the programs of the steps in the array `steps`, before any of them is attached. As a pinned map the
+/// array keeps them without an agent.
+fn link_steps(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {
+    // read as program ids, written as descriptors
+    let steps = Table::<u32, u32>::open(pins, "steps")?;
+    let mut operations = 0;
+    for (index, name) in STEP_PROGRAMS {
+        let program = programs.get(name)?;
+        if steps.get(&index)? != Some(program.id) {
+            steps.insert(&index, &program.fd.as_raw_fd().cast_unsigned())?;
+            operations += 1;
+        }
+    }
+    Ok(operations)
 }
 
 fn load_object(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Ebpf, LoadError> {

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use dataplane_common::service::{Backend, NAME_LEN, ServiceName};
+use dataplane_common::service::{Backend, NAME_LEN, ServiceName, frontend_flags};
 
 use super::ledger::Ledger;
 use super::plan::{Plan, Tag};
@@ -101,6 +101,7 @@ impl Ledger {
             if !all.iter().any(|o| find(&o.frontends, &f.key).is_some()) {
                 self.use_addr(f.key.addr, tag);
             }
+            self.name_addr(f.key.addr, f.flags & frontend_flags::EXTERNAL != 0, tag);
             self.enter_frontend(f.key, port.id);
             match family(&f.key.addr) {
                 Family::V4(_) => plan.frontends4.push(tag, frontend_key(&f.key), value),

@@ -37,6 +37,8 @@ struct AddrUse {
     frontends: u32,
     /// An address of this node.
     node: bool,
+    /// An external or load-balancer IP; else a cluster IP.
+    external: bool,
     /// The kind in the map; 0: no entry; [`UNSURE`]: nobody knows.
     entered: u8,
 }
@@ -49,6 +51,7 @@ impl AddrUse {
         match (self.node, self.frontends) {
             (true, _) => addr_kind::NODE,
             (false, 0) => 0,
+            (false, _) if self.external => addr_kind::EXTERNAL,
             (false, _) => addr_kind::SERVICE,
         }
     }
@@ -162,6 +165,15 @@ impl Ledger {
         let entry = self.addrs.entry(addr).or_default();
         entry.frontends += 1;
         if entry.entered != entry.wanted() {
+            self.touched.push((addr, tag));
+        }
+    }
+
+    /// Says of an address that is in use what it is.
+    pub(super) fn name_addr(&mut self, addr: [u8; 16], external: bool, tag: Tag) {
+        let entry = self.addrs.entry(addr).or_default();
+        if entry.external != external {
+            entry.external = external;
             self.touched.push((addr, tag));
         }
     }

@@ -1,12 +1,14 @@
 //! The programs as the packet tests and the packet benchmark load them: without pins, without an agent.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use aya::maps::Map;
+use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Pod;
+use dataplane_common::verdict::STEP_PROGRAMS;
 use dataplane_host::map::Table;
 
 /// Where `cargo xtask build` leaves an object: `ropeway`, or `bench` with the programs of the benchmark.
@@ -22,10 +24,17 @@ pub fn object(name: &str) -> PathBuf {
 /// The object is missing or the kernel refuses.
 pub fn load(name: &str) -> Result<Ebpf> {
     let path = object(name);
-    EbpfLoader::new()
+    let mut ebpf = EbpfLoader::new()
         .override_global("AYA_LOG_LEVEL", &0_u8, true)
         .load_file(&path)
-        .with_context(|| format!("{}: `cargo xtask build` makes it; loading it needs root", path.display()))
+        .with_context(|| format!("{}: `cargo xtask build` makes it; loading it needs root", path.display()))?;
+    let steps: Table<u32, u32> = table(&ebpf, "steps")?;
+    for (index, program) in STEP_PROGRAMS {
+        let step: &mut SchedClassifier = ebpf.program_mut(program).with_context(|| program.to_owned())?.try_into()?;
+        step.load()?;
+        steps.insert(&index, &step.fd()?.as_fd().as_raw_fd().cast_unsigned())?;
+    }
+    Ok(ebpf)
 }
 
 /// Opens a map of a loaded object.
@@ -33,9 +42,16 @@ pub fn load(name: &str) -> Result<Ebpf> {
 /// # Errors
 /// There is no such map, or it has other sizes.
 pub fn table<K: Pod, V: Pod>(ebpf: &Ebpf, name: &str) -> Result<Table<K, V>> {
-    let Some(Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data)) = ebpf.map(name)
+    let Some(
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuArray(data)
+        | Map::ProgramArray(data),
+    ) = ebpf.map(name)
     else {
-        bail!("the object has no hash or array map {name}")
+        bail!("the object has no map {name} of a known kind")
     };
     Ok(Table::from_fd(name, data.fd().as_fd().try_clone_to_owned()?)?)
 }

@@ -50,8 +50,8 @@ fn rule_2_3_13_node_ports_are_at_the_addresses_that_are_configured() {
 fn rule_2_3_2_external_clients_are_dropped_under_local_policy() {
     let port = one_port(&exposed(Policy::Local), &[]);
     let local = frontend_flags::EXTERNAL_DROP | frontend_flags::KEEP_CLIENT;
-    assert_eq!(frontend_flags_at(&port, "203.0.113.1"), local);
-    assert_eq!(frontend_flags_at(&port, "203.0.113.2"), local);
+    assert_eq!(frontend_flags_at(&port, "203.0.113.1"), local | frontend_flags::EXTERNAL);
+    assert_eq!(frontend_flags_at(&port, "203.0.113.2"), local | frontend_flags::EXTERNAL);
     assert_eq!(frontend_flags_at(&port, "192.0.2.1"), local | frontend_flags::NODE_PORT);
     assert_eq!(frontend_flags_at(&port, "10.96.0.1"), 0, "its cluster IP follows the internal policy");
 }
@@ -62,13 +62,13 @@ fn rule_2_3_3_internal_clients_are_dropped_under_local_policy() {
     let port = one_port(&s, &[]);
     let both = frontend_flags::INTERNAL_DROP | frontend_flags::EXTERNAL_DROP;
     assert_eq!(frontend_flags_at(&port, "10.96.0.1"), both);
-    assert_eq!(frontend_flags_at(&port, "203.0.113.1"), 0);
+    assert_eq!(frontend_flags_at(&port, "203.0.113.1"), frontend_flags::EXTERNAL);
 }
 
 #[test]
 fn rule_2_3_1_clients_are_refused_under_cluster_policy() {
     let port = one_port(&exposed(Policy::Cluster), &[]);
-    assert!(port.frontends.iter().all(|f| f.flags & !frontend_flags::NODE_PORT == 0));
+    assert!(port.frontends.iter().all(|f| f.flags & !(frontend_flags::NODE_PORT | frontend_flags::EXTERNAL) == 0));
 }
 
 #[test]

@@ -20,8 +20,17 @@ pub(crate) fn frame(kind: Kind, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     frame_with_ttl(kind, from, to, 64)
 }
 
+/// As [`frame`], with a payload.
+pub(crate) fn frame_of(kind: Kind, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    build(kind, from, to, 64, payload)
+}
+
 /// As [`frame`], with a hop limit.
 pub(crate) fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8) -> Vec<u8> {
+    build(kind, from, to, ttl, b"ropeway!")
+}
+
+fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
     let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => eth.ipv4(a.octets(), b.octets(), ttl),
@@ -29,7 +38,6 @@ pub(crate) fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: 
         _ => panic!("mixed families"),
     };
     let mut bytes = Vec::new();
-    let payload = b"ropeway!";
     let (s, d) = (from.port(), to.port());
     match kind {
         Kind::Udp => ip.udp(s, d).write(&mut bytes, payload),
@@ -135,22 +143,81 @@ pub(crate) fn icmp_error(from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Source and destination of an ICMP error, and of the packet inside, after the checksums of both IP headers and of ICMP have been verified.
-pub(crate) fn judge_icmp_error(f: &[u8]) -> ((IpAddr, IpAddr), (SocketAddr, SocketAddr)) {
+/// An ICMP echo request with an identifier.
+pub(crate) fn echo(from: IpAddr, to: IpAddr, id: u16) -> Vec<u8> {
+    icmp_echo(from, to, [8, 128], id)
+}
+
+/// The reply to an [`echo`].
+pub(crate) fn echo_reply(from: IpAddr, to: IpAddr, id: u16) -> Vec<u8> {
+    icmp_echo(from, to, [0, 129], id)
+}
+
+fn icmp_echo(from: IpAddr, to: IpAddr, [type4, type6]: [u8; 2], id: u16) -> Vec<u8> {
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
+    let [high, low] = id.to_be_bytes();
+    let mut bytes = Vec::new();
+    match (from, to) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            eth.ipv4(a.octets(), b.octets(), 64).icmpv4_raw(type4, 0, [high, low, 0, 1]).write(&mut bytes, b"ropeway!")
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            eth.ipv6(a.octets(), b.octets(), 64).icmpv6_raw(type6, 0, [high, low, 0, 1]).write(&mut bytes, b"ropeway!")
+        }
+        _ => panic!("mixed families"),
+    }
+    .unwrap();
+    bytes
+}
+
+/// Source, destination and identifier of an ICMP echo, after the checksums have been verified.
+pub(crate) fn judge_echo(f: &[u8]) -> ((IpAddr, IpAddr), u16) {
+    let header = if is_v6(f) { 40 } else { 20 };
+    judge_icmp(f);
+    (addresses(&f[14..]), u16::from_be_bytes([f[14 + header + 4], f[14 + header + 5]]))
+}
+
+/// Source, destination, sequence and acknowledged number of a TCP reset and whether it acknowledges, after all has been verified.
+pub(crate) fn judge_reset(f: &[u8]) -> ((SocketAddr, SocketAddr), (u32, u32), bool) {
+    let (src, dst) = judge(f, 0);
+    let tcp = &f[14 + if is_v6(f) { 40 } else { 20 }..];
+    assert_eq!((tcp.len(), tcp[12]), (20, 0x50), "a header and no more");
+    assert_eq!(tcp[13] & !0x10, 4, "a reset");
+    let number = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().unwrap());
+    ((src, dst), (number(4), number(8)), tcp[13] & 0x10 != 0)
+}
+
+/// Verifies the checksums of an ICMP packet and its length.
+fn judge_icmp(f: &[u8]) {
+    let v6 = is_v6(f);
+    let icmp = &f[14 + if v6 { 40 } else { 20 }..];
+    let start = if v6 { u32::from(ones(&f[22..54], 0)) + 58 + u32::try_from(icmp.len()).unwrap() } else { 0 };
+    assert_eq!(ones(icmp, start), 0xffff, "ICMP checksum");
+    let length =
+        if v6 { usize::from(f[18]) << 8 | usize::from(f[19]) } else { usize::from(f[16]) << 8 | usize::from(f[17]) };
+    assert_eq!(length, f.len() - if v6 { 54 } else { 14 }, "length");
+    if !v6 {
+        assert_eq!(ones(&f[14..34], 0), 0xffff, "IPv4 header checksum");
+    }
+}
+
+/// What an ICMP error says: type and code; source and destination; those of the packet inside.
+type IcmpError = ((u8, u8), (IpAddr, IpAddr), (SocketAddr, SocketAddr));
+
+/// Reads an ICMP error after the checksums of both IP headers and of ICMP have been verified.
+pub(crate) fn judge_icmp_error(f: &[u8]) -> IcmpError {
     let v6 = is_v6(f);
     let header = if v6 { 40 } else { 20 };
     let outer = addresses(&f[14..]);
     let icmp = &f[14 + header..];
-    let start = if v6 { u32::from(ones(&f[22..54], 0)) + 58 + u32::try_from(icmp.len()).unwrap() } else { 0 };
-    assert_eq!(ones(icmp, start), 0xffff, "ICMP checksum");
+    judge_icmp(f);
     let inside = &icmp[8..];
     if !v6 {
-        assert_eq!(ones(&f[14..34], 0), 0xffff, "outer IPv4 header checksum");
         assert_eq!(ones(&inside[..20], 0), 0xffff, "inner IPv4 header checksum");
     }
     let (src, dst) = addresses(inside);
     let port = |at: usize| u16::from_be_bytes([inside[header + at], inside[header + at + 1]]);
-    (outer, ((src, port(0)).into(), (dst, port(2)).into()))
+    ((icmp[0], icmp[1]), outer, ((src, port(0)).into(), (dst, port(2)).into()))
 }
 
 /// Source and destination of an IP packet.

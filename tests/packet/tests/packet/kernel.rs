@@ -8,11 +8,11 @@ use aya::Ebpf;
 use aya::maps::Map;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use bytemuck::Pod as Plain;
-use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::addr::{Address, Prefix, V4, V6};
 use dataplane_common::event::DropReason;
 use dataplane_common::flow::{Flow, FlowKey};
-use dataplane_common::pod::{Addr, NodeConfig, Pod};
-use dataplane_common::service::{Backend, Frontend, FrontendKey};
+use dataplane_common::pod::{Addr, Net, NodeConfig, Pod};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, HostPort, SourceRange};
 use dataplane_host::map::Table;
 
 use crate::scenarios::DEVICES;
@@ -26,6 +26,9 @@ struct Maps<A> {
     addrs: Table<A, Addr>,
     frontends: Table<FrontendKey<A>, Frontend>,
     flows: Table<FlowKey<A>, Flow<A>>,
+    nets: Table<Prefix<A>, Net>,
+    source_ranges: Table<Prefix<SourceRange<A>>, u32>,
+    host_ports: Table<FrontendKey<A>, HostPort<A>>,
 }
 
 impl<A: Address + Plain> Maps<A>
@@ -33,18 +36,39 @@ where
     FrontendKey<A>: Plain,
     FlowKey<A>: Plain,
     Flow<A>: Plain,
+    Prefix<A>: Plain,
+    Prefix<SourceRange<A>>: Plain,
+    HostPort<A>: Plain,
 {
     fn open(ebpf: &Ebpf, family: u8) -> Self {
         Self {
             addrs: table(ebpf, &format!("addrs{family}")),
             frontends: table(ebpf, &format!("frontends{family}")),
             flows: table(ebpf, &format!("flows{family}")),
+            nets: table(ebpf, &format!("nets{family}")),
+            source_ranges: table(ebpf, &format!("source_ranges{family}")),
+            host_ports: table(ebpf, &format!("host_ports{family}")),
         }
     }
 
     fn put_frontend(&self, key: FrontendKey<IpAddr>, frontend: &Frontend) {
         let FrontendKey { addr, port, proto, pad } = key;
         self.frontends.insert(&FrontendKey { addr: octets(addr), port, proto, pad }, frontend).unwrap();
+    }
+
+    fn put_net(&self, addr: IpAddr, len: u32, net: Net) {
+        self.nets.insert(&Prefix { len, data: octets(addr) }, &net).unwrap();
+    }
+
+    fn put_source_range(&self, service_port: u32, addr: IpAddr, len: u32) {
+        let data = SourceRange { service_port, client: octets(addr) };
+        self.source_ranges.insert(&Prefix { len: 32 + len, data }, &1).unwrap();
+    }
+
+    fn put_host_port(&self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32) {
+        let FrontendKey { addr, port, proto, pad } = key;
+        let value = HostPort { addr: octets(to.ip()), port: to.port(), pad: 0, ifindex };
+        self.host_ports.insert(&FrontendKey { addr: octets(addr), port, proto, pad }, &value).unwrap();
     }
 }
 
@@ -125,6 +149,19 @@ impl World for Kernel {
     }
     fn put_config(&mut self, config: NodeConfig) {
         self.config.insert(&0, &config).unwrap();
+    }
+    fn put_net(&mut self, addr: IpAddr, len: u32, net: Net) {
+        if addr.is_ipv4() { self.v4.put_net(addr, len, net) } else { self.v6.put_net(addr, len, net) }
+    }
+    fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32) {
+        if addr.is_ipv4() {
+            self.v4.put_source_range(service_port, addr, len);
+        } else {
+            self.v6.put_source_range(service_port, addr, len);
+        }
+    }
+    fn put_host_port(&mut self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32) {
+        if to.is_ipv4() { self.v4.put_host_port(key, to, ifindex) } else { self.v6.put_host_port(key, to, ifindex) }
     }
     fn flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) -> Option<FlowView> {
         if from.is_ipv4() {

@@ -8,14 +8,15 @@ use dataplane_common::addr::{Address, Be16, Be32, V4, V6};
 use dataplane_common::checksum::{self, Change};
 use dataplane_common::event::{Counter, DropReason};
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::forward::{self as core, Verdict};
 use dataplane_common::hooks;
 use dataplane_common::packet::{Flows, Node, Packet, Tables};
-use dataplane_common::pod::{Addr, NodeConfig, Pod, PodNetns};
+use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
+use dataplane_common::refuse::{Answer, refuse};
 use dataplane_common::rewrite::Family;
 use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey,
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange,
 };
+use dataplane_common::verdict::{self as core, Origin, Step, Verdict};
 
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
@@ -63,6 +64,20 @@ impl Packet for Bytes<'_> {
         let sum = if change.udp && sum.0 == 0 { 0xffff } else { sum.0 };
         self.write(offset, &sum.to_ne_bytes())
     }
+    fn size(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap()
+    }
+    fn segment(&self) -> u32 {
+        0
+    }
+    fn cut(&mut self, size: u32) -> Option<()> {
+        self.0.truncate(size as usize);
+        Some(())
+    }
+    fn make_room(&mut self, bytes: u32) -> Option<()> {
+        self.0.splice(14..14, std::iter::repeat_n(0, bytes as usize));
+        Some(())
+    }
 }
 
 /// The tables of one family.
@@ -73,6 +88,15 @@ pub(crate) struct Maps<A> {
     host_ports: HashMap<FrontendKey<A>, HostPort<A>>,
     affinity: RefCell<HashMap<AffinityKey<A>, &'static Affinity>>,
     fragments: RefCell<HashMap<FragmentKey<A>, Ports>>,
+    nets: Vec<(A, u32, Net)>,
+    source_ranges: Vec<(u32, A, u32)>,
+}
+
+/// Whether the first `len` bits are the same.
+fn matches<A: Address>(a: &A, b: &A, len: u32) -> bool {
+    let bits = |addr: &A| u128::from_be_bytes(addr.to_octets16());
+    let len = len + if A::V6 { 0 } else { 96 };
+    len == 0 || (bits(a) ^ bits(b)).leading_zeros() >= len
 }
 
 /// The tables without a family.
@@ -129,11 +153,19 @@ impl<A: Address> Tables<A> for View<'_, A> {
     fn addr(&self, addr: &A) -> Option<Addr> {
         self.1.addrs.get(addr).copied()
     }
-    fn frontend(&self, key: &FrontendKey<A>) -> Option<&Frontend> {
-        self.1.frontends.get(key)
+    fn net(&self, addr: &A) -> Option<Net> {
+        let found = self.1.nets.iter().filter(|(net, len, _)| matches(net, addr, *len));
+        found.max_by_key(|(_, len, _)| *len).map(|(.., net)| *net)
     }
     fn host_port(&self, key: &FrontendKey<A>) -> Option<&HostPort<A>> {
         self.1.host_ports.get(key)
+    }
+    fn is_source_allowed(&self, client: &SourceRange<A>) -> bool {
+        let mut of_port = self.1.source_ranges.iter().filter(|(port, ..)| *port == client.service_port);
+        of_port.any(|(_, net, len)| matches(net, &client.client, *len))
+    }
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<&Frontend> {
+        self.1.frontends.get(key)
     }
     fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity> {
         self.1.affinity.borrow().get(key).copied()
@@ -173,7 +205,7 @@ impl<A: Address> Flows<A> for FlowTable<'_, A> {
     }
 }
 
-fn run<A: Family>(
+fn run<A: Family + Answer>(
     hook: Hook,
     ifindex: u32,
     frame: &mut Vec<u8>,
@@ -181,20 +213,25 @@ fn run<A: Family>(
     tables: &View<'_, A>,
 ) -> Verdict {
     let mut packet = Bytes(frame);
-    let report = |verdict: Verdict, packet: &mut Bytes<'_>, flows: &mut FlowTable<'_, A>, iif| {
-        if verdict.is_of_report() { hooks::report::<A, _, _, _>(packet, flows, tables, iif, verdict) } else { verdict }
-    };
-    match hook {
+    let (origin, mut verdict) = match hook {
         Hook::FromPod => {
-            let verdict = hooks::from_pod::<A, _, _, _>(&mut packet, &mut flows, tables, ifindex);
-            report(verdict, &mut packet, &mut flows, ifindex)
+            (Origin::Pod, hooks::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Pod, ifindex))
         }
         Hook::FromUplink => {
-            let verdict = hooks::from_uplink::<A, _, _, _>(&mut packet, &mut flows, tables, ifindex);
-            report(verdict, &mut packet, &mut flows, 0)
+            (Origin::Uplink, hooks::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Uplink, ifindex))
         }
-        Hook::ToPod | Hook::ToUplink => hooks::from_host::<A, _, _, _>(&mut packet, &mut flows, tables),
+        Hook::ToPod | Hook::ToUplink => (Origin::Host, hooks::from_host::<A, _, _, _>(&mut packet, &mut flows, tables)),
+    };
+    while let Some(step) = verdict.step() {
+        verdict = match step {
+            Step::Open => hooks::open::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
+            Step::Report => {
+                hooks::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, verdict.last())
+            }
+            Step::Refuse => refuse::<A, _, _>(&mut packet, tables, verdict),
+        };
     }
+    verdict
 }
 
 impl World for Model {
@@ -224,6 +261,28 @@ impl World for Model {
     fn put_config(&mut self, config: NodeConfig) {
         self.shared.config = config;
     }
+    fn put_net(&mut self, addr: IpAddr, len: u32, net: Net) {
+        match addr {
+            IpAddr::V4(a) => self.v4.nets.push((a.into(), len, net)),
+            IpAddr::V6(a) => self.v6.nets.push((a.into(), len, net)),
+        }
+    }
+    fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32) {
+        match addr {
+            IpAddr::V4(a) => self.v4.source_ranges.push((service_port, a.into(), len)),
+            IpAddr::V6(a) => self.v6.source_ranges.push((service_port, a.into(), len)),
+        }
+    }
+    fn put_host_port(&mut self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32) {
+        let FrontendKey { addr, port, proto, pad } = key;
+        if to.is_ipv4() {
+            let value = HostPort { addr: octets(to.ip()), port: to.port(), pad: 0, ifindex };
+            self.v4.host_ports.insert(FrontendKey { addr: octets(addr), port, proto, pad }, value);
+        } else {
+            let value = HostPort { addr: octets(to.ip()), port: to.port(), pad: 0, ifindex };
+            self.v6.host_ports.insert(FrontendKey { addr: octets(addr), port, proto, pad }, value);
+        }
+    }
     fn flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) -> Option<FlowView> {
         if from.is_ipv4() {
             self.flows4.get(&flow_key(from, to, proto)).copied().map(view)
@@ -252,11 +311,16 @@ impl World for Model {
         match verdict.action() {
             core::Action::Pass => Action::Pass,
             core::Action::Drop => {
-                *self.drops.entry(verdict.detail()).or_default() += 1;
+                *self.drops.entry(verdict.reason()).or_default() += 1;
                 Action::Drop
             }
             core::Action::ToPod | core::Action::ToUplink => {
-                self.target = Some(verdict.detail());
+                self.target = Some(verdict.ifindex());
+                Action::Redirect
+            }
+            core::Action::Answer => {
+                *self.drops.entry(verdict.reason()).or_default() += 1;
+                self.target = Some(ifindex);
                 Action::Redirect
             }
             core::Action::Translate => panic!("not an end"),

@@ -1,6 +1,8 @@
 //! The scenarios. One node with two pods and an uplink; every scenario runs for IPv4 and IPv6.
 
+mod beyond;
 mod odd;
+mod refused;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,13 +14,16 @@ use dataplane_common::service::{Backend, Frontend, FrontendKey, SlotTable, backe
 use crate::frame::{Kind, frame, judge, ttl, with_extra_header};
 use crate::world::{Action, Hook, World, octets};
 
+pub(crate) use beyond::*;
 pub(crate) use odd::*;
+pub(crate) use refused::*;
 
 const POD_A: u32 = 2;
 const POD_B: u32 = 3;
 const UPLINK: u32 = 20;
+const TUNNEL: u32 = 21;
 /// The interfaces that must exist.
-pub(crate) const DEVICES: [u32; 3] = [POD_A, POD_B, UPLINK];
+pub(crate) const DEVICES: [u32; 4] = [POD_A, POD_B, UPLINK, TUNNEL];
 
 const SNAT_MIN: u16 = 61000;
 const SNAT_MAX: u16 = 65535;
@@ -33,17 +38,21 @@ struct Net {
     node: IpAddr,
     vip: IpAddr,
     outside: IpAddr,
+    /// In the range of cluster IPs, but no Service's.
+    free_vip: IpAddr,
+    /// For an external address.
+    other: IpAddr,
 }
 
-const NETS: [[&str; 6]; 2] = [
-    ["10.1.0.2", "10.1.0.3", "10.2.0.9", "192.168.50.11", "10.96.0.10", "192.168.50.1"],
-    ["fd00:1::2", "fd00:1::3", "fd00:2::9", "fd00:50::11", "fd00:96::a", "fd00:50::1"],
+const NETS: [[&str; 8]; 2] = [
+    ["10.1.0.2", "10.1.0.3", "10.2.0.9", "192.168.50.11", "10.96.0.10", "192.168.50.1", "10.96.7.7", "198.51.100.7"],
+    ["fd00:1::2", "fd00:1::3", "fd00:2::9", "fd00:50::11", "fd00:96::a", "fd00:50::1", "fd00:96::7", "2001:db8::7"],
 ];
 
 fn nets() -> [Net; 2] {
     NETS.map(|n| {
-        let [a, b, remote, node, vip, outside] = n.map(|s| s.parse().unwrap());
-        Net { a, b, remote, node, vip, outside }
+        let [a, b, remote, node, vip, outside, free_vip, other] = n.map(|s| s.parse().unwrap());
+        Net { a, b, remote, node, vip, outside, free_vip, other }
     })
 }
 
@@ -55,10 +64,9 @@ fn number(kind: Kind) -> u8 {
     if kind == Kind::Udp { proto::UDP } else { proto::TCP }
 }
 
-/// Pods, addresses and configuration of the node, for both families.
-fn node<W: World>(w: &mut W) -> [Net; 2] {
-    let [v4, v6] = nets();
-    w.put_config(NodeConfig {
+/// The node's configuration, without any feature.
+fn config([v4, v6]: &[Net; 2]) -> NodeConfig {
+    NodeConfig {
         node4: octets(v4.node),
         node6: octets(v6.node),
         uplink: UPLINK,
@@ -68,17 +76,27 @@ fn node<W: World>(w: &mut W) -> [Net; 2] {
         tcp_ticks: IDLE_TICKS,
         closing_ticks: IDLE_TICKS,
         ..NodeConfig::default()
-    });
+    }
+}
+
+fn pod(netns_cookie: u64, addr4: IpAddr, addr6: IpAddr) -> Pod {
+    Pod {
+        netns_cookie,
+        addr4: octets::<V4>(addr4),
+        addr6: octets::<V6>(addr6),
+        mac: [2, 0, 0, 0, 0, 1],
+        host_mac: [0xee; 6],
+        flags: pod_flags::PRESENT,
+        pad: 0,
+    }
+}
+
+/// Pods, addresses and configuration of the node, for both families.
+fn node<W: World>(w: &mut W) -> [Net; 2] {
+    let [v4, v6] = nets();
+    w.put_config(config(&[v4, v6]));
     for (ifindex, addr4, addr6) in [(POD_A, v4.a, v6.a), (POD_B, v4.b, v6.b)] {
-        let pod = Pod {
-            netns_cookie: u64::from(ifindex),
-            addr4: octets::<V4>(addr4),
-            addr6: octets::<V6>(addr6),
-            mac: [2, 0, 0, 0, 0, 1],
-            host_mac: [0xee; 6],
-            flags: pod_flags::PRESENT,
-            pad: 0,
-        };
+        let pod = pod(u64::from(ifindex), addr4, addr6);
         w.put_pod(ifindex, pod);
         for addr in [addr4, addr6] {
             w.put_addr(addr, Addr { ifindex, kind: addr_kind::POD, pad: 0, mac: pod.mac });
@@ -306,16 +324,6 @@ pub(crate) fn unknown_interface_and_other_protocols<W: World>(w: &mut W) {
     // router and neighbour discovery of a pod: its source is link-local
     let f = frame(Kind::Udp, "[fe80::1]:1".parse().unwrap(), "[ff02::2]:1".parse().unwrap());
     expect_drop(w, FROM_A, f, DropReason::ForbiddenControl);
-}
-
-pub(crate) fn no_backend_and_no_frontend<W: World>(w: &mut W) {
-    for net in node(w) {
-        let vip = at(net.vip, 80);
-        w.put_frontend(FrontendKey { addr: net.vip, port: 80, proto: proto::TCP, pad: 0 }, frontend(0, 0));
-        expect_drop(w, FROM_A, frame(Kind::Syn, at(net.a, 40000), vip), DropReason::NoBackend);
-        expect_drop(w, FROM_A, frame(Kind::Udp, at(net.a, 40000), vip), DropReason::NoFrontend);
-        expect_drop(w, FROM_A, frame(Kind::Syn, at(net.a, 40000), at(net.vip, 81)), DropReason::NoFrontend);
-    }
 }
 
 pub(crate) fn midflow_without_state_never_leaves<W: World>(w: &mut W) {

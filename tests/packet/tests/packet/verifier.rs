@@ -22,6 +22,8 @@ fn cpu_time() -> Duration {
 fn load_program(program: &mut Program) -> Result<(Duration, ProgramInfo), ProgramError> {
     macro_rules! load {
         ($p:ident) => {{
+            // the steps are loaded already
+            let _ = $p.unload();
             let start = cpu_time();
             $p.load()?;
             let result = (cpu_time() - start, $p.info()?);
@@ -43,7 +45,7 @@ fn kernel_accepts_every_program_within_its_budget() {
     names.sort();
     assert!(names.len() >= 13, "{names:?}");
     let stacks = depths(&std::fs::read(packet_tests::object("ropeway")).unwrap());
-    let mut report = String::new();
+    let (mut report, mut over) = (String::new(), Vec::new());
     for name in &names {
         let program = ebpf.program_mut(name).unwrap();
         let mut best = u128::MAX;
@@ -59,10 +61,17 @@ fn kernel_accepts_every_program_within_its_budget() {
             "{name:16} {verified:6} instructions verified, {stack:3} bytes of stack, loaded in {best:3} ms"
         )
         .unwrap();
-        assert!(verified < MAX_INSTRUCTIONS, "{name}: {verified} instructions");
+        if verified > MAX_INSTRUCTIONS {
+            over.push(format!("{name}: {verified} instructions"));
+        }
+        if stack > MAX_STACK {
+            over.push(format!("{name}: {stack} bytes of stack"));
+        }
         // an emulated machine says nothing about time
-        assert!(stack <= MAX_STACK, "{name}: {stack} bytes of stack");
-        assert!(best < MAX_LOAD_MS || std::env::var_os("ROPEWAY_SLOW_MACHINE").is_some(), "{name}: {best} ms");
+        if best > MAX_LOAD_MS && std::env::var_os("ROPEWAY_SLOW_MACHINE").is_none() {
+            over.push(format!("{name}: {best} ms"));
+        }
     }
     print!("{report}");
+    assert!(over.is_empty(), "{over:#?}");
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane_common::addr::Address;
 use dataplane_common::event::DropReason;
 use dataplane_common::flow::{Flow, FlowKey};
-use dataplane_common::pod::{Addr, NodeConfig, Pod};
+use dataplane_common::pod::{Addr, Net, NodeConfig, Pod};
 use dataplane_common::service::{Backend, Frontend, FrontendKey};
 
 /// A hook of the packet path.
@@ -43,6 +43,11 @@ pub(crate) trait World {
     fn put_slot(&mut self, index: u32, backend: u32);
     fn put_backend(&mut self, id: u32, backend: Backend);
     fn put_config(&mut self, config: NodeConfig);
+    /// An address with its length in bits.
+    fn put_net(&mut self, addr: IpAddr, len: u32, net: Net);
+    /// Allows clients of a network to use a service port.
+    fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32);
+    fn put_host_port(&mut self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32);
     fn flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) -> Option<FlowView>;
     fn drops(&mut self, reason: DropReason) -> u64;
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action;

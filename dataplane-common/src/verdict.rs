@@ -1,0 +1,242 @@
+//! What becomes of a packet, in one number, because that is what a function of a kernel program can return and what fits beside
+//! a packet on its way from one program to the next.
+
+use crate::event::DropReason;
+use crate::parse::Reject;
+
+/// What is done with a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Action {
+    /// On through the host's own stack.
+    Pass,
+    /// Gone, and counted.
+    Drop,
+    /// Into a pod.
+    ToPod,
+    /// Out of a device, to the next hop that the host's routes name.
+    ToUplink,
+    /// It has a flow now, which says where it goes: only between functions, never the end.
+    Translate,
+    /// It has become the answer to its sender, and goes back by the interface that it came from; counted as the drop of what it was.
+    Answer,
+}
+
+/// A program that goes on with a packet where another one ends: a tail call. Each has the verifier's budget and the stack for itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Step {
+    /// [`crate::hooks::open`]: a packet without a flow that may get one.
+    Open = 1,
+    /// [`crate::hooks::report`]: an ICMP error.
+    Report = 2,
+    /// [`crate::refuse::refuse`]: a packet whose sender is told.
+    Refuse = 3,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Open, Self::Report, Self::Refuse];
+
+    /// Its program's place in the array `steps`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self, v6: bool) -> u32 {
+        (self as u32 - 1) * 2 + v6 as u32
+    }
+}
+
+/// The programs of the steps, and their places in the array `steps`.
+pub const STEP_PROGRAMS: [(u32, &str); 6] = [
+    (Step::Open.index(false), "step_open4"),
+    (Step::Open.index(true), "step_open6"),
+    (Step::Report.index(false), "step_report4"),
+    (Step::Report.index(true), "step_report6"),
+    (Step::Refuse.index(false), "step_refuse4"),
+    (Step::Refuse.index(true), "step_refuse6"),
+];
+
+/// The hook that a packet is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Origin {
+    /// It comes from a pod: ingress of the host-side veth.
+    Pod = 1,
+    /// It comes from outside: ingress of an uplink.
+    Uplink = 2,
+    /// It comes from the host's stack: egress of either.
+    Host = 3,
+}
+
+impl Origin {
+    /// From the number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_number(n: u32) -> Self {
+        match n {
+            1 => Self::Pod,
+            2 => Self::Uplink,
+            _ => Self::Host,
+        }
+    }
+
+    /// What [`crate::flow::Flow::iif`] says of packets that come in here.
+    #[inline(always)]
+    #[must_use]
+    pub const fn iif(self, ifindex: u32) -> u32 {
+        if matches!(self, Self::Pod) { ifindex } else { 0 }
+    }
+}
+
+/// What becomes of a packet: an [`Action`], its detail, and possibly the [`Step`] that has the last word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Verdict(u64);
+
+/// Bits of a verdict: 0-31 detail, 32-39 action, 40-47 step.
+const STEP: u32 = 40;
+
+impl Verdict {
+    /// On through the host's own stack.
+    pub const PASS: Self = Self::new(Action::Pass, 0);
+    /// See [`Action::Translate`].
+    pub const TRANSLATE: Self = Self::new(Action::Translate, 0);
+
+    const fn new(action: Action, detail: u32) -> Self {
+        Self((action as u64) << 32 | detail as u64)
+    }
+
+    /// Gone, and counted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self::new(Action::Drop, reason as u32)
+    }
+
+    /// Gone if [`Step::Refuse`] can't tell its sender so.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refuse(reason: DropReason) -> Self {
+        Self::drop(reason).then(Step::Refuse)
+    }
+
+    /// As [`Self::refuse`]: it is larger than `mtu`, bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn too_big(mtu: u32) -> Self {
+        Self::new(Action::Drop, DropReason::TooBig as u32 | mtu << 8).then(Step::Refuse)
+    }
+
+    /// The same packet, which is now the answer.
+    #[inline(always)]
+    #[must_use]
+    pub const fn answer(self) -> Self {
+        Self::new(Action::Answer, self.reason())
+    }
+
+    /// Into the pod behind this host-side interface.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_pod(ifindex: u32) -> Self {
+        Self::new(Action::ToPod, ifindex)
+    }
+
+    /// Out of this device.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_uplink(ifindex: u32) -> Self {
+        Self::new(Action::ToUplink, ifindex)
+    }
+
+    /// The same, unless `step` decides otherwise.
+    #[inline(always)]
+    #[must_use]
+    pub const fn then(self, step: Step) -> Self {
+        Self(self.0 & ((1 << STEP) - 1) | (step as u64) << STEP)
+    }
+
+    /// Who has the last word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn step(self) -> Option<Step> {
+        const OPEN: u64 = Step::Open as u64;
+        const REPORT: u64 = Step::Report as u64;
+        const REFUSE: u64 = Step::Refuse as u64;
+        match self.0 >> STEP {
+            OPEN => Some(Step::Open),
+            REPORT => Some(Step::Report),
+            REFUSE => Some(Step::Refuse),
+            _ => None,
+        }
+    }
+
+    /// The same as the last word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn last(self) -> Self {
+        Self(self.0 & ((1 << STEP) - 1))
+    }
+
+    /// Its high and its low half.
+    #[inline(always)]
+    #[must_use]
+    pub const fn halves(self) -> [u32; 2] {
+        [(self.0 >> 32) as u32, self.0 as u32]
+    }
+
+    /// From [`Self::halves`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_halves([high, low]: [u32; 2]) -> Self {
+        Self((high as u64) << 32 | low as u64)
+    }
+
+    /// What is done.
+    #[inline(always)]
+    #[must_use]
+    pub const fn action(self) -> Action {
+        const DROP: u32 = Action::Drop as u32;
+        const TO_POD: u32 = Action::ToPod as u32;
+        const TO_UPLINK: u32 = Action::ToUplink as u32;
+        const TRANSLATE: u32 = Action::Translate as u32;
+        const ANSWER: u32 = Action::Answer as u32;
+        match (self.0 >> 32) as u32 & 0xff {
+            DROP => Action::Drop,
+            TO_POD => Action::ToPod,
+            TO_UPLINK => Action::ToUplink,
+            TRANSLATE => Action::Translate,
+            ANSWER => Action::Answer,
+            _ => Action::Pass,
+        }
+    }
+
+    /// `ToPod`, `ToUplink`: the interface (of a pod, its host-side veth).
+    #[inline(always)]
+    #[must_use]
+    pub const fn ifindex(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// `Drop`, `Answer`: the number of the [`DropReason`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn reason(self) -> u32 {
+        self.0 as u32 & 0xff
+    }
+
+    /// [`Self::too_big`]: the MTU, bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mtu(self) -> u32 {
+        (self.0 as u32) >> 8
+    }
+}
+
+impl From<Reject> for DropReason {
+    fn from(reject: Reject) -> Self {
+        match reject {
+            Reject::Truncated | Reject::BadHeader => Self::Malformed,
+            Reject::UnknownFragment => Self::UnknownFragment,
+        }
+    }
+}

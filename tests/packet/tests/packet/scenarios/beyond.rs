@@ -1,0 +1,192 @@
+//! What leaves the cluster or its own subnet, host ports, and connections that use old ports again.
+
+use std::net::SocketAddr;
+
+use dataplane_common::event::DropReason;
+use dataplane_common::pod::{Net as PodNet, NodeConfig, net_flags, node_features};
+use dataplane_common::service::{FrontendKey, proto};
+
+use super::{
+    FROM_A, FROM_B, FROM_UPLINK, HOST, OUT, POD_A, POD_B, SNAT_MAX, SNAT_MIN, TO_A, TO_B, TUNNEL, UPLINK, at, config,
+    expect, expect_drop, node, service,
+};
+use crate::frame::{Kind, echo, echo_reply, frame, icmp_error, judge, judge_echo, judge_icmp_error};
+use crate::world::{Action, Hook, World};
+
+/// A node that masquerades; `remote` is in the pod network.
+fn masquerading<W: World>(w: &mut W) -> [super::Net; 2] {
+    let nets = node(w);
+    w.put_config(NodeConfig { features: node_features::NETS | node_features::MASQUERADE, ..config(&nets) });
+    for net in nets {
+        let len = if net.remote.is_ipv4() { 24 } else { 64 };
+        w.put_net(net.remote, len, PodNet { oif: 0, flags: net_flags::KEEP_SOURCE });
+    }
+    nets
+}
+
+/// Sends the first packet of a pod out, and says with which source it left.
+#[track_caller]
+fn leave<W: World>(w: &mut W, kind: Kind, client: SocketAddr, to: SocketAddr) -> SocketAddr {
+    let mut f = frame(kind, client, to);
+    assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+    assert!(w.target().is_none_or(|t| t == UPLINK));
+    let (from, dst) = judge(&f, 0);
+    assert_eq!(dst, to);
+    from
+}
+
+pub(crate) fn pods_leave_the_cluster_with_the_address_of_the_node<W: World>(w: &mut W) {
+    for net in masquerading(w) {
+        let (client, world) = (at(net.a, 40000), at(net.outside, 443));
+        for (first, reply, next) in [(Kind::Syn, Kind::SynAck, Kind::Ack), (Kind::Udp, Kind::Udp, Kind::Udp)] {
+            let from = leave(w, first, client, world);
+            assert_eq!(from.ip(), net.node);
+            assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
+            expect(w, FROM_UPLINK, reply, (world, from), TO_A, (world, client));
+            expect(w, FROM_A, next, (client, world), OUT, (from, world));
+            // an error about it is translated back
+            let mut f = icmp_error(net.outside, net.node, &frame(next, from, world));
+            assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+            let (_, outer, inner) = judge_icmp_error(&f);
+            assert_eq!((outer, inner), ((net.outside, net.a), (client, world)));
+        }
+        // in the pod network it keeps its address
+        expect(w, FROM_A, Kind::Syn, (client, at(net.remote, 80)), OUT, (client, at(net.remote, 80)));
+        expect(w, FROM_A, Kind::Syn, (client, at(net.b, 80)), TO_B, (client, at(net.b, 80)));
+        // a Service with an endpoint out there
+        service(w, at(net.vip, 80), world);
+        let mut f = frame(Kind::Syn, client, at(net.vip, 80));
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+        let (from, dst) = judge(&f, 0);
+        assert_eq!((from.ip(), dst), (net.node, world));
+        expect(w, FROM_UPLINK, Kind::SynAck, (world, from), TO_A, (at(net.vip, 80), client));
+    }
+}
+
+pub(crate) fn pings_leave_the_cluster_too<W: World>(w: &mut W) {
+    for net in masquerading(w) {
+        let mut f = echo(net.a, net.outside, 77);
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+        let ((from, to), id) = judge_echo(&f);
+        assert_eq!((from, to), (net.node, net.outside));
+        assert!((SNAT_MIN..=SNAT_MAX).contains(&id), "{id}");
+        let mut about = f.clone();
+        let mut reply = echo_reply(net.outside, net.node, id);
+        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
+        assert!(w.target().is_none_or(|t| t == POD_A));
+        assert_eq!(judge_echo(&reply), ((net.outside, net.a), 77));
+        // an error about the ping
+        let mut error = icmp_error(net.outside, net.node, &about);
+        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut error), Action::Redirect);
+        let (_, outer, _) = judge_icmp_error(&error);
+        assert_eq!(outer, (net.outside, net.a));
+        about.clear();
+        // what has neither ports nor an identifier could not come back
+        let mut opaque = frame(Kind::Udp, at(net.a, 1), at(net.outside, 2));
+        opaque[if net.a.is_ipv4() { 23 } else { 20 }] = 47;
+        if net.a.is_ipv4() {
+            crate::frame::fix_ipv4_checksum(&mut opaque);
+        }
+        expect_drop(w, FROM_A, opaque, DropReason::NotTranslatable);
+    }
+}
+
+pub(crate) fn ports_of_the_node_can_run_out<W: World>(w: &mut W) {
+    let nets = masquerading(w);
+    let features = node_features::NETS | node_features::MASQUERADE;
+    w.put_config(NodeConfig { features, snat_port_max: SNAT_MIN, ..config(&nets) });
+    for net in nets {
+        let world = at(net.outside, 443);
+        assert_eq!(leave(w, Kind::Udp, at(net.a, 40000), world), at(net.node, SNAT_MIN));
+        expect_drop(w, FROM_A, frame(Kind::Udp, at(net.a, 40001), world), DropReason::SnatPortsExhausted);
+        // another destination has ports of its own
+        assert_eq!(leave(w, Kind::Udp, at(net.a, 40001), at(net.outside, 444)).port(), SNAT_MIN);
+    }
+}
+
+pub(crate) fn a_tunnel_leads_to_other_subnets<W: World>(w: &mut W) {
+    let nets = node(w);
+    w.put_config(NodeConfig { features: node_features::NETS, ..config(&nets) });
+    for net in nets {
+        let len = if net.remote.is_ipv4() { 24 } else { 64 };
+        w.put_net(net.remote, len, PodNet { oif: TUNNEL, flags: net_flags::KEEP_SOURCE });
+        let (client, remote, vip) = (at(net.a, 40000), at(net.remote, 8080), at(net.vip, 80));
+        service(w, vip, remote);
+        let tunnel = (Action::Redirect, TUNNEL);
+        for kind in [Kind::Syn, Kind::Udp] {
+            expect(w, FROM_A, kind, (client, vip), tunnel, (client, remote));
+            expect(w, FROM_A, kind, (client, at(net.remote, 9)), tunnel, (client, at(net.remote, 9)));
+        }
+        expect(w, (Hook::FromUplink, TUNNEL), Kind::SynAck, (remote, client), TO_A, (vip, client));
+        expect(w, FROM_A, Kind::Udp, (client, at(net.outside, 9)), OUT, (client, at(net.outside, 9)));
+    }
+}
+
+pub(crate) fn host_ports_lead_into_their_pod<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (front, to) = (at(net.node, 8000), at(net.b, 80));
+        for (kind, proto) in [(Kind::Syn, proto::TCP), (Kind::Udp, proto::UDP)] {
+            let any = if net.node.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
+            w.put_host_port(FrontendKey { addr: any, port: 8000, proto, pad: 0 }, to, POD_B);
+            let reply = if kind == Kind::Syn { Kind::SynAck } else { kind };
+            let client = at(net.outside, 40000);
+            expect(w, FROM_UPLINK, kind, (client, front), TO_B, (client, to));
+            expect(w, FROM_B, reply, (to, client), OUT, (front, client));
+            let pod = at(net.a, 40000);
+            expect(w, FROM_A, kind, (pod, front), TO_B, (pod, to));
+            expect(w, FROM_B, reply, (to, pod), TO_A, (front, pod));
+            // the same port of somebody else is nobody's business, and another port of the node is the host's
+            expect(w, FROM_A, kind, (pod, at(net.outside, 8000)), OUT, (pod, at(net.outside, 8000)));
+            expect(w, FROM_UPLINK, kind, (client, at(net.node, 8001)), HOST, (client, at(net.node, 8001)));
+            // an entry for the address itself goes before the one for all, and a Service before both
+            w.put_host_port(FrontendKey { addr: net.node, port: 8000, proto, pad: 0 }, at(net.b, 81), POD_B);
+            let other = at(net.outside, 40001);
+            expect(w, FROM_UPLINK, kind, (other, front), TO_B, (other, at(net.b, 81)));
+        }
+        service(w, front, at(net.b, 82));
+        for kind in [Kind::Syn, Kind::Udp] {
+            let client = at(net.outside, 40002);
+            expect(w, FROM_UPLINK, kind, (client, front), TO_B, (client, at(net.b, 82)));
+        }
+    }
+}
+
+pub(crate) fn a_host_port_ends_with_its_pod<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (front, client) = (at(net.node, 8000), at(net.outside, 40000));
+        let key = FrontendKey { addr: net.node, port: 8000, proto: proto::UDP, pad: 0 };
+        w.put_host_port(key, at(net.b, 80), POD_B);
+        expect(w, FROM_UPLINK, Kind::Udp, (client, front), TO_B, (client, at(net.b, 80)));
+        // another pod has the interface now, and the host port leads elsewhere
+        let [v4, v6] = super::nets();
+        w.put_pod(POD_B, super::pod(99, v4.b, v6.b));
+        w.put_host_port(key, at(net.a, 80), POD_A);
+        expect(w, FROM_UPLINK, Kind::Udp, (client, front), TO_A, (client, at(net.a, 80)));
+        w.put_pod(POD_B, super::pod(u64::from(POD_B), v4.b, v6.b));
+    }
+}
+
+pub(crate) fn a_direct_datagram_is_not_translated_by_an_old_flow<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 53), at(net.b, 53), at(net.a, 40000));
+        service(w, vip, to);
+        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
+        expect(w, FROM_A, Kind::Udp, (client, to), TO_B, (client, to));
+        expect(w, FROM_B, Kind::Udp, (to, client), TO_A, (to, client));
+        // and through the Service again
+        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
+    }
+}
+
+pub(crate) fn the_node_reports_as_the_frontend<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (front, to, client) = (at(net.node, 30080), at(net.node, 8080), at(net.outside, 50000));
+        service(w, front, to);
+        expect(w, FROM_UPLINK, Kind::Udp, (client, front), HOST, (client, to));
+        // nobody listens there: the host's stack says so about the packet that it saw
+        let mut f = icmp_error(net.node, net.outside, &frame(Kind::Udp, client, to));
+        assert_eq!(w.run(Hook::ToUplink, UPLINK, &mut f), Action::Pass);
+        let (_, outer, inner) = judge_icmp_error(&f);
+        assert_eq!((outer, inner), ((net.node, net.outside), (client, front)));
+    }
+}

@@ -1,0 +1,158 @@
+//! Packets whose sender is told that they go nowhere, and those that end in silence.
+
+use std::net::SocketAddr;
+
+use dataplane_common::event::DropReason;
+use dataplane_common::pod::{Addr, Net as PodNet, NodeConfig, addr_kind, net_flags, node_features};
+use dataplane_common::service::{Frontend, FrontendKey, frontend_flags, proto};
+
+use super::{FROM_A, FROM_UPLINK, OUT, POD_A, TO_B, UPLINK, at, config, expect, expect_drop, frontend, node, service};
+use crate::frame::{Kind, echo, frame, frame_of, judge_icmp_error, judge_reset};
+use crate::world::{Action, Hook, World};
+
+/// Expects the answer to go back by the interface that the packet came in by, and the packet to be counted as dropped.
+#[track_caller]
+fn expect_answer<W: World>(w: &mut W, (hook, ifindex): (Hook, u32), mut f: Vec<u8>, reason: DropReason) -> Vec<u8> {
+    let (before, macs) = (w.drops(reason), [f[6..12].to_vec(), f[0..6].to_vec()].concat());
+    assert_eq!(w.run(hook, ifindex, &mut f), Action::Redirect, "{reason:?}");
+    assert_eq!(w.drops(reason), before + 1, "{reason:?} is counted");
+    assert!(w.target().is_none_or(|t| t == ifindex), "back to where it came from");
+    assert_eq!(f[..12], macs, "to the station that sent it");
+    f
+}
+
+/// A reset for TCP, an unreachable port for UDP, from the address that was asked for.
+#[track_caller]
+fn expect_refusal<W: World>(w: &mut W, at_hook: (Hook, u32), client: SocketAddr, to: SocketAddr, reason: DropReason) {
+    let answer = expect_answer(w, at_hook, frame(Kind::Syn, client, to), reason);
+    // the frame's sequence number is 1, its SYN counts as one byte, and its payload has eight
+    assert_eq!(judge_reset(&answer), ((to, client), (0, 10), true));
+    let answer = expect_answer(w, at_hook, frame(Kind::Udp, client, to), reason);
+    let (types, outer, inner) = judge_icmp_error(&answer);
+    assert_eq!(types, if client.is_ipv4() { (3, 3) } else { (1, 4) }, "port unreachable");
+    assert_eq!((outer, inner), ((to.ip(), client.ip()), (client, to)));
+}
+
+pub(crate) fn no_backend_is_refused<W: World>(w: &mut W) {
+    for net in node(w) {
+        for (addr, client, hook) in
+            [(net.vip, net.a, FROM_A), (net.node, net.a, FROM_A), (net.node, net.outside, FROM_UPLINK)]
+        {
+            for proto in [proto::TCP, proto::UDP] {
+                w.put_frontend(FrontendKey { addr, port: 80, proto, pad: 0 }, frontend(0, 0));
+            }
+            expect_refusal(w, hook, at(client, 40000), at(addr, 80), DropReason::NoBackend);
+        }
+    }
+}
+
+pub(crate) fn undefined_ports_of_a_cluster_ip_are_refused<W: World>(w: &mut W) {
+    for net in node(w) {
+        service(w, at(net.vip, 80), at(net.b, 8080));
+        expect_refusal(w, FROM_A, at(net.a, 40000), at(net.vip, 81), DropReason::NoFrontend);
+        expect_refusal(w, FROM_UPLINK, at(net.outside, 40000), at(net.vip, 81), DropReason::NoFrontend);
+        // a ping is told so too; errors, resets and what is in the middle of something are not
+        let answer = expect_answer(w, FROM_A, echo(net.a, net.vip, 7), DropReason::NoFrontend);
+        assert_eq!(judge_icmp_error(&answer).1, (net.vip, net.a));
+        expect_drop(w, FROM_A, frame(Kind::Rst, at(net.a, 40000), at(net.vip, 81)), DropReason::NoFrontend);
+    }
+}
+
+pub(crate) fn other_ports_of_an_external_address_are_left_alone<W: World>(w: &mut W) {
+    for net in node(w) {
+        let external = net.other;
+        w.put_addr(external, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, pad: 0, mac: [0; 6] });
+        service(w, at(external, 80), at(net.b, 8080));
+        for kind in [Kind::Syn, Kind::Udp] {
+            let client = at(net.a, 40000);
+            expect(w, FROM_A, kind, (client, at(external, 80)), TO_B, (client, at(net.b, 8080)));
+            expect(w, FROM_A, kind, (client, at(external, 81)), OUT, (client, at(external, 81)));
+        }
+        expect_drop(w, FROM_A, frame(Kind::Ack, at(net.a, 41000), at(external, 80)), DropReason::NoFlow);
+    }
+}
+
+pub(crate) fn local_policies_end_in_silence<W: World>(w: &mut W) {
+    for net in node(w) {
+        for (addr, flags, client, hook) in [
+            (net.vip, frontend_flags::INTERNAL_DROP, net.a, FROM_A),
+            (net.node, frontend_flags::EXTERNAL_DROP, net.outside, FROM_UPLINK),
+        ] {
+            for (kind, proto) in [(Kind::Syn, proto::TCP), (Kind::Udp, proto::UDP)] {
+                let key = FrontendKey { addr, port: 80, proto, pad: 0 };
+                w.put_frontend(key, Frontend { flags, ..frontend(0, 0) });
+                expect_drop(w, hook, frame(kind, at(client, 40000), at(addr, 80)), DropReason::NoBackend);
+            }
+        }
+    }
+}
+
+pub(crate) fn source_ranges_hold_on_every_way_in<W: World>(w: &mut W) {
+    for net in node(w) {
+        let balancer = at(net.other, 80);
+        w.put_addr(net.other, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, pad: 0, mac: [0; 6] });
+        service(w, balancer, at(net.b, 8080));
+        let id = if net.vip.is_ipv4() { 1 } else { 2 };
+        for proto in [proto::TCP, proto::UDP] {
+            let key = FrontendKey { addr: balancer.ip(), port: 80, proto, pad: 0 };
+            let flags = frontend_flags::SOURCE_RANGES;
+            w.put_frontend(key, Frontend { flags, service_port: id, ..frontend(id, 1) });
+        }
+        // the range of the outside client, but not the pods', and for another port everyone
+        w.put_source_range(id, net.outside, if net.vip.is_ipv4() { 24 } else { 64 });
+        w.put_source_range(id + 10, net.a, 0);
+        for kind in [Kind::Syn, Kind::Udp] {
+            let (inside, outside) = (at(net.a, 40000), at(net.outside, 40000));
+            expect(w, FROM_UPLINK, kind, (outside, balancer), TO_B, (outside, at(net.b, 8080)));
+            expect_drop(w, FROM_A, frame(kind, inside, balancer), DropReason::SourceRange);
+            expect_drop(w, FROM_UPLINK, frame(kind, at(net.remote, 40000), balancer), DropReason::SourceRange);
+        }
+    }
+}
+
+pub(crate) fn nobody_has_an_unallocated_service_address<W: World>(w: &mut W) {
+    let nets = node(w);
+    w.put_config(NodeConfig { features: node_features::NETS, ..config(&nets) });
+    for net in nets {
+        let free = at(net.free_vip, 80);
+        w.put_net(net.vip, if free.is_ipv4() { 16 } else { 112 }, PodNet { oif: 0, flags: net_flags::SERVICE });
+        for kind in [Kind::Syn, Kind::Udp, Kind::Ack] {
+            expect_drop(w, FROM_A, frame(kind, at(net.a, 40000), free), DropReason::UnallocatedAddress);
+            expect_drop(w, FROM_UPLINK, frame(kind, at(net.outside, 40000), free), DropReason::UnallocatedAddress);
+        }
+        expect_drop(w, FROM_A, echo(net.a, free.ip(), 1), DropReason::UnallocatedAddress);
+    }
+}
+
+pub(crate) fn what_is_too_big_for_its_way_is_told_the_size<W: World>(w: &mut W) {
+    const MTU: u32 = 1280;
+    let nets = node(w);
+    w.put_config(NodeConfig { mtu: MTU, ..config(&nets) });
+    for net in nets {
+        let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        let large = frame_of(Kind::Udp, client, vip, &[0; 1400]);
+        let answer = expect_answer(w, FROM_A, large.clone(), DropReason::TooBig);
+        let (types, outer, inner) = judge_icmp_error(&answer);
+        assert_eq!(types, if client.is_ipv4() { (3, 4) } else { (2, 0) }, "fragmentation needed, packet too big");
+        assert_eq!((outer, inner), ((net.vip, net.a), (client, vip)), "about the packet as it was sent");
+        let header = if client.is_ipv4() { 34 } else { 54 };
+        assert_eq!(answer[header + 4..header + 8], MTU.to_be_bytes());
+        // without a Service the host's stack does it
+        let mut direct = frame_of(Kind::Udp, client, at(net.outside, 80), &[0; 1400]);
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut direct), Action::Pass);
+        if net.vip.is_ipv4() {
+            // may be cut up: by the host's stack, with the addresses of the flow
+            let mut f = large.clone();
+            f[20] &= !0x40;
+            crate::frame::fix_ipv4_checksum(&mut f);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Pass);
+            assert_eq!(crate::frame::judge(&f, 0), (client, to));
+        }
+        // what fits goes on, and pods have no such limit
+        expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, to));
+        service(w, at(net.vip, 81), at(net.b, 8080));
+        let mut f = frame_of(Kind::Udp, at(net.outside, 9), at(net.vip, 81), &[0; 1400]);
+        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+    }
+}
