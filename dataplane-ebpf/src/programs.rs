@@ -79,15 +79,15 @@ fn go_on<const UPLINK: bool>(mut skb: Skb<UPLINK>, program: &str, origin: Origin
 }
 
 hook!(from_pod: Origin::Pod, ingress: true, from uplink: false, other: Verdict::drop(DropReason::ForbiddenControl),
-    from_pod4 from_pod6 = |skb, A| {
-        let ifindex = skb.ifindex();
-        hooks::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Pod, ifindex)
-    });
+from_pod4 from_pod6 = |skb, A| {
+    let ifindex = skb.ifindex();
+    hooks::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Pod, ifindex)
+});
 hook!(from_uplink: Origin::Uplink, ingress: true, from uplink: true, other: Verdict::PASS,
-    from_uplink4 from_uplink6 = |skb, A| {
-        let ifindex = skb.ifindex();
-        hooks::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Uplink, ifindex)
-    });
+from_uplink4 from_uplink6 = |skb, A| {
+    let ifindex = skb.ifindex();
+    hooks::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Uplink, ifindex)
+});
 hook!(to_pod: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,
     to_pod4 to_pod6 = |skb, A| hooks::from_host::<A, _, _, _>(&mut skb, &mut Table, &Maps));
 hook!(to_uplink: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,

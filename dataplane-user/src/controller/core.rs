@@ -136,9 +136,11 @@ impl Core {
                 self.intake.relist(kind);
             }
             Event::InSync(kind) => {
-                for number in self.store.sweep(kind) {
-                    self.mark(number);
+                let gone = self.store.sweep(kind);
+                if self.synced && !gone.is_empty() {
+                    self.mark_refused();
                 }
+                gone.into_iter().for_each(|number| self.mark(number));
                 self.intake.in_sync(kind);
             }
             Event::Rejected(rejection) => self.faults.add(rejection),

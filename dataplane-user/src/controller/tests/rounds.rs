@@ -278,6 +278,24 @@ fn what_a_relist_does_not_mention_is_gone_and_only_when_it_is_complete() {
 }
 
 #[test]
+fn an_address_that_a_relist_sets_free_goes_to_who_was_refused_it() {
+    let memory = memory();
+    let mut core = serving(&memory);
+    let extra = ServiceExtra { external_ips: [ip("10.96.0.10")].into(), ..ServiceExtra::default() };
+    let api = ServiceObject { extra: Some(Box::new(extra)), ..service(&["10.96.0.12"], &[("http", 81)]) };
+    core.handle(Event::Service(key("api"), Some(api.clone())));
+    core.reconcile(NOW);
+    assert_eq!(view(&memory).frontends.len(), 2, "10.96.0.10 is the cluster IP of web");
+    // web went while the watch was interrupted
+    core.handle(Event::Relist(SourceKind::Service));
+    core.handle(Event::Service(key("api"), Some(api)));
+    core.handle(Event::InSync(SourceKind::Service));
+    core.reconcile(NOW);
+    assert_eq!(view(&memory).frontends.len(), 2, "10.96.0.12 and 10.96.0.10");
+    assert!(core.snapshot().rejections.is_empty());
+}
+
+#[test]
 fn an_address_that_the_node_gets_is_the_nodes() {
     let memory = memory();
     let mut core = serving(&memory);
