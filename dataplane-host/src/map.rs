@@ -257,7 +257,7 @@ impl<V: Pod> PerCpuTable<V> {
     /// # Errors
     /// The pin is missing or the map has other sizes.
     pub fn open(pins: &Pins, name: &str) -> Result<Self, MapError> {
-        let cpus = sys::possible_cpus().map_err(|e| MapError::new(name, e))?;
+        let cpus = possible_cpus().map_err(|e| MapError::new(name, e))?;
         Ok(Self { table: Table::open(pins, name)?, cpus })
     }
 
@@ -339,4 +339,11 @@ impl<V: Pod> SharedArray<V> {
         }
         true
     }
+}
+
+/// How many CPUs the kernel could have: per-CPU maps carry a value for each.
+fn possible_cpus() -> io::Result<usize> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
+    last.map(|n| n + 1).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("possible CPUs: {text:?}")))
 }

@@ -455,16 +455,6 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many CPUs the kernel could have: per-CPU maps carry a value for each.
-///
-/// # Errors
-/// `/sys/devices/system/cpu/possible` is unreadable or not a list of ranges.
-pub fn possible_cpus() -> io::Result<usize> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());
-    last.map(|n| n + 1).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("possible CPUs: {text:?}")))
-}
-
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct ProgLoadAttr {
