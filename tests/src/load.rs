@@ -189,6 +189,18 @@ impl Load {
         Self::start(place, &["ask".to_owned(), target.to_string(), protocol, "--count=0".to_owned(), rate])
     }
 
+    /// New connections, up to a thousand a second, until the server of this name has answered; [`Load::stop`] waits for that.
+    ///
+    /// # Errors
+    /// When the client doesn't start.
+    pub fn until(place: &(impl Place + ?Sized), target: SocketAddr, server: &str) -> Result<Self> {
+        let until = format!("--until={server}");
+        Self::start(
+            place,
+            &["ask".to_owned(), target.to_string(), "--count=0".to_owned(), "--rate=1000".to_owned(), until],
+        )
+    }
+
     /// Connections that stay open; all are made when this returns.
     ///
     /// # Errors

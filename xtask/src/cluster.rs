@@ -9,6 +9,7 @@
 
 mod addons;
 mod cgroups;
+mod check;
 mod conformance;
 mod control;
 mod daemon;
@@ -19,12 +20,15 @@ mod images;
 mod install;
 mod junit;
 mod kube;
+mod life;
 mod machine;
 mod network;
 mod node;
 mod node_init;
+mod peer;
 mod pki;
 mod place;
+mod pod;
 mod reference;
 mod rootfs;
 mod settings;
@@ -51,8 +55,8 @@ use step::Steps;
 /// What can be done with a cluster.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Build the tools and images (the first time: tens of minutes) without starting anything
-    Prepare,
+    /// Build what a cluster and upstream's tests need (the first time: tens of minutes) without starting anything
+    Prepare(Shape),
     /// Start a cluster, or go on starting it
     Up(Shape),
     /// Show what runs
@@ -75,10 +79,12 @@ pub(crate) enum Command {
     Install(install::Options),
     /// Check in a minute or two whether everything works
     Smoke,
+    /// Let nodes and programs of the cluster end and start while connections are counted
+    Life(life::Options),
     /// Run upstream's end-to-end tests
     Conformance(conformance::Options),
     /// Measure what the network costs
-    Figures,
+    Figures(peer::Peer),
     /// Stop everything and remove it
     Down {
         /// Remove logs and results too
@@ -99,7 +105,11 @@ pub(crate) fn run(paths: &Paths, command: Command) -> Result<()> {
     ensure!(shell::is_root(), "a cluster needs root: it makes namespaces and cgroups");
     let (place, steps) = (Place::new(paths), Steps::new());
     match command {
-        Command::Prepare => up::prepare(&place, &steps),
+        Command::Prepare(shape) => {
+            let mut sets = tools::sets(&shape);
+            sets.push(tools::Set::Tests);
+            up::prepare(&place, &steps, &sets)
+        }
         Command::Up(shape) => up::run(&place, &steps, &shape),
         Command::Status => status::run(&place),
         Command::Kubectl { arguments } => {
@@ -113,8 +123,9 @@ pub(crate) fn run(paths: &Paths, command: Command) -> Result<()> {
         }
         Command::Install(options) => install::run(paths, &place, &steps, &options),
         Command::Smoke => smoke::run(&place, &steps),
+        Command::Life(options) => life::run(paths, &place, &steps, &options),
         Command::Conformance(options) => conformance::run(&place, &options),
-        Command::Figures => figures::run(&place),
+        Command::Figures(options) => figures::run(paths, &place, &steps, &options),
         Command::Down { purge } => down::run(&place, &steps, purge),
         Command::Enter(options) => enter::run(&place, &options),
         Command::NodeInit { node } => node_init::run(&place, &node),

@@ -42,23 +42,29 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The image of the binaries that were built last, under a name, in an archive.
+/// Ropeway's image of the binaries that were built last, under a name, in an archive.
 pub(crate) fn make(paths: &Paths, name: &str, output: &Path) -> Result<()> {
+    of(paths, name, &BINARIES, output)
+}
+
+/// An image of some of the binaries that were built last; it starts the first.
+pub(crate) fn of(paths: &Paths, name: &str, names: &[&str], output: &Path) -> Result<()> {
     let binaries = paths.binaries();
-    shell::step("writing the image");
+    shell::step(&format!("writing the image {name}"));
     let root = paths.target.join("image-root");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("{}", root.display()))?;
     }
     fs::create_dir_all(&root)?;
-    for binary in BINARIES {
+    for binary in names {
         // Without debug information, which is most of the size; names for backtraces stay.
         let mut strip = Command::new("strip");
         strip.args(["--strip-debug", "-o"]).arg(root.join(binary));
         shell::output(strip.arg(binaries.join(binary)))?;
     }
     let layer = Layer::of_directory(&root, &paths.target.join("image-layer.tar"))?;
-    let image = Image::new([name], [&layer]).entrypoint(["/ropeway-agent"]);
+    let program = format!("/{}", names.first().context("an image without a program")?);
+    let image = Image::new([name], [&layer]).entrypoint([&program]);
     archive::write(output, &[image])?;
     layer.remove()?;
     fs::remove_dir_all(&root).with_context(|| format!("{}", root.display()))

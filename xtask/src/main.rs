@@ -78,3 +78,13 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("xtask: {error:#}");
     ExitCode::FAILURE
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -37,6 +37,9 @@ pub struct AskOptions {
     /// Send datagrams from this address
     #[arg(long)]
     source: Option<IpAddr>,
+    /// Stop as soon as the server of this name has answered
+    #[arg(long, value_name = "NAME")]
+    until: Option<String>,
 }
 
 /// Asks, then prints a [`Report`]; without an end, says `ready` after the first question.
@@ -64,7 +67,7 @@ pub fn run(options: &AskOptions) -> Result<()> {
         let askers: Vec<_> = (0..options.parallel.max(1))
             .map(|_| scope.spawn(|| one_asker(&question, options, &asked, &stop)))
             .collect();
-        if options.count == 0 {
+        if options.count == 0 && options.until.is_none() {
             io::stdin().read_to_end(&mut Vec::new()).ok();
             stop.store(true, Ordering::Relaxed);
         }
@@ -88,7 +91,11 @@ fn one_asker(question: &Question, options: &AskOptions, asked: &AtomicU64, stop:
             break;
         }
         let start = Instant::now();
-        report.add(ask(question), start.elapsed());
+        let outcome = ask(question);
+        if outcome.as_ref().is_ok_and(|answer| options.until.as_ref() == Some(&answer.server)) {
+            stop.store(true, Ordering::Relaxed);
+        }
+        report.add(outcome, start.elapsed());
         if let Some(next) = pause.and_then(|pause| (pause * (turn + 1)).checked_sub(begin.elapsed())) {
             std::thread::park_timeout(next); // the rate that was asked for, not a wait for something
         }

@@ -81,9 +81,18 @@ pub(super) fn join(node: &str) -> Result<()> {
 
 /// Kills what is left in the cgroups of all nodes, and removes them.
 pub(super) fn remove() -> Result<()> {
-    wait_for("removal of the nodes' cgroups", 20, || {
+    remove_at(Path::new(PREFIX))
+}
+
+/// Kills what is left in the cgroups of one node, and removes them.
+pub(super) fn remove_of(node: &str) -> Result<()> {
+    remove_at(&Path::new(PREFIX).join(node))
+}
+
+fn remove_at(path: &Path) -> Result<()> {
+    wait_for(&format!("removal of cgroup {}", path.display()), 20, || {
         for hierarchy in hierarchies()? {
-            let top = hierarchy.mount.join(PREFIX);
+            let top = hierarchy.mount.join(path);
             if top.exists() {
                 kill_all(&top)?;
                 remove_tree(&top)?;

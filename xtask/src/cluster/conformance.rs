@@ -35,6 +35,7 @@ pub(crate) struct Options {
 /// Runs the tests; an error if one failed.
 pub(super) fn run(place: &Place, options: &Options) -> Result<()> {
     let shape = Shape::require(place)?;
+    tools::build(place, &[tools::Set::Tests])?;
     kube::nodes_ready(place, shape.all().len(), 60)?;
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let directory = place.results().join(format!("run-{seconds}"));

@@ -43,7 +43,8 @@ pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Options
     up::ready(place, steps, &shape)
 }
 
-fn load(place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
+/// Gives the images of an archive to every node.
+pub(super) fn load(place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
     for node in shape.all() {
         // A node sees nothing of the checkout but programs and certificates.
         let name = "/tmp/ropeway.tar";

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::place::Place;
 use super::settings::{FAR, NEAR, PREFIX};
 use super::shape::Node;
+use super::step::wait_for;
 use super::{daemon, enter};
 use crate::shell;
 
@@ -67,7 +68,8 @@ pub(super) fn plug(node: &Node) -> Result<()> {
     let port = format!("to-{name}");
     ip(FABRIC, &format!("link add {port} type veth peer name eth0 netns {}", namespace(name)))?;
     ip(FABRIC, &format!("link set {port} master {} up", node.subnet.bridge))?;
-    ip(name, "link set eth0 up")?;
+    // The same after a power cut: the others' neighbour entries stay right.
+    ip(name, &format!("link set eth0 address {} up", node.mac()))?;
     ip(name, &format!("address add {}/24 dev eth0", node.v4()))?;
     ip(name, &format!("address add {}/64 dev eth0 nodad", node.v6()))?;
     ip(name, &format!("route add default via {}", node.subnet.gateway4()))?;
@@ -79,6 +81,20 @@ pub(super) fn plug(node: &Node) -> Result<()> {
         set(name, &format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
     }
     Ok(())
+}
+
+/// Takes a node's namespace away with all that is in it, as a power cut does; no process may be left in it.
+pub(super) fn unplug(node: &Node) -> Result<()> {
+    let (name, port) = (namespace(&node.name), format!("to-{}", node.name));
+    if namespace_path(&node.name).exists() {
+        shell::run(Command::new("ip").args(["netns", "delete", &name]))?;
+    }
+    // The kernel does it later, and a new link could not have the name before.
+    wait_for(&format!("end of {port}"), 30, || {
+        let links = shell::output(Command::new("ip").args(["-n", &namespace(FABRIC), "-o", "link", "show"]))?;
+        ensure!(!links.contains(&format!(" {port}@")), "it is there");
+        Ok(())
+    })
 }
 
 /// Removes every namespace of the test-bed.

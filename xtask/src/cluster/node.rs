@@ -25,7 +25,7 @@ const DIRECTORIES: &[&str] = &[
     "root",
     "usr",
     "etc/cni/net.d",
-    "etc/kubernetes",
+    "etc/kubernetes/manifests",
     "opt/cni/bin",
     "var/tmp",
     "var/lib/kubelet",
@@ -48,6 +48,8 @@ const ETC: &[&str] = &[
 /// The configuration files inside the node.
 pub(super) const CONTAINERD_CONFIG: &str = "/etc/containerd.toml";
 pub(super) const KUBELET_CONFIG: &str = "/etc/kubernetes/kubelet.json";
+/// Pods that a kubelet runs without being told by an API server.
+pub(super) const STATIC_PODS: &str = "/etc/kubernetes/manifests";
 /// The node's flags for its kubelet, one a line.
 pub(super) const KUBELET_FLAGS: &str = "/etc/kubernetes/kubelet.flags";
 
@@ -64,6 +66,13 @@ pub(super) fn start(place: &Place, node: &Node) -> Result<()> {
     let mut command = enter::new_node(&node.name, &this)?;
     daemon::start(place, &name, command.args(["cluster", "node-init", &node.name]))?;
     wait_for(&format!("first process of node {}", node.name), 20, || enter::init(place, &node.name).map(|_| ()))
+}
+
+/// Cuts the node's power: no process, cgroup, device or mount of it is left, only its disk.
+pub(super) fn cut_power(place: &Place, node: &Node) -> Result<()> {
+    daemon::kill(place, &format!("node-{}", node.name))?;
+    cgroups::remove_of(&node.name)?;
+    network::unplug(node)
 }
 
 /// Waits until the node's kubelet has registered it and it has its pod ranges.
@@ -201,6 +210,7 @@ fn kubelet(place: &Place, node: &Node) -> serde_json::Value {
         "clusterDNS": [DNS_SERVICE[0]],
         "clusterDomain": DOMAIN,
         "resolvConf": "/etc/resolv.conf",
+        "staticPodPath": STATIC_PODS,
         "failSwapOn": false,
         "protectKernelDefaults": false,
         "nodeStatusUpdateFrequency": "5s",

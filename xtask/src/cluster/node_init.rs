@@ -55,6 +55,7 @@ fn file_system(place: &Place, root: &Path, hierarchies: &[Hierarchy]) -> Result<
         bind(&directory, &inside(root, &directory))?;
     }
     special("proc", &at("/proc"), "")?;
+    boot_id(root)?;
     special("sysfs", &at("/sys"), "")?;
     special("bpf", &at("/sys/fs/bpf"), "")?;
     special("tmpfs", &at("/run"), "mode=755")?;
@@ -71,6 +72,14 @@ fn file_system(place: &Place, root: &Path, hierarchies: &[Hierarchy]) -> Result<
     fs::create_dir_all("/run/netns")?;
     // Kubelet and container runtime hand mounts to each other.
     mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).context("shared mounts")
+}
+
+/// Each start of a node is a boot of its own, though the machine's kernel stays.
+fn boot_id(root: &Path) -> Result<()> {
+    let random = Path::new("/proc/sys/kernel/random");
+    let own = inside(root, Path::new("/etc/boot_id"));
+    fs::write(&own, fs::read(random.join("uuid"))?).with_context(|| format!("{}", own.display()))?;
+    bind(&own, &inside(root, &random.join("boot_id")))
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {

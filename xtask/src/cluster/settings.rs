@@ -50,6 +50,8 @@ pub(super) const TEST_IMAGES: &str = "registry.k8s.io/e2e-test-images";
 pub(super) const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
 /// The name under which the image of Ropeway is loaded into the nodes.
 pub(super) const ROPEWAY_IMAGE: &str = "ropeway.local/ropeway:test";
+/// The name of the image with the peer of this project's own tests.
+pub(super) const PEER_IMAGE: &str = "ropeway.local/peer:test";
 
 /// Sysctls of the whole machine that the test-bed or a kubelet changes; `down` puts the former values back.
 pub(super) const MACHINE_SYSCTLS: &[&str] = &[

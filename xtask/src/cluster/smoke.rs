@@ -1,13 +1,13 @@
 //! `smoke`: in a minute or two, whether everything works that every cluster needs.
-//!
-//! Each check is a sentence; all of them run, and the end says which failed.
 
 use std::collections::BTreeSet;
-use std::process::Command;
-use std::time::Instant;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use ropeway_tests::process::Process;
 
+use super::check::Checks;
 use super::network::{FABRIC, namespace_path};
 use super::place::Place;
 use super::settings::{DNS_SERVICE, DOMAIN, KUBERNETES_SERVICE};
@@ -21,7 +21,7 @@ const NAMESPACE: &str = "ropeway-smoke";
 struct Smoke<'a> {
     place: &'a Place,
     shape: Shape,
-    failures: Vec<String>,
+    checks: Checks,
 }
 
 /// Runs all checks.
@@ -33,7 +33,7 @@ pub(super) fn run(place: &Place, steps: &Steps) -> Result<()> {
         addons::dns_ready(place)?;
         addons::metrics_ready(place, count)
     })?;
-    let mut smoke = Smoke { place, shape, failures: Vec::new() };
+    let mut smoke = Smoke { place, shape, checks: Checks::default() };
     let workload = addons::template(place, "smoke.yaml")?;
     steps.step("a web server with two replicas and a client on each node", || {
         kube::apply(place, &workload)?;
@@ -41,9 +41,9 @@ pub(super) fn run(place: &Place, steps: &Steps) -> Result<()> {
         kube::rolled_out(place, NAMESPACE, "daemonset/client", 120)
     })?;
     smoke.all()?;
-    kube::kubectl(place, &["delete", "namespace", NAMESPACE, "--wait=false"])?;
-    ensure!(smoke.failures.is_empty(), "{} failed:\n  {}", smoke.failures.len(), smoke.failures.join("\n  "));
-    Ok(())
+    let cleared = kube::kubectl(place, &["delete", "namespace", NAMESPACE, "--wait=false"]);
+    smoke.checks.end()?;
+    cleared.map(drop)
 }
 
 #[expect(clippy::unused_self, reason = "the checks are methods, called alike")]
@@ -83,6 +83,10 @@ impl Smoke<'_> {
             ensure!(text.trim() == "hello", "it printed {text:?}");
             Ok(())
         });
+        self.check("DNS SRV, headless and ExternalName", |s| s.other_records(&client));
+        self.check("DNS answers each time while its pods roll", |s| s.rolling_dns(&client, &name, &web4));
+        self.check("a pod through the API server's proxy", Self::api_proxy);
+        self.check("kubectl port-forward", Self::port_forward);
         self.check("kubectl logs", |s| s.kubectl(&["logs", "deployment/web", "--tail=1"]).map(drop));
         if self.shape.proxy == Proxy::Ropeway {
             self.check("agents restarted: pods keep addresses and connections work", |s| s.restart(&client, &web4));
@@ -91,14 +95,9 @@ impl Smoke<'_> {
     }
 
     fn check(&mut self, what: &str, check: impl FnOnce(&Self) -> Result<()>) {
-        let begin = Instant::now();
-        match check(self) {
-            Ok(()) => println!("  ok    {what} ({:.1} s)", begin.elapsed().as_secs_f64()),
-            Err(error) => {
-                println!("  FAIL  {what}: {error:#}");
-                self.failures.push(format!("{what}: {error:#}"));
-            }
-        }
+        let mut checks = std::mem::take(&mut self.checks);
+        checks.check(what, || check(self));
+        self.checks = checks;
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Result<String> {
@@ -152,6 +151,68 @@ impl Smoke<'_> {
         let text = self.exec(pod, &["dig", "+short", "+tries=1", "+time=3", tcp, &server, kind, name])?;
         ensure!(text.trim() == expected, "answer {text:?}, expected {expected}");
         Ok(())
+    }
+
+    fn answer(&self, pod: &str, kind: &str, name: &str) -> Result<BTreeSet<String>> {
+        let server = format!("@{}", DNS_SERVICE[0]);
+        let text = self.exec(pod, &["dig", "+short", "+tries=1", "+time=3", &server, kind, name])?;
+        Ok(text.lines().map(String::from).collect())
+    }
+
+    fn other_records(&self, pod: &str) -> Result<()> {
+        let suffix = format!("{NAMESPACE}.svc.{DOMAIN}");
+        let found = self.answer(pod, "SRV", &format!("_http._tcp.web.{suffix}"))?;
+        // The weight is shared by the addresses of that name.
+        let expected = format!(" 80 web.{suffix}.");
+        ensure!(found.len() == 1 && found.iter().all(|line| line.ends_with(&expected)), "SRV: {found:?}");
+        let path = "jsonpath={.items[*].status.podIP}";
+        let pods = self.kubectl(&["get", "pods", "-l", "app=web", "-o", path])?;
+        let pods: BTreeSet<_> = pods.split_whitespace().map(String::from).collect();
+        let found = self.answer(pod, "A", &format!("web-pods.{suffix}"))?;
+        ensure!(found == pods, "headless: {found:?}, expected {pods:?}");
+        let found = self.answer(pod, "CNAME", &format!("elsewhere.{suffix}"))?;
+        ensure!(found.contains("elsewhere.example."), "ExternalName: {found:?}");
+        Ok(())
+    }
+
+    /// Asks until all DNS pods have been replaced, each time from another port.
+    fn rolling_dns(&self, pod: &str, name: &str, expected: &str) -> Result<()> {
+        let system = |arguments: &[&str]| kube::kubectl(self.place, &[&["-n", "kube-system"], arguments].concat());
+        system(&["rollout", "restart", "deployment/coredns"])?;
+        let dig = format!("dig +short +tries=1 +time=3 @{} A {name}", DNS_SERVICE[0]);
+        let twenty = format!("for i in $(seq 20); do [ \"$({dig})\" = {expected} ] || {{ {dig}; exit 1; }}; done");
+        let mut asked = 0;
+        loop {
+            let rolled = system(&["rollout", "status", "deployment/coredns", "--watch=false"])?;
+            let text = self.exec(pod, &["sh", "-c", &twenty]).with_context(|| format!("after {asked} answers"))?;
+            ensure!(text.is_empty(), "{text}");
+            asked += 20;
+            if rolled.contains("successfully rolled out") {
+                return Ok(());
+            }
+        }
+    }
+
+    fn api_proxy(&self) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/services/web:http/proxy/hostname");
+        let text = kube::kubectl(self.place, &["get", "--raw", &path])?;
+        ensure!(text.starts_with("web-"), "it answers {text:?}");
+        Ok(())
+    }
+
+    fn port_forward(&self) -> Result<()> {
+        let mut kubectl = kube::command(self.place);
+        kubectl.args(["-n", NAMESPACE, "port-forward", "service/web", ":80"]).stdout(Stdio::piped());
+        let mut forward = Process::start("kubectl port-forward", &mut kubectl)?;
+        // Open to the end: kubectl prints another line, and dies where it can't.
+        let mut output = BufReader::new(forward.child().stdout.take().context("no pipe")?);
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        let from = line.strip_prefix("Forwarding from ").and_then(|rest| rest.split_whitespace().next());
+        let from = from.with_context(|| format!("it says {line:?}"))?;
+        let answer = self.outside(&format!("http://{from}/hostname"));
+        forward.kill()?;
+        answer
     }
 
     fn outside(&self, url: &str) -> Result<()> {

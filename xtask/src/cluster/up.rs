@@ -7,14 +7,14 @@ use anyhow::{Result, bail};
 use super::place::Place;
 use super::shape::{Cni, Node, Proxy, Shape};
 use super::step::Steps;
+use super::tools::Set;
 use super::{addons, control, images, kube, machine, network, node, pki, reference, tools};
 use crate::setup::{self, Need};
 
 /// Programs and images.
-pub(super) fn prepare(place: &Place, steps: &Steps) -> Result<()> {
+pub(super) fn prepare(place: &Place, steps: &Steps, sets: &[Set]) -> Result<()> {
     setup::packages(&[Need::Cluster])?;
-    fs::create_dir_all(place.cache().join("bin/cni"))?;
-    tools::build(place, steps)?;
+    tools::build(place, sets)?;
     images::make(place, steps)
 }
 
@@ -26,7 +26,7 @@ pub(super) fn run(place: &Place, steps: &Steps, shape: &Shape) -> Result<()> {
     {
         bail!("a cluster of another shape is up ({present:?}): `cargo xtask cluster down` first");
     }
-    prepare(place, steps)?;
+    prepare(place, steps, &tools::sets(shape))?;
     fs::create_dir_all(place.run())?;
     shape.write(place)?;
     steps.step("network fabric", || {
@@ -50,10 +50,6 @@ pub(super) fn run(place: &Place, steps: &Steps, shape: &Shape) -> Result<()> {
         return Ok(());
     }
     steps.step("reference network", || reference::network(place, shape))?;
-    if shape.proxy == Proxy::Ropeway {
-        println!("nobody serves Services yet: `cargo xtask cluster install` is next");
-        return Ok(());
-    }
     ready(place, steps, shape)
 }
 

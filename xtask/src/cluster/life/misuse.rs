@@ -1,0 +1,137 @@
+//! What people do wrong. The agent says in one line what is wrong and what to do; what worked before goes on.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::scene::Scene;
+use crate::cluster::step::wait_for;
+use crate::cluster::{kube, node, pod};
+use crate::shell;
+
+const SYSTEM: [&str; 2] = ["-n", "kube-system"];
+const DAEMONSET: &str = "daemonset/ropeway";
+
+/// The role loses the rule for endpoint slices, and an agent starts.
+pub(super) fn forbidden(scene: &Scene) -> Result<()> {
+    let text = kube::kubectl(scene.place, &["get", "clusterrole", "ropeway", "-o", "json"])?;
+    let mut role: Value = serde_json::from_str(&text)?;
+    let rules = role["rules"].as_array().context("a role has rules")?.clone();
+    let about = |rule: &Value| rule["resources"].to_string().contains("endpointslices");
+    let fewer: Vec<_> = rules.iter().filter(|rule| !about(rule)).cloned().collect();
+    ensure!(fewer.len() < rules.len(), "no rule about EndpointSlices: {rules:?}");
+    let set = |rules: &Value| {
+        let patch = json!({"rules": rules}).to_string();
+        kube::kubectl(scene.place, &["patch", "clusterrole", "ropeway", "--type=merge", "-p", &patch])
+    };
+    set(&json!(fewer))?;
+    let outcome = scene.steady(|| {
+        let victim = scene.victim()?.name;
+        let old = agent(scene, &victim)?;
+        kube::kubectl(scene.place, &[&SYSTEM[..], &["delete", "pod", &old.name]].concat())?;
+        says(scene, &["cannot list resource \"endpointslices\"", "manifests/base/rbac.yaml"])?;
+        ensure!(!is_ready(scene, &victim)?, "the agent says that it is ready");
+        Ok(())
+    });
+    role["rules"] = json!(rules);
+    set(&role["rules"])?;
+    wait_for("agents", 120, || kube::rolled_out(scene.place, "kube-system", DAEMONSET, 120))?;
+    outcome?;
+    scene.guests_are_well()
+}
+
+/// Where the agents are told to go, nobody is.
+pub(super) fn wrong_server(scene: &Scene) -> Result<()> {
+    // Nobody has this address of the nodes' own network.
+    let url = format!("https://{}.250:6443", scene.victim()?.subnet.v4);
+    with_setting(scene, &format!("ROPEWAY_APISERVER={url}"), &[&url, "can't be reached", "check --apiserver"])
+}
+
+/// The agents are told to read a file that is not there.
+pub(super) fn wrong_kubeconfig(scene: &Scene) -> Result<()> {
+    let file = "/etc/ropeway/nothing";
+    with_setting(scene, &format!("ROPEWAY_KUBECONFIG={file}"), &["--kubeconfig", file])
+}
+
+/// Gives all agents a bad setting, and takes it back.
+fn with_setting(scene: &Scene, setting: &str, words: &[&str]) -> Result<()> {
+    let agents = scene.shape.all().len();
+    let outcome = scene.steady(|| {
+        kube::kubectl(scene.place, &[&SYSTEM[..], &["set", "env", DAEMONSET, setting]].concat())?;
+        says(scene, words)?;
+        let ready = scene.shape.all().iter().map(|node| is_ready(scene, &node.name)).collect::<Result<Vec<_>>>()?;
+        let ready = ready.into_iter().filter(|ready| *ready).count();
+        ensure!(ready + 1 == agents, "{ready} of {agents} agents are ready");
+        Ok(())
+    });
+    kube::kubectl(scene.place, &[&SYSTEM[..], &["rollout", "undo", DAEMONSET]].concat())?;
+    wait_for("agents", 180, || kube::rolled_out(scene.place, "kube-system", DAEMONSET, 180))?;
+    outcome?;
+    scene.guests_are_well()
+}
+
+/// Where one agent runs, another is started.
+pub(super) fn second_agent(scene: &Scene) -> Result<()> {
+    let victim = scene.victim()?.name;
+    let agent = pod::agent(scene.place, &victim)?.to_string();
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &agent, "--mount", "--net", "--", "/ropeway-agent"]);
+    let output = command.args(["--config", "/etc/ropeway/config.yaml", "--node-name", &victim]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "it ended well: {text}");
+    ensure!(text.contains("another agent runs on this node"), "it says {text:?}");
+    ensure!(pod::agent(scene.place, &victim)?.to_string() == agent, "the first one was started anew");
+    scene.guests_are_well()
+}
+
+/// Another configuration sorts before Ropeway's for a while.
+pub(super) fn rival(scene: &Scene) -> Result<()> {
+    let victim = scene.victim()?.name;
+    let directory = node::inside(&scene.place.node_root(&victim), "/etc/cni/net.d".as_ref());
+    let (own, other) = (directory.join("10-ropeway.conflist"), directory.join("05-other.conflist"));
+    let before = fs::read_to_string(&own).with_context(|| format!("{}", own.display()))?;
+    fs::write(&other, &before).with_context(|| format!("{}", other.display()))?;
+    let named = says(scene, &["05-other.conflist: the container runtime takes this CNI configuration"]);
+    fs::remove_file(&other).with_context(|| format!("{}", other.display()))?;
+    named?;
+    says(scene, &["takes our CNI configuration again"])?;
+    ensure!(fs::read_to_string(&own)? == before, "{} has changed", own.display());
+    scene.one_comes_and_goes()
+}
+
+fn agent(scene: &Scene, node: &str) -> Result<pod::Pod> {
+    let own = format!("--field-selector=spec.nodeName={node}");
+    let label = ["-l", "app.kubernetes.io/name=ropeway", &own];
+    pod::list(scene.place, &[&SYSTEM[..], &label].concat())?.pop().with_context(|| format!("no agent on {node}"))
+}
+
+/// Whether the agent of a node says that it is.
+fn is_ready(scene: &Scene, node: &str) -> Result<bool> {
+    let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+    let name = agent(scene, node)?.name;
+    Ok(kube::kubectl(scene.place, &[&SYSTEM[..], &["get", "pod", &name, "-o", path]].concat())? == "True")
+}
+
+/// Waits until one line in the log of an agent has all these words.
+fn says(scene: &Scene, words: &[&str]) -> Result<()> {
+    let line = wait_for(&format!("a line with {words:?}"), 90, || {
+        for pod in pod::list(scene.place, &[&SYSTEM[..], &["-l", "app.kubernetes.io/name=ropeway"]].concat())? {
+            // An agent that can't start is started again; what it said is in the log of the one before.
+            for which in ["--previous=false", "--previous=true"] {
+                let mut logs = kube::command(scene.place);
+                let Ok(text) = shell::output(logs.args(SYSTEM).args(["logs", &pod.name, "--container=agent", which]))
+                else {
+                    continue;
+                };
+                if let Some(line) = text.lines().find(|line| words.iter().all(|word| line.contains(word))) {
+                    return Ok(format!("{}: {line}", pod.node));
+                }
+            }
+        }
+        bail!("nobody says so")
+    })?;
+    println!("    {line}");
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! The peer of this project's own tests, as an image in the nodes and as a program of the machine: both ends of traffic that
+//! is counted.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::install;
+use super::place::Place;
+use super::settings::PEER_IMAGE;
+use super::shape::Shape;
+use super::step::Steps;
+use crate::paths::Paths;
+use crate::{build, image};
+
+/// Where the peer comes from.
+#[derive(Args)]
+pub(crate) struct Peer {
+    /// Take the binaries that were built last, as they are
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// Builds it and gives it to all nodes.
+pub(super) fn bring(paths: &Paths, place: &Place, steps: &Steps, shape: &Shape, options: &Peer) -> Result<()> {
+    if !options.no_build {
+        build::all(paths)?;
+    }
+    build::name_binaries(paths);
+    let archive = place.run().join("peer.tar");
+    image::of(paths, PEER_IMAGE, &["ropeway-peer"], &archive)?;
+    steps.step("loading the image into the nodes", || install::load(place, shape, &archive))
+}
