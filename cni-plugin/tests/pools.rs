@@ -7,7 +7,8 @@ use std::fs;
 use std::time::Duration;
 
 use common::{Answer, Node, Sandbox, call};
-use dataplane_host::pools::{self, NAMESPACES_FILE, NamespacesFile, POOLS_FILE, PoolEntry, PoolsFile, Wish};
+use dataplane_host::durable;
+use dataplane_host::pools::{NAMESPACES_FILE, NamespacesFile, POOLS_FILE, PoolEntry, PoolsFile, Wish};
 use dataplane_host::store::Store;
 use serde_json::{Value, json};
 
@@ -41,8 +42,8 @@ fn node() -> Node {
     fs::write(state.join("node.json"), r#"{"version":1,"node":"n1","podCIDRs":[],"mtu":1400,"pools":true}"#).unwrap();
     let chosen = [("team".into(), Wish { ipv4_pools: Some(vec!["red".into()]), ..Wish::default() })].into();
     let namespaces = NamespacesFile { version: 1, chosen, plain: vec!["default".into()], ..NamespacesFile::default() };
-    pools::write(&state, NAMESPACES_FILE, &namespaces).unwrap();
-    pools::write(&state, POOLS_FILE, &pools_file()).unwrap();
+    durable::write_json(&state, NAMESPACES_FILE, &namespaces).unwrap();
+    durable::write_json(&state, POOLS_FILE, &pools_file()).unwrap();
     node
 }
 
@@ -128,7 +129,7 @@ fn a_block_that_the_agent_takes_away_is_not_used_any_more() {
         assert!(!adding.is_finished());
         let mut file = pools_file();
         file.pools[0].blocks.remove(0);
-        pools::write(&state, POOLS_FILE, &file).unwrap();
+        durable::write_json(&state, POOLS_FILE, &file).unwrap();
         drop(locked);
         assert_eq!(addresses(adding.join().unwrap())[0], "10.80.9.0/32");
     });
@@ -143,7 +144,7 @@ fn status_tells_whether_there_are_blocks_with_free_addresses() {
     status().ok();
     let mut file = pools_file();
     file.pools[0].blocks = vec!["10.80.3.64/32".parse().unwrap()];
-    pools::write(&node.path("state"), POOLS_FILE, &file).unwrap();
+    durable::write_json(&node.path("state"), POOLS_FILE, &file).unwrap();
     let sandbox = Sandbox::new();
     add(&node, "c1", &sandbox, "default", &Value::Null).ok();
     let (code, message) = status().error();
@@ -152,7 +153,7 @@ fn status_tells_whether_there_are_blocks_with_free_addresses() {
     let (code, message) = add(&node, "c2", &second, "default", &Value::Null).error();
     assert!(code == 11 && message.contains("the agent claims another block"), "{code} {message}");
     file.pools[0].blocks.clear();
-    pools::write(&node.path("state"), POOLS_FILE, &file).unwrap();
+    durable::write_json(&node.path("state"), POOLS_FILE, &file).unwrap();
     let (code, message) = status().error();
     assert!(code == 50 && message.contains("this node has no block of four"), "{code} {message}");
     fs::remove_file(node.path("state").join(POOLS_FILE)).unwrap();

@@ -6,8 +6,8 @@ use crate::flow::{Flow, FlowKey, flow_flags, flow_state};
 use crate::packet::{Flows, Packet, Tables};
 use crate::pod::{addr_kind, net_flags, node_features};
 use crate::rewrite::Family;
-use crate::select::{Side, select};
-use crate::service::{Frontend, HostPort, SourceRange, backend_state, frontend_flags};
+use crate::select::{Side, may_use, select};
+use crate::service::{Frontend, HostPort, backend_state, frontend_flags, proto};
 use crate::verdict::{Origin, Verdict};
 
 /// How often a port for source translation is tried before the connection is given up.
@@ -84,9 +84,7 @@ pub fn to_backend<A: Family, T: Tables<A>>(
     origin: Origin,
     end: &mut End<A>,
 ) -> Verdict {
-    if frontend.flags & frontend_flags::SOURCE_RANGES != 0
-        && !tables.is_source_allowed(&SourceRange { service_port: frontend.service_port, client: key.src })
-    {
+    if !may_use(tables, frontend, key.src) {
         return Verdict::drop(DropReason::SourceRange);
     }
     let internal = matches!(origin, Origin::Pod);
@@ -150,8 +148,8 @@ pub fn to_host_port<A: Family, T: Tables<A>>(
 
 /// What a pod sends out of the cluster: gets the node's address and one of its ports.
 #[inline(always)]
-pub fn masquerade<A: Family, T: Tables<A>>(tables: &T, key: &FlowKey<A>, end: &mut End<A>) -> Verdict {
-    *end = End { addr: key.dst, port: key.dport, masked: true, oif: egress(tables, &key.dst).oif, ..End::EMPTY };
+pub fn masquerade<A: Family, T: Tables<A>>(tables: &T, key: &FlowKey<A>, oif: u32, end: &mut End<A>) -> Verdict {
+    *end = End { addr: key.dst, port: key.dport, masked: true, oif, ..End::EMPTY };
     tables.count(Counter::Masqueraded);
     Verdict::TRANSLATE
 }
@@ -240,6 +238,6 @@ fn reserve_port<A: Family, F: Flows<A>, T: Tables<A>>(
 
 /// Whether the ports of a flow are the identifier of an ICMP echo.
 #[inline(always)]
-const fn is_echo(proto: u8) -> bool {
-    matches!(proto, crate::service::proto::ICMP | crate::service::proto::ICMP6)
+const fn is_echo(protocol: u8) -> bool {
+    matches!(protocol, proto::ICMP | proto::ICMP6)
 }

@@ -64,11 +64,9 @@ where
     F: Flows<A>,
     T: Tables<A>,
 {
-    if matches!(origin, Origin::Pod) {
-        let verdict = sender(tables, parsed, ifindex);
-        if verdict != Verdict::PASS {
-            return verdict;
-        }
+    let verdict = sender(tables, parsed, origin, ifindex);
+    if verdict != Verdict::PASS {
+        return verdict;
     }
     let (kind, pod) = tables.addr(&parsed.key.dst).map_or((0, 0), |a| (a.kind, a.ifindex));
     let datagram = matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
@@ -90,9 +88,12 @@ where
     }
 }
 
-/// [`Verdict::PASS`] if the packet is the pod's own.
+/// [`Verdict::PASS`] if the packet is the pod's own, or comes from no pod.
 #[inline(always)]
-fn sender<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, ifindex: u32) -> Verdict {
+fn sender<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, origin: Origin, ifindex: u32) -> Verdict {
+    if !matches!(origin, Origin::Pod) {
+        return Verdict::PASS;
+    }
     let Some(pod) = tables.pod(ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
     if pod.flags & pod_flags::PRESENT == 0 {
         return Verdict::drop(DropReason::UnknownPod);
@@ -104,7 +105,7 @@ fn sender<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, ifindex: u32)
     if discovery { Verdict::drop(DropReason::ForbiddenControl) } else { SPOOFED }
 }
 
-/// To an address that is none of a Service and not the node's.
+/// To an address that is none of a Service and not the node's. With [`Step::Open`]: out of this device, as the node.
 #[inline(always)]
 fn direct<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, origin: Origin, kind: u8, pod: u32) -> Verdict
 where
@@ -123,8 +124,7 @@ where
     if kind == addr_kind::POD {
         return Verdict::to_pod(pod);
     }
-    let to_host = parsed.key.dst.is_host_only();
-    if to_host {
+    if parsed.key.dst.is_host_only() {
         return Verdict::PASS;
     }
     let way = egress(tables, &parsed.key.dst);
@@ -135,7 +135,7 @@ where
         return Verdict::PASS;
     }
     if way.masked && parsed.layer4 != Layer4::IcmpError {
-        return Verdict::PASS.then(Step::Open);
+        return Verdict::to_uplink(way.oif).then(Step::Open);
     }
     if way.oif == 0 { Verdict::PASS } else { Verdict::to_uplink(way.oif) }
 }
@@ -191,11 +191,9 @@ where
     F: Flows<A>,
     T: Tables<A>,
 {
-    if matches!(origin, Origin::Pod) {
-        let verdict = sender(tables, parsed, ifindex);
-        if verdict != Verdict::PASS {
-            return verdict;
-        }
+    let verdict = sender(tables, parsed, origin, ifindex);
+    if verdict != Verdict::PASS {
+        return verdict;
     }
     let key = frontend_key(parsed);
     let ported = matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp | Layer4::Sctp);
@@ -218,7 +216,7 @@ where
     if !ported && parsed.layer4 != Layer4::Icmp {
         return Verdict::drop(DropReason::NotTranslatable);
     }
-    masquerade(tables, &parsed.key, end)
+    masquerade(tables, &parsed.key, verdict.ifindex(), end)
 }
 
 /// [`Step::Report`]: an ICMP error, after another program has found `verdict` for it as for any packet. If it is about a packet of a flow

@@ -21,7 +21,6 @@ where
     P: Packet,
     T: Tables<A>,
 {
-    let verdict = verdict.last();
     let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return verdict };
     if parsed.l4 != L3 + A::HEADER || parsed.key.src.is_unspecified() || parsed.key.src.is_host_only() {
         return verdict;
@@ -118,7 +117,7 @@ impl Answer for V4 {
         Self::answer_header(packet, parsed, proto::ICMP, 36)?;
         let first = if mtu == 0 { 0x0303_0000 } else { 0x0304_0000 };
         let second = Be32::new(mtu & 0xffff);
-        let checksum = field(sum(sum(first_word(first), &[second]), &quoted));
+        let checksum = field(sum(sum(0, &[Be32::new(first), second]), &quoted));
         packet.store_words(L3 + 20, &[Be32::new(first | checksum), second])
     }
 
@@ -128,11 +127,6 @@ impl Answer for V4 {
     }
 }
 
-#[inline(always)]
-const fn first_word(word: u32) -> u32 {
-    Be32::new(word).0
-}
-
 impl Answer for V6 {
     #[inline(always)]
     fn answer_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32> {
@@ -140,7 +134,7 @@ impl Answer for V6 {
         packet.store_words(L3, &[Be32::new(0x6000_0000), Be32::new(bytes << 16 | (proto as u32) << 8 | 64)])?;
         packet.store_words(L3 + 8, &src)?;
         packet.store_words(L3 + 24, &dst)?;
-        Some(sum(sum(0, &src), &dst)).map(|s| sum(s, &[Be32::new(bytes), Be32::new(proto as u32)]))
+        Some(sum(sum(sum(0, &src), &dst), &[Be32::new(bytes), Be32::new(proto as u32)]))
     }
 
     #[inline(always)]
@@ -151,7 +145,7 @@ impl Answer for V6 {
         let pseudo = Self::answer_header(packet, parsed, proto::ICMP6, 56)?;
         let first = if mtu == 0 { 0x0104_0000 } else { 0x0200_0000 };
         let second = Be32::new(mtu);
-        let checksum = field(sum(sum(checksum::add(pseudo, first_word(first)), &[second]), &quoted));
+        let checksum = field(sum(sum(pseudo, &[Be32::new(first), second]), &quoted));
         packet.store_words(L3 + 40, &[Be32::new(first | checksum), second])
     }
 

@@ -2,7 +2,9 @@
 
 use crate::addr::Address;
 use crate::packet::Tables;
-use crate::service::{Affinity, AffinityKey, Frontend, FrontendKey, HostPort, backend_state};
+use crate::service::{
+    Affinity, AffinityKey, Frontend, FrontendKey, HostPort, SourceRange, backend_state, frontend_flags,
+};
 
 /// Who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +25,13 @@ impl Side {
             Self::External => backend_state::EXTERNAL,
         }
     }
+}
+
+/// Whether the source ranges of a frontend, if it has any, allow a client.
+#[inline(always)]
+pub fn may_use<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client: A) -> bool {
+    frontend.flags & frontend_flags::SOURCE_RANGES == 0
+        || tables.is_source_allowed(&SourceRange { service_port: frontend.service_port, client })
 }
 
 /// The id of the backend for a new connection; 0: there is none.

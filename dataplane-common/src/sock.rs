@@ -5,8 +5,8 @@ use crate::event::Counter;
 use crate::packet::{Node, Tables};
 use crate::pod::addr_kind;
 use crate::rewrite::Family;
-use crate::select::{self, Side, select};
-use crate::service::{FrontendKey, SockPeer, SockPeerKey, SourceRange, backend_state, frontend_flags};
+use crate::select::{self, Side, may_use, select};
+use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, frontend_flags};
 
 /// What a socket asks for.
 #[derive(Clone, Copy, Debug)]
@@ -71,9 +71,7 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
         Some(addr) => addr,
         None => tables.config().map_or(A::default(), A::of_node),
     };
-    if frontend.flags & frontend_flags::SOURCE_RANGES != 0
-        && !tables.is_source_allowed(&SourceRange { service_port: frontend.service_port, client })
-    {
+    if !may_use(tables, frontend, client) {
         return refused(tables, pod.is_none(), decision);
     }
     let now = tables.now();

@@ -107,7 +107,7 @@ steps! {
     };
     step_report4 step_report6 report4 report6: |skb, A, origin, verdict| {
         let ifindex = skb.ifindex();
-        hooks::report::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex, verdict.last())
+        hooks::report::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex, verdict)
     };
     step_refuse4 step_refuse6 refuse4 refuse6: |skb, A, origin, verdict| refuse::refuse::<A, _, _>(&mut skb, &Maps, verdict);
 }

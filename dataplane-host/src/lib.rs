@@ -3,6 +3,7 @@
 //! Everything here is blocking and works without a running agent. Unsafe code only behind [`sys`].
 #![deny(unsafe_code)]
 
+pub mod durable;
 pub mod map;
 pub mod netlink;
 pub mod netns;

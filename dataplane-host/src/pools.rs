@@ -7,9 +7,8 @@
 mod annotation;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
@@ -127,30 +126,10 @@ pub fn read<T: DeserializeOwned>(state_dir: &Path, name: &str) -> io::Result<Opt
     }
 }
 
-/// Replaces one of the files unless it says just that; a reader sees the old content or the new one, also after a power
-/// cut. Says whether it was written.
-///
-/// # Errors
-/// The directory can't be written.
-pub fn write<T: Serialize>(state_dir: &Path, name: &str, content: &T) -> io::Result<bool> {
-    let mut text = serde_json::to_vec(content)?;
-    text.push(b'\n');
-    let path = state_dir.join(name);
-    if fs::read(&path).is_ok_and(|present| present == text) {
-        return Ok(false);
-    }
-    let next = state_dir.join(format!(".{name}.next"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&next, &path)?;
-    File::open(state_dir)?.sync_all()?;
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::write_json;
 
     struct Scratch(std::path::PathBuf);
 
@@ -180,8 +159,8 @@ mod tests {
             blocks: vec!["10.1.0.64/26".parse().unwrap()],
         };
         let file = PoolsFile { version: 1, node: "n1".into(), default: vec!["a".into()], pools: vec![entry] };
-        assert!(write(&scratch.0, POOLS_FILE, &file).unwrap());
-        assert!(!write(&scratch.0, POOLS_FILE, &file).unwrap());
+        assert!(write_json(&scratch.0, POOLS_FILE, &file).unwrap());
+        assert!(!write_json(&scratch.0, POOLS_FILE, &file).unwrap());
         assert_eq!(read(&scratch.0, POOLS_FILE).unwrap(), Some(file));
         fs::write(scratch.0.join(POOLS_FILE), r#"{"version":2}"#).unwrap();
         let error = read::<PoolsFile>(&scratch.0, POOLS_FILE).unwrap_err().to_string();

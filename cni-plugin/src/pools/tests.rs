@@ -1,5 +1,7 @@
 //! Tests of the choice of pools.
 
+use dataplane_host::durable;
+
 use super::*;
 
 fn entry(name: &str, cidr: &str, fixed: bool, blocks: &[&str]) -> PoolEntry {
@@ -107,7 +109,7 @@ fn the_pods_annotation_goes_over_the_namespaces() {
         plain: vec!["default".into()],
         ..NamespacesFile::default()
     };
-    pools::write(&directory, NAMESPACES_FILE, &file).unwrap();
+    durable::write_json(&directory, NAMESPACES_FILE, &file).unwrap();
     let of = |annotations: Value, pod| {
         let config = serde_json::json!({ "io.kubernetes.cri.pod-annotations": annotations });
         wish_of(&config, pod, &directory)
@@ -121,7 +123,7 @@ fn the_pods_annotation_goes_over_the_namespaces() {
     // Other namespaces ask for pools, so one that nobody knows may, too.
     let (code, message) = of(Value::Null, "new/web-0").unwrap_err();
     assert!(code == 11 && message.contains("namespace new"), "{message}");
-    pools::write(&directory, NAMESPACES_FILE, &NamespacesFile { chosen: [].into(), ..file }).unwrap();
+    durable::write_json(&directory, NAMESPACES_FILE, &NamespacesFile { chosen: [].into(), ..file }).unwrap();
     assert_eq!(of(Value::Null, "new/web-0").unwrap(), Wish::default(), "nobody asks for pools");
     std::fs::remove_dir_all(directory).unwrap();
 }

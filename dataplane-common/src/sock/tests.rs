@@ -10,7 +10,7 @@ use super::*;
 use crate::addr::{V4, V6};
 use crate::flow::{FragmentKey, Ports};
 use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
-use crate::service::{Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, proto};
+use crate::service::{Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto};
 
 const NODE_NETNS: u64 = 7;
 const POD_NETNS: u64 = 8;

@@ -112,7 +112,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         let skb = self.raw();
         // SAFETY: the context is valid.
         let [origin, high, low] = unsafe { [(*skb).cb[1], (*skb).cb[2], (*skb).cb[3]] };
-        (Origin::from_number(origin), Verdict::from_halves([high, low]))
+        (Origin::from_number(origin), Verdict::from_halves([high, low]).last())
     }
 
     /// Carries out the verdict; the program's return value.

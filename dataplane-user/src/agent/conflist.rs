@@ -2,8 +2,8 @@
 //!
 //! It is never removed here: pods come and go also while the agent is replaced.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use dataplane_host::durable;
 use dataplane_host::pools::{self, POOLS_FILE, PoolsFile};
 
 use crate::config::{Config, Ipam};
@@ -128,20 +129,9 @@ fn content(config: &Config) -> String {
     format!("{list:#}\n")
 }
 
-/// Writes the file unless it says just that; a reader sees the old content or the new one.
 fn write(path: &Path, text: &str) -> io::Result<bool> {
-    if fs::read_to_string(path).is_ok_and(|present| present == text) {
-        return Ok(false);
-    }
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     // Runtimes read the files that end in .conflist, .conf or .json.
-    let next: PathBuf = path.with_extension("next");
-    let mut file = File::create(&next)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&next, path)?;
-    File::open(directory)?.sync_all()?;
-    Ok(true)
+    durable::replace(path, &path.with_extension("next"), 0o666, text.as_bytes())
 }
 
 #[cfg(test)]
@@ -209,7 +199,7 @@ mod tests {
         for has_block in [false, true] {
             entry.blocks.extend(has_block.then(|| "10.1.0.0/26".parse::<ipnetwork::IpNetwork>().unwrap()));
             let file = PoolsFile { version: pools::VERSION, pools: vec![entry.clone()], ..PoolsFile::default() };
-            pools::write(&config.state_dir, POOLS_FILE, &file).unwrap();
+            durable::write_json(&config.state_dir, POOLS_FILE, &file).unwrap();
             assert_eq!(has_addresses(&config), has_block);
         }
     }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dataplane_host::pools::{self, NAMESPACES_FILE, NamespacesFile, POOLS_FILE, PoolsFile, VERSION};
+use dataplane_host::durable;
+use dataplane_host::pools::{NAMESPACES_FILE, NamespacesFile, POOLS_FILE, PoolsFile, VERSION};
 use dataplane_host::store::{Store, StoreError};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, PostParams, Preconditions};
@@ -68,7 +69,7 @@ pub(super) fn offer(state_dir: &Path, node: &str, decision: &Decision) -> Result
 
 fn write<T: serde::Serialize>(state_dir: &Path, name: &str, content: &T) -> Result<bool, WriteError> {
     let path = || state_dir.join(name);
-    pools::write(state_dir, name, content).map_err(|source| WriteError::File { path: path(), source })
+    durable::write_json(state_dir, name, content).map_err(|source| WriteError::File { path: path(), source })
 }
 
 /// Does one thing to a block object. That somebody else was quicker is no error: the watch will tell.

@@ -12,13 +12,11 @@ use ipnetwork::IpNetwork;
 use super::Nets;
 
 /// An address family's form of a network.
-pub trait Key: Copy + Sized {
+pub trait Key: Into<IpAddr> {
     /// The trie.
     const MAP: &'static str;
     /// From an address of this family.
     fn from_ip(ip: IpAddr) -> Option<Self>;
-    /// The address.
-    fn to_ip(self) -> IpAddr;
 }
 
 impl Key for V4 {
@@ -27,10 +25,6 @@ impl Key for V4 {
     fn from_ip(ip: IpAddr) -> Option<Self> {
         if let IpAddr::V4(a) = ip { Some(a.into()) } else { None }
     }
-
-    fn to_ip(self) -> IpAddr {
-        self.octets.into()
-    }
 }
 
 impl Key for V6 {
@@ -38,10 +32,6 @@ impl Key for V6 {
 
     fn from_ip(ip: IpAddr) -> Option<Self> {
         if let IpAddr::V6(a) = ip { Some(a.into()) } else { None }
-    }
-
-    fn to_ip(self) -> IpAddr {
-        self.octets.into()
     }
 }
 
@@ -96,7 +86,7 @@ where
     let entries = Table::<Prefix<A>, Net>::open(pins, A::MAP)?.entries()?;
     let network = |(key, net): (Prefix<A>, Net)| {
         let length = u8::try_from(key.len).ok()?;
-        Some((IpNetwork::new(key.data.to_ip(), length).ok()?, net))
+        Some((IpNetwork::new(key.data.into(), length).ok()?, net))
     };
     Ok(entries.into_iter().filter_map(network).collect())
 }

@@ -1,10 +1,9 @@
 //! `node.json` in the state directory: what the CNI plugin must know of the node without asking anybody.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use dataplane_host::durable;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
@@ -50,28 +49,15 @@ impl NodeFile {
     /// # Errors
     /// The directory can't be written.
     pub fn write(&self, state_dir: &Path) -> Result<bool, NodeFileError> {
-        let path = state_dir.join(NAME);
-        self.replace(&path, state_dir).map_err(|source| NodeFileError { path, source })
-    }
-
-    fn replace(&self, path: &Path, dir: &Path) -> io::Result<bool> {
-        let mut text = serde_json::to_vec(self)?;
-        text.push(b'\n');
-        if fs::read(path).is_ok_and(|present| present == text) {
-            return Ok(false);
-        }
-        let next = dir.join(".node.json.next");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&next, path)?;
-        File::open(dir)?.sync_all()?;
-        Ok(true)
+        durable::write_json(state_dir, NAME, self)
+            .map_err(|source| NodeFileError { path: state_dir.join(NAME), source })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

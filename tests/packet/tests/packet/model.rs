@@ -223,12 +223,11 @@ fn run<A: Family + Answer>(
         Hook::ToPod | Hook::ToUplink => (Origin::Host, hooks::from_host::<A, _, _, _>(&mut packet, &mut flows, tables)),
     };
     while let Some(step) = verdict.step() {
+        let last = verdict.last();
         verdict = match step {
             Step::Open => hooks::open::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
-            Step::Report => {
-                hooks::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, verdict.last())
-            }
-            Step::Refuse => refuse::<A, _, _>(&mut packet, tables, verdict),
+            Step::Report => hooks::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, last),
+            Step::Refuse => refuse::<A, _, _>(&mut packet, tables, last),
         };
     }
     verdict
