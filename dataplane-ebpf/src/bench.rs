@@ -8,7 +8,9 @@
 mod input;
 mod kernel;
 mod maps;
+#[macro_use]
 mod programs;
+mod steps;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;

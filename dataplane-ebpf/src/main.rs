@@ -4,21 +4,13 @@
 
 mod kernel;
 mod maps;
+#[macro_use]
 mod programs;
+mod steps;
 
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use kernel::sock::{self, Call};
-
-macro_rules! packet_program {
-    ($($(#[$doc:meta])* $name:ident;)*) => {$(
-        $(#[$doc])*
-        #[classifier]
-        pub fn $name(ctx: TcContext) -> i32 {
-            programs::$name(ctx)
-        }
-    )*};
-}
 
 packet_program! {
     /// Ingress of a pod's host-side veth. A pod shares no layer 2 with anybody: what is not IP ends here.
@@ -29,18 +21,6 @@ packet_program! {
     from_uplink;
     /// Egress of an uplink. What the other programs have sent is done already.
     to_uplink;
-    /// Goes on where `from_pod` or `from_uplink` ends: a packet that may open a flow.
-    step_open4;
-    /// As `step_open4`.
-    step_open6;
-    /// Goes on where another program ends: an ICMP error.
-    step_report4;
-    /// As `step_report4`.
-    step_report6;
-    /// Goes on where another program ends: a packet whose sender is told that it goes nowhere.
-    step_refuse4;
-    /// As `step_refuse4`.
-    step_refuse6;
 }
 
 macro_rules! socket_program {

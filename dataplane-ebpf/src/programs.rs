@@ -12,6 +12,17 @@ use dataplane_common::verdict::{Origin, Step, Verdict};
 use crate::kernel::skb::Skb;
 use crate::kernel::tables::{Maps, Table};
 
+/// Entry points of a few lines.
+macro_rules! packet_program {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[classifier]
+        pub fn $name(ctx: TcContext) -> i32 {
+            programs::$name(ctx)
+        }
+    )*};
+}
+
 /// A program at a hook: a function of its own for each address family, so that each has the stack for itself.
 macro_rules! hook {
     ($name:ident: $origin:expr, ingress: $ingress:literal, from uplink: $uplink:literal, other: $other:expr, $v4:ident $v6:ident = |$skb:ident, $family:ident| $body:expr) => {

@@ -75,3 +75,10 @@ fn kernel_accepts_every_program_within_its_budget() {
     print!("{report}");
     assert!(over.is_empty(), "{over:#?}");
 }
+
+/// What the benchmark measures ends in the same steps as the product.
+#[test]
+fn kernel_takes_the_benchmark_with_its_steps() {
+    let ebpf = packet_tests::load("bench").unwrap();
+    assert!(ebpf.program("bench_from_pod").is_some());
+}

@@ -1,0 +1,21 @@
+//! The entry points of the steps, which both objects have: a tail call is part of what a packet costs.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+
+use crate::programs;
+
+packet_program! {
+    /// Goes on where `from_pod` or `from_uplink` ends: a packet that may open a flow.
+    step_open4;
+    /// As `step_open4`.
+    step_open6;
+    /// Goes on where another program ends: an ICMP error.
+    step_report4;
+    /// As `step_report4`.
+    step_report6;
+    /// Goes on where another program ends: a packet whose sender is told that it goes nowhere.
+    step_refuse4;
+    /// As `step_refuse4`.
+    step_refuse6;
+}
