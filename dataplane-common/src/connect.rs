@@ -71,6 +71,9 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, addr: &A) -> Egress {
             oif = net.oif;
         }
     }
+    if config.features & node_features::HOST_ROUTING != 0 {
+        oif = 0;
+    }
     let masked = config.features & node_features::MASQUERADE != 0 && flags & net_flags::KEEP_SOURCE == 0;
     Egress { oif, masked, nowhere: flags & net_flags::SERVICE != 0 }
 }
@@ -118,6 +121,8 @@ pub fn to_backend<A: Family, T: Tables<A>>(
             end.masked = internal && end.addr == key.src;
         }
         addr_kind::NODE => {}
+        // another plugin has attached this pod: the host's routes lead to it, and its replies come back by the host's stack
+        _ if backend.state & backend_state::LOCAL != 0 => {}
         _ => {
             let way = egress(tables, &end.addr);
             (end.oif, end.masked) = (way.oif, !internal || way.masked);

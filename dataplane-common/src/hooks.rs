@@ -10,7 +10,7 @@ use crate::forward::{forward, route};
 use crate::icmp;
 use crate::packet::{Flows, Packet, Tables};
 use crate::parse::{Layer4, Parsed, Reject, parse};
-use crate::pod::{addr_kind, pod_flags};
+use crate::pod::{addr_kind, node_features, pod_flags};
 use crate::rewrite::{Family, translate};
 use crate::select::host_port;
 use crate::service::FrontendKey;
@@ -122,7 +122,8 @@ where
         }
     }
     if kind == addr_kind::POD {
-        return Verdict::to_pod(pod);
+        let by_host = tables.config().is_some_and(|c| c.features & node_features::HOST_ROUTING != 0);
+        return if by_host { Verdict::PASS } else { Verdict::to_pod(pod) };
     }
     if parsed.key.dst.is_host_only() {
         return Verdict::PASS;

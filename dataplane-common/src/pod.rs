@@ -116,6 +116,8 @@ pub mod node_features {
     pub const NETS: u32 = 1;
     /// What pods send out of the cluster gets the node's address.
     pub const MASQUERADE: u32 = 2;
+    /// Another proxy serves Services in the host's stack, so packets of pods pass through it instead of around it.
+    pub const HOST_ROUTING: u32 = 4;
 }
 
 /// What a network is, seen from this node: tries `nets4` and `nets6`, by [`crate::addr::Prefix`] of an address. Written by the agent.

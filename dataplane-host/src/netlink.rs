@@ -7,6 +7,7 @@
 //! Used by the CNI plugin and by the agent. Must never need an async runtime, and never removes what the caller didn't name.
 
 mod address;
+mod chain;
 mod error;
 mod fdb;
 mod filter;
@@ -22,6 +23,7 @@ mod tests;
 mod vxlan;
 
 pub use address::{Address, add_address, delete_address};
+pub use chain::{Chain, chains};
 pub use error::NetlinkError;
 pub use fdb::{FdbEntry, delete_fdb, replace_fdb};
 pub use filter::{Direction, FILTER_HANDLE, FILTER_PRIORITY, Filter, add_clsact, delete_filter, replace_filter};

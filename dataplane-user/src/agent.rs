@@ -32,9 +32,9 @@ use crate::load::probe::Facts;
 use crate::load::programs::{self, Settings};
 use crate::load::{LoadError, attach};
 use crate::metrics::{self, Metrics};
-use crate::node::leaks;
 use crate::node::status::NodeStatus;
 use crate::node::{NodeError, NodeTask, Parts};
+use crate::node::{leaks, leftovers};
 use crate::{apply, node};
 use source::SourceError;
 
@@ -120,8 +120,11 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let parts = Parts { config: Arc::clone(&config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
     let mut node = tokio::spawn(node.run(nodes, service_ranges, snapshots.clone(), blocks));
-    let mut source = source.start(config.node_name.clone(), events, pools);
+    let mut source = source.start(config.node_name.clone(), config.service_proxy, events, pools);
 
+    if config.service_proxy {
+        tokio::spawn(leftovers::watch());
+    }
     tokio::spawn(leaks::watch(config.state_dir.clone(), Arc::clone(&status)));
     let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), status));
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone());

@@ -128,6 +128,7 @@ pub struct Config {
     #[serde(rename = "serviceCIDRs")]
     pub service_cidrs: Vec<IpNetwork>,
     pub nodeport_addresses: Vec<NodePortRange>,
+    pub service_proxy: bool,
     pub masquerade: bool,
     #[serde(rename = "nonMasqueradeCIDRs")]
     pub non_masquerade_cidrs: Vec<IpNetwork>,
@@ -174,6 +175,7 @@ impl Config {
     /// # Errors
     /// Names the first setting that is missing or can't be used.
     pub fn new(o: Options) -> Result<Self, ConfigError> {
+        let service_proxy = o.service_proxy.unwrap_or(true);
         let config = Self {
             source: source(&o)?,
             node_name: node_name(o.node_name)?,
@@ -182,7 +184,10 @@ impl Config {
             ipam: o.ipam.unwrap_or(if o.pod_cidr.is_some() { Ipam::Configured } else { Ipam::PodCidr }),
             ip_pools: o.ip_pool.unwrap_or_default(),
             pod_cidrs: o.pod_cidr.unwrap_or_default(),
-            masquerade: o.masquerade.unwrap_or(o.cluster_cidr.as_ref().is_some_and(|ranges| !ranges.is_empty())),
+            service_proxy,
+            masquerade: o
+                .masquerade
+                .unwrap_or(service_proxy && o.cluster_cidr.as_ref().is_some_and(|ranges| !ranges.is_empty())),
             cluster_cidrs: o.cluster_cidr.unwrap_or_default(),
             service_cidrs: o.service_cidr.unwrap_or_default(),
             nodeport_addresses: o.nodeport_addresses.unwrap_or_else(|| vec![NodePortRange::Primary]),
@@ -276,6 +281,16 @@ impl Config {
             format!("{:?} is none of error, warn, info, debug, trace", self.log_level)
         })?;
         self.check_ipam()?;
+        let kubernetes = matches!(self.source, Source::Kubernetes { .. });
+        require("service-proxy", self.service_proxy || kubernetes, || {
+            "with --source manifests nobody else can".into()
+        })?;
+        require("service-proxy", self.service_proxy || self.ipam != Ipam::None, || {
+            "false with --ipam none: then there is nothing to do".into()
+        })?;
+        require("masquerade", self.service_proxy || !self.masquerade, || {
+            "not with --service-proxy=false: the host's connection tracking would see only one direction".into()
+        })?;
         self.check_tables()
     }
 
@@ -286,6 +301,9 @@ impl Config {
             "pools are objects of Kubernetes: not with --source manifests".into()
         })?;
         require("ip-pool", pools || self.ip_pools.is_empty(), || "only with --ipam pools".into())?;
+        require("cni-conflist", self.ipam != Ipam::None || self.cni_conflist.is_none(), || {
+            "not with --ipam none: another plugin attaches the pods".into()
+        })?;
         let configured = self.ipam == Ipam::Configured;
         require("pod-cidr", configured || self.pod_cidrs.is_empty(), || "only with --ipam configured".into())?;
         let because = "--ipam configured needs the ranges";

@@ -33,6 +33,8 @@ pub struct Inputs<'a> {
     pub non_masquerade: &'a [IpNetwork],
     /// The networks of Services.
     pub service_ranges: &'a [IpNetwork],
+    /// Whether it is the programs that serve Services.
+    pub service_proxy: bool,
 }
 
 /// What should be in the tries. A packet finds the longest prefix only, so each entry says all about its addresses.
@@ -65,15 +67,17 @@ pub fn desired(inputs: &Inputs<'_>) -> Nets {
         add(*range, 0, net_flags::KEEP_SOURCE);
     }
     for range in inputs.service_ranges {
-        add(*range, 0, net_flags::SERVICE);
+        // another proxy knows its Services' addresses, and only it
+        add(*range, 0, if inputs.service_proxy { net_flags::SERVICE } else { net_flags::KEEP_SOURCE });
     }
     nets
 }
 
 /// The bits of `NodeConfig::features` for these entries: what would change nothing is off.
 #[must_use]
-pub fn features(nets: &Nets, masquerade: bool) -> u32 {
+pub fn features(nets: &Nets, masquerade: bool, service_proxy: bool) -> u32 {
     let matters = |net: &Net| net.oif != 0 || net.flags & net_flags::SERVICE != 0;
     let nets = if masquerade || nets.values().any(matters) { node_features::NETS } else { 0 };
-    nets | if masquerade { node_features::MASQUERADE } else { 0 }
+    let masquerade = if masquerade { node_features::MASQUERADE } else { 0 };
+    nets | masquerade | if service_proxy { 0 } else { node_features::HOST_ROUTING }
 }

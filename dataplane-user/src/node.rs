@@ -8,6 +8,7 @@
 pub mod discover;
 pub mod file;
 pub mod leaks;
+pub mod leftovers;
 pub mod networks;
 pub mod reach;
 pub mod status;
@@ -230,6 +231,9 @@ impl NodeTask {
                 let blocks = Arc::clone(&blocks.borrow_and_update());
                 self.nodes = Arc::new(with_blocks(&self.nodes, &blocks));
                 self.blocks = Some(blocks);
+            }
+            if self.parts.config.ipam == Ipam::None {
+                self.nodes = Arc::new(with_blocks(&self.nodes, &Blocks::default()));
             }
             self.service_ranges = Arc::clone(&service_ranges.borrow_and_update());
             if let Err(e) = self.refresh(external) {

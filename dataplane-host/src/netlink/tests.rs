@@ -237,3 +237,24 @@ fn thousands_of_requests_and_errors_fit() {
     assert!(refused.iter().enumerate().all(|(n, (i, e))| n == *i && e.refusal() == Some(libc::EEXIST)));
     assert_eq!(refused.len(), 3000);
 }
+
+#[test]
+#[ignore = "needs root"]
+fn chains_of_the_packet_filter_are_listed() {
+    let (node, _socket) = node();
+    assert_eq!(within(&node, chains).unwrap(), []);
+    let add = |what: &str| {
+        let words = what.split(' ');
+        let status = within(&node, || std::process::Command::new("nft").arg("add").args(words).status()).unwrap();
+        assert!(status.success(), "nft add {what}");
+    };
+    add("table ip kube-proxy");
+    add("table ip6 nat");
+    let all: Vec<_> = (0..300).map(|i| format!("chain-{i}")).collect();
+    all.iter().for_each(|name| add(&format!("chain ip kube-proxy {name}")));
+    add("chain ip6 nat KUBE-SERVICES");
+    let found = within(&node, chains).unwrap();
+    assert_eq!(found.len(), 301, "more than one datagram has room for");
+    assert!(found.contains(&Chain { table: "nat".into(), name: "KUBE-SERVICES".into() }));
+    assert!(all.iter().all(|name| found.contains(&Chain { table: "kube-proxy".into(), name: name.clone() })));
+}

@@ -45,7 +45,7 @@ pub(crate) fn hold() {
     let client = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
     let source = runtime.spawn({
         let events = events.clone();
-        async move { kubernetes::run(client, "node-1", events).await }
+        async move { kubernetes::run(client, "node-1", true, events).await }
     });
     // One after the other, as a source decodes them, and not all of them at once.
     for event in world::stream() {

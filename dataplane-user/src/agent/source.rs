@@ -108,11 +108,12 @@ async fn from_file(path: &Path) -> Result<kube::Config, SourceError> {
 }
 
 impl Prepared {
-    /// Starts the source, and what else talks to the same API server; the task ends only with an error.
+    /// Starts the source, without Services where another proxy serves them, and what else talks to the same API server; the task ends only with an error.
     #[must_use]
     pub fn start(
         self,
         node_name: String,
+        services: bool,
         events: EventSender,
         pools: Option<PoolTask>,
     ) -> JoinHandle<Result<(), SourceError>> {
@@ -120,7 +121,7 @@ impl Prepared {
             match self {
                 Self::Manifests(directory) => Ok(manifests::run(directory, &node_name, events).await?),
                 Self::Kubernetes(servers) => {
-                    Box::pin(from_servers(&servers, &node_name, &events, pools.as_ref())).await
+                    Box::pin(from_servers(&servers, (&node_name, services), &events, pools.as_ref())).await
                 }
             }
         })
@@ -130,7 +131,7 @@ impl Prepared {
 /// Watches the first API server that can be reached, and another one when that one is gone.
 async fn from_servers(
     servers: &[kube::Config],
-    node: &str,
+    (node, services): (&str, bool),
     events: &EventSender,
     pools: Option<&PoolTask>,
 ) -> Result<(), SourceError> {
@@ -149,7 +150,7 @@ async fn from_servers(
             info!(url = %server.cluster_url, "API server");
         }
         tokio::select! {
-            ended = kubernetes::run(server.clone(), node, events.clone()) => return Ok(ended?),
+            ended = kubernetes::run(server.clone(), node, services, events.clone()) => return Ok(ended?),
             ended = look_after(pools, server) => ended?,
             () = is_gone(server), if servers.len() > 1 => warn!(url = %server.cluster_url, "API server does not answer"),
         }

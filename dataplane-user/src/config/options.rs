@@ -79,6 +79,9 @@ options! {
     /// Where node ports are served: at this node's addresses in these ranges, or at its `primary` ones [default: primary]
     #[arg(long, env = "ROPEWAY_NODEPORT_ADDRESSES", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     nodeport_addresses: Vec<NodePortRange>,
+    /// Serve Services [default: true]; false: kube-proxy does, and packets of pods pass through the host's stack
+    #[arg(long, env = "ROPEWAY_SERVICE_PROXY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Node")]
+    service_proxy: bool,
     /// Give the node's address to what pods send out of the cluster [default: true if --cluster-cidr is set]
     #[arg(long, env = "ROPEWAY_MASQUERADE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Node")]
     masquerade: bool,

@@ -49,6 +49,7 @@ fn masquerading_needs_the_ranges_of_pods_or_a_word() {
     assert!(masquerade(&["--cluster-cidr=10.244.0.0/16"]));
     assert!(!masquerade(&["--cluster-cidr=10.244.0.0/16", "--masquerade=false"]));
     assert!(masquerade(&["--masquerade"]));
+    assert!(!masquerade(&["--cluster-cidr=10.244.0.0/16", "--service-proxy=false"]));
     let c = Config::new(
         file("nodeName: n1\nmasquerade: true\nnonMasqueradeCIDRs: [10.0.0.0/8]\nrouteMode: vxlan\n").unwrap(),
     );
@@ -92,6 +93,13 @@ fn the_message_names_the_setting() {
         (&[n1, "--ipam=pools", "--pod-cidr=10.1.0.0/24"], "--pod-cidr: only with --ipam configured"),
         (&[n1, "--ip-pool=web"], "--ip-pool: only with --ipam pools"),
         (&[n1, "--ipam=pools", "--source=manifests", "--manifests=/m"], "--ipam: pools are objects of Kubernetes"),
+        (&[n1, "--ipam=none", "--cni-conflist=/c"], "--cni-conflist: not with --ipam none"),
+        (&[n1, "--ipam=none", "--service-proxy=false"], "--service-proxy: false with --ipam none"),
+        (&[n1, "--masquerade", "--service-proxy=false"], "--masquerade: not with --service-proxy=false"),
+        (
+            &[n1, "--service-proxy=false", "--source=manifests", "--manifests=/m"],
+            "--service-proxy: with --source manifests nobody else can",
+        ),
         (&[n1, "--uplink=a/b"], "--uplink: \"a/b\" can't be the name of a device"),
         (&[n1, "--snat-port-range=30000-40000"], "--snat-port-range: 30000-40000 overlaps the node ports"),
         (&[n1, "--non-masquerade-cidr=10.0.0.1/8"], "--non-masquerade-cidr: 10.0.0.1/8 has bits beyond its prefix"),

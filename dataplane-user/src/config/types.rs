@@ -29,6 +29,8 @@ pub enum Ipam {
     Pools,
     /// The ranges of --pod-cidr
     Configured,
+    /// Another CNI plugin gives them out: no routes, no CNI configuration
+    None,
 }
 
 /// The form of log messages.

@@ -37,7 +37,7 @@ fn plan() -> Plan {
     }
 }
 
-fn make(service: &[IpNetwork]) -> Nets {
+fn make(service: &[IpNetwork], service_proxy: bool) -> Nets {
     let (plan, cluster) = (plan(), [net("10.244.0.0/16")]);
     desired(&Inputs {
         plan: &plan,
@@ -45,12 +45,13 @@ fn make(service: &[IpNetwork]) -> Nets {
         pod_networks: &[&cluster],
         non_masquerade: &[net("10.0.0.0/8"), net("10.96.0.0/12")],
         service_ranges: service,
+        service_proxy,
     })
 }
 
 #[test]
 fn every_network_says_all_about_itself() {
-    let nets = make(&[net("10.96.0.0/12"), net("fd00:96::/112")]);
+    let nets = make(&[net("10.96.0.0/12"), net("fd00:96::/112")], true);
     let shown: Vec<_> = nets.iter().map(|(range, net)| (range.to_string(), net.oif, net.flags)).collect();
     let expected = [
         ("10.0.0.0/8", 0, KEEP),
@@ -70,17 +71,25 @@ fn every_network_says_all_about_itself() {
 
 #[test]
 fn what_changes_nothing_is_off() {
-    let nets = make(&[]);
-    assert_eq!(features(&nets, false), node_features::NETS, "for the tunnel");
-    assert_eq!(features(&nets, true), node_features::NETS | node_features::MASQUERADE);
+    let nets = make(&[], true);
+    assert_eq!(features(&nets, false, true), node_features::NETS, "for the tunnel");
+    assert_eq!(features(&nets, true, true), node_features::NETS | node_features::MASQUERADE);
     let direct: Nets = nets.into_iter().filter(|(_, net)| net.oif == 0).collect();
-    assert_eq!((features(&direct, false), features(&Nets::new(), false)), (0, 0));
-    assert_eq!(features(&[(net("10.96.0.0/12"), Net { oif: 0, flags: SERVICE })].into(), false), node_features::NETS);
+    assert_eq!((features(&direct, false, true), features(&Nets::new(), false, true)), (0, 0));
+    let unallocated = [(net("10.96.0.0/12"), Net { oif: 0, flags: SERVICE })].into();
+    assert_eq!(features(&unallocated, false, true), node_features::NETS);
+}
+
+#[test]
+fn beside_another_proxy_cluster_ips_are_left_to_it() {
+    let nets = make(&[net("fd00:96::/112")], false);
+    assert_eq!(nets[&net("fd00:96::/112")], Net { oif: 0, flags: KEEP });
+    assert_eq!(features(&Nets::new(), false, false), node_features::HOST_ROUTING);
 }
 
 #[test]
 fn only_the_difference_is_written() {
-    let before = make(&[]);
+    let before = make(&[], true);
     assert!(Changes::between(&before, &before).is_empty());
     let mut after = before.clone();
     after.remove(&net("10.0.0.0/8"));

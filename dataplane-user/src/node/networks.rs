@@ -59,19 +59,20 @@ impl Networks {
             pod_networks: &[&config.cluster_cidrs, known.pools],
             non_masquerade: &config.non_masquerade_cidrs,
             service_ranges: known.service_ranges,
+            service_proxy: config.service_proxy,
         });
         let present = match self.present.take() {
             Some(present) => present,
             None => nets::read(pins)?,
         };
-        if !self.settled {
+        if !self.settled && config.service_proxy {
             for (range, _) in present.iter().filter(|(_, net)| net.flags & net_flags::SERVICE != 0) {
                 wanted.entry(*range).or_default().flags |= net_flags::SERVICE;
             }
         }
         let changes = Changes::between(&present, &wanted);
         nets::write(pins, &changes)?;
-        self.features = Some(nets::features(&wanted, config.masquerade));
+        self.features = Some(nets::features(&wanted, config.masquerade, config.service_proxy));
         self.present = Some(wanted);
         Ok(changes.len())
     }

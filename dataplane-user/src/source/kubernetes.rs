@@ -30,28 +30,36 @@ pub enum KubernetesError {
 /// Objects per page of a list: memory for one page is all that a list costs.
 const PAGE: u32 = 500;
 
-/// Watches until the receiver is gone.
+/// Watches until the receiver is gone. Without `services` there are none, whatever the API server says.
 ///
 /// # Errors
 /// The client can't be made; an API server that can't be reached is tried again for ever.
-pub async fn run(config: Config, node_name: &str, tx: EventSender) -> Result<(), KubernetesError> {
+pub async fn run(config: Config, node_name: &str, services: bool, tx: EventSender) -> Result<(), KubernetesError> {
     let troubles = Troubles::new(config.cluster_url.to_string().trim_end_matches('/').to_owned());
     let client = Client::try_from(config)?;
     let not_other_proxies = format!("!{SERVICE_PROXY_NAME}");
-    let services = watcher::Config::default().page_size(PAGE).labels(&not_other_proxies);
-    let slices = watcher::Config::default().page_size(PAGE).labels(&format!("!{HEADLESS},{not_other_proxies}"));
+    let service_config = watcher::Config::default().page_size(PAGE).labels(&not_other_proxies);
+    let slice_config = watcher::Config::default().page_size(PAGE).labels(&format!("!{HEADLESS},{not_other_proxies}"));
     let nodes = watcher::Config::default().page_size(PAGE);
     let pods = watcher::Config::default().page_size(PAGE).fields(&format!("spec.nodeName={node_name}"));
     let decoder = || Decoder::new(node_name);
     let (mut d1, mut d2, mut d3, mut d4, mut d5) = (decoder(), decoder(), decoder(), decoder(), decoder());
     let service_cidrs = watcher::Config::default().page_size(PAGE);
     tokio::join!(
-        watch::<ServiceWire, _>(SourceKind::Service, &client, services, &tx, &troubles, |w| {
-            split(d1.service(w), Event::Service)
-        }),
-        watch::<SliceWire, _>(SourceKind::Slice, &client, slices, &tx, &troubles, |w| {
-            split(d2.slice(w), Event::Slice)
-        }),
+        async {
+            if !services {
+                return none(SourceKind::Service, &tx).await;
+            }
+            let decode = |w: &ServiceWire| split(d1.service(w), Event::Service);
+            watch(SourceKind::Service, &client, service_config, &tx, &troubles, decode).await;
+        },
+        async {
+            if !services {
+                return none(SourceKind::Slice, &tx).await;
+            }
+            let decode = |w: &SliceWire| split(d2.slice(w), Event::Slice);
+            watch(SourceKind::Slice, &client, slice_config, &tx, &troubles, decode).await;
+        },
         watch::<NodeWire, _>(SourceKind::Node, &client, nodes, &tx, &troubles, |w| {
             split(d3.node(w), |key, object| Event::Node(key.name, object))
         }),
@@ -61,6 +69,15 @@ pub async fn run(config: Config, node_name: &str, tx: EventSender) -> Result<(),
         }),
     );
     Ok(())
+}
+
+/// A kind without objects.
+async fn none(kind: SourceKind, tx: &EventSender) {
+    for event in [Event::Relist(kind), Event::InSync(kind)] {
+        if tx.send(event).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The object's event, then what is wrong with its parts.

@@ -44,7 +44,7 @@ impl Source {
         server.set("servicecidrs", vec![service_cidr()]);
         let (tx, events) = mpsc::channel(100);
         let config = kube::Config::new(server.url().parse().unwrap());
-        tokio::spawn(async move { kubernetes::run(config, "n1", tx).await });
+        tokio::spawn(async move { kubernetes::run(config, "n1", true, tx).await });
         Self { server, events }
     }
 
@@ -111,9 +111,23 @@ async fn ranges_of_cluster_ips_are_read_where_the_server_has_them() {
     server.lack("servicecidrs");
     let (tx, events) = mpsc::channel(100);
     let config = kube::Config::new(server.url().parse().unwrap());
-    tokio::spawn(async move { kubernetes::run(config, "n1", tx).await });
+    tokio::spawn(async move { kubernetes::run(config, "n1", true, tx).await });
     let mut old = Source { server, events };
     old.expect(SourceKind::ServiceCidr, &["relist", "in sync"]).await;
+}
+
+#[tokio::test]
+async fn where_another_proxy_serves_services_there_are_none() {
+    let server = Server::start().await;
+    server.set("services", vec![service("web")]);
+    for kind in ["endpointslices", "nodes", "pods"] {
+        server.set(kind, Vec::new());
+    }
+    let (tx, events) = mpsc::channel(100);
+    let config = kube::Config::new(server.url().parse().unwrap());
+    tokio::spawn(async move { kubernetes::run(config, "n1", false, tx).await });
+    let mut source = Source { server, events };
+    source.expect(SourceKind::Service, &["relist", "in sync"]).await;
 }
 
 #[tokio::test]
@@ -136,7 +150,7 @@ async fn a_server_that_fails_at_first_is_tried_again() {
     }
     let (tx, events) = mpsc::channel(100);
     let config = kube::Config::new(server.url().parse().unwrap());
-    tokio::spawn(async move { kubernetes::run(config, "n1", tx).await });
+    tokio::spawn(async move { kubernetes::run(config, "n1", true, tx).await });
     let mut source = Source { server, events };
     let mut words = Vec::new();
     while words.last().is_none_or(|w| w != "in sync") {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::peer::{self, Peer};
 use super::place::Place;
 use super::settings::{AGNHOST, PEER_IMAGE};
-use super::shape::{Cni, Node, Proxy, Shape};
+use super::shape::{Node, Proxy, Shape};
 use super::step::{Steps, wait_for};
 use super::{addons, enter, kube, pod};
 use crate::paths::Paths;
@@ -39,7 +39,7 @@ pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Peer) -
     println!("endpoint replaced (request included) to the first answer of the new one: {}", spread(switches));
     for node in shape.all() {
         let mut parts = Vec::new();
-        if shape.proxy == Proxy::Ropeway || shape.cni == Cni::Ropeway {
+        if shape.has_agents() {
             parts.push(format!("agent {} KiB resident", memory(place, &node, "ropeway-agent")?));
             parts.push(format!("maps {} KiB", map_memory(&node)?));
         }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::place::Place;
 use super::settings::{POD_RANGES, ROPEWAY_IMAGE};
@@ -28,17 +28,14 @@ pub(crate) struct Options {
 /// Loads the image into every node, applies the manifests, and waits until all that every cluster has works.
 pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Options) -> Result<()> {
     let shape = Shape::require(place)?;
-    ensure!(
-        shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway,
-        "this cluster has another proxy or network ({shape:?}): `cargo xtask cluster down`, then `up` without options"
-    );
+    ensure!(shape.has_agents(), "this cluster has another proxy and another network: {shape:?}");
     let archive = place.run().join("ropeway.tar");
     if !options.no_build {
         build::all(paths)?;
     }
     image::make(paths, ROPEWAY_IMAGE, &archive)?;
     steps.step("loading the image into the nodes", || load(place, &shape, &archive))?;
-    steps.step("applying the manifests", || apply(paths, place, &archive))?;
+    steps.step("applying the manifests", || apply(paths, place, &shape, &archive))?;
     steps.step("agents ready", || kube::rolled_out(place, "kube-system", "daemonset/ropeway", 180))?;
     up::ready(place, steps, &shape)
 }
@@ -58,21 +55,19 @@ pub(super) fn load(place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
 }
 
 /// The overlay that people use, with this cluster's image and addresses.
-fn apply(paths: &Paths, place: &Place, archive: &Path) -> Result<()> {
+fn apply(paths: &Paths, place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
     let directory = place.run().join("install");
     fs::create_dir_all(&directory)?;
     let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the image has a tag")?;
-    let config = json!({
-        "apiserver": [pki::api_server()],
-        "clusterCIDRs": POD_RANGES,
-        "cniConflist": "/etc/cni/net.d/10-ropeway.conflist",
-    });
+    let (overlay, mut config) = overlay(shape);
+    config["apiserver"] = json!([pki::api_server()]);
+    config["clusterCIDRs"] = json!(POD_RANGES);
     // Another image under the same name: the agents have to be rolled.
     let digest = digest(&fs::read(archive)?);
     let annotate = json!([{"op": "add", "path": "/spec/template/metadata/annotations", "value": {"image": digest}}]);
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "kube-system",
-        "resources": [relative(&paths.root.join("manifests/overlays/podcidr"), &directory)?],
+        "resources": [relative(&paths.root.join("manifests/overlays").join(overlay), &directory)?],
         "images": [{"name": "ropeway", "newName": name, "newTag": tag}],
         "patches": [{"target": {"kind": "DaemonSet"}, "patch": annotate.to_string()}],
         "configMapGenerator": [{"name": "ropeway", "behavior": "merge", "files": ["config.yaml"]}],
@@ -81,6 +76,22 @@ fn apply(paths: &Paths, place: &Place, archive: &Path) -> Result<()> {
     fs::write(directory.join("kustomization.yaml"), serde_json::to_vec_pretty(&kustomization)?)?;
     let mut kubectl: Command = kube::command(place);
     shell::output(kubectl.args(["apply", "--server-side", "--force-conflicts", "-k"]).arg(&directory)).map(drop)
+}
+
+/// The overlay for this cluster, with the settings that make it work: a file of settings replaces the overlay's own.
+fn overlay(shape: &Shape) -> (&'static str, Value) {
+    let conflist = "/etc/cni/net.d/10-ropeway.conflist";
+    match (shape.proxy, shape.cni) {
+        (_, Cni::Reference) => ("proxy-only", json!({"ipam": "none"})),
+        (Proxy::Ropeway, Cni::Ropeway) => ("podcidr", json!({"cniConflist": conflist})),
+        (_, Cni::Ropeway) => {
+            let config = json!({
+                "serviceProxy": false, "cniConflist": conflist,
+                "metricsBindAddress": "127.0.0.1:10245", "healthzBindAddress": "0.0.0.0:10246",
+            });
+            ("cni-only", config)
+        }
+    }
 }
 
 /// Kustomize takes relative paths only.

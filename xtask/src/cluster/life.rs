@@ -60,6 +60,8 @@ enum Event {
     SecondAgent,
     /// Another CNI configuration is put before Ropeway's
     Rival,
+    /// Rules of kube-proxy are on a node
+    Leftovers,
 }
 
 impl Event {
@@ -81,6 +83,7 @@ impl Event {
             }
             Self::SecondAgent => "a second agent on a node: it says so and ends",
             Self::Rival => "another CNI configuration comes first: the agent names it, and says when it is gone",
+            Self::Leftovers => "kube-proxy has left its rules on a node: the agent names them",
             Self::Renumber => {
                 "node deleted and back with other pod ranges: pods and routes have them, the old ones are gone"
             }
@@ -110,6 +113,7 @@ pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Options
             Event::WrongKubeconfig => misuse::wrong_kubeconfig(&scene),
             Event::SecondAgent => misuse::second_agent(&scene),
             Event::Rival => misuse::rival(&scene),
+            Event::Leftovers => misuse::leftovers(&scene),
         });
     }
     let cleared = scene.clear();

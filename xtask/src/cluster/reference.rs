@@ -25,13 +25,17 @@ pub(super) fn network(place: &Place, shape: &Shape) -> Result<()> {
             routes(&other.name, &ranges, &via)?;
         }
         routes(FABRIC, &ranges, &[node.v4(), node.v6()])?;
-        masquerade(&node, &ranges)?;
         let directory = inside(&place.node_root(&node.name), "/etc/cni/net.d".as_ref());
         let fresh = directory.join(".10-reference");
         fs::write(&fresh, serde_json::to_vec_pretty(&conflist(&ranges))?)?;
         fs::rename(&fresh, directory.join("10-reference.conflist"))?;
     }
-    Ok(())
+    masquerading(place, shape)
+}
+
+/// Pods that leave the cluster get their node's address, on all nodes.
+pub(super) fn masquerading(place: &Place, shape: &Shape) -> Result<()> {
+    shape.all().iter().try_for_each(|node| masquerade(node, &kube::pod_ranges(place, &node.name)?))
 }
 
 fn routes(at: &str, [four, six]: &[String; 2], [via4, via6]: &[String; 2]) -> Result<()> {
@@ -52,7 +56,6 @@ fn conflist([four, six]: &[String; 2]) -> Value {
     })
 }
 
-/// Pods that leave the cluster get their node's address.
 fn masquerade(node: &Node, [four, six]: &[String; 2]) -> Result<()> {
     let [pods4, pods6] = POD_RANGES;
     let (near, far) = (NEAR, FAR);

@@ -58,16 +58,12 @@ impl Shape {
     /// Refuses what can't be built.
     pub(super) fn check(&self) -> Result<()> {
         ensure!((1..=MAX_NODES).contains(&self.nodes), "--nodes {}: must be between 1 and {MAX_NODES}", self.nodes);
-        let ours = (self.proxy == Proxy::Ropeway, self.cni == Cni::Ropeway);
-        ensure!(
-            ours != (false, true),
-            "--cni ropeway needs --proxy ropeway: packets between its pods do not pass the packet filter, which is where kube-proxy works"
-        );
-        ensure!(
-            ours != (true, false),
-            "--proxy ropeway needs --cni ropeway: node ports do not yet reach pods that another CNI plugin has attached"
-        );
         Ok(())
+    }
+
+    /// Whether `install` has something to do.
+    pub(super) fn has_agents(&self) -> bool {
+        self.proxy == Proxy::Ropeway || self.cni == Cni::Ropeway
     }
 
     /// All nodes, the control plane's first.
@@ -167,15 +163,5 @@ mod tests {
     fn a_cluster_without_workers_is_refused() {
         let shape = Shape { nodes: 0, proxy: Proxy::Ropeway, cni: Cni::Ropeway, routed: false };
         assert_eq!(shape.check().unwrap_err().to_string(), "--nodes 0: must be between 1 and 20");
-    }
-
-    #[test]
-    fn a_mixture_that_does_not_work_is_refused() {
-        let mut shape = Shape { nodes: 1, proxy: Proxy::KubeProxyNftables, cni: Cni::Ropeway, routed: false };
-        assert!(shape.check().unwrap_err().to_string().starts_with("--cni ropeway needs --proxy ropeway"));
-        shape.cni = Cni::Reference;
-        shape.check().unwrap();
-        shape.proxy = Proxy::Ropeway;
-        assert!(shape.check().unwrap_err().to_string().starts_with("--proxy ropeway needs --cni ropeway"));
     }
 }

@@ -45,11 +45,15 @@ pub(super) fn run(place: &Place, steps: &Steps, shape: &Shape) -> Result<()> {
         Proxy::KubeProxyNftables => steps.step("kube-proxy", || reference::kube_proxy(place, shape, "nftables"))?,
     }
     steps.step("manifests of DNS and metrics", || addons::apply(place))?;
-    if shape.cni == Cni::Ropeway {
-        println!("nodes have no network yet: `cargo xtask cluster install` is next");
+    if shape.cni == Cni::Reference {
+        steps.step("reference network", || reference::network(place, shape))?;
+    } else if shape.proxy != Proxy::Ropeway {
+        steps.step("masquerading", || reference::masquerading(place, shape))?;
+    }
+    if shape.has_agents() {
+        println!("the cluster is not complete yet: `cargo xtask cluster install` is next");
         return Ok(());
     }
-    steps.step("reference network", || reference::network(place, shape))?;
     ready(place, steps, shape)
 }
 

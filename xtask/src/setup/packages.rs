@@ -46,9 +46,12 @@ impl Need {
                 ("zlib1g-dev", File("/usr/include/zlib.h")),
                 ("libzstd-dev", File("/usr/include/zstd.h")),
             ],
-            Self::Network => {
-                &[("iproute2", Program("ip")), ("bpftool", Program("bpftool")), ("strace", Program("strace"))]
-            }
+            Self::Network => &[
+                ("iproute2", Program("ip")),
+                ("bpftool", Program("bpftool")),
+                ("strace", Program("strace")),
+                ("nftables", Program("nft")),
+            ],
             Self::Machine => {
                 &[("qemu-system-x86", Program("qemu-system-x86_64")), ("busybox-static", Program("busybox"))]
             }

@@ -31,6 +31,8 @@ both! {
     outside_to_node_port_on_a_local_pod;
     outside_to_node_port_on_a_remote_backend;
     outside_to_node_port_on_the_node_itself;
+    a_local_pod_of_another_plugin_is_reached_by_the_host;
+    beside_another_proxy_everything_passes_through_the_host;
     pod_reaches_itself_through_its_service;
     pod_to_pod_without_a_service;
     pod_to_the_world_and_to_its_node;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane_common::addr::{Address, V4, V6};
 use dataplane_common::event::DropReason;
-use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_kind, pod_flags};
+use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_kind, node_features, pod_flags};
 use dataplane_common::service::{Backend, Frontend, FrontendKey, SlotTable, backend_state, proto};
 
 use crate::frame::{Kind, frame, judge, ttl, with_extra_header};
@@ -258,6 +258,34 @@ pub(crate) fn outside_to_node_port_on_the_node_itself<W: World>(w: &mut W) {
         let pod = at(net.a, 40000);
         expect(w, FROM_A, Kind::Syn, (pod, front), HOST, (pod, to));
         expect(w, (Hook::ToPod, POD_A), Kind::SynAck, (to, pod), HOST, (front, pod));
+    }
+}
+
+pub(crate) fn a_local_pod_of_another_plugin_is_reached_by_the_host<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (front, to, client) = (at(net.node, 30080), at(net.remote, 8080), at(net.outside, 50000));
+        service(w, front, to);
+        w.put_backend(if front.is_ipv4() { 1 } else { 2 }, backend(to, BOTH_SETS | backend_state::LOCAL, 1));
+        // the client keeps its address: the reply leaves by the host's stack, and an uplink sees it
+        expect(w, FROM_UPLINK, Kind::Syn, (client, front), HOST, (client, to));
+        expect(w, (Hook::ToUplink, UPLINK), Kind::SynAck, (to, client), HOST, (front, client));
+        let pod = at(net.a, 40000);
+        expect(w, FROM_A, Kind::Syn, (pod, front), HOST, (pod, to));
+        expect(w, (Hook::ToPod, POD_A), Kind::SynAck, (to, pod), HOST, (front, pod));
+    }
+}
+
+pub(crate) fn beside_another_proxy_everything_passes_through_the_host<W: World>(w: &mut W) {
+    let nets = node(w);
+    w.put_config(NodeConfig { features: node_features::HOST_ROUTING, ..config(&nets) });
+    for net in nets {
+        let (a, b, outside) = (at(net.a, 40000), at(net.b, 80), at(net.outside, 80));
+        for kind in [Kind::Syn, Kind::SynAck, Kind::Udp] {
+            expect(w, FROM_A, kind, (a, b), HOST, (a, b));
+            expect(w, FROM_A, kind, (a, outside), HOST, (a, outside));
+            expect(w, FROM_UPLINK, kind, (outside, a), HOST, (outside, a));
+        }
+        expect_drop(w, FROM_A, frame(Kind::Syn, b, outside), DropReason::Spoofed);
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::scene::Scene;
 use crate::cluster::step::wait_for;
-use crate::cluster::{kube, node, pod};
+use crate::cluster::{enter, kube, node, pod};
 use crate::shell;
 
 const SYSTEM: [&str; 2] = ["-n", "kube-system"];
@@ -99,6 +99,21 @@ pub(super) fn rival(scene: &Scene) -> Result<()> {
     says(scene, &["takes our CNI configuration again"])?;
     ensure!(fs::read_to_string(&own)? == before, "{} has changed", own.display());
     scene.one_comes_and_goes()
+}
+
+/// Rules as those of kube-proxy's nftables mode are on a node when its agent starts.
+pub(super) fn leftovers(scene: &Scene) -> Result<()> {
+    let victim = scene.victim()?.name;
+    let nft = |words: &str| shell::output(enter::in_node(&victim, "nft".as_ref())?.args(words.split(' ')));
+    nft("add table ip kube-proxy")?;
+    let outcome = scene.steady(|| {
+        nft("add chain ip kube-proxy services")?;
+        kube::kubectl(scene.place, &[&SYSTEM[..], &["delete", "pod", &agent(scene, &victim)?.name]].concat())?;
+        says(scene, &["kube-proxy has left rules (chain services of table kube-proxy)", "kube-proxy --cleanup"])
+    });
+    nft("delete table ip kube-proxy")?;
+    outcome?;
+    scene.guests_are_well()
 }
 
 fn agent(scene: &Scene, node: &str) -> Result<pod::Pod> {

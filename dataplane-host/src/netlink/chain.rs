@@ -1,0 +1,82 @@
+//! The chains of `nf_tables`, which is where kube-proxy, and iptables since version 1.8, keep their rules.
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
+use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+use super::NetlinkError;
+use super::socket::read;
+
+const ATTEMPT: &str = "list the chains of nf_tables";
+/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN` (include/uapi/linux/netfilter/nfnetlink.h, `nf_tables.h`).
+const GET_CHAIN: u16 = 10 << 8 | 4;
+/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWCHAIN`: one chain of the answer.
+const NEW_CHAIN: u16 = 10 << 8 | 3;
+/// `NFTA_CHAIN_TABLE`.
+const TABLE: u16 = 1;
+/// `NFTA_CHAIN_NAME`.
+const NAME: u16 = 3;
+/// `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// `struct nfgenmsg`.
+const FAMILY: usize = 4;
+
+/// A chain of rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The table that it is in.
+    pub table: String,
+    /// Its own name.
+    pub name: String,
+}
+
+/// All chains of all families in the network namespace of the calling thread. Needs `CAP_NET_ADMIN`.
+///
+/// # Errors
+/// The kernel refused, or has no `nf_tables`.
+pub fn chains() -> Result<Vec<Chain>, NetlinkError> {
+    let failed = |e| NetlinkError::socket(ATTEMPT, e);
+    let mut socket = RawSocket::new(NETLINK_NETFILTER).map_err(failed)?;
+    socket.bind_auto().map_err(failed)?;
+    socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
+    let mut request = NetlinkBuffer::new([0; HEADER + FAMILY]);
+    request.set_length((HEADER + FAMILY) as u32);
+    request.set_message_type(GET_CHAIN);
+    request.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+    socket.send(&request.into_inner(), 0).map_err(failed)?;
+    let (mut chains, mut buffer) = (Vec::new(), Vec::new());
+    loop {
+        read(&socket, &mut buffer, ATTEMPT)?;
+        if collect(&buffer, &mut chains)? {
+            return Ok(chains);
+        }
+    }
+}
+
+/// Adds what one datagram says; whether it was the last one.
+fn collect(mut rest: &[u8], chains: &mut Vec<Chain>) -> Result<bool, NetlinkError> {
+    const ERROR: u16 = 2;
+    const DONE: u16 = 3;
+    while !rest.is_empty() {
+        let message = NetlinkBuffer::new_checked(rest).map_err(|e| NetlinkError::answer(ATTEMPT, e.to_string()))?;
+        let payload = message.payload();
+        match message.message_type() {
+            DONE => return Ok(true),
+            ERROR => {
+                let code = payload.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                return Err(NetlinkError::socket(ATTEMPT, std::io::Error::from_raw_os_error(-code)));
+            }
+            NEW_CHAIN => chains.extend(payload.get(FAMILY..).and_then(chain)),
+            _ => {}
+        }
+        rest = rest.get((message.length() as usize).next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    Ok(false)
+}
+
+fn chain(attributes: &[u8]) -> Option<Chain> {
+    let text = |kind: u16| {
+        let found = NlasIterator::new(attributes).flatten().find(|a| a.kind() == kind)?;
+        Some(String::from_utf8_lossy(found.value()).trim_end_matches('\0').to_owned())
+    };
+    Some(Chain { table: text(TABLE)?, name: text(NAME)? })
+}

@@ -1,0 +1,80 @@
+//! What another proxy has left in the packet filter or in IPVS.
+//!
+//! Ropeway translates before the packet filter sees a packet, so its rules are mostly passed by; but what Ropeway leaves alone, they still catch:
+//! an address whose Service is gone, say. So whoever runs the node is told.
+
+use std::time::Duration;
+
+use dataplane_host::netlink::{Chain, chains};
+use tokio::task::spawn_blocking;
+use tracing::{debug, info, warn};
+
+/// How long between two looks.
+const PAUSE: Duration = Duration::from_secs(60);
+/// The kernel's list of IPVS services.
+const IPVS: &str = "/proc/net/ip_vs";
+
+/// Looks for ever, and says what is there and when it is gone.
+pub async fn watch() {
+    let mut said = None;
+    loop {
+        let found = spawn_blocking(look).await.unwrap_or_default();
+        if found != said {
+            if let Some(what) = &found {
+                warn!(
+                    "kube-proxy has left rules ({what}): they still catch what Ropeway leaves alone; make sure that no kube-proxy runs, then \
+                     remove them by `kube-proxy --cleanup` or a reboot"
+                );
+            } else {
+                info!("the rules that kube-proxy had left are gone");
+            }
+        }
+        said = found;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn look() -> Option<String> {
+    let chains = chains().unwrap_or_else(|e| {
+        debug!(error = %e, "the packet filter can't be read");
+        Vec::new()
+    });
+    let services = std::fs::read_to_string(IPVS).unwrap_or_default();
+    rules(&chains).or_else(|| ipvs(&services))
+}
+
+/// kube-proxy's nftables mode has tables of its own; its iptables mode enters by a chain of a fixed name. Kubelet has chains that begin
+/// with `KUBE-`, too, which are none of a proxy.
+fn rules(chains: &[Chain]) -> Option<String> {
+    let entry = |c: &&Chain| c.table == "kube-proxy" || c.name == "KUBE-SERVICES";
+    chains.iter().find(entry).map(|c| format!("chain {} of table {}", c.name, c.table))
+}
+
+/// A line for each service follows three of headings (`ip_vs_info_seq_show` of the kernel).
+fn ipvs(text: &str) -> Option<String> {
+    let services = text.lines().filter(|l| ["TCP ", "UDP ", "SCTP "].iter().any(|p| l.starts_with(p))).count();
+    (services > 0).then(|| format!("{services} services of IPVS"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_kube_proxy_are_told_from_others() {
+        let chain = |table: &str, name: &str| Chain { table: table.into(), name: name.into() };
+        let harmless = [chain("mangle", "KUBE-KUBELET-CANARY"), chain("nat", "POSTROUTING"), chain("filter", "INPUT")];
+        assert_eq!(rules(&harmless), None);
+        let with = |c| rules(&[&harmless[..], &[c]].concat());
+        assert_eq!(with(chain("nat", "KUBE-SERVICES")).unwrap(), "chain KUBE-SERVICES of table nat");
+        assert_eq!(with(chain("kube-proxy", "services")).unwrap(), "chain services of table kube-proxy");
+    }
+
+    #[test]
+    fn services_of_ipvs_are_counted() {
+        let heading = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward\n";
+        assert_eq!(ipvs(heading), None);
+        let full = format!("{heading}TCP  0A600001:01BB rr\n  -> C0A8320A:192B Masq 1 0 0\nUDP  0A60000A:0035 rr\n");
+        assert_eq!(ipvs(&full).unwrap(), "2 services of IPVS");
+    }
+}
