@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytemuck::Zeroable;
 use dataplane_common::addr::{V4, V6};
-use dataplane_common::pod::{Addr, Pod, PodNetns, addr_kind, pod_flags};
+use dataplane_common::pod::{Addr, Pod, PodNetns, addr_flags, addr_kind, pod_flags};
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::Record;
@@ -64,7 +64,8 @@ impl Maps {
         let flags = pod_flags::PRESENT | if shaped { pod_flags::SHAPED } else { 0 };
         let pod = Pod { netns_cookie, addr4, addr6, mac, host_mac: plan::HOST_MAC, flags, pad: 0 };
         // First what leads from an address to the rest: whatever is missing after a kill, the undo finds what there is.
-        let addr = Addr { ifindex: index, kind: addr_kind::POD, pad: 0, mac };
+        let addr_flags = if shaped { addr_flags::SHAPED } else { 0 };
+        let addr = Addr { ifindex: index, kind: addr_kind::POD, flags: addr_flags, mac };
         for address in &record.addresses {
             if self.get(*address)?.is_some_and(|a| a.kind != addr_kind::POD) {
                 return Err(CniError::AddressTaken { address: *address });

@@ -4,7 +4,7 @@ use crate::addr::Address;
 use crate::event::{Counter, DropReason};
 use crate::flow::{Flow, FlowKey, flow_flags, flow_state};
 use crate::packet::{Flows, Packet, Tables};
-use crate::pod::{addr_kind, net_flags, node_features};
+use crate::pod::{addr_flags, addr_kind, net_flags, node_features};
 use crate::rewrite::Family;
 use crate::select::{Side, may_use, select};
 use crate::service::{Frontend, HostPort, backend_state, frontend_flags, proto};
@@ -114,10 +114,11 @@ pub fn to_backend<A: Family, T: Tables<A>>(
         ..End::EMPTY
     };
     let remote = backend.state & backend_state::REMOTE != 0;
-    let (kind, pod) = if remote { (0, 0) } else { tables.addr(&end.addr).map_or((0, 0), |a| (a.kind, a.ifindex)) };
+    let local = if remote { None } else { tables.addr(&end.addr) };
+    let (kind, flags, pod) = local.map_or((0, 0, 0), |a| (a.kind, a.flags, a.ifindex));
     match kind {
         addr_kind::POD => {
-            (end.iif, end.oif, end.flags) = (pod, pod, flow_flags::TO_POD);
+            (end.iif, end.oif, end.flags) = (pod, pod, into_pod(flags));
             end.masked = internal && end.addr == key.src;
         }
         addr_kind::NODE => {}
@@ -142,13 +143,17 @@ pub fn to_host_port<A: Family, T: Tables<A>>(
     end: &mut End<A>,
 ) -> Verdict {
     let HostPort { addr, port, ifindex: pod, .. } = *host_port;
-    let Some(generation) = tables.pod(pod).map(|p| p.netns_cookie as u32) else {
-        return Verdict::drop(DropReason::UnknownPod);
-    };
-    let (flags, masked) = (flow_flags::TO_POD, addr == key.src);
-    *end = End { addr, port, flags, masked, backend: 0, generation, iif: pod, oif: pod };
+    let Some(entry) = tables.pod(pod) else { return Verdict::drop(DropReason::UnknownPod) };
+    let (flags, masked) = (into_pod(entry.flags as u8), addr == key.src);
+    *end = End { addr, port, flags, masked, backend: 0, generation: entry.netns_cookie as u32, iif: pod, oif: pod };
     tables.count(Counter::HostPort);
     Verdict::TRANSLATE
+}
+
+/// Bits of [`flow_flags`] of a flow into a pod with these [`addr_flags`].
+#[inline(always)]
+const fn into_pod(flags: u8) -> u8 {
+    flow_flags::TO_POD | flags & addr_flags::SHAPED
 }
 
 /// What a pod sends out of the cluster: gets the node's address and one of its ports.
@@ -185,7 +190,8 @@ pub fn pair<A: Family, F: Flows<A>, T: Tables<A>>(
         generation: end.generation,
         last_seen: now,
         state: flow_state::NEW,
-        flags: flow_flags::REPLY | if internal { flow_flags::TO_POD } else { 0 },
+        flags: flow_flags::REPLY
+            | if internal { into_pod(tables.pod(ifindex).map_or(0, |pod| pod.flags as u8)) } else { 0 },
         pad: 0,
     };
     let (src, sport) = (end.addr, end.port);

@@ -97,6 +97,8 @@ pub mod flow_flags {
     pub const EXTERNAL: u8 = 8;
     /// The outgoing device is a pod's veth.
     pub const TO_POD: u8 = 16;
+    /// With [`TO_POD`]: through the queue of that device, which limits what the pod receives.
+    pub const SHAPED: u8 = 32;
 }
 
 /// Which datagram a later fragment belongs to: map `fragments4` or `fragments6` (RFC 791, RFC 8200 section 4.5).

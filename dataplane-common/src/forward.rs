@@ -68,7 +68,7 @@ pub fn forward<A: Family, P: Packet, T: Node>(
 pub const fn end<A>(flow: &Flow<A>) -> Verdict {
     match flow.oif {
         0 => Verdict::PASS,
-        oif if flow.flags & flow_flags::TO_POD != 0 => Verdict::to_pod(oif),
+        oif if flow.flags & (flow_flags::TO_POD | flow_flags::SHAPED) == flow_flags::TO_POD => Verdict::to_pod(oif),
         oif => Verdict::to_uplink(oif),
     }
 }
@@ -77,6 +77,7 @@ pub const fn end<A>(flow: &Flow<A>) -> Verdict {
 #[inline(always)]
 fn limit<A: Family, P: Packet, T: Node>(packet: &P, tables: &T, parsed: &Parsed<A>, oif: u32) -> u32 {
     let Some(config) = tables.config() else { return 0 };
+    // a pod with a queue has the MTU of the tunnel, if there is one
     let mtu = if oif == config.uplink { config.mtu } else { config.tunnel_mtu };
     // segments of a large packet have the headers in front, of which the one of TCP is 20 bytes at least
     let segment = packet.segment();

@@ -68,7 +68,7 @@ where
     if verdict != Verdict::PASS {
         return verdict;
     }
-    let (kind, pod) = tables.addr(&parsed.key.dst).map_or((0, 0), |a| (a.kind, a.ifindex));
+    let (kind, into) = kind(tables, &parsed.key.dst);
     let datagram = matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
     match kind {
         addr_kind::SERVICE | addr_kind::NODE | addr_kind::EXTERNAL if datagram => Verdict::PASS.then(Step::Open),
@@ -84,8 +84,14 @@ where
         addr_kind::SERVICE => Verdict::drop(DropReason::NoFrontend),
         // what is the node's own is the host's business
         addr_kind::NODE => Verdict::PASS,
-        _ => direct(flows, tables, parsed, origin, kind, pod),
+        _ => direct(flows, tables, parsed, origin, kind, into),
     }
+}
+
+/// What an address is; if it is a pod's, with the way into that.
+#[inline(always)]
+fn kind<A: Family, T: Tables<A>>(tables: &T, addr: &A) -> (u8, Verdict) {
+    tables.addr(addr).map_or((0, Verdict::PASS), |addr| (addr.kind, Verdict::to_pod_of(&addr)))
 }
 
 /// [`Verdict::PASS`] if the packet is the pod's own, or comes from no pod.
@@ -107,7 +113,7 @@ fn sender<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, origin: Origi
 
 /// To an address that is none of a Service and not the node's. With [`Step::Open`]: out of this device, as the node.
 #[inline(always)]
-fn direct<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, origin: Origin, kind: u8, pod: u32) -> Verdict
+fn direct<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, origin: Origin, kind: u8, into: Verdict) -> Verdict
 where
     A: Family,
     F: Flows<A>,
@@ -123,7 +129,7 @@ where
     }
     if kind == addr_kind::POD {
         let by_host = tables.config().is_some_and(|c| c.features & node_features::HOST_ROUTING != 0);
-        return if by_host { Verdict::PASS } else { Verdict::to_pod(pod) };
+        return if by_host { Verdict::PASS } else { into };
     }
     if parsed.key.dst.is_host_only() {
         return Verdict::PASS;
@@ -201,7 +207,7 @@ where
     if ported && let Some(frontend) = tables.frontend(&key) {
         return to_backend(tables, &parsed.key, frontend, origin, end);
     }
-    let (kind, pod) = tables.addr(&parsed.key.dst).map_or((0, 0), |a| (a.kind, a.ifindex));
+    let (kind, into) = kind(tables, &parsed.key.dst);
     match kind {
         addr_kind::SERVICE => return Verdict::refuse(DropReason::NoFrontend),
         addr_kind::NODE => {
@@ -210,7 +216,7 @@ where
         }
         _ => {}
     }
-    let verdict = direct(flows, tables, parsed, origin, kind, pod);
+    let verdict = direct(flows, tables, parsed, origin, kind, into);
     if verdict.step().is_none() {
         return verdict;
     }

@@ -32,7 +32,7 @@ pub mod pod_flags {
     /// The entry is in use.
     pub const PRESENT: u32 = 1;
     /// What it receives is limited by the queue of its device: packets for it must go through there.
-    pub const SHAPED: u32 = 2;
+    pub const SHAPED: u32 = super::addr_flags::SHAPED as u32;
 }
 
 /// What an address is, seen from this node: map `addrs4` or `addrs6`, by address.
@@ -46,8 +46,8 @@ pub struct Addr {
     pub ifindex: u32,
     /// One of [`addr_kind`].
     pub kind: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Bits of [`addr_flags`].
+    pub flags: u8,
     /// Pods: MAC of the pod's end.
     pub mac: [u8; 6],
 }
@@ -62,6 +62,13 @@ pub mod addr_kind {
     pub const NODE: u8 = 3;
     /// An external or load-balancer IP: its other ports are none of our business.
     pub const EXTERNAL: u8 = 4;
+}
+
+/// Bits of [`Addr::flags`].
+pub mod addr_flags {
+    /// A pod with [`super::pod_flags::SHAPED`]: said here too, so that nothing else is to be looked up. The bit is that of
+    /// [`crate::flow::flow_flags::SHAPED`], so that it is copied without a question.
+    pub const SHAPED: u8 = crate::flow::flow_flags::SHAPED;
 }
 
 /// Which pod lives in a network namespace: map `pod_netns`, by the namespace's cookie (u64).

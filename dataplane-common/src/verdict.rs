@@ -3,6 +3,7 @@
 
 use crate::event::DropReason;
 use crate::parse::Reject;
+use crate::pod::{Addr, addr_flags};
 
 /// What is done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,7 +13,7 @@ pub enum Action {
     Pass,
     /// Gone, and counted.
     Drop,
-    /// Into a pod.
+    /// Into a pod, past the queue of its device.
     ToPod,
     /// Out of a device, to the next hop that the host's routes name.
     ToUplink,
@@ -139,6 +140,16 @@ impl Verdict {
     #[must_use]
     pub const fn to_pod(ifindex: u32) -> Self {
         Self::new(Action::ToPod, ifindex)
+    }
+
+    /// Into the pod that has an address: through the queue of its device if that limits what the pod receives.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_pod_of(addr: &Addr) -> Self {
+        // no branch, which the verifier would follow to the end for either kind of pod
+        const _: () = assert!(Action::ToUplink as u32 == Action::ToPod as u32 + 1);
+        let queue = (addr.flags & addr_flags::SHAPED) / addr_flags::SHAPED;
+        Self((Action::ToPod as u64 + queue as u64) << 32 | addr.ifindex as u64)
     }
 
     /// Out of this device.

@@ -154,7 +154,7 @@ fn the_links_of_another_abi_are_taken_over() {
         flags: pod_flags::PRESENT,
         pad: 0,
     };
-    let addr = Addr { ifindex: 9, kind: addr_kind::POD, pad: 0, mac: [2; 6] };
+    let addr = Addr { ifindex: 9, kind: addr_kind::POD, flags: 0, mac: [2; 6] };
     Table::open(&pins(), "pods").unwrap().insert(&9_u32, &pod).unwrap();
     let old_addrs = Table::<V4, Addr>::open(&pins(), "addrs4").unwrap();
     old_addrs.insert(&pod.addr4, &addr).unwrap();

@@ -271,7 +271,7 @@ fn rule_2_3_11_a_client_is_found_in_its_range() {
 fn what_the_agent_finds_foreign_is_swept() {
     let maps = Maps::new(64);
     let foreign = V4 { octets: [203, 0, 113, 9] };
-    let value = |kind| Addr { ifindex: 7, kind, pad: 0, mac: [2; 6] };
+    let value = |kind| Addr { ifindex: 7, kind, flags: 0, mac: [2; 6] };
     let addrs = table::<V4, Addr>(&maps.addrs4);
     addrs.insert(&foreign, &value(addr_kind::SERVICE)).unwrap();
     let pod = V4 { octets: [10, 1, 0, 5] };

@@ -4,6 +4,7 @@
 mod endpoints;
 mod harness;
 mod hostport;
+mod limits;
 mod reach;
 mod restart;
 mod scene;

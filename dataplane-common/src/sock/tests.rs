@@ -52,7 +52,7 @@ impl Fake {
             pad: 0,
         };
         let port = |port| HostPort { addr: POD, port, pad: 0, ifindex: 1024 };
-        let node = Addr { ifindex: 0, kind: addr_kind::NODE, pad: 0, mac: [0; 6] };
+        let node = Addr { ifindex: 0, kind: addr_kind::NODE, flags: 0, mac: [0; 6] };
         Self {
             config: NodeConfig { netns_cookie: NODE_NETNS, node4: NODE, ..NodeConfig::default() },
             pod: PodNetns { addr4: POD, addr6: V6::default(), ifindex: 1024 },

@@ -40,7 +40,7 @@ impl Entries {
             let addr = world::endpoint(i, n).to_ipv6_mapped().octets();
             Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: i as u32 + 1, pad2: 0 }
         };
-        let addr = Addr { ifindex: 0, kind: addr_kind::SERVICE, pad: 0, mac: [0; 6] };
+        let addr = Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] };
         let (services, endpoints) = (0..world::SERVICES, 0..world::ENDPOINTS);
         Self {
             services: (ids.clone().collect(), services.clone().map(name).collect()),

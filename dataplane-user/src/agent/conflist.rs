@@ -110,7 +110,7 @@ fn has_addresses(config: &Config) -> bool {
 }
 
 fn content(config: &Config) -> String {
-    let mut capabilities = json!({"portMappings": true, "ips": true, "mac": true, "dns": true});
+    let mut capabilities = json!({"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "dns": true});
     if config.ipam == Ipam::Pools {
         // Pods choose pools by annotations, which the runtime hands over on request.
         capabilities["io.kubernetes.cri.pod-annotations"] = true.into();
@@ -158,7 +158,9 @@ mod tests {
         assert!(!write(&path, &content(&config)).unwrap());
         let list: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(list["plugins"][0]["type"], "ropeway-cni");
-        assert_eq!(list["plugins"][0]["capabilities"]["portMappings"], true);
+        for capability in ["portMappings", "bandwidth", "ips", "mac", "dns"] {
+            assert_eq!(list["plugins"][0]["capabilities"][capability], true, "{capability}");
+        }
         assert_eq!(list["plugins"][0]["stateDir"], config.state_dir.to_str().unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -35,7 +35,7 @@ fn plan() -> Plan {
         plan.slots.ids.push(tag);
         plan.names.push(tag, tag, ServiceName { name: [0; dataplane_common::service::NAME_LEN] });
         plan.sources4.push(tag, range(n), 1);
-        plan.addrs4.push(tag, key(n).addr, Addr { ifindex: 0, kind: 2, pad: 0, mac: [0; 6] });
+        plan.addrs4.push(tag, key(n).addr, Addr { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
         plan.frontends4.push(tag, key(n), frontend(tag));
         plan.gone_frontends4.push(tag, key(n + 100));
         plan.gone_sources4.push(tag, range(n + 100));

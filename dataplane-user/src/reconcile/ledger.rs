@@ -229,7 +229,7 @@ impl Ledger {
             let Some(entry) = self.addrs.get_mut(&addr) else { continue };
             let wanted = entry.wanted();
             if entry.entered != wanted {
-                let value = Addr { ifindex: 0, kind: wanted, pad: 0, mac: [0; 6] };
+                let value = Addr { ifindex: 0, kind: wanted, flags: 0, mac: [0; 6] };
                 match (family(&addr), wanted) {
                     (Family::V4(a), 0) => plan.gone_addrs4.push(tag, a),
                     (Family::V6(a), 0) => plan.gone_addrs6.push(tag, a),

@@ -261,7 +261,7 @@ where
         IpAddr::V4(a) => A::from_octets16(&a.to_ipv6_mapped().octets()),
         IpAddr::V6(a) => A::from_octets16(&a.octets()),
     };
-    let entry = Addr { ifindex: 0, kind: addr_kind::SERVICE, pad: 0, mac: [0; 6] };
+    let entry = Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] };
     table::<A, Addr>(ebpf, &format!("addrs{digit}"))?.insert(&addr, &entry)?;
     let set = SlotTable { base, len: 3 };
     let frontend =

@@ -210,4 +210,7 @@ impl World for Kernel {
     fn target(&self) -> Option<u32> {
         None
     }
+    fn is_queued(&self) -> Option<bool> {
+        None
+    }
 }

@@ -51,6 +51,9 @@ both! {
     a_tunnel_leads_to_other_subnets;
     host_ports_lead_into_their_pod;
     a_host_port_ends_with_its_pod;
+    what_a_limited_pod_receives_goes_through_its_queue;
+    what_a_limited_client_is_answered_goes_through_its_queue;
+    what_is_too_big_for_a_limited_pod_is_told_the_size;
     a_direct_datagram_is_not_translated_by_an_old_flow;
     the_node_reports_as_the_frontend;
     midflow_without_state_never_leaves;

@@ -118,6 +118,7 @@ pub(crate) struct Model {
     flows6: HashMap<FlowKey<V6>, Flow<V6>>,
     drops: HashMap<u32, u64>,
     target: Option<u32>,
+    queued: bool,
 }
 
 struct View<'a, A>(&'a Shared, &'a Maps<A>);
@@ -307,6 +308,7 @@ impl World for Model {
             _ => Verdict::PASS,
         };
         self.target = None;
+        self.queued = verdict.action() != core::Action::ToPod;
         match verdict.action() {
             core::Action::Pass => Action::Pass,
             core::Action::Drop => {
@@ -327,5 +329,8 @@ impl World for Model {
     }
     fn target(&self) -> Option<u32> {
         self.target
+    }
+    fn is_queued(&self) -> Option<bool> {
+        self.target.map(|_| self.queued)
     }
 }

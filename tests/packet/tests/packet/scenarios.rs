@@ -3,6 +3,7 @@
 mod beyond;
 mod odd;
 mod refused;
+mod shaped;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,6 +18,7 @@ use crate::world::{Action, Hook, World, octets};
 pub(crate) use beyond::*;
 pub(crate) use odd::*;
 pub(crate) use refused::*;
+pub(crate) use shaped::*;
 
 const POD_A: u32 = 2;
 const POD_B: u32 = 3;
@@ -99,12 +101,12 @@ fn node<W: World>(w: &mut W) -> [Net; 2] {
         let pod = pod(u64::from(ifindex), addr4, addr6);
         w.put_pod(ifindex, pod);
         for addr in [addr4, addr6] {
-            w.put_addr(addr, Addr { ifindex, kind: addr_kind::POD, pad: 0, mac: pod.mac });
+            w.put_addr(addr, Addr { ifindex, kind: addr_kind::POD, flags: 0, mac: pod.mac });
         }
     }
     for net in [v4, v6] {
         for (addr, kind) in [(net.node, addr_kind::NODE), (net.vip, addr_kind::SERVICE)] {
-            w.put_addr(addr, Addr { ifindex: 0, kind, pad: 0, mac: [0; 6] });
+            w.put_addr(addr, Addr { ifindex: 0, kind, flags: 0, mac: [0; 6] });
         }
     }
     [v4, v6]

@@ -53,6 +53,8 @@ pub(crate) trait World {
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action;
     /// Where the last packet was redirected to, where that can be known.
     fn target(&self) -> Option<u32>;
+    /// Whether the last packet was redirected to the queue of a device, and not past it into a pod, where that can be known.
+    fn is_queued(&self) -> Option<bool>;
 }
 
 /// A flow key of either family.

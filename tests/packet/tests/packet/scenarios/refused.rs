@@ -61,7 +61,7 @@ pub(crate) fn undefined_ports_of_a_cluster_ip_are_refused<W: World>(w: &mut W) {
 pub(crate) fn other_ports_of_an_external_address_are_left_alone<W: World>(w: &mut W) {
     for net in node(w) {
         let external = net.other;
-        w.put_addr(external, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, pad: 0, mac: [0; 6] });
+        w.put_addr(external, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, flags: 0, mac: [0; 6] });
         service(w, at(external, 80), at(net.b, 8080));
         for kind in [Kind::Syn, Kind::Udp] {
             let client = at(net.a, 40000);
@@ -90,7 +90,7 @@ pub(crate) fn local_policies_end_in_silence<W: World>(w: &mut W) {
 pub(crate) fn source_ranges_hold_on_every_way_in<W: World>(w: &mut W) {
     for net in node(w) {
         let balancer = at(net.other, 80);
-        w.put_addr(net.other, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, pad: 0, mac: [0; 6] });
+        w.put_addr(net.other, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, flags: 0, mac: [0; 6] });
         service(w, balancer, at(net.b, 8080));
         let id = if net.vip.is_ipv4() { 1 } else { 2 };
         for proto in [proto::TCP, proto::UDP] {

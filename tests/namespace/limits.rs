@@ -1,0 +1,73 @@
+//! A pod with limits on its traffic is held to them, whoever it talks to and by whatever way.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ropeway_tests::cluster::Shape;
+use ropeway_tests::load::{self, Place};
+use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::{plugin, view};
+use serde_json::json;
+
+use crate::scene::{Kind, Scene, TARGET, cluster_ip};
+
+/// Of what it receives and of what it sends, bytes a second.
+const INGRESS: u32 = 10_000_000;
+const EGRESS: u32 = 5_000_000;
+const BURST: u32 = 250_000;
+const BYTES: u32 = 4 << 20;
+/// A connection that starts slowly, or a busy machine, makes it less; nothing makes it more. Headers count as well.
+const SHARE: std::ops::RangeInclusive<f64> = 0.80..=1.02;
+const TRIES: usize = 3;
+
+/// The part of a rate that payload has had, without what the burst lets through.
+fn share(took: u64, rate: u32) -> f64 {
+    let seconds = Duration::from_millis(took.max(1)).as_secs_f64();
+    f64::from(BYTES - BURST) / seconds / f64::from(rate)
+}
+
+fn is_held(from: &dyn Place, target: SocketAddr, what: &str) {
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let moved = load::transfer(from, target, BYTES.into()).unwrap();
+        let (received, sent) = (share(moved.up_ms, INGRESS), share(moved.down_ms, EGRESS));
+        println!("{what}: {} to {target}: received {received:.3}, sent {sent:.3} of the rate", from.label());
+        assert!(received <= *SHARE.end() && sent <= *SHARE.end(), "{what}: {} to {target}", from.label());
+        if SHARE.contains(&received) && SHARE.contains(&sent) {
+            return;
+        }
+        seen.push((received, sent));
+    }
+    panic!("{what}: {} to {target}: {seen:?}", from.label());
+}
+
+#[test]
+fn a_pod_with_limits_is_held_to_them_on_every_way() {
+    let mut scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[]);
+    let runtime = json!({ "bandwidth": {
+        "ingressRate": INGRESS * 8, "ingressBurst": BURST * 8, "egressRate": EGRESS * 8, "egressBurst": BURST * 8,
+    } });
+    let pod = Pod::add_with(&scene.cluster.nodes[0].space, "limited", plugin::conflist_with(&runtime)).unwrap();
+    scene.servers.push(load::serve(&pod, "limited", &[TARGET]).unwrap());
+    scene.backends.push(pod);
+    scene.apply(&[(&scene.backends[0], true)]);
+    scene.cluster.await_backends("default/web", 1).unwrap();
+    let far = scene.cluster.nodes[1].pod("far").unwrap();
+    for family in Family::BOTH {
+        let direct = scene.backends[0].port(family, TARGET).unwrap();
+        is_held(&scene.client, direct, "from a pod on its node");
+        is_held(&far, direct, "from a pod on another node");
+        is_held(&scene.cluster.nodes[0].space, direct, "from its node");
+        is_held(&scene.client, Kind::Cluster.tcp(cluster_ip(family)), "through a Service, from a pod on its node");
+        is_held(&far, Kind::Cluster.tcp(cluster_ip(family)), "through a Service, from a pod on another node");
+        for node in &scene.cluster.nodes {
+            is_held(&scene.cluster.client, Kind::Node.tcp(node.address(family)), "through a node port");
+        }
+        // Its neighbour is not.
+        let _server = load::serve(&scene.client, "free", &[TARGET]).unwrap();
+        let free = load::transfer(&far, scene.client.port(family, TARGET).unwrap(), BYTES.into()).unwrap();
+        assert!(share(free.up_ms, INGRESS) > 1.5 && share(free.down_ms, EGRESS) > 1.5, "{free:?}");
+    }
+    let spoofed = view::drops(&scene.cluster.nodes[0].space, "spoofed").unwrap();
+    assert_eq!(spoofed, 0);
+}

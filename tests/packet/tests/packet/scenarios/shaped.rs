@@ -1,0 +1,101 @@
+//! A pod with a limit on what it receives: the queue of its device must see all of it.
+
+use std::net::SocketAddr;
+
+use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_flags, addr_kind, pod_flags};
+use dataplane_common::service::{FrontendKey, proto};
+
+use super::{FROM_A, FROM_B, FROM_UPLINK, Net, OUT, POD_A, POD_B, TO_A, TO_B, at, config, expect, node, pod, service};
+use crate::frame::{Kind, frame_of, judge, judge_icmp_error};
+use crate::world::{Action, Hook, World};
+
+/// What a tunnel leaves of 1500 bytes.
+const POD_MTU: u32 = 1450;
+
+/// The node, on which pod B has a limit.
+fn limited<W: World>(w: &mut W) -> [Net; 2] {
+    let [v4, v6] = node(w);
+    let entry = pod(u64::from(POD_B), v4.b, v6.b);
+    w.put_pod(POD_B, Pod { flags: pod_flags::PRESENT | pod_flags::SHAPED, ..entry });
+    for addr in [v4.b, v6.b] {
+        w.put_addr(addr, Addr { ifindex: POD_B, kind: addr_kind::POD, flags: addr_flags::SHAPED, mac: entry.mac });
+    }
+    [v4, v6]
+}
+
+#[track_caller]
+fn queued<W: World>(w: &W, wanted: bool) {
+    assert!(w.is_queued().is_none_or(|queued| queued == wanted), "through a queue: expected {wanted}");
+}
+
+pub(crate) fn what_a_limited_pod_receives_goes_through_its_queue<W: World>(w: &mut W) {
+    for net in limited(w) {
+        let (vip, front, to) = (at(net.vip, 80), at(net.node, 30080), at(net.b, 8080));
+        service(w, vip, to);
+        service(w, front, to);
+        let any = if net.node.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
+        for (first, reply, proto) in [(Kind::Syn, Kind::SynAck, proto::TCP), (Kind::Udp, Kind::Udp, proto::UDP)] {
+            w.put_host_port(FrontendKey { addr: any, port: 8000, proto, pad: 0 }, to, POD_B);
+            let (client, outside) = (at(net.a, 40000), at(net.outside, 40000));
+            let into: [(_, SocketAddr, SocketAddr); 6] = [
+                (FROM_A, client, to),
+                (FROM_UPLINK, at(net.remote, 40000), to),
+                (FROM_A, client, vip),
+                (FROM_UPLINK, outside, front),
+                (FROM_A, at(net.a, 40001), at(net.node, 8000)),
+                (FROM_UPLINK, at(net.outside, 40001), at(net.node, 8000)),
+            ];
+            for (hook, from, front) in into {
+                // the second one is a hit, if there is a flow
+                for kind in [first, if first == Kind::Syn { Kind::Ack } else { first }] {
+                    expect(w, hook, kind, (from, front), TO_B, (from, to));
+                    queued(w, true);
+                }
+            }
+            // what it sends is not its device's to limit
+            expect(w, FROM_B, reply, (to, client), TO_A, (vip, client));
+            queued(w, false);
+            expect(w, FROM_B, reply, (to, outside), OUT, (front, outside));
+            queued(w, true);
+        }
+    }
+}
+
+pub(crate) fn what_a_limited_client_is_answered_goes_through_its_queue<W: World>(w: &mut W) {
+    for net in limited(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.a, 8080), at(net.b, 40000));
+        service(w, vip, to);
+        for (first, reply) in [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp)] {
+            expect(w, FROM_B, first, (client, vip), TO_A, (client, to));
+            queued(w, false);
+            for _ in 0..2 {
+                expect(w, FROM_A, reply, (to, client), TO_B, (vip, client));
+                queued(w, true);
+            }
+        }
+    }
+}
+
+pub(crate) fn what_is_too_big_for_a_limited_pod_is_told_the_size<W: World>(w: &mut W) {
+    let nets = limited(w);
+    w.put_config(NodeConfig { mtu: 1500, tunnel_mtu: POD_MTU, ..config(&nets) });
+    for net in nets {
+        let (front, to, client) = (at(net.node, 30080), at(net.b, 8080), at(net.outside, 40000));
+        service(w, front, to);
+        let mut fits = frame_of(Kind::Udp, client, front, &[0; 1300]);
+        assert_eq!(w.run(Hook::FromUplink, super::UPLINK, &mut fits), Action::Redirect);
+        assert_eq!(judge(&fits, 0), (client, to));
+        queued(w, true);
+        let mut large = frame_of(Kind::Udp, client, front, &[0; 1440]);
+        assert_eq!(w.run(Hook::FromUplink, super::UPLINK, &mut large), Action::Redirect);
+        assert_eq!(judge_icmp_error(&large).1, (net.node, net.outside));
+        // without a flow: the host's stack tells, or cuts
+        let mut direct = frame_of(Kind::Udp, at(net.remote, 40000), to, &[0; 1440]);
+        assert_eq!(w.run(Hook::FromUplink, super::UPLINK, &mut direct), Action::Pass);
+        // the other pod takes what the kernel gives it
+        let mut other = frame_of(Kind::Udp, at(net.remote, 40000), at(net.a, 8080), &[0; 1440]);
+        assert_eq!(w.run(Hook::FromUplink, super::UPLINK, &mut other), Action::Redirect);
+        assert!(w.target().is_none_or(|target| target == POD_A));
+        queued(w, false);
+    }
+}
