@@ -3,12 +3,13 @@
 //! A packet of a known flow is done with at once, and so is one that only passes through. Whatever is rarer is a [`Step`]: it begins with
 //! the packet anew, because a tail call takes nothing along.
 
+use crate::addr::{Be16, Be32};
 use crate::connect::{End, egress, masquerade, pair, to_backend, to_host_port};
 use crate::event::DropReason;
 use crate::flow::{Flow, flow_flags};
 use crate::forward::{forward, route};
 use crate::icmp;
-use crate::packet::{Flows, Packet, Tables};
+use crate::packet::{Flows, Node, Packet, Tables};
 use crate::parse::{Layer4, Parsed, Reject, parse};
 use crate::pod::{addr_kind, node_features, pod_flags};
 use crate::rewrite::{Family, translate};
@@ -27,6 +28,12 @@ where
     F: Flows<A>,
     T: Tables<A>,
 {
+    if matches!(origin, Origin::Pod) {
+        let verdict = station(packet, tables, ifindex);
+        if verdict != Verdict::PASS {
+            return verdict;
+        }
+    }
     let parsed: Parsed<A> = match parse(packet, tables) {
         Ok(parsed) => parsed,
         // the host's stack reassembles what is for the host
@@ -55,6 +62,20 @@ where
 }
 
 const SPOOFED: Verdict = Verdict::drop(DropReason::Spoofed);
+
+/// [`Verdict::PASS`] if a frame comes from the pod's own MAC. Asked of hits too: a flow says nothing of MACs, and a pod that is being
+/// removed sends nothing any more.
+#[inline(always)]
+fn station<P: Packet, T: Node>(packet: &P, tables: &T, ifindex: u32) -> Verdict {
+    let Some(pod) = tables.pod(ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
+    if pod.flags & pod_flags::PRESENT == 0 {
+        return Verdict::drop(DropReason::UnknownPod);
+    }
+    let mac = &pod.mac;
+    let is_own = packet.words(6) == Some([Be32(u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]))])
+        && packet.half(10) == Some(Be16(u16::from_ne_bytes([mac[4], mac[5]])));
+    if is_own { Verdict::PASS } else { SPOOFED }
+}
 
 /// A packet that has no flow and opens no TCP connection. A function of its own, with a stack of its own.
 #[inline(never)]

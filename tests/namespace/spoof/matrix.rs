@@ -78,9 +78,12 @@ pub(crate) fn forged(cast: &Cast) -> Vec<Vec<u8>> {
                 all.push(plain);
             }
         }
-        // With its own address, but in another network of the link.
+        // With its own address, but another's MAC, or in another network of the link.
         for other in &cast.others {
             let (kind, packet) = datagram(own, other.ip(family));
+            for mac in [FORGED_MAC, other.mac, cast.gateway] {
+                all.push(ethernet(cast.gateway, mac, kind, &packet));
+            }
             let plain = ethernet(cast.gateway, cast.own.mac, kind, &packet);
             all.push(tagged(&plain, &[7]));
             all.push(tagged(&plain, &[7, 8]));

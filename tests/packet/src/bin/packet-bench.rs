@@ -168,6 +168,7 @@ fn test_run(ebpf: &mut Ebpf, name: &str, frame: &[u8], repeat: u32) -> Result<(f
     Ok((result.duration.as_nanos() as f64, result.return_value))
 }
 
+const POD_MAC: [u8; 6] = [2; 6];
 const POD4: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const POD6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2);
 const VIPS: u8 = 64;
@@ -182,7 +183,7 @@ fn vip(v6: bool, n: u8) -> IpAddr {
 
 fn frame(t: Traffic, tcp_flags: u8) -> Vec<u8> {
     let proto = if t.udp { proto::UDP } else { proto::TCP };
-    let mut f = vec![0; 12];
+    let mut f = [[0xee; 6], POD_MAC].concat();
     let dst = if t.service {
         vip(t.v6, 1)
     } else if t.v6 {
@@ -228,7 +229,7 @@ fn fill(ebpf: &Ebpf) -> Result<()> {
         netns_cookie: 1,
         addr4: POD4.into(),
         addr6: POD6.into(),
-        mac: [2; 6],
+        mac: POD_MAC,
         host_mac: [0xee; 6],
         flags: pod_flags::PRESENT,
         pad: 0,

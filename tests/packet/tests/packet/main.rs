@@ -37,6 +37,8 @@ both! {
     pod_to_pod_without_a_service;
     pod_to_the_world_and_to_its_node;
     spoofed_sources_go_nowhere;
+    a_foreign_mac_goes_nowhere;
+    a_pod_that_is_being_removed_sends_nothing;
     unknown_interface_and_other_protocols;
     no_backend_is_refused;
     undefined_ports_of_a_cluster_ip_are_refused;

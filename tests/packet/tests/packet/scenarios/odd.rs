@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use dataplane_common::event::DropReason;
+use dataplane_common::pod::Pod;
 
-use super::{FROM_A, FROM_B, POD_A, UPLINK, at, expect_drop, node, service};
+use super::{FROM_A, FROM_B, POD_A, TO_B, UPLINK, at, expect, expect_drop, nets, node, pod, service};
 use crate::frame::{
     Kind, fix_ipv4_checksum, frame, frame_with_ttl, icmp_error, judge, judge_icmp_error, ttl, with_extra_header,
 };
@@ -133,5 +134,42 @@ pub(crate) fn a_pod_reports_only_its_own_flows<W: World>(w: &mut W) {
         // with its own address about its neighbour's flow: not translated; with its neighbour's: not sent
         expect_drop(w, FROM_B, icmp_error(net.b, net.vip, &reply), DropReason::NoFrontend);
         expect_drop(w, FROM_B, icmp_error(net.a, net.vip, &reply), DropReason::Spoofed);
+    }
+}
+
+pub(crate) fn a_foreign_mac_goes_nowhere<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        for kind in [Kind::Syn, Kind::Udp] {
+            expect(w, FROM_A, kind, (client, vip), TO_B, (client, to));
+        }
+        // a flow, a pod, somebody outside, the node: with the pod's own address, but for one bit of its MAC
+        for target in [vip, to, at(net.outside, 443), at(net.node, 22)] {
+            for (kind, byte) in [(Kind::Syn, 6), (Kind::Ack, 7), (Kind::Udp, 8), (Kind::Udp, 9), (Kind::Ack, 11)] {
+                let mut f = frame(kind, client, target);
+                f[byte] ^= 0x10;
+                expect_drop(w, FROM_A, f, DropReason::Spoofed);
+            }
+        }
+        expect(w, FROM_A, Kind::Ack, (client, vip), TO_B, (client, to));
+        // of those that come in from outside the MAC is a router's
+        let mut f = frame(Kind::Udp, at(net.remote, 1), to);
+        f[6..12].copy_from_slice(&[2, 0x11, 0x22, 0x33, 0x44, 0x55]);
+        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+    }
+}
+
+pub(crate) fn a_pod_that_is_being_removed_sends_nothing<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
+        let [v4, v6] = nets();
+        w.put_pod(POD_A, Pod { flags: 0, ..pod(u64::from(POD_A), v4.a, v6.a) });
+        for target in [vip, to] {
+            expect_drop(w, FROM_A, frame(Kind::Udp, client, target), DropReason::UnknownPod);
+        }
+        w.put_pod(POD_A, pod(u64::from(POD_A), v4.a, v6.a));
     }
 }
