@@ -11,8 +11,8 @@ use crate::event::{Counter, DropReason};
 use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
 use crate::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use crate::service::{
-    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, SlotTable, SockPeer,
-    SockPeerKey, SourceRange,
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot, SlotTable,
+    SockPeer, SockPeerKey, SourceRange,
 };
 
 const fn mix(mut hash: u64, text: &str) -> u64 {
@@ -94,8 +94,9 @@ pub const HASH: u64 = {
         FrontendKey<V6> { addr port proto pad } = 20;
         SlotTable { base len } = 8;
         Frontend { service_port affinity_ticks internal external flags scheduler pad } = 28;
-        Backend { addr port state pad generation service_port pad2 } = 32;
+        Backend { addr port state pad generation service_port weight } = 32;
         BackendStats { connections } = 8;
+        Slot { backend turn } = 8;
         ServiceName { name } = 192;
         AffinityKey<V4> { client service_port } = 8;
         AffinityKey<V6> { client service_port } = 20;

@@ -78,6 +78,20 @@ pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
     /// Whether it is an address of the namespace's own loopback: 127.0.0.0/8 (RFC 1122, section 3.2.1.3), `::1` (RFC 4291, section 2.5.3).
     #[must_use]
     fn is_loopback(&self) -> bool;
+    /// A hash that is the same on every node and machine; its high bits are as good as its low ones.
+    #[must_use]
+    fn digest(self, seed: u32) -> u32;
+}
+
+/// A number in which every bit depends on every bit of `z`, and which no other has: the finalizer of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable
+/// Pseudorandom Number Generators", OOPSLA 2014, figure 16).
+#[inline(always)]
+#[must_use]
+pub const fn mix(z: u64) -> u64 {
+    let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// An IPv4 address: four bytes in network order.
@@ -176,6 +190,11 @@ impl Address for V4 {
     fn is_loopback(&self) -> bool {
         self.octets[0] == 127
     }
+
+    #[inline(always)]
+    fn digest(self, seed: u32) -> u32 {
+        (mix((seed as u64) << 32 | u32::from_be(self.word()) as u64) >> 32) as u32
+    }
 }
 
 impl Address for V6 {
@@ -203,6 +222,12 @@ impl Address for V6 {
     fn is_loopback(&self) -> bool {
         let w = self.words();
         (w[0] | w[1]) | (w[2] | (w[3] ^ 1_u32.to_be())) == 0
+    }
+
+    #[inline(always)]
+    fn digest(self, seed: u32) -> u32 {
+        let [a, b, c, d] = self.words().map(|word| u32::from_be(word) as u64);
+        (mix(mix((a << 32 | b) ^ seed as u64) ^ (c << 32 | d)) >> 32) as u32
     }
 }
 

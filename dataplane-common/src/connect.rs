@@ -6,7 +6,7 @@ use crate::flow::{Flow, FlowKey, flow_flags, flow_state};
 use crate::packet::{Flows, Packet, Tables};
 use crate::pod::{addr_flags, addr_kind, net_flags, node_features};
 use crate::rewrite::Family;
-use crate::select::{Side, may_use, select};
+use crate::select::{Client, Side, may_use, select};
 use crate::service::{Frontend, HostPort, backend_state, frontend_flags, proto};
 use crate::verdict::{Origin, Verdict};
 
@@ -101,7 +101,8 @@ pub fn to_backend<A: Family, T: Tables<A>>(
     } else {
         Verdict::drop(DropReason::NoBackend)
     };
-    let id = select(tables, frontend, key.src, side, tables.now());
+    let client = Client { addr: &key.src, port: key.sport, asked: &key.dst };
+    let id = select(tables, frontend, &client, side);
     let Some(backend) = tables.backend(id) else { return none };
     if id == 0 || backend.state == 0 {
         return none;

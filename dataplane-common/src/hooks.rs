@@ -14,7 +14,7 @@ use crate::parse::{Layer4, Parsed, Reject, parse};
 use crate::pod::{addr_kind, node_features, pod_flags};
 use crate::rewrite::{Family, translate};
 use crate::select::host_port;
-use crate::service::FrontendKey;
+use crate::service::{Frontend, FrontendKey};
 use crate::track::{is_current, touch};
 use crate::verdict::{Action, Origin, Step, Verdict};
 
@@ -190,7 +190,10 @@ where
         return Verdict::drop(reject.into());
     }
     let mut end = End::EMPTY;
-    let verdict = far_end(flows, tables, &parsed, origin, ifindex, &mut end);
+    let verdict = match requested(tables, &parsed) {
+        Some(frontend) => backend(tables, &parsed, frontend, origin, ifindex, &mut end),
+        None => far_end(flows, tables, &parsed, origin, ifindex, &mut end),
+    };
     if verdict.step().is_some() {
         return verdict;
     }
@@ -204,7 +207,31 @@ where
     if verdict.action() == Action::Translate { forward(packet, tables, &parsed, &flow) } else { verdict }
 }
 
-/// [`Verdict::TRANSLATE`]: to the far end in `end`. A function of its own, as [`pair`].
+/// The frontend that a packet asks for. A function of its own, as [`pair`], and so are the next two.
+#[inline(never)]
+fn requested<'a, A: Family, T: Tables<A>>(tables: &'a T, parsed: &Parsed<A>) -> Option<&'a Frontend> {
+    let ported = matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp | Layer4::Sctp);
+    if ported { tables.frontend(&frontend_key(parsed)) } else { None }
+}
+
+/// [`Verdict::TRANSLATE`]: to a backend of the frontend, in `end`.
+#[inline(never)]
+fn backend<A: Family, T: Tables<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    frontend: &Frontend,
+    origin: Origin,
+    ifindex: u32,
+    end: &mut End<A>,
+) -> Verdict {
+    let verdict = sender(tables, parsed, origin, ifindex);
+    if verdict != Verdict::PASS {
+        return verdict;
+    }
+    to_backend(tables, &parsed.key, frontend, origin, end)
+}
+
+/// [`Verdict::TRANSLATE`]: to the far end in `end`, which is no backend.
 #[inline(never)]
 fn far_end<A, F, T>(
     flows: &mut F,
@@ -225,9 +252,6 @@ where
     }
     let key = frontend_key(parsed);
     let ported = matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp | Layer4::Sctp);
-    if ported && let Some(frontend) = tables.frontend(&key) {
-        return to_backend(tables, &parsed.key, frontend, origin, end);
-    }
     let (kind, into) = kind(tables, &parsed.key.dst);
     match kind {
         addr_kind::SERVICE => return Verdict::refuse(DropReason::NoFrontend),

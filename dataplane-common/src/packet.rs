@@ -6,7 +6,7 @@ use crate::event::Counter;
 use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
 use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use crate::service::{
-    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange,
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SlotTable, SockPeer, SockPeerKey, SourceRange,
 };
 
 /// Where the IP header starts: after an Ethernet header.
@@ -69,6 +69,8 @@ pub trait Node {
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
     /// A backend id.
     fn slot(&self, index: u32) -> Option<u32>;
+    /// Whose turn it is in a table, counted from its first slot, and passes the turn on. A turn beyond the end is that of the first.
+    fn take_turn(&self, table: SlotTable) -> u32;
     /// A backend.
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// Counts a connection to a backend.

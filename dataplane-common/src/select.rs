@@ -1,9 +1,13 @@
 //! From a frontend to one of its backends: affinity, then the scheduler's slot.
+//!
+//! A scheduler is a table and a rule that gives an index into it. Whatever needs more than a few instructions (weights, Maglev's permutations) is
+//! in the table already; see `dataplane-user/src/reconcile/table`.
 
 use crate::addr::Address;
 use crate::packet::Tables;
 use crate::service::{
-    Affinity, AffinityKey, Frontend, FrontendKey, HostPort, SourceRange, backend_state, frontend_flags,
+    Affinity, AffinityKey, Frontend, FrontendKey, HostPort, SlotTable, SourceRange, backend_state, frontend_flags,
+    scheduler,
 };
 
 /// Who asks.
@@ -25,6 +29,16 @@ impl Side {
             Self::External => backend_state::EXTERNAL,
         }
     }
+
+    /// The table from which this side's connections are served.
+    #[inline(always)]
+    #[must_use]
+    pub const fn table(self, frontend: &Frontend) -> SlotTable {
+        match self {
+            Self::Internal => frontend.internal,
+            Self::External => frontend.external,
+        }
+    }
 }
 
 /// Whether the source ranges of a frontend, if it has any, allow a client.
@@ -34,12 +48,24 @@ pub fn may_use<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client
         || tables.is_source_allowed(&SourceRange { service_port: frontend.service_port, client })
 }
 
+/// Who asks for what, as far as a scheduler wants to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a, A> {
+    /// The client; a pod's own address at both layers.
+    pub addr: &'a A,
+    /// Its port, CPU order; 0: not known yet, because the kernel will choose one.
+    pub port: u16,
+    /// The address that it asked for.
+    pub asked: &'a A,
+}
+
 /// The id of the backend for a new connection; 0: there is none.
 #[inline(always)]
-pub fn select<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client: A, side: Side, now: u32) -> u32 {
-    let key = AffinityKey { client, service_port: frontend.service_port };
+pub fn select<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client: &Client<'_, A>, side: Side) -> u32 {
+    let key = AffinityKey { client: *client.addr, service_port: frontend.service_port };
     if frontend.affinity_ticks != 0
         && let Some(&Affinity { backend, generation, last_used }) = tables.affinity(&key)
+        && let now = tables.now()
         && now.wrapping_sub(last_used) < frontend.affinity_ticks
         && let Some(b) = tables.backend(backend)
         && b.generation == generation
@@ -50,20 +76,23 @@ pub fn select<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client:
         }
         return backend;
     }
-    let table = match side {
-        Side::Internal => frontend.internal,
-        Side::External => frontend.external,
-    };
+    // before anything is known of the table, which would have to be kept meanwhile
+    let draw = draw(tables, frontend, client);
+    let table = side.table(frontend);
     if table.len == 0 {
         return 0;
     }
-    // multiply-shift instead of a modulo (Lemire, "Fast random integer generation in an interval")
-    let slot = ((tables.random() as u64 * table.len as u64) >> 32) as u32;
+    let slot = if matches!(frontend.scheduler, scheduler::RR | scheduler::WRR) {
+        tables.take_turn(table)
+    } else {
+        // multiply-shift instead of a modulo (Lemire, "Fast random integer generation in an interval")
+        ((draw as u64 * table.len as u64) >> 32) as u32
+    };
     let Some(id) = tables.slot(table.base.wrapping_add(slot)) else { return 0 };
     if frontend.affinity_ticks != 0
         && let Some(b) = tables.backend(id)
     {
-        let generation = b.generation;
+        let (generation, now) = (b.generation, tables.now());
         tables.set_affinity(&key, &Affinity { backend: id, generation, last_used: now });
     }
     id
@@ -75,4 +104,25 @@ pub fn select<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client:
 pub fn host_port<A: Address, T: Tables<A>>(tables: &T, addr: A, port: u16, proto: u8) -> Option<&HostPort<A>> {
     let key = FrontendKey { addr, port, proto, pad: 0 };
     tables.host_port(&key).or_else(|| tables.host_port(&FrontendKey { addr: A::UNSPECIFIED, ..key }))
+}
+
+/// A number from all of 32 bits that decides for a slot, where none takes turns.
+#[inline(always)]
+fn draw<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client: &Client<'_, A>) -> u32 {
+    let by_port = frontend.flags & frontend_flags::HASH_PORT != 0;
+    let (addr, seed) = match frontend.scheduler {
+        scheduler::DH => (*client.asked, 0),
+        // one port is as good as another as long as the kernel has not chosen it
+        scheduler::SH | scheduler::MH if !by_port || client.port != 0 => {
+            (*client.addr, if by_port { client.port as u32 } else { 0 })
+        }
+        _ => return tables.random(),
+    };
+    hash(&addr, seed)
+}
+
+/// A function of its own: it needs registers, and those of its callers are full.
+#[inline(never)]
+fn hash<A: Address>(addr: &A, seed: u32) -> u32 {
+    addr.digest(seed)
 }

@@ -77,12 +77,40 @@ pub mod frontend_flags {
     pub const SOURCE_RANGES: u16 = 16;
     /// At an external or load-balancer IP, whose other ports are none of our business.
     pub const EXTERNAL: u16 = 32;
+    /// Schedulers that hash the client's address hash its port, too (IPVS: `sh-port`, `mh-port`).
+    pub const HASH_PORT: u16 = 64;
 }
 
-/// The rule that picks a slot: [`Frontend::scheduler`].
+/// One backend id of a slot table: array `slots`.
+///
+/// The agent writes a table before it is published and never after; the programs write only the turn in the first slot of a table.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Slot {
+    /// Backend id.
+    pub backend: u32,
+    /// In the first slot of a table: which slot comes next, where slots take turns.
+    pub turn: u32,
+}
+
+/// The rule that picks a slot: [`Frontend::scheduler`]. The names and their meaning are those of IPVS (`ipvsadm(8)`), which has no `random`.
 pub mod scheduler {
-    /// Each connection anew, uniformly.
+    /// Each connection anew, in proportion to the weights.
     pub const RANDOM: u8 = 0;
+    /// In turn.
+    pub const RR: u8 = 1;
+    /// In turn, in proportion to the weights.
+    pub const WRR: u8 = 2;
+    /// By the client's address.
+    pub const SH: u8 = 3;
+    /// By the address that was asked for.
+    pub const DH: u8 = 4;
+    /// By the client's address, in a Maglev table: few clients move when the set changes.
+    pub const MH: u8 = 5;
+
+    /// Their names, by number.
+    pub const NAMES: [&str; 6] = ["random", "rr", "wrr", "sh", "dh", "mh"];
 }
 
 /// One endpoint of one service port: array `backends`, by backend id. Id 0 is never used.
@@ -102,8 +130,8 @@ pub struct Backend {
     pub generation: u32,
     /// The service port that owns it.
     pub service_port: u32,
-    /// Zero.
-    pub pad2: u32,
+    /// 0 to 65535; what its share of the new connections is measured by. 0: it gets none.
+    pub weight: u32,
 }
 
 /// Bits of [`Backend::state`].

@@ -5,7 +5,7 @@ use crate::event::Counter;
 use crate::packet::{Node, Tables};
 use crate::pod::addr_kind;
 use crate::rewrite::Family;
-use crate::select::{self, Side, may_use, select};
+use crate::select::{self, Client, Side, may_use, select};
 use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, frontend_flags};
 
 /// What a socket asks for.
@@ -74,8 +74,7 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     if !may_use(tables, frontend, client) {
         return refused(tables, pod.is_none(), decision);
     }
-    let now = tables.now();
-    let id = select(tables, frontend, client, Side::Internal, now);
+    let id = select(tables, frontend, &Client { addr: &client, port: 0, asked: &addr }, Side::Internal);
     let found = if id == 0 { None } else { tables.backend(id).filter(|b| b.state != 0) };
     let Some(backend) = found else {
         return refused(tables, pod.is_none() || frontend.flags & frontend_flags::INTERNAL_DROP == 0, decision);

@@ -9,8 +9,8 @@ use dataplane_common::event::{Counter, DropReason};
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, SockPeer, SockPeerKey,
-    SourceRange,
+    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot, SockPeer,
+    SockPeerKey, SourceRange,
 };
 use dataplane_common::verdict::Step;
 
@@ -22,7 +22,7 @@ pub static frontends4: HashMap<FrontendKey<V4>, Frontend, 131072, ON_DEMAND> = H
 #[btf_map]
 pub static frontends6: HashMap<FrontendKey<V6>, Frontend, 131072, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static slots: Array<u32, 262144, SHARED> = Array::new();
+pub static slots: Array<Slot, 262144, SHARED> = Array::new();
 #[btf_map]
 pub static backends: Array<Backend, 65536, SHARED> = Array::new();
 #[btf_map]

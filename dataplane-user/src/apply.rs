@@ -9,7 +9,7 @@ mod tests;
 use bytemuck::Pod;
 use dataplane_common::addr::{Prefix, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
 
@@ -66,7 +66,7 @@ pub struct Tables {
     /// `addrs6`.
     pub addrs6: Box<dyn HashTable<V6, Addr>>,
     /// `slots`.
-    pub slots: Box<dyn ArrayTable<u32>>,
+    pub slots: Box<dyn ArrayTable<Slot>>,
     /// `backends`.
     pub backends: Box<dyn ArrayTable<Backend>>,
 }
@@ -120,9 +120,12 @@ pub fn execute(plan: &Plan, tables: &Tables, operations: &mut Operations) -> Fai
     }
     operations.backends += plan.backends.keys.len() as u64;
     let mut rest = &plan.slots.ids[..];
+    let mut scratch = Vec::new();
     for (base, len, _) in &plan.slots.stretches {
         let (ids, after) = rest.split_at((*len as usize).min(rest.len()));
-        tables.slots.set(*base, ids);
+        scratch.clear();
+        scratch.extend(ids.iter().map(|id| Slot { backend: *id, turn: 0 }));
+        tables.slots.set(*base, &scratch);
         rest = after;
     }
     operations.slots += plan.slots.ids.len() as u64;

@@ -17,7 +17,11 @@ use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 pub use options::Options;
-pub use types::{Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, SourceKind, UplinkAttach};
+pub use types::{
+    Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, Scheduler, SourceKind, UplinkAttach,
+};
+
+use crate::reconcile::table::maglev;
 
 /// The node ports of a cluster that nobody configured otherwise.
 const NODE_PORTS: PortRange = PortRange { first: 30000, last: 32767 };
@@ -137,6 +141,8 @@ pub struct Config {
     pub route_metric: Option<u32>,
     pub route_mode: RouteMode,
     pub vxlan_port: u16,
+    pub scheduler: Scheduler,
+    pub maglev_table_size: u32,
     pub pin_root: PathBuf,
     pub cgroup_root: Option<PathBuf>,
     pub state_dir: PathBuf,
@@ -197,6 +203,8 @@ impl Config {
             route_metric: o.route_metric,
             route_mode: o.route_mode.unwrap_or_default(),
             vxlan_port: o.vxlan_port.unwrap_or(crate::tunnel::PORT),
+            scheduler: o.scheduler.unwrap_or_default(),
+            maglev_table_size: o.maglev_table_size.unwrap_or(maglev::DEFAULT_SIZE),
             pin_root: o.pin_root.unwrap_or_else(|| dataplane_host::pins::DEFAULT_ROOT.into()),
             cgroup_root: o.cgroup_root,
             state_dir: o.state_dir.unwrap_or_else(|| "/var/lib/ropeway".into()),
@@ -264,6 +272,9 @@ impl Config {
         })?;
         require("mtu", self.mtu.is_none_or(|m| (1280..=65535).contains(&m)), || {
             "must be between 1280 (the least that IPv6 allows) and 65535".into()
+        })?;
+        require("maglev-table-size", maglev::SIZES.contains(&self.maglev_table_size), || {
+            format!("must be one of {}", maglev::SIZES.map(|n| n.to_string()).join(", "))
         })?;
         let paths = [("pin-root", Some(&self.pin_root)), ("state-dir", Some(&self.state_dir))];
         for (field, path) in paths.into_iter().chain([("cni-conflist", self.cni_conflist.as_ref())]) {

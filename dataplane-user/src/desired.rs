@@ -11,8 +11,6 @@ mod tests;
 
 use std::sync::Arc;
 
-use dataplane_common::service::scheduler;
-
 use crate::source::object::{ServiceObject, SliceObject};
 use crate::source::{ObjectKey, Rejection};
 
@@ -41,8 +39,10 @@ pub struct DesiredPort {
     pub sources: Sources,
     /// Client-IP affinity in seconds; 0: none.
     pub affinity: u32,
-    /// One of [`scheduler`].
+    /// One of [`dataplane_common::service::scheduler`].
     pub scheduler: u8,
+    /// Wanted length of Maglev tables; 0: the default.
+    pub maglev_size: u32,
 }
 
 /// An address, port and protocol, IPv4 as `::ffff:a.b.c.d`.
@@ -89,6 +89,8 @@ pub struct Backend {
     pub state: u8,
     /// Bits of [`sets`].
     pub sets: u8,
+    /// Its share of new connections; with 0 it is in no set.
+    pub weight: u16,
 }
 
 /// Which sets of endpoints a backend is in.
@@ -119,6 +121,7 @@ pub fn service<'a>(
     let mut rejections = Vec::new();
     let claims = frontends::claims(key, service, context, is_cluster_ip, &mut rejections);
     let sources = sources::allowed(service, context);
+    let scheduling = service.scheduling();
     let ports = service.ports.iter().map(|port| {
         let frontends = frontends::of_port(service, port, &claims, context);
         let wants = choose::Wants::of(&frontends);
@@ -128,7 +131,8 @@ pub fn service<'a>(
             sources: sources::of_port(&sources, &frontends),
             frontends,
             affinity: service.affinity,
-            scheduler: scheduler::RANDOM,
+            scheduler: scheduling.and_then(|s| s.scheduler).unwrap_or(context.node.scheduler),
+            maglev_size: scheduling.and_then(|s| s.maglev_size).unwrap_or(context.node.maglev_size),
         }
     });
     let ports = ports.collect();

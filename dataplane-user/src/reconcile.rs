@@ -13,6 +13,7 @@ pub mod plan;
 pub mod published;
 pub mod restore;
 pub mod slots;
+pub mod table;
 #[cfg(test)]
 mod tests;
 

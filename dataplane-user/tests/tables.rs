@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytemuck::Pod;
 use dataplane_common::addr::{Prefix, V4, V6};
 use dataplane_common::pod::{Addr, addr_kind};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, SourceRange};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
 use dataplane_user::apply::Tables;
@@ -63,7 +63,7 @@ impl Maps {
             sources6: trie::<Prefix<SourceRange<V6>>>(),
             addrs4: hash::<V4, Addr>(entries),
             addrs6: hash::<V6, Addr>(entries),
-            slots: shared::<u32>(),
+            slots: shared::<Slot>(),
             backends: shared::<Backend>(),
         }
     }
@@ -77,7 +77,7 @@ impl Maps {
             sources6: Box::new(table::<Prefix<SourceRange<V6>>, u32>(&self.sources6)),
             addrs4: Box::new(table::<V4, Addr>(&self.addrs4)),
             addrs6: Box::new(table::<V6, Addr>(&self.addrs6)),
-            slots: Box::new(array::<u32>(&self.slots)),
+            slots: Box::new(array::<Slot>(&self.slots)),
             backends: Box::new(array::<Backend>(&self.backends)),
         }
     }
@@ -86,9 +86,9 @@ impl Maps {
     fn lookup(&self, addr: [u8; 4]) -> Option<Vec<[u8; 16]>> {
         let key = FrontendKey { addr: V4 { octets: addr }, port: 80, proto: 6, pad: 0 };
         let f = table::<FrontendKey<V4>, Frontend>(&self.frontends4).get(&key).unwrap()?;
-        let (slots, backends) = (array::<u32>(&self.slots), array::<Backend>(&self.backends));
+        let (slots, backends) = (array::<Slot>(&self.slots), array::<Backend>(&self.backends));
         let range = f.internal.base..f.internal.base + f.internal.len;
-        let found = range.map(|i| backends.get(slots.get(i).unwrap()).unwrap());
+        let found = range.map(|i| backends.get(slots.get(i).unwrap().backend).unwrap());
         Some(found.inspect(|b| assert_eq!(b.service_port, f.service_port)).map(|b| b.addr).collect())
     }
 
@@ -118,7 +118,7 @@ fn service(i: usize) -> Event {
 
 fn slice(i: usize, endpoints: &[&str]) -> Event {
     let flags = endpoint_flags::READY | endpoint_flags::SERVING;
-    let endpoint = |a: &&str| Endpoint { addr: octets16(ip(a)), zones: None, flags };
+    let endpoint = |a: &&str| Endpoint { addr: octets16(ip(a)), zones: None, node: 0, flags };
     let object = SliceObject {
         service: format!("s{i}").into(),
         ports: [SlicePort { name: "http".into(), port: 8080, proto: 6 }].into(),

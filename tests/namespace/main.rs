@@ -8,6 +8,7 @@ mod limits;
 mod reach;
 mod restart;
 mod scene;
+mod schedulers;
 mod service;
 mod small;
 mod spoof;

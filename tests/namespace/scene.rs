@@ -7,6 +7,7 @@ use ropeway_tests::load::{self, Place};
 use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::process::Process;
+use serde_json::Value;
 
 /// Ports of the Service: HTTP and lines over TCP, datagrams over UDP.
 pub(crate) const PORTS: [Port<'static>; 2] = [("http", "TCP", 80, 30080), ("dns", "UDP", 53, 30053)];
@@ -52,6 +53,11 @@ impl Scene {
 
     /// The Service with these endpoints: ready, or terminating.
     pub(crate) fn apply(&self, pods: &[(&Pod, bool)]) {
+        self.apply_annotated(pods, &Value::Null);
+    }
+
+    /// The same, with annotations.
+    pub(crate) fn apply_annotated(&self, pods: &[(&Pod, bool)], annotations: &Value) {
         let mut endpoints = Vec::new();
         for (pod, ready) in pods {
             for address in pod.addresses() {
@@ -60,7 +66,9 @@ impl Scene {
                 endpoints.push(make(*address, node));
             }
         }
-        let mut objects = vec![service("web", &Family::BOTH.map(cluster_ip), &PORTS)];
+        let mut web = service("web", &Family::BOTH.map(cluster_ip), &PORTS);
+        web["metadata"]["annotations"] = annotations.clone();
+        let mut objects = vec![web];
         objects.extend(slices("web", &PORTS, TARGET, &endpoints));
         self.cluster.apply("web", &objects).unwrap();
     }

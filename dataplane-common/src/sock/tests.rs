@@ -5,12 +5,14 @@ extern crate std;
 use core::cell::{Cell, RefCell};
 use std::boxed::Box;
 use std::collections::HashMap;
+use std::vec;
+use std::vec::Vec;
 
 use super::*;
 use crate::addr::{V4, V6};
 use crate::flow::{FragmentKey, Ports};
 use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
-use crate::service::{Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto};
+use crate::service::{Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto, scheduler};
 
 const NODE_NETNS: u64 = 7;
 const POD_NETNS: u64 = 8;
@@ -27,11 +29,14 @@ struct Fake {
     pod: PodNetns,
     addrs: HashMap<V4, Addr>,
     frontends: HashMap<FrontendKey<V4>, Frontend>,
-    backend: Backend,
+    /// By id, from 1.
+    backends: Vec<Backend>,
     ports: HashMap<FrontendKey<V4>, HostPort<V4>>,
     peers: RefCell<HashMap<SockPeerKey<V4>, &'static SockPeer<V4>>>,
     /// The one client that source ranges allow.
     allowed: Cell<V4>,
+    turn: Cell<u32>,
+    random: Cell<u32>,
     writes: Cell<u32>,
     /// Lookups of hash tables other than `frontends` and `sock_peers`.
     lookups: Cell<u32>,
@@ -58,18 +63,20 @@ impl Fake {
             pod: PodNetns { addr4: POD, addr6: V6::default(), ifindex: 1024 },
             addrs: [(NODE, node), (POD, Addr { kind: addr_kind::POD, ..node })].into(),
             frontends: [(key(NODE, 30080), frontend), (key(LOOPBACK, 30080), frontend)].into(),
-            backend: Backend {
+            backends: vec![Backend {
                 addr: BACKEND.to_octets16(),
                 port: 80,
                 state: backend_state::INTERNAL,
                 pad: 0,
                 generation: 3,
                 service_port: 1,
-                pad2: 0,
-            },
+                weight: 1,
+            }],
             ports: [(key(V4::UNSPECIFIED, 8080), port(80)), (key(LOOPBACK, 9090), port(90))].into(),
             peers: RefCell::default(),
             allowed: Cell::default(),
+            turn: Cell::default(),
+            random: Cell::default(),
             writes: Cell::default(),
             lookups: Cell::default(),
         }
@@ -99,7 +106,7 @@ impl Node for Fake {
         0
     }
     fn random(&self) -> u32 {
-        0
+        self.random.get()
     }
     fn config(&self) -> Option<&NodeConfig> {
         Some(&self.config)
@@ -113,8 +120,11 @@ impl Node for Fake {
     fn slot(&self, index: u32) -> Option<u32> {
         Some(index + 1)
     }
+    fn take_turn(&self, table: SlotTable) -> u32 {
+        self.turn.replace((self.turn.get() + 1) % table.len)
+    }
     fn backend(&self, id: u32) -> Option<&Backend> {
-        (id == 1).then_some(&self.backend)
+        self.backends.get(id.checked_sub(1)? as usize)
     }
     fn count_connection(&self, _backend: u32) {}
     fn count(&self, _counter: Counter) {}
@@ -235,4 +245,57 @@ fn datagrams_to_a_host_port_write_once() {
     // The same socket asks by another address: that is what it is shown from now on.
     assert_eq!(fake.send(NODE_NETNS, LOOPBACK, 8080, true), Some((POD, 80)));
     assert_eq!(shown(&fake, 1, POD, 80).map(|peer| peer.addr), Some(LOOPBACK));
+}
+
+/// A Service of 16 backends, at ports 1 to 16 of one address.
+fn scheduled(scheduler: u8, flags: u16) -> Fake {
+    let mut fake = Fake::new();
+    let one = fake.backends[0];
+    fake.backends = (1..=16).map(|port| Backend { port, ..one }).collect();
+    let table = SlotTable { base: 0, len: 16 };
+    for frontend in fake.frontends.values_mut() {
+        *frontend = Frontend { scheduler, flags: frontend.flags | flags, internal: table, ..*frontend };
+    }
+    fake
+}
+
+fn ports(fake: &Fake, netns_cookie: u64, times: usize) -> Vec<u16> {
+    (0..times).map(|_| fake.ask(netns_cookie, NODE, 30080).unwrap().1).collect()
+}
+
+#[test]
+fn sockets_take_turns() {
+    for number in [scheduler::RR, scheduler::WRR] {
+        let fake = scheduled(number, 0);
+        let (mut got, rest) = (ports(&fake, POD_NETNS, 9), ports(&fake, NODE_NETNS, 9));
+        got.extend(rest);
+        assert_eq!(got, (1..=16).chain(1..=2).collect::<Vec<_>>(), "{number}");
+    }
+}
+
+#[test]
+fn sockets_of_one_client_have_one_backend() {
+    for number in [scheduler::SH, scheduler::MH] {
+        let fake = scheduled(number, 0);
+        let (pod, node) = (ports(&fake, POD_NETNS, 5), ports(&fake, NODE_NETNS, 5));
+        assert!(pod.iter().all(|p| *p == pod[0]) && node.iter().all(|p| *p == node[0]), "{number}: {pod:?} {node:?}");
+        assert_ne!(pod[0], node[0], "{number}: by the client's address");
+    }
+}
+
+#[test]
+fn sockets_that_ask_for_one_address_have_one_backend() {
+    let fake = scheduled(scheduler::DH, 0);
+    let (pod, node) = (ports(&fake, POD_NETNS, 5), ports(&fake, NODE_NETNS, 5));
+    assert!(pod.iter().chain(&node).all(|p| *p == pod[0]), "{pod:?} {node:?}");
+}
+
+/// The kernel chooses a port after the hook: what would hash it is random.
+#[test]
+fn a_port_that_nobody_knows_is_not_hashed() {
+    let fake = scheduled(scheduler::MH, frontend_flags::HASH_PORT);
+    fake.random.set(u32::MAX);
+    assert_eq!(ports(&fake, POD_NETNS, 2), [16, 16]);
+    fake.random.set(0);
+    assert_eq!(ports(&fake, POD_NETNS, 2), [1, 1]);
 }

@@ -13,7 +13,7 @@ use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::packet::{Flows, Node, Tables};
 use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange,
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SlotTable, SockPeer, SockPeerKey, SourceRange,
 };
 
 use crate::maps;
@@ -65,7 +65,17 @@ impl Node for Maps {
     }
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
-        maps::slots.get(index).copied()
+        maps::slots.get(index).map(|s| s.backend)
+    }
+    #[inline(always)]
+    fn take_turn(&self, table: SlotTable) -> u32 {
+        let Some(slot) = maps::slots.get_ptr_mut(table.base) else { return 0 };
+        // SAFETY: one aligned word that only programs write. Two CPUs that read the same turn give it twice and move on by one: one
+        // connection goes to the same backend as its neighbour, and nothing is lost but that turn.
+        let next = unsafe { &mut (*slot).turn };
+        let turn = if *next < table.len { *next } else { 0 };
+        *next = turn + 1;
+        turn
     }
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<&Backend> {

@@ -3,7 +3,7 @@
 use dataplane_common::addr::V4;
 use dataplane_common::pod::{Addr, addr_kind};
 use dataplane_common::service::{
-    Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, SlotTable, backend_state, proto,
+    Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SlotTable, backend_state, proto,
 };
 
 use crate::maps::{Maps, table};
@@ -14,7 +14,7 @@ pub(crate) struct Entries {
     services: (Vec<u32>, Vec<ServiceName>),
     frontends: (Vec<FrontendKey<V4>>, Vec<Frontend>),
     addrs: (Vec<V4>, Vec<Addr>),
-    slots: (Vec<u32>, Vec<u32>),
+    slots: (Vec<u32>, Vec<Slot>),
     backends: (Vec<u32>, Vec<Backend>),
 }
 
@@ -38,22 +38,23 @@ impl Entries {
             let (i, n) = (b / world::PER_SERVICE, b % world::PER_SERVICE);
             let state = backend_state::LISTED | backend_state::SERVING | backend_state::INTERNAL;
             let addr = world::endpoint(i, n).to_ipv6_mapped().octets();
-            Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: i as u32 + 1, pad2: 0 }
+            Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: i as u32 + 1, weight: 1 }
         };
         let addr = Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] };
+        let slot = |backend| Slot { backend, turn: 0 };
         let (services, endpoints) = (0..world::SERVICES, 0..world::ENDPOINTS);
         Self {
             services: (ids.clone().collect(), services.clone().map(name).collect()),
             frontends: (services.clone().map(key).collect(), ids.map(frontend).collect()),
             addrs: (services.map(|i| world::cluster_ip(i).into()).collect(), vec![addr; world::SERVICES]),
-            slots: ((0..world::ENDPOINTS as u32).collect(), (1..=world::ENDPOINTS as u32).collect()),
+            slots: ((0..world::ENDPOINTS as u32).collect(), (1..=world::ENDPOINTS as u32).map(slot).collect()),
             backends: ((1..=world::ENDPOINTS as u32).collect(), endpoints.map(backend).collect()),
         }
     }
 
     pub(crate) fn write(&self, maps: &Maps) -> Cost {
         let backends = table::<u32, Backend>("backends", &maps.backends);
-        let slots = table::<u32, u32>("slots", &maps.slots);
+        let slots = table::<u32, Slot>("slots", &maps.slots);
         let services = table::<u32, ServiceName>("services", &maps.services);
         let addrs = table::<V4, Addr>("addrs4", &maps.addrs4);
         let frontends = table::<FrontendKey<V4>, Frontend>("frontends4", &maps.frontends4);

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use bytemuck::Pod;
 use dataplane_common::addr::{Prefix, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
 use dataplane_user::apply::Tables;
@@ -52,7 +52,7 @@ impl Maps {
             sources6: trie::<Prefix<SourceRange<V6>>>(),
             addrs4: hash::<V4, Addr>(),
             addrs6: hash::<V6, Addr>(),
-            slots: array::<u32>(),
+            slots: array::<Slot>(),
             backends: array::<Backend>(),
         }
     }
@@ -66,7 +66,7 @@ impl Maps {
             sources6: Box::new(table::<Prefix<SourceRange<V6>>, u32>("source_ranges6", &self.sources6)),
             addrs4: Box::new(table::<V4, Addr>("addrs4", &self.addrs4)),
             addrs6: Box::new(table::<V6, Addr>("addrs6", &self.addrs6)),
-            slots: Box::new(SharedArray::<u32>::from_fd("slots", self.slots.try_clone().unwrap()).unwrap()),
+            slots: Box::new(SharedArray::<Slot>::from_fd("slots", self.slots.try_clone().unwrap()).unwrap()),
             backends: Box::new(
                 SharedArray::<Backend>::from_fd("backends", self.backends.try_clone().unwrap()).unwrap(),
             ),

@@ -36,8 +36,12 @@ fn flags(n: usize) -> u8 {
 }
 
 pub(crate) fn slice(service: &str, port_name: &Arc<str>, addresses: impl Iterator<Item = Ipv4Addr>) -> SliceObject {
-    let endpoint =
-        |(n, a): (usize, Ipv4Addr)| Endpoint { addr: a.to_ipv6_mapped().octets(), zones: None, flags: flags(n) };
+    let endpoint = |(n, a): (usize, Ipv4Addr)| Endpoint {
+        addr: a.to_ipv6_mapped().octets(),
+        zones: None,
+        node: 0,
+        flags: flags(n),
+    };
     let mut endpoints: Vec<_> = addresses.enumerate().map(endpoint).collect();
     endpoints.sort_by_key(|e| e.addr);
     SliceObject {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytemuck::Pod;
 use dataplane_common::addr::{Prefix, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::MapError;
 
 use super::{ArrayTable, HashTable, Tables};
@@ -105,8 +105,12 @@ impl<V: Pod> ArrayTable<V> for MemoryMap {
                 return false;
             }
             lock(&self.entries).insert(index.to_be_bytes().to_vec(), bytemuck::bytes_of(value).to_vec());
-            self.observe();
+            // nobody sees the inside of a long table before it is published
+            if values.len() <= 16 {
+                self.observe();
+            }
         }
+        self.observe();
         true
     }
 
@@ -189,7 +193,7 @@ impl Memory {
             sources6: typed::<Prefix<SourceRange<V6>>, u32>(&self.sources6),
             addrs4: typed::<V4, Addr>(&self.addrs4),
             addrs6: typed::<V6, Addr>(&self.addrs6),
-            slots: Box::new(self.slots.clone()) as Box<dyn ArrayTable<u32>>,
+            slots: Box::new(self.slots.clone()) as Box<dyn ArrayTable<Slot>>,
             backends: Box::new(self.backends.clone()) as Box<dyn ArrayTable<Backend>>,
         }
     }

@@ -45,6 +45,6 @@ pub fn read(tables: &Tables) -> Result<Found, MapError> {
     let end =
         found.frontends.iter().flat_map(|(_, f)| [f.internal, f.external]).map(|t| t.base.saturating_add(t.len)).max();
     let end = end.unwrap_or(0).min(tables.slots.capacity());
-    found.slots = (0..end).filter_map(|i| tables.slots.get(i)).collect();
+    found.slots = (0..end).filter_map(|i| tables.slots.get(i)).map(|s| s.backend).collect();
     Ok(found)
 }

@@ -22,7 +22,7 @@ fn range(n: u8) -> Prefix<SourceRange<V4>> {
 }
 
 fn backend(state: u8) -> Backend {
-    Backend { addr: [0; 16], port: 1, state, pad: 0, generation: 1, service_port: 1, pad2: 0 }
+    Backend { addr: [0; 16], port: 1, state, pad: 0, generation: 1, service_port: 1, weight: 1 }
 }
 
 /// Something in every phase for two Services.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytemuck::Pod;
 use dataplane_common::addr::{Address, V4, V6};
 use dataplane_common::service::{
-    Backend, BackendStats, Frontend, FrontendKey, ServiceName, SlotTable, backend_state, frontend_flags, proto,
+    Backend, BackendStats, Frontend, FrontendKey, ServiceName, Slot, SlotTable, backend_state, frontend_flags, proto,
     scheduler,
 };
 use dataplane_host::map::{MapError, PerCpuTable, SharedArray, Table};
@@ -41,7 +41,7 @@ pub struct FrontendView {
     pub port: u16,
     /// The rule that picks a backend.
     pub scheduler: String,
-    /// `node-port`, `keep-client`, `internal-drop`, `external-drop`.
+    /// `node-port`, `keep-client`, `internal-drop`, `external-drop`, `hash-port`.
     pub flags: Vec<&'static str>,
     /// Session affinity in clock ticks; 0: none.
     pub affinity_ticks: u32,
@@ -63,8 +63,10 @@ pub struct BackendView {
     pub internal: bool,
     /// Gets connections from outside.
     pub external: bool,
-    /// How often it is in the larger of the two tables.
+    /// Its share of the new connections.
     pub weight: u32,
+    /// How often it is in the larger of the two tables.
+    pub slots: u32,
     /// `serving`, `terminating`, `local`, `host`.
     pub state: Vec<&'static str>,
     /// How often the id was given away or its endpoint ended.
@@ -82,7 +84,7 @@ pub(super) trait Lookup {
 }
 
 struct Maps {
-    slots: SharedArray<u32>,
+    slots: SharedArray<Slot>,
     backends: SharedArray<Backend>,
     stats: PerCpuTable<BackendStats>,
     names: Table<u32, ServiceName>,
@@ -90,7 +92,7 @@ struct Maps {
 
 impl Lookup for Maps {
     fn slot(&self, index: u32) -> Option<u32> {
-        self.slots.get(index)
+        self.slots.get(index).map(|s| s.backend)
     }
 
     fn backend(&self, id: u32) -> Option<Backend> {
@@ -155,6 +157,7 @@ pub(super) fn view(address: IpAddr, port: u16, protocol: u8, f: &Frontend, maps:
                 (frontend_flags::KEEP_CLIENT.into(), "keep-client"),
                 (frontend_flags::INTERNAL_DROP.into(), "internal-drop"),
                 (frontend_flags::EXTERNAL_DROP.into(), "external-drop"),
+                (frontend_flags::HASH_PORT.into(), "hash-port"),
             ],
         ),
         affinity_ticks: f.affinity_ticks,
@@ -181,7 +184,8 @@ fn backends(f: &Frontend, maps: &impl Lookup) -> Vec<BackendView> {
                 id,
                 internal: internal > 0,
                 external: external > 0,
-                weight: internal.max(external),
+                weight: b.weight,
+                slots: internal.max(external),
                 state: state_words(b.state),
                 generation: b.generation,
                 connections: maps.connections(id),
@@ -218,10 +222,7 @@ pub(super) fn protocol_name(number: u8) -> String {
 }
 
 fn scheduler_name(number: u8) -> String {
-    match number {
-        scheduler::RANDOM => "random".into(),
-        other => format!("scheduler-{other}"),
-    }
+    scheduler::NAMES.get(usize::from(number)).map_or_else(|| format!("scheduler-{number}"), |name| (*name).into())
 }
 
 impl View for Services {

@@ -30,7 +30,15 @@ impl Lookup for Fake {
         };
         let state =
             backend_state::SERVING | if id == 8 { backend_state::TERMINATING | backend_state::LOCAL } else { 0 };
-        Some(Backend { addr: addr.octets(), port: 8080, state, pad: 0, generation: id * 2, service_port: 5, pad2: 0 })
+        Some(Backend {
+            addr: addr.octets(),
+            port: 8080,
+            state,
+            pad: 0,
+            generation: id * 2,
+            service_port: 5,
+            weight: 1 + u32::from(id == 7),
+        })
     }
 
     fn connections(&self, id: u32) -> u64 {
@@ -92,9 +100,9 @@ fn services_as_json() {
         "service": "default/web", "portName": "http", "protocol": "TCP", "address": "10.96.0.10", "port": 80,
         "scheduler": "random", "flags": [], "affinityTicks": 0,
         "backends": [
-            {"address": "10.244.1.7", "port": 8080, "id": 7, "internal": true, "external": true, "weight": 2,
+            {"address": "10.244.1.7", "port": 8080, "id": 7, "internal": true, "external": true, "weight": 2, "slots": 2,
              "state": ["serving"], "generation": 14, "connections": 700},
-            {"address": "10.244.1.8", "port": 8080, "id": 8, "internal": true, "external": false, "weight": 1,
+            {"address": "10.244.1.8", "port": 8080, "id": 8, "internal": true, "external": false, "weight": 1, "slots": 1,
              "state": ["serving", "terminating", "local"], "generation": 16, "connections": 800},
         ],
     });

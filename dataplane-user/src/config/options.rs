@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::types::{Ipam, LogFormat, NodePortRange, PortRange, RouteMode, SourceKind, UplinkAttach};
+use super::types::{Ipam, LogFormat, NodePortRange, PortRange, RouteMode, Scheduler, SourceKind, UplinkAttach};
 
 const TABLES: &str = "Table sizes (defaults: those of the eBPF object)";
 
@@ -105,6 +105,13 @@ options! {
     #[arg(long, env = "ROPEWAY_VXLAN_PORT", value_name = "PORT", help_heading = "Node")]
     vxlan_port: u16,
 
+    /// How a backend is picked where a Service does not say (annotation ropeway.dev/scheduler) [default: random]
+    #[arg(long, env = "ROPEWAY_SCHEDULER", value_name = "NAME", help_heading = "Services")]
+    scheduler: Scheduler,
+    /// Slots of a Maglev table where a Service does not say (annotation ropeway.dev/maglev-table-size) [default: 4093]
+    #[arg(long, env = "ROPEWAY_MAGLEV_TABLE_SIZE", value_name = "N", help_heading = "Services")]
+    maglev_table_size: u32,
+
     /// Directory for pinned programs, maps and links; must lie in a bpf file system [default: /sys/fs/bpf/ropeway]
     #[arg(long, env = "ROPEWAY_PIN_ROOT", value_name = "DIR", help_heading = "Kernel")]
     pin_root: PathBuf,
@@ -142,7 +149,7 @@ options! {
     /// Backends (endpoints, counted once for each service port)
     #[arg(long, env = "ROPEWAY_MAX_BACKENDS", value_name = "N", help_heading = TABLES)]
     max_backends: u32,
-    /// Slots: the sum of the backends in all frontends' tables
+    /// Slots: the sum of the lengths of all tables of backends
     #[arg(long, env = "ROPEWAY_MAX_SLOTS", value_name = "N", help_heading = TABLES)]
     max_slots: u32,
     /// Service ports

@@ -105,6 +105,7 @@ fn the_message_names_the_setting() {
         (&[n1, "--non-masquerade-cidr=10.0.0.1/8"], "--non-masquerade-cidr: 10.0.0.1/8 has bits beyond its prefix"),
         (&[n1, "--vxlan-port=0"], "--vxlan-port: 0 is 0 or one of the node ports"),
         (&[n1, "--vxlan-port=30001"], "--vxlan-port: 30001 is 0 or one of the node ports (30000-32767)"),
+        (&[n1, "--maglev-table-size=4000"], "--maglev-table-size: must be one of 251, 509, 1021, 2039, 4093, "),
         (&[n1, "--mtu=576"], "--mtu: must be between 1280"),
         (&[n1, "--pin-root=x"], "--pin-root: x: must be an absolute path"),
         (&[n1, "--apiserver=host:6443"], "--apiserver: \"host:6443\" is no URL"),
@@ -133,6 +134,7 @@ fn bad_flags_and_files_are_refused() {
         (&["--snat-port-range", "9-1"][..], "is no port range"),
         (&["--source", "etcd"], "possible values: kubernetes, manifests"),
         (&["--node-ip", "here"], "--node-ip"),
+        (&["--scheduler", "lc"], "possible values: random, rr, wrr, sh, dh, mh"),
         (&["--no-such"], "--no-such"),
     ] {
         let Err(e) = Flags::try_parse_from([&["agent"], args].concat()) else { panic!("{args:?} was taken") };

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use dataplane_common::service::scheduler;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,26 @@ pub enum LogFormat {
     Text,
     /// A JSON object on a line
     Json,
+}
+
+/// The rule that picks a backend, as in `ipvsadm(8)`; by its number in [`dataplane_common::service::scheduler`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Scheduler {
+    /// Each connection anew
+    #[default]
+    Random = scheduler::RANDOM,
+    /// In turn
+    Rr = scheduler::RR,
+    /// In turn, in proportion to the weights
+    Wrr = scheduler::WRR,
+    /// By the client's address
+    Sh = scheduler::SH,
+    /// By the address that was asked for
+    Dh = scheduler::DH,
+    /// By the client's address, in a Maglev table
+    Mh = scheduler::MH,
 }
 
 /// How programs are attached to uplinks.

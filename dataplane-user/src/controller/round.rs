@@ -241,10 +241,11 @@ impl Core {
         let Some(entry) = self.store.get(number) else { return };
         let extra = entry.service.as_ref().and_then(|s| s.extra.as_ref());
         let port = extra.map_or(0, |e| e.health_check_node_port);
+        let weights = extra.and_then(|e| e.scheduling.as_ref()).map(|s| &s.weights);
         let check = (port != 0).then(|| HealthCheck {
             namespace: entry.key.namespace.clone(),
             name: entry.key.name.clone(),
-            local_endpoints: ready_local(entry.slices.iter().map(|s| &s.object)),
+            local_endpoints: ready_local(entry.slices.iter().map(|s| &s.object), weights),
         });
         self.report.set_health_check(&entry.key, port, check);
     }

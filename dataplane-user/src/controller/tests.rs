@@ -58,7 +58,8 @@ fn slice(service: &str, ports: &[(&str, u16)], endpoints: &[&str]) -> SliceObjec
 
 fn slice_of(service: &str, ports: &[(&str, u16)], endpoints: &[(&str, u8)]) -> SliceObject {
     let port = |(name, port): &(&str, u16)| SlicePort { name: (*name).into(), port: *port, proto: proto::TCP };
-    let endpoint = |(addr, flags): &(&str, u8)| Endpoint { addr: octets16(ip(addr)), zones: None, flags: *flags };
+    let endpoint =
+        |(addr, flags): &(&str, u8)| Endpoint { addr: octets16(ip(addr)), zones: None, node: 0, flags: *flags };
     let mut endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();
     endpoints.sort_by_key(|e| e.addr);
     SliceObject {

@@ -4,7 +4,9 @@ use dataplane_common::service::{backend_state as state, frontend_flags};
 
 use super::context::Context;
 use super::{Backend, Frontend, is_v4, sets};
-use crate::source::object::{Endpoint, Policy, ServiceObject, ServicePort, SliceObject, endpoint_flags as flags};
+use crate::source::object::{
+    Endpoint, Policy, ServiceObject, ServicePort, SliceObject, Weights, endpoint_flags as flags,
+};
 
 /// What the frontends of one family of a Service port ask for: sets of endpoints.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -45,11 +47,12 @@ impl Wants {
     }
 }
 
-/// How many endpoints of this node are ready, each address once: what a load balancer's health check asks for.
+/// How many endpoints of this node are ready, each address once, and none that drains: what a load balancer's health check asks for.
 #[must_use]
-pub fn ready_local<'a>(slices: impl Iterator<Item = &'a SliceObject>) -> usize {
+pub fn ready_local<'a>(slices: impl Iterator<Item = &'a SliceObject>, weights: Option<&Weights>) -> usize {
     let wanted = flags::LOCAL | flags::READY;
-    let ready = slices.flat_map(|s| &s.endpoints).filter(|e| e.flags & wanted == wanted);
+    let takes_new = |e: &&Endpoint| e.flags & wanted == wanted && weights.is_none_or(|w| w.of(e) != 0);
+    let ready = slices.flat_map(|s| &s.endpoints).filter(takes_new);
     let mut addresses: Vec<_> = ready.map(|e| e.addr).collect();
     addresses.sort_unstable();
     addresses.dedup();
@@ -130,18 +133,23 @@ fn rank(e: &Endpoint) -> u8 {
     bit(flags::LOCAL, 8) | bit(flags::READY, 4) | bit(flags::SERVING, 2) | bit(flags::TERMINATING, 1)
 }
 
-struct Family {
+struct Family<'a> {
     any_ready: bool,
     any_ready_local: bool,
     topology: Topology,
     wants: Wants,
     remembered: Wants,
+    /// None: all have the same.
+    weights: Option<&'a Weights>,
 }
 
-impl Family {
-    fn new(found: &[Candidate<'_>], v6: bool, zone: Option<&str>, wants: Wants, service: &ServiceObject) -> Self {
+impl<'a> Family<'a> {
+    fn new(found: &[Candidate<'_>], v6: bool, zone: Option<&str>, wants: Wants, service: &'a ServiceObject) -> Self {
+        let weights = service.scheduling().map(|s| &s.weights).filter(|w| **w != Weights::default());
         let mut census = Census::default();
-        for e in found.iter().filter(|c| c.v6 == v6).map(|c| c.endpoint).filter(|e| e.flags & flags::READY != 0) {
+        // an endpoint that drains takes part in no choice: others of its zone or node must not wait for it
+        let takes_new = |e: &&Endpoint| e.flags & flags::READY != 0 && weights.is_none_or(|w| w.of(e) != 0);
+        for e in found.iter().filter(|c| c.v6 == v6).map(|c| c.endpoint).filter(takes_new) {
             census.ready += 1;
             census.ready_local += usize::from(e.flags & flags::LOCAL != 0);
             census.node_hints += usize::from(e.flags & flags::NODE_HINTS != 0);
@@ -157,7 +165,7 @@ impl Family {
             Topology::All
         };
         let (any_ready, any_ready_local) = (census.ready > 0, census.ready_local > 0);
-        Self { any_ready, any_ready_local, topology, wants, remembered: wants.remembered(service) }
+        Self { any_ready, any_ready_local, topology, wants, remembered: wants.remembered(service), weights }
     }
 
     fn backend(&self, c: &Candidate<'_>, zone: Option<&str>, context: &Context) -> Backend {
@@ -173,7 +181,8 @@ impl Family {
         let local = has(flags::LOCAL) && if self.any_ready_local { has(flags::READY) } else { leaving_but_serving };
         let mut sets = if cluster { sets::CLUSTER } else { 0 };
         sets |= if local { sets::LOCAL } else { 0 };
-        sets &= self.wants.sets();
+        let weight = self.weights.map_or(1, |w| w.of(e));
+        sets &= if weight == 0 { 0 } else { self.wants.sets() };
         let addr = c.addr.to_be_bytes();
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         let state = state::LISTED
@@ -184,7 +193,7 @@ impl Family {
             | bit(has(flags::LOCAL), state::LOCAL)
             | bit(has(flags::REMOTE), state::REMOTE)
             | bit(context.cluster.is_host(&addr), state::HOST);
-        Backend { addr, port: c.port, state, sets }
+        Backend { addr, port: c.port, state, sets, weight }
     }
 }
 

@@ -95,9 +95,10 @@ pub(super) fn of_port(
         Policy::Cluster => 0,
         Policy::Local => flags::EXTERNAL_DROP | flags::KEEP_CLIENT,
     };
+    let hash = if service.scheduling().is_some_and(|s| s.hash_port) { flags::HASH_PORT } else { 0 };
     let at = |addr, port_number, flags| Frontend {
         key: FrontendAddr { addr: octets16(addr), port: port_number, proto: port.proto },
-        flags,
+        flags: flags | hash,
     };
     let own = claims.iter().map(|c| {
         let ranges = if c.balancer && are_restricted(service, c.addr) { flags::SOURCE_RANGES } else { 0 };

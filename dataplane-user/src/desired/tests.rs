@@ -3,6 +3,7 @@
 
 mod addresses;
 mod endpoints;
+mod scheduling;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,10 +34,9 @@ fn context() -> Context {
         addresses: vec![addr("192.0.2.1"), addr("2001:db8::1")],
         primary: vec![addr("192.0.2.1"), addr("2001:db8::1")],
         nodeport_addresses: vec![addr("192.0.2.1"), addr("2001:db8::1")],
-        pod_ranges: Vec::new(),
-        service_ranges: Vec::new(),
         ipv4: true,
         ipv6: true,
+        ..NodeContext::default()
     };
     let range = |text: &str| text.parse::<IpNetwork>().unwrap();
     let nodes = [
@@ -82,7 +82,7 @@ fn zoned(endpoints: &[(&str, u8, &[&str])]) -> SliceObject {
         .map(|(a, f, zones)| {
             let zones: Box<[Box<str>]> = zones.iter().map(|z| Box::from(*z)).collect();
             let zones = (!zones.is_empty()).then(|| Arc::new(zones));
-            Endpoint { addr: octets16(addr(a)), zones, flags: *f }
+            Endpoint { addr: octets16(addr(a)), zones, node: 0, flags: *f }
         })
         .collect();
     list.sort_by_key(|e| e.addr);

@@ -168,6 +168,8 @@ impl Facts {
             nodeport_addresses: self.nodeport_addresses(&config.nodeport_addresses),
             pod_ranges: config.cluster_cidrs.iter().chain(&self.pod_cidrs).copied().collect(),
             service_ranges: config.service_cidrs.clone(),
+            scheduler: config.scheduler as u8,
+            maglev_size: config.maglev_table_size,
             ipv4: true,
             ipv6,
         }

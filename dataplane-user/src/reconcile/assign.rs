@@ -10,6 +10,7 @@ use dataplane_common::service::SlotTable;
 use super::ledger::Ledger;
 use super::plan::Tag;
 use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
+use super::table::{Census, Rule};
 use crate::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, is_v4, sets};
 
 /// Why a Service can't be had.
@@ -103,7 +104,8 @@ impl Work<'_> {
         };
         let frontends = self.frontends(port, id, done)?;
         self.check_room_for_sources(before, &port.sources)?;
-        let mut changed = before.map_or([true; 4], |b| [b.uncertain; 4]);
+        let other = |b: &PublishedPort| b.uncertain || b.scheduler != port.scheduler;
+        let mut changed = [before.is_none_or(other); 4];
         let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, &mut changed)?;
         let mut after = PublishedPort {
             name: before.map_or_else(|| Arc::clone(&port.name), |b| Arc::clone(&b.name)),
@@ -116,17 +118,20 @@ impl Work<'_> {
             scheduler: port.scheduler,
             uncertain: false,
         };
-        let mut lens = [0_u32; 4];
+        let mut census = [Census::default(); 4];
         for b in &after.backends {
             let v6 = !is_v4(&b.addr);
-            lens[table_index(v6, sets::CLUSTER)] += u32::from(b.sets & sets::CLUSTER != 0);
-            lens[table_index(v6, sets::LOCAL)] += u32::from(b.sets & sets::LOCAL != 0);
+            for set in [sets::CLUSTER, sets::LOCAL].into_iter().filter(|set| b.sets & set != 0) {
+                census[table_index(v6, set)].add(b.weight);
+            }
         }
-        for (i, ..) in TABLES {
-            let known = before.map(|b| b.tables[i]).filter(|t| !changed[i] && t.len == lens[i]);
+        let rule = Rule { scheduler: port.scheduler, maglev_size: port.maglev_size };
+        for (i, v6, set) in TABLES {
+            let len = census[i].len(rule, after.members(v6, set));
+            let known = before.map(|b| b.tables[i]).filter(|t| !changed[i] && t.len == len);
             after.tables[i] = match known {
                 Some(table) => table,
-                None => self.new_table(lens[i])?,
+                None => self.new_table(len)?,
             };
         }
         Ok(after)
@@ -228,7 +233,7 @@ impl Work<'_> {
                 match b.endpoint().cmp(&endpoint) {
                     Ordering::Less => note(&b.addr, b.sets),
                     Ordering::Equal => {
-                        note(&b.addr, b.sets ^ d.sets);
+                        note(&b.addr, if b.weight == d.weight { b.sets ^ d.sets } else { b.sets | d.sets });
                         id = Some(b.id);
                     }
                     Ordering::Greater => break,
@@ -248,7 +253,8 @@ impl Work<'_> {
                 self.ledger.taken.backends.push(id);
                 id
             };
-            after.push(PublishedBackend { addr: d.addr, port: d.port, state: d.state, sets: d.sets, id });
+            let &desired::Backend { addr, port, state, sets, weight } = d;
+            after.push(PublishedBackend { addr, port, state, sets, weight, id });
         }
         for b in old {
             note(&b.addr, b.sets);

@@ -62,7 +62,7 @@ impl Ledger {
         for b in &port.backends {
             while known.next_if(|k| k.endpoint() < b.endpoint()).is_some() {}
             let same = known.next_if(|k| k.endpoint() == b.endpoint());
-            if uncertain || same.is_none_or(|k| k.state != b.state) {
+            if uncertain || same.is_none_or(|k| k.state != b.state || k.weight != b.weight) {
                 plan.backends.push(tag, b.id, self.entry(b, port.id));
             }
         }
@@ -70,7 +70,15 @@ impl Ledger {
 
     fn entry(&self, b: &PublishedBackend, service_port: u32) -> Backend {
         let generation = self.backends.generation(b.id);
-        Backend { addr: b.addr, port: b.port, state: b.state, pad: 0, generation, service_port, pad2: 0 }
+        Backend {
+            addr: b.addr,
+            port: b.port,
+            state: b.state,
+            pad: 0,
+            generation,
+            service_port,
+            weight: b.weight.into(),
+        }
     }
 
     fn plan_sources(&mut self, old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
@@ -179,11 +187,11 @@ fn gone_sources<'a>(port: &'a PublishedPort, new: Option<&'a PublishedPort>) -> 
 }
 
 fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
-    for (i, v6, set) in TABLES {
-        let table = port.tables[i];
-        if table.len > 0 && old.is_none_or(|o| o.tables[i] != table) {
+    for of in TABLES {
+        let table = port.tables[of.0];
+        if table.len > 0 && old.is_none_or(|o| o.tables[of.0] != table) {
             plan.slots.stretches.push((table.base, table.len, tag));
-            plan.slots.ids.extend(port.members(v6, set));
+            port.fill(of, &mut plan.slots.ids);
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct PublishedBackend {
     pub state: u8,
     /// Bits of [`sets`].
     pub sets: u8,
+    /// As in `backends`.
+    pub weight: u16,
     /// Index into `backends`.
     pub id: u32,
 }
@@ -70,9 +72,14 @@ impl PublishedPort {
         self.sources.as_ref().map_or(&[], |s| s)
     }
 
-    /// The backend ids of one table, in its order.
-    pub fn members(&self, v6: bool, set: u8) -> impl Iterator<Item = u32> {
-        self.backends.iter().filter(move |b| b.sets & set != 0 && is_v4(&b.addr) != v6).map(|b| b.id)
+    /// The backends of one table, by address and port.
+    pub fn members(&self, v6: bool, set: u8) -> impl Iterator<Item = &PublishedBackend> + Clone {
+        self.backends.iter().filter(move |b| b.sets & set != 0 && is_v4(&b.addr) != v6)
+    }
+
+    /// Appends the content of one table.
+    pub fn fill(&self, (i, v6, set): (usize, bool, u8), out: &mut Vec<u32>) {
+        super::table::fill(self.scheduler, self.tables[i].len, self.members(v6, set), out);
     }
 
     /// The entry of one of its frontends.
@@ -179,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_exists_by_the_ten_thousand_is_small() {
-        assert_eq!(size_of::<PublishedBackend>(), 24);
+        assert_eq!(size_of::<PublishedBackend>(), 28);
         assert_eq!(size_of::<desired::Frontend>(), 22);
         assert!(size_of::<PublishedPort>() <= 104);
     }

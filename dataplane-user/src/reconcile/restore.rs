@@ -233,8 +233,12 @@ impl Parts {
             }
         }
         port.backends = self.backends.iter().map(|(id, b)| published(*id, b, &sets_of)).collect();
-        port.uncertain |=
-            TABLES.iter().any(|&(i, v6, set)| !port.members(v6, set).eq(members[i].into_iter().flatten().copied()));
+        let mut expected = Vec::new();
+        port.uncertain |= TABLES.iter().any(|&of| {
+            expected.clear();
+            port.fill(of, &mut expected);
+            members[of.0].is_none_or(|found| *found != *expected)
+        });
         port
     }
 
@@ -253,5 +257,6 @@ impl Parts {
 
 fn published(id: u32, b: &Backend, sets_of: &HashMap<u32, u8>) -> PublishedBackend {
     let sets = sets_of.get(&id).copied().unwrap_or(0);
-    PublishedBackend { addr: b.addr, port: b.port, state: b.state, sets, id }
+    let weight = u16::try_from(b.weight).unwrap_or(u16::MAX);
+    PublishedBackend { addr: b.addr, port: b.port, state: b.state, sets, weight, id }
 }

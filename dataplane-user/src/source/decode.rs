@@ -3,6 +3,7 @@
 
 mod address;
 mod node;
+mod scheduling;
 mod service;
 mod slice;
 #[cfg(test)]

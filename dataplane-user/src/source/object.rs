@@ -67,6 +67,59 @@ pub struct ServiceExtra {
     pub restricted: [bool; 2],
     /// `spec.healthCheckNodePort`; 0: none.
     pub health_check_node_port: u16,
+    /// What its annotations say of the choice of backends.
+    pub scheduling: Option<Box<Scheduling>>,
+}
+
+impl ServiceObject {
+    /// What its annotations say of the choice of backends.
+    #[must_use]
+    pub fn scheduling(&self) -> Option<&Scheduling> {
+        self.extra.as_ref()?.scheduling.as_deref()
+    }
+}
+
+/// What the annotations of a Service say of the choice of backends.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scheduling {
+    /// One of [`dataplane_common::service::scheduler`]; else the node's.
+    pub scheduler: Option<u8>,
+    /// Length of Maglev tables; else the node's.
+    pub maglev_size: Option<u32>,
+    /// Rules that hash the client's address hash its port, too.
+    pub hash_port: bool,
+    /// Weights of endpoints.
+    pub weights: Weights,
+}
+
+/// Weights, by what they are for. The most exact that fits counts: an address, the smallest network, a node, all others.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Weights {
+    /// Networks, the smallest first; addresses as networks of their own.
+    pub networks: Box<[(IpNetwork, u16)]>,
+    /// Nodes, by [`name_hash`].
+    pub nodes: Box<[(u32, u16)]>,
+    /// All others; else 1.
+    pub others: Option<u16>,
+}
+
+impl Weights {
+    /// The weight of an endpoint.
+    #[must_use]
+    pub fn of(&self, endpoint: &Endpoint) -> u16 {
+        let addr = IpAddr::from(endpoint.addr).to_canonical();
+        let network = self.networks.iter().find(|(n, _)| n.contains(addr)).map(|(_, w)| *w);
+        let node = || self.nodes.iter().find(|(n, _)| *n == endpoint.node && *n != 0).map(|(_, w)| *w);
+        network.or_else(node).or(self.others).unwrap_or(1)
+    }
+}
+
+/// A name in four bytes, for endpoints that exist by the hundred thousand (FNV-1a). Two of 10,000 nodes have the same once in 86 clusters; then a
+/// weight for one holds for the other. 0: no name.
+#[must_use]
+pub fn name_hash(name: &str) -> u32 {
+    let hash = name.bytes().fold(0x811c_9dc5, |h: u32, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    if name.is_empty() { 0 } else { hash.max(1) }
 }
 
 /// One of `spec.ports`.
@@ -119,6 +172,8 @@ pub struct Endpoint {
     pub addr: [u8; 16],
     /// Zones that the endpoint should serve.
     pub zones: Option<Arc<Zones>>,
+    /// [`name_hash`] of its node.
+    pub node: u32,
     /// Bits of [`endpoint_flags`].
     pub flags: u8,
 }

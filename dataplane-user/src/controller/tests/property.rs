@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::view::view;
+use super::view::{FrontendView, view};
 use super::*;
-use crate::source::object::{Policy, ServiceExtra};
+use crate::source::object::{Policy, Scheduling, ServiceExtra, Weights};
 
 /// The objects as the API server has them.
 #[derive(Clone, Default, Debug)]
@@ -34,10 +34,11 @@ enum Step {
 }
 
 const SERVICES: u8 = 4;
+const SCHEDULERS: u8 = dataplane_common::service::scheduler::NAMES.len() as u8;
 
 fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
-    (1..8_u8, 0..4_u8, any::<[bool; 4]>(), 0..3_u32).prop_map(
-        move |(ports, externals, [v6, local_in, local_out, node_port], affinity)| {
+    (1..8_u8, 0..4_u8, any::<[bool; 4]>(), 0..3_u32, prop::option::of(any_scheduling())).prop_map(
+        move |(ports, externals, [v6, local_in, local_out, node_port], affinity, scheduling)| {
             let v4 = format!("10.96.{i}.1");
             let v6_addr = format!("fd00:96::{i}");
             let addresses = if v6 { vec![v4.as_str(), &v6_addr] } else { vec![v4.as_str()] };
@@ -52,13 +53,15 @@ fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
             if node_port {
                 s.ports.iter_mut().zip(0..).for_each(|(p, n)| p.node_port = 30_000 + 10 * u16::from(i) + n);
             }
-            if externals > 0 {
+            if externals > 0 || scheduling.is_some() {
                 let external_ips = (0..externals).map(|e| ip(&format!("203.0.{i}.{e}"))).collect();
                 let load_balancer_ips = [ip(&format!("203.0.{i}.9")), ip(&format!("2001:db8:9::{i}"))].into();
                 // with the first of them the node's own address, and so all of them
                 let ranges = [["192.0.2.0/24", "198.51.0.0/16"], ["2001:db8:7::/64", "203.0.113.0/25"]];
-                let source_ranges: Box<[_]> =
-                    ranges[usize::from(v6)][..usize::from(externals) - 1].iter().map(|r| r.parse().unwrap()).collect();
+                let source_ranges: Box<[_]> = ranges[usize::from(v6)][..usize::from(externals.max(1)) - 1]
+                    .iter()
+                    .map(|r| r.parse().unwrap())
+                    .collect();
                 let restricted =
                     [false, true].map(|v6| source_ranges.iter().any(|r: &ipnetwork::IpNetwork| r.is_ipv6() == v6));
                 s.extra = Some(Box::new(ServiceExtra {
@@ -66,10 +69,23 @@ fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
                     load_balancer_ips,
                     source_ranges,
                     restricted,
+                    scheduling: scheduling.map(Box::new),
                     ..ServiceExtra::default()
                 }));
             }
             s
+        },
+    )
+}
+
+fn any_scheduling() -> impl Strategy<Value = Scheduling> {
+    let weight = (1..6_u8, 0..5_u16).prop_map(|(i, w)| (ip(&format!("10.1.0.{i}")).into(), w));
+    (0..SCHEDULERS, any::<bool>(), prop::collection::vec(weight, 0..3), prop::option::of(0..3_u16)).prop_map(
+        |(number, hash_port, networks, others)| Scheduling {
+            scheduler: Some(number),
+            maglev_size: Some(251),
+            hash_port,
+            weights: Weights { networks: networks.into(), nodes: Box::default(), others },
         },
     )
 }
@@ -177,7 +193,7 @@ fn settle(core: &mut Core, now: &mut Duration) {
 }
 
 fn check(steps: &[Step]) {
-    let memory = Memory::new(1000, 1000);
+    let memory = Memory::new(1000, 40_000);
     let watched = memory.clone();
     let mut world = World { context: context(), ..World::default() };
     let mut now = NOW;
@@ -204,10 +220,13 @@ fn check(steps: &[Step]) {
     settle(&mut core, &mut now);
     memory.clear_faults();
     memory.observe(None);
-    let fresh = Memory::new(1000, 1000);
+    let fresh = Memory::new(1000, 40_000);
     world.start(&fresh, now).reconcile(now);
     let (seen, wanted) = (view(&memory), view(&fresh));
     assert_eq!(seen, wanted);
+    // only at the end: a backend is told first that it drains, and taken out of the tables afterwards
+    let drained = |f: &FrontendView| f.internal.iter().chain(&f.external).any(|b| b.3 == 0);
+    assert!(!seen.frontends.values().any(drained), "a backend without weight takes new connections: {seen:?}");
     let before = *core.operations();
     core.mark_all();
     core.reconcile(now);

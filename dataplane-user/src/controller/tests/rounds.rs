@@ -9,7 +9,7 @@ use super::view::view;
 use super::*;
 use crate::apply::memory::Memory;
 use crate::reconcile::slots::GRACE;
-use crate::source::object::ServiceExtra;
+use crate::source::object::{Scheduling, ServiceExtra, Weights};
 
 #[test]
 fn rule_2_1_3_nothing_is_written_before_everything_is_in_sync() {
@@ -321,6 +321,14 @@ fn health_checks_count_ready_local_endpoints() {
     core.handle(Event::Slice(key("web-1"), Some(slice_of("web", &[("http", 8080)], &ends))));
     core.reconcile(NOW);
     assert_eq!(core.snapshot().health_checks[&32_000].local_endpoints, 1);
+    let mut draining = service(&["10.96.0.10"], &[("http", 80)]);
+    let weights = Weights { networks: [(ip("10.1.0.5").into(), 0)].into(), ..Weights::default() };
+    let scheduling = Some(Box::new(Scheduling { weights, ..Scheduling::default() }));
+    draining.extra =
+        Some(Box::new(ServiceExtra { health_check_node_port: 32_000, scheduling, ..ServiceExtra::default() }));
+    core.handle(Event::Service(key("web"), Some(draining)));
+    core.reconcile(NOW);
+    assert_eq!(core.snapshot().health_checks[&32_000].local_endpoints, 0, "one that drains is no reason to come here");
     core.handle(Event::Service(key("web"), None));
     core.reconcile(NOW);
     assert!(core.snapshot().health_checks.is_empty());

@@ -4,19 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_common::addr::{Address, Prefix, V4, V6};
 use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SlotTable, SourceRange, frontend_flags};
+use dataplane_common::service::{
+    Backend, Frontend, FrontendKey, ServiceName, Slot, SlotTable, SourceRange, frontend_flags, scheduler,
+};
 
 use crate::apply::memory::Memory;
 
-type Seen = ([u8; 16], u16, u8);
+/// Address, port, state, weight.
+type Seen = ([u8; 16], u16, u8, u32);
 
 /// What a frontend leads to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FrontendView {
     pub(super) service: String,
-    pub(super) internal: BTreeSet<Seen>,
-    pub(super) external: BTreeSet<Seen>,
+    /// In the order of the table.
+    pub(super) internal: Vec<Seen>,
+    pub(super) external: Vec<Seen>,
     pub(super) flags: u16,
+    pub(super) scheduler: u8,
     affinity_ticks: u32,
 }
 
@@ -49,18 +54,18 @@ pub(super) fn view(memory: &Memory) -> View {
         .filter(|(_, b)| b.state != 0)
         .collect();
     let slots: BTreeMap<u32, u32> =
-        memory.slots.typed::<u32, u32>().into_iter().map(|(index, id)| (u32::from_be(index), id)).collect();
+        memory.slots.typed::<u32, Slot>().into_iter().map(|(index, s)| (u32::from_be(index), s.backend)).collect();
     sources::<V4>(&memory.sources4.typed(), &names, &mut view);
     sources::<V6>(&memory.sources6.typed(), &names, &mut view);
     addrs::<V4>(&memory.addrs4.typed(), &mut view);
     addrs::<V6>(&memory.addrs6.typed(), &mut view);
     for b in backends.values() {
         if let Some(name) = names.get(&b.service_port) {
-            let new = view.backends.insert((name.clone(), (b.addr, b.port, b.state)));
+            let new = view.backends.insert((name.clone(), (b.addr, b.port, b.state, b.weight)));
             assert!(new, "two ids for one endpoint: {b:?}");
         }
     }
-    let resolve = |table: SlotTable, f: &Frontend, v6: bool| -> BTreeSet<Seen> {
+    let resolve = |table: SlotTable, f: &Frontend, v6: bool| -> Vec<Seen> {
         let ids = table.base..table.base + table.len;
         let all: Vec<Seen> = ids
             .map(|i| {
@@ -68,12 +73,13 @@ pub(super) fn view(memory: &Memory) -> View {
                 let b = backends.get(id).unwrap_or_else(|| panic!("{f:?}: backend {id} is missing"));
                 assert_eq!(b.service_port, f.service_port, "{f:?}: backend {id} is another's: {b:?}");
                 assert_eq!(crate::desired::is_v4(&b.addr), !v6, "{f:?}: {b:?} is of the other family");
-                (b.addr, b.port, b.state)
+                (b.addr, b.port, b.state, b.weight)
             })
             .collect();
         let set: BTreeSet<Seen> = all.iter().copied().collect();
-        assert_eq!(set.len(), all.len(), "{f:?}: a backend is there twice");
-        set
+        let expands = matches!(f.scheduler, scheduler::RANDOM | scheduler::WRR | scheduler::SH | scheduler::MH);
+        assert!(expands || set.len() == all.len(), "{f:?}: a backend is there twice");
+        all
     };
     let mut add = |addr: [u8; 16], port: u16, proto: u8, f: &Frontend, v6: bool| {
         let service = names.get(&f.service_port).unwrap_or_else(|| panic!("{f:?} has no name")).clone();
@@ -84,7 +90,7 @@ pub(super) fn view(memory: &Memory) -> View {
         let internal = resolve(f.internal, f, v6);
         let external = resolve(f.external, f, v6);
         let affinity_ticks = f.affinity_ticks;
-        let seen = FrontendView { service, internal, external, flags: f.flags, affinity_ticks };
+        let seen = FrontendView { service, internal, external, flags: f.flags, scheduler: f.scheduler, affinity_ticks };
         view.frontends.insert((addr, port, proto), seen);
     };
     for (k, f) in memory.frontends4.typed::<FrontendKey<V4>, Frontend>() {

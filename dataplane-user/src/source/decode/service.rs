@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::address::refused;
-use super::{Decoded, Decoder, Faults, SERVICE_PROXY_NAME, label};
+use super::{Decoded, Decoder, Faults, SERVICE_PROXY_NAME, label, scheduling};
 use crate::source::SourceKind;
 use crate::source::object::{DualAddr, Policy, ServiceExtra, ServiceObject, ServicePort};
 use crate::source::wire::{ServiceSpec, ServiceWire};
@@ -152,8 +152,10 @@ fn extra(wire: &ServiceWire, faults: &mut Faults<'_>) -> Option<Box<ServiceExtra
         None | Some(0) => 0,
         Some(p) => faults.port(|| "spec.healthCheckNodePort".into(), p).unwrap_or(0),
     };
+    let scheduling = scheduling::scheduling(&wire.metadata, faults);
     let source_ranges = source_ranges.into();
-    let extra = ServiceExtra { external_ips, load_balancer_ips, source_ranges, restricted, health_check_node_port };
+    let extra =
+        ServiceExtra { external_ips, load_balancer_ips, source_ranges, restricted, health_check_node_port, scheduling };
     (extra != ServiceExtra::default()).then(|| Box::new(extra))
 }
 

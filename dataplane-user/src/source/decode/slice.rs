@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::address::{octets16, refused};
 use super::{Decoded, Decoder, Faults, HEADLESS, SERVICE_NAME, SERVICE_PROXY_NAME, annotation, label};
 use crate::source::SourceKind;
-use crate::source::object::{Endpoint, SliceObject, SlicePort, Zones, endpoint_flags as flags};
+use crate::source::object::{Endpoint, SliceObject, SlicePort, Zones, endpoint_flags as flags, name_hash};
 use crate::source::wire::{EndpointWire, SliceWire};
 
 /// The API's own limit.
@@ -97,7 +97,8 @@ impl Decoder {
             Some(_) => flags::REMOTE,
             None => 0,
         };
-        Some(Endpoint { addr: octets16(addr), zones, flags: conditions(wire) | place | node_hints })
+        let node = name_hash(wire.node_name.as_deref().unwrap_or_default());
+        Some(Endpoint { addr: octets16(addr), zones, node, flags: conditions(wire) | place | node_hints })
     }
 
     fn hints(&mut self, wire: &EndpointWire) -> (Option<Arc<Zones>>, u8) {

@@ -1,6 +1,8 @@
 //! Objects with faults: the fault is named, the rest counts.
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 
+mod scheduling;
+
 use serde_json::{Value, json};
 
 use super::*;

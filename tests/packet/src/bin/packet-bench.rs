@@ -12,7 +12,7 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use bytemuck::{Pod as Plain, Zeroable};
 use dataplane_common::addr::{Address, V4, V6};
 use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_kind, pod_flags};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, SlotTable, backend_state, proto};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, Slot, SlotTable, backend_state, proto};
 use packet_tests::table;
 
 /// Flows that a hit rotates over.
@@ -242,9 +242,9 @@ fn fill(ebpf: &Ebpf) -> Result<()> {
         ] {
             let state =
                 backend_state::LISTED | backend_state::INTERNAL | backend_state::SERVING | backend_state::REMOTE;
-            let backend = Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: 1, pad2: 0 };
+            let backend = Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: 1, weight: 1 };
             table::<u32, Backend>(ebpf, "backends")?.insert(&id, &backend)?;
-            table::<u32, u32>(ebpf, "slots")?.insert(&id, &id)?;
+            table::<u32, Slot>(ebpf, "slots")?.insert(&id, &Slot { backend: id, turn: 0 })?;
         }
     }
     for n in 1..=VIPS {

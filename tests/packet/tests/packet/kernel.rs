@@ -12,7 +12,7 @@ use dataplane_common::addr::{Address, Prefix, V4, V6};
 use dataplane_common::event::DropReason;
 use dataplane_common::flow::{Flow, FlowKey};
 use dataplane_common::pod::{Addr, Net, NodeConfig, Pod};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, HostPort, SourceRange};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, HostPort, Slot, SourceRange};
 use dataplane_host::map::Table;
 
 use crate::scenarios::DEVICES;
@@ -78,7 +78,7 @@ pub(crate) struct Kernel {
     v4: Maps<V4>,
     v6: Maps<V6>,
     pods: Table<u32, Pod>,
-    slots: Table<u32, u32>,
+    slots: Table<u32, Slot>,
     backends: Table<u32, Backend>,
     config: Table<u32, NodeConfig>,
 }
@@ -142,7 +142,7 @@ impl World for Kernel {
         }
     }
     fn put_slot(&mut self, index: u32, backend: u32) {
-        self.slots.insert(&index, &backend).unwrap();
+        self.slots.insert(&index, &Slot { backend, turn: 0 }).unwrap();
     }
     fn put_backend(&mut self, id: u32, backend: Backend) {
         self.backends.insert(&id, &backend).unwrap();

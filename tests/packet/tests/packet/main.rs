@@ -68,4 +68,10 @@ both! {
     last_hop_goes_to_the_host_stack;
     icmp_errors_are_translated_inside_out;
     a_pod_reports_only_its_own_flows;
+    random_gives_by_the_table;
+    round_robin_gives_in_the_order_of_the_table;
+    round_robin_begins_anew_beyond_the_end;
+    hashes_of_the_source_stick_to_it;
+    hashes_are_the_same_everywhere;
+    hashes_of_the_destination_stick_to_it;
 }

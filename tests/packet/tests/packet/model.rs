@@ -14,7 +14,8 @@ use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use dataplane_common::refuse::{Answer, refuse};
 use dataplane_common::rewrite::Family;
 use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange,
+    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, Slot, SlotTable, SockPeer, SockPeerKey,
+    SourceRange,
 };
 use dataplane_common::verdict::{self as core, Origin, Step, Verdict};
 
@@ -103,7 +104,7 @@ fn matches<A: Address>(a: &A, b: &A, len: u32) -> bool {
 #[derive(Default)]
 pub(crate) struct Shared {
     pods: HashMap<u32, Pod>,
-    slots: HashMap<u32, u32>,
+    slots: RefCell<HashMap<u32, Slot>>,
     backends: HashMap<u32, Backend>,
     config: NodeConfig,
 }
@@ -141,7 +142,14 @@ impl<A> Node for View<'_, A> {
         None
     }
     fn slot(&self, index: u32) -> Option<u32> {
-        self.0.slots.get(&index).copied()
+        self.0.slots.borrow().get(&index).map(|s| s.backend)
+    }
+    fn take_turn(&self, table: SlotTable) -> u32 {
+        let mut slots = self.0.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(&table.base) else { return 0 };
+        let turn = if slot.turn < table.len { slot.turn } else { 0 };
+        slot.turn = turn + 1;
+        turn
     }
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.0.backends.get(&id)
@@ -253,7 +261,7 @@ impl World for Model {
         }
     }
     fn put_slot(&mut self, index: u32, backend: u32) {
-        self.shared.slots.insert(index, backend);
+        self.shared.slots.borrow_mut().insert(index, Slot { backend, turn: 0 });
     }
     fn put_backend(&mut self, id: u32, backend: Backend) {
         self.shared.backends.insert(id, backend);

@@ -3,6 +3,7 @@
 mod beyond;
 mod odd;
 mod refused;
+mod schedulers;
 mod shaped;
 
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,7 @@ use crate::world::{Action, Hook, World, octets};
 pub(crate) use beyond::*;
 pub(crate) use odd::*;
 pub(crate) use refused::*;
+pub(crate) use schedulers::*;
 pub(crate) use shaped::*;
 
 const POD_A: u32 = 2;
@@ -119,7 +121,7 @@ fn backend(to: SocketAddr, state: u8, generation: u32) -> Backend {
         IpAddr::V4(a) => V4::from(a).to_octets16(),
         IpAddr::V6(a) => a.octets(),
     };
-    Backend { addr, port: to.port(), state, pad: 0, generation, service_port: 1, pad2: 0 }
+    Backend { addr, port: to.port(), state, pad: 0, generation, service_port: 1, weight: 1 }
 }
 
 fn frontend(base: u32, len: u32) -> Frontend {

@@ -1,0 +1,113 @@
+//! What a slot table says for each scheduler: the part of a scheduler that is done once for many connections.
+//!
+//! Pure and the same on every node: members come sorted by address and port, whatever the order of the objects was. The rule that picks a slot is
+//! `dataplane_common::select`.
+
+pub mod maglev;
+mod spread;
+#[cfg(test)]
+mod tests;
+
+use dataplane_common::service::scheduler;
+
+use super::published::PublishedBackend;
+
+/// How long a table of weights can be; longer if there are more than a quarter as many backends. Weights whose sum, after division by what they have
+/// in common, is no larger are exact. Larger ones are rounded, so that a share is wrong by at most (n + 1) / (16384 - n) with n backends.
+pub const MAX_EXPANDED: u32 = 16384;
+
+/// What decides about a table besides its members.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// One of [`scheduler`].
+    pub scheduler: u8,
+    /// Size of Maglev tables: a prime, see [`maglev::size`].
+    pub maglev_size: u32,
+}
+
+/// What the length of a table depends on, gathered member by member.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Census {
+    members: u32,
+    sum: u64,
+    divisor: u16,
+}
+
+impl Census {
+    /// One more.
+    pub const fn add(&mut self, weight: u16) {
+        self.members += 1;
+        self.sum += weight as u64;
+        if self.divisor != weight {
+            self.divisor = gcd(self.divisor, weight);
+        }
+    }
+
+    fn of<'a>(members: impl Iterator<Item = &'a PublishedBackend>) -> Self {
+        let mut census = Self::default();
+        members.for_each(|b| census.add(b.weight));
+        census
+    }
+
+    const fn reduced(&self) -> u64 {
+        self.sum / if self.divisor == 0 { 1 } else { self.divisor as u64 }
+    }
+
+    fn limit(&self) -> u64 {
+        u64::from(MAX_EXPANDED.max(self.members.saturating_mul(4)))
+    }
+
+    /// Slots of a member.
+    fn share(&self, weight: u16) -> u64 {
+        if self.reduced() <= self.limit() {
+            u64::from(weight) / u64::from(self.divisor.max(1))
+        } else {
+            ((u64::from(weight) * self.limit() + self.sum / 2) / self.sum).max(1)
+        }
+    }
+
+    /// The length of the table of these members.
+    pub fn len<'a>(&self, rule: Rule, members: impl Iterator<Item = &'a PublishedBackend>) -> u32 {
+        if self.members == 0 {
+            return 0;
+        }
+        match rule.scheduler {
+            scheduler::MH => maglev::size(rule.maglev_size, self.members),
+            s if !expands(s) => self.members,
+            _ if self.reduced() <= self.limit() => self.reduced() as u32,
+            _ => members.map(|b| self.share(b.weight)).sum::<u64>() as u32,
+        }
+    }
+}
+
+/// Whether a backend is as often in the table as its weight says. Others take weights from `backends`, or not at all.
+const fn expands(s: u8) -> bool {
+    matches!(s, scheduler::RANDOM | scheduler::WRR | scheduler::SH)
+}
+
+const fn gcd(mut a: u16, mut b: u16) -> u16 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// Appends the backend ids of a table of `len` slots ([`Census::len`]) to `out`. A Maglev table of a length that none can have adds nothing.
+pub fn fill<'a>(number: u8, len: u32, members: impl Iterator<Item = &'a PublishedBackend> + Clone, out: &mut Vec<u32>) {
+    if number == scheduler::MH && len <= maglev::LARGEST {
+        let members: Vec<_> = members.collect();
+        maglev::fill(len, &members, out);
+        return;
+    }
+    let census = Census::of(members.clone());
+    if !expands(number) || census.reduced() == u64::from(census.members) {
+        out.extend(members.map(|b| b.id));
+        return;
+    }
+    let shares = members.map(|b| (b.id, census.share(b.weight) as u32));
+    if number == scheduler::WRR {
+        spread::fill(&shares.collect::<Vec<_>>(), out);
+    } else {
+        out.extend(shares.flat_map(|(id, share)| std::iter::repeat_n(id, share as usize)));
+    }
+}

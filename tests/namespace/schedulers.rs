@@ -1,0 +1,84 @@
+//! Schedulers and weights by annotation, on both layers. What the choice is in detail, the packet tests say.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ropeway_tests::cluster::Shape;
+use ropeway_tests::load::{self, Place};
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::Family;
+use ropeway_tests::{view, wait};
+use serde_json::{Value, json};
+
+use crate::scene::Scene;
+
+/// Annotates the Service, and waits until all nodes have this scheduler and these weights.
+fn annotate(scene: &Scene, annotations: &Value, scheduler: &str, weights: &[u64]) {
+    scene.apply_annotated(&scene.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>(), annotations);
+    for node in &scene.cluster.nodes {
+        let what = format!("{scheduler} with {weights:?} on {}", node.name());
+        wait::until_true(&what, Duration::from_secs(10), || {
+            let all = view::json(&node.space, &["service", "list", "default/web"]).unwrap_or_default();
+            let frontends = all["frontends"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let is_done = |f: &Value| {
+                let backends = f["backends"].as_array().map(Vec::as_slice).unwrap_or_default();
+                f["scheduler"] == scheduler
+                    && backends.iter().map(|b| b["weight"].as_u64()).eq(weights.iter().map(|w| Some(*w)))
+            };
+            !frontends.is_empty() && frontends.iter().all(is_done)
+        })
+        .unwrap();
+    }
+}
+
+/// How many of so many connections each server got.
+fn got(from: &dyn Place, target: SocketAddr, count: u64) -> BTreeMap<String, u64> {
+    let report = load::ask(from, target, Protocol::Tcp, count).unwrap();
+    assert_eq!((report.ok, report.failed), (count, 0), "{} to {target}: {report:?}", from.label());
+    report.by_server.into_iter().collect()
+}
+
+fn counts<const N: usize>(wanted: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    wanted.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+#[test]
+fn a_service_has_the_scheduler_that_it_asks_for() {
+    let scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
+    let n2 = scene.cluster.nodes[1].name();
+
+    annotate(&scene, &json!({"ropeway.dev/scheduler": "rr"}), "rr", &[1, 1]);
+    for family in Family::BOTH {
+        for (from, address, kind) in scene.ways(family) {
+            let counts = got(from, kind.tcp(address), 20);
+            assert_eq!(counts, self::counts([("web-1", 10), ("web-2", 10)]), "{} to {address}", from.label());
+        }
+    }
+
+    let weights = format!("*=1 {n2}=3");
+    annotate(&scene, &json!({"ropeway.dev/scheduler": "wrr", "ropeway.dev/weights": weights}), "wrr", &[1, 3]);
+    for family in Family::BOTH {
+        for (from, address, kind) in scene.ways(family) {
+            let counts = got(from, kind.tcp(address), 20);
+            assert_eq!(counts, self::counts([("web-1", 5), ("web-2", 15)]), "{} to {address}", from.label());
+        }
+    }
+
+    annotate(&scene, &json!({"ropeway.dev/scheduler": "mh"}), "mh", &[1, 1]);
+    for family in Family::BOTH {
+        // a pod by its socket, at two addresses; a client outside by its packets, at two nodes
+        for [one, other] in [[0, 6], [3, 4]] {
+            let ways = scene.ways(family);
+            let [one, other] = [ways[one], ways[other]].map(|(from, address, kind)| got(from, kind.tcp(address), 10));
+            assert_eq!((one.len(), &one), (1, &other), "one client, one backend");
+        }
+    }
+
+    annotate(&scene, &json!({"ropeway.dev/weights": format!("{n2}=0")}), "random", &[1]);
+    for family in Family::BOTH {
+        for (from, address, kind) in scene.ways(family) {
+            assert_eq!(got(from, kind.tcp(address), 10), counts([("web-1", 10)]), "the other one drains");
+        }
+    }
+}
