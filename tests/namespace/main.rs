@@ -5,6 +5,7 @@ mod endpoints;
 mod harness;
 mod hostport;
 mod limits;
+mod loopback;
 mod reach;
 mod restart;
 mod scene;

@@ -84,7 +84,7 @@ fn context() -> NodeContext {
         name: "n1".into(),
         addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         primary: vec![ip("192.0.2.1"), ip("2001:db8::1")],
-        nodeport_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+        nodeport_addresses: ["192.0.2.1", "2001:db8::1", "127.0.0.1", "::1"].map(ip).into(),
         ipv4: true,
         ipv6: true,
         ..NodeContext::default()

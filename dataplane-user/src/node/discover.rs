@@ -2,7 +2,7 @@
 //! node's own Node object.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::pod::NodeConfig;
@@ -175,7 +175,7 @@ impl Facts {
         }
     }
 
-    /// Where node ports are served.
+    /// Where node ports are served: for the node's own processes at loopback as well.
     fn nodeport_addresses(&self, configured: &[NodePortRange]) -> Vec<IpAddr> {
         let within = |ip: &IpAddr| {
             configured.iter().any(|range| match range {
@@ -183,14 +183,9 @@ impl Facts {
                 NodePortRange::Range(range) => range.contains(*ip),
             })
         };
-        self.addresses
-            .iter()
-            .chain(&self.node_ips)
-            .copied()
-            .filter(within)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect()
+        let own: BTreeSet<_> = self.addresses.iter().chain(&self.node_ips).copied().filter(within).collect();
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        own.into_iter().chain(loopback).collect()
     }
 
     /// What the programs must know of the node.

@@ -130,7 +130,7 @@ fn what_is_configured_wins() {
     assert_eq!((node.node4.octets, node.node6.octets), ([172, 16, 0, 11], [0; 16]));
     assert_eq!((node.udp_ticks, node.tcp_ticks, node.closing_ticks), (118, 84375, 59));
     let context = facts.context(&c, true);
-    assert_eq!(context.nodeport_addresses, ips(&["172.16.0.11"]));
+    assert_eq!(context.nodeport_addresses, ips(&["172.16.0.11", "127.0.0.1", "::1"]));
     assert_eq!(context.pod_ranges.len(), 1);
 }
 
@@ -141,9 +141,9 @@ fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
         let c = config(Options { node_ip: Some(ips(&["192.168.50.11"])), nodeport_addresses, ..Options::default() });
         discover::facts(&c, &snapshot(), None).context(&c, true).nodeport_addresses
     };
-    assert_eq!(with(&["primary"]), ips(&["192.168.50.11", "fd00:50::11"]));
-    assert_eq!(with(&["172.16.0.0/12", "fd00::/8"]), ips(&["172.16.0.11", "fd00:50::11"]));
-    assert_eq!(with(&["198.51.100.0/24"]), ips(&[]), "no address of this node");
+    assert_eq!(with(&["primary"]), ips(&["192.168.50.11", "fd00:50::11", "127.0.0.1", "::1"]));
+    assert_eq!(with(&["172.16.0.0/12", "fd00::/8"]), ips(&["172.16.0.11", "fd00:50::11", "127.0.0.1", "::1"]));
+    assert_eq!(with(&["198.51.100.0/24"]), ips(&["127.0.0.1", "::1"]), "no address of this node");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dataplane_common::addr::Address as _;
 use dataplane_common::pod::{Addr, addr_kind};
 use dataplane_common::service::SlotTable;
 use hashbrown::{HashMap, HashSet};
@@ -161,7 +162,11 @@ impl Ledger {
         self.v6_sources -= u32::from(known && matches!(family(&range.addr), Family::V6(_)));
     }
 
+    /// Loopback has no entry: sockets do not ask for one, and packets to it are not the dataplane's (CVE-2020-8558).
     pub(super) fn use_addr(&mut self, addr: [u8; 16], tag: Tag) {
+        if is_loopback(&addr) {
+            return;
+        }
         let entry = self.addrs.entry(addr).or_default();
         entry.frontends += 1;
         if entry.entered != entry.wanted() {
@@ -171,6 +176,9 @@ impl Ledger {
 
     /// Says of an address that is in use what it is.
     pub(super) fn name_addr(&mut self, addr: [u8; 16], external: bool, tag: Tag) {
+        if is_loopback(&addr) {
+            return;
+        }
         let entry = self.addrs.entry(addr).or_default();
         if entry.external != external {
             entry.external = external;
@@ -179,6 +187,9 @@ impl Ledger {
     }
 
     pub(super) fn leave_addr(&mut self, addr: [u8; 16], tag: Tag) {
+        if is_loopback(&addr) {
+            return;
+        }
         let entry = self.addrs.entry(addr).or_default();
         entry.frontends = entry.frontends.saturating_sub(1);
         if entry.entered != entry.wanted() {
@@ -242,5 +253,12 @@ impl Ledger {
                 self.addrs.remove(&addr);
             }
         }
+    }
+}
+
+fn is_loopback(addr: &[u8; 16]) -> bool {
+    match family(addr) {
+        Family::V4(a) => a.is_loopback(),
+        Family::V6(a) => a.is_loopback(),
     }
 }

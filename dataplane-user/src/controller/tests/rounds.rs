@@ -73,7 +73,11 @@ fn an_unchanged_state_after_a_restart_costs_no_operation() {
     core1.handle(Event::Slice(key("local-1"), Some(ends.clone())));
     core1.reconcile(NOW);
     let before = view(&memory);
-    assert_eq!(before.frontends.len(), 1 + 4 + 2);
+    assert_eq!(before.frontends.len(), 1 + 4 + 4, "with node ports at the node's addresses and at loopback");
+    for loopback in ["127.0.0.1", "::1"].map(|text| octets16(ip(text))) {
+        assert!(before.frontends.contains_key(&(loopback, 30_001, 6)));
+        assert!(!before.addrs.contains_key(&loopback), "no packet may find it");
+    }
     let mut core2 = core(&memory, NOW);
     core2.handle(Event::Service(key("local"), Some(local)));
     core2.handle(Event::Slice(key("local-1"), Some(ends)));
