@@ -1,4 +1,4 @@
-//! Node ports at 127.0.0.1 and ::1: for the node's own processes and for nobody else.
+//! Node ports at 127.0.0.1 and `::1`: for the node's own processes and for nobody else.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
