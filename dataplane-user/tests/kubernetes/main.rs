@@ -42,9 +42,13 @@ impl Source {
         server.set("nodes", vec![json!({"metadata": {"name": "n1", "resourceVersion": "5"}})]);
         server.set("pods", Vec::new());
         server.set("servicecidrs", vec![service_cidr()]);
+        Self::of(server, true)
+    }
+
+    fn of(server: Server, services: bool) -> Self {
         let (tx, events) = mpsc::channel(100);
         let config = kube::Config::new(server.url().parse().unwrap());
-        tokio::spawn(async move { kubernetes::run(config, "n1", true, tx).await });
+        tokio::spawn(async move { kubernetes::run(config, "n1", services, tx).await });
         Self { server, events }
     }
 
@@ -109,10 +113,7 @@ async fn ranges_of_cluster_ips_are_read_where_the_server_has_them() {
 
     let server = Server::start().await;
     server.lack("servicecidrs");
-    let (tx, events) = mpsc::channel(100);
-    let config = kube::Config::new(server.url().parse().unwrap());
-    tokio::spawn(async move { kubernetes::run(config, "n1", true, tx).await });
-    let mut old = Source { server, events };
+    let mut old = Source::of(server, true);
     old.expect(SourceKind::ServiceCidr, &["relist", "in sync"]).await;
 }
 
@@ -123,10 +124,7 @@ async fn where_another_proxy_serves_services_there_are_none() {
     for kind in ["endpointslices", "nodes", "pods"] {
         server.set(kind, Vec::new());
     }
-    let (tx, events) = mpsc::channel(100);
-    let config = kube::Config::new(server.url().parse().unwrap());
-    tokio::spawn(async move { kubernetes::run(config, "n1", false, tx).await });
-    let mut source = Source { server, events };
+    let mut source = Source::of(server, false);
     source.expect(SourceKind::Service, &["relist", "in sync"]).await;
 }
 
@@ -148,10 +146,7 @@ async fn a_server_that_fails_at_first_is_tried_again() {
     for kind in ["endpointslices", "nodes", "pods"] {
         server.set(kind, Vec::new());
     }
-    let (tx, events) = mpsc::channel(100);
-    let config = kube::Config::new(server.url().parse().unwrap());
-    tokio::spawn(async move { kubernetes::run(config, "n1", true, tx).await });
-    let mut source = Source { server, events };
+    let mut source = Source::of(server, true);
     let mut words = Vec::new();
     while words.last().is_none_or(|w| w != "in sync") {
         words.push(source.next(SourceKind::Service).await);

@@ -254,28 +254,28 @@ pub(crate) fn outside_to_node_port_on_a_remote_backend<W: World>(w: &mut W) {
 
 pub(crate) fn outside_to_node_port_on_the_node_itself<W: World>(w: &mut W) {
     for net in node(w) {
-        let (front, to, client) = (at(net.node, 30080), at(net.node, 8080), at(net.outside, 50000));
+        let (front, to) = (at(net.node, 30080), at(net.node, 8080));
         service(w, front, to);
-        expect(w, FROM_UPLINK, Kind::Syn, (client, front), HOST, (client, to));
-        expect(w, (Hook::ToUplink, UPLINK), Kind::SynAck, (to, client), HOST, (front, client));
-        // and a pod that asks for it: the reply comes through the host's stack
-        let pod = at(net.a, 40000);
-        expect(w, FROM_A, Kind::Syn, (pod, front), HOST, (pod, to));
-        expect(w, (Hook::ToPod, POD_A), Kind::SynAck, (to, pod), HOST, (front, pod));
+        reached_by_the_host(w, &net, front, to);
     }
 }
 
 pub(crate) fn a_local_pod_of_another_plugin_is_reached_by_the_host<W: World>(w: &mut W) {
     for net in node(w) {
-        let (front, to, client) = (at(net.node, 30080), at(net.remote, 8080), at(net.outside, 50000));
+        let (front, to) = (at(net.node, 30080), at(net.remote, 8080));
         service(w, front, to);
         w.put_backend(if front.is_ipv4() { 1 } else { 2 }, backend(to, BOTH_SETS | backend_state::LOCAL, 1));
-        // the client keeps its address: the reply leaves by the host's stack, and an uplink sees it
-        expect(w, FROM_UPLINK, Kind::Syn, (client, front), HOST, (client, to));
-        expect(w, (Hook::ToUplink, UPLINK), Kind::SynAck, (to, client), HOST, (front, client));
-        let pod = at(net.a, 40000);
-        expect(w, FROM_A, Kind::Syn, (pod, front), HOST, (pod, to));
-        expect(w, (Hook::ToPod, POD_A), Kind::SynAck, (to, pod), HOST, (front, pod));
+        reached_by_the_host(w, &net, front, to);
+    }
+}
+
+/// Clients keep their addresses, and replies come through the host's stack: to one outside by an uplink, to a pod by its device.
+fn reached_by_the_host<W: World>(w: &mut W, net: &Net, front: SocketAddr, to: SocketAddr) {
+    let (client, pod) = (at(net.outside, 50000), at(net.a, 40000));
+    for (client, there, back) in [(client, FROM_UPLINK, (Hook::ToUplink, UPLINK)), (pod, FROM_A, (Hook::ToPod, POD_A))]
+    {
+        expect(w, there, Kind::Syn, (client, front), HOST, (client, to));
+        expect(w, back, Kind::SynAck, (to, client), HOST, (front, client));
     }
 }
 
