@@ -34,6 +34,15 @@ impl<A: Address> End<A> {
     pub const EMPTY: Self =
         Self { addr: A::UNSPECIFIED, port: 0, flags: 0, masked: false, backend: 0, generation: 0, iif: 0, oif: 0 };
 
+    /// Finds the way of a packet that would be left to the host's routes with the node's own address as its source: IPv4 takes that
+    /// for a forgery when the packet comes in by a device (a martian source, RFC 1812, section 5.3.7).
+    #[inline(always)]
+    pub fn find_way<P: Packet>(&mut self, packet: &P) {
+        if !A::V6 && self.masked && self.oif == 0 {
+            self.oif = packet.way_to(&self.addr);
+        }
+    }
+
     /// The same, without what the verifier knows of how it came about.
     #[inline(always)]
     pub fn forget<P: Packet>(&mut self, packet: &mut P) {

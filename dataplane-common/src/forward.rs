@@ -78,7 +78,7 @@ pub const fn end<A>(flow: &Flow<A>) -> Verdict {
 fn limit<A: Family, P: Packet, T: Node>(packet: &P, tables: &T, parsed: &Parsed<A>, oif: u32) -> u32 {
     let Some(config) = tables.config() else { return 0 };
     // a pod with a queue has the MTU of the tunnel, if there is one
-    let mtu = if oif == config.uplink { config.mtu } else { config.tunnel_mtu };
+    let mtu = if oif == config.uplink || config.tunnel_mtu == 0 { config.mtu } else { config.tunnel_mtu };
     // segments of a large packet have the headers in front, of which the one of TCP is 20 bytes at least
     let segment = packet.segment();
     let size = if segment == 0 { packet.size() - L3 as u32 } else { segment + (parsed.l4 - L3) as u32 + 20 };

@@ -201,6 +201,7 @@ where
         return route(packet, tables, &parsed, verdict);
     }
     end.forget(packet);
+    end.find_way(packet);
     let origin = Origin::from_number(packet.forget(origin as u32));
     let mut flow = Flow::EMPTY;
     let verdict = pair(flows, tables, &parsed.key, &end, origin, ifindex, &mut flow);

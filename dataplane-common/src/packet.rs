@@ -41,6 +41,8 @@ pub trait Packet {
     fn size(&self) -> u32;
     /// Of a packet that is cut up on its way out (GSO): the payload of one segment, bytes; else 0.
     fn segment(&self) -> u32;
+    /// The interface by which the host's routes lead a packet that came in here on to an address; 0: none does.
+    fn way_to<A: Address>(&self, addr: &A) -> u32;
     /// Cuts off what lies behind the first `size` bytes, if anything does.
     #[must_use]
     fn cut(&mut self, size: u32) -> Option<()>;

@@ -107,7 +107,7 @@ pub struct NodeConfig {
     pub closing_ticks: u32,
     /// Bits of [`node_features`].
     pub features: u32,
-    /// The uplink's MTU, bytes; 0: not known.
+    /// The least MTU of the devices that lead out of the node, without the tunnel, bytes; 0: not known.
     pub mtu: u32,
     /// The MTU of the tunnel device, bytes; 0: there is none.
     pub tunnel_mtu: u32,

@@ -322,8 +322,11 @@ impl NodeTask {
         wanted.tunnel_mtu = self.reach.tunnels.mtu();
         // Until the tries have been compared, what was on stays on.
         wanted.features = self.networks.features().unwrap_or_else(|| present.map_or(0, |c| c.features));
-        if !self.reach.tunnels.links.is_empty() {
-            // only the host's routes know which way leads through the tunnel
+        if !self.reach.tunnels.links.is_empty()
+            && self.networks.features().is_none()
+            && present.is_none_or(|c| c.uplink == 0)
+        {
+            // until the tries say so, only the host's routes know what leads through the tunnel
             wanted.uplink = 0;
         }
         if present == Some(wanted) {

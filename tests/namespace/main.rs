@@ -14,3 +14,4 @@ mod service;
 mod small;
 mod spoof;
 mod transfer;
+mod ways;

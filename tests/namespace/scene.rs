@@ -35,7 +35,11 @@ pub(crate) fn cluster_ip(family: Family) -> IpAddr {
 impl Scene {
     /// A backend on each of these nodes (by index), in this order.
     pub(crate) fn new(shape: Shape, on: &[usize]) -> Self {
-        let cluster = Cluster::start(shape).unwrap();
+        Self::of(Cluster::start(shape).unwrap(), on)
+    }
+
+    /// The same, in a cluster whose agents run.
+    pub(crate) fn of(cluster: Cluster, on: &[usize]) -> Self {
         let mut backends = Vec::new();
         let mut servers = Vec::new();
         for (number, node) in (1..).zip(on) {

@@ -8,14 +8,18 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    TC_ACT_SHOT, bpf_fib_lookup,
+};
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_csum_update, bpf_fib_lookup as look_up_route, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+    bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::Level;
-use dataplane_common::addr::{Be16, Be32};
+use dataplane_common::addr::{Address, Be16, Be32};
 use dataplane_common::checksum::{self, Change};
 use dataplane_common::packet::Packet;
 use dataplane_common::verdict::{Action, Origin, Step, Verdict};
@@ -25,6 +29,9 @@ use crate::maps;
 
 /// tcx: on to the next program; clsact: on to the next filter.
 const NEXT: i32 = -1;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 
 /// In `skb->tc_index`: one of our programs has sent this packet on, nothing is left to be done.
 const DONE: u32 = 0x5257;
@@ -290,6 +297,11 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 
     #[inline(always)]
+    fn way_to<A: Address>(&self, addr: &A) -> u32 {
+        way_to(self.raw(), self.ifindex(), addr)
+    }
+
+    #[inline(always)]
     fn cut(&mut self, size: u32) -> Option<()> {
         if self.size() <= size {
             return Some(());
@@ -316,6 +328,23 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
             ptr::read_volatile(&raw const (*skb).cb[0])
         }
     }
+}
+
+/// As the kernel forwards: whether there is a neighbour yet, and whether the packet fits, is found out when it is sent.
+///
+/// A function of its own, with a stack of its own: the question is 64 bytes long.
+#[inline(never)]
+fn way_to<A: Address>(skb: *mut __sk_buff, ifindex: u32, addr: &A) -> u32 {
+    const SIZE: i32 = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: numbers and arrays of them, for which zero is a value.
+    let mut route: bpf_fib_lookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    route.family = if A::V6 { AF_INET6 } else { AF_INET };
+    route.ifindex = ifindex;
+    // SAFETY: an address has the size of its family's field, and the field any bytes.
+    unsafe { ptr::from_mut(&mut route.__bindgen_anon_4).cast::<A>().write_unaligned(*addr) };
+    // SAFETY: the context is valid, and the parameters have the size given.
+    let result = unsafe { look_up_route(skb.cast(), &raw mut route, SIZE, 0) };
+    if matches!(result as u32, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) { route.ifindex } else { 0 }
 }
 
 /// A line for each packet, if the programs were loaded for it: `AYA_LOG_LEVEL` is read-only data, and with 0 the verifier removes the call.

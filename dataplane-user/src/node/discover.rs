@@ -75,8 +75,9 @@ pub struct Facts {
     pub pod_cidrs: Vec<IpNetwork>,
     /// Largest packet that every uplink takes.
     pub uplink_mtu: u32,
-    /// Some route that is not ours leads out by a device that is no uplink: a bridge of another runtime, a tunnel.
-    pub elsewhere: bool,
+    /// Some route that is not ours leads out by a device that is no uplink (a bridge of another runtime, a tunnel): the least MTU of
+    /// those devices.
+    pub elsewhere: Option<u32>,
 }
 
 /// Looks at everything together.
@@ -98,7 +99,10 @@ pub fn facts(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) ->
         .routes
         .iter()
         .filter(foreign)
-        .any(|r| device(r).is_some_and(|index| index != LOOPBACK && !is_uplink(index)));
+        .filter_map(device)
+        .filter(|index| *index != LOOPBACK && !is_uplink(*index))
+        .map(|index| snapshot.links.iter().find(|l| l.index == index).map_or(u32::MAX, |l| l.mtu))
+        .min();
     let uplink_mtu = uplinks.iter().map(|l| l.mtu).min().unwrap_or(1500);
     let pod_cidrs = if config.pod_cidrs.is_empty() {
         node.map_or_else(Vec::new, |n| n.pod_cidrs.to_vec())
@@ -198,8 +202,8 @@ impl Facts {
             tcp_ticks: clock.ticks(config.tcp_timeout),
             closing_ticks: clock.ticks(config.tcp_closing_timeout),
             // with several ways out, the host's routes decide
-            uplink: if let ([only], false) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
-            mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu },
+            uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
+            mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu.min(self.elsewhere.unwrap_or(u32::MAX)) },
             ..NodeConfig::default()
         };
         for ip in &self.node_ips {

@@ -149,18 +149,21 @@ fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
 #[test]
 fn packets_bypass_the_host_only_where_all_routes_agree() {
     let c = config(Options::default());
-    let uplink = |s: &Snapshot| discover::facts(&c, s, None).node_config(&c, Clock { rate: 250 }).uplink;
+    let ways = |s: &Snapshot| {
+        let node = discover::facts(&c, s, None).node_config(&c, Clock { rate: 250 });
+        (node.uplink, node.mtu)
+    };
     let mut s = snapshot();
     s.routes.push(default_route(2));
     // ours, and what every device has
     let ours = Route::new("10.1.0.5/32".parse().unwrap(), Hop::Device { index: 9 });
     let link_local = Route { protocol: 2, ..Route::new("fe80::/64".parse().unwrap(), Hop::Device { index: 3 }) };
     s.routes.extend([ours, link_local]);
-    assert_eq!(uplink(&s), 2);
-    // the bridge of another runtime
+    assert_eq!(ways(&s), (2, 1500));
+    // the bridge of another runtime, which takes less than the uplink
     let bridge = Route { protocol: 2, ..Route::new("172.17.0.0/16".parse().unwrap(), Hop::Device { index: 3 }) };
     s.routes.push(bridge);
-    assert_eq!(uplink(&s), 0);
+    assert_eq!(ways(&s), (0, 1400));
 }
 
 #[test]

@@ -1,0 +1,56 @@
+//! Nodes with more than one way out: there the host's routes say which one a connection takes that shows the node's address.
+
+use std::net::IpAddr;
+
+use ropeway_tests::cluster::{Cluster, Shape};
+use ropeway_tests::load;
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::Family;
+
+use crate::scene::{PORTS, Scene};
+
+/// From outside to a node port of each node, whose backends may be anywhere.
+fn node_ports_lead_to_all_backends(scene: &Scene) {
+    for family in Family::BOTH {
+        for node in &scene.cluster.nodes {
+            for (protocol, port) in [(Protocol::Tcp, PORTS[0].3), (Protocol::UdpConnected, PORTS[1].3)] {
+                let target = node.port(family, port);
+                let report = load::ask(&scene.cluster.client, target, protocol, 60).unwrap();
+                let way = format!("{target} {protocol:?}: {report:?}");
+                assert_eq!((report.ok, report.failed), (60, 0), "{way}");
+                assert_eq!(report.by_server.len(), scene.backends.len(), "{way}");
+            }
+        }
+    }
+}
+
+#[test]
+fn node_ports_lead_to_other_nodes_beside_the_routes_of_others() {
+    let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
+    // as another runtime's bridge or another plugin's pod has one
+    for node in &cluster.nodes {
+        node.space
+            .ip(&["link add other0 type bridge", "link set other0 up", "route add 172.30.0.0/24 dev other0"])
+            .unwrap();
+    }
+    cluster.start_agents_with(&["--masquerade=true"]).unwrap();
+    let scene = Scene::of(cluster, &[0, 1]);
+    node_ports_lead_to_all_backends(&scene);
+
+    let server = load::serve(&scene.cluster.client, "outside", &[8080]).unwrap();
+    let outside: [IpAddr; 2] = Family::BOTH.map(|family| ropeway_tests::cluster::address(family, 1));
+    for (family, address) in Family::BOTH.into_iter().zip(outside) {
+        let report = load::ask(&scene.client, (address, 8080).into(), Protocol::Tcp, 10).unwrap();
+        let node = scene.cluster.nodes[0].address(family);
+        assert_eq!((report.ok, report.failed), (10, 0), "{report:?}");
+        assert!(report.seen_as.iter().eq([&node]), "pods show the node's address outside: {report:?}");
+    }
+    drop(server);
+}
+
+#[test]
+fn node_ports_lead_to_other_nodes_beside_a_tunnel() {
+    let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
+    cluster.start_agents().unwrap();
+    node_ports_lead_to_all_backends(&Scene::of(cluster, &[1, 2]));
+}
