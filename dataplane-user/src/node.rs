@@ -276,8 +276,8 @@ impl NodeTask {
         if self.done.maps {
             operations += self.attach(&facts)?;
         }
-        if self.done.nodes {
-            // Not earlier: whether pods must leave room for the tunnel is known by then.
+        if plan.is_some() {
+            // Not earlier: whether pods must leave room for the tunnel is known by then, and that there are blocks in pool mode.
             operations += usize::from(self.write_file(&facts)?);
         }
         if let Some(plan) = &plan {

@@ -8,7 +8,7 @@ mod intern;
 pub mod kubernetes;
 pub mod manifests;
 pub mod object;
-mod trouble;
+pub(crate) mod trouble;
 pub mod wire;
 
 use std::fmt;

@@ -161,9 +161,7 @@ async fn from_servers(
 /// Pools and blocks, in pool mode.
 async fn look_after(pools: Option<&PoolTask>, server: &kube::Config) -> Result<(), SourceError> {
     let Some(pools) = pools else { return std::future::pending().await };
-    let client = kube::Client::try_from(server.clone()).map_err(KubernetesError::Client)?;
-    Box::pin(pools.run(client)).await;
-    Ok(())
+    Ok(Box::pin(pools.run(server.clone())).await.map_err(KubernetesError::Client)?)
 }
 
 /// Ends when the server has not answered three times.

@@ -20,6 +20,7 @@ use super::watch::{Objects, View, objects};
 use super::write::{self, WriteError};
 use crate::controller::Nodes;
 use crate::node::status::NodeStatus;
+use crate::source::trouble::Troubles;
 
 /// How long changes are gathered: a burst of pods is one change.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -61,13 +62,19 @@ pub struct PoolTask {
 
 impl PoolTask {
     /// Works until it is dropped. Nothing is written before every kind has been complete once.
-    pub async fn run(&self, client: Client) {
+    ///
+    /// # Errors
+    /// The client can't be made from this configuration.
+    pub async fn run(&self, server: kube::Config) -> kube::Result<()> {
+        let troubles = Troubles::new(&server);
+        let client = Client::try_from(server)?;
         let (objects, writers) = objects();
         let changed = Notify::new();
         tokio::select! {
-            () = writers.run(&client, &self.node, &changed) => error!("the watches of pools and blocks have ended"),
+            () = writers.run(&client, &troubles, &self.node, &changed) => error!("the watches of pools and blocks have ended"),
             () = self.work(&client, &objects, &changed) => {}
         }
+        Ok(())
     }
 
     async fn work(&self, client: &Client, objects: &Objects, changed: &Notify) {

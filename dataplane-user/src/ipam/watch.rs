@@ -16,11 +16,11 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
-use tracing::warn;
 
 use super::crd::{IpBlock, IpPool};
 use super::plan::{Block, State};
 use super::pool::{Pool, overlap};
+use crate::source::trouble::Troubles;
 
 /// Objects per page of a list.
 const PAGE: u32 = 500;
@@ -65,19 +65,19 @@ pub(super) fn objects() -> (Objects, Writers) {
 
 impl Writers {
     /// Watches for ever; tells of every change.
-    pub(super) async fn run(self, client: &Client, node: &str, changed: &Notify) {
+    pub(super) async fn run(self, client: &Client, troubles: &Troubles, node: &str, changed: &Notify) {
         let config = || watcher::Config::default().page_size(PAGE);
         tokio::join!(
-            watch(client, config(), self.pools, changed),
-            watch(client, config(), self.blocks, changed),
-            watch(client, config(), self.namespaces, changed),
-            watch(client, config().fields(&format!("metadata.name={node}")), self.node, changed),
-            watch(client, config().fields(&format!("spec.nodeName={node}")), self.pods, changed),
+            watch(client, troubles, config(), self.pools, changed),
+            watch(client, troubles, config(), self.blocks, changed),
+            watch(client, troubles, config(), self.namespaces, changed),
+            watch(client, troubles, config().fields(&format!("metadata.name={node}")), self.node, changed),
+            watch(client, troubles, config().fields(&format!("spec.nodeName={node}")), self.pods, changed),
         );
     }
 }
 
-async fn watch<K>(client: &Client, config: watcher::Config, writer: Writer<K>, changed: &Notify)
+async fn watch<K>(client: &Client, troubles: &Troubles, config: watcher::Config, writer: Writer<K>, changed: &Notify)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -86,7 +86,7 @@ where
     let mut stream = pin!(slim.reflect(writer));
     while let Some(next) = stream.next().await {
         if let Err(error) = next {
-            warn!(kind = %K::kind(&()), %error, "watch interrupted; trying again");
+            troubles.report(&K::kind(&()), &error);
         }
         changed.notify_one();
     }

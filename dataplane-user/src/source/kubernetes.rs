@@ -35,7 +35,7 @@ const PAGE: u32 = 500;
 /// # Errors
 /// The client can't be made; an API server that can't be reached is tried again for ever.
 pub async fn run(config: Config, node_name: &str, services: bool, tx: EventSender) -> Result<(), KubernetesError> {
-    let troubles = Troubles::new(config.cluster_url.to_string().trim_end_matches('/').to_owned());
+    let troubles = Troubles::new(&config);
     let client = Client::try_from(config)?;
     let not_other_proxies = format!("!{SERVICE_PROXY_NAME}");
     let service_config = watcher::Config::default().page_size(PAGE).labels(&not_other_proxies);
@@ -127,7 +127,7 @@ async fn watch<W, F>(
                 debug!(%kind, "the API server does not have this kind");
                 vec![Event::InSync(kind)]
             }
-            Err(error) => vec![Event::Trouble(kind, troubles.report(kind, &error))],
+            Err(error) => vec![Event::Trouble(kind, troubles.report(kind.name(), &error))],
         };
         for event in events {
             if tx.send(event).await.is_err() {

@@ -9,31 +9,29 @@ use std::time::{Duration, Instant};
 use kube::runtime::watcher;
 use tracing::{debug, warn};
 
-use super::SourceKind;
-
 /// How soon the same is said again.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Shared by the watches of one API server.
 #[derive(Debug)]
-pub(super) struct Troubles {
+pub(crate) struct Troubles {
     server: String,
     said: Mutex<HashMap<String, Instant>>,
 }
 
 impl Troubles {
-    /// For the API server with this URL.
-    pub(super) fn new(server: String) -> Self {
-        Self { server, said: Mutex::default() }
+    /// For the API server of this configuration.
+    pub(crate) fn new(config: &kube::Config) -> Self {
+        Self { server: config.cluster_url.to_string().trim_end_matches('/').to_owned(), said: Mutex::default() }
     }
 
-    /// Says it, unless it was said just now; gives the text.
-    pub(super) fn report(&self, kind: SourceKind, error: &watcher::Error) -> String {
+    /// Says it, unless it was said just now; gives the text. `kind`: the name of the kind in the Kubernetes API.
+    pub(crate) fn report(&self, kind: &str, error: &watcher::Error) -> String {
         let text = explain(&self.server, kind, error);
         if self.is_due(&text, Instant::now()) {
             warn!("{text}; trying again");
         } else {
-            debug!(%kind, %error, "watch interrupted again");
+            debug!(kind, %error, "watch interrupted again");
         }
         text
     }
@@ -50,7 +48,7 @@ impl Troubles {
 }
 
 /// What is wrong, and what whoever runs the cluster can do about it.
-fn explain(server: &str, kind: SourceKind, error: &watcher::Error) -> String {
+fn explain(server: &str, kind: &str, error: &watcher::Error) -> String {
     use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
     match error {
         InitialListFailed(kube::Error::Api(status))
@@ -69,15 +67,15 @@ fn explain(server: &str, kind: SourceKind, error: &watcher::Error) -> String {
     }
 }
 
-fn refused(server: &str, kind: SourceKind, code: u16, message: &str) -> String {
+fn refused(server: &str, kind: &str, code: u16, message: &str) -> String {
     match code {
         401 => format!(
             "API server {server} does not know this agent (401 {message}): its token or certificate is wrong or has expired; check \
              --kubeconfig, or the ServiceAccount"
         ),
         403 => format!(
-            "API server {server} does not let this agent read what it needs ({message}): apply the ClusterRole and its binding \
-             of this version (manifests/base/rbac.yaml)"
+            "API server {server} does not let this agent read what it needs ({message}): apply the ClusterRoles and bindings \
+             of this version (manifests/base/rbac.yaml, for pools manifests/overlays/pools/rbac.yaml as well)"
         ),
         404 => format!(
             "API server {server} has no {kind} (404 {message}): apply the custom resource definitions of this version first \
@@ -111,7 +109,7 @@ mod tests {
 
     #[test]
     fn each_refusal_names_what_to_do() {
-        let told = |code, message: &str| explain(SERVER, SourceKind::Service, &api(code, message));
+        let told = |code, message: &str| explain(SERVER, "Service", &api(code, message));
         assert!(told(401, "Unauthorized").ends_with("check --kubeconfig, or the ServiceAccount"));
         let forbidden = told(403, "services is forbidden: User \"x\" cannot list resource \"services\"");
         assert!(forbidden.contains("cannot list resource \"services\""), "{forbidden}");
@@ -124,7 +122,7 @@ mod tests {
     fn an_unreachable_server_is_named_with_the_innermost_reason() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let error = watcher::Error::InitialListFailed(kube::Error::Service(Box::new(refused)));
-        let text = explain(SERVER, SourceKind::Node, &error);
+        let text = explain(SERVER, "Node", &error);
         assert!(
             text.starts_with("API server https://192.0.2.1:6443 can't be reached (connection refused): "),
             "{text}"
@@ -133,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_same_is_said_once_a_minute() {
-        let (troubles, now) = (Troubles::new(SERVER.into()), Instant::now());
+        let (troubles, now) = (Troubles::new(&kube::Config::new(SERVER.parse().unwrap())), Instant::now());
         assert!(troubles.is_due("one", now));
         assert!(!troubles.is_due("one", now + AGAIN / 2));
         assert!(troubles.is_due("two", now + AGAIN / 2));

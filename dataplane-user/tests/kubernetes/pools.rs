@@ -43,8 +43,8 @@ impl Agent {
             patience,
             status: Arc::clone(&status),
         };
-        let client = kube::Client::try_from(kube::Config::new(server.url().parse().unwrap())).unwrap();
-        let task = tokio::spawn(async move { task.run(client).await });
+        let server = kube::Config::new(server.url().parse().unwrap());
+        let task = tokio::spawn(async move { task.run(server).await.unwrap() });
         Self { dir, nodes, blocks, status, task }
     }
 

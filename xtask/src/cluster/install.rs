@@ -23,19 +23,27 @@ pub(crate) struct Options {
     /// Take the binaries that were built last, as they are
     #[arg(long)]
     no_build: bool,
+    /// Give pods addresses from IP pools instead of the ranges that the cluster assigns to nodes
+    #[arg(long)]
+    pools: bool,
 }
 
 /// Loads the image into every node, applies the manifests, and waits until all that every cluster has works.
 pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Options) -> Result<()> {
     let shape = Shape::require(place)?;
     ensure!(shape.has_agents(), "this cluster has another proxy and another network: {shape:?}");
+    let alone = shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway;
+    ensure!(alone || !options.pools, "--pools: this cluster has another proxy or another network: {shape:?}");
     let archive = place.run().join("ropeway.tar");
     if !options.no_build {
         build::all(paths)?;
     }
     image::make(paths, ROPEWAY_IMAGE, &archive)?;
     steps.step("loading the image into the nodes", || load(place, &shape, &archive))?;
-    steps.step("applying the manifests", || apply(paths, place, &shape, &archive))?;
+    steps.step("applying the manifests", || apply(paths, place, overlay(&shape, options.pools), &archive))?;
+    if options.pools {
+        steps.step("IP pools", || pools(place))?;
+    }
     steps.step("agents ready", || kube::rolled_out(place, "kube-system", "daemonset/ropeway", 180))?;
     up::ready(place, steps, &shape)
 }
@@ -54,12 +62,20 @@ pub(super) fn load(place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
     Ok(())
 }
 
+/// One pool of each family, as soon as the API server knows the kind.
+fn pools(place: &Place) -> Result<()> {
+    let known = ["wait", "--for=condition=Established", "crd/ippools.ropeway.dev", "--timeout=60s"];
+    kube::kubectl(place, &known)?;
+    let pool = |(name, cidr): (&str, &str)| json!({"apiVersion": "ropeway.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": name}, "spec": {"cidr": cidr}});
+    let pools = ["default-ipv4", "default-ipv6"].into_iter().zip(POD_RANGES).map(pool);
+    kube::apply(place, &json!({"apiVersion": "v1", "kind": "List", "items": pools.collect::<Vec<_>>()}).to_string())
+}
+
 /// The overlay that people use, with this cluster's image and addresses.
-fn apply(paths: &Paths, place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
+fn apply(paths: &Paths, place: &Place, (overlay, mut config): (&str, Value), archive: &Path) -> Result<()> {
     let directory = place.run().join("install");
     fs::create_dir_all(&directory)?;
     let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the image has a tag")?;
-    let (overlay, mut config) = overlay(shape);
     config["apiserver"] = json!([pki::api_server()]);
     config["clusterCIDRs"] = json!(POD_RANGES);
     // Another image under the same name: the agents have to be rolled.
@@ -79,10 +95,11 @@ fn apply(paths: &Paths, place: &Place, shape: &Shape, archive: &Path) -> Result<
 }
 
 /// The overlay for this cluster, with the settings that make it work: a file of settings replaces the overlay's own.
-fn overlay(shape: &Shape) -> (&'static str, Value) {
+fn overlay(shape: &Shape, pools: bool) -> (&'static str, Value) {
     let conflist = "/etc/cni/net.d/10-ropeway.conflist";
     match (shape.proxy, shape.cni) {
         (_, Cni::Reference) => ("proxy-only", json!({"ipam": "none"})),
+        (Proxy::Ropeway, Cni::Ropeway) if pools => ("pools", json!({"ipam": "pools", "cniConflist": conflist})),
         (Proxy::Ropeway, Cni::Ropeway) => ("podcidr", json!({"cniConflist": conflist})),
         (_, Cni::Ropeway) => {
             let config = json!({

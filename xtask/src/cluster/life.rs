@@ -56,6 +56,8 @@ enum Event {
     WrongServer,
     /// The agents are given a kubeconfig that does not exist
     WrongKubeconfig,
+    /// The agents are to use IP pools, and the custom resource definitions are missing
+    MissingKinds,
     /// A second agent is started on a node
     SecondAgent,
     /// Another CNI configuration is put before Ropeway's
@@ -80,6 +82,9 @@ impl Event {
             Self::WrongServer => "the agents get a wrong API server: the first names it, the others are not replaced",
             Self::WrongKubeconfig => {
                 "the agents get a wrong kubeconfig: the first names it, the others are not replaced"
+            }
+            Self::MissingKinds => {
+                "the agents are to use pools without their CRDs: the first names what is missing, the others are not replaced"
             }
             Self::SecondAgent => "a second agent on a node: it says so and ends",
             Self::Rival => "another CNI configuration comes first: the agent names it, and says when it is gone",
@@ -111,6 +116,7 @@ pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Options
             Event::Forbidden => misuse::forbidden(&scene),
             Event::WrongServer => misuse::wrong_server(&scene),
             Event::WrongKubeconfig => misuse::wrong_kubeconfig(&scene),
+            Event::MissingKinds => misuse::missing_kinds(&scene, &paths.root),
             Event::SecondAgent => misuse::second_agent(&scene),
             Event::Rival => misuse::rival(&scene),
             Event::Leftovers => misuse::leftovers(&scene),

@@ -1,6 +1,7 @@
 //! What people do wrong. The agent says in one line what is wrong and what to do; what worked before goes on.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -53,6 +54,19 @@ pub(super) fn wrong_server(scene: &Scene) -> Result<()> {
 pub(super) fn wrong_kubeconfig(scene: &Scene) -> Result<()> {
     let file = "/etc/ropeway/nothing";
     with_setting(scene, &format!("ROPEWAY_KUBECONFIG={file}"), &["--kubeconfig", file])
+}
+
+/// The agents may read pools, but the API server does not know what that is.
+pub(super) fn missing_kinds(scene: &Scene, root: &Path) -> Result<()> {
+    let kinds = kube::kubectl(scene.place, &["get", "crd", "-o", "name"])?;
+    ensure!(!kinds.contains("ropeway.dev"), "Ropeway's kinds are there: install without --pools");
+    let role = root.join("manifests/overlays/pools/rbac.yaml").display().to_string();
+    let with = |verb| kube::kubectl(scene.place, &[&SYSTEM[..], &[verb, "-f", &role]].concat());
+    with("apply")?;
+    let words = ["has no IPPool (404", "apply the custom resource definitions"];
+    let outcome = with_setting(scene, "ROPEWAY_IPAM=pools", &words);
+    with("delete")?;
+    outcome
 }
 
 /// Gives all agents a bad setting, and takes it back.
