@@ -3,6 +3,7 @@
 //! Nothing is written before Services, slices and Nodes have been complete once and the node's own addresses are known. Whatever waits
 //! in the channel when a round begins becomes part of it: under load changes are coalesced, when idle they do not wait.
 
+mod claims;
 mod core;
 mod faults;
 mod intake;

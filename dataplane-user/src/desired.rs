@@ -107,6 +107,12 @@ pub fn is_v4(addr: &[u8; 16]) -> bool {
     addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
 }
 
+/// Which sets of endpoints these frontends ask for: of IPv4 and of IPv6.
+#[must_use]
+pub fn wanted_sets(frontends: &[Frontend]) -> [u8; 2] {
+    choose::Wants::of(frontends).map(choose::Wants::sets)
+}
+
 /// Derives what a Service should have from the Service and its slices. `is_cluster_ip` says whether some Service has this
 /// address as its cluster IP, which no Service may have as an external one.
 #[must_use]

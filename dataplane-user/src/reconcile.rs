@@ -17,7 +17,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use assign::{Assigned, Refusal, assign};
+pub use assign::{Assigned, Refusal, Standing, assign};
 pub use ledger::{Ledger, Limits};
 pub use plan::{Plan, Tag};
 pub use published::{PublishedBackend, PublishedPort};

@@ -127,11 +127,49 @@ pub enum Origin {
     },
 }
 
+/// Why something can't be used, in a word.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub enum Cause {
+    /// A value that makes no sense.
+    #[default]
+    Invalid,
+    /// An address that no Service may have.
+    AddressRefused,
+    /// An address, port and protocol that another Service has.
+    AddressConflict,
+    /// A table has no room.
+    TableFull,
+    /// The kernel refused.
+    WriteFailed,
+}
+
+impl Cause {
+    /// The `reason` of an Event.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Invalid => "InvalidField",
+            Self::AddressRefused => "AddressRefused",
+            Self::AddressConflict => "AddressConflict",
+            Self::TableFull => "TableFull",
+            Self::WriteFailed => "WriteFailed",
+        }
+    }
+
+    /// Whether only this node knows of it; other nodes may have room.
+    #[must_use]
+    pub const fn is_local(self) -> bool {
+        matches!(self, Self::TableFull | Self::WriteFailed)
+    }
+}
+
 /// Something that can't be used, and why: for the log, for Events and for `ropeway status`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejection {
     /// The object or file.
     pub origin: Origin,
+    /// Why, in a word.
+    pub cause: Cause,
     /// Files: which YAML document, from 1.
     pub document: Option<usize>,
     /// The field, as in `spec.ports[0].port`; empty: the whole.
@@ -145,7 +183,13 @@ impl Rejection {
     #[must_use]
     pub fn of(kind: SourceKind, key: &ObjectKey, field: impl Into<String>, reason: impl Into<String>) -> Self {
         let origin = Origin::Object { kind, key: key.clone() };
-        Self { origin, document: None, field: field.into(), reason: reason.into() }
+        Self { origin, cause: Cause::Invalid, document: None, field: field.into(), reason: reason.into() }
+    }
+
+    /// The same with another cause.
+    #[must_use]
+    pub fn because(self, cause: Cause) -> Self {
+        Self { cause, ..self }
     }
 }
 

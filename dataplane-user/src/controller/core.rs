@@ -8,19 +8,23 @@ use dataplane_common::service::SlotTable;
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
 use ipnetwork::IpNetwork;
-use tracing::info;
+use tracing::{error, info};
 
+use super::claims::Claims;
 use super::faults::Faults;
 use super::intake::{Intake, Nodes};
 use super::report::Report;
-use super::store::Store;
+use super::store::{Entry, Store};
 use crate::apply::{self, Operations, Tables};
 use crate::desired::context::octets16;
-use crate::desired::{Context, FrontendAddr, NodeContext};
+use crate::desired::{Context, NodeContext};
 use crate::reconcile::restore::{Garbage, Restored, restore};
 use crate::reconcile::{Ledger, Plan, PublishedPort};
 use crate::source::object::DualAddr;
 use crate::source::{Event, ObjectKey, ServiceObject, SourceKind};
+
+/// Passes over changed Services in one reconciliation: a frontend goes to its owner in three or four.
+const MAX_PASSES: u32 = 100;
 
 /// The controller's state.
 pub struct Core {
@@ -36,10 +40,12 @@ pub struct Core {
     pub(super) jiffies_per_second: u32,
     /// Services that wait for the next round.
     pub(super) dirty: Vec<u32>,
+    /// Services that go on when no other is dirty.
+    pub(super) deferred: Vec<u32>,
     /// Services that wait for another try.
     pub(super) retries: BinaryHeap<Reverse<(Duration, u32)>>,
     /// Services that would have a frontend if its owner gave it up.
-    pub(super) waiting: HashMap<FrontendAddr, Vec<u32>>,
+    pub(super) claims: Claims,
     /// Found in the tables, and not yet claimed by a Service.
     pub(super) orphans: HashMap<Box<str>, Vec<PublishedPort>>,
     /// Slot tables of Services whose state in the tables is uncertain.
@@ -69,8 +75,9 @@ impl Core {
             intake: Intake::default(),
             jiffies_per_second,
             dirty: Vec::new(),
+            deferred: Vec::new(),
             retries: BinaryHeap::new(),
-            waiting: HashMap::new(),
+            claims: Claims::default(),
             orphans: services,
             limbo: HashMap::new(),
             garbage,
@@ -153,7 +160,10 @@ impl Core {
     #[must_use]
     pub fn has_work(&self, now: Duration) -> bool {
         self.intake.is_complete()
-            && (!self.synced || !self.dirty.is_empty() || self.next_retry().is_some_and(|at| at <= now))
+            && (!self.synced
+                || !self.dirty.is_empty()
+                || !self.deferred.is_empty()
+                || self.next_retry().is_some_and(|at| at <= now))
     }
 
     /// When a Service that failed is tried again.
@@ -199,8 +209,8 @@ impl Core {
         }
         if std::mem::take(&mut self.addresses_changed) {
             self.ledger.keep_node_addresses(&self.node_addresses());
-            self.node_round(now);
         }
+        self.node_round(now);
     }
 
     fn node_addresses(&self) -> Vec<[u8; 16]> {
@@ -219,25 +229,40 @@ impl Core {
     }
 
     fn rounds(&mut self, now: Duration) {
-        while !self.dirty.is_empty() {
-            let dirty = std::mem::take(&mut self.dirty);
+        let mut passes = 0;
+        while !self.dirty.is_empty() || !self.deferred.is_empty() {
+            let next = if self.dirty.is_empty() { &mut self.deferred } else { &mut self.dirty };
+            let mut dirty = std::mem::take(next);
+            passes += 1;
+            if passes > MAX_PASSES {
+                error!(services = dirty.len(), "Services go on taking frontends from each other; trying again later");
+                for number in dirty {
+                    self.store.get_mut(number).into_iter().for_each(|e| e.dirty = false);
+                    self.retry(number, now);
+                }
+                return;
+            }
+            if !self.claims.is_empty() {
+                // so that whoever was first asks first
+                let store = &self.store;
+                dirty.sort_by(|a, b| store.get(*a).map(Entry::rank).cmp(&store.get(*b).map(Entry::rank)));
+            }
             for chunk in dirty.chunks(super::round::CHUNK) {
                 self.round(chunk, now);
             }
         }
     }
 
-    /// Garbage goes first, so that it is in nobody's way; older Services come first, because the first owner of an address wins.
+    /// Garbage goes first, so that it is in nobody's way; older Services come first, because the first owner of an address wins. What the tables
+    /// have of a Service is known to be its own before anybody asks for it.
     fn first_order(&mut self, now: Duration) {
         let garbage = std::mem::take(&mut self.garbage.plan);
         self.execute_for_node(&garbage, now);
-        let order = |number: &u32| {
-            let entry = self.store.get(*number)?;
-            Some((entry.service.as_ref()?.created, name_order(&entry.key), *number))
-        };
-        let mut dirty: Vec<_> = self.dirty.iter().map(|n| order(n).unwrap_or((u32::MAX, 0, *n))).collect();
-        dirty.sort_unstable();
-        self.dirty = dirty.into_iter().map(|(_, _, number)| number).collect();
+        for i in 0..self.dirty.len() {
+            self.adopt(self.dirty[i]);
+        }
+        let store = &self.store;
+        self.dirty.sort_by_key(|n| store.get(*n).map(|e| e.rank().0));
         if self.orphans.is_empty() {
             self.ledger.reserve(self.dirty.len());
         }
@@ -277,10 +302,4 @@ impl Core {
             }
         }
     }
-}
-
-/// An order of names that is the same in every run, for Services of the same second.
-fn name_order(key: &ObjectKey) -> u32 {
-    let bytes = key.namespace.bytes().chain([b'/']).chain(key.name.bytes());
-    bytes.fold(0x811c_9dc5, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use dataplane_common::addr::Address;
+use dataplane_host::map::MapError;
 
 use super::core::Core;
 use super::snapshot::HealthCheck;
@@ -13,7 +14,7 @@ use crate::desired::{self, Desired, FrontendAddr, ready_local};
 use crate::reconcile::plan::{NODE, Plan, Tag};
 use crate::reconcile::published::union;
 use crate::reconcile::{PublishedPort, assign};
-use crate::source::{ObjectKey, Rejection, SourceKind};
+use crate::source::{Cause, ObjectKey, Rejection, SourceKind};
 
 /// Services to a round: enough for batches, few enough for little memory.
 pub(super) const CHUNK: usize = 512;
@@ -25,14 +26,23 @@ struct Part {
     number: u32,
     before: Box<[PublishedPort]>,
     after: Box<[PublishedPort]>,
+    /// Frontends that it gets from other Services.
+    taken_over: Vec<(FrontendAddr, u32)>,
 }
 
 impl Core {
     pub(super) fn round(&mut self, numbers: &[u32], now: Duration) {
         let mut plan = std::mem::take(&mut self.plan);
         let mut parts = Vec::with_capacity(numbers.len());
+        let mut giving: Vec<u32> = Vec::new();
         for number in numbers {
-            parts.extend(self.prepare(*number, &mut plan, now));
+            if giving.contains(number) {
+                // the books are right when the round has ended
+                self.dirty.push(*number);
+            } else if let Some(part) = self.prepare(*number, &mut plan, now) {
+                giving.extend(part.taken_over.iter().map(|(_, from)| *from));
+                parts.push(part);
+            }
         }
         self.ledger.plan_addrs(&mut plan);
         let failures = if plan.is_empty() { Failures::new() } else { self.execute(&plan) };
@@ -44,6 +54,7 @@ impl Core {
     /// Derives, assigns and plans one Service; none if nothing of it is or will be in the tables.
     fn prepare(&mut self, number: u32, plan: &mut Plan, now: Duration) -> Option<Part> {
         self.adopt(number);
+        self.claims.forget(number);
         let entry = self.store.get_mut(number)?;
         entry.dirty = false;
         let before = std::mem::take(&mut entry.published);
@@ -55,15 +66,26 @@ impl Core {
                 desired::service(&entry.key, service, slices, &self.context, |a| self.store.is_cluster_ip(a))
             }
         };
+        if self.offer(number, &before, &desired) {
+            self.restore_part(number, before);
+            self.put_off(number);
+            return None;
+        }
+        let entry = self.store.get(number)?;
         let hz = self.jiffies_per_second;
-        let assigned = assign(&before, &desired, number, &mut self.ledger, hz, now);
+        let (store, claims) = (&self.store, &self.claims);
+        let assigned = assign(&before, &desired, number, &mut self.ledger, hz, now, |key, owner| {
+            claims.standing(key, entry, owner, store)
+        });
         let mut rejections = std::mem::take(&mut desired.rejections);
         self.note_health(number);
         let entry = self.store.get(number)?;
         let assigned = match assigned {
             Ok(assigned) => assigned,
             Err(refusal) => {
-                rejections.push(Rejection::of(SourceKind::Service, &entry.key, "", refusal.to_string()));
+                rejections.push(
+                    Rejection::of(SourceKind::Service, &entry.key, "", refusal.to_string()).because(Cause::TableFull),
+                );
                 self.faults.set_service(number, rejections);
                 self.restore_part(number, before);
                 self.retry(number, now);
@@ -71,19 +93,30 @@ impl Core {
             }
         };
         self.ledger.plan((&entry.key.namespace, &entry.key.name), &before, &assigned.ports, number, plan);
-        for (key, owner) in assigned.conflicts {
-            rejections.push(self.conflict(number, key, owner));
-            let waiting = self.waiting.entry(key).or_default();
-            if !waiting.contains(&number) {
-                waiting.push(number);
+        for (key, other) in assigned.conflicts {
+            rejections.push(self.conflict(number, key, other));
+            if other != Some(number) {
+                self.claims.wait(number, key);
             }
         }
         self.faults.set_service(number, rejections);
-        Some(Part { number, before, after: assigned.ports })
+        self.mark_earlier(number, &assigned.ports);
+        if assigned.later {
+            self.mark(number);
+        }
+        Some(Part { number, before, after: assigned.ports, taken_over: assigned.taken_over })
+    }
+
+    /// It goes on when nobody else is left to go on.
+    fn put_off(&mut self, number: u32) {
+        if let Some(entry) = self.store.get_mut(number) {
+            entry.dirty = true;
+            self.deferred.push(number);
+        }
     }
 
     /// Takes over what the tables had of this Service when the agent started.
-    fn adopt(&mut self, number: u32) {
+    pub(super) fn adopt(&mut self, number: u32) {
         if self.orphans.is_empty() {
             return;
         }
@@ -101,12 +134,12 @@ impl Core {
         }
     }
 
-    fn conflict(&self, number: u32, key: FrontendAddr, owner: u32) -> Rejection {
-        let owner = self.ledger.ports.owner(owner).and_then(|n| self.store.get(n));
+    fn conflict(&self, number: u32, key: FrontendAddr, other: Option<u32>) -> Rejection {
+        let owner = other.and_then(|n| self.store.get(n));
         let owner = owner.map_or_else(|| "another Service".to_owned(), |e| format!("Service {}", e.key));
         let claimant = self.store.get(number).map_or_else(|| ObjectKey::new("", ""), |e| e.key.clone());
         let reason = format!("{} port {} is taken by {owner}", ip(key.addr), key.port);
-        Rejection::of(SourceKind::Service, &claimant, "spec.ports", reason)
+        Rejection::of(SourceKind::Service, &claimant, "spec.ports", reason).because(Cause::AddressConflict)
     }
 
     fn execute(&mut self, plan: &Plan) -> Failures {
@@ -140,9 +173,11 @@ impl Core {
                 tables.into_iter().flatten().for_each(|t| self.ledger.slots.release(t, now));
             }
             self.settle(part.number, &part.before, part.after, now);
+            part.taken_over.iter().for_each(|(key, from)| self.hand_over(key, *from));
         }
         for part in &mut failed {
             part.after.iter_mut().for_each(|p| p.uncertain = true);
+            part.taken_over.iter().for_each(|(key, from)| self.plan_return(key, *from, part.number, plan));
             let Some(entry) = self.store.get(part.number) else { continue };
             self.ledger.plan((&entry.key.namespace, &entry.key.name), &part.after, &part.before, part.number, plan);
         }
@@ -152,13 +187,14 @@ impl Core {
         self.ledger.plan_addrs(plan);
         let again = self.execute(plan);
         plan.clear();
-        for part in failed {
+        for mut part in failed {
             if let (Some(entry), Some(error)) = (self.store.get(part.number), failures.get(&part.number)) {
-                let rejection = Rejection::of(SourceKind::Service, &entry.key, "", error.to_string());
+                let cause = if matches!(error, MapError::Full { .. }) { Cause::TableFull } else { Cause::WriteFailed };
+                let rejection = Rejection::of(SourceKind::Service, &entry.key, "", error.to_string()).because(cause);
                 self.faults.set_service(part.number, vec![rejection]);
             }
             if again.contains_key(&part.number) {
-                self.keep_both(&part, plan);
+                self.keep_both(&mut part, plan);
             } else {
                 self.settle(part.number, &part.after, part.before, now);
             }
@@ -166,8 +202,13 @@ impl Core {
         }
     }
 
-    /// Neither the way forth nor the way back was completed.
-    fn keep_both(&mut self, part: &Part, scratch: &mut Plan) {
+    /// Neither the way forth nor the way back was completed. What others were to hand over stays with them.
+    fn keep_both(&mut self, part: &mut Part, scratch: &mut Plan) {
+        for (key, owner) in part.taken_over.drain(..) {
+            let without = |p: &PublishedPort| p.frontends.iter().filter(|f| f.key != key).copied().collect();
+            part.after.iter_mut().for_each(|p| p.frontends = without(p));
+            self.doubt_frontend(&key, owner);
+        }
         let (both, tables) = union(&part.before, &part.after);
         if let Some(entry) = self.store.get(part.number) {
             // Only for the books: whoever comes next finds all of it taken.
@@ -181,20 +222,14 @@ impl Core {
     /// `after` is in the tables instead of `before`.
     fn settle(&mut self, number: u32, before: &[PublishedPort], after: Box<[PublishedPort]>, now: Duration) {
         let mut woken = Vec::new();
-        let waiting = &mut self.waiting;
-        self.ledger.commit(before, &after, now, |key| {
-            if !waiting.is_empty() {
-                woken.extend(waiting.remove(key).into_iter().flatten());
-            }
-        });
-        if let Some(entry) = self.store.get_mut(number) {
-            entry.published = after;
-        }
+        let claims = &mut self.claims;
+        self.ledger.commit(before, &after, now, |key| woken.extend(claims.wake(key)));
+        self.restore_part(number, after);
         woken.into_iter().for_each(|n| self.mark(n));
         self.store.collect(number);
     }
 
-    fn retry(&mut self, number: u32, now: Duration) {
+    pub(super) fn retry(&mut self, number: u32, now: Duration) {
         let Some(entry) = self.store.get_mut(number) else { return };
         let wait = FIRST_RETRY * (1 << entry.failures.min(MAX_DOUBLINGS));
         entry.failures = entry.failures.saturating_add(1);
@@ -210,9 +245,9 @@ impl Core {
             self.ledger.plan_addrs(&mut plan);
             self.execute_for_node(&plan, now);
             plan.clear();
-            let waiting = &mut self.waiting;
+            let claims = &mut self.claims;
             let mut woken = Vec::new();
-            self.ledger.commit(&ports, &[], now, |key| woken.extend(waiting.remove(key).into_iter().flatten()));
+            self.ledger.commit(&ports, &[], now, |key| woken.extend(claims.wake(key)));
             woken.into_iter().for_each(|n| self.mark(n));
         }
         self.plan = plan;

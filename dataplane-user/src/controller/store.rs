@@ -34,6 +34,11 @@ pub(super) struct StoredSlice {
 }
 
 impl Entry {
+    /// Of two claimants to a frontend the smaller wins: the Service that was created first, then by name.
+    pub(super) fn rank(&self) -> (u32, &ObjectKey) {
+        (self.service.as_ref().map_or(u32::MAX, |s| s.created), &self.key)
+    }
+
     fn is_empty(&self) -> bool {
         self.service.is_none() && self.slices.is_empty() && self.published.is_empty() && !self.dirty
     }

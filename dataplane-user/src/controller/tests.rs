@@ -1,5 +1,6 @@
 //! The core against tables in memory.
 
+mod claims;
 mod faults;
 mod property;
 mod rounds;

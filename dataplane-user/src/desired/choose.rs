@@ -42,7 +42,7 @@ impl Wants {
         self
     }
 
-    const fn sets(self) -> u8 {
+    pub(super) const fn sets(self) -> u8 {
         self.internal | self.external
     }
 }

@@ -8,7 +8,7 @@ use super::context::{Context, octets16};
 use super::sources::are_restricted;
 use super::{Frontend, FrontendAddr};
 use crate::source::object::{Policy, ServiceObject, ServicePort};
-use crate::source::{ObjectKey, Rejection, SourceKind};
+use crate::source::{Cause, ObjectKey, Rejection, SourceKind};
 
 /// An address that a Service may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +60,7 @@ pub(super) fn claims(
 }
 
 fn reject(key: &ObjectKey, field: &str, addr: IpAddr, reason: &str) -> Rejection {
-    Rejection::of(SourceKind::Service, key, field, format!("{addr} {reason}"))
+    Rejection::of(SourceKind::Service, key, field, format!("{addr} {reason}")).because(Cause::AddressRefused)
 }
 
 /// Why no Service may have this address, if so (CVE-2020-8554: else a Service could take over a node's or a pod's traffic).

@@ -33,8 +33,23 @@ pub enum Refusal {
 pub struct Assigned {
     /// One for each desired port.
     pub ports: Box<[PublishedPort]>,
-    /// Frontends that another service port has.
-    pub conflicts: Vec<(FrontendAddr, u32)>,
+    /// Frontends that another Service has and keeps; `None`: nobody knows which.
+    pub conflicts: Vec<(FrontendAddr, Option<u32>)>,
+    /// Frontends that another Service has and hands over: they lead here as soon as they are written.
+    pub taken_over: Vec<(FrontendAddr, u32)>,
+    /// There are frontends that another Service has to hand over, but can't in this round.
+    pub later: bool,
+}
+
+/// Whose a frontend is that another Service has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// The other one's.
+    Theirs,
+    /// The claimant's, at once.
+    Ours,
+    /// The claimant's, but the other one is about to change.
+    Later,
 }
 
 /// Affinity times in the clock of the packet path.
@@ -47,7 +62,8 @@ pub(super) fn ticks(seconds: u32, jiffies_per_second: u32) -> u32 {
     u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
 }
 
-/// Finds ids and space. `before` is what the Service has now.
+/// Finds ids and space. `before` is what the Service has now; `standing` judges its claim to a frontend against the
+/// Service that has it.
 ///
 /// # Errors
 /// Something is full; then nothing is taken.
@@ -58,8 +74,10 @@ pub fn assign(
     ledger: &mut Ledger,
     jiffies_per_second: u32,
     now: Duration,
+    standing: impl Fn(&FrontendAddr, u32) -> Standing,
 ) -> Result<Assigned, Refusal> {
-    let mut work = Work { before, tag, ledger, now, conflicts: Vec::new(), added: (0, 0), added_sources: (0, 0) };
+    let found = Assigned::default();
+    let mut work = Work { before, tag, ledger, now, standing, found, added: (0, 0), added_sources: (0, 0) };
     let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
     for port in &desired.ports {
         match work.port(port, &ports, jiffies_per_second) {
@@ -70,9 +88,9 @@ pub fn assign(
             }
         }
     }
-    let conflicts = work.conflicts;
+    let found = work.found;
     ledger.taken.clear();
-    Ok(Assigned { ports: ports.into(), conflicts })
+    Ok(Assigned { ports: ports.into(), ..found })
 }
 
 impl super::ledger::Taken {
@@ -83,19 +101,20 @@ impl super::ledger::Taken {
     }
 }
 
-struct Work<'a> {
+struct Work<'a, F> {
     before: &'a [PublishedPort],
     tag: Tag,
     ledger: &'a mut Ledger,
     now: Duration,
-    conflicts: Vec<(FrontendAddr, u32)>,
+    standing: F,
+    found: Assigned,
     /// New frontends, by family.
     added: (u32, u32),
     /// New ranges of clients, by family.
     added_sources: (u32, u32),
 }
 
-impl Work<'_> {
+impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
     fn port(&mut self, port: &DesiredPort, done: &[PublishedPort], hz: u32) -> Result<PublishedPort, Refusal> {
         let before = self.before.iter().find(|p| p.name == port.name);
         let id = match before {
@@ -106,7 +125,9 @@ impl Work<'_> {
         self.check_room_for_sources(before, &port.sources)?;
         let other = |b: &PublishedPort| b.uncertain || b.scheduler != port.scheduler;
         let mut changed = [before.is_none_or(other); 4];
-        let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, &mut changed)?;
+        // a set whose frontends all went to others has no table, so that a restart finds what it expects
+        let wanted = desired::wanted_sets(&frontends);
+        let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, wanted, &mut changed)?;
         let mut after = PublishedPort {
             name: before.map_or_else(|| Arc::clone(&port.name), |b| Arc::clone(&b.name)),
             id,
@@ -156,7 +177,7 @@ impl Work<'_> {
         Ok(table)
     }
 
-    /// Frontends that another Service has stay with it: the first owner wins.
+    /// A frontend that another Service has stays with it, unless the claim to it is better.
     fn frontends(
         &mut self,
         port: &DesiredPort,
@@ -175,7 +196,18 @@ impl Work<'_> {
                 Some(o) if sibling.is_none() && (o == id || self.before.iter().any(|p| p.id == o)) => {
                     frontends.push(*f);
                 }
-                Some(other) => self.conflicts.push((f.key, other)),
+                Some(other) => {
+                    let other = self.ledger.ports.owner(other);
+                    let standing = other.filter(|_| sibling.is_none()).map(|o| (self.standing)(&f.key, o));
+                    match (standing, other) {
+                        (Some(Standing::Ours), Some(other)) => {
+                            self.found.taken_over.push((f.key, other));
+                            frontends.push(*f);
+                        }
+                        (Some(Standing::Later), _) => self.found.later = true,
+                        _ => self.found.conflicts.push((f.key, other)),
+                    }
+                }
             }
         }
         frontends.sort_unstable_by_key(|f| f.key);
@@ -217,6 +249,7 @@ impl Work<'_> {
         &mut self,
         before: &[PublishedBackend],
         desired: &[desired::Backend],
+        wanted: [u8; 2],
         changed: &mut [bool; 4],
     ) -> Result<Box<[PublishedBackend]>, Refusal> {
         let mut note = |addr: &[u8; 16], sets: u8| {
@@ -228,12 +261,13 @@ impl Work<'_> {
         let mut after = Vec::with_capacity(desired.len());
         for (i, d) in desired.iter().enumerate() {
             let endpoint = (u128::from_be_bytes(d.addr), d.port);
+            let sets = d.sets & wanted[usize::from(!is_v4(&d.addr))];
             let mut id = None;
             while let Some(b) = old.peek() {
                 match b.endpoint().cmp(&endpoint) {
                     Ordering::Less => note(&b.addr, b.sets),
                     Ordering::Equal => {
-                        note(&b.addr, if b.weight == d.weight { b.sets ^ d.sets } else { b.sets | d.sets });
+                        note(&b.addr, if b.weight == d.weight { b.sets ^ sets } else { b.sets | sets });
                         id = Some(b.id);
                     }
                     Ordering::Greater => break,
@@ -246,14 +280,14 @@ impl Work<'_> {
             let id = if let Some(id) = id {
                 id
             } else {
-                note(&d.addr, d.sets);
+                note(&d.addr, sets);
                 let (capacity, needed) = (self.ledger.limits.backends, (desired.len() - i) as u32);
                 let full = Refusal::Full { map: "backends", capacity, needed };
                 let id = self.ledger.backends.take(self.now).ok_or(full)?;
                 self.ledger.taken.backends.push(id);
                 id
             };
-            let &desired::Backend { addr, port, state, sets, weight } = d;
+            let &desired::Backend { addr, port, state, weight, .. } = d;
             after.push(PublishedBackend { addr, port, state, sets, weight, id });
         }
         for b in old {

@@ -3,12 +3,12 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use dataplane_common::service::{Backend, NAME_LEN, ServiceName, frontend_flags};
+use dataplane_common::service::{Backend, NAME_LEN, ServiceName};
 
 use super::ledger::Ledger;
 use super::plan::{Plan, Tag};
 use super::published::{Family, PublishedBackend, PublishedPort, TABLES, family, frontend_key, source_key};
-use crate::desired::{self, FrontendAddr, SourceRange};
+use crate::desired::{FrontendAddr, SourceRange};
 
 /// The name of a service port in the map `services`: `namespace/name:port`, without `:port` where the port has no name.
 #[must_use]
@@ -46,10 +46,10 @@ impl Ledger {
             self.plan_sources(old, port, tag, plan);
             self.plan_frontends(before, old, port, tag, plan);
         }
-        for port in before {
+        for (i, port) in before.iter().enumerate() {
             let new = after.iter().find(|p| p.id == port.id);
             plan_gone_sources(port, new, tag, plan);
-            self.plan_gone(port, new, after, tag, plan);
+            self.plan_gone(&before[..i], port, after, tag, plan);
             if new.is_none() {
                 plan.gone_names.push(tag, port.id);
             }
@@ -102,14 +102,14 @@ impl Ledger {
     ) {
         for f in &port.frontends {
             let value = port.value(f);
-            let same = old.filter(|o| !o.uncertain).and_then(|o| Some((o, find(&o.frontends, &f.key)?)));
+            let same = old.filter(|o| !o.uncertain).and_then(|o| Some((o, o.find(&f.key)?)));
             if same.is_some_and(|(o, g)| o.value(g) == value) {
                 continue;
             }
-            if !all.iter().any(|o| find(&o.frontends, &f.key).is_some()) {
-                self.use_addr(f.key.addr, tag);
+            match all.iter().find_map(|o| o.find(&f.key)) {
+                Some(known) => self.change_addr(known, f, tag),
+                None => self.use_addr(f, tag),
             }
-            self.name_addr(f.key.addr, f.flags & frontend_flags::EXTERNAL != 0, tag);
             self.enter_frontend(f.key, port.id);
             match family(&f.key.addr) {
                 Family::V4(_) => plan.frontends4.push(tag, frontend_key(&f.key), value),
@@ -120,14 +120,21 @@ impl Ledger {
 
     fn plan_gone(
         &mut self,
+        earlier: &[PublishedPort],
         port: &PublishedPort,
-        new: Option<&PublishedPort>,
         after: &[PublishedPort],
         tag: Tag,
         plan: &mut Plan,
     ) {
+        let new = after.iter().find(|p| p.id == port.id);
         for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
-            self.leave_addr(f.key.addr, tag);
+            // after two failures it may be in the books of two ports
+            if !earlier.iter().any(|p| p.find(&f.key).is_some()) {
+                self.leave_addr(f, tag);
+            }
+            if self.is_of_another(&f.key, port.id) {
+                continue;
+            }
             match family(&f.key.addr) {
                 Family::V4(_) => plan.gone_frontends4.push(tag, frontend_key(&f.key)),
                 Family::V6(_) => plan.gone_frontends6.push(tag, frontend_key(&f.key)),
@@ -152,8 +159,10 @@ impl Ledger {
         for port in before {
             let new = after.iter().find(|p| p.id == port.id);
             for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
-                self.forget_frontend(&f.key);
-                freed(&f.key);
+                if !self.is_of_another(&f.key, port.id) {
+                    self.forget_frontend(&f.key);
+                    freed(&f.key);
+                }
             }
             gone_sources(port, new).for_each(|range| self.forget_source(port.id, *range));
             for (i, ..) in TABLES {
@@ -196,12 +205,8 @@ fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan
     }
 }
 
-fn find<'a>(frontends: &'a [desired::Frontend], key: &FrontendAddr) -> Option<&'a desired::Frontend> {
-    frontends.binary_search_by_key(key, |f| f.key).ok().map(|i| &frontends[i])
-}
-
 fn stays(key: &FrontendAddr, new: Option<&PublishedPort>, after: &[PublishedPort]) -> bool {
-    new.is_some_and(|n| find(&n.frontends, key).is_some()) || after.iter().any(|p| find(&p.frontends, key).is_some())
+    new.is_some_and(|n| n.find(key).is_some()) || after.iter().any(|p| p.find(key).is_some())
 }
 
 /// Both are sorted by endpoint.

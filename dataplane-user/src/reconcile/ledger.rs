@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use dataplane_common::addr::Address as _;
 use dataplane_common::pod::{Addr, addr_kind};
-use dataplane_common::service::SlotTable;
+use dataplane_common::service::{SlotTable, frontend_flags};
 use hashbrown::{HashMap, HashSet};
 
 use super::ids::{BackendIds, PortIds};
 use super::plan::{NODE, Plan, Tag};
 use super::published::{Family, family};
 use super::slots::Stretches;
-use crate::desired::{FrontendAddr, SourceRange};
+use crate::desired::{Frontend, FrontendAddr, SourceRange};
 
 /// How much fits into the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,10 +36,10 @@ pub struct Limits {
 #[derive(Clone, Copy, Default, Debug)]
 struct AddrUse {
     frontends: u32,
+    /// Those of them for which it is an external or load-balancer IP; for the others it is a cluster IP or a node's address.
+    external: u32,
     /// An address of this node.
     node: bool,
-    /// An external or load-balancer IP; else a cluster IP.
-    external: bool,
     /// The kind in the map; 0: no entry; [`UNSURE`]: nobody knows.
     entered: u8,
 }
@@ -52,7 +52,7 @@ impl AddrUse {
         match (self.node, self.frontends) {
             (true, _) => addr_kind::NODE,
             (false, 0) => 0,
-            (false, _) if self.external => addr_kind::EXTERNAL,
+            (false, all) if all == self.external => addr_kind::EXTERNAL,
             (false, _) => addr_kind::SERVICE,
         }
     }
@@ -134,7 +134,13 @@ impl Ledger {
         self.addrs.get(addr).is_some_and(|a| a.frontends > 0)
     }
 
-    pub(super) fn enter_frontend(&mut self, key: FrontendAddr, port: u32) {
+    /// Whether the frontend has been handed over to another service port than this one.
+    pub(super) fn is_of_another(&self, key: &FrontendAddr, port: u32) -> bool {
+        self.frontend_owner(key).is_some_and(|owner| owner != port)
+    }
+
+    /// The service port has this frontend now.
+    pub fn enter_frontend(&mut self, key: FrontendAddr, port: u32) {
         if self.frontends.insert(key, port).is_none() && matches!(family(&key.addr), Family::V6(_)) {
             self.v6_frontends += 1;
         }
@@ -163,36 +169,38 @@ impl Ledger {
     }
 
     /// Loopback has no entry: sockets do not ask for one, and packets to it are not the dataplane's (CVE-2020-8558).
-    pub(super) fn use_addr(&mut self, addr: [u8; 16], tag: Tag) {
+    pub(super) fn use_addr(&mut self, frontend: &Frontend, tag: Tag) {
+        let addr = frontend.key.addr;
         if is_loopback(&addr) {
             return;
         }
         let entry = self.addrs.entry(addr).or_default();
         entry.frontends += 1;
+        entry.external += u32::from(is_external(frontend));
         if entry.entered != entry.wanted() {
             self.touched.push((addr, tag));
         }
     }
 
-    /// Says of an address that is in use what it is.
-    pub(super) fn name_addr(&mut self, addr: [u8; 16], external: bool, tag: Tag) {
-        if is_loopback(&addr) {
-            return;
-        }
-        let entry = self.addrs.entry(addr).or_default();
-        if entry.external != external {
-            entry.external = external;
-            self.touched.push((addr, tag));
+    /// The frontend is what it was not before: external or not.
+    pub(super) fn change_addr(&mut self, before: &Frontend, after: &Frontend, tag: Tag) {
+        if is_external(before) != is_external(after) {
+            self.use_addr(after, tag);
+            self.leave_addr(before, tag);
         }
     }
 
-    pub(super) fn leave_addr(&mut self, addr: [u8; 16], tag: Tag) {
+    /// A Service has no such frontend any more.
+    pub fn leave_addr(&mut self, frontend: &Frontend, tag: Tag) {
+        let addr = frontend.key.addr;
         if is_loopback(&addr) {
             return;
         }
         let entry = self.addrs.entry(addr).or_default();
         entry.frontends = entry.frontends.saturating_sub(1);
-        if entry.entered != entry.wanted() {
+        entry.external = entry.external.saturating_sub(u32::from(is_external(frontend)));
+        // also if others have it still: they may leave in the same round
+        if self.touched.last() != Some(&(addr, tag)) {
             self.touched.push((addr, tag));
         }
     }
@@ -234,18 +242,29 @@ impl Ledger {
         !self.touched.is_empty()
     }
 
-    /// Turns what has changed about addresses in this round into operations.
+    /// Turns what has changed about addresses in this round into operations. An address that several Services get is entered for each of
+    /// them, because the operations of one may be left out; one that several leave is looked at again when all of them have left.
     pub fn plan_addrs(&mut self, plan: &mut Plan) {
-        for (addr, tag) in self.touched.drain(..) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for group in touched.chunk_by(|a, b| a.0 == b.0) {
+            let addr = group[0].0;
             let Some(entry) = self.addrs.get_mut(&addr) else { continue };
             let wanted = entry.wanted();
+            if wanted == 0 && entry.entered != 0 && group.len() > 1 {
+                self.touched.push((addr, NODE));
+                continue;
+            }
             if entry.entered != wanted {
                 let value = Addr { ifindex: 0, kind: wanted, flags: 0, mac: [0; 6] };
-                match (family(&addr), wanted) {
-                    (Family::V4(a), 0) => plan.gone_addrs4.push(tag, a),
-                    (Family::V6(a), 0) => plan.gone_addrs6.push(tag, a),
-                    (Family::V4(a), _) => plan.addrs4.push(tag, a, value),
-                    (Family::V6(a), _) => plan.addrs6.push(tag, a, value),
+                for (_, tag) in group {
+                    match (family(&addr), wanted) {
+                        (Family::V4(a), 0) => plan.gone_addrs4.push(*tag, a),
+                        (Family::V6(a), 0) => plan.gone_addrs6.push(*tag, a),
+                        (Family::V4(a), _) => plan.addrs4.push(*tag, a, value),
+                        (Family::V6(a), _) => plan.addrs6.push(*tag, a, value),
+                    }
                 }
                 entry.entered = wanted;
             }
@@ -253,7 +272,14 @@ impl Ledger {
                 self.addrs.remove(&addr);
             }
         }
+        touched.clear();
+        touched.append(&mut self.touched);
+        self.touched = touched;
     }
+}
+
+const fn is_external(frontend: &Frontend) -> bool {
+    frontend.flags & frontend_flags::EXTERNAL != 0
 }
 
 fn is_loopback(addr: &[u8; 16]) -> bool {

@@ -72,6 +72,12 @@ impl PublishedPort {
         self.sources.as_ref().map_or(&[], |s| s)
     }
 
+    /// Its frontend with this key.
+    #[must_use]
+    pub fn find(&self, key: &FrontendAddr) -> Option<&desired::Frontend> {
+        self.frontends.binary_search_by_key(key, |f| f.key).ok().map(|i| &self.frontends[i])
+    }
+
     /// The backends of one table, by address and port.
     pub fn members(&self, v6: bool, set: u8) -> impl Iterator<Item = &PublishedBackend> + Clone {
         self.backends.iter().filter(move |b| b.sets & set != 0 && is_v4(&b.addr) != v6)

@@ -168,8 +168,7 @@ pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
         let port = parts.assemble(id, &name, &found.slots, &mut end_backend);
         for f in &port.frontends {
             ledger.enter_frontend(f.key, id);
-            ledger.use_addr(f.key.addr, NODE);
-            ledger.name_addr(f.key.addr, f.flags & frontend_flags::EXTERNAL != 0, NODE);
+            ledger.use_addr(f, NODE);
         }
         port.sources().iter().for_each(|range| ledger.enter_source(id, *range));
         services.entry(service).or_default().push(port);

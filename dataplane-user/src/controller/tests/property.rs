@@ -17,6 +17,8 @@ struct World {
     slices: BTreeMap<u8, SliceObject>,
     context: NodeContext,
     nodes: BTreeMap<u8, NodeObject>,
+    /// A range of cluster IPs in which some external addresses are.
+    range: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -24,6 +26,7 @@ enum Step {
     Service(u8, Option<ServiceObject>),
     Slice(u8, Option<SliceObject>),
     Node(u8, Option<NodeObject>),
+    Range(bool),
     Context(NodeContext),
     /// The connection was lost, the objects changed without us, and all are listed anew.
     Relist(Vec<Step>),
@@ -37,8 +40,16 @@ const SERVICES: u8 = 4;
 const SCHEDULERS: u8 = dataplane_common::service::scheduler::NAMES.len() as u8;
 
 fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
-    (1..8_u8, 0..4_u8, any::<[bool; 4]>(), 0..3_u32, prop::option::of(any_scheduling())).prop_map(
-        move |(ports, externals, [v6, local_in, local_out, node_port], affinity, scheduling)| {
+    let flags = any::<[bool; 6]>();
+    (1..8_u8, 0..4_u8, flags, 0..3_u32, 0..3_u32, prop::option::of(any_scheduling())).prop_map(
+        move |(
+            ports,
+            externals,
+            [v6, local_in, local_out, node_port, shared, greedy],
+            affinity,
+            created,
+            scheduling,
+        )| {
             let v4 = format!("10.96.{i}.1");
             let v6_addr = format!("fd00:96::{i}");
             let addresses = if v6 { vec![v4.as_str(), &v6_addr] } else { vec![v4.as_str()] };
@@ -50,11 +61,18 @@ fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
             s.internal = policy(local_in);
             s.external = policy(local_out);
             s.affinity = affinity * 100;
+            s.created = created;
             if node_port {
-                s.ports.iter_mut().zip(0..).for_each(|(p, n)| p.node_port = 30_000 + 10 * u16::from(i) + n);
+                s.ports
+                    .iter_mut()
+                    .zip(0..)
+                    .for_each(|(p, n)| p.node_port = if shared { 30_500 + n } else { 30_000 + 10 * u16::from(i) + n });
             }
             if externals > 0 || scheduling.is_some() {
-                let external_ips = (0..externals).map(|e| ip(&format!("203.0.{i}.{e}"))).collect();
+                // addresses that others claim as well: another's cluster IP, and external ones
+                let of = if shared { 99 } else { i };
+                let other = greedy.then(|| ip(&format!("10.96.{}.1", (i + 1) % SERVICES)));
+                let external_ips = (0..externals).map(|e| ip(&format!("203.0.{of}.{e}"))).chain(other).collect();
                 let load_balancer_ips = [ip(&format!("203.0.{i}.9")), ip(&format!("2001:db8:9::{i}"))].into();
                 // with the first of them the node's own address, and so all of them
                 let ranges = [["192.0.2.0/24", "198.51.0.0/16"], ["2001:db8:7::/64", "203.0.113.0/25"]];
@@ -105,10 +123,21 @@ fn any_slice() -> impl Strategy<Value = SliceObject> {
     )
 }
 
+/// Endpoints of slices in another namespace can be told from the others.
+fn foreign(i: u8, mut slice: Option<SliceObject>) -> Option<SliceObject> {
+    if i >= 6 {
+        slice.iter_mut().flat_map(|s| &mut s.endpoints).for_each(|e| e.addr[14] ^= FOREIGN);
+    }
+    slice
+}
+
+const FOREIGN: u8 = 0x40;
+
 fn any_change() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..SERVICES).prop_flat_map(|i| prop::option::weighted(0.8, any_service(i)).prop_map(move |s| Step::Service(i, s))),
-        6 => (0..6_u8, prop::option::weighted(0.8, any_slice())).prop_map(|(i, s)| Step::Slice(i, s)),
+        6 => (0..8_u8, prop::option::weighted(0.8, any_slice())).prop_map(|(i, s)| Step::Slice(i, foreign(i, s))),
+        1 => any::<bool>().prop_map(Step::Range),
         1 => (0..2_u8, any::<bool>()).prop_map(|(i, there)| {
             let object = NodeObject { addresses: [ip(&format!("10.1.0.{}", i + 1))].into(), ..NodeObject::default() };
             Step::Node(i, there.then_some(object))
@@ -145,14 +174,22 @@ impl World {
             }
             Step::Slice(i, object) => {
                 set(&mut self.slices, *i, object.clone());
-                Some(Event::Slice(key(&format!("slice{i}")), object.clone()))
+                Some(Event::Slice(slice_key(*i), object.clone()))
             }
             Step::Node(i, object) => {
                 set(&mut self.nodes, *i, object.clone());
                 Some(Event::Node(format!("extra{i}").into(), object.clone()))
             }
+            Step::Range(there) => {
+                self.range = *there;
+                Some(self.range_event())
+            }
             _ => None,
         }
+    }
+
+    fn range_event(&self) -> Event {
+        Event::ServiceCidr("more".into(), self.range.then(|| ["203.0.99.0/24".parse().unwrap()].into()))
     }
 
     fn list(&self, core: &mut Core) {
@@ -162,7 +199,8 @@ impl World {
         core.handle(Event::Node("n1".into(), Some(node())));
         self.nodes.iter().for_each(|(i, o)| core.handle(Event::Node(format!("extra{i}").into(), Some(o.clone()))));
         self.services.iter().for_each(|(i, o)| core.handle(Event::Service(key(&format!("s{i}")), Some(o.clone()))));
-        self.slices.iter().for_each(|(i, o)| core.handle(Event::Slice(key(&format!("slice{i}")), Some(o.clone()))));
+        self.slices.iter().for_each(|(i, o)| core.handle(Event::Slice(slice_key(*i), Some(o.clone()))));
+        core.handle(self.range_event());
         for kind in SourceKind::ALL {
             core.handle(Event::InSync(kind));
         }
@@ -174,6 +212,12 @@ impl World {
         self.list(&mut core);
         core
     }
+}
+
+/// Some are in another namespace, where no Service is.
+fn slice_key(i: u8) -> ObjectKey {
+    let namespace = if i < 6 { "shop" } else { "evil" };
+    ObjectKey::new(namespace, &format!("slice{i}"))
 }
 
 fn set<T>(map: &mut BTreeMap<u8, T>, i: u8, object: Option<T>) {
@@ -227,6 +271,7 @@ fn check(steps: &[Step]) {
     // only at the end: a backend is told first that it drains, and taken out of the tables afterwards
     let drained = |f: &FrontendView| f.internal.iter().chain(&f.external).any(|b| b.3 == 0);
     assert!(!seen.frontends.values().any(drained), "a backend without weight takes new connections: {seen:?}");
+    assert!(seen.backends.iter().all(|(_, (addr, ..))| addr[14] & FOREIGN == 0), "of another namespace");
     let before = *core.operations();
     core.mark_all();
     core.reconcile(now);

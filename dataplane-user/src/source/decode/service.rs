@@ -136,11 +136,21 @@ fn extra(wire: &ServiceWire, faults: &mut Faults<'_>) -> Option<Box<ServiceExtra
     let external = spec.external_ips.iter().flatten().enumerate().map(|(i, ip)| (format!("spec.externalIPs[{i}]"), ip));
     let external_ips = external_addresses(external, faults);
     let ingress = wire.status.load_balancer.iter().flat_map(|l| l.ingress.iter().flatten()).enumerate();
-    let vip = ingress.filter(|(_, i)| i.ip_mode.as_deref().is_none_or(|m| m == "VIP"));
+    let mut odd_modes = Vec::new();
+    let vip = ingress.filter(|(i, ingress)| match ingress.ip_mode.as_deref() {
+        None | Some("VIP") => true,
+        Some("Proxy") => false,
+        Some(other) => {
+            let reason = format!("{other:?} is not VIP or Proxy; the address is left to others");
+            odd_modes.push((format!("status.loadBalancer.ingress[{i}].ipMode"), reason));
+            false
+        }
+    });
     let vip = vip.filter_map(|(i, ingress)| {
         Some((format!("status.loadBalancer.ingress[{i}].ip"), ingress.ip.as_ref().filter(|ip| !ip.is_empty())?))
     });
     let load_balancer_ips = external_addresses(vip, faults);
+    odd_modes.into_iter().for_each(|(field, reason)| faults.add(field, reason));
     let mut source_ranges = Vec::new();
     let mut restricted = [false; 2];
     for (i, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {

@@ -158,7 +158,7 @@ fn a_port_name_is_a_dns_label() {
 
 #[test]
 fn faults_of_services_are_named_by_field_and_the_rest_counts() {
-    let cases: [(fn(&mut Value), &str); 10] = [
+    let cases: [(fn(&mut Value), &str); 16] = [
         (|v| v["spec"]["ports"][0]["port"] = json!(70000), "spec.ports[0].port: 70000 is not a port from 1 to 65535"),
         (|v| v["spec"]["ports"][0]["port"] = json!(-1), "spec.ports[0].port: -1 is not a port from 1 to 65535"),
         (|v| v["spec"]["ports"][0]["nodePort"] = json!(-5), "spec.ports[0].nodePort: -5 is not a port from 1 to 65535"),
@@ -182,6 +182,30 @@ fn faults_of_services_are_named_by_field_and_the_rest_counts() {
         (
             |v| v["spec"]["externalIPs"] = json!(["not-an-ip"]),
             "spec.externalIPs[0]: \"not-an-ip\" is not an IP address",
+        ),
+        (
+            |v| v["spec"]["ports"][0]["port"] = json!(i64::MAX),
+            "spec.ports[0].port: 9223372036854775807 is not a port from 1 to 65535",
+        ),
+        (
+            |v| v["spec"]["externalIPs"] = json!(["169.254.1.1"]),
+            "spec.externalIPs[0]: 169.254.1.1 is a link-local address",
+        ),
+        (
+            |v| v["status"] = json!({"loadBalancer": {"ingress": [{"ip": "224.0.0.9"}]}}),
+            "status.loadBalancer.ingress[0].ip: 224.0.0.9 is a multicast or broadcast address",
+        ),
+        (
+            |v| v["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.9", "ipMode": "Tunnel"}]}}),
+            "status.loadBalancer.ingress[0].ipMode: \"Tunnel\" is not VIP or Proxy; the address is left to others",
+        ),
+        (
+            |v| v["spec"]["healthCheckNodePort"] = json!(99_999),
+            "spec.healthCheckNodePort: 99999 is not a port from 1 to 65535",
+        ),
+        (
+            |v| v["spec"]["sessionAffinity"] = json!("Cookie"),
+            "spec.sessionAffinity: \"Cookie\" is not None or ClientIP",
         ),
         (
             |v| v["spec"]["internalTrafficPolicy"] = json!("Zonal"),
@@ -228,6 +252,8 @@ fn endpoints_at_addresses_that_no_service_may_lead_to_are_refused() {
         ("224.0.0.1", "is a multicast or broadcast address"),
         ("255.255.255.255", "is a multicast or broadcast address"),
         ("0.0.0.0", "is an unspecified address"),
+        ("0.1.2.3", "is an unspecified address"),
+        ("127.255.0.9", "is a loopback address"),
     ] {
         let decoded = slice_of(slice(|v| v["endpoints"].as_array_mut().unwrap().push(json!({"addresses": [bad]}))));
         assert_eq!(said(&decoded), [format!("EndpointSlice shop/web-1, endpoints[1].addresses[0]: {bad} {reason}")]);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::parse::{Fault, Parsed, parse};
 use crate::source::decode::Decoder;
-use crate::source::{Event, ObjectKey, Origin, Rejection, SourceKind};
+use crate::source::{Cause, Event, ObjectKey, Origin, Rejection, SourceKind};
 
 /// Names an object.
 pub(super) type Id = (SourceKind, ObjectKey);
@@ -75,7 +75,8 @@ impl Files {
             }
             Err(Fault { document, field, reason }) => {
                 self.objects.entry(path.into()).or_default();
-                vec![Event::Rejected(Rejection { origin: Origin::File { path: path.into() }, document, field, reason })]
+                let (origin, cause) = (Origin::File { path: path.into() }, Cause::Invalid);
+                vec![Event::Rejected(Rejection { origin, cause, document, field, reason })]
             }
         }
     }
@@ -124,7 +125,8 @@ fn is_manifest(path: &Path) -> bool {
 fn twice(path: &Path, document: usize, (kind, key): &Id, first: &Path) -> Event {
     let reason = format!("{kind} {key} is already defined in {}", first.display());
     let field = "metadata.name".to_owned();
-    Event::Rejected(Rejection { origin: Origin::File { path: path.into() }, document: Some(document), field, reason })
+    let (origin, cause) = (Origin::File { path: path.into() }, Cause::Invalid);
+    Event::Rejected(Rejection { origin, cause, document: Some(document), field, reason })
 }
 
 fn gone((kind, key): Id) -> Event {
