@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, Ipam};
 use crate::controller::{self, ControllerError, Handle, Nodes, Snapshot};
+use crate::events::{self, Notices};
 use crate::http::health::{self, Now};
 use crate::http::service_health;
 use crate::http::{self, Answer, BindError, Handler, listen, reserve};
@@ -113,14 +114,15 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     info!(jiffies_per_second = clock.rate, cgroup = %cgroup.display(), predecessor, "programs are ready");
 
     let controller = controller::start(apply::open(&pins)?, clock.rate)?;
-    let (nodes, snapshots, events) = (controller.nodes(), controller.snapshots(), controller.events());
+    let (nodes, snapshots, sender) = (controller.nodes(), controller.snapshots(), controller.events());
     let service_ranges = controller.service_ranges();
     let publish = publisher(controller);
     let (pools, blocks) = pools(&config, nodes.clone(), Arc::clone(&status));
     let parts = Parts { config: Arc::clone(&config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
     let mut node = tokio::spawn(node.run(nodes, service_ranges, snapshots.clone(), blocks));
-    let mut source = source.start(config.node_name.clone(), config.service_proxy, events, pools);
+    let notices = tell_events(&source, &config, &snapshots);
+    let mut source = source.start(config.node_name.clone(), config.service_proxy, sender, pools);
 
     if config.service_proxy {
         tokio::spawn(leftovers::watch());
@@ -130,7 +132,7 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone());
     tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));
     tokio::spawn(conflist::offer(Arc::clone(&config), snapshots.clone()));
-    tokio::spawn(service_health::run(snapshots.clone()));
+    tokio::spawn(service_health::run(snapshots.clone(), notices, config.node_name.clone()));
     tokio::spawn(await_sync(health_address, metrics, snapshots));
     let cause = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -151,6 +153,16 @@ async fn take(flag: &'static str, address: SocketAddr, config: &Config) -> Resul
         Ok(taken) => Ok(taken),
         Err(e) => Err(e.explain(config.metrics_bind_address).await),
     }
+}
+
+/// Tells a cluster what can't be served; where others leave what is to be told.
+fn tell_events(source: &source::Prepared, config: &Config, snapshots: &watch::Receiver<Arc<Snapshot>>) -> Notices {
+    if source.servers().is_empty() || !config.service_proxy {
+        return Notices::default();
+    }
+    let (notices, left) = events::channel();
+    tokio::spawn(events::run(source.servers().to_vec(), config.node_name.clone(), snapshots.clone(), left));
+    notices
 }
 
 /// What looks after pools and blocks, and where the blocks are told; nothing in other modes.

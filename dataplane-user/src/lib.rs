@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod desired;
+pub mod events;
 pub mod http;
 pub mod ipam;
 pub mod load;

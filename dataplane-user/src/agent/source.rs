@@ -108,6 +108,15 @@ async fn from_file(path: &Path) -> Result<kube::Config, SourceError> {
 }
 
 impl Prepared {
+    /// The API servers, if it is a cluster.
+    #[must_use]
+    pub fn servers(&self) -> &[kube::Config] {
+        match self {
+            Self::Manifests(_) => &[],
+            Self::Kubernetes(servers) => servers,
+        }
+    }
+
     /// Starts the source, without Services where another proxy serves them, and what else talks to the same API server; the task ends only with an error.
     #[must_use]
     pub fn start(

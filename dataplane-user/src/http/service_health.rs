@@ -16,6 +16,8 @@ use tracing::{info, warn};
 use super::health::{self, Now};
 use super::{Answer, Handler, listen, reserve, serve};
 use crate::controller::{HealthCheck, Snapshot};
+use crate::events::{Notice, Notices};
+use crate::source::{ObjectKey, SourceKind};
 
 /// What the port of a Service answers, by kube-proxy's rules.
 #[must_use]
@@ -30,7 +32,7 @@ pub fn answer(check: &HealthCheck, proxy_healthy: bool) -> Answer {
 }
 
 /// Follows the snapshots until the controller ends.
-pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: Notices, node: String) {
     let mut servers: BTreeMap<u16, JoinHandle<()>> = BTreeMap::new();
     let mut failed: BTreeMap<u16, String> = BTreeMap::new();
     loop {
@@ -55,6 +57,7 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
                 }
                 Err(e) if failed.get(port) != Some(&e) => {
                     warn!(service = %format_args!("{}/{}", check.namespace, check.name), "{e}");
+                    notices.leave(failed_to_listen(check, *port, &node, &e));
                     failed.insert(*port, e);
                 }
                 Err(_) => {}
@@ -64,6 +67,17 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
             servers.values().for_each(JoinHandle::abort);
             return;
         }
+    }
+}
+
+/// As kube-proxy says it.
+fn failed_to_listen(check: &HealthCheck, port: u16, node: &str, error: &str) -> Notice {
+    Notice {
+        kind: SourceKind::Service,
+        key: ObjectKey { namespace: check.namespace.clone(), name: check.name.clone() },
+        reason: "FailedToStartServiceHealthcheck",
+        note: format!("node {node} failed to start healthcheck on port {port}: {error}"),
+        local: true,
     }
 }
 
@@ -106,7 +120,7 @@ mod tests {
         let checks = [(port, HealthCheck { namespace: "a".into(), name: "b".into(), local_endpoints: 1 })];
         let with = Snapshot { health_checks: Arc::new(checks.into()), ..Snapshot::default() };
         let (sender, receiver) = watch::channel(Arc::new(with));
-        let task = tokio::spawn(run(receiver));
+        let task = tokio::spawn(run(receiver, Notices::default(), "n1".into()));
         let connects = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
         for wanted in [true, false] {
             let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
@@ -116,6 +130,26 @@ mod tests {
             }
             sender.send_replace(Arc::new(Snapshot::default()));
         }
+        drop(sender);
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_told_to_the_service() {
+        let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let checks = [(port, HealthCheck { namespace: "a".into(), name: "b".into(), local_endpoints: 1 })];
+        let with = Snapshot { health_checks: Arc::new(checks.into()), ..Snapshot::default() };
+        let (sender, receiver) = watch::channel(Arc::new(with));
+        let (notices, mut left) = crate::events::channel();
+        let task = tokio::spawn(run(receiver, notices, "n1".into()));
+        let notice = left.recv().await.unwrap();
+        assert_eq!((notice.key.to_string(), notice.reason), ("a/b".into(), "FailedToStartServiceHealthcheck"));
+        assert!(
+            notice.note.starts_with(&format!("node n1 failed to start healthcheck on port {port}: ")),
+            "{}",
+            notice.note
+        );
         drop(sender);
         task.await.unwrap();
     }

@@ -1,6 +1,7 @@
 //! The Kubernetes source against an API server that is made for the test: lists, watches, lost connections, expired versions.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "a test")]
 
+mod events;
 mod objects;
 mod pools;
 mod server;

@@ -15,6 +15,7 @@ struct State {
     objects: HashMap<String, Vec<Value>>,
     failures: HashMap<String, usize>,
     unknown: Vec<String>,
+    forbidden: Vec<String>,
     watches: HashMap<String, Vec<mpsc::Sender<Value>>>,
     queries: Vec<String>,
     /// What happened to single objects, by version, for who begins to watch after it has listed.
@@ -28,6 +29,7 @@ impl Default for State {
             objects: HashMap::new(),
             failures: HashMap::new(),
             unknown: Vec::new(),
+            forbidden: Vec::new(),
             watches: HashMap::new(),
             queries: Vec::new(),
             events: HashMap::new(),
@@ -81,6 +83,13 @@ impl Server {
         self.state.lock().unwrap().unknown.push(collection.into());
     }
 
+    /// Whether anything may be done with this collection.
+    pub(crate) fn forbid(&self, collection: &str, forbidden: bool) {
+        let all = &mut self.state.lock().unwrap().forbidden;
+        all.retain(|c| c != collection);
+        all.extend(forbidden.then(|| collection.to_owned()));
+    }
+
     pub(crate) fn queries(&self) -> Vec<String> {
         self.state.lock().unwrap().queries.clone()
     }
@@ -121,8 +130,10 @@ async fn serve(mut stream: TcpStream, server: Server) {
         let mut words = head.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let path: Vec<_> = target.split('?').next().unwrap_or_default().split('/').collect();
-        // /api/v1/nodes and /apis/<group>/<version>/nodes, perhaps with a name behind.
+        // /api/v1/nodes and /apis/<group>/<version>/nodes, perhaps with a name behind; namespaces are no difference.
         let prefix = if path.get(1) == Some(&"api") { 3 } else { 4 };
+        let prefix =
+            if path.get(prefix) == Some(&"namespaces") && path.len() > prefix + 2 { prefix + 2 } else { prefix };
         let (collection, name) = match path.get(prefix..) {
             Some([collection]) => (*collection, ""),
             Some([collection, name]) => (*collection, *name),
@@ -168,6 +179,11 @@ fn answer(request: &Request<'_>, target: &str, server: &Server) -> (&'static str
         if let Some(left) = state.failures.get_mut(request.collection).filter(|n| **n > 0) {
             *left -= 1;
             return ("500 Internal Server Error", "{}".into());
+        }
+        if state.forbidden.iter().any(|c| c == request.collection) {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
+                                "message": "events.events.k8s.io is forbidden"});
+            return ("403 Forbidden", status.to_string());
         }
         if state.unknown.iter().any(|c| c == request.collection) {
             let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
