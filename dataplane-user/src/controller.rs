@@ -6,7 +6,9 @@
 mod claims;
 mod core;
 mod faults;
+mod histogram;
 mod intake;
+mod locality;
 mod report;
 mod round;
 mod snapshot;
@@ -27,8 +29,10 @@ use crate::desired::NodeContext;
 use crate::source::{Event, EventSender};
 
 pub use self::core::Core;
+pub use histogram::{Histogram, Programming, Rounds, Scale};
 pub use intake::Nodes;
-pub use snapshot::{HealthCheck, Histogram, MAX_REJECTIONS, Snapshot};
+pub use locality::NoLocal;
+pub use snapshot::{HealthCheck, MAX_REJECTIONS, Snapshot};
 
 /// Why the controller could not start.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ mod kernel;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use dataplane_host::pins::Pins;
 use prometheus_client::collector::Collector;
@@ -21,7 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::controller::{Histogram, Snapshot};
+use crate::controller::{Histogram, Scale, Snapshot};
 use crate::node::status::NodeStatus;
 
 /// MIME type of [`Metrics::render`].
@@ -83,15 +83,10 @@ fn gauge(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: usize) ->
     )?)
 }
 
-fn histogram(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, h: &Histogram) -> fmt::Result {
-    let buckets: Vec<_> = Histogram::bounds().chain([f64::MAX]).zip(h.counts).collect();
+fn histogram<S: Scale>(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, h: &Histogram<S>) -> fmt::Result {
+    let buckets: Vec<_> = h.buckets().collect();
     let mut encoder = e.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    encoder.encode_histogram::<NoLabelSet>(
-        Duration::from_micros(h.sum_us).as_secs_f64(),
-        h.counts.iter().sum(),
-        &buckets,
-        None,
-    )
+    encoder.encode_histogram::<NoLabelSet>(h.sum().as_secs_f64(), h.count(), &buckets, None)
 }
 
 /// Seconds since 1970; 0: never.
@@ -124,6 +119,7 @@ impl Collector for Controller {
         let name = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
         let help = "EndpointSlices that wait to be applied: they wait with their Services, which are counted there";
         gauge(e, name, help, 0)?;
+        no_local(e, &s)?;
         gauge(e, "ropeway_synced", "Whether the maps have been complete once", usize::from(s.synced))?;
         gauge(e, "ropeway_services", "Services", s.services)?;
         gauge(e, "ropeway_endpoint_slices", "EndpointSlices", s.slices)?;
@@ -137,6 +133,20 @@ impl Collector for Controller {
         }
         Ok(())
     }
+}
+
+/// As kube-proxy has it: a gauge, whatever its name says.
+fn no_local(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
+    let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+    let help = "Services with a policy Local that have endpoints, but none on this node";
+    let mut family = e.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (ip_family, counts) in [("IPv4", s.no_local[0]), ("IPv6", s.no_local[1])] {
+        for (policy, count) in [("internal", counts[0]), ("external", counts[1])] {
+            let labels = [("ip_family", ip_family), ("traffic_policy", policy)];
+            ConstGauge::new(i64::from(count)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 fn used(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
@@ -184,12 +194,15 @@ impl Collector for Node {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn names_that_dashboards_know() {
         let pins = Pins::new(std::path::Path::new("/nonexistent"));
-        let mut snapshot = Snapshot { service_changes: 1, frontends: (7, 3), ..Snapshot::default() };
+        let mut snapshot =
+            Snapshot { service_changes: 1, frontends: (7, 3), no_local: [[1, 0], [0, 2]], ..Snapshot::default() };
         let mut rounds = Histogram::default();
         rounds.record(Duration::from_millis(3));
         rounds.record(Duration::from_secs(100));
@@ -204,7 +217,12 @@ mod tests {
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\"} 1",
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"+Inf\"} 2",
             "kubeproxy_sync_proxy_rules_duration_seconds_count 2",
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"16.384\"} 1",
+            "kubeproxy_network_programming_duration_seconds_bucket{le=\"0.25\"} 0",
+            "kubeproxy_network_programming_duration_seconds_bucket{le=\"300.0\"} 0",
             "kubeproxy_network_programming_duration_seconds_count 0",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"internal\"} 1",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family=\"IPv6\",traffic_policy=\"external\"} 2",
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds 0.0",
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds 0.0",
             "kubeproxy_sync_proxy_rules_service_changes_total 1",

@@ -119,7 +119,7 @@ impl Core {
         }
     }
 
-    /// The frontend leads to another Service now: `from` has it no more, and waits.
+    /// The frontend leads to another Service now: `from` has it no more, and waits. All who wait are told anew who has it.
     pub(super) fn hand_over(&mut self, key: &FrontendAddr, from: u32) {
         let Some(entry) = self.store.get_mut(from) else { return };
         for port in &mut entry.published {
@@ -129,6 +129,7 @@ impl Core {
         }
         self.claims.offered.remove(key);
         self.mark(from);
+        self.claims.wake(key).into_iter().for_each(|n| self.mark(n));
     }
 
     /// Plans, on the account of the Service that could not take a frontend over, that it leads to its owner.

@@ -13,6 +13,7 @@ use tracing::{error, info};
 use super::claims::Claims;
 use super::faults::Faults;
 use super::intake::{Intake, Nodes};
+use super::locality::NoLocal;
 use super::report::Report;
 use super::store::{Entry, Store};
 use crate::apply::{self, Operations, Tables};
@@ -36,6 +37,7 @@ pub struct Core {
     pub(super) operations: Operations,
     pub(super) faults: Faults,
     pub(super) report: Report,
+    pub(super) no_local: NoLocal,
     pub(super) intake: Intake,
     pub(super) jiffies_per_second: u32,
     /// Services that wait for the next round.
@@ -72,6 +74,7 @@ impl Core {
             operations: Operations::default(),
             faults: Faults::default(),
             report: Report::default(),
+            no_local: NoLocal::default(),
             intake: Intake::default(),
             jiffies_per_second,
             dirty: Vec::new(),
@@ -120,9 +123,12 @@ impl Core {
             }
             Event::Slice(key, object) => {
                 self.faults.clear_object(SourceKind::Slice, &key);
-                self.report.endpoint_change(object.as_ref().map_or(0, |o| o.triggered));
-                for number in self.store.set_slice(&key, object).into_iter().flatten() {
-                    self.mark(number);
+                self.report.endpoint_change();
+                let triggered = object.as_ref().map_or(0, |o| o.triggered);
+                let changed = self.store.set_slice(&key, object);
+                changed.into_iter().flatten().for_each(|number| self.mark(number));
+                if let Some(number) = changed[1] {
+                    self.report.triggered(number, triggered);
                 }
             }
             Event::Node(name, object) => {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::core::Core;
-use super::snapshot::{HealthCheck, Histogram, Snapshot};
+use super::histogram::{Histogram, Programming, Rounds};
+use super::snapshot::{HealthCheck, Snapshot};
 use crate::source::ObjectKey;
 
 #[derive(Debug, Default)]
@@ -17,14 +18,14 @@ pub(super) struct Report {
     last_duration: Duration,
     last_error: Option<Arc<str>>,
     pending_since: Option<Instant>,
-    rounds: Arc<Histogram>,
-    programming: Arc<Histogram>,
-    /// When the changes happened that the next round takes to the tables.
-    triggered: Vec<u64>,
+    rounds: Arc<Histogram<Rounds>>,
+    programming: Arc<Histogram<Programming>>,
+    /// When the changes happened that are not in the tables yet, by Service; in milliseconds since 1970.
+    triggered: Vec<(u32, u64)>,
     health: Arc<BTreeMap<u16, HealthCheck>>,
 }
 
-/// Trigger times that are kept for a round.
+/// Trigger times that are kept.
 const MAX_TRIGGERED: usize = 4096;
 
 impl Report {
@@ -32,10 +33,14 @@ impl Report {
         self.service_changes += 1;
     }
 
-    pub(super) fn endpoint_change(&mut self, triggered: u64) {
+    pub(super) fn endpoint_change(&mut self) {
         self.endpoint_changes += 1;
-        if triggered != 0 && self.last_sync.is_some() && self.triggered.len() < MAX_TRIGGERED {
-            self.triggered.push(triggered);
+    }
+
+    /// A change of a Service's endpoints happened then; 0: unknown. What happened before the tables were complete once is not measured.
+    pub(super) fn triggered(&mut self, service: u32, at: u64) {
+        if at != 0 && self.last_sync.is_some() && self.triggered.len() < MAX_TRIGGERED {
+            self.triggered.push((service, at));
         }
     }
 
@@ -65,17 +70,21 @@ impl Report {
         }
     }
 
-    /// A round has ended.
-    pub(super) fn round(&mut self, duration: Duration, failing: bool) {
+    /// A round has ended. `waits` says which Services are not in the tables yet.
+    pub(super) fn round(&mut self, duration: Duration, failing: bool, waits: impl Fn(u32) -> bool) {
         let now = SystemTime::now();
         (self.last_sync, self.last_duration) = (Some(now), duration);
         Arc::make_mut(&mut self.rounds).record(duration);
         let now_ms = now.duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         if !self.triggered.is_empty() {
             let programming = Arc::make_mut(&mut self.programming);
-            for at in self.triggered.drain(..) {
-                programming.record(Duration::from_millis(now_ms.saturating_sub(at)));
-            }
+            self.triggered.retain(|(service, at)| {
+                let waits = waits(*service);
+                if !waits {
+                    programming.record(Duration::from_millis(now_ms.saturating_sub(*at)));
+                }
+                waits
+            });
         }
         self.pending_since = if failing { self.pending_since.or_else(|| Some(Instant::now())) } else { None };
     }
@@ -84,7 +93,9 @@ impl Report {
 impl Core {
     /// A round that took so long has ended.
     pub fn note_round(&mut self, duration: Duration) {
-        self.report.round(duration, self.failing() > 0);
+        let failing = self.failing() > 0;
+        let store = &self.store;
+        self.report.round(duration, failing, |number| store.get(number).is_some_and(|e| e.failures > 0));
     }
 
     /// Services that wait for another try.
@@ -127,6 +138,7 @@ impl Core {
             health_checks: report.health.clone(),
             rounds: report.rounds.clone(),
             programming: report.programming.clone(),
+            no_local: self.no_local,
             leaving: self.intake.is_leaving(),
         }
     }

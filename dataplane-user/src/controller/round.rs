@@ -7,6 +7,7 @@ use dataplane_common::addr::Address;
 use dataplane_host::map::MapError;
 
 use super::core::Core;
+use super::locality::{missing, recount};
 use super::snapshot::HealthCheck;
 use crate::apply::{Failures, execute};
 use crate::desired::context::ip;
@@ -130,6 +131,8 @@ impl Core {
 
     fn restore_part(&mut self, number: u32, published: Box<[PublishedPort]>) {
         if let Some(entry) = self.store.get_mut(number) {
+            let before = std::mem::replace(&mut entry.no_local, missing(&published));
+            recount(&mut self.no_local, before, entry.no_local);
             entry.published = published;
         }
     }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::histogram::{Histogram, Programming, Rounds};
+use super::locality::NoLocal;
 use crate::apply::Operations;
 use crate::source::Rejection;
 
@@ -53,9 +55,11 @@ pub struct Snapshot {
     /// Services with a health check node port, by that port.
     pub health_checks: Arc<BTreeMap<u16, HealthCheck>>,
     /// Durations of rounds.
-    pub rounds: Arc<Histogram>,
+    pub rounds: Arc<Histogram<Rounds>>,
     /// From a change of an endpoint (as the API server dates it) to the tables.
-    pub programming: Arc<Histogram>,
+    pub programming: Arc<Histogram<Programming>>,
+    /// Services with a policy Local that have endpoints, but none on this node.
+    pub no_local: NoLocal,
     /// This Node is being deleted, or the cluster autoscaler wants to.
     pub leaving: bool,
 }
@@ -72,27 +76,4 @@ pub struct HealthCheck {
     pub name: Box<str>,
     /// Ready endpoints on this node.
     pub local_endpoints: usize,
-}
-
-/// Counts durations in buckets that double, from a millisecond.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Histogram {
-    /// By bucket; the last one takes what is longer.
-    pub counts: [u64; 17],
-    /// All together, in microseconds.
-    pub sum_us: u64,
-}
-
-impl Histogram {
-    /// The upper bounds of all buckets but the last, in seconds.
-    pub fn bounds() -> impl Iterator<Item = f64> {
-        (0..16).map(|i| f64::from(1 << i) / 1000.0)
-    }
-
-    /// Counts one.
-    pub fn record(&mut self, duration: Duration) {
-        let bucket = Self::bounds().position(|b| duration.as_secs_f64() <= b).unwrap_or(16);
-        self.counts[bucket] += 1;
-        self.sum_us += u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    }
 }

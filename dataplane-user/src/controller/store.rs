@@ -22,6 +22,8 @@ pub(super) struct Entry {
     pub(super) dirty: bool,
     /// Failed this many times in a row.
     pub(super) failures: u8,
+    /// What [`super::locality`] has counted of it.
+    pub(super) no_local: u8,
     epoch: u8,
 }
 
@@ -202,6 +204,7 @@ impl Store {
             published: Box::default(),
             dirty: false,
             failures: 0,
+            no_local: 0,
             epoch: 0,
         });
         let Self { by_key, entries, hasher, .. } = self;

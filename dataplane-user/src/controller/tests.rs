@@ -3,6 +3,7 @@
 mod claims;
 mod faults;
 mod property;
+mod report;
 mod rounds;
 mod sources;
 mod view;

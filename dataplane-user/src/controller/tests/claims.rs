@@ -160,3 +160,15 @@ fn an_address_changes_hands_when_the_table_is_full() {
     assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/young:http");
     assert_eq!(core.snapshot().failing, 0);
 }
+
+#[test]
+fn whoever_waits_is_told_who_has_the_address_now() {
+    let memory = memory();
+    let mut core = contested(&memory, [("b", 200), ("c", 300)]);
+    core.handle(Event::Service(key("a"), Some(claimant("10.96.0.29", 100))));
+    core.reconcile(NOW);
+    let mut told: Vec<_> = core.snapshot().rejections.iter().map(ToString::to_string).collect();
+    told.sort_unstable();
+    let taken = |by: &str| format!("Service shop/{by}, spec.ports: 203.0.113.1 port 80 is taken by Service shop/a");
+    assert_eq!(told, [taken("b"), taken("c")]);
+}

@@ -236,6 +236,14 @@ fn settle(core: &mut Core, now: &mut Duration) {
     }
 }
 
+/// What the snapshot says of Services: what is wrong with them, and where endpoints are missing.
+fn told(core: &mut Core) -> (Vec<String>, [[u32; 2]; 2]) {
+    let snapshot = core.snapshot();
+    let mut rejections: Vec<_> = snapshot.rejections.iter().map(ToString::to_string).collect();
+    rejections.sort_unstable();
+    (rejections, snapshot.no_local)
+}
+
 fn check(steps: &[Step]) {
     let memory = Memory::new(1000, 40_000);
     let watched = memory.clone();
@@ -265,7 +273,9 @@ fn check(steps: &[Step]) {
     memory.clear_faults();
     memory.observe(None);
     let fresh = Memory::new(1000, 40_000);
-    world.start(&fresh, now).reconcile(now);
+    let mut started = world.start(&fresh, now);
+    started.reconcile(now);
+    assert_eq!(told(&mut core), told(&mut started));
     let (seen, wanted) = (view(&memory), view(&fresh));
     assert_eq!(seen, wanted);
     // only at the end: a backend is told first that it drains, and taken out of the tables afterwards

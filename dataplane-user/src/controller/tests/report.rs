@@ -1,0 +1,72 @@
+//! What the snapshot says of endpoints: how long changes took, and where they are missing.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::*;
+use crate::source::object::Policy;
+
+fn ms_ago(ms: u64) -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap() - ms
+}
+
+fn round(core: &mut Core, now: Duration) {
+    core.reconcile(now);
+    core.note_round(Duration::from_millis(1));
+}
+
+#[test]
+fn the_time_from_a_change_to_the_tables_counts_when_it_is_there() {
+    let memory = memory();
+    let mut core = serving(&memory);
+    core.note_round(Duration::from_millis(1));
+    let slice = |endpoint, triggered| SliceObject { triggered, ..slice("web", &[("http", 8080)], &[endpoint]) };
+    core.handle(Event::Slice(key("web-1"), Some(slice("10.1.0.7", ms_ago(10_000)))));
+    round(&mut core, NOW);
+    let programming = core.snapshot().programming;
+    assert_eq!(programming.count(), 1);
+    let (bound, _) = programming.buckets().find(|(_, count)| *count > 0).unwrap();
+    assert!(bound >= 10.0, "{bound}");
+    // a change that could not be made is not over
+    memory.fail_next("frontends4");
+    core.handle(Event::Slice(key("web-1"), Some(slice("10.1.0.8", ms_ago(20_000)))));
+    round(&mut core, NOW);
+    assert_eq!(core.snapshot().programming.count(), 1);
+    let retry = core.next_retry().unwrap();
+    round(&mut core, retry);
+    assert_eq!(core.snapshot().programming.count(), 2);
+    // what is listed again has not changed, and a slice without the annotation says nothing
+    let at = ms_ago(0);
+    for object in [slice("10.1.0.9", at), slice("10.1.0.9", at), slice("10.1.0.9", 0)] {
+        core.handle(Event::Slice(key("web-1"), Some(object)));
+        round(&mut core, retry);
+    }
+    assert_eq!(core.snapshot().programming.count(), 3);
+}
+
+#[test]
+fn services_without_endpoints_here_are_counted_where_their_policy_is_local() {
+    let memory = memory();
+    let mut core = serving(&memory);
+    assert_eq!(core.snapshot().no_local, [[0, 0], [0, 0]]);
+    let mut local = service(&["10.96.0.11", "fd00:96::11"], &[("http", 80), ("more", 81)]);
+    (local.internal, local.external) = (Policy::Local, Policy::Local);
+    local.ports[0].node_port = 30_001;
+    core.handle(Event::Service(key("local"), Some(local.clone())));
+    core.reconcile(NOW);
+    assert_eq!(core.snapshot().no_local, [[0, 0], [0, 0]], "there are no endpoints anywhere");
+    let with = |flags| slice_of("local", &[("http", 8080), ("more", 8081)], &[("10.1.0.9", flags)]);
+    core.handle(Event::Slice(key("local-1"), Some(with(READY))));
+    core.reconcile(NOW);
+    assert_eq!(core.snapshot().no_local, [[1, 1], [0, 0]], "one Service, whatever the number of its ports");
+    core.handle(Event::Slice(key("local-1"), Some(with(READY | endpoint_flags::LOCAL))));
+    core.reconcile(NOW);
+    assert_eq!(core.snapshot().no_local, [[0, 0], [0, 0]]);
+    core.handle(Event::Slice(key("local-1"), Some(with(READY))));
+    local.external = Policy::Cluster;
+    core.handle(Event::Service(key("local"), Some(local)));
+    core.reconcile(NOW);
+    assert_eq!(core.snapshot().no_local, [[1, 0], [0, 0]]);
+    core.handle(Event::Service(key("local"), None));
+    core.reconcile(NOW);
+    assert_eq!(core.snapshot().no_local, [[0, 0], [0, 0]]);
+}
