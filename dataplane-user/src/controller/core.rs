@@ -197,6 +197,7 @@ impl Core {
         }
         if let Some(context) = self.intake.new_context().filter(|c| *c != self.context) {
             self.context = context;
+            self.report.set_nodeport_addresses(&self.context);
             self.ledger.add_node_addresses(&self.node_addresses());
             self.addresses_changed = true;
             self.mark_all();

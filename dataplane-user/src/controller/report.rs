@@ -1,12 +1,14 @@
 //! Gathers what the snapshot tells.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::core::Core;
 use super::histogram::{Histogram, Programming, Rounds};
 use super::snapshot::{HealthCheck, Snapshot};
+use crate::desired::Context;
 use crate::source::ObjectKey;
 
 #[derive(Debug, Default)]
@@ -23,6 +25,7 @@ pub(super) struct Report {
     /// When the changes happened that are not in the tables yet, by Service; in milliseconds since 1970.
     triggered: Vec<(u32, u64)>,
     health: Arc<BTreeMap<u16, HealthCheck>>,
+    nodeport_addresses: Arc<[IpAddr]>,
 }
 
 /// Trigger times that are kept.
@@ -68,6 +71,13 @@ impl Report {
         if let Some(check) = check {
             drop(health.insert(port, check));
         }
+    }
+
+    /// The node's addresses may have changed.
+    pub(super) fn set_nodeport_addresses(&mut self, context: &Context) {
+        let all = context.node.nodeport_addresses.iter().copied();
+        let outer = all.filter(|a| !a.is_loopback() && context.serves(*a));
+        self.nodeport_addresses = outer.collect();
     }
 
     /// A round has ended. `waits` says which Services are not in the tables yet.
@@ -136,6 +146,7 @@ impl Core {
             rejections: self.faults.shown(),
             rejected: self.faults.len(),
             health_checks: report.health.clone(),
+            nodeport_addresses: report.nodeport_addresses.clone(),
             rounds: report.rounds.clone(),
             programming: report.programming.clone(),
             no_local: self.no_local,

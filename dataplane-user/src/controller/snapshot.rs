@@ -1,6 +1,7 @@
 //! What the controller tells about itself: for health endpoints, metrics and the command line.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -54,6 +55,8 @@ pub struct Snapshot {
     pub rejected: usize,
     /// Services with a health check node port, by that port.
     pub health_checks: Arc<BTreeMap<u16, HealthCheck>>,
+    /// Where node ports are served and health check node ports answer: addresses of the node, without loopback ones.
+    pub nodeport_addresses: Arc<[IpAddr]>,
     /// Durations of rounds.
     pub rounds: Arc<Histogram<Rounds>>,
     /// From a change of an endpoint (as the API server dates it) to the tables.

@@ -1,11 +1,12 @@
 //! `spec.healthCheckNodePort`: tells a load balancer whether this node has endpoints of a Service.
 //!
-//! A listener for each port that the controller's snapshot names, as long as it names it. A port that can't be had is
-//! logged once and tried again with each change.
+//! A listener for each port and each node-port address that the controller's snapshot names, as long as it names them. What can't be had is
+//! said once and tried again: somebody else may have the port, and a new IPv6 address can't be used at once.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::json;
@@ -14,10 +15,13 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::health::{self, Now};
-use super::{Answer, Handler, listen, reserve, serve};
+use super::{Answer, BindError, Handler, listen, reserve, serve};
 use crate::controller::{HealthCheck, Snapshot};
 use crate::events::{Notice, Notices};
 use crate::source::{ObjectKey, SourceKind};
+
+/// How soon an address that can't be had is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What the port of a Service answers, by kube-proxy's rules.
 #[must_use]
@@ -33,40 +37,69 @@ pub fn answer(check: &HealthCheck, proxy_healthy: bool) -> Answer {
 
 /// Follows the snapshots until the controller ends.
 pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: Notices, node: String) {
-    let mut servers: BTreeMap<u16, JoinHandle<()>> = BTreeMap::new();
-    let mut failed: BTreeMap<u16, String> = BTreeMap::new();
+    let mut listeners = Listeners { snapshots: snapshots.clone(), servers: BTreeMap::new(), failed: BTreeMap::new() };
     loop {
-        let wanted = Arc::clone(&snapshots.borrow_and_update().health_checks);
-        servers.retain(|port, server| {
-            let keep = wanted.contains_key(port);
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        for (port, error) in listeners.follow(&snapshot) {
+            let check = &snapshot.health_checks[&port];
+            warn!(service = %format_args!("{}/{}", check.namespace, check.name), "{error}");
+            notices.leave(failed_to_listen(check, port, &node, &error));
+        }
+        let again = !listeners.failed.is_empty();
+        let changed = tokio::select! {
+            changed = snapshots.changed() => changed,
+            () = tokio::time::sleep(AGAIN), if again => Ok(()),
+        };
+        if changed.is_err() {
+            listeners.servers.values().for_each(JoinHandle::abort);
+            return;
+        }
+    }
+}
+
+struct Listeners {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    servers: BTreeMap<SocketAddr, JoinHandle<()>>,
+    /// Ports that can't be had at all of the addresses, and why.
+    failed: BTreeMap<u16, String>,
+}
+
+impl Listeners {
+    /// Listens where the snapshot says, and nowhere else. Returns the ports that can't be had, if that is new.
+    fn follow(&mut self, snapshot: &Snapshot) -> Vec<(u16, String)> {
+        let wanted = &snapshot.health_checks;
+        self.servers.retain(|at, server| {
+            let keep = wanted.contains_key(&at.port()) && snapshot.nodeport_addresses.contains(&at.ip());
             if !keep {
                 server.abort();
             }
             keep
         });
-        failed.retain(|port, _| wanted.contains_key(port));
-        for (port, check) in &*wanted {
-            if servers.contains_key(port) {
-                continue;
+        self.failed.retain(|port, _| wanted.contains_key(port));
+        let mut new = Vec::new();
+        for (port, check) in &**wanted {
+            let mut errors = Vec::new();
+            for at in snapshot.nodeport_addresses.iter().map(|ip| SocketAddr::new(*ip, *port)) {
+                if self.servers.contains_key(&at) {
+                    continue;
+                }
+                match start(at, self.snapshots.clone()) {
+                    Ok(server) => {
+                        info!(address = %at, service = %format_args!("{}/{}", check.namespace, check.name), "health check");
+                        self.servers.insert(at, server);
+                    }
+                    Err(e) => errors.push(e.to_string()),
+                }
             }
-            match start(*port, snapshots.clone()) {
-                Ok(server) => {
-                    info!(port, service = %format_args!("{}/{}", check.namespace, check.name), "health check");
-                    failed.remove(port);
-                    servers.insert(*port, server);
-                }
-                Err(e) if failed.get(port) != Some(&e) => {
-                    warn!(service = %format_args!("{}/{}", check.namespace, check.name), "{e}");
-                    notices.leave(failed_to_listen(check, *port, &node, &e));
-                    failed.insert(*port, e);
-                }
-                Err(_) => {}
+            let error = errors.join("; ");
+            if error.is_empty() {
+                self.failed.remove(port);
+            } else if self.failed.get(port) != Some(&error) {
+                self.failed.insert(*port, error.clone());
+                new.push((*port, error));
             }
         }
-        if snapshots.changed().await.is_err() {
-            servers.values().for_each(JoinHandle::abort);
-            return;
-        }
+        new
     }
 }
 
@@ -81,16 +114,12 @@ fn failed_to_listen(check: &HealthCheck, port: u16, node: &str, error: &str) -> 
     }
 }
 
-fn start(port: u16, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<JoinHandle<()>, String> {
+fn start(at: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<JoinHandle<()>, BindError> {
     const FLAG: &str = "healthCheckNodePort";
-    // Both families; a node without IPv6 has only the other one.
-    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    let four = SocketAddr::from(([0, 0, 0, 0], port));
-    let reserved = reserve(FLAG, both).or_else(|_| reserve(FLAG, four)).map_err(|e| e.to_string())?;
-    let listener = listen(FLAG, reserved).map_err(|e| e.to_string())?;
+    let listener = listen(FLAG, reserve(FLAG, at)?)?;
     let handler: Handler = Arc::new(move |_| {
         let snapshot = Arc::clone(&snapshots.borrow());
-        match snapshot.health_checks.get(&port) {
+        match snapshot.health_checks.get(&at.port()) {
             Some(check) => answer(check, health::is_healthy(&snapshot, Now::get())),
             None => Answer::not_found(),
         }
@@ -114,42 +143,48 @@ mod tests {
         assert_eq!(answer(&check(2), false).status, StatusCode::SERVICE_UNAVAILABLE);
     }
 
-    #[tokio::test]
-    async fn listeners_follow_the_snapshot() {
-        let port = free_port();
+    fn at(addresses: &[&str], port: u16) -> Arc<Snapshot> {
         let checks = [(port, HealthCheck { namespace: "a".into(), name: "b".into(), local_endpoints: 1 })];
-        let with = Snapshot { health_checks: Arc::new(checks.into()), ..Snapshot::default() };
-        let (sender, receiver) = watch::channel(Arc::new(with));
+        let nodeport_addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        Arc::new(Snapshot { health_checks: Arc::new(checks.into()), nodeport_addresses, ..Snapshot::default() })
+    }
+
+    #[tokio::test]
+    async fn listeners_follow_the_ports_and_the_addresses_of_the_snapshot() {
+        let port = free_port();
+        let (sender, receiver) = watch::channel(Arc::default());
         let task = tokio::spawn(run(receiver, Notices::default(), "n1".into()));
-        let connects = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
-        for wanted in [true, false] {
-            let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
-            while connects() != wanted {
-                assert!(std::time::Instant::now() < end, "listening: {wanted}");
+        let listens = |last: u8| std::net::TcpStream::connect(SocketAddr::from(([127, 0, 0, last], port))).is_ok();
+        let steps: [(&[&str], [bool; 3]); 4] = [
+            (&["127.0.0.2", "127.0.0.3"], [false, true, true]),
+            (&["127.0.0.3"], [false, false, true]),
+            (&["127.0.0.4", "127.0.0.3", "127.0.0.1"], [true, false, true]),
+            (&[], [false; 3]),
+        ];
+        for (addresses, wanted) in steps {
+            sender.send_replace(at(addresses, port));
+            let end = std::time::Instant::now() + Duration::from_secs(5);
+            while [1, 2, 3].map(listens) != wanted {
+                assert!(std::time::Instant::now() < end, "{addresses:?}: {:?}", [1, 2, 3].map(listens));
                 tokio::task::yield_now().await;
             }
-            sender.send_replace(Arc::new(Snapshot::default()));
         }
         drop(sender);
         task.await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_told_to_the_service() {
-        let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    async fn a_port_that_is_taken_is_told_to_the_service_and_had_elsewhere() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
-        let checks = [(port, HealthCheck { namespace: "a".into(), name: "b".into(), local_endpoints: 1 })];
-        let with = Snapshot { health_checks: Arc::new(checks.into()), ..Snapshot::default() };
-        let (sender, receiver) = watch::channel(Arc::new(with));
+        let (sender, receiver) = watch::channel(at(&["127.0.0.1", "127.0.0.5"], port));
         let (notices, mut left) = crate::events::channel();
         let task = tokio::spawn(run(receiver, notices, "n1".into()));
         let notice = left.recv().await.unwrap();
         assert_eq!((notice.key.to_string(), notice.reason), ("a/b".into(), "FailedToStartServiceHealthcheck"));
-        assert!(
-            notice.note.starts_with(&format!("node n1 failed to start healthcheck on port {port}: ")),
-            "{}",
-            notice.note
-        );
+        let start = format!("node n1 failed to start healthcheck on port {port}: ");
+        assert!(notice.note.starts_with(&start) && notice.note.contains("127.0.0.1"), "{}", notice.note);
+        assert!(std::net::TcpStream::connect(("127.0.0.5", port)).is_ok(), "the other address is served");
         drop(sender);
         task.await.unwrap();
     }

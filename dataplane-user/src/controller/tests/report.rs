@@ -70,3 +70,14 @@ fn services_without_endpoints_here_are_counted_where_their_policy_is_local() {
     core.reconcile(NOW);
     assert_eq!(core.snapshot().no_local, [[0, 0], [0, 0]]);
 }
+
+#[test]
+fn health_checks_are_answered_where_node_ports_are_but_not_at_loopback() {
+    let memory = memory();
+    let mut core = serving(&memory);
+    assert_eq!(*core.snapshot().nodeport_addresses, ["192.0.2.1", "2001:db8::1"].map(ip));
+    let nodeport_addresses = ["198.51.100.7", "2001:db8::1", "127.0.0.1", "::1"].map(ip).into();
+    core.set_node_context(NodeContext { nodeport_addresses, ipv6: false, ..context() });
+    core.reconcile(NOW);
+    assert_eq!(*core.snapshot().nodeport_addresses, [ip("198.51.100.7")]);
+}
