@@ -40,6 +40,13 @@ impl MemoryMap {
         lock(&self.entries).iter().map(read).collect()
     }
 
+    /// So many elements of an array from `base`, as far as they have been written.
+    #[must_use]
+    pub fn elements<V: Pod>(&self, base: u32, count: u32) -> Vec<V> {
+        let range = base.to_be_bytes().to_vec()..(base + count).to_be_bytes().to_vec();
+        lock(&self.entries).range(range).map(|(_, v)| bytemuck::pod_read_unaligned(v)).collect()
+    }
+
     fn observe(&self) {
         let observer = lock(&self.observer).clone();
         if let Some(observer) = observer {
@@ -144,6 +151,12 @@ impl Memory {
     /// Empty tables: hash maps of `entries`, arrays of `elements`.
     #[must_use]
     pub fn new(entries: u32, elements: u32) -> Self {
+        Self::sized(entries, elements, elements)
+    }
+
+    /// Empty tables: hash maps of `entries`, arrays of so many slots and backends. All backends are read when an agent starts.
+    #[must_use]
+    pub fn sized(entries: u32, slots: u32, backends: u32) -> Self {
         let (faults, observer) = (Arc::<Mutex<Vec<&str>>>::default(), Arc::<Mutex<Option<Observer>>>::default());
         let map = |name, capacity| MemoryMap {
             name,
@@ -160,8 +173,8 @@ impl Memory {
             sources6: map("source_ranges6", entries),
             addrs4: map("addrs4", entries),
             addrs6: map("addrs6", entries),
-            slots: map("slots", elements),
-            backends: map("backends", elements),
+            slots: map("slots", slots),
+            backends: map("backends", backends),
             faults: faults.clone(),
             observer: observer.clone(),
         }

@@ -245,7 +245,7 @@ fn told(core: &mut Core) -> (Vec<String>, [[u32; 2]; 2]) {
 }
 
 fn check(steps: &[Step]) {
-    let memory = Memory::new(1000, 40_000);
+    let memory = Memory::sized(1000, 40_000, 1000);
     let watched = memory.clone();
     let mut world = World { context: context(), ..World::default() };
     let mut now = NOW;
@@ -272,7 +272,7 @@ fn check(steps: &[Step]) {
     settle(&mut core, &mut now);
     memory.clear_faults();
     memory.observe(None);
-    let fresh = Memory::new(1000, 40_000);
+    let fresh = Memory::sized(1000, 40_000, 1000);
     let mut started = world.start(&fresh, now);
     started.reconcile(now);
     assert_eq!(told(&mut core), told(&mut started));
@@ -291,10 +291,31 @@ fn check(steps: &[Step]) {
     assert_eq!(restarted.operations().total(), 0, "a restart writes nothing: {:?}", restarted.operations());
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
-    fn histories_end_as_a_fresh_start_does(steps in prop::collection::vec(any_step(), 0..40)) {
-        check(&steps);
-    }
+/// Histories of all tests together. `PROPTEST_CASES` says how many each test has.
+const HISTORIES: u32 = 10_000;
+
+fn config(tests: u32) -> ProptestConfig {
+    let cases = HISTORIES.div_ceil(tests);
+    ProptestConfig { cases, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// The same test several times over, so that several processors take part.
+macro_rules! tests {
+    ($($name:ident)*) => {
+        proptest! {
+            #![proptest_config(config([$(stringify!($name)),*].len() as u32))]
+            $(
+                #[test]
+                fn $name(steps in prop::collection::vec(any_step(), 0..40)) {
+                    check(&steps);
+                }
+            )*
+        }
+    };
+}
+
+mod histories_end_as_a_fresh_start_does {
+    use super::*;
+
+    tests! { first second third fourth }
 }

@@ -53,8 +53,6 @@ pub(super) fn view(memory: &Memory) -> View {
         .map(|(id, b)| (u32::from_be(id), b))
         .filter(|(_, b)| b.state != 0)
         .collect();
-    let slots: BTreeMap<u32, u32> =
-        memory.slots.typed::<u32, Slot>().into_iter().map(|(index, s)| (u32::from_be(index), s.backend)).collect();
     sources::<V4>(&memory.sources4.typed(), &names, &mut view);
     sources::<V6>(&memory.sources6.typed(), &names, &mut view);
     addrs::<V4>(&memory.addrs4.typed(), &mut view);
@@ -65,20 +63,27 @@ pub(super) fn view(memory: &Memory) -> View {
             assert!(new, "two ids for one endpoint: {b:?}");
         }
     }
-    let resolve = |table: SlotTable, f: &Frontend, v6: bool| -> Vec<Seen> {
-        let ids = table.base..table.base + table.len;
-        let all: Vec<Seen> = ids
-            .map(|i| {
-                let id = slots.get(&i).unwrap_or_else(|| panic!("slot {i} of {f:?} was never written"));
+    let mut resolved: BTreeMap<(u32, u32, u32, bool, u8), Vec<Seen>> = BTreeMap::new();
+    let mut resolve = |table: SlotTable, f: &Frontend, v6: bool| -> Vec<Seen> {
+        let what = (table.base, table.len, f.service_port, v6, f.scheduler);
+        if let Some(known) = resolved.get(&what) {
+            return known.clone();
+        }
+        let slots: Vec<Slot> = memory.slots.elements(table.base, table.len);
+        assert_eq!(slots.len(), table.len as usize, "{f:?}: a slot was never written");
+        let all: Vec<Seen> = slots
+            .iter()
+            .map(|Slot { backend: id, .. }| {
                 let b = backends.get(id).unwrap_or_else(|| panic!("{f:?}: backend {id} is missing"));
                 assert_eq!(b.service_port, f.service_port, "{f:?}: backend {id} is another's: {b:?}");
                 assert_eq!(crate::desired::is_v4(&b.addr), !v6, "{f:?}: {b:?} is of the other family");
                 (b.addr, b.port, b.state, b.weight)
             })
             .collect();
-        let set: BTreeSet<Seen> = all.iter().copied().collect();
         let expands = matches!(f.scheduler, scheduler::RANDOM | scheduler::WRR | scheduler::SH | scheduler::MH);
-        assert!(expands || set.len() == all.len(), "{f:?}: a backend is there twice");
+        let distinct = || all.iter().collect::<BTreeSet<_>>().len();
+        assert!(expands || distinct() == all.len(), "{f:?}: a backend is there twice");
+        resolved.insert(what, all.clone());
         all
     };
     let mut add = |addr: [u8; 16], port: u16, proto: u8, f: &Frontend, v6: bool| {
