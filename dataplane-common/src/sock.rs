@@ -1,12 +1,13 @@
 //! The socket hooks: a frontend's address is replaced before a packet exists.
 
 use crate::addr::Address;
+use crate::connect::egress;
 use crate::event::Counter;
 use crate::packet::{Node, Tables};
 use crate::pod::addr_kind;
 use crate::rewrite::Family;
 use crate::select::{self, Client, Side, may_use, select};
-use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, frontend_flags};
+use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, frontend_flags, proto};
 
 /// What a socket asks for.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +58,7 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
         return decision;
     }
     let Some(frontend) = tables.frontend(&FrontendKey { addr, port, proto, pad: 0 }) else {
-        return host_port(tables, request);
+        return no_frontend(tables, request);
     };
     let asked = SockPeerKey { cookie, addr, port, pad: 0 };
     if request.unconnected
@@ -100,7 +101,7 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     decision
 }
 
-/// No way to a frontend. A silent drop is for the packet path of pods; a node's packet would leave untranslated.
+/// No way to a Service. A silent drop is for the packet path of pods; a node's packet would leave untranslated.
 #[inline(always)]
 fn refused<A, T: Node>(tables: &T, aloud: bool, decision: Decision<A>) -> Decision<A> {
     if aloud {
@@ -110,13 +111,19 @@ fn refused<A, T: Node>(tables: &T, aloud: bool, decision: Decision<A>) -> Decisi
     decision
 }
 
-/// What no frontend has may be a host port, on an address of the node.
+/// What no frontend has may be a host port, on an address of the node; other ports of a Service's address, and addresses that no Service has,
+/// lead nowhere.
 #[inline(always)]
-fn host_port<A: Address, T: Tables<A>>(tables: &T, request: &Request<A>) -> Decision<A> {
+fn no_frontend<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Decision<A> {
     let &Request { addr, port, proto, cookie, .. } = request;
     let keep = Decision { action: Action::Keep, addr, port };
-    if !addr.is_loopback() && tables.addr(&addr).is_none_or(|a| a.kind != addr_kind::NODE) {
-        return keep;
+    if !addr.is_loopback() {
+        let kind = tables.addr(&addr).map_or(0, |a| a.kind);
+        if kind != addr_kind::NODE {
+            let nobody = kind == addr_kind::SERVICE || (kind == 0 && egress(tables, &addr).nowhere);
+            let silent = !nobody || asks_for_source(request) || tables.pod_netns(request.netns_cookie).is_some();
+            return if silent { keep } else { refused(tables, true, keep) };
+        }
     }
     let Some(&target) = select::host_port(tables, addr, port, proto) else { return keep };
     let back = SockPeerKey { cookie, addr: target.addr, port: target.port, pad: 0 };
@@ -127,6 +134,12 @@ fn host_port<A: Address, T: Tables<A>>(tables: &T, request: &Request<A>) -> Deci
     }
     tables.count(Counter::SocketTranslated);
     Decision { action: Action::Redirect, addr: target.addr, port: target.port }
+}
+
+/// Resolvers connect a UDP socket, to port 0 or to `discard`, only to see which source address it gets (RFC 6724, section 5).
+#[inline(always)]
+const fn asks_for_source<A>(request: &Request<A>) -> bool {
+    request.proto == proto::UDP && !request.unconnected && matches!(request.port, 0 | 9)
 }
 
 #[inline(always)]

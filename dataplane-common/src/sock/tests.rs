@@ -11,7 +11,7 @@ use std::vec::Vec;
 use super::*;
 use crate::addr::{V4, V6};
 use crate::flow::{FragmentKey, Ports};
-use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
+use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns, net_flags, node_features};
 use crate::service::{Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto, scheduler};
 
 const NODE_NETNS: u64 = 7;
@@ -33,6 +33,8 @@ struct Fake {
     backends: Vec<Backend>,
     ports: HashMap<FrontendKey<V4>, HostPort<V4>>,
     peers: RefCell<HashMap<SockPeerKey<V4>, &'static SockPeer<V4>>>,
+    /// What the network of every address is.
+    net: Cell<Option<Net>>,
     /// The one client that source ranges allow.
     allowed: Cell<V4>,
     turn: Cell<u32>,
@@ -74,6 +76,7 @@ impl Fake {
             }],
             ports: [(key(V4::UNSPECIFIED, 8080), port(80)), (key(LOOPBACK, 9090), port(90))].into(),
             peers: RefCell::default(),
+            net: Cell::default(),
             allowed: Cell::default(),
             turn: Cell::default(),
             random: Cell::default(),
@@ -136,7 +139,7 @@ impl Tables<V4> for Fake {
         self.addrs.get(addr).copied()
     }
     fn net(&self, _addr: &V4) -> Option<Net> {
-        None
+        self.net.get()
     }
     fn is_source_allowed(&self, client: &SourceRange<V4>) -> bool {
         (client.service_port, client.client) == (1, self.allowed.get())
@@ -197,6 +200,31 @@ fn source_ranges_hold_for_pods_and_for_the_node() {
     assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (Action::Redirect, Action::Refuse));
     fake.allowed.set(NODE);
     assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (Action::Keep, Action::Redirect));
+}
+
+/// A pod's packets are refused or dropped where they pass; the node's would leave by its default route.
+#[test]
+fn a_process_of_the_node_is_refused_where_no_service_is() {
+    let mut fake = Fake::new();
+    let service = V4 { octets: [10, 96, 0, 1] };
+    fake.addrs.insert(service, Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] });
+    let ask = |fake: &Fake, netns_cookie, addr, port, proto, unconnected| {
+        request(fake, &Request { addr, port, proto, unconnected, cookie: 1, netns_cookie }).action
+    };
+    let tcp = |fake: &Fake, netns_cookie, addr| ask(fake, netns_cookie, addr, 81, proto::TCP, false);
+    assert_eq!(tcp(&fake, NODE_NETNS, service), Action::Refuse);
+    assert_eq!(tcp(&fake, POD_NETNS, service), Action::Keep);
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), Action::Keep);
+    let udp = |port, unconnected| ask(&fake, NODE_NETNS, service, port, proto::UDP, unconnected);
+    assert_eq!((udp(81, false), udp(81, true), udp(9, true)), (Action::Refuse, Action::Refuse, Action::Refuse));
+    assert_eq!((udp(0, false), udp(9, false)), (Action::Keep, Action::Keep), "only asks for a source address");
+
+    fake.net.set(Some(Net { oif: 0, flags: net_flags::SERVICE }));
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), Action::Keep, "networks do not count unless the node says so");
+    fake.config.features = node_features::NETS;
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), Action::Refuse);
+    assert_eq!(tcp(&fake, POD_NETNS, WORLD), Action::Keep);
+    assert_eq!(tcp(&fake, NODE_NETNS, POD), Action::Keep, "a pod's address is none of a Service");
 }
 
 #[test]
