@@ -93,7 +93,7 @@ where
     let datagram = matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
     match kind {
         addr_kind::SERVICE | addr_kind::NODE | addr_kind::EXTERNAL if datagram => Verdict::PASS.then(Step::Open),
-        addr_kind::SERVICE | addr_kind::NODE | addr_kind::EXTERNAL
+        addr_kind::SERVICE | addr_kind::EXTERNAL
             if parsed.is_tcp_midflow() && tables.frontend(&frontend_key(parsed)).is_some() =>
         {
             Verdict::drop(DropReason::NoFlow)
@@ -103,7 +103,7 @@ where
             Verdict::refuse(DropReason::NoFrontend)
         }
         addr_kind::SERVICE => Verdict::drop(DropReason::NoFrontend),
-        // what is the node's own is the host's business
+        // what is the node's own is the host's business: also connections to node ports that were there before us
         addr_kind::NODE => Verdict::PASS,
         _ => direct(flows, tables, parsed, origin, kind, into),
     }

@@ -59,6 +59,7 @@ both! {
     a_direct_datagram_is_not_translated_by_an_old_flow;
     the_node_reports_as_the_frontend;
     midflow_without_state_never_leaves;
+    midflow_to_a_node_port_is_the_hosts;
     affinity_keeps_a_client_on_its_backend;
     udp_flow_leaves_a_backend_that_ended;
     tcp_flow_stays_with_a_terminating_backend;

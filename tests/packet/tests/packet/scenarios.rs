@@ -368,6 +368,21 @@ pub(crate) fn midflow_without_state_never_leaves<W: World>(w: &mut W) {
     }
 }
 
+/// A connection of before the installation, or nobody's: the host's stack has it, or resets it.
+pub(crate) fn midflow_to_a_node_port_is_the_hosts<W: World>(w: &mut W) {
+    for net in node(w) {
+        let front = at(net.node, 30080);
+        service(w, front, at(net.remote, 8080));
+        for kind in [Kind::Ack, Kind::SynAck, Kind::Fin, Kind::Rst] {
+            for (hook, client) in [((Hook::FromUplink, UPLINK), at(net.outside, 50000)), (FROM_A, at(net.a, 40000))] {
+                let mut f = frame(kind, client, front);
+                let before = f.clone();
+                assert_eq!((w.run(hook.0, hook.1, &mut f), f), (Action::Pass, before), "{kind:?} from {client}");
+            }
+        }
+    }
+}
+
 pub(crate) fn affinity_keeps_a_client_on_its_backend<W: World>(w: &mut W) {
     for net in node(w) {
         let vip = at(net.vip, 80);
