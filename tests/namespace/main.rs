@@ -1,6 +1,7 @@
 //! Nodes with real traffic. Needs root and the built binaries: `cargo xtask test --level namespace`.
 #![cfg(test)]
 
+mod contracts;
 mod endpoints;
 mod harness;
 mod hostport;

@@ -1,6 +1,6 @@
 //! A pod that uses an address which is not its own is not heard, and each packet is counted.
 
-mod frames;
+pub(crate) mod frames;
 mod matrix;
 
 use ropeway_tests::cluster::{Node, Shape};

@@ -19,6 +19,15 @@ pub const METRICS: &str = "127.0.0.1:10249";
 /// Whether the maps have been complete once.
 const SYNCED: &str = "ropeway_synced ";
 
+/// Where an agent has its objects from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// A directory of manifests.
+    Manifests(&'a Path),
+    /// The API server of a kubeconfig.
+    Kubernetes(&'a Path),
+}
+
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -28,13 +37,17 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent that reads a directory of manifests; it may not be ready yet.
+    /// Starts an agent; it may not be ready yet.
     ///
     /// # Errors
     /// When it can't be started.
-    pub fn start(space: &Space, manifests: &Path, log: &Path, flags: &[&str]) -> Result<Self> {
+    pub fn start(space: &Space, source: Source<'_>, log: &Path, flags: &[&str]) -> Result<Self> {
         let mut command = space.command_in("agent", None, binaries::find("ropeway-agent")?)?;
-        command.args(["--source", "manifests", "--manifests"]).arg(manifests).args(["--node-name", space.name()]);
+        match source {
+            Source::Manifests(directory) => command.args(["--source", "manifests", "--manifests"]).arg(directory),
+            Source::Kubernetes(kubeconfig) => command.args(["--source", "kubernetes", "--kubeconfig"]).arg(kubeconfig),
+        };
+        command.args(["--node-name", space.name()]);
         command.args(flags).stdin(Stdio::null());
         process::log_to(&mut command, &log.to_path_buf())?;
         let process = Process::start(&format!("agent of {}", space.name()), &mut command)?;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Source};
 use crate::manifest;
 use crate::pod::{Family, Pod};
 use crate::run::Run;
@@ -245,7 +245,16 @@ impl Node {
     /// # Errors
     /// When it can't be started.
     pub fn start_agent(&mut self, flags: &[&str]) -> Result<()> {
-        self.agent = Some(Agent::start(&self.space, &self.manifests, &self.log, flags)?);
+        self.agent = Some(Agent::start(&self.space, Source::Manifests(&self.manifests), &self.log, flags)?);
+        Ok(())
+    }
+
+    /// [`Node::start_agent`], with the API server of a kubeconfig in place of manifests.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_agent_of(&mut self, kubeconfig: &Path, flags: &[&str]) -> Result<()> {
+        self.agent = Some(Agent::start(&self.space, Source::Kubernetes(kubeconfig), &self.log, flags)?);
         Ok(())
     }
 

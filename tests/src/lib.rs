@@ -12,6 +12,7 @@
 pub mod agent;
 pub mod binaries;
 pub mod cluster;
+pub mod contracts;
 pub mod enter;
 pub mod load;
 pub mod manifest;

@@ -45,6 +45,37 @@ impl Place for Pod {
     }
 }
 
+impl<P: Place + ?Sized> Place for &P {
+    fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
+        (**self).run(program)
+    }
+
+    fn label(&self) -> String {
+        (**self).label()
+    }
+}
+
+/// A pod whose processes are in a cgroup of another machine: no socket hook of its node sees them, so only its packets are translated, as
+/// those of a pod with a kernel of its own are.
+#[derive(Debug)]
+pub struct ByPackets<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// A machine without an agent.
+    pub elsewhere: &'a Space,
+}
+
+impl Place for ByPackets<'_> {
+    fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
+        let cgroup = self.elsewhere.cgroup().join("pods").join(self.pod.name());
+        self.pod.node().command_at(&cgroup, Some(&self.pod.attachment().netns), program)
+    }
+
+    fn label(&self) -> String {
+        format!("{} by packets", self.pod.name())
+    }
+}
+
 fn peer(place: &(impl Place + ?Sized), arguments: &[String]) -> Result<Command> {
     let mut command = place.run(binaries::find("ropeway-peer")?.as_os_str())?;
     command.args(arguments);
@@ -80,6 +111,18 @@ pub fn serve_at(
     arguments.extend(address.map(|address| format!("--address={address}")));
     let mut command = peer(place, &arguments)?;
     let mut process = Process::start(&format!("server {id}"), command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    ready(&mut process)?;
+    Ok(process)
+}
+
+/// An API server that answers with the lists in a directory; it listens when this returns.
+///
+/// # Errors
+/// When it doesn't start.
+pub fn serve_api(place: &(impl Place + ?Sized), address: SocketAddr, lists: &std::path::Path) -> Result<Process> {
+    let mut command = peer(place, &["apiserver".to_owned(), address.to_string()])?;
+    command.arg(lists);
+    let mut process = Process::start("API server", command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     ready(&mut process)?;
     Ok(process)
 }

@@ -4,6 +4,7 @@
 //! line that starts like an HTTP request is answered in HTTP; `take` and `give` move a checked pattern. A datagram is answered
 //! by a datagram with the same line, padded to the size of the question.
 
+mod apiserver;
 mod ask;
 mod echo;
 mod fetch;
@@ -15,6 +16,7 @@ mod serve;
 mod socket;
 mod transfer;
 
+pub use apiserver::{ApiOptions, run as apiserver};
 pub use ask::{AskOptions, run as ask};
 pub use echo::{EchoOptions, run as echo};
 pub use fetch::{FetchOptions, run as fetch};

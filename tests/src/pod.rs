@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::plugin::{self, Attachment};
@@ -137,7 +138,7 @@ impl Pod {
 }
 
 /// An address family.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Family {
     /// IPv4.
     V4,

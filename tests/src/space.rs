@@ -122,8 +122,15 @@ impl Space {
     /// # Errors
     /// When the cgroup can't be made.
     pub fn command_in(&self, cgroup: &str, netns: Option<&str>, program: impl AsRef<OsStr>) -> Result<Command> {
-        let cgroup = self.cgroup.join(cgroup);
-        fs::create_dir_all(&cgroup).with_context(|| format!("{}", cgroup.display()))?;
+        self.command_at(&self.cgroup.join(cgroup), netns, program)
+    }
+
+    /// [`Space::command_in`], in any cgroup directory.
+    ///
+    /// # Errors
+    /// When the cgroup can't be made.
+    pub fn command_at(&self, cgroup: &Path, netns: Option<&str>, program: impl AsRef<OsStr>) -> Result<Command> {
+        fs::create_dir_all(cgroup).with_context(|| format!("{}", cgroup.display()))?;
         let mut command = Command::new(binaries::find("ropeway-peer")?);
         command.args(["in", "--pid", &self.pid.to_string(), "--cgroup"]).arg(cgroup);
         if let Some(netns) = netns {

@@ -5,8 +5,11 @@
 //! 3. namespace: several nodes with real traffic;
 //! 4. plugin: the CNI plugin as a black box.
 //!
+//! What the third has seen of the rules of a service proxy is put together as a matrix and compared with docs/service-matrix.md.
+//!
 //! All but the first need root, and fail without it: a level that is skipped proves nothing.
 
+mod contracts;
 mod traces;
 
 use std::time::Instant;
@@ -17,6 +20,7 @@ use clap::{Args, ValueEnum};
 use crate::paths::Paths;
 use crate::setup::{self, Need};
 use crate::{build, shell};
+use contracts::Contracts;
 use traces::Traces;
 
 /// What to run.
@@ -27,6 +31,9 @@ pub(crate) struct Options {
     /// Only this level (again for several)
     #[arg(long, value_enum)]
     level: Vec<Level>,
+    /// Write docs/service-matrix.md as this run has found it, where it would be compared
+    #[arg(long)]
+    write: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -78,34 +85,48 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
         setup::packages(&[Need::Network])?;
         build::all(paths)?;
     }
+    let filter = options.filter.as_deref();
+    let contracts = (levels.contains(&Level::Namespace) && Contracts::are_complete(filter))
+        .then(|| Contracts::start(paths, options.write))
+        .transpose()?;
+    if options.write && contracts.is_none() {
+        bail!("only a run of all rules can write the matrix: cargo xtask test contracts --write");
+    }
     let traces = Traces::before();
     let mut summary = Vec::new();
     for (number, level) in levels.iter().enumerate() {
         shell::step(&format!("level {} of {}: {}", number + 1, levels.len(), level.title()));
         let start = Instant::now();
-        let outcome = execute(paths, *level, options.filter.as_deref());
+        let outcome = execute(paths, *level, filter, contracts.as_ref());
         if let Err(error) = &outcome {
             eprintln!("{error:#}");
         }
         summary.push((level, outcome.is_ok(), start.elapsed()));
     }
     let clean = traces.check();
+    let held = contracts.map_or(Ok(()), |contracts| contracts.judge());
     for (level, passed, time) in &summary {
         println!("{} {:<50} {:>6.1} s", if *passed { "pass" } else { "FAIL" }, level.title(), time.as_secs_f64());
     }
     if !summary.iter().all(|(_, passed, _)| *passed) {
+        if let Err(error) = held {
+            eprintln!("{error:#}");
+        }
         bail!("tests failed");
     }
-    clean
+    clean.and(held)
 }
 
-fn execute(paths: &Paths, level: Level, filter: Option<&str>) -> Result<()> {
+fn execute(paths: &Paths, level: Level, filter: Option<&str>, contracts: Option<&Contracts>) -> Result<()> {
     for (selection, flags) in level.calls() {
         let mut cargo = shell::cargo(&paths.root);
         // An error says what it must; the stack below it is that of the test runner.
         cargo.env("RUST_LIB_BACKTRACE", "0");
         if level != Level::Host {
             cargo.env("ROPEWAY_BIN_DIR", paths.binaries());
+        }
+        if let Some(contracts) = contracts {
+            cargo.env(ropeway_tests::contracts::VARIABLE, &contracts.records);
         }
         cargo.args(["test", "--quiet", "--locked"]).args(*selection).arg("--").args(*flags).args(filter);
         shell::run(&mut cargo).with_context(|| level.title().to_owned())?;

@@ -62,6 +62,16 @@ pub(crate) fn udp(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (u16,
     ip(ends, 17, &datagram)
 }
 
+/// A TCP segment (PSH, ACK) with sequence and acknowledgement number 1, far from what any connection is at.
+pub(crate) fn segment(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
+    let words = [ports.from, ports.to, 0, 1, 0, 1, 0x5018, 1024, 0, 0];
+    let mut segment: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+    segment.extend(payload);
+    let sum = sum_of(ends, 6, &segment);
+    segment[16..18].copy_from_slice(&sum);
+    ip(ends, 6, &segment)
+}
+
 /// An ICMP message of either family: type, code, the rest behind the checksum.
 pub(crate) fn icmp(ends: Ends<IpAddr>, kind: u8, rest: &[u8]) -> (u16, Vec<u8>) {
     let mut message = [&[kind, 0, 0, 0][..], rest].concat();

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ropeway_tests::enter::{Inside, NodeOptions, run_inside, run_node};
 use ropeway_tests::peer::{
-    AskOptions, EchoOptions, FetchOptions, HoldOptions, SendOptions, ServeOptions, TransferOptions, WatchOptions, ask,
-    echo, fetch, hold, send, serve, transfer, watch,
+    ApiOptions, AskOptions, EchoOptions, FetchOptions, HoldOptions, SendOptions, ServeOptions, TransferOptions,
+    WatchOptions, apiserver, ask, echo, fetch, hold, send, serve, transfer, watch,
 };
 
 #[derive(Parser)]
@@ -38,6 +38,8 @@ enum Command {
     Send(SendOptions),
     /// Count Ethernet frames until standard input ends
     Watch(WatchOptions),
+    /// Answer the lists that an agent asks an API server for
+    Apiserver(ApiOptions),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Transfer(options) => transfer(&options),
         Command::Send(options) => send(&options),
         Command::Watch(options) => watch(&options),
+        Command::Apiserver(options) => apiserver(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

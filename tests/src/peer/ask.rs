@@ -37,6 +37,9 @@ pub struct AskOptions {
     /// Send datagrams from this address
     #[arg(long)]
     source: Option<IpAddr>,
+    /// Send datagrams from this port, each of a socket of its own; 0: the kernel chooses
+    #[arg(long, default_value_t = 0)]
+    source_port: u16,
     /// Stop as soon as the server of this name has answered
     #[arg(long, value_name = "NAME")]
     until: Option<String>,
@@ -53,6 +56,7 @@ pub fn run(options: &AskOptions) -> Result<()> {
         timeout: Duration::from_millis(options.timeout),
         size: options.size,
         source: options.source,
+        source_port: options.source_port,
     };
     let stop = AtomicBool::new(false);
     let asked = AtomicU64::new(0);

@@ -25,6 +25,7 @@ pub(super) struct Question {
     pub(super) size: usize,
     /// Send datagrams from this address.
     pub(super) source: Option<IpAddr>,
+    pub(super) source_port: u16,
 }
 
 /// Asks once.
@@ -70,7 +71,7 @@ fn datagram(question: &Question) -> io::Result<Answer> {
         SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = UdpSocket::bind((question.source.unwrap_or(any), 0))?;
+    let socket = UdpSocket::bind((question.source.unwrap_or(any), question.source_port))?;
     socket.set_read_timeout(Some(question.timeout))?;
     let mut packet = vec![0; question.size.max(1)];
     pattern::fill(&mut packet);

@@ -1,0 +1,85 @@
+//! What a client must see, as errors that say what it saw.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use ropeway_tests::load::{self, Place};
+use ropeway_tests::peer::{Protocol, Report};
+
+use super::world::{Client, Target};
+
+/// How long nothing must come for silence.
+const SILENCE: &str = "--timeout=300";
+
+/// Every way to ask at an address.
+pub(super) fn all(target: Target) -> [(SocketAddr, Protocol); 3] {
+    [(target.tcp, Protocol::Tcp), (target.udp, Protocol::Udp), (target.udp, Protocol::UdpConnected)]
+}
+
+/// All questions are answered, by exactly these servers.
+pub(super) fn answered(
+    from: &dyn Place,
+    target: SocketAddr,
+    protocol: Protocol,
+    count: u64,
+    servers: &[&str],
+) -> Result<Report> {
+    let report = load::ask(from, target, protocol, count)?;
+    let way = || format!("{} to {target} {protocol:?}, to be answered by {servers:?}: {report:?}", from.label());
+    ensure!((report.ok, report.failed) == (count, 0), "{}", way());
+    ensure!(report.by_server.keys().map(String::as_str).eq(servers.iter().copied()), "{}", way());
+    Ok(report)
+}
+
+/// [`answered`], in every way.
+pub(super) fn all_answered(from: &dyn Place, targets: &[Target], count: u64, servers: &[&str]) -> Result<()> {
+    for (target, protocol) in targets.iter().flat_map(|target| all(*target)) {
+        answered(from, target, protocol, count, servers)?;
+    }
+    Ok(())
+}
+
+/// Two endpoints take turns: each of them gets its half.
+pub(super) fn halves(from: &dyn Place, target: SocketAddr, servers: [&str; 2]) -> Result<()> {
+    let report = answered(from, target, Protocol::Tcp, 20, &servers)?;
+    ensure!(report.by_server.values().all(|count| *count == 10), "{} to {target}, in turn: {report:?}", from.label());
+    Ok(())
+}
+
+/// The client is told at once that there is nobody. Sockets that are not connected are not told of packets that were refused.
+pub(super) fn refused(from: &dyn Place, targets: &[Target]) -> Result<()> {
+    for target in targets {
+        failed(from, target.tcp, Protocol::Tcp, "ECONNREFUSED")?;
+        failed(from, target.udp, Protocol::UdpConnected, "ECONNREFUSED")?;
+    }
+    Ok(())
+}
+
+/// The client is told nothing.
+pub(super) fn silent(from: &dyn Place, targets: &[Target]) -> Result<()> {
+    let mut ways = targets.iter().flat_map(|target| all(*target));
+    ways.try_for_each(|(target, protocol)| failed(from, target, protocol, "timeout"))
+}
+
+fn failed(from: &dyn Place, target: SocketAddr, protocol: Protocol, how: &str) -> Result<()> {
+    let report = load::ask_with(from, target, protocol, 1, &[SILENCE])?;
+    let all = report.ok == 0 && report.errors.get(how) == Some(&1);
+    ensure!(all, "{} to {target} {protocol:?}, {how} is expected: {report:?}", from.label());
+    Ok(())
+}
+
+/// Nobody answers, whatever else the client is told.
+pub(super) fn unserved(from: &dyn Place, targets: &[Target]) -> Result<()> {
+    for target in targets {
+        for (target, protocol) in [(target.tcp, Protocol::Tcp), (target.udp, Protocol::Udp)] {
+            let report = load::ask_with(from, target, protocol, 1, &[SILENCE])?;
+            ensure!(report.ok == 0, "{} to {target} {protocol:?}, nobody is to answer: {report:?}", from.label());
+        }
+    }
+    Ok(())
+}
+
+/// For each client of a path.
+pub(super) fn each(clients: &[Client<'_>], check: impl Fn(&Client<'_>) -> Result<()>) -> Result<()> {
+    clients.iter().try_for_each(|client| check(client).with_context(|| client.label()))
+}

@@ -1,0 +1,167 @@
+//! 2.6.5: connections that were there before the agent, also such as kube-proxy has translated.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ropeway_tests::cluster::{Cluster, Shape, address};
+use ropeway_tests::contracts::{Path, Recorder, Rule};
+use ropeway_tests::load::{self, Load, Place};
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::process::Process;
+use ropeway_tests::space::Space;
+use ropeway_tests::{manifest, wait};
+use serde_json::json;
+
+/// Where servers listen, the last one for the agent's Service only.
+const DIRECT: u16 = 7000;
+const FRESH: u16 = 7001;
+/// A node port that the packet filter translates first, and then the agent.
+const NODE_PORT: u16 = 30110;
+
+/// A pod that another plugin has attached: an own network behind a veth.
+struct Foreign {
+    node: Space,
+    netns: String,
+}
+
+impl Place for Foreign {
+    fn run(&self, program: &OsStr) -> Result<Command> {
+        self.node.command_in("pods/foreign", Some(&self.netns), program)
+    }
+
+    fn label(&self) -> String {
+        "foreign".to_owned()
+    }
+}
+
+fn foreign_address(family: Family) -> IpAddr {
+    if family == Family::V4 { "10.77.0.2".parse().unwrap() } else { "fd00:77::2".parse().unwrap() }
+}
+
+fn service_address(family: Family) -> IpAddr {
+    if family == Family::V4 { "10.96.0.110".parse().unwrap() } else { "fd00:10:96::110".parse().unwrap() }
+}
+
+fn foreign(cluster: &Cluster) -> Foreign {
+    let node = &cluster.nodes[0].space;
+    let attachment = Pod::namespace(node, "foreign").unwrap();
+    node.ip(&[
+        "link add veth-foreign type veth peer name eth0 netns foreign",
+        "address add 10.77.0.1/24 dev veth-foreign",
+        "address add fd00:77::1/64 dev veth-foreign nodad",
+        "link set veth-foreign up",
+    ])
+    .unwrap();
+    node.ip_in(
+        Some(&attachment.netns),
+        &[
+            "address add 10.77.0.2/24 dev eth0",
+            "address add fd00:77::2/64 dev eth0 nodad",
+            "link set eth0 up",
+            "route add default via 10.77.0.1",
+            "route add default via fd00:77::1",
+        ],
+    )
+    .unwrap();
+    for family in Family::BOTH {
+        let network = if family == Family::V4 { "10.77.0.0/24" } else { "fd00:77::/64" };
+        let route = format!("route add {network} via {}", cluster.nodes[0].address(family));
+        cluster.client.ip(&[&route]).unwrap();
+        cluster.nodes[1].space.ip(&[&route]).unwrap();
+    }
+    Foreign { node: node.clone(), netns: attachment.netns }
+}
+
+/// As kube-proxy does it: the cluster IP and the node port lead to the foreign pod, and whoever is not of the node gets its address.
+fn translate(cluster: &Cluster) {
+    let node = &cluster.nodes[0];
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        let word = if family == Family::V4 { "ip" } else { "ip6" };
+        let to = SocketAddr::new(foreign_address(family), DIRECT);
+        rules.push(format!("add table {word} proxy"));
+        for (chain, hook, priority) in [("pre", "prerouting", "dstnat"), ("out", "output", "-100")] {
+            rules.push(format!("add chain {word} proxy {chain} {{ type nat hook {hook} priority {priority}; }}"));
+            for (address, port) in [(service_address(family), 80), (node.address(family), NODE_PORT)] {
+                rules.push(format!(
+                    "add rule {word} proxy {chain} {word} daddr {address} tcp dport {port} dnat to {to}"
+                ));
+            }
+        }
+        rules.push(format!("add chain {word} proxy post {{ type nat hook postrouting priority srcnat; }}"));
+        rules.push(format!("add rule {word} proxy post ct status dnat masquerade"));
+    }
+    let file = cluster.files().join("proxy.nft");
+    std::fs::write(&file, rules.join("\n")).unwrap();
+    node.space.output(&["nft", "-f", file.to_str().unwrap()]).unwrap();
+}
+
+/// What a client of a path is connected to: something direct, and a Service.
+fn held_targets(cluster: &Cluster, path: Path, family: Family) -> [SocketAddr; 2] {
+    let node = &cluster.nodes[0];
+    let far = SocketAddr::new(address(family, 1), DIRECT);
+    match path {
+        Path::Pod | Path::Node => [far, SocketAddr::new(service_address(family), 80)],
+        Path::OtherNode | Path::Outside => [node.port(family, DIRECT), node.port(family, NODE_PORT)],
+    }
+}
+
+#[test]
+fn rule_2_6_5_before() {
+    let recorder = Recorder::start().unwrap();
+    let rule = Rule::of("2.6.5").unwrap();
+    let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
+    let foreign = foreign(&cluster);
+    translate(&cluster);
+    let node = &cluster.nodes[0];
+    let serve = |place: &dyn Place, id: &str, port| load::serve(place, id, &[port]).unwrap();
+    let _servers: [Process; 4] = [
+        serve(&foreign, "old", DIRECT),
+        serve(&node.space, "n1", DIRECT),
+        serve(&node.space, "new", FRESH),
+        serve(&cluster.client, "outside", DIRECT),
+    ];
+
+    let mut held = BTreeMap::new();
+    for (path, family) in rule.cells() {
+        let from: &dyn Place = match path {
+            Path::Pod => &foreign,
+            Path::Node => &cluster.nodes[0].space,
+            Path::OtherNode => &cluster.nodes[1].space,
+            Path::Outside => &cluster.client,
+        };
+        let hold = |target| Load::holding(from, target, 4);
+        held.insert((path, family), held_targets(&cluster, path, family).map(hold));
+    }
+    let mut service = manifest::service("old", &Family::BOTH.map(service_address), &[("http", "TCP", 80, NODE_PORT)]);
+    service["spec"]["type"] = json!("NodePort");
+    let endpoints = Family::BOTH.map(|family| manifest::Endpoint::ready(node.address(family), "n1"));
+    let slices = manifest::slices("old", &[("http", "TCP", 80, NODE_PORT)], FRESH, &endpoints);
+    cluster.apply("old", &[vec![service], slices].concat()).unwrap();
+    cluster.start_agents().unwrap();
+    cluster.await_backends("default/old", 1).unwrap();
+    // new connections are the agent's, so the others pass its programs
+    for family in Family::BOTH {
+        wait::until("new connections go to the new endpoint", Duration::from_secs(5), || {
+            let report = load::ask(&cluster.client, cluster.nodes[0].port(family, NODE_PORT), Protocol::Tcp, 5)?;
+            ensure!(report.by_server.get("new") == Some(&5), "{report:?}");
+            Ok(Some(()))
+        })
+        .unwrap();
+    }
+    for ((path, family), loads) in held {
+        let outcome = loads.into_iter().try_for_each(|load| {
+            let report = load?.release()?;
+            ensure!(report.lost.is_empty() && report.questions.ok > report.held, "{report:?}");
+            Ok(())
+        });
+        recorder.cell(rule, path, family, &outcome).unwrap();
+    }
+    drop((foreign, cluster));
+    recorder.end().unwrap();
+}

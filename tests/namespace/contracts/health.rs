@@ -1,0 +1,145 @@
+//! 2.5: health endpoints and metrics.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ropeway_tests::contracts::Path;
+use ropeway_tests::load::{self, Place};
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::wait;
+use serde_json::{Value, json};
+
+use super::asks::each;
+use super::looks::Looks;
+use super::world::{World, backed, policies, ready, service_with, terminating};
+
+const HEALTH: u16 = 10256;
+const METRICS: u16 = 10249;
+const CHECK: u16 = 32080;
+
+/// What dashboards and alerts of kube-proxy ask for.
+const NAMES: [&str; 10] = [
+    "kubeproxy_sync_proxy_rules_duration_seconds_bucket{",
+    "kubeproxy_network_programming_duration_seconds_bucket{",
+    "kubeproxy_sync_proxy_rules_last_timestamp_seconds ",
+    "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds ",
+    "kubeproxy_sync_proxy_rules_endpoint_changes_pending ",
+    "kubeproxy_sync_proxy_rules_endpoint_changes_total ",
+    "kubeproxy_sync_proxy_rules_service_changes_pending ",
+    "kubeproxy_sync_proxy_rules_service_changes_total ",
+    "kubeproxy_proxy_healthz_total{code=\"200\"} ",
+    "kubeproxy_proxy_livez_total{code=\"200\"} ",
+];
+
+#[test]
+fn section_2_5_health() {
+    let world = World::new();
+    let mut healthz = Looks::new("2.5.1");
+    let mut check = Looks::new("2.5.2");
+    let [here, there, _] = &world.web;
+    let balance = |endpoints: &[(&Pod, Value)]| {
+        let spec = [&policies("Local")[1..], &[("healthCheckNodePort", json!(CHECK))]].concat();
+        world.apply("checked", &backed(service_with("checked", 80, &spec), endpoints));
+    };
+    let is_checked = |wanted: u16, has_local: bool| {
+        let world = &world;
+        move |path, family| {
+            each(&world.clients(path), |from| {
+                let body = status(from, world.node().port(family, CHECK), "/", wanted)?;
+                let service = body["service"] == json!({"namespace": "default", "name": "checked"});
+                let local = body["localEndpoints"].as_u64().context("localEndpoints")?;
+                ensure!(service && (local > 0) == has_local && body["serviceProxyHealthy"] == true, "{body}");
+                Ok(())
+            })
+        }
+    };
+    balance(&[(there, ready())]);
+    check.look(is_checked(503, false));
+    balance(&[(here, terminating()), (there, ready())]);
+    check.look(is_checked(503, false));
+    balance(&[(here, ready()), (there, ready())]);
+    check.look(is_checked(200, true));
+
+    let is_well = |healthz: u16| {
+        let world = &world;
+        move |path, family| each(&world.clients(path), |from| health(world, from, family, healthz))
+    };
+    healthz.look(is_well(200));
+    let taint = |node: &mut Value| {
+        node["spec"]["taints"] = json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]);
+    };
+    let deleted = |node: &mut Value| node["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    for (leaves, wanted) in [(&taint as &dyn Fn(&mut Value), 503), (&|_| {}, 200), (&deleted, 503), (&|_| {}, 200)] {
+        let mut nodes = world.node_objects();
+        leaves(&mut nodes[0]);
+        world.apply("nodes", &nodes);
+        let on_node = &world.node().space;
+        wait::until("the node's state is known", Duration::from_secs(5), || {
+            status(on_node, world.node().port(Family::V4, HEALTH), "/healthz", wanted).map(Some)
+        })
+        .unwrap();
+        healthz.look(is_well(wanted));
+        // whether the node stays is not asked here
+        check.look(is_checked(200, true));
+    }
+    healthz.record(&world, "2.5.1");
+    check.record(&world, "2.5.2");
+    world.every("2.5.3", |path, family| each(&world.clients(path), |from| for_the_node(&world, from, path, family)));
+    world.each("2.5.4", |path, _| {
+        each(&world.clients(path), |from| {
+            let text = load::fetch(from, SocketAddr::from(([127, 0, 0, 1], METRICS)), "/metrics")?;
+            let missing: Vec<_> = NAMES.iter().filter(|name| !text.lines().any(|l| l.starts_with(**name))).collect();
+            ensure!(missing.is_empty(), "missing: {missing:?}");
+            Ok(())
+        })
+    });
+    world.end();
+}
+
+/// The JSON of an answer with this status.
+fn status(from: &(impl Place + ?Sized), server: SocketAddr, path: &str, wanted: u16) -> Result<Value> {
+    let text = match load::fetch(from, server, path) {
+        Ok(body) if wanted == 200 => body,
+        Ok(body) => bail!("200 instead of {wanted}: {body}"),
+        Err(error) => {
+            let error = format!("{error:#}");
+            let (_, body) = error.split_once(&format!(" {wanted} ")).with_context(|| error.clone())?;
+            body.split_once(": ").with_context(|| error.clone())?.1.to_owned()
+        }
+    };
+    serde_json::from_str(&text).with_context(|| text)
+}
+
+fn health(world: &World, from: &dyn Place, family: Family, healthz: u16) -> Result<()> {
+    let server = world.node().port(family, HEALTH);
+    let body = status(from, server, "/healthz", healthz)?;
+    let has = |body: &Value, field: &str| body[field].as_str().is_some_and(|time| time.ends_with('Z'));
+    ensure!(has(&body, "lastUpdated") && has(&body, "currentTime"), "{body}");
+    ensure!(body["nodeEligible"] == (healthz == 200), "{body}");
+    let body = status(from, server, "/livez", 200)?;
+    ensure!(has(&body, "lastUpdated") && has(&body, "currentTime") && body["nodeEligible"].is_null(), "{body}");
+    Ok(())
+}
+
+fn for_the_node(world: &World, from: &dyn Place, path: Path, family: Family) -> Result<()> {
+    let loopback = SocketAddr::from(([127, 0, 0, 1], METRICS));
+    if path == Path::Node {
+        let get = |what| load::fetch(from, loopback, what);
+        ensure!(get("/proxyMode")? == "ropeway", "/proxyMode");
+        ensure!(get("/metrics")?.contains("# TYPE "), "/metrics");
+        let healthz: Value = serde_json::from_str(&get("/healthz")?)?;
+        ensure!(healthz["lastUpdated"].is_string(), "/healthz: {healthz}");
+        let configz: Value = serde_json::from_str(&get("/configz")?)?;
+        ensure!(configz["ropeway.config"]["nodeName"] == "n1", "/configz: {configz}");
+        return Ok(());
+    }
+    // the other node has an agent of its own at its loopback address
+    let own = (path != Path::OtherNode).then_some(loopback);
+    for target in own.into_iter().chain([world.node().port(family, METRICS)]) {
+        let report = load::ask(from, target, Protocol::Tcp, 1)?;
+        ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "{} to {target}: {report:?}", from.label());
+    }
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! 2.1: which objects count.
+
+use anyhow::Result;
+use ropeway_tests::contracts::Path;
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::Family;
+use serde_json::{Value, json};
+
+use super::asks::{all_answered, answered, each, halves, refused, unserved};
+use super::world::{
+    Target, Vip, World, address, endpoint, in_turn, local, one, policies, ready, service, service_with, slice, slices,
+    target, targets,
+};
+
+#[test]
+fn section_2_1_objects() {
+    let world = World::new();
+    objects_of_others(&world);
+    external_names(&world);
+    addresses(&world);
+    families(&world);
+    slices_as_they_are(&world);
+    ready_as_given(&world);
+    world.end();
+}
+
+fn labelled(mut object: Value, label: &str, value: &str) -> Value {
+    object["metadata"]["labels"][label] = json!(value);
+    object
+}
+
+fn objects_of_others(world: &World) {
+    const PROXY: &str = "service.kubernetes.io/service-proxy-name";
+    let [web, _, never] = &world.web;
+    let mut objects = vec![labelled(service("proxied", 1), PROXY, "other")];
+    objects.extend(slices("proxied", &[(never, ready())]));
+    objects.push(service_with("headless", 2, &[("clusterIP", json!("None")), ("clusterIPs", json!(["None"]))]));
+    objects.extend(slices("headless", &[(never, ready())]));
+    objects.push(service("web", 3));
+    objects.extend(slices("web", &[(web, ready())]));
+    for family in Family::BOTH {
+        let stranger = [endpoint(never, family, &ready())];
+        let headless = slice("web", "headless", family, &stranger);
+        objects.push(labelled(headless, "service.kubernetes.io/headless", ""));
+        objects.push(labelled(slice("web", "proxied", family, &stranger), PROXY, "other"));
+    }
+    objects.push(service("old", 4));
+    objects.push(json!({
+        "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "old", "namespace": "default"},
+        "subsets": [{
+            "addresses": [{"ip": never.address(Family::V4).unwrap()}],
+            "ports": [{"name": "http", "port": 8080}, {"name": "dns", "port": 8080, "protocol": "UDP"}],
+        }],
+    }));
+    world.apply("objects", &objects);
+    world.every("2.1.1", |path, family| {
+        each(&world.clients(path), |from| {
+            all_answered(from, &targets(path, 3, family), 12, &["web-1"])?;
+            refused(from, &targets(path, 4, family))?;
+            unserved(from, &targets(path, 1, family))?;
+            unserved(from, &targets(path, 2, family)[1..])
+        })
+    });
+}
+
+fn external_names(world: &World) {
+    let apply = |spec: &[(&str, Value)]| {
+        let mut objects = vec![service_with("name", 5, spec)];
+        objects.extend(slices("name", &[(&world.web[0], ready())]));
+        world.apply("name", &objects);
+    };
+    apply(&[]);
+    let check = |wanted: bool| {
+        move |path, family| {
+            each(&world.clients(path), |from| {
+                let targets = targets(path, 5, family);
+                if wanted { all_answered(from, &targets, 2, &["web-1"]) } else { unserved(from, &targets) }
+            })
+        }
+    };
+    let before: Result<()> =
+        Path::ALL.iter().flat_map(|path| Family::BOTH.map(|f| (*path, f))).try_for_each(|(p, f)| check(true)(p, f));
+    apply(&[("type", json!("ExternalName")), ("externalName", json!("example.com"))]);
+    world.every("2.1.2", |path, family| match &before {
+        Ok(()) => check(false)(path, family),
+        Err(error) => Err(anyhow::anyhow!("while it is of another type: {error:#}")),
+    });
+}
+
+fn addresses(world: &World) {
+    let mut objects = vec![service("all", 6)];
+    let proxied = Family::BOTH.map(|family| json!({"ip": address(Vip::Balancer, 99, family), "ipMode": "Proxy"}));
+    let ingress = objects[0]["status"]["loadBalancer"]["ingress"].as_array_mut().unwrap();
+    ingress[0]["ipMode"] = json!("VIP");
+    ingress.extend(proxied);
+    objects.extend(slices("all", &[(&world.web[0], ready())]));
+    // of one family, with external addresses of both
+    for (family, name, number) in [(Family::V4, "four", 7), (Family::V6, "six", 8)] {
+        let ip = address(Vip::Cluster, number, family);
+        objects.push(service_with(name, number, &[("clusterIP", json!(ip)), ("clusterIPs", json!([ip]))]));
+        objects.push(slice(name, "a", family, &[endpoint(&world.web[0], family, &ready())]));
+    }
+    world.apply("addresses", &objects);
+    world.every("2.1.4", |path, family| {
+        let single = if family == Family::V4 { 7 } else { 8 };
+        each(&world.clients(path), |from| {
+            all_answered(from, &targets(path, 6, family), 5, &["web-1"])?;
+            all_answered(from, &targets(path, single, family), 5, &["web-1"])?;
+            let balancer = target(Vip::Balancer, 6, family);
+            let at = |port| std::net::SocketAddr::new(address(Vip::Balancer, 99, family), port);
+            unserved(from, &[Target { tcp: at(balancer.tcp.port()), udp: at(balancer.udp.port()) }])
+        })
+    });
+}
+
+fn families(world: &World) {
+    let mut objects = Vec::new();
+    for (family, name, number) in [(Family::V4, "only-four", 9), (Family::V6, "only-six", 10)] {
+        objects.push(service(name, number));
+        objects.push(slice(name, "a", family, &[endpoint(&world.web[0], family, &ready())]));
+    }
+    world.apply("families", &objects);
+    world.every("2.1.5", |path, family| {
+        let (with, without) = if family == Family::V4 { (9, 10) } else { (10, 9) };
+        each(&world.clients(path), |from| {
+            all_answered(from, &targets(path, with, family), 5, &["web-1"])?;
+            refused(from, &targets(path, without, family))
+        })
+    });
+}
+
+fn slices_as_they_are(world: &World) {
+    let [first, second, never] = &world.web;
+    let mut objects = vec![in_turn(service("odd", 11)), service_with("local", 12, &policies("Local"))];
+    for family in Family::BOTH {
+        let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
+        let addresses = [first, never].map(|pod| pod.address(family).unwrap());
+        objects.push(slice(
+            "odd",
+            "a",
+            family,
+            &[
+                endpoint(first, family, &json!({"addresses": addresses})),
+                endpoint(second, family, &json!({"conditions": {"ready": true}})),
+                endpoint(never, family, &json!({"conditions": {"ready": false}})),
+            ],
+        ));
+        objects.push(slice("odd", "twin", family, &[endpoint(first, family, &ready())]));
+        objects.push(slice("odd", "stranger", family, &[endpoint(never, other, &ready())]));
+        for (part, port) in [("without", Value::Null), ("zero", json!(0))] {
+            let mut slice = slice("odd", part, family, &[endpoint(never, family, &ready())]);
+            for number in 0..2 {
+                slice["ports"][number]["port"] = port.clone();
+            }
+            objects.push(slice);
+        }
+        // one of the twins does not say where it is
+        objects.push(slice("local", "a", family, &[endpoint(first, family, &json!({"nodeName": null}))]));
+        objects.push(slice("local", "b", family, &[endpoint(first, family, &ready())]));
+    }
+    world.apply("odd", &objects);
+    world.each("2.1.6", |path, family| {
+        each(&world.clients(path), |from| {
+            targets(path, 11, family).iter().try_for_each(|target| halves(from, target.tcp, ["web-1", "web-2"]))?;
+            // the other node has no local endpoint of this Service: it asks for this one's port
+            answered(from, local(path, 12, family).tcp, Protocol::Tcp, 5, &["web-1"])?;
+            Ok(())
+        })
+    });
+}
+
+fn ready_as_given(world: &World) {
+    let published = json!({"conditions": {"ready": true, "serving": false, "terminating": true}});
+    let mut objects = vec![in_turn(service("published", 13))];
+    objects.extend(slices("published", &[(&world.web[0], published), (&world.web[1], ready())]));
+    world.apply("published", &objects);
+    world.each("2.1.7", |path, family| {
+        each(&world.clients(path), |from| halves(from, one(path, 13, family).tcp, ["web-1", "web-2"]))
+    });
+}

@@ -1,0 +1,119 @@
+//! 2.1.3: nothing is written before Services and slices are known.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path as FilePath;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ropeway_tests::contracts::{Path, Rule};
+use ropeway_tests::load::{self, Load, Place};
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::Family;
+use ropeway_tests::wait;
+use serde_json::{Value, json};
+
+use super::asks::{all_answered, each};
+use super::looks::Looks;
+use super::world::{FLAGS, World, backed, ready, service, targets};
+
+const API: &str = "127.0.0.1:8001";
+
+/// Agents that start again find an API server that answers for one of the two only, then for both.
+#[test]
+fn rule_2_1_3_sync() {
+    let mut world = World::new();
+    let objects = backed(service("web", 14), &[(&world.web[0], ready()), (&world.web[1], ready())]);
+    world.apply("web", &objects);
+    let lists = world.cluster.files().join("lists");
+    fs::create_dir(&lists).unwrap();
+    let list = |name: &str, items: &[Value]| {
+        let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items});
+        let fresh = lists.join("fresh");
+        fs::write(&fresh, list.to_string()).unwrap();
+        fs::rename(fresh, lists.join(format!("{name}.json"))).unwrap();
+    };
+    list("nodes", &world.node_objects());
+    list("pods", &[]);
+    list("servicecidrs", &[]);
+    let kubeconfig = kubeconfig(&lists);
+    let address: SocketAddr = API.parse().unwrap();
+    let servers: Vec<_> =
+        world.cluster.nodes.iter().map(|node| load::serve_api(&node.space, address, &lists).unwrap()).collect();
+
+    let mut looks = Looks::new("2.1.3");
+    let mut reports = BTreeMap::new();
+    for (known, missing) in [("services", "endpointslices"), ("endpointslices", "services")] {
+        let of = |name| if name == "services" { &objects[..1] } else { &objects[1..] };
+        list(known, of(known));
+        fs::remove_file(lists.join(format!("{missing}.json"))).ok();
+        let loads = loads(&world);
+        for node in &mut world.cluster.nodes {
+            for name in [known, missing] {
+                fs::remove_file(lists.join(format!("{name}.asked"))).ok();
+            }
+            node.kill_agent().unwrap();
+            node.start_agent_of(&kubeconfig, &FLAGS).unwrap();
+            wait::until_true("the agent asks", Duration::from_secs(20), || {
+                [known, missing].iter().all(|name| lists.join(format!("{name}.asked")).exists())
+            })
+            .unwrap();
+        }
+        // what it has been told of would be written within this time if it were
+        let unwritten = world
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| node.metric("ropeway_map_operations_total"))
+            .collect::<Result<Vec<_>>>();
+        looks.look(|path, family| {
+            let unwritten = unwritten.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            ensure!(unwritten.iter().all(|count| *count == 0.0), "without {missing}, so many writes: {unwritten:?}");
+            served(&world, path, family).with_context(|| format!("without {missing}"))
+        });
+        list(missing, of(missing));
+        for node in &mut world.cluster.nodes {
+            node.await_agent().unwrap();
+        }
+        looks.look(|path, family| served(&world, path, family));
+        for (cell, loads) in loads {
+            reports.insert(cell, loads.into_iter().map(Load::stop).collect::<Result<Vec<_>>>());
+        }
+        looks.look(|path, family| {
+            let all = reports[&(path, family)].as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            ensure!(all.iter().all(|report| report.failed == 0 && report.ok > 10), "{missing} came late: {all:?}");
+            Ok(())
+        });
+    }
+    looks.record(&world, "2.1.3");
+    drop(servers);
+    world.end();
+}
+
+fn served(world: &World, path: Path, family: Family) -> Result<()> {
+    each(&world.clients(path), |from| all_answered(from, &targets(path, 14, family), 30, &["web-1", "web-2"]))
+}
+
+type Loads = Vec<((Path, Family), Vec<Load>)>;
+
+fn loads(world: &World) -> Loads {
+    let start = |(path, family)| {
+        let target = targets(path, 14, family)[0].tcp;
+        let ask = |from: &dyn Place| Load::asking(from, target, Protocol::Tcp, 20).unwrap();
+        ((path, family), world.clients(path).iter().map(|from| ask(from)).collect())
+    };
+    Rule::of("2.1.3").unwrap().cells().into_iter().map(start).collect()
+}
+
+fn kubeconfig(beside: &FilePath) -> std::path::PathBuf {
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": format!("http://{API}")}}],
+        "users": [{"name": "test", "user": {}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    });
+    let path = beside.join("kubeconfig");
+    fs::write(&path, config.to_string()).unwrap();
+    path
+}

@@ -1,0 +1,326 @@
+//! Two nodes, pods and a machine outside, Services with every kind of address, and the record of what was seen.
+
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use ropeway_tests::cluster::{Cluster, Node, Shape};
+use ropeway_tests::contracts::{Path, Recorder, Rule};
+use ropeway_tests::load::{self, ByPackets, Place};
+use ropeway_tests::manifest;
+use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::process::Process;
+use ropeway_tests::{view, wait};
+use serde_json::{Value, json};
+
+/// Where the servers listen.
+pub(super) const TARGET: u16 = 8080;
+/// How agents are started.
+pub(super) const FLAGS: [&str; 2] =
+    ["--service-cidr=10.96.0.0/16,fd00:10:96::/112", "--healthz-bind-address=[::]:10256"];
+/// How long a change may take to get into the kernel.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// What the rules of a section share. The paths are seen from the first node.
+pub(super) struct World {
+    // First: servers live in pods, and pods in the cluster.
+    pub(super) servers: Vec<Process>,
+    /// `web-1` on the node, `web-2` on the other one, and `never`, who must not be asked, there too.
+    pub(super) web: [Pod; 3],
+    /// The clients of [`Path::Pod`]: one uses sockets that the hooks see, the other has only its packets. Two pods, because one that did both
+    /// could use one port for two connections that are the same to a server.
+    pub(super) pods: [Pod; 2],
+    pub(super) cluster: Cluster,
+    recorder: Recorder,
+    settled: AtomicU32,
+}
+
+/// One address of a Service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) tcp: SocketAddr,
+    pub(super) udp: SocketAddr,
+}
+
+/// Who uses a path.
+pub(super) struct Client<'a> {
+    place: Box<dyn Place + Sync + 'a>,
+    addresses: [IpAddr; 2],
+}
+
+impl Client<'_> {
+    /// The address that it has.
+    pub(super) fn address(&self, family: Family) -> IpAddr {
+        self.addresses[usize::from(family == Family::V6)]
+    }
+}
+
+impl Place for Client<'_> {
+    fn run(&self, program: &OsStr) -> Result<Command> {
+        self.place.run(program)
+    }
+
+    fn label(&self) -> String {
+        self.place.label()
+    }
+}
+
+/// A kind of address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Vip {
+    Cluster,
+    NodePort,
+    External,
+    Balancer,
+}
+
+/// Conditions of an endpoint, and whatever else it has.
+pub(super) fn ready() -> Value {
+    json!({"conditions": {"ready": true, "serving": true, "terminating": false}})
+}
+
+/// Takes no new connections if others are ready.
+pub(super) fn terminating() -> Value {
+    json!({"conditions": {"ready": false, "serving": true, "terminating": true}})
+}
+
+/// An address of the Service of this number.
+pub(super) fn address(vip: Vip, number: u16, family: Family) -> IpAddr {
+    let text = match (vip, family) {
+        (Vip::Cluster, Family::V4) => format!("10.96.0.{number}"),
+        (Vip::Cluster, Family::V6) => format!("fd00:10:96::{number}"),
+        (Vip::External, Family::V4) => format!("203.0.113.{number}"),
+        (Vip::External, Family::V6) => format!("2001:db8:113::{number}"),
+        (Vip::Balancer, Family::V4) => format!("198.51.100.{number}"),
+        (Vip::Balancer, Family::V6) => format!("2001:db8:51::{number}"),
+        (Vip::NodePort, family) => return ropeway_tests::cluster::address(family, 11),
+    };
+    text.parse().unwrap()
+}
+
+/// An address and its ports; a node port: of the first node.
+pub(super) fn target(vip: Vip, number: u16, family: Family) -> Target {
+    let at = |port| SocketAddr::new(address(vip, number, family), port);
+    let [tcp, udp] = if vip == Vip::NodePort { [30000 + number, 31000 + number] } else { [80, 53] };
+    Target { tcp: at(tcp), udp: at(udp) }
+}
+
+/// Every address that this path is promised.
+pub(super) fn targets(path: Path, number: u16, family: Family) -> Vec<Target> {
+    let own = (path != Path::Outside).then_some(Vip::Cluster);
+    own.into_iter().chain(EXTERNAL).map(|vip| target(vip, number, family)).collect()
+}
+
+/// The kinds of addresses that policies for the outside are about.
+pub(super) const EXTERNAL: [Vip; 3] = [Vip::NodePort, Vip::External, Vip::Balancer];
+
+/// One address for a path: of the cluster where it may, else a node port.
+pub(super) fn one(path: Path, number: u16, family: Family) -> Target {
+    targets(path, number, family)[0]
+}
+
+/// Where a path finds the policy Local of the first node: the other node has one of its own for all but this one's node ports.
+pub(super) fn local(path: Path, number: u16, family: Family) -> Target {
+    let kind = if matches!(path, Path::Pod | Path::Node) { Vip::Cluster } else { Vip::NodePort };
+    target(kind, number, family)
+}
+
+/// The node port of the other node.
+pub(super) fn far_port(number: u16, family: Family) -> Target {
+    let Target { mut tcp, mut udp } = target(Vip::NodePort, number, family);
+    let address = ropeway_tests::cluster::address(family, 12);
+    tcp.set_ip(address);
+    udp.set_ip(address);
+    Target { tcp, udp }
+}
+
+/// A Service with every kind of address.
+pub(super) fn service(name: &str, number: u16) -> Value {
+    let both = |vip| Family::BOTH.map(|family| address(vip, number, family));
+    let ports = [("http", "TCP", 80, 30000 + number), ("dns", "UDP", 53, 31000 + number)];
+    let mut service = manifest::service(name, &both(Vip::Cluster), &ports);
+    service["spec"]["type"] = json!("LoadBalancer");
+    service["spec"]["externalIPs"] = json!(both(Vip::External));
+    service["status"] = json!({"loadBalancer": {"ingress": both(Vip::Balancer).map(|ip| json!({"ip": ip}))}});
+    service
+}
+
+/// [`service`], with changes to its `spec`.
+pub(super) fn service_with(name: &str, number: u16, spec: &[(&str, Value)]) -> Value {
+    let mut service = service(name, number);
+    for (field, value) in spec {
+        service["spec"][*field] = value.clone();
+    }
+    service
+}
+
+/// Local or Cluster, for all clients.
+pub(super) fn policies(policy: &str) -> [(&'static str, Value); 2] {
+    [("internalTrafficPolicy", json!(policy)), ("externalTrafficPolicy", json!(policy))]
+}
+
+/// Lets endpoints take turns, so that it can be counted how many there are.
+pub(super) fn in_turn(mut service: Value) -> Value {
+    service["metadata"]["annotations"]["ropeway.dev/scheduler"] = json!("rr");
+    service
+}
+
+/// An endpoint, with what [`ready`] and its like say.
+pub(super) fn endpoint(pod: &Pod, family: Family, with: &Value) -> Value {
+    let mut endpoint = json!({"addresses": [pod.address(family).unwrap()], "nodeName": pod.node().name()});
+    for (field, value) in with.as_object().unwrap() {
+        endpoint[field] = value.clone();
+    }
+    endpoint
+}
+
+/// A slice; `part` tells it from others of the same Service and family.
+pub(super) fn slice(service: &str, part: &str, family: Family, endpoints: &[Value]) -> Value {
+    let kind = if family == Family::V4 { "IPv4" } else { "IPv6" };
+    let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": TARGET});
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": kind,
+        "metadata": {
+            "name": format!("{service}-{part}-{}", kind.to_lowercase()), "namespace": "default",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "ports": [port("http", "TCP"), port("dns", "UDP")], "endpoints": endpoints,
+    })
+}
+
+/// A slice of each family.
+pub(super) fn slices(service: &str, endpoints: &[(&Pod, Value)]) -> Vec<Value> {
+    let of = |family| endpoints.iter().map(|(pod, with)| endpoint(pod, family, with)).collect::<Vec<_>>();
+    Family::BOTH.map(|family| slice(service, "a", family, &of(family))).into()
+}
+
+/// A Service and its slices.
+pub(super) fn backed(service: Value, endpoints: &[(&Pod, Value)]) -> Vec<Value> {
+    let name = service["metadata"]["name"].as_str().unwrap().to_owned();
+    [vec![service], slices(&name, endpoints)].concat()
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
+        cluster.apply("nodes", &cluster.nodes.iter().map(node).collect::<Vec<_>>()).unwrap();
+        cluster.start_agents_with(&FLAGS).unwrap();
+        let via = |number: usize, family| cluster.nodes[number].address(family);
+        for (range, node) in [
+            ("203.0.113.0/24", 0),
+            ("198.51.100.0/24", 0),
+            ("10.96.0.0/16", 0),
+            ("10.244.1.0/24", 0),
+            ("10.244.2.0/24", 1),
+            ("2001:db8:113::/64", 0),
+            ("2001:db8:51::/64", 0),
+            ("fd00:10:96::/112", 0),
+            ("fd00:10:244:1::/64", 0),
+            ("fd00:10:244:2::/64", 1),
+        ] {
+            let family = if range.contains("::") { Family::V6 } else { Family::V4 };
+            cluster.client.ip(&[format!("route add {range} via {}", via(node, family))]).unwrap();
+        }
+        let web = [(0, "web-1"), (1, "web-2"), (1, "never")].map(|(node, name)| cluster.nodes[node].pod(name).unwrap());
+        let servers = web.iter().map(|pod| load::serve(pod, pod.name(), &[TARGET]).unwrap()).collect();
+        let pods = ["sockets", "packets"].map(|name| cluster.nodes[0].pod(name).unwrap());
+        Self { servers, web, pods, cluster, recorder: Recorder::start().unwrap(), settled: AtomicU32::new(0) }
+    }
+
+    /// The node that the paths are seen from.
+    pub(super) fn node(&self) -> &Node {
+        &self.cluster.nodes[0]
+    }
+
+    /// Those who use a path.
+    pub(super) fn clients(&self, path: Path) -> Vec<Client<'_>> {
+        let pod = |pod: &Pod| Family::BOTH.map(|family| pod.address(family).unwrap());
+        let node = |number: usize| Family::BOTH.map(|family| self.cluster.nodes[number].address(family));
+        let [sockets, packets] = &self.pods;
+        match path {
+            Path::Pod => {
+                let by_packets = ByPackets { pod: packets, elsewhere: &self.cluster.fabric };
+                vec![client(sockets, pod(sockets)), client(by_packets, pod(packets))]
+            }
+            Path::Node => vec![client(&self.cluster.nodes[0].space, node(0))],
+            Path::OtherNode => vec![client(&self.cluster.nodes[1].space, node(1))],
+            Path::Outside => {
+                let own = Family::BOTH.map(|family| ropeway_tests::cluster::address(family, 1));
+                vec![client(&self.cluster.client, own)]
+            }
+        }
+    }
+
+    /// Puts objects into a file of manifests, in place of what was in it, and waits until all nodes have it in their tables.
+    pub(super) fn apply(&self, file: &str, objects: &[Value]) {
+        self.cluster.apply(file, objects).unwrap();
+        self.settle();
+    }
+
+    /// Waits until all nodes have in their tables what was applied: changes take effect in their order, so one more Service is a sign.
+    pub(super) fn settle(&self) {
+        let name = format!("settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
+        let address = ["10.96.250.250".parse().unwrap()];
+        self.cluster.apply("settled", &[manifest::service(&name, &address, &[("http", "TCP", 80, 0)])]).unwrap();
+        for node in &self.cluster.nodes {
+            wait::until_true(&format!("{} has what was applied", node.name()), SETTLED, || {
+                view::backends(&node.space, &format!("default/{name}")).is_ok_and(|frontends| !frontends.is_empty())
+            })
+            .unwrap();
+        }
+    }
+
+    /// Looks at every cell of a rule, one after the other.
+    pub(super) fn each(&self, rule: &str, check: impl Fn(Path, Family) -> Result<()>) {
+        let rule = Rule::of(rule).unwrap();
+        for (path, family) in rule.cells() {
+            self.recorder.cell(rule, path, family, &check(path, family)).unwrap();
+        }
+    }
+
+    /// Looks at every cell of a rule, all at once: for what waits.
+    pub(super) fn every(&self, rule: &str, check: impl Fn(Path, Family) -> Result<()> + Sync) {
+        let rule = Rule::of(rule).unwrap();
+        let check = &check;
+        std::thread::scope(|scope| {
+            let start = |(path, family)| (path, family, scope.spawn(move || check(path, family)));
+            let started: Vec<_> = rule.cells().into_iter().map(start).collect();
+            for (path, family, thread) in started {
+                let outcome = thread.join().unwrap_or_else(|_| Err(anyhow!("the test panicked")));
+                self.recorder.cell(rule, path, family, &outcome).unwrap();
+            }
+        });
+    }
+
+    /// Writes down what was seen of a cell.
+    pub(super) fn record(&self, rule: &str, path: Path, family: Family, outcome: &Result<()>) {
+        self.recorder.cell(Rule::of(rule).unwrap(), path, family, outcome).unwrap();
+    }
+
+    /// The Node objects: the first one is in zone `a`, the second in `b`.
+    pub(super) fn node_objects(&self) -> Vec<Value> {
+        self.cluster.nodes.iter().map(node).collect()
+    }
+
+    /// Ends the test: it fails if a cell does.
+    pub(super) fn end(self) {
+        let Self { servers, web, pods, cluster, recorder, .. } = self;
+        drop((servers, web, pods, cluster));
+        recorder.end().unwrap();
+    }
+}
+
+fn client<'a>(place: impl Place + Sync + 'a, addresses: [IpAddr; 2]) -> Client<'a> {
+    Client { place: Box::new(place), addresses }
+}
+
+/// The first node is in zone `a`, the second in `b`.
+fn node(node: &Node) -> Value {
+    let mut object = node.object();
+    let zone = if node.name() == "n1" { "a" } else { "b" };
+    object["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": zone});
+    object
+}

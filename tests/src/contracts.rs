@@ -1,0 +1,118 @@
+//! The contract of a service proxy, rule by rule, and what tests have found of it: the matrix rule x path x family.
+//!
+//! The catalogue ([`RULES`]) says which rules there are, from where each of them can be seen, and why not from elsewhere. Tests record
+//! what they have seen of a cell ([`Recorder`]); the [`Matrix`] puts both together. A cell that no test has recorded is a failure.
+
+mod catalogue;
+mod matrix;
+mod record;
+
+pub use catalogue::RULES;
+pub use matrix::{Matrix, Outcome};
+pub use record::{Record, Recorder, VARIABLE, read};
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::pod::Family;
+
+/// From where a Service is used, seen from one node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Path {
+    /// A pod on the node: by its sockets, and by packets that the socket hooks do not see.
+    Pod,
+    /// A process in the node's own network namespace.
+    Node,
+    /// A process of another node.
+    OtherNode,
+    /// A machine that is no node.
+    Outside,
+}
+
+impl Path {
+    /// All of them, as the columns are.
+    pub const ALL: [Self; 4] = [Self::Pod, Self::Node, Self::OtherNode, Self::Outside];
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pod => "pod",
+            Self::Node => "node",
+            Self::OtherNode => "other node",
+            Self::Outside => "outside",
+        })
+    }
+}
+
+/// One rule.
+#[derive(Debug)]
+pub struct Rule {
+    /// Section and number in it, such as `2.3.1`.
+    pub number: &'static str,
+    /// What it asks for.
+    pub title: &'static str,
+    /// Where it says nothing.
+    pub absent: &'static [Cells],
+    /// Where it is known not to hold. When it does, the gap has to go from here.
+    pub gaps: &'static [Cells],
+}
+
+/// Some cells of a rule, and what is to be said of them.
+#[derive(Debug)]
+pub struct Cells {
+    /// Columns.
+    pub paths: &'static [Path],
+    /// Address families.
+    pub families: &'static [Family],
+    /// The reason: goes on after "because" or "gap:".
+    pub why: &'static str,
+}
+
+impl Cells {
+    fn why(all: &'static [Self], path: Path, family: Family) -> Option<&'static str> {
+        all.iter().find(|cells| cells.paths.contains(&path) && cells.families.contains(&family)).map(|cells| cells.why)
+    }
+}
+
+impl Rule {
+    /// The rule of this number.
+    ///
+    /// # Errors
+    /// When the catalogue has none.
+    pub fn of(number: &str) -> Result<&'static Self> {
+        RULES.iter().find(|rule| rule.number == number).with_context(|| format!("there is no rule {number}"))
+    }
+
+    /// The section's number.
+    #[must_use]
+    pub fn section(&self) -> &'static str {
+        self.number.rsplit_once('.').map_or(self.number, |(section, _)| section)
+    }
+
+    /// Why it says nothing of a cell, if so.
+    #[must_use]
+    pub fn absent(&self, path: Path, family: Family) -> Option<&'static str> {
+        Cells::why(self.absent, path, family)
+    }
+
+    /// Why it is known not to hold in a cell, if so.
+    #[must_use]
+    pub fn gap(&self, path: Path, family: Family) -> Option<&'static str> {
+        Cells::why(self.gaps, path, family)
+    }
+
+    /// The cells that tests must record.
+    #[must_use]
+    pub fn cells(&self) -> Vec<(Path, Family)> {
+        all_cells().filter(|(path, family)| self.absent(*path, *family).is_none()).collect()
+    }
+}
+
+/// The cells of a row, as the columns are.
+pub fn all_cells() -> impl Iterator<Item = (Path, Family)> {
+    Path::ALL.into_iter().flat_map(|path| Family::BOTH.map(|family| (path, family)))
+}

@@ -1,0 +1,98 @@
+//! What a test has seen of one cell, as a line of JSON in a file that whoever runs the tests names.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{Path, Rule};
+use crate::pod::Family;
+
+/// The environment variable that names the file. Without it, outcomes are only printed.
+pub const VARIABLE: &str = "ROPEWAY_CONTRACTS";
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Number of the rule.
+    pub rule: String,
+    /// Column.
+    pub path: Path,
+    /// Address family.
+    pub family: Family,
+    /// Why it does not hold; none: it does.
+    pub failure: Option<String>,
+}
+
+/// Writes down outcomes; [`Recorder::end`] says whether all are as they should be.
+#[derive(Debug)]
+pub struct Recorder {
+    file: Option<Mutex<File>>,
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Recorder {
+    /// Appends to the file of [`VARIABLE`].
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub fn start() -> Result<Self> {
+        let open = |path: PathBuf| {
+            let file = OpenOptions::new().create(true).append(true).open(&path);
+            file.map(Mutex::new).with_context(|| path.display().to_string())
+        };
+        let file = std::env::var_os(VARIABLE).map(|path| open(path.into())).transpose()?;
+        Ok(Self { file, wrong: Mutex::default() })
+    }
+
+    /// Notes the outcome of one cell.
+    ///
+    /// # Errors
+    /// When the rule says nothing of this cell, or the line can't be written.
+    pub fn cell(&self, rule: &Rule, path: Path, family: Family, outcome: &Result<()>) -> Result<()> {
+        let number = rule.number;
+        ensure!(rule.absent(path, family).is_none(), "{number} says nothing of {path}, {family:?}");
+        let failure = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        let text = match (&failure, rule.gap(path, family)) {
+            (None, None) => "pass".to_owned(),
+            (Some(failure), Some(_)) => format!("known gap: {failure}"),
+            (Some(failure), None) => self.wrong(format!("FAIL: {failure}")),
+            (None, Some(gap)) => self.wrong(format!("FAIL: it holds, so this is no gap any more: {gap}")),
+        };
+        println!("{number} {path} {family:?}: {text}");
+        let record = Record { rule: number.to_owned(), path, family, failure };
+        let Some(file) = &self.file else { return Ok(()) };
+        let line = serde_json::to_string(&record)? + "\n";
+        file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes()).context("the file of outcomes")
+    }
+
+    fn wrong(&self, text: String) -> String {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(text.clone());
+        text
+    }
+
+    /// Ends the test.
+    ///
+    /// # Errors
+    /// When a cell is not as it should be.
+    pub fn end(self) -> Result<()> {
+        let wrong = self.wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
+        ensure!(wrong.is_empty(), "{} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
+        Ok(())
+    }
+}
+
+/// All lines of such a file; none if it is not there.
+///
+/// # Errors
+/// When a line can't be read.
+pub fn read(path: &FilePath) -> Result<Vec<Record>> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text.with_context(|| path.display().to_string())?,
+    };
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}

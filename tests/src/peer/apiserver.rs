@@ -1,0 +1,68 @@
+//! `ropeway-peer apiserver`: as much of an API server as an agent needs to list; a list that is not there yet lets it wait.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+/// Between two looks at whether a list is there.
+const STEP: Duration = Duration::from_millis(10);
+
+/// Where, and what it knows.
+#[derive(Args, Debug)]
+pub struct ApiOptions {
+    /// Address and port
+    address: SocketAddr,
+    /// For each collection NAME a file NAME.json, the list as it is answered; NAME.asked is made when somebody asks for it
+    directory: PathBuf,
+}
+
+/// Serves until it is killed; says `ready` when it listens.
+///
+/// # Errors
+/// When the port is taken.
+pub fn run(options: &ApiOptions) -> Result<()> {
+    let listener = TcpListener::bind(options.address).with_context(|| options.address.to_string())?;
+    println!("ready");
+    io::stdout().flush()?;
+    std::thread::scope(|scope| {
+        for stream in listener.incoming().flatten() {
+            // a client that goes away is its own business
+            scope.spawn(|| connection(stream, &options.directory).ok());
+        }
+    });
+    Ok(())
+}
+
+fn connection(stream: TcpStream, directory: &Path) -> io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut first = String::new();
+        if reader.read_line(&mut first)? == 0 {
+            return Ok(());
+        }
+        let mut line = String::new();
+        while reader.read_line(&mut line)? > 2 {
+            line.clear();
+        }
+        let target = first.split(' ').nth(1).unwrap_or_default();
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let collection = path.rsplit('/').next().unwrap_or_default();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+        if query.contains("watch=true") {
+            writer.write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes())?;
+            return io::copy(&mut reader, &mut io::sink()).map(|_| ()); // nothing ever changes
+        }
+        std::fs::write(directory.join(format!("{collection}.asked")), "")?;
+        let file = directory.join(format!("{collection}.json"));
+        while !file.exists() {
+            std::thread::park_timeout(STEP);
+        }
+        let list = std::fs::read_to_string(file)?;
+        writer.write_all(format!("{head}Content-Length: {}\r\n\r\n{list}", list.len()).as_bytes())?;
+    }
+}

@@ -1,0 +1,112 @@
+//! The matrix of rules, ways and address families: made of what the namespace tests have recorded, printed, and compared with
+//! docs/service-matrix.md.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use ropeway_tests::contracts::{Matrix, read};
+
+use crate::paths::Paths;
+use crate::shell;
+
+/// The module of the tests that record.
+const MODULE: &str = "contracts::";
+const DOC: &str = "docs/service-matrix.md";
+
+/// Where a run records and what it is compared with.
+pub(super) struct Contracts {
+    /// What the tests append to.
+    pub(super) records: PathBuf,
+    doc: PathBuf,
+    write: bool,
+}
+
+impl Contracts {
+    /// Forgets what an earlier run has recorded.
+    pub(super) fn start(paths: &Paths, write: bool) -> Result<Self> {
+        let records = paths.target.join("contracts.jsonl");
+        match fs::remove_file(&records) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| records.display().to_string());
+            }
+            _ => {}
+        }
+        Ok(Self { records, doc: paths.root.join(DOC), write })
+    }
+
+    /// Whether all tests that record run with this filter.
+    pub(super) fn are_complete(filter: Option<&str>) -> bool {
+        filter.is_none_or(|filter| MODULE.contains(filter))
+    }
+
+    /// Prints the matrix; fails if a cell does, or if the file says something else.
+    pub(super) fn judge(&self) -> Result<()> {
+        let matrix = Matrix::new(&read(&self.records)?);
+        let text = matrix.to_string();
+        shell::step(&format!("the contract of a service proxy: {DOC}"));
+        println!("{text}");
+        let (failures, gaps) = (matrix.failures(), matrix.gaps());
+        println!("{} cells pass, {} lines of failures, {} of known gaps", matrix.passed(), failures.len(), gaps.len());
+        if !failures.is_empty() {
+            bail!("rules that do not hold:\n{}", failures.join("\n"));
+        }
+        if self.write {
+            return fs::write(&self.doc, text).with_context(|| DOC.to_owned());
+        }
+        if fs::read_to_string(&self.doc).unwrap_or_default() != text {
+            bail!("{DOC} is stale: `cargo xtask test contracts --write` makes it anew");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contracts(name: &str, write: bool) -> Contracts {
+        let folder = std::env::temp_dir().join(format!("ropeway-contracts-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        Contracts { records: folder.join("records"), doc: folder.join("doc"), write }
+    }
+
+    fn outcome(contracts: &Contracts) -> String {
+        contracts.judge().map_or_else(|error| error.to_string(), |()| "well".to_owned())
+    }
+
+    /// What tests record when all is as the catalogue says.
+    fn records() -> String {
+        let mut text = String::new();
+        for rule in ropeway_tests::contracts::RULES {
+            for (path, family) in rule.cells() {
+                let failure = rule.gap(path, family).map(str::to_owned);
+                let record = ropeway_tests::contracts::Record { rule: rule.number.to_owned(), path, family, failure };
+                text += &(serde_json::to_string(&record).unwrap() + "\n");
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn a_run_that_is_not_as_it_should_be_fails() {
+        let checked = contracts("checked", false);
+        let writing = Contracts { write: true, records: checked.records.clone(), doc: checked.doc.clone() };
+        assert!(outcome(&writing).contains("no test has looked"), "nothing was recorded");
+        assert!(!checked.doc.exists(), "what fails is not written");
+        fs::write(&checked.records, records()).unwrap();
+        assert!(outcome(&checked).contains("is stale"), "there is no file");
+        assert_eq!(outcome(&writing), "well");
+        assert_eq!(outcome(&checked), "well");
+        fs::write(&checked.records, records().replacen(r#""failure":null"#, r#""failure":"timeout""#, 1)).unwrap();
+        assert!(outcome(&checked).contains(": timeout"));
+        fs::remove_dir_all(checked.doc.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_filter_that_leaves_out_rules_says_nothing_of_them() {
+        assert!([None, Some("contracts"), Some("contracts::")].into_iter().all(Contracts::are_complete));
+        assert!(!Contracts::are_complete(Some("contracts::choice")));
+        assert!(!Contracts::are_complete(Some("reach")));
+    }
+}
