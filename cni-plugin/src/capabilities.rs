@@ -4,6 +4,7 @@ mod addresses;
 mod bandwidth;
 mod dns;
 mod ports;
+mod ranges;
 
 use std::net::IpAddr;
 
@@ -11,6 +12,7 @@ use dataplane_host::store::PortMapping;
 use serde_json::{Map, Value};
 
 pub(crate) use bandwidth::Bandwidth;
+pub(crate) use ranges::Span;
 
 use crate::env::Arguments;
 use crate::error::CniError;
@@ -22,6 +24,8 @@ pub(crate) struct Capabilities {
     pub(crate) ports: Vec<PortMapping>,
     /// Limits of its traffic.
     pub(crate) bandwidth: Bandwidth,
+    /// The ranges that its addresses are to be of: at most one set of each family.
+    pub(crate) ranges: Vec<Vec<Span>>,
     /// The addresses that it is to have, at most one of each family.
     pub(crate) ips: Vec<IpAddr>,
     /// The MAC that it is to have.
@@ -41,6 +45,7 @@ impl Capabilities {
         Ok(Self {
             ports: ports::parse(fields.remove("portmappings"))?,
             bandwidth: bandwidth::parse(fields.remove("bandwidth"))?,
+            ranges: ranges::parse(fields.remove("ipranges"))?,
             ips: addresses::ips(fields.remove("ips"), arguments.ip.as_deref())?,
             mac: addresses::mac(fields.remove("mac"), arguments.mac.as_deref())?,
             dns: dns::parse(fields.remove("dns"))?,

@@ -1,12 +1,10 @@
 //! Standard input: the network's configuration, and what the agent wrote down about the node.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use dataplane_host::pins;
-use dataplane_host::pools::Wish;
-use dataplane_host::store::{AttachmentId, Choice, Range};
+use dataplane_host::store::{AttachmentId, Range};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +13,7 @@ use serde_json::{Map, Value};
 use crate::env::is_plain;
 use crate::error::CniError;
 use crate::pools;
+use crate::settings::{self, Settings, Source};
 
 /// The versions of the specification whose configurations are understood, and in which results are printed.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -66,63 +65,6 @@ struct Node {
     /// Addresses come from the node's blocks of pools.
     #[serde(default)]
     pools: bool,
-}
-
-/// What ADD needs to know of the node.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Settings {
-    source: Source,
-    state_dir: PathBuf,
-    pub(crate) mtu: u32,
-}
-
-/// Where addresses come from.
-#[derive(Clone, Debug, PartialEq)]
-enum Source {
-    /// From ranges that stay: for each family of the node a choice.
-    Ranges(Vec<Choice>),
-    /// From this node's blocks, which come and go, as the pod asks.
-    Pools(Wish),
-}
-
-impl Settings {
-    /// From where each address of the pod is chosen, at this moment. To be asked anew whenever the store has been locked.
-    pub(crate) fn families(&self) -> Result<Vec<Choice>, CniError> {
-        match &self.source {
-            Source::Ranges(families) => Ok(families.clone()),
-            Source::Pools(wish) => pools::families(wish, &self.state_dir),
-        }
-    }
-
-    /// All ranges from which this node gives out addresses.
-    pub(crate) fn ranges(&self) -> Result<Vec<Range>, CniError> {
-        match &self.source {
-            Source::Ranges(families) => Ok(families.iter().flat_map(|f| f.ranges.iter().copied()).collect()),
-            Source::Pools(_) => pools::blocks(&self.state_dir),
-        }
-    }
-
-    /// The same for a pod that is to have these addresses, at most one of each family.
-    pub(crate) fn with_addresses(mut self, ips: &[IpAddr]) -> Result<Self, CniError> {
-        for ip in ips {
-            match &mut self.source {
-                Source::Ranges(families) => fix(families, *ip)?,
-                Source::Pools(wish) => match wish.address(ip.is_ipv6()) {
-                    Some(other) if other != *ip => {
-                        return Err(refused(format!("address {ip}: an annotation of the pod asks for {other}")));
-                    }
-                    Some(_) => {}
-                    None => wish.addresses.push(*ip),
-                },
-            }
-        }
-        Ok(self)
-    }
-
-    /// Whether the agent may find more addresses when these are used up.
-    pub(crate) const fn can_grow(&self) -> bool {
-        matches!(self.source, Source::Pools(_))
-    }
 }
 
 impl Config {
@@ -198,10 +140,12 @@ impl Config {
         mtu = if mtu == 0 { DEFAULT_MTU } else { mtu };
         let source = if from_pools {
             Source::Pools(pools::wish(self.runtime.as_ref(), pod, &self.state_dir)?)
+        } else if self.ranges.is_empty() {
+            Source::PodCidrs(settings::by_family(ranges))
         } else {
-            Source::Ranges(by_family(ranges))
+            Source::Configured(settings::by_family(ranges))
         };
-        let settings = Settings { source, state_dir: self.state_dir.clone(), mtu };
+        let settings = Settings::new(source, self.state_dir.clone(), mtu);
         let families = settings.families()?;
         if families.is_empty() {
             return Err(CniError::NoNodeData { path: path.display().to_string() });
@@ -233,25 +177,6 @@ impl Config {
     }
 }
 
-/// Only addresses that could have been chosen as well.
-fn fix(families: &mut [Choice], ip: IpAddr) -> Result<(), CniError> {
-    let range = |family: &Choice| family.ranges.iter().find(|range| range.slot(ip).is_some()).copied();
-    let Some((family, range)) =
-        families.iter_mut().find_map(|family| Some(range(family)).flatten().map(|r| (family, r)))
-    else {
-        return Err(refused(format!("address {ip} is in none of this node's ranges")));
-    };
-    if range.slot(ip).is_none_or(|slot| range.is_reserved(slot)) {
-        return Err(refused(format!("address {ip} is no pod's: it is the first or the last one of range {range}")));
-    }
-    family.fixed = Some(ip);
-    Ok(())
-}
-
-fn refused(reason: String) -> CniError {
-    CniError::Config { field: "runtimeConfig.ips", reason }
-}
-
 impl ValidAttachment {
     fn into_id(self) -> AttachmentId {
         AttachmentId { container: self.container, ifname: self.ifname }
@@ -266,14 +191,6 @@ fn take<T: DeserializeOwned>(input: &mut Map<String, Value>, field: &'static str
 
 fn decode(path: &Path, reason: String) -> CniError {
     CniError::Decode { what: path.display().to_string(), reason }
-}
-
-/// A choice for each family; the one that is named first is the pod's first.
-fn by_family(ranges: Vec<Range>) -> Vec<Choice> {
-    let first_is_4 = ranges.first().is_some_and(|r| r.network().is_ipv4());
-    let (first, second): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|r| r.network().is_ipv4() == first_is_4);
-    let families = [first, second].into_iter().filter(|f| !f.is_empty());
-    families.map(|ranges| Choice { ranges, ..Choice::default() }).collect()
 }
 
 fn parse_ranges(texts: &[String]) -> Result<Vec<Range>, String> {

@@ -16,6 +16,7 @@ mod plan;
 mod pools;
 mod ports;
 mod result;
+mod settings;
 mod sys;
 mod sysctl;
 mod undo;

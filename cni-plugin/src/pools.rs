@@ -104,7 +104,7 @@ fn choice(file: &PoolsFile, wish: &Wish, v6: bool) -> Result<Option<Choice>, Cni
         return Err(CniError::PoolsNotReady { reason });
     }
     let excluded = entries.iter().flat_map(|pool| pool.reserved.iter().copied()).collect();
-    Ok(Some(Choice { ranges, excluded, fixed: None }))
+    Ok(Some(Choice { ranges, excluded, ..Choice::default() }))
 }
 
 fn default(file: &PoolsFile, v6: bool) -> Vec<&PoolEntry> {

@@ -57,6 +57,80 @@ fn addresses_that_are_asked_for_are_given_if_they_are_the_nodes() {
 
 #[test]
 #[ignore = "needs root"]
+fn ranges_that_are_asked_for_are_parts_of_those_of_the_configuration() {
+    let node = Node::new();
+    let pods: Vec<_> = (0..4).map(|_| Sandbox::new()).collect();
+    let ranges = json!([
+        [{ "subnet": "10.77.0.64/26", "rangeStart": "10.77.0.70", "rangeEnd": "10.77.0.71" }],
+        [{ "subnet": "fd00:77::40/122" }],
+    ]);
+    let first = add(&node, "c0", &pods[0], &json!({ "ipRanges": ranges })).ok();
+    assert_eq!(
+        (&first["ips"][0]["address"], &first["ips"][1]["address"]),
+        (&json!("10.77.0.70/32"), &json!("fd00:77::41/128"))
+    );
+    // Of one family only: the other is chosen from the whole.
+    let second = add(&node, "c1", &pods[1], &json!({ "ipRanges": [ranges[0]] })).ok();
+    assert_eq!(
+        (&second["ips"][0]["address"], &second["ips"][1]["address"]),
+        (&json!("10.77.0.71/32"), &json!("fd00:77::42/128"))
+    );
+    let third = add(&node, "c2", &pods[2], &json!({ "ipRanges": [], "ips": ["10.77.0.80"] })).ok();
+    assert_eq!(third["ips"][0]["address"], "10.77.0.80/32");
+    let before = node.traces();
+    for (runtime, code, words) in [
+        (json!({ "ipRanges": ranges }), 100, "no free address in range 10.77.0.0/24 from 10.77.0.70 to 10.77.0.71"),
+        (
+            json!({ "ipRanges": ranges, "ips": ["10.77.0.90"] }),
+            7,
+            "ips: address 10.77.0.90 is in none of the ranges of",
+        ),
+        (
+            json!({ "ipRanges": [[{ "subnet": "10.78.0.0/24" }]] }),
+            7,
+            "10.78.0.0/24 is in none of the ranges of the conf",
+        ),
+        (
+            json!({ "ipRanges": [[{ "subnet": "10.77.0.0/16" }]] }),
+            7,
+            "10.77.0.0/16 is in none of the ranges of the conf",
+        ),
+        (json!({ "ipRanges": 7 }), 7, "runtimeConfig.ipRanges: invalid type"),
+    ] {
+        let (got, message) = add(&node, "c3", &pods[3], &runtime).error();
+        assert!(got == code && message.contains(words), "{runtime}: {got} {message}");
+        assert_eq!(node.traces(), before, "{runtime}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn ranges_that_are_asked_for_are_refused_where_the_agent_manages_them() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    std::fs::create_dir(node.path("state")).unwrap();
+    let before = node.traces();
+    let ask = |ranges: Value| {
+        let changes = json!({ "ranges": null, "runtimeConfig": { "ipRanges": ranges } });
+        call(command("ADD", "c1", &pod.path()).env_remove("CNI_ARGS"), &node.config(&changes))
+    };
+    let block = json!({ "name": "a", "cidr": "10.244.0.0/16", "allowFixedAddresses": false, "reserved": [], "blocks": ["10.244.1.0/26"] });
+    let pools = json!({ "version": 1, "node": "n1", "default": ["a"], "pools": [block] });
+    std::fs::write(node.path("state/pools.json"), pools.to_string()).unwrap();
+    for (data, words) in [
+        (r#"{"version":1,"podCIDRs":["10.244.1.0/24"]}"#, "its podCIDRs, which its agent manages"),
+        (r#"{"version":1,"pools":true}"#, "its blocks of pools, which its agent manages"),
+    ] {
+        std::fs::write(node.path("state/node.json"), data).unwrap();
+        let (code, message) = ask(json!([[{ "subnet": "10.244.1.0/26" }]])).error();
+        assert!(code == 7 && message.contains(words), "{code} {message}");
+        assert_eq!(node.traces(), before);
+    }
+    std::fs::write(node.path("state/node.json"), r#"{"version":1,"podCIDRs":["10.244.1.0/24"]}"#).unwrap();
+    assert_eq!(ask(json!([])).ok()["ips"][0]["address"], "10.244.1.1/32");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_mac_that_is_asked_for_is_known_everywhere() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let runtime = json!({ "mac": "02:11:22:33:44:55" });

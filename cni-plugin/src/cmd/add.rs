@@ -9,15 +9,17 @@ use dataplane_host::store::{Attachment, AttachmentId, Claim, Locked, Record, Res
 use super::LOCK_DEADLINE;
 use crate::attach::Ends;
 use crate::capabilities::{Bandwidth, Capabilities};
-use crate::config::{Config, Settings};
+use crate::config::Config;
 use crate::dataplane::{Maps, Programs};
 use crate::env::Invocation;
 use crate::error::CniError;
+use crate::settings::Settings;
 use crate::{log, ports, result, undo};
 
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, CniError> {
     let capabilities = Capabilities::parse(config.runtime.as_ref(), &invocation.arguments)?;
-    let settings = config.settings(invocation.pod.as_deref())?.with_addresses(&capabilities.ips)?;
+    let settings = config.settings(invocation.pod.as_deref())?;
+    let settings = settings.with_ranges(&capabilities.ranges)?.with_addresses(&capabilities.ips)?;
     ports::check_families(&capabilities.ports, &settings.families()?)?;
     let maps = Maps::open(&config.pin_root)?;
     let programs = Programs::open(&config.pin_root)?;

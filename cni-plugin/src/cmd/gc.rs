@@ -7,9 +7,10 @@ use dataplane_host::netlink::Socket;
 use dataplane_host::store::{Attachment, AttachmentId, Claim, Store};
 
 use super::LOCK_DEADLINE;
-use crate::config::{Config, Settings};
+use crate::config::Config;
 use crate::dataplane::Maps;
 use crate::error::CniError;
+use crate::settings::Settings;
 use crate::{log, undo};
 
 pub(crate) fn run(config: &Config) -> Result<(), CniError> {

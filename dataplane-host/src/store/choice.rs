@@ -1,6 +1,7 @@
 //! From where one address is to be chosen.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
 
@@ -13,6 +14,8 @@ pub struct Choice {
     pub ranges: Vec<Range>,
     /// Parts of them from which no address is chosen.
     pub excluded: Vec<IpNetwork>,
+    /// Only addresses of these spans, if there are any.
+    pub within: Vec<RangeInclusive<IpAddr>>,
     /// This address and no other; it may lie in an excluded part.
     pub fixed: Option<IpAddr>,
 }
@@ -25,13 +28,21 @@ impl From<Range> for Choice {
 
 impl Choice {
     pub(super) fn excludes(&self, address: IpAddr) -> bool {
-        self.excluded.iter().any(|part| part.contains(address))
+        !self.is_within(address) || self.excluded.iter().any(|part| part.contains(address))
+    }
+
+    /// Whether an address is in one of the spans, or there are none.
+    #[must_use]
+    pub fn is_within(&self, address: IpAddr) -> bool {
+        self.within.is_empty() || self.within.iter().any(|span| span.contains(&address))
     }
 
     /// Whether an address may have been chosen here.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.fixed.is_none_or(|fixed| fixed == address) && self.ranges.iter().any(|r| r.slot(address).is_some())
+        self.fixed.is_none_or(|fixed| fixed == address)
+            && self.is_within(address)
+            && self.ranges.iter().any(|r| r.slot(address).is_some())
     }
 
     /// The error when there is nothing to choose.
@@ -41,6 +52,11 @@ impl Choice {
             (0..range.slots()).filter(free).count() as u32
         };
         let ranges: Vec<_> = self.ranges.iter().map(ToString::to_string).collect();
-        StoreError::Exhausted { range: ranges.join(", "), held: self.ranges.iter().map(usable).sum() }
+        let spans: Vec<_> = self.within.iter().map(|span| format!("{} to {}", span.start(), span.end())).collect();
+        let range = match (ranges.join(", "), spans.join(", ")) {
+            (ranges, spans) if spans.is_empty() => ranges,
+            (ranges, spans) => format!("{ranges} from {spans}"),
+        };
+        StoreError::Exhausted { range, held: self.ranges.iter().map(usable).sum() }
     }
 }

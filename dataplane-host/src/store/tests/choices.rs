@@ -47,6 +47,25 @@ fn excluded_parts_are_left_out() {
 }
 
 #[test]
+fn only_spans_are_used_if_there_are_any() {
+    let scratch = Scratch::new();
+    let span = |from: &str, to: &str| from.parse().unwrap()..=to.parse().unwrap();
+    let within = vec![span("10.1.0.5", "10.1.0.5"), span("10.1.0.9", "10.1.0.10")];
+    let (store, choice) = (scratch.store("a"), [Choice { within, ..block(&["10.1.0.0/28"]) }]);
+    reserve(&store, "c0", &[block(&["10.1.0.0/28"])]).unwrap();
+    for (n, address) in ["10.1.0.5", "10.1.0.9", "10.1.0.10"].iter().enumerate() {
+        assert_eq!(reserve(&store, &format!("s{n}"), &choice).unwrap(), [*address]);
+    }
+    assert!(!store.lock(SOON).unwrap().has_free(&choice[0]).unwrap());
+    let error = reserve(&store, "s9", &choice).unwrap_err().to_string();
+    let all = "10.1.0.0/28 from 10.1.0.5 to 10.1.0.5, 10.1.0.9 to 10.1.0.10";
+    assert_eq!(error, format!("no free address in range {all}: all 3 are held"));
+    assert_eq!(reserve(&store, "c1", &[block(&["10.1.0.0/28"])]).unwrap(), ["10.1.0.11"], "the rest is others'");
+    let contained = ["10.1.0.5", "10.1.0.6", "10.1.0.10"].map(|a| choice[0].contains(a.parse().unwrap()));
+    assert_eq!(contained, [true, false, true]);
+}
+
+#[test]
 fn an_address_that_is_asked_for_is_given_or_its_holder_keeps_it() {
     let scratch = Scratch::new();
     let store = scratch.store("a").with_cool_down(Duration::from_secs(1000));
