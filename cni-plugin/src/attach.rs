@@ -33,6 +33,11 @@ impl Ends {
         let netns = path.display().to_string();
         let io = |e| CniError::io("network namespaces", e);
         let home = Netns::current().map_err(io)?;
+        let none = || CniError::environment("CNI_NETNS", format!("{netns} is no network namespace"));
+        // To open anything else may have effects, or wait for somebody, as with a pipe.
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(none());
+        }
         let pod = Netns::open(path).map_err(|source| CniError::NoNetns { path: netns.clone(), source })?;
         let number = |p: &Path| std::fs::metadata(p).map(|m| (m.dev(), m.ino())).map_err(io);
         if number(path)? == number(Path::new("/proc/thread-self/ns/net"))? {
@@ -41,7 +46,7 @@ impl Ends {
         let host_socket = Socket::open()?;
         let pod_socket = pod.within(&home, Socket::open).map_err(|e| {
             if e.raw_os_error() == Some(libc::EINVAL) {
-                CniError::environment("CNI_NETNS", format!("{netns} is no network namespace"))
+                none()
             } else {
                 CniError::NoNetns { path: netns.clone(), source: e }
             }

@@ -36,6 +36,7 @@ pub(crate) struct Config {
     ranges: Vec<Range>,
     /// 0: from node.json.
     mtu: u32,
+    /// Unchecked, as the next one.
     pub(crate) dns: Option<Value>,
     pub(crate) prev_result: Option<Value>,
     /// `runtimeConfig`: what the runtime says of this one attachment. Checked by the verbs that use it, so that DEL works
@@ -70,10 +71,7 @@ struct Node {
 impl Config {
     /// Reads the configuration. Sets `version` as soon as it is known, so that also errors are printed in it.
     pub(crate) fn parse(input: &[u8], version: &mut String) -> Result<Self, CniError> {
-        let mut input: Map<String, Value> = serde_json::from_slice(input).map_err(|e| match e.classify() {
-            serde_json::error::Category::Data => CniError::Config { field: "standard input", reason: e.to_string() },
-            _ => CniError::Decode { what: "standard input".into(), reason: e.to_string() },
-        })?;
+        let mut input = object(input)?;
         let found = take::<String>(&mut input, "cniVersion")?.unwrap_or_else(|| "none".into());
         let known = VERSIONS.iter().find(|v| **v == found).ok_or(CniError::Version { found })?;
         (*known).clone_into(version);
@@ -83,9 +81,12 @@ impl Config {
             Some(name) if !is_plain(&name) || name.len() > 255 => return bad("name", "is no valid network name"),
             Some(name) => name,
         };
+        if take::<String>(&mut input, "type")?.is_none_or(|name| name.is_empty()) {
+            return bad("type", "is missing");
+        }
         let mut absolute = |field, default: &str| match take::<PathBuf>(&mut input, field)? {
             None => Ok(PathBuf::from(default)),
-            Some(path) if path.is_absolute() => Ok(path),
+            Some(path) if path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0) => Ok(path),
             Some(path) => Err(CniError::Config { field, reason: format!("{} is no absolute path", path.display()) }),
         };
         let pin_root = absolute("pinRoot", pins::DEFAULT_ROOT)?;
@@ -183,8 +184,21 @@ impl ValidAttachment {
     }
 }
 
+/// The JSON object that standard input must be.
+pub(crate) fn object(input: &[u8]) -> Result<Map<String, Value>, CniError> {
+    const WHAT: &str = "standard input";
+    let decoded = serde_json::from_slice(input);
+    match decoded.map_err(|e| CniError::Decode { what: WHAT.into(), reason: e.to_string() })? {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(CniError::Config { field: WHAT, reason: "is no JSON object".into() }),
+    }
+}
+
 /// A field of the configuration, if it is there; fields that are not ours are left to others.
-fn take<T: DeserializeOwned>(input: &mut Map<String, Value>, field: &'static str) -> Result<Option<T>, CniError> {
+pub(crate) fn take<T: DeserializeOwned>(
+    input: &mut Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<T>, CniError> {
     let value = input.remove(field).unwrap_or(Value::Null);
     serde_json::from_value(value).map_err(|e| CniError::Config { field, reason: e.to_string() })
 }
@@ -215,12 +229,13 @@ mod tests {
         assert_eq!(config.pin_root, Path::new("/sys/fs/bpf/ropeway"));
         assert_eq!(config.state_dir, Path::new("/var/lib/ropeway"));
         let config = parse(
-            r#"{"cniVersion":"1.1.0","name":"p","ranges":["10.1.0.0/24","fd00:1::/64","10.2.0.0/24"],"mtu":1400}"#,
+            r#"{"cniVersion":"1.1.0","name":"p","type":"t","ranges":["10.1.0.0/24","fd00:1::/64","10.2.0.0/24"],"mtu":1400}"#,
         );
         let settings = config.unwrap().settings(None).unwrap();
         assert_eq!(settings.mtu, 1400);
         assert_eq!(settings.families().unwrap().iter().map(|f| f.ranges.len()).collect::<Vec<_>>(), [2, 1]);
-        let six_first = r#"{"cniVersion":"1.1.0","name":"p","ranges":["fd00:1::/64","10.1.0.0/24"],"mtu":1400}"#;
+        let six_first =
+            r#"{"cniVersion":"1.1.0","name":"p","type":"t","ranges":["fd00:1::/64","10.1.0.0/24"],"mtu":1400}"#;
         let families = parse(six_first).unwrap().settings(None).unwrap().families().unwrap();
         assert!(families[0].ranges[0].network().is_ipv6());
     }
@@ -231,23 +246,25 @@ mod tests {
             ("", 6, "standard input"),
             ("{", 6, "standard input"),
             ("[]", 7, "standard input"),
-            (r#"{"cniVersion":"1.0.0","name":"p","mtu":"x"}"#, 7, "mtu: invalid type"),
+            (r#"{"cniVersion":"1.0.0","name":"p","type":"t","mtu":"x"}"#, 7, "mtu: invalid type"),
             (r#"{"cniVersion":["1.0.0"],"name":"p"}"#, 7, "cniVersion: invalid type"),
             (r#"{"name":"p"}"#, 1, "cniVersion none"),
             (r#"{"cniVersion":"2.0.0","name":"p"}"#, 1, "cniVersion 2.0.0, this plugin supports 0.3.0"),
             (r#"{"cniVersion":"1.0.0"}"#, 7, "name: is missing"),
             (r#"{"cniVersion":"1.0.0","name":"../p"}"#, 7, "name"),
-            (r#"{"cniVersion":"1.0.0","name":"p","pinRoot":"x"}"#, 7, "pinRoot: x is no absolute path"),
-            (r#"{"cniVersion":"1.0.0","name":"p","ranges":["x"]}"#, 7, "ranges: \"x\""),
-            (r#"{"cniVersion":"1.0.0","name":"p","ranges":["10.1.0.1/24"]}"#, 7, "bits set beyond"),
+            (r#"{"cniVersion":"1.0.0","name":"p"}"#, 7, "type: is missing"),
+            (r#"{"cniVersion":"1.0.0","name":"p","type":"t","pinRoot":"x"}"#, 7, "pinRoot: x is no absolute path"),
+            (r#"{"cniVersion":"1.0.0","name":"p","type":"t","ranges":["x"]}"#, 7, "ranges: \"x\""),
+            (r#"{"cniVersion":"1.0.0","name":"p","type":"t","ranges":["10.1.0.1/24"]}"#, 7, "bits set beyond"),
         ] {
             let (got, message) = parse(text).unwrap_err();
             assert_eq!(got, code, "{text}: {message}");
             assert!(message.contains(words), "{text}: {message}");
         }
-        let deep = format!(r#"{{"cniVersion":"1.0.0","name":"p","x":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
+        let deep =
+            format!(r#"{{"cniVersion":"1.0.0","name":"p","type":"t","x":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
         assert_eq!(parse(&deep).unwrap_err().0, 6);
-        let mtu = parse(r#"{"cniVersion":"1.0.0","name":"p","ranges":["fd00::/64"],"mtu":1279}"#).unwrap();
+        let mtu = parse(r#"{"cniVersion":"1.0.0","name":"p","type":"t","ranges":["fd00::/64"],"mtu":1279}"#).unwrap();
         assert_eq!(
             mtu.settings(None).unwrap_err().to_string(),
             "configuration: mtu: 1279 is not between 1280 and 65535"
@@ -258,9 +275,9 @@ mod tests {
     #[test]
     fn no_input_ends_in_a_panic() {
         let seeds = [
-            r#"{"cniVersion":"1.1.0","name":"p","ranges":["10.1.0.0/24","fd00:1::/64"],"mtu":1400,"dns":{"search":["x"]}}"#,
-            r#"{"cniVersion":"0.4.0","name":"p","prevResult":{"ips":[{"address":"10.1.0.1/32"}]},"pinRoot":"/x"}"#,
-            r#"{"cniVersion":"1.1.0","name":"p","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]}"#,
+            r#"{"cniVersion":"1.1.0","name":"p","type":"t","ranges":["10.1.0.0/24","fd00:1::/64"],"mtu":1400,"dns":{"search":["x"]}}"#,
+            r#"{"cniVersion":"0.4.0","name":"p","type":"t","prevResult":{"ips":[{"address":"10.1.0.1/32"}]},"pinRoot":"/x"}"#,
+            r#"{"cniVersion":"1.1.0","name":"p","type":"t","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]}"#,
         ];
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         let mut next = |below: usize| {

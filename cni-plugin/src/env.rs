@@ -106,7 +106,8 @@ fn check_ifname(ifname: &str) -> Result<(), CniError> {
     if ifname.len() > MOST_IFNAME {
         return bad(format!("{ifname:?} has {} bytes, {MOST_IFNAME} are allowed", ifname.len()));
     }
-    if ifname == "." || ifname == ".." {
+    // The last two are those of settings for all interfaces, so the kernel gives them to none.
+    if matches!(ifname, "." | ".." | "all" | "default") {
         return bad(format!("{ifname:?} is no interface name"));
     }
     match ifname.chars().find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control()) {

@@ -8,6 +8,9 @@ use dataplane_host::netlink::NetlinkError;
 use dataplane_host::pins::PinError;
 use dataplane_host::store::StoreError;
 
+/// Of a longer message, in bytes, the rest is cut off: runtimes hand messages on to events and logs.
+const MOST_MESSAGE: usize = 16 << 10;
+
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CniError {
@@ -120,10 +123,16 @@ impl CniError {
 
     /// The error object of the specification.
     pub(crate) fn to_json(&self, version: &str) -> String {
+        let mut message = self.to_string();
+        if message.len() > MOST_MESSAGE {
+            let end = (0..=MOST_MESSAGE).rev().find(|end| message.is_char_boundary(*end));
+            message.truncate(end.unwrap_or(0));
+            message.push_str("...");
+        }
         let error = serde_json::json!({
             "cniVersion": version,
             "code": self.code(),
-            "msg": self.to_string(),
+            "msg": message,
             "details": self.details(),
         });
         error.to_string()

@@ -3,28 +3,77 @@
 use std::net::IpAddr;
 
 use dataplane_host::store::Record;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
+use crate::error::CniError;
 use crate::plan;
 
-/// The plugin's part; `dns` is what the runtime asks for, which goes before what the configuration says. Comes after that of the plugins before it in the chain.
-pub(crate) fn of_add(config: &Config, record: &Record, mtu: u32, netns: &str, dns: Option<Value>) -> String {
-    let mut result = match &config.prev_result {
-        Some(Value::Object(previous)) => previous.clone(),
-        _ => Map::new(),
-    };
-    result.insert("cniVersion".into(), config.version.into());
-    let before = result.get("interfaces").and_then(Value::as_array).map_or(0, Vec::len);
-    let pod_interface = before + 1;
-    append(&mut result, "interfaces", interfaces(config.version, record, mtu, netns));
-    append(&mut result, "ips", ips(config.version, record, pod_interface));
-    append(&mut result, "routes", routes(record));
-    match dns.or_else(|| config.dns.clone()) {
-        Some(dns) => drop(result.insert("dns".into(), dns)),
-        None => drop(result.entry("dns").or_insert_with(|| json!({}))),
+/// The lists of a result.
+const LISTS: [&str; 3] = ["interfaces", "ips", "routes"];
+
+/// What ADD's result starts from: what the plugins before it in the chain have made, and the configuration's `dns`. Both are
+/// checked, since others must understand the result that they end in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Given {
+    version: &'static str,
+    previous: Map<String, Value>,
+    dns: Option<Value>,
+}
+
+/// The form of `dns` in the specification; each may be missing.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "only the form is looked at")]
+struct Dns {
+    nameservers: Option<Vec<String>>,
+    domain: Option<String>,
+    search: Option<Vec<String>>,
+    options: Option<Vec<String>>,
+}
+
+impl Given {
+    pub(crate) fn by(config: &Config) -> Result<Self, CniError> {
+        let bad = |reason| CniError::Config { field: "dns", reason };
+        if let Some(dns) = &config.dns {
+            let fields = dns.as_object().ok_or_else(|| bad("is no object".into()))?;
+            Dns::deserialize(fields).map_err(|e| bad(e.to_string()))?;
+        }
+        let previous = previous(config)?.cloned().unwrap_or_default();
+        Ok(Self { version: config.version, previous, dns: config.dns.clone() })
     }
-    Value::Object(result).to_string()
+
+    /// The result, in the version of the configuration; `dns` is what the runtime asks for, which goes before what the
+    /// configuration says.
+    pub(crate) fn complete(self, record: &Record, mtu: u32, netns: &str, dns: Option<Value>) -> String {
+        let Self { version, previous: mut result, dns: configured } = self;
+        result.insert("cniVersion".into(), version.into());
+        let before = result.get("interfaces").and_then(Value::as_array).map_or(0, Vec::len);
+        let pod_interface = before + 1;
+        append(&mut result, "interfaces", interfaces(version, record, mtu, netns));
+        append(&mut result, "ips", ips(version, record, pod_interface));
+        append(&mut result, "routes", routes(record));
+        match dns.or(configured) {
+            Some(dns) => drop(result.insert("dns".into(), dns)),
+            None => drop(result.entry("dns").or_insert_with(|| json!({}))),
+        }
+        Value::Object(result).to_string()
+    }
+}
+
+/// `prevResult`, if there is one: an object whose lists are lists of objects.
+pub(crate) fn previous(config: &Config) -> Result<Option<&Map<String, Value>>, CniError> {
+    let bad = |reason: String| Err(CniError::Config { field: "prevResult", reason });
+    let previous = match &config.prev_result {
+        None => return Ok(None),
+        Some(Value::Object(previous)) => previous,
+        Some(_) => return bad("is no object".into()),
+    };
+    let is_list = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_object));
+    match LISTS.iter().find(|name| previous.get(**name).is_some_and(|value| !value.is_null() && !is_list(value))) {
+        Some(name) => bad(format!("{name} is no list of objects")),
+        None => Ok(Some(previous)),
+    }
 }
 
 fn append(result: &mut Map<String, Value>, key: &str, mut ours: Vec<Value>) {
@@ -77,7 +126,7 @@ mod tests {
     use dataplane_host::store::AttachmentId;
 
     fn result(version: &str, more: &str) -> Value {
-        let text = format!(r#"{{"cniVersion":"{version}","name":"pods"{more}}}"#);
+        let text = format!(r#"{{"cniVersion":"{version}","name":"pods","type":"t"{more}}}"#);
         let config = Config::parse(text.as_bytes(), &mut String::new()).unwrap();
         let id = AttachmentId { container: "c1".into(), ifname: "eth0".into() };
         let record = Record {
@@ -92,7 +141,8 @@ mod tests {
             boot: String::new(),
             generation: 0,
         };
-        serde_json::from_str(&of_add(&config, &record, 1400, "/run/netns/x", None)).unwrap()
+        let given = Given::by(&config).unwrap();
+        serde_json::from_str(&given.complete(&record, 1400, "/run/netns/x", None)).unwrap()
     }
 
     #[test]

@@ -12,23 +12,32 @@ use crate::plan::HOST_MAC;
 const IPS: &str = "runtimeConfig.ips";
 const MAC: &str = "runtimeConfig.mac";
 
+/// Makes the error of the place that a value comes from.
+type Bad = fn(String) -> CniError;
+
+fn bad_argument(key: &str, reason: &str) -> CniError {
+    CniError::environment("CNI_ARGS", format!("{key}: {reason}"))
+}
+
 /// At most one address of each family. A prefix length is taken and not used: pods have networks of one address.
 pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<IpAddr>, CniError> {
     let texts: Option<Vec<String>> =
         value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(IPS, e.to_string()))?;
-    let (texts, field) = match (texts.unwrap_or_default(), argument) {
-        (texts, None) => (texts, IPS),
-        (texts, Some(list)) if texts.is_empty() => (list.split(',').map(str::to_owned).collect(), "CNI_ARGS: IP"),
+    let (texts, bad): (_, Bad) = match (texts.unwrap_or_default(), argument) {
+        (texts, None) => (texts, |reason| bad(IPS, reason)),
+        (texts, Some(list)) if texts.is_empty() => {
+            (list.split(',').map(str::to_owned).collect(), |reason| bad_argument("IP", &reason))
+        }
         _ => return Err(bad(IPS, "and IP of CNI_ARGS both ask for addresses")),
     };
     let parse = |text: &String| {
-        let network = text.parse::<IpNetwork>().map_err(|_| bad(field, format!("{text:?} is no IP address")));
+        let network = text.parse::<IpNetwork>().map_err(|_| bad(format!("{text:?} is no IP address")));
         network.map(|network| network.ip())
     };
     let ips: Vec<IpAddr> = texts.iter().map(parse).collect::<Result<_, _>>()?;
     let sixes = ips.iter().filter(|ip| ip.is_ipv6()).count();
     if sixes > 1 || ips.len() - sixes > 1 {
-        Err(bad(field, "names more than one address of a family"))
+        Err(bad("names more than one address of a family".into()))
     } else {
         Ok(ips)
     }
@@ -37,15 +46,15 @@ pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<Ip
 /// A MAC of one device that is not the other end's.
 pub(super) fn mac(value: Option<Value>, argument: Option<&str>) -> Result<Option<[u8; 6]>, CniError> {
     let text: Option<String> = value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(MAC, e.to_string()))?;
-    let (text, field) = match (text.filter(|text| !text.is_empty()), argument) {
+    let (text, bad): (_, Bad) = match (text.filter(|text| !text.is_empty()), argument) {
         (Some(_), Some(_)) => return Err(bad(MAC, "and MAC of CNI_ARGS both ask for one")),
-        (Some(text), None) => (text, MAC),
-        (None, Some(text)) => (text.to_owned(), "CNI_ARGS: MAC"),
+        (Some(text), None) => (text, |reason| bad(MAC, reason)),
+        (None, Some(text)) => (text.to_owned(), |reason| bad_argument("MAC", &reason)),
         (None, None) => return Ok(None),
     };
-    let mac = parse_mac(&text).ok_or_else(|| bad(field, format!("{text:?} is no MAC")))?;
+    let mac = parse_mac(&text).ok_or_else(|| bad(format!("{text:?} is no MAC")))?;
     if mac[0] & 1 != 0 || mac == [0; 6] || mac == HOST_MAC {
-        return Err(bad(field, format!("{text} can't be a pod's: it is a group's, zero, or that of the node's end")));
+        return Err(bad(format!("{text} can't be a pod's: it is a group's, zero, or that of the node's end")));
     }
     Ok(Some(mac))
 }

@@ -13,11 +13,13 @@ use crate::config::Config;
 use crate::dataplane::{Maps, Programs};
 use crate::env::Invocation;
 use crate::error::CniError;
+use crate::result::Given;
 use crate::settings::Settings;
-use crate::{log, ports, result, undo};
+use crate::{log, ports, undo};
 
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, CniError> {
     let capabilities = Capabilities::parse(config.runtime.as_ref(), &invocation.arguments)?;
+    let given = Given::by(config)?;
     let settings = config.settings(invocation.pod.as_deref())?;
     let settings = settings.with_ranges(&capabilities.ranges)?.with_addresses(&capabilities.ips)?;
     ports::check_families(&capabilities.ports, &settings.families()?)?;
@@ -34,7 +36,7 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, Cn
     };
     let held = wanted.attachment(&store, &mut ends)?;
     match wanted.wire(&mut ends, &held, &store, &programs) {
-        Ok(()) => Ok(result::of_add(config, held.record(), settings.mtu, &ends.netns, capabilities.dns)),
+        Ok(()) => Ok(given.complete(held.record(), settings.mtu, &ends.netns, capabilities.dns)),
         Err(error) => {
             wanted.give_back(&store, &mut ends.host_socket, held.attachment());
             Err(error)

@@ -7,7 +7,7 @@ use std::time::Instant;
 use dataplane_host::netlink::{Direction, Neighbour, Socket};
 use dataplane_host::store::{Claim, Record, Store};
 use dataplane_host::sys as host_sys;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::LOCK_DEADLINE;
 use crate::attach::Ends;
@@ -16,11 +16,11 @@ use crate::config::Config;
 use crate::dataplane::{Maps, Programs};
 use crate::env::Invocation;
 use crate::error::CniError;
-use crate::plan;
+use crate::{plan, result};
 
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniError> {
     config.require("CHECK", "0.4.0")?;
-    let Some(previous) = &config.prev_result else {
+    let Some(previous) = result::previous(config)? else {
         return Err(CniError::Config { field: "prevResult", reason: "is missing, CHECK needs it".into() });
     };
     let (maps, programs) = (Maps::open(&config.pin_root)?, Programs::open(&config.pin_root)?);
@@ -72,7 +72,7 @@ fn record(invocation: &Invocation, config: &Config) -> Result<Option<Record>, Cn
 }
 
 /// The record's addresses must be among those that the runtime was told.
-fn promised(previous: &Value, record: &Record) -> Vec<String> {
+fn promised(previous: &Map<String, Value>, record: &Record) -> Vec<String> {
     let ips = previous.get("ips").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let told = |address: &str| ips.iter().any(|ip| ip["address"] == address);
     let missing = record.addresses.iter().map(|a| plan::host_network(*a).to_string()).filter(|a| !told(a));

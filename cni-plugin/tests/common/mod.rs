@@ -55,6 +55,8 @@ pub(crate) struct Sandbox {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) success: bool,
+    /// None: a signal ended it.
+    pub(crate) exit: Option<i32>,
     /// Standard output as JSON; null if there was none.
     pub(crate) json: Value,
     pub(crate) log: String,
@@ -281,15 +283,16 @@ pub(crate) fn environment(mut command: Command, verb: &str, container: &str, net
     command
 }
 
-pub(crate) fn call(command: &mut Command, input: &str) -> Answer {
+pub(crate) fn call(command: &mut Command, input: &(impl AsRef<[u8]> + ?Sized)) -> Answer {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // The plugin may end before it has read everything.
-    drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
+    drop(child.stdin.take().unwrap().write_all(input.as_ref()));
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let json = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect(&text) };
-    Answer { success: output.status.success(), json, log: String::from_utf8(output.stderr).unwrap() }
+    let (success, exit) = (output.status.success(), output.status.code());
+    Answer { success, exit, json, log: String::from_utf8(output.stderr).unwrap() }
 }
 
 /// Whether a program is on this machine.
