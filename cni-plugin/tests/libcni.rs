@@ -33,36 +33,55 @@ fn cnitool() -> Option<PathBuf> {
     Some(built)
 }
 
+/// The client, a list of one plugin that offers capabilities, and a pod.
+struct Client {
+    cnitool: PathBuf,
+    node: Node,
+    sandbox: Sandbox,
+}
+
+impl Client {
+    /// None where there is no client.
+    fn new(capabilities: &Value) -> Option<Self> {
+        let Some(cnitool) = cnitool() else {
+            eprintln!("neither cnitool nor go is there: the reference client was not tried");
+            return None;
+        };
+        let node = Node::new();
+        // libcni keeps results here.
+        mount("tmpfs", "/var/lib", "tmpfs", MountFlags::empty(), None).unwrap();
+        let fields = json!({ "cniVersion": null, "name": null, "capabilities": capabilities });
+        let plugin: Value = serde_json::from_str(&node.config(&fields)).unwrap();
+        let list = json!({ "cniVersion": "1.1.0", "name": "pods", "plugins": [plugin] });
+        fs::create_dir(node.path("net.d")).unwrap();
+        fs::write(node.path("net.d/10-pods.conflist"), list.to_string()).unwrap();
+        Some(Self { cnitool, node, sandbox: Sandbox::new() })
+    }
+
+    /// Whether it succeeds, and what it says.
+    fn run(&self, verb: &str, arguments: &Value) -> (bool, String) {
+        let mut command = Command::new(&self.cnitool);
+        command.env("NETCONFPATH", self.node.path("net.d")).env("CNI_PATH", plugin().parent().unwrap());
+        command.env("CAP_ARGS", arguments.to_string());
+        let output = command.args([verb, "pods", &self.sandbox.path()]).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), text)
+    }
+
+    fn ok(&self, verb: &str, arguments: &Value) -> String {
+        let (success, text) = self.run(verb, arguments);
+        assert!(success, "{verb}: {text}");
+        text
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn the_reference_client_drives_every_verb() {
-    let Some(cnitool) = cnitool() else {
-        eprintln!("neither cnitool nor go is there: the reference client was not tried");
-        return;
-    };
-    let node = Node::new();
-    // libcni keeps results here.
-    mount("tmpfs", "/var/lib", "tmpfs", MountFlags::empty(), None).unwrap();
-    let list = json!({
-        "cniVersion": "1.1.0",
-        "name": "pods",
-        "plugins": [serde_json::from_str::<Value>(&node.config(&json!({ "cniVersion": null, "name": null }))).unwrap()],
-    });
-    fs::create_dir(node.path("net.d")).unwrap();
-    fs::write(node.path("net.d/10-pods.conflist"), list.to_string()).unwrap();
-    let sandbox = Sandbox::new();
-    let run = |verb: &str| {
-        let mut command = Command::new(&cnitool);
-        command.env("NETCONFPATH", node.path("net.d")).env("CNI_PATH", plugin().parent().unwrap());
-        let output = command.args([verb, "pods", &sandbox.path()]).output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        (output.status.success(), text)
-    };
-    let ok = |verb: &str| {
-        let (success, text) = run(verb);
-        assert!(success, "{verb}: {text}");
-        text
-    };
+    let nothing = json!({});
+    let Some(client) = Client::new(&nothing) else { return };
+    let (node, sandbox) = (&client.node, &client.sandbox);
+    let ok = |verb: &str| client.ok(verb, &nothing);
     ok("status");
     let before = node.traces();
     let result: Value = serde_json::from_str(&ok("add")).unwrap();
@@ -74,11 +93,48 @@ fn the_reference_client_drives_every_verb() {
     // Its DEL answers before the kernel has removed the device.
     node.settle();
     assert_eq!(sandbox.socket().link_by_name("eth0").unwrap(), None);
-    let (success, text) = run("check");
+    let (success, text) = client.run("check", &nothing);
     assert!(!success, "{text}");
     ok("add");
     ok("del");
     ok("del");
     node.settle();
     assert_eq!(node.traces(), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_reference_client_hands_on_what_is_asked_for_one_pod() {
+    let offered = json!({ "ips": true, "mac": true, "portMappings": true, "dns": true, "ipRanges": true });
+    let Some(client) = Client::new(&offered) else { return };
+    let before = client.node.traces();
+    let arguments = json!({
+        "ips": ["10.77.0.66"],
+        "mac": "02:00:00:00:00:66",
+        "portMappings": [{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }],
+        "dns": { "Servers": ["10.96.0.10"], "Searches": ["svc.cluster.local"], "Options": ["ndots:5"] },
+        "ipRanges": [[{ "subnet": "10.77.0.64/26" }], [{ "subnet": "fd00:77::/64", "rangeStart": "fd00:77::7" }]],
+    });
+    let result: Value = serde_json::from_str(&client.ok("add", &arguments)).unwrap();
+    assert_eq!(
+        (&result["ips"][0]["address"], &result["ips"][1]["address"]),
+        (&json!("10.77.0.66/32"), &json!("fd00:77::7/128"))
+    );
+    assert_eq!(result["interfaces"][1]["mac"], "02:00:00:00:00:66");
+    let dns = json!({ "nameservers": ["10.96.0.10"], "search": ["svc.cluster.local"], "options": ["ndots:5"] });
+    assert_eq!(result["dns"], dns);
+    assert_eq!(client.node.host_ports(), ["6 0.0.0.0:8080 -> 10.77.0.66:80", "6 [::]:8080 -> [fd00:77::7]:80"]);
+    client.ok("check", &arguments);
+    client.ok("del", &arguments);
+    client.node.settle();
+    assert_eq!(client.node.traces(), before);
+    // The code and the words get through.
+    let (success, text) = client.run("add", &json!({ "ipRanges": [[{ "subnet": "10.99.0.0/24" }]] }));
+    assert!(!success && text.contains("10.99.0.0/24 is in none of the ranges of the configuration"), "{text}");
+    // The client gives a plugin that has not offered it nothing.
+    drop(client);
+    let client = Client::new(&json!({ "mac": true })).unwrap();
+    let result: Value = serde_json::from_str(&client.ok("add", &arguments)).unwrap();
+    assert_eq!((&result["ips"][0]["address"], &result["dns"]), (&json!("10.77.0.1/32"), &Value::Null));
+    assert_eq!(result["interfaces"][1]["mac"], "02:00:00:00:00:66");
 }

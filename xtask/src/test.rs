@@ -83,6 +83,9 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
             bail!("these tests need root; without it: cargo xtask test --level host");
         }
         setup::packages(&[Need::Network])?;
+        if levels.contains(&Level::Plugin) {
+            setup::packages(&[Need::ReferencePlugins])?;
+        }
         build::all(paths)?;
     }
     let filter = options.filter.as_deref();

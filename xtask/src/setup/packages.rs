@@ -20,7 +20,7 @@ pub(crate) enum Need {
     Network,
     /// A machine with Debian's kernel.
     Machine,
-    /// The plugins that benchmarks compare with.
+    /// The plugins that benchmarks compare with and that stand beside ours in chains, and what they call.
     ReferencePlugins,
     /// What a cluster's nodes, the building of its container runtime, and its images take.
     Cluster,
@@ -66,7 +66,9 @@ impl Need {
                 ("conntrack", Program("conntrack")),
                 ("socat", Program("socat")),
             ],
-            Self::ReferencePlugins => &[("containernetworking-plugins", File("/usr/lib/cni/ptp"))],
+            Self::ReferencePlugins => {
+                &[("containernetworking-plugins", File("/usr/lib/cni/ptp")), ("iptables", Program("iptables"))]
+            }
         }
     }
 }
