@@ -105,9 +105,14 @@ impl Directory {
     /// The content of a file, cut after `most` bytes and one; `None` if there is no such file.
     pub(super) fn read(&self, name: &str, most: usize) -> Result<Option<(Vec<u8>, File)>, StoreError> {
         let Some(file) = self.open(name)? else { return Ok(None) };
+        Ok(Some((self.content(name, &file, most)?, file)))
+    }
+
+    /// The content of a file of that name that is open, cut after `most` bytes and one.
+    pub(super) fn content(&self, name: &str, mut file: &File, most: usize) -> Result<Vec<u8>, StoreError> {
         let mut content = Vec::with_capacity(512);
-        (&file).take(most as u64 + 1).read_to_end(&mut content).map_err(|e| self.io("read", name, e))?;
-        Ok(Some((content, file)))
+        file.by_ref().take(most as u64 + 1).read_to_end(&mut content).map_err(|e| self.io("read", name, e))?;
+        Ok(content)
     }
 
     /// Which file a name leads to, without following links.

@@ -1,5 +1,6 @@
 //! Releasing: first a durable mark, then (elsewhere) the kernel's objects, then the names, at last the mark.
 
+use super::directory::number;
 use super::locked::{ATTACHMENT, Attachment, Locked, names};
 use super::record::MOST_BYTES;
 use super::{LOCK_AGAIN, Record, Store, StoreError};
@@ -26,28 +27,31 @@ impl Locked<'_> {
     /// # Errors
     /// A file can't be read.
     pub fn orphans(&mut self) -> Result<Vec<Attachment>, StoreError> {
-        let store = self.store;
+        let names = self.store.releasing.names()?;
         let mut orphans = Vec::new();
-        for name in store.releasing.names()? {
-            let record = store.records.number(&format!("{ATTACHMENT}{name}"))?;
-            if record.is_some() && record != store.releasing.number(&name)? {
-                // What a power cut has left of an earlier attachment of the same name, which lives again.
-                store.releasing.remove(&name)?;
-            } else {
-                orphans.extend(self.claim_mark(&name)?);
-            }
+        for name in names {
+            orphans.extend(self.claim_mark(&name)?);
         }
         Ok(orphans)
     }
 
+    /// Of many that go at once each sees the marks of most others, with the lock held: theirs cost no more than a look at
+    /// who has the file.
     fn claim_mark(&mut self, name: &str) -> Result<Option<Attachment>, StoreError> {
         let store = self.store;
-        let Some((content, file)) = store.releasing.read(name, MOST_BYTES)? else { return Ok(None) };
+        let Some(file) = store.releasing.open(name)? else { return Ok(None) };
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
             Err(std::fs::TryLockError::Error(e)) => return Err(store.releasing.io("lock", name, e)),
         }
+        let mine = number(&file).map_err(|e| store.releasing.io("stat", name, e))?;
+        if store.records.number(&format!("{ATTACHMENT}{name}"))?.is_some_and(|record| record != mine) {
+            // What a power cut has left of an earlier attachment of the same name, which lives again.
+            store.releasing.remove(name)?;
+            return Ok(None);
+        }
+        let content = store.releasing.content(name, &file, MOST_BYTES)?;
         match Record::from_bytes(&content) {
             Ok(record) => Ok(Some(Attachment::new(record, true, file))),
             Err(reason) => {
