@@ -56,22 +56,22 @@ impl Recorder {
         let number = rule.number;
         ensure!(rule.absent(path, family).is_none(), "{number} says nothing of {path}, {family:?}");
         let failure = outcome.as_ref().err().map(|error| format!("{error:#}"));
-        let text = match (&failure, rule.gap(path, family)) {
-            (None, None) => "pass".to_owned(),
-            (Some(failure), Some(_)) => format!("known gap: {failure}"),
-            (Some(failure), None) => self.wrong(format!("FAIL: {failure}")),
-            (None, Some(gap)) => self.wrong(format!("FAIL: it holds, so this is no gap any more: {gap}")),
+        let cell = format!("{number} {path} {family:?}");
+        let wrong = match (&failure, rule.gap(path, family)) {
+            (None, None) | (Some(_), Some(_)) => None,
+            (Some(failure), None) => Some(failure.clone()),
+            (None, Some(gap)) => Some(format!("it holds, so this is no gap any more: {gap}")),
         };
-        println!("{number} {path} {family:?}: {text}");
+        match (&wrong, &failure) {
+            (Some(wrong), _) => println!("{cell}: FAIL: {wrong}"),
+            (None, Some(failure)) => println!("{cell}: known gap: {failure}"),
+            (None, None) => println!("{cell}: pass"),
+        }
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).extend(wrong.map(|wrong| format!("{cell}: {wrong}")));
         let record = Record { rule: number.to_owned(), path, family, failure };
         let Some(file) = &self.file else { return Ok(()) };
         let line = serde_json::to_string(&record)? + "\n";
         file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes()).context("the file of outcomes")
-    }
-
-    fn wrong(&self, text: String) -> String {
-        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(text.clone());
-        text
     }
 
     /// Ends the test.
