@@ -283,7 +283,7 @@ impl Core {
         let check = (port != 0).then(|| HealthCheck {
             namespace: entry.key.namespace.clone(),
             name: entry.key.name.clone(),
-            local_endpoints: ready_local(entry.slices.iter().map(|s| &s.object), weights),
+            local_endpoints: [false, true].map(|v6| ready_local(entry.slices.iter().map(|s| &s.object), v6, weights)),
         });
         self.report.set_health_check(&entry.key, port, check);
     }

@@ -77,6 +77,6 @@ pub struct HealthCheck {
     pub namespace: Arc<str>,
     /// `name`.
     pub name: Box<str>,
-    /// Ready endpoints on this node.
-    pub local_endpoints: usize,
+    /// Ready endpoints on this node: IPv4, then IPv6. Each is told at the node's addresses of its family, as kube-proxy does it.
+    pub local_endpoints: [usize; 2],
 }

@@ -49,10 +49,10 @@ impl Wants {
 
 /// How many endpoints of this node are ready, each address once, and none that drains: what a load balancer's health check asks for.
 #[must_use]
-pub fn ready_local<'a>(slices: impl Iterator<Item = &'a SliceObject>, weights: Option<&Weights>) -> usize {
+pub fn ready_local<'a>(slices: impl Iterator<Item = &'a SliceObject>, v6: bool, weights: Option<&Weights>) -> usize {
     let wanted = flags::LOCAL | flags::READY;
     let takes_new = |e: &&Endpoint| e.flags & wanted == wanted && weights.is_none_or(|w| w.of(e) != 0);
-    let ready = slices.flat_map(|s| &s.endpoints).filter(takes_new);
+    let ready = slices.filter(|s| s.v6 == v6).flat_map(|s| &s.endpoints).filter(takes_new);
     let mut addresses: Vec<_> = ready.map(|e| e.addr).collect();
     addresses.sort_unstable();
     addresses.dedup();

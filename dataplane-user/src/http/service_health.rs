@@ -23,15 +23,16 @@ use crate::source::{ObjectKey, SourceKind};
 /// How soon an address that can't be had is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What the port of a Service answers, by kube-proxy's rules.
+/// What the port of a Service answers at an address of the family, by kube-proxy's rules.
 #[must_use]
-pub fn answer(check: &HealthCheck, proxy_healthy: bool) -> Answer {
+pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> Answer {
+    let local = check.local_endpoints[usize::from(v6)];
     let body = json!({
         "service": { "namespace": &*check.namespace, "name": &*check.name },
-        "localEndpoints": check.local_endpoints,
+        "localEndpoints": local,
         "serviceProxyHealthy": proxy_healthy,
     });
-    let good = check.local_endpoints > 0 && proxy_healthy;
+    let good = local > 0 && proxy_healthy;
     Answer::json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
 }
 
@@ -120,7 +121,7 @@ fn start(at: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Jo
     let handler: Handler = Arc::new(move |_| {
         let snapshot = Arc::clone(&snapshots.borrow());
         match snapshot.health_checks.get(&at.port()) {
-            Some(check) => answer(check, health::is_healthy(&snapshot, Now::get())),
+            Some(check) => answer(check, at.is_ipv6(), health::is_healthy(&snapshot, Now::get())),
             None => Answer::not_found(),
         }
     });
@@ -133,18 +134,19 @@ mod tests {
 
     #[test]
     fn a_load_balancer_is_told() {
-        let check = |n| HealthCheck { namespace: "default".into(), name: "web".into(), local_endpoints: n };
-        let yes = answer(&check(2), true);
+        let check = |n| HealthCheck { namespace: "default".into(), name: "web".into(), local_endpoints: [n, 1] };
+        let yes = answer(&check(2), false, true);
         assert_eq!(yes.status, StatusCode::OK);
         let expected =
             r#"{"localEndpoints":2,"service":{"name":"web","namespace":"default"},"serviceProxyHealthy":true}"#;
         assert_eq!(yes.text, expected);
-        assert_eq!(answer(&check(0), true).status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer(&check(2), false).status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer(&check(0), false, true).status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer(&check(2), false, false).status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer(&check(0), true, true).status, StatusCode::OK, "of the other family");
     }
 
     fn at(addresses: &[&str], port: u16) -> Arc<Snapshot> {
-        let checks = [(port, HealthCheck { namespace: "a".into(), name: "b".into(), local_endpoints: 1 })];
+        let checks = [(port, HealthCheck { namespace: "a".into(), name: "b".into(), local_endpoints: [1, 0] })];
         let nodeport_addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
         Arc::new(Snapshot { health_checks: Arc::new(checks.into()), nodeport_addresses, ..Snapshot::default() })
     }

@@ -20,7 +20,7 @@ const METRICS: u16 = 10249;
 const CHECK: u16 = 32080;
 
 /// What dashboards and alerts of kube-proxy ask for.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "kubeproxy_sync_proxy_rules_duration_seconds_bucket{",
     "kubeproxy_network_programming_duration_seconds_bucket{",
     "kubeproxy_sync_proxy_rules_last_timestamp_seconds ",
@@ -29,6 +29,7 @@ const NAMES: [&str; 10] = [
     "kubeproxy_sync_proxy_rules_endpoint_changes_total ",
     "kubeproxy_sync_proxy_rules_service_changes_pending ",
     "kubeproxy_sync_proxy_rules_service_changes_total ",
+    "kubeproxy_sync_proxy_rules_no_local_endpoints_total{",
     "kubeproxy_proxy_healthz_total{code=\"200\"} ",
     "kubeproxy_proxy_livez_total{code=\"200\"} ",
 ];
@@ -50,7 +51,7 @@ fn section_2_5_health() {
                 let body = status(from, world.node().port(family, CHECK), "/", wanted)?;
                 let service = body["service"] == json!({"namespace": "default", "name": "checked"});
                 let local = body["localEndpoints"].as_u64().context("localEndpoints")?;
-                ensure!(service && (local > 0) == has_local && body["serviceProxyHealthy"] == true, "{body}");
+                ensure!(service && local == u64::from(has_local) && body["serviceProxyHealthy"] == true, "{body}");
                 Ok(())
             })
         }

@@ -324,7 +324,7 @@ fn health_checks_count_ready_local_endpoints() {
     let ends = [("10.1.0.5", READY | endpoint_flags::LOCAL), ("10.1.0.6", leaving), ("10.1.0.7", READY)];
     core.handle(Event::Slice(key("web-1"), Some(slice_of("web", &[("http", 8080)], &ends))));
     core.reconcile(NOW);
-    assert_eq!(core.snapshot().health_checks[&32_000].local_endpoints, 1);
+    assert_eq!(core.snapshot().health_checks[&32_000].local_endpoints, [1, 0]);
     let mut draining = service(&["10.96.0.10"], &[("http", 80)]);
     let weights = Weights { networks: [(ip("10.1.0.5").into(), 0)].into(), ..Weights::default() };
     let scheduling = Some(Box::new(Scheduling { weights, ..Scheduling::default() }));
@@ -332,7 +332,11 @@ fn health_checks_count_ready_local_endpoints() {
         Some(Box::new(ServiceExtra { health_check_node_port: 32_000, scheduling, ..ServiceExtra::default() }));
     core.handle(Event::Service(key("web"), Some(draining)));
     core.reconcile(NOW);
-    assert_eq!(core.snapshot().health_checks[&32_000].local_endpoints, 0, "one that drains is no reason to come here");
+    assert_eq!(
+        core.snapshot().health_checks[&32_000].local_endpoints,
+        [0, 0],
+        "one that drains is no reason to come here"
+    );
     core.handle(Event::Service(key("web"), None));
     core.reconcile(NOW);
     assert!(core.snapshot().health_checks.is_empty());

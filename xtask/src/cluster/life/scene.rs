@@ -181,7 +181,8 @@ impl<'a> Scene<'a> {
     /// The servers' names, sorted, once so many are there.
     pub(super) fn servers(&self, count: usize) -> Result<Vec<String>> {
         self.kubectl(&["scale", "deployment/server", &format!("--replicas={count}")])?;
-        kube::rolled_out(self.place, NAMESPACE, "deployment/server", 60)?;
+        // Who decides about pods may have waited for the API server for so long that it looks for it once a minute.
+        kube::rolled_out(self.place, NAMESPACE, "deployment/server", 180)?;
         // What is scaled down is gone only when it is no longer listed.
         wait_for(&format!("{count} servers"), 30, || {
             let mut names: Vec<_> = self.pods("server")?.into_iter().map(|pod| pod.name).collect();
