@@ -9,6 +9,7 @@ mod limits;
 mod loopback;
 mod reach;
 mod restart;
+mod rolling;
 mod scene;
 mod schedulers;
 mod service;

@@ -1,0 +1,58 @@
+//! Backends are replaced one after the other, as a Deployment does it, under a thousand new connections a second.
+//!
+//! `ROPEWAY_REPLACEMENTS` says how many are replaced: a plain run is content with a few.
+
+use ropeway_tests::cluster::Shape;
+use ropeway_tests::load::{self, Load};
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::{Family, Pod};
+
+use crate::scene::{Scene, TARGET};
+
+/// A plain run.
+const FEW: usize = 20;
+/// New connections a second on each way.
+const RATE: u32 = 125;
+
+#[test]
+fn backends_are_replaced_under_load_and_no_connection_fails() {
+    let count = std::env::var("ROPEWAY_REPLACEMENTS").map_or(FEW, |count| count.parse().unwrap());
+    let mut scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
+    let mut loads = Vec::new();
+    for family in Family::BOTH {
+        // from a pod, from a node, and from outside to both nodes
+        for index in [0, 1, 3, 4] {
+            let (from, address, kind) = scene.ways(family)[index];
+            loads.push((from.label(), Load::asking(from, kind.tcp(address), Protocol::Tcp, RATE).unwrap()));
+        }
+    }
+    for number in 3..3 + count {
+        let name = format!("web-{number}");
+        let fresh = scene.cluster.nodes[number % 2].pod(&name).unwrap();
+        scene.servers.push(load::serve(&fresh, &name, &[TARGET]).unwrap());
+        scene.backends.push(fresh);
+        serve_by(&scene, &scene.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>());
+        let gone = scene.backends.remove(0);
+        let mut pods: Vec<_> = scene.backends.iter().map(|pod| (pod, true)).collect();
+        pods.push((&gone, false));
+        serve_by(&scene, &pods);
+        pods.pop();
+        serve_by(&scene, &pods);
+        drop(scene.servers.remove(0));
+        gone.delete().unwrap();
+    }
+    let mut made = 0;
+    for (label, load) in loads {
+        let report = load.stop().unwrap();
+        assert_eq!(report.failed, 0, "{label}: {report:?}");
+        assert!(report.by_server.len() > count, "{label}: each backend had some: {report:?}");
+        made += report.ok;
+    }
+    println!("{count} backends replaced, {made} connections");
+}
+
+/// Has these backends, ready or terminating, and waits until the ready ones get the new connections.
+fn serve_by(scene: &Scene, pods: &[(&Pod, bool)]) {
+    scene.apply(pods);
+    scene.cluster.await_backends("default/web", pods.iter().filter(|(_, ready)| *ready).count()).unwrap();
+}
