@@ -176,6 +176,16 @@ impl<K: Pod, V: Pod> Table<K, V> {
     /// The kernel refused.
     pub fn entries(&self) -> Result<Vec<(K, V)>, MapError> {
         let mut all = Vec::new();
+        self.for_each(|key, value| all.push((key, value)))?;
+        Ok(all)
+    }
+
+    /// Calls `each` with every entry of a hash map or a trie, a batch in memory at a time. Entries that come or go meanwhile may or may
+    /// not be among them.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn for_each(&self, mut each: impl FnMut(K, V)) -> Result<(), MapError> {
         let mut size = 4096;
         let mut position = None;
         loop {
@@ -189,9 +199,9 @@ impl<K: Pod, V: Pod> Table<K, V> {
             );
             match got {
                 Ok((count, last)) => {
-                    all.extend(keys.into_iter().zip(values).take(count));
+                    keys.into_iter().zip(values).take(count).for_each(|(key, value)| each(key, value));
                     if last {
-                        return Ok(all);
+                        return Ok(());
                     }
                 }
                 Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 20 => size *= 2,

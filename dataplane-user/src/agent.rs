@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, Ipam};
 use crate::controller::{self, ControllerError, Handle, Nodes, Snapshot};
 use crate::events::{self, Notices};
+use crate::flows::{self, judge::Limits};
 use crate::http::health::{self, Now};
 use crate::http::service_health;
 use crate::http::{self, Answer, BindError, Handler, listen, reserve};
@@ -128,6 +129,9 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
         tokio::spawn(leftovers::watch());
     }
     tokio::spawn(leaks::watch(config.state_dir.clone(), Arc::clone(&status)));
+    let [tcp, closing, datagrams] =
+        [config.tcp_timeout, config.tcp_closing_timeout, config.udp_timeout].map(|seconds| clock.ticks(seconds));
+    tokio::spawn(flows::watch(pins.clone(), Limits::new(tcp, closing, datagrams), Arc::clone(&status)));
     let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), status));
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone());
     tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));

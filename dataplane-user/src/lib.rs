@@ -11,6 +11,7 @@ pub mod config;
 pub mod controller;
 pub mod desired;
 pub mod events;
+pub mod flows;
 pub mod http;
 pub mod ipam;
 pub mod load;

@@ -22,6 +22,8 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::controller::{Histogram, Scale, Snapshot};
+use crate::flows::Census;
+use crate::flows::judge::Kind;
 use crate::node::status::NodeStatus;
 
 /// MIME type of [`Metrics::render`].
@@ -181,6 +183,7 @@ impl Collector for Node {
         counter(e, "ropeway_leaked_addresses", help, self.status.leaks())?;
         let help = "Routes to other nodes' pods that somebody else had removed or changed";
         counter(e, "ropeway_route_repairs", help, self.status.route_repairs())?;
+        flows(e, &self.status.flows())?;
         let unrouted = self.status.unrouted();
         gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)?;
         gauge(
@@ -190,6 +193,30 @@ impl Collector for Node {
             self.status.pool_trouble(),
         )
     }
+}
+
+fn flows(e: &mut DescriptorEncoder<'_>, flows: &[Census; 2]) -> fmt::Result {
+    let families = || ["IPv4", "IPv6"].into_iter().zip(flows);
+    let help = "Pairs of flows at the last look, by the state of the direction that opened them";
+    let mut family = e.encode_descriptor("ropeway_flows", help, None, MetricType::Gauge)?;
+    for (ip_family, census) in families() {
+        for (kind, count) in Kind::ALL.into_iter().zip(census.pairs) {
+            let labels = [("ip_family", ip_family), ("state", kind.label())];
+            ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Entries of a flow table at the last look, in parts of what it can have";
+    let mut family = e.encode_descriptor("ropeway_flow_table_pressure", help, None, MetricType::Gauge)?;
+    for (ip_family, census) in families() {
+        let pressure = f64::from(census.entries) / f64::from(census.max_entries.max(1));
+        ConstGauge::new(pressure).encode(family.encode_family(&[("ip_family", ip_family)])?)?;
+    }
+    let help = "Pairs of flows removed by the agent because they had ended, or because the table was nearly full";
+    let mut family = e.encode_descriptor("ropeway_flows_removed", help, None, MetricType::Counter)?;
+    for (ip_family, census) in families() {
+        ConstCounter::new(census.removed).encode(family.encode_family(&[("ip_family", ip_family)])?)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! The agent is killed, and nobody notices; it comes back, and changes nothing that was right.
 
+use std::time::Duration;
+
 use ropeway_tests::cluster::Shape;
 use ropeway_tests::load::{self, Load};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
+use ropeway_tests::wait;
 
 use crate::scene::Scene;
 
@@ -47,6 +50,13 @@ fn traffic_and_plugin_work_while_the_agent_is_dead() {
     pod.delete().unwrap();
 
     scene.cluster.start_agents().unwrap();
+    // what is held came in at this node from outside, and no flow of it is taken for one that has ended
+    let last = scene.cluster.nodes.last().unwrap();
+    wait::until_true("the agent has counted the flows", Duration::from_secs(10), || {
+        last.metric("ropeway_flows").is_ok_and(|pairs| pairs >= 16.0)
+    })
+    .unwrap();
+    assert!(last.metric("ropeway_flows_removed_total").unwrap() < 0.5);
     for load in loads {
         let report = load.stop().unwrap();
         assert!(report.ok > 10 && report.failed == 0, "{report:?}");

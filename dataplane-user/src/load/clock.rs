@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use dataplane_common::TICK_SHIFT;
 use dataplane_host::pins::Pins;
 
@@ -32,22 +32,40 @@ pub struct Clock {
     pub rate: u32,
 }
 
+/// The present clock tick of the packet path: its low 24 bits.
+///
+/// # Errors
+/// The clock program can't be run.
+pub fn tick(pins: &Pins) -> Result<u32, LoadError> {
+    let program = SchedClassifier::from_pin(pins.program(CLOCK)).map_err(failed)?;
+    Ok(jiffies(&program)? >> TICK_SHIFT)
+}
+
+/// The low 32 bits of jiffies.
+fn jiffies(program: &SchedClassifier) -> Result<u32, LoadError> {
+    let packet = [0_u8; 64];
+    let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
+    Ok(program.test_run(options).map_err(failed)?.return_value)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(e: ProgramError) -> LoadError {
+    LoadError::Clock { reason: e.to_string() }
+}
+
 impl Clock {
     /// Measures the rate with the pinned clock program.
     ///
     /// # Errors
     /// The program can't be run, or the clock runs at none of the known rates.
     pub fn measure(pins: &Pins) -> Result<Self, LoadError> {
-        let failed = |e: aya::programs::ProgramError| LoadError::Clock { reason: e.to_string() };
         let program = SchedClassifier::from_pin(pins.program(CLOCK)).map_err(failed)?;
         let read = || -> Result<(Instant, u32), LoadError> {
-            let packet = [0_u8; 64];
             let mut attempts = 0;
             loop {
                 attempts += 1;
-                let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
                 let before = Instant::now();
-                let jiffies = program.test_run(options).map_err(failed)?.return_value;
+                let jiffies = jiffies(&program)?;
                 // On a busy machine this thread may have been off the processor meanwhile, and nobody knows when it was read.
                 if before.elapsed() < SHARP || attempts == ATTEMPTS {
                     return Ok((before, jiffies));

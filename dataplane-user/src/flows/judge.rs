@@ -1,0 +1,195 @@
+//! Which flows have ended: pure functions of state and idle time.
+
+use dataplane_common::flow::{Flow, FlowKey, flow_state};
+use dataplane_common::service::proto;
+
+/// Of clock ticks, so many bits are known: the clock program tells 32 bits of jiffies.
+const KNOWN: u32 = u32::MAX >> dataplane_common::TICK_SHIFT;
+
+/// What a pair is, seen from who opened it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// TCP, with more than its first packet.
+    Established,
+    /// TCP, and nothing has followed its first packet.
+    HalfOpen,
+    /// TCP after a FIN or RST.
+    Closing,
+    /// Anything else.
+    Datagrams,
+}
+
+impl Kind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Established, Self::HalfOpen, Self::Closing, Self::Datagrams];
+
+    /// As a metric's label has it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::HalfOpen => "half_open",
+            Self::Closing => "closing",
+            Self::Datagrams => "datagrams",
+        }
+    }
+}
+
+/// One direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Half {
+    is_tcp: bool,
+    /// One of [`flow_state`].
+    state: u8,
+    /// Clock ticks since its last packet.
+    idle: u32,
+}
+
+impl Half {
+    /// Of an entry, at the tick `now`, of which the low 24 bits count.
+    #[must_use]
+    pub const fn of<A>(key: &FlowKey<A>, flow: &Flow<A>, now: u32) -> Self {
+        Self { is_tcp: key.proto == proto::TCP, state: flow.state, idle: now.wrapping_sub(flow.last_seen) & KNOWN }
+    }
+
+    /// What it would be alone.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match (self.is_tcp, self.state) {
+            (false, _) => Kind::Datagrams,
+            (true, flow_state::NEW) => Kind::HalfOpen,
+            (true, flow_state::ESTABLISHED) => Kind::Established,
+            (true, _) => Kind::Closing,
+        }
+    }
+}
+
+/// After how many idle clock ticks a pair has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    established: u32,
+    half_open: u32,
+    closing: u32,
+    datagrams: u32,
+}
+
+impl Limits {
+    /// As the packet path has them. A half-open connection has as long as a peer that closes takes, twice: a client that still waits for its first
+    /// answer repeats its first packet after 64 seconds at most (Linux, `tcp_syn_retries`).
+    #[must_use]
+    pub const fn new(tcp: u32, closing: u32, datagrams: u32) -> Self {
+        Self { established: tcp, half_open: closing.saturating_mul(2), closing, datagrams }
+    }
+
+    /// For a table that is nearly full: a tenth, but for established connections. What goes is an attack, or almost over.
+    #[must_use]
+    pub fn under_pressure(self) -> Self {
+        let tenth = |limit: u32| (limit / 10).max(1);
+        Self {
+            established: self.established,
+            half_open: tenth(self.half_open),
+            closing: tenth(self.closing),
+            datagrams: tenth(self.datagrams),
+        }
+    }
+
+    const fn of(&self, kind: Kind) -> u32 {
+        match kind {
+            Kind::Established => self.established,
+            Kind::HalfOpen => self.half_open,
+            Kind::Closing => self.closing,
+            Kind::Datagrams => self.datagrams,
+        }
+    }
+
+    /// Whether a direction is idle for so long that the pair may have ended.
+    #[must_use]
+    pub const fn may_have_ended(&self, half: Half) -> bool {
+        half.idle > self.of(half.kind())
+    }
+
+    /// Whether a pair has ended. One direction that is used keeps the other, whose ports it shares.
+    #[must_use]
+    pub fn has_ended(&self, there: Half, back: Half) -> bool {
+        let kind = match (there.kind(), back.kind()) {
+            (Kind::Closing, _) | (_, Kind::Closing) => Kind::Closing,
+            (kind, _) => kind,
+        };
+        there.idle.min(back.idle) > self.of(kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits::new(1000, 60, 100);
+
+    fn tcp(state: u8, idle: u32) -> Half {
+        Half { is_tcp: true, state, idle }
+    }
+
+    fn udp(idle: u32) -> Half {
+        Half { is_tcp: false, state: flow_state::NEW, idle }
+    }
+
+    #[test]
+    fn each_kind_has_its_time() {
+        use flow_state::{CLOSING, ESTABLISHED, NEW, RESET};
+        for (there, back, kind, limit) in [
+            (ESTABLISHED, ESTABLISHED, Kind::Established, 1000),
+            (NEW, NEW, Kind::HalfOpen, 120),
+            // answered, and the client says nothing: a forged first packet
+            (NEW, ESTABLISHED, Kind::HalfOpen, 120),
+            (CLOSING, ESTABLISHED, Kind::Closing, 60),
+            (ESTABLISHED, CLOSING, Kind::Established, 60),
+            (ESTABLISHED, RESET, Kind::Established, 60),
+        ] {
+            let ended = |idle| LIMITS.has_ended(tcp(there, idle), tcp(back, idle));
+            assert_eq!((ended(limit), ended(limit + 1)), (false, true), "{there} {back}");
+            assert_eq!(tcp(there, 0).kind(), kind);
+            let found = |idle| LIMITS.may_have_ended(tcp(there, idle)) || LIMITS.may_have_ended(tcp(back, idle));
+            assert!(found(limit + 1), "what has ended is a candidate: {there} {back}");
+        }
+        assert!(!LIMITS.has_ended(udp(100), udp(100)) && LIMITS.has_ended(udp(101), udp(101)));
+    }
+
+    #[test]
+    fn one_direction_that_is_used_keeps_the_other() {
+        assert!(!LIMITS.has_ended(udp(5000), udp(3)) && !LIMITS.has_ended(udp(3), udp(5000)));
+        // the server has closed, the client goes on sending
+        assert!(!LIMITS.has_ended(tcp(flow_state::ESTABLISHED, 3), tcp(flow_state::CLOSING, 500)));
+    }
+
+    #[test]
+    fn pressure_takes_all_but_established_connections() {
+        let pressed = LIMITS.under_pressure();
+        let ended = |limits: &Limits, state| limits.has_ended(tcp(state, 50), tcp(state, 50));
+        for state in [flow_state::NEW, flow_state::CLOSING, flow_state::RESET] {
+            assert_eq!((ended(&LIMITS, state), ended(&pressed, state)), (false, true), "{state}");
+        }
+        assert!(!ended(&pressed, flow_state::ESTABLISHED));
+        assert!(pressed.has_ended(udp(11), udp(11)) && !pressed.has_ended(udp(10), udp(10)));
+    }
+
+    #[test]
+    fn idle_time_is_known_although_the_clock_is_not() {
+        let key = FlowKey { src: [0_u8; 4], dst: [0; 4], sport: 1, dport: 2, proto: proto::UDP, pad: [0; 3] };
+        let flow = |last_seen| Flow {
+            src: [0_u8; 4],
+            dst: [0; 4],
+            sport: 1,
+            dport: 2,
+            iif: 0,
+            oif: 0,
+            backend: 0,
+            generation: 0,
+            last_seen,
+            state: 0,
+            flags: 0,
+            pad: 0,
+        };
+        // the full tick is 0x7f00_0005, of which 24 bits are known
+        assert_eq!(Half::of(&key, &flow(0x7eff_fffe), 0x00_0005).idle, 7);
+    }
+}
