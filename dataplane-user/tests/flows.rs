@@ -57,6 +57,7 @@ fn pairs_that_have_ended_go_as_a_whole_and_others_stay() {
     let waits = flows.pair(5, proto::TCP, ESTABLISHED, [ago(999), ago(999)]);
     let orphan = flows.pair(6, proto::UDP, NEW, [ago(200), ago(200)]);
     flows.0.remove(&orphan[0]).unwrap();
+    let later = flows.pair(8, proto::TCP, ESTABLISHED, [NOW + 1, NOW + 1]);
     let half = flows.pair(7, proto::TCP, ESTABLISHED, [ago(10), ago(10)]);
     flows.0.remove(&half[1]).unwrap();
 
@@ -68,12 +69,13 @@ fn pairs_that_have_ended_go_as_a_whole_and_others_stay() {
         ("closed", closed, [false; 2]),
         ("waits", waits, [true; 2]),
         ("orphan", orphan, [false; 2]),
+        ("later than the clock was read", later, [true; 2]),
         ("half of a pair that is used", half, [true, false]),
     ] {
         assert_eq!(flows.has(keys), stays, "{name}");
     }
-    assert_eq!((census.removed, census.entries, census.max_entries), (4, 5, 4096));
-    assert_eq!(census.pairs, [2, 1, 1, 2], "as they were found: established, half open, closing, datagrams");
+    assert_eq!((census.removed, census.entries, census.max_entries), (4, 7, 4096));
+    assert_eq!(census.pairs, [3, 1, 1, 2], "as they were found: established, half open, closing, datagrams");
     assert_eq!(sweep(&flows.0, NOW, &LIMITS).unwrap().removed, 0);
 }
 

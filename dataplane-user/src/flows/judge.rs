@@ -49,7 +49,10 @@ impl Half {
     /// Of an entry, at the tick `now`, of which the low 24 bits count.
     #[must_use]
     pub const fn of<A>(key: &FlowKey<A>, flow: &Flow<A>, now: u32) -> Self {
-        Self { is_tcp: key.proto == proto::TCP, state: flow.state, idle: now.wrapping_sub(flow.last_seen) & KNOWN }
+        let passed = now.wrapping_sub(flow.last_seen) & KNOWN;
+        // a packet that came after the clock was read
+        let is_later = passed > KNOWN / 2;
+        Self { is_tcp: key.proto == proto::TCP, state: flow.state, idle: if is_later { 0 } else { passed } }
     }
 
     /// What it would be alone.
@@ -191,5 +194,8 @@ mod tests {
         };
         // the full tick is 0x7f00_0005, of which 24 bits are known
         assert_eq!(Half::of(&key, &flow(0x7eff_fffe), 0x00_0005).idle, 7);
+        // a packet came in the tick after the one in which the clock was read
+        assert_eq!(Half::of(&key, &flow(0x7f00_0006), 0x00_0005).idle, 0);
+        assert_eq!(Half::of(&key, &flow(0x7f00_0000), 0xff_ffff).idle, 0);
     }
 }
