@@ -39,7 +39,7 @@ pub struct Census {
     pub entries: u32,
     /// Entries that the table can have.
     pub max_entries: u32,
-    /// Pairs, and halves without the other, that were removed since the agent started.
+    /// Pairs, and halves without the other, that were removed: at this look, or in [`NodeStatus::flows`] since the agent started.
     pub removed: u64,
 }
 
@@ -130,27 +130,21 @@ pub async fn watch(pins: Pins, limits: Limits, status: Arc<NodeStatus>) {
     loop {
         let pins = pins.clone();
         let Ok(result) = spawn_blocking(move || relieve_both(&pins, &limits)).await else { return };
-        let now = match result {
-            Ok(now) => now,
-            Err(e) => {
-                warn!(error = %e, "can't look after the flow tables");
-                tokio::time::sleep(pause).await;
-                continue;
+        match result {
+            Ok(now) => {
+                pause = if now.iter().any(|census| census.exceeds(50)) { SHORT_PAUSE } else { PAUSE };
+                for (census, (full, table)) in now.iter().zip(full.iter_mut().zip(["flows4", "flows6"])) {
+                    let was_full = std::mem::replace(full, census.exceeds(90));
+                    if *full && !was_full {
+                        let (entries, max) = (census.entries, census.max_entries);
+                        let advice = "nearly full of live flows: the kernel removes the oldest; raise --max-flows";
+                        warn!(table, entries, max, "{advice}");
+                    }
+                }
+                status.set_flows(now);
             }
-        };
-        pause = if now.iter().any(|census| census.exceeds(50)) { SHORT_PAUSE } else { PAUSE };
-        for (census, (was_full, table)) in now.iter().zip(full.iter_mut().zip(["flows4", "flows6"])) {
-            let is_full = census.exceeds(90);
-            if is_full && !*was_full {
-                let (entries, max) = (census.entries, census.max_entries);
-                warn!(
-                    table,
-                    entries, max, "nearly full of live flows: the kernel removes the oldest; raise --max-flows"
-                );
-            }
-            *was_full = is_full;
+            Err(e) => warn!(error = %e, "can't look after the flow tables"),
         }
-        status.set_flows(now);
         tokio::time::sleep(pause).await;
     }
 }

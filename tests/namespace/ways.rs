@@ -1,8 +1,8 @@
 //! Nodes with more than one way out: there the host's routes say which one a connection takes that shows the node's address.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
-use ropeway_tests::cluster::{Cluster, Shape};
+use ropeway_tests::cluster::{Cluster, Shape, address};
 use ropeway_tests::load;
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
@@ -38,9 +38,9 @@ fn node_ports_lead_to_other_nodes_beside_the_routes_of_others() {
     node_ports_lead_to_all_backends(&scene);
 
     let server = load::serve(&scene.cluster.client, "outside", &[8080]).unwrap();
-    let outside: [IpAddr; 2] = Family::BOTH.map(|family| ropeway_tests::cluster::address(family, 1));
-    for (family, address) in Family::BOTH.into_iter().zip(outside) {
-        let report = load::ask(&scene.client, (address, 8080).into(), Protocol::Tcp, 10).unwrap();
+    for family in Family::BOTH {
+        let outside = SocketAddr::new(address(family, 1), 8080);
+        let report = load::ask(&scene.client, outside, Protocol::Tcp, 10).unwrap();
         let node = scene.cluster.nodes[0].address(family);
         assert_eq!((report.ok, report.failed), (10, 0), "{report:?}");
         assert!(report.seen_as.iter().eq([&node]), "pods show the node's address outside: {report:?}");

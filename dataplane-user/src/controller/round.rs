@@ -224,12 +224,17 @@ impl Core {
 
     /// `after` is in the tables instead of `before`.
     fn settle(&mut self, number: u32, before: &[PublishedPort], after: Box<[PublishedPort]>, now: Duration) {
+        self.commit(before, &after, now);
+        self.restore_part(number, after);
+        self.store.collect(number);
+    }
+
+    /// The books say `after` instead of `before`; whoever waits for what is free now asks again.
+    fn commit(&mut self, before: &[PublishedPort], after: &[PublishedPort], now: Duration) {
         let mut woken = Vec::new();
         let claims = &mut self.claims;
-        self.ledger.commit(before, &after, now, |key| woken.extend(claims.wake(key)));
-        self.restore_part(number, after);
+        self.ledger.commit(before, after, now, |key| woken.extend(claims.wake(key)));
         woken.into_iter().for_each(|n| self.mark(n));
-        self.store.collect(number);
     }
 
     pub(super) fn retry(&mut self, number: u32, now: Duration) {
@@ -248,10 +253,7 @@ impl Core {
             self.ledger.plan_addrs(&mut plan);
             self.execute_for_node(&plan, now);
             plan.clear();
-            let claims = &mut self.claims;
-            let mut woken = Vec::new();
-            self.ledger.commit(&ports, &[], now, |key| woken.extend(claims.wake(key)));
-            woken.into_iter().for_each(|n| self.mark(n));
+            self.commit(&ports, &[], now);
         }
         self.plan = plan;
     }

@@ -25,8 +25,7 @@ pub struct FetchOptions {
 /// When there is no answer, or one with another status than 200.
 pub fn run(options: &FetchOptions) -> Result<()> {
     let timeout = Duration::from_secs(2);
-    let question =
-        Question { target: options.server, protocol: Protocol::Http, timeout, size: 0, source: None, source_port: 0 };
+    let question = Question::over(Protocol::Http, options.server, timeout);
     let mut stream = connect(&question).context("connect")?;
     let request = format!("GET {} HTTP/1.0\r\nHost: {}\r\n\r\n", options.path, options.server);
     stream.write_all(request.as_bytes())?;

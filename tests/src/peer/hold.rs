@@ -46,8 +46,7 @@ pub struct HoldReport {
 /// When a connection can't be made.
 pub fn run(options: &HoldOptions) -> Result<()> {
     let timeout = Duration::from_millis(options.timeout);
-    let question =
-        Question { target: options.target, protocol: Protocol::Tcp, timeout, size: 0, source: None, source_port: 0 };
+    let question = Question::over(Protocol::Tcp, options.target, timeout);
     let mut streams = Vec::new();
     for number in 0..options.count {
         let mut stream = connect(&question).with_context(|| format!("connection {number}"))?;

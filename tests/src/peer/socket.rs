@@ -28,6 +28,13 @@ pub(super) struct Question {
     pub(super) source_port: u16,
 }
 
+impl Question {
+    /// Without what only datagrams have.
+    pub(super) const fn over(protocol: Protocol, target: SocketAddr, timeout: Duration) -> Self {
+        Self { target, protocol, timeout, size: 0, source: None, source_port: 0 }
+    }
+}
+
 /// Asks once.
 pub(super) fn ask(question: &Question) -> io::Result<Answer> {
     match question.protocol {

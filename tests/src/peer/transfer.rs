@@ -41,8 +41,7 @@ pub struct TransferReport {
 /// When the connection breaks or a byte is wrong.
 pub fn run(options: &TransferOptions) -> Result<()> {
     let timeout = Duration::from_millis(options.timeout);
-    let question =
-        Question { target: options.target, protocol: Protocol::Tcp, timeout, size: 0, source: None, source_port: 0 };
+    let question = Question::over(Protocol::Tcp, options.target, timeout);
     let stream = connect(&question).context("connect")?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
