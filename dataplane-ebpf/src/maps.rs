@@ -48,9 +48,9 @@ pub static sock_peers6: LruHashMap<SockPeerKey<V6>, SockPeer<V6>, 65536> = LruHa
 #[btf_map]
 pub static pods: Array<Pod, { POD_SLOTS as usize }> = Array::new();
 #[btf_map]
-pub static addrs4: HashMap<V4, Addr, 131072, ON_DEMAND> = HashMap::new();
+pub static addrs4: HashMap<V4, Addr, 262144, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static addrs6: HashMap<V6, Addr, 131072, ON_DEMAND> = HashMap::new();
+pub static addrs6: HashMap<V6, Addr, 262144, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static pod_netns: HashMap<u64, PodNetns, 4096, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -64,9 +64,9 @@ pub static nets4: LpmTrie<V4, Net, 16384> = LpmTrie::new();
 #[btf_map]
 pub static nets6: LpmTrie<V6, Net, 16384> = LpmTrie::new();
 #[btf_map]
-pub static source_ranges4: LpmTrie<SourceRange<V4>, u32, 65536> = LpmTrie::new();
+pub static source_ranges4: LpmTrie<SourceRange<V4>, u32, 1048576> = LpmTrie::new();
 #[btf_map]
-pub static source_ranges6: LpmTrie<SourceRange<V6>, u32, 65536> = LpmTrie::new();
+pub static source_ranges6: LpmTrie<SourceRange<V6>, u32, 1048576> = LpmTrie::new();
 #[btf_map]
 pub static host_ports4: HashMap<FrontendKey<V4>, HostPort<V4>, 16384, ON_DEMAND> = HashMap::new();
 #[btf_map]

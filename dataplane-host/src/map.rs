@@ -234,18 +234,61 @@ impl<K, V> AsFd for Table<K, V> {
 /// # Errors
 /// The pin is missing or the kernel refused.
 pub fn count(pins: &Pins, name: &str) -> Result<usize, MapError> {
-    let fd = pins.open(&pins.map(name))?;
-    let info = sys::map_info(fd.as_fd()).map_err(|e| MapError::new(name, e))?;
+    let mut total = 0;
+    in_batches(name, pins.open(&pins.map(name))?.as_fd(), |_, _, count| {
+        total += count;
+        Ok(())
+    })?;
+    Ok(total)
+}
+
+/// Copies all entries of a map into one with the same types.
+///
+/// # Errors
+/// The other map has other sizes or is full, or the kernel refused.
+pub fn copy(name: &str, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), MapError> {
+    let [old, new] = [from, to].map(|fd| sys::map_info(fd).map_err(|e| MapError::new(name, e)));
+    let (old, new) = (old?, new?);
+    if (old.map_type, old.key_size, old.value_size) != (new.map_type, new.key_size, new.value_size) {
+        return Err(MapError::Layout {
+            name: name.into(),
+            key: new.key_size,
+            value: new.value_size,
+            expected_key: old.key_size as usize,
+            expected_value: old.value_size as usize,
+        });
+    }
+    in_batches(name, from, |keys, values, count| {
+        sys::update_batch(to, count, keys, values).map_err(|(e, _)| MapError::new(name, e))
+    })
+}
+
+/// `BPF_MAP_TYPE_PERCPU_ARRAY`
+const PER_CPU_ARRAY: u32 = 6;
+
+/// Calls `each` with the bytes of keys and values, and with how many there are.
+fn in_batches(
+    name: &str,
+    map: BorrowedFd<'_>,
+    mut each: impl FnMut(&[u8], &[u8], usize) -> Result<(), MapError>,
+) -> Result<(), MapError> {
+    let info = sys::map_info(map).map_err(|e| MapError::new(name, e))?;
+    let key_size = info.key_size as usize;
+    let value_size = match info.map_type {
+        PER_CPU_ARRAY => {
+            (info.value_size as usize).next_multiple_of(8) * possible_cpus().map_err(|e| MapError::new(name, e))?
+        }
+        _ => info.value_size as usize,
+    };
     let mut size = 1024;
-    let (mut position, mut total) = (None, 0);
+    let mut position = None;
     loop {
-        let mut keys = vec![0; size * info.key_size as usize];
-        let mut values = vec![0; size * info.value_size as usize];
-        match sys::lookup_batch(fd.as_fd(), &mut position, size, &mut keys, &mut values) {
+        let (mut keys, mut values) = (vec![0; size * key_size], vec![0; size * value_size]);
+        match sys::lookup_batch(map, &mut position, size, &mut keys, &mut values) {
             Ok((count, last)) => {
-                total += count;
+                each(&keys[..count * key_size], &values[..count * value_size], count)?;
                 if last {
-                    return Ok(total);
+                    return Ok(());
                 }
             }
             Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 20 => size *= 2,

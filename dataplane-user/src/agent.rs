@@ -4,6 +4,7 @@
 //! unreadable source, a kernel that lacks something, a second agent.
 
 pub mod conflist;
+pub mod growth;
 pub mod logging;
 pub mod source;
 pub mod trace;
@@ -32,6 +33,7 @@ use crate::load::lock::AgentLock;
 use crate::load::object::Object;
 use crate::load::probe::Facts;
 use crate::load::programs::{self, Settings};
+use crate::load::sizes::Sizes;
 use crate::load::{LoadError, attach};
 use crate::metrics::{self, Metrics};
 use crate::node::status::NodeStatus;
@@ -103,7 +105,9 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
 
     let pins = Pins::new(&config.pin_root);
     let predecessor = attach::has_predecessor(&pins);
-    let settings = Settings { trace: config.trace, sizes: &config.tables.maps() };
+    let sizes = Sizes::new(&config.tables, growth::memory());
+    let growing = growth::wanted(&sizes, &pins)?;
+    let settings = Settings { trace: config.trace, fixed: &sizes.fixed, growing: &growing };
     let mut programs = programs::load(&pins, &object, &settings)?;
     drop(object);
     let status = Arc::new(NodeStatus::default());
@@ -128,6 +132,7 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     if config.service_proxy {
         tokio::spawn(leftovers::watch());
     }
+    tokio::spawn(growth::watch(sizes.growing, growing, pins.clone(), snapshots.clone()));
     tokio::spawn(leaks::watch(config.state_dir.clone(), Arc::clone(&status)));
     let [tcp, closing, datagrams] =
         [config.tcp_timeout, config.tcp_closing_timeout, config.udp_timeout].map(|seconds| clock.ticks(seconds));

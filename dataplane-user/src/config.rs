@@ -82,7 +82,7 @@ pub enum Source {
     },
 }
 
-/// Sizes of the tables; `None`: as the eBPF object says.
+/// Sizes of the tables; `None`: see [`crate::load::sizes`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "each is the flag of the same name")]
@@ -94,23 +94,6 @@ pub struct TableSizes {
     pub flows: Option<u32>,
     pub affinity: Option<u32>,
     pub sockets: Option<u32>,
-}
-
-impl TableSizes {
-    /// The maps whose sizes were set.
-    #[must_use]
-    pub fn maps(&self) -> Vec<(&'static str, u32)> {
-        let groups: [(Option<u32>, &[&'static str]); 7] = [
-            (self.frontends, &["frontends4", "frontends6"]),
-            (self.backends, &["backends", "backend_stats"]),
-            (self.slots, &["slots"]),
-            (self.services, &["services"]),
-            (self.flows, &["flows4", "flows6"]),
-            (self.affinity, &["affinity4", "affinity6"]),
-            (self.sockets, &["sock_peers4", "sock_peers6"]),
-        ];
-        groups.iter().flat_map(|(size, maps)| maps.iter().filter_map(|m| size.map(|s| (*m, s)))).collect()
-    }
 }
 
 /// A checked configuration. Shown as it is by `/configz`: it holds no secret.

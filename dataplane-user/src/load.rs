@@ -2,7 +2,7 @@
 //!
 //! Owns the pins of programs, maps and links and the tc filters: makes them, adopts those of a predecessor, replaces
 //! programs atomically. Never detaches on a stop, never touches what lies outside the pin root or carries another
-//! priority and handle, and never writes a map's entries except the node's configuration.
+//! priority and handle, and never writes a map's entries except the node's configuration (and copies them when a map grows).
 //!
 //! How an agent without memory knows an object as ours: pins by lying under the pin root; tc filters by priority, handle and
 //! the names of the programs; programs of this very build by the fingerprint directory beside them.
@@ -10,11 +10,13 @@
 pub mod attach;
 pub mod carry;
 pub mod clock;
+pub mod grow;
 pub mod lock;
 pub mod mounts;
 pub mod object;
 pub mod probe;
 pub mod programs;
+pub mod sizes;
 
 use std::io;
 use std::path::PathBuf;

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::pod::{Addr, Pod, addr_kind, pod_flags};
-use dataplane_common::service::{FrontendKey, HostPort, proto};
-use dataplane_host::map::Table;
+use dataplane_common::service::{Frontend, FrontendKey, HostPort, Slot, proto};
+use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::netlink::{self, Direction, Socket};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
@@ -19,7 +19,7 @@ use dataplane_user::config::UplinkAttach;
 use dataplane_user::load::object::Object;
 use dataplane_user::load::probe::Facts;
 use dataplane_user::load::programs::{self, Programs, Settings};
-use dataplane_user::load::{attach, carry, clock::Clock};
+use dataplane_user::load::{attach, carry, clock::Clock, grow};
 use node::{Node, enter, object, run};
 
 const ROOT: &str = "/sys/fs/bpf/ropeway";
@@ -28,9 +28,13 @@ fn pins() -> Pins {
     Pins::new(Path::new(ROOT))
 }
 
+const fn settings<'a>(trace: bool, growing: &'a [(&'static str, u32)]) -> Settings<'a> {
+    Settings { trace, fixed: &[("flows4", 1024), ("flows6", 1024)], growing }
+}
+
 fn load(trace: bool) -> Programs {
     let object = Object::get(Some(object())).unwrap();
-    programs::load(&pins(), &object, &Settings { trace, sizes: &[("flows4", 1024), ("flows6", 1024)] }).unwrap()
+    programs::load(&pins(), &object, &settings(trace, &[])).unwrap()
 }
 
 fn ids(dir: &str) -> BTreeMap<String, u32> {
@@ -193,7 +197,48 @@ fn what_fails_is_undone() {
     }
     fs::write(file.path(), bytes).unwrap();
     let bad = Object::get(Some(file.path())).unwrap();
-    let error = programs::load(&pins(), &bad, &Settings { trace: false, sizes: &[] }).unwrap_err();
+    let error = programs::load(&pins(), &bad, &settings(false, &[])).unwrap_err();
     println!("{error}");
     assert!(!Path::new(ROOT).exists(), "pins were left behind");
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn maps_grow_with_what_is_in_them() {
+    let Some(node) = enter("maps_grow_with_what_is_in_them") else { return };
+    let object = Object::get(Some(object())).unwrap();
+    let grown = |growing: &[(&'static str, u32)]| {
+        let programs = programs::load(&pins(), &object, &settings(false, growing)).unwrap();
+        attach_all(&programs, &node, UplinkAttach::Auto);
+        let size = |map| grow::entries(&pins(), map).unwrap().unwrap();
+        (programs.operations, ["frontends4", "backends", "backend_stats", "slots"].map(size))
+    };
+    let small = [("frontends4", 64), ("backends", 16), ("backend_stats", 16), ("slots", 8)];
+    let (first, sizes) = grown(&small);
+    assert!(first > 20, "{first}");
+    assert_eq!(sizes, [64, 16, 16, 8]);
+
+    let key = |port| FrontendKey { addr: V4 { octets: [10, 96, 0, 1] }, port, proto: proto::TCP, pad: 0 };
+    let frontend = |id| Frontend { service_port: id, ..bytemuck::Zeroable::zeroed() };
+    let table = || Table::<FrontendKey<V4>, Frontend>::open(&pins(), "frontends4").unwrap();
+    (1..=64).for_each(|port| table().insert(&key(port), &frontend(port.into())).unwrap());
+    let slots = || SharedArray::<Slot>::open(&pins(), "slots").unwrap();
+    assert!((0..8).all(|i| slots().set(i, &Slot { backend: i + 1, turn: 0 })));
+
+    let large = [("frontends4", 128), ("backends", 32), ("backend_stats", 32), ("slots", 4096)];
+    let (operations, sizes) = grown(&large);
+    assert_eq!(sizes, [128, 32, 32, 4096]);
+    assert_eq!(operations, 25, "19 programs, 6 of them in `steps`: none uses a map of before any more");
+    assert_eq!(table().entries().unwrap().len(), 64);
+    assert_eq!(table().get(&key(64)).unwrap(), Some(frontend(64)));
+    assert_eq!((slots().get(7), slots().get(8)), (Some(Slot { backend: 8, turn: 0 }), Some(Slot::default())));
+    assert_eq!(grown(&small), (0, sizes), "they do not shrink, and nothing is to be done");
+
+    // an agent ended between two steps of growing: nothing of what it made is taken for complete
+    let (pin, other) = (pins().map("slots"), pins().map("slots+before"));
+    let before = ids("maps");
+    fs::rename(&pin, &other).unwrap();
+    sys::obj_pin(sys::obj_get(&pins().map("config")).unwrap().as_fd(), &pin).unwrap();
+    assert_eq!(grown(&small).1, sizes);
+    assert_eq!(ids("maps"), before);
 }

@@ -3,6 +3,7 @@
 
 mod contracts;
 mod endpoints;
+mod growth;
 mod harness;
 mod hostport;
 mod limits;

@@ -143,25 +143,25 @@ options! {
     #[arg(long, env = "ROPEWAY_TCP_CLOSING_TIMEOUT", value_name = "SECONDS", help_heading = "Kernel")]
     tcp_closing_timeout: u32,
 
-    /// Frontends (address, port, protocol) for each address family
+    /// Frontends (address, port, protocol) for each address family: the table grows up to this [default: 1048576]
     #[arg(long, env = "ROPEWAY_MAX_FRONTENDS", value_name = "N", help_heading = TABLES)]
     max_frontends: u32,
-    /// Backends (endpoints, counted once for each service port)
+    /// Backends (endpoints, counted once for each service port): the table grows up to this [default: 1048576]
     #[arg(long, env = "ROPEWAY_MAX_BACKENDS", value_name = "N", help_heading = TABLES)]
     max_backends: u32,
-    /// Slots: the sum of the lengths of all tables of backends
+    /// Slots (the sum of the lengths of all tables of backends): the table grows up to this [default: 4194304]
     #[arg(long, env = "ROPEWAY_MAX_SLOTS", value_name = "N", help_heading = TABLES)]
     max_slots: u32,
-    /// Service ports
+    /// Service ports: the table grows up to this [default: 1048576]
     #[arg(long, env = "ROPEWAY_MAX_SERVICES", value_name = "N", help_heading = TABLES)]
     max_services: u32,
-    /// Flow entries for each address family; a connection takes two
+    /// Flow entries for each address family; a connection takes two [default: by the node's memory, at least 131072]
     #[arg(long, env = "ROPEWAY_MAX_FLOWS", value_name = "N", help_heading = TABLES)]
     max_flows: u32,
-    /// Clients remembered for session affinity, for each address family
+    /// Clients remembered for session affinity, for each address family [default: half as many as flows]
     #[arg(long, env = "ROPEWAY_MAX_AFFINITY", value_name = "N", help_heading = TABLES)]
     max_affinity: u32,
-    /// Sockets remembered for showing them the Service's address, for each address family
+    /// Sockets remembered for showing them the Service's address, for each address family [default: half as many as flows]
     #[arg(long, env = "ROPEWAY_MAX_SOCKETS", value_name = "N", help_heading = TABLES)]
     max_sockets: u32,
 

@@ -28,7 +28,7 @@ fn defaults() {
     assert_eq!(c.metrics_bind_address.to_string(), "127.0.0.1:10249");
     assert_eq!(c.healthz_bind_address.to_string(), "0.0.0.0:10256");
     assert_eq!(c.snat_ports.to_string(), "61000-65535");
-    assert!(c.tables.maps().is_empty());
+    assert_eq!(c.tables, TableSizes::default());
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_flag_wins_over_the_file() {
     let c = Config::new(above.over(below)).unwrap();
     assert_eq!((c.node_name.as_str(), c.zone.as_deref(), c.trace), ("flag", Some("z1"), true));
     assert_eq!(c.uplinks, ["eth0", "eth1", "eth2"]);
-    assert_eq!(c.tables.maps(), [("flows4", 4096), ("flows6", 4096)]);
+    assert_eq!(c.tables, TableSizes { flows: Some(4096), ..TableSizes::default() });
     assert_eq!(c.pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
 }
 

@@ -52,6 +52,8 @@ pub struct Core {
     pub(super) orphans: HashMap<Box<str>, Vec<PublishedPort>>,
     /// Slot tables of Services whose state in the tables is uncertain.
     pub(super) limbo: HashMap<u32, Vec<SlotTable>>,
+    /// Services that found a map full, and how many entries they missed there.
+    pub(super) short: HashMap<u32, (&'static str, u32)>,
     garbage: Garbage,
     synced: bool,
     addresses_changed: bool,
@@ -83,6 +85,7 @@ impl Core {
             claims: Claims::default(),
             orphans: services,
             limbo: HashMap::new(),
+            short: HashMap::new(),
             garbage,
             synced: false,
             addresses_changed: false,

@@ -108,6 +108,15 @@ impl Core {
         self.report.round(duration, failing, |number| store.get(number).is_some_and(|e| e.failures > 0));
     }
 
+    fn short(&self) -> BTreeMap<&'static str, u32> {
+        let mut short = BTreeMap::<_, u32>::new();
+        for (map, needed) in self.short.values() {
+            let sum = short.entry(*map).or_default();
+            *sum = sum.saturating_add(*needed);
+        }
+        short
+    }
+
     /// Services that wait for another try.
     fn failing(&self) -> usize {
         let waits = |number: u32| self.store.get(number).is_none_or(|e| e.failures > 0);
@@ -150,6 +159,7 @@ impl Core {
             rounds: report.rounds.clone(),
             programming: report.programming.clone(),
             no_local: self.no_local,
+            short: self.short(),
             leaving: self.intake.is_leaving(),
         }
     }

@@ -14,7 +14,7 @@ use crate::desired::context::ip;
 use crate::desired::{self, Desired, FrontendAddr, ready_local};
 use crate::reconcile::plan::{NODE, Plan, Tag};
 use crate::reconcile::published::union;
-use crate::reconcile::{PublishedPort, assign};
+use crate::reconcile::{PublishedPort, Refusal, assign};
 use crate::source::{Cause, ObjectKey, Rejection, SourceKind};
 
 /// Services to a round: enough for batches, few enough for little memory.
@@ -82,8 +82,13 @@ impl Core {
         self.note_health(number);
         let entry = self.store.get(number)?;
         let assigned = match assigned {
-            Ok(assigned) => assigned,
+            Ok(assigned) => {
+                self.short.remove(&number);
+                assigned
+            }
             Err(refusal) => {
+                let Refusal::Full { map, needed, .. } = refusal;
+                self.short.insert(number, (map, needed));
                 rejections.push(
                     Rejection::of(SourceKind::Service, &entry.key, "", refusal.to_string()).because(Cause::TableFull),
                 );

@@ -63,6 +63,8 @@ pub struct Snapshot {
     pub programming: Arc<Histogram<Programming>>,
     /// Services with a policy Local that have endpoints, but none on this node.
     pub no_local: NoLocal,
+    /// Maps that were too small, and how many entries more the Services that were refused need there.
+    pub short: BTreeMap<&'static str, u32>,
     /// This Node is being deleted, or the cluster autoscaler wants to.
     pub leaving: bool,
 }

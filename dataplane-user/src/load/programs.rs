@@ -16,8 +16,8 @@ use dataplane_host::pins::Pins;
 use dataplane_host::sys;
 use tracing::{debug, info, warn};
 
-use super::LoadError;
 use super::object::Object;
+use super::{LoadError, grow};
 
 /// The programs of network devices.
 pub const DEVICE_PROGRAMS: [&str; 4] = ["from_pod", "to_pod", "from_uplink", "to_uplink"];
@@ -93,8 +93,10 @@ impl Programs {
 pub struct Settings<'a> {
     /// Programs with log messages.
     pub trace: bool,
-    /// Sizes of maps that differ from the object's.
-    pub sizes: &'a [(&'static str, u32)],
+    /// Sizes of maps that keep the size with which they are made.
+    pub fixed: &'a [(&'static str, u32)],
+    /// Sizes of maps that grow: those that are smaller are replaced by larger ones, those that are larger stay.
+    pub growing: &'a [(&'static str, u32)],
 }
 
 /// Sees to it that the maps and programs of `object` are pinned, and does nothing if they are.
@@ -109,12 +111,15 @@ pub fn load(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Pro
     for dir in ["maps", "programs", "links", "loaded"] {
         undo.make_dir(&pins.directory().join(dir))?;
     }
+    if let Err(e) = grow::grow(pins, object, settings) {
+        warn!(error = %e, "maps keep their sizes");
+    }
     let complete = abi::MAPS.iter().all(|m| pins.map(m).exists());
     if complete && !settings.trace && mark.is_dir() {
         match Programs::open(pins) {
             Ok(programs) => {
                 undo.keep();
-                check_sizes(pins, settings.sizes)?;
+                check_sizes(pins, settings.fixed)?;
                 let operations = link_steps(pins, &programs)?;
                 debug!("the pinned programs are those of this build");
                 return Ok(Programs { operations, ..programs });
@@ -127,7 +132,7 @@ pub fn load(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Pro
         undo.expect_file(pins.map(map));
     }
     let mut ebpf = load_object(pins, object, settings)?;
-    check_sizes(pins, settings.sizes)?;
+    check_sizes(pins, settings.fixed)?;
     let mut verified = Vec::new();
     for name in all() {
         verify(&mut ebpf, name)?;
@@ -168,7 +173,7 @@ fn link_steps(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {
     Ok(operations)
 }
 
-fn load_object(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Ebpf, LoadError> {
+pub(super) fn load_object(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Ebpf, LoadError> {
     // Read-only data: with 0 the verifier leaves the log messages out of the programs.
     let level = if settings.trace { aya_log::Level::Trace as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -176,7 +181,7 @@ fn load_object(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<
     for map in abi::MAPS {
         loader.map_pin_path(map, pins.map(map));
     }
-    for &(map, size) in settings.sizes {
+    for &(map, size) in settings.fixed.iter().chain(settings.growing) {
         loader.map_max_entries(map, size);
     }
     let ebpf = loader.load(object.bytes()).map_err(|source| LoadError::Object { source: Box::new(source) })?;
@@ -214,7 +219,7 @@ fn check_sizes(pins: &Pins, sizes: &[(&'static str, u32)]) -> Result<(), LoadErr
     Ok(())
 }
 
-fn clear_marks(dir: Option<&Path>) -> Result<(), LoadError> {
+pub(super) fn clear_marks(dir: Option<&Path>) -> Result<(), LoadError> {
     let Some(dir) = dir else { return Ok(()) };
     let entries = fs::read_dir(dir).map_err(|source| pin_error("reading", dir, source))?;
     for path in entries.filter_map(Result::ok).map(|e| e.path()) {

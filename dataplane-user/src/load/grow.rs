@@ -1,0 +1,90 @@
+//! Makes maps larger that only the agent writes, while programs use them.
+//!
+//! A map has its size for life. So a larger one is made, gets the content, and takes the pin; the programs are then loaded again and replaced as
+//! those of another build are, each in one step. Until then they use the map of before, which has the same content, because nothing else is
+//! written meanwhile. If this is cut short, the pin of before is still there under another name, and the next agent puts it back.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use dataplane_host::map;
+use dataplane_host::pins::Pins;
+use dataplane_host::sys;
+use tracing::{info, warn};
+
+use super::LoadError;
+use super::object::Object;
+use super::programs::{Settings, clear_marks, load_object, pin_error};
+
+/// Entries of a pinned map; `None`: there is none.
+///
+/// # Errors
+/// The pin is damaged.
+pub fn entries(pins: &Pins, map: &str) -> Result<Option<u32>, LoadError> {
+    let path = pins.map(map);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let fd = pins.open(&path)?;
+    Ok(Some(sys::map_info(fd.as_fd()).map_err(|source| pin_error("reading", &path, source))?.max_entries))
+}
+
+/// Makes the pinned maps among `sizes` that are smaller as large as said there; how many that were. The programs must be loaded again if it was any.
+///
+/// # Errors
+/// Pins can't be changed, or the kernel has no memory for a larger map; all maps are then as before.
+pub(super) fn grow(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<usize, LoadError> {
+    let mut small = Vec::new();
+    for &(map, wanted) in settings.growing {
+        put_back(pins, map)?;
+        if let Some(present) = entries(pins, map)?.filter(|present| *present < wanted) {
+            small.push(map);
+            info!(map, from = present, to = wanted, "growing");
+        }
+    }
+    if small.is_empty() {
+        return Ok(0);
+    }
+    clear_marks(Some(&pins.directory().join("loaded")))?;
+    let grown = replace(pins, object, settings, &small);
+    if grown.is_err() {
+        for map in &small {
+            put_back(pins, map)?;
+        }
+    }
+    grown.map(|()| small.len())
+}
+
+fn replace(pins: &Pins, object: &Object, settings: &Settings<'_>, maps: &[&str]) -> Result<(), LoadError> {
+    for map in maps {
+        let path = pins.map(map);
+        fs::rename(&path, before(pins, map)).map_err(|source| pin_error("renaming", &path, source))?;
+    }
+    // makes what is not pinned
+    drop(load_object(pins, object, settings)?);
+    for map in maps {
+        let (old, new) = (pins.open(&before(pins, map))?, pins.open(&pins.map(map))?);
+        map::copy(map, old.as_fd(), new.as_fd())?;
+    }
+    for map in maps {
+        let path = before(pins, map);
+        fs::remove_file(&path).map_err(|source| pin_error("removing", &path, source))?;
+    }
+    Ok(())
+}
+
+/// Undoes what was begun for a map and not finished.
+fn put_back(pins: &Pins, map: &str) -> Result<(), LoadError> {
+    let path = before(pins, map);
+    if !path.exists() {
+        return Ok(());
+    }
+    warn!(map, "growing was not finished: it has its former size");
+    fs::rename(&path, pins.map(map)).map_err(|source| pin_error("putting back", &path, source))
+}
+
+/// Where the map of before is pinned meanwhile.
+fn before(pins: &Pins, map: &str) -> PathBuf {
+    pins.map(&format!("{map}+before"))
+}

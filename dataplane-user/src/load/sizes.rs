@@ -1,0 +1,113 @@
+//! How many entries the maps have.
+//!
+//! What Services need begins small and grows, by doubling, up to a limit. What packets and sockets leave behind is allocated at once and has its
+//! size from the node's memory: a share of 1/400, as Cilium takes by default, but never less than what small nodes have done with.
+
+use crate::config::TableSizes;
+
+/// Maps that grow together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Growing {
+    /// The maps; the first one's name is that of the group.
+    pub maps: &'static [&'static str],
+    /// Entries at first.
+    pub first: u32,
+    /// Entries that they never exceed.
+    pub limit: u32,
+}
+
+/// Sizes of all maps that do not have the object's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// Maps that grow.
+    pub growing: [Growing; 5],
+    /// Maps that keep their size for as long as they live.
+    pub fixed: [(&'static str, u32); 6],
+}
+
+/// Bytes in the kernel for one entry of `flows4`, one of `flows6` and half an entry of each map of affinity and sockets: keys, values, and
+/// what a hash table with a list of the least recently used adds.
+const BYTES_PER_FLOW: u64 = 600;
+const SHARE: u64 = 400;
+const LEAST_FLOWS: u32 = 1 << 17;
+const MOST_FLOWS: u32 = 1 << 22;
+
+impl Sizes {
+    /// For a node with `memory` bytes.
+    #[must_use]
+    pub fn new(given: &TableSizes, memory: u64) -> Self {
+        let flows = flows(memory);
+        let growing = |maps, first: u32, most: u32, given: Option<u32>| {
+            let limit = given.unwrap_or(most);
+            Growing { maps, first: first.min(limit), limit }
+        };
+        let [flows, affinity, sockets] =
+            [(given.flows, flows), (given.affinity, flows / 2), (given.sockets, flows / 2)]
+                .map(|(g, d)| g.unwrap_or(d));
+        Self {
+            growing: [
+                growing(&["frontends4"], 1 << 17, 1 << 20, given.frontends),
+                growing(&["frontends6"], 1 << 17, 1 << 20, given.frontends),
+                growing(&["services"], 1 << 17, 1 << 20, given.services),
+                growing(&["backends", "backend_stats"], 1 << 16, 1 << 20, given.backends),
+                growing(&["slots"], 1 << 18, 1 << 22, given.slots),
+            ],
+            fixed: [
+                ("flows4", flows),
+                ("flows6", flows),
+                ("affinity4", affinity),
+                ("affinity6", affinity),
+                ("sock_peers4", sockets),
+                ("sock_peers6", sockets),
+            ],
+        }
+    }
+}
+
+/// A power of two: the kernel rounds the buckets of a hash map up to one.
+fn flows(memory: u64) -> u32 {
+    let fitting = u32::try_from(memory / SHARE / BYTES_PER_FLOW).unwrap_or(u32::MAX);
+    fitting.checked_ilog2().map_or(0, |bits| 1 << bits).clamp(LEAST_FLOWS, MOST_FLOWS)
+}
+
+/// How many entries a map of this size should have, so that `missing` more fit; `None`: it may not grow.
+#[must_use]
+pub fn larger(entries: u32, missing: u32, limit: u32) -> Option<u32> {
+    let wanted = entries.saturating_add(missing).max(entries.saturating_add(1));
+    let wanted = wanted.checked_next_power_of_two().unwrap_or(u32::MAX).min(limit);
+    (wanted > entries).then_some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn flows_have_their_size_from_the_memory() {
+        assert_eq!([1, 32, 64, 128, 256].map(|gib| flows(gib * GIB)), [1 << 17, 1 << 17, 1 << 18, 1 << 19, 1 << 20]);
+        assert_eq!([flows(0), flows(u64::MAX)], [1 << 17, 1 << 22]);
+        let given = TableSizes { flows: Some(4096), ..TableSizes::default() };
+        let fixed = Sizes::new(&given, 64 * GIB).fixed;
+        assert_eq!(fixed[..3], [("flows4", 4096), ("flows6", 4096), ("affinity4", 1 << 17)]);
+    }
+
+    #[test]
+    fn a_limit_is_also_a_limit_for_the_first_size() {
+        let given = TableSizes { backends: Some(100), slots: Some(1 << 20), ..TableSizes::default() };
+        let growing = Sizes::new(&given, 0).growing;
+        assert_eq!([growing[3].first, growing[3].limit], [100, 100]);
+        assert_eq!([growing[4].first, growing[4].limit], [1 << 18, 1 << 20]);
+    }
+
+    #[test]
+    fn maps_grow_by_doubling_until_what_is_missing_fits() {
+        assert_eq!(larger(1024, 1, 1 << 20), Some(2048));
+        assert_eq!(larger(1024, 0, 1 << 20), Some(2048), "what is free may lie in pieces");
+        assert_eq!(larger(1024, 5000, 1 << 20), Some(8192));
+        assert_eq!(larger(1024, 5000, 3000), Some(3000));
+        assert_eq!(larger(3000, 1, 3000), None);
+        assert_eq!(larger(1 << 31, u32::MAX, u32::MAX), Some(u32::MAX));
+    }
+}

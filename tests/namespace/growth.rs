@@ -1,0 +1,70 @@
+//! Tables grow while they are used, and nobody notices.
+
+use std::net::IpAddr;
+
+use ropeway_tests::cluster::{Cluster, Shape};
+use ropeway_tests::load::{self, Load};
+use ropeway_tests::manifest::{Endpoint, Port, service, slices};
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::Family;
+use ropeway_tests::view;
+
+use crate::scene::{Scene, TARGET};
+
+/// Slots of a table; the array for all tables has four times as many at first.
+const SLOTS: &str = "--maglev-table-size=65537";
+const PORTS: [Port<'static>; 1] = [("http", "TCP", 80, 0)];
+
+fn cluster_ips(number: u8) -> [IpAddr; 2] {
+    [IpAddr::from([10, 96, 1, number]), format!("fd00:10:96:1::{number}").parse().unwrap()]
+}
+
+#[test]
+fn tables_grow_under_load() {
+    let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
+    cluster.start_agents_with(&[SLOTS]).unwrap();
+    let scene = Scene::of(cluster, &[0, 1]);
+    let (mut loads, mut held) = (Vec::new(), Vec::new());
+    for family in Family::BOTH {
+        for index in [0, 1, 4] {
+            let (from, address, kind) = scene.ways(family)[index];
+            loads.push(Load::asking(from, kind.tcp(address), Protocol::Tcp, 100).unwrap());
+            held.push(Load::holding(from, kind.tcp(address), 8).unwrap());
+        }
+    }
+    let processes: Vec<_> = scene.cluster.nodes.iter().map(|n| n.agent.as_ref().unwrap().id()).collect();
+    // The array holds three of these tables, and a Service takes two.
+    let endpoints: Vec<_> = scene
+        .backends
+        .iter()
+        .flat_map(|pod| pod.addresses().iter().map(|a| Endpoint::ready(*a, pod.node().name())))
+        .collect();
+    for number in 1..=6 {
+        let name = format!("more-{number}");
+        let mut object = service(&name, &cluster_ips(number), &PORTS);
+        object["metadata"]["annotations"] = serde_json::json!({"ropeway.dev/scheduler": "mh"});
+        let mut objects = vec![object];
+        objects.extend(slices(&name, &PORTS, TARGET, &endpoints));
+        scene.cluster.apply(&name, &objects).unwrap();
+    }
+    for number in 1..=6 {
+        scene.cluster.await_backends(&format!("default/more-{number}"), 2).unwrap();
+        for ip in cluster_ips(number) {
+            assert_eq!(load::ask(&scene.client, (ip, 80).into(), Protocol::Tcp, 10).unwrap().ok, 10, "{ip}");
+        }
+    }
+    for (node, process) in scene.cluster.nodes.iter().zip(processes) {
+        let status = view::json(&node.space, &["status"]).unwrap();
+        let slots = status["maps"].as_array().unwrap().iter().find(|m| m["name"] == "slots").unwrap();
+        assert!(slots["maxEntries"].as_u64().unwrap() >= 12 * 65537, "{slots}");
+        assert_eq!(node.agent.as_ref().unwrap().id(), process, "the same process for those who started it");
+    }
+    for load in loads {
+        let report = load.stop().unwrap();
+        assert!(report.ok > 10 && report.failed == 0, "{report:?}");
+    }
+    for load in held {
+        let report = load.release().unwrap();
+        assert!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
+    }
+}
