@@ -1,13 +1,14 @@
 //! Tables grow while they are used, and nobody notices.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ropeway_tests::cluster::{Cluster, Shape};
 use ropeway_tests::load::{self, Load};
 use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
-use ropeway_tests::view;
+use ropeway_tests::{view, wait};
 
 use crate::scene::{Scene, TARGET};
 
@@ -67,4 +68,56 @@ fn tables_grow_under_load() {
         let report = load.release().unwrap();
         assert!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
     }
+}
+
+/// Services of the large cluster: enough for the table of backends to grow once. `ROPEWAY_SERVICES=50000` has a quarter of a million endpoints.
+const SERVICES: usize = 14_000;
+/// Endpoints of each; one Service has [`MANY`].
+const ENDPOINTS: usize = 5;
+const MANY: usize = 20_000;
+/// What fits into one `EndpointSlice`.
+const SLICE: usize = 1_000;
+
+#[test]
+fn a_large_cluster_comes_at_once() {
+    let services = std::env::var("ROPEWAY_SERVICES").map_or(SERVICES, |n| n.parse().unwrap());
+    let scene = Scene::new(Shape { nodes: 1, mtu: 1500 }, &[0]);
+    let (from, address, kind) = scene.ways(Family::V4)[0];
+    let load = Load::asking(from, kind.tcp(address), Protocol::Tcp, 200).unwrap();
+    let held = Load::holding(from, kind.tcp(address), 8).unwrap();
+
+    let ip = |first: u8, n: usize| IpAddr::from([first, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
+    let node = scene.cluster.nodes[0].name();
+    let endpoints = |first: usize, count: usize| -> Vec<_> {
+        (first..first + count).map(|n| Endpoint::ready(ip(11, n), node)).collect()
+    };
+    let mut objects = Vec::new();
+    for number in 0..services {
+        let name = format!("s{number}");
+        objects.push(service(&name, &[ip(96, number)], &PORTS));
+        objects.extend(slices(&name, &PORTS, TARGET, &endpoints(number * ENDPOINTS, ENDPOINTS)));
+    }
+    objects.push(service("many", &[ip(97, 0)], &PORTS));
+    for (number, first) in (0..MANY).step_by(SLICE).enumerate() {
+        let mut parts = slices("many", &PORTS, TARGET, &endpoints(services * ENDPOINTS + first, SLICE));
+        for part in &mut parts {
+            part["metadata"]["name"] = format!("many-{number}").into();
+        }
+        objects.extend(parts);
+    }
+    scene.cluster.apply("large", &objects).unwrap();
+    let (node, all) = (&scene.cluster.nodes[0], u32::try_from(services + MANY / SLICE).unwrap());
+    wait::until_true("everything is in the tables", Duration::from_secs(120), || {
+        node.metric("ropeway_endpoint_slices").is_ok_and(|slices| slices >= f64::from(all))
+            && node.metric("ropeway_rejections").is_ok_and(|rejections| rejections < 0.5)
+    })
+    .unwrap();
+    for service in ["many".to_owned(), format!("s{}", services - 1)] {
+        let count = if service == "many" { MANY } else { ENDPOINTS };
+        scene.cluster.await_backends(&format!("default/{service}"), count).unwrap();
+    }
+    let report = load.stop().unwrap();
+    assert!(report.ok > 10 && report.failed == 0, "{report:?}");
+    let report = held.release().unwrap();
+    assert!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
 }
