@@ -32,13 +32,13 @@ fn host_ports_are_entered_for_each_family_and_taken_back() {
         { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
         { "hostPort": 8080, "containerPort": 80, "protocol": "UDP", "hostIP": "127.0.0.1" },
         { "HostPort": 53, "ContainerPort": 5353, "Protocol": "UDP", "HostIP": "fd00:50::1" },
-        { "hostPort": 99, "containerPort": 99, "protocol": "sctp", "hostIP": "0.0.0.0" },
+        { "hostPort": 99, "containerPort": 9, "protocol": "sctp", "hostIP": "0.0.0.0" },
     ]);
     let result = add(&node, "c1", &pod, &ports).ok();
     assert_eq!(
         node.host_ports(),
         [
-            "132 0.0.0.0:99 -> 10.77.0.1:99",
+            "132 0.0.0.0:99 -> 10.77.0.1:9",
             "17 127.0.0.1:8080 -> 10.77.0.1:80",
             "17 [fd00:50::1]:53 -> [fd00:77::1]:5353",
             "6 0.0.0.0:8080 -> 10.77.0.1:80",

@@ -14,6 +14,7 @@ use crate::service::{
     Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot, SlotTable,
     SockPeer, SockPeerKey, SourceRange,
 };
+use crate::verdict::STEP_PROGRAMS;
 
 const fn mix(mut hash: u64, text: &str) -> u64 {
     let bytes = text.as_bytes();
@@ -130,6 +131,11 @@ pub const HASH: u64 = {
         i += 1;
     }
     hash = mix_number(hash, POD_SLOTS as usize);
+    i = 0;
+    while i < STEP_PROGRAMS.len() {
+        hash = mix(hash, STEP_PROGRAMS[i].1);
+        i += 1;
+    }
     i = 0;
     while i < DropReason::ALL.len() {
         hash = mix(hash, DropReason::ALL[i].label());

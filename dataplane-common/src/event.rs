@@ -53,6 +53,8 @@ counted! {
         TooBig = "too_big",
         /// Leaves the cluster, and has nothing by which its reply would be known.
         NotTranslatable = "not_translatable",
+        /// A fragment of an SCTP packet whose ports change: its checksum is that of the whole packet.
+        SctpFragment = "sctp_fragment",
         /// The program that goes on with such packets is not in place.
         NoStep = "no_step",
     }

@@ -4,7 +4,7 @@ use crate::event::DropReason;
 use crate::flow::{Flow, flow_flags};
 use crate::packet::{L3, Node, Packet};
 use crate::parse::Parsed;
-use crate::rewrite::{Family, translate};
+use crate::rewrite::{Family, translate, translated};
 use crate::verdict::{Action, Verdict};
 
 /// Sends an untranslated packet on, and counts the hop if it leaves without the host's stack.
@@ -59,7 +59,7 @@ pub fn forward<A: Family, P: Packet, T: Node>(
         return Verdict::drop(DropReason::Rewrite);
     }
     // the host's stack cuts it up on its way
-    if cut { Verdict::PASS } else { end }
+    translated(parsed, if cut { Verdict::PASS } else { end })
 }
 
 /// Where the packets of a flow go.

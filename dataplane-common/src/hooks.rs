@@ -12,7 +12,7 @@ use crate::icmp;
 use crate::packet::{Flows, Node, Packet, Tables};
 use crate::parse::{Layer4, Parsed, Reject, parse};
 use crate::pod::{addr_kind, node_features, pod_flags};
-use crate::rewrite::{Family, translate};
+use crate::rewrite::{Family, translate, translated};
 use crate::select::host_port;
 use crate::service::{Frontend, FrontendKey};
 use crate::track::{is_current, touch};
@@ -140,7 +140,7 @@ where
     F: Flows<A>,
     T: Tables<A>,
 {
-    let opens = parsed.is_syn() || parsed.layer4 == Layer4::Udp;
+    let opens = parsed.is_syn() || matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
     if opens {
         // with the ports of an old connection through a Service: its replies must not be translated
         let back = parsed.key.reversed();
@@ -322,6 +322,7 @@ where
         if translate(packet, &parsed, flow, false).is_none() {
             return Verdict::drop(DropReason::Rewrite);
         }
+        return translated(&parsed, Verdict::PASS);
     }
     Verdict::PASS
 }

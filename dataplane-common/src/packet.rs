@@ -37,6 +37,10 @@ pub trait Packet {
     /// Corrects the L4 checksum at `offset` for changed addresses and changed ports; a UDP checksum that is not used stays so.
     #[must_use]
     fn correct_checksum(&mut self, offset: usize, usual: usize, change: Change) -> Option<()>;
+    /// Changes a CRC of four bytes at `offset`, which has no usual value, by `difference` (exclusive or, as they stand in memory); one that is left
+    /// to the device stays as it is.
+    #[must_use]
+    fn correct_crc(&mut self, offset: usize, difference: u32) -> Option<()>;
     /// Length of the frame, bytes.
     fn size(&self) -> u32;
     /// Of a packet that is cut up on its way out (GSO): the payload of one segment, bytes; else 0.
@@ -49,6 +53,10 @@ pub trait Packet {
     /// Makes room for `bytes` between the Ethernet header and the IP header.
     #[must_use]
     fn make_room(&mut self, bytes: u32) -> Option<()>;
+    /// Leaves a word for the step that follows.
+    fn hand_on(&mut self, word: u32);
+    /// What [`Self::hand_on`] left.
+    fn handed_on(&self) -> u32;
     /// Returns `v` in a way that makes the verifier forget what it knew of it, so that paths that
     /// differ in nothing else become one. On the host the identity.
     #[must_use]

@@ -135,6 +135,8 @@ enum Fragment {
 
 /// An IP header, of either family.
 pub struct Ip<A> {
+    /// Bytes of the packet, headers included, as the header says.
+    length: u32,
     src: A,
     dst: A,
     proto: u8,
@@ -142,6 +144,29 @@ pub struct Ip<A> {
     fragment: Fragment,
     fragment_id: u32,
     hop: Be32,
+}
+
+impl<A> Ip<A> {
+    /// Whether this is not the whole packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_fragment(&self) -> bool {
+        !matches!(self.fragment, Fragment::Whole)
+    }
+
+    /// Offset of what follows the header and its extensions.
+    #[inline(always)]
+    #[must_use]
+    pub const fn l4(&self) -> u32 {
+        self.l4 as u32
+    }
+
+    /// Bytes of what follows the header and its extensions. More than 65535: there is less in the packet than its headers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn payload(&self) -> u32 {
+        self.length.wrapping_sub(self.l4() - L3 as u32)
+    }
 }
 
 /// An address family's IP header.
@@ -235,6 +260,7 @@ impl Header for V4 {
         }
         let fragment = h[1].get();
         Ok(Ip {
+            length: h[0].get() & 0xffff,
             src: Self::from_word(h[3].0),
             dst: Self::from_word(h[4].0),
             proto: h[2].byte(1),
@@ -258,6 +284,7 @@ impl Header for V6 {
             return Err(Reject::BadHeader);
         }
         let mut ip = Ip {
+            length: 40 + (h[1].get() >> 16),
             src: Self::from_words([h[2].0, h[3].0, h[4].0, h[5].0]),
             dst: Self::from_words([h[6].0, h[7].0, h[8].0, h[9].0]),
             proto: h[1].byte(2),

@@ -3,6 +3,9 @@
 //! TCP gets a reset (RFC 9293, section 3.10.7.1), everything else "port unreachable" (RFC 1122, section 3.2.2.1; RFC 4443, section 3.1), and what
 //! is too big for its way is told the size (RFC 1191, RFC 8201). The answer comes from the address that was asked for. Errors, resets, later
 //! fragments and packets with IP options or extension headers are not answered.
+//!
+//! Eight bytes behind the IP header are quoted; of SCTP twenty, if there are so many, because what opens an association has no verification tag
+//! and is known by the tag in its first chunk (RFC 9260, section 10).
 
 use crate::addr::{Be16, Be32, V4, V6};
 use crate::checksum;
@@ -29,7 +32,8 @@ where
     let answered = match parsed.layer4 {
         Layer4::Tcp if !too_big => reset(packet, &parsed),
         Layer4::Tcp | Layer4::Udp | Layer4::Sctp | Layer4::Icmp => {
-            A::unreachable(packet, &parsed, if too_big { verdict.mtu() } else { 0 })
+            let chunk = parsed.layer4 == Layer4::Sctp && packet.size() >= (L3 + A::HEADER + SCTP_QUOTED) as u32;
+            A::unreachable(packet, &parsed, if too_big { verdict.mtu() } else { 0 }, chunk)
         }
         Layer4::IcmpError | Layer4::Opaque => None,
     };
@@ -40,12 +44,15 @@ where
     verdict.answer()
 }
 
+/// Common header, header of the first chunk, its tag.
+const SCTP_QUOTED: usize = 20;
+
 /// How an address family answers.
 pub trait Answer: crate::parse::Header {
     /// Writes the IP header of an answer to `parsed`, with `bytes` of payload of protocol `proto`; returns the sum of its pseudo header.
     fn answer_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32>;
-    /// Makes the packet an ICMP error about itself; `mtu` other than 0: that it is too big.
-    fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32) -> Option<()>;
+    /// Makes the packet an ICMP error about itself; `mtu` other than 0: that it is too big. `chunk`: quotes its first chunk, too.
+    fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()>;
     /// Bytes behind the IP header, as the header has it.
     fn payload<P: Packet>(packet: &P) -> Option<u32>;
 }
@@ -109,22 +116,28 @@ impl Answer for V4 {
     }
 
     #[inline(always)]
-    fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32) -> Option<()> {
-        // RFC 792: the header and eight bytes
-        let quoted: [Be32; 7] = packet.words(L3)?;
-        packet.cut((L3 + 28) as u32)?;
-        packet.make_room(28)?;
-        Self::answer_header(packet, parsed, proto::ICMP, 36)?;
-        let first = if mtu == 0 { 0x0303_0000 } else { 0x0304_0000 };
-        let second = Be32::new(mtu & 0xffff);
-        let checksum = field(sum(sum(0, &[Be32::new(first), second]), &quoted));
-        packet.store_words(L3 + 20, &[Be32::new(first | checksum), second])
+    fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()> {
+        if chunk { unreachable4::<P, 10>(packet, parsed, mtu) } else { unreachable4::<P, 7>(packet, parsed, mtu) }
     }
 
     #[inline(always)]
     fn payload<P: Packet>(packet: &P) -> Option<u32> {
         Some((packet.half(L3 + 2)?.get() as u32).wrapping_sub(20))
     }
+}
+
+/// With `N` words of the packet.
+#[inline(always)]
+fn unreachable4<P: Packet, const N: usize>(packet: &mut P, parsed: &Parsed<V4>, mtu: u32) -> Option<()> {
+    let quoted: [Be32; N] = packet.words(L3)?;
+    packet.cut((L3 + N * 4) as u32)?;
+    packet.make_room(28)?;
+    V4::answer_header(packet, parsed, proto::ICMP, (8 + N * 4) as u32)?;
+    // RFC 792
+    let first = if mtu == 0 { 0x0303_0000 } else { 0x0304_0000 };
+    let second = Be32::new(mtu & 0xffff);
+    let checksum = field(sum(sum(0, &[Be32::new(first), second]), &quoted));
+    packet.store_words(L3 + 20, &[Be32::new(first | checksum), second])
 }
 
 impl Answer for V6 {
@@ -138,19 +151,26 @@ impl Answer for V6 {
     }
 
     #[inline(always)]
-    fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32) -> Option<()> {
-        let quoted: [Be32; 12] = packet.words(L3)?;
-        packet.cut((L3 + 48) as u32)?;
-        packet.make_room(48)?;
-        let pseudo = Self::answer_header(packet, parsed, proto::ICMP6, 56)?;
-        let first = if mtu == 0 { 0x0104_0000 } else { 0x0200_0000 };
-        let second = Be32::new(mtu);
-        let checksum = field(sum(sum(pseudo, &[Be32::new(first), second]), &quoted));
-        packet.store_words(L3 + 40, &[Be32::new(first | checksum), second])
+    fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()> {
+        if chunk { unreachable6::<P, 15>(packet, parsed, mtu) } else { unreachable6::<P, 12>(packet, parsed, mtu) }
     }
 
     #[inline(always)]
     fn payload<P: Packet>(packet: &P) -> Option<u32> {
         packet.half(L3 + 4).map(|bytes| bytes.get() as u32)
     }
+}
+
+/// With `N` words of the packet.
+#[inline(always)]
+fn unreachable6<P: Packet, const N: usize>(packet: &mut P, parsed: &Parsed<V6>, mtu: u32) -> Option<()> {
+    let quoted: [Be32; N] = packet.words(L3)?;
+    packet.cut((L3 + N * 4) as u32)?;
+    packet.make_room(48)?;
+    let pseudo = V6::answer_header(packet, parsed, proto::ICMP6, (8 + N * 4) as u32)?;
+    // RFC 4443
+    let first = if mtu == 0 { 0x0104_0000 } else { 0x0200_0000 };
+    let second = Be32::new(mtu);
+    let checksum = field(sum(sum(pseudo, &[Be32::new(first), second]), &quoted));
+    packet.store_words(L3 + 40, &[Be32::new(first | checksum), second])
 }

@@ -6,6 +6,8 @@ use crate::flow::Flow;
 use crate::icmp::Inside;
 use crate::packet::{L3, Packet};
 use crate::parse::{Header, Layer4, Parsed};
+use crate::service::proto;
+use crate::verdict::{Step, Verdict};
 
 /// An address family's way to write its header.
 pub trait Rewrite: Header {
@@ -20,6 +22,7 @@ pub trait Rewrite: Header {
 }
 
 /// Gives the packet the addresses and ports of its flow, and counts a hop if asked to; the packet must then have one left.
+/// [`translated`] says what is left to be done.
 #[inline(always)]
 #[must_use]
 pub fn translate<A: Rewrite, P: Packet>(
@@ -29,6 +32,7 @@ pub fn translate<A: Rewrite, P: Packet>(
     count_hop: bool,
 ) -> Option<()> {
     let addresses = <A as Rewrite>::store(packet, parsed, flow.src, flow.dst, count_hop)?;
+    let (from, to) = (ports(parsed.key.sport, parsed.key.dport), ports(flow.sport, flow.dport));
     let (at, udp) = match parsed.layer4 {
         Layer4::Tcp => (16, false),
         Layer4::Udp => (6, true),
@@ -37,15 +41,24 @@ pub fn translate<A: Rewrite, P: Packet>(
             let change = Change { addresses, ports: 0, v6: true, udp: false };
             return packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change);
         }
-        _ => return Some(()),
+        _ => {
+            packet.hand_on(from.0 ^ to.0);
+            return Some(());
+        }
     };
-    let (from, to) = (ports(parsed.key.sport, parsed.key.dport), ports(flow.sport, flow.dport));
     let ports = checksum::difference(from.0, to.0);
     if from != to {
         packet.store_word_at(parsed.l4, L3 + A::HEADER, to)?;
     }
     let ports = if from == to { 0 } else { ports };
     packet.correct_checksum(parsed.l4 + at, L3 + A::HEADER + at, Change { addresses, ports, v6: A::V6, udp })
+}
+
+/// Where a translated packet goes: to its end, if it is one of SCTP by way of the step that writes its ports. Fragments, too.
+#[inline(always)]
+#[must_use]
+pub fn translated<A>(parsed: &Parsed<A>, end: Verdict) -> Verdict {
+    if parsed.key.proto == proto::SCTP { end.then(Step::Sctp) } else { end }
 }
 
 /// Gives an ICMP echo the identifier of its flow; only `ICMPv6` has a pseudo header in its checksum.
@@ -66,7 +79,7 @@ fn translate_echo<A: Rewrite, P: Packet>(
     packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change)
 }
 
-/// Both ports as they stand at the start of a TCP or UDP header.
+/// Both ports as they stand at the start of a TCP, UDP or SCTP header.
 #[inline(always)]
 const fn ports(src: u16, dst: u16) -> Be32 {
     Be32::new((src as u32) << 16 | dst as u32)

@@ -33,11 +33,13 @@ pub enum Step {
     Report = 2,
     /// [`crate::refuse::refuse`]: a packet whose sender is told.
     Refuse = 3,
+    /// [`crate::sctp::set_ports`]: an SCTP packet that is translated.
+    Sctp = 4,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Open, Self::Report, Self::Refuse];
+    pub const ALL: [Self; 4] = [Self::Open, Self::Report, Self::Refuse, Self::Sctp];
 
     /// Its program's place in the array `steps`.
     #[inline(always)]
@@ -48,13 +50,15 @@ impl Step {
 }
 
 /// The programs of the steps, and their places in the array `steps`.
-pub const STEP_PROGRAMS: [(u32, &str); 6] = [
+pub const STEP_PROGRAMS: [(u32, &str); 8] = [
     (Step::Open.index(false), "step_open4"),
     (Step::Open.index(true), "step_open6"),
     (Step::Report.index(false), "step_report4"),
     (Step::Report.index(true), "step_report6"),
     (Step::Refuse.index(false), "step_refuse4"),
     (Step::Refuse.index(true), "step_refuse6"),
+    (Step::Sctp.index(false), "step_sctp4"),
+    (Step::Sctp.index(true), "step_sctp6"),
 ];
 
 /// The hook that a packet is at.
@@ -173,10 +177,12 @@ impl Verdict {
         const OPEN: u64 = Step::Open as u64;
         const REPORT: u64 = Step::Report as u64;
         const REFUSE: u64 = Step::Refuse as u64;
+        const SCTP: u64 = Step::Sctp as u64;
         match self.0 >> STEP {
             OPEN => Some(Step::Open),
             REPORT => Some(Step::Report),
             REFUSE => Some(Step::Refuse),
+            SCTP => Some(Step::Sctp),
             _ => None,
         }
     }

@@ -6,7 +6,9 @@ use dataplane_common::addr::{V4, V6};
 use dataplane_common::event::DropReason;
 use dataplane_common::hooks;
 use dataplane_common::parse::{ETHER_IPV4, ETHER_IPV6};
+use dataplane_common::packet::Packet;
 use dataplane_common::refuse;
+use dataplane_common::sctp;
 use dataplane_common::verdict::{Origin, Step, Verdict};
 
 use crate::kernel::skb::Skb;
@@ -57,9 +59,11 @@ macro_rules! step {
     ($name:ident $v6:literal $function:ident: |$skb:ident, $family:ident = $v:ident, $origin:ident, $verdict:ident| $body:expr) => {
         #[inline(always)]
         pub fn $name(ctx: TcContext) -> i32 {
-            let skb = Skb::<true>::new(ctx);
+            let mut skb = Skb::<true>::new(ctx);
             let (origin, _) = skb.arrived();
-            let verdict = $function(skb.raw());
+            let [high, low] = $function(skb.raw()).halves();
+            // of the many ways to a verdict the verifier follows one on
+            let verdict = Verdict::from_halves([skb.forget(high), skb.forget(low)]);
             go_on(skb, stringify!($name), origin, $v6, verdict)
         }
         #[inline(never)]
@@ -85,6 +89,8 @@ fn go_on<const UPLINK: bool>(mut skb: Skb<UPLINK>, program: &str, origin: Origin
         (Some(Step::Report), true) => skb.jump(Step::Report, true, origin, verdict),
         (Some(Step::Refuse), false) => skb.jump(Step::Refuse, false, origin, verdict),
         (Some(Step::Refuse), true) => skb.jump(Step::Refuse, true, origin, verdict),
+        (Some(Step::Sctp), false) => skb.jump(Step::Sctp, false, origin, verdict),
+        (Some(Step::Sctp), true) => skb.jump(Step::Sctp, true, origin, verdict),
     }
     skb.end(program, Verdict::drop(DropReason::NoStep))
 }
@@ -121,4 +127,5 @@ steps! {
         hooks::report::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex, verdict)
     };
     step_refuse4 step_refuse6 refuse4 refuse6: |skb, A, origin, verdict| refuse::refuse::<A, _, _>(&mut skb, &Maps, verdict);
+    step_sctp4 step_sctp6 sctp4 sctp6: |skb, A, origin, verdict| sctp::set_ports::<A, _>(&mut skb, verdict);
 }

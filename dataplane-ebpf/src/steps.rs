@@ -18,4 +18,8 @@ packet_program! {
     step_refuse4;
     /// As `step_refuse4`.
     step_refuse6;
+    /// Goes on where another program ends: an SCTP packet that is translated.
+    step_sctp4;
+    /// As `step_sctp4`.
+    step_sctp6;
 }

@@ -72,13 +72,6 @@ fn port(raw: &RawPort) -> Result<PortMapping, String> {
         let which = if raw.host_port == 0 { "hostPort" } else { "containerPort" };
         return Err(format!("{which} is missing or 0"));
     }
-    if protocol == Transport::Sctp && raw.host_port != raw.container_port {
-        // Its checksum is a CRC over the whole packet, which the programs cannot make anew.
-        let (from, to) = (raw.host_port, raw.container_port);
-        return Err(format!(
-            "SCTP hostPort {from} is not containerPort {to}: ports of SCTP packets can't be rewritten"
-        ));
-    }
     let host_ip = match raw.host_ip.as_deref() {
         None | Some("") => None,
         Some(text) => {
@@ -116,12 +109,12 @@ mod tests {
         // containerd has no names in its JSON, and writes protocols in the case of Kubernetes.
         let containerd = json!([
             { "HostPort": 53, "ContainerPort": 5353, "Protocol": "UDP", "HostIP": "" },
-            { "HostPort": 53, "ContainerPort": 53, "Protocol": "SCTP", "HostIP": "fd00::1" },
+            { "HostPort": 53, "ContainerPort": 5353, "Protocol": "SCTP", "HostIP": "fd00::1" },
             { "HostPort": 54, "ContainerPort": 54, "Protocol": "", "HostIP": "::ffff:192.0.2.1" },
         ]);
         assert_eq!(
             ports(&containerd).unwrap(),
-            ["TCP port 192.0.2.1:54 to 54", "UDP port 53 to 5353", "SCTP port [fd00::1]:53 to 53"]
+            ["TCP port 192.0.2.1:54 to 54", "UDP port 53 to 5353", "SCTP port [fd00::1]:53 to 5353"]
         );
         assert_eq!(ports(&Value::Null).unwrap(), [""; 0]);
         assert_eq!(Capabilities::parse(None, &Arguments::default()).unwrap(), Capabilities::default());
@@ -143,10 +136,6 @@ mod tests {
             ),
             (json!([{ "hostPort": 1 }]), "entry 0: containerPort is missing or 0"),
             (json!([{ "hostPort": 1, "containerPort": 1, "protocol": "icmp" }]), "protocol \"icmp\" is none of"),
-            (
-                json!([{ "hostPort": 53, "containerPort": 5353, "protocol": "SCTP" }]),
-                "entry 0: SCTP hostPort 53 is not containerPort 5353: ports of SCTP packets can't be rewritten",
-            ),
             (json!([{ "hostPort": 1, "containerPort": 1, "hostIP": "host" }]), "hostIP \"host\" is no IP address"),
             (json!([{ "hostPort": 1, "containerPort": 1, "hostIP": "fe80::1%eth0" }]), "is no IP address"),
             (json!([{ "hostPort": 1, "containerPort": 1, "hostIP": "224.0.0.1" }]), "hostIP 224.0.0.1 is a group's"),

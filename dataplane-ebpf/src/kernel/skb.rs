@@ -285,6 +285,18 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         Some(())
     }
 
+    /// A checksum that is left to the device is zero in the packet, and the sum that the kernel or the device makes in the end is made over the field
+    /// as it is: it must stay zero. (So it is with packets of many segments, which have one header, and get a sum for each when they are cut up.)
+    /// Whether it is left, a helper shows that changes a finished 16-bit checksum, and one that is left only if told of a pseudo header: 1 is
+    /// never 0 in one's complement. The device's sum of a whole packet (`CHECKSUM_COMPLETE`) is no concern of SCTP, and stays as it is.
+    #[inline(always)]
+    fn correct_crc(&mut self, offset: usize, difference: u32) -> Option<()> {
+        let before: u32 = self.load_by_helper(offset)?;
+        self.l4_csum_replace(offset, 1, 0)?;
+        let probed: u32 = self.load_by_helper(offset)?;
+        if probed == before { Some(()) } else { self.store_by_helper(offset, &(before ^ difference)) }
+    }
+
     #[inline(always)]
     fn size(&self) -> u32 {
         self.0.len()
@@ -316,6 +328,20 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         // SAFETY: as above.
         let r = unsafe { bpf_skb_adjust_room(self.raw().cast(), bytes as i32, BEHIND_MAC, 0) };
         (r == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn hand_on(&mut self, word: u32) {
+        let skb = self.raw();
+        // SAFETY: the context is valid, and `cb` is ours at this hook.
+        unsafe { (*skb).cb[4] = word };
+    }
+
+    #[inline(always)]
+    fn handed_on(&self) -> u32 {
+        let skb = self.raw();
+        // SAFETY: the context is valid.
+        unsafe { (*skb).cb[4] }
     }
 
     #[inline(always)]

@@ -2,7 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::PacketBuilder;
+use crc::{CRC_32_ISCSI, Crc};
+use dataplane_common::service::proto;
+use etherparse::{IpNumber, PacketBuilder};
+
+/// The checksum of SCTP (RFC 9260, appendix A), by a library.
+const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
 /// What an L4 header should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +18,7 @@ pub(crate) enum Kind {
     Fin,
     Rst,
     Udp,
+    Sctp,
 }
 
 /// A frame from `from` to `to` with a few bytes of payload.
@@ -41,6 +47,7 @@ fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) 
     let (s, d) = (from.port(), to.port());
     match kind {
         Kind::Udp => ip.udp(s, d).write(&mut bytes, payload),
+        Kind::Sctp => ip.write(&mut bytes, IpNumber::SCTP, &sctp(s, d, payload)),
         Kind::Syn => ip.tcp(s, d, 1, 1000).syn().write(&mut bytes, payload),
         Kind::SynAck => ip.tcp(s, d, 1, 1000).syn().ack(2).write(&mut bytes, payload),
         Kind::Ack => ip.tcp(s, d, 1, 1000).ack(2).write(&mut bytes, payload),
@@ -49,6 +56,21 @@ fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) 
     }
     .unwrap();
     bytes
+}
+
+/// A common header (RFC 9260, section 3.1) and what is behind it.
+fn sctp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
+    let [from, to] = [from, to].map(u16::to_be_bytes);
+    let mut packet = [&from[..], &to, &[1, 2, 3, 4, 0, 0, 0, 0], payload].concat();
+    let sum = CRC.checksum(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+/// The checksum that an SCTP packet should have, exclusive-ored with the one that it has.
+pub(crate) fn sctp_error(packet: &[u8]) -> u32 {
+    let sum = CRC.checksum(&[&packet[..8], &[0; 4], &packet[12..]].concat());
+    sum ^ u32::from_le_bytes(packet[8..12].try_into().unwrap())
 }
 
 /// Puts `extra` (a multiple of 4 bytes of IPv4 options, or IPv6 extension headers of which the first has type `next`) behind the IP header.
@@ -114,8 +136,12 @@ pub(crate) fn judge(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
         [&a[..], &b[..]].concat()
     };
     let segment = &f[l4..];
-    let start = u32::from(ones(&pseudo, 0)) + u32::from(proto) + u32::try_from(segment.len()).unwrap();
-    assert_eq!(ones(segment, start), 0xffff, "L4 checksum");
+    if proto == proto::SCTP {
+        assert_eq!(sctp_error(segment), 0, "SCTP checksum");
+    } else {
+        let start = u32::from(ones(&pseudo, 0)) + u32::from(proto) + u32::try_from(segment.len()).unwrap();
+        assert_eq!(ones(segment, start), 0xffff, "L4 checksum");
+    }
     let port = |at: usize| u16::from_be_bytes([f[at], f[at + 1]]);
     ((src, port(l4)).into(), (dst, port(l4 + 2)).into())
 }

@@ -26,7 +26,7 @@ macro_rules! both {
 both! {
     pod_to_cluster_ip_and_back;
     pod_to_remote_backend_and_back;
-    udp_service_with_options_and_extension_headers;
+    service_with_options_and_extension_headers;
     same_port_on_both_sides;
     outside_to_node_port_on_a_local_pod;
     outside_to_node_port_on_a_remote_backend;
@@ -69,6 +69,12 @@ both! {
     last_hop_goes_to_the_host_stack;
     icmp_errors_are_translated_inside_out;
     a_pod_reports_only_its_own_flows;
+    sctp_of_every_length;
+    sctp_fragments_keep_their_ports_or_end;
+    sctp_that_is_cut_off_ends;
+    a_wrong_sctp_checksum_stays_wrong;
+    refused_sctp_is_told_of_its_first_chunk;
+    a_direct_association_is_not_translated_by_an_old_flow;
     random_gives_by_the_table;
     round_robin_gives_in_the_order_of_the_table;
     round_robin_begins_anew_beyond_the_end;

@@ -13,6 +13,7 @@ use dataplane_common::packet::{Flows, Node, Packet, Tables};
 use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use dataplane_common::refuse::{Answer, refuse};
 use dataplane_common::rewrite::Family;
+use dataplane_common::sctp;
 use dataplane_common::service::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, Slot, SlotTable, SockPeer, SockPeerKey,
     SourceRange,
@@ -21,7 +22,8 @@ use dataplane_common::verdict::{self as core, Origin, Step, Verdict};
 
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
-struct Bytes<'a>(&'a mut Vec<u8>);
+/// A packet, and the word that one step leaves for the next.
+struct Bytes<'a>(&'a mut Vec<u8>, u32);
 
 impl Bytes<'_> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
@@ -65,6 +67,10 @@ impl Packet for Bytes<'_> {
         let sum = if change.udp && sum.0 == 0 { 0xffff } else { sum.0 };
         self.write(offset, &sum.to_ne_bytes())
     }
+    fn correct_crc(&mut self, offset: usize, difference: u32) -> Option<()> {
+        let [before] = self.read(offset)?;
+        self.write(offset, &(before.0 ^ difference).to_ne_bytes())
+    }
     fn size(&self) -> u32 {
         u32::try_from(self.0.len()).unwrap()
     }
@@ -82,6 +88,12 @@ impl Packet for Bytes<'_> {
     fn make_room(&mut self, bytes: u32) -> Option<()> {
         self.0.splice(14..14, std::iter::repeat_n(0, bytes as usize));
         Some(())
+    }
+    fn hand_on(&mut self, word: u32) {
+        self.1 = word;
+    }
+    fn handed_on(&self) -> u32 {
+        self.1
     }
 }
 
@@ -225,7 +237,7 @@ fn run<A: Family + Answer>(
     mut flows: FlowTable<'_, A>,
     tables: &View<'_, A>,
 ) -> Verdict {
-    let mut packet = Bytes(frame);
+    let mut packet = Bytes(frame, 0);
     let (origin, mut verdict) = match hook {
         Hook::FromPod => {
             (Origin::Pod, hooks::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Pod, ifindex))
@@ -241,6 +253,7 @@ fn run<A: Family + Answer>(
             Step::Open => hooks::open::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
             Step::Report => hooks::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, last),
             Step::Refuse => refuse::<A, _, _>(&mut packet, tables, last),
+            Step::Sctp => sctp::set_ports::<A, _>(&mut packet, last),
         };
     }
     verdict

@@ -4,6 +4,7 @@ mod beyond;
 mod odd;
 mod refused;
 mod schedulers;
+mod sctp;
 mod shaped;
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,7 @@ pub(crate) use beyond::*;
 pub(crate) use odd::*;
 pub(crate) use refused::*;
 pub(crate) use schedulers::*;
+pub(crate) use sctp::*;
 pub(crate) use shaped::*;
 
 const POD_A: u32 = 2;
@@ -65,7 +67,11 @@ fn at(ip: IpAddr, port: u16) -> SocketAddr {
 }
 
 fn number(kind: Kind) -> u8 {
-    if kind == Kind::Udp { proto::UDP } else { proto::TCP }
+    match kind {
+        Kind::Udp => proto::UDP,
+        Kind::Sctp => proto::SCTP,
+        _ => proto::TCP,
+    }
 }
 
 /// The node's configuration, without any feature.
@@ -129,12 +135,15 @@ fn frontend(base: u32, len: u32) -> Frontend {
     Frontend { service_port: 1, affinity_ticks: 0, internal: table, external: table, flags: 0, scheduler: 0, pad: 0 }
 }
 
-/// A frontend for TCP and UDP with one backend.
+/// The first packet of a connection, and its reply.
+const DIALOGUES: [(Kind, Kind); 3] = [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp), (Kind::Sctp, Kind::Sctp)];
+
+/// A frontend for TCP, UDP and SCTP with one backend.
 fn service<W: World>(w: &mut W, vip: SocketAddr, to: SocketAddr) {
     let id = if vip.is_ipv4() { 1 } else { 2 };
     w.put_backend(id, backend(to, BOTH_SETS, 1));
     w.put_slot(id, id);
-    for proto in [proto::TCP, proto::UDP] {
+    for proto in [proto::TCP, proto::UDP, proto::SCTP] {
         w.put_frontend(FrontendKey { addr: vip.ip(), port: vip.port(), proto, pad: 0 }, frontend(id, 1));
     }
 }
@@ -177,7 +186,8 @@ pub(crate) fn pod_to_cluster_ip_and_back<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to) = (at(net.vip, 80), at(net.b, 8080));
         service(w, vip, to);
-        for (first, reply, next) in [(Kind::Syn, Kind::SynAck, Kind::Ack), (Kind::Udp, Kind::Udp, Kind::Udp)] {
+        for (first, reply) in DIALOGUES {
+            let next = if first == Kind::Syn { Kind::Ack } else { first };
             let client = at(net.a, 40000);
             expect(w, FROM_A, first, (client, vip), TO_B, (client, to));
             expect(w, FROM_B, reply, (to, client), TO_A, (vip, client));
@@ -194,18 +204,18 @@ pub(crate) fn pod_to_remote_backend_and_back<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
         service(w, vip, to);
-        for (first, reply) in [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp)] {
+        for (first, reply) in DIALOGUES {
             expect(w, FROM_A, first, (client, vip), OUT, (client, to));
             expect(w, FROM_UPLINK, reply, (to, client), TO_A, (vip, client));
         }
     }
 }
 
-pub(crate) fn udp_service_with_options_and_extension_headers<W: World>(w: &mut W) {
+pub(crate) fn service_with_options_and_extension_headers<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
         service(w, vip, to);
-        for kind in [Kind::Syn, Kind::Udp] {
+        for kind in [Kind::Syn, Kind::Udp, Kind::Sctp] {
             // four no-operation options; a destination options header with padding
             let (next, extra): (u8, &[u8]) =
                 if net.vip.is_ipv4() { (0, &[1, 1, 1, 1]) } else { (60, &[0, 0, 1, 4, 0, 0, 0, 0]) };
@@ -220,8 +230,10 @@ pub(crate) fn same_port_on_both_sides<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
         service(w, vip, to);
-        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
-        expect(w, FROM_B, Kind::Udp, (to, client), TO_A, (vip, client));
+        for kind in [Kind::Udp, Kind::Sctp] {
+            expect(w, FROM_A, kind, (client, vip), TO_B, (client, to));
+            expect(w, FROM_B, kind, (to, client), TO_A, (vip, client));
+        }
     }
 }
 
@@ -229,7 +241,7 @@ pub(crate) fn outside_to_node_port_on_a_local_pod<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, to, client) = (at(net.node, 30080), at(net.b, 8080), at(net.outside, 50000));
         service(w, front, to);
-        for (first, reply) in [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp)] {
+        for (first, reply) in DIALOGUES {
             // the pod sees the client
             expect(w, FROM_UPLINK, first, (client, front), TO_B, (client, to));
             expect(w, FROM_B, reply, (to, client), OUT, (front, client));
@@ -241,7 +253,7 @@ pub(crate) fn outside_to_node_port_on_a_remote_backend<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, to, client) = (at(net.node, 30080), at(net.remote, 8080), at(net.outside, 50000));
         service(w, front, to);
-        for (first, reply) in [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp)] {
+        for (first, reply) in DIALOGUES {
             let mut f = frame(first, client, front);
             assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
             let (from, dst) = judge(&f, 0);
@@ -274,8 +286,10 @@ fn reached_by_the_host<W: World>(w: &mut W, net: &Net, front: SocketAddr, to: So
     let (client, pod) = (at(net.outside, 50000), at(net.a, 40000));
     for (client, there, back) in [(client, FROM_UPLINK, (Hook::ToUplink, UPLINK)), (pod, FROM_A, (Hook::ToPod, POD_A))]
     {
-        expect(w, there, Kind::Syn, (client, front), HOST, (client, to));
-        expect(w, back, Kind::SynAck, (to, client), HOST, (front, client));
+        for (first, reply) in DIALOGUES {
+            expect(w, there, first, (client, front), HOST, (client, to));
+            expect(w, back, reply, (to, client), HOST, (front, client));
+        }
     }
 }
 
@@ -297,11 +311,13 @@ pub(crate) fn pod_reaches_itself_through_its_service<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.a, 8080), at(net.a, 40000));
         service(w, vip, to);
-        let mut f = frame(Kind::Syn, client, vip);
-        assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
-        let (from, dst) = judge(&f, 0);
-        assert_eq!((from.ip(), dst), (net.node, to), "a pod does not accept packets from its own address");
-        expect(w, FROM_A, Kind::SynAck, (to, from), TO_A, (vip, client));
+        for (first, reply) in DIALOGUES {
+            let mut f = frame(first, client, vip);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            let (from, dst) = judge(&f, 0);
+            assert_eq!((from.ip(), dst), (net.node, to), "a pod does not accept packets from its own address");
+            expect(w, FROM_A, reply, (to, from), TO_A, (vip, client));
+        }
     }
 }
 

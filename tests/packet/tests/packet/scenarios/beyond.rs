@@ -7,8 +7,8 @@ use dataplane_common::pod::{Net as PodNet, NodeConfig, net_flags, node_features}
 use dataplane_common::service::{FrontendKey, proto};
 
 use super::{
-    FROM_A, FROM_B, FROM_UPLINK, HOST, OUT, POD_A, POD_B, SNAT_MAX, SNAT_MIN, TO_A, TO_B, TUNNEL, UPLINK, at, config,
-    expect, expect_drop, node, service,
+    DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, OUT, POD_A, POD_B, SNAT_MAX, SNAT_MIN, TO_A, TO_B, TUNNEL, UPLINK,
+    at, config, expect, expect_drop, node, service,
 };
 use crate::frame::{Kind, echo, echo_reply, frame, icmp_error, judge, judge_echo, judge_icmp_error};
 use crate::world::{Action, Hook, World};
@@ -38,7 +38,8 @@ fn leave<W: World>(w: &mut W, kind: Kind, client: SocketAddr, to: SocketAddr) ->
 pub(crate) fn pods_leave_the_cluster_with_the_address_of_the_node<W: World>(w: &mut W) {
     for net in masquerading(w) {
         let (client, world) = (at(net.a, 40000), at(net.outside, 443));
-        for (first, reply, next) in [(Kind::Syn, Kind::SynAck, Kind::Ack), (Kind::Udp, Kind::Udp, Kind::Udp)] {
+        for (first, reply) in DIALOGUES {
+            let next = if first == Kind::Syn { Kind::Ack } else { first };
             let from = leave(w, first, client, world);
             assert_eq!(from.ip(), net.node);
             assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
@@ -125,7 +126,7 @@ pub(crate) fn a_tunnel_leads_to_other_subnets<W: World>(w: &mut W) {
 pub(crate) fn host_ports_lead_into_their_pod<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, to) = (at(net.node, 8000), at(net.b, 80));
-        for (kind, proto) in [(Kind::Syn, proto::TCP), (Kind::Udp, proto::UDP)] {
+        for (kind, proto) in [(Kind::Syn, proto::TCP), (Kind::Udp, proto::UDP), (Kind::Sctp, proto::SCTP)] {
             let any = if net.node.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
             w.put_host_port(FrontendKey { addr: any, port: 8000, proto, pad: 0 }, to, POD_B);
             let reply = if kind == Kind::Syn { Kind::SynAck } else { kind };

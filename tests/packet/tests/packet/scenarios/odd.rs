@@ -29,11 +29,11 @@ pub(crate) fn fragments_follow_their_first_one<W: World>(w: &mut W) {
 }
 
 /// A datagram's first fragment, a later one, and a later one of another datagram.
-fn fragments(whole: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+pub(super) fn fragments(whole: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     if crate::frame::is_v6(whole) {
         let header = |offset_and_more: u16, id: u8| {
             let o = offset_and_more.to_be_bytes();
-            with_extra_header(whole, 44, &[17, 0, o[0], o[1], 0, 0, 0, id])
+            with_extra_header(whole, 44, &[0, 0, o[0], o[1], 0, 0, 0, id])
         };
         (header(1, 7), header(8 << 3, 7), header(8 << 3, 8))
     } else {
@@ -91,7 +91,7 @@ pub(crate) fn icmp_errors_are_translated_inside_out<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
         service(w, vip, to);
-        for kind in [Kind::Syn, Kind::Udp] {
+        for kind in [Kind::Syn, Kind::Udp, Kind::Sctp] {
             // the packet that is complained of is the translated one
             let mut sent = frame(kind, client, vip);
             assert_eq!(w.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
@@ -108,7 +108,7 @@ pub(crate) fn icmp_errors_are_translated_inside_out<W: World>(w: &mut W) {
                 assert_eq!(ttl(&f), 63);
             }
             // and the other way round: the client complains of a reply, which it has seen translated
-            let mut reply = frame(if kind == Kind::Udp { kind } else { Kind::SynAck }, to, client);
+            let mut reply = frame(if kind == Kind::Syn { Kind::SynAck } else { kind }, to, client);
             assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
             let mut f = icmp_error(net.a, net.vip, &reply);
             assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);

@@ -12,7 +12,12 @@ use crate::world::{Action, Hook, World};
 
 /// Expects the answer to go back by the interface that the packet came in by, and the packet to be counted as dropped.
 #[track_caller]
-fn expect_answer<W: World>(w: &mut W, (hook, ifindex): (Hook, u32), mut f: Vec<u8>, reason: DropReason) -> Vec<u8> {
+pub(super) fn expect_answer<W: World>(
+    w: &mut W,
+    (hook, ifindex): (Hook, u32),
+    mut f: Vec<u8>,
+    reason: DropReason,
+) -> Vec<u8> {
     let (before, macs) = (w.drops(reason), [f[6..12].to_vec(), f[0..6].to_vec()].concat());
     assert_eq!(w.run(hook, ifindex, &mut f), Action::Redirect, "{reason:?}");
     assert_eq!(w.drops(reason), before + 1, "{reason:?} is counted");

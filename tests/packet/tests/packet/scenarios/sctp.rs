@@ -1,0 +1,134 @@
+//! SCTP, whose checksum changes with the ports, and covers the whole packet.
+
+use std::net::SocketAddr;
+
+use dataplane_common::event::DropReason;
+use dataplane_common::service::{FrontendKey, proto};
+
+use super::odd::fragments;
+use super::refused::expect_answer;
+use super::{FROM_A, FROM_B, OUT, POD_A, TO_A, TO_B, at, expect, expect_drop, frontend, node, service};
+use crate::frame::{Kind, fix_ipv4_checksum, frame, frame_of, is_v6, judge, judge_icmp_error, sctp_error};
+use crate::world::{Action, Hook, World};
+
+/// The most that a tested frame has behind the SCTP header.
+const MOST: usize = 1400;
+
+/// Where the SCTP header is.
+fn header(f: &[u8]) -> usize {
+    if is_v6(f) { 54 } else { 34 }
+}
+
+pub(crate) fn sctp_of_every_length<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        for bytes in (0..300).chain([500, 1000, MOST]) {
+            let payload: Vec<u8> = (0..bytes).map(|i| (i * 7) as u8).collect();
+            let mut f = frame_of(Kind::Sctp, client, vip, &payload);
+            let length = f.len();
+            // Ethernet fills up short frames
+            f.resize(length.max(60), 0xaa);
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect, "{bytes} bytes");
+            assert_eq!(judge(&f[..length], 0), (client, to), "{bytes} bytes");
+            assert!(f[length..].iter().all(|b| *b == 0xaa));
+        }
+    }
+}
+
+pub(crate) fn sctp_fragments_keep_their_ports_or_end<W: World>(w: &mut W) {
+    for net in node(w) {
+        let client = at(net.a, 40000);
+        service(w, at(net.vip, 80), at(net.b, 8080));
+        let (first, later, _) = fragments(&frame(Kind::Sctp, client, at(net.vip, 80)));
+        // the first one makes a flow all the same
+        for f in [first.clone(), later, first] {
+            expect_drop(w, FROM_A, f, DropReason::SctpFragment);
+        }
+        // without a change of ports they go on as they are
+        let to = at(net.b, 90);
+        service(w, at(net.vip, 90), to);
+        let (first, later, _) = fragments(&frame(Kind::Sctp, client, at(net.vip, 90)));
+        for f in [first, later] {
+            let mut translated = f.clone();
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut translated), Action::Redirect);
+            let l4 = header(&f) + if is_v6(&f) { 8 } else { 0 };
+            assert_eq!(translated[l4..], f[l4..]);
+        }
+    }
+}
+
+pub(crate) fn sctp_that_is_cut_off_ends<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, client) = (at(net.vip, 80), at(net.a, 40000));
+        service(w, vip, at(net.b, 8080));
+        let whole = frame(Kind::Sctp, client, vip);
+        // the frame has all of it, the packet has not
+        for bytes in [0_u8, 8, 11] {
+            let mut f = whole.clone();
+            if is_v6(&f) {
+                f[18..20].copy_from_slice(&[0, bytes]);
+            } else {
+                f[16..18].copy_from_slice(&[0, 20 + bytes]);
+                fix_ipv4_checksum(&mut f);
+            }
+            expect_drop(w, FROM_A, f, DropReason::Malformed);
+        }
+        // the packet says that it has more than there is
+        let mut f = whole;
+        let cut = header(&f) + 9;
+        f.truncate(cut);
+        expect_drop(w, FROM_A, f, DropReason::Rewrite);
+    }
+}
+
+pub(crate) fn a_wrong_sctp_checksum_stays_wrong<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        for wrong in [1_u32, 0x8000_0000, 0xdead_beef] {
+            let mut f = frame(Kind::Sctp, client, vip);
+            let l4 = header(&f);
+            let sum = u32::from_le_bytes(f[l4 + 8..l4 + 12].try_into().unwrap());
+            f[l4 + 8..l4 + 12].copy_from_slice(&(sum ^ wrong).to_le_bytes());
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            assert_eq!(sctp_error(&f[l4..]), wrong);
+        }
+    }
+}
+
+/// What opens an association has no verification tag: its sender knows it by the tag in the first chunk (RFC 9260, section 10, ICMP6).
+pub(crate) fn refused_sctp_is_told_of_its_first_chunk<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, client) = (at(net.vip, 80), at(net.a, 40000));
+        w.put_frontend(FrontendKey { addr: net.vip, port: 80, proto: proto::SCTP, pad: 0 }, frontend(0, 0));
+        let refuse = |w: &mut W, payload: &[u8], to: SocketAddr, reason| {
+            let f = frame_of(Kind::Sctp, client, to, payload);
+            let answer = expect_answer(w, FROM_A, f.clone(), reason);
+            let (types, outer, inner) = judge_icmp_error(&answer);
+            assert_eq!(types, if client.is_ipv4() { (3, 3) } else { (1, 4) }, "port unreachable");
+            assert_eq!((outer, inner), ((to.ip(), client.ip()), (client, to)));
+            let quoted = answer[header(&answer) + 8..].len() - (header(&f) - 14);
+            assert_eq!(answer[header(&answer) + 8..], f[14..header(&f) + quoted]);
+            quoted
+        };
+        // INIT with its tag, and 12 bytes more
+        let init = [1, 0, 0, 20, 9, 8, 7, 6, 0, 1, 0, 0, 0, 1, 0, 1, 5, 5, 5, 5];
+        assert_eq!(refuse(w, &init, vip, DropReason::NoBackend), 20);
+        assert_eq!(refuse(w, &init, at(net.vip, 81), DropReason::NoFrontend), 20);
+        // a chunk without content
+        assert_eq!(refuse(w, &[11, 0, 0, 4], vip, DropReason::NoBackend), 8);
+    }
+}
+
+pub(crate) fn a_direct_association_is_not_translated_by_an_old_flow<W: World>(w: &mut W) {
+    for net in node(w) {
+        for (port, ip, out, hook) in [(40000, net.b, TO_B, FROM_B), (40001, net.remote, OUT, super::FROM_UPLINK)] {
+            let (vip, client, to) = (at(net.vip, 80), at(net.a, port), at(ip, 80));
+            service(w, vip, to);
+            expect(w, FROM_A, Kind::Sctp, (client, vip), out, (client, to));
+            expect(w, FROM_A, Kind::Sctp, (client, to), out, (client, to));
+            expect(w, hook, Kind::Sctp, (to, client), TO_A, (to, client));
+        }
+    }
+}
