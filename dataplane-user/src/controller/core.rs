@@ -230,7 +230,7 @@ impl Core {
     fn first_rounds(&mut self, now: Duration) {
         self.first_order(now);
         self.rounds(now);
-        self.sweep_orphans(now);
+        self.mark_orphans();
         self.rounds(now);
         std::mem::take(&mut self.garbage).release(&mut self.ledger, now);
         self.synced = true;

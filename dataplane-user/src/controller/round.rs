@@ -249,18 +249,15 @@ impl Core {
         self.retries.push(Reverse((now + wait, number)));
     }
 
-    /// Removes what no Service has claimed, when all have been reconciled once.
-    pub(super) fn sweep_orphans(&mut self, now: Duration) {
-        let orphans = std::mem::take(&mut self.orphans);
-        let mut plan = std::mem::take(&mut self.plan);
-        for ports in orphans.into_values() {
-            self.ledger.plan(("", ""), &ports, &[], NODE, &mut plan);
-            self.ledger.plan_addrs(&mut plan);
-            self.execute_for_node(&plan, now);
-            plan.clear();
-            self.commit(&ports, &[], now);
+    /// What no Service has claimed, when all have been reconciled once, is of Services that were deleted meanwhile: they give it up as any
+    /// other does, whose frontends others may be waiting for.
+    pub(super) fn mark_orphans(&mut self) {
+        let names: Vec<ObjectKey> =
+            self.orphans.keys().filter_map(|name| name.split_once('/')).map(|(n, s)| ObjectKey::new(n, s)).collect();
+        for key in names {
+            let number = self.store.number(&key);
+            self.mark(number);
         }
-        self.plan = plan;
     }
 
     /// Enters and removes the node's own addresses.

@@ -192,6 +192,11 @@ impl Store {
         self.by_key.find(hash(&self.hasher, namespace, name), is_it).copied()
     }
 
+    /// The number of a Service, which gets one if it has none.
+    pub(super) fn number(&mut self, key: &ObjectKey) -> u32 {
+        self.find(&key.namespace, &key.name).unwrap_or_else(|| self.insert(key))
+    }
+
     fn insert(&mut self, key: &ObjectKey) -> u32 {
         let number = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);

@@ -172,3 +172,25 @@ fn whoever_waits_is_told_who_has_the_address_now() {
     let taken = |by: &str| format!("Service shop/{by}, spec.ports: 203.0.113.1 port 80 is taken by Service shop/a");
     assert_eq!(told, [taken("b"), taken("c")]);
 }
+
+#[test]
+fn whoever_waits_gets_an_address_without_a_gap_though_its_owner_was_deleted_meanwhile() {
+    // with what is left of the owner, or without anything
+    for slices_left in [true, false] {
+        let memory = memory();
+        drop(contested(&memory, [("old", 100), ("young", 200)]));
+        assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/old:http");
+        watch(&memory, &["shop/old:http", "shop/young:http"]);
+        let mut core = core(&memory, NOW);
+        core.handle(Event::Service(key("young"), Some(claimant("10.96.0.21", 200))));
+        core.handle(Event::Slice(key("young-1"), Some(slice("young", &[("http", 8080)], &["10.1.1.1"]))));
+        if slices_left {
+            core.handle(Event::Slice(key("old-1"), Some(slice("old", &[("http", 8080)], &["10.1.1.0"]))));
+        }
+        in_sync(&mut core);
+        core.reconcile(NOW);
+        assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/young:http");
+        assert_eq!(view(&memory).frontends.len(), 2, "the address and a cluster IP");
+        assert_eq!((core.snapshot().failing, core.snapshot().rejected), (0, 0));
+    }
+}
