@@ -9,6 +9,7 @@ mod faults;
 mod histogram;
 mod intake;
 mod locality;
+mod pending;
 mod report;
 mod round;
 mod snapshot;
@@ -32,6 +33,7 @@ pub use self::core::Core;
 pub use histogram::{Histogram, Programming, Rounds, Scale};
 pub use intake::Nodes;
 pub use locality::NoLocal;
+pub use pending::Pending;
 pub use snapshot::{HealthCheck, MAX_REJECTIONS, Snapshot};
 
 /// Why the controller could not start.

@@ -117,10 +117,10 @@ impl Collector for Controller {
         counter(e, "kubeproxy_sync_proxy_rules_service_changes", "Changes of Services", s.service_changes)?;
         counter(e, "kubeproxy_sync_proxy_rules_endpoint_changes", "Changes of EndpointSlices", s.endpoint_changes)?;
         let name = "kubeproxy_sync_proxy_rules_service_changes_pending";
-        gauge(e, name, "Services that wait to be applied", s.failing)?;
+        gauge(e, name, "Services that have changed and are not in the maps yet", s.pending.services())?;
         let name = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
-        let help = "EndpointSlices that wait to be applied: they wait with their Services, which are counted there";
-        gauge(e, name, help, 0)?;
+        let help = "Services whose EndpointSlices have changed and are not in the maps yet";
+        gauge(e, name, help, s.pending.endpoints())?;
         no_local(e, &s)?;
         gauge(e, "ropeway_synced", "Whether the maps have been complete once", usize::from(s.synced))?;
         gauge(e, "ropeway_services", "Services", s.services)?;

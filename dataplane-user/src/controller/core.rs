@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_common::service::SlotTable;
@@ -14,6 +15,7 @@ use super::claims::Claims;
 use super::faults::Faults;
 use super::intake::{Intake, Nodes};
 use super::locality::NoLocal;
+use super::pending::{OBJECT, Pending, SLICES};
 use super::report::Report;
 use super::store::{Entry, Store};
 use crate::apply::{self, Operations, Tables};
@@ -38,6 +40,7 @@ pub struct Core {
     pub(super) faults: Faults,
     pub(super) report: Report,
     pub(super) no_local: NoLocal,
+    pub(super) pending: Arc<Pending>,
     pub(super) intake: Intake,
     pub(super) jiffies_per_second: u32,
     /// Services that wait for the next round.
@@ -77,6 +80,7 @@ impl Core {
             faults: Faults::default(),
             report: Report::default(),
             no_local: NoLocal::default(),
+            pending: Arc::default(),
             intake: Intake::default(),
             jiffies_per_second,
             dirty: Vec::new(),
@@ -122,6 +126,7 @@ impl Core {
                         self.mark_refused();
                     }
                     self.mark(number);
+                    self.note_pending(number, OBJECT);
                 }
             }
             Event::Slice(key, object) => {
@@ -129,7 +134,10 @@ impl Core {
                 self.report.endpoint_change();
                 let triggered = object.as_ref().map_or(0, |o| o.triggered);
                 let changed = self.store.set_slice(&key, object);
-                changed.into_iter().flatten().for_each(|number| self.mark(number));
+                for number in changed.into_iter().flatten() {
+                    self.mark(number);
+                    self.note_pending(number, SLICES);
+                }
                 if let Some(number) = changed[1] {
                     self.report.triggered(number, triggered);
                 }
@@ -156,7 +164,11 @@ impl Core {
                 if self.synced && !gone.is_empty() {
                     self.mark_refused();
                 }
-                gone.into_iter().for_each(|number| self.mark(number));
+                let change = if kind == SourceKind::Service { OBJECT } else { SLICES };
+                for number in gone {
+                    self.mark(number);
+                    self.note_pending(number, change);
+                }
                 self.intake.in_sync(kind);
             }
             Event::Rejected(rejection) => self.faults.add(rejection),

@@ -160,6 +160,7 @@ impl Core {
             programming: report.programming.clone(),
             no_local: self.no_local,
             short: self.short(),
+            pending: self.pending.clone(),
             leaving: self.intake.is_leaving(),
         }
     }

@@ -180,6 +180,7 @@ impl Core {
                 let tables = self.limbo.remove(&part.number);
                 tables.into_iter().flatten().for_each(|t| self.ledger.slots.release(t, now));
             }
+            self.note_applied(part.number);
             self.settle(part.number, &part.before, part.after, now);
             part.taken_over.iter().for_each(|(key, from)| self.hand_over(key, *from));
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::histogram::{Histogram, Programming, Rounds};
 use super::locality::NoLocal;
+use super::pending::Pending;
 use crate::apply::Operations;
 use crate::source::Rejection;
 
@@ -65,6 +66,8 @@ pub struct Snapshot {
     pub no_local: NoLocal,
     /// Maps that were too small, and how many entries more the Services that were refused need there.
     pub short: BTreeMap<&'static str, u32>,
+    /// Changes that are not in the tables yet: goes on counting.
+    pub pending: Arc<Pending>,
     /// This Node is being deleted, or the cluster autoscaler wants to.
     pub leaving: bool,
 }

@@ -20,6 +20,8 @@ pub(super) struct Entry {
     pub(super) published: Box<[PublishedPort]>,
     /// Waits for the next round.
     pub(super) dirty: bool,
+    /// Bits of [`super::pending`]: what has changed and is not in the tables.
+    pub(super) pending: u8,
     /// Failed this many times in a row.
     pub(super) failures: u8,
     /// What [`super::locality`] has counted of it.
@@ -208,6 +210,7 @@ impl Store {
             slices: Vec::new(),
             published: Box::default(),
             dirty: false,
+            pending: 0,
             failures: 0,
             no_local: 0,
             epoch: 0,

@@ -1,5 +1,6 @@
 //! What the snapshot says of endpoints: how long changes took, and where they are missing.
 
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
@@ -80,4 +81,43 @@ fn health_checks_are_answered_where_node_ports_are_but_not_at_loopback() {
     core.set_node_context(NodeContext { nodeport_addresses, ipv6: false, ..context() });
     core.reconcile(NOW);
     assert_eq!(*core.snapshot().nodeport_addresses, [ip("198.51.100.7")]);
+}
+
+#[test]
+fn changes_are_pending_until_they_are_in_the_tables() {
+    let memory = memory();
+    let mut core = core(&memory, NOW);
+    let counts = |core: &Core| (core.pending.services(), core.pending.endpoints());
+    for (name, cluster_ip) in [("web", "10.96.0.10"), ("api", "10.96.0.11")] {
+        core.handle(Event::Service(key(name), Some(service(&[cluster_ip], &[("http", 80)]))));
+        let slice = slice(name, &[("http", 8080)], &["10.1.0.5"]);
+        core.handle(Event::Slice(key(&format!("{name}-1")), Some(slice)));
+    }
+    core.reconcile(NOW);
+    assert_eq!(counts(&core), (2, 2), "nothing is written before all is there");
+    in_sync(&mut core);
+    core.reconcile(NOW);
+    assert_eq!(counts(&core), (0, 0));
+    // two changes of one Service are one, and what is listed again is none
+    let slice = |endpoint| Some(slice("web", &[("http", 8080)], &[endpoint]));
+    for endpoint in ["10.1.0.5", "10.1.0.6", "10.1.0.7"] {
+        core.handle(Event::Slice(key("web-1"), slice(endpoint)));
+    }
+    assert_eq!(counts(&core), (0, 1));
+    // in the middle of a round
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (pending, noted) = (core.snapshot().pending, seen.clone());
+    memory.observe(Some(Arc::new(move || noted.lock().unwrap().push(pending.endpoints()))));
+    core.reconcile(NOW);
+    memory.observe(None);
+    assert!(!seen.lock().unwrap().is_empty() && seen.lock().unwrap().iter().all(|n| *n == 1), "{seen:?}");
+    assert_eq!(counts(&core), (0, 0));
+    // what could not be written waits, and what has gone does not
+    memory.fail_next("frontends4");
+    core.handle(Event::Slice(key("web-1"), slice("10.1.0.8")));
+    core.handle(Event::Service(key("api"), None));
+    core.reconcile(NOW);
+    assert_eq!((counts(&core), core.snapshot().failing), ((0, 1), 1));
+    core.reconcile(core.next_retry().unwrap());
+    assert_eq!((counts(&core), core.snapshot().failing), ((0, 0), 0));
 }
