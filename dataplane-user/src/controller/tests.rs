@@ -3,6 +3,7 @@
 mod claims;
 mod faults;
 mod property;
+mod reader;
 mod report;
 mod rounds;
 mod sources;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::reader::Reader;
 use super::view::{FrontendView, view};
 use super::*;
 use crate::source::object::{Policy, Scheduling, ServiceExtra, Weights};
@@ -228,10 +229,11 @@ fn set<T>(map: &mut BTreeMap<u8, T>, i: u8, object: Option<T>) {
 }
 
 /// Reconciles until nothing waits for another try.
-fn settle(core: &mut Core, now: &mut Duration) {
+fn settle(core: &mut Core, now: &mut Duration, reader: &Reader) {
     core.reconcile(*now);
     while let Some(at) = core.next_retry() {
         *now = at.max(*now);
+        reader.set_clock(*now);
         core.reconcile(*now);
     }
 }
@@ -246,16 +248,27 @@ fn told(core: &mut Core) -> (Vec<String>, [[u32; 2]; 2]) {
 
 fn check(steps: &[Step]) {
     let memory = Memory::sized(1000, 40_000, 1000);
-    let watched = memory.clone();
+    let reader = Arc::new(Reader::new(memory.clone(), NOW));
+    let (watched, reading) = (memory.clone(), reader.clone());
     let mut world = World { context: context(), ..World::default() };
     let mut now = NOW;
     let mut core = world.start(&memory, now);
-    memory.observe(Some(Arc::new(move || drop(view(&watched)))));
+    memory.observe(Some(Arc::new(move || {
+        view(&watched);
+        reading.look();
+    })));
     for step in steps {
         match step {
             Step::Reconcile => core.reconcile(now),
-            Step::Wait(ms) => now += Duration::from_millis(*ms),
-            Step::Restart => core = world.start(&memory, now),
+            Step::Wait(ms) => {
+                now += Duration::from_millis(*ms);
+                reader.set_clock(now);
+            }
+            Step::Restart => {
+                // no program runs as long as that takes
+                reader.forget();
+                core = world.start(&memory, now);
+            }
             Step::Fault(map) => memory.fail_next(map),
             Step::Context(c) => {
                 world.context = c.clone();
@@ -268,8 +281,9 @@ fn check(steps: &[Step]) {
             change => core.handle(world.change(change).unwrap()),
         }
     }
-    settle(&mut core, &mut now);
-    settle(&mut core, &mut now);
+    settle(&mut core, &mut now, &reader);
+    settle(&mut core, &mut now, &reader);
+    assert_eq!((core.pending.services(), core.pending.endpoints()), (0, 0));
     memory.clear_faults();
     memory.observe(None);
     let fresh = Memory::sized(1000, 40_000, 1000);
