@@ -43,6 +43,18 @@ impl<A: Address> End<A> {
         }
     }
 
+    /// Leads there from the egress of a device: past no queue, because only what comes in can go past one, and not on through the host's stack,
+    /// which has decided already. Says whether there is such a way.
+    #[inline(always)]
+    #[must_use]
+    pub fn find_way_out<P: Packet>(&mut self, packet: &P) -> bool {
+        if self.oif == 0 {
+            self.oif = packet.way_to(&self.addr);
+        }
+        self.flags |= flow_flags::SHAPED;
+        self.oif != 0
+    }
+
     /// The same, without what the verifier knows of how it came about.
     #[inline(always)]
     pub fn forget<P: Packet>(&mut self, packet: &mut P) {

@@ -9,6 +9,7 @@ use crate::event::DropReason;
 use crate::flow::{Flow, flow_flags};
 use crate::forward::{forward, route};
 use crate::icmp;
+use crate::left::left;
 use crate::packet::{Flows, Node, Packet, Tables};
 use crate::parse::{Layer4, Parsed, Reject, parse};
 use crate::pod::{addr_kind, node_features, pod_flags};
@@ -299,7 +300,7 @@ where
 }
 
 /// Egress of an uplink or of a pod's host-side veth, for packets of the host's stack: replies of a backend that has the
-/// node's own address get their frontend's address back.
+/// node's own address get their frontend's address back; datagrams of a socket whose backend has ended go to another one.
 #[inline(always)]
 pub fn from_host<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
 where
@@ -323,6 +324,9 @@ where
             return Verdict::drop(DropReason::Rewrite);
         }
         return translated(&parsed, Verdict::PASS);
+    }
+    if parsed.layer4 == Layer4::Udp && left(packet, tables, &parsed).is_some() {
+        return Verdict::PASS.then(Step::Follow);
     }
     Verdict::PASS
 }

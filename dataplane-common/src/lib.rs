@@ -17,6 +17,7 @@ pub mod flow;
 pub mod forward;
 pub mod hooks;
 pub mod icmp;
+pub mod left;
 pub mod packet;
 pub mod parse;
 #[cfg(feature = "host")]

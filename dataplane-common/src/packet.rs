@@ -47,6 +47,8 @@ pub trait Packet {
     fn segment(&self) -> u32;
     /// The interface by which the host's routes lead a packet that came in here on to an address; 0: none does.
     fn way_to<A: Address>(&self, addr: &A) -> u32;
+    /// The kernel's cookie of the socket of this node that sent it, if that is a connected one; else 0.
+    fn socket(&self) -> u64;
     /// Cuts off what lies behind the first `size` bytes, if anything does.
     #[must_use]
     fn cut(&mut self, size: u32) -> Option<()>;
@@ -114,6 +116,8 @@ pub trait Tables<A: Address>: Node {
     /// Remembers what a socket's address stands for; says whether the table took it.
     #[must_use]
     fn set_sock_peer(&self, key: &SockPeerKey<A>, peer: &SockPeer<A>) -> bool;
+    /// Forgets it, if it is known.
+    fn forget_sock_peer(&self, key: &SockPeerKey<A>);
 }
 
 /// The flow table of one address family. Apart from [`Tables`], so that a flow can be held while tables are read.

@@ -57,10 +57,14 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     if addr.is_loopback() && tables.config().is_none_or(|c| c.netns_cookie != request.netns_cookie) {
         return decision;
     }
+    let asked = SockPeerKey { cookie, addr, port, pad: 0 };
     let Some(frontend) = tables.frontend(&FrontendKey { addr, port, proto, pad: 0 }) else {
+        if proto == proto::UDP && !request.unconnected {
+            // asked for by this socket itself, which may have been led there before
+            tables.forget_sock_peer(&asked);
+        }
         return no_frontend(tables, request);
     };
-    let asked = SockPeerKey { cookie, addr, port, pad: 0 };
     if request.unconnected
         && let Some(&peer) = tables.sock_peer(&asked)
         && is_current(tables, &peer)
@@ -75,10 +79,15 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     if !may_use(tables, frontend, client) {
         return refused(tables, pod.is_none(), decision);
     }
+    let aloud = pod.is_none() || frontend.flags & frontend_flags::INTERNAL_DROP == 0;
+    if pod.is_some() && !request.unconnected && proto == proto::UDP {
+        // no hook sees what a connected socket sends, so it would stay with this backend for ever: its packets have a flow, which leaves one that ends
+        return if Side::Internal.table(frontend).len == 0 { refused(tables, aloud, decision) } else { decision };
+    }
     let id = select(tables, frontend, &Client { addr: &client, port: 0, asked: &addr }, Side::Internal);
     let found = if id == 0 { None } else { tables.backend(id).filter(|b| b.state != 0) };
     let Some(backend) = found else {
-        return refused(tables, pod.is_none() || frontend.flags & frontend_flags::INTERNAL_DROP == 0, decision);
+        return refused(tables, aloud, decision);
     };
     let (generation, to_port) = (backend.generation, backend.port);
     let to_addr = A::from_octets16(&backend.addr);

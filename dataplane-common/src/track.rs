@@ -31,7 +31,7 @@ pub fn is_current<A, T: Node>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, tabl
     }
     let Some(backend) = tables.backend(flow.backend) else { return false };
     let taken = if !tcp {
-        backend_state::INTERNAL | backend_state::EXTERNAL | backend_state::SERVING
+        backend_state::USED
     } else if flow.flags & flow_flags::EXTERNAL != 0 {
         backend_state::EXTERNAL
     } else {

@@ -35,11 +35,13 @@ pub enum Step {
     Refuse = 3,
     /// [`crate::sctp::set_ports`]: an SCTP packet that is translated.
     Sctp = 4,
+    /// [`crate::left::follow`]: a datagram of a socket of the node whose backend has ended.
+    Follow = 5,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Open, Self::Report, Self::Refuse, Self::Sctp];
+    pub const ALL: [Self; 5] = [Self::Open, Self::Report, Self::Refuse, Self::Sctp, Self::Follow];
 
     /// Its program's place in the array `steps`.
     #[inline(always)]
@@ -50,7 +52,7 @@ impl Step {
 }
 
 /// The programs of the steps, and their places in the array `steps`.
-pub const STEP_PROGRAMS: [(u32, &str); 8] = [
+pub const STEP_PROGRAMS: [(u32, &str); 10] = [
     (Step::Open.index(false), "step_open4"),
     (Step::Open.index(true), "step_open6"),
     (Step::Report.index(false), "step_report4"),
@@ -59,6 +61,8 @@ pub const STEP_PROGRAMS: [(u32, &str); 8] = [
     (Step::Refuse.index(true), "step_refuse6"),
     (Step::Sctp.index(false), "step_sctp4"),
     (Step::Sctp.index(true), "step_sctp6"),
+    (Step::Follow.index(false), "step_follow4"),
+    (Step::Follow.index(true), "step_follow6"),
 ];
 
 /// The hook that a packet is at.
@@ -178,11 +182,13 @@ impl Verdict {
         const REPORT: u64 = Step::Report as u64;
         const REFUSE: u64 = Step::Refuse as u64;
         const SCTP: u64 = Step::Sctp as u64;
+        const FOLLOW: u64 = Step::Follow as u64;
         match self.0 >> STEP {
             OPEN => Some(Step::Open),
             REPORT => Some(Step::Report),
             REFUSE => Some(Step::Refuse),
             SCTP => Some(Step::Sctp),
+            FOLLOW => Some(Step::Follow),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::event::DropReason;
 use dataplane_common::hooks;
+use dataplane_common::left;
 use dataplane_common::parse::{ETHER_IPV4, ETHER_IPV6};
 use dataplane_common::packet::Packet;
 use dataplane_common::refuse;
@@ -91,6 +92,8 @@ fn go_on<const UPLINK: bool>(mut skb: Skb<UPLINK>, program: &str, origin: Origin
         (Some(Step::Refuse), true) => skb.jump(Step::Refuse, true, origin, verdict),
         (Some(Step::Sctp), false) => skb.jump(Step::Sctp, false, origin, verdict),
         (Some(Step::Sctp), true) => skb.jump(Step::Sctp, true, origin, verdict),
+        (Some(Step::Follow), false) => skb.jump(Step::Follow, false, origin, verdict),
+        (Some(Step::Follow), true) => skb.jump(Step::Follow, true, origin, verdict),
     }
     skb.end(program, Verdict::drop(DropReason::NoStep))
 }
@@ -128,4 +131,5 @@ steps! {
     };
     step_refuse4 step_refuse6 refuse4 refuse6: |skb, A, origin, verdict| refuse::refuse::<A, _, _>(&mut skb, &Maps, verdict);
     step_sctp4 step_sctp6 sctp4 sctp6: |skb, A, origin, verdict| sctp::set_ports::<A, _>(&mut skb, verdict);
+    step_follow4 step_follow6 follow4 follow6: |skb, A, origin, verdict| left::follow::<A, _, _, _>(&mut skb, &mut Table, &Maps);
 }

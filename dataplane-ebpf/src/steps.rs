@@ -22,4 +22,8 @@ packet_program! {
     step_sctp4;
     /// As `step_sctp4`.
     step_sctp6;
+    /// Goes on where `to_uplink` or `to_pod` ends: a datagram of a socket of the node whose backend has ended.
+    step_follow4;
+    /// As `step_follow4`.
+    step_follow6;
 }

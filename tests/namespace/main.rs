@@ -16,5 +16,6 @@ mod schedulers;
 mod service;
 mod small;
 mod spoof;
+mod stay;
 mod transfer;
 mod ways;

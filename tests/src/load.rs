@@ -2,9 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::process::{ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::DeserializeOwned;
 
 use crate::binaries;
@@ -252,6 +255,30 @@ impl Load {
         Self::start(place, &["hold".to_owned(), target.to_string(), format!("--count={count}")])
     }
 
+    /// One connected UDP socket that asks every 20 milliseconds; [`Load::next_server`] says who answers it.
+    ///
+    /// # Errors
+    /// When the client doesn't start.
+    pub fn staying(place: &(impl Place + ?Sized), target: SocketAddr) -> Result<Self> {
+        Self::start(place, &["stay".to_owned(), target.to_string()])
+    }
+
+    /// The next server that answers [`Load::staying`] after another one.
+    ///
+    /// # Errors
+    /// When none does `within` this time.
+    pub fn next_server(&mut self, within: Duration) -> Result<String> {
+        if self.stdout.buffer().is_empty() {
+            let mut pipe = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLIN)];
+            if poll(&mut pipe, PollTimeout::try_from(within)?)? == 0 {
+                bail!("{}: no other server within {within:?}", self.process.name());
+            }
+        }
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
     fn start(place: &(impl Place + ?Sized), arguments: &[String]) -> Result<Self> {
         let name = format!("{}: {}", place.label(), arguments.join(" "));
         let mut command = peer(place, arguments)?;
@@ -266,7 +293,7 @@ impl Load {
         Ok(Self { process, stdout })
     }
 
-    /// Ends the traffic of [`Load::asking`] and returns what was seen.
+    /// Ends the traffic of [`Load::asking`] or [`Load::staying`] and returns what was seen.
     ///
     /// # Errors
     /// When the client has died.

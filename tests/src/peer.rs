@@ -14,6 +14,7 @@ mod pattern;
 mod report;
 mod serve;
 mod socket;
+mod stay;
 mod transfer;
 
 pub use apiserver::{ApiOptions, run as apiserver};
@@ -24,6 +25,7 @@ pub use frames::{Seen, SendOptions, WatchOptions, hex, send, watch};
 pub use hold::{HoldOptions, HoldReport, run as hold};
 pub use report::Report;
 pub use serve::{ServeOptions, run as serve};
+pub use stay::{StayOptions, run as stay};
 pub use transfer::{TransferOptions, TransferReport, run as transfer};
 
 /// How a server is asked.

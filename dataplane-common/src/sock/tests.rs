@@ -164,6 +164,9 @@ impl Tables<V4> for Fake {
         self.peers.borrow_mut().insert(*key, Box::leak(Box::new(*peer)));
         true
     }
+    fn forget_sock_peer(&self, key: &SockPeerKey<V4>) {
+        self.peers.borrow_mut().remove(key);
+    }
     fn host_port(&self, key: &FrontendKey<V4>) -> Option<&HostPort<V4>> {
         self.count();
         self.ports.get(key)
@@ -273,6 +276,53 @@ fn datagrams_to_a_host_port_write_once() {
     // The same socket asks by another address: that is what it is shown from now on.
     assert_eq!(fake.send(NODE_NETNS, LOOPBACK, 8080, true), Some((POD, 80)));
     assert_eq!(shown(&fake, 1, POD, 80).map(|peer| peer.addr), Some(LOOPBACK));
+}
+
+/// A frontend for UDP at [`WORLD`].
+fn with_datagrams(flags: u16, len: u32) -> Fake {
+    let mut fake = Fake::new();
+    let key = FrontendKey { addr: WORLD, port: 53, proto: proto::UDP, pad: 0 };
+    let frontend = *fake.frontends.values().next().unwrap();
+    fake.frontends.insert(key, Frontend { flags, internal: SlotTable { base: 0, len }, ..frontend });
+    fake
+}
+
+fn datagram(fake: &Fake, netns_cookie: u64, addr: V4, unconnected: bool) -> Action {
+    request(fake, &Request { addr, port: 53, proto: proto::UDP, unconnected, cookie: 1, netns_cookie }).action
+}
+
+/// Its backend may end, and nobody sees what it sends but the packet path.
+#[test]
+fn a_pods_connected_datagrams_are_left_to_the_packet_path() {
+    let fake = with_datagrams(0, 1);
+    let ask = |netns_cookie, unconnected| datagram(&fake, netns_cookie, WORLD, unconnected);
+    assert_eq!((ask(POD_NETNS, false), fake.writes.get()), (Action::Keep, 0));
+    assert_eq!((ask(POD_NETNS, true), ask(NODE_NETNS, false)), (Action::Redirect, Action::Redirect));
+    assert_eq!(ask(NODE_NETNS, true), Action::Redirect);
+    // it is told at once that there is nobody, unless it is to be told nothing
+    let none = |flags, netns_cookie| datagram(&with_datagrams(flags, 0), netns_cookie, WORLD, false);
+    assert_eq!((none(0, POD_NETNS), none(0, NODE_NETNS)), (Action::Refuse, Action::Refuse));
+    let silent = frontend_flags::INTERNAL_DROP;
+    assert_eq!((none(silent, POD_NETNS), none(silent, NODE_NETNS)), (Action::Keep, Action::Refuse));
+}
+
+/// What a socket was led to, it may also ask for itself: then it is shown just that, and is led nowhere else.
+#[test]
+fn a_socket_that_connects_to_a_backend_itself_is_no_longer_led() {
+    let fake = with_datagrams(0, 1);
+    let led = fake.backends[0].port;
+    assert_eq!(datagram(&fake, NODE_NETNS, WORLD, false), Action::Redirect);
+    assert_eq!(shown(&fake, 1, BACKEND, led).map(|peer| peer.addr), Some(WORLD));
+    let itself = Request {
+        addr: BACKEND,
+        port: led,
+        proto: proto::UDP,
+        unconnected: false,
+        cookie: 1,
+        netns_cookie: NODE_NETNS,
+    };
+    assert_eq!(request(&fake, &itself).action, Action::Keep);
+    assert_eq!(shown(&fake, 1, BACKEND, led), None);
 }
 
 /// A Service of 16 backends, at ports 1 to 16 of one address.

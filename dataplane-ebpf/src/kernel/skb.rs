@@ -13,9 +13,9 @@ use aya_ebpf::bindings::{
     TC_ACT_SHOT, bpf_fib_lookup,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_fib_lookup as look_up_route, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
-    bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
-    bpf_skb_store_bytes,
+    bpf_csum_update, bpf_fib_lookup as look_up_route, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect,
+    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::Level;
@@ -29,6 +29,9 @@ use crate::maps;
 
 /// tcx: on to the next program; clsact: on to the next filter.
 const NEXT: i32 = -1;
+
+/// The state of a connected UDP socket: the kernel gives it the number of `TCP_ESTABLISHED`.
+const CONNECTED: u32 = 1;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -311,6 +314,15 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     #[inline(always)]
     fn way_to<A: Address>(&self, addr: &A) -> u32 {
         way_to(self.raw(), self.ifindex(), addr)
+    }
+
+    #[inline(always)]
+    fn socket(&self) -> u64 {
+        // SAFETY: the context is valid, and its socket, if it has one, as long; a state is one of the kernel's own numbers.
+        unsafe {
+            let sk = (*self.raw()).__bindgen_anon_2.sk;
+            if sk.is_null() || (*sk).state != CONNECTED { 0 } else { bpf_get_socket_cookie(self.raw().cast()) }
+        }
     }
 
     #[inline(always)]

@@ -153,6 +153,11 @@ macro_rules! family {
             fn set_sock_peer(&self, key: &SockPeerKey<$addr>, peer: &SockPeer<$addr>) -> bool {
                 maps::$peers.insert(key, peer, 0).is_ok()
             }
+            #[inline(always)]
+            fn forget_sock_peer(&self, key: &SockPeerKey<$addr>) {
+                // usually there is none
+                let _ = maps::$peers.remove(key);
+            }
         }
 
         impl Flows<$addr> for Table {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ropeway_tests::enter::{Inside, NodeOptions, run_inside, run_node};
 use ropeway_tests::peer::{
-    ApiOptions, AskOptions, EchoOptions, FetchOptions, HoldOptions, SendOptions, ServeOptions, TransferOptions,
-    WatchOptions, apiserver, ask, echo, fetch, hold, send, serve, transfer, watch,
+    ApiOptions, AskOptions, EchoOptions, FetchOptions, HoldOptions, SendOptions, ServeOptions, StayOptions,
+    TransferOptions, WatchOptions, apiserver, ask, echo, fetch, hold, send, serve, stay, transfer, watch,
 };
 
 #[derive(Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Fetch(FetchOptions),
     /// Keep connections open and ask over them until standard input ends
     Hold(HoldOptions),
+    /// Keep one UDP socket connected, ask by it until standard input ends, and say who answers
+    Stay(StayOptions),
     /// Send and receive much over one connection and check every byte
     Transfer(TransferOptions),
     /// Send Ethernet frames that are given on standard input
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Echo(options) => echo(&options),
         Command::Fetch(options) => fetch(&options),
         Command::Hold(options) => hold(&options),
+        Command::Stay(options) => stay(&options),
         Command::Transfer(options) => transfer(&options),
         Command::Send(options) => send(&options),
         Command::Watch(options) => watch(&options),

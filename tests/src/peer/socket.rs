@@ -98,7 +98,7 @@ fn datagram(question: &Question) -> io::Result<Answer> {
 }
 
 /// The address that was asked must be the one that answers; anything else would show the client a backend.
-fn same(shown: SocketAddr, asked: SocketAddr) -> io::Result<()> {
+pub(super) fn same(shown: SocketAddr, asked: SocketAddr) -> io::Result<()> {
     if (shown.ip(), shown.port()) == (asked.ip(), asked.port()) {
         return Ok(());
     }
@@ -106,7 +106,7 @@ fn same(shown: SocketAddr, asked: SocketAddr) -> io::Result<()> {
 }
 
 /// `name address`.
-fn parse(text: &str) -> io::Result<Answer> {
+pub(super) fn parse(text: &str) -> io::Result<Answer> {
     let unreadable = || io::Error::other(format!("unreadable answer `{}`", text.trim_end()));
     let (server, seen_as) = text.trim_end().split_once(' ').ok_or_else(unreadable)?;
     Ok(Answer { server: server.to_owned(), seen_as: seen_as.parse().map_err(|_| unreadable())? })

@@ -110,6 +110,8 @@ fn measure(v6: bool) -> Result<Vec<(String, f64)>> {
     }
     let elsewhere = Traffic { service: false, ..tcp };
     add("miss", run(&mut ebpf, "bench_from_pod", elsewhere, FLOWS - 1, 0, PACKETS)? - base);
+    let datagrams = Traffic { udp: true, ..elsewhere };
+    add("udp_miss", run(&mut ebpf, "bench_from_pod", datagrams, FLOWS - 1, 0, PACKETS)? - base);
     let mut ebpf = load()?;
     fill(&ebpf)?;
     let new = run_flags(&mut ebpf, "bench_from_pod", tcp, 0x02, 0xffff, 63, NEW)? - base;

@@ -9,6 +9,7 @@ use dataplane_common::checksum::{self, Change};
 use dataplane_common::event::{Counter, DropReason};
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::hooks;
+use dataplane_common::left;
 use dataplane_common::packet::{Flows, Node, Packet, Tables};
 use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use dataplane_common::refuse::{Answer, refuse};
@@ -22,8 +23,8 @@ use dataplane_common::verdict::{self as core, Origin, Step, Verdict};
 
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
-/// A packet, and the word that one step leaves for the next.
-struct Bytes<'a>(&'a mut Vec<u8>, u32);
+/// A packet, the word that one step leaves for the next, and the connected socket of the node that sent it.
+struct Bytes<'a>(&'a mut Vec<u8>, u32, u64);
 
 impl Bytes<'_> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
@@ -81,6 +82,9 @@ impl Packet for Bytes<'_> {
     fn way_to<A: Address>(&self, _addr: &A) -> u32 {
         0
     }
+    fn socket(&self) -> u64 {
+        self.2
+    }
     fn cut(&mut self, size: u32) -> Option<()> {
         self.0.truncate(size as usize);
         Some(())
@@ -107,6 +111,7 @@ pub(crate) struct Maps<A> {
     fragments: RefCell<HashMap<FragmentKey<A>, Ports>>,
     nets: Vec<(A, u32, Net)>,
     source_ranges: Vec<(u32, A, u32)>,
+    sock_peers: HashMap<SockPeerKey<A>, SockPeer<A>>,
 }
 
 /// Whether the first `len` bits are the same.
@@ -123,6 +128,7 @@ pub(crate) struct Shared {
     slots: RefCell<HashMap<u32, Slot>>,
     backends: HashMap<u32, Backend>,
     config: NodeConfig,
+    socket: u64,
 }
 
 /// One node.
@@ -205,13 +211,14 @@ impl<A: Address> Tables<A> for View<'_, A> {
     fn set_fragment(&self, key: &FragmentKey<A>, ports: &Ports) {
         self.1.fragments.borrow_mut().insert(*key, *ports);
     }
-    // the packet path has nothing to do with sockets
-    fn sock_peer(&self, _key: &SockPeerKey<A>) -> Option<&SockPeer<A>> {
-        None
+    fn sock_peer(&self, key: &SockPeerKey<A>) -> Option<&SockPeer<A>> {
+        self.1.sock_peers.get(key)
     }
+    // the packet path only reads what sockets have
     fn set_sock_peer(&self, _key: &SockPeerKey<A>, _peer: &SockPeer<A>) -> bool {
         false
     }
+    fn forget_sock_peer(&self, _key: &SockPeerKey<A>) {}
 }
 
 impl<A: Address> Flows<A> for FlowTable<'_, A> {
@@ -237,7 +244,7 @@ fn run<A: Family + Answer>(
     mut flows: FlowTable<'_, A>,
     tables: &View<'_, A>,
 ) -> Verdict {
-    let mut packet = Bytes(frame, 0);
+    let mut packet = Bytes(frame, 0, tables.0.socket);
     let (origin, mut verdict) = match hook {
         Hook::FromPod => {
             (Origin::Pod, hooks::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Pod, ifindex))
@@ -254,9 +261,43 @@ fn run<A: Family + Answer>(
             Step::Report => hooks::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, last),
             Step::Refuse => refuse::<A, _, _>(&mut packet, tables, last),
             Step::Sctp => sctp::set_ports::<A, _>(&mut packet, last),
+            Step::Follow => left::follow::<A, _, _, _>(&mut packet, &mut flows, tables),
         };
     }
     verdict
+}
+
+impl Model {
+    /// What the packets from now on are sent by: the cookie of a connected socket; 0: none.
+    pub(crate) fn set_socket(&mut self, cookie: u64) {
+        self.shared.socket = cookie;
+    }
+
+    /// A socket has asked for `frontend` and was given `backend`.
+    pub(crate) fn connect(
+        &mut self,
+        cookie: u64,
+        backend: SocketAddr,
+        frontend: SocketAddr,
+        (id, generation): (u32, u32),
+    ) {
+        fn entry<A: Address>(
+            maps: &mut Maps<A>,
+            cookie: u64,
+            [at, shown]: [SocketAddr; 2],
+            (backend, generation): (u32, u32),
+        ) {
+            let key = SockPeerKey { cookie, addr: octets(at.ip()), port: at.port(), pad: 0 };
+            let peer = SockPeer { addr: octets(shown.ip()), port: shown.port(), pad: 0, backend, generation };
+            maps.sock_peers.insert(key, peer);
+        }
+        let ends = [backend, frontend];
+        if backend.is_ipv4() {
+            entry(&mut self.v4, cookie, ends, (id, generation));
+        } else {
+            entry(&mut self.v6, cookie, ends, (id, generation));
+        }
+    }
 }
 
 impl World for Model {

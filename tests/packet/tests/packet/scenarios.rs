@@ -1,6 +1,7 @@
 //! The scenarios. One node with two pods and an uplink; every scenario runs for IPv4 and IPv6.
 
 mod beyond;
+mod left;
 mod odd;
 mod refused;
 mod schedulers;

@@ -1,0 +1,86 @@
+//! Connected UDP sockets of the node's own processes whose backend has ended.
+//!
+//! A socket hook has given such a socket a backend in place of its frontend, and no hook sees what it sends. Its packets still leave the node, or
+//! would, by a device: there a flow leads them to another backend, and the answers come as from the one that has ended, because the socket takes
+//! them from nobody else; the hook of recvmsg(2) shows the frontend, as before. The socket is known by its cookie, so nobody else's packets
+//! to the same address are touched, whoever has it now.
+
+use crate::connect::{End, pair, to_backend};
+use crate::event::DropReason;
+use crate::flow::{Flow, FlowKey};
+use crate::forward::forward;
+use crate::packet::{Flows, Node, Packet, Tables};
+use crate::parse::{Parsed, parse};
+use crate::rewrite::Family;
+use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, proto};
+use crate::track::{is_current, touch};
+use crate::verdict::{Action, Origin, Verdict};
+
+/// What the socket of a datagram was connected to, if its backend has ended since.
+#[inline(always)]
+pub fn left<'a, A, P, T>(packet: &P, tables: &'a T, parsed: &Parsed<A>) -> Option<&'a SockPeer<A>>
+where
+    A: Family,
+    P: Packet,
+    T: Tables<A>,
+{
+    let cookie = packet.socket();
+    if cookie == 0 {
+        return None;
+    }
+    let key = SockPeerKey { cookie, addr: parsed.key.dst, port: parsed.key.dport, pad: 0 };
+    let peer = tables.sock_peer(&key)?;
+    // a host port has no backend: its pod is gone, and no other one has it
+    if peer.backend == 0 || serves(tables, peer) { None } else { Some(peer) }
+}
+
+#[inline(always)]
+fn serves<A, T: Node>(tables: &T, peer: &SockPeer<A>) -> bool {
+    tables.backend(peer.backend).is_some_and(|b| b.generation == peer.generation && b.state & backend_state::USED != 0)
+}
+
+/// [`crate::verdict::Step::Follow`]: such a datagram, on its way out of a device.
+#[inline(always)]
+pub fn follow<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
+where
+    A: Family,
+    P: Packet,
+    F: Flows<A>,
+    T: Tables<A>,
+{
+    let Ok(mut parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::PASS };
+    if parsed.forget(packet).is_err() {
+        return Verdict::PASS;
+    }
+    let now = tables.now();
+    if let Some(flow) = flows.get(&parsed.key)
+        && flow.iif == 0
+        && is_current(flow, &parsed, now, tables)
+    {
+        touch(flow, &parsed, now);
+        return forward(packet, tables, &parsed, flow);
+    }
+    let Some(&SockPeer { addr, port, .. }) = left(packet, tables, &parsed) else { return Verdict::PASS };
+    let mut end = End::EMPTY;
+    let verdict = another(tables, &FlowKey { dst: addr, dport: port, ..parsed.key }, &mut end);
+    if verdict.action() != Action::Translate {
+        return verdict;
+    }
+    end.forget(packet);
+    if !end.find_way_out(packet) {
+        return Verdict::drop(DropReason::NoBackend);
+    }
+    let mut flow = Flow::EMPTY;
+    // answers go to the host's stack, whose interface is 0
+    let verdict = pair(flows, tables, &parsed.key, &end, Origin::Host, 0, &mut flow);
+    if verdict.action() == Action::Translate { forward(packet, tables, &parsed, &flow) } else { verdict }
+}
+
+/// [`Verdict::TRANSLATE`]: to a backend of the frontend that `asked` names as its destination, in `end`. A function of its own, as [`pair`].
+#[inline(never)]
+fn another<A: Family, T: Tables<A>>(tables: &T, asked: &FlowKey<A>, end: &mut End<A>) -> Verdict {
+    let key = FrontendKey { addr: asked.dst, port: asked.dport, proto: proto::UDP, pad: 0 };
+    let Some(frontend) = tables.frontend(&key) else { return Verdict::drop(DropReason::NoFrontend) };
+    // the node is a client from inside the cluster, as a pod is; it can't be told that there is no backend
+    to_backend(tables, asked, frontend, Origin::Pod, end).last()
+}
