@@ -152,11 +152,21 @@ impl Config {
             return Err(CniError::NoNodeData { path: path.display().to_string() });
         }
         let only_4 = families.iter().flat_map(|f| &f.ranges).all(|r| r.network().is_ipv4());
-        let least = if only_4 { 68 } else { 1280 };
+        let least = least_mtu(!only_4);
         if !(least..=65535).contains(&mtu) {
             return Err(CniError::Config { field: "mtu", reason: format!("{mtu} is not between {least} and 65535") });
         }
         Ok(settings)
+    }
+
+    /// The MTU of this configuration's pods, whatever the node's is.
+    pub(crate) fn own_mtu(&self) -> Option<u32> {
+        (self.mtu != 0).then_some(self.mtu)
+    }
+
+    /// The MTU of the pods that follow the node's; `None`: the agent has not said it.
+    pub(crate) fn node_mtu(&self) -> Result<Option<u32>, CniError> {
+        Ok(self.node()?.map(|node| node.mtu).filter(|mtu| *mtu != 0))
     }
 
     fn node_path(&self) -> PathBuf {
@@ -201,6 +211,11 @@ pub(crate) fn take<T: DeserializeOwned>(
 ) -> Result<Option<T>, CniError> {
     let value = input.remove(field).unwrap_or(Value::Null);
     serde_json::from_value(value).map_err(|e| CniError::Config { field, reason: e.to_string() })
+}
+
+/// With less, a device can't have addresses of the family.
+pub(crate) const fn least_mtu(ipv6: bool) -> u32 {
+    if ipv6 { 1280 } else { 68 }
 }
 
 fn decode(path: &Path, reason: String) -> CniError {

@@ -6,12 +6,14 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod background;
 mod capabilities;
 mod cmd;
 mod config;
 mod dataplane;
 mod env;
 mod error;
+mod mtu;
 mod plan;
 mod pools;
 mod ports;
@@ -32,13 +34,16 @@ use crate::error::CniError;
 const MOST_INPUT: u64 = 4 << 20;
 
 fn main() -> ExitCode {
-    let (version, outcome) = run();
-    let (text, code) = match outcome {
+    let mut call = Call::default();
+    let (text, code) = match call.dispatch() {
         Ok(text) => (text, ExitCode::SUCCESS),
-        Err(error) => (error.to_json(&version), ExitCode::from(1)),
+        Err(error) => (error.to_json(&call.version), ExitCode::from(1)),
     };
     // If nobody reads, the exit code still tells.
     let written = writeln_unless_empty(&text);
+    if let Some(config) = &call.config {
+        mtu::follow(config, call.mtu);
+    }
     if written.is_err() { ExitCode::from(1) } else { code }
 }
 
@@ -52,36 +57,51 @@ fn writeln_unless_empty(text: &str) -> std::io::Result<()> {
     if text.is_empty() { Ok(()) } else { std::io::stdout().write_all(format!("{text}\n").as_bytes()) }
 }
 
-/// The verb's output, and the version in which an error is to be printed.
-fn run() -> (String, Result<String, CniError>) {
-    let mut version = config::NEWEST.to_owned();
-    let outcome = dispatch(&mut version);
-    (version, outcome)
+/// What becomes known of a call on the way.
+struct Call {
+    /// The version in which an error is to be printed.
+    version: String,
+    config: Option<Config>,
+    /// That of the pod which ADD has made.
+    mtu: Option<u32>,
 }
 
-fn dispatch(version: &mut String) -> Result<String, CniError> {
-    let invocation = Invocation::from_environment(std::env::var_os)?;
-    let mut input = Vec::new();
-    std::io::stdin()
-        .take(MOST_INPUT + 1)
-        .read_to_end(&mut input)
-        .map_err(|e| CniError::io("read standard input", e))?;
-    if input.len() as u64 > MOST_INPUT {
-        return Err(CniError::Decode {
-            what: "standard input".into(),
-            reason: format!("longer than {MOST_INPUT} bytes"),
-        });
+impl Default for Call {
+    fn default() -> Self {
+        Self { version: config::NEWEST.to_owned(), config: None, mtu: None }
     }
-    if invocation.verb == Verb::Version {
-        return cmd::version::run(&input);
-    }
-    let config = Config::parse(&input, version)?;
-    match invocation.verb {
-        Verb::Add => cmd::add::run(&invocation, &config),
-        Verb::Del => cmd::del::run(&invocation, &config).map(|()| String::new()),
-        Verb::Check => cmd::check::run(&invocation, &config).map(|()| String::new()),
-        Verb::Gc => cmd::gc::run(&config).map(|()| String::new()),
-        Verb::Status => cmd::status::run(&config).map(|()| String::new()),
-        Verb::Version => cmd::version::run(&input),
+}
+
+impl Call {
+    /// Does the verb; its output.
+    fn dispatch(&mut self) -> Result<String, CniError> {
+        let invocation = Invocation::from_environment(std::env::var_os)?;
+        let mut input = Vec::new();
+        std::io::stdin()
+            .take(MOST_INPUT + 1)
+            .read_to_end(&mut input)
+            .map_err(|e| CniError::io("read standard input", e))?;
+        if input.len() as u64 > MOST_INPUT {
+            return Err(CniError::Decode {
+                what: "standard input".into(),
+                reason: format!("longer than {MOST_INPUT} bytes"),
+            });
+        }
+        if invocation.verb == Verb::Version {
+            return cmd::version::run(&input);
+        }
+        let config = &*self.config.insert(Config::parse(&input, &mut self.version)?);
+        match invocation.verb {
+            Verb::Add => {
+                let (result, mtu) = cmd::add::run(&invocation, config)?;
+                self.mtu = Some(mtu);
+                Ok(result)
+            }
+            Verb::Del => cmd::del::run(&invocation, config).map(|()| String::new()),
+            Verb::Check => cmd::check::run(&invocation, config).map(|()| String::new()),
+            Verb::Gc => cmd::gc::run(config).map(|()| String::new()),
+            Verb::Status => cmd::status::run(config).map(|()| String::new()),
+            Verb::Version => cmd::version::run(&input),
+        }
     }
 }

@@ -136,6 +136,7 @@ mod tests {
             network: "pods".into(),
             pod: None,
             mac: None,
+            mtu: None,
             ports: Vec::new(),
             addresses: vec!["10.1.0.5".parse().unwrap(), "fd00:1::5".parse().unwrap()],
             boot: String::new(),

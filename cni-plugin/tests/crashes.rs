@@ -124,6 +124,41 @@ fn del_killed_at_any_system_call_is_repeated() {
     }
 }
 
+/// The MTU of the node's end of the only pod.
+fn host_mtu() -> u32 {
+    common::socket().links().unwrap().into_iter().find(|link| link.name.starts_with("rw")).unwrap().mtu
+}
+
+#[test]
+#[ignore = "needs root"]
+fn bringing_pods_to_another_mtu_is_ended_by_the_next_verb() {
+    let (node, sandbox) = (Node::new(), Sandbox::new());
+    sandbox.keep("c1");
+    node.says_mtu(1500);
+    add(&node, &sandbox).ok();
+    assert!(node.brought(1500).is_empty());
+    let turn = |mtu| if mtu == 1500 { 1400 } else { 1500 };
+    node.says_mtu(1400);
+    let calls = calls(&node, "STATUS", "", &node.config(&Value::Null));
+    assert!(node.brought(1400).is_empty());
+    assert!(["setns", "sendto", "flock", "pwrite64"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
+    let mut mtu = 1400;
+    for (name, count) in calls {
+        for n in 1..=count {
+            mtu = turn(mtu);
+            node.says_mtu(mtu);
+            kill_at("STATUS", "", &node.config(&Value::Null), &name, n);
+            assert!(sandbox.mtu() <= host_mtu(), "STATUS was killed at {name} {n}");
+            node.status(&Value::Null).ok();
+            // The killed one's child may still be at it, and its lock keeps others away.
+            if node.brought(mtu) != [""; 0] {
+                node.status(&Value::Null).ok();
+            }
+            assert_eq!((sandbox.mtu(), host_mtu()), (mtu, mtu), "STATUS was killed at {name} {n}");
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn gc_killed_at_any_system_call_is_finished_by_the_next_verb() {

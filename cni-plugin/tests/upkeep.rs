@@ -95,31 +95,26 @@ fn check_wants_a_result_and_a_version() {
     assert!(check(json!({ "prevResult": other })).1.contains("prevResult does not have address 10.77.0.1/32"));
 }
 
-fn status(node: &Node, changes: &Value) -> Answer {
-    let mut command = std::process::Command::new(common::plugin());
-    call(command.env_clear().env("CNI_COMMAND", "STATUS"), &node.config(changes))
-}
-
 #[test]
 #[ignore = "needs root"]
 fn status_tells_whether_add_would_succeed() {
     let node = Node::without_agent();
-    let (code, message) = status(&node, &Value::Null).error();
+    let (code, message) = node.status(&Value::Null).error();
     assert!(code == 50 && message.contains("the agent has not run"), "{code} {message}");
     drop(node);
     let node = Node::new();
-    assert_eq!(status(&node, &Value::Null).ok(), Value::Null);
-    assert_eq!(status(&node, &json!({ "ranges": null })).error().0, 50);
-    assert_eq!(status(&node, &json!({ "cniVersion": "1.0.0" })).error().0, 1);
+    assert_eq!(node.status(&Value::Null).ok(), Value::Null);
+    assert_eq!(node.status(&json!({ "ranges": null })).error().0, 50);
+    assert_eq!(node.status(&json!({ "cniVersion": "1.0.0" })).error().0, 1);
     let small = json!({ "ranges": ["10.77.0.0/30", "fd00:77::/64"] });
     for pod in 0..2 {
-        assert_eq!(status(&node, &small).ok(), Value::Null);
+        assert_eq!(node.status(&small).ok(), Value::Null);
         call(&mut command("ADD", &format!("c{pod}"), &Sandbox::new().path()), &node.config(&small)).ok();
     }
-    let (code, message) = status(&node, &small).error();
+    let (code, message) = node.status(&small).error();
     assert!(code == 50 && message.contains("no free address in 10.77.0.0/30"), "{code} {message}");
     fs::remove_file(node.pins().program("to_pod")).unwrap();
-    let (code, message) = status(&node, &Value::Null).error();
+    let (code, message) = node.status(&Value::Null).error();
     assert!(code == 51 && message.contains("to_pod"), "{code} {message}");
 }
 

@@ -14,6 +14,7 @@ mod filter;
 mod link;
 mod monitor;
 mod neighbour;
+mod nsid;
 mod request;
 mod route;
 mod shaper;

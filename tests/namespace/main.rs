@@ -8,6 +8,7 @@ mod harness;
 mod hostport;
 mod limits;
 mod loopback;
+mod mtu;
 mod reach;
 mod restart;
 mod rolling;

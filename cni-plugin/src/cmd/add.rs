@@ -17,7 +17,8 @@ use crate::result::Given;
 use crate::settings::Settings;
 use crate::{log, ports, undo};
 
-pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, CniError> {
+/// The result, and the MTU that the pod has.
+pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(String, u32), CniError> {
     let capabilities = Capabilities::parse(config.runtime.as_ref(), &invocation.arguments)?;
     let given = Given::by(config)?;
     let settings = config.settings(invocation.pod.as_deref())?;
@@ -36,7 +37,10 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<String, Cn
     };
     let held = wanted.attachment(&store, &mut ends)?;
     match wanted.wire(&mut ends, &held, &store, &programs) {
-        Ok(()) => Ok(given.complete(held.record(), settings.mtu, &ends.netns, capabilities.dns)),
+        Ok(()) => {
+            let result = given.complete(held.record(), settings.mtu, &ends.netns, capabilities.dns);
+            Ok((result, settings.mtu))
+        }
         Err(error) => {
             wanted.give_back(&store, &mut ends.host_socket, held.attachment());
             Err(error)
@@ -74,6 +78,7 @@ fn facts(invocation: &Invocation, config: &Config, capabilities: &Capabilities) 
         pod: invocation.pod.clone(),
         addresses: Vec::new(),
         mac: capabilities.mac,
+        mtu: config.own_mtu(),
         ports: capabilities.ports.clone(),
         host_ifname: invocation.id.host_ifname(),
         boot: String::new(),
@@ -139,7 +144,7 @@ impl Wanted<'_> {
     fn fits(&self, record: &Record) -> Result<bool, CniError> {
         let families = self.settings.families()?;
         let fit = families.iter().zip(&record.addresses).all(|(family, address)| family.contains(*address));
-        let same = (&record.ports, record.mac) == (&self.facts.ports, self.facts.mac);
+        let same = (&record.ports, record.mac, record.mtu) == (&self.facts.ports, self.facts.mac, self.facts.mtu);
         Ok(same && record.addresses.len() == families.len() && fit)
     }
 

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::dataplane::{Maps, Programs};
 use crate::env::Invocation;
 use crate::error::CniError;
-use crate::{plan, result};
+use crate::{log, plan, result};
 
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniError> {
     config.require("CHECK", "0.4.0")?;
@@ -37,6 +37,7 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
     wrong.extend(inside(&mut ends.pod_socket, &record, &capabilities.bandwidth)?);
     match ends.host_socket.link_by_name(&record.host_ifname)? {
         Some(link) if link.up => {
+            tell_of_mtu(config, &record, link.mtu);
             wrong.extend(outside(&mut ends.host_socket, &record, link.index)?);
             if let Some(rate) = capabilities.bandwidth.ingress
                 && ends.host_socket.rate(link.index)? != Some(rate.bytes_per_second)
@@ -52,6 +53,17 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
         None => wrong.push(format!("there is no device {}", record.host_ifname)),
     }
     if wrong.is_empty() { Ok(()) } else { Err(CniError::Differs(wrong)) }
+}
+
+/// A pod that has not got the node's new MTU yet is sound; this call brings it there after its answer.
+fn tell_of_mtu(config: &Config, record: &Record, now: u32) {
+    if record.mtu.is_none()
+        && config.own_mtu().is_none()
+        && let Ok(Some(wanted)) = config.node_mtu()
+        && wanted != now
+    {
+        log(&format!("device {} has MTU {now}, the node's is {wanted}: not yet brought there", record.host_ifname));
+    }
 }
 
 fn record(invocation: &Invocation, config: &Config) -> Result<Option<Record>, CniError> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use dataplane_host::netlink::{Socket, set_up};
 use dataplane_host::netns::Netns;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 
@@ -180,6 +180,35 @@ impl Node {
         call(&mut command("DEL", container, netns), &self.config(&Value::Null))
     }
 
+    /// What the agent says of the node's MTU.
+    pub(crate) fn says_mtu(&self, mtu: u32) {
+        let text = json!({ "version": 1, "node": "n1", "podCIDRs": [], "mtu": mtu }).to_string();
+        let next = self.path("next.json");
+        fs::write(&next, text).unwrap();
+        fs::create_dir_all(self.path("state")).unwrap();
+        fs::rename(next, self.path("state/node.json")).unwrap();
+    }
+
+    /// STATUS, as a runtime calls it every few seconds.
+    pub(crate) fn status(&self, changes: &Value) -> Answer {
+        call(Command::new(plugin()).env_clear().env("CNI_COMMAND", "STATUS"), &self.config(changes))
+    }
+
+    /// Waits until running pods have been brought to an MTU, all or but for those that could not be; says why these.
+    pub(crate) fn brought(&self, mtu: u32) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let text = fs::read_to_string(self.path("state/pod-mtu.json")).unwrap_or_default();
+            let journal: Value = serde_json::from_str(&text).unwrap_or_default();
+            let failed: Vec<String> = serde_json::from_value(journal["failed"].clone()).unwrap_or_default();
+            if journal["mtu"] == mtu && (journal["done"] == true || !failed.is_empty()) {
+                return failed;
+            }
+            assert!(Instant::now() < deadline, "not brought to {mtu}: {text}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Waits until no removal goes on in the background.
     pub(crate) fn settle(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -243,7 +272,12 @@ impl Drop for Node {
         // Only some tests mount something here.
         rustix::mount::unmount(self.directory.join("state"), rustix::mount::UnmountFlags::DETACH).unwrap_or_default();
         rustix::mount::unmount(self.directory.join("bpf"), rustix::mount::UnmountFlags::DETACH).unwrap();
-        fs::remove_dir_all(&self.directory).unwrap();
+        // The child of the last call may still be at work.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while let Err(e) = fs::remove_dir_all(&self.directory) {
+            assert!(Instant::now() < deadline, "{}: {e}", self.directory.display());
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -254,6 +288,22 @@ impl Sandbox {
 
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.netns.as_fd().as_raw_fd())
+    }
+
+    /// Keeps the namespace by a name where runtimes do: on this node, for as long as that lives.
+    pub(crate) fn keep(&self, name: &str) {
+        let kept = Path::new("/run/netns");
+        if !kept.is_dir() {
+            mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
+            fs::create_dir(kept).unwrap();
+        }
+        fs::write(kept.join(name), "").unwrap();
+        mount_bind(self.path(), kept.join(name)).unwrap();
+    }
+
+    /// The MTU of its device.
+    pub(crate) fn mtu(&self) -> u32 {
+        self.socket().link_by_name("eth0").unwrap().unwrap().mtu
     }
 
     pub(crate) fn within<R>(&self, f: impl FnOnce() -> R) -> R {

@@ -32,6 +32,8 @@ pub struct Link {
     pub group: u32,
     /// Index of the other end (veth) or of the device below; it may lie in another namespace.
     pub lower: Option<u32>,
+    /// Number of the namespace where that one lies (see [`Socket::netns_number`]); `None`: in this one.
+    pub peer_netns: Option<i32>,
     /// Index of the bridge or bond that has it as a port.
     pub controller: Option<u32>,
     /// What a VXLAN device is besides.
@@ -204,6 +206,7 @@ impl Link {
             kind: None,
             group: 0,
             lower: None,
+            peer_netns: None,
             controller: None,
             vxlan: None,
         };
@@ -214,6 +217,7 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::Link(index) => link.lower = Some(index),
+                LinkAttribute::LinkNetNsId(number) => link.peer_netns = Some(number),
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::LinkInfo(info) => {
                     for item in info {

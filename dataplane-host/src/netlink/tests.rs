@@ -39,14 +39,20 @@ fn ip(text: &str) -> IpAddr {
 #[test]
 #[ignore = "needs root"]
 fn veth_is_made_with_index_and_peer_in_its_namespace() {
-    let (_node, mut host) = node();
+    let (node_netns, mut host) = node();
     let (pod_netns, mut pod) = node();
+    assert_eq!(host.netns_number(pod_netns.as_fd()).unwrap(), None, "nothing leads there");
     host.run(&[create_veth(&pair(&pod_netns, 4711, "rw0")), quiet_link(4711), set_up(4711)]).unwrap();
     let link = host.link_by_name("rw0").unwrap().unwrap();
     assert_eq!((link.index, link.mtu, link.mac, link.up), (4711, 1400, [0xee; 6], true));
     assert_eq!(link.kind.as_deref(), Some("veth"));
     let peer = pod.link_by_name("eth0").unwrap().unwrap();
     assert_eq!((peer.mac, peer.up, peer.lower), ([2, 0, 0, 0, 0, 7], false, Some(4711)));
+    let number = host.netns_number(pod_netns.as_fd()).unwrap();
+    assert!(number.is_some() && link.peer_netns == number && link.lower == Some(peer.index), "{link:?}");
+    assert_eq!(peer.peer_netns, pod.netns_number(node_netns.as_fd()).unwrap());
+    let no_netns = std::fs::File::open("/proc/self/status").unwrap();
+    assert_eq!(host.netns_number(no_netns.as_fd()).unwrap_err().refusal(), Some(libc::EINVAL));
     assert_eq!(host.link_by_index(4711).unwrap(), Some(link));
 
     let taken = host.run(&[create_veth(&pair(&pod_netns, 4711, "rw1"))]).unwrap_err();

@@ -64,6 +64,12 @@ impl<'a> Locked<'a> {
         &self.findings
     }
 
+    /// Whether a reservation is on its way that [`Self::attachments`] does not show yet.
+    #[must_use]
+    pub fn is_reserving(&self) -> bool {
+        !self.live.is_empty()
+    }
+
     pub(super) fn report(&mut self, finding: String) {
         self.findings.push(finding);
     }

@@ -63,6 +63,9 @@ pub struct Record {
     /// The MAC of the pod's end, if the runtime has asked for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<[u8; 6]>,
+    /// Largest packet, if the configuration says so; else that of the node, which may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
     /// Its host ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
@@ -115,6 +118,7 @@ mod tests {
             pod: Some("default/web".into()),
             addresses: vec!["10.1.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
             mac: None,
+            mtu: None,
             ports: vec![PortMapping {
                 protocol: Transport::Tcp,
                 host_ip: Some("127.0.0.1".parse().unwrap()),
@@ -142,10 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn records_without_host_ports_are_as_ever() {
+    fn records_without_host_ports_and_mtu_are_as_ever() {
         let bytes = Record { ports: Vec::new(), ..record() }.to_bytes().unwrap();
-        assert!(!String::from_utf8(bytes.clone()).unwrap().contains("ports"));
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        assert!(!text.contains("ports") && !text.contains("mtu"), "{text}");
         assert_eq!(Record::from_bytes(&bytes).unwrap().ports, []);
+        let own = Record { mtu: Some(1400), ..record() };
+        assert_eq!(Record::from_bytes(&own.to_bytes().unwrap()).unwrap(), own);
     }
 
     #[test]

@@ -64,6 +64,7 @@ fn facts(container: &str) -> Record {
         pod: None,
         addresses: vec![],
         mac: None,
+        mtu: None,
         ports: vec![],
         host_ifname,
         boot: String::new(),

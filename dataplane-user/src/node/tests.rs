@@ -24,6 +24,7 @@ fn link(index: u32, name: &str) -> Link {
         kind: None,
         group: 0,
         lower: None,
+        peer_netns: None,
         controller: None,
         vxlan: None,
     }

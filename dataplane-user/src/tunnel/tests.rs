@@ -23,6 +23,7 @@ fn link(wanted: &Tunnel) -> Link {
         kind: Some("vxlan".into()),
         group: 0,
         lower: None,
+        peer_netns: None,
         controller: None,
         vxlan: Some(wanted.settings()),
     }

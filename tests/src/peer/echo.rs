@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// What to ask.
@@ -33,6 +34,11 @@ pub fn run(options: &EchoOptions) -> Result<()> {
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
     };
     let mut socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw socket")?;
+    match options.address {
+        IpAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DO),
+        IpAddr::V6(_) => sockopt::set_ipv6_mtu_discover(&socket, sockopt::Ipv6PathMtuDiscovery::DO),
+    }
+    .context("no fragments")?;
     let id = std::process::id().to_be_bytes();
     let mut packet = vec![request, 0, 0, 0, id[2], id[3], 0, 1];
     packet.extend((0..options.size).map(|i| (i % 251) as u8));

@@ -1,0 +1,205 @@
+//! Brings running pods to the node's MTU when that has changed.
+//!
+//! The agent writes the node's MTU down and may not enter pods' namespaces; the plugin may, and is called all the time. So whatever
+//! it was called for, it compares, after its answer, the node's MTU with the one that it has brought all pods to
+//! ([`journal`]); usually that is all. If they differ, a child process goes through the pods. Each is worked on as ADD and DEL do, by
+//! whoever has its record locked. A pod that fails does not keep the others, and the next call tries again.
+//!
+//! At no instant the pod's end is larger than the host's: a veth drops silently what the receiving end does not take, and what a pod
+//! sends has no other way. (What it receives has one: the programs hand it over past that check.)
+
+mod journal;
+mod namespaces;
+
+use dataplane_host::netlink::{Link, Socket, set_mtu};
+use dataplane_host::netns::Netns;
+use dataplane_host::store::{Claim, Record, Store};
+
+use crate::cmd::LOCK_DEADLINE;
+use crate::config::{Config, least_mtu};
+use crate::error::CniError;
+use crate::{background, log};
+use journal::Journal;
+use namespaces::Namespaces;
+
+/// One end of a pod's veth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Host,
+    Pod,
+}
+
+/// After the answer of a verb. `used`: the MTU that ADD gave its pod, which the agent may have changed meanwhile.
+pub(crate) fn follow(config: &Config, used: Option<u32>) {
+    if let Err(error) = follow_or_say(config, used) {
+        log(&format!("MTU of running pods: {error}"));
+    }
+}
+
+fn follow_or_say(config: &Config, used: Option<u32>) -> Result<(), CniError> {
+    if config.own_mtu().is_some() {
+        return Ok(());
+    }
+    let journal = Journal::read(&config.state_dir);
+    let done = journal.as_ref().filter(|journal| journal.done).map(|journal| journal.mtu);
+    if used.is_some() && used == done {
+        return Ok(());
+    }
+    let node = config.node_mtu()?;
+    if node.is_none() || used.is_none() && node == done || !config.state_dir.join("addresses").is_dir() {
+        return Ok(());
+    }
+    // The child has no log; its predecessor's errors stand in the journal.
+    journal.iter().flat_map(|journal| &journal.failed).for_each(|error| log(error));
+    background::run("MTU of running pods", || bring_all(config))
+}
+
+/// Brings all pods of the node to its MTU, unless another process is at it.
+fn bring_all(config: &Config) -> Result<(), CniError> {
+    let Some(file) = journal::lock(&config.state_dir)? else { return Ok(()) };
+    let Some(wanted) = config.node_mtu()? else { return Ok(()) };
+    // Before anybody looks for pods: an ADD that is not seen will see this.
+    let mut journal = Journal::read(&config.state_dir).unwrap_or_default().towards(wanted);
+    journal.write(&file)?;
+    let store = Store::open(&config.state_dir)?;
+    let mut locked = store.lock(LOCK_DEADLINE)?;
+    let all_seen = !locked.is_reserving();
+    let records = locked.attachments()?;
+    drop(locked);
+    let mut host = Host { socket: Socket::open()?, home: home()?, namespaces: Namespaces::default() };
+    let links = host.socket.links()?;
+    let link_of = |record: &Record| links.iter().find(|link| link.name == record.host_ifname);
+    let following = records.iter().filter(|record| follows(record, wanted));
+    let pods: Vec<_> = following.filter_map(|record| link_of(record).map(|link| (record, link.mtu))).collect();
+    if journal.leave(pods.iter().map(|(_, mtu)| *mtu)) {
+        journal.write(&file)?;
+    }
+    let mut failed = Vec::new();
+    if !all_seen {
+        failed.push("an ADD is at work".to_owned());
+    }
+    // Where nothing else is left, the host's end says it all.
+    for (record, _) in pods.iter().filter(|(_, mtu)| *mtu != wanted || !journal.left.is_empty()) {
+        if let Err(error) = host.bring(&store, record, wanted, &journal) {
+            failed.push(format!("container {}: {error}", record.id.container));
+        }
+    }
+    journal.end(failed).write(&file)
+}
+
+/// Whether the pod's MTU is the node's business, and one that its addresses can live with.
+fn follows(record: &Record, wanted: u32) -> bool {
+    let ipv6 = record.addresses.iter().any(std::net::IpAddr::is_ipv6);
+    record.mtu.is_none() && (least_mtu(ipv6)..=65535).contains(&wanted)
+}
+
+fn home() -> Result<Netns, CniError> {
+    Netns::current().map_err(|e| CniError::io("network namespaces", e))
+}
+
+/// The node's side.
+struct Host {
+    socket: Socket,
+    home: Netns,
+    namespaces: Namespaces,
+}
+
+impl Host {
+    /// One pod. One that goes away, or is gone, is no failure.
+    fn bring(&mut self, store: &Store, seen: &Record, wanted: u32, journal: &Journal) -> Result<(), CniError> {
+        let mut locked = store.lock(LOCK_DEADLINE)?;
+        let claim = locked.claim(&seen.id)?;
+        drop(locked);
+        let attachment = match claim {
+            Claim::Mine(attachment) if !attachment.releasing => attachment,
+            Claim::Absent | Claim::Mine(_) | Claim::Busy { releasing: true } => return Ok(()),
+            Claim::Busy { .. } => {
+                return Err(CniError::io("another call works on it", std::io::ErrorKind::WouldBlock.into()));
+            }
+        };
+        let record = &attachment.record;
+        let Some(host) = self.socket.link_by_name(&record.host_ifname)?.filter(|_| follows(record, wanted)) else {
+            return Ok(());
+        };
+        let mut inside = self.enter(&host)?;
+        let Some(pod) = inside.link_by_name(&record.id.ifname)?.filter(|pod| Some(pod.index) == host.lower) else {
+            return Ok(()); // The pod has renamed it, so it is the pod's own affair.
+        };
+        for end in steps(host.mtu, pod.mtu, wanted, &journal.left) {
+            match end {
+                End::Host => self.socket.run(&[set_mtu(host.index, wanted)])?,
+                End::Pod => inside.run(&[set_mtu(pod.index, wanted)])?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A socket where the other end of a device lies.
+    fn enter(&mut self, host: &Link) -> Result<Socket, CniError> {
+        let found = match host.peer_netns {
+            Some(number) => self.namespaces.find(&mut self.socket, number)?,
+            None => None,
+        };
+        let not_found = || CniError::io(format!("namespace of {}'s other end", host.name), missing());
+        let netns = found.ok_or_else(not_found)?;
+        let socket = netns.within(&self.home, Socket::open).map_err(|e| CniError::io("network namespaces", e))?;
+        Ok(socket?)
+    }
+}
+
+fn missing() -> std::io::Error {
+    std::io::ErrorKind::NotFound.into()
+}
+
+/// Which ends have to be set, in this order. `left`: the sizes that pods are on their way from. Ends that differ though neither size is
+/// one of these were set by somebody else (a plugin behind this one, the pod), and stay.
+fn steps(host: u32, pod: u32, wanted: u32, left: &[u32]) -> impl Iterator<Item = End> {
+    let ours = |mtu: u32| mtu == wanted || left.contains(&mtu);
+    let order = match (host == pod || ours(host) && ours(pod), wanted < pod) {
+        (false, _) => &[][..],
+        (true, true) => &[End::Pod, End::Host],
+        (true, false) => &[End::Host, End::Pod],
+    };
+    order.iter().copied().filter(move |end| if *end == End::Host { host != wanted } else { pod != wanted })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pods_end_is_never_larger_than_the_hosts() {
+        const SIZES: [u32; 4] = [1400, 1450, 1500, 9000];
+        let mut seen = 0;
+        for (host, pod, wanted) in
+            SIZES.iter().flat_map(|h| SIZES.iter().flat_map(move |p| SIZES.iter().map(move |w| (*h, *p, *w))))
+        {
+            if pod > host {
+                continue; // This is never left behind.
+            }
+            let (mut host_now, mut pod_now) = (host, pod);
+            for end in steps(host, pod, wanted, &SIZES) {
+                *(if end == End::Host { &mut host_now } else { &mut pod_now }) = wanted;
+                assert!(pod_now <= host_now, "{host}/{pod} to {wanted}: {host_now}/{pod_now}");
+                // Killed here, the next one ends it.
+                let rest = steps(host_now, pod_now, wanted, &SIZES).count();
+                assert_eq!(rest, usize::from(host_now != wanted) + usize::from(pod_now != wanted));
+                seen += 1;
+            }
+            assert_eq!((host_now, pod_now), (wanted, wanted));
+        }
+        assert_eq!(seen, 10 * (3 + 3), "of ten pairs, both ends to each of three other sizes");
+    }
+
+    #[test]
+    fn what_others_have_set_stays() {
+        let all = |host, pod, wanted, left: &[u32]| steps(host, pod, wanted, left).collect::<Vec<_>>();
+        assert_eq!(all(1500, 1500, 1500, &[]), []);
+        assert_eq!(all(1500, 1300, 1400, &[1500]), [], "a plugin behind this one has set the pod's");
+        assert_eq!(all(1500, 1400, 1500, &[]), [], "as long as no change of ours is on its way");
+        assert_eq!(all(1500, 1400, 1500, &[1400]), [End::Pod]);
+        assert_eq!(all(1500, 1400, 1400, &[1500]), [End::Host]);
+        assert_eq!(all(1450, 1450, 1400, &[]), [End::Pod, End::Host]);
+        assert_eq!(all(1450, 1450, 1500, &[]), [End::Host, End::Pod]);
+    }
+}

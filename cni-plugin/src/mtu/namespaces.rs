@@ -1,0 +1,74 @@
+//! Finds a network namespace by the number that the node's one has for it: where runtimes keep them, else by the processes in it.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use dataplane_host::netlink::Socket;
+use dataplane_host::netns::Netns;
+
+use crate::error::CniError;
+
+/// Where runtimes, and `ip netns`, keep namespaces by name.
+const KEPT: &str = "/run/netns";
+
+/// What has been found so far.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces {
+    paths: HashMap<i32, PathBuf>,
+    /// How many of the places were searched.
+    searched: usize,
+}
+
+impl Namespaces {
+    /// The namespace of that number, if a path leads to it.
+    pub(super) fn find(&mut self, socket: &mut Socket, number: i32) -> Result<Option<Netns>, CniError> {
+        const PLACES: [fn() -> Vec<PathBuf>; 2] = [kept, of_processes];
+        loop {
+            if let Some(path) = self.paths.get(&number)
+                && let Some((found, netns)) = look(socket, path)?
+                && found == number
+            {
+                return Ok(Some(netns));
+            }
+            let Some(place) = PLACES.get(self.searched) else { return Ok(None) };
+            self.searched += 1;
+            for path in place() {
+                if let Some((found, _)) = look(socket, &path)? {
+                    self.paths.entry(found).or_insert(path);
+                }
+            }
+        }
+    }
+}
+
+/// What a path leads to, if that is a network namespace with a number.
+fn look(socket: &mut Socket, path: &Path) -> Result<Option<(i32, Netns)>, CniError> {
+    // To open anything else may have effects, or wait for somebody, as with a pipe.
+    if !fs::metadata(path).is_ok_and(|found| found.is_file()) {
+        return Ok(None);
+    }
+    let Ok(netns) = Netns::open(path) else { return Ok(None) };
+    match socket.netns_number(netns.as_fd()) {
+        Ok(number) => Ok(number.map(|number| (number, netns))),
+        Err(e) if e.refusal().is_some() => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn kept() -> Vec<PathBuf> {
+    entries(Path::new(KEPT))
+}
+
+/// One path for each namespace that a process is in.
+fn of_processes() -> Vec<PathBuf> {
+    let mut seen = HashSet::new();
+    let paths = entries(Path::new("/proc")).into_iter().map(|process| process.join("ns/net"));
+    paths.filter(|path| fs::metadata(path).is_ok_and(|found| seen.insert(found.ino()))).collect()
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}

@@ -1,0 +1,144 @@
+//! The uplinks' MTU changes under running pods: they get it too, and no packet is too large for anybody on its way.
+
+use std::time::Duration;
+
+use ropeway_tests::cluster::{Cluster, Node, Shape};
+use ropeway_tests::load::{self, Load};
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::plugin::{self, Attachment};
+use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::process::Process;
+use ropeway_tests::wait;
+use serde_json::{Value, json};
+
+const PORT: u16 = 8080;
+const SOON: Duration = Duration::from_secs(1);
+const BYTES: u64 = 1 << 20;
+
+/// Of the links, and of everything on them.
+fn set_links(cluster: &Cluster, mtu: u32) {
+    let links = cluster.fabric.output(&["ip", "-o", "link", "show"]).unwrap();
+    let names =
+        links.lines().filter_map(|line| line.split([':', '@']).nth(1)).map(str::trim).filter(|name| *name != "lo");
+    cluster.fabric.ip(&names.map(|name| format!("link set {name} mtu {mtu}")).collect::<Vec<_>>()).unwrap();
+    for node in &cluster.nodes {
+        node.space.ip(&[format!("link set eth0 mtu {mtu}")]).unwrap();
+    }
+    for device in cluster.client.output(&["ls", "/sys/class/net"]).unwrap().split_whitespace().filter(|d| *d != "lo") {
+        cluster.client.ip(&[format!("link set {device} mtu {mtu}")]).unwrap();
+    }
+}
+
+/// What containerd does whenever kubelet asks for its status.
+fn status(node: &Node) {
+    let nobody =
+        Attachment { container: String::new(), netns: String::new(), interface: String::new(), pod: String::new() };
+    let config = plugin::network_config(&plugin::conflist(), None).unwrap();
+    let answer = plugin::call(&node.space, "STATUS", &nobody, &config).unwrap();
+    assert_eq!(answer.status, 0, "{} {}", answer.output, answer.log);
+}
+
+/// The agent has told the plugin of the node's MTU.
+fn told(node: &Node, mtu: u32) -> bool {
+    let text = std::fs::read_to_string(node.space.path("/var/lib/ropeway/node.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["mtu"] == json!(mtu)
+}
+
+/// Both ends of all veths of a node.
+fn ends(node: &Node, pods: &[(Pod, Process)]) -> Vec<String> {
+    let mtu = |text: String| {
+        let sizes = text.lines().filter_map(|line| line.split_once(" mtu ")?.1.split(' ').next().map(str::to_owned));
+        sizes.collect::<Vec<_>>()
+    };
+    let mut all = mtu(node.space.output(&["ip", "-o", "link", "show", "type", "veth"]).unwrap_or_default());
+    all.remove(0); // the uplink, which is one as well
+    for (pod, _) in pods.iter().filter(|(pod, _)| pod.node().name() == node.name()) {
+        let mut command = pod.command("ip").unwrap();
+        all.extend(mtu(ropeway_tests::process::output("ip", command.args(["-o", "link", "show", "eth0"])).unwrap()));
+    }
+    all
+}
+
+/// Of a datagram or an echo.
+fn headers(family: Family) -> usize {
+    8 + if family == Family::V4 { 20 } else { 40 }
+}
+
+/// Full-sized packets of each kind pass from each pod to each other one, and a byte more passes from none.
+fn all_reach(pods: &[(Pod, Process)], mtu: u32) {
+    for (from, to) in pods.iter().flat_map(|(from, _)| pods.iter().map(move |(to, _)| (from, to))) {
+        for family in Family::BOTH {
+            let (target, payload) = (to.port(family, PORT).unwrap(), mtu as usize - headers(family));
+            load::transfer(from, target, BYTES).unwrap();
+            let size = format!("--size={payload}");
+            let report = load::ask_with(from, target, Protocol::Udp, 2, &[&size]).unwrap();
+            assert_eq!((report.ok, report.failed), (2, 0), "{} to {target}, {mtu}: {report:?}", from.name());
+            let address = to.address(family).unwrap();
+            load::echo(from, address, payload).unwrap();
+            if from.name() != to.name() {
+                let error = format!("{:#}", load::echo(from, address, payload + 1).unwrap_err());
+                assert!(error.contains("Message too long"), "{} to {address}, {mtu}: {error}", from.name());
+            }
+        }
+    }
+}
+
+fn pods_follow(cluster: &Cluster, overhead: u32) {
+    let one = |node: &Node, number: usize| {
+        let pod = node.pod(&format!("pod-{}-{number}", node.name())).unwrap();
+        let server = load::serve(&pod, pod.name(), &[PORT]).unwrap();
+        (pod, server)
+    };
+    let mut pods: Vec<_> = cluster.nodes.iter().map(|node| one(node, 0)).collect();
+    pods.push(one(&cluster.nodes[0], 1));
+    cluster.nodes.iter().for_each(status);
+    all_reach(&pods, 1500 - overhead);
+    let last = &pods[cluster.nodes.len() - 1].0;
+    let held = Family::BOTH.map(|family| Load::holding(&pods[0].0, last.port(family, PORT).unwrap(), 4).unwrap());
+    for mtu in [1400, 1500] {
+        set_links(cluster, mtu);
+        let wanted = mtu - overhead;
+        for node in &cluster.nodes {
+            wait::until_true("the agent tells the plugin", SOON, || told(node, wanted)).unwrap();
+        }
+        // Before the runtime asks: who sends too large ones is told so.
+        for family in Family::BOTH.into_iter().filter(|_| mtu < 1500) {
+            let answer =
+                load::echo(&pods[0].0, last.address(family).unwrap(), (1500 - overhead) as usize - headers(family));
+            let told = if family == Family::V4 { "(3, 4)" } else { "(2, 0)" };
+            let error = format!("{:#}", answer.unwrap_err());
+            assert!(error.contains(told), "{error}");
+        }
+        for (from, _) in &pods {
+            for family in Family::BOTH {
+                load::transfer(from, last.port(family, PORT).unwrap(), BYTES).unwrap();
+            }
+        }
+        for node in &cluster.nodes {
+            status(node);
+            wait::until("the pods have it", SOON, || {
+                let ends = ends(node, &pods);
+                anyhow::ensure!(ends.iter().all(|end| *end == wanted.to_string()), "{}: {ends:?}", node.name());
+                Ok(Some(()))
+            })
+            .unwrap();
+        }
+        all_reach(&pods, wanted);
+    }
+    for held in held {
+        let report = held.release().unwrap();
+        assert_eq!((report.lost.len(), report.questions.failed), (0, 0), "{report:?}");
+    }
+}
+
+#[test]
+fn running_pods_follow_their_nodes_mtu() {
+    pods_follow(&Cluster::start(Shape { nodes: 2, mtu: 1500 }).unwrap(), 0);
+}
+
+#[test]
+fn running_pods_follow_their_nodes_mtu_with_a_tunnel() {
+    let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
+    cluster.start_agents().unwrap();
+    pods_follow(&cluster, 50);
+}
