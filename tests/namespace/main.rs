@@ -9,6 +9,7 @@ mod hostport;
 mod limits;
 mod loopback;
 mod mtu;
+mod nodes;
 mod reach;
 mod restart;
 mod rolling;

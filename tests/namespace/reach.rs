@@ -11,10 +11,10 @@ use ropeway_tests::process::{self, Process};
 use ropeway_tests::wait;
 
 const LINKS: [u8; 5] = [0, 0, 0, 1, 1];
-const PORT: u16 = 8080;
+pub(crate) const PORT: u16 = 8080;
 const TUNNEL: &str = "ropeway.vx4";
 /// How soon after an event everything is right again.
-const SOON: Duration = Duration::from_secs(1);
+pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 /// Bytes of a datagram that fills a packet.
 fn payload(family: Family, mtu: usize) -> usize {
@@ -30,22 +30,26 @@ fn pods(cluster: &Cluster) -> Vec<(Pod, Process)> {
     cluster.nodes.iter().map(one).collect()
 }
 
-fn reaches(from: &Pod, to: &Pod, mtu: usize) {
-    for family in Family::BOTH {
-        let (target, source) = (to.port(family, PORT).unwrap(), from.address(family).unwrap());
-        let size = format!("--size={}", payload(family, mtu));
-        for (protocol, flags) in [(Protocol::Tcp, &[][..]), (Protocol::Udp, &[size.as_str()][..])] {
-            let report = load::ask_with(from, target, protocol, 2, flags).unwrap();
-            let way = format!("{} to {target} {protocol:?}: {report:?}", from.name());
-            assert_eq!((report.ok, report.failed), (2, 0), "{way}");
-            assert!(report.seen_as.iter().eq([&source]), "the source address is kept: {way}");
-        }
-        load::transfer(from, target, 256 << 10).unwrap();
-        load::echo(from, to.address(family).unwrap(), payload(family, mtu)).unwrap();
-    }
+/// Packets of every kind and of full size pass, in both families.
+pub(crate) fn reaches(from: &Pod, to: &Pod, mtu: usize) {
+    Family::BOTH.into_iter().for_each(|family| reaches_over(family, from, to, mtu));
 }
 
-fn routes(node: &Node) -> String {
+pub(crate) fn reaches_over(family: Family, from: &Pod, to: &Pod, mtu: usize) {
+    let (target, source) = (to.port(family, PORT).unwrap(), from.address(family).unwrap());
+    let size = format!("--size={}", payload(family, mtu));
+    for (protocol, flags) in [(Protocol::Tcp, &[][..]), (Protocol::Udp, &[size.as_str()][..])] {
+        let report = load::ask_with(from, target, protocol, 2, flags).unwrap();
+        let way = format!("{} to {target} {protocol:?}: {report:?}", from.name());
+        assert_eq!((report.ok, report.failed), (2, 0), "{way}");
+        assert!(report.seen_as.iter().eq([&source]), "the source address is kept: {way}");
+    }
+    load::transfer(from, target, 256 << 10).unwrap();
+    load::echo(from, to.address(family).unwrap(), payload(family, mtu)).unwrap();
+}
+
+/// The routes of ours on a node.
+pub(crate) fn routes(node: &Node) -> String {
     ["-4", "-6"].map(|family| node.space.output(&["ip", family, "route", "show", "proto", "82"]).unwrap()).concat()
 }
 

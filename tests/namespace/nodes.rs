@@ -1,0 +1,270 @@
+//! Nodes get another range, another address, another machine; nodes without IPv4: traffic is right again within a second.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use ropeway_tests::agent::HEALTH;
+use ropeway_tests::cluster::{Cluster, Node};
+use ropeway_tests::load::{self, Load};
+use ropeway_tests::peer::Protocol;
+use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::process::{self, Process};
+use ropeway_tests::{binaries, manifest, wait};
+use serde_json::Value;
+
+use crate::reach::{PORT, SOON, reaches, reaches_over, routes};
+
+/// `n2` is a neighbour of `n1`, `n3` is reached by the tunnel.
+const LINKS: [u8; 3] = [0, 0, 1];
+const MTU: usize = 1450;
+
+fn pod(node: &Node, name: &str) -> (Pod, Process) {
+    let pod = node.pod(name).unwrap();
+    let server = load::serve(&pod, name, &[PORT]).unwrap();
+    (pod, server)
+}
+
+fn one_each(cluster: &Cluster) -> Vec<(Pod, Process)> {
+    cluster.nodes.iter().map(|node| pod(node, &format!("pod-{}", node.name()))).collect()
+}
+
+fn each_reaches_each(pods: &[(Pod, Process)]) {
+    for (from, to) in pods.iter().flat_map(|(from, _)| pods.iter().map(move |(to, _)| (from, to))) {
+        reaches(from, to, MTU);
+    }
+}
+
+/// The Nodes of `n2` and `n3` as `change` makes them: it is given a node and its link; that of `n1` as ever.
+fn objects(cluster: &Cluster, change: impl Fn(&Node, u8) -> Value) -> Vec<Value> {
+    let changed = |(node, link): (&Node, &u8)| if node.name() == "n1" { node.object() } else { change(node, *link) };
+    cluster.nodes.iter().zip(&LINKS).map(changed).collect()
+}
+
+fn addresses(node: &Node) -> [IpAddr; 2] {
+    Family::BOTH.map(|family| node.address(family))
+}
+
+/// What a node gets in place of its ranges.
+fn other_ranges(node: &Node) -> Vec<String> {
+    node.pod_cidrs().iter().map(|range| range.replace("10.244.", "10.244.10").replace("244:", "244:a")).collect()
+}
+
+/// What a node gets in place of its addresses.
+fn other_addresses(node: &Node, link: u8) -> [IpAddr; 2] {
+    let last = 70 + node.name().trim_start_matches('n').parse::<u8>().unwrap();
+    [format!("192.168.5{link}.{last}"), format!("fd00:5{link}::{last}")].map(|address| address.parse().unwrap())
+}
+
+/// As an administrator renumbers a machine.
+fn renumber(node: &Node, link: u8) {
+    let ([old4, old6], [new4, new6]) = (addresses(node), other_addresses(node, link));
+    node.space
+        .ip(&[
+            format!("address del {old4}/24 dev eth0"),
+            format!("address del {old6}/64 dev eth0"),
+            format!("address add {new4}/24 dev eth0"),
+            format!("address add {new6}/64 dev eth0 nodad"),
+            format!("route add default via 192.168.5{link}.1"),
+            format!("route replace default via fd00:5{link}::1"),
+        ])
+        .unwrap();
+}
+
+/// What the agent tells the plugin.
+fn for_plugin(node: &Node) -> PathBuf {
+    node.space.path("/var/lib/ropeway/node.json")
+}
+
+/// Applies Nodes and waits until pods of `n1` reach others again, for a second since.
+fn reach_soon(cluster: &Cluster, nodes: &[Value], what: &str, from: &Pod, to: &[&Pod]) {
+    cluster.apply("nodes", nodes).unwrap();
+    let start = Instant::now();
+    for (pod, family) in to.iter().flat_map(|pod| Family::BOTH.map(|family| (pod, family))) {
+        let target = pod.port(family, PORT).unwrap();
+        wait::until(&format!("{what}: {target}"), SOON.saturating_sub(start.elapsed()), || {
+            let report = load::ask_with(from, target, Protocol::Tcp, 1, &["--timeout=100"])?;
+            Ok((report.ok == 1).then_some(()))
+        })
+        .unwrap();
+    }
+    println!("{what}: reached after {:?}", start.elapsed());
+}
+
+#[test]
+fn a_node_gets_other_ranges() {
+    let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
+    cluster.start_agents().unwrap();
+    let mut pods = one_each(&cluster);
+    each_reaches_each(&pods);
+    let nodes = objects(&cluster, |node, _| manifest::node(node.name(), &addresses(node), &other_ranges(node)));
+    cluster.apply("nodes", &nodes).unwrap();
+    let start = Instant::now();
+    for node in &cluster.nodes[1..] {
+        let (old, new) = (node.pod_cidrs(), other_ranges(node));
+        for other in &cluster.nodes {
+            let left = SOON.saturating_sub(start.elapsed());
+            wait::until(&format!("{}: routes to {new:?}", other.name()), left, || {
+                let table = routes(other);
+                let right = new.iter().all(|range| table.contains(range.as_str()))
+                    && !old.iter().any(|range| table.contains(range.as_str()));
+                anyhow::ensure!(right, "{table}");
+                Ok(Some(()))
+            })
+            .unwrap();
+        }
+        wait::until_true("the plugin is told", SOON.saturating_sub(start.elapsed()), || {
+            let text = std::fs::read_to_string(for_plugin(node)).unwrap();
+            new.iter().all(|range| text.contains(range.as_str()))
+                && !old.iter().any(|range| text.contains(range.as_str()))
+        })
+        .unwrap();
+    }
+    println!("routes and plugins after {:?}", start.elapsed());
+    // Pods with addresses that lead nowhere are made anew, and can be removed.
+    for (old, server) in pods.split_off(1) {
+        drop(server);
+        old.delete().unwrap();
+    }
+    pods.extend(cluster.nodes[1..].iter().map(|node| pod(node, &format!("new-{}", node.name()))));
+    for (node, (pod, _)) in cluster.nodes[1..].iter().zip(&pods[1..]) {
+        for (range, family) in other_ranges(node).iter().zip(Family::BOTH) {
+            let prefix = range.trim_end_matches("0/24").trim_end_matches(":/64");
+            assert!(pod.address(family).unwrap().to_string().starts_with(prefix), "{range}: {:?}", pod.addresses());
+        }
+    }
+    each_reaches_each(&pods);
+    // The node's own packets into the tunnel have an address of its new range.
+    for (node, to) in [(0, 2), (2, 0), (2, 1)] {
+        for family in Family::BOTH {
+            let target = pods[to].0.port(family, PORT).unwrap();
+            let report = load::ask(&cluster.nodes[node].space, target, Protocol::Tcp, 3).unwrap();
+            assert_eq!((report.ok, report.failed), (3, 0), "n{} to {target}: {report:?}", node + 1);
+        }
+    }
+}
+
+#[test]
+fn a_node_gets_other_addresses() {
+    let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
+    cluster.start_agents().unwrap();
+    let pods = one_each(&cluster);
+    let held: Vec<_> = pods[1..]
+        .iter()
+        .flat_map(|(pod, _)| Family::BOTH.map(|family| pod.port(family, PORT).unwrap()))
+        .map(|target| Load::holding(&pods[0].0, target, 4).unwrap())
+        .collect();
+    for (node, link) in cluster.nodes.iter().zip(LINKS).skip(1) {
+        renumber(node, link);
+    }
+    let nodes =
+        objects(&cluster, |node, link| manifest::node(node.name(), &other_addresses(node, link), &node.pod_cidrs()));
+    reach_soon(&cluster, &nodes, "other addresses", &pods[0].0, &[&pods[1].0, &pods[2].0]);
+    each_reaches_each(&pods);
+    for held in held {
+        let report = held.release().unwrap();
+        assert_eq!((report.lost.len(), report.questions.failed), (0, 0), "connections go on: {report:?}");
+    }
+    let table = routes(&cluster.nodes[0]);
+    for route in ["10.244.2.0/24 via 192.168.50.72 dev eth0", "10.244.3.0/24 via 192.168.51.73 dev ropeway.vx4"] {
+        assert!(table.contains(route), "{route}: {table}");
+    }
+}
+
+/// Nothing of the old machine is left on the new one but its name; it has other addresses, other ranges and another MAC.
+#[test]
+fn a_node_is_replaced_under_its_name() {
+    let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
+    cluster.start_agents().unwrap();
+    let mut pods = one_each(&cluster);
+    each_reaches_each(&pods);
+    for (old, server) in pods.split_off(1) {
+        drop(server);
+        old.delete().unwrap();
+    }
+    let alone = [cluster.nodes[0].object()];
+    cluster.apply("nodes", &alone).unwrap();
+    for (node, link) in cluster.nodes.iter_mut().zip(LINKS).skip(1) {
+        node.kill_agent().unwrap();
+        let uninstall = binaries::find("ropeway").unwrap();
+        process::output("uninstall", node.space.command(uninstall).unwrap().arg("uninstall")).unwrap();
+        node.space.output(&["find", "/var/lib/ropeway", "-mindepth", "1", "-delete"]).unwrap();
+        node.space.ip(&[format!("link set eth0 address 02:00:00:00:77:{link:02x}")]).unwrap();
+        renumber(node, link);
+    }
+    wait::until_true("n1 has no route to them", SOON, || !routes(&cluster.nodes[0]).contains(" via ")).unwrap();
+    // The new machines' agents run before their Nodes are there.
+    for node in &mut cluster.nodes[1..] {
+        node.start_agent(&[]).unwrap();
+    }
+    for node in &cluster.nodes[1..] {
+        let health = HEALTH.parse().unwrap();
+        wait::until("the agent runs", Duration::from_secs(30), || {
+            load::fetch(&node.space, health, "/healthz").map(Some)
+        })
+        .unwrap();
+        assert!(!for_plugin(node).exists(), "the plugin has nothing to give");
+    }
+    let nodes =
+        objects(&cluster, |node, link| manifest::node(node.name(), &other_addresses(node, link), &other_ranges(node)));
+    cluster.apply("nodes", &nodes).unwrap();
+    let start = Instant::now();
+    for node in &cluster.nodes[1..] {
+        let left = || SOON.saturating_sub(start.elapsed());
+        wait::until_true("the plugin is told", left(), || for_plugin(node).exists()).unwrap();
+        let ranges = other_ranges(node);
+        let routed = || ranges.iter().all(|range| routes(&cluster.nodes[0]).contains(range.as_str()));
+        wait::until_true("n1 has routes", left(), routed).unwrap();
+    }
+    println!("new machines are known after {:?}", start.elapsed());
+    pods.extend(cluster.nodes[1..].iter().map(|node| pod(node, &format!("new-{}", node.name()))));
+    each_reaches_each(&pods);
+    // Away and back, with all that is known of them.
+    cluster.apply("nodes", &alone).unwrap();
+    wait::until_true("n1 has no route to them", SOON, || !routes(&cluster.nodes[0]).contains(" via ")).unwrap();
+    reach_soon(&cluster, &nodes, "a new machine of that name", &pods[0].0, &[&pods[1].0, &pods[2].0]);
+    each_reaches_each(&pods);
+}
+
+/// Neighbours and a node behind a router, none of which has an IPv4 address or range.
+#[test]
+fn nodes_without_ipv4_reach_each_other() {
+    let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
+    for node in &cluster.nodes {
+        node.space.ip(&[format!("address del {}/24 dev eth0", node.address(Family::V4))]).unwrap();
+    }
+    let six = |node: &Node| manifest::node(node.name(), &[node.address(Family::V6)], &node.pod_cidrs()[1..]);
+    let objects: Vec<_> = cluster.nodes.iter().map(six).collect();
+    cluster.apply("nodes", &objects).unwrap();
+    cluster.start_agents().unwrap();
+    let pods = one_each(&cluster);
+    let all_reach = || {
+        for (from, to) in pods.iter().flat_map(|(from, _)| pods.iter().map(move |(to, _)| (from, to))) {
+            assert!(from.addresses().iter().all(IpAddr::is_ipv6), "{:?}", from.addresses());
+            reaches_over(Family::V6, from, to, 1430);
+        }
+    };
+    all_reach();
+    let table = routes(&cluster.nodes[0]);
+    for route in ["fd00:10:244:2::/64 via fd00:50::12 dev eth0", "dev ropeway.vx6"] {
+        assert!(table.contains(route), "{route}: {table}");
+    }
+    assert!(!table.contains("ropeway.vx4"), "{table}");
+    for node in [0, 2] {
+        let target = pods[2 - node].0.port(Family::V6, PORT).unwrap();
+        let report = load::ask(&cluster.nodes[node].space, target, Protocol::Tcp, 3).unwrap();
+        assert_eq!((report.ok, report.failed), (3, 0), "n{} to {target}: {report:?}", node + 1);
+    }
+    // One is lost and comes back.
+    cluster.apply("nodes", &objects[..2]).unwrap();
+    wait::until_true("no way to n3", SOON, || !routes(&cluster.nodes[0]).contains("ropeway.vx6")).unwrap();
+    cluster.apply("nodes", &objects).unwrap();
+    let start = Instant::now();
+    let target = pods[2].0.port(Family::V6, PORT).unwrap();
+    wait::until("n3 is reached again", SOON, || {
+        Ok((load::ask_with(&pods[0].0, target, Protocol::Tcp, 1, &["--timeout=100"])?.ok == 1).then_some(()))
+    })
+    .unwrap();
+    println!("n3 is reached after {:?}", start.elapsed());
+    all_reach();
+}
