@@ -3,7 +3,8 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 use dataplane_common::addr::{Prefix, V4, V6};
@@ -14,6 +15,7 @@ use dataplane_host::sys::create_map;
 use dataplane_user::apply::Tables;
 use dataplane_user::controller::{self, Core};
 use dataplane_user::desired::{NodeContext, context::octets16};
+use dataplane_user::reconcile::slots::GRACE;
 use dataplane_user::source::object::{DualAddr, Endpoint, ServiceExtra, ServicePort, SlicePort, endpoint_flags};
 use dataplane_user::source::{Event, ObjectKey, ServiceObject, SliceObject, SourceKind};
 
@@ -46,14 +48,18 @@ fn array<V: Pod>(fd: &OwnedFd) -> SharedArray<V> {
 
 impl Maps {
     fn new(entries: u32) -> Self {
+        Self::sized(entries, 4096)
+    }
+
+    fn sized(entries: u32, elements: u32) -> Self {
         fn hash<K, V>(entries: u32) -> OwnedFd {
             create_map(HASH, size_of::<K>() as u32, size_of::<V>() as u32, entries, NO_PREALLOC).unwrap()
         }
         fn trie<K>() -> OwnedFd {
             create_map(LPM_TRIE, size_of::<K>() as u32, 4, 64, NO_PREALLOC).unwrap()
         }
-        fn shared<V>() -> OwnedFd {
-            create_map(ARRAY, 4, size_of::<V>() as u32, 4096, MMAPABLE).unwrap()
+        fn shared<V>(elements: u32) -> OwnedFd {
+            create_map(ARRAY, 4, size_of::<V>() as u32, elements, MMAPABLE).unwrap()
         }
         Self {
             services: hash::<u32, ServiceName>(entries),
@@ -63,8 +69,8 @@ impl Maps {
             sources6: trie::<Prefix<SourceRange<V6>>>(),
             addrs4: hash::<V4, Addr>(entries),
             addrs6: hash::<V6, Addr>(entries),
-            slots: shared::<Slot>(),
-            backends: shared::<Backend>(),
+            slots: shared::<Slot>(elements),
+            backends: shared::<Backend>(elements),
         }
     }
 
@@ -303,4 +309,98 @@ fn a_storm_through_the_channel_ends_in_the_last_state() {
     for i in 0..200_usize {
         assert_eq!(maps.lookup([10, 96, 0, i as u8]).unwrap(), [octets16(ip("10.1.1.49"))], "{i}");
     }
+}
+
+/// What a program has of the tables.
+struct Reader {
+    frontends: Table<FrontendKey<V4>, Frontend>,
+    slots: SharedArray<Slot>,
+    backends: SharedArray<Backend>,
+}
+
+impl Reader {
+    fn new(maps: &Maps) -> Self {
+        Self { frontends: table(&maps.frontends4), slots: array(&maps.slots), backends: array(&maps.backends) }
+    }
+
+    /// Reads a frontend, then its slots and backends, as a program does; endpoints of Service `i` are 10.1.i.x. Returns how many were found.
+    fn follow(&self, i: u8) -> usize {
+        let key = FrontendKey { addr: V4 { octets: [10, 96, 0, i] }, port: 80, proto: 6, pad: 0 };
+        let began = Instant::now();
+        let Some(f) = self.frontends.get(&key).unwrap() else { return 0 };
+        let slots = f.internal.base..f.internal.base + f.internal.len;
+        let is_own = |b: &Backend| b.state != 0 && b.service_port == f.service_port && b.addr[14] == i;
+        let found = slots.map(|at| self.backends.get(self.slots.get(at).unwrap().backend).unwrap());
+        found
+            .filter(|b| {
+                let own = is_own(b);
+                if !own {
+                    assert_ne!(
+                        self.frontends.get(&key).unwrap(),
+                        Some(f),
+                        "published: a missing or foreign backend, {b:?}"
+                    );
+                    // a program is never held up for so long
+                    let late = began.elapsed() > GRACE / 2;
+                    assert!(late || b.state == 0, "not published any more, and given to others already: {f:?} {b:?}");
+                }
+                own
+            })
+            .count()
+    }
+}
+
+/// A number without an order, below `limit`.
+fn chance(state: &mut u64, limit: u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) % limit
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_reader_in_the_middle_of_random_writes_finds_what_is_the_services() {
+    const SERVICES: u8 = 12;
+    /// Long enough that what rested is used again.
+    const TIME: Duration = Duration::from_secs(7);
+    /// Between changes, so that there is always something to use.
+    const PAUSE: Duration = Duration::from_micros(500);
+    let maps = Maps::sized(64, 1 << 15);
+    let reader = Reader::new(&maps);
+    let mut core = start(&maps, 0);
+    let (ended, clock) = (AtomicBool::new(false), Instant::now());
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let (mut looks, mut found) = (0_u64, 0);
+            while !ended.load(Ordering::Relaxed) && clock.elapsed() < TIME * 2 {
+                found += (0..SERVICES).map(|i| reader.follow(i)).sum::<usize>();
+                looks += 1;
+            }
+            (looks, found)
+        });
+        let mut state = 7;
+        let mut changes = 0_u32;
+        while clock.elapsed() < TIME && !reading.is_finished() {
+            let i = chance(&mut state, SERVICES.into()) as usize;
+            let event = match chance(&mut state, 10) {
+                0 => Event::Service(key(i), None),
+                1..4 => service(i),
+                _ => {
+                    let endpoints: Vec<_> = (0..6).filter(|_| chance(&mut state, 2) == 0).collect();
+                    let endpoints: Vec<_> = endpoints.iter().map(|e| format!("10.1.{i}.{e}")).collect();
+                    slice(i, &endpoints.iter().map(String::as_str).collect::<Vec<_>>())
+                }
+            };
+            core.handle(event);
+            changes += 1;
+            while clock.elapsed() < PAUSE * changes {
+                std::thread::yield_now();
+            }
+            core.reconcile(NOW + clock.elapsed());
+        }
+        ended.store(true, Ordering::Relaxed);
+        assert_eq!(core.snapshot().failing, 0);
+        let (looks, found) = reading.join().unwrap();
+        println!("{changes} changes, {looks} looks at all Services, {found} backends, {:?}", core.operations());
+        assert!(changes > 1000 && looks > 1000 && found > 1000, "{changes} {looks} {found}");
+    });
 }
