@@ -81,6 +81,8 @@ pub(crate) struct Kernel {
     slots: Table<u32, Slot>,
     backends: Table<u32, Backend>,
     config: Table<u32, NodeConfig>,
+    /// `gso_size` of the packets that are run.
+    gso_size: u32,
 }
 
 impl Kernel {
@@ -96,6 +98,7 @@ impl Kernel {
             slots: table(&ebpf, "slots"),
             backends: table(&ebpf, "backends"),
             config: table(&ebpf, "config"),
+            gso_size: 0,
             ebpf,
         }
     }
@@ -185,9 +188,10 @@ impl World for Kernel {
             Hook::FromUplink => "from_uplink",
             Hook::ToUplink => "to_uplink",
         };
-        // struct __sk_buff: `ifindex` is the eleventh word
+        // struct __sk_buff: `ifindex` is the eleventh word, `gso_size` the 45th
         let mut context = [0_u8; 192];
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        context[176..180].copy_from_slice(&self.gso_size.to_ne_bytes());
         let mut out = vec![0; frame.len() + 64];
         let program = program(&mut self.ebpf, name);
         let result = program
@@ -213,4 +217,15 @@ impl World for Kernel {
     fn is_queued(&self) -> Option<bool> {
         None
     }
+}
+
+/// Many packets of SCTP in one (`GSO_BY_FRAGS`): each was made to fit by its sender. Others have a size that tells.
+#[test]
+fn kernel_lets_sctp_that_its_sender_has_cut_go_on() {
+    in_own_netns(|w| {
+        for (gso_size, fits) in [(0, false), (1400, false), (1200, true), (0xffff, true)] {
+            w.gso_size = gso_size;
+            crate::scenarios::large_sctp_to_the_uplink(w, fits);
+        }
+    });
 }

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use dataplane_common::event::DropReason;
+use dataplane_common::pod::NodeConfig;
 use dataplane_common::service::{FrontendKey, proto};
 
 use super::odd::fragments;
 use super::refused::expect_answer;
-use super::{FROM_A, FROM_B, OUT, POD_A, TO_A, TO_B, at, expect, expect_drop, frontend, node, service};
+use super::{FROM_A, FROM_B, OUT, POD_A, TO_A, TO_B, at, config, expect, expect_drop, frontend, node, service};
 use crate::frame::{Kind, fix_ipv4_checksum, frame, frame_of, is_v6, judge, judge_icmp_error, sctp_error};
 use crate::world::{Action, Hook, World};
 
@@ -129,6 +130,24 @@ pub(crate) fn a_direct_association_is_not_translated_by_an_old_flow<W: World>(w:
             expect(w, FROM_A, Kind::Sctp, (client, vip), out, (client, to));
             expect(w, FROM_A, Kind::Sctp, (client, to), out, (client, to));
             expect(w, hook, Kind::Sctp, (to, client), TO_A, (to, client));
+        }
+    }
+}
+
+/// A packet that is larger than the MTU of its way.
+pub(crate) fn large_sctp_to_the_uplink<W: World>(w: &mut W, fits: bool) {
+    let nets = node(w);
+    w.put_config(NodeConfig { mtu: 1300, ..config(&nets) });
+    for net in nets {
+        let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
+        service(w, vip, to);
+        let mut f = frame_of(Kind::Sctp, client, vip, &[7; MOST]);
+        if fits {
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            assert_eq!(judge(&f, 0), (client, to));
+        } else {
+            let answer = expect_answer(w, FROM_A, f, DropReason::TooBig);
+            assert_eq!(judge_icmp_error(&answer).1, (net.vip, net.a));
         }
     }
 }
