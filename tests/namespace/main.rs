@@ -15,6 +15,7 @@ mod restart;
 mod rolling;
 mod scene;
 mod schedulers;
+mod sctp;
 mod service;
 mod small;
 mod spoof;

@@ -1,0 +1,97 @@
+//! SCTP through Services and host ports, other ports at each end, from pod to pod. Packets are made by hand: not every kernel has such sockets.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crc::{CRC_32_ISCSI, Crc};
+use ropeway_tests::cluster::{Cluster, Shape};
+use ropeway_tests::load::{self, Watch};
+use ropeway_tests::manifest::{Endpoint, Port, service, slices};
+use ropeway_tests::peer;
+use ropeway_tests::plugin;
+use ropeway_tests::pod::{Family, Pod};
+use serde_json::json;
+
+use crate::spoof::frames::{Ends, Mac, ethernet, ip};
+
+const SCTP: u8 = 132;
+const TARGET: u16 = 8080;
+const HOST_PORT: u16 = 54323;
+const MARKER: &str = "an association";
+/// The checksum (RFC 9260, appendix A).
+const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+
+fn mac(pod: &Pod, interface: usize) -> Mac {
+    let text = pod.result()["interfaces"][interface]["mac"].as_str().unwrap();
+    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
+/// A common header and a text.
+fn packet(from: u16, to: u16) -> Vec<u8> {
+    let [from, to] = [from, to].map(u16::to_be_bytes);
+    let mut packet = [&from[..], &to, &[1, 2, 3, 4, 0, 0, 0, 0], MARKER.as_bytes()].concat();
+    let sum = CRC.checksum(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+/// What becomes of a packet that one pod sends, when it is seen at another: from where to where, with a right checksum.
+#[track_caller]
+fn pass(from: &Pod, (source, target): (SocketAddr, SocketAddr), at: &Pod) -> (SocketAddr, SocketAddr) {
+    let (kind, whole) = ip(Ends { from: source.ip(), to: target.ip() }, SCTP, &packet(source.port(), target.port()));
+    let frame = ethernet(mac(from, 0), mac(from, 1), kind, &whole);
+    let watch = Watch::start(at, "eth0", &[MARKER]).unwrap();
+    load::send_frames(from, "eth0", &[peer::hex(&frame)], 1).unwrap();
+    let seen = watch.stop().unwrap();
+    let way = format!("{source} to {target}, seen at {}: {seen:?}", at.name());
+    let hex = seen.first.get(MARKER).unwrap_or_else(|| panic!("{way}"));
+    let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+    let octets = |at: usize, len: usize| &bytes[at..at + len];
+    let address = |at: usize| match source {
+        SocketAddr::V4(_) => IpAddr::from(<[u8; 4]>::try_from(octets(at, 4)).unwrap()),
+        SocketAddr::V6(_) => IpAddr::from(<[u8; 16]>::try_from(octets(at, 16)).unwrap()),
+    };
+    let (src, dst, l4) = if source.is_ipv4() { (26, 30, 34) } else { (22, 38, 54) };
+    let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let sctp = &bytes[l4..];
+    let sum = CRC.checksum(&[&sctp[..8], &[0; 4], &sctp[12..]].concat());
+    assert_eq!(sctp[8..12], sum.to_le_bytes(), "checksum, {way}");
+    ((address(src), port(l4)).into(), (address(dst), port(l4 + 2)).into())
+}
+
+#[test]
+fn sctp_reaches_pods_at_other_ports_and_comes_back() {
+    let cluster = Cluster::start(Shape { nodes: 2, mtu: 1500 }).unwrap();
+    let (client, near, far) = (
+        cluster.nodes[0].pod("client").unwrap(),
+        cluster.nodes[0].pod("near").unwrap(),
+        cluster.nodes[1].pod("far").unwrap(),
+    );
+    let addresses = |n: u8| [format!("10.96.0.{n}"), format!("fd00:10:96::{n}")].map(|a| a.parse::<IpAddr>().unwrap());
+    for (n, pod) in [(21, &near), (22, &far)] {
+        let ports: [Port<'_>; 1] = [("sig", "SCTP", 2905, 30900 + u16::from(n))];
+        let endpoints: Vec<_> = pod.addresses().iter().map(|a| Endpoint::ready(*a, pod.node().name())).collect();
+        let mut objects = vec![service(pod.name(), &addresses(n), &ports)];
+        objects.extend(slices(pod.name(), &ports, TARGET, &endpoints));
+        cluster.apply(pod.name(), &objects).unwrap();
+        cluster.await_backends(&format!("default/{}", pod.name()), 1).unwrap();
+    }
+    let mapping = json!([{ "hostPort": HOST_PORT, "containerPort": TARGET, "protocol": "sctp" }]);
+    let conflist = plugin::conflist_with(&json!({ "portMappings": mapping }));
+    let hosted = Pod::add_with(&cluster.nodes[0].space, "hosted", conflist).unwrap();
+    for family in Family::BOTH {
+        let node = cluster.nodes[0].address(family);
+        for (port, n, pod) in [(40000, 21, &near), (40001, 22, &far)] {
+            let asker = client.port(family, port).unwrap();
+            let server = pod.port(family, TARGET).unwrap();
+            let cluster_ip = addresses(n).into_iter().find(|a| family.has(*a)).unwrap();
+            let front = SocketAddr::new(cluster_ip, 2905);
+            assert_eq!(pass(&client, (asker, front), pod), (asker, server));
+            assert_eq!(pass(pod, (server, asker), &client), (front, asker));
+        }
+        let (asker, server) = (client.port(family, 40002).unwrap(), hosted.port(family, TARGET).unwrap());
+        let front = SocketAddr::new(node, HOST_PORT);
+        assert_eq!(pass(&client, (asker, front), &hosted), (asker, server));
+        assert_eq!(pass(&hosted, (server, asker), &client), (front, asker));
+    }
+}
