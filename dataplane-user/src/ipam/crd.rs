@@ -58,6 +58,9 @@ pub struct IpPoolSpec {
     #[schemars(length(max = 64), inner(length(max = 43)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reserved: Vec<String>,
+    /// When no block is left, nodes with few addresses get parts of other nodes' blocks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub borrow: bool,
     /// Pods may ask for an address by the annotation ropeway.dev/ipAddrs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_fixed_addresses: bool,
@@ -101,8 +104,8 @@ pub enum Operator {
     DoesNotExist,
 }
 
-/// A piece of a pool that belongs to one node. Made and removed by agents only; its name is made from its range, so that
-/// it can't exist twice.
+/// A piece of a pool that belongs to one node. Made, changed and removed by agents only; its name is made from its range, so that
+/// it can't exist twice. Who uses which part of it stands in it alone, so the object's version decides between nodes.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "ropeway.dev",
@@ -120,7 +123,10 @@ pub enum Operator {
     selectable = ".spec.pool"
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self == oldSelf").message("a block can't change: it is given back and claimed anew"))]
+#[x_kube(
+    validation = Rule::new("self.cidr == oldSelf.cidr && self.pool == oldSelf.pool && self.node == oldSelf.node")
+        .message("a block can't change: it is given back and claimed anew")
+)]
 pub struct IpBlockSpec {
     /// The range.
     #[schemars(length(max = 43))]
@@ -128,6 +134,25 @@ pub struct IpBlockSpec {
     /// Name of the pool.
     #[schemars(length(max = 253))]
     pub pool: String,
+    /// Name of the node.
+    #[schemars(length(max = 253))]
+    pub node: String,
+    /// Parts that other nodes use until they give them back.
+    #[schemars(length(max = 8))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lent: Vec<LentPart>,
+    /// Name of a node that asks for a part. The block's node lends it one, or removes the name.
+    #[schemars(length(max = 253))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+}
+
+/// A part of a block that another node uses.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LentPart {
+    /// The range.
+    #[schemars(length(max = 43))]
+    pub cidr: String,
     /// Name of the node.
     #[schemars(length(max = 253))]
     pub node: String,

@@ -3,9 +3,11 @@
 //! - For each list of pools from which pods of this node may get an address, one block stays empty: the spare. When a pod
 //!   takes an address of the last one, the next is claimed.
 //! - A block that is not needed goes back when it has been empty for a while. What a pod asks for by address is kept.
-//! - Nothing is borrowed: a node gives out addresses of its own blocks only.
+//! - A node gives out addresses of its own blocks only, and of parts of others' that these have lent to it ([`borrow`]).
 //! - A block of a node that is gone is collected by a node that has seen it twice in the same state; which one, all agree.
 
+mod action;
+mod borrow;
 mod gone;
 #[cfg(test)]
 mod tests;
@@ -15,8 +17,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane_host::pools::{PoolEntry, Wish};
-use dataplane_host::store::{Range, fnv64};
+use dataplane_host::store::{COOL_DOWN, Range, fnv64};
 use ipnetwork::IpNetwork;
+
+pub use action::{Action, Decision};
 
 use super::pool::{Pool, block_name, overlap};
 
@@ -25,13 +29,20 @@ use super::pool::{Pool, block_name, overlap};
 pub struct Patience {
     /// For a block that is not needed to be empty before it goes back. Longer than addresses need to cool down.
     pub idle: Duration,
+    /// For an address to be unused before another node gets it.
+    pub cool: Duration,
+    /// For an answer of a node that was asked for a part of its block.
+    pub answer: Duration,
+    /// For a block not to be asked for again.
+    pub again: Duration,
     /// For a node to be gone before its blocks are collected: a Node may be deleted and made anew.
     pub gone: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(300), gone: Duration::from_secs(60) }
+        let [answer, again, gone, idle] = [10, 60, 60, 300].map(Duration::from_secs);
+        Self { idle, cool: COOL_DOWN * 2, answer, again, gone }
     }
 }
 
@@ -48,6 +59,26 @@ pub struct Block {
     pub created: String,
     /// The object's identity and state, as preconditions.
     pub state: State,
+    /// What other nodes have to do with it.
+    pub sharing: Sharing,
+}
+
+/// Other nodes in a block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// Parts that they use; none overlaps another.
+    pub lent: Vec<Lent>,
+    /// The node that asks for one.
+    pub asked: Option<String>,
+}
+
+/// A part of a block that another node uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lent {
+    /// The range.
+    pub cidr: IpNetwork,
+    /// Name of the node.
+    pub node: String,
 }
 
 /// Which object, and in which state.
@@ -91,74 +122,60 @@ pub struct Memory {
     idle: BTreeMap<IpNetwork, Duration>,
     /// Blocks of nodes that are gone: in which state, and since when.
     gone: BTreeMap<String, (State, Duration)>,
+    /// Blocks of which a part was asked for: in which state, and when.
+    tried: BTreeMap<String, (State, Duration)>,
+    /// What was given away, by the block's name: as long as the block is seen in the state of before, the plugin must not get it back.
+    away: BTreeMap<String, Action>,
+    /// Addresses that were held not long ago, and when they were last.
+    recent: BTreeMap<IpAddr, Duration>,
+    /// Since when there is a memory.
+    since: Option<Duration>,
 }
 
-/// What to do to an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Make a block for this node. Fails if another node was quicker.
-    Claim {
-        /// The pool.
-        pool: String,
-        /// The range.
-        cidr: IpNetwork,
-    },
-    /// Remove a block of this node, if it is still empty.
-    Release {
-        /// The object's name.
-        name: String,
-        /// The range.
-        cidr: IpNetwork,
-        /// In this state only.
-        state: State,
-    },
-    /// Remove a block of a node that is gone.
-    Collect {
-        /// The object's name.
-        name: String,
-        /// The node.
-        node: String,
-        /// In this state only.
-        state: State,
-    },
-}
-
-/// The decision.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
-    /// For the API server, in this order.
-    pub actions: Vec<Action>,
-    /// For the plugin: the pools of this node with its blocks.
-    pub pools: Vec<PoolEntry>,
-    /// For the plugin: the pools of pods that ask for none.
-    pub default: Vec<String>,
-    /// What is wrong, for people.
-    pub problems: Vec<String>,
-    /// When time alone changes the decision.
-    pub next: Option<Duration>,
+impl Memory {
+    fn observe(&mut self, world: &World<'_>) {
+        let now = world.now;
+        self.since.get_or_insert(now);
+        self.recent.extend(world.held.iter().map(|address| (*address, now)));
+        self.recent.retain(|_, last| now < *last + world.patience.cool);
+        let is_held = |range: IpNetwork| world.held.iter().any(|address| range.contains(*address));
+        self.away.retain(|name, action| {
+            let same = world.blocks.get(name).is_some_and(|block| Some(&block.state) == action.state());
+            // A pod was quicker than we: then it was not done.
+            same && !action.given().is_some_and(is_held)
+        });
+    }
 }
 
 /// Decides.
 #[must_use]
 pub fn decide(world: &World<'_>, memory: &mut Memory) -> Decision {
-    let mut planner = Planner::new(world);
+    memory.observe(world);
+    let mut planner = Planner::new(world, &memory.away);
     let lists = planner.lists();
     for list in &lists {
-        planner.provide(list);
+        planner.provide(list, memory);
     }
     for wish in world.wishes {
         wish.addresses.iter().for_each(|address| planner.provide_address(*address));
     }
     planner.recover();
     planner.release(memory);
+    planner.withdraw(memory);
+    planner.answer(memory);
     gone::collect(world, memory, &mut planner.decision);
+    let given = planner.decision.actions.iter().filter(|action| action.given().is_some());
+    memory.away = given.map(|action| (action.name(), action.clone())).collect();
     planner.finish()
 }
 
-/// One of this node's blocks.
+/// One of this node's blocks, or a part of another node's.
 #[derive(Clone, Debug)]
 struct Own<'a> {
     cidr: IpNetwork,
+    /// What this node uses of it.
+    parts: Vec<IpNetwork>,
+    borrowed: bool,
     pool: &'a str,
     /// `None`: about to be claimed.
     object: Option<(&'a String, &'a Block)>,
@@ -175,11 +192,13 @@ struct Planner<'a> {
     /// Blocks of a size that is not their pool's.
     odd: Vec<IpNetwork>,
     kept: BTreeSet<IpNetwork>,
+    /// Pools of which this node wants parts of others' blocks.
+    asking: BTreeSet<String>,
     decision: Decision,
 }
 
 impl<'a> Planner<'a> {
-    fn new(world: &'a World<'a>) -> Self {
+    fn new(world: &'a World<'a>, away: &BTreeMap<String, Action>) -> Self {
         let selects = |pool: &&Pool| match (&pool.selector, world.labels) {
             (Some(selector), Some(labels)) => selector.matches(labels),
             _ => true,
@@ -187,23 +206,47 @@ impl<'a> Planner<'a> {
         let usable: Vec<_> = world.pools.iter().filter(|p| !p.disabled).filter(selects).collect();
         let size = |block: &Block| world.pools.iter().find(|p| p.name == block.pool).map(|p| p.block_prefix);
         let odd = world.blocks.values().filter(|b| size(b) != Some(b.cidr.prefix())).map(|b| b.cidr).collect();
+        let decision = Decision { actions: away.values().cloned().collect(), ..Decision::default() };
         let mut planner =
-            Self { world, usable, own: Vec::new(), odd, kept: BTreeSet::new(), decision: Decision::default() };
-        let mut own: Vec<_> = world.blocks.iter().filter(|(_, b)| b.node == world.node).collect();
-        own.sort_by_key(|(name, b)| (&b.created, *name));
-        planner.own =
-            own.into_iter().map(|object| planner.count(object.1.cidr, &object.1.pool, Some(object))).collect();
+            Self { world, usable, own: Vec::new(), odd, kept: BTreeSet::new(), asking: BTreeSet::new(), decision };
+        let mut objects: Vec<_> = world.blocks.iter().collect();
+        objects.sort_by_key(|(name, b)| (&b.created, *name));
+        for (name, block) in objects {
+            let given = away.get(name).and_then(Action::given);
+            let left =
+                |parts: Vec<IpNetwork>| parts.into_iter().flat_map(|part| borrow::without(part, given.as_slice()));
+            let mut push = |cidr, parts: Vec<IpNetwork>, borrowed| {
+                if given != Some(cidr) {
+                    let own = planner.count(cidr, left(parts).collect(), &block.pool, Some((name, block)));
+                    planner.own.push(Own { borrowed, ..own });
+                }
+            };
+            if block.node == world.node {
+                push(block.cidr, block.kept(), false);
+            }
+            for part in block.sharing.lent.iter().filter(|part| part.node == world.node) {
+                push(part.cidr, vec![part.cidr], true);
+            }
+        }
         planner
     }
 
-    fn count(&self, cidr: IpNetwork, pool: &'a str, object: Option<(&'a String, &'a Block)>) -> Own<'a> {
-        let used = self.world.held.iter().filter(|a| cidr.contains(**a)).count();
+    fn count(
+        &self,
+        cidr: IpNetwork,
+        parts: Vec<IpNetwork>,
+        pool: &'a str,
+        object: Option<(&'a String, &'a Block)>,
+    ) -> Own<'a> {
+        let used = self.world.held.iter().filter(|a| parts.iter().any(|part| part.contains(**a))).count();
         let reserved = self.world.pools.iter().find(|p| p.name == pool).map_or(&[][..], |p| &p.reserved);
-        let free = Range::block(cidr).map_or(0, |range| {
-            let is_free = |a: &IpAddr| !self.world.held.contains(a) && !reserved.iter().any(|part| part.contains(*a));
-            (0..range.slots()).map(|slot| range.address(slot)).filter(is_free).count()
-        });
-        Own { cidr, pool, object, used, free }
+        let is_free = |a: &IpAddr| !self.world.held.contains(a) && !reserved.iter().any(|part| part.contains(*a));
+        let free = parts
+            .iter()
+            .filter_map(|part| Range::block(*part).ok())
+            .map(|range| (0..range.slots()).map(|slot| range.address(slot)).filter(is_free).count());
+        let free = free.sum();
+        Own { cidr, parts, borrowed: false, pool, object, used, free }
     }
 
     /// The lists of pools from which pods of this node may get an address.
@@ -232,22 +275,40 @@ impl<'a> Planner<'a> {
         lists
     }
 
-    /// Keeps an empty block of a list of pools, or claims one.
-    fn provide(&mut self, list: &[&'a Pool]) {
+    /// Keeps an empty block of a list of pools, or claims one, or borrows.
+    fn provide(&mut self, list: &[&'a Pool], memory: &mut Memory) {
         let of_list = |own: &&Own<'_>| list.iter().any(|pool| pool.name == own.pool);
-        if let Some(spare) = self.own.iter().filter(of_list).find(|own| own.used == 0 && own.free > 0) {
+        if let Some(spare) = self.own.iter().filter(of_list).find(|own| !own.borrowed && own.used == 0 && own.free > 0)
+        {
             self.kept.insert(spare.cidr);
             return;
         }
         let free: usize = self.own.iter().filter(of_list).map(|own| own.free).sum();
         let found = list.iter().find_map(|pool| Some((*pool, self.unclaimed(pool)?)));
-        match found {
-            Some((pool, cidr)) => self.claim(&pool.name, cidr),
-            None if free == 0 => {
-                let names: Vec<_> = list.iter().map(|p| p.name.as_str()).collect();
-                self.problem(format!("no free address and no free block in {}", names.join(", ")));
+        if let Some((pool, cidr)) = found {
+            return self.claim(&pool.name, cidr);
+        }
+        if let Some(low) = list.iter().find(|pool| pool.borrow).map(|pool| borrow::low(pool)) {
+            self.keep_borrowed(list, free, low);
+            if free < low {
+                self.ask(list, memory);
             }
-            None => {}
+        }
+        if free == 0 {
+            let names: Vec<_> = list.iter().map(|p| p.name.as_str()).collect();
+            self.problem(format!("no free address and no free block in {}", names.join(", ")));
+        }
+    }
+
+    /// Of what is borrowed and empty, as much is kept as leaves enough free addresses.
+    fn keep_borrowed(&mut self, list: &[&Pool], mut free: usize, low: usize) {
+        let of_list = |own: &&Own<'_>| own.borrowed && list.iter().any(|pool| pool.name == own.pool);
+        for own in self.own.iter().filter(of_list).filter(|own| own.used == 0) {
+            if free - own.free >= low {
+                free -= own.free;
+            } else {
+                self.kept.insert(own.cidr);
+            }
         }
     }
 
@@ -275,7 +336,7 @@ impl<'a> Planner<'a> {
 
     fn claim(&mut self, pool: &'a str, cidr: IpNetwork) {
         self.kept.insert(cidr);
-        let own = self.count(cidr, pool, None);
+        let own = self.count(cidr, vec![cidr], pool, None);
         self.own.push(own);
         if self.world.labels.is_some() {
             self.decision.actions.push(Action::Claim { pool: pool.into(), cidr });
@@ -288,7 +349,7 @@ impl<'a> Planner<'a> {
         let Some((pool, block)) = pool.and_then(|pool| Some((pool, pool.block_of(address)?))) else {
             return self.problem(format!("address {address}, which a pod asks for, is in no pool that allows that"));
         };
-        if let Some(own) = self.own.iter().find(|own| own.cidr.contains(address)) {
+        if let Some(own) = self.own.iter().find(|own| own.has(address)) {
             self.kept.insert(own.cidr);
         } else if self.is_unclaimed(block) {
             self.claim(&pool.name, block);
@@ -300,8 +361,7 @@ impl<'a> Planner<'a> {
 
     /// Addresses that pods have although their block is not ours (any more): it is claimed again.
     fn recover(&mut self) {
-        let mut lost: Vec<_> =
-            self.world.held.iter().filter(|a| !self.own.iter().any(|own| own.cidr.contains(**a))).collect();
+        let mut lost: Vec<_> = self.world.held.iter().filter(|a| !self.own.iter().any(|own| own.has(**a))).collect();
         lost.sort();
         for address in lost {
             let pool = self.world.pools.iter().find(|p| p.cidr.contains(*address));
@@ -319,7 +379,8 @@ impl<'a> Planner<'a> {
     }
 
     fn owner(&self, address: IpAddr) -> &str {
-        self.world.blocks.values().find(|b| b.cidr.contains(address)).map_or("?", |b| &b.node)
+        let mut users = self.world.blocks.values().flat_map(Block::users);
+        users.find(|(_, range)| range.contains(address)).map_or("?", |(node, _)| node)
     }
 
     /// Gives back what has been empty for long and is not kept.
@@ -328,11 +389,14 @@ impl<'a> Planner<'a> {
         let mut idle = BTreeMap::new();
         let unneeded = self.own.iter().filter(|own| own.used == 0 && !self.kept.contains(&own.cidr));
         for (own, (name, block)) in unneeded.filter_map(|own| Some((own, own.object?))) {
+            let busy = self.decision.actions.iter().any(|action| action.name() == *name);
+            if busy || !own.borrowed && !block.sharing.lent.is_empty() {
+                continue;
+            }
             let since = memory.idle.get(&own.cidr).copied().unwrap_or(now);
             idle.insert(own.cidr, since);
             if now >= since + self.world.patience.idle {
-                let (name, state) = (name.clone(), block.state.clone());
-                self.decision.actions.push(Action::Release { name, cidr: own.cidr, state });
+                self.decision.actions.push(own.give_back(name, block));
             } else {
                 self.decision.wake(since + self.world.patience.idle);
             }
@@ -346,7 +410,7 @@ impl<'a> Planner<'a> {
 
     /// Adds what the plugin may use: own blocks that stay.
     fn finish(mut self) -> Decision {
-        let going: BTreeSet<IpNetwork> = self.decision.actions.iter().filter_map(Action::released).collect();
+        let given: Vec<IpNetwork> = self.decision.actions.iter().filter_map(Action::given).collect();
         for pool in &self.usable {
             let blocks = self.own.iter().filter(|own| own.pool == pool.name && own.object.is_some());
             self.decision.pools.push(PoolEntry {
@@ -354,26 +418,25 @@ impl<'a> Planner<'a> {
                 cidr: pool.cidr,
                 allow_fixed_addresses: pool.allow_fixed_addresses,
                 reserved: pool.reserved.clone(),
-                blocks: blocks.map(|own| own.cidr).filter(|cidr| !going.contains(cidr)).collect(),
+                blocks: blocks.flat_map(|own| &own.parts).flat_map(|part| borrow::without(*part, &given)).collect(),
             });
         }
         self.decision
     }
 }
 
-impl Decision {
-    fn wake(&mut self, at: Duration) {
-        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+impl Own<'_> {
+    fn has(&self, address: IpAddr) -> bool {
+        self.parts.iter().any(|part| part.contains(address))
     }
-}
 
-impl Action {
-    /// The block that goes back.
-    #[must_use]
-    pub const fn released(&self) -> Option<IpNetwork> {
-        match self {
-            Self::Release { cidr, .. } => Some(*cidr),
-            _ => None,
+    fn give_back(&self, name: &str, block: &Block) -> Action {
+        if self.borrowed {
+            let mut sharing = block.sharing.clone();
+            sharing.lent.retain(|part| part.cidr != self.cidr);
+            borrow::share(name, block, sharing, Some(self.cidr))
+        } else {
+            Action::Release { name: name.to_owned(), cidr: self.cidr, state: block.state.clone() }
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Pool {
     pub reserved: Vec<IpNetwork>,
     /// Pods may ask for an address.
     pub allow_fixed_addresses: bool,
+    /// Nodes get parts of others' blocks when no block is left.
+    pub borrow: bool,
 }
 
 impl Pool {
@@ -63,6 +65,7 @@ impl Pool {
             disabled: spec.disabled,
             reserved,
             allow_fixed_addresses: spec.allow_fixed_addresses,
+            borrow: spec.borrow,
         })
     }
 
@@ -131,7 +134,8 @@ pub fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
     a.contains(b.network()) || b.contains(a.network())
 }
 
-const fn width(address: IpAddr) -> u8 {
+/// How many bits an address has.
+pub(super) const fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 

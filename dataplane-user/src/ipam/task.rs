@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
 
-use super::plan::{Decision, Memory, Patience, World, decide};
+use super::plan::{Block, Decision, Memory, Patience, World, decide};
 use super::watch::{Objects, View, objects};
 use super::write::{self, WriteError};
 use crate::controller::Nodes;
@@ -182,8 +182,8 @@ impl PoolTask {
             }
         }
         let mut blocks = Blocks { in_sync: true, ..Blocks::default() };
-        for block in view.blocks.values() {
-            blocks.by_node.entry(block.node.as_str().into()).or_default().push(block.cidr);
+        for (node, range) in view.blocks.values().flat_map(Block::users) {
+            blocks.by_node.entry(node.into()).or_default().push(range);
         }
         blocks.pools = view.pools.iter().map(|pool| pool.cidr).collect();
         self.blocks.send_if_modified(|present| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use dataplane_host::pools::{NamespacesFile, VERSION, Wish};
 use futures_util::StreamExt;
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
@@ -18,8 +19,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use super::crd::{IpBlock, IpPool};
-use super::plan::{Block, State};
-use super::pool::{Pool, overlap};
+use super::plan::{Block, Lent, Sharing, State};
+use super::pool::{Pool, covers, overlap};
 use crate::source::trouble::Troubles;
 
 /// Objects per page of a list.
@@ -113,9 +114,9 @@ impl Objects {
         let mut view = View { labels: self.node.state().first().map(|n| n.labels().clone()), ..View::default() };
         view.take_pools(self.pools.state());
         for object in self.blocks.state() {
-            match object.spec.cidr.parse() {
-                Ok(cidr) => drop(view.blocks.insert(object.name_any(), block(&object, cidr))),
-                Err(_) => view.problem(format!("IPBlock {}: spec.cidr: {:?}", object.name_any(), object.spec.cidr)),
+            match block(&object) {
+                Ok(block) => drop(view.blocks.insert(object.name_any(), block)),
+                Err(problem) => view.problem(format!("IPBlock {}: {problem}", object.name_any())),
             }
         }
         view.take_namespaces(self.namespaces.state());
@@ -126,10 +127,17 @@ impl Objects {
     }
 }
 
-fn block(object: &IpBlock, cidr: ipnetwork::IpNetwork) -> Block {
+fn block(object: &IpBlock) -> Result<Block, String> {
+    let spec = &object.spec;
+    let cidr: IpNetwork = spec.cidr.parse().map_err(|_| format!("spec.cidr: {:?}", spec.cidr))?;
+    let lent = spec.lent.iter().map(|part| match part.cidr.parse() {
+        Ok(part_cidr) if covers(cidr, part_cidr) => Ok(Lent { cidr: part_cidr, node: part.node.clone() }),
+        _ => Err(format!("spec.lent: {:?} is no part of {cidr}", part.cidr)),
+    });
+    let sharing = Sharing { lent: lent.collect::<Result<_, _>>()?, asked: spec.asked.clone() };
     let state = State { uid: object.uid().unwrap_or_default(), version: object.resource_version().unwrap_or_default() };
     let created = object.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default();
-    Block { cidr, pool: object.spec.pool.clone(), node: object.spec.node.clone(), created, state }
+    Ok(Block { cidr, pool: spec.pool.clone(), node: spec.node.clone(), created, state, sharing })
 }
 
 impl View {

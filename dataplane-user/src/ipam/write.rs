@@ -10,12 +10,13 @@ use dataplane_host::durable;
 use dataplane_host::pools::{NAMESPACES_FILE, NamespacesFile, POOLS_FILE, PoolsFile, VERSION};
 use dataplane_host::store::{Store, StoreError};
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
+use serde_json::json;
 use tracing::info;
 
-use super::crd::{IpBlock, IpBlockSpec};
-use super::plan::{Action, Decision, State};
+use super::crd::{IpBlock, IpBlockSpec, LentPart};
+use super::plan::{Action, Decision, Lent, Sharing, State};
 use super::pool::block_name;
 
 /// How long the store is waited for.
@@ -48,13 +49,13 @@ pub(super) fn namespaces(state_dir: &Path, file: &NamespacesFile) -> Result<bool
     write(state_dir, NAMESPACES_FILE, file)
 }
 
-/// Tells the plugin which blocks it may use, unless a pod has just got an address of one that was to go back (`false`).
+/// Tells the plugin which blocks it may use, unless a pod has just got an address of what was to be given away (`false`).
 pub(super) fn offer(state_dir: &Path, node: &str, decision: &Decision) -> Result<bool, WriteError> {
     let (default, pools) = (decision.default.clone(), decision.pools.clone());
     let file = PoolsFile { version: VERSION, node: node.into(), default, pools };
     let store = Store::open(state_dir)?;
     let locked = store.lock(LOCK)?;
-    let going: Vec<_> = decision.actions.iter().filter_map(Action::released).collect();
+    let going: Vec<_> = decision.actions.iter().filter_map(Action::given).collect();
     if !going.is_empty() {
         let held = locked.held_addresses()?;
         if held.iter().any(|address| going.iter().any(|block| block.contains(*address))) {
@@ -77,10 +78,11 @@ pub(super) async fn act(client: &Client, node: &str, action: &Action) -> Result<
     let blocks = Api::<IpBlock>::all(client.clone());
     match action {
         Action::Claim { pool, cidr } => {
-            let spec = IpBlockSpec { cidr: cidr.to_string(), pool: pool.clone(), node: node.into() };
+            let (pool, node) = (pool.clone(), node.into());
+            let spec = IpBlockSpec { cidr: cidr.to_string(), pool, node, ..IpBlockSpec::default() };
             let object = IpBlock::new(&block_name(*cidr), spec);
             if done(format!("claim block {cidr}"), blocks.create(&PostParams::default(), &object).await)? {
-                info!(%cidr, pool, "claimed a block");
+                info!(%cidr, "claimed a block");
             }
         }
         Action::Release { name, cidr, state } => {
@@ -88,17 +90,42 @@ pub(super) async fn act(client: &Client, node: &str, action: &Action) -> Result<
                 info!(%cidr, "gave a block back");
             }
         }
-        Action::Collect { name, node, state } => {
-            let nodes = Api::<Node>::all(client.clone());
-            let attempt = || format!("look for node {node}");
-            let present = nodes.get_metadata_opt(node).await;
-            let present = present.map_err(|e| WriteError::Api { attempt: attempt(), source: Box::new(e) })?;
-            if present.is_none() && remove(&blocks, name, state).await? {
-                info!(block = name, node, "collected a block of a node that is gone");
+        Action::Collect { name, nodes, state } => {
+            if are_gone(client, nodes).await? && remove(&blocks, name, state).await? {
+                info!(block = name, ?nodes, "collected a block of a node that is gone");
+            }
+        }
+        Action::Share { name, sharing, state, gone, .. } => {
+            if are_gone(client, gone).await? && share(&blocks, name, sharing, state).await? {
+                info!(block = name, ?sharing, "changed who uses which part of a block");
             }
         }
     }
     Ok(())
+}
+
+/// Whether none of these nodes is there, by the API server's word of now.
+async fn are_gone(client: &Client, nodes: &[String]) -> Result<bool, WriteError> {
+    let objects = Api::<Node>::all(client.clone());
+    for node in nodes {
+        let present = objects.get_metadata_opt(node).await;
+        let attempt = || format!("look for node {node}");
+        if present.map_err(|e| WriteError::Api { attempt: attempt(), source: Box::new(e) })?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn share(blocks: &Api<IpBlock>, name: &str, sharing: &Sharing, state: &State) -> Result<bool, WriteError> {
+    let part = |part: &Lent| LentPart { cidr: part.cidr.to_string(), node: part.node.clone() };
+    let lent: Vec<_> = sharing.lent.iter().map(part).collect();
+    let patch = json!({
+        "metadata": { "uid": state.uid, "resourceVersion": state.version },
+        // Null removes a field.
+        "spec": { "lent": (!lent.is_empty()).then_some(lent), "asked": sharing.asked },
+    });
+    done(format!("change block {name}"), blocks.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
 async fn remove(blocks: &Api<IpBlock>, name: &str, state: &State) -> Result<bool, WriteError> {

@@ -1,4 +1,4 @@
-//! Single objects of the API server: made, read, removed, with preconditions; each change is a new version and a watch event.
+//! Single objects of the API server: made, read, changed, removed, with preconditions; each change is a new version and a watch event.
 
 use serde_json::{Value, json};
 
@@ -52,6 +52,25 @@ pub(crate) fn answer(request: &Request<'_>, objects: &mut Vec<Value>, version: &
             objects.push(object.clone());
             let event = Some(json!({"type": "ADDED", "object": object}));
             Answer { status: "201 Created", body: object, event }
+        }
+        // A merge patch with a version.
+        ("PATCH", Some(i)) => {
+            let wanted: Value = serde_json::from_slice(request.body).unwrap();
+            for field in ["uid", "resourceVersion"] {
+                if wanted["metadata"][field] != objects[i]["metadata"][field] {
+                    return Answer::failure("409 Conflict", "Conflict");
+                }
+            }
+            let spec = objects[i]["spec"].as_object_mut().unwrap();
+            for (field, value) in wanted["spec"].as_object().unwrap() {
+                spec.insert(field.clone(), value.clone());
+            }
+            spec.retain(|_, value| !value.is_null());
+            *version += 1;
+            objects[i]["metadata"]["resourceVersion"] = version.to_string().into();
+            let object = objects[i].clone();
+            let event = Some(json!({"type": "MODIFIED", "object": object}));
+            Answer { status: "200 OK", body: object, event }
         }
         ("DELETE", Some(i)) => {
             let wanted: Value = serde_json::from_slice(request.body).unwrap_or_default();

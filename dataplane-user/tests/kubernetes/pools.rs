@@ -249,3 +249,52 @@ async fn pools_that_make_no_sense_are_said_and_harm_no_other() {
     assert_eq!(agent.status.pool_trouble(), 2);
     assert_eq!(blocks(&server, "").len(), 1);
 }
+
+/// Three nodes, two blocks: the third one gets a part of another's, and gives it back when a block is free.
+#[tokio::test]
+async fn a_node_without_a_block_borrows_and_gives_back() {
+    let names = ["n1", "n2", "n3"];
+    let server = server(&names, &[("four", json!({"cidr": "10.1.0.0/25", "borrow": true}))]).await;
+    let ms = Duration::from_millis;
+    let patience = Patience { idle: ms(300), cool: ms(100), again: ms(200), gone: ms(200), ..Patience::default() };
+    let start = |name| Agent::start(&server, name, &names, patience);
+    let (one, two) = (start("n1"), start("n2"));
+    eventually("two have the blocks", || one.offered("four").len() == 1 && two.offered("four").len() == 1).await;
+    let (first, second) = (one.take("c1", &one.offered("four")[0]), two.take("c2", &two.offered("four")[0]));
+    let three = start("n3");
+    eventually("the third has a part", || three.offered("four").len() == 1).await;
+    let part = three.offered("four").remove(0);
+    let lent =
+        || server.get("ipblocks").iter().filter(|block| !block["spec"]["lent"].is_null()).cloned().collect::<Vec<_>>();
+    let lender = lent().remove(0);
+    assert_eq!(lender["spec"]["lent"], json!([{"cidr": part, "node": "n3"}]));
+    assert!(lender["spec"]["asked"].is_null(), "the question is answered: {lender}");
+    let whole: ipnetwork::IpNetwork = lender["spec"]["cidr"].as_str().unwrap().parse().unwrap();
+    let (part_range, owner) = (part.parse::<ipnetwork::IpNetwork>().unwrap(), lender["spec"]["node"].as_str().unwrap());
+    assert!(whole.contains(part_range.network()) && ![first, second].iter().any(|a| part_range.contains(*a)));
+    let (keeper, other) = if owner == "n1" { (&one, "n2") } else { (&two, "n1") };
+    assert!(!keeper.offered("four").contains(&part) && !keeper.offered("four").is_empty());
+    let told = one.blocks.clone();
+    eventually("everybody routes it to the third", || {
+        let by_node = told.borrow().by_node.clone();
+        let total: u32 = by_node[owner].iter().map(|range| 1 << (32 - range.prefix())).sum();
+        by_node.get("n3").is_some_and(|ranges| *ranges == [part_range])
+            && total == 64 - (1 << (32 - part_range.prefix()))
+    })
+    .await;
+    let address = three.take("c3", &part);
+    assert!(part_range.contains(address));
+
+    // Who has an empty block claims none: the next one is for the third.
+    keeper.give_back(if owner == "n1" { "c1" } else { "c2" });
+    // The other node goes: its block is claimed, and the part goes back when it is empty.
+    drop(if other == "n1" { one } else { two });
+    server.remove("nodes", other);
+    let left: Vec<_> = names.into_iter().filter(|name| *name != other).collect();
+    three.nodes.send_replace(Arc::new(all(&left)));
+    eventually("a block of its own", || blocks(&server, "n3").len() == 1).await;
+    assert_eq!(lent().len(), 1, "a pod has an address of it");
+    three.give_back("c3");
+    eventually("given back", || lent().is_empty()).await;
+    eventually("and not used any more", || three.offered("four") == blocks(&server, "n3")).await;
+}

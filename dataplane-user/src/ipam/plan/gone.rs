@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_host::store::fnv64;
 
-use super::{Action, Decision, Memory, World};
+use super::{Action, Block, Decision, Memory, Sharing, World};
 
 /// Collects blocks that were seen twice, long enough apart, in the same state and without a node. One node does it; if it
 /// doesn't, everybody does, and all but one are refused.
@@ -12,19 +12,46 @@ pub(super) fn collect(world: &World<'_>, memory: &mut Memory, decision: &mut Dec
     let Some(nodes) = world.nodes else { return };
     let patience = world.patience.gone;
     let mut gone = BTreeMap::new();
-    for (name, block) in world.blocks.iter().filter(|(_, b)| b.node != world.node && !nodes.contains(b.node.as_str())) {
+    let is_gone = |node: &str| node != world.node && !nodes.contains(node);
+    for (name, block) in world.blocks {
+        let Some((action, responsible)) = end_of_the_gone(world, nodes, name, block, is_gone) else { continue };
         let seen = memory.gone.get(name).filter(|(state, _)| *state == block.state);
         let since = seen.map_or(world.now, |(_, since)| *since);
         gone.insert(name.clone(), (block.state.clone(), since));
-        let due = since + if is_responsible(world.node, nodes, name) { patience } else { patience * 3 };
+        let due = since + if responsible { patience } else { patience * 3 };
         if world.now >= due {
-            let (name, node, state) = (name.clone(), block.node.clone(), block.state.clone());
-            decision.actions.push(Action::Collect { name, node, state });
+            decision.actions.push(action);
         } else {
             decision.wake(due);
         }
     }
     memory.gone = gone;
+}
+
+/// What would end what nodes that are gone have of a block, and whether it is this node's to do first. As long as anybody else uses a part, the block
+/// stays.
+fn end_of_the_gone(
+    world: &World<'_>,
+    nodes: &BTreeSet<Box<str>>,
+    name: &str,
+    block: &Block,
+    is_gone: impl Fn(&str) -> bool,
+) -> Option<(Action, bool)> {
+    let state = block.state.clone();
+    let (lost, left): (Vec<_>, Vec<_>) = block.sharing.lent.iter().cloned().partition(|part| is_gone(&part.node));
+    let lost = lost.into_iter().map(|part| part.node);
+    if block.node == world.node {
+        let gone: Vec<_> = lost.collect();
+        let sharing = Sharing { lent: left, ..block.sharing.clone() };
+        let some = !gone.is_empty();
+        return some.then(|| (Action::Share { name: name.to_owned(), sharing, given: None, state, gone }, true));
+    }
+    if !is_gone(&block.node) || !left.is_empty() {
+        return None;
+    }
+    let all = [block.node.clone()].into_iter().chain(lost).collect();
+    let action = Action::Collect { name: name.to_owned(), nodes: all, state };
+    Some((action, is_responsible(world.node, nodes, name)))
 }
 
 /// Of all nodes the one with the greatest hash together with the block's name: each node finds the same one.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::ipam::crd::{IpPoolSpec, NodeSelector};
 
+mod borrow;
 mod histories;
 
 const S: Duration = Duration::from_secs(1);
@@ -45,7 +46,7 @@ impl Known {
         let cidr: IpNetwork = cidr.parse().unwrap();
         let state = State { uid: "u".into(), version: "1".into() };
         let created = format!("{:03}", self.blocks.len());
-        let block = Block { cidr, pool: pool.into(), node: node.into(), created, state };
+        let block = Block { cidr, pool: pool.into(), node: node.into(), created, state, sharing: Sharing::default() };
         self.blocks.insert(block_name(cidr), block);
     }
 
@@ -74,7 +75,15 @@ impl Known {
         let show = |action: &Action| match action {
             Action::Claim { pool, cidr } => format!("claim {cidr} of {pool}"),
             Action::Release { cidr, .. } => format!("release {cidr}"),
-            Action::Collect { name, node, .. } => format!("collect {name} of {node}"),
+            Action::Share { name, sharing, given, .. } => {
+                let lent: Vec<_> = sharing.lent.iter().map(|part| format!("{} {}", part.cidr, part.node)).collect();
+                format!(
+                    "share {name}: lent {lent:?}, asked {:?}, given {:?}",
+                    sharing.asked,
+                    given.map(|g| g.to_string())
+                )
+            }
+            Action::Collect { name, nodes, .. } => format!("collect {name} of {}", nodes.join(", ")),
         };
         self.decide(now).actions.iter().map(show).collect()
     }

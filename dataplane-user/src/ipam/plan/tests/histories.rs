@@ -51,7 +51,17 @@ fn name(node: usize) -> String {
 impl Cluster {
     fn new(nodes: usize) -> Self {
         let small = |s: &mut IpPoolSpec| s.block_size = Some(30);
-        let pools = vec![pool("a", "10.1.0.0/27", small), pool("b", "10.2.0.0/28", small)];
+        Self::with(nodes, vec![pool("a", "10.1.0.0/27", small), pool("b", "10.2.0.0/28", small)])
+    }
+
+    /// Two blocks for all of them.
+    fn borrowing(nodes: usize) -> Self {
+        let borrow = |s: &mut IpPoolSpec| (s.block_size, s.borrow) = (Some(29), true);
+        let disabled = |s: &mut IpPoolSpec| (s.block_size, s.disabled) = (Some(30), true);
+        Self::with(nodes, vec![pool("a", "10.1.0.0/28", borrow), pool("b", "10.2.0.0/28", disabled)])
+    }
+
+    fn with(nodes: usize, pools: Vec<Pool>) -> Self {
         let new = || Node { alive: true, ..Node::default() };
         Self { blocks: BTreeMap::new(), pools, nodes: (0..nodes).map(|_| new()).collect(), now: S, version: 0 }
     }
@@ -94,16 +104,26 @@ impl Cluster {
                 Action::Claim { pool, cidr } => {
                     let state = State { uid: self.version.to_string(), version: self.version.to_string() };
                     let created = format!("{:09}", self.version);
-                    let block = Block { cidr, pool, node: name(n), created, state };
+                    let sharing = Sharing::default();
+                    let block = Block { cidr, pool, node: name(n), created, state, sharing };
                     self.blocks.entry(block_name(cidr)).or_insert(block);
                 }
                 Action::Release { name: object, state, .. } => {
                     self.blocks.retain(|name, block| *name != object || block.state != state);
                 }
-                Action::Collect { name: object, state, node } => {
-                    // The writer asks for the node once more.
-                    let back = self.alive().into_iter().any(|i| name(i) == node);
+                Action::Collect { name: object, state, nodes } => {
+                    // The writer asks for the nodes once more.
+                    let back = self.alive().into_iter().any(|i| nodes.contains(&name(i)));
                     self.blocks.retain(|name, block| back || *name != object || block.state != state);
+                }
+                Action::Share { name: object, sharing, state, gone, .. } => {
+                    let back = self.alive().into_iter().any(|i| gone.contains(&name(i)));
+                    let version = self.version.to_string();
+                    let same = self.blocks.get_mut(&object).filter(|block| !back && block.state == state);
+                    if let Some(block) = same {
+                        block.sharing = sharing;
+                        block.state.version = version;
+                    }
                 }
             }
         }
@@ -130,14 +150,14 @@ impl Cluster {
     }
 
     fn check(&self) -> Result<(), TestCaseError> {
-        let blocks: Vec<_> = self.blocks.values().collect();
-        for (i, a) in blocks.iter().enumerate() {
-            prop_assert!(blocks[..i].iter().all(|b| !overlap(a.cidr, b.cidr)), "{:?} overlaps another block", a);
+        let used: Vec<_> = self.blocks.values().flat_map(Block::users).collect();
+        for (i, a) in used.iter().enumerate() {
+            prop_assert!(used[..i].iter().all(|b| !overlap(a.1, b.1)), "{:?} overlaps another range", a);
         }
         for (n, node) in self.nodes.iter().enumerate() {
             for address in &node.held {
-                let mine = self.blocks.values().any(|b| b.node == name(n) && b.cidr.contains(*address));
-                prop_assert!(mine, "{} of {} is in no block of its node", address, name(n));
+                let mine = used.iter().any(|(node, range)| *node == name(n) && range.contains(*address));
+                prop_assert!(mine, "{} of {} is in no range of its node", address, name(n));
             }
         }
         Ok(())
@@ -189,6 +209,30 @@ proptest! {
         }
         // And a second look has nothing to do.
         for n in cluster.alive() {
+            cluster.look(n);
+            prop_assert_eq!(cluster.decide(n).actions, vec![]);
+        }
+    }
+
+    #[test]
+    fn with_borrowing_neither_and_in_the_end_each_has_an_address(steps in steps(4)) {
+        let mut cluster = Cluster::borrowing(4);
+        for step in &steps {
+            // The second pool only gets in the way when it is switched on.
+            cluster.step(step);
+            cluster.check()?;
+        }
+        cluster.pools = Cluster::borrowing(0).pools;
+        cluster.settle();
+        cluster.check()?;
+        cluster.nodes.iter_mut().for_each(|node| node.held.clear());
+        cluster.settle();
+        cluster.check()?;
+        for n in cluster.alive() {
+            let reserved = &cluster.pools[0].reserved;
+            let free = |a: &IpAddr| !reserved.iter().any(|r| r.contains(*a));
+            let offered = &cluster.nodes[n].offered;
+            prop_assert!(offered.iter().flat_map(IpNetwork::iter).any(|a| free(&a)), "{} has none: {:?}", name(n), cluster.blocks);
             cluster.look(n);
             prop_assert_eq!(cluster.decide(n).actions, vec![]);
         }

@@ -1,0 +1,164 @@
+//! Parts of blocks that other nodes use, where a pool allows that.
+//!
+//! When no block is left and few addresses are free, a node writes its name into a block of another node ([`ask`]). That one answers:
+//! it lends a part in which nothing was used for a while, or removes the name ([`answer`]), and the asker tries another block. A part that
+//! is not needed any more goes back when it has been empty for a while, as blocks do.
+//!
+//! All of it stands in the block's one object and every change names the version that it follows, so no part is ever used by two. Who
+//! gives something away first takes it from its plugin, under the store's lock, and only then writes; who gets it, gives out addresses when the
+//! object says so. A kill between leaves addresses unused until the next decision, never used twice.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use dataplane_host::store::{Range, fnv64};
+use ipnetwork::IpNetwork;
+
+use super::{Action, Block, Lent, Memory, Planner, Sharing, State};
+use crate::ipam::pool::{Pool, covers, overlap, width};
+
+/// Other nodes that use parts of a block.
+const MOST_PARTS: usize = 8;
+/// A part is a half, a quarter or an eighth of a block.
+const CUTS: u8 = 3;
+
+impl Block {
+    /// Who uses which ranges of it.
+    pub fn users(&self) -> impl Iterator<Item = (&str, IpNetwork)> {
+        let lent = self.sharing.lent.iter().map(|part| (part.node.as_str(), part.cidr));
+        self.kept().into_iter().map(|range| (self.node.as_str(), range)).chain(lent)
+    }
+
+    /// What its own node uses.
+    #[must_use]
+    pub fn kept(&self) -> Vec<IpNetwork> {
+        let lent: Vec<_> = self.sharing.lent.iter().map(|part| part.cidr).collect();
+        without(self.cidr, &lent)
+    }
+}
+
+/// What is left of a range, in as few pieces as can be.
+pub(super) fn without(range: IpNetwork, taken: &[IpNetwork]) -> Vec<IpNetwork> {
+    if !taken.iter().any(|part| overlap(*part, range)) {
+        return vec![range];
+    }
+    if taken.iter().any(|part| covers(*part, range)) {
+        return Vec::new();
+    }
+    pieces(range, range.prefix() + 1).flat_map(|half| without(half, taken)).collect()
+}
+
+/// The pieces of that prefix length.
+fn pieces(range: IpNetwork, prefix: u8) -> impl DoubleEndedIterator<Item = IpNetwork> {
+    let bits = u32::from(width(range.ip()).saturating_sub(prefix));
+    (0..1_u128 << prefix.saturating_sub(range.prefix())).filter_map(move |number| {
+        let offset = number.checked_shl(bits).unwrap_or(0);
+        let first = match range.network() {
+            IpAddr::V4(a) => IpAddr::from((a.to_bits() | offset as u32).to_be_bytes()),
+            IpAddr::V6(a) => IpAddr::from((a.to_bits() | offset).to_be_bytes()),
+        };
+        IpNetwork::new(first, prefix).ok()
+    })
+}
+
+/// How many addresses a node of a pool should have free.
+pub(super) fn low(pool: &Pool) -> usize {
+    let addresses = 1_usize << (width(pool.cidr.ip()) - pool.block_prefix);
+    (addresses >> CUTS).max(1)
+}
+
+impl Planner<'_> {
+    /// Asks for a part of somebody's block, of the first pool of a list that allows it, unless an answer is still to come.
+    pub(super) fn ask(&mut self, list: &[&Pool], memory: &mut Memory) {
+        let Some(nodes) = self.world.nodes.filter(|_| self.world.labels.is_some()) else { return };
+        let (me, now, patience) = (self.world.node, self.world.now, self.world.patience);
+        for pool in list.iter().filter(|pool| pool.borrow) {
+            self.asking.insert(pool.name.clone());
+            let of_pool = || self.world.blocks.iter().filter(|(_, block)| block.pool == pool.name);
+            // Asked, or about to be so: what was sent a moment ago is not seen yet.
+            let pending = of_pool().find_map(|(name, block)| {
+                let tried = memory.tried.get(name);
+                let sent = tried.is_some_and(|(state, since)| *state == block.state && now < *since + patience.answer);
+                (sent || block.sharing.asked.as_deref() == Some(me)).then(|| tried.map_or(now, |(_, since)| *since))
+            });
+            if let Some(since) = pending {
+                return self.decision.wake((since + patience.answer).max(now));
+            }
+            let possible = of_pool().filter(|(_, block)| {
+                let Sharing { lent, asked } = &block.sharing;
+                block.node != me && nodes.contains(block.node.as_str()) && asked.is_none() && lent.len() < MOST_PARTS
+            });
+            let rank = |name: &str| fnv64(format!("{name}\0{me}").as_bytes());
+            let rested = |name: &str| memory.tried.get(name).is_none_or(|(_, since)| now >= *since + patience.again);
+            let (fresh, tired): (Vec<_>, Vec<_>) = possible.partition(|(name, _)| rested(name));
+            if let Some((name, block)) = fresh.into_iter().max_by_key(|(name, _)| rank(name)) {
+                memory.tried.insert(name.clone(), (block.state.clone(), now));
+                let sharing = Sharing { asked: Some(me.to_owned()), ..block.sharing.clone() };
+                self.decision.actions.push(share(name, block, sharing, None));
+                return self.decision.wake(now + patience.answer);
+            }
+            for (name, _) in tired {
+                self.decision.wake(memory.tried[name].1 + patience.again);
+            }
+        }
+    }
+
+    /// Takes questions back that nobody has answered, or whose answer is not needed any more.
+    pub(super) fn withdraw(&mut self, memory: &mut Memory) {
+        let (now, patience) = (self.world.now, self.world.patience);
+        let mine = |block: &Block| block.sharing.asked.as_deref() == Some(self.world.node);
+        for (name, block) in self.world.blocks.iter().filter(|(_, block)| mine(block)) {
+            let since = memory.tried.entry(name.clone()).or_insert_with(|| (State::default(), now)).1;
+            if !self.asking.contains(&block.pool) || now >= since + patience.answer {
+                let sharing = Sharing { asked: None, ..block.sharing.clone() };
+                self.decision.actions.push(share(name, block, sharing, None));
+            }
+        }
+        memory.tried.retain(|name, (_, since)| now < *since + patience.again && self.world.blocks.contains_key(name));
+    }
+
+    /// Answers those who ask for parts of this node's blocks, until one gets something.
+    pub(super) fn answer(&mut self, memory: &Memory) {
+        let asked = |block: &Block| block.node == self.world.node && block.sharing.asked.is_some();
+        let busy: BTreeSet<_> = self.decision.actions.iter().map(Action::name).collect();
+        for (name, block) in self.world.blocks.iter().filter(|(name, block)| asked(block) && !busy.contains(*name)) {
+            let Some(asker) = block.sharing.asked.as_ref() else { continue };
+            let known = self.world.nodes.is_some_and(|nodes| nodes.contains(asker.as_str()));
+            let part = self.lendable(block, memory).filter(|_| known && asker != self.world.node);
+            let mut sharing = Sharing { asked: None, ..block.sharing.clone() };
+            sharing.lent.extend(part.map(|cidr| Lent { cidr, node: asker.clone() }));
+            self.decision.actions.push(share(name, block, sharing, part));
+            if part.is_some() {
+                return; // What the next one may get is known when this is seen.
+            }
+        }
+    }
+
+    /// The largest part of a block that nobody has used for a while and that leaves this node as many free addresses of the pool.
+    fn lendable(&self, block: &Block, memory: &Memory) -> Option<IpNetwork> {
+        let cool = self.world.patience.cool;
+        let pool = self.usable.iter().find(|pool| pool.name == block.pool && pool.borrow)?;
+        if self.world.now < memory.since? + cool || block.sharing.lent.len() >= MOST_PARTS {
+            return None;
+        }
+        let all: usize = self.own.iter().filter(|own| own.pool == pool.name).map(|own| own.free).sum();
+        let kept = block.kept();
+        let used: Vec<_> = memory.recent.keys().filter(|address| block.cidr.contains(**address)).collect();
+        let free = |part: IpNetwork| {
+            let range = Range::block(part).ok()?;
+            let usable = |slot: &u32| !pool.reserved.iter().any(|r| r.contains(range.address(*slot)));
+            Some((0..range.slots()).filter(usable).count())
+        };
+        let last = (block.cidr.prefix() + CUTS).min(width(block.cidr.ip()));
+        // From the end: addresses are used up from the beginning.
+        let parts = (block.cidr.prefix() + 1..=last).flat_map(|prefix| pieces(block.cidr, prefix).rev());
+        let idle = |part: &IpNetwork| {
+            kept.iter().any(|range| covers(*range, *part)) && !used.iter().any(|address| part.contains(**address))
+        };
+        parts.filter(idle).find(|part| free(*part).is_some_and(|free| free > 0 && all >= 2 * free))
+    }
+}
+
+pub(super) fn share(name: &str, block: &Block, sharing: Sharing, given: Option<IpNetwork>) -> Action {
+    Action::Share { name: name.to_owned(), sharing, given, gone: Vec::new(), state: block.state.clone() }
+}

@@ -1,0 +1,146 @@
+//! Parts of blocks: who asks, who answers how, and how they go back.
+
+use super::*;
+use crate::ipam::plan::borrow::without;
+
+/// Two blocks of 64 addresses, of `n1` and `n2`.
+fn known(borrow: bool) -> Known {
+    let mut known = Known::new(vec![pool("a", "10.1.0.0/25", |s| s.borrow = borrow)]);
+    known.block("10.1.0.0/26", "a", "n1");
+    known.block("10.1.0.64/26", "a", "n2");
+    known
+}
+
+fn sharing<'a>(known: &'a mut Known, block: &str) -> &'a mut Sharing {
+    let block = known.blocks.get_mut(block).unwrap();
+    block.state.version.push('+');
+    &mut block.sharing
+}
+
+fn lent(cidr: &str, node: &str) -> Lent {
+    Lent { cidr: cidr.parse().unwrap(), node: node.into() }
+}
+
+fn addresses(range: std::ops::Range<u8>) -> impl Iterator<Item = IpAddr> {
+    range.map(|last| [10, 1, 0, last].into())
+}
+
+fn offered(decision: &Decision) -> Vec<String> {
+    decision.pools[0].blocks.iter().map(ToString::to_string).collect()
+}
+
+const THEIRS: &str = "10-1-0-64-26";
+const OURS: &str = "10-1-0-0-26";
+const ASK: &str = r#"share 10-1-0-64-26: lent [], asked Some("n1"), given None"#;
+const WITHDRAW: &str = r"share 10-1-0-64-26: lent [], asked None, given None";
+
+#[test]
+fn who_has_few_addresses_and_finds_no_block_asks() {
+    for (borrow, held, expected) in [(true, 57, &[ASK][..]), (true, 56, &[]), (false, 64, &[])] {
+        let mut known = known(borrow);
+        known.held.extend(addresses(1..held));
+        assert_eq!(known.actions(S), expected, "{borrow} {held}");
+    }
+    let mut known = known(true);
+    known.held.extend(addresses(1..64));
+    assert_eq!(known.actions(S), [ASK]);
+    let decision = known.decide(S * 2);
+    assert_eq!((decision.actions.len(), decision.next), (0, Some(S * 11)), "it is not seen yet");
+    sharing(&mut known, THEIRS).asked = Some("n1".into());
+    assert_eq!(known.decide(S * 3).next, Some(S * 11), "nor answered");
+    assert_eq!(known.actions(S * 11), [WITHDRAW]);
+    sharing(&mut known, THEIRS).asked = None;
+    assert_eq!(known.decide(S * 12).next, Some(S * 61), "that one is not asked again soon");
+    assert_eq!(known.actions(S * 61), [ASK]);
+    sharing(&mut known, THEIRS).asked = Some("n1".into());
+    known.held.clear();
+    assert_eq!(known.actions(S * 62), [WITHDRAW], "it is not needed any more");
+    known.nodes.remove("n2");
+    known.held.extend(addresses(1..64));
+    sharing(&mut known, THEIRS).asked = None;
+    assert_eq!(known.actions(S * 200), [""; 0], "who is gone is not asked");
+}
+
+#[test]
+fn the_largest_part_is_lent_that_leaves_as_much_and_was_not_used_for_a_while() {
+    let mut known = known(true);
+    known.hold(&["10.1.0.5", "10.1.0.50"]);
+    assert!(known.actions(S).is_empty());
+    sharing(&mut known, OURS).asked = Some("n3".into());
+    let refusal = "share 10-1-0-0-26: lent [], asked None, given None";
+    assert_eq!(known.actions(S * 2), [refusal], "it is not known for long enough what was used");
+    known.held.remove(&"10.1.0.50".parse().unwrap());
+    let lent_16 = |range: &str| format!(r#"share 10-1-0-0-26: lent ["{range} n3"], asked None, given Some("{range}")"#);
+    assert_eq!(known.actions(S * 61), [lent_16("10.1.0.32/28")], "the last sixteen had one a moment ago");
+    let decision = known.decide(S * 62);
+    assert_eq!(offered(&decision), ["10.1.0.0/27", "10.1.0.48/28"], "the plugin must not use it");
+    assert_eq!(decision.actions.len(), 1, "until it is seen, it stays so");
+
+    sharing(&mut known, OURS).lent.push(lent("10.1.0.32/28", "n3"));
+    sharing(&mut known, OURS).asked = Some("n3".into());
+    let again =
+        r#"share 10-1-0-0-26: lent ["10.1.0.32/28 n3", "10.1.0.48/28 n3"], asked None, given Some("10.1.0.48/28")"#;
+    assert_eq!(known.actions(S * 200), [again]);
+    // A pod was quicker.
+    known.hold(&["10.1.0.49"]);
+    assert!(known.actions(S * 200)[0].contains(r#"given Some("10.1.0.16/28")"#), "{:?}", known.actions(S * 200));
+    known.held.extend(addresses(0..64));
+    let nothing_left = r#"share 10-1-0-0-26: lent ["10.1.0.32/28 n3"], asked None, given None"#;
+    assert_eq!(known.actions(S * 200), [ASK, nothing_left], "it asks itself");
+    known.held.clear();
+    known.nodes.remove("n3");
+    sharing(&mut known, OURS).lent.clear();
+    assert_eq!(known.actions(S * 300), [refusal], "nothing for who is gone");
+}
+
+#[test]
+fn what_is_borrowed_is_used_kept_as_long_as_it_is_needed_and_given_back() {
+    let mut known = known(true);
+    known.held.extend(addresses(0..64));
+    sharing(&mut known, THEIRS).lent.push(lent("10.1.0.96/27", "n1"));
+    let decision = known.decide(S);
+    assert_eq!((offered(&decision), decision.actions.len()), (vec!["10.1.0.0/26".into(), "10.1.0.96/27".into()], 0));
+    assert_eq!(known.actions(S + IDLE * 2), [""; 0], "there would be no address without it");
+    known.held.retain(|address| !addresses(8..24).any(|a| a == *address));
+    assert_eq!(known.actions(S * 2 + IDLE * 2), [""; 0]);
+    let back = r#"share 10-1-0-64-26: lent [], asked None, given Some("10.1.0.96/27")"#;
+    assert_eq!(known.actions(S * 2 + IDLE * 3), [back]);
+    assert_eq!(offered(&known.decide(S * 2 + IDLE * 3)), ["10.1.0.0/26"]);
+    known.hold(&["10.1.0.100"]);
+    assert_eq!(known.actions(S * 2 + IDLE * 3), [""; 0], "a pod was quicker");
+    assert_eq!(offered(&known.decide(S * 2 + IDLE * 3)).len(), 2);
+}
+
+#[test]
+fn a_block_of_which_parts_are_used_stays() {
+    let mut known = known(true);
+    known.block("10.1.0.128/26", "b", "n1"); // of no pool: it goes back when it is idle
+    sharing(&mut known, "10-1-0-128-26").lent.push(lent("10.1.0.160/27", "n2"));
+    assert!(known.actions(S).is_empty() && known.actions(S + IDLE).is_empty());
+    known.nodes.remove("n2");
+    let theirs = lent("10.1.0.96/27", "n3");
+    sharing(&mut known, THEIRS).lent.push(theirs);
+    assert!(known.actions(S * 2 + IDLE).is_empty());
+    let actions = known.actions(S * 2 + IDLE + GONE * 3);
+    let reclaimed = "share 10-1-0-128-26: lent [], asked None, given None";
+    assert_eq!(actions, [reclaimed], "n3 uses a part of n2's block");
+    known.nodes.remove("n3");
+    known.decide(S * 3 + IDLE + GONE * 3);
+    assert!(known.actions(S * 3 + IDLE + GONE * 6).contains(&format!("collect {THEIRS} of n2, n3")));
+}
+
+#[test]
+fn what_is_left_of_a_range_has_few_pieces() {
+    for (range, taken, left) in [
+        ("10.1.0.0/26", &[][..], &["10.1.0.0/26"][..]),
+        ("10.1.0.0/26", &["10.1.0.0/25"], &[]),
+        ("10.1.0.0/26", &["10.1.0.32/28"], &["10.1.0.0/27", "10.1.0.48/28"]),
+        ("10.1.0.0/30", &["10.1.0.1/32", "10.1.0.2/31"], &["10.1.0.0/32"]),
+        ("10.1.0.0/26", &["10.2.0.0/26"], &["10.1.0.0/26"]),
+        ("fd00::/122", &["fd00::30/124"], &["fd00::/123", "fd00::20/124"]),
+    ] {
+        let taken: Vec<IpNetwork> = taken.iter().map(|t| t.parse().unwrap()).collect();
+        let shown: Vec<_> = without(range.parse().unwrap(), &taken).iter().map(ToString::to_string).collect();
+        assert_eq!(shown, left, "{range} without {taken:?}");
+    }
+}
