@@ -329,6 +329,21 @@ fn many_at_once() {
     }
 }
 
+/// Changes the node's MTU all the time, under one pod that stays and many that come and go.
+fn change_mtu_until(node: &Node, changes: &Value, steady: &Sandbox, start: Instant, end: Duration) {
+    for mtu in [1400, 1500].into_iter().cycle() {
+        node.says_mtu(mtu);
+        node.status(changes).ok();
+        // Those of the others can't be found, are busy, or gone.
+        let failed = node.brought(mtu);
+        assert!(failed.iter().all(|error| !error.contains("steady")), "{failed:?}");
+        assert_eq!(steady.mtu(), mtu);
+        if start.elapsed() > end {
+            return;
+        }
+    }
+}
+
 /// Everybody adds and deletes at their own pace. `ROPEWAY_CHURN=256x300` is the soak test: so many at once, so many seconds.
 #[test]
 #[ignore = "needs root"]
@@ -337,7 +352,8 @@ fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
     let (workers, seconds) = churn.split_once('x').unwrap();
     let (workers, end) = (workers.parse::<usize>().unwrap(), Duration::from_secs(seconds.parse().unwrap()));
     let node = Node::new();
-    let config = node.config(&json!({ "ranges": ["10.77.0.0/16", "fd00:77::/64"] }));
+    let changes = json!({ "ranges": ["10.77.0.0/16", "fd00:77::/64"] });
+    let config = node.config(&changes);
     let cycle = |container: &str, seen: &mut dyn FnMut(&Value)| {
         let sandbox = Sandbox::new();
         seen(&persist("ADD", container, &sandbox.path(), &config));
@@ -351,6 +367,9 @@ fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
     let first = cycle("first", &mut |_| {});
     delete("first", &first);
     node.settle();
+    let steady = Sandbox::new();
+    steady.keep("steady");
+    persist("ADD", "steady", &steady.path(), &config);
     let (traces, size) = (node.traces(), store_size(&node));
     let start = Instant::now();
     // For each address: in use, or since when it is free again.
@@ -384,6 +403,7 @@ fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
                 cycles
             }
         };
+        scope.spawn(|| change_mtu_until(&node, &changes, &steady, start, end));
         let threads: Vec<_> = (0..workers).map(|w| scope.spawn(worker(w))).collect();
         threads.into_iter().map(|t| t.join().unwrap()).sum()
     });

@@ -39,7 +39,7 @@ impl Journal {
         if before != 0 {
             self.leave([before]);
         }
-        Self { done: false, ..self }
+        Self { done: false, failed: Vec::new(), ..self }
     }
 
     /// Notes sizes from which pods are going to be brought to the aim; says whether there are new ones.
