@@ -16,6 +16,9 @@ pub struct Change {
     pub v6: bool,
     /// UDP: a checksum of zero means none (RFC 768).
     pub udp: bool,
+    /// The folded sum of the pseudo header before the change, which is what the field holds if the checksum is left to the device;
+    /// 0: not known.
+    pub pseudo: u16,
 }
 
 /// One's-complement sum.
@@ -31,6 +34,14 @@ pub const fn add(sum: u32, v: u32) -> u32 {
 #[must_use]
 pub const fn difference(from: u32, to: u32) -> u32 {
     add(!from, to)
+}
+
+/// The folded sum of a pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1): addresses, protocol, and the length of what has the
+/// checksum, bytes.
+#[inline(always)]
+#[must_use]
+pub const fn pseudo(addresses: u32, proto: u8, length: u16) -> u16 {
+    fold(add(addresses, Be16::new(proto as u16).0 as u32 + Be16::new(length).0 as u32))
 }
 
 /// 32 bits folded into 16.

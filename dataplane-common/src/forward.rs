@@ -31,9 +31,9 @@ pub fn route<A: Family, P: Packet, T: Node>(
     if A::store_hop(packet, parsed).is_some() { verdict } else { Verdict::drop(DropReason::Rewrite) }
 }
 
-/// Translates a packet as its flow says, and sends it on.
+/// Translates a packet as its flow says, and sends it on. `OFTEN` as for [`translate`].
 #[inline(always)]
-pub fn forward<A: Family, P: Packet, T: Node>(
+pub fn forward<const OFTEN: bool, A: Family, P: Packet, T: Node>(
     packet: &mut P,
     tables: &T,
     parsed: &Parsed<A>,
@@ -55,7 +55,7 @@ pub fn forward<A: Family, P: Packet, T: Node>(
             count_hop = false;
         }
     }
-    if translate(packet, parsed, flow, count_hop).is_none() {
+    if translate::<OFTEN, _, _>(packet, parsed, flow, count_hop).is_none() {
         return Verdict::drop(DropReason::Rewrite);
     }
     // the host's stack cuts it up on its way

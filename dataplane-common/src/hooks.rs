@@ -48,7 +48,7 @@ where
         && is_current(flow, &parsed, now, tables)
     {
         touch(flow, &parsed, now);
-        return forward(packet, tables, &parsed, flow);
+        return forward::<true, _, _, _>(packet, tables, &parsed, flow);
     }
     // what opens a connection often asks for a frontend; anything else first shows what its address is
     if parsed.is_syn() {
@@ -206,7 +206,11 @@ where
     let origin = Origin::from_number(packet.forget(origin as u32));
     let mut flow = Flow::EMPTY;
     let verdict = pair(flows, tables, &parsed.key, &end, origin, ifindex, &mut flow);
-    if verdict.action() == Action::Translate { forward(packet, tables, &parsed, &flow) } else { verdict }
+    if verdict.action() == Action::Translate {
+        forward::<false, _, _, _>(packet, tables, &parsed, &flow)
+    } else {
+        verdict
+    }
 }
 
 /// The frontend that a packet asks for. A function of its own, as [`pair`], and so are the next two.
@@ -320,7 +324,7 @@ where
         && is_current(flow, &parsed, now, tables)
     {
         touch(flow, &parsed, now);
-        if translate(packet, &parsed, flow, false).is_none() {
+        if translate::<false, _, _>(packet, &parsed, flow, false).is_none() {
             return Verdict::drop(DropReason::Rewrite);
         }
         return translated(&parsed, Verdict::PASS);

@@ -85,7 +85,7 @@ fn translate<A: Family, P: Packet>(
     let inner = checksum::add(inner, checksum::difference(before.0, after.0));
     // only ICMPv6 has a pseudo header in its checksum
     let addresses = if A::V6 { outer } else { 0 };
-    let change = Change { addresses, ports: inner, v6: A::V6, udp: false };
+    let change = Change { addresses, ports: inner, v6: A::V6, udp: false, pseudo: 0 };
     packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change)
 }
 

@@ -58,7 +58,7 @@ where
         && is_current(flow, &parsed, now, tables)
     {
         touch(flow, &parsed, now);
-        return forward(packet, tables, &parsed, flow);
+        return forward::<false, _, _, _>(packet, tables, &parsed, flow);
     }
     let Some(&SockPeer { addr, port, .. }) = left(packet, tables, &parsed) else { return Verdict::PASS };
     let mut end = End::EMPTY;
@@ -73,7 +73,11 @@ where
     let mut flow = Flow::EMPTY;
     // answers go to the host's stack, whose interface is 0
     let verdict = pair(flows, tables, &parsed.key, &end, Origin::Host, 0, &mut flow);
-    if verdict.action() == Action::Translate { forward(packet, tables, &parsed, &flow) } else { verdict }
+    if verdict.action() == Action::Translate {
+        forward::<false, _, _, _>(packet, tables, &parsed, &flow)
+    } else {
+        verdict
+    }
 }
 
 /// [`Verdict::TRANSLATE`]: to a backend of the frontend that `asked` names as its destination, in `end`. A function of its own, as [`pair`].
