@@ -85,8 +85,8 @@ pub const MAPS: &[&str] = &[
     "steps",
 ];
 
-/// Raised when the meaning of a field changes but no layout does.
-const REVISION: usize = 2;
+/// Raised when the meaning of a field or the kind of a map changes but no layout does.
+const REVISION: usize = 3;
 
 /// FNV-1a over the layouts.
 pub const HASH: u64 = {

@@ -191,7 +191,7 @@ pub struct ServiceName {
     pub name: [u8; NAME_LEN],
 }
 
-/// What a backend has been given: per-CPU array `backend_stats`, by backend id.
+/// What a backend has been given: array `backend_stats`, by backend id. One for all CPUs, which add to it atomically.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]

@@ -2,6 +2,7 @@
 //! operations that its cost is compared with.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![allow(dead_code, reason = "the benchmark uses a part of the modules it shares with the product")]
 
 #[path = "kernel/bench.rs"]

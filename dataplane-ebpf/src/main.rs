@@ -1,6 +1,7 @@
 //! The kernel programs of Ropeway: entry points of a few lines; the decisions are in `dataplane-common`.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod kernel;
 mod maps;

@@ -26,7 +26,7 @@ pub static slots: Array<Slot, 262144, SHARED> = Array::new();
 #[btf_map]
 pub static backends: Array<Backend, 65536, SHARED> = Array::new();
 #[btf_map]
-pub static backend_stats: PerCpuArray<BackendStats, 65536> = PerCpuArray::new();
+pub static backend_stats: Array<BackendStats, 65536, SHARED> = Array::new();
 #[btf_map]
 pub static services: HashMap<u32, ServiceName, 131072, ON_DEMAND> = HashMap::new();
 #[btf_map]

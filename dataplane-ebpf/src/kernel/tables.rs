@@ -16,6 +16,7 @@ use dataplane_common::service::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SlotTable, SockPeer, SockPeerKey, SourceRange,
 };
 
+use crate::kernel::machine;
 use crate::maps;
 
 /// Jiffies since boot.
@@ -84,8 +85,8 @@ impl Node for Maps {
     #[inline(always)]
     fn count_connection(&self, backend: u32) {
         if let Some(stats) = maps::backend_stats.get_ptr_mut(backend) {
-            // SAFETY: this CPU's own counter.
-            unsafe { (*stats).connections += 1 };
+            // SAFETY: an aligned counter of that element, which the program may write.
+            unsafe { machine::add(&raw mut (*stats).connections, 1) };
         }
     }
     #[inline(always)]

@@ -9,7 +9,7 @@ use dataplane_common::service::{
     Backend, BackendStats, Frontend, FrontendKey, ServiceName, Slot, SlotTable, backend_state, frontend_flags, proto,
     scheduler,
 };
-use dataplane_host::map::{MapError, PerCpuTable, SharedArray, Table};
+use dataplane_host::map::{MapError, SharedArray, Table};
 use dataplane_host::pins::Pins;
 use serde::Serialize;
 
@@ -86,7 +86,7 @@ pub(super) trait Lookup {
 struct Maps {
     slots: SharedArray<Slot>,
     backends: SharedArray<Backend>,
-    stats: PerCpuTable<BackendStats>,
+    stats: SharedArray<BackendStats>,
     names: Table<u32, ServiceName>,
 }
 
@@ -100,7 +100,7 @@ impl Lookup for Maps {
     }
 
     fn connections(&self, id: u32) -> u64 {
-        self.stats.get(id).map_or(0, |each| each.iter().map(|s| s.connections).sum())
+        self.stats.get(id).map_or(0, |s| s.connections)
     }
 
     fn name(&self, service_port: u32) -> Option<String> {
@@ -118,7 +118,7 @@ pub fn gather(pins: &Pins, service: Option<&str>) -> Result<Services, MapError> 
     let maps = Maps {
         slots: SharedArray::open(pins, "slots")?,
         backends: SharedArray::open(pins, "backends")?,
-        stats: PerCpuTable::open(pins, "backend_stats")?,
+        stats: SharedArray::open(pins, "backend_stats")?,
         names: Table::open(pins, "services")?,
     };
     let mut frontends = read::<V4>(pins, "frontends4", &maps)?;

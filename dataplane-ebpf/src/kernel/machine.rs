@@ -1,0 +1,13 @@
+//! What only instructions of the machine can say.
+
+use core::arch::asm;
+
+/// Adds to a counter that several CPUs share, with wrap-around: `core::sync::atomic` has nothing for this target, the machine has (RFC 9669, section 5.3).
+///
+/// # Safety
+/// `counter` points to 8 aligned bytes of a map's value.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, n: u64) {
+    // SAFETY: one instruction, which reads and writes those bytes alone.
+    unsafe { asm!("lock *(u64 *)({p} + 0) += {n}", p = in(reg) counter, n = in(reg) n, options(nostack)) };
+}
