@@ -11,8 +11,8 @@ use crate::event::{Counter, DropReason};
 use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
 use crate::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use crate::service::{
-    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot, SlotTable,
-    SockPeer, SockPeerKey, SourceRange,
+    Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
+    SlotTable, SockBackend, SockPeer, SockPeerKey, SourceRange,
 };
 use crate::verdict::STEP_PROGRAMS;
 
@@ -60,6 +60,7 @@ pub const MAPS: &[&str] = &[
     "slots",
     "backends",
     "backend_stats",
+    "backend_loads",
     "services",
     "affinity4",
     "affinity6",
@@ -69,6 +70,7 @@ pub const MAPS: &[&str] = &[
     "fragments6",
     "sock_peers4",
     "sock_peers6",
+    "sock_backends",
     "pods",
     "addrs4",
     "addrs6",
@@ -96,7 +98,9 @@ pub const HASH: u64 = {
         SlotTable { base len } = 8;
         Frontend { service_port affinity_ticks internal external flags scheduler pad } = 28;
         Backend { addr port state pad generation service_port weight } = 32;
-        BackendStats { connections } = 8;
+        BackendStats { connections sockets flows generation pad } = 32;
+        BackendLoad { generation active inactive flows } = 16;
+        SockBackend { backend generation } = 8;
         Slot { backend turn } = 8;
         ServiceName { name } = 192;
         AffinityKey<V4> { client service_port } = 8;

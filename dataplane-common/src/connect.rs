@@ -6,7 +6,7 @@ use crate::flow::{Flow, FlowKey, flow_flags, flow_state};
 use crate::packet::{Flows, Packet, Tables};
 use crate::pod::{addr_flags, addr_kind, net_flags, node_features};
 use crate::rewrite::Family;
-use crate::select::{Client, Side, may_use, select};
+use crate::select::{Client, may_use, pick, select, weigh};
 use crate::service::{Frontend, HostPort, backend_state, frontend_flags, proto};
 use crate::verdict::{Origin, Verdict};
 
@@ -33,6 +33,12 @@ impl<A: Address> End<A> {
     /// Nothing yet.
     pub const EMPTY: Self =
         Self { addr: A::UNSPECIFIED, port: 0, flags: 0, masked: false, backend: 0, generation: 0, iif: 0, oif: 0 };
+
+    /// Finds the backend that has the least to do, before anything else is in the frame: the search needs a large one.
+    #[inline(always)]
+    pub fn weigh<T: Tables<A>>(&mut self, tables: &T, frontend: &Frontend, origin: Origin) {
+        self.backend = weigh(tables, frontend, origin.side());
+    }
 
     /// Finds the way of a packet that would be left to the host's routes with the node's own address as its source: IPv4 takes that
     /// for a forgery when the packet comes in by a device (a martian source, RFC 1812, section 5.3.7).
@@ -99,9 +105,10 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, addr: &A) -> Egress {
     Egress { oif, masked, nowhere: flags & net_flags::SERVICE != 0 }
 }
 
-/// A new connection through a frontend: picks a backend. [`Verdict::TRANSLATE`]: `end` is set.
+/// A new connection through a frontend: picks a backend. [`Verdict::TRANSLATE`]: `end` is set. `COUNTS`: its scheduler counts connections, and
+/// the id in `end` is what [`End::weigh`] has found.
 #[inline(always)]
-pub fn to_backend<A: Family, T: Tables<A>>(
+pub fn to_backend<A: Family, T: Tables<A>, const COUNTS: bool>(
     tables: &T,
     key: &FlowKey<A>,
     frontend: &Frontend,
@@ -112,18 +119,20 @@ pub fn to_backend<A: Family, T: Tables<A>>(
         return Verdict::drop(DropReason::SourceRange);
     }
     let internal = matches!(origin, Origin::Pod);
-    let (side, silent) = if internal {
-        (Side::Internal, frontend_flags::INTERNAL_DROP)
-    } else {
-        (Side::External, frontend_flags::EXTERNAL_DROP)
-    };
+    let side = origin.side();
+    let silent = if internal { frontend_flags::INTERNAL_DROP } else { frontend_flags::EXTERNAL_DROP };
     let none = if frontend.flags & silent == 0 {
         Verdict::refuse(DropReason::NoBackend)
     } else {
         Verdict::drop(DropReason::NoBackend)
     };
-    let client = Client { addr: &key.src, port: key.sport, asked: &key.dst };
-    let id = select(tables, frontend, &client, side);
+    let weighed = end.backend;
+    let id = select(tables, frontend, key.src, side, || {
+        if COUNTS {
+            return weighed;
+        }
+        pick(tables, frontend, &Client { addr: &key.src, port: key.sport, asked: &key.dst }, side)
+    });
     let Some(backend) = tables.backend(id) else { return none };
     if id == 0 || backend.state == 0 {
         return none;
@@ -152,6 +161,9 @@ pub fn to_backend<A: Family, T: Tables<A>>(
         }
     }
     tables.count_connection(id);
+    if COUNTS {
+        tables.count_flow(id, end.generation);
+    }
     tables.count(Counter::PacketNewFlow);
     Verdict::TRANSLATE
 }

@@ -15,7 +15,7 @@ use crate::parse::{Layer4, Parsed, Reject, parse};
 use crate::pod::{addr_kind, node_features, pod_flags};
 use crate::rewrite::{Family, translate, translated};
 use crate::select::host_port;
-use crate::service::{Frontend, FrontendKey};
+use crate::service::{Frontend, FrontendKey, scheduler};
 use crate::track::{is_current, touch};
 use crate::verdict::{Action, Origin, Step, Verdict};
 
@@ -174,9 +174,16 @@ fn frontend_key<A: Family>(parsed: &Parsed<A>) -> FrontendKey<A> {
     FrontendKey { addr: parsed.key.dst, port: parsed.key.dport, proto: parsed.key.proto, pad: 0 }
 }
 
-/// [`Step::Open`]: a packet without a flow that opens a connection, or may.
+/// [`Step::Open`]: a packet without a flow that opens a connection, or may. [`Step::Weigh`], with `COUNTS`: the same where the scheduler of the frontend
+/// counts connections, because both do not fit into one program.
 #[inline(always)]
-pub fn open<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, origin: Origin, ifindex: u32) -> Verdict
+pub fn open<A, P, F, T, const COUNTS: bool>(
+    packet: &mut P,
+    flows: &mut F,
+    tables: &T,
+    origin: Origin,
+    ifindex: u32,
+) -> Verdict
 where
     A: Family,
     P: Packet,
@@ -192,13 +199,29 @@ where
     }
     let mut end = End::EMPTY;
     let verdict = match requested(tables, &parsed) {
-        Some(frontend) => backend(tables, &parsed, frontend, origin, ifindex, &mut end),
+        // the other of the two steps; for this one, the agent has changed it just now
+        Some(frontend) if COUNTS != scheduler::counts(frontend.scheduler) => {
+            return Verdict::PASS.then(if COUNTS { Step::Open } else { Step::Weigh });
+        }
+        Some(frontend) => {
+            if COUNTS {
+                end.weigh(tables, frontend, origin);
+            }
+            backend::<A, T, COUNTS>(tables, &parsed, frontend, origin, ifindex, &mut end)
+        }
+        None if COUNTS => return Verdict::PASS.then(Step::Open),
         None => far_end(flows, tables, &parsed, origin, ifindex, &mut end),
     };
+    let [high, low] = verdict.halves();
+    let verdict = Verdict::from_halves([packet.forget(high), packet.forget(low)]);
     if verdict.step().is_some() {
         return verdict;
     }
     if verdict.action() != Action::Translate {
+        // what asks for a frontend is translated or ends here
+        if COUNTS {
+            return verdict;
+        }
         return route(packet, tables, &parsed, verdict);
     }
     end.forget(packet);
@@ -222,7 +245,7 @@ fn requested<'a, A: Family, T: Tables<A>>(tables: &'a T, parsed: &Parsed<A>) -> 
 
 /// [`Verdict::TRANSLATE`]: to a backend of the frontend, in `end`.
 #[inline(never)]
-fn backend<A: Family, T: Tables<A>>(
+fn backend<A: Family, T: Tables<A>, const COUNTS: bool>(
     tables: &T,
     parsed: &Parsed<A>,
     frontend: &Frontend,
@@ -234,7 +257,7 @@ fn backend<A: Family, T: Tables<A>>(
     if verdict != Verdict::PASS {
         return verdict;
     }
-    to_backend(tables, &parsed.key, frontend, origin, end)
+    to_backend::<A, T, COUNTS>(tables, &parsed.key, frontend, origin, end)
 }
 
 /// [`Verdict::TRANSLATE`]: to the far end in `end`, which is no backend.

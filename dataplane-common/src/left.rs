@@ -86,5 +86,6 @@ fn another<A: Family, T: Tables<A>>(tables: &T, asked: &FlowKey<A>, end: &mut En
     let key = FrontendKey { addr: asked.dst, port: asked.dport, proto: proto::UDP, pad: 0 };
     let Some(frontend) = tables.frontend(&key) else { return Verdict::drop(DropReason::NoFrontend) };
     // the node is a client from inside the cluster, as a pod is; it can't be told that there is no backend
-    to_backend(tables, asked, frontend, Origin::Pod, end).last()
+    // for a search of the one with the fewest connections there is no room: any one will do
+    to_backend::<A, T, false>(tables, asked, frontend, Origin::Pod, end).last()
 }

@@ -18,6 +18,7 @@ pub mod forward;
 pub mod hooks;
 pub mod icmp;
 pub mod left;
+pub mod load;
 pub mod packet;
 pub mod parse;
 #[cfg(feature = "host")]

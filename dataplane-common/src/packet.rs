@@ -4,6 +4,7 @@ use crate::addr::{Address, Be16, Be32};
 use crate::checksum::Change;
 use crate::event::Counter;
 use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
+use crate::load::{Load, Search};
 use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use crate::service::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SlotTable, SockPeer, SockPeerKey, SourceRange,
@@ -69,6 +70,10 @@ pub trait Packet {
 
 /// Clock, chance and the tables that do not depend on the address family.
 pub trait Node {
+    /// The same number, of which the compiler knows nothing any more.
+    fn opaque(&self, n: u32) -> u32 {
+        n
+    }
     /// Clock ticks ([`crate::TICK_SHIFT`]).
     fn now(&self) -> u32;
     /// 32 random bits.
@@ -85,8 +90,19 @@ pub trait Node {
     fn take_turn(&self, table: SlotTable) -> u32;
     /// A backend.
     fn backend(&self, id: u32) -> Option<&Backend>;
+    /// What a backend of this generation has to do.
+    fn load(&self, backend: u32, generation: u32) -> Load;
+    /// [`Search::run`], for which a kernel program has a function of its own.
+    fn search(&self, search: Search) -> u32
+    where
+        Self: Sized,
+    {
+        search.run(self)
+    }
     /// Counts a connection to a backend.
     fn count_connection(&self, backend: u32);
+    /// Counts a new flow to a backend of this generation, for [`Self::load`].
+    fn count_flow(&self, backend: u32, generation: u32);
     /// Counts an event.
     fn count(&self, counter: Counter);
 }

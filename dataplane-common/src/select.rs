@@ -1,10 +1,11 @@
 //! From a frontend to one of its backends: affinity, then the scheduler's slot.
 //!
 //! A scheduler is a table and a rule that gives an index into it. Whatever needs more than a few instructions (weights, Maglev's permutations) is
-//! in the table already; see `dataplane-user/src/reconcile/table`.
+//! in the table already; see `dataplane-user/src/reconcile/table`. Those that count connections look at many slots: see [`crate::load`].
 
 use crate::addr::Address;
-use crate::packet::Tables;
+use crate::load::Search;
+use crate::packet::{Node, Tables};
 use crate::service::{
     Affinity, AffinityKey, Frontend, FrontendKey, HostPort, SlotTable, SourceRange, backend_state, frontend_flags,
     scheduler,
@@ -59,10 +60,17 @@ pub struct Client<'a, A> {
     pub asked: &'a A,
 }
 
-/// The id of the backend for a new connection; 0: there is none.
+/// The id of the backend for a new connection; 0: there is none. Who is remembered gets the same again; for others `choose` gives an id: [`pick`] or,
+/// where the scheduler counts connections, [`weigh`].
 #[inline(always)]
-pub fn select<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client: &Client<'_, A>, side: Side) -> u32 {
-    let key = AffinityKey { client: *client.addr, service_port: frontend.service_port };
+pub fn select<A: Address, T: Tables<A>>(
+    tables: &T,
+    frontend: &Frontend,
+    client: A,
+    side: Side,
+    choose: impl FnOnce() -> u32,
+) -> u32 {
+    let key = AffinityKey { client, service_port: frontend.service_port };
     if frontend.affinity_ticks != 0
         && let Some(&Affinity { backend, generation, last_used }) = tables.affinity(&key)
         && let now = tables.now()
@@ -76,6 +84,20 @@ pub fn select<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client:
         }
         return backend;
     }
+    let id = choose();
+    if id != 0
+        && frontend.affinity_ticks != 0
+        && let Some(b) = tables.backend(id)
+    {
+        let (generation, now) = (b.generation, tables.now());
+        tables.set_affinity(&key, &Affinity { backend: id, generation, last_used: now });
+    }
+    id
+}
+
+/// The id in the slot that the scheduler's rule gives; 0: there is none.
+#[inline(always)]
+pub fn pick<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client: &Client<'_, A>, side: Side) -> u32 {
     // before anything is known of the table, which would have to be kept meanwhile
     let draw = draw(tables, frontend, client);
     let table = side.table(frontend);
@@ -88,14 +110,14 @@ pub fn select<A: Address, T: Tables<A>>(tables: &T, frontend: &Frontend, client:
         // multiply-shift instead of a modulo (Lemire, "Fast random integer generation in an interval")
         ((draw as u64 * table.len as u64) >> 32) as u32
     };
-    let Some(id) = tables.slot(table.base.wrapping_add(slot)) else { return 0 };
-    if frontend.affinity_ticks != 0
-        && let Some(b) = tables.backend(id)
-    {
-        let (generation, now) = (b.generation, tables.now());
-        tables.set_affinity(&key, &Affinity { backend: id, generation, last_used: now });
-    }
-    id
+    tables.slot(table.base.wrapping_add(slot)).unwrap_or(0)
+}
+
+/// The id of the backend that has the least to do; 0: there is none.
+#[inline(always)]
+pub fn weigh<T: Node>(tables: &T, frontend: &Frontend, side: Side) -> u32 {
+    let table = side.table(frontend);
+    if table.len == 0 { 0 } else { tables.search(Search::new(table, frontend.scheduler, tables.random())) }
 }
 
 /// Where a host port of an address of the node leads: the one of just that address goes before the one of every address. The caller knows that

@@ -109,8 +109,24 @@ pub mod scheduler {
     /// By the client's address, in a Maglev table: few clients move when the set changes.
     pub const MH: u8 = 5;
 
+    /// Fewest connections.
+    pub const LC: u8 = 6;
+    /// Fewest connections for its weight.
+    pub const WLC: u8 = 7;
+    /// Fewest for its weight with the new one: the shortest expected delay.
+    pub const SED: u8 = 8;
+    /// One without a connection, else the shortest expected delay.
+    pub const NQ: u8 = 9;
+
     /// Their names, by number.
-    pub const NAMES: [&str; 6] = ["random", "rr", "wrr", "sh", "dh", "mh"];
+    pub const NAMES: [&str; 10] = ["random", "rr", "wrr", "sh", "dh", "mh", "lc", "wlc", "sed", "nq"];
+
+    /// Whether it needs to know how many connections a backend has.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counts(scheduler: u8) -> bool {
+        scheduler >= LC
+    }
 }
 
 /// One endpoint of one service port: array `backends`, by backend id. Id 0 is never used.
@@ -191,13 +207,47 @@ pub struct ServiceName {
     pub name: [u8; NAME_LEN],
 }
 
-/// What a backend has been given: array `backend_stats`, by backend id. One for all CPUs, which add to it atomically.
+/// What a backend has been given: array `backend_stats`, by backend id. One for all CPUs, which add to it atomically; only programs write it.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct BackendStats {
     /// New connections (packet path) and connects (socket hooks).
     pub connections: u64,
+    /// Sockets that have it now; only where the scheduler [counts](scheduler::counts).
+    pub sockets: u64,
+    /// Flows that were opened to it; only where the scheduler counts.
+    pub flows: u64,
+    /// [`Backend::generation`] for which `sockets` and `flows` are.
+    pub generation: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// What the agent has found of a backend's flows at its last look: array `backend_loads`, by backend id.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct BackendLoad {
+    /// [`Backend::generation`] for which it is.
+    pub generation: u32,
+    /// TCP connections before a FIN or RST, and datagrams.
+    pub active: u32,
+    /// TCP connections after one.
+    pub inactive: u32,
+    /// The low half of [`BackendStats::flows`] when it began to look; 0 if those were another generation's.
+    pub flows: u32,
+}
+
+/// For which backend a socket counts: socket storage `sock_backends`, gone with the socket.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct SockBackend {
+    /// Backend id; 0: for none.
+    pub backend: u32,
+    /// [`Backend::generation`] at that time.
+    pub generation: u32,
 }
 
 /// One socket's view of an address: key of `sock_peers4` or `sock_peers6`.

@@ -6,8 +6,10 @@ use crate::event::Counter;
 use crate::packet::{Node, Tables};
 use crate::pod::addr_kind;
 use crate::rewrite::Family;
-use crate::select::{self, Client, Side, may_use, select};
-use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, frontend_flags, proto};
+use crate::select::{self, Client, Side, may_use, pick, select, weigh};
+use crate::service::{
+    FrontendKey, SockBackend, SockPeer, SockPeerKey, backend_state, frontend_flags, proto, scheduler,
+};
 
 /// What a socket asks for.
 #[derive(Clone, Copy, Debug)]
@@ -46,13 +48,15 @@ pub struct Decision<A> {
     pub addr: A,
     /// New port, CPU order.
     pub port: u16,
+    /// The backend for which the socket counts from now on, if it is a new one.
+    pub counts: SockBackend,
 }
 
 /// connect(2), and sendmsg(2) on a socket that is not connected.
 #[inline(always)]
 pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Decision<A> {
     let &Request { addr, port, proto, cookie, .. } = request;
-    let mut decision = Decision { action: Action::Keep, addr, port };
+    let mut decision = Decision { action: Action::Keep, addr, port, counts: SockBackend::default() };
     // a loopback address is the node's only in the node's own namespace: pods, and whoever else has one, keep theirs
     if addr.is_loopback() && tables.config().is_none_or(|c| c.netns_cookie != request.netns_cookie) {
         return decision;
@@ -69,7 +73,7 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
         && let Some(&peer) = tables.sock_peer(&asked)
         && is_current(tables, &peer)
     {
-        return Decision { action: Action::Redirect, addr: peer.addr, port: peer.port };
+        return Decision { action: Action::Redirect, addr: peer.addr, port: peer.port, ..decision };
     }
     let pod = tables.pod_netns(request.netns_cookie).map(A::of_netns);
     let client = match pod {
@@ -84,7 +88,13 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
         // no hook sees what a connected socket sends, so it would stay with this backend for ever: its packets have a flow, which leaves one that ends
         return if Side::Internal.table(frontend).len == 0 { refused(tables, aloud, decision) } else { decision };
     }
-    let id = select(tables, frontend, &Client { addr: &client, port: 0, asked: &addr }, Side::Internal);
+    let counts = scheduler::counts(frontend.scheduler);
+    let id = select(tables, frontend, client, Side::Internal, || {
+        if counts {
+            return weigh(tables, frontend, Side::Internal);
+        }
+        pick(tables, frontend, &Client { addr: &client, port: 0, asked: &addr }, Side::Internal)
+    });
     let found = if id == 0 { None } else { tables.backend(id).filter(|b| b.state != 0) };
     let Some(backend) = found else {
         return refused(tables, aloud, decision);
@@ -104,6 +114,9 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     }
     tables.count_connection(id);
     tables.count(Counter::SocketTranslated);
+    if counts {
+        decision.counts = SockBackend { backend: id, generation };
+    }
     decision.action = Action::Redirect;
     decision.addr = to_addr;
     decision.port = to_port;
@@ -125,7 +138,7 @@ fn refused<A, T: Node>(tables: &T, aloud: bool, decision: Decision<A>) -> Decisi
 #[inline(always)]
 fn no_frontend<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Decision<A> {
     let &Request { addr, port, proto, cookie, .. } = request;
-    let keep = Decision { action: Action::Keep, addr, port };
+    let keep = Decision { action: Action::Keep, addr, port, counts: SockBackend::default() };
     if !addr.is_loopback() {
         let kind = tables.addr(&addr).map_or(0, |a| a.kind);
         if kind != addr_kind::NODE {
@@ -142,7 +155,7 @@ fn no_frontend<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
         return keep;
     }
     tables.count(Counter::SocketTranslated);
-    Decision { action: Action::Redirect, addr: target.addr, port: target.port }
+    Decision { action: Action::Redirect, addr: target.addr, port: target.port, ..keep }
 }
 
 /// Resolvers connect a UDP socket, to port 0 or to `discard`, only to see which source address it gets (RFC 6724, section 5).

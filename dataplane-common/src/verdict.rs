@@ -4,6 +4,7 @@
 use crate::event::DropReason;
 use crate::parse::Reject;
 use crate::pod::{Addr, addr_flags};
+use crate::select::Side;
 
 /// What is done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,11 +38,13 @@ pub enum Step {
     Sctp = 4,
     /// [`crate::left::follow`]: a datagram of a socket of the node whose backend has ended.
     Follow = 5,
+    /// [`crate::hooks::open`] where backends are compared by their connections.
+    Weigh = 6,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Open, Self::Report, Self::Refuse, Self::Sctp, Self::Follow];
+    pub const ALL: [Self; 6] = [Self::Open, Self::Report, Self::Refuse, Self::Sctp, Self::Follow, Self::Weigh];
 
     /// Its program's place in the array `steps`.
     #[inline(always)]
@@ -52,7 +55,7 @@ impl Step {
 }
 
 /// The programs of the steps, and their places in the array `steps`.
-pub const STEP_PROGRAMS: [(u32, &str); 10] = [
+pub const STEP_PROGRAMS: [(u32, &str); 12] = [
     (Step::Open.index(false), "step_open4"),
     (Step::Open.index(true), "step_open6"),
     (Step::Report.index(false), "step_report4"),
@@ -63,6 +66,8 @@ pub const STEP_PROGRAMS: [(u32, &str); 10] = [
     (Step::Sctp.index(true), "step_sctp6"),
     (Step::Follow.index(false), "step_follow4"),
     (Step::Follow.index(true), "step_follow6"),
+    (Step::Weigh.index(false), "step_weigh4"),
+    (Step::Weigh.index(true), "step_weigh6"),
 ];
 
 /// The hook that a packet is at.
@@ -87,6 +92,13 @@ impl Origin {
             2 => Self::Uplink,
             _ => Self::Host,
         }
+    }
+
+    /// On which side of a Service who sends here is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn side(self) -> Side {
+        if matches!(self, Self::Pod) { Side::Internal } else { Side::External }
     }
 
     /// What [`crate::flow::Flow::iif`] says of packets that come in here.
@@ -183,12 +195,14 @@ impl Verdict {
         const REFUSE: u64 = Step::Refuse as u64;
         const SCTP: u64 = Step::Sctp as u64;
         const FOLLOW: u64 = Step::Follow as u64;
+        const WEIGH: u64 = Step::Weigh as u64;
         match self.0 >> STEP {
             OPEN => Some(Step::Open),
             REPORT => Some(Step::Report),
             REFUSE => Some(Step::Refuse),
             SCTP => Some(Step::Sctp),
             FOLLOW => Some(Step::Follow),
+            WEIGH => Some(Step::Weigh),
             _ => None,
         }
     }

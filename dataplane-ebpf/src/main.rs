@@ -9,8 +9,8 @@ mod maps;
 mod programs;
 mod steps;
 
-use aya_ebpf::macros::{cgroup_sock_addr, classifier};
-use aya_ebpf::programs::{SockAddrContext, TcContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
 use kernel::sock::{self, Call};
 
 packet_program! {
@@ -51,6 +51,12 @@ socket_program! {
     getpeername4 sock_getpeer4 show4();
     /// getpeername(2).
     getpeername6 sock_getpeer6 show6();
+}
+
+/// close(2) of a socket, by the last process that has it.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    sock::release(&ctx)
 }
 
 /// For BPF_PROG_TEST_RUN: the low bits of the kernel's jiffies, so that the agent can measure how many make a second.

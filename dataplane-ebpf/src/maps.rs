@@ -2,15 +2,15 @@
 #![allow(non_upper_case_globals, reason = "the name of the static is the name of the map")]
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, SkStorage};
 use aya_ebpf::macros::btf_map;
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::event::{Counter, DropReason};
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot, SockPeer,
-    SockPeerKey, SourceRange,
+    Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
+    SockBackend, SockPeer, SockPeerKey, SourceRange,
 };
 use dataplane_common::verdict::Step;
 
@@ -27,6 +27,8 @@ pub static slots: Array<Slot, 262144, SHARED> = Array::new();
 pub static backends: Array<Backend, 65536, SHARED> = Array::new();
 #[btf_map]
 pub static backend_stats: Array<BackendStats, 65536, SHARED> = Array::new();
+#[btf_map]
+pub static backend_loads: Array<BackendLoad, 65536, SHARED> = Array::new();
 #[btf_map]
 pub static services: HashMap<u32, ServiceName, 131072, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -45,6 +47,8 @@ pub static fragments6: LruHashMap<FragmentKey<V6>, Ports, 4096> = LruHashMap::ne
 pub static sock_peers4: LruHashMap<SockPeerKey<V4>, SockPeer<V4>, 65536> = LruHashMap::new();
 #[btf_map]
 pub static sock_peers6: LruHashMap<SockPeerKey<V6>, SockPeer<V6>, 65536> = LruHashMap::new();
+#[btf_map]
+pub static sock_backends: SkStorage<SockBackend> = SkStorage::new();
 #[btf_map]
 pub static pods: Array<Pod, { POD_SLOTS as usize }> = Array::new();
 #[btf_map]

@@ -94,6 +94,8 @@ fn go_on<const UPLINK: bool>(mut skb: Skb<UPLINK>, program: &str, origin: Origin
         (Some(Step::Sctp), true) => skb.jump(Step::Sctp, true, origin, verdict),
         (Some(Step::Follow), false) => skb.jump(Step::Follow, false, origin, verdict),
         (Some(Step::Follow), true) => skb.jump(Step::Follow, true, origin, verdict),
+        (Some(Step::Weigh), false) => skb.jump(Step::Weigh, false, origin, verdict),
+        (Some(Step::Weigh), true) => skb.jump(Step::Weigh, true, origin, verdict),
     }
     skb.end(program, Verdict::drop(DropReason::NoStep))
 }
@@ -123,7 +125,11 @@ macro_rules! steps {
 steps! {
     step_open4 step_open6 open4 open6: |skb, A, origin, verdict| {
         let ifindex = skb.ifindex();
-        hooks::open::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex)
+        hooks::open::<A, _, _, _, false>(&mut skb, &mut Table, &Maps, origin, ifindex)
+    };
+    step_weigh4 step_weigh6 weigh4 weigh6: |skb, A, origin, verdict| {
+        let ifindex = skb.ifindex();
+        hooks::open::<A, _, _, _, true>(&mut skb, &mut Table, &Maps, origin, ifindex)
     };
     step_report4 step_report6 report4 report6: |skb, A, origin, verdict| {
         let ifindex = skb.ifindex();

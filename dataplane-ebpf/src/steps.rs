@@ -10,6 +10,10 @@ packet_program! {
     step_open4;
     /// As `step_open4`.
     step_open6;
+    /// Goes on where `step_open4` ends: a packet that opens a flow to the backend with the fewest connections.
+    step_weigh4;
+    /// As `step_weigh4`.
+    step_weigh6;
     /// Goes on where another program ends: an ICMP error.
     step_report4;
     /// As `step_report4`.

@@ -136,7 +136,9 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     tokio::spawn(leaks::watch(config.state_dir.clone(), Arc::clone(&status)));
     let [tcp, closing, datagrams] =
         [config.tcp_timeout, config.tcp_closing_timeout, config.udp_timeout].map(|seconds| clock.ticks(seconds));
-    tokio::spawn(flows::watch(pins.clone(), Limits::new(tcp, closing, datagrams), Arc::clone(&status)));
+    let limits = Limits::new(tcp, closing, datagrams);
+    tokio::spawn(flows::watch(pins.clone(), limits, Arc::clone(&status)));
+    tokio::spawn(flows::loads::watch(pins.clone(), limits, snapshots.clone()));
     let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), status));
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone());
     tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));

@@ -7,6 +7,7 @@
 //! A packet that comes between the last look and the removal finds the pair gone, as if it had come later: it opens a new flow.
 
 pub mod judge;
+pub mod loads;
 
 use std::sync::Arc;
 use std::time::Duration;

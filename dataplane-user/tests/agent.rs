@@ -177,7 +177,7 @@ fn uninstall_leaves_nothing() {
     let (ok, text) = node.ropeway(&["uninstall", "-o", "json"]);
     let removed: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(ok, "{text}");
-    assert_eq!((&removed["links"], &removed["filters"]), (&8.into(), &4.into()), "{text}");
+    assert_eq!((&removed["links"], &removed["filters"]), (&9.into(), &4.into()), "{text}");
     assert_eq!((&removed["podRoutesLeft"], &removed["routes"]), (&1.into(), &6.into()), "{text}");
     assert_eq!(removed["tunnels"], 1, "{text}");
     assert!(!run("ip -o link").contains("ropeway.vx4"));

@@ -3,9 +3,10 @@
 
 use dataplane_common::addr::V4;
 use dataplane_common::flow::{Flow, FlowKey, flow_flags, flow_state};
-use dataplane_common::service::proto;
-use dataplane_host::map::Table;
+use dataplane_common::service::{Backend, BackendLoad, BackendStats, proto};
+use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
+use dataplane_user::flows::loads::{Loads, tally};
 use dataplane_user::flows::{judge::Limits, sweep};
 
 const LRU_HASH: u32 = 9;
@@ -37,6 +38,14 @@ impl Flows {
         self.0.insert(&first, &forth).unwrap();
         self.0.insert(&second, &answer).unwrap();
         [first, second]
+    }
+
+    /// As connections to a backend.
+    fn lead_to(&self, keys: [FlowKey<V4>; 2], backend: u32, generation: u32) {
+        for key in keys {
+            let flow = self.0.get(&key).unwrap().unwrap();
+            self.0.insert(&key, &Flow { backend, generation, ..flow }).unwrap();
+        }
     }
 
     fn has(&self, keys: [FlowKey<V4>; 2]) -> [bool; 2] {
@@ -90,4 +99,68 @@ fn under_pressure_what_is_established_stays() {
     assert_eq!((census.removed, census.entries), (900, 200));
     assert!(waits.iter().all(|keys| flows.has(*keys) == [true; 2]));
     assert!(flood.iter().all(|keys| flows.has(*keys) == [false; 2]));
+}
+
+fn array<V: bytemuck::Pod>() -> SharedArray<V> {
+    const ARRAY: u32 = 2;
+    const MMAPABLE: u32 = 1024;
+    SharedArray::from_fd("array", create_map(ARRAY, 4, size_of::<V>() as u32, 16, MMAPABLE).unwrap()).unwrap()
+}
+
+#[test]
+#[ignore = "needs root: it makes maps in the kernel"]
+fn connections_are_counted_by_backend() {
+    use flow_state::{CLOSING, ESTABLISHED, NEW, RESET};
+    let flows = Flows::new();
+    let arrays = Loads { backends: array(), stats: array(), loads: array() };
+    let used =
+        |generation| Backend { addr: [0; 16], port: 1, state: 1, pad: 0, generation, service_port: 1, weight: 1 };
+    for (id, generation) in [(3, 7), (4, 1), (5, 2)] {
+        assert!(arrays.backends.set(id, &used(generation)));
+    }
+    let stats = |generation, flows| BackendStats { connections: 9, sockets: 1, flows, generation, pad: 0 };
+    arrays.stats.set(3, &stats(7, 6));
+    arrays.stats.set(4, &stats(8, 5)); // another endpoint's
+    let (now, long_ago) = ([NOW; 2], [NOW - 5000; 2]);
+    let mut made = Vec::new();
+    for (sport, (proto, state, used, backend)) in (1..).zip([
+        (proto::TCP, NEW, now, (3, 7)),
+        (proto::TCP, ESTABLISHED, now, (3, 7)),
+        (proto::UDP, NEW, now, (3, 7)),
+        (proto::TCP, CLOSING, now, (3, 7)),
+        // has ended, is another endpoint's, leads to none
+        (proto::UDP, NEW, long_ago, (3, 7)),
+        (proto::TCP, ESTABLISHED, now, (3, 6)),
+        (proto::TCP, ESTABLISHED, now, (0, 0)),
+        (proto::TCP, ESTABLISHED, now, (4, 1)),
+    ]) {
+        let keys = flows.pair(sport, proto, state, used);
+        flows.lead_to(keys, backend.0, backend.1);
+        made.push(keys);
+    }
+    // refused by its backend: only the answer shows it
+    let refused = flows.pair(20, proto::TCP, NEW, now);
+    flows.lead_to(refused, 4, 1);
+    let answer = flows.0.get(&refused[1]).unwrap().unwrap();
+    flows.0.insert(&refused[1], &Flow { state: RESET, ..answer }).unwrap();
+
+    let look = || arrays.look(|into| tally(&flows.0, NOW, &LIMITS, into)).unwrap();
+    let load = |id| arrays.loads.get(id).unwrap();
+    assert_eq!(look(), 3, "what has no connection is told so, too");
+    assert_eq!(load(3), BackendLoad { generation: 7, active: 3, inactive: 1, flows: 6 });
+    assert_eq!(load(4), BackendLoad { generation: 1, active: 1, inactive: 1, flows: 0 });
+    assert_eq!(load(5), BackendLoad { generation: 2, active: 0, inactive: 0, flows: 0 });
+    assert_eq!(look(), 0, "nothing has changed");
+
+    // one closes, others end, and one more is opened
+    let closing = flows.0.get(&made[1][0]).unwrap().unwrap();
+    flows.0.insert(&made[1][0], &Flow { state: CLOSING, ..closing }).unwrap();
+    made[0].iter().chain(&made[3]).for_each(|key| assert!(flows.0.remove(key).unwrap()));
+    arrays.stats.set(3, &stats(7, 7));
+    assert_eq!(look(), 1);
+    assert_eq!(load(3), BackendLoad { generation: 7, active: 1, inactive: 1, flows: 7 });
+    // the endpoint has ended
+    arrays.backends.set(3, &used(8));
+    assert_eq!(look(), 1);
+    assert_eq!(load(3), BackendLoad { generation: 8, active: 0, inactive: 0, flows: 0 });
 }

@@ -76,11 +76,11 @@ fn an_unchanged_restart_does_nothing() {
     run("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
     let first = load(false);
     assert!(first.operations > 20, "{}", first.operations);
-    assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 12);
+    assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 13);
     let clock = Clock::measure(&pins()).unwrap();
     println!("{} jiffies a second", clock.rate);
     let before = (ids("maps"), ids("programs"), ids("links"));
-    assert_eq!((before.0.len(), before.1.len(), before.2.len()), (28, 23, 12));
+    assert_eq!((before.0.len(), before.1.len(), before.2.len()), (30, 26, 13));
     assert!(before.2.contains_key("from_uplink-up0") && before.2.contains_key("sock_connect4"));
     drop(first);
 
@@ -104,14 +104,14 @@ fn another_build_replaces_programs_in_place() {
         requests.push(netlink::replace_filter(pod, direction, name, first.get(name).unwrap().fd.as_fd()));
     }
     socket.run(&requests).unwrap();
-    assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 12, "the pod's filters are right already");
+    assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 13, "the pod's filters are right already");
     let (maps, links) = (ids("maps"), ids("links"));
     let pod_filters = filters("rwpod");
     drop(first);
 
     let second = load(true); // tracing: other programs
-    assert_eq!(second.operations, 33, "23 programs, 10 of them in `steps`");
-    assert_eq!(attach_all(&second, &node, UplinkAttach::Auto), 14);
+    assert_eq!(second.operations, 38, "26 programs, 12 of them in `steps`");
+    assert_eq!(attach_all(&second, &node, UplinkAttach::Auto), 15);
     assert_eq!((ids("maps"), ids("links")), (maps, links), "same maps, same links, other programs");
     assert_ne!(filters("rwpod"), pod_filters);
     assert_eq!(filters("rwpod").len(), 2);
@@ -128,10 +128,10 @@ fn uplinks_come_and_go() {
     attach_all(&programs, &node, UplinkAttach::Tcx);
     run("ip link del up0; ip link add up0 type veth peer name other");
     assert_eq!(attach_all(&programs, &node, UplinkAttach::Auto), 4, "two new links, two unpinned");
-    assert_eq!(ids("links").len(), 10);
+    assert_eq!(ids("links").len(), 11);
 
     assert_eq!(attach_all(&programs, &node, UplinkAttach::Clsact), 4, "two filters, two links unpinned");
-    assert_eq!(ids("links").len(), 8);
+    assert_eq!(ids("links").len(), 9);
     let used = ids("programs");
     let both = vec![(Direction::Ingress, Some(used["from_uplink"])), (Direction::Egress, Some(used["to_uplink"]))];
     assert_eq!(filters("up0"), both);
@@ -176,7 +176,7 @@ fn the_links_of_another_abi_are_taken_over() {
     assert_eq!(Table::<u32, Pod>::open(&pins(), "pods").unwrap().get(&9).unwrap(), Some(pod));
     assert_eq!(Table::<V4, Addr>::open(&pins(), "addrs4").unwrap().entries().unwrap(), [(pod.addr4, addr)]);
     assert_eq!(Table::open(&pins(), "host_ports4").unwrap().get(&port).unwrap(), Some(target));
-    assert_eq!(attach_all(&new, &node, UplinkAttach::Auto), 24, "each link: another program, another pin");
+    assert_eq!(attach_all(&new, &node, UplinkAttach::Auto), 26, "each link: another program, another pin");
     assert_eq!(ids("links"), links, "nothing was detached");
     assert!(!attach::has_predecessor(&pins()));
     assert_eq!(attach::remove_predecessors(&pins()).unwrap(), 1);
@@ -211,12 +211,12 @@ fn maps_grow_with_what_is_in_them() {
         let programs = programs::load(&pins(), &object, &settings(false, growing)).unwrap();
         attach_all(&programs, &node, UplinkAttach::Auto);
         let size = |map| grow::entries(&pins(), map).unwrap().unwrap();
-        (programs.operations, ["frontends4", "backends", "backend_stats", "slots"].map(size))
+        (programs.operations, ["frontends4", "backends", "backend_stats", "backend_loads", "slots"].map(size))
     };
-    let small = [("frontends4", 64), ("backends", 16), ("backend_stats", 16), ("slots", 8)];
+    let small = [("frontends4", 64), ("backends", 16), ("backend_stats", 16), ("backend_loads", 16), ("slots", 8)];
     let (first, sizes) = grown(&small);
     assert!(first > 20, "{first}");
-    assert_eq!(sizes, [64, 16, 16, 8]);
+    assert_eq!(sizes, [64, 16, 16, 16, 8]);
 
     let key = |port| FrontendKey { addr: V4 { octets: [10, 96, 0, 1] }, port, proto: proto::TCP, pad: 0 };
     let frontend = |id| Frontend { service_port: id, ..bytemuck::Zeroable::zeroed() };
@@ -225,10 +225,10 @@ fn maps_grow_with_what_is_in_them() {
     let slots = || SharedArray::<Slot>::open(&pins(), "slots").unwrap();
     assert!((0..8).all(|i| slots().set(i, &Slot { backend: i + 1, turn: 0 })));
 
-    let large = [("frontends4", 128), ("backends", 32), ("backend_stats", 32), ("slots", 4096)];
+    let large = [("frontends4", 128), ("backends", 32), ("backend_stats", 32), ("backend_loads", 32), ("slots", 4096)];
     let (operations, sizes) = grown(&large);
-    assert_eq!(sizes, [128, 32, 32, 4096]);
-    assert_eq!(operations, 33, "23 programs, 10 of them in `steps`: none uses a map of before any more");
+    assert_eq!(sizes, [128, 32, 32, 32, 4096]);
+    assert_eq!(operations, 38, "26 programs, 12 of them in `steps`: none uses a map of before any more");
     assert_eq!(table().entries().unwrap().len(), 64);
     assert_eq!(table().get(&key(64)).unwrap(), Some(frontend(64)));
     assert_eq!((slots().get(7), slots().get(8)), (Some(Slot { backend: 8, turn: 0 }), Some(Slot::default())));

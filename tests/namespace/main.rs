@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod contracts;
+mod counting;
 mod endpoints;
 mod growth;
 mod harness;

@@ -11,6 +11,7 @@ use std::vec::Vec;
 use super::*;
 use crate::addr::{V4, V6};
 use crate::flow::{FragmentKey, Ports};
+use crate::load::Load;
 use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns, net_flags, node_features};
 use crate::service::{Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto, scheduler};
 
@@ -129,7 +130,11 @@ impl Node for Fake {
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(id.checked_sub(1)? as usize)
     }
+    fn load(&self, _backend: u32, _generation: u32) -> Load {
+        Load::default()
+    }
     fn count_connection(&self, _backend: u32) {}
+    fn count_flow(&self, _backend: u32, _generation: u32) {}
     fn count(&self, _counter: Counter) {}
 }
 

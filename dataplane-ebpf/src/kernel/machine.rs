@@ -11,3 +11,12 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
     // SAFETY: one instruction, which reads and writes those bytes alone.
     unsafe { asm!("lock *(u64 *)({p} + 0) += {n}", p = in(reg) counter, n = in(reg) n, options(nostack)) };
 }
+
+/// The same number, of which the compiler knows nothing any more. (`core::hint::black_box` takes a way through memory.)
+#[inline(always)]
+pub fn opaque(n: u32) -> u32 {
+    let mut n = n as u64;
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {n} */", n = inout(reg) n, options(nomem, nostack, preserves_flags)) };
+    n as u32
+}

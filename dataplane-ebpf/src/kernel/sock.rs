@@ -4,13 +4,15 @@ use core::ptr;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use dataplane_common::addr::{Be16, V4, V6};
-use dataplane_common::service::proto;
+use dataplane_common::service::{SockBackend, proto};
 use dataplane_common::sock::{self, Action, Decision, Request};
 
-use crate::kernel::tables::Maps;
+use crate::kernel::tables::{Maps, count_socket, uncount_socket};
+use crate::maps;
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
@@ -98,7 +100,52 @@ where
     // SAFETY: the context is valid.
     let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let unconnected = matches!(call, Call::Send);
-    sock::request(&Maps, &Request { addr, port: port(ctx), proto, unconnected, cookie: cookie(ctx), netns_cookie })
+    if !unconnected {
+        // SAFETY: the context has its socket.
+        leave(unsafe { maps::sock_backends.get_ptr_mut(ctx) });
+    }
+    let request = Request { addr, port: port(ctx), proto, unconnected, cookie: cookie(ctx), netns_cookie };
+    let decision = sock::request(&Maps, &request);
+    if decision.counts.backend != 0 {
+        join(ctx, decision.counts);
+    }
+    decision
+}
+
+/// The socket counts for this backend from now on, and for no other.
+#[inline(always)]
+fn join(ctx: &SockAddrContext, backend: SockBackend) {
+    // SAFETY: the context has its socket.
+    let place = unsafe { maps::sock_backends.get_or_insert_ptr_mut(ctx, Some(&mut SockBackend::default())) };
+    leave(place);
+    // without memory for it, it does not count
+    if !place.is_null() {
+        // SAFETY: the socket's own storage; its calls exclude each other.
+        unsafe { *place = backend };
+        count_socket(backend);
+    }
+}
+
+/// The socket counts for no backend any more, if it did.
+#[inline(always)]
+fn leave(place: *mut SockBackend) {
+    if place.is_null() {
+        return;
+    }
+    // SAFETY: as above.
+    let before = unsafe { ptr::replace(place, SockBackend::default()) };
+    if before.backend != 0 {
+        uncount_socket(before);
+    }
+}
+
+/// sock_release.
+#[inline(always)]
+pub fn release(ctx: &SockContext) -> i32 {
+    let map = (&raw const maps::sock_backends).cast_mut().cast();
+    // SAFETY: the context is the socket, and the map is of this kind; what comes back is null or its value.
+    leave(unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), ptr::null_mut(), 0) }.cast());
+    ALLOW
 }
 
 #[inline(always)]

@@ -10,10 +10,12 @@ use dataplane_common::TICK_SHIFT;
 use dataplane_common::addr::{V4, V6};
 use dataplane_common::event::Counter;
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::load::{Load, Search};
 use dataplane_common::packet::{Flows, Node, Tables};
 use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SlotTable, SockPeer, SockPeerKey, SourceRange,
+    Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, SlotTable, SockBackend,
+    SockPeer, SockPeerKey, SourceRange,
 };
 
 use crate::kernel::machine;
@@ -35,6 +37,52 @@ pub fn count_drop(reason: u32) {
     }
 }
 
+/// What a backend of this generation has been given, counted from zero if the last one was of another generation.
+///
+/// Two CPUs that give an endpoint its first two connections at the same instant may both begin at zero: one of them is not counted.
+#[inline(always)]
+fn stats_of(of: SockBackend) -> Option<*mut BackendStats> {
+    let stats = maps::backend_stats.get_ptr_mut(of.backend)?;
+    // SAFETY: aligned words that only programs write.
+    unsafe {
+        if (*stats).generation != of.generation {
+            ((*stats).sockets, (*stats).flows) = (0, 0);
+            (*stats).generation = of.generation;
+        }
+    }
+    Some(stats)
+}
+
+/// Counts a socket for a backend.
+#[inline(always)]
+pub fn count_socket(of: SockBackend) {
+    if let Some(stats) = stats_of(of) {
+        // SAFETY: an aligned counter of that element.
+        unsafe { machine::add(&raw mut (*stats).sockets, 1) };
+    }
+}
+
+/// A socket that was counted counts no longer.
+#[inline(always)]
+pub fn uncount_socket(of: SockBackend) {
+    if let Some(stats) = maps::backend_stats.get_ptr_mut(of.backend) {
+        // SAFETY: as above.
+        unsafe {
+            if (*stats).generation == of.generation {
+                machine::add(&raw mut (*stats).sockets, u64::MAX);
+            }
+        }
+    }
+}
+
+/// [`Node::search`]. Exported, so that the verifier takes it for a function that anybody calls with any numbers and looks at it once, not again for
+/// everything that it knows at a call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn least_loaded(base: u32, len: u32, first: u32, addend: u32, formula: u32) -> u32 {
+    Search::from_words([base, len, first, addend, formula]).run(&Maps)
+}
+
 /// All maps but the flow tables.
 pub struct Maps;
 
@@ -42,6 +90,10 @@ pub struct Maps;
 pub struct Table;
 
 impl Node for Maps {
+    #[inline(always)]
+    fn opaque(&self, n: u32) -> u32 {
+        machine::opaque(n)
+    }
     #[inline(always)]
     fn now(&self) -> u32 {
         (jiffies() >> TICK_SHIFT) as u32
@@ -88,6 +140,26 @@ impl Node for Maps {
             // SAFETY: an aligned counter of that element, which the program may write.
             unsafe { machine::add(&raw mut (*stats).connections, 1) };
         }
+    }
+    #[inline(always)]
+    fn count_flow(&self, backend: u32, generation: u32) {
+        if let Some(stats) = stats_of(SockBackend { backend, generation }) {
+            // SAFETY: as above.
+            unsafe { machine::add(&raw mut (*stats).flows, 1) };
+        }
+    }
+    #[inline(always)]
+    fn load(&self, backend: u32, generation: u32) -> Load {
+        let found: Option<&BackendLoad> = maps::backend_loads.get(backend);
+        match (maps::backend_stats.get(backend), found) {
+            (Some(stats), Some(found)) => Load::new(stats, found, generation),
+            _ => Load::default(),
+        }
+    }
+    #[inline(always)]
+    fn search(&self, search: Search) -> u32 {
+        let [base, len, first, addend, formula] = search.words();
+        least_loaded(base, len, first, addend, formula)
     }
     #[inline(always)]
     fn count(&self, counter: Counter) {

@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytemuck::Pod;
 use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::load::Load;
 use dataplane_common::service::{
-    Backend, BackendStats, Frontend, FrontendKey, ServiceName, Slot, SlotTable, backend_state, frontend_flags, proto,
-    scheduler,
+    Backend, BackendLoad, BackendStats, Frontend, FrontendKey, ServiceName, Slot, SlotTable, backend_state,
+    frontend_flags, proto, scheduler,
 };
 use dataplane_host::map::{MapError, SharedArray, Table};
 use dataplane_host::pins::Pins;
@@ -73,13 +74,20 @@ pub struct BackendView {
     pub generation: u32,
     /// Connections that it was given, over all frontends of the Service port.
     pub connections: u64,
+    /// Those that it has, where the scheduler counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<u32>,
+    /// Those of TCP that are about to end, where the scheduler counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inactive: Option<u32>,
 }
 
 /// The tables behind the frontends.
 pub(super) trait Lookup {
     fn slot(&self, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<Backend>;
-    fn connections(&self, id: u32) -> u64;
+    fn stats(&self, id: u32) -> BackendStats;
+    fn found(&self, id: u32) -> BackendLoad;
     fn name(&self, service_port: u32) -> Option<String>;
 }
 
@@ -87,6 +95,7 @@ struct Maps {
     slots: SharedArray<Slot>,
     backends: SharedArray<Backend>,
     stats: SharedArray<BackendStats>,
+    loads: SharedArray<BackendLoad>,
     names: Table<u32, ServiceName>,
 }
 
@@ -99,8 +108,12 @@ impl Lookup for Maps {
         self.backends.get(id)
     }
 
-    fn connections(&self, id: u32) -> u64 {
-        self.stats.get(id).map_or(0, |s| s.connections)
+    fn stats(&self, id: u32) -> BackendStats {
+        self.stats.get(id).unwrap_or_default()
+    }
+
+    fn found(&self, id: u32) -> BackendLoad {
+        self.loads.get(id).unwrap_or_default()
     }
 
     fn name(&self, service_port: u32) -> Option<String> {
@@ -119,6 +132,7 @@ pub fn gather(pins: &Pins, service: Option<&str>) -> Result<Services, MapError> 
         slots: SharedArray::open(pins, "slots")?,
         backends: SharedArray::open(pins, "backends")?,
         stats: SharedArray::open(pins, "backend_stats")?,
+        loads: SharedArray::open(pins, "backend_loads")?,
         names: Table::open(pins, "services")?,
     };
     let mut frontends = read::<V4>(pins, "frontends4", &maps)?;
@@ -178,6 +192,8 @@ fn backends(f: &Frontend, maps: &impl Lookup) -> Vec<BackendView> {
         .into_iter()
         .filter_map(|(id, (internal, external))| {
             let b = maps.backend(id)?;
+            let stats = maps.stats(id);
+            let load = scheduler::counts(f.scheduler).then(|| Load::new(&stats, &maps.found(id), b.generation));
             Some(BackendView {
                 address: IpAddr::from(b.addr).to_canonical(),
                 port: b.port,
@@ -188,7 +204,9 @@ fn backends(f: &Frontend, maps: &impl Lookup) -> Vec<BackendView> {
                 slots: internal.max(external),
                 state: state_words(b.state),
                 generation: b.generation,
-                connections: maps.connections(id),
+                connections: stats.connections,
+                active: load.map(|l| l.active),
+                inactive: load.map(|l| l.inactive),
             })
         })
         .collect();
@@ -229,7 +247,7 @@ impl View for Services {
     fn text(&self) -> String {
         let mut rows = vec![
             row!["PROT", "FRONTEND", "SCHEDULER", "SERVICE", "FLAGS", ""],
-            row!["  ->", "BACKEND", "FOR", "STATE", "WEIGHT", "GENERATION", "CONNECTIONS"],
+            row!["  ->", "BACKEND", "FOR", "STATE", "WEIGHT", "GENERATION", "CONNECTIONS", "ACTIVE", "INACTIVE"],
         ];
         for f in &self.frontends {
             let name =
@@ -250,7 +268,9 @@ impl View for Services {
                     _ => "external",
                 };
                 let address = SocketAddr::new(b.address, b.port);
-                rows.push(row!["  ->", address, sets, b.state.join(","), b.weight, b.generation, b.connections]);
+                let state = b.state.join(",");
+                let [active, inactive] = [b.active, b.inactive].map(|n| n.map_or_else(String::new, |n| n.to_string()));
+                rows.push(row!["  ->", address, sets, state, b.weight, b.generation, b.connections, active, inactive]);
             }
         }
         table::render(&rows)

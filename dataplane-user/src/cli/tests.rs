@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use dataplane_common::service::{Backend, Frontend, SlotTable, backend_state, frontend_flags, proto};
+use dataplane_common::service::{
+    Backend, BackendLoad, BackendStats, Frontend, SlotTable, backend_state, frontend_flags, proto, scheduler,
+};
 
 use super::service::{Lookup, Services, view};
 use super::*;
@@ -41,8 +43,12 @@ impl Lookup for Fake {
         })
     }
 
-    fn connections(&self, id: u32) -> u64 {
-        u64::from(id) * 100
+    fn stats(&self, id: u32) -> BackendStats {
+        BackendStats { connections: u64::from(id) * 100, sockets: 3, flows: 44, generation: id * 2, pad: 0 }
+    }
+
+    fn found(&self, id: u32) -> BackendLoad {
+        BackendLoad { generation: id * 2, active: 10, inactive: 5, flows: 40 }
     }
 
     fn name(&self, service_port: u32) -> Option<String> {
@@ -64,7 +70,7 @@ fn services() -> Services {
     let ip = |a: &str| a.parse::<IpAddr>().unwrap();
     let cluster = frontend(5, table(2, 3), table(2, 1), 0, 0);
     let flags = frontend_flags::NODE_PORT | frontend_flags::KEEP_CLIENT;
-    let node = frontend(5, table(5, 1), table(5, 1), flags, 675);
+    let node = Frontend { scheduler: scheduler::WLC, ..frontend(5, table(5, 1), table(5, 1), flags, 675) };
     let empty = frontend(6, table(0, 0), table(0, 0), 0, 0);
     Services {
         version: SCHEMA,
@@ -80,12 +86,12 @@ fn services() -> Services {
 fn services_as_text() {
     let expected = "\
 PROT  FRONTEND             SCHEDULER  SERVICE                    FLAGS
-  ->  BACKEND              FOR        STATE                      WEIGHT                          GENERATION  CONNECTIONS
+  ->  BACKEND              FOR        STATE                      WEIGHT                          GENERATION  CONNECTIONS  ACTIVE  INACTIVE
 TCP   10.96.0.10:80        random     default/web:http           -
   ->  10.244.1.7:8080      all        serving                    2                               14          700
   ->  10.244.1.8:8080      internal   serving,terminating,local  1                               16          800
-UDP   [fd00:50::11]:30080  random     default/web:http           node-port,keep-client,affinity
-  ->  [fd00::9]:8080       all        serving                    1                               18          900
+UDP   [fd00:50::11]:30080  wlc        default/web:http           node-port,keep-client,affinity
+  ->  [fd00::9]:8080       all        serving                    1                               18          900          17      5
 SCTP  10.96.0.11:53        random     ?/6                        -
   ->  (none)
 ";

@@ -134,7 +134,7 @@ fn bad_flags_and_files_are_refused() {
         (&["--snat-port-range", "9-1"][..], "is no port range"),
         (&["--source", "etcd"], "possible values: kubernetes, manifests"),
         (&["--node-ip", "here"], "--node-ip"),
-        (&["--scheduler", "lc"], "possible values: random, rr, wrr, sh, dh, mh"),
+        (&["--scheduler", "lblc"], "possible values: random, rr, wrr, sh, dh, mh, lc, wlc, sed, nq"),
         (&["--no-such"], "--no-such"),
     ] {
         let Err(e) = Flags::try_parse_from([&["agent"], args].concat()) else { panic!("{args:?} was taken") };

@@ -62,6 +62,14 @@ pub enum Scheduler {
     Dh = scheduler::DH,
     /// By the client's address, in a Maglev table
     Mh = scheduler::MH,
+    /// Fewest connections
+    Lc = scheduler::LC,
+    /// Fewest connections for its weight
+    Wlc = scheduler::WLC,
+    /// Shortest expected delay
+    Sed = scheduler::SED,
+    /// An idle one, else the shortest expected delay
+    Nq = scheduler::NQ,
 }
 
 /// How programs are attached to uplinks.

@@ -41,6 +41,8 @@ pub struct Core {
     pub(super) report: Report,
     pub(super) no_local: NoLocal,
     pub(super) pending: Arc<Pending>,
+    /// Services whose scheduler counts connections.
+    pub(super) counting: usize,
     pub(super) intake: Intake,
     pub(super) jiffies_per_second: u32,
     /// Services that wait for the next round.
@@ -81,6 +83,7 @@ impl Core {
             report: Report::default(),
             no_local: NoLocal::default(),
             pending: Arc::default(),
+            counting: 0,
             intake: Intake::default(),
             jiffies_per_second,
             dirty: Vec::new(),

@@ -161,6 +161,7 @@ impl Core {
             no_local: self.no_local,
             short: self.short(),
             pending: self.pending.clone(),
+            counting: self.counting,
             leaving: self.intake.is_leaving(),
         }
     }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use dataplane_common::addr::Address;
+use dataplane_common::service::scheduler;
 use dataplane_host::map::MapError;
 
 use super::core::Core;
@@ -138,6 +139,9 @@ impl Core {
         if let Some(entry) = self.store.get_mut(number) {
             let before = std::mem::replace(&mut entry.no_local, missing(&published));
             recount(&mut self.no_local, before, entry.no_local);
+            let counts = published.iter().any(|port| scheduler::counts(port.scheduler));
+            self.counting += usize::from(counts);
+            self.counting -= usize::from(std::mem::replace(&mut entry.counts, counts));
             entry.published = published;
         }
     }

@@ -68,6 +68,8 @@ pub struct Snapshot {
     pub short: BTreeMap<&'static str, u32>,
     /// Changes that are not in the tables yet: goes on counting.
     pub pending: Arc<Pending>,
+    /// Services whose scheduler counts connections.
+    pub counting: usize,
     /// This Node is being deleted, or the cluster autoscaler wants to.
     pub leaving: bool,
 }

@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) failures: u8,
     /// What [`super::locality`] has counted of it.
     pub(super) no_local: u8,
+    /// Its scheduler counts connections.
+    pub(super) counts: bool,
     epoch: u8,
 }
 
@@ -213,6 +215,7 @@ impl Store {
             pending: 0,
             failures: 0,
             no_local: 0,
+            counts: false,
             epoch: 0,
         });
         let Self { by_key, entries, hasher, .. } = self;

@@ -35,6 +35,17 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Of both directions.
+    #[must_use]
+    pub const fn of_pair(there: Half, back: Half) -> Self {
+        match (there.kind(), back.kind()) {
+            (Self::Closing, _) | (_, Self::Closing) => Self::Closing,
+            (kind, _) => kind,
+        }
+    }
+}
+
 /// One direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Half {
@@ -113,12 +124,9 @@ impl Limits {
 
     /// Whether a pair has ended. One direction that is used keeps the other, whose ports it shares.
     #[must_use]
-    pub fn has_ended(&self, there: Half, back: Half) -> bool {
-        let kind = match (there.kind(), back.kind()) {
-            (Kind::Closing, _) | (_, Kind::Closing) => Kind::Closing,
-            (kind, _) => kind,
-        };
-        there.idle.min(back.idle) > self.of(kind)
+    pub const fn has_ended(&self, there: Half, back: Half) -> bool {
+        let idle = if there.idle < back.idle { there.idle } else { back.idle };
+        idle > self.of(Kind::of_pair(there, back))
     }
 }
 

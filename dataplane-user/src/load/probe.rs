@@ -29,6 +29,7 @@ const NEEDED: &[(ProgramType, BpfHelper, &str)] = &[
         "bpf_get_socket_cookie in cgroup socket programs",
     ),
     (ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval, "bpf_set_retval in cgroup socket programs"),
+    (ProgramType::CgroupSock, BpfHelper::BPF_FUNC_sk_storage_get, "bpf_sk_storage_get in cgroup socket programs"),
 ];
 
 /// What was found.

@@ -26,8 +26,9 @@ pub const DEVICE_PROGRAMS: [&str; 4] = ["from_pod", "to_pod", "from_uplink", "to
 pub const CLOCK: &str = "clock";
 
 /// The programs of the cgroup with their `enum bpf_attach_type`; the views come before the translations, so that no socket
-/// is translated that would not be shown the frontend.
-pub const SOCKET_PROGRAMS: [(&str, u32); 8] = [
+/// is translated that would not be shown the frontend, and the end before both, so that none is counted for ever.
+pub const SOCKET_PROGRAMS: [(&str, u32); 9] = [
+    ("sock_release", 34),
     ("sock_getpeer4", 29),
     ("sock_getpeer6", 30),
     ("sock_recvmsg4", 19),
@@ -196,6 +197,7 @@ fn verify(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
     let loaded = match ebpf.program_mut(name) {
         Some(Program::SchedClassifier(p)) => p.load(),
         Some(Program::CgroupSockAddr(p)) => p.load(),
+        Some(Program::CgroupSock(p)) => p.load(),
         _ => return Err(no_program(name)),
     };
     loaded.map_err(|source| LoadError::Program { program: name.into(), source: Box::new(source) })
@@ -229,7 +231,11 @@ pub(super) fn clear_marks(dir: Option<&Path>) -> Result<(), LoadError> {
 }
 
 fn no_program(name: &str) -> LoadError {
-    let kind = if name.starts_with("sock_") { "cgroup/sock_addr" } else { "classifier" };
+    let kind = match name {
+        "sock_release" => "cgroup/sock_release",
+        _ if name.starts_with("sock_") => "cgroup/sock_addr",
+        _ => "classifier",
+    };
     LoadError::NoProgram { program: name.into(), kind }
 }
 

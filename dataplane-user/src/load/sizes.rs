@@ -49,7 +49,7 @@ impl Sizes {
                 growing(&["frontends4"], 1 << 17, 1 << 20, given.frontends),
                 growing(&["frontends6"], 1 << 17, 1 << 20, given.frontends),
                 growing(&["services"], 1 << 17, 1 << 20, given.services),
-                growing(&["backends", "backend_stats"], 1 << 16, 1 << 20, given.backends),
+                growing(&["backends", "backend_stats", "backend_loads"], 1 << 16, 1 << 20, given.backends),
                 growing(&["slots"], 1 << 18, 1 << 22, given.slots),
             ],
             fixed: [

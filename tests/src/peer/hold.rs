@@ -1,5 +1,6 @@
 //! `ropeway-peer hold`: connections that stay open and are used all the time; each lost one counts.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +35,8 @@ pub struct HoldOptions {
 pub struct HoldReport {
     /// Connections that were made.
     pub held: u64,
+    /// How many of them each server has.
+    pub servers: BTreeMap<String, u64>,
     /// Connections that broke, and why.
     pub lost: Vec<String>,
     /// The questions over all of them.
@@ -47,15 +50,16 @@ pub struct HoldReport {
 pub fn run(options: &HoldOptions) -> Result<()> {
     let timeout = Duration::from_millis(options.timeout);
     let question = Question::over(Protocol::Tcp, options.target, timeout);
-    let mut streams = Vec::new();
+    let (mut streams, mut servers) = (Vec::new(), BTreeMap::new());
     for number in 0..options.count {
         let mut stream = connect(&question).with_context(|| format!("connection {number}"))?;
-        line(&mut stream).with_context(|| format!("connection {number}"))?;
+        let answer = line(&mut stream).with_context(|| format!("connection {number}"))?;
+        *servers.entry(answer.server).or_default() += 1;
         streams.push(stream);
     }
     println!("ready");
     io::stdout().flush()?;
-    let mut report = HoldReport { held: streams.len() as u64, ..HoldReport::default() };
+    let mut report = HoldReport { held: streams.len() as u64, servers, ..HoldReport::default() };
     let stop = AtomicBool::new(false);
     let interval = Duration::from_millis(options.interval);
     std::thread::scope(|scope| {

@@ -20,9 +20,6 @@ pub(super) const WEIGHTS: &str = "ropeway.dev/weights";
 /// Length of Maglev tables.
 pub(super) const MAGLEV_TABLE_SIZE: &str = "ropeway.dev/maglev-table-size";
 
-/// Schedulers of IPVS that need to know how many connections a backend has.
-const COUNTING: [&str; 4] = ["lc", "wlc", "sed", "nq"];
-
 /// What the annotations say; none if they say nothing that can be used.
 pub(super) fn scheduling(meta: &ObjectMeta, faults: &mut Faults<'_>) -> Option<Box<Scheduling>> {
     meta.annotations.as_ref()?;
@@ -30,12 +27,7 @@ pub(super) fn scheduling(meta: &ObjectMeta, faults: &mut Faults<'_>) -> Option<B
         let number = scheduler::NAMES.iter().position(|n| *n == name.trim());
         if number.is_none() {
             let known = scheduler::NAMES.join(", ");
-            let fault = if COUNTING.contains(&name.trim()) {
-                "counts connections, which is not done: use one"
-            } else {
-                "is none"
-            };
-            faults.add(field(SCHEDULER), format!("{name:?} {fault} of {known}; the node's own is used"));
+            faults.add(field(SCHEDULER), format!("{name:?} is none of {known}; the node's own is used"));
         }
         number.and_then(|n| u8::try_from(n).ok())
     });

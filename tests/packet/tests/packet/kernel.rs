@@ -12,7 +12,9 @@ use dataplane_common::addr::{Address, Prefix, V4, V6};
 use dataplane_common::event::DropReason;
 use dataplane_common::flow::{Flow, FlowKey};
 use dataplane_common::pod::{Addr, Net, NodeConfig, Pod};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, HostPort, Slot, SourceRange};
+use dataplane_common::service::{
+    Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SourceRange,
+};
 use dataplane_host::map::Table;
 
 use crate::scenarios::DEVICES;
@@ -80,6 +82,8 @@ pub(crate) struct Kernel {
     pods: Table<u32, Pod>,
     slots: Table<u32, Slot>,
     backends: Table<u32, Backend>,
+    stats: Table<u32, BackendStats>,
+    loads: Table<u32, BackendLoad>,
     config: Table<u32, NodeConfig>,
     /// `gso_size` of the packets that are run.
     gso_size: u32,
@@ -97,6 +101,8 @@ impl Kernel {
             pods: table(&ebpf, "pods"),
             slots: table(&ebpf, "slots"),
             backends: table(&ebpf, "backends"),
+            stats: table(&ebpf, "backend_stats"),
+            loads: table(&ebpf, "backend_loads"),
             config: table(&ebpf, "config"),
             gso_size: 0,
             ebpf,
@@ -149,6 +155,12 @@ impl World for Kernel {
     }
     fn put_backend(&mut self, id: u32, backend: Backend) {
         self.backends.insert(&id, &backend).unwrap();
+    }
+    fn put_load(&mut self, id: u32, load: BackendLoad) {
+        self.loads.insert(&id, &load).unwrap();
+    }
+    fn flows_of(&mut self, id: u32) -> u32 {
+        self.stats.get(&id).unwrap().unwrap().flows as u32
     }
     fn put_config(&mut self, config: NodeConfig) {
         self.config.insert(&0, &config).unwrap();

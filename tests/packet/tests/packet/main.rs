@@ -81,4 +81,9 @@ both! {
     hashes_of_the_source_stick_to_it;
     hashes_are_the_same_everywhere;
     hashes_of_the_destination_stick_to_it;
+    connections_go_where_the_fewest_are;
+    connections_count_as_soon_as_they_are_made;
+    a_drained_backend_gets_no_connection_however_idle;
+    what_an_earlier_endpoint_had_does_not_count;
+    many_backends_are_sampled;
 }

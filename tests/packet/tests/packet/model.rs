@@ -10,14 +10,15 @@ use dataplane_common::event::{Counter, DropReason};
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::hooks;
 use dataplane_common::left;
+use dataplane_common::load::Load;
 use dataplane_common::packet::{Flows, Node, Packet, Tables};
 use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use dataplane_common::refuse::{Answer, refuse};
 use dataplane_common::rewrite::Family;
 use dataplane_common::sctp;
 use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, Slot, SlotTable, SockPeer, SockPeerKey,
-    SourceRange,
+    Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SlotTable,
+    SockPeer, SockPeerKey, SourceRange,
 };
 use dataplane_common::verdict::{self as core, Origin, Step, Verdict};
 
@@ -127,6 +128,8 @@ pub(crate) struct Shared {
     pods: HashMap<u32, Pod>,
     slots: RefCell<HashMap<u32, Slot>>,
     backends: HashMap<u32, Backend>,
+    stats: RefCell<HashMap<u32, BackendStats>>,
+    loads: HashMap<u32, BackendLoad>,
     config: NodeConfig,
     socket: u64,
 }
@@ -176,7 +179,19 @@ impl<A> Node for View<'_, A> {
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.0.backends.get(&id)
     }
+    fn load(&self, backend: u32, generation: u32) -> Load {
+        let stats = self.0.stats.borrow().get(&backend).copied().unwrap_or_default();
+        Load::new(&stats, &self.0.loads.get(&backend).copied().unwrap_or_default(), generation)
+    }
     fn count_connection(&self, _backend: u32) {}
+    fn count_flow(&self, backend: u32, generation: u32) {
+        let mut all = self.0.stats.borrow_mut();
+        let stats = all.entry(backend).or_default();
+        if stats.generation != generation {
+            *stats = BackendStats { generation, ..BackendStats::default() };
+        }
+        stats.flows += 1;
+    }
     fn count(&self, _counter: Counter) {}
 }
 
@@ -257,7 +272,8 @@ fn run<A: Family + Answer>(
     while let Some(step) = verdict.step() {
         let last = verdict.last();
         verdict = match step {
-            Step::Open => hooks::open::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
+            Step::Open => hooks::open::<A, _, _, _, false>(&mut packet, &mut flows, tables, origin, ifindex),
+            Step::Weigh => hooks::open::<A, _, _, _, true>(&mut packet, &mut flows, tables, origin, ifindex),
             Step::Report => hooks::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, last),
             Step::Refuse => refuse::<A, _, _>(&mut packet, tables, last),
             Step::Sctp => sctp::set_ports::<A, _>(&mut packet, last),
@@ -323,6 +339,12 @@ impl World for Model {
     }
     fn put_backend(&mut self, id: u32, backend: Backend) {
         self.shared.backends.insert(id, backend);
+    }
+    fn put_load(&mut self, id: u32, load: BackendLoad) {
+        self.shared.loads.insert(id, load);
+    }
+    fn flows_of(&mut self, id: u32) -> u32 {
+        self.shared.stats.borrow().get(&id).map_or(0, |s| s.flows as u32)
     }
     fn put_config(&mut self, config: NodeConfig) {
         self.shared.config = config;

@@ -1,6 +1,7 @@
 //! The scenarios. One node with two pods and an uplink; every scenario runs for IPv4 and IPv6.
 
 mod beyond;
+mod counting;
 mod left;
 mod odd;
 mod refused;
@@ -19,6 +20,7 @@ use crate::frame::{Kind, frame, judge, ttl, with_extra_header};
 use crate::world::{Action, Hook, World, octets};
 
 pub(crate) use beyond::*;
+pub(crate) use counting::*;
 pub(crate) use odd::*;
 pub(crate) use refused::*;
 pub(crate) use schedulers::*;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SymbolKind};
+use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SectionKind, SymbolKind};
 
 /// One function: its frame in bytes, and whom it calls.
 struct Function {
@@ -47,6 +47,19 @@ fn function(file: &object::File<'_>, section: SectionIndex, start: u64, size: u6
         let offset = i64::from(i16::from_le_bytes([insn[2], insn[3]]));
         let immediate = i64::from(i32::from_le_bytes([insn[4], insn[5], insn[6], insn[7]]));
         match opcode {
+            // the address of a function, for a helper that calls it
+            0x18 => {
+                frame_pointers[dst] = false;
+                if let Some(RelocationTarget::Symbol(index)) = relocations.get(&at).map(object::Relocation::target)
+                    && let symbol = file.symbol_by_index(index).unwrap()
+                    && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Section)
+                    && let Some(target) = symbol.section_index()
+                    && file.section_by_index(target).unwrap().kind() == SectionKind::Text
+                {
+                    let skip = if symbol.kind() == SymbolKind::Section { immediate } else { 0 };
+                    calls.push((target, symbol.address().checked_add_signed(skip).unwrap()));
+                }
+            }
             0x85 if src == 1 => calls.push(match relocations.get(&at).map(object::Relocation::target) {
                 Some(RelocationTarget::Symbol(index)) => {
                     let symbol = file.symbol_by_index(index).unwrap();

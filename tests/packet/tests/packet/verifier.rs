@@ -34,6 +34,7 @@ fn load_program(program: &mut Program) -> Result<(Duration, ProgramInfo), Progra
     match program {
         Program::SchedClassifier(p) => load!(p),
         Program::CgroupSockAddr(p) => load!(p),
+        Program::CgroupSock(p) => load!(p),
         other => panic!("unexpected program type {:?}", other.prog_type()),
     }
 }

@@ -6,7 +6,7 @@ use dataplane_common::addr::Address;
 use dataplane_common::event::DropReason;
 use dataplane_common::flow::{Flow, FlowKey};
 use dataplane_common::pod::{Addr, Net, NodeConfig, Pod};
-use dataplane_common::service::{Backend, Frontend, FrontendKey};
+use dataplane_common::service::{Backend, BackendLoad, Frontend, FrontendKey};
 
 /// A hook of the packet path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,10 @@ pub(crate) trait World {
     fn put_frontend(&mut self, key: FrontendKey<IpAddr>, frontend: Frontend);
     fn put_slot(&mut self, index: u32, backend: u32);
     fn put_backend(&mut self, id: u32, backend: Backend);
+    /// What the agent has found of a backend.
+    fn put_load(&mut self, id: u32, load: BackendLoad);
+    /// How many flows to a backend were counted.
+    fn flows_of(&mut self, id: u32) -> u32;
     fn put_config(&mut self, config: NodeConfig);
     /// An address with its length in bits.
     fn put_net(&mut self, addr: IpAddr, len: u32, net: Net);

@@ -13,8 +13,8 @@ use super::*;
 const BASE: u32 = 100;
 
 /// A node with a Service of backends outside it.
-struct Scheduled<'a, W> {
-    world: &'a mut W,
+pub(super) struct Scheduled<'a, W> {
+    pub(super) world: &'a mut W,
     net: Net,
     /// By backend id, which counts from 1.
     backends: HashMap<SocketAddr, u32>,
@@ -23,13 +23,13 @@ struct Scheduled<'a, W> {
 /// No port twice, so that every packet opens a connection.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(2000);
 
-fn fresh_port() -> u16 {
+pub(super) fn fresh_port() -> u16 {
     NEXT_PORT.fetch_add(1, Ordering::Relaxed).max(2000)
 }
 
 impl<'a, W: World> Scheduled<'a, W> {
     /// With these weights, and a table of these ids.
-    fn new(world: &'a mut W, net: Net, scheduler: u8, flags: u16, weights: &[u32], table: &[u32]) -> Self {
+    pub(super) fn new(world: &'a mut W, net: Net, scheduler: u8, flags: u16, weights: &[u32], table: &[u32]) -> Self {
         let mut backends = HashMap::new();
         for (weight, id) in weights.iter().zip(1..) {
             let to = at(net.remote, 8000 + u16::try_from(id).unwrap());
@@ -46,36 +46,36 @@ impl<'a, W: World> Scheduled<'a, W> {
         scheduled
     }
 
-    fn put(&mut self, at: SocketAddr, value: Frontend) {
+    pub(super) fn put(&mut self, at: SocketAddr, value: Frontend) {
         self.world.put_frontend(FrontendKey { addr: at.ip(), port: at.port(), proto: proto::TCP, pad: 0 }, value);
     }
 
     /// The backend that a new connection of pod A is given.
-    fn open(&mut self) -> u32 {
+    pub(super) fn open(&mut self) -> u32 {
         self.connect(FROM_A, at(self.net.a, fresh_port()), at(self.net.vip, 80))
     }
 
     /// The backend that a client outside is given.
-    fn open_from(&mut self, client: SocketAddr) -> u32 {
+    pub(super) fn open_from(&mut self, client: SocketAddr) -> u32 {
         self.connect(FROM_UPLINK, client, at(self.net.node, 30080))
     }
 
-    fn connect(&mut self, (hook, ifindex): (Hook, u32), client: SocketAddr, to: SocketAddr) -> u32 {
+    pub(super) fn connect(&mut self, (hook, ifindex): (Hook, u32), client: SocketAddr, to: SocketAddr) -> u32 {
         let mut f = frame(Kind::Syn, client, to);
         assert_eq!(self.world.run(hook, ifindex, &mut f), Action::Redirect, "{client} -> {to}");
         self.backends[&self.world.flow(client, to, proto::TCP).unwrap().dst]
     }
 
-    fn opened(&mut self, times: usize) -> Vec<u32> {
+    pub(super) fn opened(&mut self, times: usize) -> Vec<u32> {
         (0..times).map(|_| self.open()).collect()
     }
 
-    fn counts(&mut self, times: usize) -> HashMap<u32, usize> {
+    pub(super) fn counts(&mut self, times: usize) -> HashMap<u32, usize> {
         counted(self.opened(times))
     }
 }
 
-fn counted(ids: impl IntoIterator<Item = u32>) -> HashMap<u32, usize> {
+pub(super) fn counted(ids: impl IntoIterator<Item = u32>) -> HashMap<u32, usize> {
     ids.into_iter().fold(HashMap::new(), |mut counts, id| {
         *counts.entry(id).or_default() += 1;
         counts

@@ -1,0 +1,116 @@
+//! Schedulers that count connections: what the programs do with what the agent has found, and with what they count themselves. The formulas are
+//! tested where they are, in `dataplane-common/src/load`.
+
+use std::collections::HashMap;
+
+use dataplane_common::load::EXACT;
+use dataplane_common::service::BackendLoad;
+use dataplane_common::service::scheduler::{LC, NQ, SED, WLC};
+
+use super::schedulers::{Scheduled, fresh_port};
+use super::*;
+
+const ALL: [u8; 4] = [LC, WLC, SED, NQ];
+
+/// What the agent has found of a backend of generation 1.
+fn found(active: u32, inactive: u32) -> BackendLoad {
+    BackendLoad { generation: 1, active, inactive, flows: 0 }
+}
+
+pub(crate) fn connections_go_where_the_fewest_are<W: World>(w: &mut W) {
+    for net in node(w) {
+        for (rule, weights, loads, expected) in [
+            (LC, [1, 1, 1], [(3, 0), (2, 1), (2, 0)], 3),
+            (LC, [9, 1, 1], [(3, 0), (2, 1), (2, 0)], 3),
+            (LC, [1, 1, 1], [(1, 0), (0, 255), (1, 0)], 2),
+            (WLC, [9, 1, 1], [(8, 0), (2, 0), (1, 0)], 1),
+            (SED, [1, 1, 4], [(0, 0), (1, 0), (2, 0)], 3),
+            (NQ, [1, 1, 4], [(0, 0), (1, 0), (2, 0)], 1),
+        ] {
+            for from_outside in [false, true] {
+                let mut s = Scheduled::new(w, net, rule, 0, &weights, &[1, 2, 3]);
+                for (id, (active, inactive)) in (1..).zip(loads) {
+                    // what was counted so far is in what was found
+                    let flows = s.world.flows_of(id);
+                    s.world.put_load(id, BackendLoad { flows, ..found(active, inactive) });
+                }
+                let got = if from_outside { s.open_from(at(net.outside, fresh_port())) } else { s.open() };
+                assert_eq!(got, expected, "{rule} {weights:?} {loads:?}");
+            }
+        }
+    }
+}
+
+pub(crate) fn connections_count_as_soon_as_they_are_made<W: World>(w: &mut W) {
+    for net in node(w) {
+        // (weights, connections, how many each gets)
+        for (rule, weights, times, expected) in [
+            (LC, [1, 3], 8, [4, 4]),
+            (WLC, [1, 3], 8, [2, 6]),
+            (SED, [1, 3], 8, [2, 6]),
+            (NQ, [1, 9], 2, [1, 1]),
+            (NQ, [1, 3], 8, [2, 6]),
+        ] {
+            let mut s = Scheduled::new(w, net, rule, 0, &weights, &[1, 2]);
+            for id in [1, 2] {
+                let flows = s.world.flows_of(id);
+                s.world.put_load(id, BackendLoad { flows, ..found(0, 0) });
+            }
+            let counts = s.counts(times);
+            assert_eq!(counts, HashMap::from([(1, expected[0]), (2, expected[1])]), "{rule} {weights:?}");
+        }
+        // a first packet that comes again is no other connection
+        let mut s = Scheduled::new(w, net, LC, 0, &[1, 1], &[1, 2]);
+        let before = [1, 2].map(|id| s.world.flows_of(id));
+        let client = at(net.a, fresh_port());
+        for _ in 0..3 {
+            s.connect(FROM_A, client, at(net.vip, 80));
+        }
+        let after = [1, 2].map(|id| s.world.flows_of(id));
+        assert_eq!(after[0] + after[1] - before[0] - before[1], 1);
+    }
+}
+
+pub(crate) fn a_drained_backend_gets_no_connection_however_idle<W: World>(w: &mut W) {
+    for net in node(w) {
+        for rule in ALL {
+            let mut s = Scheduled::new(w, net, rule, 0, &[0, 1, 0], &[1, 2, 3]);
+            assert_eq!(s.counts(20), HashMap::from([(2, 20)]), "{rule}");
+            let s = Scheduled::new(w, net, rule, 0, &[0, 0], &[1, 2]);
+            let mut f = frame(Kind::Syn, at(net.a, fresh_port()), at(net.vip, 80));
+            let refused = s.world.drops(DropReason::NoBackend);
+            s.world.run(FROM_A.0, FROM_A.1, &mut f);
+            assert_eq!(s.world.drops(DropReason::NoBackend), refused + 1, "{rule}: nobody takes connections");
+        }
+    }
+}
+
+pub(crate) fn what_an_earlier_endpoint_had_does_not_count<W: World>(w: &mut W) {
+    for (net, next) in node(w).into_iter().zip(2..) {
+        let mut s = Scheduled::new(w, net, LC, 0, &[1, 1], &[1, 2]);
+        for id in [1, 2] {
+            let flows = s.world.flows_of(id);
+            s.world.put_load(id, BackendLoad { flows, ..found(if id == 1 { 10 } else { 5 }, 0) });
+        }
+        assert_eq!(s.open(), 2);
+        // the id has another endpoint now, which has nothing to do
+        s.world.put_backend(1, backend(at(net.remote, 8001), BOTH_SETS, next));
+        assert_eq!(s.opened(6), [1; 6]);
+        assert_eq!(s.world.flows_of(1), 6, "counted from zero");
+    }
+}
+
+/// How well samples spread connections is tested beside the search; here, that the kernel's search does so, too.
+pub(crate) fn many_backends_are_sampled<W: World>(w: &mut W) {
+    let count = 4 * EXACT;
+    for net in node(w) {
+        let table: Vec<u32> = (1..=count).collect();
+        let mut s = Scheduled::new(w, net, LC, 0, &vec![1; table.len()], &table);
+        for id in &table {
+            let flows = s.world.flows_of(*id);
+            s.world.put_load(*id, BackendLoad { flows, ..found(0, 0) });
+        }
+        let counts = s.counts(count as usize * 3);
+        assert!(table.iter().all(|id| (2..=4).contains(&counts[id])), "{counts:?}");
+    }
+}
