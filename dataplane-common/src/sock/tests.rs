@@ -40,6 +40,8 @@ struct Fake {
     allowed: Cell<V4>,
     turn: Cell<u32>,
     random: Cell<u32>,
+    /// How many connections each backend has, where one has any.
+    loads: RefCell<HashMap<u32, u32>>,
     writes: Cell<u32>,
     /// Lookups of hash tables other than `frontends` and `sock_peers`.
     lookups: Cell<u32>,
@@ -81,6 +83,7 @@ impl Fake {
             allowed: Cell::default(),
             turn: Cell::default(),
             random: Cell::default(),
+            loads: RefCell::default(),
             writes: Cell::default(),
             lookups: Cell::default(),
         }
@@ -130,8 +133,9 @@ impl Node for Fake {
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(id.checked_sub(1)? as usize)
     }
-    fn load(&self, _backend: u32, _generation: u32) -> Load {
-        Load::default()
+    fn load(&self, backend: u32, generation: u32) -> Load {
+        assert_eq!(generation, 3);
+        Load { active: self.loads.borrow().get(&backend).copied().unwrap_or(0), inactive: 0 }
     }
     fn count_connection(&self, _backend: u32) {}
     fn count_flow(&self, _backend: u32, _generation: u32) {}
@@ -381,4 +385,27 @@ fn a_port_that_nobody_knows_is_not_hashed() {
     assert_eq!(ports(&fake, POD_NETNS, 2), [16, 16]);
     fake.random.set(0);
     assert_eq!(ports(&fake, POD_NETNS, 2), [1, 1]);
+}
+
+#[test]
+fn sockets_go_where_the_fewest_are_and_count_there() {
+    let ask = |fake: &Fake, unconnected| {
+        let asked =
+            Request { addr: NODE, port: 30080, proto: proto::TCP, unconnected, cookie: 1, netns_cookie: POD_NETNS };
+        let decision = request(fake, &asked);
+        (decision.port, decision.counts)
+    };
+    let counted = |backend| SockBackend { backend, generation: 3 };
+    for number in [scheduler::LC, scheduler::WLC, scheduler::SED, scheduler::NQ] {
+        let fake = scheduled(number, 0);
+        *fake.loads.borrow_mut() = (1..=16).map(|id| (id, if id == 11 { 4 } else { 5 })).collect();
+        assert_eq!(ask(&fake, false), (11, counted(11)), "{number}");
+        fake.loads.borrow_mut().insert(2, 1);
+        assert_eq!(ask(&fake, true), (2, counted(2)), "{number}");
+        // its next datagrams stay with that one, for which it counts already
+        fake.loads.borrow_mut().insert(9, 0);
+        assert_eq!(ask(&fake, true), (2, SockBackend::default()), "{number}");
+    }
+    // nobody asks
+    assert_eq!(ask(&scheduled(scheduler::RR, 0), false), (1, SockBackend::default()));
 }

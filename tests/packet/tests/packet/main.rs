@@ -83,6 +83,7 @@ both! {
     hashes_of_the_destination_stick_to_it;
     connections_go_where_the_fewest_are;
     connections_count_as_soon_as_they_are_made;
+    datagrams_count_too;
     a_drained_backend_gets_no_connection_however_idle;
     what_an_earlier_endpoint_had_does_not_count;
     many_backends_are_sampled;

@@ -7,7 +7,7 @@ use dataplane_common::load::EXACT;
 use dataplane_common::service::BackendLoad;
 use dataplane_common::service::scheduler::{LC, NQ, SED, WLC};
 
-use super::schedulers::{Scheduled, fresh_port};
+use super::schedulers::{BASE, Scheduled, fresh_port};
 use super::*;
 
 const ALL: [u8; 4] = [LC, WLC, SED, NQ];
@@ -68,6 +68,27 @@ pub(crate) fn connections_count_as_soon_as_they_are_made<W: World>(w: &mut W) {
         }
         let after = [1, 2].map(|id| s.world.flows_of(id));
         assert_eq!(after[0] + after[1] - before[0] - before[1], 1);
+    }
+}
+
+/// As long as its flow lives a datagram is an active connection, or `sed` and `nq` would give all of them to one.
+pub(crate) fn datagrams_count_too<W: World>(w: &mut W) {
+    for net in node(w) {
+        for rule in ALL {
+            let s = Scheduled::new(w, net, rule, 0, &[1, 1], &[1, 2]);
+            let key = FrontendKey { addr: net.vip, port: 53, proto: proto::UDP, pad: 0 };
+            let table = frontend(BASE, 2);
+            s.world.put_frontend(key, Frontend { scheduler: rule, ..table });
+            let before = [1, 2].map(|id| s.world.flows_of(id));
+            for (id, flows) in (1..).zip(before) {
+                s.world.put_load(id, BackendLoad { flows, ..found(0, 0) });
+            }
+            for _ in 0..6 {
+                let mut f = frame(Kind::Udp, at(net.a, fresh_port()), at(net.vip, 53));
+                assert_eq!(s.world.run(FROM_A.0, FROM_A.1, &mut f), Action::Redirect);
+            }
+            assert_eq!([1, 2].map(|id| s.world.flows_of(id)), before.map(|flows| flows + 3), "{rule}");
+        }
     }
 }
 

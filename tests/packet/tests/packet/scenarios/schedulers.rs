@@ -10,7 +10,7 @@ use dataplane_common::service::{Frontend, frontend_flags};
 use super::*;
 
 /// Where the tables of these tests begin.
-const BASE: u32 = 100;
+pub(super) const BASE: u32 = 100;
 
 /// A node with a Service of backends outside it.
 pub(super) struct Scheduled<'a, W> {
