@@ -12,7 +12,7 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use bytemuck::{Pod as Plain, Zeroable};
 use dataplane_common::addr::{Address, V4, V6};
 use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_kind, pod_flags};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, Slot, SlotTable, backend_state, proto};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, Slot, SlotTable, backend_state, proto, scheduler};
 use packet_tests::table;
 
 /// Flows that a hit rotates over.
@@ -101,7 +101,7 @@ fn measure(v6: bool) -> Result<Vec<(String, f64)>> {
 
     // from_pod
     let mut ebpf = load()?;
-    fill(&ebpf)?;
+    fill(&ebpf, scheduler::RANDOM, 3)?;
     let base = run(&mut ebpf, "bench_base", tcp, FLOWS - 1, 0, PACKETS)?;
     for (name, traffic) in [("hit", tcp), ("udp_hit", udp), ("hit_same_port", Traffic { port: 8080, ..tcp })] {
         let syn = Traffic { ..traffic };
@@ -112,10 +112,11 @@ fn measure(v6: bool) -> Result<Vec<(String, f64)>> {
     add("miss", run(&mut ebpf, "bench_from_pod", elsewhere, FLOWS - 1, 0, PACKETS)? - base);
     let datagrams = Traffic { udp: true, ..elsewhere };
     add("udp_miss", run(&mut ebpf, "bench_from_pod", datagrams, FLOWS - 1, 0, PACKETS)? - base);
-    let mut ebpf = load()?;
-    fill(&ebpf)?;
-    let new = run_flags(&mut ebpf, "bench_from_pod", tcp, 0x02, 0xffff, 63, NEW)? - base;
-    add("new_flow", new);
+    for (name, rule, backends) in [("new_flow", scheduler::RANDOM, 3), ("new_flow_sed_of_32", scheduler::SED, 32)] {
+        let mut ebpf = load()?;
+        fill(&ebpf, rule, backends)?;
+        add(name, run_flags(&mut ebpf, "bench_from_pod", tcp, 0x02, 0xffff, 63, NEW)? - base);
+    }
     Ok(figures)
 }
 
@@ -216,8 +217,8 @@ fn frame(t: Traffic, tcp_flags: u8) -> Vec<u8> {
     f
 }
 
-/// A pod behind interface 1, and 64 services of each family and protocol with three remote backends each.
-fn fill(ebpf: &Ebpf) -> Result<()> {
+/// A pod behind interface 1, and 64 services of each family and protocol with some remote backends, which they share.
+fn fill(ebpf: &Ebpf, rule: u8, backends: u8) -> Result<()> {
     let config = NodeConfig {
         node4: Ipv4Addr::new(10, 9, 0, 1).into(),
         uplink: 1,
@@ -237,10 +238,10 @@ fn fill(ebpf: &Ebpf) -> Result<()> {
         pad: 0,
     };
     table::<u32, Pod>(ebpf, "pods")?.insert(&1, &pod)?;
-    for b in 1..=3_u8 {
+    for b in 1..=backends {
         for (id, addr) in [
             (u32::from(b), V4::from(Ipv4Addr::new(10, 2, 0, b)).to_octets16()),
-            (u32::from(b) + 10, Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, u16::from(b)).octets()),
+            (u32::from(b) + 100, Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, u16::from(b)).octets()),
         ] {
             let state =
                 backend_state::LISTED | backend_state::INTERNAL | backend_state::SERVING | backend_state::REMOTE;
@@ -250,13 +251,13 @@ fn fill(ebpf: &Ebpf) -> Result<()> {
         }
     }
     for n in 1..=VIPS {
-        family::<V4>(ebpf, 4, &vip(false, n), 1)?;
-        family::<V6>(ebpf, 6, &vip(true, n), 11)?;
+        family::<V4>(ebpf, 4, &vip(false, n), SlotTable { base: 1, len: backends.into() }, rule)?;
+        family::<V6>(ebpf, 6, &vip(true, n), SlotTable { base: 101, len: backends.into() }, rule)?;
     }
     Ok(())
 }
 
-fn family<A: Address + Plain>(ebpf: &Ebpf, digit: u8, vip: &IpAddr, base: u32) -> Result<()>
+fn family<A: Address + Plain>(ebpf: &Ebpf, digit: u8, vip: &IpAddr, set: SlotTable, scheduler: u8) -> Result<()>
 where
     FrontendKey<A>: Plain,
 {
@@ -266,9 +267,8 @@ where
     };
     let entry = Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] };
     table::<A, Addr>(ebpf, &format!("addrs{digit}"))?.insert(&addr, &entry)?;
-    let set = SlotTable { base, len: 3 };
     let frontend =
-        Frontend { service_port: 1, affinity_ticks: 0, internal: set, external: set, flags: 0, scheduler: 0, pad: 0 };
+        Frontend { service_port: 1, affinity_ticks: 0, internal: set, external: set, flags: 0, scheduler, pad: 0 };
     for port in [80, 8080] {
         for proto in [proto::TCP, proto::UDP] {
             table::<FrontendKey<A>, Frontend>(ebpf, &format!("frontends{digit}"))?
