@@ -42,6 +42,8 @@ pub trait Packet {
     /// to the device stays as it is.
     #[must_use]
     fn correct_crc(&mut self, offset: usize, difference: u32) -> Option<()>;
+    /// A word that no checksum covers has changed by this difference: puts the device's sum of the whole packet right, if it has made one.
+    fn balance(&mut self, _difference: u32) {}
     /// Length of the frame, bytes.
     fn size(&self) -> u32;
     /// Of a packet that is cut up on its way out (GSO): the payload of one segment, bytes; else 0.

@@ -44,6 +44,9 @@ pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
             return packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change);
         }
         _ => {
+            if A::V6 {
+                packet.balance(addresses);
+            }
             packet.hand_on(from.0 ^ to.0);
             return Some(());
         }
@@ -138,7 +141,10 @@ impl Rewrite for V6 {
     #[inline(always)]
     fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()> {
         // RFC 8200, section 3: payload length, next header, hop limit
-        packet.store_words(L3 + 4, &[Be32::new(parsed.hop.get().wrapping_sub(1))])
+        let after = Be32::new(parsed.hop.get().wrapping_sub(1));
+        packet.store_words(L3 + 4, &[after])?;
+        packet.balance(checksum::difference(parsed.hop.0, after.0));
+        Some(())
     }
 
     #[inline(always)]

@@ -193,13 +193,9 @@ impl<const UPLINK: bool> Skb<UPLINK> {
     /// that the IPv4 header checksum balances: the ports are not, and IPv6 addresses are balanced by the L4 checksum itself.
     #[inline(always)]
     fn balance_complete(&mut self, addresses: u32, ports: u32, v6: bool) {
-        if !UPLINK {
-            return;
-        }
         let excess = if v6 { checksum::add(addresses, ports) } else { ports };
         if excess != 0 {
-            // SAFETY: no pointer but the context. It fails, rightly, where there is no such sum.
-            unsafe { bpf_csum_update(self.raw().cast(), excess) };
+            self.balance(excess);
         }
     }
 
@@ -281,10 +277,9 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
                 let after = checksum::apply(before, all).0;
                 let mangled = if udp { ((after as u32).wrapping_sub(1) >> 16) as u16 } else { 0 };
                 self.store(usual, &Be16(after | mangled))?;
-                // what the IPv4 header checksum does not balance
-                if UPLINK && !v6 {
-                    // SAFETY: no pointer but the context. It fails, rightly, where there is no sum of the whole packet.
-                    unsafe { bpf_csum_update(self.raw().cast(), !addresses) };
+                // the addresses are under two checksums in IPv4, and change the sum of the packet by one of them
+                if !v6 {
+                    self.balance(!addresses);
                 }
                 return Some(());
             }
@@ -321,6 +316,14 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         self.l4_csum_replace(offset, 1, 0)?;
         let probed: u32 = self.load_by_helper(offset)?;
         if probed == before { Some(()) } else { self.store_by_helper(offset, &(before ^ difference)) }
+    }
+
+    #[inline(always)]
+    fn balance(&mut self, difference: u32) {
+        if UPLINK {
+            // SAFETY: no pointer but the context. It fails, rightly, where there is no sum of the whole packet.
+            unsafe { bpf_csum_update(self.raw().cast(), difference) };
+        }
     }
 
     #[inline(always)]

@@ -18,14 +18,15 @@ use dataplane_common::rewrite::Family;
 use dataplane_common::sctp;
 use dataplane_common::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SlotTable,
-    SockPeer, SockPeerKey, SourceRange,
+    SockPeer, SockPeerKey, SourceRange, proto,
 };
 use dataplane_common::verdict::{self as core, Origin, Step, Verdict};
 
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
-/// A packet, the word that one step leaves for the next, and the connected socket of the node that sent it.
-struct Bytes<'a>(&'a mut Vec<u8>, u32, u64);
+/// A packet, the word that one step leaves for the next, the connected socket of the node that sent it, and by how much the device's sum of the
+/// packet was put right.
+struct Bytes<'a>(&'a mut Vec<u8>, u32, u64, u32);
 
 impl Bytes<'_> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
@@ -65,6 +66,9 @@ impl Packet for Bytes<'_> {
         if change.udp && field.0 == 0 {
             return Some(());
         }
+        if !change.v6 {
+            self.balance(!change.addresses);
+        }
         let sum = checksum::apply(field, checksum::add(change.addresses, change.ports));
         let sum = if change.udp && sum.0 == 0 { 0xffff } else { sum.0 };
         self.write(offset, &sum.to_ne_bytes())
@@ -72,6 +76,9 @@ impl Packet for Bytes<'_> {
     fn correct_crc(&mut self, offset: usize, difference: u32) -> Option<()> {
         let [before] = self.read(offset)?;
         self.write(offset, &(before.0 ^ difference).to_ne_bytes())
+    }
+    fn balance(&mut self, difference: u32) {
+        self.3 = checksum::add(self.3, difference);
     }
     fn size(&self) -> u32 {
         u32::try_from(self.0.len()).unwrap()
@@ -252,6 +259,21 @@ impl<A: Address> Flows<A> for FlowTable<'_, A> {
     }
 }
 
+/// What a device sums up (`CHECKSUM_COMPLETE`): all that is behind the Ethernet header.
+fn sum(frame: &[u8]) -> u32 {
+    let half = |pair: &[u8]| u32::from(u16::from_ne_bytes([pair[0], pair.get(1).copied().unwrap_or_default()]));
+    frame[14.min(frame.len())..].chunks(2).fold(0, |sum, pair| checksum::add(sum, half(pair)))
+}
+
+/// Whether there is a checksum in the packet that depends on that sum: not so for SCTP, and UDP over IPv4 may do without.
+fn has_sum<A: Address>(frame: &[u8]) -> bool {
+    let (mut proto, mut at) = (frame[if A::V6 { 20 } else { 23 }], 14 + A::HEADER);
+    while A::V6 && matches!(proto, 0 | 43 | 44 | 60) {
+        (proto, at) = (frame[at], at + if proto == 44 { 8 } else { 8 + 8 * usize::from(frame[at + 1]) });
+    }
+    proto != proto::SCTP && (A::V6 || proto != proto::UDP || frame.get(at + 6..at + 8) != Some(&[0, 0]))
+}
+
 fn run<A: Family + Answer>(
     hook: Hook,
     ifindex: u32,
@@ -259,7 +281,8 @@ fn run<A: Family + Answer>(
     mut flows: FlowTable<'_, A>,
     tables: &View<'_, A>,
 ) -> Verdict {
-    let mut packet = Bytes(frame, 0, tables.0.socket);
+    let (size, before) = (frame.len(), sum(frame));
+    let mut packet = Bytes(frame, 0, tables.0.socket, 0);
     let (origin, mut verdict) = match hook {
         Hook::FromPod => {
             (Origin::Pod, hooks::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Pod, ifindex))
@@ -279,6 +302,16 @@ fn run<A: Family + Answer>(
             Step::Sctp => sctp::set_ports::<A, _>(&mut packet, last),
             Step::Follow => left::follow::<A, _, _, _>(&mut packet, &mut flows, tables),
         };
+    }
+    let balanced = checksum::add(before, packet.3);
+    if matches!(verdict.action(), core::Action::ToPod | core::Action::ToUplink)
+        && frame.len() == size
+        && has_sum::<A>(frame)
+    {
+        assert!(
+            checksum::same(checksum::fold(sum(frame)), checksum::fold(balanced)),
+            "the sum of the whole packet is wrong"
+        );
     }
     verdict
 }
