@@ -4,13 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ropeway_tests::cluster::{Cluster, Shape};
-use ropeway_tests::load::{self, Load};
+use ropeway_tests::load;
 use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
 use ropeway_tests::{view, wait};
 
-use crate::scene::{Scene, TARGET};
+use crate::scene::{Scene, TARGET, Traffic};
 
 /// Slots of a table; the array for all tables has four times as many at first.
 const SLOTS: &str = "--maglev-table-size=65537";
@@ -25,14 +24,7 @@ fn tables_grow_under_load() {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
     cluster.start_agents_with(&[SLOTS]).unwrap();
     let scene = Scene::of(cluster, &[0, 1]);
-    let (mut loads, mut held) = (Vec::new(), Vec::new());
-    for family in Family::BOTH {
-        for index in [0, 1, 4] {
-            let (from, address, kind) = scene.ways(family)[index];
-            loads.push(Load::asking(from, kind.tcp(address), Protocol::Tcp, 100).unwrap());
-            held.push(Load::holding(from, kind.tcp(address), 8).unwrap());
-        }
-    }
+    let traffic = Traffic::start(&scene);
     let processes: Vec<_> = scene.cluster.nodes.iter().map(|n| n.agent.as_ref().unwrap().id()).collect();
     // The array holds three of these tables, and a Service takes two.
     let endpoints: Vec<_> = scene
@@ -60,14 +52,7 @@ fn tables_grow_under_load() {
         assert!(slots["maxEntries"].as_u64().unwrap() >= 12 * 65537, "{slots}");
         assert_eq!(node.agent.as_ref().unwrap().id(), process, "the same process for those who started it");
     }
-    for load in loads {
-        let report = load.stop().unwrap();
-        assert!(report.ok > 10 && report.failed == 0, "{report:?}");
-    }
-    for load in held {
-        let report = load.release().unwrap();
-        assert!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
-    }
+    traffic.end();
 }
 
 /// Services of the large cluster: enough for the table of backends to grow once. `ROPEWAY_SERVICES=50000` has a quarter of a million endpoints.
@@ -82,9 +67,7 @@ const SLICE: usize = 1_000;
 fn a_large_cluster_comes_at_once() {
     let services = std::env::var("ROPEWAY_SERVICES").map_or(SERVICES, |n| n.parse().unwrap());
     let scene = Scene::new(Shape { nodes: 1, mtu: 1500 }, &[0]);
-    let (from, address, kind) = scene.ways(Family::V4)[0];
-    let load = Load::asking(from, kind.tcp(address), Protocol::Tcp, 200).unwrap();
-    let held = Load::holding(from, kind.tcp(address), 8).unwrap();
+    let traffic = Traffic::start(&scene);
 
     let ip = |first: u8, n: usize| IpAddr::from([first, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
     let node = scene.cluster.nodes[0].name();
@@ -116,8 +99,5 @@ fn a_large_cluster_comes_at_once() {
         let count = if service == "many" { MANY } else { ENDPOINTS };
         scene.cluster.await_backends(&format!("default/{service}"), count).unwrap();
     }
-    let report = load.stop().unwrap();
-    assert!(report.ok > 10 && report.failed == 0, "{report:?}");
-    let report = held.release().unwrap();
-    assert!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
+    traffic.end();
 }

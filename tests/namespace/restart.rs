@@ -3,25 +3,17 @@
 use std::time::Duration;
 
 use ropeway_tests::cluster::Shape;
-use ropeway_tests::load::{self, Load};
+use ropeway_tests::load;
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 use ropeway_tests::wait;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, Traffic};
 
 #[test]
 fn traffic_and_plugin_work_while_the_agent_is_dead() {
     let mut scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
-    let mut loads = Vec::new();
-    let mut held = Vec::new();
-    for family in Family::BOTH {
-        for index in [0, 1, 4] {
-            let (from, address, kind) = scene.ways(family)[index];
-            loads.push(Load::asking(from, kind.tcp(address), Protocol::Tcp, 100).unwrap());
-            held.push(Load::holding(from, kind.tcp(address), 8).unwrap());
-        }
-    }
+    let traffic = Traffic::start(&scene);
     for node in &mut scene.cluster.nodes {
         node.kill_agent().unwrap();
     }
@@ -57,14 +49,7 @@ fn traffic_and_plugin_work_while_the_agent_is_dead() {
     })
     .unwrap();
     assert!(last.metric("ropeway_flows_removed_total").unwrap() < 0.5);
-    for load in loads {
-        let report = load.stop().unwrap();
-        assert!(report.ok > 10 && report.failed == 0, "{report:?}");
-    }
-    for load in held {
-        let report = load.release().unwrap();
-        assert!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
-    }
+    traffic.end();
 }
 
 #[test]

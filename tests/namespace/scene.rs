@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ropeway_tests::cluster::{Cluster, Shape};
-use ropeway_tests::load::{self, Place};
+use ropeway_tests::load::{self, Load, Place};
 use ropeway_tests::manifest::{Endpoint, Port, service, slices};
+use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::process::Process;
 use serde_json::Value;
@@ -108,5 +109,38 @@ impl Kind {
 
     pub(crate) fn udp(self, address: IpAddr) -> SocketAddr {
         SocketAddr::new(address, if matches!(self, Self::Cluster) { PORTS[1].2 } else { PORTS[1].3 })
+    }
+}
+
+/// Clients of a scene's Service on some of the ways to it: new connections all the time, and some that stay.
+pub(crate) struct Traffic {
+    asking: Vec<Load>,
+    holding: Vec<Load>,
+}
+
+impl Traffic {
+    /// From a pod, from a process of a node, and from outside by a node port; in both families.
+    pub(crate) fn start(scene: &Scene) -> Self {
+        let mut traffic = Self { asking: Vec::new(), holding: Vec::new() };
+        for family in Family::BOTH {
+            for index in [0, 1, 4] {
+                let (from, address, kind) = scene.ways(family)[index];
+                traffic.asking.push(Load::asking(from, kind.tcp(address), Protocol::Tcp, 100).unwrap());
+                traffic.holding.push(Load::holding(from, kind.tcp(address), 8).unwrap());
+            }
+        }
+        traffic
+    }
+
+    /// Nothing has happened to any of them.
+    pub(crate) fn end(self) {
+        for load in self.asking {
+            let report = load.stop().unwrap();
+            assert!(report.ok > 10 && report.failed == 0, "{report:?}");
+        }
+        for load in self.holding {
+            let report = load.release().unwrap();
+            assert!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
+        }
     }
 }
