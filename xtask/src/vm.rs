@@ -77,8 +77,10 @@ fn pack(
     for (test, name) in tests.iter().zip(["packet", "namespace"]) {
         archive.stripped(test, &Path::new("/opt/tests").join(name), &paths.target)?;
     }
-    // The packet tests look for it where it was built, by way of their own folder.
-    archive.copy(&paths.ebpf_object(), &paths.ebpf_object())?;
+    // The packet tests look for them where they were built, by way of their own folder.
+    for object in [paths.ebpf_object(), paths.ebpf_object().with_file_name("bench")] {
+        archive.copy(&object, &object)?;
+    }
     archive.file(&paths.root.join("tests/packet/.folder").to_string_lossy(), &[], false);
     archive.file("init", script(&modules.join("\n"), &options.namespace).as_bytes(), true);
     Ok(archive.finish())

@@ -10,12 +10,20 @@ use nix::time::{ClockId, clock_gettime};
 use crate::stack::depths;
 
 const MAX_INSTRUCTIONS: u32 = 50_000;
+/// Of an older verifier, which takes fewer states for known ones: 6.1 was tried.
+const MAX_INSTRUCTIONS_OF_OLD: u32 = 150_000;
 const MAX_STACK: u64 = 448;
 const MAX_LOAD_MS: u128 = 100;
 
 /// What this thread has computed, in the kernel too: the machines are shared, and the time on the wall says more of the others.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+fn max_instructions() -> u32 {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) < (Some(6), Some(8)) { MAX_INSTRUCTIONS_OF_OLD } else { MAX_INSTRUCTIONS }
 }
 
 /// Loads a program, returns how long that took and what the kernel knows of it, and unloads it.
@@ -62,7 +70,7 @@ fn kernel_accepts_every_program_within_its_budget() {
             "{name:16} {verified:6} instructions verified, {stack:3} bytes of stack, loaded in {best:3} ms"
         )
         .unwrap();
-        if verified > MAX_INSTRUCTIONS {
+        if verified > max_instructions() {
             over.push(format!("{name}: {verified} instructions"));
         }
         if stack > MAX_STACK {
