@@ -27,6 +27,7 @@ pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Peer) -
     peer::bring(paths, place, steps, &shape, options)?;
     steps.step("two servers and a client", || {
         kube::nodes_ready(place, shape.all().len(), 60)?;
+        kube::gone(place, NAMESPACE)?;
         kube::apply(place, &addons::template(place, "figures.yaml")?.replace("{{peer}}", PEER_IMAGE))?;
         kube::rolled_out(place, NAMESPACE, "statefulset/peer", 120)
     })?;

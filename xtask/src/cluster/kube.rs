@@ -24,6 +24,11 @@ pub(super) fn kubectl(place: &Place, arguments: &[&str]) -> Result<String> {
     shell::output(command(place).args(arguments))
 }
 
+/// Waits until what an earlier command has left to be removed is gone: in a namespace that ends, everything new ends, too.
+pub(super) fn gone(place: &Place, namespace: &str) -> Result<()> {
+    kubectl(place, &["delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s"]).map(drop)
+}
+
 /// Gives kubectl a manifest.
 pub(super) fn apply(place: &Place, manifest: &str) -> Result<()> {
     let mut command = command(place);

@@ -89,8 +89,9 @@ pub(super) fn unplug(node: &Node) -> Result<()> {
     if namespace_path(&node.name).exists() {
         shell::run(Command::new("ip").args(["netns", "delete", &name]))?;
     }
-    // The kernel does it later, and a new link could not have the name before.
-    wait_for(&format!("end of {port}"), 30, || {
+    // The kernel does it later, and a new link could not have the name before. A socket that has still something to send keeps the namespace, for up to
+    // 100 seconds where nobody answers (net.ipv4.tcp_orphan_retries).
+    wait_for(&format!("end of {port}"), 150, || {
         let links = shell::output(Command::new("ip").args(["-n", &namespace(FABRIC), "-o", "link", "show"]))?;
         ensure!(!links.contains(&format!(" {port}@")), "it is there");
         Ok(())

@@ -36,6 +36,7 @@ pub(super) fn run(place: &Place, steps: &Steps) -> Result<()> {
     let mut smoke = Smoke { place, shape, checks: Checks::default() };
     let workload = addons::template(place, "smoke.yaml")?;
     steps.step("a web server with two replicas and a client on each node", || {
+        kube::gone(place, NAMESPACE)?;
         kube::apply(place, &workload)?;
         kube::rolled_out(place, NAMESPACE, "deployment/web", 120)?;
         kube::rolled_out(place, NAMESPACE, "daemonset/client", 120)

@@ -36,6 +36,7 @@ impl<'a> Scene<'a> {
         let text = text.replace("{{victim}}", &scene.victim()?.name).replace("{{peer}}", PEER_IMAGE);
         steps.step("servers, guests and a client on each node", || {
             kube::nodes_ready(place, scene.shape.all().len(), 60)?;
+            kube::gone(place, NAMESPACE)?;
             kube::apply(place, &text)?;
             scene.ready()
         })?;
