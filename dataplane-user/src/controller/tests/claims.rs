@@ -174,6 +174,22 @@ fn whoever_waits_is_told_who_has_the_address_now() {
 }
 
 #[test]
+fn whoever_waits_is_told_who_has_the_address_when_another_could_not_take_it() {
+    let memory = memory();
+    let mut core = serving(&memory);
+    core.handle(Event::Service(key("owner"), Some(claimant("10.96.0.20", 200))));
+    core.reconcile(NOW);
+    core.handle(Event::Service(key("older"), Some(claimant("10.96.0.21", 100))));
+    core.handle(Event::Service(key("younger"), Some(claimant("10.96.0.22", 300))));
+    memory.fail_next("services");
+    core.reconcile(NOW);
+    core.handle(Event::Service(key("older"), Some(service(&["10.96.0.21"], &[("http", 80)]))));
+    core.reconcile(NOW + Duration::from_secs(60));
+    let told: Vec<_> = core.snapshot().rejections.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["Service shop/younger, spec.ports: 203.0.113.1 port 80 is taken by Service shop/owner"]);
+}
+
+#[test]
 fn whoever_waits_gets_an_address_without_a_gap_though_its_owner_was_deleted_meanwhile() {
     // with what is left of the owner, or without anything
     for slices_left in [true, false] {
