@@ -90,6 +90,9 @@ impl Node {
         rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS)
             .expect("these tests make network and mount namespaces: run them as root");
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        // the machine's own would keep what tests put there
+        mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
+        fs::create_dir("/run/netns").unwrap();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("rw-cni-{}-{n}", std::process::id()));
         fs::create_dir(&directory).unwrap();
@@ -293,10 +296,6 @@ impl Sandbox {
     /// Keeps the namespace by a name where runtimes do: on this node, for as long as that lives.
     pub(crate) fn keep(&self, name: &str) {
         let kept = Path::new("/run/netns");
-        if !kept.is_dir() {
-            mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
-            fs::create_dir(kept).unwrap();
-        }
         fs::write(kept.join(name), "").unwrap();
         mount_bind(self.path(), kept.join(name)).unwrap();
     }
