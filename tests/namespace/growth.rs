@@ -9,7 +9,7 @@ use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::{view, wait};
 
-use crate::scene::{Scene, TARGET, Traffic};
+use crate::scene::{Scene, TARGET, Traffic, endpoints};
 
 /// Slots of a table; the array for all tables has four times as many at first.
 const SLOTS: &str = "--maglev-table-size=65537";
@@ -27,11 +27,7 @@ fn tables_grow_under_load() {
     let traffic = Traffic::start(&scene);
     let processes: Vec<_> = scene.cluster.nodes.iter().map(|n| n.agent.as_ref().unwrap().id()).collect();
     // The array holds three of these tables, and a Service takes two.
-    let endpoints: Vec<_> = scene
-        .backends
-        .iter()
-        .flat_map(|pod| pod.addresses().iter().map(|a| Endpoint::ready(*a, pod.node().name())))
-        .collect();
+    let endpoints = endpoints(&scene.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>());
     for number in 1..=6 {
         let name = format!("more-{number}");
         let mut object = service(&name, &cluster_ips(number), &PORTS);

@@ -1,7 +1,5 @@
 //! The uplinks' MTU changes under running pods: they get it too, and no packet is too large for anybody on its way.
 
-use std::time::Duration;
-
 use ropeway_tests::cluster::{Cluster, Node, Shape};
 use ropeway_tests::load::{self, Load};
 use ropeway_tests::peer::Protocol;
@@ -11,8 +9,9 @@ use ropeway_tests::process::Process;
 use ropeway_tests::wait;
 use serde_json::{Value, json};
 
-const PORT: u16 = 8080;
-const SOON: Duration = Duration::from_secs(1);
+use crate::nodes::for_plugin;
+use crate::reach::{PORT, SOON, pairs, payload, pods, serving};
+
 const BYTES: u64 = 1 << 20;
 
 /// Of the links, and of everything on them.
@@ -40,7 +39,7 @@ fn status(node: &Node) {
 
 /// The agent has told the plugin of the node's MTU.
 fn told(node: &Node, mtu: u32) -> bool {
-    let text = std::fs::read_to_string(node.space.path("/var/lib/ropeway/node.json")).unwrap();
+    let text = std::fs::read_to_string(for_plugin(node)).unwrap();
     serde_json::from_str::<Value>(&text).unwrap()["mtu"] == json!(mtu)
 }
 
@@ -59,24 +58,19 @@ fn ends(node: &Node, pods: &[(Pod, Process)]) -> Vec<String> {
     all
 }
 
-/// Of a datagram or an echo.
-fn headers(family: Family) -> usize {
-    8 + if family == Family::V4 { 20 } else { 40 }
-}
-
 /// Full-sized packets of each kind pass from each pod to each other one, and a byte more passes from none.
 fn all_reach(pods: &[(Pod, Process)], mtu: u32) {
-    for (from, to) in pods.iter().flat_map(|(from, _)| pods.iter().map(move |(to, _)| (from, to))) {
+    for (from, to) in pairs(pods) {
         for family in Family::BOTH {
-            let (target, payload) = (to.port(family, PORT).unwrap(), mtu as usize - headers(family));
+            let (target, bytes) = (to.port(family, PORT).unwrap(), payload(family, mtu as usize));
             load::transfer(from, target, BYTES).unwrap();
-            let size = format!("--size={payload}");
+            let size = format!("--size={bytes}");
             let report = load::ask_with(from, target, Protocol::Udp, 2, &[&size]).unwrap();
             assert_eq!((report.ok, report.failed), (2, 0), "{} to {target}, {mtu}: {report:?}", from.name());
             let address = to.address(family).unwrap();
-            load::echo(from, address, payload).unwrap();
+            load::echo(from, address, bytes).unwrap();
             if from.name() != to.name() {
-                let error = format!("{:#}", load::echo(from, address, payload + 1).unwrap_err());
+                let error = format!("{:#}", load::echo(from, address, bytes + 1).unwrap_err());
                 assert!(error.contains("Message too long"), "{} to {address}, {mtu}: {error}", from.name());
             }
         }
@@ -84,13 +78,8 @@ fn all_reach(pods: &[(Pod, Process)], mtu: u32) {
 }
 
 fn pods_follow(cluster: &Cluster, overhead: u32) {
-    let one = |node: &Node, number: usize| {
-        let pod = node.pod(&format!("pod-{}-{number}", node.name())).unwrap();
-        let server = load::serve(&pod, pod.name(), &[PORT]).unwrap();
-        (pod, server)
-    };
-    let mut pods: Vec<_> = cluster.nodes.iter().map(|node| one(node, 0)).collect();
-    pods.push(one(&cluster.nodes[0], 1));
+    let mut pods = pods(cluster);
+    pods.push(serving(&cluster.nodes[0], "another"));
     cluster.nodes.iter().for_each(status);
     all_reach(&pods, 1500 - overhead);
     let last = &pods[cluster.nodes.len() - 1].0;
@@ -103,8 +92,8 @@ fn pods_follow(cluster: &Cluster, overhead: u32) {
         }
         // Before the runtime asks: who sends too large ones is told so.
         for family in Family::BOTH.into_iter().filter(|_| mtu < 1500) {
-            let answer =
-                load::echo(&pods[0].0, last.address(family).unwrap(), (1500 - overhead) as usize - headers(family));
+            let bytes = payload(family, (1500 - overhead) as usize);
+            let answer = load::echo(&pods[0].0, last.address(family).unwrap(), bytes);
             let told = if family == Family::V4 { "(3, 4)" } else { "(2, 0)" };
             let error = format!("{:#}", answer.unwrap_err());
             assert!(error.contains(told), "{error}");

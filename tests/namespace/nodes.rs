@@ -1,6 +1,6 @@
 //! Nodes get another range, another address, another machine; nodes without IPv4: traffic is right again within a second.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -13,26 +13,14 @@ use ropeway_tests::process::{self, Process};
 use ropeway_tests::{binaries, manifest, wait};
 use serde_json::Value;
 
-use crate::reach::{PORT, SOON, reaches, reaches_over, routes};
+use crate::reach::{PORT, SOON, pairs, pods, reaches, reaches_over, routes, serving};
 
 /// `n2` is a neighbour of `n1`, `n3` is reached by the tunnel.
 const LINKS: [u8; 3] = [0, 0, 1];
 const MTU: usize = 1450;
 
-fn pod(node: &Node, name: &str) -> (Pod, Process) {
-    let pod = node.pod(name).unwrap();
-    let server = load::serve(&pod, name, &[PORT]).unwrap();
-    (pod, server)
-}
-
-fn one_each(cluster: &Cluster) -> Vec<(Pod, Process)> {
-    cluster.nodes.iter().map(|node| pod(node, &format!("pod-{}", node.name()))).collect()
-}
-
 fn each_reaches_each(pods: &[(Pod, Process)]) {
-    for (from, to) in pods.iter().flat_map(|(from, _)| pods.iter().map(move |(to, _)| (from, to))) {
-        reaches(from, to, MTU);
-    }
+    pairs(pods).for_each(|(from, to)| reaches(from, to, MTU));
 }
 
 /// The Nodes of `n2` and `n3` as `change` makes them: it is given a node and its link; that of `n1` as ever.
@@ -72,8 +60,14 @@ fn renumber(node: &Node, link: u8) {
 }
 
 /// What the agent tells the plugin.
-fn for_plugin(node: &Node) -> PathBuf {
+pub(crate) fn for_plugin(node: &Node) -> PathBuf {
     node.space.path("/var/lib/ropeway/node.json")
+}
+
+/// Whether a server answers at once.
+fn answers(from: &Pod, target: SocketAddr) -> anyhow::Result<Option<()>> {
+    let report = load::ask_with(from, target, Protocol::Tcp, 1, &["--timeout=100"])?;
+    Ok((report.ok == 1).then_some(()))
 }
 
 /// Applies Nodes and waits until pods of `n1` reach others again, for a second since.
@@ -82,11 +76,8 @@ fn reach_soon(cluster: &Cluster, nodes: &[Value], what: &str, from: &Pod, to: &[
     let start = Instant::now();
     for (pod, family) in to.iter().flat_map(|pod| Family::BOTH.map(|family| (pod, family))) {
         let target = pod.port(family, PORT).unwrap();
-        wait::until(&format!("{what}: {target}"), SOON.saturating_sub(start.elapsed()), || {
-            let report = load::ask_with(from, target, Protocol::Tcp, 1, &["--timeout=100"])?;
-            Ok((report.ok == 1).then_some(()))
-        })
-        .unwrap();
+        let left = SOON.saturating_sub(start.elapsed());
+        wait::until(&format!("{what}: {target}"), left, || answers(from, target)).unwrap();
     }
     println!("{what}: reached after {:?}", start.elapsed());
 }
@@ -95,7 +86,7 @@ fn reach_soon(cluster: &Cluster, nodes: &[Value], what: &str, from: &Pod, to: &[
 fn a_node_gets_other_ranges() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
-    let mut pods = one_each(&cluster);
+    let mut pods = pods(&cluster);
     each_reaches_each(&pods);
     let nodes = objects(&cluster, |node, _| manifest::node(node.name(), &addresses(node), &other_ranges(node)));
     cluster.apply("nodes", &nodes).unwrap();
@@ -126,7 +117,7 @@ fn a_node_gets_other_ranges() {
         drop(server);
         old.delete().unwrap();
     }
-    pods.extend(cluster.nodes[1..].iter().map(|node| pod(node, &format!("new-{}", node.name()))));
+    pods.extend(cluster.nodes[1..].iter().map(|node| serving(node, &format!("new-{}", node.name()))));
     for (node, (pod, _)) in cluster.nodes[1..].iter().zip(&pods[1..]) {
         for (range, family) in other_ranges(node).iter().zip(Family::BOTH) {
             let prefix = range.trim_end_matches("0/24").trim_end_matches(":/64");
@@ -148,7 +139,7 @@ fn a_node_gets_other_ranges() {
 fn a_node_gets_other_addresses() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
-    let pods = one_each(&cluster);
+    let pods = pods(&cluster);
     let held: Vec<_> = pods[1..]
         .iter()
         .flat_map(|(pod, _)| Family::BOTH.map(|family| pod.port(family, PORT).unwrap()))
@@ -176,7 +167,7 @@ fn a_node_gets_other_addresses() {
 fn a_node_is_replaced_under_its_name() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
-    let mut pods = one_each(&cluster);
+    let mut pods = pods(&cluster);
     each_reaches_each(&pods);
     for (old, server) in pods.split_off(1) {
         drop(server);
@@ -217,7 +208,7 @@ fn a_node_is_replaced_under_its_name() {
         wait::until_true("n1 has routes", left(), routed).unwrap();
     }
     println!("new machines are known after {:?}", start.elapsed());
-    pods.extend(cluster.nodes[1..].iter().map(|node| pod(node, &format!("new-{}", node.name()))));
+    pods.extend(cluster.nodes[1..].iter().map(|node| serving(node, &format!("new-{}", node.name()))));
     each_reaches_each(&pods);
     // Away and back, with all that is known of them.
     cluster.apply("nodes", &alone).unwrap();
@@ -237,9 +228,9 @@ fn nodes_without_ipv4_reach_each_other() {
     let objects: Vec<_> = cluster.nodes.iter().map(six).collect();
     cluster.apply("nodes", &objects).unwrap();
     cluster.start_agents().unwrap();
-    let pods = one_each(&cluster);
+    let pods = pods(&cluster);
     let all_reach = || {
-        for (from, to) in pods.iter().flat_map(|(from, _)| pods.iter().map(move |(to, _)| (from, to))) {
+        for (from, to) in pairs(&pods) {
             assert!(from.addresses().iter().all(IpAddr::is_ipv6), "{:?}", from.addresses());
             reaches_over(Family::V6, from, to, 1430);
         }
@@ -261,10 +252,7 @@ fn nodes_without_ipv4_reach_each_other() {
     cluster.apply("nodes", &objects).unwrap();
     let start = Instant::now();
     let target = pods[2].0.port(Family::V6, PORT).unwrap();
-    wait::until("n3 is reached again", SOON, || {
-        Ok((load::ask_with(&pods[0].0, target, Protocol::Tcp, 1, &["--timeout=100"])?.ok == 1).then_some(()))
-    })
-    .unwrap();
+    wait::until("n3 is reached again", SOON, || answers(&pods[0].0, target)).unwrap();
     println!("n3 is reached after {:?}", start.elapsed());
     all_reach();
 }

@@ -17,17 +17,25 @@ const TUNNEL: &str = "ropeway.vx4";
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 /// Bytes of a datagram that fills a packet.
-fn payload(family: Family, mtu: usize) -> usize {
+pub(crate) fn payload(family: Family, mtu: usize) -> usize {
     mtu - 8 - if family == Family::V4 { 20 } else { 40 }
 }
 
-fn pods(cluster: &Cluster) -> Vec<(Pod, Process)> {
-    let one = |node: &Node| {
-        let pod = node.pod(&format!("pod-{}", node.name())).unwrap();
-        let server = load::serve(&pod, pod.name(), &[PORT]).unwrap();
-        (pod, server)
-    };
-    cluster.nodes.iter().map(one).collect()
+/// A pod with a server.
+pub(crate) fn serving(node: &Node, name: &str) -> (Pod, Process) {
+    let pod = node.pod(name).unwrap();
+    let server = load::serve(&pod, name, &[PORT]).unwrap();
+    (pod, server)
+}
+
+/// One on each node.
+pub(crate) fn pods(cluster: &Cluster) -> Vec<(Pod, Process)> {
+    cluster.nodes.iter().map(|node| serving(node, &format!("pod-{}", node.name()))).collect()
+}
+
+/// Each of them with each, itself too.
+pub(crate) fn pairs(pods: &[(Pod, Process)]) -> impl Iterator<Item = (&Pod, &Pod)> {
+    pods.iter().flat_map(|(from, _)| pods.iter().map(move |(to, _)| (from, to)))
 }
 
 /// Packets of every kind and of full size pass, in both families.
@@ -107,11 +115,7 @@ fn every_pod_by_the_tunnel() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 9000).unwrap();
     cluster.start_agents_with(&["--route-mode=vxlan"]).unwrap();
     let pods = pods(&cluster);
-    for (from, _) in &pods {
-        for (to, _) in &pods {
-            reaches(from, to, 8950);
-        }
-    }
+    pairs(&pods).for_each(|(from, to)| reaches(from, to, 8950));
     let table = routes(&cluster.nodes[0]);
     assert!(table.contains(&format!("10.244.2.0/24 via 192.168.50.12 dev {TUNNEL}")), "{table}");
 }

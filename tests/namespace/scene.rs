@@ -25,6 +25,15 @@ pub(crate) struct Scene {
     pub(crate) cluster: Cluster,
 }
 
+/// These pods as endpoints: ready, or terminating.
+pub(crate) fn endpoints(pods: &[(&Pod, bool)]) -> Vec<Endpoint> {
+    let of = |(pod, ready): &(&Pod, bool)| {
+        let (node, make) = (pod.node().name(), if *ready { Endpoint::ready } else { Endpoint::terminating });
+        pod.addresses().iter().map(|address| make(*address, node)).collect::<Vec<_>>()
+    };
+    pods.iter().flat_map(of).collect()
+}
+
 /// The Service's own address.
 pub(crate) fn cluster_ip(family: Family) -> IpAddr {
     match family {
@@ -63,18 +72,10 @@ impl Scene {
 
     /// The same, with annotations.
     pub(crate) fn apply_annotated(&self, pods: &[(&Pod, bool)], annotations: &Value) {
-        let mut endpoints = Vec::new();
-        for (pod, ready) in pods {
-            for address in pod.addresses() {
-                let node = pod.node().name();
-                let make = if *ready { Endpoint::ready } else { Endpoint::terminating };
-                endpoints.push(make(*address, node));
-            }
-        }
         let mut web = service("web", &Family::BOTH.map(cluster_ip), &PORTS);
         web["metadata"]["annotations"] = annotations.clone();
         let mut objects = vec![web];
-        objects.extend(slices("web", &PORTS, TARGET, &endpoints));
+        objects.extend(slices("web", &PORTS, TARGET, &endpoints(pods)));
         self.cluster.apply("web", &objects).unwrap();
     }
 
