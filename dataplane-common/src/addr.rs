@@ -7,6 +7,8 @@
 use core::fmt::Debug;
 use core::hash::Hash;
 
+use crate::checksum;
+
 /// A 16-bit number in network byte order, as it stands in a packet (RFC 1700, "Data Notations").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
@@ -81,6 +83,9 @@ pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
     /// A hash that is the same on every node and machine; its high bits are as good as its low ones.
     #[must_use]
     fn digest(self, seed: u32) -> u32;
+    /// One's-complement sum of its words, as checksums take it (see [`crate::checksum`]).
+    #[must_use]
+    fn sum(self) -> u32;
 }
 
 /// A number in which every bit depends on every bit of `z`, and which no other has: the finalizer of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable
@@ -172,6 +177,11 @@ impl Address for V4 {
     const UNSPECIFIED: Self = Self { octets: [0; 4] };
 
     #[inline(always)]
+    fn sum(self) -> u32 {
+        self.word()
+    }
+
+    #[inline(always)]
     fn to_octets16(self) -> [u8; 16] {
         V6::from_words([0, 0, 0xffff_u32.to_be(), self.word()]).octets
     }
@@ -201,6 +211,12 @@ impl Address for V6 {
     const V6: bool = true;
     const HEADER: usize = 40;
     const UNSPECIFIED: Self = Self { octets: [0; 16] };
+
+    #[inline(always)]
+    fn sum(self) -> u32 {
+        let w = self.words();
+        checksum::add(checksum::add(w[0], w[1]), checksum::add(w[2], w[3]))
+    }
 
     #[inline(always)]
     fn to_octets16(self) -> [u8; 16] {

@@ -2,7 +2,7 @@
 //!
 //! Sums and differences are taken over words as they stand in memory: the arithmetic does not depend on byte order.
 
-use crate::addr::Be16;
+use crate::addr::{Be16, Be32};
 
 /// What has changed under an L4 checksum. Addresses are kept apart from ports because a checksum that is left to the device covers
 /// only the pseudo header so far.
@@ -36,12 +36,12 @@ pub const fn difference(from: u32, to: u32) -> u32 {
     add(!from, to)
 }
 
-/// The folded sum of a pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1): addresses, protocol, and the length of what has the
-/// checksum, bytes.
+/// The sum of a pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1): that of the addresses, the protocol, and the length of what has the
+/// checksum, at most 65535 bytes.
 #[inline(always)]
 #[must_use]
-pub const fn pseudo(addresses: u32, proto: u8, length: u16) -> u16 {
-    fold(add(addresses, Be16::new(proto as u16).0 as u32 + Be16::new(length).0 as u32))
+pub const fn pseudo(addresses: u32, proto: u8, bytes: u32) -> u32 {
+    add(addresses, Be32::new((proto as u32) << 16 | bytes).0)
 }
 
 /// 32 bits folded into 16.

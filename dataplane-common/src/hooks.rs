@@ -212,8 +212,7 @@ where
         None if COUNTS => return Verdict::PASS.then(Step::Open),
         None => far_end(flows, tables, &parsed, origin, ifindex, &mut end),
     };
-    let [high, low] = verdict.halves();
-    let verdict = Verdict::from_halves([packet.forget(high), packet.forget(low)]);
+    let verdict = verdict.forget(packet);
     if verdict.step().is_some() {
         return verdict;
     }

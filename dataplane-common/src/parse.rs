@@ -176,6 +176,8 @@ pub trait Header: Address {
     /// # Errors
     /// A header that is cut off or contradicts itself.
     fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reject>;
+    /// Bytes behind the IP header, extensions included, as the header has it.
+    fn payload<P: Packet>(packet: &P) -> Option<u32>;
 }
 
 /// Classifies a packet of family `A`.
@@ -251,6 +253,11 @@ fn set_ports<A>(parsed: &mut Parsed<A>, word: Be32) {
 
 impl Header for V4 {
     #[inline(always)]
+    fn payload<P: Packet>(packet: &P) -> Option<u32> {
+        Some((packet.half(L3 + 2)?.get() as u32).wrapping_sub(20))
+    }
+
+    #[inline(always)]
     fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reject> {
         let h: [Be32; 5] = packet.words(L3).ok_or(Reject::Truncated)?;
         let first = h[0].byte(0);
@@ -277,6 +284,11 @@ impl Header for V4 {
 }
 
 impl Header for V6 {
+    #[inline(always)]
+    fn payload<P: Packet>(packet: &P) -> Option<u32> {
+        packet.half(L3 + 4).map(|bytes| bytes.get() as u32)
+    }
+
     #[inline(always)]
     fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reject> {
         let h: [Be32; 10] = packet.words(L3).ok_or(Reject::Truncated)?;

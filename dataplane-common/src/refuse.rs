@@ -7,7 +7,7 @@
 //! Eight bytes behind the IP header are quoted; of SCTP twenty, if there are so many, because what opens an association has no verification tag
 //! and is known by the tag in its first chunk (RFC 9260, section 10).
 
-use crate::addr::{Be16, Be32, V4, V6};
+use crate::addr::{Address as _, Be16, Be32, V4, V6};
 use crate::checksum;
 use crate::event::{Counter, DropReason};
 use crate::packet::{L3, Packet, Tables};
@@ -53,8 +53,6 @@ pub trait Answer: crate::parse::Header {
     fn answer_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32>;
     /// Makes the packet an ICMP error about itself; `mtu` other than 0: that it is too big. `chunk`: quotes its first chunk, too.
     fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()>;
-    /// Bytes behind the IP header, as the header has it.
-    fn payload<P: Packet>(packet: &P) -> Option<u32>;
 }
 
 #[inline(always)]
@@ -108,21 +106,16 @@ impl Answer for V4 {
         let (src, dst) = (Be32(parsed.key.dst.word()), Be32(parsed.key.src.word()));
         let start =
             [Be32::new(0x4500_0000 | (20 + bytes)), Be32::new(0x4000), Be32::new(64 << 24 | (proto as u32) << 16)];
-        let addresses = sum(0, &[src, dst]);
+        let addresses = checksum::add(parsed.key.src.sum(), parsed.key.dst.sum());
         let checksum = field(sum(addresses, &start));
         let third = Be32::new(start[2].get() | checksum);
         packet.store_words(L3, &[start[0], start[1], third, src, dst])?;
-        Some(sum(addresses, &[Be32::new((proto as u32) << 16 | bytes)]))
+        Some(checksum::pseudo(addresses, proto, bytes))
     }
 
     #[inline(always)]
     fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()> {
         if chunk { unreachable4::<P, 10>(packet, parsed, mtu) } else { unreachable4::<P, 7>(packet, parsed, mtu) }
-    }
-
-    #[inline(always)]
-    fn payload<P: Packet>(packet: &P) -> Option<u32> {
-        Some((packet.half(L3 + 2)?.get() as u32).wrapping_sub(20))
     }
 }
 
@@ -147,17 +140,13 @@ impl Answer for V6 {
         packet.store_words(L3, &[Be32::new(0x6000_0000), Be32::new(bytes << 16 | (proto as u32) << 8 | 64)])?;
         packet.store_words(L3 + 8, &src)?;
         packet.store_words(L3 + 24, &dst)?;
-        Some(sum(sum(sum(0, &src), &dst), &[Be32::new(bytes), Be32::new(proto as u32)]))
+        let addresses = checksum::add(parsed.key.src.sum(), parsed.key.dst.sum());
+        Some(checksum::pseudo(addresses, proto, bytes))
     }
 
     #[inline(always)]
     fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()> {
         if chunk { unreachable6::<P, 15>(packet, parsed, mtu) } else { unreachable6::<P, 12>(packet, parsed, mtu) }
-    }
-
-    #[inline(always)]
-    fn payload<P: Packet>(packet: &P) -> Option<u32> {
-        packet.half(L3 + 4).map(|bytes| bytes.get() as u32)
     }
 }
 

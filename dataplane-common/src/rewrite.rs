@@ -1,6 +1,6 @@
 //! Carrying out a translation: addresses, ports, checksums, and the hop that every router counts.
 
-use crate::addr::{Address as _, Be16, Be32, V4, V6};
+use crate::addr::{Be16, Be32, V4, V6};
 use crate::checksum::{self, Change};
 use crate::flow::Flow;
 use crate::icmp::Inside;
@@ -19,8 +19,6 @@ pub trait Rewrite: Header {
     /// Writes the addresses, and counts a hop if asked to; returns the checksum difference of the addresses.
     #[must_use]
     fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32>;
-    /// Sum of the addresses, and the length that the header gives what follows it, bytes.
-    fn outline<P: Packet>(packet: &P, parsed: &Parsed<Self>) -> Option<(u32, u16)>;
 }
 
 /// Gives the packet the addresses and ports of its flow, and counts a hop if asked to; the packet must then have one left.
@@ -56,10 +54,11 @@ pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
         packet.store_word_at(parsed.l4, L3 + A::HEADER, to)?;
     }
     let ports = if from == to { 0 } else { ports };
-    let pseudo = match <A as Rewrite>::outline(packet, parsed) {
-        Some((addresses, length)) if OFTEN => checksum::pseudo(addresses, parsed.key.proto, length),
-        _ => 0,
-    };
+    let mut pseudo = 0;
+    if OFTEN && let Some(bytes) = A::payload(packet) {
+        let addresses = checksum::add(parsed.key.src.sum(), parsed.key.dst.sum());
+        pseudo = checksum::fold(checksum::pseudo(addresses, parsed.key.proto, bytes));
+    }
     let change = Change { addresses, ports, v6: A::V6, udp, pseudo };
     packet.correct_checksum(parsed.l4 + at, L3 + A::HEADER + at, change)
 }
@@ -114,12 +113,6 @@ impl Rewrite for V4 {
         packet.store_words(L3 + 8, &[hop, Be32(src.word()), Be32(dst.word())])?;
         Some(addresses)
     }
-
-    #[inline(always)]
-    fn outline<P: Packet>(packet: &P, parsed: &Parsed<Self>) -> Option<(u32, u16)> {
-        let length = packet.half(L3 + 2)?.get().wrapping_sub(Self::HEADER as u16);
-        Some((checksum::add(parsed.key.src.word(), parsed.key.dst.word()), length))
-    }
 }
 
 /// The word of time to live, protocol and header checksum (RFC 791, section 3.1) after `hops` hops and a difference of the addresses.
@@ -161,13 +154,6 @@ impl Rewrite for V6 {
             addresses = checksum::add(addresses, store6(packet, L3 + 24, parsed.key.dst, dst)?);
         }
         Some(addresses)
-    }
-
-    #[inline(always)]
-    fn outline<P: Packet>(packet: &P, parsed: &Parsed<Self>) -> Option<(u32, u16)> {
-        let (src, dst) = (parsed.key.src.words(), parsed.key.dst.words());
-        let sum = |a: [u32; 4]| checksum::add(checksum::add(a[0], a[1]), checksum::add(a[2], a[3]));
-        Some((checksum::add(sum(src), sum(dst)), packet.half(L3 + 4)?.get()))
     }
 }
 

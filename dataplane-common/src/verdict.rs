@@ -2,6 +2,7 @@
 //! a packet on its way from one program to the next.
 
 use crate::event::DropReason;
+use crate::packet::Packet;
 use crate::parse::Reject;
 use crate::pod::{Addr, addr_flags};
 use crate::select::Side;
@@ -226,6 +227,13 @@ impl Verdict {
     #[must_use]
     pub const fn from_halves([high, low]: [u32; 2]) -> Self {
         Self((high as u64) << 32 | low as u64)
+    }
+
+    /// The same, without what the verifier knows of how it came about: of the many ways to it the verifier follows one on.
+    #[inline(always)]
+    #[must_use]
+    pub fn forget<P: Packet>(self, packet: &mut P) -> Self {
+        Self::from_halves(self.halves().map(|half| packet.forget(half)))
     }
 
     /// What is done.

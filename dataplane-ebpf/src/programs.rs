@@ -6,7 +6,6 @@ use dataplane_common::addr::{V4, V6};
 use dataplane_common::event::DropReason;
 use dataplane_common::hooks;
 use dataplane_common::left;
-use dataplane_common::packet::Packet;
 use dataplane_common::parse::{ETHER_IPV4, ETHER_IPV6};
 use dataplane_common::refuse;
 use dataplane_common::sctp;
@@ -62,9 +61,7 @@ macro_rules! step {
         pub fn $name(ctx: TcContext) -> i32 {
             let mut skb = Skb::<true>::new(ctx);
             let (origin, _) = skb.arrived();
-            let [high, low] = $function(skb.raw()).halves();
-            // of the many ways to a verdict the verifier follows one on
-            let verdict = Verdict::from_halves([skb.forget(high), skb.forget(low)]);
+            let verdict = $function(skb.raw()).forget(&mut skb);
             go_on(skb, stringify!($name), origin, $v6, verdict)
         }
         #[inline(never)]
