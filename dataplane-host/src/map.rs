@@ -186,28 +186,14 @@ impl<K: Pod, V: Pod> Table<K, V> {
     /// # Errors
     /// The kernel refused.
     pub fn for_each(&self, mut each: impl FnMut(K, V)) -> Result<(), MapError> {
-        let mut size = 4096;
-        let mut position = None;
-        loop {
-            let (mut keys, mut values) = (vec![K::zeroed(); size], vec![V::zeroed(); size]);
-            let got = sys::lookup_batch(
-                self.fd.as_fd(),
-                &mut position,
-                size,
-                bytemuck::cast_slice_mut(&mut keys),
-                bytemuck::cast_slice_mut(&mut values),
-            );
-            match got {
-                Ok((count, last)) => {
-                    keys.into_iter().zip(values).take(count).for_each(|(key, value)| each(key, value));
-                    if last {
-                        return Ok(());
-                    }
-                }
-                Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 20 => size *= 2,
-                Err(e) => return Err(MapError::new(&self.name, e)),
-            }
-        }
+        in_batches(&self.name, self.fd.as_fd(), |keys, values, _| {
+            let values = values.chunks_exact(size_of::<V>()).map(bytemuck::pod_read_unaligned);
+            keys.chunks_exact(size_of::<K>())
+                .map(bytemuck::pod_read_unaligned)
+                .zip(values)
+                .for_each(|(k, v)| each(k, v));
+            Ok(())
+        })
     }
 
     fn write(&self, key: &K, value: &V, flags: u64) -> io::Result<()> {
@@ -280,7 +266,7 @@ fn in_batches(
         }
         _ => info.value_size as usize,
     };
-    let mut size = 1024;
+    let mut size = 4096;
     let mut position = None;
     loop {
         let (mut keys, mut values) = (vec![0; size * key_size], vec![0; size * value_size]);

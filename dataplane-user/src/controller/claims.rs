@@ -129,12 +129,16 @@ impl Core {
         }
         self.claims.offered.remove(key);
         self.mark(from);
+        self.tell_waiting(key);
+    }
+
+    fn tell_waiting(&mut self, key: &FrontendAddr) {
         self.claims.wake(key).into_iter().for_each(|n| self.mark(n));
     }
 
     /// Plans, on the account of the Service that could not take a frontend over, that it leads to its owner. All who wait are told anew who has it.
     pub(super) fn plan_return(&mut self, key: &FrontendAddr, owner: u32, tag: Tag, plan: &mut Plan) {
-        self.claims.wake(key).into_iter().for_each(|n| self.mark(n));
+        self.tell_waiting(key);
         let Some(entry) = self.store.get(owner) else { return };
         let Some((port, frontend)) = entry.published.iter().find_map(|p| Some((p, p.find(key)?))) else { return };
         self.ledger.enter_frontend(*key, port.id);

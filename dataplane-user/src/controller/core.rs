@@ -128,8 +128,7 @@ impl Core {
                         added.iter().flat_map(DualAddr::iter).for_each(|a| self.mark_external_users(&octets16(a)));
                         self.mark_refused();
                     }
-                    self.mark(number);
-                    self.note_pending(number, OBJECT);
+                    self.mark_changed(number, OBJECT);
                 }
             }
             Event::Slice(key, object) => {
@@ -137,10 +136,7 @@ impl Core {
                 self.report.endpoint_change();
                 let triggered = object.as_ref().map_or(0, |o| o.triggered);
                 let changed = self.store.set_slice(&key, object);
-                for number in changed.into_iter().flatten() {
-                    self.mark(number);
-                    self.note_pending(number, SLICES);
-                }
+                changed.into_iter().flatten().for_each(|number| self.mark_changed(number, SLICES));
                 if let Some(number) = changed[1] {
                     self.report.triggered(number, triggered);
                 }
@@ -168,10 +164,7 @@ impl Core {
                     self.mark_refused();
                 }
                 let change = if kind == SourceKind::Service { OBJECT } else { SLICES };
-                for number in gone {
-                    self.mark(number);
-                    self.note_pending(number, change);
-                }
+                gone.into_iter().for_each(|number| self.mark_changed(number, change));
                 self.intake.in_sync(kind);
             }
             Event::Rejected(rejection) => self.faults.add(rejection),

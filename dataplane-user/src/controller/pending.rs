@@ -42,8 +42,9 @@ impl Pending {
 }
 
 impl Core {
-    /// A change has come.
-    pub(super) fn note_pending(&mut self, number: u32, change: u8) {
+    /// A change has come; the tables follow with the next round.
+    pub(super) fn mark_changed(&mut self, number: u32, change: u8) {
+        self.mark(number);
         self.set_pending(number, |pending| pending | change);
     }
 

@@ -33,9 +33,7 @@ impl Kind {
             Self::Datagrams => "datagrams",
         }
     }
-}
 
-impl Kind {
     /// Of both directions.
     #[must_use]
     pub const fn of_pair(there: Half, back: Half) -> Self {

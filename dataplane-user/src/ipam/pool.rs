@@ -78,14 +78,7 @@ impl Pool {
     /// A block by its index.
     #[must_use]
     pub fn block(&self, index: u128) -> IpNetwork {
-        let shift = u32::from(width(self.cidr.ip()) - self.block_prefix);
-        // A shift by the whole width only happens where there is but one block.
-        let offset = index.checked_shl(shift).unwrap_or(0);
-        let address = match self.cidr.network() {
-            IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() | offset as u32)),
-            IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() | offset)),
-        };
-        IpNetwork::new(address, self.block_prefix).unwrap_or(self.cidr)
+        piece(self.cidr, self.block_prefix, index)
     }
 
     /// The block that an address of the pool belongs to.
@@ -132,6 +125,17 @@ pub fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
 #[must_use]
 pub fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
     a.contains(b.network()) || b.contains(a.network())
+}
+
+/// The piece with this index of all those of a range that have this prefix length, which is one that the family has.
+pub(super) fn piece(range: IpNetwork, prefix: u8, index: u128) -> IpNetwork {
+    // A shift by the whole width only happens where there is but one piece.
+    let offset = index.checked_shl(u32::from(width(range.ip()) - prefix)).unwrap_or(0);
+    let address = match range.network() {
+        IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() | offset as u32)),
+        IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() | offset)),
+    };
+    IpNetwork::new(address, prefix).unwrap_or(range)
 }
 
 /// How many bits an address has.

@@ -78,11 +78,11 @@ pub(super) async fn act(client: &Client, node: &str, action: &Action) -> Result<
     let blocks = Api::<IpBlock>::all(client.clone());
     match action {
         Action::Claim { pool, cidr } => {
-            let (pool, node) = (pool.clone(), node.into());
-            let spec = IpBlockSpec { cidr: cidr.to_string(), pool, node, ..IpBlockSpec::default() };
+            let (cidr_text, node) = (cidr.to_string(), node.into());
+            let spec = IpBlockSpec { cidr: cidr_text, pool: pool.clone(), node, ..IpBlockSpec::default() };
             let object = IpBlock::new(&block_name(*cidr), spec);
             if done(format!("claim block {cidr}"), blocks.create(&PostParams::default(), &object).await)? {
-                info!(%cidr, "claimed a block");
+                info!(%cidr, pool, "claimed a block");
             }
         }
         Action::Release { name, cidr, state } => {

@@ -30,11 +30,11 @@ pub fn entries(pins: &Pins, map: &str) -> Result<Option<u32>, LoadError> {
     Ok(Some(sys::map_info(fd.as_fd()).map_err(|source| pin_error("reading", &path, source))?.max_entries))
 }
 
-/// Makes the pinned maps among `sizes` that are smaller as large as said there; how many that were. The programs must be loaded again if it was any.
+/// Makes the pinned maps that are smaller than they should be larger. The programs must then be loaded again, and no mark says that they need not.
 ///
 /// # Errors
 /// Pins can't be changed, or the kernel has no memory for a larger map; all maps are then as before.
-pub(super) fn grow(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<usize, LoadError> {
+pub(super) fn grow(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<(), LoadError> {
     let mut small = Vec::new();
     for &(map, wanted) in settings.growing {
         put_back(pins, map)?;
@@ -44,7 +44,7 @@ pub(super) fn grow(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Res
         }
     }
     if small.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     clear_marks(Some(&pins.directory().join("loaded")))?;
     let grown = replace(pins, object, settings, &small);
@@ -53,7 +53,7 @@ pub(super) fn grow(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Res
             put_back(pins, map)?;
         }
     }
-    grown.map(|()| small.len())
+    grown
 }
 
 fn replace(pins: &Pins, object: &Object, settings: &Settings<'_>, maps: &[&str]) -> Result<(), LoadError> {

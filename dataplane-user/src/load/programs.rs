@@ -206,16 +206,8 @@ fn verify(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
 /// A map keeps its size for as long as it lives; says so when another one was asked for.
 fn check_sizes(pins: &Pins, sizes: &[(&'static str, u32)]) -> Result<(), LoadError> {
     for &(map, wanted) in sizes {
-        let path = pins.map(map);
-        let fd = pins.open(&path)?;
-        let info = sys::map_info(fd.as_fd()).map_err(|source| pin_error("reading", &path, source))?;
-        if info.max_entries != wanted {
-            warn!(
-                map,
-                size = info.max_entries,
-                wanted,
-                "the map of a predecessor keeps its size until `ropeway uninstall`"
-            );
+        if let Some(size) = grow::entries(pins, map)?.filter(|size| *size != wanted) {
+            warn!(map, size, wanted, "the map of a predecessor keeps its size until `ropeway uninstall`");
         }
     }
     Ok(())

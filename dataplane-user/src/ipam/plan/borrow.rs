@@ -9,13 +9,12 @@
 //! object says so. A kill between leaves addresses unused until the next decision, never used twice.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
-use dataplane_host::store::{Range, fnv64};
+use dataplane_host::store::fnv64;
 use ipnetwork::IpNetwork;
 
 use super::{Action, Block, Lent, Memory, Planner, Sharing, State};
-use crate::ipam::pool::{Pool, covers, overlap, width};
+use crate::ipam::pool::{Pool, covers, overlap, piece, width};
 
 /// Other nodes that use parts of a block.
 const MOST_PARTS: usize = 8;
@@ -50,15 +49,7 @@ pub(super) fn without(range: IpNetwork, taken: &[IpNetwork]) -> Vec<IpNetwork> {
 
 /// The pieces of that prefix length.
 fn pieces(range: IpNetwork, prefix: u8) -> impl DoubleEndedIterator<Item = IpNetwork> {
-    let bits = u32::from(width(range.ip()).saturating_sub(prefix));
-    (0..1_u128 << prefix.saturating_sub(range.prefix())).filter_map(move |number| {
-        let offset = number.checked_shl(bits).unwrap_or(0);
-        let first = match range.network() {
-            IpAddr::V4(a) => IpAddr::from((a.to_bits() | offset as u32).to_be_bytes()),
-            IpAddr::V6(a) => IpAddr::from((a.to_bits() | offset).to_be_bytes()),
-        };
-        IpNetwork::new(first, prefix).ok()
-    })
+    (0..1_u128 << (prefix - range.prefix())).map(move |index| piece(range, prefix, index))
 }
 
 /// How many addresses a node of a pool should have free.
@@ -144,18 +135,17 @@ impl Planner<'_> {
         let all: usize = self.own.iter().filter(|own| own.pool == pool.name).map(|own| own.free).sum();
         let kept = block.kept();
         let used: Vec<_> = memory.recent.keys().filter(|address| block.cidr.contains(**address)).collect();
-        let free = |part: IpNetwork| {
-            let range = Range::block(part).ok()?;
-            let usable = |slot: &u32| !pool.reserved.iter().any(|r| r.contains(range.address(*slot)));
-            Some((0..range.slots()).filter(usable).count())
-        };
+        let free = |part: IpNetwork| self.count(part, vec![part], &pool.name, None).free;
         let last = (block.cidr.prefix() + CUTS).min(width(block.cidr.ip()));
         // From the end: addresses are used up from the beginning.
         let parts = (block.cidr.prefix() + 1..=last).flat_map(|prefix| pieces(block.cidr, prefix).rev());
         let idle = |part: &IpNetwork| {
             kept.iter().any(|range| covers(*range, *part)) && !used.iter().any(|address| part.contains(**address))
         };
-        parts.filter(idle).find(|part| free(*part).is_some_and(|free| free > 0 && all >= 2 * free))
+        parts.filter(idle).find(|part| {
+            let free = free(*part);
+            free > 0 && all >= 2 * free
+        })
     }
 }
 
