@@ -83,12 +83,14 @@ pub struct Egress {
     pub masked: bool,
     /// Nobody has such an address.
     pub nowhere: bool,
+    /// Only a pod of this node can have such an address.
+    pub own: bool,
 }
 
 /// The way to an address that is not on this node.
 #[inline(always)]
 pub fn egress<A: Family, T: Tables<A>>(tables: &T, addr: &A) -> Egress {
-    let Some(config) = tables.config() else { return Egress { oif: 0, masked: false, nowhere: false } };
+    let Some(config) = tables.config() else { return Egress { oif: 0, masked: false, nowhere: false, own: false } };
     let (mut oif, mut flags) = (config.uplink, 0);
     if config.features & node_features::NETS != 0
         && let Some(net) = tables.net(addr)
@@ -98,11 +100,12 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, addr: &A) -> Egress {
             oif = net.oif;
         }
     }
-    if config.features & node_features::HOST_ROUTING != 0 {
+    let own = flags & net_flags::OWN != 0;
+    if own || config.features & node_features::HOST_ROUTING != 0 {
         oif = 0;
     }
     let masked = config.features & node_features::MASQUERADE != 0 && flags & net_flags::KEEP_SOURCE == 0;
-    Egress { oif, masked, nowhere: flags & net_flags::SERVICE != 0 }
+    Egress { oif, masked, nowhere: flags & net_flags::SERVICE != 0, own }
 }
 
 /// A new connection through a frontend: picks a backend. [`Verdict::TRANSLATE`]: `end` is set. `COUNTS`: its scheduler counts connections, and

@@ -106,7 +106,7 @@ where
         addr_kind::SERVICE => Verdict::drop(DropReason::NoFrontend),
         // what is the node's own is the host's business: also connections to node ports that were there before us
         addr_kind::NODE => Verdict::PASS,
-        _ => direct(flows, tables, parsed, origin, kind, into),
+        _ => direct(flows, tables, parsed, origin, ifindex, kind, into),
     }
 }
 
@@ -129,13 +129,25 @@ fn sender<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, origin: Origi
     if A::of_pod(pod) == parsed.key.src && !parsed.key.src.is_unspecified() {
         return Verdict::PASS;
     }
+    if pod.flags & pod_flags::NODE != 0 {
+        // the node forwards here what asks for a pod that is gone
+        return Verdict::drop(DropReason::UnallocatedAddress);
+    }
     let discovery = A::V6 && parsed.key.src.is_link_local();
     if discovery { Verdict::drop(DropReason::ForbiddenControl) } else { SPOOFED }
 }
 
 /// To an address that is none of a Service and not the node's. With [`Step::Open`]: out of this device, as the node.
 #[inline(always)]
-fn direct<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, origin: Origin, kind: u8, into: Verdict) -> Verdict
+fn direct<A, F, T>(
+    flows: &mut F,
+    tables: &T,
+    parsed: &Parsed<A>,
+    origin: Origin,
+    ifindex: u32,
+    kind: u8,
+    into: Verdict,
+) -> Verdict
 where
     A: Family,
     F: Flows<A>,
@@ -162,6 +174,11 @@ where
     }
     if matches!(origin, Origin::Uplink) {
         return Verdict::PASS;
+    }
+    if way.own {
+        // the node's routes have led its packet here
+        let from_node = tables.pod(ifindex).is_some_and(|pod| pod.flags & pod_flags::NODE != 0);
+        return if from_node { Verdict::refuse(DropReason::UnallocatedAddress) } else { Verdict::PASS };
     }
     if way.masked && parsed.layer4 != Layer4::IcmpError {
         return Verdict::to_uplink(way.oif).then(Step::Open);
@@ -289,8 +306,8 @@ where
         }
         _ => {}
     }
-    let verdict = direct(flows, tables, parsed, origin, kind, into);
-    if verdict.step().is_none() {
+    let verdict = direct(flows, tables, parsed, origin, ifindex, kind, into);
+    if verdict.step() != Some(Step::Open) {
         return verdict;
     }
     if !ported && parsed.layer4 != Layer4::Icmp {

@@ -33,6 +33,8 @@ pub mod pod_flags {
     pub const PRESENT: u32 = 1;
     /// What it receives is limited by the queue of its device: packets for it must go through there.
     pub const SHAPED: u32 = super::addr_flags::SHAPED as u32;
+    /// Not a pod but the node itself, whose packets come here if no socket hook has led them elsewhere. Written by the agent.
+    pub const NODE: u32 = 1 << 8;
 }
 
 /// What an address is, seen from this node: map `addrs4` or `addrs6`, by address.
@@ -125,6 +127,8 @@ pub mod node_features {
     pub const MASQUERADE: u32 = 2;
     /// Another proxy serves Services in the host's stack, so packets of pods pass through it instead of around it.
     pub const HOST_ROUTING: u32 = 4;
+    /// The node's own packets to [`super::net_flags::SERVICE`] networks come by the packet path, which can be silent.
+    pub const NODE_CLIENT: u32 = 8;
 }
 
 /// What a network is, seen from this node: tries `nets4` and `nets6`, by [`crate::addr::Prefix`] of an address. Written by the agent.
@@ -144,4 +148,6 @@ pub mod net_flags {
     pub const SERVICE: u32 = 1;
     /// Sees the addresses of pods: the pod networks and other networks without masquerading.
     pub const KEEP_SOURCE: u32 = 2;
+    /// This node's own pods: the host's routes decide about an address that no pod has.
+    pub const OWN: u32 = 4;
 }

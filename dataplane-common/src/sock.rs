@@ -4,7 +4,7 @@ use crate::addr::Address;
 use crate::connect::egress;
 use crate::event::Counter;
 use crate::packet::{Node, Tables};
-use crate::pod::addr_kind;
+use crate::pod::{addr_kind, node_features};
 use crate::rewrite::Family;
 use crate::select::{self, Client, Side, may_use, pick, select, weigh};
 use crate::service::{
@@ -83,7 +83,8 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     if !may_use(tables, frontend, client) {
         return refused(tables, pod.is_none(), decision);
     }
-    let aloud = pod.is_none() || frontend.flags & frontend_flags::INTERNAL_DROP == 0;
+    let aloud = frontend.flags & frontend_flags::INTERNAL_DROP == 0
+        || pod.is_none() && !(is_client(tables) && egress(tables, &addr).nowhere);
     if pod.is_some() && !request.unconnected && proto == proto::UDP {
         // no hook sees what a connected socket sends, so it would stay with this backend for ever: its packets have a flow, which leaves one that ends
         return if Side::Internal.table(frontend).len == 0 { refused(tables, aloud, decision) } else { decision };
@@ -123,7 +124,13 @@ pub fn request<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     decision
 }
 
-/// No way to a Service. A silent drop is for the packet path of pods; a node's packet would leave untranslated.
+/// Whether what the node sends to networks of Services comes by the packet path.
+#[inline(always)]
+fn is_client<T: Node>(tables: &T) -> bool {
+    tables.config().is_some_and(|c| c.features & node_features::NODE_CLIENT != 0)
+}
+
+/// No way to a Service. A silent drop is for the packet path; where there is none, the packet would leave untranslated.
 #[inline(always)]
 fn refused<A, T: Node>(tables: &T, aloud: bool, decision: Decision<A>) -> Decision<A> {
     if aloud {
@@ -142,8 +149,10 @@ fn no_frontend<A: Family, T: Tables<A>>(tables: &T, request: &Request<A>) -> Dec
     if !addr.is_loopback() {
         let kind = tables.addr(&addr).map_or(0, |a| a.kind);
         if kind != addr_kind::NODE {
-            let nobody = kind == addr_kind::SERVICE || (kind == 0 && egress(tables, &addr).nowhere);
-            let silent = !nobody || asks_for_source(request) || tables.pod_netns(request.netns_cookie).is_some();
+            let nowhere = kind == 0 && egress(tables, &addr).nowhere;
+            let nobody = nowhere || kind == addr_kind::SERVICE;
+            let by_packets = tables.pod_netns(request.netns_cookie).is_some() || nowhere && is_client(tables);
+            let silent = !nobody || asks_for_source(request) || by_packets;
             return if silent { keep } else { refused(tables, true, keep) };
         }
     }

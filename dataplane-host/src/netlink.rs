@@ -30,7 +30,7 @@ pub use fdb::{FdbEntry, delete_fdb, replace_fdb};
 pub use filter::{Direction, FILTER_HANDLE, FILTER_PRIORITY, Filter, add_clsact, delete_filter, replace_filter};
 pub use link::{
     Link, Veth, create_veth, delete_group, delete_link, quiet_link, quiet_tunnel, set_down, set_group, set_mac,
-    set_mtu, set_up,
+    set_mtu, set_up, without_arp,
 };
 pub use monitor::{Event, Group, Monitor};
 pub use neighbour::{Neighbour, delete_neighbour, replace_neighbour};

@@ -53,11 +53,13 @@ pub fn desired(inputs: &Inputs<'_>) -> Nets {
         }
     };
     for (range, way) in &inputs.plan.blocks {
-        let oif = match way {
-            Way::Own | Way::Direct { .. } => 0,
-            Way::Tunnel { remote, .. } => inputs.devices.to(*remote).unwrap_or(0),
+        let (oif, own) = match way {
+            // another proxy has no use for what the node's routes lead there
+            Way::Own => (0, if inputs.service_proxy { net_flags::OWN } else { 0 }),
+            Way::Direct { .. } => (0, 0),
+            Way::Tunnel { remote, .. } => (inputs.devices.to(*remote).unwrap_or(0), 0),
         };
-        add(*range, oif, net_flags::KEEP_SOURCE);
+        add(*range, oif, net_flags::KEEP_SOURCE | own);
     }
     for (address, remote) in &inputs.plan.hosts {
         let oif = remote.and_then(|remote| inputs.devices.to(remote)).unwrap_or(0);
@@ -76,7 +78,7 @@ pub fn desired(inputs: &Inputs<'_>) -> Nets {
 /// The bits of `NodeConfig::features` for these entries: what would change nothing is off.
 #[must_use]
 pub fn features(nets: &Nets, masquerade: bool, service_proxy: bool) -> u32 {
-    let matters = |net: &Net| net.oif != 0 || net.flags & net_flags::SERVICE != 0;
+    let matters = |net: &Net| net.oif != 0 || net.flags & (net_flags::SERVICE | net_flags::OWN) != 0;
     let nets = if masquerade || nets.values().any(matters) { node_features::NETS } else { 0 };
     let masquerade = if masquerade { node_features::MASQUERADE } else { 0 };
     nets | masquerade | if service_proxy { 0 } else { node_features::HOST_ROUTING }

@@ -7,6 +7,7 @@
 
 pub mod discover;
 pub mod file;
+pub mod gate;
 pub mod leaks;
 pub mod leftovers;
 pub mod networks;
@@ -23,9 +24,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use dataplane_common::pod::NodeConfig;
+use dataplane_common::pod::{NodeConfig, node_features};
 use dataplane_host::map::{MapError, Table};
-use dataplane_host::netlink::{Event, Group, Monitor, NetlinkError, PROTOCOL, Socket};
+use dataplane_host::netlink::{Event, Group, Hop, Monitor, NetlinkError, PROTOCOL, Route, Socket};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
 use ipnetwork::IpNetwork;
@@ -40,11 +41,12 @@ use crate::ipam::task::Blocks;
 use crate::load::clock::Clock;
 use crate::load::programs::Programs;
 use crate::load::{LoadError, attach, carry};
-use crate::routes;
+use crate::routes::{self, Plan};
 use crate::source::{NodeObject, SourceKind};
 use crate::tunnel::TunnelError;
 use discover::{Facts, Snapshot};
 use file::{NodeFile, NodeFileError};
+use gate::{Gate, GateError};
 use networks::Networks;
 use reach::{Known, Reach};
 use status::NodeStatus;
@@ -65,6 +67,9 @@ pub enum NodeError {
     /// The way to nodes behind a router.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
+    /// The node's own way to Services.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// Programs and hooks.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -129,6 +134,10 @@ pub struct NodeTask {
     blocks: Option<Arc<Blocks>>,
     reach: Reach,
     networks: Networks,
+    /// The node's own way to Services.
+    gate: Option<Gate>,
+    /// Routes lead there.
+    gate_open: bool,
     service_ranges: Arc<[IpNetwork]>,
     done: Done,
     /// The pods' devices are to be looked at.
@@ -158,6 +167,8 @@ impl NodeTask {
             blocks: (parts.config.ipam == Ipam::Pools).then(Arc::default),
             reach: Reach::default(),
             networks: Networks::default(),
+            gate: None,
+            gate_open: false,
             service_ranges: Arc::default(),
             done: Done { nodes: false, maps: !parts.predecessor, services: false },
             pods_due: true,
@@ -246,7 +257,9 @@ impl NodeTask {
 
     fn is_relevant(&self, events: &[Event]) -> bool {
         let config = &self.parts.config;
-        let relevant = |facts| events.iter().any(|e| is_relevant(e, facts, config) || self.reach.is_relevant(e));
+        let gate = |e: &Event| self.gate.as_ref().is_some_and(|gate| gate.is_relevant(e));
+        let relevant =
+            |facts| events.iter().any(|e| is_relevant(e, facts, config) || self.reach.is_relevant(e) || gate(e));
         self.last.as_ref().is_none_or(relevant)
     }
 
@@ -262,12 +275,12 @@ impl NodeTask {
         }
         let blocks_known = self.blocks.as_ref().is_none_or(|blocks| blocks.in_sync);
         let plan = (self.done.nodes && blocks_known).then(|| Reach::plan(&config, &facts, &self.nodes));
-        let (mut operations, mut failed) = (0, None);
+        let (mut operations, mut failed) = (0, None::<NodeError>);
         if let Some(plan) = &plan {
             let known = Known { config: &config, facts: &facts, snapshot: &snapshot, own };
             let (count, errors) = self.reach.tunnels(&mut self.socket, &known, plan)?;
             operations += count;
-            failed = errors.into_iter().next();
+            failed = errors.into_iter().next().map(Into::into);
         } else {
             self.reach.adopt(&snapshot.links);
         }
@@ -276,19 +289,16 @@ impl NodeTask {
         if self.done.maps {
             operations += self.attach(&facts)?;
         }
+        match self.keep_gate(&snapshot, &facts) {
+            Ok(count) => operations += count,
+            Err(e) => failed = Some(e.into()),
+        }
         if plan.is_some() {
             // Not earlier: whether pods must leave room for the tunnel is known by then, and that there are blocks in pool mode.
             operations += usize::from(self.write_file(&facts)?);
         }
         if let Some(plan) = &plan {
-            // A packet that the programs send by the tunnel needs its route.
-            operations += self.reach.routes(&mut self.socket, &config, plan, &snapshot.routes, &self.status)?;
-            if self.done.services {
-                let devices = self.reach.tunnels.devices;
-                let pools = self.blocks.as_ref().map_or(&[][..], |blocks| &blocks.pools);
-                let known = networks::Known { plan, devices, pools, service_ranges: &self.service_ranges };
-                operations += self.networks.write(&self.parts.pins, &config, &known)?;
-            }
+            operations += self.ways(plan, &snapshot, &facts)?;
             operations += self.write_config(&facts)?;
         }
         self.status.operations(operations, external && !changed);
@@ -300,7 +310,51 @@ impl NodeTask {
             self.context = Some(context);
         }
         self.last = Some(facts);
-        failed.map_or(Ok(()), |error| Err(error.into()))
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Sees to the node's own way to Services; without the programs' maps it stays as it is.
+    fn keep_gate(&mut self, snapshot: &Snapshot, facts: &Facts) -> Result<usize, GateError> {
+        let Parts { config, pins, programs, .. } = &self.parts;
+        let present = Gate::find(&snapshot.links);
+        if !config.service_proxy {
+            self.gate = None;
+            return Ok(gate::remove(&mut self.socket, &snapshot.links)?);
+        }
+        if !self.done.maps {
+            self.gate = present;
+            return Ok(0);
+        }
+        self.gate = None;
+        let mtu = facts.pod_mtu(config, self.reach.tunnels.mtu());
+        let (gate, operations) = gate::keep(&mut self.socket, (pins, programs), &snapshot.links, facts, mtu)?;
+        self.gate = Some(gate);
+        Ok(operations)
+    }
+
+    /// Sees to the routes and the tries.
+    fn ways(&mut self, plan: &Plan, snapshot: &Snapshot, facts: &Facts) -> Result<usize, NodeError> {
+        let config = &self.parts.config;
+        let devices = self.reach.tunnels.devices;
+        let pools = self.blocks.as_ref().map_or(&[][..], |blocks| &blocks.pools);
+        let known = networks::Known { plan, devices, pools, service_ranges: &self.service_ranges };
+        let pins = &self.parts.pins;
+        let pending = if self.done.services { Some(self.networks.compare(pins, config, &known)?) } else { None };
+        let index = self.gate.as_ref().map(|gate| gate.out.index);
+        let services = match &pending {
+            Some(pending) => pending.services(),
+            // Until all networks of Services are told, those that led there still do.
+            None => self.gate.as_ref().map_or_else(Vec::new, |gate| gate.networks(&snapshot.routes)),
+        };
+        let gate = index.map(|index| routes::Gate { index, node_ips: &facts.node_ips, services: &services });
+        // A packet that the programs send by the tunnel needs its route.
+        let mut operations =
+            self.reach.routes(&mut self.socket, config, (plan, gate.as_ref()), &snapshot.routes, &self.status)?;
+        self.gate_open = gate.is_some();
+        if let Some(pending) = pending {
+            operations += self.networks.write(pins, config, pending)?;
+        }
+        Ok(operations)
     }
 
     fn write_file(&self, facts: &Facts) -> Result<bool, NodeFileError> {
@@ -321,7 +375,9 @@ impl NodeTask {
         wanted.netns_cookie = self.netns_cookie;
         wanted.tunnel_mtu = self.reach.tunnels.mtu();
         // Until the tries have been compared, what was on stays on.
-        wanted.features = self.networks.features().unwrap_or_else(|| present.map_or(0, |c| c.features));
+        let client = if self.gate_open { node_features::NODE_CLIENT } else { 0 };
+        wanted.features =
+            self.networks.features().map_or_else(|| present.map_or(0, |c| c.features), |bits| bits | client);
         if !self.reach.tunnels.links.is_empty()
             && self.networks.features().is_none()
             && present.is_none_or(|c| c.uplink == 0)
@@ -429,6 +485,6 @@ fn is_relevant(event: &Event, facts: &Facts, config: &Config) -> bool {
     }
 }
 
-fn is_on_link(route: &dataplane_host::netlink::Route) -> bool {
-    route.protocol != PROTOCOL && matches!(route.hop, dataplane_host::netlink::Hop::Device { .. })
+fn is_on_link(route: &Route) -> bool {
+    route.protocol != PROTOCOL && matches!(route.hop, Hop::Device { .. })
 }

@@ -14,7 +14,7 @@ use dataplane_host::netlink::{Hop, NetlinkError, PROTOCOL, Route, Socket, add_ro
 use ipnetwork::IpNetwork;
 use tracing::{debug, info};
 
-pub use plan::{Plan, Surroundings, Way, first, plan};
+pub use plan::{Gate, Plan, Surroundings, Way, first, plan};
 
 /// So many changes at once are logged one by one.
 const FEW: usize = 16;

@@ -4,6 +4,7 @@
 mod contracts;
 mod counting;
 mod endpoints;
+mod gate;
 mod growth;
 mod harness;
 mod hostport;

@@ -1,16 +1,18 @@
-//! SCTP through Services and host ports, other ports at each end, from pod to pod. Packets are made by hand: not every kernel has such sockets.
+//! SCTP through Services and host ports, other ports at each end, from pod to pod and from a node. Packets are made by hand: not every kernel has such sockets.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crc::{CRC_32_ISCSI, Crc};
 use ropeway_tests::cluster::{Cluster, Shape};
-use ropeway_tests::load::{self, Watch};
+use ropeway_tests::load::{self, Place, Watch};
 use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer;
 use ropeway_tests::plugin;
 use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::space::Space;
 use serde_json::json;
 
+use crate::gate;
 use crate::spoof::frames::{Ends, Mac, ethernet, ip};
 
 const SCTP: u8 = 132;
@@ -20,10 +22,29 @@ const MARKER: &str = "an association";
 /// The checksum (RFC 9260, appendix A).
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-fn mac(pod: &Pod, interface: usize) -> Mac {
-    let text = pod.result()["interfaces"][interface]["mac"].as_str().unwrap();
-    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-    bytes.try_into().unwrap()
+/// Where packets are sent and seen.
+#[derive(Clone, Copy)]
+struct Station<'a> {
+    place: &'a dyn Place,
+    device: &'static str,
+    /// Of the device, and of its other end.
+    macs: [Mac; 2],
+}
+
+impl<'a> Station<'a> {
+    fn pod(pod: &'a Pod) -> Self {
+        let mac = |interface: usize| {
+            let text = pod.result()["interfaces"][interface]["mac"].as_str().unwrap();
+            let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+            bytes.try_into().unwrap()
+        };
+        Self { place: pod, device: "eth0", macs: [mac(1), mac(0)] }
+    }
+
+    /// A node, by the way on which its routes lead to Services.
+    fn node(space: &'a Space) -> Self {
+        Self { place: space, device: "ropeway.out", macs: [[0x52, 0x57, 0, 0, 0, 1]; 2] }
+    }
 }
 
 /// A common header and a text.
@@ -35,15 +56,15 @@ fn packet(from: u16, to: u16) -> Vec<u8> {
     packet
 }
 
-/// What becomes of a packet that one pod sends, when it is seen at another: from where to where, with a right checksum.
+/// What becomes of a packet that is sent at one place, when it is seen at another: from where to where, with a right checksum.
 #[track_caller]
-fn pass(from: &Pod, (source, target): (SocketAddr, SocketAddr), at: &Pod) -> (SocketAddr, SocketAddr) {
+fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Station<'_>) -> (SocketAddr, SocketAddr) {
     let (kind, whole) = ip(Ends { from: source.ip(), to: target.ip() }, SCTP, &packet(source.port(), target.port()));
-    let frame = ethernet(mac(from, 0), mac(from, 1), kind, &whole);
-    let watch = Watch::start(at, "eth0", &[MARKER]).unwrap();
-    load::send_frames(from, "eth0", &[peer::hex(&frame)], 1).unwrap();
+    let frame = ethernet(from.macs[1], from.macs[0], kind, &whole);
+    let watch = Watch::start(at.place, at.device, &[MARKER]).unwrap();
+    load::send_frames(from.place, from.device, &[peer::hex(&frame)], 1).unwrap();
     let seen = watch.stop().unwrap();
-    let way = format!("{source} to {target}, seen at {}: {seen:?}", at.name());
+    let way = format!("{source} to {target}, seen at {}: {seen:?}", at.place.label());
     let hex = seen.first.get(MARKER).unwrap_or_else(|| panic!("{way}"));
     let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
     let octets = |at: usize, len: usize| &bytes[at..at + len];
@@ -61,7 +82,9 @@ fn pass(from: &Pod, (source, target): (SocketAddr, SocketAddr), at: &Pod) -> (So
 
 #[test]
 fn sctp_reaches_pods_at_other_ports_and_comes_back() {
-    let cluster = Cluster::start(Shape { nodes: 2, mtu: 1500 }).unwrap();
+    let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
+    cluster.start_agents_with(&[gate::RANGES]).unwrap();
+    gate::await_open(&cluster.nodes[0]);
     let (client, near, far) = (
         cluster.nodes[0].pod("client").unwrap(),
         cluster.nodes[0].pod("near").unwrap(),
@@ -79,19 +102,25 @@ fn sctp_reaches_pods_at_other_ports_and_comes_back() {
     let mapping = json!([{ "hostPort": HOST_PORT, "containerPort": TARGET, "protocol": "sctp" }]);
     let conflist = plugin::conflist_with(&json!({ "portMappings": mapping }));
     let hosted = Pod::add_with(&cluster.nodes[0].space, "hosted", conflist).unwrap();
+    let [at_client, at_near, at_far, at_hosted] = [&client, &near, &far, &hosted].map(Station::pod);
+    let at_node = Station::node(&cluster.nodes[0].space);
     for family in Family::BOTH {
         let node = cluster.nodes[0].address(family);
-        for (port, n, pod) in [(40000, 21, &near), (40001, 22, &far)] {
-            let asker = client.port(family, port).unwrap();
-            let server = pod.port(family, TARGET).unwrap();
-            let cluster_ip = addresses(n).into_iter().find(|a| family.has(*a)).unwrap();
-            let front = SocketAddr::new(cluster_ip, 2905);
-            assert_eq!(pass(&client, (asker, front), pod), (asker, server));
-            assert_eq!(pass(pod, (server, asker), &client), (front, asker));
+        for (asker_at, address, port) in
+            [(at_client, client.port(family, 0).unwrap().ip(), 40000), (at_node, node, 40010)]
+        {
+            for (port, n, pod, at_pod) in [(port, 21, &near, at_near), (port + 1, 22, &far, at_far)] {
+                let asker = SocketAddr::new(address, port);
+                let server = pod.port(family, TARGET).unwrap();
+                let cluster_ip = addresses(n).into_iter().find(|a| family.has(*a)).unwrap();
+                let front = SocketAddr::new(cluster_ip, 2905);
+                assert_eq!(pass(asker_at, (asker, front), at_pod), (asker, server));
+                assert_eq!(pass(at_pod, (server, asker), asker_at), (front, asker));
+            }
         }
         let (asker, server) = (client.port(family, 40002).unwrap(), hosted.port(family, TARGET).unwrap());
         let front = SocketAddr::new(node, HOST_PORT);
-        assert_eq!(pass(&client, (asker, front), &hosted), (asker, server));
-        assert_eq!(pass(&hosted, (server, asker), &client), (front, asker));
+        assert_eq!(pass(at_client, (asker, front), at_hosted), (asker, server));
+        assert_eq!(pass(at_hosted, (server, asker), at_client), (front, asker));
     }
 }

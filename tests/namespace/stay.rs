@@ -77,8 +77,8 @@ fn a_pods_socket_outlives_backends_that_terminate_first() {
 }
 
 #[test]
-fn a_nodes_socket_outlives_a_remote_backend() {
-    replaced(From::Node, &[1, 0, 1, 1], false);
+fn a_nodes_socket_outlives_local_and_remote_backends() {
+    replaced(From::Node, &[1, 0, 0, 1, 0], false);
 }
 
 #[test]

@@ -79,6 +79,25 @@ impl Place for ByPackets<'_> {
     }
 }
 
+/// A node's own processes in a cgroup of another machine: no socket hook sees them.
+#[derive(Debug)]
+pub struct NodeByPackets<'a> {
+    /// The node.
+    pub node: &'a Space,
+    /// A machine without an agent.
+    pub elsewhere: &'a Space,
+}
+
+impl Place for NodeByPackets<'_> {
+    fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
+        self.node.command_at(&self.elsewhere.cgroup().join(self.node.name()), None, program)
+    }
+
+    fn label(&self) -> String {
+        format!("{} by packets", self.node.name())
+    }
+}
+
 fn peer(place: &(impl Place + ?Sized), arguments: &[String]) -> Result<Command> {
     let mut command = place.run(binaries::find("ropeway-peer")?.as_os_str())?;
     command.args(arguments);

@@ -237,6 +237,9 @@ fn a_process_of_the_node_is_refused_where_no_service_is() {
     assert_eq!(tcp(&fake, NODE_NETNS, WORLD), Action::Refuse);
     assert_eq!(tcp(&fake, POD_NETNS, WORLD), Action::Keep);
     assert_eq!(tcp(&fake, NODE_NETNS, POD), Action::Keep, "a pod's address is none of a Service");
+    fake.config.features |= node_features::NODE_CLIENT;
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), Action::Keep, "its packets are dropped");
+    assert_eq!(tcp(&fake, NODE_NETNS, service), Action::Refuse);
 }
 
 #[test]
@@ -313,6 +316,16 @@ fn a_pods_connected_datagrams_are_left_to_the_packet_path() {
     assert_eq!((none(0, POD_NETNS), none(0, NODE_NETNS)), (Action::Refuse, Action::Refuse));
     let silent = frontend_flags::INTERNAL_DROP;
     assert_eq!((none(silent, POD_NETNS), none(silent, NODE_NETNS)), (Action::Keep, Action::Refuse));
+    // the node's packets can be silent where they come by the packet path
+    let led = |features, flags| {
+        let mut fake = with_datagrams(silent, 0);
+        fake.config.features = features;
+        fake.net.set(Some(Net { oif: 0, flags }));
+        datagram(&fake, NODE_NETNS, WORLD, false)
+    };
+    let both = node_features::NETS | node_features::NODE_CLIENT;
+    assert_eq!(led(both, net_flags::SERVICE), Action::Keep);
+    assert_eq!((led(both, 0), led(node_features::NETS, net_flags::SERVICE)), (Action::Refuse, Action::Refuse));
 }
 
 /// What a socket was led to, it may also ask for itself: then it is shown just that, and is led nowhere else.

@@ -118,6 +118,15 @@ pub fn set_down(index: u32) -> Request {
     set_flag(index, false, "set down")
 }
 
+/// Nobody is asked for a hardware address there (ARP, neighbour discovery), nor answered.
+#[must_use]
+pub fn without_arp(index: u32) -> Request {
+    let mut message = message(index, vec![]);
+    message.header.flags = LinkFlags::Noarp;
+    message.header.change_mask = LinkFlags::Noarp;
+    Request::change(RouteNetlinkMessage::SetLink(message), format!("device {index}: no ARP"))
+}
+
 /// Sets the hardware address.
 #[must_use]
 pub fn set_mac(index: u32, mac: [u8; 6]) -> Request {

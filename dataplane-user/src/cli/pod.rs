@@ -93,10 +93,10 @@ where
     Ok(Table::<FrontendKey<A>, HostPort<A>>::open(pins, map)?.entries()?.into_iter().map(view).collect())
 }
 
-/// The entries in use, by index.
+/// The entries of pods, by index; the node's own is none.
 pub(super) fn read(pins: &Pins) -> Result<Vec<(u32, Pod)>, MapError> {
     let mut all = Table::<u32, Pod>::open(pins, "pods")?.entries()?;
-    all.retain(|(_, pod)| pod.flags & pod_flags::PRESENT != 0);
+    all.retain(|(_, pod)| pod.flags & (pod_flags::PRESENT | pod_flags::NODE) == pod_flags::PRESENT);
     Ok(all)
 }
 

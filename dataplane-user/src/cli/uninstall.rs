@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::{SCHEMA, View};
 use crate::load::lock::AgentLock;
 use crate::load::{LoadError, attach};
+use crate::node::gate;
 use crate::{node, routes, tunnel};
 
 /// What was removed.
@@ -32,6 +33,8 @@ pub struct Removed {
     pub routes: usize,
     /// Tunnel devices.
     pub tunnels: usize,
+    /// Pairs of devices that lead the node's own packets to the programs.
+    pub gates: usize,
     /// Routes to pods of this node that were left.
     pub pod_routes_left: usize,
 }
@@ -72,6 +75,10 @@ pub fn uninstall(pins: &Pins, state_dir: &Path) -> Result<Removed, UninstallErro
                 left.push(e.to_string());
             }
             // After the routes that lead there, which would go with them and not be counted.
+            match socket.links().and_then(|links| gate::remove(&mut socket, &links)) {
+                Ok(count) => removed.gates = count,
+                Err(e) => left.push(e.to_string()),
+            }
             match tunnel::remove_all(&mut socket) {
                 Ok(count) => removed.tunnels = count,
                 Err(e) => left.push(e.to_string()),
@@ -140,14 +147,14 @@ fn remove_tree(dir: &Path, left: &mut Vec<String>) -> usize {
 
 impl View for Removed {
     fn text(&self) -> String {
-        let Self { links, filters, pins, routes, tunnels, pod_routes_left, .. } = self;
+        let Self { links, filters, pins, routes, tunnels, gates, pod_routes_left, .. } = self;
         let left = if *pod_routes_left > 0 {
             format!("left {pod_routes_left} routes of pods that still run; they go with the pods\n")
         } else {
             String::new()
         };
         format!(
-            "removed {links} links, {filters} filters, {pins} other pins, {routes} routes, {tunnels} tunnels\n{left}"
+            "removed {links} links, {filters} filters, {pins} other pins, {routes} routes, {tunnels} tunnels, {gates} gates\n{left}"
         )
     }
 }

@@ -162,7 +162,10 @@ fn place(
 }
 
 /// Sees to it that our filters on a device run the programs of `hooks`.
-fn by_filter(
+///
+/// # Errors
+/// The kernel refused.
+pub fn by_filter(
     programs: &Programs,
     index: u32,
     hooks: &[(&str, Direction)],

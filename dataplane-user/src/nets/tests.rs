@@ -7,6 +7,7 @@ use crate::tunnel::Peers;
 
 const KEEP: u32 = net_flags::KEEP_SOURCE;
 const SERVICE: u32 = net_flags::SERVICE;
+const OWN: u32 = net_flags::OWN;
 
 fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -57,7 +58,7 @@ fn every_network_says_all_about_itself() {
         ("10.0.0.0/8", 0, KEEP),
         ("10.96.0.0/12", 0, KEEP | SERVICE),
         ("10.244.0.0/16", 0, KEEP),
-        ("10.244.1.0/24", 0, KEEP),
+        ("10.244.1.0/24", 0, KEEP | OWN),
         ("10.244.2.0/24", 0, KEEP),
         ("10.244.3.0/24", 74, KEEP),
         ("192.168.50.12/32", 0, KEEP),
@@ -74,16 +75,19 @@ fn what_changes_nothing_is_off() {
     let nets = make(&[], true);
     assert_eq!(features(&nets, false, true), node_features::NETS, "for the tunnel");
     assert_eq!(features(&nets, true, true), node_features::NETS | node_features::MASQUERADE);
-    let direct: Nets = nets.into_iter().filter(|(_, net)| net.oif == 0).collect();
+    let direct: Nets = nets.into_iter().filter(|(_, net)| net.oif == 0 && net.flags & OWN == 0).collect();
     assert_eq!((features(&direct, false, true), features(&Nets::new(), false, true)), (0, 0));
     let unallocated = [(net("10.96.0.0/12"), Net { oif: 0, flags: SERVICE })].into();
     assert_eq!(features(&unallocated, false, true), node_features::NETS);
+    let own = [(net("10.244.1.0/24"), Net { oif: 0, flags: KEEP | OWN })].into();
+    assert_eq!(features(&own, false, true), node_features::NETS);
 }
 
 #[test]
 fn beside_another_proxy_cluster_ips_are_left_to_it() {
     let nets = make(&[net("fd00:96::/112")], false);
     assert_eq!(nets[&net("fd00:96::/112")], Net { oif: 0, flags: KEEP });
+    assert_eq!(nets[&net("10.244.1.0/24")], Net { oif: 0, flags: KEEP });
     assert_eq!(features(&Nets::new(), false, false), node_features::HOST_ROUTING);
 }
 

@@ -31,6 +31,21 @@ pub struct Networks {
     settled: bool,
 }
 
+/// What should be in the tries.
+#[derive(Debug)]
+pub struct Pending {
+    wanted: Nets,
+    changes: Changes,
+}
+
+impl Pending {
+    /// The networks of Services.
+    #[must_use]
+    pub fn services(&self) -> Vec<IpNetwork> {
+        self.wanted.iter().filter(|(_, net)| net.flags & net_flags::SERVICE != 0).map(|(range, _)| *range).collect()
+    }
+}
+
 impl Networks {
     /// Reads the tries again next time.
     pub fn doubt(&mut self) {
@@ -48,11 +63,11 @@ impl Networks {
         self.features
     }
 
-    /// Brings the tries to what follows from the plan; says how many entries changed.
+    /// What follows from the plan, and how it differs from what is in the tries.
     ///
     /// # Errors
-    /// A trie is full, or the kernel refused: then they are read again next time.
-    pub fn write(&mut self, pins: &Pins, config: &Config, known: &Known<'_>) -> Result<usize, MapError> {
+    /// The tries can't be read.
+    pub fn compare(&mut self, pins: &Pins, config: &Config, known: &Known<'_>) -> Result<Pending, MapError> {
         let mut wanted = nets::desired(&Inputs {
             plan: known.plan,
             devices: known.devices,
@@ -70,7 +85,15 @@ impl Networks {
                 wanted.entry(*range).or_default().flags |= net_flags::SERVICE;
             }
         }
-        let changes = Changes::between(&present, &wanted);
+        Ok(Pending { changes: Changes::between(&present, &wanted), wanted })
+    }
+
+    /// Brings the tries there; says how many entries changed.
+    ///
+    /// # Errors
+    /// A trie is full, or the kernel refused: then they are read again next time.
+    pub fn write(&mut self, pins: &Pins, config: &Config, pending: Pending) -> Result<usize, MapError> {
+        let Pending { wanted, changes } = pending;
         nets::write(pins, &changes)?;
         self.features = Some(nets::features(&wanted, config.masquerade, config.service_proxy));
         self.present = Some(wanted);

@@ -11,7 +11,7 @@ use super::discover::{Facts, Snapshot};
 use super::status::NodeStatus;
 use crate::config::{Config, Ipam, RouteMode};
 use crate::controller::Nodes;
-use crate::routes::{self, Plan, Surroundings};
+use crate::routes::{self, Gate, Plan, Surroundings};
 use crate::source::NodeObject;
 use crate::tunnel::{self, Devices, Peers, Tunnel, TunnelError};
 
@@ -145,11 +145,11 @@ impl Reach {
         &mut self,
         socket: &mut Socket,
         config: &Config,
-        plan: &Plan,
+        (plan, gate): (&Plan, Option<&Gate<'_>>),
         present: &[Route],
         status: &NodeStatus,
     ) -> Result<usize, NetlinkError> {
-        self.wanted = plan.routes(self.tunnels.devices, &self.sources, config.route_metric);
+        self.wanted = plan.routes(self.tunnels.devices, &self.sources, gate, config.route_metric);
         let ours: BTreeSet<_> = present.iter().filter(|r| routes::is_ours(r)).copied().collect();
         let lost: Vec<_> = self.routes.intersection(&self.wanted).filter(|r| !ours.contains(r)).collect();
         for route in &lost {

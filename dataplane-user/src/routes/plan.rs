@@ -1,7 +1,7 @@
 //! From Nodes and their blocks to ways: direct, through the tunnel, or nowhere. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_host::netlink::{Hop, Route};
 use ipnetwork::IpNetwork;
@@ -179,11 +179,17 @@ impl Plan {
     /// The routes, at most one for each range. Ways through a tunnel whose device is not there are left out. `sources`: what
     /// the node's own packets into the tunnel have as source, of each family the first.
     #[must_use]
-    pub fn routes(&self, devices: Devices, sources: &[IpAddr], metric: Option<u32>) -> BTreeSet<Route> {
+    pub fn routes(
+        &self,
+        devices: Devices,
+        sources: &[IpAddr],
+        gate: Option<&Gate<'_>>,
+        metric: Option<u32>,
+    ) -> BTreeSet<Route> {
+        let metric = metric.unwrap_or(0);
         let route = |(range, way): (&IpNetwork, &Way)| {
-            let metric = metric.unwrap_or(0);
             let (hop, source) = match *way {
-                Way::Own => (Hop::Blackhole, None),
+                Way::Own => gate.and_then(|gate| gate.hop(*range)).unwrap_or((Hop::Blackhole, None)),
                 Way::Direct { via, index } => (Hop::Gateway { via, index: Some(index), onlink: false }, None),
                 Way::Tunnel { remote, via } => {
                     let index = Some(devices.to(remote)?);
@@ -193,6 +199,35 @@ impl Plan {
             };
             Some(Route { metric, source, ..Route::new(*range, hop) })
         };
-        self.blocks.iter().filter_map(route).collect()
+        let services = gate.into_iter().flat_map(|gate| {
+            let route = |range: &IpNetwork| {
+                let (hop, source) = gate.hop(*range)?;
+                Some(Route { metric, source, ..Route::new(*range, hop) })
+            };
+            gate.services.iter().filter_map(route)
+        });
+        services.chain(self.blocks.iter().filter_map(route)).collect()
+    }
+}
+
+/// The way by which the node's own packets come to the packet path.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate<'a> {
+    /// The device.
+    pub index: u32,
+    /// The node's addresses, at most one of each family: the packets' source.
+    pub node_ips: &'a [IpAddr],
+    /// The networks of Services.
+    pub services: &'a [IpNetwork],
+}
+
+impl Gate<'_> {
+    /// The device has no neighbours; a router makes the routes different from those of pods. Without an address of the node there is no way.
+    fn hop(&self, range: IpNetwork) -> Option<(Hop, Option<IpAddr>)> {
+        const ROUTERS: [IpAddr; 2] =
+            [IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1))];
+        let source = self.node_ips.iter().copied().find(|ip| ip.is_ipv6() == range.is_ipv6())?;
+        let via = ROUTERS[usize::from(range.is_ipv6())];
+        Some((Hop::Gateway { via, index: Some(self.index), onlink: via.is_ipv4() }, Some(source)))
     }
 }

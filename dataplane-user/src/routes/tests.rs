@@ -30,8 +30,8 @@ fn make(nodes: &[(&str, NodeObject)], mode: RouteMode) -> Plan {
     make_with(nodes, mode, &["192.168.50.11", "fd00:50::11"])
 }
 
-fn show(plan: &Plan) -> Vec<String> {
-    let hop = |r: &Route| match r.hop {
+fn described(r: &Route) -> String {
+    match r.hop {
         Hop::Gateway { via, index, onlink } => {
             let onlink = if onlink { " onlink" } else { "" };
             let source = r.source.map(|s| format!(" src {s}")).unwrap_or_default();
@@ -39,9 +39,12 @@ fn show(plan: &Plan) -> Vec<String> {
         }
         Hop::Blackhole => format!("{} nowhere", r.destination),
         Hop::Device { .. } => "?".into(),
-    };
+    }
+}
+
+fn show(plan: &Plan) -> Vec<String> {
     let sources = ["192.168.50.11".parse().unwrap(), "fd00:50::11".parse().unwrap()];
-    plan.routes(DEVICES, &sources, None).iter().map(hop).collect()
+    plan.routes(DEVICES, &sources, None, None).iter().map(described).collect()
 }
 
 #[test]
@@ -63,7 +66,7 @@ fn neighbours_get_routes() {
             "fd00:2::/64 via fd00:50::12 dev 3",
         ];
         assert_eq!(show(&plan), expected);
-        assert!(plan.routes(DEVICES, &[], Some(7)).iter().all(|r| r.metric == 7 && r.protocol == PROTOCOL));
+        assert!(plan.routes(DEVICES, &[], None, Some(7)).iter().all(|r| r.metric == 7 && r.protocol == PROTOCOL));
     }
 }
 
@@ -91,7 +94,7 @@ fn nodes_behind_a_router_are_reached_by_the_tunnel() {
     assert_eq!(plan.hosts[&ip("192.168.51.13")], Some(ip("192.168.51.13")));
     assert_eq!((plan.hosts[&ip("fd00:51::13")], plan.hosts[&ip("192.168.50.12")]), (None, None));
     // without the device nothing else is lost
-    assert_eq!(plan.routes(Devices::default(), &[], None).len(), 3);
+    assert_eq!(plan.routes(Devices::default(), &[], None, None).len(), 3);
 
     let always = make(&nodes, RouteMode::Vxlan);
     assert!(show(&always).contains(&"10.244.2.0/24 via 192.168.50.12 dev 74 onlink src 192.168.50.11".to_owned()));
@@ -146,9 +149,25 @@ fn what_cannot_be_routed_is_said() {
 }
 
 #[test]
+fn the_nodes_own_packets_are_led_to_the_packet_path() {
+    let plan = make(&[], RouteMode::Auto);
+    let services = ["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
+    let led = |node_ips: &[IpAddr]| {
+        let gate = Gate { index: 9, node_ips, services: &services };
+        plan.routes(DEVICES, &[], Some(&gate), None).iter().map(described).collect::<Vec<_>>()
+    };
+    let four = ["10.96.0.0/12 via 169.254.1.1 dev 9 onlink src 192.168.50.11"];
+    let own = ["10.244.1.0/24 via 169.254.1.1 dev 9 onlink src 192.168.50.11"];
+    let six = ["fd00:1::/64 via fe80::1 dev 9 src fd00:50::11", "fd00:96::/112 via fe80::1 dev 9 src fd00:50::11"];
+    let (v4, v6) = ("192.168.50.11".parse().unwrap(), "fd00:50::11".parse().unwrap());
+    assert_eq!(led(&[v4, v6]), [&four[..], &own, &six].concat());
+    assert_eq!(led(&[v4]), [&four[..], &own, &["fd00:1::/64 nowhere"]].concat(), "no address to send from");
+}
+
+#[test]
 fn only_the_difference_is_done_and_others_routes_are_left() {
     let plan = make(&[("n2", node(&["192.168.50.12"], &["10.244.2.0/24"]))], RouteMode::Auto);
-    let wanted = plan.routes(DEVICES, &[], None);
+    let wanted = plan.routes(DEVICES, &[], None, None);
     let range = |r: &str| r.parse().unwrap();
     let via = |a: &str| Hop::Gateway { via: a.parse().unwrap(), index: Some(3), onlink: false };
     let stale = Route::new(range("10.244.9.0/24"), via("192.168.50.19"));
@@ -181,7 +200,7 @@ fn the_plan_of_a_large_cluster_is_no_matter_of_squares() {
         let named: Vec<_> = nodes.iter().map(|(n, o)| (n.as_str(), o.clone())).collect();
         let start = Instant::now();
         let plan = make(&named, RouteMode::Auto);
-        let changes = Changes::between(&[], &plan.routes(DEVICES, &[], None));
+        let changes = Changes::between(&[], &plan.routes(DEVICES, &[], None, None));
         assert_eq!((plan.problems.len(), changes.add.len()), (0, 2 * count as usize + 2));
         start.elapsed()
     };

@@ -56,6 +56,9 @@ both! {
     what_a_limited_pod_receives_goes_through_its_queue;
     what_a_limited_client_is_answered_goes_through_its_queue;
     what_is_too_big_for_a_limited_pod_is_told_the_size;
+    the_node_reaches_services_without_a_hook;
+    the_node_hears_nothing_where_pods_do_not;
+    the_address_of_a_pod_that_is_gone_leads_nowhere;
     a_direct_datagram_is_not_translated_by_an_old_flow;
     the_node_reports_as_the_frontend;
     midflow_without_state_never_leaves;

@@ -2,6 +2,7 @@
 
 mod beyond;
 mod counting;
+mod gate;
 mod left;
 mod odd;
 mod refused;
@@ -21,6 +22,7 @@ use crate::world::{Action, Hook, World, octets};
 
 pub(crate) use beyond::*;
 pub(crate) use counting::*;
+pub(crate) use gate::*;
 pub(crate) use odd::*;
 pub(crate) use refused::*;
 pub(crate) use schedulers::*;

@@ -28,7 +28,13 @@ pub(super) fn expect_answer<W: World>(
 
 /// A reset for TCP, an unreachable port for UDP, from the address that was asked for.
 #[track_caller]
-fn expect_refusal<W: World>(w: &mut W, at_hook: (Hook, u32), client: SocketAddr, to: SocketAddr, reason: DropReason) {
+pub(super) fn expect_refusal<W: World>(
+    w: &mut W,
+    at_hook: (Hook, u32),
+    client: SocketAddr,
+    to: SocketAddr,
+    reason: DropReason,
+) {
     let answer = expect_answer(w, at_hook, frame(Kind::Syn, client, to), reason);
     // the frame's sequence number is 1, its SYN counts as one byte, and its payload has eight
     assert_eq!(judge_reset(&answer), ((to, client), (0, 10), true));

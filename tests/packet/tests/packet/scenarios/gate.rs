@@ -1,0 +1,73 @@
+//! The node as a client of the packet path, behind a device of its own.
+
+use dataplane_common::event::DropReason;
+use dataplane_common::pod::{Net as PodNet, NodeConfig, Pod, net_flags, node_features, pod_flags};
+use dataplane_common::service::{Frontend, FrontendKey, frontend_flags, proto};
+
+use super::{
+    DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, Net, OUT, POD_A, TO_A, TO_B, at, config, expect, expect_drop,
+    expect_refusal, frontend, node, pod, service,
+};
+use crate::frame::{Kind, frame};
+use crate::world::World;
+
+/// The node's own packets come by the device that is pod A's otherwise; pods have the neighbours of pod B, Services those of the cluster IP.
+fn gated<W: World>(w: &mut W) -> [Net; 2] {
+    let [v4, v6] = node(w);
+    let entry = pod(0, v4.node, v6.node);
+    w.put_pod(POD_A, Pod { flags: pod_flags::PRESENT | pod_flags::SHAPED | pod_flags::NODE, ..entry });
+    w.put_config(NodeConfig { features: node_features::NETS, ..config(&[v4, v6]) });
+    for net in [v4, v6] {
+        let [pods, services] = if net.b.is_ipv4() { [24, 16] } else { [64, 112] };
+        w.put_net(net.b, pods, PodNet { oif: 0, flags: net_flags::KEEP_SOURCE | net_flags::OWN });
+        w.put_net(net.vip, services, PodNet { oif: 0, flags: net_flags::SERVICE });
+    }
+    [v4, v6]
+}
+
+pub(crate) fn the_node_reaches_services_without_a_hook<W: World>(w: &mut W) {
+    for net in gated(w) {
+        let (client, vip) = (at(net.node, 40000), at(net.vip, 80));
+        for (to, there, back) in [(at(net.b, 8080), TO_B, FROM_B), (at(net.remote, 8080), OUT, FROM_UPLINK)] {
+            service(w, vip, to);
+            for (first, reply) in DIALOGUES {
+                // another port for each backend: what has a flow stays with it
+                let client = at(client.ip(), client.port() + u16::from(there == OUT));
+                for kind in [first, if first == Kind::Syn { Kind::Ack } else { first }] {
+                    expect(w, FROM_A, kind, (client, vip), there, (client, to));
+                }
+                expect(w, back, reply, (to, client), TO_A, (vip, client));
+                assert!(w.is_queued().unwrap_or(true), "the kernel lets nothing past a queue within one namespace");
+            }
+        }
+        expect_refusal(w, FROM_A, client, at(net.vip, 81), DropReason::NoFrontend);
+        expect_drop(w, FROM_A, frame(Kind::Syn, client, at(net.free_vip, 80)), DropReason::UnallocatedAddress);
+    }
+}
+
+pub(crate) fn the_node_hears_nothing_where_pods_do_not<W: World>(w: &mut W) {
+    for net in gated(w) {
+        let (client, vip) = (at(net.node, 40000), at(net.vip, 80));
+        for (kind, proto) in [(Kind::Syn, proto::TCP), (Kind::Udp, proto::UDP), (Kind::Sctp, proto::SCTP)] {
+            let none = frontend(0, 0);
+            let silent = Frontend { flags: frontend_flags::INTERNAL_DROP, ..none };
+            w.put_frontend(FrontendKey { addr: vip.ip(), port: vip.port(), proto, pad: 0 }, silent);
+            expect_drop(w, FROM_A, frame(kind, client, vip), DropReason::NoBackend);
+        }
+    }
+}
+
+pub(crate) fn the_address_of_a_pod_that_is_gone_leads_nowhere<W: World>(w: &mut W) {
+    for net in gated(w) {
+        let gone = if net.b.is_ipv4() { "10.1.0.200:8080" } else { "[fd00:1::200]:8080" };
+        let (own, gone) = (at(net.node, 40000), gone.parse().unwrap());
+        expect_refusal(w, FROM_A, own, gone, DropReason::UnallocatedAddress);
+        // what others ask is the routes' to decide, which lead here
+        for (hook, from) in [(FROM_B, at(net.b, 40000)), (FROM_UPLINK, at(net.outside, 40000))] {
+            for kind in [Kind::Syn, Kind::Ack, Kind::Udp] {
+                expect(w, hook, kind, (from, gone), HOST, (from, gone));
+                expect_drop(w, FROM_A, frame(kind, from, gone), DropReason::UnallocatedAddress);
+            }
+        }
+    }
+}
