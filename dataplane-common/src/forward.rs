@@ -40,26 +40,26 @@ pub fn forward<const OFTEN: bool, A: Family, P: Packet, T: Node>(
     flow: &Flow<A>,
 ) -> Verdict {
     let end = end(flow);
-    let mut count_hop = flow.oif != 0;
+    let count_hop = flow.oif != 0;
     if count_hop && A::hops(parsed.hop) < 2 {
         return Verdict::PASS;
     }
-    let mut cut = false;
+    // numbers, because the verifier would follow each branch to the end
+    let mut by_stack = 0;
     if matches!(end.action(), Action::ToUplink) {
-        let mtu = limit(packet, tables, parsed, flow.oif);
-        if mtu != 0 {
+        let limit = limit(packet, tables, parsed, flow.oif);
+        if limit != 0 {
             if A::V6 || may_not_be_cut(packet) {
-                return Verdict::too_big(mtu);
+                return Verdict::too_big(limit & !TUNNEL);
             }
-            cut = true;
-            count_hop = false;
+            // The host's stack cuts it up on its way, but takes it for a forgery if it has the node's own address: a tunnel's datagram is cut up in its place
+            by_stack = (!limit / TUNNEL) | (flow.flags & flow_flags::TO_POD) as u32 / flow_flags::TO_POD as u32;
         }
     }
-    if translate::<OFTEN, _, _>(packet, parsed, flow, count_hop).is_none() {
+    if translate::<OFTEN, _, _>(packet, parsed, flow, count_hop as u32 & !by_stack != 0).is_none() {
         return Verdict::drop(DropReason::Rewrite);
     }
-    // the host's stack cuts it up on its way
-    translated(parsed, if cut { Verdict::PASS } else { end })
+    translated(parsed, end.unless(by_stack))
 }
 
 /// Where the packets of a flow go.
@@ -73,16 +73,20 @@ pub const fn end<A>(flow: &Flow<A>) -> Verdict {
     }
 }
 
-/// The MTU of the way out by `oif` if the packet is larger; else 0.
+/// In what [`limit`] says: the way out is the tunnel.
+const TUNNEL: u32 = 1 << 31;
+
+/// The MTU of the way out by `oif` if the packet is larger, and [`TUNNEL`]; else 0.
 #[inline(always)]
 fn limit<A: Family, P: Packet, T: Node>(packet: &P, tables: &T, parsed: &Parsed<A>, oif: u32) -> u32 {
     let Some(config) = tables.config() else { return 0 };
     // a pod with a queue has the MTU of the tunnel, if there is one
-    let mtu = if oif == config.uplink || config.tunnel_mtu == 0 { config.mtu } else { config.tunnel_mtu };
+    let (mtu, tunnel) =
+        if oif == config.uplink || config.tunnel_mtu == 0 { (config.mtu, 0) } else { (config.tunnel_mtu, TUNNEL) };
     // segments of a large packet have the headers in front, of which the one of TCP is 20 bytes at least
     let segment = packet.segment();
     let size = if segment == 0 { packet.size() - L3 as u32 } else { segment + (parsed.l4 - L3) as u32 + 20 };
-    if mtu != 0 && size > mtu { mtu } else { 0 }
+    if mtu != 0 && size > mtu { mtu | tunnel } else { 0 }
 }
 
 /// IPv4: the flag "don't fragment" (RFC 791, section 3.1).

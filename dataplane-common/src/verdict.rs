@@ -208,6 +208,14 @@ impl Verdict {
         }
     }
 
+    /// The same if `n` is 0, [`Self::PASS`] if it is 1.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unless(self, n: u32) -> Self {
+        const _: () = assert!(Verdict::PASS.0 == 0);
+        Self(self.0 & (n as u64).wrapping_sub(1))
+    }
+
     /// The same as the last word.
     #[inline(always)]
     #[must_use]

@@ -7,6 +7,7 @@ use ropeway_tests::load;
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 
+use crate::reach::payload;
 use crate::scene::{PORTS, Scene};
 
 /// From outside to a node port of each node, whose backends may be anywhere.
@@ -53,4 +54,22 @@ fn node_ports_lead_to_other_nodes_beside_a_tunnel() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
     cluster.start_agents().unwrap();
     node_ports_lead_to_all_backends(&Scene::of(cluster, &[1, 2]));
+}
+
+/// A datagram that may be cut up fills a packet of the network, and the node that translates its source sends it on by the tunnel, which takes less.
+#[test]
+fn large_datagrams_that_may_be_cut_cross_the_tunnel() {
+    let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
+    cluster.start_agents().unwrap();
+    let scene = Scene::of(cluster, &[2]);
+    let client = &scene.cluster.client;
+    // sockets then set no "don't fragment"
+    client.output(&["sysctl", "-w", "net.ipv4.ip_no_pmtu_disc=1"]).unwrap();
+    for node in &scene.cluster.nodes[..2] {
+        for size in [payload(Family::V4, 1450), payload(Family::V4, 1451), payload(Family::V4, 1500), 4000] {
+            let target = node.port(Family::V4, PORTS[1].3);
+            let report = load::ask_with(client, target, Protocol::Udp, 5, &[&format!("--size={size}")]).unwrap();
+            assert_eq!((report.ok, report.failed), (5, 0), "{size} bytes to {target}: {report:?}");
+        }
+    }
 }

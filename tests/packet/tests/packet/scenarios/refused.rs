@@ -6,7 +6,9 @@ use dataplane_common::event::DropReason;
 use dataplane_common::pod::{Addr, Net as PodNet, NodeConfig, addr_kind, net_flags, node_features};
 use dataplane_common::service::{Frontend, FrontendKey, frontend_flags, proto};
 
-use super::{FROM_A, FROM_UPLINK, OUT, POD_A, TO_B, UPLINK, at, config, expect, expect_drop, frontend, node, service};
+use super::{
+    FROM_A, FROM_UPLINK, OUT, POD_A, TO_B, TUNNEL, UPLINK, at, config, expect, expect_drop, frontend, node, service,
+};
 use crate::frame::{Kind, echo, frame, frame_of, judge_icmp_error, judge_reset};
 use crate::world::{Action, Hook, World};
 
@@ -157,8 +159,15 @@ pub(crate) fn what_is_too_big_for_its_way_is_told_the_size<W: World>(w: &mut W) 
             let mut f = large.clone();
             f[20] &= !0x40;
             crate::frame::fix_ipv4_checksum(&mut f);
+            let direct = f.clone();
             assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Pass);
             assert_eq!(crate::frame::judge(&f, 0), (client, to));
+            // if another device is the uplink, this one is the tunnel: its datagram is cut up
+            w.put_config(NodeConfig { mtu: 1500, tunnel_mtu: MTU, uplink: TUNNEL, ..config(&nets) });
+            let mut f = direct;
+            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            assert_eq!(crate::frame::judge(&f, 0), (client, to));
+            w.put_config(NodeConfig { mtu: MTU, ..config(&nets) });
         }
         // what fits goes on, and pods have no such limit
         expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, to));
