@@ -129,12 +129,11 @@ fn sender<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, origin: Origi
     if A::of_pod(pod) == parsed.key.src && !parsed.key.src.is_unspecified() {
         return Verdict::PASS;
     }
-    if pod.flags & pod_flags::NODE != 0 {
-        // the node forwards here what asks for a pod that is gone
-        return Verdict::drop(DropReason::UnallocatedAddress);
+    if A::V6 && parsed.key.src.is_link_local() {
+        return Verdict::drop(DropReason::ForbiddenControl);
     }
-    let discovery = A::V6 && parsed.key.src.is_link_local();
-    if discovery { Verdict::drop(DropReason::ForbiddenControl) } else { SPOOFED }
+    // the node forwards what asks for a pod that is gone
+    if pod.flags & pod_flags::NODE != 0 { Verdict::drop(DropReason::UnallocatedAddress) } else { SPOOFED }
 }
 
 /// To an address that is none of a Service and not the node's. With [`Step::Open`]: out of this device, as the node.

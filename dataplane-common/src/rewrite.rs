@@ -22,7 +22,7 @@ pub trait Rewrite: Header {
 }
 
 /// Gives the packet the addresses and ports of its flow, and counts a hop if asked to; the packet must then have one left.
-/// [`translated`] says what is left to be done. `OFTEN`: it is worth more instructions to be done sooner.
+/// [`translated`] says what is left to be done. `OFTEN`: it is worth more instructions to be done sooner, for which IPv4 always has room.
 #[inline(always)]
 #[must_use]
 pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
@@ -55,7 +55,9 @@ pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
     }
     let ports = if from == to { 0 } else { ports };
     let mut pseudo = 0;
-    if OFTEN && let Some(bytes) = A::payload(packet) {
+    if (OFTEN || !A::V6)
+        && let Some(bytes) = A::payload(packet)
+    {
         let addresses = checksum::add(parsed.key.src.sum(), parsed.key.dst.sum());
         pseudo = checksum::fold(checksum::pseudo(addresses, parsed.key.proto, bytes));
     }
