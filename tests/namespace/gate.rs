@@ -18,6 +18,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 fn scene(on: &[usize]) -> Scene {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
+    cluster.filter_strictly().unwrap();
     cluster.start_agents_with(&[RANGES]).unwrap();
     let scene = Scene::of(cluster, on);
     await_open(&scene.cluster.nodes[0]);
@@ -109,12 +110,11 @@ fn the_gate_is_made_again_and_removed() {
         let report = load::ask(&from, SocketAddr::new(cluster_ip(Family::V4), 80), Protocol::Tcp, 5).unwrap();
         assert_eq!((report.ok, report.failed), (5, 0), "{report:?}");
     };
-    scene.cluster.nodes[0].space.ip(&["link del ropeway.out"]).unwrap();
-    await_open(&scene.cluster.nodes[0]);
-    from(&scene);
-    scene.cluster.nodes[0].space.ip(&["link set ropeway.in down"]).unwrap();
-    await_open(&scene.cluster.nodes[0]);
-    from(&scene);
+    for damage in ["link del ropeway.out", "link set ropeway.in down", "link set ropeway.out down arp on"] {
+        scene.cluster.nodes[0].space.ip(&[damage]).unwrap();
+        await_open(&scene.cluster.nodes[0]);
+        from(&scene);
+    }
     // what a dead agent has left goes on
     scene.cluster.nodes[0].kill_agent().unwrap();
     from(&scene);

@@ -148,6 +148,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// Nodes hold the source of what comes in against their routes (`rp_filter`), as some distributions have it.
+    ///
+    /// # Errors
+    /// When a node's kernel refuses.
+    pub fn filter_strictly(&self) -> Result<()> {
+        let strict = ["sysctl", "-w", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=1"];
+        self.nodes.iter().try_for_each(|node| node.space.output(&strict).map(drop))
+    }
+
     /// Puts objects into a file of the directory of manifests, in one step.
     ///
     /// # Errors

@@ -130,16 +130,20 @@ pub fn keep(
     // The programs before the first packet.
     operations += attach::by_filter(programs, gate.inner.index, &attach::POD_HOOKS, socket)?;
     operations += attach::by_filter(programs, gate.out.index, &attach::POD_HOOKS[1..], socket)?;
-    let requests: Vec<Request> = [&gate.inner, &gate.out]
-        .into_iter()
-        .flat_map(|link| {
-            let mtu = (link.mtu != mtu).then(|| set_mtu(link.index, mtu));
-            mtu.into_iter().chain((!link.up).then(|| set_up(link.index)))
-        })
-        .collect();
+    let requests: Vec<Request> = [&gate.inner, &gate.out].into_iter().flat_map(|link| settings(link, mtu)).collect();
     operations += requests.len();
     socket.run(&requests)?;
     if requests.is_empty() { Ok((gate, operations)) } else { Ok((find(socket)?, operations)) }
+}
+
+/// What a device lacks. One that is down has been made just now, by this agent or one that died over it, or is in doubt.
+fn settings(link: &Link, mtu: u32) -> Vec<Request> {
+    let index = link.index;
+    let mut requests = if link.up { vec![] } else { vec![quiet_link(index), without_arp(index), set_up(index)] };
+    if link.mtu != mtu {
+        requests.push(set_mtu(index, mtu));
+    }
+    requests
 }
 
 fn find(socket: &mut Socket) -> Result<Gate, GateError> {
@@ -167,8 +171,6 @@ fn make(socket: &mut Socket, table: &Table<u32, Pod>, links: &[Link], mtu: u32) 
         match socket.run(&[create_veth(&veth)]) {
             Ok(()) => {
                 let gate = find(socket)?;
-                let quiet = [&gate.inner, &gate.out].map(|l| [quiet_link(l.index), without_arp(l.index)]);
-                socket.run(&quiet.concat())?;
                 info!(device = OUT, index = gate.out.index, mtu, "made the node's way to Services");
                 return Ok(gate);
             }

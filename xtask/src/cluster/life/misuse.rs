@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -13,6 +14,8 @@ use crate::cluster::{enter, kube, node, pod};
 use crate::shell;
 
 const SYSTEM: [&str; 2] = ["-n", "kube-system"];
+/// More than two periods of the agent's readiness probe.
+const PROBES: Duration = Duration::from_secs(12);
 const DAEMONSET: &str = "daemonset/ropeway";
 
 /// The role loses the rule for endpoint slices, and an agent starts.
@@ -75,9 +78,13 @@ fn with_setting(scene: &Scene, setting: &str, words: &[&str]) -> Result<()> {
     let outcome = scene.steady(|| {
         kube::kubectl(scene.place, &[&SYSTEM[..], &["set", "env", DAEMONSET, setting]].concat())?;
         says(scene, words)?;
-        let ready = scene.shape.all().iter().map(|node| is_ready(scene, &node.name)).collect::<Result<Vec<_>>>()?;
-        let ready = ready.into_iter().filter(|ready| *ready).count();
-        ensure!(ready + 1 == agents, "{ready} of {agents} agents are ready");
+        // Long enough for several probes of the first one, and for the next to be replaced.
+        let start = Instant::now();
+        while start.elapsed() < PROBES {
+            let ready = scene.shape.all().iter().map(|node| is_ready(scene, &node.name)).collect::<Result<Vec<_>>>()?;
+            let ready = ready.into_iter().filter(|ready| *ready).count();
+            ensure!(ready + 1 == agents, "{ready} of {agents} agents are ready");
+        }
         Ok(())
     });
     kube::kubectl(scene.place, &[&SYSTEM[..], &["rollout", "undo", DAEMONSET]].concat())?;
