@@ -53,10 +53,10 @@ pub fn forward<const OFTEN: bool, A: Family, P: Packet, T: Node>(
                 return Verdict::too_big(limit & !TUNNEL);
             }
             // The host's stack cuts it up on its way, but takes it for a forgery if it has the node's own address: a tunnel's datagram is cut up in its place
-            by_stack = (!limit / TUNNEL) | (flow.flags & flow_flags::TO_POD) as u32 / flow_flags::TO_POD as u32;
+            by_stack = (!limit / TUNNEL) | ((flow.flags & flow_flags::TO_POD) as u32 / flow_flags::TO_POD as u32);
         }
     }
-    if translate::<OFTEN, _, _>(packet, parsed, flow, count_hop as u32 & !by_stack != 0).is_none() {
+    if translate::<OFTEN, _, _>(packet, parsed, flow, (count_hop as u32 & !by_stack) != 0).is_none() {
         return Verdict::drop(DropReason::Rewrite);
     }
     translated(parsed, end.unless(by_stack))
