@@ -177,10 +177,10 @@ fn uninstall_leaves_nothing() {
     let (ok, text) = node.ropeway(&["uninstall", "-o", "json"]);
     let removed: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(ok, "{text}");
-    assert_eq!((&removed["links"], &removed["filters"]), (&9.into(), &4.into()), "{text}");
+    assert_eq!((&removed["links"], &removed["filters"]), (&9.into(), &7.into()), "{text}");
     assert_eq!((&removed["podRoutesLeft"], &removed["routes"]), (&1.into(), &6.into()), "{text}");
-    assert_eq!(removed["tunnels"], 1, "{text}");
-    assert!(!run("ip -o link").contains("ropeway.vx4"));
+    assert_eq!((&removed["tunnels"], &removed["gates"]), (&1.into(), &1.into()), "{text}");
+    assert!(!run("ip -o link").contains("ropeway."));
     assert!(!Path::new(ROOT).exists());
     assert!(connect("10.96.0.10:80").is_err());
     let routes = run("ip route; ip -6 route");
@@ -220,7 +220,7 @@ fn routes_and_links_are_repaired() {
     let routes = || run("ip route; ip -6 route");
     let right = || {
         let all = routes();
-        ["10.244.2.0/24 via 192.168.50.12", "fd00:2::/64 via fd00:50::12", "blackhole 10.244.1.0/24"]
+        ["10.244.2.0/24 via 192.168.50.12", "fd00:2::/64 via fd00:50::12", "10.244.1.0/24 via 169.254.1.1"]
             .iter()
             .all(|r| all.contains(r))
             .then_some(all)
@@ -258,7 +258,7 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     let flags = ["--cluster-cidr=10.244.0.0/16", "--non-masquerade-cidr=10.9.0.0/16"];
     let start = || {
         let agent = Agent::start(&node, &flags).ready();
-        let on = node_features::NETS | node_features::MASQUERADE;
+        let on = node_features::NETS | node_features::MASQUERADE | node_features::NODE_CLIENT;
         until("the networks", || (config().features == on).then_some(()));
         agent
     };
@@ -267,22 +267,22 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     assert_eq!((config().mtu, config().tunnel_mtu), (1500, 1450));
     let shown: Vec<_> =
         nets::read(&pins).unwrap().into_iter().map(|(range, net)| (range.to_string(), net.oif, net.flags)).collect();
-    let keep = net_flags::KEEP_SOURCE;
+    let (keep, own) = (net_flags::KEEP_SOURCE, net_flags::KEEP_SOURCE | net_flags::OWN);
     let expected = [
-        ("10.9.0.0/16", 0),
-        ("10.244.0.0/16", 0),
-        ("10.244.1.0/24", 0),
-        ("10.244.2.0/24", 0),
-        ("10.244.30.0/24", tunnel),
-        ("192.168.50.12/32", 0),
-        ("192.168.51.13/32", tunnel),
-        ("fd00:1::/64", 0),
-        ("fd00:2::/64", 0),
-        ("fd00:30::/64", tunnel),
-        ("fd00:50::12/128", 0),
-        ("fd00:51::13/128", 0),
+        ("10.9.0.0/16", 0, keep),
+        ("10.244.0.0/16", 0, keep),
+        ("10.244.1.0/24", 0, own),
+        ("10.244.2.0/24", 0, keep),
+        ("10.244.30.0/24", tunnel, keep),
+        ("192.168.50.12/32", 0, keep),
+        ("192.168.51.13/32", tunnel, keep),
+        ("fd00:1::/64", 0, own),
+        ("fd00:2::/64", 0, keep),
+        ("fd00:30::/64", tunnel, keep),
+        ("fd00:50::12/128", 0, keep),
+        ("fd00:51::13/128", 0, keep),
     ];
-    assert_eq!(shown, expected.map(|(range, oif)| (range.to_owned(), oif, keep)));
+    assert_eq!(shown, expected.map(|(range, oif, flags)| (range.to_owned(), oif, flags)));
 
     let right = nets::read(&pins).unwrap();
     agent.terminate();
