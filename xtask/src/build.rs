@@ -98,9 +98,9 @@ fn linked_statically<'a>(cargo: &'a mut Command, paths: &Paths) -> &'a mut Comma
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object())
 }
 
-/// Puts a binary in place without writing into the file that was there, which may be running.
+/// Puts a binary in place without writing into the file that was there, which may be running. Another build may do the same.
 fn publish(from: &Path, to: &Path) -> Result<()> {
-    let fresh = to.with_extension("new");
+    let fresh = to.with_extension(format!("new{}", std::process::id()));
     std::fs::copy(from, &fresh).with_context(|| format!("{} to {}", from.display(), fresh.display()))?;
     std::fs::rename(&fresh, to).with_context(|| format!("{}", to.display()))
 }
