@@ -342,9 +342,10 @@ where
 }
 
 /// Egress of an uplink or of a pod's host-side veth, for packets of the host's stack: replies of a backend that has the
-/// node's own address get their frontend's address back; datagrams of a socket whose backend has ended go to another one.
+/// node's own address get their frontend's address back; datagrams of a socket whose backend has ended go to another one, and SCTP that
+/// `LEAVES` the node to a backend of the frontend that it asks for.
 #[inline(always)]
-pub fn from_host<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
+pub fn from_host<A, P, F, T, const LEAVES: bool>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
 where
     A: Family,
     P: Packet,
@@ -367,8 +368,11 @@ where
         }
         return translated(&parsed, Verdict::PASS);
     }
-    if parsed.layer4 == Layer4::Udp && left(packet, tables, &parsed).is_some() {
-        return Verdict::PASS.then(Step::Follow);
-    }
-    Verdict::PASS
+    let follows = match parsed.layer4 {
+        Layer4::Udp => left(packet, tables, &parsed).is_some(),
+        // no hook sees such sockets: what they ask of external addresses leaves here, and other things go to the gate
+        Layer4::Sctp if LEAVES => tables.frontend(&frontend_key(&parsed)).is_some(),
+        _ => false,
+    };
+    if follows { Verdict::PASS.then(Step::Follow) } else { Verdict::PASS }
 }

@@ -4,15 +4,17 @@
 //! would, by a device: there a flow leads them to another backend, and the answers come as from the one that has ended, because the socket takes
 //! them from nobody else; the hook of recvmsg(2) shows the frontend, as before. The socket is known by its cookie, so nobody else's packets
 //! to the same address are touched, whoever has it now.
+//!
+//! SCTP goes the same way from the beginning, as no hook sees its sockets at all: its frontend is the destination of its packets.
 
 use crate::connect::{End, pair, to_backend};
 use crate::event::DropReason;
 use crate::flow::{Flow, FlowKey};
 use crate::forward::forward;
 use crate::packet::{Flows, Node, Packet, Tables};
-use crate::parse::{Parsed, parse};
+use crate::parse::{Layer4, Parsed, parse};
 use crate::rewrite::Family;
-use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state, proto};
+use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state};
 use crate::track::{is_current, touch};
 use crate::verdict::{Action, Origin, Verdict};
 
@@ -60,9 +62,13 @@ where
         touch(flow, &parsed, now);
         return forward::<false, _, _, _>(packet, tables, &parsed, flow);
     }
-    let Some(&SockPeer { addr, port, .. }) = left(packet, tables, &parsed) else { return Verdict::PASS };
     let mut end = End::EMPTY;
-    let verdict = another(tables, &FlowKey { dst: addr, dport: port, ..parsed.key }, &mut end);
+    let verdict = if parsed.layer4 == Layer4::Sctp {
+        another(tables, &parsed.key, &mut end)
+    } else {
+        let Some(&SockPeer { addr, port, .. }) = left(packet, tables, &parsed) else { return Verdict::PASS };
+        another(tables, &FlowKey { dst: addr, dport: port, ..parsed.key }, &mut end)
+    };
     if verdict.action() != Action::Translate {
         return verdict;
     }
@@ -83,7 +89,7 @@ where
 /// [`Verdict::TRANSLATE`]: to a backend of the frontend that `asked` names as its destination, in `end`. A function of its own, as [`pair`].
 #[inline(never)]
 fn another<A: Family, T: Tables<A>>(tables: &T, asked: &FlowKey<A>, end: &mut End<A>) -> Verdict {
-    let key = FrontendKey { addr: asked.dst, port: asked.dport, proto: proto::UDP, pad: 0 };
+    let key = FrontendKey { addr: asked.dst, port: asked.dport, proto: asked.proto, pad: 0 };
     let Some(frontend) = tables.frontend(&key) else { return Verdict::drop(DropReason::NoFrontend) };
     // the node is a client from inside the cluster, as a pod is; it can't be told that there is no backend
     // for a search of the one with the fewest connections there is no room: any one will do

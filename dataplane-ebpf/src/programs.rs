@@ -108,9 +108,9 @@ from_uplink4 from_uplink6 = |skb, A| {
     hooks::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Uplink, ifindex)
 });
 hook!(to_pod: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,
-    to_pod4 to_pod6 = |skb, A| hooks::from_host::<A, _, _, _>(&mut skb, &mut Table, &Maps));
+    to_pod4 to_pod6 = |skb, A| hooks::from_host::<A, _, _, _, false>(&mut skb, &mut Table, &Maps));
 hook!(to_uplink: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,
-    to_uplink4 to_uplink6 = |skb, A| hooks::from_host::<A, _, _, _>(&mut skb, &mut Table, &Maps));
+    to_uplink4 to_uplink6 = |skb, A| hooks::from_host::<A, _, _, _, true>(&mut skb, &mut Table, &Maps));
 
 macro_rules! steps {
     ($($name4:ident $name6:ident $function4:ident $function6:ident: |$skb:ident, $family:ident, $origin:ident, $verdict:ident| $body:expr;)*) => {$(

@@ -41,9 +41,9 @@ impl<'a> Station<'a> {
         Self { place: pod, device: "eth0", macs: [mac(1), mac(0)] }
     }
 
-    /// A node, by the way on which its routes lead to Services.
-    fn node(space: &'a Space) -> Self {
-        Self { place: space, device: "ropeway.out", macs: [[0x52, 0x57, 0, 0, 0, 1]; 2] }
+    /// A node, by a device to which its routes lead.
+    fn node(space: &'a Space, device: &'static str) -> Self {
+        Self { place: space, device, macs: [[0x52, 0x57, 0, 0, 0, 1]; 2] }
     }
 }
 
@@ -91,10 +91,13 @@ fn sctp_reaches_pods_at_other_ports_and_comes_back() {
         cluster.nodes[1].pod("far").unwrap(),
     );
     let addresses = |n: u8| [format!("10.96.0.{n}"), format!("fd00:10:96::{n}")].map(|a| a.parse::<IpAddr>().unwrap());
+    let external = |n: u8| [format!("198.51.100.{n}"), format!("2001:db8::{n}")].map(|a| a.parse::<IpAddr>().unwrap());
     for (n, pod) in [(21, &near), (22, &far)] {
         let ports: [Port<'_>; 1] = [("sig", "SCTP", 2905, 30900 + u16::from(n))];
         let endpoints: Vec<_> = pod.addresses().iter().map(|a| Endpoint::ready(*a, pod.node().name())).collect();
-        let mut objects = vec![service(pod.name(), &addresses(n), &ports)];
+        let mut service = service(pod.name(), &addresses(n), &ports);
+        service["spec"]["externalIPs"] = json!(external(n));
+        let mut objects = vec![service];
         objects.extend(slices(pod.name(), &ports, TARGET, &endpoints));
         cluster.apply(pod.name(), &objects).unwrap();
         cluster.await_backends(&format!("default/{}", pod.name()), 1).unwrap();
@@ -103,7 +106,7 @@ fn sctp_reaches_pods_at_other_ports_and_comes_back() {
     let conflist = plugin::conflist_with(&json!({ "portMappings": mapping }));
     let hosted = Pod::add_with(&cluster.nodes[0].space, "hosted", conflist).unwrap();
     let [at_client, at_near, at_far, at_hosted] = [&client, &near, &far, &hosted].map(Station::pod);
-    let at_node = Station::node(&cluster.nodes[0].space);
+    let at_node = Station::node(&cluster.nodes[0].space, "ropeway.out");
     for family in Family::BOTH {
         let node = cluster.nodes[0].address(family);
         for (asker_at, address, port) in
@@ -117,6 +120,14 @@ fn sctp_reaches_pods_at_other_ports_and_comes_back() {
                 assert_eq!(pass(asker_at, (asker, front), at_pod), (asker, server));
                 assert_eq!(pass(at_pod, (server, asker), asker_at), (front, asker));
             }
+        }
+        // what the node's default route leads out
+        let leaving = Station::node(&cluster.nodes[0].space, "eth0");
+        for (n, pod, at_pod) in [(21, &near, at_near), (22, &far, at_far)] {
+            let front = external(n).into_iter().find(|a| family.has(*a)).unwrap();
+            let asker = SocketAddr::new(node, 40020 + u16::from(n));
+            let seen = pass(leaving, (asker, SocketAddr::new(front, 2905)), at_pod);
+            assert_eq!(seen, (asker, pod.port(family, TARGET).unwrap()));
         }
         let (asker, server) = (client.port(family, 40002).unwrap(), hosted.port(family, TARGET).unwrap());
         let front = SocketAddr::new(node, HOST_PORT);

@@ -59,6 +59,7 @@ both! {
     the_node_reaches_services_without_a_hook;
     the_node_hears_nothing_where_pods_do_not;
     the_address_of_a_pod_that_is_gone_leads_nowhere;
+    sctp_of_the_node_finds_external_addresses;
     a_direct_datagram_is_not_translated_by_an_old_flow;
     the_node_reports_as_the_frontend;
     midflow_without_state_never_leaves;

@@ -290,7 +290,8 @@ fn run<A: Family + Answer>(
         Hook::FromUplink => {
             (Origin::Uplink, hooks::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Uplink, ifindex))
         }
-        Hook::ToPod | Hook::ToUplink => (Origin::Host, hooks::from_host::<A, _, _, _>(&mut packet, &mut flows, tables)),
+        Hook::ToPod => (Origin::Host, hooks::from_host::<A, _, _, _, false>(&mut packet, &mut flows, tables)),
+        Hook::ToUplink => (Origin::Host, hooks::from_host::<A, _, _, _, true>(&mut packet, &mut flows, tables)),
     };
     while let Some(step) = verdict.step() {
         let last = verdict.last();

@@ -1,15 +1,15 @@
 //! The node as a client of the packet path, behind a device of its own.
 
 use dataplane_common::event::DropReason;
-use dataplane_common::pod::{Net as PodNet, NodeConfig, Pod, net_flags, node_features, pod_flags};
+use dataplane_common::pod::{Addr, Net as PodNet, NodeConfig, Pod, addr_kind, net_flags, node_features, pod_flags};
 use dataplane_common::service::{Frontend, FrontendKey, frontend_flags, proto};
 
 use super::{
-    DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, Net, OUT, POD_A, TO_A, TO_B, at, config, expect, expect_drop,
+    DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, Net, OUT, POD_A, TO_A, TO_B, UPLINK, at, config, expect, expect_drop,
     expect_refusal, frontend, node, pod, service,
 };
 use crate::frame::{Kind, frame};
-use crate::world::World;
+use crate::world::{Hook, World};
 
 /// The node's own packets come by the device that is pod A's otherwise; pods have the neighbours of pod B, Services those of the cluster IP.
 fn gated<W: World>(w: &mut W) -> [Net; 2] {
@@ -69,5 +69,26 @@ pub(crate) fn the_address_of_a_pod_that_is_gone_leads_nowhere<W: World>(w: &mut 
                 expect_drop(w, FROM_A, frame(kind, from, gone), DropReason::UnallocatedAddress);
             }
         }
+    }
+}
+
+pub(crate) fn sctp_of_the_node_finds_external_addresses<W: World>(w: &mut W) {
+    for net in gated(w) {
+        w.put_addr(net.other, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, flags: 0, mac: [0; 6] });
+        let (client, front, leaves) = (at(net.node, 40000), at(net.other, 80), (Hook::ToUplink, UPLINK));
+        for (to, there, back) in [(at(net.b, 8080), TO_B, FROM_B), (at(net.remote, 8080), OUT, FROM_UPLINK)] {
+            service(w, front, to);
+            let client = at(client.ip(), client.port() + u16::from(there == OUT));
+            for _ in 0..2 {
+                expect(w, leaves, Kind::Sctp, (client, front), there, (client, to));
+            }
+            expect(w, back, Kind::Sctp, (to, client), HOST, (front, client));
+        }
+        // at the gate it goes on to where the node is a pod
+        expect(w, (Hook::ToPod, POD_A), Kind::Sctp, (client, front), HOST, (client, front));
+        // a hook leads the others on, and nobody serves the next port
+        expect(w, leaves, Kind::Syn, (client, front), HOST, (client, front));
+        expect(w, leaves, Kind::Udp, (client, front), HOST, (client, front));
+        expect(w, leaves, Kind::Sctp, (client, at(net.other, 81)), HOST, (client, at(net.other, 81)));
     }
 }
