@@ -316,13 +316,12 @@ impl NodeTask {
     /// Sees to the node's own way to Services; without the programs' maps it stays as it is.
     fn keep_gate(&mut self, snapshot: &Snapshot, facts: &Facts) -> Result<usize, GateError> {
         let Parts { config, pins, programs, .. } = &self.parts;
-        let present = Gate::find(&snapshot.links);
         if !config.service_proxy {
             self.gate = None;
             return Ok(gate::remove(&mut self.socket, &snapshot.links)?);
         }
         if !self.done.maps {
-            self.gate = present;
+            self.gate = Gate::find(&snapshot.links);
             return Ok(0);
         }
         self.gate = None;

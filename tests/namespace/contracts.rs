@@ -4,7 +4,7 @@
 //! being tried.
 
 mod affinity;
-mod asks;
+pub(crate) mod asks;
 mod before;
 mod choice;
 mod health;

@@ -9,6 +9,7 @@ use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 use ropeway_tests::{view, wait};
 
+use crate::contracts::asks::failed;
 use crate::scene::{Scene, cluster_ip};
 
 /// The networks of Services.
@@ -35,11 +36,6 @@ pub(crate) fn await_open(node: &Node) {
     .unwrap();
 }
 
-fn fails(from: &dyn Place, target: SocketAddr, protocol: Protocol, how: &str) {
-    let report = load::ask_with(from, target, protocol, 1, &["--timeout=300"]).unwrap();
-    assert!(report.ok == 0 && report.errors.get(how) == Some(&1), "{} to {target}: {report:?}", from.label());
-}
-
 #[test]
 fn a_node_without_hooks_reaches_services() {
     let scene = scene(&[0, 1]);
@@ -54,14 +50,14 @@ fn a_node_without_hooks_reaches_services() {
             assert!(report.seen_as.iter().eq([&scene.cluster.nodes[0].address(family)]), "{report:?}");
         }
         // a Service has no other ports, and nobody has its neighbour's address
-        fails(&from, SocketAddr::new(address, 81), Protocol::Tcp, "ECONNREFUSED");
+        failed(&from, SocketAddr::new(address, 81), Protocol::Tcp, "ECONNREFUSED").unwrap();
         let other = match family {
             Family::V4 => "10.96.77.77:80",
             Family::V6 => "[fd00:10:96::7777]:80",
         };
         for from in [&from as &dyn Place, node] {
             let before = view::drops(node, "unallocated_address").unwrap();
-            fails(from, other.parse().unwrap(), Protocol::Tcp, "timeout");
+            failed(from, other.parse().unwrap(), Protocol::Tcp, "timeout").unwrap();
             assert!(view::drops(node, "unallocated_address").unwrap() > before, "{}", from.label());
         }
     }
@@ -93,10 +89,10 @@ fn addresses_of_pods_that_are_gone_lead_nowhere() {
             route.is_ok_and(|route| route.contains("ropeway.out"))
         })
         .unwrap();
-        fails(node, target, Protocol::Tcp, "ECONNREFUSED");
+        failed(node, target, Protocol::Tcp, "ECONNREFUSED").unwrap();
         for from in [&scene.client as &dyn Place, &scene.cluster.nodes[1].space, &scene.backends[0]] {
             let before = view::drops(node, "unallocated_address").unwrap();
-            fails(from, target, Protocol::Tcp, "timeout");
+            failed(from, target, Protocol::Tcp, "timeout").unwrap();
             assert!(view::drops(node, "unallocated_address").unwrap() > before, "{}", from.label());
         }
     }

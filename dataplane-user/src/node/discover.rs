@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dataplane_common::addr::{V4, V6};
+use dataplane_common::addr::{Address as _, V4, V6};
 use dataplane_common::pod::NodeConfig;
 use dataplane_host::netlink::{Address, Hop, Link, NetlinkError, PROTOCOL, Route, Socket};
 use ipnetwork::IpNetwork;
@@ -195,7 +195,10 @@ impl Facts {
     /// What the programs must know of the node.
     #[must_use]
     pub fn node_config(&self, config: &Config, clock: Clock) -> NodeConfig {
-        let mut out = NodeConfig {
+        let (node4, node6) = self.own();
+        NodeConfig {
+            node4,
+            node6,
             snat_port_min: config.snat_ports.first,
             snat_port_max: config.snat_ports.last,
             udp_ticks: clock.ticks(config.udp_timeout),
@@ -205,13 +208,19 @@ impl Facts {
             uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
             mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu.min(self.elsewhere.unwrap_or(u32::MAX)) },
             ..NodeConfig::default()
-        };
+        }
+    }
+
+    /// The node's own address of each family, as the maps have it; unspecified where it has none.
+    #[must_use]
+    pub fn own(&self) -> (V4, V6) {
+        let (mut v4, mut v6) = (V4::UNSPECIFIED, V6::UNSPECIFIED);
         for ip in &self.node_ips {
             match ip {
-                IpAddr::V4(a) => out.node4 = V4::from(*a),
-                IpAddr::V6(a) => out.node6 = V6::from(*a),
+                IpAddr::V4(a) => v4 = V4::from(*a),
+                IpAddr::V6(a) => v6 = V6::from(*a),
             }
         }
-        out
+        (v4, v6)
     }
 }

@@ -6,11 +6,9 @@
 //! with the node's addresses. Answers go back the same way. The node's own blocks are routed there too: a connected socket whose backend on
 //! this node is gone sends on, and the program at the egress of [`OUT`] leads it to another one.
 
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use bytemuck::Zeroable;
-use dataplane_common::addr::{V4, V6};
 use dataplane_common::pod::{POD_SLOTS, Pod, pod_flags};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{
@@ -122,7 +120,7 @@ pub fn keep(
         operations += 1;
         make(socket, &table, links, mtu)?
     };
-    let entry = entry(&facts.node_ips);
+    let entry = entry(facts);
     if table.get(&gate.inner.index)? != Some(entry) {
         table.insert(&gate.inner.index, &entry)?;
         operations += 1;
@@ -182,20 +180,10 @@ fn make(socket: &mut Socket, table: &Table<u32, Pod>, links: &[Link], mtu: u32) 
 }
 
 /// The node as a pod. Its packets go through the queue of its device: past it, the kernel lets none into the namespace that they are in.
-fn entry(node_ips: &[IpAddr]) -> Pod {
-    let mut pod = Pod {
-        mac: MAC,
-        host_mac: MAC,
-        flags: pod_flags::PRESENT | pod_flags::SHAPED | pod_flags::NODE,
-        ..Pod::zeroed()
-    };
-    for ip in node_ips {
-        match ip {
-            IpAddr::V4(a) => pod.addr4 = V4::from(*a),
-            IpAddr::V6(a) => pod.addr6 = V6::from(*a),
-        }
-    }
-    pod
+fn entry(facts: &Facts) -> Pod {
+    let (addr4, addr6) = facts.own();
+    let flags = pod_flags::PRESENT | pod_flags::SHAPED | pod_flags::NODE;
+    Pod { addr4, addr6, mac: MAC, host_mac: MAC, flags, ..Pod::zeroed() }
 }
 
 /// Removes the pair, and with it its routes and programs.
@@ -212,6 +200,8 @@ pub fn remove(socket: &mut Socket, links: &[Link]) -> Result<usize, NetlinkError
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     fn link(name: &str, index: u32, lower: u32) -> Link {
@@ -250,9 +240,10 @@ mod tests {
 
     #[test]
     fn the_node_has_an_address_of_each_family() {
-        let pod = entry(&["192.168.50.11".parse().unwrap(), "fd00:50::11".parse().unwrap()]);
+        let with = |node_ips| entry(&Facts { node_ips, ..Facts::default() });
+        let pod = with(vec!["192.168.50.11".parse().unwrap(), "fd00:50::11".parse().unwrap()]);
         assert_eq!(IpAddr::from(pod.addr4).to_string(), "192.168.50.11");
         assert_eq!(IpAddr::from(pod.addr6).to_string(), "fd00:50::11");
-        assert_eq!(IpAddr::from(entry(&[]).addr4).to_string(), "0.0.0.0");
+        assert_eq!(IpAddr::from(with(vec![]).addr4).to_string(), "0.0.0.0");
     }
 }

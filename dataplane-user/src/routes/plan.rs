@@ -134,7 +134,11 @@ fn way(node: &NodeObject, v6: bool, around: &Surroundings<'_>) -> Result<Way, St
 /// The address of a node by which the tunnel knows it.
 #[must_use]
 pub fn first(node: &NodeObject, v6: bool) -> Option<IpAddr> {
-    node.addresses.iter().copied().find(|a| a.is_ipv6() == v6)
+    of_family(&node.addresses, v6)
+}
+
+fn of_family(addresses: &[IpAddr], v6: bool) -> Option<IpAddr> {
+    addresses.iter().copied().find(|a| a.is_ipv6() == v6)
 }
 
 /// Whose a range is; none overlaps one of another owner.
@@ -186,27 +190,24 @@ impl Plan {
         gate: Option<&Gate<'_>>,
         metric: Option<u32>,
     ) -> BTreeSet<Route> {
-        let metric = metric.unwrap_or(0);
-        let route = |(range, way): (&IpNetwork, &Way)| {
-            let (hop, source) = match *way {
+        let block = |(range, way): (&IpNetwork, &Way)| {
+            let led = match *way {
                 Way::Own => gate.and_then(|gate| gate.hop(*range)).unwrap_or((Hop::Blackhole, None)),
                 Way::Direct { via, index } => (Hop::Gateway { via, index: Some(index), onlink: false }, None),
                 Way::Tunnel { remote, via } => {
                     let index = Some(devices.to(remote)?);
-                    let source = sources.iter().copied().find(|s| s.is_ipv6() == range.is_ipv6());
-                    (Hop::Gateway { via, index, onlink: via.is_ipv4() }, source)
+                    (Hop::Gateway { via, index, onlink: via.is_ipv4() }, of_family(sources, range.is_ipv6()))
                 }
             };
-            Some(Route { metric, source, ..Route::new(*range, hop) })
+            Some((*range, led))
         };
-        let services = gate.into_iter().flat_map(|gate| {
-            let route = |range: &IpNetwork| {
-                let (hop, source) = gate.hop(*range)?;
-                Some(Route { metric, source, ..Route::new(*range, hop) })
-            };
-            gate.services.iter().filter_map(route)
-        });
-        services.chain(self.blocks.iter().filter_map(route)).collect()
+        let services = gate.into_iter().flat_map(|gate| gate.services.iter().map(|range| (*range, gate.hop(*range))));
+        let services = services.filter_map(|(range, led)| Some((range, led?)));
+        let metric = metric.unwrap_or(0);
+        services
+            .chain(self.blocks.iter().filter_map(block))
+            .map(|(range, (hop, source))| Route { metric, source, ..Route::new(range, hop) })
+            .collect()
     }
 }
 
@@ -226,7 +227,7 @@ impl Gate<'_> {
     fn hop(&self, range: IpNetwork) -> Option<(Hop, Option<IpAddr>)> {
         const ROUTERS: [IpAddr; 2] =
             [IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1))];
-        let source = self.node_ips.iter().copied().find(|ip| ip.is_ipv6() == range.is_ipv6())?;
+        let source = of_family(self.node_ips, range.is_ipv6())?;
         let via = ROUTERS[usize::from(range.is_ipv6())];
         Some((Hop::Gateway { via, index: Some(self.index), onlink: via.is_ipv4() }, Some(source)))
     }

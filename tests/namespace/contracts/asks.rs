@@ -61,7 +61,8 @@ pub(super) fn silent(from: &dyn Place, targets: &[Target]) -> Result<()> {
     ways.try_for_each(|(target, protocol)| failed(from, target, protocol, "timeout"))
 }
 
-fn failed(from: &dyn Place, target: SocketAddr, protocol: Protocol, how: &str) -> Result<()> {
+/// One question comes to this end.
+pub(crate) fn failed(from: &dyn Place, target: SocketAddr, protocol: Protocol, how: &str) -> Result<()> {
     let report = load::ask_with(from, target, protocol, 1, &[SILENCE])?;
     let all = report.ok == 0 && report.errors.get(how) == Some(&1);
     ensure!(all, "{} to {target} {protocol:?}, {how} is expected: {report:?}", from.label());

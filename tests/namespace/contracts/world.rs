@@ -16,11 +16,12 @@ use ropeway_tests::process::Process;
 use ropeway_tests::{view, wait};
 use serde_json::{Value, json};
 
+use crate::gate;
+
 /// Where the servers listen.
 pub(super) const TARGET: u16 = 8080;
 /// How agents are started.
-pub(super) const FLAGS: [&str; 2] =
-    ["--service-cidr=10.96.0.0/16,fd00:10:96::/112", "--healthz-bind-address=[::]:10256"];
+pub(super) const FLAGS: [&str; 2] = [gate::RANGES, "--healthz-bind-address=[::]:10256"];
 /// How long a change may take to get into the kernel.
 const SETTLED: Duration = Duration::from_secs(10);
 
