@@ -115,7 +115,7 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     if let Some(traced) = programs.traced.take() {
         trace::start(traced)?;
     }
-    let clock = Clock::measure(&pins)?;
+    let clock = Clock::of_kernel();
     info!(jiffies_per_second = clock.rate, cgroup = %cgroup.display(), predecessor, "programs are ready");
 
     let controller = controller::start(apply::open(&pins)?, clock.rate)?;

@@ -90,7 +90,7 @@ pub enum LoadError {
     /// A hook refused.
     #[error("attaching {program} to {target}: {source}")]
     Attach { program: String, target: String, source: io::Error },
-    /// The kernel's clock can't be measured.
-    #[error("measuring the kernel's clock: {reason}")]
+    /// The packet path's clock can't be read.
+    #[error("reading the kernel's clock: {reason}")]
     Clock { reason: String },
 }

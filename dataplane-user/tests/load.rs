@@ -19,7 +19,7 @@ use dataplane_user::config::UplinkAttach;
 use dataplane_user::load::object::Object;
 use dataplane_user::load::probe::Facts;
 use dataplane_user::load::programs::{self, Programs, Settings};
-use dataplane_user::load::{attach, carry, clock::Clock, grow};
+use dataplane_user::load::{attach, carry, grow};
 use node::{Node, enter, object, run};
 
 const ROOT: &str = "/sys/fs/bpf/ropeway";
@@ -77,8 +77,6 @@ fn an_unchanged_restart_does_nothing() {
     let first = load(false);
     assert!(first.operations > 20, "{}", first.operations);
     assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 13);
-    let clock = Clock::measure(&pins()).unwrap();
-    println!("{} jiffies a second", clock.rate);
     let before = (ids("maps"), ids("programs"), ids("links"));
     assert_eq!((before.0.len(), before.1.len(), before.2.len()), (30, 26, 13));
     assert!(before.2.contains_key("from_uplink-up0") && before.2.contains_key("sock_connect4"));

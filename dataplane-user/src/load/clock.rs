@@ -1,29 +1,17 @@
 //! How long a clock tick of the packet path is.
 //!
-//! Programs count time in jiffies, because reading them is free; how many make a second is a build option of the kernel
-//! that it tells nobody. So a program reads them twice, and the possible rates are few.
-
-use std::time::{Duration, Instant};
+//! Programs count time in jiffies, because reading them is free. How many make a second is a build option of the kernel; it tells
+//! that as the resolution of its coarse clocks, which move once a jiffy (`KTIME_LOW_RES` in kernel/time/posix-timers.c).
 
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use dataplane_common::TICK_SHIFT;
 use dataplane_host::pins::Pins;
+use rustix::time::{ClockId, clock_getres};
 
 use super::LoadError;
 use super::programs::CLOCK;
 
-/// The rates that a kernel can be built with (`CONFIG_HZ`), in jiffies a second.
-const RATES: [u32; 4] = [100, 250, 300, 1000];
-
-/// Long enough to tell 250 from 300 a second with an error of one jiffy at each end.
-const SPAN: Duration = Duration::from_millis(60);
-
-/// A reading that took longer is taken again, so often.
-const SHARP: Duration = Duration::from_millis(1);
-const ATTEMPTS: u32 = 100;
-
-/// The longest sample that is tried.
-const LONGEST_SPAN: Duration = Duration::from_millis(60 * 27);
+const NANOSECONDS: u32 = 1_000_000_000;
 
 /// The kernel's rate of jiffies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +26,10 @@ pub struct Clock {
 /// The clock program can't be run.
 pub fn tick(pins: &Pins) -> Result<u32, LoadError> {
     let program = SchedClassifier::from_pin(pins.program(CLOCK)).map_err(failed)?;
-    Ok(jiffies(&program)? >> TICK_SHIFT)
-}
-
-/// The low 32 bits of jiffies.
-fn jiffies(program: &SchedClassifier) -> Result<u32, LoadError> {
     let packet = [0_u8; 64];
     let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
-    Ok(program.test_run(options).map_err(failed)?.return_value)
+    let jiffies = program.test_run(options).map_err(failed)?.return_value;
+    Ok(jiffies >> TICK_SHIFT)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
@@ -54,53 +38,16 @@ fn failed(e: ProgramError) -> LoadError {
 }
 
 impl Clock {
-    /// Measures the rate with the pinned clock program.
-    ///
-    /// # Errors
-    /// The program can't be run, or the clock runs at none of the known rates.
-    pub fn measure(pins: &Pins) -> Result<Self, LoadError> {
-        let program = SchedClassifier::from_pin(pins.program(CLOCK)).map_err(failed)?;
-        let read = || -> Result<(Instant, u32), LoadError> {
-            let mut attempts = 0;
-            loop {
-                attempts += 1;
-                let before = Instant::now();
-                let jiffies = jiffies(&program)?;
-                // On a busy machine this thread may have been off the processor meanwhile, and nobody knows when it was read.
-                if before.elapsed() < SHARP || attempts == ATTEMPTS {
-                    return Ok((before, jiffies));
-                }
-            }
-        };
-        // A machine that stalls between the two spoils a sample; a longer one then tells more.
-        let mut span = SPAN;
-        loop {
-            let (first, start) = read()?;
-            // The measurement is a length of time: nothing else can be waited for.
-            std::thread::sleep(span);
-            let (last, end) = read()?;
-            match Self::from_sample(end.wrapping_sub(start), last - first) {
-                Err(_) if span < LONGEST_SPAN => span *= 3,
-                outcome => return outcome,
-            }
-        }
+    /// The rate of the running kernel.
+    #[must_use]
+    pub fn of_kernel() -> Self {
+        Self::of_length(u32::try_from(clock_getres(ClockId::MonotonicCoarse).tv_nsec).unwrap_or(u32::MAX))
     }
 
-    /// The rate nearest to `jiffies` in `elapsed`.
-    ///
-    /// # Errors
-    /// There is none near.
-    pub fn from_sample(jiffies: u32, elapsed: Duration) -> Result<Self, LoadError> {
-        let seen = f64::from(jiffies) / elapsed.as_secs_f64();
-        let distance = |rate: &u32| (f64::from(*rate) - seen).abs();
-        let nearest = RATES.into_iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        let slack = 2.5 / elapsed.as_secs_f64();
-        match nearest.filter(|rate| distance(rate) <= slack.max(f64::from(*rate) * 0.05)) {
-            Some(rate) => Ok(Self { rate }),
-            None => Err(LoadError::Clock {
-                reason: format!("{jiffies} jiffies in {elapsed:?} fit none of {RATES:?} a second"),
-            }),
-        }
+    /// The rate whose jiffies are of this length in nanoseconds, which the kernel has rounded.
+    #[must_use]
+    pub const fn of_length(nanoseconds: u32) -> Self {
+        Self { rate: (NANOSECONDS + nanoseconds / 2) / nanoseconds }
     }
 
     /// Seconds in ticks, rounded up: nothing is forgotten too early. At least 1.
@@ -116,19 +63,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_told_apart() {
-        for rate in RATES {
-            for error in [-1, 0, 1] {
-                for ms in [60_u32, 61, 75, 200] {
-                    let jiffies = (rate * ms / 1000).saturating_add_signed(error);
-                    let clock = Clock::from_sample(jiffies, Duration::from_millis(ms.into())).unwrap();
-                    // One jiffy of 250 a second in 60 ms looks like 267, which is still nearer to 250.
-                    assert_eq!(clock.rate, rate, "{jiffies} in {ms} ms");
-                }
-            }
+    fn a_rate_is_what_its_length_says() {
+        for (length, rate) in [(10_000_000, 100), (4_000_000, 250), (3_333_333, 300), (1_000_000, 1000)] {
+            assert_eq!(Clock::of_length(length).rate, rate);
         }
-        assert!(Clock::from_sample(0, SPAN).is_err());
-        assert!(Clock::from_sample(600, Duration::from_secs(1)).is_err());
+        assert!([100, 250, 300, 1000].contains(&Clock::of_kernel().rate), "{:?}", Clock::of_kernel());
     }
 
     #[test]
