@@ -123,7 +123,6 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let service_ranges = controller.service_ranges();
     let publish = publisher(controller);
     let (pools, blocks) = pools(&config, nodes.clone(), Arc::clone(&status));
-    let known = blocks.clone();
     let parts = Parts { config: Arc::clone(&config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
     let mut node = tokio::spawn(node.run(nodes, service_ranges, snapshots.clone(), blocks));
@@ -140,8 +139,8 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let limits = Limits::new(tcp, closing, datagrams);
     tokio::spawn(flows::watch(pins.clone(), limits, Arc::clone(&status)));
     tokio::spawn(flows::loads::watch(pins.clone(), limits, snapshots.clone()));
-    let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), status));
-    let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone(), known);
+    let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), Arc::clone(&status)));
+    let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone(), status);
     tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));
     tokio::spawn(conflist::offer(Arc::clone(&config), snapshots.clone()));
     tokio::spawn(service_health::run(snapshots.clone(), notices, config.node_name.clone()));
@@ -232,30 +231,18 @@ fn report_ready(s: &Snapshot) {
     info!(services, slices, operations = s.operations.total(), ?took, "ready");
 }
 
-/// Whether everything is known that a new agent must know before the next one is replaced. `blocks`: in pool mode.
-fn is_ready(snapshot: &Snapshot, blocks: Option<&Blocks>) -> bool {
-    snapshot.synced && blocks.is_none_or(|blocks| blocks.in_sync)
-}
-
 fn metrics_handler(
     config: &Config,
     metrics: Arc<Metrics>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    blocks: Option<watch::Receiver<Arc<Blocks>>>,
+    status: Arc<NodeStatus>,
 ) -> Handler {
-    let is_ready = {
-        let snapshots = snapshots.clone();
-        move || {
-            let blocks = blocks.as_ref().map(|blocks| Arc::clone(&blocks.borrow()));
-            is_ready(&snapshots.borrow(), blocks.as_deref())
-        }
-    };
     let configz = serde_json::json!({ "ropeway.config": config }).to_string();
     Arc::new(move |path| match path {
         "/metrics" => Answer { kind: metrics::CONTENT_TYPE, ..Answer::text(metrics.render()) },
         "/healthz" | "/livez" => health_answer(path, &metrics, &snapshots),
-        "/readyz" if is_ready() => Answer::text("ok\n".into()),
-        "/readyz" => Answer { status: hyper::StatusCode::SERVICE_UNAVAILABLE, ..Answer::text("not in sync\n".into()) },
+        "/readyz" if status.is_in_order() => Answer::text("ok\n".into()),
+        "/readyz" => Answer { status: hyper::StatusCode::SERVICE_UNAVAILABLE, ..Answer::text("not in order\n".into()) },
         "/proxyMode" => Answer::text("ropeway".into()),
         "/configz" => Answer::json(hyper::StatusCode::OK, configz.clone()),
         _ => Answer::not_found(),
@@ -275,17 +262,4 @@ fn health_answer(path: &str, metrics: &Metrics, snapshots: &watch::Receiver<Arc<
     let answer = health::answer(&snapshot, Now::get(), livez);
     metrics.asked(livez, answer.status.as_u16());
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pools_are_waited_for_where_there_are_any() {
-        let [known, unknown] = [true, false].map(|in_sync| Blocks { in_sync, ..Blocks::default() });
-        let [synced, not] = [true, false].map(|synced| Snapshot { synced, ..Snapshot::default() });
-        assert!(is_ready(&synced, None) && is_ready(&synced, Some(&known)));
-        assert!(!is_ready(&synced, Some(&unknown)) && !is_ready(&not, Some(&known)) && !is_ready(&not, None));
-    }
 }

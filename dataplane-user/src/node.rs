@@ -310,7 +310,13 @@ impl NodeTask {
             self.context = Some(context);
         }
         self.last = Some(facts);
-        failed.map_or(Ok(()), Err)
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        if self.done == Done::ALL && blocks_known {
+            self.status.set_in_order();
+        }
+        Ok(())
     }
 
     /// Sees to the node's own way to Services; without the programs' maps it stays as it is.

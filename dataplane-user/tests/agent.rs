@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dataplane_common::addr::{Prefix, V4};
 use dataplane_common::pod::{Net, NodeConfig, net_flags, node_features};
@@ -131,6 +131,19 @@ fn a_service_is_reached_with_and_without_the_agent() {
     reached("10.96.0.10:80");
     std::fs::remove_file(node.state.path().join("manifests/slices.yaml")).unwrap();
     until("the endpoint goes", || connect("10.96.0.10:80").is_err().then_some(()));
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
+fn ready_is_when_the_node_is_in_order() {
+    let Some(node) = furnished("ready_is_when_the_node_is_in_order") else { return };
+    let _agent = Agent::start(&node, &["--service-cidr=10.96.0.0/16"]);
+    let end = Instant::now() + Duration::from_secs(10);
+    while get(10249, "/readyz").is_none_or(|(code, _)| code != 200) {
+        assert!(Instant::now() < end, "not ready within ten seconds");
+    }
+    let route = run("ip -oneline route get 10.96.0.11");
+    assert!(route.contains("ropeway.out"), "{route}");
 }
 
 #[test]

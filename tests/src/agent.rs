@@ -16,9 +16,6 @@ pub const HEALTH: &str = "127.0.0.1:10256";
 /// Where the agent's metrics are.
 pub const METRICS: &str = "127.0.0.1:10249";
 
-/// Whether the maps have been complete once.
-const SYNCED: &str = "ropeway_synced ";
-
 /// Where an agent has its objects from.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
@@ -63,13 +60,10 @@ impl Agent {
             if let Some(status) = self.process.ended()? {
                 return Ok(Some(Err(status)));
             }
-            // It is healthy as soon as it runs, so as not to be restarted: ready is when the plugin can work and the first
-            // objects are in the kernel.
             load::fetch(&self.space, address(HEALTH)?, "/healthz")?;
+            load::fetch(&self.space, address(METRICS)?, "/readyz")?;
             let for_plugin = self.space.path("/var/lib/ropeway/node.json");
             ensure!(for_plugin.exists(), "/var/lib/ropeway/node.json is not there");
-            let metrics = self.metrics()?;
-            ensure!(metrics.lines().any(|line| line.strip_prefix(SYNCED) == Some("1")), "nothing is applied yet");
             Ok(Some(Ok(())))
         });
         match outcome {

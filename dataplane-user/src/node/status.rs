@@ -1,6 +1,6 @@
 //! What the node's task tells the rest of the agent: counts and flags that are read at any time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::flows::Census;
@@ -8,6 +8,7 @@ use crate::flows::Census;
 /// Shared with the HTTP servers.
 #[derive(Debug, Default)]
 pub struct NodeStatus {
+    in_order: AtomicBool,
     operations: AtomicU64,
     repairs: AtomicU64,
     failures: AtomicU64,
@@ -20,6 +21,17 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
+    /// Notes that everything was known and done.
+    pub fn set_in_order(&self) {
+        self.in_order.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether everything was known and done once: Services in the maps, programs, routes, the plugin's settings.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.in_order.load(Ordering::Relaxed)
+    }
+
     /// Counts changes of kernel objects; `repair` when somebody else had changed them.
     pub fn operations(&self, count: usize, repair: bool) {
         self.operations.fetch_add(count as u64, Ordering::Relaxed);

@@ -122,13 +122,14 @@ impl Agent {
         Self { child, log }
     }
 
-    /// Waits until the maps are complete.
+    /// Waits until the maps are complete and the node is in order.
     pub(crate) fn ready(mut self) -> Self {
         until("the agent is ready", || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the agent ended with {status}:\n{}", self.log());
             }
-            get(10256, "/healthz").filter(|(code, _)| *code == 200)
+            let well = |port, path| get(port, path).filter(|(code, _)| *code == 200);
+            well(10256, "/healthz").and(well(10249, "/readyz"))
         });
         self
     }
