@@ -11,3 +11,4 @@ pub mod pins;
 pub mod pools;
 pub mod store;
 pub mod sys;
+pub mod verifier;

@@ -14,6 +14,7 @@ use dataplane_common::verdict::STEP_PROGRAMS;
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
+use dataplane_host::verifier::despite_signals;
 use tracing::{debug, info, warn};
 
 use super::object::Object;
@@ -195,9 +196,9 @@ pub(super) fn load_object(pins: &Pins, object: &Object, settings: &Settings<'_>)
 /// Has the kernel's verifier judge a program.
 fn verify(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
     let loaded = match ebpf.program_mut(name) {
-        Some(Program::SchedClassifier(p)) => p.load(),
-        Some(Program::CgroupSockAddr(p)) => p.load(),
-        Some(Program::CgroupSock(p)) => p.load(),
+        Some(Program::SchedClassifier(p)) => despite_signals(|| p.load()),
+        Some(Program::CgroupSockAddr(p)) => despite_signals(|| p.load()),
+        Some(Program::CgroupSock(p)) => despite_signals(|| p.load()),
         _ => return Err(no_program(name)),
     };
     loaded.map_err(|source| LoadError::Program { program: name.into(), source: Box::new(source) })

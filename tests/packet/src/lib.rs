@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use bytemuck::Pod;
 use dataplane_common::verdict::STEP_PROGRAMS;
 use dataplane_host::map::Table;
+use dataplane_host::verifier::despite_signals;
 
 /// Where `cargo xtask build` leaves an object: `ropeway`, or `bench` with the programs of the benchmark.
 #[must_use]
@@ -31,7 +32,7 @@ pub fn load(name: &str) -> Result<Ebpf> {
     let steps: Table<u32, u32> = table(&ebpf, "steps")?;
     for (index, program) in STEP_PROGRAMS {
         let step: &mut SchedClassifier = ebpf.program_mut(program).with_context(|| program.to_owned())?.try_into()?;
-        step.load()?;
+        despite_signals(|| step.load())?;
         steps.insert(&index, &step.fd()?.as_fd().as_raw_fd().cast_unsigned())?;
     }
     Ok(ebpf)

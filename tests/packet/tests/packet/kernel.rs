@@ -16,6 +16,7 @@ use dataplane_common::service::{
     Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SourceRange,
 };
 use dataplane_host::map::Table;
+use dataplane_host::verifier::despite_signals;
 
 use crate::scenarios::DEVICES;
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
@@ -93,7 +94,7 @@ impl Kernel {
     fn new() -> Self {
         let mut ebpf = packet_tests::load("ropeway").unwrap();
         for name in ["from_pod", "to_pod", "from_uplink", "to_uplink"] {
-            program(&mut ebpf, name).load().unwrap();
+            despite_signals(|| program(&mut ebpf, name).load()).unwrap();
         }
         Self {
             v4: Maps::open(&ebpf, 4),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use aya::programs::{Program, ProgramError, ProgramInfo};
-
+use dataplane_host::verifier::despite_signals;
 use nix::time::{ClockId, clock_gettime};
 
 use crate::stack::depths;
@@ -33,7 +33,7 @@ fn load_program(program: &mut Program) -> Result<(Duration, ProgramInfo), Progra
             // the steps are loaded already
             let _ = $p.unload();
             let start = cpu_time();
-            $p.load()?;
+            despite_signals(|| $p.load())?;
             let result = (cpu_time() - start, $p.info()?);
             $p.unload()?;
             Ok(result)
