@@ -1,8 +1,11 @@
-//! The door to bpf(2) and mmap(2): the calls that the libraries lack, each wrapped so that no caller needs `unsafe`.
+//! The door to bpf(2), mmap(2) and the allocator: the calls that the libraries lack, each wrapped so that no caller needs `unsafe`.
 //!
 //! Layouts are prefixes of `union bpf_attr` (include/uapi/linux/bpf.h); fields that an older kernel does not know are
 //! left out by passing the size of the prefix.
 #![allow(unsafe_code, reason = "this is the door; see the module's doc")]
+
+pub mod heap;
+mod made;
 
 use std::ffi::CString;
 use std::io;
@@ -14,12 +17,14 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
 use bytemuck::{Pod, Zeroable};
+pub use made::{create_map, return_program};
 
 mod cmd {
     pub(super) const MAP_CREATE: libc::c_int = 0;
     pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
     pub(super) const MAP_UPDATE_ELEM: libc::c_int = 2;
     pub(super) const MAP_DELETE_ELEM: libc::c_int = 3;
+    pub(super) const PROG_LOAD: libc::c_int = 5;
     pub(super) const OBJ_PIN: libc::c_int = 6;
     pub(super) const OBJ_GET: libc::c_int = 7;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -365,37 +370,6 @@ pub(crate) fn lookup_batch(
     Ok((attr.count as usize, last))
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct CreateAttr {
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
-    inner_map_fd: u32,
-    numa_node: u32,
-    name: [u8; 16],
-}
-
-/// Makes an unpinned map without BTF, for tests and benchmarks.
-///
-/// # Errors
-/// Those of `BPF_MAP_CREATE`.
-pub fn create_map(
-    map_type: u32,
-    key_size: u32,
-    value_size: u32,
-    max_entries: u32,
-    map_flags: u32,
-) -> io::Result<OwnedFd> {
-    let mut name = [0; 16];
-    name[..7].copy_from_slice(b"ropeway");
-    let mut attr =
-        CreateAttr { map_type, key_size, value_size, max_entries, map_flags, inner_map_fd: 0, numa_node: 0, name };
-    bpf(cmd::MAP_CREATE, &mut attr).map(owned)
-}
-
 /// The memory of a mmap-able array, shared with the programs that read it while we write.
 #[derive(Debug)]
 pub struct SharedWords {
@@ -453,47 +427,4 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: the option is a u64, and the length given is that of `cookie`, which lives across the call.
     let r = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut cookie).cast(), &raw mut length) };
     if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct ProgLoadAttr {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    name: [u8; 16],
-}
-
-/// Loads a classifier that returns `verdict` and does nothing else, for tests and benchmarks.
-///
-/// # Errors
-/// Those of `BPF_PROG_LOAD`.
-pub fn return_program(name: &str, verdict: i32) -> io::Result<OwnedFd> {
-    const PROG_LOAD: libc::c_int = 5;
-    const SCHED_CLS: u32 = 3;
-    // r0 = verdict; exit
-    let instructions = [0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95];
-    let mut full_name = [0; 16];
-    for (to, from) in full_name.iter_mut().zip(name.bytes().take(15)) {
-        *to = from;
-    }
-    let mut attr = ProgLoadAttr {
-        prog_type: SCHED_CLS,
-        insn_cnt: 2,
-        insns: instructions.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log_buf: 0,
-        kern_version: 0,
-        prog_flags: 0,
-        name: full_name,
-    };
-    bpf(PROG_LOAD, &mut attr).map(owned)
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_host::pins::Pins;
+use dataplane_host::sys::heap;
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -110,6 +111,7 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let settings = Settings { trace: config.trace, fixed: &sizes.fixed, growing: &growing };
     let mut programs = programs::load(&pins, &object, &settings)?;
     drop(object);
+    heap::trim();
     let status = Arc::new(NodeStatus::default());
     status.operations(programs.operations, false);
     if let Some(traced) = programs.traced.take() {

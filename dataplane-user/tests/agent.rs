@@ -148,6 +148,20 @@ fn ready_is_when_the_node_is_in_order() {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
+fn loading_programs_leaves_no_memory() {
+    let Some(node) = furnished("loading_programs_leaves_no_memory") else { return };
+    let memory = || {
+        let agent = Agent::start(&node, &[]).ready();
+        let memory = agent.memory();
+        agent.terminate();
+        memory
+    };
+    let (loading, finding) = (memory(), memory());
+    assert!(loading < finding + (4 << 10), "{loading} KiB after loading, {finding} KiB where they were loaded");
+}
+
+#[test]
+#[ignore = "needs root and the eBPF object"]
 fn another_abi_takes_over_without_a_lost_connection() {
     let Some(node) = furnished("another_abi_takes_over_without_a_lost_connection") else { return };
     serve("192.168.50.11:8080");
