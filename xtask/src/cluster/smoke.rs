@@ -54,6 +54,12 @@ impl Smoke<'_> {
         let [web4, web6] = self.cluster_ips()?;
         let port = self.get("service", "web", "{.spec.ports[0].nodePort}")?;
         let name = format!("web.{NAMESPACE}.svc.{DOMAIN}");
+        if self.shape.proxy != Proxy::Ropeway {
+            // It writes once a second at most, and tells nobody when. What it never writes, the checks name.
+            for ((client, _), web) in clients.iter().flat_map(|c| [(c, web4.clone()), (c, format!("[{web6}]"))]) {
+                let _ = wait_for("kube-proxy's rules", 10, || self.ten(client, &format!("{web}:80")));
+            }
+        }
         for (client, node) in &clients {
             self.check(&format!("{node}: cluster IP {web4} from a pod"), |s| s.fetch(client, &format!("{web4}:80")));
             self.check(&format!("{node}: cluster IP {web6} from a pod"), |s| s.fetch(client, &format!("[{web6}]:80")));
