@@ -5,6 +5,8 @@
 //! something changes: a Node object, a device, an address, a route. What others own it never touches; see [`crate::routes`]
 //! and [`crate::load`] for what is ours.
 
+mod done;
+
 pub mod discover;
 pub mod file;
 pub mod gate;
@@ -45,6 +47,7 @@ use crate::routes::{self, Plan};
 use crate::source::{NodeObject, SourceKind};
 use crate::tunnel::TunnelError;
 use discover::{Facts, Snapshot};
+use done::Done;
 use file::{NodeFile, NodeFileError};
 use gate::{Gate, GateError};
 use networks::Networks;
@@ -102,21 +105,6 @@ pub struct Parts {
     pub cgroup: PathBuf,
     /// Programs of another ABI are attached: ours take their place only when the maps are filled.
     pub predecessor: bool,
-}
-
-/// How far the controller is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Done {
-    /// All Nodes are known: a missing one is gone.
-    nodes: bool,
-    /// The maps hold what they must before programs may take the place of another version's.
-    maps: bool,
-    /// All Services were applied once.
-    services: bool,
-}
-
-impl Done {
-    const ALL: Self = Self { nodes: true, maps: true, services: true };
 }
 
 /// Told of the node's context, at first and whenever it changes.
@@ -273,8 +261,8 @@ impl NodeTask {
         if changed {
             report(&facts);
         }
-        let blocks_known = self.blocks.as_ref().is_none_or(|blocks| blocks.in_sync);
-        let plan = (self.done.nodes && blocks_known).then(|| Reach::plan(&config, &facts, &self.nodes));
+        let ranges = self.done.knows_ranges(self.blocks.as_deref());
+        let plan = ranges.then(|| Reach::plan(&config, &facts, &self.nodes));
         let (mut operations, mut failed) = (0, None::<NodeError>);
         if let Some(plan) = &plan {
             let known = Known { config: &config, facts: &facts, snapshot: &snapshot, own };
@@ -313,7 +301,7 @@ impl NodeTask {
         if let Some(e) = failed {
             return Err(e);
         }
-        if self.done == Done::ALL && blocks_known {
+        if self.done.knows_all(self.blocks.as_deref()) {
             self.status.set_in_order();
         }
         Ok(())

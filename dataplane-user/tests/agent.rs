@@ -139,6 +139,7 @@ fn ready_is_when_the_node_is_in_order() {
     let Some(node) = furnished("ready_is_when_the_node_is_in_order") else { return };
     let _agent = Agent::start(&node, &["--service-cidr=10.96.0.0/16"]);
     let end = Instant::now() + Duration::from_secs(10);
+    // without a pause: what is true some milliseconds after the first answer is no answer
     while get(10249, "/readyz").is_none_or(|(code, _)| code != 200) {
         assert!(Instant::now() < end, "not ready within ten seconds");
     }
