@@ -77,7 +77,8 @@ impl Planner<'_> {
             }
             let possible = of_pool().filter(|(_, block)| {
                 let Sharing { lent, asked } = &block.sharing;
-                block.node != me && nodes.contains(block.node.as_str()) && asked.is_none() && lent.len() < MOST_PARTS
+                let living = block.node != me && nodes.contains(block.node.as_str());
+                living && asked.is_none() && lent.len() < MOST_PARTS && !block.kept().is_empty()
             });
             let rank = |name: &str| fnv64(format!("{name}\0{me}").as_bytes());
             let rested = |name: &str| memory.tried.get(name).is_none_or(|(_, since)| now >= *since + patience.again);
