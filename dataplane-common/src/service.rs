@@ -168,7 +168,9 @@ pub mod backend_state {
     pub const REMOTE: u8 = 128;
     /// Listed by an `EndpointSlice`, whatever its condition: set as long as the id is in use.
     pub const LISTED: u8 = 64;
-    /// Any of these: what it has gone on being sent by other protocols than TCP.
+    /// Any of these: takes new connections.
+    pub const GIVEN: u8 = INTERNAL | EXTERNAL;
+    /// Any of these: what it has goes on being sent by other protocols than TCP.
     pub const USED: u8 = INTERNAL | EXTERNAL | SERVING;
 }
 

@@ -5,10 +5,18 @@ use crate::packet::Node;
 use crate::parse::{FIN, Layer4, Parsed, RST};
 use crate::service::backend_state;
 
+/// Ticks ([`crate::TICK_SHIFT`]) after a datagram during which another one may belong to the same question: at least a second.
+const QUESTION: u32 = 2;
+
+/// Ticks that may pass between datagrams of one conversation. Clients that have one are rarely silent for longer (consent to receive media is asked for
+/// every five seconds, RFC 7675, section 5.1).
+const CONVERSATION: u32 = 8;
+
 /// Whether the flow still speaks for this packet.
 ///
 /// It does not when it has idled too long, when its backend has ended (UDP and others at once; TCP goes on, its backend knows it),
-/// and when the packet opens a new connection that its backend would not be given now.
+/// and when the packet opens a new connection that its backend would not be given now. With UDP nothing says so; but a client that has only asked
+/// something (DNS), and now asks from the same port again, has no reason to wait for a backend that is about to end.
 #[inline(always)]
 pub fn is_current<A, T: Node>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, tables: &T) -> bool {
     let Some(config) = tables.config() else { return false };
@@ -30,20 +38,29 @@ pub fn is_current<A, T: Node>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, tabl
             || tables.pod(flow.oif).is_some_and(|pod| pod.netns_cookie as u32 == flow.generation);
     }
     let Some(backend) = tables.backend(flow.backend) else { return false };
-    let taken = if !tcp {
-        backend_state::USED
-    } else if flow.flags & flow_flags::EXTERNAL != 0 {
-        backend_state::EXTERNAL
+    let taken = if tcp {
+        if flow.flags & flow_flags::EXTERNAL != 0 { backend_state::EXTERNAL } else { backend_state::INTERNAL }
+    } else if is_question(flow, packet, now) {
+        backend_state::GIVEN
     } else {
-        backend_state::INTERNAL
+        backend_state::USED
     };
     backend.generation == flow.generation && backend.state & taken != 0
+}
+
+/// Whether a datagram asks something that has nothing to do with what was sent before it, as far as can be seen.
+#[inline(always)]
+fn is_question<A>(flow: &Flow<A>, packet: &Parsed<A>, now: u32) -> bool {
+    matches!(packet.layer4, Layer4::Udp)
+        && flow.state == flow_state::NEW
+        && now.wrapping_sub(flow.last_seen) >= QUESTION
 }
 
 /// Records the packet. Fields are written only when they change, so that the cache line stays shared.
 #[inline(always)]
 pub fn touch<A>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32) {
-    if flow.last_seen != now {
+    let pause = now.wrapping_sub(flow.last_seen);
+    if pause != 0 {
         flow.last_seen = now;
     }
     let state = if packet.tcp_flags & RST != 0 {
@@ -52,17 +69,19 @@ pub fn touch<A>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32) {
         flow_state::CLOSING
     } else if packet.is_syn() {
         flow_state::NEW
+    } else if flow.state != flow_state::NEW || is_no_conversation(packet, pause) {
+        return;
     } else {
-        return establish(flow);
+        flow_state::ESTABLISHED
     };
     if flow.state != state {
         flow.state = state;
     }
 }
 
+/// Whether a datagram comes so shortly after the last one that both ask the same (a resolver asks for two families at once), or so long after it that
+/// it is about something else.
 #[inline(always)]
-fn establish<A>(flow: &mut Flow<A>) {
-    if flow.state == flow_state::NEW {
-        flow.state = flow_state::ESTABLISHED;
-    }
+fn is_no_conversation<A>(packet: &Parsed<A>, pause: u32) -> bool {
+    matches!(packet.layer4, Layer4::Udp) && (pause == 0 || pause > CONVERSATION)
 }

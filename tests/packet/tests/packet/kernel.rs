@@ -68,6 +68,11 @@ where
         self.source_ranges.insert(&Prefix { len: 32 + len, data }, &1).unwrap();
     }
 
+    fn age_flow(&self, key: &FlowKey<A>, ticks: u32) {
+        let flow = self.flows.get(key).unwrap().unwrap();
+        self.flows.insert(key, &Flow { last_seen: flow.last_seen.wrapping_sub(ticks), ..flow }).unwrap();
+    }
+
     fn put_host_port(&self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32) {
         let FrontendKey { addr, port, proto, pad } = key;
         let value = HostPort { addr: octets(to.ip()), port: to.port(), pad: 0, ifindex };
@@ -184,6 +189,13 @@ impl World for Kernel {
             self.v4.flows.get(&flow_key(from, to, proto)).unwrap().map(view)
         } else {
             self.v6.flows.get(&flow_key(from, to, proto)).unwrap().map(view)
+        }
+    }
+    fn age_flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8, ticks: u32) {
+        if from.is_ipv4() {
+            self.v4.age_flow(&flow_key(from, to, proto), ticks);
+        } else {
+            self.v6.age_flow(&flow_key(from, to, proto), ticks);
         }
     }
     fn drops(&mut self, reason: DropReason) -> u64 {

@@ -66,6 +66,7 @@ both! {
     midflow_to_a_node_port_is_the_hosts;
     affinity_keeps_a_client_on_its_backend;
     udp_flow_leaves_a_backend_that_ended;
+    a_question_by_udp_is_not_for_a_terminating_backend;
     tcp_flow_stays_with_a_terminating_backend;
     a_direct_connection_is_not_translated_by_an_old_flow;
     fragments_follow_their_first_one;

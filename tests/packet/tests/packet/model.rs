@@ -412,6 +412,14 @@ impl World for Model {
             self.flows6.get(&flow_key(from, to, proto)).copied().map(view)
         }
     }
+    fn age_flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8, ticks: u32) {
+        let last_seen = if from.is_ipv4() {
+            &mut self.flows4.get_mut(&flow_key(from, to, proto)).unwrap().last_seen
+        } else {
+            &mut self.flows6.get_mut(&flow_key(from, to, proto)).unwrap().last_seen
+        };
+        *last_seen = last_seen.wrapping_sub(ticks);
+    }
     fn drops(&mut self, reason: DropReason) -> u64 {
         self.drops.get(&(reason as u32)).copied().unwrap_or(0)
     }

@@ -2,6 +2,7 @@
 
 mod beyond;
 mod counting;
+mod ending;
 mod gate;
 mod left;
 mod odd;
@@ -22,6 +23,7 @@ use crate::world::{Action, Hook, World, octets};
 
 pub(crate) use beyond::*;
 pub(crate) use counting::*;
+pub(crate) use ending::*;
 pub(crate) use gate::*;
 pub(crate) use odd::*;
 pub(crate) use refused::*;
@@ -434,35 +436,6 @@ pub(crate) fn affinity_keeps_a_client_on_its_backend<W: World>(w: &mut W) {
         let second = pick(w, 41000, Kind::Syn);
         assert_ne!(second, first);
         assert_eq!(pick(w, 41001, Kind::Syn), second);
-    }
-}
-
-pub(crate) fn udp_flow_leaves_a_backend_that_ended<W: World>(w: &mut W) {
-    for net in node(w) {
-        let (vip, old, new) = (at(net.vip, 53), at(net.remote, 53), at(net.b, 53));
-        let client = at(net.a, 40000);
-        service(w, vip, old);
-        expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
-        let id = if net.vip.is_ipv4() { 1 } else { 2 };
-        w.put_backend(id, backend(new, BOTH_SETS, 2));
-        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, new));
-        expect(w, FROM_B, Kind::Udp, (new, client), TO_A, (vip, client));
-    }
-}
-
-pub(crate) fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
-    for net in node(w) {
-        let (vip, old, new) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80));
-        let client = at(net.a, 40000);
-        service(w, vip, old);
-        expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
-        let (id, other) = if net.vip.is_ipv4() { (1, 11) } else { (2, 12) };
-        w.put_backend(id, backend(old, backend_state::SERVING | backend_state::TERMINATING, 1));
-        w.put_backend(other, backend(new, BOTH_SETS, 1));
-        w.put_slot(id, other);
-        expect(w, FROM_A, Kind::Ack, (client, vip), OUT, (client, old));
-        // the same ports for a new connection: it goes where new connections go
-        expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
     }
 }
 

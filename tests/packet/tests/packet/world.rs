@@ -53,6 +53,8 @@ pub(crate) trait World {
     fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32);
     fn put_host_port(&mut self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32);
     fn flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) -> Option<FlowView>;
+    /// Lets a flow have been idle for so many ticks more.
+    fn age_flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8, ticks: u32);
     fn drops(&mut self, reason: DropReason) -> u64;
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action;
     /// Where the last packet was redirected to, where that can be known.
