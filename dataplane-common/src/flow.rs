@@ -79,9 +79,9 @@ impl<A: Address> Flow<A> {
 
 /// [`Flow::state`]: what this direction has shown.
 pub mod flow_state {
-    /// First packet only; UDP: a question, as far as can be seen.
+    /// First packet only. UDP: questions, as far as can be seen. Others: always.
     pub const NEW: u8 = 0;
-    /// More than the first packet; UDP: datagrams with pauses of seconds between them, and no longer ones.
+    /// TCP: more than the first packet. UDP: datagrams some seconds apart.
     pub const ESTABLISHED: u8 = 1;
     /// TCP: a FIN.
     pub const CLOSING: u8 = 2;

@@ -63,25 +63,16 @@ pub fn touch<A>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32) {
     if pause != 0 {
         flow.last_seen = now;
     }
-    let state = if packet.tcp_flags & RST != 0 {
-        flow_state::RESET
-    } else if packet.tcp_flags & FIN != 0 {
-        flow_state::CLOSING
-    } else if packet.is_syn() {
-        flow_state::NEW
-    } else if flow.state != flow_state::NEW || is_no_conversation(packet, pause) {
-        return;
-    } else {
-        flow_state::ESTABLISHED
+    let state = match packet.layer4 {
+        Layer4::Tcp if packet.tcp_flags & RST != 0 => flow_state::RESET,
+        Layer4::Tcp if packet.tcp_flags & FIN != 0 => flow_state::CLOSING,
+        Layer4::Tcp if packet.is_syn() => flow_state::NEW,
+        Layer4::Tcp if flow.state == flow_state::NEW => flow_state::ESTABLISHED,
+        // neither so soon that both ask the same (a resolver asks for two families at once), nor so late that it is about something else
+        Layer4::Udp if pause != 0 && pause <= CONVERSATION => flow_state::ESTABLISHED,
+        _ => return,
     };
     if flow.state != state {
         flow.state = state;
     }
-}
-
-/// Whether a datagram comes so shortly after the last one that both ask the same (a resolver asks for two families at once), or so long after it that
-/// it is about something else.
-#[inline(always)]
-fn is_no_conversation<A>(packet: &Parsed<A>, pause: u32) -> bool {
-    matches!(packet.layer4, Layer4::Udp) && (pause == 0 || pause > CONVERSATION)
 }
