@@ -47,7 +47,7 @@ where
         && flow.iif == origin.iif(ifindex)
         && is_current(flow, &parsed, now, tables)
     {
-        touch(flow, &parsed, now);
+        touch(flow, &parsed, now, tables);
         return forward::<true, _, _, _>(packet, tables, &parsed, flow);
     }
     // what opens a connection often asks for a frontend; anything else first shows what its address is
@@ -362,7 +362,7 @@ where
         && flow.flags & flow_flags::REPLY != 0
         && is_current(flow, &parsed, now, tables)
     {
-        touch(flow, &parsed, now);
+        touch(flow, &parsed, now, tables);
         if translate::<false, _, _>(packet, &parsed, flow, false).is_none() {
             return Verdict::drop(DropReason::Rewrite);
         }

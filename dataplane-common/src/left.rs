@@ -59,7 +59,7 @@ where
         && flow.iif == 0
         && is_current(flow, &parsed, now, tables)
     {
-        touch(flow, &parsed, now);
+        touch(flow, &parsed, now, tables);
         return forward::<false, _, _, _>(packet, tables, &parsed, flow);
     }
     let mut end = End::EMPTY;

@@ -113,8 +113,10 @@ pub struct NodeConfig {
     pub mtu: u32,
     /// The MTU of the tunnel device, bytes; 0: there is none.
     pub tunnel_mtu: u32,
-    /// Zero.
-    pub pad: u32,
+    /// A datagram that comes so many clock ticks after the last one of its flow, or later, asks something else.
+    pub question_ticks: u16,
+    /// Datagrams with at most so many clock ticks between them, though not in the same tick, are a conversation.
+    pub conversation_ticks: u16,
     /// The kernel's cookie of the node's own network namespace: whose loopback addresses are the node's.
     pub netns_cookie: u64,
 }

@@ -5,13 +5,6 @@ use crate::packet::Node;
 use crate::parse::{FIN, Layer4, Parsed, RST};
 use crate::service::backend_state;
 
-/// Ticks ([`crate::TICK_SHIFT`]) after a datagram during which another one may belong to the same question: at least a second.
-const QUESTION: u32 = 2;
-
-/// Ticks that may pass between datagrams of one conversation. Clients that have one are rarely silent for longer (consent to receive media is asked for
-/// every five seconds, RFC 7675, section 5.1).
-const CONVERSATION: u32 = 8;
-
 /// Whether the flow still speaks for this packet.
 ///
 /// It does not when it has idled too long, when its backend has ended (UDP and others at once; TCP goes on, its backend knows it),
@@ -40,7 +33,7 @@ pub fn is_current<A, T: Node>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, tabl
     let Some(backend) = tables.backend(flow.backend) else { return false };
     let taken = if tcp {
         if flow.flags & flow_flags::EXTERNAL != 0 { backend_state::EXTERNAL } else { backend_state::INTERNAL }
-    } else if is_question(flow, packet, now) {
+    } else if is_question(flow, packet, now, config.question_ticks) {
         backend_state::GIVEN
     } else {
         backend_state::USED
@@ -50,15 +43,15 @@ pub fn is_current<A, T: Node>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, tabl
 
 /// Whether a datagram asks something that has nothing to do with what was sent before it, as far as can be seen.
 #[inline(always)]
-fn is_question<A>(flow: &Flow<A>, packet: &Parsed<A>, now: u32) -> bool {
+fn is_question<A>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, pause: u16) -> bool {
     matches!(packet.layer4, Layer4::Udp)
         && flow.state == flow_state::NEW
-        && now.wrapping_sub(flow.last_seen) >= QUESTION
+        && now.wrapping_sub(flow.last_seen) >= pause as u32
 }
 
 /// Records the packet. Fields are written only when they change, so that the cache line stays shared.
 #[inline(always)]
-pub fn touch<A>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32) {
+pub fn touch<A, T: Node>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32, tables: &T) {
     let pause = now.wrapping_sub(flow.last_seen);
     if pause != 0 {
         flow.last_seen = now;
@@ -69,7 +62,9 @@ pub fn touch<A>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32) {
         Layer4::Tcp if packet.is_syn() => flow_state::NEW,
         Layer4::Tcp if flow.state == flow_state::NEW => flow_state::ESTABLISHED,
         // neither so soon that both ask the same (a resolver asks for two families at once), nor so late that it is about something else
-        Layer4::Udp if pause != 0 && pause <= CONVERSATION => flow_state::ESTABLISHED,
+        Layer4::Udp if pause != 0 && tables.config().is_some_and(|c| pause <= c.conversation_ticks as u32) => {
+            flow_state::ESTABLISHED
+        }
         _ => return,
     };
     if flow.state != state {

@@ -17,6 +17,13 @@ use crate::source::NodeObject;
 /// Index of the loopback device in every network namespace.
 const LOOPBACK: u32 = 1;
 
+/// A client that has only asked something by datagrams, and was silent for so many seconds, asks something else now.
+const QUESTION: u32 = 1;
+
+/// One whose datagrams come with pauses of at most so many seconds has a conversation. Consent to receive media, for one, is asked for every five
+/// seconds (RFC 7675, section 5.1).
+const CONVERSATION: u32 = 8;
+
 /// The kernel's side at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -204,6 +211,9 @@ impl Facts {
             udp_ticks: clock.ticks(config.udp_timeout),
             tcp_ticks: clock.ticks(config.tcp_timeout),
             closing_ticks: clock.ticks(config.tcp_closing_timeout),
+            // a tick more: the first one had begun
+            question_ticks: narrow(clock.ticks(QUESTION).saturating_add(1)),
+            conversation_ticks: narrow(clock.ticks(CONVERSATION)),
             // with several ways out, the host's routes decide
             uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
             mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu.min(self.elsewhere.unwrap_or(u32::MAX)) },
@@ -223,4 +233,9 @@ impl Facts {
         }
         (v4, v6)
     }
+}
+
+/// So many ticks, or as many as fit.
+fn narrow(ticks: u32) -> u16 {
+    u16::try_from(ticks).unwrap_or(u16::MAX)
 }

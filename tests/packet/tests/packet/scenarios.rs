@@ -92,6 +92,8 @@ fn config([v4, v6]: &[Net; 2]) -> NodeConfig {
         udp_ticks: IDLE_TICKS,
         tcp_ticks: IDLE_TICKS,
         closing_ticks: IDLE_TICKS,
+        question_ticks: 2,
+        conversation_ticks: 8,
         ..NodeConfig::default()
     }
 }
