@@ -43,12 +43,14 @@ where
     };
     let now = tables.now();
     // a flow knows by which interface its packets come in: that is the anti-spoof check of a hit
-    if let Some(flow) = flows.get(&parsed.key)
-        && flow.iif == origin.iif(ifindex)
-        && is_current(flow, &parsed, now, tables)
-    {
-        touch(flow, &parsed, now, tables);
-        return forward::<true, _, _, _>(packet, tables, &parsed, flow);
+    if let Some(flow) = flows.get(&parsed.key) {
+        if flow.iif == origin.iif(ifindex) && is_current(flow, &parsed, now, tables) {
+            touch(flow, &parsed, now, tables);
+            return forward::<true, _, _, _>(packet, tables, &parsed, flow);
+        }
+        if parsed.is_syn() {
+            return Verdict::PASS.then(Step::Again);
+        }
     }
     // what opens a connection often asks for a frontend; anything else first shows what its address is
     if parsed.is_syn() {

@@ -9,6 +9,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod again;
 pub mod checksum;
 pub mod connect;
 pub mod crc32c;

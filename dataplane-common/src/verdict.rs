@@ -41,11 +41,14 @@ pub enum Step {
     Follow = 5,
     /// [`crate::hooks::open`] where backends are compared by their connections.
     Weigh = 6,
+    /// [`crate::again::again`]: a packet that opens a connection with the ports of a flow that does not speak for it.
+    Again = 7,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Open, Self::Report, Self::Refuse, Self::Sctp, Self::Follow, Self::Weigh];
+    pub const ALL: [Self; 7] =
+        [Self::Open, Self::Report, Self::Refuse, Self::Sctp, Self::Follow, Self::Weigh, Self::Again];
 
     /// Its program's place in the array `steps`.
     #[inline(always)]
@@ -56,7 +59,7 @@ impl Step {
 }
 
 /// The programs of the steps, and their places in the array `steps`.
-pub const STEP_PROGRAMS: [(u32, &str); 12] = [
+pub const STEP_PROGRAMS: [(u32, &str); 14] = [
     (Step::Open.index(false), "step_open4"),
     (Step::Open.index(true), "step_open6"),
     (Step::Report.index(false), "step_report4"),
@@ -69,6 +72,8 @@ pub const STEP_PROGRAMS: [(u32, &str); 12] = [
     (Step::Follow.index(true), "step_follow6"),
     (Step::Weigh.index(false), "step_weigh4"),
     (Step::Weigh.index(true), "step_weigh6"),
+    (Step::Again.index(false), "step_again4"),
+    (Step::Again.index(true), "step_again6"),
 ];
 
 /// The hook that a packet is at.
@@ -197,6 +202,7 @@ impl Verdict {
         const SCTP: u64 = Step::Sctp as u64;
         const FOLLOW: u64 = Step::Follow as u64;
         const WEIGH: u64 = Step::Weigh as u64;
+        const AGAIN: u64 = Step::Again as u64;
         match self.0 >> STEP {
             OPEN => Some(Step::Open),
             REPORT => Some(Step::Report),
@@ -204,6 +210,7 @@ impl Verdict {
             SCTP => Some(Step::Sctp),
             FOLLOW => Some(Step::Follow),
             WEIGH => Some(Step::Weigh),
+            AGAIN => Some(Step::Again),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::addr::{V4, V6};
+use dataplane_common::again;
 use dataplane_common::event::DropReason;
 use dataplane_common::hooks;
 use dataplane_common::left;
@@ -93,6 +94,8 @@ fn go_on<const UPLINK: bool>(mut skb: Skb<UPLINK>, program: &str, origin: Origin
         (Some(Step::Follow), true) => skb.jump(Step::Follow, true, origin, verdict),
         (Some(Step::Weigh), false) => skb.jump(Step::Weigh, false, origin, verdict),
         (Some(Step::Weigh), true) => skb.jump(Step::Weigh, true, origin, verdict),
+        (Some(Step::Again), false) => skb.jump(Step::Again, false, origin, verdict),
+        (Some(Step::Again), true) => skb.jump(Step::Again, true, origin, verdict),
     }
     skb.end(program, Verdict::drop(DropReason::NoStep))
 }
@@ -127,6 +130,10 @@ steps! {
     step_weigh4 step_weigh6 weigh4 weigh6: |skb, A, origin, verdict| {
         let ifindex = skb.ifindex();
         hooks::open::<A, _, _, _, true>(&mut skb, &mut Table, &Maps, origin, ifindex)
+    };
+    step_again4 step_again6 again4 again6: |skb, A, origin, verdict| {
+        let ifindex = skb.ifindex();
+        again::again::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex)
     };
     step_report4 step_report6 report4 report6: |skb, A, origin, verdict| {
         let ifindex = skb.ifindex();

@@ -14,6 +14,10 @@ packet_program! {
     step_weigh4;
     /// As `step_weigh4`.
     step_weigh6;
+    /// Goes on where `from_pod` or `from_uplink` ends: a packet that opens a connection with the ports of an old flow.
+    step_again4;
+    /// As `step_again4`.
+    step_again6;
     /// Goes on where another program ends: an ICMP error.
     step_report4;
     /// As `step_report4`.

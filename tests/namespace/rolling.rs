@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::ensure;
 use ropeway_tests::cluster::Shape;
 use ropeway_tests::load::{self, Load};
 use ropeway_tests::peer::Protocol;
@@ -59,10 +60,11 @@ fn backends_are_replaced_under_load_and_no_connection_fails() {
 
 /// Waits until a backend that gets nothing new has answered all that it has: the time that Kubernetes leaves a pod for it.
 fn answered(pod: &Pod) {
-    wait::until_true(&format!("{} has answered", pod.name()), Duration::from_secs(10), || {
-        let mut command = pod.command("ss").unwrap();
-        let open = command.args(["-Htn", "state", "established", "state", "syn-recv"]);
-        process::output("ss", open).unwrap().is_empty()
+    wait::until(&format!("{} has answered", pod.name()), Duration::from_secs(10), || {
+        let mut command = pod.command("ss")?;
+        let open = process::output("ss", command.args(["-Htno", "state", "established", "state", "syn-recv"]))?;
+        ensure!(open.is_empty(), "it still has {open}");
+        Ok(Some(()))
     })
     .unwrap();
 }

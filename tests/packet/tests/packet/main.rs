@@ -68,6 +68,7 @@ both! {
     udp_flow_leaves_a_backend_that_ended;
     a_question_by_udp_is_not_for_a_terminating_backend;
     tcp_flow_stays_with_a_terminating_backend;
+    a_repeated_first_packet_has_one_backend;
     a_direct_connection_is_not_translated_by_an_old_flow;
     fragments_follow_their_first_one;
     malformed_packets_are_dropped;

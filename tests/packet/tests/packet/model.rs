@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane_common::addr::{Address, Be16, Be32, V4, V6};
+use dataplane_common::again;
 use dataplane_common::checksum::{self, Change};
 use dataplane_common::event::{Counter, DropReason};
 use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
@@ -298,6 +299,7 @@ fn run<A: Family + Answer>(
         verdict = match step {
             Step::Open => hooks::open::<A, _, _, _, false>(&mut packet, &mut flows, tables, origin, ifindex),
             Step::Weigh => hooks::open::<A, _, _, _, true>(&mut packet, &mut flows, tables, origin, ifindex),
+            Step::Again => again::again::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
             Step::Report => hooks::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, last),
             Step::Refuse => refuse::<A, _, _>(&mut packet, tables, last),
             Step::Sctp => sctp::set_ports::<A, _>(&mut packet, last),

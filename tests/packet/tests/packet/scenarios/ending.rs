@@ -2,7 +2,7 @@
 
 use dataplane_common::service::{backend_state, proto};
 
-use super::{BOTH_SETS, FROM_A, FROM_B, Net, OUT, TO_A, TO_B, at, backend, expect, node, service};
+use super::{BOTH_SETS, FROM_A, FROM_B, FROM_UPLINK, Net, OUT, TO_A, TO_B, at, backend, expect, node, service};
 use crate::frame::Kind;
 use crate::world::World;
 
@@ -32,6 +32,46 @@ pub(crate) fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
         expect(w, FROM_A, Kind::Ack, (client, vip), OUT, (client, old));
         // the same ports for a new connection: it goes where new connections go
         expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
+    }
+}
+
+/// A client's first packet is repeated after this has come from its backend, which is not given to new connections any more.
+fn repeated<W: World>(w: &mut W, net: &Net, port: u16, answer: Option<Kind>, state: u8, generation: u32) {
+    let (vip, old, new, client) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80), at(net.a, port));
+    let (id, other) = if net.vip.is_ipv4() { (1, 11) } else { (2, 12) };
+    service(w, vip, old);
+    expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
+    if let Some(kind) = answer {
+        expect(w, FROM_UPLINK, kind, (old, client), TO_A, (vip, client));
+    }
+    w.put_backend(id, backend(old, state, generation));
+    w.put_backend(other, backend(new, BOTH_SETS, 1));
+    w.put_slot(id, other);
+    if answer == Some(Kind::SynAck) {
+        for kind in [Kind::Syn, Kind::Syn, Kind::Ack] {
+            expect(w, FROM_A, kind, (client, vip), OUT, (client, old));
+        }
+        expect(w, FROM_UPLINK, Kind::Ack, (old, client), TO_A, (vip, client));
+        // a new connection
+        expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
+    } else {
+        expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
+        expect(w, FROM_B, Kind::SynAck, (new, client), TO_A, (vip, client));
+    }
+    // what the first one says now is not for this connection: the client resets it
+    expect(w, FROM_UPLINK, Kind::SynAck, (old, client), TO_A, (old, client));
+    expect(w, FROM_A, Kind::Rst, (client, old), OUT, (client, old));
+}
+
+pub(crate) fn a_repeated_first_packet_has_one_backend<W: World>(w: &mut W) {
+    for net in node(w) {
+        let mut port = 40000;
+        for (state, generation) in [(backend_state::SERVING | backend_state::TERMINATING, 1), (0, 2)] {
+            for answer in [None, Some(Kind::SynAck), Some(Kind::Rst)] {
+                port += 1;
+                repeated(w, &net, port, answer, state, generation);
+            }
+        }
     }
 }
 
