@@ -25,14 +25,16 @@ where
         Ok(parsed) => parsed,
         Err(reject) => return Verdict::drop(reject.into()),
     };
-    let Some(back) = flows.get(&parsed.key).map(|flow| reply(&parsed.key, flow)) else {
+    let Some(flow) = flows.get(&parsed.key) else { return Verdict::PASS.then(Step::Open) };
+    // whose connection it is not, by the check of a hit, ends none
+    if flow.iif != origin.iif(ifindex) {
         return Verdict::PASS.then(Step::Open);
-    };
+    }
+    let back = reply(&parsed.key, flow);
     let has_answered = flows.get(&back).is_some_and(|flow| flow.state == flow_state::ESTABLISHED);
-    let (now, iif) = (tables.now(), origin.iif(ifindex));
+    let now = tables.now();
     if has_answered
         && let Some(flow) = flows.get(&parsed.key)
-        && flow.iif == iif
         && is_repeated(flow, now, tables)
     {
         touch(flow, &parsed, now, tables);

@@ -69,6 +69,7 @@ both! {
     a_question_by_udp_is_not_for_a_terminating_backend;
     tcp_flow_stays_with_a_terminating_backend;
     a_repeated_first_packet_has_one_backend;
+    a_repeated_first_packet_is_its_own_pods;
     a_direct_connection_is_not_translated_by_an_old_flow;
     fragments_follow_their_first_one;
     malformed_packets_are_dropped;

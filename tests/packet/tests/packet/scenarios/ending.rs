@@ -1,9 +1,12 @@
 //! Backends that end, and those that are about to.
 
+use dataplane_common::event::DropReason;
 use dataplane_common::service::{backend_state, proto};
 
-use super::{BOTH_SETS, FROM_A, FROM_B, FROM_UPLINK, Net, OUT, TO_A, TO_B, at, backend, expect, node, service};
-use crate::frame::Kind;
+use super::{
+    BOTH_SETS, FROM_A, FROM_B, FROM_UPLINK, Net, OUT, TO_A, TO_B, at, backend, expect, expect_drop, node, service,
+};
+use crate::frame::{Kind, frame};
 use crate::world::World;
 
 pub(crate) fn udp_flow_leaves_a_backend_that_ended<W: World>(w: &mut W) {
@@ -72,6 +75,19 @@ pub(crate) fn a_repeated_first_packet_has_one_backend<W: World>(w: &mut W) {
                 repeated(w, &net, port, answer, state, generation);
             }
         }
+    }
+}
+
+pub(crate) fn a_repeated_first_packet_is_its_own_pods<W: World>(w: &mut W) {
+    for net in node(w) {
+        let (vip, old, client) = (at(net.vip, 80), at(net.remote, 80), at(net.a, 40000));
+        service(w, vip, old);
+        expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
+        let id = if net.vip.is_ipv4() { 1 } else { 2 };
+        w.put_backend(id, backend(old, backend_state::SERVING | backend_state::TERMINATING, 1));
+        // another pod with that address ends nothing
+        expect_drop(w, FROM_B, frame(Kind::Syn, client, vip), DropReason::Spoofed);
+        expect(w, FROM_UPLINK, Kind::SynAck, (old, client), TO_A, (vip, client));
     }
 }
 
