@@ -78,7 +78,7 @@ fn an_unchanged_restart_does_nothing() {
     assert!(first.operations > 20, "{}", first.operations);
     assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 13);
     let before = (ids("maps"), ids("programs"), ids("links"));
-    assert_eq!((before.0.len(), before.1.len(), before.2.len()), (30, 26, 13));
+    assert_eq!((before.0.len(), before.1.len(), before.2.len()), (30, 28, 13));
     assert!(before.2.contains_key("from_uplink-up0") && before.2.contains_key("sock_connect4"));
     drop(first);
 
@@ -108,7 +108,7 @@ fn another_build_replaces_programs_in_place() {
     drop(first);
 
     let second = load(true); // tracing: other programs
-    assert_eq!(second.operations, 38, "26 programs, 12 of them in `steps`");
+    assert_eq!(second.operations, 42, "28 programs, 14 of them in `steps`");
     assert_eq!(attach_all(&second, &node, UplinkAttach::Auto), 15);
     assert_eq!((ids("maps"), ids("links")), (maps, links), "same maps, same links, other programs");
     assert_ne!(filters("rwpod"), pod_filters);
@@ -226,7 +226,7 @@ fn maps_grow_with_what_is_in_them() {
     let large = [("frontends4", 128), ("backends", 32), ("backend_stats", 32), ("backend_loads", 32), ("slots", 4096)];
     let (operations, sizes) = grown(&large);
     assert_eq!(sizes, [128, 32, 32, 32, 4096]);
-    assert_eq!(operations, 38, "26 programs, 12 of them in `steps`: none uses a map of before any more");
+    assert_eq!(operations, 42, "28 programs, 14 of them in `steps`: none uses a map of before any more");
     assert_eq!(table().entries().unwrap().len(), 64);
     assert_eq!(table().get(&key(64)).unwrap(), Some(frontend(64)));
     assert_eq!((slots().get(7), slots().get(8)), (Some(Slot { backend: 8, turn: 0 }), Some(Slot::default())));
