@@ -4,7 +4,7 @@
 //! the first may have answered meanwhile, or still answer. So that the client never hears two of them, either the one that has answered keeps the
 //! connection, or what it says later is not translated any more: then the client knows nothing of it, and resets it.
 
-use crate::flow::{Flow, FlowKey, flow_state};
+use crate::flow::{Flow, flow_state};
 use crate::forward::forward;
 use crate::packet::{Flows, Node, Packet, Tables};
 use crate::parse::{Parsed, parse};
@@ -25,12 +25,11 @@ where
         Ok(parsed) => parsed,
         Err(reject) => return Verdict::drop(reject.into()),
     };
-    let Some(flow) = flows.get(&parsed.key) else { return Verdict::PASS.then(Step::Open) };
     // whose connection it is not, by the check of a hit, ends none
-    if flow.iif != origin.iif(ifindex) {
+    let Some(flow) = flows.get(&parsed.key).filter(|flow| flow.iif == origin.iif(ifindex)) else {
         return Verdict::PASS.then(Step::Open);
-    }
-    let back = reply(&parsed.key, flow);
+    };
+    let back = flow.other_half(&parsed.key);
     let has_answered = flows.get(&back).is_some_and(|flow| flow.state == flow_state::ESTABLISHED);
     let now = tables.now();
     if has_answered
@@ -42,12 +41,6 @@ where
     }
     flows.remove(&back);
     Verdict::PASS.then(Step::Open)
-}
-
-/// The key of the other direction: what the backend sends.
-#[inline(always)]
-fn reply<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
-    FlowKey { src: flow.dst, dst: flow.src, sport: flow.dport, dport: flow.sport, proto: key.proto, pad: [0; 3] }
 }
 
 /// Whether nothing but its first packet was sent, so lately that this may be the same one.

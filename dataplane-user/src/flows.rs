@@ -73,7 +73,7 @@ where
     })?;
     for key in candidates {
         let Some(flow) = table.get(&key)? else { continue };
-        let other_key = other_half(&key, &flow);
+        let other_key = flow.other_half(&key);
         let half = Half::of(&key, &flow, now);
         let Some(other) = table.get(&other_key)? else {
             if limits.may_have_ended(half) && table.remove(&key)? {
@@ -94,13 +94,6 @@ where
         }
     }
     Ok(census)
-}
-
-/// The key of the other direction: its packets are those that this direction's look like once they are translated, turned round.
-fn other_half<A: Copy>(key: &FlowKey<A>, flow: &Flow<A>) -> FlowKey<A> {
-    let translated =
-        FlowKey { src: flow.src, dst: flow.dst, sport: flow.sport, dport: flow.dport, proto: key.proto, pad: [0; 3] };
-    translated.reversed()
 }
 
 /// Sweeps one table; a second time, with less patience, if it is nearly full.

@@ -19,7 +19,6 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::judge::{Half, Kind, Limits};
-use super::other_half;
 use crate::controller::Snapshot;
 use crate::load::{LoadError, clock};
 
@@ -59,7 +58,7 @@ where
         }
         let half = Half::of(&key, &flow, now);
         let is_reply = flow.flags & flow_flags::REPLY != 0;
-        let first = if is_reply { other_half(&key, &flow) } else { key };
+        let first = if is_reply { flow.other_half(&key) } else { key };
         let backend = (flow.backend, flow.generation);
         let pair = pairs.entry(first).or_insert(Pair { backend, there: None, back: None });
         *if is_reply { &mut pair.back } else { &mut pair.there } = Some(half);
