@@ -115,7 +115,8 @@ pub struct NodeConfig {
     pub tunnel_mtu: u32,
     /// A datagram that comes so many clock ticks after the last one of its flow, or later, asks something else.
     pub question_ticks: u16,
-    /// Datagrams with at most so many clock ticks between them, though not in the same tick, are a conversation.
+    /// Datagrams with at most so many clock ticks between them, though not in the same tick, are a conversation; a SYN that comes again within
+    /// that time is the same one.
     pub conversation_ticks: u16,
     /// The kernel's cookie of the node's own network namespace: whose loopback addresses are the node's.
     pub netns_cookie: u64,

@@ -1,5 +1,7 @@
 //! Backends that end, and those that are about to.
 
+use std::net::SocketAddr;
+
 use dataplane_common::event::DropReason;
 use dataplane_common::service::{backend_state, proto};
 
@@ -8,6 +10,17 @@ use super::{
 };
 use crate::frame::{Kind, frame};
 use crate::world::World;
+
+/// Terminating, but serves on.
+const DRAINING: u8 = backend_state::SERVING | backend_state::TERMINATING;
+
+/// The only backend, `old`, gets this state and generation, and new connections go to `new`.
+fn succeed<W: World>(w: &mut W, [old, new]: [SocketAddr; 2], state: u8, generation: u32) {
+    let (id, other) = if old.is_ipv4() { (1, 11) } else { (2, 12) };
+    w.put_backend(id, backend(old, state, generation));
+    w.put_backend(other, backend(new, BOTH_SETS, 1));
+    w.put_slot(id, other);
+}
 
 pub(crate) fn udp_flow_leaves_a_backend_that_ended<W: World>(w: &mut W) {
     for net in node(w) {
@@ -28,10 +41,7 @@ pub(crate) fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
         let client = at(net.a, 40000);
         service(w, vip, old);
         expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
-        let (id, other) = if net.vip.is_ipv4() { (1, 11) } else { (2, 12) };
-        w.put_backend(id, backend(old, backend_state::SERVING | backend_state::TERMINATING, 1));
-        w.put_backend(other, backend(new, BOTH_SETS, 1));
-        w.put_slot(id, other);
+        succeed(w, [old, new], DRAINING, 1);
         expect(w, FROM_A, Kind::Ack, (client, vip), OUT, (client, old));
         // the same ports for a new connection: it goes where new connections go
         expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
@@ -41,15 +51,12 @@ pub(crate) fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
 /// A client's first packet is repeated after this has come from its backend, which is not given to new connections any more.
 fn repeated<W: World>(w: &mut W, net: &Net, port: u16, answer: Option<Kind>, state: u8, generation: u32) {
     let (vip, old, new, client) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80), at(net.a, port));
-    let (id, other) = if net.vip.is_ipv4() { (1, 11) } else { (2, 12) };
     service(w, vip, old);
     expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
     if let Some(kind) = answer {
         expect(w, FROM_UPLINK, kind, (old, client), TO_A, (vip, client));
     }
-    w.put_backend(id, backend(old, state, generation));
-    w.put_backend(other, backend(new, BOTH_SETS, 1));
-    w.put_slot(id, other);
+    succeed(w, [old, new], state, generation);
     if answer == Some(Kind::SynAck) {
         for kind in [Kind::Syn, Kind::Syn, Kind::Ack] {
             expect(w, FROM_A, kind, (client, vip), OUT, (client, old));
@@ -69,7 +76,7 @@ fn repeated<W: World>(w: &mut W, net: &Net, port: u16, answer: Option<Kind>, sta
 pub(crate) fn a_repeated_first_packet_has_one_backend<W: World>(w: &mut W) {
     for net in node(w) {
         let mut port = 40000;
-        for (state, generation) in [(backend_state::SERVING | backend_state::TERMINATING, 1), (0, 2)] {
+        for (state, generation) in [(DRAINING, 1), (0, 2)] {
             for answer in [None, Some(Kind::SynAck), Some(Kind::Rst)] {
                 port += 1;
                 repeated(w, &net, port, answer, state, generation);
@@ -80,11 +87,10 @@ pub(crate) fn a_repeated_first_packet_has_one_backend<W: World>(w: &mut W) {
 
 pub(crate) fn a_repeated_first_packet_is_its_own_pods<W: World>(w: &mut W) {
     for net in node(w) {
-        let (vip, old, client) = (at(net.vip, 80), at(net.remote, 80), at(net.a, 40000));
+        let (vip, old, new, client) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80), at(net.a, 40000));
         service(w, vip, old);
         expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
-        let id = if net.vip.is_ipv4() { 1 } else { 2 };
-        w.put_backend(id, backend(old, backend_state::SERVING | backend_state::TERMINATING, 1));
+        succeed(w, [old, new], DRAINING, 1);
         // another pod with that address ends nothing
         expect_drop(w, FROM_B, frame(Kind::Syn, client, vip), DropReason::Spoofed);
         expect(w, FROM_UPLINK, Kind::SynAck, (old, client), TO_A, (vip, client));
@@ -100,7 +106,6 @@ enum To {
 /// A client sends from `port`, with pauses between.
 fn after_pauses<W: World>(w: &mut W, net: &Net, port: u16, pauses: &[u32], to: &To) {
     let (vip, old, new, client) = (at(net.vip, 53), at(net.remote, 53), at(net.b, 53), at(net.a, port));
-    let (id, other) = if net.vip.is_ipv4() { (1, 11) } else { (2, 12) };
     service(w, vip, old);
     let (last, before) = pauses.split_last().unwrap();
     expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
@@ -108,9 +113,7 @@ fn after_pauses<W: World>(w: &mut W, net: &Net, port: u16, pauses: &[u32], to: &
         w.age_flow(client, vip, proto::UDP, *pause);
         expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
     }
-    w.put_backend(id, backend(old, backend_state::SERVING | backend_state::TERMINATING, 1));
-    w.put_backend(other, backend(new, BOTH_SETS, 1));
-    w.put_slot(id, other);
+    succeed(w, [old, new], DRAINING, 1);
     w.age_flow(client, vip, proto::UDP, *last);
     match to {
         To::Old => expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, old)),
