@@ -1,4 +1,4 @@
-//! Wires a pod: the kernel's part of ADD, step by step. Whatever step it stops at, [`crate::undo`] takes it back.
+//! Wires a pod: the kernel's part of ADD, step by step. Whatever step it stops at, [`crate::rollback`] takes it back.
 
 use std::os::fd::AsFd;
 use std::path::Path;

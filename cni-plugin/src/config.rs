@@ -12,8 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::env::is_plain;
 use crate::error::CniError;
-use crate::pools;
-use crate::settings::{self, Settings, Source};
+use crate::ranges::{self, Settings, Source, pools};
 
 /// The versions of the specification whose configurations are understood, and in which results are printed.
 pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -142,9 +141,9 @@ impl Config {
         let source = if from_pools {
             Source::Pools(pools::wish(self.runtime.as_ref(), pod, &self.state_dir)?)
         } else if self.ranges.is_empty() {
-            Source::PodCidrs(settings::by_family(ranges))
+            Source::PodCidrs(ranges::by_family(ranges))
         } else {
-            Source::Configured(settings::by_family(ranges))
+            Source::Configured(ranges::by_family(ranges))
         };
         let settings = Settings::new(source, self.state_dir.clone(), mtu);
         let families = settings.families()?;

@@ -15,13 +15,12 @@ mod env;
 mod error;
 mod mtu;
 mod plan;
-mod pools;
 mod ports;
+mod ranges;
 mod result;
-mod settings;
+mod rollback;
 mod sys;
 mod sysctl;
-mod undo;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;

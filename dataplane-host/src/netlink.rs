@@ -7,13 +7,13 @@
 //! Used by the CNI plugin and by the agent. Must never need an async runtime, and never removes what the caller didn't name.
 
 mod address;
-mod chain;
 mod error;
 mod fdb;
 mod filter;
 mod link;
 mod monitor;
 mod neighbour;
+mod nft_chain;
 mod nsid;
 mod request;
 mod route;
@@ -24,7 +24,6 @@ mod tests;
 mod vxlan;
 
 pub use address::{Address, add_address, delete_address};
-pub use chain::{Chain, chains};
 pub use error::NetlinkError;
 pub use fdb::{FdbEntry, delete_fdb, replace_fdb};
 pub use filter::{Direction, FILTER_HANDLE, FILTER_PRIORITY, Filter, add_clsact, delete_filter, replace_filter};
@@ -34,6 +33,7 @@ pub use link::{
 };
 pub use monitor::{Event, Group, Monitor};
 pub use neighbour::{Neighbour, delete_neighbour, replace_neighbour};
+pub use nft_chain::{Chain, chains};
 pub use request::Request;
 pub use route::{Hop, PROTOCOL, Route, add_route, delete_route, replace_route};
 pub use shaper::{Rate, set_rate};

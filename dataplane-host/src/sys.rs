@@ -4,8 +4,8 @@
 //! left out by passing the size of the prefix.
 #![allow(unsafe_code, reason = "this is the door; see the module's doc")]
 
+mod created_fd;
 pub mod heap;
-mod made;
 
 use std::ffi::CString;
 use std::io;
@@ -17,7 +17,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
 use bytemuck::{Pod, Zeroable};
-pub use made::{create_map, return_program};
+pub use created_fd::{create_map, return_program};
 
 mod cmd {
     pub(super) const MAP_CREATE: libc::c_int = 0;

@@ -13,9 +13,9 @@ use crate::config::Config;
 use crate::dataplane::{Maps, Programs};
 use crate::env::Invocation;
 use crate::error::CniError;
+use crate::ranges::Settings;
 use crate::result::Given;
-use crate::settings::Settings;
-use crate::{log, ports, undo};
+use crate::{log, ports, rollback};
 
 /// The result, and the MTU that the pod has.
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(String, u32), CniError> {
@@ -118,7 +118,7 @@ impl Wanted<'_> {
                 Claim::Mine(mut attachment) => {
                     locked.mark(&mut attachment)?;
                     drop(locked);
-                    undo::release(&mut ends.host_socket, store, &attachment, Some(self.maps))?;
+                    rollback::release(&mut ends.host_socket, store, &attachment, Some(self.maps))?;
                     ends.check_free(&self.id().ifname)?;
                     return self.reserve(store, store.lock(LOCK_DEADLINE)?, &mut ends.host_socket);
                 }
@@ -130,7 +130,7 @@ impl Wanted<'_> {
 
     /// An earlier ADD was interrupted: what it has done to the kernel goes, its addresses stay.
     fn take_over(&self, store: &Store, ends: &mut Ends, attachment: Attachment) -> Result<Held, CniError> {
-        let taken = undo::detach(&mut ends.host_socket, &attachment.record, Some(self.maps));
+        let taken = rollback::detach(&mut ends.host_socket, &attachment.record, Some(self.maps));
         match taken.and_then(|()| ends.check_free(&self.id().ifname)) {
             Ok(()) => Ok(Held::Old(attachment)),
             Err(error) => {
@@ -158,7 +158,7 @@ impl Wanted<'_> {
                     return Err(self.none_left(error));
                 }
                 for orphan in &orphans {
-                    undo::release(socket, store, orphan, Some(self.maps))?;
+                    rollback::release(socket, store, orphan, Some(self.maps))?;
                 }
                 self.reserve_now(&mut store.lock(LOCK_DEADLINE)?)?
             }
@@ -216,7 +216,7 @@ impl Wanted<'_> {
         }
         drop(locked);
         for orphan in &orphans {
-            undo::release(socket, store, orphan, Some(self.maps))?;
+            rollback::release(socket, store, orphan, Some(self.maps))?;
         }
         ports.in_the_way(record)?.into_iter().next().map_or(Ok(()), |taken| Err(taken.into()))
     }
@@ -225,7 +225,7 @@ impl Wanted<'_> {
     fn give_back(&self, store: &Store, socket: &mut Socket, mut attachment: Attachment) {
         let mut undo = || {
             store.lock(LOCK_DEADLINE)?.mark(&mut attachment)?;
-            undo::release(socket, store, &attachment, Some(self.maps))
+            rollback::release(socket, store, &attachment, Some(self.maps))
         };
         let undone: Result<(), CniError> = undo();
         if let Err(error) = undone {

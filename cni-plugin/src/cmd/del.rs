@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::dataplane::Maps;
 use crate::env::Invocation;
 use crate::error::CniError;
-use crate::{log, undo};
+use crate::{log, rollback};
 
 pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniError> {
     let maps = Maps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
@@ -25,13 +25,13 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
     match mine {
         Mine::Marked(attachment) => {
             store.sync_marks()?;
-            undo::block(&mut socket, &attachment.record, maps.as_ref())?;
+            rollback::block(&mut socket, &attachment.record, maps.as_ref())?;
             going.insert(0, attachment);
         }
         Mine::Elsewhere => {} // An earlier DEL has it and is still at work.
         Mine::Unknown => remove_unrecorded(invocation, &mut socket, maps.as_ref())?,
     }
-    undo::release_in_background(&store, &going, maps.as_ref())
+    rollback::release_in_background(&store, &going, maps.as_ref())
 }
 
 /// What the store says of the attachment.
@@ -80,5 +80,5 @@ fn remove_unrecorded(invocation: &Invocation, socket: &mut Socket, maps: Option<
     if let Some(maps) = maps {
         maps.remove_unrecorded(&maps.addresses_of(link.index)?, Some(link.index))?;
     }
-    undo::remove_device(socket, Some(link.index))
+    rollback::remove_device(socket, Some(link.index))
 }

@@ -10,8 +10,8 @@ use super::LOCK_DEADLINE;
 use crate::config::Config;
 use crate::dataplane::Maps;
 use crate::error::CniError;
-use crate::settings::Settings;
-use crate::{log, undo};
+use crate::ranges::Settings;
+use crate::{log, rollback};
 
 pub(crate) fn run(config: &Config) -> Result<(), CniError> {
     config.require("GC", "1.1.0")?;
@@ -25,7 +25,7 @@ pub(crate) fn run(config: &Config) -> Result<(), CniError> {
         let garbage = mark(&store, config, valid.as_ref())?;
         all = garbage.len();
         for attachment in &garbage {
-            if let Err(error) = undo::release(&mut socket, &store, attachment, maps.as_ref()) {
+            if let Err(error) = rollback::release(&mut socket, &store, attachment, maps.as_ref()) {
                 errors.push(format!("container {}: {error}", attachment.record.id.container));
             }
         }
@@ -36,7 +36,7 @@ pub(crate) fn run(config: &Config) -> Result<(), CniError> {
         for (address, index) in strays {
             log(&format!("{address}: in the maps, but nobody holds it"));
             let removed = maps.remove_unrecorded(&[address], None);
-            if let Err(error) = removed.and_then(|()| undo::remove_device(&mut socket, index)) {
+            if let Err(error) = removed.and_then(|()| rollback::remove_device(&mut socket, index)) {
                 errors.push(format!("address {address}: {error}"));
             }
         }

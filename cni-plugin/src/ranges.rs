@@ -1,5 +1,7 @@
 //! What ADD needs to know of the node: where a pod's addresses come from, as the node and the runtime want it, and the MTU.
 
+pub(crate) mod pools;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -9,7 +11,6 @@ use ipnetwork::IpNetwork;
 
 use crate::capabilities::Span;
 use crate::error::CniError;
-use crate::pools;
 
 /// The configuration completed by what the agent knows of the node.
 #[derive(Clone, Debug, PartialEq)]
