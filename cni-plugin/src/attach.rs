@@ -12,13 +12,13 @@ use dataplane_host::store::Record;
 use dataplane_host::sys as host_sys;
 
 use crate::capabilities::Bandwidth;
-use crate::dataplane::{Maps, Programs};
+use crate::dataplane::{PodMaps, PodPrograms};
 use crate::error::CniError;
 use crate::{plan, sysctl};
 
 /// The namespaces of both ends, each with a socket.
 #[derive(Debug)]
-pub(crate) struct Ends {
+pub(crate) struct NamespacePair {
     home: Netns,
     pod: Netns,
     pub(crate) netns: String,
@@ -26,7 +26,7 @@ pub(crate) struct Ends {
     pub(crate) pod_socket: Socket,
 }
 
-impl Ends {
+impl NamespacePair {
     /// Opens both. Checks that the pod's namespace is one, and not the node's.
     pub(crate) fn open(path: &Path) -> Result<Self, CniError> {
         use std::os::unix::fs::MetadataExt;
@@ -68,8 +68,8 @@ impl Ends {
         record: &Record,
         mtu: u32,
         bandwidth: &Bandwidth,
-        maps: &Maps,
-        programs: &Programs,
+        maps: &PodMaps,
+        programs: &PodPrograms,
     ) -> Result<(), CniError> {
         let index = self.create(record, mtu, maps)?;
         sysctl::quiet_ipv6(&record.host_ifname)?;
@@ -90,7 +90,7 @@ impl Ends {
     }
 
     /// Makes the pair, the pod's end directly in its namespace, and says which index the host's end has.
-    fn create(&mut self, record: &Record, mtu: u32, maps: &Maps) -> Result<u32, CniError> {
+    fn create(&mut self, record: &Record, mtu: u32, maps: &PodMaps) -> Result<u32, CniError> {
         let mut stale_removed = false;
         for index in plan::indexes(&record.id) {
             if !maps.is_free(index)? {

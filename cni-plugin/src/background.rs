@@ -4,13 +4,13 @@ use std::io;
 
 use crate::error::CniError;
 use crate::log;
-use crate::sys::{self, Side};
+use crate::sys::{self, ForkSide};
 
 /// Works in a child, or in this process where that can't be had; then the error is the work's.
 pub(crate) fn run(what: &str, work: impl FnOnce() -> Result<(), CniError>) -> Result<(), CniError> {
     match detach_standard_streams().and_then(|()| sys::fork()) {
-        Ok(Side::Parent) => Ok(()),
-        Ok(Side::Child) => {
+        Ok(ForkSide::Parent) => Ok(()),
+        Ok(ForkSide::Child) => {
             let left = leave_session().map_err(|e| CniError::io("leave the session", e));
             std::process::exit(i32::from(left.and_then(|()| work()).is_err()));
         }

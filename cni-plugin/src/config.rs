@@ -26,7 +26,7 @@ const DEFAULT_MTU: u32 = 1500;
 
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Config {
+pub(crate) struct NetworkConfig {
     pub(crate) version: &'static str,
     pub(crate) name: String,
     pub(crate) pin_root: PathBuf,
@@ -67,7 +67,7 @@ struct Node {
     pools: bool,
 }
 
-impl Config {
+impl NetworkConfig {
     /// Reads the configuration. Sets `version` as soon as it is known, so that also errors are printed in it.
     pub(crate) fn parse(input: &[u8], version: &mut String) -> Result<Self, CniError> {
         let mut input = object(input)?;
@@ -233,8 +233,8 @@ fn parse_ranges(texts: &[String]) -> Result<Vec<Range>, String> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Config, (u32, String)> {
-        Config::parse(text.as_bytes(), &mut String::new()).map_err(|e| (e.code(), e.to_string()))
+    fn parse(text: &str) -> Result<NetworkConfig, (u32, String)> {
+        NetworkConfig::parse(text.as_bytes(), &mut String::new()).map_err(|e| (e.code(), e.to_string()))
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
                 }
             }
             let mut version = NEWEST.to_owned();
-            if let Err(error) = Config::parse(&bytes, &mut version) {
+            if let Err(error) = NetworkConfig::parse(&bytes, &mut version) {
                 let json: Value = serde_json::from_str(&error.to_json(&version)).unwrap();
                 assert!(VERSIONS.contains(&json["cniVersion"].as_str().unwrap()));
             }

@@ -17,7 +17,7 @@ use crate::ports::HostPorts;
 
 /// The maps of the pod network.
 #[derive(Debug)]
-pub(crate) struct Maps {
+pub(crate) struct PodMaps {
     pods: Table<u32, Pod>,
     addrs4: Table<V4, Addr>,
     addrs6: Table<V6, Addr>,
@@ -27,19 +27,19 @@ pub(crate) struct Maps {
 
 /// The programs of a pod's veth.
 #[derive(Debug)]
-pub(crate) struct Programs {
+pub(crate) struct PodPrograms {
     pub(crate) from_pod: OwnedFd,
     pub(crate) to_pod: OwnedFd,
 }
 
-impl Programs {
+impl PodPrograms {
     pub(crate) fn open(root: &Path) -> Result<Self, CniError> {
         let pins = Pins::new(root);
         Ok(Self { from_pod: pins.open(&pins.program("from_pod"))?, to_pod: pins.open(&pins.program("to_pod"))? })
     }
 }
 
-impl Maps {
+impl PodMaps {
     pub(crate) fn open(root: &Path) -> Result<Self, CniError> {
         let pins = Pins::new(root);
         Ok(Self {
@@ -89,7 +89,7 @@ impl Maps {
 
     /// As [`Self::remove`], for an attachment whose record is lost.
     pub(crate) fn remove_unrecorded(&self, addresses: &[IpAddr], device: Option<u32>) -> Result<(), CniError> {
-        self.ports.remove_to(addresses)?;
+        self.ports.remove_by_address(addresses)?;
         self.remove_addresses(addresses, device)
     }
 

@@ -25,7 +25,7 @@ mod sysctl;
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use crate::config::Config;
+use crate::config::NetworkConfig;
 use crate::env::{Invocation, Verb};
 use crate::error::CniError;
 
@@ -33,7 +33,7 @@ use crate::error::CniError;
 const MOST_INPUT: u64 = 4 << 20;
 
 fn main() -> ExitCode {
-    let mut call = Call::default();
+    let mut call = PluginCall::default();
     let (text, code) = match call.dispatch() {
         Ok(text) => (text, ExitCode::SUCCESS),
         Err(error) => (error.to_json(&call.version), ExitCode::from(1)),
@@ -57,21 +57,21 @@ fn writeln_unless_empty(text: &str) -> std::io::Result<()> {
 }
 
 /// What becomes known of a call on the way.
-struct Call {
+struct PluginCall {
     /// The version in which an error is to be printed.
     version: String,
-    config: Option<Config>,
+    config: Option<NetworkConfig>,
     /// That of the pod which ADD has made.
     mtu: Option<u32>,
 }
 
-impl Default for Call {
+impl Default for PluginCall {
     fn default() -> Self {
         Self { version: config::NEWEST.to_owned(), config: None, mtu: None }
     }
 }
 
-impl Call {
+impl PluginCall {
     /// Does the verb; its output.
     fn dispatch(&mut self) -> Result<String, CniError> {
         let invocation = Invocation::from_environment(std::env::var_os)?;
@@ -89,7 +89,7 @@ impl Call {
         if invocation.verb == Verb::Version {
             return cmd::version::run(&input);
         }
-        let config = &*self.config.insert(Config::parse(&input, &mut self.version)?);
+        let config = &*self.config.insert(NetworkConfig::parse(&input, &mut self.version)?);
         match invocation.verb {
             Verb::Add => {
                 let (result, mtu) = cmd::add::run(&invocation, config)?;

@@ -16,27 +16,27 @@ use dataplane_host::netns::Netns;
 use dataplane_host::store::{Claim, Record, Store};
 
 use crate::cmd::LOCK_DEADLINE;
-use crate::config::{Config, least_mtu};
+use crate::config::{NetworkConfig, least_mtu};
 use crate::error::CniError;
 use crate::{background, log};
 use journal::Journal;
-use namespaces::Namespaces;
+use namespaces::NamespaceFinder;
 
 /// One end of a pod's veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum VethEnd {
     Host,
     Pod,
 }
 
 /// After the answer of a verb. `used`: the MTU that ADD gave its pod, which the agent may have changed meanwhile.
-pub(crate) fn follow(config: &Config, used: Option<u32>) {
+pub(crate) fn follow(config: &NetworkConfig, used: Option<u32>) {
     if let Err(error) = follow_or_say(config, used) {
         log(&format!("MTU of running pods: {error}"));
     }
 }
 
-fn follow_or_say(config: &Config, used: Option<u32>) -> Result<(), CniError> {
+fn follow_or_say(config: &NetworkConfig, used: Option<u32>) -> Result<(), CniError> {
     if config.own_mtu().is_some() {
         return Ok(());
     }
@@ -55,7 +55,7 @@ fn follow_or_say(config: &Config, used: Option<u32>) -> Result<(), CniError> {
 }
 
 /// Brings all pods of the node to its MTU, unless another process is at it.
-fn bring_all(config: &Config) -> Result<(), CniError> {
+fn bring_all(config: &NetworkConfig) -> Result<(), CniError> {
     let Some(file) = journal::lock(&config.state_dir)? else { return Ok(()) };
     let Some(wanted) = config.node_mtu()? else { return Ok(()) };
     // Before anybody looks for pods: an ADD that is not seen will see this.
@@ -66,7 +66,7 @@ fn bring_all(config: &Config) -> Result<(), CniError> {
     let all_seen = !locked.is_reserving();
     let records = locked.attachments()?;
     drop(locked);
-    let mut host = Host { socket: Socket::open()?, home: home()?, namespaces: Namespaces::default() };
+    let mut host = Host { socket: Socket::open()?, home: home()?, namespaces: NamespaceFinder::default() };
     let links = host.socket.links()?;
     let link_of = |record: &Record| links.iter().find(|link| link.name == record.host_ifname);
     let following = records.iter().filter(|record| follows(record, wanted));
@@ -101,7 +101,7 @@ fn home() -> Result<Netns, CniError> {
 struct Host {
     socket: Socket,
     home: Netns,
-    namespaces: Namespaces,
+    namespaces: NamespaceFinder,
 }
 
 impl Host {
@@ -127,8 +127,8 @@ impl Host {
         };
         for end in steps(host.mtu, pod.mtu, wanted, &journal.left) {
             match end {
-                End::Host => self.socket.run(&[set_mtu(host.index, wanted)])?,
-                End::Pod => inside.run(&[set_mtu(pod.index, wanted)])?,
+                VethEnd::Host => self.socket.run(&[set_mtu(host.index, wanted)])?,
+                VethEnd::Pod => inside.run(&[set_mtu(pod.index, wanted)])?,
             }
         }
         Ok(())
@@ -153,14 +153,14 @@ fn missing() -> std::io::Error {
 
 /// Which ends have to be set, in this order. `left`: the sizes that pods are on their way from. Ends that differ though neither size is
 /// one of these were set by somebody else (a plugin behind this one, the pod), and stay.
-fn steps(host: u32, pod: u32, wanted: u32, left: &[u32]) -> impl Iterator<Item = End> {
+fn steps(host: u32, pod: u32, wanted: u32, left: &[u32]) -> impl Iterator<Item = VethEnd> {
     let ours = |mtu: u32| mtu == wanted || left.contains(&mtu);
     let order = match (host == pod || ours(host) && ours(pod), wanted < pod) {
         (false, _) => &[][..],
-        (true, true) => &[End::Pod, End::Host],
-        (true, false) => &[End::Host, End::Pod],
+        (true, true) => &[VethEnd::Pod, VethEnd::Host],
+        (true, false) => &[VethEnd::Host, VethEnd::Pod],
     };
-    order.iter().copied().filter(move |end| if *end == End::Host { host != wanted } else { pod != wanted })
+    order.iter().copied().filter(move |end| if *end == VethEnd::Host { host != wanted } else { pod != wanted })
 }
 
 #[cfg(test)]
@@ -179,7 +179,7 @@ mod tests {
             }
             let (mut host_now, mut pod_now) = (host, pod);
             for end in steps(host, pod, wanted, &SIZES) {
-                *(if end == End::Host { &mut host_now } else { &mut pod_now }) = wanted;
+                *(if end == VethEnd::Host { &mut host_now } else { &mut pod_now }) = wanted;
                 assert!(pod_now <= host_now, "{host}/{pod} to {wanted}: {host_now}/{pod_now}");
                 // Killed here, the next one ends it.
                 let rest = steps(host_now, pod_now, wanted, &SIZES).count();
@@ -197,9 +197,9 @@ mod tests {
         assert_eq!(all(1500, 1500, 1500, &[]), []);
         assert_eq!(all(1500, 1300, 1400, &[1500]), [], "a plugin behind this one has set the pod's");
         assert_eq!(all(1500, 1400, 1500, &[]), [], "as long as no change of ours is on its way");
-        assert_eq!(all(1500, 1400, 1500, &[1400]), [End::Pod]);
-        assert_eq!(all(1500, 1400, 1400, &[1500]), [End::Host]);
-        assert_eq!(all(1450, 1450, 1400, &[]), [End::Pod, End::Host]);
-        assert_eq!(all(1450, 1450, 1500, &[]), [End::Host, End::Pod]);
+        assert_eq!(all(1500, 1400, 1500, &[1400]), [VethEnd::Pod]);
+        assert_eq!(all(1500, 1400, 1400, &[1500]), [VethEnd::Host]);
+        assert_eq!(all(1450, 1450, 1400, &[]), [VethEnd::Pod, VethEnd::Host]);
+        assert_eq!(all(1450, 1450, 1500, &[]), [VethEnd::Host, VethEnd::Pod]);
     }
 }

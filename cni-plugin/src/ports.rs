@@ -17,18 +17,18 @@ use crate::error::CniError;
 /// The maps of both families.
 #[derive(Debug)]
 pub(crate) struct HostPorts {
-    four: Map<V4>,
-    six: Map<V6>,
+    four: HostPortMap<V4>,
+    six: HostPortMap<V6>,
 }
 
 /// What was in both maps at one moment.
 #[derive(Debug)]
-pub(crate) struct Entries {
-    four: Vec<Entry<V4>>,
-    six: Vec<Entry<V6>>,
+pub(crate) struct HostPortEntries {
+    four: Vec<HostPortEntry<V4>>,
+    six: Vec<HostPortEntry<V6>>,
 }
 
-impl Entries {
+impl HostPortEntries {
     pub(crate) const fn is_empty(&self) -> bool {
         self.four.is_empty() && self.six.is_empty()
     }
@@ -36,22 +36,25 @@ impl Entries {
 
 /// A host port that is not free.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub(crate) struct PortConflict {
     /// As in `TCP port 192.0.2.1:8080`.
     pub(crate) port: String,
     /// The address of the pod that has it.
     pub(crate) holder: IpAddr,
 }
 
-impl From<Taken> for CniError {
-    fn from(Taken { port, holder }: Taken) -> Self {
+impl From<PortConflict> for CniError {
+    fn from(PortConflict { port, holder }: PortConflict) -> Self {
         Self::PortTaken { port, holder }
     }
 }
 
 impl HostPorts {
     pub(crate) fn open(pins: &Pins) -> Result<Self, CniError> {
-        Ok(Self { four: Map(Table::open(pins, "host_ports4")?), six: Map(Table::open(pins, "host_ports6")?) })
+        Ok(Self {
+            four: HostPortMap(Table::open(pins, "host_ports4")?),
+            six: HostPortMap(Table::open(pins, "host_ports6")?),
+        })
     }
 
     /// Enters all host ports of a record, whose pod has the device of that index. Those of others are left alone.
@@ -61,9 +64,9 @@ impl HostPorts {
     }
 
     /// Those host ports of a record that other pods have.
-    pub(crate) fn in_the_way(&self, record: &Record) -> Result<Vec<Taken>, CniError> {
-        let mut all = self.four.in_the_way(record)?;
-        all.extend(self.six.in_the_way(record)?);
+    pub(crate) fn conflicts(&self, record: &Record) -> Result<Vec<PortConflict>, CniError> {
+        let mut all = self.four.conflicts(record)?;
+        all.extend(self.six.conflicts(record)?);
         Ok(all)
     }
 
@@ -74,22 +77,22 @@ impl HostPorts {
     }
 
     /// Removes every host port that leads to one of these addresses, for a pod whose record is lost.
-    pub(crate) fn remove_to(&self, addresses: &[IpAddr]) -> Result<(), CniError> {
-        let Entries { mut four, mut six } = self.entries()?;
+    pub(crate) fn remove_by_address(&self, addresses: &[IpAddr]) -> Result<(), CniError> {
+        let HostPortEntries { mut four, mut six } = self.entries()?;
         four.retain(|entry| addresses.contains(&entry.pod.addr.into()));
         six.retain(|entry| addresses.contains(&entry.pod.addr.into()));
         self.four.remove(&four)?;
         self.six.remove(&six)
     }
 
-    pub(crate) fn entries(&self) -> Result<Entries, CniError> {
-        Ok(Entries { four: self.four.entries()?, six: self.six.entries()? })
+    pub(crate) fn entries(&self) -> Result<HostPortEntries, CniError> {
+        Ok(HostPortEntries { four: self.four.entries()?, six: self.six.entries()? })
     }
 
     /// Removes what leads to `ours` and is in none of the records, which must have been read after `seen`. Says what that was.
-    pub(crate) fn remove_strays(
+    pub(crate) fn remove_stale(
         &self,
-        Entries { mut four, mut six }: Entries,
+        HostPortEntries { mut four, mut six }: HostPortEntries,
         records: &[Record],
         ours: impl Fn(&IpAddr) -> bool,
     ) -> Result<Vec<String>, CniError> {
@@ -97,7 +100,7 @@ impl HostPorts {
         six.retain(|entry| ours(&entry.pod.addr.into()) && !records.iter().any(|r| entry.is_of(r)));
         self.four.remove(&four)?;
         self.six.remove(&six)?;
-        Ok(four.iter().map(Entry::name).chain(six.iter().map(Entry::name)).collect())
+        Ok(four.iter().map(HostPortEntry::name).chain(six.iter().map(HostPortEntry::name)).collect())
     }
 
     /// What is missing or different of what [`Self::insert`] wrote, in words.
@@ -122,30 +125,30 @@ pub(crate) fn check_families(ports: &[PortMapping], families: &[Choice]) -> Resu
 }
 
 /// An address family of the maps.
-trait Family: Address + Into<IpAddr> {
+trait PortFamily: Address + Into<IpAddr> {
     fn of(address: IpAddr) -> Option<Self>;
 }
 
-impl Family for V4 {
+impl PortFamily for V4 {
     fn of(address: IpAddr) -> Option<Self> {
         if let IpAddr::V4(a) = address { Some(a.into()) } else { None }
     }
 }
 
-impl Family for V6 {
+impl PortFamily for V6 {
     fn of(address: IpAddr) -> Option<Self> {
         if let IpAddr::V6(a) = address { Some(a.into()) } else { None }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry<A> {
+struct HostPortEntry<A> {
     key: FrontendKey<A>,
     pod: HostPort<A>,
 }
 
 /// A record's entries in the map of a family; `index` is that of the pod's device.
-fn entries<A: Family>(record: &Record, index: u32) -> Vec<Entry<A>> {
+fn entries<A: PortFamily>(record: &Record, index: u32) -> Vec<HostPortEntry<A>> {
     let Some(pod) = record.addresses.iter().find_map(|a| A::of(*a)) else { return Vec::new() };
     let entry = |mapping: &PortMapping| {
         // A host port of an address is only for the family of that address.
@@ -155,7 +158,7 @@ fn entries<A: Family>(record: &Record, index: u32) -> Vec<Entry<A>> {
             Transport::Udp => proto::UDP,
             Transport::Sctp => proto::SCTP,
         };
-        Some(Entry {
+        Some(HostPortEntry {
             key: FrontendKey { addr, port: mapping.host_port, proto, pad: 0 },
             pod: HostPort { addr: pod, port: mapping.container_port, pad: 0, ifindex: index },
         })
@@ -163,7 +166,7 @@ fn entries<A: Family>(record: &Record, index: u32) -> Vec<Entry<A>> {
     record.ports.iter().filter_map(entry).collect()
 }
 
-impl<A: Family> Entry<A> {
+impl<A: PortFamily> HostPortEntry<A> {
     fn name(&self) -> String {
         let protocol = match self.key.proto {
             proto::TCP => Transport::Tcp,
@@ -181,9 +184,9 @@ impl<A: Family> Entry<A> {
 
 /// The map of a family.
 #[derive(Debug)]
-struct Map<A>(Table<FrontendKey<A>, HostPort<A>>);
+struct HostPortMap<A>(Table<FrontendKey<A>, HostPort<A>>);
 
-impl<A: Family> Map<A>
+impl<A: PortFamily> HostPortMap<A>
 where
     FrontendKey<A>: Pod,
     HostPort<A>: Pod,
@@ -196,24 +199,24 @@ where
             let present = self.0.get(&entry.key)?;
             if present != Some(entry.pod) {
                 let holder = present.map_or(entry.pod.addr, |other| other.addr);
-                return Err(Taken { port: entry.name(), holder: holder.into() }.into());
+                return Err(PortConflict { port: entry.name(), holder: holder.into() }.into());
             }
         }
         Ok(())
     }
 
-    fn in_the_way(&self, record: &Record) -> Result<Vec<Taken>, CniError> {
+    fn conflicts(&self, record: &Record) -> Result<Vec<PortConflict>, CniError> {
         let mut all = Vec::new();
         for entry in entries(record, 0) {
             let other = self.0.get(&entry.key)?.filter(|other| other.addr != entry.pod.addr);
-            all.extend(other.map(|other| Taken { port: entry.name(), holder: other.addr.into() }));
+            all.extend(other.map(|other| PortConflict { port: entry.name(), holder: other.addr.into() }));
         }
         Ok(all)
     }
 
     /// Removes entries, but for those that lead to another pod by now.
-    fn remove(&self, entries: &[Entry<A>]) -> Result<(), CniError> {
-        for Entry { key, pod } in entries {
+    fn remove(&self, entries: &[HostPortEntry<A>]) -> Result<(), CniError> {
+        for HostPortEntry { key, pod } in entries {
             if self.0.get(key)?.is_some_and(|present| present.addr == pod.addr) {
                 self.0.remove(key)?;
             }
@@ -221,8 +224,8 @@ where
         Ok(())
     }
 
-    fn entries(&self) -> Result<Vec<Entry<A>>, CniError> {
-        Ok(self.0.entries()?.into_iter().map(|(key, pod)| Entry { key, pod }).collect())
+    fn entries(&self) -> Result<Vec<HostPortEntry<A>>, CniError> {
+        Ok(self.0.entries()?.into_iter().map(|(key, pod)| HostPortEntry { key, pod }).collect())
     }
 
     fn differences(&self, record: &Record, index: u32) -> Result<Vec<String>, CniError> {

@@ -6,7 +6,7 @@ use dataplane_host::store::Record;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::Config;
+use crate::config::NetworkConfig;
 use crate::error::CniError;
 use crate::plan;
 
@@ -16,7 +16,7 @@ const LISTS: [&str; 3] = ["interfaces", "ips", "routes"];
 /// What ADD's result starts from: what the plugins before it in the chain have made, and the configuration's `dns`. Both are
 /// checked, since others must understand the result that they end in.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Given {
+pub(crate) struct ResultBase {
     version: &'static str,
     previous: Map<String, Value>,
     dns: Option<Value>,
@@ -32,8 +32,8 @@ struct Dns {
     options: Option<Vec<String>>,
 }
 
-impl Given {
-    pub(crate) fn by(config: &Config) -> Result<Self, CniError> {
+impl ResultBase {
+    pub(crate) fn new(config: &NetworkConfig) -> Result<Self, CniError> {
         let bad = |reason| CniError::Config { field: "dns", reason };
         if let Some(dns) = &config.dns {
             let fields = dns.as_object().ok_or_else(|| bad("is no object".into()))?;
@@ -62,7 +62,7 @@ impl Given {
 }
 
 /// `prevResult`, if there is one: an object whose lists are lists of objects.
-pub(crate) fn previous(config: &Config) -> Result<Option<&Map<String, Value>>, CniError> {
+pub(crate) fn previous(config: &NetworkConfig) -> Result<Option<&Map<String, Value>>, CniError> {
     let bad = |reason: String| Err(CniError::Config { field: "prevResult", reason });
     let previous = match &config.prev_result {
         None => return Ok(None),
@@ -127,7 +127,7 @@ mod tests {
 
     fn result(version: &str, more: &str) -> Value {
         let text = format!(r#"{{"cniVersion":"{version}","name":"pods","type":"t"{more}}}"#);
-        let config = Config::parse(text.as_bytes(), &mut String::new()).unwrap();
+        let config = NetworkConfig::parse(text.as_bytes(), &mut String::new()).unwrap();
         let id = AttachmentId { container: "c1".into(), ifname: "eth0".into() };
         let record = Record {
             version: 1,
@@ -142,8 +142,8 @@ mod tests {
             boot: String::new(),
             generation: 0,
         };
-        let given = Given::by(&config).unwrap();
-        serde_json::from_str(&given.complete(&record, 1400, "/run/netns/x", None)).unwrap()
+        let base = ResultBase::new(&config).unwrap();
+        serde_json::from_str(&base.complete(&record, 1400, "/run/netns/x", None)).unwrap()
     }
 
     #[test]

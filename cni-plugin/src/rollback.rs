@@ -4,11 +4,11 @@ use dataplane_host::netlink::{Socket, delete_link};
 use dataplane_host::store::{Attachment, Record, Store};
 
 use crate::background;
-use crate::dataplane::Maps;
+use crate::dataplane::PodMaps;
 use crate::error::CniError;
 
 /// Stops the pod's traffic: takes it out of the maps. Says which index its device has, if there is one.
-pub(crate) fn block(socket: &mut Socket, record: &Record, maps: Option<&Maps>) -> Result<Option<u32>, CniError> {
+pub(crate) fn block(socket: &mut Socket, record: &Record, maps: Option<&PodMaps>) -> Result<Option<u32>, CniError> {
     let index = socket.link_by_name(&record.host_ifname)?.map(|link| link.index);
     if let Some(maps) = maps {
         maps.remove(record, index)?;
@@ -26,7 +26,7 @@ pub(crate) fn remove_device(socket: &mut Socket, index: Option<u32>) -> Result<(
 }
 
 /// All of the kernel's part at once.
-pub(crate) fn detach(socket: &mut Socket, record: &Record, maps: Option<&Maps>) -> Result<(), CniError> {
+pub(crate) fn detach(socket: &mut Socket, record: &Record, maps: Option<&PodMaps>) -> Result<(), CniError> {
     let index = block(socket, record, maps)?;
     remove_device(socket, index)
 }
@@ -36,14 +36,18 @@ pub(crate) fn release(
     socket: &mut Socket,
     store: &Store,
     attachment: &Attachment,
-    maps: Option<&Maps>,
+    maps: Option<&PodMaps>,
 ) -> Result<(), CniError> {
     detach(socket, &attachment.record, maps)?;
     Ok(store.finish_release(attachment)?)
 }
 
 /// Releases attachments, beside the answer. What stays undone, the next process that takes the lock does.
-pub(crate) fn release_in_background(store: &Store, going: &[Attachment], maps: Option<&Maps>) -> Result<(), CniError> {
+pub(crate) fn release_in_background(
+    store: &Store,
+    going: &[Attachment],
+    maps: Option<&PodMaps>,
+) -> Result<(), CniError> {
     if going.is_empty() {
         return Ok(());
     }

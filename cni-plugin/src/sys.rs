@@ -5,7 +5,7 @@ use std::io;
 
 /// Which side of a fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum ForkSide {
     /// The process that forked.
     Parent,
     /// The new process.
@@ -13,7 +13,7 @@ pub(crate) enum Side {
 }
 
 /// Splits the process. Refuses when it has more than one thread: a child must not inherit locks of threads it doesn't have.
-pub(crate) fn fork() -> io::Result<Side> {
+pub(crate) fn fork() -> io::Result<ForkSide> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
         return Err(io::Error::other(format!("the process has {threads} threads")));
@@ -21,7 +21,7 @@ pub(crate) fn fork() -> io::Result<Side> {
     // SAFETY: there is only this thread, so that no lock of the allocator or of std is held by another one.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Side::Child),
-        _ => Ok(Side::Parent),
+        0 => Ok(ForkSide::Child),
+        _ => Ok(ForkSide::Parent),
     }
 }

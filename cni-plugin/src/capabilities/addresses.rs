@@ -13,7 +13,7 @@ const IPS: &str = "runtimeConfig.ips";
 const MAC: &str = "runtimeConfig.mac";
 
 /// Makes the error of the place that a value comes from.
-type Bad = fn(String) -> CniError;
+type MakeError = fn(String) -> CniError;
 
 fn bad_argument(key: &str, reason: &str) -> CniError {
     CniError::environment("CNI_ARGS", format!("{key}: {reason}"))
@@ -23,7 +23,7 @@ fn bad_argument(key: &str, reason: &str) -> CniError {
 pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<IpAddr>, CniError> {
     let texts: Option<Vec<String>> =
         value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(IPS, e.to_string()))?;
-    let (texts, bad): (_, Bad) = match (texts.unwrap_or_default(), argument) {
+    let (texts, bad): (_, MakeError) = match (texts.unwrap_or_default(), argument) {
         (texts, None) => (texts, |reason| bad(IPS, reason)),
         (texts, Some(list)) if texts.is_empty() => {
             (list.split(',').map(str::to_owned).collect(), |reason| bad_argument("IP", &reason))
@@ -46,7 +46,7 @@ pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<Ip
 /// A MAC of one device that is not the other end's.
 pub(super) fn mac(value: Option<Value>, argument: Option<&str>) -> Result<Option<[u8; 6]>, CniError> {
     let text: Option<String> = value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(MAC, e.to_string()))?;
-    let (text, bad): (_, Bad) = match (text.filter(|text| !text.is_empty()), argument) {
+    let (text, bad): (_, MakeError) = match (text.filter(|text| !text.is_empty()), argument) {
         (Some(_), Some(_)) => return Err(bad(MAC, "and MAC of CNI_ARGS both ask for one")),
         (Some(text), None) => (text, |reason| bad(MAC, reason)),
         (None, Some(text)) => (text.to_owned(), |reason| bad_argument("MAC", &reason)),

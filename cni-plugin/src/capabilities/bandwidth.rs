@@ -26,7 +26,7 @@ pub(crate) struct Bandwidth {
 
 /// Bits a second and bits; 0: none.
 #[derive(Default, Deserialize)]
-struct Raw {
+struct RawBandwidth {
     #[serde(rename = "ingressrate", default)]
     ingress_rate: u64,
     #[serde(rename = "ingressburst", default)]
@@ -38,7 +38,8 @@ struct Raw {
 }
 
 pub(super) fn parse(value: Option<Value>) -> Result<Bandwidth, CniError> {
-    let raw: Option<Raw> = value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(FIELD, e.to_string()))?;
+    let raw: Option<RawBandwidth> =
+        value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(FIELD, e.to_string()))?;
     let raw = raw.unwrap_or_default();
     Ok(Bandwidth {
         ingress: rate("ingress", raw.ingress_rate, raw.ingress_burst)?,

@@ -8,7 +8,7 @@ use crate::error::CniError;
 
 /// As runtimes write it; results have other names.
 #[derive(Default, Deserialize)]
-struct Raw {
+struct RawDns {
     #[serde(default)]
     servers: Option<Vec<String>>,
     #[serde(default)]
@@ -19,9 +19,9 @@ struct Raw {
 
 /// Passed on as it is: nothing here uses it.
 pub(super) fn parse(value: Option<Value>) -> Result<Option<Value>, CniError> {
-    let raw: Option<Raw> =
+    let raw: Option<RawDns> =
         value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad("runtimeConfig.dns", e.to_string()))?;
-    let Some(Raw { servers, searches, options }) = raw else { return Ok(None) };
+    let Some(RawDns { servers, searches, options }) = raw else { return Ok(None) };
     let mut dns = json!({});
     for (name, list) in [("nameservers", servers), ("search", searches), ("options", options)] {
         if let Some(list) = list.filter(|list| !list.is_empty()) {

@@ -24,7 +24,7 @@ pub(crate) struct Span {
 
 /// A range as runtimes write it.
 #[derive(Deserialize)]
-struct Raw {
+struct RawRange {
     #[serde(default)]
     subnet: String,
     #[serde(rename = "rangestart", default)]
@@ -37,7 +37,7 @@ struct Raw {
 
 /// A set of ranges for each address; at most one set of a family, because pods have one address of it.
 pub(super) fn parse(value: Option<Value>) -> Result<Vec<Vec<Span>>, CniError> {
-    let raw: Option<Vec<Vec<Raw>>> =
+    let raw: Option<Vec<Vec<RawRange>>> =
         value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(FIELD, e.to_string()))?;
     let raw = raw.unwrap_or_default();
     let all = raw.iter().map(Vec::len).sum::<usize>();
@@ -55,7 +55,7 @@ pub(super) fn parse(value: Option<Value>) -> Result<Vec<Vec<Span>>, CniError> {
 }
 
 /// Ranges for one address.
-fn ranges(raw: &[Raw]) -> Result<Vec<Span>, String> {
+fn ranges(raw: &[RawRange]) -> Result<Vec<Span>, String> {
     let spans = raw.iter().map(span).collect::<Result<Vec<_>, _>>()?;
     let v6 = spans.first().ok_or("is empty")?.subnet.is_ipv6();
     if spans.iter().all(|span| span.subnet.is_ipv6() == v6) {
@@ -65,13 +65,13 @@ fn ranges(raw: &[Raw]) -> Result<Vec<Span>, String> {
     }
 }
 
-fn span(raw: &Raw) -> Result<Span, String> {
+fn span(raw: &RawRange) -> Result<Span, String> {
     let text = raw.subnet.as_str();
     let subnet: IpNetwork = text.parse().map_err(|_| format!("subnet {text:?} is no network"))?;
     if subnet.ip() != subnet.network() {
         return Err(format!("subnet {text} has bits set beyond its prefix"));
     }
-    let (first, last) = ends(subnet);
+    let (first, last) = bounds(subnet);
     let end = |name: &str, text: Option<&String>, default| {
         let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(default) };
         let ip: IpAddr = text.parse().map_err(|_| format!("{name} {text:?} is no IP address"))?;
@@ -89,7 +89,7 @@ fn span(raw: &Raw) -> Result<Span, String> {
 }
 
 /// The first and last address that a subnet has for pods: not its own one, nor that for broadcasts.
-fn ends(subnet: IpNetwork) -> (IpAddr, IpAddr) {
+fn bounds(subnet: IpNetwork) -> (IpAddr, IpAddr) {
     match (subnet.network(), subnet.broadcast()) {
         (IpAddr::V4(a), IpAddr::V4(b)) if subnet.prefix() < 31 => {
             (Ipv4Addr::from_bits(a.to_bits() + 1).into(), Ipv4Addr::from_bits(b.to_bits() - 1).into())

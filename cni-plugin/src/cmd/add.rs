@@ -7,70 +7,70 @@ use dataplane_host::netlink::Socket;
 use dataplane_host::store::{Attachment, AttachmentId, Claim, Locked, Record, Reservation, Store, StoreError, Written};
 
 use super::LOCK_DEADLINE;
-use crate::attach::Ends;
+use crate::attach::NamespacePair;
 use crate::capabilities::{Bandwidth, Capabilities};
-use crate::config::Config;
-use crate::dataplane::{Maps, Programs};
+use crate::config::NetworkConfig;
+use crate::dataplane::{PodMaps, PodPrograms};
 use crate::env::Invocation;
 use crate::error::CniError;
 use crate::ranges::Settings;
-use crate::result::Given;
+use crate::result::ResultBase;
 use crate::{log, ports, rollback};
 
 /// The result, and the MTU that the pod has.
-pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(String, u32), CniError> {
+pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(String, u32), CniError> {
     let capabilities = Capabilities::parse(config.runtime.as_ref(), &invocation.arguments)?;
-    let given = Given::by(config)?;
+    let base = ResultBase::new(config)?;
     let settings = config.settings(invocation.pod.as_deref())?;
     let settings = settings.with_ranges(&capabilities.ranges)?.with_addresses(&capabilities.ips)?;
     ports::check_families(&capabilities.ports, &settings.families()?)?;
-    let maps = Maps::open(&config.pin_root)?;
-    let programs = Programs::open(&config.pin_root)?;
+    let maps = PodMaps::open(&config.pin_root)?;
+    let programs = PodPrograms::open(&config.pin_root)?;
     let netns = invocation.netns.as_ref().ok_or_else(|| CniError::environment("CNI_NETNS", "is missing"))?;
-    let mut ends = Ends::open(netns)?;
+    let mut namespaces = NamespacePair::open(netns)?;
     let store = Store::open(&config.state_dir)?;
-    let wanted = Wanted {
+    let desired = DesiredAttachment {
         facts: facts(invocation, config, &capabilities),
         bandwidth: capabilities.bandwidth,
         settings: &settings,
         maps: &maps,
     };
-    let held = wanted.attachment(&store, &mut ends)?;
-    match wanted.wire(&mut ends, &held, &store, &programs) {
+    let allocated = desired.attachment(&store, &mut namespaces)?;
+    match desired.wire(&mut namespaces, &allocated, &store, &programs) {
         Ok(()) => {
-            let result = given.complete(held.record(), settings.mtu, &ends.netns, capabilities.dns);
+            let result = base.complete(allocated.record(), settings.mtu, &namespaces.netns, capabilities.dns);
             Ok((result, settings.mtu))
         }
         Err(error) => {
-            wanted.give_back(&store, &mut ends.host_socket, held.attachment());
+            desired.roll_back(&store, &mut namespaces.host_socket, allocated.attachment());
             Err(error)
         }
     }
 }
 
 /// An attachment with its addresses: new, and not yet for certain on the disk, or from an ADD that was interrupted.
-enum Held {
+enum Allocated {
     New(Written),
-    Old(Attachment),
+    Resumed(Attachment),
 }
 
-impl Held {
+impl Allocated {
     const fn record(&self) -> &Record {
         match self {
             Self::New(written) => &written.attachment.record,
-            Self::Old(attachment) => &attachment.record,
+            Self::Resumed(attachment) => &attachment.record,
         }
     }
 
     fn attachment(self) -> Attachment {
         match self {
             Self::New(written) => written.attachment,
-            Self::Old(attachment) => attachment,
+            Self::Resumed(attachment) => attachment,
         }
     }
 }
 
-fn facts(invocation: &Invocation, config: &Config, capabilities: &Capabilities) -> Record {
+fn facts(invocation: &Invocation, config: &NetworkConfig, capabilities: &Capabilities) -> Record {
     Record {
         version: 1,
         id: invocation.id.clone(),
@@ -86,21 +86,21 @@ fn facts(invocation: &Invocation, config: &Config, capabilities: &Capabilities) 
     }
 }
 
-/// What is wanted from the store.
-struct Wanted<'a> {
+/// What is desired from the store.
+struct DesiredAttachment<'a> {
     facts: Record,
     bandwidth: Bandwidth,
     settings: &'a Settings,
-    maps: &'a Maps,
+    maps: &'a PodMaps,
 }
 
-impl Wanted<'_> {
+impl DesiredAttachment<'_> {
     fn id(&self) -> &AttachmentId {
         &self.facts.id
     }
 
     /// The attachment with its addresses: those that it has from an ADD that was interrupted, or new ones.
-    fn attachment(&self, store: &Store, ends: &mut Ends) -> Result<Held, CniError> {
+    fn attachment(&self, store: &Store, namespaces: &mut NamespacePair) -> Result<Allocated, CniError> {
         let deadline = Instant::now() + LOCK_DEADLINE;
         loop {
             let mut locked = store.lock(LOCK_DEADLINE)?;
@@ -108,19 +108,19 @@ impl Wanted<'_> {
             locked.findings().iter().for_each(|finding| log(finding));
             match claim {
                 Claim::Absent => {
-                    ends.check_free(&self.id().ifname)?;
-                    return self.reserve(store, locked, &mut ends.host_socket);
+                    namespaces.check_free(&self.id().ifname)?;
+                    return self.reserve(store, locked, &mut namespaces.host_socket);
                 }
                 Claim::Mine(attachment) if !attachment.releasing && self.fits(&attachment.record)? => {
                     drop(locked);
-                    return self.take_over(store, ends, attachment);
+                    return self.take_over(store, namespaces, attachment);
                 }
                 Claim::Mine(mut attachment) => {
                     locked.mark(&mut attachment)?;
                     drop(locked);
-                    rollback::release(&mut ends.host_socket, store, &attachment, Some(self.maps))?;
-                    ends.check_free(&self.id().ifname)?;
-                    return self.reserve(store, store.lock(LOCK_DEADLINE)?, &mut ends.host_socket);
+                    rollback::release(&mut namespaces.host_socket, store, &attachment, Some(self.maps))?;
+                    namespaces.check_free(&self.id().ifname)?;
+                    return self.reserve(store, store.lock(LOCK_DEADLINE)?, &mut namespaces.host_socket);
                 }
                 Claim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(self.id())),
                 Claim::Busy { .. } => super::poll_again(locked),
@@ -129,12 +129,17 @@ impl Wanted<'_> {
     }
 
     /// An earlier ADD was interrupted: what it has done to the kernel goes, its addresses stay.
-    fn take_over(&self, store: &Store, ends: &mut Ends, attachment: Attachment) -> Result<Held, CniError> {
-        let taken = rollback::detach(&mut ends.host_socket, &attachment.record, Some(self.maps));
-        match taken.and_then(|()| ends.check_free(&self.id().ifname)) {
-            Ok(()) => Ok(Held::Old(attachment)),
+    fn take_over(
+        &self,
+        store: &Store,
+        namespaces: &mut NamespacePair,
+        attachment: Attachment,
+    ) -> Result<Allocated, CniError> {
+        let taken = rollback::detach(&mut namespaces.host_socket, &attachment.record, Some(self.maps));
+        match taken.and_then(|()| namespaces.check_free(&self.id().ifname)) {
+            Ok(()) => Ok(Allocated::Resumed(attachment)),
             Err(error) => {
-                self.give_back(store, &mut ends.host_socket, attachment);
+                self.roll_back(store, &mut namespaces.host_socket, attachment);
                 Err(error)
             }
         }
@@ -148,7 +153,12 @@ impl Wanted<'_> {
         Ok(same && record.addresses.len() == families.len() && fit)
     }
 
-    fn reserve<'s>(&self, store: &'s Store, mut locked: Locked<'s>, socket: &mut Socket) -> Result<Held, CniError> {
+    fn reserve<'s>(
+        &self,
+        store: &'s Store,
+        mut locked: Locked<'s>,
+        socket: &mut Socket,
+    ) -> Result<Allocated, CniError> {
         let reservation = match self.reserve_now(&mut locked) {
             Err(CniError::Store(error @ (StoreError::Exhausted { .. } | StoreError::Held { .. }))) => {
                 // Perhaps somebody died while releasing.
@@ -167,7 +177,7 @@ impl Wanted<'_> {
                 other?
             }
         };
-        Ok(Held::New(reservation.write(store)?))
+        Ok(Allocated::New(reservation.write(store)?))
     }
 
     /// One address of each family, from the ranges of this moment.
@@ -185,15 +195,21 @@ impl Wanted<'_> {
     }
 
     /// Wires the pod while the disk is at work.
-    fn wire(&self, ends: &mut Ends, held: &Held, store: &Store, programs: &Programs) -> Result<(), CniError> {
-        let kernel = |ends: &mut Ends| {
-            self.free_ports(store, &mut ends.host_socket, held.record())?;
-            ends.wire(held.record(), self.settings.mtu, &self.bandwidth, self.maps, programs)
+    fn wire(
+        &self,
+        namespaces: &mut NamespacePair,
+        allocated: &Allocated,
+        store: &Store,
+        programs: &PodPrograms,
+    ) -> Result<(), CniError> {
+        let kernel = |namespaces: &mut NamespacePair| {
+            self.free_ports(store, &mut namespaces.host_socket, allocated.record())?;
+            namespaces.wire(allocated.record(), self.settings.mtu, &self.bandwidth, self.maps, programs)
         };
-        let Held::New(written) = held else { return kernel(ends) };
+        let Allocated::New(written) = allocated else { return kernel(namespaces) };
         std::thread::scope(|scope| {
             let disk = scope.spawn(|| written.sync(store));
-            let wired = kernel(ends);
+            let wired = kernel(namespaces);
             let synced = disk.join().map_err(|_| CniError::io("write the record", std::io::Error::other("panic")))?;
             wired.and(synced.map_err(CniError::from))
         })
@@ -202,7 +218,7 @@ impl Wanted<'_> {
     /// Fails if other pods have the host ports of a record. Those that are only half removed make way.
     fn free_ports(&self, store: &Store, socket: &mut Socket, record: &Record) -> Result<(), CniError> {
         let ports = &self.maps.ports;
-        if ports.in_the_way(record)?.is_empty() {
+        if ports.conflicts(record)?.is_empty() {
             return Ok(());
         }
         let mut locked = store.lock(LOCK_DEADLINE)?;
@@ -211,18 +227,18 @@ impl Wanted<'_> {
         let ours = |address: &IpAddr| ranges.iter().any(|range| range.slot(*address).is_some());
         // What leads to an address that nobody holds is no pod's. Whose entry is seen has its record by then.
         let seen = ports.entries()?;
-        for port in ports.remove_strays(seen, &locked.attachments()?, ours)? {
+        for port in ports.remove_stale(seen, &locked.attachments()?, ours)? {
             log(&format!("{port}: led to a pod that does not have it"));
         }
         drop(locked);
         for orphan in &orphans {
             rollback::release(socket, store, orphan, Some(self.maps))?;
         }
-        ports.in_the_way(record)?.into_iter().next().map_or(Ok(()), |taken| Err(taken.into()))
+        ports.conflicts(record)?.into_iter().next().map_or(Ok(()), |taken| Err(taken.into()))
     }
 
     /// Undoes everything after a failure. What can't be undone is left to DEL, and said.
-    fn give_back(&self, store: &Store, socket: &mut Socket, mut attachment: Attachment) {
+    fn roll_back(&self, store: &Store, socket: &mut Socket, mut attachment: Attachment) {
         let mut undo = || {
             store.lock(LOCK_DEADLINE)?.mark(&mut attachment)?;
             rollback::release(socket, store, &attachment, Some(self.maps))

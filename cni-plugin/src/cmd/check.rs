@@ -10,22 +10,22 @@ use dataplane_host::sys as host_sys;
 use serde_json::{Map, Value};
 
 use super::LOCK_DEADLINE;
-use crate::attach::Ends;
+use crate::attach::NamespacePair;
 use crate::capabilities::{Bandwidth, Capabilities};
-use crate::config::Config;
-use crate::dataplane::{Maps, Programs};
+use crate::config::NetworkConfig;
+use crate::dataplane::{PodMaps, PodPrograms};
 use crate::env::Invocation;
 use crate::error::CniError;
 use crate::{log, plan, result};
 
-pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniError> {
+pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(), CniError> {
     config.require("CHECK", "0.4.0")?;
     let Some(previous) = result::previous(config)? else {
         return Err(CniError::Config { field: "prevResult", reason: "is missing, CHECK needs it".into() });
     };
-    let (maps, programs) = (Maps::open(&config.pin_root)?, Programs::open(&config.pin_root)?);
+    let (maps, programs) = (PodMaps::open(&config.pin_root)?, PodPrograms::open(&config.pin_root)?);
     let netns = invocation.netns.as_deref().unwrap_or(Path::new(""));
-    let mut ends = Ends::open(netns)?;
+    let mut namespaces = NamespacePair::open(netns)?;
     let Some(record) = record(invocation, config)? else {
         return Err(CniError::Differs(vec!["the address store has no record of it".into()]));
     };
@@ -34,19 +34,19 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
     if config.runtime.is_some() && capabilities.ports != record.ports {
         wrong.push("runtimeConfig does not have the host ports that ADD was told".into());
     }
-    wrong.extend(inside(&mut ends.pod_socket, &record, &capabilities.bandwidth)?);
-    match ends.host_socket.link_by_name(&record.host_ifname)? {
+    wrong.extend(inside(&mut namespaces.pod_socket, &record, &capabilities.bandwidth)?);
+    match namespaces.host_socket.link_by_name(&record.host_ifname)? {
         Some(link) if link.up => {
             tell_of_mtu(config, &record, link.mtu);
-            wrong.extend(outside(&mut ends.host_socket, &record, link.index)?);
+            wrong.extend(outside(&mut namespaces.host_socket, &record, link.index)?);
             if let Some(rate) = capabilities.bandwidth.ingress
-                && ends.host_socket.rate(link.index)? != Some(rate.bytes_per_second)
+                && namespaces.host_socket.rate(link.index)? != Some(rate.bytes_per_second)
             {
                 wrong.push(format!("device {} is not limited to {rate}", record.host_ifname));
             }
-            wrong.extend(attached(&mut ends.host_socket, link.index, &programs)?);
-            let cookie =
-                host_sys::netns_cookie(ends.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
+            wrong.extend(attached(&mut namespaces.host_socket, link.index, &programs)?);
+            let cookie = host_sys::netns_cookie(namespaces.pod_socket.as_fd())
+                .map_err(|e| CniError::io("cookie of the netns", e))?;
             wrong.extend(maps.differences(&record, link.index, cookie)?);
         }
         Some(_) => wrong.push(format!("device {} is down", record.host_ifname)),
@@ -56,7 +56,7 @@ pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniErr
 }
 
 /// A pod that has not got the node's new MTU yet is sound; this call brings it there after its answer.
-fn tell_of_mtu(config: &Config, record: &Record, now: u32) {
+fn tell_of_mtu(config: &NetworkConfig, record: &Record, now: u32) {
     if record.mtu.is_none()
         && config.own_mtu().is_none()
         && let Ok(Some(wanted)) = config.node_mtu()
@@ -66,7 +66,7 @@ fn tell_of_mtu(config: &Config, record: &Record, now: u32) {
     }
 }
 
-fn record(invocation: &Invocation, config: &Config) -> Result<Option<Record>, CniError> {
+fn record(invocation: &Invocation, config: &NetworkConfig) -> Result<Option<Record>, CniError> {
     if !config.state_dir.join("addresses").is_dir() {
         return Ok(None);
     }
@@ -142,7 +142,7 @@ fn outside(socket: &mut Socket, record: &Record, index: u32) -> Result<Vec<Strin
 }
 
 /// The programs on the device must be those that are pinned now.
-fn attached(socket: &mut Socket, index: u32, programs: &Programs) -> Result<Vec<String>, CniError> {
+fn attached(socket: &mut Socket, index: u32, programs: &PodPrograms) -> Result<Vec<String>, CniError> {
     let filters = socket.filters(index)?;
     let mut wrong = Vec::new();
     for (name, direction, program) in

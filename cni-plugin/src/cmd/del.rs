@@ -9,51 +9,51 @@ use dataplane_host::netlink::Socket;
 use dataplane_host::store::{Attachment, Claim, Store};
 
 use super::LOCK_DEADLINE;
-use crate::config::Config;
-use crate::dataplane::Maps;
+use crate::config::NetworkConfig;
+use crate::dataplane::PodMaps;
 use crate::env::Invocation;
 use crate::error::CniError;
 use crate::{log, rollback};
 
-pub(crate) fn run(invocation: &Invocation, config: &Config) -> Result<(), CniError> {
-    let maps = Maps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
+pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(), CniError> {
+    let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
     let mut socket = Socket::open()?;
     let Some(store) = open_store(&config.state_dir)? else {
         return remove_unrecorded(invocation, &mut socket, maps.as_ref());
     };
     let (mine, mut going) = mark(&store, invocation)?;
     match mine {
-        Mine::Marked(attachment) => {
+        DelTarget::Marked(attachment) => {
             store.sync_marks()?;
             rollback::block(&mut socket, &attachment.record, maps.as_ref())?;
             going.insert(0, attachment);
         }
-        Mine::Elsewhere => {} // An earlier DEL has it and is still at work.
-        Mine::Unknown => remove_unrecorded(invocation, &mut socket, maps.as_ref())?,
+        DelTarget::InProgress => {} // An earlier DEL has it and is still at work.
+        DelTarget::NoRecord => remove_unrecorded(invocation, &mut socket, maps.as_ref())?,
     }
     rollback::release_in_background(&store, &going, maps.as_ref())
 }
 
 /// What the store says of the attachment.
 #[allow(clippy::large_enum_variant, reason = "there is one at a time")]
-enum Mine {
+enum DelTarget {
     Marked(Attachment),
-    Elsewhere,
-    Unknown,
+    InProgress,
+    NoRecord,
 }
 
 /// Marks the attachment as going away, and says what else was left half done.
-fn mark(store: &Store, invocation: &Invocation) -> Result<(Mine, Vec<Attachment>), CniError> {
+fn mark(store: &Store, invocation: &Invocation) -> Result<(DelTarget, Vec<Attachment>), CniError> {
     let deadline = Instant::now() + LOCK_DEADLINE;
     loop {
         let mut locked = store.lock(LOCK_DEADLINE)?;
         let claim = locked.claim(&invocation.id)?;
         let mine = match claim {
-            Claim::Absent => Mine::Unknown,
-            Claim::Busy { releasing: true } => Mine::Elsewhere,
+            Claim::Absent => DelTarget::NoRecord,
+            Claim::Busy { releasing: true } => DelTarget::InProgress,
             Claim::Mine(mut attachment) => {
                 locked.mark(&mut attachment)?;
-                Mine::Marked(attachment)
+                DelTarget::Marked(attachment)
             }
             // An ADD that the runtime no longer waits for.
             Claim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(&invocation.id)),
@@ -74,7 +74,7 @@ fn open_store(state_dir: &Path) -> Result<Option<Store>, CniError> {
 }
 
 /// A device that has the name of ours though the store knows of none.
-fn remove_unrecorded(invocation: &Invocation, socket: &mut Socket, maps: Option<&Maps>) -> Result<(), CniError> {
+fn remove_unrecorded(invocation: &Invocation, socket: &mut Socket, maps: Option<&PodMaps>) -> Result<(), CniError> {
     let name = invocation.id.host_ifname();
     let Some(link) = socket.link_by_name(&name)?.filter(|l| l.kind.as_deref() == Some("veth")) else { return Ok(()) };
     if let Some(maps) = maps {

@@ -7,16 +7,16 @@ use dataplane_host::netlink::Socket;
 use dataplane_host::store::{Attachment, AttachmentId, Claim, Store};
 
 use super::LOCK_DEADLINE;
-use crate::config::Config;
-use crate::dataplane::Maps;
+use crate::config::NetworkConfig;
+use crate::dataplane::PodMaps;
 use crate::error::CniError;
 use crate::ranges::Settings;
 use crate::{log, rollback};
 
-pub(crate) fn run(config: &Config) -> Result<(), CniError> {
+pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     config.require("GC", "1.1.0")?;
     let valid = config.valid.as_ref().map(|list| list.iter().collect());
-    let maps = Maps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
+    let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
     let mut socket = Socket::open()?;
     let mut errors = Vec::new();
     let mut all = 0;
@@ -46,7 +46,7 @@ pub(crate) fn run(config: &Config) -> Result<(), CniError> {
 
 /// Addresses of our ranges that the maps give to pods though the store knows of none, as when it was lost, and the
 /// devices of these pods. The maps are read first: who is in them by then has a record by now.
-fn strays(config: &Config, settings: &Settings, maps: &Maps) -> Result<Vec<(IpAddr, Option<u32>)>, CniError> {
+fn strays(config: &NetworkConfig, settings: &Settings, maps: &PodMaps) -> Result<Vec<(IpAddr, Option<u32>)>, CniError> {
     let ranges = settings.ranges()?;
     let ours = |a: &IpAddr| ranges.iter().any(|range| range.slot(*a).is_some());
     let known: Vec<IpAddr> = maps.pod_addresses()?.into_iter().filter(ours).collect();
@@ -55,7 +55,7 @@ fn strays(config: &Config, settings: &Settings, maps: &Maps) -> Result<Vec<(IpAd
         return Ok(Vec::new());
     }
     let records = Store::open(&config.state_dir)?.lock(LOCK_DEADLINE)?.attachments()?;
-    for port in maps.ports.remove_strays(ports, &records, ours)? {
+    for port in maps.ports.remove_stale(ports, &records, ours)? {
         log(&format!("{port}: led to a pod that does not have it"));
     }
     let held: HashSet<IpAddr> = records.into_iter().flat_map(|record| record.addresses).collect();
@@ -67,7 +67,11 @@ fn strays(config: &Config, settings: &Settings, maps: &Maps) -> Result<Vec<(IpAd
 /// is no garbage.
 ///
 /// Without a list (libcni gives none when its caller gave none) nothing is known to be dead.
-fn mark(store: &Store, config: &Config, valid: Option<&HashSet<&AttachmentId>>) -> Result<Vec<Attachment>, CniError> {
+fn mark(
+    store: &Store,
+    config: &NetworkConfig,
+    valid: Option<&HashSet<&AttachmentId>>,
+) -> Result<Vec<Attachment>, CniError> {
     let mut locked = store.lock(LOCK_DEADLINE)?;
     let mut garbage = Vec::new();
     for record in locked.attachments()? {

@@ -3,20 +3,20 @@
 use dataplane_host::store::Store;
 
 use super::LOCK_DEADLINE;
-use crate::config::Config;
-use crate::dataplane::{Maps, Programs};
+use crate::config::NetworkConfig;
+use crate::dataplane::{PodMaps, PodPrograms};
 use crate::error::CniError;
 
-pub(crate) fn run(config: &Config) -> Result<(), CniError> {
+pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     config.require("STATUS", "1.1.0")?;
     let Err(reason) = check(config) else { return Ok(()) };
     let reason = Box::new(reason);
     if has_pods(config) { Err(CniError::Degraded { reason }) } else { Err(CniError::NotReady { reason }) }
 }
 
-fn check(config: &Config) -> Result<(), CniError> {
-    Maps::open(&config.pin_root)?;
-    Programs::open(&config.pin_root)?;
+fn check(config: &NetworkConfig) -> Result<(), CniError> {
+    PodMaps::open(&config.pin_root)?;
+    PodPrograms::open(&config.pin_root)?;
     let settings = config.settings(None)?;
     let store = Store::open(&config.state_dir)?;
     let mut locked = store.lock(LOCK_DEADLINE)?;
@@ -30,8 +30,8 @@ fn check(config: &Config) -> Result<(), CniError> {
 
 /// Pods are there whose programs or maps are not: they may lose their network. Addresses that are used up harm nobody
 /// who has one.
-fn has_pods(config: &Config) -> bool {
-    if Maps::open(&config.pin_root).is_ok() && Programs::open(&config.pin_root).is_ok() {
+fn has_pods(config: &NetworkConfig) -> bool {
+    if PodMaps::open(&config.pin_root).is_ok() && PodPrograms::open(&config.pin_root).is_ok() {
         return false;
     }
     let attachments = || {

@@ -16,13 +16,13 @@ const KEPT: &str = "/run/netns";
 
 /// What has been found so far.
 #[derive(Debug, Default)]
-pub(super) struct Namespaces {
+pub(super) struct NamespaceFinder {
     paths: HashMap<i32, PathBuf>,
     /// How many of the places were searched.
     searched: usize,
 }
 
-impl Namespaces {
+impl NamespaceFinder {
     /// The namespace of that number, if a path leads to it.
     pub(super) fn find(&mut self, socket: &mut Socket, number: i32) -> Result<Option<Netns>, CniError> {
         const PLACES: [fn() -> Vec<PathBuf>; 2] = [kept, of_processes];
