@@ -1,7 +1,7 @@
 //! From a frontend to one of its backends: affinity, then the scheduler's slot.
 //!
 //! A scheduler is a table and a rule that gives an index into it. Whatever needs more than a few instructions (weights, Maglev's permutations) is
-//! in the table already; see `dataplane-user/src/reconcile/table`. Those that count connections look at many slots: see [`crate::load`].
+//! in the table already; see `dataplane-user/src/proxy/reconcile/table`. Those that count connections look at many slots: see [`crate::load`].
 
 use crate::addr::Address;
 use crate::load::Search;

@@ -21,12 +21,6 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Ipam};
-use crate::controller::{self, ControllerError, Handle, Nodes, Snapshot};
-use crate::events::{self, Notices};
-use crate::flows::{self, judge::Limits};
-use crate::http::health::{self, Now};
-use crate::http::service_health;
-use crate::http::{self, Answer, BindError, Handler, listen, reserve};
 use crate::ipam::plan::Patience;
 use crate::ipam::task::{Blocks, PoolTask};
 use crate::load::clock::Clock;
@@ -36,11 +30,18 @@ use crate::load::probe::Facts;
 use crate::load::programs::{self, Settings};
 use crate::load::sizes::Sizes;
 use crate::load::{LoadError, attach};
-use crate::metrics::{self, Metrics};
-use crate::node::status::NodeStatus;
-use crate::node::{NodeError, NodeTask, Parts};
-use crate::node::{leaks, leftovers};
-use crate::{apply, node};
+use crate::network::node;
+use crate::network::node::status::NodeStatus;
+use crate::network::node::{NodeError, NodeTask, Parts};
+use crate::network::node::{leaks, leftovers};
+use crate::observe::events::{self, Notices};
+use crate::observe::flows::{self, judge::Limits};
+use crate::observe::http::health::{self, Now};
+use crate::observe::http::service_health;
+use crate::observe::http::{self, Answer, BindError, Handler, listen, reserve};
+use crate::observe::metrics::{self, Metrics};
+use crate::proxy::apply;
+use crate::proxy::controller::{self, ControllerError, Handle, Nodes, Snapshot};
 use source::SourceError;
 
 /// After this time the health endpoint answers although the source has not yet said everything.

@@ -21,7 +21,7 @@ pub use types::{
     Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, Scheduler, SourceKind, UplinkAttach,
 };
 
-use crate::reconcile::table::maglev;
+use crate::proxy::reconcile::table::maglev;
 
 /// The node ports of a cluster that nobody configured otherwise.
 const NODE_PORTS: PortRange = PortRange { first: 30000, last: 32767 };
@@ -185,7 +185,7 @@ impl Config {
             mtu: o.mtu,
             route_metric: o.route_metric,
             route_mode: o.route_mode.unwrap_or_default(),
-            vxlan_port: o.vxlan_port.unwrap_or(crate::tunnel::PORT),
+            vxlan_port: o.vxlan_port.unwrap_or(crate::network::tunnel::PORT),
             scheduler: o.scheduler.unwrap_or_default(),
             maglev_table_size: o.maglev_table_size.unwrap_or(maglev::DEFAULT_SIZE),
             pin_root: o.pin_root.unwrap_or_else(|| dataplane_host::pins::DEFAULT_ROOT.into()),

@@ -15,7 +15,7 @@ use dataplane_common::pod::{Net, NodeConfig, net_flags, node_features};
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_user::load::lock::AgentLock;
-use dataplane_user::nets;
+use dataplane_user::network::networks;
 use node::{Agent, Node, enter, get, metric, run, until};
 
 const ROOT: &str = "/sys/fs/bpf/ropeway";
@@ -293,8 +293,11 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     let agent = start();
     let tunnel: u32 = run("ip -o link show ropeway.vx4").split(':').next().unwrap().parse().unwrap();
     assert_eq!((config().mtu, config().tunnel_mtu), (1500, 1450));
-    let shown: Vec<_> =
-        nets::read(&pins).unwrap().into_iter().map(|(range, net)| (range.to_string(), net.oif, net.flags)).collect();
+    let shown: Vec<_> = networks::read(&pins)
+        .unwrap()
+        .into_iter()
+        .map(|(range, net)| (range.to_string(), net.oif, net.flags))
+        .collect();
     let (keep, own) = (net_flags::KEEP_SOURCE, net_flags::KEEP_SOURCE | net_flags::OWN);
     let expected = [
         ("10.9.0.0/16", 0, keep),
@@ -312,7 +315,7 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     ];
     assert_eq!(shown, expected.map(|(range, oif, flags)| (range.to_owned(), oif, flags)));
 
-    let right = nets::read(&pins).unwrap();
+    let right = networks::read(&pins).unwrap();
     agent.terminate();
     let agent = start();
     assert_eq!(metric("ropeway_node_operations_total"), 0, "an unchanged restart does nothing:\n{}", agent.log());
@@ -322,9 +325,9 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     assert!(table.remove(&prefix([10, 244, 30, 0], 24)).unwrap());
     table.insert(&prefix([10, 77, 0, 0], 16), &Net { oif: 9, flags: 0 }).unwrap();
     run("ip address add 192.168.50.99/24 dev up0");
-    until("the entries are right", || (nets::read(&pins).unwrap() == right).then_some(()));
+    until("the entries are right", || (networks::read(&pins).unwrap() == right).then_some(()));
     node.manifest("nodes.yaml", NODES.split("---").next().unwrap());
-    until("the entries of nodes that are gone", || (nets::read(&pins).unwrap().len() == 4).then_some(()));
+    until("the entries of nodes that are gone", || (networks::read(&pins).unwrap().len() == 4).then_some(()));
     drop(agent);
 }
 

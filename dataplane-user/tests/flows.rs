@@ -6,8 +6,8 @@ use dataplane_common::flow::{Flow, FlowKey, flow_flags, flow_state};
 use dataplane_common::service::{Backend, BackendLoad, BackendStats, proto};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
-use dataplane_user::flows::loads::{Loads, tally};
-use dataplane_user::flows::{judge::Limits, sweep};
+use dataplane_user::observe::flows::loads::{Loads, tally};
+use dataplane_user::observe::flows::{judge::Limits, sweep};
 
 const LRU_HASH: u32 = 9;
 const NOW: u32 = 10_000;

@@ -12,12 +12,12 @@ use dataplane_common::pod::{Addr, addr_kind};
 use dataplane_common::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
-use dataplane_user::apply::Tables;
-use dataplane_user::controller::{self, Core};
-use dataplane_user::desired::{NodeContext, context::octets16};
-use dataplane_user::reconcile::slots::GRACE;
-use dataplane_user::source::object::{DualAddr, Endpoint, ServiceExtra, ServicePort, SlicePort, endpoint_flags};
-use dataplane_user::source::{Event, ObjectKey, ServiceObject, SliceObject, SourceKind};
+use dataplane_user::proxy::apply::Tables;
+use dataplane_user::proxy::controller::{self, Core};
+use dataplane_user::proxy::desired::{NodeContext, context::octets16};
+use dataplane_user::proxy::reconcile::slots::GRACE;
+use dataplane_user::proxy::source::object::{DualAddr, Endpoint, ServiceExtra, ServicePort, SlicePort, endpoint_flags};
+use dataplane_user::proxy::source::{Event, ObjectKey, ServiceObject, SliceObject, SourceKind};
 
 const HASH: u32 = 1;
 const LPM_TRIE: u32 = 11;

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dataplane_user::controller::{self, Core};
-use dataplane_user::source::{Event, ObjectKey, SliceObject, SourceKind};
+use dataplane_user::proxy::controller::{self, Core};
+use dataplane_user::proxy::source::{Event, ObjectKey, SliceObject, SourceKind};
 
 use crate::maps::Maps;
 use crate::stats::{Series, ms, us};

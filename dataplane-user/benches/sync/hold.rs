@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dataplane_user::controller;
-use dataplane_user::source::kubernetes;
+use dataplane_user::proxy::controller;
+use dataplane_user::proxy::source::kubernetes;
 
 use crate::maps::Maps;
 use crate::world;

@@ -17,7 +17,7 @@ mod world;
 
 use std::time::Instant;
 
-use dataplane_user::controller::Core;
+use dataplane_user::proxy::controller::Core;
 
 use maps::Maps;
 use stats::{Cost, Series};

@@ -8,7 +8,7 @@ use dataplane_common::pod::Addr;
 use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
-use dataplane_user::apply::Tables;
+use dataplane_user::proxy::apply::Tables;
 
 const HASH: u32 = 1;
 const LPM_TRIE: u32 = 11;

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use dataplane_common::service::proto;
-use dataplane_user::desired::NodeContext;
-use dataplane_user::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
-use dataplane_user::source::{Event, NodeObject, ObjectKey, ServiceObject, SliceObject, SourceKind};
+use dataplane_user::proxy::desired::NodeContext;
+use dataplane_user::proxy::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
+use dataplane_user::proxy::source::{Event, NodeObject, ObjectKey, ServiceObject, SliceObject, SourceKind};
 
 pub(crate) const SERVICES: usize = 50_000;
 pub(crate) const PER_SERVICE: usize = 3;

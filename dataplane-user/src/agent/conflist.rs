@@ -16,8 +16,8 @@ use dataplane_host::durable;
 use dataplane_host::pools::{self, POOLS_FILE, PoolsFile};
 
 use crate::config::{Config, Ipam};
-use crate::controller::Snapshot;
-use crate::node::file;
+use crate::network::node::file;
+use crate::proxy::controller::Snapshot;
 
 /// How often it is looked at whether the plugin has what it needs, and how soon it is tried again when something is in the way.
 const PAUSE: Duration = Duration::from_millis(500);

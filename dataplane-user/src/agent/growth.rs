@@ -13,10 +13,10 @@ use dataplane_host::pins::Pins;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::controller::Snapshot;
 use crate::load::LoadError;
 use crate::load::grow;
 use crate::load::sizes::{Growing, Sizes, larger};
+use crate::proxy::controller::Snapshot;
 
 /// What an agent tells the one that takes its place: `map=entries` with commas between.
 const VARIABLE: &str = "ROPEWAY_GROWN_TABLES";

@@ -11,9 +11,9 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Source};
 use crate::ipam::task::PoolTask;
-use crate::source::EventSender;
-use crate::source::kubernetes::{self, KubernetesError};
-use crate::source::manifests::{self, ManifestsError};
+use crate::proxy::source::EventSender;
+use crate::proxy::source::kubernetes::{self, KubernetesError};
+use crate::proxy::source::manifests::{self, ManifestsError};
 
 /// How long an API server has to answer before the next one is tried.
 const ANSWER: Duration = Duration::from_secs(2);

@@ -18,7 +18,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::{SCHEMA, View, table};
-use crate::node::{file, leaks};
+use crate::network::node::{file, leaks};
 use crate::row;
 
 /// How long the store is waited for.

@@ -1,7 +1,7 @@
 //! `ropeway uninstall`: the one command that detaches.
 //!
 //! Goes on after a failure and reports all of them. Takes away only what is ours: see [`crate::load`] and
-//! [`crate::routes`]. Routes to pods that still run stay, because only they connect these pods; they go with the pods.
+//! [`crate::network::routes`]. Routes to pods that still run stay, because only they connect these pods; they go with the pods.
 
 use std::fs;
 use std::io;
@@ -14,8 +14,8 @@ use serde::Serialize;
 use super::{SCHEMA, View};
 use crate::load::lock::AgentLock;
 use crate::load::{LoadError, attach};
-use crate::node::gate;
-use crate::{node, routes, tunnel};
+use crate::network::node::gate;
+use crate::network::{node, routes, tunnel};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -18,9 +18,9 @@ use tracing::{error, warn};
 use super::plan::{Block, Decision, Memory, Patience, World, decide};
 use super::watch::{Objects, View, objects};
 use super::write::{self, WriteError};
-use crate::controller::Nodes;
-use crate::node::status::NodeStatus;
-use crate::source::trouble::Troubles;
+use crate::network::node::status::NodeStatus;
+use crate::proxy::controller::Nodes;
+use crate::proxy::source::trouble::Troubles;
 
 /// How long changes are gathered: a burst of pods is one change.
 const SETTLE: Duration = Duration::from_millis(20);

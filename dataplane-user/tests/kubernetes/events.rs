@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_user::controller::Snapshot;
-use dataplane_user::events::{self, Notice};
-use dataplane_user::source::{Cause, ObjectKey, Rejection, SourceKind};
+use dataplane_user::observe::events::{self, Notice};
+use dataplane_user::proxy::controller::Snapshot;
+use dataplane_user::proxy::source::{Cause, ObjectKey, Rejection, SourceKind};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 

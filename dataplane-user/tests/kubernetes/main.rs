@@ -8,7 +8,7 @@ mod server;
 
 use std::time::Duration;
 
-use dataplane_user::source::{Event, SourceKind, kubernetes};
+use dataplane_user::proxy::source::{Event, SourceKind, kubernetes};
 use serde_json::{Value, json};
 use server::Server;
 use tokio::sync::mpsc;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use dataplane_host::pools::{self, NAMESPACES_FILE, Namespace, NamespacesFile, POOLS_FILE, PoolsFile};
 use dataplane_host::store::{AttachmentId, Choice, Claim, Range, Record, Store};
-use dataplane_user::controller::Nodes;
 use dataplane_user::ipam::plan::Patience;
 use dataplane_user::ipam::task::{Blocks, PoolTask};
-use dataplane_user::node::status::NodeStatus;
-use dataplane_user::source::NodeObject;
+use dataplane_user::network::node::status::NodeStatus;
+use dataplane_user::proxy::controller::Nodes;
+use dataplane_user::proxy::source::NodeObject;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 

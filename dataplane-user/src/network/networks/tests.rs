@@ -1,0 +1,108 @@
+//! Tests of what is said of networks.
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::network::tunnel::Peers;
+
+const KEEP: u32 = net_flags::KEEP_SOURCE;
+const SERVICE: u32 = net_flags::SERVICE;
+const OWN: u32 = net_flags::OWN;
+
+fn net(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn plan() -> Plan {
+    let tunnel = |via: &str| Way::Tunnel { remote: ip("192.168.51.13"), via: ip(via) };
+    Plan {
+        blocks: [
+            (net("10.244.1.0/24"), Way::Own),
+            (net("10.244.2.0/24"), Way::Direct { via: ip("192.168.50.12"), index: 3 }),
+            (net("10.244.3.0/24"), tunnel("192.168.51.13")),
+            (net("fd00:3::/64"), tunnel("fe80::1")),
+        ]
+        .into(),
+        hosts: [
+            (ip("192.168.50.12"), None),
+            (ip("192.168.51.13"), Some(ip("192.168.51.13"))),
+            (ip("fd00:51::13"), None),
+        ]
+        .into(),
+        peers: Peers::new(),
+        problems: Vec::new(),
+    }
+}
+
+fn make(service: &[IpNetwork], service_proxy: bool) -> Nets {
+    let (plan, cluster) = (plan(), [net("10.244.0.0/16")]);
+    desired(&Inputs {
+        plan: &plan,
+        devices: Devices { indices: [Some(74), None] },
+        pod_networks: &[&cluster],
+        non_masquerade: &[net("10.0.0.0/8"), net("10.96.0.0/12")],
+        service_ranges: service,
+        service_proxy,
+    })
+}
+
+#[test]
+fn every_network_says_all_about_itself() {
+    let nets = make(&[net("10.96.0.0/12"), net("fd00:96::/112")], true);
+    let shown: Vec<_> = nets.iter().map(|(range, net)| (range.to_string(), net.oif, net.flags)).collect();
+    let expected = [
+        ("10.0.0.0/8", 0, KEEP),
+        ("10.96.0.0/12", 0, KEEP | SERVICE),
+        ("10.244.0.0/16", 0, KEEP),
+        ("10.244.1.0/24", 0, KEEP | OWN),
+        ("10.244.2.0/24", 0, KEEP),
+        ("10.244.3.0/24", 74, KEEP),
+        ("192.168.50.12/32", 0, KEEP),
+        ("192.168.51.13/32", 74, KEEP),
+        ("fd00:3::/64", 74, KEEP),
+        ("fd00:51::13/128", 0, KEEP),
+        ("fd00:96::/112", 0, SERVICE),
+    ];
+    assert_eq!(shown, expected.map(|(r, o, f)| (r.to_owned(), o, f)));
+}
+
+#[test]
+fn what_changes_nothing_is_off() {
+    let nets = make(&[], true);
+    assert_eq!(features(&nets, false, true), node_features::NETS, "for the tunnel");
+    assert_eq!(features(&nets, true, true), node_features::NETS | node_features::MASQUERADE);
+    let direct: Nets = nets.into_iter().filter(|(_, net)| net.oif == 0 && net.flags & OWN == 0).collect();
+    assert_eq!((features(&direct, false, true), features(&Nets::new(), false, true)), (0, 0));
+    let unallocated = [(net("10.96.0.0/12"), Net { oif: 0, flags: SERVICE })].into();
+    assert_eq!(features(&unallocated, false, true), node_features::NETS);
+    let own = [(net("10.244.1.0/24"), Net { oif: 0, flags: KEEP | OWN })].into();
+    assert_eq!(features(&own, false, true), node_features::NETS);
+}
+
+#[test]
+fn beside_another_proxy_cluster_ips_are_left_to_it() {
+    let nets = make(&[net("fd00:96::/112")], false);
+    assert_eq!(nets[&net("fd00:96::/112")], Net { oif: 0, flags: KEEP });
+    assert_eq!(nets[&net("10.244.1.0/24")], Net { oif: 0, flags: KEEP });
+    assert_eq!(features(&Nets::new(), false, false), node_features::HOST_ROUTING);
+}
+
+#[test]
+fn only_the_difference_is_written() {
+    let before = make(&[], true);
+    assert!(Changes::between(&before, &before).is_empty());
+    let mut after = before.clone();
+    after.remove(&net("10.0.0.0/8"));
+    after.remove(&net("10.244.3.0/24"));
+    after.insert(net("10.244.2.0/24"), Net { oif: 74, flags: KEEP });
+    after.insert(net("10.128.0.0/9"), Net { oif: 0, flags: KEEP });
+    let changes = Changes::between(&before, &after);
+    assert_eq!(changes.len(), 4);
+    let set: Vec<_> = changes.set.iter().map(|(range, net)| (range.to_string(), net.oif)).collect();
+    assert_eq!(set, [("10.244.2.0/24".to_owned(), 74), ("10.128.0.0/9".to_owned(), 0)]);
+    assert_eq!(changes.remove, [net("10.0.0.0/8"), net("10.244.3.0/24")]);
+}

@@ -1,0 +1,241 @@
+//! What this node is like: a pure function of the configuration, the kernel's devices, addresses and routes, and the
+//! node's own Node object.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use dataplane_common::addr::{Address as _, V4, V6};
+use dataplane_common::pod::NodeConfig;
+use dataplane_host::netlink::{Address, Hop, Link, NetlinkError, PROTOCOL, Route, Socket};
+use ipnetwork::IpNetwork;
+
+use crate::config::{Config, NodePortRange};
+use crate::load::clock::Clock;
+use crate::proxy::desired::NodeContext;
+use crate::proxy::source::NodeObject;
+
+/// Index of the loopback device in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// A client that has only asked something by datagrams, and was silent for so many seconds, asks something else now.
+const QUESTION: u32 = 1;
+
+/// One whose datagrams come with pauses of at most so many seconds has a conversation. Consent to receive media, for one, is asked for every five
+/// seconds (RFC 7675, section 5.1).
+const CONVERSATION: u32 = 8;
+
+/// The kernel's side at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Devices.
+    pub links: Vec<Link>,
+    /// Addresses.
+    pub addresses: Vec<Address>,
+    /// Routes of the main table.
+    pub routes: Vec<Route>,
+}
+
+impl Snapshot {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// It refused.
+    pub fn take(socket: &mut Socket) -> Result<Self, NetlinkError> {
+        Ok(Self { links: socket.links()?, addresses: socket.addresses()?, routes: socket.routes(0)? })
+    }
+
+    /// The addresses by which others reach this node, of all devices.
+    fn global(&self) -> impl Iterator<Item = &Address> {
+        let global = |a: &&Address| {
+            let ip = a.network.ip();
+            !a.narrow && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && !is_link_local(ip)
+        };
+        self.addresses.iter().filter(global)
+    }
+
+    fn device_of(&self, ip: IpAddr) -> Option<u32> {
+        self.addresses.iter().find(|a| a.network.ip() == ip).map(|a| a.index)
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+/// What was found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The devices that lead out of the node, in the order of the configuration or of their indices.
+    pub uplinks: Vec<Link>,
+    /// Configured uplinks that do not exist.
+    pub missing: Vec<String>,
+    /// The node's own address, at most one of each family, IPv4 first.
+    pub node_ips: Vec<IpAddr>,
+    /// All its addresses, sorted.
+    pub addresses: Vec<IpAddr>,
+    /// The networks that are reached without a router through an uplink: network and device.
+    pub on_link: Vec<(IpNetwork, u32)>,
+    /// Where its pods get their addresses.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// Largest packet that every uplink takes.
+    pub uplink_mtu: u32,
+    /// Some route that is not ours leads out by a device that is no uplink (a bridge of another runtime, a tunnel): the least MTU of
+    /// those devices.
+    pub elsewhere: Option<u32>,
+}
+
+/// Looks at everything together.
+#[must_use]
+pub fn facts(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) -> Facts {
+    let (uplinks, missing) = uplinks(config, snapshot, node);
+    let node_ips = node_ips(config, snapshot, node, &uplinks);
+    let addresses: BTreeSet<_> = snapshot.global().map(|a| a.network.ip()).collect();
+    let is_uplink = |index: u32| uplinks.iter().any(|l| l.index == index);
+    let mut on_link: Vec<_> = snapshot.global().filter(|a| is_uplink(a.index)).map(|a| (a.network, a.index)).collect();
+    let routed = snapshot.routes.iter().filter(|r| r.protocol != PROTOCOL).filter_map(|r| match r.hop {
+        Hop::Device { index } if is_uplink(index) && !is_link_local(r.destination.ip()) => Some((r.destination, index)),
+        _ => None,
+    });
+    on_link.extend(routed);
+    let foreign =
+        |r: &&Route| r.protocol != PROTOCOL && !is_link_local(r.destination.ip()) && !r.destination.ip().is_multicast();
+    let elsewhere = snapshot
+        .routes
+        .iter()
+        .filter(foreign)
+        .filter_map(device)
+        .filter(|index| *index != LOOPBACK && !is_uplink(*index))
+        .map(|index| snapshot.links.iter().find(|l| l.index == index).map_or(u32::MAX, |l| l.mtu))
+        .min();
+    let uplink_mtu = uplinks.iter().map(|l| l.mtu).min().unwrap_or(1500);
+    let pod_cidrs = if config.pod_cidrs.is_empty() {
+        node.map_or_else(Vec::new, |n| n.pod_cidrs.to_vec())
+    } else {
+        config.pod_cidrs.clone()
+    };
+    let addresses = addresses.into_iter().collect();
+    Facts { uplinks, missing, node_ips, addresses, on_link, pod_cidrs, uplink_mtu, elsewhere }
+}
+
+/// The device that a route leads out by.
+fn device(route: &Route) -> Option<u32> {
+    match route.hop {
+        Hop::Gateway { index, .. } => index,
+        Hop::Device { index } => Some(index),
+        Hop::Blackhole => None,
+    }
+}
+
+fn uplinks(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) -> (Vec<Link>, Vec<String>) {
+    let by_index = |index: u32| snapshot.links.iter().find(|l| l.index == index).cloned();
+    if !config.uplinks.is_empty() {
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        for name in &config.uplinks {
+            match snapshot.links.iter().find(|l| l.name == *name) {
+                Some(link) => found.push(link.clone()),
+                None => missing.push(name.clone()),
+            }
+        }
+        return (found, missing);
+    }
+    let mut indices: BTreeSet<_> =
+        snapshot.routes.iter().filter(|r| r.destination.prefix() == 0).filter_map(device).collect();
+    if indices.is_empty() {
+        let object = node.map_or(&[][..], |n| &n.addresses);
+        indices = config.node_ips.iter().chain(object).filter_map(|ip| snapshot.device_of(*ip)).collect();
+    }
+    (indices.into_iter().filter_map(by_index).collect(), Vec::new())
+}
+
+fn node_ips(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>, uplinks: &[Link]) -> Vec<IpAddr> {
+    let object = node.map_or(&[][..], |n| &n.addresses);
+    let on_uplinks = uplinks.iter().flat_map(|l| snapshot.global().filter(move |a| a.index == l.index));
+    // An IPv6 address that is still being checked is none yet.
+    let on_uplinks = on_uplinks.filter(|a| !a.tentative).map(|a| a.network.ip());
+    let local = object.iter().copied().filter(|ip| snapshot.device_of(*ip).is_some());
+    let candidates: Vec<_> = config.node_ips.iter().copied().chain(local).chain(on_uplinks).collect();
+    let of = |v6: bool| candidates.iter().copied().find(|ip| ip.is_ipv6() == v6);
+    [of(false), of(true)].into_iter().flatten().collect()
+}
+
+impl Facts {
+    /// Largest packet for pods: what fits into every way to other nodes. `tunnel`: the tunnel's MTU, 0 without one.
+    #[must_use]
+    pub fn pod_mtu(&self, config: &Config, tunnel: u32) -> u32 {
+        config.mtu.unwrap_or(if tunnel == 0 { self.uplink_mtu } else { self.uplink_mtu.min(tunnel) })
+    }
+
+    /// What the stages must know of the node.
+    #[must_use]
+    pub fn context(&self, config: &Config, ipv6: bool) -> NodeContext {
+        NodeContext {
+            name: config.node_name.clone(),
+            zone: config.zone.as_deref().map(Into::into),
+            addresses: self.addresses.clone(),
+            primary: self.node_ips.clone(),
+            nodeport_addresses: self.nodeport_addresses(&config.nodeport_addresses),
+            pod_ranges: config.cluster_cidrs.iter().chain(&self.pod_cidrs).copied().collect(),
+            service_ranges: config.service_cidrs.clone(),
+            scheduler: config.scheduler as u8,
+            maglev_size: config.maglev_table_size,
+            ipv4: true,
+            ipv6,
+        }
+    }
+
+    /// Where node ports are served: for the node's own processes at loopback as well.
+    fn nodeport_addresses(&self, configured: &[NodePortRange]) -> Vec<IpAddr> {
+        let within = |ip: &IpAddr| {
+            configured.iter().any(|range| match range {
+                NodePortRange::Primary => self.node_ips.contains(ip),
+                NodePortRange::Range(range) => range.contains(*ip),
+            })
+        };
+        let own: BTreeSet<_> = self.addresses.iter().chain(&self.node_ips).copied().filter(within).collect();
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        own.into_iter().chain(loopback).collect()
+    }
+
+    /// What the programs must know of the node.
+    #[must_use]
+    pub fn node_config(&self, config: &Config, clock: Clock) -> NodeConfig {
+        let (node4, node6) = self.own();
+        NodeConfig {
+            node4,
+            node6,
+            snat_port_min: config.snat_ports.first,
+            snat_port_max: config.snat_ports.last,
+            udp_ticks: clock.ticks(config.udp_timeout),
+            tcp_ticks: clock.ticks(config.tcp_timeout),
+            closing_ticks: clock.ticks(config.tcp_closing_timeout),
+            // a tick more: the first one had begun
+            question_ticks: narrow(clock.ticks(QUESTION).saturating_add(1)),
+            conversation_ticks: narrow(clock.ticks(CONVERSATION)),
+            // with several ways out, the host's routes decide
+            uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
+            mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu.min(self.elsewhere.unwrap_or(u32::MAX)) },
+            ..NodeConfig::default()
+        }
+    }
+
+    /// The node's own address of each family, as the maps have it; unspecified where it has none.
+    #[must_use]
+    pub fn own(&self) -> (V4, V6) {
+        let (mut v4, mut v6) = (V4::UNSPECIFIED, V6::UNSPECIFIED);
+        for ip in &self.node_ips {
+            match ip {
+                IpAddr::V4(a) => v4 = V4::from(*a),
+                IpAddr::V6(a) => v6 = V6::from(*a),
+            }
+        }
+        (v4, v6)
+    }
+}
+
+/// So many ticks, or as many as fit.
+fn narrow(ticks: u32) -> u16 {
+    u16::try_from(ticks).unwrap_or(u16::MAX)
+}

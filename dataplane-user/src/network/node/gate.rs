@@ -1,0 +1,249 @@
+//! The node as a client of its own packet path.
+//!
+//! A socket hook leads most of what the node's processes send to a Service to a backend. What it can't lead (protocols without such a hook, raw packets,
+//! what is to be met with silence) needs the packet path, which begins where packets come in. So the networks of Services are routed into one
+//! end of a pair of virtual devices, [`OUT`]; what is sent there comes in by the other end, [`IN`], which has the programs of a pod and an entry in `pods`
+//! with the node's addresses. Answers go back the same way. The node's own blocks are routed there too: a connected socket whose backend on
+//! this node is gone sends on, and the program at the egress of [`OUT`] leads it to another one.
+
+use std::os::fd::AsFd;
+
+use bytemuck::Zeroable;
+use dataplane_common::pod::{POD_SLOTS, Pod, pod_flags};
+use dataplane_host::map::{MapError, Table};
+use dataplane_host::netlink::{
+    Event, Hop, Link, NetlinkError, Request, Route, Socket, Veth, create_veth, delete_link, quiet_link, set_mtu,
+    set_up, without_arp,
+};
+use dataplane_host::netns::Netns;
+use dataplane_host::pins::Pins;
+use ipnetwork::IpNetwork;
+use tracing::info;
+
+use super::discover::Facts;
+use crate::load::programs::Programs;
+use crate::load::{LoadError, attach};
+use crate::network::routes;
+
+/// The node's end of the pair.
+pub const OUT: &str = "ropeway.out";
+/// The end by which packets come to the programs.
+pub const IN: &str = "ropeway.in";
+/// The hardware address of both ends: without ARP, the kernel writes the sending device's own address for the other end's.
+const MAC: [u8; 6] = [0x52, 0x57, 0, 0, 0, 1];
+/// So many indices are tried for a device, which others make meanwhile.
+const TRIES: usize = 8;
+
+/// Why the pair is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The kernel refused.
+    #[error("the node's way to Services: {0}")]
+    Netlink(#[from] NetlinkError),
+    /// The programs can't be attached.
+    #[error("the node's way to Services: {0}")]
+    Load(#[from] LoadError),
+    /// The entry in `pods` can't be written.
+    #[error("the node's way to Services: {0}")]
+    Map(#[from] MapError),
+    /// This namespace can't be named.
+    #[error("the node's way to Services: this network namespace: {0}")]
+    Namespace(#[source] std::io::Error),
+    /// A name is taken.
+    #[error("the node's way to Services: there is a device {name} that is not ours: remove or rename it")]
+    Foreign {
+        /// The name.
+        name: String,
+    },
+    /// It was made, and is gone again, or no index is free for it.
+    #[error("the node's way to Services: {OUT} and {IN} can't be made, or were removed meanwhile")]
+    Gone,
+}
+
+/// The pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// [`OUT`].
+    pub out: Link,
+    /// [`IN`].
+    pub inner: Link,
+}
+
+impl Gate {
+    /// The pair, if an agent has made it.
+    #[must_use]
+    pub fn find(links: &[Link]) -> Option<Self> {
+        let named = |name| links.iter().find(|l: &&Link| l.name == name && l.kind.as_deref() == Some("veth"));
+        let (out, inner) = (named(OUT)?, named(IN)?);
+        (out.lower == Some(inner.index) && out.peer_netns.is_none())
+            .then(|| Self { out: out.clone(), inner: inner.clone() })
+    }
+
+    /// The networks that our routes lead there.
+    #[must_use]
+    pub fn networks(&self, routes: &[Route]) -> Vec<IpNetwork> {
+        let leads_here = |route: &&Route| match route.hop {
+            Hop::Gateway { index, .. } => routes::is_ours(route) && index == Some(self.out.index),
+            _ => false,
+        };
+        routes.iter().filter(leads_here).map(|route| route.destination).collect()
+    }
+
+    /// Whether an event has to do with the pair.
+    #[must_use]
+    pub fn is_relevant(&self, event: &Event) -> bool {
+        let own = [&self.out, &self.inner];
+        match event {
+            Event::Link(link) => own.into_iter().any(|l| l.index == link.index && l != link),
+            Event::LinkGone(link) => own.into_iter().any(|l| l.index == link.index),
+            _ => false,
+        }
+    }
+}
+
+/// Sees to it that the pair is there, as it should be, and that its programs run; says how many operations that took.
+///
+/// # Errors
+/// It can't be made, or its programs and entry can't be put in place.
+pub fn keep(
+    socket: &mut Socket,
+    (pins, programs): (&Pins, &Programs),
+    links: &[Link],
+    facts: &Facts,
+    mtu: u32,
+) -> Result<(Gate, usize), GateError> {
+    let table = Table::<u32, Pod>::open(pins, "pods")?;
+    let mut operations = 0;
+    let gate = if let Some(gate) = Gate::find(links) {
+        gate
+    } else {
+        operations += 1;
+        make(socket, &table, links, mtu)?
+    };
+    let entry = entry(facts);
+    if table.get(&gate.inner.index)? != Some(entry) {
+        table.insert(&gate.inner.index, &entry)?;
+        operations += 1;
+    }
+    // The programs before the first packet.
+    operations += attach::by_filter(programs, gate.inner.index, &attach::POD_HOOKS, socket)?;
+    operations += attach::by_filter(programs, gate.out.index, &attach::POD_HOOKS[1..], socket)?;
+    let requests: Vec<Request> = [&gate.inner, &gate.out].into_iter().flat_map(|link| settings(link, mtu)).collect();
+    operations += requests.len();
+    socket.run(&requests)?;
+    if requests.is_empty() { Ok((gate, operations)) } else { Ok((find(socket)?, operations)) }
+}
+
+/// What a device lacks. One that is down has been made just now, by this agent or one that died over it, or is in doubt.
+fn settings(link: &Link, mtu: u32) -> Vec<Request> {
+    let index = link.index;
+    let mut requests = if link.up { vec![] } else { vec![quiet_link(index), without_arp(index), set_up(index)] };
+    if link.mtu != mtu {
+        requests.push(set_mtu(index, mtu));
+    }
+    requests
+}
+
+fn find(socket: &mut Socket) -> Result<Gate, GateError> {
+    Gate::find(&socket.links()?).ok_or(GateError::Gone)
+}
+
+/// Makes the pair, down.
+fn make(socket: &mut Socket, table: &Table<u32, Pod>, links: &[Link], mtu: u32) -> Result<Gate, GateError> {
+    if let Some(link) = links.iter().find(|l| [OUT, IN].contains(&l.name.as_str())) {
+        return Err(GateError::Foreign { name: link.name.clone() });
+    }
+    let entries = table.entries()?;
+    for (index, _) in entries.iter().filter(|(_, pod)| pod.flags & pod_flags::NODE != 0) {
+        table.insert(index, &Pod::zeroed())?;
+    }
+    let here = Netns::current().map_err(GateError::Namespace)?;
+    // From above: the kernel counts from below.
+    let taken = |index: &u32| {
+        let is_pod = |(i, pod): &(u32, Pod)| i == index && pod.flags & pod_flags::PRESENT != 0;
+        links.iter().any(|l| l.index == *index) || entries.iter().any(is_pod)
+    };
+    let free = (1..POD_SLOTS).rev().filter(|index| !taken(index)).take(TRIES);
+    for index in free {
+        let veth = Veth { name: IN, index, mac: MAC, mtu, peer_name: OUT, peer_mac: MAC, peer_netns: here.as_fd() };
+        match socket.run(&[create_veth(&veth)]) {
+            Ok(()) => {
+                let gate = find(socket)?;
+                info!(device = OUT, index = gate.out.index, mtu, "made the node's way to Services");
+                return Ok(gate);
+            }
+            Err(e) if matches!(e.refusal(), Some(libc::EBUSY | libc::EEXIST)) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(GateError::Gone)
+}
+
+/// The node as a pod. Its packets go through the queue of its device: past it, the kernel lets none into the namespace that they are in.
+fn entry(facts: &Facts) -> Pod {
+    let (addr4, addr6) = facts.own();
+    let flags = pod_flags::PRESENT | pod_flags::SHAPED | pod_flags::NODE;
+    Pod { addr4, addr6, mac: MAC, host_mac: MAC, flags, ..Pod::zeroed() }
+}
+
+/// Removes the pair, and with it its routes and programs.
+///
+/// # Errors
+/// The kernel refused.
+pub fn remove(socket: &mut Socket, links: &[Link]) -> Result<usize, NetlinkError> {
+    let Some(gate) = Gate::find(links) else { return Ok(0) };
+    match socket.run(&[delete_link(gate.out.index)]) {
+        Err(e) if !e.is_missing() => Err(e),
+        _ => Ok(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn link(name: &str, index: u32, lower: u32) -> Link {
+        Link {
+            index,
+            name: name.into(),
+            mac: MAC,
+            mtu: 1500,
+            up: true,
+            running: true,
+            kind: Some("veth".into()),
+            group: 0,
+            lower: Some(lower),
+            peer_netns: None,
+            controller: None,
+            vxlan: None,
+        }
+    }
+
+    #[test]
+    fn only_a_pair_is_ours() {
+        let pair = [link(IN, 16383, 7), link(OUT, 7, 16383)];
+        let gate = Gate::find(&pair).unwrap();
+        assert!(
+            gate.is_relevant(&Event::LinkGone(pair[1].clone())) && !gate.is_relevant(&Event::Link(pair[0].clone()))
+        );
+        assert_eq!(Gate::find(&pair[1..]), None);
+        assert_eq!(Gate::find(&[pair[0].clone(), link(OUT, 7, 9)]), None);
+        let mut elsewhere = pair.clone();
+        elsewhere[1].peer_netns = Some(1);
+        assert_eq!(Gate::find(&elsewhere), None);
+        let mut other = pair;
+        other[0].kind = Some("dummy".into());
+        assert_eq!(Gate::find(&other), None);
+    }
+
+    #[test]
+    fn the_node_has_an_address_of_each_family() {
+        let with = |node_ips| entry(&Facts { node_ips, ..Facts::default() });
+        let pod = with(vec!["192.168.50.11".parse().unwrap(), "fd00:50::11".parse().unwrap()]);
+        assert_eq!(IpAddr::from(pod.addr4).to_string(), "192.168.50.11");
+        assert_eq!(IpAddr::from(pod.addr6).to_string(), "fd00:50::11");
+        assert_eq!(IpAddr::from(with(vec![]).addr4).to_string(), "0.0.0.0");
+    }
+}

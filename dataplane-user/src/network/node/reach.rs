@@ -1,0 +1,188 @@
+//! How the pods of other nodes are reached: tunnels and routes, kept as the plan says.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use dataplane_host::netlink::{Event, Link, NetlinkError, Route, Socket};
+use ipnetwork::IpNetwork;
+use tracing::{debug, warn};
+
+use super::discover::{Facts, Snapshot};
+use super::status::NodeStatus;
+use crate::config::{Config, Ipam, RouteMode};
+use crate::network::routes::{self, Gate, Plan, Surroundings};
+use crate::network::tunnel::{self, Devices, Peers, Tunnel, TunnelError};
+use crate::proxy::controller::Nodes;
+use crate::proxy::source::NodeObject;
+
+/// What is there of tunnels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tunnels {
+    /// The devices.
+    pub links: Vec<Link>,
+    /// Their indices.
+    pub devices: Devices,
+}
+
+impl Tunnels {
+    /// Largest packet that every tunnel takes; 0: there is none.
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.links.iter().map(|l| l.mtu).min().unwrap_or(0)
+    }
+}
+
+/// What a tunnel depends on besides the plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// This node.
+    pub facts: &'a Facts,
+    /// The kernel's side.
+    pub snapshot: &'a Snapshot,
+    /// This node's Node object.
+    pub own: Option<&'a NodeObject>,
+}
+
+/// The state of the ways.
+#[derive(Debug, Default)]
+pub struct Reach {
+    /// Tunnels that were used once, by the family of their datagrams. They stay while the agent runs, so that the MTU of new pods does not
+    /// change with each node that comes and goes.
+    used: [bool; 2],
+    /// What is there of them.
+    pub tunnels: Tunnels,
+    /// What the node's own packets into the tunnel have as source, the best first.
+    sources: Vec<IpAddr>,
+    /// The routes that were right at the end of the last round.
+    routes: BTreeSet<Route>,
+    wanted: BTreeSet<Route>,
+}
+
+impl Reach {
+    /// Makes the plan.
+    #[must_use]
+    pub fn plan(config: &Config, facts: &Facts, nodes: &Nodes) -> Plan {
+        let around = Surroundings {
+            node: &config.node_name,
+            node_ips: &facts.node_ips,
+            pod_cidrs: &facts.pod_cidrs,
+            on_link: &facts.on_link,
+            mode: config.route_mode,
+        };
+        routes::plan(nodes.iter().map(|(name, node)| (name.as_ref(), node)), &around)
+    }
+
+    /// Before the Nodes are known: takes the tunnels as an agent before this one left them.
+    pub fn adopt(&mut self, links: &[Link]) {
+        let links: Vec<_> = links.iter().filter(|l| tunnel::is_ours(l)).cloned().collect();
+        let index = |v6| links.iter().find(|l| l.name == tunnel::name(v6)).map(|l| l.index);
+        self.tunnels = Tunnels { devices: Devices { indices: [false, true].map(index) }, links };
+    }
+
+    /// Sees to it that the tunnels of the plan are there; says how many operations that took, and which of them are not there and why.
+    ///
+    /// # Errors
+    /// The kernel's devices can't be read.
+    pub fn tunnels(
+        &mut self,
+        socket: &mut Socket,
+        known: &Known<'_>,
+        plan: &Plan,
+    ) -> Result<(usize, Vec<TunnelError>), NetlinkError> {
+        let Known { config, facts, snapshot, own } = known;
+        let links = &snapshot.links;
+        // Of a block of a pool, pods get all addresses.
+        let in_pools = config.ipam == Ipam::Pools;
+        let mut addresses = if in_pools { BTreeSet::new() } else { tunnel::addresses(&facts.pod_cidrs) };
+        self.sources = addresses.iter().map(IpNetwork::ip).chain(facts.node_ips.iter().copied()).collect();
+        for remote in plan.peers.keys() {
+            self.used[usize::from(remote.is_ipv6())] = true;
+        }
+        if config.route_mode == RouteMode::Vxlan
+            && let Some(ip) = facts.node_ips.first()
+        {
+            self.used[usize::from(ip.is_ipv6())] = true;
+        }
+        let wanted: Vec<_> = [false, true]
+            .into_iter()
+            .filter(|v6| self.used[usize::from(*v6)])
+            .filter_map(|v6| {
+                let local = facts.node_ips.iter().copied().find(|ip| ip.is_ipv6() == v6)?;
+                let peers: Peers =
+                    plan.peers.iter().filter(|(r, _)| r.is_ipv6() == v6).map(|(r, n)| (*r, n.clone())).collect();
+                let mtu = facts.uplink_mtu.saturating_sub(tunnel::overhead(v6));
+                // The others make it from the Node object.
+                let mac = tunnel::mac(own.and_then(|node| routes::first(node, v6)).unwrap_or(local));
+                Some(Tunnel {
+                    local,
+                    mac,
+                    mtu,
+                    port: config.vxlan_port,
+                    addresses: std::mem::take(&mut addresses),
+                    peers,
+                })
+            })
+            .collect();
+        let outcome = tunnel::apply(socket, links, &snapshot.addresses, &wanted, self.used);
+        let mut there = Vec::new();
+        for index in outcome.devices.indices.into_iter().flatten() {
+            there.extend(match links.iter().find(|l| l.index == index) {
+                Some(link) if outcome.operations == 0 => Some(link.clone()),
+                _ => socket.link_by_index(index)?,
+            });
+        }
+        self.tunnels = Tunnels { links: there, devices: outcome.devices };
+        Ok((outcome.operations, outcome.errors))
+    }
+
+    /// Sees to it that the routes of the plan are there; says how many operations that took.
+    ///
+    /// # Errors
+    /// The kernel refused one of them; the others are there.
+    pub fn routes(
+        &mut self,
+        socket: &mut Socket,
+        config: &Config,
+        (plan, gate): (&Plan, Option<&Gate<'_>>),
+        present: &[Route],
+        status: &NodeStatus,
+    ) -> Result<usize, NetlinkError> {
+        self.wanted = plan.routes(self.tunnels.devices, &self.sources, gate, config.route_metric);
+        let ours: BTreeSet<_> = present.iter().filter(|r| routes::is_ours(r)).copied().collect();
+        let lost: Vec<_> = self.routes.intersection(&self.wanted).filter(|r| !ours.contains(r)).collect();
+        for route in &lost {
+            warn!("{}: somebody else has removed or changed this route of ours", route.describe());
+        }
+        status.lost_routes(lost.len());
+        let outcome = routes::apply(socket, present, &self.wanted);
+        debug!(routes = self.wanted.len(), operations = outcome.operations, "routes");
+        let blocked: BTreeSet<_> = outcome.blocked.iter().copied().collect();
+        self.routes = self.wanted.iter().filter(|r| !blocked.contains(&r.destination)).copied().collect();
+        let in_the_way = blocked
+            .iter()
+            .map(|range| format!("range {range}: another program's route is in the way and is left alone: no route"));
+        let problems: Vec<_> = plan.problems.iter().cloned().chain(in_the_way).collect();
+        if status.problems(&problems) {
+            for problem in &problems {
+                warn!("{problem}");
+            }
+        }
+        outcome.errors.into_iter().next().map_or(Ok(outcome.operations), Err)
+    }
+
+    /// Whether an event has to do with the tunnels or with where our routes are.
+    #[must_use]
+    pub fn is_relevant(&self, event: &Event) -> bool {
+        match event {
+            Event::Link(link) => tunnel::NAMES.contains(&link.name.as_str()) && !self.tunnels.links.contains(link),
+            Event::LinkGone(link) => self.tunnels.links.iter().any(|l| l.index == link.index),
+            // One of somebody else, in the place of ours or not any longer.
+            Event::Route(route) | Event::RouteGone(route) => {
+                !routes::is_ours(route) && self.wanted.iter().any(|ours| ours.destination == route.destination)
+            }
+            Event::Address(_) | Event::AddressGone(_) | Event::Lost => false,
+        }
+    }
+}

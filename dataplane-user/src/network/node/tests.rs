@@ -1,0 +1,204 @@
+//! Tests of what the agent does to its node.
+
+use std::net::IpAddr;
+
+use dataplane_host::netlink::{Address, Hop, Link, Route};
+use ipnetwork::IpNetwork;
+
+use super::*;
+use crate::config::Options;
+use crate::proxy::source::NodeObject;
+
+fn config(o: Options) -> Config {
+    Config::new(Options { node_name: Some("n1".into()), ..o }).unwrap()
+}
+
+fn link(index: u32, name: &str) -> Link {
+    Link {
+        index,
+        name: name.into(),
+        mac: [0; 6],
+        mtu: if index == 3 { 1400 } else { 1500 },
+        up: true,
+        running: true,
+        kind: None,
+        group: 0,
+        lower: None,
+        peer_netns: None,
+        controller: None,
+        vxlan: None,
+    }
+}
+
+fn address(index: u32, network: &str, narrow: bool) -> Address {
+    Address { index, network: network.parse().unwrap(), narrow, tentative: false }
+}
+
+fn snapshot() -> Snapshot {
+    Snapshot {
+        links: vec![link(1, "lo"), link(2, "eth0"), link(3, "eth1"), link(9, "rwpod")],
+        addresses: vec![
+            address(1, "127.0.0.1/8", true),
+            address(1, "::1/128", true),
+            address(1, "10.9.9.9/32", false),
+            address(2, "192.168.50.11/24", false),
+            address(2, "fd00:50::11/64", false),
+            address(2, "fe80::1/64", true),
+            address(3, "172.16.0.11/24", false),
+        ],
+        routes: vec![Route { protocol: 2, ..Route::new("192.168.50.0/24".parse().unwrap(), Hop::Device { index: 2 }) }],
+    }
+}
+
+fn default_route(index: u32) -> Route {
+    let hop = Hop::Gateway { via: IpAddr::from([192, 168, 50, 1]), index: Some(index), onlink: false };
+    Route { protocol: 4, ..Route::new("0.0.0.0/0".parse().unwrap(), hop) }
+}
+
+#[test]
+fn in_pool_mode_blocks_are_the_nodes_ranges() {
+    let object = |cidr: &str| NodeObject { pod_cidrs: [cidr.parse().unwrap()].into(), ..NodeObject::default() };
+    let nodes: Nodes = [("n1".into(), object("10.9.1.0/24")), ("n2".into(), object("10.9.2.0/24"))].into();
+    let of_n2: Vec<IpNetwork> = ["10.1.0.0/26", "fd00:1::/122"].iter().map(|r| r.parse().unwrap()).collect();
+    let by_node = [("n2".into(), of_n2.clone()), ("n3".into(), vec!["10.1.0.64/26".parse().unwrap()])].into();
+    let merged = with_blocks(&nodes, &Blocks { by_node, ..Blocks::default() });
+    assert_eq!(merged.keys().map(|name| &**name).collect::<Vec<_>>(), ["n1", "n2"]);
+    assert!(merged["n1"].pod_cidrs.is_empty() && *merged["n2"].pod_cidrs == of_n2);
+}
+
+fn names(facts: &Facts) -> Vec<&str> {
+    facts.uplinks.iter().map(|l| l.name.as_str()).collect()
+}
+
+fn ips(addresses: &[&str]) -> Vec<IpAddr> {
+    addresses.iter().map(|a| a.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_default_route_names_the_uplink() {
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    let facts = discover::facts(&config(Options::default()), &s, None);
+    assert_eq!(names(&facts), ["eth0"]);
+    assert_eq!(facts.node_ips, ips(&["192.168.50.11", "fd00:50::11"]));
+    assert_eq!(facts.addresses, ips(&["10.9.9.9", "172.16.0.11", "192.168.50.11", "fd00:50::11"]));
+    assert!(facts.on_link.contains(&("192.168.50.11/24".parse().unwrap(), 2)));
+    assert!(facts.on_link.iter().all(|(_, index)| *index == 2));
+    assert_eq!(facts.uplink_mtu, 1500);
+}
+
+#[test]
+fn else_the_nodes_address_does() {
+    let c = config(Options { node_ip: Some(ips(&["172.16.0.11"])), ..Options::default() });
+    let facts = discover::facts(&c, &snapshot(), None);
+    assert_eq!((names(&facts), facts.uplink_mtu), (vec!["eth1"], 1400));
+    assert_eq!([0, 1350, 1450].map(|tunnel| facts.pod_mtu(&c, tunnel)), [1400, 1350, 1400]);
+    assert_eq!(facts.node_ips, ips(&["172.16.0.11"]));
+
+    let node = NodeObject {
+        addresses: ips(&["203.0.113.7", "fd00:50::11"]).into(),
+        pod_cidrs: ["10.244.1.0/24".parse().unwrap()].into(),
+        ..NodeObject::default()
+    };
+    let facts = discover::facts(&config(Options::default()), &snapshot(), Some(&node));
+    assert_eq!(names(&facts), ["eth0"]);
+    assert_eq!(facts.node_ips, ips(&["192.168.50.11", "fd00:50::11"]), "an address that the node has not is none");
+    assert_eq!(facts.pod_cidrs.len(), 1);
+
+    let nothing = discover::facts(&config(Options::default()), &snapshot(), None);
+    assert!(nothing.uplinks.is_empty() && nothing.node_ips.is_empty());
+}
+
+#[test]
+fn what_is_configured_wins() {
+    let o = Options {
+        uplink: Some(vec!["eth1".into(), "bond0".into()]),
+        pod_cidr: Some(vec!["10.1.0.0/24".parse().unwrap()]),
+        mtu: Some(9000),
+        ..Options::default()
+    };
+    let c = config(o);
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    let facts = discover::facts(&c, &s, Some(&NodeObject::default()));
+    assert_eq!((names(&facts), &facts.missing[..]), (vec!["eth1"], &["bond0".to_owned()][..]));
+    assert_eq!((facts.uplink_mtu, facts.pod_mtu(&c, 0), facts.pod_mtu(&c, 1350)), (1400, 9000, 9000));
+    assert_eq!(facts.pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
+
+    let node = facts.node_config(&c, Clock { rate: 250 });
+    // the default route leads out by another device
+    assert_eq!((node.uplink, node.snat_port_min, node.snat_port_max), (0, 61000, 65535));
+    assert_eq!((node.node4.octets, node.node6.octets), ([172, 16, 0, 11], [0; 16]));
+    assert_eq!((node.udp_ticks, node.tcp_ticks, node.closing_ticks), (118, 84375, 59));
+    assert_eq!((node.question_ticks, node.conversation_ticks), (2, 8));
+    let quick = facts.node_config(&c, Clock { rate: 1000 });
+    assert_eq!((quick.question_ticks, quick.conversation_ticks), (5, 32), "at least 1 s, and at least 8 s");
+    let context = facts.context(&c, true);
+    assert_eq!(context.nodeport_addresses, ips(&["172.16.0.11", "127.0.0.1", "::1"]));
+    assert_eq!(context.pod_ranges.len(), 1);
+}
+
+#[test]
+fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
+    let with = |ranges: &[&str]| {
+        let nodeport_addresses = Some(ranges.iter().map(|r| r.parse().unwrap()).collect());
+        let c = config(Options { node_ip: Some(ips(&["192.168.50.11"])), nodeport_addresses, ..Options::default() });
+        discover::facts(&c, &snapshot(), None).context(&c, true).nodeport_addresses
+    };
+    assert_eq!(with(&["primary"]), ips(&["192.168.50.11", "fd00:50::11", "127.0.0.1", "::1"]));
+    assert_eq!(with(&["172.16.0.0/12", "fd00::/8"]), ips(&["172.16.0.11", "fd00:50::11", "127.0.0.1", "::1"]));
+    assert_eq!(with(&["198.51.100.0/24"]), ips(&["127.0.0.1", "::1"]), "no address of this node");
+}
+
+#[test]
+fn packets_bypass_the_host_only_where_all_routes_agree() {
+    let c = config(Options::default());
+    let ways = |s: &Snapshot| {
+        let node = discover::facts(&c, s, None).node_config(&c, Clock { rate: 250 });
+        (node.uplink, node.mtu)
+    };
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    // ours, and what every device has
+    let ours = Route::new("10.1.0.5/32".parse().unwrap(), Hop::Device { index: 9 });
+    let link_local = Route { protocol: 2, ..Route::new("fe80::/64".parse().unwrap(), Hop::Device { index: 3 }) };
+    s.routes.extend([ours, link_local]);
+    assert_eq!(ways(&s), (2, 1500));
+    // the bridge of another runtime, which takes less than the uplink
+    let bridge = Route { protocol: 2, ..Route::new("172.17.0.0/16".parse().unwrap(), Hop::Device { index: 3 }) };
+    s.routes.push(bridge);
+    assert_eq!(ways(&s), (0, 1400));
+}
+
+#[test]
+fn pods_come_and_go_unnoticed() {
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    let c = config(Options::default());
+    let facts = discover::facts(&c, &s, None);
+    let relevant = |e: &Event| is_relevant(e, &facts, &c);
+    let pod_route = Route::new("10.244.1.5/32".parse().unwrap(), Hop::Device { index: 9 });
+    for event in [
+        Event::Link(link(9, "rwpod")),
+        Event::LinkGone(link(9, "rwpod")),
+        Event::Route(pod_route),
+        Event::RouteGone(pod_route),
+        Event::Link(link(2, "eth0")),
+    ] {
+        assert!(!relevant(&event), "{event:?}");
+    }
+    let node_route = Route::new("10.244.2.0/24".parse().unwrap(), Hop::Blackhole);
+    let mut changed = link(2, "eth0");
+    changed.mtu = 9000;
+    for event in [
+        Event::Link(changed),
+        Event::LinkGone(link(2, "eth0")),
+        Event::RouteGone(node_route),
+        Event::RouteGone(default_route(2)),
+        Event::Route(default_route(3)),
+        Event::Lost,
+    ] {
+        assert!(relevant(&event), "{event:?}");
+    }
+    assert!(!relevant(&Event::Route(node_route)), "our own");
+}

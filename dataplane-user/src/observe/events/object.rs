@@ -1,0 +1,62 @@
+//! The Event as an object of the API.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+
+use super::Notice;
+use crate::proxy::source::SourceKind;
+
+/// Bytes; the API's limit is 1024.
+const NOTE: usize = 1000;
+/// Characters; the API's limit.
+const INSTANCE: usize = 128;
+/// Characters; a name has 253 at most.
+const NAME: usize = 230;
+
+/// The Event. Its name says what it is about, so that a second one of the same is refused; the hour is in it, so that it is told again.
+pub(super) fn event(notice: &Notice, uid: String, node: &str, now: Timestamp) -> Event {
+    let mut note = notice.note.clone();
+    if notice.local && !note.contains(node) {
+        note = format!("node {node}: {note}");
+    }
+    if note.len() > NOTE {
+        let end = (0..=NOTE).rev().find(|i| note.is_char_boundary(*i)).unwrap_or(0);
+        note.truncate(end);
+        note.push_str("...");
+    }
+    let hour = (now.as_second() / 3600).to_string();
+    let hash = fnv([notice.kind.name(), uid.as_str(), notice.reason, note.as_str(), hour.as_str()]);
+    let api_version = if notice.kind == SourceKind::Slice { "discovery.k8s.io/v1" } else { "v1" };
+    let name: String = notice.key.name.chars().take(NAME).collect();
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{hash:016x}")),
+            namespace: Some(notice.key.namespace.to_string()),
+            ..ObjectMeta::default()
+        },
+        action: Some("Serve".into()),
+        event_time: Some(MicroTime(now)),
+        note: Some(note),
+        reason: Some(notice.reason.into()),
+        regarding: Some(ObjectReference {
+            api_version: Some(api_version.into()),
+            kind: Some(notice.kind.name().into()),
+            name: Some(notice.key.name.to_string()),
+            namespace: Some(notice.key.namespace.to_string()),
+            uid: Some(uid),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some("ropeway.dev/agent".into()),
+        reporting_instance: Some(node.chars().take(INSTANCE).collect()),
+        type_: Some("Warning".into()),
+        ..Event::default()
+    }
+}
+
+/// FNV-1a of 64 bits: the same on every node and in every version.
+fn fnv(parts: [&str; 5]) -> u64 {
+    let bytes = parts.iter().flat_map(|p| p.bytes().chain([0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,144 @@
+//! Keeps the flow tables from filling up with what has ended.
+//!
+//! The tables are LRU hashes: when one is full, the kernel throws out what was not used for longest, be it one half of a pair or an established
+//! connection that only waits, while half-open ones of a moment ago stay. So that it need not, the agent looks from time to time and removes pairs
+//! that no packet may use any more, and, from a table that is nearly full, those that matter least. [`judge`] decides; [`sweep`] is the only writer.
+//!
+//! A packet that comes between the last look and the removal finds the pair gone, as if it had come later: it opens a new flow.
+
+pub mod judge;
+pub mod loads;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytemuck::Pod;
+use dataplane_common::addr::{Address, V4, V6};
+use dataplane_common::flow::{Flow, FlowKey, flow_flags};
+use dataplane_host::map::{MapError, Table};
+use dataplane_host::pins::Pins;
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use crate::load::{LoadError, clock};
+use crate::network::node::status::NodeStatus;
+use judge::{Half, Kind, Limits};
+
+/// How long between two looks at tables that are not half full.
+const PAUSE: Duration = Duration::from_secs(30);
+/// And at others.
+const SHORT_PAUSE: Duration = Duration::from_secs(5);
+/// Candidates that one look remembers; the next look finds the others.
+const CANDIDATES: usize = 1 << 16;
+
+/// What is in a table of flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Census {
+    /// Pairs by [`Kind`], in its order.
+    pub pairs: [u64; Kind::ALL.len()],
+    /// Entries: two for each pair.
+    pub entries: u32,
+    /// Entries that the table can have.
+    pub max_entries: u32,
+    /// Pairs, and halves without the other, that were removed: at this look, or in [`NodeStatus::flows`] since the agent started.
+    pub removed: u64,
+}
+
+impl Census {
+    fn exceeds(&self, percent: u64) -> bool {
+        u64::from(self.entries) * 100 > u64::from(self.max_entries) * percent
+    }
+}
+
+/// Looks at one table and removes what has ended by these limits. `now`: in clock ticks, of which the low 24 bits count.
+///
+/// # Errors
+/// The kernel refused. What was removed by then stays removed.
+pub fn sweep<A: Address>(table: &Table<FlowKey<A>, Flow<A>>, now: u32, limits: &Limits) -> Result<Census, MapError>
+where
+    FlowKey<A>: Pod,
+    Flow<A>: Pod,
+{
+    let mut census = Census { max_entries: table.max_entries(), ..Census::default() };
+    let mut candidates = Vec::new();
+    table.for_each(|key, flow| {
+        let half = Half::of(&key, &flow, now);
+        census.entries += 1;
+        if flow.flags & flow_flags::REPLY == 0 {
+            census.pairs[half.kind() as usize] += 1;
+        }
+        if limits.may_have_ended(half) && candidates.len() < CANDIDATES {
+            candidates.push(key);
+        }
+    })?;
+    for key in candidates {
+        let Some(flow) = table.get(&key)? else { continue };
+        let other_key = flow.other_half(&key);
+        let half = Half::of(&key, &flow, now);
+        let Some(other) = table.get(&other_key)? else {
+            if limits.may_have_ended(half) && table.remove(&key)? {
+                census.entries -= 1;
+                census.removed += 1;
+            }
+            continue;
+        };
+        let other = Half::of(&other_key, &other, now);
+        let is_reply = flow.flags & flow_flags::REPLY != 0;
+        let (there, back) = if is_reply { (other, half) } else { (half, other) };
+        if limits.has_ended(there, back) {
+            // the reply last: as long as a packet can come there, its answer can come back
+            let (first, last) = if is_reply { (other_key, key) } else { (key, other_key) };
+            let gone = u32::from(table.remove(&first)?) + u32::from(table.remove(&last)?);
+            census.entries = census.entries.saturating_sub(gone);
+            census.removed += 1;
+        }
+    }
+    Ok(census)
+}
+
+/// Sweeps one table; a second time, with less patience, if it is nearly full.
+fn relieve<A: Address>(pins: &Pins, name: &str, now: u32, limits: &Limits) -> Result<Census, MapError>
+where
+    FlowKey<A>: Pod,
+    Flow<A>: Pod,
+{
+    let table = Table::open(pins, name)?;
+    let mut census = sweep::<A>(&table, now, limits)?;
+    if census.exceeds(90) {
+        let removed = census.removed;
+        census = sweep::<A>(&table, now, &limits.under_pressure())?;
+        census.removed += removed;
+    }
+    Ok(census)
+}
+
+fn relieve_both(pins: &Pins, limits: &Limits) -> Result<[Census; 2], LoadError> {
+    let now = clock::tick(pins)?;
+    Ok([relieve::<V4>(pins, "flows4", now, limits)?, relieve::<V6>(pins, "flows6", now, limits)?])
+}
+
+/// Looks from time to time, for ever.
+pub async fn watch(pins: Pins, limits: Limits, status: Arc<NodeStatus>) {
+    let mut full = [false; 2];
+    let mut pause = PAUSE;
+    loop {
+        let pins = pins.clone();
+        let Ok(result) = spawn_blocking(move || relieve_both(&pins, &limits)).await else { return };
+        match result {
+            Ok(now) => {
+                pause = if now.iter().any(|census| census.exceeds(50)) { SHORT_PAUSE } else { PAUSE };
+                for (census, (full, table)) in now.iter().zip(full.iter_mut().zip(["flows4", "flows6"])) {
+                    let was_full = std::mem::replace(full, census.exceeds(90));
+                    if *full && !was_full {
+                        let (entries, max) = (census.entries, census.max_entries);
+                        let advice = "nearly full of live flows: the kernel removes the oldest; raise --max-flows";
+                        warn!(table, entries, max, "{advice}");
+                    }
+                }
+                status.set_flows(now);
+            }
+            Err(e) => warn!(error = %e, "can't look after the flow tables"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+}

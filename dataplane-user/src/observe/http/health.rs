@@ -1,0 +1,147 @@
+//! Whether the service proxy is healthy, by kube-proxy's rules: a pure function of the controller's snapshot.
+//!
+//! Unhealthy is a proxy that has known of a change for too long without having applied it, or that can apply nothing at
+//! all. One Service that can't be served does not make it so: a load balancer would take the whole node away for it. A
+//! node that is about to be removed makes `/healthz`, which load balancers ask, fail, but not `/livez`, which asks
+//! whether to restart. While it starts, it is healthy.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hyper::StatusCode;
+use serde::Serialize;
+
+use super::Answer;
+use crate::proxy::controller::Snapshot;
+
+/// A change may wait this long: twice the period after which kube-proxy applies changes at the latest.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The moment for which the question is answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For what lasts.
+    pub instant: Instant,
+    /// For what is shown.
+    pub time: SystemTime,
+}
+
+impl Now {
+    /// The present.
+    #[must_use]
+    pub fn get() -> Self {
+        Self { instant: Instant::now(), time: SystemTime::now() }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    last_updated: String,
+    current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+}
+
+/// Whether it is healthy.
+#[must_use]
+pub fn is_healthy(snapshot: &Snapshot, now: Now) -> bool {
+    let waited = |since: SystemTime| now.time.duration_since(since).unwrap_or_default() >= PATIENCE;
+    let stuck = match (snapshot.last_queued, snapshot.last_sync) {
+        (Some(queued), Some(synced)) => queued > synced && waited(queued),
+        // Before the first time it waits for the source, which may take long.
+        _ => false,
+    };
+    let nothing_works = snapshot.services > 0
+        && snapshot.failing >= snapshot.services
+        && snapshot.pending_since.is_some_and(|since| now.instant.duration_since(since) >= PATIENCE);
+    !stuck && !nothing_works
+}
+
+/// The answer of `/healthz`, or of `/livez`, which does not look at the node.
+#[must_use]
+pub fn answer(snapshot: &Snapshot, now: Now, livez: bool) -> Answer {
+    let healthy = is_healthy(snapshot, now);
+    let eligible = (!livez).then_some(!snapshot.leaving);
+    let last = if healthy { Some(now.time) } else { snapshot.last_sync };
+    let body = Body {
+        last_updated: last.map_or_else(|| "never".into(), rfc3339),
+        current_time: rfc3339(now.time),
+        node_eligible: eligible,
+    };
+    let status = if healthy && eligible != Some(false) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Answer::json(status, serde_json::to_string(&body).unwrap_or_default())
+}
+
+/// The time in UTC as RFC 3339 writes it.
+fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
+    // Civil date from days since 1970: cycles of 400 years, with March as the first month.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (h, m, s, ms) = (second / 3600, second / 60 % 60, second % 60, since.subsec_millis());
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn code(snapshot: &Snapshot, now: Now, livez: bool) -> u16 {
+        answer(snapshot, now, livez).status.as_u16()
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(rfc3339(at(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(at(951_782_400)), "2000-02-29T00:00:00.000Z");
+        assert_eq!(rfc3339(at(1_709_251_199)), "2024-02-29T23:59:59.000Z");
+        assert_eq!(rfc3339(at(4_102_444_800)), "2100-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_change_that_waits_too_long_is_unhealthy() {
+        let now = Now { instant: Instant::now(), time: at(1000) };
+        let mut s = Snapshot::default();
+        assert_eq!(code(&s, now, false), 200, "healthy while starting");
+        s.last_queued = Some(at(10));
+        assert_eq!(code(&s, now, false), 200, "the source may take long");
+        s.last_sync = Some(at(5));
+        assert_eq!((code(&s, now, false), code(&s, now, true)), (503, 503));
+        assert!(answer(&s, now, true).text.contains(r#""lastUpdated":"1970-01-01T00:00:05.000Z""#));
+        s.last_queued = Some(at(941));
+        assert_eq!(code(&s, now, false), 200);
+        s.last_sync = Some(at(999));
+        let body = answer(&s, now, false).text;
+        assert!(body.contains(r#""lastUpdated":"1970-01-01T00:16:40.000Z""#), "healthy is up to date: {body}");
+    }
+
+    #[test]
+    fn one_failing_service_is_not_the_nodes_end() {
+        let instant = Instant::now() + 2 * PATIENCE;
+        let now = Now { instant, time: at(1000) };
+        let mut s = Snapshot { services: 2, failing: 1, pending_since: Some(Instant::now()), ..Snapshot::default() };
+        assert_eq!(code(&s, now, false), 200);
+        s.failing = 2;
+        assert_eq!(code(&s, now, false), 503);
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_alive_but_not_eligible() {
+        let now = Now { instant: Instant::now(), time: at(1000) };
+        let s = Snapshot { leaving: true, ..Snapshot::default() };
+        assert_eq!((code(&s, now, false), code(&s, now, true)), (503, 200));
+        assert!(answer(&s, now, false).text.contains(r#""nodeEligible":false"#));
+        assert!(!answer(&s, now, true).text.contains("nodeEligible"));
+    }
+}

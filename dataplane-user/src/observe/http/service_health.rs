@@ -1,0 +1,199 @@
+//! `spec.healthCheckNodePort`: tells a load balancer whether this node has endpoints of a Service.
+//!
+//! A listener for each port and each node-port address that the controller's snapshot names, as long as it names them. What can't be had is
+//! said once and tried again: somebody else may have the port, and a new IPv6 address can't be used at once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use super::health::{self, Now};
+use super::{Answer, BindError, Handler, listen, reserve, serve};
+use crate::observe::events::{Notice, Notices};
+use crate::proxy::controller::{HealthCheck, Snapshot};
+use crate::proxy::source::{ObjectKey, SourceKind};
+
+/// How soon an address that can't be had is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What the port of a Service answers at an address of the family, by kube-proxy's rules.
+#[must_use]
+pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> Answer {
+    let local = check.local_endpoints[usize::from(v6)];
+    let body = json!({
+        "service": { "namespace": &*check.namespace, "name": &*check.name },
+        "localEndpoints": local,
+        "serviceProxyHealthy": proxy_healthy,
+    });
+    let good = local > 0 && proxy_healthy;
+    Answer::json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
+}
+
+/// Follows the snapshots until the controller ends.
+pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: Notices, node: String) {
+    let mut listeners = Listeners { snapshots: snapshots.clone(), servers: BTreeMap::new(), failed: BTreeMap::new() };
+    loop {
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        for (port, error) in listeners.follow(&snapshot) {
+            let check = &snapshot.health_checks[&port];
+            warn!(service = %format_args!("{}/{}", check.namespace, check.name), "{error}");
+            notices.leave(failed_to_listen(check, port, &node, &error));
+        }
+        let again = !listeners.failed.is_empty();
+        let changed = tokio::select! {
+            changed = snapshots.changed() => changed,
+            () = tokio::time::sleep(AGAIN), if again => Ok(()),
+        };
+        if changed.is_err() {
+            listeners.servers.values().for_each(JoinHandle::abort);
+            return;
+        }
+    }
+}
+
+struct Listeners {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    servers: BTreeMap<SocketAddr, JoinHandle<()>>,
+    /// Ports that can't be had at all of the addresses, and why.
+    failed: BTreeMap<u16, String>,
+}
+
+impl Listeners {
+    /// Listens where the snapshot says, and nowhere else. Returns the ports that can't be had, if that is new.
+    fn follow(&mut self, snapshot: &Snapshot) -> Vec<(u16, String)> {
+        let wanted = &snapshot.health_checks;
+        self.servers.retain(|at, server| {
+            let keep = wanted.contains_key(&at.port()) && snapshot.nodeport_addresses.contains(&at.ip());
+            if !keep {
+                server.abort();
+            }
+            keep
+        });
+        self.failed.retain(|port, _| wanted.contains_key(port));
+        let mut new = Vec::new();
+        for (port, check) in &**wanted {
+            let mut errors = Vec::new();
+            for at in snapshot.nodeport_addresses.iter().map(|ip| SocketAddr::new(*ip, *port)) {
+                if self.servers.contains_key(&at) {
+                    continue;
+                }
+                match start(at, self.snapshots.clone()) {
+                    Ok(server) => {
+                        info!(address = %at, service = %format_args!("{}/{}", check.namespace, check.name), "health check");
+                        self.servers.insert(at, server);
+                    }
+                    Err(e) => errors.push(e.to_string()),
+                }
+            }
+            let error = errors.join("; ");
+            if error.is_empty() {
+                self.failed.remove(port);
+            } else if self.failed.get(port) != Some(&error) {
+                self.failed.insert(*port, error.clone());
+                new.push((*port, error));
+            }
+        }
+        new
+    }
+}
+
+/// As kube-proxy says it.
+fn failed_to_listen(check: &HealthCheck, port: u16, node: &str, error: &str) -> Notice {
+    Notice {
+        kind: SourceKind::Service,
+        key: ObjectKey { namespace: check.namespace.clone(), name: check.name.clone() },
+        reason: "FailedToStartServiceHealthcheck",
+        note: format!("node {node} failed to start healthcheck on port {port}: {error}"),
+        local: true,
+    }
+}
+
+fn start(at: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<JoinHandle<()>, BindError> {
+    const FLAG: &str = "healthCheckNodePort";
+    let listener = listen(FLAG, reserve(FLAG, at)?)?;
+    let handler: Handler = Arc::new(move |_| {
+        let snapshot = Arc::clone(&snapshots.borrow());
+        match snapshot.health_checks.get(&at.port()) {
+            Some(check) => answer(check, at.is_ipv6(), health::is_healthy(&snapshot, Now::get())),
+            None => Answer::not_found(),
+        }
+    });
+    Ok(tokio::spawn(serve(listener, handler)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_balancer_is_told() {
+        let check = |n| HealthCheck { namespace: "default".into(), name: "web".into(), local_endpoints: [n, 1] };
+        let yes = answer(&check(2), false, true);
+        assert_eq!(yes.status, StatusCode::OK);
+        let expected =
+            r#"{"localEndpoints":2,"service":{"name":"web","namespace":"default"},"serviceProxyHealthy":true}"#;
+        assert_eq!(yes.text, expected);
+        assert_eq!(answer(&check(0), false, true).status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer(&check(2), false, false).status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer(&check(0), true, true).status, StatusCode::OK, "of the other family");
+    }
+
+    fn at(addresses: &[&str], port: u16) -> Arc<Snapshot> {
+        let checks = [(port, HealthCheck { namespace: "a".into(), name: "b".into(), local_endpoints: [1, 0] })];
+        let nodeport_addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        Arc::new(Snapshot { health_checks: Arc::new(checks.into()), nodeport_addresses, ..Snapshot::default() })
+    }
+
+    #[tokio::test]
+    async fn listeners_follow_the_ports_and_the_addresses_of_the_snapshot() {
+        let port = free_port();
+        let (sender, receiver) = watch::channel(Arc::default());
+        let task = tokio::spawn(run(receiver, Notices::default(), "n1".into()));
+        let listens = |last: u8| std::net::TcpStream::connect(SocketAddr::from(([127, 0, 0, last], port))).is_ok();
+        let steps: [(&[&str], [bool; 3]); 4] = [
+            (&["127.0.0.2", "127.0.0.3"], [false, true, true]),
+            (&["127.0.0.3"], [false, false, true]),
+            (&["127.0.0.4", "127.0.0.3", "127.0.0.1"], [true, false, true]),
+            (&[], [false; 3]),
+        ];
+        for (addresses, wanted) in steps {
+            sender.send_replace(at(addresses, port));
+            let end = std::time::Instant::now() + Duration::from_secs(5);
+            while [1, 2, 3].map(listens) != wanted {
+                assert!(std::time::Instant::now() < end, "{addresses:?}: {:?}", [1, 2, 3].map(listens));
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(sender);
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_told_to_the_service_and_had_elsewhere() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let (sender, receiver) = watch::channel(at(&["127.0.0.1", "127.0.0.5"], port));
+        let (notices, mut left) = crate::observe::events::channel();
+        let task = tokio::spawn(run(receiver, notices, "n1".into()));
+        let notice = left.recv().await.unwrap();
+        assert_eq!((notice.key.to_string(), notice.reason), ("a/b".into(), "FailedToStartServiceHealthcheck"));
+        let start = format!("node n1 failed to start healthcheck on port {port}: ");
+        assert!(notice.note.starts_with(&start) && notice.note.contains("127.0.0.1"), "{}", notice.note);
+        assert!(std::net::TcpStream::connect(("127.0.0.5", port)).is_ok(), "the other address is served");
+        drop(sender);
+        task.await.unwrap();
+    }
+
+    /// A port that nobody listens on, as far as one can tell.
+    fn free_port() -> u16 {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    }
+}

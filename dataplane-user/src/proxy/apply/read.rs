@@ -1,0 +1,50 @@
+//! Reads the tables back after a restart.
+
+use dataplane_common::service::Backend;
+use dataplane_host::map::MapError;
+
+use super::Tables;
+use crate::proxy::reconcile::Limits;
+use crate::proxy::reconcile::restore::Found;
+
+/// The sizes of the maps.
+#[must_use]
+pub fn limits(tables: &Tables) -> Limits {
+    Limits {
+        services: tables.services.capacity(),
+        frontends4: tables.frontends4.capacity(),
+        frontends6: tables.frontends6.capacity(),
+        sources4: tables.sources4.capacity(),
+        sources6: tables.sources6.capacity(),
+        backends: tables.backends.capacity(),
+        slots: tables.slots.capacity(),
+    }
+}
+
+/// The content of the tables.
+///
+/// # Errors
+/// The kernel refused.
+pub fn read(tables: &Tables) -> Result<Found, MapError> {
+    let mut found = Found { names: tables.services.entries()?, ..Found::default() };
+    found.add_frontends(tables.frontends4.entries()?);
+    found.add_frontends(tables.frontends6.entries()?);
+    found.odd_sources4 = found.add_sources(tables.sources4.entries()?);
+    found.odd_sources6 = found.add_sources(tables.sources6.entries()?);
+    found.add_addrs(tables.addrs4.entries()?);
+    found.add_addrs(tables.addrs6.entries()?);
+    let backends =
+        |id| tables.backends.get(id).filter(|b: &Backend| b.generation != 0 || b.state != 0).map(|b| (id, b));
+    for (id, backend) in (1..tables.backends.capacity()).filter_map(backends) {
+        found.generations.resize(id as usize, 0);
+        found.generations.push(backend.generation);
+        if backend.state != 0 {
+            found.backends.push((id, backend));
+        }
+    }
+    let end =
+        found.frontends.iter().flat_map(|(_, f)| [f.internal, f.external]).map(|t| t.base.saturating_add(t.len)).max();
+    let end = end.unwrap_or(0).min(tables.slots.capacity());
+    found.slots = (0..end).filter_map(|i| tables.slots.get(i)).map(|s| s.backend).collect();
+    Ok(found)
+}

@@ -1,0 +1,91 @@
+//! The order of writes, and what a failure costs.
+
+use std::sync::{Arc, Mutex};
+
+use dataplane_common::service::{Frontend, FrontendKey, SlotTable};
+
+use super::memory::Memory;
+use super::*;
+use crate::proxy::reconcile::plan::NODE;
+
+fn key(n: u8) -> FrontendKey<V4> {
+    FrontendKey { addr: V4 { octets: [10, 96, 0, n] }, port: 80, proto: 6, pad: 0 }
+}
+
+fn frontend(service_port: u32) -> Frontend {
+    let (internal, external) = (SlotTable::default(), SlotTable::default());
+    Frontend { service_port, affinity_ticks: 0, internal, external, flags: 0, scheduler: 0, pad: 0 }
+}
+
+fn range(n: u8) -> Prefix<SourceRange<V4>> {
+    Prefix { len: 56, data: SourceRange { service_port: 1, client: V4 { octets: [192, 0, n, 0] } } }
+}
+
+fn backend(state: u8) -> Backend {
+    Backend { addr: [0; 16], port: 1, state, pad: 0, generation: 1, service_port: 1, weight: 1 }
+}
+
+/// Something in every phase for two Services.
+fn plan() -> Plan {
+    let mut plan = Plan::default();
+    for tag in [1, 2] {
+        let n = tag as u8;
+        plan.backends.push(tag, tag, backend(1));
+        plan.slots.stretches.push((tag * 10, 1, tag));
+        plan.slots.ids.push(tag);
+        plan.names.push(tag, tag, ServiceName { name: [0; dataplane_common::service::NAME_LEN] });
+        plan.sources4.push(tag, range(n), 1);
+        plan.addrs4.push(tag, key(n).addr, Addr { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
+        plan.frontends4.push(tag, key(n), frontend(tag));
+        plan.gone_frontends4.push(tag, key(n + 100));
+        plan.gone_sources4.push(tag, range(n + 100));
+        plan.gone_backends.push(tag, tag + 50, backend(0));
+    }
+    plan
+}
+
+#[test]
+fn frontends_come_after_all_that_they_lead_to() {
+    let memory = Memory::new(10, 100);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let (watched, seen) = (memory.clone(), order.clone());
+    memory.observe(Some(Arc::new(move || {
+        let counts = [
+            &watched.backends,
+            &watched.slots,
+            &watched.services,
+            &watched.sources4,
+            &watched.addrs4,
+            &watched.frontends4,
+        ];
+        seen.lock().unwrap().push(counts.map(|m| m.content().len()));
+    })));
+    let mut operations = Operations::default();
+    assert!(execute(&plan(), &memory.tables(), &mut operations).is_empty());
+    let order = order.lock().unwrap();
+    let first_frontend = order.iter().position(|c| c[5] > 0).unwrap();
+    assert_eq!(order[first_frontend], [2, 2, 2, 2, 2, 1]);
+    assert_eq!(operations, Operations { services: 2, frontends: 4, sources: 4, addrs: 2, slots: 2, backends: 4 });
+    assert_eq!(operations.total(), 18);
+}
+
+#[test]
+fn a_failure_stops_its_service_and_no_other() {
+    for map in ["services", "source_ranges4", "addrs4", "frontends4"] {
+        let memory = Memory::new(10, 100);
+        memory.fail_next(map);
+        let failures = execute(&plan(), &memory.tables(), &mut Operations::default());
+        assert_eq!(failures.keys().collect::<Vec<_>>(), [&1], "{map}");
+        assert!(failures[&1].to_string().starts_with(&format!("map {map}: ")), "{}", failures[&1]);
+        let keys: Vec<_> = memory.frontends4.typed::<FrontendKey<V4>, Frontend>();
+        assert_eq!(keys, [(key(2), frontend(2))], "{map}");
+    }
+}
+
+#[test]
+fn a_full_map_is_said_to_be_full() {
+    let memory = Memory::new(1, 100);
+    let failures = execute(&plan(), &memory.tables(), &mut Operations::default());
+    assert_eq!(failures[&2].to_string(), "map services is full");
+    assert!(!failures.contains_key(&NODE));
+}

@@ -1,0 +1,323 @@
+//! The controller without threads and clocks: takes events, and in rounds brings the tables to the desired state.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane_common::service::SlotTable;
+use dataplane_host::map::MapError;
+use hashbrown::HashMap;
+use ipnetwork::IpNetwork;
+use tracing::{error, info};
+
+use super::claims::Claims;
+use super::faults::Faults;
+use super::intake::{Intake, Nodes};
+use super::locality::NoLocal;
+use super::pending::{OBJECT, Pending, SLICES};
+use super::report::Report;
+use super::store::{Entry, Store};
+use crate::proxy::apply::{self, Operations, Tables};
+use crate::proxy::desired::context::octets16;
+use crate::proxy::desired::{Context, NodeContext};
+use crate::proxy::reconcile::restore::{Garbage, Restored, restore};
+use crate::proxy::reconcile::{Ledger, Plan, PublishedPort};
+use crate::proxy::source::object::DualAddr;
+use crate::proxy::source::{Event, ObjectKey, ServiceObject, SourceKind};
+
+/// Passes over changed Services in one reconciliation: a frontend goes to its owner in three or four.
+const MAX_PASSES: u32 = 100;
+
+/// The controller's state.
+pub struct Core {
+    pub(super) tables: Tables,
+    pub(super) store: Store,
+    pub(super) ledger: Ledger,
+    pub(super) context: Context,
+    pub(super) plan: Plan,
+    pub(super) operations: Operations,
+    pub(super) faults: Faults,
+    pub(super) report: Report,
+    pub(super) no_local: NoLocal,
+    pub(super) pending: Arc<Pending>,
+    /// Services whose scheduler counts connections.
+    pub(super) counting: usize,
+    pub(super) intake: Intake,
+    pub(super) jiffies_per_second: u32,
+    /// Services that wait for the next round.
+    pub(super) dirty: Vec<u32>,
+    /// Services that go on when no other is dirty.
+    pub(super) deferred: Vec<u32>,
+    /// Services that wait for another try.
+    pub(super) retries: BinaryHeap<Reverse<(Duration, u32)>>,
+    /// Services that would have a frontend if its owner gave it up.
+    pub(super) claims: Claims,
+    /// Found in the tables, and not yet claimed by a Service.
+    pub(super) orphans: HashMap<Box<str>, Vec<PublishedPort>>,
+    /// Slot tables of Services whose state in the tables is uncertain.
+    pub(super) limbo: HashMap<u32, Vec<SlotTable>>,
+    /// Services that found a map full, and how many entries they missed there.
+    pub(super) short: HashMap<u32, (&'static str, u32)>,
+    garbage: Garbage,
+    synced: bool,
+    addresses_changed: bool,
+}
+
+impl Core {
+    /// Takes over what is in the tables; writes nothing.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    pub fn new(tables: Tables, jiffies_per_second: u32, now: Duration) -> Result<Self, MapError> {
+        let found = apply::read(&tables)?;
+        let Restored { ledger, services, garbage } = restore(found, apply::limits(&tables), now);
+        Ok(Self {
+            tables,
+            store: Store::default(),
+            ledger,
+            context: Context::default(),
+            plan: Plan::default(),
+            operations: Operations::default(),
+            faults: Faults::default(),
+            report: Report::default(),
+            no_local: NoLocal::default(),
+            pending: Arc::default(),
+            counting: 0,
+            intake: Intake::default(),
+            jiffies_per_second,
+            dirty: Vec::new(),
+            deferred: Vec::new(),
+            retries: BinaryHeap::new(),
+            claims: Claims::default(),
+            orphans: services,
+            limbo: HashMap::new(),
+            short: HashMap::new(),
+            garbage,
+            synced: false,
+            addresses_changed: false,
+        })
+    }
+
+    /// What the node is like; the first time is a condition for writing anything.
+    pub fn set_node_context(&mut self, node: NodeContext) {
+        self.intake.set_node_context(node);
+    }
+
+    /// All Nodes, if they have changed since this was last asked and are complete.
+    pub fn changed_nodes(&mut self) -> Option<&Nodes> {
+        let told = self.intake.has_nodes() && std::mem::take(&mut self.intake.nodes_changed);
+        told.then_some(&self.intake.nodes)
+    }
+
+    /// The ranges of cluster IPs, as far as they are known: of `ServiceCIDR`s and of the configuration.
+    #[must_use]
+    pub fn service_ranges(&self) -> &[IpNetwork] {
+        self.context.cluster.service_ranges()
+    }
+
+    /// Notes a change; the tables follow with the next round.
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Service(key, object) => {
+                self.faults.clear_object(SourceKind::Service, &key);
+                self.report.service_change();
+                let added = object.as_ref().map(|o| o.cluster_ips);
+                if let Some((number, moved)) = self.store.set_service(&key, object) {
+                    if moved && self.synced {
+                        added.iter().flat_map(DualAddr::iter).for_each(|a| self.mark_external_users(&octets16(a)));
+                        self.mark_refused();
+                    }
+                    self.mark_changed(number, OBJECT);
+                }
+            }
+            Event::Slice(key, object) => {
+                self.faults.clear_object(SourceKind::Slice, &key);
+                self.report.endpoint_change();
+                let triggered = object.as_ref().map_or(0, |o| o.triggered);
+                let changed = self.store.set_slice(&key, object);
+                changed.into_iter().flatten().for_each(|number| self.mark_changed(number, SLICES));
+                if let Some(number) = changed[1] {
+                    self.report.triggered(number, triggered);
+                }
+            }
+            Event::Node(name, object) => {
+                self.faults.clear_object(SourceKind::Node, &ObjectKey::new("", &name));
+                self.intake.set_node(name, object);
+            }
+            Event::Pod(key, object) => {
+                self.faults.clear_object(SourceKind::Pod, &key);
+                self.intake.set_pod(key, object);
+            }
+            Event::ServiceCidr(name, ranges) => {
+                self.faults.clear_object(SourceKind::ServiceCidr, &ObjectKey::new("", &name));
+                self.intake.set_service_cidr(name, ranges);
+            }
+            Event::Relist(kind) => {
+                self.faults.clear_kind(kind);
+                self.store.relist(kind);
+                self.intake.relist(kind);
+            }
+            Event::InSync(kind) => {
+                let gone = self.store.sweep(kind);
+                if self.synced && !gone.is_empty() {
+                    self.mark_refused();
+                }
+                let change = if kind == SourceKind::Service { OBJECT } else { SLICES };
+                gone.into_iter().for_each(|number| self.mark_changed(number, change));
+                self.intake.in_sync(kind);
+            }
+            Event::Rejected(rejection) => self.faults.add(rejection),
+            Event::Cleared(path) => self.faults.clear_file(&path),
+            Event::Trouble(kind, error) => self.report.error(&format!("{kind}: {error}")),
+        }
+    }
+
+    /// Whether there is anything to do at this time.
+    #[must_use]
+    pub fn has_work(&self, now: Duration) -> bool {
+        self.intake.is_complete()
+            && (!self.synced
+                || !self.dirty.is_empty()
+                || !self.deferred.is_empty()
+                || self.next_retry().is_some_and(|at| at <= now))
+    }
+
+    /// When a Service that failed is tried again.
+    #[must_use]
+    pub fn next_retry(&self) -> Option<Duration> {
+        self.retries.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// How many entries were written and removed so far.
+    #[must_use]
+    pub const fn operations(&self) -> &Operations {
+        &self.operations
+    }
+
+    /// Whether the tables have been made equal to the desired state once.
+    #[must_use]
+    pub const fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Brings the tables to the desired state. Writes nothing before everything that is needed has been complete once.
+    pub fn reconcile(&mut self, now: Duration) {
+        if !self.intake.is_complete() {
+            return;
+        }
+        if let Some(context) = self.intake.new_context().filter(|c| *c != self.context) {
+            self.context = context;
+            self.report.set_nodeport_addresses(&self.context);
+            self.ledger.add_node_addresses(&self.node_addresses());
+            self.addresses_changed = true;
+            self.mark_all();
+        }
+        while let Some(&Reverse((at, number))) = self.retries.peek()
+            && at <= now
+        {
+            self.retries.pop();
+            self.mark(number);
+        }
+        self.node_round(now);
+        if self.synced {
+            self.rounds(now);
+        } else {
+            self.first_rounds(now);
+        }
+        if std::mem::take(&mut self.addresses_changed) {
+            self.ledger.keep_node_addresses(&self.node_addresses());
+        }
+        self.node_round(now);
+    }
+
+    fn node_addresses(&self) -> Vec<[u8; 16]> {
+        self.context.node.addresses.iter().map(|a| octets16(*a)).collect()
+    }
+
+    fn first_rounds(&mut self, now: Duration) {
+        self.first_order(now);
+        self.rounds(now);
+        self.mark_orphans();
+        self.rounds(now);
+        std::mem::take(&mut self.garbage).release(&mut self.ledger, now);
+        self.synced = true;
+        let (services, slices) = self.store.counts();
+        info!(services, slices, operations = self.operations.total(), "the tables are in sync");
+    }
+
+    fn rounds(&mut self, now: Duration) {
+        let mut passes = 0;
+        while !self.dirty.is_empty() || !self.deferred.is_empty() {
+            let next = if self.dirty.is_empty() { &mut self.deferred } else { &mut self.dirty };
+            let mut dirty = std::mem::take(next);
+            passes += 1;
+            if passes > MAX_PASSES {
+                error!(services = dirty.len(), "Services go on taking frontends from each other; trying again later");
+                for number in dirty {
+                    self.store.get_mut(number).into_iter().for_each(|e| e.dirty = false);
+                    self.retry(number, now);
+                }
+                return;
+            }
+            if !self.claims.is_empty() {
+                // so that whoever was first asks first
+                let store = &self.store;
+                dirty.sort_by(|a, b| store.get(*a).map(Entry::rank).cmp(&store.get(*b).map(Entry::rank)));
+            }
+            for chunk in dirty.chunks(super::round::CHUNK) {
+                self.round(chunk, now);
+            }
+        }
+    }
+
+    /// Garbage goes first, so that it is in nobody's way; older Services come first, because the first owner of an address wins. What the tables
+    /// have of a Service is known to be its own before anybody asks for it.
+    fn first_order(&mut self, now: Duration) {
+        let garbage = std::mem::take(&mut self.garbage.plan);
+        self.execute_for_node(&garbage, now);
+        for i in 0..self.dirty.len() {
+            self.adopt(self.dirty[i]);
+        }
+        let store = &self.store;
+        self.dirty.sort_by_key(|n| store.get(*n).map(|e| e.rank().0));
+        if self.orphans.is_empty() {
+            self.ledger.reserve(self.dirty.len());
+        }
+    }
+
+    pub(super) fn mark(&mut self, number: u32) {
+        if let Some(entry) = self.store.get_mut(number).filter(|e| !e.dirty) {
+            entry.dirty = true;
+            self.dirty.push(number);
+        }
+    }
+
+    pub(super) fn mark_all(&mut self) {
+        let all: Vec<u32> = self.store.iter().map(|(number, _)| number).collect();
+        all.into_iter().for_each(|n| self.mark(n));
+    }
+
+    /// A cluster IP that others have had as an external address: they must give it up.
+    fn mark_external_users(&mut self, addr: &[u8; 16]) {
+        if !self.ledger.has_frontends(addr) {
+            return;
+        }
+        let uses = |s: &ServiceObject| {
+            let extra = s.extra.iter().flat_map(|e| e.external_ips.iter().chain(&e.load_balancer_ips));
+            extra.into_iter().any(|a| octets16(*a) == *addr)
+        };
+        let users = self.store.iter().filter(|(_, e)| e.service.as_ref().is_some_and(uses)).map(|(n, _)| n);
+        let users: Vec<u32> = users.collect();
+        users.into_iter().for_each(|n| self.mark(n));
+    }
+
+    /// Services with external addresses that were refused something may have it now.
+    fn mark_refused(&mut self) {
+        for number in self.faults.services() {
+            if self.store.get(number).is_some_and(|e| e.service.as_ref().is_some_and(|s| s.extra.is_some())) {
+                self.mark(number);
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What is wrong at present, by where it comes from.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use tracing::warn;
+
+use super::snapshot::MAX_REJECTIONS;
+use crate::proxy::source::{ObjectKey, Origin, Rejection, SourceKind};
+
+/// All present rejections. Empty in a healthy cluster, so that it costs nothing there.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// Found while reading.
+    read: BTreeMap<Origin, Vec<Rejection>>,
+    /// Found while deriving, assigning or writing, by the Service's number.
+    service: HashMap<u32, Vec<Rejection>>,
+    shown: Option<Arc<[Rejection]>>,
+}
+
+impl Faults {
+    pub(super) fn add(&mut self, rejection: Rejection) {
+        warn!(%rejection, "not usable");
+        self.shown = None;
+        let known = self.read.entry(rejection.origin.clone()).or_default();
+        if !known.contains(&rejection) {
+            known.push(rejection);
+        }
+    }
+
+    /// The object has come anew, or is gone.
+    pub(super) fn clear_object(&mut self, kind: SourceKind, key: &ObjectKey) {
+        if !self.read.is_empty() && self.read.remove(&Origin::Object { kind, key: key.clone() }).is_some() {
+            self.shown = None;
+        }
+    }
+
+    /// All objects of a kind come anew.
+    pub(super) fn clear_kind(&mut self, of: SourceKind) {
+        let before = self.read.len();
+        self.read.retain(|origin, _| !matches!(origin, Origin::Object { kind, .. } if *kind == of));
+        if self.read.len() != before {
+            self.shown = None;
+        }
+    }
+
+    pub(super) fn clear_file(&mut self, path: &Path) {
+        if !self.read.is_empty() && self.read.remove(&Origin::File { path: path.into() }).is_some() {
+            self.shown = None;
+        }
+    }
+
+    /// What is wrong with a Service after a round.
+    pub(super) fn set_service(&mut self, number: u32, found: Vec<Rejection>) {
+        if found.is_empty() {
+            if !self.service.is_empty() && self.service.remove(&number).is_some() {
+                self.shown = None;
+            }
+            return;
+        }
+        let known = self.service.get(&number);
+        if known != Some(&found) {
+            for rejection in found.iter().filter(|r| known.is_none_or(|k| !k.contains(r))) {
+                warn!(%rejection, "not served");
+            }
+            self.service.insert(number, found);
+            self.shown = None;
+        }
+    }
+
+    /// Services that something is wrong with.
+    pub(super) fn services(&self) -> Vec<u32> {
+        self.service.keys().copied().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.read.values().map(Vec::len).sum::<usize>() + self.service.values().map(Vec::len).sum::<usize>()
+    }
+
+    pub(super) fn shown(&mut self) -> Arc<[Rejection]> {
+        let all = || self.read.values().chain(self.service.values()).flatten().take(MAX_REJECTIONS).cloned().collect();
+        self.shown.get_or_insert_with(all).clone()
+    }
+}

@@ -1,0 +1,147 @@
+//! What concerns no single Service: Nodes, Pods, ranges of cluster IPs, this node, and which kinds are complete.
+
+use std::collections::BTreeMap;
+
+use hashbrown::{HashMap, HashSet};
+use ipnetwork::IpNetwork;
+
+use crate::proxy::desired::{ClusterContext, Context, NodeContext};
+use crate::proxy::source::{NodeObject, ObjectKey, PodObject, SourceKind};
+
+/// All Nodes by name.
+pub type Nodes = BTreeMap<Box<str>, NodeObject>;
+
+/// Kinds that must be complete before anything is written.
+const NEEDED: [SourceKind; 3] = [SourceKind::Service, SourceKind::Slice, SourceKind::Node];
+
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    pub(super) nodes: Nodes,
+    /// The Nodes are others than those last told.
+    pub(super) nodes_changed: bool,
+    node: Option<NodeContext>,
+    context_changed: bool,
+    listed_nodes: Option<HashSet<Box<str>>>,
+    pods: HashMap<ObjectKey, PodObject>,
+    listed_pods: Option<HashSet<ObjectKey>>,
+    service_cidrs: BTreeMap<Box<str>, Box<[IpNetwork]>>,
+    listed_service_cidrs: Option<HashSet<Box<str>>>,
+    complete: HashSet<SourceKind>,
+}
+
+impl Intake {
+    pub(super) fn set_node_context(&mut self, node: NodeContext) {
+        self.context_changed |= self.node.as_ref() != Some(&node);
+        self.node = Some(node);
+    }
+
+    pub(super) fn set_node(&mut self, name: Box<str>, object: Option<NodeObject>) {
+        if let Some(listed) = &mut self.listed_nodes {
+            listed.insert(name.clone());
+        }
+        let changed = match object {
+            Some(object) => {
+                let same = self.nodes.get(&name) == Some(&object);
+                self.nodes.insert(name, object);
+                !same
+            }
+            None => self.nodes.remove(&name).is_some(),
+        };
+        self.nodes_changed |= changed;
+        self.context_changed |= changed;
+    }
+
+    pub(super) fn set_pod(&mut self, key: ObjectKey, object: Option<PodObject>) {
+        if let Some(listed) = &mut self.listed_pods {
+            listed.insert(key.clone());
+        }
+        match object {
+            Some(object) => drop(self.pods.insert(key, object)),
+            None => drop(self.pods.remove(&key)),
+        }
+    }
+
+    pub(super) fn set_service_cidr(&mut self, name: Box<str>, ranges: Option<Box<[IpNetwork]>>) {
+        if let Some(listed) = &mut self.listed_service_cidrs {
+            listed.insert(name.clone());
+        }
+        self.context_changed |= self.service_cidrs.get(&name) != ranges.as_ref();
+        match ranges {
+            Some(ranges) => drop(self.service_cidrs.insert(name, ranges)),
+            None => drop(self.service_cidrs.remove(&name)),
+        }
+    }
+
+    pub(super) fn relist(&mut self, kind: SourceKind) {
+        match kind {
+            SourceKind::Node => self.listed_nodes = Some(HashSet::new()),
+            SourceKind::Pod => self.listed_pods = Some(HashSet::new()),
+            SourceKind::ServiceCidr => self.listed_service_cidrs = Some(HashSet::new()),
+            SourceKind::Service | SourceKind::Slice => {}
+        }
+    }
+
+    pub(super) fn in_sync(&mut self, kind: SourceKind) {
+        self.complete.insert(kind);
+        match kind {
+            SourceKind::Node => {
+                if let Some(listed) = self.listed_nodes.take() {
+                    let before = self.nodes.len();
+                    self.nodes.retain(|name, _| listed.contains(name));
+                    self.nodes_changed |= before != self.nodes.len();
+                    self.context_changed |= before != self.nodes.len();
+                }
+            }
+            SourceKind::Pod => {
+                if let Some(listed) = self.listed_pods.take() {
+                    self.pods.retain(|key, _| listed.contains(key));
+                }
+            }
+            SourceKind::ServiceCidr => {
+                if let Some(listed) = self.listed_service_cidrs.take() {
+                    let before = self.service_cidrs.len();
+                    self.service_cidrs.retain(|name, _| listed.contains(name));
+                    self.context_changed |= before != self.service_cidrs.len();
+                }
+            }
+            SourceKind::Service | SourceKind::Slice => {}
+        }
+    }
+
+    /// What has not yet been complete once.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
+        let kinds = NEEDED.iter().filter(|k| !self.complete.contains(*k)).map(|k| k.name());
+        kinds.chain(self.node.is_none().then_some("the node's own addresses")).collect()
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.node.is_some() && NEEDED.iter().all(|k| self.complete.contains(k))
+    }
+
+    /// Whether the Node objects have been complete once.
+    pub(super) fn has_nodes(&self) -> bool {
+        self.complete.contains(&SourceKind::Node)
+    }
+
+    pub(super) fn pods(&self) -> usize {
+        self.pods.len()
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.node.as_ref().and_then(|n| self.nodes.get(n.name.as_str())).is_some_and(|n| n.leaving)
+    }
+
+    /// The context, if it may have changed since it was last asked for.
+    pub(super) fn new_context(&mut self) -> Option<Context> {
+        if !std::mem::take(&mut self.context_changed) {
+            return None;
+        }
+        let mut node = self.node.clone()?;
+        if node.zone.is_none() {
+            node.zone = self.nodes.get(node.name.as_str()).and_then(|n| n.zone.clone());
+        }
+        let known = self.service_cidrs.values().flatten().chain(&node.service_ranges);
+        let cluster = ClusterContext::new(self.nodes.values(), &node.pod_ranges).with_service_ranges(known);
+        Some(Context { node, cluster })
+    }
+}

@@ -1,0 +1,52 @@
+//! Services that serve nobody on this node, because their policy is Local and their endpoints are elsewhere: kube-proxy counts them.
+
+use dataplane_common::service::{backend_state, frontend_flags as flags};
+
+use crate::proxy::desired::{is_v4, sets};
+use crate::proxy::reconcile::PublishedPort;
+
+/// By family (IPv4, IPv6) and policy (internal, external): how many Services.
+pub type NoLocal = [[u32; 2]; 2];
+
+/// One bit for each family and policy.
+pub(super) type Bits = u8;
+
+const fn bit(v6: bool, external: bool) -> Bits {
+    1 << (2 * v6 as u8 + external as u8)
+}
+
+/// For which families and policies the Service has endpoints that serve, but none here.
+pub(super) fn missing(ports: &[PublishedPort]) -> Bits {
+    ports.iter().fold(0, |bits, port| bits | of_port(port))
+}
+
+fn of_port(port: &PublishedPort) -> Bits {
+    let wanted = port.frontends.iter().fold(0, |bits, f| {
+        let external = f.flags & (flags::EXTERNAL | flags::NODE_PORT) != 0;
+        let local = if external { flags::EXTERNAL_DROP } else { flags::INTERNAL_DROP };
+        bits | if f.flags & local == 0 { 0 } else { bit(!is_v4(&f.key.addr), external) }
+    });
+    if wanted == 0 {
+        return 0;
+    }
+    let mut missing = 0;
+    for v6 in [false, true] {
+        let of_family = || port.backends.iter().filter(|b| is_v4(&b.addr) != v6);
+        let serves = of_family().any(|b| b.state & backend_state::SERVING != 0);
+        if serves && !of_family().any(|b| b.sets & sets::LOCAL != 0) {
+            missing |= bit(v6, false) | bit(v6, true);
+        }
+    }
+    wanted & missing
+}
+
+/// A Service is counted anew.
+pub(super) fn recount(all: &mut NoLocal, before: Bits, after: Bits) {
+    for (family, counts) in all.iter_mut().enumerate() {
+        for (policy, count) in counts.iter_mut().enumerate() {
+            let bit = bit(family == 1, policy == 1);
+            *count += u32::from(after & bit != 0);
+            *count -= u32::from(before & bit != 0);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! A round: a number of Services together, so that maps are written in batches, each Service on its own account.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use dataplane_common::addr::Address;
+use dataplane_common::service::scheduler;
+use dataplane_host::map::MapError;
+
+use super::core::Core;
+use super::locality::{missing, recount};
+use super::snapshot::HealthCheck;
+use crate::proxy::apply::{Failures, execute};
+use crate::proxy::desired::context::ip;
+use crate::proxy::desired::{self, Desired, FrontendAddr, ready_local};
+use crate::proxy::reconcile::plan::{NODE, Plan, Tag};
+use crate::proxy::reconcile::published::union;
+use crate::proxy::reconcile::{PublishedPort, Refusal, assign};
+use crate::proxy::source::{Cause, ObjectKey, Rejection, SourceKind};
+
+/// Services to a round: enough for batches, few enough for little memory.
+pub(super) const CHUNK: usize = 512;
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const MAX_DOUBLINGS: u8 = 8;
+
+/// One Service's part of a round.
+struct Part {
+    number: u32,
+    before: Box<[PublishedPort]>,
+    after: Box<[PublishedPort]>,
+    /// Frontends that it gets from other Services.
+    taken_over: Vec<(FrontendAddr, u32)>,
+}
+
+impl Core {
+    pub(super) fn round(&mut self, numbers: &[u32], now: Duration) {
+        let mut plan = std::mem::take(&mut self.plan);
+        let mut parts = Vec::with_capacity(numbers.len());
+        let mut giving: Vec<u32> = Vec::new();
+        for number in numbers {
+            if giving.contains(number) {
+                // the books are right when the round has ended
+                self.dirty.push(*number);
+            } else if let Some(part) = self.prepare(*number, &mut plan, now) {
+                giving.extend(part.taken_over.iter().map(|(_, from)| *from));
+                parts.push(part);
+            }
+        }
+        self.ledger.plan_addrs(&mut plan);
+        let failures = if plan.is_empty() { Failures::new() } else { self.execute(&plan) };
+        plan.clear();
+        self.finish(parts, &failures, &mut plan, now);
+        self.plan = plan;
+    }
+
+    /// Derives, assigns and plans one Service; none if nothing of it is or will be in the tables.
+    fn prepare(&mut self, number: u32, plan: &mut Plan, now: Duration) -> Option<Part> {
+        self.adopt(number);
+        self.claims.forget(number);
+        let entry = self.store.get_mut(number)?;
+        entry.dirty = false;
+        let before = std::mem::take(&mut entry.published);
+        let entry = self.store.get(number)?;
+        let mut desired = match &entry.service {
+            None => Desired::default(),
+            Some(service) => {
+                let slices = entry.slices.iter().map(|s| &s.object);
+                desired::service(&entry.key, service, slices, &self.context, |a| self.store.is_cluster_ip(a))
+            }
+        };
+        if self.offer(number, &before, &desired) {
+            self.restore_part(number, before);
+            self.put_off(number);
+            return None;
+        }
+        let entry = self.store.get(number)?;
+        let hz = self.jiffies_per_second;
+        let (store, claims) = (&self.store, &self.claims);
+        let assigned = assign(&before, &desired, number, &mut self.ledger, hz, now, |key, owner| {
+            claims.standing(key, entry, owner, store)
+        });
+        let mut rejections = std::mem::take(&mut desired.rejections);
+        self.note_health(number);
+        let entry = self.store.get(number)?;
+        let assigned = match assigned {
+            Ok(assigned) => {
+                self.short.remove(&number);
+                assigned
+            }
+            Err(refusal) => {
+                let Refusal::Full { map, needed, .. } = refusal;
+                self.short.insert(number, (map, needed));
+                rejections.push(
+                    Rejection::of(SourceKind::Service, &entry.key, "", refusal.to_string()).because(Cause::TableFull),
+                );
+                self.faults.set_service(number, rejections);
+                self.restore_part(number, before);
+                self.retry(number, now);
+                return None;
+            }
+        };
+        self.ledger.plan((&entry.key.namespace, &entry.key.name), &before, &assigned.ports, number, plan);
+        for (key, other) in assigned.conflicts {
+            rejections.push(self.conflict(number, key, other));
+            if other != Some(number) {
+                self.claims.wait(number, key);
+            }
+        }
+        self.faults.set_service(number, rejections);
+        self.mark_earlier(number, &assigned.ports);
+        if assigned.later {
+            self.mark(number);
+        }
+        Some(Part { number, before, after: assigned.ports, taken_over: assigned.taken_over })
+    }
+
+    /// It goes on when nobody else is left to go on.
+    fn put_off(&mut self, number: u32) {
+        if let Some(entry) = self.store.get_mut(number) {
+            entry.dirty = true;
+            self.deferred.push(number);
+        }
+    }
+
+    /// Takes over what the tables had of this Service when the agent started.
+    pub(super) fn adopt(&mut self, number: u32) {
+        if self.orphans.is_empty() {
+            return;
+        }
+        let Some(entry) = self.store.get(number).filter(|e| e.published.is_empty()) else { return };
+        let name = entry.key.to_string();
+        if let Some(ports) = self.orphans.remove(name.as_str()) {
+            ports.iter().for_each(|p| self.ledger.ports.adopt(p.id, number));
+            self.restore_part(number, ports.into());
+        }
+    }
+
+    fn restore_part(&mut self, number: u32, published: Box<[PublishedPort]>) {
+        if let Some(entry) = self.store.get_mut(number) {
+            let before = std::mem::replace(&mut entry.no_local, missing(&published));
+            recount(&mut self.no_local, before, entry.no_local);
+            let counts = published.iter().any(|port| scheduler::counts(port.scheduler));
+            self.counting += usize::from(counts);
+            self.counting -= usize::from(std::mem::replace(&mut entry.counts, counts));
+            entry.published = published;
+        }
+    }
+
+    fn conflict(&self, number: u32, key: FrontendAddr, other: Option<u32>) -> Rejection {
+        let owner = other.and_then(|n| self.store.get(n));
+        let owner = owner.map_or_else(|| "another Service".to_owned(), |e| format!("Service {}", e.key));
+        let claimant = self.store.get(number).map_or_else(|| ObjectKey::new("", ""), |e| e.key.clone());
+        let reason = format!("{} port {} is taken by {owner}", ip(key.addr), key.port);
+        Rejection::of(SourceKind::Service, &claimant, "spec.ports", reason).because(Cause::AddressConflict)
+    }
+
+    fn execute(&mut self, plan: &Plan) -> Failures {
+        let failures = execute(plan, &self.tables, &mut self.operations);
+        if let Some(error) = failures.values().next() {
+            self.report.error(&error.to_string());
+            self.doubt_addrs(&plan.addrs4.keys, &plan.addrs4.tags, &failures);
+            self.doubt_addrs(&plan.addrs6.keys, &plan.addrs6.tags, &failures);
+            self.doubt_addrs(&plan.gone_addrs4.keys, &plan.gone_addrs4.tags, &failures);
+            self.doubt_addrs(&plan.gone_addrs6.keys, &plan.gone_addrs6.tags, &failures);
+        }
+        failures
+    }
+
+    /// Addresses that may not have been entered or removed are looked at again.
+    fn doubt_addrs<A: Address>(&mut self, addrs: &[A], tags: &[Tag], failures: &Failures) {
+        for (addr, tag) in addrs.iter().zip(tags).filter(|(_, tag)| failures.contains_key(*tag)) {
+            self.ledger.addr_failed(addr.to_octets16(), *tag);
+        }
+    }
+
+    /// Settles what was done; takes back what failed, and plans another try.
+    fn finish(&mut self, parts: Vec<Part>, failures: &Failures, plan: &mut Plan, now: Duration) {
+        let (done, mut failed): (Vec<_>, Vec<_>) = parts.into_iter().partition(|p| !failures.contains_key(&p.number));
+        for part in done {
+            if let Some(entry) = self.store.get_mut(part.number) {
+                entry.failures = 0;
+            }
+            if !self.limbo.is_empty() {
+                let tables = self.limbo.remove(&part.number);
+                tables.into_iter().flatten().for_each(|t| self.ledger.slots.release(t, now));
+            }
+            self.note_applied(part.number);
+            self.settle(part.number, &part.before, part.after, now);
+            part.taken_over.iter().for_each(|(key, from)| self.hand_over(key, *from));
+        }
+        for part in &mut failed {
+            part.after.iter_mut().for_each(|p| p.uncertain = true);
+            part.taken_over.iter().for_each(|(key, from)| self.plan_return(key, *from, part.number, plan));
+            let Some(entry) = self.store.get(part.number) else { continue };
+            self.ledger.plan((&entry.key.namespace, &entry.key.name), &part.after, &part.before, part.number, plan);
+        }
+        if failed.is_empty() {
+            return;
+        }
+        self.ledger.plan_addrs(plan);
+        let again = self.execute(plan);
+        plan.clear();
+        for mut part in failed {
+            if let (Some(entry), Some(error)) = (self.store.get(part.number), failures.get(&part.number)) {
+                let cause = if matches!(error, MapError::Full { .. }) { Cause::TableFull } else { Cause::WriteFailed };
+                let rejection = Rejection::of(SourceKind::Service, &entry.key, "", error.to_string()).because(cause);
+                self.faults.set_service(part.number, vec![rejection]);
+            }
+            if again.contains_key(&part.number) {
+                self.keep_both(&mut part, plan);
+            } else {
+                self.settle(part.number, &part.after, part.before, now);
+            }
+            self.retry(part.number, now);
+        }
+    }
+
+    /// Neither the way forth nor the way back was completed. What others were to hand over stays with them.
+    fn keep_both(&mut self, part: &mut Part, scratch: &mut Plan) {
+        for (key, owner) in part.taken_over.drain(..) {
+            let without = |p: &PublishedPort| p.frontends.iter().filter(|f| f.key != key).copied().collect();
+            part.after.iter_mut().for_each(|p| p.frontends = without(p));
+            self.doubt_frontend(&key, owner);
+        }
+        let (both, tables) = union(&part.before, &part.after);
+        if let Some(entry) = self.store.get(part.number) {
+            // Only for the books: whoever comes next finds all of it taken.
+            self.ledger.plan((&entry.key.namespace, &entry.key.name), &part.before, &both, part.number, scratch);
+            scratch.clear();
+        }
+        self.limbo.entry(part.number).or_default().extend(tables);
+        self.restore_part(part.number, both);
+    }
+
+    /// `after` is in the tables instead of `before`.
+    fn settle(&mut self, number: u32, before: &[PublishedPort], after: Box<[PublishedPort]>, now: Duration) {
+        self.commit(before, &after, now);
+        self.restore_part(number, after);
+        self.store.collect(number);
+    }
+
+    /// The books say `after` instead of `before`; whoever waits for what is free now asks again.
+    fn commit(&mut self, before: &[PublishedPort], after: &[PublishedPort], now: Duration) {
+        let mut woken = Vec::new();
+        let claims = &mut self.claims;
+        self.ledger.commit(before, after, now, |key| woken.extend(claims.wake(key)));
+        woken.into_iter().for_each(|n| self.mark(n));
+    }
+
+    pub(super) fn retry(&mut self, number: u32, now: Duration) {
+        let Some(entry) = self.store.get_mut(number) else { return };
+        let wait = FIRST_RETRY * (1 << entry.failures.min(MAX_DOUBLINGS));
+        entry.failures = entry.failures.saturating_add(1);
+        self.retries.push(Reverse((now + wait, number)));
+    }
+
+    /// What no Service has claimed, when all have been reconciled once, is of Services that were deleted meanwhile: they give it up as any
+    /// other does, whose frontends others may be waiting for.
+    pub(super) fn mark_orphans(&mut self) {
+        let names: Vec<ObjectKey> =
+            self.orphans.keys().filter_map(|name| name.split_once('/')).map(|(n, s)| ObjectKey::new(n, s)).collect();
+        for key in names {
+            let number = self.store.number(&key);
+            self.mark(number);
+        }
+    }
+
+    /// Enters and removes the node's own addresses.
+    pub(super) fn node_round(&mut self, now: Duration) {
+        if !self.ledger.has_addr_changes() {
+            return;
+        }
+        let mut plan = std::mem::take(&mut self.plan);
+        self.ledger.plan_addrs(&mut plan);
+        self.execute_for_node(&plan, now);
+        plan.clear();
+        self.plan = plan;
+    }
+
+    /// What belongs to no Service; addresses that could not be entered are tried again.
+    pub(super) fn execute_for_node(&mut self, plan: &Plan, now: Duration) {
+        if !plan.is_empty() && !self.execute(plan).is_empty() {
+            self.retries.push(Reverse((now + FIRST_RETRY, NODE)));
+        }
+    }
+
+    fn note_health(&mut self, number: u32) {
+        let Some(entry) = self.store.get(number) else { return };
+        let extra = entry.service.as_ref().and_then(|s| s.extra.as_ref());
+        let port = extra.map_or(0, |e| e.health_check_node_port);
+        let weights = extra.and_then(|e| e.scheduling.as_ref()).map(|s| &s.weights);
+        let check = (port != 0).then(|| HealthCheck {
+            namespace: entry.key.namespace.clone(),
+            name: entry.key.name.clone(),
+            local_endpoints: [false, true].map(|v6| ready_local(entry.slices.iter().map(|s| &s.object), v6, weights)),
+        });
+        self.report.set_health_check(&entry.key, port, check);
+    }
+}

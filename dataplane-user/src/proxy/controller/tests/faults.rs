@@ -1,0 +1,106 @@
+//! Maps that refuse.
+
+use std::time::Duration;
+
+use super::view::view;
+use super::*;
+use crate::proxy::apply::memory::Memory;
+
+fn two(core: &mut Core) {
+    core.handle(Event::Service(
+        key("api"),
+        Some(service(&["10.96.0.12", "fd00:96::12"], &[("http", 80), ("more", 81)])),
+    ));
+    core.handle(Event::Slice(key("api-1"), Some(slice("api", &[("http", 8080), ("more", 81)], &["10.1.0.8"]))));
+    core.handle(Event::Service(key("zoo"), Some(service(&["10.96.0.13"], &[("http", 80)]))));
+}
+
+#[test]
+fn a_refused_write_costs_one_service_and_is_made_up_for() {
+    for map in ["services", "addrs4", "addrs6", "frontends4", "frontends6"] {
+        let memory = memory();
+        let mut core = serving(&memory);
+        two(&mut core);
+        memory.fail_next(map);
+        core.reconcile(NOW);
+        let seen = view(&memory);
+        let names: Vec<_> = seen.names.iter().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["shop/web:http", "shop/zoo:http"],
+            "{map}: the other Services are served, this one not by half"
+        );
+        assert_eq!(core.snapshot().failing, 1, "{map}");
+        assert!(core.snapshot().rejections[0].to_string().starts_with("Service shop/api: map "), "{map}");
+        let retry = core.next_retry().unwrap();
+        core.reconcile(retry);
+        assert_eq!(view(&memory).frontends.len(), 2 + 4, "{map}");
+        assert_eq!((core.snapshot().failing, core.snapshot().rejected), (0, 0), "{map}");
+    }
+}
+
+#[test]
+fn a_change_that_fails_leaves_the_service_as_it_was() {
+    let memory = memory();
+    let mut core = serving(&memory);
+    let before = view(&memory);
+    memory.fail_next("frontends4");
+    core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.7"]))));
+    core.reconcile(NOW);
+    assert_eq!(view(&memory), before);
+    core.reconcile(core.next_retry().unwrap());
+    assert_eq!(view(&memory).backends.len(), 1);
+}
+
+#[test]
+fn when_the_way_back_fails_too_everything_is_written_again() {
+    let memory = memory();
+    let mut core = serving(&memory);
+    memory.fail_next("frontends4");
+    memory.fail_next("frontends4");
+    core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.7"]))));
+    core.reconcile(NOW);
+    core.reconcile(core.next_retry().unwrap());
+    let seen = view(&memory);
+    assert_eq!(seen.frontends.values().next().unwrap().internal.len(), 1);
+}
+
+#[test]
+fn a_service_that_does_not_fit_is_refused_whole_and_comes_when_there_is_room() {
+    let memory = Memory::new(8, 8);
+    let mut core = serving(&memory);
+    let many: Vec<String> = (1..=6).map(|i| format!("10.1.2.{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    core.handle(Event::Service(key("big"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
+    core.handle(Event::Slice(key("big-1"), Some(slice("big", &[("http", 8080)], &many))));
+    core.reconcile(NOW);
+    assert_eq!(view(&memory).frontends.len(), 1);
+    assert_eq!(
+        core.snapshot().rejections[0].to_string(),
+        "Service shop/big: map backends is full: it holds 8 entries, and the Service needs 1 more"
+    );
+    let mut now = NOW;
+    core.handle(Event::Service(key("web"), None));
+    core.reconcile(now);
+    while let Some(at) = core.next_retry() {
+        now = at;
+        core.reconcile(now);
+        assert!(now < NOW + Duration::from_mins(2), "{:?}", core.snapshot());
+    }
+    assert_eq!(view(&memory).frontends.values().next().unwrap().internal.len(), 6);
+    assert_eq!(core.snapshot().rejected, 0);
+}
+
+#[test]
+fn no_map_is_filled_beyond_its_size() {
+    let memory = Memory::new(4, 1000);
+    let mut core = serving(&memory);
+    for i in 0..6_u8 {
+        let addr = format!("10.96.1.{i}");
+        core.handle(Event::Service(key(&format!("s{i}")), Some(service(&[&addr], &[("http", 80)]))));
+    }
+    core.reconcile(NOW);
+    let seen = view(&memory);
+    assert_eq!(seen.frontends.len(), seen.names.len(), "each one whole or not at all: {seen:?}");
+    assert!(core.snapshot().rejected >= 3);
+}

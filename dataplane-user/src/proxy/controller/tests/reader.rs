@@ -1,0 +1,57 @@
+//! A program in the middle of the writes: it has read a frontend a while ago and follows it now.
+//!
+//! [`super::view`] judges the tables as they are at one instant, after each write. That is not all that a program can see: between its reads of a
+//! frontend, a slot and a backend anything may be written. So everything that was published is followed for as long as it may be in use.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use dataplane_common::addr::{V4, V6};
+use dataplane_common::service::{Backend, Frontend, FrontendKey, Slot, SlotTable};
+
+use crate::proxy::apply::memory::Memory;
+use crate::proxy::reconcile::slots::GRACE;
+
+/// Service port and table; when a frontend had it last.
+type Published = BTreeMap<(u32, u32, u32), Duration>;
+
+pub(super) struct Reader {
+    memory: Memory,
+    state: Mutex<(Duration, Published)>,
+}
+
+impl Reader {
+    pub(super) fn new(memory: Memory, now: Duration) -> Self {
+        Self { memory, state: Mutex::new((now, Published::new())) }
+    }
+
+    pub(super) fn set_clock(&self, now: Duration) {
+        self.state.lock().unwrap().0 = now;
+    }
+
+    /// All programs have ended that have begun.
+    pub(super) fn forget(&self) {
+        self.state.lock().unwrap().1.clear();
+    }
+
+    /// Follows whatever was published lately: to a backend of its own, or to one that has ended, but never to another's.
+    pub(super) fn look(&self) {
+        let (now, published) = &mut *self.state.lock().unwrap();
+        let v4 = self.memory.frontends4.typed::<FrontendKey<V4>, Frontend>().into_iter().map(|(_, f)| f);
+        let v6 = self.memory.frontends6.typed::<FrontendKey<V6>, Frontend>().into_iter().map(|(_, f)| f);
+        for f in v4.chain(v6) {
+            for SlotTable { base, len } in [f.internal, f.external] {
+                published.insert((f.service_port, base, len), *now);
+            }
+        }
+        published.retain(|_, last| *now < *last + GRACE);
+        for (service_port, base, len) in published.keys() {
+            for Slot { backend: id, .. } in self.memory.slots.elements::<Slot>(*base, *len) {
+                let [b]: [Backend; 1] = self.memory.backends.elements(id, 1).try_into().unwrap();
+                let is_ours = b.state == 0 || b.service_port == *service_port;
+                assert!(is_ours, "service port {service_port}, slots {base} and {len} more: {b:?} is another's");
+            }
+        }
+    }
+}

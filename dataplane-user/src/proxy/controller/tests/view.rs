@@ -1,0 +1,120 @@
+//! The tables as a client sees them: without ids and positions, so that two histories can be compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dataplane_common::addr::{Address, Prefix, V4, V6};
+use dataplane_common::pod::Addr;
+use dataplane_common::service::{
+    Backend, Frontend, FrontendKey, ServiceName, Slot, SlotTable, SourceRange, frontend_flags, scheduler,
+};
+
+use crate::proxy::apply::memory::Memory;
+
+/// Address, port, state, weight.
+type Seen = ([u8; 16], u16, u8, u32);
+
+/// What a frontend leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FrontendView {
+    pub(super) service: String,
+    /// In the order of the table.
+    pub(super) internal: Vec<Seen>,
+    pub(super) external: Vec<Seen>,
+    pub(super) flags: u16,
+    pub(super) scheduler: u8,
+    affinity_ticks: u32,
+}
+
+/// All of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) frontends: BTreeMap<([u8; 16], u16, u8), FrontendView>,
+    pub(super) backends: BTreeSet<(String, Seen)>,
+    pub(super) names: BTreeSet<String>,
+    /// Service port, first address, bits of the address.
+    pub(super) sources: BTreeSet<(String, [u8; 16], u32)>,
+    pub(super) addrs: BTreeMap<[u8; 16], u8>,
+}
+
+fn text(name: &ServiceName) -> String {
+    let end = name.name.iter().position(|b| *b == 0).unwrap();
+    String::from_utf8(name.name[..end].to_vec()).unwrap()
+}
+
+/// Reads the tables and checks what must hold at every instant.
+pub(super) fn view(memory: &Memory) -> View {
+    let mut view = View::default();
+    let names: BTreeMap<u32, String> =
+        memory.services.typed::<u32, ServiceName>().iter().map(|(id, n)| (*id, text(n))).collect();
+    let backends: BTreeMap<u32, Backend> = memory
+        .backends
+        .typed::<u32, Backend>()
+        .into_iter()
+        .map(|(id, b)| (u32::from_be(id), b))
+        .filter(|(_, b)| b.state != 0)
+        .collect();
+    sources::<V4>(&memory.sources4.typed(), &names, &mut view);
+    sources::<V6>(&memory.sources6.typed(), &names, &mut view);
+    addrs::<V4>(&memory.addrs4.typed(), &mut view);
+    addrs::<V6>(&memory.addrs6.typed(), &mut view);
+    for b in backends.values() {
+        if let Some(name) = names.get(&b.service_port) {
+            let new = view.backends.insert((name.clone(), (b.addr, b.port, b.state, b.weight)));
+            assert!(new, "two ids for one endpoint: {b:?}");
+        }
+    }
+    let mut resolved: BTreeMap<(u32, u32, u32, bool, u8), Vec<Seen>> = BTreeMap::new();
+    let mut resolve = |table: SlotTable, f: &Frontend, v6: bool| -> Vec<Seen> {
+        let what = (table.base, table.len, f.service_port, v6, f.scheduler);
+        if let Some(known) = resolved.get(&what) {
+            return known.clone();
+        }
+        let slots: Vec<Slot> = memory.slots.elements(table.base, table.len);
+        assert_eq!(slots.len(), table.len as usize, "{f:?}: a slot was never written");
+        let all: Vec<Seen> = slots
+            .iter()
+            .map(|Slot { backend: id, .. }| {
+                let b = backends.get(id).unwrap_or_else(|| panic!("{f:?}: backend {id} is missing"));
+                assert_eq!(b.service_port, f.service_port, "{f:?}: backend {id} is another's: {b:?}");
+                assert_eq!(crate::proxy::desired::is_v4(&b.addr), !v6, "{f:?}: {b:?} is of the other family");
+                (b.addr, b.port, b.state, b.weight)
+            })
+            .collect();
+        let expands = matches!(f.scheduler, scheduler::RANDOM | scheduler::WRR | scheduler::SH | scheduler::MH);
+        let distinct = || all.iter().collect::<BTreeSet<_>>().len();
+        assert!(expands || distinct() == all.len(), "{f:?}: a backend is there twice");
+        resolved.insert(what, all.clone());
+        all
+    };
+    let mut add = |addr: [u8; 16], port: u16, proto: u8, f: &Frontend, v6: bool| {
+        let service = names.get(&f.service_port).unwrap_or_else(|| panic!("{f:?} has no name")).clone();
+        let kind = view.addrs.get(&addr).copied();
+        // A node port waits for the node's address, if its entry was refused: it is not there yet, and nothing else is.
+        let node_port = f.flags & frontend_flags::NODE_PORT != 0;
+        assert!(kind.is_some() || node_port, "{service}: no entry for the address of {f:?}");
+        let internal = resolve(f.internal, f, v6);
+        let external = resolve(f.external, f, v6);
+        let affinity_ticks = f.affinity_ticks;
+        let seen = FrontendView { service, internal, external, flags: f.flags, scheduler: f.scheduler, affinity_ticks };
+        view.frontends.insert((addr, port, proto), seen);
+    };
+    for (k, f) in memory.frontends4.typed::<FrontendKey<V4>, Frontend>() {
+        add(k.addr.to_octets16(), k.port, k.proto, &f, false);
+    }
+    for (k, f) in memory.frontends6.typed::<FrontendKey<V6>, Frontend>() {
+        add(k.addr.to_octets16(), k.port, k.proto, &f, true);
+    }
+    view.names = names.into_values().collect();
+    view
+}
+
+fn sources<A: Address>(entries: &[(Prefix<SourceRange<A>>, u32)], names: &BTreeMap<u32, String>, view: &mut View) {
+    for (key, _) in entries {
+        let name = names.get(&key.data.service_port).unwrap_or_else(|| panic!("{key:?} is nobody's")).clone();
+        view.sources.insert((name, key.data.client.to_octets16(), key.len - 32));
+    }
+}
+
+fn addrs<A: Address>(entries: &[(A, Addr)], view: &mut View) {
+    view.addrs.extend(entries.iter().map(|(a, v)| (a.to_octets16(), v.kind)));
+}

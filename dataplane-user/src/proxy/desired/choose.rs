@@ -1,0 +1,203 @@
+//! Which endpoints take new connections: readiness, fallback to terminating ones, topology, policy. Families are apart.
+
+use dataplane_common::service::{backend_state as state, frontend_flags};
+
+use super::context::Context;
+use super::{Backend, Frontend, is_v4, sets};
+use crate::proxy::source::object::{
+    Endpoint, Policy, ServiceObject, ServicePort, SliceObject, Weights, endpoint_flags as flags,
+};
+
+/// What the frontends of one family of a Service port ask for: sets of endpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Wants {
+    /// For internal clients; 0: there is no frontend.
+    internal: u8,
+    /// For external clients.
+    external: u8,
+}
+
+impl Wants {
+    /// For IPv4 and for IPv6.
+    pub(super) fn of(frontends: &[Frontend]) -> [Self; 2] {
+        let set = |flags: u16, drop| if flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
+        let mut both = [Self::default(); 2];
+        for f in frontends {
+            let wants = &mut both[usize::from(!is_v4(&f.key.addr))];
+            wants.internal |= set(f.flags, frontend_flags::INTERNAL_DROP);
+            wants.external |= set(f.flags, frontend_flags::EXTERNAL_DROP);
+        }
+        both
+    }
+
+    /// The sets whose members are told by the state bits: with affinity, a remembered backend must satisfy every frontend that
+    /// could lead to it.
+    fn remembered(mut self, service: &ServiceObject) -> Self {
+        if service.affinity != 0 && service.internal == Policy::Local && self.internal & sets::LOCAL != 0 {
+            self.internal = sets::LOCAL;
+        }
+        if service.affinity != 0 && service.external == Policy::Local && self.external & sets::LOCAL != 0 {
+            self.external = sets::LOCAL;
+        }
+        self
+    }
+
+    pub(super) const fn sets(self) -> u8 {
+        self.internal | self.external
+    }
+}
+
+/// How many endpoints of this node are ready, each address once, and none that drains: what a load balancer's health check asks for.
+#[must_use]
+pub fn ready_local<'a>(slices: impl Iterator<Item = &'a SliceObject>, v6: bool, weights: Option<&Weights>) -> usize {
+    let wanted = flags::LOCAL | flags::READY;
+    let takes_new = |e: &&Endpoint| e.flags & wanted == wanted && weights.is_none_or(|w| w.of(e) != 0);
+    let ready = slices.filter(|s| s.v6 == v6).flat_map(|s| &s.endpoints).filter(takes_new);
+    let mut addresses: Vec<_> = ready.map(|e| e.addr).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.len()
+}
+
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
+    addr: u128,
+    port: u16,
+    v6: bool,
+    endpoint: &'a Endpoint,
+}
+
+/// Counts of what decides for the whole set.
+#[derive(Default)]
+struct Census {
+    ready: usize,
+    ready_local: usize,
+    node_hints: usize,
+    this_node_hinted: usize,
+    zone_hints: usize,
+    this_zone_hinted: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Topology {
+    All,
+    ThisNode,
+    ThisZone,
+}
+
+/// The backends of one port, by address and port, each endpoint once.
+pub(super) fn backends<'a>(
+    service: &ServiceObject,
+    port: &ServicePort,
+    slices: impl Iterator<Item = &'a SliceObject>,
+    wants: [Wants; 2],
+    context: &Context,
+) -> Vec<Backend> {
+    let mut found = candidates(port, slices, wants);
+    found.sort_by_key(|c| (c.addr, c.port));
+    found.dedup_by(|next, kept| {
+        let same = (next.addr, next.port) == (kept.addr, kept.port);
+        if same && rank(next.endpoint) > rank(kept.endpoint) {
+            kept.endpoint = next.endpoint;
+        }
+        same
+    });
+    let zone = context.node.zone.as_deref();
+    let family = |v6| Family::new(&found, v6, zone, wants[usize::from(v6)], service);
+    let families = [family(false), family(true)];
+    found.iter().map(|c| families[usize::from(c.v6)].backend(c, zone, context)).collect()
+}
+
+fn candidates<'a>(
+    port: &ServicePort,
+    slices: impl Iterator<Item = &'a SliceObject>,
+    wants: [Wants; 2],
+) -> Vec<Candidate<'a>> {
+    let mut found = Vec::new();
+    for slice in slices.filter(|s| wants[usize::from(s.v6)].sets() != 0) {
+        let target = slice.ports.iter().find(|p| p.proto == port.proto && p.name == port.name);
+        let Some(target) = target else { continue };
+        found.extend(slice.endpoints.iter().map(|endpoint| Candidate {
+            addr: u128::from_be_bytes(endpoint.addr),
+            port: target.port,
+            v6: slice.v6,
+            endpoint,
+        }));
+    }
+    found
+}
+
+/// Which of two entries for the same endpoint counts: slices may be updated out of order.
+fn rank(e: &Endpoint) -> u8 {
+    let bit = |flag, worth| if e.flags & flag == 0 { 0 } else { worth };
+    bit(flags::LOCAL, 8) | bit(flags::READY, 4) | bit(flags::SERVING, 2) | bit(flags::TERMINATING, 1)
+}
+
+struct Family<'a> {
+    any_ready: bool,
+    any_ready_local: bool,
+    topology: Topology,
+    wants: Wants,
+    remembered: Wants,
+    /// None: all have the same.
+    weights: Option<&'a Weights>,
+}
+
+impl<'a> Family<'a> {
+    fn new(found: &[Candidate<'_>], v6: bool, zone: Option<&str>, wants: Wants, service: &'a ServiceObject) -> Self {
+        let weights = service.scheduling().map(|s| &s.weights).filter(|w| **w != Weights::default());
+        let mut census = Census::default();
+        // an endpoint that drains takes part in no choice: others of its zone or node must not wait for it
+        let takes_new = |e: &&Endpoint| e.flags & flags::READY != 0 && weights.is_none_or(|w| w.of(e) != 0);
+        for e in found.iter().filter(|c| c.v6 == v6).map(|c| c.endpoint).filter(takes_new) {
+            census.ready += 1;
+            census.ready_local += usize::from(e.flags & flags::LOCAL != 0);
+            census.node_hints += usize::from(e.flags & flags::NODE_HINTS != 0);
+            census.this_node_hinted += usize::from(e.flags & flags::THIS_NODE_HINTED != 0);
+            census.zone_hints += usize::from(e.zones.is_some());
+            census.this_zone_hinted += usize::from(is_hinted(e, zone));
+        }
+        let topology = if census.node_hints == census.ready && census.this_node_hinted > 0 {
+            Topology::ThisNode
+        } else if census.zone_hints == census.ready && census.this_zone_hinted > 0 {
+            Topology::ThisZone
+        } else {
+            Topology::All
+        };
+        let (any_ready, any_ready_local) = (census.ready > 0, census.ready_local > 0);
+        Self { any_ready, any_ready_local, topology, wants, remembered: wants.remembered(service), weights }
+    }
+
+    fn backend(&self, c: &Candidate<'_>, zone: Option<&str>, context: &Context) -> Backend {
+        let e = c.endpoint;
+        let has = |flag| e.flags & flag != 0;
+        let leaving_but_serving = has(flags::SERVING) && has(flags::TERMINATING);
+        let preferred = match self.topology {
+            Topology::All => true,
+            Topology::ThisNode => has(flags::THIS_NODE_HINTED),
+            Topology::ThisZone => is_hinted(e, zone),
+        };
+        let cluster = if self.any_ready { has(flags::READY) && preferred } else { leaving_but_serving };
+        let local = has(flags::LOCAL) && if self.any_ready_local { has(flags::READY) } else { leaving_but_serving };
+        let mut sets = if cluster { sets::CLUSTER } else { 0 };
+        sets |= if local { sets::LOCAL } else { 0 };
+        let weight = self.weights.map_or(1, |w| w.of(e));
+        sets &= if weight == 0 { 0 } else { self.wants.sets() };
+        let addr = c.addr.to_be_bytes();
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        let state = state::LISTED
+            | bit(sets & self.remembered.internal != 0, state::INTERNAL)
+            | bit(sets & self.remembered.external != 0, state::EXTERNAL)
+            | bit(has(flags::SERVING) || has(flags::READY), state::SERVING)
+            | bit(has(flags::TERMINATING), state::TERMINATING)
+            | bit(has(flags::LOCAL), state::LOCAL)
+            | bit(has(flags::REMOTE), state::REMOTE)
+            | bit(context.cluster.is_host(&addr), state::HOST);
+        Backend { addr, port: c.port, state, sets, weight }
+    }
+}
+
+fn is_hinted(e: &Endpoint, zone: Option<&str>) -> bool {
+    let (Some(zones), Some(zone)) = (&e.zones, zone) else { return false };
+    zones.iter().any(|z| **z == *zone)
+}

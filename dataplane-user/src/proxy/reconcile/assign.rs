@@ -1,0 +1,306 @@
+//! Ids and space for what one Service should have. All or nothing: a Service that does not fit keeps what it has.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane_common::TICK_SHIFT;
+use dataplane_common::service::SlotTable;
+
+use super::ledger::Ledger;
+use super::plan::Tag;
+use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
+use super::table::{Census, Rule};
+use crate::proxy::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, is_v4, sets};
+
+/// Why a Service can't be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A map has no room for it.
+    #[error("map {map} is full: it holds {capacity} entries, and the Service needs {needed} more")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// Its size.
+        capacity: u32,
+        /// What is missing.
+        needed: u32,
+    },
+}
+
+/// What a Service will have.
+#[derive(Debug, Default)]
+pub struct Assigned {
+    /// One for each desired port.
+    pub ports: Box<[PublishedPort]>,
+    /// Frontends that another Service has and keeps; `None`: nobody knows which.
+    pub conflicts: Vec<(FrontendAddr, Option<u32>)>,
+    /// Frontends that another Service has and hands over: they lead here as soon as they are written.
+    pub taken_over: Vec<(FrontendAddr, u32)>,
+    /// There are frontends that another Service has to hand over, but can't in this round.
+    pub later: bool,
+}
+
+/// Whose a frontend is that another Service has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// The other one's.
+    Theirs,
+    /// The claimant's, at once.
+    Ours,
+    /// The claimant's, but the other one is about to change.
+    Later,
+}
+
+/// Affinity times in the clock of the packet path.
+#[must_use]
+pub(super) fn ticks(seconds: u32, jiffies_per_second: u32) -> u32 {
+    if seconds == 0 {
+        return 0;
+    }
+    let ticks = (u64::from(seconds) * u64::from(jiffies_per_second)) >> TICK_SHIFT;
+    u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
+}
+
+/// Finds ids and space. `before` is what the Service has now; `standing` judges its claim to a frontend against the
+/// Service that has it.
+///
+/// # Errors
+/// Something is full; then nothing is taken.
+pub fn assign(
+    before: &[PublishedPort],
+    desired: &Desired,
+    tag: Tag,
+    ledger: &mut Ledger,
+    jiffies_per_second: u32,
+    now: Duration,
+    standing: impl Fn(&FrontendAddr, u32) -> Standing,
+) -> Result<Assigned, Refusal> {
+    let found = Assigned::default();
+    let mut work = Work { before, tag, ledger, now, standing, found, added: (0, 0), added_sources: (0, 0) };
+    let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
+    for port in &desired.ports {
+        match work.port(port, &ports, jiffies_per_second) {
+            Ok(port) => ports.push(port),
+            Err(refusal) => {
+                work.give_back();
+                return Err(refusal);
+            }
+        }
+    }
+    let found = work.found;
+    ledger.taken.clear();
+    Ok(Assigned { ports: ports.into(), ..found })
+}
+
+impl super::ledger::Taken {
+    fn clear(&mut self) {
+        self.slots.clear();
+        self.backends.clear();
+        self.ports.clear();
+    }
+}
+
+struct Work<'a, F> {
+    before: &'a [PublishedPort],
+    tag: Tag,
+    ledger: &'a mut Ledger,
+    now: Duration,
+    standing: F,
+    found: Assigned,
+    /// New frontends, by family.
+    added: (u32, u32),
+    /// New ranges of clients, by family.
+    added_sources: (u32, u32),
+}
+
+impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
+    fn port(&mut self, port: &DesiredPort, done: &[PublishedPort], hz: u32) -> Result<PublishedPort, Refusal> {
+        let before = self.before.iter().find(|p| p.name == port.name);
+        let id = match before {
+            Some(before) => before.id,
+            None => self.new_id()?,
+        };
+        let frontends = self.frontends(port, id, done)?;
+        self.check_room_for_sources(before, &port.sources)?;
+        let other = |b: &PublishedPort| b.uncertain || b.scheduler != port.scheduler;
+        let mut changed = [before.is_none_or(other); 4];
+        // a set whose frontends all went to others has no table, so that a restart finds what it expects
+        let wanted = desired::wanted_sets(&frontends);
+        let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, wanted, &mut changed)?;
+        let mut after = PublishedPort {
+            name: before.map_or_else(|| Arc::clone(&port.name), |b| Arc::clone(&b.name)),
+            id,
+            affinity_ticks: ticks(port.affinity, hz),
+            tables: [SlotTable::default(); 4],
+            frontends,
+            backends,
+            sources: port.sources.clone(),
+            scheduler: port.scheduler,
+            uncertain: false,
+        };
+        let mut census = [Census::default(); 4];
+        for b in &after.backends {
+            let v6 = !is_v4(&b.addr);
+            for set in [sets::CLUSTER, sets::LOCAL].into_iter().filter(|set| b.sets & set != 0) {
+                census[table_index(v6, set)].add(b.weight);
+            }
+        }
+        let rule = Rule { scheduler: port.scheduler, maglev_size: port.maglev_size };
+        for (i, v6, set) in TABLES {
+            let len = census[i].len(rule, after.members(v6, set));
+            let known = before.map(|b| b.tables[i]).filter(|t| !changed[i] && t.len == len);
+            after.tables[i] = match known {
+                Some(table) => table,
+                None => self.new_table(len)?,
+            };
+        }
+        Ok(after)
+    }
+
+    fn new_id(&mut self) -> Result<u32, Refusal> {
+        let capacity = self.ledger.limits.services;
+        if self.ledger.ports.used() as u32 >= capacity {
+            return Err(Refusal::Full { map: "services", capacity, needed: 1 });
+        }
+        let id = self.ledger.ports.take(self.tag);
+        self.ledger.taken.ports.push(id);
+        Ok(id)
+    }
+
+    fn new_table(&mut self, len: u32) -> Result<SlotTable, Refusal> {
+        let full = Refusal::Full { map: "slots", capacity: self.ledger.limits.slots, needed: len };
+        let table = self.ledger.slots.take(len, self.now).ok_or(full)?;
+        if len > 0 {
+            self.ledger.taken.slots.push(table);
+        }
+        Ok(table)
+    }
+
+    /// A frontend that another Service has stays with it, unless the claim to it is better.
+    fn frontends(
+        &mut self,
+        port: &DesiredPort,
+        id: u32,
+        done: &[PublishedPort],
+    ) -> Result<Box<[desired::Frontend]>, Refusal> {
+        let mut frontends = Vec::with_capacity(port.frontends.len());
+        for f in &port.frontends {
+            let owner = self.ledger.frontend_owner(&f.key);
+            let sibling = done.iter().find(|p| p.frontends.iter().any(|d| d.key == f.key)).map(|p| p.id);
+            match sibling.or(owner) {
+                None => {
+                    self.check_room(&f.key)?;
+                    frontends.push(*f);
+                }
+                Some(o) if sibling.is_none() && (o == id || self.before.iter().any(|p| p.id == o)) => {
+                    frontends.push(*f);
+                }
+                Some(other) => {
+                    let other = self.ledger.ports.owner(other);
+                    let standing = other.filter(|_| sibling.is_none()).map(|o| (self.standing)(&f.key, o));
+                    match (standing, other) {
+                        (Some(Standing::Ours), Some(other)) => {
+                            self.found.taken_over.push((f.key, other));
+                            frontends.push(*f);
+                        }
+                        (Some(Standing::Later), _) => self.found.later = true,
+                        _ => self.found.conflicts.push((f.key, other)),
+                    }
+                }
+            }
+        }
+        frontends.sort_unstable_by_key(|f| f.key);
+        Ok(frontends.into())
+    }
+
+    fn check_room(&mut self, key: &FrontendAddr) -> Result<(), Refusal> {
+        let (v4, v6) = self.ledger.frontend_counts();
+        let limits = self.ledger.limits;
+        let (map, used, added, capacity) = if is_v4(&key.addr) {
+            ("frontends4", v4, &mut self.added.0, limits.frontends4)
+        } else {
+            ("frontends6", v6, &mut self.added.1, limits.frontends6)
+        };
+        *added += 1;
+        if used + *added > capacity { Err(Refusal::Full { map, capacity, needed: *added }) } else { Ok(()) }
+    }
+
+    fn check_room_for_sources(&mut self, before: Option<&PublishedPort>, wanted: &Sources) -> Result<(), Refusal> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let known = before.map_or(&[][..], PublishedPort::sources);
+        let (limits, (v4, v6)) = (self.ledger.limits, self.ledger.source_counts());
+        for range in wanted.iter().filter(|r| known.binary_search(r).is_err()) {
+            let (map, used, added, capacity) = if is_v4(&range.addr) {
+                ("source_ranges4", v4, &mut self.added_sources.0, limits.sources4)
+            } else {
+                ("source_ranges6", v6, &mut self.added_sources.1, limits.sources6)
+            };
+            *added += 1;
+            if used + *added > capacity {
+                return Err(Refusal::Full { map, capacity, needed: *added });
+            }
+        }
+        Ok(())
+    }
+
+    /// Both lists are sorted; endpoints that stay keep their id. Notes in `changed` which tables have other members now.
+    fn backends(
+        &mut self,
+        before: &[PublishedBackend],
+        desired: &[desired::Backend],
+        wanted: [u8; 2],
+        changed: &mut [bool; 4],
+    ) -> Result<Box<[PublishedBackend]>, Refusal> {
+        let mut note = |addr: &[u8; 16], sets: u8| {
+            let v6 = !is_v4(addr);
+            changed[table_index(v6, sets::CLUSTER)] |= sets & sets::CLUSTER != 0;
+            changed[table_index(v6, sets::LOCAL)] |= sets & sets::LOCAL != 0;
+        };
+        let mut old = before.iter().peekable();
+        let mut after = Vec::with_capacity(desired.len());
+        for (i, d) in desired.iter().enumerate() {
+            let endpoint = (u128::from_be_bytes(d.addr), d.port);
+            let sets = d.sets & wanted[usize::from(!is_v4(&d.addr))];
+            let mut id = None;
+            while let Some(b) = old.peek() {
+                match b.endpoint().cmp(&endpoint) {
+                    Ordering::Less => note(&b.addr, b.sets),
+                    Ordering::Equal => {
+                        note(&b.addr, if b.weight == d.weight { b.sets ^ sets } else { b.sets | sets });
+                        id = Some(b.id);
+                    }
+                    Ordering::Greater => break,
+                }
+                old.next();
+                if id.is_some() {
+                    break;
+                }
+            }
+            let id = if let Some(id) = id {
+                id
+            } else {
+                note(&d.addr, sets);
+                let (capacity, needed) = (self.ledger.limits.backends, (desired.len() - i) as u32);
+                let full = Refusal::Full { map: "backends", capacity, needed };
+                let id = self.ledger.backends.take(self.now).ok_or(full)?;
+                self.ledger.taken.backends.push(id);
+                id
+            };
+            let &desired::Backend { addr, port, state, weight, .. } = d;
+            after.push(PublishedBackend { addr, port, state, sets, weight, id });
+        }
+        for b in old {
+            note(&b.addr, b.sets);
+        }
+        Ok(after.into())
+    }
+
+    fn give_back(&mut self) {
+        let mut taken = std::mem::take(&mut self.ledger.taken);
+        taken.slots.drain(..).for_each(|t| self.ledger.slots.take_back(t));
+        taken.backends.drain(..).for_each(|id| self.ledger.backends.release(id, self.now));
+        taken.ports.drain(..).for_each(|id| self.ledger.ports.release(id));
+        self.ledger.taken = taken;
+    }
+}

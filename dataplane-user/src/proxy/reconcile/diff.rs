@@ -1,0 +1,221 @@
+//! The difference between what a Service has and what it will have, as operations, and what is free afterwards.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use dataplane_common::service::{Backend, NAME_LEN, ServiceName};
+
+use super::ledger::Ledger;
+use super::plan::{Plan, Tag};
+use super::published::{Family, PublishedBackend, PublishedPort, TABLES, family, frontend_key, source_key};
+use crate::proxy::desired::{FrontendAddr, SourceRange};
+
+/// The name of a service port in the map `services`: `namespace/name:port`, without `:port` where the port has no name.
+#[must_use]
+pub fn port_name(namespace: &str, service: &str, port: &str) -> ServiceName {
+    let mut name = [0; NAME_LEN];
+    let mut rest = &mut name[..NAME_LEN - 1];
+    let colon = if port.is_empty() { "" } else { ":" };
+    for part in [namespace, "/", service, colon, port] {
+        let len = part.len().min(rest.len());
+        let (to, after) = rest.split_at_mut(len);
+        to.copy_from_slice(&part.as_bytes()[..len]);
+        rest = after;
+    }
+    ServiceName { name }
+}
+
+impl Ledger {
+    /// Adds the operations that lead one Service from `before` to `after`, and notes the frontends and addresses it has then.
+    pub fn plan(
+        &mut self,
+        (namespace, service): (&str, &str),
+        before: &[PublishedPort],
+        after: &[PublishedPort],
+        tag: Tag,
+        plan: &mut Plan,
+    ) {
+        for port in after {
+            let old = before.iter().find(|p| p.id == port.id);
+            self.plan_backends(old, port, tag, plan);
+            plan_tables(old, port, tag, plan);
+            if old.is_none_or(|o| o.uncertain) {
+                self.ports.adopt(port.id, tag);
+                plan.names.push(tag, port.id, port_name(namespace, service, &port.name));
+            }
+            self.plan_sources(old, port, tag, plan);
+            self.plan_frontends(before, old, port, tag, plan);
+        }
+        for (i, port) in before.iter().enumerate() {
+            let new = after.iter().find(|p| p.id == port.id);
+            plan_gone_sources(port, new, tag, plan);
+            self.plan_gone(&before[..i], port, after, tag, plan);
+            if new.is_none() {
+                plan.gone_names.push(tag, port.id);
+            }
+        }
+    }
+
+    fn plan_backends(&self, old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
+        let uncertain = old.is_some_and(|o| o.uncertain);
+        let mut known = old.map_or(&[][..], |o| &o.backends).iter().peekable();
+        for b in &port.backends {
+            while known.next_if(|k| k.endpoint() < b.endpoint()).is_some() {}
+            let same = known.next_if(|k| k.endpoint() == b.endpoint());
+            if uncertain || same.is_none_or(|k| k.state != b.state || k.weight != b.weight) {
+                plan.backends.push(tag, b.id, self.entry(b, port.id));
+            }
+        }
+    }
+
+    fn entry(&self, b: &PublishedBackend, service_port: u32) -> Backend {
+        let generation = self.backends.generation(b.id);
+        Backend {
+            addr: b.addr,
+            port: b.port,
+            state: b.state,
+            pad: 0,
+            generation,
+            service_port,
+            weight: b.weight.into(),
+        }
+    }
+
+    fn plan_sources(&mut self, old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
+        let known = old.filter(|o| !o.uncertain).map_or(&[][..], PublishedPort::sources);
+        for range in port.sources().iter().filter(|r| known.binary_search(r).is_err()) {
+            self.enter_source(port.id, *range);
+            match family(&range.addr) {
+                Family::V4(_) => plan.sources4.push(tag, source_key(port.id, range), ALLOWED),
+                Family::V6(_) => plan.sources6.push(tag, source_key(port.id, range), ALLOWED),
+            }
+        }
+    }
+
+    fn plan_frontends(
+        &mut self,
+        all: &[PublishedPort],
+        old: Option<&PublishedPort>,
+        port: &PublishedPort,
+        tag: Tag,
+        plan: &mut Plan,
+    ) {
+        for f in &port.frontends {
+            let value = port.value(f);
+            let same = old.filter(|o| !o.uncertain).and_then(|o| Some((o, o.find(&f.key)?)));
+            if same.is_some_and(|(o, g)| o.value(g) == value) {
+                continue;
+            }
+            match all.iter().find_map(|o| o.find(&f.key)) {
+                Some(known) => self.change_addr(known, f, tag),
+                None => self.use_addr(f, tag),
+            }
+            self.enter_frontend(f.key, port.id);
+            match family(&f.key.addr) {
+                Family::V4(_) => plan.frontends4.push(tag, frontend_key(&f.key), value),
+                Family::V6(_) => plan.frontends6.push(tag, frontend_key(&f.key), value),
+            }
+        }
+    }
+
+    fn plan_gone(
+        &mut self,
+        earlier: &[PublishedPort],
+        port: &PublishedPort,
+        after: &[PublishedPort],
+        tag: Tag,
+        plan: &mut Plan,
+    ) {
+        let new = after.iter().find(|p| p.id == port.id);
+        for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
+            // after two failures it may be in the books of two ports
+            if !earlier.iter().any(|p| p.find(&f.key).is_some()) {
+                self.leave_addr(f, tag);
+            }
+            if self.is_of_another(&f.key, port.id) {
+                continue;
+            }
+            match family(&f.key.addr) {
+                Family::V4(_) => plan.gone_frontends4.push(tag, frontend_key(&f.key)),
+                Family::V6(_) => plan.gone_frontends6.push(tag, frontend_key(&f.key)),
+            }
+        }
+        for_each_gone(&port.backends, new.map_or(&[], |n| &n.backends), |b| {
+            let next = self.backends.generation(b.id).wrapping_add(1).max(1);
+            let entry = Backend { state: 0, generation: next, ..self.entry(b, port.id) };
+            plan.gone_backends.push(tag, b.id, entry);
+        });
+    }
+
+    /// The operations are done: what `after` no longer uses is free, slots and backend ids after a rest. Calls `freed` with each
+    /// frontend that another Service may have now.
+    pub fn commit(
+        &mut self,
+        before: &[PublishedPort],
+        after: &[PublishedPort],
+        now: Duration,
+        mut freed: impl FnMut(&FrontendAddr),
+    ) {
+        for port in before {
+            let new = after.iter().find(|p| p.id == port.id);
+            for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
+                if !self.is_of_another(&f.key, port.id) {
+                    self.forget_frontend(&f.key);
+                    freed(&f.key);
+                }
+            }
+            gone_sources(port, new).for_each(|range| self.forget_source(port.id, *range));
+            for (i, ..) in TABLES {
+                if new.is_none_or(|n| n.tables[i] != port.tables[i]) {
+                    self.slots.release(port.tables[i], now);
+                }
+            }
+            for_each_gone(&port.backends, new.map_or(&[], |n| &n.backends), |b| self.backends.release(b.id, now));
+            if new.is_none() {
+                self.ports.release(port.id);
+            }
+        }
+    }
+}
+
+/// Whoever is found in `source_ranges` is allowed; the value says nothing.
+const ALLOWED: u32 = 1;
+
+fn plan_gone_sources(port: &PublishedPort, new: Option<&PublishedPort>, tag: Tag, plan: &mut Plan) {
+    for range in gone_sources(port, new) {
+        match family(&range.addr) {
+            Family::V4(_) => plan.gone_sources4.push(tag, source_key(port.id, range)),
+            Family::V6(_) => plan.gone_sources6.push(tag, source_key(port.id, range)),
+        }
+    }
+}
+
+fn gone_sources<'a>(port: &'a PublishedPort, new: Option<&'a PublishedPort>) -> impl Iterator<Item = &'a SourceRange> {
+    let kept = new.map_or(&[][..], PublishedPort::sources);
+    port.sources().iter().filter(|r| kept.binary_search(r).is_err())
+}
+
+fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
+    for of in TABLES {
+        let table = port.tables[of.0];
+        if table.len > 0 && old.is_none_or(|o| o.tables[of.0] != table) {
+            plan.slots.stretches.push((table.base, table.len, tag));
+            port.fill(of, &mut plan.slots.ids);
+        }
+    }
+}
+
+fn stays(key: &FrontendAddr, new: Option<&PublishedPort>, after: &[PublishedPort]) -> bool {
+    new.is_some_and(|n| n.find(key).is_some()) || after.iter().any(|p| p.find(key).is_some())
+}
+
+/// Both are sorted by endpoint.
+fn for_each_gone(before: &[PublishedBackend], after: &[PublishedBackend], mut gone: impl FnMut(&PublishedBackend)) {
+    let mut after = after.iter().peekable();
+    for b in before {
+        while after.next_if(|a| a.endpoint().cmp(&b.endpoint()) == Ordering::Less).is_some() {}
+        if after.next_if(|a| a.endpoint() == b.endpoint()).is_none() {
+            gone(b);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What is taken: ids, slots, frontend keys, addresses.
+
+use std::time::Duration;
+
+use dataplane_common::addr::Address as _;
+use dataplane_common::pod::{Addr, addr_kind};
+use dataplane_common::service::{SlotTable, frontend_flags};
+use hashbrown::{HashMap, HashSet};
+
+use super::ids::{BackendIds, PortIds};
+use super::plan::{NODE, Plan, Tag};
+use super::published::{Family, family};
+use super::slots::Stretches;
+use crate::proxy::desired::{Frontend, FrontendAddr, SourceRange};
+
+/// How much fits into the maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Entries of `services`.
+    pub services: u32,
+    /// Entries of `frontends4`.
+    pub frontends4: u32,
+    /// Entries of `frontends6`.
+    pub frontends6: u32,
+    /// Entries of `source_ranges4`.
+    pub sources4: u32,
+    /// Entries of `source_ranges6`.
+    pub sources6: u32,
+    /// Elements of `backends`.
+    pub backends: u32,
+    /// Elements of `slots`.
+    pub slots: u32,
+}
+
+/// Who uses an address, and what `addrs` says of it.
+#[derive(Clone, Copy, Default, Debug)]
+struct AddrUse {
+    frontends: u32,
+    /// Those of them for which it is an external or load-balancer IP; for the others it is a cluster IP or a node's address.
+    external: u32,
+    /// An address of this node.
+    node: bool,
+    /// The kind in the map; 0: no entry; [`UNSURE`]: nobody knows.
+    entered: u8,
+}
+
+/// After an operation that failed.
+const UNSURE: u8 = u8::MAX;
+
+impl AddrUse {
+    const fn wanted(self) -> u8 {
+        match (self.node, self.frontends) {
+            (true, _) => addr_kind::NODE,
+            (false, 0) => 0,
+            (false, all) if all == self.external => addr_kind::EXTERNAL,
+            (false, _) => addr_kind::SERVICE,
+        }
+    }
+}
+
+/// What is taken of everything that Services share.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Capacities.
+    pub limits: Limits,
+    /// Space for slot tables.
+    pub slots: Stretches,
+    /// Backend ids.
+    pub backends: BackendIds,
+    /// Service port ids.
+    pub ports: PortIds,
+    pub(super) frontends: HashMap<FrontendAddr, u32>,
+    pub(super) taken: Taken,
+    v6_frontends: u32,
+    sources: HashSet<(u32, SourceRange)>,
+    v6_sources: u32,
+    addrs: HashMap<[u8; 16], AddrUse>,
+    touched: Vec<([u8; 16], Tag)>,
+}
+
+/// What one assignment has taken so far, to give it back if it can't be finished.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) slots: Vec<SlotTable>,
+    pub(super) backends: Vec<u32>,
+    pub(super) ports: Vec<u32>,
+}
+
+impl Ledger {
+    /// Of empty tables.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        let backends = BackendIds::new(limits.backends, Vec::new(), |_| false, Duration::ZERO);
+        Self::with(limits, Stretches::new(limits.slots), backends, PortIds::new(std::iter::empty()))
+    }
+
+    pub(super) fn with(limits: Limits, slots: Stretches, backends: BackendIds, ports: PortIds) -> Self {
+        Self {
+            limits,
+            slots,
+            backends,
+            ports,
+            frontends: HashMap::new(),
+            taken: Taken::default(),
+            v6_frontends: 0,
+            sources: HashSet::new(),
+            v6_sources: 0,
+            addrs: HashMap::new(),
+            touched: Vec::new(),
+        }
+    }
+
+    /// Makes room in memory for about `count` more frontends.
+    pub fn reserve(&mut self, count: usize) {
+        self.frontends.reserve(count);
+        self.addrs.reserve(count);
+    }
+
+    /// The service port that has this frontend.
+    #[must_use]
+    pub fn frontend_owner(&self, key: &FrontendAddr) -> Option<u32> {
+        self.frontends.get(key).copied()
+    }
+
+    /// Frontends in the tables, IPv4 and IPv6.
+    #[must_use]
+    pub fn frontend_counts(&self) -> (u32, u32) {
+        (self.frontends.len() as u32 - self.v6_frontends, self.v6_frontends)
+    }
+
+    /// Whether Services have frontends at this address.
+    #[must_use]
+    pub fn has_frontends(&self, addr: &[u8; 16]) -> bool {
+        self.addrs.get(addr).is_some_and(|a| a.frontends > 0)
+    }
+
+    /// Whether the frontend has been handed over to another service port than this one.
+    pub(super) fn is_of_another(&self, key: &FrontendAddr, port: u32) -> bool {
+        self.frontend_owner(key).is_some_and(|owner| owner != port)
+    }
+
+    /// The service port has this frontend now.
+    pub fn enter_frontend(&mut self, key: FrontendAddr, port: u32) {
+        if self.frontends.insert(key, port).is_none() && matches!(family(&key.addr), Family::V6(_)) {
+            self.v6_frontends += 1;
+        }
+    }
+
+    pub(super) fn forget_frontend(&mut self, key: &FrontendAddr) {
+        if self.frontends.remove(key).is_some() && matches!(family(&key.addr), Family::V6(_)) {
+            self.v6_frontends -= 1;
+        }
+    }
+
+    /// Ranges of clients in the tables, IPv4 and IPv6.
+    #[must_use]
+    pub fn source_counts(&self) -> (u32, u32) {
+        (self.sources.len() as u32 - self.v6_sources, self.v6_sources)
+    }
+
+    pub(super) fn enter_source(&mut self, port: u32, range: SourceRange) {
+        let new = self.sources.insert((port, range));
+        self.v6_sources += u32::from(new && matches!(family(&range.addr), Family::V6(_)));
+    }
+
+    pub(super) fn forget_source(&mut self, port: u32, range: SourceRange) {
+        let known = self.sources.remove(&(port, range));
+        self.v6_sources -= u32::from(known && matches!(family(&range.addr), Family::V6(_)));
+    }
+
+    /// Loopback has no entry: sockets do not ask for one, and packets to it are not the dataplane's (CVE-2020-8558).
+    pub(super) fn use_addr(&mut self, frontend: &Frontend, tag: Tag) {
+        let addr = frontend.key.addr;
+        if is_loopback(&addr) {
+            return;
+        }
+        let entry = self.addrs.entry(addr).or_default();
+        entry.frontends += 1;
+        entry.external += u32::from(is_external(frontend));
+        if entry.entered != entry.wanted() {
+            self.touched.push((addr, tag));
+        }
+    }
+
+    /// The frontend is what it was not before: external or not.
+    pub(super) fn change_addr(&mut self, before: &Frontend, after: &Frontend, tag: Tag) {
+        if is_external(before) != is_external(after) {
+            self.use_addr(after, tag);
+            self.leave_addr(before, tag);
+        }
+    }
+
+    /// A Service has no such frontend any more.
+    pub fn leave_addr(&mut self, frontend: &Frontend, tag: Tag) {
+        let addr = frontend.key.addr;
+        if is_loopback(&addr) {
+            return;
+        }
+        let entry = self.addrs.entry(addr).or_default();
+        entry.frontends = entry.frontends.saturating_sub(1);
+        entry.external = entry.external.saturating_sub(u32::from(is_external(frontend)));
+        // also if others have it still: they may leave in the same round
+        if self.touched.last() != Some(&(addr, tag)) {
+            self.touched.push((addr, tag));
+        }
+    }
+
+    /// Notes what `addrs` was found to say after a restart.
+    pub(super) fn found_addr(&mut self, addr: [u8; 16], kind: u8) {
+        self.addrs.entry(addr).or_default().entered = kind;
+        self.touched.push((addr, NODE));
+    }
+
+    /// These addresses are this node's own.
+    pub fn add_node_addresses(&mut self, addresses: &[[u8; 16]]) {
+        for addr in addresses {
+            self.addrs.entry(*addr).or_default().node = true;
+            self.touched.push((*addr, NODE));
+        }
+    }
+
+    /// And no others: for when no Service has node ports at others any more.
+    pub fn keep_node_addresses(&mut self, addresses: &[[u8; 16]]) {
+        for (addr, entry) in &mut self.addrs {
+            if entry.node && !addresses.contains(addr) {
+                entry.node = false;
+                self.touched.push((*addr, NODE));
+            }
+        }
+    }
+
+    /// Nobody knows whether the address was entered or removed: the next round does it again, together with
+    /// the Service for which it failed.
+    pub fn addr_failed(&mut self, addr: [u8; 16], tag: Tag) {
+        self.addrs.entry(addr).or_default().entered = UNSURE;
+        self.touched.push((addr, tag));
+    }
+
+    /// Whether [`Self::plan_addrs`] has something to look at.
+    #[must_use]
+    pub const fn has_addr_changes(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Turns what has changed about addresses in this round into operations. An address that several Services get is entered for each of
+    /// them, because the operations of one may be left out; one that several leave is looked at again when all of them have left.
+    pub fn plan_addrs(&mut self, plan: &mut Plan) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for group in touched.chunk_by(|a, b| a.0 == b.0) {
+            let addr = group[0].0;
+            let Some(entry) = self.addrs.get_mut(&addr) else { continue };
+            let wanted = entry.wanted();
+            if wanted == 0 && entry.entered != 0 && group.len() > 1 {
+                self.touched.push((addr, NODE));
+                continue;
+            }
+            if entry.entered != wanted {
+                let value = Addr { ifindex: 0, kind: wanted, flags: 0, mac: [0; 6] };
+                for (_, tag) in group {
+                    match (family(&addr), wanted) {
+                        (Family::V4(a), 0) => plan.gone_addrs4.push(*tag, a),
+                        (Family::V6(a), 0) => plan.gone_addrs6.push(*tag, a),
+                        (Family::V4(a), _) => plan.addrs4.push(*tag, a, value),
+                        (Family::V6(a), _) => plan.addrs6.push(*tag, a, value),
+                    }
+                }
+                entry.entered = wanted;
+            }
+            if wanted == 0 {
+                self.addrs.remove(&addr);
+            }
+        }
+        touched.clear();
+        touched.append(&mut self.touched);
+        self.touched = touched;
+    }
+}
+
+const fn is_external(frontend: &Frontend) -> bool {
+    frontend.flags & frontend_flags::EXTERNAL != 0
+}
+
+fn is_loopback(addr: &[u8; 16]) -> bool {
+    match family(addr) {
+        Family::V4(a) => a.is_loopback(),
+        Family::V6(a) => a.is_loopback(),
+    }
+}

@@ -1,0 +1,199 @@
+//! What the tables say of a Service, as far as we know: the counterpart of [`crate::proxy::desired`].
+
+use std::sync::Arc;
+
+use dataplane_common::addr::{Address, Prefix, V4, V6};
+use dataplane_common::service::{self, FrontendKey, SlotTable, frontend_flags};
+
+use crate::proxy::desired::{self, FrontendAddr, SourceRange, Sources, is_v4, sets};
+
+/// One port of a Service in the tables.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PublishedPort {
+    /// The port's name; may be empty.
+    pub name: Arc<str>,
+    /// Its entry in `services`.
+    pub id: u32,
+    /// As in the frontends.
+    pub affinity_ticks: u32,
+    /// By [`table_index`].
+    pub tables: [SlotTable; 4],
+    /// Sorted by key.
+    pub frontends: Box<[desired::Frontend]>,
+    /// Sorted by address and port.
+    pub backends: Box<[PublishedBackend]>,
+    /// What `source_ranges` has of it.
+    pub sources: Sources,
+    /// As in the frontends.
+    pub scheduler: u8,
+    /// A write failed, or what was found after a restart contradicts itself: everything is written again.
+    pub uncertain: bool,
+}
+
+/// One backend in the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PublishedBackend {
+    /// Address, IPv4 as `::ffff:a.b.c.d`.
+    pub addr: [u8; 16],
+    /// Port.
+    pub port: u16,
+    /// Bits of [`service::backend_state`].
+    pub state: u8,
+    /// Bits of [`sets`].
+    pub sets: u8,
+    /// As in `backends`.
+    pub weight: u16,
+    /// Index into `backends`.
+    pub id: u32,
+}
+
+impl PublishedBackend {
+    /// What identifies the endpoint within its service port.
+    #[must_use]
+    pub const fn endpoint(&self) -> (u128, u16) {
+        (u128::from_be_bytes(self.addr), self.port)
+    }
+}
+
+/// Which of a port's tables: by family and set.
+#[must_use]
+pub const fn table_index(v6: bool, set: u8) -> usize {
+    (if v6 { 2 } else { 0 }) + (if set == sets::LOCAL { 1 } else { 0 })
+}
+
+/// All tables of a port: index, family, set.
+pub const TABLES: [(usize, bool, u8); 4] =
+    [(0, false, sets::CLUSTER), (1, false, sets::LOCAL), (2, true, sets::CLUSTER), (3, true, sets::LOCAL)];
+
+impl PublishedPort {
+    /// Its ranges of clients, sorted.
+    #[must_use]
+    pub fn sources(&self) -> &[SourceRange] {
+        self.sources.as_ref().map_or(&[], |s| s)
+    }
+
+    /// Its frontend with this key.
+    #[must_use]
+    pub fn find(&self, key: &FrontendAddr) -> Option<&desired::Frontend> {
+        self.frontends.binary_search_by_key(key, |f| f.key).ok().map(|i| &self.frontends[i])
+    }
+
+    /// The backends of one table, by address and port.
+    pub fn members(&self, v6: bool, set: u8) -> impl Iterator<Item = &PublishedBackend> + Clone {
+        self.backends.iter().filter(move |b| b.sets & set != 0 && is_v4(&b.addr) != v6)
+    }
+
+    /// Appends the content of one table.
+    pub fn fill(&self, (i, v6, set): (usize, bool, u8), out: &mut Vec<u32>) {
+        super::table::fill(self.scheduler, self.tables[i].len, self.members(v6, set), out);
+    }
+
+    /// The entry of one of its frontends.
+    #[must_use]
+    pub fn value(&self, frontend: &desired::Frontend) -> service::Frontend {
+        let v6 = !is_v4(&frontend.key.addr);
+        let table = |drop| {
+            let set = if frontend.flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
+            self.tables[table_index(v6, set)]
+        };
+        service::Frontend {
+            service_port: self.id,
+            affinity_ticks: self.affinity_ticks,
+            internal: table(frontend_flags::INTERNAL_DROP),
+            external: table(frontend_flags::EXTERNAL_DROP),
+            flags: frontend.flags,
+            scheduler: self.scheduler,
+            pad: 0,
+        }
+    }
+}
+
+/// What a Service may have when neither the way to `after` nor the way back was completed: everything of both, all of it uncertain.
+/// Also the tables that only `after` has, which must stay taken until the Service is certain again.
+#[must_use]
+pub fn union(before: &[PublishedPort], after: &[PublishedPort]) -> (Box<[PublishedPort]>, Vec<SlotTable>) {
+    let mut both: Vec<PublishedPort> = before.to_vec();
+    let mut tables = Vec::new();
+    for port in after {
+        let Some(known) = both.iter_mut().find(|p| p.id == port.id) else {
+            both.push(port.clone());
+            continue;
+        };
+        tables.extend(port.tables.into_iter().filter(|t| t.len > 0 && !known.tables.contains(t)));
+        let mut backends = known.backends.to_vec();
+        let new = port.backends.iter().filter(|b| !known.backends.iter().any(|k| k.id == b.id));
+        backends.extend(new.map(|b| PublishedBackend { sets: 0, ..*b }));
+        backends.sort_by_key(PublishedBackend::endpoint);
+        known.backends = backends.into();
+        let mut frontends = known.frontends.to_vec();
+        frontends.extend(port.frontends.iter().filter(|f| !known.frontends.iter().any(|k| k.key == f.key)));
+        frontends.sort_by_key(|f| f.key);
+        known.frontends = frontends.into();
+        let mut sources: Vec<_> = known.sources().iter().chain(port.sources()).copied().collect();
+        sources.sort_unstable();
+        sources.dedup();
+        known.sources = (!sources.is_empty()).then(|| Arc::new(sources.into()));
+    }
+    both.iter_mut().for_each(|p| p.uncertain = true);
+    (both.into(), tables)
+}
+
+/// The key in `frontends4` or `frontends6`.
+#[must_use]
+pub fn frontend_key<A: Address>(key: &FrontendAddr) -> FrontendKey<A> {
+    FrontendKey { addr: A::from_octets16(&key.addr), port: key.port, proto: key.proto, pad: 0 }
+}
+
+/// The other way round.
+#[must_use]
+pub fn frontend_addr<A: Address>(key: &FrontendKey<A>) -> FrontendAddr {
+    FrontendAddr { addr: key.addr.to_octets16(), port: key.port, proto: key.proto }
+}
+
+/// The key in `source_ranges4` or `source_ranges6`.
+#[must_use]
+pub fn source_key<A: Address>(service_port: u32, range: &SourceRange) -> Prefix<service::SourceRange<A>> {
+    let data = service::SourceRange { service_port, client: A::from_octets16(&range.addr) };
+    Prefix { len: SERVICE_PORT_BITS + u32::from(range.len), data }
+}
+
+/// The other way round; `None` for what we would never write.
+#[must_use]
+pub fn source_range<A: Address>(key: &Prefix<service::SourceRange<A>>) -> Option<(u32, SourceRange)> {
+    let len = u8::try_from(key.len.checked_sub(SERVICE_PORT_BITS)?).ok()?;
+    let addr = key.data.client.to_octets16();
+    let bits = 8 * size_of::<A>() as u32;
+    let rest = bits.checked_sub(u32::from(len))?;
+    let clean = u128::from_be_bytes(addr).trailing_zeros() >= rest;
+    (clean && is_v4(&addr) != A::V6).then_some((key.data.service_port, SourceRange { addr, len }))
+}
+
+/// The service port comes before the client in a key, and is matched whole.
+const SERVICE_PORT_BITS: u32 = 32;
+
+/// An address in the form of the maps of its family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4(V4),
+    /// IPv6.
+    V6(V6),
+}
+
+/// Splits the 16-byte form.
+#[must_use]
+pub fn family(addr: &[u8; 16]) -> Family {
+    if is_v4(addr) { Family::V4(V4::from_octets16(addr)) } else { Family::V6(V6 { octets: *addr }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_exists_by_the_ten_thousand_is_small() {
+        assert_eq!(size_of::<PublishedBackend>(), 28);
+        assert_eq!(size_of::<desired::Frontend>(), 22);
+        assert!(size_of::<PublishedPort>() <= 104);
+    }
+}

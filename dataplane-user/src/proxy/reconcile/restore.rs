@@ -1,0 +1,261 @@
+//! What an agent without memory learns from the tables.
+//!
+//! A name in `services` gives a service port its identity; frontends and backends say which service port they belong to.
+//! What contradicts itself is taken over as uncertain, so that it is written again; what belongs to nobody is garbage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane_common::addr::{Address, Prefix, V4, V6};
+use dataplane_common::pod::{Addr, addr_kind};
+use dataplane_common::service::{self, Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
+use hashbrown::HashMap;
+
+use super::ids::{BackendIds, PortIds};
+use super::ledger::{Ledger, Limits};
+use super::plan::{NODE, Plan};
+use super::published::{
+    PublishedBackend, PublishedPort, TABLES, frontend_addr, frontend_key, source_key, source_range, table_index,
+};
+use super::slots::Stretches;
+use crate::proxy::desired::{self, FrontendAddr, SourceRange, is_v4, sets};
+
+/// The content of the tables.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// `services`.
+    pub names: Vec<(u32, ServiceName)>,
+    /// `frontends4` and `frontends6`.
+    pub frontends: Vec<(FrontendAddr, Frontend)>,
+    /// `backends`: those in use.
+    pub backends: Vec<(u32, Backend)>,
+    /// Generations of all backend ids that were ever used, by id.
+    pub generations: Vec<u32>,
+    /// `slots`, as far as frontends use them.
+    pub slots: Vec<u32>,
+    /// `source_ranges4` and `source_ranges6`: service port and range.
+    pub sources: Vec<(u32, SourceRange)>,
+    /// Entries of `source_ranges4` that we would never write.
+    pub odd_sources4: Vec<Prefix<service::SourceRange<V4>>>,
+    /// Entries of `source_ranges6` that we would never write.
+    pub odd_sources6: Vec<Prefix<service::SourceRange<V6>>>,
+    /// `addrs4` and `addrs6` without the entries of pods.
+    pub addrs: Vec<([u8; 16], u8)>,
+}
+
+impl Found {
+    /// Adds the frontends of one family.
+    pub fn add_frontends<A: Address>(&mut self, entries: Vec<(FrontendKey<A>, Frontend)>) {
+        self.frontends.extend(entries.into_iter().map(|(k, v)| (frontend_addr(&k), v)));
+    }
+
+    /// Adds the ranges of clients of one family; returns the keys that we would never write.
+    pub fn add_sources<A: Address>(
+        &mut self,
+        entries: Vec<(Prefix<service::SourceRange<A>>, u32)>,
+    ) -> Vec<Prefix<service::SourceRange<A>>> {
+        let mut odd = Vec::new();
+        for (key, _) in entries {
+            match source_range(&key) {
+                Some(known) => self.sources.push(known),
+                None => odd.push(key),
+            }
+        }
+        odd
+    }
+
+    /// Adds the addresses of one family.
+    pub fn add_addrs<A: Address>(&mut self, entries: Vec<(A, Addr)>) {
+        let ours = entries.into_iter().filter(|(_, v)| v.kind != addr_kind::POD);
+        self.addrs.extend(ours.map(|(k, v)| (k.to_octets16(), v.kind)));
+    }
+}
+
+/// What was made of it.
+#[derive(Debug)]
+pub struct Restored {
+    /// Everything that is taken.
+    pub ledger: Ledger,
+    /// Service ports by `namespace/name` of their Service.
+    pub services: HashMap<Box<str>, Vec<PublishedPort>>,
+    /// What belongs to nobody.
+    pub garbage: Garbage,
+}
+
+/// What belongs to nobody.
+#[derive(Debug, Default)]
+pub struct Garbage {
+    /// Removes it.
+    pub plan: Plan,
+    /// Stretches that only garbage and uncertain frontends use.
+    slots: Vec<SlotTable>,
+    backends: Vec<u32>,
+}
+
+impl Garbage {
+    /// It has been removed, and no uncertain service port is left.
+    pub fn release(self, ledger: &mut Ledger, now: Duration) {
+        self.backends.into_iter().for_each(|id| ledger.backends.release(id, now));
+        self.slots.into_iter().for_each(|stretch| ledger.slots.release(stretch, now));
+    }
+}
+
+/// One service port on the way.
+#[derive(Default)]
+struct Parts {
+    frontends: Vec<(FrontendAddr, Frontend)>,
+    sources: Vec<SourceRange>,
+    backends: Vec<(u32, Backend)>,
+}
+
+/// Takes over the content of the tables.
+#[must_use]
+pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
+    let mut garbage = Plan::default();
+    let mut names: HashMap<u32, (Box<str>, Box<str>)> = HashMap::with_capacity(found.names.len());
+    let mut seen = hashbrown::HashSet::with_capacity(found.names.len());
+    found.names.sort_unstable_by_key(|(id, _)| *id);
+    for (id, name) in &found.names {
+        match parse_name(name).filter(|_| *id != 0) {
+            Some(name) if seen.insert(name.clone()) => {
+                names.insert(*id, name);
+            }
+            _ => garbage.gone_names.push(NODE, *id),
+        }
+    }
+    let mut parts: HashMap<u32, Parts> = names.keys().map(|id| (*id, Parts::default())).collect();
+    let mut used: Vec<SlotTable> = Vec::new();
+    for (key, value) in &found.frontends {
+        used.extend([value.internal, value.external].into_iter().filter(|t| t.len > 0));
+        match parts.get_mut(&value.service_port) {
+            Some(port) => port.frontends.push((*key, *value)),
+            None if is_v4(&key.addr) => garbage.gone_frontends4.push(NODE, frontend_key::<V4>(key)),
+            None => garbage.gone_frontends6.push(NODE, frontend_key::<V6>(key)),
+        }
+    }
+    for (id, range) in &found.sources {
+        match parts.get_mut(id) {
+            Some(port) => port.sources.push(*range),
+            None if is_v4(&range.addr) => garbage.gone_sources4.push(NODE, source_key(*id, range)),
+            None => garbage.gone_sources6.push(NODE, source_key(*id, range)),
+        }
+    }
+    found.odd_sources4.iter().for_each(|key| garbage.gone_sources4.push(NODE, *key));
+    found.odd_sources6.iter().for_each(|key| garbage.gone_sources6.push(NODE, *key));
+    used.sort_unstable_by_key(|t| (t.base, t.len));
+    used.dedup();
+    let in_use: hashbrown::HashSet<u32> = found.backends.iter().map(|(id, _)| *id).collect();
+    let generations = std::mem::take(&mut found.generations);
+    let ids = BackendIds::new(limits.backends, generations, |id| !in_use.contains(&id), now);
+    let ports = PortIds::new(found.names.iter().map(|(id, _)| *id));
+    let mut ledger = Ledger::with(limits, Stretches::with_used(limits.slots, used.clone()), ids, ports);
+    garbage.gone_names.keys.iter().for_each(|id| ledger.ports.release(*id));
+    let mut backends = Vec::new();
+    let mut end_backend = |id: u32, b: &Backend| {
+        let generation = b.generation.wrapping_add(1).max(1);
+        garbage.gone_backends.push(NODE, id, Backend { state: 0, generation, ..*b });
+        backends.push(id);
+    };
+    for (id, backend) in &found.backends {
+        match parts.get_mut(&backend.service_port) {
+            Some(port) => port.backends.push((*id, *backend)),
+            None => end_backend(*id, backend),
+        }
+    }
+    let mut services: HashMap<Box<str>, Vec<PublishedPort>> = HashMap::with_capacity(parts.len());
+    for (id, parts) in parts {
+        let Some((service, name)) = names.remove(&id) else { continue };
+        let port = parts.assemble(id, &name, &found.slots, &mut end_backend);
+        for f in &port.frontends {
+            ledger.enter_frontend(f.key, id);
+            ledger.use_addr(f, NODE);
+        }
+        port.sources().iter().for_each(|range| ledger.enter_source(id, *range));
+        services.entry(service).or_default().push(port);
+    }
+    for (addr, kind) in found.addrs {
+        ledger.found_addr(addr, kind);
+    }
+    let kept: hashbrown::HashSet<SlotTable> = services.values().flatten().flat_map(|p| p.tables).collect();
+    let slots = used.into_iter().filter(|t| !kept.contains(t)).collect();
+    Restored { ledger, services, garbage: Garbage { plan: garbage, slots, backends } }
+}
+
+/// `namespace/name` and the port.
+fn parse_name(name: &ServiceName) -> Option<(Box<str>, Box<str>)> {
+    let end = name.name.iter().position(|b| *b == 0)?;
+    let text = std::str::from_utf8(&name.name[..end]).ok()?;
+    let (service, port) = text.split_once(':').unwrap_or((text, ""));
+    service.contains('/').then(|| (service.into(), port.into()))
+}
+
+impl Parts {
+    fn assemble(
+        mut self,
+        id: u32,
+        name: &str,
+        slots: &[u32],
+        end_backend: &mut impl FnMut(u32, &Backend),
+    ) -> PublishedPort {
+        self.frontends.sort_unstable_by_key(|(key, _)| *key);
+        self.sources.sort_unstable();
+        self.backends.sort_unstable_by_key(|(id, b)| (u128::from_be_bytes(b.addr), b.port, *id));
+        self.backends.dedup_by(|next, kept| {
+            let same = (next.1.addr, next.1.port) == (kept.1.addr, kept.1.port);
+            if same {
+                end_backend(next.0, &next.1);
+            }
+            same
+        });
+        let first = self.frontends.first().map(|(_, v)| *v);
+        let mut port = PublishedPort {
+            name: Arc::from(name),
+            id,
+            affinity_ticks: first.map_or(0, |f| f.affinity_ticks),
+            tables: self.tables(),
+            frontends: self.frontends.iter().map(|(key, v)| desired::Frontend { key: *key, flags: v.flags }).collect(),
+            backends: Box::default(),
+            sources: (!self.sources.is_empty()).then(|| Arc::new(std::mem::take(&mut self.sources).into())),
+            scheduler: first.map_or(0, |f| f.scheduler),
+            uncertain: false,
+        };
+        port.uncertain = self.frontends.iter().zip(&port.frontends).any(|((_, value), f)| port.value(f) != *value);
+        let members: [Option<&[u32]>; 4] = port.tables.map(|t| {
+            let end = (t.base as usize).checked_add(t.len as usize)?;
+            slots.get(t.base as usize..end)
+        });
+        port.uncertain |= members.iter().any(Option::is_none);
+        let mut sets_of: HashMap<u32, u8> = HashMap::with_capacity(self.backends.len());
+        for (i, _, set) in TABLES {
+            for member in members[i].into_iter().flatten() {
+                *sets_of.entry(*member).or_default() |= set;
+            }
+        }
+        port.backends = self.backends.iter().map(|(id, b)| published(*id, b, &sets_of)).collect();
+        let mut expected = Vec::new();
+        port.uncertain |= TABLES.iter().any(|&of| {
+            expected.clear();
+            port.fill(of, &mut expected);
+            members[of.0].is_none_or(|found| *found != *expected)
+        });
+        port
+    }
+
+    /// Which stretch is which: the flags of the frontends say which sets they use.
+    fn tables(&self) -> [SlotTable; 4] {
+        let mut tables = [SlotTable::default(); 4];
+        for (key, value) in &self.frontends {
+            let set = |drop| if value.flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
+            let v6 = !is_v4(&key.addr);
+            tables[table_index(v6, set(frontend_flags::INTERNAL_DROP))] = value.internal;
+            tables[table_index(v6, set(frontend_flags::EXTERNAL_DROP))] = value.external;
+        }
+        tables
+    }
+}
+
+fn published(id: u32, b: &Backend, sets_of: &HashMap<u32, u8>) -> PublishedBackend {
+    let sets = sets_of.get(&id).copied().unwrap_or(0);
+    let weight = u16::try_from(b.weight).unwrap_or(u16::MAX);
+    PublishedBackend { addr: b.addr, port: b.port, state: b.state, sets, weight, id }
+}

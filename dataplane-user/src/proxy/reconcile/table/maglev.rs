@@ -1,0 +1,90 @@
+//! Maglev hashing (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4): each backend has an order of
+//! preference of all slots, and they take turns to claim the best that is free. A backend's order depends on its address and port alone, so that all
+//! nodes have the same table, and when a backend comes or goes few slots change hands.
+
+use dataplane_common::addr::mix;
+
+use crate::proxy::reconcile::published::PublishedBackend;
+
+/// As in IPVS. Even to 1 % with up to 40 backends: a table should be a hundred times as long as there are backends.
+pub const DEFAULT_SIZE: u32 = 4093;
+/// The sizes that one can choose: those of IPVS, and the one of the paper.
+pub const SIZES: [u32; 11] = [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 65537, 131_071];
+
+/// The last of them.
+pub const LARGEST: u32 = SIZES[SIZES.len() - 1];
+
+/// The length of the table: what is `wanted` (0: the default), or the first of [`SIZES`] in which every backend has a slot. More backends than the
+/// largest has slots get one slot each, without Maglev's order.
+#[must_use]
+pub fn size(wanted: u32, members: u32) -> u32 {
+    let wanted = if wanted == 0 { DEFAULT_SIZE } else { wanted };
+    let holds = |size: &u32| *size >= wanted && *size >= members;
+    SIZES.into_iter().find(holds).unwrap_or(members)
+}
+
+/// A backend's way through the slots.
+struct Walk {
+    id: u32,
+    next: u32,
+    skip: u32,
+    /// It takes a turn when the rounds, times its weight, have come to this.
+    due: u64,
+    weight: u64,
+}
+
+/// Appends the table to `out`. Does nothing if `size` is none of [`SIZES`] or too small for all.
+pub(super) fn fill(size: u32, members: &[&PublishedBackend], out: &mut Vec<u32>) {
+    if members.is_empty() || !SIZES.contains(&size) || members.len() > size as usize {
+        return;
+    }
+    let heaviest = members.iter().map(|b| u64::from(b.weight)).max().unwrap_or(1).max(1);
+    let mut walks: Vec<Walk> = members.iter().map(|b| walk(b, size)).collect();
+    let base = out.len();
+    out.resize(base + size as usize, 0);
+    let table = &mut out[base..];
+    // one bit for each slot: fits the first cache
+    let mut taken = vec![0_u64; (size as usize).div_ceil(64)];
+    let mut left = size;
+    // the first round is everyone's
+    let mut round = 0;
+    loop {
+        for walk in &mut walks {
+            if round * walk.weight < walk.due {
+                continue;
+            }
+            walk.due += heaviest;
+            let mut slot = walk.next;
+            while taken[slot as usize / 64] >> (slot % 64) & 1 != 0 {
+                slot = step(slot, walk.skip, size);
+            }
+            taken[slot as usize / 64] |= 1 << (slot % 64);
+            table[slot as usize] = walk.id;
+            walk.next = step(slot, walk.skip, size);
+            left -= 1;
+            if left == 0 {
+                return;
+            }
+        }
+        round += 1;
+    }
+}
+
+#[inline]
+const fn step(slot: u32, skip: u32, size: u32) -> u32 {
+    let next = slot + skip;
+    if next >= size { next - size } else { next }
+}
+
+fn walk(b: &PublishedBackend, size: u32) -> Walk {
+    let (first, second) = (digest(b, 0), digest(b, 1));
+    let below = |hash: u64, n: u32| ((u128::from(hash) * u128::from(n)) >> 64) as u32;
+    Walk { id: b.id, next: below(first, size), skip: below(second, size - 1) + 1, due: 0, weight: b.weight.into() }
+}
+
+/// The same on every machine and in every version: nodes must agree.
+fn digest(b: &PublishedBackend, seed: u64) -> u64 {
+    let (high, low) = b.addr.split_at(8);
+    let word = |bytes: &[u8]| bytes.iter().fold(0, |w, b| w << 8 | u64::from(*b));
+    [word(high), word(low), b.port.into()].into_iter().fold(mix(seed), |hash, w| mix(hash ^ w))
+}

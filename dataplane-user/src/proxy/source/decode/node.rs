@@ -1,0 +1,73 @@
+//! Nodes, Pods and `ServiceCIDR`s.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::{Decoded, Decoder, Faults, label};
+use crate::proxy::source::SourceKind;
+use crate::proxy::source::object::{DualAddr, NodeObject, PodObject};
+use crate::proxy::source::wire::{NodeWire, PodWire, ServiceCidrWire};
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+impl Decoder {
+    /// A Node.
+    pub fn node(&mut self, wire: &NodeWire) -> Decoded<NodeObject> {
+        let key = self.key(&wire.metadata, "");
+        let mut faults = Faults::new(SourceKind::Node, &key);
+        let mut addresses = Vec::new();
+        for kind in ["InternalIP", "ExternalIP"] {
+            let of_kind = wire.status.addresses.iter().flatten().enumerate().filter(|(_, a)| a.r#type == kind);
+            for (i, a) in of_kind {
+                addresses.extend(faults.address(|| format!("status.addresses[{i}].address"), &a.address));
+            }
+        }
+        let cidrs = wire.spec.pod_cidrs.as_deref().filter(|c| !c.is_empty());
+        let cidrs = cidrs.map_or_else(|| wire.spec.pod_cidr.iter().collect::<Vec<_>>(), |c| c.iter().collect());
+        let mut pod_cidrs = Vec::new();
+        for (i, cidr) in cidrs.into_iter().enumerate().filter(|(_, c)| !c.is_empty()) {
+            pod_cidrs.extend(faults.range(|| format!("spec.podCIDRs[{i}]"), cidr));
+        }
+        let leaving = wire.metadata.deletion_timestamp.is_some()
+            || wire.spec.taints.iter().flatten().any(|t| t.key == AUTOSCALER_TAINT);
+        let zone = label(&wire.metadata, ZONE).filter(|z| !z.is_empty()).map(Into::into);
+        let object = NodeObject { addresses: addresses.into(), pod_cidrs: pod_cidrs.into(), zone, leaving };
+        let rejections = faults.found;
+        Decoded { key, object: Some(object), rejections }
+    }
+
+    /// A `ServiceCIDR`.
+    pub fn service_cidr(&mut self, wire: &ServiceCidrWire) -> Decoded<Box<[IpNetwork]>> {
+        let key = self.key(&wire.metadata, "");
+        let mut faults = Faults::new(SourceKind::ServiceCidr, &key);
+        let texts = wire.spec.cidrs.iter().flatten().enumerate();
+        let ranges = texts.filter_map(|(i, text)| faults.range(|| format!("spec.cidrs[{i}]"), text)).collect();
+        let rejections = faults.found;
+        Decoded { key, object: Some(ranges), rejections }
+    }
+
+    /// A Pod; none if it runs elsewhere or has ended.
+    pub fn pod(&mut self, wire: &PodWire) -> Decoded<PodObject> {
+        let key = self.key(&wire.metadata, "default");
+        let mut faults = Faults::new(SourceKind::Pod, &key);
+        let here = wire.spec.node_name.as_deref() == Some(&*self.node);
+        let ended = matches!(wire.status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let object = (here && !ended).then(|| {
+            let mut addresses = DualAddr::default();
+            let ips = wire.status.pod_ips.iter().flatten().filter_map(|i| i.ip.as_ref()).chain(&wire.status.pod_ip);
+            for text in ips.filter(|ip| !ip.is_empty()) {
+                match faults.address(|| "status.podIPs".into(), text) {
+                    Some(IpAddr::V4(a)) => addresses.v4 = addresses.v4.or(Some(a)),
+                    Some(IpAddr::V6(a)) => addresses.v6 = addresses.v6.or(Some(a)),
+                    None => {}
+                }
+            }
+            let uid = wire.metadata.uid.as_deref().unwrap_or_default().into();
+            PodObject { uid, addresses, host_network: wire.spec.host_network == Some(true) }
+        });
+        let rejections = faults.found;
+        Decoded { key, object, rejections }
+    }
+}

@@ -1,0 +1,139 @@
+//! The annotations `ropeway.dev/*` of a Service: which backend a connection is given.
+
+use std::cmp::Reverse;
+use std::net::IpAddr;
+
+use dataplane_common::service::scheduler;
+use ipnetwork::IpNetwork;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{Faults, annotation};
+use crate::proxy::reconcile::table::maglev;
+use crate::proxy::source::object::{Scheduling, Weights, name_hash};
+
+/// Name of a scheduler.
+pub(super) const SCHEDULER: &str = "ropeway.dev/scheduler";
+/// `hash-port`: the schedulers `sh` and `mh` hash the client's port as well.
+pub(super) const SCHEDULER_FLAGS: &str = "ropeway.dev/scheduler-flags";
+/// `KEY=WEIGHT`, separated by commas or spaces; a key is an address, a network, the name of a node, or `*`.
+pub(super) const WEIGHTS: &str = "ropeway.dev/weights";
+/// Length of Maglev tables.
+pub(super) const MAGLEV_TABLE_SIZE: &str = "ropeway.dev/maglev-table-size";
+
+/// What the annotations say; none if they say nothing that can be used.
+pub(super) fn scheduling(meta: &ObjectMeta, faults: &mut Faults<'_>) -> Option<Box<Scheduling>> {
+    meta.annotations.as_ref()?;
+    let scheduler = annotation(meta, SCHEDULER).and_then(|name| {
+        let number = scheduler::NAMES.iter().position(|n| *n == name.trim());
+        if number.is_none() {
+            let known = scheduler::NAMES.join(", ");
+            faults.add(field(SCHEDULER), format!("{name:?} is none of {known}; the node's own is used"));
+        }
+        number.and_then(|n| u8::try_from(n).ok())
+    });
+    let maglev_size = annotation(meta, MAGLEV_TABLE_SIZE).and_then(|text| {
+        let size = text.trim().parse().ok().filter(|n| maglev::SIZES.contains(n));
+        if size.is_none() {
+            let known = maglev::SIZES.map(|n| n.to_string()).join(", ");
+            faults.add(field(MAGLEV_TABLE_SIZE), format!("{text:?} is none of {known}; the node's own is used"));
+        }
+        size
+    });
+    let found = Scheduling {
+        scheduler,
+        maglev_size,
+        hash_port: words(annotation(meta, SCHEDULER_FLAGS)).fold(false, |set, word| match word {
+            "hash-port" => true,
+            other => {
+                faults.add(field(SCHEDULER_FLAGS), format!("{other:?} is not hash-port"));
+                set
+            }
+        }),
+        weights: weights(annotation(meta, WEIGHTS), faults),
+    };
+    (found != Scheduling::default()).then(|| Box::new(found))
+}
+
+fn field(name: &str) -> String {
+    format!("metadata.annotations[{name}]")
+}
+
+fn words(text: Option<&str>) -> impl Iterator<Item = &str> {
+    let split = |c: char| c == ',' || c.is_whitespace();
+    text.unwrap_or_default().split(split).filter(|w| !w.is_empty())
+}
+
+enum Key {
+    Network(IpNetwork),
+    Node(u32),
+    Others,
+}
+
+/// What can't be read is left out, and what comes twice counts once.
+fn weights(text: Option<&str>, faults: &mut Faults<'_>) -> Weights {
+    let mut networks: Vec<(IpNetwork, u16)> = Vec::new();
+    let mut nodes: Vec<(u32, u16)> = Vec::new();
+    let mut others = None;
+    for word in words(text) {
+        let twice = match weight(word) {
+            Ok((Key::Network(n), _)) if networks.iter().any(|(known, _)| *known == n) => true,
+            Ok((Key::Node(n), _)) if nodes.iter().any(|(known, _)| *known == n) => true,
+            Ok((Key::Others, _)) if others.is_some() => true,
+            Ok((Key::Network(n), weight)) => {
+                networks.push((n, weight));
+                false
+            }
+            Ok((Key::Node(n), weight)) => {
+                nodes.push((n, weight));
+                false
+            }
+            Ok((Key::Others, weight)) => {
+                others = Some(weight);
+                false
+            }
+            Err(reason) => {
+                faults.add(field(WEIGHTS), format!("{word:?} {reason}"));
+                false
+            }
+        };
+        if twice {
+            faults.add(field(WEIGHTS), format!("{word:?} is for what has a weight already; the first one is used"));
+        }
+    }
+    let bits = |n: &IpNetwork| Reverse(if n.is_ipv4() { n.prefix() + 96 } else { n.prefix() });
+    networks.sort_by_key(|(n, _)| (bits(n), n.network()));
+    Weights { networks: networks.into(), nodes: nodes.into(), others }
+}
+
+fn weight(word: &str) -> Result<(Key, u16), String> {
+    let (key, weight) = word.split_once('=').ok_or("is not KEY=WEIGHT")?;
+    let weight = weight.parse().map_err(|_| "has no weight from 0 to 65535")?;
+    let key = if key == "*" {
+        Key::Others
+    } else if let Ok(addr) = key.parse::<IpAddr>() {
+        Key::Network(addr.to_canonical().into())
+    } else if let Ok(network) = key.parse::<IpNetwork>() {
+        if network.ip() != network.network() {
+            return Err(format!(
+                "has bits beyond its prefix: did you mean {}/{}?",
+                network.network(),
+                network.prefix()
+            ));
+        }
+        if matches!(network, IpNetwork::V6(n) if n.network().to_ipv4_mapped().is_some()) {
+            return Err("is for an IPv4 network written as IPv6".into());
+        }
+        Key::Network(network)
+    } else if is_node_name(key) {
+        Key::Node(name_hash(key))
+    } else {
+        return Err("is for no address, network, node or *".into());
+    };
+    Ok((key, weight))
+}
+
+/// RFC 1123, as the API server checks it.
+fn is_node_name(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    !text.is_empty() && text.len() <= 253 && text.chars().all(good)
+}

@@ -1,0 +1,140 @@
+//! Which file says what, so that a file that changes or goes takes with it exactly what it brought.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::parse::{Fault, Parsed, parse};
+use crate::proxy::source::decode::Decoder;
+use crate::proxy::source::{Cause, Event, ObjectKey, Origin, Rejection, SourceKind};
+
+/// Names an object.
+pub(super) type Id = (SourceKind, ObjectKey);
+
+/// The files of the directory.
+pub(super) struct Files {
+    directory: PathBuf,
+    decoder: Decoder,
+    /// The objects of each file, whichever file brings them.
+    objects: BTreeMap<PathBuf, Vec<Id>>,
+    /// The file that brings an object: the first that did.
+    bringer: HashMap<Id, PathBuf>,
+}
+
+impl Files {
+    pub(super) fn new(directory: &Path, node_name: &str) -> Self {
+        let decoder = Decoder::new(node_name);
+        Self { directory: directory.into(), decoder, objects: BTreeMap::new(), bringer: HashMap::new() }
+    }
+
+    /// Reads everything.
+    pub(super) fn scan(&mut self) -> io::Result<Vec<Event>> {
+        let mut paths: Vec<PathBuf> = self.objects.keys().cloned().collect();
+        for entry in fs::read_dir(&self.directory)? {
+            paths.push(entry?.path());
+        }
+        paths.sort();
+        paths.dedup();
+        Ok(paths.iter().flat_map(|p| self.read_path(p)).collect())
+    }
+
+    /// Reads one file anew, or notes that it is gone.
+    pub(super) fn read(&mut self, name: &OsStr) -> Vec<Event> {
+        self.read_path(&self.directory.join(name))
+    }
+
+    /// Whether the entry has its content from elsewhere, so that nobody will write it.
+    pub(super) fn is_link(&self, name: &OsStr) -> bool {
+        let meta = fs::symlink_metadata(self.directory.join(name));
+        meta.is_ok_and(|m| m.file_type().is_symlink() || m.nlink() > 1)
+    }
+
+    fn read_path(&mut self, path: &Path) -> Vec<Event> {
+        if !is_manifest(path) {
+            return Vec::new();
+        }
+        let parsed = match fs::read(path) {
+            Ok(bytes) => parse(path, &bytes, &mut self.decoder),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let known = self.objects.contains_key(path);
+                let mut events = if known { self.replace(path, Parsed::default()) } else { Vec::new() };
+                self.objects.remove(path);
+                events.push(Event::Cleared(path.into()));
+                return events;
+            }
+            Err(e) => Err(Fault { document: None, field: String::new(), reason: e.to_string() }),
+        };
+        match parsed {
+            Ok(parsed) => {
+                let mut events = vec![Event::Cleared(path.into())];
+                events.extend(self.replace(path, parsed));
+                events
+            }
+            Err(Fault { document, field, reason }) => {
+                self.objects.entry(path.into()).or_default();
+                let (origin, cause) = (Origin::File { path: path.into() }, Cause::Invalid);
+                vec![Event::Rejected(Rejection { origin, cause, document, field, reason })]
+            }
+        }
+    }
+
+    /// The file now brings these objects and no others.
+    fn replace(&mut self, path: &Path, parsed: Parsed) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut ids = Vec::new();
+        for (document, id, object) in parsed.objects {
+            if ids.contains(&id) {
+                events.push(twice(path, document, &id, path));
+                continue;
+            }
+            ids.push(id.clone());
+            match self.bringer.get(&id) {
+                Some(other) if other != path => events.push(twice(path, document, &id, other)),
+                _ => {
+                    self.bringer.insert(id, path.into());
+                    events.extend(object);
+                }
+            }
+        }
+        let before = self.objects.insert(path.into(), ids).unwrap_or_default();
+        let now = &self.objects[path];
+        let lost: Vec<Id> = before.into_iter().filter(|id| !now.contains(id)).collect();
+        let mut heirs: Vec<PathBuf> = Vec::new();
+        for id in lost {
+            if self.bringer.get(&id).is_some_and(|p| p == path) {
+                self.bringer.remove(&id);
+                heirs.extend(self.objects.iter().find(|(_, ids)| ids.contains(&id)).map(|(p, _)| p.clone()));
+                events.push(gone(id));
+            }
+        }
+        heirs.dedup();
+        events.extend(heirs.iter().flat_map(|p| self.read_path(p)).collect::<Vec<_>>());
+        events
+    }
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|n| n.as_encoded_bytes().starts_with(b"."));
+    let extension = path.extension().and_then(OsStr::to_str);
+    !hidden && matches!(extension, Some("yaml" | "yml" | "json")) && !path.is_dir()
+}
+
+fn twice(path: &Path, document: usize, (kind, key): &Id, first: &Path) -> Event {
+    let reason = format!("{kind} {key} is already defined in {}", first.display());
+    let field = "metadata.name".to_owned();
+    let (origin, cause) = (Origin::File { path: path.into() }, Cause::Invalid);
+    Event::Rejected(Rejection { origin, cause, document: Some(document), field, reason })
+}
+
+fn gone((kind, key): Id) -> Event {
+    match kind {
+        SourceKind::Service => Event::Service(key, None),
+        SourceKind::Slice => Event::Slice(key, None),
+        SourceKind::Node => Event::Node(key.name, None),
+        SourceKind::Pod => Event::Pod(key, None),
+        SourceKind::ServiceCidr => Event::ServiceCidr(key.name, None),
+    }
+}
