@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, Ipam};
 use crate::ipam::plan::Patience;
-use crate::ipam::task::{Blocks, PoolTask};
+use crate::ipam::task::PoolTask;
 use crate::load::clock::Clock;
 use crate::load::lock::AgentLock;
 use crate::load::object::Object;
@@ -30,11 +30,13 @@ use crate::load::probe::Facts;
 use crate::load::programs::{self, Settings};
 use crate::load::sizes::Sizes;
 use crate::load::{LoadError, attach};
+use crate::network::blocks::Blocks;
 use crate::network::node;
 use crate::network::node::status::NodeStatus;
 use crate::network::node::{NodeError, NodeTask, Parts};
 use crate::network::node::{leaks, leftovers};
 use crate::observe::events::{self, Notices};
+use crate::observe::flows::status::FlowStatus;
 use crate::observe::flows::{self, judge::Limits};
 use crate::observe::http::health::{self, Now};
 use crate::observe::http::service_health;
@@ -140,9 +142,10 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let [tcp, closing, datagrams] =
         [config.tcp_timeout, config.tcp_closing_timeout, config.udp_timeout].map(|seconds| clock.ticks(seconds));
     let limits = Limits::new(tcp, closing, datagrams);
-    tokio::spawn(flows::watch(pins.clone(), limits, Arc::clone(&status)));
+    let flow_status = Arc::new(FlowStatus::default());
+    tokio::spawn(flows::watch(pins.clone(), limits, Arc::clone(&flow_status)));
     tokio::spawn(flows::loads::watch(pins.clone(), limits, snapshots.clone()));
-    let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), Arc::clone(&status)));
+    let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), Arc::clone(&status), flow_status));
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone(), status);
     tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));
     tokio::spawn(conflist::offer(Arc::clone(&config), snapshots.clone()));

@@ -3,6 +3,7 @@
 //! Pure but for reading the file and the host name. Every error names the setting. Nothing here touches the kernel;
 //! what the machine decides (uplink, node address, cgroup mount) stays `None` or empty and is found later.
 
+pub mod maglev;
 mod options;
 mod types;
 
@@ -21,7 +22,8 @@ pub use types::{
     Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, Scheduler, SourceKind, UplinkAttach,
 };
 
-use crate::proxy::reconcile::table::maglev;
+/// The VXLAN port unless a setting says otherwise: IANA's (RFC 7348).
+pub const VXLAN_PORT: u16 = 4789;
 
 /// The node ports of a cluster that nobody configured otherwise.
 const NODE_PORTS: PortRange = PortRange { first: 30000, last: 32767 };
@@ -82,7 +84,7 @@ pub enum Source {
     },
 }
 
-/// Sizes of the tables; `None`: see [`crate::load::sizes`].
+/// Sizes of the tables; `None`: see `load::sizes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "each is the flag of the same name")]
@@ -185,7 +187,7 @@ impl Config {
             mtu: o.mtu,
             route_metric: o.route_metric,
             route_mode: o.route_mode.unwrap_or_default(),
-            vxlan_port: o.vxlan_port.unwrap_or(crate::network::tunnel::PORT),
+            vxlan_port: o.vxlan_port.unwrap_or(VXLAN_PORT),
             scheduler: o.scheduler.unwrap_or_default(),
             maglev_table_size: o.maglev_table_size.unwrap_or(maglev::DEFAULT_SIZE),
             pin_root: o.pin_root.unwrap_or_else(|| dataplane_host::pins::DEFAULT_ROOT.into()),

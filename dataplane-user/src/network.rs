@@ -3,6 +3,7 @@
 //! `node` is the task that keeps them right. `routes`, `tunnel` and `networks` each compute what should be (pure) and
 //! apply the difference. Called by `agent` and, to remove everything, by `cli`. It never writes a service map.
 
+pub mod blocks;
 pub mod networks;
 pub mod node;
 pub mod routes;

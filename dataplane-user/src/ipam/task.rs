@@ -1,6 +1,6 @@
 //! The loop of pool mode: whenever an object or the store has changed, or time has, decide and write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use inotify::{EventStream, Inotify, WatchMask};
-use ipnetwork::IpNetwork;
 use kube::Client;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
@@ -18,6 +17,7 @@ use tracing::{error, warn};
 use super::plan::{Block, Decision, Memory, Patience, World, decide};
 use super::watch::{Objects, View, objects};
 use super::write::{self, WriteError};
+use crate::network::blocks::Blocks;
 use crate::network::node::status::NodeStatus;
 use crate::proxy::controller::Nodes;
 use crate::proxy::source::trouble::Troubles;
@@ -29,17 +29,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How often everything is looked at though nothing was heard of.
 const AUDIT: Duration = Duration::from_secs(30);
-
-/// Blocks as the node's task needs them: for routes, and to know which addresses are pods'.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Blocks {
-    /// All objects are known.
-    pub in_sync: bool,
-    /// By node.
-    pub by_node: BTreeMap<Box<str>, Vec<IpNetwork>>,
-    /// The ranges of all pools.
-    pub pools: Vec<IpNetwork>,
-}
 
 /// What the task works with.
 #[derive(Debug)]

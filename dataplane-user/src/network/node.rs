@@ -37,10 +37,10 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Ipam};
-use crate::ipam::task::Blocks;
 use crate::load::clock::Clock;
 use crate::load::programs::Programs;
 use crate::load::{LoadError, attach, carry};
+use crate::network::blocks::Blocks;
 use crate::network::routes::{self, Plan};
 use crate::network::tunnel::TunnelError;
 use crate::proxy::controller::{Nodes, Snapshot as Controller};

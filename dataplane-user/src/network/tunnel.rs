@@ -19,9 +19,6 @@ pub use apply::{Outcome, TunnelError, apply, remove_all};
 /// The network identifier ("RW").
 pub const VNI: u32 = 0x5257;
 
-/// The UDP port unless configured otherwise (RFC 7348, IANA).
-pub const PORT: u16 = 4789;
-
 /// The devices' names: the one whose datagrams are IPv4, and IPv6.
 pub const NAMES: [&str; 2] = ["ropeway.vx4", "ropeway.vx6"];
 

@@ -8,6 +8,7 @@
 
 pub mod judge;
 pub mod loads;
+pub mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,8 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::load::{LoadError, clock};
-use crate::network::node::status::NodeStatus;
 use judge::{Half, Kind, Limits};
+use status::FlowStatus;
 
 /// How long between two looks at tables that are not half full.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -33,18 +34,18 @@ const CANDIDATES: usize = 1 << 16;
 
 /// What is in a table of flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Census {
+pub struct FlowCounts {
     /// Pairs by [`Kind`], in its order.
     pub pairs: [u64; Kind::ALL.len()],
     /// Entries: two for each pair.
     pub entries: u32,
     /// Entries that the table can have.
     pub max_entries: u32,
-    /// Pairs, and halves without the other, that were removed: at this look, or in [`NodeStatus::flows`] since the agent started.
+    /// Pairs, and halves without the other, that were removed: at this look, or in [`FlowStatus`] since the agent started.
     pub removed: u64,
 }
 
-impl Census {
+impl FlowCounts {
     fn exceeds(&self, percent: u64) -> bool {
         u64::from(self.entries) * 100 > u64::from(self.max_entries) * percent
     }
@@ -54,18 +55,18 @@ impl Census {
 ///
 /// # Errors
 /// The kernel refused. What was removed by then stays removed.
-pub fn sweep<A: Address>(table: &Table<FlowKey<A>, Flow<A>>, now: u32, limits: &Limits) -> Result<Census, MapError>
+pub fn sweep<A: Address>(table: &Table<FlowKey<A>, Flow<A>>, now: u32, limits: &Limits) -> Result<FlowCounts, MapError>
 where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
-    let mut census = Census { max_entries: table.max_entries(), ..Census::default() };
+    let mut counts = FlowCounts { max_entries: table.max_entries(), ..FlowCounts::default() };
     let mut candidates = Vec::new();
     table.for_each(|key, flow| {
         let half = Half::of(&key, &flow, now);
-        census.entries += 1;
+        counts.entries += 1;
         if flow.flags & flow_flags::REPLY == 0 {
-            census.pairs[half.kind() as usize] += 1;
+            counts.pairs[half.kind() as usize] += 1;
         }
         if limits.may_have_ended(half) && candidates.len() < CANDIDATES {
             candidates.push(key);
@@ -77,8 +78,8 @@ where
         let half = Half::of(&key, &flow, now);
         let Some(other) = table.get(&other_key)? else {
             if limits.may_have_ended(half) && table.remove(&key)? {
-                census.entries -= 1;
-                census.removed += 1;
+                counts.entries -= 1;
+                counts.removed += 1;
             }
             continue;
         };
@@ -89,36 +90,36 @@ where
             // the reply last: as long as a packet can come there, its answer can come back
             let (first, last) = if is_reply { (other_key, key) } else { (key, other_key) };
             let gone = u32::from(table.remove(&first)?) + u32::from(table.remove(&last)?);
-            census.entries = census.entries.saturating_sub(gone);
-            census.removed += 1;
+            counts.entries = counts.entries.saturating_sub(gone);
+            counts.removed += 1;
         }
     }
-    Ok(census)
+    Ok(counts)
 }
 
 /// Sweeps one table; a second time, with less patience, if it is nearly full.
-fn relieve<A: Address>(pins: &Pins, name: &str, now: u32, limits: &Limits) -> Result<Census, MapError>
+fn relieve<A: Address>(pins: &Pins, name: &str, now: u32, limits: &Limits) -> Result<FlowCounts, MapError>
 where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
     let table = Table::open(pins, name)?;
-    let mut census = sweep::<A>(&table, now, limits)?;
-    if census.exceeds(90) {
-        let removed = census.removed;
-        census = sweep::<A>(&table, now, &limits.under_pressure())?;
-        census.removed += removed;
+    let mut counts = sweep::<A>(&table, now, limits)?;
+    if counts.exceeds(90) {
+        let removed = counts.removed;
+        counts = sweep::<A>(&table, now, &limits.under_pressure())?;
+        counts.removed += removed;
     }
-    Ok(census)
+    Ok(counts)
 }
 
-fn relieve_both(pins: &Pins, limits: &Limits) -> Result<[Census; 2], LoadError> {
+fn relieve_both(pins: &Pins, limits: &Limits) -> Result<[FlowCounts; 2], LoadError> {
     let now = clock::tick(pins)?;
     Ok([relieve::<V4>(pins, "flows4", now, limits)?, relieve::<V6>(pins, "flows6", now, limits)?])
 }
 
 /// Looks from time to time, for ever.
-pub async fn watch(pins: Pins, limits: Limits, status: Arc<NodeStatus>) {
+pub async fn watch(pins: Pins, limits: Limits, status: Arc<FlowStatus>) {
     let mut full = [false; 2];
     let mut pause = PAUSE;
     loop {
@@ -126,16 +127,16 @@ pub async fn watch(pins: Pins, limits: Limits, status: Arc<NodeStatus>) {
         let Ok(result) = spawn_blocking(move || relieve_both(&pins, &limits)).await else { return };
         match result {
             Ok(now) => {
-                pause = if now.iter().any(|census| census.exceeds(50)) { SHORT_PAUSE } else { PAUSE };
-                for (census, (full, table)) in now.iter().zip(full.iter_mut().zip(["flows4", "flows6"])) {
-                    let was_full = std::mem::replace(full, census.exceeds(90));
+                pause = if now.iter().any(|counts| counts.exceeds(50)) { SHORT_PAUSE } else { PAUSE };
+                for (counts, (full, table)) in now.iter().zip(full.iter_mut().zip(["flows4", "flows6"])) {
+                    let was_full = std::mem::replace(full, counts.exceeds(90));
                     if *full && !was_full {
-                        let (entries, max) = (census.entries, census.max_entries);
+                        let (entries, max) = (counts.entries, counts.max_entries);
                         let advice = "nearly full of live flows: the kernel removes the oldest; raise --max-flows";
                         warn!(table, entries, max, "{advice}");
                     }
                 }
-                status.set_flows(now);
+                status.set(now);
             }
             Err(e) => warn!(error = %e, "can't look after the flow tables"),
         }

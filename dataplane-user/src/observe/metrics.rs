@@ -22,8 +22,9 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::network::node::status::NodeStatus;
-use crate::observe::flows::Census;
+use crate::observe::flows::FlowCounts;
 use crate::observe::flows::judge::Kind;
+use crate::observe::flows::status::FlowStatus;
 use crate::proxy::controller::{Histogram, Scale, Snapshot};
 
 /// MIME type of [`Metrics::render`].
@@ -42,7 +43,12 @@ pub struct Metrics {
 impl Metrics {
     /// From where they are read.
     #[must_use]
-    pub fn new(pins: &Pins, controller: watch::Receiver<Arc<Snapshot>>, node: Arc<NodeStatus>) -> Self {
+    pub fn new(
+        pins: &Pins,
+        controller: watch::Receiver<Arc<Snapshot>>,
+        node: Arc<NodeStatus>,
+        flows: Arc<FlowStatus>,
+    ) -> Self {
         let mut registry = Registry::default();
         let (healthz, livez) = (Family::default(), Family::default());
         registry.register("kubeproxy_proxy_healthz", "Answers of /healthz by status", healthz.clone());
@@ -50,7 +56,7 @@ impl Metrics {
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("ropeway_build", "The version that runs", version);
         registry.register_collector(Box::new(Controller { snapshot: controller }));
-        registry.register_collector(Box::new(Node { status: node }));
+        registry.register_collector(Box::new(Node { status: node, flows }));
         registry.register_collector(Box::new(kernel::Kernel { pins: pins.clone() }));
         Self { registry, healthz, livez }
     }
@@ -170,6 +176,7 @@ fn used(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
 #[derive(Debug)]
 struct Node {
     status: Arc<NodeStatus>,
+    flows: Arc<FlowStatus>,
 }
 
 impl Collector for Node {
@@ -183,7 +190,7 @@ impl Collector for Node {
         counter(e, "ropeway_leaked_addresses", help, self.status.leaks())?;
         let help = "Routes to other nodes' pods that somebody else had removed or changed";
         counter(e, "ropeway_route_repairs", help, self.status.route_repairs())?;
-        flows(e, &self.status.flows())?;
+        flows(e, &self.flows.get())?;
         let unrouted = self.status.unrouted();
         gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)?;
         gauge(
@@ -195,26 +202,26 @@ impl Collector for Node {
     }
 }
 
-fn flows(e: &mut DescriptorEncoder<'_>, flows: &[Census; 2]) -> fmt::Result {
+fn flows(e: &mut DescriptorEncoder<'_>, flows: &[FlowCounts; 2]) -> fmt::Result {
     let families = || ["IPv4", "IPv6"].into_iter().zip(flows);
     let help = "Pairs of flows at the last look, by the state of the direction that opened them";
     let mut family = e.encode_descriptor("ropeway_flows", help, None, MetricType::Gauge)?;
-    for (ip_family, census) in families() {
-        for (kind, count) in Kind::ALL.into_iter().zip(census.pairs) {
+    for (ip_family, counts) in families() {
+        for (kind, count) in Kind::ALL.into_iter().zip(counts.pairs) {
             let labels = [("ip_family", ip_family), ("state", kind.label())];
             ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)).encode(family.encode_family(&labels)?)?;
         }
     }
     let help = "Entries of a flow table at the last look, in parts of what it can have";
     let mut family = e.encode_descriptor("ropeway_flow_table_pressure", help, None, MetricType::Gauge)?;
-    for (ip_family, census) in families() {
-        let pressure = f64::from(census.entries) / f64::from(census.max_entries.max(1));
+    for (ip_family, counts) in families() {
+        let pressure = f64::from(counts.entries) / f64::from(counts.max_entries.max(1));
         ConstGauge::new(pressure).encode(family.encode_family(&[("ip_family", ip_family)])?)?;
     }
     let help = "Pairs of flows removed by the agent because they had ended, or because the table was nearly full";
     let mut family = e.encode_descriptor("ropeway_flows_removed", help, None, MetricType::Counter)?;
-    for (ip_family, census) in families() {
-        ConstCounter::new(census.removed).encode(family.encode_family(&[("ip_family", ip_family)])?)?;
+    for (ip_family, counts) in families() {
+        ConstCounter::new(counts.removed).encode(family.encode_family(&[("ip_family", ip_family)])?)?;
     }
     Ok(())
 }
@@ -236,7 +243,7 @@ mod tests {
         snapshot.rounds = Arc::new(rounds);
         snapshot.operations.backends = 12;
         let (_sender, receiver) = watch::channel(Arc::new(snapshot));
-        let metrics = Metrics::new(&pins, receiver, Arc::default());
+        let metrics = Metrics::new(&pins, receiver, Arc::default(), Arc::default());
         metrics.asked(false, 200);
         metrics.asked(true, 503);
         let text = metrics.render();

@@ -1,6 +1,6 @@
 //! What the node's task has been told so far.
 
-use crate::ipam::task::Blocks;
+use crate::network::blocks::Blocks;
 
 /// How far the controller is.
 #[derive(Clone, Copy, PartialEq, Eq)]

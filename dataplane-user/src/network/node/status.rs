@@ -3,8 +3,6 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::observe::flows::Census;
-
 /// Shared with the HTTP servers.
 #[derive(Debug, Default)]
 pub struct NodeStatus {
@@ -17,7 +15,6 @@ pub struct NodeStatus {
     problems: Mutex<Vec<String>>,
     pool_problems: Mutex<Vec<String>>,
     pools_failed: Mutex<Option<String>>,
-    flows: Mutex<[Census; 2]>,
 }
 
 impl NodeStatus {
@@ -94,20 +91,6 @@ impl NodeStatus {
     pub fn counts(&self) -> (u64, u64, u64) {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         (get(&self.operations), get(&self.repairs), get(&self.failures))
-    }
-
-    /// Sets what is in the flow tables, IPv4 first; what was removed adds up.
-    pub fn set_flows(&self, now: [Census; 2]) {
-        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        for (before, now) in flows.iter_mut().zip(now) {
-            *before = Census { removed: before.removed + now.removed, ..now };
-        }
-    }
-
-    /// What was in the flow tables at the last look, IPv4 first.
-    #[must_use]
-    pub fn flows(&self) -> [Census; 2] {
-        *self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many ranges have no route.

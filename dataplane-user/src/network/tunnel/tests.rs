@@ -1,6 +1,7 @@
 //! Tests of the tunnels' rules.
 
 use super::*;
+use crate::config::VXLAN_PORT;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -9,7 +10,7 @@ fn ip(text: &str) -> IpAddr {
 fn tunnel(local: &str) -> Tunnel {
     let local = ip(local);
     let mtu = 1500 - overhead(local.is_ipv6());
-    Tunnel { local, mac: mac(local), mtu, port: PORT, addresses: BTreeSet::new(), peers: Peers::new() }
+    Tunnel { local, mac: mac(local), mtu, port: VXLAN_PORT, addresses: BTreeSet::new(), peers: Peers::new() }
 }
 
 fn link(wanted: &Tunnel) -> Link {

@@ -11,6 +11,7 @@ mod tests;
 use dataplane_common::service::scheduler;
 
 use super::published::PublishedBackend;
+use crate::config::maglev::LARGEST;
 
 /// How long a table of weights can be; longer if there are more than a quarter as many backends. Weights whose sum, after division by what they have
 /// in common, is no larger are exact. Larger ones are rounded, so that a share is wrong by at most (n + 1) / (16384 - n) with n backends.
@@ -94,7 +95,7 @@ const fn gcd(mut a: u16, mut b: u16) -> u16 {
 
 /// Appends the backend ids of a table of `len` slots ([`Census::len`]) to `out`. A Maglev table of a length that none can have adds nothing.
 pub fn fill<'a>(number: u8, len: u32, members: impl Iterator<Item = &'a PublishedBackend> + Clone, out: &mut Vec<u32>) {
-    if number == scheduler::MH && len <= maglev::LARGEST {
+    if number == scheduler::MH && len <= LARGEST {
         let members: Vec<_> = members.collect();
         maglev::fill(len, &members, out);
         return;

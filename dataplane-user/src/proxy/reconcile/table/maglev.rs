@@ -4,15 +4,8 @@
 
 use dataplane_common::addr::mix;
 
+use crate::config::maglev::{DEFAULT_SIZE, SIZES};
 use crate::proxy::reconcile::published::PublishedBackend;
-
-/// As in IPVS. Even to 1 % with up to 40 backends: a table should be a hundred times as long as there are backends.
-pub const DEFAULT_SIZE: u32 = 4093;
-/// The sizes that one can choose: those of IPVS, and the one of the paper.
-pub const SIZES: [u32; 11] = [251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 65537, 131_071];
-
-/// The last of them.
-pub const LARGEST: u32 = SIZES[SIZES.len() - 1];
 
 /// The length of the table: what is `wanted` (0: the default), or the first of [`SIZES`] in which every backend has a slot. More backends than the
 /// largest has slots get one slot each, without Maglev's order.

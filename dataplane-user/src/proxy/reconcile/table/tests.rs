@@ -7,6 +7,7 @@ use dataplane_common::service::scheduler::{self, DH, MH, RANDOM, RR, SH, WRR};
 use proptest::prelude::*;
 
 use super::{Census, MAX_EXPANDED, Rule, fill, maglev};
+use crate::config::maglev::{LARGEST, SIZES};
 use crate::proxy::reconcile::published::PublishedBackend;
 
 fn backend(n: u32, weight: u16) -> PublishedBackend {
@@ -127,8 +128,8 @@ fn twenty_thousand_backends_with_odd_weights_fit() {
 fn a_maglev_table_has_a_size_of_the_list() {
     assert_eq!([0, 4093, 5000, 65537].map(|wanted| maglev::size(wanted, 3)), [4093, 4093, 8191, 65537]);
     assert_eq!(maglev::size(0, 20_000), 32749);
-    assert_eq!(maglev::size(251, maglev::LARGEST), maglev::LARGEST);
-    assert!(maglev::SIZES.iter().all(|n| (2..400).take_while(|d| d * d <= *n).all(|d| n % d != 0)), "not prime");
+    assert_eq!(maglev::size(251, LARGEST), LARGEST);
+    assert!(SIZES.iter().all(|n| (2..400).take_while(|d| d * d <= *n).all(|d| n % d != 0)), "not prime");
     let mut out = Vec::new();
     fill(MH, 4000, backends(&[1, 1]).iter(), &mut out);
     fill(MH, 251, backends(&[1; 252]).iter(), &mut out);

@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Faults, annotation};
-use crate::proxy::reconcile::table::maglev;
+use crate::config::maglev;
 use crate::proxy::source::object::{Scheduling, Weights, name_hash};
 
 /// Name of a scheduler.
