@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use bytemuck::Zeroable;
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::pod::{Addr, Pod, PodNetns, addr_flags, addr_kind, pod_flags};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::pod::{Addr, Pod, PodNetns, addr_flags, addr_kind, pod_flags};
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::Record;

@@ -36,7 +36,7 @@ pub(crate) enum CniError {
     PoolsNotReady { reason: String },
     #[error("another call still works on {id}, for {seconds} s now")]
     StillBusy { id: String, seconds: u64 },
-    #[error("no interface index below {} is free", dataplane_common::pod::POD_SLOTS)]
+    #[error("no interface index below {} is free", dataplane_common::types::pod::POD_SLOTS)]
     NoIndex,
     #[error("address {address} is not a pod's in the table of addresses, it belongs to this node or to a Service")]
     AddressTaken { address: IpAddr },

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::pod::POD_SLOTS;
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::pod::POD_SLOTS;
 use dataplane_host::netlink::{Hop, Route};
 use dataplane_host::store::{AttachmentId, Record};
 use ipnetwork::IpNetwork;

@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use bytemuck::Pod;
-use dataplane_common::addr::{Address, V4, V6};
-use dataplane_common::service::{FrontendKey, HostPort, proto};
+use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::service::{FrontendKey, HostPort, proto};
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::{Choice, PortMapping, Record, Transport};

@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::{Answer, Node, Sandbox, call, command, socket};
-use dataplane_common::pod::{Pod, pod_flags};
+use dataplane_common::types::pod::{Pod, pod_flags};
 use dataplane_host::netlink::{Neighbour, add_address};
 use serde_json::{Value, json};
 

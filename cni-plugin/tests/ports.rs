@@ -7,8 +7,8 @@ use std::fs;
 use std::time::Duration;
 
 use common::{Answer, Node, Sandbox, call, command, socket};
-use dataplane_common::addr::V4;
-use dataplane_common::service::{FrontendKey, HostPort, proto};
+use dataplane_common::types::address::V4;
+use dataplane_common::types::service::{FrontendKey, HostPort, proto};
 use serde_json::{Value, json};
 
 fn with_ports(ports: &Value) -> Value {

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 
 use common::{Answer, Node, Sandbox, call, command, socket};
-use dataplane_common::pod::Pod;
+use dataplane_common::types::pod::Pod;
 use dataplane_host::netlink::{
     Direction, Hop, PROTOCOL, Route, delete_address, delete_filter, delete_neighbour, delete_route, set_down,
 };

@@ -7,32 +7,12 @@
 #![cfg_attr(not(feature = "host"), forbid(unsafe_code))]
 #![deny(unsafe_code)]
 
-pub mod abi;
-pub mod addr;
-pub mod again;
-pub mod checksum;
-pub mod connect;
-pub mod crc32c;
-pub mod event;
-pub mod flow;
-pub mod forward;
-pub mod hooks;
-pub mod icmp;
-pub mod left;
-pub mod load;
+pub mod balance;
 pub mod packet;
-pub mod parse;
-#[cfg(feature = "host")]
-mod plain;
-pub mod pod;
-pub mod refuse;
-pub mod rewrite;
-pub mod sctp;
-pub mod select;
-pub mod service;
-pub mod sock;
-pub mod track;
+pub mod path;
+pub mod types;
 pub mod verdict;
+pub mod wire;
 
 /// A clock tick of the packet path is `1 << TICK_SHIFT` jiffies: about a second with the usual 250 jiffies a second.
 /// Reading it costs nothing (the kernel inlines it), unlike every other clock. The agent asks the kernel how long

@@ -1,11 +1,11 @@
 //! What becomes of a packet, in one number, because that is what a function of a kernel program can return and what fits beside
 //! a packet on its way from one program to the next.
 
-use crate::event::DropReason;
-use crate::packet::Packet;
-use crate::parse::Reject;
-use crate::pod::{Addr, addr_flags};
-use crate::select::Side;
+use crate::balance::select::Side;
+use crate::packet::access::Packet;
+use crate::packet::parse::Reject;
+use crate::types::event::DropReason;
+use crate::types::pod::{Addr, addr_flags};
 
 /// What is done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,19 +29,19 @@ pub enum Action {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Step {
-    /// [`crate::hooks::open`]: a packet without a flow that may get one.
+    /// [`crate::path::datapath::open`]: a packet without a flow that may get one.
     Open = 1,
-    /// [`crate::hooks::report`]: an ICMP error.
+    /// [`crate::path::datapath::report`]: an ICMP error.
     Report = 2,
-    /// [`crate::refuse::refuse`]: a packet whose sender is told.
+    /// [`crate::path::reject::refuse`]: a packet whose sender is told.
     Refuse = 3,
-    /// [`crate::sctp::set_ports`]: an SCTP packet that is translated.
+    /// [`crate::path::sctp_ports::set_ports`]: an SCTP packet that is translated.
     Sctp = 4,
-    /// [`crate::left::follow`]: a datagram of a socket of the node whose backend has ended.
+    /// [`crate::path::udp_failover::follow`]: a datagram of a socket of the node whose backend has ended.
     Follow = 5,
-    /// [`crate::hooks::open`] where backends are compared by their connections.
+    /// [`crate::path::datapath::open`] where backends are compared by their connections.
     Weigh = 6,
-    /// [`crate::again::again`]: a packet that opens a connection with the ports of a flow that does not speak for it.
+    /// [`crate::path::port_reuse::again`]: a packet that opens a connection with the ports of a flow that does not speak for it.
     Again = 7,
 }
 
@@ -107,7 +107,7 @@ impl Origin {
         if matches!(self, Self::Pod) { Side::Internal } else { Side::External }
     }
 
-    /// What [`crate::flow::Flow::iif`] says of packets that come in here.
+    /// What [`crate::types::flow::Flow::iif`] says of packets that come in here.
     #[inline(always)]
     #[must_use]
     pub const fn iif(self, ifindex: u32) -> u32 {

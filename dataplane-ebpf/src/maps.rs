@@ -4,14 +4,11 @@
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, SkStorage};
 use aya_ebpf::macros::btf_map;
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::event::{Counter, DropReason};
-use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
-use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
-    SockBackend, SockPeer, SockPeerKey, SourceRange,
-};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::event::{Counter, DropReason};
+use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::types::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use dataplane_common::types::service::{Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot, SockBackend, SockPeer, SockPeerKey, SourceRange};
 use dataplane_common::verdict::Step;
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;

@@ -2,14 +2,14 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::again;
-use dataplane_common::event::DropReason;
-use dataplane_common::hooks;
-use dataplane_common::left;
-use dataplane_common::parse::{ETHER_IPV4, ETHER_IPV6};
-use dataplane_common::refuse;
-use dataplane_common::sctp;
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::path::port_reuse;
+use dataplane_common::types::event::DropReason;
+use dataplane_common::path::datapath;
+use dataplane_common::path::udp_failover;
+use dataplane_common::packet::parse::{ETHER_IPV4, ETHER_IPV6};
+use dataplane_common::path::reject;
+use dataplane_common::path::sctp_ports;
 use dataplane_common::verdict::{Origin, Step, Verdict};
 
 use crate::kernel::skb::Skb;
@@ -103,17 +103,17 @@ fn go_on<const UPLINK: bool>(mut skb: Skb<UPLINK>, program: &str, origin: Origin
 hook!(from_pod: Origin::Pod, ingress: true, from uplink: false, other: Verdict::drop(DropReason::ForbiddenControl),
 from_pod4 from_pod6 = |skb, A| {
     let ifindex = skb.ifindex();
-    hooks::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Pod, ifindex)
+    datapath::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Pod, ifindex)
 });
 hook!(from_uplink: Origin::Uplink, ingress: true, from uplink: true, other: Verdict::PASS,
 from_uplink4 from_uplink6 = |skb, A| {
     let ifindex = skb.ifindex();
-    hooks::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Uplink, ifindex)
+    datapath::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Uplink, ifindex)
 });
 hook!(to_pod: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,
-    to_pod4 to_pod6 = |skb, A| hooks::from_host::<A, _, _, _, false>(&mut skb, &mut Table, &Maps));
+    to_pod4 to_pod6 = |skb, A| datapath::from_host::<A, _, _, _, false>(&mut skb, &mut Table, &Maps));
 hook!(to_uplink: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,
-    to_uplink4 to_uplink6 = |skb, A| hooks::from_host::<A, _, _, _, true>(&mut skb, &mut Table, &Maps));
+    to_uplink4 to_uplink6 = |skb, A| datapath::from_host::<A, _, _, _, true>(&mut skb, &mut Table, &Maps));
 
 macro_rules! steps {
     ($($name4:ident $name6:ident $function4:ident $function6:ident: |$skb:ident, $family:ident, $origin:ident, $verdict:ident| $body:expr;)*) => {$(
@@ -125,21 +125,21 @@ macro_rules! steps {
 steps! {
     step_open4 step_open6 open4 open6: |skb, A, origin, verdict| {
         let ifindex = skb.ifindex();
-        hooks::open::<A, _, _, _, false>(&mut skb, &mut Table, &Maps, origin, ifindex)
+        datapath::open::<A, _, _, _, false>(&mut skb, &mut Table, &Maps, origin, ifindex)
     };
     step_weigh4 step_weigh6 weigh4 weigh6: |skb, A, origin, verdict| {
         let ifindex = skb.ifindex();
-        hooks::open::<A, _, _, _, true>(&mut skb, &mut Table, &Maps, origin, ifindex)
+        datapath::open::<A, _, _, _, true>(&mut skb, &mut Table, &Maps, origin, ifindex)
     };
     step_again4 step_again6 again4 again6: |skb, A, origin, verdict| {
         let ifindex = skb.ifindex();
-        again::again::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex)
+        port_reuse::again::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex)
     };
     step_report4 step_report6 report4 report6: |skb, A, origin, verdict| {
         let ifindex = skb.ifindex();
-        hooks::report::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex, verdict)
+        datapath::report::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex, verdict)
     };
-    step_refuse4 step_refuse6 refuse4 refuse6: |skb, A, origin, verdict| refuse::refuse::<A, _, _>(&mut skb, &Maps, verdict);
-    step_sctp4 step_sctp6 sctp4 sctp6: |skb, A, origin, verdict| sctp::set_ports::<A, _>(&mut skb, verdict);
-    step_follow4 step_follow6 follow4 follow6: |skb, A, origin, verdict| left::follow::<A, _, _, _>(&mut skb, &mut Table, &Maps);
+    step_refuse4 step_refuse6 refuse4 refuse6: |skb, A, origin, verdict| reject::refuse::<A, _, _>(&mut skb, &Maps, verdict);
+    step_sctp4 step_sctp6 sctp4 sctp6: |skb, A, origin, verdict| sctp_ports::set_ports::<A, _>(&mut skb, verdict);
+    step_follow4 step_follow6 follow4 follow6: |skb, A, origin, verdict| udp_failover::follow::<A, _, _, _>(&mut skb, &mut Table, &Maps);
 }

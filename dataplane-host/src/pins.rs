@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use dataplane_common::abi;
+use dataplane_common::types::abi;
 
 use crate::sys;
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dataplane_common::addr::{Prefix, V4};
-use dataplane_common::pod::{Net, NodeConfig, net_flags, node_features};
+use dataplane_common::types::address::{Prefix, V4};
+use dataplane_common::types::pod::{Net, NodeConfig, net_flags, node_features};
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_user::load::lock::AgentLock;

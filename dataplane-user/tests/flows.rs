@@ -1,9 +1,9 @@
 //! What the agent removes from a flow table in the kernel.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
-use dataplane_common::addr::V4;
-use dataplane_common::flow::{Flow, FlowKey, flow_flags, flow_state};
-use dataplane_common::service::{Backend, BackendLoad, BackendStats, proto};
+use dataplane_common::types::address::V4;
+use dataplane_common::types::flow::{Flow, FlowKey, flow_flags, flow_state};
+use dataplane_common::types::service::{Backend, BackendLoad, BackendStats, proto};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
 use dataplane_user::observe::flows::loads::{Loads, tally};

@@ -8,9 +8,9 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::pod::{Addr, Pod, addr_kind, pod_flags};
-use dataplane_common::service::{Frontend, FrontendKey, HostPort, Slot, proto};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::pod::{Addr, Pod, addr_kind, pod_flags};
+use dataplane_common::types::service::{Frontend, FrontendKey, HostPort, Slot, proto};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::netlink::{self, Direction, Socket};
 use dataplane_host::pins::Pins;

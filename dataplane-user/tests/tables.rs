@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
-use dataplane_common::addr::{Prefix, V4, V6};
-use dataplane_common::pod::{Addr, addr_kind};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
+use dataplane_common::types::address::{Prefix, V4, V6};
+use dataplane_common::types::pod::{Addr, addr_kind};
+use dataplane_common::types::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
 use dataplane_user::proxy::apply::Tables;

@@ -13,9 +13,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::pod::{Addr, POD_SLOTS, Pod, PodNetns, pod_flags};
-use dataplane_common::service::{FrontendKey, HostPort};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::pod::{Addr, POD_SLOTS, Pod, PodNetns, pod_flags};
+use dataplane_common::types::service::{FrontendKey, HostPort};
 use dataplane_host::map::Table;
 use dataplane_host::netlink::{Socket, set_up};
 use dataplane_host::netns::Netns;

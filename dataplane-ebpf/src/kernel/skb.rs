@@ -19,9 +19,9 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::Level;
-use dataplane_common::addr::{Address, Be16, Be32};
-use dataplane_common::checksum::{self, Change};
-use dataplane_common::packet::Packet;
+use dataplane_common::types::address::{Address, Be16, Be32};
+use dataplane_common::wire::checksum::{self, Change};
+use dataplane_common::packet::access::Packet;
 use dataplane_common::verdict::{Action, Origin, Step, Verdict};
 
 use crate::kernel::tables;

@@ -7,16 +7,13 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use dataplane_common::TICK_SHIFT;
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::event::Counter;
-use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::load::{Load, Search};
-use dataplane_common::packet::{Flows, Node, Tables};
-use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
-use dataplane_common::service::{
-    Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, SlotTable, SockBackend,
-    SockPeer, SockPeerKey, SourceRange,
-};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::event::Counter;
+use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::balance::least_connections::{Load, Search};
+use dataplane_common::packet::access::{Flows, Node, Tables};
+use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::service::{Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, SlotTable, SockBackend, SockPeer, SockPeerKey, SourceRange};
 
 use crate::kernel::machine;
 use crate::maps;

@@ -1,8 +1,8 @@
 //! The least that any control flow must do: the same entries, ready to be written, by one batch for each map.
 
-use dataplane_common::addr::V4;
-use dataplane_common::pod::{Addr, addr_kind};
-use dataplane_common::service::{
+use dataplane_common::types::address::V4;
+use dataplane_common::types::pod::{Addr, addr_kind};
+use dataplane_common::types::service::{
     Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SlotTable, backend_state, proto,
 };
 

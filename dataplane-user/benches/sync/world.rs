@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use dataplane_common::service::proto;
+use dataplane_common::types::service::proto;
 use dataplane_user::proxy::desired::NodeContext;
 use dataplane_user::proxy::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
 use dataplane_user::proxy::source::{Event, NodeObject, ObjectKey, ServiceObject, SliceObject, SourceKind};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dataplane_common::event::{Counter, DropReason};
+use dataplane_common::types::event::{Counter, DropReason};
 use dataplane_host::map::{MapError, PerCpuTable};
 use dataplane_host::pins::Pins;
 use serde::Serialize;

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::pod::{Addr, addr_kind};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::pod::{Addr, addr_kind};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{NetlinkError, Socket};
 use dataplane_host::pins::Pins;

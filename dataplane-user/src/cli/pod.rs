@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane_common::addr::{Address, V4, V6};
-use dataplane_common::pod::{Pod, pod_flags};
-use dataplane_common::service::{FrontendKey, HostPort};
+use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::pod::{Pod, pod_flags};
+use dataplane_common::types::service::{FrontendKey, HostPort};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::Socket;
 use dataplane_host::pins::Pins;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use bytemuck::Pod;
-use dataplane_common::addr::{Address, V4, V6};
-use dataplane_common::load::Load;
-use dataplane_common::service::{
+use dataplane_common::balance::least_connections::Load;
+use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::service::{
     Backend, BackendLoad, BackendStats, Frontend, FrontendKey, ServiceName, Slot, SlotTable, backend_state,
     frontend_flags, proto, scheduler,
 };

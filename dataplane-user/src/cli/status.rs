@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use dataplane_common::abi;
-use dataplane_common::addr::Address;
-use dataplane_common::pod::NodeConfig;
-use dataplane_common::service::Backend;
+use dataplane_common::types::abi;
+use dataplane_common::types::address::Address;
+use dataplane_common::types::pod::NodeConfig;
+use dataplane_common::types::service::Backend;
 use dataplane_host::map::{self, SharedArray, Table};
 use dataplane_host::netlink::Socket;
 use dataplane_host::pins::{PinError, Pins};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dataplane_common::service::{
+use dataplane_common::types::service::{
     Backend, BackendLoad, BackendStats, Frontend, SlotTable, backend_state, frontend_flags, proto, scheduler,
 };
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use dataplane_common::service::scheduler;
+use dataplane_common::types::service::scheduler;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// The rule that picks a backend, as in `ipvsadm(8)`; by its number in [`dataplane_common::service::scheduler`].
+/// The rule that picks a backend, as in `ipvsadm(8)`; by its number in [`dataplane_common::types::service::scheduler`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]

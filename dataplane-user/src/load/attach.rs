@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use dataplane_common::pod::{Pod, pod_flags};
+use dataplane_common::types::pod::{Pod, pod_flags};
 use dataplane_host::map::Table;
 use dataplane_host::netlink::{Direction, Link, NetlinkError, Socket, add_clsact, delete_filter, replace_filter};
 use dataplane_host::pins::Pins;

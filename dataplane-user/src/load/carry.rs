@@ -8,9 +8,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use bytemuck::Pod as Plain;
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::pod::{Addr, Pod, PodNetns, addr_kind, pod_flags};
-use dataplane_common::service::{FrontendKey, HostPort};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::pod::{Addr, Pod, PodNetns, addr_kind, pod_flags};
+use dataplane_common::types::service::{FrontendKey, HostPort};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;

@@ -9,7 +9,7 @@ mod write;
 
 use std::collections::BTreeMap;
 
-use dataplane_common::pod::{Net, net_flags, node_features};
+use dataplane_common::types::pod::{Net, net_flags, node_features};
 use ipnetwork::IpNetwork;
 
 pub use write::{Changes, Key, read, write};

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use dataplane_common::pod::{NodeConfig, node_features};
+use dataplane_common::types::pod::{NodeConfig, node_features};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{Event, Group, Hop, Monitor, NetlinkError, PROTOCOL, Route, Socket};
 use dataplane_host::pins::Pins;

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytemuck::Pod;
-use dataplane_common::addr::{Address, V4, V6};
-use dataplane_common::flow::{Flow, FlowKey, flow_flags};
+use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::flow::{Flow, FlowKey, flow_flags};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::pins::Pins;
 use tokio::task::spawn_blocking;

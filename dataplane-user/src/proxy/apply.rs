@@ -7,9 +7,9 @@ mod read;
 mod tests;
 
 use bytemuck::Pod;
-use dataplane_common::addr::{Prefix, V4, V6};
-use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
+use dataplane_common::types::address::{Prefix, V4, V6};
+use dataplane_common::types::pod::Addr;
+use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
 

@@ -39,7 +39,7 @@ pub struct DesiredPort {
     pub sources: Sources,
     /// Client-IP affinity in seconds; 0: none.
     pub affinity: u32,
-    /// One of [`dataplane_common::service::scheduler`].
+    /// One of [`dataplane_common::types::service::scheduler`].
     pub scheduler: u8,
     /// Wanted length of Maglev tables; 0: the default.
     pub maglev_size: u32,
@@ -61,7 +61,7 @@ pub struct FrontendAddr {
 pub struct Frontend {
     /// Key of the entry.
     pub key: FrontendAddr,
-    /// Bits of [`dataplane_common::service::frontend_flags`]. They also say which tables it uses: internal clients have the
+    /// Bits of [`dataplane_common::types::service::frontend_flags`]. They also say which tables it uses: internal clients have the
     /// Local set iff `INTERNAL_DROP`, external ones iff `EXTERNAL_DROP`, else the Cluster set.
     pub flags: u16,
 }
@@ -85,7 +85,7 @@ pub struct Backend {
     pub addr: [u8; 16],
     /// Port.
     pub port: u16,
-    /// Bits of [`dataplane_common::service::backend_state`].
+    /// Bits of [`dataplane_common::types::service::backend_state`].
     pub state: u8,
     /// Bits of [`sets`].
     pub sets: u8,

@@ -15,7 +15,7 @@ const DOORS: &[&str] = &[
     "dataplane-host/src/sys.rs",
     "dataplane-host/src/sys/",
     "cni-plugin/src/sys.rs",
-    "dataplane-common/src/plain.rs",
+    "dataplane-common/src/types/plain.rs",
     "dataplane-ebpf/src/kernel/",
     "dataplane-ebpf/src/kernel.rs",
 ];

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use bytemuck::Pod;
-use dataplane_common::addr::{Prefix, V4, V6};
-use dataplane_common::pod::Net;
+use dataplane_common::types::address::{Prefix, V4, V6};
+use dataplane_common::types::pod::Net;
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::pins::Pins;
 use ipnetwork::IpNetwork;

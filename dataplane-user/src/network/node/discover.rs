@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dataplane_common::addr::{Address as _, V4, V6};
-use dataplane_common::pod::NodeConfig;
+use dataplane_common::types::address::{Address as _, V4, V6};
+use dataplane_common::types::pod::NodeConfig;
 use dataplane_host::netlink::{Address, Hop, Link, NetlinkError, PROTOCOL, Route, Socket};
 use ipnetwork::IpNetwork;
 

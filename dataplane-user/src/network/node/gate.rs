@@ -9,7 +9,7 @@
 use std::os::fd::AsFd;
 
 use bytemuck::Zeroable;
-use dataplane_common::pod::{POD_SLOTS, Pod, pod_flags};
+use dataplane_common::types::pod::{POD_SLOTS, Pod, pod_flags};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{
     Event, Hop, Link, NetlinkError, Request, Route, Socket, Veth, create_veth, delete_link, quiet_link, set_mtu,

@@ -1,6 +1,6 @@
 //! The tries of networks, kept as the plan says.
 
-use dataplane_common::pod::net_flags;
+use dataplane_common::types::pod::net_flags;
 use dataplane_host::map::MapError;
 use dataplane_host::pins::Pins;
 use ipnetwork::IpNetwork;

@@ -1,7 +1,7 @@
 //! Which flows have ended: pure functions of state and idle time.
 
-use dataplane_common::flow::{Flow, FlowKey, flow_state};
-use dataplane_common::service::proto;
+use dataplane_common::types::flow::{Flow, FlowKey, flow_state};
+use dataplane_common::types::service::proto;
 
 /// Of clock ticks, so many bits are known: the clock program tells 32 bits of jiffies.
 const KNOWN: u32 = u32::MAX >> dataplane_common::TICK_SHIFT;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
-use dataplane_common::addr::{Address, V4, V6};
-use dataplane_common::flow::{Flow, FlowKey, flow_flags};
-use dataplane_common::service::{Backend, BackendLoad, BackendStats};
+use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::flow::{Flow, FlowKey, flow_flags};
+use dataplane_common::types::service::{Backend, BackendLoad, BackendStats};
 use dataplane_host::map::{MapError, SharedArray, Table};
 use dataplane_host::pins::Pins;
 use tokio::sync::watch;

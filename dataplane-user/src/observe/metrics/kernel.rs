@@ -3,8 +3,8 @@
 use std::fmt;
 use std::os::fd::AsFd;
 
-use dataplane_common::abi;
-use dataplane_common::event::{Counter, DropReason};
+use dataplane_common::types::abi;
+use dataplane_common::types::event::{Counter, DropReason};
 use dataplane_host::map::PerCpuTable;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;

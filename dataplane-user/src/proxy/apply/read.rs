@@ -1,6 +1,6 @@
 //! Reads the tables back after a restart.
 
-use dataplane_common::service::Backend;
+use dataplane_common::types::service::Backend;
 use dataplane_host::map::MapError;
 
 use super::Tables;

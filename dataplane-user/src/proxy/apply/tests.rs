@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use dataplane_common::service::{Frontend, FrontendKey, SlotTable};
+use dataplane_common::types::service::{Frontend, FrontendKey, SlotTable};
 
 use super::memory::Memory;
 use super::*;
@@ -33,7 +33,7 @@ fn plan() -> Plan {
         plan.backends.push(tag, tag, backend(1));
         plan.slots.stretches.push((tag * 10, 1, tag));
         plan.slots.ids.push(tag);
-        plan.names.push(tag, tag, ServiceName { name: [0; dataplane_common::service::NAME_LEN] });
+        plan.names.push(tag, tag, ServiceName { name: [0; dataplane_common::types::service::NAME_LEN] });
         plan.sources4.push(tag, range(n), 1);
         plan.addrs4.push(tag, key(n).addr, Addr { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
         plan.frontends4.push(tag, key(n), frontend(tag));

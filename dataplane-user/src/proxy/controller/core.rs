@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_common::service::SlotTable;
+use dataplane_common::types::service::SlotTable;
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
 use ipnetwork::IpNetwork;

@@ -1,6 +1,6 @@
 //! Services that serve nobody on this node, because their policy is Local and their endpoints are elsewhere: kube-proxy counts them.
 
-use dataplane_common::service::{backend_state, frontend_flags as flags};
+use dataplane_common::types::service::{backend_state, frontend_flags as flags};
 
 use crate::proxy::desired::{is_v4, sets};
 use crate::proxy::reconcile::PublishedPort;

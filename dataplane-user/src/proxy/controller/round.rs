@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use dataplane_common::addr::Address;
-use dataplane_common::service::scheduler;
+use dataplane_common::types::address::Address;
+use dataplane_common::types::service::scheduler;
 use dataplane_host::map::MapError;
 
 use super::core::Core;

@@ -12,7 +12,7 @@ mod view;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use dataplane_common::service::proto;
+use dataplane_common::types::service::proto;
 
 use super::Core;
 use crate::proxy::apply::memory::Memory;

@@ -1,6 +1,6 @@
 //! Which endpoints take new connections: readiness, fallback to terminating ones, topology, policy. Families are apart.
 
-use dataplane_common::service::{backend_state as state, frontend_flags};
+use dataplane_common::types::service::{backend_state as state, frontend_flags};
 
 use super::context::Context;
 use super::{Backend, Frontend, is_v4, sets};

@@ -40,7 +40,7 @@ pub struct NodeContext {
     pub pod_ranges: Vec<IpNetwork>,
     /// Ranges of cluster IPs besides those of the `ServiceCIDR` objects.
     pub service_ranges: Vec<IpNetwork>,
-    /// The rule that picks a backend where a Service does not say: one of [`dataplane_common::service::scheduler`].
+    /// The rule that picks a backend where a Service does not say: one of [`dataplane_common::types::service::scheduler`].
     pub scheduler: u8,
     /// Length of Maglev tables where a Service does not say; 0: the default.
     pub maglev_size: u32,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dataplane_common::service::frontend_flags as flags;
+use dataplane_common::types::service::frontend_flags as flags;
 
 use super::context::{Context, octets16};
 use super::sources::are_restricted;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane_common::service::frontend_flags as flags;
+use dataplane_common::types::service::frontend_flags as flags;
 
 use super::context::{Context, octets16};
 use super::{Frontend, SourceRange, Sources};

@@ -8,7 +8,7 @@ mod scheduling;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane_common::service::{backend_state as state, frontend_flags, proto};
+use dataplane_common::types::service::{backend_state as state, frontend_flags, proto};
 use ipnetwork::IpNetwork;
 
 use super::context::{ip, octets16};

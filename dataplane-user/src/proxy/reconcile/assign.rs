@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_common::TICK_SHIFT;
-use dataplane_common::service::SlotTable;
+use dataplane_common::types::service::SlotTable;
 
 use super::ledger::Ledger;
 use super::plan::Tag;

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use dataplane_common::service::{Backend, NAME_LEN, ServiceName};
+use dataplane_common::types::service::{Backend, NAME_LEN, ServiceName};
 
 use super::ledger::Ledger;
 use super::plan::{Plan, Tag};

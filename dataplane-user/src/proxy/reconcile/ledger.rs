@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use dataplane_common::addr::Address as _;
-use dataplane_common::pod::{Addr, addr_kind};
-use dataplane_common::service::{SlotTable, frontend_flags};
+use dataplane_common::types::address::Address as _;
+use dataplane_common::types::pod::{Addr, addr_kind};
+use dataplane_common::types::service::{SlotTable, frontend_flags};
 use hashbrown::{HashMap, HashSet};
 
 use super::ids::{BackendIds, PortIds};

@@ -5,9 +5,9 @@
 //! that it is for, so that a failure costs that Service alone.
 
 use bytemuck::Pod;
-use dataplane_common::addr::{Prefix, V4, V6};
-use dataplane_common::pod::Addr;
-use dataplane_common::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
+use dataplane_common::types::address::{Prefix, V4, V6};
+use dataplane_common::types::pod::Addr;
+use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 
 /// Which Service an operation is for: its number in the controller's store.
 pub type Tag = u32;

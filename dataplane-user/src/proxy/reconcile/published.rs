@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use dataplane_common::addr::{Address, Prefix, V4, V6};
-use dataplane_common::service::{self, FrontendKey, SlotTable, frontend_flags};
+use dataplane_common::types::address::{Address, Prefix, V4, V6};
+use dataplane_common::types::service::{self, FrontendKey, SlotTable, frontend_flags};
 
 use crate::proxy::desired::{self, FrontendAddr, SourceRange, Sources, is_v4, sets};
 

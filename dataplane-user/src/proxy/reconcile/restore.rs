@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_common::addr::{Address, Prefix, V4, V6};
-use dataplane_common::pod::{Addr, addr_kind};
-use dataplane_common::service::{self, Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
+use dataplane_common::types::address::{Address, Prefix, V4, V6};
+use dataplane_common::types::pod::{Addr, addr_kind};
+use dataplane_common::types::service::{self, Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
 use hashbrown::HashMap;
 
 use super::ids::{BackendIds, PortIds};

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use dataplane_common::service::SlotTable;
+use dataplane_common::types::service::SlotTable;
 
 /// How long a stretch rests after its last frontend has left it. A program that read the frontend before finishes within
 /// microseconds; a second leaves room for a preempted one.

@@ -1,14 +1,14 @@
 //! What a slot table says for each scheduler: the part of a scheduler that is done once for many connections.
 //!
 //! Pure and the same on every node: members come sorted by address and port, whatever the order of the objects was. The rule that picks a slot is
-//! `dataplane_common::select`.
+//! `dataplane_common::balance::select`.
 
 pub mod maglev;
 mod spread;
 #[cfg(test)]
 mod tests;
 
-use dataplane_common::service::scheduler;
+use dataplane_common::types::service::scheduler;
 
 use super::published::PublishedBackend;
 use crate::config::maglev::LARGEST;

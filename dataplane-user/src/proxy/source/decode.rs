@@ -91,7 +91,7 @@ impl<'a> Faults<'a> {
     }
 
     fn protocol(&mut self, field: impl FnOnce() -> String, value: Option<&str>) -> Option<u8> {
-        use dataplane_common::service::proto;
+        use dataplane_common::types::service::proto;
         match value.unwrap_or("TCP") {
             "TCP" => Some(proto::TCP),
             "UDP" => Some(proto::UDP),

@@ -82,7 +82,7 @@ impl ServiceObject {
 /// What the annotations of a Service say of the choice of backends.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scheduling {
-    /// One of [`dataplane_common::service::scheduler`]; else the node's.
+    /// One of [`dataplane_common::types::service::scheduler`]; else the node's.
     pub scheduler: Option<u8>,
     /// Length of Maglev tables; else the node's.
     pub maglev_size: Option<u32>,

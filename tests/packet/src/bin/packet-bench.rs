@@ -10,9 +10,11 @@ use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use bytemuck::{Pod as Plain, Zeroable};
-use dataplane_common::addr::{Address, V4, V6};
-use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_kind, pod_flags};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, Slot, SlotTable, backend_state, proto, scheduler};
+use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::pod::{Addr, NodeConfig, Pod, addr_kind, pod_flags};
+use dataplane_common::types::service::{
+    Backend, Frontend, FrontendKey, Slot, SlotTable, backend_state, proto, scheduler,
+};
 use packet_tests::table;
 
 /// Flows that a hit rotates over.

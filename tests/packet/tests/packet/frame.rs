@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crc::{CRC_32_ISCSI, Crc};
-use dataplane_common::service::proto;
+use dataplane_common::types::service::proto;
 use etherparse::{IpNumber, PacketBuilder};
 
 /// The checksum of SCTP (RFC 9260, appendix A), by a library.

@@ -8,11 +8,11 @@ use aya::Ebpf;
 use aya::maps::Map;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use bytemuck::Pod as Plain;
-use dataplane_common::addr::{Address, Prefix, V4, V6};
-use dataplane_common::event::DropReason;
-use dataplane_common::flow::{Flow, FlowKey};
-use dataplane_common::pod::{Addr, Net, NodeConfig, Pod};
-use dataplane_common::service::{
+use dataplane_common::types::address::{Address, Prefix, V4, V6};
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::flow::{Flow, FlowKey};
+use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod};
+use dataplane_common::types::service::{
     Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SourceRange,
 };
 use dataplane_host::map::Table;

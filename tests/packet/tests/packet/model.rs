@@ -4,24 +4,24 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane_common::addr::{Address, Be16, Be32, V4, V6};
-use dataplane_common::again;
-use dataplane_common::checksum::{self, Change};
-use dataplane_common::event::{Counter, DropReason};
-use dataplane_common::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::hooks;
-use dataplane_common::left;
-use dataplane_common::load::Load;
-use dataplane_common::packet::{Flows, Node, Packet, Tables};
-use dataplane_common::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
-use dataplane_common::refuse::{Answer, refuse};
-use dataplane_common::rewrite::Family;
-use dataplane_common::sctp;
-use dataplane_common::service::{
+use dataplane_common::balance::least_connections::Load;
+use dataplane_common::packet::access::{Flows, Node, Packet, Tables};
+use dataplane_common::packet::rewrite::Family;
+use dataplane_common::path::datapath;
+use dataplane_common::path::port_reuse;
+use dataplane_common::path::reject::{Answer, refuse};
+use dataplane_common::path::sctp_ports;
+use dataplane_common::path::udp_failover;
+use dataplane_common::types::address::{Address, Be16, Be32, V4, V6};
+use dataplane_common::types::event::{Counter, DropReason};
+use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SlotTable,
     SockPeer, SockPeerKey, SourceRange, proto,
 };
 use dataplane_common::verdict::{self as core, Origin, Step, Verdict};
+use dataplane_common::wire::checksum::{self, Change};
 
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
@@ -286,24 +286,24 @@ fn run<A: Family + Answer>(
     let mut packet = Bytes(frame, 0, tables.0.socket, 0);
     let (origin, mut verdict) = match hook {
         Hook::FromPod => {
-            (Origin::Pod, hooks::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Pod, ifindex))
+            (Origin::Pod, datapath::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Pod, ifindex))
         }
         Hook::FromUplink => {
-            (Origin::Uplink, hooks::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Uplink, ifindex))
+            (Origin::Uplink, datapath::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Uplink, ifindex))
         }
-        Hook::ToPod => (Origin::Host, hooks::from_host::<A, _, _, _, false>(&mut packet, &mut flows, tables)),
-        Hook::ToUplink => (Origin::Host, hooks::from_host::<A, _, _, _, true>(&mut packet, &mut flows, tables)),
+        Hook::ToPod => (Origin::Host, datapath::from_host::<A, _, _, _, false>(&mut packet, &mut flows, tables)),
+        Hook::ToUplink => (Origin::Host, datapath::from_host::<A, _, _, _, true>(&mut packet, &mut flows, tables)),
     };
     while let Some(step) = verdict.step() {
         let last = verdict.last();
         verdict = match step {
-            Step::Open => hooks::open::<A, _, _, _, false>(&mut packet, &mut flows, tables, origin, ifindex),
-            Step::Weigh => hooks::open::<A, _, _, _, true>(&mut packet, &mut flows, tables, origin, ifindex),
-            Step::Again => again::again::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
-            Step::Report => hooks::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, last),
+            Step::Open => datapath::open::<A, _, _, _, false>(&mut packet, &mut flows, tables, origin, ifindex),
+            Step::Weigh => datapath::open::<A, _, _, _, true>(&mut packet, &mut flows, tables, origin, ifindex),
+            Step::Again => port_reuse::again::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
+            Step::Report => datapath::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, last),
             Step::Refuse => refuse::<A, _, _>(&mut packet, tables, last),
-            Step::Sctp => sctp::set_ports::<A, _>(&mut packet, last),
-            Step::Follow => left::follow::<A, _, _, _>(&mut packet, &mut flows, tables),
+            Step::Sctp => sctp_ports::set_ports::<A, _>(&mut packet, last),
+            Step::Follow => udp_failover::follow::<A, _, _, _>(&mut packet, &mut flows, tables),
         };
     }
     let balanced = checksum::add(before, packet.3);

@@ -13,10 +13,10 @@ mod shaped;
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane_common::addr::{Address, V4, V6};
-use dataplane_common::event::DropReason;
-use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_kind, node_features, pod_flags};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, SlotTable, backend_state, proto};
+use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::pod::{Addr, NodeConfig, Pod, addr_kind, node_features, pod_flags};
+use dataplane_common::types::service::{Backend, Frontend, FrontendKey, SlotTable, backend_state, proto};
 
 use crate::frame::{Kind, frame, judge, ttl, with_extra_header};
 use crate::world::{Action, Hook, World, octets};

@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane_common::addr::Address;
-use dataplane_common::event::DropReason;
-use dataplane_common::flow::{Flow, FlowKey};
-use dataplane_common::pod::{Addr, Net, NodeConfig, Pod};
-use dataplane_common::service::{Backend, BackendLoad, Frontend, FrontendKey};
+use dataplane_common::types::address::Address;
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::flow::{Flow, FlowKey};
+use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod};
+use dataplane_common::types::service::{Backend, BackendLoad, Frontend, FrontendKey};
 
 /// A hook of the packet path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

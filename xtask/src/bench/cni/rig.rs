@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::pod::{Addr, POD_SLOTS, Pod, PodNetns};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::pod::{Addr, POD_SLOTS, Pod, PodNetns};
 use dataplane_host::netlink::{Socket, add_address, set_up};
 use dataplane_host::netns::Netns;
 use dataplane_host::pins::Pins;

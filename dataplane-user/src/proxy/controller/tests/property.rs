@@ -38,7 +38,7 @@ enum Step {
 }
 
 const SERVICES: u8 = 4;
-const SCHEDULERS: u8 = dataplane_common::service::scheduler::NAMES.len() as u8;
+const SCHEDULERS: u8 = dataplane_common::types::service::scheduler::NAMES.len() as u8;
 
 fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
     let flags = any::<[bool; 6]>();

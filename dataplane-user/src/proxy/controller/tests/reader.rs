@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use dataplane_common::addr::{V4, V6};
-use dataplane_common::service::{Backend, Frontend, FrontendKey, Slot, SlotTable};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::service::{Backend, Frontend, FrontendKey, Slot, SlotTable};
 
 use crate::proxy::apply::memory::Memory;
 use crate::proxy::reconcile::slots::GRACE;

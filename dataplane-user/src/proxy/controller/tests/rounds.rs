@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_common::pod::addr_kind;
+use dataplane_common::types::pod::addr_kind;
 
 use super::view::view;
 use super::*;
@@ -135,7 +135,7 @@ fn an_endpoint_keeps_its_id_and_an_ended_one_gets_another_generation() {
 fn a_table_is_published_in_new_space_and_the_old_space_rests() {
     let memory = memory();
     let mut core = serving(&memory);
-    let table = || memory.frontends4.typed::<[u8; 8], dataplane_common::service::Frontend>()[0].1.internal;
+    let table = || memory.frontends4.typed::<[u8; 8], dataplane_common::types::service::Frontend>()[0].1.internal;
     let mut seen = vec![table()];
     for i in 0..4_u8 {
         let addr = format!("10.1.1.{i}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dataplane_common::service::{Frontend, FrontendKey, frontend_flags};
+use dataplane_common::types::service::{Frontend, FrontendKey, frontend_flags};
 
 use super::view::{View, view};
 use super::*;
@@ -89,14 +89,14 @@ fn at_no_instant_is_a_guarded_frontend_without_its_ranges_or_open() {
         let watched = watched.clone();
         memory.observe(Some(Arc::new(move || {
             let seen = view(&watched);
-            let flags = |f: &(FrontendKey<dataplane_common::addr::V4>, Frontend)| {
+            let flags = |f: &(FrontendKey<dataplane_common::types::address::V4>, Frontend)| {
                 f.1.flags & frontend_flags::SOURCE_RANGES != 0
             };
             let found = ranges(&seen);
             let has = |wanted: &[&str]| !wanted.is_empty() && wanted.iter().all(|r| found.iter().any(|f| f == r));
             let guarded = watched.frontends4.typed().iter().any(flags);
             assert!(!guarded || has(&was) || has(&will), "{was:?} -> {will:?}: {found:?}");
-            let open = watched.frontends4.typed::<FrontendKey<dataplane_common::addr::V4>, Frontend>();
+            let open = watched.frontends4.typed::<FrontendKey<dataplane_common::types::address::V4>, Frontend>();
             let open = open.iter().any(|f| f.0.addr.octets == [203, 0, 113, 2] && !flags(f));
             assert!(!open || was.is_empty() || will.is_empty(), "{was:?} -> {will:?}: open");
         })));
@@ -111,8 +111,8 @@ fn at_no_instant_is_a_guarded_frontend_without_its_ranges_or_open() {
 
 #[test]
 fn a_restart_finds_them_and_removes_what_is_nobodys() {
-    use dataplane_common::addr::{Prefix, V4};
-    use dataplane_common::service::SourceRange;
+    use dataplane_common::types::address::{Prefix, V4};
+    use dataplane_common::types::service::SourceRange;
     let memory = memory();
     let mut before = serving(&memory);
     set(&mut before, &["192.0.2.0/24", "2001:db8:7::/48"]);

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane_common::addr::{Address, Prefix, V4, V6};
-use dataplane_common::pod::Addr;
-use dataplane_common::service::{
+use dataplane_common::types::address::{Address, Prefix, V4, V6};
+use dataplane_common::types::pod::Addr;
+use dataplane_common::types::service::{
     Backend, Frontend, FrontendKey, ServiceName, Slot, SlotTable, SourceRange, frontend_flags, scheduler,
 };
 

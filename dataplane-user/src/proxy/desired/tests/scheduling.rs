@@ -1,6 +1,6 @@
 //! Schedulers and weights of Services.
 
-use dataplane_common::service::scheduler::{MH, RR, WRR};
+use dataplane_common::types::service::scheduler::{MH, RR, WRR};
 
 use super::*;
 use crate::proxy::source::object::{Scheduling, Weights, name_hash};

@@ -2,7 +2,7 @@
 //! preference of all slots, and they take turns to claim the best that is free. A backend's order depends on its address and port alone, so that all
 //! nodes have the same table, and when a backend comes or goes few slots change hands.
 
-use dataplane_common::addr::mix;
+use dataplane_common::types::address::mix;
 
 use crate::config::maglev::{DEFAULT_SIZE, SIZES};
 use crate::proxy::reconcile::published::PublishedBackend;

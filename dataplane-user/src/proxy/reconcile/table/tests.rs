@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use dataplane_common::service::scheduler::{self, DH, MH, RANDOM, RR, SH, WRR};
+use dataplane_common::types::service::scheduler::{self, DH, MH, RANDOM, RR, SH, WRR};
 use proptest::prelude::*;
 
 use super::{Census, MAX_EXPANDED, Rule, fill, maglev};

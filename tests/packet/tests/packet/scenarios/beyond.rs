@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use dataplane_common::event::DropReason;
-use dataplane_common::pod::{Net as PodNet, NodeConfig, net_flags, node_features};
-use dataplane_common::service::{FrontendKey, proto};
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::pod::{Net as PodNet, NodeConfig, net_flags, node_features};
+use dataplane_common::types::service::{FrontendKey, proto};
 
 use super::{
     DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, OUT, POD_A, POD_B, SNAT_MAX, SNAT_MIN, TO_A, TO_B, TUNNEL, UPLINK,

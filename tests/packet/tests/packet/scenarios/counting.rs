@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 
-use dataplane_common::load::EXACT;
-use dataplane_common::service::BackendLoad;
-use dataplane_common::service::scheduler::{LC, NQ, SED, WLC};
+use dataplane_common::balance::least_connections::EXACT;
+use dataplane_common::types::service::BackendLoad;
+use dataplane_common::types::service::scheduler::{LC, NQ, SED, WLC};
 
 use super::schedulers::{BASE, Scheduled, fresh_port};
 use super::*;

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use dataplane_common::event::DropReason;
-use dataplane_common::service::{backend_state, proto};
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::service::{backend_state, proto};
 
 use super::{
     BOTH_SETS, FROM_A, FROM_B, FROM_UPLINK, Net, OUT, TO_A, TO_B, at, backend, expect, expect_drop, node, service,

@@ -1,8 +1,10 @@
 //! The node as a client of the packet path, behind a device of its own.
 
-use dataplane_common::event::DropReason;
-use dataplane_common::pod::{Addr, Net as PodNet, NodeConfig, Pod, addr_kind, net_flags, node_features, pod_flags};
-use dataplane_common::service::{Frontend, FrontendKey, frontend_flags, proto};
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::pod::{
+    Addr, Net as PodNet, NodeConfig, Pod, addr_kind, net_flags, node_features, pod_flags,
+};
+use dataplane_common::types::service::{Frontend, FrontendKey, frontend_flags, proto};
 
 use super::{
     DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, Net, OUT, POD_A, TO_A, TO_B, UPLINK, at, config, expect, expect_drop,

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use dataplane_common::event::DropReason;
-use dataplane_common::service::{FrontendKey, backend_state, proto};
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::service::{FrontendKey, backend_state, proto};
 
 use super::{
     BOTH_SETS, FROM_B, FROM_UPLINK, HOST, Net, OUT, POD_B, TO_B, UPLINK, at, backend, expect, expect_drop, frontend,

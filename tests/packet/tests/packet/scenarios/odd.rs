@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use dataplane_common::event::DropReason;
-use dataplane_common::pod::Pod;
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::pod::Pod;
 
 use super::{FROM_A, FROM_B, POD_A, TO_B, UPLINK, at, expect, expect_drop, nets, node, pod, service};
 use crate::frame::{

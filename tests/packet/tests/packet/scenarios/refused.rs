@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use dataplane_common::event::DropReason;
-use dataplane_common::pod::{Addr, Net as PodNet, NodeConfig, addr_kind, net_flags, node_features};
-use dataplane_common::service::{Frontend, FrontendKey, frontend_flags, proto};
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::pod::{Addr, Net as PodNet, NodeConfig, addr_kind, net_flags, node_features};
+use dataplane_common::types::service::{Frontend, FrontendKey, frontend_flags, proto};
 
 use super::{
     FROM_A, FROM_UPLINK, OUT, POD_A, TO_B, TUNNEL, UPLINK, at, config, expect, expect_drop, frontend, node, service,

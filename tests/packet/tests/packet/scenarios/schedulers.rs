@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use dataplane_common::service::scheduler::{DH, MH, RANDOM, RR, SH, WRR};
-use dataplane_common::service::{Frontend, frontend_flags};
+use dataplane_common::types::service::scheduler::{DH, MH, RANDOM, RR, SH, WRR};
+use dataplane_common::types::service::{Frontend, frontend_flags};
 
 use super::*;
 

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use dataplane_common::event::DropReason;
-use dataplane_common::pod::NodeConfig;
-use dataplane_common::service::{FrontendKey, proto};
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::pod::NodeConfig;
+use dataplane_common::types::service::{FrontendKey, proto};
 
 use super::odd::fragments;
 use super::refused::expect_answer;

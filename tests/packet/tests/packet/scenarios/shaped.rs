@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use dataplane_common::pod::{Addr, NodeConfig, Pod, addr_flags, addr_kind, pod_flags};
-use dataplane_common::service::{FrontendKey, proto};
+use dataplane_common::types::pod::{Addr, NodeConfig, Pod, addr_flags, addr_kind, pod_flags};
+use dataplane_common::types::service::{FrontendKey, proto};
 
 use super::{FROM_A, FROM_B, FROM_UPLINK, Net, OUT, POD_A, POD_B, TO_A, TO_B, at, config, expect, node, pod, service};
 use crate::frame::{Kind, frame_of, judge, judge_icmp_error};

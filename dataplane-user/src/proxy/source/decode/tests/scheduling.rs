@@ -1,6 +1,6 @@
 //! Annotations that choose a scheduler: what they say, and what is said of those that can't be used.
 
-use dataplane_common::service::scheduler;
+use dataplane_common::types::service::scheduler;
 
 use super::*;
 use crate::proxy::source::object::{Scheduling, Weights, name_hash};

@@ -7,14 +7,14 @@
 //! Eight bytes behind the IP header are quoted; of SCTP twenty, if there are so many, because what opens an association has no verification tag
 //! and is known by the tag in its first chunk (RFC 9260, section 10).
 
-use crate::addr::{Address as _, Be16, Be32, V4, V6};
-use crate::checksum;
-use crate::event::{Counter, DropReason};
-use crate::packet::{L3, Packet, Tables};
-use crate::parse::{ACK, FIN, Layer4, Parsed, RST, SYN, parse};
-use crate::rewrite::Family;
-use crate::service::proto;
+use crate::packet::access::{L3, Packet, Tables};
+use crate::packet::parse::{ACK, FIN, Layer4, Parsed, RST, SYN, parse};
+use crate::packet::rewrite::Family;
+use crate::types::address::{Address as _, Be16, Be32, V4, V6};
+use crate::types::event::{Counter, DropReason};
+use crate::types::service::proto;
 use crate::verdict::Verdict;
+use crate::wire::checksum;
 
 /// [`crate::verdict::Step::Refuse`]: `verdict` says why. What can't be answered stays a drop.
 #[inline(always)]
@@ -48,7 +48,7 @@ where
 const SCTP_QUOTED: usize = 20;
 
 /// How an address family answers.
-pub trait Answer: crate::parse::Header {
+pub trait Answer: crate::packet::parse::Header {
     /// Writes the IP header of an answer to `parsed`, with `bytes` of payload of protocol `proto`; returns the sum of its pseudo header.
     fn answer_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32>;
     /// Makes the packet an ICMP error about itself; `mtu` other than 0: that it is too big. `chunk`: quotes its first chunk, too.

@@ -7,10 +7,10 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
-use crate::event::Counter;
-use crate::pod::{NodeConfig, Pod, PodNetns};
-use crate::service::Backend;
-use crate::service::scheduler::{LC, NQ, SED, WLC};
+use crate::types::event::Counter;
+use crate::types::pod::{NodeConfig, Pod, PodNetns};
+use crate::types::service::Backend;
+use crate::types::service::scheduler::{LC, NQ, SED, WLC};
 
 /// Where the table begins.
 const BASE: u32 = 70;

@@ -7,7 +7,7 @@
 use core::fmt::Debug;
 use core::hash::Hash;
 
-use crate::checksum;
+use crate::wire::checksum;
 
 /// A 16-bit number in network byte order, as it stands in a packet (RFC 1700, "Data Notations").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +83,7 @@ pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
     /// A hash that is the same on every node and machine; its high bits are as good as its low ones.
     #[must_use]
     fn digest(self, seed: u32) -> u32;
-    /// One's-complement sum of its words, as checksums take it (see [`crate::checksum`]).
+    /// One's-complement sum of its words, as checksums take it (see [`crate::wire::checksum`]).
     #[must_use]
     fn sum(self) -> u32;
 }

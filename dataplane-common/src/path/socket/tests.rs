@@ -9,11 +9,13 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
-use crate::addr::{V4, V6};
-use crate::flow::{FragmentKey, Ports};
-use crate::load::Load;
-use crate::pod::{Addr, Net, NodeConfig, Pod, PodNetns, net_flags, node_features};
-use crate::service::{Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto, scheduler};
+use crate::balance::least_connections::Load;
+use crate::types::address::{V4, V6};
+use crate::types::flow::{FragmentKey, Ports};
+use crate::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns, net_flags, node_features};
+use crate::types::service::{
+    Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto, scheduler,
+};
 
 const NODE_NETNS: u64 = 7;
 const POD_NETNS: u64 = 8;

@@ -8,9 +8,9 @@ use core::mem::size_of;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::addr::{Prefix, V4, V6};
-use crate::flow::{Flow, FlowKey, FragmentKey};
-use crate::service::{AffinityKey, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange};
+use crate::types::address::{Prefix, V4, V6};
+use crate::types::flow::{Flow, FlowKey, FragmentKey};
+use crate::types::service::{AffinityKey, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange};
 
 macro_rules! plain {
     ($($ty:ident<A> { $($field:ty),* })*) => {$(

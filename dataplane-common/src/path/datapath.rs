@@ -3,20 +3,20 @@
 //! A packet of a known flow is done with at once, and so is one that only passes through. Whatever is rarer is a [`Step`]: it begins with
 //! the packet anew, because a tail call takes nothing along.
 
-use crate::addr::{Be16, Be32};
-use crate::connect::{End, egress, masquerade, pair, to_backend, to_host_port};
-use crate::event::DropReason;
-use crate::flow::{Flow, flow_flags};
-use crate::forward::{forward, route};
-use crate::icmp;
-use crate::left::left;
-use crate::packet::{Flows, Node, Packet, Tables};
-use crate::parse::{Layer4, Parsed, Reject, parse};
-use crate::pod::{addr_kind, node_features, pod_flags};
-use crate::rewrite::{Family, translate, translated};
-use crate::select::host_port;
-use crate::service::{Frontend, FrontendKey, scheduler};
-use crate::track::{is_current, touch};
+use crate::balance::select::host_port;
+use crate::packet::access::{Flows, Node, Packet, Tables};
+use crate::packet::parse::{Layer4, Parsed, Reject, parse};
+use crate::packet::rewrite::{Family, translate, translated};
+use crate::path::conntrack::{is_current, touch};
+use crate::path::forward::{forward, route};
+use crate::path::icmp_error;
+use crate::path::new_connection::{End, egress, masquerade, pair, to_backend, to_host_port};
+use crate::path::udp_failover::left;
+use crate::types::address::{Be16, Be32};
+use crate::types::event::DropReason;
+use crate::types::flow::{Flow, flow_flags};
+use crate::types::pod::{addr_kind, node_features, pod_flags};
+use crate::types::service::{Frontend, FrontendKey, scheduler};
 use crate::verdict::{Action, Origin, Step, Verdict};
 
 /// Ingress of a pod's host-side veth, which is everything that a pod sends, or of an uplink: node ports, external addresses, replies, and
@@ -335,7 +335,7 @@ where
     T: Tables<A>,
 {
     let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::drop(DropReason::Malformed) };
-    let translated = icmp::error(packet, flows, &parsed, origin, ifindex);
+    let translated = icmp_error::error(packet, flows, &parsed, origin, ifindex);
     match (translated.action() == Action::Translate, origin) {
         (true, Origin::Host) => Verdict::PASS,
         (true, _) => route(packet, tables, &parsed, verdict),

@@ -7,15 +7,15 @@
 //!
 //! SCTP goes the same way from the beginning, as no hook sees its sockets at all: its frontend is the destination of its packets.
 
-use crate::connect::{End, pair, to_backend};
-use crate::event::DropReason;
-use crate::flow::{Flow, FlowKey};
-use crate::forward::forward;
-use crate::packet::{Flows, Node, Packet, Tables};
-use crate::parse::{Layer4, Parsed, parse};
-use crate::rewrite::Family;
-use crate::service::{FrontendKey, SockPeer, SockPeerKey, backend_state};
-use crate::track::{is_current, touch};
+use crate::packet::access::{Flows, Node, Packet, Tables};
+use crate::packet::parse::{Layer4, Parsed, parse};
+use crate::packet::rewrite::Family;
+use crate::path::conntrack::{is_current, touch};
+use crate::path::forward::forward;
+use crate::path::new_connection::{End, pair, to_backend};
+use crate::types::event::DropReason;
+use crate::types::flow::{Flow, FlowKey};
+use crate::types::service::{FrontendKey, SockPeer, SockPeerKey, backend_state};
 use crate::verdict::{Action, Origin, Verdict};
 
 /// What the socket of a datagram was connected to, if its backend has ended since.

@@ -1,13 +1,13 @@
 //! The socket hooks: a frontend's address is replaced before a packet exists.
 
-use crate::addr::Address;
-use crate::connect::egress;
-use crate::event::Counter;
-use crate::packet::{Node, Tables};
-use crate::pod::{addr_kind, node_features};
-use crate::rewrite::Family;
-use crate::select::{self, Client, Side, may_use, pick, select, weigh};
-use crate::service::{
+use crate::balance::select::{self, Client, Side, may_use, pick, select, weigh};
+use crate::packet::access::{Node, Tables};
+use crate::packet::rewrite::Family;
+use crate::path::new_connection::egress;
+use crate::types::address::Address;
+use crate::types::event::Counter;
+use crate::types::pod::{addr_kind, node_features};
+use crate::types::service::{
     FrontendKey, SockBackend, SockPeer, SockPeerKey, backend_state, frontend_flags, proto, scheduler,
 };
 

@@ -1,13 +1,13 @@
 //! Making flows: for a connection through a frontend or a host port, and for one that leaves the cluster.
 
-use crate::addr::Address;
-use crate::event::{Counter, DropReason};
-use crate::flow::{Flow, FlowKey, flow_flags, flow_state};
-use crate::packet::{Flows, Packet, Tables};
-use crate::pod::{addr_flags, addr_kind, net_flags, node_features};
-use crate::rewrite::Family;
-use crate::select::{Client, may_use, pick, select, weigh};
-use crate::service::{Frontend, HostPort, backend_state, frontend_flags, proto};
+use crate::balance::select::{Client, may_use, pick, select, weigh};
+use crate::packet::access::{Flows, Packet, Tables};
+use crate::packet::rewrite::Family;
+use crate::types::address::Address;
+use crate::types::event::{Counter, DropReason};
+use crate::types::flow::{Flow, FlowKey, flow_flags, flow_state};
+use crate::types::pod::{addr_flags, addr_kind, net_flags, node_features};
+use crate::types::service::{Frontend, HostPort, backend_state, frontend_flags, proto};
 use crate::verdict::{Origin, Verdict};
 
 /// How often a port for source translation is tried before the connection is given up.

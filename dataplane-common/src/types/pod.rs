@@ -1,6 +1,6 @@
 //! The types of the pod network: pods, addresses, the node's configuration.
 
-use crate::addr::{V4, V6};
+use crate::types::address::{V4, V6};
 
 /// Pods are found by the interface index of their host-side veth in an array of this size, which costs no hash
 /// lookup. The CNI plugin therefore makes these interfaces with an index below it.
@@ -69,8 +69,8 @@ pub mod addr_kind {
 /// Bits of [`Addr::flags`].
 pub mod addr_flags {
     /// A pod with [`super::pod_flags::SHAPED`]: said here too, so that nothing else is to be looked up. The bit is that of
-    /// [`crate::flow::flow_flags::SHAPED`], so that it is copied without a question.
-    pub const SHAPED: u8 = crate::flow::flow_flags::SHAPED;
+    /// [`crate::types::flow::flow_flags::SHAPED`], so that it is copied without a question.
+    pub const SHAPED: u8 = crate::types::flow::flow_flags::SHAPED;
 }
 
 /// Which pod lives in a network namespace: map `pod_netns`, by the namespace's cookie (u64).
@@ -134,7 +134,7 @@ pub mod node_features {
     pub const NODE_CLIENT: u32 = 8;
 }
 
-/// What a network is, seen from this node: tries `nets4` and `nets6`, by [`crate::addr::Prefix`] of an address. Written by the agent.
+/// What a network is, seen from this node: tries `nets4` and `nets6`, by [`crate::types::address::Prefix`] of an address. Written by the agent.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]

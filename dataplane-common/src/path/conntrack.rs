@@ -1,9 +1,9 @@
 //! The flow state machine: what a packet does to the flow it belongs to, and whether it still belongs to it.
 
-use crate::flow::{Flow, flow_flags, flow_state};
-use crate::packet::Node;
-use crate::parse::{FIN, Layer4, Parsed, RST};
-use crate::service::backend_state;
+use crate::packet::access::Node;
+use crate::packet::parse::{FIN, Layer4, Parsed, RST};
+use crate::types::flow::{Flow, flow_flags, flow_state};
+use crate::types::service::backend_state;
 
 /// Whether the flow still speaks for this packet.
 ///

@@ -1,6 +1,6 @@
 //! The types of the flow table: one direction's key to its translation.
 
-use crate::addr::Address;
+use crate::types::address::Address;
 
 /// Which packets: map `flows4` or `flows6`. Ports in CPU order; ICMP echo has its identifier in both.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -47,7 +47,7 @@ pub struct Flow<A> {
     pub oif: u32,
     /// Backend id.
     pub backend: u32,
-    /// [`crate::service::Backend::generation`] when the flow was made.
+    /// [`crate::types::service::Backend::generation`] when the flow was made.
     pub generation: u32,
     /// Last packet, in ticks of [`crate::TICK_SHIFT`].
     pub last_seen: u32,

@@ -7,8 +7,8 @@
 //! The search has no branch but those that it can't do without, and takes what differs between schedulers as numbers: the verifier follows each
 //! branch anew in each turn of the loop.
 
-use crate::packet::Node;
-use crate::service::{BackendLoad, BackendStats, SlotTable, scheduler};
+use crate::packet::access::Node;
+use crate::types::service::{BackendLoad, BackendStats, SlotTable, scheduler};
 
 /// How many slots a choice looks at.
 pub const EXACT: u32 = 32;

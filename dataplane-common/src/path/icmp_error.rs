@@ -4,16 +4,16 @@
 //! The packet inside was going one way; the error goes the other way, and so does the flow whose key is the inside turned round. That
 //! flow's translation is applied to the outside as to any of its packets, and turned round to the inside.
 
-use crate::addr::{Address, Be16, Be32, V4, V6};
-use crate::checksum::{self, Change};
-use crate::event::DropReason;
-use crate::flow::{Flow, FlowKey, flow_flags};
-use crate::forward::end;
-use crate::packet::{Flows, L3, Packet};
-use crate::parse::Parsed;
-use crate::rewrite::Family;
-use crate::service::proto;
+use crate::packet::access::{Flows, L3, Packet};
+use crate::packet::parse::Parsed;
+use crate::packet::rewrite::Family;
+use crate::path::forward::end;
+use crate::types::address::{Address, Be16, Be32, V4, V6};
+use crate::types::event::DropReason;
+use crate::types::flow::{Flow, FlowKey, flow_flags};
+use crate::types::service::proto;
 use crate::verdict::{Origin, Verdict};
+use crate::wire::checksum::{self, Change};
 
 /// Bytes of an ICMP header before the packet inside.
 const HEADER: usize = 8;
@@ -72,7 +72,7 @@ fn translate<A: Family, P: Packet>(
     src: &A,
     count_hop: bool,
 ) -> Option<()> {
-    let outer = <A as crate::rewrite::Rewrite>::store(packet, parsed, *src, flow.dst, count_hop)?;
+    let outer = <A as crate::packet::rewrite::Rewrite>::store(packet, parsed, *src, flow.dst, count_hop)?;
     let inner = <A as Inside>::store(packet, parsed.l4 + HEADER, back, flow.dst, flow.src)?;
     let (at, low) = match back.proto {
         // the identifier of an echo, before its sequence number

@@ -1,9 +1,9 @@
 //! Ethernet, IPv4 with options, IPv6 with extension headers, fragments, and the ports behind them.
 
-use crate::addr::{Address, Be16, Be32, V4, V6};
-use crate::flow::{FlowKey, FragmentKey, Ports};
-use crate::packet::{L3, Packet, Tables};
-use crate::service::proto;
+use crate::packet::access::{L3, Packet, Tables};
+use crate::types::address::{Address, Be16, Be32, V4, V6};
+use crate::types::flow::{FlowKey, FragmentKey, Ports};
+use crate::types::service::proto;
 
 /// The largest offset of an L4 header that is looked at.
 const MAX_L4: u32 = 1023;

@@ -6,11 +6,11 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
-use crate::addr::{Prefix, V4, V6};
-use crate::event::{Counter, DropReason};
-use crate::flow::{Flow, FlowKey, FragmentKey, Ports};
-use crate::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
-use crate::service::{
+use crate::types::address::{Prefix, V4, V6};
+use crate::types::event::{Counter, DropReason};
+use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use crate::types::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use crate::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
     SlotTable, SockBackend, SockPeer, SockPeerKey, SourceRange,
 };

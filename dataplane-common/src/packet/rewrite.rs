@@ -1,13 +1,13 @@
 //! Carrying out a translation: addresses, ports, checksums, and the hop that every router counts.
 
-use crate::addr::{Be16, Be32, V4, V6};
-use crate::checksum::{self, Change};
-use crate::flow::Flow;
-use crate::icmp::Inside;
-use crate::packet::{L3, Packet};
-use crate::parse::{Header, Layer4, Parsed};
-use crate::service::proto;
+use crate::packet::access::{L3, Packet};
+use crate::packet::parse::{Header, Layer4, Parsed};
+use crate::path::icmp_error::Inside;
+use crate::types::address::{Be16, Be32, V4, V6};
+use crate::types::flow::Flow;
+use crate::types::service::proto;
 use crate::verdict::{Step, Verdict};
+use crate::wire::checksum::{self, Change};
 
 /// An address family's way to write its header.
 pub trait Rewrite: Header {
@@ -171,11 +171,11 @@ fn store6<P: Packet>(packet: &mut P, at: usize, from: V6, to: V6) -> Option<u32>
 /// The all-families bound that the pipeline needs.
 pub trait Family: Rewrite + Inside {
     /// The pod's address of this family.
-    fn of_pod(pod: &crate::pod::Pod) -> Self;
+    fn of_pod(pod: &crate::types::pod::Pod) -> Self;
     /// The pod's address of this family.
-    fn of_netns(pod: &crate::pod::PodNetns) -> Self;
+    fn of_netns(pod: &crate::types::pod::PodNetns) -> Self;
     /// The node's address of this family.
-    fn of_node(node: &crate::pod::NodeConfig) -> Self;
+    fn of_node(node: &crate::types::pod::NodeConfig) -> Self;
     /// Whether packets to it are never forwarded past the host stack: loopback, link-local, multicast, broadcast.
     fn is_host_only(self) -> bool;
     /// Whether it is a link-local or the unspecified address, as neighbour discovery has.
@@ -184,15 +184,15 @@ pub trait Family: Rewrite + Inside {
 
 impl Family for V4 {
     #[inline(always)]
-    fn of_pod(pod: &crate::pod::Pod) -> Self {
+    fn of_pod(pod: &crate::types::pod::Pod) -> Self {
         pod.addr4
     }
     #[inline(always)]
-    fn of_netns(pod: &crate::pod::PodNetns) -> Self {
+    fn of_netns(pod: &crate::types::pod::PodNetns) -> Self {
         pod.addr4
     }
     #[inline(always)]
-    fn of_node(node: &crate::pod::NodeConfig) -> Self {
+    fn of_node(node: &crate::types::pod::NodeConfig) -> Self {
         node.node4
     }
     #[inline(always)]
@@ -208,15 +208,15 @@ impl Family for V4 {
 
 impl Family for V6 {
     #[inline(always)]
-    fn of_pod(pod: &crate::pod::Pod) -> Self {
+    fn of_pod(pod: &crate::types::pod::Pod) -> Self {
         pod.addr6
     }
     #[inline(always)]
-    fn of_netns(pod: &crate::pod::PodNetns) -> Self {
+    fn of_netns(pod: &crate::types::pod::PodNetns) -> Self {
         pod.addr6
     }
     #[inline(always)]
-    fn of_node(node: &crate::pod::NodeConfig) -> Self {
+    fn of_node(node: &crate::types::pod::NodeConfig) -> Self {
         node.node6
     }
     #[inline(always)]

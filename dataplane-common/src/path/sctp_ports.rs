@@ -4,12 +4,12 @@
 //! packet (RFC 9260, section 3.1): that of a fragmented one would have to be corrected in its first fragment, which does not say how long the
 //! packet is. Such fragments are dropped; SCTP itself sends none, because it follows the size of the way (RFC 9260, section 7.3).
 
-use crate::addr::Be32;
-use crate::crc32c;
-use crate::event::DropReason;
-use crate::packet::{L3, Packet};
-use crate::parse::Header;
+use crate::packet::access::{L3, Packet};
+use crate::packet::parse::Header;
+use crate::types::address::Be32;
+use crate::types::event::DropReason;
 use crate::verdict::Verdict;
+use crate::wire::crc32c;
 
 /// Bytes of the common header: ports, verification tag, checksum.
 const HEADER: u32 = 12;

@@ -1,12 +1,12 @@
 //! From a frontend to one of its backends: affinity, then the scheduler's slot.
 //!
 //! A scheduler is a table and a rule that gives an index into it. Whatever needs more than a few instructions (weights, Maglev's permutations) is
-//! in the table already; see `dataplane-user/src/proxy/reconcile/table`. Those that count connections look at many slots: see [`crate::load`].
+//! in the table already; see `dataplane-user/src/proxy/reconcile/table`. Those that count connections look at many slots: see [`crate::balance::least_connections`].
 
-use crate::addr::Address;
-use crate::load::Search;
-use crate::packet::{Node, Tables};
-use crate::service::{
+use crate::balance::least_connections::Search;
+use crate::packet::access::{Node, Tables};
+use crate::types::address::Address;
+use crate::types::service::{
     Affinity, AffinityKey, Frontend, FrontendKey, HostPort, SlotTable, SourceRange, backend_state, frontend_flags,
     scheduler,
 };

@@ -4,12 +4,12 @@
 //! the first may have answered meanwhile, or still answer. So that the client never hears two of them, either the one that has answered keeps the
 //! connection, or what it says later is not translated any more: then the client knows nothing of it, and resets it.
 
-use crate::flow::{Flow, flow_state};
-use crate::forward::forward;
-use crate::packet::{Flows, Node, Packet, Tables};
-use crate::parse::{Parsed, parse};
-use crate::rewrite::Family;
-use crate::track::touch;
+use crate::packet::access::{Flows, Node, Packet, Tables};
+use crate::packet::parse::{Parsed, parse};
+use crate::packet::rewrite::Family;
+use crate::path::conntrack::touch;
+use crate::path::forward::forward;
+use crate::types::flow::{Flow, flow_state};
 use crate::verdict::{Origin, Step, Verdict};
 
 /// [`Step::Again`]: goes on by the old flow, or with [`Step::Open`].

@@ -1,10 +1,10 @@
 //! Carrying out what is decided: translation, the hop that every router counts, and the size that a way takes.
 
-use crate::event::DropReason;
-use crate::flow::{Flow, flow_flags};
-use crate::packet::{L3, Node, Packet};
-use crate::parse::Parsed;
-use crate::rewrite::{Family, translate, translated};
+use crate::packet::access::{L3, Node, Packet};
+use crate::packet::parse::Parsed;
+use crate::packet::rewrite::{Family, translate, translated};
+use crate::types::event::DropReason;
+use crate::types::flow::{Flow, flow_flags};
 use crate::verdict::{Action, Verdict};
 
 /// Sends an untranslated packet on, and counts the hop if it leaves without the host's stack.

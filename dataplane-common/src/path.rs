@@ -1,0 +1,16 @@
+//! The packet path and the socket path: what the programs at each hook do.
+//!
+//! [`datapath`] holds the entry points at the tc hooks and the first tail calls; [`socket`] holds the cgroup hooks.
+//! Every other module is one step on the way of a packet. The kernel programs and the tests call this module, and no
+//! other module of the crate does.
+
+pub mod conntrack;
+pub mod datapath;
+pub mod forward;
+pub mod icmp_error;
+pub mod new_connection;
+pub mod port_reuse;
+pub mod reject;
+pub mod sctp_ports;
+pub mod socket;
+pub mod udp_failover;

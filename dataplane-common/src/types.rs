@@ -1,0 +1,13 @@
+//! Keys and values of the maps, and the enums that the programs and the agent share.
+//!
+//! Everything here has a fixed layout or a fixed numbering, and [`abi`] hashes both. The programs, the agent and the
+//! CNI plugin use these types. The module holds data only: it never reads a packet or a map.
+
+pub mod abi;
+pub mod address;
+pub mod event;
+pub mod flow;
+#[cfg(feature = "host")]
+mod plain;
+pub mod pod;
+pub mod service;
