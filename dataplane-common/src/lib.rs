@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod balance;
+pub mod maps;
 pub mod packet;
 pub mod path;
 pub mod types;

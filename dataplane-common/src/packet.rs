@@ -4,5 +4,6 @@
 //! everything that depends on the layout of a header. The packet path calls it. It never decides where a packet goes.
 
 pub mod access;
+pub mod family;
 pub mod parse;
 pub mod rewrite;

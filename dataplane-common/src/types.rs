@@ -7,7 +7,10 @@ pub mod abi;
 pub mod address;
 pub mod event;
 pub mod flow;
+pub mod load;
 #[cfg(feature = "host")]
 mod plain;
 pub mod pod;
 pub mod service;
+pub mod side;
+pub mod stage;

@@ -15,9 +15,9 @@ mod steps;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
+use dataplane_common::maps::Flows;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::flow::{Flow, FlowKey};
-use dataplane_common::packet::access::Flows;
 use kernel::tables::Table;
 
 /// Operations in one run of a bare map program.

@@ -8,8 +8,11 @@ use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::event::{Counter, DropReason};
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::types::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
-use dataplane_common::types::service::{Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot, SockBackend, SockPeer, SockPeerKey, SourceRange};
-use dataplane_common::verdict::Step;
+use dataplane_common::types::service::{
+    Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
+    SockBackend, SockPeer, SockPeerKey, SourceRange,
+};
+use dataplane_common::types::stage::Step;
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const SHARED: usize = BPF_F_MMAPABLE as usize;

@@ -2,15 +2,16 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
-use dataplane_common::types::address::{V4, V6};
-use dataplane_common::path::port_reuse;
-use dataplane_common::types::event::DropReason;
-use dataplane_common::path::datapath;
-use dataplane_common::path::udp_failover;
 use dataplane_common::packet::parse::{ETHER_IPV4, ETHER_IPV6};
+use dataplane_common::path::datapath;
+use dataplane_common::path::port_reuse;
 use dataplane_common::path::reject;
 use dataplane_common::path::sctp_ports;
-use dataplane_common::verdict::{Origin, Step, Verdict};
+use dataplane_common::path::udp_failover;
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::event::DropReason;
+use dataplane_common::types::stage::{Origin, Step};
+use dataplane_common::verdict::Verdict;
 
 use crate::kernel::skb::Skb;
 use crate::kernel::tables::{Maps, Table};

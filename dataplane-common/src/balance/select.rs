@@ -3,44 +3,13 @@
 //! A scheduler is a table and a rule that gives an index into it. Whatever needs more than a few instructions (weights, Maglev's permutations) is
 //! in the table already; see `dataplane-user/src/proxy/reconcile/table`. Those that count connections look at many slots: see [`crate::balance::least_connections`].
 
-use crate::balance::least_connections::Search;
-use crate::packet::access::{Node, Tables};
+use crate::maps::{Node, Tables};
 use crate::types::address::Address;
+use crate::types::load::Search;
 use crate::types::service::{
-    Affinity, AffinityKey, Frontend, FrontendKey, HostPort, SlotTable, SourceRange, backend_state, frontend_flags,
-    scheduler,
+    Affinity, AffinityKey, Frontend, FrontendKey, HostPort, SourceRange, frontend_flags, scheduler,
 };
-
-/// Who asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Side {
-    /// A pod or a node of the cluster.
-    Internal,
-    /// Anyone else.
-    External,
-}
-
-impl Side {
-    /// The state bit of backends that take new connections from this side.
-    #[inline(always)]
-    #[must_use]
-    pub const fn state_bit(self) -> u8 {
-        match self {
-            Self::Internal => backend_state::INTERNAL,
-            Self::External => backend_state::EXTERNAL,
-        }
-    }
-
-    /// The table from which this side's connections are served.
-    #[inline(always)]
-    #[must_use]
-    pub const fn table(self, frontend: &Frontend) -> SlotTable {
-        match self {
-            Self::Internal => frontend.internal,
-            Self::External => frontend.external,
-        }
-    }
-}
+use crate::types::side::Side;
 
 /// Whether the source ranges of a frontend, if it has any, allow a client.
 #[inline(always)]

@@ -1,9 +1,12 @@
 //! Ethernet, IPv4 with options, IPv6 with extension headers, fragments, and the ports behind them.
 
-use crate::packet::access::{L3, Packet, Tables};
-use crate::types::address::{Address, Be16, Be32, V4, V6};
+use crate::maps::Tables;
+use crate::packet::access::{L3, Packet};
+use crate::types::address::{Address, V4, V6};
+use crate::types::event::Reject;
 use crate::types::flow::{FlowKey, FragmentKey, Ports};
 use crate::types::service::proto;
+use crate::wire::byte_order::{Be16, Be32};
 
 /// The largest offset of an L4 header that is looked at.
 const MAX_L4: u32 = 1023;
@@ -18,17 +21,6 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 /// TCP flag ACK.
 pub const ACK: u8 = 0x10;
-
-/// Why a packet can't be classified.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reject {
-    /// Cut off in the middle of a header.
-    Truncated,
-    /// A header that contradicts itself.
-    BadHeader,
-    /// A fragment whose first one was not seen.
-    UnknownFragment,
-}
 
 /// What follows the IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,6 +1,6 @@
 //! The flow state machine: what a packet does to the flow it belongs to, and whether it still belongs to it.
 
-use crate::packet::access::Node;
+use crate::maps::Node;
 use crate::packet::parse::{FIN, Layer4, Parsed, RST};
 use crate::types::flow::{Flow, flow_flags, flow_state};
 use crate::types::service::backend_state;

@@ -4,20 +4,23 @@
 //! the packet anew, because a tail call takes nothing along.
 
 use crate::balance::select::host_port;
-use crate::packet::access::{Flows, Node, Packet, Tables};
-use crate::packet::parse::{Layer4, Parsed, Reject, parse};
-use crate::packet::rewrite::{Family, translate, translated};
+use crate::maps::{Flows, Node, Tables};
+use crate::packet::access::Packet;
+use crate::packet::family::Family;
+use crate::packet::parse::{Layer4, Parsed, parse};
+use crate::packet::rewrite::translate;
 use crate::path::conntrack::{is_current, touch};
-use crate::path::forward::{forward, route};
+use crate::path::forward::{forward, route, translated};
 use crate::path::icmp_error;
 use crate::path::new_connection::{End, egress, masquerade, pair, to_backend, to_host_port};
 use crate::path::udp_failover::left;
-use crate::types::address::{Be16, Be32};
-use crate::types::event::DropReason;
+use crate::types::event::{DropReason, Reject};
 use crate::types::flow::{Flow, flow_flags};
 use crate::types::pod::{addr_kind, node_features, pod_flags};
 use crate::types::service::{Frontend, FrontendKey, scheduler};
-use crate::verdict::{Action, Origin, Step, Verdict};
+use crate::types::stage::{Origin, Step};
+use crate::verdict::{Action, Verdict};
+use crate::wire::byte_order::{Be16, Be32};
 
 /// Ingress of a pod's host-side veth, which is everything that a pod sends, or of an uplink: node ports, external addresses, replies, and
 /// packets for local pods.

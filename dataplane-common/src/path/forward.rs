@@ -1,10 +1,14 @@
 //! Carrying out what is decided: translation, the hop that every router counts, and the size that a way takes.
 
-use crate::packet::access::{L3, Node, Packet};
+use crate::maps::Node;
+use crate::packet::access::{L3, Packet};
+use crate::packet::family::Family;
 use crate::packet::parse::Parsed;
-use crate::packet::rewrite::{Family, translate, translated};
+use crate::packet::rewrite::translate;
 use crate::types::event::DropReason;
 use crate::types::flow::{Flow, flow_flags};
+use crate::types::service::proto;
+use crate::types::stage::Step;
 use crate::verdict::{Action, Verdict};
 
 /// Sends an untranslated packet on, and counts the hop if it leaves without the host's stack.
@@ -60,6 +64,13 @@ pub fn forward<const OFTEN: bool, A: Family, P: Packet, T: Node>(
         return Verdict::drop(DropReason::Rewrite);
     }
     translated(parsed, end.unless(by_stack))
+}
+
+/// Where a translated packet goes: to its end, if it is one of SCTP by way of the step that writes its ports. Fragments, too.
+#[inline(always)]
+#[must_use]
+pub fn translated<A>(parsed: &Parsed<A>, end: Verdict) -> Verdict {
+    if parsed.key.proto == proto::SCTP { end.then(Step::Sctp) } else { end }
 }
 
 /// Where the packets of a flow go.

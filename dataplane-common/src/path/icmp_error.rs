@@ -4,28 +4,21 @@
 //! The packet inside was going one way; the error goes the other way, and so does the flow whose key is the inside turned round. That
 //! flow's translation is applied to the outside as to any of its packets, and turned round to the inside.
 
-use crate::packet::access::{Flows, L3, Packet};
+use crate::maps::Flows;
+use crate::packet::access::{L3, Packet};
+use crate::packet::family::{Family, Inside};
 use crate::packet::parse::Parsed;
-use crate::packet::rewrite::Family;
 use crate::path::forward::end;
-use crate::types::address::{Address, Be16, Be32, V4, V6};
 use crate::types::event::DropReason;
 use crate::types::flow::{Flow, FlowKey, flow_flags};
 use crate::types::service::proto;
-use crate::verdict::{Origin, Verdict};
+use crate::types::stage::Origin;
+use crate::verdict::Verdict;
+use crate::wire::byte_order::Be32;
 use crate::wire::checksum::{self, Change};
 
 /// Bytes of an ICMP header before the packet inside.
 const HEADER: usize = 8;
-
-/// How an address family lies inside an error.
-pub trait Inside: Address {
-    /// Reads the tuple of the packet at `at`, turned round, and returns the length of its IP header; none if it has no ports.
-    fn read<P: Packet>(packet: &P, at: usize, back: &mut FlowKey<Self>) -> Option<usize>;
-    /// Replaces its addresses; returns by how much the sum of its IP header changes.
-    #[must_use]
-    fn store<P: Packet>(packet: &mut P, at: usize, back: &FlowKey<Self>, src: Self, dst: Self) -> Option<u32>;
-}
 
 /// Translates an error and sends it on, if it is about a packet of a flow that comes in here.
 ///
@@ -72,7 +65,7 @@ fn translate<A: Family, P: Packet>(
     src: &A,
     count_hop: bool,
 ) -> Option<()> {
-    let outer = <A as crate::packet::rewrite::Rewrite>::store(packet, parsed, *src, flow.dst, count_hop)?;
+    let outer = <A as crate::packet::family::Rewrite>::store(packet, parsed, *src, flow.dst, count_hop)?;
     let inner = <A as Inside>::store(packet, parsed.l4 + HEADER, back, flow.dst, flow.src)?;
     let (at, low) = match back.proto {
         // the identifier of an echo, before its sequence number
@@ -87,84 +80,4 @@ fn translate<A: Family, P: Packet>(
     let addresses = if A::V6 { outer } else { 0 };
     let change = Change { addresses, ports: inner, v6: A::V6, udp: false, pseudo: 0 };
     packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change)
-}
-
-#[inline(always)]
-fn ports<P: Packet, A>(packet: &P, at: usize, back: &mut FlowKey<A>) -> Option<()> {
-    let [first, second] = packet.words_far(at)?;
-    let (high, low) = ((first.get() >> 16) as u16, first.get() as u16);
-    (back.dport, back.sport) = match (back.proto, first.byte(0)) {
-        (proto::TCP | proto::UDP | proto::SCTP, _) => (high, low),
-        (proto::ICMP, 0 | 8) | (proto::ICMP6, 128 | 129) => {
-            let id = (second.get() >> 16) as u16;
-            (id, id)
-        }
-        _ => return None,
-    };
-    Some(())
-}
-
-impl Inside for V4 {
-    #[inline(always)]
-    fn read<P: Packet>(packet: &P, at: usize, back: &mut FlowKey<Self>) -> Option<usize> {
-        let h: [Be32; 5] = packet.words_far(at)?;
-        let length = (h[0].byte(0) & 0xf) as usize * 4;
-        // a later fragment has no ports
-        if h[0].byte(0) >> 4 != 4 || length < 20 || h[1].get() & 0x1fff != 0 {
-            return None;
-        }
-        (back.dst, back.src, back.proto) = (Self::from_word(h[3].0), Self::from_word(h[4].0), h[2].byte(1));
-        ports(packet, at + length, back)?;
-        Some(length)
-    }
-
-    #[inline(always)]
-    fn store<P: Packet>(packet: &mut P, at: usize, back: &FlowKey<Self>, src: Self, dst: Self) -> Option<u32> {
-        let addresses = checksum::difference(back.dst.word(), src.word());
-        let addresses = checksum::add(addresses, checksum::difference(back.src.word(), dst.word()));
-        let [word] = packet.words_far::<1>(at + 8)?;
-        let sum = checksum::apply(Be16::new(word.get() as u16), addresses);
-        packet.store_word_far(at + 8, Be32::new(word.get() & 0xffff_0000 | sum.get() as u32))?;
-        packet.store_word_far(at + 12, Be32(src.word()))?;
-        packet.store_word_far(at + 16, Be32(dst.word()))?;
-        // the header's own checksum balances its addresses
-        Some(0)
-    }
-}
-
-impl Inside for V6 {
-    #[inline(always)]
-    fn read<P: Packet>(packet: &P, at: usize, back: &mut FlowKey<Self>) -> Option<usize> {
-        let [first, second] = packet.words_far::<2>(at)?;
-        if first.byte(0) >> 4 != 6 {
-            return None;
-        }
-        back.proto = second.byte(2);
-        back.dst = address6(packet, at + 8)?;
-        back.src = address6(packet, at + 24)?;
-        ports(packet, at + 40, back)?;
-        Some(40)
-    }
-
-    #[inline(always)]
-    fn store<P: Packet>(packet: &mut P, at: usize, back: &FlowKey<Self>, src: Self, dst: Self) -> Option<u32> {
-        let src = replace6(packet, at + 8, back.dst, src)?;
-        Some(checksum::add(src, replace6(packet, at + 24, back.src, dst)?))
-    }
-}
-
-#[inline(always)]
-fn address6<P: Packet>(packet: &P, at: usize) -> Option<V6> {
-    packet.words_far::<4>(at).map(|w| V6::from_words([w[0].0, w[1].0, w[2].0, w[3].0]))
-}
-
-#[inline(always)]
-fn replace6<P: Packet>(packet: &mut P, at: usize, from: V6, to: V6) -> Option<u32> {
-    let (from, to) = (from.words(), to.words());
-    let mut difference = 0;
-    for i in 0..4 {
-        packet.store_word_far(at + i * 4, Be32(to[i]))?;
-        difference = checksum::add(difference, checksum::difference(from[i], to[i]));
-    }
-    Some(difference)
 }

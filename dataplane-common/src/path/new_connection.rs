@@ -1,14 +1,16 @@
 //! Making flows: for a connection through a frontend or a host port, and for one that leaves the cluster.
 
 use crate::balance::select::{Client, may_use, pick, select, weigh};
-use crate::packet::access::{Flows, Packet, Tables};
-use crate::packet::rewrite::Family;
+use crate::maps::{Flows, Tables};
+use crate::packet::access::Packet;
+use crate::packet::family::Family;
 use crate::types::address::Address;
 use crate::types::event::{Counter, DropReason};
 use crate::types::flow::{Flow, FlowKey, flow_flags, flow_state};
 use crate::types::pod::{addr_flags, addr_kind, net_flags, node_features};
 use crate::types::service::{Frontend, HostPort, backend_state, frontend_flags, proto};
-use crate::verdict::{Origin, Verdict};
+use crate::types::stage::Origin;
+use crate::verdict::Verdict;
 
 /// How often a port for source translation is tried before the connection is given up.
 const SNAT_TRIES: u32 = 16;

@@ -4,13 +4,15 @@
 //! the first may have answered meanwhile, or still answer. So that the client never hears two of them, either the one that has answered keeps the
 //! connection, or what it says later is not translated any more: then the client knows nothing of it, and resets it.
 
-use crate::packet::access::{Flows, Node, Packet, Tables};
+use crate::maps::{Flows, Node, Tables};
+use crate::packet::access::Packet;
+use crate::packet::family::Family;
 use crate::packet::parse::{Parsed, parse};
-use crate::packet::rewrite::Family;
 use crate::path::conntrack::touch;
 use crate::path::forward::forward;
 use crate::types::flow::{Flow, flow_state};
-use crate::verdict::{Origin, Step, Verdict};
+use crate::types::stage::{Origin, Step};
+use crate::verdict::Verdict;
 
 /// [`Step::Again`]: goes on by the old flow, or with [`Step::Open`].
 #[inline(always)]

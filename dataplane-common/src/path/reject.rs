@@ -7,16 +7,18 @@
 //! Eight bytes behind the IP header are quoted; of SCTP twenty, if there are so many, because what opens an association has no verification tag
 //! and is known by the tag in its first chunk (RFC 9260, section 10).
 
-use crate::packet::access::{L3, Packet, Tables};
+use crate::maps::Tables;
+use crate::packet::access::{L3, Packet};
+use crate::packet::family::Family;
 use crate::packet::parse::{ACK, FIN, Layer4, Parsed, RST, SYN, parse};
-use crate::packet::rewrite::Family;
-use crate::types::address::{Address as _, Be16, Be32, V4, V6};
+use crate::types::address::{Address as _, V4, V6};
 use crate::types::event::{Counter, DropReason};
 use crate::types::service::proto;
 use crate::verdict::Verdict;
+use crate::wire::byte_order::{Be16, Be32};
 use crate::wire::checksum;
 
-/// [`crate::verdict::Step::Refuse`]: `verdict` says why. What can't be answered stays a drop.
+/// [`crate::types::stage::Step::Refuse`]: `verdict` says why. What can't be answered stays a drop.
 #[inline(always)]
 pub fn refuse<A, P, T>(packet: &mut P, tables: &T, verdict: Verdict) -> Verdict
 where

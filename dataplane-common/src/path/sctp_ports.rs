@@ -1,4 +1,4 @@
-//! The ports of SCTP packets: [`crate::verdict::Step::Sctp`], the last step of those that are translated.
+//! The ports of SCTP packets: [`crate::types::stage::Step::Sctp`], the last step of those that are translated.
 //!
 //! The checksum covers neither addresses nor anything else of the IP header: without new ports nothing is done. It is the checksum of a whole
 //! packet (RFC 9260, section 3.1): that of a fragmented one would have to be corrected in its first fragment, which does not say how long the
@@ -6,9 +6,9 @@
 
 use crate::packet::access::{L3, Packet};
 use crate::packet::parse::Header;
-use crate::types::address::Be32;
 use crate::types::event::DropReason;
 use crate::verdict::Verdict;
+use crate::wire::byte_order::Be32;
 use crate::wire::crc32c;
 
 /// Bytes of the common header: ports, verification tag, checksum.

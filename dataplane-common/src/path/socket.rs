@@ -1,8 +1,8 @@
 //! The socket hooks: a frontend's address is replaced before a packet exists.
 
-use crate::balance::select::{self, Client, Side, may_use, pick, select, weigh};
-use crate::packet::access::{Node, Tables};
-use crate::packet::rewrite::Family;
+use crate::balance::select::{self, Client, may_use, pick, select, weigh};
+use crate::maps::{Node, Tables};
+use crate::packet::family::Family;
 use crate::path::new_connection::egress;
 use crate::types::address::Address;
 use crate::types::event::Counter;
@@ -10,6 +10,7 @@ use crate::types::pod::{addr_kind, node_features};
 use crate::types::service::{
     FrontendKey, SockBackend, SockPeer, SockPeerKey, backend_state, frontend_flags, proto, scheduler,
 };
+use crate::types::side::Side;
 
 /// What a socket asks for.
 #[derive(Clone, Copy, Debug)]

@@ -7,16 +7,18 @@
 //!
 //! SCTP goes the same way from the beginning, as no hook sees its sockets at all: its frontend is the destination of its packets.
 
-use crate::packet::access::{Flows, Node, Packet, Tables};
+use crate::maps::{Flows, Node, Tables};
+use crate::packet::access::Packet;
+use crate::packet::family::Family;
 use crate::packet::parse::{Layer4, Parsed, parse};
-use crate::packet::rewrite::Family;
 use crate::path::conntrack::{is_current, touch};
 use crate::path::forward::forward;
 use crate::path::new_connection::{End, pair, to_backend};
 use crate::types::event::DropReason;
 use crate::types::flow::{Flow, FlowKey};
 use crate::types::service::{FrontendKey, SockPeer, SockPeerKey, backend_state};
-use crate::verdict::{Action, Origin, Verdict};
+use crate::types::stage::Origin;
+use crate::verdict::{Action, Verdict};
 
 /// What the socket of a datagram was connected to, if its backend has ended since.
 #[inline(always)]
@@ -41,7 +43,7 @@ fn serves<A, T: Node>(tables: &T, peer: &SockPeer<A>) -> bool {
     tables.backend(peer.backend).is_some_and(|b| b.generation == peer.generation && b.state & backend_state::USED != 0)
 }
 
-/// [`crate::verdict::Step::Follow`]: such a datagram, on its way out of a device.
+/// [`crate::types::stage::Step::Follow`]: such a datagram, on its way out of a device.
 #[inline(always)]
 pub fn follow<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
 where

@@ -14,7 +14,7 @@ use crate::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
     SlotTable, SockBackend, SockPeer, SockPeerKey, SourceRange,
 };
-use crate::verdict::STEP_PROGRAMS;
+use crate::types::stage::STEP_PROGRAMS;
 
 const fn mix(mut hash: u64, text: &str) -> u64 {
     let bytes = text.as_bytes();

@@ -1,4 +1,4 @@
-//! Addresses and byte order.
+//! IPv4 and IPv6 addresses.
 //!
 //! The dataplane is generic over the address family: one code, two compact sets of maps. Addresses are kept
 //! as bytes in network order, so that `bpftool map dump` shows them the way people write them, and are read
@@ -8,55 +8,6 @@ use core::fmt::Debug;
 use core::hash::Hash;
 
 use crate::wire::checksum;
-
-/// A 16-bit number in network byte order, as it stands in a packet (RFC 1700, "Data Notations").
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(transparent)]
-pub struct Be16(pub u16);
-
-impl Be16 {
-    /// From the CPU's byte order.
-    #[inline(always)]
-    #[must_use]
-    pub const fn new(v: u16) -> Self {
-        Self(v.to_be())
-    }
-
-    /// In the CPU's byte order.
-    #[inline(always)]
-    #[must_use]
-    pub const fn get(self) -> u16 {
-        u16::from_be(self.0)
-    }
-}
-
-/// A 32-bit word in network byte order, as it stands in a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(transparent)]
-pub struct Be32(pub u32);
-
-impl Be32 {
-    /// From the CPU's byte order.
-    #[inline(always)]
-    #[must_use]
-    pub const fn new(v: u32) -> Self {
-        Self(v.to_be())
-    }
-
-    /// In the CPU's byte order.
-    #[inline(always)]
-    #[must_use]
-    pub const fn get(self) -> u32 {
-        u32::from_be(self.0)
-    }
-
-    /// Byte `i` (0 to 3) in the order of the wire.
-    #[inline(always)]
-    #[must_use]
-    pub const fn byte(self, i: u32) -> u8 {
-        (self.get() >> (24 - 8 * i)) as u8
-    }
-}
 
 /// An address of one family.
 pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {

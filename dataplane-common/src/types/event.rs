@@ -77,3 +77,23 @@ counted! {
         HostPort = "host_port",
     }
 }
+
+/// Why a packet can't be classified.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reject {
+    /// Cut off in the middle of a header.
+    Truncated,
+    /// A header that contradicts itself.
+    BadHeader,
+    /// A fragment whose first one was not seen.
+    UnknownFragment,
+}
+
+impl From<Reject> for DropReason {
+    fn from(reject: Reject) -> Self {
+        match reject {
+            Reject::Truncated | Reject::BadHeader => Self::Malformed,
+            Reject::UnknownFragment => Self::UnknownFragment,
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Sums and differences are taken over words as they stand in memory: the arithmetic does not depend on byte order.
 
-use crate::types::address::{Be16, Be32};
+use crate::wire::byte_order::{Be16, Be32};
 
 /// What has changed under an L4 checksum. Addresses are kept apart from ports because a checksum that is left to the device covers
 /// only the pseudo header so far.

@@ -19,10 +19,12 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::Level;
-use dataplane_common::types::address::{Address, Be16, Be32};
-use dataplane_common::wire::checksum::{self, Change};
 use dataplane_common::packet::access::Packet;
-use dataplane_common::verdict::{Action, Origin, Step, Verdict};
+use dataplane_common::types::address::Address;
+use dataplane_common::types::stage::{Origin, Step};
+use dataplane_common::verdict::{Action, Verdict};
+use dataplane_common::wire::byte_order::{Be16, Be32};
+use dataplane_common::wire::checksum::{self, Change};
 
 use crate::kernel::tables;
 use crate::maps;

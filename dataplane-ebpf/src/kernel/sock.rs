@@ -7,9 +7,10 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
-use dataplane_common::types::address::{Be16, V4, V6};
-use dataplane_common::types::service::{SockBackend, proto};
 use dataplane_common::path::socket::{self, Action, Decision, Request};
+use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::service::{SockBackend, proto};
+use dataplane_common::wire::byte_order::Be16;
 
 use crate::kernel::tables::{Maps, count_socket, uncount_socket};
 use crate::maps;
@@ -94,8 +95,8 @@ fn protocol(ctx: &SockAddrContext) -> u8 {
 #[inline(always)]
 fn decide<A>(ctx: &SockAddrContext, addr: A, proto: u8, call: Call) -> Decision<A>
 where
-    A: dataplane_common::packet::rewrite::Family,
-    Maps: dataplane_common::packet::access::Tables<A>,
+    A: dataplane_common::packet::family::Family,
+    Maps: dataplane_common::maps::Tables<A>,
 {
     // SAFETY: the context is valid.
     let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };

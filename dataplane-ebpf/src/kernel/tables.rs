@@ -7,13 +7,17 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use dataplane_common::TICK_SHIFT;
+use dataplane_common::balance::least_connections;
+use dataplane_common::maps::{Flows, Node, Tables};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::event::Counter;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::balance::least_connections::{Load, Search};
-use dataplane_common::packet::access::{Flows, Node, Tables};
+use dataplane_common::types::load::{Load, Search};
 use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
-use dataplane_common::types::service::{Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, SlotTable, SockBackend, SockPeer, SockPeerKey, SourceRange};
+use dataplane_common::types::service::{
+    Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, SlotTable, SockBackend,
+    SockPeer, SockPeerKey, SourceRange,
+};
 
 use crate::kernel::machine;
 use crate::maps;
@@ -77,7 +81,7 @@ pub fn uncount_socket(of: SockBackend) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn least_loaded(base: u32, len: u32, first: u32, addend: u32, formula: u32) -> u32 {
-    Search::from_words([base, len, first, addend, formula]).run(&Maps)
+    least_connections::run(Search::from_words([base, len, first, addend, formula]), &Maps)
 }
 
 /// All maps but the flow tables.

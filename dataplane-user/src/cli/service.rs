@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use bytemuck::Pod;
-use dataplane_common::balance::least_connections::Load;
 use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::load::Load;
 use dataplane_common::types::service::{
     Backend, BackendLoad, BackendStats, Frontend, FrontendKey, ServiceName, Slot, SlotTable, backend_state,
     frontend_flags, proto, scheduler,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::types::abi;
-use dataplane_common::verdict::STEP_PROGRAMS;
+use dataplane_common::types::stage::STEP_PROGRAMS;
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;

@@ -8,7 +8,7 @@ use aya::maps::Map;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Pod;
-use dataplane_common::verdict::STEP_PROGRAMS;
+use dataplane_common::types::stage::STEP_PROGRAMS;
 use dataplane_host::map::Table;
 use dataplane_host::verifier::despite_signals;
 

@@ -8,9 +8,10 @@ use std::vec::Vec;
 
 use super::*;
 use crate::types::event::Counter;
+use crate::types::load::Load;
 use crate::types::pod::{NodeConfig, Pod, PodNetns};
-use crate::types::service::Backend;
 use crate::types::service::scheduler::{LC, NQ, SED, WLC};
+use crate::types::service::{Backend, BackendLoad, BackendStats, SlotTable};
 
 /// Where the table begins.
 const BASE: u32 = 70;
@@ -40,7 +41,7 @@ impl Servers {
     fn search(&self, rule: u8, random: u32) -> u32 {
         let table = SlotTable { base: BASE, len: u32::try_from(self.0.len()).unwrap() };
         let search = Search::new(table, rule, random);
-        Search::from_words(search.words()).run(self)
+        run(Search::from_words(search.words()), self)
     }
 }
 
@@ -73,6 +74,9 @@ impl Node for Servers {
     fn load(&self, id: u32, generation: u32) -> Load {
         assert_eq!(generation, GENERATION);
         self.0[id as usize - 1].1
+    }
+    fn search(&self, search: Search) -> u32 {
+        run(search, self)
     }
     fn count_connection(&self, _backend: u32) {}
     fn count_flow(&self, _backend: u32, _generation: u32) {}

@@ -9,9 +9,10 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
-use crate::balance::least_connections::Load;
+use crate::balance::least_connections;
 use crate::types::address::{V4, V6};
 use crate::types::flow::{FragmentKey, Ports};
+use crate::types::load::{Load, Search};
 use crate::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns, net_flags, node_features};
 use crate::types::service::{
     Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto, scheduler,
@@ -138,6 +139,9 @@ impl Node for Fake {
     fn load(&self, backend: u32, generation: u32) -> Load {
         assert_eq!(generation, 3);
         Load { active: self.loads.borrow().get(&backend).copied().unwrap_or(0), inactive: 0 }
+    }
+    fn search(&self, search: Search) -> u32 {
+        least_connections::run(search, self)
     }
     fn count_connection(&self, _backend: u32) {}
     fn count_flow(&self, _backend: u32, _generation: u32) {}

@@ -4,23 +4,27 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane_common::balance::least_connections::Load;
-use dataplane_common::packet::access::{Flows, Node, Packet, Tables};
-use dataplane_common::packet::rewrite::Family;
+use dataplane_common::balance::least_connections;
+use dataplane_common::maps::{Flows, Node, Tables};
+use dataplane_common::packet::access::Packet;
+use dataplane_common::packet::family::Family;
 use dataplane_common::path::datapath;
 use dataplane_common::path::port_reuse;
 use dataplane_common::path::reject::{Answer, refuse};
 use dataplane_common::path::sctp_ports;
 use dataplane_common::path::udp_failover;
-use dataplane_common::types::address::{Address, Be16, Be32, V4, V6};
+use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::event::{Counter, DropReason};
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::types::load::{Load, Search};
 use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SlotTable,
     SockPeer, SockPeerKey, SourceRange, proto,
 };
-use dataplane_common::verdict::{self as core, Origin, Step, Verdict};
+use dataplane_common::types::stage::{Origin, Step};
+use dataplane_common::verdict::{self as core, Verdict};
+use dataplane_common::wire::byte_order::{Be16, Be32};
 use dataplane_common::wire::checksum::{self, Change};
 
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
@@ -190,6 +194,9 @@ impl<A> Node for View<'_, A> {
     fn load(&self, backend: u32, generation: u32) -> Load {
         let stats = self.0.stats.borrow().get(&backend).copied().unwrap_or_default();
         Load::new(&stats, &self.0.loads.get(&backend).copied().unwrap_or_default(), generation)
+    }
+    fn search(&self, search: Search) -> u32 {
+        least_connections::run(search, self)
     }
     fn count_connection(&self, _backend: u32) {}
     fn count_flow(&self, backend: u32, generation: u32) {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use dataplane_common::balance::least_connections::EXACT;
+use dataplane_common::types::load::EXACT;
 use dataplane_common::types::service::BackendLoad;
 use dataplane_common::types::service::scheduler::{LC, NQ, SED, WLC};
 

@@ -1,0 +1,249 @@
+//! The address families: what differs between IPv4 and IPv6 when a packet is rewritten.
+//!
+//! [`Rewrite`] writes the header of a packet, [`Inside`] the packet that an ICMP error quotes, and [`Family`] is the
+//! bound that the packet path needs. Reading a header is in [`super::parse`].
+
+use crate::packet::access::{L3, Packet};
+use crate::packet::parse::{Header, Parsed};
+use crate::types::address::{Address, V4, V6};
+use crate::types::flow::FlowKey;
+use crate::types::pod::{NodeConfig, Pod, PodNetns};
+use crate::types::service::proto;
+use crate::wire::byte_order::{Be16, Be32};
+use crate::wire::checksum;
+
+/// An address family's way to write its header.
+pub trait Rewrite: Header {
+    /// The hop limit in the word that [`Parsed::hop`] keeps.
+    fn hops(hop: Be32) -> u8;
+    /// Counts a hop; the packet must have one left.
+    #[must_use]
+    fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()>;
+    /// Writes the addresses, and counts a hop if asked to; returns the checksum difference of the addresses.
+    #[must_use]
+    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32>;
+}
+
+/// How an address family lies inside an error.
+pub trait Inside: Address {
+    /// Reads the tuple of the packet at `at`, turned round, and returns the length of its IP header; none if it has no ports.
+    fn read<P: Packet>(packet: &P, at: usize, back: &mut FlowKey<Self>) -> Option<usize>;
+    /// Replaces its addresses; returns by how much the sum of its IP header changes.
+    #[must_use]
+    fn store<P: Packet>(packet: &mut P, at: usize, back: &FlowKey<Self>, src: Self, dst: Self) -> Option<u32>;
+}
+
+/// The all-families bound that the pipeline needs.
+pub trait Family: Rewrite + Inside {
+    /// The pod's address of this family.
+    fn of_pod(pod: &Pod) -> Self;
+    /// The pod's address of this family.
+    fn of_netns(pod: &PodNetns) -> Self;
+    /// The node's address of this family.
+    fn of_node(node: &NodeConfig) -> Self;
+    /// Whether packets to it are never forwarded past the host stack: loopback, link-local, multicast, broadcast.
+    fn is_host_only(self) -> bool;
+    /// Whether it is a link-local or the unspecified address, as neighbour discovery has.
+    fn is_link_local(self) -> bool;
+}
+
+impl Rewrite for V4 {
+    #[inline(always)]
+    fn hops(hop: Be32) -> u8 {
+        hop.byte(0)
+    }
+
+    #[inline(always)]
+    fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()> {
+        packet.store_words(L3 + 8, &[hop4(parsed.hop, 1, 0)])
+    }
+
+    #[inline(always)]
+    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32> {
+        let addresses = checksum::difference(parsed.key.src.word(), src.word());
+        let addresses = checksum::add(addresses, checksum::difference(parsed.key.dst.word(), dst.word()));
+        let hop = hop4(parsed.hop, u32::from(count_hop), addresses);
+        packet.store_words(L3 + 8, &[hop, Be32(src.word()), Be32(dst.word())])?;
+        Some(addresses)
+    }
+}
+
+/// The word of time to live, protocol and header checksum (RFC 791, section 3.1) after `hops` hops and a difference of the addresses.
+#[inline(always)]
+fn hop4(word: Be32, hops: u32, addresses: u32) -> Be32 {
+    let (before, sum) = ((word.get() >> 16) as u16, Be16::new(word.get() as u16));
+    let after = before.wrapping_sub((hops << 8) as u16);
+    let ttl = checksum::difference(Be16::new(before).0 as u32, Be16::new(after).0 as u32);
+    let sum = checksum::apply(sum, checksum::add(ttl, addresses));
+    Be32::new((after as u32) << 16 | sum.get() as u32)
+}
+
+impl Rewrite for V6 {
+    #[inline(always)]
+    fn hops(hop: Be32) -> u8 {
+        hop.byte(3)
+    }
+
+    #[inline(always)]
+    fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()> {
+        // RFC 8200, section 3: payload length, next header, hop limit
+        let after = Be32::new(parsed.hop.get().wrapping_sub(1));
+        packet.store_words(L3 + 4, &[after])?;
+        packet.balance(checksum::difference(parsed.hop.0, after.0));
+        Some(())
+    }
+
+    #[inline(always)]
+    fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32> {
+        if count_hop {
+            Self::store_hop(packet, parsed)?;
+        }
+        // usually one of them stays
+        let mut addresses = 0;
+        if src != parsed.key.src {
+            addresses = store6(packet, L3 + 8, parsed.key.src, src)?;
+        }
+        if dst != parsed.key.dst {
+            addresses = checksum::add(addresses, store6(packet, L3 + 24, parsed.key.dst, dst)?);
+        }
+        Some(addresses)
+    }
+}
+
+#[inline(always)]
+fn store6<P: Packet>(packet: &mut P, at: usize, from: V6, to: V6) -> Option<u32> {
+    let (from, to) = (from.words(), to.words());
+    packet.store_words(at, &[Be32(to[0]), Be32(to[1]), Be32(to[2]), Be32(to[3])])?;
+    let low = checksum::add(checksum::difference(from[0], to[0]), checksum::difference(from[1], to[1]));
+    let high = checksum::add(checksum::difference(from[2], to[2]), checksum::difference(from[3], to[3]));
+    Some(checksum::add(low, high))
+}
+
+#[inline(always)]
+fn ports<P: Packet, A>(packet: &P, at: usize, back: &mut FlowKey<A>) -> Option<()> {
+    let [first, second] = packet.words_far(at)?;
+    let (high, low) = ((first.get() >> 16) as u16, first.get() as u16);
+    (back.dport, back.sport) = match (back.proto, first.byte(0)) {
+        (proto::TCP | proto::UDP | proto::SCTP, _) => (high, low),
+        (proto::ICMP, 0 | 8) | (proto::ICMP6, 128 | 129) => {
+            let id = (second.get() >> 16) as u16;
+            (id, id)
+        }
+        _ => return None,
+    };
+    Some(())
+}
+
+impl Inside for V4 {
+    #[inline(always)]
+    fn read<P: Packet>(packet: &P, at: usize, back: &mut FlowKey<Self>) -> Option<usize> {
+        let h: [Be32; 5] = packet.words_far(at)?;
+        let length = (h[0].byte(0) & 0xf) as usize * 4;
+        // a later fragment has no ports
+        if h[0].byte(0) >> 4 != 4 || length < 20 || h[1].get() & 0x1fff != 0 {
+            return None;
+        }
+        (back.dst, back.src, back.proto) = (Self::from_word(h[3].0), Self::from_word(h[4].0), h[2].byte(1));
+        ports(packet, at + length, back)?;
+        Some(length)
+    }
+
+    #[inline(always)]
+    fn store<P: Packet>(packet: &mut P, at: usize, back: &FlowKey<Self>, src: Self, dst: Self) -> Option<u32> {
+        let addresses = checksum::difference(back.dst.word(), src.word());
+        let addresses = checksum::add(addresses, checksum::difference(back.src.word(), dst.word()));
+        let [word] = packet.words_far::<1>(at + 8)?;
+        let sum = checksum::apply(Be16::new(word.get() as u16), addresses);
+        packet.store_word_far(at + 8, Be32::new(word.get() & 0xffff_0000 | sum.get() as u32))?;
+        packet.store_word_far(at + 12, Be32(src.word()))?;
+        packet.store_word_far(at + 16, Be32(dst.word()))?;
+        // the header's own checksum balances its addresses
+        Some(0)
+    }
+}
+
+impl Inside for V6 {
+    #[inline(always)]
+    fn read<P: Packet>(packet: &P, at: usize, back: &mut FlowKey<Self>) -> Option<usize> {
+        let [first, second] = packet.words_far::<2>(at)?;
+        if first.byte(0) >> 4 != 6 {
+            return None;
+        }
+        back.proto = second.byte(2);
+        back.dst = address6(packet, at + 8)?;
+        back.src = address6(packet, at + 24)?;
+        ports(packet, at + 40, back)?;
+        Some(40)
+    }
+
+    #[inline(always)]
+    fn store<P: Packet>(packet: &mut P, at: usize, back: &FlowKey<Self>, src: Self, dst: Self) -> Option<u32> {
+        let src = replace6(packet, at + 8, back.dst, src)?;
+        Some(checksum::add(src, replace6(packet, at + 24, back.src, dst)?))
+    }
+}
+
+#[inline(always)]
+fn address6<P: Packet>(packet: &P, at: usize) -> Option<V6> {
+    packet.words_far::<4>(at).map(|w| V6::from_words([w[0].0, w[1].0, w[2].0, w[3].0]))
+}
+
+#[inline(always)]
+fn replace6<P: Packet>(packet: &mut P, at: usize, from: V6, to: V6) -> Option<u32> {
+    let (from, to) = (from.words(), to.words());
+    let mut difference = 0;
+    for i in 0..4 {
+        packet.store_word_far(at + i * 4, Be32(to[i]))?;
+        difference = checksum::add(difference, checksum::difference(from[i], to[i]));
+    }
+    Some(difference)
+}
+
+impl Family for V4 {
+    #[inline(always)]
+    fn of_pod(pod: &Pod) -> Self {
+        pod.addr4
+    }
+    #[inline(always)]
+    fn of_netns(pod: &PodNetns) -> Self {
+        pod.addr4
+    }
+    #[inline(always)]
+    fn of_node(node: &NodeConfig) -> Self {
+        node.node4
+    }
+    #[inline(always)]
+    fn is_host_only(self) -> bool {
+        let a = u32::from_be(self.word());
+        a >> 24 >= 224 || a >> 24 == 127 || a >> 24 == 0 || self.is_link_local()
+    }
+    #[inline(always)]
+    fn is_link_local(self) -> bool {
+        u32::from_be(self.word()) >> 16 == 0xa9fe
+    }
+}
+
+impl Family for V6 {
+    #[inline(always)]
+    fn of_pod(pod: &Pod) -> Self {
+        pod.addr6
+    }
+    #[inline(always)]
+    fn of_netns(pod: &PodNetns) -> Self {
+        pod.addr6
+    }
+    #[inline(always)]
+    fn of_node(node: &NodeConfig) -> Self {
+        node.node6
+    }
+    #[inline(always)]
+    fn is_host_only(self) -> bool {
+        let w = self.words();
+        u32::from_be(w[0]) >> 24 == 0xff || self.is_link_local() || ((w[0] | w[1] | w[2]) == 0)
+    }
+    #[inline(always)]
+    fn is_link_local(self) -> bool {
+        let w = self.words();
+        u32::from_be(w[0]) >> 22 == 0xfe80 >> 6 || ((w[0] | w[1]) | (w[2] | w[3])) == 0
+    }
+}
