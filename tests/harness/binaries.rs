@@ -11,9 +11,11 @@ static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 /// The environment variable that names the folder.
 pub const VARIABLE: &str = "ROPEWAY_BIN_DIR";
 
-/// Names the folder for this process; only the first call counts.
+/// Names the folder for this process, unless [`VARIABLE`] does; only the first call counts.
 pub fn look_in(folder: PathBuf) {
-    FOLDER.get_or_init(|| folder);
+    if std::env::var_os(VARIABLE).is_none() {
+        FOLDER.get_or_init(|| folder);
+    }
 }
 
 /// The path of a binary of this project.

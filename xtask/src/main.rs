@@ -5,19 +5,18 @@
 
 mod bench;
 mod build;
-mod cluster;
 mod demo;
 mod image;
 mod lint;
-mod paths;
 mod setup;
-mod shell;
 mod test;
 mod vm;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use toolbox::{paths, shell};
 
 use crate::paths::Paths;
 
@@ -48,12 +47,11 @@ enum Command {
     /// Write the image as an OCI archive
     Image(image::Options),
     /// Run a real Kubernetes with several nodes on this machine (as root)
-    #[command(subcommand)]
-    Cluster(cluster::Command),
+    Cluster(test_cluster::Options),
 }
 
 fn main() -> ExitCode {
-    let paths = match Paths::find() {
+    let paths = match Paths::find(env!("CARGO_MANIFEST_DIR")) {
         Ok(paths) => paths,
         Err(error) => return fail(&error),
     };
@@ -66,11 +64,24 @@ fn main() -> ExitCode {
         Command::Vm(options) => vm::run(&paths, &options),
         Command::Bench(what) => bench::run(&paths, &what),
         Command::Image(options) => image::run(&paths, &options),
-        Command::Cluster(command) => cluster::run(&paths, command),
+        Command::Cluster(options) => test_cluster::run(&paths, &Workshop(&paths), options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
+    }
+}
+
+/// Builds and installs for the test cluster, which cannot use this crate.
+struct Workshop<'a>(&'a Paths);
+
+impl test_cluster::Workshop for Workshop<'_> {
+    fn install_packages(&self) -> Result<()> {
+        setup::packages(&[setup::Need::Cluster])
+    }
+
+    fn build_binaries(&self) -> Result<()> {
+        build::all(self.0).map(drop)
     }
 }
 

@@ -1,0 +1,53 @@
+//! What every cluster has: DNS and metrics.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use super::kube;
+use super::place::Place;
+use super::settings::{AGNHOST, COREDNS, DNS_SERVICE, DOMAIN, METRICS_SERVER, NEAR};
+use super::step::wait_for;
+
+/// Gives the API server the manifests of both.
+pub(super) fn apply(place: &Place) -> Result<()> {
+    for name in ["coredns.yaml", "metrics-server.yaml"] {
+        kube::apply(place, &template(place, name)?).with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+/// A manifest of tests/cluster/templates with this cluster's values.
+pub(super) fn template(place: &Place, name: &str) -> Result<String> {
+    let path = place.template(name);
+    let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    Ok(fill(&text))
+}
+
+fn fill(text: &str) -> String {
+    let values = [
+        ("{{domain}}", DOMAIN),
+        ("{{dns4}}", DNS_SERVICE[0]),
+        ("{{dns6}}", DNS_SERVICE[1]),
+        ("{{upstream}}", &NEAR.gateway4()),
+        ("{{coredns}}", COREDNS),
+        ("{{agnhost}}", AGNHOST),
+        ("{{metrics-server}}", METRICS_SERVER),
+    ];
+    values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
+}
+
+/// Waits until DNS is served.
+pub(super) fn dns_ready(place: &Place) -> Result<()> {
+    kube::rolled_out(place, "kube-system", "deployment/coredns", 180)
+}
+
+/// Waits until metrics are served, and the API server has them from there.
+pub(super) fn metrics_ready(place: &Place, nodes: usize) -> Result<()> {
+    kube::rolled_out(place, "kube-system", "deployment/metrics-server", 180)?;
+    wait_for("kubectl top nodes", 120, || {
+        let lines = kube::kubectl(place, &["top", "nodes", "--no-headers"])?.lines().count();
+        ensure!(lines == nodes, "metrics of {lines} nodes, not {nodes}");
+        Ok(())
+    })
+}

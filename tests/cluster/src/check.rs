@@ -1,0 +1,52 @@
+//! A row of checks: each is a sentence, all of them run, and the end says which failed.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+/// Checks that were made.
+#[derive(Default)]
+pub(super) struct Checks {
+    made: usize,
+    failures: Vec<String>,
+}
+
+impl Checks {
+    /// Makes one and prints how it ended; whether it held.
+    pub(super) fn check(&mut self, what: &str, check: impl FnOnce() -> Result<()>) -> bool {
+        let begin = Instant::now();
+        let outcome = check();
+        self.made += 1;
+        match &outcome {
+            Ok(()) => println!("  ok    {what} ({:.1} s)", begin.elapsed().as_secs_f64()),
+            Err(error) => {
+                println!("  FAIL  {what}: {error:#}");
+                self.failures.push(format!("{what}: {error:#}"));
+            }
+        }
+        outcome.is_ok()
+    }
+
+    /// An error that names all that failed.
+    pub(super) fn end(self) -> Result<()> {
+        ensure!(self.made > 0, "nothing was checked");
+        ensure!(self.failures.is_empty(), "{} failed:\n  {}", self.failures.len(), self.failures.join("\n  "));
+        println!("all {} hold", self.made);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_run_and_one_failure_is_enough() {
+        let mut checks = Checks::default();
+        assert!(checks.check("one", || Ok(())));
+        assert!(!checks.check("two", || Err(anyhow::anyhow!("no"))));
+        assert!(checks.check("three", || Ok(())));
+        assert_eq!(checks.end().unwrap_err().to_string(), "1 failed:\n  two: no");
+        assert_eq!(Checks::default().end().unwrap_err().to_string(), "nothing was checked");
+    }
+}

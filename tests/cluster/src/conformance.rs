@@ -1,0 +1,123 @@
+//! `conformance`: upstream's own tests, unmodified, run from outside of the cluster.
+//!
+//! What is left out is named in tests/cluster/skips.txt, each with its reason. Results: a table and upstream's `JUnit`
+//! files, in a directory for each run.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use super::junit::{self, Case, Outcome};
+use super::network::{FABRIC, namespace_path};
+use super::pki::ADMIN;
+use super::place::Place;
+use super::shape::Shape;
+use super::{kube, tools};
+
+/// Which tests.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Regular expression for the names of the tests
+    #[arg(long, default_value = r"\[sig-network\].*\[Conformance\]", value_name = "REGEX")]
+    focus: String,
+    /// Regular expression for names to leave out, besides those in tests/cluster/skips.txt
+    #[arg(long, value_name = "REGEX")]
+    skip: Option<String>,
+    /// Tests that run at the same time
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    parallel: usize,
+}
+
+/// Runs the tests; an error if one failed.
+pub(super) fn run(place: &Place, options: &Options) -> Result<()> {
+    let shape = Shape::require(place)?;
+    tools::build(place, &[tools::Set::Tests])?;
+    kube::nodes_ready(place, shape.all().len(), 60)?;
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let directory = place.results().join(format!("run-{seconds}"));
+    fs::create_dir_all(&directory)?;
+    let mut skips = skips(&fs::read_to_string(place.skips()).context("tests/cluster/skips.txt")?)?;
+    skips.extend(options.skip.clone());
+    println!("==> upstream's tests, {} at a time; output in {}", options.parallel, directory.display());
+    let begin = Instant::now();
+    ginkgo(place, &shape, options, &skips, &directory)?;
+    let cases = junit::read(&directory)?;
+    let table = table(&cases, begin.elapsed().as_secs());
+    fs::write(directory.join("table.md"), &table)?;
+    print!("{table}");
+    let failed = cases.iter().filter(|case| case.outcome == Outcome::Failed).count();
+    ensure!(failed == 0, "{failed} failed; see {}", directory.display());
+    ensure!(cases.iter().any(|case| case.outcome == Outcome::Passed), "no test ran; see {}", directory.display());
+    Ok(())
+}
+
+/// The expressions of the file: one a line, each with a comment that gives the reason above it.
+fn skips(text: &str) -> Result<Vec<String>> {
+    let (mut found, mut reason) = (Vec::new(), false);
+    for (number, line) in text.lines().map(str::trim).enumerate() {
+        match line.strip_prefix('#') {
+            Some(comment) => reason = !comment.trim().is_empty(),
+            None if line.is_empty() => reason = false,
+            None if reason => found.push(line.to_owned()),
+            None => bail!("tests/cluster/skips.txt, line {}: no reason above it", number + 1),
+        }
+    }
+    Ok(found)
+}
+
+/// Runs the tests; that some fail is no error here.
+fn ginkgo(place: &Place, shape: &Shape, options: &Options, skips: &[String], directory: &Path) -> Result<()> {
+    let output = File::create(directory.join("output.log"))?;
+    let mut ginkgo = Command::new("nsenter");
+    ginkgo.arg(format!("--net={}", namespace_path(FABRIC).display())).arg("--").arg(place.bin("ginkgo"));
+    ginkgo.args(["--no-color", "--timeout=3h"]);
+    ginkgo.arg(format!("--procs={}", options.parallel)).arg(format!("--focus={}", options.focus));
+    if !skips.is_empty() {
+        ginkgo.arg(format!("--skip={}", skips.join("|")));
+    }
+    ginkgo.arg(place.bin("e2e.test")).arg("--");
+    ginkgo.arg(format!("--kubeconfig={}", place.kubeconfig(ADMIN).display()));
+    ginkgo.arg(format!("--kubectl-path={}", place.bin("kubectl").display()));
+    ginkgo.arg(format!("--repo-root={}", tools::kubernetes_source(place)?.display()));
+    ginkgo.arg(format!("--report-dir={}", directory.display()));
+    // With another number tests that need two nodes skip themselves.
+    ginkgo.arg(format!("--num-nodes={}", shape.workers().len()));
+    ginkgo.args(["--provider=skeleton", "--disable-log-dump=true", "--dump-logs-on-failure=false"]);
+    ginkgo.arg("--allowed-not-ready-nodes=0");
+    let status = ginkgo.current_dir(directory).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).status();
+    status.context("cannot start ginkgo").map(drop)
+}
+
+/// The results as people read them.
+fn table(cases: &[Case], seconds: u64) -> String {
+    let mut text = String::from("| test | result | seconds | reason |\n|---|---|---|---|\n");
+    for case in cases.iter().filter(|case| case.outcome != Outcome::Skipped) {
+        let result = if case.outcome == Outcome::Passed { "ok" } else { "FAIL" };
+        let row = format!("| {} | {result} | {:.1} | {} |\n", case.name, case.seconds, case.reason);
+        text.push_str(&row);
+    }
+    let count = |outcome| cases.iter().filter(|case| case.outcome == outcome).count();
+    text + &format!("\n{} passed, {} failed, in {seconds} s\n", count(Outcome::Passed), count(Outcome::Failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_skip_has_a_reason() {
+        assert_eq!(skips("# because\none\ntwo\n\n# and\nthree\n").unwrap(), ["one", "two", "three"]);
+        let message = skips("# because\none\n\ntwo\n").unwrap_err().to_string();
+        assert_eq!(message, "tests/cluster/skips.txt, line 4: no reason above it");
+    }
+
+    #[test]
+    fn the_file_itself_is_in_order_and_skips_no_conformance_test() {
+        let text = include_str!("../skips.txt");
+        assert!(skips(text).unwrap().iter().all(|skip| !skip.contains("[Conformance]")));
+    }
+}

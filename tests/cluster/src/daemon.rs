@@ -1,0 +1,120 @@
+//! Long-running processes of a cluster, by name: started once, found again, ended by pid.
+//!
+//! A pid alone may have come to belong to somebody else; so the time at which the process started is kept beside it.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::place::Place;
+use super::step::wait_for;
+
+/// A process as its pid file has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Process {
+    pid: i32,
+    started: u64,
+}
+
+/// Starts `command` under a name, unless it runs; its output goes to the log of that name.
+pub(super) fn start(place: &Place, name: &str, command: &mut Command) -> Result<()> {
+    if find(place, name).is_some() {
+        return Ok(());
+    }
+    let (log, pid) = (place.log(name), place.pid(name));
+    for path in [&log, &pid] {
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+    }
+    let out = File::options().create(true).append(true).open(&log).with_context(|| format!("{}", log.display()))?;
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out)
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot start {name} ({})", command.get_program().display()))?;
+    let process = Process::seen(i32::try_from(child.id())?).with_context(|| format!("{name} ended at once"))?;
+    fs::write(&pid, format!("{} {}", process.pid, process.started)).with_context(|| format!("{}", pid.display()))
+}
+
+/// The process of that name, if it lives.
+pub(super) fn find(place: &Place, name: &str) -> Option<Process> {
+    let text = fs::read_to_string(place.pid(name)).ok()?;
+    let (pid, started) = text.trim().split_once(' ')?;
+    let process = Process { pid: pid.parse().ok()?, started: started.parse().ok()? };
+    process.lives().then_some(process)
+}
+
+/// The names of all that were started and not forgotten.
+pub(super) fn names(place: &Place) -> Vec<String> {
+    let entries = fs::read_dir(place.run().join("pid")).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// Ends a process for good, and waits until it is gone.
+pub(super) fn kill(place: &Place, name: &str) -> Result<()> {
+    if let Some(process) = find(place, name) {
+        process.signal(Signal::KILL)?;
+        wait_for(&format!("end of {name}"), 20, || if process.lives() { bail!("it lives") } else { Ok(()) })?;
+    }
+    match fs::remove_file(place.pid(name)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("pid file of {name}")),
+        _ => Ok(()),
+    }
+}
+
+impl Process {
+    /// A process that exists now; a zombie does not.
+    fn seen(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The program's name, in parentheses, may hold anything; state is the first field behind it, start the 20th.
+        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        (*fields.first()? != "Z").then_some(())?;
+        Some(Self { pid, started: fields.get(19)?.parse().ok()? })
+    }
+
+    pub(super) fn pid(self) -> i32 {
+        self.pid
+    }
+
+    fn lives(self) -> bool {
+        Self::seen(self.pid) == Some(self)
+    }
+
+    fn signal(self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.pid).context("pid 0")?;
+        match kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(e) => Err(e).with_context(|| format!("signal to process {}", self.pid)),
+        }
+    }
+
+    /// The only child: what `unshare --fork` runs.
+    pub(super) fn child(self) -> Result<i32> {
+        let children = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            let parent: i32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            (parent == self.pid).then_some(pid)
+        });
+        children.min().with_context(|| format!("process {} has no child yet", self.pid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_more_than_its_pid() {
+        let own = Process::seen(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(own.lives());
+        assert!(!Process { started: own.started + 1, ..own }.lives());
+    }
+}

@@ -1,0 +1,64 @@
+//! The end of a cluster: every process, mount, namespace, cgroup and sysctl of it.
+//!
+//! Works from any half-built state, and goes on where something fails: what could not be removed is said at the end.
+
+use std::fs;
+
+use anyhow::{Result, bail};
+
+use super::place::Place;
+use super::step::Steps;
+use super::{cgroups, daemon, machine, network};
+
+/// Removes everything but the cache; the logs stay until the next `up` unless `purge`.
+pub(super) fn run(place: &Place, steps: &Steps, purge: bool) -> Result<()> {
+    let mut problems = Vec::new();
+    let mut attempt = |what: &str, work: &dyn Fn() -> Result<()>| {
+        if let Err(error) = steps.step(what, work) {
+            problems.push(format!("{error:#}"));
+        }
+    };
+    attempt("ending all processes", &|| processes(place));
+    attempt("removing the cgroups", &cgroups::remove);
+    attempt("removing the network namespaces", &network::remove);
+    attempt("putting the machine's sysctls back", &|| machine::restore(place));
+    attempt("removing the nodes' files", &|| files(place, purge));
+    if !problems.is_empty() {
+        bail!("not all could be removed:\n  {}", problems.join("\n  "));
+    }
+    Ok(())
+}
+
+/// Nodes first: with their first process everything in them goes.
+fn processes(place: &Place) -> Result<()> {
+    let mut names = daemon::names(place);
+    names.sort_by_key(|name| !name.starts_with("node-"));
+    for name in names {
+        daemon::kill(place, &name)?;
+    }
+    Ok(())
+}
+
+/// All of a cluster but its logs and results.
+fn files(place: &Place, purge: bool) -> Result<()> {
+    let run = place.run();
+    if !run.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(&run)? {
+        let entry = entry?;
+        let keep = !purge && ["log", "results"].iter().any(|name| entry.file_name() == *name);
+        if keep {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    if purge {
+        fs::remove_dir(&run)?;
+    }
+    Ok(())
+}

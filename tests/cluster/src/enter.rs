@@ -1,0 +1,82 @@
+//! Ways into a node: its cgroups and namespaces. A process is what it enters, so these are programs that become others.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use super::network::namespace_path;
+use super::place::Place;
+use super::{cgroups, daemon};
+
+/// What part of a node a program enters.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Depth {
+    /// Its cgroups and network only, as its host's boot scripts would see it before anything runs
+    Network,
+    /// All of it
+    Node,
+    /// A new node
+    New,
+}
+
+/// Options of the hidden command.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[arg(value_enum)]
+    depth: Depth,
+    node: String,
+    #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// A command that runs `program` in the cgroups and the network of a node or of the fabric.
+pub(super) fn in_namespace(name: &str, program: &Path) -> Result<Command> {
+    enter("network", name, program)
+}
+
+/// A command that runs `program` wholly inside a node.
+pub(super) fn in_node(name: &str, program: &Path) -> Result<Command> {
+    enter("node", name, program)
+}
+
+/// A command that starts a node: `program` becomes its first process.
+pub(super) fn new_node(name: &str, program: &Path) -> Result<Command> {
+    enter("new", name, program)
+}
+
+fn enter(depth: &str, name: &str, program: &Path) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("the path of xtask")?);
+    command.args(["cluster", "enter", depth, name]).arg(program);
+    Ok(command)
+}
+
+/// The hidden command itself: does not return unless it failed.
+pub(super) fn run(place: &Place, options: &Options) -> Result<()> {
+    let name = &options.node;
+    cgroups::make(name)?;
+    cgroups::join(name)?;
+    let mut command = Command::new("nsenter");
+    match options.depth {
+        Depth::Network | Depth::New => command.arg(format!("--net={}", namespace_path(name).display())),
+        Depth::Node => {
+            let pid = init(place, name)?;
+            command.args(["--target", &pid.to_string(), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
+        }
+    };
+    command.arg("--");
+    if options.depth == Depth::New {
+        // When unshare dies, so does the first process, and with it all others: a power cut.
+        let flags = ["--mount", "--propagation=private", "--uts", "--ipc", "--pid", "--cgroup"];
+        command.arg("unshare").args(flags).args(["--fork", "--kill-child=KILL", "--"]);
+    }
+    Err(command.args(&options.command).exec()).context("cannot start nsenter")
+}
+
+/// The node's first process, as the machine numbers it.
+pub(super) fn init(place: &Place, node: &str) -> Result<i32> {
+    daemon::find(place, &format!("node-{node}")).with_context(|| format!("node {node} does not run"))?.child()
+}

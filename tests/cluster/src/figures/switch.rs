@@ -1,0 +1,63 @@
+//! How long it takes until a client reaches the endpoint that a slice names now.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use ropeway_tests::load::Load;
+use serde_json::{Value, json};
+
+use super::{NAMESPACE, TIMES};
+use crate::kube;
+use crate::network::{FABRIC, namespace_path};
+use crate::pki::{self, ADMIN};
+use crate::place::Place;
+use crate::pod::{self, Pod};
+use toolbox::shell;
+
+/// The time from the request that changes the slice until a client that asks all the time has an answer of the endpoint that
+/// it names; the request itself is in it.
+pub(super) fn times(place: &Place) -> Result<Vec<Duration>> {
+    let mut peers = pod::list(place, &["-n", NAMESPACE, "-l", "app=peer"])?;
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    let [one, other, client] = &peers[..] else { anyhow::bail!("{} peers, not 3", peers.len()) };
+    let path = "jsonpath={.spec.clusterIP}";
+    let ip = kube::kubectl(place, &["-n", NAMESPACE, "get", "service", "switch", "-o", path])?;
+    let target = (ip.parse::<std::net::IpAddr>().with_context(|| ip.clone())?, 80).into();
+    kube::apply(place, &slice(one)?.to_string())?;
+    Load::until(client, target, &one.name)?.stop()?;
+    let mut times = Vec::new();
+    for turn in 0..TIMES {
+        let next = if turn % 2 == 0 { other } else { one };
+        let load = Load::until(client, target, &next.name)?;
+        let begin = Instant::now();
+        patch(place, &json!({"endpoints": slice(next)?["endpoints"]}))?;
+        let report = load.stop()?;
+        times.push(begin.elapsed());
+        ensure!(report.failed == 0, "{} questions failed: {:?}", report.failed, report.errors);
+    }
+    Ok(times)
+}
+
+fn slice(pod: &Pod) -> Result<Value> {
+    let address = pod.addresses.iter().find(|address| !address.contains(':'));
+    let address = address.with_context(|| format!("{} has no IPv4 address", pod.name))?;
+    Ok(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "switch", "namespace": NAMESPACE, "labels": {"kubernetes.io/service-name": "switch"}},
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}, "nodeName": pod.node}],
+    }))
+}
+
+/// Without kubectl, whose start would be most of the time.
+fn patch(place: &Place, body: &Value) -> Result<()> {
+    let mut curl = Command::new("nsenter");
+    curl.arg(format!("--net={}", namespace_path(FABRIC).display())).args(["curl", "-sS", "--fail", "-X", "PATCH"]);
+    curl.args(["-H", "Content-Type: application/merge-patch+json", "-d", &body.to_string(), "--cacert"]);
+    curl.arg(place.pki("ca.crt")).arg("--cert").arg(place.pki(&format!("client-{ADMIN}.crt")));
+    curl.arg("--key").arg(place.pki(&format!("client-{ADMIN}.key")));
+    let server = pki::api_server();
+    curl.arg(format!("{server}/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/switch"));
+    shell::output(&mut curl).map(drop)
+}

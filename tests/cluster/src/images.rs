@@ -1,0 +1,189 @@
+//! The images of the cluster, put together here: no registry is asked.
+//!
+//! Upstream's tests name their images; what the tests need of them is in the images of the same names made here.
+//! All of them are in one archive and share layers. It is imported once, into a seed that each node then starts from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::place::Place;
+use super::settings::{AGNHOST, COREDNS, METRICS_SERVER, PAUSE_IMAGE, TEST_IMAGES};
+use super::step::{Steps, wait_for};
+use super::{rootfs, tools};
+use toolbox::image::archive::{self, Image};
+use toolbox::image::layer::Layer;
+use toolbox::shell;
+
+/// Makes archive and seed, unless they are newer than the programs in them.
+pub(super) fn make(place: &Place, steps: &Steps) -> Result<()> {
+    let changed = |path: PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
+    let newest = ["agnhost", "coredns", "metrics-server", "regression-issue-74839"].map(|n| changed(place.bin(n)));
+    let archive = changed(place.images());
+    if archive.is_none() || archive < newest.into_iter().max().flatten() {
+        if !rootfs::path(place).exists() {
+            steps.step("unpacking the test images' user space", || rootfs::make(place))?;
+        }
+        steps.step("writing the images", || assemble(place))?;
+    }
+    let marker = place.cache().join("seed.done");
+    if changed(marker.clone()).is_none() || changed(marker.clone()) < changed(place.images()) {
+        steps.step("importing the images", || import(place))?;
+        fs::write(marker, "")?;
+    }
+    Ok(())
+}
+
+/// Layers under construction, each a directory.
+struct Layers {
+    directory: PathBuf,
+}
+
+impl Layers {
+    fn new(place: &Place) -> Result<Self> {
+        let directory = place.cache().join("layers");
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir_all(&directory)?;
+        Ok(Self { directory })
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf> {
+        let path = self.directory.join(name);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// One program at the root.
+    fn program(&self, name: &str, program: &Path) -> Result<PathBuf> {
+        let path = self.path(name)?;
+        fs::copy(program, path.join(program.file_name().context("a program has a name")?))
+            .with_context(|| format!("{}", program.display()))?;
+        Ok(path)
+    }
+
+    fn pack(&self, directory: &Path) -> Result<Layer> {
+        let name = directory.file_name().context("a layer has a name")?.to_string_lossy().into_owned();
+        Layer::of_directory(directory, &self.directory.join(format!("{name}.tar")))
+    }
+}
+
+fn assemble(place: &Place) -> Result<()> {
+    let source = tools::kubernetes_source(place)?;
+    let layers = Layers::new(place)?;
+    let space = layers.pack(&rootfs::path(place))?;
+    let coredns = layers.pack(&layers.program("coredns", &place.bin("coredns"))?)?;
+    let agnhost = layers.pack(&agnhost(place, &layers, &source)?)?;
+    let pause = layers.pack(&pause(&layers, &source)?)?;
+    let busybox = layers.pack(&busybox(place, &layers)?)?;
+    let metrics = layers.program("metrics-server", &place.bin("metrics-server"))?;
+    scratch(&metrics)?;
+    let metrics = layers.pack(&metrics)?;
+    let regression = layers.pack(&layers.program("regression", &place.bin("regression-issue-74839"))?)?;
+    let test = |name: &str| format!("{TEST_IMAGES}/{name}");
+    let images = [
+        Image::new([PAUSE_IMAGE], [&pause]).entrypoint(["/pause"]).user("65535:65535"),
+        Image::new([format!("registry.k8s.io/coredns/coredns:{COREDNS}")], [&coredns]).entrypoint(["/coredns"]),
+        Image::new([format!("registry.k8s.io/metrics-server/metrics-server:{METRICS_SERVER}")], [&metrics])
+            .entrypoint(["/metrics-server"]),
+        Image::new([AGNHOST.into(), test("agnhost:2.55")], [&space, &coredns, &agnhost])
+            .entrypoint(["/agnhost"])
+            .command(["pause"]),
+        // The tests that name this web server need one that answers on port 80, no more.
+        Image::new([test("nginx:1.27.0-2"), test("nginx:1.28.0-2")], [&space, &coredns, &agnhost])
+            .entrypoint(["/agnhost"])
+            .command(["test-webserver"]),
+        Image::new([test("glibc-dns-testing:2.1.1")], [&space, &coredns]).command(["/bin/bash"]),
+        Image::new([test("busybox:1.37.0-2"), test("busybox:1.36.1-1")], [&space, &busybox]).command(["sh"]),
+        Image::new([test("regression-issue-74839:1.5")], [&regression]).entrypoint(["/regression-issue-74839"]),
+    ];
+    archive::write(&place.images(), &images)?;
+    fs::remove_dir_all(&layers.directory).with_context(|| format!("{}", layers.directory.display()))
+}
+
+fn agnhost(place: &Place, layers: &Layers, source: &Path) -> Result<PathBuf> {
+    let path = layers.program("agnhost", &place.bin("agnhost"))?;
+    std::os::unix::fs::symlink("agnhost", path.join("agnhost-2"))?;
+    for name in ["localhost.crt", "localhost.key"] {
+        let file = source.join("test/images/agnhost/porter").join(name);
+        fs::write(path.join(name), fs::read(&file).with_context(|| format!("{}", file.display()))?)?;
+    }
+    fs::create_dir_all(path.join("var/registry"))?;
+    fs::create_dir_all(path.join("uploads"))?;
+    open_to_all(&path.join("uploads"), 0o777)?;
+    Ok(path)
+}
+
+/// The program that holds a pod's namespaces, from upstream's source.
+fn pause(layers: &Layers, source: &Path) -> Result<PathBuf> {
+    let path = layers.path("pause")?;
+    let mut compiler = Command::new("gcc");
+    compiler.args(["-Os", "-static", "-s", "-DVERSION=3.10.2", "-o"]).arg(path.join("pause"));
+    shell::output(compiler.arg(source.join("build/pause/linux/pause.c")))?;
+    Ok(path)
+}
+
+/// Links for the commands that the user space has no program of its own for.
+fn busybox(place: &Place, layers: &Layers) -> Result<PathBuf> {
+    let path = layers.path("busybox")?;
+    fs::create_dir_all(path.join("bin"))?;
+    let list = shell::output(Command::new("chroot").arg(rootfs::path(place)).args(["/bin/busybox", "--list"]))?;
+    // Not wget: Debian's crashes when it is given a timeout.
+    for name in list.lines().filter(|name| !matches!(*name, "busybox" | "wget" | "[" | "[[" | "test")) {
+        std::os::unix::fs::symlink("busybox", path.join("bin").join(name))?;
+    }
+    scratch(&path)?;
+    Ok(path)
+}
+
+fn scratch(layer: &Path) -> Result<()> {
+    fs::create_dir_all(layer.join("tmp"))?;
+    open_to_all(&layer.join("tmp"), 0o1777)
+}
+
+fn open_to_all(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(|| format!("{}", path.display()))
+}
+
+/// Lets a containerd of its own, in namespaces of its own, read the archive.
+fn import(place: &Place) -> Result<()> {
+    let seed = place.seed();
+    if seed.exists() {
+        fs::remove_dir_all(&seed).with_context(|| format!("{}", seed.display()))?;
+    }
+    fs::create_dir_all(&seed)?;
+    let state = place.cache().join("seed-state");
+    fs::create_dir_all(&state)?;
+    let config = place.cache().join("seed.toml");
+    let socket = state.join("socket");
+    let address = socket.display().to_string();
+    ensure!(address.len() < 100, "{address}: too long for a socket; use a checkout with a shorter path");
+    // Nothing of it may lie in the machine's own directories.
+    let text = format!(
+        "version = 3\nroot = \"{}\"\nstate = \"{state}\"\ndisabled_plugins = [\"io.containerd.nri.v1.nri\"]\n\
+         [grpc]\n  address = \"{address}\"\n\
+         [plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = \"{PAUSE_IMAGE}\"\n\
+         [plugins.'io.containerd.cri.v1.runtime'.cni]\n  conf_dir = \"{state}/cni\"\n",
+        seed.display(),
+        state = state.display()
+    );
+    fs::write(&config, text)?;
+    let log = fs::File::create(place.cache().join("seed.log"))?;
+    let mut containerd = Command::new(place.bin("containerd"));
+    let mut server = containerd.arg("--config").arg(&config).stdout(log.try_clone()?).stderr(log).spawn()?;
+    let ctr = |arguments: &[&str]| {
+        let mut command = Command::new(place.bin("ctr"));
+        shell::output(command.args(["--address", &address, "--namespace", "k8s.io"]).args(arguments))
+    };
+    let outcome = wait_for("containerd for the images", 30, || ctr(&["version"]).map(drop))
+        .and_then(|()| ctr(&["images", "import", "--local", &place.images().display().to_string()]).map(drop));
+    let pid = rustix::process::Pid::from_child(&server);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    server.wait()?;
+    fs::remove_dir_all(&state)?;
+    outcome
+}

@@ -1,0 +1,137 @@
+//! `install`: Ropeway as a user gets it, image and manifests, onto the cluster that is up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Workshop;
+use super::place::Place;
+use super::settings::{POD_RANGES, ROPEWAY_IMAGE};
+use super::shape::{Cni, Proxy, Shape};
+use super::step::Steps;
+use super::{enter, kube, node, pki, up};
+use toolbox::image::layer::digest;
+use toolbox::paths::Paths;
+use toolbox::{image, shell};
+
+/// What is installed.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Take the binaries that were built last, as they are
+    #[arg(long)]
+    no_build: bool,
+    /// Give pods addresses from IP pools instead of the ranges that the cluster assigns to nodes
+    #[arg(long)]
+    pools: bool,
+}
+
+/// Loads the image into every node, applies the manifests, and waits until all that every cluster has works.
+pub(super) fn run(
+    workshop: &dyn Workshop,
+    paths: &Paths,
+    place: &Place,
+    steps: &Steps,
+    options: &Options,
+) -> Result<()> {
+    let shape = Shape::require(place)?;
+    ensure!(shape.has_agents(), "this cluster has another proxy and another network: {shape:?}");
+    let alone = shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway;
+    ensure!(alone || !options.pools, "--pools: this cluster has another proxy or another network: {shape:?}");
+    let archive = place.run().join("ropeway.tar");
+    if !options.no_build {
+        workshop.build_binaries()?;
+    }
+    image::make(paths, ROPEWAY_IMAGE, &archive)?;
+    steps.step("loading the image into the nodes", || load(place, &shape, &archive))?;
+    steps.step("applying the manifests", || apply(paths, place, overlay(&shape, options.pools), &archive))?;
+    if options.pools {
+        steps.step("IP pools", || pools(place))?;
+    }
+    steps.step("agents ready", || kube::rolled_out(place, "kube-system", "daemonset/ropeway", 180))?;
+    up::ready(place, steps, &shape)
+}
+
+/// Gives the images of an archive to every node.
+pub(super) fn load(place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
+    for node in shape.all() {
+        // A node sees nothing of the checkout but programs and certificates.
+        let name = "/tmp/ropeway.tar";
+        let inside = node::inside(&place.node_root(&node.name), name.as_ref());
+        fs::copy(archive, &inside).with_context(|| format!("{}", inside.display()))?;
+        let mut ctr = enter::in_node(&node.name, &place.bin("ctr"))?;
+        shell::output(ctr.args(["--namespace", "k8s.io", "images", "import", "--local", name]))?;
+        fs::remove_file(&inside)?;
+    }
+    Ok(())
+}
+
+/// One pool of each family, as soon as the API server knows the kind.
+fn pools(place: &Place) -> Result<()> {
+    let known = ["wait", "--for=condition=Established", "crd/ippools.ropeway.dev", "--timeout=60s"];
+    kube::kubectl(place, &known)?;
+    let pool = |(name, cidr): (&str, &str)| json!({"apiVersion": "ropeway.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": name}, "spec": {"cidr": cidr}});
+    let pools = ["default-ipv4", "default-ipv6"].into_iter().zip(POD_RANGES).map(pool);
+    kube::apply(place, &json!({"apiVersion": "v1", "kind": "List", "items": pools.collect::<Vec<_>>()}).to_string())
+}
+
+/// The overlay that people use, with this cluster's image and addresses.
+fn apply(paths: &Paths, place: &Place, (overlay, mut config): (&str, Value), archive: &Path) -> Result<()> {
+    let directory = place.run().join("install");
+    fs::create_dir_all(&directory)?;
+    let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the image has a tag")?;
+    config["apiserver"] = json!([pki::api_server()]);
+    config["clusterCIDRs"] = json!(POD_RANGES);
+    // Another image under the same name: the agents have to be rolled.
+    let digest = digest(&fs::read(archive)?);
+    let annotate = json!([{"op": "add", "path": "/spec/template/metadata/annotations", "value": {"image": digest}}]);
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "kube-system",
+        "resources": [relative(&paths.root.join("manifests/overlays").join(overlay), &directory)?],
+        "images": [{"name": "ropeway", "newName": name, "newTag": tag}],
+        "patches": [{"target": {"kind": "DaemonSet"}, "patch": annotate.to_string()}],
+        "configMapGenerator": [{"name": "ropeway", "behavior": "merge", "files": ["config.yaml"]}],
+    });
+    fs::write(directory.join("config.yaml"), serde_json::to_vec_pretty(&config)?)?;
+    fs::write(directory.join("kustomization.yaml"), serde_json::to_vec_pretty(&kustomization)?)?;
+    let mut kubectl: Command = kube::command(place);
+    shell::output(kubectl.args(["apply", "--server-side", "--force-conflicts", "-k"]).arg(&directory)).map(drop)
+}
+
+/// The overlay for this cluster, with the settings that make it work: a file of settings replaces the overlay's own.
+fn overlay(shape: &Shape, pools: bool) -> (&'static str, Value) {
+    let conflist = "/etc/cni/net.d/10-ropeway.conflist";
+    match (shape.proxy, shape.cni) {
+        (_, Cni::Reference) => ("proxy-only", json!({"ipam": "none"})),
+        (Proxy::Ropeway, Cni::Ropeway) if pools => ("pools", json!({"ipam": "pools", "cniConflist": conflist})),
+        (Proxy::Ropeway, Cni::Ropeway) => ("podcidr", json!({"cniConflist": conflist})),
+        (_, Cni::Ropeway) => {
+            let config = json!({
+                "serviceProxy": false, "cniConflist": conflist,
+                "metricsBindAddress": "127.0.0.1:10245", "healthzBindAddress": "0.0.0.0:10246",
+            });
+            ("cni-only", config)
+        }
+    }
+}
+
+/// Kustomize takes relative paths only.
+fn relative(to: &Path, from: &Path) -> Result<PathBuf> {
+    let common = from.ancestors().find(|parent| to.starts_with(parent)).context("no common directory")?;
+    let up = from.strip_prefix(common)?.components().map(|_| "..");
+    Ok(up.collect::<PathBuf>().join(to.strip_prefix(common)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_relative() {
+        let path = relative("/a/b/manifests".as_ref(), "/a/b/tests/run".as_ref()).unwrap();
+        assert_eq!(path, Path::new("../../manifests"));
+    }
+}

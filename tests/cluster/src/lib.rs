@@ -1,0 +1,158 @@
+//! `cargo xtask cluster`: a real Kubernetes with several nodes on this machine, and what is asked of it.
+//!
+//! Every Kubernetes program is upstream's own, built from its module. A node is a set of namespaces with a container
+//! runtime, a kubelet and cgroups of its own; a bridge in a namespace is their network. All state is in
+//! tests/cluster/{cache,run} and in namespaces and cgroups named `rw-cluster*`.
+//!
+//! `settings` has every constant, `place` every path, `shape` the nodes. The rest is in the order of `up`: `tools`,
+//! `images`, `machine`, `network`, `pki`, `control`, `node`, `reference`, `addons`.
+#![forbid(unsafe_code)]
+
+mod addons;
+mod cgroups;
+mod check;
+mod conformance;
+mod control;
+mod daemon;
+mod down;
+mod enter;
+mod figures;
+mod images;
+mod install;
+mod junit;
+mod kube;
+mod life;
+mod machine;
+mod network;
+mod node;
+mod node_init;
+mod peer;
+mod pki;
+mod place;
+mod pod;
+mod reference;
+mod rootfs;
+mod settings;
+mod shape;
+mod smoke;
+mod status;
+mod step;
+mod tools;
+mod up;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+
+use place::Place;
+use shape::Shape;
+use step::Steps;
+use toolbox::paths::Paths;
+use toolbox::shell;
+
+/// Options of `cargo xtask cluster`.
+#[derive(Args)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The building and installing that a cluster needs and the caller does.
+pub trait Workshop {
+    /// Installs the system packages of a cluster's nodes, or names the missing ones.
+    ///
+    /// # Errors
+    /// When a package is missing and cannot be installed.
+    fn install_packages(&self) -> Result<()>;
+
+    /// Builds the release binaries of this checkout.
+    ///
+    /// # Errors
+    /// When the build fails.
+    fn build_binaries(&self) -> Result<()>;
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build what a cluster and upstream's tests need (the first time: tens of minutes) without starting anything
+    Prepare(Shape),
+    /// Start a cluster, or go on starting it
+    Up(Shape),
+    /// Show what runs
+    Status,
+    /// Run kubectl against the cluster
+    Kubectl {
+        /// Its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run a program inside a node
+    Exec {
+        /// cp, n1, n2, ...
+        node: String,
+        /// The program and its arguments
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Build Ropeway's image and install it with the manifests
+    Install(install::Options),
+    /// Check in a minute or two whether everything works
+    Smoke,
+    /// Let nodes and programs of the cluster end and start while connections are counted
+    Life(life::Options),
+    /// Run upstream's end-to-end tests
+    Conformance(conformance::Options),
+    /// Measure what the network costs
+    Figures(peer::Peer),
+    /// Stop everything and remove it
+    Down {
+        /// Remove logs and results too
+        #[arg(long)]
+        purge: bool,
+    },
+    #[command(hide = true)]
+    Enter(enter::Options),
+    #[command(hide = true)]
+    NodeInit {
+        /// The node that this process becomes
+        node: String,
+    },
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// When the command fails; not being root is one of the reasons.
+pub fn run(paths: &Paths, workshop: &dyn Workshop, options: Options) -> Result<()> {
+    ensure!(shell::is_root(), "a cluster needs root: it makes namespaces and cgroups");
+    let (place, steps) = (Place::new(paths), Steps::new());
+    match options.command {
+        Command::Prepare(shape) => {
+            let mut sets = tools::sets(&shape);
+            sets.push(tools::Set::Tests);
+            up::prepare(workshop, &place, &steps, &sets)
+        }
+        Command::Up(shape) => up::run(workshop, &place, &steps, &shape),
+        Command::Status => status::run(&place),
+        Command::Kubectl { arguments } => {
+            Shape::require(&place)?;
+            Err(kube::command(&place).args(arguments).exec()).context("cannot start kubectl")
+        }
+        Command::Exec { node, command } => {
+            Shape::require(&place)?;
+            let (program, arguments) = command.split_first().context("which program?")?;
+            Err(enter::in_node(&node, Path::new(program))?.args(arguments).exec()).context("cannot enter the node")
+        }
+        Command::Install(options) => install::run(workshop, paths, &place, &steps, &options),
+        Command::Smoke => smoke::run(&place, &steps),
+        Command::Life(options) => life::run(workshop, paths, &place, &steps, &options),
+        Command::Conformance(options) => conformance::run(&place, &options),
+        Command::Figures(options) => figures::run(workshop, paths, &place, &steps, &options),
+        Command::Down { purge } => down::run(&place, &steps, purge),
+        Command::Enter(options) => enter::run(&place, &options),
+        Command::NodeInit { node } => node_init::run(&place, &node),
+    }
+}

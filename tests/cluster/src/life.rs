@@ -1,0 +1,134 @@
+//! `life`: what happens to a node in its life, and what people do wrong, done to the cluster that is up while connections are
+//! counted.
+//!
+//! Connections between nodes that stay must never fail: what ends and starts is a node's neighbour, its kubelet, its
+//! container runtime, its agent or the API server, and none of them carries packets.
+
+mod control;
+mod misuse;
+mod node;
+mod scene;
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+
+use super::check::Checks;
+use super::peer::Peer;
+use super::place::Place;
+use super::shape::{Cni, Proxy, Shape};
+use super::step::Steps;
+use scene::Scene;
+use toolbox::paths::Paths;
+
+/// What is done.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only this (again for several)
+    #[arg(long, value_enum)]
+    only: Vec<Event>,
+    /// How long the API server is absent
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    absent: u64,
+    #[command(flatten)]
+    peer: Peer,
+}
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Event {
+    /// All agents are deleted, three times, under 500 new connections a second
+    Agents,
+    /// A kubelet is killed
+    Kubelet,
+    /// A container runtime is killed
+    Runtime,
+    /// The API server is absent, while pods come and go
+    Absent,
+    /// etcd forgets what an agent has not seen yet
+    Compaction,
+    /// A node's power is cut
+    Reboot,
+    /// A node is deleted and comes back with other pod ranges
+    Renumber,
+    /// The agents may not read what they need
+    Forbidden,
+    /// The agents are given an address where no API server is
+    WrongServer,
+    /// The agents are given a kubeconfig that does not exist
+    WrongKubeconfig,
+    /// The agents are to use IP pools, and the custom resource definitions are missing
+    MissingKinds,
+    /// A second agent is started on a node
+    SecondAgent,
+    /// Another CNI configuration is put before Ropeway's
+    Rival,
+    /// Rules of kube-proxy are on a node
+    Leftovers,
+}
+
+impl Event {
+    /// What must hold.
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Agents => "all agents deleted three times under 500 connections a second: none fails",
+            Self::Kubelet => "kubelet killed: pods stay as they are, the next pod comes and goes",
+            Self::Runtime => "container runtime killed: pods stay as they are, the next pod comes and goes",
+            Self::Absent => "no API server: traffic, ADD and DEL go on; afterwards changes arrive again",
+            Self::Compaction => "etcd compacted past what an agent has seen: it lists anew and knows what it missed",
+            Self::Reboot => "power cut: all pods come back, none of their old addresses stays held",
+            Self::Forbidden => {
+                "a verb is taken from the ClusterRole: the next agent names it and its file, nothing else changes"
+            }
+            Self::WrongServer => "the agents get a wrong API server: the first names it, the others are not replaced",
+            Self::WrongKubeconfig => {
+                "the agents get a wrong kubeconfig: the first names it, the others are not replaced"
+            }
+            Self::MissingKinds => {
+                "the agents are to use pools without their CRDs: the first names what is missing, the others are not replaced"
+            }
+            Self::SecondAgent => "a second agent on a node: it says so and ends",
+            Self::Rival => "another CNI configuration comes first: the agent names it, and says when it is gone",
+            Self::Leftovers => "kube-proxy has left its rules on a node: the agent names them",
+            Self::Renumber => {
+                "node deleted and back with other pod ranges: pods and routes have them, the old ones are gone"
+            }
+        }
+    }
+}
+
+/// Does all of it.
+pub(super) fn run(
+    workshop: &dyn super::Workshop,
+    paths: &Paths,
+    place: &Place,
+    steps: &Steps,
+    options: &Options,
+) -> Result<()> {
+    let shape = Shape::require(place)?;
+    ensure!(shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway, "this cluster does not run Ropeway: {shape:?}");
+    ensure!(shape.nodes >= 3, "needs three workers: one that goes, two that go on; this cluster has {}", shape.nodes);
+    let scene = Scene::set(workshop, paths, place, steps, shape, &options.peer)?;
+    let mut checks = Checks::default();
+    for event in Event::value_variants().iter().filter(|e| options.only.is_empty() || options.only.contains(e)) {
+        println!("==> {}", event.sentence());
+        checks.check(event.sentence(), || match event {
+            Event::Agents => control::agents(&scene),
+            Event::Kubelet => node::program(&scene, "kubelet"),
+            Event::Runtime => node::program(&scene, "containerd"),
+            Event::Absent => control::absent(&scene, options.absent),
+            Event::Compaction => control::compaction(&scene),
+            Event::Reboot => node::reboot(&scene),
+            Event::Renumber => node::renumber(&scene),
+            Event::Forbidden => misuse::forbidden(&scene),
+            Event::WrongServer => misuse::wrong_server(&scene),
+            Event::WrongKubeconfig => misuse::wrong_kubeconfig(&scene),
+            Event::MissingKinds => misuse::missing_kinds(&scene, &paths.root),
+            Event::SecondAgent => misuse::second_agent(&scene),
+            Event::Rival => misuse::rival(&scene),
+            Event::Leftovers => misuse::leftovers(&scene),
+        });
+    }
+    let cleared = scene.clear();
+    checks.end()?;
+    cleared
+}

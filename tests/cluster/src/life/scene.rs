@@ -1,0 +1,202 @@
+//! The pods that are watched, and the traffic between them.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use ropeway_tests::load::{self, Load};
+use ropeway_tests::peer::Protocol;
+
+use super::super::pod::{self, Pod};
+use super::super::settings::PEER_IMAGE;
+use super::super::shape::Node;
+use super::super::{addons, kube, peer};
+use super::{Paths, Peer, Place, Shape, Steps};
+use crate::step::wait_for;
+use toolbox::shell;
+
+const NAMESPACE: &str = "ropeway-life";
+/// The port of every peer.
+const PORT: u16 = 8080;
+/// New connections a second on each of two ways, where only their outcome counts.
+const CALM: u32 = 50;
+
+/// Everything that is watched.
+pub(super) struct Scene<'a> {
+    pub(super) place: &'a Place,
+    pub(super) shape: Shape,
+}
+
+impl<'a> Scene<'a> {
+    /// Makes the pods and waits for them.
+    pub(super) fn set(
+        workshop: &dyn super::super::Workshop,
+        paths: &Paths,
+        place: &'a Place,
+        steps: &Steps,
+        shape: Shape,
+        peer: &Peer,
+    ) -> Result<Self> {
+        peer::bring(workshop, paths, place, steps, &shape, peer)?;
+        let scene = Self { place, shape };
+        let text = addons::template(place, "life.yaml")?;
+        let text = text.replace("{{victim}}", &scene.victim()?.name).replace("{{peer}}", PEER_IMAGE);
+        steps.step("servers, guests and a client on each node", || {
+            kube::nodes_ready(place, scene.shape.all().len(), 60)?;
+            kube::gone(place, NAMESPACE)?;
+            kube::apply(place, &text)?;
+            scene.ready()
+        })?;
+        Ok(scene)
+    }
+
+    /// Removes them.
+    pub(super) fn clear(&self) -> Result<()> {
+        kube::kubectl(self.place, &["delete", "namespace", NAMESPACE, "--wait=false"]).map(drop)
+    }
+
+    /// The node to which things happen.
+    pub(super) fn victim(&self) -> Result<Node> {
+        self.shape.workers().pop().context("a cluster has workers")
+    }
+
+    /// A node to which nothing happens.
+    pub(super) fn witness(&self) -> Result<Node> {
+        self.shape.workers().into_iter().next().context("a cluster has workers")
+    }
+
+    /// Waits until all workloads are complete.
+    pub(super) fn ready(&self) -> Result<()> {
+        for workload in ["deployment/server", "daemonset/client", "deployment/guest"] {
+            kube::rolled_out(self.place, NAMESPACE, workload, 180)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        kube::kubectl(self.place, &[&["-n", NAMESPACE], arguments].concat())
+    }
+
+    pub(super) fn pods(&self, app: &str) -> Result<Vec<Pod>> {
+        pod::list(self.place, &["-n", NAMESPACE, "-l", &format!("app={app}")])
+    }
+
+    /// The client on a node.
+    pub(super) fn client(&self, node: &Node) -> Result<Pod> {
+        let found = self.pods("client")?.into_iter().find(|pod| pod.node == node.name);
+        found.with_context(|| format!("no client on {}", node.name))
+    }
+
+    /// The Service's addresses with its port.
+    pub(super) fn service(&self) -> Result<Vec<SocketAddr>> {
+        let text = self.kubectl(&["get", "service", "server", "-o", "jsonpath={.spec.clusterIPs[*]}"])?;
+        text.split_whitespace().map(|ip| Ok((ip.parse::<std::net::IpAddr>()?, 80).into())).collect()
+    }
+
+    /// Does something while a client of the witness makes connections and holds some; none may fail.
+    pub(super) fn steady(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.under(CALM, work)
+    }
+
+    /// The same, at so many new connections a second on each of two ways, IPv4 and IPv6.
+    pub(super) fn under(&self, rate: u32, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (client, targets) = (self.client(&self.witness()?)?, self.service()?);
+        let ask = |target: &SocketAddr| Load::asking(&client, *target, Protocol::Tcp, rate);
+        let asking = targets.iter().map(ask).collect::<Result<Vec<_>>>()?;
+        let hold = |target: &SocketAddr| Load::holding(&client, *target, 10);
+        let holding = targets.iter().map(hold).collect::<Result<Vec<_>>>()?;
+        let begin = Instant::now();
+        let outcome = shell::with_signs_of_life(work);
+        let took = begin.elapsed().as_secs_f64();
+        let (mut made, mut failed, mut slowest, mut errors) = (0, 0, 0, Vec::new());
+        for report in asking.into_iter().map(Load::stop) {
+            let report = report?;
+            (made, failed, slowest) = (made + report.ok, failed + report.failed, slowest.max(report.slowest_us));
+            errors.extend(report.errors);
+        }
+        let (mut held, mut lost) = (0, Vec::new());
+        for report in holding.into_iter().map(Load::release) {
+            let report = report?;
+            held += report.held;
+            lost.extend(report.lost);
+        }
+        println!(
+            "    in {took:.0} s: {made} new connections, {failed} failed, the slowest took {} ms; {held} held, {} lost",
+            slowest / 1000,
+            lost.len()
+        );
+        outcome?;
+        ensure!(failed == 0, "{failed} of {} new connections failed: {errors:?}", made + failed);
+        ensure!(lost.is_empty(), "{} of {held} held connections were lost: {lost:?}", lost.len());
+        Ok(())
+    }
+
+    /// Asks a pod at all its addresses from the witness' client until each has answered in its name.
+    pub(super) fn reaches(&self, addresses: &[String], name: &str) -> Result<()> {
+        let client = self.client(&self.witness()?)?;
+        ensure!(!addresses.is_empty(), "{name} has no address");
+        for address in addresses {
+            let target = SocketAddr::from((address.parse::<std::net::IpAddr>()?, PORT));
+            wait_for(&format!("an answer of {name} at {target}"), 20, || {
+                let report = load::ask(&client, target, Protocol::Tcp, 5)?;
+                ensure!(report.by_server.get(name) == Some(&5), "{:?}, {:?}", report.by_server, report.errors);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// All guests are reached, and nobody has any address besides them.
+    pub(super) fn guests_are_well(&self) -> Result<()> {
+        let victim = self.victim()?;
+        for guest in self.pods("guest")? {
+            self.reaches(&guest.addresses, &guest.name)?;
+        }
+        // What is about to go still holds its address.
+        wait_for("agreement about addresses", 60, || pod::agree(self.place, &victim.name))
+    }
+
+    /// A new pod on the victim is reached, then deleted, and its addresses are free again.
+    pub(super) fn one_comes_and_goes(&self) -> Result<()> {
+        let victim = self.victim()?.name;
+        let spec = serde_json::json!({"nodeName": victim, "terminationGracePeriodSeconds": 0});
+        let overrides = serde_json::json!({"apiVersion": "v1", "spec": spec}).to_string();
+        let image = format!("--image={PEER_IMAGE}");
+        let label = "--labels=app=passer-by";
+        let arguments = ["run", "passer-by", &image, label, "--restart=Never", "--overrides", &overrides];
+        self.kubectl(&[&arguments[..], &["--", "serve", "--id=passer-by", "--port=8080"]].concat())?;
+        self.kubectl(&["wait", "--for=condition=Ready", "pod/passer-by", "--timeout=60s"])?;
+        let pod = self.pods("passer-by")?.pop().context("the pod is there")?;
+        self.reaches(&pod.addresses, "passer-by")?;
+        self.kubectl(&["delete", "pod", "passer-by", "--timeout=60s"])?;
+        wait_for("agreement about addresses", 60, || pod::agree(self.place, &victim))
+    }
+
+    /// Until the Service's answers at the witness come from just these pods.
+    pub(super) fn answered_by(&self, names: &[String]) -> Result<()> {
+        let client = self.client(&self.witness()?)?;
+        for target in self.service()? {
+            wait_for(&format!("answers of {names:?} at {target}"), 60, || {
+                let report = load::ask(&client, target, Protocol::Tcp, 20 * names.len() as u64)?;
+                let seen: Vec<_> = report.by_server.keys().collect();
+                ensure!(report.failed == 0 && seen.iter().copied().eq(names), "{seen:?}, {:?}", report.errors);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The servers' names, sorted, once so many are there.
+    pub(super) fn servers(&self, count: usize) -> Result<Vec<String>> {
+        self.kubectl(&["scale", "deployment/server", &format!("--replicas={count}")])?;
+        // Who decides about pods may have waited for the API server for so long that it looks for it once a minute.
+        kube::rolled_out(self.place, NAMESPACE, "deployment/server", 180)?;
+        // What is scaled down is gone only when it is no longer listed.
+        wait_for(&format!("{count} servers"), 30, || {
+            let mut names: Vec<_> = self.pods("server")?.into_iter().map(|pod| pod.name).collect();
+            names.sort();
+            ensure!(names.len() == count, "{names:?}");
+            Ok(names)
+        })
+    }
+}

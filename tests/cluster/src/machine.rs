@@ -1,0 +1,52 @@
+//! Sysctls of the whole machine: their values before the first cluster are kept, and put back by `down`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::place::Place;
+use super::settings::{MACHINE_SYSCTLS, RAISED_SYSCTLS};
+
+fn saved(place: &Place) -> PathBuf {
+    place.run().join("sysctls.json")
+}
+
+fn path(sysctl: &str) -> PathBuf {
+    Path::new("/proc/sys").join(sysctl)
+}
+
+/// Keeps the present values, unless they are kept already, and raises what is too small.
+pub(super) fn prepare(place: &Place) -> Result<()> {
+    if !saved(place).exists() {
+        let mut values = BTreeMap::new();
+        for sysctl in MACHINE_SYSCTLS {
+            values.insert(*sysctl, fs::read_to_string(path(sysctl)).with_context(|| (*sysctl).to_owned())?);
+        }
+        fs::write(saved(place), serde_json::to_vec_pretty(&values)?)?;
+    }
+    for (sysctl, least) in RAISED_SYSCTLS {
+        let present: u64 = fs::read_to_string(path(sysctl))?.trim().parse().with_context(|| (*sysctl).to_owned())?;
+        if present < least.parse()? {
+            fs::write(path(sysctl), least).with_context(|| (*sysctl).to_owned())?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the kept values back.
+pub(super) fn restore(place: &Place) -> Result<()> {
+    let text = match fs::read(saved(place)) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    let values: BTreeMap<String, String> = serde_json::from_slice(&text)?;
+    for (sysctl, value) in values {
+        if fs::read_to_string(path(&sysctl))? != value {
+            fs::write(path(&sysctl), value.trim()).with_context(|| sysctl.clone())?;
+        }
+    }
+    Ok(())
+}

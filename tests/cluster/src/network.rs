@@ -1,0 +1,133 @@
+//! The fabric (a network namespace with a bridge for each subnet: switch, router and the world outside) and the
+//! nodes' namespaces that are plugged into it. The machine's own namespace gets no device, route or rule.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::place::Place;
+use super::settings::{FAR, NEAR, PREFIX};
+use super::shape::Node;
+use super::step::wait_for;
+use super::{daemon, enter};
+use toolbox::shell;
+
+/// The fabric's name among the nodes.
+pub(super) const FABRIC: &str = "fabric";
+
+/// The namespace of a node or of the fabric.
+pub(super) fn namespace(name: &str) -> String {
+    format!("{PREFIX}-{name}")
+}
+
+/// The file that names it.
+pub(super) fn namespace_path(name: &str) -> PathBuf {
+    Path::new("/run/netns").join(namespace(name))
+}
+
+/// Makes the fabric.
+pub(super) fn fabric() -> Result<()> {
+    if namespace_path(FABRIC).exists() {
+        return Ok(());
+    }
+    add_namespace(FABRIC)?;
+    for subnet in [NEAR, FAR] {
+        let bridge = subnet.bridge;
+        ip(FABRIC, &format!("link add {bridge} type bridge"))?;
+        ip(FABRIC, &format!("link set {bridge} up"))?;
+        ip(FABRIC, &format!("address add {}/24 dev {bridge}", subnet.gateway4()))?;
+        ip(FABRIC, &format!("address add {}/64 dev {bridge} nodad", subnet.gateway6()))?;
+    }
+    let on = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+    // Bridged packets would run through the packet filter as well.
+    let off = ["iptables", "ip6tables", "arptables"].map(|f| format!("net/bridge/bridge-nf-call-{f}"));
+    for (sysctl, value) in on.map(|s| (s.to_owned(), "1")).into_iter().chain(off.map(|s| (s, "0"))) {
+        set(FABRIC, &sysctl, value)?;
+    }
+    Ok(())
+}
+
+/// Starts what stands for the world's DNS: it answers at once that it knows nothing, so that nothing waits.
+pub(super) fn upstream_dns(place: &Place) -> Result<()> {
+    let file = place.run().join("upstream.Corefile");
+    let bind = [NEAR, FAR].map(|s| format!("{} {}", s.gateway4(), s.gateway6())).join(" ");
+    fs::write(&file, format!(".:53 {{\n bind {bind}\n template IN ANY . {{\n  rcode NXDOMAIN\n }}\n errors\n}}\n"))?;
+    let mut command = enter::in_namespace(FABRIC, &place.bin("coredns"))?;
+    daemon::start(place, "upstream-dns", command.arg("-conf").arg(file))
+}
+
+/// Makes a node's namespace with its uplink `eth0`.
+pub(super) fn plug(node: &Node) -> Result<()> {
+    let name = &node.name;
+    if namespace_path(name).exists() {
+        return Ok(());
+    }
+    add_namespace(name)?;
+    let port = format!("to-{name}");
+    ip(FABRIC, &format!("link add {port} type veth peer name eth0 netns {}", namespace(name)))?;
+    ip(FABRIC, &format!("link set {port} master {} up", node.subnet.bridge))?;
+    // The same after a power cut: the others' neighbour entries stay right.
+    ip(name, &format!("link set eth0 address {} up", node.mac()))?;
+    ip(name, &format!("address add {}/24 dev eth0", node.v4()))?;
+    ip(name, &format!("address add {}/64 dev eth0 nodad", node.v6()))?;
+    ip(name, &format!("route add default via {}", node.subnet.gateway4()))?;
+    ip(name, &format!("-6 route add default via {}", node.subnet.gateway6()))?;
+    set(name, "net/ipv4/ip_forward", "1")?;
+    set(name, "net/ipv6/conf/all/forwarding", "1")?;
+    set(name, "net/ipv4/ping_group_range", "0 2147483647")?;
+    for scope in ["all", "default", "eth0"] {
+        set(name, &format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
+    }
+    Ok(())
+}
+
+/// Takes a node's namespace away with all that is in it, as a power cut does; no process may be left in it.
+pub(super) fn unplug(node: &Node) -> Result<()> {
+    let (name, port) = (namespace(&node.name), format!("to-{}", node.name));
+    if namespace_path(&node.name).exists() {
+        shell::run(Command::new("ip").args(["netns", "delete", &name]))?;
+    }
+    // The kernel does it later, and a new link could not have the name before. A socket that has still something to send keeps the namespace, for up to
+    // 100 seconds where nobody answers (net.ipv4.tcp_orphan_retries).
+    wait_for(&format!("end of {port}"), 150, || {
+        let links = shell::output(Command::new("ip").args(["-n", &namespace(FABRIC), "-o", "link", "show"]))?;
+        ensure!(!links.contains(&format!(" {port}@")), "it is there");
+        Ok(())
+    })
+}
+
+/// Removes every namespace of the test-bed.
+pub(super) fn remove() -> Result<()> {
+    for name in left() {
+        shell::run(Command::new("ip").args(["netns", "delete", &name]))?;
+    }
+    Ok(())
+}
+
+/// The namespaces of the test-bed that exist.
+pub(super) fn left() -> Vec<String> {
+    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(&format!("{PREFIX}-"))).collect()
+}
+
+fn add_namespace(name: &str) -> Result<()> {
+    shell::run(Command::new("ip").args(["netns", "add", &namespace(name)]))?;
+    ip(name, "link set lo up")
+}
+
+/// `ip` within a namespace; the arguments have no blanks of their own.
+pub(super) fn ip(name: &str, arguments: &str) -> Result<()> {
+    shell::run(Command::new("ip").args(["-n", &namespace(name)]).args(arguments.split(' ')))
+}
+
+/// Sets a sysctl of a namespace. Through nsenter, because `ip netns exec` would put another /sys in place.
+fn set(name: &str, sysctl: &str, value: &str) -> Result<()> {
+    let net = format!("--net={}", namespace_path(name).display());
+    let key = sysctl.replace('/', ".");
+    shell::output(Command::new("nsenter").arg(net).args(["sysctl", "-qw", &format!("{key}={value}")]))
+        .map(|_| ())
+        .with_context(|| format!("{key} of {name}"))
+}

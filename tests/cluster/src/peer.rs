@@ -1,0 +1,41 @@
+//! The peer of this project's own tests, as an image in the nodes and as a program of the machine: both ends of traffic that
+//! is counted.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Workshop;
+use super::install;
+use super::place::Place;
+use super::settings::PEER_IMAGE;
+use super::shape::Shape;
+use super::step::Steps;
+use ropeway_tests::binaries;
+use toolbox::image;
+use toolbox::paths::Paths;
+
+/// Where the peer comes from.
+#[derive(Args)]
+pub(crate) struct Peer {
+    /// Take the binaries that were built last, as they are
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// Builds it and gives it to all nodes.
+pub(super) fn bring(
+    workshop: &dyn Workshop,
+    paths: &Paths,
+    place: &Place,
+    steps: &Steps,
+    shape: &Shape,
+    options: &Peer,
+) -> Result<()> {
+    if !options.no_build {
+        workshop.build_binaries()?;
+    }
+    binaries::look_in(paths.binaries());
+    let archive = place.run().join("peer.tar");
+    image::of(paths, PEER_IMAGE, &["ropeway-peer"], &archive)?;
+    steps.step("loading the image into the nodes", || install::load(place, shape, &archive))
+}

@@ -1,0 +1,154 @@
+//! Keys, certificates and kubeconfig files of a cluster, made when it starts and valid for a month.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+use serde_json::json;
+
+use super::place::Place;
+use super::settings::{API_PORT, DOMAIN, KUBERNETES_SERVICE};
+use super::shape::{Node, Shape};
+
+/// Components with an own identity `system:NAME`.
+const COMPONENTS: [&str; 3] = ["kube-controller-manager", "kube-scheduler", "kube-proxy"];
+/// The kubeconfig of a person who may do everything.
+pub(super) const ADMIN: &str = "admin";
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+/// Makes everything that is not there yet.
+pub(super) fn make(place: &Place, shape: &Shape) -> Result<()> {
+    // Written last: half a set is made again.
+    if place.kubeconfig(ADMIN).exists() {
+        return Ok(());
+    }
+    let ca = authority(place, "ca")?;
+    let front = authority(place, "front-proxy-ca")?;
+    let signer = KeyPair::generate()?;
+    write(&place.pki("service-accounts.key"), &signer.serialize_pem())?;
+    write(&place.pki("service-accounts.pub"), &signer.public_key_pem())?;
+    let client = ExtendedKeyUsagePurpose::ClientAuth;
+    let control = Node::control_plane();
+    issue(place, &ca, "apiserver", ("kube-apiserver", None), &api_names(&control))?;
+    issue(place, &ca, "apiserver-kubelet-client", ("kube-apiserver-kubelet-client", Some("system:masters")), &[])?;
+    issue(place, &front, "front-proxy-client", ("front-proxy-client", None), &[])?;
+    for node in shape.all() {
+        let user = format!("system:node:{}", node.name);
+        let subject = (user.as_str(), Some("system:nodes"));
+        issue(place, &ca, &format!("kubelet-{}", node.name), subject, &[node.name.clone(), node.v4(), node.v6()])?;
+        kubeconfig(place, &ca, &format!("node-{}", node.name), subject, client.clone())?;
+    }
+    for name in COMPONENTS {
+        kubeconfig(place, &ca, name, (&format!("system:{name}"), None), client.clone())?;
+    }
+    kubeconfig(place, &ca, ADMIN, (ADMIN, Some("system:masters")), client)
+}
+
+/// All names under which the API server is called.
+fn api_names(control: &Node) -> Vec<String> {
+    let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(String::from);
+    let mut names = vec!["localhost".into(), "127.0.0.1".into(), format!("kubernetes.default.svc.{DOMAIN}")];
+    names.extend(service);
+    names.extend(KUBERNETES_SERVICE.map(String::from));
+    names.extend([control.v4(), control.v6()]);
+    names
+}
+
+fn authority(place: &Place, name: &str) -> Result<Authority> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    limit(&mut params);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    write(&place.pki(&format!("{name}.crt")), &authority.pem())?;
+    write(&place.pki(&format!("{name}.key")), &authority.key().serialize_pem())?;
+    Ok(authority)
+}
+
+/// A certificate and its key; with names for a server, without for a client.
+fn issue(place: &Place, ca: &Authority, file: &str, subject: (&str, Option<&str>), names: &[String]) -> Result<()> {
+    let server = !names.is_empty();
+    let usage = if server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
+    let (certificate, key) = sign(ca, subject, names, usage)?;
+    write(&place.pki(&format!("{file}.crt")), &certificate)?;
+    write(&place.pki(&format!("{file}.key")), &key)
+}
+
+fn sign(
+    ca: &Authority,
+    (user, group): (&str, Option<&str>),
+    names: &[String],
+    usage: ExtendedKeyUsagePurpose,
+) -> Result<(String, String)> {
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name.push(DnType::CommonName, user);
+    if let Some(group) = group {
+        params.distinguished_name.push(DnType::OrganizationName, group);
+    }
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = vec![usage];
+    params.use_authority_key_identifier_extension = true;
+    limit(&mut params);
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, ca)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+/// From yesterday, for clocks that differ, until in a month.
+fn limit(params: &mut CertificateParams) {
+    let now = time::OffsetDateTime::now_utc();
+    params.not_before = now - time::Duration::days(1);
+    params.not_after = now + time::Duration::days(30);
+}
+
+fn kubeconfig(
+    place: &Place,
+    ca: &Authority,
+    name: &str,
+    subject: (&str, Option<&str>),
+    usage: ExtendedKeyUsagePurpose,
+) -> Result<()> {
+    let (certificate, key) = sign(ca, subject, &[], usage)?;
+    for (file, text) in [("crt", &certificate), ("key", &key)] {
+        write(&place.pki(&format!("client-{name}.{file}")), text)?;
+    }
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "cluster",
+        "clusters": [{"name": "cluster", "cluster": {
+            "server": api_server(),
+            "certificate-authority": place.pki("ca.crt"),
+        }}],
+        "users": [{"name": name, "user": {
+            "client-certificate": place.pki(&format!("client-{name}.crt")),
+            "client-key": place.pki(&format!("client-{name}.key")),
+        }}],
+        "contexts": [{"name": "cluster", "context": {"cluster": "cluster", "user": name}}],
+    });
+    write(&place.kubeconfig(name), &serde_json::to_string_pretty(&config)?)
+}
+
+/// Where everybody reaches the API server without any Service.
+pub(super) fn api_server() -> String {
+    format!("https://{}:{API_PORT}", Node::control_plane().v4())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let parent = path.parent().context("a file has a directory")?;
+    fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("{}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("{}", path.display()))
+}

@@ -1,0 +1,144 @@
+//! Pods seen from the machine: their processes and networks, which can be entered without asking the API server.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use ropeway_tests::load;
+use serde_json::Value;
+
+use super::place::Place;
+use super::{enter, kube};
+
+/// A pod that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pod {
+    pub(super) name: String,
+    pub(super) node: String,
+    uid: String,
+    /// It has the node's network and addresses, and no own.
+    of_host: bool,
+    /// Addresses, sorted.
+    pub(super) addresses: Vec<String>,
+    /// How often its containers were started again.
+    pub(super) restarts: u64,
+}
+
+/// The pods that a selector (arguments of `kubectl get pods`) finds and that are not about to go.
+pub(super) fn list(place: &Place, selector: &[&str]) -> Result<Vec<Pod>> {
+    let text = kube::kubectl(place, &[&["get", "pods", "-o", "json"], selector].concat())?;
+    let list: Value = serde_json::from_str(&text).context("kubectl get pods")?;
+    let items = list["items"].as_array().context("a list has items")?;
+    Ok(items.iter().filter(|item| item["metadata"]["deletionTimestamp"].is_null()).map(read).collect())
+}
+
+fn read(item: &Value) -> Pod {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let each = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut addresses: Vec<_> = each(&item["status"]["podIPs"]).iter().map(|ip| text(&ip["ip"])).collect();
+    addresses.sort();
+    let starts = each(&item["status"]["containerStatuses"]);
+    Pod {
+        name: text(&item["metadata"]["name"]),
+        node: text(&item["spec"]["nodeName"]),
+        uid: text(&item["metadata"]["uid"]),
+        of_host: item["spec"]["hostNetwork"].as_bool().unwrap_or_default(),
+        addresses,
+        restarts: starts.iter().filter_map(|status| status["restartCount"].as_u64()).sum(),
+    }
+}
+
+impl Pod {
+    /// One of its processes, as the machine numbers it.
+    fn process(&self) -> Result<u32> {
+        let mark = format!("/pod{}/", self.uid);
+        process(|path| fs::read_to_string(path.join("cgroup")).is_ok_and(|text| text.contains(&mark)))
+            .with_context(|| format!("pod {} has no process", self.name))
+    }
+}
+
+impl load::Place for Pod {
+    /// In the pod's network and the node's cgroup, which is what Services depend on; the rest is the machine's.
+    fn run(&self, program: &OsStr) -> Result<Command> {
+        let mut command = enter::in_namespace(&self.node, "nsenter".as_ref())?;
+        command.arg(format!("--net=/proc/{}/ns/net", self.process()?)).arg("--").arg(program);
+        Ok(command)
+    }
+
+    fn label(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// The agent of a node, as the machine numbers it.
+pub(super) fn agent(place: &Place, node: &str) -> Result<u32> {
+    program(place, node, "ropeway-agent")
+}
+
+/// The process of a program that has the node's own network.
+pub(super) fn program(place: &Place, node: &str, name: &str) -> Result<u32> {
+    let network = |path: &Path| fs::read_link(path.join("ns/net")).ok();
+    let here = network(&Path::new("/proc").join(enter::init(place, node)?.to_string()));
+    let here = here.with_context(|| format!("the network of node {node}"))?;
+    let is_it = |path: &Path| {
+        fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
+            && network(path).as_ref() == Some(&here)
+    };
+    process(is_it).with_context(|| format!("no {name} runs on {node}"))
+}
+
+fn process(is_it: impl Fn(&Path) -> bool) -> Option<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
+    pids.filter(|(_, path)| is_it(path)).map(|(pid, _)| pid).min()
+}
+
+/// What `ropeway` of the node's agent prints as JSON; asks nobody outside of the node.
+pub(super) fn ropeway(place: &Place, node: &str, arguments: &[&str]) -> Result<Value> {
+    let agent = agent(place, node)?.to_string();
+    let mut command = Command::new("nsenter");
+    command.args(["--target", &agent, "--mount", "--net", "--", "/ropeway", "-o", "json"]).args(arguments);
+    serde_json::from_str(&toolbox::shell::output(&mut command)?).context("what ropeway prints")
+}
+
+/// The addresses of the node's pods as the kernel programs have them, sorted.
+pub(super) fn wired(place: &Place, node: &str) -> Result<Vec<String>> {
+    let view = ropeway(place, node, &["pod", "list"])?;
+    let pods = view["pods"].as_array().context("a list of pods")?;
+    let addresses = pods.iter().flat_map(|pod| pod["addresses"].as_array().cloned().unwrap_or_default());
+    let mut addresses: Vec<_> = addresses.filter_map(|address| address.as_str().map(String::from)).collect();
+    addresses.sort();
+    Ok(addresses)
+}
+
+/// The addresses that the plugin's store on the node's disk holds, sorted.
+pub(super) fn held(place: &Place, node: &str) -> Result<Vec<String>> {
+    let directory = place.node_root(node).join("var/lib/ropeway/addresses/records");
+    let mut addresses = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(|| format!("{}", directory.display()))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("attachment-") {
+            let text = fs::read_to_string(entry.path()).with_context(|| format!("{}", entry.path().display()))?;
+            let record: Value = serde_json::from_str(text.lines().next().unwrap_or_default())
+                .with_context(|| format!("{}", entry.path().display()))?;
+            let own = record["addresses"].as_array().context("a record without addresses")?.clone();
+            addresses.extend(own.iter().filter_map(|address| address.as_str().map(String::from)));
+        }
+    }
+    addresses.sort();
+    Ok(addresses)
+}
+
+/// The store, the kernel programs and the API server name the same addresses, no more and no less.
+pub(super) fn agree(place: &Place, node: &str) -> Result<()> {
+    let own = format!("--field-selector=spec.nodeName={node}");
+    let pods = list(place, &["-A", &own])?.into_iter().filter(|pod| !pod.of_host);
+    let mut known: Vec<_> = pods.flat_map(|pod| pod.addresses).collect();
+    known.sort();
+    let (wired, held) = (wired(place, node)?, held(place, node)?);
+    ensure!(held == known, "the store holds {held:?}, pods have {known:?}");
+    ensure!(wired == known, "the programs know {wired:?}, pods have {known:?}");
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! `status`: what runs, and what is left when nothing should.
+
+use anyhow::Result;
+
+use super::place::Place;
+use super::shape::Shape;
+use super::{cgroups, daemon, kube, network};
+
+/// Prints it.
+pub(super) fn run(place: &Place) -> Result<()> {
+    let Some(shape) = Shape::read(place)? else {
+        println!("no cluster is up");
+        for path in cgroups::left() {
+            println!("left over: {}", path.display());
+        }
+        for name in network::left() {
+            println!("left over: network namespace {name}");
+        }
+        return Ok(());
+    };
+    println!("shape: {} workers, proxy {:?}, network {:?}", shape.nodes, shape.proxy, shape.cni);
+    for name in daemon::names(place) {
+        let state = daemon::find(place, &name).map_or("not running".into(), |p| format!("pid {}", p.pid()));
+        println!("  {name:<26} {state:<14} {}", place.log(&name).display());
+    }
+    println!("{}", kube::kubectl(place, &["get", "nodes", "-o", "wide"])?);
+    print!("{}", kube::kubectl(place, &["get", "pods", "-A", "-o", "wide"])?);
+    Ok(())
+}

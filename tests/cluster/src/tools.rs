@@ -1,0 +1,199 @@
+//! The programs of a cluster, unmodified, built from their Go modules. A go.mod in tests/cluster/tools pins each.
+//!
+//! Only what a command needs is built. What Go has compiled is in Go's own cache and serves every checkout; what is kept
+//! here is the linked programs, each with a key of what it was made from.
+
+mod list;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::place::Place;
+use super::settings::{KUBERNETES, RUNC};
+use super::shape::{Cni, Proxy, Shape};
+use list::{BATCHES, Batch, Kind, Program};
+use toolbox::image::layer::digest;
+use toolbox::shell;
+
+/// Which programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Set {
+    /// What every cluster has.
+    Cluster,
+    /// Upstream's tests and what runs them.
+    Tests,
+    /// What serves Services in a cluster to compare with.
+    KubeProxy,
+    /// What gives pods their network in a cluster to compare with.
+    ReferencePlugins,
+}
+
+/// Memory for two calls of Go at the same time: each can link a program of 2.7 GB.
+const MEMORY_FOR_TWO: u64 = 8 << 30;
+
+/// What a cluster of this shape is made of.
+pub(super) fn sets(shape: &Shape) -> Vec<Set> {
+    let mut sets = vec![Set::Cluster];
+    if shape.proxy != Proxy::Ropeway {
+        sets.push(Set::KubeProxy);
+    }
+    if shape.cni == Cni::Reference {
+        sets.push(Set::ReferencePlugins);
+    }
+    sets
+}
+
+/// Builds what is missing of these, or was made from something else.
+pub(super) fn build(place: &Place, sets: &[Set]) -> Result<()> {
+    let mut missing = Vec::new();
+    for batch in BATCHES.iter().filter(|batch| sets.contains(&batch.set)) {
+        if !batch.is_current(place)? {
+            missing.push(batch);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if shell::which("go").is_none() {
+        bail!("the test cluster builds Kubernetes from source: install Go 1.26 or later and have `go` in PATH");
+    }
+    // The batches of one module share packages, and two calls of Go would compile these twice.
+    let (kubernetes, others): (Vec<_>, Vec<_>) = missing.into_iter().partition(|batch| batch.module == "kubernetes");
+    let in_turn = |batches: &[&Batch]| batches.iter().try_for_each(|batch| batch.build(place));
+    shell::with_signs_of_life(|| {
+        if memory_available()? < MEMORY_FOR_TWO {
+            in_turn(&kubernetes)?;
+            return in_turn(&others);
+        }
+        std::thread::scope(|scope| {
+            let beside = scope.spawn(|| in_turn(&others));
+            in_turn(&kubernetes).and(beside.join().map_err(|_| anyhow!("the thread that builds has panicked"))?)
+        })
+    })
+}
+
+fn memory_available() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("MemAvailable")?;
+    Ok(kib << 10)
+}
+
+impl Batch {
+    fn is_current(&self, place: &Place) -> Result<bool> {
+        for program in self.programs {
+            let built = fs::read_to_string(program.key_file(place)).unwrap_or_default();
+            if built != self.key(place, program)? || !place.bin(program.name).exists() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Differs when anything differs that the program is made from, but for Go itself.
+    fn key(&self, place: &Place, program: &Program) -> Result<String> {
+        let mut text = format!("{} {:?} {}\n", program.package, self.kind, self.linker_flags()).into_bytes();
+        for name in ["go.mod", "go.sum"] {
+            let file = place.tools().join(self.module).join(name);
+            text.extend(fs::read(&file).with_context(|| format!("{}", file.display()))?);
+        }
+        Ok(digest(&text))
+    }
+
+    fn build(&self, place: &Place) -> Result<()> {
+        let names: Vec<_> = self.programs.iter().map(|program| program.name).collect();
+        let (names, begin) = (names.join(", "), Instant::now());
+        println!("==> building {names}");
+        // Apart first: an interrupted build must not look like a finished one.
+        let fresh = place.cache().join("build").join(format!("{}-{:?}-{:?}", self.module, self.set, self.kind));
+        fs::create_dir_all(&fresh).with_context(|| format!("{}", fresh.display()))?;
+        let mut go = Command::new("go");
+        go.current_dir(place.tools().join(self.module));
+        // With -trimpath what Go has compiled for one checkout serves all others.
+        go.env("GOTOOLCHAIN", "local").env("GOFLAGS", "-buildvcs=false -trimpath");
+        go.env("CGO_ENABLED", if self.kind == Kind::Runc { "1" } else { "0" });
+        match self.kind {
+            Kind::Test => go.args(["test", "-c", "-vet=off"]),
+            Kind::Runc => go.args(["build", "-tags", "seccomp"]),
+            Kind::Plain | Kind::Kubernetes => go.arg("build"),
+        };
+        go.arg("-ldflags").arg(self.linker_flags()).arg("-o");
+        match self.programs {
+            [only] => go.arg(fresh.join(only.file())),
+            _ => go.arg(&fresh),
+        };
+        shell::output(go.args(self.programs.iter().map(|program| program.package)))?;
+        for program in self.programs {
+            let (from, to, key) = (fresh.join(program.file()), place.bin(program.name), program.key_file(place));
+            for file in [&to, &key] {
+                fs::create_dir_all(file.parent().context("a file has a directory")?)?;
+            }
+            fs::rename(&from, &to).with_context(|| format!("{}", from.display()))?;
+            fs::write(&key, self.key(place, program)?).with_context(|| format!("{}", key.display()))?;
+        }
+        println!("    built {names} in {} s", begin.elapsed().as_secs());
+        Ok(())
+    }
+
+    fn linker_flags(&self) -> String {
+        let version = "k8s.io/component-base/version";
+        match self.kind {
+            Kind::Plain => "-s -w".into(),
+            Kind::Runc => format!("-s -w -X main.version={RUNC}"),
+            Kind::Kubernetes | Kind::Test => {
+                let parts: Vec<_> = KUBERNETES.trim_start_matches('v').split('.').collect();
+                let (major, minor) = (parts.first().unwrap_or(&""), parts.get(1).unwrap_or(&""));
+                format!(
+                    "-s -w -X {version}.gitVersion={KUBERNETES} -X {version}.gitMajor={major} -X {version}.gitMinor={minor} \
+                     -X {version}.gitTreeState=clean"
+                )
+            }
+        }
+    }
+}
+
+impl Program {
+    /// Its name without directory.
+    fn file(&self) -> &'static str {
+        self.name.rsplit('/').next().unwrap_or(self.name)
+    }
+
+    fn key_file(&self, place: &Place) -> PathBuf {
+        place.cache().join("keys").join(self.name)
+    }
+}
+
+/// The source of Kubernetes, for the files that its tests and images read.
+pub(super) fn kubernetes_source(place: &Place) -> Result<PathBuf> {
+    let mut go = Command::new("go");
+    go.current_dir(place.tools().join("kubernetes")).env("GOFLAGS", "");
+    let path = shell::output(go.args(["list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes"]))?;
+    Ok(path.trim().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn go_names_the_programs_of_a_batch_as_we_do() {
+        // Several programs of one call get the last words of their packages as names.
+        for batch in BATCHES.iter().filter(|batch| batch.programs.len() > 1) {
+            for program in batch.programs {
+                assert_eq!(Some(program.file()), program.package.rsplit('/').next());
+            }
+        }
+    }
+
+    #[test]
+    fn a_cluster_without_kube_proxy_does_not_build_it() {
+        let shape = Shape { nodes: 1, proxy: Proxy::Ropeway, cni: Cni::Ropeway, routed: false };
+        assert_eq!(sets(&shape), [Set::Cluster]);
+        let shape = Shape { proxy: Proxy::KubeProxyNftables, cni: Cni::Reference, ..shape };
+        assert_eq!(sets(&shape), [Set::Cluster, Set::KubeProxy, Set::ReferencePlugins]);
+    }
+}

@@ -1,0 +1,49 @@
+//! OCI images of the built binaries, written without a builder or a registry.
+//!
+//! An image holds static binaries at its root and nothing else. `cargo xtask image` writes the
+//! product's; the test cluster also writes those of upstream's programs. Builds nothing itself.
+
+pub mod archive;
+pub mod layer;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::paths::Paths;
+use crate::shell;
+use archive::Image;
+use layer::Layer;
+
+/// The binaries of Ropeway's image, all of them at its root.
+pub const BINARIES: [&str; 3] = ["ropeway-agent", "ropeway", "ropeway-cni"];
+
+/// Ropeway's image of the binaries that were built last, under a name, in an archive.
+pub fn make(paths: &Paths, name: &str, output: &Path) -> Result<()> {
+    of(paths, name, &BINARIES, output)
+}
+
+/// An image of some of the binaries that were built last; it starts the first.
+pub fn of(paths: &Paths, name: &str, names: &[&str], output: &Path) -> Result<()> {
+    let binaries = paths.binaries();
+    shell::step(&format!("writing the image {name}"));
+    let root = paths.target.join("image-root");
+    if root.exists() {
+        fs::remove_dir_all(&root).with_context(|| format!("{}", root.display()))?;
+    }
+    fs::create_dir_all(&root)?;
+    for binary in names {
+        // Without debug information, which is most of the size; names for backtraces stay.
+        let mut strip = Command::new("strip");
+        strip.args(["--strip-debug", "-o"]).arg(root.join(binary));
+        shell::output(strip.arg(binaries.join(binary)))?;
+    }
+    let layer = Layer::of_directory(&root, &paths.target.join("image-layer.tar"))?;
+    let program = format!("/{}", names.first().context("an image without a program")?);
+    let image = Image::new([name], [&layer]).entrypoint([&program]);
+    archive::write(output, &[image])?;
+    layer.remove()?;
+    fs::remove_dir_all(&root).with_context(|| format!("{}", root.display()))
+}

@@ -1,0 +1,110 @@
+//! Runs other programs: says which, fails with what they were doing.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// Nothing is silent for longer.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// Says what is about to happen.
+pub fn step(what: &str) {
+    println!("==> {what}");
+}
+
+/// Runs a command that shows its own output; an exit status other than 0 is an error.
+pub fn run(command: &mut Command) -> Result<()> {
+    let name = describe(command);
+    let status = command.status().with_context(|| format!("cannot start `{name}`"))?;
+    if !status.success() {
+        bail!("`{name}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// [`run`], with a sign of life while the command is silent: for what takes long.
+pub fn run_long(command: &mut Command) -> Result<()> {
+    with_signs_of_life(|| run(command))
+}
+
+/// Does something that takes long, and says every five seconds that it is still at it.
+pub fn with_signs_of_life<T>(work: impl FnOnce() -> T) -> T {
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while wait.recv_timeout(SIGN_OF_LIFE) == Err(RecvTimeoutError::Timeout) {
+                println!("    ... {} s", start.elapsed().as_secs());
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}
+
+/// Runs a command and returns what it printed; an exit status other than 0 is an error that quotes stderr.
+pub fn output(command: &mut Command) -> Result<String> {
+    let name = describe(command);
+    let Output { status, stdout, stderr } = command.output().with_context(|| format!("cannot start `{name}`"))?;
+    if !status.success() {
+        bail!("`{name}` failed: {status}: {}", String::from_utf8_lossy(&stderr).trim());
+    }
+    String::from_utf8(stdout).with_context(|| format!("`{name}` printed something that is not UTF-8"))
+}
+
+/// Cargo as it runs this program, free of what cargo and rustup set for xtask itself.
+#[must_use]
+pub fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    clean(&mut command);
+    command
+}
+
+/// Takes away the variables that cargo set for the crate xtask: they mean nothing to another build and spoil its cache.
+pub fn clean(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_BIN_NAME" {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// The path of a program, as a shell would find it; the folders of root's tools count even when PATH lacks them.
+#[must_use]
+pub fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Whether this process is root.
+#[must_use]
+pub fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status
+            .lines()
+            .filter_map(|line| line.strip_prefix("Uid:"))
+            .any(|ids| ids.split_whitespace().nth(1) == Some("0"))
+    })
+}
+
+/// Puts a folder before all others in a command's PATH.
+pub fn path_first(directories: &[&Path]) -> Result<std::ffi::OsString> {
+    let rest = std::env::var_os("PATH").unwrap_or_default();
+    let all = directories.iter().map(|d| d.to_path_buf()).chain(std::env::split_paths(&rest));
+    std::env::join_paths(all).context("a folder's name does not fit into PATH")
+}
+
+fn describe(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
