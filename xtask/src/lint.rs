@@ -1,24 +1,43 @@
 //! `cargo xtask lint`: everything about the source that a machine can judge.
 //!
-//! First the checks of this folder, which take no time, then format, clippy, spelling and licences. All of them run, even
-//! when an early one fails; the command fails if any did.
+//! First the checks of this folder, which take no time, then format, clippy, spelling and licences.
+//! All of them run, even when an early one fails; the command fails if any did. With `--figures` it
+//! prints figures of the text instead, which fail nothing.
 
+mod columns;
+mod figures;
+mod files;
 mod layers;
+mod rooms;
 mod source;
 
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use clap::Args;
 
 use crate::paths::Paths;
 use crate::setup::{self, Need, Tool, Toolchain};
 use crate::shell;
 
-/// Runs every check.
-pub(crate) fn run(paths: &Paths) -> Result<()> {
-    let checks: [(&str, Check); 7] = [
-        ("rules of the house: file length, unsafe, module headers", source::check),
-        ("direction of dependencies", layers::check),
+/// Options of `cargo xtask lint`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Print figures of the product's source (lengths, comments, names) and check nothing
+    #[arg(long)]
+    figures: bool,
+}
+
+/// Runs every check, or prints the figures.
+pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
+    if options.figures {
+        return figures::print(paths);
+    }
+    let checks: [(&str, Check); 9] = [
+        ("file length, unsafe code, module headers", source::check),
+        ("columns of comments and Markdown", columns::check),
+        ("dependencies between crates", layers::check),
+        ("dependencies between the rooms of a crate", rooms::check),
         ("format", format),
         ("clippy, host crates", clippy_host),
         ("clippy, kernel programs", clippy_ebpf),
@@ -67,7 +86,8 @@ fn spelling(paths: &Paths) -> Result<()> {
     shell::run(Command::new(typos).current_dir(&paths.root))
 }
 
-/// Licences, sources and duplicates need no network. The list of known weaknesses does: `cargo deny check advisories`.
+/// Checks licences, sources and duplicates, which needs no network. The list of known weaknesses
+/// does: `cargo deny check advisories`.
 fn dependencies(paths: &Paths) -> Result<()> {
     let deny = Tool::CargoDeny.ensure(paths)?;
     for directory in [&paths.root, &paths.ebpf_crate()] {
@@ -82,7 +102,7 @@ fn dependencies(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that a component of the tool chain is there.
+/// Adds a component to the tool chain if it is missing.
 fn component(name: &str, program: &str) -> Result<()> {
     let there = || shell::output(Command::new(program).arg("--version")).is_ok();
     if there() {

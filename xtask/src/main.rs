@@ -35,8 +35,8 @@ enum Command {
     Build,
     /// Show it: three nodes, a Service, traffic on every way, an endpoint and the agents that go under load (as root)
     Demo(demo::Options),
-    /// Check format, lints, licences, spelling and the rules of the house
-    Lint,
+    /// Check format, lints, licences, spelling, layers and comments
+    Lint(lint::Options),
     /// Run all tests, level by level (as root)
     Test(test::Options),
     /// Run packet and namespace tests on Debian's kernel in an emulated machine
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::everything(&paths),
         Command::Build => build::all(&paths).map(|_| ()),
         Command::Demo(options) => demo::run(&paths, &options),
-        Command::Lint => lint::run(&paths),
+        Command::Lint(options) => lint::run(&paths, &options),
         Command::Test(options) => test::run(&paths, &options),
         Command::Vm(options) => vm::run(&paths, &options),
         Command::Bench(what) => bench::run(&paths, &what),

@@ -1,4 +1,6 @@
-//! Dependencies point one way: common <- host <- user and plugin; never sideways.
+//! Checks the dependencies between the crates: common <- host <- user and plugin, never sideways.
+//!
+//! Compares a table with cargo's metadata. `rooms.rs` checks the layers inside a crate.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -15,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cni-plugin", &["dataplane-common", "dataplane-host"]),
 ];
 
-/// Compares what the manifests say with the table above.
+/// Compares the manifests with the table above.
 pub(super) fn check(paths: &Paths) -> Result<()> {
     let mut wrong = Vec::new();
     for directory in [&paths.root, &paths.ebpf_crate()] {
@@ -26,7 +28,7 @@ pub(super) fn check(paths: &Paths) -> Result<()> {
     if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
 }
 
-/// What in cargo's metadata points the wrong way.
+/// Returns the dependencies in cargo's metadata that the table does not allow.
 fn forbidden(metadata: &Value) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for package in metadata["packages"].as_array().context("cargo metadata without packages")? {

@@ -1,13 +1,15 @@
-//! Rules that every source file keeps: not too long, unsafe code only behind the doors, a header that says what it is.
+//! Checks what every source file keeps: its length, a header, and unsafe code only behind the doors.
+//!
+//! Reads the text and the tokens of a file, never its meaning: rustc and clippy judge that. A header
+//! should have 3 to 10 lines, which `lint --figures` counts and this check does not enforce.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
+use super::files;
 use crate::paths::Paths;
 
-/// No file is longer.
+/// The largest number of lines of a file.
 const LONGEST: usize = 500;
 
 /// The only files and folders with unsafe code.
@@ -20,31 +22,28 @@ const DOORS: &[&str] = &[
     "dataplane-ebpf/src/kernel.rs",
 ];
 
-/// Where source files are.
+/// The folders with source files.
 const FOLDERS: &[&str] =
     &["dataplane-common", "dataplane-ebpf", "dataplane-host", "dataplane-user", "cni-plugin", "tests", "xtask"];
 
-/// Reads every source file of the checkout.
+/// Checks every source file of the checkout.
 pub(super) fn check(paths: &Paths) -> Result<()> {
-    let mut files = Vec::new();
-    for folder in FOLDERS {
-        collect(&paths.root.join(folder), &mut files)?;
-    }
-    files.sort();
+    let mut count = 0;
     let mut wrong = Vec::new();
-    for file in &files {
-        let name = file.strip_prefix(&paths.root).unwrap_or(file).to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(file).with_context(|| name.clone())?;
-        wrong.extend(judge(&name, &text)?);
+    for folder in FOLDERS {
+        for file in files::below(paths, folder, &["rs"])? {
+            count += 1;
+            wrong.extend(judge(&file.name, &file.text)?);
+        }
     }
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));
     }
-    println!("{} files", files.len());
+    println!("{count} files");
     Ok(())
 }
 
-/// What is wrong with one file.
+/// Returns the faults of one file.
 fn judge(name: &str, text: &str) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     let lines = text.lines().count();
@@ -63,7 +62,8 @@ fn judge(name: &str, text: &str) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Where the keyword `unsafe` stands; in an attribute (`#[unsafe(no_mangle)]`) it names a symbol or section and is no unsafe code.
+/// Returns the lines with the keyword `unsafe`. In an attribute (`#[unsafe(no_mangle)]`) it marks the
+/// name of a symbol or section and is no unsafe code.
 fn unsafe_lines(tokens: TokenStream) -> Vec<usize> {
     let mut lines = Vec::new();
     let mut tokens = tokens.into_iter().peekable();
@@ -81,21 +81,6 @@ fn unsafe_lines(tokens: TokenStream) -> Vec<usize> {
         }
     }
     lines
-}
-
-fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = std::fs::read_dir(directory).with_context(|| directory.display().to_string())?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            if path.file_name().is_none_or(|name| name != "target") {
-                collect(&path, files)?;
-            }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
