@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::machine::Space;
 use crate::process::{self, Process};
-use crate::space::Space;
 use crate::{binaries, load, wait};
 
 /// Where the agent says that it is well.

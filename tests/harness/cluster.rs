@@ -15,10 +15,10 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::agent::{Agent, Source};
+use crate::machine::{Kind, Space};
 use crate::manifest;
 use crate::pod::{Family, Pod};
 use crate::run::Run;
-use crate::space::{Kind, Space};
 
 /// What to make.
 #[derive(Clone, Copy, Debug)]

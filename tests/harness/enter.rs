@@ -1,7 +1,7 @@
 //! What `ropeway-peer node` and `ropeway-peer in` do: make a node's namespaces, and run a program inside them.
 //!
 //! Both run in a process of their own with one thread, because a process with several cannot change its mount
-//! namespace. Called only by [`crate::space`], through the binary.
+//! namespace. Called only by [`crate::machine`], through the binary.
 
 mod inside;
 mod node;

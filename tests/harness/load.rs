@@ -11,10 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::DeserializeOwned;
 
 use crate::binaries;
+use crate::machine::Space;
 use crate::peer::{HoldReport, Protocol, Report, Seen, TransferReport};
 use crate::pod::Pod;
 use crate::process::{self, Process};
-use crate::space::Space;
 
 /// Something that traffic can come from or go to.
 pub trait Place {

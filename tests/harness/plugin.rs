@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::binaries;
-use crate::space::Space;
+use crate::machine::Space;
 
 /// One attachment, as the runtime names it.
 #[derive(Clone, Debug)]

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::machine::Space;
 use crate::plugin::{self, Attachment};
 use crate::run;
-use crate::space::Space;
 
 /// A pod that the plugin has wired.
 #[derive(Debug)]

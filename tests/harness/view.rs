@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Node};
-use crate::space::Space;
+use crate::machine::Space;
 use crate::{binaries, process, wait};
 
 /// How long a change of the manifests may take to get into the kernel of every node.

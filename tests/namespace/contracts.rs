@@ -4,14 +4,14 @@
 //! being tried.
 
 mod affinity;
-pub(crate) mod asks;
-mod before;
 mod choice;
+mod connection_state;
+mod existing_connections;
+pub(crate) mod expect;
 mod health;
-mod looks;
 mod objects;
+mod observations;
 mod policy;
-mod reach;
-mod remembered;
+mod reachability;
 mod sync;
 mod world;

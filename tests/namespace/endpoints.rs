@@ -5,7 +5,7 @@ use ropeway_tests::load::{self, Load};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 
-use crate::scene::Scene;
+use crate::fixture::Scene;
 
 #[test]
 fn an_endpoint_leaves_under_load_and_no_connection_fails() {

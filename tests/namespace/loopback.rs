@@ -7,7 +7,7 @@ use ropeway_tests::load::{self, Place};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 
-use crate::scene::{PORTS, Scene};
+use crate::fixture::{PORTS, Scene};
 
 /// As upstream's tests of local node ports ask, and over UDP as well.
 const PROTOCOLS: [Protocol; 4] = [Protocol::Tcp, Protocol::Http, Protocol::Udp, Protocol::UdpConnected];

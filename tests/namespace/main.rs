@@ -1,26 +1,26 @@
 //! Nodes with real traffic. Needs root and the built binaries: `cargo xtask test --level namespace`.
 #![cfg(test)]
 
+mod anti_spoofing;
+mod bandwidth;
+mod connection_counts;
 mod contracts;
-mod counting;
+mod egress_routes;
 mod endpoints;
-mod gate;
-mod growth;
+mod fixture;
 mod harness;
+mod host_device;
 mod hostport;
-mod limits;
 mod loopback;
+mod map_resize;
 mod mtu;
-mod nodes;
-mod reach;
+mod node_changes;
+mod node_routes;
 mod restart;
-mod rolling;
-mod scene;
+mod rolling_update;
 mod schedulers;
 mod sctp;
 mod service;
 mod small;
-mod spoof;
-mod stay;
 mod transfer;
-mod ways;
+mod udp_failover;

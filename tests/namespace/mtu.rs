@@ -9,8 +9,8 @@ use ropeway_tests::process::Process;
 use ropeway_tests::wait;
 use serde_json::{Value, json};
 
-use crate::nodes::for_plugin;
-use crate::reach::{PORT, SOON, pairs, payload, pods, serving};
+use crate::node_changes::for_plugin;
+use crate::node_routes::{PORT, SOON, pairs, payload, pods, serving};
 
 const BYTES: u64 = 1 << 20;
 

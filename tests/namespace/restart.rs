@@ -8,7 +8,7 @@ use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 use ropeway_tests::wait;
 
-use crate::scene::{Scene, Traffic};
+use crate::fixture::{Scene, Traffic};
 
 #[test]
 fn traffic_and_plugin_work_while_the_agent_is_dead() {

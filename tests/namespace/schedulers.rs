@@ -11,7 +11,7 @@ use ropeway_tests::pod::Family;
 use ropeway_tests::{view, wait};
 use serde_json::{Value, json};
 
-use crate::scene::Scene;
+use crate::fixture::Scene;
 
 /// Annotates the Service, and waits until all nodes have this scheduler and these weights.
 fn annotate(scene: &Scene, annotations: &Value, scheduler: &str, weights: &[u64]) {

@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use crc::{CRC_32_ISCSI, Crc};
 use ropeway_tests::cluster::{Cluster, Shape};
 use ropeway_tests::load::{self, Place, Watch};
+use ropeway_tests::machine::Space;
 use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer;
 use ropeway_tests::plugin;
 use ropeway_tests::pod::{Family, Pod};
-use ropeway_tests::space::Space;
 use serde_json::json;
 
-use crate::gate;
-use crate::spoof::frames::{Ends, Mac, ethernet, ip};
+use crate::anti_spoofing::frames::{Ends, Mac, ethernet, ip};
+use crate::host_device;
 
 const SCTP: u8 = 132;
 const TARGET: u16 = 8080;
@@ -83,8 +83,8 @@ fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Stati
 #[test]
 fn sctp_reaches_pods_at_other_ports_and_comes_back() {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
-    cluster.start_agents_with(&[gate::RANGES]).unwrap();
-    gate::await_open(&cluster.nodes[0]);
+    cluster.start_agents_with(&[host_device::RANGES]).unwrap();
+    host_device::await_open(&cluster.nodes[0]);
     let (client, near, far) = (
         cluster.nodes[0].pod("client").unwrap(),
         cluster.nodes[0].pod("near").unwrap(),

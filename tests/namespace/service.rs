@@ -9,7 +9,7 @@ use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 use ropeway_tests::wait;
 
-use crate::scene::{PORTS, Scene};
+use crate::fixture::{PORTS, Scene};
 
 /// A fair coin leaves 45 to 55 % once in 600 runs of 1,000; three tries make that once in 200 million.
 fn splits_evenly(from: &dyn Place, target: SocketAddr, protocol: Protocol) {

@@ -6,7 +6,7 @@ use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 use ropeway_tests::view;
 
-use crate::scene::Scene;
+use crate::fixture::Scene;
 
 #[test]
 fn small_cluster_serves_on_every_way() {

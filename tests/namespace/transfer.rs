@@ -5,7 +5,7 @@ use ropeway_tests::load;
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 
-use crate::scene::{Scene, TARGET};
+use crate::fixture::{Scene, TARGET};
 
 const BYTES: u64 = 16 << 20;
 

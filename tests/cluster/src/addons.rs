@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 
 use super::kube;
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{AGNHOST, COREDNS, DNS_SERVICE, DOMAIN, METRICS_SERVER, NEAR};
 use super::step::wait_for;
 

@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use super::junit::{self, Case, Outcome};
+use super::layout::Place;
 use super::network::{FABRIC, namespace_path};
 use super::pki::ADMIN;
-use super::place::Place;
 use super::shape::Shape;
 use super::{kube, tools};
 

@@ -6,7 +6,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{API_PORT, CONTROL_PLANE, POD_RANGES, SERVICE_RANGES};
 use super::shape::Node;
 use super::step::wait_for;

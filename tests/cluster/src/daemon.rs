@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::place::Place;
+use super::layout::Place;
 use super::step::wait_for;
 
 /// A process as its pid file has it.

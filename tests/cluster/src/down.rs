@@ -6,7 +6,7 @@ use std::fs;
 
 use anyhow::{Result, bail};
 
-use super::place::Place;
+use super::layout::Place;
 use super::step::Steps;
 use super::{cgroups, daemon, machine, network};
 

@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use super::layout::Place;
 use super::network::namespace_path;
-use super::place::Place;
 use super::{cgroups, daemon};
 
 /// What part of a node a program enters.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::layout::Place;
 use super::peer::{self, Peer};
-use super::place::Place;
 use super::settings::{AGNHOST, PEER_IMAGE};
 use super::shape::{Node, Proxy, Shape};
 use super::step::{Steps, wait_for};

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{AGNHOST, COREDNS, METRICS_SERVER, PAUSE_IMAGE, TEST_IMAGES};
 use super::step::{Steps, wait_for};
 use super::{rootfs, tools};

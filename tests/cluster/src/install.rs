@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::Workshop;
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{POD_RANGES, ROPEWAY_IMAGE};
 use super::shape::{Cni, Proxy, Shape};
 use super::step::Steps;

@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::layout::Place;
 use super::network::{FABRIC, namespace_path};
 use super::pki::ADMIN;
-use super::place::Place;
 use super::step::wait_for;
 use toolbox::shell;
 

@@ -5,19 +5,19 @@
 //! container runtime, its agent or the API server, and none of them carries packets.
 
 mod control;
+mod fixture;
 mod misuse;
 mod node;
-mod scene;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
 use super::check::Checks;
+use super::layout::Place;
 use super::peer::Peer;
-use super::place::Place;
 use super::shape::{Cni, Proxy, Shape};
 use super::step::Steps;
-use scene::Scene;
+use fixture::Scene;
 use toolbox::paths::Paths;
 
 /// What is done.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{MACHINE_SYSCTLS, RAISED_SYSCTLS};
 
 fn saved(place: &Place) -> PathBuf {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{FAR, NEAR, PREFIX};
 use super::shape::Node;
 use super::step::wait_for;

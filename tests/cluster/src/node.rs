@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{DNS_SERVICE, DOMAIN, PAUSE_IMAGE};
 use super::shape::Node;
 use super::step::wait_for;

@@ -18,8 +18,8 @@ use rustix::mount::{
 use rustix::process::{WaitOptions, chdir, pivot_root, wait};
 
 use super::cgroups::{self, Hierarchy};
+use super::layout::Place;
 use super::node::{self, CONTAINERD_CONFIG, KUBELET_FLAGS, inside};
-use super::place::Place;
 use super::step::wait_for;
 
 const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";

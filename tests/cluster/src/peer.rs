@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Workshop;
 use super::install;
-use super::place::Place;
+use super::layout::Place;
 use super::settings::PEER_IMAGE;
 use super::shape::Shape;
 use super::step::Steps;

@@ -11,7 +11,7 @@ use rcgen::{
 };
 use serde_json::json;
 
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{API_PORT, DOMAIN, KUBERNETES_SERVICE};
 use super::shape::{Node, Shape};
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use ropeway_tests::load;
 use serde_json::Value;
 
-use super::place::Place;
+use super::layout::Place;
 use super::{enter, kube};
 
 /// A pod that runs.

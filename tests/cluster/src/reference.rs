@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::layout::Place;
 use super::network::{self, FABRIC, namespace_path};
 use super::node::inside;
-use super::place::Place;
 use super::settings::{FAR, NEAR, POD_RANGES};
 use super::shape::{Node, Shape};
 use super::{daemon, enter, kube};

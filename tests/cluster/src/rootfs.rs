@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::place::Place;
+use super::layout::Place;
 use toolbox::shell;
 
 const PACKAGES: &[&str] = &[

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{CONTROL_PLANE, FAR, FIRST_HOST, MAX_NODES, NEAR, Subnet};
 
 /// Who serves Services.

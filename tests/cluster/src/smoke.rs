@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use ropeway_tests::process::Process;
 
 use super::check::Checks;
+use super::layout::Place;
 use super::network::{FABRIC, namespace_path};
-use super::place::Place;
 use super::settings::{DNS_SERVICE, DOMAIN, KUBERNETES_SERVICE};
 use super::shape::{Proxy, Shape};
 use super::step::{Steps, wait_for};

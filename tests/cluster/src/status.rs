@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::place::Place;
+use super::layout::Place;
 use super::shape::Shape;
 use super::{cgroups, daemon, kube, network};
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::place::Place;
+use super::layout::Place;
 use super::settings::{KUBERNETES, RUNC};
 use super::shape::{Cni, Proxy, Shape};
 use list::{BATCHES, Batch, Kind, Program};

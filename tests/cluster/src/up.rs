@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Result, bail};
 
 use super::Workshop;
-use super::place::Place;
+use super::layout::Place;
 use super::shape::{Cni, Node, Proxy, Shape};
 use super::step::Steps;
 use super::tools::Set;

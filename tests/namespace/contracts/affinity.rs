@@ -11,8 +11,8 @@ use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::view;
 use serde_json::{Value, json};
 
-use super::asks::{answered, each, halves};
-use super::looks::Looks;
+use super::expect::{answered, each, halves};
+use super::observations::Looks;
 use super::world::{Target, Vip, World, backed, far_port, in_turn, one, ready, service_with, target, targets};
 
 /// Seconds; used at a rate that leaves none of them idle.

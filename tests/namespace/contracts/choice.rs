@@ -7,7 +7,7 @@ use ropeway_tests::peer::{HoldReport, Protocol};
 use ropeway_tests::pod::{Family, Pod};
 use serde_json::{Value, json};
 
-use super::asks::{all_answered, answered, each};
+use super::expect::{all_answered, answered, each};
 use super::world::{Target, World, backed, local, one, policies, ready, service, service_with, targets, terminating};
 
 #[test]

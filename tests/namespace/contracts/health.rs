@@ -11,8 +11,8 @@ use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::wait;
 use serde_json::{Value, json};
 
-use super::asks::each;
-use super::looks::Looks;
+use super::expect::each;
+use super::observations::Looks;
 use super::world::{World, backed, policies, ready, service_with, terminating};
 
 const HEALTH: u16 = 10256;

@@ -6,7 +6,7 @@ use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 use serde_json::{Value, json};
 
-use super::asks::{all_answered, answered, each, halves, refused, unserved};
+use super::expect::{all_answered, answered, each, halves, refused, unserved};
 use super::world::{
     Target, Vip, World, address, endpoint, in_turn, local, one, policies, ready, service, service_with, slice, slices,
     target, targets,

@@ -11,7 +11,7 @@ use ropeway_tests::pod::Family;
 use ropeway_tests::view;
 use serde_json::Value;
 
-use super::asks::{all, all_answered, answered, each, refused, silent};
+use super::expect::{all, all_answered, answered, each, refused, silent};
 use super::world::{
     Client, EXTERNAL, Target, Vip, World, backed, policies, ready, service, service_with, target, targets,
 };

@@ -14,8 +14,8 @@ use ropeway_tests::pod::Family;
 use ropeway_tests::wait;
 use serde_json::{Value, json};
 
-use super::asks::{all_answered, each};
-use super::looks::Looks;
+use super::expect::{all_answered, each};
+use super::observations::Looks;
 use super::world::{FLAGS, World, backed, ready, service, targets};
 
 const API: &str = "127.0.0.1:8001";

@@ -16,12 +16,12 @@ use ropeway_tests::process::Process;
 use ropeway_tests::{view, wait};
 use serde_json::{Value, json};
 
-use crate::gate;
+use crate::host_device;
 
 /// Where the servers listen.
 pub(super) const TARGET: u16 = 8080;
 /// How agents are started.
-pub(super) const FLAGS: [&str; 2] = [gate::RANGES, "--healthz-bind-address=[::]:10256"];
+pub(super) const FLAGS: [&str; 2] = [host_device::RANGES, "--healthz-bind-address=[::]:10256"];
 /// How long a change may take to get into the kernel.
 const SETTLED: Duration = Duration::from_secs(10);
 

@@ -1,8 +1,8 @@
 //! How to look around in a network that was kept.
 
 use anyhow::{Context, Result, bail};
+use ropeway_tests::machine::Space;
 use ropeway_tests::run;
-use ropeway_tests::space::Space;
 
 use super::NAME;
 

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::{NAMESPACE, TIMES};
 use crate::kube;
+use crate::layout::Place;
 use crate::network::{FABRIC, namespace_path};
 use crate::pki::{self, ADMIN};
-use crate::place::Place;
 use crate::pod::{self, Pod};
 use toolbox::shell;
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::scene::Scene;
+use super::fixture::Scene;
 use crate::network::namespace_path;
 use crate::settings::{CONTROL_PLANE, PEER_IMAGE};
 use crate::step::wait_for;

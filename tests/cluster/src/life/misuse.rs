@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::scene::Scene;
+use super::fixture::Scene;
 use crate::step::wait_for;
 use crate::{enter, kube, node, pod};
 use toolbox::shell;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::scene::Scene;
+use super::fixture::Scene;
 use crate::step::wait_for;
 use crate::{enter, kube, network, node};
 use toolbox::shell;

@@ -12,7 +12,7 @@ use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::{process, wait};
 
-use crate::scene::{Scene, TARGET};
+use crate::fixture::{Scene, TARGET};
 
 /// A plain run.
 const FEW: usize = 20;

@@ -9,7 +9,7 @@ use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::{view, wait};
 use serde_json::{Value, json};
 
-use crate::scene::Scene;
+use crate::fixture::Scene;
 
 /// Long enough for a look of the agent, and for a change of the manifests.
 const SOON: Duration = Duration::from_secs(10);

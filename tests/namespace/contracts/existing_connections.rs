@@ -10,10 +10,10 @@ use anyhow::{Result, ensure};
 use ropeway_tests::cluster::{Cluster, Shape, address};
 use ropeway_tests::contracts::{Path, Recorder, Rule};
 use ropeway_tests::load::{self, Load, Place};
+use ropeway_tests::machine::Space;
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::process::Process;
-use ropeway_tests::space::Space;
 use ropeway_tests::{manifest, wait};
 use serde_json::json;
 

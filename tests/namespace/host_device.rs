@@ -9,8 +9,8 @@ use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 use ropeway_tests::{view, wait};
 
-use crate::contracts::asks::failed;
-use crate::scene::{Scene, cluster_ip};
+use crate::contracts::expect::failed;
+use crate::fixture::{Scene, cluster_ip};
 
 /// The networks of Services.
 pub(crate) const RANGES: &str = "--service-cidr=10.96.0.0/16,fd00:10:96::/112";

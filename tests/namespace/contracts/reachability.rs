@@ -10,7 +10,7 @@ use ropeway_tests::process::Process;
 use ropeway_tests::view;
 use serde_json::{Value, json};
 
-use super::asks::{all_answered, each, refused, silent, unserved};
+use super::expect::{all_answered, each, refused, silent, unserved};
 use super::world::{Target, Vip, World, address, backed, far_port, ready, service, service_with, target, targets};
 
 /// A port that no Service has.

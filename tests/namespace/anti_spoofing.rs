@@ -9,7 +9,7 @@ use ropeway_tests::peer::{self, Protocol};
 use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::{process, view};
 
-use crate::scene::{Scene, TARGET};
+use crate::fixture::{Scene, TARGET};
 
 const COUNT: u64 = 5;
 
@@ -27,7 +27,7 @@ fn a_spoofed_source_goes_nowhere_and_is_counted() {
         let targets = [
             (scene.backends[0].port(family, TARGET).unwrap(), "a pod on this node"),
             (scene.backends[1].port(family, TARGET).unwrap(), "a pod elsewhere"),
-            (std::net::SocketAddr::new(crate::scene::cluster_ip(family), 53), "a Service"),
+            (std::net::SocketAddr::new(crate::fixture::cluster_ip(family), 53), "a Service"),
             (node.port(family, 30053), "a node port"),
         ];
         for (target, what) in targets {
@@ -98,7 +98,7 @@ fn nothing_forged_gets_anywhere_and_the_node_believes_none_of_it() {
         others: vec![
             pods[0],
             pods[1],
-            identity(&Family::BOTH.map(crate::scene::cluster_ip), nobody),
+            identity(&Family::BOTH.map(crate::fixture::cluster_ip), nobody),
             identity(&both(far), nobody),
             identity(&both(near), nobody),
         ],

@@ -11,10 +11,10 @@ use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::process;
 use serde_json::Value;
 
-use super::asks::each;
-use super::looks::Looks;
+use super::expect::each;
+use super::observations::Looks;
 use super::world::{Client, FLAGS, TARGET, World, backed, one, ready, service};
-use crate::spoof::frames::{self, Ends};
+use crate::anti_spoofing::frames::{self, Ends};
 
 /// Datagrams that are to be of one flow come from this port.
 const SOURCE: u16 = 20_000;

@@ -6,7 +6,7 @@ use ropeway_tests::cluster::Shape;
 use ropeway_tests::load::{Load, Place};
 use ropeway_tests::pod::{Family, Pod};
 
-use crate::scene::Scene;
+use crate::fixture::Scene;
 
 /// From the end of a backend to the first answer of another one.
 const LIMIT: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::{view, wait};
 
-use crate::scene::{Scene, TARGET, Traffic, endpoints};
+use crate::fixture::{Scene, TARGET, Traffic, endpoints};
 
 /// Slots of a table; the array for all tables has four times as many at first.
 const SLOTS: &str = "--maglev-table-size=65537";

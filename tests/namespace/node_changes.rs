@@ -13,7 +13,7 @@ use ropeway_tests::process::{self, Process};
 use ropeway_tests::{binaries, manifest, wait};
 use serde_json::Value;
 
-use crate::reach::{PORT, SOON, pairs, pods, reaches, reaches_over, routes, serving};
+use crate::node_routes::{PORT, SOON, pairs, pods, reaches, reaches_over, routes, serving};
 
 /// `n2` is a neighbour of `n1`, `n3` is reached by the tunnel.
 const LINKS: [u8; 3] = [0, 0, 1];

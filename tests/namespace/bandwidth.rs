@@ -9,7 +9,7 @@ use ropeway_tests::pod::{Family, Pod};
 use ropeway_tests::{plugin, view};
 use serde_json::json;
 
-use crate::scene::{Kind, Scene, TARGET, cluster_ip};
+use crate::fixture::{Kind, Scene, TARGET, cluster_ip};
 
 /// Of what it receives and of what it sends, bytes a second.
 const INGRESS: u32 = 10_000_000;

@@ -7,8 +7,8 @@ use ropeway_tests::load;
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::Family;
 
-use crate::reach::payload;
-use crate::scene::{PORTS, Scene};
+use crate::fixture::{PORTS, Scene};
+use crate::node_routes::payload;
 
 /// From outside to a node port of each node, whose backends may be anywhere.
 fn node_ports_lead_to_all_backends(scene: &Scene) {
