@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::machine::Space;
+use crate::machine::Machine;
 use crate::process::{self, Process};
 use crate::{binaries, load, wait};
 
@@ -28,7 +28,7 @@ pub enum Source<'a> {
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
-    space: Space,
+    machine: Machine,
     process: Process,
     log: PathBuf,
 }
@@ -38,17 +38,17 @@ impl Agent {
     ///
     /// # Errors
     /// When it can't be started.
-    pub fn start(space: &Space, source: Source<'_>, log: &Path, flags: &[&str]) -> Result<Self> {
-        let mut command = space.command_in("agent", None, binaries::find("ropeway-agent")?)?;
+    pub fn start(machine: &Machine, source: Source<'_>, log: &Path, flags: &[&str]) -> Result<Self> {
+        let mut command = machine.command_in("agent", None, binaries::find("ropeway-agent")?)?;
         match source {
             Source::Manifests(directory) => command.args(["--source", "manifests", "--manifests"]).arg(directory),
             Source::Kubernetes(kubeconfig) => command.args(["--source", "kubernetes", "--kubeconfig"]).arg(kubeconfig),
         };
-        command.args(["--node-name", space.name()]);
+        command.args(["--node-name", machine.name()]);
         command.args(flags).stdin(Stdio::null());
         process::log_to(&mut command, &log.to_path_buf())?;
-        let process = Process::start(&format!("agent of {}", space.name()), &mut command)?;
-        Ok(Self { space: space.clone(), process, log: log.to_owned() })
+        let process = Process::start(&format!("agent of {}", machine.name()), &mut command)?;
+        Ok(Self { machine: machine.clone(), process, log: log.to_owned() })
     }
 
     /// Waits until it says that it is well and in sync.
@@ -56,19 +56,20 @@ impl Agent {
     /// # Errors
     /// When it ends or takes too long; the error quotes its log.
     pub fn await_ready(&mut self) -> Result<()> {
-        let outcome = wait::until(&format!("agent of {} is ready", self.space.name()), Duration::from_secs(30), || {
-            if let Some(status) = self.process.ended()? {
-                return Ok(Some(Err(status)));
-            }
-            load::fetch(&self.space, address(HEALTH)?, "/healthz")?;
-            load::fetch(&self.space, address(METRICS)?, "/readyz")?;
-            let for_plugin = self.space.path("/var/lib/ropeway/node.json");
-            ensure!(for_plugin.exists(), "/var/lib/ropeway/node.json is not there");
-            Ok(Some(Ok(())))
-        });
+        let outcome =
+            wait::until(&format!("agent of {} is ready", self.machine.name()), Duration::from_secs(30), || {
+                if let Some(status) = self.process.ended()? {
+                    return Ok(Some(Err(status)));
+                }
+                load::fetch(&self.machine, address(HEALTH)?, "/healthz")?;
+                load::fetch(&self.machine, address(METRICS)?, "/readyz")?;
+                let for_plugin = self.machine.path("/var/lib/ropeway/node.json");
+                ensure!(for_plugin.exists(), "/var/lib/ropeway/node.json is not there");
+                Ok(Some(Ok(())))
+            });
         match outcome {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(status)) => bail!("agent of {} ended with {status}:\n{}", self.space.name(), self.log_tail()),
+            Ok(Err(status)) => bail!("agent of {} ended with {status}:\n{}", self.machine.name(), self.log_tail()),
             Err(error) => Err(error.context(self.log_tail())),
         }
     }
@@ -78,7 +79,7 @@ impl Agent {
     /// # Errors
     /// When it doesn't answer.
     pub fn metrics(&self) -> Result<String> {
-        load::fetch(&self.space, address(METRICS)?, "/metrics")
+        load::fetch(&self.machine, address(METRICS)?, "/metrics")
     }
 
     /// Process id.
@@ -93,7 +94,7 @@ impl Agent {
     /// When it has ended before.
     pub fn kill(mut self) -> Result<()> {
         if let Some(status) = self.process.ended()? {
-            bail!("agent of {} had ended already, with {status}:\n{}", self.space.name(), self.log_tail());
+            bail!("agent of {} had ended already, with {status}:\n{}", self.machine.name(), self.log_tail());
         }
         self.process.kill()
     }

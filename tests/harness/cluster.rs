@@ -1,6 +1,6 @@
 //! Nodes on a common link, with a directory of manifests in place of an API server and a client outside.
 //!
-//! The link is a bridge in a space of its own. Node `n1` has the addresses 192.168.50.11 and `fd00:50::11` and the pod
+//! The link is a bridge in a machine of its own. Node `n1` has the addresses 192.168.50.11 and `fd00:50::11` and the pod
 //! ranges 10.244.1.0/24 and `fd00:10:244:1::/64`, and so on; the client has 192.168.50.1 and `fd00:50::1` and is every node's
 //! default gateway, as the way out of a data centre would be.
 //!
@@ -15,9 +15,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::agent::{Agent, Source};
-use crate::machine::{Kind, Space};
+use crate::machine::{Machine, MachineOptions};
 use crate::manifest;
-use crate::pod::{Family, Pod};
+use crate::pod::{IpFamily, Pod};
 use crate::run::Run;
 
 /// What to make.
@@ -41,9 +41,9 @@ pub struct Cluster {
     /// The nodes, `n1` first.
     pub nodes: Vec<Node>,
     /// A machine on the link that is no node.
-    pub client: Space,
+    pub client: Machine,
     /// The machine with the bridge.
-    pub fabric: Space,
+    pub fabric: Machine,
     // Last: it ends what is still there.
     run: Run,
 }
@@ -52,7 +52,7 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct Node {
     /// Its namespaces.
-    pub space: Space,
+    pub machine: Machine,
     /// Its agent, while it runs.
     pub agent: Option<Agent>,
     number: u8,
@@ -65,7 +65,7 @@ impl Cluster {
     /// Namespaces and links; no agent yet.
     ///
     /// # Errors
-    /// Without root.
+    /// When the process is not root.
     pub fn network(shape: Shape) -> Result<Self> {
         Self::network_in(Run::start()?, shape, false)
     }
@@ -73,7 +73,7 @@ impl Cluster {
     /// [`Cluster::network`] in a run of one's own, which may outlive this process.
     ///
     /// # Errors
-    /// Without root.
+    /// When the process is not root.
     pub fn network_in(run: Run, shape: Shape, stay: bool) -> Result<Self> {
         Self::build(run, &vec![0; shape.nodes.into()], shape.mtu, stay)
     }
@@ -81,7 +81,7 @@ impl Cluster {
     /// Like [`Cluster::network`], with several links and a router between them: for each node its link, counted from 0.
     ///
     /// # Errors
-    /// Without root.
+    /// When the process is not root.
     pub fn routed(links: &[u8], mtu: u32) -> Result<Self> {
         let cluster = Self::build(Run::start()?, links, mtu, false)?;
         cluster.client.ip(&["route add prohibit 10.244.0.0/16", "route add prohibit fd00:10:244::/48"])?;
@@ -92,8 +92,8 @@ impl Cluster {
     fn build(run: Run, links: &[u8], mtu: u32, stay: bool) -> Result<Self> {
         let manifests = run.files().join("manifests");
         fs::create_dir(&manifests)?;
-        let fabric = Space::make(&run, "fabric", Kind { forward: false, stay })?;
-        let client = Space::make(&run, "client", Kind { forward: true, stay })?;
+        let fabric = Machine::make(&run, "fabric", MachineOptions { forward: false, stay })?;
+        let client = Machine::make(&run, "client", MachineOptions { forward: true, stay })?;
         for link in 0..=links.iter().copied().max().unwrap_or(0) {
             let bridge = format!("br{link}");
             fabric.ip(&[format!("link add {bridge} mtu {mtu} type bridge"), format!("link set {bridge} up")])?;
@@ -102,12 +102,12 @@ impl Cluster {
         let mut nodes = Vec::new();
         let mut objects = Vec::new();
         for (number, link) in (1..).zip(links.iter().copied()) {
-            let space = Space::make(&run, &format!("n{number}"), Kind { forward: true, stay })?;
-            join(&fabric, &space, mtu, link, number + 10, "eth0")?;
+            let machine = Machine::make(&run, &format!("n{number}"), MachineOptions { forward: true, stay })?;
+            join(&fabric, &machine, mtu, link, number + 10, "eth0")?;
             let gateway = |family| format!("route add default via {}", address_on(family, link, 1));
-            space.ip(&Family::BOTH.map(gateway))?;
+            machine.ip(&IpFamily::BOTH.map(gateway))?;
             let log = run.files().join(format!("agent-n{number}.log"));
-            let node = Node { space, agent: None, number, link, manifests: manifests.clone(), log };
+            let node = Node { machine, agent: None, number, link, manifests: manifests.clone(), log };
             objects.push(node.object());
             nodes.push(node);
         }
@@ -154,7 +154,7 @@ impl Cluster {
     /// When a node's kernel refuses.
     pub fn filter_strictly(&self) -> Result<()> {
         let strict = ["sysctl", "-w", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=1"];
-        self.nodes.iter().try_for_each(|node| node.space.output(&strict).map(drop))
+        self.nodes.iter().try_for_each(|node| node.machine.output(&strict).map(drop))
     }
 
     /// Puts objects into a file of the directory of manifests, in one step.
@@ -222,24 +222,24 @@ impl Node {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.space.name()
+        self.machine.name()
     }
 
     /// Its Node object.
     #[must_use]
     pub fn object(&self) -> Value {
-        manifest::node(self.name(), &Family::BOTH.map(|family| self.address(family)), &self.pod_cidrs())
+        manifest::node(self.name(), &IpFamily::BOTH.map(|family| self.address(family)), &self.pod_cidrs())
     }
 
     /// Its address on its link.
     #[must_use]
-    pub fn address(&self, family: Family) -> IpAddr {
+    pub fn address(&self, family: IpFamily) -> IpAddr {
         address_on(family, self.link, self.number + 10)
     }
 
     /// A port of its address.
     #[must_use]
-    pub fn port(&self, family: Family, port: u16) -> SocketAddr {
+    pub fn port(&self, family: IpFamily, port: u16) -> SocketAddr {
         SocketAddr::new(self.address(family), port)
     }
 
@@ -254,7 +254,7 @@ impl Node {
     /// # Errors
     /// When it can't be started.
     pub fn start_agent(&mut self, flags: &[&str]) -> Result<()> {
-        self.agent = Some(Agent::start(&self.space, Source::Manifests(&self.manifests), &self.log, flags)?);
+        self.agent = Some(Agent::start(&self.machine, Source::Manifests(&self.manifests), &self.log, flags)?);
         Ok(())
     }
 
@@ -263,7 +263,7 @@ impl Node {
     /// # Errors
     /// When it can't be started.
     pub fn start_agent_of(&mut self, kubeconfig: &Path, flags: &[&str]) -> Result<()> {
-        self.agent = Some(Agent::start(&self.space, Source::Kubernetes(kubeconfig), &self.log, flags)?);
+        self.agent = Some(Agent::start(&self.machine, Source::Kubernetes(kubeconfig), &self.log, flags)?);
         Ok(())
     }
 
@@ -272,7 +272,7 @@ impl Node {
     /// # Errors
     /// When it doesn't get ready.
     pub fn await_agent(&mut self) -> Result<()> {
-        self.agent.as_mut().with_context(|| format!("{} has no agent", self.space.name()))?.await_ready()
+        self.agent.as_mut().with_context(|| format!("{} has no agent", self.machine.name()))?.await_ready()
     }
 
     /// Kills its agent.
@@ -280,7 +280,7 @@ impl Node {
     /// # Errors
     /// When there is none.
     pub fn kill_agent(&mut self) -> Result<()> {
-        self.agent.take().with_context(|| format!("{} has no agent", self.space.name()))?.kill()
+        self.agent.take().with_context(|| format!("{} has no agent", self.machine.name()))?.kill()
     }
 
     /// A pod on it.
@@ -288,37 +288,37 @@ impl Node {
     /// # Errors
     /// What the plugin said.
     pub fn pod(&self, name: &str) -> Result<Pod> {
-        Pod::add(&self.space, name)
+        Pod::add(&self.machine, name)
     }
 }
 
 /// The address of a machine on the common link.
 #[must_use]
-pub fn address(family: Family, machine: u8) -> IpAddr {
-    address_on(family, 0, machine)
+pub fn address(family: IpFamily, host: u8) -> IpAddr {
+    address_on(family, 0, host)
 }
 
 /// The address of a machine on a link.
 #[must_use]
-pub fn address_on(family: Family, link: u8, machine: u8) -> IpAddr {
+pub fn address_on(family: IpFamily, link: u8, host: u8) -> IpAddr {
     // Written as people read it: fd00:50::11 for machine 11.
     let as_read = |number: u8| u16::from(number / 10) * 16 + u16::from(number % 10);
     match family {
-        Family::V4 => Ipv4Addr::new(192, 168, 50 + link, machine).into(),
-        Family::V6 => Ipv6Addr::new(0xfd00, as_read(50 + link), 0, 0, 0, 0, 0, as_read(machine)).into(),
+        IpFamily::V4 => Ipv4Addr::new(192, 168, 50 + link, host).into(),
+        IpFamily::V6 => Ipv6Addr::new(0xfd00, as_read(50 + link), 0, 0, 0, 0, 0, as_read(host)).into(),
     }
 }
 
-/// Plugs a space into a bridge.
-fn join(fabric: &Space, space: &Space, mtu: u32, link: u8, machine: u8, device: &str) -> Result<()> {
-    let (name, pid) = (format!("{}{}", space.name(), device.trim_start_matches("eth0")), space.pid());
+/// Plugs a machine into a bridge.
+fn join(fabric: &Machine, machine: &Machine, mtu: u32, link: u8, host: u8, device: &str) -> Result<()> {
+    let (name, pid) = (format!("{}{}", machine.name(), device.trim_start_matches("eth0")), machine.pid());
     fabric.ip(&[
         format!("link add {name} mtu {mtu} type veth peer name {device} mtu {mtu} netns {pid}"),
         format!("link set {name} master br{link} up"),
     ])?;
-    space.ip(&[
-        format!("address add {}/24 dev {device}", address_on(Family::V4, link, machine)),
-        format!("address add {}/64 dev {device} nodad", address_on(Family::V6, link, machine)),
+    machine.ip(&[
+        format!("address add {}/24 dev {device}", address_on(IpFamily::V4, link, host)),
+        format!("address add {}/64 dev {device} nodad", address_on(IpFamily::V6, link, host)),
         format!("link set {device} up"),
     ])
 }
@@ -328,10 +328,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_read_alike_in_both_families() {
-        assert_eq!(address(Family::V4, 12).to_string(), "192.168.50.12");
-        assert_eq!(address(Family::V6, 12).to_string(), "fd00:50::12");
-        assert_eq!(address(Family::V6, 1).to_string(), "fd00:50::1");
-        assert_eq!(Family::BOTH.map(|f| address_on(f, 1, 14).to_string()), ["192.168.51.14", "fd00:51::14"]);
+    fn addresses_have_the_same_digits_in_both_families() {
+        assert_eq!(address(IpFamily::V4, 12).to_string(), "192.168.50.12");
+        assert_eq!(address(IpFamily::V6, 12).to_string(), "fd00:50::12");
+        assert_eq!(address(IpFamily::V6, 1).to_string(), "fd00:50::1");
+        assert_eq!(IpFamily::BOTH.map(|f| address_on(f, 1, 14).to_string()), ["192.168.51.14", "fd00:51::14"]);
     }
 }

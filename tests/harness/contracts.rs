@@ -16,7 +16,7 @@ use std::fmt;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::pod::Family;
+use crate::pod::IpFamily;
 
 /// From where a Service is used, seen from one node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,13 +67,13 @@ pub struct Cells {
     /// Columns.
     pub paths: &'static [Path],
     /// Address families.
-    pub families: &'static [Family],
+    pub families: &'static [IpFamily],
     /// The reason: goes on after "because" or "gap:".
     pub why: &'static str,
 }
 
 impl Cells {
-    fn why(all: &'static [Self], path: Path, family: Family) -> Option<&'static str> {
+    fn why(all: &'static [Self], path: Path, family: IpFamily) -> Option<&'static str> {
         all.iter().find(|cells| cells.paths.contains(&path) && cells.families.contains(&family)).map(|cells| cells.why)
     }
 }
@@ -95,24 +95,24 @@ impl Rule {
 
     /// Why it says nothing of a cell, if so.
     #[must_use]
-    pub fn absent(&self, path: Path, family: Family) -> Option<&'static str> {
+    pub fn absent(&self, path: Path, family: IpFamily) -> Option<&'static str> {
         Cells::why(self.absent, path, family)
     }
 
     /// Why it is known not to hold in a cell, if so.
     #[must_use]
-    pub fn gap(&self, path: Path, family: Family) -> Option<&'static str> {
+    pub fn gap(&self, path: Path, family: IpFamily) -> Option<&'static str> {
         Cells::why(self.gaps, path, family)
     }
 
     /// The cells that tests must record.
     #[must_use]
-    pub fn cells(&self) -> Vec<(Path, Family)> {
+    pub fn cells(&self) -> Vec<(Path, IpFamily)> {
         all_cells().filter(|(path, family)| self.absent(*path, *family).is_none()).collect()
     }
 }
 
 /// The cells of a row, as the columns are.
-pub fn all_cells() -> impl Iterator<Item = (Path, Family)> {
-    Path::ALL.into_iter().flat_map(|path| Family::BOTH.map(|family| (path, family)))
+pub fn all_cells() -> impl Iterator<Item = (Path, IpFamily)> {
+    Path::ALL.into_iter().flat_map(|path| IpFamily::BOTH.map(|family| (path, family)))
 }

@@ -1,8 +1,13 @@
-//! Traffic from inside a space or a pod: starts `ropeway-peer` there and reads what it says.
+//! Traffic between the machines and pods of a test: starts `ropeway-peer` in one of them and reads its
+//! report.
+//!
+//! [`ask`] and its like run to the end. [`RequestLoad`], [`PersistentLoad`], [`StickyUdp`] and
+//! [`Watch`] run beside the test until it stops them. All counting happens in `ropeway-peer`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -11,13 +16,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::DeserializeOwned;
 
 use crate::binaries;
-use crate::machine::Space;
+use crate::machine::Machine;
 use crate::peer::{HoldReport, Protocol, Report, Seen, TransferReport};
 use crate::pod::Pod;
 use crate::process::{self, Process};
 
-/// Something that traffic can come from or go to.
-pub trait Place {
+/// A machine or pod that sends or receives traffic.
+pub trait TrafficEndpoint {
     /// A command there.
     ///
     /// # Errors
@@ -28,7 +33,7 @@ pub trait Place {
     fn label(&self) -> String;
 }
 
-impl Place for Space {
+impl TrafficEndpoint for Machine {
     fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
         self.command(program)
     }
@@ -38,7 +43,7 @@ impl Place for Space {
     }
 }
 
-impl Place for Pod {
+impl TrafficEndpoint for Pod {
     fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
         self.command(program)
     }
@@ -48,7 +53,7 @@ impl Place for Pod {
     }
 }
 
-impl<P: Place + ?Sized> Place for &P {
+impl<P: TrafficEndpoint + ?Sized> TrafficEndpoint for &P {
     fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
         (**self).run(program)
     }
@@ -58,55 +63,52 @@ impl<P: Place + ?Sized> Place for &P {
     }
 }
 
-/// A pod whose processes are in a cgroup of another machine: no socket hook of its node sees them, so only its packets are translated, as
-/// those of a pod with a kernel of its own are.
+/// A pod or a node whose processes are in a cgroup of another machine.
+///
+/// The socket hooks of the node are attached to the node's cgroup, so they do not run for these
+/// processes. Only their packets are translated, like those of a pod with its own kernel.
 #[derive(Debug)]
-pub struct ByPackets<'a> {
-    /// The pod.
-    pub pod: &'a Pod,
-    /// A machine without an agent.
-    pub elsewhere: &'a Space,
+pub struct BypassSocketHooks<'a> {
+    machine: &'a Machine,
+    netns: Option<&'a str>,
+    cgroup: PathBuf,
+    name: &'a str,
 }
 
-impl Place for ByPackets<'_> {
+impl<'a> BypassSocketHooks<'a> {
+    /// Puts the processes of a pod into a cgroup of `without_agent`, a machine that runs no agent.
+    #[must_use]
+    pub fn of_pod(pod: &'a Pod, without_agent: &Machine) -> Self {
+        let cgroup = without_agent.cgroup().join("pods").join(pod.name());
+        Self { machine: pod.node(), netns: Some(&pod.attachment().netns), cgroup, name: pod.name() }
+    }
+
+    /// Puts processes of a node into a cgroup of `without_agent`, a machine that runs no agent.
+    #[must_use]
+    pub fn of_node(node: &'a Machine, without_agent: &Machine) -> Self {
+        Self { machine: node, netns: None, cgroup: without_agent.cgroup().join(node.name()), name: node.name() }
+    }
+}
+
+impl TrafficEndpoint for BypassSocketHooks<'_> {
     fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
-        let cgroup = self.elsewhere.cgroup().join("pods").join(self.pod.name());
-        self.pod.node().command_at(&cgroup, Some(&self.pod.attachment().netns), program)
+        self.machine.command_at(&self.cgroup, self.netns, program)
     }
 
     fn label(&self) -> String {
-        format!("{} by packets", self.pod.name())
+        format!("{} without socket hooks", self.name)
     }
 }
 
-/// A node's own processes in a cgroup of another machine: no socket hook sees them.
-#[derive(Debug)]
-pub struct NodeByPackets<'a> {
-    /// The node.
-    pub node: &'a Space,
-    /// A machine without an agent.
-    pub elsewhere: &'a Space,
-}
-
-impl Place for NodeByPackets<'_> {
-    fn run(&self, program: &std::ffi::OsStr) -> Result<Command> {
-        self.node.command_at(&self.elsewhere.cgroup().join(self.node.name()), None, program)
-    }
-
-    fn label(&self) -> String {
-        format!("{} by packets", self.node.name())
-    }
-}
-
-fn peer(place: &(impl Place + ?Sized), arguments: &[String]) -> Result<Command> {
-    let mut command = place.run(binaries::find("ropeway-peer")?.as_os_str())?;
+fn peer(endpoint: &(impl TrafficEndpoint + ?Sized), arguments: &[String]) -> Result<Command> {
+    let mut command = endpoint.run(binaries::find("ropeway-peer")?.as_os_str())?;
     command.args(arguments);
     Ok(command)
 }
 
-fn once<T: DeserializeOwned>(place: &(impl Place + ?Sized), arguments: &[String]) -> Result<T> {
-    let name = format!("{}: {}", place.label(), arguments.join(" "));
-    let text = process::output(&name, &mut peer(place, arguments)?)?;
+fn once<T: DeserializeOwned>(endpoint: &(impl TrafficEndpoint + ?Sized), arguments: &[String]) -> Result<T> {
+    let name = format!("{}: {}", endpoint.label(), arguments.join(" "));
+    let text = process::output(&name, &mut peer(endpoint, arguments)?)?;
     serde_json::from_str(&text).with_context(|| format!("{name}: {text}"))
 }
 
@@ -114,8 +116,8 @@ fn once<T: DeserializeOwned>(place: &(impl Place + ?Sized), arguments: &[String]
 ///
 /// # Errors
 /// When it doesn't start.
-pub fn serve(place: &(impl Place + ?Sized), id: &str, ports: &[u16]) -> Result<Process> {
-    serve_at(place, id, ports, None)
+pub fn serve(endpoint: &(impl TrafficEndpoint + ?Sized), id: &str, ports: &[u16]) -> Result<Process> {
+    serve_at(endpoint, id, ports, None)
 }
 
 /// [`serve`], on one address only.
@@ -123,7 +125,7 @@ pub fn serve(place: &(impl Place + ?Sized), id: &str, ports: &[u16]) -> Result<P
 /// # Errors
 /// When it doesn't start.
 pub fn serve_at(
-    place: &(impl Place + ?Sized),
+    endpoint: &(impl TrafficEndpoint + ?Sized),
     id: &str,
     ports: &[u16],
     address: Option<std::net::IpAddr>,
@@ -131,7 +133,7 @@ pub fn serve_at(
     let mut arguments = vec!["serve".to_owned(), "--id".to_owned(), id.to_owned()];
     arguments.extend(ports.iter().map(|port| format!("--port={port}")));
     arguments.extend(address.map(|address| format!("--address={address}")));
-    let mut command = peer(place, &arguments)?;
+    let mut command = peer(endpoint, &arguments)?;
     let mut process = Process::start(&format!("server {id}"), command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     ready(&mut process)?;
     Ok(process)
@@ -141,8 +143,12 @@ pub fn serve_at(
 ///
 /// # Errors
 /// When it doesn't start.
-pub fn serve_api(place: &(impl Place + ?Sized), address: SocketAddr, lists: &std::path::Path) -> Result<Process> {
-    let mut command = peer(place, &["apiserver".to_owned(), address.to_string()])?;
+pub fn serve_api(
+    endpoint: &(impl TrafficEndpoint + ?Sized),
+    address: SocketAddr,
+    lists: &std::path::Path,
+) -> Result<Process> {
+    let mut command = peer(endpoint, &["apiserver".to_owned(), address.to_string()])?;
     command.arg(lists);
     let mut process = Process::start("API server", command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     ready(&mut process)?;
@@ -153,8 +159,13 @@ pub fn serve_api(place: &(impl Place + ?Sized), address: SocketAddr, lists: &std
 ///
 /// # Errors
 /// When the client doesn't run; unanswered questions are part of the report.
-pub fn ask(place: &(impl Place + ?Sized), target: SocketAddr, protocol: Protocol, count: u64) -> Result<Report> {
-    ask_with(place, target, protocol, count, &[])
+pub fn ask(
+    endpoint: &(impl TrafficEndpoint + ?Sized),
+    target: SocketAddr,
+    protocol: Protocol,
+    count: u64,
+) -> Result<Report> {
+    ask_with(endpoint, target, protocol, count, &[])
 }
 
 /// [`ask`], with more flags for `ropeway-peer ask`.
@@ -162,7 +173,7 @@ pub fn ask(place: &(impl Place + ?Sized), target: SocketAddr, protocol: Protocol
 /// # Errors
 /// When the client doesn't run.
 pub fn ask_with(
-    place: &(impl Place + ?Sized),
+    endpoint: &(impl TrafficEndpoint + ?Sized),
     target: SocketAddr,
     protocol: Protocol,
     count: u64,
@@ -171,50 +182,57 @@ pub fn ask_with(
     let mut arguments = vec!["ask".to_owned(), target.to_string(), format!("--protocol={}", protocol.word())];
     arguments.push(format!("--count={count}"));
     arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-    once(place, &arguments)
+    once(endpoint, &arguments)
 }
 
 /// Moves so many bytes each way over one connection.
 ///
 /// # Errors
 /// When one of them is wrong or lost.
-pub fn transfer(place: &(impl Place + ?Sized), target: SocketAddr, bytes: u64) -> Result<TransferReport> {
-    once(place, &["transfer".to_owned(), target.to_string(), format!("--bytes={bytes}")])
+pub fn transfer(endpoint: &(impl TrafficEndpoint + ?Sized), target: SocketAddr, bytes: u64) -> Result<TransferReport> {
+    once(endpoint, &["transfer".to_owned(), target.to_string(), format!("--bytes={bytes}")])
 }
 
 /// Sends frames, each in hexadecimal, out of a device, all of them in turns and each so often.
 ///
 /// # Errors
 /// When the device refuses one.
-pub fn send_frames(place: &(impl Place + ?Sized), device: &str, frames: &[String], count: u64) -> Result<()> {
-    let mut command = peer(place, &["send".to_owned(), device.to_owned(), format!("--count={count}")])?;
+pub fn send_frames(
+    endpoint: &(impl TrafficEndpoint + ?Sized),
+    device: &str,
+    frames: &[String],
+    count: u64,
+) -> Result<()> {
+    let mut command = peer(endpoint, &["send".to_owned(), device.to_owned(), format!("--count={count}")])?;
     let mut child = command.stdin(Stdio::piped()).spawn().context("cannot start the sender")?;
     child.stdin.take().context("no pipe")?.write_all(frames.join("\n").as_bytes())?;
     let status = child.wait()?;
-    if status.success() { Ok(()) } else { bail!("{}: frames were not sent: {status}", place.label()) }
+    if status.success() { Ok(()) } else { bail!("{}: frames were not sent: {status}", endpoint.label()) }
 }
 
-/// Counts frames on a device while it lives.
+/// Counts frames on a device until it is stopped.
 #[derive(Debug)]
-pub struct Watch(Load);
+pub struct Watch {
+    client: Client,
+}
 
 impl Watch {
-    /// Counts frames with each of these texts.
+    /// Counts the frames that contain each of these texts.
     ///
     /// # Errors
     /// When the device can't be opened.
-    pub fn start(place: &(impl Place + ?Sized), device: &str, markers: &[&str]) -> Result<Self> {
+    pub fn start(endpoint: &(impl TrafficEndpoint + ?Sized), device: &str, markers: &[&str]) -> Result<Self> {
         let mut arguments = vec!["watch".to_owned(), device.to_owned()];
         arguments.extend(markers.iter().map(|marker| format!("--marker={marker}")));
-        Load::start(place, &arguments).map(Self)
+        Ok(Self { client: Client::start(endpoint, &arguments)? })
     }
 
-    /// What was seen, once nothing comes any more.
+    /// Returns the counts once no more frames arrive.
     ///
     /// # Errors
     /// When the watcher has died.
     pub fn stop(self) -> Result<Seen> {
-        self.0.end()
+        self.client.finish()
     }
 }
 
@@ -222,85 +240,141 @@ impl Watch {
 ///
 /// # Errors
 /// When it is not answered.
-pub fn echo(place: &(impl Place + ?Sized), address: std::net::IpAddr, size: usize) -> Result<()> {
+pub fn echo(endpoint: &(impl TrafficEndpoint + ?Sized), address: std::net::IpAddr, size: usize) -> Result<()> {
     let arguments = ["echo".to_owned(), address.to_string(), format!("--size={size}")];
-    process::output(&format!("{}: echo {address}", place.label()), &mut peer(place, &arguments)?).map(|_| ())
+    process::output(&format!("{}: echo {address}", endpoint.label()), &mut peer(endpoint, &arguments)?).map(|_| ())
 }
 
 /// The body of an HTTP answer; any status but 200 is an error.
 ///
 /// # Errors
 /// When there is no such answer.
-pub fn fetch(place: &(impl Place + ?Sized), server: SocketAddr, path: &str) -> Result<String> {
+pub fn fetch(endpoint: &(impl TrafficEndpoint + ?Sized), server: SocketAddr, path: &str) -> Result<String> {
     let arguments = ["fetch".to_owned(), server.to_string(), path.to_owned()];
-    process::output(&format!("{}: {server}{path}", place.label()), &mut peer(place, &arguments)?)
+    process::output(&format!("{}: {server}{path}", endpoint.label()), &mut peer(endpoint, &arguments)?)
 }
 
-/// Traffic that goes on until it is stopped.
+/// New connections, one after the other, until it is stopped.
 #[derive(Debug)]
-pub struct Load {
+pub struct RequestLoad {
+    client: Client,
+}
+
+impl RequestLoad {
+    /// Opens `rate` connections a second.
+    ///
+    /// # Errors
+    /// When the client doesn't start.
+    pub fn start(
+        endpoint: &(impl TrafficEndpoint + ?Sized),
+        target: SocketAddr,
+        protocol: Protocol,
+        rate: u32,
+    ) -> Result<Self> {
+        let protocol = format!("--protocol={}", protocol.word());
+        let rate = format!("--rate={rate}");
+        let arguments = ["ask".to_owned(), target.to_string(), protocol, "--count=0".to_owned(), rate];
+        Ok(Self { client: Client::start(endpoint, &arguments)? })
+    }
+
+    /// Opens up to a thousand connections a second until the server of this name has answered;
+    /// [`RequestLoad::stop`] waits for that.
+    ///
+    /// # Errors
+    /// When the client doesn't start.
+    pub fn until(endpoint: &(impl TrafficEndpoint + ?Sized), target: SocketAddr, server: &str) -> Result<Self> {
+        let until = format!("--until={server}");
+        let arguments = ["ask".to_owned(), target.to_string(), "--count=0".to_owned(), "--rate=1000".to_owned(), until];
+        Ok(Self { client: Client::start(endpoint, &arguments)? })
+    }
+
+    /// Stops and returns the counts.
+    ///
+    /// # Errors
+    /// When the client has died.
+    pub fn stop(self) -> Result<Report> {
+        self.client.finish()
+    }
+}
+
+/// Connections that stay open and are used until they are released.
+#[derive(Debug)]
+pub struct PersistentLoad {
+    client: Client,
+}
+
+impl PersistentLoad {
+    /// Opens `count` connections; all of them are established when this returns.
+    ///
+    /// # Errors
+    /// When one of them can't be established.
+    pub fn open(endpoint: &(impl TrafficEndpoint + ?Sized), target: SocketAddr, count: usize) -> Result<Self> {
+        let arguments = ["hold".to_owned(), target.to_string(), format!("--count={count}")];
+        Ok(Self { client: Client::start(endpoint, &arguments)? })
+    }
+
+    /// Closes the connections and returns how many were lost before.
+    ///
+    /// # Errors
+    /// When the client has died.
+    pub fn release(self) -> Result<HoldReport> {
+        self.client.finish()
+    }
+}
+
+/// One connected UDP socket that sends a request every 20 milliseconds.
+#[derive(Debug)]
+pub struct StickyUdp {
+    client: Client,
+}
+
+impl StickyUdp {
+    /// Connects the socket.
+    ///
+    /// # Errors
+    /// When the client doesn't start.
+    pub fn start(endpoint: &(impl TrafficEndpoint + ?Sized), target: SocketAddr) -> Result<Self> {
+        Ok(Self { client: Client::start(endpoint, &["stay".to_owned(), target.to_string()])? })
+    }
+
+    /// Returns the next server that answers in place of the previous one; at first the first server.
+    ///
+    /// # Errors
+    /// When the server does not change `within` this time.
+    pub fn next_server(&mut self, within: Duration) -> Result<String> {
+        let Client { process, stdout } = &mut self.client;
+        if stdout.buffer().is_empty() {
+            let mut pipe = [PollFd::new(stdout.get_ref().as_fd(), PollFlags::POLLIN)];
+            if poll(&mut pipe, PollTimeout::try_from(within)?)? == 0 {
+                bail!("{}: no other server within {within:?}", process.name());
+            }
+        }
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Stops and returns the counts.
+    ///
+    /// # Errors
+    /// When the client has died.
+    pub fn stop(self) -> Result<Report> {
+        self.client.finish()
+    }
+}
+
+/// A running `ropeway-peer` that prints a report in JSON when its standard input ends.
+#[derive(Debug)]
+struct Client {
     process: Process,
     stdout: BufReader<ChildStdout>,
 }
 
-impl Load {
-    /// New connections at a rate.
-    ///
-    /// # Errors
-    /// When the client doesn't start.
-    pub fn asking(place: &(impl Place + ?Sized), target: SocketAddr, protocol: Protocol, rate: u32) -> Result<Self> {
-        let protocol = format!("--protocol={}", protocol.word());
-        let rate = format!("--rate={rate}");
-        Self::start(place, &["ask".to_owned(), target.to_string(), protocol, "--count=0".to_owned(), rate])
-    }
-
-    /// New connections, up to a thousand a second, until the server of this name has answered; [`Load::stop`] waits for that.
-    ///
-    /// # Errors
-    /// When the client doesn't start.
-    pub fn until(place: &(impl Place + ?Sized), target: SocketAddr, server: &str) -> Result<Self> {
-        let until = format!("--until={server}");
-        Self::start(
-            place,
-            &["ask".to_owned(), target.to_string(), "--count=0".to_owned(), "--rate=1000".to_owned(), until],
-        )
-    }
-
-    /// Connections that stay open; all are made when this returns.
-    ///
-    /// # Errors
-    /// When one can't be made.
-    pub fn holding(place: &(impl Place + ?Sized), target: SocketAddr, count: usize) -> Result<Self> {
-        Self::start(place, &["hold".to_owned(), target.to_string(), format!("--count={count}")])
-    }
-
-    /// One connected UDP socket that asks every 20 milliseconds; [`Load::next_server`] says who answers it.
-    ///
-    /// # Errors
-    /// When the client doesn't start.
-    pub fn staying(place: &(impl Place + ?Sized), target: SocketAddr) -> Result<Self> {
-        Self::start(place, &["stay".to_owned(), target.to_string()])
-    }
-
-    /// The next server that answers [`Load::staying`] after another one.
-    ///
-    /// # Errors
-    /// When none does `within` this time.
-    pub fn next_server(&mut self, within: Duration) -> Result<String> {
-        if self.stdout.buffer().is_empty() {
-            let mut pipe = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLIN)];
-            if poll(&mut pipe, PollTimeout::try_from(within)?)? == 0 {
-                bail!("{}: no other server within {within:?}", self.process.name());
-            }
-        }
-        let mut line = String::new();
-        self.stdout.read_line(&mut line)?;
-        Ok(line.trim_end().to_owned())
-    }
-
-    fn start(place: &(impl Place + ?Sized), arguments: &[String]) -> Result<Self> {
-        let name = format!("{}: {}", place.label(), arguments.join(" "));
-        let mut command = peer(place, arguments)?;
+impl Client {
+    /// Starts the program and waits for its line `ready`.
+    fn start(endpoint: &(impl TrafficEndpoint + ?Sized), arguments: &[String]) -> Result<Self> {
+        let name = format!("{}: {}", endpoint.label(), arguments.join(" "));
+        let mut command = peer(endpoint, arguments)?;
         let mut process = Process::start(&name, command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         let stdout = process.child().stdout.take().context("no pipe")?;
         let mut stdout = BufReader::new(stdout);
@@ -312,23 +386,8 @@ impl Load {
         Ok(Self { process, stdout })
     }
 
-    /// Ends the traffic of [`Load::asking`] or [`Load::staying`] and returns what was seen.
-    ///
-    /// # Errors
-    /// When the client has died.
-    pub fn stop(self) -> Result<Report> {
-        self.end()
-    }
-
-    /// Ends the traffic of [`Load::holding`] and returns what was seen.
-    ///
-    /// # Errors
-    /// When the client has died.
-    pub fn release(self) -> Result<HoldReport> {
-        self.end()
-    }
-
-    fn end<T: DeserializeOwned>(mut self) -> Result<T> {
+    /// Closes its standard input and reads the report.
+    fn finish<T: DeserializeOwned>(mut self) -> Result<T> {
         drop(self.process.child().stdin.take());
         let mut text = String::new();
         self.stdout.read_to_string(&mut text)?;

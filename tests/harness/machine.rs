@@ -1,4 +1,4 @@
-//! A space: the namespaces and the cgroup of one machine, and commands that run in it.
+//! A machine: the namespaces and the cgroup of one machine, and commands that run in it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,9 +13,9 @@ use crate::binaries;
 use crate::process::{self, Process};
 use crate::run::{Directories, Run};
 
-/// How a space is made.
+/// How a machine is made.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Kind {
+pub struct MachineOptions {
     /// Forwards packets.
     pub forward: bool,
     /// Outlives this process.
@@ -24,23 +24,23 @@ pub struct Kind {
 
 /// The namespaces of one machine, held by a process in them.
 ///
-/// Clones are the same space; it ends with the last of them, or with its run.
+/// Clones are the same machine; it ends with the last of them, or with its run.
 #[derive(Clone, Debug)]
-pub struct Space {
+pub struct Machine {
     name: String,
     cgroup: PathBuf,
     pid: u32,
     stay: bool,
-    // Held while the space lives; ended with it.
+    // Held while the machine lives; ended with it.
     _holder: Option<Arc<Process>>,
 }
 
-impl Space {
-    /// Makes a space below a run.
+impl Machine {
+    /// Makes a machine below a run.
     ///
     /// # Errors
-    /// Without root.
-    pub fn make(run: &Run, name: &str, kind: Kind) -> Result<Self> {
+    /// When the process is not root.
+    pub fn make(run: &Run, name: &str, kind: MachineOptions) -> Result<Self> {
         let cgroup = run.cgroup().join(name);
         fs::create_dir(&cgroup).with_context(|| format!("{}", cgroup.display()))?;
         let mut command = Command::new(binaries::find("ropeway-peer")?);
@@ -67,21 +67,21 @@ impl Space {
         } else {
             Some(Arc::new(holder))
         };
-        let space = Self { name: name.to_owned(), cgroup, pid, stay: kind.stay, _holder: holder };
-        space.ip(&["link set lo up"])?;
-        Ok(space)
+        let machine = Self { name: name.to_owned(), cgroup, pid, stay: kind.stay, _holder: holder };
+        machine.ip(&["link set lo up"])?;
+        Ok(machine)
     }
 
-    /// A space of a kept run.
+    /// A machine of a kept run.
     ///
     /// # Errors
     /// When there is none of that name.
     pub fn find(directories: &Directories, name: &str) -> Result<Self> {
         let cgroup = directories.cgroup.join(name);
-        // The holder alone is in the space's own cgroup; all others are in cgroups below it.
-        let holders = fs::read_to_string(cgroup.join("cgroup.procs")).with_context(|| format!("no space {name}"))?;
+        // The holder alone is in the machine's own cgroup; all others are in cgroups below it.
+        let holders = fs::read_to_string(cgroup.join("cgroup.procs")).with_context(|| format!("no machine {name}"))?;
         let pid = holders.lines().next().and_then(|line| line.parse().ok());
-        let pid = pid.with_context(|| format!("nobody holds the space {name}"))?;
+        let pid = pid.with_context(|| format!("no process holds the namespaces of machine {name}"))?;
         Ok(Self { name: name.to_owned(), cgroup, pid, stay: true, _holder: None })
     }
 
@@ -103,7 +103,7 @@ impl Space {
         &self.cgroup
     }
 
-    /// A path inside the space, as it is reached from outside.
+    /// A path inside the machine, as it is reached from outside.
     #[must_use]
     pub fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.pid))
@@ -117,7 +117,7 @@ impl Space {
         self.command_in("host", None, program)
     }
 
-    /// A command in a cgroup below the space's and, if named, in a network namespace of the space.
+    /// A command in a cgroup below the machine's and, if named, in a network namespace of the machine.
     ///
     /// # Errors
     /// When the cgroup can't be made.
@@ -125,7 +125,7 @@ impl Space {
         self.command_at(&self.cgroup.join(cgroup), netns, program)
     }
 
-    /// [`Space::command_in`], in any cgroup directory.
+    /// [`Machine::command_in`], in any cgroup directory.
     ///
     /// # Errors
     /// When the cgroup can't be made.
@@ -151,7 +151,7 @@ impl Space {
         self.ip_in(None, lines)
     }
 
-    /// [`Space::ip`], in a network namespace of the space.
+    /// [`Machine::ip`], in a network namespace of the machine.
     ///
     /// # Errors
     /// When one of the commands fails.

@@ -4,8 +4,44 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-/// A port of a Service: name, protocol, port, node port (0: none).
-pub type Port<'a> = (&'a str, &'a str, u16, u16);
+/// A port of a Service.
+#[derive(Clone, Copy, Debug)]
+pub struct Port<'a> {
+    /// Name, by which slices refer to the port.
+    pub name: &'a str,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: &'a str,
+    /// Port of the cluster IP.
+    pub port: u16,
+    /// Port of the nodes' addresses; 0 for none.
+    pub node_port: u16,
+}
+
+impl<'a> Port<'a> {
+    /// A TCP port without a node port.
+    #[must_use]
+    pub const fn tcp(name: &'a str, port: u16) -> Self {
+        Self { name, protocol: "TCP", port, node_port: 0 }
+    }
+
+    /// A UDP port without a node port.
+    #[must_use]
+    pub const fn udp(name: &'a str, port: u16) -> Self {
+        Self { name, protocol: "UDP", port, node_port: 0 }
+    }
+
+    /// An SCTP port without a node port.
+    #[must_use]
+    pub const fn sctp(name: &'a str, port: u16) -> Self {
+        Self { name, protocol: "SCTP", port, node_port: 0 }
+    }
+
+    /// The same port with a node port.
+    #[must_use]
+    pub const fn with_node_port(self, node_port: u16) -> Self {
+        Self { node_port, ..self }
+    }
+}
 
 /// A Node.
 #[must_use]
@@ -21,7 +57,7 @@ pub fn node(name: &str, addresses: &[IpAddr], pod_cidrs: &[String]) -> Value {
 /// A Service of type NodePort if one of its ports has a node port, else ClusterIP.
 #[must_use]
 pub fn service(name: &str, cluster_ips: &[IpAddr], ports: &[Port<'_>]) -> Value {
-    let with_node_ports = ports.iter().any(|(_, _, _, node_port)| *node_port != 0);
+    let with_node_ports = ports.iter().any(|port| port.node_port != 0);
     let ports: Vec<_> = ports.iter().map(service_port).collect();
     let families: Vec<_> = cluster_ips.iter().map(|ip| family(*ip)).collect();
     json!({
@@ -34,9 +70,9 @@ pub fn service(name: &str, cluster_ips: &[IpAddr], ports: &[Port<'_>]) -> Value 
     })
 }
 
-fn service_port((name, protocol, port, node_port): &Port<'_>) -> Value {
+fn service_port(&Port { name, protocol, port, node_port }: &Port<'_>) -> Value {
     let mut value = json!({"name": name, "protocol": protocol, "port": port});
-    if *node_port != 0 {
+    if node_port != 0 {
         value["nodePort"] = json!(node_port);
     }
     value
@@ -86,10 +122,8 @@ fn slice(service: &str, kind: &str, ports: &[Port<'_>], target: u16, endpoints: 
             "conditions": {"ready": endpoint.ready, "serving": true, "terminating": endpoint.terminating},
         })
     };
-    let ports: Vec<_> = ports
-        .iter()
-        .map(|(name, protocol, _, _)| json!({"name": name, "protocol": protocol, "port": target}))
-        .collect();
+    let ports: Vec<_> =
+        ports.iter().map(|port| json!({"name": port.name, "protocol": port.protocol, "port": target})).collect();
     Some(json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": kind,
         "metadata": {
@@ -109,12 +143,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slice_has_one_family() {
+    fn slices_are_split_by_family() {
         let endpoints = [
             Endpoint::ready("10.0.0.1".parse().unwrap(), "n1"),
             Endpoint::terminating("fd00::1".parse().unwrap(), "n2"),
         ];
-        let made = slices("web", &[("http", "TCP", 80, 0)], 8080, &endpoints);
+        let made = slices("web", &[Port::tcp("http", 80)], 8080, &endpoints);
         assert_eq!(made.len(), 2);
         assert_eq!(made[0]["endpoints"][0]["addresses"][0], "10.0.0.1");
         assert_eq!(made[1]["endpoints"][0]["conditions"]["ready"], false);
@@ -122,9 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn node_ports_make_the_type() {
+    fn node_port_makes_the_service_type_node_port() {
         let ip = ["10.96.0.1".parse().unwrap()];
-        assert_eq!(service("a", &ip, &[("http", "TCP", 80, 0)])["spec"]["type"], "ClusterIP");
-        assert_eq!(service("a", &ip, &[("http", "TCP", 80, 30080)])["spec"]["ports"][0]["nodePort"], 30080);
+        assert_eq!(service("a", &ip, &[Port::tcp("http", 80)])["spec"]["type"], "ClusterIP");
+        assert_eq!(
+            service("a", &ip, &[Port::tcp("http", 80).with_node_port(30080)])["spec"]["ports"][0]["nodePort"],
+            30080
+        );
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::binaries;
-use crate::machine::Space;
+use crate::machine::Machine;
 
 /// One attachment, as the runtime names it.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ pub fn network_config(conflist: &Value, previous: Option<&Value>) -> Result<Valu
 ///
 /// # Errors
 /// When it can't be started or prints something that is not JSON; a failure of the plugin is part of the answer.
-pub fn call(node: &Space, verb: &str, attachment: &Attachment, config: &Value) -> Result<Answer> {
+pub fn call(node: &Machine, verb: &str, attachment: &Attachment, config: &Value) -> Result<Answer> {
     let name = config["type"].as_str().context("the configuration has no type")?;
     let plugin = binaries::find(name)?;
     let mut command = node.command_in("runtime", None, &plugin)?;
@@ -118,7 +118,7 @@ pub fn call(node: &Space, verb: &str, attachment: &Attachment, config: &Value) -
 ///
 /// # Errors
 /// What the plugin said.
-pub fn add(node: &Space, attachment: &Attachment, conflist: &Value) -> Result<(AddResult, Value)> {
+pub fn add(node: &Machine, attachment: &Attachment, conflist: &Value) -> Result<(AddResult, Value)> {
     let answer = call(node, "ADD", attachment, &network_config(conflist, None)?)?;
     if answer.status != 0 {
         bail!("ADD of {} on {}: {} {}", attachment.pod, node.name(), answer.output, answer.log.trim());
@@ -131,7 +131,7 @@ pub fn add(node: &Space, attachment: &Attachment, conflist: &Value) -> Result<(A
 ///
 /// # Errors
 /// What the plugin said.
-pub fn delete(node: &Space, attachment: &Attachment, conflist: &Value, previous: Option<&Value>) -> Result<()> {
+pub fn delete(node: &Machine, attachment: &Attachment, conflist: &Value, previous: Option<&Value>) -> Result<()> {
     let answer = call(node, "DEL", attachment, &network_config(conflist, previous)?)?;
     if answer.status != 0 {
         bail!("DEL of {} on {}: {} {}", attachment.pod, node.name(), answer.output, answer.log.trim());
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_is_made_as_runtimes_do() {
+    fn network_config_matches_what_runtimes_pass() {
         let config = network_config(&conflist(), Some(&json!({"ips": []}))).unwrap();
         assert_eq!(
             config,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read() {
+    fn addresses_of_cni_result_are_parsed() {
         let result: AddResult = serde_json::from_value(json!({"ips": [{"address": "10.0.0.1/32"}]})).unwrap();
         assert_eq!(result.addresses().unwrap(), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
     }

@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::machine::Space;
+use crate::machine::Machine;
 use crate::plugin::{self, Attachment};
 use crate::run;
 
 /// A pod that the plugin has wired.
 #[derive(Debug)]
 pub struct Pod {
-    node: Space,
+    node: Machine,
     name: String,
     attachment: Attachment,
     conflist: Value,
@@ -28,7 +28,7 @@ impl Pod {
     ///
     /// # Errors
     /// What the plugin said.
-    pub fn add(node: &Space, name: &str) -> Result<Self> {
+    pub fn add(node: &Machine, name: &str) -> Result<Self> {
         Self::add_with(node, name, plugin::conflist())
     }
 
@@ -36,7 +36,7 @@ impl Pod {
     ///
     /// # Errors
     /// What the plugin said; then the namespace is gone again.
-    pub fn add_with(node: &Space, name: &str, conflist: Value) -> Result<Self> {
+    pub fn add_with(node: &Machine, name: &str, conflist: Value) -> Result<Self> {
         let attachment = Self::namespace(node, name)?;
         let (result, raw) = match plugin::add(node, &attachment, &conflist) {
             Ok(result) => result,
@@ -53,7 +53,7 @@ impl Pod {
     ///
     /// # Errors
     /// When there is one of that name.
-    pub fn namespace(node: &Space, name: &str) -> Result<Attachment> {
+    pub fn namespace(node: &Machine, name: &str) -> Result<Attachment> {
         node.ip(&[format!("netns add {name}")])?;
         let netns = format!("/run/netns/{name}");
         node.ip_in(Some(&netns), &["link set lo up"])?;
@@ -69,7 +69,7 @@ impl Pod {
 
     /// The node that it is on.
     #[must_use]
-    pub fn node(&self) -> &Space {
+    pub fn node(&self) -> &Machine {
         &self.node
     }
 
@@ -95,7 +95,7 @@ impl Pod {
     ///
     /// # Errors
     /// When it has none.
-    pub fn address(&self, family: Family) -> Result<IpAddr> {
+    pub fn address(&self, family: IpFamily) -> Result<IpAddr> {
         let mut of = self.addresses.iter().filter(|address| family.has(**address));
         of.next().copied().with_context(|| format!("{} has no {family:?} address", self.name))
     }
@@ -104,7 +104,7 @@ impl Pod {
     ///
     /// # Errors
     /// When it has none.
-    pub fn port(&self, family: Family, port: u16) -> Result<SocketAddr> {
+    pub fn port(&self, family: IpFamily, port: u16) -> Result<SocketAddr> {
         Ok(SocketAddr::new(self.address(family)?, port))
     }
 
@@ -139,14 +139,14 @@ impl Pod {
 
 /// An address family.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub enum Family {
+pub enum IpFamily {
     /// IPv4.
     V4,
     /// IPv6.
     V6,
 }
 
-impl Family {
+impl IpFamily {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 

@@ -41,7 +41,7 @@ impl Run {
     /// A new run, after removal of what dead ones have left.
     ///
     /// # Errors
-    /// Without root or without a cgroup2 hierarchy.
+    /// When the process is not root, or no cgroup2 hierarchy is mounted.
     pub fn start() -> Result<Self> {
         Self::begin(&format!("{PREFIX}{}", identity(std::process::id())?))
     }
@@ -256,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_runs_of_dead_processes_are_left_over() {
+    fn only_runs_of_dead_processes_are_removed() {
         let alive = |pid: u32| (pid == 7).then(|| "7-100".to_owned());
         assert!(!is_left_over("rw-7-100-0", alive));
         assert!(is_left_over("rw-7-99-0", alive), "the id is used again");
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_has_an_identity() {
+    fn process_identity_includes_start_time() {
         let own = std::process::id();
         assert!(identity(own).unwrap().starts_with(&format!("{own}-")));
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Node};
-use crate::machine::Space;
+use crate::machine::Machine;
 use crate::{binaries, process, wait};
 
 /// How long a change of the manifests may take to get into the kernel of every node.
@@ -16,17 +16,17 @@ const IN_EFFECT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When it fails.
-pub fn ropeway(space: &Space, words: &[&str]) -> Result<String> {
-    let mut command = space.command(binaries::find("ropeway")?)?;
-    process::output(&format!("{}: ropeway {}", space.name(), words.join(" ")), command.args(words))
+pub fn ropeway(machine: &Machine, words: &[&str]) -> Result<String> {
+    let mut command = machine.command(binaries::find("ropeway")?)?;
+    process::output(&format!("{}: ropeway {}", machine.name(), words.join(" ")), command.args(words))
 }
 
 /// [`ropeway`] with `-o json`.
 ///
 /// # Errors
 /// When it fails.
-pub fn json(space: &Space, words: &[&str]) -> Result<Value> {
-    let text = ropeway(space, &[words, &["-o", "json"]].concat())?;
+pub fn json(machine: &Machine, words: &[&str]) -> Result<Value> {
+    let text = ropeway(machine, &[words, &["-o", "json"]].concat())?;
     serde_json::from_str(&text).with_context(|| text)
 }
 
@@ -34,8 +34,8 @@ pub fn json(space: &Space, words: &[&str]) -> Result<Value> {
 ///
 /// # Errors
 /// When it doesn't say.
-pub fn drops(space: &Space, reason: &str) -> Result<u64> {
-    let all = json(space, &["drops"])?;
+pub fn drops(machine: &Machine, reason: &str) -> Result<u64> {
+    let all = json(machine, &["drops"])?;
     all["drops"][reason].as_u64().with_context(|| format!("no count of {reason} in {all}"))
 }
 
@@ -43,8 +43,8 @@ pub fn drops(space: &Space, reason: &str) -> Result<u64> {
 ///
 /// # Errors
 /// When the node doesn't say.
-pub fn backends(space: &Space, service: &str) -> Result<Vec<usize>> {
-    let all = json(space, &["service", "list", service])?;
+pub fn backends(machine: &Machine, service: &str) -> Result<Vec<usize>> {
+    let all = json(machine, &["service", "list", service])?;
     let frontends = all["frontends"].as_array().with_context(|| format!("no frontends in {all}"))?;
     let count = |frontend: &Value| {
         let backends = frontend["backends"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -61,7 +61,7 @@ impl Cluster {
     pub fn await_backends(&self, service: &str, count: usize) -> Result<()> {
         for node in &self.nodes {
             wait::until(&format!("{service} has {count} backends on {}", node.name()), IN_EFFECT, || {
-                let now = backends(&node.space, service)?;
+                let now = backends(&node.machine, service)?;
                 if now.is_empty() || now.iter().any(|there| *there != count) {
                     bail!("now {now:?}");
                 }
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_summed() {
+    fn metric_is_summed_over_labels() {
         let text =
             "# TYPE a counter\na_total{map=\"x\"} 2\na_total{map=\"y z\"} 3\n# TYPE b counter\n# TYPE c gauge\nc 1.5\n";
         assert_eq!(sum(text, "a_total"), Some(5.0));

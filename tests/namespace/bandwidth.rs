@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ropeway_tests::cluster::Shape;
-use ropeway_tests::load::{self, Place};
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::load::{self, TrafficEndpoint};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::{plugin, view};
 use serde_json::json;
 
-use crate::fixture::{Kind, Scene, TARGET, cluster_ip};
+use crate::fixture::{Fixture, HTTP, TARGET, cluster_ip};
 
 /// Of what it receives and of what it sends, bytes a second.
 const INGRESS: u32 = 10_000_000;
@@ -26,7 +26,7 @@ fn share(took: u64, rate: u32) -> f64 {
     f64::from(BYTES - BURST) / seconds / f64::from(rate)
 }
 
-fn is_held(from: &dyn Place, target: SocketAddr, what: &str) {
+fn is_held(from: &dyn TrafficEndpoint, target: SocketAddr, what: &str) {
     let mut seen = Vec::new();
     for _ in 0..TRIES {
         let moved = load::transfer(from, target, BYTES.into()).unwrap();
@@ -42,32 +42,33 @@ fn is_held(from: &dyn Place, target: SocketAddr, what: &str) {
 }
 
 #[test]
-fn a_pod_with_limits_is_held_to_them_on_every_way() {
-    let mut scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[]);
+fn bandwidth_limits_hold_on_every_client_path() {
+    let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[]);
     let runtime = json!({ "bandwidth": {
         "ingressRate": INGRESS * 8, "ingressBurst": BURST * 8, "egressRate": EGRESS * 8, "egressBurst": BURST * 8,
     } });
-    let pod = Pod::add_with(&scene.cluster.nodes[0].space, "limited", plugin::conflist_with(&runtime)).unwrap();
-    scene.servers.push(load::serve(&pod, "limited", &[TARGET]).unwrap());
-    scene.backends.push(pod);
-    scene.apply(&[(&scene.backends[0], true)]);
-    scene.cluster.await_backends("default/web", 1).unwrap();
-    let far = scene.cluster.nodes[1].pod("far").unwrap();
-    for family in Family::BOTH {
-        let direct = scene.backends[0].port(family, TARGET).unwrap();
-        is_held(&scene.client, direct, "from a pod on its node");
+    let pod = Pod::add_with(&fixture.cluster.nodes[0].machine, "limited", plugin::conflist_with(&runtime)).unwrap();
+    fixture.servers.push(load::serve(&pod, "limited", &[TARGET]).unwrap());
+    fixture.backends.push(pod);
+    fixture.apply(&[(&fixture.backends[0], true)]);
+    fixture.cluster.await_backends("default/web", 1).unwrap();
+    let far = fixture.cluster.nodes[1].pod("far").unwrap();
+    for family in IpFamily::BOTH {
+        let direct = fixture.backends[0].port(family, TARGET).unwrap();
+        let service = SocketAddr::new(cluster_ip(family), HTTP.port);
+        is_held(&fixture.client, direct, "from a pod on its node");
         is_held(&far, direct, "from a pod on another node");
-        is_held(&scene.cluster.nodes[0].space, direct, "from its node");
-        is_held(&scene.client, Kind::Cluster.tcp(cluster_ip(family)), "through a Service, from a pod on its node");
-        is_held(&far, Kind::Cluster.tcp(cluster_ip(family)), "through a Service, from a pod on another node");
-        for node in &scene.cluster.nodes {
-            is_held(&scene.cluster.client, Kind::Node.tcp(node.address(family)), "through a node port");
+        is_held(&fixture.cluster.nodes[0].machine, direct, "from its node");
+        is_held(&fixture.client, service, "through a Service, from a pod on its node");
+        is_held(&far, service, "through a Service, from a pod on another node");
+        for node in &fixture.cluster.nodes {
+            is_held(&fixture.cluster.client, node.port(family, HTTP.node_port), "through a node port");
         }
         // Its neighbour is not.
-        let _server = load::serve(&scene.client, "free", &[TARGET]).unwrap();
-        let free = load::transfer(&far, scene.client.port(family, TARGET).unwrap(), BYTES.into()).unwrap();
+        let _server = load::serve(&fixture.client, "free", &[TARGET]).unwrap();
+        let free = load::transfer(&far, fixture.client.port(family, TARGET).unwrap(), BYTES.into()).unwrap();
         assert!(share(free.up_ms, INGRESS) > 1.5 && share(free.down_ms, EGRESS) > 1.5, "{free:?}");
     }
-    let spoofed = view::drops(&scene.cluster.nodes[0].space, "spoofed").unwrap();
+    let spoofed = view::drops(&fixture.cluster.nodes[0].machine, "spoofed").unwrap();
     assert_eq!(spoofed, 0);
 }

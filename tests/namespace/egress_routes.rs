@@ -5,44 +5,44 @@ use std::net::SocketAddr;
 use ropeway_tests::cluster::{Cluster, Shape, address};
 use ropeway_tests::load;
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 
-use crate::fixture::{PORTS, Scene};
+use crate::fixture::{DNS, Fixture, HTTP};
 use crate::node_routes::payload;
 
 /// From outside to a node port of each node, whose backends may be anywhere.
-fn node_ports_lead_to_all_backends(scene: &Scene) {
-    for family in Family::BOTH {
-        for node in &scene.cluster.nodes {
-            for (protocol, port) in [(Protocol::Tcp, PORTS[0].3), (Protocol::UdpConnected, PORTS[1].3)] {
+fn node_ports_lead_to_all_backends(fixture: &Fixture) {
+    for family in IpFamily::BOTH {
+        for node in &fixture.cluster.nodes {
+            for (protocol, port) in [(Protocol::Tcp, HTTP.node_port), (Protocol::UdpConnected, DNS.node_port)] {
                 let target = node.port(family, port);
-                let report = load::ask(&scene.cluster.client, target, protocol, 60).unwrap();
+                let report = load::ask(&fixture.cluster.client, target, protocol, 60).unwrap();
                 let way = format!("{target} {protocol:?}: {report:?}");
                 assert_eq!((report.ok, report.failed), (60, 0), "{way}");
-                assert_eq!(report.by_server.len(), scene.backends.len(), "{way}");
+                assert_eq!(report.by_server.len(), fixture.backends.len(), "{way}");
             }
         }
     }
 }
 
 #[test]
-fn node_ports_lead_to_other_nodes_beside_the_routes_of_others() {
+fn node_ports_reach_remote_backends_with_foreign_routes_present() {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
     // as another runtime's bridge or another plugin's pod has one
     for node in &cluster.nodes {
-        node.space
+        node.machine
             .ip(&["link add other0 type bridge", "link set other0 up", "route add 172.30.0.0/24 dev other0"])
             .unwrap();
     }
     cluster.start_agents_with(&["--masquerade=true"]).unwrap();
-    let scene = Scene::of(cluster, &[0, 1]);
-    node_ports_lead_to_all_backends(&scene);
+    let fixture = Fixture::of(cluster, &[0, 1]);
+    node_ports_lead_to_all_backends(&fixture);
 
-    let server = load::serve(&scene.cluster.client, "outside", &[8080]).unwrap();
-    for family in Family::BOTH {
+    let server = load::serve(&fixture.cluster.client, "outside", &[8080]).unwrap();
+    for family in IpFamily::BOTH {
         let outside = SocketAddr::new(address(family, 1), 8080);
-        let report = load::ask(&scene.client, outside, Protocol::Tcp, 10).unwrap();
-        let node = scene.cluster.nodes[0].address(family);
+        let report = load::ask(&fixture.client, outside, Protocol::Tcp, 10).unwrap();
+        let node = fixture.cluster.nodes[0].address(family);
         assert_eq!((report.ok, report.failed), (10, 0), "{report:?}");
         assert!(report.seen_as.iter().eq([&node]), "pods show the node's address outside: {report:?}");
     }
@@ -50,24 +50,24 @@ fn node_ports_lead_to_other_nodes_beside_the_routes_of_others() {
 }
 
 #[test]
-fn node_ports_lead_to_other_nodes_beside_a_tunnel() {
+fn node_ports_reach_remote_backends_over_vxlan() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
     cluster.start_agents().unwrap();
-    node_ports_lead_to_all_backends(&Scene::of(cluster, &[1, 2]));
+    node_ports_lead_to_all_backends(&Fixture::of(cluster, &[1, 2]));
 }
 
 /// A datagram that may be cut up fills a packet of the network, and the node that translates its source sends it on by the tunnel, which takes less.
 #[test]
-fn large_datagrams_that_may_be_cut_cross_the_tunnel() {
+fn datagrams_without_df_are_fragmented_for_vxlan() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
     cluster.start_agents().unwrap();
-    let scene = Scene::of(cluster, &[2]);
-    let client = &scene.cluster.client;
+    let fixture = Fixture::of(cluster, &[2]);
+    let client = &fixture.cluster.client;
     // sockets then set no "don't fragment"
     client.output(&["sysctl", "-w", "net.ipv4.ip_no_pmtu_disc=1"]).unwrap();
-    for node in &scene.cluster.nodes[..2] {
-        for size in [payload(Family::V4, 1450), payload(Family::V4, 1451), payload(Family::V4, 1500), 4000] {
-            let target = node.port(Family::V4, PORTS[1].3);
+    for node in &fixture.cluster.nodes[..2] {
+        for size in [payload(IpFamily::V4, 1450), payload(IpFamily::V4, 1451), payload(IpFamily::V4, 1500), 4000] {
+            let target = node.port(IpFamily::V4, DNS.node_port);
             let report = load::ask_with(client, target, Protocol::Udp, 5, &[&format!("--size={size}")]).unwrap();
             assert_eq!((report.ok, report.failed), (5, 0), "{size} bytes to {target}: {report:?}");
         }

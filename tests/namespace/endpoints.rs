@@ -1,30 +1,30 @@
 //! Endpoints come and go under load, and no connection fails.
 
 use ropeway_tests::cluster::Shape;
-use ropeway_tests::load::{self, Load};
+use ropeway_tests::load::{self, PersistentLoad, RequestLoad};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 
-use crate::fixture::Scene;
+use crate::fixture::{Access, ClientPath, Fixture};
 
 #[test]
-fn an_endpoint_leaves_under_load_and_no_connection_fails() {
-    let mut scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
+fn removed_endpoint_breaks_no_connection_under_load() {
+    let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
     let mut loads = Vec::new();
     let mut held = Vec::new();
-    for family in Family::BOTH {
-        for index in [0, 1, 4] {
-            let (from, address, kind) = scene.ways(family)[index];
-            loads.push(Load::asking(from, kind.tcp(address), Protocol::Tcp, 100).unwrap());
-            held.push(Load::holding(from, kind.tcp(address), 8).unwrap());
+    for family in IpFamily::BOTH {
+        for path in [ClientPath::PodToClusterIp, ClientPath::NodeToClusterIp, ClientPath::LastNodePortFromOutside] {
+            let Access { from, tcp, .. } = fixture.path(path, family);
+            loads.push(RequestLoad::start(from, tcp, Protocol::Tcp, 100).unwrap());
+            held.push(PersistentLoad::open(from, tcp, 8).unwrap());
         }
     }
     // As Kubernetes does it: first the endpoint terminates and serves what it has, then it is gone from the slice.
-    let leaving = scene.backends.pop().unwrap();
-    scene.apply(&[(&scene.backends[0], true), (&leaving, false)]);
-    scene.cluster.await_backends("default/web", 1).unwrap();
-    let (from, address, kind) = scene.ways(Family::V4)[0];
-    let after = load::ask(from, kind.tcp(address), Protocol::Tcp, 50).unwrap();
+    let leaving = fixture.backends.pop().unwrap();
+    fixture.apply(&[(&fixture.backends[0], true), (&leaving, false)]);
+    fixture.cluster.await_backends("default/web", 1).unwrap();
+    let Access { from, tcp, .. } = fixture.path(ClientPath::PodToClusterIp, IpFamily::V4);
+    let after = load::ask(from, tcp, Protocol::Tcp, 50).unwrap();
     assert_eq!((after.ok, after.by_server.get("web-2")), (50, None), "{after:?}");
 
     let mut on_leaving = 0;
@@ -36,11 +36,11 @@ fn an_endpoint_leaves_under_load_and_no_connection_fails() {
     }
     assert!(on_leaving > 0, "some connections must have been on the endpoint that left");
 
-    scene.apply(&[(&scene.backends[0], true)]);
-    scene.cluster.await_backends("default/web", 1).unwrap();
-    drop(scene.servers.pop());
+    fixture.apply(&[(&fixture.backends[0], true)]);
+    fixture.cluster.await_backends("default/web", 1).unwrap();
+    drop(fixture.servers.pop());
     leaving.delete().unwrap();
-    let after = load::ask(from_client(&scene), kind.tcp(address), Protocol::Tcp, 50).unwrap();
+    let after = load::ask(from_client(&fixture), tcp, Protocol::Tcp, 50).unwrap();
     assert_eq!((after.ok, after.failed), (50, 0), "{after:?}");
     for load in loads {
         let report = load.stop().unwrap();
@@ -48,6 +48,6 @@ fn an_endpoint_leaves_under_load_and_no_connection_fails() {
     }
 }
 
-fn from_client(scene: &Scene) -> &ropeway_tests::pod::Pod {
-    &scene.client
+fn from_client(fixture: &Fixture) -> &ropeway_tests::pod::Pod {
+    &fixture.client
 }

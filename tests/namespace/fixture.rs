@@ -2,20 +2,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ropeway_tests::cluster::{Cluster, Shape};
-use ropeway_tests::load::{self, Load, Place};
+use ropeway_tests::cluster::{Cluster, Node, Shape};
+use ropeway_tests::load::{self, PersistentLoad, RequestLoad, TrafficEndpoint};
 use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::process::Process;
 use serde_json::Value;
 
 /// Ports of the Service: HTTP and lines over TCP, datagrams over UDP.
-pub(crate) const PORTS: [Port<'static>; 2] = [("http", "TCP", 80, 30080), ("dns", "UDP", 53, 30053)];
+pub(crate) const PORTS: [Port<'static>; 2] = [HTTP, DNS];
+pub(crate) const HTTP: Port<'static> = Port::tcp("http", 80).with_node_port(30080);
+pub(crate) const DNS: Port<'static> = Port::udp("dns", 53).with_node_port(30053);
 /// Where the servers listen.
 pub(crate) const TARGET: u16 = 8080;
 
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     /// Ends first: the servers live in it.
     pub(crate) servers: Vec<Process>,
     /// Backends: `web-1` and so on.
@@ -35,14 +37,14 @@ pub(crate) fn endpoints(pods: &[(&Pod, bool)]) -> Vec<Endpoint> {
 }
 
 /// The Service's own address.
-pub(crate) fn cluster_ip(family: Family) -> IpAddr {
+pub(crate) fn cluster_ip(family: IpFamily) -> IpAddr {
     match family {
-        Family::V4 => "10.96.0.10".parse().unwrap(),
-        Family::V6 => "fd00:10:96::10".parse().unwrap(),
+        IpFamily::V4 => "10.96.0.10".parse().unwrap(),
+        IpFamily::V6 => "fd00:10:96::10".parse().unwrap(),
     }
 }
 
-impl Scene {
+impl Fixture {
     /// A backend on each of these nodes (by index), in this order.
     pub(crate) fn new(shape: Shape, on: &[usize]) -> Self {
         Self::of(Cluster::start(shape).unwrap(), on)
@@ -59,10 +61,10 @@ impl Scene {
             backends.push(pod);
         }
         let client = cluster.nodes[0].pod("client").unwrap();
-        let scene = Self { servers, backends, client, cluster };
-        scene.apply(&scene.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>());
-        scene.cluster.await_backends("default/web", scene.backends.len()).unwrap();
-        scene
+        let fixture = Self { servers, backends, client, cluster };
+        fixture.apply(&fixture.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>());
+        fixture.cluster.await_backends("default/web", fixture.backends.len()).unwrap();
+        fixture
     }
 
     /// The Service with these endpoints: ready, or terminating.
@@ -72,62 +74,93 @@ impl Scene {
 
     /// The same, with annotations.
     pub(crate) fn apply_annotated(&self, pods: &[(&Pod, bool)], annotations: &Value) {
-        let mut web = service("web", &Family::BOTH.map(cluster_ip), &PORTS);
+        let mut web = service("web", &IpFamily::BOTH.map(cluster_ip), &PORTS);
         web["metadata"]["annotations"] = annotations.clone();
         let mut objects = vec![web];
         objects.extend(slices("web", &PORTS, TARGET, &endpoints(pods)));
         self.cluster.apply("web", &objects).unwrap();
     }
 
-    /// Every way to the Service: from where, to which address; without the port.
-    pub(crate) fn ways(&self, family: Family) -> Vec<(&dyn Place, IpAddr, Kind)> {
+    /// Resolves a path to its client and the Service's addresses on it.
+    pub(crate) fn path(&self, path: ClientPath, family: IpFamily) -> Access<'_> {
         let nodes = &self.cluster.nodes;
-        let last = nodes.last().unwrap();
-        vec![
-            (&self.client as &dyn Place, cluster_ip(family), Kind::Cluster),
-            (&nodes[0].space, cluster_ip(family), Kind::Cluster),
-            (&last.space, cluster_ip(family), Kind::Cluster),
-            (&self.cluster.client, nodes[0].address(family), Kind::Node),
-            (&self.cluster.client, last.address(family), Kind::Node),
-            (&self.client, nodes[0].address(family), Kind::Node),
-            (&self.client, last.address(family), Kind::Node),
-            (&nodes[0].space, nodes[0].address(family), Kind::Node),
-        ]
+        let (first, last) = (&nodes[0], nodes.last().unwrap());
+        let cluster_ip = |from| Access::new(from, cluster_ip(family), HTTP.port, DNS.port);
+        let node_port = |from, node: &Node| Access::new(from, node.address(family), HTTP.node_port, DNS.node_port);
+        match path {
+            ClientPath::PodToClusterIp => cluster_ip(&self.client),
+            ClientPath::NodeToClusterIp => cluster_ip(&first.machine),
+            ClientPath::LastNodeToClusterIp => cluster_ip(&last.machine),
+            ClientPath::NodePortFromOutside => node_port(&self.cluster.client, first),
+            ClientPath::LastNodePortFromOutside => node_port(&self.cluster.client, last),
+            ClientPath::PodToNodePort => node_port(&self.client, first),
+            ClientPath::PodToLastNodePort => node_port(&self.client, last),
+            ClientPath::NodeToOwnNodePort => node_port(&first.machine, first),
+        }
+    }
+
+    /// Resolves every path.
+    pub(crate) fn paths(&self, family: IpFamily) -> impl Iterator<Item = Access<'_>> {
+        ClientPath::ALL.into_iter().map(move |path| self.path(path, family))
     }
 }
 
-/// Whose ports an address has.
+/// A client and the address at which it uses the Service. "Node" without "last" is `n1`, which also
+/// has the client pod.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ClientPath {
+    PodToClusterIp,
+    NodeToClusterIp,
+    LastNodeToClusterIp,
+    NodePortFromOutside,
+    LastNodePortFromOutside,
+    PodToNodePort,
+    PodToLastNodePort,
+    NodeToOwnNodePort,
+}
+
+impl ClientPath {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::PodToClusterIp,
+        Self::NodeToClusterIp,
+        Self::LastNodeToClusterIp,
+        Self::NodePortFromOutside,
+        Self::LastNodePortFromOutside,
+        Self::PodToNodePort,
+        Self::PodToLastNodePort,
+        Self::NodeToOwnNodePort,
+    ];
+}
+
+/// A resolved [`ClientPath`].
 #[derive(Clone, Copy)]
-pub(crate) enum Kind {
-    Cluster,
-    Node,
+pub(crate) struct Access<'a> {
+    pub(crate) from: &'a dyn TrafficEndpoint,
+    pub(crate) tcp: SocketAddr,
+    pub(crate) udp: SocketAddr,
 }
 
-impl Kind {
-    pub(crate) fn tcp(self, address: IpAddr) -> SocketAddr {
-        SocketAddr::new(address, if matches!(self, Self::Cluster) { PORTS[0].2 } else { PORTS[0].3 })
-    }
-
-    pub(crate) fn udp(self, address: IpAddr) -> SocketAddr {
-        SocketAddr::new(address, if matches!(self, Self::Cluster) { PORTS[1].2 } else { PORTS[1].3 })
+impl<'a> Access<'a> {
+    fn new(from: &'a dyn TrafficEndpoint, address: IpAddr, tcp: u16, udp: u16) -> Self {
+        Self { from, tcp: SocketAddr::new(address, tcp), udp: SocketAddr::new(address, udp) }
     }
 }
 
-/// Clients of a scene's Service on some of the ways to it: new connections all the time, and some that stay.
+/// Clients of the fixture's Service on some of the ways to it: new connections all the time, and some that stay.
 pub(crate) struct Traffic {
-    asking: Vec<Load>,
-    holding: Vec<Load>,
+    requests: Vec<RequestLoad>,
+    persistent: Vec<PersistentLoad>,
 }
 
 impl Traffic {
     /// From a pod, from a process of a node, and from outside by a node port; in both families.
-    pub(crate) fn start(scene: &Scene) -> Self {
-        let mut traffic = Self { asking: Vec::new(), holding: Vec::new() };
-        for family in Family::BOTH {
-            for index in [0, 1, 4] {
-                let (from, address, kind) = scene.ways(family)[index];
-                traffic.asking.push(Load::asking(from, kind.tcp(address), Protocol::Tcp, 100).unwrap());
-                traffic.holding.push(Load::holding(from, kind.tcp(address), 8).unwrap());
+    pub(crate) fn start(fixture: &Fixture) -> Self {
+        let mut traffic = Self { requests: Vec::new(), persistent: Vec::new() };
+        for family in IpFamily::BOTH {
+            for path in [ClientPath::PodToClusterIp, ClientPath::NodeToClusterIp, ClientPath::LastNodePortFromOutside] {
+                let Access { from, tcp, .. } = fixture.path(path, family);
+                traffic.requests.push(RequestLoad::start(from, tcp, Protocol::Tcp, 100).unwrap());
+                traffic.persistent.push(PersistentLoad::open(from, tcp, 8).unwrap());
             }
         }
         traffic
@@ -135,11 +168,11 @@ impl Traffic {
 
     /// Nothing has happened to any of them.
     pub(crate) fn end(self) {
-        for load in self.asking {
+        for load in self.requests {
             let report = load.stop().unwrap();
             assert!(report.ok > 10 && report.failed == 0, "{report:?}");
         }
-        for load in self.holding {
+        for load in self.persistent {
             let report = load.release().unwrap();
             assert!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
         }

@@ -4,71 +4,71 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ropeway_tests::cluster::{Cluster, Node, Shape};
-use ropeway_tests::load::{self, NodeByPackets, Place};
+use ropeway_tests::load::{self, BypassSocketHooks, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 use ropeway_tests::{view, wait};
 
-use crate::contracts::expect::failed;
-use crate::fixture::{Scene, cluster_ip};
+use crate::contracts::expect::expect_error;
+use crate::fixture::{Fixture, cluster_ip};
 
 /// The networks of Services.
 pub(crate) const RANGES: &str = "--service-cidr=10.96.0.0/16,fd00:10:96::/112";
 /// Longer than a look of the agent.
 const SOON: Duration = Duration::from_secs(10);
 
-fn scene(on: &[usize]) -> Scene {
+fn scene(on: &[usize]) -> Fixture {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
     cluster.filter_strictly().unwrap();
     cluster.start_agents_with(&[RANGES]).unwrap();
-    let scene = Scene::of(cluster, on);
-    await_open(&scene.cluster.nodes[0]);
-    scene
+    let fixture = Fixture::of(cluster, on);
+    await_open(&fixture.cluster.nodes[0]);
+    fixture
 }
 
 /// The way is open once the networks of Services are known.
 pub(crate) fn await_open(node: &Node) {
     wait::until_true("routes to Services", SOON, || {
         let table =
-            |family| node.space.output(&["ip", family, "route", "show", "dev", "ropeway.out"]).unwrap_or_default();
+            |family| node.machine.output(&["ip", family, "route", "show", "dev", "ropeway.out"]).unwrap_or_default();
         table("-4").contains("10.96.0.0/16") && table("-6").contains("fd00:10:96::/112")
     })
     .unwrap();
 }
 
 #[test]
-fn a_node_without_hooks_reaches_services() {
-    let scene = scene(&[0, 1]);
-    let node = &scene.cluster.nodes[0].space;
-    let from = NodeByPackets { node, elsewhere: &scene.cluster.fabric };
-    for family in Family::BOTH {
+fn node_without_socket_hooks_reaches_services() {
+    let fixture = scene(&[0, 1]);
+    let node = &fixture.cluster.nodes[0].machine;
+    let from = BypassSocketHooks::of_node(node, &fixture.cluster.fabric);
+    for family in IpFamily::BOTH {
         let address = cluster_ip(family);
         for (port, protocol) in [(80, Protocol::Tcp), (53, Protocol::Udp), (53, Protocol::UdpConnected)] {
             let report = load::ask(&from, SocketAddr::new(address, port), protocol, 40).unwrap();
             assert_eq!((report.ok, report.failed), (40, 0), "{report:?}");
             assert_eq!(report.by_server.len(), 2, "a local and a remote one: {report:?}");
-            assert!(report.seen_as.iter().eq([&scene.cluster.nodes[0].address(family)]), "{report:?}");
+            assert!(report.seen_as.iter().eq([&fixture.cluster.nodes[0].address(family)]), "{report:?}");
         }
         // a Service has no other ports, and nobody has its neighbour's address
-        failed(&from, SocketAddr::new(address, 81), Protocol::Tcp, "ECONNREFUSED").unwrap();
+        expect_error(&from, SocketAddr::new(address, 81), Protocol::Tcp, "ECONNREFUSED").unwrap();
         let other = match family {
-            Family::V4 => "10.96.77.77:80",
-            Family::V6 => "[fd00:10:96::7777]:80",
+            IpFamily::V4 => "10.96.77.77:80",
+            IpFamily::V6 => "[fd00:10:96::7777]:80",
         };
-        for from in [&from as &dyn Place, node] {
+        for from in [&from as &dyn TrafficEndpoint, node] {
             let before = view::drops(node, "unallocated_address").unwrap();
-            failed(from, other.parse().unwrap(), Protocol::Tcp, "timeout").unwrap();
+            expect_error(from, other.parse().unwrap(), Protocol::Tcp, "timeout").unwrap();
             assert!(view::drops(node, "unallocated_address").unwrap() > before, "{}", from.label());
         }
     }
 }
 
 #[test]
-fn much_goes_through_the_gate() {
+fn bulk_transfer_passes_host_device() {
     for on in [0, 1] {
-        let scene = scene(&[on]);
-        let from = NodeByPackets { node: &scene.cluster.nodes[0].space, elsewhere: &scene.cluster.fabric };
-        for family in Family::BOTH {
+        let fixture = scene(&[on]);
+        let from = BypassSocketHooks::of_node(&fixture.cluster.nodes[0].machine, &fixture.cluster.fabric);
+        for family in IpFamily::BOTH {
             let target = SocketAddr::new(cluster_ip(family), 80);
             load::transfer(&from, target, 20 << 20).unwrap();
         }
@@ -76,12 +76,12 @@ fn much_goes_through_the_gate() {
 }
 
 #[test]
-fn addresses_of_pods_that_are_gone_lead_nowhere() {
-    let scene = scene(&[1]);
-    let gone = scene.cluster.nodes[0].pod("gone").unwrap();
-    let targets = Family::BOTH.map(|family| gone.port(family, 8080).unwrap());
+fn addresses_of_deleted_pods_are_dropped() {
+    let fixture = scene(&[1]);
+    let gone = fixture.cluster.nodes[0].pod("gone").unwrap();
+    let targets = IpFamily::BOTH.map(|family| gone.port(family, 8080).unwrap());
     gone.delete().unwrap();
-    let node = &scene.cluster.nodes[0].space;
+    let node = &fixture.cluster.nodes[0].machine;
     for target in targets {
         // its device goes after DEL has answered
         wait::until_true("the pod's route is gone", SOON, || {
@@ -89,32 +89,32 @@ fn addresses_of_pods_that_are_gone_lead_nowhere() {
             route.is_ok_and(|route| route.contains("ropeway.out"))
         })
         .unwrap();
-        failed(node, target, Protocol::Tcp, "ECONNREFUSED").unwrap();
-        for from in [&scene.client as &dyn Place, &scene.cluster.nodes[1].space, &scene.backends[0]] {
+        expect_error(node, target, Protocol::Tcp, "ECONNREFUSED").unwrap();
+        for from in [&fixture.client as &dyn TrafficEndpoint, &fixture.cluster.nodes[1].machine, &fixture.backends[0]] {
             let before = view::drops(node, "unallocated_address").unwrap();
-            failed(from, target, Protocol::Tcp, "timeout").unwrap();
+            expect_error(from, target, Protocol::Tcp, "timeout").unwrap();
             assert!(view::drops(node, "unallocated_address").unwrap() > before, "{}", from.label());
         }
     }
 }
 
 #[test]
-fn the_gate_is_made_again_and_removed() {
-    let mut scene = scene(&[1]);
-    let from = |scene: &Scene| {
-        let from = NodeByPackets { node: &scene.cluster.nodes[0].space, elsewhere: &scene.cluster.fabric };
-        let report = load::ask(&from, SocketAddr::new(cluster_ip(Family::V4), 80), Protocol::Tcp, 5).unwrap();
+fn host_device_is_recreated_and_uninstalled() {
+    let mut fixture = scene(&[1]);
+    let from = |fixture: &Fixture| {
+        let from = BypassSocketHooks::of_node(&fixture.cluster.nodes[0].machine, &fixture.cluster.fabric);
+        let report = load::ask(&from, SocketAddr::new(cluster_ip(IpFamily::V4), 80), Protocol::Tcp, 5).unwrap();
         assert_eq!((report.ok, report.failed), (5, 0), "{report:?}");
     };
     for damage in ["link del ropeway.out", "link set ropeway.in down", "link set ropeway.out down arp on"] {
-        scene.cluster.nodes[0].space.ip(&[damage]).unwrap();
-        await_open(&scene.cluster.nodes[0]);
-        from(&scene);
+        fixture.cluster.nodes[0].machine.ip(&[damage]).unwrap();
+        await_open(&fixture.cluster.nodes[0]);
+        from(&fixture);
     }
     // what a dead agent has left goes on
-    scene.cluster.nodes[0].kill_agent().unwrap();
-    from(&scene);
-    let node = &scene.cluster.nodes[0].space;
+    fixture.cluster.nodes[0].kill_agent().unwrap();
+    from(&fixture);
+    let node = &fixture.cluster.nodes[0].machine;
     view::ropeway(node, &["uninstall"]).unwrap();
     let left = node.output(&["ip", "link"]).unwrap();
     assert!(!left.contains("ropeway."), "{left}");

@@ -3,34 +3,35 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ropeway_tests::cluster::{Cluster, Shape};
-use ropeway_tests::load::{self, Place};
+use ropeway_tests::load::{self, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::{Family, Pod};
-use ropeway_tests::process::Process;
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::{plugin, view};
 use serde_json::{Value, json};
+
+use crate::node_routes::ServingPod;
 
 /// Where the servers in pods listen.
 const TARGET: u16 = 8080;
 const PORT: u16 = 54323;
 
-fn loopback(family: Family) -> IpAddr {
+fn loopback(family: IpFamily) -> IpAddr {
     match family {
-        Family::V4 => Ipv4Addr::LOCALHOST.into(),
-        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+        IpFamily::V4 => Ipv4Addr::LOCALHOST.into(),
+        IpFamily::V6 => Ipv6Addr::LOCALHOST.into(),
     }
 }
 
 /// A pod on the first node with host ports, and a server in it.
-fn pod(cluster: &Cluster, name: &str, ports: &Value) -> (Pod, Process) {
+fn pod(cluster: &Cluster, name: &str, ports: &Value) -> ServingPod {
     let conflist = plugin::conflist_with(&json!({ "portMappings": ports }));
-    let pod = Pod::add_with(&cluster.nodes[0].space, name, conflist).unwrap();
+    let pod = Pod::add_with(&cluster.nodes[0].machine, name, conflist).unwrap();
     let server = load::serve(&pod, name, &[TARGET]).unwrap();
-    (pod, server)
+    ServingPod { pod, server }
 }
 
 /// All questions are answered by one server; none: nobody answers.
-fn answers(from: &dyn Place, target: SocketAddr, protocol: Protocol, server: Option<&str>) {
+fn answers(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol, server: Option<&str>) {
     // only silence is waited for in vain
     let flags: &[&str] = if server.is_none() { &["--timeout=300"] } else { &[] };
     let report = load::ask_with(from, target, protocol, 5, flags).unwrap();
@@ -43,10 +44,10 @@ fn answers(from: &dyn Place, target: SocketAddr, protocol: Protocol, server: Opt
 
 /// What upstream's test of host ports does, in both families.
 #[test]
-fn the_same_host_port_of_other_addresses_and_protocols() {
+fn same_host_port_differs_by_host_ip_and_protocol() {
     let cluster = Cluster::start(Shape { nodes: 1, mtu: 1500 }).unwrap();
     let node = &cluster.nodes[0];
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         let mapping = |ip: IpAddr, protocol: &str| json!([{ "hostPort": PORT, "containerPort": TARGET, "protocol": protocol, "hostIP": ip }]);
         let at = |ip| SocketAddr::new(ip, PORT);
         let (on_loopback, on_node) = (loopback(family), node.address(family));
@@ -54,38 +55,38 @@ fn the_same_host_port_of_other_addresses_and_protocols() {
         let second = pod(&cluster, &format!("two-{}", family as u8), &mapping(on_node, "TCP"));
         let third = pod(&cluster, &format!("three-{}", family as u8), &mapping(on_node, "UDP"));
         for protocol in [Protocol::Tcp, Protocol::Http] {
-            answers(&node.space, at(on_loopback), protocol, Some(first.0.name()));
-            answers(&node.space, at(on_node), protocol, Some(second.0.name()));
+            answers(&node.machine, at(on_loopback), protocol, Some(first.pod.name()));
+            answers(&node.machine, at(on_node), protocol, Some(second.pod.name()));
         }
         for protocol in [Protocol::Udp, Protocol::UdpConnected] {
-            answers(&node.space, at(on_node), protocol, Some(third.0.name()));
-            answers(&node.space, at(on_loopback), protocol, None);
+            answers(&node.machine, at(on_node), protocol, Some(third.pod.name()));
+            answers(&node.machine, at(on_loopback), protocol, None);
         }
-        for (pod, server) in [first, second, third] {
+        for ServingPod { pod, server } in [first, second, third] {
             drop(server);
             pod.delete().unwrap();
         }
-        answers(&node.space, at(on_loopback), Protocol::Tcp, None);
-        answers(&node.space, at(on_node), Protocol::Tcp, None);
+        answers(&node.machine, at(on_loopback), Protocol::Tcp, None);
+        answers(&node.machine, at(on_node), Protocol::Tcp, None);
     }
 }
 
 #[test]
-fn a_host_port_of_every_address() {
+fn host_port_without_host_ip_matches_every_node_address() {
     let cluster = Cluster::start(Shape { nodes: 1, mtu: 1500 }).unwrap();
     let node = &cluster.nodes[0];
     let ports = json!([
         { "hostPort": PORT, "containerPort": TARGET, "protocol": "tcp" },
         { "hostPort": PORT, "containerPort": TARGET, "protocol": "udp" },
     ]);
-    let (web, _server) = pod(&cluster, "web", &ports);
+    let ServingPod { pod: web, server: _server } = pod(&cluster, "web", &ports);
     let client = node.pod("client").unwrap();
-    let listed = view::ropeway(&node.space, &["pod", "list"]).unwrap();
+    let listed = view::ropeway(&node.machine, &["pod", "list"]).unwrap();
     assert!(listed.contains("0.0.0.0:54323->8080/tcp,[::]:54323->8080/tcp,0.0.0.0:54323->8080/udp"), "{listed}");
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         for protocol in [Protocol::Tcp, Protocol::Http, Protocol::Udp, Protocol::UdpConnected] {
             for ip in [loopback(family), node.address(family)] {
-                answers(&node.space, SocketAddr::new(ip, PORT), protocol, Some("web"));
+                answers(&node.machine, SocketAddr::new(ip, PORT), protocol, Some("web"));
             }
             answers(&client, node.port(family, PORT), protocol, Some("web"));
             // A pod's loopback is its own, and so are the ports of other machines.
@@ -95,7 +96,7 @@ fn a_host_port_of_every_address() {
         }
         let elsewhere = SocketAddr::new(ropeway_tests::cluster::address(family, 1), PORT);
         let server = load::serve_at(&cluster.client, "elsewhere", &[PORT], Some(elsewhere.ip())).unwrap();
-        answers(&node.space, elsewhere, Protocol::Tcp, Some("elsewhere"));
+        answers(&node.machine, elsewhere, Protocol::Tcp, Some("elsewhere"));
         drop(server);
     }
 }

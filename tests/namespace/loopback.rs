@@ -3,74 +3,74 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ropeway_tests::cluster::Shape;
-use ropeway_tests::load::{self, Place};
+use ropeway_tests::load::{self, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 
-use crate::fixture::{PORTS, Scene};
+use crate::fixture::{DNS, Fixture, HTTP};
 
 /// As upstream's tests of local node ports ask, and over UDP as well.
 const PROTOCOLS: [Protocol; 4] = [Protocol::Tcp, Protocol::Http, Protocol::Udp, Protocol::UdpConnected];
 
-const fn loopback(family: Family) -> IpAddr {
+const fn loopback(family: IpFamily) -> IpAddr {
     match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
     }
 }
 
 fn node_port(at: IpAddr, protocol: Protocol) -> SocketAddr {
     let udp = matches!(protocol, Protocol::Udp | Protocol::UdpConnected);
-    SocketAddr::new(at, PORTS[usize::from(udp)].3)
+    SocketAddr::new(at, if udp { DNS.node_port } else { HTTP.node_port })
 }
 
-fn refused(from: &dyn Place, target: SocketAddr, protocol: Protocol) {
+fn refused(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol) {
     let report = load::ask_with(from, target, protocol, 3, &["--timeout=300"]).unwrap();
     assert_eq!((report.ok, report.failed), (0, 3), "{} to {target} {protocol:?}: {report:?}", from.label());
 }
 
 #[test]
-fn processes_of_the_node_find_node_ports_at_loopback() {
-    let scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[0]);
-    let [near, far] = &scene.cluster.nodes[..] else { panic!("two nodes") };
-    let backend = &scene.backends[0];
-    for family in Family::BOTH {
+fn node_processes_reach_node_ports_on_loopback() {
+    let fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0]);
+    let [near, far] = &fixture.cluster.nodes[..] else { panic!("two nodes") };
+    let backend = &fixture.backends[0];
+    for family in IpFamily::BOTH {
         for protocol in PROTOCOLS {
             let target = node_port(loopback(family), protocol);
             // where the backend is, and where it is not: there a packet from a loopback address could not leave the node
             for node in [near, far] {
-                let report = load::ask(&node.space, target, protocol, 20).unwrap();
+                let report = load::ask(&node.machine, target, protocol, 20).unwrap();
                 let way = format!("{} to {target} {protocol:?}: {report:?}", node.name());
                 assert_eq!((report.ok, report.failed), (20, 0), "{way}");
-                let strange = |client: &&IpAddr| client.is_loopback() || scene.client.addresses().contains(*client);
+                let strange = |client: &&IpAddr| client.is_loopback() || fixture.client.addresses().contains(*client);
                 assert_eq!(report.seen_as.iter().find(strange), None, "{way}");
             }
             // a pod has a loopback of its own, also where the backend is
-            refused(&scene.client, target, protocol);
+            refused(&fixture.client, target, protocol);
             refused(backend, target, protocol);
         }
     }
     // what listens in a pod at the same address and port is found there
-    let server = load::serve_at(&scene.client, "own", &[PORTS[0].3], Some(loopback(Family::V4))).unwrap();
-    let own = load::ask(&scene.client, node_port(loopback(Family::V4), Protocol::Tcp), Protocol::Tcp, 5).unwrap();
+    let server = load::serve_at(&fixture.client, "own", &[HTTP.node_port], Some(loopback(IpFamily::V4))).unwrap();
+    let own = load::ask(&fixture.client, node_port(loopback(IpFamily::V4), Protocol::Tcp), Protocol::Tcp, 5).unwrap();
     assert_eq!(own.by_server.get("own"), Some(&5), "{own:?}");
     drop(server);
 
-    scene.apply(&[]);
-    scene.cluster.await_backends("default/web", 0).unwrap();
-    for family in Family::BOTH {
-        let report = load::ask(&near.space, node_port(loopback(family), Protocol::Tcp), Protocol::Tcp, 3).unwrap();
+    fixture.apply(&[]);
+    fixture.cluster.await_backends("default/web", 0).unwrap();
+    for family in IpFamily::BOTH {
+        let report = load::ask(&near.machine, node_port(loopback(family), Protocol::Tcp), Protocol::Tcp, 3).unwrap();
         assert_eq!(report.errors.get("ECONNREFUSED"), Some(&3), "without backends: {report:?}");
     }
 }
 
 /// CVE-2020-8558: neighbours had what was meant for the node alone.
 #[test]
-fn machines_beside_the_node_do_not_find_node_ports_at_loopback() {
-    let scene = Scene::new(Shape { nodes: 1, mtu: 1500 }, &[0]);
-    let node = &scene.cluster.nodes[0];
-    let client = &scene.cluster.client;
-    let via = node.address(Family::V4);
+fn neighbours_cannot_reach_node_ports_on_loopback() {
+    let fixture = Fixture::new(Shape { nodes: 1, mtu: 1500 }, &[0]);
+    let node = &fixture.cluster.nodes[0];
+    let client = &fixture.cluster.client;
+    let via = node.address(IpFamily::V4);
     // the neighbour's own loopback gives way, so that the packets reach the node
     client.ip(&["addr del 127.0.0.1/8 dev lo", "rule add pref 1 to 127.0.0.1 lookup 100", "rule del pref 0"]).unwrap();
     client.ip(&[&format!("route add 127.0.0.1 via {via} table 100"), "rule add pref 9 lookup local"]).unwrap();
@@ -78,9 +78,9 @@ fn machines_beside_the_node_do_not_find_node_ports_at_loopback() {
     let (_, after) = device.split_once(" dev ").unwrap();
     let device = after.split(' ').next().unwrap();
     client.output(&["sysctl", "-w", &format!("net.ipv4.conf.{device}.route_localnet=1")]).unwrap();
-    let reached = load::ask(client, node.port(Family::V4, PORTS[0].3), Protocol::Tcp, 3).unwrap();
+    let reached = load::ask(client, node.port(IpFamily::V4, HTTP.node_port), Protocol::Tcp, 3).unwrap();
     assert_eq!(reached.ok, 3, "the neighbour is well otherwise: {reached:?}");
     for protocol in PROTOCOLS {
-        refused(client, node_port(loopback(Family::V4), protocol), protocol);
+        refused(client, node_port(loopback(IpFamily::V4), protocol), protocol);
     }
 }

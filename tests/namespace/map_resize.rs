@@ -9,41 +9,41 @@ use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::{view, wait};
 
-use crate::fixture::{Scene, TARGET, Traffic, endpoints};
+use crate::fixture::{Fixture, TARGET, Traffic, endpoints};
 
 /// Slots of a table; the array for all tables has four times as many at first.
 const SLOTS: &str = "--maglev-table-size=65537";
-const PORTS: [Port<'static>; 1] = [("http", "TCP", 80, 0)];
+const PORTS: [Port<'static>; 1] = [Port::tcp("http", 80)];
 
 fn cluster_ips(number: u8) -> [IpAddr; 2] {
     [IpAddr::from([10, 96, 1, number]), format!("fd00:10:96:1::{number}").parse().unwrap()]
 }
 
 #[test]
-fn tables_grow_under_load() {
+fn maglev_map_is_resized_under_load() {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
     cluster.start_agents_with(&[SLOTS]).unwrap();
-    let scene = Scene::of(cluster, &[0, 1]);
-    let traffic = Traffic::start(&scene);
-    let processes: Vec<_> = scene.cluster.nodes.iter().map(|n| n.agent.as_ref().unwrap().id()).collect();
+    let fixture = Fixture::of(cluster, &[0, 1]);
+    let traffic = Traffic::start(&fixture);
+    let processes: Vec<_> = fixture.cluster.nodes.iter().map(|n| n.agent.as_ref().unwrap().id()).collect();
     // The array holds three of these tables, and a Service takes two.
-    let endpoints = endpoints(&scene.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>());
+    let endpoints = endpoints(&fixture.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>());
     for number in 1..=6 {
         let name = format!("more-{number}");
         let mut object = service(&name, &cluster_ips(number), &PORTS);
         object["metadata"]["annotations"] = serde_json::json!({"ropeway.dev/scheduler": "mh"});
         let mut objects = vec![object];
         objects.extend(slices(&name, &PORTS, TARGET, &endpoints));
-        scene.cluster.apply(&name, &objects).unwrap();
+        fixture.cluster.apply(&name, &objects).unwrap();
     }
     for number in 1..=6 {
-        scene.cluster.await_backends(&format!("default/more-{number}"), 2).unwrap();
+        fixture.cluster.await_backends(&format!("default/more-{number}"), 2).unwrap();
         for ip in cluster_ips(number) {
-            assert_eq!(load::ask(&scene.client, (ip, 80).into(), Protocol::Tcp, 10).unwrap().ok, 10, "{ip}");
+            assert_eq!(load::ask(&fixture.client, (ip, 80).into(), Protocol::Tcp, 10).unwrap().ok, 10, "{ip}");
         }
     }
-    for (node, process) in scene.cluster.nodes.iter().zip(processes) {
-        let status = view::json(&node.space, &["status"]).unwrap();
+    for (node, process) in fixture.cluster.nodes.iter().zip(processes) {
+        let status = view::json(&node.machine, &["status"]).unwrap();
         let slots = status["maps"].as_array().unwrap().iter().find(|m| m["name"] == "slots").unwrap();
         assert!(slots["maxEntries"].as_u64().unwrap() >= 12 * 65537, "{slots}");
         assert_eq!(node.agent.as_ref().unwrap().id(), process, "the same process for those who started it");
@@ -60,13 +60,13 @@ const MANY: usize = 20_000;
 const SLICE: usize = 1_000;
 
 #[test]
-fn a_large_cluster_comes_at_once() {
+fn large_cluster_is_programmed_in_one_batch() {
     let services = std::env::var("ROPEWAY_SERVICES").map_or(SERVICES, |n| n.parse().unwrap());
-    let scene = Scene::new(Shape { nodes: 1, mtu: 1500 }, &[0]);
-    let traffic = Traffic::start(&scene);
+    let fixture = Fixture::new(Shape { nodes: 1, mtu: 1500 }, &[0]);
+    let traffic = Traffic::start(&fixture);
 
     let ip = |first: u8, n: usize| IpAddr::from([first, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
-    let node = scene.cluster.nodes[0].name();
+    let node = fixture.cluster.nodes[0].name();
     let endpoints = |first: usize, count: usize| -> Vec<_> {
         (first..first + count).map(|n| Endpoint::ready(ip(11, n), node)).collect()
     };
@@ -84,8 +84,8 @@ fn a_large_cluster_comes_at_once() {
         }
         objects.extend(parts);
     }
-    scene.cluster.apply("large", &objects).unwrap();
-    let (node, all) = (&scene.cluster.nodes[0], u32::try_from(services + MANY / SLICE).unwrap());
+    fixture.cluster.apply("large", &objects).unwrap();
+    let (node, all) = (&fixture.cluster.nodes[0], u32::try_from(services + MANY / SLICE).unwrap());
     wait::until_true("everything is in the tables", Duration::from_secs(120), || {
         node.metric("ropeway_endpoint_slices").is_ok_and(|slices| slices >= f64::from(all))
             && node.metric("ropeway_rejections").is_ok_and(|rejections| rejections < 0.5)
@@ -93,7 +93,7 @@ fn a_large_cluster_comes_at_once() {
     .unwrap();
     for service in ["many".to_owned(), format!("s{}", services - 1)] {
         let count = if service == "many" { MANY } else { ENDPOINTS };
-        scene.cluster.await_backends(&format!("default/{service}"), count).unwrap();
+        fixture.cluster.await_backends(&format!("default/{service}"), count).unwrap();
     }
     traffic.end();
 }

@@ -1,16 +1,15 @@
 //! The uplinks' MTU changes under running pods: they get it too, and no packet is too large for anybody on its way.
 
 use ropeway_tests::cluster::{Cluster, Node, Shape};
-use ropeway_tests::load::{self, Load};
+use ropeway_tests::load::{self, PersistentLoad};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::plugin::{self, Attachment};
-use ropeway_tests::pod::{Family, Pod};
-use ropeway_tests::process::Process;
+use ropeway_tests::pod::IpFamily;
 use ropeway_tests::wait;
 use serde_json::{Value, json};
 
 use crate::node_changes::for_plugin;
-use crate::node_routes::{PORT, SOON, pairs, payload, pods, serving};
+use crate::node_routes::{PORT, SOON, ServingPod, pairs, payload, pods, serving};
 
 const BYTES: u64 = 1 << 20;
 
@@ -21,7 +20,7 @@ fn set_links(cluster: &Cluster, mtu: u32) {
         links.lines().filter_map(|line| line.split([':', '@']).nth(1)).map(str::trim).filter(|name| *name != "lo");
     cluster.fabric.ip(&names.map(|name| format!("link set {name} mtu {mtu}")).collect::<Vec<_>>()).unwrap();
     for node in &cluster.nodes {
-        node.space.ip(&[format!("link set eth0 mtu {mtu}")]).unwrap();
+        node.machine.ip(&[format!("link set eth0 mtu {mtu}")]).unwrap();
     }
     for device in cluster.client.output(&["ls", "/sys/class/net"]).unwrap().split_whitespace().filter(|d| *d != "lo") {
         cluster.client.ip(&[format!("link set {device} mtu {mtu}")]).unwrap();
@@ -33,7 +32,7 @@ fn status(node: &Node) {
     let nobody =
         Attachment { container: String::new(), netns: String::new(), interface: String::new(), pod: String::new() };
     let config = plugin::network_config(&plugin::conflist(), None).unwrap();
-    let answer = plugin::call(&node.space, "STATUS", &nobody, &config).unwrap();
+    let answer = plugin::call(&node.machine, "STATUS", &nobody, &config).unwrap();
     assert_eq!(answer.status, 0, "{} {}", answer.output, answer.log);
 }
 
@@ -44,14 +43,14 @@ fn told(node: &Node, mtu: u32) -> bool {
 }
 
 /// Both ends of all veths of a node.
-fn ends(node: &Node, pods: &[(Pod, Process)]) -> Vec<String> {
+fn ends(node: &Node, pods: &[ServingPod]) -> Vec<String> {
     let mtu = |text: String| {
         let sizes = text.lines().filter_map(|line| line.split_once(" mtu ")?.1.split(' ').next().map(str::to_owned));
         sizes.collect::<Vec<_>>()
     };
-    let mut all = mtu(node.space.output(&["ip", "-o", "link", "show", "type", "veth"]).unwrap_or_default());
+    let mut all = mtu(node.machine.output(&["ip", "-o", "link", "show", "type", "veth"]).unwrap_or_default());
     all.remove(0); // the uplink, which is one as well
-    for (pod, _) in pods.iter().filter(|(pod, _)| pod.node().name() == node.name()) {
+    for ServingPod { pod, .. } in pods.iter().filter(|serving| serving.pod.node().name() == node.name()) {
         let mut command = pod.command("ip").unwrap();
         all.extend(mtu(ropeway_tests::process::output("ip", command.args(["-o", "link", "show", "eth0"])).unwrap()));
     }
@@ -59,9 +58,9 @@ fn ends(node: &Node, pods: &[(Pod, Process)]) -> Vec<String> {
 }
 
 /// Full-sized packets of each kind pass from each pod to each other one, and a byte more passes from none.
-fn all_reach(pods: &[(Pod, Process)], mtu: u32) {
+fn all_reach(pods: &[ServingPod], mtu: u32) {
     for (from, to) in pairs(pods) {
-        for family in Family::BOTH {
+        for family in IpFamily::BOTH {
             let (target, bytes) = (to.port(family, PORT).unwrap(), payload(family, mtu as usize));
             load::transfer(from, target, BYTES).unwrap();
             let size = format!("--size={bytes}");
@@ -82,8 +81,9 @@ fn pods_follow(cluster: &Cluster, overhead: u32) {
     pods.push(serving(&cluster.nodes[0], "another"));
     cluster.nodes.iter().for_each(status);
     all_reach(&pods, 1500 - overhead);
-    let last = &pods[cluster.nodes.len() - 1].0;
-    let held = Family::BOTH.map(|family| Load::holding(&pods[0].0, last.port(family, PORT).unwrap(), 4).unwrap());
+    let last = &pods[cluster.nodes.len() - 1].pod;
+    let held =
+        IpFamily::BOTH.map(|family| PersistentLoad::open(&pods[0].pod, last.port(family, PORT).unwrap(), 4).unwrap());
     for mtu in [1400, 1500] {
         set_links(cluster, mtu);
         let wanted = mtu - overhead;
@@ -91,15 +91,15 @@ fn pods_follow(cluster: &Cluster, overhead: u32) {
             wait::until_true("the agent tells the plugin", SOON, || told(node, wanted)).unwrap();
         }
         // Before the runtime asks: who sends too large ones is told so.
-        for family in Family::BOTH.into_iter().filter(|_| mtu < 1500) {
+        for family in IpFamily::BOTH.into_iter().filter(|_| mtu < 1500) {
             let bytes = payload(family, (1500 - overhead) as usize);
-            let answer = load::echo(&pods[0].0, last.address(family).unwrap(), bytes);
-            let told = if family == Family::V4 { "(3, 4)" } else { "(2, 0)" };
+            let answer = load::echo(&pods[0].pod, last.address(family).unwrap(), bytes);
+            let told = if family == IpFamily::V4 { "(3, 4)" } else { "(2, 0)" };
             let error = format!("{:#}", answer.unwrap_err());
             assert!(error.contains(told), "{error}");
         }
-        for (from, _) in &pods {
-            for family in Family::BOTH {
+        for ServingPod { pod: from, .. } in &pods {
+            for family in IpFamily::BOTH {
                 load::transfer(from, last.port(family, PORT).unwrap(), BYTES).unwrap();
             }
         }
@@ -121,12 +121,12 @@ fn pods_follow(cluster: &Cluster, overhead: u32) {
 }
 
 #[test]
-fn running_pods_follow_their_nodes_mtu() {
+fn running_pods_follow_uplink_mtu() {
     pods_follow(&Cluster::start(Shape { nodes: 2, mtu: 1500 }).unwrap(), 0);
 }
 
 #[test]
-fn running_pods_follow_their_nodes_mtu_with_a_tunnel() {
+fn running_pods_follow_uplink_mtu_with_vxlan() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
     cluster.start_agents().unwrap();
     pods_follow(&cluster, 50);

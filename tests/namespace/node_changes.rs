@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use ropeway_tests::agent::HEALTH;
 use ropeway_tests::cluster::{Cluster, Node};
-use ropeway_tests::load::{self, Load};
+use ropeway_tests::load::{self, PersistentLoad};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::{Family, Pod};
-use ropeway_tests::process::{self, Process};
+use ropeway_tests::pod::{IpFamily, Pod};
+use ropeway_tests::process;
 use ropeway_tests::{binaries, manifest, wait};
 use serde_json::Value;
 
-use crate::node_routes::{PORT, SOON, pairs, pods, reaches, reaches_over, routes, serving};
+use crate::node_routes::{PORT, SOON, ServingPod, pairs, pods, reaches, reaches_over, routes, serving};
 
 /// `n2` is a neighbour of `n1`, `n3` is reached by the tunnel.
 const LINKS: [u8; 3] = [0, 0, 1];
 const MTU: usize = 1450;
 
-fn each_reaches_each(pods: &[(Pod, Process)]) {
+fn each_reaches_each(pods: &[ServingPod]) {
     pairs(pods).for_each(|(from, to)| reaches(from, to, MTU));
 }
 
@@ -30,7 +30,7 @@ fn objects(cluster: &Cluster, change: impl Fn(&Node, u8) -> Value) -> Vec<Value>
 }
 
 fn addresses(node: &Node) -> [IpAddr; 2] {
-    Family::BOTH.map(|family| node.address(family))
+    IpFamily::BOTH.map(|family| node.address(family))
 }
 
 /// What a node gets in place of its ranges.
@@ -47,7 +47,7 @@ fn other_addresses(node: &Node, link: u8) -> [IpAddr; 2] {
 /// As an administrator renumbers a machine.
 fn renumber(node: &Node, link: u8) {
     let ([old4, old6], [new4, new6]) = (addresses(node), other_addresses(node, link));
-    node.space
+    node.machine
         .ip(&[
             format!("address del {old4}/24 dev eth0"),
             format!("address del {old6}/64 dev eth0"),
@@ -61,7 +61,7 @@ fn renumber(node: &Node, link: u8) {
 
 /// What the agent tells the plugin.
 pub(crate) fn for_plugin(node: &Node) -> PathBuf {
-    node.space.path("/var/lib/ropeway/node.json")
+    node.machine.path("/var/lib/ropeway/node.json")
 }
 
 /// Whether a server answers at once.
@@ -74,7 +74,7 @@ fn answers(from: &Pod, target: SocketAddr) -> anyhow::Result<Option<()>> {
 fn reach_soon(cluster: &Cluster, nodes: &[Value], what: &str, from: &Pod, to: &[&Pod]) {
     cluster.apply("nodes", nodes).unwrap();
     let start = Instant::now();
-    for (pod, family) in to.iter().flat_map(|pod| Family::BOTH.map(|family| (pod, family))) {
+    for (pod, family) in to.iter().flat_map(|pod| IpFamily::BOTH.map(|family| (pod, family))) {
         let target = pod.port(family, PORT).unwrap();
         let left = SOON.saturating_sub(start.elapsed());
         wait::until(&format!("{what}: {target}"), left, || answers(from, target)).unwrap();
@@ -83,7 +83,7 @@ fn reach_soon(cluster: &Cluster, nodes: &[Value], what: &str, from: &Pod, to: &[
 }
 
 #[test]
-fn a_node_gets_other_ranges() {
+fn changed_pod_cidrs_update_routes_and_plugin() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
     let mut pods = pods(&cluster);
@@ -113,13 +113,13 @@ fn a_node_gets_other_ranges() {
     }
     println!("routes and plugins after {:?}", start.elapsed());
     // Pods with addresses that lead nowhere are made anew, and can be removed.
-    for (old, server) in pods.split_off(1) {
+    for ServingPod { pod, server } in pods.split_off(1) {
         drop(server);
-        old.delete().unwrap();
+        pod.delete().unwrap();
     }
     pods.extend(cluster.nodes[1..].iter().map(|node| serving(node, &format!("new-{}", node.name()))));
-    for (node, (pod, _)) in cluster.nodes[1..].iter().zip(&pods[1..]) {
-        for (range, family) in other_ranges(node).iter().zip(Family::BOTH) {
+    for (node, ServingPod { pod, .. }) in cluster.nodes[1..].iter().zip(&pods[1..]) {
+        for (range, family) in other_ranges(node).iter().zip(IpFamily::BOTH) {
             let prefix = range.trim_end_matches("0/24").trim_end_matches(":/64");
             assert!(pod.address(family).unwrap().to_string().starts_with(prefix), "{range}: {:?}", pod.addresses());
         }
@@ -127,30 +127,30 @@ fn a_node_gets_other_ranges() {
     each_reaches_each(&pods);
     // The node's own packets into the tunnel have an address of its new range.
     for (node, to) in [(0, 2), (2, 0), (2, 1)] {
-        for family in Family::BOTH {
-            let target = pods[to].0.port(family, PORT).unwrap();
-            let report = load::ask(&cluster.nodes[node].space, target, Protocol::Tcp, 3).unwrap();
+        for family in IpFamily::BOTH {
+            let target = pods[to].pod.port(family, PORT).unwrap();
+            let report = load::ask(&cluster.nodes[node].machine, target, Protocol::Tcp, 3).unwrap();
             assert_eq!((report.ok, report.failed), (3, 0), "n{} to {target}: {report:?}", node + 1);
         }
     }
 }
 
 #[test]
-fn a_node_gets_other_addresses() {
+fn changed_node_addresses_keep_connections() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
     let pods = pods(&cluster);
     let held: Vec<_> = pods[1..]
         .iter()
-        .flat_map(|(pod, _)| Family::BOTH.map(|family| pod.port(family, PORT).unwrap()))
-        .map(|target| Load::holding(&pods[0].0, target, 4).unwrap())
+        .flat_map(|ServingPod { pod, .. }| IpFamily::BOTH.map(|family| pod.port(family, PORT).unwrap()))
+        .map(|target| PersistentLoad::open(&pods[0].pod, target, 4).unwrap())
         .collect();
     for (node, link) in cluster.nodes.iter().zip(LINKS).skip(1) {
         renumber(node, link);
     }
     let nodes =
         objects(&cluster, |node, link| manifest::node(node.name(), &other_addresses(node, link), &node.pod_cidrs()));
-    reach_soon(&cluster, &nodes, "other addresses", &pods[0].0, &[&pods[1].0, &pods[2].0]);
+    reach_soon(&cluster, &nodes, "other addresses", &pods[0].pod, &[&pods[1].pod, &pods[2].pod]);
     each_reaches_each(&pods);
     for held in held {
         let report = held.release().unwrap();
@@ -169,23 +169,23 @@ fn is_alone(node: &Node) -> bool {
 
 /// Nothing of the old machine is left on the new one but its name; it has other addresses, other ranges and another MAC.
 #[test]
-fn a_node_is_replaced_under_its_name() {
+fn replaced_node_with_same_name_is_reachable() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
     let mut pods = pods(&cluster);
     each_reaches_each(&pods);
-    for (old, server) in pods.split_off(1) {
+    for ServingPod { pod, server } in pods.split_off(1) {
         drop(server);
-        old.delete().unwrap();
+        pod.delete().unwrap();
     }
     let alone = [cluster.nodes[0].object()];
     cluster.apply("nodes", &alone).unwrap();
     for (node, link) in cluster.nodes.iter_mut().zip(LINKS).skip(1) {
         node.kill_agent().unwrap();
         let uninstall = binaries::find("ropeway").unwrap();
-        process::output("uninstall", node.space.command(uninstall).unwrap().arg("uninstall")).unwrap();
-        node.space.output(&["find", "/var/lib/ropeway", "-mindepth", "1", "-delete"]).unwrap();
-        node.space.ip(&[format!("link set eth0 address 02:00:00:00:77:{link:02x}")]).unwrap();
+        process::output("uninstall", node.machine.command(uninstall).unwrap().arg("uninstall")).unwrap();
+        node.machine.output(&["find", "/var/lib/ropeway", "-mindepth", "1", "-delete"]).unwrap();
+        node.machine.ip(&[format!("link set eth0 address 02:00:00:00:77:{link:02x}")]).unwrap();
         renumber(node, link);
     }
     wait::until_true("n1 has no route to them", SOON, || is_alone(&cluster.nodes[0])).unwrap();
@@ -196,7 +196,7 @@ fn a_node_is_replaced_under_its_name() {
     for node in &cluster.nodes[1..] {
         let health = HEALTH.parse().unwrap();
         wait::until("the agent runs", Duration::from_secs(30), || {
-            load::fetch(&node.space, health, "/healthz").map(Some)
+            load::fetch(&node.machine, health, "/healthz").map(Some)
         })
         .unwrap();
         assert!(!for_plugin(node).exists(), "the plugin has nothing to give");
@@ -218,18 +218,18 @@ fn a_node_is_replaced_under_its_name() {
     // Away and back, with all that is known of them.
     cluster.apply("nodes", &alone).unwrap();
     wait::until_true("n1 has no route to them", SOON, || is_alone(&cluster.nodes[0])).unwrap();
-    reach_soon(&cluster, &nodes, "a new machine of that name", &pods[0].0, &[&pods[1].0, &pods[2].0]);
+    reach_soon(&cluster, &nodes, "a new machine of that name", &pods[0].pod, &[&pods[1].pod, &pods[2].pod]);
     each_reaches_each(&pods);
 }
 
 /// Neighbours and a node behind a router, none of which has an IPv4 address or range.
 #[test]
-fn nodes_without_ipv4_reach_each_other() {
+fn ipv6_only_nodes_route_pods() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     for node in &cluster.nodes {
-        node.space.ip(&[format!("address del {}/24 dev eth0", node.address(Family::V4))]).unwrap();
+        node.machine.ip(&[format!("address del {}/24 dev eth0", node.address(IpFamily::V4))]).unwrap();
     }
-    let six = |node: &Node| manifest::node(node.name(), &[node.address(Family::V6)], &node.pod_cidrs()[1..]);
+    let six = |node: &Node| manifest::node(node.name(), &[node.address(IpFamily::V6)], &node.pod_cidrs()[1..]);
     let objects: Vec<_> = cluster.nodes.iter().map(six).collect();
     cluster.apply("nodes", &objects).unwrap();
     cluster.start_agents().unwrap();
@@ -237,7 +237,7 @@ fn nodes_without_ipv4_reach_each_other() {
     let all_reach = || {
         for (from, to) in pairs(&pods) {
             assert!(from.addresses().iter().all(IpAddr::is_ipv6), "{:?}", from.addresses());
-            reaches_over(Family::V6, from, to, 1430);
+            reaches_over(IpFamily::V6, from, to, 1430);
         }
     };
     all_reach();
@@ -247,8 +247,8 @@ fn nodes_without_ipv4_reach_each_other() {
     }
     assert!(!table.contains("ropeway.vx4"), "{table}");
     for node in [0, 2] {
-        let target = pods[2 - node].0.port(Family::V6, PORT).unwrap();
-        let report = load::ask(&cluster.nodes[node].space, target, Protocol::Tcp, 3).unwrap();
+        let target = pods[2 - node].pod.port(IpFamily::V6, PORT).unwrap();
+        let report = load::ask(&cluster.nodes[node].machine, target, Protocol::Tcp, 3).unwrap();
         assert_eq!((report.ok, report.failed), (3, 0), "n{} to {target}: {report:?}", node + 1);
     }
     // One is lost and comes back.
@@ -256,8 +256,8 @@ fn nodes_without_ipv4_reach_each_other() {
     wait::until_true("no way to n3", SOON, || !routes(&cluster.nodes[0]).contains("ropeway.vx6")).unwrap();
     cluster.apply("nodes", &objects).unwrap();
     let start = Instant::now();
-    let target = pods[2].0.port(Family::V6, PORT).unwrap();
-    wait::until("n3 is reached again", SOON, || answers(&pods[0].0, target)).unwrap();
+    let target = pods[2].pod.port(IpFamily::V6, PORT).unwrap();
+    wait::until("n3 is reached again", SOON, || answers(&pods[0].pod, target)).unwrap();
     println!("n3 is reached after {:?}", start.elapsed());
     all_reach();
 }

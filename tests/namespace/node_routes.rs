@@ -6,7 +6,7 @@ use ropeway_tests::cluster::{Cluster, Node};
 use ropeway_tests::load;
 use ropeway_tests::manifest;
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::process::{self, Process};
 use ropeway_tests::wait;
 
@@ -17,33 +17,39 @@ const TUNNEL: &str = "ropeway.vx4";
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 /// Bytes of a datagram that fills a packet.
-pub(crate) fn payload(family: Family, mtu: usize) -> usize {
-    mtu - 8 - if family == Family::V4 { 20 } else { 40 }
+pub(crate) fn payload(family: IpFamily, mtu: usize) -> usize {
+    mtu - 8 - if family == IpFamily::V4 { 20 } else { 40 }
 }
 
-/// A pod with a server.
-pub(crate) fn serving(node: &Node, name: &str) -> (Pod, Process) {
+/// A pod and the server that runs in it.
+pub(crate) struct ServingPod {
+    pub(crate) pod: Pod,
+    pub(crate) server: Process,
+}
+
+/// Starts a pod with a server on [`PORT`].
+pub(crate) fn serving(node: &Node, name: &str) -> ServingPod {
     let pod = node.pod(name).unwrap();
     let server = load::serve(&pod, name, &[PORT]).unwrap();
-    (pod, server)
+    ServingPod { pod, server }
 }
 
 /// One on each node.
-pub(crate) fn pods(cluster: &Cluster) -> Vec<(Pod, Process)> {
+pub(crate) fn pods(cluster: &Cluster) -> Vec<ServingPod> {
     cluster.nodes.iter().map(|node| serving(node, &format!("pod-{}", node.name()))).collect()
 }
 
 /// Each of them with each, itself too.
-pub(crate) fn pairs(pods: &[(Pod, Process)]) -> impl Iterator<Item = (&Pod, &Pod)> {
-    pods.iter().flat_map(|(from, _)| pods.iter().map(move |(to, _)| (from, to)))
+pub(crate) fn pairs(pods: &[ServingPod]) -> impl Iterator<Item = (&Pod, &Pod)> {
+    pods.iter().flat_map(|from| pods.iter().map(move |to| (&from.pod, &to.pod)))
 }
 
 /// Packets of every kind and of full size pass, in both families.
 pub(crate) fn reaches(from: &Pod, to: &Pod, mtu: usize) {
-    Family::BOTH.into_iter().for_each(|family| reaches_over(family, from, to, mtu));
+    IpFamily::BOTH.into_iter().for_each(|family| reaches_over(family, from, to, mtu));
 }
 
-pub(crate) fn reaches_over(family: Family, from: &Pod, to: &Pod, mtu: usize) {
+pub(crate) fn reaches_over(family: IpFamily, from: &Pod, to: &Pod, mtu: usize) {
     let (target, source) = (to.port(family, PORT).unwrap(), from.address(family).unwrap());
     let size = format!("--size={}", payload(family, mtu));
     for (protocol, flags) in [(Protocol::Tcp, &[][..]), (Protocol::Udp, &[size.as_str()][..])] {
@@ -58,7 +64,7 @@ pub(crate) fn reaches_over(family: Family, from: &Pod, to: &Pod, mtu: usize) {
 
 /// The routes of ours on a node.
 pub(crate) fn routes(node: &Node) -> String {
-    ["-4", "-6"].map(|family| node.space.output(&["ip", family, "route", "show", "proto", "82"]).unwrap()).concat()
+    ["-4", "-6"].map(|family| node.machine.output(&["ip", family, "route", "show", "proto", "82"]).unwrap()).concat()
 }
 
 fn counts(node: &Node, metric: &str, expected: u32) -> bool {
@@ -73,17 +79,17 @@ fn pod_mtu(pod: &Pod) -> usize {
 }
 
 #[test]
-fn pods_reach_each_other_across_a_router() {
+fn pods_reach_each_other_across_router() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.nodes[0]
-        .space
+        .machine
         .ip(&["route add 10.99.0.0/16 via 192.168.50.1", "route add 10.244.200.0/24 dev eth0"])
         .unwrap();
     cluster.start_agents().unwrap();
     let pods = pods(&cluster);
-    for (from, _) in &pods {
+    for ServingPod { pod: from, .. } in &pods {
         assert_eq!(pod_mtu(from), 1450, "room for the headers of the tunnel");
-        for (to, _) in &pods {
+        for ServingPod { pod: to, .. } in &pods {
             reaches(from, to, 1450);
         }
     }
@@ -96,14 +102,14 @@ fn pods_reach_each_other_across_a_router() {
     ] {
         assert!(table.contains(route), "{route}: {table}");
     }
-    let all = cluster.nodes[0].space.output(&["ip", "route"]).unwrap();
+    let all = cluster.nodes[0].machine.output(&["ip", "route"]).unwrap();
     assert!(all.contains("10.99.0.0/16 via") && all.contains("10.244.200.0/24 dev eth0"), "routes of others: {all}");
     // Processes of nodes reach pods elsewhere, and are answered.
     for (node, pod) in [(0, 4), (4, 0), (0, 1)] {
-        for family in Family::BOTH {
-            let target = pods[pod].0.port(family, PORT).unwrap();
+        for family in IpFamily::BOTH {
+            let target = pods[pod].pod.port(family, PORT).unwrap();
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let report = load::ask(&cluster.nodes[node].space, target, protocol, 5).unwrap();
+                let report = load::ask(&cluster.nodes[node].machine, target, protocol, 5).unwrap();
                 assert_eq!((report.ok, report.failed), (5, 0), "n{} to {target}: {report:?}", node + 1);
             }
         }
@@ -111,7 +117,7 @@ fn pods_reach_each_other_across_a_router() {
 }
 
 #[test]
-fn every_pod_by_the_tunnel() {
+fn vxlan_mode_reaches_every_remote_pod_through_tunnel() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 9000).unwrap();
     cluster.start_agents_with(&["--route-mode=vxlan"]).unwrap();
     let pods = pods(&cluster);
@@ -121,7 +127,7 @@ fn every_pod_by_the_tunnel() {
 }
 
 #[test]
-fn a_nodes_loss_and_return_are_in_effect_within_a_second() {
+fn node_removal_and_return_update_routes_within_one_second() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
     let pods = pods(&cluster);
@@ -143,31 +149,31 @@ fn a_nodes_loss_and_return_are_in_effect_within_a_second() {
             }
             slowest = slowest.max(start.elapsed());
         }
-        reaches(&pods[0].0, &pods[lost].0, 1450);
+        reaches(&pods[0].pod, &pods[lost].pod, 1450);
     }
     println!("the slowest took {slowest:?}");
 
     // A node comes back under its name with another range and another address.
     let node = &cluster.nodes[4];
-    node.space.ip(&["address del 192.168.51.15/24 dev eth0", "address add 192.168.51.77/24 dev eth0"]).unwrap();
-    node.space.ip(&["route add default via 192.168.51.1"]).unwrap();
+    node.machine.ip(&["address del 192.168.51.15/24 dev eth0", "address add 192.168.51.77/24 dev eth0"]).unwrap();
+    node.machine.ip(&["route add default via 192.168.51.1"]).unwrap();
     let mut moved = objects;
-    let addresses = ["192.168.51.77".parse().unwrap(), node.address(Family::V6)];
+    let addresses = ["192.168.51.77".parse().unwrap(), node.address(IpFamily::V6)];
     moved[4] = manifest::node("n5", &addresses, &node.pod_cidrs());
     cluster.apply("nodes", &moved).unwrap();
     let expected = format!("10.244.5.0/24 via 192.168.51.77 dev {TUNNEL}");
     wait::until_true(&expected, SOON, || routes(&cluster.nodes[0]).contains(&expected)).unwrap();
     wait::until("the pods reach each other again", Duration::from_secs(5), || {
-        let target = pods[4].0.port(Family::V4, PORT)?;
-        let report = load::ask_with(&pods[0].0, target, Protocol::Tcp, 1, &["--timeout=300"])?;
+        let target = pods[4].pod.port(IpFamily::V4, PORT)?;
+        let report = load::ask_with(&pods[0].pod, target, Protocol::Tcp, 1, &["--timeout=300"])?;
         Ok((report.ok == 1).then_some(()))
     })
     .unwrap();
-    reaches(&pods[0].0, &pods[4].0, 1450);
+    reaches(&pods[0].pod, &pods[4].pod, 1450);
 }
 
 #[test]
-fn what_others_break_is_repaired_and_counted() {
+fn removed_routes_are_restored_and_counted() {
     let mut cluster = Cluster::routed(&[0, 1], 1500).unwrap();
     cluster.start_agents().unwrap();
     let pods = pods(&cluster);
@@ -177,31 +183,31 @@ fn what_others_break_is_repaired_and_counted() {
     for (number, damage) in
         (1..).zip(["route del 10.244.2.0/24", "route del fd00:10:244:2::/64", "route del 10.244.1.0/24"])
     {
-        node.space.ip(&[damage]).unwrap();
+        node.machine.ip(&[damage]).unwrap();
         wait::until_true(&format!("after `ip {damage}`"), SOON, || routes(node) == before).unwrap();
         wait::until_true("it is counted", SOON, || counts(node, "ropeway_route_repairs_total", number)).unwrap();
     }
     for damage in
         [format!("link del {TUNNEL}"), format!("link set {TUNNEL} down"), format!("link set {TUNNEL} mtu 1400")]
     {
-        node.space.ip(&[&damage]).unwrap();
+        node.machine.ip(&[&damage]).unwrap();
         wait::until_true(&format!("after `ip {damage}`"), SOON, || {
-            let link = node.space.output(&["ip", "link", "show", TUNNEL]).unwrap_or_default();
+            let link = node.machine.output(&["ip", "link", "show", TUNNEL]).unwrap_or_default();
             link.contains("UP,LOWER_UP") && link.contains("mtu 1450") && routes(node) == before
         })
         .unwrap();
-        reaches(&pods[0].0, &pods[1].0, 1450);
+        reaches(&pods[0].pod, &pods[1].pod, 1450);
     }
     // Another program's route in the place of ours is left, and said.
-    node.space.ip(&["route replace 10.244.2.0/24 via 192.168.50.1 proto static"]).unwrap();
+    node.machine.ip(&["route replace 10.244.2.0/24 via 192.168.50.1 proto static"]).unwrap();
     wait::until_true("it is said", SOON, || counts(node, "ropeway_unrouted_ranges", 1)).unwrap();
-    node.space.ip(&["route del 10.244.2.0/24 via 192.168.50.1 proto static"]).unwrap();
+    node.machine.ip(&["route del 10.244.2.0/24 via 192.168.50.1 proto static"]).unwrap();
     wait::until_true("ours is back", SOON, || routes(node) == before).unwrap();
-    reaches(&pods[0].0, &pods[1].0, 1450);
+    reaches(&pods[0].pod, &pods[1].pod, 1450);
 }
 
 #[test]
-fn a_thousand_nodes_are_routed_within_a_second() {
+fn thousand_nodes_are_routed_within_one_second() {
     let mut cluster = Cluster::routed(&[0], 1500).unwrap();
     cluster.start_agents().unwrap();
     let node = &cluster.nodes[0];
@@ -216,7 +222,7 @@ fn a_thousand_nodes_are_routed_within_a_second() {
         })
         .filter(|node| node["status"]["addresses"][0]["address"] != "192.168.50.11")
         .collect();
-    let count = |what: &[&str]| node.space.output(what).unwrap().lines().count();
+    let count = |what: &[&str]| node.machine.output(what).unwrap().lines().count();
     let all =
         || count(&["ip", "-4", "route", "show", "proto", "82"]) + count(&["ip", "-6", "route", "show", "proto", "82"]);
     for (wanted, objects) in [(2 * simulated.len() + 2, &simulated[..]), (2, &[])] {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use ropeway_tests::cluster::Shape;
-use ropeway_tests::load::{self, Load};
+use ropeway_tests::load::{self, RequestLoad};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::{process, wait};
 
-use crate::fixture::{Scene, TARGET};
+use crate::fixture::{Access, ClientPath, Fixture, TARGET};
 
 /// A plain run.
 const FEW: usize = 20;
@@ -20,31 +20,35 @@ const FEW: usize = 20;
 const RATE: u32 = 125;
 
 #[test]
-fn backends_are_replaced_under_load_and_no_connection_fails() {
+fn rolling_update_breaks_no_connection_under_load() {
     let count = std::env::var("ROPEWAY_REPLACEMENTS").map_or(FEW, |count| count.parse().unwrap());
-    let mut scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
+    let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
     let mut loads = Vec::new();
-    for family in Family::BOTH {
-        // from a pod, from a node, and from outside to both nodes
-        for index in [0, 1, 3, 4] {
-            let (from, address, kind) = scene.ways(family)[index];
-            loads.push((from.label(), Load::asking(from, kind.tcp(address), Protocol::Tcp, RATE).unwrap()));
+    for family in IpFamily::BOTH {
+        for path in [
+            ClientPath::PodToClusterIp,
+            ClientPath::NodeToClusterIp,
+            ClientPath::NodePortFromOutside,
+            ClientPath::LastNodePortFromOutside,
+        ] {
+            let Access { from, tcp, .. } = fixture.path(path, family);
+            loads.push((from.label(), RequestLoad::start(from, tcp, Protocol::Tcp, RATE).unwrap()));
         }
     }
     for number in 3..3 + count {
         let name = format!("web-{number}");
-        let fresh = scene.cluster.nodes[number % 2].pod(&name).unwrap();
-        scene.servers.push(load::serve(&fresh, &name, &[TARGET]).unwrap());
-        scene.backends.push(fresh);
-        serve_by(&scene, &scene.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>());
-        let gone = scene.backends.remove(0);
-        let mut pods: Vec<_> = scene.backends.iter().map(|pod| (pod, true)).collect();
+        let fresh = fixture.cluster.nodes[number % 2].pod(&name).unwrap();
+        fixture.servers.push(load::serve(&fresh, &name, &[TARGET]).unwrap());
+        fixture.backends.push(fresh);
+        serve_by(&fixture, &fixture.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>());
+        let gone = fixture.backends.remove(0);
+        let mut pods: Vec<_> = fixture.backends.iter().map(|pod| (pod, true)).collect();
         pods.push((&gone, false));
-        serve_by(&scene, &pods);
+        serve_by(&fixture, &pods);
         pods.pop();
-        serve_by(&scene, &pods);
+        serve_by(&fixture, &pods);
         answered(&gone);
-        drop(scene.servers.remove(0));
+        drop(fixture.servers.remove(0));
         gone.delete().unwrap();
     }
     let (mut made, mut servers) = (0, BTreeSet::new());
@@ -70,7 +74,7 @@ fn answered(pod: &Pod) {
 }
 
 /// Has these backends, ready or terminating, and waits until the ready ones get the new connections.
-fn serve_by(scene: &Scene, pods: &[(&Pod, bool)]) {
-    scene.apply(pods);
-    scene.cluster.await_backends("default/web", pods.iter().filter(|(_, ready)| *ready).count()).unwrap();
+fn serve_by(fixture: &Fixture, pods: &[(&Pod, bool)]) {
+    fixture.apply(pods);
+    fixture.cluster.await_backends("default/web", pods.iter().filter(|(_, ready)| *ready).count()).unwrap();
 }

@@ -5,21 +5,21 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ropeway_tests::cluster::Shape;
-use ropeway_tests::load::{self, Place};
+use ropeway_tests::load::{self, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 use ropeway_tests::{view, wait};
 use serde_json::{Value, json};
 
-use crate::fixture::Scene;
+use crate::fixture::{Access, ClientPath, Fixture};
 
 /// Annotates the Service, and waits until all nodes have this scheduler and these weights.
-fn annotate(scene: &Scene, annotations: &Value, scheduler: &str, weights: &[u64]) {
-    scene.apply_annotated(&scene.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>(), annotations);
-    for node in &scene.cluster.nodes {
+fn annotate(fixture: &Fixture, annotations: &Value, scheduler: &str, weights: &[u64]) {
+    fixture.apply_annotated(&fixture.backends.iter().map(|pod| (pod, true)).collect::<Vec<_>>(), annotations);
+    for node in &fixture.cluster.nodes {
         let what = format!("{scheduler} with {weights:?} on {}", node.name());
         wait::until_true(&what, Duration::from_secs(10), || {
-            let all = view::json(&node.space, &["service", "list", "default/web"]).unwrap_or_default();
+            let all = view::json(&node.machine, &["service", "list", "default/web"]).unwrap_or_default();
             let frontends = all["frontends"].as_array().map(Vec::as_slice).unwrap_or_default();
             let is_done = |f: &Value| {
                 let backends = f["backends"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -33,7 +33,7 @@ fn annotate(scene: &Scene, annotations: &Value, scheduler: &str, weights: &[u64]
 }
 
 /// How many of so many connections each server got.
-fn got(from: &dyn Place, target: SocketAddr, count: u64) -> BTreeMap<String, u64> {
+fn got(from: &dyn TrafficEndpoint, target: SocketAddr, count: u64) -> BTreeMap<String, u64> {
     let report = load::ask(from, target, Protocol::Tcp, count).unwrap();
     assert_eq!((report.ok, report.failed), (count, 0), "{} to {target}: {report:?}", from.label());
     report.by_server.into_iter().collect()
@@ -44,41 +44,46 @@ fn counts<const N: usize>(wanted: [(&str, u64); N]) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn a_service_has_the_scheduler_that_it_asks_for() {
-    let scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
-    let n2 = scene.cluster.nodes[1].name();
+fn annotation_selects_scheduler_and_weights() {
+    let fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
+    let n2 = fixture.cluster.nodes[1].name();
 
-    annotate(&scene, &json!({"ropeway.dev/scheduler": "rr"}), "rr", &[1, 1]);
-    for family in Family::BOTH {
-        for (from, address, kind) in scene.ways(family) {
-            let counts = got(from, kind.tcp(address), 20);
-            assert_eq!(counts, self::counts([("web-1", 10), ("web-2", 10)]), "{} to {address}", from.label());
+    annotate(&fixture, &json!({"ropeway.dev/scheduler": "rr"}), "rr", &[1, 1]);
+    for family in IpFamily::BOTH {
+        for Access { from, tcp, .. } in fixture.paths(family) {
+            let counts = got(from, tcp, 20);
+            assert_eq!(counts, self::counts([("web-1", 10), ("web-2", 10)]), "{} to {tcp}", from.label());
         }
     }
 
     let weights = format!("*=1 {n2}=3");
-    annotate(&scene, &json!({"ropeway.dev/scheduler": "wrr", "ropeway.dev/weights": weights}), "wrr", &[1, 3]);
-    for family in Family::BOTH {
-        for (from, address, kind) in scene.ways(family) {
-            let counts = got(from, kind.tcp(address), 20);
-            assert_eq!(counts, self::counts([("web-1", 5), ("web-2", 15)]), "{} to {address}", from.label());
+    annotate(&fixture, &json!({"ropeway.dev/scheduler": "wrr", "ropeway.dev/weights": weights}), "wrr", &[1, 3]);
+    for family in IpFamily::BOTH {
+        for Access { from, tcp, .. } in fixture.paths(family) {
+            let counts = got(from, tcp, 20);
+            assert_eq!(counts, self::counts([("web-1", 5), ("web-2", 15)]), "{} to {tcp}", from.label());
         }
     }
 
-    annotate(&scene, &json!({"ropeway.dev/scheduler": "mh"}), "mh", &[1, 1]);
-    for family in Family::BOTH {
+    annotate(&fixture, &json!({"ropeway.dev/scheduler": "mh"}), "mh", &[1, 1]);
+    for family in IpFamily::BOTH {
         // a pod by its socket, at two addresses; a client outside by its packets, at two nodes
-        for [one, other] in [[0, 6], [3, 4]] {
-            let ways = scene.ways(family);
-            let [one, other] = [ways[one], ways[other]].map(|(from, address, kind)| got(from, kind.tcp(address), 10));
+        for paths in [
+            [ClientPath::PodToClusterIp, ClientPath::PodToLastNodePort],
+            [ClientPath::NodePortFromOutside, ClientPath::LastNodePortFromOutside],
+        ] {
+            let [one, other] = paths.map(|path| {
+                let Access { from, tcp, .. } = fixture.path(path, family);
+                got(from, tcp, 10)
+            });
             assert_eq!((one.len(), &one), (1, &other), "one client, one backend");
         }
     }
 
-    annotate(&scene, &json!({"ropeway.dev/weights": format!("{n2}=0")}), "random", &[1]);
-    for family in Family::BOTH {
-        for (from, address, kind) in scene.ways(family) {
-            assert_eq!(got(from, kind.tcp(address), 10), counts([("web-1", 10)]), "the other one drains");
+    annotate(&fixture, &json!({"ropeway.dev/weights": format!("{n2}=0")}), "random", &[1]);
+    for family in IpFamily::BOTH {
+        for Access { from, tcp, .. } in fixture.paths(family) {
+            assert_eq!(got(from, tcp, 10), counts([("web-1", 10)]), "the other one drains");
         }
     }
 }

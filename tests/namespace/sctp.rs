@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use crc::{CRC_32_ISCSI, Crc};
 use ropeway_tests::cluster::{Cluster, Shape};
-use ropeway_tests::load::{self, Place, Watch};
-use ropeway_tests::machine::Space;
+use ropeway_tests::load::{self, TrafficEndpoint, Watch};
+use ropeway_tests::machine::Machine;
 use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer;
 use ropeway_tests::plugin;
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use serde_json::json;
 
 use crate::anti_spoofing::frames::{Ends, Mac, ethernet, ip};
@@ -25,7 +25,7 @@ const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 /// Where packets are sent and seen.
 #[derive(Clone, Copy)]
 struct Station<'a> {
-    place: &'a dyn Place,
+    place: &'a dyn TrafficEndpoint,
     device: &'static str,
     /// Of the device, and of its other end.
     macs: [Mac; 2],
@@ -42,8 +42,8 @@ impl<'a> Station<'a> {
     }
 
     /// A node, by a device to which its routes lead.
-    fn node(space: &'a Space, device: &'static str) -> Self {
-        Self { place: space, device, macs: [[0x52, 0x57, 0, 0, 0, 1]; 2] }
+    fn node(machine: &'a Machine, device: &'static str) -> Self {
+        Self { place: machine, device, macs: [[0x52, 0x57, 0, 0, 0, 1]; 2] }
     }
 }
 
@@ -81,7 +81,7 @@ fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Stati
 }
 
 #[test]
-fn sctp_reaches_pods_at_other_ports_and_comes_back() {
+fn sctp_ports_are_translated_in_both_directions() {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
     cluster.start_agents_with(&[host_device::RANGES]).unwrap();
     host_device::await_open(&cluster.nodes[0]);
@@ -93,7 +93,7 @@ fn sctp_reaches_pods_at_other_ports_and_comes_back() {
     let addresses = |n: u8| [format!("10.96.0.{n}"), format!("fd00:10:96::{n}")].map(|a| a.parse::<IpAddr>().unwrap());
     let external = |n: u8| [format!("198.51.100.{n}"), format!("2001:db8::{n}")].map(|a| a.parse::<IpAddr>().unwrap());
     for (n, pod) in [(21, &near), (22, &far)] {
-        let ports: [Port<'_>; 1] = [("sig", "SCTP", 2905, 30900 + u16::from(n))];
+        let ports: [Port<'_>; 1] = [Port::sctp("sig", 2905).with_node_port(30900 + u16::from(n))];
         let endpoints: Vec<_> = pod.addresses().iter().map(|a| Endpoint::ready(*a, pod.node().name())).collect();
         let mut service = service(pod.name(), &addresses(n), &ports);
         service["spec"]["externalIPs"] = json!(external(n));
@@ -104,10 +104,10 @@ fn sctp_reaches_pods_at_other_ports_and_comes_back() {
     }
     let mapping = json!([{ "hostPort": HOST_PORT, "containerPort": TARGET, "protocol": "sctp" }]);
     let conflist = plugin::conflist_with(&json!({ "portMappings": mapping }));
-    let hosted = Pod::add_with(&cluster.nodes[0].space, "hosted", conflist).unwrap();
+    let hosted = Pod::add_with(&cluster.nodes[0].machine, "hosted", conflist).unwrap();
     let [at_client, at_near, at_far, at_hosted] = [&client, &near, &far, &hosted].map(Station::pod);
-    let at_node = Station::node(&cluster.nodes[0].space, "ropeway.out");
-    for family in Family::BOTH {
+    let at_node = Station::node(&cluster.nodes[0].machine, "ropeway.out");
+    for family in IpFamily::BOTH {
         let node = cluster.nodes[0].address(family);
         for (asker_at, address, port) in
             [(at_client, client.port(family, 0).unwrap().ip(), 40000), (at_node, node, 40010)]
@@ -122,7 +122,7 @@ fn sctp_reaches_pods_at_other_ports_and_comes_back() {
             }
         }
         // what the node's default route leads out
-        let leaving = Station::node(&cluster.nodes[0].space, "eth0");
+        let leaving = Station::node(&cluster.nodes[0].machine, "eth0");
         for (n, pod, at_pod) in [(21, &near, at_near), (22, &far, at_far)] {
             let front = external(n).into_iter().find(|a| family.has(*a)).unwrap();
             let asker = SocketAddr::new(node, 40020 + u16::from(n));

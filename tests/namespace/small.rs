@@ -3,23 +3,23 @@
 use ropeway_tests::cluster::Shape;
 use ropeway_tests::load;
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 use ropeway_tests::view;
 
-use crate::fixture::Scene;
+use crate::fixture::{Access, Fixture};
 
 #[test]
-fn small_cluster_serves_on_every_way() {
-    let scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
-    for node in &scene.cluster.nodes {
-        println!("{}", view::ropeway(&node.space, &["status"]).unwrap());
+fn small_cluster_serves_on_every_client_path() {
+    let fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
+    for node in &fixture.cluster.nodes {
+        println!("{}", view::ropeway(&node.machine, &["status"]).unwrap());
     }
-    for family in Family::BOTH {
-        for (from, address, kind) in scene.ways(family) {
+    for family in IpFamily::BOTH {
+        for Access { from, tcp, udp } in fixture.paths(family) {
             for protocol in [Protocol::Tcp, Protocol::Http, Protocol::Udp, Protocol::UdpConnected] {
                 let target = match protocol {
-                    Protocol::Tcp | Protocol::Http => kind.tcp(address),
-                    Protocol::Udp | Protocol::UdpConnected => kind.udp(address),
+                    Protocol::Tcp | Protocol::Http => tcp,
+                    Protocol::Udp | Protocol::UdpConnected => udp,
                 };
                 let report = load::ask(from, target, protocol, 20).unwrap();
                 let way = format!("{} to {target} {protocol:?}: {report:?}", from.label());

@@ -3,46 +3,44 @@
 use ropeway_tests::cluster::Shape;
 use ropeway_tests::load;
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 
-use crate::fixture::{Scene, TARGET};
+use crate::fixture::{Access, Fixture, TARGET};
 
 const BYTES: u64 = 16 << 20;
 
 fn transfers(mtu: u32, sizes: &[usize]) {
     // Backends on one node only at a time, so that each way is known to be local or remote.
     for (node, server) in [(0, "local"), (1, "remote")] {
-        let scene = Scene::new(Shape { nodes: 2, mtu }, &[node]);
-        for family in Family::BOTH {
-            for (from, address, kind) in scene.ways(family) {
-                let target = kind.tcp(address);
-                let moved = load::transfer(from, target, BYTES).unwrap_or_else(|error| {
-                    panic!("mtu {mtu}, {server} backend, {} to {target}: {error:#}", from.label());
+        let fixture = Fixture::new(Shape { nodes: 2, mtu }, &[node]);
+        for family in IpFamily::BOTH {
+            for Access { from, tcp, udp } in fixture.paths(family) {
+                let moved = load::transfer(from, tcp, BYTES).unwrap_or_else(|error| {
+                    panic!("mtu {mtu}, {server} backend, {} to {tcp}: {error:#}", from.label());
                 });
                 assert_eq!(moved.bytes, BYTES);
                 for size in sizes {
-                    let target = kind.udp(address);
                     let flags = [format!("--size={size}")];
                     let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-                    let report = load::ask_with(from, target, Protocol::UdpConnected, 20, &flags).unwrap();
+                    let report = load::ask_with(from, udp, Protocol::UdpConnected, 20, &flags).unwrap();
                     let way =
-                        format!("mtu {mtu}, {server} backend, {} to {target}, {size} bytes: {report:?}", from.label());
+                        format!("mtu {mtu}, {server} backend, {} to {udp}, {size} bytes: {report:?}", from.label());
                     assert_eq!((report.ok, report.failed), (20, 0), "{way}");
                 }
             }
-            let direct = scene.backends[0].port(family, TARGET).unwrap();
-            load::transfer(&scene.client, direct, BYTES).unwrap();
+            let direct = fixture.backends[0].port(family, TARGET).unwrap();
+            load::transfer(&fixture.client, direct, BYTES).unwrap();
         }
     }
 }
 
 /// A datagram that fills the link, and one that is sent in fragments.
 #[test]
-fn transfers_on_links_of_1500_bytes() {
+fn transfers_with_mtu_1500() {
     transfers(1500, &[1400, 4000]);
 }
 
 #[test]
-fn transfers_on_links_of_9000_bytes() {
+fn transfers_with_mtu_9000() {
     transfers(9000, &[8900, 20_000]);
 }

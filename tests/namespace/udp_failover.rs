@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use ropeway_tests::cluster::Shape;
-use ropeway_tests::load::{Load, Place};
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::load::{StickyUdp, TrafficEndpoint};
+use ropeway_tests::pod::{IpFamily, Pod};
 
-use crate::fixture::Scene;
+use crate::fixture::{ClientPath, Fixture};
 
 /// From the end of a backend to the first answer of another one.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -20,31 +20,28 @@ enum From {
 /// The n-th backend is on the node with the n-th index: local ones are on 0. Each is replaced by the next; `terminating` says whether it
 /// is announced that it goes.
 fn replaced(from: From, on: &[usize], terminating: bool) {
-    let mut scene = Scene::new(Shape { nodes: 2, mtu: 1500 }, on);
-    serve_by(&scene, &[(&scene.backends[0], true)]);
+    let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, on);
+    serve_by(&fixture, &[(&fixture.backends[0], true)]);
     let mut sockets = Vec::new();
-    for family in Family::BOTH {
-        let ways = scene.ways(family);
-        let place: &dyn Place = match from {
-            From::Pod => &scene.client,
-            From::Node => &scene.cluster.nodes[0].space,
+    for family in IpFamily::BOTH {
+        let client: &dyn TrafficEndpoint = match from {
+            From::Pod => &fixture.client,
+            From::Node => &fixture.cluster.nodes[0].machine,
         };
-        // the Service's own address, and a port of the node
-        for index in [0, 7] {
-            let (_, address, kind) = ways[index];
-            sockets.push(Load::staying(place, kind.udp(address)).unwrap());
+        for path in [ClientPath::PodToClusterIp, ClientPath::NodeToOwnNodePort] {
+            sockets.push(StickyUdp::start(client, fixture.path(path, family).udp).unwrap());
         }
     }
-    let first = |socket: &mut Load| assert_eq!(socket.next_server(LIMIT).unwrap(), "web-1");
+    let first = |socket: &mut StickyUdp| assert_eq!(socket.next_server(LIMIT).unwrap(), "web-1");
     sockets.iter_mut().for_each(first);
     for number in 2..=on.len() {
         if terminating {
-            serve_by(&scene, &[(&scene.backends[0], false), (&scene.backends[1], true)]);
+            serve_by(&fixture, &[(&fixture.backends[0], false), (&fixture.backends[1], true)]);
         }
-        drop(scene.servers.remove(0));
-        let gone = scene.backends.remove(0);
+        drop(fixture.servers.remove(0));
+        let gone = fixture.backends.remove(0);
         let removed = Instant::now();
-        scene.apply(&[(&scene.backends[0], true)]);
+        fixture.apply(&[(&fixture.backends[0], true)]);
         gone.delete().unwrap();
         for socket in &mut sockets {
             let server = socket.next_server(LIMIT.saturating_sub(removed.elapsed())).unwrap();
@@ -61,27 +58,27 @@ fn replaced(from: From, on: &[usize], terminating: bool) {
 }
 
 /// Has these backends, ready or terminating, and waits until only the ready ones are given to new sockets.
-fn serve_by(scene: &Scene, pods: &[(&Pod, bool)]) {
-    scene.apply(pods);
-    scene.cluster.await_backends("default/web", pods.iter().filter(|(_, ready)| *ready).count()).unwrap();
+fn serve_by(fixture: &Fixture, pods: &[(&Pod, bool)]) {
+    fixture.apply(pods);
+    fixture.cluster.await_backends("default/web", pods.iter().filter(|(_, ready)| *ready).count()).unwrap();
 }
 
 #[test]
-fn a_pods_socket_outlives_local_and_remote_backends() {
+fn connected_udp_of_pod_fails_over_to_next_backend() {
     replaced(From::Pod, &[0, 1, 0, 0], false);
 }
 
 #[test]
-fn a_pods_socket_outlives_backends_that_terminate_first() {
+fn connected_udp_of_pod_fails_over_from_terminating_backend() {
     replaced(From::Pod, &[1, 1, 0], true);
 }
 
 #[test]
-fn a_nodes_socket_outlives_local_and_remote_backends() {
+fn connected_udp_of_node_fails_over_to_next_backend() {
     replaced(From::Node, &[1, 0, 0, 1, 0], false);
 }
 
 #[test]
-fn a_nodes_socket_outlives_backends_that_terminate_first() {
+fn connected_udp_of_node_fails_over_from_terminating_backend() {
     replaced(From::Node, &[1, 1, 0], true);
 }

@@ -39,9 +39,7 @@ pub(crate) struct Options {
 
 /// Runs the demo.
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
-    if !shell::is_root() {
-        bail!("the demo makes network namespaces and loads programs into the kernel: it needs root");
-    }
+    shell::require_root("cargo xtask demo")?;
     if let Some(place) = &options.enter {
         build::name_binaries(paths);
         return look::enter(place, &options.command);

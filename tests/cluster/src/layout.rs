@@ -6,11 +6,11 @@ use toolbox::paths::Paths;
 
 /// The directories of the test-bed.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct Layout {
     root: PathBuf,
 }
 
-impl Place {
+impl Layout {
     pub(super) fn new(paths: &Paths) -> Self {
         Self { root: paths.root.join("tests/cluster") }
     }

@@ -44,10 +44,10 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use layout::Place;
+use layout::Layout;
 use shape::Shape;
 use step::Steps;
 use toolbox::paths::Paths;
@@ -127,32 +127,32 @@ enum Command {
 /// # Errors
 /// When the command fails; not being root is one of the reasons.
 pub fn run(paths: &Paths, workshop: &dyn Workshop, options: Options) -> Result<()> {
-    ensure!(shell::is_root(), "a cluster needs root: it makes namespaces and cgroups");
-    let (place, steps) = (Place::new(paths), Steps::new());
+    shell::require_root("cargo xtask cluster")?;
+    let (layout, steps) = (Layout::new(paths), Steps::new());
     match options.command {
         Command::Prepare(shape) => {
             let mut sets = tools::sets(&shape);
             sets.push(tools::Set::Tests);
-            up::prepare(workshop, &place, &steps, &sets)
+            up::prepare(workshop, &layout, &steps, &sets)
         }
-        Command::Up(shape) => up::run(workshop, &place, &steps, &shape),
-        Command::Status => status::run(&place),
+        Command::Up(shape) => up::run(workshop, &layout, &steps, &shape),
+        Command::Status => status::run(&layout),
         Command::Kubectl { arguments } => {
-            Shape::require(&place)?;
-            Err(kube::command(&place).args(arguments).exec()).context("cannot start kubectl")
+            Shape::require(&layout)?;
+            Err(kube::command(&layout).args(arguments).exec()).context("cannot start kubectl")
         }
         Command::Exec { node, command } => {
-            Shape::require(&place)?;
+            Shape::require(&layout)?;
             let (program, arguments) = command.split_first().context("which program?")?;
             Err(enter::in_node(&node, Path::new(program))?.args(arguments).exec()).context("cannot enter the node")
         }
-        Command::Install(options) => install::run(workshop, paths, &place, &steps, &options),
-        Command::Smoke => smoke::run(&place, &steps),
-        Command::Life(options) => life::run(workshop, paths, &place, &steps, &options),
-        Command::Conformance(options) => conformance::run(&place, &options),
-        Command::Figures(options) => figures::run(workshop, paths, &place, &steps, &options),
-        Command::Down { purge } => down::run(&place, &steps, purge),
-        Command::Enter(options) => enter::run(&place, &options),
-        Command::NodeInit { node } => node_init::run(&place, &node),
+        Command::Install(options) => install::run(workshop, paths, &layout, &steps, &options),
+        Command::Smoke => smoke::run(&layout, &steps),
+        Command::Life(options) => life::run(workshop, paths, &layout, &steps, &options),
+        Command::Conformance(options) => conformance::run(&layout, &options),
+        Command::Figures(options) => figures::run(workshop, paths, &layout, &steps, &options),
+        Command::Down { purge } => down::run(&layout, &steps, purge),
+        Command::Enter(options) => enter::run(&layout, &options),
+        Command::NodeInit { node } => node_init::run(&layout, &node),
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Workshop;
 use super::install;
-use super::layout::Place;
+use super::layout::Layout;
 use super::settings::PEER_IMAGE;
 use super::shape::Shape;
 use super::step::Steps;
@@ -26,7 +26,7 @@ pub(crate) struct Peer {
 pub(super) fn bring(
     workshop: &dyn Workshop,
     paths: &Paths,
-    place: &Place,
+    layout: &Layout,
     steps: &Steps,
     shape: &Shape,
     options: &Peer,
@@ -35,7 +35,7 @@ pub(super) fn bring(
         workshop.build_binaries()?;
     }
     binaries::look_in(paths.binaries());
-    let archive = place.run().join("peer.tar");
+    let archive = layout.run().join("peer.tar");
     image::of(paths, PEER_IMAGE, &["ropeway-peer"], &archive)?;
-    steps.step("loading the image into the nodes", || install::load(place, shape, &archive))
+    steps.step("loading the image into the nodes", || install::load(layout, shape, &archive))
 }

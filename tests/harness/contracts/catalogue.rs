@@ -2,9 +2,9 @@
 
 use super::Path::{Node, OtherNode, Outside, Pod};
 use super::{Cells, Path, Rule};
-use crate::pod::Family;
+use crate::pod::IpFamily;
 
-const BOTH: &[Family] = &Family::BOTH;
+const BOTH: &[IpFamily] = &IpFamily::BOTH;
 const EVERYWHERE: &[Path] = &Path::ALL;
 
 const CLUSTER_ADDRESS: Cells = Cells {
@@ -193,7 +193,7 @@ pub const RULES: &[Rule] = &[
         title: "Port 10249 of loopback: healthz, metrics, proxyMode, configz, and for nobody else",
         absent: &[Cells {
             paths: &[Node],
-            families: &[Family::V6],
+            families: &[IpFamily::V6],
             why: "the address is 127.0.0.1, as kube-proxy's is",
         }],
         gaps: &[],
@@ -207,7 +207,7 @@ pub const RULES: &[Rule] = &[
                 families: BOTH,
                 why: "they are at the node's loopback address (2.5.3)",
             },
-            Cells { paths: &[Node], families: &[Family::V6], why: "the address is 127.0.0.1, as kube-proxy's is" },
+            Cells { paths: &[Node], families: &[IpFamily::V6], why: "the address is 127.0.0.1, as kube-proxy's is" },
         ],
         gaps: &[],
     },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use super::{Path, RULES, Record, Rule, all_cells};
-use crate::pod::Family;
+use crate::pod::IpFamily;
 
 /// What became of a cell.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -93,7 +93,7 @@ impl Matrix {
     }
 }
 
-fn outcome(rule: &Rule, path: Path, family: Family, records: &[&Record]) -> Outcome {
+fn outcome(rule: &Rule, path: Path, family: IpFamily, records: &[&Record]) -> Outcome {
     if let Some(why) = rule.absent(path, family) {
         return Outcome::Absent(why);
     }
@@ -193,13 +193,13 @@ mod tests {
         Rule {
             number: "2.1.1",
             title: "First",
-            absent: &[Cells { paths: &[Path::Outside], families: &Family::BOTH, why: "nobody is there" }],
-            gaps: &[Cells { paths: &[Path::Node], families: &[Family::V6], why: "not yet" }],
+            absent: &[Cells { paths: &[Path::Outside], families: &IpFamily::BOTH, why: "nobody is there" }],
+            gaps: &[Cells { paths: &[Path::Node], families: &[IpFamily::V6], why: "not yet" }],
         },
         Rule { number: "2.1.2", title: "Second", absent: &[], gaps: &[] },
     ];
 
-    fn record(rule: &str, path: Path, family: Family, failure: Option<&str>) -> Record {
+    fn record(rule: &str, path: Path, family: IpFamily, failure: Option<&str>) -> Record {
         Record { rule: rule.to_owned(), path, family, failure: failure.map(str::to_owned) }
     }
 
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_well() {
+    fn complete_records_make_every_cell_pass() {
         let matrix = Matrix::of(&RULES, &good());
         assert_eq!(matrix.failures(), Vec::<String>::new());
         assert_eq!(matrix.gaps(), ["2.1.1 node, IPv6: not yet"]);
@@ -232,9 +232,9 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_one_whatever_else_was_recorded() {
+    fn one_failed_record_fails_the_cell() {
         let mut records = good();
-        records.push(record("2.1.2", Path::Pod, Family::V4, Some("timeout")));
+        records.push(record("2.1.2", Path::Pod, IpFamily::V4, Some("timeout")));
         let matrix = Matrix::of(&RULES, &records);
         assert_eq!(matrix.failures(), ["2.1.2 pod, IPv4: timeout"]);
         let text = matrix.to_string();
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_test_has_seen_fails() {
+    fn cell_without_record_fails() {
         let all = good();
         let without_rule: Vec<_> = all.iter().filter(|record| record.rule != "2.1.2").cloned().collect();
         let failures = Matrix::of(&RULES, &without_rule).failures();
@@ -252,16 +252,16 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_that_is_none_fails() {
+    fn passing_cell_marked_as_gap_fails() {
         let mut records = good();
         records.retain(|record| record.failure.is_none());
-        records.push(record("2.1.1", Path::Node, Family::V6, None));
+        records.push(record("2.1.1", Path::Node, IpFamily::V6, None));
         let failures = Matrix::of(&RULES, &records).failures();
         assert_eq!(failures, ["2.1.1 node, IPv6: it holds, so it is no gap any more"]);
     }
 
     #[test]
-    fn every_rule_has_a_section_and_a_place_where_it_can_be_seen() {
+    fn every_rule_has_a_section_and_at_least_one_cell() {
         let rules = crate::contracts::RULES;
         let mut numbers = Vec::new();
         for (section, count) in [("2.1", 7), ("2.2", 4), ("2.3", 14), ("2.4", 4), ("2.5", 4), ("2.6", 6)] {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{Path, Rule};
-use crate::pod::Family;
+use crate::pod::IpFamily;
 
 /// The environment variable that names the file. Without it, outcomes are only printed.
 pub const VARIABLE: &str = "ROPEWAY_CONTRACTS";
@@ -22,7 +22,7 @@ pub struct Record {
     /// Column.
     pub path: Path,
     /// Address family.
-    pub family: Family,
+    pub family: IpFamily,
     /// Why it does not hold; none: it does.
     pub failure: Option<String>,
 }
@@ -52,7 +52,7 @@ impl Recorder {
     ///
     /// # Errors
     /// When the rule says nothing of this cell, or the line can't be written.
-    pub fn cell(&self, rule: &Rule, path: Path, family: Family, outcome: &Result<()>) -> Result<()> {
+    pub fn cell(&self, rule: &Rule, path: Path, family: IpFamily, outcome: &Result<()>) -> Result<()> {
         let number = rule.number;
         ensure!(rule.absent(path, family).is_none(), "{number} says nothing of {path}, {family:?}");
         let failure = outcome.as_ref().err().map(|error| format!("{error:#}"));

@@ -1,4 +1,4 @@
-//! Runs a program inside a space, in a cgroup of it and, for pods, in a network namespace below it.
+//! Runs a program inside a machine, in a cgroup of it and, for pods, in a network namespace below it.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,13 +15,13 @@ use nix::sys::signal::Signal;
 /// Where to run what.
 #[derive(Args, Debug)]
 pub struct Inside {
-    /// The first process of the space
+    /// The first process of the machine
     #[arg(long)]
     pid: u32,
     /// The cgroup directory to be in
     #[arg(long)]
     cgroup: PathBuf,
-    /// A network namespace by its path inside the space; without it the space's own
+    /// A network namespace by its path inside the machine; without it the machine's own
     #[arg(long)]
     netns: Option<PathBuf>,
     /// Outlive the process that started this one

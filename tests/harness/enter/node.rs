@@ -1,4 +1,4 @@
-//! The first process of a space: makes its namespaces, mounts what it needs, and holds them until it ends.
+//! The first process of a machine: makes its namespaces, mounts what it needs, and holds them until it ends.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -29,7 +29,7 @@ pub struct NodeOptions {
     stay: bool,
 }
 
-/// Makes the space, says `ready` on standard output, and waits for the end of standard input.
+/// Makes the machine, says `ready` on standard output, and waits for the end of standard input.
 ///
 /// # Errors
 /// When a namespace or mount can't be made.
@@ -58,7 +58,7 @@ pub fn run(options: &NodeOptions) -> Result<()> {
     Ok(())
 }
 
-/// The file system as the space sees it: an own `/sys` for its interfaces, own pins, own run-time and state directories.
+/// The file system as the machine sees it: an own `/sys` for its interfaces, own pins, own run-time and state directories.
 fn mounts() -> Result<()> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot make / private")?;

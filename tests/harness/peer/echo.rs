@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums() {
+    fn icmp_checksum_matches_rfc_1071() {
         // RFC 1071, section 3
         assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
         assert_eq!(checksum(&[0x01]), !0x0100);

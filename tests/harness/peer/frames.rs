@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_read_and_found() {
+    fn hex_frames_are_parsed_and_matched() {
         assert_eq!(parse(&hex(&[0, 255, 16])).unwrap(), [0, 255, 16]);
         assert!(parse("0").is_err() && parse("zz").is_err());
         let mut seen = Seen::default();

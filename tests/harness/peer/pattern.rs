@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_found() {
+    fn changed_byte_is_detected() {
         let mut sent = Vec::new();
         send(&mut sent, 300_000).unwrap();
         receive(&mut &sent[..], 300_000).unwrap();

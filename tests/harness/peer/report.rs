@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_named() {
+    fn errors_are_reported_by_errno_name() {
         assert_eq!(word(&io::Error::from_raw_os_error(111)), "ECONNREFUSED");
         assert_eq!(word(&io::Error::from_raw_os_error(11)), "timeout");
         assert_eq!(word(&io::Error::from(io::ErrorKind::TimedOut)), "timeout");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_add_up() {
+    fn merged_reports_add_up() {
         let answer =
             |server: &str| Ok(Answer { server: server.to_owned(), seen_as: "[::ffff:10.0.0.1]:1".parse().unwrap() });
         let mut report = Report::default();

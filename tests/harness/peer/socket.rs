@@ -117,13 +117,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read() {
+    fn http_replies_are_parsed() {
         assert_eq!(parse("b1 10.0.0.1:5\n").unwrap().server, "b1");
         assert_eq!(parse("").unwrap_err().to_string(), "unreadable answer ``");
     }
 
     #[test]
-    fn another_address_than_the_one_asked_is_an_error() {
+    fn reply_from_other_address_is_an_error() {
         let asked = "10.96.0.1:80".parse().unwrap();
         same(asked, asked).unwrap();
         assert!(same("10.244.1.2:8080".parse().unwrap(), asked).is_err());

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 
 use super::frames::{ARP, BROADCAST, Ends, Mac, arp, ethernet, icmp, tagged, udp};
 
@@ -28,10 +28,10 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn ip(&self, family: Family) -> IpAddr {
+    pub(crate) fn ip(&self, family: IpFamily) -> IpAddr {
         match family {
-            Family::V4 => self.four.into(),
-            Family::V6 => self.six.into(),
+            IpFamily::V4 => self.four.into(),
+            IpFamily::V6 => self.six.into(),
         }
     }
 }
@@ -43,13 +43,13 @@ const DHCP_AGENTS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 /// Nobody's.
 pub(crate) const FORGED_MAC: Mac = [0x02, 0xba, 0xd0, 0xba, 0xd0, 0x01];
 
-fn sources(family: Family, cast: &Cast) -> Vec<IpAddr> {
+fn sources(family: IpFamily, cast: &Cast) -> Vec<IpAddr> {
     let mut all: Vec<IpAddr> = cast.others.iter().map(|other| other.ip(family)).collect();
     all.extend(match family {
-        Family::V4 => ["0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "255.255.255.255", "198.51.100.7"]
+        IpFamily::V4 => ["0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "255.255.255.255", "198.51.100.7"]
             .map(|a| a.parse::<IpAddr>().unwrap())
             .to_vec(),
-        Family::V6 => ["::", "::1", "fe80::1", "ff02::1", "2001:db8::7", "::ffff:10.244.1.1"]
+        IpFamily::V6 => ["::", "::1", "fe80::1", "ff02::1", "2001:db8::7", "::ffff:10.244.1.1"]
             .map(|a| a.parse::<IpAddr>().unwrap())
             .to_vec(),
     });
@@ -64,7 +64,7 @@ pub(crate) fn forged(cast: &Cast) -> Vec<Vec<u8>> {
         port += 1;
         udp(Ends { from, to }, Ends { from: port, to: 8080 }, FORGED.as_bytes())
     };
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         let own = cast.own.ip(family);
         for other in &cast.others {
             let to = other.ip(family);
@@ -89,7 +89,7 @@ pub(crate) fn forged(cast: &Cast) -> Vec<Vec<u8>> {
             all.push(tagged(&plain, &[7, 8]));
         }
         let loopback: IpAddr =
-            if family == Family::V4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            if family == IpFamily::V4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         let (kind, packet) = datagram(own, loopback);
         all.push(ethernet(cast.gateway, cast.own.mac, kind, &packet));
     }
@@ -186,7 +186,7 @@ fn dhcp(cast: &Cast) -> Vec<Vec<u8>> {
 /// What the pod may send: to each of these, in each family.
 pub(crate) fn honest(cast: &Cast, to: &[Identity]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         for other in to {
             let ends = Ends { from: cast.own.ip(family), to: other.ip(family) };
             let (kind, packet) = udp(ends, Ends { from: 19_999, to: 8080 }, HONEST.as_bytes());

@@ -5,38 +5,41 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ropeway_tests::contracts::{Path, Rule};
-use ropeway_tests::load::{self, Load, Place};
+use ropeway_tests::load::{self, RequestLoad, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::view;
 use serde_json::{Value, json};
 
-use super::expect::{answered, each, halves};
-use super::observations::Looks;
-use super::world::{Target, Vip, World, backed, far_port, in_turn, one, ready, service_with, target, targets};
+use super::expect::{expect_answers, expect_equal_halves, for_each_client};
+use super::observations::Observations;
+use super::world::{
+    Target, Vip, World, first_target, other_node_port, ready, round_robin, service_with, target, targets,
+    with_endpoints,
+};
 
 /// Seconds; used at a rate that leaves none of them idle.
 const TIMEOUT: u32 = 4;
 const SHORT: Duration = Duration::from_millis(2500);
 
 #[test]
-fn section_2_4_affinity() {
+fn section_2_4_session_affinity() {
     let world = World::new();
     let [here, there, _] = &world.web;
     let both = || [(here, ready()), (there, ready())];
     let objects = [
-        backed(sticky("sticky", 70, None), &both()),
-        backed(sticky("default", 72, Some(10_800)), &both()),
-        backed(sticky("used", 73, Some(TIMEOUT)), &both()),
-        backed(sticky("idle", 74, Some(1)), &both()),
+        with_endpoints(sticky("sticky", 70, None), &both()),
+        with_endpoints(sticky("default", 72, Some(10_800)), &both()),
+        with_endpoints(sticky("used", 73, Some(TIMEOUT)), &both()),
+        with_endpoints(sticky("idle", 74, Some(1)), &both()),
     ];
     world.apply("affinity", &objects.concat());
-    world.each("2.4.1", |path, family| {
-        each(&world.clients(path), |from| {
+    world.check_cells("2.4.1", |path, family| {
+        for_each_client(&world.clients(path), |from| {
             let targets = own_targets(path, 70, family);
             let server = server(from, targets[0], 5)?;
             for target in targets {
-                answered(from, target.tcp, Protocol::Tcp, 10, &[&server])?;
+                expect_answers(from, target.tcp, Protocol::Tcp, 10, &[&server])?;
             }
             Ok(())
         })
@@ -54,19 +57,19 @@ fn sticky(name: &str, number: u16, seconds: Option<u32>) -> Value {
 }
 
 /// What one node serves for this path: the other node's clients have what that one serves.
-fn own_targets(path: Path, number: u16, family: Family) -> Vec<Target> {
+fn own_targets(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
     let mut targets = targets(path, number, family);
     if path == Path::OtherNode {
         let here = target(Vip::NodePort, number, family);
         for target in targets.iter_mut().filter(|target| target.tcp == here.tcp) {
-            *target = far_port(number, family);
+            *target = other_node_port(number, family);
         }
     }
     targets
 }
 
 /// The one server that answers.
-fn server(from: &dyn Place, target: Target, count: u64) -> Result<String> {
+fn server(from: &dyn TrafficEndpoint, target: Target, count: u64) -> Result<String> {
     let report = load::ask(from, target.tcp, Protocol::Tcp, count)?;
     let one = report.ok == count && report.by_server.len() == 1;
     ensure!(one, "{} to {}, one server is expected: {report:?}", from.label(), target.tcp);
@@ -75,64 +78,68 @@ fn server(from: &dyn Place, target: Target, count: u64) -> Result<String> {
 
 fn lasting(world: &World) {
     let [here, there, _] = &world.web;
-    let mut looks = Looks::new("2.4.2");
+    let mut observations = Observations::new("2.4.2");
     // the default
     let ticks = |service: &str| {
-        let all = view::json(&world.node().space, &["service", "list", service]).unwrap();
+        let all = view::json(&world.node().machine, &["service", "list", service]).unwrap();
         all["frontends"][0]["affinityTicks"].as_u64().unwrap()
     };
     let (unset, default) = (ticks("default/sticky"), ticks("default/default"));
-    looks.look(|_, _| {
+    observations.observe(|_, _| {
         ensure!(unset == default && default > 0, "{unset} ticks without a timeout, {default} with the default");
         Ok(())
     });
     // in use for longer than the timeout
     let cells = Rule::of("2.4.2").unwrap().cells();
-    let asking = |(path, family): &(Path, Family)| {
-        let target = one(*path, 73, *family).tcp;
-        let loads: Vec<_> =
-            world.clients(*path).iter().map(|from| Load::asking(from, target, Protocol::Tcp, 10).unwrap()).collect();
+    let asking = |(path, family): &(Path, IpFamily)| {
+        let target = first_target(*path, 73, *family).tcp;
+        let loads: Vec<_> = world
+            .clients(*path)
+            .iter()
+            .map(|from| RequestLoad::start(from, target, Protocol::Tcp, 10).unwrap())
+            .collect();
         (*path, *family, loads)
     };
     let loads: Vec<_> = cells.iter().map(asking).collect();
     pause(Duration::from_secs(u64::from(TIMEOUT) + 2));
     let mut reports = BTreeMap::new();
     for (path, family, loads) in loads {
-        let all: Result<Vec<_>> = loads.into_iter().map(Load::stop).collect();
+        let all: Result<Vec<_>> = loads.into_iter().map(RequestLoad::stop).collect();
         reports.insert((path, family), all);
     }
-    looks.look(|path, family| {
+    observations.observe(|path, family| {
         let reports = reports[&(path, family)].as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let one = reports.iter().all(|report| report.failed == 0 && report.ok > 10 && report.by_server.len() == 1);
         ensure!(one, "in use, so one server is expected: {reports:?}");
         Ok(())
     });
-    expires(world, &mut looks);
+    expires(world, &mut observations);
     // the endpoint leaves, and comes back
-    let apply = |endpoints: &[(&Pod, Value)]| world.apply("affinity-70", &backed(sticky("moved", 75, None), endpoints));
+    let apply =
+        |endpoints: &[(&Pod, Value)]| world.apply("affinity-70", &with_endpoints(sticky("moved", 75, None), endpoints));
     for (now, wanted) in
         [(vec![here], "web-1"), (vec![here, there], "web-1"), (vec![there], "web-2"), (vec![here, there], "web-2")]
     {
         apply(&now.iter().map(|pod| (*pod, ready())).collect::<Vec<_>>());
-        looks.look(|path, family| {
-            each(&world.clients(path), |from| {
-                answered(from, one(path, 75, family).tcp, Protocol::Tcp, 10, &[wanted]).map(|_| ())
+        observations.observe(|path, family| {
+            for_each_client(&world.clients(path), |from| {
+                expect_answers(from, first_target(path, 75, family).tcp, Protocol::Tcp, 10, &[wanted]).map(|_| ())
             })
         });
     }
-    looks.record(world, "2.4.2");
+    observations.record(world, "2.4.2");
 }
 
 /// A client that has been silent for longer than the timeout gets any of two: in the end another one. All of them wait at the same time.
-fn expires(world: &World, looks: &mut Looks) {
-    let mut first: BTreeMap<(Path, Family, String), String> = BTreeMap::new();
+fn expires(world: &World, observations: &mut Observations) {
+    let mut first: BTreeMap<(Path, IpFamily, String), String> = BTreeMap::new();
     for round in 0..20 {
         if round > 0 {
             pause(SHORT);
         }
         for (path, family) in Rule::of("2.4.2").unwrap().cells() {
             for from in world.clients(path) {
-                let Ok(now) = server(&from, one(path, 74, family), 1) else { continue };
+                let Ok(now) = server(&from, first_target(path, 74, family), 1) else { continue };
                 let key = (path, family, from.label());
                 match first.get(&key) {
                     None if round == 0 => drop(first.insert(key, now)),
@@ -145,7 +152,7 @@ fn expires(world: &World, looks: &mut Looks) {
             break;
         }
     }
-    looks.look(|path, family| {
+    observations.observe(|path, family| {
         let same: Vec<_> = first.keys().filter(|(p, f, _)| (*p, *f) == (path, family)).collect();
         ensure!(same.is_empty(), "after 20 times the timeout it is the same server for {same:?}");
         Ok(())
@@ -163,42 +170,51 @@ fn pause(time: Duration) {
 /// Each node is brought to remember another endpoint for the same client, by hints that then go.
 fn per_node(world: &World) {
     let [here, there, _] = &world.web;
-    let mut looks = Looks::new("2.4.3");
+    let mut observations = Observations::new("2.4.3");
     let hint = |zone: &str| {
         let mut with = ready();
         with["hints"] = json!({"forZones": [{"name": zone}]});
         with
     };
     let on_each = |path, family| {
-        each(&world.clients(path), |from| {
-            let near = if path == Path::OtherNode { target(Vip::NodePort, 76, family) } else { one(path, 76, family) };
-            let far = if path == Path::OtherNode { one(path, 76, family) } else { far_port(76, family) };
-            answered(from, near.tcp, Protocol::Tcp, 10, &["web-1"])?;
-            answered(from, far.tcp, Protocol::Tcp, 10, &["web-2"]).map(|_| ())
+        for_each_client(&world.clients(path), |from| {
+            let near = if path == Path::OtherNode {
+                target(Vip::NodePort, 76, family)
+            } else {
+                first_target(path, 76, family)
+            };
+            let far =
+                if path == Path::OtherNode { first_target(path, 76, family) } else { other_node_port(76, family) };
+            expect_answers(from, near.tcp, Protocol::Tcp, 10, &["web-1"])?;
+            expect_answers(from, far.tcp, Protocol::Tcp, 10, &["web-2"]).map(|_| ())
         })
     };
     for endpoints in [[(here, hint("a")), (there, hint("b"))], [(here, ready()), (there, ready())]] {
-        world.apply("per-node", &backed(sticky("per-node", 76, None), &endpoints));
-        looks.look(on_each);
+        world.apply("per-node", &with_endpoints(sticky("per-node", 76, None), &endpoints));
+        observations.observe(on_each);
     }
-    looks.record(world, "2.4.3");
+    observations.record(world, "2.4.3");
 }
 
 fn switched(world: &World) {
     let [here, there, _] = &world.web;
-    let mut looks = Looks::new("2.4.4");
+    let mut observations = Observations::new("2.4.4");
     for on in [false, true, false] {
         let kind = if on { "ClientIP" } else { "None" };
-        let service = in_turn(service_with("switched", 77, &[("sessionAffinity", json!(kind))]));
-        world.apply("switched", &backed(service, &[(here, ready()), (there, ready())]));
-        looks.look(|path, family| {
-            each(&world.clients(path), |from| {
+        let service = round_robin(service_with("switched", 77, &[("sessionAffinity", json!(kind))]));
+        world.apply("switched", &with_endpoints(service, &[(here, ready()), (there, ready())]));
+        observations.observe(|path, family| {
+            for_each_client(&world.clients(path), |from| {
                 let ways = own_targets(path, 77, family);
                 ways.into_iter().try_for_each(|way| {
-                    if on { server(from, way, 10).map(|_| ()) } else { halves(from, way.tcp, ["web-1", "web-2"]) }
+                    if on {
+                        server(from, way, 10).map(|_| ())
+                    } else {
+                        expect_equal_halves(from, way.tcp, ["web-1", "web-2"])
+                    }
                 })
             })
         });
     }
-    looks.record(world, "2.4.4");
+    observations.record(world, "2.4.4");
 }

@@ -2,16 +2,18 @@
 
 use anyhow::{Result, ensure};
 use ropeway_tests::contracts::{Path, Rule};
-use ropeway_tests::load::{self, Load, Place};
+use ropeway_tests::load::{self, PersistentLoad, TrafficEndpoint};
 use ropeway_tests::peer::{HoldReport, Protocol};
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use serde_json::{Value, json};
 
-use super::expect::{all_answered, answered, each};
-use super::world::{Target, World, backed, local, one, policies, ready, service, service_with, targets, terminating};
+use super::expect::{expect_answers, expect_answers_on_all, for_each_client};
+use super::world::{
+    Target, World, first_target, local, policies, ready, service, service_with, targets, terminating, with_endpoints,
+};
 
 #[test]
-fn section_2_2_choice() {
+fn section_2_2_endpoint_choice() {
     let world = World::new();
     fallbacks(&world);
     topology(&world);
@@ -33,16 +35,16 @@ fn fallbacks(world: &World) {
     let gone = json!({"conditions": {"ready": false, "serving": false, "terminating": true}});
     let far = hinted(terminating(), zone("b"));
     let objects = [
-        backed(service("ready", 20), &[(first, ready()), (second, terminating())]),
-        backed(service("leaving", 21), &[(first, far), (never, gone)]),
-        backed(service_with("local", 22, &policies("Local")), &[(first, terminating()), (second, ready())]),
+        with_endpoints(service("ready", 20), &[(first, ready()), (second, terminating())]),
+        with_endpoints(service("leaving", 21), &[(first, far), (never, gone)]),
+        with_endpoints(service_with("local", 22, &policies("Local")), &[(first, terminating()), (second, ready())]),
     ];
     world.apply("fallbacks", &objects.concat());
-    world.every("2.2.1", |path, family| {
-        each(&world.clients(path), |from| {
-            all_answered(from, &targets(path, 20, family), 12, &["web-1"])?;
-            all_answered(from, &targets(path, 21, family), 12, &["web-1"])?;
-            all_answered(from, &[local(path, 22, family)], 12, &["web-1"])
+    world.check_cells_in_parallel("2.2.1", |path, family| {
+        for_each_client(&world.clients(path), |from| {
+            expect_answers_on_all(from, &targets(path, 20, family), 12, &["web-1"])?;
+            expect_answers_on_all(from, &targets(path, 21, family), 12, &["web-1"])?;
+            expect_answers_on_all(from, &[local(path, 22, family)], 12, &["web-1"])
         })
     });
 }
@@ -52,29 +54,32 @@ fn topology(world: &World) {
     let node = |name: &str| json!({"forNodes": [{"name": name}]});
     let to = |hints: Value| hinted(ready(), hints);
     let objects = [
-        backed(service("zones", 23), &[(first, to(zone("a"))), (second, to(zone("b")))]),
-        backed(service("partly", 24), &[(first, to(zone("a"))), (second, ready())]),
-        backed(service("nodes", 25), &[(first, to(node("n2"))), (second, to(node("n1")))]),
-        backed(service_with("here", 26, &policies("Local")), &[(first, to(zone("b"))), (second, to(zone("a")))]),
+        with_endpoints(service("zones", 23), &[(first, to(zone("a"))), (second, to(zone("b")))]),
+        with_endpoints(service("partly", 24), &[(first, to(zone("a"))), (second, ready())]),
+        with_endpoints(service("nodes", 25), &[(first, to(node("n2"))), (second, to(node("n1")))]),
+        with_endpoints(
+            service_with("here", 26, &policies("Local")),
+            &[(first, to(zone("b"))), (second, to(zone("a")))],
+        ),
     ];
     world.apply("topology", &objects.concat());
-    world.each("2.2.2", |path, family| {
+    world.check_cells("2.2.2", |path, family| {
         // the other node is in the other zone, and its own Services are its own choice
         let [here, there] = if path == Path::OtherNode { ["web-2", "web-1"] } else { ["web-1", "web-2"] };
-        each(&world.clients(path), |from| {
-            all_answered(from, &[one(path, 23, family)], 12, &[here])?;
-            answered(from, one(path, 24, family).tcp, Protocol::Tcp, 40, &["web-1", "web-2"])?;
-            all_answered(from, &[one(path, 25, family)], 12, &[there])?;
-            all_answered(from, &[local(path, 26, family)], 12, &["web-1"])
+        for_each_client(&world.clients(path), |from| {
+            expect_answers_on_all(from, &[first_target(path, 23, family)], 12, &[here])?;
+            expect_answers(from, first_target(path, 24, family).tcp, Protocol::Tcp, 40, &["web-1", "web-2"])?;
+            expect_answers_on_all(from, &[first_target(path, 25, family)], 12, &[there])?;
+            expect_answers_on_all(from, &[local(path, 26, family)], 12, &["web-1"])
         })
     });
 }
 
 /// A fair coin leaves 160 to 240 of 400 once in 19,000 runs; three tries make that once in 10 billion.
-fn splits_evenly(from: &dyn Place, target: Target) -> Result<()> {
+fn splits_evenly(from: &dyn TrafficEndpoint, target: Target) -> Result<()> {
     let mut seen = Vec::new();
     for _ in 0..3 {
-        let report = answered(from, target.tcp, Protocol::Tcp, 400, &["web-1", "web-2"])?;
+        let report = expect_answers(from, target.tcp, Protocol::Tcp, 400, &["web-1", "web-2"])?;
         if report.by_server.values().all(|count| (160..=240).contains(count)) {
             return Ok(());
         }
@@ -86,23 +91,23 @@ fn splits_evenly(from: &dyn Place, target: Target) -> Result<()> {
 /// Connections of every client, held while the second endpoint leaves.
 fn connections(world: &World) {
     let [first, second, _] = &world.web;
-    let apply = |endpoints: &[(&Pod, Value)]| world.apply("held", &backed(service("held", 27), endpoints));
+    let apply = |endpoints: &[(&Pod, Value)]| world.apply("held", &with_endpoints(service("held", 27), endpoints));
     apply(&[(first, ready()), (second, ready())]);
     let cells = Rule::of("2.2.3").unwrap().cells();
-    let hold = |(path, family): (Path, Family)| {
-        let target = one(path, 27, family);
-        let even = each(&world.clients(path), |from| splits_evenly(from, target));
+    let hold = |(path, family): (Path, IpFamily)| {
+        let target = first_target(path, 27, family);
+        let even = for_each_client(&world.clients(path), |from| splits_evenly(from, target));
         let clients = world.clients(path);
-        let held = clients.iter().map(|from| Load::holding(from, target.tcp, 16)).collect::<Result<Vec<_>>>();
+        let held = clients.iter().map(|from| PersistentLoad::open(from, target.tcp, 16)).collect::<Result<Vec<_>>>();
         (path, family, even, held)
     };
     let held: Vec<_> = cells.into_iter().map(hold).collect();
 
     apply(&[(first, ready()), (second, terminating())]);
     let after = |path, family| {
-        each(&world.clients(path), |from| {
-            load::ask(from, one(path, 27, family).udp, Protocol::Udp, 1)?; // another port of the Service has nothing to do with it
-            answered(from, one(path, 27, family).tcp, Protocol::Tcp, 20, &["web-1"]).map(|_| ())
+        for_each_client(&world.clients(path), |from| {
+            load::ask(from, first_target(path, 27, family).udp, Protocol::Udp, 1)?; // another port of the Service has nothing to do with it
+            expect_answers(from, first_target(path, 27, family).tcp, Protocol::Tcp, 20, &["web-1"]).map(|_| ())
         })
     };
     let mut ends = Vec::new();
@@ -114,18 +119,19 @@ fn connections(world: &World) {
         .into_iter()
         .map(|(path, family, chosen, loads)| {
             let gone = after(path, family);
-            let reports = loads.and_then(|loads| loads.into_iter().map(Load::release).collect::<Result<Vec<_>>>());
+            let reports =
+                loads.and_then(|loads| loads.into_iter().map(PersistentLoad::release).collect::<Result<Vec<_>>>());
             (path, family, chosen.and(gone), reports)
         })
         .collect();
     let of = |path, family| ends.iter().find(|(p, f, ..)| (*p, *f) == (path, family)).unwrap();
     let copy = |error: &anyhow::Error| anyhow::anyhow!("{error:#}");
-    world.each("2.2.3", |path, family| {
+    world.check_cells("2.2.3", |path, family| {
         let (.., chosen, reports) = of(path, family);
         chosen.as_ref().map_err(copy)?;
         reports.as_ref().map_err(copy)?.iter().try_for_each(kept)
     });
-    world.each("2.2.4", |path, family| {
+    world.check_cells("2.2.4", |path, family| {
         let (.., reports) = of(path, family);
         reports.as_ref().map_err(copy)?.iter().try_for_each(|report| {
             kept(report)?;

@@ -5,22 +5,22 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use ropeway_tests::contracts::{Path, Rule};
-use ropeway_tests::load::{self, Load, Place, Watch};
+use ropeway_tests::load::{self, PersistentLoad, TrafficEndpoint, Watch};
 use ropeway_tests::peer::{self, Protocol, Report};
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::process;
 use serde_json::Value;
 
-use super::expect::each;
-use super::observations::Looks;
-use super::world::{Client, FLAGS, TARGET, World, backed, one, ready, service};
+use super::expect::for_each_client;
+use super::observations::Observations;
+use super::world::{Client, FLAGS, TARGET, World, first_target, ready, service, with_endpoints};
 use crate::anti_spoofing::frames::{self, Ends};
 
 /// Datagrams that are to be of one flow come from this port.
 const SOURCE: u16 = 20_000;
 
 #[test]
-fn section_2_6_remembered() {
+fn section_2_6_connection_state() {
     let mut world = World::new();
     datagrams(&world);
     restart(&mut world);
@@ -29,15 +29,15 @@ fn section_2_6_remembered() {
 }
 
 /// Each by a socket of its own, all from one port.
-fn ask(from: &dyn Place, target: SocketAddr, protocol: Protocol, port: u16, count: u64) -> Result<Report> {
+fn ask(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol, port: u16, count: u64) -> Result<Report> {
     load::ask_with(from, target, protocol, count, &[&format!("--source-port={port}"), "--timeout=300"])
 }
 
-fn is_answered_by(world: &World, number: u16, server: &str) -> impl Fn(Path, Family) -> Result<()> {
+fn is_answered_by(world: &World, number: u16, server: &str) -> impl Fn(Path, IpFamily) -> Result<()> {
     move |path, family| {
-        each(&world.clients(path), |from| {
+        for_each_client(&world.clients(path), |from| {
             for (protocol, port) in [(Protocol::Udp, SOURCE), (Protocol::UdpConnected, SOURCE + 1)] {
-                let report = ask(from, one(path, number, family).udp, protocol, port, 3)?;
+                let report = ask(from, first_target(path, number, family).udp, protocol, port, 3)?;
                 ensure!(report.by_server.get(server) == Some(&3), "{protocol:?}, by {server}: {report:?}");
             }
             Ok(())
@@ -45,10 +45,10 @@ fn is_answered_by(world: &World, number: u16, server: &str) -> impl Fn(Path, Fam
     }
 }
 
-fn is_refused(world: &World, number: u16) -> impl Fn(Path, Family) -> Result<()> {
+fn is_refused(world: &World, number: u16) -> impl Fn(Path, IpFamily) -> Result<()> {
     move |path, family| {
-        each(&world.clients(path), |from| {
-            let target = one(path, number, family).udp;
+        for_each_client(&world.clients(path), |from| {
+            let target = first_target(path, number, family).udp;
             // a socket that is not connected is not told of packets that were refused
             let report = ask(from, target, Protocol::Udp, SOURCE, 1)?;
             ensure!(report.ok == 0, "{report:?}");
@@ -63,24 +63,24 @@ fn datagrams(world: &World) {
     let [first, second, _] = &world.web;
     let apply = |number: u16, endpoints: &[(&Pod, Value)]| {
         let name = format!("dns-{number}");
-        world.apply(&name, &backed(service(&name, number), endpoints));
+        world.apply(&name, &with_endpoints(service(&name, number), endpoints));
     };
-    let mut gone = Looks::new("2.6.1");
+    let mut gone = Observations::new("2.6.1");
     apply(60, &[(first, ready())]);
-    gone.look(is_answered_by(world, 60, "web-1"));
+    gone.observe(is_answered_by(world, 60, "web-1"));
     // its server goes on, so an old flow would still be answered
     apply(60, &[(second, ready())]);
-    gone.look(is_answered_by(world, 60, "web-2"));
+    gone.observe(is_answered_by(world, 60, "web-2"));
     apply(60, &[]);
-    gone.look(is_refused(world, 60));
+    gone.observe(is_refused(world, 60));
     apply(60, &[(first, ready())]);
-    gone.look(is_answered_by(world, 60, "web-1"));
+    gone.observe(is_answered_by(world, 60, "web-1"));
     world.cluster.withdraw("dns-60").unwrap();
     world.settle();
-    gone.look(|path, family| {
-        each(&world.clients(path), |from| {
+    gone.observe(|path, family| {
+        for_each_client(&world.clients(path), |from| {
             for (protocol, port) in [(Protocol::Udp, SOURCE), (Protocol::UdpConnected, SOURCE + 1)] {
-                let report = ask(from, one(path, 60, family).udp, protocol, port, 1)?;
+                let report = ask(from, first_target(path, 60, family).udp, protocol, port, 1)?;
                 ensure!(report.ok == 0, "the Service is deleted: {report:?}");
             }
             Ok(())
@@ -88,21 +88,21 @@ fn datagrams(world: &World) {
     });
     gone.record(world, "2.6.1");
 
-    let mut first_one = Looks::new("2.6.2");
+    let mut first_one = Observations::new("2.6.2");
     apply(61, &[]);
-    first_one.look(is_refused(world, 61));
+    first_one.observe(is_refused(world, 61));
     apply(61, &[(first, ready())]);
-    first_one.look(is_answered_by(world, 61, "web-1"));
+    first_one.observe(is_answered_by(world, 61, "web-1"));
     first_one.record(world, "2.6.2");
 }
 
 /// Who answers datagrams from each of some ports, for one cell. The socket hooks choose for each socket, so their clients have nothing to keep.
-fn flows(world: &World, path: Path, family: Family) -> Result<Vec<Vec<String>>> {
+fn flows(world: &World, path: Path, family: IpFamily) -> Result<Vec<Vec<String>>> {
     let by_packets =
         |from: &Client<'_>| path == Path::OtherNode || path == Path::Outside || from.label().contains("packets");
     let clients = world.clients(path).into_iter().filter(by_packets);
     // the other node's sockets have this one's node port by packets
-    let mut target = one(path, 62, family).udp;
+    let mut target = first_target(path, 62, family).udp;
     if path == Path::OtherNode {
         target = super::world::target(super::world::Vip::NodePort, 62, family).udp;
     }
@@ -118,13 +118,13 @@ fn flows(world: &World, path: Path, family: Family) -> Result<Vec<Vec<String>>> 
 }
 
 fn restart(world: &mut World) {
-    let objects = backed(service("kept", 62), &[(&world.web[0], ready()), (&world.web[1], ready())]);
+    let objects = with_endpoints(service("kept", 62), &[(&world.web[0], ready()), (&world.web[1], ready())]);
     world.apply("kept", &objects);
-    let mut looks = Looks::new("2.6.3");
+    let mut observations = Observations::new("2.6.3");
     let mut held = BTreeMap::new();
     let mut before = BTreeMap::new();
     for (path, family) in Rule::of("2.6.3").unwrap().cells() {
-        let hold = |from: &Client<'_>| Load::holding(from, one(path, 62, family).tcp, 8);
+        let hold = |from: &Client<'_>| PersistentLoad::open(from, first_target(path, 62, family).tcp, 8);
         held.insert((path, family), world.clients(path).iter().map(hold).collect::<Result<Vec<_>>>());
         before.insert((path, family), flows(world, path, family));
     }
@@ -134,10 +134,13 @@ fn restart(world: &mut World) {
     world.cluster.start_agents_with(&FLAGS).unwrap();
     let mut reports = BTreeMap::new();
     for (cell, loads) in held {
-        reports.insert(cell, loads.and_then(|loads| loads.into_iter().map(Load::release).collect::<Result<Vec<_>>>()));
+        reports.insert(
+            cell,
+            loads.and_then(|loads| loads.into_iter().map(PersistentLoad::release).collect::<Result<Vec<_>>>()),
+        );
     }
     let copy = |error: &anyhow::Error| anyhow::anyhow!("{error:#}");
-    looks.look(|path, family| {
+    observations.observe(|path, family| {
         let before = before[&(path, family)].as_ref().map_err(copy)?;
         let after = flows(world, path, family)?;
         ensure!(*before == after, "answered by {before:?}, and after the restart by {after:?}");
@@ -146,22 +149,22 @@ fn restart(world: &mut World) {
         }
         Ok(())
     });
-    looks.record(world, "2.6.3");
+    observations.record(world, "2.6.3");
 }
 
 /// The endpoint sends a segment that no window has room for; conntrack would call it invalid and let it out as it is.
 fn out_of_the_window(world: &World) {
     const MARKER: &str = "out of the window";
-    world.apply("window", &backed(service("window", 63), &[(&world.web[0], ready())]));
+    world.apply("window", &with_endpoints(service("window", 63), &[(&world.web[0], ready())]));
     let server = &world.web[0];
-    world.each("2.6.4", |path, family| {
-        let mut target = one(path, 63, family).tcp;
+    world.check_cells("2.6.4", |path, family| {
+        let mut target = first_target(path, 63, family).tcp;
         if path == Path::OtherNode {
             target = super::world::target(super::world::Vip::NodePort, 63, family).tcp;
         }
         // the sockets of the first pod are connected to the endpoint itself
         let from = world.clients(path).pop().context("no client")?;
-        let held = Load::holding(&from, target, 1)?;
+        let held = PersistentLoad::open(&from, target, 1)?;
         let client = established(server, family)?;
         let watch = Watch::start(&from, "eth0", &[MARKER])?;
         let ends = Ends { from: server.address(family)?, to: client.ip() };
@@ -179,7 +182,7 @@ fn out_of_the_window(world: &World) {
 }
 
 /// The one client that is connected to a server.
-fn established(server: &Pod, family: Family) -> Result<SocketAddr> {
+fn established(server: &Pod, family: IpFamily) -> Result<SocketAddr> {
     let mut command = server.command("ss")?;
     let port = format!(":{TARGET}");
     let text = process::output("ss", command.args(["-Htn", "state", "established", "sport", "=", &port]))?;
@@ -198,11 +201,11 @@ fn mac(pod: &Pod, interface: usize) -> Result<[u8; 6]> {
 }
 
 /// The source address of a frame in hexadecimal.
-fn source(frame: &str, family: Family) -> Result<IpAddr> {
-    let digits = if family == Family::V4 { 52..60 } else { 44..76 };
+fn source(frame: &str, family: IpFamily) -> Result<IpAddr> {
+    let digits = if family == IpFamily::V4 { 52..60 } else { 44..76 };
     let text = frame.get(digits).with_context(|| frame.to_owned())?;
     Ok(match family {
-        Family::V4 => IpAddr::V4(u32::from_str_radix(text, 16)?.into()),
-        Family::V6 => IpAddr::V6(u128::from_str_radix(text, 16)?.into()),
+        IpFamily::V4 => IpAddr::V4(u32::from_str_radix(text, 16)?.into()),
+        IpFamily::V6 => IpAddr::V6(u128::from_str_radix(text, 16)?.into()),
     })
 }

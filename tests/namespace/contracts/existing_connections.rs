@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use ropeway_tests::cluster::{Cluster, Shape, address};
 use ropeway_tests::contracts::{Path, Recorder, Rule};
-use ropeway_tests::load::{self, Load, Place};
-use ropeway_tests::machine::Space;
+use ropeway_tests::load::{self, PersistentLoad, TrafficEndpoint};
+use ropeway_tests::machine::Machine;
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::process::Process;
 use ropeway_tests::{manifest, wait};
 use serde_json::json;
@@ -25,11 +25,11 @@ const NODE_PORT: u16 = 30110;
 
 /// A pod that another plugin has attached: an own network behind a veth.
 struct Foreign {
-    node: Space,
+    node: Machine,
     netns: String,
 }
 
-impl Place for Foreign {
+impl TrafficEndpoint for Foreign {
     fn run(&self, program: &OsStr) -> Result<Command> {
         self.node.command_in("pods/foreign", Some(&self.netns), program)
     }
@@ -39,16 +39,16 @@ impl Place for Foreign {
     }
 }
 
-fn foreign_address(family: Family) -> IpAddr {
-    if family == Family::V4 { "10.77.0.2".parse().unwrap() } else { "fd00:77::2".parse().unwrap() }
+fn foreign_address(family: IpFamily) -> IpAddr {
+    if family == IpFamily::V4 { "10.77.0.2".parse().unwrap() } else { "fd00:77::2".parse().unwrap() }
 }
 
-fn service_address(family: Family) -> IpAddr {
-    if family == Family::V4 { "10.96.0.110".parse().unwrap() } else { "fd00:10:96::110".parse().unwrap() }
+fn service_address(family: IpFamily) -> IpAddr {
+    if family == IpFamily::V4 { "10.96.0.110".parse().unwrap() } else { "fd00:10:96::110".parse().unwrap() }
 }
 
 fn foreign(cluster: &Cluster) -> Foreign {
-    let node = &cluster.nodes[0].space;
+    let node = &cluster.nodes[0].machine;
     let attachment = Pod::namespace(node, "foreign").unwrap();
     node.ip(&[
         "link add veth-foreign type veth peer name eth0 netns foreign",
@@ -68,11 +68,11 @@ fn foreign(cluster: &Cluster) -> Foreign {
         ],
     )
     .unwrap();
-    for family in Family::BOTH {
-        let network = if family == Family::V4 { "10.77.0.0/24" } else { "fd00:77::/64" };
+    for family in IpFamily::BOTH {
+        let network = if family == IpFamily::V4 { "10.77.0.0/24" } else { "fd00:77::/64" };
         let route = format!("route add {network} via {}", cluster.nodes[0].address(family));
         cluster.client.ip(&[&route]).unwrap();
-        cluster.nodes[1].space.ip(&[&route]).unwrap();
+        cluster.nodes[1].machine.ip(&[&route]).unwrap();
     }
     Foreign { node: node.clone(), netns: attachment.netns }
 }
@@ -81,8 +81,8 @@ fn foreign(cluster: &Cluster) -> Foreign {
 fn translate(cluster: &Cluster) {
     let node = &cluster.nodes[0];
     let mut rules = Vec::new();
-    for family in Family::BOTH {
-        let word = if family == Family::V4 { "ip" } else { "ip6" };
+    for family in IpFamily::BOTH {
+        let word = if family == IpFamily::V4 { "ip" } else { "ip6" };
         let to = SocketAddr::new(foreign_address(family), DIRECT);
         rules.push(format!("add table {word} proxy"));
         for (chain, hook, priority) in [("pre", "prerouting", "dstnat"), ("out", "output", "-100")] {
@@ -98,11 +98,11 @@ fn translate(cluster: &Cluster) {
     }
     let file = cluster.files().join("proxy.nft");
     std::fs::write(&file, rules.join("\n")).unwrap();
-    node.space.output(&["nft", "-f", file.to_str().unwrap()]).unwrap();
+    node.machine.output(&["nft", "-f", file.to_str().unwrap()]).unwrap();
 }
 
 /// What a client of a path is connected to: something direct, and a Service.
-fn held_targets(cluster: &Cluster, path: Path, family: Family) -> [SocketAddr; 2] {
+fn held_targets(cluster: &Cluster, path: Path, family: IpFamily) -> [SocketAddr; 2] {
     let node = &cluster.nodes[0];
     let far = SocketAddr::new(address(family, 1), DIRECT);
     match path {
@@ -112,41 +112,46 @@ fn held_targets(cluster: &Cluster, path: Path, family: Family) -> [SocketAddr; 2
 }
 
 #[test]
-fn rule_2_6_5_before() {
+fn rule_2_6_5_existing_connections_survive() {
     let recorder = Recorder::start().unwrap();
     let rule = Rule::of("2.6.5").unwrap();
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
     let foreign = foreign(&cluster);
     translate(&cluster);
     let node = &cluster.nodes[0];
-    let serve = |place: &dyn Place, id: &str, port| load::serve(place, id, &[port]).unwrap();
+    let serve = |place: &dyn TrafficEndpoint, id: &str, port| load::serve(place, id, &[port]).unwrap();
     let _servers: [Process; 4] = [
         serve(&foreign, "old", DIRECT),
-        serve(&node.space, "n1", DIRECT),
-        serve(&node.space, "new", FRESH),
+        serve(&node.machine, "n1", DIRECT),
+        serve(&node.machine, "new", FRESH),
         serve(&cluster.client, "outside", DIRECT),
     ];
 
     let mut held = BTreeMap::new();
     for (path, family) in rule.cells() {
-        let from: &dyn Place = match path {
+        let from: &dyn TrafficEndpoint = match path {
             Path::Pod => &foreign,
-            Path::Node => &cluster.nodes[0].space,
-            Path::OtherNode => &cluster.nodes[1].space,
+            Path::Node => &cluster.nodes[0].machine,
+            Path::OtherNode => &cluster.nodes[1].machine,
             Path::Outside => &cluster.client,
         };
-        let hold = |target| Load::holding(from, target, 4);
+        let hold = |target| PersistentLoad::open(from, target, 4);
         held.insert((path, family), held_targets(&cluster, path, family).map(hold));
     }
-    let mut service = manifest::service("old", &Family::BOTH.map(service_address), &[("http", "TCP", 80, NODE_PORT)]);
+    let mut service = manifest::service(
+        "old",
+        &IpFamily::BOTH.map(service_address),
+        &[manifest::Port::tcp("http", 80).with_node_port(NODE_PORT)],
+    );
     service["spec"]["type"] = json!("NodePort");
-    let endpoints = Family::BOTH.map(|family| manifest::Endpoint::ready(node.address(family), "n1"));
-    let slices = manifest::slices("old", &[("http", "TCP", 80, NODE_PORT)], FRESH, &endpoints);
+    let endpoints = IpFamily::BOTH.map(|family| manifest::Endpoint::ready(node.address(family), "n1"));
+    let slices =
+        manifest::slices("old", &[manifest::Port::tcp("http", 80).with_node_port(NODE_PORT)], FRESH, &endpoints);
     cluster.apply("old", &[vec![service], slices].concat()).unwrap();
     cluster.start_agents().unwrap();
     cluster.await_backends("default/old", 1).unwrap();
     // new connections are the agent's, so the others pass its programs
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         wait::until("new connections go to the new endpoint", Duration::from_secs(5), || {
             let report = load::ask(&cluster.client, cluster.nodes[0].port(family, NODE_PORT), Protocol::Tcp, 5)?;
             ensure!(report.by_server.get("new") == Some(&5), "{report:?}");

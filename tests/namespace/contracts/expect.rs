@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use ropeway_tests::load::{self, Place};
+use ropeway_tests::load::{self, TrafficEndpoint};
 use ropeway_tests::peer::{Protocol, Report};
 
 use super::world::{Client, Target};
@@ -12,13 +12,13 @@ use super::world::{Client, Target};
 const SILENCE: &str = "--timeout=300";
 
 /// Every way to ask at an address.
-pub(super) fn all(target: Target) -> [(SocketAddr, Protocol); 3] {
+pub(super) fn every_protocol(target: Target) -> [(SocketAddr, Protocol); 3] {
     [(target.tcp, Protocol::Tcp), (target.udp, Protocol::Udp), (target.udp, Protocol::UdpConnected)]
 }
 
 /// All questions are answered, by exactly these servers.
-pub(super) fn answered(
-    from: &dyn Place,
+pub(super) fn expect_answers(
+    from: &dyn TrafficEndpoint,
     target: SocketAddr,
     protocol: Protocol,
     count: u64,
@@ -31,38 +31,48 @@ pub(super) fn answered(
     Ok(report)
 }
 
-/// [`answered`], in every way.
-pub(super) fn all_answered(from: &dyn Place, targets: &[Target], count: u64, servers: &[&str]) -> Result<()> {
-    for (target, protocol) in targets.iter().flat_map(|target| all(*target)) {
-        answered(from, target, protocol, count, servers)?;
+/// [`expect_answers`], in every way.
+pub(super) fn expect_answers_on_all(
+    from: &dyn TrafficEndpoint,
+    targets: &[Target],
+    count: u64,
+    servers: &[&str],
+) -> Result<()> {
+    for (target, protocol) in targets.iter().flat_map(|target| every_protocol(*target)) {
+        expect_answers(from, target, protocol, count, servers)?;
     }
     Ok(())
 }
 
 /// Two endpoints take turns: each of them gets its half.
-pub(super) fn halves(from: &dyn Place, target: SocketAddr, servers: [&str; 2]) -> Result<()> {
-    let report = answered(from, target, Protocol::Tcp, 20, &servers)?;
+pub(super) fn expect_equal_halves(from: &dyn TrafficEndpoint, target: SocketAddr, servers: [&str; 2]) -> Result<()> {
+    let report = expect_answers(from, target, Protocol::Tcp, 20, &servers)?;
     ensure!(report.by_server.values().all(|count| *count == 10), "{} to {target}, in turn: {report:?}", from.label());
     Ok(())
 }
 
 /// The client is told at once that there is nobody. Sockets that are not connected are not told of packets that were refused.
-pub(super) fn refused(from: &dyn Place, targets: &[Target]) -> Result<()> {
+pub(super) fn expect_refusal(from: &dyn TrafficEndpoint, targets: &[Target]) -> Result<()> {
     for target in targets {
-        failed(from, target.tcp, Protocol::Tcp, "ECONNREFUSED")?;
-        failed(from, target.udp, Protocol::UdpConnected, "ECONNREFUSED")?;
+        expect_error(from, target.tcp, Protocol::Tcp, "ECONNREFUSED")?;
+        expect_error(from, target.udp, Protocol::UdpConnected, "ECONNREFUSED")?;
     }
     Ok(())
 }
 
 /// The client is told nothing.
-pub(super) fn silent(from: &dyn Place, targets: &[Target]) -> Result<()> {
-    let mut ways = targets.iter().flat_map(|target| all(*target));
-    ways.try_for_each(|(target, protocol)| failed(from, target, protocol, "timeout"))
+pub(super) fn expect_silence(from: &dyn TrafficEndpoint, targets: &[Target]) -> Result<()> {
+    let mut ways = targets.iter().flat_map(|target| every_protocol(*target));
+    ways.try_for_each(|(target, protocol)| expect_error(from, target, protocol, "timeout"))
 }
 
 /// One question comes to this end.
-pub(crate) fn failed(from: &dyn Place, target: SocketAddr, protocol: Protocol, how: &str) -> Result<()> {
+pub(crate) fn expect_error(
+    from: &dyn TrafficEndpoint,
+    target: SocketAddr,
+    protocol: Protocol,
+    how: &str,
+) -> Result<()> {
     let report = load::ask_with(from, target, protocol, 1, &[SILENCE])?;
     let all = report.ok == 0 && report.errors.get(how) == Some(&1);
     ensure!(all, "{} to {target} {protocol:?}, {how} is expected: {report:?}", from.label());
@@ -70,7 +80,7 @@ pub(crate) fn failed(from: &dyn Place, target: SocketAddr, protocol: Protocol, h
 }
 
 /// Nobody answers, whatever else the client is told.
-pub(super) fn unserved(from: &dyn Place, targets: &[Target]) -> Result<()> {
+pub(super) fn expect_no_answer(from: &dyn TrafficEndpoint, targets: &[Target]) -> Result<()> {
     for target in targets {
         for (target, protocol) in [(target.tcp, Protocol::Tcp), (target.udp, Protocol::Udp)] {
             let report = load::ask_with(from, target, protocol, 1, &[SILENCE])?;
@@ -81,6 +91,6 @@ pub(super) fn unserved(from: &dyn Place, targets: &[Target]) -> Result<()> {
 }
 
 /// For each client of a path.
-pub(super) fn each(clients: &[Client<'_>], check: impl Fn(&Client<'_>) -> Result<()>) -> Result<()> {
+pub(super) fn for_each_client(clients: &[Client<'_>], check: impl Fn(&Client<'_>) -> Result<()>) -> Result<()> {
     clients.iter().try_for_each(|client| check(client).with_context(|| client.label()))
 }

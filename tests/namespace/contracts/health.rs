@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ropeway_tests::contracts::Path;
-use ropeway_tests::load::{self, Place};
+use ropeway_tests::load::{self, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::wait;
 use serde_json::{Value, json};
 
-use super::expect::each;
-use super::observations::Looks;
-use super::world::{World, backed, policies, ready, service_with, terminating};
+use super::expect::for_each_client;
+use super::observations::Observations;
+use super::world::{World, policies, ready, service_with, terminating, with_endpoints};
 
 const HEALTH: u16 = 10256;
 const METRICS: u16 = 10249;
@@ -35,19 +35,19 @@ const NAMES: [&str; 11] = [
 ];
 
 #[test]
-fn section_2_5_health() {
+fn section_2_5_health_and_metrics() {
     let world = World::new();
-    let mut healthz = Looks::new("2.5.1");
-    let mut check = Looks::new("2.5.2");
+    let mut healthz = Observations::new("2.5.1");
+    let mut check = Observations::new("2.5.2");
     let [here, there, _] = &world.web;
     let balance = |endpoints: &[(&Pod, Value)]| {
         let spec = [&policies("Local")[1..], &[("healthCheckNodePort", json!(CHECK))]].concat();
-        world.apply("checked", &backed(service_with("checked", 80, &spec), endpoints));
+        world.apply("checked", &with_endpoints(service_with("checked", 80, &spec), endpoints));
     };
     let is_checked = |wanted: u16, has_local: bool| {
         let world = &world;
         move |path, family| {
-            each(&world.clients(path), |from| {
+            for_each_client(&world.clients(path), |from| {
                 let body = status(from, world.node().port(family, CHECK), "/", wanted)?;
                 let service = body["service"] == json!({"namespace": "default", "name": "checked"});
                 let local = body["localEndpoints"].as_u64().context("localEndpoints")?;
@@ -57,17 +57,17 @@ fn section_2_5_health() {
         }
     };
     balance(&[(there, ready())]);
-    check.look(is_checked(503, false));
+    check.observe(is_checked(503, false));
     balance(&[(here, terminating()), (there, ready())]);
-    check.look(is_checked(503, false));
+    check.observe(is_checked(503, false));
     balance(&[(here, ready()), (there, ready())]);
-    check.look(is_checked(200, true));
+    check.observe(is_checked(200, true));
 
     let is_well = |healthz: u16| {
         let world = &world;
-        move |path, family| each(&world.clients(path), |from| health(world, from, family, healthz))
+        move |path, family| for_each_client(&world.clients(path), |from| health(world, from, family, healthz))
     };
-    healthz.look(is_well(200));
+    healthz.observe(is_well(200));
     let taint = |node: &mut Value| {
         node["spec"]["taints"] = json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]);
     };
@@ -76,20 +76,22 @@ fn section_2_5_health() {
         let mut nodes = world.node_objects();
         leaves(&mut nodes[0]);
         world.apply("nodes", &nodes);
-        let on_node = &world.node().space;
+        let on_node = &world.node().machine;
         wait::until("the node's state is known", Duration::from_secs(5), || {
-            status(on_node, world.node().port(Family::V4, HEALTH), "/healthz", wanted).map(Some)
+            status(on_node, world.node().port(IpFamily::V4, HEALTH), "/healthz", wanted).map(Some)
         })
         .unwrap();
-        healthz.look(is_well(wanted));
+        healthz.observe(is_well(wanted));
         // whether the node stays is not asked here
-        check.look(is_checked(200, true));
+        check.observe(is_checked(200, true));
     }
     healthz.record(&world, "2.5.1");
     check.record(&world, "2.5.2");
-    world.every("2.5.3", |path, family| each(&world.clients(path), |from| for_the_node(&world, from, path, family)));
-    world.each("2.5.4", |path, _| {
-        each(&world.clients(path), |from| {
+    world.check_cells_in_parallel("2.5.3", |path, family| {
+        for_each_client(&world.clients(path), |from| for_the_node(&world, from, path, family))
+    });
+    world.check_cells("2.5.4", |path, _| {
+        for_each_client(&world.clients(path), |from| {
             let text = load::fetch(from, SocketAddr::from(([127, 0, 0, 1], METRICS)), "/metrics")?;
             let missing: Vec<_> = NAMES.iter().filter(|name| !text.lines().any(|l| l.starts_with(**name))).collect();
             ensure!(missing.is_empty(), "missing: {missing:?}");
@@ -100,7 +102,7 @@ fn section_2_5_health() {
 }
 
 /// The JSON of an answer with this status.
-fn status(from: &(impl Place + ?Sized), server: SocketAddr, path: &str, wanted: u16) -> Result<Value> {
+fn status(from: &(impl TrafficEndpoint + ?Sized), server: SocketAddr, path: &str, wanted: u16) -> Result<Value> {
     let text = match load::fetch(from, server, path) {
         Ok(body) if wanted == 200 => body,
         Ok(body) => bail!("200 instead of {wanted}: {body}"),
@@ -113,7 +115,7 @@ fn status(from: &(impl Place + ?Sized), server: SocketAddr, path: &str, wanted: 
     serde_json::from_str(&text).with_context(|| text)
 }
 
-fn health(world: &World, from: &dyn Place, family: Family, healthz: u16) -> Result<()> {
+fn health(world: &World, from: &dyn TrafficEndpoint, family: IpFamily, healthz: u16) -> Result<()> {
     let server = world.node().port(family, HEALTH);
     let body = status(from, server, "/healthz", healthz)?;
     let has = |body: &Value, field: &str| body[field].as_str().is_some_and(|time| time.ends_with('Z'));
@@ -124,7 +126,7 @@ fn health(world: &World, from: &dyn Place, family: Family, healthz: u16) -> Resu
     Ok(())
 }
 
-fn for_the_node(world: &World, from: &dyn Place, path: Path, family: Family) -> Result<()> {
+fn for_the_node(world: &World, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
     let loopback = SocketAddr::from(([127, 0, 0, 1], METRICS));
     if path == Path::Node {
         let get = |what| load::fetch(from, loopback, what);

@@ -3,17 +3,19 @@
 use anyhow::Result;
 use ropeway_tests::contracts::Path;
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 use serde_json::{Value, json};
 
-use super::expect::{all_answered, answered, each, halves, refused, unserved};
+use super::expect::{
+    expect_answers, expect_answers_on_all, expect_equal_halves, expect_no_answer, expect_refusal, for_each_client,
+};
 use super::world::{
-    Target, Vip, World, address, endpoint, in_turn, local, one, policies, ready, service, service_with, slice, slices,
-    target, targets,
+    Target, Vip, World, address, endpoint, first_target, local, policies, ready, round_robin, service, service_with,
+    slice, slices, target, targets,
 };
 
 #[test]
-fn section_2_1_objects() {
+fn section_2_1_object_selection() {
     let world = World::new();
     objects_of_others(&world);
     external_names(&world);
@@ -38,7 +40,7 @@ fn objects_of_others(world: &World) {
     objects.extend(slices("headless", &[(never, ready())]));
     objects.push(service("web", 3));
     objects.extend(slices("web", &[(web, ready())]));
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         let stranger = [endpoint(never, family, &ready())];
         let headless = slice("web", "headless", family, &stranger);
         objects.push(labelled(headless, "service.kubernetes.io/headless", ""));
@@ -48,17 +50,17 @@ fn objects_of_others(world: &World) {
     objects.push(json!({
         "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "old", "namespace": "default"},
         "subsets": [{
-            "addresses": [{"ip": never.address(Family::V4).unwrap()}],
+            "addresses": [{"ip": never.address(IpFamily::V4).unwrap()}],
             "ports": [{"name": "http", "port": 8080}, {"name": "dns", "port": 8080, "protocol": "UDP"}],
         }],
     }));
     world.apply("objects", &objects);
-    world.every("2.1.1", |path, family| {
-        each(&world.clients(path), |from| {
-            all_answered(from, &targets(path, 3, family), 12, &["web-1"])?;
-            refused(from, &targets(path, 4, family))?;
-            unserved(from, &targets(path, 1, family))?;
-            unserved(from, &targets(path, 2, family)[1..])
+    world.check_cells_in_parallel("2.1.1", |path, family| {
+        for_each_client(&world.clients(path), |from| {
+            expect_answers_on_all(from, &targets(path, 3, family), 12, &["web-1"])?;
+            expect_refusal(from, &targets(path, 4, family))?;
+            expect_no_answer(from, &targets(path, 1, family))?;
+            expect_no_answer(from, &targets(path, 2, family)[1..])
         })
     });
 }
@@ -72,16 +74,20 @@ fn external_names(world: &World) {
     apply(&[]);
     let check = |wanted: bool| {
         move |path, family| {
-            each(&world.clients(path), |from| {
+            for_each_client(&world.clients(path), |from| {
                 let targets = targets(path, 5, family);
-                if wanted { all_answered(from, &targets, 2, &["web-1"]) } else { unserved(from, &targets) }
+                if wanted {
+                    expect_answers_on_all(from, &targets, 2, &["web-1"])
+                } else {
+                    expect_no_answer(from, &targets)
+                }
             })
         }
     };
     let before: Result<()> =
-        Path::ALL.iter().flat_map(|path| Family::BOTH.map(|f| (*path, f))).try_for_each(|(p, f)| check(true)(p, f));
+        Path::ALL.iter().flat_map(|path| IpFamily::BOTH.map(|f| (*path, f))).try_for_each(|(p, f)| check(true)(p, f));
     apply(&[("type", json!("ExternalName")), ("externalName", json!("example.com"))]);
-    world.every("2.1.2", |path, family| match &before {
+    world.check_cells_in_parallel("2.1.2", |path, family| match &before {
         Ok(()) => check(false)(path, family),
         Err(error) => Err(anyhow::anyhow!("while it is of another type: {error:#}")),
     });
@@ -89,51 +95,51 @@ fn external_names(world: &World) {
 
 fn addresses(world: &World) {
     let mut objects = vec![service("all", 6)];
-    let proxied = Family::BOTH.map(|family| json!({"ip": address(Vip::Balancer, 99, family), "ipMode": "Proxy"}));
+    let proxied = IpFamily::BOTH.map(|family| json!({"ip": address(Vip::Balancer, 99, family), "ipMode": "Proxy"}));
     let ingress = objects[0]["status"]["loadBalancer"]["ingress"].as_array_mut().unwrap();
     ingress[0]["ipMode"] = json!("VIP");
     ingress.extend(proxied);
     objects.extend(slices("all", &[(&world.web[0], ready())]));
     // of one family, with external addresses of both
-    for (family, name, number) in [(Family::V4, "four", 7), (Family::V6, "six", 8)] {
+    for (family, name, number) in [(IpFamily::V4, "four", 7), (IpFamily::V6, "six", 8)] {
         let ip = address(Vip::Cluster, number, family);
         objects.push(service_with(name, number, &[("clusterIP", json!(ip)), ("clusterIPs", json!([ip]))]));
         objects.push(slice(name, "a", family, &[endpoint(&world.web[0], family, &ready())]));
     }
     world.apply("addresses", &objects);
-    world.every("2.1.4", |path, family| {
-        let single = if family == Family::V4 { 7 } else { 8 };
-        each(&world.clients(path), |from| {
-            all_answered(from, &targets(path, 6, family), 5, &["web-1"])?;
-            all_answered(from, &targets(path, single, family), 5, &["web-1"])?;
+    world.check_cells_in_parallel("2.1.4", |path, family| {
+        let single = if family == IpFamily::V4 { 7 } else { 8 };
+        for_each_client(&world.clients(path), |from| {
+            expect_answers_on_all(from, &targets(path, 6, family), 5, &["web-1"])?;
+            expect_answers_on_all(from, &targets(path, single, family), 5, &["web-1"])?;
             let balancer = target(Vip::Balancer, 6, family);
             let at = |port| std::net::SocketAddr::new(address(Vip::Balancer, 99, family), port);
-            unserved(from, &[Target { tcp: at(balancer.tcp.port()), udp: at(balancer.udp.port()) }])
+            expect_no_answer(from, &[Target { tcp: at(balancer.tcp.port()), udp: at(balancer.udp.port()) }])
         })
     });
 }
 
 fn families(world: &World) {
     let mut objects = Vec::new();
-    for (family, name, number) in [(Family::V4, "only-four", 9), (Family::V6, "only-six", 10)] {
+    for (family, name, number) in [(IpFamily::V4, "only-four", 9), (IpFamily::V6, "only-six", 10)] {
         objects.push(service(name, number));
         objects.push(slice(name, "a", family, &[endpoint(&world.web[0], family, &ready())]));
     }
     world.apply("families", &objects);
-    world.every("2.1.5", |path, family| {
-        let (with, without) = if family == Family::V4 { (9, 10) } else { (10, 9) };
-        each(&world.clients(path), |from| {
-            all_answered(from, &targets(path, with, family), 5, &["web-1"])?;
-            refused(from, &targets(path, without, family))
+    world.check_cells_in_parallel("2.1.5", |path, family| {
+        let (with, without) = if family == IpFamily::V4 { (9, 10) } else { (10, 9) };
+        for_each_client(&world.clients(path), |from| {
+            expect_answers_on_all(from, &targets(path, with, family), 5, &["web-1"])?;
+            expect_refusal(from, &targets(path, without, family))
         })
     });
 }
 
 fn slices_as_they_are(world: &World) {
     let [first, second, never] = &world.web;
-    let mut objects = vec![in_turn(service("odd", 11)), service_with("local", 12, &policies("Local"))];
-    for family in Family::BOTH {
-        let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
+    let mut objects = vec![round_robin(service("odd", 11)), service_with("local", 12, &policies("Local"))];
+    for family in IpFamily::BOTH {
+        let other = if family == IpFamily::V4 { IpFamily::V6 } else { IpFamily::V4 };
         let addresses = [first, never].map(|pod| pod.address(family).unwrap());
         objects.push(slice(
             "odd",
@@ -159,11 +165,13 @@ fn slices_as_they_are(world: &World) {
         objects.push(slice("local", "b", family, &[endpoint(first, family, &ready())]));
     }
     world.apply("odd", &objects);
-    world.each("2.1.6", |path, family| {
-        each(&world.clients(path), |from| {
-            targets(path, 11, family).iter().try_for_each(|target| halves(from, target.tcp, ["web-1", "web-2"]))?;
+    world.check_cells("2.1.6", |path, family| {
+        for_each_client(&world.clients(path), |from| {
+            targets(path, 11, family)
+                .iter()
+                .try_for_each(|target| expect_equal_halves(from, target.tcp, ["web-1", "web-2"]))?;
             // the other node has no local endpoint of this Service: it asks for this one's port
-            answered(from, local(path, 12, family).tcp, Protocol::Tcp, 5, &["web-1"])?;
+            expect_answers(from, local(path, 12, family).tcp, Protocol::Tcp, 5, &["web-1"])?;
             Ok(())
         })
     });
@@ -171,10 +179,12 @@ fn slices_as_they_are(world: &World) {
 
 fn ready_as_given(world: &World) {
     let published = json!({"conditions": {"ready": true, "serving": false, "terminating": true}});
-    let mut objects = vec![in_turn(service("published", 13))];
+    let mut objects = vec![round_robin(service("published", 13))];
     objects.extend(slices("published", &[(&world.web[0], published), (&world.web[1], ready())]));
     world.apply("published", &objects);
-    world.each("2.1.7", |path, family| {
-        each(&world.clients(path), |from| halves(from, one(path, 13, family).tcp, ["web-1", "web-2"]))
+    world.check_cells("2.1.7", |path, family| {
+        for_each_client(&world.clients(path), |from| {
+            expect_equal_halves(from, first_target(path, 13, family).tcp, ["web-1", "web-2"])
+        })
     });
 }

@@ -1,33 +1,38 @@
-//! Several looks at every cell of a rule, while what it is about changes.
+//! Observations of every cell of a rule at several points in time.
+//!
+//! A test changes objects step by step and calls [`Observations::observe`] after each step. A cell
+//! that has failed once is not checked again. The test records all outcomes at its end.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 use ropeway_tests::contracts::{Path, Rule};
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 
 use super::world::World;
 
-/// For each cell the first thing that was wrong.
-pub(super) struct Looks(BTreeMap<(Path, Family), Result<()>>);
+/// The outcome of each cell so far: its first failure, if there was one.
+pub(super) struct Observations {
+    outcomes: BTreeMap<(Path, IpFamily), Result<()>>,
+}
 
-impl Looks {
+impl Observations {
     pub(super) fn new(rule: &str) -> Self {
-        Self(Rule::of(rule).unwrap().cells().into_iter().map(|cell| (cell, Ok(()))).collect())
+        Self { outcomes: Rule::of(rule).unwrap().cells().into_iter().map(|cell| (cell, Ok(()))).collect() }
     }
 
-    /// Looks at every cell that was well so far, one after the other.
-    pub(super) fn look(&mut self, check: impl Fn(Path, Family) -> Result<()>) {
-        for ((path, family), outcome) in &mut self.0 {
+    /// Checks every cell that has not failed yet, one after the other.
+    pub(super) fn observe(&mut self, check: impl Fn(Path, IpFamily) -> Result<()>) {
+        for ((path, family), outcome) in &mut self.outcomes {
             if outcome.is_ok() {
                 *outcome = check(*path, *family);
             }
         }
     }
 
-    /// Writes down what was seen.
+    /// Records the outcomes as those of `rule`.
     pub(super) fn record(self, world: &World, rule: &str) {
-        for ((path, family), outcome) in self.0 {
+        for ((path, family), outcome) in self.outcomes {
             world.record(rule, path, family, &outcome);
         }
     }

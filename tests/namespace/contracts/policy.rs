@@ -5,63 +5,71 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Result, ensure};
 use ropeway_tests::cluster::Node;
 use ropeway_tests::contracts::Path;
-use ropeway_tests::load::{self, ByPackets, Place};
+use ropeway_tests::load::{self, BypassSocketHooks, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 use ropeway_tests::view;
 use serde_json::Value;
 
-use super::expect::{all, all_answered, answered, each, refused, silent};
+use super::expect::{
+    every_protocol, expect_answers, expect_answers_on_all, expect_refusal, expect_silence, for_each_client,
+};
 use super::world::{
-    Client, EXTERNAL, Target, Vip, World, backed, policies, ready, service, service_with, target, targets,
+    Client, EXTERNAL, Target, Vip, World, policies, ready, service, service_with, target, targets, with_endpoints,
 };
 
 #[test]
-fn section_2_3_policies() {
+fn section_2_3_traffic_policies() {
     let world = World::new();
     let [here, there, _] = &world.web;
     let local = |name, number| service_with(name, number, &policies("Local"));
     let objects = [
         vec![service("empty", 40)],
-        backed(local("there", 41), &[(there, ready())]),
-        backed(local("here", 42), &[(here, ready())]),
-        backed(local("both", 43), &[(here, ready()), (there, ready())]),
-        backed(service("hairpin", 44), &[(here, ready())]),
-        backed(service("remote", 45), &[(there, ready())]),
-        backed(local("unreached", 46), &[(there, ready())]),
+        with_endpoints(local("there", 41), &[(there, ready())]),
+        with_endpoints(local("here", 42), &[(here, ready())]),
+        with_endpoints(local("both", 43), &[(here, ready()), (there, ready())]),
+        with_endpoints(service("hairpin", 44), &[(here, ready())]),
+        with_endpoints(service("remote", 45), &[(there, ready())]),
+        with_endpoints(local("unreached", 46), &[(there, ready())]),
     ];
     world.apply("policies", &objects.concat());
-    world.every("2.3.1", |path, family| each(&world.clients(path), |from| refused(from, &targets(path, 40, family))));
-    world.every("2.3.2", |path, family| each(&world.clients(path), |from| silent(from, &external(path, 41, family))));
-    world.every("2.3.3", |path, family| {
-        let elsewhere = if path == Path::OtherNode { 42 } else { 41 };
-        each(&world.clients(path), |from| silent(from, &[target(Vip::Cluster, elsewhere, family)]))
+    world.check_cells_in_parallel("2.3.1", |path, family| {
+        for_each_client(&world.clients(path), |from| expect_refusal(from, &targets(path, 40, family)))
     });
-    world.every("2.3.4", |path, family| {
+    world.check_cells_in_parallel("2.3.2", |path, family| {
+        for_each_client(&world.clients(path), |from| expect_silence(from, &external(path, 41, family)))
+    });
+    world.check_cells_in_parallel("2.3.3", |path, family| {
+        let elsewhere = if path == Path::OtherNode { 42 } else { 41 };
+        for_each_client(&world.clients(path), |from| expect_silence(from, &[target(Vip::Cluster, elsewhere, family)]))
+    });
+    world.check_cells_in_parallel("2.3.4", |path, family| {
         let (elsewhere, server) = if path == Path::OtherNode { (42, "web-1") } else { (41, "web-2") };
         let external = [Vip::External, Vip::Balancer].map(|vip| target(vip, elsewhere, family));
-        each(&world.clients(path), |from| {
-            all_answered(from, &external, 5, &[server])?;
+        for_each_client(&world.clients(path), |from| {
+            expect_answers_on_all(from, &external, 5, &[server])?;
             keeps_source(from, &external, family)
         })
     });
-    world.each("2.3.5", |path, family| each(&world.clients(path), |from| unreached(&world, from, path, family)));
-    world.every("2.3.6", |path, family| {
-        each(&world.clients(path), |from| keeps_source(from, &external(path, 43, family), family))
+    world.check_cells("2.3.5", |path, family| {
+        for_each_client(&world.clients(path), |from| unreached(&world, from, path, family))
     });
-    world.every("2.3.7", |path, family| translated(&world, path, family));
+    world.check_cells_in_parallel("2.3.6", |path, family| {
+        for_each_client(&world.clients(path), |from| keeps_source(from, &external(path, 43, family), family))
+    });
+    world.check_cells_in_parallel("2.3.7", |path, family| translated(&world, path, family));
     world.end();
 }
 
 /// External addresses at which this node's policy holds: the other node has its own, but for node ports.
-fn external(path: Path, number: u16, family: Family) -> Vec<Target> {
+fn external(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
     let kinds = if path == Path::OtherNode { &[Vip::NodePort][..] } else { &EXTERNAL };
     kinds.iter().map(|vip| target(*vip, number, family)).collect()
 }
 
 /// The servers see the client's own address.
-fn keeps_source(from: &Client<'_>, targets: &[Target], family: Family) -> Result<()> {
-    for (target, protocol) in targets.iter().flat_map(|target| all(*target)) {
+fn keeps_source(from: &Client<'_>, targets: &[Target], family: IpFamily) -> Result<()> {
+    for (target, protocol) in targets.iter().flat_map(|target| every_protocol(*target)) {
         let report = load::ask(from, target, protocol, 10)?;
         let own = report.ok == 10 && report.seen_as.iter().eq([&from.address(family)]);
         ensure!(own, "{} to {target} {protocol:?}, as {}: {report:?}", from.label(), from.address(family));
@@ -71,18 +79,18 @@ fn keeps_source(from: &Client<'_>, targets: &[Target], family: Family) -> Result
 
 /// How many connections a node has given to the endpoints of a Service.
 fn connections(node: &Node, service: &str) -> Result<u64> {
-    let all = view::json(&node.space, &["service", "list", service])?;
+    let all = view::json(&node.machine, &["service", "list", service])?;
     let frontends = all["frontends"].as_array().map(Vec::as_slice).unwrap_or_default();
     ensure!(!frontends.is_empty(), "{service} is not there: {all}");
     let backends = frontends.iter().filter_map(|frontend| frontend["backends"].as_array()).flatten();
     Ok(backends.filter_map(|backend: &Value| backend["connections"].as_u64()).sum())
 }
 
-fn unreached(world: &World, from: &dyn Place, path: Path, family: Family) -> Result<()> {
-    let before = view::drops(&world.node().space, "no_backend")?;
+fn unreached(world: &World, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
+    let before = view::drops(&world.node().machine, "no_backend")?;
     let targets = external(path, 46, family);
-    silent(from, &targets)?;
-    let dropped = view::drops(&world.node().space, "no_backend")? - before;
+    expect_silence(from, &targets)?;
+    let dropped = view::drops(&world.node().machine, "no_backend")? - before;
     ensure!(dropped >= 3 * targets.len() as u64, "only {dropped} packets were dropped");
     for node in &world.cluster.nodes {
         let count = connections(node, "default/unreached")?;
@@ -91,38 +99,39 @@ fn unreached(world: &World, from: &dyn Place, path: Path, family: Family) -> Res
     Ok(())
 }
 
-const fn loopback(family: Family) -> IpAddr {
+const fn loopback(family: IpFamily) -> IpAddr {
     match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        IpFamily::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpFamily::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
     }
 }
 
-fn translated(world: &World, path: Path, family: Family) -> Result<()> {
+fn translated(world: &World, path: Path, family: IpFamily) -> Result<()> {
     let node_address = world.node().address(family);
     let mut node_port = target(Vip::NodePort, 45, family);
     match path {
         Path::Pod => {
             let pod = &world.web[0];
-            let by_packets = ByPackets { pod, elsewhere: &world.cluster.fabric };
-            for from in [pod as &dyn Place, &by_packets] {
-                all_answered(from, &targets(path, 44, family), 5, &["web-1"])?;
+            let by_packets = BypassSocketHooks::of_pod(pod, &world.cluster.fabric);
+            for from in [pod as &dyn TrafficEndpoint, &by_packets] {
+                expect_answers_on_all(from, &targets(path, 44, family), 5, &["web-1"])?;
             }
             // its packets come back to it as the node's: as its own it would answer itself without a translation back
-            let report = answered(&by_packets, target(Vip::Cluster, 44, family).tcp, Protocol::Tcp, 5, &["web-1"])?;
+            let report =
+                expect_answers(&by_packets, target(Vip::Cluster, 44, family).tcp, Protocol::Tcp, 5, &["web-1"])?;
             ensure!(report.seen_as.iter().eq([&node_address]), "as {node_address}: {report:?}");
         }
         Path::Node => {
             node_port.tcp.set_ip(loopback(family));
             node_port.udp.set_ip(loopback(family));
-            for (target, protocol) in all(node_port) {
-                let report = answered(&world.node().space, target, protocol, 5, &["web-2"])?;
+            for (target, protocol) in every_protocol(node_port) {
+                let report = expect_answers(&world.node().machine, target, protocol, 5, &["web-2"])?;
                 ensure!(report.seen_as.iter().eq([&node_address]), "{target} as {node_address}: {report:?}");
             }
         }
-        Path::OtherNode | Path::Outside => each(&world.clients(path), |from| {
-            for (target, protocol) in all(node_port) {
-                let report = answered(from, target, protocol, 5, &["web-2"])?;
+        Path::OtherNode | Path::Outside => for_each_client(&world.clients(path), |from| {
+            for (target, protocol) in every_protocol(node_port) {
+                let report = expect_answers(from, target, protocol, 5, &["web-2"])?;
                 ensure!(report.seen_as.iter().eq([&node_address]), "{target} as {node_address}: {report:?}");
             }
             Ok(())

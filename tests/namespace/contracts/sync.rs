@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ropeway_tests::contracts::{Path, Rule};
-use ropeway_tests::load::{self, Load, Place};
+use ropeway_tests::load::{self, RequestLoad, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::pod::Family;
+use ropeway_tests::pod::IpFamily;
 use ropeway_tests::wait;
 use serde_json::{Value, json};
 
-use super::expect::{all_answered, each};
-use super::observations::Looks;
-use super::world::{FLAGS, World, backed, ready, service, targets};
+use super::expect::{expect_answers_on_all, for_each_client};
+use super::observations::Observations;
+use super::world::{FLAGS, World, ready, service, targets, with_endpoints};
 
 const API: &str = "127.0.0.1:8001";
 
 /// Agents that start again find an API server that answers for one of the two only, then for both.
 #[test]
-fn rule_2_1_3_sync() {
+fn rule_2_1_3_no_writes_before_sync() {
     let mut world = World::new();
-    let objects = backed(service("web", 14), &[(&world.web[0], ready()), (&world.web[1], ready())]);
+    let objects = with_endpoints(service("web", 14), &[(&world.web[0], ready()), (&world.web[1], ready())]);
     world.apply("web", &objects);
     let lists = world.cluster.files().join("lists");
     fs::create_dir(&lists).unwrap();
@@ -40,9 +40,9 @@ fn rule_2_1_3_sync() {
     let kubeconfig = kubeconfig(&lists);
     let address: SocketAddr = API.parse().unwrap();
     let servers: Vec<_> =
-        world.cluster.nodes.iter().map(|node| load::serve_api(&node.space, address, &lists).unwrap()).collect();
+        world.cluster.nodes.iter().map(|node| load::serve_api(&node.machine, address, &lists).unwrap()).collect();
 
-    let mut looks = Looks::new("2.1.3");
+    let mut observations = Observations::new("2.1.3");
     let mut reports = BTreeMap::new();
     for (known, missing) in [("services", "endpointslices"), ("endpointslices", "services")] {
         let of = |name| if name == "services" { &objects[..1] } else { &objects[1..] };
@@ -67,7 +67,7 @@ fn rule_2_1_3_sync() {
             .iter()
             .map(|node| node.metric("ropeway_map_operations_total"))
             .collect::<Result<Vec<_>>>();
-        looks.look(|path, family| {
+        observations.observe(|path, family| {
             let unwritten = unwritten.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
             ensure!(unwritten.iter().all(|count| *count == 0.0), "without {missing}, so many writes: {unwritten:?}");
             served(&world, path, family).with_context(|| format!("without {missing}"))
@@ -76,31 +76,33 @@ fn rule_2_1_3_sync() {
         for node in &mut world.cluster.nodes {
             node.await_agent().unwrap();
         }
-        looks.look(|path, family| served(&world, path, family));
+        observations.observe(|path, family| served(&world, path, family));
         for (cell, loads) in loads {
-            reports.insert(cell, loads.into_iter().map(Load::stop).collect::<Result<Vec<_>>>());
+            reports.insert(cell, loads.into_iter().map(RequestLoad::stop).collect::<Result<Vec<_>>>());
         }
-        looks.look(|path, family| {
+        observations.observe(|path, family| {
             let all = reports[&(path, family)].as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
             ensure!(all.iter().all(|report| report.failed == 0 && report.ok > 10), "{missing} came late: {all:?}");
             Ok(())
         });
     }
-    looks.record(&world, "2.1.3");
+    observations.record(&world, "2.1.3");
     drop(servers);
     world.end();
 }
 
-fn served(world: &World, path: Path, family: Family) -> Result<()> {
-    each(&world.clients(path), |from| all_answered(from, &targets(path, 14, family), 30, &["web-1", "web-2"]))
+fn served(world: &World, path: Path, family: IpFamily) -> Result<()> {
+    for_each_client(&world.clients(path), |from| {
+        expect_answers_on_all(from, &targets(path, 14, family), 30, &["web-1", "web-2"])
+    })
 }
 
-type Loads = Vec<((Path, Family), Vec<Load>)>;
+type Loads = Vec<((Path, IpFamily), Vec<RequestLoad>)>;
 
 fn loads(world: &World) -> Loads {
     let start = |(path, family)| {
         let target = targets(path, 14, family)[0].tcp;
-        let ask = |from: &dyn Place| Load::asking(from, target, Protocol::Tcp, 20).unwrap();
+        let ask = |from: &dyn TrafficEndpoint| RequestLoad::start(from, target, Protocol::Tcp, 20).unwrap();
         ((path, family), world.clients(path).iter().map(|from| ask(from)).collect())
     };
     Rule::of("2.1.3").unwrap().cells().into_iter().map(start).collect()

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use ropeway_tests::cluster::{Cluster, Node, Shape};
 use ropeway_tests::contracts::{Path, Recorder, Rule};
-use ropeway_tests::load::{self, ByPackets, Place};
-use ropeway_tests::manifest;
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::load::{self, BypassSocketHooks, TrafficEndpoint};
+use ropeway_tests::manifest::{self, Port};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::process::Process;
 use ropeway_tests::{view, wait};
 use serde_json::{Value, json};
@@ -48,18 +48,18 @@ pub(super) struct Target {
 
 /// Who uses a path.
 pub(super) struct Client<'a> {
-    place: Box<dyn Place + Sync + 'a>,
+    place: Box<dyn TrafficEndpoint + Sync + 'a>,
     addresses: [IpAddr; 2],
 }
 
 impl Client<'_> {
     /// The address that it has.
-    pub(super) fn address(&self, family: Family) -> IpAddr {
-        self.addresses[usize::from(family == Family::V6)]
+    pub(super) fn address(&self, family: IpFamily) -> IpAddr {
+        self.addresses[usize::from(family == IpFamily::V6)]
     }
 }
 
-impl Place for Client<'_> {
+impl TrafficEndpoint for Client<'_> {
     fn run(&self, program: &OsStr) -> Result<Command> {
         self.place.run(program)
     }
@@ -89,28 +89,28 @@ pub(super) fn terminating() -> Value {
 }
 
 /// An address of the Service of this number.
-pub(super) fn address(vip: Vip, number: u16, family: Family) -> IpAddr {
+pub(super) fn address(vip: Vip, number: u16, family: IpFamily) -> IpAddr {
     let text = match (vip, family) {
-        (Vip::Cluster, Family::V4) => format!("10.96.0.{number}"),
-        (Vip::Cluster, Family::V6) => format!("fd00:10:96::{number}"),
-        (Vip::External, Family::V4) => format!("203.0.113.{number}"),
-        (Vip::External, Family::V6) => format!("2001:db8:113::{number}"),
-        (Vip::Balancer, Family::V4) => format!("198.51.100.{number}"),
-        (Vip::Balancer, Family::V6) => format!("2001:db8:51::{number}"),
+        (Vip::Cluster, IpFamily::V4) => format!("10.96.0.{number}"),
+        (Vip::Cluster, IpFamily::V6) => format!("fd00:10:96::{number}"),
+        (Vip::External, IpFamily::V4) => format!("203.0.113.{number}"),
+        (Vip::External, IpFamily::V6) => format!("2001:db8:113::{number}"),
+        (Vip::Balancer, IpFamily::V4) => format!("198.51.100.{number}"),
+        (Vip::Balancer, IpFamily::V6) => format!("2001:db8:51::{number}"),
         (Vip::NodePort, family) => return ropeway_tests::cluster::address(family, 11),
     };
     text.parse().unwrap()
 }
 
 /// An address and its ports; a node port: of the first node.
-pub(super) fn target(vip: Vip, number: u16, family: Family) -> Target {
+pub(super) fn target(vip: Vip, number: u16, family: IpFamily) -> Target {
     let at = |port| SocketAddr::new(address(vip, number, family), port);
     let [tcp, udp] = if vip == Vip::NodePort { [30000 + number, 31000 + number] } else { [80, 53] };
     Target { tcp: at(tcp), udp: at(udp) }
 }
 
 /// Every address that this path is promised.
-pub(super) fn targets(path: Path, number: u16, family: Family) -> Vec<Target> {
+pub(super) fn targets(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
     let own = (path != Path::Outside).then_some(Vip::Cluster);
     own.into_iter().chain(EXTERNAL).map(|vip| target(vip, number, family)).collect()
 }
@@ -119,18 +119,18 @@ pub(super) fn targets(path: Path, number: u16, family: Family) -> Vec<Target> {
 pub(super) const EXTERNAL: [Vip; 3] = [Vip::NodePort, Vip::External, Vip::Balancer];
 
 /// One address for a path: of the cluster where it may, else a node port.
-pub(super) fn one(path: Path, number: u16, family: Family) -> Target {
+pub(super) fn first_target(path: Path, number: u16, family: IpFamily) -> Target {
     targets(path, number, family)[0]
 }
 
 /// Where a path finds the policy Local of the first node: the other node has one of its own for all but this one's node ports.
-pub(super) fn local(path: Path, number: u16, family: Family) -> Target {
+pub(super) fn local(path: Path, number: u16, family: IpFamily) -> Target {
     let kind = if matches!(path, Path::Pod | Path::Node) { Vip::Cluster } else { Vip::NodePort };
     target(kind, number, family)
 }
 
 /// The node port of the other node.
-pub(super) fn far_port(number: u16, family: Family) -> Target {
+pub(super) fn other_node_port(number: u16, family: IpFamily) -> Target {
     let Target { mut tcp, mut udp } = target(Vip::NodePort, number, family);
     let address = ropeway_tests::cluster::address(family, 12);
     tcp.set_ip(address);
@@ -140,8 +140,9 @@ pub(super) fn far_port(number: u16, family: Family) -> Target {
 
 /// A Service with every kind of address.
 pub(super) fn service(name: &str, number: u16) -> Value {
-    let both = |vip| Family::BOTH.map(|family| address(vip, number, family));
-    let ports = [("http", "TCP", 80, 30000 + number), ("dns", "UDP", 53, 31000 + number)];
+    let both = |vip| IpFamily::BOTH.map(|family| address(vip, number, family));
+    let ports =
+        [Port::tcp("http", 80).with_node_port(30000 + number), Port::udp("dns", 53).with_node_port(31000 + number)];
     let mut service = manifest::service(name, &both(Vip::Cluster), &ports);
     service["spec"]["type"] = json!("LoadBalancer");
     service["spec"]["externalIPs"] = json!(both(Vip::External));
@@ -164,13 +165,13 @@ pub(super) fn policies(policy: &str) -> [(&'static str, Value); 2] {
 }
 
 /// Lets endpoints take turns, so that it can be counted how many there are.
-pub(super) fn in_turn(mut service: Value) -> Value {
+pub(super) fn round_robin(mut service: Value) -> Value {
     service["metadata"]["annotations"]["ropeway.dev/scheduler"] = json!("rr");
     service
 }
 
 /// An endpoint, with what [`ready`] and its like say.
-pub(super) fn endpoint(pod: &Pod, family: Family, with: &Value) -> Value {
+pub(super) fn endpoint(pod: &Pod, family: IpFamily, with: &Value) -> Value {
     let mut endpoint = json!({"addresses": [pod.address(family).unwrap()], "nodeName": pod.node().name()});
     for (field, value) in with.as_object().unwrap() {
         endpoint[field] = value.clone();
@@ -179,8 +180,8 @@ pub(super) fn endpoint(pod: &Pod, family: Family, with: &Value) -> Value {
 }
 
 /// A slice; `part` tells it from others of the same Service and family.
-pub(super) fn slice(service: &str, part: &str, family: Family, endpoints: &[Value]) -> Value {
-    let kind = if family == Family::V4 { "IPv4" } else { "IPv6" };
+pub(super) fn slice(service: &str, part: &str, family: IpFamily, endpoints: &[Value]) -> Value {
+    let kind = if family == IpFamily::V4 { "IPv4" } else { "IPv6" };
     let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": TARGET});
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": kind,
@@ -195,11 +196,11 @@ pub(super) fn slice(service: &str, part: &str, family: Family, endpoints: &[Valu
 /// A slice of each family.
 pub(super) fn slices(service: &str, endpoints: &[(&Pod, Value)]) -> Vec<Value> {
     let of = |family| endpoints.iter().map(|(pod, with)| endpoint(pod, family, with)).collect::<Vec<_>>();
-    Family::BOTH.map(|family| slice(service, "a", family, &of(family))).into()
+    IpFamily::BOTH.map(|family| slice(service, "a", family, &of(family))).into()
 }
 
 /// A Service and its slices.
-pub(super) fn backed(service: Value, endpoints: &[(&Pod, Value)]) -> Vec<Value> {
+pub(super) fn with_endpoints(service: Value, endpoints: &[(&Pod, Value)]) -> Vec<Value> {
     let name = service["metadata"]["name"].as_str().unwrap().to_owned();
     [vec![service], slices(&name, endpoints)].concat()
 }
@@ -222,7 +223,7 @@ impl World {
             ("fd00:10:244:1::/64", 0),
             ("fd00:10:244:2::/64", 1),
         ] {
-            let family = if range.contains("::") { Family::V6 } else { Family::V4 };
+            let family = if range.contains("::") { IpFamily::V6 } else { IpFamily::V4 };
             cluster.client.ip(&[format!("route add {range} via {}", via(node, family))]).unwrap();
         }
         let web = [(0, "web-1"), (1, "web-2"), (1, "never")].map(|(node, name)| cluster.nodes[node].pod(name).unwrap());
@@ -238,18 +239,18 @@ impl World {
 
     /// Those who use a path.
     pub(super) fn clients(&self, path: Path) -> Vec<Client<'_>> {
-        let pod = |pod: &Pod| Family::BOTH.map(|family| pod.address(family).unwrap());
-        let node = |number: usize| Family::BOTH.map(|family| self.cluster.nodes[number].address(family));
+        let pod = |pod: &Pod| IpFamily::BOTH.map(|family| pod.address(family).unwrap());
+        let node = |number: usize| IpFamily::BOTH.map(|family| self.cluster.nodes[number].address(family));
         let [sockets, packets] = &self.pods;
         match path {
             Path::Pod => {
-                let by_packets = ByPackets { pod: packets, elsewhere: &self.cluster.fabric };
+                let by_packets = BypassSocketHooks::of_pod(packets, &self.cluster.fabric);
                 vec![client(sockets, pod(sockets)), client(by_packets, pod(packets))]
             }
-            Path::Node => vec![client(&self.cluster.nodes[0].space, node(0))],
-            Path::OtherNode => vec![client(&self.cluster.nodes[1].space, node(1))],
+            Path::Node => vec![client(&self.cluster.nodes[0].machine, node(0))],
+            Path::OtherNode => vec![client(&self.cluster.nodes[1].machine, node(1))],
             Path::Outside => {
-                let own = Family::BOTH.map(|family| ropeway_tests::cluster::address(family, 1));
+                let own = IpFamily::BOTH.map(|family| ropeway_tests::cluster::address(family, 1));
                 vec![client(&self.cluster.client, own)]
             }
         }
@@ -265,17 +266,17 @@ impl World {
     pub(super) fn settle(&self) {
         let name = format!("settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
         let address = ["10.96.250.250".parse().unwrap()];
-        self.cluster.apply("settled", &[manifest::service(&name, &address, &[("http", "TCP", 80, 0)])]).unwrap();
+        self.cluster.apply("settled", &[manifest::service(&name, &address, &[Port::tcp("http", 80)])]).unwrap();
         for node in &self.cluster.nodes {
             wait::until_true(&format!("{} has what was applied", node.name()), SETTLED, || {
-                view::backends(&node.space, &format!("default/{name}")).is_ok_and(|frontends| !frontends.is_empty())
+                view::backends(&node.machine, &format!("default/{name}")).is_ok_and(|frontends| !frontends.is_empty())
             })
             .unwrap();
         }
     }
 
     /// Looks at every cell of a rule, one after the other.
-    pub(super) fn each(&self, rule: &str, check: impl Fn(Path, Family) -> Result<()>) {
+    pub(super) fn check_cells(&self, rule: &str, check: impl Fn(Path, IpFamily) -> Result<()>) {
         let rule = Rule::of(rule).unwrap();
         for (path, family) in rule.cells() {
             self.recorder.cell(rule, path, family, &check(path, family)).unwrap();
@@ -283,7 +284,7 @@ impl World {
     }
 
     /// Looks at every cell of a rule, all at once: for what waits.
-    pub(super) fn every(&self, rule: &str, check: impl Fn(Path, Family) -> Result<()> + Sync) {
+    pub(super) fn check_cells_in_parallel(&self, rule: &str, check: impl Fn(Path, IpFamily) -> Result<()> + Sync) {
         let rule = Rule::of(rule).unwrap();
         let check = &check;
         std::thread::scope(|scope| {
@@ -297,7 +298,7 @@ impl World {
     }
 
     /// Writes down what was seen of a cell.
-    pub(super) fn record(&self, rule: &str, path: Path, family: Family, outcome: &Result<()>) {
+    pub(super) fn record(&self, rule: &str, path: Path, family: IpFamily, outcome: &Result<()>) {
         self.recorder.cell(Rule::of(rule).unwrap(), path, family, outcome).unwrap();
     }
 
@@ -314,7 +315,7 @@ impl World {
     }
 }
 
-fn client<'a>(place: impl Place + Sync + 'a, addresses: [IpAddr; 2]) -> Client<'a> {
+fn client<'a>(place: impl TrafficEndpoint + Sync + 'a, addresses: [IpAddr; 2]) -> Client<'a> {
     Client { place: Box::new(place), addresses }
 }
 

@@ -1,7 +1,7 @@
 //! How to look around in a network that was kept.
 
 use anyhow::{Context, Result, bail};
-use ropeway_tests::machine::Space;
+use ropeway_tests::machine::Machine;
 use ropeway_tests::run;
 
 use super::NAME;
@@ -29,16 +29,16 @@ pub(super) fn enter(place: &str, words: &[String]) -> Result<()> {
     let Some(directories) = run::kept(NAME)? else {
         bail!("no network is up; `cargo xtask demo --keep` leaves one up")
     };
-    let (space, pod) = place.split_once('/').map_or((place, None), |(space, pod)| (space, Some(pod)));
-    let space = Space::find(&directories, space)?;
+    let (machine, pod) = place.split_once('/').map_or((place, None), |(machine, pod)| (machine, Some(pod)));
+    let machine = Machine::find(&directories, machine)?;
     let default = ["bash".to_owned()];
     let (program, arguments) =
         if words.is_empty() { &default[..] } else { words }.split_first().context("no command")?;
     let program =
         ropeway_tests::binaries::find(program).map_or_else(|_| program.into(), std::path::PathBuf::into_os_string);
     let mut command = match pod {
-        Some(pod) => space.command_in(&format!("pods/{pod}"), Some(&format!("/run/netns/{pod}")), program)?,
-        None => space.command(program)?,
+        Some(pod) => machine.command_in(&format!("pods/{pod}"), Some(&format!("/run/netns/{pod}")), program)?,
+        None => machine.command(program)?,
     };
     let status = command.args(arguments).status()?;
     if !status.success() {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use ropeway_tests::cluster::Node;
 use ropeway_tests::peer::Report;
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 
 /// The nodes, their addresses and ranges, and the pods on them.
 pub(super) fn picture(nodes: &[Node], pods: &[(&Pod, &str)]) -> String {
@@ -30,7 +30,7 @@ pub(super) fn picture(nodes: &[Node], pods: &[(&Pod, &str)]) -> String {
 
 fn column(node: &Node, pods: &[(&Pod, &str)]) -> Vec<String> {
     let mut lines = Vec::new();
-    entry(&mut lines, &format!("{} ", node.name()), Family::BOTH.map(|family| node.address(family).to_string()));
+    entry(&mut lines, &format!("{} ", node.name()), IpFamily::BOTH.map(|family| node.address(family).to_string()));
     entry(&mut lines, "   pods ", node.pod_cidrs());
     for (pod, role) in pods.iter().filter(|(pod, _)| pod.node().name() == node.name()) {
         entry(&mut lines, &format!("   [{}] ", pod.name()), pod.addresses().iter().map(ToString::to_string));
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_shows_answers_and_failures() {
+    fn line_shows_answers_and_failures() {
         let mut report = Report::default();
         report.by_server.insert("web-1".into(), 7);
         report.errors.insert("ECONNREFUSED".into(), 1);

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use ropeway_tests::cluster::Cluster;
-use ropeway_tests::load::{self, Place};
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::load::{self, TrafficEndpoint};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::process::Process;
 
 use crate::paths::Paths;
@@ -36,7 +36,7 @@ pub(super) struct Stage {
 
 /// A way to the Service.
 pub(super) struct Way<'a> {
-    pub(super) from: &'a dyn Place,
+    pub(super) from: &'a dyn TrafficEndpoint,
     pub(super) name: &'static str,
     pub(super) http: SocketAddr,
     pub(super) echo: SocketAddr,
@@ -82,16 +82,16 @@ impl Stage {
     }
 
     /// The ways from pod, node and outside.
-    pub(super) fn ways(&self, family: Family) -> Result<Vec<Way<'_>>> {
-        let shell: &dyn Place = self.shell.as_ref().context("no pod asks")?;
+    pub(super) fn ways(&self, family: IpFamily) -> Result<Vec<Way<'_>>> {
+        let shell: &dyn TrafficEndpoint = self.shell.as_ref().context("no pod asks")?;
         let nodes = &self.cluster.nodes;
-        let service: IpAddr = if family == Family::V4 { "10.96.0.80" } else { "fd00:10:96::80" }.parse()?;
+        let service: IpAddr = if family == IpFamily::V4 { "10.96.0.80" } else { "fd00:10:96::80" }.parse()?;
         let to_cluster =
             |from, name| Way { from, name, http: (service, HTTP.cluster).into(), echo: (service, ECHO.cluster).into() };
         let node = nodes[2].address(family);
         Ok(vec![
             to_cluster(shell, "pod shell"),
-            to_cluster(&nodes[1].space, "node n2"),
+            to_cluster(&nodes[1].machine, "node n2"),
             Way {
                 from: &self.cluster.client,
                 name: "outside",

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use ropeway_tests::load::{self, Load, Place};
+use ropeway_tests::load::{self, PersistentLoad, RequestLoad, TrafficEndpoint};
 use ropeway_tests::peer::{Protocol, Report};
-use ropeway_tests::pod::{Family, Pod};
+use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::view;
 
 use super::show;
@@ -46,7 +46,7 @@ pub(super) fn tell(stage: &mut Stage) -> Result<()> {
 
 fn who_answers(stage: &Stage) -> Result<()> {
     step(&format!("who answers: {QUESTIONS} questions on each way, each by a new connection"));
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         for way in stage.ways(family)? {
             for (target, how, protocol) in
                 [(way.http, "http", Protocol::Http), (way.echo, "udp", Protocol::UdpConnected)]
@@ -66,7 +66,8 @@ fn refusal(stage: &Stage) -> Result<()> {
     let shell = stage.shell.as_ref().context("no pod asks")?;
     for target in ["10.96.0.99:80", "[fd00:10:96::99]:80"] {
         let target: SocketAddr = target.parse()?;
-        for (from, name) in [(shell as &dyn Place, "pod shell"), (&stage.cluster.nodes[1].space, "node n2")] {
+        for (from, name) in [(shell as &dyn TrafficEndpoint, "pod shell"), (&stage.cluster.nodes[1].machine, "node n2")]
+        {
             let report = load::ask(from, target, Protocol::Tcp, 1)?;
             println!("{}  after {:.1?}", show::line(name, target, "tcp", &report), report.slowest());
             ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "expected ECONNREFUSED: {report:?}");
@@ -78,28 +79,28 @@ fn refusal(stage: &Stage) -> Result<()> {
 
 /// Traffic on every way, new connections and held ones.
 struct Traffic {
-    asking: Vec<(String, Load)>,
-    holding: Vec<(String, Load)>,
+    requests: Vec<(String, RequestLoad)>,
+    persistent: Vec<(String, PersistentLoad)>,
 }
 
 impl Traffic {
     fn start(stage: &Stage) -> Result<Self> {
-        let mut traffic = Self { asking: Vec::new(), holding: Vec::new() };
-        for family in Family::BOTH {
+        let mut traffic = Self { requests: Vec::new(), persistent: Vec::new() };
+        for family in IpFamily::BOTH {
             for way in stage.ways(family)? {
                 let name = format!("{} to {}", way.name, way.http);
-                traffic.asking.push((name.clone(), Load::asking(way.from, way.http, Protocol::Http, 100)?));
-                traffic.holding.push((name, Load::holding(way.from, way.http, 9)?));
+                traffic.requests.push((name.clone(), RequestLoad::start(way.from, way.http, Protocol::Http, 100)?));
+                traffic.persistent.push((name, PersistentLoad::open(way.from, way.http, 9)?));
             }
         }
-        println!("  100 new connections a second and 9 held ones on each of {} ways", traffic.asking.len());
+        println!("  100 new connections a second and 9 held ones on each of {} ways", traffic.requests.len());
         Ok(traffic)
     }
 
     /// Ends the held connections; none may have broken.
     fn release(&mut self) -> Result<()> {
         let (mut held, mut questions) = (0, 0);
-        for (name, load) in self.holding.drain(..) {
+        for (name, load) in self.persistent.drain(..) {
             let report = load.release()?;
             ensure!(report.lost.is_empty(), "{name}: connections broke: {:?}", report.lost);
             held += report.held;
@@ -112,7 +113,7 @@ impl Traffic {
     /// Ends the new connections; none may have failed.
     fn stop(&mut self) -> Result<()> {
         let mut all = Report::default();
-        for (name, load) in self.asking.drain(..) {
+        for (name, load) in self.requests.drain(..) {
             let report = load.stop()?;
             ensure!(report.failed == 0, "{name}: {} connections failed: {:?}", report.failed, report.errors);
             all.merge(report);
@@ -127,7 +128,7 @@ fn endpoint_leaves(stage: &mut Stage) -> Result<()> {
     let mut traffic = Traffic::start(stage)?;
     stage.apply("steps/web-2-terminating.yaml", "web-endpoints")?;
     stage.cluster.await_backends("default/web", 2)?;
-    let way = &stage.ways(Family::V4)?[0];
+    let way = &stage.ways(IpFamily::V4)?[0];
     let report = load::ask(way.from, way.http, Protocol::Http, QUESTIONS)?;
     println!("{}", show::line(way.name, way.http, "http", &report));
     ensure!(
@@ -141,7 +142,7 @@ fn endpoint_leaves(stage: &mut Stage) -> Result<()> {
     drop(stage.servers.remove(1));
     stage.web.remove(1).delete()?;
     println!("  web-2 is deleted");
-    let way = &stage.ways(Family::V6)?[2];
+    let way = &stage.ways(IpFamily::V6)?[2];
     let report = load::ask_with(way.from, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
     println!("{}", show::line(way.name, way.http, "http", &report));
     ensure!(report.ok == UNDER_LOAD, "not every question was answered: {report:?}");
@@ -155,7 +156,7 @@ fn agent_dies(stage: &mut Stage) -> Result<()> {
         node.kill_agent()?;
     }
     println!("  no agent runs");
-    for family in Family::BOTH {
+    for family in IpFamily::BOTH {
         for way in stage.ways(family)? {
             let report = load::ask(way.from, way.http, Protocol::Http, QUESTIONS)?;
             println!("{}", show::line(way.name, way.http, "http", &report));
@@ -163,9 +164,9 @@ fn agent_dies(stage: &mut Stage) -> Result<()> {
         }
     }
     let late = stage.cluster.nodes[1].pod("late")?;
-    let [v4, v6] = Family::BOTH.map(|family| late.address(family));
+    let [v4, v6] = IpFamily::BOTH.map(|family| late.address(family));
     println!("  a new pod on n2: late {} {}", v4?, v6?);
-    let way = &stage.ways(Family::V6)?[0];
+    let way = &stage.ways(IpFamily::V6)?[0];
     let report = load::ask_with(&late, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
     println!("{}", show::line("pod late", way.http, "http", &report));
     ensure!(report.ok == UNDER_LOAD, "the new pod does not reach the Service: {report:?}");
@@ -182,7 +183,7 @@ fn agent_dies(stage: &mut Stage) -> Result<()> {
 }
 
 fn inside(stage: &Stage) -> Result<()> {
-    let node = &stage.cluster.nodes[0].space;
+    let node = &stage.cluster.nodes[0].machine;
     step("what n1 says of itself");
     for words in [&["service", "list"][..], &["pod", "list"], &["drops"]] {
         println!("$ ropeway {}\n{}", words.join(" "), view::ropeway(node, words)?);
@@ -212,7 +213,7 @@ fn inside(stage: &Stage) -> Result<()> {
 /// The directory of the pins, as a process on the node names it.
 fn pins(stage: &Stage) -> Result<String> {
     let root = "/sys/fs/bpf/ropeway";
-    let seen = stage.cluster.nodes[0].space.path(root);
+    let seen = stage.cluster.nodes[0].machine.path(root);
     let mut entries = std::fs::read_dir(&seen).with_context(|| format!("{}", seen.display()))?;
     match (entries.next(), entries.next()) {
         (Some(entry), None) => Ok(format!("{root}/{}", entry?.file_name().to_string_lossy())),

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Nothing is silent for longer.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
@@ -86,7 +86,13 @@ pub fn which(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Whether this process is root.
+/// Fails when this process is not root; `what` is the subject of the message.
+pub fn require_root(what: &str) -> Result<()> {
+    ensure!(is_root(), "{what} needs root: it makes network namespaces and cgroups and loads eBPF programs");
+    Ok(())
+}
+
+/// Tests for effective user id 0.
 #[must_use]
 pub fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
