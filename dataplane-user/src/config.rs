@@ -1,7 +1,10 @@
-//! The agent's configuration: flag over environment variable over file over default, checked as a whole.
+//! The agent's configuration, merged from flags, environment, file and defaults, and checked.
 //!
-//! Pure but for reading the file and the host name. Every error names the setting. Nothing here touches the kernel;
-//! what the machine decides (uplink, node address, cgroup mount) stays `None` or empty and is found later.
+//! A flag overrides its environment variable, which overrides the file, which overrides the
+//! default. `ropeway-agent` calls this once at start; every error names the option that is at
+//! fault. This module reads the file and the host name, and nothing else of the machine: uplinks,
+//! node addresses and the cgroup mount stay `None` or empty here and are discovered later.
+//! docs/configuration.md is generated from the same declarations (`cli/tests/reference.rs`).
 
 pub mod maglev;
 mod options;
@@ -12,6 +15,7 @@ mod tests;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
@@ -22,69 +26,75 @@ pub use types::{
     Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, Scheduler, SourceKind, UplinkAttach,
 };
 
-/// The VXLAN port unless a setting says otherwise: IANA's (RFC 7348).
+/// Default UDP port of VXLAN, as assigned by IANA (RFC 7348).
 pub const VXLAN_PORT: u16 = 4789;
 
-/// The node ports of a cluster that nobody configured otherwise.
+/// Kubernetes' default range of node ports (`--service-node-port-range` of kube-apiserver).
 const NODE_PORTS: PortRange = PortRange { first: 30000, last: 32767 };
 
-/// Why a configuration is refused.
+/// The longest timeout of a flow in seconds: 30 days.
+const LONGEST_TIMEOUT: u32 = 30 * 86400;
+/// Limits of a table size in entries.
+const TABLE_SIZES: RangeInclusive<u32> = 16..=1 << 26;
+
+/// Error of reading or checking a configuration; the message names the file or the option.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
-    #[error("--config {}: {source}", path.display())]
+    /// The configuration file is unreadable.
+    #[error("--config {}: cannot read the file: {source}", path.display())]
     Read {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
-        /// The reason.
+        /// Error of the read.
         source: io::Error,
     },
-    /// The file says something that is no setting.
-    #[error("--config {}: {message}", path.display())]
+    /// The configuration file is not valid YAML, or has an unknown key or a value of the wrong
+    /// type.
+    #[error("--config {}: invalid configuration file: {message}", path.display())]
     Parse {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
-        /// What and where.
+        /// The parser's message, with line and column.
         message: String,
     },
-    /// A setting that another one requires.
+    /// An option is not set although another option requires it.
     #[error("--{field} is missing: {because}")]
     Missing {
-        /// The flag.
+        /// Name of the flag, without `--`.
         field: &'static str,
-        /// Why it is needed.
+        /// The option that requires it.
         because: &'static str,
     },
-    /// A setting with a value that can't be used.
+    /// An option has a value that is out of range, or that another option rules out.
     #[error("--{field}: {problem}")]
     Invalid {
-        /// The flag.
+        /// Name of the flag, without `--`.
         field: &'static str,
-        /// What is wrong with it.
+        /// The fault and the remedy.
         problem: String,
     },
 }
 
-/// Where objects come from, with what that source needs.
+/// Origin of the Kubernetes objects, with the options of that origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum Source {
     /// A Kubernetes API server.
     #[serde(rename_all = "camelCase")]
     Kubernetes {
-        /// Else the pod's service account.
+        /// Kubeconfig file; `None` uses the pod's service account.
         kubeconfig: Option<PathBuf>,
-        /// In place of the kubeconfig's; tried in turn.
+        /// URLs that override the one of the kubeconfig, tried in order.
         apiservers: Vec<String>,
     },
-    /// A directory of manifests.
+    /// A directory of manifests, without a cluster.
     Manifests {
-        /// The directory.
+        /// Directory that the agent watches.
         directory: PathBuf,
     },
 }
 
-/// Sizes of the tables; `None`: see `load::sizes`.
+/// Table sizes in entries; `load::sizes` chooses those that are `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "each is the flag of the same name")]
@@ -98,7 +108,7 @@ pub struct TableSizes {
     pub sockets: Option<u32>,
 }
 
-/// A checked configuration. Shown as it is by `/configz`: it holds no secret.
+/// A checked configuration. `/configz` serves it unchanged, so it must never hold a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "each is the flag of the same name, see `Options`")]
@@ -150,7 +160,7 @@ impl Options {
     /// Reads a configuration file.
     ///
     /// # Errors
-    /// It can't be read, or it holds something that is no setting; the message has line and name.
+    /// The file is unreadable, is not YAML, or has an unknown key; the message has line and key.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         if text.trim().is_empty() {
@@ -161,10 +171,10 @@ impl Options {
 }
 
 impl Config {
-    /// Adds the defaults and checks the whole.
+    /// Adds the defaults and checks all options.
     ///
     /// # Errors
-    /// Names the first setting that is missing or can't be used.
+    /// Names the first option that is missing or invalid.
     pub fn new(o: Options) -> Result<Self, ConfigError> {
         let service_proxy = o.service_proxy.unwrap_or(true);
         let config = Self {
@@ -224,7 +234,7 @@ impl Config {
         one_per_family("pod-cidr", &self.pod_cidrs, IpNetwork::is_ipv6)?;
         let primary = self.nodeport_addresses.contains(&NodePortRange::Primary);
         require("nodeport-addresses", !primary || self.nodeport_addresses.len() == 1, || {
-            "`primary` stands alone".into()
+            "`primary` cannot be combined with ranges: name either ranges or `primary`".into()
         })?;
         for (field, ranges) in [
             ("pod-cidr", &self.pod_cidrs),
@@ -234,58 +244,66 @@ impl Config {
         ] {
             for range in ranges {
                 require(field, range.ip() == range.network(), || {
-                    format!("{range} has bits beyond its prefix: did you mean {}/{}?", range.network(), range.prefix())
+                    format!("{range} has host bits set: use {}/{}", range.network(), range.prefix())
                 })?;
             }
         }
         require("vxlan-port", self.vxlan_port != 0 && !NODE_PORTS.overlaps(self.vxlan_ports()), || {
-            format!("{} is 0 or one of the node ports ({NODE_PORTS})", self.vxlan_port)
+            format!("{} cannot be used: choose 1 to 65535 without the node ports ({NODE_PORTS})", self.vxlan_port)
         })?;
         for address in &self.node_ips {
             require("node-ip", !address.is_unspecified() && !address.is_loopback() && !address.is_multicast(), || {
-                format!("{address} can't be the address of a node")
+                format!("{address} is unspecified, loopback or multicast: use an address of a device of this node")
             })?;
         }
         for device in &self.uplinks {
             let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
             require("uplink", (1..=15).contains(&device.len()) && !device.contains(bad), || {
-                format!("{device:?} can't be the name of a device")
+                format!("{device:?} is not a device name: use 1 to 15 characters without '/', ':' and blanks")
             })?;
         }
         require("snat-port-range", !self.snat_ports.overlaps(NODE_PORTS), || {
-            format!("{} overlaps the node ports ({NODE_PORTS})", self.snat_ports)
+            format!("{} overlaps the node ports ({NODE_PORTS}): use a range outside them", self.snat_ports)
         })?;
-        require("mtu", self.mtu.is_none_or(|m| (1280..=65535).contains(&m)), || {
-            "must be between 1280 (the least that IPv6 allows) and 65535".into()
-        })?;
+        if let Some(mtu) = self.mtu {
+            require("mtu", (1280..=65535).contains(&mtu), || {
+                format!("{mtu} is out of range: use 1280 (the minimum of IPv6) to 65535")
+            })?;
+        }
         require("maglev-table-size", maglev::SIZES.contains(&self.maglev_table_size), || {
-            format!("must be one of {}", maglev::SIZES.map(|n| n.to_string()).join(", "))
+            let sizes = maglev::SIZES.map(|n| n.to_string()).join(", ");
+            format!("{} is not a supported table size: use one of {sizes}", self.maglev_table_size)
         })?;
         let paths = [("pin-root", Some(&self.pin_root)), ("state-dir", Some(&self.state_dir))];
         for (field, path) in paths.into_iter().chain([("cni-conflist", self.cni_conflist.as_ref())]) {
             let Some(path) = path else { continue };
-            require(field, path.is_absolute(), || format!("{}: must be an absolute path", path.display()))?;
+            require(field, path.is_absolute(), || {
+                format!("{} is not an absolute path: start it with /", path.display())
+            })?;
         }
         for (field, seconds) in [
             ("udp-timeout", self.udp_timeout),
             ("tcp-timeout", self.tcp_timeout),
             ("tcp-closing-timeout", self.tcp_closing_timeout),
         ] {
-            require(field, (1..=30 * 86400).contains(&seconds), || "must be between 1 s and 30 days".into())?;
+            require(field, (1..=LONGEST_TIMEOUT).contains(&seconds), || {
+                format!("{seconds} is out of range: use 1 to {LONGEST_TIMEOUT} seconds (30 days)")
+            })?;
         }
         require("log-level", self.log_level.parse::<tracing::Level>().is_ok(), || {
-            format!("{:?} is none of error, warn, info, debug, trace", self.log_level)
+            format!("{:?} is not a log level: use error, warn, info, debug or trace", self.log_level)
         })?;
         self.check_ipam()?;
         let kubernetes = matches!(self.source, Source::Kubernetes { .. });
         require("service-proxy", self.service_proxy || kubernetes, || {
-            "with --source manifests nobody else can".into()
+            "false requires --source kubernetes: kube-proxy does not read manifests".into()
         })?;
         require("service-proxy", self.service_proxy || self.ipam != Ipam::None, || {
-            "false with --ipam none: then there is nothing to do".into()
+            "false cannot be combined with --ipam none: the agent would have nothing to do".into()
         })?;
         require("masquerade", self.service_proxy || !self.masquerade, || {
-            "not with --service-proxy=false: the host's connection tracking would see only one direction".into()
+            "cannot be combined with --service-proxy=false: the host's connection tracking would see one direction only"
+                .into()
         })?;
         self.check_tables()
     }
@@ -294,15 +312,15 @@ impl Config {
         let pools = self.ipam == Ipam::Pools;
         let kubernetes = matches!(self.source, Source::Kubernetes { .. });
         require("ipam", !pools || kubernetes, || {
-            "pools are objects of Kubernetes: not with --source manifests".into()
+            "pools requires --source kubernetes: only an API server has IPPool objects".into()
         })?;
-        require("ip-pool", pools || self.ip_pools.is_empty(), || "only with --ipam pools".into())?;
+        require("ip-pool", pools || self.ip_pools.is_empty(), || "requires --ipam pools".into())?;
         require("cni-conflist", self.ipam != Ipam::None || self.cni_conflist.is_none(), || {
-            "not with --ipam none: another plugin attaches the pods".into()
+            "cannot be combined with --ipam none: another CNI plugin attaches the pods".into()
         })?;
         let configured = self.ipam == Ipam::Configured;
-        require("pod-cidr", configured || self.pod_cidrs.is_empty(), || "only with --ipam configured".into())?;
-        let because = "--ipam configured needs the ranges";
+        require("pod-cidr", configured || self.pod_cidrs.is_empty(), || "requires --ipam configured".into())?;
+        let because = "--ipam configured requires a range of pod addresses";
         if configured && self.pod_cidrs.is_empty() {
             return Err(ConfigError::Missing { field: "pod-cidr", because });
         }
@@ -324,8 +342,9 @@ impl Config {
             ("max-affinity", t.affinity),
             ("max-sockets", t.sockets),
         ] {
-            require(field, size.is_none_or(|s| (16..=1 << 26).contains(&s)), || {
-                format!("must be between 16 and {}", 1 << 26)
+            let Some(size) = size else { continue };
+            require(field, TABLE_SIZES.contains(&size), || {
+                format!("{size} is out of range: use {} to {} entries", TABLE_SIZES.start(), TABLE_SIZES.end())
             })?;
         }
         Ok(())
@@ -338,22 +357,24 @@ fn require(field: &'static str, holds: bool, problem: impl FnOnce() -> String) -
 
 fn one_per_family<T>(field: &'static str, values: &[T], v6: impl Fn(&T) -> bool) -> Result<(), ConfigError> {
     let sixes = values.iter().filter(|v| v6(v)).count();
-    require(field, sixes <= 1 && values.len() - sixes <= 1, || "at most one for IPv4 and one for IPv6".into())
+    require(field, sixes <= 1 && values.len() - sixes <= 1, || {
+        "more than one value for an address family: use at most one for IPv4 and one for IPv6".into()
+    })
 }
 
 fn source(o: &Options) -> Result<Source, ConfigError> {
     match o.source.unwrap_or(SourceKind::Kubernetes) {
         SourceKind::Manifests => {
-            let because = "--source manifests needs the directory to read";
+            let because = "--source manifests requires a directory";
             let directory = o.manifests.clone().ok_or(ConfigError::Missing { field: "manifests", because })?;
             Ok(Source::Manifests { directory })
         }
         SourceKind::Kubernetes => {
-            require("manifests", o.manifests.is_none(), || "only with --source manifests".into())?;
+            require("manifests", o.manifests.is_none(), || "requires --source manifests".into())?;
             let apiservers = o.apiserver.clone().unwrap_or_default();
             for url in &apiservers {
                 require("apiserver", url.starts_with("https://") || url.starts_with("http://"), || {
-                    format!("{url:?} is no URL: expected https://HOST:PORT")
+                    format!("{url:?} is not a URL: use https://HOST:PORT")
                 })?;
             }
             Ok(Source::Kubernetes { kubeconfig: o.kubeconfig.clone(), apiservers })
@@ -361,19 +382,21 @@ fn source(o: &Options) -> Result<Source, ConfigError> {
     }
 }
 
-/// Kubelet's rule: the host name, in lower case.
+/// Returns the given name, else the host name in lower case, which is kubelet's rule.
 fn node_name(given: Option<String>) -> Result<String, ConfigError> {
     let name = if let Some(name) = given {
         name
     } else {
         let path = Path::new("/proc/sys/kernel/hostname");
-        let name = std::fs::read_to_string(path)
-            .map_err(|e| ConfigError::Invalid { field: "node-name", problem: format!("{}: {e}", path.display()) })?;
+        let name = std::fs::read_to_string(path).map_err(|e| ConfigError::Invalid {
+            field: "node-name",
+            problem: format!("{}: {e}: set the option", path.display()),
+        })?;
         name.trim().to_lowercase()
     };
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     require("node-name", !name.is_empty() && name.len() <= 253 && name.chars().all(good), || {
-        format!("{name:?} can't be the name of a node: expected lower-case letters, digits, '-' and '.'")
+        format!("{name:?} is not a node name: use at most 253 lower-case letters, digits, '-' and '.'")
     })?;
     Ok(name)
 }

@@ -1,4 +1,7 @@
-//! The agent of a node; see `dataplane_user::agent`.
+//! The program `ropeway-agent`: reads the configuration, starts the log, runs the agent.
+//!
+//! The exit code is 0 after SIGTERM or SIGINT, 1 if the agent could not start or ended with an
+//! error, and 2 if the configuration is invalid. Nothing is detached on exit.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -9,17 +12,19 @@ use dataplane_user::agent;
 use dataplane_user::config::{Config, ConfigError, Options};
 use tracing::error;
 
-/// Runs this node's part of Ropeway: Services in the kernel, routes to other nodes' pods
+/// Runs the Ropeway agent of this node: Services, pod routes and addresses
 ///
-/// Loads the eBPF programs, keeps their tables equal to the Services of a cluster or of a directory of manifests, and serves
-/// metrics and health. What it has loaded goes on working when it ends; `ropeway uninstall` takes it away.
+/// Loads the eBPF programs, keeps their maps in sync with the Services of a cluster or of a
+/// directory of manifests, and serves metrics and health checks. The programs stay attached when
+/// the agent ends; `ropeway uninstall` removes them.
 ///
-/// Each setting is taken from its flag, else from its environment variable, else from the file, where it has the flag's
-/// name in camel case (nodeName for --node-name).
+/// A flag overrides its environment variable, which overrides the key in the configuration file.
+/// The key is the flag's name in camel case (nodeName for --node-name). docs/configuration.md lists
+/// all options with their ranges and says when to change each.
 #[derive(Debug, Parser)]
 #[command(name = "ropeway-agent", version, after_help = EXAMPLES)]
 struct Cli {
-    /// Configuration file (YAML)
+    /// Configuration file (YAML); keys are flag names in camel case
     #[arg(long, env = "ROPEWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -28,7 +33,7 @@ struct Cli {
 
 const EXAMPLES: &str = "Examples:
   ropeway-agent --node-name \"$NODE_NAME\"                      in a pod of a DaemonSet
-  ropeway-agent --source manifests --manifests /etc/services  a load balancer without a cluster";
+  ropeway-agent --source manifests --manifests /etc/services  load balancer without a cluster";
 
 fn main() -> ExitCode {
     let config = match configure(Cli::parse()) {

@@ -1,7 +1,10 @@
-//! What a person can set: one struct, read from flags, from environment variables and from the configuration file.
+//! The agent's options, declared once for flags, environment variables and the configuration file.
 //!
-//! Every field is optional here, so that the three can be laid over each other; defaults and checks are in the parent.
-//! The first line of a field's doc is its `--help`.
+//! Every field is optional, so that the three sources can be merged; the parent module adds the
+//! defaults and checks the values. The doc comment of a field is its text in `--help` and in
+//! docs/configuration.md: the first paragraph says what the option sets and ends with
+//! `[default: ...]` and `[range: ...]`, the second says when to change it. Tests compare both
+//! annotations with the code. Nothing here reads the machine.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,11 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use super::types::{Ipam, LogFormat, NodePortRange, PortRange, RouteMode, Scheduler, SourceKind, UplinkAttach};
 
-const TABLES: &str = "Table sizes (defaults: those of the eBPF object)";
+const TABLES: &str = "Table sizes";
 
 macro_rules! options {
     ($($(#[$meta:meta])* $field:ident: $ty:ty,)*) => {
-        /// The settings as given; the names in the file are those of the flags in camel case (`nodeName` for `--node-name`).
+        /// The options as given. A file key is the flag's name in camel case (`nodeName` for
+        /// `--node-name`); lists are plural (`nodeIPs`, `podCIDRs`).
         #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize, Serialize)]
         #[serde(deny_unknown_fields, rename_all = "camelCase")]
         pub struct Options {
@@ -23,7 +27,7 @@ macro_rules! options {
         }
 
         impl Options {
-            /// Fills what is not set from `below`.
+            /// Merges two sources: options that are unset here are taken from `below`.
             #[must_use]
             pub fn over(self, below: Self) -> Self {
                 Self { $($field: self.$field.or(below.$field),)* }
@@ -33,151 +37,311 @@ macro_rules! options {
 }
 
 options! {
-    /// Where Services and their endpoints come from [default: kubernetes]
+    /// Origin of Services, EndpointSlices, Nodes and Pods [default: kubernetes]
+    ///
+    /// Set `manifests` to serve the Services of a directory of files; --manifests names it.
     #[arg(long, env = "ROPEWAY_SOURCE", value_name = "SOURCE", help_heading = "Source")]
     source: SourceKind,
-    /// Directory of manifests (YAML or JSON), watched for changes; for --source manifests
+    /// Directory of manifests (YAML or JSON), watched for changes; requires --source manifests
+    ///
+    /// Set it for a load balancer without a cluster. The directory must exist when the agent
+    /// starts.
     #[arg(long, env = "ROPEWAY_MANIFESTS", value_name = "DIR", help_heading = "Source")]
     manifests: PathBuf,
-    /// Kubeconfig file; without it the pod's service account is used
+    /// Kubeconfig file [default: the pod's service account]
+    ///
+    /// Set it where the agent runs outside a pod, for example as a systemd unit.
     #[arg(long, env = "ROPEWAY_KUBECONFIG", value_name = "FILE", help_heading = "Source")]
     kubeconfig: PathBuf,
-    /// URL of the API server, in place of the one in the kubeconfig; several are tried in turn
+    /// URL of the API server, overrides the one in the kubeconfig; a list is tried in order
+    ///
+    /// Set it to the node addresses of the API servers. Without it, an agent in a pod uses the
+    /// ClusterIP of the Service `kubernetes`, which does not work until the agent itself has
+    /// loaded that Service. With several URLs the agent uses the first one that answers and moves
+    /// on when that server stops answering.
     #[arg(long, env = "ROPEWAY_APISERVER", value_name = "URL", value_delimiter = ',', help_heading = "Source")]
     apiserver: Vec<String>,
 
-    /// Name of this node's Node object [default: the host name in lower case]
+    /// Name of this node's Node object [default: host name in lower case]
+    ///
+    /// Set it from `spec.nodeName` in a pod (downward API), or where kubelet runs with
+    /// `--hostname-override`.
     #[arg(long, env = "ROPEWAY_NODE_NAME", value_name = "NAME", help_heading = "Node")]
     node_name: String,
-    /// Address of this node, one for each family [default: from the Node object, else from the uplink]
+    /// Address of this node, at most one per family [default: from the Node object, else the
+    /// uplink]
+    ///
+    /// Set it on a node with several addresses if the Node object does not name the one that other
+    /// nodes and clients use. Sources are translated to this address.
     #[arg(long, env = "ROPEWAY_NODE_IP", value_name = "ADDRESS", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "nodeIPs")]
     node_ip: Vec<IpAddr>,
-    /// Device that leads out of the node; can be repeated [default: the device of the default route, else of the node's address]
+    /// Device that leads out of the node [default: device of the default route, else of the node
+    /// address]
+    ///
+    /// Set it if clients or other nodes are reached through further devices than that of the
+    /// default route. Programs are attached to every uplink; packets that arrive at other devices
+    /// are not translated.
     #[arg(long, env = "ROPEWAY_UPLINK", value_name = "DEVICE", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "uplinks")]
     uplink: Vec<String>,
-    /// Where this node's pods get addresses from [default: configured with --pod-cidr, else podcidr]
+    /// Source of this node's pod addresses [default: configured if --pod-cidr is set, else
+    /// podcidr]
+    ///
+    /// Set `pools` to use IPPool objects, and `none` if another CNI plugin attaches the pods.
     #[arg(long, env = "ROPEWAY_IPAM", value_name = "MODE", help_heading = "Node")]
     ipam: Ipam,
-    /// Pools of pods that ask for none by annotation, used up in this order; for --ipam pools [default: all, by name]
+    /// IPPool for pods without a pool annotation; a list is used up in order; requires --ipam
+    /// pools [default: all pools by name]
+    ///
+    /// Set it to reserve the remaining pools for pods and namespaces that ask for them by
+    /// annotation.
     #[arg(long, env = "ROPEWAY_IP_POOL", value_name = "NAME", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "ipPools")]
     ip_pool: Vec<String>,
-    /// Range from which this node's pods get addresses, one for each family [default: spec.podCIDRs of the Node object]
+    /// Range of this node's pod addresses, at most one per family; requires --ipam configured
+    /// [default: spec.podCIDRs of the Node object]
+    ///
+    /// Set it if no controller manager assigns `spec.podCIDRs`, for example with --source
+    /// manifests. Each node needs a different range.
     #[arg(long, env = "ROPEWAY_POD_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "podCIDRs")]
     pod_cidr: Vec<IpNetwork>,
-    /// Ranges of all pods of the cluster: traffic to them is never masqueraded
+    /// Range of all pod addresses of the cluster; traffic to it is never masqueraded
+    ///
+    /// Set it so that pods can be masqueraded (see --masquerade). With --ipam pools the ranges of
+    /// all pools are added to it.
     #[arg(long, env = "ROPEWAY_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "clusterCIDRs")]
     cluster_cidr: Vec<IpNetwork>,
-    /// Ranges of cluster IPs besides those that the API server tells, which it does from Kubernetes 1.33
+    /// Range of cluster IPs, added to those of the ServiceCIDR objects
+    ///
+    /// Set it for Kubernetes before 1.33, which has no ServiceCIDR objects, and with --source
+    /// manifests. Packets to an unallocated address of the range are dropped, and no Service may
+    /// use an address of it as an external address.
     #[arg(long, env = "ROPEWAY_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "serviceCIDRs")]
     service_cidr: Vec<IpNetwork>,
-    /// Where node ports are served: at this node's addresses in these ranges, or at its `primary` ones [default: primary]
+    /// Ranges of the node addresses that serve node ports, or `primary` for the node's own
+    /// addresses [default: primary]
+    ///
+    /// Set it to open node ports on further addresses of the node. Processes on the node reach
+    /// every node port at 127.0.0.1 and ::1 in any case.
     #[arg(long, env = "ROPEWAY_NODEPORT_ADDRESSES", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     nodeport_addresses: Vec<NodePortRange>,
-    /// Serve Services [default: true]; false: kube-proxy does, and packets of pods pass through the host's stack
+    /// Serve Services; `false` leaves them to kube-proxy [default: true]
+    ///
+    /// Set `false` to use Ropeway for the pod network only. Packets of pods then pass through the
+    /// host's network stack, where kube-proxy translates them.
     #[arg(long, env = "ROPEWAY_SERVICE_PROXY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Node")]
     service_proxy: bool,
-    /// Give the node's address to what pods send out of the cluster [default: true if --cluster-cidr is set]
+    /// Translate the source of pod traffic that leaves the cluster to the node address [default:
+    /// true if --cluster-cidr is set, else false]
+    ///
+    /// Set `false` if the network routes pod addresses. With --ipam pools set `true`, unless
+    /// --cluster-cidr is set. Requires --service-proxy: with kube-proxy the host's connection
+    /// tracking would see only one direction.
     #[arg(long, env = "ROPEWAY_MASQUERADE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Node")]
     masquerade: bool,
-    /// Other networks that see the addresses of pods: traffic to them is not masqueraded; can be repeated
+    /// Range outside the cluster that routes pod addresses; traffic to it is not masqueraded
+    ///
+    /// Set it for networks that must see the pods' addresses, for example behind a VPN.
     #[arg(long, env = "ROPEWAY_NON_MASQUERADE_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "nonMasqueradeCIDRs")]
     non_masquerade_cidr: Vec<IpNetwork>,
-    /// Zone of this node, for topology-aware routing [default: label topology.kubernetes.io/zone of the Node object]
+    /// Zone of this node for topology-aware routing [default: label topology.kubernetes.io/zone of
+    /// the Node object]
+    ///
+    /// Set it with --source manifests, or if the label is missing.
     #[arg(long, env = "ROPEWAY_ZONE", value_name = "ZONE", help_heading = "Node")]
     zone: String,
-    /// MTU of the pods' interfaces [default: that of the uplink, less what the tunnel takes where there is one]
+    /// MTU of pod interfaces [default: MTU of the uplink, minus the tunnel overhead if there is a
+    /// tunnel] [range: 1280 to 65535]
+    ///
+    /// Lower it if the path between nodes carries less than the uplink's MTU. The tunnel takes 50
+    /// bytes per packet over IPv4 and 70 over IPv6. 1280 is the minimum of IPv6.
     #[arg(long, env = "ROPEWAY_MTU", value_name = "BYTES", help_heading = "Node")]
     mtu: u32,
-    /// Metric of the routes to other nodes' pods [default: the kernel's]
+    /// Metric of the routes to other nodes' pods [default: the kernel's] [range: 0 to 4294967295]
+    ///
+    /// Set it if another program's route to the same range must win or lose against Ropeway's.
     #[arg(long, env = "ROPEWAY_ROUTE_METRIC", value_name = "METRIC", help_heading = "Node")]
     route_metric: u32,
-    /// Which nodes' pods are reached by the VXLAN tunnel: those behind a router (auto), none (direct) or all (vxlan) [default: auto]
+    /// Use of the VXLAN tunnel: for nodes behind a router, for no node, or for all nodes [default:
+    /// auto]
+    ///
+    /// Set `vxlan` where the network drops packets whose source is not a node address, as many
+    /// clouds do. Set `direct` if routers know the pods' ranges. Nodes may differ in this setting.
     #[arg(long, env = "ROPEWAY_ROUTE_MODE", value_name = "MODE", help_heading = "Node")]
     route_mode: RouteMode,
-    /// UDP port of the VXLAN tunnel, the same on all nodes [default: 4789]
+    /// UDP port of the VXLAN tunnel, the same on all nodes [default: 4789] [range: 1 to 29999 or
+    /// 32768 to 65535]
+    ///
+    /// Set it if another program uses the port. Open the port between nodes, and for nodes only: a
+    /// host that can send to it can send as any pod.
     #[arg(long, env = "ROPEWAY_VXLAN_PORT", value_name = "PORT", help_heading = "Node")]
     vxlan_port: u16,
 
-    /// How a backend is picked where a Service does not say (annotation ropeway.dev/scheduler) [default: random]
+    /// Scheduler of Services without the annotation ropeway.dev/scheduler [default: random]
+    ///
+    /// docs/schedulers.md compares them. A change affects new connections only.
     #[arg(long, env = "ROPEWAY_SCHEDULER", value_name = "NAME", help_heading = "Services")]
     scheduler: Scheduler,
-    /// Slots of a Maglev table where a Service does not say (annotation ropeway.dev/maglev-table-size) [default: 4093]
-    #[arg(long, env = "ROPEWAY_MAGLEV_TABLE_SIZE", value_name = "N", help_heading = "Services")]
+    /// Slots per Maglev table of Services without the annotation ropeway.dev/maglev-table-size
+    /// [default: 4093] [range: one of 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521,
+    /// 65537, 131071]
+    ///
+    /// Used by the scheduler `mh`. Raise it for Services with more than 40 backends: with a
+    /// hundred slots per backend the largest share is at most 1 % above the mean. Each table takes
+    /// that many entries of --max-slots.
+    #[arg(long, env = "ROPEWAY_MAGLEV_TABLE_SIZE", value_name = "SLOTS", help_heading = "Services")]
     maglev_table_size: u32,
 
-    /// Directory for pinned programs, maps and links; must lie in a bpf file system [default: /sys/fs/bpf/ropeway]
+    /// Directory for pinned programs, maps and links, in a bpf file system [default:
+    /// /sys/fs/bpf/ropeway]
+    ///
+    /// Set it if bpffs is mounted elsewhere. The CNI plugin (`pinRoot`) and the `ropeway` command
+    /// need the same value.
     #[arg(long, env = "ROPEWAY_PIN_ROOT", value_name = "DIR", help_heading = "Kernel")]
     pin_root: PathBuf,
-    /// Cgroup (version 2) whose processes get Services by their sockets [default: where cgroup2 is mounted]
+    /// cgroup2 directory at which the socket hooks are attached [default: the cgroup2 mount point]
+    ///
+    /// Processes in cgroups below it reach Services through the socket hooks. In a container,
+    /// mount the host's /sys/fs/cgroup, or the hooks cover only the agent's own cgroup.
     #[arg(long, env = "ROPEWAY_CGROUP_ROOT", value_name = "DIR", help_heading = "Kernel")]
     cgroup_root: PathBuf,
     /// Directory for durable state, shared with the CNI plugin [default: /var/lib/ropeway]
+    ///
+    /// Set it if /var/lib is not persistent. The CNI plugin (`stateDir`) and the `ropeway` command
+    /// need the same value. Two agents must not share it.
     #[arg(long, env = "ROPEWAY_STATE_DIR", value_name = "DIR", help_heading = "Kernel")]
     state_dir: PathBuf,
-    /// Where to write the CNI plugin's configuration list once this node can serve pods [default: nowhere]
+    /// CNI configuration list to write once this node can serve pods [default: no file is written]
+    ///
+    /// Set it to a file in the directory that the container runtime reads, such as
+    /// /etc/cni/net.d/10-ropeway.conflist. kubelet reports the node Ready when the file appears.
+    /// The name must sort before those of other CNI configurations.
     #[arg(long, env = "ROPEWAY_CNI_CONFLIST", value_name = "FILE", help_heading = "Kernel")]
     cni_conflist: PathBuf,
-    /// How programs are attached to uplinks [default: auto, which is tcx from Linux 6.6 and clsact before]
+    /// How programs are attached to uplinks [default: auto]
+    ///
+    /// A tcx program runs before every tc filter of the device. Set `clsact` if another program's
+    /// filter on the uplink must run first.
     #[arg(long, env = "ROPEWAY_UPLINK_ATTACH", value_name = "HOW", help_heading = "Kernel")]
     uplink_attach: UplinkAttach,
-    /// File with the eBPF programs, in place of those that were built in
+    /// File with the eBPF programs, overrides the built-in object [default: the built-in object]
+    ///
+    /// For development. The object must be built from the same version of Ropeway.
     #[arg(long, env = "ROPEWAY_EBPF_OBJECT_FILE", value_name = "FILE", help_heading = "Kernel")]
     ebpf_object: PathBuf,
-    /// Ports for the node's address as the source of translated traffic [default: 61000-65535]
+    /// Source ports for connections that are translated to the node address [default: 61000-65535]
+    /// [range: within 1-65535, without the node ports 30000-32767]
+    ///
+    /// Widen it if `ropeway drops` counts `snat_ports_exhausted`. Keep it apart from
+    /// net.ipv4.ip_local_port_range (32768-60999 unless changed): the node's own sockets use those
+    /// ports.
     #[arg(long, env = "ROPEWAY_SNAT_PORT_RANGE", value_name = "FIRST-LAST", help_heading = "Kernel")]
     snat_port_range: PortRange,
-    /// Seconds after which an idle flow other than TCP is forgotten [default: 120]
+    /// Idle time after which a flow of UDP or another protocol than TCP is deleted [default: 120]
+    /// [range: 1 to 2592000]
+    ///
+    /// Lower it if resolvers fill the flow table (many `datagrams` in the metric `ropeway_flows`).
+    /// Raise it if clients pause for longer and must keep their backend.
     #[arg(long, env = "ROPEWAY_UDP_TIMEOUT", value_name = "SECONDS", help_heading = "Kernel")]
     udp_timeout: u32,
-    /// Seconds after which an idle TCP connection is forgotten [default: 86400]
+    /// Idle time after which an open TCP connection is deleted [default: 86400] [range: 1 to
+    /// 2592000]
+    ///
+    /// Raise it for connections that are idle for more than a day without TCP keep-alive. Lower it
+    /// if idle connections fill the flow table.
     #[arg(long, env = "ROPEWAY_TCP_TIMEOUT", value_name = "SECONDS", help_heading = "Kernel")]
     tcp_timeout: u32,
-    /// Seconds after which a TCP connection that has seen FIN or RST is forgotten [default: 60]
+    /// Idle time after which a TCP connection that has seen FIN or RST is deleted [default: 60]
+    /// [range: 1 to 2592000]
+    ///
+    /// Lower it if closed connections fill the flow table. Keep it above the time in which clients
+    /// retransmit their last segments.
     #[arg(long, env = "ROPEWAY_TCP_CLOSING_TIMEOUT", value_name = "SECONDS", help_heading = "Kernel")]
     tcp_closing_timeout: u32,
 
-    /// Frontends (address, port, protocol) for each address family: the table grows up to this [default: 1048576]
-    #[arg(long, env = "ROPEWAY_MAX_FRONTENDS", value_name = "N", help_heading = TABLES)]
+    /// Limit of frontends (address, port, protocol) per address family [default: 1048576] [range:
+    /// 16 to 67108864]
+    ///
+    /// The table starts small and doubles up to this limit. Raise it if an Event `TableFull` names
+    /// the table `frontends`.
+    #[arg(long, env = "ROPEWAY_MAX_FRONTENDS", value_name = "ENTRIES", help_heading = TABLES)]
     max_frontends: u32,
-    /// Backends (endpoints, counted once for each service port): the table grows up to this [default: 1048576]
-    #[arg(long, env = "ROPEWAY_MAX_BACKENDS", value_name = "N", help_heading = TABLES)]
+    /// Limit of backends: endpoints, counted once per Service port [default: 1048576] [range: 16
+    /// to 67108864]
+    ///
+    /// The table starts small and doubles up to this limit. Raise it if an Event `TableFull` names
+    /// the table `backends`.
+    #[arg(long, env = "ROPEWAY_MAX_BACKENDS", value_name = "ENTRIES", help_heading = TABLES)]
     max_backends: u32,
-    /// Slots (the sum of the lengths of all tables of backends): the table grows up to this [default: 4194304]
-    #[arg(long, env = "ROPEWAY_MAX_SLOTS", value_name = "N", help_heading = TABLES)]
+    /// Limit of slots: the sum of the lengths of all backend tables [default: 4194304] [range: 16
+    /// to 67108864]
+    ///
+    /// The table starts small and doubles up to this limit. Raise it if an Event `TableFull` names
+    /// the table `slots`. Weights and Maglev tables take many slots.
+    #[arg(long, env = "ROPEWAY_MAX_SLOTS", value_name = "ENTRIES", help_heading = TABLES)]
     max_slots: u32,
-    /// Service ports: the table grows up to this [default: 1048576]
-    #[arg(long, env = "ROPEWAY_MAX_SERVICES", value_name = "N", help_heading = TABLES)]
+    /// Limit of Service ports [default: 1048576] [range: 16 to 67108864]
+    ///
+    /// The table starts small and doubles up to this limit. Raise it if an Event `TableFull` names
+    /// the table `services`.
+    #[arg(long, env = "ROPEWAY_MAX_SERVICES", value_name = "ENTRIES", help_heading = TABLES)]
     max_services: u32,
-    /// Flow entries for each address family; a connection takes two [default: by the node's memory, at least 131072]
-    #[arg(long, env = "ROPEWAY_MAX_FLOWS", value_name = "N", help_heading = TABLES)]
+    /// Flow entries per address family; a connection takes two [default: by the node's memory,
+    /// 131072 to 4194304] [range: 16 to 67108864]
+    ///
+    /// Raise it if the log says that the flow table is nearly full of live flows (metric
+    /// `ropeway_flow_table_pressure` near 1). The memory is allocated when the table is created.
+    /// By default the flow tables and what depends on them take 1/400 of the node's memory.
+    #[arg(long, env = "ROPEWAY_MAX_FLOWS", value_name = "ENTRIES", help_heading = TABLES)]
     max_flows: u32,
-    /// Clients remembered for session affinity, for each address family [default: half as many as flows]
-    #[arg(long, env = "ROPEWAY_MAX_AFFINITY", value_name = "N", help_heading = TABLES)]
+    /// Clients remembered for session affinity, per address family [default: half of the default
+    /// of --max-flows] [range: 16 to 67108864]
+    ///
+    /// Raise it if more clients than that use Services with `sessionAffinity: ClientIP`. If the
+    /// table is full, the client that was idle longest is forgotten.
+    #[arg(long, env = "ROPEWAY_MAX_AFFINITY", value_name = "ENTRIES", help_heading = TABLES)]
     max_affinity: u32,
-    /// Sockets remembered for showing them the Service's address, for each address family [default: half as many as flows]
-    #[arg(long, env = "ROPEWAY_MAX_SOCKETS", value_name = "N", help_heading = TABLES)]
+    /// Entries for sockets that use Services, per address family [default: half of the default of
+    /// --max-flows] [range: 16 to 67108864]
+    ///
+    /// An entry shows the application the Service's address instead of the backend's
+    /// (getpeername(2), recvmsg(2)) and keeps an unconnected UDP socket on its backend. Raise the
+    /// limit if processes on the node have more such sockets; the entries that were idle longest
+    /// are evicted first.
+    #[arg(long, env = "ROPEWAY_MAX_SOCKETS", value_name = "ENTRIES", help_heading = TABLES)]
     max_sockets: u32,
 
-    /// Where /metrics, /healthz, /proxyMode and /configz are served [default: 127.0.0.1:10249]
+    /// Address that serves /metrics, /healthz, /readyz, /proxyMode and /configz [default:
+    /// 127.0.0.1:10249]
+    ///
+    /// Set it to let a collector on another machine read the metrics, or if kube-proxy still uses
+    /// the port. The endpoint has no authentication.
     #[arg(long, env = "ROPEWAY_METRICS_BIND_ADDRESS", value_name = "ADDRESS:PORT", help_heading = "Observation")]
     metrics_bind_address: SocketAddr,
-    /// Where /healthz and /livez are served [default: 0.0.0.0:10256]
+    /// Address that serves /healthz and /livez [default: 0.0.0.0:10256]
+    ///
+    /// Load balancers outside the cluster query it. Set it if kube-proxy still uses the port.
     #[arg(long, env = "ROPEWAY_HEALTHZ_BIND_ADDRESS", value_name = "ADDRESS:PORT", help_heading = "Observation")]
     healthz_bind_address: SocketAddr,
-    /// Least severe messages that are logged: error, warn, info, debug or trace [default: info]
+    /// Lowest severity that is logged: error, warn, info, debug or trace [default: info]
+    ///
+    /// Set `debug` while looking for a fault, for example to see each route request.
     #[arg(long, env = "ROPEWAY_LOG_LEVEL", value_name = "LEVEL", help_heading = "Observation")]
     log_level: String,
-    /// Form of the log on standard error [default: text]
+    /// Format of the log on standard error [default: text]
+    ///
+    /// Set `json` for a log collector.
     #[arg(long, env = "ROPEWAY_LOG_FORMAT", value_name = "FORMAT", help_heading = "Observation")]
     log_format: LogFormat,
-    /// Load the programs with tracing on: a log message for each packet and connect, for debugging only
+    /// Log each packet and each connect(2) that the programs handle; for debugging only [default:
+    /// false]
+    ///
+    /// Costs a log line per packet. Set it on one node at a time.
     #[arg(long, env = "ROPEWAY_TRACE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Observation")]
     trace: bool,
 }

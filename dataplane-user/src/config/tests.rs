@@ -1,4 +1,4 @@
-//! Tests of the configuration.
+//! Tests of the configuration: precedence, defaults, and a message that names the option.
 
 use clap::Parser;
 
@@ -32,7 +32,7 @@ fn defaults() {
 }
 
 #[test]
-fn a_flag_wins_over_the_file() {
+fn flag_overrides_file() {
     let above = flags(&["--node-name", "flag", "--uplink", "eth0,eth1", "--uplink", "eth2", "--trace"]);
     let below = file("nodeName: file\nzone: z1\nmaxFlows: 4096\npodCIDRs: [10.1.0.0/24]\n").unwrap();
     let c = Config::new(above.over(below)).unwrap();
@@ -43,7 +43,7 @@ fn a_flag_wins_over_the_file() {
 }
 
 #[test]
-fn masquerading_needs_the_ranges_of_pods_or_a_word() {
+fn masquerade_defaults_to_true_with_cluster_cidr() {
     let masquerade = |args: &[&str]| Config::new(flags(&[&["--node-name=n1"], args].concat())).unwrap().masquerade;
     assert!(!masquerade(&[]));
     assert!(masquerade(&["--cluster-cidr=10.244.0.0/16"]));
@@ -61,7 +61,7 @@ fn masquerading_needs_the_ranges_of_pods_or_a_word() {
 }
 
 #[test]
-fn an_environment_variable_stands_behind_every_flag() {
+fn every_flag_has_an_environment_variable() {
     use clap::CommandFactory;
     for arg in Flags::command().get_arguments().filter(|a| a.get_id() != "help") {
         let env = arg.get_env().unwrap_or_else(|| panic!("{} has no variable", arg.get_id())).to_string_lossy();
@@ -72,46 +72,49 @@ fn an_environment_variable_stands_behind_every_flag() {
 }
 
 #[test]
-fn the_message_names_the_setting() {
+fn error_names_the_option() {
     let n1 = "--node-name=n1";
     for (args, expected) in [
-        (&["--nodeport-addresses=primary,10.0.0.0/8", n1][..], "--nodeport-addresses: `primary` stands alone"),
         (
-            &["--service-cidr=10.96.0.1/16", n1],
-            "--service-cidr: 10.96.0.1/16 has bits beyond its prefix: did you mean 10.96.0.0/16?",
+            &["--nodeport-addresses=primary,10.0.0.0/8", n1][..],
+            "--nodeport-addresses: `primary` cannot be combined with ranges",
         ),
-        (&["--source=manifests", n1][..], "--manifests is missing: --source manifests needs the directory to read"),
-        (&["--manifests=/x", n1], "--manifests: only with --source manifests"),
-        (&["--node-name=Not_OK"], "--node-name: \"Not_OK\" can't be the name of a node"),
-        (&[n1, "--node-ip=10.0.0.1,10.0.0.2"], "--node-ip: at most one for IPv4 and one for IPv6"),
-        (&[n1, "--node-ip=127.0.0.1"], "--node-ip: 127.0.0.1 can't be the address of a node"),
-        (
-            &[n1, "--pod-cidr=10.1.0.1/24"],
-            "--pod-cidr: 10.1.0.1/24 has bits beyond its prefix: did you mean 10.1.0.0/24?",
-        ),
-        (&[n1, "--ipam=configured"], "--pod-cidr is missing: --ipam configured needs the ranges"),
-        (&[n1, "--ipam=pools", "--pod-cidr=10.1.0.0/24"], "--pod-cidr: only with --ipam configured"),
-        (&[n1, "--ip-pool=web"], "--ip-pool: only with --ipam pools"),
-        (&[n1, "--ipam=pools", "--source=manifests", "--manifests=/m"], "--ipam: pools are objects of Kubernetes"),
-        (&[n1, "--ipam=none", "--cni-conflist=/c"], "--cni-conflist: not with --ipam none"),
-        (&[n1, "--ipam=none", "--service-proxy=false"], "--service-proxy: false with --ipam none"),
-        (&[n1, "--masquerade", "--service-proxy=false"], "--masquerade: not with --service-proxy=false"),
+        (&["--service-cidr=10.96.0.1/16", n1], "--service-cidr: 10.96.0.1/16 has host bits set: use 10.96.0.0/16"),
+        (&["--source=manifests", n1][..], "--manifests is missing: --source manifests requires a directory"),
+        (&["--manifests=/x", n1], "--manifests: requires --source manifests"),
+        (&["--node-name=Not_OK"], "--node-name: \"Not_OK\" is not a node name"),
+        (&[n1, "--node-ip=10.0.0.1,10.0.0.2"], "--node-ip: more than one value for an address family"),
+        (&[n1, "--node-ip=127.0.0.1"], "--node-ip: 127.0.0.1 is unspecified, loopback or multicast"),
+        (&[n1, "--pod-cidr=10.1.0.1/24"], "--pod-cidr: 10.1.0.1/24 has host bits set: use 10.1.0.0/24"),
+        (&[n1, "--ipam=configured"], "--pod-cidr is missing: --ipam configured requires a range"),
+        (&[n1, "--ipam=pools", "--pod-cidr=10.1.0.0/24"], "--pod-cidr: requires --ipam configured"),
+        (&[n1, "--ip-pool=web"], "--ip-pool: requires --ipam pools"),
+        (&[n1, "--ipam=pools", "--source=manifests", "--manifests=/m"], "--ipam: pools requires --source kubernetes"),
+        (&[n1, "--ipam=none", "--cni-conflist=/c"], "--cni-conflist: cannot be combined with --ipam none"),
+        (&[n1, "--ipam=none", "--service-proxy=false"], "--service-proxy: false cannot be combined with --ipam none"),
+        (&[n1, "--masquerade", "--service-proxy=false"], "--masquerade: cannot be combined with --service-proxy=false"),
         (
             &[n1, "--service-proxy=false", "--source=manifests", "--manifests=/m"],
-            "--service-proxy: with --source manifests nobody else can",
+            "--service-proxy: false requires --source kubernetes",
         ),
-        (&[n1, "--uplink=a/b"], "--uplink: \"a/b\" can't be the name of a device"),
+        (&[n1, "--uplink=a/b"], "--uplink: \"a/b\" is not a device name"),
         (&[n1, "--snat-port-range=30000-40000"], "--snat-port-range: 30000-40000 overlaps the node ports"),
-        (&[n1, "--non-masquerade-cidr=10.0.0.1/8"], "--non-masquerade-cidr: 10.0.0.1/8 has bits beyond its prefix"),
-        (&[n1, "--vxlan-port=0"], "--vxlan-port: 0 is 0 or one of the node ports"),
-        (&[n1, "--vxlan-port=30001"], "--vxlan-port: 30001 is 0 or one of the node ports (30000-32767)"),
-        (&[n1, "--maglev-table-size=4000"], "--maglev-table-size: must be one of 251, 509, 1021, 2039, 4093, "),
-        (&[n1, "--mtu=576"], "--mtu: must be between 1280"),
-        (&[n1, "--pin-root=x"], "--pin-root: x: must be an absolute path"),
-        (&[n1, "--apiserver=host:6443"], "--apiserver: \"host:6443\" is no URL"),
-        (&[n1, "--max-flows=1"], "--max-flows: must be between 16"),
-        (&[n1, "--udp-timeout=0"], "--udp-timeout: must be between 1 s"),
-        (&[n1, "--log-level=loud"], "--log-level: \"loud\" is none of"),
+        (&[n1, "--non-masquerade-cidr=10.0.0.1/8"], "--non-masquerade-cidr: 10.0.0.1/8 has host bits set"),
+        (&[n1, "--vxlan-port=0"], "--vxlan-port: 0 cannot be used: choose 1 to 65535"),
+        (
+            &[n1, "--vxlan-port=30001"],
+            "--vxlan-port: 30001 cannot be used: choose 1 to 65535 without the node ports (30000-32767)",
+        ),
+        (
+            &[n1, "--maglev-table-size=4000"],
+            "--maglev-table-size: 4000 is not a supported table size: use one of 251, 509, 1021, 2039, 4093, ",
+        ),
+        (&[n1, "--mtu=576"], "--mtu: 576 is out of range: use 1280"),
+        (&[n1, "--pin-root=x"], "--pin-root: x is not an absolute path"),
+        (&[n1, "--apiserver=host:6443"], "--apiserver: \"host:6443\" is not a URL"),
+        (&[n1, "--max-flows=1"], "--max-flows: 1 is out of range: use 16"),
+        (&[n1, "--udp-timeout=0"], "--udp-timeout: 0 is out of range: use 1 to 2592000 seconds"),
+        (&[n1, "--log-level=loud"], "--log-level: \"loud\" is not a log level"),
     ] {
         let message = Config::new(flags(args)).unwrap_err().to_string();
         assert!(message.starts_with(expected), "{message}");
@@ -119,7 +122,7 @@ fn the_message_names_the_setting() {
 }
 
 #[test]
-fn ranges_that_are_given_are_the_ones_that_count() {
+fn pod_cidr_selects_ipam_configured() {
     let mode = |args: &[&str]| Config::new(flags(&[&["--node-name=n1"], args].concat())).unwrap().ipam;
     assert_eq!(mode(&[]), Ipam::PodCidr);
     assert_eq!(mode(&["--pod-cidr=10.1.0.0/24"]), Ipam::Configured);
@@ -129,15 +132,15 @@ fn ranges_that_are_given_are_the_ones_that_count() {
 }
 
 #[test]
-fn bad_flags_and_files_are_refused() {
+fn invalid_flags_and_files_are_rejected() {
     for (args, expected) in [
-        (&["--snat-port-range", "9-1"][..], "is no port range"),
+        (&["--snat-port-range", "9-1"][..], "is not a port range"),
         (&["--source", "etcd"], "possible values: kubernetes, manifests"),
         (&["--node-ip", "here"], "--node-ip"),
         (&["--scheduler", "lblc"], "possible values: random, rr, wrr, sh, dh, mh, lc, wlc, sed, nq"),
         (&["--no-such"], "--no-such"),
     ] {
-        let Err(e) = Flags::try_parse_from([&["agent"], args].concat()) else { panic!("{args:?} was taken") };
+        let Err(e) = Flags::try_parse_from([&["agent"], args].concat()) else { panic!("{args:?} was accepted") };
         assert!(e.to_string().contains(expected), "{e}");
     }
     for (text, expected) in [
@@ -151,5 +154,5 @@ fn bad_flags_and_files_are_refused() {
     }
     assert!(file("").unwrap() == Options::default());
     let missing = Options::from_file(Path::new("/nonexistent")).unwrap_err().to_string();
-    assert!(missing.starts_with("--config /nonexistent: No such file"), "{missing}");
+    assert!(missing.starts_with("--config /nonexistent: cannot read the file: No such file"), "{missing}");
 }

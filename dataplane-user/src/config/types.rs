@@ -1,4 +1,8 @@
-//! Values of single settings, each with one text form for flags, environment and file.
+//! Types of single options, each with one text form for flags, environment variables and file.
+//!
+//! `Options` and `Config` hold them; `load`, `node` and `routes` match on them. The doc comment of
+//! a variant is its line in `--help` and in docs/configuration.md. Checks across options are in the
+//! parent module.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,17 +12,17 @@ use dataplane_common::types::service::scheduler;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-/// Where objects come from.
+/// Origin of Services, EndpointSlices, Nodes and Pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
     /// A Kubernetes API server
     Kubernetes,
-    /// A directory of manifests; no cluster
+    /// A directory of manifests, without a cluster
     Manifests,
 }
 
-/// Where this node's pods get their addresses from.
+/// Source of this node's pod addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lower")]
@@ -26,49 +30,52 @@ pub enum Ipam {
     /// spec.podCIDRs of the Node object
     #[default]
     PodCidr,
-    /// Blocks of `IPPool` objects, which the agent claims
+    /// Blocks of IPPool objects, which the agent claims for the node
     Pools,
     /// The ranges of --pod-cidr
     Configured,
-    /// Another CNI plugin gives them out: no routes, no CNI configuration
+    /// Another CNI plugin attaches the pods: no routes, no CNI configuration
     None,
 }
 
-/// The form of log messages.
+/// Format of log messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// A line for a person
+    /// One line of text per message
     Text,
-    /// A JSON object on a line
+    /// One JSON object per line
     Json,
 }
 
-/// The rule that picks a backend, as in `ipvsadm(8)`; by its number in [`dataplane_common::types::service::scheduler`].
+/// Scheduler of a Service, with the names of `ipvsadm(8)`.
+///
+/// The discriminants are the numbers of `dataplane_common::types::service::scheduler`, which
+/// the maps hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Scheduler {
-    /// Each connection anew
+    /// A random backend for each connection
     #[default]
     Random = scheduler::RANDOM,
-    /// In turn
+    /// Round robin
     Rr = scheduler::RR,
-    /// In turn, in proportion to the weights
+    /// Round robin in proportion to the weights
     Wrr = scheduler::WRR,
-    /// By the client's address
+    /// Hash of the client's address
     Sh = scheduler::SH,
-    /// By the address that was asked for
+    /// Hash of the destination address
     Dh = scheduler::DH,
-    /// By the client's address, in a Maglev table
+    /// Hash of the client's address in a Maglev table
     Mh = scheduler::MH,
-    /// Fewest connections
+    /// Least connections
     Lc = scheduler::LC,
-    /// Fewest connections for its weight
+    /// Least connections in proportion to the weights
     Wlc = scheduler::WLC,
     /// Shortest expected delay
     Sed = scheduler::SED,
-    /// An idle one, else the shortest expected delay
+    /// An idle backend, else the shortest expected delay
     Nq = scheduler::NQ,
 }
 
@@ -76,28 +83,28 @@ pub enum Scheduler {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UplinkAttach {
-    /// tcx where the kernel has it, else clsact
+    /// tcx from Linux 6.6, else clsact
     #[default]
     Auto,
     /// A pinned tcx link (Linux 6.6)
     Tcx,
-    /// A filter of the clsact queueing discipline
+    /// A tc filter of the clsact qdisc
     Clsact,
 }
 
-/// Which of the node's addresses have node ports.
+/// The node addresses at which node ports are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum NodePortRange {
-    /// The node's own address of each family.
+    /// The node's primary address of each family.
     Primary,
-    /// Those in this range.
+    /// Every address of the node within this range.
     Range(IpNetwork),
 }
 
-/// Why a text says nothing about node ports.
+/// Error of parsing a [`NodePortRange`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither a CIDR nor `primary`")]
+#[error("{0:?} is neither a CIDR nor `primary`: use for example 192.0.2.0/24")]
 pub struct NodePortRangeError(String);
 
 impl FromStr for NodePortRange {
@@ -128,31 +135,31 @@ impl From<NodePortRange> for String {
     }
 }
 
-/// Which nodes' pods are reached by the tunnel.
+/// Nodes whose pods are reached through the VXLAN tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RouteMode {
-    /// Those behind a router
+    /// Nodes behind a router
     #[default]
     Auto,
-    /// None
+    /// No node: routes only
     Direct,
-    /// All
+    /// All nodes
     Vxlan,
 }
 
-/// A range of ports, both ends included.
+/// A range of ports, `first` and `last` included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PortRange {
-    /// First.
+    /// Lowest port, at least 1.
     pub first: u16,
-    /// Last.
+    /// Highest port, at least `first`.
     pub last: u16,
 }
 
 impl PortRange {
-    /// Whether the two have a port in common.
+    /// Returns true if the two ranges share a port.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
@@ -165,9 +172,9 @@ impl fmt::Display for PortRange {
     }
 }
 
-/// Why a text is no port range.
+/// Error of parsing a [`PortRange`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no port range: expected FIRST-LAST with 1 <= FIRST <= LAST <= 65535, such as 61000-65535")]
+#[error("{0:?} is not a port range: use FIRST-LAST with 1 <= FIRST <= LAST <= 65535, such as 61000-65535")]
 pub struct PortRangeError(String);
 
 impl FromStr for PortRange {
