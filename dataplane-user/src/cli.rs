@@ -1,8 +1,10 @@
-//! The operator's command line: shows what the kernel holds, and takes it away.
+//! The operator's command line `ropeway`: shows the dataplane of a node and removes it.
 //!
-//! Reads pins and devices only; needs neither a running agent nor an API server. Each view is gathered into plain data
-//! first, which is what `-o json` prints; the text is a pure rendering of it. The field names of the JSON are stable: fields
-//! may be added, and `version` goes up when one changes its meaning.
+//! Each subcommand is a module. It gathers a view (plain data) from pinned maps, devices and the
+//! address store; `-o json` prints the view, and the text is rendered from it. No subcommand needs
+//! a running agent or an API server, and none but `install-plugin`, `ipam release` and `uninstall`
+//! changes anything. The JSON is stable: fields may be added, and `version` is incremented when a
+//! field is removed or changes its meaning.
 
 pub mod drops;
 pub mod install;
@@ -24,38 +26,39 @@ use dataplane_host::map::MapError;
 use dataplane_host::pins::{DEFAULT_ROOT, PinError, Pins};
 use serde::Serialize;
 
-/// Why a command failed.
+/// Error of a subcommand; its message goes to standard error.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// The pins can't be read.
+    /// There are no pins of this version.
     #[error(transparent)]
     Pins(#[from] PinError),
-    /// A map can't be read.
+    /// A pinned map could not be read.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// Something could not be removed.
+    /// `ropeway uninstall` could not remove everything.
     #[error(transparent)]
     Uninstall(#[from] uninstall::UninstallError),
-    /// The plugin could not be put in its place.
+    /// `ropeway install-plugin` could not copy the plugin.
     #[error(transparent)]
     Install(#[from] install::InstallError),
-    /// Addresses.
+    /// A subcommand of `ropeway ipam` failed.
     #[error(transparent)]
     Ipam(#[from] ipam::IpamError),
-    /// A check has found something; what it prints says what.
+    /// `ropeway ipam check` found problems; the text is its output.
     #[error("{0}")]
-    Found(String),
-    /// A view can't be rendered.
-    #[error("rendering JSON: {0}")]
+    ProblemsFound(String),
+    /// A view could not be serialized.
+    #[error("cannot render the output as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Version of the JSON views.
+/// Version of the JSON views, printed as `version`.
 pub const SCHEMA: u32 = 1;
 
-/// Shows and removes what Ropeway has put into this node's kernel
+/// Shows and removes the Ropeway dataplane of this node
 ///
-/// Works without the agent and without an API server: it reads the pinned maps, programs and links.
+/// Works without the agent and without an API server: it reads the pinned maps, programs and links,
+/// and the address store.
 #[derive(Debug, Parser)]
 #[command(name = "ropeway", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -66,63 +69,63 @@ pub struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
-  ropeway status                       what is loaded and attached, and how full the tables are
-  ropeway service list                 frontends and their backends, as ipvsadm -Ln shows them
-  ropeway service list default/web     those of one Service
-  ropeway ipam check                   whether addresses, devices and tables agree (exit code 1 if not)
-  ropeway drops -o json                why packets were dropped, for a script";
+  ropeway status                       loaded programs, attachments, and how full the maps are
+  ropeway service list                 frontends with their backends, like ipvsadm -Ln
+  ropeway service list default/web     frontends of one Service
+  ropeway ipam check                   compare addresses, devices and maps (exit code 1 on a difference)
+  ropeway drops -o json                dropped packets by reason, for a script";
 
 #[derive(Debug, Args)]
 struct Common {
-    /// Directory of the pinned programs, maps and links
+    /// Directory of the pinned programs, maps and links; the agent's --pin-root
     #[arg(long, global = true, env = "ROPEWAY_PIN_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
     pin_root: PathBuf,
-    /// The agent's and the plugin's directory
+    /// Directory of the address store; the agent's --state-dir
     #[arg(long, global = true, env = "ROPEWAY_STATE_DIR", default_value = "/var/lib/ropeway", value_name = "DIR")]
     state_dir: PathBuf,
-    /// Form of the output
+    /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]
     output: Output,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// Tables for people
+    /// Tables in columns
     Text,
-    /// Stable JSON for programs
+    /// JSON with stable field names, for scripts
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows programs, links, maps and the node's configuration
+    /// Shows the node's addresses, and loaded programs, links, filters and maps
     Status,
-    /// Services
+    /// Shows Services as the programs serve them
     #[command(subcommand)]
     Service(ServiceCommand),
-    /// Pods of this node
+    /// Shows the pods of this node
     #[command(subcommand)]
     Pod(PodCommand),
-    /// Addresses of this node's pods
+    /// Shows, checks and repairs the address store of this node's pods
     #[command(subcommand)]
     Ipam(IpamCommand),
-    /// Shows why packets were dropped, and what the programs did
+    /// Counts dropped packets by reason, and events of the programs
     Drops,
-    /// Puts the CNI plugin into a directory of the container runtime
+    /// Copies the CNI plugin to the container runtime's directory
     InstallPlugin {
-        /// The directory, such as /opt/cni/bin
+        /// Directory of CNI plugins, such as /opt/cni/bin
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
-    /// Detaches all programs and removes pins and routes; the agent must not run
+    /// Detaches all programs and removes maps, routes and devices; stop the agent first
     Uninstall,
 }
 
 #[derive(Debug, Subcommand)]
 enum ServiceCommand {
-    /// Lists frontends with their backends
+    /// Lists frontends with their backends, weights and connections
     List {
-        /// Only this Service
+        /// List this Service only
         #[arg(value_name = "NAMESPACE/NAME")]
         service: Option<String>,
     },
@@ -130,35 +133,35 @@ enum ServiceCommand {
 
 #[derive(Debug, Subcommand)]
 enum PodCommand {
-    /// Lists addresses and devices of pods
+    /// Lists each pod's addresses, device and host ports
     List,
 }
 
 #[derive(Debug, Subcommand)]
 enum IpamCommand {
-    /// Lists ranges or blocks, and who holds which address
+    /// Lists address ranges and blocks, and the pod of each address
     Show,
-    /// Compares the address store with devices and tables
+    /// Compares the address store with devices and maps; exit code 1 on a difference
     Check,
-    /// Gives back an address whose pod is gone without a DEL
+    /// Releases the addresses of a pod that ended without a DEL
     Release {
-        /// One of its addresses
+        /// Any address of the pod
         #[arg(value_name = "ADDRESS")]
         address: IpAddr,
     },
 }
 
-/// A view: data for `-o json`, text for people.
+/// The result of a subcommand: serialized for `-o json`, rendered as text otherwise.
 pub trait View: Serialize {
-    /// The text.
+    /// Renders the view as text, ending in a newline.
     fn text(&self) -> String;
 }
 
 impl Cli {
-    /// Does what was asked for; gives what to print.
+    /// Runs the subcommand and returns its output.
     ///
     /// # Errors
-    /// The pins can't be read, or something could not be removed.
+    /// The error of the subcommand; `ProblemsFound` carries output for standard output.
     pub fn run(&self) -> Result<String, CliError> {
         let pins = Pins::new(&self.common.pin_root);
         let state_dir = &self.common.state_dir;
@@ -172,7 +175,7 @@ impl Cli {
             Command::Ipam(IpamCommand::Check) => {
                 let checked = ipam::check(&pins, state_dir)?;
                 let text = self.show(&checked)?;
-                if checked.problems.is_empty() { Ok(text) } else { Err(CliError::Found(text)) }
+                if checked.problems.is_empty() { Ok(text) } else { Err(CliError::ProblemsFound(text)) }
             }
             Command::Ipam(IpamCommand::Release { address }) => self.show(&ipam::release(state_dir, *address)?),
             Command::Drops => self.show(&drops::gather(&pins)?),

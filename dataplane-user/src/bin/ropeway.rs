@@ -1,4 +1,7 @@
-//! The operator's command line; see `dataplane_user::cli`.
+//! The program `ropeway`: parses the command line, runs the subcommand, prints its result.
+//!
+//! Output goes to standard output, errors to standard error. The exit code is 0 on success, 1 if
+//! the command failed or `ropeway ipam check` found problems, and 2 for a usage error (from clap).
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -10,15 +13,15 @@ use dataplane_user::cli::{Cli, CliError};
 fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(text) => print(&text, ExitCode::SUCCESS),
-        Err(CliError::Found(text)) => print(&text, ExitCode::FAILURE),
+        Err(CliError::ProblemsFound(text)) => print(&text, ExitCode::FAILURE),
         Err(e) => fail(&e.to_string()),
     }
 }
 
 fn print(text: &str, code: ExitCode) -> ExitCode {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // Who reads only the first lines has what it wanted.
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => fail(&e.to_string()),
+        // A reader such as `head` closes the pipe early; that is not a failure.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => fail(&format!("cannot write the output: {e}")),
         _ => code,
     }
 }

@@ -1,4 +1,8 @@
-//! `ropeway drops`: why packets were dropped, and what the programs did.
+//! `ropeway drops`: dropped packets by reason, and events of the programs.
+//!
+//! Sums the per-CPU maps `drops` and `counters`; the labels are those of the metrics
+//! `ropeway_drops_total` and `ropeway_events_total`. Counters start at 0 when the maps are created
+//! and survive a restart of the agent.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +14,21 @@ use serde::Serialize;
 use super::{SCHEMA, View, table};
 use crate::row;
 
-/// The view.
+/// The view of `ropeway drops`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Drops {
-    /// [`SCHEMA`].
+    /// Version of the view, [`SCHEMA`].
     pub version: u32,
-    /// Packets by reason.
+    /// Dropped packets by label of [`DropReason`].
     pub drops: BTreeMap<&'static str, u64>,
-    /// What else was counted.
+    /// Events by label of [`Counter`].
     pub events: BTreeMap<&'static str, u64>,
 }
 
-/// Reads the counters.
+/// Sums the counters over all CPUs.
 ///
 /// # Errors
-/// The maps can't be read.
+/// The map `drops` or `counters` could not be read.
 pub fn gather(pins: &Pins) -> Result<Drops, MapError> {
     let sums = |map: &str, labels: Vec<&'static str>| -> Result<BTreeMap<_, _>, MapError> {
         let table = PerCpuTable::<u64>::open(pins, map)?;

@@ -1,6 +1,8 @@
-//! `ropeway ipam`: who holds which address, whether store, devices and tables agree, and the way out when they don't.
+//! `ropeway ipam`: shows the address store, compares it with devices and maps, and releases leaks.
 //!
-//! Reads the address store under its lock, as the plugin does; needs neither agent nor API server.
+//! Takes the store's lock, as the plugin does, and therefore works beside a running agent and
+//! plugin. `show` and `check` change nothing. `release` marks the attachment of a missing device;
+//! the plugin frees the addresses. No subcommand removes the address of a running pod.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -21,145 +23,143 @@ use super::{SCHEMA, View, table};
 use crate::network::node::{file, leaks};
 use crate::row;
 
-/// How long the store is waited for.
+/// Longest wait for the store's lock.
 const LOCK: Duration = Duration::from_secs(10);
 
-/// Why nothing can be said of addresses.
+/// Error of a subcommand of `ropeway ipam`.
 #[derive(Debug, thiserror::Error)]
 pub enum IpamError {
-    /// The address store.
+    /// The address store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The devices.
+    /// Devices could not be listed.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// A leak can't be marked.
+    /// The attachment could not be marked for release.
     #[error(transparent)]
     Leak(#[from] leaks::LeakError),
-    /// A table.
+    /// A map could not be read.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// There is none.
-    #[error("{dir}/addresses: there is no address store: no pod was ever attached here, or --state-dir is another")]
+    /// There is no address store.
+    #[error("no address store at {dir}/addresses: no pod was ever attached to this node, or --state-dir is wrong")]
     NoStore {
-        /// The state directory.
+        /// State directory.
         dir: String,
     },
-    /// A file of the agent can't be read.
-    #[error("{path}: {source}")]
+    /// node.json or pools.json could not be read.
+    #[error("cannot read {path}: {source}; restart the agent, which writes the file")]
     File {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// Why.
+        /// Error of the read.
         source: std::io::Error,
     },
-    /// Nobody holds the address.
-    #[error("address {address} is held by nobody here")]
-    NotHeld {
-        /// The address.
+    /// No attachment of this node has the address.
+    #[error("address {address} is not allocated on this node: `ropeway ipam show` lists allocated addresses")]
+    NotAllocated {
+        /// Address to release.
         address: IpAddr,
     },
-    /// The pod lives.
-    #[error(
-        "address {address} is that of {pod}, which has its device {device}: delete the pod, then its address is freed"
-    )]
+    /// The attachment's device exists.
+    #[error("address {address} is in use by {pod} (device {device} exists): delete the pod to free its address")]
     Alive {
-        /// The address.
+        /// Address to release.
         address: IpAddr,
-        /// The pod, or its container.
+        /// `namespace/name` of the pod, or its container id.
         pod: String,
-        /// The device.
+        /// Host-side device.
         device: String,
     },
-    /// A process of the plugin has it.
-    #[error("address {address}: a process works on it now, or it is going away already")]
+    /// A plugin process holds the attachment, or it is marked already.
+    #[error("address {address} is locked by a plugin process or already being released: see `ropeway ipam show`")]
     Busy {
-        /// The address.
+        /// Address to release.
         address: IpAddr,
     },
 }
 
-/// `ropeway ipam show`.
+/// The view of `ropeway ipam show`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ipam {
-    /// [`SCHEMA`].
+    /// Version of the view, [`SCHEMA`].
     pub version: u32,
-    /// Ranges or blocks of this node.
+    /// Address ranges or blocks of this node.
     pub ranges: Vec<RangeView>,
-    /// Attachments, by address.
+    /// Attachments in the order of their addresses.
     pub attachments: Vec<AttachmentView>,
 }
 
-/// A range or block.
+/// An address range, or a block of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RangeView {
-    /// The range.
+    /// Network of the range.
     pub range: IpNetwork,
-    /// The pool of a block.
+    /// Name of the block's IPPool.
     pub pool: Option<String>,
-    /// Addresses that are held.
-    pub held: usize,
-    /// Addresses that can be given out.
+    /// Number of allocated addresses.
+    pub allocated: usize,
+    /// Number of addresses that can be allocated.
     pub free: usize,
 }
 
-/// An attachment.
+/// An attachment: one interface of one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AttachmentView {
-    /// Its addresses.
+    /// Addresses of the interface.
     pub addresses: Vec<IpAddr>,
-    /// `<namespace>/<name>`, if the runtime said so.
+    /// `namespace/name`, if the runtime passed it.
     pub pod: Option<String>,
-    /// The container's id.
+    /// Id of the container.
     pub container: String,
-    /// The interface in the pod.
+    /// Name of the interface in the pod.
     pub ifname: String,
-    /// The host-side device.
+    /// Name of the host-side device.
     pub device: String,
-    /// How it is.
+    /// State of the attachment.
     pub state: AttachmentState,
 }
 
-/// How an attachment is.
+/// State of an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttachmentState {
-    /// Its device is there.
+    /// The host-side device exists.
     Attached,
-    /// Its device is not there: its pod is gone without a DEL, or the machine was started anew.
+    /// The host-side device is missing: the pod ended without a DEL, or the node was rebooted.
     NoDevice,
-    /// A process works on it.
+    /// A plugin process is working on it.
     Busy,
-    /// It is going away.
+    /// Marked for release; the plugin frees the addresses.
     Releasing,
 }
 
-/// `ropeway ipam check`.
+/// The view of `ropeway ipam check`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// [`SCHEMA`].
+    /// Version of the view, [`SCHEMA`].
     pub version: u32,
-    /// Attachments that were looked at.
+    /// Number of checked attachments.
     pub attachments: usize,
-    /// What is wrong, in words.
+    /// One sentence per difference.
     pub problems: Vec<String>,
 }
 
-/// `ropeway ipam release`.
+/// The view of `ropeway ipam release`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Released {
-    /// [`SCHEMA`].
+    /// Version of the view, [`SCHEMA`].
     pub version: u32,
-    /// All addresses of the attachment.
+    /// All addresses of the released attachment.
     pub addresses: Vec<IpAddr>,
-    /// The container's id.
+    /// Id of the container.
     pub container: String,
 }
 
-/// Store and devices at one moment.
+/// Contents of the store, read under its lock, with the state of each device.
 struct Facts {
     attachments: Vec<AttachmentView>,
-    held: HashSet<IpAddr>,
+    allocated: HashSet<IpAddr>,
     findings: Vec<String>,
 }
 
@@ -181,8 +181,8 @@ impl Facts {
             attachments.push(view(record, state));
         }
         attachments.sort_by(|a, b| a.addresses.cmp(&b.addresses));
-        let (held, findings) = (locked.held_addresses()?, locked.findings().to_vec());
-        Ok(Self { attachments, held, findings })
+        let (allocated, findings) = (locked.held_addresses()?, locked.findings().to_vec());
+        Ok(Self { attachments, allocated, findings })
     }
 }
 
@@ -201,28 +201,28 @@ fn view(record: Record, state: AttachmentState) -> AttachmentView {
 /// Lists ranges and attachments.
 ///
 /// # Errors
-/// Store, devices or the agent's files can't be read.
+/// The store, the devices or the agent's files could not be read.
 pub fn show(state_dir: &Path) -> Result<Ipam, IpamError> {
     let facts = Facts::gather(state_dir)?;
-    let count = |(range, pool, reserved): Source| {
-        let held = facts.held.iter().filter(|a| range.slot(**a).is_some()).count();
+    let count = |(range, pool, reserved): PoolRange| {
+        let allocated = facts.allocated.iter().filter(|a| range.slot(**a).is_some()).count();
         let usable = |slot: &u32| {
             let address = range.address(*slot);
             !range.is_reserved(*slot)
-                && !facts.held.contains(&address)
+                && !facts.allocated.contains(&address)
                 && !reserved.iter().any(|part| part.contains(address))
         };
-        RangeView { range: range.network(), pool, held, free: (0..range.slots()).filter(usable).count() }
+        RangeView { range: range.network(), pool, allocated, free: (0..range.slots()).filter(usable).count() }
     };
     let ranges = ranges(state_dir)?.into_iter().map(count).collect();
     Ok(Ipam { version: SCHEMA, ranges, attachments: facts.attachments })
 }
 
-/// A range, its pool, and what is reserved in it.
-type Source = (Range, Option<String>, Vec<IpNetwork>);
+/// A range, the name of its pool, and the reserved networks of the pool.
+type PoolRange = (Range, Option<String>, Vec<IpNetwork>);
 
-/// The ranges of this node as the agent has written them down.
-fn ranges(state_dir: &Path) -> Result<Vec<Source>, IpamError> {
+/// Returns the node's ranges from node.json and pools.json, which the agent writes.
+fn ranges(state_dir: &Path) -> Result<Vec<PoolRange>, IpamError> {
     #[derive(Default, Deserialize)]
     struct NodeFile {
         #[serde(rename = "podCIDRs", default)]
@@ -250,39 +250,39 @@ fn ranges(state_dir: &Path) -> Result<Vec<Source>, IpamError> {
     Ok(all)
 }
 
-/// Compares store, devices and tables.
+/// Compares the address store with devices and maps.
 ///
 /// # Errors
-/// Something can't be read. Missing pins are a problem that is told, not an error.
+/// The store or the devices could not be read. Missing pins are reported as a problem instead.
 pub fn check(pins: &Pins, state_dir: &Path) -> Result<Check, IpamError> {
     let facts = Facts::gather(state_dir)?;
     let mut problems = facts.findings.clone();
     for attachment in facts.attachments.iter().filter(|a| a.state == AttachmentState::NoDevice) {
         let AttachmentView { container, device, .. } = attachment;
         let addresses = list(&attachment.addresses);
-        problems.push(format!("{addresses}: device {device} of container {container} is not there"));
+        problems.push(format!("{addresses}: device {device} is missing: container {container} ended without a DEL"));
     }
     let known: HashSet<IpAddr> = facts.attachments.iter().flat_map(|a| a.addresses.iter().copied()).collect();
-    let mut alone: Vec<_> = facts.held.difference(&known).collect();
+    let mut alone: Vec<_> = facts.allocated.difference(&known).collect();
     alone.sort();
-    problems.extend(alone.into_iter().map(|a| format!("{a}: blocked: its record was damaged or is being written")));
+    problems.extend(alone.into_iter().map(|a| format!("{a}: allocated, but its record is damaged or being written")));
     problems.extend(damaged(state_dir));
     match pod_addresses(pins) {
         Ok(entries) => problems.extend(compare(&facts.attachments, &known, &entries)),
-        Err(e) => problems.push(format!("tables: {e}")),
+        Err(e) => problems.push(format!("maps: {e}")),
     }
     Ok(Check { version: SCHEMA, attachments: facts.attachments.len(), problems })
 }
 
-/// What was set aside, and still lies there.
+/// Returns a problem for each file in the store's directory of damaged files.
 fn damaged(state_dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(state_dir.join("addresses/damaged")).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    names.into_iter().map(|name| format!("damaged/{name}: was set aside; look at it and remove it")).collect()
+    names.into_iter().map(|name| format!("damaged/{name}: damaged file, set aside: inspect and remove it")).collect()
 }
 
-/// The addresses that the programs take for pods', with their devices' indexes.
+/// Returns the pod addresses in the maps with their interface indexes.
 fn pod_addresses(pins: &Pins) -> Result<BTreeMap<IpAddr, u32>, MapError> {
     let four = Table::<V4, Addr>::open(pins, "addrs4")?.entries()?.into_iter().map(|(a, v)| (IpAddr::from(a), v));
     let six = Table::<V6, Addr>::open(pins, "addrs6")?.entries()?.into_iter().map(|(a, v)| (IpAddr::from(a), v));
@@ -292,21 +292,21 @@ fn pod_addresses(pins: &Pins) -> Result<BTreeMap<IpAddr, u32>, MapError> {
 fn compare(attachments: &[AttachmentView], known: &HashSet<IpAddr>, entries: &BTreeMap<IpAddr, u32>) -> Vec<String> {
     let strays = entries.iter().filter(|(address, _)| !known.contains(address));
     let strays =
-        strays.map(|(a, index)| format!("{a}: in the tables as a pod's (device {index}), but no record has it"));
+        strays.map(|(a, index)| format!("{a}: in the maps (device index {index}), but not in the address store"));
     let attached = attachments.iter().filter(|a| a.state == AttachmentState::Attached);
     let missing = attached.flat_map(|a| &a.addresses).filter(|a| !entries.contains_key(a));
-    strays.chain(missing.map(|a| format!("{a}: held by a pod, but not in the tables"))).collect()
+    strays.chain(missing.map(|a| format!("{a}: in the address store, but not in the maps"))).collect()
 }
 
-/// Marks the attachment that holds an address as going away, if its device is gone.
+/// Marks the attachment of an address for release if its device is missing.
 ///
 /// # Errors
-/// Nobody holds it; its pod lives; the store can't be written.
+/// The address is not allocated, the device exists, or the store could not be written.
 pub fn release(state_dir: &Path, address: IpAddr) -> Result<Released, IpamError> {
     let store = open(state_dir)?;
     let records = store.lock(LOCK)?.attachments()?;
     let record = records.into_iter().find(|r| r.addresses.contains(&address));
-    let record = record.ok_or(IpamError::NotHeld { address })?;
+    let record = record.ok_or(IpamError::NotAllocated { address })?;
     let mut socket = Socket::open()?;
     if socket.link_by_name(&record.host_ifname)?.is_some() {
         let pod = record.pod.clone().unwrap_or_else(|| format!("container {}", record.id.container));
@@ -325,8 +325,8 @@ fn list(addresses: &[IpAddr]) -> String {
 
 impl View for Ipam {
     fn text(&self) -> String {
-        let mut rows = vec![row!["RANGE", "POOL", "HELD", "FREE"]];
-        rows.extend(self.ranges.iter().map(|r| row![r.range, r.pool.as_deref().unwrap_or("-"), r.held, r.free]));
+        let mut rows = vec![row!["RANGE", "POOL", "ALLOCATED", "FREE"]];
+        rows.extend(self.ranges.iter().map(|r| row![r.range, r.pool.as_deref().unwrap_or("-"), r.allocated, r.free]));
         let ranges = table::render(&rows);
         let mut rows = vec![row!["ADDRESSES", "POD", "CONTAINER", "DEVICE", "STATE"]];
         for a in &self.attachments {
@@ -353,7 +353,7 @@ impl View for Check {
 impl View for Released {
     fn text(&self) -> String {
         let addresses = list(&self.addresses);
-        format!("{addresses}: going away; the plugin frees them at its next DEL or GC, or when an ADD needs them\n")
+        format!("{addresses}: marked for release; freed by the plugin's next DEL or GC, or when an ADD needs them\n")
     }
 }
 

@@ -1,4 +1,8 @@
 //! `ropeway pod list`: the pods of this node as the programs know them.
+//!
+//! Reads the maps `pods`, `host_ports4` and `host_ports6`; device names come from the kernel and
+//! are left out if they cannot be read. The pods' names are not in the maps: `ropeway ipam show`
+//! has them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,58 +20,58 @@ use tracing::debug;
 use super::{SCHEMA, View, service, table};
 use crate::row;
 
-/// The view.
+/// The view of `ropeway pod list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pods {
-    /// [`SCHEMA`].
+    /// Version of the view, [`SCHEMA`].
     pub version: u32,
-    /// By index of the device.
+    /// Pods in the order of the map.
     pub pods: Vec<PodView>,
 }
 
-/// One pod.
+/// An entry of the map `pods`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PodView {
-    /// Its addresses, IPv4 first.
+    /// The pod's addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
-    /// Host-side device; `None`: there is no device with that index (any longer).
+    /// Name of the host-side device; `None` if no device has that index.
     pub device: Option<String>,
-    /// Index of that device.
+    /// Interface index of the host-side device.
     pub ifindex: u32,
-    /// MAC of the pod's end.
+    /// MAC address of the interface in the pod.
     pub mac: String,
-    /// The kernel's cookie of its network namespace.
+    /// Cookie of the pod's network namespace (`SO_NETNS_COOKIE`).
     #[serde(rename = "netnsCookie")]
     pub netns_cookie: u64,
-    /// The node's ports that lead to it.
+    /// Host ports that are forwarded to the pod.
     #[serde(rename = "hostPorts")]
     pub host_ports: Vec<HostPortView>,
 }
 
-/// A host port.
+/// A host port of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPortView {
-    /// `TCP`, `UDP`, `SCTP`.
+    /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
-    /// The node's address; the unspecified one: every address.
+    /// Node address; unspecified stands for every address.
     #[serde(rename = "hostIP")]
     pub host_ip: IpAddr,
-    /// The node's port.
+    /// Port on the node.
     pub host_port: u16,
-    /// The pod's port.
+    /// Port in the pod.
     pub container_port: u16,
 }
 
-/// Reads the pods.
+/// Reads the pods and their host ports.
 ///
 /// # Errors
-/// The map can't be read.
+/// A map could not be read.
 pub fn gather(pins: &Pins) -> Result<Pods, MapError> {
     let present = read(pins)?;
     let devices: HashMap<u32, String> = Socket::open()
         .and_then(|mut s| s.links())
-        .map_err(|e| debug!(error = %e, "names of devices are left out"))
+        .map_err(|e| debug!(error = %e, "cannot list devices: their names are left out"))
         .unwrap_or_default()
         .into_iter()
         .map(|l| (l.index, l.name))
@@ -79,7 +83,7 @@ pub fn gather(pins: &Pins) -> Result<Pods, MapError> {
     Ok(Pods { version: SCHEMA, pods: present.into_iter().map(view).collect() })
 }
 
-/// The host ports of one family, each with the index of its pod's device.
+/// Returns the host ports of one family, each with the interface index of its pod.
 fn host_ports<A: Into<IpAddr>>(pins: &Pins, map: &str) -> Result<Vec<(u32, HostPortView)>, MapError>
 where
     FrontendKey<A>: bytemuck::Pod,
@@ -93,7 +97,7 @@ where
     Ok(Table::<FrontendKey<A>, HostPort<A>>::open(pins, map)?.entries()?.into_iter().map(view).collect())
 }
 
-/// The entries of pods, by index; the node's own is none.
+/// Returns the entries of pods with their interface index, without the node's own entry.
 pub(super) fn read(pins: &Pins) -> Result<Vec<(u32, Pod)>, MapError> {
     let mut all = Table::<u32, Pod>::open(pins, "pods")?.entries()?;
     all.retain(|(_, pod)| pod.flags & (pod_flags::PRESENT | pod_flags::NODE) == pod_flags::PRESENT);

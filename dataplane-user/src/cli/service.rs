@@ -1,4 +1,8 @@
-//! `ropeway service list`: what a user of `ipvsadm -Ln` looks for.
+//! `ropeway service list`: frontends with their backends, like `ipvsadm -Ln`.
+//!
+//! Reads the maps `frontends4/6`, `slots`, `backends`, `backend_stats`, `backend_loads` and
+//! `services`, that is, the tables from which the programs choose. A frontend's two slot tables
+//! (internal and external traffic) are merged into one list of backends.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,40 +21,41 @@ use serde::Serialize;
 use super::{SCHEMA, View, table};
 use crate::row;
 
-/// The view.
+/// The view of `ropeway service list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Services {
-    /// [`SCHEMA`].
+    /// Version of the view, [`SCHEMA`].
     pub version: u32,
-    /// By Service, then address and port.
+    /// Frontends in the order of Service, port name, protocol, address and port.
     pub frontends: Vec<FrontendView>,
 }
 
-/// One frontend.
+/// A frontend: address, port and protocol at which a Service port is served.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FrontendView {
     /// `namespace/name` of the Service.
     pub service: String,
-    /// Name of its port; may be empty.
+    /// Name of the Service port; may be empty.
     pub port_name: String,
-    /// `TCP`, `UDP` or the number.
+    /// `TCP`, `UDP`, `SCTP`, or the number of another protocol.
     pub protocol: String,
     /// Address.
     pub address: IpAddr,
     /// Port.
     pub port: u16,
-    /// The rule that picks a backend.
+    /// Name of the scheduler.
     pub scheduler: String,
-    /// `node-port`, `keep-client`, `internal-drop`, `external-drop`, `hash-port`.
+    /// Any of `node-port`, `external`, `keep-client`, `internal-drop`, `external-drop`,
+    /// `hash-port`.
     pub flags: Vec<&'static str>,
-    /// Session affinity in clock ticks; 0: none.
+    /// Timeout of the session affinity in clock ticks; 0 if there is none.
     pub affinity_ticks: u32,
-    /// Where connections go.
+    /// Backends of both slot tables.
     pub backends: Vec<BackendView>,
 }
 
-/// One backend of a frontend.
+/// A backend of a frontend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendView {
@@ -58,31 +63,31 @@ pub struct BackendView {
     pub address: IpAddr,
     /// Port.
     pub port: u16,
-    /// Backend id.
+    /// Index in the map `backends`.
     pub id: u32,
-    /// Gets connections of pods and nodes.
+    /// True if it gets connections from pods and nodes (internal traffic).
     pub internal: bool,
-    /// Gets connections from outside.
+    /// True if it gets connections from outside (external traffic).
     pub external: bool,
-    /// Its share of the new connections.
+    /// Weight from the annotation ropeway.dev/weights.
     pub weight: u32,
-    /// How often it is in the larger of the two tables.
+    /// Number of its slots, in that of the two tables that has more of them.
     pub slots: u32,
-    /// `serving`, `terminating`, `local`, `host`.
+    /// Any of `serving`, `terminating`, `local`, `host`.
     pub state: Vec<&'static str>,
-    /// How often the id was given away or its endpoint ended.
+    /// Incremented when the id is assigned or its endpoint ends.
     pub generation: u32,
-    /// Connections that it was given, over all frontends of the Service port.
+    /// Connections assigned so far, over all frontends of the Service port.
     pub connections: u64,
-    /// Those that it has, where the scheduler counts them.
+    /// Open connections, if the scheduler counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<u32>,
-    /// Those of TCP that are about to end, where the scheduler counts them.
+    /// TCP connections that have seen FIN or RST, if the scheduler counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inactive: Option<u32>,
 }
 
-/// The tables behind the frontends.
+/// Access to the maps behind a frontend; tests substitute them.
 pub(super) trait Lookup {
     fn slot(&self, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<Backend>;
@@ -123,10 +128,10 @@ impl Lookup for Maps {
     }
 }
 
-/// Reads the tables; only the frontends of `service` if one is named.
+/// Reads the frontends, limited to those of `service` (`namespace/name`) if given.
 ///
 /// # Errors
-/// The maps can't be read.
+/// A map could not be read.
 pub fn gather(pins: &Pins, service: Option<&str>) -> Result<Services, MapError> {
     let maps = Maps {
         slots: SharedArray::open(pins, "slots")?,
@@ -247,7 +252,7 @@ impl View for Services {
     fn text(&self) -> String {
         let mut rows = vec![
             row!["PROT", "FRONTEND", "SCHEDULER", "SERVICE", "FLAGS", ""],
-            row!["  ->", "BACKEND", "FOR", "STATE", "WEIGHT", "GENERATION", "CONNECTIONS", "ACTIVE", "INACTIVE"],
+            row!["  ->", "BACKEND", "TRAFFIC", "STATE", "WEIGHT", "GENERATION", "CONNECTIONS", "ACTIVE", "INACTIVE"],
         ];
         for f in &self.frontends {
             let name =

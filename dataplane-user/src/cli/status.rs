@@ -1,4 +1,7 @@
-//! `ropeway status`: what is loaded and attached, and how full the tables are.
+//! `ropeway status`: loaded programs, links and filters, and how full the maps are.
+//!
+//! Reads the pins of this version and asks the kernel about each of them, as `bpftool` does. A pin
+//! that cannot be read is left out. The state of the agent is known from its lock file.
 
 use std::fs;
 use std::net::IpAddr;
@@ -19,33 +22,33 @@ use super::{SCHEMA, View, pod, table};
 use crate::load::lock::AgentLock;
 use crate::row;
 
-/// The view.
+/// The view of `ropeway status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// [`SCHEMA`].
+    /// Version of the view, [`SCHEMA`].
     pub version: u32,
-    /// Fingerprint of the types that agent, plugin and programs share.
+    /// Hash of the map types that agent, plugin and programs share, in hexadecimal.
     pub abi: String,
-    /// Fingerprints of other versions that have pins here.
+    /// Hashes of other versions that have pins below the same root.
     pub other_abis: Vec<String>,
-    /// Directory of the pins.
+    /// Directory of this version's pins.
     pub pins: String,
-    /// Whether an agent runs; `None`: can't be told.
+    /// True if an agent holds its lock; `None` if the lock file cannot be read.
     pub agent_running: Option<bool>,
-    /// The node's configuration as the programs see it.
+    /// The map `config`, from which the programs read the node's configuration.
     pub node: Option<NodeView>,
-    /// Pinned programs.
+    /// Pinned programs by name.
     pub programs: Vec<ProgramView>,
-    /// Pinned links.
+    /// Pinned links by name.
     pub links: Vec<LinkView>,
-    /// Filters of pods and, where the kernel has no tcx, of uplinks.
+    /// tc filters of pods and, before Linux 6.6, of uplinks.
     pub filters: Vec<FilterView>,
-    /// Pinned maps.
+    /// Pinned maps by name.
     pub maps: Vec<MapView>,
 }
 
-/// [`NodeConfig`] for people.
+/// The fields of [`NodeConfig`] that concern an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "as in NodeConfig")]
@@ -74,29 +77,29 @@ pub struct ProgramView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LinkView {
-    /// Name of the pin.
+    /// File name of the pin.
     pub name: String,
-    /// Number in this kernel.
+    /// Id of the object in this kernel.
     pub id: u32,
-    /// `cgroup`, `tcx` or the number of the type.
+    /// `cgroup`, `tcx`, or the number of another link type.
     pub kind: String,
-    /// Where it is attached: `cgroup 1234`, the device, or `gone`.
+    /// `cgroup` and its id, the name of the device, or `gone` if the target was removed.
     pub target: String,
-    /// Id of the program that it runs.
+    /// Id of the attached program.
     pub program: u32,
 }
 
-/// A filter of ours.
+/// A tc filter of Ropeway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FilterView {
-    /// Device.
+    /// Name of the device.
     pub device: String,
     /// `ingress` or `egress`.
     pub direction: String,
     /// Name of the program.
     pub name: String,
-    /// Its id.
+    /// Id of the program.
     pub program: Option<u32>,
 }
 
@@ -104,17 +107,17 @@ pub struct FilterView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MapView {
-    /// Name.
+    /// Name of the map.
     pub name: String,
-    /// Number in this kernel.
+    /// Id of the object in this kernel.
     pub id: u32,
-    /// Capacity.
+    /// Capacity in entries.
     pub max_entries: u32,
-    /// Entries in use, where that can be told.
+    /// Used entries; `None` for arrays that do not mark used entries.
     pub entries: Option<usize>,
 }
 
-/// Reads everything. What can't be read for itself is left out.
+/// Gathers the view; objects that cannot be read are left out.
 ///
 /// # Errors
 /// There are no pins of this version.
@@ -173,7 +176,7 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
     })
 }
 
-/// What `view` says of each pin in a directory, by name.
+/// Opens each pin of a directory in the order of names and returns the results of `view`.
 fn each<T>(pins: &Pins, dir: &str, view: impl Fn(String, OwnedFd) -> Option<T>) -> Vec<T> {
     let dir = pins.directory().join(dir);
     let Ok(entries) = fs::read_dir(&dir) else { return Vec::new() };
@@ -214,7 +217,7 @@ impl View for Status {
     fn text(&self) -> String {
         let agent = match self.agent_running {
             Some(true) => "running",
-            Some(false) => "not running (traffic does not depend on it)",
+            Some(false) => "not running (programs keep forwarding; changes are not applied)",
             None => "unknown",
         };
         let mut head = vec![row!["ABI", self.abi], row!["Pins", self.pins], row!["Agent", agent]];
@@ -225,7 +228,7 @@ impl View for Status {
             let addresses: Vec<_> = node.addresses.iter().map(ToString::to_string).collect();
             let or_none = |s: String| if s.is_empty() { "(none)".to_owned() } else { s };
             head.push(row!["Node addresses", or_none(addresses.join(", "))]);
-            head.push(row!["Uplink", node.uplink.as_deref().unwrap_or("(the routes decide)")]);
+            head.push(row!["Uplink", node.uplink.as_deref().unwrap_or("(chosen by the routes)")]);
             head.push(row!["SNAT ports", node.snat_ports]);
         }
         let mut programs = vec![row!["PROGRAM", "ID", "TAG", "XLATED", "JITED"]];
@@ -235,7 +238,7 @@ impl View for Status {
         let mut filters = vec![row!["FILTER", "DEVICE", "DIRECTION", "PROGRAM"]];
         let id = |p: Option<u32>| p.map_or("-".to_owned(), |p| p.to_string());
         filters.extend(self.filters.iter().map(|f| row![f.name, f.device, f.direction, id(f.program)]));
-        let mut maps = vec![row!["MAP", "ID", "ENTRIES", "OF", "FULL"]];
+        let mut maps = vec![row!["MAP", "ID", "ENTRIES", "MAX", "USED"]];
         maps.extend(self.maps.iter().map(|m| match m.entries {
             Some(n) => {
                 let percent = (n * 100).div_ceil((m.max_entries as usize).max(1));

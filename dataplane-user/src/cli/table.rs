@@ -1,6 +1,9 @@
-//! Columns for people: as wide as their widest cell, two spaces apart, nothing after the last.
+//! Renders rows of cells as aligned text columns for the views of `ropeway`.
+//!
+//! A column is as wide as its widest cell, counted in characters; columns are two spaces apart, and
+//! lines have no trailing blanks.
 
-/// Rows of cells; the first row is the head.
+/// Renders rows of cells; the first row is the header.
 #[must_use]
 pub fn render(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -19,7 +22,7 @@ pub fn render(rows: &[Vec<String>]) -> String {
     out
 }
 
-/// A row from anything that can be shown.
+/// Builds a row of cells from values that implement `Display`.
 #[macro_export]
 macro_rules! row {
     ($($cell:expr),* $(,)?) => { vec![$($cell.to_string()),*] };

@@ -1,4 +1,4 @@
-//! Tests of the operator's command line.
+//! Tests of the command line `ropeway`: text and JSON of each view, and errors without pins.
 
 use std::net::IpAddr;
 
@@ -86,7 +86,7 @@ fn services() -> Services {
 fn services_as_text() {
     let expected = "\
 PROT  FRONTEND             SCHEDULER  SERVICE                    FLAGS
-  ->  BACKEND              FOR        STATE                      WEIGHT                          GENERATION  CONNECTIONS  ACTIVE  INACTIVE
+  ->  BACKEND              TRAFFIC    STATE                      WEIGHT                          GENERATION  CONNECTIONS  ACTIVE  INACTIVE
 TCP   10.96.0.10:80        random     default/web:http           -
   ->  10.244.1.7:8080      all        serving                    2                               14          700
   ->  10.244.1.8:8080      internal   serving,terminating,local  1                               16          800
@@ -221,7 +221,7 @@ LINK              ID  KIND    ATTACHED TO  PROGRAM
 from_uplink-eth0  3   tcx     eth0         9
 sock_connect4     3   cgroup  cgroup 77    9
 
-MAP     ID  ENTRIES  OF    FULL
+MAP     ID  ENTRIES  MAX   USED
 flows4  4   1        1024  1%
 slots   4   -        1024  -
 ";
@@ -244,7 +244,7 @@ slots   4   -        1024  -
 }
 
 #[test]
-fn without_pins_it_says_why() {
+fn missing_pins_are_reported() {
     for command in [&["status"][..], &["drops"], &["pod", "list"], &["service", "list"]] {
         let root = tempfile::tempdir().unwrap();
         let root_flag = format!("--pin-root={}", root.path().display());

@@ -1,7 +1,9 @@
-//! `ropeway uninstall`: the one command that detaches.
+//! `ropeway uninstall`: detaches all programs and removes pins, routes and devices.
 //!
-//! Goes on after a failure and reports all of them. Takes away only what is ours: see [`crate::load`] and
-//! [`crate::network::routes`]. Routes to pods that still run stay, because only they connect these pods; they go with the pods.
+//! The only code that detaches; the agent never does. It continues after a failure and reports all
+//! failures at the end. It removes only objects of Ropeway: pins, filters and devices as defined by
+//! the loader, and routes of Ropeway's routing protocol number. Routes to running pods are kept,
+//! because they are these pods' only connection; the kernel removes them with the pods' devices.
 
 use std::fs;
 use std::io;
@@ -17,51 +19,51 @@ use crate::load::{LoadError, attach};
 use crate::network::node::gate;
 use crate::network::{node, routes, tunnel};
 
-/// What was removed.
+/// The view of `ropeway uninstall`: numbers of removed objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Removed {
-    /// [`SCHEMA`].
+    /// Version of the view, [`SCHEMA`].
     pub version: u32,
-    /// Pinned links.
+    /// Pinned links (cgroup and tcx) that were detached.
     pub links: usize,
-    /// Filters of devices.
+    /// tc filters of uplinks and pods.
     pub filters: usize,
-    /// Other pins.
+    /// Pinned programs and maps.
     pub pins: usize,
     /// Routes to other nodes' pods.
     pub routes: usize,
-    /// Tunnel devices.
+    /// VXLAN devices.
     pub tunnels: usize,
-    /// Pairs of devices that lead the node's own packets to the programs.
-    pub gates: usize,
-    /// Routes to pods of this node that were left.
-    pub pod_routes_left: usize,
+    /// Pairs of host devices (`ropeway.out` and `ropeway.in`).
+    pub host_devices: usize,
+    /// Routes to running pods of this node that were kept.
+    pub pod_routes_kept: usize,
 }
 
-/// Why something is left.
+/// Error of `ropeway uninstall`.
 #[derive(Debug, thiserror::Error)]
 pub enum UninstallError {
-    /// An agent would put everything back, or work on pins that are gone.
-    #[error("stop the agent first: {0}")]
+    /// An agent runs; it would attach everything again.
+    #[error("stop the agent first (delete its DaemonSet or its pod): {0}")]
     Agent(LoadError),
-    /// What could not be removed, and why.
-    #[error("not everything could be removed: {}", .0.join("; "))]
-    Left(Vec<String>),
+    /// Objects that were not removed, each with the error.
+    #[error("uninstall incomplete: {}; remove the cause and run `ropeway uninstall` again", .0.join("; "))]
+    Incomplete(Vec<String>),
 }
 
-/// Removes everything of every version below the root of the pins.
+/// Removes the objects of all versions below the root of the pins.
 ///
 /// # Errors
-/// The agent runs, or something could not be removed; everything else is.
+/// The agent runs and nothing was removed, or some objects could not be removed.
 pub fn uninstall(pins: &Pins, state_dir: &Path) -> Result<Removed, UninstallError> {
-    // Held to the end, so that no agent starts meanwhile.
+    // Held until the end, so that no agent can start during the removal.
     let lock = state_dir.is_dir().then(|| AgentLock::take(state_dir)).transpose().map_err(UninstallError::Agent)?;
     let mut removed = Removed { version: SCHEMA, ..Removed::default() };
-    let mut left = Vec::new();
-    // Links first: traffic stops being translated before the maps go.
+    let mut failures = Vec::new();
+    // Links first: programs must not run on maps that are being removed.
     for abi in pins.abis() {
-        removed.links += each_entry(&pins.root().join(abi).join("links"), &mut left, |path| {
+        removed.links += each_entry(&pins.root().join(abi).join("links"), &mut failures, |path| {
             attach::detach(path).map_err(|e| e.to_string())
         });
     }
@@ -69,92 +71,94 @@ pub fn uninstall(pins: &Pins, state_dir: &Path) -> Result<Removed, UninstallErro
         Ok(mut socket) => {
             match attach::remove_filters(&mut socket, |_, _| true) {
                 Ok(count) => removed.filters = count,
-                Err(e) => left.push(e.to_string()),
+                Err(e) => failures.push(e.to_string()),
             }
-            if let Err(e) = remove_routes(&mut socket, &mut removed, &mut left) {
-                left.push(e.to_string());
+            if let Err(e) = remove_routes(&mut socket, &mut removed, &mut failures) {
+                failures.push(e.to_string());
             }
-            // After the routes that lead there, which would go with them and not be counted.
+            // After the routes: the kernel would remove those of the host device with it,
+            // uncounted.
             match socket.links().and_then(|links| gate::remove(&mut socket, &links)) {
-                Ok(count) => removed.gates = count,
-                Err(e) => left.push(e.to_string()),
+                Ok(count) => removed.host_devices = count,
+                Err(e) => failures.push(e.to_string()),
             }
             match tunnel::remove_all(&mut socket) {
                 Ok(count) => removed.tunnels = count,
-                Err(e) => left.push(e.to_string()),
+                Err(e) => failures.push(e.to_string()),
             }
         }
-        Err(e) => left.push(e.to_string()),
+        Err(e) => failures.push(e.to_string()),
     }
-    removed.pins = remove_tree(pins.root(), &mut left);
+    removed.pins = remove_tree(pins.root(), &mut failures);
     for name in [node::file::NAME, "agent.lock"] {
         let path = state_dir.join(name);
-        note(&path, fs::remove_file(&path), &mut left);
+        note(&path, fs::remove_file(&path), &mut failures);
     }
     drop(lock);
-    if left.is_empty() { Ok(removed) } else { Err(UninstallError::Left(left)) }
+    if failures.is_empty() { Ok(removed) } else { Err(UninstallError::Incomplete(failures)) }
 }
 
-/// Says whether it worked; what is not there any longer is no failure and no success.
-fn note(path: &Path, result: io::Result<()>, left: &mut Vec<String>) -> bool {
+/// Returns true on success. A missing file is neither a success nor a failure.
+fn note(path: &Path, result: io::Result<()>, failures: &mut Vec<String>) -> bool {
     match result {
         Ok(()) => true,
         Err(e) if e.kind() == io::ErrorKind::NotFound => false,
         Err(e) => {
-            left.push(format!("{}: {e}", path.display()));
+            failures.push(format!("cannot remove {}: {e}", path.display()));
             false
         }
     }
 }
 
-/// Does `work` to each entry of a directory; counts the successes.
-fn each_entry(dir: &Path, left: &mut Vec<String>, work: impl Fn(&Path) -> Result<(), String>) -> usize {
+/// Calls `work` for each entry of a directory and returns the number of successes.
+fn each_entry(dir: &Path, failures: &mut Vec<String>, work: impl Fn(&Path) -> Result<(), String>) -> usize {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let mut count = 0;
     for entry in entries.filter_map(Result::ok) {
         match work(&entry.path()) {
             Ok(()) => count += 1,
-            Err(e) => left.push(e),
+            Err(e) => failures.push(e),
         }
     }
     count
 }
 
-fn remove_routes(socket: &mut Socket, removed: &mut Removed, left: &mut Vec<String>) -> Result<(), NetlinkError> {
+fn remove_routes(socket: &mut Socket, removed: &mut Removed, failures: &mut Vec<String>) -> Result<(), NetlinkError> {
     let (ours, pods): (Vec<_>, Vec<_>) = socket.routes(PROTOCOL)?.into_iter().partition(routes::is_ours);
     let requests: Vec<_> = ours.iter().map(delete_route).collect();
     let failed = socket.run_each(&requests);
     removed.routes = requests.len() - failed.len();
-    removed.pod_routes_left = pods.len();
-    left.extend(failed.into_iter().filter(|(_, e)| !e.is_missing()).map(|(_, e)| e.to_string()));
+    removed.pod_routes_kept = pods.len();
+    failures.extend(failed.into_iter().filter(|(_, e)| !e.is_missing()).map(|(_, e)| e.to_string()));
     Ok(())
 }
 
-/// Removes a directory with all below it; counts the files.
-fn remove_tree(dir: &Path, left: &mut Vec<String>) -> usize {
+/// Removes a directory tree and returns the number of removed files.
+fn remove_tree(dir: &Path, failures: &mut Vec<String>) -> usize {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let mut count = 0;
     for path in entries.filter_map(Result::ok).map(|e| e.path()) {
         if path.is_dir() {
-            count += remove_tree(&path, left);
+            count += remove_tree(&path, failures);
         } else {
-            count += usize::from(note(&path, fs::remove_file(&path), left));
+            count += usize::from(note(&path, fs::remove_file(&path), failures));
         }
     }
-    note(dir, fs::remove_dir(dir), left);
+    note(dir, fs::remove_dir(dir), failures);
     count
 }
 
 impl View for Removed {
     fn text(&self) -> String {
-        let Self { links, filters, pins, routes, tunnels, gates, pod_routes_left, .. } = self;
-        let left = if *pod_routes_left > 0 {
-            format!("left {pod_routes_left} routes of pods that still run; they go with the pods\n")
+        let Self { links, filters, pins, routes, tunnels, host_devices, pod_routes_kept, .. } = self;
+        let kept = if *pod_routes_kept > 0 {
+            format!("kept {pod_routes_kept} routes to running pods; they are removed with the pods\n")
         } else {
             String::new()
         };
         format!(
-            "removed {links} links, {filters} filters, {pins} other pins, {routes} routes, {tunnels} tunnels, {gates} gates\n{left}"
+            "removed {links} links, {filters} filters, {pins} other pins, {routes} routes, {tunnels} tunnels, \
+             {host_devices} host devices\n{kept}"
         )
     }
 }
