@@ -1,5 +1,7 @@
 //! Tests of the command line `ropeway`: text and JSON of each view, and errors without pins.
 
+mod reference;
+
 use std::net::IpAddr;
 
 use dataplane_common::types::service::{
