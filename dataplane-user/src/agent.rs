@@ -1,7 +1,9 @@
-//! The agent's process: brings the stages together, and ends without detaching anything.
+//! The agent's process: checks the node, starts all tasks, and stops on SIGTERM or SIGINT.
 //!
-//! Everything that can be refused is refused before the first change to the kernel: settings, addresses in use, an
-//! unreadable source, a kernel that lacks something, a second agent.
+//! `ropeway-agent` calls [`run`] once. Everything that can fail for a reason outside the agent is
+//! checked before the first change to the kernel: options, addresses in use, an unreadable source,
+//! a missing kernel feature, a second agent. The agent never detaches anything: programs, maps,
+//! routes and devices stay when it ends, and the next agent takes them over.
 
 pub mod conflist;
 pub mod growth;
@@ -46,38 +48,38 @@ use crate::proxy::apply;
 use crate::proxy::controller::{self, ControllerError, Handle, Nodes, Snapshot};
 use source::SourceError;
 
-/// After this time the health endpoint answers although the source has not yet said everything.
+/// The health endpoint starts to answer after this time even if the source is not in sync.
 const STARTING: Duration = Duration::from_secs(10);
 
-/// Why the agent ended.
+/// Error that ends the agent; `main` logs it.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Programs, pins, hooks.
+    /// Programs or maps could not be loaded, or programs not be attached.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The node.
+    /// The node could not be set up.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The source of objects.
+    /// The source of Kubernetes objects is unusable or has failed.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The controller.
+    /// The controller could not start.
     #[error(transparent)]
     Controller(#[from] ControllerError),
-    /// A map.
+    /// A pinned map could not be opened.
     #[error(transparent)]
     Map(#[from] dataplane_host::map::MapError),
-    /// An address that is taken.
+    /// A listening address is in use or not an address of this node.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A task that never ends has ended.
-    #[error("the {task} task has ended; see the log")]
+    /// A task that runs as long as the agent has ended.
+    #[error("task {task} ended unexpectedly: see the messages before this one")]
     Ended {
-        /// Which.
+        /// Name of the task.
         task: &'static str,
     },
-    /// No runtime, no signals.
-    #[error("starting: {0}")]
+    /// The runtime, a thread or the signal handlers could not be created.
+    #[error("cannot start the agent's threads: {0}")]
     Start(#[from] std::io::Error),
 }
 
@@ -86,14 +88,14 @@ pub enum AgentError {
 /// # Errors
 /// The agent can't start, or its source ends with an error.
 pub fn run(config: Config) -> Result<(), AgentError> {
-    // Two threads: a long listing must not keep health checks waiting.
+    // Two threads: a long list of objects must not delay health checks.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(1 << 20)
         .enable_all()
         .build()?;
     let result = runtime.block_on(start(Arc::new(config)));
-    // What is running is in the middle of nothing that a crash would not survive.
+    // Tasks may be cut off anywhere: every write is safe against a crash.
     runtime.shutdown_background();
     result
 }
@@ -121,7 +123,7 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
         trace::start(traced)?;
     }
     let clock = Clock::of_kernel();
-    info!(jiffies_per_second = clock.rate, cgroup = %cgroup.display(), predecessor, "programs are ready");
+    info!(jiffies_per_second = clock.rate, cgroup = %cgroup.display(), predecessor, "programs loaded");
 
     let controller = controller::start(apply::open(&pins)?, clock.rate)?;
     let (nodes, snapshots, sender) = (controller.nodes(), controller.snapshots(), controller.events());
@@ -160,11 +162,11 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
         }
         _ = &mut node => return Err(AgentError::Ended { task: "node" }),
     };
-    info!(cause, "stopping; programs stay attached and go on working");
+    info!(cause, "agent stopping: programs stay attached and keep running");
     Ok(())
 }
 
-/// Takes an address, or says who has it.
+/// Reserves a listening address; the error names the process that has it, if it answers.
 async fn take(flag: &'static str, address: SocketAddr, config: &Config) -> Result<(TcpSocket, SocketAddr), BindError> {
     match reserve(flag, address) {
         Ok(taken) => Ok(taken),
@@ -172,7 +174,7 @@ async fn take(flag: &'static str, address: SocketAddr, config: &Config) -> Resul
     }
 }
 
-/// Tells a cluster what can't be served; where others leave what is to be told.
+/// Starts the task that reports faults as Events, if there is an API server to write them to.
 fn tell_events(source: &source::Prepared, config: &Config, snapshots: &watch::Receiver<Arc<Snapshot>>) -> Notices {
     if source.servers().is_empty() || !config.service_proxy {
         return Notices::default();
@@ -182,7 +184,7 @@ fn tell_events(source: &source::Prepared, config: &Config, snapshots: &watch::Re
     notices
 }
 
-/// What looks after pools and blocks, and where the blocks are told; nothing in other modes.
+/// Creates the task that manages pool blocks and the channel that publishes them; pool mode only.
 fn pools(
     config: &Config,
     nodes: watch::Receiver<Arc<Nodes>>,
@@ -197,13 +199,15 @@ fn pools(
     (Some(PoolTask { node, state_dir, default, nodes, blocks: sender, patience, status }), Some(receiver))
 }
 
-/// Gives the node's context to the controller.
+/// Returns the function that passes the node's context to the controller.
 fn publisher(controller: Handle) -> node::Publish {
     Box::new(move |context| controller.set_node_context(context))
 }
 
-/// Waits for the maps to be complete, then says so: in the log, and by serving health checks. Until then connections to that
-/// address are refused, so that nobody sends traffic to a node that does not know its Services yet.
+/// Waits until the maps are in sync, then logs it and starts to serve health checks.
+///
+/// Until then the kernel refuses connections to the health address, so that load balancers send no
+/// traffic to a node that does not know its Services yet.
 async fn await_sync(
     address: (TcpSocket, SocketAddr),
     metrics: Arc<Metrics>,
@@ -225,7 +229,10 @@ async fn await_sync(
     }
     if late {
         let waiting = snapshots.borrow().waiting_for.join(", ");
-        warn!(waiting_for = waiting, "not in sync after {STARTING:?}; what was there before stays");
+        warn!(
+            waiting_for = waiting,
+            "not in sync after {STARTING:?}: existing entries stay in the maps; health checks report it"
+        );
         if let Ok(snapshot) = snapshots.wait_for(|s| s.synced).await {
             report_ready(&snapshot);
         }
@@ -234,7 +241,7 @@ async fn await_sync(
 
 fn report_ready(s: &Snapshot) {
     let (services, slices, took) = (s.services, s.slices, s.last_duration);
-    info!(services, slices, operations = s.operations.total(), ?took, "ready");
+    info!(services, slices, operations = s.operations.total(), ?took, "in sync: all Services are in the maps");
 }
 
 fn metrics_handler(
@@ -248,7 +255,10 @@ fn metrics_handler(
         "/metrics" => Answer { kind: metrics::CONTENT_TYPE, ..Answer::text(metrics.render()) },
         "/healthz" | "/livez" => health_answer(path, &metrics, &snapshots),
         "/readyz" if status.is_in_order() => Answer::text("ok\n".into()),
-        "/readyz" => Answer { status: hyper::StatusCode::SERVICE_UNAVAILABLE, ..Answer::text("not in order\n".into()) },
+        "/readyz" => Answer {
+            status: hyper::StatusCode::SERVICE_UNAVAILABLE,
+            ..Answer::text("node not in order: see the agent's log\n".into())
+        },
         "/proxyMode" => Answer::text("ropeway".into()),
         "/configz" => Answer::json(hyper::StatusCode::OK, configz.clone()),
         _ => Answer::not_found(),

@@ -1,6 +1,8 @@
-//! The CNI configuration list: written when this node can serve pods, because kubelet takes it as the sign of that.
+//! Writes the CNI configuration list once this node can serve pods, and watches over it.
 //!
-//! It is never removed here: pods come and go also while the agent is replaced.
+//! kubelet reports the node Ready when the file appears, so it is written after the maps are in
+//! sync and the plugin knows the node's ranges. The file is never removed: pods are attached and
+//! detached while an agent is replaced. Other plugins' files are reported and never touched.
 
 use std::fs;
 use std::io;
@@ -19,24 +21,25 @@ use crate::config::{Config, Ipam};
 use crate::network::node::file;
 use crate::proxy::controller::Snapshot;
 
-/// How often it is looked at whether the plugin has what it needs, and how soon it is tried again when something is in the way.
+/// Interval of checks before the file is written, and of retries after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How often it is looked at whether the list is still what the runtime takes.
+/// Interval of checks that the runtime still uses the file.
 const AUDIT: Duration = Duration::from_secs(10);
 
-/// How things are in the runtime's directory.
+/// State of the runtime's configuration directory.
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// The list was written.
+    /// The file has been written.
     Written,
-    /// The list is there.
+    /// The file exists and is up to date.
     Present,
-    /// The runtime takes another file.
+    /// The runtime uses this other file, which sorts first.
     Rival(PathBuf),
 }
 
-/// Waits until the tables are complete and the plugin knows the node's ranges, then writes the list and sees to it that it stays
-/// the one that counts.
+/// Waits until the maps are in sync and the plugin knows the node's ranges, then writes the file.
+///
+/// Afterwards it checks at intervals that the runtime uses the file, and logs when that changes.
 pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let Some(path) = &config.cni_conflist else { return };
     if snapshots.wait_for(|s| s.synced).await.is_err() {
@@ -50,17 +53,19 @@ pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snaps
     loop {
         let complaint = match settle(path, &text) {
             Ok(State::Written) => {
-                info!(path = %path.display(), "this node can serve pods: CNI configuration written");
+                info!(path = %path.display(), "CNI configuration written: this node can serve pods");
                 None
             }
             Ok(State::Present) => None,
             Ok(State::Rival(rival)) => Some(format!(
-                "{}: the container runtime takes this CNI configuration and not {}, which sorts after it: remove it when the pods \
-                 that it has attached are drained, or give --cni-conflist a name that sorts before it",
+                "{}: the container runtime takes this CNI configuration and not {}, which sorts after it: drain the pods of the \
+                 other plugin and remove its file, or give --cni-conflist a name that sorts before it",
                 rival.display(),
                 path.display()
             )),
-            Err(e) => Some(format!("--cni-conflist {}: {e}; trying again", path.display())),
+            Err(e) => {
+                Some(format!("--cni-conflist {}: cannot write the CNI configuration: {e}; retrying", path.display()))
+            }
         };
         if complaint != said {
             if let Some(text) = &complaint {
@@ -74,8 +79,10 @@ pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snaps
     }
 }
 
-/// Writes the list where it is missing. Beside a rival it is not written anew, for kubelet would then report a node Ready
-/// whose pods get another network; a list that is there already is left to whoever made both.
+/// Writes the file if it is missing or outdated.
+///
+/// Beside a rival a missing file is not created: kubelet would report the node Ready although pods
+/// get the other plugin's network. An existing file is kept up to date.
 fn settle(path: &Path, text: &str) -> io::Result<State> {
     let rival = rival(path)?;
     if let Some(rival) = rival {
@@ -87,7 +94,7 @@ fn settle(path: &Path, text: &str) -> io::Result<State> {
     write(path, text).map(|written| if written { State::Written } else { State::Present })
 }
 
-/// The file that a runtime takes instead: it takes the first by name.
+/// Returns the configuration file that sorts before `path`: runtimes use the first by name.
 fn rival(path: &Path) -> io::Result<Option<PathBuf>> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let is_read = |other: &Path| other.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json");
@@ -101,7 +108,7 @@ fn rival(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(first)
 }
 
-/// Whether the agent has written down where pods get addresses from; in pool mode, whether there is a block.
+/// Returns true if node.json exists and, in pool mode, the node has a block.
 fn has_addresses(config: &Config) -> bool {
     let has_blocks = |file: PoolsFile| file.pools.iter().any(|pool| !pool.blocks.is_empty());
     config.state_dir.join(file::NAME).exists()
@@ -112,7 +119,7 @@ fn has_addresses(config: &Config) -> bool {
 fn content(config: &Config) -> String {
     let mut capabilities = json!({"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "dns": true});
     if config.ipam == Ipam::Pools {
-        // Pods choose pools by annotations, which the runtime hands over on request.
+        // Pods choose pools by annotations; the runtime passes them if the capability is set.
         capabilities["io.kubernetes.cri.pod-annotations"] = true.into();
     }
     let plugin = json!({
@@ -130,7 +137,7 @@ fn content(config: &Config) -> String {
 }
 
 fn write(path: &Path, text: &str) -> io::Result<bool> {
-    // Runtimes read the files that end in .conflist, .conf or .json.
+    // Runtimes ignore the temporary name: they read .conflist, .conf and .json only.
     durable::replace(path, &path.with_extension("next"), 0o666, text.as_bytes())
 }
 

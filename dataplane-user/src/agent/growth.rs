@@ -1,7 +1,9 @@
-//! Larger tables for an agent that needs them.
+//! Resizes the Service maps when they are full, by restarting the agent in place.
 //!
-//! Growing is part of a start, because a start is what changes nothing for traffic: so the agent replaces itself by the same program, which is told
-//! the sizes. It remains the same process for whoever started it.
+//! A map cannot grow, and the start of an agent already replaces maps without a loss of traffic. So
+//! the agent calls execve(2) on its own program and passes the new sizes in an environment variable;
+//! the process id stays the same for the container runtime. Only maps that Services fill grow; flow
+//! tables keep their size.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,20 +20,21 @@ use crate::load::grow;
 use crate::load::sizes::{Growing, Sizes, larger};
 use crate::proxy::controller::Snapshot;
 
-/// What an agent tells the one that takes its place: `map=entries` with commas between.
+/// Environment variable with the requested sizes: `map=entries`, separated by commas.
 const VARIABLE: &str = "ROPEWAY_GROWN_TABLES";
 
-/// Bytes of memory that the node has.
+/// Returns the node's memory in bytes.
 #[must_use]
 pub fn memory() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
-/// The sizes that growing maps should have now: what was asked for by the agent whose place this one takes, else what is there, else the first.
+/// Returns the size of each growing map in entries: the largest of the requested size (up to the
+/// limit), the present size and the first size.
 ///
 /// # Errors
-/// A pin is damaged.
+/// A pinned map could not be read.
 pub fn wanted(sizes: &Sizes, pins: &Pins) -> Result<Vec<(&'static str, u32)>, LoadError> {
     let asked = std::env::var(VARIABLE).unwrap_or_default();
     let asked = parse(&asked);
@@ -45,8 +48,10 @@ pub fn wanted(sizes: &Sizes, pins: &Pins) -> Result<Vec<(&'static str, u32)>, Lo
     Ok(all)
 }
 
-/// Watches for maps that are too small, and replaces the process if they may grow. `wanted` is what this process was started with: what it did
-/// not get then, it does not ask for again.
+/// Waits until a map is full, then restarts the agent with larger maps if the limits allow it.
+///
+/// `wanted` holds the sizes that this process requested at start. If a map did not get its size
+/// then, no further restart is tried.
 pub async fn watch(
     groups: [Growing; 5],
     wanted: Vec<(&'static str, u32)>,
@@ -59,9 +64,9 @@ pub async fn watch(
         let short = snapshots.borrow_and_update().short.clone();
         let next = next(&groups, &short, present);
         if !next.is_empty() {
-            info!(tables = next, "tables are full: starting anew with larger ones");
+            info!(tables = next, "map resize started: restarting the agent with larger maps");
             let error = again(&next);
-            error!(%error, "can't start anew: the tables keep their sizes");
+            error!(%error, "map resize failed: cannot restart the agent; the maps keep their sizes");
             return;
         }
         if snapshots.changed().await.is_err() {
@@ -70,7 +75,7 @@ pub async fn watch(
     }
 }
 
-/// What to ask for; nothing if no map that is short may grow.
+/// Returns the sizes to request; empty if every full map is at its limit.
 fn next(groups: &[Growing], short: &BTreeMap<&str, u32>, present: impl Fn(&str) -> u32) -> String {
     let larger = |group: &Growing| {
         let (map, missing) = (group.maps[0], *short.get(group.maps[0])?);
@@ -86,7 +91,7 @@ fn parse(text: &str) -> BTreeMap<&str, u32> {
         .collect()
 }
 
-/// Only returns if that failed.
+/// Replaces the process; returns only on failure.
 fn again(tables: &str) -> io::Error {
     let mut arguments = std::env::args_os();
     let mut command = Command::new("/proc/self/exe");

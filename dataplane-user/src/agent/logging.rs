@@ -1,4 +1,7 @@
-//! The log, on standard error.
+//! Sets up the agent's log on standard error, as text or JSON.
+//!
+//! `ropeway-agent` calls it once, after the configuration is checked. Libraries log warnings and
+//! errors only, unless the level is `trace`.
 
 use std::io::{IsTerminal, stderr};
 
@@ -11,10 +14,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, LogFormat};
 
-/// Libraries whose ordinary chatter nobody needs unless everything is wanted.
+/// Libraries that are limited to warnings below level `trace`.
 const LIBRARIES: [&str; 7] = ["aya", "aya_obj", "hyper", "hyper_util", "kube", "rustls", "tower"];
 
-/// Sets up the log of this process, once.
+/// Installs the global log subscriber. Panics if called twice.
 pub fn init(config: &Config) {
     let level = config.log_level.parse().unwrap_or(Level::INFO);
     let mut filter = Targets::new().with_default(level);

@@ -1,4 +1,8 @@
-//! Chooses and starts the source of objects.
+//! Chooses and starts the source of Kubernetes objects: API servers or a directory of manifests.
+//!
+//! The agent calls [`prepare`] before it changes the kernel, so that an unusable source ends it
+//! early, and [`Prepared::start`] once the programs are loaded. With several API servers one is
+//! watched at a time; the next one is tried when it stops answering.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,66 +19,66 @@ use crate::proxy::source::EventSender;
 use crate::proxy::source::kubernetes::{self, KubernetesError};
 use crate::proxy::source::manifests::{self, ManifestsError};
 
-/// How long an API server has to answer before the next one is tried.
+/// Time within which an API server must accept a connection; then the next one is tried.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// How often an API server is asked whether it is there, if there are others.
+/// Interval at which the current API server is checked, if there are others.
 const CHECK: Duration = Duration::from_secs(5);
 
-/// Why there are no objects.
+/// Error of the source; the message names the option.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The directory can't be read.
-    #[error("--manifests {}: {source}", path.display())]
+    /// The directory of manifests is unreadable.
+    #[error("--manifests {}: cannot read the directory: {source}", path.display())]
     Directory {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// The reason.
+        /// Underlying error.
         source: io::Error,
     },
-    /// The file is missing or broken.
-    #[error("--kubeconfig {}: {source}", path.display())]
+    /// The kubeconfig is missing, unreadable or invalid.
+    #[error("--kubeconfig {}: cannot use the file: {source}", path.display())]
     Kubeconfig {
-        /// The file.
+        /// Path of the kubeconfig.
         path: PathBuf,
-        /// The reason.
+        /// Underlying error.
         source: Box<KubeconfigError>,
     },
-    /// No configuration to be found.
-    #[error("no kubeconfig was given with --kubeconfig, and this is no pod with a service account: {0}")]
+    /// There is neither a kubeconfig nor a service account.
+    #[error("no API server configured: set --kubeconfig, or run in a pod with a service account ({0})")]
     InCluster(Box<InClusterError>),
-    /// A URL that is none.
-    #[error("--apiserver {url:?}: {reason}")]
+    /// A URL of an API server is invalid.
+    #[error("--apiserver {url:?}: invalid URL: {reason}")]
     Url {
-        /// As given.
+        /// The URL as given.
         url: String,
-        /// What is wrong.
+        /// The parser's message.
         reason: String,
     },
-    /// The source of manifests failed.
+    /// The directory could not be watched.
     #[error(transparent)]
     Manifests(#[from] ManifestsError),
-    /// The Kubernetes client failed.
+    /// The Kubernetes client could not be created.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
-    /// A panic.
-    #[error("the source has ended: {0}")]
+    /// The task panicked.
+    #[error("task source failed: {0}")]
     Task(#[from] JoinError),
 }
 
-/// A source that is known to make sense.
+/// A source whose options have been checked.
 #[derive(Debug)]
 pub enum Prepared {
-    /// A directory.
+    /// Directory of manifests.
     Manifests(PathBuf),
-    /// A cluster; several configurations differ in the API server.
+    /// Client configurations of one cluster, one per API server.
     Kubernetes(Vec<kube::Config>),
 }
 
-/// Checks what can be checked before anything is changed.
+/// Reads the kubeconfig or the directory once and returns the checked source.
 ///
 /// # Errors
-/// The directory or the kubeconfig can't be read.
+/// The directory or the kubeconfig is unreadable, or a URL is invalid.
 pub async fn prepare(config: &Config) -> Result<Prepared, SourceError> {
     match &config.source {
         Source::Manifests { directory } => {
@@ -108,7 +112,7 @@ async fn from_file(path: &Path) -> Result<kube::Config, SourceError> {
 }
 
 impl Prepared {
-    /// The API servers, if it is a cluster.
+    /// Returns the client configurations of the API servers; empty for a directory.
     #[must_use]
     pub fn servers(&self) -> &[kube::Config] {
         match self {
@@ -117,7 +121,10 @@ impl Prepared {
         }
     }
 
-    /// Starts the source, without Services where another proxy serves them, and what else talks to the same API server; the task ends only with an error.
+    /// Starts the source and the pool task, which use the same API server.
+    ///
+    /// `services` is false if another proxy serves Services; they are not watched then. The task
+    /// ends only with an error.
     #[must_use]
     pub fn start(
         self,
@@ -137,7 +144,7 @@ impl Prepared {
     }
 }
 
-/// Watches the first API server that can be reached, and another one when that one is gone.
+/// Watches the first reachable API server, and the next one when it stops answering.
 async fn from_servers(
     servers: &[kube::Config],
     (node, services): (&str, bool),
@@ -151,29 +158,29 @@ async fn from_servers(
             if !answers(server).await {
                 turn += 1;
                 if turn.is_multiple_of(servers.len()) {
-                    warn!("no API server can be reached; trying again");
+                    warn!("no API server reachable: retrying (see --apiserver)");
                     tokio::time::sleep(ANSWER).await;
                 }
                 continue;
             }
-            info!(url = %server.cluster_url, "API server");
+            info!(url = %server.cluster_url, "API server selected");
         }
         tokio::select! {
             ended = kubernetes::run(server.clone(), node, services, events.clone()) => return Ok(ended?),
             ended = look_after(pools, server) => ended?,
-            () = is_gone(server), if servers.len() > 1 => warn!(url = %server.cluster_url, "API server does not answer"),
+            () = is_gone(server), if servers.len() > 1 => warn!(url = %server.cluster_url, "API server stopped answering: trying the next one"),
         }
         turn += 1;
     }
 }
 
-/// Pools and blocks, in pool mode.
+/// Runs the pool task; pending forever in other modes.
 async fn look_after(pools: Option<&PoolTask>, server: &kube::Config) -> Result<(), SourceError> {
     let Some(pools) = pools else { return std::future::pending().await };
     Ok(Box::pin(pools.run(server.clone())).await.map_err(KubernetesError::Client)?)
 }
 
-/// Ends when the server has not answered three times.
+/// Returns after three failed checks in a row.
 async fn is_gone(server: &kube::Config) {
     let mut misses = 0;
     while misses < 3 {
@@ -182,7 +189,7 @@ async fn is_gone(server: &kube::Config) {
     }
 }
 
-/// Whether a connection can be made.
+/// Returns true if the server accepts a TCP connection within [`ANSWER`].
 async fn answers(server: &kube::Config) -> bool {
     let url = &server.cluster_url;
     let Some(host) = url.host() else { return false };

@@ -1,4 +1,7 @@
-//! With `--trace`: what the programs log, in the agent's log.
+//! Copies the log messages of the eBPF programs to the agent's log, with `--trace`.
+//!
+//! The agent starts it once, after loading programs with tracing compiled in. The thread runs until
+//! the process ends. Without `--trace` the programs contain no logging code.
 
 use std::io;
 use std::thread;
@@ -8,18 +11,18 @@ use aya_log::EbpfLogger;
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::{error, info};
 
-/// Reads the programs' messages in a thread of its own, to the end of the process.
+/// Starts the thread that reads the programs' messages.
 ///
 /// # Errors
-/// There is no thread for it.
+/// The object has no log map, or the thread could not be created.
 pub fn start(mut ebpf: Ebpf) -> io::Result<()> {
     let logger = EbpfLogger::init(&mut ebpf).map_err(io::Error::other)?;
     thread::Builder::new().name("trace".into()).stack_size(256 << 10).spawn(move || {
-        // Held as long as it is read from.
+        // The object owns the ring buffer and must outlive the reader.
         let _ebpf = ebpf;
         read(logger);
     })?;
-    info!("tracing: every packet and connect is logged; for debugging only");
+    info!("trace enabled: logging each packet and connect; disable --trace after debugging");
     Ok(())
 }
 
@@ -28,7 +31,7 @@ fn read(mut logger: EbpfLogger<&'static dyn log::Log>) {
         match poll(&mut [PollFd::new(&logger, PollFlags::IN)], None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => logger.flush(),
             Err(e) => {
-                error!(error = %e, "can't read what the programs log");
+                error!(error = %e, "trace failed: cannot read the programs' log messages");
                 return;
             }
         }

@@ -44,7 +44,7 @@ pub enum IpamError {
     /// There is no address store.
     #[error("no address store at {dir}/addresses: no pod was ever attached to this node, or --state-dir is wrong")]
     NoStore {
-        /// State directory.
+        /// State directory that was searched.
         dir: String,
     },
     /// node.json or pools.json could not be read.
@@ -58,13 +58,13 @@ pub enum IpamError {
     /// No attachment of this node has the address.
     #[error("address {address} is not allocated on this node: `ropeway ipam show` lists allocated addresses")]
     NotAllocated {
-        /// Address to release.
+        /// Address that was to be released.
         address: IpAddr,
     },
     /// The attachment's device exists.
     #[error("address {address} is in use by {pod} (device {device} exists): delete the pod to free its address")]
     Alive {
-        /// Address to release.
+        /// Address that was to be released.
         address: IpAddr,
         /// `namespace/name` of the pod, or its container id.
         pod: String,
@@ -74,7 +74,7 @@ pub enum IpamError {
     /// A plugin process holds the attachment, or it is marked already.
     #[error("address {address} is locked by a plugin process or already being released: see `ropeway ipam show`")]
     Busy {
-        /// Address to release.
+        /// Address that was to be released.
         address: IpAddr,
     },
 }

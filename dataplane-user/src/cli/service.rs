@@ -40,9 +40,9 @@ pub struct FrontendView {
     pub port_name: String,
     /// `TCP`, `UDP`, `SCTP`, or the number of another protocol.
     pub protocol: String,
-    /// Address.
+    /// Address at which clients reach the Service.
     pub address: IpAddr,
-    /// Port.
+    /// Port at which clients reach the Service.
     pub port: u16,
     /// Name of the scheduler.
     pub scheduler: String,
@@ -59,9 +59,9 @@ pub struct FrontendView {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendView {
-    /// Address.
+    /// Address of the endpoint.
     pub address: IpAddr,
-    /// Port.
+    /// Port of the endpoint.
     pub port: u16,
     /// Index in the map `backends`.
     pub id: u32,

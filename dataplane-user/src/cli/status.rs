@@ -61,7 +61,7 @@ pub struct NodeView {
     pub closing_ticks: u32,
 }
 
-/// A pinned program.
+/// A pinned program with its sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "as bpftool names them")]
@@ -73,7 +73,7 @@ pub struct ProgramView {
     pub jited_bytes: u32,
 }
 
-/// A pinned link.
+/// A pinned link: an attachment to a cgroup or by tcx.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LinkView {
@@ -103,7 +103,7 @@ pub struct FilterView {
     pub program: Option<u32>,
 }
 
-/// A pinned map.
+/// A pinned map and its fill level.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MapView {

@@ -33,7 +33,7 @@ pub struct Removed {
     pub pins: usize,
     /// Routes to other nodes' pods.
     pub routes: usize,
-    /// VXLAN devices.
+    /// VXLAN devices (`ropeway.vx4`, `ropeway.vx6`).
     pub tunnels: usize,
     /// Pairs of host devices (`ropeway.out` and `ropeway.in`).
     pub host_devices: usize,

@@ -223,7 +223,7 @@ options! {
     /// The name must sort before those of other CNI configurations.
     #[arg(long, env = "ROPEWAY_CNI_CONFLIST", value_name = "FILE", help_heading = "Kernel")]
     cni_conflist: PathBuf,
-    /// How programs are attached to uplinks [default: auto]
+    /// Kind of attachment of the programs to uplinks [default: auto]
     ///
     /// A tcx program runs before every tc filter of the device. Set `clsact` if another program's
     /// filter on the uplink must run first.

@@ -79,7 +79,7 @@ pub enum Scheduler {
     Nq = scheduler::NQ,
 }
 
-/// How programs are attached to uplinks.
+/// Kind of attachment of the programs to uplinks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UplinkAttach {
