@@ -6,6 +6,7 @@
 //!
 //! `settings` has every constant, `place` every path, `shape` the nodes. The rest is in the order of `up`: `tools`,
 //! `images`, `machine`, `network`, `pki`, `control`, `node`, `reference`, `addons`.
+#![forbid(unsafe_code)]
 
 mod addons;
 mod cgroups;
@@ -20,6 +21,7 @@ mod images;
 mod install;
 mod junit;
 mod kube;
+mod layout;
 mod life;
 mod machine;
 mod network;
@@ -27,7 +29,6 @@ mod node;
 mod node_init;
 mod peer;
 mod pki;
-mod place;
 mod pod;
 mod reference;
 mod rootfs;
@@ -43,18 +44,39 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use clap::Subcommand;
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
 
-use crate::paths::Paths;
-use crate::shell;
-use place::Place;
+use layout::Layout;
 use shape::Shape;
 use step::Steps;
+use toolbox::paths::Paths;
+use toolbox::shell;
 
-/// What can be done with a cluster.
+/// Options of `cargo xtask cluster`.
+#[derive(Args)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The building and installing that a cluster needs and the caller does.
+pub trait Workshop {
+    /// Installs the system packages of a cluster's nodes, or names the missing ones.
+    ///
+    /// # Errors
+    /// When a package is missing and cannot be installed.
+    fn install_packages(&self) -> Result<()>;
+
+    /// Builds the release binaries of this checkout.
+    ///
+    /// # Errors
+    /// When the build fails.
+    fn build_binaries(&self) -> Result<()>;
+}
+
 #[derive(Subcommand)]
-pub(crate) enum Command {
+enum Command {
     /// Build what a cluster and upstream's tests need (the first time: tens of minutes) without starting anything
     Prepare(Shape),
     /// Start a cluster, or go on starting it
@@ -100,34 +122,37 @@ pub(crate) enum Command {
     },
 }
 
-/// Does it.
-pub(crate) fn run(paths: &Paths, command: Command) -> Result<()> {
-    ensure!(shell::is_root(), "a cluster needs root: it makes namespaces and cgroups");
-    let (place, steps) = (Place::new(paths), Steps::new());
-    match command {
+/// Runs one command.
+///
+/// # Errors
+/// When the command fails; not being root is one of the reasons.
+pub fn run(paths: &Paths, workshop: &dyn Workshop, options: Options) -> Result<()> {
+    shell::require_root("cargo xtask cluster")?;
+    let (layout, steps) = (Layout::new(paths), Steps::new());
+    match options.command {
         Command::Prepare(shape) => {
             let mut sets = tools::sets(&shape);
             sets.push(tools::Set::Tests);
-            up::prepare(&place, &steps, &sets)
+            up::prepare(workshop, &layout, &steps, &sets)
         }
-        Command::Up(shape) => up::run(&place, &steps, &shape),
-        Command::Status => status::run(&place),
+        Command::Up(shape) => up::run(workshop, &layout, &steps, &shape),
+        Command::Status => status::run(&layout),
         Command::Kubectl { arguments } => {
-            Shape::require(&place)?;
-            Err(kube::command(&place).args(arguments).exec()).context("cannot start kubectl")
+            Shape::require(&layout)?;
+            Err(kube::command(&layout).args(arguments).exec()).context("cannot start kubectl")
         }
         Command::Exec { node, command } => {
-            Shape::require(&place)?;
+            Shape::require(&layout)?;
             let (program, arguments) = command.split_first().context("which program?")?;
             Err(enter::in_node(&node, Path::new(program))?.args(arguments).exec()).context("cannot enter the node")
         }
-        Command::Install(options) => install::run(paths, &place, &steps, &options),
-        Command::Smoke => smoke::run(&place, &steps),
-        Command::Life(options) => life::run(paths, &place, &steps, &options),
-        Command::Conformance(options) => conformance::run(&place, &options),
-        Command::Figures(options) => figures::run(paths, &place, &steps, &options),
-        Command::Down { purge } => down::run(&place, &steps, purge),
-        Command::Enter(options) => enter::run(&place, &options),
-        Command::NodeInit { node } => node_init::run(&place, &node),
+        Command::Install(options) => install::run(workshop, paths, &layout, &steps, &options),
+        Command::Smoke => smoke::run(&layout, &steps),
+        Command::Life(options) => life::run(workshop, paths, &layout, &steps, &options),
+        Command::Conformance(options) => conformance::run(&layout, &options),
+        Command::Figures(options) => figures::run(workshop, paths, &layout, &steps, &options),
+        Command::Down { purge } => down::run(&layout, &steps, purge),
+        Command::Enter(options) => enter::run(&layout, &options),
+        Command::NodeInit { node } => node_init::run(&layout, &node),
     }
 }

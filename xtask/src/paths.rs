@@ -5,45 +5,51 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The checkout and where it is built.
-pub(crate) struct Paths {
+pub struct Paths {
     /// The root of the workspace.
-    pub(crate) root: PathBuf,
+    pub root: PathBuf,
     /// Cargo's target directory of the workspace.
-    pub(crate) target: PathBuf,
+    pub target: PathBuf,
 }
 
 impl Paths {
-    /// From the place of this crate in the checkout and cargo's environment.
-    pub(crate) fn find() -> Result<Self> {
-        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
-        let manifest = manifest.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    /// Finds the checkout by the folder of xtask: the one that cargo names, or else `built_in`, the
+    /// one in which xtask was compiled.
+    pub fn find(built_in: &str) -> Result<Self> {
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| built_in.into());
+        let manifest = PathBuf::from(manifest);
         let root = manifest.parent().context("xtask's folder has no parent")?.to_path_buf();
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
         Ok(Self { root, target })
     }
 
     /// Where release binaries are.
-    pub(crate) fn binaries(&self) -> PathBuf {
+    #[must_use]
+    pub fn binaries(&self) -> PathBuf {
         self.target.join("release")
     }
 
     /// Tools that xtask installed for itself (`bin` below it).
-    pub(crate) fn tools(&self) -> PathBuf {
+    #[must_use]
+    pub fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
 
     /// The crate of the kernel programs.
-    pub(crate) fn ebpf_crate(&self) -> PathBuf {
+    #[must_use]
+    pub fn ebpf_crate(&self) -> PathBuf {
         self.root.join("dataplane-ebpf")
     }
 
     /// The built object with the kernel programs.
-    pub(crate) fn ebpf_object(&self) -> PathBuf {
+    #[must_use]
+    pub fn ebpf_object(&self) -> PathBuf {
         self.ebpf_crate().join("target/bpfel-unknown-none/release/ropeway")
     }
 
     /// A path as people want to read it: relative to the root where it can be.
-    pub(crate) fn short<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
+    #[must_use]
+    pub fn short<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()
     }
 }

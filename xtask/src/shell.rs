@@ -6,18 +6,18 @@ use std::process::{Command, Output};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Nothing is silent for longer.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// Says what is about to happen.
-pub(crate) fn step(what: &str) {
+pub fn step(what: &str) {
     println!("==> {what}");
 }
 
 /// Runs a command that shows its own output; an exit status other than 0 is an error.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+pub fn run(command: &mut Command) -> Result<()> {
     let name = describe(command);
     let status = command.status().with_context(|| format!("cannot start `{name}`"))?;
     if !status.success() {
@@ -27,12 +27,12 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// [`run`], with a sign of life while the command is silent: for what takes long.
-pub(crate) fn run_long(command: &mut Command) -> Result<()> {
+pub fn run_long(command: &mut Command) -> Result<()> {
     with_signs_of_life(|| run(command))
 }
 
 /// Does something that takes long, and says every five seconds that it is still at it.
-pub(crate) fn with_signs_of_life<T>(work: impl FnOnce() -> T) -> T {
+pub fn with_signs_of_life<T>(work: impl FnOnce() -> T) -> T {
     let (done, wait) = std::sync::mpsc::channel::<()>();
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -48,7 +48,7 @@ pub(crate) fn with_signs_of_life<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Runs a command and returns what it printed; an exit status other than 0 is an error that quotes stderr.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+pub fn output(command: &mut Command) -> Result<String> {
     let name = describe(command);
     let Output { status, stdout, stderr } = command.output().with_context(|| format!("cannot start `{name}`"))?;
     if !status.success() {
@@ -58,7 +58,8 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 /// Cargo as it runs this program, free of what cargo and rustup set for xtask itself.
-pub(crate) fn cargo(root: &Path) -> Command {
+#[must_use]
+pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);
     clean(&mut command);
@@ -66,7 +67,7 @@ pub(crate) fn cargo(root: &Path) -> Command {
 }
 
 /// Takes away the variables that cargo set for the crate xtask: they mean nothing to another build and spoil its cache.
-pub(crate) fn clean(command: &mut Command) {
+pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_BIN_NAME" {
@@ -76,7 +77,8 @@ pub(crate) fn clean(command: &mut Command) {
 }
 
 /// The path of a program, as a shell would find it; the folders of root's tools count even when PATH lacks them.
-pub(crate) fn which(program: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
@@ -84,8 +86,15 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Whether this process is root.
-pub(crate) fn is_root() -> bool {
+/// Fails when this process is not root; `what` is the subject of the message.
+pub fn require_root(what: &str) -> Result<()> {
+    ensure!(is_root(), "{what} needs root: it makes network namespaces and cgroups and loads eBPF programs");
+    Ok(())
+}
+
+/// Tests for effective user id 0.
+#[must_use]
+pub fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
         status
             .lines()
@@ -95,7 +104,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// Puts a folder before all others in a command's PATH.
-pub(crate) fn path_first(directories: &[&Path]) -> Result<std::ffi::OsString> {
+pub fn path_first(directories: &[&Path]) -> Result<std::ffi::OsString> {
     let rest = std::env::var_os("PATH").unwrap_or_default();
     let all = directories.iter().map(|d| d.to_path_buf()).chain(std::env::split_paths(&rest));
     std::env::join_paths(all).context("a folder's name does not fit into PATH")

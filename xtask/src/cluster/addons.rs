@@ -5,21 +5,21 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 
 use super::kube;
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::{AGNHOST, COREDNS, DNS_SERVICE, DOMAIN, METRICS_SERVER, NEAR};
 use super::step::wait_for;
 
 /// Gives the API server the manifests of both.
-pub(super) fn apply(place: &Place) -> Result<()> {
+pub(super) fn apply(layout: &Layout) -> Result<()> {
     for name in ["coredns.yaml", "metrics-server.yaml"] {
-        kube::apply(place, &template(place, name)?).with_context(|| name.to_owned())?;
+        kube::apply(layout, &template(layout, name)?).with_context(|| name.to_owned())?;
     }
     Ok(())
 }
 
 /// A manifest of tests/cluster/templates with this cluster's values.
-pub(super) fn template(place: &Place, name: &str) -> Result<String> {
-    let path = place.template(name);
+pub(super) fn template(layout: &Layout, name: &str) -> Result<String> {
+    let path = layout.template(name);
     let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
     Ok(fill(&text))
 }
@@ -38,15 +38,15 @@ fn fill(text: &str) -> String {
 }
 
 /// Waits until DNS is served.
-pub(super) fn dns_ready(place: &Place) -> Result<()> {
-    kube::rolled_out(place, "kube-system", "deployment/coredns", 180)
+pub(super) fn dns_ready(layout: &Layout) -> Result<()> {
+    kube::rolled_out(layout, "kube-system", "deployment/coredns", 180)
 }
 
 /// Waits until metrics are served, and the API server has them from there.
-pub(super) fn metrics_ready(place: &Place, nodes: usize) -> Result<()> {
-    kube::rolled_out(place, "kube-system", "deployment/metrics-server", 180)?;
+pub(super) fn metrics_ready(layout: &Layout, nodes: usize) -> Result<()> {
+    kube::rolled_out(layout, "kube-system", "deployment/metrics-server", 180)?;
     wait_for("kubectl top nodes", 120, || {
-        let lines = kube::kubectl(place, &["top", "nodes", "--no-headers"])?.lines().count();
+        let lines = kube::kubectl(layout, &["top", "nodes", "--no-headers"])?.lines().count();
         ensure!(lines == nodes, "metrics of {lines} nodes, not {nodes}");
         Ok(())
     })

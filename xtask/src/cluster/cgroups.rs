@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_ask_for_the_same_hierarchy_again() {
+    fn mount_options_select_the_same_cgroup_hierarchy() {
         let mounts = "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,nosuid,relatime,cpu,cpuacct 0 0\n\
                       cgroup /sys/fs/cgroup/systemd cgroup rw,relatime,xattr,release_agent=/x,name=systemd 0 0\n\
                       cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime,nsdelegate 0 0\n\

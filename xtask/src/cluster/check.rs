@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_run_and_one_failure_is_enough() {
+    fn all_checks_run_and_one_failure_fails_the_run() {
         let mut checks = Checks::default();
         assert!(checks.check("one", || Ok(())));
         assert!(!checks.check("two", || Err(anyhow::anyhow!("no"))));

@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use super::junit::{self, Case, Outcome};
+use super::layout::Layout;
 use super::network::{FABRIC, namespace_path};
 use super::pki::ADMIN;
-use super::place::Place;
 use super::shape::Shape;
 use super::{kube, tools};
 
@@ -33,18 +33,18 @@ pub(crate) struct Options {
 }
 
 /// Runs the tests; an error if one failed.
-pub(super) fn run(place: &Place, options: &Options) -> Result<()> {
-    let shape = Shape::require(place)?;
-    tools::build(place, &[tools::Set::Tests])?;
-    kube::nodes_ready(place, shape.all().len(), 60)?;
+pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
+    let shape = Shape::require(layout)?;
+    tools::build(layout, &[tools::Set::Tests])?;
+    kube::nodes_ready(layout, shape.all().len(), 60)?;
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let directory = place.results().join(format!("run-{seconds}"));
+    let directory = layout.results().join(format!("run-{seconds}"));
     fs::create_dir_all(&directory)?;
-    let mut skips = skips(&fs::read_to_string(place.skips()).context("tests/cluster/skips.txt")?)?;
+    let mut skips = skips(&fs::read_to_string(layout.skips()).context("tests/cluster/skips.txt")?)?;
     skips.extend(options.skip.clone());
     println!("==> upstream's tests, {} at a time; output in {}", options.parallel, directory.display());
     let begin = Instant::now();
-    ginkgo(place, &shape, options, &skips, &directory)?;
+    ginkgo(layout, &shape, options, &skips, &directory)?;
     let cases = junit::read(&directory)?;
     let table = table(&cases, begin.elapsed().as_secs());
     fs::write(directory.join("table.md"), &table)?;
@@ -70,19 +70,19 @@ fn skips(text: &str) -> Result<Vec<String>> {
 }
 
 /// Runs the tests; that some fail is no error here.
-fn ginkgo(place: &Place, shape: &Shape, options: &Options, skips: &[String], directory: &Path) -> Result<()> {
+fn ginkgo(layout: &Layout, shape: &Shape, options: &Options, skips: &[String], directory: &Path) -> Result<()> {
     let output = File::create(directory.join("output.log"))?;
     let mut ginkgo = Command::new("nsenter");
-    ginkgo.arg(format!("--net={}", namespace_path(FABRIC).display())).arg("--").arg(place.bin("ginkgo"));
+    ginkgo.arg(format!("--net={}", namespace_path(FABRIC).display())).arg("--").arg(layout.bin("ginkgo"));
     ginkgo.args(["--no-color", "--timeout=3h"]);
     ginkgo.arg(format!("--procs={}", options.parallel)).arg(format!("--focus={}", options.focus));
     if !skips.is_empty() {
         ginkgo.arg(format!("--skip={}", skips.join("|")));
     }
-    ginkgo.arg(place.bin("e2e.test")).arg("--");
-    ginkgo.arg(format!("--kubeconfig={}", place.kubeconfig(ADMIN).display()));
-    ginkgo.arg(format!("--kubectl-path={}", place.bin("kubectl").display()));
-    ginkgo.arg(format!("--repo-root={}", tools::kubernetes_source(place)?.display()));
+    ginkgo.arg(layout.bin("e2e.test")).arg("--");
+    ginkgo.arg(format!("--kubeconfig={}", layout.kubeconfig(ADMIN).display()));
+    ginkgo.arg(format!("--kubectl-path={}", layout.bin("kubectl").display()));
+    ginkgo.arg(format!("--repo-root={}", tools::kubernetes_source(layout)?.display()));
     ginkgo.arg(format!("--report-dir={}", directory.display()));
     // With another number tests that need two nodes skip themselves.
     ginkgo.arg(format!("--num-nodes={}", shape.workers().len()));
@@ -109,14 +109,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_skip_has_a_reason() {
+    fn skip_without_reason_is_rejected() {
         assert_eq!(skips("# because\none\ntwo\n\n# and\nthree\n").unwrap(), ["one", "two", "three"]);
         let message = skips("# because\none\n\ntwo\n").unwrap_err().to_string();
         assert_eq!(message, "tests/cluster/skips.txt, line 4: no reason above it");
     }
 
     #[test]
-    fn the_file_itself_is_in_order_and_skips_no_conformance_test() {
+    fn skip_file_is_valid_and_skips_no_conformance_test() {
         let text = include_str!("../../../tests/cluster/skips.txt");
         assert!(skips(text).unwrap().iter().all(|skip| !skip.contains("[Conformance]")));
     }

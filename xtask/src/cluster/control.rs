@@ -6,34 +6,34 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::{API_PORT, CONTROL_PLANE, POD_RANGES, SERVICE_RANGES};
 use super::shape::Node;
 use super::step::wait_for;
 use super::{daemon, enter, kube};
 
 /// Starts what does not run, and waits until the API server is ready. The others need it at once.
-pub(super) fn start(place: &Place) -> Result<()> {
-    fs::create_dir_all(place.run().join("etcd"))?;
-    daemon(place, "etcd", &etcd(place))?;
-    daemon(place, "kube-apiserver", &api_server(place))?;
+pub(super) fn start(layout: &Layout) -> Result<()> {
+    fs::create_dir_all(layout.run().join("etcd"))?;
+    daemon(layout, "etcd", &etcd(layout))?;
+    daemon(layout, "kube-apiserver", &api_server(layout))?;
     wait_for("the API server's /readyz", 120, || {
-        daemon::find(place, "kube-apiserver")
-            .with_context(|| format!("it has ended: see {}", place.log("kube-apiserver").display()))?;
-        kube::kubectl(place, &["get", "--raw", "/readyz"]).map(drop)
+        daemon::find(layout, "kube-apiserver")
+            .with_context(|| format!("it has ended: see {}", layout.log("kube-apiserver").display()))?;
+        kube::kubectl(layout, &["get", "--raw", "/readyz"]).map(drop)
     })?;
-    daemon(place, "kube-controller-manager", &controller_manager(place))?;
-    daemon(place, "kube-scheduler", &scheduler(place))
+    daemon(layout, "kube-controller-manager", &controller_manager(layout))?;
+    daemon(layout, "kube-scheduler", &scheduler(layout))
 }
 
-fn daemon(place: &Place, name: &str, arguments: &[String]) -> Result<()> {
-    daemon::start(place, name, enter::in_namespace(CONTROL_PLANE, &place.bin(name))?.args(arguments))
+fn daemon(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
+    daemon::start(layout, name, enter::in_namespace(CONTROL_PLANE, &layout.bin(name))?.args(arguments))
 }
 
-fn etcd(place: &Place) -> Vec<String> {
+fn etcd(layout: &Layout) -> Vec<String> {
     let (client, peer) = ("http://127.0.0.1:2379", "http://127.0.0.1:2380");
     vec![
-        format!("--data-dir={}", place.run().join("etcd").display()),
+        format!("--data-dir={}", layout.run().join("etcd").display()),
         format!("--listen-client-urls={client}"),
         format!("--advertise-client-urls={client}"),
         format!("--listen-peer-urls={peer}"),
@@ -45,8 +45,8 @@ fn etcd(place: &Place) -> Vec<String> {
     ]
 }
 
-fn api_server(place: &Place) -> Vec<String> {
-    let pki = |name: &str| place.pki(name).display().to_string();
+fn api_server(layout: &Layout) -> Vec<String> {
+    let pki = |name: &str| layout.pki(name).display().to_string();
     vec![
         "--etcd-servers=http://127.0.0.1:2379".into(),
         format!("--advertise-address={}", Node::control_plane().v4()),
@@ -76,9 +76,9 @@ fn api_server(place: &Place) -> Vec<String> {
     ]
 }
 
-fn controller_manager(place: &Place) -> Vec<String> {
-    let pki = |name: &str| place.pki(name).display().to_string();
-    let mut arguments = identity(place, "kube-controller-manager");
+fn controller_manager(layout: &Layout) -> Vec<String> {
+    let pki = |name: &str| layout.pki(name).display().to_string();
+    let mut arguments = identity(layout, "kube-controller-manager");
     arguments.extend([
         "--allocate-node-cidrs=true".into(),
         format!("--cluster-cidr={}", POD_RANGES.join(",")),
@@ -95,13 +95,13 @@ fn controller_manager(place: &Place) -> Vec<String> {
     arguments
 }
 
-fn scheduler(place: &Place) -> Vec<String> {
-    identity(place, "kube-scheduler")
+fn scheduler(layout: &Layout) -> Vec<String> {
+    identity(layout, "kube-scheduler")
 }
 
 /// What all clients of the API server are told.
-fn identity(place: &Place, name: &str) -> Vec<String> {
-    let file = place.kubeconfig(name).display().to_string();
+fn identity(layout: &Layout, name: &str) -> Vec<String> {
+    let file = layout.kubeconfig(name).display().to_string();
     let flags = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];
     let mut arguments: Vec<_> = flags.iter().map(|flag| format!("--{flag}={file}")).collect();
     arguments.extend(["--leader-elect=false".into(), "--bind-address=127.0.0.1".into()]);

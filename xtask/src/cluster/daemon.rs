@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::place::Place;
+use super::layout::Layout;
 use super::step::wait_for;
 
 /// A process as its pid file has it.
@@ -21,11 +21,11 @@ pub(super) struct Process {
 }
 
 /// Starts `command` under a name, unless it runs; its output goes to the log of that name.
-pub(super) fn start(place: &Place, name: &str, command: &mut Command) -> Result<()> {
-    if find(place, name).is_some() {
+pub(super) fn start(layout: &Layout, name: &str, command: &mut Command) -> Result<()> {
+    if find(layout, name).is_some() {
         return Ok(());
     }
-    let (log, pid) = (place.log(name), place.pid(name));
+    let (log, pid) = (layout.log(name), layout.pid(name));
     for path in [&log, &pid] {
         fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
     }
@@ -42,28 +42,28 @@ pub(super) fn start(place: &Place, name: &str, command: &mut Command) -> Result<
 }
 
 /// The process of that name, if it lives.
-pub(super) fn find(place: &Place, name: &str) -> Option<Process> {
-    let text = fs::read_to_string(place.pid(name)).ok()?;
+pub(super) fn find(layout: &Layout, name: &str) -> Option<Process> {
+    let text = fs::read_to_string(layout.pid(name)).ok()?;
     let (pid, started) = text.trim().split_once(' ')?;
     let process = Process { pid: pid.parse().ok()?, started: started.parse().ok()? };
     process.lives().then_some(process)
 }
 
 /// The names of all that were started and not forgotten.
-pub(super) fn names(place: &Place) -> Vec<String> {
-    let entries = fs::read_dir(place.run().join("pid")).into_iter().flatten().flatten();
+pub(super) fn names(layout: &Layout) -> Vec<String> {
+    let entries = fs::read_dir(layout.run().join("pid")).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
     names.sort();
     names
 }
 
 /// Ends a process for good, and waits until it is gone.
-pub(super) fn kill(place: &Place, name: &str) -> Result<()> {
-    if let Some(process) = find(place, name) {
+pub(super) fn kill(layout: &Layout, name: &str) -> Result<()> {
+    if let Some(process) = find(layout, name) {
         process.signal(Signal::KILL)?;
         wait_for(&format!("end of {name}"), 20, || if process.lives() { bail!("it lives") } else { Ok(()) })?;
     }
-    match fs::remove_file(place.pid(name)) {
+    match fs::remove_file(layout.pid(name)) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("pid file of {name}")),
         _ => Ok(()),
     }
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_more_than_its_pid() {
+    fn process_is_identified_by_pid_and_start_time() {
         let own = Process::seen(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(own.lives());
         assert!(!Process { started: own.started + 1, ..own }.lives());

@@ -6,23 +6,23 @@ use std::fs;
 
 use anyhow::{Result, bail};
 
-use super::place::Place;
+use super::layout::Layout;
 use super::step::Steps;
 use super::{cgroups, daemon, machine, network};
 
 /// Removes everything but the cache; the logs stay until the next `up` unless `purge`.
-pub(super) fn run(place: &Place, steps: &Steps, purge: bool) -> Result<()> {
+pub(super) fn run(layout: &Layout, steps: &Steps, purge: bool) -> Result<()> {
     let mut problems = Vec::new();
     let mut attempt = |what: &str, work: &dyn Fn() -> Result<()>| {
         if let Err(error) = steps.step(what, work) {
             problems.push(format!("{error:#}"));
         }
     };
-    attempt("ending all processes", &|| processes(place));
+    attempt("ending all processes", &|| processes(layout));
     attempt("removing the cgroups", &cgroups::remove);
     attempt("removing the network namespaces", &network::remove);
-    attempt("putting the machine's sysctls back", &|| machine::restore(place));
-    attempt("removing the nodes' files", &|| files(place, purge));
+    attempt("putting the machine's sysctls back", &|| machine::restore(layout));
+    attempt("removing the nodes' files", &|| files(layout, purge));
     if !problems.is_empty() {
         bail!("not all could be removed:\n  {}", problems.join("\n  "));
     }
@@ -30,18 +30,18 @@ pub(super) fn run(place: &Place, steps: &Steps, purge: bool) -> Result<()> {
 }
 
 /// Nodes first: with their first process everything in them goes.
-fn processes(place: &Place) -> Result<()> {
-    let mut names = daemon::names(place);
+fn processes(layout: &Layout) -> Result<()> {
+    let mut names = daemon::names(layout);
     names.sort_by_key(|name| !name.starts_with("node-"));
     for name in names {
-        daemon::kill(place, &name)?;
+        daemon::kill(layout, &name)?;
     }
     Ok(())
 }
 
 /// All of a cluster but its logs and results.
-fn files(place: &Place, purge: bool) -> Result<()> {
-    let run = place.run();
+fn files(layout: &Layout, purge: bool) -> Result<()> {
+    let run = layout.run();
     if !run.exists() {
         return Ok(());
     }

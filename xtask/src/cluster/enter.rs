@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use super::layout::Layout;
 use super::network::namespace_path;
-use super::place::Place;
 use super::{cgroups, daemon};
 
 /// What part of a node a program enters.
@@ -55,7 +55,7 @@ fn enter(depth: &str, name: &str, program: &Path) -> Result<Command> {
 }
 
 /// The hidden command itself: does not return unless it failed.
-pub(super) fn run(place: &Place, options: &Options) -> Result<()> {
+pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
     let name = &options.node;
     cgroups::make(name)?;
     cgroups::join(name)?;
@@ -63,7 +63,7 @@ pub(super) fn run(place: &Place, options: &Options) -> Result<()> {
     match options.depth {
         Depth::Network | Depth::New => command.arg(format!("--net={}", namespace_path(name).display())),
         Depth::Node => {
-            let pid = init(place, name)?;
+            let pid = init(layout, name)?;
             command.args(["--target", &pid.to_string(), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"])
         }
     };
@@ -77,6 +77,6 @@ pub(super) fn run(place: &Place, options: &Options) -> Result<()> {
 }
 
 /// The node's first process, as the machine numbers it.
-pub(super) fn init(place: &Place, node: &str) -> Result<i32> {
-    daemon::find(place, &format!("node-{node}")).with_context(|| format!("node {node} does not run"))?.child()
+pub(super) fn init(layout: &Layout, node: &str) -> Result<i32> {
+    daemon::find(layout, &format!("node-{node}")).with_context(|| format!("node {node} does not run"))?.child()
 }

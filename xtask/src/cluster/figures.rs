@@ -8,32 +8,38 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::layout::Layout;
 use super::peer::{self, Peer};
-use super::place::Place;
 use super::settings::{AGNHOST, PEER_IMAGE};
 use super::shape::{Node, Proxy, Shape};
 use super::step::{Steps, wait_for};
 use super::{addons, enter, kube, pod};
-use crate::paths::Paths;
-use crate::shell;
+use toolbox::paths::Paths;
+use toolbox::shell;
 
 /// How many pods are made, one after the other, and how often an endpoint is replaced.
 const TIMES: usize = 30;
 const NAMESPACE: &str = "ropeway-figures";
 
 /// Measures and prints.
-pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Peer) -> Result<()> {
-    let shape = Shape::require(place)?;
-    peer::bring(paths, place, steps, &shape, options)?;
+pub(super) fn run(
+    workshop: &dyn super::Workshop,
+    paths: &Paths,
+    layout: &Layout,
+    steps: &Steps,
+    options: &Peer,
+) -> Result<()> {
+    let shape = Shape::require(layout)?;
+    peer::bring(workshop, paths, layout, steps, &shape, options)?;
     steps.step("two servers and a client", || {
-        kube::nodes_ready(place, shape.all().len(), 60)?;
-        kube::gone(place, NAMESPACE)?;
-        kube::apply(place, &addons::template(place, "figures.yaml")?.replace("{{peer}}", PEER_IMAGE))?;
-        kube::rolled_out(place, NAMESPACE, "statefulset/peer", 120)
+        kube::nodes_ready(layout, shape.all().len(), 60)?;
+        kube::gone(layout, NAMESPACE)?;
+        kube::apply(layout, &addons::template(layout, "figures.yaml")?.replace("{{peer}}", PEER_IMAGE))?;
+        kube::rolled_out(layout, NAMESPACE, "statefulset/peer", 120)
     })?;
     println!("==> {TIMES} pods one after the other, {TIMES} times another endpoint");
-    let outcome = pods(place).and_then(|pods| Ok((pods, switch::times(place)?)));
-    kube::kubectl(place, &["delete", "namespace", NAMESPACE, "--wait=false"])?;
+    let outcome = pods(layout).and_then(|pods| Ok((pods, switch::times(layout)?)));
+    kube::kubectl(layout, &["delete", "namespace", NAMESPACE, "--wait=false"])?;
     let (pods, switches) = outcome?;
     println!("proxy {:?}, network {:?}", shape.proxy, shape.cni);
     println!("pod made to Ready: {}", spread(pods));
@@ -41,11 +47,11 @@ pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Peer) -
     for node in shape.all() {
         let mut parts = Vec::new();
         if shape.has_agents() {
-            parts.push(format!("agent {} KiB resident", memory(place, &node, "ropeway-agent")?));
+            parts.push(format!("agent {} KiB resident", memory(layout, &node, "ropeway-agent")?));
             parts.push(format!("maps {} KiB", map_memory(&node)?));
         }
         if shape.proxy != Proxy::Ropeway {
-            parts.push(format!("kube-proxy {} KiB resident", memory(place, &node, "kube-proxy")?));
+            parts.push(format!("kube-proxy {} KiB resident", memory(layout, &node, "kube-proxy")?));
         }
         println!("{}: {}", node.name, parts.join(", "));
     }
@@ -59,22 +65,22 @@ fn spread(mut times: Vec<Duration>) -> String {
 }
 
 /// The time from the request to make a pod until it is Ready, for each.
-fn pods(place: &Place) -> Result<Vec<Duration>> {
-    wait_for("service account", 30, || kube::kubectl(place, &["-n", NAMESPACE, "get", "serviceaccount", "default"]))?;
+fn pods(layout: &Layout) -> Result<Vec<Duration>> {
+    wait_for("service account", 30, || kube::kubectl(layout, &["-n", NAMESPACE, "get", "serviceaccount", "default"]))?;
     let one = |number: usize| {
         let name = format!("pod-{number}");
         let begin = Instant::now();
         let image = format!("--image={AGNHOST}");
-        kube::kubectl(place, &["-n", NAMESPACE, "run", &name, &image, "--restart=Never", "--", "pause"])?;
-        kube::kubectl(place, &["-n", NAMESPACE, "wait", "--for=condition=Ready", "pod", &name, "--timeout=60s"])?;
+        kube::kubectl(layout, &["-n", NAMESPACE, "run", &name, &image, "--restart=Never", "--", "pause"])?;
+        kube::kubectl(layout, &["-n", NAMESPACE, "wait", "--for=condition=Ready", "pod", &name, "--timeout=60s"])?;
         Ok(begin.elapsed())
     };
     (0..TIMES).map(one).collect()
 }
 
 /// The resident memory of a program that has the node's network.
-fn memory(place: &Place, node: &Node, program: &str) -> Result<u64> {
-    let path = format!("/proc/{}/status", pod::program(place, &node.name, program)?);
+fn memory(layout: &Layout, node: &Node, program: &str) -> Result<u64> {
+    let path = format!("/proc/{}/status", pod::program(layout, &node.name, program)?);
     let status = fs::read_to_string(&path).with_context(|| path.clone())?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
@@ -94,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_the_sorted_times() {
+    fn percentiles_are_taken_from_sorted_times() {
         let times = [30, 10, 20].map(Duration::from_millis).to_vec();
         assert_eq!(spread(times), "p50 20 ms, p99 30 ms of 3");
     }

@@ -9,28 +9,28 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::{AGNHOST, COREDNS, METRICS_SERVER, PAUSE_IMAGE, TEST_IMAGES};
 use super::step::{Steps, wait_for};
 use super::{rootfs, tools};
-use crate::image::archive::{self, Image};
-use crate::image::layer::Layer;
-use crate::shell;
+use toolbox::image::archive::{self, Image};
+use toolbox::image::layer::Layer;
+use toolbox::shell;
 
 /// Makes archive and seed, unless they are newer than the programs in them.
-pub(super) fn make(place: &Place, steps: &Steps) -> Result<()> {
+pub(super) fn make(layout: &Layout, steps: &Steps) -> Result<()> {
     let changed = |path: PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
-    let newest = ["agnhost", "coredns", "metrics-server", "regression-issue-74839"].map(|n| changed(place.bin(n)));
-    let archive = changed(place.images());
+    let newest = ["agnhost", "coredns", "metrics-server", "regression-issue-74839"].map(|n| changed(layout.bin(n)));
+    let archive = changed(layout.images());
     if archive.is_none() || archive < newest.into_iter().max().flatten() {
-        if !rootfs::path(place).exists() {
-            steps.step("unpacking the test images' user space", || rootfs::make(place))?;
+        if !rootfs::path(layout).exists() {
+            steps.step("unpacking the test images' user space", || rootfs::make(layout))?;
         }
-        steps.step("writing the images", || assemble(place))?;
+        steps.step("writing the images", || assemble(layout))?;
     }
-    let marker = place.cache().join("seed.done");
-    if changed(marker.clone()).is_none() || changed(marker.clone()) < changed(place.images()) {
-        steps.step("importing the images", || import(place))?;
+    let marker = layout.cache().join("seed.done");
+    if changed(marker.clone()).is_none() || changed(marker.clone()) < changed(layout.images()) {
+        steps.step("importing the images", || import(layout))?;
         fs::write(marker, "")?;
     }
     Ok(())
@@ -42,8 +42,8 @@ struct Layers {
 }
 
 impl Layers {
-    fn new(place: &Place) -> Result<Self> {
-        let directory = place.cache().join("layers");
+    fn new(layout: &Layout) -> Result<Self> {
+        let directory = layout.cache().join("layers");
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
         }
@@ -71,18 +71,18 @@ impl Layers {
     }
 }
 
-fn assemble(place: &Place) -> Result<()> {
-    let source = tools::kubernetes_source(place)?;
-    let layers = Layers::new(place)?;
-    let space = layers.pack(&rootfs::path(place))?;
-    let coredns = layers.pack(&layers.program("coredns", &place.bin("coredns"))?)?;
-    let agnhost = layers.pack(&agnhost(place, &layers, &source)?)?;
+fn assemble(layout: &Layout) -> Result<()> {
+    let source = tools::kubernetes_source(layout)?;
+    let layers = Layers::new(layout)?;
+    let space = layers.pack(&rootfs::path(layout))?;
+    let coredns = layers.pack(&layers.program("coredns", &layout.bin("coredns"))?)?;
+    let agnhost = layers.pack(&agnhost(layout, &layers, &source)?)?;
     let pause = layers.pack(&pause(&layers, &source)?)?;
-    let busybox = layers.pack(&busybox(place, &layers)?)?;
-    let metrics = layers.program("metrics-server", &place.bin("metrics-server"))?;
+    let busybox = layers.pack(&busybox(layout, &layers)?)?;
+    let metrics = layers.program("metrics-server", &layout.bin("metrics-server"))?;
     scratch(&metrics)?;
     let metrics = layers.pack(&metrics)?;
-    let regression = layers.pack(&layers.program("regression", &place.bin("regression-issue-74839"))?)?;
+    let regression = layers.pack(&layers.program("regression", &layout.bin("regression-issue-74839"))?)?;
     let test = |name: &str| format!("{TEST_IMAGES}/{name}");
     let images = [
         Image::new([PAUSE_IMAGE], [&pause]).entrypoint(["/pause"]).user("65535:65535"),
@@ -100,12 +100,12 @@ fn assemble(place: &Place) -> Result<()> {
         Image::new([test("busybox:1.37.0-2"), test("busybox:1.36.1-1")], [&space, &busybox]).command(["sh"]),
         Image::new([test("regression-issue-74839:1.5")], [&regression]).entrypoint(["/regression-issue-74839"]),
     ];
-    archive::write(&place.images(), &images)?;
+    archive::write(&layout.images(), &images)?;
     fs::remove_dir_all(&layers.directory).with_context(|| format!("{}", layers.directory.display()))
 }
 
-fn agnhost(place: &Place, layers: &Layers, source: &Path) -> Result<PathBuf> {
-    let path = layers.program("agnhost", &place.bin("agnhost"))?;
+fn agnhost(layout: &Layout, layers: &Layers, source: &Path) -> Result<PathBuf> {
+    let path = layers.program("agnhost", &layout.bin("agnhost"))?;
     std::os::unix::fs::symlink("agnhost", path.join("agnhost-2"))?;
     for name in ["localhost.crt", "localhost.key"] {
         let file = source.join("test/images/agnhost/porter").join(name);
@@ -127,10 +127,10 @@ fn pause(layers: &Layers, source: &Path) -> Result<PathBuf> {
 }
 
 /// Links for the commands that the user space has no program of its own for.
-fn busybox(place: &Place, layers: &Layers) -> Result<PathBuf> {
+fn busybox(layout: &Layout, layers: &Layers) -> Result<PathBuf> {
     let path = layers.path("busybox")?;
     fs::create_dir_all(path.join("bin"))?;
-    let list = shell::output(Command::new("chroot").arg(rootfs::path(place)).args(["/bin/busybox", "--list"]))?;
+    let list = shell::output(Command::new("chroot").arg(rootfs::path(layout)).args(["/bin/busybox", "--list"]))?;
     // Not wget: Debian's crashes when it is given a timeout.
     for name in list.lines().filter(|name| !matches!(*name, "busybox" | "wget" | "[" | "[[" | "test")) {
         std::os::unix::fs::symlink("busybox", path.join("bin").join(name))?;
@@ -150,15 +150,15 @@ fn open_to_all(path: &Path, mode: u32) -> Result<()> {
 }
 
 /// Lets a containerd of its own, in namespaces of its own, read the archive.
-fn import(place: &Place) -> Result<()> {
-    let seed = place.seed();
+fn import(layout: &Layout) -> Result<()> {
+    let seed = layout.seed();
     if seed.exists() {
         fs::remove_dir_all(&seed).with_context(|| format!("{}", seed.display()))?;
     }
     fs::create_dir_all(&seed)?;
-    let state = place.cache().join("seed-state");
+    let state = layout.cache().join("seed-state");
     fs::create_dir_all(&state)?;
-    let config = place.cache().join("seed.toml");
+    let config = layout.cache().join("seed.toml");
     let socket = state.join("socket");
     let address = socket.display().to_string();
     ensure!(address.len() < 100, "{address}: too long for a socket; use a checkout with a shorter path");
@@ -172,15 +172,15 @@ fn import(place: &Place) -> Result<()> {
         state = state.display()
     );
     fs::write(&config, text)?;
-    let log = fs::File::create(place.cache().join("seed.log"))?;
-    let mut containerd = Command::new(place.bin("containerd"));
+    let log = fs::File::create(layout.cache().join("seed.log"))?;
+    let mut containerd = Command::new(layout.bin("containerd"));
     let mut server = containerd.arg("--config").arg(&config).stdout(log.try_clone()?).stderr(log).spawn()?;
     let ctr = |arguments: &[&str]| {
-        let mut command = Command::new(place.bin("ctr"));
+        let mut command = Command::new(layout.bin("ctr"));
         shell::output(command.args(["--address", &address, "--namespace", "k8s.io"]).args(arguments))
     };
     let outcome = wait_for("containerd for the images", 30, || ctr(&["version"]).map(drop))
-        .and_then(|()| ctr(&["images", "import", "--local", &place.images().display().to_string()]).map(drop));
+        .and_then(|()| ctr(&["images", "import", "--local", &layout.images().display().to_string()]).map(drop));
     let pid = rustix::process::Pid::from_child(&server);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
     server.wait()?;

@@ -8,14 +8,15 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::place::Place;
+use super::Workshop;
+use super::layout::Layout;
 use super::settings::{POD_RANGES, ROPEWAY_IMAGE};
 use super::shape::{Cni, Proxy, Shape};
 use super::step::Steps;
 use super::{enter, kube, node, pki, up};
-use crate::image::layer::digest;
-use crate::paths::Paths;
-use crate::{build, image, shell};
+use toolbox::image::layer::digest;
+use toolbox::paths::Paths;
+use toolbox::{image, shell};
 
 /// What is installed.
 #[derive(Args)]
@@ -29,33 +30,39 @@ pub(crate) struct Options {
 }
 
 /// Loads the image into every node, applies the manifests, and waits until all that every cluster has works.
-pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Options) -> Result<()> {
-    let shape = Shape::require(place)?;
+pub(super) fn run(
+    workshop: &dyn Workshop,
+    paths: &Paths,
+    layout: &Layout,
+    steps: &Steps,
+    options: &Options,
+) -> Result<()> {
+    let shape = Shape::require(layout)?;
     ensure!(shape.has_agents(), "this cluster has another proxy and another network: {shape:?}");
     let alone = shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway;
     ensure!(alone || !options.pools, "--pools: this cluster has another proxy or another network: {shape:?}");
-    let archive = place.run().join("ropeway.tar");
+    let archive = layout.run().join("ropeway.tar");
     if !options.no_build {
-        build::all(paths)?;
+        workshop.build_binaries()?;
     }
     image::make(paths, ROPEWAY_IMAGE, &archive)?;
-    steps.step("loading the image into the nodes", || load(place, &shape, &archive))?;
-    steps.step("applying the manifests", || apply(paths, place, overlay(&shape, options.pools), &archive))?;
+    steps.step("loading the image into the nodes", || load(layout, &shape, &archive))?;
+    steps.step("applying the manifests", || apply(paths, layout, overlay(&shape, options.pools), &archive))?;
     if options.pools {
-        steps.step("IP pools", || pools(place))?;
+        steps.step("IP pools", || pools(layout))?;
     }
-    steps.step("agents ready", || kube::rolled_out(place, "kube-system", "daemonset/ropeway", 180))?;
-    up::ready(place, steps, &shape)
+    steps.step("agents ready", || kube::rolled_out(layout, "kube-system", "daemonset/ropeway", 180))?;
+    up::ready(layout, steps, &shape)
 }
 
 /// Gives the images of an archive to every node.
-pub(super) fn load(place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
+pub(super) fn load(layout: &Layout, shape: &Shape, archive: &Path) -> Result<()> {
     for node in shape.all() {
         // A node sees nothing of the checkout but programs and certificates.
         let name = "/tmp/ropeway.tar";
-        let inside = node::inside(&place.node_root(&node.name), name.as_ref());
+        let inside = node::inside(&layout.node_root(&node.name), name.as_ref());
         fs::copy(archive, &inside).with_context(|| format!("{}", inside.display()))?;
-        let mut ctr = enter::in_node(&node.name, &place.bin("ctr"))?;
+        let mut ctr = enter::in_node(&node.name, &layout.bin("ctr"))?;
         shell::output(ctr.args(["--namespace", "k8s.io", "images", "import", "--local", name]))?;
         fs::remove_file(&inside)?;
     }
@@ -63,17 +70,17 @@ pub(super) fn load(place: &Place, shape: &Shape, archive: &Path) -> Result<()> {
 }
 
 /// One pool of each family, as soon as the API server knows the kind.
-fn pools(place: &Place) -> Result<()> {
+fn pools(layout: &Layout) -> Result<()> {
     let known = ["wait", "--for=condition=Established", "crd/ippools.ropeway.dev", "--timeout=60s"];
-    kube::kubectl(place, &known)?;
+    kube::kubectl(layout, &known)?;
     let pool = |(name, cidr): (&str, &str)| json!({"apiVersion": "ropeway.dev/v1alpha1", "kind": "IPPool", "metadata": {"name": name}, "spec": {"cidr": cidr}});
     let pools = ["default-ipv4", "default-ipv6"].into_iter().zip(POD_RANGES).map(pool);
-    kube::apply(place, &json!({"apiVersion": "v1", "kind": "List", "items": pools.collect::<Vec<_>>()}).to_string())
+    kube::apply(layout, &json!({"apiVersion": "v1", "kind": "List", "items": pools.collect::<Vec<_>>()}).to_string())
 }
 
 /// The overlay that people use, with this cluster's image and addresses.
-fn apply(paths: &Paths, place: &Place, (overlay, mut config): (&str, Value), archive: &Path) -> Result<()> {
-    let directory = place.run().join("install");
+fn apply(paths: &Paths, layout: &Layout, (overlay, mut config): (&str, Value), archive: &Path) -> Result<()> {
+    let directory = layout.run().join("install");
     fs::create_dir_all(&directory)?;
     let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the image has a tag")?;
     config["apiserver"] = json!([pki::api_server()]);
@@ -90,7 +97,7 @@ fn apply(paths: &Paths, place: &Place, (overlay, mut config): (&str, Value), arc
     });
     fs::write(directory.join("config.yaml"), serde_json::to_vec_pretty(&config)?)?;
     fs::write(directory.join("kustomization.yaml"), serde_json::to_vec_pretty(&kustomization)?)?;
-    let mut kubectl: Command = kube::command(place);
+    let mut kubectl: Command = kube::command(layout);
     shell::output(kubectl.args(["apply", "--server-side", "--force-conflicts", "-k"]).arg(&directory)).map(drop)
 }
 
@@ -123,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_relative() {
+    fn kustomize_path_is_relative() {
         let path = relative("/a/b/manifests".as_ref(), "/a/b/tests/run".as_ref()).unwrap();
         assert_eq!(path, Path::new("../../manifests"));
     }

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outcomes_and_reasons() {
+    fn junit_outcomes_and_reasons_are_parsed() {
         let text = r#"<testsuites><testsuite>
             <testcase name="[SynchronizedBeforeSuite]" status="passed" time="1"></testcase>
             <testcase name="[It] a &amp; b" status="passed" time="1.5"><system-out>x</system-out></testcase>

@@ -5,33 +5,33 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::layout::Layout;
 use super::network::{FABRIC, namespace_path};
 use super::pki::ADMIN;
-use super::place::Place;
 use super::step::wait_for;
-use crate::shell;
+use toolbox::shell;
 
 /// kubectl, ready for arguments.
-pub(super) fn command(place: &Place) -> Command {
+pub(super) fn command(layout: &Layout) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", namespace_path(FABRIC).display())).arg("--");
-    command.arg(place.bin("kubectl")).arg("--kubeconfig").arg(place.kubeconfig(ADMIN));
+    command.arg(layout.bin("kubectl")).arg("--kubeconfig").arg(layout.kubeconfig(ADMIN));
     command
 }
 
 /// Runs kubectl; what it printed.
-pub(super) fn kubectl(place: &Place, arguments: &[&str]) -> Result<String> {
-    shell::output(command(place).args(arguments))
+pub(super) fn kubectl(layout: &Layout, arguments: &[&str]) -> Result<String> {
+    shell::output(command(layout).args(arguments))
 }
 
 /// Waits until what an earlier command has left to be removed is gone: in a namespace that ends, everything new ends, too.
-pub(super) fn gone(place: &Place, namespace: &str) -> Result<()> {
-    kubectl(place, &["delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s"]).map(drop)
+pub(super) fn gone(layout: &Layout, namespace: &str) -> Result<()> {
+    kubectl(layout, &["delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s"]).map(drop)
 }
 
 /// Gives kubectl a manifest.
-pub(super) fn apply(place: &Place, manifest: &str) -> Result<()> {
-    let mut command = command(place);
+pub(super) fn apply(layout: &Layout, manifest: &str) -> Result<()> {
+    let mut command = command(layout);
     command.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     child.stdin.take().context("kubectl has no input")?.write_all(manifest.as_bytes())?;
@@ -43,24 +43,24 @@ pub(super) fn apply(place: &Place, manifest: &str) -> Result<()> {
 }
 
 /// Waits until a workload (`deployment/NAME`, `daemonset/NAME`) has rolled out.
-pub(super) fn rolled_out(place: &Place, namespace: &str, workload: &str, seconds: u64) -> Result<()> {
+pub(super) fn rolled_out(layout: &Layout, namespace: &str, workload: &str, seconds: u64) -> Result<()> {
     let timeout = format!("--timeout={seconds}s");
-    kubectl(place, &["-n", namespace, "rollout", "status", workload, &timeout]).map(|_| ())
+    kubectl(layout, &["-n", namespace, "rollout", "status", workload, &timeout]).map(|_| ())
 }
 
 /// Waits until so many nodes are Ready.
-pub(super) fn nodes_ready(place: &Place, count: usize, seconds: u64) -> Result<()> {
+pub(super) fn nodes_ready(layout: &Layout, count: usize, seconds: u64) -> Result<()> {
     let path = "jsonpath={range .items[*]}{.status.conditions[?(@.type=='Ready')].status} {end}";
     wait_for(&format!("{count} nodes Ready"), seconds, || {
-        let states = kubectl(place, &["get", "nodes", "-o", path])?;
+        let states = kubectl(layout, &["get", "nodes", "-o", path])?;
         let ready = states.split_whitespace().filter(|state| *state == "True").count();
         if ready == count { Ok(()) } else { bail!("{ready} of {count} are Ready") }
     })
 }
 
 /// The pod ranges of a node, IPv4 first; an error until it has both.
-pub(super) fn pod_ranges(place: &Place, node: &str) -> Result<[String; 2]> {
-    let text = kubectl(place, &["get", "node", node, "-o", "jsonpath={.spec.podCIDRs[*]}"])?;
+pub(super) fn pod_ranges(layout: &Layout, node: &str) -> Result<[String; 2]> {
+    let text = kubectl(layout, &["get", "node", node, "-o", "jsonpath={.spec.podCIDRs[*]}"])?;
     let mut ranges: Vec<_> = text.split_whitespace().map(String::from).collect();
     ranges.sort_by_key(|range| range.contains(':'));
     ranges.try_into().map_err(|_| anyhow::anyhow!("node {node} has not its two pod ranges yet, only {text:?}"))

@@ -5,20 +5,21 @@
 //! container runtime, its agent or the API server, and none of them carries packets.
 
 mod control;
+#[path = "life/scene.rs"]
+mod fixture;
 mod misuse;
 mod node;
-mod scene;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
 use super::check::Checks;
+use super::layout::Layout;
 use super::peer::Peer;
-use super::place::Place;
 use super::shape::{Cni, Proxy, Shape};
 use super::step::Steps;
-use crate::paths::Paths;
-use scene::Scene;
+use fixture::Fixture;
+use toolbox::paths::Paths;
 
 /// What is done.
 #[derive(Args)]
@@ -97,32 +98,38 @@ impl Event {
 }
 
 /// Does all of it.
-pub(super) fn run(paths: &Paths, place: &Place, steps: &Steps, options: &Options) -> Result<()> {
-    let shape = Shape::require(place)?;
+pub(super) fn run(
+    workshop: &dyn super::Workshop,
+    paths: &Paths,
+    layout: &Layout,
+    steps: &Steps,
+    options: &Options,
+) -> Result<()> {
+    let shape = Shape::require(layout)?;
     ensure!(shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway, "this cluster does not run Ropeway: {shape:?}");
     ensure!(shape.nodes >= 3, "needs three workers: one that goes, two that go on; this cluster has {}", shape.nodes);
-    let scene = Scene::set(paths, place, steps, shape, &options.peer)?;
+    let fixture = Fixture::set(workshop, paths, layout, steps, shape, &options.peer)?;
     let mut checks = Checks::default();
     for event in Event::value_variants().iter().filter(|e| options.only.is_empty() || options.only.contains(e)) {
         println!("==> {}", event.sentence());
         checks.check(event.sentence(), || match event {
-            Event::Agents => control::agents(&scene),
-            Event::Kubelet => node::program(&scene, "kubelet"),
-            Event::Runtime => node::program(&scene, "containerd"),
-            Event::Absent => control::absent(&scene, options.absent),
-            Event::Compaction => control::compaction(&scene),
-            Event::Reboot => node::reboot(&scene),
-            Event::Renumber => node::renumber(&scene),
-            Event::Forbidden => misuse::forbidden(&scene),
-            Event::WrongServer => misuse::wrong_server(&scene),
-            Event::WrongKubeconfig => misuse::wrong_kubeconfig(&scene),
-            Event::MissingKinds => misuse::missing_kinds(&scene, &paths.root),
-            Event::SecondAgent => misuse::second_agent(&scene),
-            Event::Rival => misuse::rival(&scene),
-            Event::Leftovers => misuse::leftovers(&scene),
+            Event::Agents => control::agents(&fixture),
+            Event::Kubelet => node::program(&fixture, "kubelet"),
+            Event::Runtime => node::program(&fixture, "containerd"),
+            Event::Absent => control::absent(&fixture, options.absent),
+            Event::Compaction => control::compaction(&fixture),
+            Event::Reboot => node::reboot(&fixture),
+            Event::Renumber => node::renumber(&fixture),
+            Event::Forbidden => misuse::forbidden(&fixture),
+            Event::WrongServer => misuse::wrong_server(&fixture),
+            Event::WrongKubeconfig => misuse::wrong_kubeconfig(&fixture),
+            Event::MissingKinds => misuse::missing_kinds(&fixture, &paths.root),
+            Event::SecondAgent => misuse::second_agent(&fixture),
+            Event::Rival => misuse::rival(&fixture),
+            Event::Leftovers => misuse::leftovers(&fixture),
         });
     }
-    let cleared = scene.clear();
+    let cleared = fixture.clear();
     checks.end()?;
     cleared
 }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::{MACHINE_SYSCTLS, RAISED_SYSCTLS};
 
-fn saved(place: &Place) -> PathBuf {
-    place.run().join("sysctls.json")
+fn saved(layout: &Layout) -> PathBuf {
+    layout.run().join("sysctls.json")
 }
 
 fn path(sysctl: &str) -> PathBuf {
@@ -18,13 +18,13 @@ fn path(sysctl: &str) -> PathBuf {
 }
 
 /// Keeps the present values, unless they are kept already, and raises what is too small.
-pub(super) fn prepare(place: &Place) -> Result<()> {
-    if !saved(place).exists() {
+pub(super) fn prepare(layout: &Layout) -> Result<()> {
+    if !saved(layout).exists() {
         let mut values = BTreeMap::new();
         for sysctl in MACHINE_SYSCTLS {
             values.insert(*sysctl, fs::read_to_string(path(sysctl)).with_context(|| (*sysctl).to_owned())?);
         }
-        fs::write(saved(place), serde_json::to_vec_pretty(&values)?)?;
+        fs::write(saved(layout), serde_json::to_vec_pretty(&values)?)?;
     }
     for (sysctl, least) in RAISED_SYSCTLS {
         let present: u64 = fs::read_to_string(path(sysctl))?.trim().parse().with_context(|| (*sysctl).to_owned())?;
@@ -36,8 +36,8 @@ pub(super) fn prepare(place: &Place) -> Result<()> {
 }
 
 /// Puts the kept values back.
-pub(super) fn restore(place: &Place) -> Result<()> {
-    let text = match fs::read(saved(place)) {
+pub(super) fn restore(layout: &Layout) -> Result<()> {
+    let text = match fs::read(saved(layout)) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e.into()),

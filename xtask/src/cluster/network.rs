@@ -7,12 +7,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::{FAR, NEAR, PREFIX};
 use super::shape::Node;
 use super::step::wait_for;
 use super::{daemon, enter};
-use crate::shell;
+use toolbox::shell;
 
 /// The fabric's name among the nodes.
 pub(super) const FABRIC: &str = "fabric";
@@ -50,12 +50,12 @@ pub(super) fn fabric() -> Result<()> {
 }
 
 /// Starts what stands for the world's DNS: it answers at once that it knows nothing, so that nothing waits.
-pub(super) fn upstream_dns(place: &Place) -> Result<()> {
-    let file = place.run().join("upstream.Corefile");
+pub(super) fn upstream_dns(layout: &Layout) -> Result<()> {
+    let file = layout.run().join("upstream.Corefile");
     let bind = [NEAR, FAR].map(|s| format!("{} {}", s.gateway4(), s.gateway6())).join(" ");
     fs::write(&file, format!(".:53 {{\n bind {bind}\n template IN ANY . {{\n  rcode NXDOMAIN\n }}\n errors\n}}\n"))?;
-    let mut command = enter::in_namespace(FABRIC, &place.bin("coredns"))?;
-    daemon::start(place, "upstream-dns", command.arg("-conf").arg(file))
+    let mut command = enter::in_namespace(FABRIC, &layout.bin("coredns"))?;
+    daemon::start(layout, "upstream-dns", command.arg("-conf").arg(file))
 }
 
 /// Makes a node's namespace with its uplink `eth0`.

@@ -8,12 +8,12 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::{DNS_SERVICE, DOMAIN, PAUSE_IMAGE};
 use super::shape::Node;
 use super::step::wait_for;
 use super::{cgroups, daemon, enter, kube, network};
-use crate::shell;
+use toolbox::shell;
 
 /// Directories of a node that must exist before anything runs.
 const DIRECTORIES: &[&str] = &[
@@ -54,46 +54,46 @@ pub(super) const STATIC_PODS: &str = "/etc/kubernetes/manifests";
 pub(super) const KUBELET_FLAGS: &str = "/etc/kubernetes/kubelet.flags";
 
 /// Starts the node, unless it runs.
-pub(super) fn start(place: &Place, node: &Node) -> Result<()> {
+pub(super) fn start(layout: &Layout, node: &Node) -> Result<()> {
     let name = format!("node-{}", node.name);
-    if daemon::find(place, &name).is_some() {
+    if daemon::find(layout, &name).is_some() {
         return Ok(());
     }
     cgroups::make(&node.name)?;
     network::plug(node)?;
-    prepare(place, node).with_context(|| format!("{}", place.node(&node.name).display()))?;
+    prepare(layout, node).with_context(|| format!("{}", layout.node(&node.name).display()))?;
     let this = std::env::current_exe()?;
     let mut command = enter::new_node(&node.name, &this)?;
-    daemon::start(place, &name, command.args(["cluster", "node-init", &node.name]))?;
-    wait_for(&format!("first process of node {}", node.name), 20, || enter::init(place, &node.name).map(|_| ()))
+    daemon::start(layout, &name, command.args(["cluster", "node-init", &node.name]))?;
+    wait_for(&format!("first process of node {}", node.name), 20, || enter::init(layout, &node.name).map(|_| ()))
 }
 
 /// Cuts the node's power: no process, cgroup, device or mount of it is left, only its disk.
-pub(super) fn cut_power(place: &Place, node: &Node) -> Result<()> {
-    daemon::kill(place, &format!("node-{}", node.name))?;
+pub(super) fn cut_power(layout: &Layout, node: &Node) -> Result<()> {
+    daemon::kill(layout, &format!("node-{}", node.name))?;
     cgroups::remove_of(&node.name)?;
     network::unplug(node)
 }
 
 /// Waits until the node's kubelet has registered it and it has its pod ranges.
-pub(super) fn registered(place: &Place, node: &Node) -> Result<()> {
-    wait_for(&format!("registration of node {}", node.name), 120, || kube::pod_ranges(place, &node.name).map(|_| ()))?;
+pub(super) fn registered(layout: &Layout, node: &Node) -> Result<()> {
+    wait_for(&format!("registration of node {}", node.name), 120, || kube::pod_ranges(layout, &node.name).map(|_| ()))?;
     if node.is_control_plane() {
         // A kubelet may not give itself this label. It must come before the node is Ready: whoever counts nodes by it
         // looks again only then.
         let label = "node-role.kubernetes.io/control-plane=";
-        kube::kubectl(place, &["label", "node", &node.name, "--overwrite", label])?;
+        kube::kubectl(layout, &["label", "node", &node.name, "--overwrite", label])?;
     }
     Ok(())
 }
 
 /// Makes everything that the node's first process mounts or reads.
-fn prepare(place: &Place, node: &Node) -> Result<()> {
-    let root = place.node_root(&node.name);
+fn prepare(layout: &Layout, node: &Node) -> Result<()> {
+    let root = layout.node_root(&node.name);
     for directory in DIRECTORIES {
         fs::create_dir_all(root.join(directory))?;
     }
-    for own in shared_directories(place) {
+    for own in shared_directories(layout) {
         fs::create_dir_all(inside(&root, &own))?;
     }
     for link in ["bin", "sbin", "lib", "lib64"] {
@@ -106,17 +106,17 @@ fn prepare(place: &Place, node: &Node) -> Result<()> {
     {
         shell::run(Command::new("cp").arg("-a").arg(Path::new("/etc").join(name)).arg(root.join("etc")))?;
     }
-    shell::run(Command::new("cp").arg("-r").arg(place.bin("cni/.")).arg(root.join("opt/cni/bin")))?;
-    seed(place, &root.join("var/lib/containerd"))?;
+    shell::run(Command::new("cp").arg("-r").arg(layout.bin("cni/.")).arg(root.join("opt/cni/bin")))?;
+    seed(layout, &root.join("var/lib/containerd"))?;
     let name = &node.name;
     let etc = |file: &str, text: String| fs::write(root.join("etc").join(file), text);
     etc("hostname", format!("{name}\n"))?;
     etc("hosts", format!("127.0.0.1 localhost\n::1 localhost\n{} {name}\n{} {name}\n", node.v4(), node.v6()))?;
     etc("resolv.conf", format!("nameserver {}\n", node.subnet.gateway4()))?;
     let file = |path: &str| inside(&root, Path::new(path));
-    fs::write(file(CONTAINERD_CONFIG), containerd(place))?;
-    fs::write(file(KUBELET_CONFIG), serde_json::to_vec_pretty(&kubelet(place, node))?)?;
-    fs::write(file(KUBELET_FLAGS), kubelet_flags(place, node).join("\n"))?;
+    fs::write(file(CONTAINERD_CONFIG), containerd(layout))?;
+    fs::write(file(KUBELET_CONFIG), serde_json::to_vec_pretty(&kubelet(layout, node))?)?;
+    fs::write(file(KUBELET_FLAGS), kubelet_flags(layout, node).join("\n"))?;
     Ok(())
 }
 
@@ -126,8 +126,8 @@ fn is_there(path: &Path) -> bool {
 }
 
 /// Directories of the test-bed that a node sees under their own names.
-pub(super) fn shared_directories(place: &Place) -> Vec<PathBuf> {
-    vec![place.cache().join("bin"), place.run().join("pki"), place.run().join("kubeconfig")]
+pub(super) fn shared_directories(layout: &Layout) -> Vec<PathBuf> {
+    vec![layout.cache().join("bin"), layout.run().join("pki"), layout.run().join("kubeconfig")]
 }
 
 /// A path of the node, as the machine has it.
@@ -136,13 +136,13 @@ pub(super) fn inside(root: &Path, path: &Path) -> PathBuf {
 }
 
 /// Gives the node all images: the layers as hard links, which nobody writes to, the databases as copies.
-fn seed(place: &Place, to: &Path) -> Result<()> {
+fn seed(layout: &Layout, to: &Path) -> Result<()> {
     if to.join("io.containerd.metadata.v1.bolt").exists() {
         return Ok(());
     }
-    shell::run(Command::new("cp").arg("-al").arg(place.seed().join(".")).arg(to))?;
-    for file in databases(&place.seed())? {
-        let copy = to.join(file.strip_prefix(place.seed())?);
+    shell::run(Command::new("cp").arg("-al").arg(layout.seed().join(".")).arg(to))?;
+    for file in databases(&layout.seed())? {
+        let copy = to.join(file.strip_prefix(layout.seed())?);
         fs::remove_file(&copy)?;
         fs::copy(&file, &copy)?;
     }
@@ -163,8 +163,8 @@ fn databases(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn containerd(place: &Place) -> String {
-    let runc = place.bin("runc");
+fn containerd(layout: &Layout) -> String {
+    let runc = layout.bin("runc");
     // Without CAP_SYS_RESOURCE nobody may lower oom_score_adj, which many a test machine does not have.
     format!(
         r#"version = 3
@@ -191,8 +191,8 @@ state = "/run/containerd"
     )
 }
 
-fn kubelet(place: &Place, node: &Node) -> serde_json::Value {
-    let pki = |name: &str| place.pki(name).display().to_string();
+fn kubelet(layout: &Layout, node: &Node) -> serde_json::Value {
+    let pki = |name: &str| layout.pki(name).display().to_string();
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -225,10 +225,10 @@ fn kubelet(place: &Place, node: &Node) -> serde_json::Value {
     })
 }
 
-fn kubelet_flags(place: &Place, node: &Node) -> Vec<String> {
+fn kubelet_flags(layout: &Layout, node: &Node) -> Vec<String> {
     let mut flags = vec![
         format!("--config={KUBELET_CONFIG}"),
-        format!("--kubeconfig={}", place.kubeconfig(&format!("node-{}", node.name)).display()),
+        format!("--kubeconfig={}", layout.kubeconfig(&format!("node-{}", node.name)).display()),
         format!("--node-ip={},{}", node.v4(), node.v6()),
         format!("--hostname-override={}", node.name),
     ];

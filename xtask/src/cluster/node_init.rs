@@ -18,8 +18,8 @@ use rustix::mount::{
 use rustix::process::{WaitOptions, chdir, pivot_root, wait};
 
 use super::cgroups::{self, Hierarchy};
+use super::layout::Layout;
 use super::node::{self, CONTAINERD_CONFIG, KUBELET_FLAGS, inside};
-use super::place::Place;
 use super::step::wait_for;
 
 const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";
@@ -27,16 +27,16 @@ const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Never returns, unless the node can't be set up.
-pub(super) fn run(place: &Place, name: &str) -> Result<()> {
+pub(super) fn run(layout: &Layout, name: &str) -> Result<()> {
     rustix::system::sethostname(name.as_bytes()).context("host name")?;
-    let logs = ["containerd", "kubelet"].map(|program| (program, place.log(&format!("{program}-{name}"))));
+    let logs = ["containerd", "kubelet"].map(|program| (program, layout.log(&format!("{program}-{name}"))));
     let mut outputs = BTreeMap::new();
     for (program, path) in logs {
         outputs.insert(program, File::options().create(true).append(true).open(path)?);
     }
     let hierarchies = cgroups::hierarchies()?;
-    file_system(place, &place.node_root(name), &hierarchies)?;
-    let mut node = Supervisor { place: place.clone(), outputs, running: BTreeMap::new() };
+    file_system(layout, &layout.node_root(name), &hierarchies)?;
+    let mut node = Supervisor { layout: layout.clone(), outputs, running: BTreeMap::new() };
     node.start("containerd")?;
     wait_for("container runtime", 60, || Ok(UnixStream::connect(RUNTIME_SOCKET).map(drop)?))?;
     node.start("kubelet")?;
@@ -44,14 +44,14 @@ pub(super) fn run(place: &Place, name: &str) -> Result<()> {
 }
 
 /// Makes `root` the root of this process, with everything that a node has.
-fn file_system(place: &Place, root: &Path, hierarchies: &[Hierarchy]) -> Result<()> {
+fn file_system(layout: &Layout, root: &Path, hierarchies: &[Hierarchy]) -> Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("private mounts")?;
     let at = |path: &str| inside(root, Path::new(path));
     bind(root, root)?;
     bind(Path::new("/usr"), &at("/usr"))?;
     mount_remount(at("/usr"), MountFlags::BIND | MountFlags::RDONLY, "").context("/usr read-only")?;
     mount_bind_recursive("/dev", at("/dev")).context("/dev")?;
-    for directory in node::shared_directories(place) {
+    for directory in node::shared_directories(layout) {
         bind(&directory, &inside(root, &directory))?;
     }
     special("proc", &at("/proc"), "")?;
@@ -61,9 +61,9 @@ fn file_system(place: &Place, root: &Path, hierarchies: &[Hierarchy]) -> Result<
     special("tmpfs", &at("/run"), "mode=755")?;
     special("tmpfs", &at("/sys/fs/cgroup"), "mode=755")?;
     for hierarchy in hierarchies {
-        let place = inside(root, &hierarchy.mount);
-        fs::create_dir_all(&place)?;
-        special(&hierarchy.kind, &place, &hierarchy.options)?;
+        let layout = inside(root, &hierarchy.mount);
+        fs::create_dir_all(&layout)?;
+        special(&hierarchy.kind, &layout, &hierarchy.options)?;
     }
     chdir(root).context("the node's directory")?;
     pivot_root(".", ".").context("pivot_root")?;
@@ -93,7 +93,7 @@ fn special(kind: &str, at: &Path, options: &str) -> Result<()> {
 }
 
 struct Supervisor {
-    place: Place,
+    layout: Layout,
     outputs: BTreeMap<&'static str, File>,
     running: BTreeMap<i32, &'static str>,
 }
@@ -101,12 +101,12 @@ struct Supervisor {
 impl Supervisor {
     fn start(&mut self, program: &'static str) -> Result<()> {
         let output = self.outputs.get(program).context("a log for each program")?;
-        let mut command = Command::new(self.place.bin(program));
+        let mut command = Command::new(self.layout.bin(program));
         match program {
             "kubelet" => command.args(fs::read_to_string(KUBELET_FLAGS)?.lines()),
             _ => command.args(["--config", CONTAINERD_CONFIG]),
         };
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.place.cache().join("bin").display());
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.layout.cache().join("bin").display());
         command.env_clear().env("PATH", path).env("HOME", "/root");
         let child = command
             .stdin(Stdio::null())

@@ -4,13 +4,15 @@
 use anyhow::Result;
 use clap::Args;
 
+use super::Workshop;
 use super::install;
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::PEER_IMAGE;
 use super::shape::Shape;
 use super::step::Steps;
-use crate::paths::Paths;
-use crate::{build, image};
+use ropeway_tests::binaries;
+use toolbox::image;
+use toolbox::paths::Paths;
 
 /// Where the peer comes from.
 #[derive(Args)]
@@ -21,12 +23,19 @@ pub(crate) struct Peer {
 }
 
 /// Builds it and gives it to all nodes.
-pub(super) fn bring(paths: &Paths, place: &Place, steps: &Steps, shape: &Shape, options: &Peer) -> Result<()> {
+pub(super) fn bring(
+    workshop: &dyn Workshop,
+    paths: &Paths,
+    layout: &Layout,
+    steps: &Steps,
+    shape: &Shape,
+    options: &Peer,
+) -> Result<()> {
     if !options.no_build {
-        build::all(paths)?;
+        workshop.build_binaries()?;
     }
-    build::name_binaries(paths);
-    let archive = place.run().join("peer.tar");
+    binaries::look_in(paths.binaries());
+    let archive = layout.run().join("peer.tar");
     image::of(paths, PEER_IMAGE, &["ropeway-peer"], &archive)?;
-    steps.step("loading the image into the nodes", || install::load(place, shape, &archive))
+    steps.step("loading the image into the nodes", || install::load(layout, shape, &archive))
 }

@@ -11,7 +11,7 @@ use rcgen::{
 };
 use serde_json::json;
 
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::{API_PORT, DOMAIN, KUBERNETES_SERVICE};
 use super::shape::{Node, Shape};
 
@@ -23,31 +23,31 @@ pub(super) const ADMIN: &str = "admin";
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
 /// Makes everything that is not there yet.
-pub(super) fn make(place: &Place, shape: &Shape) -> Result<()> {
+pub(super) fn make(layout: &Layout, shape: &Shape) -> Result<()> {
     // Written last: half a set is made again.
-    if place.kubeconfig(ADMIN).exists() {
+    if layout.kubeconfig(ADMIN).exists() {
         return Ok(());
     }
-    let ca = authority(place, "ca")?;
-    let front = authority(place, "front-proxy-ca")?;
+    let ca = authority(layout, "ca")?;
+    let front = authority(layout, "front-proxy-ca")?;
     let signer = KeyPair::generate()?;
-    write(&place.pki("service-accounts.key"), &signer.serialize_pem())?;
-    write(&place.pki("service-accounts.pub"), &signer.public_key_pem())?;
+    write(&layout.pki("service-accounts.key"), &signer.serialize_pem())?;
+    write(&layout.pki("service-accounts.pub"), &signer.public_key_pem())?;
     let client = ExtendedKeyUsagePurpose::ClientAuth;
     let control = Node::control_plane();
-    issue(place, &ca, "apiserver", ("kube-apiserver", None), &api_names(&control))?;
-    issue(place, &ca, "apiserver-kubelet-client", ("kube-apiserver-kubelet-client", Some("system:masters")), &[])?;
-    issue(place, &front, "front-proxy-client", ("front-proxy-client", None), &[])?;
+    issue(layout, &ca, "apiserver", ("kube-apiserver", None), &api_names(&control))?;
+    issue(layout, &ca, "apiserver-kubelet-client", ("kube-apiserver-kubelet-client", Some("system:masters")), &[])?;
+    issue(layout, &front, "front-proxy-client", ("front-proxy-client", None), &[])?;
     for node in shape.all() {
         let user = format!("system:node:{}", node.name);
         let subject = (user.as_str(), Some("system:nodes"));
-        issue(place, &ca, &format!("kubelet-{}", node.name), subject, &[node.name.clone(), node.v4(), node.v6()])?;
-        kubeconfig(place, &ca, &format!("node-{}", node.name), subject, client.clone())?;
+        issue(layout, &ca, &format!("kubelet-{}", node.name), subject, &[node.name.clone(), node.v4(), node.v6()])?;
+        kubeconfig(layout, &ca, &format!("node-{}", node.name), subject, client.clone())?;
     }
     for name in COMPONENTS {
-        kubeconfig(place, &ca, name, (&format!("system:{name}"), None), client.clone())?;
+        kubeconfig(layout, &ca, name, (&format!("system:{name}"), None), client.clone())?;
     }
-    kubeconfig(place, &ca, ADMIN, (ADMIN, Some("system:masters")), client)
+    kubeconfig(layout, &ca, ADMIN, (ADMIN, Some("system:masters")), client)
 }
 
 /// All names under which the API server is called.
@@ -60,25 +60,25 @@ fn api_names(control: &Node) -> Vec<String> {
     names
 }
 
-fn authority(place: &Place, name: &str) -> Result<Authority> {
+fn authority(layout: &Layout, name: &str) -> Result<Authority> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     limit(&mut params);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    write(&place.pki(&format!("{name}.crt")), &authority.pem())?;
-    write(&place.pki(&format!("{name}.key")), &authority.key().serialize_pem())?;
+    write(&layout.pki(&format!("{name}.crt")), &authority.pem())?;
+    write(&layout.pki(&format!("{name}.key")), &authority.key().serialize_pem())?;
     Ok(authority)
 }
 
 /// A certificate and its key; with names for a server, without for a client.
-fn issue(place: &Place, ca: &Authority, file: &str, subject: (&str, Option<&str>), names: &[String]) -> Result<()> {
+fn issue(layout: &Layout, ca: &Authority, file: &str, subject: (&str, Option<&str>), names: &[String]) -> Result<()> {
     let server = !names.is_empty();
     let usage = if server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
     let (certificate, key) = sign(ca, subject, names, usage)?;
-    write(&place.pki(&format!("{file}.crt")), &certificate)?;
-    write(&place.pki(&format!("{file}.key")), &key)
+    write(&layout.pki(&format!("{file}.crt")), &certificate)?;
+    write(&layout.pki(&format!("{file}.key")), &key)
 }
 
 fn sign(
@@ -109,7 +109,7 @@ fn limit(params: &mut CertificateParams) {
 }
 
 fn kubeconfig(
-    place: &Place,
+    layout: &Layout,
     ca: &Authority,
     name: &str,
     subject: (&str, Option<&str>),
@@ -117,21 +117,21 @@ fn kubeconfig(
 ) -> Result<()> {
     let (certificate, key) = sign(ca, subject, &[], usage)?;
     for (file, text) in [("crt", &certificate), ("key", &key)] {
-        write(&place.pki(&format!("client-{name}.{file}")), text)?;
+        write(&layout.pki(&format!("client-{name}.{file}")), text)?;
     }
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "cluster",
         "clusters": [{"name": "cluster", "cluster": {
             "server": api_server(),
-            "certificate-authority": place.pki("ca.crt"),
+            "certificate-authority": layout.pki("ca.crt"),
         }}],
         "users": [{"name": name, "user": {
-            "client-certificate": place.pki(&format!("client-{name}.crt")),
-            "client-key": place.pki(&format!("client-{name}.key")),
+            "client-certificate": layout.pki(&format!("client-{name}.crt")),
+            "client-key": layout.pki(&format!("client-{name}.key")),
         }}],
         "contexts": [{"name": "cluster", "context": {"cluster": "cluster", "user": name}}],
     });
-    write(&place.kubeconfig(name), &serde_json::to_string_pretty(&config)?)
+    write(&layout.kubeconfig(name), &serde_json::to_string_pretty(&config)?)
 }
 
 /// Where everybody reaches the API server without any Service.

@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
-use crate::paths::Paths;
+use toolbox::paths::Paths;
 
 /// The directories of the test-bed.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct Layout {
     root: PathBuf,
 }
 
-impl Place {
+impl Layout {
     pub(super) fn new(paths: &Paths) -> Self {
         Self { root: paths.root.join("tests/cluster") }
     }

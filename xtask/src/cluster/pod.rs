@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use ropeway_tests::load;
 use serde_json::Value;
 
-use super::place::Place;
+use super::layout::Layout;
 use super::{enter, kube};
 
 /// A pod that runs.
@@ -27,8 +27,8 @@ pub(super) struct Pod {
 }
 
 /// The pods that a selector (arguments of `kubectl get pods`) finds and that are not about to go.
-pub(super) fn list(place: &Place, selector: &[&str]) -> Result<Vec<Pod>> {
-    let text = kube::kubectl(place, &[&["get", "pods", "-o", "json"], selector].concat())?;
+pub(super) fn list(layout: &Layout, selector: &[&str]) -> Result<Vec<Pod>> {
+    let text = kube::kubectl(layout, &[&["get", "pods", "-o", "json"], selector].concat())?;
     let list: Value = serde_json::from_str(&text).context("kubectl get pods")?;
     let items = list["items"].as_array().context("a list has items")?;
     Ok(items.iter().filter(|item| item["metadata"]["deletionTimestamp"].is_null()).map(read).collect())
@@ -59,7 +59,7 @@ impl Pod {
     }
 }
 
-impl load::Place for Pod {
+impl load::TrafficEndpoint for Pod {
     /// In the pod's network and the node's cgroup, which is what Services depend on; the rest is the machine's.
     fn run(&self, program: &OsStr) -> Result<Command> {
         let mut command = enter::in_namespace(&self.node, "nsenter".as_ref())?;
@@ -73,14 +73,14 @@ impl load::Place for Pod {
 }
 
 /// The agent of a node, as the machine numbers it.
-pub(super) fn agent(place: &Place, node: &str) -> Result<u32> {
-    program(place, node, "ropeway-agent")
+pub(super) fn agent(layout: &Layout, node: &str) -> Result<u32> {
+    program(layout, node, "ropeway-agent")
 }
 
 /// The process of a program that has the node's own network.
-pub(super) fn program(place: &Place, node: &str, name: &str) -> Result<u32> {
+pub(super) fn program(layout: &Layout, node: &str, name: &str) -> Result<u32> {
     let network = |path: &Path| fs::read_link(path.join("ns/net")).ok();
-    let here = network(&Path::new("/proc").join(enter::init(place, node)?.to_string()));
+    let here = network(&Path::new("/proc").join(enter::init(layout, node)?.to_string()));
     let here = here.with_context(|| format!("the network of node {node}"))?;
     let is_it = |path: &Path| {
         fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
@@ -96,16 +96,16 @@ fn process(is_it: impl Fn(&Path) -> bool) -> Option<u32> {
 }
 
 /// What `ropeway` of the node's agent prints as JSON; asks nobody outside of the node.
-pub(super) fn ropeway(place: &Place, node: &str, arguments: &[&str]) -> Result<Value> {
-    let agent = agent(place, node)?.to_string();
+pub(super) fn ropeway(layout: &Layout, node: &str, arguments: &[&str]) -> Result<Value> {
+    let agent = agent(layout, node)?.to_string();
     let mut command = Command::new("nsenter");
     command.args(["--target", &agent, "--mount", "--net", "--", "/ropeway", "-o", "json"]).args(arguments);
-    serde_json::from_str(&crate::shell::output(&mut command)?).context("what ropeway prints")
+    serde_json::from_str(&toolbox::shell::output(&mut command)?).context("what ropeway prints")
 }
 
 /// The addresses of the node's pods as the kernel programs have them, sorted.
-pub(super) fn wired(place: &Place, node: &str) -> Result<Vec<String>> {
-    let view = ropeway(place, node, &["pod", "list"])?;
+pub(super) fn wired(layout: &Layout, node: &str) -> Result<Vec<String>> {
+    let view = ropeway(layout, node, &["pod", "list"])?;
     let pods = view["pods"].as_array().context("a list of pods")?;
     let addresses = pods.iter().flat_map(|pod| pod["addresses"].as_array().cloned().unwrap_or_default());
     let mut addresses: Vec<_> = addresses.filter_map(|address| address.as_str().map(String::from)).collect();
@@ -114,8 +114,8 @@ pub(super) fn wired(place: &Place, node: &str) -> Result<Vec<String>> {
 }
 
 /// The addresses that the plugin's store on the node's disk holds, sorted.
-pub(super) fn held(place: &Place, node: &str) -> Result<Vec<String>> {
-    let directory = place.node_root(node).join("var/lib/ropeway/addresses/records");
+pub(super) fn held(layout: &Layout, node: &str) -> Result<Vec<String>> {
+    let directory = layout.node_root(node).join("var/lib/ropeway/addresses/records");
     let mut addresses = Vec::new();
     for entry in fs::read_dir(&directory).with_context(|| format!("{}", directory.display()))? {
         let entry = entry?;
@@ -132,12 +132,12 @@ pub(super) fn held(place: &Place, node: &str) -> Result<Vec<String>> {
 }
 
 /// The store, the kernel programs and the API server name the same addresses, no more and no less.
-pub(super) fn agree(place: &Place, node: &str) -> Result<()> {
+pub(super) fn agree(layout: &Layout, node: &str) -> Result<()> {
     let own = format!("--field-selector=spec.nodeName={node}");
-    let pods = list(place, &["-A", &own])?.into_iter().filter(|pod| !pod.of_host);
+    let pods = list(layout, &["-A", &own])?.into_iter().filter(|pod| !pod.of_host);
     let mut known: Vec<_> = pods.flat_map(|pod| pod.addresses).collect();
     known.sort();
-    let (wired, held) = (wired(place, node)?, held(place, node)?);
+    let (wired, held) = (wired(layout, node)?, held(layout, node)?);
     ensure!(held == known, "the store holds {held:?}, pods have {known:?}");
     ensure!(wired == known, "the programs know {wired:?}, pods have {known:?}");
     Ok(())

@@ -7,17 +7,17 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::layout::Layout;
 use super::network::{self, FABRIC, namespace_path};
 use super::node::inside;
-use super::place::Place;
 use super::settings::{FAR, NEAR, POD_RANGES};
 use super::shape::{Node, Shape};
 use super::{daemon, enter, kube};
 
 /// Gives all nodes a pod network by the reference plugins.
-pub(super) fn network(place: &Place, shape: &Shape) -> Result<()> {
+pub(super) fn network(layout: &Layout, shape: &Shape) -> Result<()> {
     for node in shape.all() {
-        let ranges = kube::pod_ranges(place, &node.name)?;
+        let ranges = kube::pod_ranges(layout, &node.name)?;
         for other in shape.all().iter().filter(|other| other.name != node.name) {
             // The other node's own address, or the router before it.
             let direct = other.subnet.bridge == node.subnet.bridge;
@@ -25,17 +25,17 @@ pub(super) fn network(place: &Place, shape: &Shape) -> Result<()> {
             routes(&other.name, &ranges, &via)?;
         }
         routes(FABRIC, &ranges, &[node.v4(), node.v6()])?;
-        let directory = inside(&place.node_root(&node.name), "/etc/cni/net.d".as_ref());
+        let directory = inside(&layout.node_root(&node.name), "/etc/cni/net.d".as_ref());
         let fresh = directory.join(".10-reference");
         fs::write(&fresh, serde_json::to_vec_pretty(&conflist(&ranges))?)?;
         fs::rename(&fresh, directory.join("10-reference.conflist"))?;
     }
-    masquerading(place, shape)
+    masquerading(layout, shape)
 }
 
 /// Pods that leave the cluster get their node's address, on all nodes.
-pub(super) fn masquerading(place: &Place, shape: &Shape) -> Result<()> {
-    shape.all().iter().try_for_each(|node| masquerade(node, &kube::pod_ranges(place, &node.name)?))
+pub(super) fn masquerading(layout: &Layout, shape: &Shape) -> Result<()> {
+    shape.all().iter().try_for_each(|node| masquerade(node, &kube::pod_ranges(layout, &node.name)?))
 }
 
 fn routes(at: &str, [four, six]: &[String; 2], [via4, via6]: &[String; 2]) -> Result<()> {
@@ -87,21 +87,21 @@ fn masquerade(node: &Node, [four, six]: &[String; 2]) -> Result<()> {
 }
 
 /// Starts kube-proxy on all nodes.
-pub(super) fn kube_proxy(place: &Place, shape: &Shape, mode: &str) -> Result<()> {
+pub(super) fn kube_proxy(layout: &Layout, shape: &Shape, mode: &str) -> Result<()> {
     for node in shape.all() {
         let config = json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
             "mode": mode, "hostnameOverride": node.name, "clusterCIDR": POD_RANGES.join(","),
             "detectLocalMode": "ClusterCIDR",
-            "clientConnection": {"kubeconfig": place.kubeconfig("kube-proxy")},
+            "clientConnection": {"kubeconfig": layout.kubeconfig("kube-proxy")},
             // These are of the whole machine, and can't be set from a node.
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         });
         let path = "/etc/kubernetes/kube-proxy.json";
-        fs::write(inside(&place.node_root(&node.name), path.as_ref()), serde_json::to_vec_pretty(&config)?)?;
-        let mut command = enter::in_node(&node.name, &place.bin("kube-proxy"))?;
+        fs::write(inside(&layout.node_root(&node.name), path.as_ref()), serde_json::to_vec_pretty(&config)?)?;
+        let mut command = enter::in_node(&node.name, &layout.bin("kube-proxy"))?;
         command.arg(format!("--config={path}"));
-        daemon::start(place, &format!("kube-proxy-{}", node.name), &mut command)?;
+        daemon::start(layout, &format!("kube-proxy-{}", node.name), &mut command)?;
     }
     Ok(())
 }

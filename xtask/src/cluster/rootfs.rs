@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::place::Place;
-use crate::shell;
+use super::layout::Layout;
+use toolbox::shell;
 
 const PACKAGES: &[&str] = &[
     "base-files",
@@ -68,13 +68,13 @@ const GROUP: &str = "root:x:0:\nnogroup:x:65534:\nuser-defined-in-image:x:1000:\
                      group-defined-in-image:x:50000:user-defined-in-image\n";
 
 /// Where it is unpacked.
-pub(super) fn path(place: &Place) -> PathBuf {
-    place.cache().join("rootfs")
+pub(super) fn path(layout: &Layout) -> PathBuf {
+    layout.cache().join("rootfs")
 }
 
 /// Unpacks it.
-pub(super) fn make(place: &Place) -> Result<()> {
-    let (root, fresh) = (path(place), place.cache().join("rootfs.new"));
+pub(super) fn make(layout: &Layout) -> Result<()> {
+    let (root, fresh) = (path(layout), layout.cache().join("rootfs.new"));
     if fresh.exists() {
         fs::remove_dir_all(&fresh)?;
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::{CONTROL_PLANE, FAR, FIRST_HOST, MAX_NODES, NEAR, Subnet};
 
 /// Who serves Services.
@@ -82,8 +82,8 @@ impl Shape {
     }
 
     /// The cluster that is up, if one is.
-    pub(super) fn read(place: &Place) -> Result<Option<Self>> {
-        let path = place.run().join("cluster.json");
+    pub(super) fn read(layout: &Layout) -> Result<Option<Self>> {
+        let path = layout.run().join("cluster.json");
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{}", path.display())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -92,13 +92,13 @@ impl Shape {
     }
 
     /// The cluster that is up; an error where none is.
-    pub(super) fn require(place: &Place) -> Result<Self> {
-        Self::read(place)?.context("no cluster is up: start one with `cargo xtask cluster up`")
+    pub(super) fn require(layout: &Layout) -> Result<Self> {
+        Self::read(layout)?.context("no cluster is up: start one with `cargo xtask cluster up`")
     }
 
     /// Writes it down.
-    pub(super) fn write(&self, place: &Place) -> Result<()> {
-        let path = place.run().join("cluster.json");
+    pub(super) fn write(&self, layout: &Layout) -> Result<()> {
+        let path = layout.run().join("cluster.json");
         fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| format!("{}", path.display()))
     }
 }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_without_workers_is_refused() {
+    fn cluster_without_workers_is_rejected() {
         let shape = Shape { nodes: 0, proxy: Proxy::Ropeway, cni: Cni::Ropeway, routed: false };
         assert_eq!(shape.check().unwrap_err().to_string(), "--nodes 0: must be between 1 and 20");
     }

@@ -8,41 +8,41 @@ use anyhow::{Context, Result, bail, ensure};
 use ropeway_tests::process::Process;
 
 use super::check::Checks;
+use super::layout::Layout;
 use super::network::{FABRIC, namespace_path};
-use super::place::Place;
 use super::settings::{DNS_SERVICE, DOMAIN, KUBERNETES_SERVICE};
 use super::shape::{Proxy, Shape};
 use super::step::{Steps, wait_for};
 use super::{addons, enter, kube};
-use crate::shell;
+use toolbox::shell;
 
 const NAMESPACE: &str = "ropeway-smoke";
 
 struct Smoke<'a> {
-    place: &'a Place,
+    layout: &'a Layout,
     shape: Shape,
     checks: Checks,
 }
 
 /// Runs all checks.
-pub(super) fn run(place: &Place, steps: &Steps) -> Result<()> {
-    let shape = Shape::require(place)?;
+pub(super) fn run(layout: &Layout, steps: &Steps) -> Result<()> {
+    let shape = Shape::require(layout)?;
     let count = shape.all().len();
     steps.step("nodes, DNS and metrics", || {
-        kube::nodes_ready(place, count, 30)?;
-        addons::dns_ready(place)?;
-        addons::metrics_ready(place, count)
+        kube::nodes_ready(layout, count, 30)?;
+        addons::dns_ready(layout)?;
+        addons::metrics_ready(layout, count)
     })?;
-    let mut smoke = Smoke { place, shape, checks: Checks::default() };
-    let workload = addons::template(place, "smoke.yaml")?;
+    let mut smoke = Smoke { layout, shape, checks: Checks::default() };
+    let workload = addons::template(layout, "smoke.yaml")?;
     steps.step("a web server with two replicas and a client on each node", || {
-        kube::gone(place, NAMESPACE)?;
-        kube::apply(place, &workload)?;
-        kube::rolled_out(place, NAMESPACE, "deployment/web", 120)?;
-        kube::rolled_out(place, NAMESPACE, "daemonset/client", 120)
+        kube::gone(layout, NAMESPACE)?;
+        kube::apply(layout, &workload)?;
+        kube::rolled_out(layout, NAMESPACE, "deployment/web", 120)?;
+        kube::rolled_out(layout, NAMESPACE, "daemonset/client", 120)
     })?;
     smoke.all()?;
-    let cleared = kube::kubectl(place, &["delete", "namespace", NAMESPACE, "--wait=false"]);
+    let cleared = kube::kubectl(layout, &["delete", "namespace", NAMESPACE, "--wait=false"]);
     smoke.checks.end()?;
     cleared.map(drop)
 }
@@ -108,7 +108,7 @@ impl Smoke<'_> {
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        kube::kubectl(self.place, &[&["-n", NAMESPACE], arguments].concat())
+        kube::kubectl(self.layout, &[&["-n", NAMESPACE], arguments].concat())
     }
 
     fn get(&self, kind: &str, name: &str, path: &str) -> Result<String> {
@@ -184,7 +184,7 @@ impl Smoke<'_> {
 
     /// Asks until all DNS pods have been replaced, each time from another port.
     fn rolling_dns(&self, pod: &str, name: &str, expected: &str) -> Result<()> {
-        let system = |arguments: &[&str]| kube::kubectl(self.place, &[&["-n", "kube-system"], arguments].concat());
+        let system = |arguments: &[&str]| kube::kubectl(self.layout, &[&["-n", "kube-system"], arguments].concat());
         system(&["rollout", "restart", "deployment/coredns"])?;
         let dig = format!("dig +tries=1 +time=3 @{} A {name}", DNS_SERVICE[0]);
         let answered = format!("answer=$({dig}); echo \"$answer\" | grep -qw {expected}");
@@ -202,13 +202,13 @@ impl Smoke<'_> {
 
     fn api_proxy(&self) -> Result<()> {
         let path = format!("/api/v1/namespaces/{NAMESPACE}/services/web:http/proxy/hostname");
-        let text = kube::kubectl(self.place, &["get", "--raw", &path])?;
+        let text = kube::kubectl(self.layout, &["get", "--raw", &path])?;
         ensure!(text.starts_with("web-"), "it answers {text:?}");
         Ok(())
     }
 
     fn port_forward(&self) -> Result<()> {
-        let mut kubectl = kube::command(self.place);
+        let mut kubectl = kube::command(self.layout);
         kubectl.args(["-n", NAMESPACE, "port-forward", "service/web", ":80"]).stdout(Stdio::piped());
         let mut forward = Process::start("kubectl port-forward", &mut kubectl)?;
         // Open to the end: kubectl prints another line, and dies where it can't.
@@ -251,9 +251,9 @@ impl Smoke<'_> {
     fn restart(&self, client: &str, web: &str) -> Result<()> {
         let addresses = |s: &Self| s.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.podIPs[*].ip}"]);
         let before = addresses(self)?;
-        kube::kubectl(self.place, &["-n", "kube-system", "delete", "pods", "-l", "app.kubernetes.io/name=ropeway"])?;
+        kube::kubectl(self.layout, &["-n", "kube-system", "delete", "pods", "-l", "app.kubernetes.io/name=ropeway"])?;
         self.fetch(client, &format!("{web}:80")).context("while the agents start")?;
-        wait_for("agents", 60, || kube::rolled_out(self.place, "kube-system", "daemonset/ropeway", 60))?;
+        wait_for("agents", 60, || kube::rolled_out(self.layout, "kube-system", "daemonset/ropeway", 60))?;
         let after = addresses(self)?;
         if before != after {
             bail!("addresses were {before}, are {after}");

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use super::place::Place;
+use super::layout::Layout;
 use super::shape::Shape;
 use super::{cgroups, daemon, kube, network};
 
 /// Prints it.
-pub(super) fn run(place: &Place) -> Result<()> {
-    let Some(shape) = Shape::read(place)? else {
+pub(super) fn run(layout: &Layout) -> Result<()> {
+    let Some(shape) = Shape::read(layout)? else {
         println!("no cluster is up");
         for path in cgroups::left() {
             println!("left over: {}", path.display());
@@ -19,11 +19,11 @@ pub(super) fn run(place: &Place) -> Result<()> {
         return Ok(());
     };
     println!("shape: {} workers, proxy {:?}, network {:?}", shape.nodes, shape.proxy, shape.cni);
-    for name in daemon::names(place) {
-        let state = daemon::find(place, &name).map_or("not running".into(), |p| format!("pid {}", p.pid()));
-        println!("  {name:<26} {state:<14} {}", place.log(&name).display());
+    for name in daemon::names(layout) {
+        let state = daemon::find(layout, &name).map_or("not running".into(), |p| format!("pid {}", p.pid()));
+        println!("  {name:<26} {state:<14} {}", layout.log(&name).display());
     }
-    println!("{}", kube::kubectl(place, &["get", "nodes", "-o", "wide"])?);
-    print!("{}", kube::kubectl(place, &["get", "pods", "-A", "-o", "wide"])?);
+    println!("{}", kube::kubectl(layout, &["get", "nodes", "-o", "wide"])?);
+    print!("{}", kube::kubectl(layout, &["get", "pods", "-A", "-o", "wide"])?);
     Ok(())
 }

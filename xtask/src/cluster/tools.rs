@@ -12,12 +12,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::place::Place;
+use super::layout::Layout;
 use super::settings::{KUBERNETES, RUNC};
 use super::shape::{Cni, Proxy, Shape};
-use crate::image::layer::digest;
-use crate::shell;
 use list::{BATCHES, Batch, Kind, Program};
+use toolbox::image::layer::digest;
+use toolbox::shell;
 
 /// Which programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +48,10 @@ pub(super) fn sets(shape: &Shape) -> Vec<Set> {
 }
 
 /// Builds what is missing of these, or was made from something else.
-pub(super) fn build(place: &Place, sets: &[Set]) -> Result<()> {
+pub(super) fn build(layout: &Layout, sets: &[Set]) -> Result<()> {
     let mut missing = Vec::new();
     for batch in BATCHES.iter().filter(|batch| sets.contains(&batch.set)) {
-        if !batch.is_current(place)? {
+        if !batch.is_current(layout)? {
             missing.push(batch);
         }
     }
@@ -63,7 +63,7 @@ pub(super) fn build(place: &Place, sets: &[Set]) -> Result<()> {
     }
     // The batches of one module share packages, and two calls of Go would compile these twice.
     let (kubernetes, others): (Vec<_>, Vec<_>) = missing.into_iter().partition(|batch| batch.module == "kubernetes");
-    let in_turn = |batches: &[&Batch]| batches.iter().try_for_each(|batch| batch.build(place));
+    let in_turn = |batches: &[&Batch]| batches.iter().try_for_each(|batch| batch.build(layout));
     shell::with_signs_of_life(|| {
         if memory_available()? < MEMORY_FOR_TWO {
             in_turn(&kubernetes)?;
@@ -84,10 +84,10 @@ fn memory_available() -> Result<u64> {
 }
 
 impl Batch {
-    fn is_current(&self, place: &Place) -> Result<bool> {
+    fn is_current(&self, layout: &Layout) -> Result<bool> {
         for program in self.programs {
-            let built = fs::read_to_string(program.key_file(place)).unwrap_or_default();
-            if built != self.key(place, program)? || !place.bin(program.name).exists() {
+            let built = fs::read_to_string(program.key_file(layout)).unwrap_or_default();
+            if built != self.key(layout, program)? || !layout.bin(program.name).exists() {
                 return Ok(false);
             }
         }
@@ -95,24 +95,24 @@ impl Batch {
     }
 
     /// Differs when anything differs that the program is made from, but for Go itself.
-    fn key(&self, place: &Place, program: &Program) -> Result<String> {
+    fn key(&self, layout: &Layout, program: &Program) -> Result<String> {
         let mut text = format!("{} {:?} {}\n", program.package, self.kind, self.linker_flags()).into_bytes();
         for name in ["go.mod", "go.sum"] {
-            let file = place.tools().join(self.module).join(name);
+            let file = layout.tools().join(self.module).join(name);
             text.extend(fs::read(&file).with_context(|| format!("{}", file.display()))?);
         }
         Ok(digest(&text))
     }
 
-    fn build(&self, place: &Place) -> Result<()> {
+    fn build(&self, layout: &Layout) -> Result<()> {
         let names: Vec<_> = self.programs.iter().map(|program| program.name).collect();
         let (names, begin) = (names.join(", "), Instant::now());
         println!("==> building {names}");
         // Apart first: an interrupted build must not look like a finished one.
-        let fresh = place.cache().join("build").join(format!("{}-{:?}-{:?}", self.module, self.set, self.kind));
+        let fresh = layout.cache().join("build").join(format!("{}-{:?}-{:?}", self.module, self.set, self.kind));
         fs::create_dir_all(&fresh).with_context(|| format!("{}", fresh.display()))?;
         let mut go = Command::new("go");
-        go.current_dir(place.tools().join(self.module));
+        go.current_dir(layout.tools().join(self.module));
         // With -trimpath what Go has compiled for one checkout serves all others.
         go.env("GOTOOLCHAIN", "local").env("GOFLAGS", "-buildvcs=false -trimpath");
         go.env("CGO_ENABLED", if self.kind == Kind::Runc { "1" } else { "0" });
@@ -128,12 +128,12 @@ impl Batch {
         };
         shell::output(go.args(self.programs.iter().map(|program| program.package)))?;
         for program in self.programs {
-            let (from, to, key) = (fresh.join(program.file()), place.bin(program.name), program.key_file(place));
+            let (from, to, key) = (fresh.join(program.file()), layout.bin(program.name), program.key_file(layout));
             for file in [&to, &key] {
                 fs::create_dir_all(file.parent().context("a file has a directory")?)?;
             }
             fs::rename(&from, &to).with_context(|| format!("{}", from.display()))?;
-            fs::write(&key, self.key(place, program)?).with_context(|| format!("{}", key.display()))?;
+            fs::write(&key, self.key(layout, program)?).with_context(|| format!("{}", key.display()))?;
         }
         println!("    built {names} in {} s", begin.elapsed().as_secs());
         Ok(())
@@ -162,15 +162,15 @@ impl Program {
         self.name.rsplit('/').next().unwrap_or(self.name)
     }
 
-    fn key_file(&self, place: &Place) -> PathBuf {
-        place.cache().join("keys").join(self.name)
+    fn key_file(&self, layout: &Layout) -> PathBuf {
+        layout.cache().join("keys").join(self.name)
     }
 }
 
 /// The source of Kubernetes, for the files that its tests and images read.
-pub(super) fn kubernetes_source(place: &Place) -> Result<PathBuf> {
+pub(super) fn kubernetes_source(layout: &Layout) -> Result<PathBuf> {
     let mut go = Command::new("go");
-    go.current_dir(place.tools().join("kubernetes")).env("GOFLAGS", "");
+    go.current_dir(layout.tools().join("kubernetes")).env("GOFLAGS", "");
     let path = shell::output(go.args(["list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes"]))?;
     Ok(path.trim().into())
 }
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn go_names_the_programs_of_a_batch_as_we_do() {
+    fn program_names_match_go_build_output() {
         // Several programs of one call get the last words of their packages as names.
         for batch in BATCHES.iter().filter(|batch| batch.programs.len() > 1) {
             for program in batch.programs {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_without_kube_proxy_does_not_build_it() {
+    fn kube_proxy_is_built_only_on_request() {
         let shape = Shape { nodes: 1, proxy: Proxy::Ropeway, cni: Cni::Ropeway, routed: false };
         assert_eq!(sets(&shape), [Set::Cluster]);
         let shape = Shape { proxy: Proxy::KubeProxyNftables, cni: Cni::Reference, ..shape };

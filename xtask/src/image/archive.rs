@@ -18,15 +18,16 @@ const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 /// All images are equally old, so that their digests depend on content only.
 const CREATED: &str = "1970-01-01T00:00:00Z";
 
-/// One image under one or more names.
-pub(crate) struct Image<'a> {
+/// An image with one or more names.
+pub struct Image<'a> {
     names: Vec<String>,
     layers: Vec<&'a Layer>,
     config: serde_json::Map<String, Value>,
 }
 
 impl<'a> Image<'a> {
-    pub(crate) fn new<S: Into<String>>(
+    /// Describes an image of these layers, the lowest first; the default PATH, no program to start.
+    pub fn new<S: Into<String>>(
         names: impl IntoIterator<Item = S>,
         layers: impl IntoIterator<Item = &'a Layer>,
     ) -> Self {
@@ -36,17 +37,23 @@ impl<'a> Image<'a> {
         Self { names: names.into_iter().map(Into::into).collect(), layers: layers.into_iter().collect(), config }
     }
 
-    pub(crate) fn entrypoint<const N: usize>(mut self, words: [&str; N]) -> Self {
+    /// Sets the program that a container starts, with its first arguments.
+    #[must_use]
+    pub fn entrypoint<const N: usize>(mut self, words: [&str; N]) -> Self {
         self.config.insert("Entrypoint".into(), json!(words.to_vec()));
         self
     }
 
-    pub(crate) fn command<const N: usize>(mut self, words: [&str; N]) -> Self {
+    /// Sets the arguments that follow the entrypoint, or replace a missing one.
+    #[must_use]
+    pub fn command<const N: usize>(mut self, words: [&str; N]) -> Self {
         self.config.insert("Cmd".into(), json!(words.to_vec()));
         self
     }
 
-    pub(crate) fn user(mut self, user: &str) -> Self {
+    /// Sets the user, by name or id, that the program runs as.
+    #[must_use]
+    pub fn user(mut self, user: &str) -> Self {
         self.config.insert("User".into(), json!(user));
         self
     }
@@ -71,7 +78,7 @@ impl<'a> Image<'a> {
 }
 
 /// Writes the archive; a reader of `path` sees the old file or the whole new one.
-pub(crate) fn write(path: &Path, images: &[Image]) -> Result<()> {
+pub fn write(path: &Path, images: &[Image]) -> Result<()> {
     let fresh = path.with_extension("new");
     let file = File::create(&fresh).with_context(|| format!("{}", fresh.display()))?;
     let mut archive = Archive { tar: Builder::new(BufWriter::new(file)), blobs: BTreeSet::new() };

@@ -11,7 +11,7 @@ use tar::{Builder, EntryType, Header};
 
 /// A layer in a file of its own.
 #[derive(Clone, Debug)]
-pub(crate) struct Layer {
+pub struct Layer {
     pub(super) path: PathBuf,
     pub(super) digest: String,
     pub(super) size: u64,
@@ -19,7 +19,7 @@ pub(crate) struct Layer {
 
 impl Layer {
     /// Packs what is in a directory: owned by root, dated 1970, in the order of names.
-    pub(crate) fn of_directory(directory: &Path, file: &Path) -> Result<Self> {
+    pub fn of_directory(directory: &Path, file: &Path) -> Result<Self> {
         let out = File::create(file).with_context(|| format!("{}", file.display()))?;
         let mut tar = Builder::new(Hashing { inner: BufWriter::new(out), hash: Sha256::new(), size: 0 });
         append(&mut tar, directory, Path::new("")).with_context(|| format!("layer of {}", directory.display()))?;
@@ -29,13 +29,14 @@ impl Layer {
     }
 
     /// Removes the file.
-    pub(crate) fn remove(self) -> Result<()> {
+    pub fn remove(self) -> Result<()> {
         fs::remove_file(&self.path).with_context(|| format!("{}", self.path.display()))
     }
 }
 
 /// The digest of bytes, in hexadecimal digits.
-pub(crate) fn digest(bytes: &[u8]) -> String {
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 

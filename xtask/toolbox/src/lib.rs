@@ -10,5 +10,7 @@
 )]
 
 pub mod image;
+#[path = "../../src/paths.rs"]
 pub mod paths;
+#[path = "../../src/shell.rs"]
 pub mod shell;

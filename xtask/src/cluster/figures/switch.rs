@@ -4,34 +4,34 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ropeway_tests::load::Load;
+use ropeway_tests::load::RequestLoad;
 use serde_json::{Value, json};
 
 use super::{NAMESPACE, TIMES};
-use crate::cluster::kube;
-use crate::cluster::network::{FABRIC, namespace_path};
-use crate::cluster::pki::{self, ADMIN};
-use crate::cluster::place::Place;
-use crate::cluster::pod::{self, Pod};
-use crate::shell;
+use crate::kube;
+use crate::layout::Layout;
+use crate::network::{FABRIC, namespace_path};
+use crate::pki::{self, ADMIN};
+use crate::pod::{self, Pod};
+use toolbox::shell;
 
 /// The time from the request that changes the slice until a client that asks all the time has an answer of the endpoint that
 /// it names; the request itself is in it.
-pub(super) fn times(place: &Place) -> Result<Vec<Duration>> {
-    let mut peers = pod::list(place, &["-n", NAMESPACE, "-l", "app=peer"])?;
+pub(super) fn times(layout: &Layout) -> Result<Vec<Duration>> {
+    let mut peers = pod::list(layout, &["-n", NAMESPACE, "-l", "app=peer"])?;
     peers.sort_by(|a, b| a.name.cmp(&b.name));
     let [one, other, client] = &peers[..] else { anyhow::bail!("{} peers, not 3", peers.len()) };
     let path = "jsonpath={.spec.clusterIP}";
-    let ip = kube::kubectl(place, &["-n", NAMESPACE, "get", "service", "switch", "-o", path])?;
+    let ip = kube::kubectl(layout, &["-n", NAMESPACE, "get", "service", "switch", "-o", path])?;
     let target = (ip.parse::<std::net::IpAddr>().with_context(|| ip.clone())?, 80).into();
-    kube::apply(place, &slice(one)?.to_string())?;
-    Load::until(client, target, &one.name)?.stop()?;
+    kube::apply(layout, &slice(one)?.to_string())?;
+    RequestLoad::until(client, target, &one.name)?.stop()?;
     let mut times = Vec::new();
     for turn in 0..TIMES {
         let next = if turn % 2 == 0 { other } else { one };
-        let load = Load::until(client, target, &next.name)?;
+        let load = RequestLoad::until(client, target, &next.name)?;
         let begin = Instant::now();
-        patch(place, &json!({"endpoints": slice(next)?["endpoints"]}))?;
+        patch(layout, &json!({"endpoints": slice(next)?["endpoints"]}))?;
         let report = load.stop()?;
         times.push(begin.elapsed());
         ensure!(report.failed == 0, "{} questions failed: {:?}", report.failed, report.errors);
@@ -51,12 +51,12 @@ fn slice(pod: &Pod) -> Result<Value> {
 }
 
 /// Without kubectl, whose start would be most of the time.
-fn patch(place: &Place, body: &Value) -> Result<()> {
+fn patch(layout: &Layout, body: &Value) -> Result<()> {
     let mut curl = Command::new("nsenter");
     curl.arg(format!("--net={}", namespace_path(FABRIC).display())).args(["curl", "-sS", "--fail", "-X", "PATCH"]);
     curl.args(["-H", "Content-Type: application/merge-patch+json", "-d", &body.to_string(), "--cacert"]);
-    curl.arg(place.pki("ca.crt")).arg("--cert").arg(place.pki(&format!("client-{ADMIN}.crt")));
-    curl.arg("--key").arg(place.pki(&format!("client-{ADMIN}.key")));
+    curl.arg(layout.pki("ca.crt")).arg("--cert").arg(layout.pki(&format!("client-{ADMIN}.crt")));
+    curl.arg("--key").arg(layout.pki(&format!("client-{ADMIN}.key")));
     let server = pki::api_server();
     curl.arg(format!("{server}/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/switch"));
     shell::output(&mut curl).map(drop)

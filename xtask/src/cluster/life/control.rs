@@ -8,49 +8,49 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::scene::Scene;
-use crate::cluster::network::namespace_path;
-use crate::cluster::settings::{CONTROL_PLANE, PEER_IMAGE};
-use crate::cluster::step::wait_for;
-use crate::cluster::{control, daemon, kube, node, pod};
-use crate::shell;
+use super::fixture::Fixture;
+use crate::network::namespace_path;
+use crate::settings::{CONTROL_PLANE, PEER_IMAGE};
+use crate::step::wait_for;
+use crate::{control, daemon, kube, node, pod};
+use toolbox::shell;
 
 /// New connections a second on each of two ways while agents go.
 const BUSY: u32 = 250;
 
 /// All agents are deleted, three times.
-pub(super) fn agents(scene: &Scene) -> Result<()> {
-    scene.under(BUSY, || {
+pub(super) fn agents(fixture: &Fixture) -> Result<()> {
+    fixture.under(BUSY, || {
         for _ in 0..3 {
             let selector = ["-n", "kube-system", "delete", "pods", "-l", "app.kubernetes.io/name=ropeway"];
-            kube::kubectl(scene.place, &selector)?;
-            wait_for("agents", 120, || kube::rolled_out(scene.place, "kube-system", "daemonset/ropeway", 120))?;
+            kube::kubectl(fixture.layout, &selector)?;
+            wait_for("agents", 120, || kube::rolled_out(fixture.layout, "kube-system", "daemonset/ropeway", 120))?;
         }
         Ok(())
     })?;
-    scene.guests_are_well()
+    fixture.guests_are_well()
 }
 
 /// The API server is killed; a kubelet is given a pod and loses it again, as often as there is time.
-pub(super) fn absent(scene: &Scene, seconds: u64) -> Result<()> {
-    let (place, victim) = (scene.place, scene.victim()?.name);
-    let file = node::inside(&place.node_root(&victim), node::STATIC_PODS.as_ref()).join("life.json");
-    let (before, held) = (pod::wired(place, &victim)?, pod::held(place, &victim)?);
+pub(super) fn absent(fixture: &Fixture, seconds: u64) -> Result<()> {
+    let (layout, victim) = (fixture.layout, fixture.victim()?.name);
+    let file = node::inside(&layout.node_root(&victim), node::STATIC_PODS.as_ref()).join("life.json");
+    let (before, held) = (pod::wired(layout, &victim)?, pod::held(layout, &victim)?);
     // What is asked of the API server is asked while it is there.
-    let client = scene.client(&scene.witness()?)?;
+    let client = fixture.client(&fixture.witness()?)?;
     let mut rounds = 0;
-    scene.steady(|| {
-        daemon::kill(place, "kube-apiserver")?;
+    fixture.steady(|| {
+        daemon::kill(layout, "kube-apiserver")?;
         let end = Instant::now() + Duration::from_secs(seconds);
         let outcome = loop {
             let name = format!("life-{rounds}");
             let round = fs::write(&file, static_pod(&name).to_string())
                 .with_context(|| format!("{}", file.display()))
-                .and_then(|()| added(scene, &client, &victim, &before, &name));
+                .and_then(|()| added(fixture, &client, &victim, &before, &name));
             let removed = fs::remove_file(&file).with_context(|| format!("{}", file.display()));
             let round = round.and(removed).and_then(|()| {
                 wait_for(&format!("DEL of {name}"), 60, || {
-                    let (wired, kept) = (pod::wired(place, &victim)?, pod::held(place, &victim)?);
+                    let (wired, kept) = (pod::wired(layout, &victim)?, pod::held(layout, &victim)?);
                     ensure!(wired == before, "the programs know {wired:?}, not {before:?}");
                     ensure!(kept == held, "the store holds {kept:?}, not {held:?}");
                     Ok(())
@@ -61,23 +61,23 @@ pub(super) fn absent(scene: &Scene, seconds: u64) -> Result<()> {
                 break round;
             }
         };
-        control::start(place)?;
+        control::start(layout)?;
         outcome
     })?;
     println!("    {rounds} pods came and went without an API server");
-    kube::nodes_ready(place, scene.shape.all().len(), 120)?;
-    let names = scene.servers(4)?;
-    scene.answered_by(&names)?;
-    let names = scene.servers(3)?;
-    scene.answered_by(&names)?;
-    scene.guests_are_well()
+    kube::nodes_ready(layout, fixture.shape.all().len(), 120)?;
+    let names = fixture.servers(4)?;
+    fixture.answered_by(&names)?;
+    let names = fixture.servers(3)?;
+    fixture.answered_by(&names)?;
+    fixture.guests_are_well()
 }
 
 /// Waits until the kubelet has made the pod and the client has its answer.
-fn added(scene: &Scene, client: &pod::Pod, node: &str, before: &[String], name: &str) -> Result<()> {
+fn added(fixture: &Fixture, client: &pod::Pod, node: &str, before: &[String], name: &str) -> Result<()> {
     use ropeway_tests::{load, peer::Protocol};
     let addresses = wait_for(&format!("ADD of {name}"), 60, || {
-        let now = pod::wired(scene.place, node)?;
+        let now = pod::wired(fixture.layout, node)?;
         let new: Vec<_> = now.into_iter().filter(|address| !before.contains(address)).collect();
         ensure!(new.len() == 2, "new addresses: {new:?}");
         Ok(new)
@@ -103,31 +103,31 @@ fn static_pod(name: &str) -> Value {
 }
 
 /// An agent is stopped; Services change, etcd forgets the way there, the API server starts anew; the agent goes on.
-pub(super) fn compaction(scene: &Scene) -> Result<()> {
-    let witness = scene.witness()?.name;
-    let agent = pod::agent(scene.place, &witness)?;
+pub(super) fn compaction(fixture: &Fixture) -> Result<()> {
+    let witness = fixture.witness()?.name;
+    let agent = pod::agent(fixture.layout, &witness)?;
     let signal = |signal| {
         let pid = i32::try_from(agent).ok().and_then(Pid::from_raw).context("an agent's pid")?;
         kill_process(pid, signal).with_context(|| format!("signal to the agent, process {agent}"))
     };
-    scene.steady(|| {
+    fixture.steady(|| {
         signal(Signal::STOP)?;
-        let missed = miss_changes(scene);
+        let missed = miss_changes(fixture);
         signal(Signal::CONT)?;
-        scene.answered_by(&missed?)
+        fixture.answered_by(&missed?)
     })?;
-    ensure!(pod::agent(scene.place, &witness)? == agent, "the agent was started anew");
-    let names = scene.servers(3)?;
-    scene.answered_by(&names)
+    ensure!(pod::agent(fixture.layout, &witness)? == agent, "the agent was started anew");
+    let names = fixture.servers(3)?;
+    fixture.answered_by(&names)
 }
 
-fn miss_changes(scene: &Scene) -> Result<Vec<String>> {
-    let names = scene.servers(4)?;
-    daemon::kill(scene.place, "kube-apiserver")?;
+fn miss_changes(fixture: &Fixture) -> Result<Vec<String>> {
+    let names = fixture.servers(4)?;
+    daemon::kill(fixture.layout, "kube-apiserver")?;
     let status = etcd("maintenance/status", &json!({}))?;
     let revision = status["header"]["revision"].as_str().context("etcd names no revision")?;
     etcd("kv/compaction", &json!({"revision": revision, "physical": true}))?;
-    control::start(scene.place)?;
+    control::start(fixture.layout)?;
     Ok(names)
 }
 

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::scene::Scene;
-use crate::cluster::step::wait_for;
-use crate::cluster::{enter, kube, node, pod};
-use crate::shell;
+use super::fixture::Fixture;
+use crate::step::wait_for;
+use crate::{enter, kube, node, pod};
+use toolbox::shell;
 
 const SYSTEM: [&str; 2] = ["-n", "kube-system"];
 /// More than two periods of the agent's readiness probe.
@@ -19,8 +19,8 @@ const PROBES: Duration = Duration::from_secs(12);
 const DAEMONSET: &str = "daemonset/ropeway";
 
 /// The role loses the rule for endpoint slices, and an agent starts.
-pub(super) fn forbidden(scene: &Scene) -> Result<()> {
-    let text = kube::kubectl(scene.place, &["get", "clusterrole", "ropeway", "-o", "json"])?;
+pub(super) fn forbidden(fixture: &Fixture) -> Result<()> {
+    let text = kube::kubectl(fixture.layout, &["get", "clusterrole", "ropeway", "-o", "json"])?;
     let mut role: Value = serde_json::from_str(&text)?;
     let rules = role["rules"].as_array().context("a role has rules")?.clone();
     let about = |rule: &Value| rule["resources"].to_string().contains("endpointslices");
@@ -28,135 +28,136 @@ pub(super) fn forbidden(scene: &Scene) -> Result<()> {
     ensure!(fewer.len() < rules.len(), "no rule about EndpointSlices: {rules:?}");
     let set = |rules: &Value| {
         let patch = json!({"rules": rules}).to_string();
-        kube::kubectl(scene.place, &["patch", "clusterrole", "ropeway", "--type=merge", "-p", &patch])
+        kube::kubectl(fixture.layout, &["patch", "clusterrole", "ropeway", "--type=merge", "-p", &patch])
     };
     set(&json!(fewer))?;
-    let outcome = scene.steady(|| {
-        let victim = scene.victim()?.name;
-        let old = agent(scene, &victim)?;
-        kube::kubectl(scene.place, &[&SYSTEM[..], &["delete", "pod", &old.name]].concat())?;
-        says(scene, &["cannot list resource \"endpointslices\"", "manifests/base/rbac.yaml"])?;
-        ensure!(!is_ready(scene, &victim)?, "the agent says that it is ready");
+    let outcome = fixture.steady(|| {
+        let victim = fixture.victim()?.name;
+        let old = agent(fixture, &victim)?;
+        kube::kubectl(fixture.layout, &[&SYSTEM[..], &["delete", "pod", &old.name]].concat())?;
+        says(fixture, &["cannot list resource \"endpointslices\"", "manifests/base/rbac.yaml"])?;
+        ensure!(!is_ready(fixture, &victim)?, "the agent says that it is ready");
         Ok(())
     });
     role["rules"] = json!(rules);
     set(&role["rules"])?;
-    wait_for("agents", 120, || kube::rolled_out(scene.place, "kube-system", DAEMONSET, 120))?;
+    wait_for("agents", 120, || kube::rolled_out(fixture.layout, "kube-system", DAEMONSET, 120))?;
     outcome?;
-    scene.guests_are_well()
+    fixture.guests_are_well()
 }
 
 /// Where the agents are told to go, nobody is.
-pub(super) fn wrong_server(scene: &Scene) -> Result<()> {
+pub(super) fn wrong_server(fixture: &Fixture) -> Result<()> {
     // Nobody has this address of the nodes' own network.
-    let url = format!("https://{}.250:6443", scene.victim()?.subnet.v4);
-    with_setting(scene, &format!("ROPEWAY_APISERVER={url}"), &[&url, "can't be reached", "check --apiserver"])
+    let url = format!("https://{}.250:6443", fixture.victim()?.subnet.v4);
+    with_setting(fixture, &format!("ROPEWAY_APISERVER={url}"), &[&url, "can't be reached", "check --apiserver"])
 }
 
 /// The agents are told to read a file that is not there.
-pub(super) fn wrong_kubeconfig(scene: &Scene) -> Result<()> {
+pub(super) fn wrong_kubeconfig(fixture: &Fixture) -> Result<()> {
     let file = "/etc/ropeway/nothing";
-    with_setting(scene, &format!("ROPEWAY_KUBECONFIG={file}"), &["--kubeconfig", file])
+    with_setting(fixture, &format!("ROPEWAY_KUBECONFIG={file}"), &["--kubeconfig", file])
 }
 
 /// The agents may read pools, but the API server does not know what that is.
-pub(super) fn missing_kinds(scene: &Scene, root: &Path) -> Result<()> {
-    let kinds = kube::kubectl(scene.place, &["get", "crd", "-o", "name"])?;
+pub(super) fn missing_kinds(fixture: &Fixture, root: &Path) -> Result<()> {
+    let kinds = kube::kubectl(fixture.layout, &["get", "crd", "-o", "name"])?;
     ensure!(!kinds.contains("ropeway.dev"), "Ropeway's kinds are there: install without --pools");
     let role = root.join("manifests/overlays/pools/rbac.yaml").display().to_string();
-    let with = |verb| kube::kubectl(scene.place, &[&SYSTEM[..], &[verb, "-f", &role]].concat());
+    let with = |verb| kube::kubectl(fixture.layout, &[&SYSTEM[..], &[verb, "-f", &role]].concat());
     with("apply")?;
     let words = ["has no IPPool (404", "apply the custom resource definitions"];
-    let outcome = with_setting(scene, "ROPEWAY_IPAM=pools", &words);
+    let outcome = with_setting(fixture, "ROPEWAY_IPAM=pools", &words);
     with("delete")?;
     outcome
 }
 
 /// Gives all agents a bad setting, and takes it back.
-fn with_setting(scene: &Scene, setting: &str, words: &[&str]) -> Result<()> {
-    let agents = scene.shape.all().len();
-    let outcome = scene.steady(|| {
-        kube::kubectl(scene.place, &[&SYSTEM[..], &["set", "env", DAEMONSET, setting]].concat())?;
-        says(scene, words)?;
+fn with_setting(fixture: &Fixture, setting: &str, words: &[&str]) -> Result<()> {
+    let agents = fixture.shape.all().len();
+    let outcome = fixture.steady(|| {
+        kube::kubectl(fixture.layout, &[&SYSTEM[..], &["set", "env", DAEMONSET, setting]].concat())?;
+        says(fixture, words)?;
         // Long enough for several probes of the first one, and for the next to be replaced.
         let start = Instant::now();
         while start.elapsed() < PROBES {
-            let ready = scene.shape.all().iter().map(|node| is_ready(scene, &node.name)).collect::<Result<Vec<_>>>()?;
+            let ready =
+                fixture.shape.all().iter().map(|node| is_ready(fixture, &node.name)).collect::<Result<Vec<_>>>()?;
             let ready = ready.into_iter().filter(|ready| *ready).count();
             ensure!(ready + 1 == agents, "{ready} of {agents} agents are ready");
         }
         Ok(())
     });
-    kube::kubectl(scene.place, &[&SYSTEM[..], &["rollout", "undo", DAEMONSET]].concat())?;
-    wait_for("agents", 180, || kube::rolled_out(scene.place, "kube-system", DAEMONSET, 180))?;
+    kube::kubectl(fixture.layout, &[&SYSTEM[..], &["rollout", "undo", DAEMONSET]].concat())?;
+    wait_for("agents", 180, || kube::rolled_out(fixture.layout, "kube-system", DAEMONSET, 180))?;
     outcome?;
-    scene.guests_are_well()
+    fixture.guests_are_well()
 }
 
 /// Where one agent runs, another is started.
-pub(super) fn second_agent(scene: &Scene) -> Result<()> {
-    let victim = scene.victim()?.name;
-    let agent = pod::agent(scene.place, &victim)?.to_string();
+pub(super) fn second_agent(fixture: &Fixture) -> Result<()> {
+    let victim = fixture.victim()?.name;
+    let agent = pod::agent(fixture.layout, &victim)?.to_string();
     let mut command = Command::new("nsenter");
     command.args(["--target", &agent, "--mount", "--net", "--", "/ropeway-agent"]);
     let output = command.args(["--config", "/etc/ropeway/config.yaml", "--node-name", &victim]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success(), "it ended well: {text}");
     ensure!(text.contains("another agent runs on this node"), "it says {text:?}");
-    ensure!(pod::agent(scene.place, &victim)?.to_string() == agent, "the first one was started anew");
-    scene.guests_are_well()
+    ensure!(pod::agent(fixture.layout, &victim)?.to_string() == agent, "the first one was started anew");
+    fixture.guests_are_well()
 }
 
 /// Another configuration sorts before Ropeway's for a while.
-pub(super) fn rival(scene: &Scene) -> Result<()> {
-    let victim = scene.victim()?.name;
-    let directory = node::inside(&scene.place.node_root(&victim), "/etc/cni/net.d".as_ref());
+pub(super) fn rival(fixture: &Fixture) -> Result<()> {
+    let victim = fixture.victim()?.name;
+    let directory = node::inside(&fixture.layout.node_root(&victim), "/etc/cni/net.d".as_ref());
     let (own, other) = (directory.join("10-ropeway.conflist"), directory.join("05-other.conflist"));
     let before = fs::read_to_string(&own).with_context(|| format!("{}", own.display()))?;
     fs::write(&other, &before).with_context(|| format!("{}", other.display()))?;
-    let named = says(scene, &["05-other.conflist: the container runtime takes this CNI configuration"]);
+    let named = says(fixture, &["05-other.conflist: the container runtime takes this CNI configuration"]);
     fs::remove_file(&other).with_context(|| format!("{}", other.display()))?;
     named?;
-    says(scene, &["takes our CNI configuration again"])?;
+    says(fixture, &["takes our CNI configuration again"])?;
     ensure!(fs::read_to_string(&own)? == before, "{} has changed", own.display());
-    scene.one_comes_and_goes()
+    fixture.one_comes_and_goes()
 }
 
 /// Rules as those of kube-proxy's nftables mode are on a node when its agent starts.
-pub(super) fn leftovers(scene: &Scene) -> Result<()> {
-    let victim = scene.victim()?.name;
+pub(super) fn leftovers(fixture: &Fixture) -> Result<()> {
+    let victim = fixture.victim()?.name;
     let nft = |words: &str| shell::output(enter::in_node(&victim, "nft".as_ref())?.args(words.split(' ')));
     nft("add table ip kube-proxy")?;
-    let outcome = scene.steady(|| {
+    let outcome = fixture.steady(|| {
         nft("add chain ip kube-proxy services")?;
-        kube::kubectl(scene.place, &[&SYSTEM[..], &["delete", "pod", &agent(scene, &victim)?.name]].concat())?;
-        says(scene, &["kube-proxy has left rules (chain services of table kube-proxy)", "kube-proxy --cleanup"])
+        kube::kubectl(fixture.layout, &[&SYSTEM[..], &["delete", "pod", &agent(fixture, &victim)?.name]].concat())?;
+        says(fixture, &["kube-proxy has left rules (chain services of table kube-proxy)", "kube-proxy --cleanup"])
     });
     nft("delete table ip kube-proxy")?;
     outcome?;
-    scene.guests_are_well()
+    fixture.guests_are_well()
 }
 
-fn agent(scene: &Scene, node: &str) -> Result<pod::Pod> {
+fn agent(fixture: &Fixture, node: &str) -> Result<pod::Pod> {
     let own = format!("--field-selector=spec.nodeName={node}");
     let label = ["-l", "app.kubernetes.io/name=ropeway", &own];
-    pod::list(scene.place, &[&SYSTEM[..], &label].concat())?.pop().with_context(|| format!("no agent on {node}"))
+    pod::list(fixture.layout, &[&SYSTEM[..], &label].concat())?.pop().with_context(|| format!("no agent on {node}"))
 }
 
 /// Whether the agent of a node says that it is.
-fn is_ready(scene: &Scene, node: &str) -> Result<bool> {
+fn is_ready(fixture: &Fixture, node: &str) -> Result<bool> {
     let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
-    let name = agent(scene, node)?.name;
-    Ok(kube::kubectl(scene.place, &[&SYSTEM[..], &["get", "pod", &name, "-o", path]].concat())? == "True")
+    let name = agent(fixture, node)?.name;
+    Ok(kube::kubectl(fixture.layout, &[&SYSTEM[..], &["get", "pod", &name, "-o", path]].concat())? == "True")
 }
 
 /// Waits until one line in the log of an agent has all these words.
-fn says(scene: &Scene, words: &[&str]) -> Result<()> {
+fn says(fixture: &Fixture, words: &[&str]) -> Result<()> {
     let line = wait_for(&format!("a line with {words:?}"), 90, || {
-        for pod in pod::list(scene.place, &[&SYSTEM[..], &["-l", "app.kubernetes.io/name=ropeway"]].concat())? {
+        for pod in pod::list(fixture.layout, &[&SYSTEM[..], &["-l", "app.kubernetes.io/name=ropeway"]].concat())? {
             // An agent that can't start is started again; what it said is in the log of the one before.
             for which in ["--previous=false", "--previous=true"] {
-                let mut logs = kube::command(scene.place);
+                let mut logs = kube::command(fixture.layout);
                 let Ok(text) = shell::output(logs.args(SYSTEM).args(["logs", &pod.name, "--container=agent", which]))
                 else {
                     continue;

@@ -2,78 +2,79 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::scene::Scene;
-use crate::cluster::step::wait_for;
-use crate::cluster::{enter, kube, network, node};
-use crate::shell;
+use super::fixture::Fixture;
+use crate::step::wait_for;
+use crate::{enter, kube, network, node};
+use toolbox::shell;
 
 /// Kubelet or container runtime is killed; the node's first process starts it again.
-pub(super) fn program(scene: &Scene, program: &str) -> Result<()> {
-    let victim = scene.victim()?.name;
+pub(super) fn program(fixture: &Fixture, program: &str) -> Result<()> {
+    let victim = fixture.victim()?.name;
     let pid = || shell::output(enter::in_node(&victim, "cat".as_ref())?.arg(format!("/run/{program}.pid")));
-    let before = (scene.pods("guest")?, pid()?);
-    scene.steady(|| {
+    let before = (fixture.pods("guest")?, pid()?);
+    fixture.steady(|| {
         shell::output(enter::in_node(&victim, "kill".as_ref())?.args(["-KILL", before.1.trim()]))?;
         wait_for(&format!("another {program}"), 30, || {
             ensure!(pid()? != before.1, "it is process {}", before.1);
             Ok(())
         })?;
-        scene.one_comes_and_goes()?;
-        kube::nodes_ready(scene.place, scene.shape.all().len(), 120)
+        fixture.one_comes_and_goes()?;
+        kube::nodes_ready(fixture.layout, fixture.shape.all().len(), 120)
     })?;
-    scene.ready()?;
-    let after = scene.pods("guest")?;
+    fixture.ready()?;
+    let after = fixture.pods("guest")?;
     ensure!(after == before.0, "guests were {:?}, are {after:?}", before.0);
-    scene.guests_are_well()
+    fixture.guests_are_well()
 }
 
 /// The power of a node is cut, and is back when the others have noticed.
-pub(super) fn reboot(scene: &Scene) -> Result<()> {
-    let (place, victim) = (scene.place, scene.victim()?);
-    let restarts = |scene: &Scene| Ok::<u64, anyhow::Error>(scene.pods("guest")?.iter().map(|pod| pod.restarts).sum());
-    let (count, before) = (scene.pods("guest")?.len() as u64, restarts(scene)?);
-    scene.steady(|| {
-        node::cut_power(place, &victim)?;
+pub(super) fn reboot(fixture: &Fixture) -> Result<()> {
+    let (layout, victim) = (fixture.layout, fixture.victim()?);
+    let restarts =
+        |fixture: &Fixture| Ok::<u64, anyhow::Error>(fixture.pods("guest")?.iter().map(|pod| pod.restarts).sum());
+    let (count, before) = (fixture.pods("guest")?.len() as u64, restarts(fixture)?);
+    fixture.steady(|| {
+        node::cut_power(layout, &victim)?;
         wait_for(&format!("{} not Ready", victim.name), 120, || {
-            ensure!(ready(scene, &victim.name)? != "True", "it is");
+            ensure!(ready(fixture, &victim.name)? != "True", "it is");
             Ok(())
         })?;
-        node::start(place, &victim)?;
-        kube::nodes_ready(place, scene.shape.all().len(), 180)?;
+        node::start(layout, &victim)?;
+        kube::nodes_ready(layout, fixture.shape.all().len(), 180)?;
         // What the API server says of the pods is from before the cut until kubelet has looked.
         wait_for("all guests started again", 180, || {
-            let now = restarts(scene)?;
+            let now = restarts(fixture)?;
             ensure!(now >= before + count, "{} of {count}", now - before);
             Ok(())
         })?;
-        scene.ready()
+        fixture.ready()
     })?;
-    scene.guests_are_well()
+    fixture.guests_are_well()
 }
 
 /// A node is deleted while it has no power, and registers anew.
-pub(super) fn renumber(scene: &Scene) -> Result<()> {
-    let (place, victim, witness) = (scene.place, scene.victim()?, scene.witness()?);
-    let old = kube::pod_ranges(place, &victim.name)?;
-    scene.steady(|| {
-        node::cut_power(place, &victim)?;
-        kube::kubectl(place, &["delete", "node", &victim.name])?;
-        node::start(place, &victim)?;
-        node::registered(place, &victim)?;
-        let new = kube::pod_ranges(place, &victim.name)?;
+pub(super) fn renumber(fixture: &Fixture) -> Result<()> {
+    let (layout, victim, witness) = (fixture.layout, fixture.victim()?, fixture.witness()?);
+    let old = kube::pod_ranges(layout, &victim.name)?;
+    fixture.steady(|| {
+        node::cut_power(layout, &victim)?;
+        kube::kubectl(layout, &["delete", "node", &victim.name])?;
+        node::start(layout, &victim)?;
+        node::registered(layout, &victim)?;
+        let new = kube::pod_ranges(layout, &victim.name)?;
         ensure!(new.iter().all(|range| !old.contains(range)), "the ranges are {new:?}, as before");
-        kube::nodes_ready(place, scene.shape.all().len(), 180)?;
+        kube::nodes_ready(layout, fixture.shape.all().len(), 180)?;
         // Until the pods of the deleted node are collected, they are listed as if they ran.
         wait_for("all guests in the new ranges", 240, || {
-            let guests = scene.pods("guest")?;
+            let guests = fixture.pods("guest")?;
             let start = prefix(&new[0])?;
             let there = guests.iter().filter(|pod| pod.addresses.iter().any(|a| a.starts_with(&start))).count();
             ensure!(there == guests.len() && there > 0, "{there} of {}", guests.len());
             Ok(())
         })?;
-        scene.ready()
+        fixture.ready()
     })?;
-    let new = kube::pod_ranges(place, &victim.name)?;
+    let new = kube::pod_ranges(layout, &victim.name)?;
     wait_for("routes of the witness", 30, || {
         let net = network::namespace(&witness.name);
         let show =
@@ -87,7 +88,7 @@ pub(super) fn renumber(scene: &Scene) -> Result<()> {
         }
         Ok(())
     })?;
-    scene.guests_are_well()
+    fixture.guests_are_well()
 }
 
 /// What the addresses of an IPv4 range with 24 bits start with.
@@ -96,7 +97,7 @@ fn prefix(range: &str) -> Result<String> {
     Ok(format!("{network}."))
 }
 
-fn ready(scene: &Scene, node: &str) -> Result<String> {
+fn ready(fixture: &Fixture, node: &str) -> Result<String> {
     let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
-    kube::kubectl(scene.place, &["get", "node", node, "-o", path])
+    kube::kubectl(fixture.layout, &["get", "node", node, "-o", path])
 }

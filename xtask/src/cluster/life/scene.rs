@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use ropeway_tests::load::{self, Load};
+use ropeway_tests::load::{self, PersistentLoad, RequestLoad};
 use ropeway_tests::peer::Protocol;
 
 use super::super::pod::{self, Pod};
 use super::super::settings::PEER_IMAGE;
 use super::super::shape::Node;
 use super::super::{addons, kube, peer};
-use super::{Paths, Peer, Place, Shape, Steps};
-use crate::cluster::step::wait_for;
-use crate::shell;
+use super::{Layout, Paths, Peer, Shape, Steps};
+use crate::step::wait_for;
+use toolbox::shell;
 
 const NAMESPACE: &str = "ropeway-life";
 /// The port of every peer.
@@ -22,30 +22,37 @@ const PORT: u16 = 8080;
 const CALM: u32 = 50;
 
 /// Everything that is watched.
-pub(super) struct Scene<'a> {
-    pub(super) place: &'a Place,
+pub(super) struct Fixture<'a> {
+    pub(super) layout: &'a Layout,
     pub(super) shape: Shape,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> Fixture<'a> {
     /// Makes the pods and waits for them.
-    pub(super) fn set(paths: &Paths, place: &'a Place, steps: &Steps, shape: Shape, peer: &Peer) -> Result<Self> {
-        peer::bring(paths, place, steps, &shape, peer)?;
-        let scene = Self { place, shape };
-        let text = addons::template(place, "life.yaml")?;
-        let text = text.replace("{{victim}}", &scene.victim()?.name).replace("{{peer}}", PEER_IMAGE);
+    pub(super) fn set(
+        workshop: &dyn super::super::Workshop,
+        paths: &Paths,
+        layout: &'a Layout,
+        steps: &Steps,
+        shape: Shape,
+        peer: &Peer,
+    ) -> Result<Self> {
+        peer::bring(workshop, paths, layout, steps, &shape, peer)?;
+        let fixture = Self { layout, shape };
+        let text = addons::template(layout, "life.yaml")?;
+        let text = text.replace("{{victim}}", &fixture.victim()?.name).replace("{{peer}}", PEER_IMAGE);
         steps.step("servers, guests and a client on each node", || {
-            kube::nodes_ready(place, scene.shape.all().len(), 60)?;
-            kube::gone(place, NAMESPACE)?;
-            kube::apply(place, &text)?;
-            scene.ready()
+            kube::nodes_ready(layout, fixture.shape.all().len(), 60)?;
+            kube::gone(layout, NAMESPACE)?;
+            kube::apply(layout, &text)?;
+            fixture.ready()
         })?;
-        Ok(scene)
+        Ok(fixture)
     }
 
     /// Removes them.
     pub(super) fn clear(&self) -> Result<()> {
-        kube::kubectl(self.place, &["delete", "namespace", NAMESPACE, "--wait=false"]).map(drop)
+        kube::kubectl(self.layout, &["delete", "namespace", NAMESPACE, "--wait=false"]).map(drop)
     }
 
     /// The node to which things happen.
@@ -61,17 +68,17 @@ impl<'a> Scene<'a> {
     /// Waits until all workloads are complete.
     pub(super) fn ready(&self) -> Result<()> {
         for workload in ["deployment/server", "daemonset/client", "deployment/guest"] {
-            kube::rolled_out(self.place, NAMESPACE, workload, 180)?;
+            kube::rolled_out(self.layout, NAMESPACE, workload, 180)?;
         }
         Ok(())
     }
 
     pub(super) fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        kube::kubectl(self.place, &[&["-n", NAMESPACE], arguments].concat())
+        kube::kubectl(self.layout, &[&["-n", NAMESPACE], arguments].concat())
     }
 
     pub(super) fn pods(&self, app: &str) -> Result<Vec<Pod>> {
-        pod::list(self.place, &["-n", NAMESPACE, "-l", &format!("app={app}")])
+        pod::list(self.layout, &["-n", NAMESPACE, "-l", &format!("app={app}")])
     }
 
     /// The client on a node.
@@ -94,21 +101,21 @@ impl<'a> Scene<'a> {
     /// The same, at so many new connections a second on each of two ways, IPv4 and IPv6.
     pub(super) fn under(&self, rate: u32, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let (client, targets) = (self.client(&self.witness()?)?, self.service()?);
-        let ask = |target: &SocketAddr| Load::asking(&client, *target, Protocol::Tcp, rate);
-        let asking = targets.iter().map(ask).collect::<Result<Vec<_>>>()?;
-        let hold = |target: &SocketAddr| Load::holding(&client, *target, 10);
-        let holding = targets.iter().map(hold).collect::<Result<Vec<_>>>()?;
+        let ask = |target: &SocketAddr| RequestLoad::start(&client, *target, Protocol::Tcp, rate);
+        let requests = targets.iter().map(ask).collect::<Result<Vec<_>>>()?;
+        let hold = |target: &SocketAddr| PersistentLoad::open(&client, *target, 10);
+        let persistent = targets.iter().map(hold).collect::<Result<Vec<_>>>()?;
         let begin = Instant::now();
         let outcome = shell::with_signs_of_life(work);
         let took = begin.elapsed().as_secs_f64();
         let (mut made, mut failed, mut slowest, mut errors) = (0, 0, 0, Vec::new());
-        for report in asking.into_iter().map(Load::stop) {
+        for report in requests.into_iter().map(RequestLoad::stop) {
             let report = report?;
             (made, failed, slowest) = (made + report.ok, failed + report.failed, slowest.max(report.slowest_us));
             errors.extend(report.errors);
         }
         let (mut held, mut lost) = (0, Vec::new());
-        for report in holding.into_iter().map(Load::release) {
+        for report in persistent.into_iter().map(PersistentLoad::release) {
             let report = report?;
             held += report.held;
             lost.extend(report.lost);
@@ -146,7 +153,7 @@ impl<'a> Scene<'a> {
             self.reaches(&guest.addresses, &guest.name)?;
         }
         // What is about to go still holds its address.
-        wait_for("agreement about addresses", 60, || pod::agree(self.place, &victim.name))
+        wait_for("agreement about addresses", 60, || pod::agree(self.layout, &victim.name))
     }
 
     /// A new pod on the victim is reached, then deleted, and its addresses are free again.
@@ -162,7 +169,7 @@ impl<'a> Scene<'a> {
         let pod = self.pods("passer-by")?.pop().context("the pod is there")?;
         self.reaches(&pod.addresses, "passer-by")?;
         self.kubectl(&["delete", "pod", "passer-by", "--timeout=60s"])?;
-        wait_for("agreement about addresses", 60, || pod::agree(self.place, &victim))
+        wait_for("agreement about addresses", 60, || pod::agree(self.layout, &victim))
     }
 
     /// Until the Service's answers at the witness come from just these pods.
@@ -183,7 +190,7 @@ impl<'a> Scene<'a> {
     pub(super) fn servers(&self, count: usize) -> Result<Vec<String>> {
         self.kubectl(&["scale", "deployment/server", &format!("--replicas={count}")])?;
         // Who decides about pods may have waited for the API server for so long that it looks for it once a minute.
-        kube::rolled_out(self.place, NAMESPACE, "deployment/server", 180)?;
+        kube::rolled_out(self.layout, NAMESPACE, "deployment/server", 180)?;
         // What is scaled down is gone only when it is no longer listed.
         wait_for(&format!("{count} servers"), 30, || {
             let mut names: Vec<_> = self.pods("server")?.into_iter().map(|pod| pod.name).collect();

@@ -21,6 +21,7 @@ mod images;
 mod install;
 mod junit;
 mod kube;
+#[path = "place.rs"]
 mod layout;
 mod life;
 mod machine;
@@ -156,3 +157,4 @@ pub fn run(paths: &Paths, workshop: &dyn Workshop, options: Options) -> Result<(
         Command::NodeInit { node } => node_init::run(&layout, &node),
     }
 }
+// The root of the crate while its sources lie here.
