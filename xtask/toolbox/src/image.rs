@@ -3,9 +3,7 @@
 //! An image holds static binaries at its root and nothing else. `cargo xtask image` writes the
 //! product's; the test cluster also writes those of upstream's programs. Builds nothing itself.
 
-#[path = "../../src/image/archive.rs"]
 pub mod archive;
-#[path = "../../src/image/layer.rs"]
 pub mod layer;
 
 use std::fs;

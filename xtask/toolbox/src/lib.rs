@@ -10,7 +10,5 @@
 )]
 
 pub mod image;
-#[path = "../../src/paths.rs"]
 pub mod paths;
-#[path = "../../src/shell.rs"]
 pub mod shell;

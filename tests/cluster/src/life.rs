@@ -5,7 +5,6 @@
 //! container runtime, its agent or the API server, and none of them carries packets.
 
 mod control;
-#[path = "life/scene.rs"]
 mod fixture;
 mod misuse;
 mod node;
