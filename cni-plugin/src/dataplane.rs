@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytemuck::Zeroable;
 use dataplane_common::types::address::{V4, V6};
-use dataplane_common::types::pod::{Addr, Pod, PodNetns, addr_flags, addr_kind, pod_flags};
+use dataplane_common::types::pod::{AddressInfo, Pod, PodNetns, address_flags, address_kind, pod_flags};
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::Record;
@@ -19,8 +19,8 @@ use crate::ports::HostPorts;
 #[derive(Debug)]
 pub(crate) struct PodMaps {
     pods: Table<u32, Pod>,
-    addrs4: Table<V4, Addr>,
-    addrs6: Table<V6, Addr>,
+    addrs4: Table<V4, AddressInfo>,
+    addrs6: Table<V6, AddressInfo>,
     pod_netns: Table<u64, PodNetns>,
     pub(crate) ports: HostPorts,
 }
@@ -44,8 +44,8 @@ impl PodMaps {
         let pins = Pins::new(root);
         Ok(Self {
             pods: Table::open(&pins, "pods")?,
-            addrs4: Table::open(&pins, "addrs4")?,
-            addrs6: Table::open(&pins, "addrs6")?,
+            addrs4: Table::open(&pins, "addresses4")?,
+            addrs6: Table::open(&pins, "addresses6")?,
             pod_netns: Table::open(&pins, "pod_netns")?,
             ports: HostPorts::open(&pins)?,
         })
@@ -64,10 +64,10 @@ impl PodMaps {
         let flags = pod_flags::PRESENT | if shaped { pod_flags::SHAPED } else { 0 };
         let pod = Pod { netns_cookie, addr4, addr6, mac, host_mac: plan::HOST_MAC, flags, pad: 0 };
         // First what leads from an address to the rest: whatever is missing after a kill, the undo finds what there is.
-        let addr_flags = if shaped { addr_flags::SHAPED } else { 0 };
-        let addr = Addr { ifindex: index, kind: addr_kind::POD, flags: addr_flags, mac };
+        let flags = if shaped { address_flags::SHAPED } else { 0 };
+        let addr = AddressInfo { ifindex: index, kind: address_kind::POD, flags, mac };
         for address in &record.addresses {
-            if self.get(*address)?.is_some_and(|a| a.kind != addr_kind::POD) {
+            if self.get(*address)?.is_some_and(|a| a.kind != address_kind::POD) {
                 return Err(CniError::AddressTaken { address: *address });
             }
             match *address {
@@ -98,7 +98,7 @@ impl PodMaps {
         let mut indexes: Vec<u32> = device.into_iter().collect();
         let mut ours = Vec::new();
         for address in addresses {
-            if let Some(addr) = self.get(*address)?.filter(|a| a.kind == addr_kind::POD) {
+            if let Some(addr) = self.get(*address)?.filter(|a| a.kind == address_kind::POD) {
                 indexes.push(addr.ifindex);
                 ours.push(*address);
             }
@@ -138,12 +138,12 @@ impl PodMaps {
     pub(crate) fn pod_addresses(&self) -> Result<Vec<IpAddr>, CniError> {
         let four = self.addrs4.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
         let six = self.addrs6.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
-        Ok(four.chain(six).filter(|(_, addr)| addr.kind == addr_kind::POD).map(|(address, _)| address).collect())
+        Ok(four.chain(six).filter(|(_, addr)| addr.kind == address_kind::POD).map(|(address, _)| address).collect())
     }
 
     /// The index of the device of the pod that has an address.
     pub(crate) fn device_of(&self, address: IpAddr) -> Result<Option<u32>, CniError> {
-        let Some(index) = self.get(address)?.filter(|a| a.kind == addr_kind::POD).map(|a| a.ifindex) else {
+        let Some(index) = self.get(address)?.filter(|a| a.kind == address_kind::POD).map(|a| a.ifindex) else {
             return Ok(None);
         };
         // The index may be another device's by now; the pod's entry says whose it is.
@@ -162,7 +162,7 @@ impl PodMaps {
             wrong.push("map pod_netns does not know the network namespace".into());
         }
         for address in &record.addresses {
-            if !self.get(*address)?.is_some_and(|a| a.kind == addr_kind::POD && a.ifindex == index) {
+            if !self.get(*address)?.is_some_and(|a| a.kind == address_kind::POD && a.ifindex == index) {
                 wrong.push(format!("map addrs does not lead {address} to device {index}"));
             }
         }
@@ -179,7 +179,7 @@ impl PodMaps {
         Ok(all.into_iter().filter(|a| !a.is_unspecified()).collect())
     }
 
-    fn get(&self, address: IpAddr) -> Result<Option<Addr>, CniError> {
+    fn get(&self, address: IpAddr) -> Result<Option<AddressInfo>, CniError> {
         Ok(match address {
             IpAddr::V4(a) => self.addrs4.get(&a.into())?,
             IpAddr::V6(a) => self.addrs6.get(&a.into())?,

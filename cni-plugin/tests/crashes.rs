@@ -246,7 +246,7 @@ fn del_succeeds_ten_times_in_every_state() {
         assert!(names.is_empty() || state == "with a damaged record", "{state}: {names:?}");
         assert_eq!(common::socket().links().unwrap().len(), 1, "{state}");
         if node.pins().map("pods").exists() {
-            let left: Vec<_> = ["pods", "addrs4", "addrs6", "pod_netns", "host_ports"]
+            let left: Vec<_> = ["pods", "addresses4", "addresses6", "pod_netns", "host_ports"]
                 .into_iter()
                 .filter(|map| !node.traces()[map].is_empty())
                 .collect();

@@ -140,7 +140,7 @@ fn gc_removes_what_is_not_in_the_list_and_only_of_its_network() {
     assert_eq!(devices.collect::<Vec<_>>(), [false, true, false, true, true]);
     assert_eq!(node.names("records").len(), 9);
     assert_eq!(node.names("releasing"), [""; 0]);
-    assert_eq!(node.traces()["addrs4"].len(), 3);
+    assert_eq!(node.traces()["addresses4"].len(), 3);
     assert_eq!(collect(&node, &["c1", "c3"], &json!({})).ok(), Value::Null);
     let mut config: Value = serde_json::from_str(&node.config(&Value::Null)).unwrap();
     config["cni.dev/valid-attachments"] = Value::Null;

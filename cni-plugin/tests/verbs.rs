@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use common::{Node, Sandbox, call};
-use dataplane_common::types::pod::{Addr, Pod, PodNetns, addr_kind, pod_flags};
+use dataplane_common::types::pod::{AddressInfo, Pod, PodNetns, address_kind, pod_flags};
 use dataplane_common::types::{abi, address};
 use dataplane_host::netlink::{Direction, Hop, Neighbour, PROTOCOL, Route, add_address};
 use serde_json::{Value, json};
@@ -78,9 +78,9 @@ fn add_wires_the_pod_and_del_takes_it_all_back() {
     let entry = node.table::<u32, Pod>("pods").get(&veth.index).unwrap().unwrap();
     assert_eq!((entry.addr4, entry.addr6, entry.mac, entry.host_mac), (four, six, eth0.mac, HOST_MAC));
     assert_eq!(entry.flags, pod_flags::PRESENT);
-    let wanted = Addr { ifindex: veth.index, kind: addr_kind::POD, flags: 0, mac: eth0.mac };
-    assert_eq!(node.table::<address::V4, Addr>("addrs4").get(&four).unwrap(), Some(wanted));
-    assert_eq!(node.table::<address::V6, Addr>("addrs6").get(&six).unwrap(), Some(wanted));
+    let wanted = AddressInfo { ifindex: veth.index, kind: address_kind::POD, flags: 0, mac: eth0.mac };
+    assert_eq!(node.table::<address::V4, AddressInfo>("addresses4").get(&four).unwrap(), Some(wanted));
+    assert_eq!(node.table::<address::V6, AddressInfo>("addresses6").get(&six).unwrap(), Some(wanted));
     let by_cookie = node.table::<u64, PodNetns>("pod_netns").get(&entry.netns_cookie).unwrap();
     assert_eq!(by_cookie, Some(PodNetns { addr4: four, addr6: six, ifindex: veth.index }));
 
@@ -245,11 +245,11 @@ fn pins_of_another_abi_are_told_from_none() {
 #[ignore = "needs root"]
 fn addresses_of_the_node_and_of_services_are_not_given_to_pods() {
     let (node, pod) = (Node::new(), Sandbox::new());
-    let service = Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] };
+    let service = AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] };
     let address = address::V4 { octets: [10, 77, 0, 1] };
-    node.table::<address::V4, Addr>("addrs4").insert(&address, &service).unwrap();
+    node.table::<address::V4, AddressInfo>("addresses4").insert(&address, &service).unwrap();
     refused(&node, "c1", &pod.path(), &Value::Null, 106, "address 10.77.0.1");
-    assert_eq!(node.table::<address::V4, Addr>("addrs4").get(&address).unwrap(), Some(service));
+    assert_eq!(node.table::<address::V4, AddressInfo>("addresses4").get(&address).unwrap(), Some(service));
 }
 
 #[test]

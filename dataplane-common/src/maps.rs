@@ -6,16 +6,16 @@
 use crate::types::address::Address;
 use crate::types::event::Counter;
 use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
-use crate::types::load::{Load, Search};
-use crate::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
+use crate::types::load::{ConnectionCounts, Search};
+use crate::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
 use crate::types::service::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SlotTable, SockPeer, SockPeerKey, SourceRange,
 };
 
 /// Clock, chance and the tables that do not depend on the address family.
-pub trait Node {
+pub trait SharedMaps {
     /// The same number, of which the compiler knows nothing any more.
-    fn opaque(&self, n: u32) -> u32 {
+    fn optimization_barrier(&self, n: u32) -> u32 {
         n
     }
     /// Clock ticks ([`crate::TICK_SHIFT`]).
@@ -35,23 +35,23 @@ pub trait Node {
     /// A backend.
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// What a backend of this generation has to do.
-    fn load(&self, backend: u32, generation: u32) -> Load;
+    fn connection_counts(&self, backend: u32, generation: u32) -> ConnectionCounts;
     /// [`crate::balance::least_connections::run`], for which a kernel program has a function of its own.
     fn search(&self, search: Search) -> u32;
     /// Counts a connection to a backend.
     fn count_connection(&self, backend: u32);
-    /// Counts a new flow to a backend of this generation, for [`Self::load`].
+    /// Counts a new flow to a backend of this generation, for [`Self::connection_counts`].
     fn count_flow(&self, backend: u32, generation: u32);
     /// Counts an event.
     fn count(&self, counter: Counter);
 }
 
 /// The tables of one address family. They are shared with other CPUs and with the agent, hence never exclusive.
-pub trait Tables<A: Address>: Node {
+pub trait FamilyMaps<A: Address>: SharedMaps {
     /// What an address is.
-    fn addr(&self, addr: &A) -> Option<Addr>;
+    fn address(&self, addr: &A) -> Option<AddressInfo>;
     /// What the network of an address is.
-    fn net(&self, addr: &A) -> Option<Net>;
+    fn network(&self, addr: &A) -> Option<Network>;
     /// Where a host port leads.
     fn host_port(&self, key: &FrontendKey<A>) -> Option<&HostPort<A>>;
     /// Whether a client may use the load-balancer addresses of a service port that has source ranges.
@@ -75,8 +75,8 @@ pub trait Tables<A: Address>: Node {
     fn forget_sock_peer(&self, key: &SockPeerKey<A>);
 }
 
-/// The flow table of one address family. Apart from [`Tables`], so that a flow can be held while tables are read.
-pub trait Flows<A: Address> {
+/// The flow table of one address family. Apart from [`FamilyMaps`], so that a flow can be held while tables are read.
+pub trait FlowMap<A: Address> {
     /// A flow, in place.
     fn get(&mut self, key: &FlowKey<A>) -> Option<&mut Flow<A>>;
     /// Adds or replaces a flow; says whether the table took it.

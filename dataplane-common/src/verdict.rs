@@ -3,8 +3,8 @@
 
 use crate::packet::access::Packet;
 use crate::types::event::DropReason;
-use crate::types::pod::{Addr, addr_flags};
-use crate::types::stage::Step;
+use crate::types::pod::{AddressInfo, address_flags};
+use crate::types::stage::Stage;
 
 /// What is done with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,16 +21,16 @@ pub enum Action {
     /// It has a flow now, which says where it goes: only between functions, never the end.
     Translate,
     /// It has become the answer to its sender, and goes back by the interface that it came from; counted as the drop of what it was.
-    Answer,
+    Reply,
 }
 
-/// What becomes of a packet: an [`Action`], its detail, and possibly the [`Step`] that has the last word.
+/// What becomes of a packet: an [`Action`], its detail, and possibly the [`Stage`] that has the last word.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Verdict(u64);
 
-/// Bits of a verdict: 0-31 detail, 32-39 action, 40-47 step.
-const STEP: u32 = 40;
+/// Bits of a verdict: 0-31 detail, 32-39 action, 40-47 stage.
+const STAGE: u32 = 40;
 
 impl Verdict {
     /// On through the host's own stack.
@@ -49,25 +49,25 @@ impl Verdict {
         Self::new(Action::Drop, reason as u32)
     }
 
-    /// Gone if [`Step::Refuse`] can't tell its sender so.
+    /// Gone if [`Stage::Reject`] can't tell its sender so.
     #[inline(always)]
     #[must_use]
-    pub const fn refuse(reason: DropReason) -> Self {
-        Self::drop(reason).then(Step::Refuse)
+    pub const fn reject(reason: DropReason) -> Self {
+        Self::drop(reason).then(Stage::Reject)
     }
 
-    /// As [`Self::refuse`]: it is larger than `mtu`, bytes.
+    /// As [`Self::reject`]: it is larger than `mtu`, bytes.
     #[inline(always)]
     #[must_use]
     pub const fn too_big(mtu: u32) -> Self {
-        Self::new(Action::Drop, DropReason::TooBig as u32 | mtu << 8).then(Step::Refuse)
+        Self::new(Action::Drop, DropReason::TooBig as u32 | mtu << 8).then(Stage::Reject)
     }
 
     /// The same packet, which is now the answer.
     #[inline(always)]
     #[must_use]
-    pub const fn answer(self) -> Self {
-        Self::new(Action::Answer, self.reason())
+    pub const fn reply(self) -> Self {
+        Self::new(Action::Reply, self.reason())
     }
 
     /// Into the pod behind this host-side interface.
@@ -80,10 +80,10 @@ impl Verdict {
     /// Into the pod that has an address: through the queue of its device if that limits what the pod receives.
     #[inline(always)]
     #[must_use]
-    pub const fn to_pod_of(addr: &Addr) -> Self {
+    pub const fn to_pod_of(addr: &AddressInfo) -> Self {
         // no branch, which the verifier would follow to the end for either kind of pod
         const _: () = assert!(Action::ToUplink as u32 == Action::ToPod as u32 + 1);
-        let queue = (addr.flags & addr_flags::SHAPED) / addr_flags::SHAPED;
+        let queue = (addr.flags & address_flags::SHAPED) / address_flags::SHAPED;
         Self((Action::ToPod as u64 + queue as u64) << 32 | addr.ifindex as u64)
     }
 
@@ -94,40 +94,24 @@ impl Verdict {
         Self::new(Action::ToUplink, ifindex)
     }
 
-    /// The same, unless `step` decides otherwise.
+    /// The same verdict, unless `stage` replaces it.
     #[inline(always)]
     #[must_use]
-    pub const fn then(self, step: Step) -> Self {
-        Self(self.0 & ((1 << STEP) - 1) | (step as u64) << STEP)
+    pub const fn then(self, stage: Stage) -> Self {
+        Self(self.0 & ((1 << STAGE) - 1) | (stage as u64) << STAGE)
     }
 
-    /// Who has the last word.
+    /// Returns the stage that decides instead, if any.
     #[inline(always)]
     #[must_use]
-    pub const fn step(self) -> Option<Step> {
-        const OPEN: u64 = Step::Open as u64;
-        const REPORT: u64 = Step::Report as u64;
-        const REFUSE: u64 = Step::Refuse as u64;
-        const SCTP: u64 = Step::Sctp as u64;
-        const FOLLOW: u64 = Step::Follow as u64;
-        const WEIGH: u64 = Step::Weigh as u64;
-        const AGAIN: u64 = Step::Again as u64;
-        match self.0 >> STEP {
-            OPEN => Some(Step::Open),
-            REPORT => Some(Step::Report),
-            REFUSE => Some(Step::Refuse),
-            SCTP => Some(Step::Sctp),
-            FOLLOW => Some(Step::Follow),
-            WEIGH => Some(Step::Weigh),
-            AGAIN => Some(Step::Again),
-            _ => None,
-        }
+    pub const fn stage(self) -> Option<Stage> {
+        Stage::from_number(self.0 >> STAGE)
     }
 
     /// The same if `n` is 0, [`Self::PASS`] if it is 1.
     #[inline(always)]
     #[must_use]
-    pub const fn unless(self, n: u32) -> Self {
+    pub const fn pass_if(self, n: u32) -> Self {
         const _: () = assert!(Verdict::PASS.0 == 0);
         Self(self.0 & (n as u64).wrapping_sub(1))
     }
@@ -135,29 +119,29 @@ impl Verdict {
     /// The same as the last word.
     #[inline(always)]
     #[must_use]
-    pub const fn last(self) -> Self {
-        Self(self.0 & ((1 << STEP) - 1))
+    pub const fn without_stage(self) -> Self {
+        Self(self.0 & ((1 << STAGE) - 1))
     }
 
     /// Its high and its low half.
     #[inline(always)]
     #[must_use]
-    pub const fn halves(self) -> [u32; 2] {
+    pub const fn to_u32_pair(self) -> [u32; 2] {
         [(self.0 >> 32) as u32, self.0 as u32]
     }
 
-    /// From [`Self::halves`].
+    /// From [`Self::to_u32_pair`].
     #[inline(always)]
     #[must_use]
-    pub const fn from_halves([high, low]: [u32; 2]) -> Self {
+    pub const fn from_u32_pair([high, low]: [u32; 2]) -> Self {
         Self((high as u64) << 32 | low as u64)
     }
 
     /// The same, without what the verifier knows of how it came about: of the many ways to it the verifier follows one on.
     #[inline(always)]
     #[must_use]
-    pub fn forget<P: Packet>(self, packet: &mut P) -> Self {
-        Self::from_halves(self.halves().map(|half| packet.forget(half)))
+    pub fn scrub_verifier_state<P: Packet>(self, packet: &mut P) -> Self {
+        Self::from_u32_pair(self.to_u32_pair().map(|half| packet.scrub_verifier_state(half)))
     }
 
     /// What is done.
@@ -168,13 +152,13 @@ impl Verdict {
         const TO_POD: u32 = Action::ToPod as u32;
         const TO_UPLINK: u32 = Action::ToUplink as u32;
         const TRANSLATE: u32 = Action::Translate as u32;
-        const ANSWER: u32 = Action::Answer as u32;
+        const REPLY: u32 = Action::Reply as u32;
         match (self.0 >> 32) as u32 & 0xff {
             DROP => Action::Drop,
             TO_POD => Action::ToPod,
             TO_UPLINK => Action::ToUplink,
             TRANSLATE => Action::Translate,
-            ANSWER => Action::Answer,
+            REPLY => Action::Reply,
             _ => Action::Pass,
         }
     }
@@ -186,7 +170,7 @@ impl Verdict {
         self.0 as u32
     }
 
-    /// `Drop`, `Answer`: the number of the [`DropReason`].
+    /// `Drop`, `Reply`: the number of the [`DropReason`].
     #[inline(always)]
     #[must_use]
     pub const fn reason(self) -> u32 {

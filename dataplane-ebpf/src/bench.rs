@@ -9,16 +9,15 @@
 mod input;
 mod kernel;
 mod maps;
-#[macro_use]
 mod programs;
-mod steps;
+mod stages;
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use dataplane_common::maps::Flows;
+use dataplane_common::maps::FlowMap;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::flow::{Flow, FlowKey};
-use kernel::tables::Table;
+use kernel::tables::KernelFlows;
 
 /// Operations in one run of a bare map program.
 const OPERATIONS: u32 = 8;
@@ -77,13 +76,13 @@ bare! {
     /// Loop and counter.
     bare_none(n) n != u32::MAX;
     /// Lookup of an entry in `flows4`.
-    bare_lookup4(n) Flows::<V4>::get(&mut Table, &key4(n)).is_some();
+    bare_lookup4(n) FlowMap::<V4>::get(&mut KernelFlows, &key4(n)).is_some();
     /// Lookup of an entry in `flows6`.
-    bare_lookup6(n) Flows::<V6>::get(&mut Table, &key6(n)).is_some();
+    bare_lookup6(n) FlowMap::<V6>::get(&mut KernelFlows, &key6(n)).is_some();
     /// A fresh entry in `flows4`.
-    bare_insert4(n) Table.insert(&key4(n), &flow(V4 { octets: [10, 0, 0, 1] }));
+    bare_insert4(n) KernelFlows.insert(&key4(n), &flow(V4 { octets: [10, 0, 0, 1] }));
     /// A fresh entry in `flows6`.
-    bare_insert6(n) Table.insert(&key6(n), &flow(V6::from_words([1, 2, 3, 4])));
+    bare_insert6(n) KernelFlows.insert(&key6(n), &flow(V6::from_words([1, 2, 3, 4])));
 }
 
 #[cfg(not(test))]

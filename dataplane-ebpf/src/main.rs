@@ -5,52 +5,83 @@
 
 mod kernel;
 mod maps;
-#[macro_use]
 mod programs;
-mod steps;
+mod stages;
 
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
 use kernel::sock::{self, Call};
 
-packet_program! {
-    /// Ingress of a pod's host-side veth. A pod shares no layer 2 with anybody: what is not IP ends here.
-    from_pod;
-    /// Egress of a pod's host-side veth: packets of the host's stack.
-    to_pod;
-    /// Ingress of an uplink.
-    from_uplink;
-    /// Egress of an uplink. What the other programs have sent is done already.
-    to_uplink;
+/// Ingress of a pod's host-side veth. A pod shares no layer 2 with other pods, so frames that are not IP are dropped.
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    programs::from_pod(ctx)
 }
 
-macro_rules! socket_program {
-    ($($(#[$doc:meta])* $hook:ident $name:ident $function:ident($($arg:expr),*);)*) => {$(
-        $(#[$doc])*
-        #[cgroup_sock_addr($hook)]
-        pub fn $name(ctx: SockAddrContext) -> i32 {
-            sock::$function(&ctx $(, $arg)*)
-        }
-    )*};
+/// Egress of a pod's host-side veth: packets of the host's stack.
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    programs::to_pod(ctx)
 }
 
-socket_program! {
-    /// connect(2) of an IPv4 socket.
-    connect4 sock_connect4 request4(Call::Connect);
-    /// connect(2) of an IPv6 socket, which may ask for a mapped IPv4 address.
-    connect6 sock_connect6 request6(Call::Connect);
-    /// sendto(2) and sendmsg(2) with an address.
-    sendmsg4 sock_sendmsg4 request4(Call::Send);
-    /// sendto(2) and sendmsg(2) with an address.
-    sendmsg6 sock_sendmsg6 request6(Call::Send);
-    /// recvfrom(2) and recvmsg(2): who it came from.
-    recvmsg4 sock_recvmsg4 show4();
-    /// recvfrom(2) and recvmsg(2): who it came from.
-    recvmsg6 sock_recvmsg6 show6();
-    /// getpeername(2).
-    getpeername4 sock_getpeer4 show4();
-    /// getpeername(2).
-    getpeername6 sock_getpeer6 show6();
+/// Ingress of an uplink.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    programs::from_uplink(ctx)
+}
+
+/// Egress of an uplink. Packets that another program has redirected here are already handled.
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    programs::to_uplink(ctx)
+}
+
+/// connect(2) of an IPv4 socket.
+#[cgroup_sock_addr(connect4)]
+pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
+    sock::request4(&ctx, Call::Connect)
+}
+
+/// connect(2) of an IPv6 socket, which may use an IPv4-mapped address.
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    sock::request6(&ctx, Call::Connect)
+}
+
+/// sendto(2) and sendmsg(2) with an IPv4 address.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
+    sock::request4(&ctx, Call::Send)
+}
+
+/// sendto(2) and sendmsg(2) with an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
+    sock::request6(&ctx, Call::Send)
+}
+
+/// recvfrom(2) and recvmsg(2): the source address of an IPv4 datagram.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock::show4(&ctx)
+}
+
+/// recvfrom(2) and recvmsg(2): the source address of an IPv6 datagram.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock::show6(&ctx)
+}
+
+/// getpeername(2) of an IPv4 socket.
+#[cgroup_sock_addr(getpeername4)]
+pub fn sock_getpeer4(ctx: SockAddrContext) -> i32 {
+    sock::show4(&ctx)
+}
+
+/// getpeername(2) of an IPv6 socket.
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeer6(ctx: SockAddrContext) -> i32 {
+    sock::show6(&ctx)
 }
 
 /// close(2) of a socket, by the last process that has it.

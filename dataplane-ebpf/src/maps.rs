@@ -7,12 +7,12 @@ use aya_ebpf::macros::btf_map;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::event::{Counter, DropReason};
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::types::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
     SockBackend, SockPeer, SockPeerKey, SourceRange,
 };
-use dataplane_common::types::stage::Step;
+use dataplane_common::types::stage::Stage;
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 const SHARED: usize = BPF_F_MMAPABLE as usize;
@@ -52,9 +52,9 @@ pub static sock_backends: SkStorage<SockBackend> = SkStorage::new();
 #[btf_map]
 pub static pods: Array<Pod, { POD_SLOTS as usize }> = Array::new();
 #[btf_map]
-pub static addrs4: HashMap<V4, Addr, 262144, ON_DEMAND> = HashMap::new();
+pub static addresses4: HashMap<V4, AddressInfo, 262144, ON_DEMAND> = HashMap::new();
 #[btf_map]
-pub static addrs6: HashMap<V6, Addr, 262144, ON_DEMAND> = HashMap::new();
+pub static addresses6: HashMap<V6, AddressInfo, 262144, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static pod_netns: HashMap<u64, PodNetns, 4096, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -64,9 +64,9 @@ pub static counters: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new
 #[btf_map]
 pub static drops: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
-pub static nets4: LpmTrie<V4, Net, 16384> = LpmTrie::new();
+pub static networks4: LpmTrie<V4, Network, 16384> = LpmTrie::new();
 #[btf_map]
-pub static nets6: LpmTrie<V6, Net, 16384> = LpmTrie::new();
+pub static networks6: LpmTrie<V6, Network, 16384> = LpmTrie::new();
 #[btf_map]
 pub static source_ranges4: LpmTrie<SourceRange<V4>, u32, 1048576> = LpmTrie::new();
 #[btf_map]
@@ -75,6 +75,6 @@ pub static source_ranges6: LpmTrie<SourceRange<V6>, u32, 1048576> = LpmTrie::new
 pub static host_ports4: HashMap<FrontendKey<V4>, HostPort<V4>, 16384, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static host_ports6: HashMap<FrontendKey<V6>, HostPort<V6>, 16384, ON_DEMAND> = HashMap::new();
-/// The programs that go on where another one ends, by `Step::index`.
+/// The programs that go on where another one ends, by `Stage::index`.
 #[btf_map]
-pub static steps: ProgramArray<{ Step::ALL.len() * 2 }> = ProgramArray::new();
+pub static stages: ProgramArray<{ Stage::ALL.len() * 2 }> = ProgramArray::new();

@@ -1,146 +1,213 @@
-//! The packet programs, without their entry points, which the benchmark has of its own.
+//! The packet programs without their entry points.
+//!
+//! `main.rs` and `stages.rs` call them from `#[classifier]` functions, the benchmark from its own. Each program calls
+//! a function per address family that is never inlined, so that each family has a stack of its own. Decisions are in
+//! `dataplane-common`.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
+use dataplane_common::for_each_stage;
+use dataplane_common::maps::{FamilyMaps, FlowMap};
+use dataplane_common::packet::family::Family;
 use dataplane_common::packet::parse::{ETHER_IPV4, ETHER_IPV6};
-use dataplane_common::path::datapath;
-use dataplane_common::path::port_reuse;
-use dataplane_common::path::reject;
-use dataplane_common::path::sctp_ports;
-use dataplane_common::path::udp_failover;
+use dataplane_common::path::{datapath, port_reuse, reject, sctp_ports, udp_failover};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::event::DropReason;
-use dataplane_common::types::stage::{Origin, Step};
+use dataplane_common::types::stage::{Origin, Stage};
 use dataplane_common::verdict::Verdict;
 
 use crate::kernel::skb::Skb;
-use crate::kernel::tables::{Maps, Table};
+use crate::kernel::tables::{KernelFlows, KernelMaps};
 
-/// Entry points of a few lines.
-macro_rules! packet_program {
-    ($($(#[$doc:meta])* $name:ident;)*) => {$(
-        $(#[$doc])*
-        #[classifier]
-        pub fn $name(ctx: TcContext) -> i32 {
-            programs::$name(ctx)
-        }
-    )*};
-}
-
-/// A program at a hook: a function of its own for each address family, so that each has the stack for itself.
-macro_rules! hook {
-    ($name:ident: $origin:expr, ingress: $ingress:literal, from uplink: $uplink:literal, other: $other:expr, $v4:ident $v6:ident = |$skb:ident, $family:ident| $body:expr) => {
-        #[inline(always)]
-        pub fn $name(ctx: TcContext) -> i32 {
-            let mut skb = Skb::<$uplink>::new(ctx);
-            if skb.was_done($ingress) {
-                return skb.end(stringify!($name), Verdict::PASS);
-            }
-            let (verdict, v6) = match skb.ether_type() {
-                Some(ETHER_IPV4) => ($v4(skb.raw()), false),
-                Some(ETHER_IPV6) => ($v6(skb.raw()), true),
-                _ => ($other, false),
-            };
-            go_on(skb, stringify!($name), $origin, v6, verdict)
-        }
-        hook!(@family $v4 V4 $uplink |$skb, $family| $body);
-        hook!(@family $v6 V6 $uplink |$skb, $family| $body);
-    };
-    (@family $function:ident $v:ident $uplink:literal |$skb:ident, $family:ident| $body:expr) => {
-        #[inline(never)]
-        fn $function(skb: *mut __sk_buff) -> Verdict {
-            type $family = $v;
-            let mut $skb = Skb::<$uplink>::from_raw(skb);
-            $body
-        }
-    };
-}
-
-/// A [`Step`]: the program that another one hands a packet of one address family to.
-macro_rules! step {
-    ($name:ident $v6:literal $function:ident: |$skb:ident, $family:ident = $v:ident, $origin:ident, $verdict:ident| $body:expr) => {
-        #[inline(always)]
-        pub fn $name(ctx: TcContext) -> i32 {
-            let mut skb = Skb::<true>::new(ctx);
-            let (origin, _) = skb.arrived();
-            let verdict = $function(skb.raw()).forget(&mut skb);
-            go_on(skb, stringify!($name), origin, $v6, verdict)
-        }
-        #[inline(never)]
-        fn $function(skb: *mut __sk_buff) -> Verdict {
-            type $family = $v;
-            let mut $skb = Skb::<true>::from_raw(skb);
-            #[allow(unused_variables, reason = "not every step asks for both")]
-            let ($origin, $verdict) = $skb.arrived();
-            $body
-        }
-    };
-}
-
-/// Ends with the verdict, or in the program of the step that has the last word.
+/// Ingress of a pod's host-side veth. Frames that are not IP are dropped.
 #[inline(always)]
-fn go_on<const UPLINK: bool>(mut skb: Skb<UPLINK>, program: &str, origin: Origin, v6: bool, verdict: Verdict) -> i32 {
-    // a constant place in the array makes the tail call a plain jump
-    match (verdict.step(), v6) {
-        (None, _) => return skb.end(program, verdict),
-        (Some(Step::Open), false) => skb.jump(Step::Open, false, origin, verdict),
-        (Some(Step::Open), true) => skb.jump(Step::Open, true, origin, verdict),
-        (Some(Step::Report), false) => skb.jump(Step::Report, false, origin, verdict),
-        (Some(Step::Report), true) => skb.jump(Step::Report, true, origin, verdict),
-        (Some(Step::Refuse), false) => skb.jump(Step::Refuse, false, origin, verdict),
-        (Some(Step::Refuse), true) => skb.jump(Step::Refuse, true, origin, verdict),
-        (Some(Step::Sctp), false) => skb.jump(Step::Sctp, false, origin, verdict),
-        (Some(Step::Sctp), true) => skb.jump(Step::Sctp, true, origin, verdict),
-        (Some(Step::Follow), false) => skb.jump(Step::Follow, false, origin, verdict),
-        (Some(Step::Follow), true) => skb.jump(Step::Follow, true, origin, verdict),
-        (Some(Step::Weigh), false) => skb.jump(Step::Weigh, false, origin, verdict),
-        (Some(Step::Weigh), true) => skb.jump(Step::Weigh, true, origin, verdict),
-        (Some(Step::Again), false) => skb.jump(Step::Again, false, origin, verdict),
-        (Some(Step::Again), true) => skb.jump(Step::Again, true, origin, verdict),
+pub fn from_pod(ctx: TcContext) -> i32 {
+    let other = Verdict::drop(DropReason::ForbiddenControl);
+    run_hook::<false, true>(ctx, "from_pod", Origin::Pod, other, pod_ingress::<V4>, pod_ingress::<V6>)
+}
+
+/// Ingress of an uplink.
+#[inline(always)]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    let other = Verdict::PASS;
+    run_hook::<true, true>(ctx, "from_uplink", Origin::Uplink, other, uplink_ingress::<V4>, uplink_ingress::<V6>)
+}
+
+/// Egress of a pod's host-side veth.
+#[inline(always)]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    let other = Verdict::PASS;
+    run_hook::<false, false>(ctx, "to_pod", Origin::Host, other, pod_egress::<V4>, pod_egress::<V6>)
+}
+
+/// Egress of an uplink.
+#[inline(always)]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    let other = Verdict::PASS;
+    run_hook::<false, false>(ctx, "to_uplink", Origin::Host, other, uplink_egress::<V4>, uplink_egress::<V6>)
+}
+
+/// Runs the function of the packet's address family at a hook; `other` is the verdict on frames that are not IP.
+#[inline(always)]
+fn run_hook<const UPLINK: bool, const INGRESS: bool>(
+    ctx: TcContext,
+    program: &str,
+    origin: Origin,
+    other: Verdict,
+    v4: fn(*mut __sk_buff) -> Verdict,
+    v6: fn(*mut __sk_buff) -> Verdict,
+) -> i32 {
+    let mut skb = Skb::<UPLINK>::new(ctx);
+    if skb.was_handled(INGRESS) {
+        return skb.finish(program, Verdict::PASS);
     }
-    skb.end(program, Verdict::drop(DropReason::NoStep))
+    let (verdict, is_v6) = match skb.ether_type() {
+        Some(ETHER_IPV4) => (v4(skb.raw()), false),
+        Some(ETHER_IPV6) => (v6(skb.raw()), true),
+        _ => (other, false),
+    };
+    finish(skb, program, origin, is_v6, verdict)
 }
 
-hook!(from_pod: Origin::Pod, ingress: true, from uplink: false, other: Verdict::drop(DropReason::ForbiddenControl),
-from_pod4 from_pod6 = |skb, A| {
+#[inline(never)]
+fn pod_ingress<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<false>::from_raw(skb);
     let ifindex = skb.ifindex();
-    datapath::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Pod, ifindex)
-});
-hook!(from_uplink: Origin::Uplink, ingress: true, from uplink: true, other: Verdict::PASS,
-from_uplink4 from_uplink6 = |skb, A| {
+    datapath::ingress(&mut skb, &mut KernelFlows, &KernelMaps, Origin::Pod, ifindex)
+}
+
+#[inline(never)]
+fn uplink_ingress<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
     let ifindex = skb.ifindex();
-    datapath::enter::<A, _, _, _>(&mut skb, &mut Table, &Maps, Origin::Uplink, ifindex)
-});
-hook!(to_pod: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,
-    to_pod4 to_pod6 = |skb, A| datapath::from_host::<A, _, _, _, false>(&mut skb, &mut Table, &Maps));
-hook!(to_uplink: Origin::Host, ingress: false, from uplink: false, other: Verdict::PASS,
-    to_uplink4 to_uplink6 = |skb, A| datapath::from_host::<A, _, _, _, true>(&mut skb, &mut Table, &Maps));
-
-macro_rules! steps {
-    ($($name4:ident $name6:ident $function4:ident $function6:ident: |$skb:ident, $family:ident, $origin:ident, $verdict:ident| $body:expr;)*) => {$(
-        step!($name4 false $function4: |$skb, $family = V4, $origin, $verdict| $body);
-        step!($name6 true $function6: |$skb, $family = V6, $origin, $verdict| $body);
-    )*};
+    datapath::ingress(&mut skb, &mut KernelFlows, &KernelMaps, Origin::Uplink, ifindex)
 }
 
-steps! {
-    step_open4 step_open6 open4 open6: |skb, A, origin, verdict| {
-        let ifindex = skb.ifindex();
-        datapath::open::<A, _, _, _, false>(&mut skb, &mut Table, &Maps, origin, ifindex)
-    };
-    step_weigh4 step_weigh6 weigh4 weigh6: |skb, A, origin, verdict| {
-        let ifindex = skb.ifindex();
-        datapath::open::<A, _, _, _, true>(&mut skb, &mut Table, &Maps, origin, ifindex)
-    };
-    step_again4 step_again6 again4 again6: |skb, A, origin, verdict| {
-        let ifindex = skb.ifindex();
-        port_reuse::again::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex)
-    };
-    step_report4 step_report6 report4 report6: |skb, A, origin, verdict| {
-        let ifindex = skb.ifindex();
-        datapath::report::<A, _, _, _>(&mut skb, &mut Table, &Maps, origin, ifindex, verdict)
-    };
-    step_refuse4 step_refuse6 refuse4 refuse6: |skb, A, origin, verdict| reject::refuse::<A, _, _>(&mut skb, &Maps, verdict);
-    step_sctp4 step_sctp6 sctp4 sctp6: |skb, A, origin, verdict| sctp_ports::set_ports::<A, _>(&mut skb, verdict);
-    step_follow4 step_follow6 follow4 follow6: |skb, A, origin, verdict| udp_failover::follow::<A, _, _, _>(&mut skb, &mut Table, &Maps);
+#[inline(never)]
+fn pod_egress<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<false>::from_raw(skb);
+    datapath::from_host::<A, _, _, _, false>(&mut skb, &mut KernelFlows, &KernelMaps)
 }
+
+#[inline(never)]
+fn uplink_egress<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<false>::from_raw(skb);
+    datapath::from_host::<A, _, _, _, true>(&mut skb, &mut KernelFlows, &KernelMaps)
+}
+
+/// Runs the function of a stage for one address family.
+#[inline(always)]
+pub fn run_stage(ctx: TcContext, program: &str, v6: bool, stage: fn(*mut __sk_buff) -> Verdict) -> i32 {
+    let mut skb = Skb::<true>::new(ctx);
+    let (origin, _) = skb.received();
+    let verdict = stage(skb.raw()).scrub_verifier_state(&mut skb);
+    finish(skb, program, origin, v6, verdict)
+}
+
+/// [`Stage::NewConnection`]; with `COUNTS`, [`Stage::LeastConnections`].
+#[inline(never)]
+pub fn new_connection<A: Family, const COUNTS: bool>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
+    let ((origin, _), ifindex) = (skb.received(), skb.ifindex());
+    datapath::new_connection::<A, _, _, _, COUNTS>(&mut skb, &mut KernelFlows, &KernelMaps, origin, ifindex)
+}
+
+/// [`Stage::PortReuse`].
+#[inline(never)]
+pub fn reuse_port<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
+    let ((origin, _), ifindex) = (skb.received(), skb.ifindex());
+    port_reuse::port_reuse(&mut skb, &mut KernelFlows, &KernelMaps, origin, ifindex)
+}
+
+/// [`Stage::IcmpError`].
+#[inline(never)]
+pub fn icmp_error<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
+    let ((origin, verdict), ifindex) = (skb.received(), skb.ifindex());
+    datapath::icmp_error(&mut skb, &mut KernelFlows, &KernelMaps, origin, ifindex, verdict)
+}
+
+/// [`Stage::Reject`].
+#[inline(never)]
+pub fn reject<A: Family + reject::Reply>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
+    let (_, verdict) = skb.received();
+    reject::reject(&mut skb, &KernelMaps, verdict)
+}
+
+/// [`Stage::SctpPorts`].
+#[inline(never)]
+pub fn sctp_ports<A: Family>(skb: *mut __sk_buff) -> Verdict {
+    let mut skb = Skb::<true>::from_raw(skb);
+    let (_, verdict) = skb.received();
+    sctp_ports::set_ports::<A, _>(&mut skb, verdict)
+}
+
+/// [`Stage::UdpFailover`].
+#[inline(never)]
+pub fn udp_failover<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
+    udp_failover::fail_over(&mut skb, &mut KernelFlows, &KernelMaps)
+}
+
+macro_rules! declare_finish {
+    ($($(#[$doc:meta])* $stage:ident = $number:literal, $v4:literal, $v6:literal;)*) => {
+        /// Carries out the verdict, or makes the tail call to the stage that decides instead.
+        #[inline(always)]
+        fn finish<const UPLINK: bool>(
+            mut skb: Skb<UPLINK>,
+            program: &str,
+            origin: Origin,
+            v6: bool,
+            verdict: Verdict,
+        ) -> i32 {
+            // a constant index makes the kernel patch the tail call into a direct jump (bpf_jit_direct_poke)
+            match (verdict.stage(), v6) {
+                (None, _) => return skb.finish(program, verdict),
+                $(
+                    (Some(Stage::$stage), false) => skb.tail_call(Stage::$stage, false, origin, verdict),
+                    (Some(Stage::$stage), true) => skb.tail_call(Stage::$stage, true, origin, verdict),
+                )*
+            }
+            skb.finish(program, Verdict::drop(DropReason::NoStage))
+        }
+    };
+}
+
+for_each_stage!(declare_finish);

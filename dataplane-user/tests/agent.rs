@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dataplane_common::types::address::{Prefix, V4};
-use dataplane_common::types::pod::{Net, NodeConfig, net_flags, node_features};
+use dataplane_common::types::pod::{Network, NodeConfig, network_flags, node_features};
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_user::load::lock::AgentLock;
@@ -286,7 +286,7 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     let flags = ["--cluster-cidr=10.244.0.0/16", "--non-masquerade-cidr=10.9.0.0/16"];
     let start = || {
         let agent = Agent::start(&node, &flags).ready();
-        let on = node_features::NETS | node_features::MASQUERADE | node_features::NODE_CLIENT;
+        let on = node_features::NETWORKS | node_features::MASQUERADE | node_features::NODE_CLIENT;
         until("the networks", || (config().features == on).then_some(()));
         agent
     };
@@ -298,7 +298,7 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
         .into_iter()
         .map(|(range, net)| (range.to_string(), net.oif, net.flags))
         .collect();
-    let (keep, own) = (net_flags::KEEP_SOURCE, net_flags::KEEP_SOURCE | net_flags::OWN);
+    let (keep, own) = (network_flags::KEEP_SOURCE, network_flags::KEEP_SOURCE | network_flags::OWN);
     let expected = [
         ("10.9.0.0/16", 0, keep),
         ("10.244.0.0/16", 0, keep),
@@ -320,10 +320,10 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     let agent = start();
     assert_eq!(metric("ropeway_node_operations_total"), 0, "an unchanged restart does nothing:\n{}", agent.log());
     // What others do to the table is put right when something is heard of.
-    let table = Table::<Prefix<V4>, Net>::open(&pins, "nets4").unwrap();
+    let table = Table::<Prefix<V4>, Network>::open(&pins, "networks4").unwrap();
     let prefix = |octets, len| Prefix { len, data: V4 { octets } };
     assert!(table.remove(&prefix([10, 244, 30, 0], 24)).unwrap());
-    table.insert(&prefix([10, 77, 0, 0], 16), &Net { oif: 9, flags: 0 }).unwrap();
+    table.insert(&prefix([10, 77, 0, 0], 16), &Network { oif: 9, flags: 0 }).unwrap();
     run("ip address add 192.168.50.99/24 dev up0");
     until("the entries are right", || (networks::read(&pins).unwrap() == right).then_some(()));
     node.manifest("nodes.yaml", NODES.split("---").next().unwrap());

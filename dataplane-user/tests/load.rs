@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use dataplane_common::types::address::{V4, V6};
-use dataplane_common::types::pod::{Addr, Pod, addr_kind, pod_flags};
+use dataplane_common::types::pod::{AddressInfo, Pod, address_kind, pod_flags};
 use dataplane_common::types::service::{Frontend, FrontendKey, HostPort, Slot, proto};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::netlink::{self, Direction, Socket};
@@ -108,7 +108,7 @@ fn another_build_replaces_programs_in_place() {
     drop(first);
 
     let second = load(true); // tracing: other programs
-    assert_eq!(second.operations, 42, "28 programs, 14 of them in `steps`");
+    assert_eq!(second.operations, 42, "28 programs, 14 of them in `stages`");
     assert_eq!(attach_all(&second, &node, UplinkAttach::Auto), 15);
     assert_eq!((ids("maps"), ids("links")), (maps, links), "same maps, same links, other programs");
     assert_ne!(filters("rwpod"), pod_filters);
@@ -156,11 +156,11 @@ fn the_links_of_another_abi_are_taken_over() {
         flags: pod_flags::PRESENT,
         pad: 0,
     };
-    let addr = Addr { ifindex: 9, kind: addr_kind::POD, flags: 0, mac: [2; 6] };
+    let addr = AddressInfo { ifindex: 9, kind: address_kind::POD, flags: 0, mac: [2; 6] };
     Table::open(&pins(), "pods").unwrap().insert(&9_u32, &pod).unwrap();
-    let old_addrs = Table::<V4, Addr>::open(&pins(), "addrs4").unwrap();
+    let old_addrs = Table::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap();
     old_addrs.insert(&pod.addr4, &addr).unwrap();
-    old_addrs.insert(&V4 { octets: [10, 96, 0, 1] }, &Addr { kind: addr_kind::SERVICE, ..addr }).unwrap();
+    old_addrs.insert(&V4 { octets: [10, 96, 0, 1] }, &AddressInfo { kind: address_kind::SERVICE, ..addr }).unwrap();
     let port = FrontendKey { addr: V4::default(), port: 8080, proto: proto::TCP, pad: 0 };
     let target = HostPort { addr: pod.addr4, port: 80, pad: 0, ifindex: 9 };
     Table::open(&pins(), "host_ports4").unwrap().insert(&port, &target).unwrap();
@@ -172,7 +172,7 @@ fn the_links_of_another_abi_are_taken_over() {
     assert_eq!(carry::pods(&pins()).unwrap(), 3, "the pod, its address and its host port, not the Service's address");
     assert_eq!(carry::pods(&pins()).unwrap(), 0, "once");
     assert_eq!(Table::<u32, Pod>::open(&pins(), "pods").unwrap().get(&9).unwrap(), Some(pod));
-    assert_eq!(Table::<V4, Addr>::open(&pins(), "addrs4").unwrap().entries().unwrap(), [(pod.addr4, addr)]);
+    assert_eq!(Table::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap().entries().unwrap(), [(pod.addr4, addr)]);
     assert_eq!(Table::open(&pins(), "host_ports4").unwrap().get(&port).unwrap(), Some(target));
     assert_eq!(attach_all(&new, &node, UplinkAttach::Auto), 26, "each link: another program, another pin");
     assert_eq!(ids("links"), links, "nothing was detached");
@@ -226,7 +226,7 @@ fn maps_grow_with_what_is_in_them() {
     let large = [("frontends4", 128), ("backends", 32), ("backend_stats", 32), ("backend_loads", 32), ("slots", 4096)];
     let (operations, sizes) = grown(&large);
     assert_eq!(sizes, [128, 32, 32, 32, 4096]);
-    assert_eq!(operations, 42, "28 programs, 14 of them in `steps`: none uses a map of before any more");
+    assert_eq!(operations, 42, "28 programs, 14 of them in `stages`: none uses a map of before any more");
     assert_eq!(table().entries().unwrap().len(), 64);
     assert_eq!(table().get(&key(64)).unwrap(), Some(frontend(64)));
     assert_eq!((slots().get(7), slots().get(8)), (Some(Slot { backend: 8, turn: 0 }), Some(Slot::default())));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Prefix, V4, V6};
-use dataplane_common::types::pod::{Addr, addr_kind};
+use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
@@ -67,8 +67,8 @@ impl Maps {
             frontends6: hash::<FrontendKey<V6>, Frontend>(entries),
             sources4: trie::<Prefix<SourceRange<V4>>>(),
             sources6: trie::<Prefix<SourceRange<V6>>>(),
-            addrs4: hash::<V4, Addr>(entries),
-            addrs6: hash::<V6, Addr>(entries),
+            addrs4: hash::<V4, AddressInfo>(entries),
+            addrs6: hash::<V6, AddressInfo>(entries),
             slots: shared::<Slot>(elements),
             backends: shared::<Backend>(elements),
         }
@@ -81,8 +81,8 @@ impl Maps {
             frontends6: Box::new(table::<FrontendKey<V6>, Frontend>(&self.frontends6)),
             sources4: Box::new(table::<Prefix<SourceRange<V4>>, u32>(&self.sources4)),
             sources6: Box::new(table::<Prefix<SourceRange<V6>>, u32>(&self.sources6)),
-            addrs4: Box::new(table::<V4, Addr>(&self.addrs4)),
-            addrs6: Box::new(table::<V6, Addr>(&self.addrs6)),
+            addrs4: Box::new(table::<V4, AddressInfo>(&self.addrs4)),
+            addrs6: Box::new(table::<V6, AddressInfo>(&self.addrs6)),
             slots: Box::new(array::<Slot>(&self.slots)),
             backends: Box::new(array::<Backend>(&self.backends)),
         }
@@ -102,7 +102,7 @@ impl Maps {
         [
             table::<u32, ServiceName>(&self.services).entries().unwrap().len(),
             table::<FrontendKey<V4>, Frontend>(&self.frontends4).entries().unwrap().len(),
-            table::<V4, Addr>(&self.addrs4).entries().unwrap().len(),
+            table::<V4, AddressInfo>(&self.addrs4).entries().unwrap().len(),
         ]
     }
 }
@@ -277,15 +277,15 @@ fn rule_2_3_11_a_client_is_found_in_its_range() {
 fn what_the_agent_finds_foreign_is_swept() {
     let maps = Maps::new(64);
     let foreign = V4 { octets: [203, 0, 113, 9] };
-    let value = |kind| Addr { ifindex: 7, kind, flags: 0, mac: [2; 6] };
-    let addrs = table::<V4, Addr>(&maps.addrs4);
-    addrs.insert(&foreign, &value(addr_kind::SERVICE)).unwrap();
+    let value = |kind| AddressInfo { ifindex: 7, kind, flags: 0, mac: [2; 6] };
+    let addrs = table::<V4, AddressInfo>(&maps.addrs4);
+    addrs.insert(&foreign, &value(address_kind::SERVICE)).unwrap();
     let pod = V4 { octets: [10, 1, 0, 5] };
-    addrs.insert(&pod, &value(addr_kind::POD)).unwrap();
+    addrs.insert(&pod, &value(address_kind::POD)).unwrap();
     table::<u32, ServiceName>(&maps.services).insert(&9, &ServiceName { name: [b'x'; NAME_LEN] }).unwrap();
     start(&maps, 1);
     assert_eq!(addrs.get(&foreign).unwrap(), None);
-    assert_eq!(addrs.get(&pod).unwrap(), Some(value(addr_kind::POD)), "a pod's entry is the plugin's");
+    assert_eq!(addrs.get(&pod).unwrap(), Some(value(address_kind::POD)), "a pod's entry is the plugin's");
     assert_eq!(maps.count()[0], 1);
 }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use dataplane_common::types::address::{V4, V6};
-use dataplane_common::types::pod::{Addr, POD_SLOTS, Pod, PodNetns, pod_flags};
+use dataplane_common::types::pod::{AddressInfo, POD_SLOTS, Pod, PodNetns, pod_flags};
 use dataplane_common::types::service::{FrontendKey, HostPort};
 use dataplane_host::map::Table;
 use dataplane_host::netlink::{Socket, set_up};
@@ -124,8 +124,8 @@ impl Node {
         }
         for (name, kind, key, value, entries) in [
             ("pods", ARRAY, 4, size_of::<Pod>(), POD_SLOTS),
-            ("addrs4", HASH, size_of::<V4>(), size_of::<Addr>(), 4096),
-            ("addrs6", HASH, size_of::<V6>(), size_of::<Addr>(), 4096),
+            ("addresses4", HASH, size_of::<V4>(), size_of::<AddressInfo>(), 4096),
+            ("addresses6", HASH, size_of::<V6>(), size_of::<AddressInfo>(), 4096),
             ("pod_netns", HASH, 8, size_of::<PodNetns>(), 4096),
             ("host_ports4", HASH, size_of::<FrontendKey<V4>>(), size_of::<HostPort<V4>>(), 4096),
             ("host_ports6", HASH, size_of::<FrontendKey<V6>>(), size_of::<HostPort<V6>>(), 4096),
@@ -252,10 +252,10 @@ impl Node {
             let pods = self.table::<u32, Pod>("pods").entries().unwrap();
             let present = pods.iter().filter(|(_, p)| p.flags & pod_flags::PRESENT != 0);
             traces.insert("pods", show(present.map(|(i, p)| format!("{i} {p:?}")).collect()));
-            let text = |e: Vec<(V4, Addr)>| e.iter().map(|e| format!("{e:?}")).collect();
-            traces.insert("addrs4", show(text(self.table("addrs4").entries().unwrap())));
-            let text = |e: Vec<(V6, Addr)>| e.iter().map(|e| format!("{e:?}")).collect();
-            traces.insert("addrs6", show(text(self.table("addrs6").entries().unwrap())));
+            let text = |e: Vec<(V4, AddressInfo)>| e.iter().map(|e| format!("{e:?}")).collect();
+            traces.insert("addresses4", show(text(self.table("addresses4").entries().unwrap())));
+            let text = |e: Vec<(V6, AddressInfo)>| e.iter().map(|e| format!("{e:?}")).collect();
+            traces.insert("addresses6", show(text(self.table("addresses6").entries().unwrap())));
             let text = |e: Vec<(u64, PodNetns)>| e.iter().map(|e| format!("{e:?}")).collect();
             traces.insert("host_ports", self.host_ports());
             traces.insert("pod_netns", show(text(self.table("pod_netns").entries().unwrap())));

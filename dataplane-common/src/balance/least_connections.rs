@@ -7,13 +7,13 @@
 //! The search has no branch but those that it can't do without, and takes what differs between schedulers as numbers: the verifier follows each
 //! branch anew in each turn of the loop.
 
-use crate::maps::Node;
+use crate::maps::SharedMaps;
 use crate::types::load::{EXACT, Formula, Search, slot};
 
 /// The id of the backend that has the least to do for its weight; 0: none takes connections.
 #[inline(always)]
 #[must_use]
-pub fn run<N: Node>(search: Search, node: &N) -> u32 {
+pub fn run<N: SharedMaps>(search: Search, node: &N) -> u32 {
     let Search { table, mut first, addend, formula } = search;
     // anything is better than this, if it has a weight
     let (mut best, mut least, mut its_weight) = (0, 1, 0);
@@ -22,7 +22,7 @@ pub fn run<N: Node>(search: Search, node: &N) -> u32 {
             break;
         }
         // or all that follows from it is kept ready, for which a program has no room
-        let formula = Formula(node.opaque(formula.0));
+        let formula = Formula(node.optimization_barrier(formula.0));
         let at = table.base.wrapping_add(slot(first, table.len));
         first = first.wrapping_add(addend);
         let Some(id) = node.slot(at) else { break };
@@ -31,7 +31,7 @@ pub fn run<N: Node>(search: Search, node: &N) -> u32 {
             continue;
         }
         let weight = formula.weight(backend.weight);
-        let overhead = formula.overhead(node.load(id, backend.generation));
+        let overhead = formula.overhead(node.connection_counts(id, backend.generation));
         // a / b < c / d, without a division
         if overhead * its_weight < least * weight {
             (best, least, its_weight) = (id, overhead, weight);

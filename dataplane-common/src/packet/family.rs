@@ -15,10 +15,10 @@ use crate::wire::checksum;
 /// An address family's way to write its header.
 pub trait Rewrite: Header {
     /// The hop limit in the word that [`Parsed::hop`] keeps.
-    fn hops(hop: Be32) -> u8;
+    fn hop_limit(hop: Be32) -> u8;
     /// Counts a hop; the packet must have one left.
     #[must_use]
-    fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()>;
+    fn decrement_hop_limit<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()>;
     /// Writes the addresses, and counts a hop if asked to; returns the checksum difference of the addresses.
     #[must_use]
     fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32>;
@@ -49,12 +49,12 @@ pub trait Family: Rewrite + Inside {
 
 impl Rewrite for V4 {
     #[inline(always)]
-    fn hops(hop: Be32) -> u8 {
+    fn hop_limit(hop: Be32) -> u8 {
         hop.byte(0)
     }
 
     #[inline(always)]
-    fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()> {
+    fn decrement_hop_limit<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()> {
         packet.store_words(L3 + 8, &[hop4(parsed.hop, 1, 0)])
     }
 
@@ -80,23 +80,23 @@ fn hop4(word: Be32, hops: u32, addresses: u32) -> Be32 {
 
 impl Rewrite for V6 {
     #[inline(always)]
-    fn hops(hop: Be32) -> u8 {
+    fn hop_limit(hop: Be32) -> u8 {
         hop.byte(3)
     }
 
     #[inline(always)]
-    fn store_hop<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()> {
+    fn decrement_hop_limit<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()> {
         // RFC 8200, section 3: payload length, next header, hop limit
         let after = Be32::new(parsed.hop.get().wrapping_sub(1));
         packet.store_words(L3 + 4, &[after])?;
-        packet.balance(checksum::difference(parsed.hop.0, after.0));
+        packet.adjust_csum_complete(checksum::difference(parsed.hop.0, after.0));
         Some(())
     }
 
     #[inline(always)]
     fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32> {
         if count_hop {
-            Self::store_hop(packet, parsed)?;
+            Self::decrement_hop_limit(packet, parsed)?;
         }
         // usually one of them stays
         let mut addresses = 0;
@@ -121,7 +121,7 @@ fn store6<P: Packet>(packet: &mut P, at: usize, from: V6, to: V6) -> Option<u32>
 
 #[inline(always)]
 fn ports<P: Packet, A>(packet: &P, at: usize, back: &mut FlowKey<A>) -> Option<()> {
-    let [first, second] = packet.words_far(at)?;
+    let [first, second] = packet.load_words_via_helper(at)?;
     let (high, low) = ((first.get() >> 16) as u16, first.get() as u16);
     (back.dport, back.sport) = match (back.proto, first.byte(0)) {
         (proto::TCP | proto::UDP | proto::SCTP, _) => (high, low),
@@ -137,7 +137,7 @@ fn ports<P: Packet, A>(packet: &P, at: usize, back: &mut FlowKey<A>) -> Option<(
 impl Inside for V4 {
     #[inline(always)]
     fn read<P: Packet>(packet: &P, at: usize, back: &mut FlowKey<Self>) -> Option<usize> {
-        let h: [Be32; 5] = packet.words_far(at)?;
+        let h: [Be32; 5] = packet.load_words_via_helper(at)?;
         let length = (h[0].byte(0) & 0xf) as usize * 4;
         // a later fragment has no ports
         if h[0].byte(0) >> 4 != 4 || length < 20 || h[1].get() & 0x1fff != 0 {
@@ -152,11 +152,11 @@ impl Inside for V4 {
     fn store<P: Packet>(packet: &mut P, at: usize, back: &FlowKey<Self>, src: Self, dst: Self) -> Option<u32> {
         let addresses = checksum::difference(back.dst.word(), src.word());
         let addresses = checksum::add(addresses, checksum::difference(back.src.word(), dst.word()));
-        let [word] = packet.words_far::<1>(at + 8)?;
+        let [word] = packet.load_words_via_helper::<1>(at + 8)?;
         let sum = checksum::apply(Be16::new(word.get() as u16), addresses);
-        packet.store_word_far(at + 8, Be32::new(word.get() & 0xffff_0000 | sum.get() as u32))?;
-        packet.store_word_far(at + 12, Be32(src.word()))?;
-        packet.store_word_far(at + 16, Be32(dst.word()))?;
+        packet.store_word_via_helper(at + 8, Be32::new(word.get() & 0xffff_0000 | sum.get() as u32))?;
+        packet.store_word_via_helper(at + 12, Be32(src.word()))?;
+        packet.store_word_via_helper(at + 16, Be32(dst.word()))?;
         // the header's own checksum balances its addresses
         Some(0)
     }
@@ -165,7 +165,7 @@ impl Inside for V4 {
 impl Inside for V6 {
     #[inline(always)]
     fn read<P: Packet>(packet: &P, at: usize, back: &mut FlowKey<Self>) -> Option<usize> {
-        let [first, second] = packet.words_far::<2>(at)?;
+        let [first, second] = packet.load_words_via_helper::<2>(at)?;
         if first.byte(0) >> 4 != 6 {
             return None;
         }
@@ -185,7 +185,7 @@ impl Inside for V6 {
 
 #[inline(always)]
 fn address6<P: Packet>(packet: &P, at: usize) -> Option<V6> {
-    packet.words_far::<4>(at).map(|w| V6::from_words([w[0].0, w[1].0, w[2].0, w[3].0]))
+    packet.load_words_via_helper::<4>(at).map(|w| V6::from_words([w[0].0, w[1].0, w[2].0, w[3].0]))
 }
 
 #[inline(always)]
@@ -193,7 +193,7 @@ fn replace6<P: Packet>(packet: &mut P, at: usize, from: V6, to: V6) -> Option<u3
     let (from, to) = (from.words(), to.words());
     let mut difference = 0;
     for i in 0..4 {
-        packet.store_word_far(at + i * 4, Be32(to[i]))?;
+        packet.store_word_via_helper(at + i * 4, Be32(to[i]))?;
         difference = checksum::add(difference, checksum::difference(from[i], to[i]));
     }
     Some(difference)

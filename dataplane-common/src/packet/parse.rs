@@ -1,9 +1,9 @@
 //! Ethernet, IPv4 with options, IPv6 with extension headers, fragments, and the ports behind them.
 
-use crate::maps::Tables;
+use crate::maps::FamilyMaps;
 use crate::packet::access::{L3, Packet};
 use crate::types::address::{Address, V4, V6};
-use crate::types::event::Reject;
+use crate::types::event::ParseError;
 use crate::types::flow::{FlowKey, FragmentKey, Ports};
 use crate::types::service::proto;
 use crate::wire::byte_order::{Be16, Be32};
@@ -63,7 +63,7 @@ impl<A> Parsed<A> {
     /// # Errors
     /// None on the host; the verifier wants the bound of the offset anew.
     #[inline(always)]
-    pub fn forget<P: Packet>(&mut self, packet: &mut P) -> Result<(), Reject> {
+    pub fn scrub_verifier_state<P: Packet>(&mut self, packet: &mut P) -> Result<(), ParseError> {
         const TCP: u32 = Layer4::Tcp as u32;
         const UDP: u32 = Layer4::Udp as u32;
         const SCTP: u32 = Layer4::Sctp as u32;
@@ -73,7 +73,7 @@ impl<A> Parsed<A> {
             | (self.tcp_flags as u32) << 16
             | (self.icmp_type as u32) << 8
             | self.layer4 as u32;
-        let kinds = packet.forget(kinds);
+        let kinds = packet.scrub_verifier_state(kinds);
         (self.key.proto, self.tcp_flags, self.icmp_type) =
             ((kinds >> 24) as u8, (kinds >> 16) as u8, (kinds >> 8) as u8);
         self.layer4 = match kinds & 0xff {
@@ -84,10 +84,10 @@ impl<A> Parsed<A> {
             ICMP_ERROR => Layer4::IcmpError,
             _ => Layer4::Opaque,
         };
-        let ports = packet.forget((self.key.sport as u32) << 16 | self.key.dport as u32);
+        let ports = packet.scrub_verifier_state((self.key.sport as u32) << 16 | self.key.dport as u32);
         (self.key.sport, self.key.dport) = ((ports >> 16) as u16, ports as u16);
-        self.l4 = packet.forget(self.l4 as u32) as usize;
-        if self.l4 > MAX_L4 as usize { Err(Reject::BadHeader) } else { Ok(()) }
+        self.l4 = packet.scrub_verifier_state(self.l4 as u32) as usize;
+        if self.l4 > MAX_L4 as usize { Err(ParseError::BadHeader) } else { Ok(()) }
     }
 
     /// Whether this opens a TCP connection.
@@ -108,7 +108,7 @@ impl<A> Parsed<A> {
 /// `EtherType` (IEEE 802) of the packet.
 #[inline(always)]
 pub fn ether_type<P: Packet>(packet: &P) -> Option<u16> {
-    packet.half(12).map(Be16::get)
+    packet.load_u16(12).map(Be16::get)
 }
 
 /// `EtherType` of IPv4.
@@ -167,7 +167,7 @@ pub trait Header: Address {
     ///
     /// # Errors
     /// A header that is cut off or contradicts itself.
-    fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reject>;
+    fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, ParseError>;
     /// Bytes behind the IP header, extensions included, as the header has it.
     fn payload<P: Packet>(packet: &P) -> Option<u32>;
 }
@@ -175,13 +175,13 @@ pub trait Header: Address {
 /// Classifies a packet of family `A`.
 ///
 /// # Errors
-/// [`Reject`].
+/// [`ParseError`].
 #[inline(always)]
-pub fn parse<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> Result<Parsed<A>, Reject> {
+pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(packet: &mut P, tables: &T) -> Result<Parsed<A>, ParseError> {
     let ip = A::ip(packet)?;
-    let l4 = packet.forget(ip.l4 as u32);
+    let l4 = packet.scrub_verifier_state(ip.l4 as u32);
     if l4 > MAX_L4 {
-        return Err(Reject::BadHeader);
+        return Err(ParseError::BadHeader);
     }
     let key = FlowKey { src: ip.src, dst: ip.dst, sport: 0, dport: 0, proto: ip.proto, pad: [0; 3] };
     let mut parsed = Parsed { key, l4: l4 as usize, layer4: Layer4::Opaque, tcp_flags: 0, icmp_type: 0, hop: ip.hop };
@@ -194,7 +194,7 @@ pub fn parse<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> 
         layer4(packet, &mut parsed)?;
         tables.set_fragment(&datagram, &Ports { src: parsed.key.sport, dst: parsed.key.dport });
     } else {
-        let ports = tables.fragment(&datagram).ok_or(Reject::UnknownFragment)?;
+        let ports = tables.fragment(&datagram).ok_or(ParseError::UnknownFragment)?;
         parsed.key.sport = ports.src;
         parsed.key.dport = ports.dst;
     }
@@ -202,21 +202,21 @@ pub fn parse<A: Header, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> 
 }
 
 #[inline(always)]
-fn layer4<A: Header, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Result<(), Reject> {
+fn layer4<A: Header, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Result<(), ParseError> {
     match parsed.key.proto {
         proto::TCP => {
-            let h: [Be32; 4] = packet.words_at(parsed.l4, L3 + A::HEADER).ok_or(Reject::Truncated)?;
+            let h: [Be32; 4] = packet.load_words_at(parsed.l4, L3 + A::HEADER).ok_or(ParseError::Truncated)?;
             parsed.layer4 = Layer4::Tcp;
             parsed.tcp_flags = h[3].byte(1);
             set_ports(parsed, h[0]);
         }
         proto::UDP | proto::SCTP => {
-            let h: [Be32; 2] = packet.words_at(parsed.l4, L3 + A::HEADER).ok_or(Reject::Truncated)?;
+            let h: [Be32; 2] = packet.load_words_at(parsed.l4, L3 + A::HEADER).ok_or(ParseError::Truncated)?;
             parsed.layer4 = if parsed.key.proto == proto::UDP { Layer4::Udp } else { Layer4::Sctp };
             set_ports(parsed, h[0]);
         }
         proto::ICMP | proto::ICMP6 => {
-            let h: [Be32; 2] = packet.words_at(parsed.l4, L3 + A::HEADER).ok_or(Reject::Truncated)?;
+            let h: [Be32; 2] = packet.load_words_at(parsed.l4, L3 + A::HEADER).ok_or(ParseError::Truncated)?;
             parsed.icmp_type = h[0].byte(0);
             if icmp_is_error(parsed.key.proto, parsed.icmp_type) {
                 parsed.layer4 = Layer4::IcmpError;
@@ -246,16 +246,16 @@ fn set_ports<A>(parsed: &mut Parsed<A>, word: Be32) {
 impl Header for V4 {
     #[inline(always)]
     fn payload<P: Packet>(packet: &P) -> Option<u32> {
-        Some((packet.half(L3 + 2)?.get() as u32).wrapping_sub(20))
+        Some((packet.load_u16(L3 + 2)?.get() as u32).wrapping_sub(20))
     }
 
     #[inline(always)]
-    fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reject> {
-        let h: [Be32; 5] = packet.words(L3).ok_or(Reject::Truncated)?;
+    fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, ParseError> {
+        let h: [Be32; 5] = packet.load_words(L3).ok_or(ParseError::Truncated)?;
         let first = h[0].byte(0);
         let length = (first & 0xf) as usize * 4;
         if first >> 4 != 4 || length < 20 {
-            return Err(Reject::BadHeader);
+            return Err(ParseError::BadHeader);
         }
         let fragment = h[1].get();
         Ok(Ip {
@@ -278,14 +278,14 @@ impl Header for V4 {
 impl Header for V6 {
     #[inline(always)]
     fn payload<P: Packet>(packet: &P) -> Option<u32> {
-        packet.half(L3 + 4).map(|bytes| bytes.get() as u32)
+        packet.load_u16(L3 + 4).map(|bytes| bytes.get() as u32)
     }
 
     #[inline(always)]
-    fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, Reject> {
-        let h: [Be32; 10] = packet.words(L3).ok_or(Reject::Truncated)?;
+    fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, ParseError> {
+        let h: [Be32; 10] = packet.load_words(L3).ok_or(ParseError::Truncated)?;
         if h[0].byte(0) >> 4 != 6 {
-            return Err(Reject::BadHeader);
+            return Err(ParseError::BadHeader);
         }
         let mut ip = Ip {
             length: 40 + (h[1].get() >> 16),
@@ -305,7 +305,7 @@ impl Header for V6 {
                 44 => (0, 0),
                 _ => return Ok(ip),
             };
-            let e: [Be32; 2] = packet.words_far(ip.l4).ok_or(Reject::Truncated)?;
+            let e: [Be32; 2] = packet.load_words_via_helper(ip.l4).ok_or(ParseError::Truncated)?;
             let fragment = ip.proto == 44;
             ip.proto = e[0].byte(0);
             if fragment {
@@ -325,6 +325,6 @@ impl Header for V6 {
                 ip.l4 += (e[0].byte(1) as usize + extra) * unit;
             }
         }
-        Err(Reject::BadHeader)
+        Err(ParseError::BadHeader)
     }
 }

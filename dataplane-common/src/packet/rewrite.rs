@@ -5,10 +5,10 @@ use crate::packet::family::Rewrite;
 use crate::packet::parse::{Layer4, Parsed};
 use crate::types::flow::Flow;
 use crate::wire::byte_order::Be32;
-use crate::wire::checksum::{self, Change};
+use crate::wire::checksum::{self, ChecksumChange};
 
 /// Gives the packet the addresses and ports of its flow, and counts a hop if asked to; the packet must then have one left.
-/// [`translated`] says what is left to be done. `OFTEN`: it is worth more instructions to be done sooner, for which IPv4 always has room.
+/// [`via_sctp_stage`] says what is left to be done. `OFTEN`: it is worth more instructions to be done sooner, for which IPv4 always has room.
 #[inline(always)]
 #[must_use]
 pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
@@ -24,14 +24,14 @@ pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
         Layer4::Udp => (6, true),
         Layer4::Icmp => return translate_echo(packet, parsed, flow, addresses),
         Layer4::IcmpError if A::V6 => {
-            let change = Change { addresses, ports: 0, v6: true, udp: false, pseudo: 0 };
+            let change = ChecksumChange { addresses, ports: 0, v6: true, udp: false, pseudo: 0 };
             return packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change);
         }
         _ => {
             if A::V6 {
-                packet.balance(addresses);
+                packet.adjust_csum_complete(addresses);
             }
-            packet.hand_on(from.0 ^ to.0);
+            packet.set_scratch(from.0 ^ to.0);
             return Some(());
         }
     };
@@ -47,7 +47,7 @@ pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
         let addresses = checksum::add(parsed.key.src.sum(), parsed.key.dst.sum());
         pseudo = checksum::fold(checksum::pseudo(addresses, parsed.key.proto, bytes));
     }
-    let change = Change { addresses, ports, v6: A::V6, udp, pseudo };
+    let change = ChecksumChange { addresses, ports, v6: A::V6, udp, pseudo };
     packet.correct_checksum(parsed.l4 + at, L3 + A::HEADER + at, change)
 }
 
@@ -59,13 +59,14 @@ fn translate_echo<A: Rewrite, P: Packet>(
     flow: &Flow<A>,
     addresses: u32,
 ) -> Option<()> {
-    let [word] = packet.words_far::<1>(parsed.l4 + 4)?;
+    let [word] = packet.load_words_via_helper::<1>(parsed.l4 + 4)?;
     let after = Be32::new((flow.sport as u32) << 16 | word.get() & 0xffff);
     if after != word {
-        packet.store_word_far(parsed.l4 + 4, after)?;
+        packet.store_word_via_helper(parsed.l4 + 4, after)?;
     }
     let addresses = if A::V6 { addresses } else { 0 };
-    let change = Change { addresses, ports: checksum::difference(word.0, after.0), v6: A::V6, udp: false, pseudo: 0 };
+    let change =
+        ChecksumChange { addresses, ports: checksum::difference(word.0, after.0), v6: A::V6, udp: false, pseudo: 0 };
     packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change)
 }
 

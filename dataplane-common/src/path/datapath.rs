@@ -1,39 +1,39 @@
 //! The packet programs: what happens at each hook.
 //!
-//! A packet of a known flow is done with at once, and so is one that only passes through. Whatever is rarer is a [`Step`]: it begins with
+//! A packet of a known flow is done with at once, and so is one that only passes through. Whatever is rarer is a [`Stage`]: it begins with
 //! the packet anew, because a tail call takes nothing along.
 
 use crate::balance::select::host_port;
-use crate::maps::{Flows, Node, Tables};
+use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
 use crate::packet::parse::{Layer4, Parsed, parse};
 use crate::packet::rewrite::translate;
 use crate::path::conntrack::{is_current, touch};
-use crate::path::forward::{forward, route, translated};
+use crate::path::forward::{forward, route, via_sctp_stage};
 use crate::path::icmp_error;
-use crate::path::new_connection::{End, egress, masquerade, pair, to_backend, to_host_port};
-use crate::path::udp_failover::left;
-use crate::types::event::{DropReason, Reject};
+use crate::path::new_connection::{FlowTarget, egress, insert_flow_pair, masquerade, to_backend, to_host_port};
+use crate::path::udp_failover::peer_of_ended_backend;
+use crate::types::event::{DropReason, ParseError};
 use crate::types::flow::{Flow, flow_flags};
-use crate::types::pod::{addr_kind, node_features, pod_flags};
+use crate::types::pod::{Pod, address_kind, node_features, pod_flags};
 use crate::types::service::{Frontend, FrontendKey, scheduler};
-use crate::types::stage::{Origin, Step};
+use crate::types::stage::{Origin, Stage};
 use crate::verdict::{Action, Verdict};
 use crate::wire::byte_order::{Be16, Be32};
 
 /// Ingress of a pod's host-side veth, which is everything that a pod sends, or of an uplink: node ports, external addresses, replies, and
 /// packets for local pods.
 #[inline(always)]
-pub fn enter<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, origin: Origin, ifindex: u32) -> Verdict
+pub fn ingress<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, origin: Origin, ifindex: u32) -> Verdict
 where
     A: Family,
     P: Packet,
-    F: Flows<A>,
-    T: Tables<A>,
+    F: FlowMap<A>,
+    T: FamilyMaps<A>,
 {
     if matches!(origin, Origin::Pod) {
-        let verdict = station(packet, tables, ifindex);
+        let verdict = check_source_mac(packet, tables, ifindex);
         if verdict != Verdict::PASS {
             return verdict;
         }
@@ -41,7 +41,7 @@ where
     let parsed: Parsed<A> = match parse(packet, tables) {
         Ok(parsed) => parsed,
         // the host's stack reassembles what is for the host
-        Err(Reject::UnknownFragment) if matches!(origin, Origin::Uplink) => return Verdict::PASS,
+        Err(ParseError::UnknownFragment) if matches!(origin, Origin::Uplink) => return Verdict::PASS,
         Err(reject) => return Verdict::drop(reject.into()),
     };
     let now = tables.now();
@@ -52,16 +52,16 @@ where
             return forward::<true, _, _, _>(packet, tables, &parsed, flow);
         }
         if parsed.is_syn() {
-            return Verdict::PASS.then(Step::Again);
+            return Verdict::PASS.then(Stage::PortReuse);
         }
     }
     // what opens a connection often asks for a frontend; anything else first shows what its address is
     if parsed.is_syn() {
-        return Verdict::PASS.then(Step::Open);
+        return Verdict::PASS.then(Stage::NewConnection);
     }
     let verdict = miss(flows, tables, &parsed, origin, ifindex);
-    match verdict.step() {
-        None if parsed.layer4 == Layer4::IcmpError && verdict != SPOOFED => verdict.then(Step::Report),
+    match verdict.stage() {
+        None if parsed.layer4 == Layer4::IcmpError && verdict != SPOOFED => verdict.then(Stage::IcmpError),
         None => route(packet, tables, &parsed, verdict),
         Some(_) => verdict,
     }
@@ -69,18 +69,21 @@ where
 
 const SPOOFED: Verdict = Verdict::drop(DropReason::Spoofed);
 
-/// [`Verdict::PASS`] if a frame comes from the pod's own MAC. Asked of hits too: a flow says nothing of MACs, and a pod that is being
-/// removed sends nothing any more.
+/// Returns [`Verdict::PASS`] if the source MAC of a frame is the pod's. Runs for established flows as well: a flow entry
+/// does not record the sender's MAC, and a pod that is being deleted must not send.
 #[inline(always)]
-fn station<P: Packet, T: Node>(packet: &P, tables: &T, ifindex: u32) -> Verdict {
-    let Some(pod) = tables.pod(ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
-    if pod.flags & pod_flags::PRESENT == 0 {
-        return Verdict::drop(DropReason::UnknownPod);
-    }
+fn check_source_mac<P: Packet, T: SharedMaps>(packet: &P, tables: &T, ifindex: u32) -> Verdict {
+    let Some(pod) = present_pod(tables, ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
     let mac = &pod.mac;
-    let is_own = packet.words(6) == Some([Be32(u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]))])
-        && packet.half(10) == Some(Be16(u16::from_ne_bytes([mac[4], mac[5]])));
+    let is_own = packet.load_words(6) == Some([Be32(u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]))])
+        && packet.load_u16(10) == Some(Be16(u16::from_ne_bytes([mac[4], mac[5]])));
     if is_own { Verdict::PASS } else { SPOOFED }
+}
+
+/// Returns the pod behind a host-side interface, unless it is being deleted.
+#[inline(always)]
+fn present_pod<T: SharedMaps>(tables: &T, ifindex: u32) -> Option<&Pod> {
+    tables.pod(ifindex).filter(|pod| pod.flags & pod_flags::PRESENT != 0)
 }
 
 /// A packet that has no flow and opens no TCP connection. A function of its own, with a stack of its own.
@@ -88,49 +91,53 @@ fn station<P: Packet, T: Node>(packet: &P, tables: &T, ifindex: u32) -> Verdict 
 fn miss<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, origin: Origin, ifindex: u32) -> Verdict
 where
     A: Family,
-    F: Flows<A>,
-    T: Tables<A>,
+    F: FlowMap<A>,
+    T: FamilyMaps<A>,
 {
-    let verdict = sender(tables, parsed, origin, ifindex);
+    let verdict = check_source_ip(tables, parsed, origin, ifindex);
     if verdict != Verdict::PASS {
         return verdict;
     }
-    let (kind, into) = kind(tables, &parsed.key.dst);
+    let (kind, into) = classify(tables, &parsed.key.dst);
     let datagram = matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
     match kind {
-        addr_kind::SERVICE | addr_kind::NODE | addr_kind::EXTERNAL if datagram => Verdict::PASS.then(Step::Open),
-        addr_kind::SERVICE | addr_kind::EXTERNAL
+        address_kind::SERVICE | address_kind::NODE | address_kind::EXTERNAL if datagram => {
+            Verdict::PASS.then(Stage::NewConnection)
+        }
+        address_kind::SERVICE | address_kind::EXTERNAL
             if parsed.is_tcp_midflow() && tables.frontend(&frontend_key(parsed)).is_some() =>
         {
             Verdict::drop(DropReason::NoFlow)
         }
         // nobody listens on the other ports of a Service's address
-        addr_kind::SERVICE if parsed.is_tcp_midflow() || parsed.layer4 == Layer4::Icmp => {
-            Verdict::refuse(DropReason::NoFrontend)
+        address_kind::SERVICE if parsed.is_tcp_midflow() || parsed.layer4 == Layer4::Icmp => {
+            Verdict::reject(DropReason::NoFrontend)
         }
-        addr_kind::SERVICE => Verdict::drop(DropReason::NoFrontend),
+        address_kind::SERVICE => Verdict::drop(DropReason::NoFrontend),
         // what is the node's own is the host's business: also connections to node ports that were there before us
-        addr_kind::NODE => Verdict::PASS,
-        _ => direct(flows, tables, parsed, origin, ifindex, kind, into),
+        address_kind::NODE => Verdict::PASS,
+        _ => forward_untranslated(flows, tables, parsed, origin, ifindex, kind, into),
     }
 }
 
 /// What an address is; if it is a pod's, with the way into that.
 #[inline(always)]
-fn kind<A: Family, T: Tables<A>>(tables: &T, addr: &A) -> (u8, Verdict) {
-    tables.addr(addr).map_or((0, Verdict::PASS), |addr| (addr.kind, Verdict::to_pod_of(&addr)))
+fn classify<A: Family, T: FamilyMaps<A>>(tables: &T, addr: &A) -> (u8, Verdict) {
+    tables.address(addr).map_or((0, Verdict::PASS), |addr| (addr.kind, Verdict::to_pod_of(&addr)))
 }
 
-/// [`Verdict::PASS`] if the packet is the pod's own, or comes from no pod.
+/// Returns [`Verdict::PASS`] if the source address is the pod's, or if the packet does not come from a pod.
 #[inline(always)]
-fn sender<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, origin: Origin, ifindex: u32) -> Verdict {
+fn check_source_ip<A: Family, T: FamilyMaps<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    origin: Origin,
+    ifindex: u32,
+) -> Verdict {
     if !matches!(origin, Origin::Pod) {
         return Verdict::PASS;
     }
-    let Some(pod) = tables.pod(ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
-    if pod.flags & pod_flags::PRESENT == 0 {
-        return Verdict::drop(DropReason::UnknownPod);
-    }
+    let Some(pod) = present_pod(tables, ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
     if A::of_pod(pod) == parsed.key.src && !parsed.key.src.is_unspecified() {
         return Verdict::PASS;
     }
@@ -141,9 +148,9 @@ fn sender<A: Family, T: Tables<A>>(tables: &T, parsed: &Parsed<A>, origin: Origi
     if pod.flags & pod_flags::NODE != 0 { Verdict::drop(DropReason::UnallocatedAddress) } else { SPOOFED }
 }
 
-/// To an address that is none of a Service and not the node's. With [`Step::Open`]: out of this device, as the node.
+/// To an address that is none of a Service and not the node's. With [`Stage::NewConnection`]: out of this device, as the node.
 #[inline(always)]
-fn direct<A, F, T>(
+fn forward_untranslated<A, F, T>(
     flows: &mut F,
     tables: &T,
     parsed: &Parsed<A>,
@@ -154,8 +161,8 @@ fn direct<A, F, T>(
 ) -> Verdict
 where
     A: Family,
-    F: Flows<A>,
-    T: Tables<A>,
+    F: FlowMap<A>,
+    T: FamilyMaps<A>,
 {
     let opens = parsed.is_syn() || matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
     if opens {
@@ -165,29 +172,29 @@ where
             flows.remove(&back);
         }
     }
-    if kind == addr_kind::POD {
+    if kind == address_kind::POD {
         let by_host = tables.config().is_some_and(|c| c.features & node_features::HOST_ROUTING != 0);
         return if by_host { Verdict::PASS } else { into };
     }
     if parsed.key.dst.is_host_only() {
         return Verdict::PASS;
     }
-    let way = egress(tables, &parsed.key.dst);
-    if way.nowhere {
+    let route = egress(tables, &parsed.key.dst);
+    if route.unallocated {
         return Verdict::drop(DropReason::UnallocatedAddress);
     }
     if matches!(origin, Origin::Uplink) {
         return Verdict::PASS;
     }
-    if way.own {
+    if route.own {
         // the node's routes have led its packet here
         let from_node = tables.pod(ifindex).is_some_and(|pod| pod.flags & pod_flags::NODE != 0);
-        return if from_node { Verdict::refuse(DropReason::UnallocatedAddress) } else { Verdict::PASS };
+        return if from_node { Verdict::reject(DropReason::UnallocatedAddress) } else { Verdict::PASS };
     }
-    if way.masked && parsed.layer4 != Layer4::IcmpError {
-        return Verdict::to_uplink(way.oif).then(Step::Open);
+    if route.masquerade && parsed.layer4 != Layer4::IcmpError {
+        return Verdict::to_uplink(route.oif).then(Stage::NewConnection);
     }
-    if way.oif == 0 { Verdict::PASS } else { Verdict::to_uplink(way.oif) }
+    if route.oif == 0 { Verdict::PASS } else { Verdict::to_uplink(route.oif) }
 }
 
 #[inline(always)]
@@ -195,10 +202,10 @@ fn frontend_key<A: Family>(parsed: &Parsed<A>) -> FrontendKey<A> {
     FrontendKey { addr: parsed.key.dst, port: parsed.key.dport, proto: parsed.key.proto, pad: 0 }
 }
 
-/// [`Step::Open`]: a packet without a flow that opens a connection, or may. [`Step::Weigh`], with `COUNTS`: the same where the scheduler of the frontend
+/// [`Stage::NewConnection`]: a packet without a flow that opens a connection, or may. [`Stage::LeastConnections`], with `COUNTS`: the same where the scheduler of the frontend
 /// counts connections, because both do not fit into one program.
 #[inline(always)]
-pub fn open<A, P, F, T, const COUNTS: bool>(
+pub fn new_connection<A, P, F, T, const COUNTS: bool>(
     packet: &mut P,
     flows: &mut F,
     tables: &T,
@@ -208,33 +215,33 @@ pub fn open<A, P, F, T, const COUNTS: bool>(
 where
     A: Family,
     P: Packet,
-    F: Flows<A>,
-    T: Tables<A>,
+    F: FlowMap<A>,
+    T: FamilyMaps<A>,
 {
     let mut parsed: Parsed<A> = match parse(packet, tables) {
         Ok(parsed) => parsed,
         Err(reject) => return Verdict::drop(reject.into()),
     };
-    if let Err(reject) = parsed.forget(packet) {
+    if let Err(reject) = parsed.scrub_verifier_state(packet) {
         return Verdict::drop(reject.into());
     }
-    let mut end = End::EMPTY;
-    let verdict = match requested(tables, &parsed) {
-        // the other of the two steps; for this one, the agent has changed it just now
-        Some(frontend) if COUNTS != scheduler::counts(frontend.scheduler) => {
-            return Verdict::PASS.then(if COUNTS { Step::Open } else { Step::Weigh });
+    let mut target = FlowTarget::EMPTY;
+    let verdict = match requested_frontend(tables, &parsed) {
+        // the other of the two stages; for this one, the agent has changed it just now
+        Some(frontend) if COUNTS != scheduler::counts_connections(frontend.scheduler) => {
+            return Verdict::PASS.then(if COUNTS { Stage::NewConnection } else { Stage::LeastConnections });
         }
         Some(frontend) => {
             if COUNTS {
-                end.weigh(tables, frontend, origin);
+                target.find_least_loaded(tables, frontend, origin);
             }
-            backend::<A, T, COUNTS>(tables, &parsed, frontend, origin, ifindex, &mut end)
+            connect_backend::<A, T, COUNTS>(tables, &parsed, frontend, origin, ifindex, &mut target)
         }
-        None if COUNTS => return Verdict::PASS.then(Step::Open),
-        None => far_end(flows, tables, &parsed, origin, ifindex, &mut end),
+        None if COUNTS => return Verdict::PASS.then(Stage::NewConnection),
+        None => connect_other(flows, tables, &parsed, origin, ifindex, &mut target),
     };
-    let verdict = verdict.forget(packet);
-    if verdict.step().is_some() {
+    let verdict = verdict.scrub_verifier_state(packet);
+    if verdict.stage().is_some() {
         return verdict;
     }
     if verdict.action() != Action::Translate {
@@ -244,11 +251,11 @@ where
         }
         return route(packet, tables, &parsed, verdict);
     }
-    end.forget(packet);
-    end.find_way(packet);
-    let origin = Origin::from_number(packet.forget(origin as u32));
+    target.scrub_verifier_state(packet);
+    target.resolve_route(packet);
+    let origin = Origin::from_number(packet.scrub_verifier_state(origin as u32));
     let mut flow = Flow::EMPTY;
-    let verdict = pair(flows, tables, &parsed.key, &end, origin, ifindex, &mut flow);
+    let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, origin, ifindex, &mut flow);
     if verdict.action() == Action::Translate {
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
     } else {
@@ -256,74 +263,74 @@ where
     }
 }
 
-/// The frontend that a packet asks for. A function of its own, as [`pair`], and so are the next two.
+/// The frontend that a packet asks for. A function of its own, as [`insert_flow_pair`], and so are the next two.
 #[inline(never)]
-fn requested<'a, A: Family, T: Tables<A>>(tables: &'a T, parsed: &Parsed<A>) -> Option<&'a Frontend> {
+fn requested_frontend<'a, A: Family, T: FamilyMaps<A>>(tables: &'a T, parsed: &Parsed<A>) -> Option<&'a Frontend> {
     let ported = matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp | Layer4::Sctp);
     if ported { tables.frontend(&frontend_key(parsed)) } else { None }
 }
 
-/// [`Verdict::TRANSLATE`]: to a backend of the frontend, in `end`.
+/// [`Verdict::TRANSLATE`]: to a backend of the frontend, in `target`.
 #[inline(never)]
-fn backend<A: Family, T: Tables<A>, const COUNTS: bool>(
+fn connect_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     tables: &T,
     parsed: &Parsed<A>,
     frontend: &Frontend,
     origin: Origin,
     ifindex: u32,
-    end: &mut End<A>,
+    target: &mut FlowTarget<A>,
 ) -> Verdict {
-    let verdict = sender(tables, parsed, origin, ifindex);
+    let verdict = check_source_ip(tables, parsed, origin, ifindex);
     if verdict != Verdict::PASS {
         return verdict;
     }
-    to_backend::<A, T, COUNTS>(tables, &parsed.key, frontend, origin, end)
+    to_backend::<A, T, COUNTS>(tables, &parsed.key, frontend, origin, target)
 }
 
-/// [`Verdict::TRANSLATE`]: to the far end in `end`, which is no backend.
+/// [`Verdict::TRANSLATE`]: to the far end in `target`, which is no backend.
 #[inline(never)]
-fn far_end<A, F, T>(
+fn connect_other<A, F, T>(
     flows: &mut F,
     tables: &T,
     parsed: &Parsed<A>,
     origin: Origin,
     ifindex: u32,
-    end: &mut End<A>,
+    target: &mut FlowTarget<A>,
 ) -> Verdict
 where
     A: Family,
-    F: Flows<A>,
-    T: Tables<A>,
+    F: FlowMap<A>,
+    T: FamilyMaps<A>,
 {
-    let verdict = sender(tables, parsed, origin, ifindex);
+    let verdict = check_source_ip(tables, parsed, origin, ifindex);
     if verdict != Verdict::PASS {
         return verdict;
     }
     let key = frontend_key(parsed);
     let ported = matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp | Layer4::Sctp);
-    let (kind, into) = kind(tables, &parsed.key.dst);
+    let (kind, into) = classify(tables, &parsed.key.dst);
     match kind {
-        addr_kind::SERVICE => return Verdict::refuse(DropReason::NoFrontend),
-        addr_kind::NODE => {
+        address_kind::SERVICE => return Verdict::reject(DropReason::NoFrontend),
+        address_kind::NODE => {
             let Some(host_port) = host_port(tables, key.addr, key.port, key.proto) else { return Verdict::PASS };
-            return to_host_port(tables, &parsed.key, host_port, end);
+            return to_host_port(tables, &parsed.key, host_port, target);
         }
         _ => {}
     }
-    let verdict = direct(flows, tables, parsed, origin, ifindex, kind, into);
-    if verdict.step() != Some(Step::Open) {
+    let verdict = forward_untranslated(flows, tables, parsed, origin, ifindex, kind, into);
+    if verdict.stage() != Some(Stage::NewConnection) {
         return verdict;
     }
     if !ported && parsed.layer4 != Layer4::Icmp {
         return Verdict::drop(DropReason::NotTranslatable);
     }
-    masquerade(tables, &parsed.key, verdict.ifindex(), end)
+    masquerade(tables, &parsed.key, verdict.ifindex(), target)
 }
 
-/// [`Step::Report`]: an ICMP error, after another program has found `verdict` for it as for any packet. If it is about a packet of a flow
-/// that comes in here, it is translated and follows that flow.
+/// [`Stage::IcmpError`]: an ICMP error, after another program has found `verdict` for it as for any packet. If it is about a packet of a flow
+/// that comes in here, it is translated and fails_over that flow.
 #[inline(always)]
-pub fn report<A, P, F, T>(
+pub fn icmp_error<A, P, F, T>(
     packet: &mut P,
     flows: &mut F,
     tables: &T,
@@ -334,11 +341,11 @@ pub fn report<A, P, F, T>(
 where
     A: Family,
     P: Packet,
-    F: Flows<A>,
-    T: Tables<A>,
+    F: FlowMap<A>,
+    T: FamilyMaps<A>,
 {
     let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::drop(DropReason::Malformed) };
-    let translated = icmp_error::error(packet, flows, &parsed, origin, ifindex);
+    let translated = icmp_error::translate_error(packet, flows, &parsed, origin, ifindex);
     match (translated.action() == Action::Translate, origin) {
         (true, Origin::Host) => Verdict::PASS,
         (true, _) => route(packet, tables, &parsed, verdict),
@@ -354,12 +361,12 @@ pub fn from_host<A, P, F, T, const LEAVES: bool>(packet: &mut P, flows: &mut F, 
 where
     A: Family,
     P: Packet,
-    F: Flows<A>,
-    T: Tables<A>,
+    F: FlowMap<A>,
+    T: FamilyMaps<A>,
 {
     let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::PASS };
     if parsed.layer4 == Layer4::IcmpError {
-        return Verdict::PASS.then(Step::Report);
+        return Verdict::PASS.then(Stage::IcmpError);
     }
     let now = tables.now();
     if let Some(flow) = flows.get(&parsed.key)
@@ -371,13 +378,13 @@ where
         if translate::<false, _, _>(packet, &parsed, flow, false).is_none() {
             return Verdict::drop(DropReason::Rewrite);
         }
-        return translated(&parsed, Verdict::PASS);
+        return via_sctp_stage(&parsed, Verdict::PASS);
     }
-    let follows = match parsed.layer4 {
-        Layer4::Udp => left(packet, tables, &parsed).is_some(),
+    let fails_over = match parsed.layer4 {
+        Layer4::Udp => peer_of_ended_backend(packet, tables, &parsed).is_some(),
         // no hook sees such sockets: what they ask of external addresses leaves here, and other things go to the gate
         Layer4::Sctp if LEAVES => tables.frontend(&frontend_key(&parsed)).is_some(),
         _ => false,
     };
-    if follows { Verdict::PASS.then(Step::Follow) } else { Verdict::PASS }
+    if fails_over { Verdict::PASS.then(Stage::UdpFailover) } else { Verdict::PASS }
 }

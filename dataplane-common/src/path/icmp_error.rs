@@ -4,18 +4,18 @@
 //! The packet inside was going one way; the error goes the other way, and so does the flow whose key is the inside turned round. That
 //! flow's translation is applied to the outside as to any of its packets, and turned round to the inside.
 
-use crate::maps::Flows;
+use crate::maps::FlowMap;
 use crate::packet::access::{L3, Packet};
 use crate::packet::family::{Family, Inside};
 use crate::packet::parse::Parsed;
-use crate::path::forward::end;
+use crate::path::forward::egress_verdict;
 use crate::types::event::DropReason;
 use crate::types::flow::{Flow, FlowKey, flow_flags};
 use crate::types::service::proto;
 use crate::types::stage::Origin;
 use crate::verdict::Verdict;
 use crate::wire::byte_order::Be32;
-use crate::wire::checksum::{self, Change};
+use crate::wire::checksum::{self, ChecksumChange};
 
 /// Bytes of an ICMP header before the packet inside.
 const HEADER: usize = 8;
@@ -24,7 +24,7 @@ const HEADER: usize = 8;
 ///
 /// Rare: every access goes through helpers. [`Verdict::TRANSLATE`]: nothing is done.
 #[inline(always)]
-pub fn error<A: Family, P: Packet, F: Flows<A>>(
+pub fn translate_error<A: Family, P: Packet, F: FlowMap<A>>(
     packet: &mut P,
     flows: &mut F,
     parsed: &Parsed<A>,
@@ -43,14 +43,14 @@ pub fn error<A: Family, P: Packet, F: Flows<A>>(
         return Verdict::TRANSLATE;
     }
     let count_hop = flow.oif != 0 && !host;
-    if count_hop && A::hops(parsed.hop) < 2 {
+    if count_hop && A::hop_limit(parsed.hop) < 2 {
         return Verdict::PASS;
     }
     // an error of the far end itself is shown as the frontend's; one of a router on the way keeps its sender
     let src = if parsed.key.src == back.src { &flow.src } else { &parsed.key.src };
     match translate(packet, parsed, &back, at + length, flow, src, count_hop) {
         Some(()) if host => Verdict::PASS,
-        Some(()) => end(flow),
+        Some(()) => egress_verdict(flow),
         None => Verdict::drop(DropReason::Rewrite),
     }
 }
@@ -69,15 +69,17 @@ fn translate<A: Family, P: Packet>(
     let inner = <A as Inside>::store(packet, parsed.l4 + HEADER, back, flow.dst, flow.src)?;
     let (at, low) = match back.proto {
         // the identifier of an echo, before its sequence number
-        proto::ICMP | proto::ICMP6 => (ports_at + 4, packet.words_far::<1>(ports_at + 4)?[0].get() & 0xffff),
+        proto::ICMP | proto::ICMP6 => {
+            (ports_at + 4, packet.load_words_via_helper::<1>(ports_at + 4)?[0].get() & 0xffff)
+        }
         _ => (ports_at, flow.sport as u32),
     };
-    let [before] = packet.words_far::<1>(at)?;
+    let [before] = packet.load_words_via_helper::<1>(at)?;
     let after = Be32::new((flow.dport as u32) << 16 | low);
-    packet.store_word_far(at, after)?;
+    packet.store_word_via_helper(at, after)?;
     let inner = checksum::add(inner, checksum::difference(before.0, after.0));
     // only ICMPv6 has a pseudo header in its checksum
     let addresses = if A::V6 { outer } else { 0 };
-    let change = Change { addresses, ports: inner, v6: A::V6, udp: false, pseudo: 0 };
+    let change = ChecksumChange { addresses, ports: inner, v6: A::V6, udp: false, pseudo: 0 };
     packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change)
 }

@@ -7,7 +7,7 @@
 //! Eight bytes behind the IP header are quoted; of SCTP twenty, if there are so many, because what opens an association has no verification tag
 //! and is known by the tag in its first chunk (RFC 9260, section 10).
 
-use crate::maps::Tables;
+use crate::maps::FamilyMaps;
 use crate::packet::access::{L3, Packet};
 use crate::packet::family::Family;
 use crate::packet::parse::{ACK, FIN, Layer4, Parsed, RST, SYN, parse};
@@ -18,13 +18,13 @@ use crate::verdict::Verdict;
 use crate::wire::byte_order::{Be16, Be32};
 use crate::wire::checksum;
 
-/// [`crate::types::stage::Step::Refuse`]: `verdict` says why. What can't be answered stays a drop.
+/// [`crate::types::stage::Stage::Reject`]: `verdict` says why. What can't be answered stays a drop.
 #[inline(always)]
-pub fn refuse<A, P, T>(packet: &mut P, tables: &T, verdict: Verdict) -> Verdict
+pub fn reject<A, P, T>(packet: &mut P, tables: &T, verdict: Verdict) -> Verdict
 where
-    A: Family + Answer,
+    A: Family + Reply,
     P: Packet,
-    T: Tables<A>,
+    T: FamilyMaps<A>,
 {
     let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return verdict };
     if parsed.l4 != L3 + A::HEADER || parsed.key.src.is_unspecified() || parsed.key.src.is_host_only() {
@@ -42,24 +42,24 @@ where
     if answered.is_none() || swap_macs(packet).is_none() {
         return verdict;
     }
-    tables.count(Counter::PacketRefused);
-    verdict.answer()
+    tables.count(Counter::PacketRejected);
+    verdict.reply()
 }
 
 /// Common header, header of the first chunk, its tag.
 const SCTP_QUOTED: usize = 20;
 
 /// How an address family answers.
-pub trait Answer: crate::packet::parse::Header {
+pub trait Reply: crate::packet::parse::Header {
     /// Writes the IP header of an answer to `parsed`, with `bytes` of payload of protocol `proto`; returns the sum of its pseudo header.
-    fn answer_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32>;
+    fn reply_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32>;
     /// Makes the packet an ICMP error about itself; `mtu` other than 0: that it is too big. `chunk`: quotes its first chunk, too.
     fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()>;
 }
 
 #[inline(always)]
 fn swap_macs<P: Packet>(packet: &mut P) -> Option<()> {
-    let [a, b, c] = packet.words::<3>(0)?;
+    let [a, b, c] = packet.load_words::<3>(0)?;
     let (a, b, c) = (a.get(), b.get(), c.get());
     let swapped = [b << 16 | c >> 16, c << 16 | a >> 16, a << 16 | b >> 16];
     packet.store_words(0, &swapped.map(Be32::new))
@@ -80,31 +80,31 @@ fn field(sum: u32) -> u32 {
 }
 
 #[inline(always)]
-fn reset<A: Family + Answer, P: Packet>(packet: &mut P, parsed: &Parsed<A>) -> Option<()> {
+fn reset<A: Family + Reply, P: Packet>(packet: &mut P, parsed: &Parsed<A>) -> Option<()> {
     if parsed.tcp_flags & RST != 0 {
         return None;
     }
-    let h: [Be32; 4] = packet.words_far(parsed.l4)?;
+    let h: [Be32; 4] = packet.load_words_via_helper(parsed.l4)?;
     let (seq, ack, offset) = (h[1].get(), h[2].get(), (h[3].byte(0) >> 4) as u32 * 4);
     let length = A::payload(packet)?.wrapping_sub(offset)
         + u32::from(parsed.tcp_flags & SYN != 0)
         + u32::from(parsed.tcp_flags & FIN != 0);
     let (seq, ack, flags) =
         if parsed.tcp_flags & ACK != 0 { (ack, 0, RST) } else { (0, seq.wrapping_add(length), RST | ACK) };
-    packet.cut((parsed.l4 + 20) as u32)?;
-    let pseudo = A::answer_header(packet, parsed, proto::TCP, 20)?;
+    packet.truncate((parsed.l4 + 20) as u32)?;
+    let pseudo = A::reply_header(packet, parsed, proto::TCP, 20)?;
     let ports = Be32::new((parsed.key.dport as u32) << 16 | parsed.key.sport as u32);
     let words = [ports, Be32::new(seq), Be32::new(ack), Be32::new(0x5000_0000 | (flags as u32) << 16), Be32(0)];
     let last = Be32::new(field(sum(pseudo, &words)) << 16);
     for (i, word) in words.iter().enumerate() {
-        packet.store_word_far(parsed.l4 + i * 4, if i == 4 { last } else { *word })?;
+        packet.store_word_via_helper(parsed.l4 + i * 4, if i == 4 { last } else { *word })?;
     }
     Some(())
 }
 
-impl Answer for V4 {
+impl Reply for V4 {
     #[inline(always)]
-    fn answer_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32> {
+    fn reply_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32> {
         let (src, dst) = (Be32(parsed.key.dst.word()), Be32(parsed.key.src.word()));
         let start =
             [Be32::new(0x4500_0000 | (20 + bytes)), Be32::new(0x4000), Be32::new(64 << 24 | (proto as u32) << 16)];
@@ -124,10 +124,10 @@ impl Answer for V4 {
 /// With `N` words of the packet.
 #[inline(always)]
 fn unreachable4<P: Packet, const N: usize>(packet: &mut P, parsed: &Parsed<V4>, mtu: u32) -> Option<()> {
-    let quoted: [Be32; N] = packet.words(L3)?;
-    packet.cut((L3 + N * 4) as u32)?;
-    packet.make_room(28)?;
-    V4::answer_header(packet, parsed, proto::ICMP, (8 + N * 4) as u32)?;
+    let quoted: [Be32; N] = packet.load_words(L3)?;
+    packet.truncate((L3 + N * 4) as u32)?;
+    packet.grow_header(28)?;
+    V4::reply_header(packet, parsed, proto::ICMP, (8 + N * 4) as u32)?;
     // RFC 792
     let first = if mtu == 0 { 0x0303_0000 } else { 0x0304_0000 };
     let second = Be32::new(mtu & 0xffff);
@@ -135,9 +135,9 @@ fn unreachable4<P: Packet, const N: usize>(packet: &mut P, parsed: &Parsed<V4>, 
     packet.store_words(L3 + 20, &[Be32::new(first | checksum), second])
 }
 
-impl Answer for V6 {
+impl Reply for V6 {
     #[inline(always)]
-    fn answer_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32> {
+    fn reply_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32> {
         let (src, dst) = (parsed.key.dst.words().map(Be32), parsed.key.src.words().map(Be32));
         packet.store_words(L3, &[Be32::new(0x6000_0000), Be32::new(bytes << 16 | (proto as u32) << 8 | 64)])?;
         packet.store_words(L3 + 8, &src)?;
@@ -155,10 +155,10 @@ impl Answer for V6 {
 /// With `N` words of the packet.
 #[inline(always)]
 fn unreachable6<P: Packet, const N: usize>(packet: &mut P, parsed: &Parsed<V6>, mtu: u32) -> Option<()> {
-    let quoted: [Be32; N] = packet.words(L3)?;
-    packet.cut((L3 + N * 4) as u32)?;
-    packet.make_room(48)?;
-    let pseudo = V6::answer_header(packet, parsed, proto::ICMP6, (8 + N * 4) as u32)?;
+    let quoted: [Be32; N] = packet.load_words(L3)?;
+    packet.truncate((L3 + N * 4) as u32)?;
+    packet.grow_header(48)?;
+    let pseudo = V6::reply_header(packet, parsed, proto::ICMP6, (8 + N * 4) as u32)?;
     // RFC 4443
     let first = if mtu == 0 { 0x0104_0000 } else { 0x0200_0000 };
     let second = Be32::new(mtu);

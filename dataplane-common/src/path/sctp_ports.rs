@@ -1,4 +1,4 @@
-//! The ports of SCTP packets: [`crate::types::stage::Step::Sctp`], the last step of those that are translated.
+//! The ports of SCTP packets: [`crate::types::stage::Stage::SctpPorts`], the last stage of those that are translated.
 //!
 //! The checksum covers neither addresses nor anything else of the IP header: without new ports nothing is done. It is the checksum of a whole
 //! packet (RFC 9260, section 3.1): that of a fragmented one would have to be corrected in its first fragment, which does not say how long the
@@ -16,11 +16,11 @@ const HEADER: u32 = 12;
 /// Where the checksum is in it.
 const CHECKSUM: usize = 8;
 
-/// Changes the ports of a packet, otherwise translated, by what was handed on ([`Packet::hand_on`]; exclusive or, as they stand in its header); then
+/// Changes the ports of a packet, otherwise translated, by what was handed on ([`Packet::set_scratch`]; exclusive or, as they stand in its header); then
 /// `verdict`.
 #[inline(always)]
 pub fn set_ports<A: Header, P: Packet>(packet: &mut P, verdict: Verdict) -> Verdict {
-    let change = packet.handed_on();
+    let change = packet.scratch();
     if change == 0 {
         return verdict;
     }
@@ -32,8 +32,8 @@ pub fn set_ports<A: Header, P: Packet>(packet: &mut P, verdict: Verdict) -> Verd
         return Verdict::drop(DropReason::SctpFragment);
     }
     // what the frame has behind that is padding
-    let bytes = packet.forget(ip.payload());
-    let at = packet.forget(ip.l4()) as usize;
+    let bytes = packet.scrub_verifier_state(ip.payload());
+    let at = packet.scrub_verifier_state(ip.l4()) as usize;
     if bytes < HEADER || bytes > u16::MAX as u32 || at > L3 + u16::MAX as usize {
         return Verdict::drop(DropReason::Malformed);
     }
@@ -45,7 +45,7 @@ pub fn set_ports<A: Header, P: Packet>(packet: &mut P, verdict: Verdict) -> Verd
 
 #[inline(always)]
 fn replace<P: Packet>(packet: &mut P, at: usize, bytes: u16, change: u32) -> Option<()> {
-    let [ports] = packet.words_far(at)?;
-    packet.store_word_far(at, Be32(ports.0 ^ change))?;
+    let [ports] = packet.load_words_via_helper(at)?;
+    packet.store_word_via_helper(at, Be32(ports.0 ^ change))?;
     packet.correct_crc(at + CHECKSUM, crc32c::difference(u32::from_le(change), bytes).to_le())
 }

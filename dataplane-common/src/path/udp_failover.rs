@@ -7,13 +7,13 @@
 //!
 //! SCTP goes the same way from the beginning, as no hook sees its sockets at all: its frontend is the destination of its packets.
 
-use crate::maps::{Flows, Node, Tables};
+use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
 use crate::packet::parse::{Layer4, Parsed, parse};
 use crate::path::conntrack::{is_current, touch};
 use crate::path::forward::forward;
-use crate::path::new_connection::{End, pair, to_backend};
+use crate::path::new_connection::{FlowTarget, insert_flow_pair, to_backend};
 use crate::types::event::DropReason;
 use crate::types::flow::{Flow, FlowKey};
 use crate::types::service::{FrontendKey, SockPeer, SockPeerKey, backend_state};
@@ -22,38 +22,40 @@ use crate::verdict::{Action, Verdict};
 
 /// What the socket of a datagram was connected to, if its backend has ended since.
 #[inline(always)]
-pub fn left<'a, A, P, T>(packet: &P, tables: &'a T, parsed: &Parsed<A>) -> Option<&'a SockPeer<A>>
+pub fn peer_of_ended_backend<'a, A, P, T>(packet: &P, tables: &'a T, parsed: &Parsed<A>) -> Option<&'a SockPeer<A>>
 where
     A: Family,
     P: Packet,
-    T: Tables<A>,
+    T: FamilyMaps<A>,
 {
-    let cookie = packet.socket();
+    let cookie = packet.socket_cookie();
     if cookie == 0 {
         return None;
     }
     let key = SockPeerKey { cookie, addr: parsed.key.dst, port: parsed.key.dport, pad: 0 };
     let peer = tables.sock_peer(&key)?;
     // a host port has no backend: its pod is gone, and no other one has it
-    if peer.backend == 0 || serves(tables, peer) { None } else { Some(peer) }
+    if peer.backend == 0 || is_serving(tables, peer) { None } else { Some(peer) }
 }
 
 #[inline(always)]
-fn serves<A, T: Node>(tables: &T, peer: &SockPeer<A>) -> bool {
-    tables.backend(peer.backend).is_some_and(|b| b.generation == peer.generation && b.state & backend_state::USED != 0)
+fn is_serving<A, T: SharedMaps>(tables: &T, peer: &SockPeer<A>) -> bool {
+    tables
+        .backend(peer.backend)
+        .is_some_and(|b| b.generation == peer.generation && b.state & backend_state::USABLE != 0)
 }
 
-/// [`crate::types::stage::Step::Follow`]: such a datagram, on its way out of a device.
+/// [`crate::types::stage::Stage::UdpFailover`]: such a datagram, on its way out of a device.
 #[inline(always)]
-pub fn follow<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
+pub fn fail_over<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
 where
     A: Family,
     P: Packet,
-    F: Flows<A>,
-    T: Tables<A>,
+    F: FlowMap<A>,
+    T: FamilyMaps<A>,
 {
     let Ok(mut parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::PASS };
-    if parsed.forget(packet).is_err() {
+    if parsed.scrub_verifier_state(packet).is_err() {
         return Verdict::PASS;
     }
     let now = tables.now();
@@ -64,23 +66,25 @@ where
         touch(flow, &parsed, now, tables);
         return forward::<false, _, _, _>(packet, tables, &parsed, flow);
     }
-    let mut end = End::EMPTY;
+    let mut target = FlowTarget::EMPTY;
     let verdict = if parsed.layer4 == Layer4::Sctp {
-        another(tables, &parsed.key, &mut end)
+        to_new_backend(tables, &parsed.key, &mut target)
     } else {
-        let Some(&SockPeer { addr, port, .. }) = left(packet, tables, &parsed) else { return Verdict::PASS };
-        another(tables, &FlowKey { dst: addr, dport: port, ..parsed.key }, &mut end)
+        let Some(&SockPeer { addr, port, .. }) = peer_of_ended_backend(packet, tables, &parsed) else {
+            return Verdict::PASS;
+        };
+        to_new_backend(tables, &FlowKey { dst: addr, dport: port, ..parsed.key }, &mut target)
     };
     if verdict.action() != Action::Translate {
         return verdict;
     }
-    end.forget(packet);
-    if !end.find_way_out(packet) {
+    target.scrub_verifier_state(packet);
+    if !target.resolve_egress_route(packet) {
         return Verdict::drop(DropReason::NoBackend);
     }
     let mut flow = Flow::EMPTY;
     // answers go to the host's stack, whose interface is 0
-    let verdict = pair(flows, tables, &parsed.key, &end, Origin::Host, 0, &mut flow);
+    let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, Origin::Host, 0, &mut flow);
     if verdict.action() == Action::Translate {
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
     } else {
@@ -88,12 +92,12 @@ where
     }
 }
 
-/// [`Verdict::TRANSLATE`]: to a backend of the frontend that `asked` names as its destination, in `end`. A function of its own, as [`pair`].
+/// [`Verdict::TRANSLATE`]: to a backend of the frontend that `asked` names as its destination, in `target`. A function of its own, as [`insert_flow_pair`].
 #[inline(never)]
-fn another<A: Family, T: Tables<A>>(tables: &T, asked: &FlowKey<A>, end: &mut End<A>) -> Verdict {
+fn to_new_backend<A: Family, T: FamilyMaps<A>>(tables: &T, asked: &FlowKey<A>, target: &mut FlowTarget<A>) -> Verdict {
     let key = FrontendKey { addr: asked.dst, port: asked.dport, proto: asked.proto, pad: 0 };
     let Some(frontend) = tables.frontend(&key) else { return Verdict::drop(DropReason::NoFrontend) };
     // the node is a client from inside the cluster, as a pod is; it can't be told that there is no backend
     // for a search of the one with the fewest connections there is no room: any one will do
-    to_backend::<A, T, false>(tables, asked, frontend, Origin::Pod, end).last()
+    to_backend::<A, T, false>(tables, asked, frontend, Origin::Pod, target).without_stage()
 }

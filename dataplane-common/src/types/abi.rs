@@ -9,12 +9,12 @@ use core::mem::{align_of, offset_of, size_of};
 use crate::types::address::{Prefix, V4, V6};
 use crate::types::event::{Counter, DropReason};
 use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
-use crate::types::pod::{Addr, Net, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use crate::types::pod::{AddressInfo, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use crate::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
     SlotTable, SockBackend, SockPeer, SockPeerKey, SourceRange,
 };
-use crate::types::stage::STEP_PROGRAMS;
+use crate::types::stage::STAGE_PROGRAMS;
 
 const fn mix(mut hash: u64, text: &str) -> u64 {
     let bytes = text.as_bytes();
@@ -72,19 +72,19 @@ pub const MAPS: &[&str] = &[
     "sock_peers6",
     "sock_backends",
     "pods",
-    "addrs4",
-    "addrs6",
+    "addresses4",
+    "addresses6",
     "pod_netns",
     "config",
     "counters",
     "drops",
-    "nets4",
-    "nets6",
+    "networks4",
+    "networks6",
     "source_ranges4",
     "source_ranges6",
     "host_ports4",
     "host_ports6",
-    "steps",
+    "stages",
 ];
 
 /// Raised when the meaning of a field or the kind of a map changes but no layout does.
@@ -118,12 +118,12 @@ pub const HASH: u64 = {
         SockPeer<V4> { addr port pad backend generation } = 16;
         SockPeer<V6> { addr port pad backend generation } = 28;
         Pod { netns_cookie addr4 addr6 mac host_mac flags pad } = 48;
-        Addr { ifindex kind flags mac } = 12;
+        AddressInfo { ifindex kind flags mac } = 12;
         PodNetns { addr4 addr6 ifindex } = 24;
-        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks features mtu tunnel_mtu question_ticks conversation_ticks netns_cookie } = 64;
+        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks features mtu tunnel_mtu unreplied_ticks assured_ticks netns_cookie } = 64;
         Prefix<V4> { len data } = 8;
         Prefix<V6> { len data } = 20;
-        Net { oif flags } = 8;
+        Network { oif flags } = 8;
         SourceRange<V4> { service_port client } = 8;
         SourceRange<V6> { service_port client } = 20;
         HostPort<V4> { addr port pad ifindex } = 12;
@@ -136,8 +136,8 @@ pub const HASH: u64 = {
     }
     hash = mix_number(hash, POD_SLOTS as usize);
     i = 0;
-    while i < STEP_PROGRAMS.len() {
-        hash = mix(hash, STEP_PROGRAMS[i].1);
+    while i < STAGE_PROGRAMS.len() {
+        hash = mix(hash, STAGE_PROGRAMS[i].1);
         i += 1;
     }
     i = 0;

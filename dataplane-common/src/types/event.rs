@@ -56,7 +56,7 @@ counted! {
         /// A fragment of an SCTP packet whose ports change: its checksum is that of the whole packet.
         SctpFragment = "sctp_fragment",
         /// The program that goes on with such packets is not in place.
-        NoStep = "no_step",
+        NoStage = "no_stage",
     }
 }
 
@@ -68,9 +68,9 @@ counted! {
         /// A connect or sendmsg that a socket hook led to a backend.
         SocketTranslated = "socket_translated",
         /// A connect or sendmsg that a socket hook refused: no backend.
-        SocketRefused = "socket_refused",
+        SocketRejected = "socket_rejected",
         /// A packet that was answered with a TCP reset or an ICMP error; it is counted as dropped as well.
-        PacketRefused = "packet_refused",
+        PacketRejected = "packet_rejected",
         /// A new flow of a pod out of the cluster, with the node's address.
         Masqueraded = "masqueraded",
         /// A new flow to a host port, on the packet path.
@@ -80,7 +80,7 @@ counted! {
 
 /// Why a packet can't be classified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reject {
+pub enum ParseError {
     /// Cut off in the middle of a header.
     Truncated,
     /// A header that contradicts itself.
@@ -89,11 +89,11 @@ pub enum Reject {
     UnknownFragment,
 }
 
-impl From<Reject> for DropReason {
-    fn from(reject: Reject) -> Self {
+impl From<ParseError> for DropReason {
+    fn from(reject: ParseError) -> Self {
         match reject {
-            Reject::Truncated | Reject::BadHeader => Self::Malformed,
-            Reject::UnknownFragment => Self::UnknownFragment,
+            ParseError::Truncated | ParseError::BadHeader => Self::Malformed,
+            ParseError::UnknownFragment => Self::UnknownFragment,
         }
     }
 }

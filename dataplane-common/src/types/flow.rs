@@ -81,7 +81,7 @@ impl<A: Copy> Flow<A> {
     /// The key of the other direction, where `key` is this one's: its packets are those that this direction's look like once they are translated, turned round.
     #[inline(always)]
     #[must_use]
-    pub const fn other_half(&self, key: &FlowKey<A>) -> FlowKey<A> {
+    pub const fn reverse_key(&self, key: &FlowKey<A>) -> FlowKey<A> {
         let (sport, dport) = (self.sport, self.dport);
         FlowKey { src: self.src, dst: self.dst, sport, dport, proto: key.proto, pad: [0; 3] }.reversed()
     }

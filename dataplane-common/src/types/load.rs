@@ -10,14 +10,14 @@ pub const EXACT: u32 = 32;
 
 /// The connections that a backend has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Load {
+pub struct ConnectionCounts {
     /// Established, or being so; datagrams that have not idled too long.
     pub active: u32,
     /// TCP connections after a FIN or RST.
     pub inactive: u32,
 }
 
-impl Load {
+impl ConnectionCounts {
     /// What the programs have counted since the agent's last look, on top of what that has found. What belongs to another generation is nobody's.
     #[inline(always)]
     #[must_use]
@@ -67,7 +67,7 @@ impl Formula {
     /// What is compared, before it is divided by [`Self::weight`].
     #[inline(always)]
     #[must_use]
-    pub const fn overhead(self, load: Load) -> u64 {
+    pub const fn overhead(self, load: ConnectionCounts) -> u64 {
         let (active, inactive) = (self.0 & 0xffff, self.0 >> Self::INACTIVE & 0xf);
         // 2^32, or 1 less: then it takes an active connection to make a whole of it
         let new = ((self.0 >> Self::NEW & 0xf) as u64) << 32;

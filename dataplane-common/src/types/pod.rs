@@ -32,30 +32,30 @@ pub mod pod_flags {
     /// The entry is in use.
     pub const PRESENT: u32 = 1;
     /// What it receives is limited by the queue of its device: packets for it must go through there.
-    pub const SHAPED: u32 = super::addr_flags::SHAPED as u32;
+    pub const SHAPED: u32 = super::address_flags::SHAPED as u32;
     /// Not a pod but the node itself, whose packets come here if no socket hook has led them elsewhere. Written by the agent.
     pub const NODE: u32 = 1 << 8;
 }
 
-/// What an address is, seen from this node: map `addrs4` or `addrs6`, by address.
+/// What an address is, seen from this node: map `addresses4` or `addresses6`, by address.
 ///
 /// The plugin writes and removes the entries of pods, the agent all others.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
-pub struct Addr {
+pub struct AddressInfo {
     /// Pods: the host-side veth.
     pub ifindex: u32,
-    /// One of [`addr_kind`].
+    /// One of [`address_kind`].
     pub kind: u8,
-    /// Bits of [`addr_flags`].
+    /// Bits of [`address_flags`].
     pub flags: u8,
     /// Pods: MAC of the pod's end.
     pub mac: [u8; 6],
 }
 
-/// [`Addr::kind`].
-pub mod addr_kind {
+/// [`AddressInfo::kind`].
+pub mod address_kind {
     /// A pod on this node.
     pub const POD: u8 = 1;
     /// A cluster IP: nobody listens on the ports that its Service does not name.
@@ -66,8 +66,8 @@ pub mod addr_kind {
     pub const EXTERNAL: u8 = 4;
 }
 
-/// Bits of [`Addr::flags`].
-pub mod addr_flags {
+/// Bits of [`AddressInfo::flags`].
+pub mod address_flags {
     /// A pod with [`super::pod_flags::SHAPED`]: said here too, so that nothing else is to be looked up. The bit is that of
     /// [`crate::types::flow::flow_flags::SHAPED`], so that it is copied without a question.
     pub const SHAPED: u8 = crate::types::flow::flow_flags::SHAPED;
@@ -114,39 +114,39 @@ pub struct NodeConfig {
     /// The MTU of the tunnel device, bytes; 0: there is none.
     pub tunnel_mtu: u32,
     /// A datagram that comes so many clock ticks after the last one of its flow, or later, asks something else.
-    pub question_ticks: u16,
+    pub unreplied_ticks: u16,
     /// Datagrams with at most so many clock ticks between them, though not in the same tick, are a conversation; a SYN that comes again within
     /// that time is the same one.
-    pub conversation_ticks: u16,
+    pub assured_ticks: u16,
     /// The kernel's cookie of the node's own network namespace: whose loopback addresses are the node's.
     pub netns_cookie: u64,
 }
 
 /// Bits of [`NodeConfig::features`]: what is off costs the programs nothing.
 pub mod node_features {
-    /// `nets4` and `nets6` say something about addresses that `addrs4` and `addrs6` do not know.
-    pub const NETS: u32 = 1;
+    /// `networks4` and `networks6` say something about addresses that `addresses4` and `addresses6` do not know.
+    pub const NETWORKS: u32 = 1;
     /// What pods send out of the cluster gets the node's address.
     pub const MASQUERADE: u32 = 2;
     /// Another proxy serves Services in the host's stack, so packets of pods pass through it instead of around it.
     pub const HOST_ROUTING: u32 = 4;
-    /// The node's own packets to [`super::net_flags::SERVICE`] networks come by the packet path, which can be silent.
+    /// The node's own packets to [`super::network_flags::SERVICE`] networks come by the packet path, which can be silent.
     pub const NODE_CLIENT: u32 = 8;
 }
 
-/// What a network is, seen from this node: tries `nets4` and `nets6`, by [`crate::types::address::Prefix`] of an address. Written by the agent.
+/// What a network is, seen from this node: tries `networks4` and `networks6`, by [`crate::types::address::Prefix`] of an address. Written by the agent.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
-pub struct Net {
+pub struct Network {
     /// The device that leads there: the tunnel; 0: the uplink.
     pub oif: u32,
-    /// Bits of [`net_flags`].
+    /// Bits of [`network_flags`].
     pub flags: u32,
 }
 
-/// Bits of [`Net::flags`].
-pub mod net_flags {
+/// Bits of [`Network::flags`].
+pub mod network_flags {
     /// Addresses of Services (a `ServiceCIDR`): one that no Service has is answered by nobody, and packets to it are dropped.
     pub const SERVICE: u32 = 1;
     /// Sees the addresses of pods: the pod networks and other networks without masquerading.

@@ -124,7 +124,7 @@ pub mod scheduler {
     /// Whether it needs to know how many connections a backend has.
     #[inline(always)]
     #[must_use]
-    pub const fn counts(scheduler: u8) -> bool {
+    pub const fn counts_connections(scheduler: u8) -> bool {
         scheduler >= LC
     }
 }
@@ -169,9 +169,9 @@ pub mod backend_state {
     /// Listed by an `EndpointSlice`, whatever its condition: set as long as the id is in use.
     pub const LISTED: u8 = 64;
     /// Any of these: takes new connections.
-    pub const GIVEN: u8 = INTERNAL | EXTERNAL;
+    pub const ACCEPTING: u8 = INTERNAL | EXTERNAL;
     /// Any of these: what it has goes on being sent by other protocols than TCP.
-    pub const USED: u8 = INTERNAL | EXTERNAL | SERVING;
+    pub const USABLE: u8 = INTERNAL | EXTERNAL | SERVING;
 }
 
 /// Who is remembered: map `affinity4` or `affinity6`.
@@ -216,7 +216,7 @@ pub struct ServiceName {
 pub struct BackendStats {
     /// New connections (packet path) and connects (socket hooks).
     pub connections: u64,
-    /// Sockets that have it now; only where the scheduler [counts](scheduler::counts).
+    /// Sockets that have it now; only where the scheduler [counts](scheduler::counts_connections).
     pub sockets: u64,
     /// Flows that were opened to it; only where the scheduler counts.
     pub flows: u64,

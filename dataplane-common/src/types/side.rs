@@ -4,14 +4,14 @@ use crate::types::service::{Frontend, SlotTable, backend_state};
 
 /// Who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Side {
+pub enum TrafficSide {
     /// A pod or a node of the cluster.
     Internal,
     /// Anyone else.
     External,
 }
 
-impl Side {
+impl TrafficSide {
     /// The state bit of backends that take new connections from this side.
     #[inline(always)]
     #[must_use]

@@ -1,60 +1,86 @@
-//! The tail calls of the packet path and the hook that a packet is at.
+//! The stages of the packet path, and the hook that a packet is at.
 //!
-//! A packet program ends with a verdict or hands the packet to a stage, which the agent puts into the program array
-//! `steps`. [`Origin`] travels with the packet from stage to stage.
+//! A packet program ends with a verdict or hands the packet to a stage by a tail call. Each stage is one program per
+//! address family in the program array `stages`, which the agent fills. [`Origin`] travels with the packet from stage
+//! to stage. [`for_each_stage`](crate::for_each_stage) is the only list of stages: enum, program names, array index,
+//! the loader's list and the tail calls of the programs all follow from it.
 
-use crate::types::side::Side;
+use crate::types::side::TrafficSide;
 
-/// A program that goes on with a packet where another one ends: a tail call. Each has the verifier's budget and the stack for itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Step {
-    /// [`crate::path::datapath::open`]: a packet without a flow that may get one.
-    Open = 1,
-    /// [`crate::path::datapath::report`]: an ICMP error.
-    Report = 2,
-    /// [`crate::path::reject::refuse`]: a packet whose sender is told.
-    Refuse = 3,
-    /// [`crate::path::sctp_ports::set_ports`]: an SCTP packet that is translated.
-    Sctp = 4,
-    /// [`crate::path::udp_failover::follow`]: a datagram of a socket of the node whose backend has ended.
-    Follow = 5,
-    /// [`crate::path::datapath::open`] where backends are compared by their connections.
-    Weigh = 6,
-    /// [`crate::path::port_reuse::again`]: a packet that opens a connection with the ports of a flow that does not speak for it.
-    Again = 7,
+/// Calls a macro with the table of stages: name, number in a verdict, IPv4 and IPv6 program.
+///
+/// A program name has at most 15 characters (`BPF_OBJ_NAME_LEN` - 1).
+#[macro_export]
+macro_rules! for_each_stage {
+    ($macro:ident) => {
+        $macro! {
+            /// A packet without a flow that may get one ([`crate::path::datapath::new_connection`]).
+            NewConnection = 1, "stage_new4", "stage_new6";
+            /// An ICMP error ([`crate::path::datapath::icmp_error`]).
+            IcmpError = 2, "stage_icmp4", "stage_icmp6";
+            /// A packet whose sender gets a TCP reset or an ICMP error ([`crate::path::reject::reject`]).
+            Reject = 3, "stage_reject4", "stage_reject6";
+            /// A translated SCTP packet ([`crate::path::sctp_ports::set_ports`]).
+            SctpPorts = 4, "stage_sctp4", "stage_sctp6";
+            /// A datagram of a connected socket of the node whose backend has ended
+            /// ([`crate::path::udp_failover::fail_over`]).
+            UdpFailover = 5, "stage_failover4", "stage_failover6";
+            /// [`Self::NewConnection`] to a frontend whose scheduler compares connection counts.
+            LeastConnections = 6, "stage_least4", "stage_least6";
+            /// A SYN whose 5-tuple matches a stale flow ([`crate::path::port_reuse::port_reuse`]).
+            PortReuse = 7, "stage_reuse4", "stage_reuse6";
+        }
+    };
 }
 
-impl Step {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Open, Self::Report, Self::Refuse, Self::Sctp, Self::Follow, Self::Weigh, Self::Again];
+macro_rules! declare_stages {
+    ($($(#[$doc:meta])* $stage:ident = $number:literal, $v4:literal, $v6:literal;)*) => {
+        /// A program that another one hands a packet to by a tail call. Each has the verifier's budget and the stack
+        /// for itself.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u32)]
+        pub enum Stage { $($(#[$doc])* $stage = $number,)* }
 
-    /// Its program's place in the array `steps`.
+        impl Stage {
+            /// Every stage, in the order of [`Self::index`].
+            pub const ALL: [Self; [$($number,)*].len()] = [$(Self::$stage,)*];
+
+            /// Returns the stage with this number; `None` for 0 and unknown numbers.
+            #[inline(always)]
+            #[must_use]
+            pub const fn from_number(n: u64) -> Option<Self> {
+                match n {
+                    $($number => Some(Self::$stage),)*
+                    _ => None,
+                }
+            }
+        }
+
+        /// The index in the array `stages` and the name of every stage program.
+        pub const STAGE_PROGRAMS: [(u32, &str); Stage::ALL.len() * 2] = {
+            let names = [$([$v4, $v6],)*];
+            let mut all = [(0, ""); Stage::ALL.len() * 2];
+            let mut i = 0;
+            while i < names.len() {
+                all[i * 2] = (Stage::ALL[i].index(false), names[i][0]);
+                all[i * 2 + 1] = (Stage::ALL[i].index(true), names[i][1]);
+                i += 1;
+            }
+            all
+        };
+    };
+}
+
+for_each_stage!(declare_stages);
+
+impl Stage {
+    /// Returns the index of the stage's program in the array `stages`.
     #[inline(always)]
     #[must_use]
     pub const fn index(self, v6: bool) -> u32 {
         (self as u32 - 1) * 2 + v6 as u32
     }
 }
-
-/// The programs of the steps, and their places in the array `steps`.
-pub const STEP_PROGRAMS: [(u32, &str); 14] = [
-    (Step::Open.index(false), "step_open4"),
-    (Step::Open.index(true), "step_open6"),
-    (Step::Report.index(false), "step_report4"),
-    (Step::Report.index(true), "step_report6"),
-    (Step::Refuse.index(false), "step_refuse4"),
-    (Step::Refuse.index(true), "step_refuse6"),
-    (Step::Sctp.index(false), "step_sctp4"),
-    (Step::Sctp.index(true), "step_sctp6"),
-    (Step::Follow.index(false), "step_follow4"),
-    (Step::Follow.index(true), "step_follow6"),
-    (Step::Weigh.index(false), "step_weigh4"),
-    (Step::Weigh.index(true), "step_weigh6"),
-    (Step::Again.index(false), "step_again4"),
-    (Step::Again.index(true), "step_again6"),
-];
 
 /// The hook that a packet is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,8 +109,8 @@ impl Origin {
     /// On which side of a Service who sends here is.
     #[inline(always)]
     #[must_use]
-    pub const fn side(self) -> Side {
-        if matches!(self, Self::Pod) { Side::Internal } else { Side::External }
+    pub const fn side(self) -> TrafficSide {
+        if matches!(self, Self::Pod) { TrafficSide::Internal } else { TrafficSide::External }
     }
 
     /// What [`crate::types::flow::Flow::iif`] says of packets that come in here.
@@ -92,5 +118,22 @@ impl Origin {
     #[must_use]
     pub const fn iif(self, ifindex: u32) -> u32 {
         if matches!(self, Self::Pod) { ifindex } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{STAGE_PROGRAMS, Stage};
+
+    #[test]
+    fn stages_fill_the_program_array_without_gaps() {
+        for (i, (index, name)) in STAGE_PROGRAMS.iter().enumerate() {
+            assert_eq!(*index as usize, i, "{name}");
+            assert!(name.len() <= 15, "{name}");
+        }
+        for stage in Stage::ALL {
+            assert_eq!(Stage::from_number(stage as u64), Some(stage));
+        }
+        assert_eq!(Stage::from_number(0), None);
     }
 }

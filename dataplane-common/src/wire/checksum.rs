@@ -7,7 +7,7 @@ use crate::wire::byte_order::{Be16, Be32};
 /// What has changed under an L4 checksum. Addresses are kept apart from ports because a checksum that is left to the device covers
 /// only the pseudo header so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Change {
+pub struct ChecksumChange {
     /// Difference of the addresses, which are part of the pseudo header.
     pub addresses: u32,
     /// Difference of the ports.

@@ -14,7 +14,7 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
 
 /// The same number, of which the compiler knows nothing any more. (`core::hint::black_box` takes a way through memory.)
 #[inline(always)]
-pub fn opaque(n: u32) -> u32 {
+pub fn optimization_barrier(n: u32) -> u32 {
     let mut n = n as u64;
     // SAFETY: no instruction at all.
     unsafe { asm!("/* {n} */", n = inout(reg) n, options(nomem, nostack, preserves_flags)) };

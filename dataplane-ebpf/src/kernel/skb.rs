@@ -21,10 +21,10 @@ use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::Level;
 use dataplane_common::packet::access::Packet;
 use dataplane_common::types::address::Address;
-use dataplane_common::types::stage::{Origin, Step};
+use dataplane_common::types::stage::{Origin, Stage};
 use dataplane_common::verdict::{Action, Verdict};
 use dataplane_common::wire::byte_order::{Be16, Be32};
-use dataplane_common::wire::checksum::{self, Change};
+use dataplane_common::wire::checksum::{self, ChecksumChange};
 
 use crate::kernel::tables;
 use crate::maps;
@@ -85,7 +85,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         if unsafe { (*self.raw()).vlan_present } != 0 {
             return None;
         }
-        self.half(12).map(Be16::get)
+        self.load_u16(12).map(Be16::get)
     }
 
     /// Whether one of this node's programs has sent this packet.
@@ -93,7 +93,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
     /// What comes in is new, whatever mark it bears: the mark outlives a veth, so that it can be that of another node on this kernel
     /// or of a pod.
     #[inline(always)]
-    pub fn was_done(&mut self, ingress: bool) -> bool {
+    pub fn was_handled(&mut self, ingress: bool) -> bool {
         // SAFETY: the context is valid, and `tc_index` may be written at this hook.
         unsafe {
             let done = (*self.raw()).tc_index == DONE;
@@ -104,32 +104,32 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         }
     }
 
-    /// Hands the packet to the program of `step`; comes back only if that is not in place.
+    /// Hands the packet to the program of `stage`; comes back only if that is not in place.
     #[inline(always)]
-    pub fn jump(&mut self, step: Step, v6: bool, origin: Origin, verdict: Verdict) {
-        let [high, low] = verdict.halves();
+    pub fn tail_call(&mut self, stage: Stage, v6: bool, origin: Origin, verdict: Verdict) {
+        let [high, low] = verdict.to_u32_pair();
         let skb = self.raw();
         // SAFETY: the context is valid, and `cb` is ours at this hook; a program of the array begins with a packet as any other.
         unsafe {
             (*skb).cb[1] = origin as u32;
             (*skb).cb[2] = high;
             (*skb).cb[3] = low;
-            maps::steps.tail_call(&self.0, step.index(v6));
+            maps::stages.tail_call(&self.0, stage.index(v6));
         }
     }
 
-    /// What [`Self::jump`] handed on.
+    /// What [`Self::tail_call`] handed on.
     #[inline(always)]
-    pub fn arrived(&self) -> (Origin, Verdict) {
+    pub fn received(&self) -> (Origin, Verdict) {
         let skb = self.raw();
         // SAFETY: the context is valid.
         let [origin, high, low] = unsafe { [(*skb).cb[1], (*skb).cb[2], (*skb).cb[3]] };
-        (Origin::from_number(origin), Verdict::from_halves([high, low]).last())
+        (Origin::from_number(origin), Verdict::from_u32_pair([high, low]).without_stage())
     }
 
     /// Carries out the verdict; the program's return value.
     #[inline(always)]
-    pub fn end(self, program: &str, verdict: Verdict) -> i32 {
+    pub fn finish(self, program: &str, verdict: Verdict) -> i32 {
         if aya_log_ebpf::macro_support::level_enabled(Level::Info) {
             trace(&self.0, program, verdict);
         }
@@ -148,7 +148,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
                     bpf_redirect_neigh(verdict.ifindex(), ptr::null_mut(), 0, 0) as i32
                 }
             }
-            Action::Answer => {
+            Action::Reply => {
                 tables::count_drop(verdict.reason());
                 // SAFETY: the context is valid, `tc_index` may be written at this hook.
                 unsafe {
@@ -197,7 +197,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
     fn balance_complete(&mut self, addresses: u32, ports: u32, v6: bool) {
         let excess = if v6 { checksum::add(addresses, ports) } else { ports };
         if excess != 0 {
-            self.balance(excess);
+            self.adjust_csum_complete(excess);
         }
     }
 
@@ -222,22 +222,22 @@ impl<const UPLINK: bool> Skb<UPLINK> {
 
 impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     #[inline(always)]
-    fn words<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
+    fn load_words<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
         self.load(offset)
     }
 
     #[inline(always)]
-    fn half(&self, offset: usize) -> Option<Be16> {
+    fn load_u16(&self, offset: usize) -> Option<Be16> {
         self.load(offset)
     }
 
     #[inline(always)]
-    fn words_at<const N: usize>(&self, offset: usize, usual: usize) -> Option<[Be32; N]> {
+    fn load_words_at<const N: usize>(&self, offset: usize, usual: usize) -> Option<[Be32; N]> {
         if offset == usual { self.load(usual) } else { self.load_by_helper(offset) }
     }
 
     #[inline(always)]
-    fn words_far<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
+    fn load_words_via_helper<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
         self.load_by_helper(offset)
     }
 
@@ -252,7 +252,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 
     #[inline(always)]
-    fn store_word_far(&mut self, offset: usize, word: Be32) -> Option<()> {
+    fn store_word_via_helper(&mut self, offset: usize, word: Be32) -> Option<()> {
         self.store_by_helper(offset, &word)
     }
 
@@ -263,15 +263,15 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     /// the device, in which case it covers only the pseudo header so far and must not see the ports. Whether it was is
     /// read off its result: it adds the difference to the one and subtracts it from the other.
     #[inline(always)]
-    fn correct_checksum(&mut self, offset: usize, usual: usize, change: Change) -> Option<()> {
-        let Change { addresses, ports, v6, udp, pseudo } = change;
+    fn correct_checksum(&mut self, offset: usize, usual: usize, change: ChecksumChange) -> Option<()> {
+        let ChecksumChange { addresses, ports, v6, udp, pseudo } = change;
         let flags = BPF_F_PSEUDO_HDR | if udp { BPF_F_MARK_MANGLED_0 } else { 0 };
         let all = checksum::add(addresses, ports);
         if pseudo != 0 && offset == usual {
             let before: Be16 = self.load(usual)?;
             // zero, if it may be the sum of the pseudo header (which has two forms of zero), or the packet is cut up; one branch instead of three
             let other = ((before.0 ^ pseudo).wrapping_add(1) >> 1) as u32;
-            let whole = (self.segment().wrapping_neg() >> 31).wrapping_sub(1);
+            let whole = (self.gso_size().wrapping_neg() >> 31).wrapping_sub(1);
             if other & whole != 0 {
                 if udp && before.0 == 0 {
                     return Some(());
@@ -281,7 +281,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
                 self.store(usual, &Be16(after | mangled))?;
                 // the addresses are under two checksums in IPv4, and change the sum of the packet by one of them
                 if !v6 {
-                    self.balance(!addresses);
+                    self.adjust_csum_complete(!addresses);
                 }
                 return Some(());
             }
@@ -321,7 +321,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 
     #[inline(always)]
-    fn balance(&mut self, difference: u32) {
+    fn adjust_csum_complete(&mut self, difference: u32) {
         if UPLINK {
             // SAFETY: no pointer but the context. It fails, rightly, where there is no sum of the whole packet.
             unsafe { bpf_csum_update(self.raw().cast(), difference) };
@@ -335,7 +335,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
 
     /// Packets of SCTP (`GSO_BY_FRAGS`) have no size of segments: their sender has cut them by the MTU of the way, so that they are taken for small.
     #[inline(always)]
-    fn segment(&self) -> u32 {
+    fn gso_size(&self) -> u32 {
         const BY_SENDER: u32 = 0xffff;
         // SAFETY: the context is valid.
         let size = unsafe { (*self.raw()).gso_size };
@@ -344,12 +344,12 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 
     #[inline(always)]
-    fn way_to<A: Address>(&self, addr: &A) -> u32 {
-        way_to(self.raw(), self.ifindex(), addr)
+    fn route_ifindex<A: Address>(&self, addr: &A) -> u32 {
+        route_ifindex(self.raw(), self.ifindex(), addr)
     }
 
     #[inline(always)]
-    fn socket(&self) -> u64 {
+    fn socket_cookie(&self) -> u64 {
         // SAFETY: the context is valid, and its socket, if it has one, as long; a state is one of the kernel's own numbers.
         unsafe {
             let sk = (*self.raw()).__bindgen_anon_2.sk;
@@ -358,7 +358,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 
     #[inline(always)]
-    fn cut(&mut self, size: u32) -> Option<()> {
+    fn truncate(&mut self, size: u32) -> Option<()> {
         if self.size() <= size {
             return Some(());
         }
@@ -367,7 +367,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 
     #[inline(always)]
-    fn make_room(&mut self, bytes: u32) -> Option<()> {
+    fn grow_header(&mut self, bytes: u32) -> Option<()> {
         const BEHIND_MAC: u32 = 1;
         // SAFETY: as above.
         let r = unsafe { bpf_skb_adjust_room(self.raw().cast(), bytes as i32, BEHIND_MAC, 0) };
@@ -375,21 +375,21 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 
     #[inline(always)]
-    fn hand_on(&mut self, word: u32) {
+    fn set_scratch(&mut self, word: u32) {
         let skb = self.raw();
         // SAFETY: the context is valid, and `cb` is ours at this hook.
         unsafe { (*skb).cb[4] = word };
     }
 
     #[inline(always)]
-    fn handed_on(&self) -> u32 {
+    fn scratch(&self) -> u32 {
         let skb = self.raw();
         // SAFETY: the context is valid.
         unsafe { (*skb).cb[4] }
     }
 
     #[inline(always)]
-    fn forget(&mut self, v: u32) -> u32 {
+    fn scrub_verifier_state(&mut self, v: u32) -> u32 {
         // opaque, or the compiler keeps the address of the field, and the verifier wants the context's own
         let skb = core::hint::black_box(self.raw());
         // SAFETY: the context is valid, and `cb` is ours at this hook.
@@ -404,7 +404,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
 ///
 /// A function of its own, with a stack of its own: the question is 64 bytes long.
 #[inline(never)]
-fn way_to<A: Address>(skb: *mut __sk_buff, ifindex: u32, addr: &A) -> u32 {
+fn route_ifindex<A: Address>(skb: *mut __sk_buff, ifindex: u32, addr: &A) -> u32 {
     const SIZE: i32 = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: numbers and arrays of them, for which zero is a value.
     let mut route: bpf_fib_lookup = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -425,7 +425,7 @@ fn trace(ctx: &TcContext, program: &str, verdict: Verdict) {
         Action::Drop => "drop",
         Action::ToPod => "pod",
         Action::ToUplink => "uplink",
-        Action::Answer => "refuse",
+        Action::Reply => "reject",
     };
     aya_log_ebpf::info!(ctx, "{}: {} bytes, {} {}", program, ctx.len(), action, verdict.ifindex());
 }

@@ -7,12 +7,12 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
-use dataplane_common::path::socket::{self, Action, Decision, Request};
+use dataplane_common::path::socket::{self, ConnectRequest, SocketDecision, SocketVerdict};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::service::{SockBackend, proto};
 use dataplane_common::wire::byte_order::Be16;
 
-use crate::kernel::tables::{Maps, count_socket, uncount_socket};
+use crate::kernel::tables::{KernelMaps, count_socket, uncount_socket};
 use crate::maps;
 
 const ALLOW: i32 = 1;
@@ -93,10 +93,10 @@ fn protocol(ctx: &SockAddrContext) -> u8 {
 }
 
 #[inline(always)]
-fn decide<A>(ctx: &SockAddrContext, addr: A, proto: u8, call: Call) -> Decision<A>
+fn decide<A>(ctx: &SockAddrContext, addr: A, proto: u8, call: Call) -> SocketDecision<A>
 where
     A: dataplane_common::packet::family::Family,
-    Maps: dataplane_common::maps::Tables<A>,
+    KernelMaps: dataplane_common::maps::FamilyMaps<A>,
 {
     // SAFETY: the context is valid.
     let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
@@ -105,8 +105,8 @@ where
         // SAFETY: the context has its socket.
         leave(unsafe { maps::sock_backends.get_ptr_mut(ctx) });
     }
-    let request = Request { addr, port: port(ctx), proto, unconnected, cookie: cookie(ctx), netns_cookie };
-    let decision = socket::request(&Maps, &request);
+    let request = ConnectRequest { addr, port: port(ctx), proto, unconnected, cookie: cookie(ctx), netns_cookie };
+    let decision = socket::connect(&KernelMaps, &request);
     if decision.counts.backend != 0 {
         join(ctx, decision.counts);
     }
@@ -165,9 +165,9 @@ pub fn request4(ctx: &SockAddrContext, call: Call) -> i32 {
     }
     let decision = decide(ctx, V4::from_word(word4(ctx)), proto, call);
     match decision.action {
-        Action::Keep => {}
-        Action::Refuse => return refuse(),
-        Action::Redirect => {
+        SocketVerdict::Keep => {}
+        SocketVerdict::Reject => return refuse(),
+        SocketVerdict::Redirect => {
             set_word4(ctx, decision.addr.word());
             set_port(ctx, decision.port);
         }
@@ -186,9 +186,9 @@ pub fn request6(ctx: &SockAddrContext, call: Call) -> i32 {
     if words[0] == 0 && words[1] == 0 && words[2] == MAPPED {
         let decision = decide(ctx, V4::from_word(words[3]), proto, call);
         match decision.action {
-            Action::Keep => {}
-            Action::Refuse => return refuse(),
-            Action::Redirect => {
+            SocketVerdict::Keep => {}
+            SocketVerdict::Reject => return refuse(),
+            SocketVerdict::Redirect => {
                 set_word6(ctx, 3, decision.addr.word());
                 set_port(ctx, decision.port);
             }
@@ -197,9 +197,9 @@ pub fn request6(ctx: &SockAddrContext, call: Call) -> i32 {
     }
     let decision = decide(ctx, V6::from_words(words), proto, call);
     match decision.action {
-        Action::Keep => {}
-        Action::Refuse => return refuse(),
-        Action::Redirect => {
+        SocketVerdict::Keep => {}
+        SocketVerdict::Reject => return refuse(),
+        SocketVerdict::Redirect => {
             let words = decision.addr.words();
             set_word6(ctx, 0, words[0]);
             set_word6(ctx, 1, words[1]);
@@ -214,7 +214,7 @@ pub fn request6(ctx: &SockAddrContext, call: Call) -> i32 {
 /// recvmsg4 and getpeername4.
 #[inline(always)]
 pub fn show4(ctx: &SockAddrContext) -> i32 {
-    if let Some(peer) = socket::shown(&Maps, cookie(ctx), V4::from_word(word4(ctx)), port(ctx)) {
+    if let Some(peer) = socket::original_destination(&KernelMaps, cookie(ctx), V4::from_word(word4(ctx)), port(ctx)) {
         set_word4(ctx, peer.addr.word());
         set_port(ctx, peer.port);
     }
@@ -226,13 +226,13 @@ pub fn show4(ctx: &SockAddrContext) -> i32 {
 pub fn show6(ctx: &SockAddrContext) -> i32 {
     let words = [word6(ctx, 0), word6(ctx, 1), word6(ctx, 2), word6(ctx, 3)];
     if words[0] == 0 && words[1] == 0 && words[2] == MAPPED {
-        if let Some(peer) = socket::shown(&Maps, cookie(ctx), V4::from_word(words[3]), port(ctx)) {
+        if let Some(peer) = socket::original_destination(&KernelMaps, cookie(ctx), V4::from_word(words[3]), port(ctx)) {
             set_word6(ctx, 3, peer.addr.word());
             set_port(ctx, peer.port);
         }
         return ALLOW;
     }
-    if let Some(peer) = socket::shown(&Maps, cookie(ctx), V6::from_words(words), port(ctx)) {
+    if let Some(peer) = socket::original_destination(&KernelMaps, cookie(ctx), V6::from_words(words), port(ctx)) {
         let words = peer.addr.words();
         set_word6(ctx, 0, words[0]);
         set_word6(ctx, 1, words[1]);

@@ -8,12 +8,12 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use dataplane_common::TICK_SHIFT;
 use dataplane_common::balance::least_connections;
-use dataplane_common::maps::{Flows, Node, Tables};
+use dataplane_common::maps::{FamilyMaps, FlowMap, SharedMaps};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::event::Counter;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::types::load::{Load, Search};
-use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::load::{ConnectionCounts, Search};
+use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, SlotTable, SockBackend,
     SockPeer, SockPeerKey, SourceRange,
@@ -76,24 +76,24 @@ pub fn uncount_socket(of: SockBackend) {
     }
 }
 
-/// [`Node::search`]. Exported, so that the verifier takes it for a function that anybody calls with any numbers and looks at it once, not again for
+/// [`SharedMaps::search`]. Exported, so that the verifier takes it for a function that anybody calls with any numbers and looks at it once, not again for
 /// everything that it knows at a call.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn least_loaded(base: u32, len: u32, first: u32, addend: u32, formula: u32) -> u32 {
-    least_connections::run(Search::from_words([base, len, first, addend, formula]), &Maps)
+    least_connections::run(Search::from_words([base, len, first, addend, formula]), &KernelMaps)
 }
 
 /// All maps but the flow tables.
-pub struct Maps;
+pub struct KernelMaps;
 
 /// The flow tables.
-pub struct Table;
+pub struct KernelFlows;
 
-impl Node for Maps {
+impl SharedMaps for KernelMaps {
     #[inline(always)]
-    fn opaque(&self, n: u32) -> u32 {
-        machine::opaque(n)
+    fn optimization_barrier(&self, n: u32) -> u32 {
+        machine::optimization_barrier(n)
     }
     #[inline(always)]
     fn now(&self) -> u32 {
@@ -150,11 +150,11 @@ impl Node for Maps {
         }
     }
     #[inline(always)]
-    fn load(&self, backend: u32, generation: u32) -> Load {
+    fn connection_counts(&self, backend: u32, generation: u32) -> ConnectionCounts {
         let found: Option<&BackendLoad> = maps::backend_loads.get(backend);
         match (maps::backend_stats.get(backend), found) {
-            (Some(stats), Some(found)) => Load::new(stats, found, generation),
-            _ => Load::default(),
+            (Some(stats), Some(found)) => ConnectionCounts::new(stats, found, generation),
+            _ => ConnectionCounts::default(),
         }
     }
     #[inline(always)]
@@ -174,14 +174,14 @@ impl Node for Maps {
 macro_rules! family {
     ($addr:ty: $addrs:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident,
      $nets:ident, $ranges:ident, $host_ports:ident) => {
-        impl Tables<$addr> for Maps {
+        impl FamilyMaps<$addr> for KernelMaps {
             #[inline(always)]
-            fn addr(&self, addr: &$addr) -> Option<Addr> {
+            fn address(&self, addr: &$addr) -> Option<AddressInfo> {
                 // SAFETY: see the module's doc.
                 unsafe { maps::$addrs.get(addr) }.copied()
             }
             #[inline(always)]
-            fn net(&self, addr: &$addr) -> Option<Net> {
+            fn network(&self, addr: &$addr) -> Option<Network> {
                 maps::$nets.get(&Key::new(size_of::<$addr>() as u32 * 8, *addr)).copied()
             }
             #[inline(always)]
@@ -234,7 +234,7 @@ macro_rules! family {
             }
         }
 
-        impl Flows<$addr> for Table {
+        impl FlowMap<$addr> for KernelFlows {
             #[inline(always)]
             fn get(&mut self, key: &FlowKey<$addr>) -> Option<&mut Flow<$addr>> {
                 // SAFETY: see the module's doc. Fields are single words; a race between CPUs loses at most a tick or a state, which the next packet sets again.
@@ -257,5 +257,5 @@ macro_rules! family {
     };
 }
 
-family!(V4: addrs4, frontends4, flows4, affinity4, fragments4, sock_peers4, nets4, source_ranges4, host_ports4);
-family!(V6: addrs6, frontends6, flows6, affinity6, fragments6, sock_peers6, nets6, source_ranges6, host_ports6);
+family!(V4: addresses4, frontends4, flows4, affinity4, fragments4, sock_peers4, networks4, source_ranges4, host_ports4);
+family!(V6: addresses6, frontends6, flows6, affinity6, fragments6, sock_peers6, networks6, source_ranges6, host_ports6);

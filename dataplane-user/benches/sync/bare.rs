@@ -1,7 +1,7 @@
 //! The least that any control flow must do: the same entries, ready to be written, by one batch for each map.
 
 use dataplane_common::types::address::V4;
-use dataplane_common::types::pod::{Addr, addr_kind};
+use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{
     Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SlotTable, backend_state, proto,
 };
@@ -13,7 +13,7 @@ use crate::world;
 pub(crate) struct Entries {
     services: (Vec<u32>, Vec<ServiceName>),
     frontends: (Vec<FrontendKey<V4>>, Vec<Frontend>),
-    addrs: (Vec<V4>, Vec<Addr>),
+    addrs: (Vec<V4>, Vec<AddressInfo>),
     slots: (Vec<u32>, Vec<Slot>),
     backends: (Vec<u32>, Vec<Backend>),
 }
@@ -40,7 +40,7 @@ impl Entries {
             let addr = world::endpoint(i, n).to_ipv6_mapped().octets();
             Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: i as u32 + 1, weight: 1 }
         };
-        let addr = Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] };
+        let addr = AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] };
         let slot = |backend| Slot { backend, turn: 0 };
         let (services, endpoints) = (0..world::SERVICES, 0..world::ENDPOINTS);
         Self {
@@ -56,7 +56,7 @@ impl Entries {
         let backends = table::<u32, Backend>("backends", &maps.backends);
         let slots = table::<u32, Slot>("slots", &maps.slots);
         let services = table::<u32, ServiceName>("services", &maps.services);
-        let addrs = table::<V4, Addr>("addrs4", &maps.addrs4);
+        let addrs = table::<V4, AddressInfo>("addresses4", &maps.addrs4);
         let frontends = table::<FrontendKey<V4>, Frontend>("frontends4", &maps.frontends4);
         let write = || {
             backends.insert_batch(&self.backends.0, &self.backends.1).unwrap();

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Prefix, V4, V6};
-use dataplane_common::types::pod::Addr;
+use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
@@ -50,8 +50,8 @@ impl Maps {
             frontends6: hash::<FrontendKey<V6>, Frontend>(),
             sources4: trie::<Prefix<SourceRange<V4>>>(),
             sources6: trie::<Prefix<SourceRange<V6>>>(),
-            addrs4: hash::<V4, Addr>(),
-            addrs6: hash::<V6, Addr>(),
+            addrs4: hash::<V4, AddressInfo>(),
+            addrs6: hash::<V6, AddressInfo>(),
             slots: array::<Slot>(),
             backends: array::<Backend>(),
         }
@@ -64,8 +64,8 @@ impl Maps {
             frontends6: Box::new(table::<FrontendKey<V6>, Frontend>("frontends6", &self.frontends6)),
             sources4: Box::new(table::<Prefix<SourceRange<V4>>, u32>("source_ranges4", &self.sources4)),
             sources6: Box::new(table::<Prefix<SourceRange<V6>>, u32>("source_ranges6", &self.sources6)),
-            addrs4: Box::new(table::<V4, Addr>("addrs4", &self.addrs4)),
-            addrs6: Box::new(table::<V6, Addr>("addrs6", &self.addrs6)),
+            addrs4: Box::new(table::<V4, AddressInfo>("addresses4", &self.addrs4)),
+            addrs6: Box::new(table::<V6, AddressInfo>("addresses6", &self.addrs6)),
             slots: Box::new(SharedArray::<Slot>::from_fd("slots", self.slots.try_clone().unwrap()).unwrap()),
             backends: Box::new(
                 SharedArray::<Backend>::from_fd("backends", self.backends.try_clone().unwrap()).unwrap(),

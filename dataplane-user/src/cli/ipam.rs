@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dataplane_common::types::address::{V4, V6};
-use dataplane_common::types::pod::{Addr, addr_kind};
+use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{NetlinkError, Socket};
 use dataplane_host::pins::Pins;
@@ -284,9 +284,11 @@ fn damaged(state_dir: &Path) -> Vec<String> {
 
 /// Returns the pod addresses in the maps with their interface indexes.
 fn pod_addresses(pins: &Pins) -> Result<BTreeMap<IpAddr, u32>, MapError> {
-    let four = Table::<V4, Addr>::open(pins, "addrs4")?.entries()?.into_iter().map(|(a, v)| (IpAddr::from(a), v));
-    let six = Table::<V6, Addr>::open(pins, "addrs6")?.entries()?.into_iter().map(|(a, v)| (IpAddr::from(a), v));
-    Ok(four.chain(six).filter(|(_, v)| v.kind == addr_kind::POD).map(|(a, v)| (a, v.ifindex)).collect())
+    let four =
+        Table::<V4, AddressInfo>::open(pins, "addresses4")?.entries()?.into_iter().map(|(a, v)| (IpAddr::from(a), v));
+    let six =
+        Table::<V6, AddressInfo>::open(pins, "addresses6")?.entries()?.into_iter().map(|(a, v)| (IpAddr::from(a), v));
+    Ok(four.chain(six).filter(|(_, v)| v.kind == address_kind::POD).map(|(a, v)| (a, v.ifindex)).collect())
 }
 
 fn compare(attachments: &[AttachmentView], known: &HashSet<IpAddr>, entries: &BTreeMap<IpAddr, u32>) -> Vec<String> {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Address, V4, V6};
-use dataplane_common::types::load::Load;
+use dataplane_common::types::load::ConnectionCounts;
 use dataplane_common::types::service::{
     Backend, BackendLoad, BackendStats, Frontend, FrontendKey, ServiceName, Slot, SlotTable, backend_state,
     frontend_flags, proto, scheduler,
@@ -198,7 +198,8 @@ fn backends(f: &Frontend, maps: &impl Lookup) -> Vec<BackendView> {
         .filter_map(|(id, (internal, external))| {
             let b = maps.backend(id)?;
             let stats = maps.stats(id);
-            let load = scheduler::counts(f.scheduler).then(|| Load::new(&stats, &maps.found(id), b.generation));
+            let load = scheduler::counts_connections(f.scheduler)
+                .then(|| ConnectionCounts::new(&stats, &maps.found(id), b.generation));
             Some(BackendView {
                 address: IpAddr::from(b.addr).to_canonical(),
                 port: b.port,

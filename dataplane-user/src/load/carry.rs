@@ -9,7 +9,7 @@ use std::path::Path;
 
 use bytemuck::Pod as Plain;
 use dataplane_common::types::address::{V4, V6};
-use dataplane_common::types::pod::{Addr, Pod, PodNetns, addr_kind, pod_flags};
+use dataplane_common::types::pod::{AddressInfo, Pod, PodNetns, address_kind, pod_flags};
 use dataplane_common::types::service::{FrontendKey, HostPort};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::pins::Pins;
@@ -32,8 +32,8 @@ pub fn pods(pins: &Pins) -> Result<usize, LoadError> {
             continue;
         }
         let carried = copy::<u32, Pod>(pins, &maps, "pods", |p| p.flags & pod_flags::PRESENT != 0)?
-            + copy::<V4, Addr>(pins, &maps, "addrs4", |a| a.kind == addr_kind::POD)?
-            + copy::<V6, Addr>(pins, &maps, "addrs6", |a| a.kind == addr_kind::POD)?
+            + copy::<V4, AddressInfo>(pins, &maps, "addresses4", |a| a.kind == address_kind::POD)?
+            + copy::<V6, AddressInfo>(pins, &maps, "addresses6", |a| a.kind == address_kind::POD)?
             + copy::<u64, PodNetns>(pins, &maps, "pod_netns", |_| true)?
             + copy::<FrontendKey<V4>, HostPort<V4>>(pins, &maps, "host_ports4", |_| true)?
             + copy::<FrontendKey<V6>, HostPort<V6>>(pins, &maps, "host_ports6", |_| true)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::types::abi;
-use dataplane_common::types::stage::STEP_PROGRAMS;
+use dataplane_common::types::stage::STAGE_PROGRAMS;
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
@@ -42,7 +42,7 @@ pub const SOCKET_PROGRAMS: [(&str, u32); 9] = [
 
 /// The names of all programs.
 pub fn all() -> impl Iterator<Item = &'static str> {
-    let steps = STEP_PROGRAMS.map(|(_, name)| name);
+    let steps = STAGE_PROGRAMS.map(|(_, name)| name);
     steps.into_iter().chain(DEVICE_PROGRAMS).chain(SOCKET_PROGRAMS.map(|(name, _)| name)).chain([CLOCK])
 }
 
@@ -122,7 +122,7 @@ pub fn load(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Pro
             Ok(programs) => {
                 undo.keep();
                 check_sizes(pins, settings.fixed)?;
-                let operations = link_steps(pins, &programs)?;
+                let operations = link_stages(pins, &programs)?;
                 debug!("the pinned programs are those of this build");
                 return Ok(Programs { operations, ..programs });
             }
@@ -153,19 +153,19 @@ pub fn load(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Pro
         fs::rename(next, path).map_err(|source| pin_error("replacing", path, source))?;
     }
     let programs = Programs::open(pins)?;
-    let operations = new_maps + verified.len() + link_steps(pins, &programs)?;
+    let operations = new_maps + verified.len() + link_stages(pins, &programs)?;
     make_dir(&mark)?;
     info!(programs = verified.len(), new_maps, "programs loaded");
     Ok(Programs { operations, traced: settings.trace.then_some(ebpf), ..programs })
 }
 
-/// Sees to it that the packet programs find the programs of the steps in the array `steps`, before any of them is attached. As a pinned map the
+/// Sees to it that the packet programs find the programs of the steps in the array `stages`, before any of them is attached. As a pinned map the
 /// array keeps them without an agent.
-fn link_steps(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {
+fn link_stages(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {
     // read as program ids, written as descriptors
-    let steps = Table::<u32, u32>::open(pins, "steps")?;
+    let steps = Table::<u32, u32>::open(pins, "stages")?;
     let mut operations = 0;
-    for (index, name) in STEP_PROGRAMS {
+    for (index, name) in STAGE_PROGRAMS {
         let program = programs.get(name)?;
         if steps.get(&index)? != Some(program.id) {
             steps.insert(&index, &program.fd.as_raw_fd().cast_unsigned())?;

@@ -1,4 +1,4 @@
-//! What networks are, seen from this node: the tries `nets4` and `nets6`.
+//! What networks are, seen from this node: the tries `networks4` and `networks6`.
 //!
 //! [`desired`] and [`Changes::between`] are pure; [`write`] is the only writer of the two maps. Only the difference is written, so that an
 //! agent that finds everything right does nothing.
@@ -9,7 +9,7 @@ mod write;
 
 use std::collections::BTreeMap;
 
-use dataplane_common::types::pod::{Net, net_flags, node_features};
+use dataplane_common::types::pod::{Network, network_flags, node_features};
 use ipnetwork::IpNetwork;
 
 pub use write::{Changes, Key, read, write};
@@ -18,7 +18,7 @@ use crate::network::routes::{Plan, Way};
 use crate::network::tunnel::Devices;
 
 /// All entries.
-pub type Nets = BTreeMap<IpNetwork, Net>;
+pub type Nets = BTreeMap<IpNetwork, Network>;
 
 /// What the entries depend on.
 #[derive(Clone, Copy, Debug)]
@@ -55,22 +55,22 @@ pub fn desired(inputs: &Inputs<'_>) -> Nets {
     for (range, way) in &inputs.plan.blocks {
         let (oif, own) = match way {
             // another proxy has no use for what the node's routes lead there
-            Way::Own => (0, if inputs.service_proxy { net_flags::OWN } else { 0 }),
+            Way::Own => (0, if inputs.service_proxy { network_flags::OWN } else { 0 }),
             Way::Direct { .. } => (0, 0),
             Way::Tunnel { remote, .. } => (inputs.devices.to(*remote).unwrap_or(0), 0),
         };
-        add(*range, oif, net_flags::KEEP_SOURCE | own);
+        add(*range, oif, network_flags::KEEP_SOURCE | own);
     }
     for (address, remote) in &inputs.plan.hosts {
         let oif = remote.and_then(|remote| inputs.devices.to(remote)).unwrap_or(0);
-        add((*address).into(), oif, net_flags::KEEP_SOURCE);
+        add((*address).into(), oif, network_flags::KEEP_SOURCE);
     }
     for range in inputs.pod_networks.iter().copied().flatten().chain(inputs.non_masquerade) {
-        add(*range, 0, net_flags::KEEP_SOURCE);
+        add(*range, 0, network_flags::KEEP_SOURCE);
     }
     for range in inputs.service_ranges {
         // another proxy knows its Services' addresses, and only it
-        add(*range, 0, if inputs.service_proxy { net_flags::SERVICE } else { net_flags::KEEP_SOURCE });
+        add(*range, 0, if inputs.service_proxy { network_flags::SERVICE } else { network_flags::KEEP_SOURCE });
     }
     nets
 }
@@ -78,8 +78,8 @@ pub fn desired(inputs: &Inputs<'_>) -> Nets {
 /// The bits of `NodeConfig::features` for these entries: what would change nothing is off.
 #[must_use]
 pub fn features(nets: &Nets, masquerade: bool, service_proxy: bool) -> u32 {
-    let matters = |net: &Net| net.oif != 0 || net.flags & (net_flags::SERVICE | net_flags::OWN) != 0;
-    let nets = if masquerade || nets.values().any(matters) { node_features::NETS } else { 0 };
+    let matters = |net: &Network| net.oif != 0 || net.flags & (network_flags::SERVICE | network_flags::OWN) != 0;
+    let nets = if masquerade || nets.values().any(matters) { node_features::NETWORKS } else { 0 };
     let masquerade = if masquerade { node_features::MASQUERADE } else { 0 };
     nets | masquerade | if service_proxy { 0 } else { node_features::HOST_ROUTING }
 }

@@ -74,7 +74,7 @@ where
     })?;
     for key in candidates {
         let Some(flow) = table.get(&key)? else { continue };
-        let other_key = flow.other_half(&key);
+        let other_key = flow.reverse_key(&key);
         let half = Half::of(&key, &flow, now);
         let Some(other) = table.get(&other_key)? else {
             if limits.may_have_ended(half) && table.remove(&key)? {

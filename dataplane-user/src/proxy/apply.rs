@@ -8,7 +8,7 @@ mod tests;
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Prefix, V4, V6};
-use dataplane_common::types::pod::Addr;
+use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
@@ -61,10 +61,10 @@ pub struct Tables {
     pub sources4: Box<dyn HashTable<Prefix<SourceRange<V4>>, u32>>,
     /// `source_ranges6`.
     pub sources6: Box<dyn HashTable<Prefix<SourceRange<V6>>, u32>>,
-    /// `addrs4`.
-    pub addrs4: Box<dyn HashTable<V4, Addr>>,
-    /// `addrs6`.
-    pub addrs6: Box<dyn HashTable<V6, Addr>>,
+    /// `addresses4`.
+    pub addrs4: Box<dyn HashTable<V4, AddressInfo>>,
+    /// `addresses6`.
+    pub addrs6: Box<dyn HashTable<V6, AddressInfo>>,
     /// `slots`.
     pub slots: Box<dyn ArrayTable<Slot>>,
     /// `backends`.
@@ -80,7 +80,7 @@ pub struct Operations {
     pub frontends: u64,
     /// `source_ranges4` and `source_ranges6`.
     pub sources: u64,
-    /// `addrs4` and `addrs6`.
+    /// `addresses4` and `addresses6`.
     pub addrs: u64,
     /// `slots`.
     pub slots: u64,

@@ -8,7 +8,7 @@ use aya::maps::Map;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Pod;
-use dataplane_common::types::stage::STEP_PROGRAMS;
+use dataplane_common::types::stage::STAGE_PROGRAMS;
 use dataplane_host::map::Table;
 use dataplane_host::verifier::despite_signals;
 
@@ -29,11 +29,11 @@ pub fn load(name: &str) -> Result<Ebpf> {
         .override_global("AYA_LOG_LEVEL", &0_u8, true)
         .load_file(&path)
         .with_context(|| format!("{}: `cargo xtask build` makes it; loading it needs root", path.display()))?;
-    let steps: Table<u32, u32> = table(&ebpf, "steps")?;
-    for (index, program) in STEP_PROGRAMS {
-        let step: &mut SchedClassifier = ebpf.program_mut(program).with_context(|| program.to_owned())?.try_into()?;
-        despite_signals(|| step.load())?;
-        steps.insert(&index, &step.fd()?.as_fd().as_raw_fd().cast_unsigned())?;
+    let stages: Table<u32, u32> = table(&ebpf, "stages")?;
+    for (index, program) in STAGE_PROGRAMS {
+        let stage: &mut SchedClassifier = ebpf.program_mut(program).with_context(|| program.to_owned())?.try_into()?;
+        despite_signals(|| stage.load())?;
+        stages.insert(&index, &stage.fd()?.as_fd().as_raw_fd().cast_unsigned())?;
     }
     Ok(ebpf)
 }

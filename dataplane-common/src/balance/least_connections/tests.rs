@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::types::event::Counter;
-use crate::types::load::Load;
+use crate::types::load::ConnectionCounts;
 use crate::types::pod::{NodeConfig, Pod, PodNetns};
 use crate::types::service::scheduler::{LC, NQ, SED, WLC};
 use crate::types::service::{Backend, BackendLoad, BackendStats, SlotTable};
@@ -26,14 +26,14 @@ struct Server {
 }
 
 /// Servers whose ids count from 1, each once in the table.
-struct Servers(Vec<(Backend, Load)>);
+struct Servers(Vec<(Backend, ConnectionCounts)>);
 
 impl Servers {
     fn new(servers: &[Server]) -> Self {
         let of = |s: &Server| {
             let (generation, weight) = (GENERATION, s.weight);
             let backend = Backend { addr: [0; 16], port: 80, state: 1, pad: 0, generation, service_port: 1, weight };
-            (backend, Load { active: s.active, inactive: s.inactive })
+            (backend, ConnectionCounts { active: s.active, inactive: s.inactive })
         };
         Self(servers.iter().map(of).collect())
     }
@@ -45,7 +45,7 @@ impl Servers {
     }
 }
 
-impl Node for Servers {
+impl SharedMaps for Servers {
     fn now(&self) -> u32 {
         0
     }
@@ -71,7 +71,7 @@ impl Node for Servers {
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.0.get(id as usize - 1).map(|(backend, _)| backend)
     }
-    fn load(&self, id: u32, generation: u32) -> Load {
+    fn connection_counts(&self, id: u32, generation: u32) -> ConnectionCounts {
         assert_eq!(generation, GENERATION);
         self.0[id as usize - 1].1
     }
@@ -204,7 +204,7 @@ fn of_a_long_table_a_sample_is_enough_to_spread_connections() {
             let id = servers.search(rule, random);
             servers.0[id as usize - 1].1.active += 1;
         }
-        let off = |(b, load): &(Backend, Load)| i64::from(load.active) - i64::from(b.weight) * 50;
+        let off = |(b, load): &(Backend, ConnectionCounts)| i64::from(load.active) - i64::from(b.weight) * 50;
         let (most, fewest) = (servers.0.iter().map(off).max().unwrap(), servers.0.iter().map(off).min().unwrap());
         std::println!("{rule}: at most {most} more and {} fewer than its share", -fewest);
         assert!(most <= 2 && fewest >= -2, "{rule}: {most} {fewest}");
@@ -246,7 +246,7 @@ fn a_load_is_what_was_found_and_what_came_since() {
         (stats(9, 0, -1), found(9, 0, 0, 0), (0, 0)),
         (stats(9, 2, -1), found(9, 0, 0, 0), (1, 0)),
     ] {
-        let load = Load::new(&stats, &found, 9);
+        let load = ConnectionCounts::new(&stats, &found, 9);
         assert_eq!((load.active, load.inactive), expected, "{stats:?} {found:?}");
     }
 }

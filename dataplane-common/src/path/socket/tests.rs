@@ -12,8 +12,8 @@ use super::*;
 use crate::balance::least_connections;
 use crate::types::address::{V4, V6};
 use crate::types::flow::{FragmentKey, Ports};
-use crate::types::load::{Load, Search};
-use crate::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns, net_flags, node_features};
+use crate::types::load::{ConnectionCounts, Search};
+use crate::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns, network_flags, node_features};
 use crate::types::service::{
     Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto, scheduler,
 };
@@ -31,14 +31,14 @@ const WORLD: V4 = V4 { octets: [203, 0, 113, 1] };
 struct Fake {
     config: NodeConfig,
     pod: PodNetns,
-    addrs: HashMap<V4, Addr>,
+    addrs: HashMap<V4, AddressInfo>,
     frontends: HashMap<FrontendKey<V4>, Frontend>,
     /// By id, from 1.
     backends: Vec<Backend>,
     ports: HashMap<FrontendKey<V4>, HostPort<V4>>,
     peers: RefCell<HashMap<SockPeerKey<V4>, &'static SockPeer<V4>>>,
     /// What the network of every address is.
-    net: Cell<Option<Net>>,
+    net: Cell<Option<Network>>,
     /// The one client that source ranges allow.
     allowed: Cell<V4>,
     turn: Cell<u32>,
@@ -65,11 +65,11 @@ impl Fake {
             pad: 0,
         };
         let port = |port| HostPort { addr: POD, port, pad: 0, ifindex: 1024 };
-        let node = Addr { ifindex: 0, kind: addr_kind::NODE, flags: 0, mac: [0; 6] };
+        let node = AddressInfo { ifindex: 0, kind: address_kind::NODE, flags: 0, mac: [0; 6] };
         Self {
             config: NodeConfig { netns_cookie: NODE_NETNS, node4: NODE, ..NodeConfig::default() },
             pod: PodNetns { addr4: POD, addr6: V6::default(), ifindex: 1024 },
-            addrs: [(NODE, node), (POD, Addr { kind: addr_kind::POD, ..node })].into(),
+            addrs: [(NODE, node), (POD, AddressInfo { kind: address_kind::POD, ..node })].into(),
             frontends: [(key(NODE, 30080), frontend), (key(LOOPBACK, 30080), frontend)].into(),
             backends: vec![Backend {
                 addr: BACKEND.to_octets16(),
@@ -98,10 +98,10 @@ impl Fake {
 
     fn send(&self, netns_cookie: u64, addr: V4, port: u16, unconnected: bool) -> Option<(V4, u16)> {
         self.lookups.set(0);
-        let asked = Request { addr, port, proto: proto::TCP, unconnected, cookie: 1, netns_cookie };
-        let decision = request(self, &asked);
+        let asked = ConnectRequest { addr, port, proto: proto::TCP, unconnected, cookie: 1, netns_cookie };
+        let decision = connect(self, &asked);
         match decision.action {
-            Action::Redirect => Some((decision.addr, decision.port)),
+            SocketVerdict::Redirect => Some((decision.addr, decision.port)),
             _ => None,
         }
     }
@@ -111,7 +111,7 @@ impl Fake {
     }
 }
 
-impl Node for Fake {
+impl SharedMaps for Fake {
     fn now(&self) -> u32 {
         0
     }
@@ -136,9 +136,9 @@ impl Node for Fake {
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(id.checked_sub(1)? as usize)
     }
-    fn load(&self, backend: u32, generation: u32) -> Load {
+    fn connection_counts(&self, backend: u32, generation: u32) -> ConnectionCounts {
         assert_eq!(generation, 3);
-        Load { active: self.loads.borrow().get(&backend).copied().unwrap_or(0), inactive: 0 }
+        ConnectionCounts { active: self.loads.borrow().get(&backend).copied().unwrap_or(0), inactive: 0 }
     }
     fn search(&self, search: Search) -> u32 {
         least_connections::run(search, self)
@@ -148,12 +148,12 @@ impl Node for Fake {
     fn count(&self, _counter: Counter) {}
 }
 
-impl Tables<V4> for Fake {
-    fn addr(&self, addr: &V4) -> Option<Addr> {
+impl FamilyMaps<V4> for Fake {
+    fn address(&self, addr: &V4) -> Option<AddressInfo> {
         self.count();
         self.addrs.get(addr).copied()
     }
-    fn net(&self, _addr: &V4) -> Option<Net> {
+    fn network(&self, _addr: &V4) -> Option<Network> {
         self.net.get()
     }
     fn is_source_allowed(&self, client: &SourceRange<V4>) -> bool {
@@ -198,7 +198,7 @@ fn host_ports_are_those_of_the_nodes_addresses() {
     assert_eq!(fake.ask(NODE_NETNS, NODE, 9090), None, "it is for loopback only");
     assert_eq!(fake.ask(NODE_NETNS, WORLD, 8080), None, "the same port of others is theirs");
     assert_eq!(fake.ask(NODE_NETNS, POD, 8080), None);
-    let shown = shown(&fake, 1, POD, 90).unwrap();
+    let shown = original_destination(&fake, 1, POD, 90).unwrap();
     assert_eq!((shown.addr, shown.port), (LOOPBACK, 9090));
 }
 
@@ -209,15 +209,16 @@ fn source_ranges_hold_for_pods_and_for_the_node() {
     let frontend = *fake.frontends.values().next().unwrap();
     fake.frontends.insert(key, Frontend { flags: frontend_flags::SOURCE_RANGES, ..frontend });
     let ask = |netns_cookie| {
-        let asked = Request { addr: WORLD, port: 80, proto: proto::TCP, unconnected: false, cookie: 1, netns_cookie };
-        request(&fake, &asked).action
+        let asked =
+            ConnectRequest { addr: WORLD, port: 80, proto: proto::TCP, unconnected: false, cookie: 1, netns_cookie };
+        connect(&fake, &asked).action
     };
     // a pod's packets are dropped where they pass; the node's would leave
-    assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (Action::Keep, Action::Refuse));
+    assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (SocketVerdict::Keep, SocketVerdict::Reject));
     fake.allowed.set(POD);
-    assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (Action::Redirect, Action::Refuse));
+    assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (SocketVerdict::Redirect, SocketVerdict::Reject));
     fake.allowed.set(NODE);
-    assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (Action::Keep, Action::Redirect));
+    assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (SocketVerdict::Keep, SocketVerdict::Redirect));
 }
 
 /// A pod's packets are refused or dropped where they pass; the node's would leave by its default route.
@@ -225,27 +226,34 @@ fn source_ranges_hold_for_pods_and_for_the_node() {
 fn a_process_of_the_node_is_refused_where_no_service_is() {
     let mut fake = Fake::new();
     let service = V4 { octets: [10, 96, 0, 1] };
-    fake.addrs.insert(service, Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] });
+    fake.addrs.insert(service, AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] });
     let ask = |fake: &Fake, netns_cookie, addr, port, proto, unconnected| {
-        request(fake, &Request { addr, port, proto, unconnected, cookie: 1, netns_cookie }).action
+        connect(fake, &ConnectRequest { addr, port, proto, unconnected, cookie: 1, netns_cookie }).action
     };
     let tcp = |fake: &Fake, netns_cookie, addr| ask(fake, netns_cookie, addr, 81, proto::TCP, false);
-    assert_eq!(tcp(&fake, NODE_NETNS, service), Action::Refuse);
-    assert_eq!(tcp(&fake, POD_NETNS, service), Action::Keep);
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), Action::Keep);
+    assert_eq!(tcp(&fake, NODE_NETNS, service), SocketVerdict::Reject);
+    assert_eq!(tcp(&fake, POD_NETNS, service), SocketVerdict::Keep);
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep);
     let udp = |port, unconnected| ask(&fake, NODE_NETNS, service, port, proto::UDP, unconnected);
-    assert_eq!((udp(81, false), udp(81, true), udp(9, true)), (Action::Refuse, Action::Refuse, Action::Refuse));
-    assert_eq!((udp(0, false), udp(9, false)), (Action::Keep, Action::Keep), "only asks for a source address");
+    assert_eq!(
+        (udp(81, false), udp(81, true), udp(9, true)),
+        (SocketVerdict::Reject, SocketVerdict::Reject, SocketVerdict::Reject)
+    );
+    assert_eq!(
+        (udp(0, false), udp(9, false)),
+        (SocketVerdict::Keep, SocketVerdict::Keep),
+        "only asks for a source address"
+    );
 
-    fake.net.set(Some(Net { oif: 0, flags: net_flags::SERVICE }));
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), Action::Keep, "networks do not count unless the node says so");
-    fake.config.features = node_features::NETS;
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), Action::Refuse);
-    assert_eq!(tcp(&fake, POD_NETNS, WORLD), Action::Keep);
-    assert_eq!(tcp(&fake, NODE_NETNS, POD), Action::Keep, "a pod's address is none of a Service");
+    fake.net.set(Some(Network { oif: 0, flags: network_flags::SERVICE }));
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep, "networks do not count unless the node says so");
+    fake.config.features = node_features::NETWORKS;
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Reject);
+    assert_eq!(tcp(&fake, POD_NETNS, WORLD), SocketVerdict::Keep);
+    assert_eq!(tcp(&fake, NODE_NETNS, POD), SocketVerdict::Keep, "a pod's address is none of a Service");
     fake.config.features |= node_features::NODE_CLIENT;
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), Action::Keep, "its packets are dropped");
-    assert_eq!(tcp(&fake, NODE_NETNS, service), Action::Refuse);
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep, "its packets are dropped");
+    assert_eq!(tcp(&fake, NODE_NETNS, service), SocketVerdict::Reject);
 }
 
 #[test]
@@ -293,7 +301,7 @@ fn datagrams_to_a_host_port_write_once() {
     assert_eq!(fake.writes.get(), 1);
     // The same socket asks by another address: that is what it is shown from now on.
     assert_eq!(fake.send(NODE_NETNS, LOOPBACK, 8080, true), Some((POD, 80)));
-    assert_eq!(shown(&fake, 1, POD, 80).map(|peer| peer.addr), Some(LOOPBACK));
+    assert_eq!(original_destination(&fake, 1, POD, 80).map(|peer| peer.addr), Some(LOOPBACK));
 }
 
 /// A frontend for UDP at [`WORLD`].
@@ -305,8 +313,8 @@ fn with_datagrams(flags: u16, len: u32) -> Fake {
     fake
 }
 
-fn datagram(fake: &Fake, netns_cookie: u64, addr: V4, unconnected: bool) -> Action {
-    request(fake, &Request { addr, port: 53, proto: proto::UDP, unconnected, cookie: 1, netns_cookie }).action
+fn datagram(fake: &Fake, netns_cookie: u64, addr: V4, unconnected: bool) -> SocketVerdict {
+    connect(fake, &ConnectRequest { addr, port: 53, proto: proto::UDP, unconnected, cookie: 1, netns_cookie }).action
 }
 
 /// Its backend may end, and nobody sees what it sends but the packet path.
@@ -314,24 +322,27 @@ fn datagram(fake: &Fake, netns_cookie: u64, addr: V4, unconnected: bool) -> Acti
 fn a_pods_connected_datagrams_are_left_to_the_packet_path() {
     let fake = with_datagrams(0, 1);
     let ask = |netns_cookie, unconnected| datagram(&fake, netns_cookie, WORLD, unconnected);
-    assert_eq!((ask(POD_NETNS, false), fake.writes.get()), (Action::Keep, 0));
-    assert_eq!((ask(POD_NETNS, true), ask(NODE_NETNS, false)), (Action::Redirect, Action::Redirect));
-    assert_eq!(ask(NODE_NETNS, true), Action::Redirect);
+    assert_eq!((ask(POD_NETNS, false), fake.writes.get()), (SocketVerdict::Keep, 0));
+    assert_eq!((ask(POD_NETNS, true), ask(NODE_NETNS, false)), (SocketVerdict::Redirect, SocketVerdict::Redirect));
+    assert_eq!(ask(NODE_NETNS, true), SocketVerdict::Redirect);
     // it is told at once that there is nobody, unless it is to be told nothing
     let none = |flags, netns_cookie| datagram(&with_datagrams(flags, 0), netns_cookie, WORLD, false);
-    assert_eq!((none(0, POD_NETNS), none(0, NODE_NETNS)), (Action::Refuse, Action::Refuse));
+    assert_eq!((none(0, POD_NETNS), none(0, NODE_NETNS)), (SocketVerdict::Reject, SocketVerdict::Reject));
     let silent = frontend_flags::INTERNAL_DROP;
-    assert_eq!((none(silent, POD_NETNS), none(silent, NODE_NETNS)), (Action::Keep, Action::Refuse));
+    assert_eq!((none(silent, POD_NETNS), none(silent, NODE_NETNS)), (SocketVerdict::Keep, SocketVerdict::Reject));
     // the node's packets can be silent where they come by the packet path
     let led = |features, flags| {
         let mut fake = with_datagrams(silent, 0);
         fake.config.features = features;
-        fake.net.set(Some(Net { oif: 0, flags }));
+        fake.net.set(Some(Network { oif: 0, flags }));
         datagram(&fake, NODE_NETNS, WORLD, false)
     };
-    let both = node_features::NETS | node_features::NODE_CLIENT;
-    assert_eq!(led(both, net_flags::SERVICE), Action::Keep);
-    assert_eq!((led(both, 0), led(node_features::NETS, net_flags::SERVICE)), (Action::Refuse, Action::Refuse));
+    let both = node_features::NETWORKS | node_features::NODE_CLIENT;
+    assert_eq!(led(both, network_flags::SERVICE), SocketVerdict::Keep);
+    assert_eq!(
+        (led(both, 0), led(node_features::NETWORKS, network_flags::SERVICE)),
+        (SocketVerdict::Reject, SocketVerdict::Reject)
+    );
 }
 
 /// What a socket was led to, it may also ask for itself: then it is shown just that, and is led nowhere else.
@@ -339,9 +350,9 @@ fn a_pods_connected_datagrams_are_left_to_the_packet_path() {
 fn a_socket_that_connects_to_a_backend_itself_is_no_longer_led() {
     let fake = with_datagrams(0, 1);
     let led = fake.backends[0].port;
-    assert_eq!(datagram(&fake, NODE_NETNS, WORLD, false), Action::Redirect);
-    assert_eq!(shown(&fake, 1, BACKEND, led).map(|peer| peer.addr), Some(WORLD));
-    let itself = Request {
+    assert_eq!(datagram(&fake, NODE_NETNS, WORLD, false), SocketVerdict::Redirect);
+    assert_eq!(original_destination(&fake, 1, BACKEND, led).map(|peer| peer.addr), Some(WORLD));
+    let itself = ConnectRequest {
         addr: BACKEND,
         port: led,
         proto: proto::UDP,
@@ -349,8 +360,8 @@ fn a_socket_that_connects_to_a_backend_itself_is_no_longer_led() {
         cookie: 1,
         netns_cookie: NODE_NETNS,
     };
-    assert_eq!(request(&fake, &itself).action, Action::Keep);
-    assert_eq!(shown(&fake, 1, BACKEND, led), None);
+    assert_eq!(connect(&fake, &itself).action, SocketVerdict::Keep);
+    assert_eq!(original_destination(&fake, 1, BACKEND, led), None);
 }
 
 /// A Service of 16 backends, at ports 1 to 16 of one address.
@@ -409,9 +420,15 @@ fn a_port_that_nobody_knows_is_not_hashed() {
 #[test]
 fn sockets_go_where_the_fewest_are_and_count_there() {
     let ask = |fake: &Fake, unconnected| {
-        let asked =
-            Request { addr: NODE, port: 30080, proto: proto::TCP, unconnected, cookie: 1, netns_cookie: POD_NETNS };
-        let decision = request(fake, &asked);
+        let asked = ConnectRequest {
+            addr: NODE,
+            port: 30080,
+            proto: proto::TCP,
+            unconnected,
+            cookie: 1,
+            netns_cookie: POD_NETNS,
+        };
+        let decision = connect(fake, &asked);
         (decision.port, decision.counts)
     };
     let counted = |backend| SockBackend { backend, generation: 3 };

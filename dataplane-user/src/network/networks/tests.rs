@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use super::*;
 use crate::network::tunnel::Peers;
 
-const KEEP: u32 = net_flags::KEEP_SOURCE;
-const SERVICE: u32 = net_flags::SERVICE;
-const OWN: u32 = net_flags::OWN;
+const KEEP: u32 = network_flags::KEEP_SOURCE;
+const SERVICE: u32 = network_flags::SERVICE;
+const OWN: u32 = network_flags::OWN;
 
 fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -73,21 +73,21 @@ fn every_network_says_all_about_itself() {
 #[test]
 fn what_changes_nothing_is_off() {
     let nets = make(&[], true);
-    assert_eq!(features(&nets, false, true), node_features::NETS, "for the tunnel");
-    assert_eq!(features(&nets, true, true), node_features::NETS | node_features::MASQUERADE);
+    assert_eq!(features(&nets, false, true), node_features::NETWORKS, "for the tunnel");
+    assert_eq!(features(&nets, true, true), node_features::NETWORKS | node_features::MASQUERADE);
     let direct: Nets = nets.into_iter().filter(|(_, net)| net.oif == 0 && net.flags & OWN == 0).collect();
     assert_eq!((features(&direct, false, true), features(&Nets::new(), false, true)), (0, 0));
-    let unallocated = [(net("10.96.0.0/12"), Net { oif: 0, flags: SERVICE })].into();
-    assert_eq!(features(&unallocated, false, true), node_features::NETS);
-    let own = [(net("10.244.1.0/24"), Net { oif: 0, flags: KEEP | OWN })].into();
-    assert_eq!(features(&own, false, true), node_features::NETS);
+    let unallocated = [(net("10.96.0.0/12"), Network { oif: 0, flags: SERVICE })].into();
+    assert_eq!(features(&unallocated, false, true), node_features::NETWORKS);
+    let own = [(net("10.244.1.0/24"), Network { oif: 0, flags: KEEP | OWN })].into();
+    assert_eq!(features(&own, false, true), node_features::NETWORKS);
 }
 
 #[test]
 fn beside_another_proxy_cluster_ips_are_left_to_it() {
     let nets = make(&[net("fd00:96::/112")], false);
-    assert_eq!(nets[&net("fd00:96::/112")], Net { oif: 0, flags: KEEP });
-    assert_eq!(nets[&net("10.244.1.0/24")], Net { oif: 0, flags: KEEP });
+    assert_eq!(nets[&net("fd00:96::/112")], Network { oif: 0, flags: KEEP });
+    assert_eq!(nets[&net("10.244.1.0/24")], Network { oif: 0, flags: KEEP });
     assert_eq!(features(&Nets::new(), false, false), node_features::HOST_ROUTING);
 }
 
@@ -98,8 +98,8 @@ fn only_the_difference_is_written() {
     let mut after = before.clone();
     after.remove(&net("10.0.0.0/8"));
     after.remove(&net("10.244.3.0/24"));
-    after.insert(net("10.244.2.0/24"), Net { oif: 74, flags: KEEP });
-    after.insert(net("10.128.0.0/9"), Net { oif: 0, flags: KEEP });
+    after.insert(net("10.244.2.0/24"), Network { oif: 74, flags: KEEP });
+    after.insert(net("10.128.0.0/9"), Network { oif: 0, flags: KEEP });
     let changes = Changes::between(&before, &after);
     assert_eq!(changes.len(), 4);
     let set: Vec<_> = changes.set.iter().map(|(range, net)| (range.to_string(), net.oif)).collect();

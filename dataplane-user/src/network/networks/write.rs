@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Prefix, V4, V6};
-use dataplane_common::types::pod::Net;
+use dataplane_common::types::pod::Network;
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::pins::Pins;
 use ipnetwork::IpNetwork;
@@ -20,7 +20,7 @@ pub trait Key: Into<IpAddr> {
 }
 
 impl Key for V4 {
-    const MAP: &'static str = "nets4";
+    const MAP: &'static str = "networks4";
 
     fn from_ip(ip: IpAddr) -> Option<Self> {
         if let IpAddr::V4(a) = ip { Some(a.into()) } else { None }
@@ -28,7 +28,7 @@ impl Key for V4 {
 }
 
 impl Key for V6 {
-    const MAP: &'static str = "nets6";
+    const MAP: &'static str = "networks6";
 
     fn from_ip(ip: IpAddr) -> Option<Self> {
         if let IpAddr::V6(a) = ip { Some(a.into()) } else { None }
@@ -39,7 +39,7 @@ impl Key for V6 {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// New or different, the longest prefixes first: no packet finds a network before it can find the exceptions from it.
-    pub set: Vec<(IpNetwork, Net)>,
+    pub set: Vec<(IpNetwork, Network)>,
     /// No longer wanted, the shortest prefixes first.
     pub remove: Vec<IpNetwork>,
 }
@@ -83,8 +83,8 @@ fn read_family<A: Key>(pins: &Pins) -> Result<Nets, MapError>
 where
     Prefix<A>: Pod,
 {
-    let entries = Table::<Prefix<A>, Net>::open(pins, A::MAP)?.entries()?;
-    let network = |(key, net): (Prefix<A>, Net)| {
+    let entries = Table::<Prefix<A>, Network>::open(pins, A::MAP)?.entries()?;
+    let network = |(key, net): (Prefix<A>, Network)| {
         let length = u8::try_from(key.len).ok()?;
         Some((IpNetwork::new(key.data.into(), length).ok()?, net))
     };
@@ -110,7 +110,7 @@ where
     if keys.is_empty() && gone.is_empty() {
         return Ok(());
     }
-    let table = Table::<Prefix<A>, Net>::open(pins, A::MAP)?;
+    let table = Table::<Prefix<A>, Network>::open(pins, A::MAP)?;
     table.insert_batch(&keys, &values).map_err(|(e, _)| e)?;
     // One by one: a batch ends at an entry that somebody else has removed.
     gone.iter().try_for_each(|key| table.remove(key).map(|_| ()))

@@ -212,8 +212,8 @@ impl Facts {
             tcp_ticks: clock.ticks(config.tcp_timeout),
             closing_ticks: clock.ticks(config.tcp_closing_timeout),
             // a tick more: the first one had begun
-            question_ticks: narrow(clock.ticks(QUESTION).saturating_add(1)),
-            conversation_ticks: narrow(clock.ticks(CONVERSATION)),
+            unreplied_ticks: narrow(clock.ticks(QUESTION).saturating_add(1)),
+            assured_ticks: narrow(clock.ticks(CONVERSATION)),
             // with several ways out, the host's routes decide
             uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
             mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu.min(self.elsewhere.unwrap_or(u32::MAX)) },

@@ -1,6 +1,6 @@
 //! The tries of networks, kept as the plan says.
 
-use dataplane_common::types::pod::net_flags;
+use dataplane_common::types::pod::network_flags;
 use dataplane_host::map::MapError;
 use dataplane_host::pins::Pins;
 use ipnetwork::IpNetwork;
@@ -42,7 +42,7 @@ impl Pending {
     /// The networks of Services.
     #[must_use]
     pub fn services(&self) -> Vec<IpNetwork> {
-        self.wanted.iter().filter(|(_, net)| net.flags & net_flags::SERVICE != 0).map(|(range, _)| *range).collect()
+        self.wanted.iter().filter(|(_, net)| net.flags & network_flags::SERVICE != 0).map(|(range, _)| *range).collect()
     }
 }
 
@@ -81,8 +81,8 @@ impl Networks {
             None => networks::read(pins)?,
         };
         if !self.settled && config.service_proxy {
-            for (range, _) in present.iter().filter(|(_, net)| net.flags & net_flags::SERVICE != 0) {
-                wanted.entry(*range).or_default().flags |= net_flags::SERVICE;
+            for (range, _) in present.iter().filter(|(_, net)| net.flags & network_flags::SERVICE != 0) {
+                wanted.entry(*range).or_default().flags |= network_flags::SERVICE;
             }
         }
         Ok(Pending { changes: Changes::between(&present, &wanted), wanted })

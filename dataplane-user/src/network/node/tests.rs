@@ -130,9 +130,9 @@ fn what_is_configured_wins() {
     assert_eq!((node.uplink, node.snat_port_min, node.snat_port_max), (0, 61000, 65535));
     assert_eq!((node.node4.octets, node.node6.octets), ([172, 16, 0, 11], [0; 16]));
     assert_eq!((node.udp_ticks, node.tcp_ticks, node.closing_ticks), (118, 84375, 59));
-    assert_eq!((node.question_ticks, node.conversation_ticks), (2, 8));
+    assert_eq!((node.unreplied_ticks, node.assured_ticks), (2, 8));
     let quick = facts.node_config(&c, Clock { rate: 1000 });
-    assert_eq!((quick.question_ticks, quick.conversation_ticks), (5, 32), "at least 1 s, and at least 8 s");
+    assert_eq!((quick.unreplied_ticks, quick.assured_ticks), (5, 32), "at least 1 s, and at least 8 s");
     let context = facts.context(&c, true);
     assert_eq!(context.nodeport_addresses, ips(&["172.16.0.11", "127.0.0.1", "::1"]));
     assert_eq!(context.pod_ranges.len(), 1);

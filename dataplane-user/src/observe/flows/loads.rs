@@ -58,7 +58,7 @@ where
         }
         let half = Half::of(&key, &flow, now);
         let is_reply = flow.flags & flow_flags::REPLY != 0;
-        let first = if is_reply { flow.other_half(&key) } else { key };
+        let first = if is_reply { flow.reverse_key(&key) } else { key };
         let backend = (flow.backend, flow.generation);
         let pair = pairs.entry(first).or_insert(Pair { backend, there: None, back: None });
         *if is_reply { &mut pair.back } else { &mut pair.there } = Some(half);

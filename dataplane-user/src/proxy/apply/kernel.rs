@@ -17,8 +17,8 @@ pub fn open(pins: &Pins) -> Result<Tables, MapError> {
         frontends6: Box::new(Table::open(pins, "frontends6")?),
         sources4: Box::new(Table::open(pins, "source_ranges4")?),
         sources6: Box::new(Table::open(pins, "source_ranges6")?),
-        addrs4: Box::new(Table::open(pins, "addrs4")?),
-        addrs6: Box::new(Table::open(pins, "addrs6")?),
+        addrs4: Box::new(Table::open(pins, "addresses4")?),
+        addrs6: Box::new(Table::open(pins, "addresses6")?),
         slots: Box::new(SharedArray::open(pins, "slots")?),
         backends: Box::new(SharedArray::open(pins, "backends")?),
     })

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Prefix, V4, V6};
-use dataplane_common::types::pod::Addr;
+use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::MapError;
 
@@ -171,8 +171,8 @@ impl Memory {
             frontends6: map("frontends6", entries),
             sources4: map("source_ranges4", entries),
             sources6: map("source_ranges6", entries),
-            addrs4: map("addrs4", entries),
-            addrs6: map("addrs6", entries),
+            addrs4: map("addresses4", entries),
+            addrs6: map("addresses6", entries),
             slots: map("slots", slots),
             backends: map("backends", backends),
             faults: faults.clone(),
@@ -204,8 +204,8 @@ impl Memory {
             frontends6: typed::<FrontendKey<V6>, Frontend>(&self.frontends6),
             sources4: typed::<Prefix<SourceRange<V4>>, u32>(&self.sources4),
             sources6: typed::<Prefix<SourceRange<V6>>, u32>(&self.sources6),
-            addrs4: typed::<V4, Addr>(&self.addrs4),
-            addrs6: typed::<V6, Addr>(&self.addrs6),
+            addrs4: typed::<V4, AddressInfo>(&self.addrs4),
+            addrs6: typed::<V6, AddressInfo>(&self.addrs6),
             slots: Box::new(self.slots.clone()) as Box<dyn ArrayTable<Slot>>,
             backends: Box::new(self.backends.clone()) as Box<dyn ArrayTable<Backend>>,
         }

@@ -35,7 +35,7 @@ fn plan() -> Plan {
         plan.slots.ids.push(tag);
         plan.names.push(tag, tag, ServiceName { name: [0; dataplane_common::types::service::NAME_LEN] });
         plan.sources4.push(tag, range(n), 1);
-        plan.addrs4.push(tag, key(n).addr, Addr { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
+        plan.addrs4.push(tag, key(n).addr, AddressInfo { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
         plan.frontends4.push(tag, key(n), frontend(tag));
         plan.gone_frontends4.push(tag, key(n + 100));
         plan.gone_sources4.push(tag, range(n + 100));
@@ -71,7 +71,7 @@ fn frontends_come_after_all_that_they_lead_to() {
 
 #[test]
 fn a_failure_stops_its_service_and_no_other() {
-    for map in ["services", "source_ranges4", "addrs4", "frontends4"] {
+    for map in ["services", "source_ranges4", "addresses4", "frontends4"] {
         let memory = Memory::new(10, 100);
         memory.fail_next(map);
         let failures = execute(&plan(), &memory.tables(), &mut Operations::default());

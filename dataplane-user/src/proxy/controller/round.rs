@@ -139,7 +139,7 @@ impl Core {
         if let Some(entry) = self.store.get_mut(number) {
             let before = std::mem::replace(&mut entry.no_local, missing(&published));
             recount(&mut self.no_local, before, entry.no_local);
-            let counts = published.iter().any(|port| scheduler::counts(port.scheduler));
+            let counts = published.iter().any(|port| scheduler::counts_connections(port.scheduler));
             self.counting += usize::from(counts);
             self.counting -= usize::from(std::mem::replace(&mut entry.counts, counts));
             entry.published = published;

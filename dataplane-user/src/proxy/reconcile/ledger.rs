@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dataplane_common::types::address::Address as _;
-use dataplane_common::types::pod::{Addr, addr_kind};
+use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{SlotTable, frontend_flags};
 use hashbrown::{HashMap, HashSet};
 
@@ -50,10 +50,10 @@ const UNSURE: u8 = u8::MAX;
 impl AddrUse {
     const fn wanted(self) -> u8 {
         match (self.node, self.frontends) {
-            (true, _) => addr_kind::NODE,
+            (true, _) => address_kind::NODE,
             (false, 0) => 0,
-            (false, all) if all == self.external => addr_kind::EXTERNAL,
-            (false, _) => addr_kind::SERVICE,
+            (false, all) if all == self.external => address_kind::EXTERNAL,
+            (false, _) => address_kind::SERVICE,
         }
     }
 }
@@ -257,7 +257,7 @@ impl Ledger {
                 continue;
             }
             if entry.entered != wanted {
-                let value = Addr { ifindex: 0, kind: wanted, flags: 0, mac: [0; 6] };
+                let value = AddressInfo { ifindex: 0, kind: wanted, flags: 0, mac: [0; 6] };
                 for (_, tag) in group {
                     match (family(&addr), wanted) {
                         (Family::V4(a), 0) => plan.gone_addrs4.push(*tag, a),

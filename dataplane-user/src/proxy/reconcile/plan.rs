@@ -6,7 +6,7 @@
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Prefix, V4, V6};
-use dataplane_common::types::pod::Addr;
+use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 
 /// Which Service an operation is for: its number in the controller's store.
@@ -98,9 +98,9 @@ pub struct Plan {
     /// New ranges of clients.
     pub sources6: Sets<Prefix<SourceRange<V6>>, u32>,
     /// New addresses.
-    pub addrs4: Sets<V4, Addr>,
+    pub addrs4: Sets<V4, AddressInfo>,
     /// New addresses.
-    pub addrs6: Sets<V6, Addr>,
+    pub addrs6: Sets<V6, AddressInfo>,
     /// New or changed frontends.
     pub frontends4: Sets<FrontendKey<V4>, Frontend>,
     /// New or changed frontends.

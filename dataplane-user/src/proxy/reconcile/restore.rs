@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
-use dataplane_common::types::pod::{Addr, addr_kind};
+use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{self, Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
 use hashbrown::HashMap;
 
@@ -39,7 +39,7 @@ pub struct Found {
     pub odd_sources4: Vec<Prefix<service::SourceRange<V4>>>,
     /// Entries of `source_ranges6` that we would never write.
     pub odd_sources6: Vec<Prefix<service::SourceRange<V6>>>,
-    /// `addrs4` and `addrs6` without the entries of pods.
+    /// `addresses4` and `addresses6` without the entries of pods.
     pub addrs: Vec<([u8; 16], u8)>,
 }
 
@@ -65,8 +65,8 @@ impl Found {
     }
 
     /// Adds the addresses of one family.
-    pub fn add_addrs<A: Address>(&mut self, entries: Vec<(A, Addr)>) {
-        let ours = entries.into_iter().filter(|(_, v)| v.kind != addr_kind::POD);
+    pub fn add_addrs<A: Address>(&mut self, entries: Vec<(A, AddressInfo)>) {
+        let ours = entries.into_iter().filter(|(_, v)| v.kind != address_kind::POD);
         self.addrs.extend(ours.map(|(k, v)| (k.to_octets16(), v.kind)));
     }
 }

@@ -11,7 +11,7 @@ use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use bytemuck::{Pod as Plain, Zeroable};
 use dataplane_common::types::address::{Address, V4, V6};
-use dataplane_common::types::pod::{Addr, NodeConfig, Pod, addr_kind, pod_flags};
+use dataplane_common::types::pod::{AddressInfo, NodeConfig, Pod, address_kind, pod_flags};
 use dataplane_common::types::service::{
     Backend, Frontend, FrontendKey, Slot, SlotTable, backend_state, proto, scheduler,
 };
@@ -267,8 +267,8 @@ where
         IpAddr::V4(a) => A::from_octets16(&a.to_ipv6_mapped().octets()),
         IpAddr::V6(a) => A::from_octets16(&a.octets()),
     };
-    let entry = Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] };
-    table::<A, Addr>(ebpf, &format!("addrs{digit}"))?.insert(&addr, &entry)?;
+    let entry = AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] };
+    table::<A, AddressInfo>(ebpf, &format!("addrs{digit}"))?.insert(&addr, &entry)?;
     let frontend =
         Frontend { service_port: 1, affinity_ticks: 0, internal: set, external: set, flags: 0, scheduler, pad: 0 };
     for port in [80, 8080] {

@@ -11,7 +11,7 @@ use bytemuck::Pod as Plain;
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey};
-use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod};
+use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod};
 use dataplane_common::types::service::{
     Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SourceRange,
 };
@@ -26,10 +26,10 @@ fn table<K: Plain, V: Plain>(ebpf: &Ebpf, name: &str) -> Table<K, V> {
 }
 
 struct Maps<A> {
-    addrs: Table<A, Addr>,
+    addrs: Table<A, AddressInfo>,
     frontends: Table<FrontendKey<A>, Frontend>,
     flows: Table<FlowKey<A>, Flow<A>>,
-    nets: Table<Prefix<A>, Net>,
+    nets: Table<Prefix<A>, Network>,
     source_ranges: Table<Prefix<SourceRange<A>>, u32>,
     host_ports: Table<FrontendKey<A>, HostPort<A>>,
 }
@@ -45,10 +45,10 @@ where
 {
     fn open(ebpf: &Ebpf, family: u8) -> Self {
         Self {
-            addrs: table(ebpf, &format!("addrs{family}")),
+            addrs: table(ebpf, &format!("addresses{family}")),
             frontends: table(ebpf, &format!("frontends{family}")),
             flows: table(ebpf, &format!("flows{family}")),
-            nets: table(ebpf, &format!("nets{family}")),
+            nets: table(ebpf, &format!("networks{family}")),
             source_ranges: table(ebpf, &format!("source_ranges{family}")),
             host_ports: table(ebpf, &format!("host_ports{family}")),
         }
@@ -59,7 +59,7 @@ where
         self.frontends.insert(&FrontendKey { addr: octets(addr), port, proto, pad }, frontend).unwrap();
     }
 
-    fn put_net(&self, addr: IpAddr, len: u32, net: Net) {
+    fn put_net(&self, addr: IpAddr, len: u32, net: Network) {
         self.nets.insert(&Prefix { len, data: octets(addr) }, &net).unwrap();
     }
 
@@ -143,7 +143,7 @@ impl World for Kernel {
     fn put_pod(&mut self, ifindex: u32, pod: Pod) {
         self.pods.insert(&ifindex, &pod).unwrap();
     }
-    fn put_addr(&mut self, addr: IpAddr, entry: Addr) {
+    fn put_addr(&mut self, addr: IpAddr, entry: AddressInfo) {
         match addr {
             IpAddr::V4(a) => self.v4.addrs.insert(&a.into(), &entry).unwrap(),
             IpAddr::V6(a) => self.v6.addrs.insert(&a.into(), &entry).unwrap(),
@@ -171,7 +171,7 @@ impl World for Kernel {
     fn put_config(&mut self, config: NodeConfig) {
         self.config.insert(&0, &config).unwrap();
     }
-    fn put_net(&mut self, addr: IpAddr, len: u32, net: Net) {
+    fn put_net(&mut self, addr: IpAddr, len: u32, net: Network) {
         if addr.is_ipv4() { self.v4.put_net(addr, len, net) } else { self.v6.put_net(addr, len, net) }
     }
     fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32) {

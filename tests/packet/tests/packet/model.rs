@@ -5,31 +5,31 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane_common::balance::least_connections;
-use dataplane_common::maps::{Flows, Node, Tables};
+use dataplane_common::maps::{FamilyMaps, FlowMap, SharedMaps};
 use dataplane_common::packet::access::Packet;
 use dataplane_common::packet::family::Family;
 use dataplane_common::path::datapath;
 use dataplane_common::path::port_reuse;
-use dataplane_common::path::reject::{Answer, refuse};
+use dataplane_common::path::reject::{Reply, reject};
 use dataplane_common::path::sctp_ports;
 use dataplane_common::path::udp_failover;
 use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::event::{Counter, DropReason};
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::types::load::{Load, Search};
-use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::load::{ConnectionCounts, Search};
+use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SlotTable,
     SockPeer, SockPeerKey, SourceRange, proto,
 };
-use dataplane_common::types::stage::{Origin, Step};
+use dataplane_common::types::stage::{Origin, Stage};
 use dataplane_common::verdict::{self as core, Verdict};
 use dataplane_common::wire::byte_order::{Be16, Be32};
-use dataplane_common::wire::checksum::{self, Change};
+use dataplane_common::wire::checksum::{self, ChecksumChange};
 
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
-/// A packet, the word that one step leaves for the next, the connected socket of the node that sent it, and by how much the device's sum of the
+/// A packet, the word that one stage leaves for the next, the connected socket of the node that sent it, and by how much the device's sum of the
 /// packet was put right.
 struct Bytes<'a>(&'a mut Vec<u8>, u32, u64, u32);
 
@@ -45,16 +45,16 @@ impl Bytes<'_> {
 }
 
 impl Packet for Bytes<'_> {
-    fn words<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
+    fn load_words<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
         self.read(offset)
     }
-    fn half(&self, offset: usize) -> Option<Be16> {
+    fn load_u16(&self, offset: usize) -> Option<Be16> {
         self.0.get(offset..offset + 2).map(|b| Be16(u16::from_ne_bytes(b.try_into().unwrap())))
     }
-    fn words_at<const N: usize>(&self, offset: usize, _usual: usize) -> Option<[Be32; N]> {
+    fn load_words_at<const N: usize>(&self, offset: usize, _usual: usize) -> Option<[Be32; N]> {
         self.read(offset)
     }
-    fn words_far<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
+    fn load_words_via_helper<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
         self.read(offset)
     }
     fn store_words<const N: usize>(&mut self, offset: usize, words: &[Be32; N]) -> Option<()> {
@@ -63,16 +63,16 @@ impl Packet for Bytes<'_> {
     fn store_word_at(&mut self, offset: usize, _usual: usize, word: Be32) -> Option<()> {
         self.write(offset, &word.0.to_ne_bytes())
     }
-    fn store_word_far(&mut self, offset: usize, word: Be32) -> Option<()> {
+    fn store_word_via_helper(&mut self, offset: usize, word: Be32) -> Option<()> {
         self.write(offset, &word.0.to_ne_bytes())
     }
-    fn correct_checksum(&mut self, offset: usize, _usual: usize, change: Change) -> Option<()> {
-        let field = self.half(offset)?;
+    fn correct_checksum(&mut self, offset: usize, _usual: usize, change: ChecksumChange) -> Option<()> {
+        let field = self.load_u16(offset)?;
         if change.udp && field.0 == 0 {
             return Some(());
         }
         if !change.v6 {
-            self.balance(!change.addresses);
+            self.adjust_csum_complete(!change.addresses);
         }
         let sum = checksum::apply(field, checksum::add(change.addresses, change.ports));
         let sum = if change.udp && sum.0 == 0 { 0xffff } else { sum.0 };
@@ -82,34 +82,34 @@ impl Packet for Bytes<'_> {
         let [before] = self.read(offset)?;
         self.write(offset, &(before.0 ^ difference).to_ne_bytes())
     }
-    fn balance(&mut self, difference: u32) {
+    fn adjust_csum_complete(&mut self, difference: u32) {
         self.3 = checksum::add(self.3, difference);
     }
     fn size(&self) -> u32 {
         u32::try_from(self.0.len()).unwrap()
     }
-    fn segment(&self) -> u32 {
+    fn gso_size(&self) -> u32 {
         0
     }
     // the scenarios have one way out
-    fn way_to<A: Address>(&self, _addr: &A) -> u32 {
+    fn route_ifindex<A: Address>(&self, _addr: &A) -> u32 {
         0
     }
-    fn socket(&self) -> u64 {
+    fn socket_cookie(&self) -> u64 {
         self.2
     }
-    fn cut(&mut self, size: u32) -> Option<()> {
+    fn truncate(&mut self, size: u32) -> Option<()> {
         self.0.truncate(size as usize);
         Some(())
     }
-    fn make_room(&mut self, bytes: u32) -> Option<()> {
+    fn grow_header(&mut self, bytes: u32) -> Option<()> {
         self.0.splice(14..14, std::iter::repeat_n(0, bytes as usize));
         Some(())
     }
-    fn hand_on(&mut self, word: u32) {
+    fn set_scratch(&mut self, word: u32) {
         self.1 = word;
     }
-    fn handed_on(&self) -> u32 {
+    fn scratch(&self) -> u32 {
         self.1
     }
 }
@@ -117,12 +117,12 @@ impl Packet for Bytes<'_> {
 /// The tables of one family.
 #[derive(Default)]
 pub(crate) struct Maps<A> {
-    addrs: HashMap<A, Addr>,
+    addrs: HashMap<A, AddressInfo>,
     frontends: HashMap<FrontendKey<A>, Frontend>,
     host_ports: HashMap<FrontendKey<A>, HostPort<A>>,
     affinity: RefCell<HashMap<AffinityKey<A>, &'static Affinity>>,
     fragments: RefCell<HashMap<FragmentKey<A>, Ports>>,
-    nets: Vec<(A, u32, Net)>,
+    nets: Vec<(A, u32, Network)>,
     source_ranges: Vec<(u32, A, u32)>,
     sock_peers: HashMap<SockPeerKey<A>, SockPeer<A>>,
 }
@@ -162,7 +162,7 @@ pub(crate) struct Model {
 struct View<'a, A>(&'a Shared, &'a Maps<A>);
 struct FlowTable<'a, A>(&'a mut HashMap<FlowKey<A>, Flow<A>>);
 
-impl<A> Node for View<'_, A> {
+impl<A> SharedMaps for View<'_, A> {
     fn now(&self) -> u32 {
         1000
     }
@@ -191,9 +191,9 @@ impl<A> Node for View<'_, A> {
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.0.backends.get(&id)
     }
-    fn load(&self, backend: u32, generation: u32) -> Load {
+    fn connection_counts(&self, backend: u32, generation: u32) -> ConnectionCounts {
         let stats = self.0.stats.borrow().get(&backend).copied().unwrap_or_default();
-        Load::new(&stats, &self.0.loads.get(&backend).copied().unwrap_or_default(), generation)
+        ConnectionCounts::new(&stats, &self.0.loads.get(&backend).copied().unwrap_or_default(), generation)
     }
     fn search(&self, search: Search) -> u32 {
         least_connections::run(search, self)
@@ -210,11 +210,11 @@ impl<A> Node for View<'_, A> {
     fn count(&self, _counter: Counter) {}
 }
 
-impl<A: Address> Tables<A> for View<'_, A> {
-    fn addr(&self, addr: &A) -> Option<Addr> {
+impl<A: Address> FamilyMaps<A> for View<'_, A> {
+    fn address(&self, addr: &A) -> Option<AddressInfo> {
         self.1.addrs.get(addr).copied()
     }
-    fn net(&self, addr: &A) -> Option<Net> {
+    fn network(&self, addr: &A) -> Option<Network> {
         let found = self.1.nets.iter().filter(|(net, len, _)| matches(net, addr, *len));
         found.max_by_key(|(_, len, _)| *len).map(|(.., net)| *net)
     }
@@ -251,7 +251,7 @@ impl<A: Address> Tables<A> for View<'_, A> {
     fn forget_sock_peer(&self, _key: &SockPeerKey<A>) {}
 }
 
-impl<A: Address> Flows<A> for FlowTable<'_, A> {
+impl<A: Address> FlowMap<A> for FlowTable<'_, A> {
     fn get(&mut self, key: &FlowKey<A>) -> Option<&mut Flow<A>> {
         self.0.get_mut(key)
     }
@@ -282,7 +282,7 @@ fn has_sum<A: Address>(frame: &[u8]) -> bool {
     proto != proto::SCTP && (A::V6 || proto != proto::UDP || frame.get(at + 6..at + 8) != Some(&[0, 0]))
 }
 
-fn run<A: Family + Answer>(
+fn run<A: Family + Reply>(
     hook: Hook,
     ifindex: u32,
     frame: &mut Vec<u8>,
@@ -293,24 +293,30 @@ fn run<A: Family + Answer>(
     let mut packet = Bytes(frame, 0, tables.0.socket, 0);
     let (origin, mut verdict) = match hook {
         Hook::FromPod => {
-            (Origin::Pod, datapath::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Pod, ifindex))
+            (Origin::Pod, datapath::ingress::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Pod, ifindex))
         }
         Hook::FromUplink => {
-            (Origin::Uplink, datapath::enter::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Uplink, ifindex))
+            (Origin::Uplink, datapath::ingress::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Uplink, ifindex))
         }
         Hook::ToPod => (Origin::Host, datapath::from_host::<A, _, _, _, false>(&mut packet, &mut flows, tables)),
         Hook::ToUplink => (Origin::Host, datapath::from_host::<A, _, _, _, true>(&mut packet, &mut flows, tables)),
     };
-    while let Some(step) = verdict.step() {
-        let last = verdict.last();
-        verdict = match step {
-            Step::Open => datapath::open::<A, _, _, _, false>(&mut packet, &mut flows, tables, origin, ifindex),
-            Step::Weigh => datapath::open::<A, _, _, _, true>(&mut packet, &mut flows, tables, origin, ifindex),
-            Step::Again => port_reuse::again::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
-            Step::Report => datapath::report::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, last),
-            Step::Refuse => refuse::<A, _, _>(&mut packet, tables, last),
-            Step::Sctp => sctp_ports::set_ports::<A, _>(&mut packet, last),
-            Step::Follow => udp_failover::follow::<A, _, _, _>(&mut packet, &mut flows, tables),
+    while let Some(stage) = verdict.stage() {
+        let payload = verdict.without_stage();
+        verdict = match stage {
+            Stage::NewConnection => {
+                datapath::new_connection::<A, _, _, _, false>(&mut packet, &mut flows, tables, origin, ifindex)
+            }
+            Stage::LeastConnections => {
+                datapath::new_connection::<A, _, _, _, true>(&mut packet, &mut flows, tables, origin, ifindex)
+            }
+            Stage::PortReuse => port_reuse::port_reuse::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
+            Stage::IcmpError => {
+                datapath::icmp_error::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, payload)
+            }
+            Stage::Reject => reject::<A, _, _>(&mut packet, tables, payload),
+            Stage::SctpPorts => sctp_ports::set_ports::<A, _>(&mut packet, payload),
+            Stage::UdpFailover => udp_failover::fail_over::<A, _, _, _>(&mut packet, &mut flows, tables),
         };
     }
     let balanced = checksum::add(before, packet.3);
@@ -363,7 +369,7 @@ impl World for Model {
     fn put_pod(&mut self, ifindex: u32, pod: Pod) {
         self.shared.pods.insert(ifindex, pod);
     }
-    fn put_addr(&mut self, addr: IpAddr, entry: Addr) {
+    fn put_addr(&mut self, addr: IpAddr, entry: AddressInfo) {
         match addr {
             IpAddr::V4(a) => drop(self.v4.addrs.insert(a.into(), entry)),
             IpAddr::V6(a) => drop(self.v6.addrs.insert(a.into(), entry)),
@@ -392,7 +398,7 @@ impl World for Model {
     fn put_config(&mut self, config: NodeConfig) {
         self.shared.config = config;
     }
-    fn put_net(&mut self, addr: IpAddr, len: u32, net: Net) {
+    fn put_net(&mut self, addr: IpAddr, len: u32, net: Network) {
         match addr {
             IpAddr::V4(a) => self.v4.nets.push((a.into(), len, net)),
             IpAddr::V6(a) => self.v6.nets.push((a.into(), len, net)),
@@ -458,7 +464,7 @@ impl World for Model {
                 self.target = Some(verdict.ifindex());
                 Action::Redirect
             }
-            core::Action::Answer => {
+            core::Action::Reply => {
                 *self.drops.entry(verdict.reason()).or_default() += 1;
                 self.target = Some(ifindex);
                 Action::Redirect

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::event::DropReason;
-use dataplane_common::types::pod::{Addr, NodeConfig, Pod, addr_kind, node_features, pod_flags};
+use dataplane_common::types::pod::{AddressInfo, NodeConfig, Pod, address_kind, node_features, pod_flags};
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, SlotTable, backend_state, proto};
 
 use crate::frame::{Kind, frame, judge, ttl, with_extra_header};
@@ -92,8 +92,8 @@ fn config([v4, v6]: &[Net; 2]) -> NodeConfig {
         udp_ticks: IDLE_TICKS,
         tcp_ticks: IDLE_TICKS,
         closing_ticks: IDLE_TICKS,
-        question_ticks: 2,
-        conversation_ticks: 8,
+        unreplied_ticks: 2,
+        assured_ticks: 8,
         ..NodeConfig::default()
     }
 }
@@ -118,12 +118,12 @@ fn node<W: World>(w: &mut W) -> [Net; 2] {
         let pod = pod(u64::from(ifindex), addr4, addr6);
         w.put_pod(ifindex, pod);
         for addr in [addr4, addr6] {
-            w.put_addr(addr, Addr { ifindex, kind: addr_kind::POD, flags: 0, mac: pod.mac });
+            w.put_addr(addr, AddressInfo { ifindex, kind: address_kind::POD, flags: 0, mac: pod.mac });
         }
     }
     for net in [v4, v6] {
-        for (addr, kind) in [(net.node, addr_kind::NODE), (net.vip, addr_kind::SERVICE)] {
-            w.put_addr(addr, Addr { ifindex: 0, kind, flags: 0, mac: [0; 6] });
+        for (addr, kind) in [(net.node, address_kind::NODE), (net.vip, address_kind::SERVICE)] {
+            w.put_addr(addr, AddressInfo { ifindex: 0, kind, flags: 0, mac: [0; 6] });
         }
     }
     [v4, v6]

@@ -30,7 +30,7 @@ fn max_instructions() -> u32 {
 fn load_program(program: &mut Program) -> Result<(Duration, ProgramInfo), ProgramError> {
     macro_rules! load {
         ($p:ident) => {{
-            // the steps are loaded already
+            // the stages are loaded already
             let _ = $p.unload();
             let start = cpu_time();
             despite_signals(|| $p.load())?;
@@ -85,9 +85,9 @@ fn kernel_accepts_every_program_within_its_budget() {
     assert!(over.is_empty(), "{over:#?}");
 }
 
-/// What the benchmark measures ends in the same steps as the product.
+/// What the benchmark measures ends in the same stages as the product.
 #[test]
-fn kernel_takes_the_benchmark_with_its_steps() {
+fn kernel_takes_the_benchmark_with_its_stages() {
     let ebpf = packet_tests::load("bench").unwrap();
     assert!(ebpf.program("bench_from_pod").is_some());
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane_common::types::address::Address;
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey};
-use dataplane_common::types::pod::{Addr, Net, NodeConfig, Pod};
+use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod};
 use dataplane_common::types::service::{Backend, BackendLoad, Frontend, FrontendKey};
 
 /// A hook of the packet path.
@@ -38,7 +38,7 @@ pub(crate) struct FlowView {
 /// The tables of one node, and its programs.
 pub(crate) trait World {
     fn put_pod(&mut self, ifindex: u32, pod: Pod);
-    fn put_addr(&mut self, addr: IpAddr, entry: Addr);
+    fn put_addr(&mut self, addr: IpAddr, entry: AddressInfo);
     fn put_frontend(&mut self, key: FrontendKey<IpAddr>, frontend: Frontend);
     fn put_slot(&mut self, index: u32, backend: u32);
     fn put_backend(&mut self, id: u32, backend: Backend);
@@ -48,7 +48,7 @@ pub(crate) trait World {
     fn flows_of(&mut self, id: u32) -> u32;
     fn put_config(&mut self, config: NodeConfig);
     /// An address with its length in bits.
-    fn put_net(&mut self, addr: IpAddr, len: u32, net: Net);
+    fn put_net(&mut self, addr: IpAddr, len: u32, net: Network);
     /// Allows clients of a network to use a service port.
     fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32);
     fn put_host_port(&mut self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use dataplane_common::types::address::{V4, V6};
-use dataplane_common::types::pod::{Addr, POD_SLOTS, Pod, PodNetns};
+use dataplane_common::types::pod::{AddressInfo, POD_SLOTS, Pod, PodNetns};
 use dataplane_host::netlink::{Socket, add_address, set_up};
 use dataplane_host::netns::Netns;
 use dataplane_host::pins::Pins;
@@ -162,8 +162,8 @@ impl Rig {
         }
         for (name, kind, key, value, entries) in [
             ("pods", ARRAY, 4, size_of::<Pod>(), POD_SLOTS),
-            ("addrs4", HASH, size_of::<V4>(), size_of::<Addr>(), 4096),
-            ("addrs6", HASH, size_of::<V6>(), size_of::<Addr>(), 4096),
+            ("addresses4", HASH, size_of::<V4>(), size_of::<AddressInfo>(), 4096),
+            ("addresses6", HASH, size_of::<V6>(), size_of::<AddressInfo>(), 4096),
             ("pod_netns", HASH, 8, size_of::<PodNetns>(), 4096),
         ] {
             if !pins.map(name).exists() {

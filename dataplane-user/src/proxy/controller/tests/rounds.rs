@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_common::types::pod::addr_kind;
+use dataplane_common::types::pod::address_kind;
 
 use super::view::view;
 use super::*;
@@ -43,8 +43,8 @@ fn a_service_leads_to_its_endpoints() {
     assert_eq!(leads.service, "shop/web:http");
     let endpoints: Vec<_> = leads.internal.iter().map(|b| (b.0, b.1)).collect();
     assert_eq!(endpoints, [(octets16(ip("10.1.0.5")), 8080), (octets16(ip("10.1.0.6")), 8080)]);
-    assert_eq!(seen.addrs[&octets16(ip("10.96.0.10"))], addr_kind::SERVICE);
-    assert_eq!(seen.addrs[&octets16(ip("192.0.2.1"))], addr_kind::NODE);
+    assert_eq!(seen.addrs[&octets16(ip("10.96.0.10"))], address_kind::SERVICE);
+    assert_eq!(seen.addrs[&octets16(ip("192.0.2.1"))], address_kind::NODE);
 }
 
 #[test]
@@ -309,7 +309,7 @@ fn an_address_that_the_node_gets_is_the_nodes() {
     core.set_node_context(moved);
     core.reconcile(NOW);
     let addrs = view(&memory).addrs;
-    assert_eq!(addrs.get(&octets16(ip("198.51.100.9"))), Some(&addr_kind::NODE));
+    assert_eq!(addrs.get(&octets16(ip("198.51.100.9"))), Some(&address_kind::NODE));
     assert_eq!(addrs.get(&octets16(ip("192.0.2.1"))), None);
 }
 

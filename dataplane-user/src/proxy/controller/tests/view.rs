@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
-use dataplane_common::types::pod::Addr;
+use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{
     Backend, Frontend, FrontendKey, ServiceName, Slot, SlotTable, SourceRange, frontend_flags, scheduler,
 };
@@ -115,6 +115,6 @@ fn sources<A: Address>(entries: &[(Prefix<SourceRange<A>>, u32)], names: &BTreeM
     }
 }
 
-fn addrs<A: Address>(entries: &[(A, Addr)], view: &mut View) {
+fn addrs<A: Address>(entries: &[(A, AddressInfo)], view: &mut View) {
     view.addrs.extend(entries.iter().map(|(a, v)| (a.to_octets16(), v.kind)));
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use dataplane_common::types::event::DropReason;
-use dataplane_common::types::pod::{Net as PodNet, NodeConfig, net_flags, node_features};
+use dataplane_common::types::pod::{Network, NodeConfig, network_flags, node_features};
 use dataplane_common::types::service::{FrontendKey, proto};
 
 use super::{
@@ -16,10 +16,10 @@ use crate::world::{Action, Hook, World};
 /// A node that masquerades; `remote` is in the pod network.
 fn masquerading<W: World>(w: &mut W) -> [super::Net; 2] {
     let nets = node(w);
-    w.put_config(NodeConfig { features: node_features::NETS | node_features::MASQUERADE, ..config(&nets) });
+    w.put_config(NodeConfig { features: node_features::NETWORKS | node_features::MASQUERADE, ..config(&nets) });
     for net in nets {
         let len = if net.remote.is_ipv4() { 24 } else { 64 };
-        w.put_net(net.remote, len, PodNet { oif: 0, flags: net_flags::KEEP_SOURCE });
+        w.put_net(net.remote, len, Network { oif: 0, flags: network_flags::KEEP_SOURCE });
     }
     nets
 }
@@ -94,7 +94,7 @@ pub(crate) fn pings_leave_the_cluster_too<W: World>(w: &mut W) {
 
 pub(crate) fn ports_of_the_node_can_run_out<W: World>(w: &mut W) {
     let nets = masquerading(w);
-    let features = node_features::NETS | node_features::MASQUERADE;
+    let features = node_features::NETWORKS | node_features::MASQUERADE;
     w.put_config(NodeConfig { features, snat_port_max: SNAT_MIN, ..config(&nets) });
     for net in nets {
         let world = at(net.outside, 443);
@@ -107,10 +107,10 @@ pub(crate) fn ports_of_the_node_can_run_out<W: World>(w: &mut W) {
 
 pub(crate) fn a_tunnel_leads_to_other_subnets<W: World>(w: &mut W) {
     let nets = node(w);
-    w.put_config(NodeConfig { features: node_features::NETS, ..config(&nets) });
+    w.put_config(NodeConfig { features: node_features::NETWORKS, ..config(&nets) });
     for net in nets {
         let len = if net.remote.is_ipv4() { 24 } else { 64 };
-        w.put_net(net.remote, len, PodNet { oif: TUNNEL, flags: net_flags::KEEP_SOURCE });
+        w.put_net(net.remote, len, Network { oif: TUNNEL, flags: network_flags::KEEP_SOURCE });
         let (client, remote, vip) = (at(net.a, 40000), at(net.remote, 8080), at(net.vip, 80));
         service(w, vip, remote);
         let tunnel = (Action::Redirect, TUNNEL);

@@ -2,7 +2,7 @@
 
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::{
-    Addr, Net as PodNet, NodeConfig, Pod, addr_kind, net_flags, node_features, pod_flags,
+    AddressInfo, Network, NodeConfig, Pod, address_kind, network_flags, node_features, pod_flags,
 };
 use dataplane_common::types::service::{Frontend, FrontendKey, frontend_flags, proto};
 
@@ -18,11 +18,11 @@ fn gated<W: World>(w: &mut W) -> [Net; 2] {
     let [v4, v6] = node(w);
     let entry = pod(0, v4.node, v6.node);
     w.put_pod(POD_A, Pod { flags: pod_flags::PRESENT | pod_flags::SHAPED | pod_flags::NODE, ..entry });
-    w.put_config(NodeConfig { features: node_features::NETS, ..config(&[v4, v6]) });
+    w.put_config(NodeConfig { features: node_features::NETWORKS, ..config(&[v4, v6]) });
     for net in [v4, v6] {
         let [pods, services] = if net.b.is_ipv4() { [24, 16] } else { [64, 112] };
-        w.put_net(net.b, pods, PodNet { oif: 0, flags: net_flags::KEEP_SOURCE | net_flags::OWN });
-        w.put_net(net.vip, services, PodNet { oif: 0, flags: net_flags::SERVICE });
+        w.put_net(net.b, pods, Network { oif: 0, flags: network_flags::KEEP_SOURCE | network_flags::OWN });
+        w.put_net(net.vip, services, Network { oif: 0, flags: network_flags::SERVICE });
     }
     [v4, v6]
 }
@@ -76,7 +76,7 @@ pub(crate) fn the_address_of_a_pod_that_is_gone_leads_nowhere<W: World>(w: &mut 
 
 pub(crate) fn sctp_of_the_node_finds_external_addresses<W: World>(w: &mut W) {
     for net in gated(w) {
-        w.put_addr(net.other, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, flags: 0, mac: [0; 6] });
+        w.put_addr(net.other, AddressInfo { ifindex: 0, kind: address_kind::EXTERNAL, flags: 0, mac: [0; 6] });
         let (client, front, leaves) = (at(net.node, 40000), at(net.other, 80), (Hook::ToUplink, UPLINK));
         for (to, there, back) in [(at(net.b, 8080), TO_B, FROM_B), (at(net.remote, 8080), OUT, FROM_UPLINK)] {
             service(w, front, to);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use dataplane_common::types::event::DropReason;
-use dataplane_common::types::pod::{Addr, Net as PodNet, NodeConfig, addr_kind, net_flags, node_features};
+use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, address_kind, network_flags, node_features};
 use dataplane_common::types::service::{Frontend, FrontendKey, frontend_flags, proto};
 
 use super::{
@@ -74,7 +74,7 @@ pub(crate) fn undefined_ports_of_a_cluster_ip_are_refused<W: World>(w: &mut W) {
 pub(crate) fn other_ports_of_an_external_address_are_left_alone<W: World>(w: &mut W) {
     for net in node(w) {
         let external = net.other;
-        w.put_addr(external, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, flags: 0, mac: [0; 6] });
+        w.put_addr(external, AddressInfo { ifindex: 0, kind: address_kind::EXTERNAL, flags: 0, mac: [0; 6] });
         service(w, at(external, 80), at(net.b, 8080));
         for kind in [Kind::Syn, Kind::Udp] {
             let client = at(net.a, 40000);
@@ -103,7 +103,7 @@ pub(crate) fn local_policies_end_in_silence<W: World>(w: &mut W) {
 pub(crate) fn source_ranges_hold_on_every_way_in<W: World>(w: &mut W) {
     for net in node(w) {
         let balancer = at(net.other, 80);
-        w.put_addr(net.other, Addr { ifindex: 0, kind: addr_kind::EXTERNAL, flags: 0, mac: [0; 6] });
+        w.put_addr(net.other, AddressInfo { ifindex: 0, kind: address_kind::EXTERNAL, flags: 0, mac: [0; 6] });
         service(w, balancer, at(net.b, 8080));
         let id = if net.vip.is_ipv4() { 1 } else { 2 };
         for proto in [proto::TCP, proto::UDP] {
@@ -125,10 +125,10 @@ pub(crate) fn source_ranges_hold_on_every_way_in<W: World>(w: &mut W) {
 
 pub(crate) fn nobody_has_an_unallocated_service_address<W: World>(w: &mut W) {
     let nets = node(w);
-    w.put_config(NodeConfig { features: node_features::NETS, ..config(&nets) });
+    w.put_config(NodeConfig { features: node_features::NETWORKS, ..config(&nets) });
     for net in nets {
         let free = at(net.free_vip, 80);
-        w.put_net(net.vip, if free.is_ipv4() { 16 } else { 112 }, PodNet { oif: 0, flags: net_flags::SERVICE });
+        w.put_net(net.vip, if free.is_ipv4() { 16 } else { 112 }, Network { oif: 0, flags: network_flags::SERVICE });
         for kind in [Kind::Syn, Kind::Udp, Kind::Ack] {
             expect_drop(w, FROM_A, frame(kind, at(net.a, 40000), free), DropReason::UnallocatedAddress);
             expect_drop(w, FROM_UPLINK, frame(kind, at(net.outside, 40000), free), DropReason::UnallocatedAddress);

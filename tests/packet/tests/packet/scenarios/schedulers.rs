@@ -183,7 +183,7 @@ pub(crate) fn hashes_of_the_destination_stick_to_it<W: World>(w: &mut W) {
                 IpAddr::V4(a) => IpAddr::from((u32::from(a) + u32::from(n)).to_be_bytes()),
                 IpAddr::V6(a) => IpAddr::from((u128::from(a) + u128::from(n)).to_be_bytes()),
             };
-            s.world.put_addr(vip, Addr { ifindex: 0, kind: addr_kind::SERVICE, flags: 0, mac: [0; 6] });
+            s.world.put_addr(vip, AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] });
             s.put(at(vip, 80), Frontend { scheduler: DH, ..frontend(BASE, 16) });
             seen.insert(s.connect(FROM_A, at(net.a, fresh_port()), at(vip, 80)));
         }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use dataplane_common::types::pod::{Addr, NodeConfig, Pod, addr_flags, addr_kind, pod_flags};
+use dataplane_common::types::pod::{AddressInfo, NodeConfig, Pod, address_flags, address_kind, pod_flags};
 use dataplane_common::types::service::{FrontendKey, proto};
 
 use super::{FROM_A, FROM_B, FROM_UPLINK, Net, OUT, POD_A, POD_B, TO_A, TO_B, at, config, expect, node, pod, service};
@@ -18,7 +18,10 @@ fn limited<W: World>(w: &mut W) -> [Net; 2] {
     let entry = pod(u64::from(POD_B), v4.b, v6.b);
     w.put_pod(POD_B, Pod { flags: pod_flags::PRESENT | pod_flags::SHAPED, ..entry });
     for addr in [v4.b, v6.b] {
-        w.put_addr(addr, Addr { ifindex: POD_B, kind: addr_kind::POD, flags: addr_flags::SHAPED, mac: entry.mac });
+        w.put_addr(
+            addr,
+            AddressInfo { ifindex: POD_B, kind: address_kind::POD, flags: address_flags::SHAPED, mac: entry.mac },
+        );
     }
     [v4, v6]
 }
