@@ -6,8 +6,8 @@
 //! routes and devices stay when it ends, and the next agent takes them over.
 
 pub mod conflist;
-pub mod growth;
 pub mod logging;
+pub mod resize;
 pub mod source;
 pub mod trace;
 
@@ -36,10 +36,10 @@ use crate::network::blocks::Blocks;
 use crate::network::node;
 use crate::network::node::status::NodeStatus;
 use crate::network::node::{NodeError, NodeTask, Parts};
-use crate::network::node::{leaks, leftovers};
+use crate::network::node::{address_gc, leftovers};
 use crate::observe::events::{self, Notices};
 use crate::observe::flows::status::FlowStatus;
-use crate::observe::flows::{self, judge::Limits};
+use crate::observe::flows::{self, evict_policy::Limits};
 use crate::observe::http::health::{self, Now};
 use crate::observe::http::service_health;
 use crate::observe::http::{self, Answer, BindError, Handler, listen, reserve};
@@ -111,8 +111,8 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
 
     let pins = Pins::new(&config.pin_root);
     let predecessor = attach::has_predecessor(&pins);
-    let sizes = Sizes::new(&config.tables, growth::memory());
-    let growing = growth::wanted(&sizes, &pins)?;
+    let sizes = Sizes::new(&config.tables, resize::memory());
+    let growing = resize::wanted(&sizes, &pins)?;
     let settings = Settings { trace: config.trace, fixed: &sizes.fixed, growing: &growing };
     let mut programs = programs::load(&pins, &object, &settings)?;
     drop(object);
@@ -139,8 +139,8 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     if config.service_proxy {
         tokio::spawn(leftovers::watch());
     }
-    tokio::spawn(growth::watch(sizes.growing, growing, pins.clone(), snapshots.clone()));
-    tokio::spawn(leaks::watch(config.state_dir.clone(), Arc::clone(&status)));
+    tokio::spawn(resize::watch(sizes.growing, growing, pins.clone(), snapshots.clone()));
+    tokio::spawn(address_gc::watch(config.state_dir.clone(), Arc::clone(&status)));
     let [tcp, closing, datagrams] =
         [config.tcp_timeout, config.tcp_closing_timeout, config.udp_timeout].map(|seconds| clock.ticks(seconds));
     let limits = Limits::new(tcp, closing, datagrams);

@@ -8,14 +8,14 @@
 //! the names of the programs; programs of this very build by the fingerprint directory beside them.
 
 pub mod attach;
-pub mod carry;
 pub mod clock;
-pub mod grow;
 pub mod lock;
+pub mod migrate;
 pub mod mounts;
 pub mod object;
 pub mod probe;
 pub mod programs;
+pub mod resize;
 pub mod sizes;
 
 use std::io;

@@ -7,7 +7,7 @@ use dataplane_common::types::service::{Backend, BackendLoad, BackendStats, proto
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
 use dataplane_user::observe::flows::loads::{Loads, tally};
-use dataplane_user::observe::flows::{judge::Limits, sweep};
+use dataplane_user::observe::flows::{evict_policy::Limits, sweep};
 
 const LRU_HASH: u32 = 9;
 const NOW: u32 = 10_000;

@@ -19,7 +19,7 @@ use dataplane_user::config::UplinkAttach;
 use dataplane_user::load::object::Object;
 use dataplane_user::load::probe::Facts;
 use dataplane_user::load::programs::{self, Programs, Settings};
-use dataplane_user::load::{attach, carry, grow};
+use dataplane_user::load::{attach, migrate, resize};
 use node::{Node, enter, object, run};
 
 const ROOT: &str = "/sys/fs/bpf/ropeway";
@@ -169,8 +169,8 @@ fn the_links_of_another_abi_are_taken_over() {
 
     assert!(attach::has_predecessor(&pins()));
     let new = load(false);
-    assert_eq!(carry::pods(&pins()).unwrap(), 3, "the pod, its address and its host port, not the Service's address");
-    assert_eq!(carry::pods(&pins()).unwrap(), 0, "once");
+    assert_eq!(migrate::pods(&pins()).unwrap(), 3, "the pod, its address and its host port, not the Service's address");
+    assert_eq!(migrate::pods(&pins()).unwrap(), 0, "once");
     assert_eq!(Table::<u32, Pod>::open(&pins(), "pods").unwrap().get(&9).unwrap(), Some(pod));
     assert_eq!(Table::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap().entries().unwrap(), [(pod.addr4, addr)]);
     assert_eq!(Table::open(&pins(), "host_ports4").unwrap().get(&port).unwrap(), Some(target));
@@ -208,7 +208,7 @@ fn maps_grow_with_what_is_in_them() {
     let grown = |growing: &[(&'static str, u32)]| {
         let programs = programs::load(&pins(), &object, &settings(false, growing)).unwrap();
         attach_all(&programs, &node, UplinkAttach::Auto);
-        let size = |map| grow::entries(&pins(), map).unwrap().unwrap();
+        let size = |map| resize::entries(&pins(), map).unwrap().unwrap();
         (programs.operations, ["frontends4", "backends", "backend_stats", "backend_loads", "slots"].map(size))
     };
     let small = [("frontends4", 64), ("backends", 16), ("backend_stats", 16), ("backend_loads", 16), ("slots", 8)];

@@ -20,7 +20,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::{SCHEMA, View, table};
-use crate::network::node::{file, leaks};
+use crate::network::node::{address_gc, file};
 use crate::row;
 
 /// Longest wait for the store's lock.
@@ -37,7 +37,7 @@ pub enum IpamError {
     Netlink(#[from] NetlinkError),
     /// The attachment could not be marked for release.
     #[error(transparent)]
-    Leak(#[from] leaks::LeakError),
+    Leak(#[from] address_gc::LeakError),
     /// A map could not be read.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -314,7 +314,7 @@ pub fn release(state_dir: &Path, address: IpAddr) -> Result<Released, IpamError>
         let pod = record.pod.clone().unwrap_or_else(|| format!("container {}", record.id.container));
         return Err(IpamError::Alive { address, pod, device: record.host_ifname });
     }
-    if !leaks::mark(&store, &mut socket, &record)? {
+    if !address_gc::mark(&store, &mut socket, &record)? {
         return Err(IpamError::Busy { address });
     }
     store.sync_marks()?;

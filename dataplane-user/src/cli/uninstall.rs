@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{SCHEMA, View};
 use crate::load::lock::AgentLock;
 use crate::load::{LoadError, attach};
-use crate::network::node::gate;
+use crate::network::node::host_device;
 use crate::network::{node, routes, tunnel};
 
 /// The view of `ropeway uninstall`: numbers of removed objects.
@@ -78,7 +78,7 @@ pub fn uninstall(pins: &Pins, state_dir: &Path) -> Result<Removed, UninstallErro
             }
             // After the routes: the kernel would remove those of the host device with it,
             // uncounted.
-            match socket.links().and_then(|links| gate::remove(&mut socket, &links)) {
+            match socket.links().and_then(|links| host_device::remove(&mut socket, &links)) {
                 Ok(count) => removed.host_devices = count,
                 Err(e) => failures.push(e.to_string()),
             }

@@ -20,7 +20,7 @@ use super::write::{self, WriteError};
 use crate::network::blocks::Blocks;
 use crate::network::node::status::NodeStatus;
 use crate::proxy::controller::Nodes;
-use crate::proxy::source::trouble::Troubles;
+use crate::proxy::source::watch_errors::Troubles;
 
 /// How long changes are gathered: a burst of pods is one change.
 const SETTLE: Duration = Duration::from_millis(20);

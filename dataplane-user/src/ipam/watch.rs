@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::crd::{IpBlock, IpPool};
 use super::plan::{Block, Lent, Sharing, State};
 use super::pool::{Pool, covers, overlap};
-use crate::proxy::source::trouble::Troubles;
+use crate::proxy::source::watch_errors::Troubles;
 
 /// Objects per page of a list.
 const PAGE: u32 = 500;

@@ -18,7 +18,7 @@ use dataplane_host::verifier::despite_signals;
 use tracing::{debug, info, warn};
 
 use super::object::Object;
-use super::{LoadError, grow};
+use super::{LoadError, resize};
 
 /// The programs of network devices.
 pub const DEVICE_PROGRAMS: [&str; 4] = ["from_pod", "to_pod", "from_uplink", "to_uplink"];
@@ -113,7 +113,7 @@ pub fn load(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Pro
     for dir in ["maps", "programs", "links", "loaded"] {
         undo.make_dir(&pins.directory().join(dir))?;
     }
-    if let Err(e) = grow::grow(pins, object, settings) {
+    if let Err(e) = resize::grow(pins, object, settings) {
         warn!(error = %e, "maps keep their sizes");
     }
     let complete = abi::MAPS.iter().all(|m| pins.map(m).exists());
@@ -207,7 +207,7 @@ fn verify(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
 /// A map keeps its size for as long as it lives; says so when another one was asked for.
 fn check_sizes(pins: &Pins, sizes: &[(&'static str, u32)]) -> Result<(), LoadError> {
     for &(map, wanted) in sizes {
-        if let Some(size) = grow::entries(pins, map)?.filter(|size| *size != wanted) {
+        if let Some(size) = resize::entries(pins, map)?.filter(|size| *size != wanted) {
             warn!(map, size, wanted, "the map of a predecessor keeps its size until `ropeway uninstall`");
         }
     }

@@ -5,15 +5,15 @@
 //! something changes: a Node object, a device, an address, a route. What others own it never touches; see [`crate::network::routes`]
 //! and [`crate::load`] for what is ours.
 
-mod done;
+mod conditions;
 
+pub mod address_gc;
 pub mod discover;
 pub mod file;
-pub mod gate;
-pub mod leaks;
+pub mod host_device;
 pub mod leftovers;
-pub mod network_inputs;
-pub mod reach;
+pub mod network_tries;
+pub mod node_routes;
 pub mod status;
 pub mod sysctl;
 
@@ -39,19 +39,19 @@ use tracing::{error, info, warn};
 use crate::config::{Config, Ipam};
 use crate::load::clock::Clock;
 use crate::load::programs::Programs;
-use crate::load::{LoadError, attach, carry};
+use crate::load::{LoadError, attach, migrate};
 use crate::network::blocks::Blocks;
 use crate::network::routes::{self, Plan};
 use crate::network::tunnel::TunnelError;
 use crate::proxy::controller::{Nodes, Snapshot as Controller};
 use crate::proxy::desired::NodeContext;
 use crate::proxy::source::{NodeObject, SourceKind};
+use conditions::Done;
 use discover::{Facts, Snapshot};
-use done::Done;
 use file::{NodeFile, NodeFileError};
-use gate::{Gate, GateError};
-use network_inputs::Networks;
-use reach::{Known, Reach};
+use host_device::{Gate, GateError};
+use network_tries::Networks;
+use node_routes::{Known, Reach};
 use status::NodeStatus;
 
 /// How long events are gathered before they are looked at.
@@ -312,7 +312,7 @@ impl NodeTask {
         let Parts { config, pins, programs, .. } = &self.parts;
         if !config.service_proxy {
             self.gate = None;
-            return Ok(gate::remove(&mut self.socket, &snapshot.links)?);
+            return Ok(host_device::remove(&mut self.socket, &snapshot.links)?);
         }
         if !self.done.maps {
             self.gate = Gate::find(&snapshot.links);
@@ -320,7 +320,7 @@ impl NodeTask {
         }
         self.gate = None;
         let mtu = facts.pod_mtu(config, self.reach.tunnels.mtu());
-        let (gate, operations) = gate::keep(&mut self.socket, (pins, programs), &snapshot.links, facts, mtu)?;
+        let (gate, operations) = host_device::keep(&mut self.socket, (pins, programs), &snapshot.links, facts, mtu)?;
         self.gate = Some(gate);
         Ok(operations)
     }
@@ -330,7 +330,7 @@ impl NodeTask {
         let config = &self.parts.config;
         let devices = self.reach.tunnels.devices;
         let pools = self.blocks.as_ref().map_or(&[][..], |blocks| &blocks.pools);
-        let known = network_inputs::Known { plan, devices, pools, service_ranges: &self.service_ranges };
+        let known = network_tries::Known { plan, devices, pools, service_ranges: &self.service_ranges };
         let pins = &self.parts.pins;
         let pending = if self.done.services { Some(self.networks.compare(pins, config, &known)?) } else { None };
         let index = self.gate.as_ref().map(|gate| gate.out.index);
@@ -389,7 +389,7 @@ impl NodeTask {
         let Parts { config, pins, programs, cgroup, predecessor, .. } = &mut self.parts;
         let mut operations = 0;
         if *predecessor {
-            operations += carry::pods(pins)?;
+            operations += migrate::pods(pins)?;
         }
         operations += attach::cgroup(pins, programs, cgroup)?;
         // What comes out of a tunnel is treated as what comes from an uplink.

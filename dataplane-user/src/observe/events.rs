@@ -5,8 +5,8 @@
 //! thousand nodes make one Event; the recorder of `kube` would make one for each node, and keep the first text. Nothing is told where objects
 //! come from a directory: the log says it.
 
-mod limit;
 mod object;
+mod rate_limit;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use crate::proxy::controller::Snapshot;
 use crate::proxy::source::wire::{ServiceWire, SliceWire};
 use crate::proxy::source::{ObjectKey, Origin, Rejection, SourceKind};
-use limit::Limits;
+use rate_limit::Limits;
 
 /// How often a fault that lasts is told.
 const AGAIN: Duration = Duration::from_secs(3600);

@@ -2,11 +2,11 @@
 //!
 //! The tables are LRU hashes: when one is full, the kernel throws out what was not used for longest, be it one half of a pair or an established
 //! connection that only waits, while half-open ones of a moment ago stay. So that it need not, the agent looks from time to time and removes pairs
-//! that no packet may use any more, and, from a table that is nearly full, those that matter least. [`judge`] decides; [`sweep`] is the only writer.
+//! that no packet may use any more, and, from a table that is nearly full, those that matter least. [`evict_policy`] decides; [`sweep`] is the only writer.
 //!
 //! A packet that comes between the last look and the removal finds the pair gone, as if it had come later: it opens a new flow.
 
-pub mod judge;
+pub mod evict_policy;
 pub mod loads;
 pub mod status;
 
@@ -22,7 +22,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::load::{LoadError, clock};
-use judge::{Half, Kind, Limits};
+use evict_policy::{Half, Kind, Limits};
 use status::FlowStatus;
 
 /// How long between two looks at tables that are not half full.

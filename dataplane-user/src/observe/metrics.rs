@@ -23,7 +23,7 @@ use tracing::warn;
 
 use crate::network::node::status::NodeStatus;
 use crate::observe::flows::FlowCounts;
-use crate::observe::flows::judge::Kind;
+use crate::observe::flows::evict_policy::Kind;
 use crate::observe::flows::status::FlowStatus;
 use crate::proxy::controller::{Histogram, Scale, Snapshot};
 

@@ -3,13 +3,13 @@
 //! Nothing is written before Services, slices and Nodes have been complete once and the node's own addresses are known. Whatever waits
 //! in the channel when a round begins becomes part of it: under load changes are coalesced, when idle they do not wait.
 
-mod claims;
+mod cluster_state;
 mod core;
-mod faults;
 mod histogram;
-mod intake;
 mod locality;
+mod ownership;
 mod pending;
+mod rejections;
 mod report;
 mod round;
 mod snapshot;
@@ -30,8 +30,8 @@ use crate::proxy::desired::NodeContext;
 use crate::proxy::source::{Event, EventSender};
 
 pub use self::core::Core;
+pub use cluster_state::Nodes;
 pub use histogram::{Histogram, Programming, Rounds, Scale};
-pub use intake::Nodes;
 pub use locality::NoLocal;
 pub use pending::Pending;
 pub use snapshot::{HealthCheck, MAX_REJECTIONS, Snapshot};

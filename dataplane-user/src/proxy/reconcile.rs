@@ -5,10 +5,10 @@
 //! [`assign`] (ids and space for what is desired), [`Ledger::plan`] (the difference as operations), the operations,
 //! [`Ledger::commit`] (what is no longer used is free, after a grace time), or the way back if they failed.
 
+mod allocator;
 mod assign;
 pub mod diff;
 pub mod ids;
-mod ledger;
 pub mod plan;
 pub mod published;
 pub mod restore;
@@ -17,7 +17,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
+pub use allocator::{Ledger, Limits};
 pub use assign::{Assigned, Refusal, Standing, assign};
-pub use ledger::{Ledger, Limits};
 pub use plan::{Plan, Tag};
 pub use published::{PublishedBackend, PublishedPort};

@@ -8,7 +8,7 @@ mod intern;
 pub mod kubernetes;
 pub mod manifests;
 pub mod object;
-pub(crate) mod trouble;
+pub(crate) mod watch_errors;
 pub mod wire;
 
 use std::fmt;

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::judge::{Half, Kind, Limits};
+use super::evict_policy::{Half, Kind, Limits};
 use crate::load::{LoadError, clock};
 use crate::proxy::controller::Snapshot;
 

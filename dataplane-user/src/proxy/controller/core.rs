@@ -11,11 +11,11 @@ use hashbrown::HashMap;
 use ipnetwork::IpNetwork;
 use tracing::{error, info};
 
-use super::claims::Claims;
-use super::faults::Faults;
-use super::intake::{Intake, Nodes};
+use super::cluster_state::{Intake, Nodes};
 use super::locality::NoLocal;
+use super::ownership::Claims;
 use super::pending::{OBJECT, Pending, SLICES};
+use super::rejections::Faults;
 use super::report::Report;
 use super::store::{Entry, Store};
 use crate::proxy::apply::{self, Operations, Tables};

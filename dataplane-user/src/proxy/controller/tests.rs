@@ -1,7 +1,7 @@
 //! The core against tables in memory.
 
-mod claims;
 mod faults;
+mod ownership;
 mod property;
 mod reader;
 mod report;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dataplane_common::TICK_SHIFT;
 use dataplane_common::types::service::SlotTable;
 
-use super::ledger::Ledger;
+use super::allocator::Ledger;
 use super::plan::Tag;
 use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
 use super::table::{Census, Rule};
@@ -93,7 +93,7 @@ pub fn assign(
     Ok(Assigned { ports: ports.into(), ..found })
 }
 
-impl super::ledger::Taken {
+impl super::allocator::Taken {
     fn clear(&mut self) {
         self.slots.clear();
         self.backends.clear();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dataplane_common::types::service::{Backend, NAME_LEN, ServiceName};
 
-use super::ledger::Ledger;
+use super::allocator::Ledger;
 use super::plan::{Plan, Tag};
 use super::published::{Family, PublishedBackend, PublishedPort, TABLES, family, frontend_key, source_key};
 use crate::proxy::desired::{FrontendAddr, SourceRange};

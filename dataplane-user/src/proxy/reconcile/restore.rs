@@ -11,8 +11,8 @@ use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{self, Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
 use hashbrown::HashMap;
 
+use super::allocator::{Ledger, Limits};
 use super::ids::{BackendIds, PortIds};
-use super::ledger::{Ledger, Limits};
 use super::plan::{NODE, Plan};
 use super::published::{
     PublishedBackend, PublishedPort, TABLES, frontend_addr, frontend_key, source_key, source_range, table_index,

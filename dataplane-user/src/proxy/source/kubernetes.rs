@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tracing::debug;
 
 use super::decode::{Decoded, Decoder, HEADLESS, SERVICE_PROXY_NAME};
-use super::trouble::Troubles;
+use super::watch_errors::Troubles;
 use super::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
 use super::{Event, EventSender, SourceKind};
 

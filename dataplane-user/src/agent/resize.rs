@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::load::LoadError;
-use crate::load::grow;
+use crate::load::resize;
 use crate::load::sizes::{Growing, Sizes, larger};
 use crate::proxy::controller::Snapshot;
 
@@ -40,7 +40,7 @@ pub fn wanted(sizes: &Sizes, pins: &Pins) -> Result<Vec<(&'static str, u32)>, Lo
     let asked = parse(&asked);
     let mut all = Vec::new();
     for group in &sizes.growing {
-        let present = grow::entries(pins, group.maps[0])?.unwrap_or(0);
+        let present = resize::entries(pins, group.maps[0])?.unwrap_or(0);
         let asked = asked.get(group.maps[0]).map_or(0, |asked| (*asked).min(group.limit));
         let entries = group.first.max(asked).max(present);
         all.extend(group.maps.iter().map(|map| (*map, entries)));
@@ -58,7 +58,7 @@ pub async fn watch(
     pins: Pins,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
 ) {
-    let present = |map: &str| grow::entries(&pins, map).ok().flatten().unwrap_or(u32::MAX);
+    let present = |map: &str| resize::entries(&pins, map).ok().flatten().unwrap_or(u32::MAX);
     let refused = wanted.iter().any(|(map, entries)| present(map) < *entries);
     while !refused && snapshots.wait_for(|s| s.synced && !s.short.is_empty()).await.is_ok() {
         let short = snapshots.borrow_and_update().short.clone();
