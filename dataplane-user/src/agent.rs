@@ -23,26 +23,26 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Ipam};
-use crate::ipam::plan::Patience;
+use crate::ipam::plan::GracePeriods;
 use crate::ipam::task::PoolTask;
 use crate::load::clock::Clock;
 use crate::load::lock::AgentLock;
 use crate::load::object::Object;
-use crate::load::probe::Facts;
-use crate::load::programs::{self, Settings};
+use crate::load::probe::KernelFacts;
+use crate::load::programs::{self, LoadSettings};
 use crate::load::sizes::Sizes;
 use crate::load::{LoadError, attach};
 use crate::network::blocks::Blocks;
 use crate::network::node;
 use crate::network::node::status::NodeStatus;
-use crate::network::node::{NodeError, NodeTask, Parts};
+use crate::network::node::{NodeError, NodeTask, NodeTaskParts};
 use crate::network::node::{address_gc, leftovers};
 use crate::observe::events::{self, Notices};
 use crate::observe::flows::status::FlowStatus;
-use crate::observe::flows::{self, evict_policy::Limits};
+use crate::observe::flows::{self, evict_policy::FlowTimeouts};
 use crate::observe::http::health::{self, Now};
 use crate::observe::http::service_health;
-use crate::observe::http::{self, Answer, BindError, Handler, listen, reserve};
+use crate::observe::http::{self, BindError, Handler, HttpResponse, listen, reserve};
 use crate::observe::metrics::{self, Metrics};
 use crate::proxy::apply;
 use crate::proxy::controller::{self, ControllerError, Handle, Nodes, Snapshot};
@@ -106,14 +106,14 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let source = source::prepare(&config).await?;
     let metrics_address = take("metrics-bind-address", config.metrics_bind_address, &config).await?;
     let health_address = take("healthz-bind-address", config.healthz_bind_address, &config).await?;
-    let cgroup = Facts::gather()?.check(&config.pin_root, config.cgroup_root.as_deref())?;
+    let cgroup = KernelFacts::gather()?.check(&config.pin_root, config.cgroup_root.as_deref())?;
     let object = Object::get(config.ebpf_object.as_deref())?;
 
     let pins = Pins::new(&config.pin_root);
     let predecessor = attach::has_predecessor(&pins);
     let sizes = Sizes::new(&config.tables, resize::memory());
     let growing = resize::wanted(&sizes, &pins)?;
-    let settings = Settings { trace: config.trace, fixed: &sizes.fixed, growing: &growing };
+    let settings = LoadSettings { trace: config.trace, fixed: &sizes.fixed, growing: &growing };
     let mut programs = programs::load(&pins, &object, &settings)?;
     drop(object);
     heap::trim();
@@ -130,7 +130,7 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let service_ranges = controller.service_ranges();
     let publish = publisher(controller);
     let (pools, blocks) = pools(&config, nodes.clone(), Arc::clone(&status));
-    let parts = Parts { config: Arc::clone(&config), pins: pins.clone(), programs, clock, cgroup, predecessor };
+    let parts = NodeTaskParts { config: Arc::clone(&config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
     let mut node = tokio::spawn(node.run(nodes, service_ranges, snapshots.clone(), blocks));
     let notices = tell_events(&source, &config, &snapshots);
@@ -143,10 +143,10 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     tokio::spawn(address_gc::watch(config.state_dir.clone(), Arc::clone(&status)));
     let [tcp, closing, datagrams] =
         [config.tcp_timeout, config.tcp_closing_timeout, config.udp_timeout].map(|seconds| clock.ticks(seconds));
-    let limits = Limits::new(tcp, closing, datagrams);
+    let timeouts = FlowTimeouts::new(tcp, closing, datagrams);
     let flow_status = Arc::new(FlowStatus::default());
-    tokio::spawn(flows::watch(pins.clone(), limits, Arc::clone(&flow_status)));
-    tokio::spawn(flows::loads::watch(pins.clone(), limits, snapshots.clone()));
+    tokio::spawn(flows::watch(pins.clone(), timeouts, Arc::clone(&flow_status)));
+    tokio::spawn(flows::loads::watch(pins.clone(), timeouts, snapshots.clone()));
     let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), Arc::clone(&status), flow_status));
     let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone(), status);
     tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));
@@ -195,8 +195,8 @@ fn pools(
     }
     let (sender, receiver) = watch::channel(Arc::default());
     let (node, state_dir, default) = (config.node_name.clone(), config.state_dir.clone(), config.ip_pools.clone());
-    let patience = Patience::default();
-    (Some(PoolTask { node, state_dir, default, nodes, blocks: sender, patience, status }), Some(receiver))
+    let grace = GracePeriods::default();
+    (Some(PoolTask { node, state_dir, default, nodes, blocks: sender, grace, status }), Some(receiver))
 }
 
 /// Returns the function that passes the node's context to the controller.
@@ -252,27 +252,27 @@ fn metrics_handler(
 ) -> Handler {
     let configz = serde_json::json!({ "ropeway.config": config }).to_string();
     Arc::new(move |path| match path {
-        "/metrics" => Answer { kind: metrics::CONTENT_TYPE, ..Answer::text(metrics.render()) },
+        "/metrics" => HttpResponse { kind: metrics::CONTENT_TYPE, ..HttpResponse::text(metrics.render()) },
         "/healthz" | "/livez" => health_answer(path, &metrics, &snapshots),
-        "/readyz" if status.is_in_order() => Answer::text("ok\n".into()),
-        "/readyz" => Answer {
+        "/readyz" if status.is_in_order() => HttpResponse::text("ok\n".into()),
+        "/readyz" => HttpResponse {
             status: hyper::StatusCode::SERVICE_UNAVAILABLE,
-            ..Answer::text("node not in order: see the agent's log\n".into())
+            ..HttpResponse::text("node not in order: see the agent's log\n".into())
         },
-        "/proxyMode" => Answer::text("ropeway".into()),
-        "/configz" => Answer::json(hyper::StatusCode::OK, configz.clone()),
-        _ => Answer::not_found(),
+        "/proxyMode" => HttpResponse::text("ropeway".into()),
+        "/configz" => HttpResponse::json(hyper::StatusCode::OK, configz.clone()),
+        _ => HttpResponse::not_found(),
     })
 }
 
 fn health_handler(metrics: Arc<Metrics>, snapshots: watch::Receiver<Arc<Snapshot>>) -> Handler {
     Arc::new(move |path| match path {
         "/healthz" | "/livez" => health_answer(path, &metrics, &snapshots),
-        _ => Answer::not_found(),
+        _ => HttpResponse::not_found(),
     })
 }
 
-fn health_answer(path: &str, metrics: &Metrics, snapshots: &watch::Receiver<Arc<Snapshot>>) -> Answer {
+fn health_answer(path: &str, metrics: &Metrics, snapshots: &watch::Receiver<Arc<Snapshot>>) -> HttpResponse {
     let livez = path == "/livez";
     let snapshot = Arc::clone(&snapshots.borrow());
     let answer = health::answer(&snapshot, Now::get(), livez);

@@ -75,10 +75,10 @@ pub enum ConfigError {
     },
 }
 
-/// Origin of the Kubernetes objects, with the options of that origin.
+/// RejectionOrigin of the Kubernetes objects, with the options of that origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
-pub enum Source {
+pub enum ObjectSource {
     /// A Kubernetes API server.
     #[serde(rename_all = "camelCase")]
     Kubernetes {
@@ -113,7 +113,7 @@ pub struct TableSizes {
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "each is the flag of the same name, see `Options`")]
 pub struct Config {
-    pub source: Source,
+    pub source: ObjectSource,
     pub node_name: String,
     #[serde(rename = "nodeIPs")]
     pub node_ips: Vec<IpAddr>,
@@ -294,7 +294,7 @@ impl Config {
             format!("{:?} is not a log level: use error, warn, info, debug or trace", self.log_level)
         })?;
         self.check_ipam()?;
-        let kubernetes = matches!(self.source, Source::Kubernetes { .. });
+        let kubernetes = matches!(self.source, ObjectSource::Kubernetes { .. });
         require("service-proxy", self.service_proxy || kubernetes, || {
             "false requires --source kubernetes: kube-proxy does not read manifests".into()
         })?;
@@ -310,7 +310,7 @@ impl Config {
 
     fn check_ipam(&self) -> Result<(), ConfigError> {
         let pools = self.ipam == Ipam::Pools;
-        let kubernetes = matches!(self.source, Source::Kubernetes { .. });
+        let kubernetes = matches!(self.source, ObjectSource::Kubernetes { .. });
         require("ipam", !pools || kubernetes, || {
             "pools requires --source kubernetes: only an API server has IPPool objects".into()
         })?;
@@ -362,12 +362,12 @@ fn one_per_family<T>(field: &'static str, values: &[T], v6: impl Fn(&T) -> bool)
     })
 }
 
-fn source(o: &Options) -> Result<Source, ConfigError> {
+fn source(o: &Options) -> Result<ObjectSource, ConfigError> {
     match o.source.unwrap_or(SourceKind::Kubernetes) {
         SourceKind::Manifests => {
             let because = "--source manifests requires a directory";
             let directory = o.manifests.clone().ok_or(ConfigError::Missing { field: "manifests", because })?;
-            Ok(Source::Manifests { directory })
+            Ok(ObjectSource::Manifests { directory })
         }
         SourceKind::Kubernetes => {
             require("manifests", o.manifests.is_none(), || "requires --source manifests".into())?;
@@ -377,7 +377,7 @@ fn source(o: &Options) -> Result<Source, ConfigError> {
                     format!("{url:?} is not a URL: use https://HOST:PORT")
                 })?;
             }
-            Ok(Source::Kubernetes { kubeconfig: o.kubeconfig.clone(), apiservers })
+            Ok(ObjectSource::Kubernetes { kubeconfig: o.kubeconfig.clone(), apiservers })
         }
     }
 }

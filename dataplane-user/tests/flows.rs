@@ -7,11 +7,11 @@ use dataplane_common::types::service::{Backend, BackendLoad, BackendStats, proto
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
 use dataplane_user::observe::flows::loads::{Loads, tally};
-use dataplane_user::observe::flows::{evict_policy::Limits, sweep};
+use dataplane_user::observe::flows::{evict_policy::FlowTimeouts, sweep};
 
 const LRU_HASH: u32 = 9;
 const NOW: u32 = 10_000;
-const LIMITS: Limits = Limits::new(1000, 60, 100);
+const LIMITS: FlowTimeouts = FlowTimeouts::new(1000, 60, 100);
 const NODE: V4 = V4 { octets: [192, 168, 50, 11] };
 const CLIENT: V4 = V4 { octets: [192, 168, 50, 1] };
 const SERVICE: V4 = V4 { octets: [10, 96, 0, 10] };

@@ -17,8 +17,8 @@ use dataplane_host::pins::Pins;
 use dataplane_host::sys;
 use dataplane_user::config::UplinkAttach;
 use dataplane_user::load::object::Object;
-use dataplane_user::load::probe::Facts;
-use dataplane_user::load::programs::{self, Programs, Settings};
+use dataplane_user::load::probe::KernelFacts;
+use dataplane_user::load::programs::{self, LoadSettings, Programs};
 use dataplane_user::load::{attach, migrate, resize};
 use node::{Node, enter, object, run};
 
@@ -28,8 +28,8 @@ fn pins() -> Pins {
     Pins::new(Path::new(ROOT))
 }
 
-const fn settings<'a>(trace: bool, growing: &'a [(&'static str, u32)]) -> Settings<'a> {
-    Settings { trace, fixed: &[("flows4", 1024), ("flows6", 1024)], growing }
+const fn settings<'a>(trace: bool, growing: &'a [(&'static str, u32)]) -> LoadSettings<'a> {
+    LoadSettings { trace, fixed: &[("flows4", 1024), ("flows6", 1024)], growing }
 }
 
 fn load(trace: bool) -> Programs {
@@ -61,11 +61,11 @@ fn filters(device: &str) -> Vec<(Direction, Option<u32>)> {
 #[ignore = "needs root and the eBPF object"]
 fn the_machine_has_what_it_takes() {
     let Some(node) = enter("the_machine_has_what_it_takes") else { return };
-    let facts = Facts::gather().unwrap();
+    let facts = KernelFacts::gather().unwrap();
     assert!(facts.missing.is_empty(), "{facts:?}");
     facts.check(Path::new(ROOT), Some(&node.cgroup)).unwrap();
     run("umount /sys/fs/bpf");
-    let message = Facts::gather().unwrap().check(Path::new(ROOT), Some(&node.cgroup)).unwrap_err().to_string();
+    let message = KernelFacts::gather().unwrap().check(Path::new(ROOT), Some(&node.cgroup)).unwrap_err().to_string();
     assert!(message.contains("not in a bpf file system"), "{message}");
 }
 
@@ -169,8 +169,12 @@ fn the_links_of_another_abi_are_taken_over() {
 
     assert!(attach::has_predecessor(&pins()));
     let new = load(false);
-    assert_eq!(migrate::pods(&pins()).unwrap(), 3, "the pod, its address and its host port, not the Service's address");
-    assert_eq!(migrate::pods(&pins()).unwrap(), 0, "once");
+    assert_eq!(
+        migrate::migrate_maps(&pins()).unwrap(),
+        3,
+        "the pod, its address and its host port, not the Service's address"
+    );
+    assert_eq!(migrate::migrate_maps(&pins()).unwrap(), 0, "once");
     assert_eq!(Table::<u32, Pod>::open(&pins(), "pods").unwrap().get(&9).unwrap(), Some(pod));
     assert_eq!(Table::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap().entries().unwrap(), [(pod.addr4, addr)]);
     assert_eq!(Table::open(&pins(), "host_ports4").unwrap().get(&port).unwrap(), Some(target));

@@ -12,12 +12,12 @@ use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
-use dataplane_user::proxy::apply::Tables;
+use dataplane_user::proxy::apply::ServiceMaps;
 use dataplane_user::proxy::controller::{self, Core};
 use dataplane_user::proxy::desired::{NodeContext, context::octets16};
 use dataplane_user::proxy::reconcile::slots::GRACE;
 use dataplane_user::proxy::source::object::{DualAddr, Endpoint, ServiceExtra, ServicePort, SlicePort, endpoint_flags};
-use dataplane_user::proxy::source::{Event, ObjectKey, ServiceObject, SliceObject, SourceKind};
+use dataplane_user::proxy::source::{ObjectKey, ObjectKind, ServiceObject, SliceObject, SourceEvent};
 
 const HASH: u32 = 1;
 const LPM_TRIE: u32 = 11;
@@ -74,8 +74,8 @@ impl Maps {
         }
     }
 
-    fn tables(&self) -> Tables {
-        Tables {
+    fn tables(&self) -> ServiceMaps {
+        ServiceMaps {
             services: Box::new(table::<u32, ServiceName>(&self.services)),
             frontends4: Box::new(table::<FrontendKey<V4>, Frontend>(&self.frontends4)),
             frontends6: Box::new(table::<FrontendKey<V6>, Frontend>(&self.frontends6)),
@@ -115,14 +115,14 @@ fn key(i: usize) -> ObjectKey {
     ObjectKey::new("shop", &format!("s{i}"))
 }
 
-fn service(i: usize) -> Event {
+fn service(i: usize) -> SourceEvent {
     let v4 = Some([10, 96, (i / 256) as u8, (i % 256) as u8].into());
     let ports = [ServicePort { name: "http".into(), port: 80, node_port: 0, proto: 6 }].into();
     let object = ServiceObject { cluster_ips: DualAddr { v4, v6: None }, ports, ..ServiceObject::default() };
-    Event::Service(key(i), Some(object))
+    SourceEvent::Service(key(i), Some(object))
 }
 
-fn slice(i: usize, endpoints: &[&str]) -> Event {
+fn slice(i: usize, endpoints: &[&str]) -> SourceEvent {
     let flags = endpoint_flags::READY | endpoint_flags::SERVING;
     let endpoint = |a: &&str| Endpoint { addr: octets16(ip(a)), zones: None, node: 0, flags };
     let object = SliceObject {
@@ -132,7 +132,7 @@ fn slice(i: usize, endpoints: &[&str]) -> Event {
         triggered: 0,
         v6: false,
     };
-    Event::Slice(key(i), Some(object))
+    SourceEvent::Slice(key(i), Some(object))
 }
 
 fn context() -> NodeContext {
@@ -150,7 +150,7 @@ fn start(maps: &Maps, services: usize) -> Core {
     core.set_node_context(context());
     (0..services).for_each(|i| core.handle(service(i)));
     (0..services).for_each(|i| core.handle(slice(i, &["10.1.0.5", "10.1.0.6"])));
-    SourceKind::ALL.into_iter().for_each(|k| core.handle(Event::InSync(k)));
+    ObjectKind::ALL.into_iter().for_each(|k| core.handle(SourceEvent::InSync(k)));
     core.reconcile(NOW);
     core
 }
@@ -172,7 +172,7 @@ fn a_sync_a_restart_and_the_end() {
     let mut core = start(&maps, 1500);
     assert_eq!(core.operations().total(), 0, "{:?}", core.operations());
     for i in 0..1500 {
-        core.handle(Event::Service(key(i), None));
+        core.handle(SourceEvent::Service(key(i), None));
     }
     core.reconcile(NOW);
     assert_eq!(maps.count(), [0, 0, 1]);
@@ -189,7 +189,7 @@ fn entries_that_others_have_removed_are_no_error() {
     for (key, _) in frontends.entries().unwrap().into_iter().step_by(2) {
         assert!(frontends.remove(&key).unwrap());
     }
-    (0..10).for_each(|i| core.handle(Event::Service(key(i), None)));
+    (0..10).for_each(|i| core.handle(SourceEvent::Service(key(i), None)));
     core.reconcile(NOW);
     assert_eq!(maps.count(), [0, 0, 1]);
     assert!(core.snapshot().last_error.is_none());
@@ -205,7 +205,7 @@ fn a_full_map_refuses_services_whole() {
     assert!(addrs <= 16 && services >= 15, "{services} {addrs}");
     assert!(core.snapshot().rejected >= 24);
     for i in 0..25 {
-        core.handle(Event::Service(key(i), None));
+        core.handle(SourceEvent::Service(key(i), None));
     }
     let mut now = NOW;
     core.reconcile(now);
@@ -217,8 +217,8 @@ fn a_full_map_refuses_services_whole() {
     assert_eq!(maps.count(), [15, 15, 16]);
 }
 
-fn guarded(ranges: usize) -> Event {
-    let Event::Service(key, Some(object)) = service(0) else { panic!() };
+fn guarded(ranges: usize) -> SourceEvent {
+    let SourceEvent::Service(key, Some(object)) = service(0) else { panic!() };
     let v4 = (0..ranges).map(|i| format!("198.51.{i}.0/24").parse().unwrap());
     let v6 = (0..ranges).map(|i| format!("2001:db8:{i:x}::/48").parse().unwrap());
     let extra = ServiceExtra {
@@ -227,7 +227,7 @@ fn guarded(ranges: usize) -> Event {
         restricted: [ranges > 0; 2],
         ..ServiceExtra::default()
     };
-    Event::Service(key, Some(ServiceObject { extra: Some(Box::new(extra)), ..object }))
+    SourceEvent::Service(key, Some(ServiceObject { extra: Some(Box::new(extra)), ..object }))
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn rule_2_3_11_a_client_is_found_in_its_range() {
     let mut core = Core::new(maps.tables(), 250, NOW).unwrap();
     core.set_node_context(context());
     [guarded(20), slice(0, &["10.1.0.5", "10.1.0.6"])].into_iter().for_each(|e| core.handle(e));
-    SourceKind::ALL.into_iter().for_each(|k| core.handle(Event::InSync(k)));
+    ObjectKind::ALL.into_iter().for_each(|k| core.handle(SourceEvent::InSync(k)));
     core.reconcile(NOW);
     assert_eq!(core.operations().total(), 0, "{:?}", core.operations());
     core.handle(guarded(5));
@@ -267,7 +267,7 @@ fn rule_2_3_11_a_client_is_found_in_its_range() {
     core.reconcile(NOW);
     assert_eq!(entries(), (60, 60), "the trie holds 64");
     assert!(core.snapshot().rejections[0].to_string().contains("map source_ranges4 is full"));
-    core.handle(Event::Service(key(0), None));
+    core.handle(SourceEvent::Service(key(0), None));
     core.reconcile(NOW);
     assert_eq!((entries(), maps.count()), ((0, 0), [0, 0, 1]));
 }
@@ -297,7 +297,7 @@ fn a_storm_through_the_channel_ends_in_the_last_state() {
     handle.set_node_context(context());
     let events = handle.events();
     (0..200).for_each(|i| events.blocking_send(service(i)).unwrap());
-    SourceKind::ALL.into_iter().for_each(|k| events.blocking_send(Event::InSync(k)).unwrap());
+    ObjectKind::ALL.into_iter().for_each(|k| events.blocking_send(SourceEvent::InSync(k)).unwrap());
     for round in 0..50 {
         let last = format!("10.1.1.{round}");
         (0..200).for_each(|i| events.blocking_send(slice(i, &[&last])).unwrap());
@@ -382,7 +382,7 @@ fn a_reader_in_the_middle_of_random_writes_finds_what_is_the_services() {
         while clock.elapsed() < TIME && !reading.is_finished() {
             let i = chance(&mut state, SERVICES.into()) as usize;
             let event = match chance(&mut state, 10) {
-                0 => Event::Service(key(i), None),
+                0 => SourceEvent::Service(key(i), None),
                 1..4 => service(i),
                 _ => {
                     let endpoints: Vec<_> = (0..6).filter(|_| chance(&mut state, 2) == 0).collect();

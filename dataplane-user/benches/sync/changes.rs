@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataplane_user::proxy::controller::{self, Core};
-use dataplane_user::proxy::source::{Event, ObjectKey, SliceObject, SourceKind};
+use dataplane_user::proxy::source::{ObjectKey, ObjectKind, SliceObject, SourceEvent};
 
 use crate::maps::Maps;
 use crate::stats::{Series, ms, us};
@@ -92,11 +92,12 @@ pub(crate) fn of_20k() -> Series {
     let mut core = Core::new(maps.tables(), 250, clock.elapsed()).unwrap();
     core.set_node_context(world::context());
     let service = world::service(world::cluster_ip(0), &"http".into());
-    core.handle(Event::Service(ObjectKey::new("team", "large"), Some(service)));
-    let event =
-        |s: usize, changed| Event::Slice(ObjectKey::new("team", &format!("large-{s}")), Some(large_slice(s, changed)));
+    core.handle(SourceEvent::Service(ObjectKey::new("team", "large"), Some(service)));
+    let event = |s: usize, changed| {
+        SourceEvent::Slice(ObjectKey::new("team", &format!("large-{s}")), Some(large_slice(s, changed)))
+    };
     (0..SLICES).for_each(|s| core.handle(event(s, None)));
-    SourceKind::ALL.map(Event::InSync).into_iter().for_each(|e| core.handle(e));
+    ObjectKind::ALL.map(SourceEvent::InSync).into_iter().for_each(|e| core.handle(e));
     core.reconcile(clock.elapsed());
     assert_eq!(core.operations().backends as usize, SLICES * PER_SLICE);
     let mut now = clock.elapsed();

@@ -8,7 +8,7 @@ use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
-use dataplane_user::proxy::apply::Tables;
+use dataplane_user::proxy::apply::ServiceMaps;
 
 const HASH: u32 = 1;
 const LPM_TRIE: u32 = 11;
@@ -57,8 +57,8 @@ impl Maps {
         }
     }
 
-    pub(crate) fn tables(&self) -> Tables {
-        Tables {
+    pub(crate) fn tables(&self) -> ServiceMaps {
+        ServiceMaps {
             services: Box::new(table::<u32, ServiceName>("services", &self.services)),
             frontends4: Box::new(table::<FrontendKey<V4>, Frontend>("frontends4", &self.frontends4)),
             frontends6: Box::new(table::<FrontendKey<V6>, Frontend>("frontends6", &self.frontends6)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dataplane_common::types::service::proto;
 use dataplane_user::proxy::desired::NodeContext;
 use dataplane_user::proxy::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
-use dataplane_user::proxy::source::{Event, NodeObject, ObjectKey, ServiceObject, SliceObject, SourceKind};
+use dataplane_user::proxy::source::{NodeObject, ObjectKey, ObjectKind, ServiceObject, SliceObject, SourceEvent};
 
 pub(crate) const SERVICES: usize = 50_000;
 pub(crate) const PER_SERVICE: usize = 3;
@@ -62,34 +62,34 @@ pub(crate) fn service(cluster_ip: Ipv4Addr, port_name: &Arc<str>) -> ServiceObje
 }
 
 /// All objects, as a source sends them.
-pub(crate) fn stream() -> impl Iterator<Item = Event> {
+pub(crate) fn stream() -> impl Iterator<Item = SourceEvent> {
     let port_name: Arc<str> = "http".into();
     let namespaces: Vec<Arc<str>> = (0..NAMESPACES).map(|i| namespace(i).into()).collect();
     let key =
         move |i: usize, name: String| ObjectKey { namespace: namespaces[i % NAMESPACES].clone(), name: name.into() };
     let (service_key, service_port) = (key.clone(), port_name.clone());
     let services = (0..SERVICES)
-        .map(move |i| Event::Service(service_key(i, name(i)), Some(service(cluster_ip(i), &service_port))));
+        .map(move |i| SourceEvent::Service(service_key(i, name(i)), Some(service(cluster_ip(i), &service_port))));
     let slices = (0..SERVICES).map(move |i| {
         let addresses = (0..PER_SERVICE).map(|n| endpoint(i, n));
-        Event::Slice(key(i, format!("{}-x7k2p", name(i))), Some(slice(&name(i), &port_name, addresses)))
+        SourceEvent::Slice(key(i, format!("{}-x7k2p", name(i))), Some(slice(&name(i), &port_name, addresses)))
     });
-    let begin = SourceKind::ALL.map(Event::Relist).into_iter();
-    let end = SourceKind::ALL.map(Event::InSync).into_iter();
-    let node = Event::Node("node-1".into(), Some(node()));
+    let begin = ObjectKind::ALL.map(SourceEvent::Relist).into_iter();
+    let end = ObjectKind::ALL.map(SourceEvent::InSync).into_iter();
+    let node = SourceEvent::Node("node-1".into(), Some(node()));
     begin.chain(services).chain(slices).chain([node]).chain(end)
 }
 
-pub(crate) fn events() -> Vec<Event> {
+pub(crate) fn events() -> Vec<SourceEvent> {
     stream().collect()
 }
 
 /// One endpoint of Service `i` is another.
-pub(crate) fn change(i: usize, generation: usize) -> Event {
+pub(crate) fn change(i: usize, generation: usize) -> SourceEvent {
     let key = ObjectKey::new(&namespace(i), &format!("{}-x7k2p", name(i)));
     let new = Ipv4Addr::from(0x0b00_0000 + generation as u32);
     let addresses = (0..PER_SERVICE - 1).map(|n| endpoint(i, n)).chain([new]);
-    Event::Slice(key, Some(slice(&name(i), &"http".into(), addresses)))
+    SourceEvent::Slice(key, Some(slice(&name(i), &"http".into(), addresses)))
 }
 
 fn node() -> NodeObject {

@@ -26,9 +26,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Interval of checks that the runtime still uses the file.
 const AUDIT: Duration = Duration::from_secs(10);
 
-/// State of the runtime's configuration directory.
+/// ConflistState of the runtime's configuration directory.
 #[derive(Debug, PartialEq, Eq)]
-enum State {
+enum ConflistState {
     /// The file has been written.
     Written,
     /// The file exists and is up to date.
@@ -52,12 +52,12 @@ pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snaps
     let mut said = None;
     loop {
         let complaint = match settle(path, &text) {
-            Ok(State::Written) => {
+            Ok(ConflistState::Written) => {
                 info!(path = %path.display(), "CNI configuration written: this node can serve pods");
                 None
             }
-            Ok(State::Present) => None,
-            Ok(State::Rival(rival)) => Some(format!(
+            Ok(ConflistState::Present) => None,
+            Ok(ConflistState::Rival(rival)) => Some(format!(
                 "{}: the container runtime takes this CNI configuration and not {}, which sorts after it: drain the pods of the \
                  other plugin and remove its file, or give --cni-conflist a name that sorts before it",
                 rival.display(),
@@ -83,15 +83,15 @@ pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snaps
 ///
 /// Beside a rival a missing file is not created: kubelet would report the node Ready although pods
 /// get the other plugin's network. An existing file is kept up to date.
-fn settle(path: &Path, text: &str) -> io::Result<State> {
+fn settle(path: &Path, text: &str) -> io::Result<ConflistState> {
     let rival = rival(path)?;
     if let Some(rival) = rival {
         if path.exists() {
             write(path, text)?;
         }
-        return Ok(State::Rival(rival));
+        return Ok(ConflistState::Rival(rival));
     }
-    write(path, text).map(|written| if written { State::Written } else { State::Present })
+    write(path, text).map(|written| if written { ConflistState::Written } else { ConflistState::Present })
 }
 
 /// Returns the configuration file that sorts before `path`: runtimes use the first by name.
@@ -234,15 +234,15 @@ mod tests {
         for rival in [&first, &second] {
             fs::write(rival, "").unwrap();
         }
-        assert_eq!(settle(&path, "list").unwrap(), State::Rival(first.clone()));
+        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Rival(first.clone()));
         fs::remove_file(&first).unwrap();
-        assert_eq!(settle(&path, "list").unwrap(), State::Rival(second.clone()));
+        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Rival(second.clone()));
         assert!(!path.exists());
         fs::remove_file(&second).unwrap();
-        assert_eq!(settle(&path, "list").unwrap(), State::Written);
-        assert_eq!(settle(&path, "list").unwrap(), State::Present);
+        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Written);
+        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Present);
         fs::write(&second, "").unwrap();
-        assert_eq!(settle(&path, "list").unwrap(), State::Rival(second));
+        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Rival(second));
         assert!(path.exists());
     }
 }

@@ -60,9 +60,9 @@ pub async fn watch(
 ) {
     let present = |map: &str| resize::entries(&pins, map).ok().flatten().unwrap_or(u32::MAX);
     let refused = wanted.iter().any(|(map, entries)| present(map) < *entries);
-    while !refused && snapshots.wait_for(|s| s.synced && !s.short.is_empty()).await.is_ok() {
-        let short = snapshots.borrow_and_update().short.clone();
-        let next = next(&groups, &short, present);
+    while !refused && snapshots.wait_for(|s| s.synced && !s.insufficient.is_empty()).await.is_ok() {
+        let insufficient = snapshots.borrow_and_update().insufficient.clone();
+        let next = next(&groups, &insufficient, present);
         if !next.is_empty() {
             info!(tables = next, "map resize started: restarting the agent with larger maps");
             let error = again(&next);
@@ -76,9 +76,9 @@ pub async fn watch(
 }
 
 /// Returns the sizes to request; empty if every full map is at its limit.
-fn next(groups: &[Growing], short: &BTreeMap<&str, u32>, present: impl Fn(&str) -> u32) -> String {
+fn next(groups: &[Growing], insufficient: &BTreeMap<&str, u32>, present: impl Fn(&str) -> u32) -> String {
     let larger = |group: &Growing| {
-        let (map, missing) = (group.maps[0], *short.get(group.maps[0])?);
+        let (map, missing) = (group.maps[0], *insufficient.get(group.maps[0])?);
         Some(format!("{map}={}", larger(present(map), missing, group.limit)?))
     };
     groups.iter().filter_map(larger).collect::<Vec<_>>().join(",")
@@ -110,7 +110,7 @@ mod tests {
     fn asks_for_maps_that_are_short_and_may_grow() {
         let groups = Sizes::new(&TableSizes { slots: Some(1 << 18), ..TableSizes::default() }, 0).growing;
         let first = |map: &str| groups.iter().find(|g| g.maps[0] == map).map_or(0, |g| g.first);
-        let next = |short: &[(&'static str, u32)]| next(&groups, &short.iter().copied().collect(), first);
+        let next = |insufficient: &[(&'static str, u32)]| next(&groups, &insufficient.iter().copied().collect(), first);
         assert_eq!(next(&[("backends", 70_000), ("frontends6", 1)]), "frontends6=262144,backends=262144");
         assert_eq!(next(&[("slots", 1)]), "", "at its limit");
         assert_eq!(next(&[("source_ranges4", 1)]), "", "does not grow");

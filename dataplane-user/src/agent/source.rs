@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{info, warn};
 
-use crate::config::{Config, Source};
+use crate::config::{Config, ObjectSource};
 use crate::ipam::task::PoolTask;
 use crate::proxy::source::EventSender;
 use crate::proxy::source::kubernetes::{self, KubernetesError};
@@ -81,12 +81,12 @@ pub enum Prepared {
 /// The directory or the kubeconfig is unreadable, or a URL is invalid.
 pub async fn prepare(config: &Config) -> Result<Prepared, SourceError> {
     match &config.source {
-        Source::Manifests { directory } => {
+        ObjectSource::Manifests { directory } => {
             let failed = |source| SourceError::Directory { path: directory.clone(), source };
             std::fs::read_dir(directory).map_err(failed)?;
             Ok(Prepared::Manifests(directory.clone()))
         }
-        Source::Kubernetes { kubeconfig, apiservers } => {
+        ObjectSource::Kubernetes { kubeconfig, apiservers } => {
             let base = match kubeconfig {
                 Some(path) => from_file(path).await?,
                 None => kube::Config::incluster().map_err(|e| SourceError::InCluster(Box::new(e)))?,

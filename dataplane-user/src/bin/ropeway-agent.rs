@@ -23,7 +23,7 @@ use tracing::error;
 /// all options with their ranges and says when to change each.
 #[derive(Debug, Parser)]
 #[command(name = "ropeway-agent", version, after_help = EXAMPLES)]
-struct Cli {
+struct AgentCli {
     /// Configuration file (YAML); keys are flag names in camel case
     #[arg(long, env = "ROPEWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -36,7 +36,7 @@ const EXAMPLES: &str = "Examples:
   ropeway-agent --source manifests --manifests /etc/services  load balancer without a cluster";
 
 fn main() -> ExitCode {
-    let config = match configure(Cli::parse()) {
+    let config = match configure(AgentCli::parse()) {
         Ok(config) => config,
         Err(e) => {
             eprintln!("ropeway-agent: {e}");
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn configure(cli: Cli) -> Result<Config, ConfigError> {
+fn configure(cli: AgentCli) -> Result<Config, ConfigError> {
     let file = cli.config.as_deref().map(Options::from_file).transpose()?.unwrap_or_default();
     Config::new(cli.options.over(file))
 }

@@ -37,7 +37,7 @@ pub enum IpamError {
     Netlink(#[from] NetlinkError),
     /// The attachment could not be marked for release.
     #[error(transparent)]
-    Leak(#[from] address_gc::LeakError),
+    Leak(#[from] address_gc::AddressGcError),
     /// A map could not be read.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -157,13 +157,13 @@ pub struct Released {
 }
 
 /// Contents of the store, read under its lock, with the state of each device.
-struct Facts {
+struct StoreContents {
     attachments: Vec<AttachmentView>,
     allocated: HashSet<IpAddr>,
     findings: Vec<String>,
 }
 
-impl Facts {
+impl StoreContents {
     fn gather(state_dir: &Path) -> Result<Self, IpamError> {
         let store = open(state_dir)?;
         let mut locked = store.lock(LOCK)?;
@@ -203,7 +203,7 @@ fn view(record: Record, state: AttachmentState) -> AttachmentView {
 /// # Errors
 /// The store, the devices or the agent's files could not be read.
 pub fn show(state_dir: &Path) -> Result<Ipam, IpamError> {
-    let facts = Facts::gather(state_dir)?;
+    let facts = StoreContents::gather(state_dir)?;
     let count = |(range, pool, reserved): PoolRange| {
         let allocated = facts.allocated.iter().filter(|a| range.slot(**a).is_some()).count();
         let usable = |slot: &u32| {
@@ -224,7 +224,7 @@ type PoolRange = (Range, Option<String>, Vec<IpNetwork>);
 /// Returns the node's ranges from node.json and pools.json, which the agent writes.
 fn ranges(state_dir: &Path) -> Result<Vec<PoolRange>, IpamError> {
     #[derive(Default, Deserialize)]
-    struct NodeFile {
+    struct RangesFile {
         #[serde(rename = "podCIDRs", default)]
         pod_cidrs: Vec<IpNetwork>,
         #[serde(default)]
@@ -234,7 +234,7 @@ fn ranges(state_dir: &Path) -> Result<Vec<PoolRange>, IpamError> {
         let path = state_dir.join(name).display().to_string();
         move |source| IpamError::File { path, source }
     };
-    let node: NodeFile = pools::read(state_dir, file::NAME).map_err(failed(file::NAME))?.unwrap_or_default();
+    let node: RangesFile = pools::read(state_dir, file::NAME).map_err(failed(file::NAME))?.unwrap_or_default();
     let mut all = Vec::new();
     if node.pools {
         let file: PoolsFile = pools::read(state_dir, POOLS_FILE).map_err(failed(POOLS_FILE))?.unwrap_or_default();
@@ -255,7 +255,7 @@ fn ranges(state_dir: &Path) -> Result<Vec<PoolRange>, IpamError> {
 /// # Errors
 /// The store or the devices could not be read. Missing pins are reported as a problem instead.
 pub fn check(pins: &Pins, state_dir: &Path) -> Result<Check, IpamError> {
-    let facts = Facts::gather(state_dir)?;
+    let facts = StoreContents::gather(state_dir)?;
     let mut problems = facts.findings.clone();
     for attachment in facts.attachments.iter().filter(|a| a.state == AttachmentState::NoDevice) {
         let AttachmentView { container, device, .. } = attachment;

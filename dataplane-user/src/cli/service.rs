@@ -96,7 +96,7 @@ pub(super) trait Lookup {
     fn name(&self, service_port: u32) -> Option<String>;
 }
 
-struct Maps {
+struct ServiceTables {
     slots: SharedArray<Slot>,
     backends: SharedArray<Backend>,
     stats: SharedArray<BackendStats>,
@@ -104,7 +104,7 @@ struct Maps {
     names: Table<u32, ServiceName>,
 }
 
-impl Lookup for Maps {
+impl Lookup for ServiceTables {
     fn slot(&self, index: u32) -> Option<u32> {
         self.slots.get(index).map(|s| s.backend)
     }
@@ -133,7 +133,7 @@ impl Lookup for Maps {
 /// # Errors
 /// A map could not be read.
 pub fn gather(pins: &Pins, service: Option<&str>) -> Result<Services, MapError> {
-    let maps = Maps {
+    let maps = ServiceTables {
         slots: SharedArray::open(pins, "slots")?,
         backends: SharedArray::open(pins, "backends")?,
         stats: SharedArray::open(pins, "backend_stats")?,
@@ -149,7 +149,7 @@ pub fn gather(pins: &Pins, service: Option<&str>) -> Result<Services, MapError> 
     Ok(Services { version: SCHEMA, frontends })
 }
 
-fn read<A>(pins: &Pins, name: &str, maps: &Maps) -> Result<Vec<FrontendView>, MapError>
+fn read<A>(pins: &Pins, name: &str, maps: &ServiceTables) -> Result<Vec<FrontendView>, MapError>
 where
     FrontendKey<A>: Pod,
     A: Address + Into<IpAddr>,

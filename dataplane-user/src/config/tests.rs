@@ -23,7 +23,7 @@ fn file(text: &str) -> Result<Options, ConfigError> {
 #[test]
 fn defaults() {
     let c = Config::new(flags(&["--node-name", "n1"])).unwrap();
-    assert_eq!(c.source, Source::Kubernetes { kubeconfig: None, apiservers: vec![] });
+    assert_eq!(c.source, ObjectSource::Kubernetes { kubeconfig: None, apiservers: vec![] });
     assert_eq!(c.pin_root, Path::new("/sys/fs/bpf/ropeway"));
     assert_eq!(c.metrics_bind_address.to_string(), "127.0.0.1:10249");
     assert_eq!(c.healthz_bind_address.to_string(), "0.0.0.0:10256");

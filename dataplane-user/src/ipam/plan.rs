@@ -20,13 +20,13 @@ use dataplane_host::pools::{PoolEntry, Wish};
 use dataplane_host::store::{COOL_DOWN, Range, fnv64};
 use ipnetwork::IpNetwork;
 
-pub use action::{Action, Decision};
+pub use action::{BlockAction, PoolDecision};
 
 use super::pool::{Pool, block_name, overlap};
 
-/// How long things must have been so before they count.
+/// The times for which a state must last before the planner acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct GracePeriods {
     /// For a block that is not needed to be empty before it goes back. Longer than addresses need to cool down.
     pub idle: Duration,
     /// For an address to be unused before another node gets it.
@@ -39,7 +39,7 @@ pub struct Patience {
     pub gone: Duration,
 }
 
-impl Default for Patience {
+impl Default for GracePeriods {
     fn default() -> Self {
         let [answer, again, gone, idle] = [10, 60, 60, 300].map(Duration::from_secs);
         Self { idle, cool: COOL_DOWN * 2, answer, again, gone }
@@ -58,7 +58,7 @@ pub struct Block {
     /// When it was made, in a form that sorts.
     pub created: String,
     /// The object's identity and state, as preconditions.
-    pub state: State,
+    pub state: ObjectVersion,
     /// What other nodes have to do with it.
     pub sharing: Sharing,
 }
@@ -81,9 +81,9 @@ pub struct Lent {
     pub node: String,
 }
 
-/// Which object, and in which state.
+/// The version of an object, as a precondition of a write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub struct ObjectVersion {
     /// `metadata.uid`.
     pub uid: String,
     /// `metadata.resourceVersion`.
@@ -112,32 +112,32 @@ pub struct World<'a> {
     /// Since any fixed moment.
     pub now: Duration,
     /// How soon.
-    pub patience: Patience,
+    pub grace: GracePeriods,
 }
 
-/// What has to be remembered from one decision to the next.
+/// The observations that last from one decision to the next.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub struct PlannerMemory {
     /// Since when own blocks have been empty.
     idle: BTreeMap<IpNetwork, Duration>,
     /// Blocks of nodes that are gone: in which state, and since when.
-    gone: BTreeMap<String, (State, Duration)>,
+    gone: BTreeMap<String, (ObjectVersion, Duration)>,
     /// Blocks of which a part was asked for: in which state, and when.
-    tried: BTreeMap<String, (State, Duration)>,
+    tried: BTreeMap<String, (ObjectVersion, Duration)>,
     /// What was given away, by the block's name: as long as the block is seen in the state of before, the plugin must not get it back.
-    away: BTreeMap<String, Action>,
+    away: BTreeMap<String, BlockAction>,
     /// Addresses that were held not long ago, and when they were last.
     recent: BTreeMap<IpAddr, Duration>,
     /// Since when there is a memory.
     since: Option<Duration>,
 }
 
-impl Memory {
+impl PlannerMemory {
     fn observe(&mut self, world: &World<'_>) {
         let now = world.now;
         self.since.get_or_insert(now);
         self.recent.extend(world.held.iter().map(|address| (*address, now)));
-        self.recent.retain(|_, last| now < *last + world.patience.cool);
+        self.recent.retain(|_, last| now < *last + world.grace.cool);
         let is_held = |range: IpNetwork| world.held.iter().any(|address| range.contains(*address));
         self.away.retain(|name, action| {
             let same = world.blocks.get(name).is_some_and(|block| Some(&block.state) == action.state());
@@ -149,7 +149,7 @@ impl Memory {
 
 /// Decides.
 #[must_use]
-pub fn decide(world: &World<'_>, memory: &mut Memory) -> Decision {
+pub fn decide(world: &World<'_>, memory: &mut PlannerMemory) -> PoolDecision {
     memory.observe(world);
     let mut planner = Planner::new(world, &memory.away);
     let lists = planner.lists();
@@ -194,11 +194,11 @@ struct Planner<'a> {
     kept: BTreeSet<IpNetwork>,
     /// Pools of which this node wants parts of others' blocks.
     asking: BTreeSet<String>,
-    decision: Decision,
+    decision: PoolDecision,
 }
 
 impl<'a> Planner<'a> {
-    fn new(world: &'a World<'a>, away: &BTreeMap<String, Action>) -> Self {
+    fn new(world: &'a World<'a>, away: &BTreeMap<String, BlockAction>) -> Self {
         let selects = |pool: &&Pool| match (&pool.selector, world.labels) {
             (Some(selector), Some(labels)) => selector.matches(labels),
             _ => true,
@@ -206,13 +206,13 @@ impl<'a> Planner<'a> {
         let usable: Vec<_> = world.pools.iter().filter(|p| !p.disabled).filter(selects).collect();
         let size = |block: &Block| world.pools.iter().find(|p| p.name == block.pool).map(|p| p.block_prefix);
         let odd = world.blocks.values().filter(|b| size(b) != Some(b.cidr.prefix())).map(|b| b.cidr).collect();
-        let decision = Decision { actions: away.values().cloned().collect(), ..Decision::default() };
+        let decision = PoolDecision { actions: away.values().cloned().collect(), ..PoolDecision::default() };
         let mut planner =
             Self { world, usable, own: Vec::new(), odd, kept: BTreeSet::new(), asking: BTreeSet::new(), decision };
         let mut objects: Vec<_> = world.blocks.iter().collect();
         objects.sort_by_key(|(name, b)| (&b.created, *name));
         for (name, block) in objects {
-            let given = away.get(name).and_then(Action::given);
+            let given = away.get(name).and_then(BlockAction::given);
             let left =
                 |parts: Vec<IpNetwork>| parts.into_iter().flat_map(|part| borrow::without(part, given.as_slice()));
             let mut push = |cidr, parts: Vec<IpNetwork>, borrowed| {
@@ -276,7 +276,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Keeps an empty block of a list of pools, or claims one, or borrows.
-    fn provide(&mut self, list: &[&'a Pool], memory: &mut Memory) {
+    fn provide(&mut self, list: &[&'a Pool], memory: &mut PlannerMemory) {
         let of_list = |own: &&Own<'_>| list.iter().any(|pool| pool.name == own.pool);
         if let Some(spare) = self.own.iter().filter(of_list).find(|own| !own.borrowed && own.used == 0 && own.free > 0)
         {
@@ -339,7 +339,7 @@ impl<'a> Planner<'a> {
         let own = self.count(cidr, vec![cidr], pool, None);
         self.own.push(own);
         if self.world.labels.is_some() {
-            self.decision.actions.push(Action::Claim { pool: pool.into(), cidr });
+            self.decision.actions.push(BlockAction::Claim { pool: pool.into(), cidr });
         }
     }
 
@@ -384,7 +384,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Gives back what has been empty for long and is not kept.
-    fn release(&mut self, memory: &mut Memory) {
+    fn release(&mut self, memory: &mut PlannerMemory) {
         let now = self.world.now;
         let mut idle = BTreeMap::new();
         let unneeded = self.own.iter().filter(|own| own.used == 0 && !self.kept.contains(&own.cidr));
@@ -395,10 +395,10 @@ impl<'a> Planner<'a> {
             }
             let since = memory.idle.get(&own.cidr).copied().unwrap_or(now);
             idle.insert(own.cidr, since);
-            if now >= since + self.world.patience.idle {
+            if now >= since + self.world.grace.idle {
                 self.decision.actions.push(own.give_back(name, block));
             } else {
-                self.decision.wake(since + self.world.patience.idle);
+                self.decision.wake(since + self.world.grace.idle);
             }
         }
         memory.idle = idle;
@@ -409,8 +409,8 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds what the plugin may use: own blocks that stay.
-    fn finish(mut self) -> Decision {
-        let given: Vec<IpNetwork> = self.decision.actions.iter().filter_map(Action::given).collect();
+    fn finish(mut self) -> PoolDecision {
+        let given: Vec<IpNetwork> = self.decision.actions.iter().filter_map(BlockAction::given).collect();
         for pool in &self.usable {
             let blocks = self.own.iter().filter(|own| own.pool == pool.name && own.object.is_some());
             self.decision.pools.push(PoolEntry {
@@ -430,13 +430,13 @@ impl Own<'_> {
         self.parts.iter().any(|part| part.contains(address))
     }
 
-    fn give_back(&self, name: &str, block: &Block) -> Action {
+    fn give_back(&self, name: &str, block: &Block) -> BlockAction {
         if self.borrowed {
             let mut sharing = block.sharing.clone();
             sharing.lent.retain(|part| part.cidr != self.cidr);
             borrow::share(name, block, sharing, Some(self.cidr))
         } else {
-            Action::Release { name: name.to_owned(), cidr: self.cidr, state: block.state.clone() }
+            BlockAction::Release { name: name.to_owned(), cidr: self.cidr, state: block.state.clone() }
         }
     }
 }

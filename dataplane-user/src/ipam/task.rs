@@ -14,13 +14,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
 
-use super::plan::{Block, Decision, Memory, Patience, World, decide};
-use super::watch::{Objects, View, objects};
+use super::plan::{Block, GracePeriods, PlannerMemory, PoolDecision, World, decide};
+use super::watch::{Objects, PoolView, objects};
 use super::write::{self, WriteError};
 use crate::network::blocks::Blocks;
 use crate::network::node::status::NodeStatus;
 use crate::proxy::controller::Nodes;
-use crate::proxy::source::watch_errors::Troubles;
+use crate::proxy::source::watch_errors::WatchErrors;
 
 /// How long changes are gathered: a burst of pods is one change.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -44,7 +44,7 @@ pub struct PoolTask {
     /// Told of the blocks.
     pub blocks: watch::Sender<Arc<Blocks>>,
     /// How soon blocks go back.
-    pub patience: Patience,
+    pub grace: GracePeriods,
     /// Told of what is wrong.
     pub status: Arc<NodeStatus>,
 }
@@ -55,12 +55,12 @@ impl PoolTask {
     /// # Errors
     /// The client can't be made from this configuration.
     pub async fn run(&self, server: kube::Config) -> kube::Result<()> {
-        let troubles = Troubles::new(&server);
+        let watch_errors = WatchErrors::new(&server);
         let client = Client::try_from(server)?;
         let (objects, writers) = objects();
         let changed = Notify::new();
         tokio::select! {
-            () = writers.run(&client, &troubles, &self.node, &changed) => error!("the watches of pools and blocks have ended"),
+            () = writers.run(&client, &watch_errors, &self.node, &changed) => error!("the watches of pools and blocks have ended"),
             () = self.work(&client, &objects, &changed) => {}
         }
         Ok(())
@@ -68,7 +68,7 @@ impl PoolTask {
 
     async fn work(&self, client: &Client, objects: &Objects, changed: &Notify) {
         objects.ready().await;
-        let (start, mut memory, mut retry) = (Instant::now(), Memory::default(), FIRST_RETRY);
+        let (start, mut memory, mut retry) = (Instant::now(), PlannerMemory::default(), FIRST_RETRY);
         let mut nodes = self.nodes.clone();
         let mut records = None;
         loop {
@@ -120,7 +120,7 @@ impl PoolTask {
         client: &Client,
         objects: &Objects,
         start: Instant,
-        memory: &mut Memory,
+        memory: &mut PlannerMemory,
     ) -> Result<Option<Duration>, WriteError> {
         let view = objects.view();
         loop {
@@ -138,7 +138,7 @@ impl PoolTask {
                 wishes: &view.wishes,
                 held: &held,
                 now: start.elapsed(),
-                patience: self.patience,
+                grace: self.grace,
             };
             let decision = decide(&world, memory);
             if !self.offer(&view, &decision).await? {
@@ -153,7 +153,7 @@ impl PoolTask {
     }
 
     /// Writes for the plugin; `false`: the store has changed, decide anew.
-    async fn offer(&self, view: &View, decision: &Decision) -> Result<bool, WriteError> {
+    async fn offer(&self, view: &PoolView, decision: &PoolDecision) -> Result<bool, WriteError> {
         let (dir, node) = (self.state_dir.clone(), self.node.clone());
         let (namespaces, decision) = (view.namespaces.clone(), decision.clone());
         blocking(move || {
@@ -163,7 +163,7 @@ impl PoolTask {
         .await
     }
 
-    fn tell(&self, view: &View, decision: &Decision) {
+    fn tell(&self, view: &PoolView, decision: &PoolDecision) {
         let problems: Vec<_> = view.problems.iter().chain(&decision.problems).cloned().collect();
         if self.status.pool_problems(&problems) {
             for problem in &problems {

@@ -19,9 +19,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use super::crd::{IpBlock, IpPool};
-use super::plan::{Block, Lent, Sharing, State};
+use super::plan::{Block, Lent, ObjectVersion, Sharing};
 use super::pool::{Pool, covers, overlap};
-use crate::proxy::source::watch_errors::Troubles;
+use crate::proxy::source::watch_errors::WatchErrors;
 
 /// Objects per page of a list.
 const PAGE: u32 = 500;
@@ -48,7 +48,7 @@ pub(super) struct Writers {
 
 /// What the objects say at one moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct View {
+pub(super) struct PoolView {
     pub(super) pools: Vec<Pool>,
     pub(super) blocks: BTreeMap<String, Block>,
     pub(super) labels: Option<BTreeMap<String, String>>,
@@ -66,20 +66,25 @@ pub(super) fn objects() -> (Objects, Writers) {
 
 impl Writers {
     /// Watches for ever; tells of every change.
-    pub(super) async fn run(self, client: &Client, troubles: &Troubles, node: &str, changed: &Notify) {
+    pub(super) async fn run(self, client: &Client, watch_errors: &WatchErrors, node: &str, changed: &Notify) {
         let config = || watcher::Config::default().page_size(PAGE);
         tokio::join!(
-            watch(client, troubles, config(), self.pools, changed),
-            watch(client, troubles, config(), self.blocks, changed),
-            watch(client, troubles, config(), self.namespaces, changed),
-            watch(client, troubles, config().fields(&format!("metadata.name={node}")), self.node, changed),
-            watch(client, troubles, config().fields(&format!("spec.nodeName={node}")), self.pods, changed),
+            watch(client, watch_errors, config(), self.pools, changed),
+            watch(client, watch_errors, config(), self.blocks, changed),
+            watch(client, watch_errors, config(), self.namespaces, changed),
+            watch(client, watch_errors, config().fields(&format!("metadata.name={node}")), self.node, changed),
+            watch(client, watch_errors, config().fields(&format!("spec.nodeName={node}")), self.pods, changed),
         );
     }
 }
 
-async fn watch<K>(client: &Client, troubles: &Troubles, config: watcher::Config, writer: Writer<K>, changed: &Notify)
-where
+async fn watch<K>(
+    client: &Client,
+    watch_errors: &WatchErrors,
+    config: watcher::Config,
+    writer: Writer<K>,
+    changed: &Notify,
+) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let watched = watcher(Api::<K>::all(client.clone()), config).default_backoff();
@@ -87,7 +92,7 @@ where
     let mut stream = pin!(slim.reflect(writer));
     while let Some(next) = stream.next().await {
         if let Err(error) = next {
-            troubles.report(&K::kind(&()), &error);
+            watch_errors.report(&K::kind(&()), &error);
         }
         changed.notify_one();
     }
@@ -110,8 +115,9 @@ impl Objects {
         std::future::pending::<()>().await;
     }
 
-    pub(super) fn view(&self) -> View {
-        let mut view = View { labels: self.node.state().first().map(|n| n.labels().clone()), ..View::default() };
+    pub(super) fn view(&self) -> PoolView {
+        let mut view =
+            PoolView { labels: self.node.state().first().map(|n| n.labels().clone()), ..PoolView::default() };
         view.take_pools(self.pools.state());
         for object in self.blocks.state() {
             match block(&object) {
@@ -135,12 +141,13 @@ fn block(object: &IpBlock) -> Result<Block, String> {
         _ => Err(format!("spec.lent: {:?} is no part of {cidr}", part.cidr)),
     });
     let sharing = Sharing { lent: lent.collect::<Result<_, _>>()?, asked: spec.asked.clone() };
-    let state = State { uid: object.uid().unwrap_or_default(), version: object.resource_version().unwrap_or_default() };
+    let state =
+        ObjectVersion { uid: object.uid().unwrap_or_default(), version: object.resource_version().unwrap_or_default() };
     let created = object.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default();
     Ok(Block { cidr, pool: spec.pool.clone(), node: spec.node.clone(), created, state, sharing })
 }
 
-impl View {
+impl PoolView {
     fn problem(&mut self, problem: String) {
         self.problems.push(problem);
     }

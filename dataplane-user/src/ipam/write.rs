@@ -16,7 +16,7 @@ use serde_json::json;
 use tracing::info;
 
 use super::crd::{IpBlock, IpBlockSpec, LentPart};
-use super::plan::{Action, Decision, Lent, Sharing, State};
+use super::plan::{BlockAction, Lent, ObjectVersion, PoolDecision, Sharing};
 use super::pool::block_name;
 
 /// How long the store is waited for.
@@ -50,12 +50,12 @@ pub(super) fn namespaces(state_dir: &Path, file: &NamespacesFile) -> Result<bool
 }
 
 /// Tells the plugin which blocks it may use, unless a pod has just got an address of what was to be given away (`false`).
-pub(super) fn offer(state_dir: &Path, node: &str, decision: &Decision) -> Result<bool, WriteError> {
+pub(super) fn offer(state_dir: &Path, node: &str, decision: &PoolDecision) -> Result<bool, WriteError> {
     let (default, pools) = (decision.default.clone(), decision.pools.clone());
     let file = PoolsFile { version: VERSION, node: node.into(), default, pools };
     let store = Store::open(state_dir)?;
     let locked = store.lock(LOCK)?;
-    let going: Vec<_> = decision.actions.iter().filter_map(Action::given).collect();
+    let going: Vec<_> = decision.actions.iter().filter_map(BlockAction::given).collect();
     if !going.is_empty() {
         let held = locked.held_addresses()?;
         if held.iter().any(|address| going.iter().any(|block| block.contains(*address))) {
@@ -74,10 +74,10 @@ fn write<T: serde::Serialize>(state_dir: &Path, name: &str, content: &T) -> Resu
 }
 
 /// Does one thing to a block object. That somebody else was quicker is no error: the watch will tell.
-pub(super) async fn act(client: &Client, node: &str, action: &Action) -> Result<(), WriteError> {
+pub(super) async fn act(client: &Client, node: &str, action: &BlockAction) -> Result<(), WriteError> {
     let blocks = Api::<IpBlock>::all(client.clone());
     match action {
-        Action::Claim { pool, cidr } => {
+        BlockAction::Claim { pool, cidr } => {
             let (cidr_text, node) = (cidr.to_string(), node.into());
             let spec = IpBlockSpec { cidr: cidr_text, pool: pool.clone(), node, ..IpBlockSpec::default() };
             let object = IpBlock::new(&block_name(*cidr), spec);
@@ -85,17 +85,17 @@ pub(super) async fn act(client: &Client, node: &str, action: &Action) -> Result<
                 info!(%cidr, pool, "claimed a block");
             }
         }
-        Action::Release { name, cidr, state } => {
+        BlockAction::Release { name, cidr, state } => {
             if remove(&blocks, name, state).await? {
                 info!(%cidr, "gave a block back");
             }
         }
-        Action::Collect { name, nodes, state } => {
+        BlockAction::Collect { name, nodes, state } => {
             if are_gone(client, nodes).await? && remove(&blocks, name, state).await? {
                 info!(block = name, ?nodes, "collected a block of a node that is gone");
             }
         }
-        Action::Share { name, sharing, state, gone, .. } => {
+        BlockAction::Share { name, sharing, state, gone, .. } => {
             if are_gone(client, gone).await? && share(&blocks, name, sharing, state).await? {
                 info!(block = name, ?sharing, "changed who uses which part of a block");
             }
@@ -117,7 +117,12 @@ async fn are_gone(client: &Client, nodes: &[String]) -> Result<bool, WriteError>
     Ok(true)
 }
 
-async fn share(blocks: &Api<IpBlock>, name: &str, sharing: &Sharing, state: &State) -> Result<bool, WriteError> {
+async fn share(
+    blocks: &Api<IpBlock>,
+    name: &str,
+    sharing: &Sharing,
+    state: &ObjectVersion,
+) -> Result<bool, WriteError> {
     let part = |part: &Lent| LentPart { cidr: part.cidr.to_string(), node: part.node.clone() };
     let lent: Vec<_> = sharing.lent.iter().map(part).collect();
     let patch = json!({
@@ -128,7 +133,7 @@ async fn share(blocks: &Api<IpBlock>, name: &str, sharing: &Sharing, state: &Sta
     done(format!("change block {name}"), blocks.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
-async fn remove(blocks: &Api<IpBlock>, name: &str, state: &State) -> Result<bool, WriteError> {
+async fn remove(blocks: &Api<IpBlock>, name: &str, state: &ObjectVersion) -> Result<bool, WriteError> {
     let (uid, resource_version) = (Some(state.uid.clone()), Some(state.version.clone()));
     let preconditions = Some(Preconditions { resource_version, uid });
     let params = DeleteParams { preconditions, ..DeleteParams::default() };

@@ -1,7 +1,7 @@
-//! Pods of a predecessor with another ABI: their entries come into our maps before our programs take their place.
+//! Copies the pods of an agent with another ABI into this agent's maps, before its programs replace the other ones.
 //!
-//! Only the plugin knows pods, and it has told the predecessor's maps. Entries are taken over when their types have kept
-//! their sizes; if not, the pods must be made anew, and that is said. Flows and affinity are not taken over.
+//! Only the plugin knows the pods, and it has written them to the maps of the other ABI. Entries are copied if their types
+//! have kept their sizes; if not, a warning says that the pods must be recreated. Flows and affinity are not copied.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -20,25 +20,25 @@ use super::LoadError;
 use super::attach::others;
 use super::programs::pin_error;
 
-/// Copies the pods of all other ABIs that have any; gives how many entries that were.
+/// Copies the pods' entries of all other ABIs. Returns the number of entries copied.
 ///
 /// # Errors
 /// Our maps can't be written.
-pub fn pods(pins: &Pins) -> Result<usize, LoadError> {
+pub fn migrate_maps(pins: &Pins) -> Result<usize, LoadError> {
     let mut total = 0;
     for dir in others(pins) {
         let maps = dir.join("maps");
         if !maps.is_dir() {
             continue;
         }
-        let carried = copy::<u32, Pod>(pins, &maps, "pods", |p| p.flags & pod_flags::PRESENT != 0)?
+        let migrated = copy::<u32, Pod>(pins, &maps, "pods", |p| p.flags & pod_flags::PRESENT != 0)?
             + copy::<V4, AddressInfo>(pins, &maps, "addresses4", |a| a.kind == address_kind::POD)?
             + copy::<V6, AddressInfo>(pins, &maps, "addresses6", |a| a.kind == address_kind::POD)?
             + copy::<u64, PodNetns>(pins, &maps, "pod_netns", |_| true)?
             + copy::<FrontendKey<V4>, HostPort<V4>>(pins, &maps, "host_ports4", |_| true)?
             + copy::<FrontendKey<V6>, HostPort<V6>>(pins, &maps, "host_ports6", |_| true)?;
-        info!(from = %dir.display(), entries = carried, "took over the pods of another version");
-        total += carried;
+        info!(from = %dir.display(), entries = migrated, "took over the pods of another version");
+        total += migrated;
     }
     Ok(total)
 }

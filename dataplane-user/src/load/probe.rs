@@ -34,7 +34,7 @@ const NEEDED: &[(ProgramType, BpfHelper, &str)] = &[
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct KernelFacts {
     /// Release of the running kernel.
     pub kernel: String,
     /// Features that it lacks, in words.
@@ -43,7 +43,7 @@ pub struct Facts {
     pub mounts: Vec<Mount>,
 }
 
-impl Facts {
+impl KernelFacts {
     /// Asks the kernel.
     ///
     /// # Errors
@@ -99,13 +99,13 @@ fn is_permission(error: &ProgramError) -> bool {
 mod tests {
     use super::*;
 
-    fn facts() -> Facts {
+    fn facts() -> KernelFacts {
         let mount = |point: &str, kind: &str| Mount { point: point.into(), kind: kind.into() };
         let mounts = vec![mount("/", "ext4"), mount("/sys/fs/bpf", "bpf"), mount("/sys/fs/cgroup", "cgroup2")];
-        Facts { kernel: "6.18.0".into(), missing: vec![], mounts }
+        KernelFacts { kernel: "6.18.0".into(), missing: vec![], mounts }
     }
 
-    fn message(facts: &Facts, pin_root: &str, cgroup: Option<&str>) -> String {
+    fn message(facts: &KernelFacts, pin_root: &str, cgroup: Option<&str>) -> String {
         facts.check(Path::new(pin_root), cgroup.map(Path::new)).unwrap_err().to_string()
     }
 
@@ -119,8 +119,11 @@ mod tests {
 
     #[test]
     fn an_old_kernel_is_told_what_it_lacks() {
-        let old =
-            Facts { kernel: "5.15.0-91".into(), missing: vec!["bpf_set_retval in cgroup socket programs"], ..facts() };
+        let old = KernelFacts {
+            kernel: "5.15.0-91".into(),
+            missing: vec!["bpf_set_retval in cgroup socket programs"],
+            ..facts()
+        };
         let expected = "Linux 5.15.0-91 lacks bpf_set_retval in cgroup socket programs; Ropeway needs Linux 6.1 or later with BPF, \
                         BPF_SYSCALL, CGROUP_BPF, NET_CLS_BPF and NET_CLS_ACT";
         assert_eq!(message(&old, "/sys/fs/bpf/ropeway", None), expected);
@@ -134,7 +137,7 @@ mod tests {
             message(&f, "/sys/fs/bpf/ropeway", Some("/tmp")),
             "--cgroup-root /tmp: not in a cgroup file system of version 2"
         );
-        let none = Facts { mounts: f.mounts[..2].to_vec(), ..f };
+        let none = KernelFacts { mounts: f.mounts[..2].to_vec(), ..f };
         assert!(message(&none, "/sys/fs/bpf/ropeway", None).contains("no cgroup file system of version 2"));
     }
 }

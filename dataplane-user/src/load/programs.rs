@@ -92,7 +92,7 @@ impl Programs {
 
 /// What decides how programs and maps are made.
 #[derive(Debug)]
-pub struct Settings<'a> {
+pub struct LoadSettings<'a> {
     /// Programs with log messages.
     pub trace: bool,
     /// Sizes of maps that keep the size with which they are made.
@@ -107,13 +107,13 @@ pub struct Settings<'a> {
 ///
 /// # Errors
 /// The object does not fit, the kernel refuses a map or a program, a pin can't be made.
-pub fn load(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Programs, LoadError> {
+pub fn load(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result<Programs, LoadError> {
     let mark = pins.directory().join("loaded").join(object.fingerprint(settings.trace));
     let mut undo = Undo::default();
     for dir in ["maps", "programs", "links", "loaded"] {
         undo.make_dir(&pins.directory().join(dir))?;
     }
-    if let Err(e) = resize::grow(pins, object, settings) {
+    if let Err(e) = resize::resize(pins, object, settings) {
         warn!(error = %e, "maps keep their sizes");
     }
     let complete = abi::MAPS.iter().all(|m| pins.map(m).exists());
@@ -175,7 +175,7 @@ fn link_stages(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {
     Ok(operations)
 }
 
-pub(super) fn load_object(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<Ebpf, LoadError> {
+pub(super) fn load_object(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result<Ebpf, LoadError> {
     // Read-only data: with 0 the verifier leaves the log messages out of the programs.
     let level = if settings.trace { aya_log::Level::Trace as u8 } else { 0 };
     let mut loader = EbpfLoader::new();

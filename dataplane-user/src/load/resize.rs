@@ -1,8 +1,9 @@
-//! Makes maps larger that only the agent writes, while programs use them.
+//! Resizes maps that only the agent writes, while programs use them.
 //!
-//! A map has its size for life. So a larger one is made, gets the content, and takes the pin; the programs are then loaded again and replaced as
-//! those of another build are, each in one step. Until then they use the map of before, which has the same content, because nothing else is
-//! written meanwhile. If this is cut short, the pin of before is still there under another name, and the next agent puts it back.
+//! The size of a map is fixed when it is created. So a larger map is created, filled with the content and pinned in place
+//! of the old one; then the programs are loaded again and replaced one by one, as for another build. Until then they use
+//! the old map, which has the same content, because nothing else is written in between. If the agent dies in between, the
+//! old map is still pinned under another name, and the next agent restores it.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -15,7 +16,7 @@ use tracing::{info, warn};
 
 use super::LoadError;
 use super::object::Object;
-use super::programs::{Settings, clear_marks, load_object, pin_error};
+use super::programs::{LoadSettings, clear_marks, load_object, pin_error};
 
 /// Entries of a pinned map; `None`: there is none.
 ///
@@ -34,13 +35,13 @@ pub fn entries(pins: &Pins, map: &str) -> Result<Option<u32>, LoadError> {
 ///
 /// # Errors
 /// Pins can't be changed, or the kernel has no memory for a larger map; all maps are then as before.
-pub(super) fn grow(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Result<(), LoadError> {
+pub(super) fn resize(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result<(), LoadError> {
     let mut small = Vec::new();
     for &(map, wanted) in settings.growing {
         put_back(pins, map)?;
         if let Some(present) = entries(pins, map)?.filter(|present| *present < wanted) {
             small.push(map);
-            info!(map, from = present, to = wanted, "growing");
+            info!(map, from = present, to = wanted, "map resize started");
         }
     }
     if small.is_empty() {
@@ -56,7 +57,7 @@ pub(super) fn grow(pins: &Pins, object: &Object, settings: &Settings<'_>) -> Res
     grown
 }
 
-fn replace(pins: &Pins, object: &Object, settings: &Settings<'_>, maps: &[&str]) -> Result<(), LoadError> {
+fn replace(pins: &Pins, object: &Object, settings: &LoadSettings<'_>, maps: &[&str]) -> Result<(), LoadError> {
     for map in maps {
         let path = pins.map(map);
         fs::rename(&path, before(pins, map)).map_err(|source| pin_error("renaming", &path, source))?;
@@ -80,7 +81,7 @@ fn put_back(pins: &Pins, map: &str) -> Result<(), LoadError> {
     if !path.exists() {
         return Ok(());
     }
-    warn!(map, "growing was not finished: it has its former size");
+    warn!(map, "map resize was interrupted: restored the former size");
     fs::rename(&path, pins.map(map)).map_err(|source| pin_error("putting back", &path, source))
 }
 

@@ -1,6 +1,6 @@
 //! What networks are, seen from this node: the tries `networks4` and `networks6`.
 //!
-//! [`desired`] and [`Changes::between`] are pure; [`write`] is the only writer of the two maps. Only the difference is written, so that an
+//! [`desired`] and [`NetworkChanges::between`] are pure; [`write`] is the only writer of the two maps. Only the difference is written, so that an
 //! agent that finds everything right does nothing.
 
 #[cfg(test)]
@@ -12,19 +12,19 @@ use std::collections::BTreeMap;
 use dataplane_common::types::pod::{Network, network_flags, node_features};
 use ipnetwork::IpNetwork;
 
-pub use write::{Changes, Key, read, write};
+pub use write::{NetworkChanges, NetworkKey, read, write};
 
-use crate::network::routes::{Plan, Way};
+use crate::network::routes::{NextHop, RoutePlan};
 use crate::network::tunnel::Devices;
 
 /// All entries.
-pub type Nets = BTreeMap<IpNetwork, Network>;
+pub type NetworkEntries = BTreeMap<IpNetwork, Network>;
 
 /// What the entries depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     /// Where the blocks and addresses of nodes are.
-    pub plan: &'a Plan,
+    pub plan: &'a RoutePlan,
     /// The tunnels.
     pub devices: Devices,
     /// The networks of pods.
@@ -43,8 +43,8 @@ pub struct Inputs<'a> {
 /// the tunnel, because the router need not know what pods are; there is no such way for IPv6, whose next hops in the tunnel are others than the
 /// destination.
 #[must_use]
-pub fn desired(inputs: &Inputs<'_>) -> Nets {
-    let mut nets = Nets::new();
+pub fn desired(inputs: &Inputs<'_>) -> NetworkEntries {
+    let mut nets = NetworkEntries::new();
     let mut add = |range: IpNetwork, oif: u32, flags: u32| {
         let net = nets.entry(range).or_default();
         net.flags |= flags;
@@ -52,12 +52,12 @@ pub fn desired(inputs: &Inputs<'_>) -> Nets {
             net.oif = oif;
         }
     };
-    for (range, way) in &inputs.plan.blocks {
-        let (oif, own) = match way {
+    for (range, hop) in &inputs.plan.blocks {
+        let (oif, own) = match hop {
             // another proxy has no use for what the node's routes lead there
-            Way::Own => (0, if inputs.service_proxy { network_flags::OWN } else { 0 }),
-            Way::Direct { .. } => (0, 0),
-            Way::Tunnel { remote, .. } => (inputs.devices.to(*remote).unwrap_or(0), 0),
+            NextHop::Own => (0, if inputs.service_proxy { network_flags::OWN } else { 0 }),
+            NextHop::Direct { .. } => (0, 0),
+            NextHop::Tunnel { remote, .. } => (inputs.devices.to(*remote).unwrap_or(0), 0),
         };
         add(*range, oif, network_flags::KEEP_SOURCE | own);
     }
@@ -77,7 +77,7 @@ pub fn desired(inputs: &Inputs<'_>) -> Nets {
 
 /// The bits of `NodeConfig::features` for these entries: what would change nothing is off.
 #[must_use]
-pub fn features(nets: &Nets, masquerade: bool, service_proxy: bool) -> u32 {
+pub fn features(nets: &NetworkEntries, masquerade: bool, service_proxy: bool) -> u32 {
     let matters = |net: &Network| net.oif != 0 || net.flags & (network_flags::SERVICE | network_flags::OWN) != 0;
     let nets = if masquerade || nets.values().any(matters) { node_features::NETWORKS } else { 0 };
     let masquerade = if masquerade { node_features::MASQUERADE } else { 0 };

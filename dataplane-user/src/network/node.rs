@@ -41,17 +41,17 @@ use crate::load::clock::Clock;
 use crate::load::programs::Programs;
 use crate::load::{LoadError, attach, migrate};
 use crate::network::blocks::Blocks;
-use crate::network::routes::{self, Plan};
+use crate::network::routes::{self, RoutePlan};
 use crate::network::tunnel::TunnelError;
-use crate::proxy::controller::{Nodes, Snapshot as Controller};
+use crate::proxy::controller::{Nodes, Snapshot};
 use crate::proxy::desired::NodeContext;
-use crate::proxy::source::{NodeObject, SourceKind};
-use conditions::Done;
-use discover::{Facts, Snapshot};
+use crate::proxy::source::{NodeObject, ObjectKind};
+use conditions::Conditions;
+use discover::{KernelSnapshot, NodeFacts};
 use file::{NodeFile, NodeFileError};
-use host_device::{Gate, GateError};
-use network_tries::Networks;
-use node_routes::{Known, Reach};
+use host_device::{HostDevice, HostDeviceError};
+use network_tries::NetworkTries;
+use node_routes::{NodeRoutes, TunnelInputs};
 use status::NodeStatus;
 
 /// How long events are gathered before they are looked at.
@@ -70,9 +70,9 @@ pub enum NodeError {
     /// The way to nodes behind a router.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
-    /// The node's own way to Services.
+    /// The host devices.
     #[error(transparent)]
-    Gate(#[from] GateError),
+    HostDevice(#[from] HostDeviceError),
     /// Programs and hooks.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -92,7 +92,7 @@ pub enum NodeError {
 
 /// What the task works with.
 #[derive(Debug)]
-pub struct Parts {
+pub struct NodeTaskParts {
     /// The configuration.
     pub config: Arc<Config>,
     /// The pins of this ABI.
@@ -112,7 +112,7 @@ pub type Publish = Box<dyn Fn(NodeContext) + Send>;
 
 /// The task.
 pub struct NodeTask {
-    parts: Parts,
+    parts: NodeTaskParts,
     socket: Socket,
     /// Of the node's network namespace.
     netns_cookie: u64,
@@ -120,17 +120,17 @@ pub struct NodeTask {
     nodes: Arc<Nodes>,
     /// Only in pool mode.
     blocks: Option<Arc<Blocks>>,
-    reach: Reach,
-    networks: Networks,
-    /// The node's own way to Services.
-    gate: Option<Gate>,
+    node_routes: NodeRoutes,
+    tries: NetworkTries,
+    /// The host devices.
+    host_device: Option<HostDevice>,
     /// Routes lead there.
-    gate_open: bool,
+    host_device_routed: bool,
     service_ranges: Arc<[IpNetwork]>,
-    done: Done,
+    conditions: Conditions,
     /// The pods' devices are to be looked at.
     pods_due: bool,
-    last: Option<Facts>,
+    last: Option<NodeFacts>,
     context: Option<NodeContext>,
     publish: Publish,
     status: Arc<NodeStatus>,
@@ -141,7 +141,7 @@ impl NodeTask {
     ///
     /// # Errors
     /// The node can't be brought into order: nothing will work, so the agent should say so and end.
-    pub fn new(parts: Parts, publish: Publish, status: Arc<NodeStatus>) -> Result<Self, NodeError> {
+    pub fn new(parts: NodeTaskParts, publish: Publish, status: Arc<NodeStatus>) -> Result<Self, NodeError> {
         // Listen first: what changes between the first look and the listening would be missed.
         let monitor = Monitor::open(&Group::ALL)?;
         let (sender, heard) = mpsc::channel(16);
@@ -153,12 +153,12 @@ impl NodeTask {
             heard,
             nodes: Arc::default(),
             blocks: (parts.config.ipam == Ipam::Pools).then(Arc::default),
-            reach: Reach::default(),
-            networks: Networks::default(),
-            gate: None,
-            gate_open: false,
+            node_routes: NodeRoutes::default(),
+            tries: NetworkTries::default(),
+            host_device: None,
+            host_device_routed: false,
             service_ranges: Arc::default(),
-            done: Done { nodes: false, maps: !parts.predecessor, services: false },
+            conditions: Conditions { nodes: false, maps: !parts.predecessor, services: false },
             pods_due: true,
             last: None,
             context: None,
@@ -175,7 +175,7 @@ impl NodeTask {
         mut self,
         mut nodes: watch::Receiver<Arc<Nodes>>,
         mut service_ranges: watch::Receiver<Arc<[IpNetwork]>>,
-        mut controller: watch::Receiver<Arc<Controller>>,
+        mut controller: watch::Receiver<Arc<Snapshot>>,
         mut blocks: Option<watch::Receiver<Arc<Blocks>>>,
     ) {
         let mut due = Instant::now() + AUDIT;
@@ -192,17 +192,17 @@ impl NodeTask {
                         return;
                     }
                 }
-                changed = controller.changed(), if self.done != Done::ALL => {
+                changed = controller.changed(), if self.conditions != Conditions::ALL => {
                     if changed.is_err() {
                         return;
                     }
                     let snapshot = Arc::clone(&controller.borrow_and_update());
-                    let now = Done {
-                        nodes: !snapshot.waiting_for.contains(&SourceKind::Node.name()),
-                        maps: self.done.maps || snapshot.synced,
+                    let now = Conditions {
+                        nodes: !snapshot.waiting_for.contains(&ObjectKind::Node.name()),
+                        maps: self.conditions.maps || snapshot.synced,
                         services: snapshot.synced,
                     };
-                    if std::mem::replace(&mut self.done, now) == now {
+                    if std::mem::replace(&mut self.conditions, now) == now {
                         continue;
                     }
                 }
@@ -218,12 +218,12 @@ impl NodeTask {
                 () = sleep_until(due) => {
                     external = true;
                     self.pods_due = true;
-                    self.networks.settle();
+                    self.tries.settle();
                     due = Instant::now() + AUDIT;
                 }
             }
             if external {
-                self.networks.doubt();
+                self.tries.invalidate();
             }
             self.nodes = Arc::clone(&nodes.borrow_and_update());
             if let Some(blocks) = &mut blocks {
@@ -245,15 +245,16 @@ impl NodeTask {
 
     fn is_relevant(&self, events: &[Event]) -> bool {
         let config = &self.parts.config;
-        let gate = |e: &Event| self.gate.as_ref().is_some_and(|gate| gate.is_relevant(e));
-        let relevant =
-            |facts| events.iter().any(|e| is_relevant(e, facts, config) || self.reach.is_relevant(e) || gate(e));
+        let host_device = |e: &Event| self.host_device.as_ref().is_some_and(|host_device| host_device.is_relevant(e));
+        let relevant = |facts| {
+            events.iter().any(|e| is_relevant(e, facts, config) || self.node_routes.is_relevant(e) || host_device(e))
+        };
         self.last.as_ref().is_none_or(relevant)
     }
 
     /// Compares everything and does the difference. `external`: nothing but the kernel has changed, so what has to be done is a repair.
     fn refresh(&mut self, external: bool) -> Result<(), NodeError> {
-        let snapshot = Snapshot::take(&mut self.socket)?;
+        let snapshot = KernelSnapshot::take(&mut self.socket)?;
         let config = Arc::clone(&self.parts.config);
         let own = self.nodes.get(config.node_name.as_str());
         let facts = discover::facts(&config, &snapshot, own);
@@ -261,23 +262,23 @@ impl NodeTask {
         if changed {
             report(&facts);
         }
-        let ranges = self.done.knows_ranges(self.blocks.as_deref());
-        let plan = ranges.then(|| Reach::plan(&config, &facts, &self.nodes));
+        let ranges = self.conditions.knows_ranges(self.blocks.as_deref());
+        let plan = ranges.then(|| NodeRoutes::plan(&config, &facts, &self.nodes));
         let (mut operations, mut failed) = (0, None::<NodeError>);
         if let Some(plan) = &plan {
-            let known = Known { config: &config, facts: &facts, snapshot: &snapshot, own };
-            let (count, errors) = self.reach.tunnels(&mut self.socket, &known, plan)?;
+            let known = TunnelInputs { config: &config, facts: &facts, snapshot: &snapshot, own };
+            let (count, errors) = self.node_routes.tunnels(&mut self.socket, &known, plan)?;
             operations += count;
             failed = errors.into_iter().next().map(Into::into);
         } else {
-            self.reach.adopt(&snapshot.links);
+            self.node_routes.adopt(&snapshot.links);
         }
         operations += self.write_config(&facts)?;
         settings(&facts);
-        if self.done.maps {
+        if self.conditions.maps {
             operations += self.attach(&facts)?;
         }
-        match self.keep_gate(&snapshot, &facts) {
+        match self.sync_host_device(&snapshot, &facts) {
             Ok(count) => operations += count,
             Err(e) => failed = Some(e.into()),
         }
@@ -286,7 +287,7 @@ impl NodeTask {
             operations += usize::from(self.write_file(&facts)?);
         }
         if let Some(plan) = &plan {
-            operations += self.ways(plan, &snapshot, &facts)?;
+            operations += self.sync_routes(plan, &snapshot, &facts)?;
             operations += self.write_config(&facts)?;
         }
         self.status.operations(operations, external && !changed);
@@ -301,58 +302,72 @@ impl NodeTask {
         if let Some(e) = failed {
             return Err(e);
         }
-        if self.done.knows_all(self.blocks.as_deref()) {
+        if self.conditions.knows_all(self.blocks.as_deref()) {
             self.status.set_in_order();
         }
         Ok(())
     }
 
-    /// Sees to the node's own way to Services; without the programs' maps it stays as it is.
-    fn keep_gate(&mut self, snapshot: &Snapshot, facts: &Facts) -> Result<usize, GateError> {
-        let Parts { config, pins, programs, .. } = &self.parts;
+    /// Sees to the host devices; without the programs' maps it stays as it is.
+    fn sync_host_device(&mut self, snapshot: &KernelSnapshot, facts: &NodeFacts) -> Result<usize, HostDeviceError> {
+        let NodeTaskParts { config, pins, programs, .. } = &self.parts;
         if !config.service_proxy {
-            self.gate = None;
+            self.host_device = None;
             return Ok(host_device::remove(&mut self.socket, &snapshot.links)?);
         }
-        if !self.done.maps {
-            self.gate = Gate::find(&snapshot.links);
+        if !self.conditions.maps {
+            self.host_device = HostDevice::find(&snapshot.links);
             return Ok(0);
         }
-        self.gate = None;
-        let mtu = facts.pod_mtu(config, self.reach.tunnels.mtu());
-        let (gate, operations) = host_device::keep(&mut self.socket, (pins, programs), &snapshot.links, facts, mtu)?;
-        self.gate = Some(gate);
+        self.host_device = None;
+        let mtu = facts.pod_mtu(config, self.node_routes.tunnels.mtu());
+        let (host_device, operations) =
+            host_device::ensure(&mut self.socket, (pins, programs), &snapshot.links, facts, mtu)?;
+        self.host_device = Some(host_device);
         Ok(operations)
     }
 
     /// Sees to the routes and the tries.
-    fn ways(&mut self, plan: &Plan, snapshot: &Snapshot, facts: &Facts) -> Result<usize, NodeError> {
+    fn sync_routes(
+        &mut self,
+        plan: &RoutePlan,
+        snapshot: &KernelSnapshot,
+        facts: &NodeFacts,
+    ) -> Result<usize, NodeError> {
         let config = &self.parts.config;
-        let devices = self.reach.tunnels.devices;
+        let devices = self.node_routes.tunnels.devices;
         let pools = self.blocks.as_ref().map_or(&[][..], |blocks| &blocks.pools);
-        let known = network_tries::Known { plan, devices, pools, service_ranges: &self.service_ranges };
+        let known = network_tries::NetworkInputs { plan, devices, pools, service_ranges: &self.service_ranges };
         let pins = &self.parts.pins;
-        let pending = if self.done.services { Some(self.networks.compare(pins, config, &known)?) } else { None };
-        let index = self.gate.as_ref().map(|gate| gate.out.index);
+        let pending = if self.conditions.services { Some(self.tries.compare(pins, config, &known)?) } else { None };
+        let index = self.host_device.as_ref().map(|host_device| host_device.out.index);
         let services = match &pending {
             Some(pending) => pending.services(),
             // Until all networks of Services are told, those that led there still do.
-            None => self.gate.as_ref().map_or_else(Vec::new, |gate| gate.networks(&snapshot.routes)),
+            None => {
+                self.host_device.as_ref().map_or_else(Vec::new, |host_device| host_device.networks(&snapshot.routes))
+            }
         };
-        let gate = index.map(|index| routes::Gate { index, node_ips: &facts.node_ips, services: &services });
+        let host_device =
+            index.map(|index| routes::HostDeviceRoutes { index, node_ips: &facts.node_ips, services: &services });
         // A packet that the programs send by the tunnel needs its route.
-        let mut operations =
-            self.reach.routes(&mut self.socket, config, (plan, gate.as_ref()), &snapshot.routes, &self.status)?;
-        self.gate_open = gate.is_some();
+        let mut operations = self.node_routes.routes(
+            &mut self.socket,
+            config,
+            (plan, host_device.as_ref()),
+            &snapshot.routes,
+            &self.status,
+        )?;
+        self.host_device_routed = host_device.is_some();
         if let Some(pending) = pending {
-            operations += self.networks.write(pins, config, pending)?;
+            operations += self.tries.write(pins, config, pending)?;
         }
         Ok(operations)
     }
 
-    fn write_file(&self, facts: &Facts) -> Result<bool, NodeFileError> {
+    fn write_file(&self, facts: &NodeFacts) -> Result<bool, NodeFileError> {
         let config = &self.parts.config;
-        let mtu = facts.pod_mtu(config, self.reach.tunnels.mtu());
+        let mtu = facts.pod_mtu(config, self.node_routes.tunnels.mtu());
         let file = match self.blocks {
             Some(_) => NodeFile::of_pools(&config.node_name, mtu),
             None if facts.pod_cidrs.is_empty() => return Ok(false),
@@ -361,18 +376,17 @@ impl NodeTask {
         file.write(&config.state_dir)
     }
 
-    fn write_config(&self, facts: &Facts) -> Result<usize, LoadError> {
+    fn write_config(&self, facts: &NodeFacts) -> Result<usize, LoadError> {
         let table: Table<u32, NodeConfig> = Table::open(&self.parts.pins, "config")?;
         let present = table.get(&0)?;
         let mut wanted = facts.node_config(&self.parts.config, self.parts.clock);
         wanted.netns_cookie = self.netns_cookie;
-        wanted.tunnel_mtu = self.reach.tunnels.mtu();
+        wanted.tunnel_mtu = self.node_routes.tunnels.mtu();
         // Until the tries have been compared, what was on stays on.
-        let client = if self.gate_open { node_features::NODE_CLIENT } else { 0 };
-        wanted.features =
-            self.networks.features().map_or_else(|| present.map_or(0, |c| c.features), |bits| bits | client);
-        if !self.reach.tunnels.links.is_empty()
-            && self.networks.features().is_none()
+        let client = if self.host_device_routed { node_features::NODE_CLIENT } else { 0 };
+        wanted.features = self.tries.features().map_or_else(|| present.map_or(0, |c| c.features), |bits| bits | client);
+        if !self.node_routes.tunnels.links.is_empty()
+            && self.tries.features().is_none()
             && present.is_none_or(|c| c.uplink == 0)
         {
             // until the tries say so, only the host's routes know what leads through the tunnel
@@ -385,16 +399,16 @@ impl NodeTask {
         Ok(1)
     }
 
-    fn attach(&mut self, facts: &Facts) -> Result<usize, LoadError> {
-        let Parts { config, pins, programs, cgroup, predecessor, .. } = &mut self.parts;
+    fn attach(&mut self, facts: &NodeFacts) -> Result<usize, LoadError> {
+        let NodeTaskParts { config, pins, programs, cgroup, predecessor, .. } = &mut self.parts;
         let mut operations = 0;
         if *predecessor {
-            operations += migrate::pods(pins)?;
+            operations += migrate::migrate_maps(pins)?;
         }
         operations += attach::cgroup(pins, programs, cgroup)?;
         // What comes out of a tunnel is treated as what comes from an uplink.
-        let ways: Vec<_> = facts.uplinks.iter().chain(&self.reach.tunnels.links).cloned().collect();
-        operations += attach::uplinks(pins, programs, &ways, config.uplink_attach, &mut self.socket)?;
+        let uplinks: Vec<_> = facts.uplinks.iter().chain(&self.node_routes.tunnels.links).cloned().collect();
+        operations += attach::uplinks(pins, programs, &uplinks, config.uplink_attach, &mut self.socket)?;
         if self.pods_due {
             operations += attach::pods(pins, programs, &mut self.socket)?;
             self.pods_due = false;
@@ -424,7 +438,7 @@ async fn blocks_changed(blocks: &mut Option<watch::Receiver<Arc<Blocks>>>) {
     }
 }
 
-fn report(facts: &Facts) {
+fn report(facts: &NodeFacts) {
     let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.as_str()).collect();
     info!(?uplinks, node_ips = ?facts.node_ips, pod_cidrs = ?facts.pod_cidrs, mtu = facts.uplink_mtu, "node");
     for name in &facts.missing {
@@ -435,7 +449,7 @@ fn report(facts: &Facts) {
     }
 }
 
-fn settings(facts: &Facts) {
+fn settings(facts: &NodeFacts) {
     let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.clone()).collect();
     let (done, failed) = sysctl::apply(Path::new("/proc/sys"), &uplinks);
     for setting in done {
@@ -465,7 +479,7 @@ fn listen(mut monitor: Monitor, sender: &mpsc::Sender<Vec<Event>>) {
 }
 
 /// Whether an event can have to do with us: not the comings and goings of pods.
-fn is_relevant(event: &Event, facts: &Facts, config: &Config) -> bool {
+fn is_relevant(event: &Event, facts: &NodeFacts, config: &Config) -> bool {
     let uplink = |name: &str, index: u32| {
         config.uplinks.iter().any(|u| u == name) || facts.uplinks.iter().any(|l| l.index == index || l.name == name)
     };

@@ -14,14 +14,14 @@ use dataplane_host::netlink::{Hop, NetlinkError, PROTOCOL, Route, Socket, add_ro
 use ipnetwork::IpNetwork;
 use tracing::{debug, info};
 
-pub use plan::{Gate, Plan, Surroundings, Way, first, plan};
+pub use plan::{HostDeviceRoutes, LocalNode, NextHop, RoutePlan, first, plan};
 
 /// So many changes at once are logged one by one.
 const FEW: usize = 16;
 
 /// What has to be done to the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct RouteChanges {
     /// To destinations that have none of ours.
     pub add: Vec<Route>,
     /// In place of one of ours with the same destination and metric.
@@ -30,7 +30,7 @@ pub struct Changes {
     pub remove: Vec<Route>,
 }
 
-impl Changes {
+impl RouteChanges {
     /// From what is there, of all owners, to what should be.
     #[must_use]
     pub fn between(present: &[Route], wanted: &BTreeSet<Route>) -> Self {
@@ -64,7 +64,7 @@ pub const fn is_ours(route: &Route) -> bool {
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct RouteOutcome {
     /// How many routes changed.
     pub operations: usize,
     /// Ranges with a route of somebody else in the way.
@@ -74,9 +74,9 @@ pub struct Outcome {
 }
 
 /// Brings the kernel's table from `present`, which may name routes of others as well, to `wanted`.
-pub fn apply(socket: &mut Socket, present: &[Route], wanted: &BTreeSet<Route>) -> Outcome {
-    let changes = Changes::between(present, wanted);
-    let mut outcome = Outcome::default();
+pub fn apply(socket: &mut Socket, present: &[Route], wanted: &BTreeSet<Route>) -> RouteOutcome {
+    let changes = RouteChanges::between(present, wanted);
+    let mut outcome = RouteOutcome::default();
     if changes.is_empty() {
         return outcome;
     }
@@ -87,7 +87,7 @@ pub fn apply(socket: &mut Socket, present: &[Route], wanted: &BTreeSet<Route>) -
         .collect();
     let routes: Vec<_> = changes.remove.iter().chain(&changes.replace).chain(&changes.add).collect();
     if requests.len() > FEW {
-        let Changes { add, replace, remove } = &changes;
+        let RouteChanges { add, replace, remove } = &changes;
         info!(added = add.len(), replaced = replace.len(), removed = remove.len(), "routes");
         requests.iter().for_each(|request| debug!("{}", request.attempt()));
     } else {

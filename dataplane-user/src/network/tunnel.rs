@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use dataplane_host::netlink::{Link, Vxlan};
 use ipnetwork::IpNetwork;
 
-pub use apply::{Outcome, TunnelError, apply, remove_all};
+pub use apply::{TunnelError, TunnelOutcome, apply, remove_all};
 
 /// The network identifier ("RW").
 pub const VNI: u32 = 0x5257;
@@ -123,9 +123,9 @@ pub fn is_ours(link: &Link) -> bool {
     NAMES.contains(&link.name.as_str()) && link.vxlan.is_some_and(|v| v.vni == VNI)
 }
 
-/// What has to be done to a device.
+/// The change that a tunnel device needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum TunnelAction {
     /// Made.
     Make,
     /// Removed, and made anew: what differs can't be changed.
@@ -145,18 +145,18 @@ pub enum Step {
     Foreign,
 }
 
-/// Compares.
+/// Compares the present device with the wanted one.
 #[must_use]
-pub fn step(present: Option<&Link>, wanted: &Tunnel) -> Step {
-    let Some(link) = present else { return Step::Make };
+pub fn action(present: Option<&Link>, wanted: &Tunnel) -> TunnelAction {
+    let Some(link) = present else { return TunnelAction::Make };
     if !is_ours(link) {
-        return Step::Foreign;
+        return TunnelAction::Foreign;
     }
     if link.vxlan != Some(wanted.settings()) {
-        return Step::Remake;
+        return TunnelAction::Remake;
     }
     let (mac, mtu, down) = (link.mac != wanted.mac, link.mtu != wanted.mtu, !link.up);
-    if mac || mtu || down { Step::Change { mac, mtu, down } } else { Step::Keep }
+    if mac || mtu || down { TunnelAction::Change { mac, mtu, down } } else { TunnelAction::Keep }
 }
 
 /// Indices of the devices.

@@ -24,8 +24,8 @@ use tracing::{debug, warn};
 
 use crate::proxy::controller::Snapshot;
 use crate::proxy::source::wire::{ServiceWire, SliceWire};
-use crate::proxy::source::{ObjectKey, Origin, Rejection, SourceKind};
-use rate_limit::Limits;
+use crate::proxy::source::{ObjectKey, ObjectKind, Rejection, RejectionOrigin};
+use rate_limit::RateLimits;
 
 /// How often a fault that lasts is told.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -34,13 +34,13 @@ const WAITING: usize = 256;
 /// How long an API server that failed is left alone.
 const PAUSE: Duration = Duration::from_secs(10);
 /// How long an API server may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Something to be told about an object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Notice {
     /// Kind of the object: a Service or an `EndpointSlice`.
-    pub kind: SourceKind,
+    pub kind: ObjectKind,
     /// The object.
     pub key: ObjectKey,
     /// `reason`, for machines.
@@ -51,13 +51,13 @@ pub struct Notice {
     pub local: bool,
 }
 
-/// Where notices are left; without a cluster they are lost.
+/// The sending side of the queue of notices. The default has no queue and drops them: there is no cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Notices(Option<mpsc::Sender<Notice>>);
 
 impl Notices {
-    /// Leaves a notice, unless too many wait. Never waits.
-    pub fn leave(&self, notice: Notice) {
+    /// Queues a notice for the API server. Drops it if too many are queued; never waits.
+    pub fn publish(&self, notice: Notice) {
         if let Some(sender) = &self.0
             && let Err(e) = sender.try_send(notice)
         {
@@ -80,27 +80,27 @@ pub async fn run(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     mut left: mpsc::Receiver<Notice>,
 ) {
-    let mut teller = Teller { servers, node, ..Teller::default() };
+    let mut recorder = EventRecorder { servers, node, ..EventRecorder::default() };
     loop {
-        let due = teller.due(Instant::now());
+        let due = recorder.due(Instant::now());
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return },
-            Some(notice) = left.recv() => teller.enqueue(notice, Instant::now()),
-            () = sleep_until(due.into()) => teller.tell().await,
+            Some(notice) = left.recv() => recorder.enqueue(notice, Instant::now()),
+            () = sleep_until(due.into()) => recorder.tell().await,
         }
         let rejections = Arc::clone(&snapshots.borrow_and_update().rejections);
-        teller.look(&rejections, Instant::now());
+        recorder.look(&rejections, Instant::now());
     }
 }
 
 /// One notice for each object and reason.
-type Id = (SourceKind, ObjectKey, &'static str);
+type NoticeId = (ObjectKind, ObjectKey, &'static str);
 
 /// The text of each, and whether it is about this node only.
-fn notices(rejections: &[Rejection]) -> BTreeMap<Id, (String, bool)> {
+fn notices(rejections: &[Rejection]) -> BTreeMap<NoticeId, (String, bool)> {
     let mut all: BTreeMap<_, (String, bool)> = BTreeMap::new();
     for r in rejections {
-        let Origin::Object { kind: kind @ (SourceKind::Service | SourceKind::Slice), key } = &r.origin else {
+        let RejectionOrigin::Object { kind: kind @ (ObjectKind::Service | ObjectKind::Slice), key } = &r.origin else {
             continue;
         };
         let text = if r.field.is_empty() { r.reason.clone() } else { format!("{}: {}", r.field, r.reason) };
@@ -114,23 +114,24 @@ fn notices(rejections: &[Rejection]) -> BTreeMap<Id, (String, bool)> {
     all
 }
 
+/// Turns rejections and notices into Events, and retries with the next API server.
 #[derive(Default)]
-struct Teller {
+struct EventRecorder {
     servers: Vec<Config>,
     node: String,
     turn: usize,
     client: Option<Client>,
     /// What has been told, and when.
-    known: BTreeMap<Id, (String, Instant)>,
+    known: BTreeMap<NoticeId, (String, Instant)>,
     seen: Option<Arc<[Rejection]>>,
     queue: VecDeque<Notice>,
-    limits: Limits,
+    limits: RateLimits,
     pause: Option<Instant>,
     /// The API server has forbidden it, and the log says so.
     forbidden: bool,
 }
 
-impl Teller {
+impl EventRecorder {
     /// Takes what is new among the present faults, and what has lasted.
     fn look(&mut self, rejections: &Arc<[Rejection]>, now: Instant) {
         let same = self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, rejections));
@@ -170,7 +171,7 @@ impl Teller {
     async fn tell(&mut self) {
         let Some(notice) = self.queue.pop_front() else { return };
         self.limits.spent(Instant::now());
-        let error = match timeout(PATIENCE, self.publish(&notice)).await {
+        let error = match timeout(REQUEST_TIMEOUT, self.publish(&notice)).await {
             Ok(Ok(())) => {
                 (self.pause, self.forbidden) = (None, false);
                 return;
@@ -211,7 +212,7 @@ impl Teller {
         let (namespace, name) = (&*notice.key.namespace, &*notice.key.name);
         // by its UID the Event is found by `kubectl describe`
         let uid = match notice.kind {
-            SourceKind::Slice => Api::<SliceWire>::namespaced(client.clone(), namespace).get(name).await?.metadata.uid,
+            ObjectKind::Slice => Api::<SliceWire>::namespaced(client.clone(), namespace).get(name).await?.metadata.uid,
             _ => Api::<ServiceWire>::namespaced(client.clone(), namespace).get(name).await?.metadata.uid,
         };
         let event = object::event(notice, uid.unwrap_or_default(), &self.node, Timestamp::now());

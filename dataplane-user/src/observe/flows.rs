@@ -22,7 +22,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::load::{LoadError, clock};
-use evict_policy::{Half, Kind, Limits};
+use evict_policy::{FlowTimeouts, Half, Kind};
 use status::FlowStatus;
 
 /// How long between two looks at tables that are not half full.
@@ -55,7 +55,11 @@ impl FlowCounts {
 ///
 /// # Errors
 /// The kernel refused. What was removed by then stays removed.
-pub fn sweep<A: Address>(table: &Table<FlowKey<A>, Flow<A>>, now: u32, limits: &Limits) -> Result<FlowCounts, MapError>
+pub fn sweep<A: Address>(
+    table: &Table<FlowKey<A>, Flow<A>>,
+    now: u32,
+    timeouts: &FlowTimeouts,
+) -> Result<FlowCounts, MapError>
 where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
@@ -68,7 +72,7 @@ where
         if flow.flags & flow_flags::REPLY == 0 {
             counts.pairs[half.kind() as usize] += 1;
         }
-        if limits.may_have_ended(half) && candidates.len() < CANDIDATES {
+        if timeouts.may_have_ended(half) && candidates.len() < CANDIDATES {
             candidates.push(key);
         }
     })?;
@@ -77,7 +81,7 @@ where
         let other_key = flow.reverse_key(&key);
         let half = Half::of(&key, &flow, now);
         let Some(other) = table.get(&other_key)? else {
-            if limits.may_have_ended(half) && table.remove(&key)? {
+            if timeouts.may_have_ended(half) && table.remove(&key)? {
                 counts.entries -= 1;
                 counts.removed += 1;
             }
@@ -86,7 +90,7 @@ where
         let other = Half::of(&other_key, &other, now);
         let is_reply = flow.flags & flow_flags::REPLY != 0;
         let (there, back) = if is_reply { (other, half) } else { (half, other) };
-        if limits.has_ended(there, back) {
+        if timeouts.has_ended(there, back) {
             // the reply last: as long as a packet can come there, its answer can come back
             let (first, last) = if is_reply { (other_key, key) } else { (key, other_key) };
             let gone = u32::from(table.remove(&first)?) + u32::from(table.remove(&last)?);
@@ -97,34 +101,34 @@ where
     Ok(counts)
 }
 
-/// Sweeps one table; a second time, with less patience, if it is nearly full.
-fn relieve<A: Address>(pins: &Pins, name: &str, now: u32, limits: &Limits) -> Result<FlowCounts, MapError>
+/// Sweeps one table; a second time, with the timeouts under pressure, if it is nearly full.
+fn evict<A: Address>(pins: &Pins, name: &str, now: u32, timeouts: &FlowTimeouts) -> Result<FlowCounts, MapError>
 where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
     let table = Table::open(pins, name)?;
-    let mut counts = sweep::<A>(&table, now, limits)?;
+    let mut counts = sweep::<A>(&table, now, timeouts)?;
     if counts.exceeds(90) {
         let removed = counts.removed;
-        counts = sweep::<A>(&table, now, &limits.under_pressure())?;
+        counts = sweep::<A>(&table, now, &timeouts.under_pressure())?;
         counts.removed += removed;
     }
     Ok(counts)
 }
 
-fn relieve_both(pins: &Pins, limits: &Limits) -> Result<[FlowCounts; 2], LoadError> {
+fn evict_both(pins: &Pins, timeouts: &FlowTimeouts) -> Result<[FlowCounts; 2], LoadError> {
     let now = clock::tick(pins)?;
-    Ok([relieve::<V4>(pins, "flows4", now, limits)?, relieve::<V6>(pins, "flows6", now, limits)?])
+    Ok([evict::<V4>(pins, "flows4", now, timeouts)?, evict::<V6>(pins, "flows6", now, timeouts)?])
 }
 
 /// Looks from time to time, for ever.
-pub async fn watch(pins: Pins, limits: Limits, status: Arc<FlowStatus>) {
+pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) {
     let mut full = [false; 2];
     let mut pause = PAUSE;
     loop {
         let pins = pins.clone();
-        let Ok(result) = spawn_blocking(move || relieve_both(&pins, &limits)).await else { return };
+        let Ok(result) = spawn_blocking(move || evict_both(&pins, &timeouts)).await else { return };
         match result {
             Ok(now) => {
                 pause = if now.iter().any(|counts| counts.exceeds(50)) { SHORT_PAUSE } else { PAUSE };
@@ -138,7 +142,7 @@ pub async fn watch(pins: Pins, limits: Limits, status: Arc<FlowStatus>) {
                 }
                 status.set(now);
             }
-            Err(e) => warn!(error = %e, "can't look after the flow tables"),
+            Err(e) => warn!(error = %e, "flow eviction failed"),
         }
         tokio::time::sleep(pause).await;
     }

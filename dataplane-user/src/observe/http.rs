@@ -42,7 +42,7 @@ pub struct BindError {
 
 /// What is sent back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct HttpResponse {
     /// 200, 404 or 503.
     pub status: StatusCode,
     /// MIME type.
@@ -51,7 +51,7 @@ pub struct Answer {
     pub text: String,
 }
 
-impl Answer {
+impl HttpResponse {
     /// Success with plain text.
     #[must_use]
     pub const fn text(text: String) -> Self {
@@ -72,7 +72,7 @@ impl Answer {
 }
 
 /// Gives the answer for a path.
-pub type Handler = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
+pub type Handler = Arc<dyn Fn(&str) -> HttpResponse + Send + Sync>;
 
 impl BindError {
     /// For the address of a flag.
@@ -180,8 +180,10 @@ async fn respond(request: Request<Incoming>, handler: Handler) -> Result<Respons
     let path = request.uri().path().to_owned();
     // Gathering metrics reads maps: not on a thread that others wait for.
     let answer = tokio::task::spawn_blocking(move || handler(&path)).await;
-    let answer = answer
-        .unwrap_or_else(|e| Answer { status: StatusCode::INTERNAL_SERVER_ERROR, ..Answer::text(format!("{e}\n")) });
+    let answer = answer.unwrap_or_else(|e| HttpResponse {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        ..HttpResponse::text(format!("{e}\n"))
+    });
     let mut response = Response::new(Full::from(answer.text));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();

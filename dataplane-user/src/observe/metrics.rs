@@ -55,9 +55,9 @@ impl Metrics {
         registry.register("kubeproxy_proxy_livez", "Answers of /livez by status", livez.clone());
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("ropeway_build", "The version that runs", version);
-        registry.register_collector(Box::new(Controller { snapshot: controller }));
-        registry.register_collector(Box::new(Node { status: node, flows }));
-        registry.register_collector(Box::new(kernel::Kernel { pins: pins.clone() }));
+        registry.register_collector(Box::new(ControllerCollector { snapshot: controller }));
+        registry.register_collector(Box::new(NodeCollector { status: node, flows }));
+        registry.register_collector(Box::new(kernel::KernelCollector { pins: pins.clone() }));
         Self { registry, healthz, livez }
     }
 
@@ -105,11 +105,11 @@ fn timestamp(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: Option
 
 /// What the controller tells.
 #[derive(Debug)]
-struct Controller {
+struct ControllerCollector {
     snapshot: watch::Receiver<Arc<Snapshot>>,
 }
 
-impl Collector for Controller {
+impl Collector for ControllerCollector {
     fn encode(&self, mut e: DescriptorEncoder<'_>) -> fmt::Result {
         let s = Arc::clone(&self.snapshot.borrow());
         let e = &mut e;
@@ -174,12 +174,12 @@ fn used(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
 
 /// What the node's task tells.
 #[derive(Debug)]
-struct Node {
+struct NodeCollector {
     status: Arc<NodeStatus>,
     flows: Arc<FlowStatus>,
 }
 
-impl Collector for Node {
+impl Collector for NodeCollector {
     fn encode(&self, mut e: DescriptorEncoder<'_>) -> fmt::Result {
         let (operations, repairs, failures) = self.status.counts();
         let e = &mut e;

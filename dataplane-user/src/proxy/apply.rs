@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 use crate::proxy::reconcile::plan::{Plan, Removals, Sets, Tag};
 
 pub use kernel::open;
-pub use read::{limits, read};
+pub use read::{capacities, read};
 
 /// A hash map or a trie.
 pub trait HashTable<K, V>: Send {
@@ -50,7 +50,7 @@ pub trait ArrayTable<V>: Send {
 }
 
 /// The service maps.
-pub struct Tables {
+pub struct ServiceMaps {
     /// `services`.
     pub services: Box<dyn HashTable<u32, ServiceName>>,
     /// `frontends4`.
@@ -113,7 +113,7 @@ impl Operations {
 pub type Failures = HashMap<Tag, MapError>;
 
 /// Carries out a plan. A Service for which an operation fails gets no later operation of this plan.
-pub fn execute(plan: &Plan, tables: &Tables, operations: &mut Operations) -> Failures {
+pub fn execute(plan: &Plan, tables: &ServiceMaps, operations: &mut Operations) -> Failures {
     let mut failed = Failures::new();
     for (id, entry) in plan.backends.keys.iter().zip(&plan.backends.values) {
         tables.backends.set(*id, std::slice::from_ref(entry));
@@ -121,7 +121,7 @@ pub fn execute(plan: &Plan, tables: &Tables, operations: &mut Operations) -> Fai
     operations.backends += plan.backends.keys.len() as u64;
     let mut rest = &plan.slots.ids[..];
     let mut scratch = Vec::new();
-    for (base, len, _) in &plan.slots.stretches {
+    for (base, len, _) in &plan.slots.ranges {
         let (ids, after) = rest.split_at((*len as usize).min(rest.len()));
         scratch.clear();
         scratch.extend(ids.iter().map(|id| Slot { backend: *id, turn: 0 }));

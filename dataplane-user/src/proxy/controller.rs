@@ -25,9 +25,9 @@ use dataplane_host::map::MapError;
 use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, watch};
 
-use crate::proxy::apply::Tables;
+use crate::proxy::apply::ServiceMaps;
 use crate::proxy::desired::NodeContext;
-use crate::proxy::source::{Event, EventSender};
+use crate::proxy::source::{EventSender, SourceEvent};
 
 pub use self::core::Core;
 pub use cluster_state::Nodes;
@@ -113,7 +113,7 @@ impl Handle {
 ///
 /// # Errors
 /// The tables can't be read, or there is no thread for it.
-pub fn start(tables: Tables, jiffies_per_second: u32) -> Result<Handle, ControllerError> {
+pub fn start(tables: ServiceMaps, jiffies_per_second: u32) -> Result<Handle, ControllerError> {
     let clock = Instant::now();
     let mut core = Core::new(tables, jiffies_per_second, clock.elapsed())?;
     let (events, receiver) = mpsc::channel(QUEUE);
@@ -138,7 +138,7 @@ pub fn start(tables: Tables, jiffies_per_second: u32) -> Result<Handle, Controll
 struct Worker {
     core: Core,
     clock: Instant,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<SourceEvent>,
     context: watch::Receiver<Option<NodeContext>>,
     snapshot_sender: watch::Sender<Arc<Snapshot>>,
     nodes_sender: watch::Sender<Arc<Nodes>>,
@@ -179,7 +179,7 @@ impl Worker {
     }
 
     /// Takes all that waits.
-    fn take(&mut self, batch: &mut Vec<Event>) {
+    fn take(&mut self, batch: &mut Vec<SourceEvent>) {
         if let Some(context) = self.context.borrow_and_update().clone() {
             self.core.set_node_context(context);
         }

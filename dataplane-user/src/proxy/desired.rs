@@ -32,9 +32,9 @@ pub struct DesiredPort {
     /// The port's name; may be empty.
     pub name: Arc<str>,
     /// Where clients find it. No key is there twice.
-    pub frontends: Vec<Frontend>,
+    pub frontends: Vec<DesiredFrontend>,
     /// Its endpoints, by address and port.
-    pub backends: Vec<Backend>,
+    pub backends: Vec<DesiredBackend>,
     /// Who may use its frontends with `SOURCE_RANGES`.
     pub sources: Sources,
     /// Client-IP affinity in seconds; 0: none.
@@ -58,7 +58,7 @@ pub struct FrontendAddr {
 
 /// Where clients find a Service port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Frontend {
+pub struct DesiredFrontend {
     /// Key of the entry.
     pub key: FrontendAddr,
     /// Bits of [`dataplane_common::types::service::frontend_flags`]. They also say which tables it uses: internal clients have the
@@ -68,7 +68,7 @@ pub struct Frontend {
 
 /// A range of clients.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct SourceRange {
+pub struct ClientRange {
     /// First address, IPv4 as `::ffff:a.b.c.d`.
     pub addr: [u8; 16],
     /// Length of the prefix, counted in the address's own family.
@@ -76,11 +76,11 @@ pub struct SourceRange {
 }
 
 /// Ranges of clients, sorted, each once; `None`: none. Thin, because hardly any Service has some.
-pub type Sources = Option<Arc<Box<[SourceRange]>>>;
+pub type Sources = Option<Arc<Box<[ClientRange]>>>;
 
 /// An endpoint of a Service port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Backend {
+pub struct DesiredBackend {
     /// Address, IPv4 as `::ffff:a.b.c.d`.
     pub addr: [u8; 16],
     /// Port.
@@ -109,7 +109,7 @@ pub fn is_v4(addr: &[u8; 16]) -> bool {
 
 /// Which sets of endpoints these frontends ask for: of IPv4 and of IPv6.
 #[must_use]
-pub fn wanted_sets(frontends: &[Frontend]) -> [u8; 2] {
+pub fn wanted_sets(frontends: &[DesiredFrontend]) -> [u8; 2] {
     choose::Wants::of(frontends).map(choose::Wants::sets)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Slot tables are published and never edited: a change of members makes a new table in free space and switches the
 //! frontends to it. The backend id of an endpoint stays while the endpoint stays in its Service. A round goes:
-//! [`assign`] (ids and space for what is desired), [`Ledger::plan`] (the difference as operations), the operations,
-//! [`Ledger::commit`] (what is no longer used is free, after a grace time), or the way back if they failed.
+//! [`assign`] (ids and space for what is desired), [`Allocator::plan`] (the difference as operations), the operations,
+//! [`Allocator::commit`] (what is no longer used is free, after a grace time), or the way back if they failed.
 
 mod allocator;
 mod assign;
@@ -17,7 +17,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use allocator::{Ledger, Limits};
-pub use assign::{Assigned, Refusal, Standing, assign};
+pub use allocator::{Allocator, Capacities};
+pub use assign::{Assigned, Ownership, Refusal, assign};
 pub use plan::{Plan, Tag};
 pub use published::{PublishedBackend, PublishedPort};

@@ -1,6 +1,6 @@
 //! Where the desired state comes from: Kubernetes or a directory of manifests.
 //!
-//! Both sources decode objects into the same compact types and send the same [`Event`]s over one channel: a complete
+//! Both sources decode objects into the same compact types and send the same [`SourceEvent`]s over one channel: a complete
 //! initial state, then [`Event::InSync`], then changes. A source only reads; it decides nothing about the dataplane.
 
 pub mod decode;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 pub use object::{NodeObject, PodObject, ServiceObject, SliceObject};
 
 /// What both sources send to.
-pub type EventSender = mpsc::Sender<Event>;
+pub type EventSender = mpsc::Sender<SourceEvent>;
 
 /// Names an object of a namespace.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -48,7 +48,7 @@ impl fmt::Display for ObjectKey {
 
 /// The kinds of objects that the agent watches.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum SourceKind {
+pub enum ObjectKind {
     /// `Service`.
     Service,
     /// `EndpointSlice`.
@@ -61,7 +61,7 @@ pub enum SourceKind {
     ServiceCidr,
 }
 
-impl SourceKind {
+impl ObjectKind {
     /// All kinds.
     pub const ALL: [Self; 5] = [Self::Service, Self::Slice, Self::Node, Self::Pod, Self::ServiceCidr];
 
@@ -78,7 +78,7 @@ impl SourceKind {
     }
 }
 
-impl fmt::Display for SourceKind {
+impl fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -86,7 +86,7 @@ impl fmt::Display for SourceKind {
 
 /// A change of the desired state.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Event {
+pub enum SourceEvent {
     /// A Service is there or has changed; `None`: it is gone or no longer ours.
     Service(ObjectKey, Option<ServiceObject>),
     /// An `EndpointSlice`.
@@ -98,25 +98,25 @@ pub enum Event {
     /// A `ServiceCIDR`, by name: its ranges.
     ServiceCidr(Box<str>, Option<Box<[IpNetwork]>>),
     /// The source starts to list a kind anew: what it does not mention before the next [`Event::InSync`] is gone.
-    Relist(SourceKind),
+    Relist(ObjectKind),
     /// The kind is complete.
-    InSync(SourceKind),
+    InSync(ObjectKind),
     /// Part of an object, or a whole file, can't be used. Nothing else is disturbed.
     Rejected(Rejection),
     /// What was rejected of a file before no longer holds. (For an object, the object's own event says so: it comes before
     /// the rejections of its parts.)
     Cleared(PathBuf),
     /// The source can't read a kind at present; it tries again by itself.
-    Trouble(SourceKind, String),
+    Trouble(ObjectKind, String),
 }
 
 /// What a rejection is about.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Origin {
+pub enum RejectionOrigin {
     /// An object.
     Object {
         /// Its kind.
-        kind: SourceKind,
+        kind: ObjectKind,
         /// Its namespace (empty for Nodes and `ServiceCIDR`s) and name.
         key: ObjectKey,
     },
@@ -167,7 +167,7 @@ impl Cause {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejection {
     /// The object or file.
-    pub origin: Origin,
+    pub origin: RejectionOrigin,
     /// Why, in a word.
     pub cause: Cause,
     /// Files: which YAML document, from 1.
@@ -181,8 +181,8 @@ pub struct Rejection {
 impl Rejection {
     /// About a field of an object.
     #[must_use]
-    pub fn of(kind: SourceKind, key: &ObjectKey, field: impl Into<String>, reason: impl Into<String>) -> Self {
-        let origin = Origin::Object { kind, key: key.clone() };
+    pub fn of(kind: ObjectKind, key: &ObjectKey, field: impl Into<String>, reason: impl Into<String>) -> Self {
+        let origin = RejectionOrigin::Object { kind, key: key.clone() };
         Self { origin, cause: Cause::Invalid, document: None, field: field.into(), reason: reason.into() }
     }
 
@@ -196,9 +196,9 @@ impl Rejection {
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.origin {
-            Origin::Object { kind, key } if key.namespace.is_empty() => write!(f, "{kind} {}", key.name)?,
-            Origin::Object { kind, key } => write!(f, "{kind} {key}")?,
-            Origin::File { path } => write!(f, "{}", path.display())?,
+            RejectionOrigin::Object { kind, key } if key.namespace.is_empty() => write!(f, "{kind} {}", key.name)?,
+            RejectionOrigin::Object { kind, key } => write!(f, "{kind} {key}")?,
+            RejectionOrigin::File { path } => write!(f, "{}", path.display())?,
         }
         if let Some(document) = self.document {
             write!(f, ", document {document}")?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dataplane_user::observe::events::{self, Notice};
 use dataplane_user::proxy::controller::Snapshot;
-use dataplane_user::proxy::source::{Cause, ObjectKey, Rejection, SourceKind};
+use dataplane_user::proxy::source::{Cause, ObjectKey, ObjectKind, Rejection};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -18,7 +18,7 @@ fn key(name: &str) -> ObjectKey {
 }
 
 fn conflict(name: &str, reason: &str) -> Rejection {
-    Rejection::of(SourceKind::Service, &key(name), "spec.ports", reason).because(Cause::AddressConflict)
+    Rejection::of(ObjectKind::Service, &key(name), "spec.ports", reason).because(Cause::AddressConflict)
 }
 
 fn faults(list: &[Rejection]) -> Arc<Snapshot> {
@@ -74,8 +74,8 @@ async fn a_service_that_is_not_served_gets_an_event_from_whoever_is_first() {
     assert_eq!(event["regarding"], regarding);
     n2.0.send_replace(faults(&[conflict("web", reason)]));
     until(|| attempts(&server) == 2).await;
-    n2.1.leave(Notice {
-        kind: SourceKind::Service,
+    n2.1.publish(Notice {
+        kind: ObjectKind::Service,
         key: key("api"),
         reason: "FailedToStartServiceHealthcheck",
         note: "node n2 failed to start healthcheck on port 30000: in use".into(),

@@ -8,7 +8,7 @@ mod server;
 
 use std::time::Duration;
 
-use dataplane_user::proxy::source::{Event, SourceKind, kubernetes};
+use dataplane_user::proxy::source::{ObjectKind, SourceEvent, kubernetes};
 use serde_json::{Value, json};
 use server::Server;
 use tokio::sync::mpsc;
@@ -32,7 +32,7 @@ fn service_cidr() -> Value {
 
 struct Source {
     server: Server,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<SourceEvent>,
 }
 
 impl Source {
@@ -54,17 +54,17 @@ impl Source {
     }
 
     /// The next event about a kind, in a word; other kinds are left out.
-    async fn next(&mut self, kind: SourceKind) -> String {
+    async fn next(&mut self, kind: ObjectKind) -> String {
         loop {
             let event = timeout(Duration::from_secs(20), self.events.recv()).await.unwrap().unwrap();
             let (of, word) = match event {
-                Event::Service(key, object) => (SourceKind::Service, format!("{key} {}", object.is_some())),
-                Event::Slice(key, object) => (SourceKind::Slice, format!("{key} {}", object.is_some())),
-                Event::Node(name, object) => (SourceKind::Node, format!("{name} {}", object.is_some())),
-                Event::ServiceCidr(name, ranges) => (SourceKind::ServiceCidr, format!("{name} {ranges:?}")),
-                Event::Relist(kind) => (kind, "relist".into()),
-                Event::InSync(kind) => (kind, "in sync".into()),
-                Event::Trouble(kind, _) => (kind, "trouble".into()),
+                SourceEvent::Service(key, object) => (ObjectKind::Service, format!("{key} {}", object.is_some())),
+                SourceEvent::Slice(key, object) => (ObjectKind::Slice, format!("{key} {}", object.is_some())),
+                SourceEvent::Node(name, object) => (ObjectKind::Node, format!("{name} {}", object.is_some())),
+                SourceEvent::ServiceCidr(name, ranges) => (ObjectKind::ServiceCidr, format!("{name} {ranges:?}")),
+                SourceEvent::Relist(kind) => (kind, "relist".into()),
+                SourceEvent::InSync(kind) => (kind, "in sync".into()),
+                SourceEvent::Trouble(kind, _) => (kind, "trouble".into()),
                 other => panic!("{other:?}"),
             };
             if of == kind {
@@ -73,7 +73,7 @@ impl Source {
         }
     }
 
-    async fn expect(&mut self, kind: SourceKind, words: &[&str]) {
+    async fn expect(&mut self, kind: ObjectKind, words: &[&str]) {
         for word in words {
             assert_eq!(self.next(kind).await, *word);
         }
@@ -83,16 +83,16 @@ impl Source {
 #[tokio::test]
 async fn a_complete_list_comes_first_then_changes() {
     let mut source = Source::start(&["web", "api"]).await;
-    source.expect(SourceKind::Service, &["relist", "shop/web true", "shop/api true", "in sync"]).await;
+    source.expect(ObjectKind::Service, &["relist", "shop/web true", "shop/api true", "in sync"]).await;
     source.server.watch_event("services", &json!({"type": "MODIFIED", "object": service("web")})).await;
     source.server.watch_event("services", &json!({"type": "DELETED", "object": service("api")})).await;
-    source.expect(SourceKind::Service, &["shop/web true", "shop/api false"]).await;
+    source.expect(ObjectKind::Service, &["shop/web true", "shop/api false"]).await;
 }
 
 #[tokio::test]
 async fn slices_and_nodes_are_read_and_selected_by_label() {
     let mut source = Source::start(&[]).await;
-    source.expect(SourceKind::Slice, &["relist", "shop/web-1 true", "in sync"]).await;
+    source.expect(ObjectKind::Slice, &["relist", "shop/web-1 true", "in sync"]).await;
     let queries = source.server.queries();
     let of = |kind: &str| queries.iter().find(|q| q.contains(&format!("/{kind}?"))).unwrap().clone();
     assert!(
@@ -103,19 +103,19 @@ async fn slices_and_nodes_are_read_and_selected_by_label() {
     );
     assert!(of("services").contains("labelSelector=%21service.kubernetes.io%2Fservice-proxy-name"), "{queries:?}");
     let mut source = Source::start(&[]).await;
-    source.expect(SourceKind::Node, &["relist", "n1 true", "in sync"]).await;
+    source.expect(ObjectKind::Node, &["relist", "n1 true", "in sync"]).await;
 }
 
 #[tokio::test]
 async fn ranges_of_cluster_ips_are_read_where_the_server_has_them() {
     let mut source = Source::start(&[]).await;
     let ranges = "kubernetes Some([V4(Ipv4Network { addr: 10.96.0.0, prefix: 16 })])";
-    source.expect(SourceKind::ServiceCidr, &["relist", ranges, "in sync"]).await;
+    source.expect(ObjectKind::ServiceCidr, &["relist", ranges, "in sync"]).await;
 
     let server = Server::start().await;
     server.lack("servicecidrs");
     let mut old = Source::of(server, true);
-    old.expect(SourceKind::ServiceCidr, &["relist", "in sync"]).await;
+    old.expect(ObjectKind::ServiceCidr, &["relist", "in sync"]).await;
 }
 
 #[tokio::test]
@@ -126,17 +126,17 @@ async fn where_another_proxy_serves_services_there_are_none() {
         server.set(kind, Vec::new());
     }
     let mut source = Source::of(server, false);
-    source.expect(SourceKind::Service, &["relist", "in sync"]).await;
+    source.expect(ObjectKind::Service, &["relist", "in sync"]).await;
 }
 
 #[tokio::test]
 async fn after_an_expired_version_everything_is_listed_anew() {
     let mut source = Source::start(&["web", "api"]).await;
-    source.expect(SourceKind::Service, &["relist", "shop/web true", "shop/api true", "in sync"]).await;
+    source.expect(ObjectKind::Service, &["relist", "shop/web true", "shop/api true", "in sync"]).await;
     source.server.set("services", vec![service("api")]);
     let gone = json!({"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"}});
     source.server.watch_event("services", &gone).await;
-    source.expect(SourceKind::Service, &["trouble", "relist", "shop/api true", "in sync"]).await;
+    source.expect(ObjectKind::Service, &["trouble", "relist", "shop/api true", "in sync"]).await;
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn a_server_that_fails_at_first_is_tried_again() {
     let mut source = Source::of(server, true);
     let mut words = Vec::new();
     while words.last().is_none_or(|w| w != "in sync") {
-        words.push(source.next(SourceKind::Service).await);
+        words.push(source.next(ObjectKind::Service).await);
     }
     assert!(words.contains(&"trouble".to_owned()), "{words:?}");
     assert_eq!(words[words.len() - 2], "shop/web true", "{words:?}");

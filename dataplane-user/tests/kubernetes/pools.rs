@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dataplane_host::pools::{self, NAMESPACES_FILE, Namespace, NamespacesFile, POOLS_FILE, PoolsFile};
 use dataplane_host::store::{AttachmentId, Choice, Claim, Range, Record, Store};
-use dataplane_user::ipam::plan::Patience;
+use dataplane_user::ipam::plan::GracePeriods;
 use dataplane_user::ipam::task::PoolTask;
 use dataplane_user::network::blocks::Blocks;
 use dataplane_user::network::node::status::NodeStatus;
@@ -30,7 +30,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(server: &Server, name: &str, names: &[&str], patience: Patience) -> Self {
+    fn start(server: &Server, name: &str, names: &[&str], grace: GracePeriods) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (nodes, receiver) = watch::channel(Arc::new(all(names)));
         let (sender, blocks) = watch::channel(Arc::default());
@@ -41,7 +41,7 @@ impl Agent {
             default: vec![],
             nodes: receiver,
             blocks: sender,
-            patience,
+            grace,
             status: Arc::clone(&status),
         };
         let server = kube::Config::new(server.url().parse().unwrap());
@@ -136,7 +136,7 @@ async fn nodes_claim_blocks_and_no_two_get_the_same() {
     let names = ["n1", "n2", "n3", "n4"];
     let server = server(&names, &both()).await;
     // The last block of a pool of four goes to somebody, too.
-    let agents: Vec<_> = names.iter().map(|n| Agent::start(&server, n, &names, Patience::default())).collect();
+    let agents: Vec<_> = names.iter().map(|n| Agent::start(&server, n, &names, GracePeriods::default())).collect();
     for (agent, name) in agents.iter().zip(names) {
         eventually(name, || agent.offered("four").len() == 1 && agent.offered("six").len() == 1).await;
         let mut offered = [agent.offered("four"), agent.offered("six")].concat();
@@ -158,15 +158,15 @@ async fn nodes_claim_blocks_and_no_two_get_the_same() {
 #[tokio::test]
 async fn a_spare_is_kept_ahead_of_need_and_given_back_after_it() {
     let server = server(&["n1"], &both()[..1]).await;
-    let patience = Patience { idle: Duration::from_millis(300), ..Patience::default() };
-    let agent = Agent::start(&server, "n1", &["n1"], patience);
+    let grace = GracePeriods { idle: Duration::from_millis(300), ..GracePeriods::default() };
+    let agent = Agent::start(&server, "n1", &["n1"], grace);
     eventually("first block", || agent.offered("four").len() == 1).await;
     let first = agent.offered("four").remove(0);
     let address = agent.take("c1", &first);
     eventually("a pod has an address of the spare: the next one is claimed", || agent.offered("four").len() == 2).await;
     assert_eq!(agent.offered("four")[0], first, "the older one is used up first");
     // Nothing goes back as long as it is needed.
-    tokio::time::sleep(patience.idle * 3).await;
+    tokio::time::sleep(grace.idle * 3).await;
     assert_eq!(blocks(&server, "n1").len(), 2, "{address} is in use, and there is one spare");
     agent.give_back("c1");
     eventually("one of two empty blocks goes back", || blocks(&server, "n1").len() == 1).await;
@@ -176,11 +176,11 @@ async fn a_spare_is_kept_ahead_of_need_and_given_back_after_it() {
 #[tokio::test]
 async fn an_agent_that_starts_again_keeps_what_it_has() {
     let server = server(&["n1"], &both()).await;
-    let first = Agent::start(&server, "n1", &["n1"], Patience::default());
+    let first = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
     eventually("blocks", || first.offered("four").len() == 1 && first.offered("six").len() == 1).await;
     let before = server.get("ipblocks");
     drop(first);
-    let second = Agent::start(&server, "n1", &["n1"], Patience::default());
+    let second = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
     eventually("blocks again", || second.offered("four").len() == 1 && second.offered("six").len() == 1).await;
     assert_eq!(server.get("ipblocks"), before);
 }
@@ -188,7 +188,7 @@ async fn an_agent_that_starts_again_keeps_what_it_has() {
 #[tokio::test]
 async fn a_server_that_fails_is_tried_again() {
     let server = server(&["n1"], &both()).await;
-    let agent = Agent::start(&server, "n1", &["n1"], Patience::default());
+    let agent = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
     eventually("blocks", || agent.offered("four").len() == 1 && agent.offered("six").len() == 1).await;
     server.fail("ipblocks", usize::MAX);
     agent.take("c1", &agent.offered("four")[0]);
@@ -201,9 +201,9 @@ async fn a_server_that_fails_is_tried_again() {
 #[tokio::test]
 async fn blocks_of_a_node_that_is_gone_are_collected_and_those_of_one_that_is_there_are_not() {
     let server = server(&["n1", "n2"], &both()[..1]).await;
-    let patience = Patience { gone: Duration::from_millis(200), ..Patience::default() };
+    let grace = GracePeriods { gone: Duration::from_millis(200), ..GracePeriods::default() };
     let (one, two) =
-        (Agent::start(&server, "n1", &["n1", "n2"], patience), Agent::start(&server, "n2", &["n1", "n2"], patience));
+        (Agent::start(&server, "n1", &["n1", "n2"], grace), Agent::start(&server, "n2", &["n1", "n2"], grace));
     eventually("blocks", || one.offered("four").len() == 1 && two.offered("four").len() == 1).await;
     drop(two);
     // The watch of the first says that the second is gone, but the API server knows better.
@@ -225,7 +225,7 @@ async fn annotations_bring_blocks_of_their_pools() {
     let annotations = json!({"ropeway.dev/ipv4pools": "[\"red\"]"});
     server.add("namespaces", &json!({"metadata": {"name": "team", "annotations": annotations}}));
     server.add("namespaces", &json!({"metadata": {"name": "odd", "annotations": {"ropeway.dev/ipv4pools": "red"}}}));
-    let agent = Agent::start(&server, "n1", &["n1"], Patience::default());
+    let agent = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
     eventually("of the default pools", || agent.offered("four").len() == 1).await;
     eventually("a namespace that can't be understood is said", || agent.status.pool_trouble() == 1).await;
     assert!(agent.offered("red").is_empty(), "nobody needs it");
@@ -245,7 +245,7 @@ async fn pools_that_make_no_sense_are_said_and_harm_no_other() {
     let overlapping = json!({"cidr": "10.1.0.0/25"});
     let pools = [("four", json!({"cidr": "10.1.0.0/24"})), ("late", overlapping), ("odd", json!({"cidr": "x"}))];
     let server = server(&["n1"], &pools).await;
-    let agent = Agent::start(&server, "n1", &["n1"], Patience::default());
+    let agent = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
     eventually("block", || agent.offered("four").len() == 1).await;
     assert_eq!(agent.status.pool_trouble(), 2);
     assert_eq!(blocks(&server, "").len(), 1);
@@ -257,8 +257,8 @@ async fn a_node_without_a_block_borrows_and_gives_back() {
     let names = ["n1", "n2", "n3"];
     let server = server(&names, &[("four", json!({"cidr": "10.1.0.0/25", "borrow": true}))]).await;
     let ms = Duration::from_millis;
-    let patience = Patience { idle: ms(300), cool: ms(100), again: ms(200), gone: ms(200), ..Patience::default() };
-    let start = |name| Agent::start(&server, name, &names, patience);
+    let grace = GracePeriods { idle: ms(300), cool: ms(100), again: ms(200), gone: ms(200), ..GracePeriods::default() };
+    let start = |name| Agent::start(&server, name, &names, grace);
     let (one, two) = (start("n1"), start("n2"));
     eventually("two have the blocks", || one.offered("four").len() == 1 && two.offered("four").len() == 1).await;
     let (first, second) = (one.take("c1", &one.offered("four")[0]), two.take("c2", &two.offered("four")[0]));

@@ -5,12 +5,12 @@ use std::time::Duration;
 use dataplane_host::pools::PoolEntry;
 use ipnetwork::IpNetwork;
 
-use super::{Sharing, State};
+use super::{ObjectVersion, Sharing};
 use crate::ipam::pool::block_name;
 
 /// What to do to an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum BlockAction {
     /// Make a block for this node. Fails if another node was quicker.
     Claim {
         /// The pool.
@@ -25,7 +25,7 @@ pub enum Action {
         /// The range.
         cidr: IpNetwork,
         /// In this state only.
-        state: State,
+        state: ObjectVersion,
     },
     /// Change what other nodes have to do with a block.
     Share {
@@ -38,7 +38,7 @@ pub enum Action {
         /// Nodes that must be gone.
         gone: Vec<String>,
         /// In this state only.
-        state: State,
+        state: ObjectVersion,
     },
     /// Remove a block of a node that is gone.
     Collect {
@@ -47,15 +47,15 @@ pub enum Action {
         /// The node, and all that use parts.
         nodes: Vec<String>,
         /// In this state only.
-        state: State,
+        state: ObjectVersion,
     },
 }
 
 /// The decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
+pub struct PoolDecision {
     /// For the API server, in this order.
-    pub actions: Vec<Action>,
+    pub actions: Vec<BlockAction>,
     /// For the plugin: the pools of this node with its blocks.
     pub pools: Vec<PoolEntry>,
     /// For the plugin: the pools of pods that ask for none.
@@ -66,13 +66,13 @@ pub struct Decision {
     pub next: Option<Duration>,
 }
 
-impl Decision {
+impl PoolDecision {
     pub(super) fn wake(&mut self, at: Duration) {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 }
 
-impl Action {
+impl BlockAction {
     /// What this node gives away: the plugin must not use it any more before that is done.
     #[must_use]
     pub const fn given(&self) -> Option<IpNetwork> {
@@ -92,7 +92,7 @@ impl Action {
         }
     }
 
-    pub(super) const fn state(&self) -> Option<&State> {
+    pub(super) const fn state(&self) -> Option<&ObjectVersion> {
         match self {
             Self::Claim { .. } => None,
             Self::Release { state, .. } | Self::Share { state, .. } | Self::Collect { state, .. } => Some(state),

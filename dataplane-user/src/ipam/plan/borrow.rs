@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use dataplane_host::store::fnv64;
 use ipnetwork::IpNetwork;
 
-use super::{Action, Block, Lent, Memory, Planner, Sharing, State};
+use super::{Block, BlockAction, Lent, ObjectVersion, Planner, PlannerMemory, Sharing};
 use crate::ipam::pool::{Pool, covers, overlap, piece, width};
 
 /// Other nodes that use parts of a block.
@@ -60,20 +60,20 @@ pub(super) fn low(pool: &Pool) -> usize {
 
 impl Planner<'_> {
     /// Asks for a part of somebody's block, of the first pool of a list that allows it, unless an answer is still to come.
-    pub(super) fn ask(&mut self, list: &[&Pool], memory: &mut Memory) {
+    pub(super) fn ask(&mut self, list: &[&Pool], memory: &mut PlannerMemory) {
         let Some(nodes) = self.world.nodes.filter(|_| self.world.labels.is_some()) else { return };
-        let (me, now, patience) = (self.world.node, self.world.now, self.world.patience);
+        let (me, now, grace) = (self.world.node, self.world.now, self.world.grace);
         for pool in list.iter().filter(|pool| pool.borrow) {
             self.asking.insert(pool.name.clone());
             let of_pool = || self.world.blocks.iter().filter(|(_, block)| block.pool == pool.name);
             // Asked, or about to be so: what was sent a moment ago is not seen yet.
             let pending = of_pool().find_map(|(name, block)| {
                 let tried = memory.tried.get(name);
-                let sent = tried.is_some_and(|(state, since)| *state == block.state && now < *since + patience.answer);
+                let sent = tried.is_some_and(|(state, since)| *state == block.state && now < *since + grace.answer);
                 (sent || block.sharing.asked.as_deref() == Some(me)).then(|| tried.map_or(now, |(_, since)| *since))
             });
             if let Some(since) = pending {
-                return self.decision.wake((since + patience.answer).max(now));
+                return self.decision.wake((since + grace.answer).max(now));
             }
             let possible = of_pool().filter(|(_, block)| {
                 let Sharing { lent, asked } = &block.sharing;
@@ -81,38 +81,38 @@ impl Planner<'_> {
                 living && asked.is_none() && lent.len() < MOST_PARTS && !block.kept().is_empty()
             });
             let rank = |name: &str| fnv64(format!("{name}\0{me}").as_bytes());
-            let rested = |name: &str| memory.tried.get(name).is_none_or(|(_, since)| now >= *since + patience.again);
+            let rested = |name: &str| memory.tried.get(name).is_none_or(|(_, since)| now >= *since + grace.again);
             let (fresh, tired): (Vec<_>, Vec<_>) = possible.partition(|(name, _)| rested(name));
             if let Some((name, block)) = fresh.into_iter().max_by_key(|(name, _)| rank(name)) {
                 memory.tried.insert(name.clone(), (block.state.clone(), now));
                 let sharing = Sharing { asked: Some(me.to_owned()), ..block.sharing.clone() };
                 self.decision.actions.push(share(name, block, sharing, None));
-                return self.decision.wake(now + patience.answer);
+                return self.decision.wake(now + grace.answer);
             }
             for (name, _) in tired {
-                self.decision.wake(memory.tried[name].1 + patience.again);
+                self.decision.wake(memory.tried[name].1 + grace.again);
             }
         }
     }
 
     /// Takes questions back that nobody has answered, or whose answer is not needed any more.
-    pub(super) fn withdraw(&mut self, memory: &mut Memory) {
-        let (now, patience) = (self.world.now, self.world.patience);
+    pub(super) fn withdraw(&mut self, memory: &mut PlannerMemory) {
+        let (now, grace) = (self.world.now, self.world.grace);
         let mine = |block: &Block| block.sharing.asked.as_deref() == Some(self.world.node);
         for (name, block) in self.world.blocks.iter().filter(|(_, block)| mine(block)) {
-            let since = memory.tried.entry(name.clone()).or_insert_with(|| (State::default(), now)).1;
-            if !self.asking.contains(&block.pool) || now >= since + patience.answer {
+            let since = memory.tried.entry(name.clone()).or_insert_with(|| (ObjectVersion::default(), now)).1;
+            if !self.asking.contains(&block.pool) || now >= since + grace.answer {
                 let sharing = Sharing { asked: None, ..block.sharing.clone() };
                 self.decision.actions.push(share(name, block, sharing, None));
             }
         }
-        memory.tried.retain(|name, (_, since)| now < *since + patience.again && self.world.blocks.contains_key(name));
+        memory.tried.retain(|name, (_, since)| now < *since + grace.again && self.world.blocks.contains_key(name));
     }
 
     /// Answers those who ask for parts of this node's blocks, until one gets something.
-    pub(super) fn answer(&mut self, memory: &Memory) {
+    pub(super) fn answer(&mut self, memory: &PlannerMemory) {
         let asked = |block: &Block| block.node == self.world.node && block.sharing.asked.is_some();
-        let busy: BTreeSet<_> = self.decision.actions.iter().map(Action::name).collect();
+        let busy: BTreeSet<_> = self.decision.actions.iter().map(BlockAction::name).collect();
         for (name, block) in self.world.blocks.iter().filter(|(name, block)| asked(block) && !busy.contains(*name)) {
             let Some(asker) = block.sharing.asked.as_ref() else { continue };
             let known = self.world.nodes.is_some_and(|nodes| nodes.contains(asker.as_str()));
@@ -127,8 +127,8 @@ impl Planner<'_> {
     }
 
     /// The largest part of a block that nobody has used for a while and that leaves this node as many free addresses of the pool.
-    fn lendable(&self, block: &Block, memory: &Memory) -> Option<IpNetwork> {
-        let cool = self.world.patience.cool;
+    fn lendable(&self, block: &Block, memory: &PlannerMemory) -> Option<IpNetwork> {
+        let cool = self.world.grace.cool;
         let pool = self.usable.iter().find(|pool| pool.name == block.pool && pool.borrow)?;
         if self.world.now < memory.since? + cool || block.sharing.lent.len() >= MOST_PARTS {
             return None;
@@ -150,6 +150,6 @@ impl Planner<'_> {
     }
 }
 
-pub(super) fn share(name: &str, block: &Block, sharing: Sharing, given: Option<IpNetwork>) -> Action {
-    Action::Share { name: name.to_owned(), sharing, given, gone: Vec::new(), state: block.state.clone() }
+pub(super) fn share(name: &str, block: &Block, sharing: Sharing, given: Option<IpNetwork>) -> BlockAction {
+    BlockAction::Share { name: name.to_owned(), sharing, given, gone: Vec::new(), state: block.state.clone() }
 }

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_host::store::fnv64;
 
-use super::{Action, Block, Decision, Memory, Sharing, World};
+use super::{Block, BlockAction, PlannerMemory, PoolDecision, Sharing, World};
 
 /// Collects blocks that were seen twice, long enough apart, in the same state and without a node. One node does it; if it
 /// doesn't, everybody does, and all but one are refused.
-pub(super) fn collect(world: &World<'_>, memory: &mut Memory, decision: &mut Decision) {
+pub(super) fn collect(world: &World<'_>, memory: &mut PlannerMemory, decision: &mut PoolDecision) {
     let Some(nodes) = world.nodes else { return };
-    let patience = world.patience.gone;
+    let grace = world.grace.gone;
     let mut gone = BTreeMap::new();
     let is_gone = |node: &str| node != world.node && !nodes.contains(node);
     for (name, block) in world.blocks {
@@ -18,7 +18,7 @@ pub(super) fn collect(world: &World<'_>, memory: &mut Memory, decision: &mut Dec
         let seen = memory.gone.get(name).filter(|(state, _)| *state == block.state);
         let since = seen.map_or(world.now, |(_, since)| *since);
         gone.insert(name.clone(), (block.state.clone(), since));
-        let due = since + if responsible { patience } else { patience * 3 };
+        let due = since + if responsible { grace } else { grace * 3 };
         if world.now >= due {
             decision.actions.push(action);
         } else {
@@ -36,7 +36,7 @@ fn end_of_the_gone(
     name: &str,
     block: &Block,
     is_gone: impl Fn(&str) -> bool,
-) -> Option<(Action, bool)> {
+) -> Option<(BlockAction, bool)> {
     let state = block.state.clone();
     let (lost, left): (Vec<_>, Vec<_>) = block.sharing.lent.iter().cloned().partition(|part| is_gone(&part.node));
     let lost = lost.into_iter().map(|part| part.node);
@@ -44,13 +44,13 @@ fn end_of_the_gone(
         let gone: Vec<_> = lost.collect();
         let sharing = Sharing { lent: left, ..block.sharing.clone() };
         let some = !gone.is_empty();
-        return some.then(|| (Action::Share { name: name.to_owned(), sharing, given: None, state, gone }, true));
+        return some.then(|| (BlockAction::Share { name: name.to_owned(), sharing, given: None, state, gone }, true));
     }
     if !is_gone(&block.node) || !left.is_empty() {
         return None;
     }
     let all = [block.node.clone()].into_iter().chain(lost).collect();
-    let action = Action::Collect { name: name.to_owned(), nodes: all, state };
+    let action = BlockAction::Collect { name: name.to_owned(), nodes: all, state };
     Some((action, is_responsible(world.node, nodes, name)))
 }
 

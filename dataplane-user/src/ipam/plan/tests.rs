@@ -25,7 +25,7 @@ pub(super) struct Known {
     pub(super) default: Vec<String>,
     pub(super) wishes: BTreeSet<Wish>,
     pub(super) held: HashSet<IpAddr>,
-    memory: Memory,
+    memory: PlannerMemory,
 }
 
 impl Known {
@@ -38,13 +38,13 @@ impl Known {
             default: vec![],
             wishes: BTreeSet::new(),
             held: HashSet::new(),
-            memory: Memory::default(),
+            memory: PlannerMemory::default(),
         }
     }
 
     fn block(&mut self, cidr: &str, pool: &str, node: &str) {
         let cidr: IpNetwork = cidr.parse().unwrap();
-        let state = State { uid: "u".into(), version: "1".into() };
+        let state = ObjectVersion { uid: "u".into(), version: "1".into() };
         let created = format!("{:03}", self.blocks.len());
         let block = Block { cidr, pool: pool.into(), node: node.into(), created, state, sharing: Sharing::default() };
         self.blocks.insert(block_name(cidr), block);
@@ -54,7 +54,7 @@ impl Known {
         self.held.extend(addresses.iter().map(|a| a.parse::<IpAddr>().unwrap()));
     }
 
-    fn decide(&mut self, now: Duration) -> Decision {
+    fn decide(&mut self, now: Duration) -> PoolDecision {
         let world = World {
             node: "n1",
             labels: self.labels.as_ref(),
@@ -65,17 +65,17 @@ impl Known {
             wishes: &self.wishes,
             held: &self.held,
             now,
-            patience: Patience::default(),
+            grace: GracePeriods::default(),
         };
         decide(&world, &mut self.memory)
     }
 
     /// The actions in words.
     fn actions(&mut self, now: Duration) -> Vec<String> {
-        let show = |action: &Action| match action {
-            Action::Claim { pool, cidr } => format!("claim {cidr} of {pool}"),
-            Action::Release { cidr, .. } => format!("release {cidr}"),
-            Action::Share { name, sharing, given, .. } => {
+        let show = |action: &BlockAction| match action {
+            BlockAction::Claim { pool, cidr } => format!("claim {cidr} of {pool}"),
+            BlockAction::Release { cidr, .. } => format!("release {cidr}"),
+            BlockAction::Share { name, sharing, given, .. } => {
                 let lent: Vec<_> = sharing.lent.iter().map(|part| format!("{} {}", part.cidr, part.node)).collect();
                 format!(
                     "share {name}: lent {lent:?}, asked {:?}, given {:?}",
@@ -83,7 +83,7 @@ impl Known {
                     given.map(|g| g.to_string())
                 )
             }
-            Action::Collect { name, nodes, .. } => format!("collect {name} of {}", nodes.join(", ")),
+            BlockAction::Collect { name, nodes, .. } => format!("collect {name} of {}", nodes.join(", ")),
         };
         self.decide(now).actions.iter().map(show).collect()
     }

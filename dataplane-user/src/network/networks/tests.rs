@@ -17,12 +17,12 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn plan() -> Plan {
-    let tunnel = |via: &str| Way::Tunnel { remote: ip("192.168.51.13"), via: ip(via) };
-    Plan {
+fn plan() -> RoutePlan {
+    let tunnel = |via: &str| NextHop::Tunnel { remote: ip("192.168.51.13"), via: ip(via) };
+    RoutePlan {
         blocks: [
-            (net("10.244.1.0/24"), Way::Own),
-            (net("10.244.2.0/24"), Way::Direct { via: ip("192.168.50.12"), index: 3 }),
+            (net("10.244.1.0/24"), NextHop::Own),
+            (net("10.244.2.0/24"), NextHop::Direct { via: ip("192.168.50.12"), index: 3 }),
             (net("10.244.3.0/24"), tunnel("192.168.51.13")),
             (net("fd00:3::/64"), tunnel("fe80::1")),
         ]
@@ -38,7 +38,7 @@ fn plan() -> Plan {
     }
 }
 
-fn make(service: &[IpNetwork], service_proxy: bool) -> Nets {
+fn make(service: &[IpNetwork], service_proxy: bool) -> NetworkEntries {
     let (plan, cluster) = (plan(), [net("10.244.0.0/16")]);
     desired(&Inputs {
         plan: &plan,
@@ -75,8 +75,8 @@ fn what_changes_nothing_is_off() {
     let nets = make(&[], true);
     assert_eq!(features(&nets, false, true), node_features::NETWORKS, "for the tunnel");
     assert_eq!(features(&nets, true, true), node_features::NETWORKS | node_features::MASQUERADE);
-    let direct: Nets = nets.into_iter().filter(|(_, net)| net.oif == 0 && net.flags & OWN == 0).collect();
-    assert_eq!((features(&direct, false, true), features(&Nets::new(), false, true)), (0, 0));
+    let direct: NetworkEntries = nets.into_iter().filter(|(_, net)| net.oif == 0 && net.flags & OWN == 0).collect();
+    assert_eq!((features(&direct, false, true), features(&NetworkEntries::new(), false, true)), (0, 0));
     let unallocated = [(net("10.96.0.0/12"), Network { oif: 0, flags: SERVICE })].into();
     assert_eq!(features(&unallocated, false, true), node_features::NETWORKS);
     let own = [(net("10.244.1.0/24"), Network { oif: 0, flags: KEEP | OWN })].into();
@@ -88,19 +88,19 @@ fn beside_another_proxy_cluster_ips_are_left_to_it() {
     let nets = make(&[net("fd00:96::/112")], false);
     assert_eq!(nets[&net("fd00:96::/112")], Network { oif: 0, flags: KEEP });
     assert_eq!(nets[&net("10.244.1.0/24")], Network { oif: 0, flags: KEEP });
-    assert_eq!(features(&Nets::new(), false, false), node_features::HOST_ROUTING);
+    assert_eq!(features(&NetworkEntries::new(), false, false), node_features::HOST_ROUTING);
 }
 
 #[test]
 fn only_the_difference_is_written() {
     let before = make(&[], true);
-    assert!(Changes::between(&before, &before).is_empty());
+    assert!(NetworkChanges::between(&before, &before).is_empty());
     let mut after = before.clone();
     after.remove(&net("10.0.0.0/8"));
     after.remove(&net("10.244.3.0/24"));
     after.insert(net("10.244.2.0/24"), Network { oif: 74, flags: KEEP });
     after.insert(net("10.128.0.0/9"), Network { oif: 0, flags: KEEP });
-    let changes = Changes::between(&before, &after);
+    let changes = NetworkChanges::between(&before, &after);
     assert_eq!(changes.len(), 4);
     let set: Vec<_> = changes.set.iter().map(|(range, net)| (range.to_string(), net.oif)).collect();
     assert_eq!(set, [("10.244.2.0/24".to_owned(), 74), ("10.128.0.0/9".to_owned(), 0)]);

@@ -9,17 +9,17 @@ use dataplane_host::map::{MapError, Table};
 use dataplane_host::pins::Pins;
 use ipnetwork::IpNetwork;
 
-use super::Nets;
+use super::NetworkEntries;
 
 /// An address family's form of a network.
-pub trait Key: Into<IpAddr> {
+pub trait NetworkKey: Into<IpAddr> {
     /// The trie.
     const MAP: &'static str;
     /// From an address of this family.
     fn from_ip(ip: IpAddr) -> Option<Self>;
 }
 
-impl Key for V4 {
+impl NetworkKey for V4 {
     const MAP: &'static str = "networks4";
 
     fn from_ip(ip: IpAddr) -> Option<Self> {
@@ -27,7 +27,7 @@ impl Key for V4 {
     }
 }
 
-impl Key for V6 {
+impl NetworkKey for V6 {
     const MAP: &'static str = "networks6";
 
     fn from_ip(ip: IpAddr) -> Option<Self> {
@@ -37,17 +37,17 @@ impl Key for V6 {
 
 /// What has to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct NetworkChanges {
     /// New or different, the longest prefixes first: no packet finds a network before it can find the exceptions from it.
     pub set: Vec<(IpNetwork, Network)>,
     /// No longer wanted, the shortest prefixes first.
     pub remove: Vec<IpNetwork>,
 }
 
-impl Changes {
+impl NetworkChanges {
     /// From what is there to what should be.
     #[must_use]
-    pub fn between(present: &Nets, wanted: &Nets) -> Self {
+    pub fn between(present: &NetworkEntries, wanted: &NetworkEntries) -> Self {
         let mut set: Vec<_> =
             wanted.iter().filter(|(range, net)| present.get(range) != Some(net)).map(|(r, n)| (*r, *n)).collect();
         set.sort_by_key(|(range, _)| std::cmp::Reverse(range.prefix()));
@@ -73,13 +73,13 @@ impl Changes {
 ///
 /// # Errors
 /// A trie can't be read.
-pub fn read(pins: &Pins) -> Result<Nets, MapError> {
+pub fn read(pins: &Pins) -> Result<NetworkEntries, MapError> {
     let mut nets = read_family::<V4>(pins)?;
     nets.extend(read_family::<V6>(pins)?);
     Ok(nets)
 }
 
-fn read_family<A: Key>(pins: &Pins) -> Result<Nets, MapError>
+fn read_family<A: NetworkKey>(pins: &Pins) -> Result<NetworkEntries, MapError>
 where
     Prefix<A>: Pod,
 {
@@ -95,12 +95,12 @@ where
 ///
 /// # Errors
 /// A trie is full, or the kernel refused. What was done before stays.
-pub fn write(pins: &Pins, changes: &Changes) -> Result<(), MapError> {
+pub fn write(pins: &Pins, changes: &NetworkChanges) -> Result<(), MapError> {
     write_family::<V4>(pins, changes)?;
     write_family::<V6>(pins, changes)
 }
 
-fn write_family<A: Key>(pins: &Pins, changes: &Changes) -> Result<(), MapError>
+fn write_family<A: NetworkKey>(pins: &Pins, changes: &NetworkChanges) -> Result<(), MapError>
 where
     Prefix<A>: Pod,
 {

@@ -26,7 +26,7 @@ const LOCK: Duration = Duration::from_secs(10);
 
 /// Why it could not be looked at.
 #[derive(Debug, thiserror::Error)]
-pub enum LeakError {
+pub enum AddressGcError {
     /// The address store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -35,16 +35,16 @@ pub enum LeakError {
     Netlink(#[from] NetlinkError),
 }
 
-/// What was seen at the last look.
+/// Finds records whose device is missing twice in a row.
 #[derive(Debug, Default)]
-pub struct Leaks {
+pub struct AddressGc {
     /// Records without a device, and their generations.
     seen: BTreeMap<AttachmentId, u64>,
 }
 
-impl Leaks {
-    /// Looks once more; gives the records that have had no device at both looks.
-    pub fn look(&mut self, records: Vec<Record>, devices: &BTreeSet<String>) -> Vec<Record> {
+impl AddressGc {
+    /// Returns the records that had no device at the last call either, in the same generation.
+    pub fn find_leaked(&mut self, records: Vec<Record>, devices: &BTreeSet<String>) -> Vec<Record> {
         let without: Vec<_> = records.into_iter().filter(|r| !devices.contains(&r.host_ifname)).collect();
         let seen = without.iter().map(|r| (r.id.clone(), r.generation)).collect();
         let before = std::mem::replace(&mut self.seen, seen);
@@ -56,7 +56,7 @@ impl Leaks {
 ///
 /// # Errors
 /// Store or devices can't be read, or the store can't be written.
-pub fn sweep(leaks: &mut Leaks, state_dir: &Path) -> Result<Vec<Record>, LeakError> {
+pub fn sweep(gc: &mut AddressGc, state_dir: &Path) -> Result<Vec<Record>, AddressGcError> {
     if !state_dir.join("addresses").is_dir() {
         return Ok(Vec::new()); // No pod was ever attached.
     }
@@ -66,7 +66,7 @@ pub fn sweep(leaks: &mut Leaks, state_dir: &Path) -> Result<Vec<Record>, LeakErr
     let mut socket = Socket::open()?;
     let devices = socket.links()?.into_iter().map(|link| link.name).collect();
     let mut marked = Vec::new();
-    for record in leaks.look(records, &devices) {
+    for record in gc.find_leaked(records, &devices) {
         if mark(&store, &mut socket, &record)? {
             marked.push(record);
         }
@@ -79,7 +79,7 @@ pub fn sweep(leaks: &mut Leaks, state_dir: &Path) -> Result<Vec<Record>, LeakErr
 ///
 /// # Errors
 /// As [`sweep`].
-pub fn mark(store: &Store, socket: &mut Socket, record: &Record) -> Result<bool, LeakError> {
+pub fn mark(store: &Store, socket: &mut Socket, record: &Record) -> Result<bool, AddressGcError> {
     let mut locked = store.lock(LOCK)?;
     let Claim::Mine(mut attachment) = locked.claim(&record.id)? else { return Ok(false) };
     let same = attachment.record.generation == record.generation && !attachment.releasing;
@@ -92,16 +92,16 @@ pub fn mark(store: &Store, socket: &mut Socket, record: &Record) -> Result<bool,
 
 /// Looks from time to time, for ever.
 pub async fn watch(state_dir: PathBuf, status: Arc<NodeStatus>) {
-    let mut leaks = Leaks::default();
+    let mut gc = AddressGc::default();
     loop {
         tokio::time::sleep(PAUSE).await;
         let dir = state_dir.clone();
         let swept = spawn_blocking(move || {
-            let result = sweep(&mut leaks, &dir);
-            (leaks, result)
+            let result = sweep(&mut gc, &dir);
+            (gc, result)
         });
         let Ok((back, result)) = swept.await else { return };
-        leaks = back;
+        gc = back;
         match result {
             Ok(marked) => {
                 for record in &marked {
@@ -110,7 +110,7 @@ pub async fn watch(state_dir: PathBuf, status: Arc<NodeStatus>) {
                 }
                 status.leaked(marked.iter().map(|r| r.addresses.len()).sum());
             }
-            Err(e) => warn!(error = %e, "can't look for leaked addresses"),
+            Err(e) => warn!(error = %e, "address garbage collection failed"),
         }
     }
 }
@@ -129,21 +129,21 @@ mod tests {
 
     #[test]
     fn two_looks_at_the_same_record_are_needed() {
-        let (mut leaks, one) = (Leaks::default(), || vec![record("c1", 1), record("c2", 1)]);
+        let (mut gc, one) = (AddressGc::default(), || vec![record("c1", 1), record("c2", 1)]);
         let devices: BTreeSet<String> = [record("c2", 1).host_ifname].into();
-        assert!(leaks.look(one(), &devices).is_empty());
-        assert_eq!(leaks.look(one(), &devices), [record("c1", 1)]);
-        assert!(leaks.look(vec![record("c1", 2)], &devices).is_empty(), "made anew: another record");
+        assert!(gc.find_leaked(one(), &devices).is_empty());
+        assert_eq!(gc.find_leaked(one(), &devices), [record("c1", 1)]);
+        assert!(gc.find_leaked(vec![record("c1", 2)], &devices).is_empty(), "made anew: another record");
         let all: BTreeSet<String> = ["c1", "c2"].map(|c| record(c, 1).host_ifname).into();
-        assert!(leaks.look(one(), &all).is_empty());
-        assert!(leaks.look(one(), &devices).is_empty(), "it had a device meanwhile");
+        assert!(gc.find_leaked(one(), &all).is_empty());
+        assert!(gc.find_leaked(one(), &devices).is_empty(), "it had a device meanwhile");
     }
 
     /// No device of that name exists here, so every record is of a pod that is gone.
     #[test]
     fn what_has_leaked_is_marked_once_and_what_somebody_works_on_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut leaks, store) = (Leaks::default(), Store::open(dir.path()).unwrap());
+        let (mut gc, store) = (AddressGc::default(), Store::open(dir.path()).unwrap());
         let range = dataplane_host::store::Range::new("10.1.0.0/24".parse().unwrap()).unwrap();
         let reserve = |name: &str| {
             let reservation = store.lock(LOCK).unwrap().reserve(&record(name, 0), &[range.into()]).unwrap();
@@ -151,14 +151,14 @@ mod tests {
         };
         drop(reserve("c1"));
         let at_work = reserve("c2");
-        assert!(sweep(&mut leaks, dir.path()).unwrap().is_empty());
-        let marked = sweep(&mut leaks, dir.path()).unwrap();
+        assert!(sweep(&mut gc, dir.path()).unwrap().is_empty());
+        let marked = sweep(&mut gc, dir.path()).unwrap();
         assert_eq!(marked.iter().map(|r| r.id.container.as_str()).collect::<Vec<_>>(), ["c1"]);
         let orphans = store.lock(LOCK).unwrap().orphans().unwrap();
         assert_eq!(orphans.len(), 1, "the plugin finds it");
         drop(orphans);
-        assert!(sweep(&mut leaks, dir.path()).unwrap().is_empty(), "it is marked already");
+        assert!(sweep(&mut gc, dir.path()).unwrap().is_empty(), "it is marked already");
         drop(at_work);
-        assert_eq!(sweep(&mut leaks, dir.path()).unwrap().len(), 1);
+        assert_eq!(sweep(&mut gc, dir.path()).unwrap().len(), 1);
     }
 }

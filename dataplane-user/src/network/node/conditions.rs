@@ -1,10 +1,12 @@
-//! What the node's task has been told so far.
+//! The conditions that the node's task waits for before it changes the kernel.
+//!
+//! Set from the controller's snapshot; asked before routes, programs and readiness. It never blocks.
 
 use crate::network::blocks::Blocks;
 
-/// How far the controller is.
+/// The controller's progress since the agent started.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Done {
+pub(super) struct Conditions {
     /// All Nodes are known: a missing one is gone.
     pub(super) nodes: bool,
     /// The maps hold what they must before programs may take the place of another version's.
@@ -13,7 +15,7 @@ pub(super) struct Done {
     pub(super) services: bool,
 }
 
-impl Done {
+impl Conditions {
     pub(super) const ALL: Self = Self { nodes: true, maps: true, services: true };
 
     /// Whether the ranges of all nodes are known. `blocks`: those of pool mode.
@@ -34,7 +36,7 @@ mod tests {
     #[test]
     fn pools_are_waited_for_where_there_are_any() {
         let [known, unknown] = [true, false].map(|in_sync| Blocks { in_sync, ..Blocks::default() });
-        let [all, not] = [true, false].map(|services| Done { services, ..Done::ALL });
+        let [all, not] = [true, false].map(|services| Conditions { services, ..Conditions::ALL });
         assert!(all.knows_all(None) && all.knows_all(Some(&known)));
         assert!(!all.knows_all(Some(&unknown)) && !not.knows_all(Some(&known)) && !not.knows_all(None));
         assert!(not.knows_ranges(Some(&known)) && !not.knows_ranges(Some(&unknown)));

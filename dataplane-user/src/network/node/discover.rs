@@ -26,7 +26,7 @@ const CONVERSATION: u32 = 8;
 
 /// The kernel's side at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct KernelSnapshot {
     /// Devices.
     pub links: Vec<Link>,
     /// Addresses.
@@ -35,7 +35,7 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
 }
 
-impl Snapshot {
+impl KernelSnapshot {
     /// Asks the kernel.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 
 /// What was found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct NodeFacts {
     /// The devices that lead out of the node, in the order of the configuration or of their indices.
     pub uplinks: Vec<Link>,
     /// Configured uplinks that do not exist.
@@ -89,7 +89,7 @@ pub struct Facts {
 
 /// Looks at everything together.
 #[must_use]
-pub fn facts(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) -> Facts {
+pub fn facts(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>) -> NodeFacts {
     let (uplinks, missing) = uplinks(config, snapshot, node);
     let node_ips = node_ips(config, snapshot, node, &uplinks);
     let addresses: BTreeSet<_> = snapshot.global().map(|a| a.network.ip()).collect();
@@ -117,7 +117,7 @@ pub fn facts(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) ->
         config.pod_cidrs.clone()
     };
     let addresses = addresses.into_iter().collect();
-    Facts { uplinks, missing, node_ips, addresses, on_link, pod_cidrs, uplink_mtu, elsewhere }
+    NodeFacts { uplinks, missing, node_ips, addresses, on_link, pod_cidrs, uplink_mtu, elsewhere }
 }
 
 /// The device that a route leads out by.
@@ -129,7 +129,7 @@ fn device(route: &Route) -> Option<u32> {
     }
 }
 
-fn uplinks(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) -> (Vec<Link>, Vec<String>) {
+fn uplinks(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>) -> (Vec<Link>, Vec<String>) {
     let by_index = |index: u32| snapshot.links.iter().find(|l| l.index == index).cloned();
     if !config.uplinks.is_empty() {
         let (mut found, mut missing) = (Vec::new(), Vec::new());
@@ -150,7 +150,7 @@ fn uplinks(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>) -> (
     (indices.into_iter().filter_map(by_index).collect(), Vec::new())
 }
 
-fn node_ips(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>, uplinks: &[Link]) -> Vec<IpAddr> {
+fn node_ips(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>, uplinks: &[Link]) -> Vec<IpAddr> {
     let object = node.map_or(&[][..], |n| &n.addresses);
     let on_uplinks = uplinks.iter().flat_map(|l| snapshot.global().filter(move |a| a.index == l.index));
     // An IPv6 address that is still being checked is none yet.
@@ -161,7 +161,7 @@ fn node_ips(config: &Config, snapshot: &Snapshot, node: Option<&NodeObject>, upl
     [of(false), of(true)].into_iter().flatten().collect()
 }
 
-impl Facts {
+impl NodeFacts {
     /// Largest packet for pods: what fits into every way to other nodes. `tunnel`: the tunnel's MTU, 0 without one.
     #[must_use]
     pub fn pod_mtu(&self, config: &Config, tunnel: u32) -> u32 {

@@ -1,10 +1,11 @@
-//! The node as a client of its own packet path.
+//! The host devices: the pair [`OUT`] and [`IN`], by which the node is a client of its own packet path.
 //!
-//! A socket hook leads most of what the node's processes send to a Service to a backend. What it can't lead (protocols without such a hook, raw packets,
-//! what is to be met with silence) needs the packet path, which begins where packets come in. So the networks of Services are routed into one
-//! end of a pair of virtual devices, [`OUT`]; what is sent there comes in by the other end, [`IN`], which has the programs of a pod and an entry in `pods`
-//! with the node's addresses. Answers go back the same way. The node's own blocks are routed there too: a connected socket whose backend on
-//! this node is gone sends on, and the program at the egress of [`OUT`] leads it to another one.
+//! A socket hook redirects most of what the node's processes send to a Service. The rest (protocols without such a hook,
+//! raw packets, packets that are to be dropped silently) needs the packet path, which begins at ingress. So the networks
+//! of Services are routed into [`OUT`]. Packets sent there arrive at [`IN`], which has the programs of a pod and an entry
+//! in `pods` with the node's addresses. Answers go back the same way. The node's own pod blocks are routed there too: a
+//! connected socket whose backend on this node is gone keeps sending, and the program at the egress of [`OUT`] redirects
+//! it to another backend.
 
 use std::os::fd::AsFd;
 
@@ -20,7 +21,7 @@ use dataplane_host::pins::Pins;
 use ipnetwork::IpNetwork;
 use tracing::info;
 
-use super::discover::Facts;
+use super::discover::NodeFacts;
 use crate::load::programs::Programs;
 use crate::load::{LoadError, attach};
 use crate::network::routes;
@@ -34,42 +35,42 @@ const MAC: [u8; 6] = [0x52, 0x57, 0, 0, 0, 1];
 /// So many indices are tried for a device, which others make meanwhile.
 const TRIES: usize = 8;
 
-/// Why the pair is not there.
+/// The reason why the host devices could not be put in place.
 #[derive(Debug, thiserror::Error)]
-pub enum GateError {
+pub enum HostDeviceError {
     /// The kernel refused.
-    #[error("the node's way to Services: {0}")]
+    #[error("host devices {OUT} and {IN}: {0}")]
     Netlink(#[from] NetlinkError),
     /// The programs can't be attached.
-    #[error("the node's way to Services: {0}")]
+    #[error("host devices {OUT} and {IN}: {0}")]
     Load(#[from] LoadError),
     /// The entry in `pods` can't be written.
-    #[error("the node's way to Services: {0}")]
+    #[error("host devices {OUT} and {IN}: {0}")]
     Map(#[from] MapError),
     /// This namespace can't be named.
-    #[error("the node's way to Services: this network namespace: {0}")]
+    #[error("host devices {OUT} and {IN}: opening this network namespace: {0}")]
     Namespace(#[source] std::io::Error),
     /// A name is taken.
-    #[error("the node's way to Services: there is a device {name} that is not ours: remove or rename it")]
+    #[error("host devices {OUT} and {IN}: device {name} exists and was not made by Ropeway: remove or rename it")]
     Foreign {
         /// The name.
         name: String,
     },
     /// It was made, and is gone again, or no index is free for it.
-    #[error("the node's way to Services: {OUT} and {IN} can't be made, or were removed meanwhile")]
+    #[error("cannot create the host devices {OUT} and {IN} (or another program removed them)")]
     Gone,
 }
 
 /// The pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gate {
+pub struct HostDevice {
     /// [`OUT`].
     pub out: Link,
     /// [`IN`].
     pub inner: Link,
 }
 
-impl Gate {
+impl HostDevice {
     /// The pair, if an agent has made it.
     #[must_use]
     pub fn find(links: &[Link]) -> Option<Self> {
@@ -101,37 +102,38 @@ impl Gate {
     }
 }
 
-/// Sees to it that the pair is there, as it should be, and that its programs run; says how many operations that took.
+/// Creates or repairs the pair, its programs and its entry in `pods`. Returns it with the number of operations.
 ///
 /// # Errors
 /// It can't be made, or its programs and entry can't be put in place.
-pub fn keep(
+pub fn ensure(
     socket: &mut Socket,
     (pins, programs): (&Pins, &Programs),
     links: &[Link],
-    facts: &Facts,
+    facts: &NodeFacts,
     mtu: u32,
-) -> Result<(Gate, usize), GateError> {
+) -> Result<(HostDevice, usize), HostDeviceError> {
     let table = Table::<u32, Pod>::open(pins, "pods")?;
     let mut operations = 0;
-    let gate = if let Some(gate) = Gate::find(links) {
-        gate
+    let host_device = if let Some(host_device) = HostDevice::find(links) {
+        host_device
     } else {
         operations += 1;
         make(socket, &table, links, mtu)?
     };
     let entry = entry(facts);
-    if table.get(&gate.inner.index)? != Some(entry) {
-        table.insert(&gate.inner.index, &entry)?;
+    if table.get(&host_device.inner.index)? != Some(entry) {
+        table.insert(&host_device.inner.index, &entry)?;
         operations += 1;
     }
     // The programs before the first packet.
-    operations += attach::by_filter(programs, gate.inner.index, &attach::POD_HOOKS, socket)?;
-    operations += attach::by_filter(programs, gate.out.index, &attach::POD_HOOKS[1..], socket)?;
-    let requests: Vec<Request> = [&gate.inner, &gate.out].into_iter().flat_map(|link| settings(link, mtu)).collect();
+    operations += attach::by_filter(programs, host_device.inner.index, &attach::POD_HOOKS, socket)?;
+    operations += attach::by_filter(programs, host_device.out.index, &attach::POD_HOOKS[1..], socket)?;
+    let requests: Vec<Request> =
+        [&host_device.inner, &host_device.out].into_iter().flat_map(|link| settings(link, mtu)).collect();
     operations += requests.len();
     socket.run(&requests)?;
-    if requests.is_empty() { Ok((gate, operations)) } else { Ok((find(socket)?, operations)) }
+    if requests.is_empty() { Ok((host_device, operations)) } else { Ok((find(socket)?, operations)) }
 }
 
 /// What a device lacks. One that is down has been made just now, by this agent or one that died over it, or is in doubt.
@@ -144,20 +146,20 @@ fn settings(link: &Link, mtu: u32) -> Vec<Request> {
     requests
 }
 
-fn find(socket: &mut Socket) -> Result<Gate, GateError> {
-    Gate::find(&socket.links()?).ok_or(GateError::Gone)
+fn find(socket: &mut Socket) -> Result<HostDevice, HostDeviceError> {
+    HostDevice::find(&socket.links()?).ok_or(HostDeviceError::Gone)
 }
 
 /// Makes the pair, down.
-fn make(socket: &mut Socket, table: &Table<u32, Pod>, links: &[Link], mtu: u32) -> Result<Gate, GateError> {
+fn make(socket: &mut Socket, table: &Table<u32, Pod>, links: &[Link], mtu: u32) -> Result<HostDevice, HostDeviceError> {
     if let Some(link) = links.iter().find(|l| [OUT, IN].contains(&l.name.as_str())) {
-        return Err(GateError::Foreign { name: link.name.clone() });
+        return Err(HostDeviceError::Foreign { name: link.name.clone() });
     }
     let entries = table.entries()?;
     for (index, _) in entries.iter().filter(|(_, pod)| pod.flags & pod_flags::NODE != 0) {
         table.insert(index, &Pod::zeroed())?;
     }
-    let here = Netns::current().map_err(GateError::Namespace)?;
+    let here = Netns::current().map_err(HostDeviceError::Namespace)?;
     // From above: the kernel counts from below.
     let taken = |index: &u32| {
         let is_pod = |(i, pod): &(u32, Pod)| i == index && pod.flags & pod_flags::PRESENT != 0;
@@ -168,19 +170,19 @@ fn make(socket: &mut Socket, table: &Table<u32, Pod>, links: &[Link], mtu: u32) 
         let veth = Veth { name: IN, index, mac: MAC, mtu, peer_name: OUT, peer_mac: MAC, peer_netns: here.as_fd() };
         match socket.run(&[create_veth(&veth)]) {
             Ok(()) => {
-                let gate = find(socket)?;
-                info!(device = OUT, index = gate.out.index, mtu, "made the node's way to Services");
-                return Ok(gate);
+                let host_device = find(socket)?;
+                info!(device = OUT, index = host_device.out.index, mtu, "host devices created");
+                return Ok(host_device);
             }
             Err(e) if matches!(e.refusal(), Some(libc::EBUSY | libc::EEXIST)) => {}
             Err(e) => return Err(e.into()),
         }
     }
-    Err(GateError::Gone)
+    Err(HostDeviceError::Gone)
 }
 
 /// The node as a pod. Its packets go through the queue of its device: past it, the kernel lets none into the namespace that they are in.
-fn entry(facts: &Facts) -> Pod {
+fn entry(facts: &NodeFacts) -> Pod {
     let (addr4, addr6) = facts.own();
     let flags = pod_flags::PRESENT | pod_flags::SHAPED | pod_flags::NODE;
     Pod { addr4, addr6, mac: MAC, host_mac: MAC, flags, ..Pod::zeroed() }
@@ -191,8 +193,8 @@ fn entry(facts: &Facts) -> Pod {
 /// # Errors
 /// The kernel refused.
 pub fn remove(socket: &mut Socket, links: &[Link]) -> Result<usize, NetlinkError> {
-    let Some(gate) = Gate::find(links) else { return Ok(0) };
-    match socket.run(&[delete_link(gate.out.index)]) {
+    let Some(host_device) = HostDevice::find(links) else { return Ok(0) };
+    match socket.run(&[delete_link(host_device.out.index)]) {
         Err(e) if !e.is_missing() => Err(e),
         _ => Ok(1),
     }
@@ -224,23 +226,24 @@ mod tests {
     #[test]
     fn only_a_pair_is_ours() {
         let pair = [link(IN, 16383, 7), link(OUT, 7, 16383)];
-        let gate = Gate::find(&pair).unwrap();
+        let host_device = HostDevice::find(&pair).unwrap();
         assert!(
-            gate.is_relevant(&Event::LinkGone(pair[1].clone())) && !gate.is_relevant(&Event::Link(pair[0].clone()))
+            host_device.is_relevant(&Event::LinkGone(pair[1].clone()))
+                && !host_device.is_relevant(&Event::Link(pair[0].clone()))
         );
-        assert_eq!(Gate::find(&pair[1..]), None);
-        assert_eq!(Gate::find(&[pair[0].clone(), link(OUT, 7, 9)]), None);
+        assert_eq!(HostDevice::find(&pair[1..]), None);
+        assert_eq!(HostDevice::find(&[pair[0].clone(), link(OUT, 7, 9)]), None);
         let mut elsewhere = pair.clone();
         elsewhere[1].peer_netns = Some(1);
-        assert_eq!(Gate::find(&elsewhere), None);
+        assert_eq!(HostDevice::find(&elsewhere), None);
         let mut other = pair;
         other[0].kind = Some("dummy".into());
-        assert_eq!(Gate::find(&other), None);
+        assert_eq!(HostDevice::find(&other), None);
     }
 
     #[test]
     fn the_node_has_an_address_of_each_family() {
-        let with = |node_ips| entry(&Facts { node_ips, ..Facts::default() });
+        let with = |node_ips| entry(&NodeFacts { node_ips, ..NodeFacts::default() });
         let pod = with(vec!["192.168.50.11".parse().unwrap(), "fd00:50::11".parse().unwrap()]);
         assert_eq!(IpAddr::from(pod.addr4).to_string(), "192.168.50.11");
         assert_eq!(IpAddr::from(pod.addr6).to_string(), "fd00:50::11");

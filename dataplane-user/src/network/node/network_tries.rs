@@ -1,4 +1,7 @@
-//! The tries of networks, kept as the plan says.
+//! Keeps the LPM tries of networks as the route plan says.
+//!
+//! Called by the node's task: it compares first, and writes after the routes, because a packet that the programs send
+//! into the tunnel needs its route. The entries are derived and written by `network::networks`.
 
 use dataplane_common::types::pod::network_flags;
 use dataplane_host::map::MapError;
@@ -6,15 +9,15 @@ use dataplane_host::pins::Pins;
 use ipnetwork::IpNetwork;
 
 use crate::config::Config;
-use crate::network::networks::{self, Changes, Inputs, Nets};
-use crate::network::routes::Plan;
+use crate::network::networks::{self, Inputs, NetworkChanges, NetworkEntries};
+use crate::network::routes::RoutePlan;
 use crate::network::tunnel::Devices;
 
 /// What the entries depend on besides the configuration.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
+pub struct NetworkInputs<'a> {
     /// Where the blocks and addresses of nodes are.
-    pub plan: &'a Plan,
+    pub plan: &'a RoutePlan,
     /// The tunnels.
     pub devices: Devices,
     /// The networks of IP pools.
@@ -23,22 +26,22 @@ pub struct Known<'a> {
     pub service_ranges: &'a [IpNetwork],
 }
 
-/// What is in the tries, as far as this agent knows.
+/// The last known content of the tries.
 #[derive(Debug, Default)]
-pub struct Networks {
-    present: Option<Nets>,
+pub struct NetworkTries {
+    present: Option<NetworkEntries>,
     features: Option<u32>,
     settled: bool,
 }
 
 /// What should be in the tries.
 #[derive(Debug)]
-pub struct Pending {
-    wanted: Nets,
-    changes: Changes,
+pub struct PendingNetworks {
+    wanted: NetworkEntries,
+    changes: NetworkChanges,
 }
 
-impl Pending {
+impl PendingNetworks {
     /// The networks of Services.
     #[must_use]
     pub fn services(&self) -> Vec<IpNetwork> {
@@ -46,13 +49,14 @@ impl Pending {
     }
 }
 
-impl Networks {
+impl NetworkTries {
     /// Reads the tries again next time.
-    pub fn doubt(&mut self) {
+    pub fn invalidate(&mut self) {
         self.present = None;
     }
 
-    /// From now on a range of cluster IPs that nobody tells of is gone. Before, it may be one that has not been told of yet.
+    /// Called once the ServiceCIDR list has had time to arrive. From then on a missing range means deleted; before, it may
+    /// just not have arrived.
     pub const fn settle(&mut self) {
         self.settled = true;
     }
@@ -67,7 +71,12 @@ impl Networks {
     ///
     /// # Errors
     /// The tries can't be read.
-    pub fn compare(&mut self, pins: &Pins, config: &Config, known: &Known<'_>) -> Result<Pending, MapError> {
+    pub fn compare(
+        &mut self,
+        pins: &Pins,
+        config: &Config,
+        known: &NetworkInputs<'_>,
+    ) -> Result<PendingNetworks, MapError> {
         let mut wanted = networks::desired(&Inputs {
             plan: known.plan,
             devices: known.devices,
@@ -85,15 +94,15 @@ impl Networks {
                 wanted.entry(*range).or_default().flags |= network_flags::SERVICE;
             }
         }
-        Ok(Pending { changes: Changes::between(&present, &wanted), wanted })
+        Ok(PendingNetworks { changes: NetworkChanges::between(&present, &wanted), wanted })
     }
 
     /// Brings the tries there; says how many entries changed.
     ///
     /// # Errors
     /// A trie is full, or the kernel refused: then they are read again next time.
-    pub fn write(&mut self, pins: &Pins, config: &Config, pending: Pending) -> Result<usize, MapError> {
-        let Pending { wanted, changes } = pending;
+    pub fn write(&mut self, pins: &Pins, config: &Config, pending: PendingNetworks) -> Result<usize, MapError> {
+        let PendingNetworks { wanted, changes } = pending;
         networks::write(pins, &changes)?;
         self.features = Some(networks::features(&wanted, config.masquerade, config.service_proxy));
         self.present = Some(wanted);

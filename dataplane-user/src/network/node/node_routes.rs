@@ -1,4 +1,7 @@
-//! How the pods of other nodes are reached: tunnels and routes, kept as the plan says.
+//! Tunnels and routes to the pods of other nodes.
+//!
+//! Called by the node's task at each refresh: `plan` is pure, `tunnels` and `routes` apply the difference by rtnetlink. It
+//! never touches routes of other programs.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,10 +10,10 @@ use dataplane_host::netlink::{Event, Link, NetlinkError, Route, Socket};
 use ipnetwork::IpNetwork;
 use tracing::{debug, warn};
 
-use super::discover::{Facts, Snapshot};
+use super::discover::{KernelSnapshot, NodeFacts};
 use super::status::NodeStatus;
 use crate::config::{Config, Ipam, RouteMode};
-use crate::network::routes::{self, Gate, Plan, Surroundings};
+use crate::network::routes::{self, HostDeviceRoutes, LocalNode, RoutePlan};
 use crate::network::tunnel::{self, Devices, Peers, Tunnel, TunnelError};
 use crate::proxy::controller::Nodes;
 use crate::proxy::source::NodeObject;
@@ -34,20 +37,20 @@ impl Tunnels {
 
 /// What a tunnel depends on besides the plan.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
+pub struct TunnelInputs<'a> {
     /// The configuration.
     pub config: &'a Config,
     /// This node.
-    pub facts: &'a Facts,
+    pub facts: &'a NodeFacts,
     /// The kernel's side.
-    pub snapshot: &'a Snapshot,
+    pub snapshot: &'a KernelSnapshot,
     /// This node's Node object.
     pub own: Option<&'a NodeObject>,
 }
 
-/// The state of the ways.
+/// The tunnels and routes that are in place, as of the last refresh.
 #[derive(Debug, Default)]
-pub struct Reach {
+pub struct NodeRoutes {
     /// Tunnels that were used once, by the family of their datagrams. They stay while the agent runs, so that the MTU of new pods does not
     /// change with each node that comes and goes.
     used: [bool; 2],
@@ -60,18 +63,18 @@ pub struct Reach {
     wanted: BTreeSet<Route>,
 }
 
-impl Reach {
+impl NodeRoutes {
     /// Makes the plan.
     #[must_use]
-    pub fn plan(config: &Config, facts: &Facts, nodes: &Nodes) -> Plan {
-        let around = Surroundings {
+    pub fn plan(config: &Config, facts: &NodeFacts, nodes: &Nodes) -> RoutePlan {
+        let local_node = LocalNode {
             node: &config.node_name,
             node_ips: &facts.node_ips,
             pod_cidrs: &facts.pod_cidrs,
             on_link: &facts.on_link,
             mode: config.route_mode,
         };
-        routes::plan(nodes.iter().map(|(name, node)| (name.as_ref(), node)), &around)
+        routes::plan(nodes.iter().map(|(name, node)| (name.as_ref(), node)), &local_node)
     }
 
     /// Before the Nodes are known: takes the tunnels as an agent before this one left them.
@@ -88,10 +91,10 @@ impl Reach {
     pub fn tunnels(
         &mut self,
         socket: &mut Socket,
-        known: &Known<'_>,
-        plan: &Plan,
+        known: &TunnelInputs<'_>,
+        plan: &RoutePlan,
     ) -> Result<(usize, Vec<TunnelError>), NetlinkError> {
-        let Known { config, facts, snapshot, own } = known;
+        let TunnelInputs { config, facts, snapshot, own } = known;
         let links = &snapshot.links;
         // Of a block of a pool, pods get all addresses.
         let in_pools = config.ipam == Ipam::Pools;
@@ -145,11 +148,11 @@ impl Reach {
         &mut self,
         socket: &mut Socket,
         config: &Config,
-        (plan, gate): (&Plan, Option<&Gate<'_>>),
+        (plan, host_device): (&RoutePlan, Option<&HostDeviceRoutes<'_>>),
         present: &[Route],
         status: &NodeStatus,
     ) -> Result<usize, NetlinkError> {
-        self.wanted = plan.routes(self.tunnels.devices, &self.sources, gate, config.route_metric);
+        self.wanted = plan.routes(self.tunnels.devices, &self.sources, host_device, config.route_metric);
         let ours: BTreeSet<_> = present.iter().filter(|r| routes::is_ours(r)).copied().collect();
         let lost: Vec<_> = self.routes.intersection(&self.wanted).filter(|r| !ours.contains(r)).collect();
         for route in &lost {

@@ -34,8 +34,8 @@ fn address(index: u32, network: &str, narrow: bool) -> Address {
     Address { index, network: network.parse().unwrap(), narrow, tentative: false }
 }
 
-fn snapshot() -> Snapshot {
-    Snapshot {
+fn snapshot() -> KernelSnapshot {
+    KernelSnapshot {
         links: vec![link(1, "lo"), link(2, "eth0"), link(3, "eth1"), link(9, "rwpod")],
         addresses: vec![
             address(1, "127.0.0.1/8", true),
@@ -66,7 +66,7 @@ fn in_pool_mode_blocks_are_the_nodes_ranges() {
     assert!(merged["n1"].pod_cidrs.is_empty() && *merged["n2"].pod_cidrs == of_n2);
 }
 
-fn names(facts: &Facts) -> Vec<&str> {
+fn names(facts: &NodeFacts) -> Vec<&str> {
     facts.uplinks.iter().map(|l| l.name.as_str()).collect()
 }
 
@@ -153,7 +153,7 @@ fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
 #[test]
 fn packets_bypass_the_host_only_where_all_routes_agree() {
     let c = config(Options::default());
-    let ways = |s: &Snapshot| {
+    let ways = |s: &KernelSnapshot| {
         let node = discover::facts(&c, s, None).node_config(&c, Clock { rate: 250 });
         (node.uplink, node.mtu)
     };

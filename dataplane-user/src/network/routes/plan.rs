@@ -1,4 +1,4 @@
-//! From Nodes and their blocks to ways: direct, through the tunnel, or nowhere. Pure.
+//! Computes the next hop of each block of each node: direct, through the tunnel, or none. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,9 +10,9 @@ use crate::config::RouteMode;
 use crate::network::tunnel::{self, Devices, Peers};
 use crate::proxy::source::NodeObject;
 
-/// How a block is reached.
+/// The next hop to a block of pod addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum NextHop {
     /// It is this node's own.
     Own,
     /// Its node is a neighbour.
@@ -31,11 +31,11 @@ pub enum Way {
     },
 }
 
-/// Where everything is.
+/// The next hops to all blocks and nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct RoutePlan {
     /// Blocks, none of which overlaps one of another node.
-    pub blocks: BTreeMap<IpNetwork, Way>,
+    pub blocks: BTreeMap<IpNetwork, NextHop>,
     /// Addresses of other nodes, with the end of the tunnel by which pods reach them.
     pub hosts: BTreeMap<IpAddr, Option<IpAddr>>,
     /// The other ends of the tunnels.
@@ -46,7 +46,7 @@ pub struct Plan {
 
 /// What the plan depends on besides the Nodes.
 #[derive(Clone, Copy, Debug)]
-pub struct Surroundings<'a> {
+pub struct LocalNode<'a> {
     /// Name of this node.
     pub node: &'a str,
     /// This node's addresses, at most one of each family.
@@ -61,21 +61,21 @@ pub struct Surroundings<'a> {
 
 /// Makes the plan.
 #[must_use]
-pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, around: &Surroundings<'a>) -> Plan {
-    let mut plan = Plan::default();
+pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_node: &LocalNode<'a>) -> RoutePlan {
+    let mut plan = RoutePlan::default();
     let mut owners = Owners::default();
-    for range in around.pod_cidrs.iter().copied() {
-        if owners.claim(range, around.node, &mut plan.problems) {
-            plan.blocks.insert(range, Way::Own);
+    for range in local_node.pod_cidrs.iter().copied() {
+        if owners.claim(range, local_node.node, &mut plan.problems) {
+            plan.blocks.insert(range, NextHop::Own);
         }
     }
     let mut ends: BTreeMap<[u8; 6], IpAddr> = BTreeMap::new();
-    for (name, node) in nodes.filter(|(name, _)| *name != around.node) {
+    for (name, node) in nodes.filter(|(name, _)| *name != local_node.node) {
         // Both families once, not once for each block.
-        let ways = [false, true].map(|v6| way(node, v6, around));
+        let hops = [false, true].map(|v6| next_hop(node, v6, local_node));
         for address in &node.addresses {
-            let through = match (&ways[0], first(node, false)) {
-                (Ok(Way::Tunnel { remote, .. }), Some(own)) if own == *address => Some(*remote),
+            let through = match (&hops[0], first(node, false)) {
+                (Ok(NextHop::Tunnel { remote, .. }), Some(own)) if own == *address => Some(*remote),
                 _ => None,
             };
             plan.hosts.insert(*address, through);
@@ -84,14 +84,14 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, around: 
             if !owners.claim(range, name, &mut plan.problems) {
                 continue;
             }
-            let way = match &ways[usize::from(range.is_ipv6())] {
-                Ok(way) => *way,
+            let hop = match &hops[usize::from(range.is_ipv6())] {
+                Ok(hop) => *hop,
                 Err(problem) => {
                     plan.problems.push(format!("range {range} of node {name}: {problem}: no route"));
                     continue;
                 }
             };
-            if let Way::Tunnel { remote, via } = way {
+            if let NextHop::Tunnel { remote, via } = hop {
                 let other = *ends.entry(tunnel::mac(remote)).or_insert(remote);
                 if other != remote {
                     let problem = "have the same hash and can't both be ends of the tunnel";
@@ -101,32 +101,32 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, around: 
                 }
                 plan.peers.entry(remote).or_default().insert(via);
             }
-            plan.blocks.insert(range, way);
+            plan.blocks.insert(range, hop);
         }
     }
     plan
 }
 
 /// How the blocks of a node of one family are reached.
-fn way(node: &NodeObject, v6: bool, around: &Surroundings<'_>) -> Result<Way, String> {
+fn next_hop(node: &NodeObject, v6: bool, local_node: &LocalNode<'_>) -> Result<NextHop, String> {
     let Some(own) = first(node, v6) else {
         return Err(format!("the node has no {} address", if v6 { "IPv6" } else { "IPv4" }));
     };
     let neighbour = node.addresses.iter().filter(|a| a.is_ipv6() == v6).find_map(|ip| {
-        let (_, index) = around.on_link.iter().find(|(network, _)| network.contains(*ip))?;
-        Some(Way::Direct { via: *ip, index: *index })
+        let (_, index) = local_node.on_link.iter().find(|(network, _)| network.contains(*ip))?;
+        Some(NextHop::Direct { via: *ip, index: *index })
     });
-    match (neighbour, around.mode) {
-        (Some(way), RouteMode::Auto | RouteMode::Direct) => Ok(way),
+    match (neighbour, local_node.mode) {
+        (Some(hop), RouteMode::Auto | RouteMode::Direct) => Ok(hop),
         (None, RouteMode::Direct) => Err(format!("its address {own} is behind a router, and --route-mode is direct")),
         (_, RouteMode::Auto | RouteMode::Vxlan) => {
-            let here = |v6| around.node_ips.iter().any(|ip| ip.is_ipv6() == v6);
+            let here = |v6| local_node.node_ips.iter().any(|ip| ip.is_ipv6() == v6);
             let mut ends = [false, true].into_iter().filter(|v6| here(*v6));
             let Some(remote) = ends.find_map(|v6| first(node, v6)) else {
                 return Err("it and this node have no address of the same family".into());
             };
             let via = if v6 { tunnel::link_local(tunnel::mac(remote)) } else { own };
-            Ok(Way::Tunnel { remote, via })
+            Ok(NextHop::Tunnel { remote, via })
         }
     }
 }
@@ -179,7 +179,7 @@ fn bits(ip: IpAddr) -> u128 {
     }
 }
 
-impl Plan {
+impl RoutePlan {
     /// The routes, at most one for each range. Ways through a tunnel whose device is not there are left out. `sources`: what
     /// the node's own packets into the tunnel have as source, of each family the first.
     #[must_use]
@@ -187,21 +187,25 @@ impl Plan {
         &self,
         devices: Devices,
         sources: &[IpAddr],
-        gate: Option<&Gate<'_>>,
+        host_device: Option<&HostDeviceRoutes<'_>>,
         metric: Option<u32>,
     ) -> BTreeSet<Route> {
-        let block = |(range, way): (&IpNetwork, &Way)| {
-            let led = match *way {
-                Way::Own => gate.and_then(|gate| gate.hop(*range)).unwrap_or((Hop::Blackhole, None)),
-                Way::Direct { via, index } => (Hop::Gateway { via, index: Some(index), onlink: false }, None),
-                Way::Tunnel { remote, via } => {
+        let block = |(range, hop): (&IpNetwork, &NextHop)| {
+            let led = match *hop {
+                NextHop::Own => {
+                    host_device.and_then(|host_device| host_device.hop(*range)).unwrap_or((Hop::Blackhole, None))
+                }
+                NextHop::Direct { via, index } => (Hop::Gateway { via, index: Some(index), onlink: false }, None),
+                NextHop::Tunnel { remote, via } => {
                     let index = Some(devices.to(remote)?);
                     (Hop::Gateway { via, index, onlink: via.is_ipv4() }, of_family(sources, range.is_ipv6()))
                 }
             };
             Some((*range, led))
         };
-        let services = gate.into_iter().flat_map(|gate| gate.services.iter().map(|range| (*range, gate.hop(*range))));
+        let services = host_device
+            .into_iter()
+            .flat_map(|host_device| host_device.services.iter().map(|range| (*range, host_device.hop(*range))));
         let services = services.filter_map(|(range, led)| Some((range, led?)));
         let metric = metric.unwrap_or(0);
         services
@@ -211,9 +215,9 @@ impl Plan {
     }
 }
 
-/// The way by which the node's own packets come to the packet path.
+/// The host device, for the routes that lead the node's own packets into the packet path.
 #[derive(Clone, Copy, Debug)]
-pub struct Gate<'a> {
+pub struct HostDeviceRoutes<'a> {
     /// The device.
     pub index: u32,
     /// The node's addresses, at most one of each family: the packets' source.
@@ -222,7 +226,7 @@ pub struct Gate<'a> {
     pub services: &'a [IpNetwork],
 }
 
-impl Gate<'_> {
+impl HostDeviceRoutes<'_> {
     /// The device has no neighbours; a router makes the routes different from those of pods. Without an address of the node there is no way.
     fn hop(&self, range: IpNetwork) -> Option<(Hop, Option<IpAddr>)> {
         const ROUTERS: [IpAddr; 2] =

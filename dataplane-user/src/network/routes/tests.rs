@@ -18,15 +18,15 @@ fn node(addresses: &[&str], ranges: &[&str]) -> NodeObject {
     }
 }
 
-fn make_with(nodes: &[(&str, NodeObject)], mode: RouteMode, own_ips: &[&str]) -> Plan {
+fn make_with(nodes: &[(&str, NodeObject)], mode: RouteMode, own_ips: &[&str]) -> RoutePlan {
     let own = ["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()];
     let on_link = [("192.168.50.11/24".parse().unwrap(), 3), ("fd00:50::11/64".parse().unwrap(), 3)];
     let node_ips: Vec<IpAddr> = own_ips.iter().map(|a| a.parse().unwrap()).collect();
-    let around = Surroundings { node: "n1", node_ips: &node_ips, pod_cidrs: &own, on_link: &on_link, mode };
-    plan(nodes.iter().map(|(name, node)| (*name, node)), &around)
+    let local_node = LocalNode { node: "n1", node_ips: &node_ips, pod_cidrs: &own, on_link: &on_link, mode };
+    plan(nodes.iter().map(|(name, node)| (*name, node)), &local_node)
 }
 
-fn make(nodes: &[(&str, NodeObject)], mode: RouteMode) -> Plan {
+fn make(nodes: &[(&str, NodeObject)], mode: RouteMode) -> RoutePlan {
     make_with(nodes, mode, &["192.168.50.11", "fd00:50::11"])
 }
 
@@ -42,7 +42,7 @@ fn described(r: &Route) -> String {
     }
 }
 
-fn show(plan: &Plan) -> Vec<String> {
+fn show(plan: &RoutePlan) -> Vec<String> {
     let sources = ["192.168.50.11".parse().unwrap(), "fd00:50::11".parse().unwrap()];
     plan.routes(DEVICES, &sources, None, None).iter().map(described).collect()
 }
@@ -153,8 +153,8 @@ fn the_nodes_own_packets_are_led_to_the_packet_path() {
     let plan = make(&[], RouteMode::Auto);
     let services = ["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
     let led = |node_ips: &[IpAddr]| {
-        let gate = Gate { index: 9, node_ips, services: &services };
-        plan.routes(DEVICES, &[], Some(&gate), None).iter().map(described).collect::<Vec<_>>()
+        let host_device = HostDeviceRoutes { index: 9, node_ips, services: &services };
+        plan.routes(DEVICES, &[], Some(&host_device), None).iter().map(described).collect::<Vec<_>>()
     };
     let four = ["10.96.0.0/12 via 169.254.1.1 dev 9 onlink src 192.168.50.11"];
     let own = ["10.244.1.0/24 via 169.254.1.1 dev 9 onlink src 192.168.50.11"];
@@ -174,14 +174,14 @@ fn only_the_difference_is_done_and_others_routes_are_left() {
     let moved = Route::new(range("10.244.2.0/24"), via("192.168.50.99"));
     let pod = Route::new(range("10.244.1.5/32"), Hop::Device { index: 9 });
     let foreign = Route { protocol: 4, ..Route::new(range("10.0.0.0/8"), via("192.168.50.1")) };
-    let changes = Changes::between(&[stale, moved, pod, foreign], &wanted);
+    let changes = RouteChanges::between(&[stale, moved, pod, foreign], &wanted);
     assert_eq!(changes.remove, [stale]);
     assert_eq!(changes.replace, [Route::new(range("10.244.2.0/24"), via("192.168.50.12"))]);
     assert_eq!(changes.add.len(), 2);
 
     let right: Vec<_> = wanted.iter().copied().chain([pod, foreign]).collect();
-    assert!(Changes::between(&right, &wanted).is_empty());
-    assert_eq!(Changes::between(&right, &BTreeSet::new()).remove.len(), 3);
+    assert!(RouteChanges::between(&right, &wanted).is_empty());
+    assert_eq!(RouteChanges::between(&right, &BTreeSet::new()).remove.len(), 3);
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn the_plan_of_a_large_cluster_is_no_matter_of_squares() {
         let named: Vec<_> = nodes.iter().map(|(n, o)| (n.as_str(), o.clone())).collect();
         let start = Instant::now();
         let plan = make(&named, RouteMode::Auto);
-        let changes = Changes::between(&[], &plan.routes(DEVICES, &[], None, None));
+        let changes = RouteChanges::between(&[], &plan.routes(DEVICES, &[], None, None));
         assert_eq!((plan.problems.len(), changes.add.len()), (0, 2 * count as usize + 2));
         start.elapsed()
     };

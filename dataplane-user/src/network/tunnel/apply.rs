@@ -10,7 +10,7 @@ use dataplane_host::netlink::{
 use ipnetwork::IpNetwork;
 use tracing::info;
 
-use super::{Devices, NAMES, Peers, Step, Tunnel, is_ours, mac, step};
+use super::{Devices, NAMES, Peers, Tunnel, TunnelAction, action, is_ours, mac};
 
 /// Why a tunnel is not there.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub enum TunnelError {
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct TunnelOutcome {
     /// The devices that are as they should be.
     pub devices: Devices,
     /// How many things were changed.
@@ -46,8 +46,14 @@ pub struct Outcome {
 /// Makes, adopts and repairs `wanted`, with their entries for the other ends. Removes ours of the families that are not `used`; one that is used but not
 /// wanted waits for this node to have an address again. `links`, `present`: all devices
 /// and addresses.
-pub fn apply(socket: &mut Socket, links: &[Link], present: &[Address], wanted: &[Tunnel], used: [bool; 2]) -> Outcome {
-    let mut outcome = Outcome::default();
+pub fn apply(
+    socket: &mut Socket,
+    links: &[Link],
+    present: &[Address],
+    wanted: &[Tunnel],
+    used: [bool; 2],
+) -> TunnelOutcome {
+    let mut outcome = TunnelOutcome::default();
     let unused = |l: &&Link| is_ours(l) && !used[usize::from(l.name == NAMES[1])];
     for link in links.iter().filter(unused) {
         match remove(socket, link) {
@@ -84,16 +90,16 @@ fn remove(socket: &mut Socket, link: &Link) -> Result<usize, NetlinkError> {
 
 fn device(socket: &mut Socket, present: Option<&Link>, wanted: &Tunnel) -> Result<(u32, usize), TunnelError> {
     let name = wanted.name();
-    let requests = match (step(present, wanted), present) {
-        (Step::Foreign, _) => return Err(TunnelError::Foreign { name }),
-        (Step::Make, _) | (_, None) => return make(socket, wanted),
-        (Step::Remake, Some(link)) => {
+    let requests = match (action(present, wanted), present) {
+        (TunnelAction::Foreign, _) => return Err(TunnelError::Foreign { name }),
+        (TunnelAction::Make, _) | (_, None) => return make(socket, wanted),
+        (TunnelAction::Remake, Some(link)) => {
             info!(device = name, present = ?link.vxlan, wanted = ?wanted.settings(), "the tunnel is made anew");
             socket.run(&[delete_link(link.index)])?;
             return make(socket, wanted).map(|(index, changes)| (index, changes + 1));
         }
-        (Step::Keep, Some(link)) => return Ok((link.index, 0)),
-        (Step::Change { mac, mtu, down }, Some(link)) => {
+        (TunnelAction::Keep, Some(link)) => return Ok((link.index, 0)),
+        (TunnelAction::Change { mac, mtu, down }, Some(link)) => {
             let index = link.index;
             let all = [(mac, set_mac(index, wanted.mac)), (mtu, set_mtu(index, wanted.mtu)), (down, set_up(index))];
             all.into_iter().filter_map(|(due, request)| due.then_some(request)).collect::<Vec<_>>()

@@ -70,19 +70,19 @@ fn only_what_differs_is_done() {
     for local in ["192.168.50.11", "fd00:50::11"] {
         let wanted = tunnel(local);
         let right = link(&wanted);
-        assert_eq!(step(None, &wanted), Step::Make);
-        assert_eq!(step(Some(&right), &wanted), Step::Keep);
+        assert_eq!(action(None, &wanted), TunnelAction::Make);
+        assert_eq!(action(Some(&right), &wanted), TunnelAction::Keep);
         let changed = Link { mtu: 9000, up: false, ..right.clone() };
-        assert_eq!(step(Some(&changed), &wanted), Step::Change { mac: false, mtu: true, down: true });
+        assert_eq!(action(Some(&changed), &wanted), TunnelAction::Change { mac: false, mtu: true, down: true });
         for other in [
             Vxlan { port: 8472, ..wanted.settings() },
             Vxlan { learning: true, ..wanted.settings() },
             Vxlan { local: Some(ip("192.0.2.9")), ..wanted.settings() },
         ] {
-            assert_eq!(step(Some(&Link { vxlan: Some(other), ..right.clone() }), &wanted), Step::Remake);
+            assert_eq!(action(Some(&Link { vxlan: Some(other), ..right.clone() }), &wanted), TunnelAction::Remake);
         }
         let foreign = Vxlan { vni: 4096, ..wanted.settings() };
-        assert_eq!(step(Some(&Link { vxlan: Some(foreign), ..right.clone() }), &wanted), Step::Foreign);
-        assert_eq!(step(Some(&Link { vxlan: None, kind: None, ..right }), &wanted), Step::Foreign);
+        assert_eq!(action(Some(&Link { vxlan: Some(foreign), ..right.clone() }), &wanted), TunnelAction::Foreign);
+        assert_eq!(action(Some(&Link { vxlan: None, kind: None, ..right }), &wanted), TunnelAction::Foreign);
     }
 }

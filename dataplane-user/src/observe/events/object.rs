@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 
 use super::Notice;
-use crate::proxy::source::SourceKind;
+use crate::proxy::source::ObjectKind;
 
 /// Bytes; the API's limit is 1024.
 const NOTE: usize = 1000;
@@ -28,7 +28,7 @@ pub(super) fn event(notice: &Notice, uid: String, node: &str, now: Timestamp) ->
     }
     let hour = (now.as_second() / 3600).to_string();
     let hash = fnv([notice.kind.name(), uid.as_str(), notice.reason, note.as_str(), hour.as_str()]);
-    let api_version = if notice.kind == SourceKind::Slice { "discovery.k8s.io/v1" } else { "v1" };
+    let api_version = if notice.kind == ObjectKind::Slice { "discovery.k8s.io/v1" } else { "v1" };
     let name: String = notice.key.name.chars().take(NAME).collect();
     Event {
         metadata: ObjectMeta {

@@ -1,4 +1,4 @@
-//! How many Events are told: buckets of tokens for all together and for each object.
+//! Limits the rate of Events: a token bucket for each object, and a minimum interval between any two.
 
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,12 @@ struct Bucket {
 
 /// The buckets.
 #[derive(Debug, Default)]
-pub(super) struct Limits {
+pub(super) struct RateLimits {
     objects: HashMap<ObjectKey, Bucket>,
     last: Option<Instant>,
 }
 
-impl Limits {
+impl RateLimits {
     /// Whether something more may be told about the object; counts it.
     pub(super) fn allows(&mut self, key: &ObjectKey, now: Instant) -> bool {
         if self.objects.len() >= 1024 {

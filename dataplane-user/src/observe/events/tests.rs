@@ -10,62 +10,62 @@ fn key(name: &str) -> ObjectKey {
 
 fn rejections(list: &[(&str, &str, Cause)]) -> Arc<[Rejection]> {
     let of = |(name, reason, cause): &(&str, &str, Cause)| {
-        Rejection::of(SourceKind::Service, &key(name), "spec.externalIPs", *reason).because(*cause)
+        Rejection::of(ObjectKind::Service, &key(name), "spec.externalIPs", *reason).because(*cause)
     };
     list.iter().map(of).collect()
 }
 
-fn told(teller: &mut Teller) -> Vec<String> {
-    teller.queue.drain(..).map(|n| format!("{} {} {}", n.key, n.reason, n.note)).collect()
+fn told(recorder: &mut EventRecorder) -> Vec<String> {
+    recorder.queue.drain(..).map(|n| format!("{} {} {}", n.key, n.reason, n.note)).collect()
 }
 
 #[test]
 fn faults_of_one_kind_are_one_notice_told_when_they_appear_and_once_an_hour() {
-    let mut teller = Teller::default();
+    let mut recorder = EventRecorder::default();
     let start = Instant::now();
     let faults = rejections(&[
         ("web", "192.0.2.1 is the address of a node", Cause::AddressRefused),
         ("web", "10.1.0.5 is in the range of pod addresses", Cause::AddressRefused),
         ("web", "203.0.113.1 port 80 is taken by Service shop/api", Cause::AddressConflict),
     ]);
-    teller.look(&faults, start);
+    recorder.look(&faults, start);
     assert_eq!(
-        told(&mut teller),
+        told(&mut recorder),
         [
             "shop/web AddressConflict spec.externalIPs: 203.0.113.1 port 80 is taken by Service shop/api",
             "shop/web AddressRefused spec.externalIPs: 192.0.2.1 is the address of a node; \
              spec.externalIPs: 10.1.0.5 is in the range of pod addresses",
         ]
     );
-    teller.look(&faults, start + AGAIN / 2);
-    teller.look(&faults.iter().cloned().collect(), start + AGAIN / 2);
-    assert_eq!(told(&mut teller), [""; 0], "nothing new");
-    teller.look(&faults, start + AGAIN);
-    assert_eq!(told(&mut teller).len(), 2, "it lasts");
-    teller.look(&rejections(&[]), start + AGAIN);
-    teller.look(&faults, start + AGAIN);
-    assert_eq!(told(&mut teller).len(), 2, "it is there again");
+    recorder.look(&faults, start + AGAIN / 2);
+    recorder.look(&faults.iter().cloned().collect(), start + AGAIN / 2);
+    assert_eq!(told(&mut recorder), [""; 0], "nothing new");
+    recorder.look(&faults, start + AGAIN);
+    assert_eq!(told(&mut recorder).len(), 2, "it lasts");
+    recorder.look(&rejections(&[]), start + AGAIN);
+    recorder.look(&faults, start + AGAIN);
+    assert_eq!(told(&mut recorder).len(), 2, "it is there again");
 }
 
 #[test]
 fn a_storm_about_one_object_ends_and_others_are_heard() {
-    let mut teller = Teller::default();
+    let mut recorder = EventRecorder::default();
     let now = Instant::now();
     for i in 0..100 {
         let text = format!("fault {i}");
-        teller.look(&rejections(&[("web", &text, Cause::Invalid)]), now);
+        recorder.look(&rejections(&[("web", &text, Cause::Invalid)]), now);
     }
-    teller.look(&rejections(&[("api", "fault", Cause::Invalid)]), now);
-    let all = told(&mut teller);
+    recorder.look(&rejections(&[("api", "fault", Cause::Invalid)]), now);
+    let all = told(&mut recorder);
     assert_eq!((all.len(), all[10].as_str()), (11, "shop/api InvalidField spec.externalIPs: fault"));
-    teller.look(&rejections(&[("web", "later", Cause::Invalid)]), now + Duration::from_secs(360));
-    assert_eq!(told(&mut teller).len(), 1);
+    recorder.look(&rejections(&[("web", "later", Cause::Invalid)]), now + Duration::from_secs(360));
+    assert_eq!(told(&mut recorder).len(), 1);
 }
 
 #[test]
 fn what_all_nodes_find_has_one_name_and_what_one_node_finds_has_its_own() {
     let notice = |local| Notice {
-        kind: SourceKind::Service,
+        kind: ObjectKind::Service,
         key: key("web"),
         reason: "TableFull",
         note: "é".repeat(900),

@@ -1,4 +1,6 @@
-//! Which flows have ended: pure functions of state and idle time.
+//! Decides which flows have ended: pure functions of state and idle time.
+//!
+//! Used by the sweep of the flow tables and by the count of connections. The timeouts are those of the packet path.
 
 use dataplane_common::types::flow::{Flow, FlowKey, flow_state};
 use dataplane_common::types::service::proto;
@@ -78,14 +80,14 @@ impl Half {
 
 /// After how many idle clock ticks a pair has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
+pub struct FlowTimeouts {
     established: u32,
     half_open: u32,
     closing: u32,
     datagrams: u32,
 }
 
-impl Limits {
+impl FlowTimeouts {
     /// As the packet path has them. A half-open connection has as long as a peer that closes takes, twice: a client that still waits for its first
     /// answer repeats its first packet after 64 seconds at most (Linux, `tcp_syn_retries`).
     #[must_use]
@@ -132,7 +134,7 @@ impl Limits {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits::new(1000, 60, 100);
+    const LIMITS: FlowTimeouts = FlowTimeouts::new(1000, 60, 100);
 
     fn tcp(state: u8, idle: u32) -> Half {
         Half { is_tcp: true, state, idle }
@@ -173,7 +175,7 @@ mod tests {
     #[test]
     fn pressure_takes_all_but_established_connections() {
         let pressed = LIMITS.under_pressure();
-        let ended = |limits: &Limits, state| limits.has_ended(tcp(state, 50), tcp(state, 50));
+        let ended = |timeouts: &FlowTimeouts, state| timeouts.has_ended(tcp(state, 50), tcp(state, 50));
         for state in [flow_state::NEW, flow_state::CLOSING, flow_state::RESET] {
             assert_eq!((ended(&LIMITS, state), ended(&pressed, state)), (false, true), "{state}");
         }

@@ -18,14 +18,14 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::evict_policy::{Half, Kind, Limits};
+use super::evict_policy::{FlowTimeouts, Half, Kind};
 use crate::load::{LoadError, clock};
 use crate::proxy::controller::Snapshot;
 
 /// How long between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 /// It is longer where a look takes long: so many times that, which is 5 % of a processor.
-const PATIENCE: u32 = 20;
+const PAUSE_PER_LOOK: u32 = 20;
 
 /// Active and inactive connections by backend id and generation.
 pub type Tally = HashMap<(u32, u32), [u32; 2]>;
@@ -44,7 +44,7 @@ struct Pair {
 pub fn tally<A: Address>(
     table: &Table<FlowKey<A>, Flow<A>>,
     now: u32,
-    limits: &Limits,
+    timeouts: &FlowTimeouts,
     into: &mut Tally,
 ) -> Result<(), MapError>
 where
@@ -67,7 +67,7 @@ where
         // what has only a reply is the rest of a pair that the kernel has thrown out
         let Some(there) = there else { continue };
         let back = back.unwrap_or(there);
-        if !limits.has_ended(there, back) {
+        if !timeouts.has_ended(there, back) {
             let inactive = matches!(Kind::of_pair(there, back), Kind::Closing);
             into.entry(backend).or_default()[usize::from(inactive)] += 1;
         }
@@ -122,20 +122,20 @@ impl Loads {
     }
 }
 
-fn look(pins: &Pins, limits: &Limits) -> Result<usize, LoadError> {
+fn look(pins: &Pins, timeouts: &FlowTimeouts) -> Result<usize, LoadError> {
     let now = clock::tick(pins)?;
     Ok(Loads::open(pins)?.look(|into| {
-        tally::<V4>(&Table::open(pins, "flows4")?, now, limits, into)?;
-        tally::<V6>(&Table::open(pins, "flows6")?, now, limits, into)
+        tally::<V4>(&Table::open(pins, "flows4")?, now, timeouts, into)?;
+        tally::<V6>(&Table::open(pins, "flows6")?, now, timeouts, into)
     })?)
 }
 
 /// Looks from time to time, for ever, while a Service asks for it.
-pub async fn watch(pins: Pins, limits: Limits, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+pub async fn watch(pins: Pins, timeouts: FlowTimeouts, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let mut failed = false;
     while snapshots.wait_for(|s| s.counting > 0).await.is_ok() {
         let (begun, pins) = (Instant::now(), pins.clone());
-        let Ok(result) = spawn_blocking(move || look(&pins, &limits)).await else { return };
+        let Ok(result) = spawn_blocking(move || look(&pins, &timeouts)).await else { return };
         let fails = result.is_err();
         if let Err(e) = result
             && !failed
@@ -143,6 +143,6 @@ pub async fn watch(pins: Pins, limits: Limits, mut snapshots: watch::Receiver<Ar
             warn!(error = %e, "can't count connections: schedulers that ask for them know only what is opened");
         }
         failed = fails;
-        tokio::time::sleep(PAUSE.max(begun.elapsed() * PATIENCE)).await;
+        tokio::time::sleep(PAUSE.max(begun.elapsed() * PAUSE_PER_LOOK)).await;
     }
 }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::Answer;
+use super::HttpResponse;
 use crate::proxy::controller::Snapshot;
 
 /// A change may wait this long: twice the period after which kube-proxy applies changes at the latest.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const MAX_PENDING: Duration = Duration::from_secs(60);
 
 /// The moment for which the question is answered.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ struct Body {
 /// Whether it is healthy.
 #[must_use]
 pub fn is_healthy(snapshot: &Snapshot, now: Now) -> bool {
-    let waited = |since: SystemTime| now.time.duration_since(since).unwrap_or_default() >= PATIENCE;
+    let waited = |since: SystemTime| now.time.duration_since(since).unwrap_or_default() >= MAX_PENDING;
     let stuck = match (snapshot.last_queued, snapshot.last_sync) {
         (Some(queued), Some(synced)) => queued > synced && waited(queued),
         // Before the first time it waits for the source, which may take long.
@@ -53,13 +53,13 @@ pub fn is_healthy(snapshot: &Snapshot, now: Now) -> bool {
     };
     let nothing_works = snapshot.services > 0
         && snapshot.failing >= snapshot.services
-        && snapshot.pending_since.is_some_and(|since| now.instant.duration_since(since) >= PATIENCE);
+        && snapshot.pending_since.is_some_and(|since| now.instant.duration_since(since) >= MAX_PENDING);
     !stuck && !nothing_works
 }
 
 /// The answer of `/healthz`, or of `/livez`, which does not look at the node.
 #[must_use]
-pub fn answer(snapshot: &Snapshot, now: Now, livez: bool) -> Answer {
+pub fn answer(snapshot: &Snapshot, now: Now, livez: bool) -> HttpResponse {
     let healthy = is_healthy(snapshot, now);
     let eligible = (!livez).then_some(!snapshot.leaving);
     let last = if healthy { Some(now.time) } else { snapshot.last_sync };
@@ -69,7 +69,7 @@ pub fn answer(snapshot: &Snapshot, now: Now, livez: bool) -> Answer {
         node_eligible: eligible,
     };
     let status = if healthy && eligible != Some(false) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Answer::json(status, serde_json::to_string(&body).unwrap_or_default())
+    HttpResponse::json(status, serde_json::to_string(&body).unwrap_or_default())
 }
 
 /// The time in UTC as RFC 3339 writes it.
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn one_failing_service_is_not_the_nodes_end() {
-        let instant = Instant::now() + 2 * PATIENCE;
+        let instant = Instant::now() + 2 * MAX_PENDING;
         let now = Now { instant, time: at(1000) };
         let mut s = Snapshot { services: 2, failing: 1, pending_since: Some(Instant::now()), ..Snapshot::default() };
         assert_eq!(code(&s, now, false), 200);

@@ -15,17 +15,17 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::health::{self, Now};
-use super::{Answer, BindError, Handler, listen, reserve, serve};
+use super::{BindError, Handler, HttpResponse, listen, reserve, serve};
 use crate::observe::events::{Notice, Notices};
 use crate::proxy::controller::{HealthCheck, Snapshot};
-use crate::proxy::source::{ObjectKey, SourceKind};
+use crate::proxy::source::{ObjectKey, ObjectKind};
 
 /// How soon an address that can't be had is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What the port of a Service answers at an address of the family, by kube-proxy's rules.
 #[must_use]
-pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> Answer {
+pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> HttpResponse {
     let local = check.local_endpoints[usize::from(v6)];
     let body = json!({
         "service": { "namespace": &*check.namespace, "name": &*check.name },
@@ -33,7 +33,7 @@ pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> Answer {
         "serviceProxyHealthy": proxy_healthy,
     });
     let good = local > 0 && proxy_healthy;
-    Answer::json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
+    HttpResponse::json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
 }
 
 /// Follows the snapshots until the controller ends.
@@ -44,7 +44,7 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: Notices
         for (port, error) in listeners.follow(&snapshot) {
             let check = &snapshot.health_checks[&port];
             warn!(service = %format_args!("{}/{}", check.namespace, check.name), "{error}");
-            notices.leave(failed_to_listen(check, port, &node, &error));
+            notices.publish(failed_to_listen(check, port, &node, &error));
         }
         let again = !listeners.failed.is_empty();
         let changed = tokio::select! {
@@ -107,7 +107,7 @@ impl Listeners {
 /// As kube-proxy says it.
 fn failed_to_listen(check: &HealthCheck, port: u16, node: &str, error: &str) -> Notice {
     Notice {
-        kind: SourceKind::Service,
+        kind: ObjectKind::Service,
         key: ObjectKey { namespace: check.namespace.clone(), name: check.name.clone() },
         reason: "FailedToStartServiceHealthcheck",
         note: format!("node {node} failed to start healthcheck on port {port}: {error}"),
@@ -122,7 +122,7 @@ fn start(at: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Jo
         let snapshot = Arc::clone(&snapshots.borrow());
         match snapshot.health_checks.get(&at.port()) {
             Some(check) => answer(check, at.is_ipv6(), health::is_healthy(&snapshot, Now::get())),
-            None => Answer::not_found(),
+            None => HttpResponse::not_found(),
         }
     });
     Ok(tokio::spawn(serve(listener, handler)))

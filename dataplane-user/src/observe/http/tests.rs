@@ -24,8 +24,8 @@ async fn answers_and_refuses() {
     assert!(TcpStream::connect(address).is_err(), "not yet");
     let listener = listen("metrics-bind-address", reserved).unwrap();
     let handler: Handler = Arc::new(|path| match path {
-        "/proxyMode" => Answer::text("ropeway".into()),
-        _ => Answer::not_found(),
+        "/proxyMode" => HttpResponse::text("ropeway".into()),
+        _ => HttpResponse::not_found(),
     });
     let server = tokio::spawn(serve(listener, handler));
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -51,7 +51,7 @@ async fn a_kube_proxy_that_has_the_address_is_named() {
     let reserved = reserve("metrics-bind-address", ([127, 0, 0, 1], 0).into()).unwrap();
     let address = reserved.0.local_addr().unwrap();
     let listener = listen("metrics-bind-address", reserved).unwrap();
-    let server = tokio::spawn(serve(listener, Arc::new(|_: &str| Answer::text("iptables".into()))));
+    let server = tokio::spawn(serve(listener, Arc::new(|_: &str| HttpResponse::text("iptables".into()))));
     let taken = reserve("metrics-bind-address", address).unwrap_err().explain(address).await.to_string();
     assert!(taken.contains("; kube-proxy (iptables) serves this node: delete its DaemonSet"), "{taken}");
     server.abort();

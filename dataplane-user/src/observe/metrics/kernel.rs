@@ -17,7 +17,7 @@ use tracing::warn;
 
 /// The maps behind the pins.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(super) struct KernelCollector {
     pub(super) pins: Pins,
 }
 
@@ -27,7 +27,7 @@ type Counted = (&'static str, &'static str, &'static str, &'static str);
 const DROPS: Counted = ("drops", "ropeway_drops", "Packets dropped, by reason", "reason");
 const EVENTS: Counted = ("counters", "ropeway_events", "What the programs did", "event");
 
-impl Collector for Kernel {
+impl Collector for KernelCollector {
     fn encode(&self, mut e: DescriptorEncoder<'_>) -> fmt::Result {
         self.per_cpu(&mut e, DROPS, DropReason::ALL.iter().map(|r| r.label()))?;
         self.per_cpu(&mut e, EVENTS, Counter::ALL.iter().map(|c| c.label()))?;
@@ -43,7 +43,7 @@ impl Collector for Kernel {
     }
 }
 
-impl Kernel {
+impl KernelCollector {
     fn per_cpu(
         &self,
         e: &mut DescriptorEncoder<'_>,

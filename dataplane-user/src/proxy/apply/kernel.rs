@@ -4,14 +4,14 @@ use bytemuck::Pod;
 use dataplane_host::map::{MapError, SharedArray, Table};
 use dataplane_host::pins::Pins;
 
-use super::{ArrayTable, HashTable, Tables};
+use super::{ArrayTable, HashTable, ServiceMaps};
 
 /// Opens the pinned maps.
 ///
 /// # Errors
 /// A pin is missing, or a map has other sizes than ours.
-pub fn open(pins: &Pins) -> Result<Tables, MapError> {
-    Ok(Tables {
+pub fn open(pins: &Pins) -> Result<ServiceMaps, MapError> {
+    Ok(ServiceMaps {
         services: Box::new(Table::open(pins, "services")?),
         frontends4: Box::new(Table::open(pins, "frontends4")?),
         frontends6: Box::new(Table::open(pins, "frontends6")?),

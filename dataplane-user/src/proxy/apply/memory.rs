@@ -1,4 +1,4 @@
-//! Tables in memory, for tests of whoever uses them: with limits, with faults on demand, and with a look at every state in between.
+//! Maps in memory, for tests of whoever uses them: with limits, with faults on demand, and with a look at every state in between.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::MapError;
 
-use super::{ArrayTable, HashTable, Tables};
+use super::{ArrayTable, HashTable, ServiceMaps};
 
 /// Called after each single write.
 pub type Observer = Arc<dyn Fn() + Send + Sync>;
@@ -133,7 +133,7 @@ impl<V: Pod> ArrayTable<V> for MemoryMap {
 /// All service maps, shared with whoever holds a clone.
 #[derive(Clone)]
 #[allow(missing_docs, reason = "named like the maps")]
-pub struct Memory {
+pub struct MemoryMaps {
     pub services: MemoryMap,
     pub frontends4: MemoryMap,
     pub frontends6: MemoryMap,
@@ -147,7 +147,7 @@ pub struct Memory {
     observer: Arc<Mutex<Option<Observer>>>,
 }
 
-impl Memory {
+impl MemoryMaps {
     /// Empty tables: hash maps of `entries`, arrays of `elements`.
     #[must_use]
     pub fn new(entries: u32, elements: u32) -> Self {
@@ -197,8 +197,8 @@ impl Memory {
 
     /// For the one who writes.
     #[must_use]
-    pub fn tables(&self) -> Tables {
-        Tables {
+    pub fn tables(&self) -> ServiceMaps {
+        ServiceMaps {
             services: typed::<u32, ServiceName>(&self.services),
             frontends4: typed::<FrontendKey<V4>, Frontend>(&self.frontends4),
             frontends6: typed::<FrontendKey<V6>, Frontend>(&self.frontends6),

@@ -3,14 +3,14 @@
 use dataplane_common::types::service::Backend;
 use dataplane_host::map::MapError;
 
-use super::Tables;
-use crate::proxy::reconcile::Limits;
-use crate::proxy::reconcile::restore::Found;
+use super::ServiceMaps;
+use crate::proxy::reconcile::Capacities;
+use crate::proxy::reconcile::restore::TableContents;
 
 /// The sizes of the maps.
 #[must_use]
-pub fn limits(tables: &Tables) -> Limits {
-    Limits {
+pub fn capacities(tables: &ServiceMaps) -> Capacities {
+    Capacities {
         services: tables.services.capacity(),
         frontends4: tables.frontends4.capacity(),
         frontends6: tables.frontends6.capacity(),
@@ -25,8 +25,8 @@ pub fn limits(tables: &Tables) -> Limits {
 ///
 /// # Errors
 /// The kernel refused.
-pub fn read(tables: &Tables) -> Result<Found, MapError> {
-    let mut found = Found { names: tables.services.entries()?, ..Found::default() };
+pub fn read(tables: &ServiceMaps) -> Result<TableContents, MapError> {
+    let mut found = TableContents { names: tables.services.entries()?, ..TableContents::default() };
     found.add_frontends(tables.frontends4.entries()?);
     found.add_frontends(tables.frontends6.entries()?);
     found.odd_sources4 = found.add_sources(tables.sources4.entries()?);

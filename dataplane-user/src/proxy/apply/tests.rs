@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use dataplane_common::types::service::{Frontend, FrontendKey, SlotTable};
 
-use super::memory::Memory;
+use super::memory::MemoryMaps;
 use super::*;
 use crate::proxy::reconcile::plan::NODE;
 
@@ -31,7 +31,7 @@ fn plan() -> Plan {
     for tag in [1, 2] {
         let n = tag as u8;
         plan.backends.push(tag, tag, backend(1));
-        plan.slots.stretches.push((tag * 10, 1, tag));
+        plan.slots.ranges.push((tag * 10, 1, tag));
         plan.slots.ids.push(tag);
         plan.names.push(tag, tag, ServiceName { name: [0; dataplane_common::types::service::NAME_LEN] });
         plan.sources4.push(tag, range(n), 1);
@@ -46,7 +46,7 @@ fn plan() -> Plan {
 
 #[test]
 fn frontends_come_after_all_that_they_lead_to() {
-    let memory = Memory::new(10, 100);
+    let memory = MemoryMaps::new(10, 100);
     let order = Arc::new(Mutex::new(Vec::new()));
     let (watched, seen) = (memory.clone(), order.clone());
     memory.observe(Some(Arc::new(move || {
@@ -72,7 +72,7 @@ fn frontends_come_after_all_that_they_lead_to() {
 #[test]
 fn a_failure_stops_its_service_and_no_other() {
     for map in ["services", "source_ranges4", "addresses4", "frontends4"] {
-        let memory = Memory::new(10, 100);
+        let memory = MemoryMaps::new(10, 100);
         memory.fail_next(map);
         let failures = execute(&plan(), &memory.tables(), &mut Operations::default());
         assert_eq!(failures.keys().collect::<Vec<_>>(), [&1], "{map}");
@@ -84,7 +84,7 @@ fn a_failure_stops_its_service_and_no_other() {
 
 #[test]
 fn a_full_map_is_said_to_be_full() {
-    let memory = Memory::new(1, 100);
+    let memory = MemoryMaps::new(1, 100);
     let failures = execute(&plan(), &memory.tables(), &mut Operations::default());
     assert_eq!(failures[&2].to_string(), "map services is full");
     assert!(!failures.contains_key(&NODE));

@@ -1,4 +1,7 @@
-//! What concerns no single Service: Nodes, Pods, ranges of cluster IPs, this node, and which kinds are complete.
+//! The inputs that concern every Service: Nodes, Pods, ServiceCIDRs, this node's addresses.
+//!
+//! Fed by `Core::handle`, which also asks it whether all kinds of objects have been listed once: nothing is written
+//! before that. It derives the `Context` of the pure stages and knows nothing of Services and maps.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +9,17 @@ use hashbrown::{HashMap, HashSet};
 use ipnetwork::IpNetwork;
 
 use crate::proxy::desired::{ClusterContext, Context, NodeContext};
-use crate::proxy::source::{NodeObject, ObjectKey, PodObject, SourceKind};
+use crate::proxy::source::{NodeObject, ObjectKey, ObjectKind, PodObject};
 
 /// All Nodes by name.
 pub type Nodes = BTreeMap<Box<str>, NodeObject>;
 
 /// Kinds that must be complete before anything is written.
-const NEEDED: [SourceKind; 3] = [SourceKind::Service, SourceKind::Slice, SourceKind::Node];
+const NEEDED: [ObjectKind; 3] = [ObjectKind::Service, ObjectKind::Slice, ObjectKind::Node];
 
+/// The latest objects that concern every Service, and which kinds are complete.
 #[derive(Debug, Default)]
-pub(super) struct Intake {
+pub(super) struct ClusterState {
     pub(super) nodes: Nodes,
     /// The Nodes are others than those last told.
     pub(super) nodes_changed: bool,
@@ -26,10 +30,10 @@ pub(super) struct Intake {
     listed_pods: Option<HashSet<ObjectKey>>,
     service_cidrs: BTreeMap<Box<str>, Box<[IpNetwork]>>,
     listed_service_cidrs: Option<HashSet<Box<str>>>,
-    complete: HashSet<SourceKind>,
+    complete: HashSet<ObjectKind>,
 }
 
-impl Intake {
+impl ClusterState {
     pub(super) fn set_node_context(&mut self, node: NodeContext) {
         self.context_changed |= self.node.as_ref() != Some(&node);
         self.node = Some(node);
@@ -72,19 +76,19 @@ impl Intake {
         }
     }
 
-    pub(super) fn relist(&mut self, kind: SourceKind) {
+    pub(super) fn relist(&mut self, kind: ObjectKind) {
         match kind {
-            SourceKind::Node => self.listed_nodes = Some(HashSet::new()),
-            SourceKind::Pod => self.listed_pods = Some(HashSet::new()),
-            SourceKind::ServiceCidr => self.listed_service_cidrs = Some(HashSet::new()),
-            SourceKind::Service | SourceKind::Slice => {}
+            ObjectKind::Node => self.listed_nodes = Some(HashSet::new()),
+            ObjectKind::Pod => self.listed_pods = Some(HashSet::new()),
+            ObjectKind::ServiceCidr => self.listed_service_cidrs = Some(HashSet::new()),
+            ObjectKind::Service | ObjectKind::Slice => {}
         }
     }
 
-    pub(super) fn in_sync(&mut self, kind: SourceKind) {
+    pub(super) fn in_sync(&mut self, kind: ObjectKind) {
         self.complete.insert(kind);
         match kind {
-            SourceKind::Node => {
+            ObjectKind::Node => {
                 if let Some(listed) = self.listed_nodes.take() {
                     let before = self.nodes.len();
                     self.nodes.retain(|name, _| listed.contains(name));
@@ -92,19 +96,19 @@ impl Intake {
                     self.context_changed |= before != self.nodes.len();
                 }
             }
-            SourceKind::Pod => {
+            ObjectKind::Pod => {
                 if let Some(listed) = self.listed_pods.take() {
                     self.pods.retain(|key, _| listed.contains(key));
                 }
             }
-            SourceKind::ServiceCidr => {
+            ObjectKind::ServiceCidr => {
                 if let Some(listed) = self.listed_service_cidrs.take() {
                     let before = self.service_cidrs.len();
                     self.service_cidrs.retain(|name, _| listed.contains(name));
                     self.context_changed |= before != self.service_cidrs.len();
                 }
             }
-            SourceKind::Service | SourceKind::Slice => {}
+            ObjectKind::Service | ObjectKind::Slice => {}
         }
     }
 
@@ -120,7 +124,7 @@ impl Intake {
 
     /// Whether the Node objects have been complete once.
     pub(super) fn has_nodes(&self) -> bool {
-        self.complete.contains(&SourceKind::Node)
+        self.complete.contains(&ObjectKind::Node)
     }
 
     pub(super) fn pods(&self) -> usize {

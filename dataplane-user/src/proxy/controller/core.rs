@@ -11,39 +11,39 @@ use hashbrown::HashMap;
 use ipnetwork::IpNetwork;
 use tracing::{error, info};
 
-use super::cluster_state::{Intake, Nodes};
+use super::cluster_state::{ClusterState, Nodes};
 use super::locality::NoLocal;
-use super::ownership::Claims;
+use super::ownership::FrontendOwnership;
 use super::pending::{OBJECT, Pending, SLICES};
-use super::rejections::Faults;
+use super::rejections::Rejections;
 use super::report::Report;
-use super::store::{Entry, Store};
-use crate::proxy::apply::{self, Operations, Tables};
+use super::store::{ObjectStore, ServiceEntry};
+use crate::proxy::apply::{self, Operations, ServiceMaps};
 use crate::proxy::desired::context::octets16;
 use crate::proxy::desired::{Context, NodeContext};
 use crate::proxy::reconcile::restore::{Garbage, Restored, restore};
-use crate::proxy::reconcile::{Ledger, Plan, PublishedPort};
+use crate::proxy::reconcile::{Allocator, Plan, PublishedPort};
 use crate::proxy::source::object::DualAddr;
-use crate::proxy::source::{Event, ObjectKey, ServiceObject, SourceKind};
+use crate::proxy::source::{ObjectKey, ObjectKind, ServiceObject, SourceEvent};
 
 /// Passes over changed Services in one reconciliation: a frontend goes to its owner in three or four.
 const MAX_PASSES: u32 = 100;
 
 /// The controller's state.
 pub struct Core {
-    pub(super) tables: Tables,
-    pub(super) store: Store,
-    pub(super) ledger: Ledger,
+    pub(super) tables: ServiceMaps,
+    pub(super) store: ObjectStore,
+    pub(super) allocator: Allocator,
     pub(super) context: Context,
     pub(super) plan: Plan,
     pub(super) operations: Operations,
-    pub(super) faults: Faults,
+    pub(super) rejections: Rejections,
     pub(super) report: Report,
     pub(super) no_local: NoLocal,
     pub(super) pending: Arc<Pending>,
     /// Services whose scheduler counts connections.
     pub(super) counting: usize,
-    pub(super) intake: Intake,
+    pub(super) cluster_state: ClusterState,
     pub(super) jiffies_per_second: u32,
     /// Services that wait for the next round.
     pub(super) dirty: Vec<u32>,
@@ -51,14 +51,14 @@ pub struct Core {
     pub(super) deferred: Vec<u32>,
     /// Services that wait for another try.
     pub(super) retries: BinaryHeap<Reverse<(Duration, u32)>>,
-    /// Services that would have a frontend if its owner gave it up.
-    pub(super) claims: Claims,
-    /// Found in the tables, and not yet claimed by a Service.
-    pub(super) orphans: HashMap<Box<str>, Vec<PublishedPort>>,
-    /// Slot tables of Services whose state in the tables is uncertain.
-    pub(super) limbo: HashMap<u32, Vec<SlotTable>>,
-    /// Services that found a map full, and how many entries they missed there.
-    pub(super) short: HashMap<u32, (&'static str, u32)>,
+    /// Owners of contested frontends, and the Services that wait for them.
+    pub(super) ownership: FrontendOwnership,
+    /// Service ports found in the maps at start, by `namespace/name`, that no Service has adopted yet.
+    pub(super) stale: HashMap<Box<str>, Vec<PublishedPort>>,
+    /// Slot tables that must not be reused yet, by Service: a write failed, so frontends may still use them.
+    pub(super) quarantine: HashMap<u32, Vec<SlotTable>>,
+    /// Services refused because a map was full, with the map and the number of missing entries.
+    pub(super) insufficient: HashMap<u32, (&'static str, u32)>,
     garbage: Garbage,
     synced: bool,
     addresses_changed: bool,
@@ -69,30 +69,30 @@ impl Core {
     ///
     /// # Errors
     /// The tables can't be read.
-    pub fn new(tables: Tables, jiffies_per_second: u32, now: Duration) -> Result<Self, MapError> {
+    pub fn new(tables: ServiceMaps, jiffies_per_second: u32, now: Duration) -> Result<Self, MapError> {
         let found = apply::read(&tables)?;
-        let Restored { ledger, services, garbage } = restore(found, apply::limits(&tables), now);
+        let Restored { allocator, services, garbage } = restore(found, apply::capacities(&tables), now);
         Ok(Self {
             tables,
-            store: Store::default(),
-            ledger,
+            store: ObjectStore::default(),
+            allocator,
             context: Context::default(),
             plan: Plan::default(),
             operations: Operations::default(),
-            faults: Faults::default(),
+            rejections: Rejections::default(),
             report: Report::default(),
             no_local: NoLocal::default(),
             pending: Arc::default(),
             counting: 0,
-            intake: Intake::default(),
+            cluster_state: ClusterState::default(),
             jiffies_per_second,
             dirty: Vec::new(),
             deferred: Vec::new(),
             retries: BinaryHeap::new(),
-            claims: Claims::default(),
-            orphans: services,
-            limbo: HashMap::new(),
-            short: HashMap::new(),
+            ownership: FrontendOwnership::default(),
+            stale: services,
+            quarantine: HashMap::new(),
+            insufficient: HashMap::new(),
             garbage,
             synced: false,
             addresses_changed: false,
@@ -101,13 +101,13 @@ impl Core {
 
     /// What the node is like; the first time is a condition for writing anything.
     pub fn set_node_context(&mut self, node: NodeContext) {
-        self.intake.set_node_context(node);
+        self.cluster_state.set_node_context(node);
     }
 
     /// All Nodes, if they have changed since this was last asked and are complete.
     pub fn changed_nodes(&mut self) -> Option<&Nodes> {
-        let told = self.intake.has_nodes() && std::mem::take(&mut self.intake.nodes_changed);
-        told.then_some(&self.intake.nodes)
+        let told = self.cluster_state.has_nodes() && std::mem::take(&mut self.cluster_state.nodes_changed);
+        told.then_some(&self.cluster_state.nodes)
     }
 
     /// The ranges of cluster IPs, as far as they are known: of `ServiceCIDR`s and of the configuration.
@@ -117,10 +117,10 @@ impl Core {
     }
 
     /// Notes a change; the tables follow with the next round.
-    pub fn handle(&mut self, event: Event) {
+    pub fn handle(&mut self, event: SourceEvent) {
         match event {
-            Event::Service(key, object) => {
-                self.faults.clear_object(SourceKind::Service, &key);
+            SourceEvent::Service(key, object) => {
+                self.rejections.clear_object(ObjectKind::Service, &key);
                 self.report.service_change();
                 let added = object.as_ref().map(|o| o.cluster_ips);
                 if let Some((number, moved)) = self.store.set_service(&key, object) {
@@ -131,8 +131,8 @@ impl Core {
                     self.mark_changed(number, OBJECT);
                 }
             }
-            Event::Slice(key, object) => {
-                self.faults.clear_object(SourceKind::Slice, &key);
+            SourceEvent::Slice(key, object) => {
+                self.rejections.clear_object(ObjectKind::Slice, &key);
                 self.report.endpoint_change();
                 let triggered = object.as_ref().map_or(0, |o| o.triggered);
                 let changed = self.store.set_slice(&key, object);
@@ -141,42 +141,42 @@ impl Core {
                     self.report.triggered(number, triggered);
                 }
             }
-            Event::Node(name, object) => {
-                self.faults.clear_object(SourceKind::Node, &ObjectKey::new("", &name));
-                self.intake.set_node(name, object);
+            SourceEvent::Node(name, object) => {
+                self.rejections.clear_object(ObjectKind::Node, &ObjectKey::new("", &name));
+                self.cluster_state.set_node(name, object);
             }
-            Event::Pod(key, object) => {
-                self.faults.clear_object(SourceKind::Pod, &key);
-                self.intake.set_pod(key, object);
+            SourceEvent::Pod(key, object) => {
+                self.rejections.clear_object(ObjectKind::Pod, &key);
+                self.cluster_state.set_pod(key, object);
             }
-            Event::ServiceCidr(name, ranges) => {
-                self.faults.clear_object(SourceKind::ServiceCidr, &ObjectKey::new("", &name));
-                self.intake.set_service_cidr(name, ranges);
+            SourceEvent::ServiceCidr(name, ranges) => {
+                self.rejections.clear_object(ObjectKind::ServiceCidr, &ObjectKey::new("", &name));
+                self.cluster_state.set_service_cidr(name, ranges);
             }
-            Event::Relist(kind) => {
-                self.faults.clear_kind(kind);
+            SourceEvent::Relist(kind) => {
+                self.rejections.clear_kind(kind);
                 self.store.relist(kind);
-                self.intake.relist(kind);
+                self.cluster_state.relist(kind);
             }
-            Event::InSync(kind) => {
+            SourceEvent::InSync(kind) => {
                 let gone = self.store.sweep(kind);
                 if self.synced && !gone.is_empty() {
                     self.mark_refused();
                 }
-                let change = if kind == SourceKind::Service { OBJECT } else { SLICES };
+                let change = if kind == ObjectKind::Service { OBJECT } else { SLICES };
                 gone.into_iter().for_each(|number| self.mark_changed(number, change));
-                self.intake.in_sync(kind);
+                self.cluster_state.in_sync(kind);
             }
-            Event::Rejected(rejection) => self.faults.add(rejection),
-            Event::Cleared(path) => self.faults.clear_file(&path),
-            Event::Trouble(kind, error) => self.report.error(&format!("{kind}: {error}")),
+            SourceEvent::Rejected(rejection) => self.rejections.add(rejection),
+            SourceEvent::Cleared(path) => self.rejections.clear_file(&path),
+            SourceEvent::Trouble(kind, error) => self.report.error(&format!("{kind}: {error}")),
         }
     }
 
     /// Whether there is anything to do at this time.
     #[must_use]
     pub fn has_work(&self, now: Duration) -> bool {
-        self.intake.is_complete()
+        self.cluster_state.is_complete()
             && (!self.synced
                 || !self.dirty.is_empty()
                 || !self.deferred.is_empty()
@@ -203,13 +203,13 @@ impl Core {
 
     /// Brings the tables to the desired state. Writes nothing before everything that is needed has been complete once.
     pub fn reconcile(&mut self, now: Duration) {
-        if !self.intake.is_complete() {
+        if !self.cluster_state.is_complete() {
             return;
         }
-        if let Some(context) = self.intake.new_context().filter(|c| *c != self.context) {
+        if let Some(context) = self.cluster_state.new_context().filter(|c| *c != self.context) {
             self.context = context;
             self.report.set_nodeport_addresses(&self.context);
-            self.ledger.add_node_addresses(&self.node_addresses());
+            self.allocator.add_node_addresses(&self.node_addresses());
             self.addresses_changed = true;
             self.mark_all();
         }
@@ -226,7 +226,7 @@ impl Core {
             self.first_rounds(now);
         }
         if std::mem::take(&mut self.addresses_changed) {
-            self.ledger.keep_node_addresses(&self.node_addresses());
+            self.allocator.keep_node_addresses(&self.node_addresses());
         }
         self.node_round(now);
     }
@@ -238,9 +238,9 @@ impl Core {
     fn first_rounds(&mut self, now: Duration) {
         self.first_order(now);
         self.rounds(now);
-        self.mark_orphans();
+        self.mark_stale();
         self.rounds(now);
-        std::mem::take(&mut self.garbage).release(&mut self.ledger, now);
+        std::mem::take(&mut self.garbage).release(&mut self.allocator, now);
         self.synced = true;
         let (services, slices) = self.store.counts();
         info!(services, slices, operations = self.operations.total(), "the tables are in sync");
@@ -260,10 +260,10 @@ impl Core {
                 }
                 return;
             }
-            if !self.claims.is_empty() {
+            if !self.ownership.is_empty() {
                 // so that whoever was first asks first
                 let store = &self.store;
-                dirty.sort_by(|a, b| store.get(*a).map(Entry::rank).cmp(&store.get(*b).map(Entry::rank)));
+                dirty.sort_by(|a, b| store.get(*a).map(ServiceEntry::rank).cmp(&store.get(*b).map(ServiceEntry::rank)));
             }
             for chunk in dirty.chunks(super::round::CHUNK) {
                 self.round(chunk, now);
@@ -281,8 +281,8 @@ impl Core {
         }
         let store = &self.store;
         self.dirty.sort_by_key(|n| store.get(*n).map(|e| e.rank().0));
-        if self.orphans.is_empty() {
-            self.ledger.reserve(self.dirty.len());
+        if self.stale.is_empty() {
+            self.allocator.reserve(self.dirty.len());
         }
     }
 
@@ -300,7 +300,7 @@ impl Core {
 
     /// A cluster IP that others have had as an external address: they must give it up.
     fn mark_external_users(&mut self, addr: &[u8; 16]) {
-        if !self.ledger.has_frontends(addr) {
+        if !self.allocator.has_frontends(addr) {
             return;
         }
         let uses = |s: &ServiceObject| {
@@ -314,7 +314,7 @@ impl Core {
 
     /// Services with external addresses that were refused something may have it now.
     fn mark_refused(&mut self) {
-        for number in self.faults.services() {
+        for number in self.rejections.services() {
             if self.store.get(number).is_some_and(|e| e.service.as_ref().is_some_and(|s| s.extra.is_some())) {
                 self.mark(number);
             }

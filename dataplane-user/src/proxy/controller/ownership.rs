@@ -1,35 +1,36 @@
-//! Who waits for frontends that others have, and how a frontend goes from one Service to another.
+//! Decides which Service owns a frontend, and moves frontends from one Service to another.
 //!
-//! Of all Services that claim an address, port and protocol, the one that was created first has it, then the one whose name comes first: so that all
-//! nodes agree, and an agent that starts agrees with one that has been there all the time. Whoever came later waits, and is told.
+//! Of all Services that claim an address, port and protocol, the one created first owns it, then the one whose name
+//! sorts first. All nodes agree on that, and so does an agent that has just started. The others wait, and their
+//! rejection names the owner.
 //!
-//! A frontend is handed over by one write: whoever gets it writes it anew, with its own tables, and only then forgets the books that the other one had
-//! it. So a client never finds it missing. A Service that is about to give up a frontend for which others wait offers it first, and is put off
-//! until the first of them has taken it.
+//! Ownership moves with a single map write. The new owner overwrites the entry with its slot tables first; only then is
+//! the previous owner's state changed, so a client always finds the entry. A Service that is about to give up a
+//! frontend for which others wait proposes it to its successor first, and is deferred until the successor has taken it.
 
 use hashbrown::{HashMap, HashSet};
 
 use super::core::Core;
-use super::store::{Entry, Store};
+use super::store::{ObjectStore, ServiceEntry};
 use crate::proxy::desired::{Desired, FrontendAddr, is_v4};
 use crate::proxy::reconcile::plan::{Plan, Tag};
 use crate::proxy::reconcile::published::frontend_key;
-use crate::proxy::reconcile::{PublishedPort, Standing};
+use crate::proxy::reconcile::{Ownership, PublishedPort};
 
-/// Empty as long as no two Services want the same.
+/// The Services that wait for frontends of others. Empty as long as no two Services claim the same frontend.
 #[derive(Debug, Default)]
-pub(super) struct Claims {
+pub(super) struct FrontendOwnership {
     waiting: HashMap<FrontendAddr, Vec<u32>>,
-    /// What each waits for.
+    /// The frontends that each waiting Service claims.
     of: HashMap<u32, Vec<FrontendAddr>>,
-    /// Whoever has these gives them up as soon as the first who waits has had the chance to take them.
-    offered: HashSet<FrontendAddr>,
+    /// Frontends that their owners give up once the successor has had a round to take them.
+    proposed: HashSet<FrontendAddr>,
 }
 
-impl Claims {
+impl FrontendOwnership {
     /// Whether nobody waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.of.is_empty() && self.offered.is_empty()
+        self.waiting.is_empty() && self.of.is_empty() && self.proposed.is_empty()
     }
 
     /// The Service claims a frontend that another one has.
@@ -65,75 +66,76 @@ impl Claims {
     }
 
     /// The first of those who wait for a frontend.
-    fn first(&self, key: &FrontendAddr, store: &Store) -> Option<u32> {
+    fn first(&self, key: &FrontendAddr, store: &ObjectStore) -> Option<u32> {
         let others = self.waiting.get(key)?.iter().filter_map(|n| Some((*n, store.get(*n)?)));
         others.filter(|(_, e)| e.service.is_some()).min_by(|(_, a), (_, b)| a.rank().cmp(&b.rank())).map(|(n, _)| n)
     }
 
-    /// Whose the frontend is that `owner` has and `own` wants.
-    pub(super) fn standing(&self, key: &FrontendAddr, own: &Entry, owner: u32, store: &Store) -> Standing {
+    /// Decides between `owner`, which has the frontend, and `own`, which claims it.
+    pub(super) fn decide(&self, key: &FrontendAddr, own: &ServiceEntry, owner: u32, store: &ObjectStore) -> Ownership {
         match store.get(owner) {
-            Some(other) if own.rank() < other.rank() || self.offered.contains(key) => {
-                // who takes part in the round has nothing in the books until it ends
-                if other.published.iter().any(|p| p.find(key).is_some()) { Standing::Ours } else { Standing::Later }
+            Some(other) if own.rank() < other.rank() || self.proposed.contains(key) => {
+                // `published` of a Service that takes part in this round is empty until the round ends
+                if other.published.iter().any(|p| p.find(key).is_some()) { Ownership::Ours } else { Ownership::Later }
             }
-            _ => Standing::Theirs,
+            _ => Ownership::Theirs,
         }
     }
 }
 
 impl Core {
-    /// Offers what the Service is about to give up to those who wait for it. Says whether there was something: then the Service keeps all that it
-    /// has until they have taken it.
-    pub(super) fn offer(&mut self, number: u32, before: &[PublishedPort], desired: &Desired) -> bool {
-        if self.claims.is_empty() {
+    /// Proposes the frontends that the Service is about to give up to their successors. Returns true if there were any;
+    /// the Service then keeps everything until they have taken them.
+    pub(super) fn propose(&mut self, number: u32, before: &[PublishedPort], desired: &Desired) -> bool {
+        if self.ownership.is_empty() {
             return false;
         }
-        let mut offered = false;
+        let mut proposed = false;
         for key in before.iter().flat_map(|p| &p.frontends).map(|f| f.key) {
-            let was_offered = self.claims.offered.remove(&key);
+            let was_proposed = self.ownership.proposed.remove(&key);
             let is_wanted = || desired.ports.iter().any(|p| p.frontends.iter().any(|f| f.key == key));
-            let Some(heir) = self.claims.first(&key, &self.store).filter(|h| *h != number && !is_wanted()) else {
+            let Some(successor) = self.ownership.first(&key, &self.store).filter(|h| *h != number && !is_wanted())
+            else {
                 continue;
             };
-            if !was_offered {
-                self.claims.offered.insert(key);
-                self.mark(heir);
-                offered = true;
+            if !was_proposed {
+                self.ownership.proposed.insert(key);
+                self.mark(successor);
+                proposed = true;
             }
         }
-        offered
+        proposed
     }
 
     /// Asks those again who wait for what the Service has, and come before it now: it was made anew.
     pub(super) fn mark_earlier(&mut self, number: u32, after: &[PublishedPort]) {
-        if self.claims.is_empty() {
+        if self.ownership.is_empty() {
             return;
         }
         for key in after.iter().flat_map(|p| &p.frontends).map(|f| f.key) {
-            let Some(heir) = self.claims.first(&key, &self.store).filter(|h| *h != number) else { continue };
-            let rank = |n: u32| self.store.get(n).map(Entry::rank);
-            if rank(heir) < rank(number) {
-                self.mark(heir);
+            let Some(successor) = self.ownership.first(&key, &self.store).filter(|h| *h != number) else { continue };
+            let rank = |n: u32| self.store.get(n).map(ServiceEntry::rank);
+            if rank(successor) < rank(number) {
+                self.mark(successor);
             }
         }
     }
 
     /// The frontend leads to another Service now: `from` has it no more, and waits. All who wait are told anew who has it.
-    pub(super) fn hand_over(&mut self, key: &FrontendAddr, from: u32) {
+    pub(super) fn transfer(&mut self, key: &FrontendAddr, from: u32) {
         let Some(entry) = self.store.get_mut(from) else { return };
         for port in &mut entry.published {
             let Some(frontend) = port.find(key).copied() else { continue };
             port.frontends = port.frontends.iter().filter(|f| f.key != *key).copied().collect();
-            self.ledger.leave_addr(&frontend, from);
+            self.allocator.leave_addr(&frontend, from);
         }
-        self.claims.offered.remove(key);
+        self.ownership.proposed.remove(key);
         self.mark(from);
         self.tell_waiting(key);
     }
 
     fn tell_waiting(&mut self, key: &FrontendAddr) {
-        self.claims.wake(key).into_iter().for_each(|n| self.mark(n));
+        self.ownership.wake(key).into_iter().for_each(|n| self.mark(n));
     }
 
     /// Plans, on the account of the Service that could not take a frontend over, that it leads to its owner. All who wait are told anew who has it.
@@ -141,7 +143,7 @@ impl Core {
         self.tell_waiting(key);
         let Some(entry) = self.store.get(owner) else { return };
         let Some((port, frontend)) = entry.published.iter().find_map(|p| Some((p, p.find(key)?))) else { return };
-        self.ledger.enter_frontend(*key, port.id);
+        self.allocator.enter_frontend(*key, port.id);
         let value = port.value(frontend);
         if is_v4(&key.addr) {
             plan.frontends4.push(tag, frontend_key(key), value);
@@ -151,7 +153,7 @@ impl Core {
     }
 
     /// Nobody knows where the frontend leads: its owner writes it again.
-    pub(super) fn doubt_frontend(&mut self, key: &FrontendAddr, owner: u32) {
+    pub(super) fn mark_frontend_uncertain(&mut self, key: &FrontendAddr, owner: u32) {
         let Some(entry) = self.store.get_mut(owner) else { return };
         entry.published.iter_mut().filter(|p| p.find(key).is_some()).for_each(|p| p.uncertain = true);
         self.mark(owner);

@@ -1,4 +1,7 @@
-//! What is wrong at present, by where it comes from.
+//! The rejections at present, by the object, file or Service that they come from.
+//!
+//! Filled by `Core` from the sources' rejections and from each round; read by the snapshot, which the log, the metrics
+//! and the Events show. It never changes what is served.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,19 +11,19 @@ use hashbrown::HashMap;
 use tracing::warn;
 
 use super::snapshot::MAX_REJECTIONS;
-use crate::proxy::source::{ObjectKey, Origin, Rejection, SourceKind};
+use crate::proxy::source::{ObjectKey, ObjectKind, Rejection, RejectionOrigin};
 
 /// All present rejections. Empty in a healthy cluster, so that it costs nothing there.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub(super) struct Rejections {
     /// Found while reading.
-    read: BTreeMap<Origin, Vec<Rejection>>,
+    read: BTreeMap<RejectionOrigin, Vec<Rejection>>,
     /// Found while deriving, assigning or writing, by the Service's number.
     service: HashMap<u32, Vec<Rejection>>,
     shown: Option<Arc<[Rejection]>>,
 }
 
-impl Faults {
+impl Rejections {
     pub(super) fn add(&mut self, rejection: Rejection) {
         warn!(%rejection, "not usable");
         self.shown = None;
@@ -31,23 +34,23 @@ impl Faults {
     }
 
     /// The object has come anew, or is gone.
-    pub(super) fn clear_object(&mut self, kind: SourceKind, key: &ObjectKey) {
-        if !self.read.is_empty() && self.read.remove(&Origin::Object { kind, key: key.clone() }).is_some() {
+    pub(super) fn clear_object(&mut self, kind: ObjectKind, key: &ObjectKey) {
+        if !self.read.is_empty() && self.read.remove(&RejectionOrigin::Object { kind, key: key.clone() }).is_some() {
             self.shown = None;
         }
     }
 
     /// All objects of a kind come anew.
-    pub(super) fn clear_kind(&mut self, of: SourceKind) {
+    pub(super) fn clear_kind(&mut self, of: ObjectKind) {
         let before = self.read.len();
-        self.read.retain(|origin, _| !matches!(origin, Origin::Object { kind, .. } if *kind == of));
+        self.read.retain(|origin, _| !matches!(origin, RejectionOrigin::Object { kind, .. } if *kind == of));
         if self.read.len() != before {
             self.shown = None;
         }
     }
 
     pub(super) fn clear_file(&mut self, path: &Path) {
-        if !self.read.is_empty() && self.read.remove(&Origin::File { path: path.into() }).is_some() {
+        if !self.read.is_empty() && self.read.remove(&RejectionOrigin::File { path: path.into() }).is_some() {
             self.shown = None;
         }
     }

@@ -108,13 +108,13 @@ impl Core {
         self.report.round(duration, failing, |number| store.get(number).is_some_and(|e| e.failures > 0));
     }
 
-    fn short(&self) -> BTreeMap<&'static str, u32> {
-        let mut short = BTreeMap::<_, u32>::new();
-        for (map, needed) in self.short.values() {
-            let sum = short.entry(*map).or_default();
+    fn insufficient(&self) -> BTreeMap<&'static str, u32> {
+        let mut insufficient = BTreeMap::<_, u32>::new();
+        for (map, needed) in self.insufficient.values() {
+            let sum = insufficient.entry(*map).or_default();
             *sum = sum.saturating_add(*needed);
         }
-        short
+        insufficient
     }
 
     /// Services that wait for another try.
@@ -134,7 +134,7 @@ impl Core {
         let (services, slices) = self.store.counts();
         let report = &self.report;
         Snapshot {
-            waiting_for: self.intake.missing(),
+            waiting_for: self.cluster_state.missing(),
             synced: self.is_synced(),
             last_sync: report.last_sync,
             last_duration: report.last_duration,
@@ -142,27 +142,27 @@ impl Core {
             last_queued: report.last_queued,
             services,
             slices,
-            pods: self.intake.pods(),
-            service_ports: self.ledger.ports.used(),
-            frontends: self.ledger.frontend_counts(),
-            backends: self.ledger.backends.used(),
-            slots: self.ledger.slots.used(),
+            pods: self.cluster_state.pods(),
+            service_ports: self.allocator.ports.used(),
+            frontends: self.allocator.frontend_counts(),
+            backends: self.allocator.backends.used(),
+            slots: self.allocator.slots.used(),
             operations: self.operations,
             service_changes: report.service_changes,
             endpoint_changes: report.endpoint_changes,
             failing: self.failing(),
             last_error: report.last_error.clone(),
-            rejections: self.faults.shown(),
-            rejected: self.faults.len(),
+            rejections: self.rejections.shown(),
+            rejected: self.rejections.len(),
             health_checks: report.health.clone(),
             nodeport_addresses: report.nodeport_addresses.clone(),
             rounds: report.rounds.clone(),
             programming: report.programming.clone(),
             no_local: self.no_local,
-            short: self.short(),
+            insufficient: self.insufficient(),
             pending: self.pending.clone(),
             counting: self.counting,
-            leaving: self.intake.is_leaving(),
+            leaving: self.cluster_state.is_leaving(),
         }
     }
 }

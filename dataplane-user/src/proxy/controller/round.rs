@@ -16,7 +16,7 @@ use crate::proxy::desired::{self, Desired, FrontendAddr, ready_local};
 use crate::proxy::reconcile::plan::{NODE, Plan, Tag};
 use crate::proxy::reconcile::published::union;
 use crate::proxy::reconcile::{PublishedPort, Refusal, assign};
-use crate::proxy::source::{Cause, ObjectKey, Rejection, SourceKind};
+use crate::proxy::source::{Cause, ObjectKey, ObjectKind, Rejection};
 
 /// Services to a round: enough for batches, few enough for little memory.
 pub(super) const CHUNK: usize = 512;
@@ -39,14 +39,14 @@ impl Core {
         let mut giving: Vec<u32> = Vec::new();
         for number in numbers {
             if giving.contains(number) {
-                // the books are right when the round has ended
+                // its published state is right only when this round has ended
                 self.dirty.push(*number);
             } else if let Some(part) = self.prepare(*number, &mut plan, now) {
                 giving.extend(part.taken_over.iter().map(|(_, from)| *from));
                 parts.push(part);
             }
         }
-        self.ledger.plan_addrs(&mut plan);
+        self.allocator.plan_addrs(&mut plan);
         let failures = if plan.is_empty() { Failures::new() } else { self.execute(&plan) };
         plan.clear();
         self.finish(parts, &failures, &mut plan, now);
@@ -56,7 +56,7 @@ impl Core {
     /// Derives, assigns and plans one Service; none if nothing of it is or will be in the tables.
     fn prepare(&mut self, number: u32, plan: &mut Plan, now: Duration) -> Option<Part> {
         self.adopt(number);
-        self.claims.forget(number);
+        self.ownership.forget(number);
         let entry = self.store.get_mut(number)?;
         entry.dirty = false;
         let before = std::mem::take(&mut entry.published);
@@ -68,45 +68,45 @@ impl Core {
                 desired::service(&entry.key, service, slices, &self.context, |a| self.store.is_cluster_ip(a))
             }
         };
-        if self.offer(number, &before, &desired) {
+        if self.propose(number, &before, &desired) {
             self.restore_part(number, before);
             self.put_off(number);
             return None;
         }
         let entry = self.store.get(number)?;
         let hz = self.jiffies_per_second;
-        let (store, claims) = (&self.store, &self.claims);
-        let assigned = assign(&before, &desired, number, &mut self.ledger, hz, now, |key, owner| {
-            claims.standing(key, entry, owner, store)
+        let (store, ownership) = (&self.store, &self.ownership);
+        let assigned = assign(&before, &desired, number, &mut self.allocator, hz, now, |key, owner| {
+            ownership.decide(key, entry, owner, store)
         });
         let mut rejections = std::mem::take(&mut desired.rejections);
         self.note_health(number);
         let entry = self.store.get(number)?;
         let assigned = match assigned {
             Ok(assigned) => {
-                self.short.remove(&number);
+                self.insufficient.remove(&number);
                 assigned
             }
             Err(refusal) => {
                 let Refusal::Full { map, needed, .. } = refusal;
-                self.short.insert(number, (map, needed));
+                self.insufficient.insert(number, (map, needed));
                 rejections.push(
-                    Rejection::of(SourceKind::Service, &entry.key, "", refusal.to_string()).because(Cause::TableFull),
+                    Rejection::of(ObjectKind::Service, &entry.key, "", refusal.to_string()).because(Cause::TableFull),
                 );
-                self.faults.set_service(number, rejections);
+                self.rejections.set_service(number, rejections);
                 self.restore_part(number, before);
                 self.retry(number, now);
                 return None;
             }
         };
-        self.ledger.plan((&entry.key.namespace, &entry.key.name), &before, &assigned.ports, number, plan);
+        self.allocator.plan((&entry.key.namespace, &entry.key.name), &before, &assigned.ports, number, plan);
         for (key, other) in assigned.conflicts {
             rejections.push(self.conflict(number, key, other));
             if other != Some(number) {
-                self.claims.wait(number, key);
+                self.ownership.wait(number, key);
             }
         }
-        self.faults.set_service(number, rejections);
+        self.rejections.set_service(number, rejections);
         self.mark_earlier(number, &assigned.ports);
         if assigned.later {
             self.mark(number);
@@ -124,13 +124,13 @@ impl Core {
 
     /// Takes over what the tables had of this Service when the agent started.
     pub(super) fn adopt(&mut self, number: u32) {
-        if self.orphans.is_empty() {
+        if self.stale.is_empty() {
             return;
         }
         let Some(entry) = self.store.get(number).filter(|e| e.published.is_empty()) else { return };
         let name = entry.key.to_string();
-        if let Some(ports) = self.orphans.remove(name.as_str()) {
-            ports.iter().for_each(|p| self.ledger.ports.adopt(p.id, number));
+        if let Some(ports) = self.stale.remove(name.as_str()) {
+            ports.iter().for_each(|p| self.allocator.ports.adopt(p.id, number));
             self.restore_part(number, ports.into());
         }
     }
@@ -151,25 +151,25 @@ impl Core {
         let owner = owner.map_or_else(|| "another Service".to_owned(), |e| format!("Service {}", e.key));
         let claimant = self.store.get(number).map_or_else(|| ObjectKey::new("", ""), |e| e.key.clone());
         let reason = format!("{} port {} is taken by {owner}", ip(key.addr), key.port);
-        Rejection::of(SourceKind::Service, &claimant, "spec.ports", reason).because(Cause::AddressConflict)
+        Rejection::of(ObjectKind::Service, &claimant, "spec.ports", reason).because(Cause::AddressConflict)
     }
 
     fn execute(&mut self, plan: &Plan) -> Failures {
         let failures = execute(plan, &self.tables, &mut self.operations);
         if let Some(error) = failures.values().next() {
             self.report.error(&error.to_string());
-            self.doubt_addrs(&plan.addrs4.keys, &plan.addrs4.tags, &failures);
-            self.doubt_addrs(&plan.addrs6.keys, &plan.addrs6.tags, &failures);
-            self.doubt_addrs(&plan.gone_addrs4.keys, &plan.gone_addrs4.tags, &failures);
-            self.doubt_addrs(&plan.gone_addrs6.keys, &plan.gone_addrs6.tags, &failures);
+            self.mark_addrs_uncertain(&plan.addrs4.keys, &plan.addrs4.tags, &failures);
+            self.mark_addrs_uncertain(&plan.addrs6.keys, &plan.addrs6.tags, &failures);
+            self.mark_addrs_uncertain(&plan.gone_addrs4.keys, &plan.gone_addrs4.tags, &failures);
+            self.mark_addrs_uncertain(&plan.gone_addrs6.keys, &plan.gone_addrs6.tags, &failures);
         }
         failures
     }
 
     /// Addresses that may not have been entered or removed are looked at again.
-    fn doubt_addrs<A: Address>(&mut self, addrs: &[A], tags: &[Tag], failures: &Failures) {
+    fn mark_addrs_uncertain<A: Address>(&mut self, addrs: &[A], tags: &[Tag], failures: &Failures) {
         for (addr, tag) in addrs.iter().zip(tags).filter(|(_, tag)| failures.contains_key(*tag)) {
-            self.ledger.addr_failed(addr.to_octets16(), *tag);
+            self.allocator.addr_failed(addr.to_octets16(), *tag);
         }
     }
 
@@ -180,31 +180,31 @@ impl Core {
             if let Some(entry) = self.store.get_mut(part.number) {
                 entry.failures = 0;
             }
-            if !self.limbo.is_empty() {
-                let tables = self.limbo.remove(&part.number);
-                tables.into_iter().flatten().for_each(|t| self.ledger.slots.release(t, now));
+            if !self.quarantine.is_empty() {
+                let tables = self.quarantine.remove(&part.number);
+                tables.into_iter().flatten().for_each(|t| self.allocator.slots.release(t, now));
             }
             self.note_applied(part.number);
             self.settle(part.number, &part.before, part.after, now);
-            part.taken_over.iter().for_each(|(key, from)| self.hand_over(key, *from));
+            part.taken_over.iter().for_each(|(key, from)| self.transfer(key, *from));
         }
         for part in &mut failed {
             part.after.iter_mut().for_each(|p| p.uncertain = true);
             part.taken_over.iter().for_each(|(key, from)| self.plan_return(key, *from, part.number, plan));
             let Some(entry) = self.store.get(part.number) else { continue };
-            self.ledger.plan((&entry.key.namespace, &entry.key.name), &part.after, &part.before, part.number, plan);
+            self.allocator.plan((&entry.key.namespace, &entry.key.name), &part.after, &part.before, part.number, plan);
         }
         if failed.is_empty() {
             return;
         }
-        self.ledger.plan_addrs(plan);
+        self.allocator.plan_addrs(plan);
         let again = self.execute(plan);
         plan.clear();
         for mut part in failed {
             if let (Some(entry), Some(error)) = (self.store.get(part.number), failures.get(&part.number)) {
                 let cause = if matches!(error, MapError::Full { .. }) { Cause::TableFull } else { Cause::WriteFailed };
-                let rejection = Rejection::of(SourceKind::Service, &entry.key, "", error.to_string()).because(cause);
-                self.faults.set_service(part.number, vec![rejection]);
+                let rejection = Rejection::of(ObjectKind::Service, &entry.key, "", error.to_string()).because(cause);
+                self.rejections.set_service(part.number, vec![rejection]);
             }
             if again.contains_key(&part.number) {
                 self.keep_both(&mut part, plan);
@@ -220,15 +220,15 @@ impl Core {
         for (key, owner) in part.taken_over.drain(..) {
             let without = |p: &PublishedPort| p.frontends.iter().filter(|f| f.key != key).copied().collect();
             part.after.iter_mut().for_each(|p| p.frontends = without(p));
-            self.doubt_frontend(&key, owner);
+            self.mark_frontend_uncertain(&key, owner);
         }
         let (both, tables) = union(&part.before, &part.after);
         if let Some(entry) = self.store.get(part.number) {
-            // Only for the books: whoever comes next finds all of it taken.
-            self.ledger.plan((&entry.key.namespace, &entry.key.name), &part.before, &both, part.number, scratch);
+            // Planned only to allocate all of it, so that no other Service gets a part; nothing is executed.
+            self.allocator.plan((&entry.key.namespace, &entry.key.name), &part.before, &both, part.number, scratch);
             scratch.clear();
         }
-        self.limbo.entry(part.number).or_default().extend(tables);
+        self.quarantine.entry(part.number).or_default().extend(tables);
         self.restore_part(part.number, both);
     }
 
@@ -239,11 +239,11 @@ impl Core {
         self.store.collect(number);
     }
 
-    /// The books say `after` instead of `before`; whoever waits for what is free now asks again.
+    /// Commits `after` to the allocator, and marks the Services that wait for what is free now.
     fn commit(&mut self, before: &[PublishedPort], after: &[PublishedPort], now: Duration) {
         let mut woken = Vec::new();
-        let claims = &mut self.claims;
-        self.ledger.commit(before, after, now, |key| woken.extend(claims.wake(key)));
+        let ownership = &mut self.ownership;
+        self.allocator.commit(before, after, now, |key| woken.extend(ownership.wake(key)));
         woken.into_iter().for_each(|n| self.mark(n));
     }
 
@@ -254,11 +254,11 @@ impl Core {
         self.retries.push(Reverse((now + wait, number)));
     }
 
-    /// What no Service has claimed, when all have been reconciled once, is of Services that were deleted meanwhile: they give it up as any
-    /// other does, whose frontends others may be waiting for.
-    pub(super) fn mark_orphans(&mut self) {
+    /// Marks the Services that were deleted while the agent was down: after the first full sync, entries without a Service
+    /// are theirs. They are removed like any deleted Service, so that waiting Services can take their frontends.
+    pub(super) fn mark_stale(&mut self) {
         let names: Vec<ObjectKey> =
-            self.orphans.keys().filter_map(|name| name.split_once('/')).map(|(n, s)| ObjectKey::new(n, s)).collect();
+            self.stale.keys().filter_map(|name| name.split_once('/')).map(|(n, s)| ObjectKey::new(n, s)).collect();
         for key in names {
             let number = self.store.number(&key);
             self.mark(number);
@@ -267,11 +267,11 @@ impl Core {
 
     /// Enters and removes the node's own addresses.
     pub(super) fn node_round(&mut self, now: Duration) {
-        if !self.ledger.has_addr_changes() {
+        if !self.allocator.has_addr_changes() {
             return;
         }
         let mut plan = std::mem::take(&mut self.plan);
-        self.ledger.plan_addrs(&mut plan);
+        self.allocator.plan_addrs(&mut plan);
         self.execute_for_node(&plan, now);
         plan.clear();
         self.plan = plan;

@@ -65,7 +65,7 @@ pub struct Snapshot {
     /// Services with a policy Local that have endpoints, but none on this node.
     pub no_local: NoLocal,
     /// Maps that were too small, and how many entries more the Services that were refused need there.
-    pub short: BTreeMap<&'static str, u32>,
+    pub insufficient: BTreeMap<&'static str, u32>,
     /// Changes that are not in the tables yet: goes on counting.
     pub pending: Arc<Pending>,
     /// Services whose scheduler counts connections.

@@ -9,11 +9,11 @@ use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use crate::proxy::desired::context::octets16;
 use crate::proxy::reconcile::PublishedPort;
-use crate::proxy::source::{ObjectKey, ServiceObject, SliceObject, SourceKind};
+use crate::proxy::source::{ObjectKey, ObjectKind, ServiceObject, SliceObject};
 
 /// A Service, its slices, or what is left of it in the tables.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ServiceEntry {
     pub(super) key: ObjectKey,
     pub(super) service: Option<ServiceObject>,
     pub(super) slices: Vec<StoredSlice>,
@@ -39,7 +39,7 @@ pub(super) struct StoredSlice {
     epoch: u8,
 }
 
-impl Entry {
+impl ServiceEntry {
     /// Of two claimants to a frontend the smaller wins: the Service that was created first, then by name.
     pub(super) fn rank(&self) -> (u32, &ObjectKey) {
         (self.service.as_ref().map_or(u32::MAX, |s| s.created), &self.key)
@@ -52,8 +52,8 @@ impl Entry {
 
 /// The store.
 #[derive(Debug, Default)]
-pub(super) struct Store {
-    entries: Vec<Option<Entry>>,
+pub(super) struct ObjectStore {
+    entries: Vec<Option<ServiceEntry>>,
     free: Vec<u32>,
     by_key: HashTable<u32>,
     /// A part of the hash of the slice's name, and the Service that has it.
@@ -66,12 +66,12 @@ pub(super) struct Store {
     slices: usize,
 }
 
-impl Store {
-    pub(super) fn get(&self, number: u32) -> Option<&Entry> {
+impl ObjectStore {
+    pub(super) fn get(&self, number: u32) -> Option<&ServiceEntry> {
         self.entries.get(number as usize)?.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut ServiceEntry> {
         self.entries.get_mut(number as usize)?.as_mut()
     }
 
@@ -83,31 +83,31 @@ impl Store {
         self.cluster_ips.contains_key(addr)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &ServiceEntry)> {
         (0..).zip(&self.entries).filter_map(|(number, entry)| Some((number, entry.as_ref()?)))
     }
 
     /// A list begins: what it does not mention will be swept.
-    pub(super) fn relist(&mut self, kind: SourceKind) {
+    pub(super) fn relist(&mut self, kind: ObjectKind) {
         match kind {
-            SourceKind::Service => self.service_epoch = self.service_epoch.wrapping_add(1),
-            SourceKind::Slice => self.slice_epoch = self.slice_epoch.wrapping_add(1),
-            SourceKind::Node | SourceKind::Pod | SourceKind::ServiceCidr => {}
+            ObjectKind::Service => self.service_epoch = self.service_epoch.wrapping_add(1),
+            ObjectKind::Slice => self.slice_epoch = self.slice_epoch.wrapping_add(1),
+            ObjectKind::Node | ObjectKind::Pod | ObjectKind::ServiceCidr => {}
         }
     }
 
     /// The list is complete; returns whom the sweep has changed.
-    pub(super) fn sweep(&mut self, kind: SourceKind) -> Vec<u32> {
+    pub(super) fn sweep(&mut self, kind: ObjectKind) -> Vec<u32> {
         let mut changed = Vec::new();
         for number in 0..self.entries.len() as u32 {
             let (service_epoch, slice_epoch) = (self.service_epoch, self.slice_epoch);
             let Some(entry) = self.get_mut(number) else { continue };
             match kind {
-                SourceKind::Service if entry.service.is_some() && entry.epoch != service_epoch => {
+                ObjectKind::Service if entry.service.is_some() && entry.epoch != service_epoch => {
                     let key = entry.key.clone();
                     changed.extend(self.set_service(&key, None).map(|(number, _)| number));
                 }
-                SourceKind::Slice => {
+                ObjectKind::Slice => {
                     let stale = entry.slices.iter().filter(|s| s.epoch != slice_epoch);
                     let keys: Vec<_> = stale.map(|s| (entry.key.namespace.clone(), s.name.clone())).collect();
                     for (namespace, name) in keys {
@@ -206,7 +206,7 @@ impl Store {
             self.entries.push(None);
             self.entries.len() as u32 - 1
         });
-        self.entries[number as usize] = Some(Entry {
+        self.entries[number as usize] = Some(ServiceEntry {
             key: key.clone(),
             service: None,
             slices: Vec::new(),
@@ -248,7 +248,7 @@ impl Store {
     }
 }
 
-fn has_slice(entry: &Entry, namespace: &str, name: &str) -> bool {
+fn has_slice(entry: &ServiceEntry, namespace: &str, name: &str) -> bool {
     *entry.key.namespace == *namespace && entry.slices.iter().any(|s| *s.name == *name)
 }
 

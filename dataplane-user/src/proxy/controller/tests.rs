@@ -15,11 +15,11 @@ use std::time::Duration;
 use dataplane_common::types::service::proto;
 
 use super::Core;
-use crate::proxy::apply::memory::Memory;
+use crate::proxy::apply::memory::MemoryMaps;
 use crate::proxy::desired::NodeContext;
 use crate::proxy::desired::context::octets16;
 use crate::proxy::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
-use crate::proxy::source::{Event, NodeObject, ObjectKey, ServiceObject, SliceObject, SourceKind};
+use crate::proxy::source::{NodeObject, ObjectKey, ObjectKind, ServiceObject, SliceObject, SourceEvent};
 
 const NOW: Duration = Duration::from_secs(1000);
 
@@ -95,30 +95,30 @@ fn context() -> NodeContext {
 }
 
 /// A core that has everything but Services and slices.
-fn core(memory: &Memory, now: Duration) -> Core {
+fn core(memory: &MemoryMaps, now: Duration) -> Core {
     let mut core = Core::new(memory.tables(), 250, now).unwrap();
     core.set_node_context(context());
-    core.handle(Event::Relist(SourceKind::Node));
-    core.handle(Event::Node("n1".into(), Some(node())));
-    core.handle(Event::InSync(SourceKind::Node));
+    core.handle(SourceEvent::Relist(ObjectKind::Node));
+    core.handle(SourceEvent::Node("n1".into(), Some(node())));
+    core.handle(SourceEvent::InSync(ObjectKind::Node));
     core
 }
 
 fn in_sync(core: &mut Core) {
-    core.handle(Event::InSync(SourceKind::Service));
-    core.handle(Event::InSync(SourceKind::Slice));
+    core.handle(SourceEvent::InSync(ObjectKind::Service));
+    core.handle(SourceEvent::InSync(ObjectKind::Slice));
 }
 
 /// A core with one Service of two endpoints in the tables.
-fn serving(memory: &Memory) -> Core {
+fn serving(memory: &MemoryMaps) -> Core {
     let mut core = core(memory, NOW);
-    core.handle(Event::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
-    core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.0.6"]))));
+    core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.0.6"]))));
     in_sync(&mut core);
     core.reconcile(NOW);
     core
 }
 
-fn memory() -> Memory {
-    Memory::new(1000, 1000)
+fn memory() -> MemoryMaps {
+    MemoryMaps::new(1000, 1000)
 }

@@ -3,7 +3,7 @@
 use dataplane_common::types::service::{backend_state as state, frontend_flags};
 
 use super::context::Context;
-use super::{Backend, Frontend, is_v4, sets};
+use super::{DesiredBackend, DesiredFrontend, is_v4, sets};
 use crate::proxy::source::object::{
     Endpoint, Policy, ServiceObject, ServicePort, SliceObject, Weights, endpoint_flags as flags,
 };
@@ -19,7 +19,7 @@ pub(super) struct Wants {
 
 impl Wants {
     /// For IPv4 and for IPv6.
-    pub(super) fn of(frontends: &[Frontend]) -> [Self; 2] {
+    pub(super) fn of(frontends: &[DesiredFrontend]) -> [Self; 2] {
         let set = |flags: u16, drop| if flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
         let mut both = [Self::default(); 2];
         for f in frontends {
@@ -69,7 +69,7 @@ struct Candidate<'a> {
 
 /// Counts of what decides for the whole set.
 #[derive(Default)]
-struct Census {
+struct EndpointCounts {
     ready: usize,
     ready_local: usize,
     node_hints: usize,
@@ -92,7 +92,7 @@ pub(super) fn backends<'a>(
     slices: impl Iterator<Item = &'a SliceObject>,
     wants: [Wants; 2],
     context: &Context,
-) -> Vec<Backend> {
+) -> Vec<DesiredBackend> {
     let mut found = candidates(port, slices, wants);
     found.sort_by_key(|c| (c.addr, c.port));
     found.dedup_by(|next, kept| {
@@ -103,7 +103,7 @@ pub(super) fn backends<'a>(
         same
     });
     let zone = context.node.zone.as_deref();
-    let family = |v6| Family::new(&found, v6, zone, wants[usize::from(v6)], service);
+    let family = |v6| FamilyRules::new(&found, v6, zone, wants[usize::from(v6)], service);
     let families = [family(false), family(true)];
     found.iter().map(|c| families[usize::from(c.v6)].backend(c, zone, context)).collect()
 }
@@ -133,7 +133,7 @@ fn rank(e: &Endpoint) -> u8 {
     bit(flags::LOCAL, 8) | bit(flags::READY, 4) | bit(flags::SERVING, 2) | bit(flags::TERMINATING, 1)
 }
 
-struct Family<'a> {
+struct FamilyRules<'a> {
     any_ready: bool,
     any_ready_local: bool,
     topology: Topology,
@@ -143,32 +143,32 @@ struct Family<'a> {
     weights: Option<&'a Weights>,
 }
 
-impl<'a> Family<'a> {
+impl<'a> FamilyRules<'a> {
     fn new(found: &[Candidate<'_>], v6: bool, zone: Option<&str>, wants: Wants, service: &'a ServiceObject) -> Self {
         let weights = service.scheduling().map(|s| &s.weights).filter(|w| **w != Weights::default());
-        let mut census = Census::default();
+        let mut counts = EndpointCounts::default();
         // an endpoint that drains takes part in no choice: others of its zone or node must not wait for it
         let takes_new = |e: &&Endpoint| e.flags & flags::READY != 0 && weights.is_none_or(|w| w.of(e) != 0);
         for e in found.iter().filter(|c| c.v6 == v6).map(|c| c.endpoint).filter(takes_new) {
-            census.ready += 1;
-            census.ready_local += usize::from(e.flags & flags::LOCAL != 0);
-            census.node_hints += usize::from(e.flags & flags::NODE_HINTS != 0);
-            census.this_node_hinted += usize::from(e.flags & flags::THIS_NODE_HINTED != 0);
-            census.zone_hints += usize::from(e.zones.is_some());
-            census.this_zone_hinted += usize::from(is_hinted(e, zone));
+            counts.ready += 1;
+            counts.ready_local += usize::from(e.flags & flags::LOCAL != 0);
+            counts.node_hints += usize::from(e.flags & flags::NODE_HINTS != 0);
+            counts.this_node_hinted += usize::from(e.flags & flags::THIS_NODE_HINTED != 0);
+            counts.zone_hints += usize::from(e.zones.is_some());
+            counts.this_zone_hinted += usize::from(is_hinted(e, zone));
         }
-        let topology = if census.node_hints == census.ready && census.this_node_hinted > 0 {
+        let topology = if counts.node_hints == counts.ready && counts.this_node_hinted > 0 {
             Topology::ThisNode
-        } else if census.zone_hints == census.ready && census.this_zone_hinted > 0 {
+        } else if counts.zone_hints == counts.ready && counts.this_zone_hinted > 0 {
             Topology::ThisZone
         } else {
             Topology::All
         };
-        let (any_ready, any_ready_local) = (census.ready > 0, census.ready_local > 0);
+        let (any_ready, any_ready_local) = (counts.ready > 0, counts.ready_local > 0);
         Self { any_ready, any_ready_local, topology, wants, remembered: wants.remembered(service), weights }
     }
 
-    fn backend(&self, c: &Candidate<'_>, zone: Option<&str>, context: &Context) -> Backend {
+    fn backend(&self, c: &Candidate<'_>, zone: Option<&str>, context: &Context) -> DesiredBackend {
         let e = c.endpoint;
         let has = |flag| e.flags & flag != 0;
         let leaving_but_serving = has(flags::SERVING) && has(flags::TERMINATING);
@@ -193,7 +193,7 @@ impl<'a> Family<'a> {
             | bit(has(flags::LOCAL), state::LOCAL)
             | bit(has(flags::REMOTE), state::REMOTE)
             | bit(context.cluster.is_host(&addr), state::HOST);
-        Backend { addr, port: c.port, state, sets, weight }
+        DesiredBackend { addr, port: c.port, state, sets, weight }
     }
 }
 

@@ -6,13 +6,13 @@ use dataplane_common::types::service::frontend_flags as flags;
 
 use super::context::{Context, octets16};
 use super::sources::are_restricted;
-use super::{Frontend, FrontendAddr};
+use super::{DesiredFrontend, FrontendAddr};
 use crate::proxy::source::object::{Policy, ServiceObject, ServicePort};
-use crate::proxy::source::{Cause, ObjectKey, Rejection, SourceKind};
+use crate::proxy::source::{Cause, ObjectKey, ObjectKind, Rejection};
 
 /// An address that a Service may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Claim {
+pub(super) struct AddressClaim {
     /// The address.
     pub(super) addr: IpAddr,
     /// From outside the cluster: an external or load-balancer IP.
@@ -28,12 +28,12 @@ pub(super) fn claims(
     context: &Context,
     is_cluster_ip: impl Fn(&[u8; 16]) -> bool,
     rejections: &mut Vec<Rejection>,
-) -> Vec<Claim> {
-    let mut claims: Vec<Claim> = Vec::with_capacity(2);
+) -> Vec<AddressClaim> {
+    let mut claims: Vec<AddressClaim> = Vec::with_capacity(2);
     for addr in service.cluster_ips.iter().filter(|a| context.serves(*a)) {
         match taken(addr, context) {
             Some(reason) => rejections.push(reject(key, "spec.clusterIPs", addr, reason)),
-            None => claims.push(Claim { addr, external: false, balancer: false }),
+            None => claims.push(AddressClaim { addr, external: false, balancer: false }),
         }
     }
     let Some(extra) = &service.extra else { return claims };
@@ -53,14 +53,14 @@ pub(super) fn claims(
         } else if context.cluster.is_service_range(addr) {
             rejections.push(reject(key, field, addr, "is in the range of cluster IPs"));
         } else {
-            claims.push(Claim { addr, external: true, balancer });
+            claims.push(AddressClaim { addr, external: true, balancer });
         }
     }
     claims
 }
 
 fn reject(key: &ObjectKey, field: &str, addr: IpAddr, reason: &str) -> Rejection {
-    Rejection::of(SourceKind::Service, key, field, format!("{addr} {reason}")).because(Cause::AddressRefused)
+    Rejection::of(ObjectKind::Service, key, field, format!("{addr} {reason}")).because(Cause::AddressRefused)
 }
 
 /// Why no Service may have this address, if so (CVE-2020-8554: else a Service could take over a node's or a pod's traffic).
@@ -83,9 +83,9 @@ fn node_port_addresses(context: &Context) -> impl Iterator<Item = IpAddr> {
 pub(super) fn of_port(
     service: &ServiceObject,
     port: &ServicePort,
-    claims: &[Claim],
+    claims: &[AddressClaim],
     context: &Context,
-) -> Vec<Frontend> {
+) -> Vec<DesiredFrontend> {
     let internal = match service.internal {
         Policy::Cluster => 0,
         Policy::Local => flags::INTERNAL_DROP | flags::EXTERNAL_DROP,
@@ -96,7 +96,7 @@ pub(super) fn of_port(
         Policy::Local => flags::EXTERNAL_DROP | flags::KEEP_CLIENT,
     };
     let hash = if service.scheduling().is_some_and(|s| s.hash_port) { flags::HASH_PORT } else { 0 };
-    let at = |addr, port_number, flags| Frontend {
+    let at = |addr, port_number, flags| DesiredFrontend {
         key: FrontendAddr { addr: octets16(addr), port: port_number, proto: port.proto },
         flags: flags | hash,
     };

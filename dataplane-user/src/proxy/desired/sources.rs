@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dataplane_common::types::service::frontend_flags as flags;
 
 use super::context::{Context, octets16};
-use super::{Frontend, SourceRange, Sources};
+use super::{ClientRange, DesiredFrontend, Sources};
 use crate::proxy::source::object::ServiceObject;
 
 /// The ranges of a Service. Where the node's own address is in one of them, all addresses of the node are: a process may send from any.
@@ -15,11 +15,11 @@ pub(super) fn allowed(service: &ServiceObject, context: &Context) -> Sources {
     if ranges.is_empty() {
         return None;
     }
-    let mut all: Vec<SourceRange> =
-        ranges.iter().map(|r| SourceRange { addr: octets16(r.network()), len: r.prefix() }).collect();
+    let mut all: Vec<ClientRange> =
+        ranges.iter().map(|r| ClientRange { addr: octets16(r.network()), len: r.prefix() }).collect();
     for primary in context.node.primary.iter().filter(|p| ranges.iter().any(|r| r.contains(**p))) {
         let own = context.node.addresses.iter().filter(|a| a.is_ipv6() == primary.is_ipv6());
-        all.extend(own.map(|a| SourceRange { addr: octets16(*a), len: if a.is_ipv6() { 128 } else { 32 } }));
+        all.extend(own.map(|a| ClientRange { addr: octets16(*a), len: if a.is_ipv6() { 128 } else { 32 } }));
     }
     all.sort_unstable();
     all.dedup();
@@ -27,7 +27,7 @@ pub(super) fn allowed(service: &ServiceObject, context: &Context) -> Sources {
 }
 
 /// The same for one port; none if no frontend asks for it.
-pub(super) fn of_port(allowed: &Sources, frontends: &[Frontend]) -> Sources {
+pub(super) fn of_port(allowed: &Sources, frontends: &[DesiredFrontend]) -> Sources {
     allowed.clone().filter(|_| frontends.iter().any(|f| f.flags & flags::SOURCE_RANGES != 0))
 }
 

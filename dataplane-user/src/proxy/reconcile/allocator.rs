@@ -1,4 +1,7 @@
-//! What is taken: ids, slots, frontend keys, addresses.
+//! Allocates what Services share: ids, slots, frontend keys, addresses.
+//!
+//! [`super::assign`] takes from it, the diff plans with it and commits to it, and [`super::restore`] rebuilds it from the
+//! maps after a restart. It holds no Service's state and writes no map.
 
 use std::time::Duration;
 
@@ -9,13 +12,13 @@ use hashbrown::{HashMap, HashSet};
 
 use super::ids::{BackendIds, PortIds};
 use super::plan::{NODE, Plan, Tag};
-use super::published::{Family, family};
-use super::slots::Stretches;
-use crate::proxy::desired::{Frontend, FrontendAddr, SourceRange};
+use super::published::{FamilyAddr, family};
+use super::slots::FreeList;
+use crate::proxy::desired::{ClientRange, DesiredFrontend, FrontendAddr};
 
 /// How much fits into the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
+pub struct Capacities {
     /// Entries of `services`.
     pub services: u32,
     /// Entries of `frontends4`.
@@ -58,50 +61,50 @@ impl AddrUse {
     }
 }
 
-/// What is taken of everything that Services share.
+/// Everything that Services share, with what is in use of it.
 #[derive(Debug)]
-pub struct Ledger {
-    /// Capacities.
-    pub limits: Limits,
+pub struct Allocator {
+    /// Entries that fit into each map.
+    pub capacities: Capacities,
     /// Space for slot tables.
-    pub slots: Stretches,
+    pub slots: FreeList,
     /// Backend ids.
     pub backends: BackendIds,
     /// Service port ids.
     pub ports: PortIds,
     pub(super) frontends: HashMap<FrontendAddr, u32>,
-    pub(super) taken: Taken,
+    pub(super) allocated: Allocated,
     v6_frontends: u32,
-    sources: HashSet<(u32, SourceRange)>,
+    sources: HashSet<(u32, ClientRange)>,
     v6_sources: u32,
     addrs: HashMap<[u8; 16], AddrUse>,
     touched: Vec<([u8; 16], Tag)>,
 }
 
-/// What one assignment has taken so far, to give it back if it can't be finished.
+/// The resources that the current assignment has allocated, to give them back if it fails.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct Allocated {
     pub(super) slots: Vec<SlotTable>,
     pub(super) backends: Vec<u32>,
     pub(super) ports: Vec<u32>,
 }
 
-impl Ledger {
-    /// Of empty tables.
+impl Allocator {
+    /// Creates the allocator of empty maps.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        let backends = BackendIds::new(limits.backends, Vec::new(), |_| false, Duration::ZERO);
-        Self::with(limits, Stretches::new(limits.slots), backends, PortIds::new(std::iter::empty()))
+    pub fn new(capacities: Capacities) -> Self {
+        let backends = BackendIds::new(capacities.backends, Vec::new(), |_| false, Duration::ZERO);
+        Self::with(capacities, FreeList::new(capacities.slots), backends, PortIds::new(std::iter::empty()))
     }
 
-    pub(super) fn with(limits: Limits, slots: Stretches, backends: BackendIds, ports: PortIds) -> Self {
+    pub(super) fn with(capacities: Capacities, slots: FreeList, backends: BackendIds, ports: PortIds) -> Self {
         Self {
-            limits,
+            capacities,
             slots,
             backends,
             ports,
             frontends: HashMap::new(),
-            taken: Taken::default(),
+            allocated: Allocated::default(),
             v6_frontends: 0,
             sources: HashSet::new(),
             v6_sources: 0,
@@ -141,13 +144,13 @@ impl Ledger {
 
     /// The service port has this frontend now.
     pub fn enter_frontend(&mut self, key: FrontendAddr, port: u32) {
-        if self.frontends.insert(key, port).is_none() && matches!(family(&key.addr), Family::V6(_)) {
+        if self.frontends.insert(key, port).is_none() && matches!(family(&key.addr), FamilyAddr::V6(_)) {
             self.v6_frontends += 1;
         }
     }
 
     pub(super) fn forget_frontend(&mut self, key: &FrontendAddr) {
-        if self.frontends.remove(key).is_some() && matches!(family(&key.addr), Family::V6(_)) {
+        if self.frontends.remove(key).is_some() && matches!(family(&key.addr), FamilyAddr::V6(_)) {
             self.v6_frontends -= 1;
         }
     }
@@ -158,18 +161,18 @@ impl Ledger {
         (self.sources.len() as u32 - self.v6_sources, self.v6_sources)
     }
 
-    pub(super) fn enter_source(&mut self, port: u32, range: SourceRange) {
+    pub(super) fn enter_source(&mut self, port: u32, range: ClientRange) {
         let new = self.sources.insert((port, range));
-        self.v6_sources += u32::from(new && matches!(family(&range.addr), Family::V6(_)));
+        self.v6_sources += u32::from(new && matches!(family(&range.addr), FamilyAddr::V6(_)));
     }
 
-    pub(super) fn forget_source(&mut self, port: u32, range: SourceRange) {
+    pub(super) fn forget_source(&mut self, port: u32, range: ClientRange) {
         let known = self.sources.remove(&(port, range));
-        self.v6_sources -= u32::from(known && matches!(family(&range.addr), Family::V6(_)));
+        self.v6_sources -= u32::from(known && matches!(family(&range.addr), FamilyAddr::V6(_)));
     }
 
     /// Loopback has no entry: sockets do not ask for one, and packets to it are not the dataplane's (CVE-2020-8558).
-    pub(super) fn use_addr(&mut self, frontend: &Frontend, tag: Tag) {
+    pub(super) fn use_addr(&mut self, frontend: &DesiredFrontend, tag: Tag) {
         let addr = frontend.key.addr;
         if is_loopback(&addr) {
             return;
@@ -183,7 +186,7 @@ impl Ledger {
     }
 
     /// The frontend is what it was not before: external or not.
-    pub(super) fn change_addr(&mut self, before: &Frontend, after: &Frontend, tag: Tag) {
+    pub(super) fn change_addr(&mut self, before: &DesiredFrontend, after: &DesiredFrontend, tag: Tag) {
         if is_external(before) != is_external(after) {
             self.use_addr(after, tag);
             self.leave_addr(before, tag);
@@ -191,7 +194,7 @@ impl Ledger {
     }
 
     /// A Service has no such frontend any more.
-    pub fn leave_addr(&mut self, frontend: &Frontend, tag: Tag) {
+    pub fn leave_addr(&mut self, frontend: &DesiredFrontend, tag: Tag) {
         let addr = frontend.key.addr;
         if is_loopback(&addr) {
             return;
@@ -260,10 +263,10 @@ impl Ledger {
                 let value = AddressInfo { ifindex: 0, kind: wanted, flags: 0, mac: [0; 6] };
                 for (_, tag) in group {
                     match (family(&addr), wanted) {
-                        (Family::V4(a), 0) => plan.gone_addrs4.push(*tag, a),
-                        (Family::V6(a), 0) => plan.gone_addrs6.push(*tag, a),
-                        (Family::V4(a), _) => plan.addrs4.push(*tag, a, value),
-                        (Family::V6(a), _) => plan.addrs6.push(*tag, a, value),
+                        (FamilyAddr::V4(a), 0) => plan.gone_addrs4.push(*tag, a),
+                        (FamilyAddr::V6(a), 0) => plan.gone_addrs6.push(*tag, a),
+                        (FamilyAddr::V4(a), _) => plan.addrs4.push(*tag, a, value),
+                        (FamilyAddr::V6(a), _) => plan.addrs6.push(*tag, a, value),
                     }
                 }
                 entry.entered = wanted;
@@ -278,13 +281,13 @@ impl Ledger {
     }
 }
 
-const fn is_external(frontend: &Frontend) -> bool {
+const fn is_external(frontend: &DesiredFrontend) -> bool {
     frontend.flags & frontend_flags::EXTERNAL != 0
 }
 
 fn is_loopback(addr: &[u8; 16]) -> bool {
     match family(addr) {
-        Family::V4(a) => a.is_loopback(),
-        Family::V6(a) => a.is_loopback(),
+        FamilyAddr::V4(a) => a.is_loopback(),
+        FamilyAddr::V6(a) => a.is_loopback(),
     }
 }

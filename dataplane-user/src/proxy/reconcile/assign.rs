@@ -7,10 +7,10 @@ use std::time::Duration;
 use dataplane_common::TICK_SHIFT;
 use dataplane_common::types::service::SlotTable;
 
-use super::allocator::Ledger;
+use super::allocator::Allocator;
 use super::plan::Tag;
 use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
-use super::table::{Census, Rule};
+use super::table::{MemberCounts, Rule};
 use crate::proxy::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, is_v4, sets};
 
 /// Why a Service can't be had.
@@ -41,14 +41,14 @@ pub struct Assigned {
     pub later: bool,
 }
 
-/// Whose a frontend is that another Service has.
+/// The owner of a frontend that another Service has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    /// The other one's.
+pub enum Ownership {
+    /// The Service that has it keeps it.
     Theirs,
-    /// The claimant's, at once.
+    /// The claimant takes it in this round.
     Ours,
-    /// The claimant's, but the other one is about to change.
+    /// The claimant takes it in a later round, because the other Service is part of this one.
     Later,
 }
 
@@ -62,8 +62,8 @@ pub(super) fn ticks(seconds: u32, jiffies_per_second: u32) -> u32 {
     u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
 }
 
-/// Finds ids and space. `before` is what the Service has now; `standing` judges its claim to a frontend against the
-/// Service that has it.
+/// Allocates ids and slots for `desired`. `before` is what the Service has now; `ownership` decides between its claim to
+/// a frontend and the Service that has it.
 ///
 /// # Errors
 /// Something is full; then nothing is taken.
@@ -71,13 +71,13 @@ pub fn assign(
     before: &[PublishedPort],
     desired: &Desired,
     tag: Tag,
-    ledger: &mut Ledger,
+    allocator: &mut Allocator,
     jiffies_per_second: u32,
     now: Duration,
-    standing: impl Fn(&FrontendAddr, u32) -> Standing,
+    ownership: impl Fn(&FrontendAddr, u32) -> Ownership,
 ) -> Result<Assigned, Refusal> {
     let found = Assigned::default();
-    let mut work = Work { before, tag, ledger, now, standing, found, added: (0, 0), added_sources: (0, 0) };
+    let mut work = Work { before, tag, allocator, now, ownership, found, added: (0, 0), added_sources: (0, 0) };
     let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
     for port in &desired.ports {
         match work.port(port, &ports, jiffies_per_second) {
@@ -89,11 +89,11 @@ pub fn assign(
         }
     }
     let found = work.found;
-    ledger.taken.clear();
+    allocator.allocated.clear();
     Ok(Assigned { ports: ports.into(), ..found })
 }
 
-impl super::allocator::Taken {
+impl super::allocator::Allocated {
     fn clear(&mut self) {
         self.slots.clear();
         self.backends.clear();
@@ -104,9 +104,9 @@ impl super::allocator::Taken {
 struct Work<'a, F> {
     before: &'a [PublishedPort],
     tag: Tag,
-    ledger: &'a mut Ledger,
+    allocator: &'a mut Allocator,
     now: Duration,
-    standing: F,
+    ownership: F,
     found: Assigned,
     /// New frontends, by family.
     added: (u32, u32),
@@ -114,7 +114,7 @@ struct Work<'a, F> {
     added_sources: (u32, u32),
 }
 
-impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
+impl<F: Fn(&FrontendAddr, u32) -> Ownership> Work<'_, F> {
     fn port(&mut self, port: &DesiredPort, done: &[PublishedPort], hz: u32) -> Result<PublishedPort, Refusal> {
         let before = self.before.iter().find(|p| p.name == port.name);
         let id = match before {
@@ -139,16 +139,16 @@ impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
             scheduler: port.scheduler,
             uncertain: false,
         };
-        let mut census = [Census::default(); 4];
+        let mut counts = [MemberCounts::default(); 4];
         for b in &after.backends {
             let v6 = !is_v4(&b.addr);
             for set in [sets::CLUSTER, sets::LOCAL].into_iter().filter(|set| b.sets & set != 0) {
-                census[table_index(v6, set)].add(b.weight);
+                counts[table_index(v6, set)].add(b.weight);
             }
         }
         let rule = Rule { scheduler: port.scheduler, maglev_size: port.maglev_size };
         for (i, v6, set) in TABLES {
-            let len = census[i].len(rule, after.members(v6, set));
+            let len = counts[i].len(rule, after.members(v6, set));
             let known = before.map(|b| b.tables[i]).filter(|t| !changed[i] && t.len == len);
             after.tables[i] = match known {
                 Some(table) => table,
@@ -159,20 +159,20 @@ impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
     }
 
     fn new_id(&mut self) -> Result<u32, Refusal> {
-        let capacity = self.ledger.limits.services;
-        if self.ledger.ports.used() as u32 >= capacity {
+        let capacity = self.allocator.capacities.services;
+        if self.allocator.ports.used() as u32 >= capacity {
             return Err(Refusal::Full { map: "services", capacity, needed: 1 });
         }
-        let id = self.ledger.ports.take(self.tag);
-        self.ledger.taken.ports.push(id);
+        let id = self.allocator.ports.take(self.tag);
+        self.allocator.allocated.ports.push(id);
         Ok(id)
     }
 
     fn new_table(&mut self, len: u32) -> Result<SlotTable, Refusal> {
-        let full = Refusal::Full { map: "slots", capacity: self.ledger.limits.slots, needed: len };
-        let table = self.ledger.slots.take(len, self.now).ok_or(full)?;
+        let full = Refusal::Full { map: "slots", capacity: self.allocator.capacities.slots, needed: len };
+        let table = self.allocator.slots.take(len, self.now).ok_or(full)?;
         if len > 0 {
-            self.ledger.taken.slots.push(table);
+            self.allocator.allocated.slots.push(table);
         }
         Ok(table)
     }
@@ -183,10 +183,10 @@ impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
         port: &DesiredPort,
         id: u32,
         done: &[PublishedPort],
-    ) -> Result<Box<[desired::Frontend]>, Refusal> {
+    ) -> Result<Box<[desired::DesiredFrontend]>, Refusal> {
         let mut frontends = Vec::with_capacity(port.frontends.len());
         for f in &port.frontends {
-            let owner = self.ledger.frontend_owner(&f.key);
+            let owner = self.allocator.frontend_owner(&f.key);
             let sibling = done.iter().find(|p| p.frontends.iter().any(|d| d.key == f.key)).map(|p| p.id);
             match sibling.or(owner) {
                 None => {
@@ -197,14 +197,14 @@ impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
                     frontends.push(*f);
                 }
                 Some(other) => {
-                    let other = self.ledger.ports.owner(other);
-                    let standing = other.filter(|_| sibling.is_none()).map(|o| (self.standing)(&f.key, o));
-                    match (standing, other) {
-                        (Some(Standing::Ours), Some(other)) => {
+                    let other = self.allocator.ports.owner(other);
+                    let ownership = other.filter(|_| sibling.is_none()).map(|o| (self.ownership)(&f.key, o));
+                    match (ownership, other) {
+                        (Some(Ownership::Ours), Some(other)) => {
                             self.found.taken_over.push((f.key, other));
                             frontends.push(*f);
                         }
-                        (Some(Standing::Later), _) => self.found.later = true,
+                        (Some(Ownership::Later), _) => self.found.later = true,
                         _ => self.found.conflicts.push((f.key, other)),
                     }
                 }
@@ -215,12 +215,12 @@ impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
     }
 
     fn check_room(&mut self, key: &FrontendAddr) -> Result<(), Refusal> {
-        let (v4, v6) = self.ledger.frontend_counts();
-        let limits = self.ledger.limits;
+        let (v4, v6) = self.allocator.frontend_counts();
+        let capacities = self.allocator.capacities;
         let (map, used, added, capacity) = if is_v4(&key.addr) {
-            ("frontends4", v4, &mut self.added.0, limits.frontends4)
+            ("frontends4", v4, &mut self.added.0, capacities.frontends4)
         } else {
-            ("frontends6", v6, &mut self.added.1, limits.frontends6)
+            ("frontends6", v6, &mut self.added.1, capacities.frontends6)
         };
         *added += 1;
         if used + *added > capacity { Err(Refusal::Full { map, capacity, needed: *added }) } else { Ok(()) }
@@ -229,12 +229,12 @@ impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
     fn check_room_for_sources(&mut self, before: Option<&PublishedPort>, wanted: &Sources) -> Result<(), Refusal> {
         let Some(wanted) = wanted else { return Ok(()) };
         let known = before.map_or(&[][..], PublishedPort::sources);
-        let (limits, (v4, v6)) = (self.ledger.limits, self.ledger.source_counts());
+        let (capacities, (v4, v6)) = (self.allocator.capacities, self.allocator.source_counts());
         for range in wanted.iter().filter(|r| known.binary_search(r).is_err()) {
             let (map, used, added, capacity) = if is_v4(&range.addr) {
-                ("source_ranges4", v4, &mut self.added_sources.0, limits.sources4)
+                ("source_ranges4", v4, &mut self.added_sources.0, capacities.sources4)
             } else {
-                ("source_ranges6", v6, &mut self.added_sources.1, limits.sources6)
+                ("source_ranges6", v6, &mut self.added_sources.1, capacities.sources6)
             };
             *added += 1;
             if used + *added > capacity {
@@ -248,7 +248,7 @@ impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
     fn backends(
         &mut self,
         before: &[PublishedBackend],
-        desired: &[desired::Backend],
+        desired: &[desired::DesiredBackend],
         wanted: [u8; 2],
         changed: &mut [bool; 4],
     ) -> Result<Box<[PublishedBackend]>, Refusal> {
@@ -281,13 +281,13 @@ impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
                 id
             } else {
                 note(&d.addr, sets);
-                let (capacity, needed) = (self.ledger.limits.backends, (desired.len() - i) as u32);
+                let (capacity, needed) = (self.allocator.capacities.backends, (desired.len() - i) as u32);
                 let full = Refusal::Full { map: "backends", capacity, needed };
-                let id = self.ledger.backends.take(self.now).ok_or(full)?;
-                self.ledger.taken.backends.push(id);
+                let id = self.allocator.backends.take(self.now).ok_or(full)?;
+                self.allocator.allocated.backends.push(id);
                 id
             };
-            let &desired::Backend { addr, port, state, weight, .. } = d;
+            let &desired::DesiredBackend { addr, port, state, weight, .. } = d;
             after.push(PublishedBackend { addr, port, state, sets, weight, id });
         }
         for b in old {
@@ -297,10 +297,10 @@ impl<F: Fn(&FrontendAddr, u32) -> Standing> Work<'_, F> {
     }
 
     fn give_back(&mut self) {
-        let mut taken = std::mem::take(&mut self.ledger.taken);
-        taken.slots.drain(..).for_each(|t| self.ledger.slots.take_back(t));
-        taken.backends.drain(..).for_each(|id| self.ledger.backends.release(id, self.now));
-        taken.ports.drain(..).for_each(|id| self.ledger.ports.release(id));
-        self.ledger.taken = taken;
+        let mut allocated = std::mem::take(&mut self.allocator.allocated);
+        allocated.slots.drain(..).for_each(|t| self.allocator.slots.take_back(t));
+        allocated.backends.drain(..).for_each(|id| self.allocator.backends.release(id, self.now));
+        allocated.ports.drain(..).for_each(|id| self.allocator.ports.release(id));
+        self.allocator.allocated = allocated;
     }
 }

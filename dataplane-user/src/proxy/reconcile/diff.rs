@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use dataplane_common::types::service::{Backend, NAME_LEN, ServiceName};
 
-use super::allocator::Ledger;
+use super::allocator::Allocator;
 use super::plan::{Plan, Tag};
-use super::published::{Family, PublishedBackend, PublishedPort, TABLES, family, frontend_key, source_key};
-use crate::proxy::desired::{FrontendAddr, SourceRange};
+use super::published::{FamilyAddr, PublishedBackend, PublishedPort, TABLES, family, frontend_key, source_key};
+use crate::proxy::desired::{ClientRange, FrontendAddr};
 
 /// The name of a service port in the map `services`: `namespace/name:port`, without `:port` where the port has no name.
 #[must_use]
@@ -25,7 +25,7 @@ pub fn port_name(namespace: &str, service: &str, port: &str) -> ServiceName {
     ServiceName { name }
 }
 
-impl Ledger {
+impl Allocator {
     /// Adds the operations that lead one Service from `before` to `after`, and notes the frontends and addresses it has then.
     pub fn plan(
         &mut self,
@@ -86,8 +86,8 @@ impl Ledger {
         for range in port.sources().iter().filter(|r| known.binary_search(r).is_err()) {
             self.enter_source(port.id, *range);
             match family(&range.addr) {
-                Family::V4(_) => plan.sources4.push(tag, source_key(port.id, range), ALLOWED),
-                Family::V6(_) => plan.sources6.push(tag, source_key(port.id, range), ALLOWED),
+                FamilyAddr::V4(_) => plan.sources4.push(tag, source_key(port.id, range), ALLOWED),
+                FamilyAddr::V6(_) => plan.sources6.push(tag, source_key(port.id, range), ALLOWED),
             }
         }
     }
@@ -112,8 +112,8 @@ impl Ledger {
             }
             self.enter_frontend(f.key, port.id);
             match family(&f.key.addr) {
-                Family::V4(_) => plan.frontends4.push(tag, frontend_key(&f.key), value),
-                Family::V6(_) => plan.frontends6.push(tag, frontend_key(&f.key), value),
+                FamilyAddr::V4(_) => plan.frontends4.push(tag, frontend_key(&f.key), value),
+                FamilyAddr::V6(_) => plan.frontends6.push(tag, frontend_key(&f.key), value),
             }
         }
     }
@@ -128,7 +128,7 @@ impl Ledger {
     ) {
         let new = after.iter().find(|p| p.id == port.id);
         for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
-            // after two failures it may be in the books of two ports
+            // after two failures two ports may have it
             if !earlier.iter().any(|p| p.find(&f.key).is_some()) {
                 self.leave_addr(f, tag);
             }
@@ -136,8 +136,8 @@ impl Ledger {
                 continue;
             }
             match family(&f.key.addr) {
-                Family::V4(_) => plan.gone_frontends4.push(tag, frontend_key(&f.key)),
-                Family::V6(_) => plan.gone_frontends6.push(tag, frontend_key(&f.key)),
+                FamilyAddr::V4(_) => plan.gone_frontends4.push(tag, frontend_key(&f.key)),
+                FamilyAddr::V6(_) => plan.gone_frontends6.push(tag, frontend_key(&f.key)),
             }
         }
         for_each_gone(&port.backends, new.map_or(&[], |n| &n.backends), |b| {
@@ -184,13 +184,13 @@ const ALLOWED: u32 = 1;
 fn plan_gone_sources(port: &PublishedPort, new: Option<&PublishedPort>, tag: Tag, plan: &mut Plan) {
     for range in gone_sources(port, new) {
         match family(&range.addr) {
-            Family::V4(_) => plan.gone_sources4.push(tag, source_key(port.id, range)),
-            Family::V6(_) => plan.gone_sources6.push(tag, source_key(port.id, range)),
+            FamilyAddr::V4(_) => plan.gone_sources4.push(tag, source_key(port.id, range)),
+            FamilyAddr::V6(_) => plan.gone_sources6.push(tag, source_key(port.id, range)),
         }
     }
 }
 
-fn gone_sources<'a>(port: &'a PublishedPort, new: Option<&'a PublishedPort>) -> impl Iterator<Item = &'a SourceRange> {
+fn gone_sources<'a>(port: &'a PublishedPort, new: Option<&'a PublishedPort>) -> impl Iterator<Item = &'a ClientRange> {
     let kept = new.map_or(&[][..], PublishedPort::sources);
     port.sources().iter().filter(|r| kept.binary_search(r).is_err())
 }
@@ -199,7 +199,7 @@ fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan
     for of in TABLES {
         let table = port.tables[of.0];
         if table.len > 0 && old.is_none_or(|o| o.tables[of.0] != table) {
-            plan.slots.stretches.push((table.base, table.len, tag));
+            plan.slots.ranges.push((table.base, table.len, tag));
             port.fill(of, &mut plan.slots.ids);
         }
     }

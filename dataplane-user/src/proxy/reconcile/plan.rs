@@ -79,8 +79,8 @@ impl<K: Pod> Removals<K> {
 #[derive(Debug, Default)]
 pub struct SlotWrites {
     /// First slot, how many, Service.
-    pub stretches: Vec<(u32, u32, Tag)>,
-    /// The backend ids of all stretches, one after the other.
+    pub ranges: Vec<(u32, u32, Tag)>,
+    /// The backend ids of all ranges, one after the other.
     pub ids: Vec<u32>,
 }
 
@@ -155,7 +155,7 @@ impl Plan {
     /// Empties it and keeps the memory.
     pub fn clear(&mut self) {
         self.backends.clear();
-        self.slots.stretches.clear();
+        self.slots.ranges.clear();
         self.slots.ids.clear();
         self.names.clear();
         self.sources4.clear();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
 use dataplane_common::types::service::{self, FrontendKey, SlotTable, frontend_flags};
 
-use crate::proxy::desired::{self, FrontendAddr, SourceRange, Sources, is_v4, sets};
+use crate::proxy::desired::{self, ClientRange, FrontendAddr, Sources, is_v4, sets};
 
 /// One port of a Service in the tables.
 #[derive(Clone, PartialEq, Debug)]
@@ -19,7 +19,7 @@ pub struct PublishedPort {
     /// By [`table_index`].
     pub tables: [SlotTable; 4],
     /// Sorted by key.
-    pub frontends: Box<[desired::Frontend]>,
+    pub frontends: Box<[desired::DesiredFrontend]>,
     /// Sorted by address and port.
     pub backends: Box<[PublishedBackend]>,
     /// What `source_ranges` has of it.
@@ -68,13 +68,13 @@ pub const TABLES: [(usize, bool, u8); 4] =
 impl PublishedPort {
     /// Its ranges of clients, sorted.
     #[must_use]
-    pub fn sources(&self) -> &[SourceRange] {
+    pub fn sources(&self) -> &[ClientRange] {
         self.sources.as_ref().map_or(&[], |s| s)
     }
 
     /// Its frontend with this key.
     #[must_use]
-    pub fn find(&self, key: &FrontendAddr) -> Option<&desired::Frontend> {
+    pub fn find(&self, key: &FrontendAddr) -> Option<&desired::DesiredFrontend> {
         self.frontends.binary_search_by_key(key, |f| f.key).ok().map(|i| &self.frontends[i])
     }
 
@@ -90,7 +90,7 @@ impl PublishedPort {
 
     /// The entry of one of its frontends.
     #[must_use]
-    pub fn value(&self, frontend: &desired::Frontend) -> service::Frontend {
+    pub fn value(&self, frontend: &desired::DesiredFrontend) -> service::Frontend {
         let v6 = !is_v4(&frontend.key.addr);
         let table = |drop| {
             let set = if frontend.flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
@@ -152,20 +152,20 @@ pub fn frontend_addr<A: Address>(key: &FrontendKey<A>) -> FrontendAddr {
 
 /// The key in `source_ranges4` or `source_ranges6`.
 #[must_use]
-pub fn source_key<A: Address>(service_port: u32, range: &SourceRange) -> Prefix<service::SourceRange<A>> {
+pub fn source_key<A: Address>(service_port: u32, range: &ClientRange) -> Prefix<service::SourceRange<A>> {
     let data = service::SourceRange { service_port, client: A::from_octets16(&range.addr) };
     Prefix { len: SERVICE_PORT_BITS + u32::from(range.len), data }
 }
 
 /// The other way round; `None` for what we would never write.
 #[must_use]
-pub fn source_range<A: Address>(key: &Prefix<service::SourceRange<A>>) -> Option<(u32, SourceRange)> {
+pub fn source_range<A: Address>(key: &Prefix<service::SourceRange<A>>) -> Option<(u32, ClientRange)> {
     let len = u8::try_from(key.len.checked_sub(SERVICE_PORT_BITS)?).ok()?;
     let addr = key.data.client.to_octets16();
     let bits = 8 * size_of::<A>() as u32;
     let rest = bits.checked_sub(u32::from(len))?;
     let clean = u128::from_be_bytes(addr).trailing_zeros() >= rest;
-    (clean && is_v4(&addr) != A::V6).then_some((key.data.service_port, SourceRange { addr, len }))
+    (clean && is_v4(&addr) != A::V6).then_some((key.data.service_port, ClientRange { addr, len }))
 }
 
 /// The service port comes before the client in a key, and is matched whole.
@@ -173,7 +173,7 @@ const SERVICE_PORT_BITS: u32 = 32;
 
 /// An address in the form of the maps of its family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Family {
+pub enum FamilyAddr {
     /// IPv4.
     V4(V4),
     /// IPv6.
@@ -182,8 +182,8 @@ pub enum Family {
 
 /// Splits the 16-byte form.
 #[must_use]
-pub fn family(addr: &[u8; 16]) -> Family {
-    if is_v4(addr) { Family::V4(V4::from_octets16(addr)) } else { Family::V6(V6 { octets: *addr }) }
+pub fn family(addr: &[u8; 16]) -> FamilyAddr {
+    if is_v4(addr) { FamilyAddr::V4(V4::from_octets16(addr)) } else { FamilyAddr::V6(V6 { octets: *addr }) }
 }
 
 #[cfg(test)]
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn what_exists_by_the_ten_thousand_is_small() {
         assert_eq!(size_of::<PublishedBackend>(), 28);
-        assert_eq!(size_of::<desired::Frontend>(), 22);
+        assert_eq!(size_of::<desired::DesiredFrontend>(), 22);
         assert!(size_of::<PublishedPort>() <= 104);
     }
 }

@@ -11,18 +11,18 @@ use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{self, Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
 use hashbrown::HashMap;
 
-use super::allocator::{Ledger, Limits};
+use super::allocator::{Allocator, Capacities};
 use super::ids::{BackendIds, PortIds};
 use super::plan::{NODE, Plan};
 use super::published::{
     PublishedBackend, PublishedPort, TABLES, frontend_addr, frontend_key, source_key, source_range, table_index,
 };
-use super::slots::Stretches;
-use crate::proxy::desired::{self, FrontendAddr, SourceRange, is_v4, sets};
+use super::slots::FreeList;
+use crate::proxy::desired::{self, ClientRange, FrontendAddr, is_v4, sets};
 
 /// The content of the tables.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct TableContents {
     /// `services`.
     pub names: Vec<(u32, ServiceName)>,
     /// `frontends4` and `frontends6`.
@@ -34,7 +34,7 @@ pub struct Found {
     /// `slots`, as far as frontends use them.
     pub slots: Vec<u32>,
     /// `source_ranges4` and `source_ranges6`: service port and range.
-    pub sources: Vec<(u32, SourceRange)>,
+    pub sources: Vec<(u32, ClientRange)>,
     /// Entries of `source_ranges4` that we would never write.
     pub odd_sources4: Vec<Prefix<service::SourceRange<V4>>>,
     /// Entries of `source_ranges6` that we would never write.
@@ -43,7 +43,7 @@ pub struct Found {
     pub addrs: Vec<([u8; 16], u8)>,
 }
 
-impl Found {
+impl TableContents {
     /// Adds the frontends of one family.
     pub fn add_frontends<A: Address>(&mut self, entries: Vec<(FrontendKey<A>, Frontend)>) {
         self.frontends.extend(entries.into_iter().map(|(k, v)| (frontend_addr(&k), v)));
@@ -75,7 +75,7 @@ impl Found {
 #[derive(Debug)]
 pub struct Restored {
     /// Everything that is taken.
-    pub ledger: Ledger,
+    pub allocator: Allocator,
     /// Service ports by `namespace/name` of their Service.
     pub services: HashMap<Box<str>, Vec<PublishedPort>>,
     /// What belongs to nobody.
@@ -87,30 +87,30 @@ pub struct Restored {
 pub struct Garbage {
     /// Removes it.
     pub plan: Plan,
-    /// Stretches that only garbage and uncertain frontends use.
+    /// Slot ranges that only garbage and uncertain frontends use.
     slots: Vec<SlotTable>,
     backends: Vec<u32>,
 }
 
 impl Garbage {
     /// It has been removed, and no uncertain service port is left.
-    pub fn release(self, ledger: &mut Ledger, now: Duration) {
-        self.backends.into_iter().for_each(|id| ledger.backends.release(id, now));
-        self.slots.into_iter().for_each(|stretch| ledger.slots.release(stretch, now));
+    pub fn release(self, allocator: &mut Allocator, now: Duration) {
+        self.backends.into_iter().for_each(|id| allocator.backends.release(id, now));
+        self.slots.into_iter().for_each(|range| allocator.slots.release(range, now));
     }
 }
 
 /// One service port on the way.
 #[derive(Default)]
-struct Parts {
+struct PortParts {
     frontends: Vec<(FrontendAddr, Frontend)>,
-    sources: Vec<SourceRange>,
+    sources: Vec<ClientRange>,
     backends: Vec<(u32, Backend)>,
 }
 
 /// Takes over the content of the tables.
 #[must_use]
-pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
+pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) -> Restored {
     let mut garbage = Plan::default();
     let mut names: HashMap<u32, (Box<str>, Box<str>)> = HashMap::with_capacity(found.names.len());
     let mut seen = hashbrown::HashSet::with_capacity(found.names.len());
@@ -123,7 +123,7 @@ pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
             _ => garbage.gone_names.push(NODE, *id),
         }
     }
-    let mut parts: HashMap<u32, Parts> = names.keys().map(|id| (*id, Parts::default())).collect();
+    let mut parts: HashMap<u32, PortParts> = names.keys().map(|id| (*id, PortParts::default())).collect();
     let mut used: Vec<SlotTable> = Vec::new();
     for (key, value) in &found.frontends {
         used.extend([value.internal, value.external].into_iter().filter(|t| t.len > 0));
@@ -146,10 +146,10 @@ pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
     used.dedup();
     let in_use: hashbrown::HashSet<u32> = found.backends.iter().map(|(id, _)| *id).collect();
     let generations = std::mem::take(&mut found.generations);
-    let ids = BackendIds::new(limits.backends, generations, |id| !in_use.contains(&id), now);
+    let ids = BackendIds::new(capacities.backends, generations, |id| !in_use.contains(&id), now);
     let ports = PortIds::new(found.names.iter().map(|(id, _)| *id));
-    let mut ledger = Ledger::with(limits, Stretches::with_used(limits.slots, used.clone()), ids, ports);
-    garbage.gone_names.keys.iter().for_each(|id| ledger.ports.release(*id));
+    let mut allocator = Allocator::with(capacities, FreeList::with_used(capacities.slots, used.clone()), ids, ports);
+    garbage.gone_names.keys.iter().for_each(|id| allocator.ports.release(*id));
     let mut backends = Vec::new();
     let mut end_backend = |id: u32, b: &Backend| {
         let generation = b.generation.wrapping_add(1).max(1);
@@ -167,18 +167,18 @@ pub fn restore(mut found: Found, limits: Limits, now: Duration) -> Restored {
         let Some((service, name)) = names.remove(&id) else { continue };
         let port = parts.assemble(id, &name, &found.slots, &mut end_backend);
         for f in &port.frontends {
-            ledger.enter_frontend(f.key, id);
-            ledger.use_addr(f, NODE);
+            allocator.enter_frontend(f.key, id);
+            allocator.use_addr(f, NODE);
         }
-        port.sources().iter().for_each(|range| ledger.enter_source(id, *range));
+        port.sources().iter().for_each(|range| allocator.enter_source(id, *range));
         services.entry(service).or_default().push(port);
     }
     for (addr, kind) in found.addrs {
-        ledger.found_addr(addr, kind);
+        allocator.found_addr(addr, kind);
     }
     let kept: hashbrown::HashSet<SlotTable> = services.values().flatten().flat_map(|p| p.tables).collect();
     let slots = used.into_iter().filter(|t| !kept.contains(t)).collect();
-    Restored { ledger, services, garbage: Garbage { plan: garbage, slots, backends } }
+    Restored { allocator, services, garbage: Garbage { plan: garbage, slots, backends } }
 }
 
 /// `namespace/name` and the port.
@@ -189,7 +189,7 @@ fn parse_name(name: &ServiceName) -> Option<(Box<str>, Box<str>)> {
     service.contains('/').then(|| (service.into(), port.into()))
 }
 
-impl Parts {
+impl PortParts {
     fn assemble(
         mut self,
         id: u32,
@@ -213,7 +213,11 @@ impl Parts {
             id,
             affinity_ticks: first.map_or(0, |f| f.affinity_ticks),
             tables: self.tables(),
-            frontends: self.frontends.iter().map(|(key, v)| desired::Frontend { key: *key, flags: v.flags }).collect(),
+            frontends: self
+                .frontends
+                .iter()
+                .map(|(key, v)| desired::DesiredFrontend { key: *key, flags: v.flags })
+                .collect(),
             backends: Box::default(),
             sources: (!self.sources.is_empty()).then(|| Arc::new(std::mem::take(&mut self.sources).into())),
             scheduler: first.map_or(0, |f| f.scheduler),
@@ -241,7 +245,7 @@ impl Parts {
         port
     }
 
-    /// Which stretch is which: the flags of the frontends say which sets they use.
+    /// Which range is which: the flags of the frontends say which sets they use.
     fn tables(&self) -> [SlotTable; 4] {
         let mut tables = [SlotTable::default(); 4];
         for (key, value) in &self.frontends {

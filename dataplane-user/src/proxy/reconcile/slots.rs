@@ -1,26 +1,26 @@
-//! Which stretches of `slots` are free.
+//! Which ranges of `slots` are free.
 //!
-//! A stretch that was published is given out again only after a grace time, because a program may still be reading it.
+//! A range that was published is given out again only after a grace time, because a program may still be reading it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use dataplane_common::types::service::SlotTable;
 
-/// How long a stretch rests after its last frontend has left it. A program that read the frontend before finishes within
+/// How long a range rests after its last frontend has left it. A program that read the frontend before finishes within
 /// microseconds; a second leaves room for a preempted one.
 pub const GRACE: Duration = Duration::from_secs(2);
 
 /// The allocator.
 #[derive(Debug)]
-pub struct Stretches {
+pub struct FreeList {
     by_base: BTreeMap<u32, u32>,
     by_len: BTreeSet<(u32, u32)>,
     resting: VecDeque<(Duration, SlotTable)>,
     used: u32,
 }
 
-impl Stretches {
+impl FreeList {
     /// An array of `capacity` free slots.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
@@ -29,17 +29,17 @@ impl Stretches {
         new
     }
 
-    /// An array of which `used` is taken; stretches that overlap or reach beyond the end are cut.
+    /// An array of which `used` is taken; ranges that overlap or reach beyond the end are cut.
     #[must_use]
     pub fn with_used(capacity: u32, mut used: Vec<SlotTable>) -> Self {
         used.retain(|s| s.len > 0);
         used.sort_unstable_by_key(|s| s.base);
         let mut new = Self::new(0);
         let mut next = 0;
-        for stretch in used {
-            let base = stretch.base.clamp(next, capacity);
+        for range in used {
+            let base = range.base.clamp(next, capacity);
             new.add(SlotTable { base: next, len: base - next });
-            let end = stretch.base.saturating_add(stretch.len).clamp(base, capacity);
+            let end = range.base.saturating_add(range.len).clamp(base, capacity);
             new.used += end - base;
             next = end;
         }
@@ -53,7 +53,7 @@ impl Stretches {
         self.used
     }
 
-    /// The smallest free stretch that fits, cut to `len`.
+    /// The smallest free range that fits, cut to `len`.
     pub fn take(&mut self, len: u32, now: Duration) -> Option<SlotTable> {
         if len == 0 {
             return Some(SlotTable::default());
@@ -67,51 +67,51 @@ impl Stretches {
         Some(SlotTable { base, len })
     }
 
-    /// Gives a published stretch back, to rest first.
-    pub fn release(&mut self, stretch: SlotTable, now: Duration) {
-        if stretch.len > 0 {
-            self.resting.push_back((now + GRACE, stretch));
+    /// Gives a published range back, to rest first.
+    pub fn release(&mut self, range: SlotTable, now: Duration) {
+        if range.len > 0 {
+            self.resting.push_back((now + GRACE, range));
         }
     }
 
-    /// Gives a stretch back that no frontend has ever had.
-    pub fn take_back(&mut self, stretch: SlotTable) {
-        self.used -= stretch.len.min(self.used);
-        self.add(stretch);
+    /// Gives a range back that no frontend has ever had.
+    pub fn take_back(&mut self, range: SlotTable) {
+        self.used -= range.len.min(self.used);
+        self.add(range);
     }
 
-    /// When the next stretch has rested.
+    /// When the next range has rested.
     #[must_use]
     pub fn next_wake(&self) -> Option<Duration> {
         self.resting.front().map(|(at, _)| *at)
     }
 
     fn wake(&mut self, now: Duration) {
-        while let Some(&(at, stretch)) = self.resting.front()
+        while let Some(&(at, range)) = self.resting.front()
             && at <= now
         {
             self.resting.pop_front();
-            self.take_back(stretch);
+            self.take_back(range);
         }
     }
 
-    /// Joins the stretch with its free neighbours.
-    fn add(&mut self, mut stretch: SlotTable) {
-        if stretch.len == 0 {
+    /// Joins the range with its free neighbours.
+    fn add(&mut self, mut range: SlotTable) {
+        if range.len == 0 {
             return;
         }
-        if let Some((&base, &len)) = self.by_base.range(..stretch.base).next_back()
-            && base + len == stretch.base
+        if let Some((&base, &len)) = self.by_base.range(..range.base).next_back()
+            && base + len == range.base
         {
             self.by_len.remove(&(len, base));
-            stretch = SlotTable { base, len: len + stretch.len };
+            range = SlotTable { base, len: len + range.len };
         }
-        if let Some(len) = self.by_base.remove(&(stretch.base + stretch.len)) {
-            self.by_len.remove(&(len, stretch.base + stretch.len));
-            stretch.len += len;
+        if let Some(len) = self.by_base.remove(&(range.base + range.len)) {
+            self.by_len.remove(&(len, range.base + range.len));
+            range.len += len;
         }
-        self.by_base.insert(stretch.base, stretch.len);
-        self.by_len.insert((stretch.len, stretch.base));
+        self.by_base.insert(range.base, range.len);
+        self.by_len.insert((range.len, range.base));
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn stretches_never_overlap_and_come_back_joined() {
-        let mut s = Stretches::new(100);
+        let mut s = FreeList::new(100);
         let taken: Vec<_> = (1..=10).map(|len| s.take(len, NOW).unwrap()).collect();
         let mut cells = [false; 100];
         for t in &taken {
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn what_is_used_is_not_given_out_after_a_restart() {
         let used = vec![SlotTable { base: 3, len: 2 }, SlotTable { base: 90, len: 50 }, SlotTable { base: 4, len: 4 }];
-        let mut s = Stretches::with_used(100, used);
+        let mut s = FreeList::with_used(100, used);
         assert_eq!(s.used(), 5 + 10);
         assert_eq!(s.take(3, NOW), Some(SlotTable { base: 0, len: 3 }));
         assert_eq!(s.take(82, NOW), Some(SlotTable { base: 8, len: 82 }));

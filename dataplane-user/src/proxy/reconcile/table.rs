@@ -28,13 +28,13 @@ pub struct Rule {
 
 /// What the length of a table depends on, gathered member by member.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Census {
+pub struct MemberCounts {
     members: u32,
     sum: u64,
     divisor: u16,
 }
 
-impl Census {
+impl MemberCounts {
     /// One more.
     pub const fn add(&mut self, weight: u16) {
         self.members += 1;
@@ -45,9 +45,9 @@ impl Census {
     }
 
     fn of<'a>(members: impl Iterator<Item = &'a PublishedBackend>) -> Self {
-        let mut census = Self::default();
-        members.for_each(|b| census.add(b.weight));
-        census
+        let mut counts = Self::default();
+        members.for_each(|b| counts.add(b.weight));
+        counts
     }
 
     const fn reduced(&self) -> u64 {
@@ -93,19 +93,19 @@ const fn gcd(mut a: u16, mut b: u16) -> u16 {
     a
 }
 
-/// Appends the backend ids of a table of `len` slots ([`Census::len`]) to `out`. A Maglev table of a length that none can have adds nothing.
+/// Appends the backend ids of a table of `len` slots ([`MemberCounts::len`]) to `out`. A Maglev table of a length that none can have adds nothing.
 pub fn fill<'a>(number: u8, len: u32, members: impl Iterator<Item = &'a PublishedBackend> + Clone, out: &mut Vec<u32>) {
     if number == scheduler::MH && len <= LARGEST {
         let members: Vec<_> = members.collect();
         maglev::fill(len, &members, out);
         return;
     }
-    let census = Census::of(members.clone());
-    if !expands(number) || census.reduced() == u64::from(census.members) {
+    let counts = MemberCounts::of(members.clone());
+    if !expands(number) || counts.reduced() == u64::from(counts.members) {
         out.extend(members.map(|b| b.id));
         return;
     }
-    let shares = members.map(|b| (b.id, census.share(b.weight) as u32));
+    let shares = members.map(|b| (b.id, counts.share(b.weight) as u32));
     if number == scheduler::WRR {
         spread::fill(&shares.collect::<Vec<_>>(), out);
     } else {

@@ -15,7 +15,7 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::intern::Interner;
-use super::{ObjectKey, Rejection, SourceKind};
+use super::{ObjectKey, ObjectKind, Rejection};
 
 /// Label of Services and slices that another service proxy takes care of.
 pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -66,14 +66,14 @@ fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
 }
 
 /// Gathers what is wrong with one object.
-struct Faults<'a> {
-    kind: SourceKind,
+struct FieldErrors<'a> {
+    kind: ObjectKind,
     key: &'a ObjectKey,
     found: Vec<Rejection>,
 }
 
-impl<'a> Faults<'a> {
-    const fn new(kind: SourceKind, key: &'a ObjectKey) -> Self {
+impl<'a> FieldErrors<'a> {
+    const fn new(kind: ObjectKind, key: &'a ObjectKey) -> Self {
         Self { kind, key, found: Vec::new() }
     }
 

@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 use tracing::debug;
 
 use super::decode::{Decoded, Decoder, HEADLESS, SERVICE_PROXY_NAME};
-use super::watch_errors::Troubles;
+use super::watch_errors::WatchErrors;
 use super::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
-use super::{Event, EventSender, SourceKind};
+use super::{EventSender, ObjectKind, SourceEvent};
 
 /// Why the source could not start.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ const PAGE: u32 = 500;
 /// # Errors
 /// The client can't be made; an API server that can't be reached is tried again for ever.
 pub async fn run(config: Config, node_name: &str, services: bool, tx: EventSender) -> Result<(), KubernetesError> {
-    let troubles = Troubles::new(&config);
+    let watch_errors = WatchErrors::new(&config);
     let client = Client::try_from(config)?;
     let not_other_proxies = format!("!{SERVICE_PROXY_NAME}");
     let service_config = watcher::Config::default().page_size(PAGE).labels(&not_other_proxies);
@@ -48,32 +48,34 @@ pub async fn run(config: Config, node_name: &str, services: bool, tx: EventSende
     tokio::join!(
         async {
             if !services {
-                return none(SourceKind::Service, &tx).await;
+                return none(ObjectKind::Service, &tx).await;
             }
-            let decode = |w: &ServiceWire| split(d1.service(w), Event::Service);
-            watch(SourceKind::Service, &client, service_config, &tx, &troubles, decode).await;
+            let decode = |w: &ServiceWire| split(d1.service(w), SourceEvent::Service);
+            watch(ObjectKind::Service, &client, service_config, &tx, &watch_errors, decode).await;
         },
         async {
             if !services {
-                return none(SourceKind::Slice, &tx).await;
+                return none(ObjectKind::Slice, &tx).await;
             }
-            let decode = |w: &SliceWire| split(d2.slice(w), Event::Slice);
-            watch(SourceKind::Slice, &client, slice_config, &tx, &troubles, decode).await;
+            let decode = |w: &SliceWire| split(d2.slice(w), SourceEvent::Slice);
+            watch(ObjectKind::Slice, &client, slice_config, &tx, &watch_errors, decode).await;
         },
-        watch::<NodeWire, _>(SourceKind::Node, &client, nodes, &tx, &troubles, |w| {
-            split(d3.node(w), |key, object| Event::Node(key.name, object))
+        watch::<NodeWire, _>(ObjectKind::Node, &client, nodes, &tx, &watch_errors, |w| {
+            split(d3.node(w), |key, object| SourceEvent::Node(key.name, object))
         }),
-        watch::<PodWire, _>(SourceKind::Pod, &client, pods, &tx, &troubles, |w| { split(d4.pod(w), Event::Pod) }),
-        watch::<ServiceCidrWire, _>(SourceKind::ServiceCidr, &client, service_cidrs, &tx, &troubles, |w| {
-            split(d5.service_cidr(w), |key, ranges| Event::ServiceCidr(key.name, ranges))
+        watch::<PodWire, _>(ObjectKind::Pod, &client, pods, &tx, &watch_errors, |w| {
+            split(d4.pod(w), SourceEvent::Pod)
+        }),
+        watch::<ServiceCidrWire, _>(ObjectKind::ServiceCidr, &client, service_cidrs, &tx, &watch_errors, |w| {
+            split(d5.service_cidr(w), |key, ranges| SourceEvent::ServiceCidr(key.name, ranges))
         }),
     );
     Ok(())
 }
 
 /// A kind without objects.
-async fn none(kind: SourceKind, tx: &EventSender) {
-    for event in [Event::Relist(kind), Event::InSync(kind)] {
+async fn none(kind: ObjectKind, tx: &EventSender) {
+    for event in [SourceEvent::Relist(kind), SourceEvent::InSync(kind)] {
         if tx.send(event).await.is_err() {
             return;
         }
@@ -81,53 +83,56 @@ async fn none(kind: SourceKind, tx: &EventSender) {
 }
 
 /// The object's event, then what is wrong with its parts.
-pub(super) fn split<T>(decoded: Decoded<T>, event: impl FnOnce(super::ObjectKey, Option<T>) -> Event) -> Vec<Event> {
+pub(super) fn split<T>(
+    decoded: Decoded<T>,
+    event: impl FnOnce(super::ObjectKey, Option<T>) -> SourceEvent,
+) -> Vec<SourceEvent> {
     let mut events = Vec::with_capacity(1 + decoded.rejections.len());
     events.push(event(decoded.key, decoded.object));
-    events.extend(decoded.rejections.into_iter().map(Event::Rejected));
+    events.extend(decoded.rejections.into_iter().map(SourceEvent::Rejected));
     events
 }
 
 /// The same event for an object that is gone.
-fn gone(event: Event) -> Event {
+fn gone(event: SourceEvent) -> SourceEvent {
     match event {
-        Event::Service(key, _) => Event::Service(key, None),
-        Event::Slice(key, _) => Event::Slice(key, None),
-        Event::Node(name, _) => Event::Node(name, None),
-        Event::Pod(key, _) => Event::Pod(key, None),
-        Event::ServiceCidr(name, _) => Event::ServiceCidr(name, None),
+        SourceEvent::Service(key, _) => SourceEvent::Service(key, None),
+        SourceEvent::Slice(key, _) => SourceEvent::Slice(key, None),
+        SourceEvent::Node(name, _) => SourceEvent::Node(name, None),
+        SourceEvent::Pod(key, _) => SourceEvent::Pod(key, None),
+        SourceEvent::ServiceCidr(name, _) => SourceEvent::ServiceCidr(name, None),
         other => other,
     }
 }
 
 async fn watch<W, F>(
-    kind: SourceKind,
+    kind: ObjectKind,
     client: &Client,
     config: watcher::Config,
     tx: &EventSender,
-    troubles: &Troubles,
+    watch_errors: &WatchErrors,
     mut decode: F,
 ) where
     W: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     W::DynamicType: Hash + Eq,
-    F: FnMut(&W) -> Vec<Event>,
+    F: FnMut(&W) -> Vec<SourceEvent>,
 {
     let mut stream = pin!(watcher(Api::<W>::all(client.clone()), config).default_backoff());
     while let Some(next) = stream.next().await {
         let events = match next {
-            Ok(watcher::Event::Init) => vec![Event::Relist(kind)],
+            Ok(watcher::Event::Init) => vec![SourceEvent::Relist(kind)],
             Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => decode(&object),
             Ok(watcher::Event::Delete(object)) => decode(&object).into_iter().take(1).map(gone).collect(),
             Ok(watcher::Event::InitDone) => {
                 debug!(%kind, "in sync");
-                vec![Event::InSync(kind)]
+                vec![SourceEvent::InSync(kind)]
             }
             // Before Kubernetes 1.33 there are none: the configuration may say the ranges.
-            Err(error) if kind == SourceKind::ServiceCidr && is_not_found(&error) => {
+            Err(error) if kind == ObjectKind::ServiceCidr && is_not_found(&error) => {
                 debug!(%kind, "the API server does not have this kind");
-                vec![Event::InSync(kind)]
+                vec![SourceEvent::InSync(kind)]
             }
-            Err(error) => vec![Event::Trouble(kind, troubles.report(kind.name(), &error))],
+            Err(error) => vec![SourceEvent::Trouble(kind, watch_errors.report(kind.name(), &error))],
         };
         for event in events {
             if tx.send(event).await.is_err() {

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
 use tracing::{info, warn};
 
-use super::{Event, EventSender, SourceKind};
+use super::{EventSender, ObjectKind, SourceEvent};
 use files::Files;
 
 /// Why the source could not start.
@@ -44,20 +44,20 @@ pub async fn run(directory: PathBuf, node_name: &str, tx: EventSender) -> Result
     let failed = |source| ManifestsError::Directory { path: directory.clone(), source };
     let mut files = Files::new(&directory, node_name);
     let mut stream = watch(&directory).map_err(failed)?;
-    let mut events: Vec<Event> = SourceKind::ALL.map(Event::Relist).into();
+    let mut events: Vec<SourceEvent> = ObjectKind::ALL.map(SourceEvent::Relist).into();
     events.extend(files.scan().map_err(failed)?);
-    events.extend(SourceKind::ALL.map(Event::InSync));
+    events.extend(ObjectKind::ALL.map(SourceEvent::InSync));
     while send(&tx, events).await {
         let change = tokio::select! {
             () = tx.closed() => return Ok(()),
             change = next_change(&mut stream) => change,
         };
         events = match change {
-            Change::File(name) => files.read(&name),
-            Change::NewEntry(name) if files.is_link(&name) => files.read(&name),
-            Change::NewEntry(_) => Vec::new(),
-            Change::Any => scan(&mut files, &directory),
-            Change::DirectoryGone => {
+            FileChange::File(name) => files.read(&name),
+            FileChange::NewEntry(name) if files.is_link(&name) => files.read(&name),
+            FileChange::NewEntry(_) => Vec::new(),
+            FileChange::Any => scan(&mut files, &directory),
+            FileChange::DirectoryGone => {
                 warn!(directory = %directory.display(), "the manifest directory is gone; its last state stays");
                 let Some(new) = wait_for(&directory, &tx).await else { return Ok(()) };
                 stream = new;
@@ -69,14 +69,14 @@ pub async fn run(directory: PathBuf, node_name: &str, tx: EventSender) -> Result
     Ok(())
 }
 
-fn scan(files: &mut Files, directory: &Path) -> Vec<Event> {
+fn scan(files: &mut Files, directory: &Path) -> Vec<SourceEvent> {
     files.scan().unwrap_or_else(|error| {
         warn!(directory = %directory.display(), %error, "the manifest directory can't be read; its last state stays");
         Vec::new()
     })
 }
 
-async fn send(tx: &EventSender, events: Vec<Event>) -> bool {
+async fn send(tx: &EventSender, events: Vec<SourceEvent>) -> bool {
     for event in events {
         if tx.send(event).await.is_err() {
             return false;
@@ -112,7 +112,7 @@ async fn wait_for(directory: &Path, tx: &EventSender) -> Option<Stream> {
     }
 }
 
-enum Change {
+enum FileChange {
     /// A file was written, moved or removed.
     File(OsString),
     /// Something new, which may not have been written yet.
@@ -122,24 +122,24 @@ enum Change {
     DirectoryGone,
 }
 
-async fn next_change(stream: &mut Stream) -> Change {
+async fn next_change(stream: &mut Stream) -> FileChange {
     loop {
         let event = match stream.next().await {
             Some(Ok(event)) => event,
             Some(Err(error)) => {
                 warn!(%error, "inotify");
-                return Change::Any;
+                return FileChange::Any;
             }
-            None => return Change::DirectoryGone,
+            None => return FileChange::DirectoryGone,
         };
         let gone = EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::MOVE_SELF;
         match event.name {
-            _ if event.mask.intersects(EventMask::Q_OVERFLOW) => return Change::Any,
-            _ if event.mask.intersects(gone) => return Change::DirectoryGone,
+            _ if event.mask.intersects(EventMask::Q_OVERFLOW) => return FileChange::Any,
+            _ if event.mask.intersects(gone) => return FileChange::DirectoryGone,
             // A mounted ConfigMap switches all its files at once by renaming a link of such a name.
-            Some(name) if name.as_encoded_bytes().starts_with(b"..") => return Change::Any,
-            Some(name) if event.mask.intersects(EventMask::CREATE) => return Change::NewEntry(name),
-            Some(name) => return Change::File(name),
+            Some(name) if name.as_encoded_bytes().starts_with(b"..") => return FileChange::Any,
+            Some(name) if event.mask.intersects(EventMask::CREATE) => return FileChange::NewEntry(name),
+            Some(name) => return FileChange::File(name),
             None => {}
         }
     }

@@ -1,5 +1,7 @@
-//! What is said when an API server does not give what was asked for: one line with what to do, once, though several watches
-//! run into the same thing again and again.
+//! Explains errors of API watches to an operator: one line that says what to do.
+//!
+//! The same line is logged once a minute at most, although several watches meet the same error again and again. Used by
+//! the watches of `source::kubernetes` and of `ipam`, which go on to retry.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -14,12 +16,12 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// Shared by the watches of one API server.
 #[derive(Debug)]
-pub(crate) struct Troubles {
+pub(crate) struct WatchErrors {
     server: String,
     said: Mutex<HashMap<String, Instant>>,
 }
 
-impl Troubles {
+impl WatchErrors {
     /// For the API server of this configuration.
     pub(crate) fn new(config: &kube::Config) -> Self {
         Self { server: config.cluster_url.to_string().trim_end_matches('/').to_owned(), said: Mutex::default() }
@@ -131,10 +133,10 @@ mod tests {
 
     #[test]
     fn the_same_is_said_once_a_minute() {
-        let (troubles, now) = (Troubles::new(&kube::Config::new(SERVER.parse().unwrap())), Instant::now());
-        assert!(troubles.is_due("one", now));
-        assert!(!troubles.is_due("one", now + AGAIN / 2));
-        assert!(troubles.is_due("two", now + AGAIN / 2));
-        assert!(troubles.is_due("one", now + AGAIN));
+        let (watch_errors, now) = (WatchErrors::new(&kube::Config::new(SERVER.parse().unwrap())), Instant::now());
+        assert!(watch_errors.is_due("one", now));
+        assert!(!watch_errors.is_due("one", now + AGAIN / 2));
+        assert!(watch_errors.is_due("two", now + AGAIN / 2));
+        assert!(watch_errors.is_due("one", now + AGAIN));
     }
 }

@@ -25,7 +25,7 @@ fn addresses(range: std::ops::Range<u8>) -> impl Iterator<Item = IpAddr> {
     range.map(|last| [10, 1, 0, last].into())
 }
 
-fn offered(decision: &Decision) -> Vec<String> {
+fn offered(decision: &PoolDecision) -> Vec<String> {
     decision.pools[0].blocks.iter().map(ToString::to_string).collect()
 }
 

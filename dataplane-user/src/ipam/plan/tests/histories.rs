@@ -30,7 +30,7 @@ struct Node {
     seen: BTreeMap<String, Block>,
     nodes: BTreeSet<Box<str>>,
     pools: Vec<Pool>,
-    memory: Memory,
+    memory: PlannerMemory,
     /// What the plugin may use.
     offered: Vec<IpNetwork>,
     held: Vec<IpAddr>,
@@ -76,7 +76,7 @@ impl Cluster {
         (node.seen, node.nodes, node.pools) = (self.blocks.clone(), names, self.pools.clone());
     }
 
-    fn decide(&mut self, n: usize) -> Decision {
+    fn decide(&mut self, n: usize) -> PoolDecision {
         let node = &mut self.nodes[n];
         let (held, labels) = (node.held.iter().copied().collect(), BTreeMap::new());
         let world = World {
@@ -89,7 +89,7 @@ impl Cluster {
             wishes: &BTreeSet::new(),
             held: &held,
             now: self.now,
-            patience: Patience::default(),
+            grace: GracePeriods::default(),
         };
         decide(&world, &mut node.memory)
     }
@@ -101,22 +101,22 @@ impl Cluster {
         for action in decision.actions {
             self.version += 1;
             match action {
-                Action::Claim { pool, cidr } => {
-                    let state = State { uid: self.version.to_string(), version: self.version.to_string() };
+                BlockAction::Claim { pool, cidr } => {
+                    let state = ObjectVersion { uid: self.version.to_string(), version: self.version.to_string() };
                     let created = format!("{:09}", self.version);
                     let sharing = Sharing::default();
                     let block = Block { cidr, pool, node: name(n), created, state, sharing };
                     self.blocks.entry(block_name(cidr)).or_insert(block);
                 }
-                Action::Release { name: object, state, .. } => {
+                BlockAction::Release { name: object, state, .. } => {
                     self.blocks.retain(|name, block| *name != object || block.state != state);
                 }
-                Action::Collect { name: object, state, nodes } => {
+                BlockAction::Collect { name: object, state, nodes } => {
                     // The writer asks for the nodes once more.
                     let back = self.alive().into_iter().any(|i| nodes.contains(&name(i)));
                     self.blocks.retain(|name, block| back || *name != object || block.state != state);
                 }
-                Action::Share { name: object, sharing, state, gone, .. } => {
+                BlockAction::Share { name: object, sharing, state, gone, .. } => {
                     let back = self.alive().into_iter().any(|i| gone.contains(&name(i)));
                     let version = self.version.to_string();
                     let same = self.blocks.get_mut(&object).filter(|block| !back && block.state == state);

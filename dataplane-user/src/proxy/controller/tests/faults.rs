@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use super::view::view;
 use super::*;
-use crate::proxy::apply::memory::Memory;
+use crate::proxy::apply::memory::MemoryMaps;
 
 fn two(core: &mut Core) {
-    core.handle(Event::Service(
+    core.handle(SourceEvent::Service(
         key("api"),
         Some(service(&["10.96.0.12", "fd00:96::12"], &[("http", 80), ("more", 81)])),
     ));
-    core.handle(Event::Slice(key("api-1"), Some(slice("api", &[("http", 8080), ("more", 81)], &["10.1.0.8"]))));
-    core.handle(Event::Service(key("zoo"), Some(service(&["10.96.0.13"], &[("http", 80)]))));
+    core.handle(SourceEvent::Slice(key("api-1"), Some(slice("api", &[("http", 8080), ("more", 81)], &["10.1.0.8"]))));
+    core.handle(SourceEvent::Service(key("zoo"), Some(service(&["10.96.0.13"], &[("http", 80)]))));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_change_that_fails_leaves_the_service_as_it_was() {
     let mut core = serving(&memory);
     let before = view(&memory);
     memory.fail_next("frontends4");
-    core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.7"]))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.7"]))));
     core.reconcile(NOW);
     assert_eq!(view(&memory), before);
     core.reconcile(core.next_retry().unwrap());
@@ -58,7 +58,7 @@ fn when_the_way_back_fails_too_everything_is_written_again() {
     let mut core = serving(&memory);
     memory.fail_next("frontends4");
     memory.fail_next("frontends4");
-    core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.7"]))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.7"]))));
     core.reconcile(NOW);
     core.reconcile(core.next_retry().unwrap());
     let seen = view(&memory);
@@ -67,12 +67,12 @@ fn when_the_way_back_fails_too_everything_is_written_again() {
 
 #[test]
 fn a_service_that_does_not_fit_is_refused_whole_and_comes_when_there_is_room() {
-    let memory = Memory::new(8, 8);
+    let memory = MemoryMaps::new(8, 8);
     let mut core = serving(&memory);
     let many: Vec<String> = (1..=6).map(|i| format!("10.1.2.{i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    core.handle(Event::Service(key("big"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
-    core.handle(Event::Slice(key("big-1"), Some(slice("big", &[("http", 8080)], &many))));
+    core.handle(SourceEvent::Service(key("big"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
+    core.handle(SourceEvent::Slice(key("big-1"), Some(slice("big", &[("http", 8080)], &many))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends.len(), 1);
     assert_eq!(
@@ -80,7 +80,7 @@ fn a_service_that_does_not_fit_is_refused_whole_and_comes_when_there_is_room() {
         "Service shop/big: map backends is full: it holds 8 entries, and the Service needs 1 more"
     );
     let mut now = NOW;
-    core.handle(Event::Service(key("web"), None));
+    core.handle(SourceEvent::Service(key("web"), None));
     core.reconcile(now);
     while let Some(at) = core.next_retry() {
         now = at;
@@ -93,11 +93,11 @@ fn a_service_that_does_not_fit_is_refused_whole_and_comes_when_there_is_room() {
 
 #[test]
 fn no_map_is_filled_beyond_its_size() {
-    let memory = Memory::new(4, 1000);
+    let memory = MemoryMaps::new(4, 1000);
     let mut core = serving(&memory);
     for i in 0..6_u8 {
         let addr = format!("10.96.1.{i}");
-        core.handle(Event::Service(key(&format!("s{i}")), Some(service(&[&addr], &[("http", 80)]))));
+        core.handle(SourceEvent::Service(key(&format!("s{i}")), Some(service(&[&addr], &[("http", 80)]))));
     }
     core.reconcile(NOW);
     let seen = view(&memory);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::view::view;
 use super::*;
-use crate::proxy::apply::memory::Memory;
+use crate::proxy::apply::memory::MemoryMaps;
 use crate::proxy::source::object::ServiceExtra;
 
 fn claimant(cluster_ip: &str, created: u32) -> ServiceObject {
@@ -16,10 +16,10 @@ fn claimant(cluster_ip: &str, created: u32) -> ServiceObject {
 fn the_older_claimant_gets_an_address_whenever_it_comes() {
     let memory = memory();
     let mut core = serving(&memory);
-    core.handle(Event::Service(key("young"), Some(claimant("10.96.0.20", 200))));
+    core.handle(SourceEvent::Service(key("young"), Some(claimant("10.96.0.20", 200))));
     core.reconcile(NOW);
     let address = (octets16(ip("203.0.113.1")), 80, 6);
-    core.handle(Event::Service(key("old"), Some(claimant("10.96.0.21", 100))));
+    core.handle(SourceEvent::Service(key("old"), Some(claimant("10.96.0.21", 100))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends[&address].service, "shop/old:http");
     assert_eq!(
@@ -27,7 +27,7 @@ fn the_older_claimant_gets_an_address_whenever_it_comes() {
         "Service shop/young, spec.ports: 203.0.113.1 port 80 is taken by Service shop/old"
     );
     // made anew, it is the younger one
-    core.handle(Event::Service(key("old"), Some(claimant("10.96.0.21", 300))));
+    core.handle(SourceEvent::Service(key("old"), Some(claimant("10.96.0.21", 300))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends[&address].service, "shop/young:http");
     assert!(core.snapshot().rejections[0].to_string().starts_with("Service shop/old, "));
@@ -40,7 +40,7 @@ fn of_claimants_of_one_second_the_name_decides_in_every_order() {
         let mut core = serving(&memory);
         for name in order {
             let cluster_ip = format!("10.96.0.{}", name.as_bytes()[0]);
-            core.handle(Event::Service(key(name), Some(claimant(&cluster_ip, 7))));
+            core.handle(SourceEvent::Service(key(name), Some(claimant(&cluster_ip, 7))));
             if order[0] != "b" {
                 core.reconcile(NOW);
             }
@@ -49,7 +49,7 @@ fn of_claimants_of_one_second_the_name_decides_in_every_order() {
         let owner = || view(&memory).frontends[&(octets16(ip("203.0.113.1")), 80, 6)].service.clone();
         assert_eq!(owner(), "shop/a:http");
         assert_eq!(core.snapshot().rejected, 2);
-        core.handle(Event::Service(key("a"), None));
+        core.handle(SourceEvent::Service(key("a"), None));
         core.reconcile(NOW);
         assert_eq!((owner(), core.snapshot().rejected), ("shop/b:http".into(), 1));
     }
@@ -59,11 +59,11 @@ fn of_claimants_of_one_second_the_name_decides_in_every_order() {
 fn an_agent_that_starts_gives_an_address_to_the_older_whoever_had_it() {
     let memory = memory();
     let mut before = serving(&memory);
-    before.handle(Event::Service(key("young"), Some(claimant("10.96.0.20", 200))));
+    before.handle(SourceEvent::Service(key("young"), Some(claimant("10.96.0.20", 200))));
     before.reconcile(NOW);
     let mut core = core(&memory, NOW);
-    core.handle(Event::Service(key("young"), Some(claimant("10.96.0.20", 200))));
-    core.handle(Event::Service(key("old"), Some(claimant("10.96.0.21", 100))));
+    core.handle(SourceEvent::Service(key("young"), Some(claimant("10.96.0.20", 200))));
+    core.handle(SourceEvent::Service(key("old"), Some(claimant("10.96.0.21", 100))));
     in_sync(&mut core);
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends[&(octets16(ip("203.0.113.1")), 80, 6)].service, "shop/old:http");
@@ -72,19 +72,19 @@ fn an_agent_that_starts_gives_an_address_to_the_older_whoever_had_it() {
 const ADDRESS: ([u8; 16], u16, u8) = ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 1], 80, 6);
 
 /// Two Services that claim one address, each with an endpoint of its own.
-fn contested(memory: &Memory, created: [(&str, u32); 2]) -> Core {
+fn contested(memory: &MemoryMaps, created: [(&str, u32); 2]) -> Core {
     let mut core = serving(memory);
     for (i, (name, created)) in created.into_iter().enumerate() {
         let slice = slice(name, &[("http", 8080)], &[&format!("10.1.1.{i}")]);
-        core.handle(Event::Service(key(name), Some(claimant(&format!("10.96.0.2{i}"), created))));
-        core.handle(Event::Slice(key(&format!("{name}-1")), Some(slice)));
+        core.handle(SourceEvent::Service(key(name), Some(claimant(&format!("10.96.0.2{i}"), created))));
+        core.handle(SourceEvent::Slice(key(&format!("{name}-1")), Some(slice)));
         core.reconcile(NOW);
     }
     core
 }
 
 /// Looks after each write whether the address leads to one of these, with endpoints.
-fn watch(memory: &Memory, allowed: &'static [&'static str]) {
+fn watch(memory: &MemoryMaps, allowed: &'static [&'static str]) {
     let watched = memory.clone();
     memory.observe(Some(Arc::new(move || {
         let seen = view(&watched);
@@ -104,7 +104,7 @@ fn whoever_waits_gets_an_address_without_a_gap() {
         let mut core = contested(&memory, [("old", 100), ("young", 200)]);
         assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/old:http", "{what}");
         watch(&memory, &["shop/old:http", "shop/young:http"]);
-        core.handle(Event::Service(key("old"), object.clone()));
+        core.handle(SourceEvent::Service(key("old"), object.clone()));
         core.reconcile(NOW);
         assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/young:http", "{what}");
         assert_eq!(core.snapshot().rejected, usize::from(what == "made anew"), "{what}");
@@ -117,9 +117,9 @@ fn an_older_claimant_takes_an_address_over_without_a_gap() {
     let memory = memory();
     let mut core = contested(&memory, [("young", 200), ("gone", 300)]);
     watch(&memory, &["shop/young:http", "shop/old:http"]);
-    core.handle(Event::Slice(key("old-1"), Some(slice("old", &[("http", 8080)], &["10.1.1.9"]))));
-    core.handle(Event::Service(key("old"), Some(claimant("10.96.0.29", 100))));
-    core.handle(Event::Slice(key("young-1"), Some(slice("young", &[("http", 8080)], &["10.1.1.8"]))));
+    core.handle(SourceEvent::Slice(key("old-1"), Some(slice("old", &[("http", 8080)], &["10.1.1.9"]))));
+    core.handle(SourceEvent::Service(key("old"), Some(claimant("10.96.0.29", 100))));
+    core.handle(SourceEvent::Slice(key("young-1"), Some(slice("young", &[("http", 8080)], &["10.1.1.8"]))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/old:http");
 }
@@ -129,16 +129,16 @@ fn whoever_can_not_take_an_address_over_leaves_it_to_its_owner() {
     for failures in 1..=2 {
         let memory = memory();
         let mut core = contested(&memory, [("young", 200), ("gone", 300)]);
-        core.handle(Event::Service(key("gone"), None));
+        core.handle(SourceEvent::Service(key("gone"), None));
         core.reconcile(NOW);
         watch(&memory, &["shop/young:http", "shop/old:http"]);
-        core.handle(Event::Slice(key("old-1"), Some(slice("old", &[("http", 8080)], &["10.1.1.9"]))));
-        core.handle(Event::Service(key("old"), Some(claimant("10.96.0.29", 100))));
+        core.handle(SourceEvent::Slice(key("old-1"), Some(slice("old", &[("http", 8080)], &["10.1.1.9"]))));
+        core.handle(SourceEvent::Service(key("old"), Some(claimant("10.96.0.29", 100))));
         (0..failures).for_each(|_| memory.fail_next("frontends4"));
         core.reconcile(NOW);
         assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/young:http", "{failures}");
         // and its owner may change meanwhile
-        core.handle(Event::Slice(key("young-1"), Some(slice("young", &[("http", 8080)], &["10.1.1.8"]))));
+        core.handle(SourceEvent::Slice(key("young-1"), Some(slice("young", &[("http", 8080)], &["10.1.1.8"]))));
         core.reconcile(NOW);
         core.reconcile(core.next_retry().unwrap());
         assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/old:http", "{failures}");
@@ -149,13 +149,13 @@ fn whoever_can_not_take_an_address_over_leaves_it_to_its_owner() {
 #[test]
 fn an_address_changes_hands_when_the_table_is_full() {
     // four at cluster IPs, and the address
-    let memory = Memory::new(5, 100);
+    let memory = MemoryMaps::new(5, 100);
     let mut core = contested(&memory, [("old", 100), ("young", 200)]);
-    core.handle(Event::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80), ("more", 81)]))));
+    core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80), ("more", 81)]))));
     core.reconcile(NOW);
     assert_eq!((view(&memory).frontends.len(), core.snapshot().failing), (5, 0));
     watch(&memory, &["shop/old:http", "shop/young:http"]);
-    core.handle(Event::Service(key("old"), Some(claimant("10.96.0.20", 300))));
+    core.handle(SourceEvent::Service(key("old"), Some(claimant("10.96.0.20", 300))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/young:http");
     assert_eq!(core.snapshot().failing, 0);
@@ -165,7 +165,7 @@ fn an_address_changes_hands_when_the_table_is_full() {
 fn whoever_waits_is_told_who_has_the_address_now() {
     let memory = memory();
     let mut core = contested(&memory, [("b", 200), ("c", 300)]);
-    core.handle(Event::Service(key("a"), Some(claimant("10.96.0.29", 100))));
+    core.handle(SourceEvent::Service(key("a"), Some(claimant("10.96.0.29", 100))));
     core.reconcile(NOW);
     let mut told: Vec<_> = core.snapshot().rejections.iter().map(ToString::to_string).collect();
     told.sort_unstable();
@@ -177,13 +177,13 @@ fn whoever_waits_is_told_who_has_the_address_now() {
 fn whoever_waits_is_told_who_has_the_address_when_another_could_not_take_it() {
     let memory = memory();
     let mut core = serving(&memory);
-    core.handle(Event::Service(key("owner"), Some(claimant("10.96.0.20", 200))));
+    core.handle(SourceEvent::Service(key("owner"), Some(claimant("10.96.0.20", 200))));
     core.reconcile(NOW);
-    core.handle(Event::Service(key("older"), Some(claimant("10.96.0.21", 100))));
-    core.handle(Event::Service(key("younger"), Some(claimant("10.96.0.22", 300))));
+    core.handle(SourceEvent::Service(key("older"), Some(claimant("10.96.0.21", 100))));
+    core.handle(SourceEvent::Service(key("younger"), Some(claimant("10.96.0.22", 300))));
     memory.fail_next("services");
     core.reconcile(NOW);
-    core.handle(Event::Service(key("older"), Some(service(&["10.96.0.21"], &[("http", 80)]))));
+    core.handle(SourceEvent::Service(key("older"), Some(service(&["10.96.0.21"], &[("http", 80)]))));
     core.reconcile(NOW + Duration::from_secs(60));
     let told: Vec<_> = core.snapshot().rejections.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["Service shop/younger, spec.ports: 203.0.113.1 port 80 is taken by Service shop/owner"]);
@@ -198,10 +198,10 @@ fn whoever_waits_gets_an_address_without_a_gap_though_its_owner_was_deleted_mean
         assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/old:http");
         watch(&memory, &["shop/old:http", "shop/young:http"]);
         let mut core = core(&memory, NOW);
-        core.handle(Event::Service(key("young"), Some(claimant("10.96.0.21", 200))));
-        core.handle(Event::Slice(key("young-1"), Some(slice("young", &[("http", 8080)], &["10.1.1.1"]))));
+        core.handle(SourceEvent::Service(key("young"), Some(claimant("10.96.0.21", 200))));
+        core.handle(SourceEvent::Slice(key("young-1"), Some(slice("young", &[("http", 8080)], &["10.1.1.1"]))));
         if slices_left {
-            core.handle(Event::Slice(key("old-1"), Some(slice("old", &[("http", 8080)], &["10.1.1.0"]))));
+            core.handle(SourceEvent::Slice(key("old-1"), Some(slice("old", &[("http", 8080)], &["10.1.1.0"]))));
         }
         in_sync(&mut core);
         core.reconcile(NOW);

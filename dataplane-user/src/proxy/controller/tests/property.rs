@@ -167,19 +167,19 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 impl World {
     /// Makes the change and says how a source would tell it.
-    fn change(&mut self, step: &Step) -> Option<Event> {
+    fn change(&mut self, step: &Step) -> Option<SourceEvent> {
         match step {
             Step::Service(i, object) => {
                 set(&mut self.services, *i, object.clone());
-                Some(Event::Service(key(&format!("s{i}")), object.clone()))
+                Some(SourceEvent::Service(key(&format!("s{i}")), object.clone()))
             }
             Step::Slice(i, object) => {
                 set(&mut self.slices, *i, object.clone());
-                Some(Event::Slice(slice_key(*i), object.clone()))
+                Some(SourceEvent::Slice(slice_key(*i), object.clone()))
             }
             Step::Node(i, object) => {
                 set(&mut self.nodes, *i, object.clone());
-                Some(Event::Node(format!("extra{i}").into(), object.clone()))
+                Some(SourceEvent::Node(format!("extra{i}").into(), object.clone()))
             }
             Step::Range(there) => {
                 self.range = *there;
@@ -189,25 +189,29 @@ impl World {
         }
     }
 
-    fn range_event(&self) -> Event {
-        Event::ServiceCidr("more".into(), self.range.then(|| ["203.0.99.0/24".parse().unwrap()].into()))
+    fn range_event(&self) -> SourceEvent {
+        SourceEvent::ServiceCidr("more".into(), self.range.then(|| ["203.0.99.0/24".parse().unwrap()].into()))
     }
 
     fn list(&self, core: &mut Core) {
-        for kind in SourceKind::ALL {
-            core.handle(Event::Relist(kind));
+        for kind in ObjectKind::ALL {
+            core.handle(SourceEvent::Relist(kind));
         }
-        core.handle(Event::Node("n1".into(), Some(node())));
-        self.nodes.iter().for_each(|(i, o)| core.handle(Event::Node(format!("extra{i}").into(), Some(o.clone()))));
-        self.services.iter().for_each(|(i, o)| core.handle(Event::Service(key(&format!("s{i}")), Some(o.clone()))));
-        self.slices.iter().for_each(|(i, o)| core.handle(Event::Slice(slice_key(*i), Some(o.clone()))));
+        core.handle(SourceEvent::Node("n1".into(), Some(node())));
+        self.nodes
+            .iter()
+            .for_each(|(i, o)| core.handle(SourceEvent::Node(format!("extra{i}").into(), Some(o.clone()))));
+        self.services
+            .iter()
+            .for_each(|(i, o)| core.handle(SourceEvent::Service(key(&format!("s{i}")), Some(o.clone()))));
+        self.slices.iter().for_each(|(i, o)| core.handle(SourceEvent::Slice(slice_key(*i), Some(o.clone()))));
         core.handle(self.range_event());
-        for kind in SourceKind::ALL {
-            core.handle(Event::InSync(kind));
+        for kind in ObjectKind::ALL {
+            core.handle(SourceEvent::InSync(kind));
         }
     }
 
-    fn start(&self, memory: &Memory, now: Duration) -> Core {
+    fn start(&self, memory: &MemoryMaps, now: Duration) -> Core {
         let mut core = Core::new(memory.tables(), 250, now).unwrap();
         core.set_node_context(self.context.clone());
         self.list(&mut core);
@@ -247,7 +251,7 @@ fn told(core: &mut Core) -> (Vec<String>, [[u32; 2]; 2]) {
 }
 
 fn check(steps: &[Step]) {
-    let memory = Memory::sized(1000, 40_000, 1000);
+    let memory = MemoryMaps::sized(1000, 40_000, 1000);
     let reader = Arc::new(Reader::new(memory.clone(), NOW));
     let (watched, reading) = (memory.clone(), reader.clone());
     let mut world = World { context: context(), ..World::default() };
@@ -286,7 +290,7 @@ fn check(steps: &[Step]) {
     assert_eq!((core.pending.services(), core.pending.endpoints()), (0, 0));
     memory.clear_faults();
     memory.observe(None);
-    let fresh = Memory::sized(1000, 40_000, 1000);
+    let fresh = MemoryMaps::sized(1000, 40_000, 1000);
     let mut started = world.start(&fresh, now);
     started.reconcile(now);
     assert_eq!(told(&mut core), told(&mut started));

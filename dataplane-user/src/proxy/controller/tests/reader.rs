@@ -10,19 +10,19 @@ use std::time::Duration;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, Slot, SlotTable};
 
-use crate::proxy::apply::memory::Memory;
+use crate::proxy::apply::memory::MemoryMaps;
 use crate::proxy::reconcile::slots::GRACE;
 
 /// Service port and table; when a frontend had it last.
 type Published = BTreeMap<(u32, u32, u32), Duration>;
 
 pub(super) struct Reader {
-    memory: Memory,
+    memory: MemoryMaps,
     state: Mutex<(Duration, Published)>,
 }
 
 impl Reader {
-    pub(super) fn new(memory: Memory, now: Duration) -> Self {
+    pub(super) fn new(memory: MemoryMaps, now: Duration) -> Self {
         Self { memory, state: Mutex::new((now, Published::new())) }
     }
 

@@ -21,7 +21,7 @@ fn the_time_from_a_change_to_the_tables_counts_when_it_is_there() {
     let mut core = serving(&memory);
     core.note_round(Duration::from_millis(1));
     let slice = |endpoint, triggered| SliceObject { triggered, ..slice("web", &[("http", 8080)], &[endpoint]) };
-    core.handle(Event::Slice(key("web-1"), Some(slice("10.1.0.7", ms_ago(10_000)))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("10.1.0.7", ms_ago(10_000)))));
     round(&mut core, NOW);
     let programming = core.snapshot().programming;
     assert_eq!(programming.count(), 1);
@@ -29,7 +29,7 @@ fn the_time_from_a_change_to_the_tables_counts_when_it_is_there() {
     assert!(bound >= 10.0, "{bound}");
     // a change that could not be made is not over
     memory.fail_next("frontends4");
-    core.handle(Event::Slice(key("web-1"), Some(slice("10.1.0.8", ms_ago(20_000)))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("10.1.0.8", ms_ago(20_000)))));
     round(&mut core, NOW);
     assert_eq!(core.snapshot().programming.count(), 1);
     let retry = core.next_retry().unwrap();
@@ -38,7 +38,7 @@ fn the_time_from_a_change_to_the_tables_counts_when_it_is_there() {
     // what is listed again has not changed, and a slice without the annotation says nothing
     let at = ms_ago(0);
     for object in [slice("10.1.0.9", at), slice("10.1.0.9", at), slice("10.1.0.9", 0)] {
-        core.handle(Event::Slice(key("web-1"), Some(object)));
+        core.handle(SourceEvent::Slice(key("web-1"), Some(object)));
         round(&mut core, retry);
     }
     assert_eq!(core.snapshot().programming.count(), 3);
@@ -52,22 +52,22 @@ fn services_without_endpoints_here_are_counted_where_their_policy_is_local() {
     let mut local = service(&["10.96.0.11", "fd00:96::11"], &[("http", 80), ("more", 81)]);
     (local.internal, local.external) = (Policy::Local, Policy::Local);
     local.ports[0].node_port = 30_001;
-    core.handle(Event::Service(key("local"), Some(local.clone())));
+    core.handle(SourceEvent::Service(key("local"), Some(local.clone())));
     core.reconcile(NOW);
     assert_eq!(core.snapshot().no_local, [[0, 0], [0, 0]], "there are no endpoints anywhere");
     let with = |flags| slice_of("local", &[("http", 8080), ("more", 8081)], &[("10.1.0.9", flags)]);
-    core.handle(Event::Slice(key("local-1"), Some(with(READY))));
+    core.handle(SourceEvent::Slice(key("local-1"), Some(with(READY))));
     core.reconcile(NOW);
     assert_eq!(core.snapshot().no_local, [[1, 1], [0, 0]], "one Service, whatever the number of its ports");
-    core.handle(Event::Slice(key("local-1"), Some(with(READY | endpoint_flags::LOCAL))));
+    core.handle(SourceEvent::Slice(key("local-1"), Some(with(READY | endpoint_flags::LOCAL))));
     core.reconcile(NOW);
     assert_eq!(core.snapshot().no_local, [[0, 0], [0, 0]]);
-    core.handle(Event::Slice(key("local-1"), Some(with(READY))));
+    core.handle(SourceEvent::Slice(key("local-1"), Some(with(READY))));
     local.external = Policy::Cluster;
-    core.handle(Event::Service(key("local"), Some(local)));
+    core.handle(SourceEvent::Service(key("local"), Some(local)));
     core.reconcile(NOW);
     assert_eq!(core.snapshot().no_local, [[1, 0], [0, 0]]);
-    core.handle(Event::Service(key("local"), None));
+    core.handle(SourceEvent::Service(key("local"), None));
     core.reconcile(NOW);
     assert_eq!(core.snapshot().no_local, [[0, 0], [0, 0]]);
 }
@@ -89,9 +89,9 @@ fn changes_are_pending_until_they_are_in_the_tables() {
     let mut core = core(&memory, NOW);
     let counts = |core: &Core| (core.pending.services(), core.pending.endpoints());
     for (name, cluster_ip) in [("web", "10.96.0.10"), ("api", "10.96.0.11")] {
-        core.handle(Event::Service(key(name), Some(service(&[cluster_ip], &[("http", 80)]))));
+        core.handle(SourceEvent::Service(key(name), Some(service(&[cluster_ip], &[("http", 80)]))));
         let slice = slice(name, &[("http", 8080)], &["10.1.0.5"]);
-        core.handle(Event::Slice(key(&format!("{name}-1")), Some(slice)));
+        core.handle(SourceEvent::Slice(key(&format!("{name}-1")), Some(slice)));
     }
     core.reconcile(NOW);
     assert_eq!(counts(&core), (2, 2), "nothing is written before all is there");
@@ -101,7 +101,7 @@ fn changes_are_pending_until_they_are_in_the_tables() {
     // two changes of one Service are one, and what is listed again is none
     let slice = |endpoint| Some(slice("web", &[("http", 8080)], &[endpoint]));
     for endpoint in ["10.1.0.5", "10.1.0.6", "10.1.0.7"] {
-        core.handle(Event::Slice(key("web-1"), slice(endpoint)));
+        core.handle(SourceEvent::Slice(key("web-1"), slice(endpoint)));
     }
     assert_eq!(counts(&core), (0, 1));
     // in the middle of a round
@@ -114,8 +114,8 @@ fn changes_are_pending_until_they_are_in_the_tables() {
     assert_eq!(counts(&core), (0, 0));
     // what could not be written waits, and what has gone does not
     memory.fail_next("frontends4");
-    core.handle(Event::Slice(key("web-1"), slice("10.1.0.8")));
-    core.handle(Event::Service(key("api"), None));
+    core.handle(SourceEvent::Slice(key("web-1"), slice("10.1.0.8")));
+    core.handle(SourceEvent::Service(key("api"), None));
     core.reconcile(NOW);
     assert_eq!((counts(&core), core.snapshot().failing), ((0, 1), 1));
     core.reconcile(core.next_retry().unwrap());

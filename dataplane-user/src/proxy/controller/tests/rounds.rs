@@ -7,7 +7,7 @@ use dataplane_common::types::pod::address_kind;
 
 use super::view::view;
 use super::*;
-use crate::proxy::apply::memory::Memory;
+use crate::proxy::apply::memory::MemoryMaps;
 use crate::proxy::reconcile::slots::GRACE;
 use crate::proxy::source::object::{Scheduling, ServiceExtra, Weights};
 
@@ -15,11 +15,11 @@ use crate::proxy::source::object::{Scheduling, ServiceExtra, Weights};
 fn rule_2_1_3_nothing_is_written_before_everything_is_in_sync() {
     let memory = memory();
     let mut core = Core::new(memory.tables(), 250, NOW).unwrap();
-    core.handle(Event::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
+    core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
     let steps: [fn(&mut Core); 4] = [
-        |c| c.handle(Event::InSync(SourceKind::Service)),
-        |c| c.handle(Event::InSync(SourceKind::Slice)),
-        |c| c.handle(Event::InSync(SourceKind::Node)),
+        |c| c.handle(SourceEvent::InSync(ObjectKind::Service)),
+        |c| c.handle(SourceEvent::InSync(ObjectKind::Slice)),
+        |c| c.handle(SourceEvent::InSync(ObjectKind::Node)),
         |c| c.set_node_context(context()),
     ];
     for step in steps {
@@ -52,7 +52,7 @@ fn nothing_changes_nothing_is_written() {
     let memory = memory();
     let mut core = serving(&memory);
     let before = core.operations().total();
-    core.handle(Event::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
+    core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
     core.reconcile(NOW);
     core.mark(0);
     core.reconcile(NOW);
@@ -67,10 +67,10 @@ fn an_unchanged_state_after_a_restart_costs_no_operation() {
     local.external = crate::proxy::source::object::Policy::Local;
     local.affinity = 30;
     local.ports[0].node_port = 30_001;
-    core1.handle(Event::Service(key("local"), Some(local.clone())));
+    core1.handle(SourceEvent::Service(key("local"), Some(local.clone())));
     let flags = READY | endpoint_flags::LOCAL;
     let ends = slice_of("local", &[("a", 1001), ("b", 1002)], &[("10.1.0.9", flags), ("10.1.0.5", READY)]);
-    core1.handle(Event::Slice(key("local-1"), Some(ends.clone())));
+    core1.handle(SourceEvent::Slice(key("local-1"), Some(ends.clone())));
     core1.reconcile(NOW);
     let before = view(&memory);
     assert_eq!(before.frontends.len(), 1 + 4 + 4, "with node ports at the node's addresses and at loopback");
@@ -79,10 +79,10 @@ fn an_unchanged_state_after_a_restart_costs_no_operation() {
         assert!(!before.addrs.contains_key(&loopback), "no packet may find it");
     }
     let mut core2 = core(&memory, NOW);
-    core2.handle(Event::Service(key("local"), Some(local)));
-    core2.handle(Event::Slice(key("local-1"), Some(ends)));
-    core2.handle(Event::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
-    core2.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.0.6"]))));
+    core2.handle(SourceEvent::Service(key("local"), Some(local)));
+    core2.handle(SourceEvent::Slice(key("local-1"), Some(ends)));
+    core2.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
+    core2.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.0.6"]))));
     in_sync(&mut core2);
     core2.reconcile(NOW);
     assert_eq!(core2.operations().total(), 0, "{:?}", core2.operations());
@@ -94,7 +94,7 @@ fn what_went_while_the_agent_was_away_is_removed() {
     let memory = memory();
     serving(&memory);
     let mut core = core(&memory, NOW);
-    core.handle(Event::Service(key("other"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
+    core.handle(SourceEvent::Service(key("other"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
     in_sync(&mut core);
     core.reconcile(NOW);
     let seen = view(&memory);
@@ -110,7 +110,7 @@ fn a_change_of_state_is_one_word_and_no_new_table() {
     let before = *core.operations();
     // A third endpoint that is not ready: a backend, but in no table.
     let ends = [("10.1.0.5", READY), ("10.1.0.6", READY), ("10.1.0.7", 0)];
-    core.handle(Event::Slice(key("web-1"), Some(slice_of("web", &[("http", 8080)], &ends))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice_of("web", &[("http", 8080)], &ends))));
     core.reconcile(NOW);
     let after = *core.operations();
     assert_eq!((after.backends - before.backends, after.total() - before.total()), (1, 1));
@@ -122,7 +122,7 @@ fn an_endpoint_keeps_its_id_and_an_ended_one_gets_another_generation() {
     let mut core = serving(&memory);
     let backends = || memory.tables().backends;
     let (first, second) = (backends().get(1).unwrap(), backends().get(2).unwrap());
-    core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.6", "10.1.0.9"]))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.6", "10.1.0.9"]))));
     core.reconcile(NOW);
     assert_eq!(backends().get(2).unwrap(), second);
     let ended = backends().get(1).unwrap();
@@ -139,12 +139,12 @@ fn a_table_is_published_in_new_space_and_the_old_space_rests() {
     let mut seen = vec![table()];
     for i in 0..4_u8 {
         let addr = format!("10.1.1.{i}");
-        core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", &addr]))));
+        core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", &addr]))));
         core.reconcile(NOW);
         assert!(seen.iter().all(|t| t.base != table().base), "{seen:?} {:?}", table());
         seen.push(table());
     }
-    core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.2.1"]))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.2.1"]))));
     core.reconcile(NOW + GRACE + Duration::from_millis(1));
     assert_eq!(table().base, seen[0].base, "after the grace time space is used again");
 }
@@ -155,8 +155,8 @@ fn a_port_that_is_renamed_keeps_its_frontend_all_the_time() {
     let mut core = serving(&memory);
     let watched = memory.clone();
     memory.observe(Some(Arc::new(move || assert_eq!(view(&watched).frontends.len(), 1))));
-    core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("web", 8080)], &["10.1.0.5"]))));
-    core.handle(Event::Service(key("web"), Some(service(&["10.96.0.10"], &[("web", 80)]))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("web", 8080)], &["10.1.0.5"]))));
+    core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("web", 80)]))));
     core.reconcile(NOW);
     memory.observe(None);
     assert_eq!(view(&memory).names.iter().collect::<Vec<_>>(), ["shop/web:web"]);
@@ -169,9 +169,9 @@ fn the_first_owner_of_an_address_keeps_it_and_the_next_gets_it_when_it_goes() {
     let extra = ServiceExtra { external_ips: [ip("203.0.113.1")].into(), ..ServiceExtra::default() };
     let with_external =
         |cluster| ServiceObject { extra: Some(Box::new(extra.clone())), ..service(&[cluster], &[("http", 80)]) };
-    core.handle(Event::Service(key("first"), Some(with_external("10.96.0.20"))));
+    core.handle(SourceEvent::Service(key("first"), Some(with_external("10.96.0.20"))));
     core.reconcile(NOW);
-    core.handle(Event::Service(key("second"), Some(with_external("10.96.0.21"))));
+    core.handle(SourceEvent::Service(key("second"), Some(with_external("10.96.0.21"))));
     core.reconcile(NOW);
     let owner = || view(&memory).frontends[&(octets16(ip("203.0.113.1")), 80, 6)].service.clone();
     assert_eq!(owner(), "shop/first:http");
@@ -181,7 +181,7 @@ fn the_first_owner_of_an_address_keeps_it_and_the_next_gets_it_when_it_goes() {
         "Service shop/second, spec.ports: 203.0.113.1 port 80 is taken by Service shop/first"
     );
     assert_eq!(view(&memory).frontends.len(), 4, "the other frontends of the second are served");
-    core.handle(Event::Service(key("first"), None));
+    core.handle(SourceEvent::Service(key("first"), None));
     core.reconcile(NOW);
     assert_eq!(owner(), "shop/second:http");
     assert_eq!(core.snapshot().rejected, 0);
@@ -192,8 +192,8 @@ fn of_two_claimants_at_the_start_the_older_wins() {
     let memory = memory();
     let mut core = core(&memory, NOW);
     let created = |created| ServiceObject { created, ..service(&["10.96.0.10"], &[("http", 80)]) };
-    core.handle(Event::Service(key("a"), Some(created(200))));
-    core.handle(Event::Service(key("b"), Some(created(100))));
+    core.handle(SourceEvent::Service(key("a"), Some(created(200))));
+    core.handle(SourceEvent::Service(key("b"), Some(created(100))));
     in_sync(&mut core);
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends.values().next().unwrap().service, "shop/b:http");
@@ -205,14 +205,14 @@ fn an_external_address_that_becomes_a_cluster_ip_is_given_up() {
     let mut core = serving(&memory);
     let extra = ServiceExtra { external_ips: [ip("10.96.0.77")].into(), ..ServiceExtra::default() };
     let greedy = ServiceObject { extra: Some(Box::new(extra)), ..service(&["10.96.0.20"], &[("http", 80)]) };
-    core.handle(Event::Service(key("greedy"), Some(greedy)));
+    core.handle(SourceEvent::Service(key("greedy"), Some(greedy)));
     core.reconcile(NOW);
-    core.handle(Event::Service(key("dns"), Some(service(&["10.96.0.77"], &[("dns", 80), ("more", 81)]))));
+    core.handle(SourceEvent::Service(key("dns"), Some(service(&["10.96.0.77"], &[("dns", 80), ("more", 81)]))));
     core.reconcile(NOW);
     let services: Vec<_> = view(&memory).frontends.values().map(|f| f.service.clone()).collect();
     assert_eq!(services, ["shop/web:http", "shop/greedy:http", "shop/dns:dns", "shop/dns:more"]);
     assert!(core.snapshot().rejections[0].to_string().contains("is the cluster IP of another Service"));
-    core.handle(Event::Service(key("dns"), None));
+    core.handle(SourceEvent::Service(key("dns"), None));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends.len(), 3);
 }
@@ -223,17 +223,17 @@ fn an_external_address_in_a_new_range_of_cluster_ips_is_given_up_until_the_range
     let mut core = serving(&memory);
     let extra = ServiceExtra { external_ips: [ip("10.112.0.9")].into(), ..ServiceExtra::default() };
     let greedy = ServiceObject { extra: Some(Box::new(extra)), ..service(&["10.96.0.20"], &[("http", 80)]) };
-    core.handle(Event::Service(key("greedy"), Some(greedy)));
+    core.handle(SourceEvent::Service(key("greedy"), Some(greedy)));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends.len(), 3);
-    core.handle(Event::ServiceCidr("extra".into(), Some(["10.112.0.0/16".parse().unwrap()].into())));
+    core.handle(SourceEvent::ServiceCidr("extra".into(), Some(["10.112.0.0/16".parse().unwrap()].into())));
     core.reconcile(NOW);
     assert_eq!(core.service_ranges().len(), 1);
     assert_eq!(view(&memory).frontends.len(), 2);
     assert!(core.snapshot().rejections[0].to_string().contains("10.112.0.9 is in the range of cluster IPs"));
     // gone while the watch was interrupted
-    core.handle(Event::Relist(SourceKind::ServiceCidr));
-    core.handle(Event::InSync(SourceKind::ServiceCidr));
+    core.handle(SourceEvent::Relist(ObjectKind::ServiceCidr));
+    core.handle(SourceEvent::InSync(ObjectKind::ServiceCidr));
     core.reconcile(NOW);
     assert_eq!((core.service_ranges().len(), view(&memory).frontends.len()), (0, 3));
 }
@@ -243,7 +243,7 @@ fn a_slice_of_another_namespace_does_not_count() {
     let memory = memory();
     let mut core = serving(&memory);
     let foreign = ObjectKey::new("evil", "web-2");
-    core.handle(Event::Slice(foreign, Some(slice("web", &[("http", 8080)], &["10.1.0.66"]))));
+    core.handle(SourceEvent::Slice(foreign, Some(slice("web", &[("http", 8080)], &["10.1.0.66"]))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).backends.len(), 2);
 }
@@ -252,8 +252,8 @@ fn a_slice_of_another_namespace_does_not_count() {
 fn a_slice_that_goes_to_another_service_leaves_the_first() {
     let memory = memory();
     let mut core = serving(&memory);
-    core.handle(Event::Service(key("api"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
-    core.handle(Event::Slice(key("web-1"), Some(slice("api", &[("http", 8080)], &["10.1.0.5"]))));
+    core.handle(SourceEvent::Service(key("api"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("api", &[("http", 8080)], &["10.1.0.5"]))));
     core.reconcile(NOW);
     let seen = view(&memory);
     assert_eq!(seen.backends.len(), 1);
@@ -264,19 +264,19 @@ fn a_slice_that_goes_to_another_service_leaves_the_first() {
 fn what_a_relist_does_not_mention_is_gone_and_only_when_it_is_complete() {
     let memory = memory();
     let mut core = serving(&memory);
-    core.handle(Event::Service(key("api"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
+    core.handle(SourceEvent::Service(key("api"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
     core.reconcile(NOW);
-    core.handle(Event::Relist(SourceKind::Service));
+    core.handle(SourceEvent::Relist(ObjectKind::Service));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends.len(), 2);
-    core.handle(Event::Relist(SourceKind::Service));
-    core.handle(Event::Service(key("api"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
-    core.handle(Event::InSync(SourceKind::Service));
+    core.handle(SourceEvent::Relist(ObjectKind::Service));
+    core.handle(SourceEvent::Service(key("api"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
+    core.handle(SourceEvent::InSync(ObjectKind::Service));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends.len(), 1);
-    core.handle(Event::Relist(SourceKind::Slice));
-    core.handle(Event::InSync(SourceKind::Slice));
-    core.handle(Event::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
+    core.handle(SourceEvent::Relist(ObjectKind::Slice));
+    core.handle(SourceEvent::InSync(ObjectKind::Slice));
+    core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
     core.reconcile(NOW);
     assert!(view(&memory).backends.is_empty());
 }
@@ -287,13 +287,13 @@ fn an_address_that_a_relist_sets_free_goes_to_who_was_refused_it() {
     let mut core = serving(&memory);
     let extra = ServiceExtra { external_ips: [ip("10.96.0.10")].into(), ..ServiceExtra::default() };
     let api = ServiceObject { extra: Some(Box::new(extra)), ..service(&["10.96.0.12"], &[("http", 81)]) };
-    core.handle(Event::Service(key("api"), Some(api.clone())));
+    core.handle(SourceEvent::Service(key("api"), Some(api.clone())));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends.len(), 2, "10.96.0.10 is the cluster IP of web");
     // web went while the watch was interrupted
-    core.handle(Event::Relist(SourceKind::Service));
-    core.handle(Event::Service(key("api"), Some(api)));
-    core.handle(Event::InSync(SourceKind::Service));
+    core.handle(SourceEvent::Relist(ObjectKind::Service));
+    core.handle(SourceEvent::Service(key("api"), Some(api)));
+    core.handle(SourceEvent::InSync(ObjectKind::Service));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends.len(), 2, "10.96.0.12 and 10.96.0.10");
     assert!(core.snapshot().rejections.is_empty());
@@ -319,10 +319,10 @@ fn health_checks_count_ready_local_endpoints() {
     let mut core = serving(&memory);
     let extra = ServiceExtra { health_check_node_port: 32_000, ..ServiceExtra::default() };
     let checked = ServiceObject { extra: Some(Box::new(extra)), ..service(&["10.96.0.10"], &[("http", 80)]) };
-    core.handle(Event::Service(key("web"), Some(checked)));
+    core.handle(SourceEvent::Service(key("web"), Some(checked)));
     let leaving = endpoint_flags::SERVING | endpoint_flags::TERMINATING | endpoint_flags::LOCAL;
     let ends = [("10.1.0.5", READY | endpoint_flags::LOCAL), ("10.1.0.6", leaving), ("10.1.0.7", READY)];
-    core.handle(Event::Slice(key("web-1"), Some(slice_of("web", &[("http", 8080)], &ends))));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice_of("web", &[("http", 8080)], &ends))));
     core.reconcile(NOW);
     assert_eq!(core.snapshot().health_checks[&32_000].local_endpoints, [1, 0]);
     let mut draining = service(&["10.96.0.10"], &[("http", 80)]);
@@ -330,25 +330,25 @@ fn health_checks_count_ready_local_endpoints() {
     let scheduling = Some(Box::new(Scheduling { weights, ..Scheduling::default() }));
     draining.extra =
         Some(Box::new(ServiceExtra { health_check_node_port: 32_000, scheduling, ..ServiceExtra::default() }));
-    core.handle(Event::Service(key("web"), Some(draining)));
+    core.handle(SourceEvent::Service(key("web"), Some(draining)));
     core.reconcile(NOW);
     assert_eq!(
         core.snapshot().health_checks[&32_000].local_endpoints,
         [0, 0],
         "one that drains is no reason to come here"
     );
-    core.handle(Event::Service(key("web"), None));
+    core.handle(SourceEvent::Service(key("web"), None));
     core.reconcile(NOW);
     assert!(core.snapshot().health_checks.is_empty());
 }
 
 #[test]
 fn everything_that_goes_leaves_nothing_behind() {
-    let memory: Memory = memory();
+    let memory: MemoryMaps = memory();
     let mut core = serving(&memory);
-    core.handle(Event::Service(key("web"), None));
+    core.handle(SourceEvent::Service(key("web"), None));
     core.reconcile(NOW);
-    core.handle(Event::Slice(key("web-1"), None));
+    core.handle(SourceEvent::Slice(key("web-1"), None));
     core.reconcile(NOW);
     let seen = view(&memory);
     assert!(seen.frontends.is_empty() && seen.backends.is_empty() && seen.names.is_empty(), "{seen:?}");

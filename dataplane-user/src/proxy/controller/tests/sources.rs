@@ -24,7 +24,7 @@ fn guarded(ranges: &[&str]) -> ServiceObject {
 }
 
 fn set(core: &mut Core, ranges: &[&str]) {
-    core.handle(Event::Service(key("web"), Some(guarded(ranges))));
+    core.handle(SourceEvent::Service(key("web"), Some(guarded(ranges))));
     core.reconcile(NOW);
 }
 
@@ -104,7 +104,7 @@ fn at_no_instant_is_a_guarded_frontend_without_its_ranges_or_open() {
         before = now;
     }
     memory.observe(None);
-    core.handle(Event::Service(key("web"), None));
+    core.handle(SourceEvent::Service(key("web"), None));
     core.reconcile(NOW);
     assert!(view(&memory).sources.is_empty());
 }
@@ -116,10 +116,10 @@ fn a_restart_finds_them_and_removes_what_is_nobodys() {
     let memory = memory();
     let mut before = serving(&memory);
     set(&mut before, &["192.0.2.0/24", "2001:db8:7::/48"]);
-    let start = |memory: &Memory| {
+    let start = |memory: &MemoryMaps| {
         let mut core = core(memory, NOW);
-        core.handle(Event::Service(key("web"), Some(guarded(&["192.0.2.0/24", "2001:db8:7::/48"]))));
-        core.handle(Event::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.0.6"]))));
+        core.handle(SourceEvent::Service(key("web"), Some(guarded(&["192.0.2.0/24", "2001:db8:7::/48"]))));
+        core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.0.6"]))));
         in_sync(&mut core);
         core.reconcile(NOW);
         core
@@ -138,7 +138,7 @@ fn a_restart_finds_them_and_removes_what_is_nobodys() {
 
 #[test]
 fn ranges_that_do_not_fit_cost_their_service_alone() {
-    let memory = Memory::new(4, 1000);
+    let memory = MemoryMaps::new(4, 1000);
     let mut core = serving(&memory);
     let many: Vec<String> = (0..5).map(|i| format!("10.{i}.0.0/16")).collect();
     let mut s = service(&["10.96.0.20"], &[("http", 80)]);
@@ -148,7 +148,7 @@ fn ranges_that_do_not_fit_cost_their_service_alone() {
         source_ranges: many.iter().map(|r| r.parse().unwrap()).collect(),
         ..ServiceExtra::default()
     }));
-    core.handle(Event::Service(key("api"), Some(s)));
+    core.handle(SourceEvent::Service(key("api"), Some(s)));
     core.reconcile(NOW);
     let seen = view(&memory);
     assert_eq!((seen.frontends.len(), seen.sources.len()), (1, 0), "not even its cluster IP");

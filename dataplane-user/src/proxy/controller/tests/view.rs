@@ -8,7 +8,7 @@ use dataplane_common::types::service::{
     Backend, Frontend, FrontendKey, ServiceName, Slot, SlotTable, SourceRange, frontend_flags, scheduler,
 };
 
-use crate::proxy::apply::memory::Memory;
+use crate::proxy::apply::memory::MemoryMaps;
 
 /// Address, port, state, weight.
 type Seen = ([u8; 16], u16, u8, u32);
@@ -42,7 +42,7 @@ fn text(name: &ServiceName) -> String {
 }
 
 /// Reads the tables and checks what must hold at every instant.
-pub(super) fn view(memory: &Memory) -> View {
+pub(super) fn view(memory: &MemoryMaps) -> View {
     let mut view = View::default();
     let names: BTreeMap<u32, String> =
         memory.services.typed::<u32, ServiceName>().iter().map(|(id, n)| (*id, text(n))).collect();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use dataplane_common::types::service::scheduler::{self, DH, MH, RANDOM, RR, SH, WRR};
 use proptest::prelude::*;
 
-use super::{Census, MAX_EXPANDED, Rule, fill, maglev};
+use super::{MAX_EXPANDED, MemberCounts, Rule, fill, maglev};
 use crate::config::maglev::{LARGEST, SIZES};
 use crate::proxy::reconcile::published::PublishedBackend;
 
@@ -21,9 +21,9 @@ fn backends(weights: &[u16]) -> Vec<PublishedBackend> {
 }
 
 fn table_of(scheduler: u8, maglev_size: u32, members: &[PublishedBackend]) -> Vec<u32> {
-    let mut census = Census::default();
-    members.iter().for_each(|b| census.add(b.weight));
-    let len = census.len(Rule { scheduler, maglev_size }, members.iter());
+    let mut counts = MemberCounts::default();
+    members.iter().for_each(|b| counts.add(b.weight));
+    let len = counts.len(Rule { scheduler, maglev_size }, members.iter());
     let mut table = vec![7];
     fill(scheduler, len, members.iter(), &mut table);
     assert_eq!(table.remove(0), 7, "the ids of other tables stay");

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{Decoded, Decoder, Faults, label};
-use crate::proxy::source::SourceKind;
+use super::{Decoded, Decoder, FieldErrors, label};
+use crate::proxy::source::ObjectKind;
 use crate::proxy::source::object::{DualAddr, NodeObject, PodObject};
 use crate::proxy::source::wire::{NodeWire, PodWire, ServiceCidrWire};
 
@@ -16,7 +16,7 @@ impl Decoder {
     /// A Node.
     pub fn node(&mut self, wire: &NodeWire) -> Decoded<NodeObject> {
         let key = self.key(&wire.metadata, "");
-        let mut faults = Faults::new(SourceKind::Node, &key);
+        let mut faults = FieldErrors::new(ObjectKind::Node, &key);
         let mut addresses = Vec::new();
         for kind in ["InternalIP", "ExternalIP"] {
             let of_kind = wire.status.addresses.iter().flatten().enumerate().filter(|(_, a)| a.r#type == kind);
@@ -41,7 +41,7 @@ impl Decoder {
     /// A `ServiceCIDR`.
     pub fn service_cidr(&mut self, wire: &ServiceCidrWire) -> Decoded<Box<[IpNetwork]>> {
         let key = self.key(&wire.metadata, "");
-        let mut faults = Faults::new(SourceKind::ServiceCidr, &key);
+        let mut faults = FieldErrors::new(ObjectKind::ServiceCidr, &key);
         let texts = wire.spec.cidrs.iter().flatten().enumerate();
         let ranges = texts.filter_map(|(i, text)| faults.range(|| format!("spec.cidrs[{i}]"), text)).collect();
         let rejections = faults.found;
@@ -51,7 +51,7 @@ impl Decoder {
     /// A Pod; none if it runs elsewhere or has ended.
     pub fn pod(&mut self, wire: &PodWire) -> Decoded<PodObject> {
         let key = self.key(&wire.metadata, "default");
-        let mut faults = Faults::new(SourceKind::Pod, &key);
+        let mut faults = FieldErrors::new(ObjectKind::Pod, &key);
         let here = wire.spec.node_name.as_deref() == Some(&*self.node);
         let ended = matches!(wire.status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let object = (here && !ended).then(|| {

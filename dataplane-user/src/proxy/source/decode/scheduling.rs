@@ -7,7 +7,7 @@ use dataplane_common::types::service::scheduler;
 use ipnetwork::IpNetwork;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{Faults, annotation};
+use super::{FieldErrors, annotation};
 use crate::config::maglev;
 use crate::proxy::source::object::{Scheduling, Weights, name_hash};
 
@@ -21,7 +21,7 @@ pub(super) const WEIGHTS: &str = "ropeway.dev/weights";
 pub(super) const MAGLEV_TABLE_SIZE: &str = "ropeway.dev/maglev-table-size";
 
 /// What the annotations say; none if they say nothing that can be used.
-pub(super) fn scheduling(meta: &ObjectMeta, faults: &mut Faults<'_>) -> Option<Box<Scheduling>> {
+pub(super) fn scheduling(meta: &ObjectMeta, faults: &mut FieldErrors<'_>) -> Option<Box<Scheduling>> {
     meta.annotations.as_ref()?;
     let scheduler = annotation(meta, SCHEDULER).and_then(|name| {
         let number = scheduler::NAMES.iter().position(|n| *n == name.trim());
@@ -63,31 +63,31 @@ fn words(text: Option<&str>) -> impl Iterator<Item = &str> {
     text.unwrap_or_default().split(split).filter(|w| !w.is_empty())
 }
 
-enum Key {
+enum WeightKey {
     Network(IpNetwork),
     Node(u32),
     Others,
 }
 
 /// What can't be read is left out, and what comes twice counts once.
-fn weights(text: Option<&str>, faults: &mut Faults<'_>) -> Weights {
+fn weights(text: Option<&str>, faults: &mut FieldErrors<'_>) -> Weights {
     let mut networks: Vec<(IpNetwork, u16)> = Vec::new();
     let mut nodes: Vec<(u32, u16)> = Vec::new();
     let mut others = None;
     for word in words(text) {
         let twice = match weight(word) {
-            Ok((Key::Network(n), _)) if networks.iter().any(|(known, _)| *known == n) => true,
-            Ok((Key::Node(n), _)) if nodes.iter().any(|(known, _)| *known == n) => true,
-            Ok((Key::Others, _)) if others.is_some() => true,
-            Ok((Key::Network(n), weight)) => {
+            Ok((WeightKey::Network(n), _)) if networks.iter().any(|(known, _)| *known == n) => true,
+            Ok((WeightKey::Node(n), _)) if nodes.iter().any(|(known, _)| *known == n) => true,
+            Ok((WeightKey::Others, _)) if others.is_some() => true,
+            Ok((WeightKey::Network(n), weight)) => {
                 networks.push((n, weight));
                 false
             }
-            Ok((Key::Node(n), weight)) => {
+            Ok((WeightKey::Node(n), weight)) => {
                 nodes.push((n, weight));
                 false
             }
-            Ok((Key::Others, weight)) => {
+            Ok((WeightKey::Others, weight)) => {
                 others = Some(weight);
                 false
             }
@@ -105,13 +105,13 @@ fn weights(text: Option<&str>, faults: &mut Faults<'_>) -> Weights {
     Weights { networks: networks.into(), nodes: nodes.into(), others }
 }
 
-fn weight(word: &str) -> Result<(Key, u16), String> {
+fn weight(word: &str) -> Result<(WeightKey, u16), String> {
     let (key, weight) = word.split_once('=').ok_or("is not KEY=WEIGHT")?;
     let weight = weight.parse().map_err(|_| "has no weight from 0 to 65535")?;
     let key = if key == "*" {
-        Key::Others
+        WeightKey::Others
     } else if let Ok(addr) = key.parse::<IpAddr>() {
-        Key::Network(addr.to_canonical().into())
+        WeightKey::Network(addr.to_canonical().into())
     } else if let Ok(network) = key.parse::<IpNetwork>() {
         if network.ip() != network.network() {
             return Err(format!(
@@ -123,9 +123,9 @@ fn weight(word: &str) -> Result<(Key, u16), String> {
         if matches!(network, IpNetwork::V6(n) if n.network().to_ipv4_mapped().is_some()) {
             return Err("is for an IPv4 network written as IPv6".into());
         }
-        Key::Network(network)
+        WeightKey::Network(network)
     } else if is_node_name(key) {
-        Key::Node(name_hash(key))
+        WeightKey::Node(name_hash(key))
     } else {
         return Err("is for no address, network, node or *".into());
     };

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::address::refused;
-use super::{Decoded, Decoder, Faults, SERVICE_PROXY_NAME, label, scheduling};
-use crate::proxy::source::SourceKind;
+use super::{Decoded, Decoder, FieldErrors, SERVICE_PROXY_NAME, label, scheduling};
+use crate::proxy::source::ObjectKind;
 use crate::proxy::source::object::{DualAddr, Policy, ServiceExtra, ServiceObject, ServicePort};
 use crate::proxy::source::wire::{ServiceSpec, ServiceWire};
 
@@ -16,7 +16,7 @@ impl Decoder {
     /// A Service; none if it is headless, of type `ExternalName`, or another proxy's.
     pub fn service(&mut self, wire: &ServiceWire) -> Decoded<ServiceObject> {
         let key = self.key(&wire.metadata, "default");
-        let mut faults = Faults::new(SourceKind::Service, &key);
+        let mut faults = FieldErrors::new(ObjectKind::Service, &key);
         let spec = &wire.spec;
         let skipped = label(&wire.metadata, SERVICE_PROXY_NAME).is_some()
             || spec.r#type.as_deref() == Some("ExternalName")
@@ -39,7 +39,7 @@ impl Decoder {
         Decoded { key, object, rejections }
     }
 
-    fn service_ports(&mut self, spec: &ServiceSpec, faults: &mut Faults<'_>) -> Box<[ServicePort]> {
+    fn service_ports(&mut self, spec: &ServiceSpec, faults: &mut FieldErrors<'_>) -> Box<[ServicePort]> {
         let has_node_ports = matches!(spec.r#type.as_deref(), Some("NodePort" | "LoadBalancer"));
         let mut ports: Vec<ServicePort> = Vec::new();
         for (i, wire) in spec.ports.iter().flatten().enumerate() {
@@ -72,7 +72,7 @@ fn is_headless(spec: &ServiceSpec) -> bool {
 }
 
 /// Addresses of a family that comes twice, and what is no address, are left out.
-fn cluster_ips(spec: &ServiceSpec, faults: &mut Faults<'_>) -> Option<DualAddr> {
+fn cluster_ips(spec: &ServiceSpec, faults: &mut FieldErrors<'_>) -> Option<DualAddr> {
     let mut all: Vec<(String, &String)> =
         spec.cluster_ips.iter().flatten().enumerate().map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip)).collect();
     if all.is_empty() {
@@ -99,7 +99,7 @@ fn cluster_ips(spec: &ServiceSpec, faults: &mut Faults<'_>) -> Option<DualAddr> 
     Some(dual)
 }
 
-fn affinity(spec: &ServiceSpec, faults: &mut Faults<'_>) -> u32 {
+fn affinity(spec: &ServiceSpec, faults: &mut FieldErrors<'_>) -> u32 {
     match spec.session_affinity.as_deref() {
         None | Some("" | "None") => return 0,
         Some("ClientIP") => {}
@@ -120,7 +120,7 @@ fn affinity(spec: &ServiceSpec, faults: &mut Faults<'_>) -> u32 {
     }
 }
 
-fn policy(field: &str, value: Option<&str>, faults: &mut Faults<'_>) -> Policy {
+fn policy(field: &str, value: Option<&str>, faults: &mut FieldErrors<'_>) -> Policy {
     match value {
         None | Some("" | "Cluster") => Policy::Cluster,
         Some("Local") => Policy::Local,
@@ -131,7 +131,7 @@ fn policy(field: &str, value: Option<&str>, faults: &mut Faults<'_>) -> Policy {
     }
 }
 
-fn extra(wire: &ServiceWire, faults: &mut Faults<'_>) -> Option<Box<ServiceExtra>> {
+fn extra(wire: &ServiceWire, faults: &mut FieldErrors<'_>) -> Option<Box<ServiceExtra>> {
     let spec = &wire.spec;
     let external = spec.external_ips.iter().flatten().enumerate().map(|(i, ip)| (format!("spec.externalIPs[{i}]"), ip));
     let external_ips = external_addresses(external, faults);
@@ -169,7 +169,10 @@ fn extra(wire: &ServiceWire, faults: &mut Faults<'_>) -> Option<Box<ServiceExtra
     (extra != ServiceExtra::default()).then(|| Box::new(extra))
 }
 
-fn external_addresses<'a>(from: impl Iterator<Item = (String, &'a String)>, faults: &mut Faults<'_>) -> Box<[IpAddr]> {
+fn external_addresses<'a>(
+    from: impl Iterator<Item = (String, &'a String)>,
+    faults: &mut FieldErrors<'_>,
+) -> Box<[IpAddr]> {
     let mut addresses = Vec::new();
     for (field, text) in from {
         let Some(addr) = faults.address(|| field.clone(), text) else { continue };

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::address::{octets16, refused};
-use super::{Decoded, Decoder, Faults, HEADLESS, SERVICE_NAME, SERVICE_PROXY_NAME, annotation, label};
-use crate::proxy::source::SourceKind;
+use super::{Decoded, Decoder, FieldErrors, HEADLESS, SERVICE_NAME, SERVICE_PROXY_NAME, annotation, label};
+use crate::proxy::source::ObjectKind;
 use crate::proxy::source::object::{Endpoint, SliceObject, SlicePort, Zones, endpoint_flags as flags, name_hash};
 use crate::proxy::source::wire::{EndpointWire, SliceWire};
 
@@ -19,13 +19,13 @@ impl Decoder {
     /// A slice; none if it is not one of addresses, belongs to no Service or to a headless one, or to another proxy.
     pub fn slice(&mut self, wire: &SliceWire) -> Decoded<SliceObject> {
         let key = self.key(&wire.metadata, "default");
-        let mut faults = Faults::new(SourceKind::Slice, &key);
+        let mut faults = FieldErrors::new(ObjectKind::Slice, &key);
         let object = self.slice_object(wire, &mut faults);
         let rejections = faults.found;
         Decoded { key, object, rejections }
     }
 
-    fn slice_object(&mut self, wire: &SliceWire, faults: &mut Faults<'_>) -> Option<SliceObject> {
+    fn slice_object(&mut self, wire: &SliceWire, faults: &mut FieldErrors<'_>) -> Option<SliceObject> {
         let meta = &wire.metadata;
         let service = label(meta, SERVICE_NAME)?;
         if label(meta, HEADLESS).is_some() || label(meta, SERVICE_PROXY_NAME).is_some() {
@@ -59,7 +59,7 @@ impl Decoder {
     }
 
     /// A port without a number stands for all ports, which a Service can't use; one without a name has the empty name.
-    fn slice_ports(&mut self, wire: &SliceWire, faults: &mut Faults<'_>) -> Box<[SlicePort]> {
+    fn slice_ports(&mut self, wire: &SliceWire, faults: &mut FieldErrors<'_>) -> Box<[SlicePort]> {
         let mut ports: Vec<SlicePort> = Vec::new();
         for (i, p) in wire.ports.iter().flatten().enumerate() {
             let Some(number) = p.port.filter(|n| *n != 0) else { continue };
@@ -76,7 +76,7 @@ impl Decoder {
         ports.into()
     }
 
-    fn endpoint(&mut self, i: usize, wire: &EndpointWire, v6: bool, faults: &mut Faults<'_>) -> Option<Endpoint> {
+    fn endpoint(&mut self, i: usize, wire: &EndpointWire, v6: bool, faults: &mut FieldErrors<'_>) -> Option<Endpoint> {
         let field = || format!("endpoints[{i}].addresses[0]");
         let Some(text) = wire.addresses.iter().flatten().next() else {
             faults.add(format!("endpoints[{i}].addresses"), "is empty");

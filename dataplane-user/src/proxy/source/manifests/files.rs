@@ -7,21 +7,21 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::parse::{Fault, Parsed, parse};
+use super::parse::{Fault, ParsedFile, parse};
 use crate::proxy::source::decode::Decoder;
-use crate::proxy::source::{Cause, Event, ObjectKey, Origin, Rejection, SourceKind};
+use crate::proxy::source::{Cause, ObjectKey, ObjectKind, Rejection, RejectionOrigin, SourceEvent};
 
 /// Names an object.
-pub(super) type Id = (SourceKind, ObjectKey);
+pub(super) type ManifestId = (ObjectKind, ObjectKey);
 
 /// The files of the directory.
 pub(super) struct Files {
     directory: PathBuf,
     decoder: Decoder,
     /// The objects of each file, whichever file brings them.
-    objects: BTreeMap<PathBuf, Vec<Id>>,
+    objects: BTreeMap<PathBuf, Vec<ManifestId>>,
     /// The file that brings an object: the first that did.
-    bringer: HashMap<Id, PathBuf>,
+    bringer: HashMap<ManifestId, PathBuf>,
 }
 
 impl Files {
@@ -31,7 +31,7 @@ impl Files {
     }
 
     /// Reads everything.
-    pub(super) fn scan(&mut self) -> io::Result<Vec<Event>> {
+    pub(super) fn scan(&mut self) -> io::Result<Vec<SourceEvent>> {
         let mut paths: Vec<PathBuf> = self.objects.keys().cloned().collect();
         for entry in fs::read_dir(&self.directory)? {
             paths.push(entry?.path());
@@ -42,7 +42,7 @@ impl Files {
     }
 
     /// Reads one file anew, or notes that it is gone.
-    pub(super) fn read(&mut self, name: &OsStr) -> Vec<Event> {
+    pub(super) fn read(&mut self, name: &OsStr) -> Vec<SourceEvent> {
         self.read_path(&self.directory.join(name))
     }
 
@@ -52,7 +52,7 @@ impl Files {
         meta.is_ok_and(|m| m.file_type().is_symlink() || m.nlink() > 1)
     }
 
-    fn read_path(&mut self, path: &Path) -> Vec<Event> {
+    fn read_path(&mut self, path: &Path) -> Vec<SourceEvent> {
         if !is_manifest(path) {
             return Vec::new();
         }
@@ -60,29 +60,29 @@ impl Files {
             Ok(bytes) => parse(path, &bytes, &mut self.decoder),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let known = self.objects.contains_key(path);
-                let mut events = if known { self.replace(path, Parsed::default()) } else { Vec::new() };
+                let mut events = if known { self.replace(path, ParsedFile::default()) } else { Vec::new() };
                 self.objects.remove(path);
-                events.push(Event::Cleared(path.into()));
+                events.push(SourceEvent::Cleared(path.into()));
                 return events;
             }
             Err(e) => Err(Fault { document: None, field: String::new(), reason: e.to_string() }),
         };
         match parsed {
             Ok(parsed) => {
-                let mut events = vec![Event::Cleared(path.into())];
+                let mut events = vec![SourceEvent::Cleared(path.into())];
                 events.extend(self.replace(path, parsed));
                 events
             }
             Err(Fault { document, field, reason }) => {
                 self.objects.entry(path.into()).or_default();
-                let (origin, cause) = (Origin::File { path: path.into() }, Cause::Invalid);
-                vec![Event::Rejected(Rejection { origin, cause, document, field, reason })]
+                let (origin, cause) = (RejectionOrigin::File { path: path.into() }, Cause::Invalid);
+                vec![SourceEvent::Rejected(Rejection { origin, cause, document, field, reason })]
             }
         }
     }
 
     /// The file now brings these objects and no others.
-    fn replace(&mut self, path: &Path, parsed: Parsed) -> Vec<Event> {
+    fn replace(&mut self, path: &Path, parsed: ParsedFile) -> Vec<SourceEvent> {
         let mut events = Vec::new();
         let mut ids = Vec::new();
         for (document, id, object) in parsed.objects {
@@ -101,7 +101,7 @@ impl Files {
         }
         let before = self.objects.insert(path.into(), ids).unwrap_or_default();
         let now = &self.objects[path];
-        let lost: Vec<Id> = before.into_iter().filter(|id| !now.contains(id)).collect();
+        let lost: Vec<ManifestId> = before.into_iter().filter(|id| !now.contains(id)).collect();
         let mut heirs: Vec<PathBuf> = Vec::new();
         for id in lost {
             if self.bringer.get(&id).is_some_and(|p| p == path) {
@@ -122,19 +122,19 @@ fn is_manifest(path: &Path) -> bool {
     !hidden && matches!(extension, Some("yaml" | "yml" | "json")) && !path.is_dir()
 }
 
-fn twice(path: &Path, document: usize, (kind, key): &Id, first: &Path) -> Event {
+fn twice(path: &Path, document: usize, (kind, key): &ManifestId, first: &Path) -> SourceEvent {
     let reason = format!("{kind} {key} is already defined in {}", first.display());
     let field = "metadata.name".to_owned();
-    let (origin, cause) = (Origin::File { path: path.into() }, Cause::Invalid);
-    Event::Rejected(Rejection { origin, cause, document: Some(document), field, reason })
+    let (origin, cause) = (RejectionOrigin::File { path: path.into() }, Cause::Invalid);
+    SourceEvent::Rejected(Rejection { origin, cause, document: Some(document), field, reason })
 }
 
-fn gone((kind, key): Id) -> Event {
+fn gone((kind, key): ManifestId) -> SourceEvent {
     match kind {
-        SourceKind::Service => Event::Service(key, None),
-        SourceKind::Slice => Event::Slice(key, None),
-        SourceKind::Node => Event::Node(key.name, None),
-        SourceKind::Pod => Event::Pod(key, None),
-        SourceKind::ServiceCidr => Event::ServiceCidr(key.name, None),
+        ObjectKind::Service => SourceEvent::Service(key, None),
+        ObjectKind::Slice => SourceEvent::Slice(key, None),
+        ObjectKind::Node => SourceEvent::Node(key.name, None),
+        ObjectKind::Pod => SourceEvent::Pod(key, None),
+        ObjectKind::ServiceCidr => SourceEvent::ServiceCidr(key.name, None),
     }
 }

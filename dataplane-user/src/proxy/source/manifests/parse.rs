@@ -5,11 +5,11 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::files::Id;
+use super::files::ManifestId;
 use crate::proxy::source::decode::{Decoded, Decoder};
 use crate::proxy::source::kubernetes::split;
 use crate::proxy::source::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
-use crate::proxy::source::{Event, ObjectKey, SourceKind};
+use crate::proxy::source::{ObjectKey, ObjectKind, SourceEvent};
 
 /// Why a file can't be used.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,14 +24,14 @@ pub(super) struct Fault {
 
 /// What a file says.
 #[derive(Default)]
-pub(super) struct Parsed {
+pub(super) struct ParsedFile {
     /// The document, the object, and its events.
-    pub(super) objects: Vec<(usize, Id, Vec<Event>)>,
+    pub(super) objects: Vec<(usize, ManifestId, Vec<SourceEvent>)>,
 }
 
 /// Objects of other kinds are none of our business and are skipped.
-pub(super) fn parse(path: &Path, bytes: &[u8], decoder: &mut Decoder) -> Result<Parsed, Fault> {
-    let mut parsed = Parsed::default();
+pub(super) fn parse(path: &Path, bytes: &[u8], decoder: &mut Decoder) -> Result<ParsedFile, Fault> {
+    let mut parsed = ParsedFile::default();
     let json = path.extension().is_some_and(|e| e == "json");
     let documents = if json { json_documents(bytes) } else { yaml_documents(bytes) };
     for (document, value) in (1..).zip(documents) {
@@ -68,7 +68,7 @@ fn object(
     value: Value,
     at: &str,
     decoder: &mut Decoder,
-    sink: &mut impl FnMut(Id, Vec<Event>),
+    sink: &mut impl FnMut(ManifestId, Vec<SourceEvent>),
 ) -> Result<(), FieldFault> {
     if value.is_null() {
         return Ok(());
@@ -82,23 +82,23 @@ fn object(
         (_, list) if list.ends_with("List") && value.get("items").is_some() => items(value, at, decoder, sink),
         ("v1", "Service") => {
             let decoded = decoder.service(&typed::<ServiceWire>(value, at)?);
-            emit(SourceKind::Service, decoded, at, sink, Event::Service)
+            emit(ObjectKind::Service, decoded, at, sink, SourceEvent::Service)
         }
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             let decoded = decoder.slice(&typed::<SliceWire>(value, at)?);
-            emit(SourceKind::Slice, decoded, at, sink, Event::Slice)
+            emit(ObjectKind::Slice, decoded, at, sink, SourceEvent::Slice)
         }
         ("v1", "Node") => {
             let decoded = decoder.node(&typed::<NodeWire>(value, at)?);
-            emit(SourceKind::Node, decoded, at, sink, |key, object| Event::Node(key.name, object))
+            emit(ObjectKind::Node, decoded, at, sink, |key, object| SourceEvent::Node(key.name, object))
         }
         ("v1", "Pod") => {
             let decoded = decoder.pod(&typed::<PodWire>(value, at)?);
-            emit(SourceKind::Pod, decoded, at, sink, Event::Pod)
+            emit(ObjectKind::Pod, decoded, at, sink, SourceEvent::Pod)
         }
         ("networking.k8s.io/v1", "ServiceCIDR") => {
             let decoded = decoder.service_cidr(&typed::<ServiceCidrWire>(value, at)?);
-            emit(SourceKind::ServiceCidr, decoded, at, sink, |key, ranges| Event::ServiceCidr(key.name, ranges))
+            emit(ObjectKind::ServiceCidr, decoded, at, sink, |key, ranges| SourceEvent::ServiceCidr(key.name, ranges))
         }
         (other, "Service" | "EndpointSlice" | "Node" | "Pod" | "ServiceCIDR") => {
             Err((format!("{at}apiVersion"), format!("{other:?} is not a version of {kind} that is understood")))
@@ -112,7 +112,7 @@ fn items(
     mut value: Value,
     at: &str,
     decoder: &mut Decoder,
-    sink: &mut impl FnMut(Id, Vec<Event>),
+    sink: &mut impl FnMut(ManifestId, Vec<SourceEvent>),
 ) -> Result<(), FieldFault> {
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().trim_end_matches("List").to_owned();
     let version = value.get("apiVersion").cloned().unwrap_or_default();
@@ -134,11 +134,11 @@ fn typed<T: DeserializeOwned>(value: Value, at: &str) -> Result<T, FieldFault> {
 }
 
 fn emit<T>(
-    kind: SourceKind,
+    kind: ObjectKind,
     decoded: Decoded<T>,
     at: &str,
-    sink: &mut impl FnMut(Id, Vec<Event>),
-    event: impl FnOnce(ObjectKey, Option<T>) -> Event,
+    sink: &mut impl FnMut(ManifestId, Vec<SourceEvent>),
+    event: impl FnOnce(ObjectKey, Option<T>) -> SourceEvent,
 ) -> Result<(), FieldFault> {
     if decoded.key.name.is_empty() {
         return Err((format!("{at}metadata.name"), "is missing".into()));

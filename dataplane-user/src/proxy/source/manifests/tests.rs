@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::run;
-use crate::proxy::source::{Event, SourceKind};
+use crate::proxy::source::{ObjectKind, SourceEvent};
 
 const SERVICE: &str = "
 apiVersion: v1
@@ -29,22 +29,22 @@ endpoints: [{addresses: [10.1.0.5]}]
 
 struct Source {
     directory: TempDir,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<SourceEvent>,
 }
 
 /// What an event says, in a word.
-fn word(event: &Event) -> String {
+fn word(event: &SourceEvent) -> String {
     match event {
-        Event::Service(key, object) => format!("service {key} {}", object.is_some()),
-        Event::Slice(key, object) => format!("slice {key} {}", object.is_some()),
-        Event::Node(name, object) => format!("node {name} {}", object.is_some()),
-        Event::Pod(key, object) => format!("pod {key} {}", object.is_some()),
-        Event::ServiceCidr(name, ranges) => format!("service range {name} {}", ranges.is_some()),
-        Event::Relist(kind) => format!("relist {kind}"),
-        Event::InSync(kind) => format!("in sync {kind}"),
-        Event::Rejected(rejection) => rejection.to_string(),
-        Event::Cleared(path) => format!("cleared {}", path.display()),
-        Event::Trouble(kind, error) => format!("trouble {kind}: {error}"),
+        SourceEvent::Service(key, object) => format!("service {key} {}", object.is_some()),
+        SourceEvent::Slice(key, object) => format!("slice {key} {}", object.is_some()),
+        SourceEvent::Node(name, object) => format!("node {name} {}", object.is_some()),
+        SourceEvent::Pod(key, object) => format!("pod {key} {}", object.is_some()),
+        SourceEvent::ServiceCidr(name, ranges) => format!("service range {name} {}", ranges.is_some()),
+        SourceEvent::Relist(kind) => format!("relist {kind}"),
+        SourceEvent::InSync(kind) => format!("in sync {kind}"),
+        SourceEvent::Rejected(rejection) => rejection.to_string(),
+        SourceEvent::Cleared(path) => format!("cleared {}", path.display()),
+        SourceEvent::Trouble(kind, error) => format!("trouble {kind}: {error}"),
     }
 }
 
@@ -58,7 +58,7 @@ impl Source {
         tokio::spawn(async move { run(path, "n1", tx).await });
         let mut source = Self { directory, events };
         let mut seen = Vec::new();
-        while seen.last() != Some(&format!("in sync {}", SourceKind::ServiceCidr)) {
+        while seen.last() != Some(&format!("in sync {}", ObjectKind::ServiceCidr)) {
             seen.push(source.next().await);
         }
         let objects = seen.into_iter().filter(|s| !s.starts_with("relist") && !s.starts_with("in sync"));
