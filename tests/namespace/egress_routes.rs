@@ -26,6 +26,7 @@ fn node_ports_lead_to_all_backends(fixture: &Fixture) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn node_ports_reach_remote_backends_with_foreign_routes_present() {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
     // as another runtime's bridge or another plugin's pod has one
@@ -50,6 +51,7 @@ fn node_ports_reach_remote_backends_with_foreign_routes_present() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn node_ports_reach_remote_backends_over_vxlan() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
     cluster.start_agents().unwrap();
@@ -58,6 +60,7 @@ fn node_ports_reach_remote_backends_over_vxlan() {
 
 /// A datagram that may be cut up fills a packet of the network, and the node that translates its source sends it on by the tunnel, which takes less.
 #[test]
+#[ignore = "needs root"]
 fn datagrams_without_df_are_fragmented_for_vxlan() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
     cluster.start_agents().unwrap();

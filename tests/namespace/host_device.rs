@@ -37,6 +37,7 @@ pub(crate) fn await_open(node: &Node) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn node_without_socket_hooks_reaches_services() {
     let fixture = scene(&[0, 1]);
     let node = &fixture.cluster.nodes[0].machine;
@@ -64,6 +65,7 @@ fn node_without_socket_hooks_reaches_services() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn bulk_transfer_passes_host_device() {
     for on in [0, 1] {
         let fixture = scene(&[on]);
@@ -76,6 +78,7 @@ fn bulk_transfer_passes_host_device() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn addresses_of_deleted_pods_are_dropped() {
     let fixture = scene(&[1]);
     let gone = fixture.cluster.nodes[0].pod("gone").unwrap();
@@ -99,6 +102,7 @@ fn addresses_of_deleted_pods_are_dropped() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn host_device_is_recreated_and_uninstalled() {
     let mut fixture = scene(&[1]);
     let from = |fixture: &Fixture| {

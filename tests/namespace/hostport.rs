@@ -44,6 +44,7 @@ fn answers(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol, s
 
 /// What upstream's test of host ports does, in both families.
 #[test]
+#[ignore = "needs root"]
 fn same_host_port_differs_by_host_ip_and_protocol() {
     let cluster = Cluster::start(Shape { nodes: 1, mtu: 1500 }).unwrap();
     let node = &cluster.nodes[0];
@@ -72,6 +73,7 @@ fn same_host_port_differs_by_host_ip_and_protocol() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn host_port_without_host_ip_matches_every_node_address() {
     let cluster = Cluster::start(Shape { nodes: 1, mtu: 1500 }).unwrap();
     let node = &cluster.nodes[0];

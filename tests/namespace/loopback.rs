@@ -30,6 +30,7 @@ fn refused(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn node_processes_reach_node_ports_on_loopback() {
     let fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0]);
     let [near, far] = &fixture.cluster.nodes[..] else { panic!("two nodes") };
@@ -66,6 +67,7 @@ fn node_processes_reach_node_ports_on_loopback() {
 
 /// CVE-2020-8558: neighbours had what was meant for the node alone.
 #[test]
+#[ignore = "needs root"]
 fn neighbours_cannot_reach_node_ports_on_loopback() {
     let fixture = Fixture::new(Shape { nodes: 1, mtu: 1500 }, &[0]);
     let node = &fixture.cluster.nodes[0];

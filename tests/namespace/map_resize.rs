@@ -20,6 +20,7 @@ fn cluster_ips(number: u8) -> [IpAddr; 2] {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn maglev_map_is_resized_under_load() {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
     cluster.start_agents_with(&[SLOTS]).unwrap();
@@ -60,6 +61,7 @@ const MANY: usize = 20_000;
 const SLICE: usize = 1_000;
 
 #[test]
+#[ignore = "needs root"]
 fn large_cluster_is_programmed_in_one_batch() {
     let services = std::env::var("ROPEWAY_SERVICES").map_or(SERVICES, |n| n.parse().unwrap());
     let fixture = Fixture::new(Shape { nodes: 1, mtu: 1500 }, &[0]);

@@ -121,11 +121,13 @@ fn pods_follow(cluster: &Cluster, overhead: u32) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn running_pods_follow_uplink_mtu() {
     pods_follow(&Cluster::start(Shape { nodes: 2, mtu: 1500 }).unwrap(), 0);
 }
 
 #[test]
+#[ignore = "needs root"]
 fn running_pods_follow_uplink_mtu_with_vxlan() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 1500).unwrap();
     cluster.start_agents().unwrap();

@@ -83,6 +83,7 @@ fn reach_soon(cluster: &Cluster, nodes: &[Value], what: &str, from: &Pod, to: &[
 }
 
 #[test]
+#[ignore = "needs root"]
 fn changed_pod_cidrs_update_routes_and_plugin() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
@@ -136,6 +137,7 @@ fn changed_pod_cidrs_update_routes_and_plugin() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn changed_node_addresses_keep_connections() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
@@ -169,6 +171,7 @@ fn is_alone(node: &Node) -> bool {
 
 /// Nothing of the old machine is left on the new one but its name; it has other addresses, other ranges and another MAC.
 #[test]
+#[ignore = "needs root"]
 fn replaced_node_with_same_name_is_reachable() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
@@ -224,6 +227,7 @@ fn replaced_node_with_same_name_is_reachable() {
 
 /// Neighbours and a node behind a router, none of which has an IPv4 address or range.
 #[test]
+#[ignore = "needs root"]
 fn ipv6_only_nodes_route_pods() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     for node in &cluster.nodes {

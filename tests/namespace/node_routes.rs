@@ -79,6 +79,7 @@ fn pod_mtu(pod: &Pod) -> usize {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn pods_reach_each_other_across_router() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.nodes[0]
@@ -117,6 +118,7 @@ fn pods_reach_each_other_across_router() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn vxlan_mode_reaches_every_remote_pod_through_tunnel() {
     let mut cluster = Cluster::routed(&[0, 0, 1], 9000).unwrap();
     cluster.start_agents_with(&["--route-mode=vxlan"]).unwrap();
@@ -127,6 +129,7 @@ fn vxlan_mode_reaches_every_remote_pod_through_tunnel() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn node_removal_and_return_update_routes_within_one_second() {
     let mut cluster = Cluster::routed(&LINKS, 1500).unwrap();
     cluster.start_agents().unwrap();
@@ -173,6 +176,7 @@ fn node_removal_and_return_update_routes_within_one_second() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn removed_routes_are_restored_and_counted() {
     let mut cluster = Cluster::routed(&[0, 1], 1500).unwrap();
     cluster.start_agents().unwrap();
@@ -207,6 +211,7 @@ fn removed_routes_are_restored_and_counted() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn thousand_nodes_are_routed_within_one_second() {
     let mut cluster = Cluster::routed(&[0], 1500).unwrap();
     cluster.start_agents().unwrap();

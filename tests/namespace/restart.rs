@@ -11,6 +11,7 @@ use ropeway_tests::wait;
 use crate::fixture::{Access, ClientPath, Fixture, Traffic};
 
 #[test]
+#[ignore = "needs root"]
 fn traffic_and_cni_calls_succeed_without_agent() {
     let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
     let traffic = Traffic::start(&fixture);
@@ -53,6 +54,7 @@ fn traffic_and_cni_calls_succeed_without_agent() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn restarted_agent_rewrites_only_changed_entries() {
     let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
     for round in 0..2 {
@@ -74,6 +76,7 @@ fn restarted_agent_rewrites_only_changed_entries() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn changes_during_agent_downtime_are_applied_on_restart() {
     let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
     for node in &mut fixture.cluster.nodes {

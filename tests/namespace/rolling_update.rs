@@ -20,6 +20,7 @@ const FEW: usize = 20;
 const RATE: u32 = 125;
 
 #[test]
+#[ignore = "needs root"]
 fn rolling_update_breaks_no_connection_under_load() {
     let count = std::env::var("ROPEWAY_REPLACEMENTS").map_or(FEW, |count| count.parse().unwrap());
     let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);

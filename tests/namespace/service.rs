@@ -26,6 +26,7 @@ fn splits_evenly(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Proto
 }
 
 #[test]
+#[ignore = "needs root"]
 fn thousand_connections_are_split_evenly() {
     let fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
     for family in IpFamily::BOTH {
@@ -42,6 +43,7 @@ fn thousand_connections_are_split_evenly() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn service_without_endpoints_is_rejected_immediately() {
     let fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0]);
     let addresses = ["10.96.0.99".parse().unwrap(), "fd00:10:96::99".parse().unwrap()];
@@ -67,6 +69,7 @@ fn service_without_endpoints_is_rejected_immediately() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn service_recovers_with_its_first_endpoint() {
     let fixture = Fixture::new(Shape { nodes: 1, mtu: 1500 }, &[0]);
     fixture.apply(&[]);
@@ -83,6 +86,7 @@ fn service_recovers_with_its_first_endpoint() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn pod_reaches_itself_through_its_service() {
     let fixture = Fixture::new(Shape { nodes: 1, mtu: 1500 }, &[0]);
     for family in IpFamily::BOTH {
@@ -95,6 +99,7 @@ fn pod_reaches_itself_through_its_service() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn deleted_service_is_removed_from_every_node() {
     let fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
     fixture.cluster.withdraw("web").unwrap();

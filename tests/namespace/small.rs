@@ -9,6 +9,7 @@ use ropeway_tests::view;
 use crate::fixture::{Access, Fixture};
 
 #[test]
+#[ignore = "needs root"]
 fn small_cluster_serves_on_every_client_path() {
     let fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
     for node in &fixture.cluster.nodes {

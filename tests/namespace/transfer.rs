@@ -36,11 +36,13 @@ fn transfers(mtu: u32, sizes: &[usize]) {
 
 /// A datagram that fills the link, and one that is sent in fragments.
 #[test]
+#[ignore = "needs root"]
 fn transfers_with_mtu_1500() {
     transfers(1500, &[1400, 4000]);
 }
 
 #[test]
+#[ignore = "needs root"]
 fn transfers_with_mtu_9000() {
     transfers(9000, &[8900, 20_000]);
 }

@@ -106,8 +106,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 export ROPEWAY_BIN_DIR=/opt/ropeway ROPEWAY_SLOW_MACHINE=1 RUST_BACKTRACE=0
 echo "vm: Linux $(uname -r)"
-/opt/tests/packet --test-threads=1 --nocapture || fail
-/opt/tests/namespace --test-threads=1 --nocapture {namespace} || fail
+/opt/tests/packet --include-ignored --test-threads=1 --nocapture || fail
+/opt/tests/namespace --ignored --test-threads=1 --nocapture {namespace} || fail
 echo "vm: $failed failed"
 reboot -f
 "#

@@ -19,6 +19,7 @@ use super::world::{
 };
 
 #[test]
+#[ignore = "needs root"]
 fn section_2_3_traffic_policies() {
     let world = World::new();
     let [here, there, _] = &world.web;

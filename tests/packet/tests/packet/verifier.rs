@@ -48,6 +48,7 @@ fn load_program(program: &mut Program) -> Result<(Duration, ProgramInfo), Progra
 }
 
 #[test]
+#[ignore = "needs root"]
 fn kernel_accepts_every_program_within_its_budget() {
     let mut ebpf = packet_tests::load("ropeway").unwrap();
     let mut names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
@@ -87,6 +88,7 @@ fn kernel_accepts_every_program_within_its_budget() {
 
 /// What the benchmark measures ends in the same stages as the product.
 #[test]
+#[ignore = "needs root"]
 fn kernel_takes_the_benchmark_with_its_stages() {
     let ebpf = packet_tests::load("bench").unwrap();
     assert!(ebpf.program("bench_from_pod").is_some());
