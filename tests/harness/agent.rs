@@ -11,12 +11,12 @@ use crate::machine::Machine;
 use crate::process::{self, Process};
 use crate::{binaries, load, wait};
 
-/// Where the agent says that it is well.
+/// The address of `/healthz`.
 pub const HEALTH: &str = "127.0.0.1:10256";
-/// Where the agent's metrics are.
+/// The address of `/metrics`.
 pub const METRICS: &str = "127.0.0.1:10249";
 
-/// Where an agent has its objects from.
+/// The source of an agent's objects.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
     /// A directory of manifests.
@@ -25,7 +25,7 @@ pub enum Source<'a> {
     Kubernetes(&'a Path),
 }
 
-/// A running agent.
+/// An agent process on a machine.
 #[derive(Debug)]
 pub struct Agent {
     machine: Machine,
@@ -74,7 +74,7 @@ impl Agent {
         }
     }
 
-    /// What its `/metrics` say.
+    /// Fetches `/metrics`.
     ///
     /// # Errors
     /// When it doesn't answer.
@@ -82,7 +82,7 @@ impl Agent {
         load::fetch(&self.machine, address(METRICS)?, "/metrics")
     }
 
-    /// Process id.
+    /// The process id of the agent.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()

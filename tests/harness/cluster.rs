@@ -1,11 +1,14 @@
-//! Nodes on a common link, with a directory of manifests in place of an API server and a client outside.
+//! Nodes on a common link, with a directory of manifests in place of an API server and a client
+//! outside.
 //!
-//! The link is a bridge in a machine of its own. Node `n1` has the addresses 192.168.50.11 and `fd00:50::11` and the pod
-//! ranges 10.244.1.0/24 and `fd00:10:244:1::/64`, and so on; the client has 192.168.50.1 and `fd00:50::1` and is every node's
-//! default gateway, as the way out of a data centre would be.
+//! The link is a bridge in a machine of its own. Node `n1` has the addresses 192.168.50.11 and
+//! `fd00:50::11` and the pod ranges 10.244.1.0/24 and `fd00:10:244:1::/64`, and so on; the client
+//! has 192.168.50.1 and `fd00:50::1` and is every node's default gateway, as the way out of a data
+//! centre would be.
 //!
-//! A routed cluster has several such links: nodes of the second one have 192.168.51.14 and `fd00:51::14`, and the client, with the first
-//! address of each, is the router between them. It knows nothing of pods, and what comes from or goes to their addresses it drops.
+//! A routed cluster has several such links: nodes of the second one have 192.168.51.14 and
+//! `fd00:51::14`, and the client, with the first address of each, is the router between them. It
+//! has no routes to pods and drops packets from and to their addresses.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,10 +23,10 @@ use crate::manifest;
 use crate::pod::{IpFamily, Pod};
 use crate::run::Run;
 
-/// What to make.
+/// The size of a cluster with one link.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// How many nodes.
+    /// Number of nodes.
     pub nodes: u8,
     /// MTU of the common link.
     pub mtu: u32,
@@ -48,10 +51,10 @@ pub struct Cluster {
     run: Run,
 }
 
-/// One node.
+/// A node of the cluster, with or without a running agent.
 #[derive(Debug)]
 pub struct Node {
-    /// Its namespaces.
+    /// The namespaces of the node.
     pub machine: Machine,
     /// Its agent, while it runs.
     pub agent: Option<Agent>,
@@ -78,7 +81,8 @@ impl Cluster {
         Self::build(run, &vec![0; shape.nodes.into()], shape.mtu, stay)
     }
 
-    /// Like [`Cluster::network`], with several links and a router between them: for each node its link, counted from 0.
+    /// Like [`Cluster::network`], with several links and a router between them: for each node its
+    /// link, counted from 0.
     ///
     /// # Errors
     /// When the process is not root.
@@ -148,7 +152,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Nodes hold the source of what comes in against their routes (`rp_filter`), as some distributions have it.
+    /// Turns on strict reverse path filtering (`rp_filter`) on every node, as some distributions
+    /// do.
     ///
     /// # Errors
     /// When a node's kernel refuses.
@@ -192,7 +197,7 @@ impl Cluster {
         self.run.files().join("manifests")
     }
 
-    /// Where files of this run are.
+    /// The temporary directory of this run.
     #[must_use]
     pub fn files(&self) -> &Path {
         self.run.files()
@@ -219,13 +224,13 @@ impl Cluster {
 }
 
 impl Node {
-    /// Its name.
+    /// The node name, such as `n1`.
     #[must_use]
     pub fn name(&self) -> &str {
         self.machine.name()
     }
 
-    /// Its Node object.
+    /// The Node object that is applied for it.
     #[must_use]
     pub fn object(&self) -> Value {
         manifest::node(self.name(), &IpFamily::BOTH.map(|family| self.address(family)), &self.pod_cidrs())
@@ -286,7 +291,7 @@ impl Node {
     /// A pod on it.
     ///
     /// # Errors
-    /// What the plugin said.
+    /// When the plugin fails.
     pub fn pod(&self, name: &str) -> Result<Pod> {
         Pod::add(&self.machine, name)
     }

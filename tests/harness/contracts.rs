@@ -1,7 +1,9 @@
-//! The contract of a service proxy, rule by rule, and what tests have found of it: the matrix rule x path x family.
+//! The contract of a service proxy: its rules, and the outcome of each in the matrix of rule,
+//! client path and address family.
 //!
-//! The catalogue ([`RULES`]) says which rules there are, from where each of them can be seen, and why not from elsewhere. Tests record
-//! what they have seen of a cell ([`Recorder`]); the [`Matrix`] puts both together. A cell that no test has recorded is a failure.
+//! The catalogue ([`RULES`]) lists the rules and the cells in which a rule does not apply. Tests
+//! record the outcome of a cell with a [`Recorder`]. `cargo xtask test` builds the [`Matrix`] from
+//! both. A cell without a record is a failure.
 
 mod catalogue;
 mod matrix;
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pod::IpFamily;
 
-/// From where a Service is used, seen from one node.
+/// The place of a client, seen from the node under test.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Path {
@@ -48,25 +50,25 @@ impl fmt::Display for Path {
     }
 }
 
-/// One rule.
+/// A rule of the contract.
 #[derive(Debug)]
 pub struct Rule {
     /// Section and number in it, such as `2.3.1`.
     pub number: &'static str,
-    /// What it asks for.
+    /// The requirement.
     pub title: &'static str,
-    /// Where it says nothing.
+    /// Cells in which the rule does not apply.
     pub absent: &'static [Cells],
-    /// Where it is known not to hold. When it does, the gap has to go from here.
+    /// Cells in which the rule is known to fail. A gap that passes is an error.
     pub gaps: &'static [Cells],
 }
 
 /// Some cells of a rule, and what is to be said of them.
 #[derive(Debug)]
 pub struct Cells {
-    /// Columns.
+    /// Client paths, the columns of the matrix.
     pub paths: &'static [Path],
-    /// Address families.
+    /// Address families in which they are meant.
     pub families: &'static [IpFamily],
     /// The reason: goes on after "because" or "gap:".
     pub why: &'static str,
@@ -87,7 +89,7 @@ impl Rule {
         RULES.iter().find(|rule| rule.number == number).with_context(|| format!("there is no rule {number}"))
     }
 
-    /// The section's number.
+    /// The number of the section, such as `2.3`.
     #[must_use]
     pub fn section(&self) -> &'static str {
         self.number.rsplit_once('.').map_or(self.number, |(section, _)| section)

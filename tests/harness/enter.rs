@@ -1,7 +1,8 @@
-//! What `ropeway-peer node` and `ropeway-peer in` do: make a node's namespaces, and run a program inside them.
+//! `ropeway-peer node` and `ropeway-peer in`: make the namespaces of a machine, and run a program
+//! inside them.
 //!
-//! Both run in a process of their own with one thread, because a process with several cannot change its mount
-//! namespace. Called only by [`crate::machine`], through the binary.
+//! Both run in a process of their own with one thread, because a process with several cannot change
+//! its mount namespace. Called only by [`crate::machine`], through the binary.
 
 mod inside;
 mod node;

@@ -1,10 +1,11 @@
-//! The test harness: nodes, pods and a network between them on one kernel, and the traffic that goes over it.
+//! The test harness: nodes, pods and the network between them on one kernel, and traffic between
+//! them.
 //!
-//! A node is a set of namespaces (network, mount, cgroup, UTS, IPC) with an own bpffs, `/sys`, `/run` and `/var/lib`, so that inside
-//! it every path is the default one. Everything that a run makes hangs on one cgroup directory and one temporary
-//! directory, both named after the process that made them: killing the cgroup removes all namespaces, links, pins and
-//! programs. That happens when a [`run::Run`] is dropped, on Ctrl-C, and, for a run that was killed, when the next one
-//! starts.
+//! A node is a set of namespaces (network, mount, cgroup, UTS, IPC) with a bpffs, `/sys`, `/run`
+//! and `/var/lib`, so that every path in it is the default one. Everything that a run makes is
+//! below one cgroup directory and one temporary directory, both named after the process that made
+//! them. Killing the cgroup removes all namespaces, links, pins and programs. That happens when a
+//! [`run::Run`] is dropped, on Ctrl-C, and, for a run that was killed, when the next one starts.
 //!
 //! The harness uses the product only as a user does: it exec's its binaries.
 #![forbid(unsafe_code)]

@@ -1,5 +1,5 @@
-//! Traffic between the machines and pods of a test: starts `ropeway-peer` in one of them and reads its
-//! report.
+//! Traffic between the machines and pods of a test: starts `ropeway-peer` in one of them and reads
+//! its report.
 //!
 //! [`ask`] and its like run to the end. [`RequestLoad`], [`PersistentLoad`], [`StickyUdp`] and
 //! [`Watch`] run beside the test until it stops them. All counting happens in `ropeway-peer`.
@@ -29,7 +29,7 @@ pub trait TrafficEndpoint {
     /// When the place can't be entered.
     fn run(&self, program: &std::ffi::OsStr) -> Result<Command>;
 
-    /// What it is called.
+    /// The name in messages.
     fn label(&self) -> String;
 }
 
@@ -337,7 +337,8 @@ impl StickyUdp {
         Ok(Self { client: Client::start(endpoint, &["stay".to_owned(), target.to_string()])? })
     }
 
-    /// Returns the next server that answers in place of the previous one; at first the first server.
+    /// Returns the next server that answers in place of the previous one; at first the first
+    /// server.
     ///
     /// # Errors
     /// When the server does not change `within` this time.

@@ -13,12 +13,12 @@ use crate::binaries;
 use crate::process::{self, Process};
 use crate::run::{Directories, Run};
 
-/// How a machine is made.
+/// Options of a machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MachineOptions {
-    /// Forwards packets.
+    /// Turns on IP forwarding.
     pub forward: bool,
-    /// Outlives this process.
+    /// Keeps the machine when this process ends.
     pub stay: bool,
 }
 
@@ -85,7 +85,7 @@ impl Machine {
         Ok(Self { name: name.to_owned(), cgroup, pid, stay: true, _holder: None })
     }
 
-    /// Its name.
+    /// The host name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -117,7 +117,8 @@ impl Machine {
         self.command_in("host", None, program)
     }
 
-    /// A command in a cgroup below the machine's and, if named, in a network namespace of the machine.
+    /// A command in a cgroup below the machine's and, if named, in a network namespace of the
+    /// machine.
     ///
     /// # Errors
     /// When the cgroup can't be made.

@@ -43,7 +43,7 @@ impl<'a> Port<'a> {
     }
 }
 
-/// A Node.
+/// A Node object.
 #[must_use]
 pub fn node(name: &str, addresses: &[IpAddr], pod_cidrs: &[String]) -> Value {
     let addresses: Vec<_> = addresses.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
@@ -81,31 +81,32 @@ fn service_port(&Port { name, protocol, port, node_port }: &Port<'_>) -> Value {
 /// One endpoint of a slice.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Its address.
+    /// The IP address of the endpoint.
     pub address: IpAddr,
-    /// The node that it is on.
+    /// The name of its node.
     pub node: String,
-    /// Condition `ready`.
+    /// The condition `ready`; `serving` is always true.
     pub ready: bool,
-    /// Condition `terminating`.
+    /// The condition `terminating` of the endpoint.
     pub terminating: bool,
 }
 
 impl Endpoint {
-    /// A ready one.
+    /// An endpoint that takes new connections.
     #[must_use]
     pub fn ready(address: IpAddr, node: &str) -> Self {
         Self { address, node: node.to_owned(), ready: true, terminating: false }
     }
 
-    /// One that takes no new connections and serves those that it has.
+    /// An endpoint that serves existing connections and takes no new ones.
     #[must_use]
     pub fn terminating(address: IpAddr, node: &str) -> Self {
         Self { address, node: node.to_owned(), ready: false, terminating: true }
     }
 }
 
-/// An EndpointSlice for each family among the endpoints; every named port leads to the same target port.
+/// An EndpointSlice for each family among the endpoints; every named port leads to the same target
+/// port.
 #[must_use]
 pub fn slices(service: &str, ports: &[Port<'_>], target: u16, endpoints: &[Endpoint]) -> Vec<Value> {
     ["IPv4", "IPv6"].into_iter().filter_map(|kind| slice(service, kind, ports, target, endpoints)).collect()

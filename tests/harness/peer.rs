@@ -1,8 +1,10 @@
-//! Servers and clients for tests: plain blocking sockets, one thread for each connection, answers in JSON.
+//! Servers and clients for tests: plain blocking sockets, one thread for each connection, answers
+//! in JSON.
 //!
-//! The protocol: a line of text is answered by a line with the server's name and the client's address as the server saw it; a
-//! line that starts like an HTTP request is answered in HTTP; `take` and `give` move a checked pattern. A datagram is answered
-//! by a datagram with the same line, padded to the size of the question.
+//! The protocol: a line of text is answered by a line with the server's name and the client's
+//! address as the server saw it; a line that starts like an HTTP request is answered in HTTP;
+//! `take` and `give` move a checked pattern. A datagram is answered by a datagram with the same
+//! line, padded to the size of the question.
 
 mod apiserver;
 mod ask;
@@ -28,7 +30,7 @@ pub use serve::{ServeOptions, run as serve};
 pub use stay::{StayOptions, run as stay};
 pub use transfer::{TransferOptions, TransferReport, run as transfer};
 
-/// How a server is asked.
+/// The protocol of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Protocol {
     /// One line over a new TCP connection.
@@ -42,7 +44,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As it is written on the command line.
+    /// The value on the command line.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

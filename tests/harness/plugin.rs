@@ -1,4 +1,5 @@
-//! Calls CNI plugins as a container runtime does: a conflist on the node, one process for each verb, JSON in and out.
+//! Calls CNI plugins as a container runtime does: a conflist on the node, one process for each
+//! verb, JSON in and out.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -14,38 +15,38 @@ use crate::machine::Machine;
 /// One attachment, as the runtime names it.
 #[derive(Clone, Debug)]
 pub struct Attachment {
-    /// `CNI_CONTAINERID`.
+    /// The value of `CNI_CONTAINERID`.
     pub container: String,
     /// `CNI_NETNS`; empty: the namespace is gone.
     pub netns: String,
-    /// `CNI_IFNAME`.
+    /// The value of `CNI_IFNAME`.
     pub interface: String,
     /// Name of the pod, for `CNI_ARGS`.
     pub pod: String,
 }
 
-/// What a plugin answered.
+/// The output of a plugin.
 #[derive(Debug)]
 pub struct Answer {
     /// Exit status; 0 is success.
     pub status: i32,
-    /// What was on standard output; null for nothing.
+    /// Standard output; null if there was none.
     pub output: Value,
-    /// What was on standard error.
+    /// Standard error.
     pub log: String,
 }
 
 /// The part of a result that a runtime uses.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AddResult {
-    /// Addresses.
+    /// The addresses of the result.
     pub ips: Vec<IpConfig>,
 }
 
 /// An address of a result.
 #[derive(Clone, Debug, Deserialize)]
 pub struct IpConfig {
-    /// With prefix length.
+    /// An address with prefix length.
     pub address: String,
 }
 
@@ -95,7 +96,8 @@ pub fn network_config(conflist: &Value, previous: Option<&Value>) -> Result<Valu
 /// Runs the plugin of a configuration once.
 ///
 /// # Errors
-/// When it can't be started or prints something that is not JSON; a failure of the plugin is part of the answer.
+/// When it can't be started or prints something that is not JSON; a failure of the plugin is part
+/// of the answer.
 pub fn call(node: &Machine, verb: &str, attachment: &Attachment, config: &Value) -> Result<Answer> {
     let name = config["type"].as_str().context("the configuration has no type")?;
     let plugin = binaries::find(name)?;
@@ -117,7 +119,7 @@ pub fn call(node: &Machine, verb: &str, attachment: &Attachment, config: &Value)
 /// ADD; a failure is an error.
 ///
 /// # Errors
-/// What the plugin said.
+/// When the plugin fails.
 pub fn add(node: &Machine, attachment: &Attachment, conflist: &Value) -> Result<(AddResult, Value)> {
     let answer = call(node, "ADD", attachment, &network_config(conflist, None)?)?;
     if answer.status != 0 {
@@ -130,7 +132,7 @@ pub fn add(node: &Machine, attachment: &Attachment, conflist: &Value) -> Result<
 /// DEL; a failure is an error.
 ///
 /// # Errors
-/// What the plugin said.
+/// When the plugin fails.
 pub fn delete(node: &Machine, attachment: &Attachment, conflist: &Value, previous: Option<&Value>) -> Result<()> {
     let answer = call(node, "DEL", attachment, &network_config(conflist, previous)?)?;
     if answer.status != 0 {

@@ -27,7 +27,7 @@ impl Pod {
     /// Makes a namespace and calls ADD.
     ///
     /// # Errors
-    /// What the plugin said.
+    /// When the plugin fails.
     pub fn add(node: &Machine, name: &str) -> Result<Self> {
         Self::add_with(node, name, plugin::conflist())
     }
@@ -35,7 +35,7 @@ impl Pod {
     /// [`Pod::add`] with a conflist of one's own.
     ///
     /// # Errors
-    /// What the plugin said; then the namespace is gone again.
+    /// When the plugin fails; the namespace is removed again.
     pub fn add_with(node: &Machine, name: &str, conflist: Value) -> Result<Self> {
         let attachment = Self::namespace(node, name)?;
         let (result, raw) = match plugin::add(node, &attachment, &conflist) {
@@ -61,7 +61,7 @@ impl Pod {
         Ok(Attachment { container, netns, interface: "eth0".to_owned(), pod: name.to_owned() })
     }
 
-    /// Its name.
+    /// The name of pod and namespace.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -73,19 +73,19 @@ impl Pod {
         &self.node
     }
 
-    /// What ADD answered.
+    /// The result of ADD.
     #[must_use]
     pub fn result(&self) -> &Value {
         &self.result
     }
 
-    /// How the runtime names it.
+    /// The names that the runtime passes to the plugin.
     #[must_use]
     pub fn attachment(&self) -> &Attachment {
         &self.attachment
     }
 
-    /// Its addresses.
+    /// The addresses from the result of ADD.
     #[must_use]
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
@@ -127,7 +127,7 @@ impl Pod {
     /// Ends its processes, calls DEL, removes the namespace.
     ///
     /// # Errors
-    /// What the plugin said.
+    /// When the plugin fails.
     pub fn delete(self) -> Result<()> {
         let cgroup = self.node.cgroup().join("pods").join(&self.name);
         run::kill(&cgroup)?;
@@ -137,7 +137,7 @@ impl Pod {
     }
 }
 
-/// An address family.
+/// The IP version of an address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum IpFamily {
     /// IPv4.
@@ -147,10 +147,10 @@ pub enum IpFamily {
 }
 
 impl IpFamily {
-    /// Both.
+    /// Both families, IPv4 first.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Whether an address is of it.
+    /// Returns true if the address is of this family.
     #[must_use]
     pub fn has(self, address: IpAddr) -> bool {
         address.is_ipv4() == (self == Self::V4)

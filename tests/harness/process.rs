@@ -22,13 +22,13 @@ impl Process {
         Ok(Self { name: name.to_owned(), child })
     }
 
-    /// Process id.
+    /// The process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it is called here.
+    /// The name in messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -39,7 +39,7 @@ impl Process {
         &mut self.child
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the process has ended.
     ///
     /// # Errors
     /// When the kernel doesn't say.

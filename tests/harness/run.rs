@@ -1,7 +1,8 @@
-//! One run of the harness: owns the cgroup directory and the temporary directory that everything else hangs on.
+//! One run of the harness: owns the cgroup directory and the temporary directory of everything
+//! else.
 //!
-//! Both are named `rw-<process id>-<start time of that process>`, so that a later run knows which of them are left
-//! over from a process that is no more, whatever its id is used for now.
+//! Both are named `rw-<process id>-<start time of that process>`, so that a later run knows which
+//! of them are left over from a process that is no more, whatever its id is used for now.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::wait;
 
 const PREFIX: &str = "rw-";
 
-/// How many runs this process has begun.
+/// Number of runs that this process has begun.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Runs of this process, for Ctrl-C.
@@ -24,13 +25,14 @@ static LIVE: Mutex<Vec<Directories>> = Mutex::new(Vec::new());
 /// The directories of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directories {
-    /// In the cgroup2 hierarchy: every process of the run is below it.
+    /// The cgroup2 directory above every process of the run.
     pub cgroup: PathBuf,
     /// For files: manifests, logs.
     pub files: PathBuf,
 }
 
-/// A run; dropping it ends all its processes, and with them every namespace, link and pin that it made.
+/// A run; dropping it ends all its processes, and with them every namespace, link and pin that it
+/// made.
 #[derive(Debug)]
 pub struct Run {
     directories: Directories,
@@ -49,7 +51,7 @@ impl Run {
     /// A run that outlives this process, under a name of its own: for looking around.
     ///
     /// # Errors
-    /// As [`Run::start`]; also when a run of that name is there.
+    /// When [`Run::start`] would fail, or a run of that name exists.
     pub fn start_kept(name: &str) -> Result<Self> {
         let mut run = Self::begin(name)?;
         run.keep = true;
@@ -123,7 +125,7 @@ pub fn remove_kept(name: &str) -> Result<bool> {
     Ok(there)
 }
 
-/// Whether a kept run of that name is there.
+/// Returns the kept run of that name, if there is one.
 ///
 /// # Errors
 /// Without a cgroup2 hierarchy.
@@ -148,7 +150,7 @@ pub fn sweep() -> Result<()> {
     Ok(())
 }
 
-/// Whether a directory of this name belongs to a process that is no more.
+/// Returns true if a directory of this name belongs to a process that has ended.
 fn is_left_over(name: &str, identity: impl Fn(u32) -> Option<String>) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
     let parts: Vec<_> = rest.split('-').collect();
@@ -162,7 +164,8 @@ fn is_left_over(name: &str, identity: impl Fn(u32) -> Option<String>) -> bool {
 /// A process as nobody else will ever be called: id and start time.
 fn identity(pid: u32) -> Result<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name of the program, in parentheses, can contain anything: count from its end. Start time is field 22.
+    // The name of the program, in parentheses, can contain anything: count from its end. Start time
+    // is field 22.
     let after = text.rsplit_once(')').context("/proc/.../stat without a name")?.1;
     let start = after.split_whitespace().nth(19).context("/proc/.../stat is too short")?;
     Ok(format!("{pid}-{start}"))
@@ -172,7 +175,7 @@ fn of(name: &str) -> Result<Directories> {
     Ok(Directories { cgroup: hierarchy()?.join(name), files: std::env::temp_dir().join(name) })
 }
 
-/// Where the cgroup2 hierarchy is mounted.
+/// The mount point of the cgroup2 hierarchy.
 fn hierarchy() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
     let found = mounts.lines().find_map(|line| {

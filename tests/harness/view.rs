@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, Node};
 use crate::machine::Machine;
 use crate::{binaries, process, wait};
 
-/// How long a change of the manifests may take to get into the kernel of every node.
+/// Time within which a change of the manifests has to reach the kernel of every node.
 const IN_EFFECT: Duration = Duration::from_secs(10);
 
 /// Runs `ropeway` inside a node and returns what it prints.

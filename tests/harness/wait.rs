@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 /// Between two looks at a condition.
 const STEP: Duration = Duration::from_millis(5);
 
-/// Asks until there is an answer; after `deadline` the error says what was awaited and, if known, why it is not so.
+/// Asks until there is an answer; after `deadline` the error says what was awaited and, if known,
+/// why it is not so.
 ///
 /// # Errors
 /// When there is no answer in time.

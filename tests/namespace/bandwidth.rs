@@ -16,7 +16,8 @@ const INGRESS: u32 = 10_000_000;
 const EGRESS: u32 = 5_000_000;
 const BURST: u32 = 250_000;
 const BYTES: u32 = 4 << 20;
-/// A connection that starts slowly, or a busy machine, makes it less; nothing makes it more. Headers count as well.
+/// A connection that starts slowly, or a busy machine, makes it less; nothing makes it more.
+/// Headers count as well.
 const SHARE: std::ops::RangeInclusive<f64> = 0.80..=1.02;
 const TRIES: usize = 3;
 

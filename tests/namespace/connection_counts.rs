@@ -1,4 +1,5 @@
-//! Schedulers that count connections, with connections that are held: by sockets of pods and of the node, and by packets from outside.
+//! Schedulers that count connections, with connections that are held: by sockets of pods and of the
+//! node, and by packets from outside.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,7 +45,8 @@ fn await_active(fixture: &Fixture, target: SocketAddr, expected: &[u64]) {
     assert!(is_so.is_ok(), "{target}: {last:?} and not {expected:?}");
 }
 
-/// Gives the Service these of its backends, this scheduler and these weights, and waits until the first node knows.
+/// Gives the Service these of its backends, this scheduler and these weights, and waits until the
+/// first node knows.
 fn schedule(fixture: &Fixture, pods: &[Pod], scheduler: &str, weights: &[u64], target: SocketAddr) {
     let mut words = Vec::new();
     for (pod, weight) in pods.iter().zip(weights) {

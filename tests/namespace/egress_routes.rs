@@ -1,4 +1,5 @@
-//! Nodes with more than one way out: there the host's routes say which one a connection takes that shows the node's address.
+//! Nodes with more than one way out: there the host's routes say which one a connection takes that
+//! shows the node's address.
 
 use std::net::SocketAddr;
 
@@ -58,7 +59,8 @@ fn node_ports_reach_remote_backends_over_vxlan() {
     node_ports_lead_to_all_backends(&Fixture::of(cluster, &[1, 2]));
 }
 
-/// A datagram that may be cut up fills a packet of the network, and the node that translates its source sends it on by the tunnel, which takes less.
+/// A datagram that may be cut up fills a packet of the network, and the node that translates its
+/// source sends it on by the tunnel, which takes less.
 #[test]
 #[ignore = "needs root"]
 fn datagrams_without_df_are_fragmented_for_vxlan() {

@@ -20,7 +20,8 @@ fn removed_endpoint_breaks_no_connection_under_load() {
             held.push(PersistentLoad::open(from, tcp, 8).unwrap());
         }
     }
-    // As Kubernetes does it: first the endpoint terminates and serves what it has, then it is gone from the slice.
+    // As Kubernetes does it: first the endpoint terminates and serves what it has, then it is gone
+    // from the slice.
     let leaving = fixture.backends.pop().unwrap();
     fixture.apply(&[(&fixture.backends[0], true), (&leaving, false)]);
     fixture.cluster.await_backends("default/web", 1).unwrap();

@@ -1,4 +1,5 @@
-//! What most tests start from: a cluster, a Service `web` with a backend on each of some nodes, and a client pod.
+//! What most tests start from: a cluster, a Service `web` with a backend on each of some nodes, and
+//! a client pod.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -146,7 +147,8 @@ impl<'a> Access<'a> {
     }
 }
 
-/// Clients of the fixture's Service on some of the ways to it: new connections all the time, and some that stay.
+/// Clients of the fixture's Service on some of the ways to it: new connections all the time, and
+/// some that stay.
 pub(crate) struct Traffic {
     requests: Vec<RequestLoad>,
     persistent: Vec<PersistentLoad>,

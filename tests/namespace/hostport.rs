@@ -1,4 +1,5 @@
-//! Host ports: from the node's own processes by the socket hooks, for every address and for one, beside Services.
+//! Host ports: from the node's own processes by the socket hooks, for every address and for one,
+//! beside Services.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -38,7 +38,8 @@ fn node_processes_reach_node_ports_on_loopback() {
     for family in IpFamily::BOTH {
         for protocol in PROTOCOLS {
             let target = node_port(loopback(family), protocol);
-            // where the backend is, and where it is not: there a packet from a loopback address could not leave the node
+            // where the backend is, and where it is not: there a packet from a loopback address
+            // could not leave the node
             for node in [near, far] {
                 let report = load::ask(&node.machine, target, protocol, 20).unwrap();
                 let way = format!("{} to {target} {protocol:?}: {report:?}", node.name());

@@ -1,4 +1,5 @@
-//! Nodes with real traffic. Needs root and the built binaries: `cargo xtask test --level namespace`.
+//! Nodes with real traffic. Needs root and the built binaries: `cargo xtask test --level
+//! namespace`.
 #![cfg(test)]
 
 mod anti_spoofing;

@@ -52,7 +52,8 @@ fn maglev_map_is_resized_under_load() {
     traffic.end();
 }
 
-/// Services of the large cluster: enough for the table of backends to grow once. `ROPEWAY_SERVICES=50000` has a quarter of a million endpoints.
+/// Services of the large cluster: enough for the table of backends to grow once.
+/// `ROPEWAY_SERVICES=50000` has a quarter of a million endpoints.
 const SERVICES: usize = 14_000;
 /// Endpoints of each; one Service has [`MANY`].
 const ENDPOINTS: usize = 5;

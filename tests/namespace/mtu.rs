@@ -1,4 +1,5 @@
-//! The uplinks' MTU changes under running pods: they get it too, and no packet is too large for anybody on its way.
+//! The uplinks' MTU changes under running pods: they get it too, and no packet is too large for
+//! anybody on its way.
 
 use ropeway_tests::cluster::{Cluster, Node, Shape};
 use ropeway_tests::load::{self, PersistentLoad};
@@ -57,7 +58,8 @@ fn ends(node: &Node, pods: &[ServingPod]) -> Vec<String> {
     all
 }
 
-/// Full-sized packets of each kind pass from each pod to each other one, and a byte more passes from none.
+/// Full-sized packets of each kind pass from each pod to each other one, and a byte more passes
+/// from none.
 fn all_reach(pods: &[ServingPod], mtu: u32) {
     for (from, to) in pairs(pods) {
         for family in IpFamily::BOTH {

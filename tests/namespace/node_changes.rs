@@ -1,4 +1,5 @@
-//! Nodes get another range, another address, another machine; nodes without IPv4: traffic is right again within a second.
+//! Nodes get another range, another address, another machine; nodes without IPv4: traffic is right
+//! again within a second.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -23,7 +24,8 @@ fn each_reaches_each(pods: &[ServingPod]) {
     pairs(pods).for_each(|(from, to)| reaches(from, to, MTU));
 }
 
-/// The Nodes of `n2` and `n3` as `change` makes them: it is given a node and its link; that of `n1` as ever.
+/// The Nodes of `n2` and `n3` as `change` makes them: it is given a node and its link; that of `n1`
+/// as ever.
 fn objects(cluster: &Cluster, change: impl Fn(&Node, u8) -> Value) -> Vec<Value> {
     let changed = |(node, link): (&Node, &u8)| if node.name() == "n1" { node.object() } else { change(node, *link) };
     cluster.nodes.iter().zip(&LINKS).map(changed).collect()
@@ -169,7 +171,8 @@ fn is_alone(node: &Node) -> bool {
     routes(node).lines().all(|route| !route.contains(" via ") || route.contains("ropeway.out"))
 }
 
-/// Nothing of the old machine is left on the new one but its name; it has other addresses, other ranges and another MAC.
+/// Nothing of the old machine is left on the new one but its name; it has other addresses, other
+/// ranges and another MAC.
 #[test]
 #[ignore = "needs root"]
 fn replaced_node_with_same_name_is_reachable() {

@@ -1,4 +1,5 @@
-//! Five nodes on two links with a router that knows nothing of pods: the pods reach each other all the same.
+//! Five nodes on two links with a router that knows nothing of pods: the pods reach each other all
+//! the same.
 
 use std::time::{Duration, Instant};
 

@@ -43,7 +43,8 @@ fn traffic_and_cni_calls_succeed_without_agent() {
     pod.delete().unwrap();
 
     fixture.cluster.start_agents().unwrap();
-    // what is held came in at this node from outside, and no flow of it is taken for one that has ended
+    // what is held came in at this node from outside, and no flow of it is taken for one that has
+    // ended
     let last = fixture.cluster.nodes.last().unwrap();
     wait::until_true("the agent has counted the flows", Duration::from_secs(10), || {
         last.metric("ropeway_flows").is_ok_and(|pairs| pairs >= 16.0)

@@ -1,4 +1,5 @@
-//! Backends are replaced one after the other, as a Deployment does it, under a thousand new connections a second.
+//! Backends are replaced one after the other, as a Deployment does it, under a thousand new
+//! connections a second.
 //!
 //! `ROPEWAY_REPLACEMENTS` says how many are replaced: a plain run is content with a few.
 
@@ -63,7 +64,8 @@ fn rolling_update_breaks_no_connection_under_load() {
     println!("{count} backends replaced, {made} connections");
 }
 
-/// Waits until a backend that gets nothing new has answered all that it has: the time that Kubernetes leaves a pod for it.
+/// Waits until a backend that gets nothing new has answered all that it has: the time that
+/// Kubernetes leaves a pod for it.
 fn answered(pod: &Pod) {
     wait::until(&format!("{} has answered", pod.name()), Duration::from_secs(10), || {
         let mut command = pod.command("ss")?;
@@ -74,7 +76,8 @@ fn answered(pod: &Pod) {
     .unwrap();
 }
 
-/// Has these backends, ready or terminating, and waits until the ready ones get the new connections.
+/// Has these backends, ready or terminating, and waits until the ready ones get the new
+/// connections.
 fn serve_by(fixture: &Fixture, pods: &[(&Pod, bool)]) {
     fixture.apply(pods);
     fixture.cluster.await_backends("default/web", pods.iter().filter(|(_, ready)| *ready).count()).unwrap();

@@ -1,4 +1,5 @@
-//! Schedulers and weights by annotation, on both layers. What the choice is in detail, the packet tests say.
+//! Schedulers and weights by annotation, on both layers. What the choice is in detail, the packet
+//! tests say.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

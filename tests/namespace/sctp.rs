@@ -1,4 +1,5 @@
-//! SCTP through Services and host ports, other ports at each end, from pod to pod and from a node. Packets are made by hand: not every kernel has such sockets.
+//! SCTP through Services and host ports, other ports at each end, from pod to pod and from a node.
+//! Packets are made by hand: not every kernel has such sockets.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -56,7 +57,8 @@ fn packet(from: u16, to: u16) -> Vec<u8> {
     packet
 }
 
-/// What becomes of a packet that is sent at one place, when it is seen at another: from where to where, with a right checksum.
+/// What becomes of a packet that is sent at one place, when it is seen at another: from where to
+/// where, with a right checksum.
 #[track_caller]
 fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Station<'_>) -> (SocketAddr, SocketAddr) {
     let (kind, whole) = ip(Ends { from: source.ip(), to: target.ip() }, SCTP, &packet(source.port(), target.port()));

@@ -1,4 +1,5 @@
-//! What a Service promises: an even split, an honest refusal, the frontend's address in every answer.
+//! What a Service promises: an even split, an honest refusal, the frontend's address in every
+//! answer.
 
 use std::net::SocketAddr;
 
@@ -11,7 +12,8 @@ use ropeway_tests::wait;
 
 use crate::fixture::{Access, ClientPath, Fixture, HTTP};
 
-/// A fair coin leaves 45 to 55 % once in 600 runs of 1,000; three tries make that once in 200 million.
+/// A fair coin leaves 45 to 55 % once in 600 runs of 1,000; three tries make that once in 200
+/// million.
 fn splits_evenly(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol) {
     let mut seen = Vec::new();
     for _ in 0..3 {

@@ -1,4 +1,5 @@
-//! The least that must work, in one test: it also runs in the emulated machine with the oldest kernel.
+//! The least that must work, in one test: it also runs in the emulated machine with the oldest
+//! kernel.
 
 use ropeway_tests::cluster::Shape;
 use ropeway_tests::load;

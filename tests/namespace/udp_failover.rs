@@ -17,8 +17,8 @@ enum From {
     Node,
 }
 
-/// The n-th backend is on the node with the n-th index: local ones are on 0. Each is replaced by the next; `terminating` says whether it
-/// is announced that it goes.
+/// The n-th backend is on the node with the n-th index: local ones are on 0. Each is replaced by
+/// the next; `terminating` says whether it is announced that it goes.
 fn replaced(from: From, on: &[usize], terminating: bool) {
     let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, on);
     serve_by(&fixture, &[(&fixture.backends[0], true)]);
@@ -57,7 +57,8 @@ fn replaced(from: From, on: &[usize], terminating: bool) {
     }
 }
 
-/// Has these backends, ready or terminating, and waits until only the ready ones are given to new sockets.
+/// Has these backends, ready or terminating, and waits until only the ready ones are given to new
+/// sockets.
 fn serve_by(fixture: &Fixture, pods: &[(&Pod, bool)]) {
     fixture.apply(pods);
     fixture.cluster.await_backends("default/web", pods.iter().filter(|(_, ready)| *ready).count()).unwrap();

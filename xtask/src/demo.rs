@@ -1,7 +1,9 @@
-//! `cargo xtask demo`: three nodes, a Service, and everything that is promised of it, before your eyes.
+//! `cargo xtask demo`: three nodes, a Service, and everything that is promised of it, before your
+//! eyes.
 //!
-//! Each step says what it does, shows what came of it and fails loudly if that is not what was promised. Whatever happens, the
-//! network is removed at the end, unless `--keep` asks for it to stay.
+//! Each step says what it does, shows what came of it and fails loudly if that is not what was
+//! promised. Whatever happens, the network is removed at the end, unless `--keep` asks for it to
+//! stay.
 
 mod look;
 mod show;
@@ -29,7 +31,8 @@ pub(crate) struct Options {
     /// Remove a network that was kept
     #[arg(long, conflicts_with = "keep")]
     down: bool,
-    /// Run a shell, or the given command, in a kept network: `client`, a node, or a pod as `n1/shell`
+    /// Run a shell, or the given command, in a kept network: `client`, a node, or a pod as
+    /// `n1/shell`
     #[arg(long, value_name = "PLACE", conflicts_with_all = ["keep", "down"])]
     enter: Option<String>,
     /// The command for --enter

@@ -1,7 +1,7 @@
 //! One cgroup for each node, in every hierarchy of the machine.
 //!
-//! A node's processes see it as the root of all cgroups. What is in a cgroup of ours is ours: so `down` finds also
-//! processes of which no pid is known.
+//! A node's processes see its cgroup as the root. Every process of the cluster is in one of these
+//! cgroups, so `down` also finds processes without a pid file. Sets no limits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::settings::PREFIX;
 use super::step::wait_for;
 
-/// A mounted hierarchy.
+/// A mounted cgroup hierarchy, of version 1 or 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hierarchy {
-    /// Where it is mounted.
+    /// The mount point.
     pub(super) mount: PathBuf,
-    /// `cgroup` or `cgroup2`.
+    /// The file system type, `cgroup` or `cgroup2`.
     pub(super) kind: String,
     /// Controllers or name, as the mount option that asks for them; empty for cgroup2.
     pub(super) options: String,

@@ -1,7 +1,7 @@
 //! `conformance`: upstream's own tests, unmodified, run from outside of the cluster.
 //!
-//! What is left out is named in tests/cluster/skips.txt, each with its reason. Results: a table and upstream's `JUnit`
-//! files, in a directory for each run.
+//! tests/cluster/skips.txt names the tests that are left out, each with its reason. Each run writes
+//! a table and upstream's `JUnit` files into its own directory.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -18,7 +18,7 @@ use super::pki::ADMIN;
 use super::shape::Shape;
 use super::{kube, tools};
 
-/// Which tests.
+/// Options that select the tests.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Regular expression for the names of the tests

@@ -1,6 +1,8 @@
-//! The control plane: etcd, API server, controller manager and scheduler as processes in the namespace of node cp.
+//! The control plane: etcd, API server, controller manager and scheduler as processes in the
+//! namespace of node cp.
 //!
-//! They are in that node's cgroup too: so they reach Services by the same socket programs as any process of a node.
+//! They are also in that node's cgroup, so they use Services through the same socket hooks as any
+//! process of a node.
 
 use std::fs;
 
@@ -99,7 +101,7 @@ fn scheduler(layout: &Layout) -> Vec<String> {
     identity(layout, "kube-scheduler")
 }
 
-/// What all clients of the API server are told.
+/// The client certificate flags that all clients of the API server share.
 fn identity(layout: &Layout, name: &str) -> Vec<String> {
     let file = layout.kubeconfig(name).display().to_string();
     let flags = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];

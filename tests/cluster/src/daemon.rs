@@ -1,6 +1,6 @@
 //! Long-running processes of a cluster, by name: started once, found again, ended by pid.
 //!
-//! A pid alone may have come to belong to somebody else; so the time at which the process started is kept beside it.
+//! The kernel reuses pids, so the start time of the process is stored next to its pid.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -73,7 +73,8 @@ impl Process {
     /// A process that exists now; a zombie does not.
     fn seen(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The program's name, in parentheses, may hold anything; state is the first field behind it, start the 20th.
+        // The program's name, in parentheses, may hold anything; state is the first field behind
+        // it, start the 20th.
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         (*fields.first()? != "Z").then_some(())?;
         Some(Self { pid, started: fields.get(19)?.parse().ok()? })

@@ -1,6 +1,7 @@
 //! The end of a cluster: every process, mount, namespace, cgroup and sysctl of it.
 //!
-//! Works from any half-built state, and goes on where something fails: what could not be removed is said at the end.
+//! Works from any half-built state. A failed removal does not stop the others; all failures are
+//! listed at the end.
 
 use std::fs;
 

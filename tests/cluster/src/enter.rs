@@ -1,4 +1,7 @@
-//! Ways into a node: its cgroups and namespaces. A process is what it enters, so these are programs that become others.
+//! Enters the cgroups and namespaces of a node.
+//!
+//! A process can only move itself, so each function returns a command that re-executes xtask,
+//! enters the node and then executes the wanted program.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -12,7 +15,7 @@ use super::layout::Layout;
 use super::network::namespace_path;
 use super::{cgroups, daemon};
 
-/// What part of a node a program enters.
+/// The part of a node that a program enters.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Depth {
     /// Its cgroups and network only, as its host's boot scripts would see it before anything runs

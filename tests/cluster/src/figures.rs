@@ -17,11 +17,11 @@ use super::{addons, enter, kube, pod};
 use toolbox::paths::Paths;
 use toolbox::shell;
 
-/// How many pods are made, one after the other, and how often an endpoint is replaced.
+/// The number of pods that are started and of endpoints that are replaced, one after the other.
 const TIMES: usize = 30;
 const NAMESPACE: &str = "ropeway-figures";
 
-/// Measures and prints.
+/// Measures pod start, endpoint changes and memory, and prints the figures.
 pub(super) fn run(
     workshop: &dyn super::Workshop,
     paths: &Paths,

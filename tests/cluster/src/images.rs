@@ -1,7 +1,8 @@
 //! The images of the cluster, put together here: no registry is asked.
 //!
-//! Upstream's tests name their images; what the tests need of them is in the images of the same names made here.
-//! All of them are in one archive and share layers. It is imported once, into a seed that each node then starts from.
+//! Upstream's tests name their images; what the tests need of them is in the images of the same
+//! names made here. All of them are in one archive and share layers. It is imported once, into a
+//! seed that each node then starts from.
 
 use std::fs;
 use std::path::{Path, PathBuf};

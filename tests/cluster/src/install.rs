@@ -18,7 +18,7 @@ use toolbox::image::layer::digest;
 use toolbox::paths::Paths;
 use toolbox::{image, shell};
 
-/// What is installed.
+/// Options that select what is installed.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Take the binaries that were built last, as they are
@@ -29,7 +29,8 @@ pub(crate) struct Options {
     pools: bool,
 }
 
-/// Loads the image into every node, applies the manifests, and waits until all that every cluster has works.
+/// Loads the image into every node, applies the manifests, and waits until nodes, DNS and metrics
+/// are ready.
 pub(super) fn run(
     workshop: &dyn Workshop,
     paths: &Paths,
@@ -101,7 +102,7 @@ fn apply(paths: &Paths, layout: &Layout, (overlay, mut config): (&str, Value), a
     shell::output(kubectl.args(["apply", "--server-side", "--force-conflicts", "-k"]).arg(&directory)).map(drop)
 }
 
-/// The overlay for this cluster, with the settings that make it work: a file of settings replaces the overlay's own.
+/// Returns the overlay for this cluster and its settings, which replace those of the overlay.
 fn overlay(shape: &Shape, pools: bool) -> (&'static str, Value) {
     let conflist = "/etc/cni/net.d/10-ropeway.conflist";
     match (shape.proxy, shape.cni) {

@@ -8,7 +8,7 @@ use quick_xml::Reader;
 use quick_xml::escape::unescape;
 use quick_xml::events::{BytesStart, Event};
 
-/// How a test ended.
+/// The outcome of a test.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Passed,
@@ -16,13 +16,13 @@ pub(super) enum Outcome {
     Skipped,
 }
 
-/// One test.
+/// A test in a `JUnit` report.
 #[derive(PartialEq, Debug)]
 pub(super) struct Case {
     pub(super) name: String,
     pub(super) seconds: f64,
     pub(super) outcome: Outcome,
-    /// In one line; empty unless it failed.
+    /// The failure in one line; empty if the test did not fail.
     pub(super) reason: String,
 }
 

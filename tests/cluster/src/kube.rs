@@ -24,7 +24,8 @@ pub(super) fn kubectl(layout: &Layout, arguments: &[&str]) -> Result<String> {
     shell::output(command(layout).args(arguments))
 }
 
-/// Waits until what an earlier command has left to be removed is gone: in a namespace that ends, everything new ends, too.
+/// Deletes a namespace that an earlier command left, and waits for the end of it: objects that are
+/// created in a terminating namespace are deleted as well.
 pub(super) fn gone(layout: &Layout, namespace: &str) -> Result<()> {
     kubectl(layout, &["delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s"]).map(drop)
 }

@@ -1,4 +1,5 @@
-//! Where the test-bed keeps things: what is costly to make (`cache`) and one cluster's state (`run`). Touches nothing.
+//! The paths of the test cluster: `cache` for built tools and images, which survive `down`, and
+//! `run` for the state of the present cluster. Computes paths only; never touches the file system.
 
 use std::path::PathBuf;
 
@@ -34,7 +35,7 @@ impl Layout {
         self.root.join("cache")
     }
 
-    /// A built tool.
+    /// The path of a built tool.
     pub(super) fn bin(&self, name: &str) -> PathBuf {
         self.cache().join("bin").join(name)
     }
@@ -74,7 +75,7 @@ impl Layout {
         self.run().join("nodes").join(name)
     }
 
-    /// What the node sees as `/`.
+    /// The node's root directory.
     pub(super) fn node_root(&self, name: &str) -> PathBuf {
         self.node(name).join("root")
     }

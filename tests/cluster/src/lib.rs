@@ -1,11 +1,13 @@
-//! `cargo xtask cluster`: a real Kubernetes with several nodes on this machine, and what is asked of it.
+//! `cargo xtask cluster`: builds, starts, checks and removes a real Kubernetes cluster on this
+//! machine.
 //!
-//! Every Kubernetes program is upstream's own, built from its module. A node is a set of namespaces with a container
-//! runtime, a kubelet and cgroups of its own; a bridge in a namespace is their network. All state is in
-//! tests/cluster/{cache,run} and in namespaces and cgroups named `rw-cluster*`.
+//! Every Kubernetes program is upstream's, built from its Go module. A node is a set of namespaces
+//! with a container runtime, a kubelet and cgroups; a bridge in a namespace is their network. All
+//! state is in tests/cluster/{cache,run} and in namespaces and cgroups named `rw-cluster*`.
 //!
-//! `settings` has every constant, `place` every path, `shape` the nodes. The rest is in the order of `up`: `tools`,
-//! `images`, `machine`, `network`, `pki`, `control`, `node`, `reference`, `addons`.
+//! `settings` has every constant, `layout` every path, `shape` the nodes. The rest is in the order
+//! of `up`: `tools`, `images`, `machine`, `network`, `pki`, `control`, `node`, `reference`,
+//! `addons`.
 #![forbid(unsafe_code)]
 
 mod addons;
@@ -77,15 +79,16 @@ pub trait Workshop {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build what a cluster and upstream's tests need (the first time: tens of minutes) without starting anything
+    /// Build what a cluster and upstream's tests need (the first time: tens of minutes) without
+    /// starting anything
     Prepare(Shape),
     /// Start a cluster, or go on starting it
     Up(Shape),
-    /// Show what runs
+    /// Show nodes and processes of the cluster
     Status,
     /// Run kubectl against the cluster
     Kubectl {
-        /// Its arguments
+        /// Arguments of kubectl
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },

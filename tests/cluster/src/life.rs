@@ -1,8 +1,9 @@
-//! `life`: what happens to a node in its life, and what people do wrong, done to the cluster that is up while connections are
-//! counted.
+//! `life`: what happens to a node in its life, and what people do wrong, done to the cluster that
+//! is up while connections are counted.
 //!
-//! Connections between nodes that stay must never fail: what ends and starts is a node's neighbour, its kubelet, its
-//! container runtime, its agent or the API server, and none of them carries packets.
+//! Connections between nodes that stay must never fail: what ends and starts is a node's neighbour,
+//! its kubelet, its container runtime, its agent or the API server, and none of them carries
+//! packets.
 
 mod control;
 mod fixture;
@@ -20,20 +21,20 @@ use super::step::Steps;
 use fixture::Fixture;
 use toolbox::paths::Paths;
 
-/// What is done.
+/// Options that select the events.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only this (again for several)
     #[arg(long, value_enum)]
     only: Vec<Event>,
-    /// How long the API server is absent
+    /// Time without an API server
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     absent: u64,
     #[command(flatten)]
     peer: Peer,
 }
 
-/// What can happen.
+/// An event in the life of a node, or a mistake of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Event {
     /// All agents are deleted, three times, under 500 new connections a second
@@ -67,7 +68,7 @@ enum Event {
 }
 
 impl Event {
-    /// What must hold.
+    /// The sentence that must hold during and after the event.
     fn sentence(self) -> &'static str {
         match self {
             Self::Agents => "all agents deleted three times under 500 connections a second: none fails",

@@ -1,4 +1,5 @@
-//! Sysctls of the whole machine: their values before the first cluster are kept, and put back by `down`.
+//! Sysctls of the whole machine: their values before the first cluster are kept, and put back by
+//! `down`.
 
 use std::collections::BTreeMap;
 use std::fs;

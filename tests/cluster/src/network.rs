@@ -1,5 +1,6 @@
-//! The fabric (a network namespace with a bridge for each subnet: switch, router and the world outside) and the
-//! nodes' namespaces that are plugged into it. The machine's own namespace gets no device, route or rule.
+//! The fabric (a network namespace with a bridge for each subnet: switch, router and the world
+//! outside) and the nodes' namespaces that are plugged into it. The machine's own namespace gets no
+//! device, route or rule.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub(super) fn namespace_path(name: &str) -> PathBuf {
     Path::new("/run/netns").join(namespace(name))
 }
 
-/// Makes the fabric.
+/// Creates the namespace, bridges and addresses of the fabric.
 pub(super) fn fabric() -> Result<()> {
     if namespace_path(FABRIC).exists() {
         return Ok(());
@@ -49,7 +50,8 @@ pub(super) fn fabric() -> Result<()> {
     Ok(())
 }
 
-/// Starts what stands for the world's DNS: it answers at once that it knows nothing, so that nothing waits.
+/// Starts a stand-in for upstream DNS that answers every query at once with an empty reply, so that
+/// no client waits for a timeout.
 pub(super) fn upstream_dns(layout: &Layout) -> Result<()> {
     let file = layout.run().join("upstream.Corefile");
     let bind = [NEAR, FAR].map(|s| format!("{} {}", s.gateway4(), s.gateway6())).join(" ");
@@ -83,14 +85,16 @@ pub(super) fn plug(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Takes a node's namespace away with all that is in it, as a power cut does; no process may be left in it.
+/// Deletes a node's namespace and every device in it, as a power cut does. No process may be left
+/// in it.
 pub(super) fn unplug(node: &Node) -> Result<()> {
     let (name, port) = (namespace(&node.name), format!("to-{}", node.name));
     if namespace_path(&node.name).exists() {
         shell::run(Command::new("ip").args(["netns", "delete", &name]))?;
     }
-    // The kernel does it later, and a new link could not have the name before. A socket that has still something to send keeps the namespace, for up to
-    // 100 seconds where nobody answers (net.ipv4.tcp_orphan_retries).
+    // The kernel does it later, and a new link could not have the name before. A socket that has
+    // still something to send keeps the namespace, for up to 100 seconds where nobody answers
+    // (net.ipv4.tcp_orphan_retries).
     wait_for(&format!("end of {port}"), 150, || {
         let links = shell::output(Command::new("ip").args(["-n", &namespace(FABRIC), "-o", "link", "show"]))?;
         ensure!(!links.contains(&format!(" {port}@")), "it is there");
@@ -123,7 +127,8 @@ pub(super) fn ip(name: &str, arguments: &str) -> Result<()> {
     shell::run(Command::new("ip").args(["-n", &namespace(name)]).args(arguments.split(' ')))
 }
 
-/// Sets a sysctl of a namespace. Through nsenter, because `ip netns exec` would put another /sys in place.
+/// Sets a sysctl of a namespace. Through nsenter, because `ip netns exec` would put another /sys in
+/// place.
 fn set(name: &str, sysctl: &str, value: &str) -> Result<()> {
     let net = format!("--net={}", namespace_path(name).display());
     let key = sysctl.replace('/', ".");

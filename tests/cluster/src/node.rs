@@ -33,7 +33,7 @@ const DIRECTORIES: &[&str] = &[
     "var/log/pods",
     "var/log/containers",
 ];
-/// What a node takes from the machine's /etc.
+/// Files of the machine's /etc that a node gets as copies.
 const ETC: &[&str] = &[
     "passwd",
     "group",
@@ -79,8 +79,8 @@ pub(super) fn cut_power(layout: &Layout, node: &Node) -> Result<()> {
 pub(super) fn registered(layout: &Layout, node: &Node) -> Result<()> {
     wait_for(&format!("registration of node {}", node.name), 120, || kube::pod_ranges(layout, &node.name).map(|_| ()))?;
     if node.is_control_plane() {
-        // A kubelet may not give itself this label. It must come before the node is Ready: whoever counts nodes by it
-        // looks again only then.
+        // A kubelet may not give itself this label. It must come before the node is Ready: whoever
+        // counts nodes by it looks again only then.
         let label = "node-role.kubernetes.io/control-plane=";
         kube::kubectl(layout, &["label", "node", &node.name, "--overwrite", label])?;
     }
@@ -120,7 +120,7 @@ fn prepare(layout: &Layout, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Whether there is anything of this name: a link to what only a running node has counts.
+/// Returns true if the path exists, also as a dangling link to a file that only a running node has.
 fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
@@ -135,7 +135,8 @@ pub(super) fn inside(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Gives the node all images: the layers as hard links, which nobody writes to, the databases as copies.
+/// Gives the node all images: layers as hard links, because they are never written, and databases
+/// as copies.
 fn seed(layout: &Layout, to: &Path) -> Result<()> {
     if to.join("io.containerd.metadata.v1.bolt").exists() {
         return Ok(());
@@ -153,7 +154,8 @@ fn databases(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        // Layers have databases too (of packages): only the runtime's own are next to its directories.
+        // Layers have databases too (of packages): only the runtime's own are next to its
+        // directories.
         if entry.file_type()?.is_dir() && entry.file_name() != "snapshots" {
             found.extend(databases(&entry.path())?);
         } else if entry.path().extension().is_some_and(|e| e == "db") {
@@ -165,7 +167,7 @@ fn databases(directory: &Path) -> Result<Vec<PathBuf>> {
 
 fn containerd(layout: &Layout) -> String {
     let runc = layout.bin("runc");
-    // Without CAP_SYS_RESOURCE nobody may lower oom_score_adj, which many a test machine does not have.
+    // Lowering oom_score_adj needs CAP_SYS_RESOURCE, which many test machines do not have.
     format!(
         r#"version = 3
 root = "/var/lib/containerd"

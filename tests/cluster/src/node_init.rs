@@ -1,5 +1,5 @@
-//! The first process of a node: mounts the node's view of the machine, then keeps container runtime and kubelet running
-//! and takes leave of orphans.
+//! The first process of a node: mounts the node's view of the machine, then keeps container runtime
+//! and kubelet running and takes leave of orphans.
 //!
 //! It runs in namespaces of its own already; nothing that it mounts is seen outside.
 
@@ -23,7 +23,8 @@ use super::node::{self, CONTAINERD_CONFIG, KUBELET_FLAGS, inside};
 use super::step::wait_for;
 
 const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";
-/// Between the end of a program and its next start: a program that can't start must not take a processor.
+/// Between the end of a program and its next start: a program that can't start must not take a
+/// processor.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Never returns, unless the node can't be set up.

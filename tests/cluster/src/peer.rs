@@ -1,5 +1,5 @@
-//! The peer of this project's own tests, as an image in the nodes and as a program of the machine: both ends of traffic that
-//! is counted.
+//! Brings `ropeway-peer`, the client and server of this project's tests, into the cluster: as an
+//! image in the nodes and as a program of the machine.
 
 use anyhow::Result;
 use clap::Args;
@@ -14,7 +14,7 @@ use ropeway_tests::binaries;
 use toolbox::image;
 use toolbox::paths::Paths;
 
-/// Where the peer comes from.
+/// Options for building the peer.
 #[derive(Args)]
 pub(crate) struct Peer {
     /// Take the binaries that were built last, as they are

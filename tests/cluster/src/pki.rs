@@ -101,7 +101,7 @@ fn sign(
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-/// From yesterday, for clocks that differ, until in a month.
+/// Makes a certificate valid for a month, starting yesterday because clocks may differ.
 fn limit(params: &mut CertificateParams) {
     let now = time::OffsetDateTime::now_utc();
     params.not_before = now - time::Duration::days(1);
@@ -134,7 +134,7 @@ fn kubeconfig(
     write(&layout.kubeconfig(name), &serde_json::to_string_pretty(&config)?)
 }
 
-/// Where everybody reaches the API server without any Service.
+/// The URL of the API server that works without any Service.
 pub(super) fn api_server() -> String {
     format!("https://{}:{API_PORT}", Node::control_plane().v4())
 }

@@ -1,4 +1,5 @@
-//! Pods seen from the machine: their processes and networks, which can be entered without asking the API server.
+//! Pods seen from the machine: their processes and networks, which can be entered without asking
+//! the API server.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,9 +21,9 @@ pub(super) struct Pod {
     uid: String,
     /// It has the node's network and addresses, and no own.
     of_host: bool,
-    /// Addresses, sorted.
+    /// IP addresses in text form, sorted.
     pub(super) addresses: Vec<String>,
-    /// How often its containers were started again.
+    /// The sum of the restarts of its containers.
     pub(super) restarts: u64,
 }
 
@@ -60,7 +61,8 @@ impl Pod {
 }
 
 impl load::TrafficEndpoint for Pod {
-    /// In the pod's network and the node's cgroup, which is what Services depend on; the rest is the machine's.
+    /// Enters the pod's network and the node's cgroup, on which Services depend; everything else is
+    /// the machine's.
     fn run(&self, program: &OsStr) -> Result<Command> {
         let mut command = enter::in_namespace(&self.node, "nsenter".as_ref())?;
         command.arg(format!("--net=/proc/{}/ns/net", self.process()?)).arg("--").arg(program);
@@ -95,7 +97,7 @@ fn process(is_it: impl Fn(&Path) -> bool) -> Option<u32> {
     pids.filter(|(_, path)| is_it(path)).map(|(pid, _)| pid).min()
 }
 
-/// What `ropeway` of the node's agent prints as JSON; asks nobody outside of the node.
+/// Runs `ropeway -o json` in the agent's container and parses its output. Uses no other node.
 pub(super) fn ropeway(layout: &Layout, node: &str, arguments: &[&str]) -> Result<Value> {
     let agent = agent(layout, node)?.to_string();
     let mut command = Command::new("nsenter");

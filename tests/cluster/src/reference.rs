@@ -1,4 +1,5 @@
-//! The parts that Ropeway is compared with: the reference plugins with static routes, and upstream's kube-proxy.
+//! The parts that Ropeway is compared with: the reference plugins with static routes, and
+//! upstream's kube-proxy.
 
 use std::fs;
 use std::io::Write;

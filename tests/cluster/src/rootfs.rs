@@ -1,5 +1,5 @@
-//! The user space of the test images: Debian packages, unpacked but not configured, and the links that configuring
-//! them would have made.
+//! The user space of the test images: Debian packages, unpacked but not configured, and the links
+//! that configuring them would have made.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -38,7 +38,7 @@ const PACKAGES: &[&str] = &[
     "util-linux",
     "wget",
 ];
-/// What no test looks at.
+/// Directories that no test needs.
 const NEEDLESS: &[&str] = &[
     "etc/apt",
     "etc/resolv.conf",
@@ -67,12 +67,12 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobo
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\nuser-defined-in-image:x:1000:\n\
                      group-defined-in-image:x:50000:user-defined-in-image\n";
 
-/// Where it is unpacked.
+/// The directory of the unpacked root file system.
 pub(super) fn path(layout: &Layout) -> PathBuf {
     layout.cache().join("rootfs")
 }
 
-/// Unpacks it.
+/// Unpacks the packages, unless they are there.
 pub(super) fn make(layout: &Layout) -> Result<()> {
     let (root, fresh) = (path(layout), layout.cache().join("rootfs.new"));
     if fresh.exists() {

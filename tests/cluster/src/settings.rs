@@ -17,7 +17,8 @@ pub(super) const FIRST_HOST: usize = 10;
 /// More nodes than this have no place in the addresses, nor on a small machine.
 pub(super) const MAX_NODES: usize = 20;
 
-/// One switched network of nodes. `.1` and `::1` are the fabric's own: gateway, outside host and upstream DNS.
+/// One switched network of nodes. `.1` and `::1` are the fabric's own: gateway, outside host and
+/// upstream DNS.
 #[derive(Clone, Copy)]
 pub(super) struct Subnet {
     /// Name of its bridge in the fabric.
@@ -28,7 +29,7 @@ pub(super) struct Subnet {
     pub(super) v6: &'static str,
 }
 
-/// Where nodes live, and where the one behind a router lives.
+/// The subnet of the nodes, and that of the node behind a router.
 pub(super) const NEAR: Subnet = Subnet { bridge: "br0", v4: "192.168.50", v6: "fd00:50::" };
 pub(super) const FAR: Subnet = Subnet { bridge: "br1", v4: "192.168.51", v6: "fd00:51::" };
 
@@ -44,7 +45,7 @@ pub(super) const API_PORT: u16 = 6443;
 
 /// The image of every pod's first container.
 pub(super) const PAUSE_IMAGE: &str = "registry.k8s.io/pause:3.10.2";
-/// Where upstream's tests look for their images.
+/// The registry that upstream's tests name in their images.
 pub(super) const TEST_IMAGES: &str = "registry.k8s.io/e2e-test-images";
 /// The image for own checks: it has every client that they need.
 pub(super) const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
@@ -53,7 +54,8 @@ pub(super) const ROPEWAY_IMAGE: &str = "ropeway.local/ropeway:test";
 /// The name of the image with the peer of this project's own tests.
 pub(super) const PEER_IMAGE: &str = "ropeway.local/peer:test";
 
-/// Sysctls of the whole machine that the test-bed or a kubelet changes; `down` puts the former values back.
+/// Sysctls of the whole machine that the test-bed or a kubelet changes; `down` puts the former
+/// values back.
 pub(super) const MACHINE_SYSCTLS: &[&str] = &[
     "kernel/panic",
     "kernel/panic_on_oops",
@@ -61,6 +63,6 @@ pub(super) const MACHINE_SYSCTLS: &[&str] = &[
     "fs/inotify/max_user_instances",
     "fs/inotify/max_user_watches",
 ];
-/// What several kubelets need of them.
+/// Values that several kubelets on one kernel need.
 pub(super) const RAISED_SYSCTLS: &[(&str, &str)] =
     &[("fs/inotify/max_user_instances", "2048"), ("fs/inotify/max_user_watches", "1048576")];

@@ -1,4 +1,5 @@
-//! What cluster was asked for, and the nodes that it consists of. Written down, so that every command after `up` knows.
+//! The shape of a cluster: number of nodes, proxy, network, subnets. `up` writes it to a file, so
+//! that later commands know it.
 
 use std::fs;
 
@@ -35,10 +36,10 @@ pub(crate) struct Shape {
     /// Worker nodes, beside the control plane's
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub(super) nodes: usize,
-    /// Who serves Services
+    /// The service proxy
     #[arg(long, value_enum, default_value_t = Proxy::Ropeway)]
     pub(super) proxy: Proxy,
-    /// Who gives pods their network
+    /// The CNI plugin
     #[arg(long, value_enum, default_value_t = Cni::Ropeway)]
     pub(super) cni: Cni,
     /// Put the last node into another subnet, behind a router
@@ -46,7 +47,7 @@ pub(crate) struct Shape {
     pub(super) routed: bool,
 }
 
-/// One node.
+/// A node: the control plane or a worker.
 #[derive(Clone)]
 pub(super) struct Node {
     pub(super) name: String,
@@ -61,7 +62,7 @@ impl Shape {
         Ok(())
     }
 
-    /// Whether `install` has something to do.
+    /// Returns true if the cluster needs `install`: Ropeway is its proxy or its network.
     pub(super) fn has_agents(&self) -> bool {
         self.proxy == Proxy::Ropeway || self.cni == Cni::Ropeway
     }
@@ -96,7 +97,7 @@ impl Shape {
         Self::read(layout)?.context("no cluster is up: start one with `cargo xtask cluster up`")
     }
 
-    /// Writes it down.
+    /// Writes the shape for later commands.
     pub(super) fn write(&self, layout: &Layout) -> Result<()> {
         let path = layout.run().join("cluster.json");
         fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| format!("{}", path.display()))

@@ -24,7 +24,7 @@ struct Smoke<'a> {
     checks: Checks,
 }
 
-/// Runs all checks.
+/// Runs all checks; fails if one of them does.
 pub(super) fn run(layout: &Layout, steps: &Steps) -> Result<()> {
     let shape = Shape::require(layout)?;
     let count = shape.all().len();
@@ -55,7 +55,8 @@ impl Smoke<'_> {
         let port = self.get("service", "web", "{.spec.ports[0].nodePort}")?;
         let name = format!("web.{NAMESPACE}.svc.{DOMAIN}");
         if self.shape.proxy != Proxy::Ropeway {
-            // It writes once a second at most, and tells nobody when. What it never writes, the checks name.
+            // It writes once a second at most, and tells nobody when. What it never writes, the
+            // checks name.
             for ((client, _), web) in clients.iter().flat_map(|c| [(c, web4.clone()), (c, format!("[{web6}]"))]) {
                 let _ = wait_for("kube-proxy's rules", 10, || self.ten(client, &format!("{web}:80")));
             }
@@ -132,7 +133,7 @@ impl Smoke<'_> {
         ips.try_into().map_err(|_| anyhow::anyhow!("Service web has not two cluster IPs but {text:?}"))
     }
 
-    /// Requests, each a new connection, none of which may fail; before long both replicas have answered.
+    /// Sends requests over new connections. None may fail, and both replicas have to answer soon.
     fn fetch(&self, pod: &str, target: &str) -> Result<()> {
         wait_for("answers of both replicas", 10, || match self.ten(pod, target) {
             Ok(pods) if pods.len() < 2 => bail!("10 requests went to {pods:?}"),

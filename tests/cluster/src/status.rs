@@ -6,7 +6,7 @@ use super::layout::Layout;
 use super::shape::Shape;
 use super::{cgroups, daemon, kube, network};
 
-/// Prints it.
+/// Prints the shape, the processes and the nodes.
 pub(super) fn run(layout: &Layout) -> Result<()> {
     let Some(shape) = Shape::read(layout)? else {
         println!("no cluster is up");

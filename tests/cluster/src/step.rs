@@ -1,11 +1,12 @@
-//! Progress: each step says what it does and how long it took; waiting is always for a condition, with a deadline.
+//! Progress messages and waiting. Each step prints its name and its duration. Waiting is for a
+//! condition with a deadline, never for a fixed time.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How often a condition is looked at.
+/// The interval between two checks of a condition.
 const POLL: Duration = Duration::from_millis(200);
 
 /// A row of steps with the time since the first.

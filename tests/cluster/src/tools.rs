@@ -1,7 +1,8 @@
-//! The programs of a cluster, unmodified, built from their Go modules. A go.mod in tests/cluster/tools pins each.
+//! The programs of a cluster, unmodified, built from their Go modules. A go.mod in
+//! tests/cluster/tools pins each.
 //!
-//! Only what a command needs is built. What Go has compiled is in Go's own cache and serves every checkout; what is kept
-//! here is the linked programs, each with a key of what it was made from.
+//! Only what a command needs is built. What Go has compiled is in Go's own cache and serves every
+//! checkout; what is kept here is the linked programs, each with a key of what it was made from.
 
 mod list;
 
@@ -19,23 +20,23 @@ use list::{BATCHES, Batch, Kind, Program};
 use toolbox::image::layer::digest;
 use toolbox::shell;
 
-/// Which programs.
+/// A set of programs that is built together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Set {
-    /// What every cluster has.
+    /// Programs of every cluster.
     Cluster,
     /// Upstream's tests and what runs them.
     Tests,
-    /// What serves Services in a cluster to compare with.
+    /// Upstream's proxy, for comparison.
     KubeProxy,
-    /// What gives pods their network in a cluster to compare with.
+    /// The reference CNI plugins, for comparison.
     ReferencePlugins,
 }
 
 /// Memory for two calls of Go at the same time: each can link a program of 2.7 GB.
 const MEMORY_FOR_TWO: u64 = 8 << 30;
 
-/// What a cluster of this shape is made of.
+/// Returns the sets that a cluster of this shape needs.
 pub(super) fn sets(shape: &Shape) -> Vec<Set> {
     let mut sets = vec![Set::Cluster];
     if shape.proxy != Proxy::Ropeway {

@@ -11,7 +11,7 @@ use super::step::Steps;
 use super::tools::Set;
 use super::{addons, control, images, kube, machine, network, node, pki, reference, tools};
 
-/// Programs and images.
+/// Builds programs and images.
 pub(super) fn prepare(workshop: &dyn Workshop, layout: &Layout, steps: &Steps, sets: &[Set]) -> Result<()> {
     workshop.install_packages()?;
     tools::build(layout, sets)?;

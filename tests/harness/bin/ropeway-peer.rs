@@ -1,4 +1,7 @@
-//! The other side of every test: makes namespaces, runs programs in them, serves, asks, and says in JSON what it saw.
+//! `ropeway-peer`: the program that the harness runs inside machines and pods.
+//!
+//! It makes namespaces, runs programs in them, and is the server and the client of all traffic. It
+//! reports results in JSON on standard output. All logic is in the library.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! The catalogue and the records put together, and written as Markdown, which is what people see on the screen too.
+//! Combines the catalogue with the records and writes the matrix as Markdown. The same text goes to
+//! the screen and to docs/service-matrix.md.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -6,7 +7,7 @@ use std::fmt::{self, Write};
 use super::{Path, RULES, Record, Rule, all_cells};
 use crate::pod::IpFamily;
 
-/// What became of a cell.
+/// The outcome of a cell.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// A test has seen that it holds.
@@ -50,7 +51,7 @@ const SECTIONS: [(&str, &str); 6] = [
 ];
 
 impl Matrix {
-    /// From what tests have recorded.
+    /// Combines the catalogue with the records of the tests.
     #[must_use]
     pub fn new(records: &[Record]) -> Self {
         Self::of(RULES, records)
@@ -64,7 +65,7 @@ impl Matrix {
         Self { rows: rules.iter().map(row).collect() }
     }
 
-    /// What fails, a line each.
+    /// The failures, one line each.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
         self.said(|outcome| match outcome {
@@ -82,7 +83,7 @@ impl Matrix {
         })
     }
 
-    /// How many cells there are that hold.
+    /// The number of cells that pass.
     #[must_use]
     pub fn passed(&self) -> usize {
         self.rows.iter().flat_map(|(_, outcomes)| outcomes).filter(|outcome| **outcome == Outcome::Pass).count()
@@ -131,7 +132,7 @@ fn reasons(rule: &Rule, outcomes: &[Outcome], what: impl Fn(&Outcome) -> Option<
 }
 
 impl fmt::Display for Matrix {
-    /// As docs/service-matrix.md is.
+    /// Writes the text of docs/service-matrix.md.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HEAD)?;
         for (number, title) in SECTIONS {
@@ -203,7 +204,7 @@ mod tests {
         Record { rule: rule.to_owned(), path, family, failure: failure.map(str::to_owned) }
     }
 
-    /// What tests must record for nothing to fail.
+    /// Records with which no cell fails.
     fn good() -> Vec<Record> {
         let one = |rule: &'static Rule| {
             rule.cells()

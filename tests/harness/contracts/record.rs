@@ -1,4 +1,6 @@
-//! What a test has seen of one cell, as a line of JSON in a file that whoever runs the tests names.
+//! Records the outcome of a cell as a line of JSON in the file that `ROPEWAY_CONTRACTS` names.
+//!
+//! The namespace tests write the file, `cargo xtask test` reads it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -14,14 +16,14 @@ use crate::pod::IpFamily;
 /// The environment variable that names the file. Without it, outcomes are only printed.
 pub const VARIABLE: &str = "ROPEWAY_CONTRACTS";
 
-/// One line.
+/// The outcome of one cell, one line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Number of the rule.
     pub rule: String,
-    /// Column.
+    /// Client path.
     pub path: Path,
-    /// Address family.
+    /// Address family of the cell.
     pub family: IpFamily,
     /// Why it does not hold; none: it does.
     pub failure: Option<String>,

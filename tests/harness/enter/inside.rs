@@ -1,4 +1,5 @@
-//! Runs a program inside a machine, in a cgroup of it and, for pods, in a network namespace below it.
+//! Runs a program inside a machine, in a cgroup of it and, for pods, in a network namespace below
+//! it.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -12,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
-/// Where to run what.
+/// The program and the machine to run it in.
 #[derive(Args, Debug)]
 pub struct Inside {
     /// The first process of the machine

@@ -1,4 +1,5 @@
-//! The first process of a machine: makes its namespaces, mounts what it needs, and holds them until it ends.
+//! The first process of a machine: makes its namespaces, mounts what it needs, and holds them until
+//! it ends.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +13,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{pause, sethostname};
 
-/// How to make it.
+/// Options of `ropeway-peer node`.
 #[derive(Args, Debug)]
 pub struct NodeOptions {
     /// The cgroup directory that the namespace's root becomes
@@ -58,7 +59,8 @@ pub fn run(options: &NodeOptions) -> Result<()> {
     Ok(())
 }
 
-/// The file system as the machine sees it: an own `/sys` for its interfaces, own pins, own run-time and state directories.
+/// Mounts the file systems of the machine: `/sys` for its interfaces, a bpffs for pins, `/run` and
+/// `/var/lib`.
 fn mounts() -> Result<()> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot make / private")?;

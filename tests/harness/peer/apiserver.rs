@@ -1,4 +1,5 @@
-//! `ropeway-peer apiserver`: as much of an API server as an agent needs to list; a list that is not there yet lets it wait.
+//! `ropeway-peer apiserver`: as much of an API server as an agent needs to list; a list that is not
+//! there yet lets it wait.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,12 +12,13 @@ use clap::Args;
 /// Between two looks at whether a list is there.
 const STEP: Duration = Duration::from_millis(10);
 
-/// Where, and what it knows.
+/// Options of `ropeway-peer apiserver`.
 #[derive(Args, Debug)]
 pub struct ApiOptions {
-    /// Address and port
+    /// Address and port to listen on
     address: SocketAddr,
-    /// For each collection NAME a file NAME.json, the list as it is answered; NAME.asked is made when somebody asks for it
+    /// For each collection NAME a file NAME.json, the list as it is answered; NAME.asked is made
+    /// when somebody asks for it
     directory: PathBuf,
 }
 

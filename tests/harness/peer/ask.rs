@@ -11,21 +11,21 @@ use clap::Args;
 use super::socket::{Question, ask};
 use super::{Protocol, Report};
 
-/// What to ask.
+/// Options of `ropeway-peer ask`.
 #[derive(Args, Debug)]
 pub struct AskOptions {
-    /// Address and port
+    /// Address and port of the server
     target: SocketAddr,
-    /// How
+    /// Protocol of the requests
     #[arg(long, value_enum, default_value = "tcp")]
     protocol: Protocol,
-    /// How often; 0: until standard input ends
+    /// Number of requests; 0: until standard input ends
     #[arg(long, default_value_t = 1)]
     count: u64,
     /// At most so many questions a second, for each of the parallel askers; 0: as many as possible
     #[arg(long, default_value_t = 0)]
     rate: u32,
-    /// How many ask at the same time
+    /// Number of requests at the same time
     #[arg(long, default_value_t = 1)]
     parallel: usize,
     /// Milliseconds to wait for an answer

@@ -9,10 +9,10 @@ use clap::Args;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// What to ask.
+/// Options of `ropeway-peer echo`.
 #[derive(Args, Debug)]
 pub struct EchoOptions {
-    /// Address
+    /// Address to ping
     address: IpAddr,
     /// Bytes after the ICMP header
     #[arg(long, default_value_t = 56)]
@@ -27,7 +27,8 @@ const HEADER: usize = 8;
 /// Asks once.
 ///
 /// # Errors
-/// When there is no answer with the same content in time; what another machine said in its place is named.
+/// When there is no answer with the same content in time; what another machine said in its place is
+/// named.
 pub fn run(options: &EchoOptions) -> Result<()> {
     let (domain, protocol, request, answer) = match options.address {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0),

@@ -10,12 +10,12 @@ use clap::Args;
 use super::Protocol;
 use super::socket::{Question, connect};
 
-/// What to get.
+/// Options of `ropeway-peer fetch`.
 #[derive(Args, Debug)]
 pub struct FetchOptions {
-    /// Address and port
+    /// Address and port of the server
     server: SocketAddr,
-    /// Path
+    /// Path of the request
     path: String,
 }
 

@@ -1,4 +1,4 @@
-//! `ropeway-peer send` and `ropeway-peer watch`: whole Ethernet frames, as they are, out of a device and on it.
+//! `ropeway-peer send` and `ropeway-peer watch`: send and count raw Ethernet frames on a device.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read, Write};
@@ -10,20 +10,20 @@ use clap::Args;
 use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
 use serde::{Deserialize, Serialize};
 
-/// How long nothing must have come before a watcher believes that nothing comes any more.
+/// Silence after which a watcher assumes that no more frames arrive.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// What to send.
+/// Options of `ropeway-peer send`.
 #[derive(Args, Debug)]
 pub struct SendOptions {
     /// Out of this device
     device: String,
-    /// How often each frame
+    /// Number of times that each frame is sent
     #[arg(long, default_value_t = 1)]
     count: u64,
 }
 
-/// What to look for.
+/// Options of `ropeway-peer watch`.
 #[derive(Args, Debug)]
 pub struct WatchOptions {
     /// On this device, what it receives and what it sends
@@ -33,10 +33,10 @@ pub struct WatchOptions {
     markers: Vec<String>,
 }
 
-/// What a watcher saw.
+/// The report of a watcher.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// How many frames with each marker.
+    /// Number of frames with each marker.
     pub frames: BTreeMap<String, u64>,
     /// The first frame with each marker, in hexadecimal.
     pub first: BTreeMap<String, String>,
@@ -115,7 +115,7 @@ fn open(name: &str) -> Result<(Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver
     }
 }
 
-/// In hexadecimal.
+/// Formats bytes as hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |text, byte| text + &format!("{byte:02x}"))

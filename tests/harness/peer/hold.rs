@@ -14,12 +14,12 @@ use super::report::word;
 use super::socket::{Question, connect, line};
 use super::{Protocol, Report};
 
-/// What to hold.
+/// Options of `ropeway-peer hold`.
 #[derive(Args, Debug)]
 pub struct HoldOptions {
-    /// Address and port
+    /// Address and port of the server
     target: SocketAddr,
-    /// How many connections
+    /// Number of connections
     #[arg(long, default_value_t = 10)]
     count: usize,
     /// Milliseconds between two questions on one connection
@@ -30,12 +30,12 @@ pub struct HoldOptions {
     timeout: u64,
 }
 
-/// What became of them.
+/// The report on the connections.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct HoldReport {
     /// Connections that were made.
     pub held: u64,
-    /// How many of them each server has.
+    /// Number of connections to each server.
     pub servers: BTreeMap<String, u64>,
     /// Connections that broke, and why.
     pub lost: Vec<String>,
@@ -43,7 +43,8 @@ pub struct HoldReport {
     pub questions: Report,
 }
 
-/// Connects, says `ready`, asks over the connections until standard input ends, prints a [`HoldReport`].
+/// Connects, says `ready`, asks over the connections until standard input ends, prints a
+/// [`HoldReport`].
 ///
 /// # Errors
 /// When a connection can't be made.

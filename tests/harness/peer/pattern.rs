@@ -1,4 +1,5 @@
-//! Bytes that both sides can compute: what is received is compared with what was sent, byte by byte.
+//! Bytes that both sides can compute: what is received is compared with what was sent, byte by
+//! byte.
 
 use std::io::{self, Read, Write};
 
@@ -47,7 +48,7 @@ pub(super) fn fill(buffer: &mut [u8]) {
     }
 }
 
-/// Whether these are the bytes from `start` on.
+/// Compares bytes with the pattern from offset `start`.
 pub(super) fn check(bytes: &[u8], start: u64) -> io::Result<()> {
     match (start..).zip(bytes).find(|(place, got)| byte(*place) != **got) {
         Some((place, _)) => Err(io::Error::other(format!("byte {place} is wrong"))),

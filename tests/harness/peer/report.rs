@@ -16,9 +16,9 @@ pub struct Report {
     pub ok: u64,
     /// Questions that were not.
     pub failed: u64,
-    /// Who answered how often.
+    /// Number of answers by each server.
     pub by_server: BTreeMap<String, u64>,
-    /// What went wrong how often: names of errno values where the kernel said so.
+    /// Number of failures by kind: the errno name where the kernel reported one.
     pub errors: BTreeMap<String, u64>,
     /// This client's addresses, as the servers saw them.
     pub seen_as: BTreeSet<IpAddr>,
@@ -49,7 +49,7 @@ impl Report {
         Duration::from_micros(self.slowest_us)
     }
 
-    /// Adds another report.
+    /// Adds the counts of another report.
     pub fn merge(&mut self, other: Self) {
         self.ok += other.ok;
         self.failed += other.failed;

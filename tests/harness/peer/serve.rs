@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::pattern;
 
-/// Where and as whom.
+/// Options of `ropeway-peer serve`.
 #[derive(Args, Debug)]
 pub struct ServeOptions {
     /// The name in every answer

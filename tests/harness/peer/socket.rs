@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::{Protocol, pattern};
 
-/// What a server said.
+/// A reply of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Its name.
+    /// The name of the server.
     pub server: String,
     /// The client as it saw it.
     pub seen_as: SocketAddr,
 }
 
-/// How to ask.
+/// A request and the sockets options for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question {
     pub(super) target: SocketAddr,
@@ -35,7 +35,7 @@ impl Question {
     }
 }
 
-/// Asks once.
+/// Sends one request over a new socket.
 pub(super) fn ask(question: &Question) -> io::Result<Answer> {
     match question.protocol {
         Protocol::Tcp => line(&mut connect(question)?),
@@ -97,7 +97,8 @@ fn datagram(question: &Question) -> io::Result<Answer> {
     parse(&String::from_utf8_lossy(&reply[..end]))
 }
 
-/// The address that was asked must be the one that answers; anything else would show the client a backend.
+/// The address that was asked must be the one that answers; anything else would show the client a
+/// backend.
 pub(super) fn same(shown: SocketAddr, asked: SocketAddr) -> io::Result<()> {
     if (shown.ip(), shown.port()) == (asked.ip(), asked.port()) {
         return Ok(());
@@ -105,7 +106,7 @@ pub(super) fn same(shown: SocketAddr, asked: SocketAddr) -> io::Result<()> {
     Err(io::Error::other(format!("asked {asked}, and {shown} shows")))
 }
 
-/// `name address`.
+/// Parses the line `name address`.
 pub(super) fn parse(text: &str) -> io::Result<Answer> {
     let unreadable = || io::Error::other(format!("unreadable answer `{}`", text.trim_end()));
     let (server, seen_as) = text.trim_end().split_once(' ').ok_or_else(unreadable)?;

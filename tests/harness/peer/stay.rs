@@ -11,18 +11,18 @@ use clap::Args;
 use super::Report;
 use super::socket::{Answer, parse, same};
 
-/// What to ask.
+/// Options of `ropeway-peer stay`.
 #[derive(Args, Debug)]
 pub struct StayOptions {
-    /// Address and port
+    /// Address and port of the server
     target: SocketAddr,
     /// Milliseconds between two datagrams
     #[arg(long, default_value_t = 20)]
     interval: u64,
 }
 
-/// Connects a UDP socket, says `ready`, then a line with the name of the server whenever another one answers than before. When standard input ends,
-/// prints a [`Report`].
+/// Connects a UDP socket, says `ready`, then a line with the name of the server whenever another
+/// one answers than before. When standard input ends, prints a [`Report`].
 ///
 /// # Errors
 /// When the socket can't be connected, or shows another address than the one it was connected to.

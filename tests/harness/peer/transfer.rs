@@ -1,4 +1,5 @@
-//! `ropeway-peer transfer`: much data over one connection, both ways, every byte checked by its receiver.
+//! `ropeway-peer transfer`: much data over one connection, both ways, every byte checked by its
+//! receiver.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -11,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::socket::{Question, connect};
 use super::{Protocol, pattern};
 
-/// What to move.
+/// Options of `ropeway-peer transfer`.
 #[derive(Args, Debug)]
 pub struct TransferOptions {
-    /// Address and port
+    /// Address and port of the server
     target: SocketAddr,
     /// Bytes in each direction
     #[arg(long, default_value_t = 64 << 20)]
@@ -24,7 +25,7 @@ pub struct TransferOptions {
     timeout: u64,
 }
 
-/// What was moved, all of it right.
+/// The report on a transfer without errors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TransferReport {
     /// Bytes in each direction.

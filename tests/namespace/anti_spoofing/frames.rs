@@ -62,7 +62,8 @@ pub(crate) fn udp(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (u16,
     ip(ends, 17, &datagram)
 }
 
-/// A TCP segment (PSH, ACK) with sequence and acknowledgement number 1, far from what any connection is at.
+/// A TCP segment (PSH, ACK) with sequence and acknowledgement number 1, far from what any
+/// connection is at.
 pub(crate) fn segment(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
     let words = [ports.from, ports.to, 0, 1, 0, 1, 0x5018, 1024, 0, 0];
     let mut segment: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();

@@ -56,7 +56,8 @@ fn sources(family: IpFamily, cast: &Cast) -> Vec<IpAddr> {
     all
 }
 
-/// What must not get anywhere. `port`s differ, so that none is a packet of a flow that another has opened.
+/// What must not get anywhere. `port`s differ, so that none is a packet of a flow that another has
+/// opened.
 pub(crate) fn forged(cast: &Cast) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut port = 20_000;

@@ -131,7 +131,8 @@ fn lasting(world: &World) {
     observations.record(world, "2.4.2");
 }
 
-/// A client that has been silent for longer than the timeout gets any of two: in the end another one. All of them wait at the same time.
+/// A client that has been silent for longer than the timeout gets any of two: in the end another
+/// one. All of them wait at the same time.
 fn expires(world: &World, observations: &mut Observations) {
     let mut first: BTreeMap<(Path, IpFamily, String), String> = BTreeMap::new();
     for round in 0..20 {

@@ -76,7 +76,8 @@ fn topology(world: &World) {
     });
 }
 
-/// A fair coin leaves 160 to 240 of 400 once in 19,000 runs; three tries make that once in 10 billion.
+/// A fair coin leaves 160 to 240 of 400 once in 19,000 runs; three tries make that once in 10
+/// billion.
 fn splits_evenly(from: &dyn TrafficEndpoint, target: Target) -> Result<()> {
     let mut seen = Vec::new();
     for _ in 0..3 {

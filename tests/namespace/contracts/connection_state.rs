@@ -97,7 +97,8 @@ fn datagrams(world: &World) {
     first_one.record(world, "2.6.2");
 }
 
-/// Who answers datagrams from each of some ports, for one cell. The socket hooks choose for each socket, so their clients have nothing to keep.
+/// Who answers datagrams from each of some ports, for one cell. The socket hooks choose for each
+/// socket, so their clients have nothing to keep.
 fn flows(world: &World, path: Path, family: IpFamily) -> Result<Vec<Vec<String>>> {
     let by_packets =
         |from: &Client<'_>| path == Path::OtherNode || path == Path::Outside || from.label().contains("packets");
@@ -153,7 +154,8 @@ fn restart(world: &mut World) {
     observations.record(world, "2.6.3");
 }
 
-/// The endpoint sends a segment that no window has room for; conntrack would call it invalid and let it out as it is.
+/// The endpoint sends a segment that no window has room for; conntrack would call it invalid and
+/// let it out as it is.
 fn out_of_the_window(world: &World) {
     const MARKER: &str = "out of the window";
     world.apply("window", &with_endpoints(service("window", 63), &[(&world.web[0], ready())]));

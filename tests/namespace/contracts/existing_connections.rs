@@ -77,7 +77,8 @@ fn foreign(cluster: &Cluster) -> Foreign {
     Foreign { node: node.clone(), netns: attachment.netns }
 }
 
-/// As kube-proxy does it: the cluster IP and the node port lead to the foreign pod, and whoever is not of the node gets its address.
+/// As kube-proxy does it: the cluster IP and the node port lead to the foreign pod, and whoever is
+/// not of the node gets its address.
 fn translate(cluster: &Cluster) {
     let node = &cluster.nodes[0];
     let mut rules = Vec::new();

@@ -51,7 +51,8 @@ pub(super) fn expect_equal_halves(from: &dyn TrafficEndpoint, target: SocketAddr
     Ok(())
 }
 
-/// The client is told at once that there is nobody. Sockets that are not connected are not told of packets that were refused.
+/// The client is told at once that there is nobody. Sockets that are not connected are not told of
+/// packets that were refused.
 pub(super) fn expect_refusal(from: &dyn TrafficEndpoint, targets: &[Target]) -> Result<()> {
     for target in targets {
         expect_error(from, target.tcp, Protocol::Tcp, "ECONNREFUSED")?;

@@ -62,7 +62,8 @@ fn section_2_3_traffic_policies() {
     world.end();
 }
 
-/// External addresses at which this node's policy holds: the other node has its own, but for node ports.
+/// External addresses at which this node's policy holds: the other node has its own, but for node
+/// ports.
 fn external(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
     let kinds = if path == Path::OtherNode { &[Vip::NodePort][..] } else { &EXTERNAL };
     kinds.iter().map(|vip| target(*vip, number, family)).collect()
@@ -117,7 +118,8 @@ fn translated(world: &World, path: Path, family: IpFamily) -> Result<()> {
             for from in [pod as &dyn TrafficEndpoint, &by_packets] {
                 expect_answers_on_all(from, &targets(path, 44, family), 5, &["web-1"])?;
             }
-            // its packets come back to it as the node's: as its own it would answer itself without a translation back
+            // its packets come back to it as the node's: as its own it would answer itself without
+            // a translation back
             let report =
                 expect_answers(&by_packets, target(Vip::Cluster, 44, family).tcp, Protocol::Tcp, 5, &["web-1"])?;
             ensure!(report.seen_as.iter().eq([&node_address]), "as {node_address}: {report:?}");

@@ -108,8 +108,9 @@ fn without_node_ports() -> Value {
     service
 }
 
-/// An address of the Services' range that no Service has, and one of another range: the machine that is everybody's gateway has both (and a
-/// cluster IP), so whoever lets such a packet out is answered.
+/// An address of the Services' range that no Service has, and one of another range: the machine
+/// that is everybody's gateway has both (and a cluster IP), so whoever lets such a packet out is
+/// answered.
 fn unallocated(family: IpFamily) -> [IpAddr; 2] {
     match family {
         IpFamily::V4 => ["10.96.200.1", "192.0.2.1"],

@@ -1,4 +1,5 @@
-//! Two nodes, pods and a machine outside, Services with every kind of address, and the record of what was seen.
+//! Two nodes, pods and a machine outside, Services with every kind of address, and the record of
+//! what was seen.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
@@ -29,10 +30,12 @@ const SETTLED: Duration = Duration::from_secs(10);
 pub(super) struct World {
     // First: servers live in pods, and pods in the cluster.
     pub(super) servers: Vec<Process>,
-    /// `web-1` on the node, `web-2` on the other one, and `never`, who must not be asked, there too.
+    /// `web-1` on the node, `web-2` on the other one, and `never`, who must not be asked, there
+    /// too.
     pub(super) web: [Pod; 3],
-    /// The clients of [`Path::Pod`]: one uses sockets that the hooks see, the other has only its packets. Two pods, because one that did both
-    /// could use one port for two connections that are the same to a server.
+    /// The clients of [`Path::Pod`]: one uses sockets that the hooks see, the other has only its
+    /// packets. Two pods, because one that did both could use one port for two connections that are
+    /// the same to a server.
     pub(super) pods: [Pod; 2],
     pub(super) cluster: Cluster,
     recorder: Recorder,
@@ -123,7 +126,8 @@ pub(super) fn first_target(path: Path, number: u16, family: IpFamily) -> Target 
     targets(path, number, family)[0]
 }
 
-/// Where a path finds the policy Local of the first node: the other node has one of its own for all but this one's node ports.
+/// Where a path finds the policy Local of the first node: the other node has one of its own for all
+/// but this one's node ports.
 pub(super) fn local(path: Path, number: u16, family: IpFamily) -> Target {
     let kind = if matches!(path, Path::Pod | Path::Node) { Vip::Cluster } else { Vip::NodePort };
     target(kind, number, family)
@@ -256,13 +260,15 @@ impl World {
         }
     }
 
-    /// Puts objects into a file of manifests, in place of what was in it, and waits until all nodes have it in their tables.
+    /// Puts objects into a file of manifests, in place of what was in it, and waits until all nodes
+    /// have it in their tables.
     pub(super) fn apply(&self, file: &str, objects: &[Value]) {
         self.cluster.apply(file, objects).unwrap();
         self.settle();
     }
 
-    /// Waits until all nodes have in their tables what was applied: changes take effect in their order, so one more Service is a sign.
+    /// Waits until all nodes have in their tables what was applied: changes take effect in their
+    /// order, so one more Service is a sign.
     pub(super) fn settle(&self) {
         let name = format!("settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
         let address = ["10.96.250.250".parse().unwrap()];

@@ -1,4 +1,5 @@
-//! What the demo plays on: the cluster, the pods in it, the servers in them, the manifests of the repository.
+//! What the demo plays on: the cluster, the pods in it, the servers in them, the manifests of the
+//! repository.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

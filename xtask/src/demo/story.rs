@@ -15,7 +15,8 @@ use crate::shell::step;
 
 /// Questions on each way.
 const QUESTIONS: u64 = 120;
-/// Questions that one client asks, at `RATE` a second, while something happens: they also say for how long there is load.
+/// Questions that one client asks, at `RATE` a second, while something happens: they also say for
+/// how long there is load.
 const UNDER_LOAD: u64 = 200;
 const RATE: &str = "--rate=100";
 /// A refusal takes at most so long.

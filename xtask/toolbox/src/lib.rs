@@ -1,8 +1,9 @@
 //! Helpers that `cargo xtask` and the test cluster share: running other programs, the paths of the
 //! checkout, and writing OCI images.
 //!
-//! The crate exists because `xtask` uses the crate of the test cluster as a library, which therefore
-//! cannot use `xtask`. It knows neither of them and installs nothing: that is `xtask`'s `setup`.
+//! The crate exists because `xtask` uses the crate of the test cluster as a library, which
+//! therefore cannot use `xtask`. It knows neither of them and installs nothing: that is `xtask`'s
+//! `setup`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::missing_errors_doc,

@@ -47,7 +47,8 @@ pub fn with_signs_of_life<T>(work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Runs a command and returns what it printed; an exit status other than 0 is an error that quotes stderr.
+/// Runs a command and returns what it printed; an exit status other than 0 is an error that quotes
+/// stderr.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = describe(command);
     let Output { status, stdout, stderr } = command.output().with_context(|| format!("cannot start `{name}`"))?;
@@ -66,7 +67,8 @@ pub fn cargo(root: &Path) -> Command {
     command
 }
 
-/// Takes away the variables that cargo set for the crate xtask: they mean nothing to another build and spoil its cache.
+/// Takes away the variables that cargo set for the crate xtask: they mean nothing to another build
+/// and spoil its cache.
 pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -76,7 +78,8 @@ pub fn clean(command: &mut Command) {
     }
 }
 
-/// The path of a program, as a shell would find it; the folders of root's tools count even when PATH lacks them.
+/// The path of a program, as a shell would find it; the folders of root's tools count even when
+/// PATH lacks them.
 #[must_use]
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

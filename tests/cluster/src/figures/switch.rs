@@ -15,8 +15,8 @@ use crate::pki::{self, ADMIN};
 use crate::pod::{self, Pod};
 use toolbox::shell;
 
-/// The time from the request that changes the slice until a client that asks all the time has an answer of the endpoint that
-/// it names; the request itself is in it.
+/// The time from the request that changes the slice until a client that asks all the time has an
+/// answer of the endpoint that it names; the request itself is in it.
 pub(super) fn times(layout: &Layout) -> Result<Vec<Duration>> {
     let mut peers = pod::list(layout, &["-n", NAMESPACE, "-l", "app=peer"])?;
     peers.sort_by(|a, b| a.name.cmp(&b.name));

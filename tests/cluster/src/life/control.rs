@@ -31,7 +31,8 @@ pub(super) fn agents(fixture: &Fixture) -> Result<()> {
     fixture.guests_are_well()
 }
 
-/// The API server is killed; a kubelet is given a pod and loses it again, as often as there is time.
+/// Kills the API server, and meanwhile lets a kubelet start and stop a static pod as often as time
+/// permits.
 pub(super) fn absent(fixture: &Fixture, seconds: u64) -> Result<()> {
     let (layout, victim) = (fixture.layout, fixture.victim()?.name);
     let file = node::inside(&layout.node_root(&victim), node::STATIC_PODS.as_ref()).join("life.json");
@@ -102,7 +103,8 @@ fn static_pod(name: &str) -> Value {
     })
 }
 
-/// An agent is stopped; Services change, etcd forgets the way there, the API server starts anew; the agent goes on.
+/// Stops an agent, changes Services, compacts etcd and restarts the API server, then continues the
+/// agent: its watch has to start from a new list.
 pub(super) fn compaction(fixture: &Fixture) -> Result<()> {
     let witness = fixture.witness()?.name;
     let agent = pod::agent(fixture.layout, &witness)?;

@@ -50,7 +50,7 @@ impl<'a> Fixture<'a> {
         Ok(fixture)
     }
 
-    /// Removes them.
+    /// Deletes the namespace of the pods.
     pub(super) fn clear(&self) -> Result<()> {
         kube::kubectl(self.layout, &["delete", "namespace", NAMESPACE, "--wait=false"]).map(drop)
     }
@@ -93,7 +93,8 @@ impl<'a> Fixture<'a> {
         text.split_whitespace().map(|ip| Ok((ip.parse::<std::net::IpAddr>()?, 80).into())).collect()
     }
 
-    /// Does something while a client of the witness makes connections and holds some; none may fail.
+    /// Runs `work` while a client on the witness opens connections and keeps others open. None may
+    /// fail.
     pub(super) fn steady(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
         self.under(CALM, work)
     }
@@ -131,7 +132,8 @@ impl<'a> Fixture<'a> {
         Ok(())
     }
 
-    /// Asks a pod at all its addresses from the witness' client until each has answered in its name.
+    /// Sends requests from the client on the witness to each address of a pod until the pod
+    /// answers.
     pub(super) fn reaches(&self, addresses: &[String], name: &str) -> Result<()> {
         let client = self.client(&self.witness()?)?;
         ensure!(!addresses.is_empty(), "{name} has no address");
@@ -189,7 +191,7 @@ impl<'a> Fixture<'a> {
     /// The servers' names, sorted, once so many are there.
     pub(super) fn servers(&self, count: usize) -> Result<Vec<String>> {
         self.kubectl(&["scale", "deployment/server", &format!("--replicas={count}")])?;
-        // Who decides about pods may have waited for the API server for so long that it looks for it once a minute.
+        // After a long outage of the API server the controller manager retries only once a minute.
         kube::rolled_out(self.layout, NAMESPACE, "deployment/server", 180)?;
         // What is scaled down is gone only when it is no longer listed.
         wait_for(&format!("{count} servers"), 30, || {

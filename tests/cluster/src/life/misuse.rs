@@ -1,4 +1,5 @@
-//! What people do wrong. The agent says in one line what is wrong and what to do; what worked before goes on.
+//! Mistakes of operators. The agent reports each in one log line that says what to do, and
+//! connections continue.
 
 use std::fs;
 use std::path::Path;
@@ -46,7 +47,7 @@ pub(super) fn forbidden(fixture: &Fixture) -> Result<()> {
     fixture.guests_are_well()
 }
 
-/// Where the agents are told to go, nobody is.
+/// Points the agents to an address without an API server.
 pub(super) fn wrong_server(fixture: &Fixture) -> Result<()> {
     // Nobody has this address of the nodes' own network.
     let url = format!("https://{}.250:6443", fixture.victim()?.subnet.v4);
@@ -94,7 +95,7 @@ fn with_setting(fixture: &Fixture, setting: &str, words: &[&str]) -> Result<()> 
     fixture.guests_are_well()
 }
 
-/// Where one agent runs, another is started.
+/// Starts a second agent on a node.
 pub(super) fn second_agent(fixture: &Fixture) -> Result<()> {
     let victim = fixture.victim()?.name;
     let agent = pod::agent(fixture.layout, &victim)?.to_string();
@@ -144,7 +145,7 @@ fn agent(fixture: &Fixture, node: &str) -> Result<pod::Pod> {
     pod::list(fixture.layout, &[&SYSTEM[..], &label].concat())?.pop().with_context(|| format!("no agent on {node}"))
 }
 
-/// Whether the agent of a node says that it is.
+/// Returns true if the agent of a node reports ready.
 fn is_ready(fixture: &Fixture, node: &str) -> Result<bool> {
     let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
     let name = agent(fixture, node)?.name;
@@ -155,7 +156,8 @@ fn is_ready(fixture: &Fixture, node: &str) -> Result<bool> {
 fn says(fixture: &Fixture, words: &[&str]) -> Result<()> {
     let line = wait_for(&format!("a line with {words:?}"), 90, || {
         for pod in pod::list(fixture.layout, &[&SYSTEM[..], &["-l", "app.kubernetes.io/name=ropeway"]].concat())? {
-            // An agent that can't start is started again; what it said is in the log of the one before.
+            // The kubelet restarts an agent that exits; its message is in the log of the previous
+            // container.
             for which in ["--previous=false", "--previous=true"] {
                 let mut logs = kube::command(fixture.layout);
                 let Ok(text) = shell::output(logs.args(SYSTEM).args(["logs", &pod.name, "--container=agent", which]))

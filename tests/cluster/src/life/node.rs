@@ -91,7 +91,7 @@ pub(super) fn renumber(fixture: &Fixture) -> Result<()> {
     fixture.guests_are_well()
 }
 
-/// What the addresses of an IPv4 range with 24 bits start with.
+/// Returns the common start of the addresses of an IPv4 /24, such as `10.244.1.`.
 fn prefix(range: &str) -> Result<String> {
     let (network, _) = range.split_once(".0/24").with_context(|| format!("{range}: no /24"))?;
     Ok(format!("{network}."))

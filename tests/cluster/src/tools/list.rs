@@ -11,7 +11,7 @@ pub(super) struct Batch {
     pub(super) programs: &'static [Program],
 }
 
-/// One program.
+/// A program of a batch.
 pub(super) struct Program {
     /// Its path in the cache.
     pub(super) name: &'static str,
@@ -23,9 +23,9 @@ pub(super) enum Kind {
     Plain,
     /// Carries the version that it reports.
     Kubernetes,
-    /// A test program.
+    /// A test program, built by `go test -c`.
     Test,
-    /// Links libseccomp.
+    /// Links libseccomp through cgo.
     Runc,
 }
 
