@@ -1,4 +1,5 @@
-//! What a node says of itself: the operator's command line, read as JSON.
+//! Reads the state of a node through the operator's command line (`ropeway -o json`) and the
+//! agent's metrics. Waits until a change of manifests is in effect. Never reads maps directly.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub fn json(machine: &Machine, words: &[&str]) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| text)
 }
 
-/// How many packets a node has dropped for a reason.
+/// Returns the number of packets that a node has dropped for a reason.
 ///
 /// # Errors
 /// When it doesn't say.
@@ -39,7 +40,8 @@ pub fn drops(machine: &Machine, reason: &str) -> Result<u64> {
     all["drops"][reason].as_u64().with_context(|| format!("no count of {reason} in {all}"))
 }
 
-/// How many backends each frontend of a Service has for new connections; empty without frontends.
+/// Returns the number of backends for new connections of each frontend of a Service; empty without
+/// frontends.
 ///
 /// # Errors
 /// When the node doesn't say.

@@ -1,4 +1,6 @@
-//! A pod that uses an address which is not its own is not heard, and each packet is counted.
+//! Anti-spoofing: packets with a source address or MAC that is not the pod's are dropped and
+//! counted. Forged frames of many kinds reach no other pod, node or uplink, and do not change the
+//! node's routes and neighbour tables.
 
 pub(crate) mod frames;
 mod matrix;
@@ -47,7 +49,7 @@ fn spoofed_source_address_is_dropped_and_counted() {
     }
 }
 
-/// How many forged packets.
+/// The number of forged packets that are sent.
 const FORGED_PACKETS: usize = 100_000;
 
 /// All that the node's stack believes of its neighbours and routes.
@@ -60,7 +62,7 @@ fn beliefs(node: &Node) -> Vec<String> {
     for words in ["-4 route show table all", "-6 route show table all", "-o address show", "-o link show"] {
         all.extend(show(words).lines().map(str::to_owned));
     }
-    // What is not permanent may come and go; whose addresses are forged must never be there.
+    // Entries that are not permanent may come and go. Those with a forged MAC must never exist.
     all.extend(
         show("neighbour show").lines().filter(|l| l.contains("PERMANENT") || l.contains("02:ba:d0")).map(str::to_owned),
     );

@@ -1,4 +1,5 @@
-//! A pod with limits on its traffic is held to them, whoever it talks to and by whatever way.
+//! Bandwidth limits of a pod (the runtime capability `bandwidth`). They hold for every peer and
+//! every client path, and do not affect the neighbours of the pod.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use crate::fixture::{Fixture, HTTP, TARGET, cluster_ip};
 
-/// Of what it receives and of what it sends, bytes a second.
+/// Limits of received and of sent data, in bytes a second.
 const INGRESS: u32 = 10_000_000;
 const EGRESS: u32 = 5_000_000;
 const BURST: u32 = 250_000;

@@ -1,5 +1,5 @@
-//! Schedulers that count connections, with connections that are held: by sockets of pods and of the
-//! node, and by packets from outside.
+//! Schedulers that count connections, with connections from sockets of pods and nodes and by
+//! packets from outside. The counts follow opened and closed connections.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn scene() -> Fixture {
     Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1, 1])
 }
 
-/// What the first node knows of the backends of a frontend, in the order of their addresses.
+/// The backends of a frontend on the first node, in the order of their addresses.
 fn backends(fixture: &Fixture, target: SocketAddr) -> Vec<Value> {
     let all = view::json(&fixture.cluster.nodes[0].machine, &["service", "list", "default/web"]).unwrap_or_default();
     let (address, port) = (json!(target.ip()), json!(target.port()));

@@ -1,8 +1,8 @@
-//! The contract of a service proxy, cell by cell: `cargo xtask test contracts` makes
-//! docs/service-matrix.md of what is recorded here.
+//! The contract of a service proxy. Each test covers a section, or a part of one, and starts one
+//! cluster for all its rules. It records the outcome of each cell; a failed cell does not keep the
+//! others from being checked.
 //!
-//! A test for each section, or part of one, each with one cluster that all its rules share. A rule
-//! that fails does not keep the others from being tried.
+//! `cargo xtask test contracts` runs them all and compares the records with docs/service-matrix.md.
 
 mod affinity;
 mod choice;

@@ -1,5 +1,5 @@
-//! Nodes with more than one way out: there the host's routes say which one a connection takes that
-//! shows the node's address.
+//! Nodes with several egress devices. The host's routes decide which one a translated connection
+//! takes.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use ropeway_tests::pod::IpFamily;
 use crate::fixture::{DNS, Fixture, HTTP};
 use crate::node_routes::payload;
 
-/// From outside to a node port of each node, whose backends may be anywhere.
+/// Sends requests from outside to a node port of each node, and expects answers from all backends.
 fn node_ports_lead_to_all_backends(fixture: &Fixture) {
     for family in IpFamily::BOTH {
         for node in &fixture.cluster.nodes {

@@ -1,4 +1,5 @@
-//! Endpoints come and go under load, and no connection fails.
+//! Removal of an endpoint under load, in the order of Kubernetes: terminating first, then absent
+//! from the slice. No connection may fail.
 
 use ropeway_tests::cluster::Shape;
 use ropeway_tests::load::{self, PersistentLoad, RequestLoad};

@@ -1,5 +1,8 @@
-//! What most tests start from: a cluster, a Service `web` with a backend on each of some nodes, and
-//! a client pod.
+//! The usual start of a test: a cluster, the Service `default/web` with one backend on each of some
+//! nodes, and a client pod.
+//!
+//! [`ClientPath`] names the ways to use the Service. [`Traffic`] is load on three of them that has
+//! to survive what a test does.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,7 +18,7 @@ use serde_json::Value;
 pub(crate) const PORTS: [Port<'static>; 2] = [HTTP, DNS];
 pub(crate) const HTTP: Port<'static> = Port::tcp("http", 80).with_node_port(30080);
 pub(crate) const DNS: Port<'static> = Port::udp("dns", 53).with_node_port(30053);
-/// Where the servers listen.
+/// The port on which the servers listen.
 pub(crate) const TARGET: u16 = 8080;
 
 pub(crate) struct Fixture {
@@ -51,7 +54,7 @@ impl Fixture {
         Self::of(Cluster::start(shape).unwrap(), on)
     }
 
-    /// The same, in a cluster whose agents run.
+    /// [`Fixture::new`], in a cluster with running agents.
     pub(crate) fn of(cluster: Cluster, on: &[usize]) -> Self {
         let mut backends = Vec::new();
         let mut servers = Vec::new();
@@ -155,7 +158,8 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
-    /// From a pod, from a process of a node, and from outside by a node port; in both families.
+    /// Starts load from a pod, from a process of a node, and from outside to a node port, in both
+    /// families.
     pub(crate) fn start(fixture: &Fixture) -> Self {
         let mut traffic = Self { requests: Vec::new(), persistent: Vec::new() };
         for family in IpFamily::BOTH {

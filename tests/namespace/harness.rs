@@ -1,4 +1,5 @@
-//! The harness itself: what it makes works, and nothing of it stays.
+//! The harness itself: machines that it makes are connected, and a run leaves no files and no
+//! namespaces.
 
 use ropeway_tests::cluster::{Cluster, Shape, address};
 use ropeway_tests::load;

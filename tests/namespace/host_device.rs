@@ -1,4 +1,5 @@
-//! The node's own way to Services: what no socket hook has led to a backend.
+//! The host device (`ropeway.out` and `ropeway.in`), which translates packets of the node that no
+//! socket hook has translated. It also drops packets to unused addresses.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -115,7 +116,7 @@ fn host_device_is_recreated_and_uninstalled() {
         await_open(&fixture.cluster.nodes[0]);
         from(&fixture);
     }
-    // what a dead agent has left goes on
+    // the devices of a killed agent keep working
     fixture.cluster.nodes[0].kill_agent().unwrap();
     from(&fixture);
     let node = &fixture.cluster.nodes[0].machine;

@@ -1,5 +1,5 @@
-//! Host ports: from the node's own processes by the socket hooks, for every address and for one,
-//! beside Services.
+//! Host ports, used by processes of the node through the socket hooks and by pods: for all node
+//! addresses or for one `hostIP`, over TCP and UDP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::node_routes::ServingPod;
 
-/// Where the servers in pods listen.
+/// The port on which the servers in pods listen.
 const TARGET: u16 = 8080;
 const PORT: u16 = 54323;
 
@@ -31,7 +31,7 @@ fn pod(cluster: &Cluster, name: &str, ports: &Value) -> ServingPod {
     ServingPod { pod, server }
 }
 
-/// All questions are answered by one server; none: nobody answers.
+/// Expects all answers from `server`; none: expects no answer at all.
 fn answers(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol, server: Option<&str>) {
     // only silence is waited for in vain
     let flags: &[&str] = if server.is_none() { &["--timeout=300"] } else { &[] };
@@ -43,7 +43,7 @@ fn answers(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol, s
     }
 }
 
-/// What upstream's test of host ports does, in both families.
+/// Repeats upstream's test of host ports, in both families.
 #[test]
 #[ignore = "needs root"]
 fn same_host_port_differs_by_host_ip_and_protocol() {

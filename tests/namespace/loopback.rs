@@ -1,4 +1,5 @@
-//! Node ports at 127.0.0.1 and `::1`: for the node's own processes and for nobody else.
+//! Node ports at 127.0.0.1 and `::1`. Processes of the node reach them; pods and neighbours of the
+//! node do not.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,7 +10,7 @@ use ropeway_tests::pod::IpFamily;
 
 use crate::fixture::{DNS, Fixture, HTTP};
 
-/// As upstream's tests of local node ports ask, and over UDP as well.
+/// The protocols of upstream's tests of local node ports, and UDP.
 const PROTOCOLS: [Protocol; 4] = [Protocol::Tcp, Protocol::Http, Protocol::Udp, Protocol::UdpConnected];
 
 const fn loopback(family: IpFamily) -> IpAddr {

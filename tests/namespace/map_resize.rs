@@ -1,4 +1,5 @@
-//! Tables grow while they are used, and nobody notices.
+//! Growth of maps under load: Maglev tables beyond their first size, and a cluster with thousands
+//! of Services in one change. No connection may fail while maps are resized.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -58,7 +59,7 @@ const SERVICES: usize = 14_000;
 /// Endpoints of each; one Service has [`MANY`].
 const ENDPOINTS: usize = 5;
 const MANY: usize = 20_000;
-/// What fits into one `EndpointSlice`.
+/// The usual number of endpoints in one `EndpointSlice`.
 const SLICE: usize = 1_000;
 
 #[test]

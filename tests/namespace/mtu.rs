@@ -1,5 +1,5 @@
-//! The uplinks' MTU changes under running pods: they get it too, and no packet is too large for
-//! anybody on its way.
+//! Changes of the uplink MTU under running pods. The agent tells the plugin, STATUS sets the new
+//! MTU in all pods, and full-sized packets pass again without fragmentation.
 
 use ropeway_tests::cluster::{Cluster, Node, Shape};
 use ropeway_tests::load::{self, PersistentLoad};
@@ -14,7 +14,7 @@ use crate::node_routes::{PORT, SOON, ServingPod, pairs, payload, pods, serving};
 
 const BYTES: u64 = 1 << 20;
 
-/// Of the links, and of everything on them.
+/// Sets the MTU of all links and of every device on them.
 fn set_links(cluster: &Cluster, mtu: u32) {
     let links = cluster.fabric.output(&["ip", "-o", "link", "show"]).unwrap();
     let names =
@@ -28,7 +28,7 @@ fn set_links(cluster: &Cluster, mtu: u32) {
     }
 }
 
-/// What containerd does whenever kubelet asks for its status.
+/// Calls STATUS, as containerd does whenever the kubelet asks for its status.
 fn status(node: &Node) {
     let nobody =
         Attachment { container: String::new(), netns: String::new(), interface: String::new(), pod: String::new() };

@@ -1,5 +1,5 @@
-//! Nodes get another range, another address, another machine; nodes without IPv4: traffic is right
-//! again within a second.
+//! Changes of nodes: other pod CIDRs, other addresses, a new machine under an old name, nodes
+//! without IPv4. Pods reach each other again within one second.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -35,18 +35,18 @@ fn addresses(node: &Node) -> [IpAddr; 2] {
     IpFamily::BOTH.map(|family| node.address(family))
 }
 
-/// What a node gets in place of its ranges.
+/// The pod CIDRs that a node gets in place of the first ones.
 fn other_ranges(node: &Node) -> Vec<String> {
     node.pod_cidrs().iter().map(|range| range.replace("10.244.", "10.244.10").replace("244:", "244:a")).collect()
 }
 
-/// What a node gets in place of its addresses.
+/// The addresses that a node gets in place of the first ones.
 fn other_addresses(node: &Node, link: u8) -> [IpAddr; 2] {
     let last = 70 + node.name().trim_start_matches('n').parse::<u8>().unwrap();
     [format!("192.168.5{link}.{last}"), format!("fd00:5{link}::{last}")].map(|address| address.parse().unwrap())
 }
 
-/// As an administrator renumbers a machine.
+/// Changes the addresses of a machine, as an administrator would.
 fn renumber(node: &Node, link: u8) {
     let ([old4, old6], [new4, new6]) = (addresses(node), other_addresses(node, link));
     node.machine
@@ -61,12 +61,12 @@ fn renumber(node: &Node, link: u8) {
         .unwrap();
 }
 
-/// What the agent tells the plugin.
+/// The file with which the agent configures the plugin.
 pub(crate) fn for_plugin(node: &Node) -> PathBuf {
     node.machine.path("/var/lib/ropeway/node.json")
 }
 
-/// Whether a server answers at once.
+/// Returns a value if a server answers within 100 milliseconds.
 fn answers(from: &Pod, target: SocketAddr) -> anyhow::Result<Option<()>> {
     let report = load::ask_with(from, target, Protocol::Tcp, 1, &["--timeout=100"])?;
     Ok((report.ok == 1).then_some(()))
@@ -115,7 +115,7 @@ fn changed_pod_cidrs_update_routes_and_plugin() {
         .unwrap();
     }
     println!("routes and plugins after {:?}", start.elapsed());
-    // Pods with addresses that lead nowhere are made anew, and can be removed.
+    // Pods with addresses of the old CIDRs are unreachable. They are deleted and created again.
     for ServingPod { pod, server } in pods.split_off(1) {
         drop(server);
         pod.delete().unwrap();
@@ -166,7 +166,7 @@ fn changed_node_addresses_keep_connections() {
     }
 }
 
-/// Whether no route leads to another node.
+/// Returns true if no route leads to another node.
 fn is_alone(node: &Node) -> bool {
     routes(node).lines().all(|route| !route.contains(" via ") || route.contains("ropeway.out"))
 }

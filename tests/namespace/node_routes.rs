@@ -1,5 +1,5 @@
-//! Five nodes on two links with a router that knows nothing of pods: the pods reach each other all
-//! the same.
+//! Routes between nodes: five nodes on two links, with a router that has no routes to pods. Pods
+//! reach each other directly or by the tunnel, and routes follow changes within one second.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use ropeway_tests::wait;
 const LINKS: [u8; 5] = [0, 0, 0, 1, 1];
 pub(crate) const PORT: u16 = 8080;
 const TUNNEL: &str = "ropeway.vx4";
-/// How soon after an event everything is right again.
+/// Time within which routes have to follow an event.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
 
 /// Bytes of a datagram that fills a packet.

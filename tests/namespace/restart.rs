@@ -1,4 +1,5 @@
-//! The agent is killed, and nobody notices; it comes back, and changes nothing that was right.
+//! Restarts of the agent. While no agent runs, connections and CNI calls succeed. A restarted agent
+//! writes only what has changed meanwhile. Operations are counted by the agent's metrics.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Schedulers and weights by annotation, on both layers. What the choice is in detail, the packet
-//! tests say.
+//! Schedulers and weights chosen by annotation, for the socket hooks and for the packet path. The
+//! packet tests check the algorithms in detail.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ fn annotate(fixture: &Fixture, annotations: &Value, scheduler: &str, weights: &[
     }
 }
 
-/// How many of so many connections each server got.
+/// Opens `count` connections and returns how many each server got.
 fn got(from: &dyn TrafficEndpoint, target: SocketAddr, count: u64) -> BTreeMap<String, u64> {
     let report = load::ask(from, target, Protocol::Tcp, count).unwrap();
     assert_eq!((report.ok, report.failed), (count, 0), "{} to {target}: {report:?}", from.label());

@@ -1,5 +1,5 @@
-//! SCTP through Services and host ports, other ports at each end, from pod to pod and from a node.
-//! Packets are made by hand: not every kernel has such sockets.
+//! SCTP through Services and host ports, with port translation in both directions, from pods and
+//! from a node. Packets are built by hand, because not every kernel has SCTP sockets.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,12 +23,12 @@ const MARKER: &str = "an association";
 /// The checksum (RFC 9260, appendix A).
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-/// Where packets are sent and seen.
+/// A place where packets are sent and watched.
 #[derive(Clone, Copy)]
 struct Station<'a> {
     place: &'a dyn TrafficEndpoint,
     device: &'static str,
-    /// Of the device, and of its other end.
+    /// MAC addresses of the device and of its peer.
     macs: [Mac; 2],
 }
 
@@ -57,8 +57,8 @@ fn packet(from: u16, to: u16) -> Vec<u8> {
     packet
 }
 
-/// What becomes of a packet that is sent at one place, when it is seen at another: from where to
-/// where, with a right checksum.
+/// Sends a packet at one place, watches it at another, and returns its source and target there.
+/// Checks its checksum.
 #[track_caller]
 fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Station<'_>) -> (SocketAddr, SocketAddr) {
     let (kind, whole) = ip(Ends { from: source.ip(), to: target.ip() }, SCTP, &packet(source.port(), target.port()));

@@ -1,5 +1,5 @@
-//! What a Service promises: an even split, an honest refusal, the frontend's address in every
-//! answer.
+//! The basics of a Service: even distribution, rejection without endpoints, recovery, hairpin
+//! connections, and removal.
 
 use std::net::SocketAddr;
 

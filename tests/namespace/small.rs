@@ -1,5 +1,6 @@
-//! The least that must work, in one test: it also runs in the emulated machine with the oldest
-//! kernel.
+//! One small test of everything basic: two nodes, one Service, every client path and protocol.
+//! `cargo xtask vm` runs it on the oldest supported kernel, so it uses nothing that needs a newer
+//! one.
 
 use ropeway_tests::cluster::Shape;
 use ropeway_tests::load;

@@ -1,4 +1,5 @@
-//! A connected UDP socket outlives its backends.
+//! Failover of connected UDP sockets. When the backend of a socket disappears, the next datagram
+//! goes to another backend, within one second.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use ropeway_tests::pod::{IpFamily, Pod};
 
 use crate::fixture::{ClientPath, Fixture};
 
-/// From the end of a backend to the first answer of another one.
+/// Time from the end of a backend to the first answer of another one.
 const LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy)]

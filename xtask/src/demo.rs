@@ -22,7 +22,7 @@ use crate::{build, shell};
 /// A kept network is found by this name.
 const NAME: &str = "ropeway-demo";
 
-/// What to do.
+/// Options of `cargo xtask demo`.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Leave the network up at the end, for a look

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::Layout;
 use super::settings::{CONTROL_PLANE, FAR, FIRST_HOST, MAX_NODES, NEAR, Subnet};
 
-/// Who serves Services.
+/// The service proxy of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Proxy {
     /// Ropeway, by `cluster install`
@@ -21,7 +21,7 @@ pub(crate) enum Proxy {
     KubeProxyNftables,
 }
 
-/// Who gives pods their network.
+/// The CNI plugin of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Cni {
     /// Ropeway, by `cluster install`

@@ -1,4 +1,5 @@
-//! Frames as an attacker makes them: every header by hand.
+//! Builds frames by hand, header by header, as an attacker could. Checksums are correct, so that
+//! only the check of the source can drop a frame.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +8,7 @@ pub(crate) const BROADCAST: Mac = [0xff; 6];
 
 pub(crate) type Mac = [u8; 6];
 
-/// Who sends, and to whom.
+/// Source and target of a frame, packet or segment.
 #[derive(Clone, Copy)]
 pub(crate) struct Ends<A> {
     pub(crate) from: A,

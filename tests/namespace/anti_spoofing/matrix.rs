@@ -1,4 +1,5 @@
-//! What a pod could forge: one entry for each thing and address that it could pretend to be.
+//! The matrix of forged frames: for each protocol and header, one frame for each identity that a
+//! pod could claim. Also the honest frames that prove that the watchers see anything.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,9 +7,9 @@ use ropeway_tests::pod::IpFamily;
 
 use super::frames::{ARP, BROADCAST, Ends, Mac, arp, ethernet, icmp, tagged, udp};
 
-/// In everything that must not get anywhere.
+/// The text in every forged frame.
 pub(crate) const FORGED: &str = "rw-forged-packet";
-/// In what the pod may send, to see that the watchers see.
+/// The text in every honest frame, which proves that the watchers see frames.
 pub(crate) const HONEST: &str = "rw-honest-packet";
 
 /// Whom the pod knows.
@@ -56,8 +57,7 @@ fn sources(family: IpFamily, cast: &Cast) -> Vec<IpAddr> {
     all
 }
 
-/// What must not get anywhere. `port`s differ, so that none is a packet of a flow that another has
-/// opened.
+/// The forged frames. Ports differ, so that no frame belongs to a flow that another one has opened.
 pub(crate) fn forged(cast: &Cast) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut port = 20_000;
@@ -184,7 +184,7 @@ fn dhcp(cast: &Cast) -> Vec<Vec<u8>> {
     all
 }
 
-/// What the pod may send: to each of these, in each family.
+/// The honest frames: one to each of `to`, in each family.
 pub(crate) fn honest(cast: &Cast, to: &[Identity]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for family in IpFamily::BOTH {

@@ -1,4 +1,4 @@
-//! 2.4: session affinity.
+//! Section 2.4: session affinity by client IP, its timeout, and its scope of one node.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,7 +57,8 @@ fn sticky(name: &str, number: u16, seconds: Option<u32>) -> Value {
     service_with(name, number, &spec)
 }
 
-/// What one node serves for this path: the other node's clients have what that one serves.
+/// The targets that one node serves for this path. For clients on the other node, its node port
+/// takes the place of this node's.
 fn own_targets(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
     let mut targets = targets(path, number, family);
     if path == Path::OtherNode {

@@ -1,4 +1,5 @@
-//! 2.2: which endpoints are chosen.
+//! Section 2.2: choice of endpoints. Fallback to terminating ones, topology hints, even
+//! distribution, and connections of endpoints that leave.
 
 use anyhow::{Result, ensure};
 use ropeway_tests::contracts::{Path, Rule};

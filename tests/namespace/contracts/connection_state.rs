@@ -1,4 +1,5 @@
-//! 2.6: connections and what is remembered of them.
+//! Section 2.6: state of connections. Flows end with their endpoint, survive a restart of the
+//! agent, and packets that conntrack would call invalid are translated as well.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -29,7 +30,7 @@ fn section_2_6_connection_state() {
     world.end();
 }
 
-/// Each by a socket of its own, all from one port.
+/// Sends each request from a new socket, all from one port.
 fn ask(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol, port: u16, count: u64) -> Result<Report> {
     load::ask_with(from, target, protocol, count, &[&format!("--source-port={port}"), "--timeout=300"])
 }
@@ -97,8 +98,8 @@ fn datagrams(world: &World) {
     first_one.record(world, "2.6.2");
 }
 
-/// Who answers datagrams from each of some ports, for one cell. The socket hooks choose for each
-/// socket, so their clients have nothing to keep.
+/// Returns the servers that answer datagrams from each of some ports, for one cell. The socket
+/// hooks choose a backend for each socket, so only clients that use the packet path count.
 fn flows(world: &World, path: Path, family: IpFamily) -> Result<Vec<Vec<String>>> {
     let by_packets =
         |from: &Client<'_>| path == Path::OtherNode || path == Path::Outside || from.label().contains("packets");
@@ -196,7 +197,7 @@ fn established(server: &Pod, family: IpFamily) -> Result<SocketAddr> {
     Ok(peers[0])
 }
 
-/// Of an interface as ADD said: 0 the node's end, 1 the pod's.
+/// The MAC of an interface in the result of ADD: 0 is the node's side, 1 the pod's.
 fn mac(pod: &Pod, interface: usize) -> Result<[u8; 6]> {
     let text = pod.result()["interfaces"][interface]["mac"].as_str().context("no MAC")?;
     let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;

@@ -1,4 +1,5 @@
-//! 2.6.5: connections that were there before the agent, also such as kube-proxy has translated.
+//! Rule 2.6.5: connections that exist when the agent starts survive, also those that kube-proxy has
+//! translated. Rules of nftables take the part of kube-proxy.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,7 +18,7 @@ use ropeway_tests::process::Process;
 use ropeway_tests::{manifest, wait};
 use serde_json::json;
 
-/// Where servers listen, the last one for the agent's Service only.
+/// Ports of the servers; the second one belongs to the agent's Service only.
 const DIRECT: u16 = 7000;
 const FRESH: u16 = 7001;
 /// A node port that the packet filter translates first, and then the agent.
@@ -77,8 +78,8 @@ fn foreign(cluster: &Cluster) -> Foreign {
     Foreign { node: node.clone(), netns: attachment.netns }
 }
 
-/// As kube-proxy does it: the cluster IP and the node port lead to the foreign pod, and whoever is
-/// not of the node gets its address.
+/// Translates as kube-proxy does: cluster IP and node port lead to the foreign pod, and connections
+/// from other machines get the node's source address.
 fn translate(cluster: &Cluster) {
     let node = &cluster.nodes[0];
     let mut rules = Vec::new();
@@ -102,7 +103,7 @@ fn translate(cluster: &Cluster) {
     node.machine.output(&["nft", "-f", file.to_str().unwrap()]).unwrap();
 }
 
-/// What a client of a path is connected to: something direct, and a Service.
+/// The targets of a client's connections: a server itself, and a Service.
 fn held_targets(cluster: &Cluster, path: Path, family: IpFamily) -> [SocketAddr; 2] {
     let node = &cluster.nodes[0];
     let far = SocketAddr::new(address(family, 1), DIRECT);

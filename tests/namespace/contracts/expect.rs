@@ -1,4 +1,5 @@
-//! What a client must see, as errors that say what it saw.
+//! Expectations on what a client observes. They return errors with the full report instead of
+//! panicking, so that one failed cell does not end the test of a section.
 
 use std::net::SocketAddr;
 
@@ -8,15 +9,15 @@ use ropeway_tests::peer::{Protocol, Report};
 
 use super::world::{Client, Target};
 
-/// How long nothing must come for silence.
+/// Time without an answer that counts as silence.
 const SILENCE: &str = "--timeout=300";
 
-/// Every way to ask at an address.
+/// The protocols of a target: TCP, UDP, and UDP by a connected socket.
 pub(super) fn every_protocol(target: Target) -> [(SocketAddr, Protocol); 3] {
     [(target.tcp, Protocol::Tcp), (target.udp, Protocol::Udp), (target.udp, Protocol::UdpConnected)]
 }
 
-/// All questions are answered, by exactly these servers.
+/// Expects that all requests are answered, by exactly these servers.
 pub(super) fn expect_answers(
     from: &dyn TrafficEndpoint,
     target: SocketAddr,
@@ -44,15 +45,14 @@ pub(super) fn expect_answers_on_all(
     Ok(())
 }
 
-/// Two endpoints take turns: each of them gets its half.
+/// Expects that two endpoints in turn get half of the connections each.
 pub(super) fn expect_equal_halves(from: &dyn TrafficEndpoint, target: SocketAddr, servers: [&str; 2]) -> Result<()> {
     let report = expect_answers(from, target, Protocol::Tcp, 20, &servers)?;
     ensure!(report.by_server.values().all(|count| *count == 10), "{} to {target}, in turn: {report:?}", from.label());
     Ok(())
 }
 
-/// The client is told at once that there is nobody. Sockets that are not connected are not told of
-/// packets that were refused.
+/// Expects an immediate refusal. Unconnected UDP sockets get no ICMP errors, so they are left out.
 pub(super) fn expect_refusal(from: &dyn TrafficEndpoint, targets: &[Target]) -> Result<()> {
     for target in targets {
         expect_error(from, target.tcp, Protocol::Tcp, "ECONNREFUSED")?;
@@ -61,13 +61,13 @@ pub(super) fn expect_refusal(from: &dyn TrafficEndpoint, targets: &[Target]) -> 
     Ok(())
 }
 
-/// The client is told nothing.
+/// Expects a timeout with every protocol.
 pub(super) fn expect_silence(from: &dyn TrafficEndpoint, targets: &[Target]) -> Result<()> {
     let mut ways = targets.iter().flat_map(|target| every_protocol(*target));
     ways.try_for_each(|(target, protocol)| expect_error(from, target, protocol, "timeout"))
 }
 
-/// One question comes to this end.
+/// Expects that one request fails with this error.
 pub(crate) fn expect_error(
     from: &dyn TrafficEndpoint,
     target: SocketAddr,
@@ -80,7 +80,7 @@ pub(crate) fn expect_error(
     Ok(())
 }
 
-/// Nobody answers, whatever else the client is told.
+/// Expects that no server answers, with any error.
 pub(super) fn expect_no_answer(from: &dyn TrafficEndpoint, targets: &[Target]) -> Result<()> {
     for target in targets {
         for (target, protocol) in [(target.tcp, Protocol::Tcp), (target.udp, Protocol::Udp)] {
@@ -91,7 +91,7 @@ pub(super) fn expect_no_answer(from: &dyn TrafficEndpoint, targets: &[Target]) -
     Ok(())
 }
 
-/// For each client of a path.
+/// Applies a check to each client of a path, and names the client in its error.
 pub(super) fn for_each_client(clients: &[Client<'_>], check: impl Fn(&Client<'_>) -> Result<()>) -> Result<()> {
     clients.iter().try_for_each(|client| check(client).with_context(|| client.label()))
 }

@@ -1,4 +1,5 @@
-//! 2.5: health endpoints and metrics.
+//! Section 2.5: health endpoints, health check node ports, and the metrics that dashboards of
+//! kube-proxy use.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +20,7 @@ const HEALTH: u16 = 10256;
 const METRICS: u16 = 10249;
 const CHECK: u16 = 32080;
 
-/// What dashboards and alerts of kube-proxy ask for.
+/// Metrics that dashboards and alerts of kube-proxy use.
 const NAMES: [&str; 11] = [
     "kubeproxy_sync_proxy_rules_duration_seconds_bucket{",
     "kubeproxy_network_programming_duration_seconds_bucket{",

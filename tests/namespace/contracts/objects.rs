@@ -1,4 +1,4 @@
-//! 2.1: which objects count.
+//! Section 2.1: the Services, slices, endpoints and addresses that a proxy has to serve or ignore.
 
 use anyhow::Result;
 use ropeway_tests::contracts::Path;

@@ -1,4 +1,5 @@
-//! 2.3, first half: no endpoint, local policies, and where a source is translated.
+//! Section 2.3, first half: Services without endpoints, traffic policies, and source address
+//! translation.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -79,7 +80,7 @@ fn keeps_source(from: &Client<'_>, targets: &[Target], family: IpFamily) -> Resu
     Ok(())
 }
 
-/// How many connections a node has given to the endpoints of a Service.
+/// The number of connections that a node has given to the endpoints of a Service.
 fn connections(node: &Node, service: &str) -> Result<u64> {
     let all = view::json(&node.machine, &["service", "list", service])?;
     let frontends = all["frontends"].as_array().map(Vec::as_slice).unwrap_or_default();

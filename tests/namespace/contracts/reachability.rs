@@ -1,4 +1,5 @@
-//! 2.3, second half: who reaches which addresses and ports.
+//! Section 2.3, second half: addresses and ports that are reachable from each path, source ranges,
+//! and addresses that belong to no Service.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,7 +18,7 @@ use super::world::{
 
 /// A port that no Service has.
 const OTHER: u16 = 9999;
-/// Where the health check of the Service without node ports is.
+/// The health check node port of the Service without node ports.
 const CHECK: u16 = 32059;
 
 #[test]

@@ -1,4 +1,5 @@
-//! 2.1.3: nothing is written before Services and slices are known.
+//! Rule 2.1.3: an agent writes nothing before it has both Services and EndpointSlices. The API
+//! server of this test answers one of the two lists, then the other.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,8 @@
-//! Two nodes, pods and a machine outside, Services with every kind of address, and the record of
-//! what was seen.
+//! The cluster of the contract tests: two nodes, two client pods, a machine outside, and Services
+//! with every kind of address.
+//!
+//! Services are numbered; the number determines all addresses and ports of a Service, so that tests
+//! and expectations agree without tables. The paths are seen from the first node.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
@@ -19,14 +22,14 @@ use serde_json::{Value, json};
 
 use crate::host_device;
 
-/// Where the servers listen.
+/// The port on which the servers listen.
 pub(super) const TARGET: u16 = 8080;
-/// How agents are started.
+/// The flags of the agents.
 pub(super) const FLAGS: [&str; 2] = [host_device::RANGES, "--healthz-bind-address=[::]:10256"];
-/// How long a change may take to get into the kernel.
+/// Time within which a change has to reach the kernel.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// What the rules of a section share. The paths are seen from the first node.
+/// The objects that the rules of a section share.
 pub(super) struct World {
     // First: servers live in pods, and pods in the cluster.
     pub(super) servers: Vec<Process>,
@@ -49,7 +52,7 @@ pub(super) struct Target {
     pub(super) udp: SocketAddr,
 }
 
-/// Who uses a path.
+/// A client on a path.
 pub(super) struct Client<'a> {
     place: Box<dyn TrafficEndpoint + Sync + 'a>,
     addresses: [IpAddr; 2],
@@ -126,8 +129,8 @@ pub(super) fn first_target(path: Path, number: u16, family: IpFamily) -> Target 
     targets(path, number, family)[0]
 }
 
-/// Where a path finds the policy Local of the first node: the other node has one of its own for all
-/// but this one's node ports.
+/// The target with the first node's policy Local: the cluster IP on that node, its node port from
+/// elsewhere, because the other node applies the policy itself to all other addresses.
 pub(super) fn local(path: Path, number: u16, family: IpFamily) -> Target {
     let kind = if matches!(path, Path::Pod | Path::Node) { Vip::Cluster } else { Vip::NodePort };
     target(kind, number, family)

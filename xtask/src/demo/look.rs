@@ -1,4 +1,4 @@
-//! How to look around in a network that was kept.
+//! Enters a network that `cargo xtask demo --keep` left, and explains how.
 
 use anyhow::{Context, Result, bail};
 use ropeway_tests::machine::Machine;

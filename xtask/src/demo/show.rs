@@ -1,4 +1,4 @@
-//! How the demo prints what it sees. Pure text.
+//! Formats what the demo prints. Pure text, no I/O.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
-//! What the demo plays on: the cluster, the pods in it, the servers in them, the manifests of the
-//! repository.
+//! The objects of the demo: the cluster, the pods and servers in it, and the manifests of the
+//! repository that it applies.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use ropeway_tests::process::Process;
 
 use crate::paths::Paths;
 
-/// Where the servers listen.
+/// The port on which the servers listen.
 const TARGET: u16 = 8080;
 
 /// The Service's ports: HTTP, and echo over UDP.
