@@ -1,6 +1,6 @@
 //! `ropeway install-plugin`: copies the CNI plugin to the directory of the container runtime.
 //!
-//! An init container of the DaemonSet calls it. The new file is written beside the old one and
+//! An init container of the `DaemonSet` calls it. The new file is written beside the old one and
 //! renamed over it, so a runtime that starts the plugin meanwhile runs the old or the new version.
 //! A plugin with the same content is not written again.
 

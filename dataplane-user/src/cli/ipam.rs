@@ -95,7 +95,7 @@ pub struct Ipam {
 pub struct RangeView {
     /// Network of the range.
     pub range: IpNetwork,
-    /// Name of the block's IPPool.
+    /// Name of the block's `IPPool`.
     pub pool: Option<String>,
     /// Number of allocated addresses.
     pub allocated: usize,

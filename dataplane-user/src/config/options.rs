@@ -88,10 +88,10 @@ options! {
     /// Source of this node's pod addresses [default: configured if --pod-cidr is set, else
     /// podcidr]
     ///
-    /// Set `pools` to use IPPool objects, and `none` if another CNI plugin attaches the pods.
+    /// Set `pools` to use `IPPool` objects, and `none` if another CNI plugin attaches the pods.
     #[arg(long, env = "ROPEWAY_IPAM", value_name = "MODE", help_heading = "Node")]
     ipam: Ipam,
-    /// IPPool for pods without a pool annotation; a list is used up in order; requires --ipam
+    /// `IPPool` for pods without a pool annotation; a list is used up in order; requires --ipam
     /// pools [default: all pools by name]
     ///
     /// Set it to reserve the remaining pools for pods and namespaces that ask for them by
@@ -114,9 +114,9 @@ options! {
     #[arg(long, env = "ROPEWAY_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "clusterCIDRs")]
     cluster_cidr: Vec<IpNetwork>,
-    /// Range of cluster IPs, added to those of the ServiceCIDR objects
+    /// Range of cluster IPs, added to those of the `ServiceCIDR` objects
     ///
-    /// Set it for Kubernetes before 1.33, which has no ServiceCIDR objects, and with --source
+    /// Set it for Kubernetes before 1.33, which has no `ServiceCIDR` objects, and with --source
     /// manifests. Packets to an unallocated address of the range are dropped, and no Service may
     /// use an address of it as an external address.
     #[arg(long, env = "ROPEWAY_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
@@ -126,7 +126,7 @@ options! {
     /// addresses [default: primary]
     ///
     /// Set it to open node ports on further addresses of the node. Processes on the node reach
-    /// every node port at 127.0.0.1 and ::1 in any case.
+    /// every node port at `127.0.0.1` and `::1` in any case.
     #[arg(long, env = "ROPEWAY_NODEPORT_ADDRESSES", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     nodeport_addresses: Vec<NodePortRange>,
     /// Serve Services; `false` leaves them to kube-proxy [default: true]
@@ -238,8 +238,8 @@ options! {
     /// [range: within 1-65535, without the node ports 30000-32767]
     ///
     /// Widen it if `ropeway drops` counts `snat_ports_exhausted`. Keep it apart from
-    /// net.ipv4.ip_local_port_range (32768-60999 unless changed): the node's own sockets use those
-    /// ports.
+    /// `net.ipv4.ip_local_port_range` (32768-60999 unless changed): the node's own sockets use
+    /// those ports.
     #[arg(long, env = "ROPEWAY_SNAT_PORT_RANGE", value_name = "FIRST-LAST", help_heading = "Kernel")]
     snat_port_range: PortRange,
     /// Idle time after which a flow of UDP or another protocol than TCP is deleted [default: 120]

@@ -30,7 +30,7 @@ pub enum Ipam {
     /// spec.podCIDRs of the Node object
     #[default]
     PodCidr,
-    /// Blocks of IPPool objects, which the agent claims for the node
+    /// Blocks of `IPPool` objects, which the agent claims for the node
     Pools,
     /// The ranges of --pod-cidr
     Configured,
