@@ -122,7 +122,7 @@ mod tests {
     const NOW: Duration = Duration::from_secs(100);
 
     #[test]
-    fn stretches_never_overlap_and_come_back_joined() {
+    fn ranges_never_overlap_and_are_joined_when_freed() {
         let mut s = FreeList::new(100);
         let taken: Vec<_> = (1..=10).map(|len| s.take(len, NOW).unwrap()).collect();
         let mut cells = [false; 100];
