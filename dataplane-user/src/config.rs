@@ -75,7 +75,7 @@ pub enum ConfigError {
     },
 }
 
-/// RejectionOrigin of the Kubernetes objects, with the options of that origin.
+/// Origin of the Kubernetes objects, with the options of that origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum ObjectSource {

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Interval of checks that the runtime still uses the file.
 const AUDIT: Duration = Duration::from_secs(10);
 
-/// ConflistState of the runtime's configuration directory.
+/// State of the runtime's configuration directory.
 #[derive(Debug, PartialEq, Eq)]
 enum ConflistState {
     /// The file has been written.
