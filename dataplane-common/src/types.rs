@@ -14,3 +14,4 @@ pub mod pod;
 pub mod service;
 pub mod side;
 pub mod stage;
+pub mod uapi;

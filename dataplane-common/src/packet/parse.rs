@@ -13,6 +13,14 @@ const MAX_L4: u32 = 1023;
 /// How many IPv6 extension headers are walked.
 const MAX_EXTENSIONS: usize = 6;
 
+// IPv6 extension headers (IANA "IPv6 Extension Header Types")
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+const MOBILITY: u8 = 135;
+
 /// TCP flag FIN (RFC 9293, section 3.1).
 pub const FIN: u8 = 0x01;
 /// TCP flag SYN.
@@ -300,13 +308,13 @@ impl Header for V6 {
         for _ in 0..MAX_EXTENSIONS {
             // length in units beyond the first (RFC 8200, section 4; RFC 4302, section 2.2 for the authentication header)
             let (unit, extra) = match ip.proto {
-                0 | 43 | 60 | 135 => (8, 1),
-                51 => (4, 2),
-                44 => (0, 0),
+                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY => (8, 1),
+                AUTHENTICATION => (4, 2),
+                FRAGMENT => (0, 0),
                 _ => return Ok(ip),
             };
             let e: [Be32; 2] = packet.load_words_via_helper(ip.l4).ok_or(ParseError::Truncated)?;
-            let fragment = ip.proto == 44;
+            let fragment = ip.proto == FRAGMENT;
             ip.proto = e[0].byte(0);
             if fragment {
                 ip.l4 += 8;

@@ -8,9 +8,11 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+use aya_ebpf::bindings::tcx_action_base::TCX_NEXT;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-    TC_ACT_SHOT, bpf_fib_lookup,
+    BPF_TCP_ESTABLISHED, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup,
 };
 use aya_ebpf::helpers::{
     bpf_csum_update, bpf_fib_lookup as look_up_route, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect,
@@ -22,6 +24,7 @@ use aya_log_ebpf::macro_support::Level;
 use dataplane_common::packet::access::Packet;
 use dataplane_common::types::address::Address;
 use dataplane_common::types::stage::{Origin, Stage};
+use dataplane_common::types::uapi::{AF_INET, AF_INET6, GSO_BY_FRAGS};
 use dataplane_common::verdict::{Action, Verdict};
 use dataplane_common::wire::byte_order::{Be16, Be32};
 use dataplane_common::wire::checksum::{self, ChecksumChange};
@@ -29,14 +32,9 @@ use dataplane_common::wire::checksum::{self, ChecksumChange};
 use crate::kernel::tables;
 use crate::maps;
 
-/// tcx: on to the next program; clsact: on to the next filter.
-const NEXT: i32 = -1;
-
-/// The state of a connected UDP socket: the kernel gives it the number of `TCP_ESTABLISHED`.
-const CONNECTED: u32 = 1;
-
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+/// Continues with the next program (tcx) or filter (clsact).
+const NEXT: i32 = TC_ACT_UNSPEC;
+const _: () = assert!(TCX_NEXT == TC_ACT_UNSPEC);
 
 /// In `skb->tc_index`: one of our programs has sent this packet on, nothing is left to be done.
 const DONE: u32 = 0x5257;
@@ -336,11 +334,10 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     /// Packets of SCTP (`GSO_BY_FRAGS`) have no size of segments: their sender has cut them by the MTU of the way, so that they are taken for small.
     #[inline(always)]
     fn gso_size(&self) -> u32 {
-        const BY_SENDER: u32 = 0xffff;
         // SAFETY: the context is valid.
         let size = unsafe { (*self.raw()).gso_size };
         // no branch, which the verifier would follow to the end; a size has 16 bits
-        size - size / BY_SENDER * (BY_SENDER - 1)
+        size - size / GSO_BY_FRAGS * (GSO_BY_FRAGS - 1)
     }
 
     #[inline(always)]
@@ -353,7 +350,12 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         // SAFETY: the context is valid, and its socket, if it has one, as long; a state is one of the kernel's own numbers.
         unsafe {
             let sk = (*self.raw()).__bindgen_anon_2.sk;
-            if sk.is_null() || (*sk).state != CONNECTED { 0 } else { bpf_get_socket_cookie(self.raw().cast()) }
+            // a connected UDP socket has the state TCP_ESTABLISHED
+            if sk.is_null() || (*sk).state != BPF_TCP_ESTABLISHED {
+                0
+            } else {
+                bpf_get_socket_cookie(self.raw().cast())
+            }
         }
     }
 
@@ -368,9 +370,8 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
 
     #[inline(always)]
     fn grow_header(&mut self, bytes: u32) -> Option<()> {
-        const BEHIND_MAC: u32 = 1;
         // SAFETY: as above.
-        let r = unsafe { bpf_skb_adjust_room(self.raw().cast(), bytes as i32, BEHIND_MAC, 0) };
+        let r = unsafe { bpf_skb_adjust_room(self.raw().cast(), bytes as i32, BPF_ADJ_ROOM_MAC, 0) };
         (r == 0).then_some(())
     }
 

@@ -10,6 +10,7 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use dataplane_common::path::socket::{self, ConnectRequest, SocketDecision, SocketVerdict};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::service::{SockBackend, proto};
+use dataplane_common::types::uapi::{ECONNREFUSED, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP};
 use dataplane_common::wire::byte_order::Be16;
 
 use crate::kernel::tables::{KernelMaps, count_socket, uncount_socket};
@@ -17,9 +18,6 @@ use crate::maps;
 
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
-const ECONNREFUSED: i32 = 111;
-/// What connect(2) on a multipath TCP socket shows (RFC 8684); its subflows are TCP.
-const IPPROTO_MPTCP: u32 = 262;
 /// `::ffff:0:0/96`, as it stands in memory.
 const MAPPED: u32 = 0xffff_u32.to_be();
 
@@ -86,8 +84,9 @@ fn set_word4(ctx: &SockAddrContext, w: u32) {
 fn protocol(ctx: &SockAddrContext) -> u8 {
     // SAFETY: the context is valid.
     match unsafe { (*fields(ctx)).protocol } {
-        6 | IPPROTO_MPTCP => proto::TCP,
-        17 => proto::UDP,
+        // the protocol of a multipath TCP socket (RFC 8684), whose subflows are TCP
+        IPPROTO_TCP | IPPROTO_MPTCP => proto::TCP,
+        IPPROTO_UDP => proto::UDP,
         _ => 0,
     }
 }

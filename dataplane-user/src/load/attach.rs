@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use aya_obj::generated::BPF_F_BEFORE;
+use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use dataplane_common::types::pod::{Pod, pod_flags};
 use dataplane_host::map::Table;
 use dataplane_host::netlink::{Direction, Link, NetlinkError, Socket, add_clsact, delete_filter, replace_filter};
@@ -22,14 +24,16 @@ use super::programs::{Pinned, Programs, SOCKET_PROGRAMS, pin_error, pin_over, re
 use crate::config::UplinkAttach;
 
 /// The hooks of an uplink: program, direction, `enum bpf_attach_type` of tcx.
-pub const UPLINK_HOOKS: [(&str, Direction, u32); 2] =
-    [("from_uplink", Direction::Ingress, 46), ("to_uplink", Direction::Egress, 47)];
+pub const UPLINK_HOOKS: [(&str, Direction, u32); 2] = [
+    ("from_uplink", Direction::Ingress, BPF_TCX_INGRESS as u32),
+    ("to_uplink", Direction::Egress, BPF_TCX_EGRESS as u32),
+];
 
 /// The hooks of a pod's device: program and direction.
 pub const POD_HOOKS: [(&str, Direction); 2] = [("from_pod", Direction::Ingress), ("to_pod", Direction::Egress)];
 
 /// `BPF_F_BEFORE` without a neighbour: first of all programs of the hook.
-const FIRST: u32 = 1 << 3;
+const FIRST: u32 = BPF_F_BEFORE;
 
 /// Name of the pin of an uplink's link. bpffs takes no dot in a name, and devices have no colon in theirs.
 #[must_use]

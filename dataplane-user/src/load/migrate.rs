@@ -76,4 +76,4 @@ fn copy<K: Plain, V: Plain>(
 }
 
 /// `BPF_MAP_TYPE_ARRAY`: every element is always there.
-const ARRAY: u32 = 2;
+const ARRAY: u32 = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;

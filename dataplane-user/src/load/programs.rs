@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
+use aya_obj::generated::bpf_attach_type::{
+    BPF_CGROUP_INET_SOCK_RELEASE, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET6_CONNECT,
+    BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
+    BPF_CGROUP_UDP6_SENDMSG,
+};
 use dataplane_common::types::abi;
 use dataplane_common::types::stage::STAGE_PROGRAMS;
 use dataplane_host::map::Table;
@@ -29,21 +34,21 @@ pub const CLOCK: &str = "clock";
 /// The programs of the cgroup with their `enum bpf_attach_type`; the views come before the translations, so that no socket
 /// is translated that would not be shown the frontend, and the end before both, so that none is counted for ever.
 pub const SOCKET_PROGRAMS: [(&str, u32); 9] = [
-    ("sock_release", 34),
-    ("sock_getpeer4", 29),
-    ("sock_getpeer6", 30),
-    ("sock_recvmsg4", 19),
-    ("sock_recvmsg6", 20),
-    ("sock_connect4", 10),
-    ("sock_connect6", 11),
-    ("sock_sendmsg4", 14),
-    ("sock_sendmsg6", 15),
+    ("sock_release", BPF_CGROUP_INET_SOCK_RELEASE as u32),
+    ("sock_getpeer4", BPF_CGROUP_INET4_GETPEERNAME as u32),
+    ("sock_getpeer6", BPF_CGROUP_INET6_GETPEERNAME as u32),
+    ("sock_recvmsg4", BPF_CGROUP_UDP4_RECVMSG as u32),
+    ("sock_recvmsg6", BPF_CGROUP_UDP6_RECVMSG as u32),
+    ("sock_connect4", BPF_CGROUP_INET4_CONNECT as u32),
+    ("sock_connect6", BPF_CGROUP_INET6_CONNECT as u32),
+    ("sock_sendmsg4", BPF_CGROUP_UDP4_SENDMSG as u32),
+    ("sock_sendmsg6", BPF_CGROUP_UDP6_SENDMSG as u32),
 ];
 
 /// The names of all programs.
 pub fn all() -> impl Iterator<Item = &'static str> {
-    let steps = STAGE_PROGRAMS.map(|(_, name)| name);
-    steps.into_iter().chain(DEVICE_PROGRAMS).chain(SOCKET_PROGRAMS.map(|(name, _)| name)).chain([CLOCK])
+    let stages = STAGE_PROGRAMS.map(|(_, name)| name);
+    stages.into_iter().chain(DEVICE_PROGRAMS).chain(SOCKET_PROGRAMS.map(|(name, _)| name)).chain([CLOCK])
 }
 
 /// A pinned program.
@@ -163,12 +168,12 @@ pub fn load(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result
 /// array keeps them without an agent.
 fn link_stages(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {
     // read as program ids, written as descriptors
-    let steps = Table::<u32, u32>::open(pins, "stages")?;
+    let stages = Table::<u32, u32>::open(pins, "stages")?;
     let mut operations = 0;
     for (index, name) in STAGE_PROGRAMS {
         let program = programs.get(name)?;
-        if steps.get(&index)? != Some(program.id) {
-            steps.insert(&index, &program.fd.as_raw_fd().cast_unsigned())?;
+        if stages.get(&index)? != Some(program.id) {
+            stages.insert(&index, &program.fd.as_raw_fd().cast_unsigned())?;
             operations += 1;
         }
     }

@@ -21,6 +21,11 @@ use dataplane_host::verifier::despite_signals;
 use crate::scenarios::DEVICES;
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
+// linux/pkt_cls.h
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_REDIRECT: i32 = 7;
+
 fn table<K: Plain, V: Plain>(ebpf: &Ebpf, name: &str) -> Table<K, V> {
     packet_tests::table(ebpf, name).unwrap()
 }
@@ -230,9 +235,9 @@ impl World for Kernel {
         out.truncate(result.data_size_out as usize);
         *frame = out;
         match result.return_value.cast_signed() {
-            -1 => Action::Pass,
-            2 => Action::Drop,
-            7 => Action::Redirect,
+            TC_ACT_UNSPEC => Action::Pass,
+            TC_ACT_SHOT => Action::Drop,
+            TC_ACT_REDIRECT => Action::Redirect,
             other => panic!("{name} returned {other}"),
         }
     }
@@ -254,4 +259,18 @@ fn kernel_lets_sctp_that_its_sender_has_cut_go_on() {
             crate::scenarios::large_sctp_to_the_uplink(w, fits);
         }
     });
+}
+
+/// The numbers that the programs share with the kernel and that `aya_ebpf` does not name.
+#[test]
+fn host_numbers_of_the_user_api_match_libc() {
+    use dataplane_common::types::uapi;
+    use nix::libc;
+
+    assert_eq!(i32::from(uapi::AF_INET), libc::AF_INET);
+    assert_eq!(i32::from(uapi::AF_INET6), libc::AF_INET6);
+    assert_eq!(uapi::ECONNREFUSED, libc::ECONNREFUSED);
+    assert_eq!(uapi::IPPROTO_TCP.cast_signed(), libc::IPPROTO_TCP);
+    assert_eq!(uapi::IPPROTO_UDP.cast_signed(), libc::IPPROTO_UDP);
+    assert_eq!(uapi::IPPROTO_MPTCP.cast_signed(), libc::IPPROTO_MPTCP);
 }

@@ -24,7 +24,20 @@ pub(super) struct Room {
 }
 
 /// Every crate whose layers are checked.
-pub(super) const CRATES: &[Crate] = &[];
+pub(super) const CRATES: &[Crate] = &[Crate {
+    name: "dataplane-common",
+    most_rooms: 8,
+    most_arrows: 19,
+    rooms: &[
+        Room { name: "wire", uses: &[] },
+        Room { name: "types", uses: &["wire"] },
+        Room { name: "maps", uses: &["types"] },
+        Room { name: "packet", uses: &["wire", "types", "maps"] },
+        Room { name: "verdict", uses: &["types", "packet"] },
+        Room { name: "balance", uses: &["types", "maps"] },
+        Room { name: "path", uses: &["wire", "types", "maps", "packet", "verdict", "balance"] },
+    ],
+}];
 
 impl Crate {
     /// Returns the room of this name.
