@@ -252,7 +252,7 @@ impl World for Kernel {
 /// Many packets of SCTP in one (`GSO_BY_FRAGS`): each was made to fit by its sender. Others have a size that tells.
 #[test]
 #[ignore = "needs root"]
-fn kernel_lets_sctp_that_its_sender_has_cut_go_on() {
+fn kernel_forwards_sctp_gso_by_frags() {
     in_own_netns(|w| {
         for (gso_size, fits) in [(0, false), (1400, false), (1200, true), (0xffff, true)] {
             w.gso_size = gso_size;

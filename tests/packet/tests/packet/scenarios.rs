@@ -1,15 +1,15 @@
 //! The scenarios. One node with two pods and an uplink; every scenario runs for IPv4 and IPv6.
 
-mod beyond;
-mod counting;
-mod ending;
-mod gate;
-mod left;
-mod odd;
-mod refused;
+mod backend_removal;
+mod bandwidth;
+mod connection_counts;
+mod headers;
+mod masquerade;
+mod node_client;
+mod reject;
 mod schedulers;
 mod sctp;
-mod shaped;
+mod udp_failover;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,15 +21,15 @@ use dataplane_common::types::service::{Backend, Frontend, FrontendKey, SlotTable
 use crate::frame::{Kind, frame, judge, ttl, with_extra_header};
 use crate::world::{Action, Hook, World, octets};
 
-pub(crate) use beyond::*;
-pub(crate) use counting::*;
-pub(crate) use ending::*;
-pub(crate) use gate::*;
-pub(crate) use odd::*;
-pub(crate) use refused::*;
+pub(crate) use backend_removal::*;
+pub(crate) use bandwidth::*;
+pub(crate) use connection_counts::*;
+pub(crate) use headers::*;
+pub(crate) use masquerade::*;
+pub(crate) use node_client::*;
+pub(crate) use reject::*;
 pub(crate) use schedulers::*;
 pub(crate) use sctp::*;
-pub(crate) use shaped::*;
 
 const POD_A: u32 = 2;
 const POD_B: u32 = 3;
@@ -235,7 +235,7 @@ pub(crate) fn service_with_options_and_extension_headers<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn same_port_on_both_sides<W: World>(w: &mut W) {
+pub(crate) fn frontend_and_backend_share_a_port<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
         service(w, vip, to);
@@ -281,7 +281,7 @@ pub(crate) fn outside_to_node_port_on_the_node_itself<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_local_pod_of_another_plugin_is_reached_by_the_host<W: World>(w: &mut W) {
+pub(crate) fn local_pod_of_another_plugin_is_reached_through_the_host_stack<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, to) = (at(net.node, 30080), at(net.remote, 8080));
         service(w, front, to);
@@ -302,7 +302,7 @@ fn reached_by_the_host<W: World>(w: &mut W, net: &Net, front: SocketAddr, to: So
     }
 }
 
-pub(crate) fn beside_another_proxy_everything_passes_through_the_host<W: World>(w: &mut W) {
+pub(crate) fn host_routing_passes_pod_packets_to_the_host_stack<W: World>(w: &mut W) {
     let nets = node(w);
     w.put_config(NodeConfig { features: node_features::HOST_ROUTING, ..config(&nets) });
     for net in nets {
@@ -316,7 +316,7 @@ pub(crate) fn beside_another_proxy_everything_passes_through_the_host<W: World>(
     }
 }
 
-pub(crate) fn pod_reaches_itself_through_its_service<W: World>(w: &mut W) {
+pub(crate) fn hairpin_connection_reaches_the_same_pod<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.a, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -351,7 +351,7 @@ pub(crate) fn pod_to_the_world_and_to_its_node<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn spoofed_sources_go_nowhere<W: World>(w: &mut W) {
+pub(crate) fn spoofed_source_ip_is_dropped<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to) = (at(net.vip, 80), at(net.b, 8080));
         service(w, vip, to);
@@ -383,7 +383,7 @@ pub(crate) fn unknown_interface_and_other_protocols<W: World>(w: &mut W) {
     expect_drop(w, FROM_A, f, DropReason::ForbiddenControl);
 }
 
-pub(crate) fn midflow_without_state_never_leaves<W: World>(w: &mut W) {
+pub(crate) fn midstream_tcp_without_a_flow_is_dropped<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to) = (at(net.vip, 80), at(net.remote, 8080));
         service(w, vip, to);
@@ -394,7 +394,7 @@ pub(crate) fn midflow_without_state_never_leaves<W: World>(w: &mut W) {
 }
 
 /// A connection of before the installation, or nobody's: the host's stack has it, or resets it.
-pub(crate) fn midflow_to_a_node_port_is_the_hosts<W: World>(w: &mut W) {
+pub(crate) fn midstream_tcp_to_a_node_port_passes<W: World>(w: &mut W) {
     for net in node(w) {
         let front = at(net.node, 30080);
         service(w, front, at(net.remote, 8080));
@@ -408,7 +408,7 @@ pub(crate) fn midflow_to_a_node_port_is_the_hosts<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn affinity_keeps_a_client_on_its_backend<W: World>(w: &mut W) {
+pub(crate) fn session_affinity_keeps_the_backend<W: World>(w: &mut W) {
     for net in node(w) {
         let vip = at(net.vip, 80);
         let base = if net.vip.is_ipv4() { 100 } else { 200 };
@@ -441,7 +441,7 @@ pub(crate) fn affinity_keeps_a_client_on_its_backend<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_direct_connection_is_not_translated_by_an_old_flow<W: World>(w: &mut W) {
+pub(crate) fn direct_connection_ignores_a_stale_reply_flow<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
         service(w, vip, to);

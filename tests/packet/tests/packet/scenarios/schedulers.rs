@@ -94,14 +94,14 @@ fn outsiders(net: Net, count: u32) -> impl Iterator<Item = SocketAddr> {
 }
 
 /// 1,000 throws on a table with one backend twice: 333 and 667, standard deviation 15.
-pub(crate) fn random_gives_by_the_table<W: World>(w: &mut W) {
+pub(crate) fn random_follows_the_slot_table<W: World>(w: &mut W) {
     for net in node(w) {
         let counts = Scheduled::new(w, net, RANDOM, 0, &[1, 2], &[1, 2, 2]).counts(1000);
         assert!((260..=406).contains(&counts[&1]), "five times the standard deviation off: {counts:?}");
     }
 }
 
-pub(crate) fn round_robin_gives_in_the_order_of_the_table<W: World>(w: &mut W) {
+pub(crate) fn round_robin_follows_slot_order<W: World>(w: &mut W) {
     for net in node(w) {
         let mut s = Scheduled::new(w, net, RR, 0, &[1, 1, 1], &[3, 1, 2]);
         assert_eq!(s.opened(8), [3, 1, 2, 3, 1, 2, 3, 1]);
@@ -111,7 +111,7 @@ pub(crate) fn round_robin_gives_in_the_order_of_the_table<W: World>(w: &mut W) {
 }
 
 /// A turn that is left over from a longer table that was there before.
-pub(crate) fn round_robin_begins_anew_beyond_the_end<W: World>(w: &mut W) {
+pub(crate) fn round_robin_wraps_at_the_table_end<W: World>(w: &mut W) {
     for net in node(w) {
         let mut s = Scheduled::new(w, net, RR, 0, &[1; 5], &[1, 2, 3, 4, 5]);
         assert_eq!(s.opened(4), [1, 2, 3, 4]);
@@ -121,7 +121,7 @@ pub(crate) fn round_robin_begins_anew_beyond_the_end<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn hashes_of_the_source_stick_to_it<W: World>(w: &mut W) {
+pub(crate) fn source_hash_is_stable<W: World>(w: &mut W) {
     for net in node(w) {
         for number in [SH, MH] {
             let table: Vec<u32> = (0..64).map(|n| n % 4 + 1).collect();
@@ -155,7 +155,7 @@ pub(crate) fn hashes_of_the_source_stick_to_it<W: World>(w: &mut W) {
 }
 
 /// Another node with the same table, and another run, must give a client the same backend: the hash has no seed.
-pub(crate) fn hashes_are_the_same_everywhere<W: World>(w: &mut W) {
+pub(crate) fn source_hash_is_equal_on_every_node<W: World>(w: &mut W) {
     let [v4, v6] = node(w);
     let table: Vec<u32> = (1..=16).collect();
     for (net, expected) in [(v4, KNOWN4), (v6, KNOWN6)] {
@@ -169,7 +169,7 @@ pub(crate) fn hashes_are_the_same_everywhere<W: World>(w: &mut W) {
 const KNOWN4: [u32; 6] = [6, 8, 6, 10, 11, 7];
 const KNOWN6: [u32; 6] = [4, 8, 11, 16, 15, 3];
 
-pub(crate) fn hashes_of_the_destination_stick_to_it<W: World>(w: &mut W) {
+pub(crate) fn destination_hash_is_stable<W: World>(w: &mut W) {
     for net in node(w) {
         let table: Vec<u32> = (1..=16).collect();
         let mut s = Scheduled::new(w, net, DH, 0, &[1; 16], &table);

@@ -6,8 +6,8 @@ use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::NodeConfig;
 use dataplane_common::types::service::{FrontendKey, proto};
 
-use super::odd::fragments;
-use super::refused::expect_answer;
+use super::headers::fragments;
+use super::reject::expect_answer;
 use super::{FROM_A, FROM_B, OUT, POD_A, TO_A, TO_B, at, config, expect, expect_drop, frontend, node, service};
 use crate::frame::{Kind, fix_ipv4_checksum, frame, frame_of, is_v6, judge, judge_icmp_error, sctp_error};
 use crate::world::{Action, Hook, World};
@@ -20,7 +20,7 @@ fn header(f: &[u8]) -> usize {
     if is_v6(f) { 54 } else { 34 }
 }
 
-pub(crate) fn sctp_of_every_length<W: World>(w: &mut W) {
+pub(crate) fn sctp_checksum_is_correct_at_every_length<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -37,7 +37,7 @@ pub(crate) fn sctp_of_every_length<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn sctp_fragments_keep_their_ports_or_end<W: World>(w: &mut W) {
+pub(crate) fn sctp_fragment_with_translated_ports_is_dropped<W: World>(w: &mut W) {
     for net in node(w) {
         let client = at(net.a, 40000);
         service(w, at(net.vip, 80), at(net.b, 8080));
@@ -59,7 +59,7 @@ pub(crate) fn sctp_fragments_keep_their_ports_or_end<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn sctp_that_is_cut_off_ends<W: World>(w: &mut W) {
+pub(crate) fn truncated_sctp_is_dropped<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, client) = (at(net.vip, 80), at(net.a, 40000));
         service(w, vip, at(net.b, 8080));
@@ -83,7 +83,7 @@ pub(crate) fn sctp_that_is_cut_off_ends<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_wrong_sctp_checksum_stays_wrong<W: World>(w: &mut W) {
+pub(crate) fn wrong_sctp_checksum_stays_wrong<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -99,7 +99,7 @@ pub(crate) fn a_wrong_sctp_checksum_stays_wrong<W: World>(w: &mut W) {
 }
 
 /// What opens an association has no verification tag: its sender knows it by the tag in the first chunk (RFC 9260, section 10, ICMP6).
-pub(crate) fn refused_sctp_is_told_of_its_first_chunk<W: World>(w: &mut W) {
+pub(crate) fn rejected_sctp_error_quotes_the_first_chunk<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, client) = (at(net.vip, 80), at(net.a, 40000));
         w.put_frontend(FrontendKey { addr: net.vip, port: 80, proto: proto::SCTP, pad: 0 }, frontend(0, 0));
@@ -122,7 +122,7 @@ pub(crate) fn refused_sctp_is_told_of_its_first_chunk<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_direct_association_is_not_translated_by_an_old_flow<W: World>(w: &mut W) {
+pub(crate) fn direct_association_ignores_a_stale_reply_flow<W: World>(w: &mut W) {
     for net in node(w) {
         for (port, ip, out, hook) in [(40000, net.b, TO_B, FROM_B), (40001, net.remote, OUT, super::FROM_UPLINK)] {
             let (vip, client, to) = (at(net.vip, 80), at(net.a, port), at(ip, 80));

@@ -35,7 +35,7 @@ fn leave<W: World>(w: &mut W, kind: Kind, client: SocketAddr, to: SocketAddr) ->
     from
 }
 
-pub(crate) fn pods_leave_the_cluster_with_the_address_of_the_node<W: World>(w: &mut W) {
+pub(crate) fn egress_from_pods_is_masqueraded<W: World>(w: &mut W) {
     for net in masquerading(w) {
         let (client, world) = (at(net.a, 40000), at(net.outside, 443));
         for (first, reply) in DIALOGUES {
@@ -64,7 +64,7 @@ pub(crate) fn pods_leave_the_cluster_with_the_address_of_the_node<W: World>(w: &
     }
 }
 
-pub(crate) fn pings_leave_the_cluster_too<W: World>(w: &mut W) {
+pub(crate) fn ping_is_masqueraded<W: World>(w: &mut W) {
     for net in masquerading(w) {
         let mut f = echo(net.a, net.outside, 77);
         assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
@@ -92,7 +92,7 @@ pub(crate) fn pings_leave_the_cluster_too<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn ports_of_the_node_can_run_out<W: World>(w: &mut W) {
+pub(crate) fn snat_port_exhaustion_drops_new_flows<W: World>(w: &mut W) {
     let nets = masquerading(w);
     let features = node_features::NETWORKS | node_features::MASQUERADE;
     w.put_config(NodeConfig { features, snat_port_max: SNAT_MIN, ..config(&nets) });
@@ -105,7 +105,7 @@ pub(crate) fn ports_of_the_node_can_run_out<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_tunnel_leads_to_other_subnets<W: World>(w: &mut W) {
+pub(crate) fn remote_subnet_is_reached_through_the_tunnel<W: World>(w: &mut W) {
     let nets = node(w);
     w.put_config(NodeConfig { features: node_features::NETWORKS, ..config(&nets) });
     for net in nets {
@@ -123,7 +123,7 @@ pub(crate) fn a_tunnel_leads_to_other_subnets<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn host_ports_lead_into_their_pod<W: World>(w: &mut W) {
+pub(crate) fn host_port_reaches_its_pod<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, to) = (at(net.node, 8000), at(net.b, 80));
         for (kind, proto) in [(Kind::Syn, proto::TCP), (Kind::Udp, proto::UDP), (Kind::Sctp, proto::SCTP)] {
@@ -152,7 +152,7 @@ pub(crate) fn host_ports_lead_into_their_pod<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_host_port_ends_with_its_pod<W: World>(w: &mut W) {
+pub(crate) fn host_port_flow_ends_with_its_pod<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, client) = (at(net.node, 8000), at(net.outside, 40000));
         let key = FrontendKey { addr: net.node, port: 8000, proto: proto::UDP, pad: 0 };
@@ -167,7 +167,7 @@ pub(crate) fn a_host_port_ends_with_its_pod<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_direct_datagram_is_not_translated_by_an_old_flow<W: World>(w: &mut W) {
+pub(crate) fn direct_datagram_ignores_a_stale_reply_flow<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 53), at(net.b, 53), at(net.a, 40000));
         service(w, vip, to);
@@ -179,7 +179,7 @@ pub(crate) fn a_direct_datagram_is_not_translated_by_an_old_flow<W: World>(w: &m
     }
 }
 
-pub(crate) fn the_node_reports_as_the_frontend<W: World>(w: &mut W) {
+pub(crate) fn node_icmp_error_has_the_frontend_as_source<W: World>(w: &mut W) {
     for net in node(w) {
         let (front, to, client) = (at(net.node, 30080), at(net.node, 8080), at(net.outside, 50000));
         service(w, front, to);

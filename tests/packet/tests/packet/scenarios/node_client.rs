@@ -27,7 +27,7 @@ fn gated<W: World>(w: &mut W) -> [Net; 2] {
     [v4, v6]
 }
 
-pub(crate) fn the_node_reaches_services_without_a_hook<W: World>(w: &mut W) {
+pub(crate) fn node_reaches_services_without_socket_hooks<W: World>(w: &mut W) {
     for net in gated(w) {
         let (client, vip) = (at(net.node, 40000), at(net.vip, 80));
         for (to, there, back) in [(at(net.b, 8080), TO_B, FROM_B), (at(net.remote, 8080), OUT, FROM_UPLINK)] {
@@ -47,7 +47,7 @@ pub(crate) fn the_node_reaches_services_without_a_hook<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn the_node_hears_nothing_where_pods_do_not<W: World>(w: &mut W) {
+pub(crate) fn node_is_dropped_silently_where_pods_are<W: World>(w: &mut W) {
     for net in gated(w) {
         let (client, vip) = (at(net.node, 40000), at(net.vip, 80));
         for (kind, proto) in [(Kind::Syn, proto::TCP), (Kind::Udp, proto::UDP), (Kind::Sctp, proto::SCTP)] {
@@ -59,7 +59,7 @@ pub(crate) fn the_node_hears_nothing_where_pods_do_not<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn the_address_of_a_pod_that_is_gone_leads_nowhere<W: World>(w: &mut W) {
+pub(crate) fn address_of_a_deleted_pod_is_unreachable<W: World>(w: &mut W) {
     for net in gated(w) {
         let gone = if net.b.is_ipv4() { "10.1.0.200:8080" } else { "[fd00:1::200]:8080" };
         let (own, gone) = (at(net.node, 40000), gone.parse().unwrap());
@@ -74,7 +74,7 @@ pub(crate) fn the_address_of_a_pod_that_is_gone_leads_nowhere<W: World>(w: &mut 
     }
 }
 
-pub(crate) fn sctp_of_the_node_finds_external_addresses<W: World>(w: &mut W) {
+pub(crate) fn node_sctp_reaches_external_ips<W: World>(w: &mut W) {
     for net in gated(w) {
         w.put_addr(net.other, AddressInfo { ifindex: 0, kind: address_kind::EXTERNAL, flags: 0, mac: [0; 6] });
         let (client, front, leaves) = (at(net.node, 40000), at(net.other, 80), (Hook::ToUplink, UPLINK));

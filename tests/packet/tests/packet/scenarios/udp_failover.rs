@@ -31,7 +31,7 @@ fn connected(w: &mut Model, net: &Net, vip: SocketAddr) -> (SocketAddr, SocketAd
 }
 
 #[test]
-fn host_a_socket_leaves_a_backend_that_has_ended() {
+fn host_connected_udp_leaves_a_removed_backend() {
     let w = &mut Model::default();
     for net in node(w) {
         let (vip, here) = (at(net.vip, 80), at(net.b, 8080));
@@ -51,7 +51,7 @@ fn host_a_socket_leaves_a_backend_that_has_ended() {
 }
 
 #[test]
-fn host_a_socket_stays_with_a_backend_that_serves() {
+fn host_connected_udp_stays_with_a_serving_backend() {
     let w = &mut Model::default();
     for net in node(w) {
         let vip = at(net.vip, 80);
@@ -68,7 +68,7 @@ fn host_a_socket_stays_with_a_backend_that_serves() {
 }
 
 #[test]
-fn host_what_others_send_to_the_address_of_an_ended_backend_is_theirs() {
+fn host_other_traffic_to_a_removed_backend_is_not_translated() {
     let w = &mut Model::default();
     for net in node(w) {
         let vip = at(net.vip, 80);
@@ -85,7 +85,7 @@ fn host_what_others_send_to_the_address_of_an_ended_backend_is_theirs() {
 }
 
 #[test]
-fn host_where_no_backend_can_be_reached_nothing_is_sent() {
+fn host_connected_udp_without_a_backend_is_dropped() {
     let w = &mut Model::default();
     for net in node(w) {
         let (own, dead) = connected(w, &net, at(net.free_vip, 80));

@@ -22,7 +22,7 @@ fn succeed<W: World>(w: &mut W, [old, new]: [SocketAddr; 2], state: u8, generati
     w.put_slot(id, other);
 }
 
-pub(crate) fn udp_flow_leaves_a_backend_that_ended<W: World>(w: &mut W) {
+pub(crate) fn udp_flow_leaves_a_removed_backend<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, old, new) = (at(net.vip, 53), at(net.remote, 53), at(net.b, 53));
         let client = at(net.a, 40000);
@@ -73,7 +73,7 @@ fn repeated<W: World>(w: &mut W, net: &Net, port: u16, answer: Option<Kind>, sta
     expect(w, FROM_A, Kind::Rst, (client, old), OUT, (client, old));
 }
 
-pub(crate) fn a_repeated_first_packet_has_one_backend<W: World>(w: &mut W) {
+pub(crate) fn retransmitted_syn_reaches_one_backend<W: World>(w: &mut W) {
     for net in node(w) {
         let mut port = 40000;
         for (state, generation) in [(DRAINING, 1), (0, 2)] {
@@ -85,7 +85,7 @@ pub(crate) fn a_repeated_first_packet_has_one_backend<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_repeated_first_packet_is_its_own_pods<W: World>(w: &mut W) {
+pub(crate) fn syn_of_another_pod_ends_no_flow<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, old, new, client) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80), at(net.a, 40000));
         service(w, vip, old);
@@ -121,7 +121,7 @@ fn after_pauses<W: World>(w: &mut W, net: &Net, port: u16, pauses: &[u32], to: &
     }
 }
 
-pub(crate) fn a_question_by_udp_is_not_for_a_terminating_backend<W: World>(w: &mut W) {
+pub(crate) fn unreplied_udp_flow_leaves_a_terminating_backend<W: World>(w: &mut W) {
     for net in node(w) {
         for (port, pauses, to) in [
             // a question of several datagrams; later, by chance, another one from the same port

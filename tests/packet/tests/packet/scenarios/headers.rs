@@ -11,7 +11,7 @@ use crate::frame::{
 };
 use crate::world::{Action, Hook, World};
 
-pub(crate) fn fragments_follow_their_first_one<W: World>(w: &mut W) {
+pub(crate) fn later_fragments_follow_the_first<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 53), at(net.b, 5353), at(net.a, 40000));
         service(w, vip, to);
@@ -72,7 +72,7 @@ pub(crate) fn malformed_packets_are_dropped<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn last_hop_goes_to_the_host_stack<W: World>(w: &mut W) {
+pub(crate) fn expiring_hop_limit_passes_to_the_host_stack<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -87,7 +87,7 @@ pub(crate) fn last_hop_goes_to_the_host_stack<W: World>(w: &mut W) {
 /// What [`icmp_error`] says, in each family.
 const UNREACHABLE: [(u8, u8); 2] = [(3, 1), (1, 4)];
 
-pub(crate) fn icmp_errors_are_translated_inside_out<W: World>(w: &mut W) {
+pub(crate) fn icmp_error_and_its_quoted_packet_are_translated<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -124,7 +124,7 @@ pub(crate) fn icmp_errors_are_translated_inside_out<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_pod_reports_only_its_own_flows<W: World>(w: &mut W) {
+pub(crate) fn icmp_error_about_another_pods_flow_is_not_translated<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -137,7 +137,7 @@ pub(crate) fn a_pod_reports_only_its_own_flows<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_foreign_mac_goes_nowhere<W: World>(w: &mut W) {
+pub(crate) fn spoofed_source_mac_is_dropped<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
         service(w, vip, to);
@@ -160,7 +160,7 @@ pub(crate) fn a_foreign_mac_goes_nowhere<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_pod_that_is_being_removed_sends_nothing<W: World>(w: &mut W) {
+pub(crate) fn pod_being_deleted_cannot_send<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
         service(w, vip, to);

@@ -31,7 +31,7 @@ fn queued<W: World>(w: &W, wanted: bool) {
     assert!(w.is_queued().is_none_or(|queued| queued == wanted), "through a queue: expected {wanted}");
 }
 
-pub(crate) fn what_a_limited_pod_receives_goes_through_its_queue<W: World>(w: &mut W) {
+pub(crate) fn shaped_pod_receives_through_its_qdisc<W: World>(w: &mut W) {
     for net in limited(w) {
         let (vip, front, to) = (at(net.vip, 80), at(net.node, 30080), at(net.b, 8080));
         service(w, vip, to);
@@ -64,7 +64,7 @@ pub(crate) fn what_a_limited_pod_receives_goes_through_its_queue<W: World>(w: &m
     }
 }
 
-pub(crate) fn what_a_limited_client_is_answered_goes_through_its_queue<W: World>(w: &mut W) {
+pub(crate) fn replies_to_a_shaped_client_use_its_qdisc<W: World>(w: &mut W) {
     for net in limited(w) {
         let (vip, to, client) = (at(net.vip, 80), at(net.a, 8080), at(net.b, 40000));
         service(w, vip, to);
@@ -79,7 +79,7 @@ pub(crate) fn what_a_limited_client_is_answered_goes_through_its_queue<W: World>
     }
 }
 
-pub(crate) fn what_is_too_big_for_a_limited_pod_is_told_the_size<W: World>(w: &mut W) {
+pub(crate) fn oversized_packet_to_a_shaped_pod_gets_frag_needed<W: World>(w: &mut W) {
     let nets = limited(w);
     w.put_config(NodeConfig { mtu: 1500, tunnel_mtu: POD_MTU, ..config(&nets) });
     for net in nets {

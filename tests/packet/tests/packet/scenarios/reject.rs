@@ -46,7 +46,7 @@ pub(super) fn expect_refusal<W: World>(
     assert_eq!((outer, inner), ((to.ip(), client.ip()), (client, to)));
 }
 
-pub(crate) fn no_backend_is_refused<W: World>(w: &mut W) {
+pub(crate) fn service_without_backends_is_rejected<W: World>(w: &mut W) {
     for net in node(w) {
         for (addr, client, hook) in
             [(net.vip, net.a, FROM_A), (net.node, net.a, FROM_A), (net.node, net.outside, FROM_UPLINK)]
@@ -59,7 +59,7 @@ pub(crate) fn no_backend_is_refused<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn undefined_ports_of_a_cluster_ip_are_refused<W: World>(w: &mut W) {
+pub(crate) fn undefined_cluster_ip_port_is_rejected<W: World>(w: &mut W) {
     for net in node(w) {
         service(w, at(net.vip, 80), at(net.b, 8080));
         expect_refusal(w, FROM_A, at(net.a, 40000), at(net.vip, 81), DropReason::NoFrontend);
@@ -71,7 +71,7 @@ pub(crate) fn undefined_ports_of_a_cluster_ip_are_refused<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn other_ports_of_an_external_address_are_left_alone<W: World>(w: &mut W) {
+pub(crate) fn undefined_external_ip_port_passes<W: World>(w: &mut W) {
     for net in node(w) {
         let external = net.other;
         w.put_addr(external, AddressInfo { ifindex: 0, kind: address_kind::EXTERNAL, flags: 0, mac: [0; 6] });
@@ -85,7 +85,7 @@ pub(crate) fn other_ports_of_an_external_address_are_left_alone<W: World>(w: &mu
     }
 }
 
-pub(crate) fn local_policies_end_in_silence<W: World>(w: &mut W) {
+pub(crate) fn local_traffic_policy_without_backends_drops_silently<W: World>(w: &mut W) {
     for net in node(w) {
         for (addr, flags, client, hook) in [
             (net.vip, frontend_flags::INTERNAL_DROP, net.a, FROM_A),
@@ -100,7 +100,7 @@ pub(crate) fn local_policies_end_in_silence<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn source_ranges_hold_on_every_way_in<W: World>(w: &mut W) {
+pub(crate) fn source_ranges_apply_on_every_path<W: World>(w: &mut W) {
     for net in node(w) {
         let balancer = at(net.other, 80);
         w.put_addr(net.other, AddressInfo { ifindex: 0, kind: address_kind::EXTERNAL, flags: 0, mac: [0; 6] });
@@ -123,7 +123,7 @@ pub(crate) fn source_ranges_hold_on_every_way_in<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn nobody_has_an_unallocated_service_address<W: World>(w: &mut W) {
+pub(crate) fn unallocated_cluster_ip_is_dropped<W: World>(w: &mut W) {
     let nets = node(w);
     w.put_config(NodeConfig { features: node_features::NETWORKS, ..config(&nets) });
     for net in nets {
@@ -137,7 +137,7 @@ pub(crate) fn nobody_has_an_unallocated_service_address<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn what_is_too_big_for_its_way_is_told_the_size<W: World>(w: &mut W) {
+pub(crate) fn oversized_packet_gets_frag_needed<W: World>(w: &mut W) {
     const MTU: u32 = 1280;
     let nets = node(w);
     w.put_config(NodeConfig { mtu: MTU, ..config(&nets) });

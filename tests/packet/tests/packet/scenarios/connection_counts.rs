@@ -1,5 +1,5 @@
 //! Schedulers that count connections: what the programs do with what the agent has found, and with what they count themselves. The formulas are
-//! tested where they are, in `dataplane-common/src/load`.
+//! tested where they are, in `dataplane-common/src/balance/least_connections`.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ fn found(active: u32, inactive: u32) -> BackendLoad {
     BackendLoad { generation: 1, active, inactive, flows: 0 }
 }
 
-pub(crate) fn connections_go_where_the_fewest_are<W: World>(w: &mut W) {
+pub(crate) fn least_connections_picks_the_least_loaded_backend<W: World>(w: &mut W) {
     for net in node(w) {
         for (rule, weights, loads, expected) in [
             (LC, [1, 1, 1], [(3, 0), (2, 1), (2, 0)], 3),
@@ -41,7 +41,7 @@ pub(crate) fn connections_go_where_the_fewest_are<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn connections_count_as_soon_as_they_are_made<W: World>(w: &mut W) {
+pub(crate) fn new_connections_count_at_once<W: World>(w: &mut W) {
     for net in node(w) {
         // (weights, connections, how many each gets)
         for (rule, weights, times, expected) in [
@@ -72,7 +72,7 @@ pub(crate) fn connections_count_as_soon_as_they_are_made<W: World>(w: &mut W) {
 }
 
 /// As long as its flow lives a datagram is an active connection, or `sed` and `nq` would give all of them to one.
-pub(crate) fn datagrams_count_too<W: World>(w: &mut W) {
+pub(crate) fn udp_flows_count_as_connections<W: World>(w: &mut W) {
     for net in node(w) {
         for rule in ALL {
             let s = Scheduled::new(w, net, rule, 0, &[1, 1], &[1, 2]);
@@ -92,7 +92,7 @@ pub(crate) fn datagrams_count_too<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn a_drained_backend_gets_no_connection_however_idle<W: World>(w: &mut W) {
+pub(crate) fn zero_weight_backend_gets_no_connection<W: World>(w: &mut W) {
     for net in node(w) {
         for rule in ALL {
             let mut s = Scheduled::new(w, net, rule, 0, &[0, 1, 0], &[1, 2, 3]);
@@ -106,7 +106,7 @@ pub(crate) fn a_drained_backend_gets_no_connection_however_idle<W: World>(w: &mu
     }
 }
 
-pub(crate) fn what_an_earlier_endpoint_had_does_not_count<W: World>(w: &mut W) {
+pub(crate) fn counts_of_an_older_generation_are_ignored<W: World>(w: &mut W) {
     for (net, next) in node(w).into_iter().zip(2..) {
         let mut s = Scheduled::new(w, net, LC, 0, &[1, 1], &[1, 2]);
         for id in [1, 2] {
@@ -122,7 +122,7 @@ pub(crate) fn what_an_earlier_endpoint_had_does_not_count<W: World>(w: &mut W) {
 }
 
 /// How well samples spread connections is tested beside the search; here, that the kernel's search does so, too.
-pub(crate) fn many_backends_are_sampled<W: World>(w: &mut W) {
+pub(crate) fn long_slot_table_is_sampled<W: World>(w: &mut W) {
     let count = 4 * EXACT;
     for net in node(w) {
         let table: Vec<u32> = (1..=count).collect();
