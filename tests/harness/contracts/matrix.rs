@@ -28,26 +28,33 @@ pub struct Matrix {
 
 const HEAD: &str = "\
 <!-- Written by `cargo xtask test contracts --write`. -->
-# What Ropeway keeps of the contract of a service proxy
+# The contract of a service proxy, and how Ropeway keeps it
 
-Each row is a rule, each column a way to a Service and an address family. `pass`: a test with real packets has seen it on this way. `-`: the rule does
-not apply there, and `gap`: it is known not to hold; the reasons are below each table. What fails is a failed test.
+Each row is a rule, each column a client path and an address family.
 
-- **pod**: a pod on the node, once by its sockets, which the hooks translate, and once by packets that no hook has seen;
+- `pass`: a test with real packets has checked the rule on this path.
+- `-`: the rule does not apply there.
+- `gap`: the rule is known not to hold there.
+
+The reasons for `-` and `gap` are below each table. Any other failure is a failed test.
+
+- **pod**: a pod on the node, once by its sockets, which the hooks translate, and once by packets
+  that no hook has seen;
 - **node**: a process of the node itself, or a pod with `hostNetwork`;
-- **other node**: a process of another node, to the node's own ports and to Services;
+- **other node**: a process of another node, to the first node's node ports and to Services;
 - **outside**: a machine that is no node.
 
-The rules are those that users of kube-proxy rely on: its documentation and source, the Kubernetes API and its end-to-end tests.
+The rules are those that users of kube-proxy rely on: its documentation and source, the Kubernetes
+API and its end-to-end tests.
 ";
 
 const SECTIONS: [(&str, &str); 6] = [
-    ("2.1", "Which objects count"),
-    ("2.2", "Which endpoints are chosen"),
-    ("2.3", "No endpoints, local policies, and who reaches what"),
+    ("2.1", "Objects that are served"),
+    ("2.2", "Choice of endpoints"),
+    ("2.3", "Missing endpoints, local policies, and reachability"),
     ("2.4", "Session affinity"),
     ("2.5", "Health endpoints and metrics"),
-    ("2.6", "Connections and what is remembered of them"),
+    ("2.6", "State of connections"),
 ];
 
 impl Matrix {
