@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::error::CniError;
-use crate::log;
+use crate::log::log;
 use crate::sys::{self, ForkSide};
 
 /// Works in a child, or in this process where that can't be had; then the error is the work's.

@@ -40,7 +40,7 @@ impl Capabilities {
         let mut fields = match runtime.cloned().map(lower_keys) {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(fields)) => fields,
-            Some(_) => return Err(bad("runtimeConfig", "is no object")),
+            Some(_) => return Err(CniError::config("runtimeConfig", "is no object")),
         };
         Ok(Self {
             ports: ports::parse(fields.remove("portmappings"))?,
@@ -51,10 +51,6 @@ impl Capabilities {
             dns: dns::parse(fields.remove("dns"))?,
         })
     }
-}
-
-fn bad(field: &'static str, reason: impl Into<String>) -> CniError {
-    CniError::Config { field, reason: reason.into() }
 }
 
 /// Some runtimes write `HostPort` where the convention has `hostPort`: the reference plugins don't look at the case.

@@ -9,12 +9,9 @@ pub(crate) mod version;
 
 use std::time::Duration;
 
-use dataplane_host::store::{AttachmentId, Locked};
+use dataplane_host::store::{AttachmentId, LOCK_DEADLINE, Locked};
 
 use crate::error::CniError;
-
-/// How long a verb waits for the store or for an earlier verb of the same attachment.
-pub(crate) const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How often it looks whether an earlier verb has ended.
 const POLL: Duration = Duration::from_millis(2);

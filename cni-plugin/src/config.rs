@@ -1,8 +1,8 @@
 //! Standard input: the network's configuration, and what the agent wrote down about the node.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use dataplane_host::contract::{self, NodeFile};
 use dataplane_host::pins;
 use dataplane_host::store::{AttachmentId, Range};
 use ipnetwork::IpNetwork;
@@ -12,17 +12,10 @@ use serde_json::{Map, Value};
 
 use crate::env::is_plain;
 use crate::error::CniError;
-use crate::ranges::{self, Settings, Source, pools};
+use crate::spec::VERSIONS;
 
-/// The versions of the specification whose configurations are understood, and in which results are printed.
-pub(crate) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// The version of an answer to somebody who didn't say.
-pub(crate) const NEWEST: &str = "1.1.0";
-/// Where node.json and the address store are unless the configuration says otherwise.
-const STATE_DIR: &str = "/var/lib/ropeway";
 /// GC's list; the second name stood in the specification by mistake, and old runtimes use it.
 const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
-const DEFAULT_MTU: u32 = 1500;
 
 /// The checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,9 +25,9 @@ pub(crate) struct NetworkConfig {
     pub(crate) pin_root: PathBuf,
     pub(crate) state_dir: PathBuf,
     /// Empty: from node.json.
-    ranges: Vec<Range>,
+    pub(crate) ranges: Vec<Range>,
     /// 0: from node.json.
-    mtu: u32,
+    pub(crate) mtu: u32,
     /// Unchecked, as the next one.
     pub(crate) dns: Option<Value>,
     pub(crate) prev_result: Option<Value>,
@@ -51,20 +44,6 @@ struct ValidAttachment {
     #[serde(rename = "containerID")]
     container: String,
     ifname: String,
-}
-
-/// What the agent writes to `<state dir>/node.json`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Node {
-    version: u32,
-    #[serde(rename = "podCIDRs", default)]
-    pod_cidrs: Vec<String>,
-    #[serde(default)]
-    mtu: u32,
-    /// Addresses come from the node's blocks of pools.
-    #[serde(default)]
-    pools: bool,
 }
 
 impl NetworkConfig {
@@ -89,7 +68,7 @@ impl NetworkConfig {
             Some(path) => Err(CniError::Config { field, reason: format!("{} is no absolute path", path.display()) }),
         };
         let pin_root = absolute("pinRoot", pins::DEFAULT_ROOT)?;
-        let state_dir = absolute("stateDir", STATE_DIR)?;
+        let state_dir = absolute("stateDir", contract::DEFAULT_STATE_DIR)?;
         let ranges: Vec<String> = take(&mut input, "ranges")?.unwrap_or_default();
         let mut valid = None;
         for field in VALID.into_iter().filter(|f| input.contains_key(*f)).collect::<Vec<_>>() {
@@ -120,42 +99,9 @@ impl NetworkConfig {
         }
     }
 
-    /// The configuration completed by what the agent knows of the node, for a pod (`<namespace>/<name>`) if there is one.
-    pub(crate) fn settings(&self, pod: Option<&str>) -> Result<Settings, CniError> {
-        let node = if self.ranges.is_empty() || self.mtu == 0 { self.node()? } else { None };
-        let (mut ranges, mut mtu) = (self.ranges.clone(), self.mtu);
-        let path = self.node_path();
-        let mut from_pools = false;
-        match node {
-            Some(node) => {
-                if ranges.is_empty() {
-                    from_pools = node.pools;
-                    ranges = parse_ranges(&node.pod_cidrs).map_err(|reason| decode(&path, reason))?;
-                }
-                mtu = if mtu == 0 { node.mtu } else { mtu };
-            }
-            None if ranges.is_empty() => return Err(CniError::NoNodeData { path: path.display().to_string() }),
-            None => {}
-        }
-        mtu = if mtu == 0 { DEFAULT_MTU } else { mtu };
-        let source = if from_pools {
-            Source::Pools(pools::wish(self.runtime.as_ref(), pod, &self.state_dir)?)
-        } else if self.ranges.is_empty() {
-            Source::PodCidrs(ranges::by_family(ranges))
-        } else {
-            Source::Configured(ranges::by_family(ranges))
-        };
-        let settings = Settings::new(source, self.state_dir.clone(), mtu);
-        let families = settings.families()?;
-        if families.is_empty() {
-            return Err(CniError::NoNodeData { path: path.display().to_string() });
-        }
-        let only_4 = families.iter().flat_map(|f| &f.ranges).all(|r| r.network().is_ipv4());
-        let least = least_mtu(!only_4);
-        if !(least..=65535).contains(&mtu) {
-            return Err(CniError::Config { field: "mtu", reason: format!("{mtu} is not between {least} and 65535") });
-        }
-        Ok(settings)
+    /// Reads what the agent wrote about the node, if the configuration leaves ranges or MTU to it.
+    pub(crate) fn node_defaults(&self) -> Result<Option<NodeFile>, CniError> {
+        if self.ranges.is_empty() || self.mtu == 0 { Ok(contract::read(&self.state_dir)?) } else { Ok(None) }
     }
 
     /// The MTU of this configuration's pods, whatever the node's is.
@@ -165,25 +111,7 @@ impl NetworkConfig {
 
     /// The MTU of the pods that follow the node's; `None`: the agent has not said it.
     pub(crate) fn node_mtu(&self) -> Result<Option<u32>, CniError> {
-        Ok(self.node()?.map(|node| node.mtu).filter(|mtu| *mtu != 0))
-    }
-
-    fn node_path(&self) -> PathBuf {
-        self.state_dir.join("node.json")
-    }
-
-    fn node(&self) -> Result<Option<Node>, CniError> {
-        let path = self.node_path();
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(CniError::io(format!("read {}", path.display()), e)),
-        };
-        let node: Node = serde_json::from_slice(&text).map_err(|e| decode(&path, e.to_string()))?;
-        match node.version {
-            1 => Ok(Some(node)),
-            other => Err(decode(&path, format!("version {other} is unknown to this plugin"))),
-        }
+        Ok(contract::read::<NodeFile>(&self.state_dir)?.map(|node| node.mtu).filter(|mtu| *mtu != 0))
     }
 }
 
@@ -217,10 +145,6 @@ pub(crate) const fn least_mtu(ipv6: bool) -> u32 {
     if ipv6 { 1280 } else { 68 }
 }
 
-fn decode(path: &Path, reason: String) -> CniError {
-    CniError::Decode { what: path.display().to_string(), reason }
-}
-
 fn parse_ranges(texts: &[String]) -> Result<Vec<Range>, String> {
     let parse = |text: &String| {
         let network: IpNetwork = text.parse().map_err(|e| format!("{text:?}: {e}"))?;
@@ -231,7 +155,15 @@ fn parse_ranges(texts: &[String]) -> Result<Vec<Range>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::ranges::{self, PodRequest, Ranges};
+    use crate::spec::NEWEST;
+
+    fn resolve(config: &NetworkConfig) -> Result<Ranges, CniError> {
+        ranges::resolve(config, None, PodRequest::default())
+    }
 
     fn parse(text: &str) -> Result<NetworkConfig, (u32, String)> {
         NetworkConfig::parse(text.as_bytes(), &mut String::new()).map_err(|e| (e.code(), e.to_string()))
@@ -245,12 +177,12 @@ mod tests {
         let config = parse(
             r#"{"cniVersion":"1.1.0","name":"p","type":"t","ranges":["10.1.0.0/24","fd00:1::/64","10.2.0.0/24"],"mtu":1400}"#,
         );
-        let settings = config.unwrap().settings(None).unwrap();
-        assert_eq!(settings.mtu, 1400);
-        assert_eq!(settings.families().unwrap().iter().map(|f| f.ranges.len()).collect::<Vec<_>>(), [2, 1]);
+        let ranges = resolve(&config.unwrap()).unwrap();
+        assert_eq!(ranges.mtu, 1400);
+        assert_eq!(ranges.choices().unwrap().iter().map(|f| f.ranges.len()).collect::<Vec<_>>(), [2, 1]);
         let six_first =
             r#"{"cniVersion":"1.1.0","name":"p","type":"t","ranges":["fd00:1::/64","10.1.0.0/24"],"mtu":1400}"#;
-        let families = parse(six_first).unwrap().settings(None).unwrap().families().unwrap();
+        let families = resolve(&parse(six_first).unwrap()).unwrap().choices().unwrap();
         assert!(families[0].ranges[0].network().is_ipv6());
     }
 
@@ -279,10 +211,7 @@ mod tests {
             format!(r#"{{"cniVersion":"1.0.0","name":"p","type":"t","x":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
         assert_eq!(parse(&deep).unwrap_err().0, 6);
         let mtu = parse(r#"{"cniVersion":"1.0.0","name":"p","type":"t","ranges":["fd00::/64"],"mtu":1279}"#).unwrap();
-        assert_eq!(
-            mtu.settings(None).unwrap_err().to_string(),
-            "configuration: mtu: 1279 is not between 1280 and 65535"
-        );
+        assert_eq!(resolve(&mtu).unwrap_err().to_string(), "configuration: mtu: 1279 is not between 1280 and 65535");
     }
 
     /// Inputs made by cutting, doubling and changing bytes of good ones: any answer will do, but there must be one.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use dataplane_host::contract::FileError;
 use dataplane_host::map::MapError;
 use dataplane_host::netlink::NetlinkError;
 use dataplane_host::pins::PinError;
@@ -14,7 +15,7 @@ const MOST_MESSAGE: usize = 16 << 10;
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CniError {
-    #[error("configuration has cniVersion {found}, this plugin supports {}", crate::config::VERSIONS.join(", "))]
+    #[error("configuration has cniVersion {found}, this plugin supports {}", crate::spec::VERSIONS.join(", "))]
     Version { found: String },
     #[error("{verb} is part of the specification from {since} on, the configuration has cniVersion {found}")]
     TooOld { verb: &'static str, since: &'static str, found: &'static str },
@@ -53,6 +54,8 @@ pub(crate) enum CniError {
     #[error("{} of {all} attachments could not be removed: {}", errors.len(), errors.join("; "))]
     Incomplete { all: usize, errors: Vec<String> },
     #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error("network setup: {0}")]
     Netlink(#[from] NetlinkError),
@@ -67,6 +70,10 @@ impl CniError {
         Self::Io { attempt: attempt.into(), source }
     }
 
+    pub(crate) fn config(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Config { field, reason: reason.into() }
+    }
+
     pub(crate) fn environment(name: &'static str, reason: impl Into<String>) -> Self {
         Self::Environment { name, reason: reason.into() }
     }
@@ -77,8 +84,10 @@ impl CniError {
             Self::Version { .. } | Self::TooOld { .. } => 1,
             Self::NoNetns { .. } => 3,
             Self::Environment { .. } | Self::NameTaken { .. } => 4,
-            Self::Io { .. } | Self::Store(StoreError::Io { .. }) => 5,
-            Self::Decode { .. } => 6,
+            Self::Io { .. }
+            | Self::File(FileError::Read { .. } | FileError::Write { .. })
+            | Self::Store(StoreError::Io { .. }) => 5,
+            Self::Decode { .. } | Self::File(_) => 6,
             Self::Config { .. } | Self::Store(StoreError::Range { .. }) => 7,
             Self::NoNodeData { .. }
             | Self::StillBusy { .. }

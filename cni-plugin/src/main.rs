@@ -13,12 +13,14 @@ mod config;
 mod dataplane;
 mod env;
 mod error;
+mod log;
 mod mtu;
 mod plan;
 mod ports;
 mod ranges;
 mod result;
 mod rollback;
+mod spec;
 mod sys;
 mod sysctl;
 
@@ -46,12 +48,6 @@ fn main() -> ExitCode {
     if written.is_err() { ExitCode::from(1) } else { code }
 }
 
-/// A line for the runtime's log. Input is never logged: it may hold secrets of other plugins.
-fn log(line: &str) {
-    // If nobody reads, there is nobody to tell.
-    drop(writeln!(std::io::stderr(), "ropeway-cni: {line}"));
-}
-
 fn writeln_unless_empty(text: &str) -> std::io::Result<()> {
     if text.is_empty() { Ok(()) } else { std::io::stdout().write_all(format!("{text}\n").as_bytes()) }
 }
@@ -67,7 +63,7 @@ struct PluginCall {
 
 impl Default for PluginCall {
     fn default() -> Self {
-        Self { version: config::NEWEST.to_owned(), config: None, mtu: None }
+        Self { version: spec::NEWEST.to_owned(), config: None, mtu: None }
     }
 }
 

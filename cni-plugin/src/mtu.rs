@@ -13,12 +13,12 @@ mod namespaces;
 
 use dataplane_host::netlink::{Link, Socket, set_mtu};
 use dataplane_host::netns::Netns;
-use dataplane_host::store::{Claim, Record, Store};
+use dataplane_host::store::{Claim, LOCK_DEADLINE, Record, Store};
 
-use crate::cmd::LOCK_DEADLINE;
+use crate::background;
 use crate::config::{NetworkConfig, least_mtu};
 use crate::error::CniError;
-use crate::{background, log};
+use crate::log::log;
 use journal::Journal;
 use namespaces::NamespaceFinder;
 
@@ -46,7 +46,7 @@ fn follow_or_say(config: &NetworkConfig, used: Option<u32>) -> Result<(), CniErr
         return Ok(());
     }
     let node = config.node_mtu()?;
-    if node.is_none() || used.is_none() && node == done || !config.state_dir.join("addresses").is_dir() {
+    if node.is_none() || used.is_none() && node == done || !Store::exists(&config.state_dir) {
         return Ok(());
     }
     // The child has no log; its predecessor's errors stand in the journal.

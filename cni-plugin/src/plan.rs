@@ -4,16 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::POD_SLOTS;
+pub(crate) use dataplane_host::contract::gateway;
 use dataplane_host::netlink::{Hop, Route};
 use dataplane_host::store::{AttachmentId, Record};
 use ipnetwork::IpNetwork;
 
 /// MAC of the host's end of every pod's veth.
 pub(crate) const HOST_MAC: [u8; 6] = [0xee; 6];
-/// The gateway that pods see; nobody has the address, the pod's neighbour entry leads to [`HOST_MAC`].
-pub(crate) const GATEWAY4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// As [`GATEWAY4`], for IPv6.
-pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Lower indexes are left to devices that the kernel numbers itself.
 const FIRST_INDEX: u32 = 1024;
@@ -42,14 +39,6 @@ pub(crate) fn indexes(id: &AttachmentId) -> impl Iterator<Item = u32> {
 /// An address as a network of its own.
 pub(crate) fn host_network(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)
-}
-
-/// The gateway of a family.
-pub(crate) const fn gateway(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => IpAddr::V4(GATEWAY4),
-        IpAddr::V6(_) => IpAddr::V6(GATEWAY6),
-    }
 }
 
 /// Everything, in a family.

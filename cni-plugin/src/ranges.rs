@@ -1,136 +1,204 @@
-//! What ADD needs to know of the node: where a pod's addresses come from, as the node and the runtime want it, and the MTU.
+//! Where a pod's addresses come from, and its MTU: the configuration, completed by what the agent wrote about the node
+//! and by what the runtime asks for this pod.
+//!
+//! [`resolve`] is the only way in. ADD, GC and STATUS call it once per call. Only blocks of IP pools change while a call
+//! runs, so [`Ranges::choices`] reads them again each time; callers hold the store's lock when they act on the answer.
+//! This module never opens the address store.
 
-pub(crate) mod pools;
+mod pools;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use dataplane_host::pools::Wish;
+use dataplane_host::contract::pools::Wish;
+use dataplane_host::contract::{AgentFile, FileError, NodeFile};
 use dataplane_host::store::{Choice, Range};
 use ipnetwork::IpNetwork;
 
-use crate::capabilities::Span;
+use crate::capabilities::{Capabilities, Span};
+use crate::config::{NetworkConfig, least_mtu};
 use crate::error::CniError;
 
-/// The configuration completed by what the agent knows of the node.
+/// The MTU of pods if neither configuration nor agent gives one: Ethernet's.
+const DEFAULT_MTU: u32 = 1500;
+
+/// The pod of a call, if the call is about one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PodRequest<'a> {
+    /// `<namespace>/<name>`, if the runtime gave it.
+    pub(crate) name: Option<&'a str>,
+    /// Parts of the ranges that its addresses must come from, at most one set of each family.
+    pub(crate) ranges: &'a [Vec<Span>],
+    /// Addresses that it must get, at most one of each family.
+    pub(crate) ips: &'a [IpAddr],
+}
+
+impl<'a> PodRequest<'a> {
+    pub(crate) fn new(name: Option<&'a str>, capabilities: &'a Capabilities) -> Self {
+        Self { name, ranges: &capabilities.ranges, ips: &capabilities.ips }
+    }
+}
+
+/// The ranges for a pod's addresses, and its MTU.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Settings {
-    source: Source,
+pub(crate) struct Ranges {
+    origin: Origin,
     state_dir: PathBuf,
     pub(crate) mtu: u32,
 }
 
 /// Where addresses come from.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Source {
-    /// From ranges of the configuration: for each family of the node a choice.
-    Configured(Vec<Choice>),
-    /// The same, from ranges that the agent has from Kubernetes.
+enum Origin {
+    /// The configuration's `ranges`: one choice per family.
+    Configuration(Vec<Choice>),
+    /// The node's podCIDRs, as the agent read them from the Kubernetes API: one choice per family.
     PodCidrs(Vec<Choice>),
-    /// From this node's blocks, which come and go, as the pod asks.
+    /// This node's blocks of IP pools, which the agent claims and returns.
     Pools(Wish),
 }
 
-impl Settings {
-    pub(crate) const fn new(source: Source, state_dir: PathBuf, mtu: u32) -> Self {
-        Self { source, state_dir, mtu }
+/// Resolves the ranges of a call. `node` is what the agent wrote ([`NetworkConfig::node_defaults`]).
+pub(crate) fn resolve(
+    config: &NetworkConfig,
+    node: Option<&NodeFile>,
+    pod: PodRequest<'_>,
+) -> Result<Ranges, CniError> {
+    let no_data = || CniError::NoNodeData { path: config.state_dir.join(NodeFile::NAME).display().to_string() };
+    let origin = if !config.ranges.is_empty() {
+        Origin::Configuration(by_family(config.ranges.clone()))
+    } else {
+        let node = node.ok_or_else(no_data)?;
+        if node.pools {
+            Origin::Pools(pools::request(config.runtime.as_ref(), pod.name, &config.state_dir)?)
+        } else {
+            Origin::PodCidrs(by_family(pod_cidrs(config, node)?))
+        }
+    };
+    let mtu = [config.mtu, node.map_or(0, |node| node.mtu)].into_iter().find(|mtu| *mtu != 0).unwrap_or(DEFAULT_MTU);
+    let ranges = Ranges { origin, state_dir: config.state_dir.clone(), mtu };
+    let choices = ranges.choices()?;
+    if choices.is_empty() {
+        return Err(no_data());
     }
+    check_mtu(mtu, &choices)?;
+    ranges.restricted_to(pod.ranges)?.with_addresses(pod.ips)
+}
 
-    /// From where each address of the pod is chosen, at this moment. To be asked anew whenever the store has been locked.
-    pub(crate) fn families(&self) -> Result<Vec<Choice>, CniError> {
-        match &self.source {
-            Source::Configured(families) | Source::PodCidrs(families) => Ok(families.clone()),
-            Source::Pools(wish) => pools::families(wish, &self.state_dir),
+fn pod_cidrs(config: &NetworkConfig, node: &NodeFile) -> Result<Vec<Range>, CniError> {
+    let path = config.state_dir.join(NodeFile::NAME);
+    let range = |network: &IpNetwork| Range::new(*network).map_err(|e| FileError::field(&path, "podCIDRs", e).into());
+    node.pod_cidrs.iter().map(range).collect()
+}
+
+fn check_mtu(mtu: u32, choices: &[Choice]) -> Result<(), CniError> {
+    let ipv6 = choices.iter().flat_map(|choice| &choice.ranges).any(|range| range.network().is_ipv6());
+    let least = least_mtu(ipv6);
+    if (least..=65535).contains(&mtu) {
+        Ok(())
+    } else {
+        Err(CniError::config("mtu", format!("{mtu} is not between {least} and 65535")))
+    }
+}
+
+impl Ranges {
+    /// Returns one choice per address of the pod, from the ranges of this moment. Call it again after each time the store
+    /// was locked: the agent takes blocks away under that lock.
+    pub(crate) fn choices(&self) -> Result<Vec<Choice>, CniError> {
+        match &self.origin {
+            Origin::Configuration(choices) | Origin::PodCidrs(choices) => Ok(choices.clone()),
+            Origin::Pools(request) => pools::choices(request, &self.state_dir),
         }
     }
 
-    /// All ranges from which this node gives out addresses.
-    pub(crate) fn ranges(&self) -> Result<Vec<Range>, CniError> {
-        match &self.source {
-            Source::Configured(families) | Source::PodCidrs(families) => {
-                Ok(families.iter().flat_map(|f| f.ranges.iter().copied()).collect())
+    /// Returns all ranges from which this node gives out addresses.
+    pub(crate) fn all(&self) -> Result<Vec<Range>, CniError> {
+        match &self.origin {
+            Origin::Configuration(choices) | Origin::PodCidrs(choices) => {
+                Ok(choices.iter().flat_map(|choice| choice.ranges.iter().copied()).collect())
             }
-            Source::Pools(_) => pools::blocks(&self.state_dir),
+            Origin::Pools(_) => pools::blocks(&self.state_dir),
         }
     }
 
-    /// The same for a pod whose addresses are to come from parts of the ranges, at most one set of each family. Where the
-    /// agent manages the ranges, it alone decides.
-    pub(crate) fn with_ranges(mut self, sets: &[Vec<Span>]) -> Result<Self, CniError> {
+    /// Restricts the choices to parts of the ranges. Rejects parts of ranges that the agent manages: it alone decides
+    /// which addresses of these are used.
+    fn restricted_to(mut self, sets: &[Vec<Span>]) -> Result<Self, CniError> {
         let managed = |what| {
             let reason = format!("addresses of this node's pods come from its {what}, which its agent manages");
-            Err(CniError::Config { field: "runtimeConfig.ipRanges", reason })
+            Err(CniError::config("runtimeConfig.ipRanges", reason))
         };
-        match &mut self.source {
+        match &mut self.origin {
             _ if sets.is_empty() => {}
-            Source::Configured(families) => sets.iter().flatten().try_for_each(|span| narrow(families, span))?,
-            Source::PodCidrs(_) => return managed("podCIDRs"),
-            Source::Pools(_) => return managed("blocks of pools"),
+            Origin::Configuration(choices) => sets.iter().flatten().try_for_each(|span| restrict(choices, span))?,
+            Origin::PodCidrs(_) => return managed("podCIDRs"),
+            Origin::Pools(_) => return managed("blocks of pools"),
         }
         Ok(self)
     }
 
-    /// The same for a pod that is to have these addresses, at most one of each family.
-    pub(crate) fn with_addresses(mut self, ips: &[IpAddr]) -> Result<Self, CniError> {
+    /// Fixes the addresses that the runtime asks for.
+    fn with_addresses(mut self, ips: &[IpAddr]) -> Result<Self, CniError> {
         for ip in ips {
-            match &mut self.source {
-                Source::Configured(families) | Source::PodCidrs(families) => fix(families, *ip)?,
-                Source::Pools(wish) => match wish.address(ip.is_ipv6()) {
+            match &mut self.origin {
+                Origin::Configuration(choices) | Origin::PodCidrs(choices) => fix(choices, *ip)?,
+                Origin::Pools(request) => match request.address(ip.is_ipv6()) {
                     Some(other) if other != *ip => {
-                        return Err(refused(format!("address {ip}: an annotation of the pod asks for {other}")));
+                        return Err(rejected(format!("address {ip}: an annotation of the pod asks for {other}")));
                     }
                     Some(_) => {}
-                    None => wish.addresses.push(*ip),
+                    None => request.addresses.push(*ip),
                 },
             }
         }
         Ok(self)
     }
 
-    /// Whether the agent may find more addresses when these are used up.
+    /// Returns whether the agent may claim more addresses when these are used up.
     pub(crate) const fn can_grow(&self) -> bool {
-        matches!(self.source, Source::Pools(_))
+        matches!(self.origin, Origin::Pools(_))
     }
 }
 
-/// A choice for each family; the one that is named first is the pod's first.
-pub(crate) fn by_family(ranges: Vec<Range>) -> Vec<Choice> {
+/// Groups ranges into one choice per family. The family of the first range comes first, in the pod's addresses too.
+fn by_family(ranges: Vec<Range>) -> Vec<Choice> {
     let first_is_4 = ranges.first().is_some_and(|r| r.network().is_ipv4());
     let (first, second): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|r| r.network().is_ipv4() == first_is_4);
     let families = [first, second].into_iter().filter(|f| !f.is_empty());
     families.map(|ranges| Choice { ranges, ..Choice::default() }).collect()
 }
 
-/// Only a part of what could have been chosen as well: other nodes and the agent know of no other ranges.
-fn narrow(families: &mut [Choice], span: &Span) -> Result<(), CniError> {
+/// Restricts the choice of the span's family. The span must lie in a configured range: no other node gives out that
+/// range's addresses, which is not known of any other range.
+fn restrict(choices: &mut [Choice], span: &Span) -> Result<(), CniError> {
     let holds = |whole: IpNetwork| whole.contains(span.subnet.ip()) && whole.prefix() <= span.subnet.prefix();
     let has = |range: &Range| holds(range.network()) && range.slot(span.first).is_some();
-    let Some(family) = families.iter_mut().find(|family| family.ranges.iter().any(has)) else {
+    let Some(choice) = choices.iter_mut().find(|choice| choice.ranges.iter().any(has)) else {
         let reason = format!("{} is in none of the ranges of the configuration", span.subnet);
-        return Err(CniError::Config { field: "runtimeConfig.ipRanges", reason });
+        return Err(CniError::config("runtimeConfig.ipRanges", reason));
     };
-    family.within.push(span.first..=span.last);
+    choice.within.push(span.first..=span.last);
     Ok(())
 }
 
-/// Only addresses that could have been chosen as well.
-fn fix(families: &mut [Choice], ip: IpAddr) -> Result<(), CniError> {
-    let range = |family: &Choice| family.ranges.iter().find(|range| range.slot(ip).is_some()).copied();
-    let Some((family, range)) =
-        families.iter_mut().find_map(|family| Some(range(family)).flatten().map(|r| (family, r)))
+/// Fixes the address of one choice. It must be one that could have been chosen without being asked for.
+fn fix(choices: &mut [Choice], ip: IpAddr) -> Result<(), CniError> {
+    let range = |choice: &Choice| choice.ranges.iter().find(|range| range.slot(ip).is_some()).copied();
+    let Some((choice, range)) =
+        choices.iter_mut().find_map(|choice| Some(range(choice)).flatten().map(|range| (choice, range)))
     else {
-        return Err(refused(format!("address {ip} is in none of this node's ranges")));
+        return Err(rejected(format!("address {ip} is in none of this node's ranges")));
     };
     if range.slot(ip).is_none_or(|slot| range.is_reserved(slot)) {
-        return Err(refused(format!("address {ip} is no pod's: it is the first or the last one of range {range}")));
+        return Err(rejected(format!("address {ip} is no pod's: it is the first or the last one of range {range}")));
     }
-    if !family.is_within(ip) {
-        return Err(refused(format!("address {ip} is in none of the ranges of runtimeConfig.ipRanges")));
+    if !choice.is_within(ip) {
+        return Err(rejected(format!("address {ip} is in none of the ranges of runtimeConfig.ipRanges")));
     }
-    family.fixed = Some(ip);
+    choice.fixed = Some(ip);
     Ok(())
 }
 
-fn refused(reason: String) -> CniError {
-    CniError::Config { field: "runtimeConfig.ips", reason }
+fn rejected(reason: String) -> CniError {
+    CniError::config("runtimeConfig.ips", reason)
 }

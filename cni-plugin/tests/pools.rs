@@ -7,8 +7,8 @@ use std::fs;
 use std::time::Duration;
 
 use common::{Answer, Node, Sandbox, call};
-use dataplane_host::durable;
-use dataplane_host::pools::{NAMESPACES_FILE, NamespacesFile, POOLS_FILE, PoolEntry, PoolsFile, Wish};
+use dataplane_host::contract::pools::{NamespacesFile, PoolEntry, PoolsFile, Wish};
+use dataplane_host::contract::{self, AgentFile};
 use dataplane_host::store::Store;
 use serde_json::{Value, json};
 
@@ -42,8 +42,8 @@ fn node() -> Node {
     fs::write(state.join("node.json"), r#"{"version":1,"node":"n1","podCIDRs":[],"mtu":1400,"pools":true}"#).unwrap();
     let chosen = [("team".into(), Wish { ipv4_pools: Some(vec!["red".into()]), ..Wish::default() })].into();
     let namespaces = NamespacesFile { version: 1, chosen, plain: vec!["default".into()], ..NamespacesFile::default() };
-    durable::write_json(&state, NAMESPACES_FILE, &namespaces).unwrap();
-    durable::write_json(&state, POOLS_FILE, &pools_file()).unwrap();
+    contract::write(&state, &namespaces).unwrap();
+    contract::write(&state, &pools_file()).unwrap();
     node
 }
 
@@ -129,7 +129,7 @@ fn a_block_that_the_agent_takes_away_is_not_used_any_more() {
         assert!(!adding.is_finished());
         let mut file = pools_file();
         file.pools[0].blocks.remove(0);
-        durable::write_json(&state, POOLS_FILE, &file).unwrap();
+        contract::write(&state, &file).unwrap();
         drop(locked);
         assert_eq!(addresses(adding.join().unwrap())[0], "10.80.9.0/32");
     });
@@ -144,7 +144,7 @@ fn status_tells_whether_there_are_blocks_with_free_addresses() {
     status().ok();
     let mut file = pools_file();
     file.pools[0].blocks = vec!["10.80.3.64/32".parse().unwrap()];
-    durable::write_json(&node.path("state"), POOLS_FILE, &file).unwrap();
+    contract::write(&node.path("state"), &file).unwrap();
     let sandbox = Sandbox::new();
     add(&node, "c1", &sandbox, "default", &Value::Null).ok();
     let (code, message) = status().error();
@@ -153,10 +153,10 @@ fn status_tells_whether_there_are_blocks_with_free_addresses() {
     let (code, message) = add(&node, "c2", &second, "default", &Value::Null).error();
     assert!(code == 11 && message.contains("the agent claims another block"), "{code} {message}");
     file.pools[0].blocks.clear();
-    durable::write_json(&node.path("state"), POOLS_FILE, &file).unwrap();
+    contract::write(&node.path("state"), &file).unwrap();
     let (code, message) = status().error();
     assert!(code == 50 && message.contains("this node has no block of four"), "{code} {message}");
-    fs::remove_file(node.path("state").join(POOLS_FILE)).unwrap();
+    fs::remove_file(node.path("state").join(PoolsFile::NAME)).unwrap();
     let (_, message) = status().error();
     assert!(message.contains("pools.json"), "{message}");
 }

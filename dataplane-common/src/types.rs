@@ -7,6 +7,7 @@ pub mod abi;
 pub mod address;
 pub mod event;
 pub mod flow;
+pub mod fnv;
 pub mod load;
 #[cfg(feature = "host")]
 mod plain;

@@ -1,23 +1,40 @@
-//! Files that are replaced as a whole: a reader sees the old content or the new one, also after a power cut.
+//! Files that are replaced as a whole.
+//!
+//! A reader sees the old content or the new one, never a part, also after a power cut: the new content goes to a second
+//! file in the same directory, reaches the disk, and is renamed over the old one. Agent and command line write with it;
+//! the address store does not, because its files are created once and never replaced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use serde::Serialize;
 
-/// Replaces `path` unless it says just that; says whether it was written. The new content is written to `next`, in the same directory, which
-/// is made with the permissions `mode`, less the process's umask.
+/// Permissions of a file that is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// These bits less the process's umask, as open(2) does it.
+    Masked(u32),
+    /// Exactly these bits.
+    Exact(u32),
+}
+
+/// Replaces the content of `path` unless it is the same already. Returns whether it was written. The new content goes
+/// through `next`, a name in the same directory.
 ///
 /// # Errors
-/// The directory can't be written.
-pub fn replace(path: &Path, next: &Path, mode: u32, content: &[u8]) -> io::Result<bool> {
+/// The directory cannot be written.
+pub fn replace(path: &Path, next: &Path, mode: Mode, content: &[u8]) -> io::Result<bool> {
     if fs::read(path).is_ok_and(|present| present == content) {
         return Ok(false);
     }
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(next)?;
+    let (Mode::Masked(bits) | Mode::Exact(bits)) = mode;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(bits).open(next)?;
+    if let Mode::Exact(bits) = mode {
+        file.set_permissions(fs::Permissions::from_mode(bits))?;
+    }
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(next, path)?;
@@ -25,12 +42,13 @@ pub fn replace(path: &Path, next: &Path, mode: u32, content: &[u8]) -> io::Resul
     Ok(true)
 }
 
-/// As [`replace`]: the file `name` of a directory, as one line of JSON that only its owner may read.
+/// Replaces the file `name` of a directory by one line of JSON that only its owner may read. Returns whether it was
+/// written.
 ///
 /// # Errors
-/// The directory can't be written.
+/// As [`replace`].
 pub fn write_json<T: Serialize>(directory: &Path, name: &str, content: &T) -> io::Result<bool> {
     let mut text = serde_json::to_vec(content)?;
     text.push(b'\n');
-    replace(&directory.join(name), &directory.join(format!(".{name}.next")), 0o600, &text)
+    replace(&directory.join(name), &directory.join(format!(".{name}.next")), Mode::Masked(0o600), &text)
 }

@@ -3,12 +3,12 @@
 //! Everything here is blocking and works without a running agent. Unsafe code only behind [`sys`].
 #![deny(unsafe_code)]
 
+pub mod contract;
 pub mod durable;
 pub mod map;
 pub mod netlink;
 pub mod netns;
 pub mod pins;
-pub mod pools;
 pub mod store;
 pub mod sys;
 pub mod verifier;

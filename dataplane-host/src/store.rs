@@ -44,7 +44,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 pub use choice::Choice;
-pub use hash::fnv64;
 pub use locked::{Attachment, Claim, Locked};
 pub use port::{PortMapping, Transport};
 pub use range::Range;
@@ -56,8 +55,11 @@ use directory::Directory;
 /// How long a released address stays unused if the range has others.
 pub const COOL_DOWN: Duration = Duration::from_secs(30);
 
-/// How long a step that has begun waits for the lock to go on.
-const LOCK_AGAIN: Duration = Duration::from_secs(10);
+/// How long agent, plugin and command line wait for the store's lock. Holders need milliseconds; a runtime gives a plugin
+/// call minutes.
+pub const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+/// Name of the store's directory in the state directory.
+const DIRECTORY: &str = "addresses";
 
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -136,12 +138,26 @@ impl Store {
         Self::open_in_boot(state_dir, boot.trim())
     }
 
+    /// Returns whether the state directory has a store. It has none until the first pod was attached.
+    #[must_use]
+    pub fn exists(state_dir: &Path) -> bool {
+        state_dir.join(DIRECTORY).is_dir()
+    }
+
+    /// Opens the store below `state_dir`; `None`: there is none, so no pod was ever attached. Creates nothing.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_existing(state_dir: &Path) -> Result<Option<Self>, StoreError> {
+        if Self::exists(state_dir) { Self::open(state_dir).map(Some) } else { Ok(None) }
+    }
+
     /// As [`Self::open`], in the boot that is named.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_in_boot(state_dir: &Path, boot: &str) -> Result<Self, StoreError> {
-        let base = Directory::make(state_dir)?.subdirectory("addresses")?;
+        let base = Directory::make(state_dir)?.subdirectory(DIRECTORY)?;
         let lock = base.open_or_create("lock")?;
         Ok(Self {
             records: base.subdirectory("records")?,

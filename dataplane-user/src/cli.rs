@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dataplane_host::contract::DEFAULT_STATE_DIR;
 use dataplane_host::map::MapError;
 use dataplane_host::pins::{DEFAULT_ROOT, PinError, Pins};
 use serde::Serialize;
@@ -81,7 +82,7 @@ struct Common {
     #[arg(long, global = true, env = "ROPEWAY_PIN_ROOT", default_value = DEFAULT_ROOT, value_name = "DIR")]
     pin_root: PathBuf,
     /// Directory of the address store; the agent's --state-dir
-    #[arg(long, global = true, env = "ROPEWAY_STATE_DIR", default_value = "/var/lib/ropeway", value_name = "DIR")]
+    #[arg(long, global = true, env = "ROPEWAY_STATE_DIR", default_value = DEFAULT_STATE_DIR, value_name = "DIR")]
     state_dir: PathBuf,
     /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORMAT")]

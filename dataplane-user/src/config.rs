@@ -18,6 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use dataplane_host::contract::DEFAULT_STATE_DIR;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
@@ -202,7 +203,7 @@ impl Config {
             maglev_table_size: o.maglev_table_size.unwrap_or(maglev::DEFAULT_SIZE),
             pin_root: o.pin_root.unwrap_or_else(|| dataplane_host::pins::DEFAULT_ROOT.into()),
             cgroup_root: o.cgroup_root,
-            state_dir: o.state_dir.unwrap_or_else(|| "/var/lib/ropeway".into()),
+            state_dir: o.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             cni_conflist: o.cni_conflist,
             uplink_attach: o.uplink_attach.unwrap_or_default(),
             ebpf_object: o.ebpf_object,

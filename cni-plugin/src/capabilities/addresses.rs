@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use super::bad;
 use crate::error::CniError;
 use crate::plan::HOST_MAC;
 
@@ -22,13 +21,13 @@ fn bad_argument(key: &str, reason: &str) -> CniError {
 /// At most one address of each family. A prefix length is taken and not used: pods have networks of one address.
 pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<IpAddr>, CniError> {
     let texts: Option<Vec<String>> =
-        value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(IPS, e.to_string()))?;
+        value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(IPS, e.to_string()))?;
     let (texts, bad): (_, MakeError) = match (texts.unwrap_or_default(), argument) {
-        (texts, None) => (texts, |reason| bad(IPS, reason)),
+        (texts, None) => (texts, |reason| CniError::config(IPS, reason)),
         (texts, Some(list)) if texts.is_empty() => {
             (list.split(',').map(str::to_owned).collect(), |reason| bad_argument("IP", &reason))
         }
-        _ => return Err(bad(IPS, "and IP of CNI_ARGS both ask for addresses")),
+        _ => return Err(CniError::config(IPS, "and IP of CNI_ARGS both ask for addresses")),
     };
     let parse = |text: &String| {
         let network = text.parse::<IpNetwork>().map_err(|_| bad(format!("{text:?} is no IP address")));
@@ -45,10 +44,11 @@ pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<Ip
 
 /// A MAC of one device that is not the other end's.
 pub(super) fn mac(value: Option<Value>, argument: Option<&str>) -> Result<Option<[u8; 6]>, CniError> {
-    let text: Option<String> = value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(MAC, e.to_string()))?;
+    let text: Option<String> =
+        value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(MAC, e.to_string()))?;
     let (text, bad): (_, MakeError) = match (text.filter(|text| !text.is_empty()), argument) {
-        (Some(_), Some(_)) => return Err(bad(MAC, "and MAC of CNI_ARGS both ask for one")),
-        (Some(text), None) => (text, |reason| bad(MAC, reason)),
+        (Some(_), Some(_)) => return Err(CniError::config(MAC, "and MAC of CNI_ARGS both ask for one")),
+        (Some(text), None) => (text, |reason| CniError::config(MAC, reason)),
         (None, Some(text)) => (text.to_owned(), |reason| bad_argument("MAC", &reason)),
         (None, None) => return Ok(None),
     };

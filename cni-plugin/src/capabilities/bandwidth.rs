@@ -4,7 +4,6 @@ use dataplane_host::netlink::Rate;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::bad;
 use crate::error::CniError;
 
 const FIELD: &str = "runtimeConfig.bandwidth";
@@ -39,7 +38,7 @@ struct RawBandwidth {
 
 pub(super) fn parse(value: Option<Value>) -> Result<Bandwidth, CniError> {
     let raw: Option<RawBandwidth> =
-        value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(FIELD, e.to_string()))?;
+        value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(FIELD, e.to_string()))?;
     let raw = raw.unwrap_or_default();
     Ok(Bandwidth {
         ingress: rate("ingress", raw.ingress_rate, raw.ingress_burst)?,
@@ -50,8 +49,13 @@ pub(super) fn parse(value: Option<Value>) -> Result<Bandwidth, CniError> {
 fn rate(direction: &str, rate: u64, burst: u64) -> Result<Option<Rate>, CniError> {
     match (rate, burst) {
         (0, 0) => return Ok(None),
-        (0, _) => return Err(bad(FIELD, format!("{direction}Burst without {direction}Rate"))),
-        (1..8, _) => return Err(bad(FIELD, format!("{direction}Rate of {rate} bits a second is less than a byte"))),
+        (0, _) => return Err(CniError::config(FIELD, format!("{direction}Burst without {direction}Rate"))),
+        (1..8, _) => {
+            return Err(CniError::config(
+                FIELD,
+                format!("{direction}Rate of {rate} bits a second is less than a byte"),
+            ));
+        }
         _ => {}
     }
     let bytes_per_second = rate / 8;

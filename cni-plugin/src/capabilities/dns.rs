@@ -3,7 +3,6 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::bad;
 use crate::error::CniError;
 
 /// As runtimes write it; results have other names.
@@ -19,8 +18,9 @@ struct RawDns {
 
 /// Passed on as it is: nothing here uses it.
 pub(super) fn parse(value: Option<Value>) -> Result<Option<Value>, CniError> {
-    let raw: Option<RawDns> =
-        value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad("runtimeConfig.dns", e.to_string()))?;
+    let raw: Option<RawDns> = value
+        .map_or(Ok(None), serde_json::from_value)
+        .map_err(|e| CniError::config("runtimeConfig.dns", e.to_string()))?;
     let Some(RawDns { servers, searches, options }) = raw else { return Ok(None) };
     let mut dns = json!({});
     for (name, list) in [("nameservers", servers), ("search", searches), ("options", options)] {

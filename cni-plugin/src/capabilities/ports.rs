@@ -7,7 +7,6 @@ use dataplane_host::store::{PortMapping, Transport};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::bad;
 use crate::error::CniError;
 
 /// More host ports than a pod has.
@@ -30,14 +29,15 @@ struct RawPort {
 pub(super) fn parse(value: Option<Value>) -> Result<Vec<PortMapping>, CniError> {
     const FIELD: &str = "runtimeConfig.portMappings";
     let raw: Option<Vec<RawPort>> =
-        value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(FIELD, e.to_string()))?;
+        value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(FIELD, e.to_string()))?;
     let raw = raw.unwrap_or_default();
     if raw.len() > MOST_PORTS {
-        return Err(bad(FIELD, format!("has {} entries, {MOST_PORTS} are allowed", raw.len())));
+        return Err(CniError::config(FIELD, format!("has {} entries, {MOST_PORTS} are allowed", raw.len())));
     }
     let numbered = raw.into_iter().enumerate();
-    let parsed: Result<Vec<_>, _> =
-        numbered.map(|(i, raw)| port(&raw).map_err(|reason| bad(FIELD, format!("entry {i}: {reason}")))).collect();
+    let parsed: Result<Vec<_>, _> = numbered
+        .map(|(i, raw)| port(&raw).map_err(|reason| CniError::config(FIELD, format!("entry {i}: {reason}"))))
+        .collect();
     let mut ports = parsed?;
     ports.sort_unstable();
     ports.dedup();
@@ -47,7 +47,10 @@ pub(super) fn parse(value: Option<Value>) -> Result<Vec<PortMapping>, CniError> 
         for host_ip in port.host_ip.map_or(every.to_vec(), |ip| vec![ip]) {
             match seen.insert((port.protocol, host_ip, port.host_port), port.container_port) {
                 Some(other) if other != port.container_port => {
-                    return Err(bad(FIELD, format!("{port} leads to both {other} and {}", port.container_port)));
+                    return Err(CniError::config(
+                        FIELD,
+                        format!("{port} leads to both {other} and {}", port.container_port),
+                    ));
                 }
                 _ => {}
             }

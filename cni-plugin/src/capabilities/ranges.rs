@@ -6,7 +6,6 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::bad;
 use crate::error::CniError;
 use crate::plan::gateway;
 
@@ -38,18 +37,19 @@ struct RawRange {
 /// A set of ranges for each address; at most one set of a family, because pods have one address of it.
 pub(super) fn parse(value: Option<Value>) -> Result<Vec<Vec<Span>>, CniError> {
     let raw: Option<Vec<Vec<RawRange>>> =
-        value.map_or(Ok(None), serde_json::from_value).map_err(|e| bad(FIELD, e.to_string()))?;
+        value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(FIELD, e.to_string()))?;
     let raw = raw.unwrap_or_default();
     let all = raw.iter().map(Vec::len).sum::<usize>();
     if all > MOST_RANGES {
-        return Err(bad(FIELD, format!("has {all} ranges, {MOST_RANGES} are allowed")));
+        return Err(CniError::config(FIELD, format!("has {all} ranges, {MOST_RANGES} are allowed")));
     }
     let numbered = raw.iter().enumerate();
-    let parsed = numbered.map(|(i, set)| ranges(set).map_err(|reason| bad(FIELD, format!("set {i}: {reason}"))));
+    let parsed =
+        numbered.map(|(i, set)| ranges(set).map_err(|reason| CniError::config(FIELD, format!("set {i}: {reason}"))));
     let sets = parsed.collect::<Result<Vec<_>, _>>()?;
     let sixes = sets.iter().filter(|set| set.iter().any(|span| span.subnet.is_ipv6())).count();
     if sixes > 1 || sets.len() - sixes > 1 {
-        return Err(bad(FIELD, "has more than one set of a family, and a pod has one address of each"));
+        return Err(CniError::config(FIELD, "has more than one set of a family, and a pod has one address of each"));
     }
     Ok(sets)
 }

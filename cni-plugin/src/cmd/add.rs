@@ -4,26 +4,28 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use dataplane_host::netlink::Socket;
-use dataplane_host::store::{Attachment, AttachmentId, Claim, Locked, Record, Reservation, Store, StoreError, Written};
+use dataplane_host::store::{
+    Attachment, AttachmentId, Claim, LOCK_DEADLINE, Locked, Record, Reservation, Store, StoreError, Written,
+};
 
-use super::LOCK_DEADLINE;
 use crate::attach::NamespacePair;
 use crate::capabilities::{Bandwidth, Capabilities};
 use crate::config::NetworkConfig;
 use crate::dataplane::{PodMaps, PodPrograms};
 use crate::env::Invocation;
 use crate::error::CniError;
-use crate::ranges::Settings;
+use crate::log::log;
+use crate::ranges::{self, PodRequest, Ranges};
 use crate::result::ResultBase;
-use crate::{log, ports, rollback};
+use crate::{ports, rollback};
 
 /// The result, and the MTU that the pod has.
 pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(String, u32), CniError> {
     let capabilities = Capabilities::parse(config.runtime.as_ref(), &invocation.arguments)?;
     let base = ResultBase::new(config)?;
-    let settings = config.settings(invocation.pod.as_deref())?;
-    let settings = settings.with_ranges(&capabilities.ranges)?.with_addresses(&capabilities.ips)?;
-    ports::check_families(&capabilities.ports, &settings.families()?)?;
+    let pod = PodRequest::new(invocation.pod.as_deref(), &capabilities);
+    let ranges = ranges::resolve(config, config.node_defaults()?.as_ref(), pod)?;
+    ports::check_families(&capabilities.ports, &ranges.choices()?)?;
     let maps = PodMaps::open(&config.pin_root)?;
     let programs = PodPrograms::open(&config.pin_root)?;
     let netns = invocation.netns.as_ref().ok_or_else(|| CniError::environment("CNI_NETNS", "is missing"))?;
@@ -32,14 +34,14 @@ pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(St
     let desired = DesiredAttachment {
         facts: facts(invocation, config, &capabilities),
         bandwidth: capabilities.bandwidth,
-        settings: &settings,
+        ranges: &ranges,
         maps: &maps,
     };
     let allocated = desired.attachment(&store, &mut namespaces)?;
     match desired.wire(&mut namespaces, &allocated, &store, &programs) {
         Ok(()) => {
-            let result = base.complete(allocated.record(), settings.mtu, &namespaces.netns, capabilities.dns);
-            Ok((result, settings.mtu))
+            let result = base.complete(allocated.record(), ranges.mtu, &namespaces.netns, capabilities.dns);
+            Ok((result, ranges.mtu))
         }
         Err(error) => {
             desired.roll_back(&store, &mut namespaces.host_socket, allocated.attachment());
@@ -90,7 +92,7 @@ fn facts(invocation: &Invocation, config: &NetworkConfig, capabilities: &Capabil
 struct DesiredAttachment<'a> {
     facts: Record,
     bandwidth: Bandwidth,
-    settings: &'a Settings,
+    ranges: &'a Ranges,
     maps: &'a PodMaps,
 }
 
@@ -147,10 +149,10 @@ impl DesiredAttachment<'_> {
 
     /// Whether a record has one address of each family, from the ranges of now, and the host ports and the MAC.
     fn fits(&self, record: &Record) -> Result<bool, CniError> {
-        let families = self.settings.families()?;
-        let fit = families.iter().zip(&record.addresses).all(|(family, address)| family.contains(*address));
+        let choices = self.ranges.choices()?;
+        let fit = choices.iter().zip(&record.addresses).all(|(choice, address)| choice.contains(*address));
         let same = (&record.ports, record.mac, record.mtu) == (&self.facts.ports, self.facts.mac, self.facts.mtu);
-        Ok(same && record.addresses.len() == families.len() && fit)
+        Ok(same && record.addresses.len() == choices.len() && fit)
     }
 
     fn reserve<'s>(
@@ -182,12 +184,12 @@ impl DesiredAttachment<'_> {
 
     /// One address of each family, from the ranges of this moment.
     fn reserve_now(&self, locked: &mut Locked<'_>) -> Result<Reservation, CniError> {
-        Ok(locked.reserve(&self.facts, &self.settings.families()?)?)
+        Ok(locked.reserve(&self.facts, &self.ranges.choices()?)?)
     }
 
     fn none_left(&self, error: StoreError) -> CniError {
         match error {
-            StoreError::Exhausted { .. } if self.settings.can_grow() => {
+            StoreError::Exhausted { .. } if self.ranges.can_grow() => {
                 CniError::PoolsNotReady { reason: format!("{error}; the agent claims another block if there is one") }
             }
             other => other.into(),
@@ -204,7 +206,7 @@ impl DesiredAttachment<'_> {
     ) -> Result<(), CniError> {
         let kernel = |namespaces: &mut NamespacePair| {
             self.free_ports(store, &mut namespaces.host_socket, allocated.record())?;
-            namespaces.wire(allocated.record(), self.settings.mtu, &self.bandwidth, self.maps, programs)
+            namespaces.wire(allocated.record(), self.ranges.mtu, &self.bandwidth, self.maps, programs)
         };
         let Allocated::New(written) = allocated else { return kernel(namespaces) };
         std::thread::scope(|scope| {
@@ -223,7 +225,7 @@ impl DesiredAttachment<'_> {
         }
         let mut locked = store.lock(LOCK_DEADLINE)?;
         let orphans = locked.orphans()?;
-        let ranges = self.settings.ranges()?;
+        let ranges = self.ranges.all()?;
         let ours = |address: &IpAddr| ranges.iter().any(|range| range.slot(*address).is_some());
         // What leads to an address that nobody holds is no pod's. Whose entry is seen has its record by then.
         let seen = ports.entries()?;

@@ -5,18 +5,18 @@ use std::path::Path;
 use std::time::Instant;
 
 use dataplane_host::netlink::{Direction, Neighbour, Socket};
-use dataplane_host::store::{Claim, Record, Store};
+use dataplane_host::store::{Claim, LOCK_DEADLINE, Record, Store};
 use dataplane_host::sys as host_sys;
 use serde_json::{Map, Value};
 
-use super::LOCK_DEADLINE;
 use crate::attach::NamespacePair;
 use crate::capabilities::{Bandwidth, Capabilities};
 use crate::config::NetworkConfig;
 use crate::dataplane::{PodMaps, PodPrograms};
 use crate::env::Invocation;
 use crate::error::CniError;
-use crate::{log, plan, result};
+use crate::log::log;
+use crate::{plan, result};
 
 pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(), CniError> {
     config.require("CHECK", "0.4.0")?;
@@ -67,10 +67,7 @@ fn tell_of_mtu(config: &NetworkConfig, record: &Record, now: u32) {
 }
 
 fn record(invocation: &Invocation, config: &NetworkConfig) -> Result<Option<Record>, CniError> {
-    if !config.state_dir.join("addresses").is_dir() {
-        return Ok(None);
-    }
-    let store = Store::open(&config.state_dir)?;
+    let Some(store) = Store::open_existing(&config.state_dir)? else { return Ok(None) };
     let deadline = Instant::now() + LOCK_DEADLINE;
     loop {
         let mut locked = store.lock(LOCK_DEADLINE)?;

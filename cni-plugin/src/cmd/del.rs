@@ -2,23 +2,22 @@
 //!
 //! Succeeds when there is nothing left to do: no namespace, no pins, no record, no store.
 
-use std::path::Path;
 use std::time::Instant;
 
 use dataplane_host::netlink::Socket;
-use dataplane_host::store::{Attachment, Claim, Store};
+use dataplane_host::store::{Attachment, Claim, LOCK_DEADLINE, Store};
 
-use super::LOCK_DEADLINE;
 use crate::config::NetworkConfig;
 use crate::dataplane::PodMaps;
 use crate::env::Invocation;
 use crate::error::CniError;
-use crate::{log, rollback};
+use crate::log::log;
+use crate::rollback;
 
 pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(), CniError> {
     let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
     let mut socket = Socket::open()?;
-    let Some(store) = open_store(&config.state_dir)? else {
+    let Some(store) = Store::open_existing(&config.state_dir)? else {
         return remove_unrecorded(invocation, &mut socket, maps.as_ref());
     };
     let (mine, mut going) = mark(&store, invocation)?;
@@ -66,11 +65,6 @@ fn mark(store: &Store, invocation: &Invocation) -> Result<(DelTarget, Vec<Attach
         locked.findings().iter().for_each(|finding| log(finding));
         return Ok((mine, orphans));
     }
-}
-
-/// The store, unless there never was one.
-fn open_store(state_dir: &Path) -> Result<Option<Store>, CniError> {
-    if state_dir.join("addresses").is_dir() { Ok(Some(Store::open(state_dir)?)) } else { Ok(None) }
 }
 
 /// A device that has the name of ours though the store knows of none.

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use dataplane_host::netlink::Socket;
-use dataplane_host::store::{Attachment, AttachmentId, Claim, Store};
+use dataplane_host::store::{Attachment, AttachmentId, Claim, LOCK_DEADLINE, Store};
 
-use super::LOCK_DEADLINE;
 use crate::config::NetworkConfig;
 use crate::dataplane::PodMaps;
 use crate::error::CniError;
-use crate::ranges::Settings;
-use crate::{log, rollback};
+use crate::log::log;
+use crate::ranges::{self, PodRequest, Ranges};
+use crate::rollback;
 
 pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     config.require("GC", "1.1.0")?;
@@ -20,8 +20,7 @@ pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     let mut socket = Socket::open()?;
     let mut errors = Vec::new();
     let mut all = 0;
-    if config.state_dir.join("addresses").is_dir() {
-        let store = Store::open(&config.state_dir)?;
+    if let Some(store) = Store::open_existing(&config.state_dir)? {
         let garbage = mark(&store, config, valid.as_ref())?;
         all = garbage.len();
         for attachment in &garbage {
@@ -30,8 +29,8 @@ pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
             }
         }
     }
-    if let (Some(maps), Ok(settings)) = (&maps, config.settings(None)) {
-        let strays = strays(config, &settings, maps)?;
+    if let (Some(maps), Ok(ranges)) = (&maps, resolve(config)) {
+        let strays = strays(config, &ranges, maps)?;
         all += strays.len();
         for (address, index) in strays {
             log(&format!("{address}: in the maps, but nobody holds it"));
@@ -44,10 +43,14 @@ pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     if errors.is_empty() { Ok(()) } else { Err(CniError::Incomplete { all, errors }) }
 }
 
+fn resolve(config: &NetworkConfig) -> Result<Ranges, CniError> {
+    ranges::resolve(config, config.node_defaults()?.as_ref(), PodRequest::default())
+}
+
 /// Addresses of our ranges that the maps give to pods though the store knows of none, as when it was lost, and the
 /// devices of these pods. The maps are read first: who is in them by then has a record by now.
-fn strays(config: &NetworkConfig, settings: &Settings, maps: &PodMaps) -> Result<Vec<(IpAddr, Option<u32>)>, CniError> {
-    let ranges = settings.ranges()?;
+fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec<(IpAddr, Option<u32>)>, CniError> {
+    let ranges = ranges.all()?;
     let ours = |a: &IpAddr| ranges.iter().any(|range| range.slot(*a).is_some());
     let known: Vec<IpAddr> = maps.pod_addresses()?.into_iter().filter(ours).collect();
     let ports = maps.ports.entries()?;

@@ -1,11 +1,11 @@
 //! STATUS: whether an ADD would succeed now: pins, ranges, store, free addresses. A dead agent is no obstacle.
 
-use dataplane_host::store::Store;
+use dataplane_host::store::{LOCK_DEADLINE, Store};
 
-use super::LOCK_DEADLINE;
 use crate::config::NetworkConfig;
 use crate::dataplane::{PodMaps, PodPrograms};
 use crate::error::CniError;
+use crate::ranges::{self, PodRequest};
 
 pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     config.require("STATUS", "1.1.0")?;
@@ -17,12 +17,12 @@ pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
 fn check(config: &NetworkConfig) -> Result<(), CniError> {
     PodMaps::open(&config.pin_root)?;
     PodPrograms::open(&config.pin_root)?;
-    let settings = config.settings(None)?;
+    let ranges = ranges::resolve(config, config.node_defaults()?.as_ref(), PodRequest::default())?;
     let store = Store::open(&config.state_dir)?;
     let mut locked = store.lock(LOCK_DEADLINE)?;
-    for family in &settings.families()? {
-        if !locked.has_free(family)? {
-            return Err(CniError::NoneFree { ranges: family.ranges.iter().map(ToString::to_string).collect() });
+    for choice in &ranges.choices()? {
+        if !locked.has_free(choice)? {
+            return Err(CniError::NoneFree { ranges: choice.ranges.iter().map(ToString::to_string).collect() });
         }
     }
     Ok(())
@@ -34,9 +34,9 @@ fn has_pods(config: &NetworkConfig) -> bool {
     if PodMaps::open(&config.pin_root).is_ok() && PodPrograms::open(&config.pin_root).is_ok() {
         return false;
     }
-    let attachments = || {
-        let store = Store::open(&config.state_dir)?;
-        store.lock(LOCK_DEADLINE)?.attachments()
+    let attachments = || match Store::open_existing(&config.state_dir)? {
+        Some(store) => store.lock(LOCK_DEADLINE)?.attachments(),
+        None => Ok(Vec::new()),
     };
-    config.state_dir.join("addresses").is_dir() && attachments().is_ok_and(|all| !all.is_empty())
+    attachments().is_ok_and(|all| !all.is_empty())
 }

@@ -1,7 +1,8 @@
 //! VERSION: which versions of the specification are supported.
 
-use crate::config::{NEWEST, VERSIONS, object, take};
+use crate::config::{object, take};
 use crate::error::CniError;
+use crate::spec::{NEWEST, VERSIONS};
 
 /// Answers in the version that is asked for, also one that is not supported.
 pub(crate) fn run(input: &[u8]) -> Result<String, CniError> {

@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dataplane_host::pools::{self, NAMESPACES_FILE, Namespace, NamespacesFile, POOLS_FILE, PoolEntry, PoolsFile, Wish};
+use dataplane_host::contract::pools::{Namespace, NamespacesFile, PoolEntry, PoolsFile, Wish};
+use dataplane_host::contract::{self, AgentFile};
 use dataplane_host::store::{Choice, Range};
 use serde_json::Value;
 
@@ -22,7 +23,7 @@ const WAIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 
 /// What a pod asks for: by its own annotations, else by its namespace's.
-pub(crate) fn wish(runtime_config: Option<&Value>, pod: Option<&str>, state_dir: &Path) -> Result<Wish, CniError> {
+pub(super) fn request(runtime_config: Option<&Value>, pod: Option<&str>, state_dir: &Path) -> Result<Wish, CniError> {
     let annotations = runtime_config.and_then(|config| config.get(POD_ANNOTATIONS));
     let own = Wish::from_annotations(|name| annotations?.get(name)?.as_str())
         .map_err(|e| CniError::Config { field: "runtimeConfig", reason: format!("the pod's {e}") })?;
@@ -41,9 +42,9 @@ pub(crate) fn wish(runtime_config: Option<&Value>, pod: Option<&str>, state_dir:
 fn of_namespace(namespace: &str, state_dir: &Path) -> Result<Wish, CniError> {
     let deadline = Instant::now() + WAIT;
     loop {
-        let file: NamespacesFile = read(state_dir, NAMESPACES_FILE)?.unwrap_or_default();
+        let file: NamespacesFile = contract::read(state_dir)?.unwrap_or_default();
         match file.get(namespace) {
-            Namespace::Chosen(wish) => return Ok(wish),
+            Namespace::Chosen(request) => return Ok(request),
             Namespace::Plain => return Ok(Wish::default()),
             Namespace::Broken(reason) => {
                 return Err(CniError::PoolsNotReady { reason: format!("namespace {namespace}: {reason}") });
@@ -64,33 +65,33 @@ fn of_namespace(namespace: &str, state_dir: &Path) -> Result<Wish, CniError> {
 }
 
 /// From where each address of a pod is chosen, IPv4 first. Only what was read while the store is locked may be used.
-pub(crate) fn families(wish: &Wish, state_dir: &Path) -> Result<Vec<Choice>, CniError> {
-    let Some(file) = read::<PoolsFile>(state_dir, POOLS_FILE)? else {
-        return Err(CniError::NoNodeData { path: state_dir.join(POOLS_FILE).display().to_string() });
+pub(super) fn choices(request: &Wish, state_dir: &Path) -> Result<Vec<Choice>, CniError> {
+    let Some(file) = contract::read::<PoolsFile>(state_dir)? else {
+        return Err(CniError::NoNodeData { path: state_dir.join(PoolsFile::NAME).display().to_string() });
     };
-    let mut families = Vec::new();
+    let mut choices = Vec::new();
     for v6 in [false, true] {
-        families.extend(choice(&file, wish, v6)?);
+        choices.extend(choice(&file, request, v6)?);
     }
-    if families.is_empty() {
+    if choices.is_empty() {
         return Err(CniError::PoolsNotReady { reason: "no pool is for pods of this node".into() });
     }
-    Ok(families)
+    Ok(choices)
 }
 
 /// All of this node's blocks.
-pub(crate) fn blocks(state_dir: &Path) -> Result<Vec<Range>, CniError> {
-    let file = read::<PoolsFile>(state_dir, POOLS_FILE)?.unwrap_or_default();
+pub(super) fn blocks(state_dir: &Path) -> Result<Vec<Range>, CniError> {
+    let file = contract::read::<PoolsFile>(state_dir)?.unwrap_or_default();
     file.pools.iter().flat_map(|pool| &pool.blocks).map(|block| Ok(Range::block(*block)?)).collect()
 }
 
-fn choice(file: &PoolsFile, wish: &Wish, v6: bool) -> Result<Option<Choice>, CniError> {
-    let entries = match wish.pools(v6) {
+fn choice(file: &PoolsFile, request: &Wish, v6: bool) -> Result<Option<Choice>, CniError> {
+    let entries = match request.pools(v6) {
         Some(names) => names.iter().map(|name| named(file, name, v6)).collect::<Result<Vec<_>, _>>()?,
         None => default(file, v6),
     };
-    if let Some(address) = wish.address(v6) {
-        let among = if wish.pools(v6).is_some() { entries } else { file.pools.iter().collect() };
+    if let Some(address) = request.address(v6) {
+        let among = if request.pools(v6).is_some() { entries } else { file.pools.iter().collect() };
         return fixed(&among, address).map(Some);
     }
     if entries.is_empty() {
@@ -121,16 +122,16 @@ fn named<'a>(file: &'a PoolsFile, name: &str, v6: bool) -> Result<&'a PoolEntry,
         return Ok(entry);
     }
     let family = if v6 { "IPv6" } else { "IPv4" };
-    Err(refused(&format!("pool {name} ({}) is asked for an {family} address", entry.cidr)))
+    Err(rejected(&format!("pool {name} ({}) is asked for an {family} address", entry.cidr)))
 }
 
 /// An address that a pod asks for: only of a pool that allows it, and only of this node's blocks.
 fn fixed(among: &[&PoolEntry], address: IpAddr) -> Result<Choice, CniError> {
     let Some(pool) = among.iter().find(|pool| pool.cidr.contains(address)) else {
-        return Err(refused(&format!("address {address} is in none of the pools that the pod may use on this node")));
+        return Err(rejected(&format!("address {address} is in none of the pools that the pod may use on this node")));
     };
     if !pool.allow_fixed_addresses {
-        return Err(refused(&format!("address {address}: pool {} does not allow fixed addresses", pool.name)));
+        return Err(rejected(&format!("address {address}: pool {} does not allow fixed addresses", pool.name)));
     }
     let Some(block) = pool.blocks.iter().find(|block| block.contains(address)) else {
         let reason = format!("address {address} is in no block of this node; its agent claims the block if it is free");
@@ -139,16 +140,8 @@ fn fixed(among: &[&PoolEntry], address: IpAddr) -> Result<Choice, CniError> {
     Ok(Choice { fixed: Some(address), ..Range::block(*block)?.into() })
 }
 
-fn refused(reason: &str) -> CniError {
+fn rejected(reason: &str) -> CniError {
     CniError::Config { field: "runtimeConfig", reason: format!("annotations: {reason}") }
-}
-
-fn read<T: serde::de::DeserializeOwned>(state_dir: &Path, name: &str) -> Result<Option<T>, CniError> {
-    let path = || state_dir.join(name).display().to_string();
-    pools::read(state_dir, name).map_err(|e| match e.kind() {
-        std::io::ErrorKind::InvalidData => CniError::Decode { what: path(), reason: e.to_string() },
-        _ => CniError::io(format!("read {}", path()), e),
-    })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use core::mem::{align_of, offset_of, size_of};
 use crate::types::address::{Prefix, V4, V6};
 use crate::types::event::{Counter, DropReason};
 use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use crate::types::fnv;
 use crate::types::pod::{AddressInfo, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use crate::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
@@ -16,19 +17,9 @@ use crate::types::service::{
 };
 use crate::types::stage::STAGE_PROGRAMS;
 
-const fn mix(mut hash: u64, text: &str) -> u64 {
-    let bytes = text.as_bytes();
-    let mut i = 0;
-    while i < bytes.len() {
-        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0100_0000_01b3);
-        i += 1;
-    }
-    hash
-}
-
 const fn mix_number(mut hash: u64, mut n: usize) -> u64 {
     loop {
-        hash = (hash ^ (n & 0xff) as u64).wrapping_mul(0x0100_0000_01b3);
+        hash = fnv::extend64(hash, &[n as u8]);
         n >>= 8;
         if n == 0 {
             return hash;
@@ -41,11 +32,11 @@ macro_rules! layout {
         let mut hash = $hash;
         $(
             assert!(size_of::<$ty>() == $size);
-            hash = mix(hash, stringify!($ty));
+            hash = fnv::extend64(hash, stringify!($ty).as_bytes());
             hash = mix_number(hash, size_of::<$ty>());
             hash = mix_number(hash, align_of::<$ty>());
             $(
-                hash = mix(hash, stringify!($field));
+                hash = fnv::extend64(hash, stringify!($field).as_bytes());
                 hash = mix_number(hash, offset_of!($ty, $field));
             )*
         )*
@@ -92,7 +83,7 @@ const REVISION: usize = 3;
 
 /// FNV-1a over the layouts.
 pub const HASH: u64 = {
-    let mut hash = layout! { mix_number(0xcbf2_9ce4_8422_2325, REVISION);
+    let mut hash = layout! { mix_number(fnv::BASIS64, REVISION);
         FrontendKey<V4> { addr port proto pad } = 8;
         FrontendKey<V6> { addr port proto pad } = 20;
         SlotTable { base len } = 8;
@@ -131,23 +122,23 @@ pub const HASH: u64 = {
     };
     let mut i = 0;
     while i < MAPS.len() {
-        hash = mix(hash, MAPS[i]);
+        hash = fnv::extend64(hash, MAPS[i].as_bytes());
         i += 1;
     }
     hash = mix_number(hash, POD_SLOTS as usize);
     i = 0;
     while i < STAGE_PROGRAMS.len() {
-        hash = mix(hash, STAGE_PROGRAMS[i].1);
+        hash = fnv::extend64(hash, STAGE_PROGRAMS[i].1.as_bytes());
         i += 1;
     }
     i = 0;
     while i < DropReason::ALL.len() {
-        hash = mix(hash, DropReason::ALL[i].label());
+        hash = fnv::extend64(hash, DropReason::ALL[i].label().as_bytes());
         i += 1;
     }
     i = 0;
     while i < Counter::ALL.len() {
-        hash = mix(hash, Counter::ALL[i].label());
+        hash = fnv::extend64(hash, Counter::ALL[i].label().as_bytes());
         i += 1;
     }
     hash

@@ -6,8 +6,18 @@
 
 use core::fmt::Debug;
 use core::hash::Hash;
+use core::net::IpAddr;
 
 use crate::wire::checksum;
+
+/// Returns the 16-byte form of an address of either family: IPv4 as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
+#[must_use]
+pub const fn octets16(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+        IpAddr::V6(a) => a.octets(),
+    }
+}
 
 /// An address of one family.
 pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
@@ -210,13 +220,13 @@ impl From<core::net::Ipv6Addr> for V6 {
     }
 }
 
-impl From<V4> for core::net::IpAddr {
+impl From<V4> for IpAddr {
     fn from(a: V4) -> Self {
         Self::from(a.octets)
     }
 }
 
-impl From<V6> for core::net::IpAddr {
+impl From<V6> for IpAddr {
     fn from(a: V6) -> Self {
         Self::from(a.octets)
     }

@@ -6,8 +6,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use dataplane_common::types::fnv::hash64;
+
 use super::directory::Directory;
-use super::{Range, StoreError, fnv64};
+use super::{Range, StoreError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"RWINDEX1");
 const PREFIX: &str = "index-";
@@ -42,7 +44,7 @@ impl Index {
         let name = format!("{PREFIX}{}", range.to_string().replace('/', "_"));
         let file = base.open_or_create(&name)?;
         let slots = range.slots();
-        let boot = fnv64(boot.as_bytes());
+        let boot = hash64(boot.as_bytes());
         let mut index = Self { file, name, range, boot, cursor: 0, fresh: false };
         let mut header = [0; HEADER as usize];
         let n = index.file.read_at(&mut header, 0).map_err(|e| base.io("read", &index.name, e))?;

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use dataplane_common::types::fnv::hash64;
 use serde::{Deserialize, Serialize};
 
 use super::PortMapping;
-use super::hash::{file_name, fnv64};
+use super::hash::file_name;
 
 /// No record is longer.
 pub(super) const MOST_BYTES: usize = 1 << 16;
@@ -40,7 +41,7 @@ impl AttachmentId {
     /// A number that is as good as unique.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        fnv64(&self.bytes())
+        hash64(&self.bytes())
     }
 }
 
@@ -83,7 +84,7 @@ impl Record {
     /// The file's content.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut bytes = serde_json::to_vec(self)?;
-        let checksum = fnv64(&bytes);
+        let checksum = hash64(&bytes);
         bytes.extend_from_slice(format!("\n{checksum:016x}\n").as_bytes());
         Ok(bytes)
     }
@@ -93,7 +94,7 @@ impl Record {
         const CHECKSUM: usize = 18;
         let text_end = bytes.len().checked_sub(CHECKSUM).ok_or("too short")?;
         let (text, checksum) = bytes.split_at(text_end);
-        if checksum != format!("\n{:016x}\n", fnv64(text)).as_bytes() {
+        if checksum != format!("\n{:016x}\n", hash64(text)).as_bytes() {
             return Err("checksum is wrong".into());
         }
         let record: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;

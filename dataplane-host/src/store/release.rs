@@ -3,7 +3,7 @@
 use super::directory::number;
 use super::locked::{ATTACHMENT, Attachment, Locked, names};
 use super::record::MOST_BYTES;
-use super::{LOCK_AGAIN, Record, Store, StoreError};
+use super::{LOCK_DEADLINE, Record, Store, StoreError};
 
 impl Locked<'_> {
     /// Marks an attachment as going away; durable only after [`Store::sync_marks`].
@@ -81,7 +81,7 @@ impl Store {
     pub fn finish_release(&self, attachment: &Attachment) -> Result<(), StoreError> {
         let record = &attachment.record;
         let mark = record.id.file_name();
-        let locked = self.lock(LOCK_AGAIN)?;
+        let locked = self.lock(LOCK_DEADLINE)?;
         let mine = self.releasing.number(&mark)?;
         if mine.is_none() {
             return Ok(()); // It was finished before.
@@ -95,7 +95,7 @@ impl Store {
         }
         drop(locked);
         self.records.sync()?;
-        let _locked = self.lock(LOCK_AGAIN)?;
+        let _locked = self.lock(LOCK_DEADLINE)?;
         if self.releasing.number(&mark)? == mine { self.releasing.remove(&mark) } else { Ok(()) }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::index::{Found, Index};
 use super::locked::{Attachment, Locked, names, seconds};
 use super::record::MOST_BYTES;
-use super::{Choice, LOCK_AGAIN, Record, Store, StoreError};
+use super::{Choice, LOCK_DEADLINE, Record, Store, StoreError};
 
 /// Addresses that nobody else gets any more, but that are not yet held: [`Reservation::write`] does that. Dropped, or
 /// its process killed, it is undone by the next one who takes the lock.
@@ -142,7 +142,7 @@ impl Reservation {
                 store.records.remove(name)?;
             }
             store.temporary.remove(&temporary)?;
-            store.lock(LOCK_AGAIN)?.note_free(&self.record.addresses)?;
+            store.lock(LOCK_DEADLINE)?.note_free(&self.record.addresses)?;
             return Err(error);
         }
         Ok(Written { attachment: Attachment::new(self.record, false, self.file) })

@@ -14,11 +14,11 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use dataplane_host::contract::pools::PoolsFile;
+use dataplane_host::contract::{self, AgentFile, NodeFile};
 use dataplane_host::durable;
-use dataplane_host::pools::{self, POOLS_FILE, PoolsFile};
 
 use crate::config::{Config, Ipam};
-use crate::network::node::file;
 use crate::proxy::controller::Snapshot;
 
 /// Interval of checks before the file is written, and of retries after a failure.
@@ -111,9 +111,9 @@ fn rival(path: &Path) -> io::Result<Option<PathBuf>> {
 /// Returns true if node.json exists and, in pool mode, the node has a block.
 fn has_addresses(config: &Config) -> bool {
     let has_blocks = |file: PoolsFile| file.pools.iter().any(|pool| !pool.blocks.is_empty());
-    config.state_dir.join(file::NAME).exists()
+    config.state_dir.join(NodeFile::NAME).exists()
         && (config.ipam != Ipam::Pools
-            || pools::read(&config.state_dir, POOLS_FILE).is_ok_and(|file| file.is_some_and(has_blocks)))
+            || contract::read(&config.state_dir).is_ok_and(|file| file.is_some_and(has_blocks)))
 }
 
 fn content(config: &Config) -> String {
@@ -138,13 +138,14 @@ fn content(config: &Config) -> String {
 
 fn write(path: &Path, text: &str) -> io::Result<bool> {
     // Runtimes ignore the temporary name: they read .conflist, .conf and .json only.
-    durable::replace(path, &path.with_extension("next"), 0o666, text.as_bytes())
+    durable::replace(path, &path.with_extension("next"), durable::Mode::Masked(0o666), text.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Options;
+    use dataplane_host::contract::pools;
 
     fn config(dir: &Path) -> Config {
         let o = Options {
@@ -183,7 +184,7 @@ mod tests {
         tokio::time::sleep(PAUSE).await;
         assert!(!path.exists());
         fs::create_dir_all(&config.state_dir).unwrap();
-        fs::write(config.state_dir.join(file::NAME), "{}").unwrap();
+        fs::write(config.state_dir.join(NodeFile::NAME), "{}").unwrap();
         appears(&path).await;
         task.abort();
     }
@@ -196,7 +197,7 @@ mod tests {
         let list: serde_json::Value = serde_json::from_str(&content(&config)).unwrap();
         assert_eq!(list["plugins"][0]["capabilities"]["io.kubernetes.cri.pod-annotations"], true);
         fs::create_dir_all(&config.state_dir).unwrap();
-        fs::write(config.state_dir.join(file::NAME), "{}").unwrap();
+        fs::write(config.state_dir.join(NodeFile::NAME), "{}").unwrap();
         assert!(!has_addresses(&config));
         let mut entry = pools::PoolEntry {
             name: "a".into(),
@@ -208,7 +209,7 @@ mod tests {
         for has_block in [false, true] {
             entry.blocks.extend(has_block.then(|| "10.1.0.0/26".parse::<ipnetwork::IpNetwork>().unwrap()));
             let file = PoolsFile { version: pools::VERSION, pools: vec![entry.clone()], ..PoolsFile::default() };
-            durable::write_json(&config.state_dir, POOLS_FILE, &file).unwrap();
+            contract::write(&config.state_dir, &file).unwrap();
             assert_eq!(has_addresses(&config), has_block);
         }
     }

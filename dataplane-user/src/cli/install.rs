@@ -4,11 +4,11 @@
 //! renamed over it, so a runtime that starts the plugin meanwhile runs the old or the new version.
 //! A plugin with the same content is not written again.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use dataplane_host::durable;
 use serde::Serialize;
 
 use super::View;
@@ -48,21 +48,11 @@ pub fn plugin(directory: &Path) -> Result<Installed, InstallError> {
 
 fn copy(source: &Path, directory: &Path) -> Result<Installed, InstallError> {
     let path = directory.join(PLUGIN);
-    let wanted = fs::read(source).map_err(failed("read the plugin", source))?;
-    if fs::read(&path).is_ok_and(|present| present == wanted) {
-        return Ok(Installed { version: super::SCHEMA, path, changed: false });
-    }
-    replace(&wanted, &path, directory).map_err(failed("write the plugin", &path))?;
-    Ok(Installed { version: super::SCHEMA, path, changed: true })
-}
-
-fn replace(bytes: &[u8], path: &Path, directory: &Path) -> io::Result<()> {
-    let fresh = directory.join(format!(".{PLUGIN}.next"));
-    fs::write(&fresh, bytes)?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))?;
-    File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, path)?;
-    File::open(directory)?.sync_all()
+    let content = fs::read(source).map_err(failed("read the plugin", source))?;
+    let next = directory.join(format!(".{PLUGIN}.next"));
+    let changed = durable::replace(&path, &next, durable::Mode::Exact(0o755), &content)
+        .map_err(failed("write the plugin", &path))?;
+    Ok(Installed { version: super::SCHEMA, path, changed })
 }
 
 impl View for Installed {
@@ -74,6 +64,8 @@ impl View for Installed {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -7,24 +7,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, address_kind};
+use dataplane_host::contract::pools::PoolsFile;
+use dataplane_host::contract::{self, FileError, NodeFile};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{NetlinkError, Socket};
 use dataplane_host::pins::Pins;
-use dataplane_host::pools::{self, POOLS_FILE, PoolsFile};
-use dataplane_host::store::{Claim, Range, Record, Store, StoreError};
+use dataplane_host::store::{Claim, LOCK_DEADLINE, Range, Record, Store, StoreError};
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{SCHEMA, View, table};
-use crate::network::node::{address_gc, file};
+use crate::network::node::address_gc;
 use crate::row;
-
-/// Longest wait for the store's lock.
-const LOCK: Duration = Duration::from_secs(10);
 
 /// Error of a subcommand of `ropeway ipam`.
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +45,8 @@ pub enum IpamError {
         dir: String,
     },
     /// node.json or pools.json could not be read.
-    #[error("cannot read {path}: {source}; restart the agent, which writes the file")]
-    File {
-        /// Path of the file.
-        path: String,
-        /// Error of the read.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// No attachment of this node has the address.
     #[error("address {address} is not allocated on this node: `ropeway ipam show` lists allocated addresses")]
     NotAllocated {
@@ -166,7 +158,7 @@ struct StoreContents {
 impl StoreContents {
     fn gather(state_dir: &Path) -> Result<Self, IpamError> {
         let store = open(state_dir)?;
-        let mut locked = store.lock(LOCK)?;
+        let mut locked = store.lock(LOCK_DEADLINE)?;
         let records = locked.attachments()?;
         let devices: BTreeSet<String> = Socket::open()?.links()?.into_iter().map(|link| link.name).collect();
         let mut attachments = Vec::with_capacity(records.len());
@@ -187,10 +179,7 @@ impl StoreContents {
 }
 
 fn open(state_dir: &Path) -> Result<Store, IpamError> {
-    if !state_dir.join("addresses").is_dir() {
-        return Err(IpamError::NoStore { dir: state_dir.display().to_string() });
-    }
-    Ok(Store::open(state_dir)?)
+    Store::open_existing(state_dir)?.ok_or_else(|| IpamError::NoStore { dir: state_dir.display().to_string() })
 }
 
 fn view(record: Record, state: AttachmentState) -> AttachmentView {
@@ -223,21 +212,10 @@ type PoolRange = (Range, Option<String>, Vec<IpNetwork>);
 
 /// Returns the node's ranges from node.json and pools.json, which the agent writes.
 fn ranges(state_dir: &Path) -> Result<Vec<PoolRange>, IpamError> {
-    #[derive(Default, Deserialize)]
-    struct RangesFile {
-        #[serde(rename = "podCIDRs", default)]
-        pod_cidrs: Vec<IpNetwork>,
-        #[serde(default)]
-        pools: bool,
-    }
-    let failed = |name: &str| {
-        let path = state_dir.join(name).display().to_string();
-        move |source| IpamError::File { path, source }
-    };
-    let node: RangesFile = pools::read(state_dir, file::NAME).map_err(failed(file::NAME))?.unwrap_or_default();
+    let node: NodeFile = contract::read(state_dir)?.unwrap_or_default();
     let mut all = Vec::new();
     if node.pools {
-        let file: PoolsFile = pools::read(state_dir, POOLS_FILE).map_err(failed(POOLS_FILE))?.unwrap_or_default();
+        let file: PoolsFile = contract::read(state_dir)?.unwrap_or_default();
         for pool in file.pools {
             for block in pool.blocks {
                 all.push((Range::block(block)?, Some(pool.name.clone()), pool.reserved.clone()));
@@ -306,7 +284,7 @@ fn compare(attachments: &[AttachmentView], known: &HashSet<IpAddr>, entries: &BT
 /// The address is not allocated, the device exists, or the store could not be written.
 pub fn release(state_dir: &Path, address: IpAddr) -> Result<Released, IpamError> {
     let store = open(state_dir)?;
-    let records = store.lock(LOCK)?.attachments()?;
+    let records = store.lock(LOCK_DEADLINE)?.attachments()?;
     let record = records.into_iter().find(|r| r.addresses.contains(&address));
     let record = record.ok_or(IpamError::NotAllocated { address })?;
     let mut socket = Socket::open()?;

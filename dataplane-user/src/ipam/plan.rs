@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use dataplane_host::pools::{PoolEntry, Wish};
-use dataplane_host::store::{COOL_DOWN, Range, fnv64};
+use dataplane_common::types::fnv::hash64;
+use dataplane_host::contract::pools::{PoolEntry, Wish};
+use dataplane_host::store::{COOL_DOWN, Range};
 use ipnetwork::IpNetwork;
 
 pub use action::{BlockAction, PoolDecision};
@@ -314,7 +315,7 @@ impl<'a> Planner<'a> {
 
     /// A block that nobody has. Each node begins its search elsewhere, so that they are not in each other's way.
     fn unclaimed(&self, pool: &Pool) -> Option<IpNetwork> {
-        let start = u128::from(fnv64(self.world.node.as_bytes())) % pool.blocks();
+        let start = u128::from(hash64(self.world.node.as_bytes())) % pool.blocks();
         for (from, to) in [(start, pool.blocks()), (0, start)] {
             let mut index = pool.skip_reserved(from);
             while index < to {

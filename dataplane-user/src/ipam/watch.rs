@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
 
-use dataplane_host::pools::{NamespacesFile, VERSION, Wish};
+use dataplane_host::contract::pools::{NamespacesFile, VERSION, Wish};
 use futures_util::StreamExt;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};

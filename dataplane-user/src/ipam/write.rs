@@ -1,14 +1,12 @@
 //! The only writer: the plugin's files, under the store's lock, and block objects.
 
 use std::collections::HashSet;
-use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use dataplane_host::durable;
-use dataplane_host::pools::{NAMESPACES_FILE, NamespacesFile, POOLS_FILE, PoolsFile, VERSION};
-use dataplane_host::store::{Store, StoreError};
+use dataplane_host::contract::pools::{NamespacesFile, PoolsFile, VERSION};
+use dataplane_host::contract::{self, FileError};
+use dataplane_host::store::{LOCK_DEADLINE, Store, StoreError};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
@@ -19,8 +17,6 @@ use super::crd::{IpBlock, IpBlockSpec, LentPart};
 use super::plan::{BlockAction, Lent, ObjectVersion, PoolDecision, Sharing};
 use super::pool::block_name;
 
-/// How long the store is waited for.
-const LOCK: Duration = Duration::from_secs(10);
 /// What the API server answers to somebody who comes too late.
 const TOO_LATE: [u16; 2] = [404, 409];
 
@@ -31,8 +27,8 @@ pub(super) enum WriteError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file for the plugin.
-    #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The API server refused or can't be reached.
     #[error("{attempt}: {source}")]
     Api { attempt: String, source: Box<kube::Error> },
@@ -41,12 +37,12 @@ pub(super) enum WriteError {
 /// The addresses that this node's pods hold.
 pub(super) fn held(state_dir: &Path) -> Result<HashSet<IpAddr>, WriteError> {
     let store = Store::open(state_dir)?;
-    Ok(store.lock(LOCK)?.held_addresses()?)
+    Ok(store.lock(LOCK_DEADLINE)?.held_addresses()?)
 }
 
 /// What pods of which namespaces ask for.
 pub(super) fn namespaces(state_dir: &Path, file: &NamespacesFile) -> Result<bool, WriteError> {
-    write(state_dir, NAMESPACES_FILE, file)
+    Ok(contract::write(state_dir, file)?)
 }
 
 /// Tells the plugin which blocks it may use, unless a pod has just got an address of what was to be given away (`false`).
@@ -54,7 +50,7 @@ pub(super) fn offer(state_dir: &Path, node: &str, decision: &PoolDecision) -> Re
     let (default, pools) = (decision.default.clone(), decision.pools.clone());
     let file = PoolsFile { version: VERSION, node: node.into(), default, pools };
     let store = Store::open(state_dir)?;
-    let locked = store.lock(LOCK)?;
+    let locked = store.lock(LOCK_DEADLINE)?;
     let going: Vec<_> = decision.actions.iter().filter_map(BlockAction::given).collect();
     if !going.is_empty() {
         let held = locked.held_addresses()?;
@@ -63,14 +59,9 @@ pub(super) fn offer(state_dir: &Path, node: &str, decision: &PoolDecision) -> Re
         }
     }
     // Still under the lock: whoever gets it next reads this.
-    write(state_dir, POOLS_FILE, &file)?;
+    contract::write(state_dir, &file)?;
     drop(locked);
     Ok(true)
-}
-
-fn write<T: serde::Serialize>(state_dir: &Path, name: &str, content: &T) -> Result<bool, WriteError> {
-    let path = || state_dir.join(name);
-    durable::write_json(state_dir, name, content).map_err(|source| WriteError::File { path: path(), source })
 }
 
 /// Does one thing to a block object. That somebody else was quicker is no error: the watch will tell.

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use dataplane_common::types::fnv;
+
 use super::LoadError;
 
 /// Empty when the build had no eBPF object (see build.rs).
@@ -36,11 +38,10 @@ impl Object {
         &self.bytes
     }
 
-    /// Names what is loaded: the object and the settings that are compiled into the programs (FNV-1a).
+    /// Names what is loaded: the object and the settings that are compiled into the programs.
     #[must_use]
     pub fn fingerprint(&self, trace: bool) -> String {
-        let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        let hash = self.bytes.iter().chain(&[u8::from(trace)]).fold(0xcbf2_9ce4_8422_2325, mix);
+        let hash = fnv::extend64(fnv::hash64(&self.bytes), &[u8::from(trace)]);
         format!("{hash:016x}")
     }
 }

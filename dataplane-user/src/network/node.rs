@@ -9,7 +9,6 @@ mod conditions;
 
 pub mod address_gc;
 pub mod discover;
-pub mod file;
 pub mod host_device;
 pub mod leftovers;
 pub mod network_tries;
@@ -27,6 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use dataplane_common::types::pod::{NodeConfig, node_features};
+use dataplane_host::contract::{self, FileError, NodeFile};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{Event, Group, Hop, Monitor, NetlinkError, PROTOCOL, Route, Socket};
 use dataplane_host::pins::Pins;
@@ -48,7 +48,6 @@ use crate::proxy::desired::NodeContext;
 use crate::proxy::source::{NodeObject, ObjectKind};
 use conditions::Conditions;
 use discover::{KernelSnapshot, NodeFacts};
-use file::{NodeFile, NodeFileError};
 use host_device::{HostDevice, HostDeviceError};
 use network_tries::NetworkTries;
 use node_routes::{NodeRoutes, TunnelInputs};
@@ -81,7 +80,7 @@ pub enum NodeError {
     Map(#[from] MapError),
     /// The plugin's file.
     #[error(transparent)]
-    File(#[from] NodeFileError),
+    File(#[from] FileError),
     /// The kernel doesn't number network namespaces.
     #[error("cookie of the node's network namespace: {0}")]
     Namespace(#[source] std::io::Error),
@@ -365,7 +364,7 @@ impl NodeTask {
         Ok(operations)
     }
 
-    fn write_file(&self, facts: &NodeFacts) -> Result<bool, NodeFileError> {
+    fn write_file(&self, facts: &NodeFacts) -> Result<bool, FileError> {
         let config = &self.parts.config;
         let mtu = facts.pod_mtu(config, self.node_routes.tunnels.mtu());
         let file = match self.blocks {
@@ -373,7 +372,7 @@ impl NodeTask {
             None if facts.pod_cidrs.is_empty() => return Ok(false),
             None => NodeFile::new(&config.node_name, &facts.pod_cidrs, mtu),
         };
-        file.write(&config.state_dir)
+        contract::write(&config.state_dir, &file)
     }
 
     fn write_config(&self, facts: &NodeFacts) -> Result<usize, LoadError> {

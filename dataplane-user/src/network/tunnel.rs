@@ -11,6 +11,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
+use dataplane_common::types::fnv::hash64;
 use dataplane_host::netlink::{Link, Vxlan};
 use ipnetwork::IpNetwork;
 
@@ -45,8 +46,7 @@ pub fn mac(address: IpAddr) -> [u8; 6] {
             [0x52, 0x57, b0, b1, b2, b3]
         }
         IpAddr::V6(a) => {
-            let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            let hash = a.octets().into_iter().fold(0xcbf2_9ce4_8422_2325, mix);
+            let hash = hash64(&a.octets());
             let [_, _, _, h3, h4, h5, h6, h7] = hash.to_be_bytes();
             [0x56, h3, h4, h5, h6, h7]
         }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_host::pools::{self, NAMESPACES_FILE, Namespace, NamespacesFile, POOLS_FILE, PoolsFile};
+use dataplane_host::contract;
+use dataplane_host::contract::pools::{Namespace, NamespacesFile, PoolsFile};
 use dataplane_host::store::{AttachmentId, Choice, Claim, Range, Record, Store};
 use dataplane_user::ipam::plan::GracePeriods;
 use dataplane_user::ipam::task::PoolTask;
@@ -55,7 +56,7 @@ impl Agent {
 
     /// The blocks that the plugin may use, of one pool.
     fn offered(&self, pool: &str) -> Vec<String> {
-        let file = pools::read::<PoolsFile>(self.dir.path(), POOLS_FILE).unwrap().unwrap_or_default();
+        let file = contract::read::<PoolsFile>(self.dir.path()).unwrap().unwrap_or_default();
         let of = file.pools.iter().filter(|p| p.name == pool).flat_map(|p| &p.blocks);
         of.map(ToString::to_string).collect()
     }
@@ -150,7 +151,7 @@ async fn nodes_claim_blocks_and_no_two_get_the_same() {
     let told = agents[0].blocks.clone();
     eventually("everybody is told", || told.borrow().by_node.len() == 4 && told.borrow().in_sync).await;
     assert_eq!(told.borrow().pools.len(), 2);
-    let file: NamespacesFile = pools::read(&agents[0].state(), NAMESPACES_FILE).unwrap().unwrap();
+    let file: NamespacesFile = contract::read(&agents[0].state()).unwrap().unwrap();
     assert_eq!(file.get("default"), Namespace::Plain);
     assert_eq!(agents[0].status.pool_trouble(), 0);
 }
@@ -229,7 +230,7 @@ async fn annotations_bring_blocks_of_their_pools() {
     eventually("of the default pools", || agent.offered("four").len() == 1).await;
     eventually("a namespace that can't be understood is said", || agent.status.pool_trouble() == 1).await;
     assert!(agent.offered("red").is_empty(), "nobody needs it");
-    let file: NamespacesFile = pools::read(&agent.state(), NAMESPACES_FILE).unwrap().unwrap();
+    let file: NamespacesFile = contract::read(&agent.state()).unwrap().unwrap();
     assert!(matches!(file.get("team"), Namespace::Chosen(_)) && matches!(file.get("odd"), Namespace::Broken(_)));
     server.add("pods", &json!({"metadata": {"name": "web-0", "namespace": "team"}}));
     eventually("a pod of that namespace is here", || agent.offered("red").len() == 1).await;

@@ -1,7 +1,5 @@
 //! Tests of the choice of pools.
 
-use dataplane_host::durable;
-
 use super::*;
 
 fn entry(name: &str, cidr: &str, fixed: bool, blocks: &[&str]) -> PoolEntry {
@@ -109,7 +107,7 @@ fn the_pods_annotation_goes_over_the_namespaces() {
         plain: vec!["default".into()],
         ..NamespacesFile::default()
     };
-    durable::write_json(&directory, NAMESPACES_FILE, &file).unwrap();
+    contract::write(&directory, &file).unwrap();
     let of = |annotations: Value, pod| {
         let config = serde_json::json!({ "io.kubernetes.cri.pod-annotations": annotations });
         wish_of(&config, pod, &directory)
@@ -123,11 +121,11 @@ fn the_pods_annotation_goes_over_the_namespaces() {
     // Other namespaces ask for pools, so one that nobody knows may, too.
     let (code, message) = of(Value::Null, "new/web-0").unwrap_err();
     assert!(code == 11 && message.contains("namespace new"), "{message}");
-    durable::write_json(&directory, NAMESPACES_FILE, &NamespacesFile { chosen: [].into(), ..file }).unwrap();
+    contract::write(&directory, &NamespacesFile { chosen: [].into(), ..file }).unwrap();
     assert_eq!(of(Value::Null, "new/web-0").unwrap(), Wish::default(), "nobody asks for pools");
     std::fs::remove_dir_all(directory).unwrap();
 }
 
 fn wish_of(config: &Value, pod: &str, directory: &Path) -> Result<Wish, (u32, String)> {
-    super::wish(Some(config), Some(pod), directory).map_err(|e| (e.code(), e.to_string()))
+    super::request(Some(config), Some(pod), directory).map_err(|e| (e.code(), e.to_string()))
 }

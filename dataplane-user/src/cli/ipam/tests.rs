@@ -11,7 +11,7 @@ fn reserve(dir: &Path, container: &str, range: Range) -> IpAddr {
         "addresses": [], "host_ifname": id.host_ifname(), "boot": "b", "generation": 0});
     let facts: Record = serde_json::from_value(json).unwrap();
     let store = Store::open(dir).unwrap();
-    let reservation = store.lock(LOCK).unwrap().reserve(&facts, &[range.into()]).unwrap();
+    let reservation = store.lock(LOCK_DEADLINE).unwrap().reserve(&facts, &[range.into()]).unwrap();
     reservation.commit(&store).unwrap().record.addresses[0]
 }
 

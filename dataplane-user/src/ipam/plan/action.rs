@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dataplane_host::pools::PoolEntry;
+use dataplane_host::contract::pools::PoolEntry;
 use ipnetwork::IpNetwork;
 
 use super::{ObjectVersion, Sharing};

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use dataplane_host::store::fnv64;
+use dataplane_common::types::fnv::hash64;
 use ipnetwork::IpNetwork;
 
 use super::{Block, BlockAction, Lent, ObjectVersion, Planner, PlannerMemory, Sharing};
@@ -80,7 +80,7 @@ impl Planner<'_> {
                 let living = block.node != me && nodes.contains(block.node.as_str());
                 living && asked.is_none() && lent.len() < MOST_PARTS && !block.kept().is_empty()
             });
-            let rank = |name: &str| fnv64(format!("{name}\0{me}").as_bytes());
+            let rank = |name: &str| hash64(format!("{name}\0{me}").as_bytes());
             let rested = |name: &str| memory.tried.get(name).is_none_or(|(_, since)| now >= *since + grace.again);
             let (fresh, tired): (Vec<_>, Vec<_>) = possible.partition(|(name, _)| rested(name));
             if let Some((name, block)) = fresh.into_iter().max_by_key(|(name, _)| rank(name)) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane_host::store::fnv64;
+use dataplane_common::types::fnv::hash64;
 
 use super::{Block, BlockAction, PlannerMemory, PoolDecision, Sharing, World};
 
@@ -56,6 +56,6 @@ fn end_of_the_gone(
 
 /// Of all nodes the one with the greatest hash together with the block's name: each node finds the same one.
 fn is_responsible(node: &str, nodes: &BTreeSet<Box<str>>, block: &str) -> bool {
-    let rank = |name: &str| (fnv64(format!("{block}\0{name}").as_bytes()), name.to_owned());
+    let rank = |name: &str| (hash64(format!("{block}\0{name}").as_bytes()), name.to_owned());
     nodes.iter().map(|name| rank(name)).max().is_some_and(|(_, first)| first == node)
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_host::netlink::{NetlinkError, Socket};
-use dataplane_host::store::{AttachmentId, Claim, Record, Store, StoreError};
+use dataplane_host::store::{AttachmentId, Claim, LOCK_DEADLINE, Record, Store, StoreError};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
@@ -21,8 +21,6 @@ use super::status::NodeStatus;
 
 /// How long between two looks: longer than an ADD may take.
 const PAUSE: Duration = Duration::from_secs(60);
-/// How long the store is waited for.
-const LOCK: Duration = Duration::from_secs(10);
 
 /// Why it could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -57,12 +55,9 @@ impl AddressGc {
 /// # Errors
 /// Store or devices can't be read, or the store can't be written.
 pub fn sweep(gc: &mut AddressGc, state_dir: &Path) -> Result<Vec<Record>, AddressGcError> {
-    if !state_dir.join("addresses").is_dir() {
-        return Ok(Vec::new()); // No pod was ever attached.
-    }
-    let store = Store::open(state_dir)?;
+    let Some(store) = Store::open_existing(state_dir)? else { return Ok(Vec::new()) };
     // The records first: whose is there by then has its device by now, unless its ADD is still at work.
-    let records = store.lock(LOCK)?.attachments()?;
+    let records = store.lock(LOCK_DEADLINE)?.attachments()?;
     let mut socket = Socket::open()?;
     let devices = socket.links()?.into_iter().map(|link| link.name).collect();
     let mut marked = Vec::new();
@@ -80,7 +75,7 @@ pub fn sweep(gc: &mut AddressGc, state_dir: &Path) -> Result<Vec<Record>, Addres
 /// # Errors
 /// As [`sweep`].
 pub fn mark(store: &Store, socket: &mut Socket, record: &Record) -> Result<bool, AddressGcError> {
-    let mut locked = store.lock(LOCK)?;
+    let mut locked = store.lock(LOCK_DEADLINE)?;
     let Claim::Mine(mut attachment) = locked.claim(&record.id)? else { return Ok(false) };
     let same = attachment.record.generation == record.generation && !attachment.releasing;
     if !same || socket.link_by_name(&record.host_ifname)?.is_some() {
@@ -146,7 +141,7 @@ mod tests {
         let (mut gc, store) = (AddressGc::default(), Store::open(dir.path()).unwrap());
         let range = dataplane_host::store::Range::new("10.1.0.0/24".parse().unwrap()).unwrap();
         let reserve = |name: &str| {
-            let reservation = store.lock(LOCK).unwrap().reserve(&record(name, 0), &[range.into()]).unwrap();
+            let reservation = store.lock(LOCK_DEADLINE).unwrap().reserve(&record(name, 0), &[range.into()]).unwrap();
             reservation.commit(&store).unwrap()
         };
         drop(reserve("c1"));
@@ -154,7 +149,7 @@ mod tests {
         assert!(sweep(&mut gc, dir.path()).unwrap().is_empty());
         let marked = sweep(&mut gc, dir.path()).unwrap();
         assert_eq!(marked.iter().map(|r| r.id.container.as_str()).collect::<Vec<_>>(), ["c1"]);
-        let orphans = store.lock(LOCK).unwrap().orphans().unwrap();
+        let orphans = store.lock(LOCK_DEADLINE).unwrap().orphans().unwrap();
         assert_eq!(orphans.len(), 1, "the plugin finds it");
         drop(orphans);
         assert!(sweep(&mut gc, dir.path()).unwrap().is_empty(), "it is marked already");

@@ -1,8 +1,9 @@
 //! Computes the next hop of each block of each node: direct, through the tunnel, or none. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
+use dataplane_host::contract::gateway;
 use dataplane_host::netlink::{Hop, Route};
 use ipnetwork::IpNetwork;
 
@@ -229,10 +230,8 @@ pub struct HostDeviceRoutes<'a> {
 impl HostDeviceRoutes<'_> {
     /// The device has no neighbours; a router makes the routes different from those of pods. Without an address of the node there is no way.
     fn hop(&self, range: IpNetwork) -> Option<(Hop, Option<IpAddr>)> {
-        const ROUTERS: [IpAddr; 2] =
-            [IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1))];
         let source = of_family(self.node_ips, range.is_ipv6())?;
-        let via = ROUTERS[usize::from(range.is_ipv6())];
+        let via = gateway(range.ip());
         Some((Hop::Gateway { via, index: Some(self.index), onlink: via.is_ipv4() }, Some(source)))
     }
 }

@@ -1,5 +1,6 @@
 //! The Event as an object of the API.
 
+use dataplane_common::types::fnv;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -27,7 +28,7 @@ pub(super) fn event(notice: &Notice, uid: String, node: &str, now: Timestamp) ->
         note.push_str("...");
     }
     let hour = (now.as_second() / 3600).to_string();
-    let hash = fnv([notice.kind.name(), uid.as_str(), notice.reason, note.as_str(), hour.as_str()]);
+    let hash = hash_of([notice.kind.name(), uid.as_str(), notice.reason, note.as_str(), hour.as_str()]);
     let api_version = if notice.kind == ObjectKind::Slice { "discovery.k8s.io/v1" } else { "v1" };
     let name: String = notice.key.name.chars().take(NAME).collect();
     Event {
@@ -55,8 +56,7 @@ pub(super) fn event(notice: &Notice, uid: String, node: &str, now: Timestamp) ->
     }
 }
 
-/// FNV-1a of 64 bits: the same on every node and in every version.
-fn fnv(parts: [&str; 5]) -> u64 {
-    let bytes = parts.iter().flat_map(|p| p.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// Hashes the parts, each with a zero byte after it so that no two lists of parts have the same bytes.
+fn hash_of(parts: [&str; 5]) -> u64 {
+    parts.iter().fold(fnv::BASIS64, |hash, part| fnv::extend64(fnv::extend64(hash, part.as_bytes()), &[0]))
 }

@@ -2,20 +2,11 @@
 
 use std::net::IpAddr;
 
+pub use dataplane_common::types::address::octets16;
 use hashbrown::HashSet;
 use ipnetwork::IpNetwork;
 
 use crate::proxy::source::NodeObject;
-
-/// The 16-byte form of an address: IPv4 as `::ffff:a.b.c.d`.
-#[must_use]
-pub fn octets16(addr: IpAddr) -> [u8; 16] {
-    match addr {
-        IpAddr::V4(a) => a.to_ipv6_mapped(),
-        IpAddr::V6(a) => a,
-    }
-    .octets()
-}
 
 /// The address of a 16-byte form.
 #[must_use]

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use dataplane_common::types::fnv::hash32;
 use ipnetwork::IpNetwork;
 
 /// At most one address of each family.
@@ -118,7 +119,7 @@ impl Weights {
 /// weight for one holds for the other. 0: no name.
 #[must_use]
 pub fn name_hash(name: &str) -> u32 {
-    let hash = name.bytes().fold(0x811c_9dc5, |h: u32, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let hash = hash32(name.as_bytes());
     if name.is_empty() { 0 } else { hash.max(1) }
 }
 

@@ -22,12 +22,3 @@ pub(super) fn refused(addr: IpAddr) -> Option<&'static str> {
         None
     }
 }
-
-/// The form that the maps have: IPv4 as `::ffff:a.b.c.d`.
-pub(super) fn octets16(addr: IpAddr) -> [u8; 16] {
-    match addr {
-        IpAddr::V4(a) => a.to_ipv6_mapped(),
-        IpAddr::V6(a) => a,
-    }
-    .octets()
-}

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use dataplane_common::types::address::octets16;
 use k8s_openapi::jiff::Timestamp;
 
-use super::address::{octets16, refused};
+use super::address::refused;
 use super::{Decoded, Decoder, FieldErrors, HEADLESS, SERVICE_NAME, SERVICE_PROXY_NAME, annotation, label};
 use crate::proxy::source::ObjectKind;
 use crate::proxy::source::object::{Endpoint, SliceObject, SlicePort, Zones, endpoint_flags as flags, name_hash};
