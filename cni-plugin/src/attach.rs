@@ -4,11 +4,11 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use dataplane_host::netlink::{
-    Direction, NetlinkError, Request, Socket, Veth, add_address, add_clsact, add_route, create_veth, delete_link,
-    quiet_link, replace_filter, replace_neighbour, set_rate, set_up,
+    Direction, NetlinkError, NetlinkRequest, Socket, Veth, add_address, add_clsact, add_route, create_veth,
+    delete_link, quiet_link, replace_filter, replace_neighbour, set_rate, set_up,
 };
 use dataplane_host::netns::Netns;
-use dataplane_host::store::Record;
+use dataplane_host::store::AttachmentRecord;
 use dataplane_host::sys as host_sys;
 
 use crate::capabilities::Bandwidth;
@@ -65,7 +65,7 @@ impl NamespacePair {
     /// All steps, in the order of the design: both devices down, addresses and routes, maps and programs, up.
     pub(crate) fn wire(
         &mut self,
-        record: &Record,
+        record: &AttachmentRecord,
         mtu: u32,
         bandwidth: &Bandwidth,
         maps: &PodMaps,
@@ -90,7 +90,7 @@ impl NamespacePair {
     }
 
     /// Makes the pair, the pod's end directly in its namespace, and says which index the host's end has.
-    fn create(&mut self, record: &Record, mtu: u32, maps: &PodMaps) -> Result<u32, CniError> {
+    fn create(&mut self, record: &AttachmentRecord, mtu: u32, maps: &PodMaps) -> Result<u32, CniError> {
         let mut stale_removed = false;
         for index in plan::indexes(&record.id) {
             if !maps.is_free(index)? {
@@ -126,7 +126,7 @@ impl NamespacePair {
         Err(CniError::NoIndex)
     }
 
-    fn set_up_pod(&mut self, record: &Record, bandwidth: &Bandwidth) -> Result<(), CniError> {
+    fn set_up_pod(&mut self, record: &AttachmentRecord, bandwidth: &Bandwidth) -> Result<(), CniError> {
         let ifname = &record.id.ifname;
         let link = self.pod_socket.link_by_name(ifname)?;
         let index = link.ok_or_else(|| CniError::io(format!("device {ifname}"), missing()))?.index;
@@ -147,7 +147,7 @@ impl NamespacePair {
         }
     }
 
-    fn set_up_host(&mut self, record: &Record, index: u32) -> Result<(), CniError> {
+    fn set_up_host(&mut self, record: &AttachmentRecord, index: u32) -> Result<(), CniError> {
         let mac = plan::pod_mac(record);
         let mut requests = vec![set_up(index)];
         for address in &record.addresses {
@@ -163,7 +163,10 @@ impl NamespacePair {
 }
 
 /// Runs requests. If nothing failed but for IPv6 being switched off, gives back those that failed.
-fn run_or_enable_ipv6(socket: &mut Socket, requests: &[Request]) -> Result<Option<Vec<Request>>, NetlinkError> {
+fn run_or_enable_ipv6(
+    socket: &mut Socket,
+    requests: &[NetlinkRequest],
+) -> Result<Option<Vec<NetlinkRequest>>, NetlinkError> {
     let mut rest = Vec::new();
     for (i, error) in socket.run_each(requests) {
         if error.refusal() != Some(libc::EACCES) && rest.is_empty() {

@@ -9,7 +9,7 @@ pub(crate) mod version;
 
 use std::time::Duration;
 
-use dataplane_host::store::{AttachmentId, LOCK_DEADLINE, Locked};
+use dataplane_host::store::{AttachmentId, LOCK_DEADLINE, LockedStore};
 
 use crate::error::CniError;
 
@@ -22,7 +22,7 @@ fn still_busy(id: &AttachmentId) -> CniError {
 }
 
 /// Another process works on the attachment; it may need the store for that.
-fn poll_again(locked: Locked<'_>) {
+fn poll_again(locked: LockedStore<'_>) {
     drop(locked);
     std::thread::sleep(POLL);
 }

@@ -9,7 +9,7 @@ use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, Pod, PodNetns, address_flags, address_kind, pod_flags};
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
-use dataplane_host::store::Record;
+use dataplane_host::store::AttachmentRecord;
 
 use crate::error::CniError;
 use crate::plan;
@@ -58,7 +58,13 @@ impl PodMaps {
 
     /// Makes a pod known to the programs. Nothing reaches it before its device is up.
     /// `shaped`: what it receives must go through the queue of its device.
-    pub(crate) fn insert(&self, record: &Record, index: u32, netns_cookie: u64, shaped: bool) -> Result<(), CniError> {
+    pub(crate) fn insert(
+        &self,
+        record: &AttachmentRecord,
+        index: u32,
+        netns_cookie: u64,
+        shaped: bool,
+    ) -> Result<(), CniError> {
         let (addr4, addr6) = plan::map_addresses(record);
         let mac = plan::pod_mac(record);
         let flags = pod_flags::PRESENT | if shaped { pod_flags::SHAPED } else { 0 };
@@ -82,7 +88,7 @@ impl PodMaps {
     }
 
     /// A record's part of what [`Self::insert`] wrote, from any state. `device` is the index of its device, if that still exists.
-    pub(crate) fn remove(&self, record: &Record, device: Option<u32>) -> Result<(), CniError> {
+    pub(crate) fn remove(&self, record: &AttachmentRecord, device: Option<u32>) -> Result<(), CniError> {
         self.ports.remove(record)?;
         self.remove_addresses(&record.addresses, device)
     }
@@ -151,7 +157,12 @@ impl PodMaps {
     }
 
     /// What is missing or different of what [`Self::insert`] wrote for a pod, in words.
-    pub(crate) fn differences(&self, record: &Record, index: u32, netns_cookie: u64) -> Result<Vec<String>, CniError> {
+    pub(crate) fn differences(
+        &self,
+        record: &AttachmentRecord,
+        index: u32,
+        netns_cookie: u64,
+    ) -> Result<Vec<String>, CniError> {
         let (addr4, addr6) = plan::map_addresses(record);
         let mut wrong = Vec::new();
         let pod = self.pods.get(&index)?.filter(|p| p.flags & pod_flags::PRESENT != 0);

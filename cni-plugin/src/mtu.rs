@@ -13,7 +13,7 @@ mod namespaces;
 
 use dataplane_host::netlink::{Link, Socket, set_mtu};
 use dataplane_host::netns::Netns;
-use dataplane_host::store::{Claim, LOCK_DEADLINE, Record, Store};
+use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentRecord, LOCK_DEADLINE};
 
 use crate::background;
 use crate::config::{NetworkConfig, least_mtu};
@@ -46,7 +46,7 @@ fn follow_or_say(config: &NetworkConfig, used: Option<u32>) -> Result<(), CniErr
         return Ok(());
     }
     let node = config.node_mtu()?;
-    if node.is_none() || used.is_none() && node == done || !Store::exists(&config.state_dir) {
+    if node.is_none() || used.is_none() && node == done || !AddressStore::exists(&config.state_dir) {
         return Ok(());
     }
     // The child has no log; its predecessor's errors stand in the journal.
@@ -61,14 +61,14 @@ fn bring_all(config: &NetworkConfig) -> Result<(), CniError> {
     // Before anybody looks for pods: an ADD that is not seen will see this.
     let mut journal = Journal::read(&config.state_dir).unwrap_or_default().towards(wanted);
     journal.write(&file)?;
-    let store = Store::open(&config.state_dir)?;
+    let store = AddressStore::open(&config.state_dir)?;
     let mut locked = store.lock(LOCK_DEADLINE)?;
     let all_seen = !locked.is_reserving();
     let records = locked.attachments()?;
     drop(locked);
     let mut host = Host { socket: Socket::open()?, home: home()?, namespaces: NamespaceFinder::default() };
     let links = host.socket.links()?;
-    let link_of = |record: &Record| links.iter().find(|link| link.name == record.host_ifname);
+    let link_of = |record: &AttachmentRecord| links.iter().find(|link| link.name == record.host_ifname);
     let following = records.iter().filter(|record| follows(record, wanted));
     let pods: Vec<_> = following.filter_map(|record| link_of(record).map(|link| (record, link.mtu))).collect();
     if journal.leave(pods.iter().map(|(_, mtu)| *mtu)) {
@@ -88,7 +88,7 @@ fn bring_all(config: &NetworkConfig) -> Result<(), CniError> {
 }
 
 /// Whether the pod's MTU is the node's business, and one that its addresses can live with.
-fn follows(record: &Record, wanted: u32) -> bool {
+fn follows(record: &AttachmentRecord, wanted: u32) -> bool {
     let ipv6 = record.addresses.iter().any(std::net::IpAddr::is_ipv6);
     record.mtu.is_none() && (least_mtu(ipv6)..=65535).contains(&wanted)
 }
@@ -106,14 +106,22 @@ struct Host {
 
 impl Host {
     /// One pod. One that goes away, or is gone, is no failure.
-    fn bring(&mut self, store: &Store, seen: &Record, wanted: u32, journal: &Journal) -> Result<(), CniError> {
+    fn bring(
+        &mut self,
+        store: &AddressStore,
+        seen: &AttachmentRecord,
+        wanted: u32,
+        journal: &Journal,
+    ) -> Result<(), CniError> {
         let mut locked = store.lock(LOCK_DEADLINE)?;
         let claim = locked.claim(&seen.id)?;
         drop(locked);
         let attachment = match claim {
-            Claim::Mine(attachment) if !attachment.releasing => attachment,
-            Claim::Absent | Claim::Mine(_) | Claim::Busy { releasing: true } => return Ok(()),
-            Claim::Busy { .. } => {
+            AttachmentClaim::Owned(attachment) if !attachment.releasing => attachment,
+            AttachmentClaim::Absent | AttachmentClaim::Owned(_) | AttachmentClaim::Busy { releasing: true } => {
+                return Ok(());
+            }
+            AttachmentClaim::Busy { .. } => {
                 return Err(CniError::io("another call works on it", std::io::ErrorKind::WouldBlock.into()));
             }
         };

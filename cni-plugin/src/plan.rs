@@ -6,7 +6,7 @@ use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::POD_SLOTS;
 pub(crate) use dataplane_host::contract::gateway;
 use dataplane_host::netlink::{Hop, Route};
-use dataplane_host::store::{AttachmentId, Record};
+use dataplane_host::store::{AttachmentId, AttachmentRecord};
 use ipnetwork::IpNetwork;
 
 /// MAC of the host's end of every pod's veth.
@@ -18,7 +18,7 @@ const FIRST_INDEX: u32 = 1024;
 const INDEX_ATTEMPTS: u32 = 4096;
 
 /// MAC of the pod's end: the one that was asked for, else made from the attachment's hash, locally administered, no group.
-pub(crate) fn pod_mac(record: &Record) -> [u8; 6] {
+pub(crate) fn pod_mac(record: &AttachmentRecord) -> [u8; 6] {
     record.mac.unwrap_or_else(|| hashed_mac(&record.id))
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn host_route(address: IpAddr, index: u32) -> Route {
 }
 
 /// The addresses of a record in the form of the maps; all zero where it has none.
-pub(crate) fn map_addresses(record: &Record) -> (V4, V6) {
+pub(crate) fn map_addresses(record: &AttachmentRecord) -> (V4, V6) {
     let (mut four, mut six) = (V4::default(), V6::default());
     for address in &record.addresses {
         match *address {

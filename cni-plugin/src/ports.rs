@@ -10,7 +10,7 @@ use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::service::{FrontendKey, HostPort, proto};
 use dataplane_host::map::Table;
 use dataplane_host::pins::Pins;
-use dataplane_host::store::{Choice, PortMapping, Record, Transport};
+use dataplane_host::store::{AttachmentRecord, Choice, PortMapping, Transport};
 
 use crate::error::CniError;
 
@@ -58,20 +58,20 @@ impl HostPorts {
     }
 
     /// Enters all host ports of a record, whose pod has the device of that index. Those of others are left alone.
-    pub(crate) fn insert(&self, record: &Record, index: u32) -> Result<(), CniError> {
+    pub(crate) fn insert(&self, record: &AttachmentRecord, index: u32) -> Result<(), CniError> {
         self.four.insert(record, index)?;
         self.six.insert(record, index)
     }
 
     /// Those host ports of a record that other pods have.
-    pub(crate) fn conflicts(&self, record: &Record) -> Result<Vec<PortConflict>, CniError> {
+    pub(crate) fn conflicts(&self, record: &AttachmentRecord) -> Result<Vec<PortConflict>, CniError> {
         let mut all = self.four.conflicts(record)?;
         all.extend(self.six.conflicts(record)?);
         Ok(all)
     }
 
     /// Removes the host ports of a record as far as they lead to it.
-    pub(crate) fn remove(&self, record: &Record) -> Result<(), CniError> {
+    pub(crate) fn remove(&self, record: &AttachmentRecord) -> Result<(), CniError> {
         self.four.remove(&entries(record, 0))?;
         self.six.remove(&entries(record, 0))
     }
@@ -93,7 +93,7 @@ impl HostPorts {
     pub(crate) fn remove_stale(
         &self,
         HostPortEntries { mut four, mut six }: HostPortEntries,
-        records: &[Record],
+        records: &[AttachmentRecord],
         ours: impl Fn(&IpAddr) -> bool,
     ) -> Result<Vec<String>, CniError> {
         four.retain(|entry| ours(&entry.pod.addr.into()) && !records.iter().any(|r| entry.is_of(r)));
@@ -104,7 +104,7 @@ impl HostPorts {
     }
 
     /// What is missing or different of what [`Self::insert`] wrote, in words.
-    pub(crate) fn differences(&self, record: &Record, index: u32) -> Result<Vec<String>, CniError> {
+    pub(crate) fn differences(&self, record: &AttachmentRecord, index: u32) -> Result<Vec<String>, CniError> {
         let mut all = self.four.differences(record, index)?;
         all.extend(self.six.differences(record, index)?);
         Ok(all)
@@ -148,7 +148,7 @@ struct HostPortEntry<A> {
 }
 
 /// A record's entries in the map of a family; `index` is that of the pod's device.
-fn entries<A: PortFamily>(record: &Record, index: u32) -> Vec<HostPortEntry<A>> {
+fn entries<A: PortFamily>(record: &AttachmentRecord, index: u32) -> Vec<HostPortEntry<A>> {
     let Some(pod) = record.addresses.iter().find_map(|a| A::of(*a)) else { return Vec::new() };
     let entry = |mapping: &PortMapping| {
         // A host port of an address is only for the family of that address.
@@ -177,7 +177,7 @@ impl<A: PortFamily> HostPortEntry<A> {
         PortMapping { protocol, host_ip, host_port: self.key.port, container_port: 0 }.to_string()
     }
 
-    fn is_of(&self, record: &Record) -> bool {
+    fn is_of(&self, record: &AttachmentRecord) -> bool {
         entries(record, self.pod.ifindex).contains(self)
     }
 }
@@ -191,7 +191,7 @@ where
     FrontendKey<A>: Pod,
     HostPort<A>: Pod,
 {
-    fn insert(&self, record: &Record, index: u32) -> Result<(), CniError> {
+    fn insert(&self, record: &AttachmentRecord, index: u32) -> Result<(), CniError> {
         for entry in entries(record, index) {
             if self.0.insert_new(&entry.key, &entry.pod)? {
                 continue;
@@ -205,7 +205,7 @@ where
         Ok(())
     }
 
-    fn conflicts(&self, record: &Record) -> Result<Vec<PortConflict>, CniError> {
+    fn conflicts(&self, record: &AttachmentRecord) -> Result<Vec<PortConflict>, CniError> {
         let mut all = Vec::new();
         for entry in entries(record, 0) {
             let other = self.0.get(&entry.key)?.filter(|other| other.addr != entry.pod.addr);
@@ -228,7 +228,7 @@ where
         Ok(self.0.entries()?.into_iter().map(|(key, pod)| HostPortEntry { key, pod }).collect())
     }
 
-    fn differences(&self, record: &Record, index: u32) -> Result<Vec<String>, CniError> {
+    fn differences(&self, record: &AttachmentRecord, index: u32) -> Result<Vec<String>, CniError> {
         let mut wrong = Vec::new();
         for entry in entries(record, index) {
             if self.0.get(&entry.key)? != Some(entry.pod) {

@@ -10,7 +10,7 @@ mod pools;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use dataplane_host::contract::pools::Wish;
+use dataplane_host::contract::pools::PoolRequest;
 use dataplane_host::contract::{AgentFile, FileError, NodeFile};
 use dataplane_host::store::{Choice, Range};
 use ipnetwork::IpNetwork;
@@ -55,7 +55,7 @@ enum Origin {
     /// The node's podCIDRs, as the agent read them from the Kubernetes API: one choice per family.
     PodCidrs(Vec<Choice>),
     /// This node's blocks of IP pools, which the agent claims and returns.
-    Pools(Wish),
+    Pools(PoolRequest),
 }
 
 /// Resolves the ranges of a call. `node` is what the agent wrote ([`NetworkConfig::node_defaults`]).

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dataplane_host::store::Record;
+use dataplane_host::store::AttachmentRecord;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -45,7 +45,7 @@ impl ResultBase {
 
     /// The result, in the version of the configuration; `dns` is what the runtime asks for, which goes before what the
     /// configuration says.
-    pub(crate) fn complete(self, record: &Record, mtu: u32, netns: &str, dns: Option<Value>) -> String {
+    pub(crate) fn complete(self, record: &AttachmentRecord, mtu: u32, netns: &str, dns: Option<Value>) -> String {
         let Self { version, previous: mut result, dns: configured } = self;
         result.insert("cniVersion".into(), version.into());
         let before = result.get("interfaces").and_then(Value::as_array).map_or(0, Vec::len);
@@ -83,7 +83,7 @@ fn append(result: &mut Map<String, Value>, key: &str, mut ours: Vec<Value>) {
     }
 }
 
-fn interfaces(version: &str, record: &Record, mtu: u32, netns: &str) -> Vec<Value> {
+fn interfaces(version: &str, record: &AttachmentRecord, mtu: u32, netns: &str) -> Vec<Value> {
     let mut host = json!({ "name": record.host_ifname, "mac": mac(plan::HOST_MAC) });
     let mut pod = json!({ "name": record.id.ifname, "mac": mac(plan::pod_mac(record)), "sandbox": netns });
     if version == "1.1.0" {
@@ -93,7 +93,7 @@ fn interfaces(version: &str, record: &Record, mtu: u32, netns: &str) -> Vec<Valu
     vec![host, pod]
 }
 
-fn ips(version: &str, record: &Record, interface: usize) -> Vec<Value> {
+fn ips(version: &str, record: &AttachmentRecord, interface: usize) -> Vec<Value> {
     let ip = |address: &IpAddr| {
         let mut ip = json!({
             "address": plan::host_network(*address).to_string(),
@@ -108,7 +108,7 @@ fn ips(version: &str, record: &Record, interface: usize) -> Vec<Value> {
     record.addresses.iter().map(ip).collect()
 }
 
-fn routes(record: &Record) -> Vec<Value> {
+fn routes(record: &AttachmentRecord) -> Vec<Value> {
     let route = |address: &IpAddr| {
         let destination = plan::default_network(*address).to_string();
         json!({ "dst": destination, "gw": plan::gateway(*address).to_string() })
@@ -129,7 +129,7 @@ mod tests {
         let text = format!(r#"{{"cniVersion":"{version}","name":"pods","type":"t"{more}}}"#);
         let config = NetworkConfig::parse(text.as_bytes(), &mut String::new()).unwrap();
         let id = AttachmentId { container: "c1".into(), ifname: "eth0".into() };
-        let record = Record {
+        let record = AttachmentRecord {
             version: 1,
             host_ifname: id.host_ifname(),
             id,

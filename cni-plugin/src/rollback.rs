@@ -1,14 +1,18 @@
 //! Takes an attachment back from whatever state it is in: a failed ADD, a repeated ADD, DEL, the remains of a killed process.
 
 use dataplane_host::netlink::{Socket, delete_link};
-use dataplane_host::store::{Attachment, Record, Store};
+use dataplane_host::store::{AddressStore, Attachment, AttachmentRecord};
 
 use crate::background;
 use crate::dataplane::PodMaps;
 use crate::error::CniError;
 
 /// Stops the pod's traffic: takes it out of the maps. Says which index its device has, if there is one.
-pub(crate) fn block(socket: &mut Socket, record: &Record, maps: Option<&PodMaps>) -> Result<Option<u32>, CniError> {
+pub(crate) fn block(
+    socket: &mut Socket,
+    record: &AttachmentRecord,
+    maps: Option<&PodMaps>,
+) -> Result<Option<u32>, CniError> {
     let index = socket.link_by_name(&record.host_ifname)?.map(|link| link.index);
     if let Some(maps) = maps {
         maps.remove(record, index)?;
@@ -26,7 +30,7 @@ pub(crate) fn remove_device(socket: &mut Socket, index: Option<u32>) -> Result<(
 }
 
 /// All of the kernel's part at once.
-pub(crate) fn detach(socket: &mut Socket, record: &Record, maps: Option<&PodMaps>) -> Result<(), CniError> {
+pub(crate) fn detach(socket: &mut Socket, record: &AttachmentRecord, maps: Option<&PodMaps>) -> Result<(), CniError> {
     let index = block(socket, record, maps)?;
     remove_device(socket, index)
 }
@@ -34,7 +38,7 @@ pub(crate) fn detach(socket: &mut Socket, record: &Record, maps: Option<&PodMaps
 /// Detaches and frees the addresses, all in this process.
 pub(crate) fn release(
     socket: &mut Socket,
-    store: &Store,
+    store: &AddressStore,
     attachment: &Attachment,
     maps: Option<&PodMaps>,
 ) -> Result<(), CniError> {
@@ -44,7 +48,7 @@ pub(crate) fn release(
 
 /// Releases attachments, beside the answer. What stays undone, the next process that takes the lock does.
 pub(crate) fn release_in_background(
-    store: &Store,
+    store: &AddressStore,
     going: &[Attachment],
     maps: Option<&PodMaps>,
 ) -> Result<(), CniError> {

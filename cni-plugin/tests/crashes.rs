@@ -276,7 +276,7 @@ fn a_reboot_keeps_the_addresses_of_pods_that_were_not_released() {
     for pod in 0..5 {
         node.add(&format!("c{pod}"), &Sandbox::new()).ok(); // The namespace goes, and with it the devices.
     }
-    let store = |boot: &str| dataplane_host::store::Store::open_in_boot(&node.path("state"), boot).unwrap();
+    let store = |boot: &str| dataplane_host::store::AddressStore::open_in_boot(&node.path("state"), boot).unwrap();
     let records = |boot: &str| store(boot).lock(Duration::from_secs(5)).unwrap().attachments().unwrap().len();
     assert_eq!(records("the next boot"), 5);
     let result = node.add("c9", &Sandbox::new()).ok();
@@ -444,7 +444,7 @@ fn store_size(node: &Node) -> (usize, u64) {
 fn a_lock_that_somebody_holds_is_waited_for_and_then_reported() {
     let (node, sandbox) = (Node::new(), Sandbox::new());
     node.add("c0", &Sandbox::new()).ok();
-    let store = dataplane_host::store::Store::open(&node.path("state")).unwrap();
+    let store = dataplane_host::store::AddressStore::open(&node.path("state")).unwrap();
     let held = store.lock(Duration::from_secs(5)).unwrap();
     let start = Instant::now();
     let (code, message) = node.add("c1", &sandbox).error();

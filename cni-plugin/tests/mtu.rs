@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Answer, Node, Sandbox, call, command, socket};
 use dataplane_host::netlink::set_mtu;
-use dataplane_host::store::{AttachmentId, Claim, Store};
+use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentId};
 use serde_json::{Value, json};
 
 fn id(container: &str) -> AttachmentId {
@@ -97,9 +97,9 @@ fn one_that_fails_does_not_keep_the_others_and_is_tried_again() {
     }
     busy.keep("c1");
     other.keep("c3");
-    let store = Store::open(&node.path("state")).unwrap();
+    let store = AddressStore::open(&node.path("state")).unwrap();
     let claim = store.lock(Duration::from_secs(1)).unwrap().claim(&id("c1")).unwrap();
-    assert!(matches!(claim, Claim::Mine(_)));
+    assert!(matches!(claim, AttachmentClaim::Owned(_)));
     node.says_mtu(1400);
     node.status(&Value::Null).ok();
     let failed = node.brought(1400).join("; ");

@@ -7,9 +7,9 @@ use std::fs;
 use std::time::Duration;
 
 use common::{Answer, Node, Sandbox, call};
-use dataplane_host::contract::pools::{NamespacesFile, PoolEntry, PoolsFile, Wish};
+use dataplane_host::contract::pools::{NamespacesFile, PoolEntry, PoolRequest, PoolsFile};
 use dataplane_host::contract::{self, AgentFile};
-use dataplane_host::store::Store;
+use dataplane_host::store::AddressStore;
 use serde_json::{Value, json};
 
 fn entry(name: &str, cidr: &str, blocks: &[&str]) -> PoolEntry {
@@ -40,7 +40,8 @@ fn node() -> Node {
     let state = node.path("state");
     fs::create_dir(&state).unwrap();
     fs::write(state.join("node.json"), r#"{"version":1,"node":"n1","podCIDRs":[],"mtu":1400,"pools":true}"#).unwrap();
-    let chosen = [("team".into(), Wish { ipv4_pools: Some(vec!["red".into()]), ..Wish::default() })].into();
+    let chosen =
+        [("team".into(), PoolRequest { ipv4_pools: Some(vec!["red".into()]), ..PoolRequest::default() })].into();
     let namespaces = NamespacesFile { version: 1, chosen, plain: vec!["default".into()], ..NamespacesFile::default() };
     contract::write(&state, &namespaces).unwrap();
     contract::write(&state, &pools_file()).unwrap();
@@ -117,7 +118,7 @@ fn what_annotations_may_not_have_is_refused_and_leaves_nothing() {
 fn a_block_that_the_agent_takes_away_is_not_used_any_more() {
     let (node, sandbox) = (node(), Sandbox::new());
     let state = node.path("state");
-    let store = Store::open(&state).unwrap();
+    let store = AddressStore::open(&state).unwrap();
     let locked = store.lock(Duration::from_secs(5)).unwrap();
     std::thread::scope(|scope| {
         // It reads the file once before it waits for the lock; then the block goes.

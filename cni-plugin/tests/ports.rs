@@ -184,10 +184,12 @@ fn ports_of_a_pod_that_is_half_removed_or_unknown_make_way() {
     let (node, first, second) = (Node::new(), Sandbox::new(), Sandbox::new());
     add(&node, "c1", &first, &web()).ok();
     // A DEL that was killed right after it had marked the pod.
-    let store = dataplane_host::store::Store::open(&node.path("state")).unwrap();
+    let store = dataplane_host::store::AddressStore::open(&node.path("state")).unwrap();
     let id = dataplane_host::store::AttachmentId { container: "c1".into(), ifname: "eth0".into() };
     let mut locked = store.lock(Duration::from_secs(5)).unwrap();
-    let dataplane_host::store::Claim::Mine(mut attachment) = locked.claim(&id).unwrap() else { panic!("not mine") };
+    let dataplane_host::store::AttachmentClaim::Owned(mut attachment) = locked.claim(&id).unwrap() else {
+        panic!("not mine")
+    };
     locked.mark(&mut attachment).unwrap();
     drop((locked, attachment));
     add(&node, "c2", &second, &web()).ok();

@@ -13,7 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use dataplane_host::store::{AttachmentId, Choice, Range, Record, Store};
+use dataplane_host::store::{AddressStore, AttachmentId, AttachmentRecord, Choice, Range};
 
 /// Addresses in use when the store is full.
 const IN_USE: usize = 60_000;
@@ -31,12 +31,12 @@ impl Drop for Scratch {
 }
 
 struct Bench {
-    store: Store,
+    store: AddressStore,
     directory: PathBuf,
     range: [Choice; 1],
 }
 
-fn facts(container: &str) -> Record {
+fn facts(container: &str) -> AttachmentRecord {
     let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
     let host_ifname = id.host_ifname();
     let json = serde_json::json!({"version": 1, "container": container, "ifname": "eth0", "network": "pods",
@@ -69,7 +69,7 @@ impl Bench {
         let id = facts(container).id;
         let start = Instant::now();
         let mut locked = self.store.lock(SOON).unwrap();
-        let dataplane_host::store::Claim::Mine(mut attachment) = locked.claim(&id).unwrap() else {
+        let dataplane_host::store::AttachmentClaim::Owned(mut attachment) = locked.claim(&id).unwrap() else {
             panic!("{container}")
         };
         locked.mark(&mut attachment).unwrap();
@@ -123,7 +123,7 @@ fn main() {
     fs::create_dir(&bare_directory).unwrap();
     let range = Range::new("10.1.0.0/16".parse().unwrap()).unwrap();
     // No cool-down: a full range would otherwise be looked through for an address that is cool.
-    let store = Store::open(&directory).unwrap().with_cool_down(Duration::ZERO);
+    let store = AddressStore::open(&directory).unwrap().with_cool_down(Duration::ZERO);
     let bench = Bench { store, directory, range: [range.into()] };
     let mut empty = measure(&bench, &bare_directory, "empty");
     for n in 0..IN_USE {

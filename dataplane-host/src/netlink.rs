@@ -1,6 +1,6 @@
 //! A small, typed, blocking rtnetlink: links, addresses, routes, neighbours, classifier filters, and a monitor.
 //!
-//! The other modules here only build messages ([`Request`]), which is pure and cheap; [`Socket`] is the one that talks
+//! The other modules here only build messages ([`NetlinkRequest`]), which is pure and cheap; [`Socket`] is the one that talks
 //! to the kernel. Several requests go in one datagram ([`Socket::run`]). A socket belongs to the network namespace in
 //! which its thread was when it was opened.
 //!
@@ -23,7 +23,7 @@ mod socket;
 mod tests;
 mod vxlan;
 
-pub use address::{Address, add_address, delete_address};
+pub use address::{InterfaceAddress, add_address, delete_address};
 pub use error::NetlinkError;
 pub use fdb::{FdbEntry, delete_fdb, replace_fdb};
 pub use filter::{Direction, FILTER_HANDLE, FILTER_PRIORITY, Filter, add_clsact, delete_filter, replace_filter};
@@ -31,10 +31,10 @@ pub use link::{
     Link, Veth, create_veth, delete_group, delete_link, quiet_link, quiet_tunnel, set_down, set_group, set_mac,
     set_mtu, set_up, without_arp,
 };
-pub use monitor::{Event, Group, Monitor};
+pub use monitor::{Group, Monitor, NetlinkEvent};
 pub use neighbour::{Neighbour, delete_neighbour, replace_neighbour};
-pub use nft_chain::{Chain, chains};
-pub use request::Request;
+pub use nft_chain::{NftChain, chains};
+pub use request::NetlinkRequest;
 pub use route::{Hop, PROTOCOL, Route, add_route, delete_route, replace_route};
 pub use shaper::{Rate, set_rate};
 pub use socket::Socket;

@@ -44,10 +44,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 pub use choice::Choice;
-pub use locked::{Attachment, Claim, Locked};
+pub use locked::{Attachment, AttachmentClaim, LockedStore};
 pub use port::{PortMapping, Transport};
 pub use range::Range;
-pub use record::{AttachmentId, Record};
+pub use record::{AttachmentId, AttachmentRecord};
 pub use reserve::{Reservation, Written};
 
 use directory::Directory;
@@ -116,7 +116,7 @@ pub enum StoreError {
 
 /// The store of one node, not locked.
 #[derive(Debug)]
-pub struct Store {
+pub struct AddressStore {
     base: Directory,
     records: Directory,
     temporary: Directory,
@@ -127,7 +127,7 @@ pub struct Store {
     cool_down: Duration,
 }
 
-impl Store {
+impl AddressStore {
     /// Opens the store below `state_dir`, or makes it.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ impl Store {
     ///
     /// # Errors
     /// The lock is not free in time; a file can't be read or written.
-    pub fn lock(&self, deadline: Duration) -> Result<Locked<'_>, StoreError> {
+    pub fn lock(&self, deadline: Duration) -> Result<LockedStore<'_>, StoreError> {
         let path = || self.base.path().join("lock");
         match self.lock.try_lock() {
             Ok(()) => {}
@@ -191,7 +191,7 @@ impl Store {
         }
         let mut seen = [0; 64];
         let n = self.lock.read_at(&mut seen, 0).map_err(|e| StoreError::io("read", &path(), e))?;
-        let mut locked = Locked::new(self);
+        let mut locked = LockedStore::new(self);
         let same_boot = &seen[..n] == self.boot.as_bytes();
         locked.repair(same_boot)?;
         if !same_boot {

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use dataplane_host::netlink::Socket;
 use dataplane_host::store::{
-    Attachment, AttachmentId, Claim, LOCK_DEADLINE, Locked, Record, Reservation, Store, StoreError, Written,
+    AddressStore, Attachment, AttachmentClaim, AttachmentId, AttachmentRecord, LOCK_DEADLINE, LockedStore, Reservation,
+    StoreError, Written,
 };
 
 use crate::attach::NamespacePair;
@@ -30,7 +31,7 @@ pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(St
     let programs = PodPrograms::open(&config.pin_root)?;
     let netns = invocation.netns.as_ref().ok_or_else(|| CniError::environment("CNI_NETNS", "is missing"))?;
     let mut namespaces = NamespacePair::open(netns)?;
-    let store = Store::open(&config.state_dir)?;
+    let store = AddressStore::open(&config.state_dir)?;
     let desired = DesiredAttachment {
         facts: facts(invocation, config, &capabilities),
         bandwidth: capabilities.bandwidth,
@@ -57,7 +58,7 @@ enum Allocated {
 }
 
 impl Allocated {
-    const fn record(&self) -> &Record {
+    const fn record(&self) -> &AttachmentRecord {
         match self {
             Self::New(written) => &written.attachment.record,
             Self::Resumed(attachment) => &attachment.record,
@@ -72,8 +73,8 @@ impl Allocated {
     }
 }
 
-fn facts(invocation: &Invocation, config: &NetworkConfig, capabilities: &Capabilities) -> Record {
-    Record {
+fn facts(invocation: &Invocation, config: &NetworkConfig, capabilities: &Capabilities) -> AttachmentRecord {
+    AttachmentRecord {
         version: 1,
         id: invocation.id.clone(),
         network: config.name.clone(),
@@ -90,7 +91,7 @@ fn facts(invocation: &Invocation, config: &NetworkConfig, capabilities: &Capabil
 
 /// What is desired from the store.
 struct DesiredAttachment<'a> {
-    facts: Record,
+    facts: AttachmentRecord,
     bandwidth: Bandwidth,
     ranges: &'a Ranges,
     maps: &'a PodMaps,
@@ -102,30 +103,30 @@ impl DesiredAttachment<'_> {
     }
 
     /// The attachment with its addresses: those that it has from an ADD that was interrupted, or new ones.
-    fn attachment(&self, store: &Store, namespaces: &mut NamespacePair) -> Result<Allocated, CniError> {
+    fn attachment(&self, store: &AddressStore, namespaces: &mut NamespacePair) -> Result<Allocated, CniError> {
         let deadline = Instant::now() + LOCK_DEADLINE;
         loop {
             let mut locked = store.lock(LOCK_DEADLINE)?;
             let claim = locked.claim(self.id())?;
             locked.findings().iter().for_each(|finding| log(finding));
             match claim {
-                Claim::Absent => {
+                AttachmentClaim::Absent => {
                     namespaces.check_free(&self.id().ifname)?;
                     return self.reserve(store, locked, &mut namespaces.host_socket);
                 }
-                Claim::Mine(attachment) if !attachment.releasing && self.fits(&attachment.record)? => {
+                AttachmentClaim::Owned(attachment) if !attachment.releasing && self.fits(&attachment.record)? => {
                     drop(locked);
                     return self.take_over(store, namespaces, attachment);
                 }
-                Claim::Mine(mut attachment) => {
+                AttachmentClaim::Owned(mut attachment) => {
                     locked.mark(&mut attachment)?;
                     drop(locked);
                     rollback::release(&mut namespaces.host_socket, store, &attachment, Some(self.maps))?;
                     namespaces.check_free(&self.id().ifname)?;
                     return self.reserve(store, store.lock(LOCK_DEADLINE)?, &mut namespaces.host_socket);
                 }
-                Claim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(self.id())),
-                Claim::Busy { .. } => super::poll_again(locked),
+                AttachmentClaim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(self.id())),
+                AttachmentClaim::Busy { .. } => super::poll_again(locked),
             }
         }
     }
@@ -133,7 +134,7 @@ impl DesiredAttachment<'_> {
     /// An earlier ADD was interrupted: what it has done to the kernel goes, its addresses stay.
     fn take_over(
         &self,
-        store: &Store,
+        store: &AddressStore,
         namespaces: &mut NamespacePair,
         attachment: Attachment,
     ) -> Result<Allocated, CniError> {
@@ -148,7 +149,7 @@ impl DesiredAttachment<'_> {
     }
 
     /// Whether a record has one address of each family, from the ranges of now, and the host ports and the MAC.
-    fn fits(&self, record: &Record) -> Result<bool, CniError> {
+    fn fits(&self, record: &AttachmentRecord) -> Result<bool, CniError> {
         let choices = self.ranges.choices()?;
         let fit = choices.iter().zip(&record.addresses).all(|(choice, address)| choice.contains(*address));
         let same = (&record.ports, record.mac, record.mtu) == (&self.facts.ports, self.facts.mac, self.facts.mtu);
@@ -157,8 +158,8 @@ impl DesiredAttachment<'_> {
 
     fn reserve<'s>(
         &self,
-        store: &'s Store,
-        mut locked: Locked<'s>,
+        store: &'s AddressStore,
+        mut locked: LockedStore<'s>,
         socket: &mut Socket,
     ) -> Result<Allocated, CniError> {
         let reservation = match self.reserve_now(&mut locked) {
@@ -183,7 +184,7 @@ impl DesiredAttachment<'_> {
     }
 
     /// One address of each family, from the ranges of this moment.
-    fn reserve_now(&self, locked: &mut Locked<'_>) -> Result<Reservation, CniError> {
+    fn reserve_now(&self, locked: &mut LockedStore<'_>) -> Result<Reservation, CniError> {
         Ok(locked.reserve(&self.facts, &self.ranges.choices()?)?)
     }
 
@@ -201,7 +202,7 @@ impl DesiredAttachment<'_> {
         &self,
         namespaces: &mut NamespacePair,
         allocated: &Allocated,
-        store: &Store,
+        store: &AddressStore,
         programs: &PodPrograms,
     ) -> Result<(), CniError> {
         let kernel = |namespaces: &mut NamespacePair| {
@@ -218,7 +219,7 @@ impl DesiredAttachment<'_> {
     }
 
     /// Fails if other pods have the host ports of a record. Those that are only half removed make way.
-    fn free_ports(&self, store: &Store, socket: &mut Socket, record: &Record) -> Result<(), CniError> {
+    fn free_ports(&self, store: &AddressStore, socket: &mut Socket, record: &AttachmentRecord) -> Result<(), CniError> {
         let ports = &self.maps.ports;
         if ports.conflicts(record)?.is_empty() {
             return Ok(());
@@ -240,7 +241,7 @@ impl DesiredAttachment<'_> {
     }
 
     /// Undoes everything after a failure. What can't be undone is left to DEL, and said.
-    fn roll_back(&self, store: &Store, socket: &mut Socket, mut attachment: Attachment) {
+    fn roll_back(&self, store: &AddressStore, socket: &mut Socket, mut attachment: Attachment) {
         let mut undo = || {
             store.lock(LOCK_DEADLINE)?.mark(&mut attachment)?;
             rollback::release(socket, store, &attachment, Some(self.maps))

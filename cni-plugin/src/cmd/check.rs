@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use dataplane_host::netlink::{Direction, Neighbour, Socket};
-use dataplane_host::store::{Claim, LOCK_DEADLINE, Record, Store};
+use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentRecord, LOCK_DEADLINE};
 use dataplane_host::sys as host_sys;
 use serde_json::{Map, Value};
 
@@ -56,7 +56,7 @@ pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(),
 }
 
 /// A pod that has not got the node's new MTU yet is sound; this call brings it there after its answer.
-fn tell_of_mtu(config: &NetworkConfig, record: &Record, now: u32) {
+fn tell_of_mtu(config: &NetworkConfig, record: &AttachmentRecord, now: u32) {
     if record.mtu.is_none()
         && config.own_mtu().is_none()
         && let Ok(Some(wanted)) = config.node_mtu()
@@ -66,29 +66,31 @@ fn tell_of_mtu(config: &NetworkConfig, record: &Record, now: u32) {
     }
 }
 
-fn record(invocation: &Invocation, config: &NetworkConfig) -> Result<Option<Record>, CniError> {
-    let Some(store) = Store::open_existing(&config.state_dir)? else { return Ok(None) };
+fn record(invocation: &Invocation, config: &NetworkConfig) -> Result<Option<AttachmentRecord>, CniError> {
+    let Some(store) = AddressStore::open_existing(&config.state_dir)? else { return Ok(None) };
     let deadline = Instant::now() + LOCK_DEADLINE;
     loop {
         let mut locked = store.lock(LOCK_DEADLINE)?;
         match locked.claim(&invocation.id)? {
-            Claim::Mine(attachment) if !attachment.releasing => return Ok(Some(attachment.record)),
-            Claim::Absent | Claim::Mine(_) | Claim::Busy { releasing: true } => return Ok(None),
-            Claim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(&invocation.id)),
-            Claim::Busy { .. } => super::poll_again(locked),
+            AttachmentClaim::Owned(attachment) if !attachment.releasing => return Ok(Some(attachment.record)),
+            AttachmentClaim::Absent | AttachmentClaim::Owned(_) | AttachmentClaim::Busy { releasing: true } => {
+                return Ok(None);
+            }
+            AttachmentClaim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(&invocation.id)),
+            AttachmentClaim::Busy { .. } => super::poll_again(locked),
         }
     }
 }
 
 /// The record's addresses must be among those that the runtime was told.
-fn promised(previous: &Map<String, Value>, record: &Record) -> Vec<String> {
+fn promised(previous: &Map<String, Value>, record: &AttachmentRecord) -> Vec<String> {
     let ips = previous.get("ips").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let told = |address: &str| ips.iter().any(|ip| ip["address"] == address);
     let missing = record.addresses.iter().map(|a| plan::host_network(*a).to_string()).filter(|a| !told(a));
     missing.map(|a| format!("prevResult does not have address {a}")).collect()
 }
 
-fn inside(socket: &mut Socket, record: &Record, bandwidth: &Bandwidth) -> Result<Vec<String>, CniError> {
+fn inside(socket: &mut Socket, record: &AttachmentRecord, bandwidth: &Bandwidth) -> Result<Vec<String>, CniError> {
     let ifname = &record.id.ifname;
     let Some(link) = socket.link_by_name(ifname)? else { return Ok(vec![format!("the pod has no device {ifname}")]) };
     let mut wrong = Vec::new();
@@ -122,7 +124,7 @@ fn inside(socket: &mut Socket, record: &Record, bandwidth: &Bandwidth) -> Result
     Ok(wrong)
 }
 
-fn outside(socket: &mut Socket, record: &Record, index: u32) -> Result<Vec<String>, CniError> {
+fn outside(socket: &mut Socket, record: &AttachmentRecord, index: u32) -> Result<Vec<String>, CniError> {
     let routes = socket.routes(dataplane_host::netlink::PROTOCOL)?;
     let neighbours = socket.neighbours()?;
     let mut wrong = Vec::new();

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use dataplane_host::netlink::Socket;
-use dataplane_host::store::{Attachment, Claim, LOCK_DEADLINE, Store};
+use dataplane_host::store::{AddressStore, Attachment, AttachmentClaim, LOCK_DEADLINE};
 
 use crate::config::NetworkConfig;
 use crate::dataplane::PodMaps;
@@ -17,7 +17,7 @@ use crate::rollback;
 pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(), CniError> {
     let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
     let mut socket = Socket::open()?;
-    let Some(store) = Store::open_existing(&config.state_dir)? else {
+    let Some(store) = AddressStore::open_existing(&config.state_dir)? else {
         return remove_unrecorded(invocation, &mut socket, maps.as_ref());
     };
     let (mine, mut going) = mark(&store, invocation)?;
@@ -42,21 +42,21 @@ enum DelTarget {
 }
 
 /// Marks the attachment as going away, and says what else was left half done.
-fn mark(store: &Store, invocation: &Invocation) -> Result<(DelTarget, Vec<Attachment>), CniError> {
+fn mark(store: &AddressStore, invocation: &Invocation) -> Result<(DelTarget, Vec<Attachment>), CniError> {
     let deadline = Instant::now() + LOCK_DEADLINE;
     loop {
         let mut locked = store.lock(LOCK_DEADLINE)?;
         let claim = locked.claim(&invocation.id)?;
         let mine = match claim {
-            Claim::Absent => DelTarget::NoRecord,
-            Claim::Busy { releasing: true } => DelTarget::InProgress,
-            Claim::Mine(mut attachment) => {
+            AttachmentClaim::Absent => DelTarget::NoRecord,
+            AttachmentClaim::Busy { releasing: true } => DelTarget::InProgress,
+            AttachmentClaim::Owned(mut attachment) => {
                 locked.mark(&mut attachment)?;
                 DelTarget::Marked(attachment)
             }
             // An ADD that the runtime no longer waits for.
-            Claim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(&invocation.id)),
-            Claim::Busy { .. } => {
+            AttachmentClaim::Busy { .. } if Instant::now() > deadline => return Err(super::still_busy(&invocation.id)),
+            AttachmentClaim::Busy { .. } => {
                 super::poll_again(locked);
                 continue;
             }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use dataplane_host::netlink::Socket;
-use dataplane_host::store::{Attachment, AttachmentId, Claim, LOCK_DEADLINE, Store};
+use dataplane_host::store::{AddressStore, Attachment, AttachmentClaim, AttachmentId, LOCK_DEADLINE};
 
 use crate::config::NetworkConfig;
 use crate::dataplane::PodMaps;
@@ -20,7 +20,7 @@ pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     let mut socket = Socket::open()?;
     let mut errors = Vec::new();
     let mut all = 0;
-    if let Some(store) = Store::open_existing(&config.state_dir)? {
+    if let Some(store) = AddressStore::open_existing(&config.state_dir)? {
         let garbage = mark(&store, config, valid.as_ref())?;
         all = garbage.len();
         for attachment in &garbage {
@@ -57,7 +57,7 @@ fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec
     if known.is_empty() && ports.is_empty() {
         return Ok(Vec::new());
     }
-    let records = Store::open(&config.state_dir)?.lock(LOCK_DEADLINE)?.attachments()?;
+    let records = AddressStore::open(&config.state_dir)?.lock(LOCK_DEADLINE)?.attachments()?;
     for port in maps.ports.remove_stale(ports, &records, ours)? {
         log(&format!("{port}: led to a pod that does not have it"));
     }
@@ -71,7 +71,7 @@ fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec
 ///
 /// Without a list (libcni gives none when its caller gave none) nothing is known to be dead.
 fn mark(
-    store: &Store,
+    store: &AddressStore,
     config: &NetworkConfig,
     valid: Option<&HashSet<&AttachmentId>>,
 ) -> Result<Vec<Attachment>, CniError> {
@@ -81,7 +81,7 @@ fn mark(
         if record.network != config.name || valid.is_none_or(|list| list.contains(&record.id)) {
             continue;
         }
-        if let Claim::Mine(mut attachment) = locked.claim(&record.id)? {
+        if let AttachmentClaim::Owned(mut attachment) = locked.claim(&record.id)? {
             locked.mark(&mut attachment)?;
             garbage.push(attachment);
         }

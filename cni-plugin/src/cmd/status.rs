@@ -1,6 +1,6 @@
 //! STATUS: whether an ADD would succeed now: pins, ranges, store, free addresses. A dead agent is no obstacle.
 
-use dataplane_host::store::{LOCK_DEADLINE, Store};
+use dataplane_host::store::{AddressStore, LOCK_DEADLINE};
 
 use crate::config::NetworkConfig;
 use crate::dataplane::{PodMaps, PodPrograms};
@@ -18,7 +18,7 @@ fn check(config: &NetworkConfig) -> Result<(), CniError> {
     PodMaps::open(&config.pin_root)?;
     PodPrograms::open(&config.pin_root)?;
     let ranges = ranges::resolve(config, config.node_defaults()?.as_ref(), PodRequest::default())?;
-    let store = Store::open(&config.state_dir)?;
+    let store = AddressStore::open(&config.state_dir)?;
     let mut locked = store.lock(LOCK_DEADLINE)?;
     for choice in &ranges.choices()? {
         if !locked.has_free(choice)? {
@@ -34,7 +34,7 @@ fn has_pods(config: &NetworkConfig) -> bool {
     if PodMaps::open(&config.pin_root).is_ok() && PodPrograms::open(&config.pin_root).is_ok() {
         return false;
     }
-    let attachments = || match Store::open_existing(&config.state_dir)? {
+    let attachments = || match AddressStore::open_existing(&config.state_dir)? {
         Some(store) => store.lock(LOCK_DEADLINE)?.attachments(),
         None => Ok(Vec::new()),
     };

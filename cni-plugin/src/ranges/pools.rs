@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dataplane_host::contract::pools::{Namespace, NamespacesFile, PoolEntry, PoolsFile, Wish};
+use dataplane_host::contract::pools::{Namespace, NamespacesFile, PoolEntry, PoolRequest, PoolsFile};
 use dataplane_host::contract::{self, AgentFile};
 use dataplane_host::store::{Choice, Range};
 use serde_json::Value;
@@ -23,29 +23,33 @@ const WAIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 
 /// What a pod asks for: by its own annotations, else by its namespace's.
-pub(super) fn request(runtime_config: Option<&Value>, pod: Option<&str>, state_dir: &Path) -> Result<Wish, CniError> {
+pub(super) fn request(
+    runtime_config: Option<&Value>,
+    pod: Option<&str>,
+    state_dir: &Path,
+) -> Result<PoolRequest, CniError> {
     let annotations = runtime_config.and_then(|config| config.get(POD_ANNOTATIONS));
-    let own = Wish::from_annotations(|name| annotations?.get(name)?.as_str())
+    let own = PoolRequest::from_annotations(|name| annotations?.get(name)?.as_str())
         .map_err(|e| CniError::Config { field: "runtimeConfig", reason: format!("the pod's {e}") })?;
     let Some((namespace, _)) = pod.and_then(|pod| pod.split_once('/')) else { return Ok(own) };
     if own.ipv4_pools.is_some() && own.ipv6_pools.is_some() {
         return Ok(own);
     }
     let theirs = of_namespace(namespace, state_dir)?;
-    Ok(Wish {
+    Ok(PoolRequest {
         ipv4_pools: own.ipv4_pools.or(theirs.ipv4_pools),
         ipv6_pools: own.ipv6_pools.or(theirs.ipv6_pools),
         addresses: own.addresses,
     })
 }
 
-fn of_namespace(namespace: &str, state_dir: &Path) -> Result<Wish, CniError> {
+fn of_namespace(namespace: &str, state_dir: &Path) -> Result<PoolRequest, CniError> {
     let deadline = Instant::now() + WAIT;
     loop {
         let file: NamespacesFile = contract::read(state_dir)?.unwrap_or_default();
         match file.get(namespace) {
             Namespace::Chosen(request) => return Ok(request),
-            Namespace::Plain => return Ok(Wish::default()),
+            Namespace::Plain => return Ok(PoolRequest::default()),
             Namespace::Broken(reason) => {
                 return Err(CniError::PoolsNotReady { reason: format!("namespace {namespace}: {reason}") });
             }
@@ -57,7 +61,7 @@ fn of_namespace(namespace: &str, state_dir: &Path) -> Result<Wish, CniError> {
                         format!("the agent has not yet seen namespace {namespace}, which may ask for other pools");
                     return Err(CniError::PoolsNotReady { reason });
                 } else {
-                    return Ok(Wish::default());
+                    return Ok(PoolRequest::default());
                 }
             }
         }
@@ -65,7 +69,7 @@ fn of_namespace(namespace: &str, state_dir: &Path) -> Result<Wish, CniError> {
 }
 
 /// From where each address of a pod is chosen, IPv4 first. Only what was read while the store is locked may be used.
-pub(super) fn choices(request: &Wish, state_dir: &Path) -> Result<Vec<Choice>, CniError> {
+pub(super) fn choices(request: &PoolRequest, state_dir: &Path) -> Result<Vec<Choice>, CniError> {
     let Some(file) = contract::read::<PoolsFile>(state_dir)? else {
         return Err(CniError::NoNodeData { path: state_dir.join(PoolsFile::NAME).display().to_string() });
     };
@@ -85,7 +89,7 @@ pub(super) fn blocks(state_dir: &Path) -> Result<Vec<Range>, CniError> {
     file.pools.iter().flat_map(|pool| &pool.blocks).map(|block| Ok(Range::block(*block)?)).collect()
 }
 
-fn choice(file: &PoolsFile, request: &Wish, v6: bool) -> Result<Option<Choice>, CniError> {
+fn choice(file: &PoolsFile, request: &PoolRequest, v6: bool) -> Result<Option<Choice>, CniError> {
     let entries = match request.pools(v6) {
         Some(names) => names.iter().map(|name| named(file, name, v6)).collect::<Result<Vec<_>, _>>()?,
         None => default(file, v6),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::AgentFile;
 
-pub use annotation::{IP_ADDRS, IPV4_POOLS, IPV6_POOLS, Wish, WishError};
+pub use annotation::{AnnotationError, IP_ADDRS, IPV4_POOLS, IPV6_POOLS, PoolRequest};
 
 /// The version of both formats that the agent writes.
 pub const VERSION: u32 = 1;
@@ -66,7 +66,7 @@ pub struct NamespacesFile {
     /// [`VERSION`].
     pub version: u32,
     /// Those that ask for pools.
-    pub chosen: BTreeMap<String, Wish>,
+    pub chosen: BTreeMap<String, PoolRequest>,
     /// Those that ask for none, sorted.
     pub plain: Vec<String>,
     /// Those with annotations that can't be used, and why.
@@ -78,7 +78,7 @@ pub struct NamespacesFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Namespace {
     /// It asks for pools.
-    Chosen(Wish),
+    Chosen(PoolRequest),
     /// It asks for none.
     Plain,
     /// Its annotations can't be used; says why.
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_namespace_is_known_or_not() {
-        let wish = Wish { ipv4_pools: Some(vec!["a".into()]), ..Wish::default() };
+        let wish = PoolRequest { ipv4_pools: Some(vec!["a".into()]), ..PoolRequest::default() };
         let plain = vec!["default".into(), "kube-system".into()];
         let broken = [("odd".into(), "why".into())].into();
         let file = NamespacesFile { version: 1, chosen: [("red".into(), wish.clone())].into(), plain, broken };

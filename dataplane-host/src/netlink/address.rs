@@ -6,11 +6,11 @@ use ipnetwork::IpNetwork;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{NetlinkError, Request, Socket};
+use super::{NetlinkError, NetlinkRequest, Socket};
 
 /// An address of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address {
+pub struct InterfaceAddress {
     /// Index of the device.
     pub index: u32,
     /// The address with the length of its network.
@@ -36,21 +36,24 @@ fn message(index: u32, network: IpNetwork) -> AddressMessage {
 
 /// Gives a device an address, at once usable: IPv6 does not look for a duplicate. Without a route to its network.
 #[must_use]
-pub fn add_address(index: u32, network: IpNetwork) -> Request {
+pub fn add_address(index: u32, network: IpNetwork) -> NetlinkRequest {
     let mut message = message(index, network);
     message.header.flags = AddressHeaderFlags::Nodad;
     message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
-    Request::create(RouteNetlinkMessage::NewAddress(message), format!("device {index}: add address {network}"))
+    NetlinkRequest::create(RouteNetlinkMessage::NewAddress(message), format!("device {index}: add address {network}"))
 }
 
 /// Takes an address from a device.
 #[must_use]
-pub fn delete_address(index: u32, network: IpNetwork) -> Request {
+pub fn delete_address(index: u32, network: IpNetwork) -> NetlinkRequest {
     let message = message(index, network);
-    Request::change(RouteNetlinkMessage::DelAddress(message), format!("device {index}: remove address {network}"))
+    NetlinkRequest::change(
+        RouteNetlinkMessage::DelAddress(message),
+        format!("device {index}: remove address {network}"),
+    )
 }
 
-impl Address {
+impl InterfaceAddress {
     pub(super) fn from_message(message: &AddressMessage) -> Option<Self> {
         let (mut local, mut address) = (None, None);
         let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
@@ -76,11 +79,12 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn addresses(&mut self) -> Result<Vec<Address>, NetlinkError> {
-        let request = Request::dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), "list addresses");
+    pub fn addresses(&mut self) -> Result<Vec<InterfaceAddress>, NetlinkError> {
+        let request =
+            NetlinkRequest::dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), "list addresses");
         let messages = self.dump(&request)?;
         let address = |m| match m {
-            RouteNetlinkMessage::NewAddress(m) => Address::from_message(&m),
+            RouteNetlinkMessage::NewAddress(m) => InterfaceAddress::from_message(&m),
             _ => None,
         };
         Ok(messages.into_iter().filter_map(address).collect())

@@ -7,7 +7,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{NetlinkError, Request, Socket};
+use super::{NetlinkError, NetlinkRequest, Socket};
 
 /// An entry of the forwarding database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,17 +35,20 @@ fn message(index: u32, mac: [u8; 6]) -> NeighbourMessage {
 
 /// Sets the machine that a hardware address is behind, for ever.
 #[must_use]
-pub fn replace_fdb(index: u32, mac: [u8; 6], remote: IpAddr) -> Request {
+pub fn replace_fdb(index: u32, mac: [u8; 6], remote: IpAddr) -> NetlinkRequest {
     let mut message = message(index, mac);
     message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(remote)));
-    Request::replace(RouteNetlinkMessage::NewNeighbour(message), format!("device {index}: set tunnel end {remote}"))
+    NetlinkRequest::replace(
+        RouteNetlinkMessage::NewNeighbour(message),
+        format!("device {index}: set tunnel end {remote}"),
+    )
 }
 
 /// Removes the entries of a hardware address.
 #[must_use]
-pub fn delete_fdb(index: u32, mac: [u8; 6]) -> Request {
+pub fn delete_fdb(index: u32, mac: [u8; 6]) -> NetlinkRequest {
     let attempt = format!("device {index}: remove the tunnel end with MAC {mac:02x?}");
-    Request::change(RouteNetlinkMessage::DelNeighbour(message(index, mac)), attempt)
+    NetlinkRequest::change(RouteNetlinkMessage::DelNeighbour(message(index, mac)), attempt)
 }
 
 impl Socket {
@@ -57,7 +60,7 @@ impl Socket {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Bridge;
         message.header.ifindex = index;
-        let request = Request::dump(RouteNetlinkMessage::GetNeighbour(message), "list tunnel ends");
+        let request = NetlinkRequest::dump(RouteNetlinkMessage::GetNeighbour(message), "list tunnel ends");
         let entry = |m| match m {
             RouteNetlinkMessage::NewNeighbour(m) if m.header.ifindex == index => from_message(&m),
             _ => None,

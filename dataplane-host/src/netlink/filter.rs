@@ -10,7 +10,7 @@ use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
 };
 
-use super::{NetlinkError, Request, Socket};
+use super::{NetlinkError, NetlinkRequest, Socket};
 
 /// Priority of our filters ("RW"): far from those that other tools use by default.
 pub const FILTER_PRIORITY: u16 = 0x5257;
@@ -71,12 +71,12 @@ fn device(index: u32) -> i32 {
 
 /// Makes sure that a device has the clsact hooks.
 #[must_use]
-pub fn add_clsact(index: u32) -> Request {
+pub fn add_clsact(index: u32) -> NetlinkRequest {
     let mut message = TcMessage::with_index(device(index));
     message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
     message.header.parent = TcHandle::CLSACT;
     message.attributes = vec![TcAttribute::Kind("clsact".into())];
-    Request::ensure(RouteNetlinkMessage::NewQueueDiscipline(message), format!("device {index}: add clsact"))
+    NetlinkRequest::ensure(RouteNetlinkMessage::NewQueueDiscipline(message), format!("device {index}: add clsact"))
 }
 
 fn filter_message(index: u32, direction: Direction) -> TcMessage {
@@ -96,7 +96,7 @@ fn filter_message(index: u32, direction: Direction) -> TcMessage {
 /// Attaches a program in direct-action mode, in the place of ours if there is one. The descriptor must stay open until
 /// the request has run.
 #[must_use]
-pub fn replace_filter(index: u32, direction: Direction, name: &str, program: BorrowedFd<'_>) -> Request {
+pub fn replace_filter(index: u32, direction: Direction, name: &str, program: BorrowedFd<'_>) -> NetlinkRequest {
     let mut message = filter_message(index, direction);
     message.attributes.push(TcAttribute::Options(vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned())),
@@ -104,15 +104,15 @@ pub fn replace_filter(index: u32, direction: Direction, name: &str, program: Bor
         TcOption::Bpf(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
     ]));
     let attempt = format!("device {index}: attach {name} to {direction:?}");
-    Request::replace(RouteNetlinkMessage::NewTrafficFilter(message), attempt)
+    NetlinkRequest::replace(RouteNetlinkMessage::NewTrafficFilter(message), attempt)
 }
 
 /// Detaches our program from a hook.
 #[must_use]
-pub fn delete_filter(index: u32, direction: Direction) -> Request {
+pub fn delete_filter(index: u32, direction: Direction) -> NetlinkRequest {
     let message = filter_message(index, direction);
     let attempt = format!("device {index}: detach from {direction:?}");
-    Request::change(RouteNetlinkMessage::DelTrafficFilter(message), attempt)
+    NetlinkRequest::change(RouteNetlinkMessage::DelTrafficFilter(message), attempt)
 }
 
 impl Socket {
@@ -126,7 +126,7 @@ impl Socket {
             let mut message = TcMessage::with_index(device(index));
             message.header.parent = direction.parent();
             let attempt = format!("device {index}: list filters of {direction:?}");
-            let request = Request::dump(RouteNetlinkMessage::GetTrafficFilter(message), &attempt);
+            let request = NetlinkRequest::dump(RouteNetlinkMessage::GetTrafficFilter(message), &attempt);
             for message in self.dump(&request)? {
                 if let RouteNetlinkMessage::NewTrafficFilter(message) = message {
                     filters.extend(from_message(message, direction));

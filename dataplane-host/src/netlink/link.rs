@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
     LinkInfo, LinkMessage,
 };
 
-use super::{NetlinkError, Request, Socket, Vxlan};
+use super::{NetlinkError, NetlinkRequest, Socket, Vxlan};
 
 /// A network device as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ fn set_up_flag(message: &mut LinkMessage, up: bool) {
 ///
 /// The kernel refuses with `EEXIST` when a name is taken and with `EBUSY` (older kernels: `EEXIST`) when the index is.
 #[must_use]
-pub fn create_veth(veth: &Veth<'_>) -> Request {
+pub fn create_veth(veth: &Veth<'_>) -> NetlinkRequest {
     let peer = message(
         0,
         vec![
@@ -93,69 +93,69 @@ pub fn create_veth(veth: &Veth<'_>) -> Request {
         LinkAttribute::LinkInfo(info),
     ];
     let attempt = format!("make veth {} (index {}) with peer {}", veth.name, veth.index, veth.peer_name);
-    Request::create(RouteNetlinkMessage::NewLink(message(veth.index, attributes)), attempt)
+    NetlinkRequest::create(RouteNetlinkMessage::NewLink(message(veth.index, attributes)), attempt)
 }
 
-fn set(index: u32, attributes: Vec<LinkAttribute>, what: &str) -> Request {
-    Request::change(RouteNetlinkMessage::SetLink(message(index, attributes)), format!("device {index}: {what}"))
+fn set(index: u32, attributes: Vec<LinkAttribute>, what: &str) -> NetlinkRequest {
+    NetlinkRequest::change(RouteNetlinkMessage::SetLink(message(index, attributes)), format!("device {index}: {what}"))
 }
 
-fn set_flag(index: u32, up: bool, what: &str) -> Request {
+fn set_flag(index: u32, up: bool, what: &str) -> NetlinkRequest {
     let mut message = message(index, vec![]);
     set_up_flag(&mut message, up);
-    Request::change(RouteNetlinkMessage::SetLink(message), format!("device {index}: {what}"))
+    NetlinkRequest::change(RouteNetlinkMessage::SetLink(message), format!("device {index}: {what}"))
 }
 
 /// Sets a device up.
 #[must_use]
-pub fn set_up(index: u32) -> Request {
+pub fn set_up(index: u32) -> NetlinkRequest {
     set_flag(index, true, "set up")
 }
 
 /// Sets a device down.
 #[must_use]
-pub fn set_down(index: u32) -> Request {
+pub fn set_down(index: u32) -> NetlinkRequest {
     set_flag(index, false, "set down")
 }
 
 /// Nobody is asked for a hardware address there (ARP, neighbour discovery), nor answered.
 #[must_use]
-pub fn without_arp(index: u32) -> Request {
+pub fn without_arp(index: u32) -> NetlinkRequest {
     let mut message = message(index, vec![]);
     message.header.flags = LinkFlags::Noarp;
     message.header.change_mask = LinkFlags::Noarp;
-    Request::change(RouteNetlinkMessage::SetLink(message), format!("device {index}: no ARP"))
+    NetlinkRequest::change(RouteNetlinkMessage::SetLink(message), format!("device {index}: no ARP"))
 }
 
 /// Sets the hardware address.
 #[must_use]
-pub fn set_mac(index: u32, mac: [u8; 6]) -> Request {
+pub fn set_mac(index: u32, mac: [u8; 6]) -> NetlinkRequest {
     set(index, vec![LinkAttribute::Address(mac.to_vec())], "set the MAC")
 }
 
 /// Sets the largest packet.
 #[must_use]
-pub fn set_mtu(index: u32, mtu: u32) -> Request {
+pub fn set_mtu(index: u32, mtu: u32) -> NetlinkRequest {
     set(index, vec![LinkAttribute::Mtu(mtu)], &format!("set the MTU to {mtu}"))
 }
 
 /// Puts a device into a group; see [`delete_group`].
 #[must_use]
-pub fn set_group(index: u32, group: u32) -> Request {
+pub fn set_group(index: u32, group: u32) -> NetlinkRequest {
     set(index, vec![LinkAttribute::Group(group)], &format!("put into group {group:#x}"))
 }
 
 /// The device gets no link-local IPv6 address by itself and neither takes nor sends IPv4 redirects. (IPv6 has no such
 /// attributes; there it takes a write to `/proc/sys`.)
 #[must_use]
-pub fn quiet_link(index: u32) -> Request {
+pub fn quiet_link(index: u32) -> NetlinkRequest {
     configure(index, &[(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0)], "no own addresses, no redirects")
 }
 
 /// As [`quiet_link`], for a device by which packets come that the node would answer by another one: their source is not held
 /// against the routes (`rp_filter` 2, of which the kernel takes the larger of the device's and the common value).
 #[must_use]
-pub fn quiet_tunnel(index: u32) -> Request {
+pub fn quiet_tunnel(index: u32) -> NetlinkRequest {
     let settings = [(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0), (RP_FILTER, 2)];
     configure(index, &settings, "no own addresses, no redirects, loose reverse-path filter")
 }
@@ -165,7 +165,7 @@ const ACCEPT_REDIRECTS: u16 = 4;
 const SEND_REDIRECTS: u16 = 6;
 const RP_FILTER: u16 = 8;
 
-fn configure(index: u32, settings: &[(u16, u32)], what: &str) -> Request {
+fn configure(index: u32, settings: &[(u16, u32)], what: &str) -> NetlinkRequest {
     // IFLA_INET_CONF, which is a nest here.
     const INET_CONF_NEST: u16 = 1 | 0x8000;
     let mut conf = Vec::with_capacity(8 * settings.len());
@@ -183,15 +183,15 @@ fn configure(index: u32, settings: &[(u16, u32)], what: &str) -> Request {
 
 /// Removes a device, and with it the other end of a pair, its addresses, routes, neighbours and filters.
 #[must_use]
-pub fn delete_link(index: u32) -> Request {
-    Request::change(RouteNetlinkMessage::DelLink(message(index, vec![])), format!("remove device {index}"))
+pub fn delete_link(index: u32) -> NetlinkRequest {
+    NetlinkRequest::change(RouteNetlinkMessage::DelLink(message(index, vec![])), format!("remove device {index}"))
 }
 
 /// Removes all devices of a group at once, for about the time of one.
 #[must_use]
-pub fn delete_group(group: u32) -> Request {
+pub fn delete_group(group: u32) -> NetlinkRequest {
     let attributes = vec![LinkAttribute::Group(group)];
-    Request::change(
+    NetlinkRequest::change(
         RouteNetlinkMessage::DelLink(message(0, attributes)),
         format!("remove the devices of group {group:#x}"),
     )
@@ -266,12 +266,12 @@ impl Socket {
     /// # Errors
     /// The kernel refused.
     pub fn links(&mut self) -> Result<Vec<Link>, NetlinkError> {
-        let request = Request::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), "list devices");
+        let request = NetlinkRequest::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), "list devices");
         Ok(self.dump(&request)?.into_iter().filter_map(Link::from_message).collect())
     }
 
     fn link(&mut self, message: LinkMessage, attempt: &str) -> Result<Option<Link>, NetlinkError> {
-        let request = Request::change(RouteNetlinkMessage::GetLink(message), attempt.into());
+        let request = NetlinkRequest::change(RouteNetlinkMessage::GetLink(message), attempt.into());
         match self.get(&request) {
             Ok(found) => Ok(found.and_then(Link::from_message)),
             Err(e) if e.is_missing() => Ok(None),

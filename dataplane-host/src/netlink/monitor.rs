@@ -9,7 +9,7 @@ use netlink_sys::{Socket as RawSocket, protocols::NETLINK_ROUTE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::socket::{messages, read};
-use super::{Address, Link, NetlinkError, Route};
+use super::{InterfaceAddress, Link, NetlinkError, Route};
 
 /// What to listen to (include/uapi/linux/rtnetlink.h, `enum rtnetlink_groups`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,15 +34,15 @@ impl Group {
 
 /// Something has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum NetlinkEvent {
     /// A device is new or has changed.
     Link(Link),
     /// A device is gone.
     LinkGone(Link),
     /// An address is new or has changed.
-    Address(Address),
+    Address(InterfaceAddress),
     /// An address is gone.
-    AddressGone(Address),
+    AddressGone(InterfaceAddress),
     /// A route of the main table is new or has changed.
     Route(Route),
     /// A route of the main table is gone.
@@ -81,22 +81,22 @@ impl Monitor {
     /// The events that have come so far; none if there are none. Never waits.
     ///
     /// # Errors
-    /// The socket failed. Lost events are no error but [`Event::Lost`].
-    pub fn read(&mut self) -> Result<Vec<Event>, NetlinkError> {
+    /// The socket failed. Lost events are no error but [`NetlinkEvent::Lost`].
+    pub fn read(&mut self) -> Result<Vec<NetlinkEvent>, NetlinkError> {
         let mut events = Vec::new();
         loop {
             match read(&self.socket, &mut self.buffer, "listen to changes") {
                 Ok(()) => events.extend(messages(&self.buffer).filter_map(|m| match m {
                     Ok(m) => event(m.payload),
-                    Err(_) => Some(Event::Lost),
+                    Err(_) => Some(NetlinkEvent::Lost),
                 })),
                 Err(NetlinkError::Socket { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {
                     return Ok(events);
                 }
                 Err(NetlinkError::Socket { source, .. }) if source.raw_os_error() == Some(libc::ENOBUFS) => {
-                    events.push(Event::Lost);
+                    events.push(NetlinkEvent::Lost);
                 }
-                Err(NetlinkError::Answer { .. }) => events.push(Event::Lost),
+                Err(NetlinkError::Answer { .. }) => events.push(NetlinkEvent::Lost),
                 Err(e) => return Err(e),
             }
         }
@@ -106,7 +106,7 @@ impl Monitor {
     ///
     /// # Errors
     /// The socket failed.
-    pub fn wait(&mut self, timeout: Duration) -> Result<Vec<Event>, NetlinkError> {
+    pub fn wait(&mut self, timeout: Duration) -> Result<Vec<NetlinkEvent>, NetlinkError> {
         let timeout = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
         match poll(&mut [PollFd::from_borrowed_fd(self.as_fd(), PollFlags::IN)], Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => self.read(),
@@ -127,15 +127,15 @@ impl AsRawFd for Monitor {
     }
 }
 
-fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
+fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<NetlinkEvent> {
     let NetlinkPayload::InnerMessage(message) = payload else { return None };
     match message {
-        RouteNetlinkMessage::NewLink(m) => Some(Event::Link(Link::from_link(m))),
-        RouteNetlinkMessage::DelLink(m) => Some(Event::LinkGone(Link::from_link(m))),
-        RouteNetlinkMessage::NewAddress(m) => Address::from_message(&m).map(Event::Address),
-        RouteNetlinkMessage::DelAddress(m) => Address::from_message(&m).map(Event::AddressGone),
-        RouteNetlinkMessage::NewRoute(m) => Route::from_message(&m).map(Event::Route),
-        RouteNetlinkMessage::DelRoute(m) => Route::from_message(&m).map(Event::RouteGone),
+        RouteNetlinkMessage::NewLink(m) => Some(NetlinkEvent::Link(Link::from_link(m))),
+        RouteNetlinkMessage::DelLink(m) => Some(NetlinkEvent::LinkGone(Link::from_link(m))),
+        RouteNetlinkMessage::NewAddress(m) => InterfaceAddress::from_message(&m).map(NetlinkEvent::Address),
+        RouteNetlinkMessage::DelAddress(m) => InterfaceAddress::from_message(&m).map(NetlinkEvent::AddressGone),
+        RouteNetlinkMessage::NewRoute(m) => Route::from_message(&m).map(NetlinkEvent::Route),
+        RouteNetlinkMessage::DelRoute(m) => Route::from_message(&m).map(NetlinkEvent::RouteGone),
         _ => None,
     }
 }

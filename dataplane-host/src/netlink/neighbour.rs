@@ -9,7 +9,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::RouteType;
 
 use super::address::family;
-use super::{NetlinkError, Request, Socket};
+use super::{NetlinkError, NetlinkRequest, Socket};
 
 /// A neighbour entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,17 +43,23 @@ fn message(index: u32, address: IpAddr) -> NeighbourMessage {
 
 /// Sets a permanent entry, so that the neighbour is never asked for and can't say otherwise.
 #[must_use]
-pub fn replace_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
+pub fn replace_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> NetlinkRequest {
     let mut message = message(index, address);
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
-    Request::replace(RouteNetlinkMessage::NewNeighbour(message), format!("device {index}: set neighbour {address}"))
+    NetlinkRequest::replace(
+        RouteNetlinkMessage::NewNeighbour(message),
+        format!("device {index}: set neighbour {address}"),
+    )
 }
 
 /// Removes an entry.
 #[must_use]
-pub fn delete_neighbour(index: u32, address: IpAddr) -> Request {
+pub fn delete_neighbour(index: u32, address: IpAddr) -> NetlinkRequest {
     let message = message(index, address);
-    Request::change(RouteNetlinkMessage::DelNeighbour(message), format!("device {index}: remove neighbour {address}"))
+    NetlinkRequest::change(
+        RouteNetlinkMessage::DelNeighbour(message),
+        format!("device {index}: remove neighbour {address}"),
+    )
 }
 
 impl Socket {
@@ -62,7 +68,8 @@ impl Socket {
     /// # Errors
     /// The kernel refused.
     pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
-        let request = Request::dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), "list neighbours");
+        let request =
+            NetlinkRequest::dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), "list neighbours");
         let neighbour = |m| match m {
             RouteNetlinkMessage::NewNeighbour(m) => from_message(&m),
             _ => None,

@@ -22,7 +22,7 @@ const FAMILY: usize = 4;
 
 /// A chain of rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
+pub struct NftChain {
     /// The table that it is in.
     pub table: String,
     /// Its own name.
@@ -33,7 +33,7 @@ pub struct Chain {
 ///
 /// # Errors
 /// The kernel refused, or has no `nf_tables`.
-pub fn chains() -> Result<Vec<Chain>, NetlinkError> {
+pub fn chains() -> Result<Vec<NftChain>, NetlinkError> {
     let failed = |e| NetlinkError::socket(ATTEMPT, e);
     let mut socket = RawSocket::new(NETLINK_NETFILTER).map_err(failed)?;
     socket.bind_auto().map_err(failed)?;
@@ -53,7 +53,7 @@ pub fn chains() -> Result<Vec<Chain>, NetlinkError> {
 }
 
 /// Adds what one datagram says; whether it was the last one.
-fn collect(mut rest: &[u8], chains: &mut Vec<Chain>) -> Result<bool, NetlinkError> {
+fn collect(mut rest: &[u8], chains: &mut Vec<NftChain>) -> Result<bool, NetlinkError> {
     const ERROR: u16 = 2;
     const DONE: u16 = 3;
     while !rest.is_empty() {
@@ -73,10 +73,10 @@ fn collect(mut rest: &[u8], chains: &mut Vec<Chain>) -> Result<bool, NetlinkErro
     Ok(false)
 }
 
-fn chain(attributes: &[u8]) -> Option<Chain> {
+fn chain(attributes: &[u8]) -> Option<NftChain> {
     let text = |kind: u16| {
         let found = NlasIterator::new(attributes).flatten().find(|a| a.kind() == kind)?;
         Some(String::from_utf8_lossy(found.value()).trim_end_matches('\0').to_owned())
     };
-    Some(Chain { table: text(TABLE)?, name: text(NAME)? })
+    Some(NftChain { table: text(TABLE)?, name: text(NAME)? })
 }

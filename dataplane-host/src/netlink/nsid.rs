@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 
-use super::{NetlinkError, Request, Socket};
+use super::{NetlinkError, NetlinkRequest, Socket};
 
 impl Socket {
     /// The number of another namespace in this socket's one: what [`super::Link::peer_netns`] says. `None`: it has none.
@@ -15,7 +15,8 @@ impl Socket {
     pub fn netns_number(&mut self, netns: BorrowedFd<'_>) -> Result<Option<i32>, NetlinkError> {
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(netns.as_raw_fd().unsigned_abs()));
-        let request = Request::change(RouteNetlinkMessage::GetNsId(message), "ask for a namespace's number".into());
+        let request =
+            NetlinkRequest::change(RouteNetlinkMessage::GetNsId(message), "ask for a namespace's number".into());
         let Some(RouteNetlinkMessage::NewNsId(answer)) = self.get(&request)? else { return Ok(None) };
         Ok(answer.attributes.iter().find_map(|a| match a {
             // NETNSA_NSID_NOT_ASSIGNED is -1.

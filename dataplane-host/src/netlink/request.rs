@@ -8,13 +8,13 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 /// A message for [`super::Socket::run`].
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct NetlinkRequest {
     pub(super) message: RouteNetlinkMessage,
     pub(super) flags: u16,
     pub(super) attempt: String,
 }
 
-impl Request {
+impl NetlinkRequest {
     fn new(message: RouteNetlinkMessage, flags: u16, attempt: String) -> Self {
         Self { message, flags: NLM_F_REQUEST | flags, attempt }
     }

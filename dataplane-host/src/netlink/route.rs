@@ -10,7 +10,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address::family;
-use super::{NetlinkError, Request, Socket};
+use super::{NetlinkError, NetlinkRequest, Socket};
 
 /// The protocol number of Ropeway's routes ("RW"). Only routes that carry it are ever removed.
 pub const PROTOCOL: u8 = 82;
@@ -162,26 +162,26 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 
 /// Adds a route; the kernel refuses with `EEXIST` when there is one with the same destination and metric.
 #[must_use]
-pub fn add_route(route: &Route) -> Request {
-    Request::create(RouteNetlinkMessage::NewRoute(route.message()), format!("add {}", route.describe()))
+pub fn add_route(route: &Route) -> NetlinkRequest {
+    NetlinkRequest::create(RouteNetlinkMessage::NewRoute(route.message()), format!("add {}", route.describe()))
 }
 
 /// Adds a route, or puts it in the place of the one with the same destination and metric, whosever that is.
 #[must_use]
-pub fn replace_route(route: &Route) -> Request {
-    Request::replace(RouteNetlinkMessage::NewRoute(route.message()), format!("set {}", route.describe()))
+pub fn replace_route(route: &Route) -> NetlinkRequest {
+    NetlinkRequest::replace(RouteNetlinkMessage::NewRoute(route.message()), format!("set {}", route.describe()))
 }
 
 /// Removes a route; only one with the same protocol number, destination and hop is removed.
 #[must_use]
-pub fn delete_route(route: &Route) -> Request {
+pub fn delete_route(route: &Route) -> NetlinkRequest {
     let mut message = route.message();
     if matches!(route.hop, Hop::Gateway { .. } | Hop::Device { .. }) && route.destination.is_ipv4() {
         // Any scope: the kernel compares it otherwise.
         message.header.scope = RouteScope::NoWhere;
     }
     message.attributes.retain(|a| !matches!(a, RouteAttribute::Metrics(_)));
-    Request::change(RouteNetlinkMessage::DelRoute(message), format!("remove {}", route.describe()))
+    NetlinkRequest::change(RouteNetlinkMessage::DelRoute(message), format!("remove {}", route.describe()))
 }
 
 impl Socket {
@@ -197,7 +197,7 @@ impl Socket {
             message.header.address_family = family;
             message.header.table = RouteHeader::RT_TABLE_MAIN;
             message.header.protocol = RouteProtocol::from(protocol);
-            let request = Request::dump(RouteNetlinkMessage::GetRoute(message), "list routes");
+            let request = NetlinkRequest::dump(RouteNetlinkMessage::GetRoute(message), "list routes");
             let route = |m| match m {
                 RouteNetlinkMessage::NewRoute(m) => Route::from_message(&m),
                 _ => None,

@@ -7,7 +7,7 @@ use netlink_packet_core::{DefaultNla, Nla, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 
-use super::{NetlinkError, Request, Socket};
+use super::{NetlinkError, NetlinkRequest, Socket};
 
 const KIND: &str = "tbf";
 /// Of our queueing disciplines ("RW").
@@ -48,7 +48,7 @@ impl Rate {
 
 /// Limits what a device sends, in place of what it had at its root.
 #[must_use]
-pub fn set_rate(index: u32, rate: Rate) -> Request {
+pub fn set_rate(index: u32, rate: Rate) -> NetlinkRequest {
     let rate32 = u32::try_from(rate.bytes_per_second).unwrap_or(u32::MAX);
     let mut parms = vec![0; PARMS_BYTES];
     parms[1] = ETHERNET;
@@ -67,7 +67,7 @@ pub fn set_rate(index: u32, rate: Rate) -> Request {
     message.header.parent = TcHandle::ROOT;
     message.attributes = vec![TcAttribute::Kind(KIND.into()), TcAttribute::Options(options)];
     let attempt = format!("device {index}: limit to {rate}");
-    Request::replace(RouteNetlinkMessage::NewQueueDiscipline(message), attempt)
+    NetlinkRequest::replace(RouteNetlinkMessage::NewQueueDiscipline(message), attempt)
 }
 
 impl Socket {
@@ -78,7 +78,7 @@ impl Socket {
     pub fn rate(&mut self, index: u32) -> Result<Option<u64>, NetlinkError> {
         let message = TcMessage::with_index(index.cast_signed());
         let attempt = format!("device {index}: list queueing disciplines");
-        let request = Request::dump(RouteNetlinkMessage::GetQueueDiscipline(message), &attempt);
+        let request = NetlinkRequest::dump(RouteNetlinkMessage::GetQueueDiscipline(message), &attempt);
         let all = self.dump(&request)?.into_iter().filter_map(|message| match message {
             RouteNetlinkMessage::NewQueueDiscipline(message) => Some(message),
             _ => None,

@@ -6,7 +6,7 @@ use netlink_packet_core::{NLM_F_DUMP_INTR, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::{NetlinkError, Request};
+use super::{NetlinkError, NetlinkRequest};
 
 /// The kernel's answers are never longer (`NLMSG_GOODSIZE` and the largest listing datagram, 32 KiB).
 const BUFFER: usize = 64 << 10;
@@ -24,7 +24,7 @@ pub struct Socket {
 }
 
 /// What one message of an answer means for the request.
-enum Step {
+enum Response {
     Done,
     Error(NetlinkError),
     Item(RouteNetlinkMessage),
@@ -55,12 +55,12 @@ impl Socket {
     ///
     /// # Errors
     /// The first error.
-    pub fn run(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
+    pub fn run(&mut self, requests: &[NetlinkRequest]) -> Result<(), NetlinkError> {
         self.run_each(requests).into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// Like [`Self::run`], but gives every error with the position of its request.
-    pub fn run_each(&mut self, requests: &[Request]) -> Vec<(usize, NetlinkError)> {
+    pub fn run_each(&mut self, requests: &[NetlinkRequest]) -> Vec<(usize, NetlinkError)> {
         let mut errors = Vec::new();
         for (number, part) in requests.chunks(BATCH).enumerate() {
             errors.extend(self.run_part(part).into_iter().map(|(i, e)| (number * BATCH + i, e)));
@@ -68,7 +68,7 @@ impl Socket {
         errors
     }
 
-    fn run_part(&mut self, requests: &[Request]) -> Vec<(usize, NetlinkError)> {
+    fn run_part(&mut self, requests: &[NetlinkRequest]) -> Vec<(usize, NetlinkError)> {
         let Some(last) = requests.len().checked_sub(1) else { return Vec::new() };
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::with_capacity(256 * requests.len());
@@ -88,9 +88,9 @@ impl Socket {
                 if i > last {
                     return;
                 }
-                match step(attempt(i), payload) {
-                    Step::Error(e) => errors.push((i, e)),
-                    Step::Done | Step::Item(_) | Step::Foreign => {}
+                match response(attempt(i), payload) {
+                    Response::Error(e) => errors.push((i, e)),
+                    Response::Done | Response::Item(_) | Response::Foreign => {}
                 }
                 answered |= i == last;
             });
@@ -106,13 +106,13 @@ impl Socket {
     }
 
     /// One request and its answer's messages, for requests that ask for an object.
-    pub(super) fn get(&mut self, request: &Request) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+    pub(super) fn get(&mut self, request: &NetlinkRequest) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
         let (items, _) = self.collect(request, true)?;
         Ok(items.into_iter().next())
     }
 
     /// A whole table; taken again when it changed meanwhile.
-    pub(super) fn dump(&mut self, request: &Request) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    pub(super) fn dump(&mut self, request: &NetlinkRequest) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
             let (items, interrupted) = self.collect(request, false)?;
             if !interrupted {
@@ -124,7 +124,7 @@ impl Socket {
 
     fn collect(
         &mut self,
-        request: &Request,
+        request: &NetlinkRequest,
         acknowledge: bool,
     ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
@@ -139,14 +139,14 @@ impl Socket {
                     return;
                 }
                 interrupted |= flags & NLM_F_DUMP_INTR != 0;
-                match step(&request.attempt, payload) {
-                    Step::Done => done = true,
-                    Step::Error(e) => {
+                match response(&request.attempt, payload) {
+                    Response::Done => done = true,
+                    Response::Error(e) => {
                         done = true;
                         error = Some(e);
                     }
-                    Step::Item(m) => items.push(m),
-                    Step::Foreign => {}
+                    Response::Item(m) => items.push(m),
+                    Response::Foreign => {}
                 }
             })?;
         }
@@ -175,18 +175,18 @@ impl AsFd for Socket {
     }
 }
 
-fn step(attempt: &str, payload: NetlinkPayload<RouteNetlinkMessage>) -> Step {
+fn response(attempt: &str, payload: NetlinkPayload<RouteNetlinkMessage>) -> Response {
     match payload {
-        NetlinkPayload::Done(done) if done.code == 0 => Step::Done,
-        NetlinkPayload::Done(done) => Step::Error(NetlinkError::Refused {
+        NetlinkPayload::Done(done) if done.code == 0 => Response::Done,
+        NetlinkPayload::Done(done) => Response::Error(NetlinkError::Refused {
             attempt: attempt.into(),
             text: String::new(),
             source: std::io::Error::from_raw_os_error(done.code.abs()),
         }),
-        NetlinkPayload::Error(e) if e.code.is_none() => Step::Done,
-        NetlinkPayload::Error(e) => Step::Error(NetlinkError::refused(attempt, &e)),
-        NetlinkPayload::InnerMessage(m) => Step::Item(m),
-        _ => Step::Foreign,
+        NetlinkPayload::Error(e) if e.code.is_none() => Response::Done,
+        NetlinkPayload::Error(e) => Response::Error(NetlinkError::refused(attempt, &e)),
+        NetlinkPayload::InnerMessage(m) => Response::Item(m),
+        _ => Response::Foreign,
     }
 }
 

@@ -192,8 +192,11 @@ fn the_monitor_tells_what_comes_and_goes() {
     let route = Route::new("10.7.0.0/24".parse().unwrap(), Hop::Blackhole);
     host.run(&[add_route(&route), delete_route(&route)]).unwrap();
     let events = monitor.wait(Duration::from_secs(5)).unwrap();
-    assert!(events.iter().any(|e| matches!(e, Event::Link(l) if l.name == "lo" && l.up)), "{events:?}");
-    assert!(events.contains(&Event::Route(route)) && events.contains(&Event::RouteGone(route)), "{events:?}");
+    assert!(events.iter().any(|e| matches!(e, NetlinkEvent::Link(l) if l.name == "lo" && l.up)), "{events:?}");
+    assert!(
+        events.contains(&NetlinkEvent::Route(route)) && events.contains(&NetlinkEvent::RouteGone(route)),
+        "{events:?}"
+    );
     assert_eq!(monitor.wait(Duration::from_millis(1)).unwrap(), []);
 }
 
@@ -261,6 +264,6 @@ fn chains_of_the_packet_filter_are_listed() {
     add("chain ip6 nat KUBE-SERVICES");
     let found = within(&node, chains).unwrap();
     assert_eq!(found.len(), 301, "more than one datagram has room for");
-    assert!(found.contains(&Chain { table: "nat".into(), name: "KUBE-SERVICES".into() }));
-    assert!(all.iter().all(|name| found.contains(&Chain { table: "kube-proxy".into(), name: name.clone() })));
+    assert!(found.contains(&NftChain { table: "nat".into(), name: "KUBE-SERVICES".into() }));
+    assert!(all.iter().all(|name| found.contains(&NftChain { table: "kube-proxy".into(), name: name.clone() })));
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo};
 
-use super::Request;
+use super::NetlinkRequest;
 use super::link::message;
 
 /// What a VXLAN device is, besides a [`super::Link`].
@@ -30,7 +30,7 @@ pub struct Vxlan {
 /// The kernel refuses with `EEXIST` when the name is taken, or another device has the same network identifier and port,
 /// and with `EADDRINUSE` when another socket has the port.
 #[must_use]
-pub fn create_vxlan(name: &str, mac: [u8; 6], mtu: u32, vxlan: &Vxlan) -> Request {
+pub fn create_vxlan(name: &str, mac: [u8; 6], mtu: u32, vxlan: &Vxlan) -> NetlinkRequest {
     let mut data = vec![
         InfoVxlan::Id(vxlan.vni),
         InfoVxlan::Port(vxlan.port),
@@ -49,7 +49,7 @@ pub fn create_vxlan(name: &str, mac: [u8; 6], mtu: u32, vxlan: &Vxlan) -> Reques
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]),
     ];
     let attempt = format!("make tunnel device {name} (VNI {}, UDP port {})", vxlan.vni, vxlan.port);
-    Request::create(RouteNetlinkMessage::NewLink(message(0, attributes)), attempt)
+    NetlinkRequest::create(RouteNetlinkMessage::NewLink(message(0, attributes)), attempt)
 }
 
 impl Vxlan {

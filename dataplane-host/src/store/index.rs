@@ -30,7 +30,7 @@ pub(super) struct Index {
 
 /// Where a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum SlotSearch {
     /// A slot that is free and has cooled down.
     Free(u32),
     /// Only slots that were released a moment ago: the one that was released first, and how many seconds ago.
@@ -106,7 +106,7 @@ impl Index {
         now: u32,
         cool_down: u32,
         skip: impl Fn(u32) -> bool,
-    ) -> Result<Found, StoreError> {
+    ) -> Result<SlotSearch, StoreError> {
         let slots = self.range.slots();
         let mut warm: Option<(u32, u32)> = None;
         for (from, to) in [(self.cursor, slots), (0, self.cursor)] {
@@ -131,7 +131,7 @@ impl Index {
                             at => now.saturating_sub(at),
                         };
                         if age >= cool_down {
-                            return Ok(Found::Free(slot));
+                            return Ok(SlotSearch::Free(slot));
                         }
                         if warm.is_none_or(|(_, oldest)| age > oldest) {
                             warm = Some((slot, age));
@@ -141,7 +141,7 @@ impl Index {
                 }
             }
         }
-        Ok(warm.map_or(Found::None, |(slot, age)| Found::Warm(slot, age)))
+        Ok(warm.map_or(SlotSearch::None, |(slot, age)| SlotSearch::Warm(slot, age)))
     }
 
     fn released_at(&self, base: &Directory, slot: u32) -> Result<u32, StoreError> {

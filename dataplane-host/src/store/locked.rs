@@ -8,14 +8,14 @@ use rustix::time::{ClockId, clock_gettime};
 use super::directory::{FileNumber, number};
 use super::index::Index;
 use super::record::MOST_BYTES;
-use super::{AttachmentId, Range, Record, Store, StoreError};
+use super::{AddressStore, AttachmentId, AttachmentRecord, Range, StoreError};
 
 /// The store with its lock held; dropping it releases the lock.
 #[derive(Debug)]
-pub struct Locked<'a> {
-    pub(super) store: &'a Store,
+pub struct LockedStore<'a> {
+    pub(super) store: &'a AddressStore,
     /// Reservations that other processes are about to complete.
-    pub(super) live: Vec<(Record, FileNumber)>,
+    pub(super) live: Vec<(AttachmentRecord, FileNumber)>,
     /// Nobody has looked at the store since the machine was started.
     pub(super) first_of_boot: bool,
     findings: Vec<String>,
@@ -25,7 +25,7 @@ pub struct Locked<'a> {
 #[derive(Debug)]
 pub struct Attachment {
     /// What is known of it.
-    pub record: Record,
+    pub record: AttachmentRecord,
     /// It is going away.
     pub releasing: bool,
     /// The record's file, locked.
@@ -35,7 +35,7 @@ pub struct Attachment {
 /// Whose an attachment is.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one at a time")]
-pub enum Claim {
+pub enum AttachmentClaim {
     /// There is none.
     Absent,
     /// Another process works on it.
@@ -44,17 +44,17 @@ pub enum Claim {
         releasing: bool,
     },
     /// The caller's.
-    Mine(Attachment),
+    Owned(Attachment),
 }
 
 impl Attachment {
-    pub(super) const fn new(record: Record, releasing: bool, file: File) -> Self {
+    pub(super) const fn new(record: AttachmentRecord, releasing: bool, file: File) -> Self {
         Self { record, releasing, file }
     }
 }
 
-impl<'a> Locked<'a> {
-    pub(super) fn new(store: &'a Store) -> Self {
+impl<'a> LockedStore<'a> {
+    pub(super) fn new(store: &'a AddressStore) -> Self {
         Self { store, live: Vec::new(), first_of_boot: false, findings: Vec::new() }
     }
 
@@ -78,22 +78,22 @@ impl<'a> Locked<'a> {
     ///
     /// # Errors
     /// A file can't be read. A damaged record is set aside and counts as none.
-    pub fn claim(&mut self, id: &AttachmentId) -> Result<Claim, StoreError> {
+    pub fn claim(&mut self, id: &AttachmentId) -> Result<AttachmentClaim, StoreError> {
         if self.live.iter().any(|(record, _)| record.id == *id) {
-            return Ok(Claim::Busy { releasing: false });
+            return Ok(AttachmentClaim::Busy { releasing: false });
         }
         let name = attachment(id);
-        let Some((record, file)) = self.read_record(&name)? else { return Ok(Claim::Absent) };
+        let Some((record, file)) = self.read_record(&name)? else { return Ok(AttachmentClaim::Absent) };
         if record.id != *id {
             self.set_aside(&name, "record of another attachment")?;
-            return Ok(Claim::Absent);
+            return Ok(AttachmentClaim::Absent);
         }
         let records = &self.store.records;
         let number = number(&file).map_err(|e| records.io("stat", &name, e))?;
         let releasing = self.store.releasing.number(&id.file_name())? == Some(number);
         match file.try_lock() {
-            Ok(()) => Ok(Claim::Mine(Attachment::new(record, releasing, file))),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(Claim::Busy { releasing }),
+            Ok(()) => Ok(AttachmentClaim::Owned(Attachment::new(record, releasing, file))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(AttachmentClaim::Busy { releasing }),
             Err(std::fs::TryLockError::Error(e)) => Err(records.io("lock", &name, e)),
         }
     }
@@ -102,7 +102,7 @@ impl<'a> Locked<'a> {
     ///
     /// # Errors
     /// A file can't be read. Damaged records are set aside and left out.
-    pub fn attachments(&mut self) -> Result<Vec<Record>, StoreError> {
+    pub fn attachments(&mut self) -> Result<Vec<AttachmentRecord>, StoreError> {
         let mut all = Vec::new();
         for name in self.store.records.names()?.iter().filter(|n| n.starts_with(ATTACHMENT)) {
             all.extend(self.read_record(name)?.map(|(record, _)| record));
@@ -132,9 +132,9 @@ impl<'a> Locked<'a> {
     }
 
     /// A record by a name in `records/`, and its file; a damaged one is set aside.
-    pub(super) fn read_record(&mut self, name: &str) -> Result<Option<(Record, File)>, StoreError> {
+    pub(super) fn read_record(&mut self, name: &str) -> Result<Option<(AttachmentRecord, File)>, StoreError> {
         let Some((content, file)) = self.store.records.read(name, MOST_BYTES)? else { return Ok(None) };
-        match Record::from_bytes(&content) {
+        match AttachmentRecord::from_bytes(&content) {
             Ok(record) => Ok(Some((record, file))),
             // Names that were on the disk before their content when power was cut: nobody was told of them.
             Err(_) if self.first_of_boot && content.iter().all(|byte| *byte == 0) => {
@@ -168,7 +168,7 @@ impl<'a> Locked<'a> {
     }
 }
 
-impl Drop for Locked<'_> {
+impl Drop for LockedStore<'_> {
     fn drop(&mut self) {
         if let Err(e) = self.store.lock.unlock() {
             // Closing the file unlocks it too, so this can't last.
@@ -184,7 +184,7 @@ pub(super) fn attachment(id: &AttachmentId) -> String {
 }
 
 /// The names of a record: its addresses and, last, its attachment.
-pub(super) fn names(record: &Record) -> impl Iterator<Item = String> + '_ {
+pub(super) fn names(record: &AttachmentRecord) -> impl Iterator<Item = String> + '_ {
     record.addresses.iter().map(IpAddr::to_string).chain([attachment(&record.id)])
 }
 

@@ -48,7 +48,7 @@ impl AttachmentId {
 /// All that is known of an attachment. Never changed once written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct AttachmentRecord {
     /// Format of the record: 1.
     pub version: u32,
     /// Whose it is.
@@ -78,7 +78,7 @@ pub struct Record {
     pub generation: u64,
 }
 
-impl Record {
+impl AttachmentRecord {
     pub(super) const VERSION: u32 = 1;
 
     /// The file's content.
@@ -111,8 +111,8 @@ mod tests {
     use super::*;
     use crate::store::Transport;
 
-    fn record() -> Record {
-        Record {
+    fn record() -> AttachmentRecord {
+        AttachmentRecord {
             version: 1,
             id: AttachmentId { container: "c1".into(), ifname: "eth0".into() },
             network: "pods".into(),
@@ -135,25 +135,25 @@ mod tests {
     #[test]
     fn reads_what_it_writes_and_nothing_else() {
         let bytes = record().to_bytes().unwrap();
-        assert_eq!(Record::from_bytes(&bytes).unwrap(), record());
+        assert_eq!(AttachmentRecord::from_bytes(&bytes).unwrap(), record());
         for end in 0..bytes.len() {
-            assert!(Record::from_bytes(&bytes[..end]).is_err(), "cut to {end} bytes");
+            assert!(AttachmentRecord::from_bytes(&bytes[..end]).is_err(), "cut to {end} bytes");
         }
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(Record::from_bytes(&damaged).is_err(), "bit {bit} flipped");
+            assert!(AttachmentRecord::from_bytes(&damaged).is_err(), "bit {bit} flipped");
         }
     }
 
     #[test]
     fn records_without_host_ports_and_mtu_are_as_ever() {
-        let bytes = Record { ports: Vec::new(), ..record() }.to_bytes().unwrap();
+        let bytes = AttachmentRecord { ports: Vec::new(), ..record() }.to_bytes().unwrap();
         let text = String::from_utf8(bytes.clone()).unwrap();
         assert!(!text.contains("ports") && !text.contains("mtu"), "{text}");
-        assert_eq!(Record::from_bytes(&bytes).unwrap().ports, []);
-        let own = Record { mtu: Some(1400), ..record() };
-        assert_eq!(Record::from_bytes(&own.to_bytes().unwrap()).unwrap(), own);
+        assert_eq!(AttachmentRecord::from_bytes(&bytes).unwrap().ports, []);
+        let own = AttachmentRecord { mtu: Some(1400), ..record() };
+        assert_eq!(AttachmentRecord::from_bytes(&own.to_bytes().unwrap()).unwrap(), own);
     }
 
     #[test]

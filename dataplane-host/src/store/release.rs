@@ -1,12 +1,12 @@
 //! Releasing: first a durable mark, then (elsewhere) the kernel's objects, then the names, at last the mark.
 
 use super::directory::number;
-use super::locked::{ATTACHMENT, Attachment, Locked, names};
+use super::locked::{ATTACHMENT, Attachment, LockedStore, names};
 use super::record::MOST_BYTES;
-use super::{LOCK_DEADLINE, Record, Store, StoreError};
+use super::{AddressStore, AttachmentRecord, LOCK_DEADLINE, StoreError};
 
-impl Locked<'_> {
-    /// Marks an attachment as going away; durable only after [`Store::sync_marks`].
+impl LockedStore<'_> {
+    /// Marks an attachment as going away; durable only after [`AddressStore::sync_marks`].
     ///
     /// # Errors
     /// A file can't be written.
@@ -52,7 +52,7 @@ impl Locked<'_> {
             return Ok(None);
         }
         let content = store.releasing.content(name, &file, MOST_BYTES)?;
-        match Record::from_bytes(&content) {
+        match AttachmentRecord::from_bytes(&content) {
             Ok(record) => Ok(Some(Attachment::new(record, true, file))),
             Err(reason) => {
                 let aside = self.aside_name(name);
@@ -64,7 +64,7 @@ impl Locked<'_> {
     }
 }
 
-impl Store {
+impl AddressStore {
     /// Waits until marks are on the disk. Needs no lock.
     ///
     /// # Errors

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use super::directory::{FileNumber, number};
 use super::index::Index;
-use super::locked::{ATTACHMENT, Locked, names};
+use super::locked::{ATTACHMENT, LockedStore, names};
 use super::record::MOST_BYTES;
-use super::{Record, StoreError};
+use super::{AttachmentRecord, StoreError};
 
-impl Locked<'_> {
+impl LockedStore<'_> {
     /// Undoes reservations that were not completed. In another boot, looks at everything.
     pub(super) fn repair(&mut self, same_boot: bool) -> Result<(), StoreError> {
         for name in self.store.temporary.names()? {
@@ -28,7 +28,7 @@ impl Locked<'_> {
         let store = self.store;
         let Some((content, file)) = store.temporary.read(temporary, MOST_BYTES)? else { return Ok(()) };
         let mine = number(&file).map_err(|e| store.temporary.io("stat", temporary, e))?;
-        let record = Record::from_bytes(&content);
+        let record = AttachmentRecord::from_bytes(&content);
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -111,7 +111,7 @@ impl Locked<'_> {
     }
 
     /// Gives a record its missing names again; `false`: one leads to another file.
-    fn complete(&mut self, name: &str, record: &Record) -> Result<bool, StoreError> {
+    fn complete(&mut self, name: &str, record: &AttachmentRecord) -> Result<bool, StoreError> {
         let store = self.store;
         let mine = store.records.number(name)?;
         for address in &record.addresses {

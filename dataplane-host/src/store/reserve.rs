@@ -5,27 +5,27 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::index::{Found, Index};
-use super::locked::{Attachment, Locked, names, seconds};
+use super::index::{Index, SlotSearch};
+use super::locked::{Attachment, LockedStore, names, seconds};
 use super::record::MOST_BYTES;
-use super::{Choice, LOCK_DEADLINE, Record, Store, StoreError};
+use super::{AddressStore, AttachmentRecord, Choice, LOCK_DEADLINE, StoreError};
 
 /// Addresses that nobody else gets any more, but that are not yet held: [`Reservation::write`] does that. Dropped, or
 /// its process killed, it is undone by the next one who takes the lock.
 #[derive(Debug)]
 #[must_use]
 pub struct Reservation {
-    record: Record,
+    record: AttachmentRecord,
     file: File,
 }
 
-impl Locked<'_> {
+impl LockedStore<'_> {
     /// Chooses one address for each choice, for an attachment that has no record. `facts` is its record but for addresses,
     /// boot and generation.
     ///
     /// # Errors
     /// A choice has no free address, or a file can't be written; then nothing is reserved.
-    pub fn reserve(&mut self, facts: &Record, choices: &[Choice]) -> Result<Reservation, StoreError> {
+    pub fn reserve(&mut self, facts: &AttachmentRecord, choices: &[Choice]) -> Result<Reservation, StoreError> {
         let store = self.store;
         // There is no record, so a mark is what a power cut has left of an earlier one.
         store.releasing.remove(&facts.id.file_name())?;
@@ -33,7 +33,7 @@ impl Locked<'_> {
         for choice in choices {
             drawn.push(self.draw(choice)?);
         }
-        let record = Record {
+        let record = AttachmentRecord {
             addresses: drawn.iter().map(|(index, slot)| index.range().address(*slot)).collect(),
             boot: store.boot.clone(),
             generation: generation(),
@@ -78,11 +78,11 @@ impl Locked<'_> {
                     self.rebuild(&mut index)?;
                 }
                 match self.look(&index, choice)? {
-                    Found::Free(slot) => return Ok((index, slot)),
-                    Found::Warm(slot, age) if coolest.as_ref().is_none_or(|(a, ..)| age > *a) => {
+                    SlotSearch::Free(slot) => return Ok((index, slot)),
+                    SlotSearch::Warm(slot, age) if coolest.as_ref().is_none_or(|(a, ..)| age > *a) => {
                         coolest = Some((age, index, slot));
                     }
-                    Found::Warm(..) | Found::None => {}
+                    SlotSearch::Warm(..) | SlotSearch::None => {}
                 }
             }
             if let Some((_, index, slot)) = coolest {
@@ -93,12 +93,12 @@ impl Locked<'_> {
     }
 
     /// Looks for a slot whose address nobody holds.
-    fn look(&self, index: &Index, choice: &Choice) -> Result<Found, StoreError> {
+    fn look(&self, index: &Index, choice: &Choice) -> Result<SlotSearch, StoreError> {
         let (store, range) = (self.store, index.range());
         let cool_down = store.cool_down.as_secs() as u32;
         loop {
             let found = index.find(&store.base, seconds(), cool_down, |slot| choice.excludes(range.address(slot)))?;
-            let (Found::Free(slot) | Found::Warm(slot, _)) = found else { return Ok(Found::None) };
+            let (SlotSearch::Free(slot) | SlotSearch::Warm(slot, _)) = found else { return Ok(SlotSearch::None) };
             if store.records.number(&range.address(slot).to_string())?.is_none() {
                 return Ok(found);
             }
@@ -125,7 +125,7 @@ impl Reservation {
     ///
     /// # Errors
     /// A file can't be written, or somebody has made a file by the name of an address; then nothing is reserved.
-    pub fn write(self, store: &Store) -> Result<Written, StoreError> {
+    pub fn write(self, store: &AddressStore) -> Result<Written, StoreError> {
         let temporary = self.record.id.file_name();
         let mut linked = Vec::new();
         let mut link = || {
@@ -152,7 +152,7 @@ impl Reservation {
     ///
     /// # Errors
     /// As these.
-    pub fn commit(self, store: &Store) -> Result<Attachment, StoreError> {
+    pub fn commit(self, store: &AddressStore) -> Result<Attachment, StoreError> {
         let written = self.write(store)?;
         written.sync(store)?;
         Ok(written.attachment)
@@ -173,7 +173,7 @@ impl Written {
     ///
     /// # Errors
     /// The disk fails.
-    pub fn sync(&self, store: &Store) -> Result<(), StoreError> {
+    pub fn sync(&self, store: &AddressStore) -> Result<(), StoreError> {
         let temporary = self.attachment.record.id.file_name();
         self.attachment.file.sync_all().map_err(|e| store.temporary.io("write", &temporary, e))?;
         store.records.sync()?;

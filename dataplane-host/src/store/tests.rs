@@ -23,8 +23,8 @@ impl Scratch {
         Self(path)
     }
 
-    fn store(&self, boot: &str) -> Store {
-        Store::open_in_boot(&self.0, boot).unwrap().with_cool_down(Duration::ZERO)
+    fn store(&self, boot: &str) -> AddressStore {
+        AddressStore::open_in_boot(&self.0, boot).unwrap().with_cool_down(Duration::ZERO)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -54,10 +54,10 @@ fn id(container: &str) -> AttachmentId {
     AttachmentId { container: container.into(), ifname: "eth0".into() }
 }
 
-fn facts(container: &str) -> Record {
+fn facts(container: &str) -> AttachmentRecord {
     let id = id(container);
     let host_ifname = id.host_ifname();
-    Record {
+    AttachmentRecord {
         version: 1,
         id,
         network: "pods".into(),
@@ -72,19 +72,19 @@ fn facts(container: &str) -> Record {
     }
 }
 
-fn reserve(store: &Store, container: &str, ranges: &[Choice]) -> Result<Vec<String>, StoreError> {
+fn reserve(store: &AddressStore, container: &str, ranges: &[Choice]) -> Result<Vec<String>, StoreError> {
     let reservation = store.lock(SOON)?.reserve(&facts(container), ranges)?;
     let record = reservation.commit(store)?.record;
     Ok(record.addresses.iter().map(ToString::to_string).collect())
 }
 
-fn release(store: &Store, container: &str) {
+fn release(store: &AddressStore, container: &str) {
     let going = mark(store, container);
     store.finish_release(&going).unwrap();
 }
 
 /// Marks an attachment as going away.
-fn mark(store: &Store, container: &str) -> Attachment {
+fn mark(store: &AddressStore, container: &str) -> Attachment {
     let mut locked = store.lock(SOON).unwrap();
     let mut attachment = mine(&mut locked, container).unwrap();
     locked.mark(&mut attachment).unwrap();
@@ -92,11 +92,11 @@ fn mark(store: &Store, container: &str) -> Attachment {
     attachment
 }
 
-fn mine(locked: &mut Locked<'_>, container: &str) -> Option<Attachment> {
+fn mine(locked: &mut LockedStore<'_>, container: &str) -> Option<Attachment> {
     match locked.claim(&id(container)).unwrap() {
-        Claim::Mine(attachment) => Some(attachment),
-        Claim::Absent => None,
-        Claim::Busy { .. } => panic!("busy"),
+        AttachmentClaim::Owned(attachment) => Some(attachment),
+        AttachmentClaim::Absent => None,
+        AttachmentClaim::Busy { .. } => panic!("busy"),
     }
 }
 
@@ -242,7 +242,7 @@ fn files_are_private_and_links_are_not_followed() {
     fs::create_dir(&index).unwrap();
     fs::create_dir(scratch.0.join("target")).unwrap();
     symlink(scratch.0.join("target"), elsewhere.path("records")).unwrap();
-    let error = Store::open_in_boot(&elsewhere.0, "a").unwrap_err();
+    let error = AddressStore::open_in_boot(&elsewhere.0, "a").unwrap_err();
     assert!(error.to_string().contains("addresses/records: open"), "{error}");
 }
 

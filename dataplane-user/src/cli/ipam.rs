@@ -15,7 +15,7 @@ use dataplane_host::contract::{self, FileError, NodeFile};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{NetlinkError, Socket};
 use dataplane_host::pins::Pins;
-use dataplane_host::store::{Claim, LOCK_DEADLINE, Range, Record, Store, StoreError};
+use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentRecord, LOCK_DEADLINE, Range, StoreError};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
@@ -164,9 +164,9 @@ impl StoreContents {
         let mut attachments = Vec::with_capacity(records.len());
         for record in records {
             let state = match locked.claim(&record.id)? {
-                Claim::Mine(attachment) if attachment.releasing => AttachmentState::Releasing,
-                Claim::Busy { releasing: true } => AttachmentState::Releasing,
-                Claim::Busy { .. } => AttachmentState::Busy,
+                AttachmentClaim::Owned(attachment) if attachment.releasing => AttachmentState::Releasing,
+                AttachmentClaim::Busy { releasing: true } => AttachmentState::Releasing,
+                AttachmentClaim::Busy { .. } => AttachmentState::Busy,
                 _ if devices.contains(&record.host_ifname) => AttachmentState::Attached,
                 _ => AttachmentState::NoDevice,
             };
@@ -178,12 +178,12 @@ impl StoreContents {
     }
 }
 
-fn open(state_dir: &Path) -> Result<Store, IpamError> {
-    Store::open_existing(state_dir)?.ok_or_else(|| IpamError::NoStore { dir: state_dir.display().to_string() })
+fn open(state_dir: &Path) -> Result<AddressStore, IpamError> {
+    AddressStore::open_existing(state_dir)?.ok_or_else(|| IpamError::NoStore { dir: state_dir.display().to_string() })
 }
 
-fn view(record: Record, state: AttachmentState) -> AttachmentView {
-    let Record { id, pod, addresses, host_ifname: device, .. } = record;
+fn view(record: AttachmentRecord, state: AttachmentState) -> AttachmentView {
+    let AttachmentRecord { id, pod, addresses, host_ifname: device, .. } = record;
     AttachmentView { addresses, pod, container: id.container, ifname: id.ifname, device, state }
 }
 

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane_common::types::fnv::hash64;
-use dataplane_host::contract::pools::{PoolEntry, Wish};
+use dataplane_host::contract::pools::{PoolEntry, PoolRequest};
 use dataplane_host::store::{COOL_DOWN, Range};
 use ipnetwork::IpNetwork;
 
@@ -107,7 +107,7 @@ pub struct World<'a> {
     /// Pools of pods that ask for none; empty: all, in the order of their names.
     pub default: &'a [String],
     /// What pods of this node ask for.
-    pub wishes: &'a BTreeSet<Wish>,
+    pub wishes: &'a BTreeSet<PoolRequest>,
     /// Addresses that this node's pods hold.
     pub held: &'a HashSet<IpAddr>,
     /// Since any fixed moment.

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
 
-use dataplane_host::contract::pools::{NamespacesFile, VERSION, Wish};
+use dataplane_host::contract::pools::{NamespacesFile, PoolRequest, VERSION};
 use futures_util::StreamExt;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
@@ -52,7 +52,7 @@ pub(super) struct PoolView {
     pub(super) pools: Vec<Pool>,
     pub(super) blocks: BTreeMap<String, Block>,
     pub(super) labels: Option<BTreeMap<String, String>>,
-    pub(super) wishes: BTreeSet<Wish>,
+    pub(super) wishes: BTreeSet<PoolRequest>,
     pub(super) namespaces: NamespacesFile,
     pub(super) problems: Vec<String>,
 }
@@ -177,7 +177,7 @@ impl PoolView {
             match wish(&object.metadata) {
                 Ok(wish) => {
                     // An address for every pod makes no sense.
-                    let wish = Wish { addresses: Vec::new(), ..wish };
+                    let wish = PoolRequest { addresses: Vec::new(), ..wish };
                     if wish.is_empty() {
                         self.namespaces.plain.push(name);
                     } else {
@@ -198,7 +198,7 @@ impl PoolView {
         let theirs = self.namespaces.chosen.get(namespace).cloned().unwrap_or_default();
         match wish(pod) {
             Ok(own) => {
-                let wish = Wish {
+                let wish = PoolRequest {
                     ipv4_pools: own.ipv4_pools.or(theirs.ipv4_pools),
                     ipv6_pools: own.ipv6_pools.or(theirs.ipv6_pools),
                     addresses: own.addresses,
@@ -212,7 +212,7 @@ impl PoolView {
     }
 }
 
-fn wish(meta: &ObjectMeta) -> Result<Wish, String> {
+fn wish(meta: &ObjectMeta) -> Result<PoolRequest, String> {
     let get = |name: &str| meta.annotations.as_ref()?.get(name).map(String::as_str);
-    Wish::from_annotations(get).map_err(|e| e.to_string())
+    PoolRequest::from_annotations(get).map_err(|e| e.to_string())
 }

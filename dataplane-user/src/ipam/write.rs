@@ -6,7 +6,7 @@ use std::path::Path;
 
 use dataplane_host::contract::pools::{NamespacesFile, PoolsFile, VERSION};
 use dataplane_host::contract::{self, FileError};
-use dataplane_host::store::{LOCK_DEADLINE, Store, StoreError};
+use dataplane_host::store::{AddressStore, LOCK_DEADLINE, StoreError};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
@@ -36,7 +36,7 @@ pub(super) enum WriteError {
 
 /// The addresses that this node's pods hold.
 pub(super) fn held(state_dir: &Path) -> Result<HashSet<IpAddr>, WriteError> {
-    let store = Store::open(state_dir)?;
+    let store = AddressStore::open(state_dir)?;
     Ok(store.lock(LOCK_DEADLINE)?.held_addresses()?)
 }
 
@@ -49,7 +49,7 @@ pub(super) fn namespaces(state_dir: &Path, file: &NamespacesFile) -> Result<bool
 pub(super) fn offer(state_dir: &Path, node: &str, decision: &PoolDecision) -> Result<bool, WriteError> {
     let (default, pools) = (decision.default.clone(), decision.pools.clone());
     let file = PoolsFile { version: VERSION, node: node.into(), default, pools };
-    let store = Store::open(state_dir)?;
+    let store = AddressStore::open(state_dir)?;
     let locked = store.lock(LOCK_DEADLINE)?;
     let going: Vec<_> = decision.actions.iter().filter_map(BlockAction::given).collect();
     if !going.is_empty() {

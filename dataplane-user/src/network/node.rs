@@ -28,7 +28,7 @@ use std::time::Duration;
 use dataplane_common::types::pod::{NodeConfig, node_features};
 use dataplane_host::contract::{self, FileError, NodeFile};
 use dataplane_host::map::{MapError, Table};
-use dataplane_host::netlink::{Event, Group, Hop, Monitor, NetlinkError, PROTOCOL, Route, Socket};
+use dataplane_host::netlink::{Group, Hop, Monitor, NetlinkError, NetlinkEvent, PROTOCOL, Route, Socket};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
 use ipnetwork::IpNetwork;
@@ -115,7 +115,7 @@ pub struct NodeTask {
     socket: Socket,
     /// Of the node's network namespace.
     netns_cookie: u64,
-    heard: mpsc::Receiver<Vec<Event>>,
+    heard: mpsc::Receiver<Vec<NetlinkEvent>>,
     nodes: Arc<Nodes>,
     /// Only in pool mode.
     blocks: Option<Arc<Blocks>>,
@@ -242,7 +242,7 @@ impl NodeTask {
         }
     }
 
-    fn is_relevant(&self, events: &[Event]) -> bool {
+    fn is_relevant(&self, events: &[NetlinkEvent]) -> bool {
         let config = &self.parts.config;
         let host_device = |e: &Event| self.host_device.as_ref().is_some_and(|host_device| host_device.is_relevant(e));
         let relevant = |facts| {
@@ -460,7 +460,7 @@ fn settings(facts: &NodeFacts) {
 }
 
 /// Passes on what the kernel says for as long as somebody listens.
-fn listen(mut monitor: Monitor, sender: &mpsc::Sender<Vec<Event>>) {
+fn listen(mut monitor: Monitor, sender: &mpsc::Sender<Vec<NetlinkEvent>>) {
     while !sender.is_closed() {
         match monitor.wait(AUDIT) {
             Ok(events) if events.is_empty() => {}
@@ -483,11 +483,15 @@ fn is_relevant(event: &Event, facts: &NodeFacts, config: &Config) -> bool {
         config.uplinks.iter().any(|u| u == name) || facts.uplinks.iter().any(|l| l.index == index || l.name == name)
     };
     match event {
-        Event::Link(link) => uplink(&link.name, link.index) && !facts.uplinks.iter().any(|known| known == link),
-        Event::LinkGone(link) => uplink(&link.name, link.index),
-        Event::Address(_) | Event::AddressGone(_) | Event::Lost => true,
-        Event::Route(route) => route.protocol != PROTOCOL && (route.destination.prefix() == 0 || is_on_link(route)),
-        Event::RouteGone(route) => routes::is_ours(route) || route.destination.prefix() == 0 || is_on_link(route),
+        NetlinkEvent::Link(link) => uplink(&link.name, link.index) && !facts.uplinks.iter().any(|known| known == link),
+        NetlinkEvent::LinkGone(link) => uplink(&link.name, link.index),
+        NetlinkEvent::Address(_) | NetlinkEvent::AddressGone(_) | NetlinkEvent::Lost => true,
+        NetlinkEvent::Route(route) => {
+            route.protocol != PROTOCOL && (route.destination.prefix() == 0 || is_on_link(route))
+        }
+        NetlinkEvent::RouteGone(route) => {
+            routes::is_ours(route) || route.destination.prefix() == 0 || is_on_link(route)
+        }
     }
 }
 

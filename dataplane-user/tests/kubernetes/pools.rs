@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dataplane_host::contract;
 use dataplane_host::contract::pools::{Namespace, NamespacesFile, PoolsFile};
-use dataplane_host::store::{AttachmentId, Choice, Claim, Range, Record, Store};
+use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentId, AttachmentRecord, Choice, Range};
 use dataplane_user::ipam::plan::GracePeriods;
 use dataplane_user::ipam::task::PoolTask;
 use dataplane_user::network::blocks::Blocks;
@@ -66,8 +66,8 @@ impl Agent {
         let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
         let facts = json!({"version": 1, "container": id.container, "ifname": id.ifname, "network": "pods",
             "addresses": [], "host_ifname": id.host_ifname(), "boot": "", "generation": 0});
-        let facts: Record = serde_json::from_value(facts).unwrap();
-        let store = Store::open(self.dir.path()).unwrap();
+        let facts: AttachmentRecord = serde_json::from_value(facts).unwrap();
+        let store = AddressStore::open(self.dir.path()).unwrap();
         let choice = Choice::from(Range::block(block.parse().unwrap()).unwrap());
         let reservation = store.lock(SOON).unwrap().reserve(&facts, &[choice]).unwrap();
         reservation.commit(&store).unwrap().record.addresses[0]
@@ -75,10 +75,10 @@ impl Agent {
 
     /// As DEL does it.
     fn give_back(&self, container: &str) {
-        let store = Store::open(self.dir.path()).unwrap();
+        let store = AddressStore::open(self.dir.path()).unwrap();
         let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
         let mut locked = store.lock(SOON).unwrap();
-        let Claim::Mine(mut attachment) = locked.claim(&id).unwrap() else { panic!("{container}") };
+        let AttachmentClaim::Owned(mut attachment) = locked.claim(&id).unwrap() else { panic!("{container}") };
         locked.mark(&mut attachment).unwrap();
         drop(locked);
         store.finish_release(&attachment).unwrap();

@@ -28,8 +28,8 @@ fn file() -> PoolsFile {
     }
 }
 
-fn wish(pairs: &[(&str, &str)]) -> Wish {
-    Wish::from_annotations(|name| pairs.iter().find(|(k, _)| *k == name).map(|(_, v)| *v)).unwrap()
+fn wish(pairs: &[(&str, &str)]) -> PoolRequest {
+    PoolRequest::from_annotations(|name| pairs.iter().find(|(k, _)| *k == name).map(|(_, v)| *v)).unwrap()
 }
 
 /// Ranges, and the address that is asked for.
@@ -50,10 +50,10 @@ fn a_pod_that_asks_for_nothing_gets_the_default_pools_in_their_order() {
     let all = ranges(&["10.1.0.0/26", "10.1.5.64/26", "10.2.0.0/26"]);
     assert_eq!(choose(&[], false).unwrap(), Some((all, None)));
     assert_eq!(choose(&[], true).unwrap(), Some((ranges(&["fd00:1::40/122"]), None)));
-    let excluded = choice(&file(), &Wish::default(), false).unwrap().unwrap().excluded;
+    let excluded = choice(&file(), &PoolRequest::default(), false).unwrap().unwrap().excluded;
     assert_eq!(excluded, ["10.1.0.0/32".parse().unwrap()]);
     let only_six = PoolsFile { default: vec!["six".into()], ..file() };
-    assert_eq!(choice(&only_six, &Wish::default(), false).unwrap(), None, "no family without a pool");
+    assert_eq!(choice(&only_six, &PoolRequest::default(), false).unwrap(), None, "no family without a pool");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn the_pods_annotation_goes_over_the_namespaces() {
         wish_of(&config, pod, &directory)
     };
     assert_eq!(of(Value::Null, "team/web-0").unwrap(), red);
-    assert_eq!(of(Value::Null, "default/web-0").unwrap(), Wish::default());
+    assert_eq!(of(Value::Null, "default/web-0").unwrap(), PoolRequest::default());
     let own = of(serde_json::json!({"ropeway.dev/ipv4pools": "[\"b\"]", "secret": "x"}), "team/web-0").unwrap();
     assert_eq!((own.pools(false), own.pools(true)), (Some(&["b".to_owned()][..]), Some(&["six".to_owned()][..])));
     let (code, message) = of(serde_json::json!({"ropeway.dev/ipAddrs": "../x"}), "default/web-0").unwrap_err();
@@ -122,10 +122,10 @@ fn the_pods_annotation_goes_over_the_namespaces() {
     let (code, message) = of(Value::Null, "new/web-0").unwrap_err();
     assert!(code == 11 && message.contains("namespace new"), "{message}");
     contract::write(&directory, &NamespacesFile { chosen: [].into(), ..file }).unwrap();
-    assert_eq!(of(Value::Null, "new/web-0").unwrap(), Wish::default(), "nobody asks for pools");
+    assert_eq!(of(Value::Null, "new/web-0").unwrap(), PoolRequest::default(), "nobody asks for pools");
     std::fs::remove_dir_all(directory).unwrap();
 }
 
-fn wish_of(config: &Value, pod: &str, directory: &Path) -> Result<Wish, (u32, String)> {
-    super::request(Some(config), Some(pod), directory).map_err(|e| (e.code(), e.to_string()))
+fn wish_of(config: &Value, pod: &str, directory: &Path) -> Result<PoolRequest, (u32, String)> {
+    request(Some(config), Some(pod), directory).map_err(|e| (e.code(), e.to_string()))
 }

@@ -24,7 +24,7 @@ const MOST_BYTES: usize = MOST_NAMES * (MOST_NAME_BYTES + 4);
 /// What a pod or a namespace asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Wish {
+pub struct PoolRequest {
     /// Pools for the IPv4 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4_pools: Option<Vec<String>>,
@@ -39,19 +39,19 @@ pub struct Wish {
 /// Why an annotation can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("annotation {annotation}: {reason}")]
-pub struct WishError {
+pub struct AnnotationError {
     /// Its name.
     pub annotation: &'static str,
     /// What is wrong with its value.
     pub reason: String,
 }
 
-impl Wish {
+impl PoolRequest {
     /// What annotations ask for.
     ///
     /// # Errors
     /// Names the first one that can't be used.
-    pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Self, WishError> {
+    pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Self, AnnotationError> {
         Ok(Self {
             ipv4_pools: get(IPV4_POOLS).map(|v| pools(IPV4_POOLS, v)).transpose()?,
             ipv6_pools: get(IPV6_POOLS).map(|v| pools(IPV6_POOLS, v)).transpose()?,
@@ -78,9 +78,9 @@ impl Wish {
     }
 }
 
-fn pools(annotation: &'static str, value: &str) -> Result<Vec<String>, WishError> {
+fn pools(annotation: &'static str, value: &str) -> Result<Vec<String>, AnnotationError> {
     let names = list(annotation, value)?;
-    let bad = |reason| Err(WishError { annotation, reason });
+    let bad = |reason| Err(AnnotationError { annotation, reason });
     if names.is_empty() {
         return bad("names no pool".into());
     }
@@ -98,8 +98,8 @@ fn pools(annotation: &'static str, value: &str) -> Result<Vec<String>, WishError
     Ok(names)
 }
 
-fn addresses(value: &str) -> Result<Vec<IpAddr>, WishError> {
-    let bad = |reason| WishError { annotation: IP_ADDRS, reason };
+fn addresses(value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
+    let bad = |reason| AnnotationError { annotation: IP_ADDRS, reason };
     let parse = |text: &String| text.parse().map_err(|_| bad(format!("{text:?} is no IP address")));
     let addresses: Vec<IpAddr> = list(IP_ADDRS, value)?.iter().map(parse).collect::<Result<_, _>>()?;
     let sixes = addresses.iter().filter(|a| a.is_ipv6()).count();
@@ -110,8 +110,8 @@ fn addresses(value: &str) -> Result<Vec<IpAddr>, WishError> {
     }
 }
 
-fn list(annotation: &'static str, value: &str) -> Result<Vec<String>, WishError> {
-    let bad = |reason| WishError { annotation, reason };
+fn list(annotation: &'static str, value: &str) -> Result<Vec<String>, AnnotationError> {
+    let bad = |reason| AnnotationError { annotation, reason };
     if value.len() > MOST_BYTES {
         return Err(bad(format!("has {} bytes, {MOST_BYTES} are allowed", value.len())));
     }
@@ -126,8 +126,8 @@ fn list(annotation: &'static str, value: &str) -> Result<Vec<String>, WishError>
 mod tests {
     use super::*;
 
-    fn wish(annotation: &str, value: &str) -> Result<Wish, String> {
-        Wish::from_annotations(|name| (name == annotation).then_some(value)).map_err(|e| e.to_string())
+    fn wish(annotation: &str, value: &str) -> Result<PoolRequest, String> {
+        PoolRequest::from_annotations(|name| (name == annotation).then_some(value)).map_err(|e| e.to_string())
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::*;
 /// The IPv6 address that a reservation on its way has chosen.
 fn reservation_address(scratch: &Scratch, container: &str) -> String {
     let bytes = fs::read(scratch.path("temporary").join(id(container).file_name())).unwrap();
-    Record::from_bytes(&bytes).unwrap().addresses[1].to_string()
+    AttachmentRecord::from_bytes(&bytes).unwrap().addresses[1].to_string()
 }
 
 /// The names of a reservation in the order in which they are made.
@@ -115,18 +115,18 @@ fn a_killed_release_is_finished_from_any_step() {
 fn an_attachment_belongs_to_one_process_at_a_time() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
     let (store, other) = (scratch.store("a"), scratch.store("a"));
-    let claim = |store: &Store| store.lock(SOON).unwrap().claim(&id("c1")).unwrap();
+    let claim = |store: &AddressStore| store.lock(SOON).unwrap().claim(&id("c1")).unwrap();
     let reservation = store.lock(SOON).unwrap().reserve(&facts("c1"), &range).unwrap();
-    assert!(matches!(claim(&other), Claim::Busy { releasing: false }), "reserved, not yet written");
+    assert!(matches!(claim(&other), AttachmentClaim::Busy { releasing: false }), "reserved, not yet written");
     let attachment = reservation.commit(&store).unwrap();
-    assert!(matches!(claim(&other), Claim::Busy { releasing: false }), "its writer is at work");
+    assert!(matches!(claim(&other), AttachmentClaim::Busy { releasing: false }), "its writer is at work");
     drop(attachment);
     let going = mark(&store, "c1");
-    assert!(matches!(claim(&other), Claim::Busy { releasing: true }));
+    assert!(matches!(claim(&other), AttachmentClaim::Busy { releasing: true }));
     assert!(other.lock(SOON).unwrap().orphans().unwrap().is_empty());
     drop(going);
     assert_eq!(other.lock(SOON).unwrap().orphans().unwrap().len(), 1);
-    assert!(matches!(claim(&other), Claim::Mine(a) if a.releasing));
+    assert!(matches!(claim(&other), AttachmentClaim::Owned(a) if a.releasing));
 }
 
 #[test]

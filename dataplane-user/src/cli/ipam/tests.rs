@@ -9,8 +9,8 @@ fn reserve(dir: &Path, container: &str, range: Range) -> IpAddr {
     let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
     let json = serde_json::json!({"version": 1, "container": container, "ifname": "eth0", "network": "pods", "pod": "shop/web",
         "addresses": [], "host_ifname": id.host_ifname(), "boot": "b", "generation": 0});
-    let facts: Record = serde_json::from_value(json).unwrap();
-    let store = Store::open(dir).unwrap();
+    let facts: AttachmentRecord = serde_json::from_value(json).unwrap();
+    let store = AddressStore::open(dir).unwrap();
     let reservation = store.lock(LOCK_DEADLINE).unwrap().reserve(&facts, &[range.into()]).unwrap();
     reservation.commit(&store).unwrap().record.addresses[0]
 }

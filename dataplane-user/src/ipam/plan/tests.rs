@@ -23,7 +23,7 @@ pub(super) struct Known {
     pub(super) blocks: BTreeMap<String, Block>,
     pub(super) nodes: BTreeSet<Box<str>>,
     pub(super) default: Vec<String>,
-    pub(super) wishes: BTreeSet<Wish>,
+    pub(super) wishes: BTreeSet<PoolRequest>,
     pub(super) held: HashSet<IpAddr>,
     memory: PlannerMemory,
 }
@@ -89,9 +89,9 @@ impl Known {
     }
 }
 
-fn wish(pools: &[&str], address: &[&str]) -> Wish {
+fn wish(pools: &[&str], address: &[&str]) -> PoolRequest {
     let names: Vec<String> = pools.iter().map(ToString::to_string).collect();
-    Wish {
+    PoolRequest {
         ipv4_pools: (!names.is_empty()).then_some(names),
         ipv6_pools: None,
         addresses: address.iter().map(|a| a.parse().unwrap()).collect(),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_host::netlink::{NetlinkError, Socket};
-use dataplane_host::store::{AttachmentId, Claim, LOCK_DEADLINE, Record, Store, StoreError};
+use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentId, AttachmentRecord, LOCK_DEADLINE, StoreError};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
@@ -76,7 +76,7 @@ pub fn sweep(gc: &mut AddressGc, state_dir: &Path) -> Result<Vec<Record>, Addres
 /// As [`sweep`].
 pub fn mark(store: &Store, socket: &mut Socket, record: &Record) -> Result<bool, AddressGcError> {
     let mut locked = store.lock(LOCK_DEADLINE)?;
-    let Claim::Mine(mut attachment) = locked.claim(&record.id)? else { return Ok(false) };
+    let AttachmentClaim::Owned(mut attachment) = locked.claim(&record.id)? else { return Ok(false) };
     let same = attachment.record.generation == record.generation && !attachment.releasing;
     if !same || socket.link_by_name(&record.host_ifname)?.is_some() {
         return Ok(false);
@@ -114,7 +114,7 @@ pub async fn watch(state_dir: PathBuf, status: Arc<NodeStatus>) {
 mod tests {
     use super::*;
 
-    fn record(container: &str, generation: u64) -> Record {
+    fn record(container: &str, generation: u64) -> AttachmentRecord {
         let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
         let host_ifname = id.host_ifname();
         let json = serde_json::json!({"version": 1, "container": container, "ifname": "eth0", "network": "pods",

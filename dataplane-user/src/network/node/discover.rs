@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_common::types::address::{Address as _, V4, V6};
 use dataplane_common::types::pod::NodeConfig;
-use dataplane_host::netlink::{Address, Hop, Link, NetlinkError, PROTOCOL, Route, Socket};
+use dataplane_host::netlink::{Hop, InterfaceAddress, Link, NetlinkError, PROTOCOL, Route, Socket};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Config, NodePortRange};
@@ -30,7 +30,7 @@ pub struct KernelSnapshot {
     /// Devices.
     pub links: Vec<Link>,
     /// Addresses.
-    pub addresses: Vec<Address>,
+    pub addresses: Vec<InterfaceAddress>,
     /// Routes of the main table.
     pub routes: Vec<Route>,
 }
@@ -45,8 +45,8 @@ impl KernelSnapshot {
     }
 
     /// The addresses by which others reach this node, of all devices.
-    fn global(&self) -> impl Iterator<Item = &Address> {
-        let global = |a: &&Address| {
+    fn global(&self) -> impl Iterator<Item = &InterfaceAddress> {
+        let global = |a: &&InterfaceAddress| {
             let ip = a.network.ip();
             !a.narrow && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && !is_link_local(ip)
         };

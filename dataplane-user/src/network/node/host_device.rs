@@ -13,8 +13,8 @@ use bytemuck::Zeroable;
 use dataplane_common::types::pod::{POD_SLOTS, Pod, pod_flags};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::netlink::{
-    Event, Hop, Link, NetlinkError, Request, Route, Socket, Veth, create_veth, delete_link, quiet_link, set_mtu,
-    set_up, without_arp,
+    Hop, Link, NetlinkError, NetlinkEvent, NetlinkRequest, Route, Socket, Veth, create_veth, delete_link, quiet_link,
+    set_mtu, set_up, without_arp,
 };
 use dataplane_host::netns::Netns;
 use dataplane_host::pins::Pins;
@@ -92,11 +92,11 @@ impl HostDevice {
 
     /// Whether an event has to do with the pair.
     #[must_use]
-    pub fn is_relevant(&self, event: &Event) -> bool {
+    pub fn is_relevant(&self, event: &NetlinkEvent) -> bool {
         let own = [&self.out, &self.inner];
         match event {
-            Event::Link(link) => own.into_iter().any(|l| l.index == link.index && l != link),
-            Event::LinkGone(link) => own.into_iter().any(|l| l.index == link.index),
+            NetlinkEvent::Link(link) => own.into_iter().any(|l| l.index == link.index && l != link),
+            NetlinkEvent::LinkGone(link) => own.into_iter().any(|l| l.index == link.index),
             _ => false,
         }
     }
@@ -129,7 +129,7 @@ pub fn ensure(
     // The programs before the first packet.
     operations += attach::by_filter(programs, host_device.inner.index, &attach::POD_HOOKS, socket)?;
     operations += attach::by_filter(programs, host_device.out.index, &attach::POD_HOOKS[1..], socket)?;
-    let requests: Vec<Request> =
+    let requests: Vec<NetlinkRequest> =
         [&host_device.inner, &host_device.out].into_iter().flat_map(|link| settings(link, mtu)).collect();
     operations += requests.len();
     socket.run(&requests)?;
@@ -137,7 +137,7 @@ pub fn ensure(
 }
 
 /// What a device lacks. One that is down has been made just now, by this agent or one that died over it, or is in doubt.
-fn settings(link: &Link, mtu: u32) -> Vec<Request> {
+fn settings(link: &Link, mtu: u32) -> Vec<NetlinkRequest> {
     let index = link.index;
     let mut requests = if link.up { vec![] } else { vec![quiet_link(index), without_arp(index), set_up(index)] };
     if link.mtu != mtu {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use dataplane_host::netlink::{Chain, chains};
+use dataplane_host::netlink::{NftChain, chains};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
@@ -45,8 +45,8 @@ fn look() -> Option<String> {
 
 /// kube-proxy's nftables mode has tables of its own; its iptables mode enters by a chain of a fixed name. Kubelet has chains that begin
 /// with `KUBE-`, too, which are none of a proxy.
-fn rules(chains: &[Chain]) -> Option<String> {
-    let entry = |c: &&Chain| c.table == "kube-proxy" || c.name == "KUBE-SERVICES";
+fn rules(chains: &[NftChain]) -> Option<String> {
+    let entry = |c: &&NftChain| c.table == "kube-proxy" || c.name == "KUBE-SERVICES";
     chains.iter().find(entry).map(|c| format!("chain {} of table {}", c.name, c.table))
 }
 
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn rules_of_kube_proxy_are_told_from_others() {
-        let chain = |table: &str, name: &str| Chain { table: table.into(), name: name.into() };
+        let chain = |table: &str, name: &str| NftChain { table: table.into(), name: name.into() };
         let harmless = [chain("mangle", "KUBE-KUBELET-CANARY"), chain("nat", "POSTROUTING"), chain("filter", "INPUT")];
         assert_eq!(rules(&harmless), None);
         let with = |c| rules(&[&harmless[..], &[c]].concat());

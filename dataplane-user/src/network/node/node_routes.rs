@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use dataplane_host::netlink::{Event, Link, NetlinkError, Route, Socket};
+use dataplane_host::netlink::{Link, NetlinkError, NetlinkEvent, Route, Socket};
 use ipnetwork::IpNetwork;
 use tracing::{debug, warn};
 
@@ -177,15 +177,17 @@ impl NodeRoutes {
 
     /// Whether an event has to do with the tunnels or with where our routes are.
     #[must_use]
-    pub fn is_relevant(&self, event: &Event) -> bool {
+    pub fn is_relevant(&self, event: &NetlinkEvent) -> bool {
         match event {
-            Event::Link(link) => tunnel::NAMES.contains(&link.name.as_str()) && !self.tunnels.links.contains(link),
-            Event::LinkGone(link) => self.tunnels.links.iter().any(|l| l.index == link.index),
+            NetlinkEvent::Link(link) => {
+                tunnel::NAMES.contains(&link.name.as_str()) && !self.tunnels.links.contains(link)
+            }
+            NetlinkEvent::LinkGone(link) => self.tunnels.links.iter().any(|l| l.index == link.index),
             // One of somebody else, in the place of ours or not any longer.
-            Event::Route(route) | Event::RouteGone(route) => {
+            NetlinkEvent::Route(route) | NetlinkEvent::RouteGone(route) => {
                 !routes::is_ours(route) && self.wanted.iter().any(|ours| ours.destination == route.destination)
             }
-            Event::Address(_) | Event::AddressGone(_) | Event::Lost => false,
+            NetlinkEvent::Address(_) | NetlinkEvent::AddressGone(_) | NetlinkEvent::Lost => false,
         }
     }
 }

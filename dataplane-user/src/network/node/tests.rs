@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dataplane_host::netlink::{Address, Hop, Link, Route};
+use dataplane_host::netlink::{Hop, InterfaceAddress, Link, Route};
 use ipnetwork::IpNetwork;
 
 use super::*;
@@ -30,8 +30,8 @@ fn link(index: u32, name: &str) -> Link {
     }
 }
 
-fn address(index: u32, network: &str, narrow: bool) -> Address {
-    Address { index, network: network.parse().unwrap(), narrow, tentative: false }
+fn address(index: u32, network: &str, narrow: bool) -> InterfaceAddress {
+    InterfaceAddress { index, network: network.parse().unwrap(), narrow, tentative: false }
 }
 
 fn snapshot() -> KernelSnapshot {
@@ -176,14 +176,14 @@ fn pods_come_and_go_unnoticed() {
     s.routes.push(default_route(2));
     let c = config(Options::default());
     let facts = discover::facts(&c, &s, None);
-    let relevant = |e: &Event| is_relevant(e, &facts, &c);
+    let relevant = |e: &NetlinkEvent| is_relevant(e, &facts, &c);
     let pod_route = Route::new("10.244.1.5/32".parse().unwrap(), Hop::Device { index: 9 });
     for event in [
-        Event::Link(link(9, "rwpod")),
-        Event::LinkGone(link(9, "rwpod")),
-        Event::Route(pod_route),
-        Event::RouteGone(pod_route),
-        Event::Link(link(2, "eth0")),
+        NetlinkEvent::Link(link(9, "rwpod")),
+        NetlinkEvent::LinkGone(link(9, "rwpod")),
+        NetlinkEvent::Route(pod_route),
+        NetlinkEvent::RouteGone(pod_route),
+        NetlinkEvent::Link(link(2, "eth0")),
     ] {
         assert!(!relevant(&event), "{event:?}");
     }
@@ -191,14 +191,14 @@ fn pods_come_and_go_unnoticed() {
     let mut changed = link(2, "eth0");
     changed.mtu = 9000;
     for event in [
-        Event::Link(changed),
-        Event::LinkGone(link(2, "eth0")),
-        Event::RouteGone(node_route),
-        Event::RouteGone(default_route(2)),
-        Event::Route(default_route(3)),
-        Event::Lost,
+        NetlinkEvent::Link(changed),
+        NetlinkEvent::LinkGone(link(2, "eth0")),
+        NetlinkEvent::RouteGone(node_route),
+        NetlinkEvent::RouteGone(default_route(2)),
+        NetlinkEvent::Route(default_route(3)),
+        NetlinkEvent::Lost,
     ] {
         assert!(relevant(&event), "{event:?}");
     }
-    assert!(!relevant(&Event::Route(node_route)), "our own");
+    assert!(!relevant(&NetlinkEvent::Route(node_route)), "our own");
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dataplane_host::netlink::{
-    Address, Link, NetlinkError, Request, Socket, add_address, create_vxlan, delete_address, delete_fdb, delete_link,
-    delete_neighbour, quiet_tunnel, replace_fdb, replace_neighbour, set_mac, set_mtu, set_up,
+    InterfaceAddress, Link, NetlinkError, NetlinkRequest, Socket, add_address, create_vxlan, delete_address,
+    delete_fdb, delete_link, delete_neighbour, quiet_tunnel, replace_fdb, replace_neighbour, set_mac, set_mtu, set_up,
 };
 use ipnetwork::IpNetwork;
 use tracing::info;
@@ -125,7 +125,7 @@ fn make(socket: &mut Socket, wanted: &Tunnel) -> Result<(u32, usize), TunnelErro
 fn addresses(
     socket: &mut Socket,
     index: u32,
-    present: &[Address],
+    present: &[InterfaceAddress],
     wanted: &BTreeSet<IpNetwork>,
 ) -> Result<usize, NetlinkError> {
     let present: BTreeSet<_> = present.iter().filter(|a| a.index == index && !a.narrow).map(|a| a.network).collect();
@@ -145,7 +145,7 @@ fn peers(socket: &mut Socket, index: u32, wanted: &Peers) -> Result<usize, Netli
     let ends: BTreeMap<[u8; 6], IpAddr> = wanted.keys().map(|remote| (mac(*remote), *remote)).collect();
     let neighbours: BTreeMap<IpAddr, [u8; 6]> =
         wanted.iter().flat_map(|(remote, inner)| inner.iter().map(|a| (*a, mac(*remote)))).collect();
-    let mut requests: Vec<Request> = Vec::new();
+    let mut requests: Vec<NetlinkRequest> = Vec::new();
 
     let present = socket.fdb(index)?;
     let right: BTreeSet<_> = present.iter().filter(|e| e.permanent).map(|e| (e.mac, e.remote)).collect();
