@@ -1,4 +1,8 @@
-//! Wires a pod: the kernel's part of ADD, step by step. Whatever step it stops at, [`crate::rollback`] takes it back.
+//! Creates the kernel objects of a pod for ADD: the veth pair, addresses, routes, neighbours, map
+//! entries, filters.
+//!
+//! A failure at any step leaves the rest in place; [`crate::rollback`] removes it from any state.
+//! Chooses nothing itself: names, MACs and routes come from [`crate::plan`].
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -16,7 +20,7 @@ use crate::dataplane::{PodMaps, PodPrograms};
 use crate::error::CniError;
 use crate::{plan, sysctl};
 
-/// The namespaces of both ends, each with a socket.
+/// The node's and the pod's network namespace, each with a netlink socket.
 #[derive(Debug)]
 pub(crate) struct NamespacePair {
     home: Netns,
@@ -27,14 +31,14 @@ pub(crate) struct NamespacePair {
 }
 
 impl NamespacePair {
-    /// Opens both. Checks that the pod's namespace is one, and not the node's.
+    /// Opens both. Rejects a path that is not a network namespace, or is the node's own.
     pub(crate) fn open(path: &Path) -> Result<Self, CniError> {
         use std::os::unix::fs::MetadataExt;
         let netns = path.display().to_string();
-        let io = |e| CniError::io("network namespaces", e);
+        let io = |e| CniError::io("enter the network namespaces", e);
         let home = Netns::current().map_err(io)?;
-        let none = || CniError::environment("CNI_NETNS", format!("{netns} is no network namespace"));
-        // To open anything else may have effects, or wait for somebody, as with a pipe.
+        let none = || CniError::environment("CNI_NETNS", format!("{netns} is not a network namespace"));
+        // Opening other kinds of files may have effects or block, as with a pipe.
         if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             return Err(none());
         }
@@ -54,7 +58,7 @@ impl NamespacePair {
         Ok(Self { home, pod, netns, host_socket, pod_socket })
     }
 
-    /// Fails if the pod has a device of that name.
+    /// Fails if the pod has a device with that name.
     pub(crate) fn check_free(&mut self, ifname: &str) -> Result<(), CniError> {
         match self.pod_socket.link_by_name(ifname)? {
             None => Ok(()),
@@ -62,7 +66,8 @@ impl NamespacePair {
         }
     }
 
-    /// All steps, in the order of the design: both devices down, addresses and routes, maps and programs, up.
+    /// Runs all steps: both devices down, addresses and routes, maps and programs, and the host's
+    /// end up last, so that no packet passes before the programs check it.
     pub(crate) fn wire(
         &mut self,
         record: &AttachmentRecord,
@@ -74,8 +79,8 @@ impl NamespacePair {
         let index = self.create(record, mtu, maps)?;
         sysctl::quiet_ipv6(&record.host_ifname)?;
         self.set_up_pod(record, bandwidth)?;
-        let cookie =
-            host_sys::netns_cookie(self.pod_socket.as_fd()).map_err(|e| CniError::io("cookie of the netns", e))?;
+        let cookie = host_sys::netns_cookie(self.pod_socket.as_fd())
+            .map_err(|e| CniError::io("read the network namespace's cookie", e))?;
         maps.insert(record, index, cookie, bandwidth.ingress.is_some())?;
         if let Some(rate) = bandwidth.ingress {
             self.host_socket.run(&[set_rate(index, rate)])?;
@@ -89,7 +94,8 @@ impl NamespacePair {
         self.set_up_host(record, index)
     }
 
-    /// Makes the pair, the pod's end directly in its namespace, and says which index the host's end has.
+    /// Creates the pair, the pod's end directly in its namespace. Returns the index of the host's
+    /// end.
     fn create(&mut self, record: &AttachmentRecord, mtu: u32, maps: &PodMaps) -> Result<u32, CniError> {
         let mut stale_removed = false;
         for index in plan::indexes(&record.id) {
@@ -129,7 +135,8 @@ impl NamespacePair {
     fn set_up_pod(&mut self, record: &AttachmentRecord, bandwidth: &Bandwidth) -> Result<(), CniError> {
         let ifname = &record.id.ifname;
         let link = self.pod_socket.link_by_name(ifname)?;
-        let index = link.ok_or_else(|| CniError::io(format!("device {ifname}"), missing()))?.index;
+        let index =
+            link.ok_or_else(|| CniError::io(format!("find the new device {ifname} in the pod"), missing()))?.index;
         let mut requests: Vec<_> = bandwidth.egress.map(|rate| set_rate(index, rate)).into_iter().collect();
         requests.push(set_up(index));
         for address in &record.addresses {
@@ -141,7 +148,7 @@ impl NamespacePair {
             None => Ok(()),
             Some(rest) => {
                 let enabled = self.pod.within(&self.home, || sysctl::enable_ipv6(ifname));
-                enabled.map_err(|e| CniError::io("network namespaces", e))??;
+                enabled.map_err(|e| CniError::io("enter the network namespaces", e))??;
                 Ok(self.pod_socket.run(&rest)?)
             }
         }
@@ -162,7 +169,7 @@ impl NamespacePair {
     }
 }
 
-/// Runs requests. If nothing failed but for IPv6 being switched off, gives back those that failed.
+/// Runs requests. Returns those that failed only because IPv6 is disabled on the device.
 fn run_or_enable_ipv6(
     socket: &mut Socket,
     requests: &[NetlinkRequest],
@@ -177,7 +184,7 @@ fn run_or_enable_ipv6(
     Ok((!rest.is_empty()).then_some(rest))
 }
 
-/// Removes a device that has the name of ours though the store knows of none; says whether there was one.
+/// Removes a veth with our name that has no record in the store. Returns whether there was one.
 fn remove_stale(socket: &mut Socket, name: &str) -> Result<bool, CniError> {
     match socket.link_by_name(name)? {
         Some(link) if link.kind.as_deref() == Some("veth") => {

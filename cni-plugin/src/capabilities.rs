@@ -1,4 +1,9 @@
-//! What the runtime asks for one attachment: `runtimeConfig` and `CNI_ARGS`, by the conventions of CNI.
+//! The runtime's requests for one attachment: `runtimeConfig` and `CNI_ARGS`, by the CNI
+//! conventions.
+//!
+//! ADD and CHECK parse them; each capability has a module. Written by hand, because there is no
+//! maintained Rust crate of the CNI types, and because every value is untrusted and each error must
+//! name its field.
 
 mod addresses;
 mod bandwidth;
@@ -22,25 +27,25 @@ use crate::error::CniError;
 pub(crate) struct Capabilities {
     /// Host ports, sorted, each once.
     pub(crate) ports: Vec<PortMapping>,
-    /// Limits of its traffic.
+    /// Rate limits.
     pub(crate) bandwidth: Bandwidth,
-    /// The ranges that its addresses are to be of: at most one set of each family.
+    /// Ranges that the addresses must come from, at most one set per family.
     pub(crate) ranges: Vec<Vec<Span>>,
-    /// The addresses that it is to have, at most one of each family.
+    /// Requested addresses, at most one per family.
     pub(crate) ips: Vec<IpAddr>,
-    /// The MAC that it is to have.
+    /// Requested MAC of the pod's end.
     pub(crate) mac: Option<[u8; 6]>,
-    /// For the result, in its form.
+    /// DNS settings, in the form of a result.
     pub(crate) dns: Option<Value>,
 }
 
 impl Capabilities {
-    /// Reads `runtimeConfig` and `CNI_ARGS`. Capabilities that nobody has offered are not looked at.
+    /// Reads `runtimeConfig` and `CNI_ARGS`. Unknown capabilities are ignored.
     pub(crate) fn parse(runtime: Option<&Value>, arguments: &Arguments) -> Result<Self, CniError> {
         let mut fields = match runtime.cloned().map(lower_keys) {
             None | Some(Value::Null) => Map::new(),
             Some(Value::Object(fields)) => fields,
-            Some(_) => return Err(CniError::config("runtimeConfig", "is no object")),
+            Some(_) => return Err(CniError::config("runtimeConfig", "is not a JSON object")),
         };
         Ok(Self {
             ports: ports::parse(fields.remove("portmappings"))?,
@@ -53,7 +58,8 @@ impl Capabilities {
     }
 }
 
-/// Some runtimes write `HostPort` where the convention has `hostPort`: the reference plugins don't look at the case.
+/// Lowers all keys. Some runtimes write `HostPort` for `hostPort`, and the reference plugins ignore
+/// the case as well.
 fn lower_keys(value: Value) -> Value {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,7 @@
-//! One verb each.
+//! The verbs of the CNI specification, one module each.
+//!
+//! Every verb gets the checked environment and configuration from `main` and returns its output or
+//! one error.
 
 pub(crate) mod add;
 pub(crate) mod check;

@@ -1,4 +1,7 @@
-//! Standard input: the network's configuration, and what the agent wrote down about the node.
+//! The network configuration on standard input.
+//!
+//! Parses and checks it before any verb runs; fields of other plugins are ignored. Ranges and MTU
+//! that it lacks come from `node.json`, see [`crate::ranges`].
 
 use std::path::PathBuf;
 
@@ -14,7 +17,7 @@ use crate::env::is_plain;
 use crate::error::CniError;
 use crate::spec::VERSIONS;
 
-/// GC's list; the second name stood in the specification by mistake, and old runtimes use it.
+/// Names of GC's list. The second one was in the specification by mistake, and old runtimes use it.
 const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// The checked configuration.
@@ -31,8 +34,8 @@ pub(crate) struct NetworkConfig {
     /// Unchecked, as the next one.
     pub(crate) dns: Option<Value>,
     pub(crate) prev_result: Option<Value>,
-    /// `runtimeConfig`: what the runtime says of this one attachment. Checked by the verbs that use it, so that DEL works
-    /// whatever stands there.
+    /// `runtimeConfig`: what the runtime says of this one attachment. Checked by the verbs that use
+    /// it, so that DEL works whatever stands there.
     pub(crate) runtime: Option<Value>,
     /// For GC: the attachments that live, if the runtime says so.
     pub(crate) valid: Option<Vec<AttachmentId>>,
@@ -47,7 +50,8 @@ struct ValidAttachment {
 }
 
 impl NetworkConfig {
-    /// Reads the configuration. Sets `version` as soon as it is known, so that also errors are printed in it.
+    /// Reads the configuration. Sets `version` as soon as it is known, so that also errors are
+    /// printed in it.
     pub(crate) fn parse(input: &[u8], version: &mut String) -> Result<Self, CniError> {
         let mut input = object(input)?;
         let found = take::<String>(&mut input, "cniVersion")?.unwrap_or_else(|| "none".into());
@@ -56,7 +60,12 @@ impl NetworkConfig {
         let bad = |field, reason: &str| Err(CniError::Config { field, reason: reason.into() });
         let name = match take::<String>(&mut input, "name")? {
             None => return bad("name", "is missing"),
-            Some(name) if !is_plain(&name) || name.len() > 255 => return bad("name", "is no valid network name"),
+            Some(name) if !is_plain(&name) || name.len() > 255 => {
+                return bad(
+                    "name",
+                    "is not a valid network name: letters, digits, '.', '_' and '-', at most 255 bytes",
+                );
+            }
             Some(name) => name,
         };
         if take::<String>(&mut input, "type")?.is_none_or(|name| name.is_empty()) {
@@ -65,7 +74,9 @@ impl NetworkConfig {
         let mut absolute = |field, default: &str| match take::<PathBuf>(&mut input, field)? {
             None => Ok(PathBuf::from(default)),
             Some(path) if path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0) => Ok(path),
-            Some(path) => Err(CniError::Config { field, reason: format!("{} is no absolute path", path.display()) }),
+            Some(path) => {
+                Err(CniError::Config { field, reason: format!("{} is not an absolute path", path.display()) })
+            }
         };
         let pin_root = absolute("pinRoot", pins::DEFAULT_ROOT)?;
         let state_dir = absolute("stateDir", contract::DEFAULT_STATE_DIR)?;
@@ -127,7 +138,7 @@ pub(crate) fn object(input: &[u8]) -> Result<Map<String, Value>, CniError> {
     let decoded = serde_json::from_slice(input);
     match decoded.map_err(|e| CniError::Decode { what: WHAT.into(), reason: e.to_string() })? {
         Value::Object(fields) => Ok(fields),
-        _ => Err(CniError::Config { field: WHAT, reason: "is no JSON object".into() }),
+        _ => Err(CniError::Config { field: WHAT, reason: "is not a JSON object".into() }),
     }
 }
 
@@ -187,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_has_the_code_of_the_specification() {
+    fn invalid_configuration_gets_spec_error_code() {
         for (text, code, words) in [
             ("", 6, "standard input"),
             ("{", 6, "standard input"),
@@ -199,7 +210,7 @@ mod tests {
             (r#"{"cniVersion":"1.0.0"}"#, 7, "name: is missing"),
             (r#"{"cniVersion":"1.0.0","name":"../p"}"#, 7, "name"),
             (r#"{"cniVersion":"1.0.0","name":"p"}"#, 7, "type: is missing"),
-            (r#"{"cniVersion":"1.0.0","name":"p","type":"t","pinRoot":"x"}"#, 7, "pinRoot: x is no absolute path"),
+            (r#"{"cniVersion":"1.0.0","name":"p","type":"t","pinRoot":"x"}"#, 7, "pinRoot: x is not an absolute path"),
             (r#"{"cniVersion":"1.0.0","name":"p","type":"t","ranges":["x"]}"#, 7, "ranges: \"x\""),
             (r#"{"cniVersion":"1.0.0","name":"p","type":"t","ranges":["10.1.0.1/24"]}"#, 7, "bits set beyond"),
         ] {
@@ -214,9 +225,10 @@ mod tests {
         assert_eq!(resolve(&mtu).unwrap_err().to_string(), "configuration: mtu: 1279 is not between 1280 and 65535");
     }
 
-    /// Inputs made by cutting, doubling and changing bytes of good ones: any answer will do, but there must be one.
+    /// Inputs made by cutting, doubling and changing bytes of good ones: any answer will do, but
+    /// there must be one.
     #[test]
-    fn no_input_ends_in_a_panic() {
+    fn malformed_input_never_panics() {
         let seeds = [
             r#"{"cniVersion":"1.1.0","name":"p","type":"t","ranges":["10.1.0.0/24","fd00:1::/64"],"mtu":1400,"dns":{"search":["x"]}}"#,
             r#"{"cniVersion":"0.4.0","name":"p","type":"t","prevResult":{"ips":[{"address":"10.1.0.1/32"}]},"pinRoot":"/x"}"#,

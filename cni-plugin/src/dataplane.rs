@@ -1,4 +1,7 @@
-//! The pins that the agent made: maps to fill, programs to attach.
+//! The agent's pinned maps and programs, as far as the plugin uses them.
+//!
+//! Writes and removes the map entries of a pod. Order matters: a pod is unreachable before its
+//! device is up, and its own packets are blocked before anything else is removed.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -69,7 +72,7 @@ impl PodMaps {
         let mac = plan::pod_mac(record);
         let flags = pod_flags::PRESENT | if shaped { pod_flags::SHAPED } else { 0 };
         let pod = Pod { netns_cookie, addr4, addr6, mac, host_mac: plan::HOST_MAC, flags, pad: 0 };
-        // First what leads from an address to the rest: whatever is missing after a kill, the undo finds what there is.
+        // Addresses first: rollback after a kill starts from them and finds the other entries.
         let flags = if shaped { address_flags::SHAPED } else { 0 };
         let addr = AddressInfo { ifindex: index, kind: address_kind::POD, flags, mac };
         for address in &record.addresses {
@@ -87,7 +90,8 @@ impl PodMaps {
         self.ports.insert(record, index)
     }
 
-    /// A record's part of what [`Self::insert`] wrote, from any state. `device` is the index of its device, if that still exists.
+    /// A record's part of what [`Self::insert`] wrote, from any state. `device` is the index of its
+    /// device, if that still exists.
     pub(crate) fn remove(&self, record: &AttachmentRecord, device: Option<u32>) -> Result<(), CniError> {
         self.ports.remove(record)?;
         self.remove_addresses(&record.addresses, device)
@@ -174,7 +178,7 @@ impl PodMaps {
         }
         for address in &record.addresses {
             if !self.get(*address)?.is_some_and(|a| a.kind == address_kind::POD && a.ifindex == index) {
-                wrong.push(format!("map addrs does not lead {address} to device {index}"));
+                wrong.push(format!("map addresses does not map {address} to device {index}"));
             }
         }
         wrong.extend(self.ports.differences(record, index)?);

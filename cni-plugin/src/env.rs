@@ -1,6 +1,7 @@
-//! The environment: which verb, for which container.
+//! The environment of a call: verb, container, interface, namespace, `CNI_ARGS`.
 //!
-//! Names are checked here, before they become parts of file or device names. They never become paths.
+//! Names are checked here, before they become parts of file or device names. They never become
+//! paths.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -108,7 +109,7 @@ fn check_ifname(ifname: &str) -> Result<(), CniError> {
     }
     // The last two are those of settings for all interfaces, so the kernel gives them to none.
     if matches!(ifname, "." | ".." | "all" | "default") {
-        return bad(format!("{ifname:?} is no interface name"));
+        return bad(format!("{ifname:?} is not an interface name"));
     }
     match ifname.chars().find(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control()) {
         Some(c) => bad(format!("{ifname:?} contains {c:?}")),
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_what_runtimes_send() {
+    fn valid_environment_is_parsed() {
         let invocation = add("0a1b-c_d.e", "eth0").unwrap();
         assert_eq!(invocation.verb, Verb::Add);
         assert_eq!(invocation.id.ifname, "eth0");
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_missing_or_bad() {
+    fn invalid_environment_names_the_variable() {
         assert_eq!(parse(&[]).unwrap_err(), "environment variable CNI_COMMAND: is missing");
         assert_eq!(
             parse(&[("CNI_COMMAND", "add")]).unwrap_err(),

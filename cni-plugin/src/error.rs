@@ -1,4 +1,6 @@
-//! Everything that can go wrong, each with its code of the CNI specification.
+//! All errors of the plugin, each with its code of the CNI specification.
+//!
+//! The runtime shows code, message and details to the operator, usually in an Event of the pod.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,10 +11,10 @@ use dataplane_host::netlink::NetlinkError;
 use dataplane_host::pins::PinError;
 use dataplane_host::store::StoreError;
 
-/// Of a longer message, in bytes, the rest is cut off: runtimes hand messages on to events and logs.
+/// Longest message in bytes; the rest is cut off. Runtimes pass messages on to Events and logs.
 const MOST_MESSAGE: usize = 16 << 10;
 
-/// Why a verb failed.
+/// The reason why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CniError {
     #[error("configuration has cniVersion {found}, this plugin supports {}", crate::spec::VERSIONS.join(", "))]
@@ -21,9 +23,9 @@ pub(crate) enum CniError {
     TooOld { verb: &'static str, since: &'static str, found: &'static str },
     #[error("environment variable {name}: {reason}")]
     Environment { name: &'static str, reason: String },
-    #[error("network namespace {path}: {source}")]
+    #[error("cannot open network namespace {path}: {source}")]
     NoNetns { path: String, source: io::Error },
-    #[error("interface {ifname} exists already in network namespace {netns}")]
+    #[error("interface {ifname} already exists in network namespace {netns}")]
     NameTaken { ifname: String, netns: String },
     #[error("{attempt}: {source}")]
     Io { attempt: String, source: io::Error },
@@ -33,9 +35,9 @@ pub(crate) enum CniError {
     Config { field: &'static str, reason: String },
     #[error("no address ranges: the configuration has no \"ranges\" and the agent has not yet written {path}")]
     NoNodeData { path: String },
-    #[error("not possible now: {reason}")]
+    #[error("no address now, the runtime will retry: {reason}")]
     PoolsNotReady { reason: String },
-    #[error("another call still works on {id}, for {seconds} s now")]
+    #[error("another call has been working on {id} for {seconds} s")]
     StillBusy { id: String, seconds: u64 },
     #[error("no interface index below {} is free", dataplane_common::types::pod::POD_SLOTS)]
     NoIndex,
@@ -43,7 +45,7 @@ pub(crate) enum CniError {
     AddressTaken { address: IpAddr },
     #[error("{port} of this node is taken: it leads to the pod with address {holder}")]
     PortTaken { port: String, holder: IpAddr },
-    #[error("not as ADD left it: {}", .0.join("; "))]
+    #[error("the attachment differs from what ADD created: {}", .0.join("; "))]
     Differs(Vec<String>),
     #[error("not ready for ADD: {reason}")]
     NotReady { reason: Box<CniError> },
@@ -78,7 +80,8 @@ impl CniError {
         Self::Environment { name, reason: reason.into() }
     }
 
-    /// Codes 1 to 99 have the meaning of the specification, from 100 on ours (README.md lists them).
+    /// Codes 1 to 99 have the meaning of the specification, from 100 on ours (README.md lists
+    /// them).
     pub(crate) const fn code(&self) -> u32 {
         match self {
             Self::Version { .. } | Self::TooOld { .. } => 1,

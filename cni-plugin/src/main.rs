@@ -1,8 +1,9 @@
-//! `ropeway-cni`: the CNI plugin, exec'd by the container runtime for every pod that comes or goes.
+//! `ropeway-cni`: the CNI plugin, which the container runtime executes for every pod that is
+//! created or deleted.
 //!
-//! Reads the environment and standard input, does one verb, prints the result or one error object on standard output, logs
-//! to standard error, and ends. Short-lived, blocking, and never in need of the agent: local state, pinned programs
-//! and pinned maps are enough.
+//! Reads the environment and standard input, runs one verb, prints the result or one error object
+//! on standard output, logs to standard error, and exits. Short-lived and blocking. It never needs
+//! the agent: local state, pinned programs and pinned maps are enough.
 #![deny(unsafe_code)]
 
 mod attach;
@@ -31,7 +32,7 @@ use crate::config::NetworkConfig;
 use crate::env::{Invocation, Verb};
 use crate::error::CniError;
 
-/// No configuration is longer.
+/// Longest accepted configuration, in bytes.
 const MOST_INPUT: u64 = 4 << 20;
 
 fn main() -> ExitCode {
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         Ok(text) => (text, ExitCode::SUCCESS),
         Err(error) => (error.to_json(&call.version), ExitCode::from(1)),
     };
-    // If nobody reads, the exit code still tells.
+    // If the runtime has closed the pipe, the exit code still reports the outcome.
     let written = writeln_unless_empty(&text);
     if let Some(config) = &call.config {
         mtu::follow(config, call.mtu);
@@ -52,7 +53,7 @@ fn writeln_unless_empty(text: &str) -> std::io::Result<()> {
     if text.is_empty() { Ok(()) } else { std::io::stdout().write_all(format!("{text}\n").as_bytes()) }
 }
 
-/// What becomes known of a call on the way.
+/// The state of a call, which `main` needs even if the verb fails.
 struct PluginCall {
     /// The version in which an error is to be printed.
     version: String,
@@ -68,7 +69,7 @@ impl Default for PluginCall {
 }
 
 impl PluginCall {
-    /// Does the verb; its output.
+    /// Runs the verb and returns its output.
     fn dispatch(&mut self) -> Result<String, CniError> {
         let invocation = Invocation::from_environment(std::env::var_os)?;
         let mut input = Vec::new();

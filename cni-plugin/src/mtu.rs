@@ -1,12 +1,14 @@
 //! Brings running pods to the node's MTU when that has changed.
 //!
-//! The agent writes the node's MTU down and may not enter pods' namespaces; the plugin may, and is called all the time. So whatever
-//! it was called for, it compares, after its answer, the node's MTU with the one that it has brought all pods to
-//! ([`journal`]); usually that is all. If they differ, a child process goes through the pods. Each is worked on as ADD and DEL do, by
-//! whoever has its record locked. A pod that fails does not keep the others, and the next call tries again.
+//! The agent writes the node's MTU down and may not enter pods' namespaces; the plugin may, and is
+//! called all the time. So whatever it was called for, it compares, after its answer, the node's
+//! MTU with the one that it has brought all pods to ([`journal`]); usually that is all. If they
+//! differ, a child process goes through the pods. Each is worked on as ADD and DEL do, by whoever
+//! has its record locked. A pod that fails does not keep the others, and the next call tries again.
 //!
-//! At no instant the pod's end is larger than the host's: a veth drops silently what the receiving end does not take, and what a pod
-//! sends has no other way. (What it receives has one: the programs hand it over past that check.)
+//! At no instant the pod's end is larger than the host's: a veth drops silently what the receiving
+//! end does not take, and what a pod sends has no other way. (What it receives has one: the
+//! programs hand it over past that check.)
 
 mod journal;
 mod namespaces;
@@ -29,7 +31,8 @@ enum VethEnd {
     Pod,
 }
 
-/// After the answer of a verb. `used`: the MTU that ADD gave its pod, which the agent may have changed meanwhile.
+/// After the answer of a verb. `used`: the MTU that ADD gave its pod, which the agent may have
+/// changed meanwhile.
 pub(crate) fn follow(config: &NetworkConfig, used: Option<u32>) {
     if let Err(error) = follow_or_say(config, used) {
         log(&format!("MTU of running pods: {error}"));
@@ -159,8 +162,9 @@ fn missing() -> std::io::Error {
     std::io::ErrorKind::NotFound.into()
 }
 
-/// Which ends have to be set, in this order. `left`: the sizes that pods are on their way from. Ends that differ though neither size is
-/// one of these were set by somebody else (a plugin behind this one, the pod), and stay.
+/// Which ends have to be set, in this order. `left`: the sizes that pods are on their way from.
+/// Ends that differ though neither size is one of these were set by somebody else (a plugin behind
+/// this one, the pod), and stay.
 fn steps(host: u32, pod: u32, wanted: u32, left: &[u32]) -> impl Iterator<Item = VethEnd> {
     let ours = |mtu: u32| mtu == wanted || left.contains(&mtu);
     let order = match (host == pod || ours(host) && ours(pod), wanted < pod) {
@@ -176,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pods_end_is_never_larger_than_the_hosts() {
+    fn pod_end_mtu_never_exceeds_host_end() {
         const SIZES: [u32; 4] = [1400, 1450, 1500, 9000];
         let mut seen = 0;
         for (host, pod, wanted) in
@@ -200,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_have_set_stays() {
+    fn mtu_set_by_others_is_kept() {
         let all = |host, pod, wanted, left: &[u32]| steps(host, pod, wanted, left).collect::<Vec<_>>();
         assert_eq!(all(1500, 1500, 1500, &[]), []);
         assert_eq!(all(1500, 1300, 1400, &[1500]), [], "a plugin behind this one has set the pod's");

@@ -1,4 +1,7 @@
-//! What an attachment will look like: pure decisions, before anything is touched.
+//! Names, MACs, interface indexes and routes of an attachment: pure decisions, before anything is
+//! created.
+//!
+//! ADD creates what this module returns; CHECK compares against it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +20,8 @@ const FIRST_INDEX: u32 = 1024;
 /// How many indexes are tried.
 const INDEX_ATTEMPTS: u32 = 4096;
 
-/// MAC of the pod's end: the one that was asked for, else made from the attachment's hash, locally administered, no group.
+/// MAC of the pod's end: the one that was asked for, else made from the attachment's hash, locally
+/// administered, no group.
 pub(crate) fn pod_mac(record: &AttachmentRecord) -> [u8; 6] {
     record.mac.unwrap_or_else(|| hashed_mac(&record.id))
 }

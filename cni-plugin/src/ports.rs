@@ -1,7 +1,7 @@
-//! Host ports: the entries of `host_ports4` and `host_ports6` that lead to a pod.
+//! Host ports: the entries of `host_ports4` and `host_ports6` of a pod.
 //!
-//! An entry is known as a pod's by the address to which it leads. They are made after everything else in the maps and removed before it, so that
-//! none leads to an address that nobody has.
+//! An entry belongs to the pod whose address it leads to. Entries are written after all others and
+//! removed before them, so that none leads to an address without a pod.
 
 use std::net::IpAddr;
 
@@ -57,7 +57,8 @@ impl HostPorts {
         })
     }
 
-    /// Enters all host ports of a record, whose pod has the device of that index. Those of others are left alone.
+    /// Enters all host ports of a record, whose pod has the device of that index. Those of others
+    /// are left alone.
     pub(crate) fn insert(&self, record: &AttachmentRecord, index: u32) -> Result<(), CniError> {
         self.four.insert(record, index)?;
         self.six.insert(record, index)
@@ -76,7 +77,8 @@ impl HostPorts {
         self.six.remove(&entries(record, 0))
     }
 
-    /// Removes every host port that leads to one of these addresses, for a pod whose record is lost.
+    /// Removes every host port that leads to one of these addresses, for a pod whose record is
+    /// lost.
     pub(crate) fn remove_by_address(&self, addresses: &[IpAddr]) -> Result<(), CniError> {
         let HostPortEntries { mut four, mut six } = self.entries()?;
         four.retain(|entry| addresses.contains(&entry.pod.addr.into()));
@@ -89,7 +91,8 @@ impl HostPorts {
         Ok(HostPortEntries { four: self.four.entries()?, six: self.six.entries()? })
     }
 
-    /// Removes what leads to `ours` and is in none of the records, which must have been read after `seen`. Says what that was.
+    /// Removes what leads to `ours` and is in none of the records, which must have been read after
+    /// `seen`. Says what that was.
     pub(crate) fn remove_stale(
         &self,
         HostPortEntries { mut four, mut six }: HostPortEntries,

@@ -1,9 +1,9 @@
-//! Where a pod's addresses come from, and its MTU: the configuration, completed by what the agent wrote about the node
-//! and by what the runtime asks for this pod.
+//! Where a pod's addresses come from, and its MTU: the configuration, completed by what the agent
+//! wrote about the node and by what the runtime asks for this pod.
 //!
-//! [`resolve`] is the only way in. ADD, GC and STATUS call it once per call. Only blocks of IP pools change while a call
-//! runs, so [`Ranges::choices`] reads them again each time; callers hold the store's lock when they act on the answer.
-//! This module never opens the address store.
+//! [`resolve`] is the only way in. ADD, GC and STATUS call it once per call. Only blocks of IP
+//! pools change while a call runs, so [`Ranges::choices`] reads them again each time; callers hold
+//! the store's lock when they act on the answer. This module never opens the address store.
 
 mod pools;
 
@@ -58,7 +58,8 @@ enum Origin {
     Pools(PoolRequest),
 }
 
-/// Resolves the ranges of a call. `node` is what the agent wrote ([`NetworkConfig::node_defaults`]).
+/// Resolves the ranges of a call. `node` is what the agent wrote
+/// ([`NetworkConfig::node_defaults`]).
 pub(crate) fn resolve(
     config: &NetworkConfig,
     node: Option<&NodeFile>,
@@ -102,8 +103,8 @@ fn check_mtu(mtu: u32, choices: &[Choice]) -> Result<(), CniError> {
 }
 
 impl Ranges {
-    /// Returns one choice per address of the pod, from the ranges of this moment. Call it again after each time the store
-    /// was locked: the agent takes blocks away under that lock.
+    /// Returns one choice per address of the pod, from the ranges of this moment. Call it again
+    /// after each time the store was locked: the agent takes blocks away under that lock.
     pub(crate) fn choices(&self) -> Result<Vec<Choice>, CniError> {
         match &self.origin {
             Origin::Configuration(choices) | Origin::PodCidrs(choices) => Ok(choices.clone()),
@@ -121,8 +122,8 @@ impl Ranges {
         }
     }
 
-    /// Restricts the choices to parts of the ranges. Rejects parts of ranges that the agent manages: it alone decides
-    /// which addresses of these are used.
+    /// Restricts the choices to parts of the ranges. Rejects parts of ranges that the agent
+    /// manages: it alone decides which addresses of these are used.
     fn restricted_to(mut self, sets: &[Vec<Span>]) -> Result<Self, CniError> {
         let managed = |what| {
             let reason = format!("addresses of this node's pods come from its {what}, which its agent manages");
@@ -160,7 +161,8 @@ impl Ranges {
     }
 }
 
-/// Groups ranges into one choice per family. The family of the first range comes first, in the pod's addresses too.
+/// Groups ranges into one choice per family. The family of the first range comes first, in the
+/// pod's addresses too.
 fn by_family(ranges: Vec<Range>) -> Vec<Choice> {
     let first_is_4 = ranges.first().is_some_and(|r| r.network().is_ipv4());
     let (first, second): (Vec<_>, Vec<_>) = ranges.into_iter().partition(|r| r.network().is_ipv4() == first_is_4);
@@ -168,8 +170,8 @@ fn by_family(ranges: Vec<Range>) -> Vec<Choice> {
     families.map(|ranges| Choice { ranges, ..Choice::default() }).collect()
 }
 
-/// Restricts the choice of the span's family. The span must lie in a configured range: no other node gives out that
-/// range's addresses, which is not known of any other range.
+/// Restricts the choice of the span's family. The span must lie in a configured range: no other
+/// node gives out that range's addresses, which is not known of any other range.
 fn restrict(choices: &mut [Choice], span: &Span) -> Result<(), CniError> {
     let holds = |whole: IpNetwork| whole.contains(span.subnet.ip()) && whole.prefix() <= span.subnet.prefix();
     let has = |range: &Range| holds(range.network()) && range.slot(span.first).is_some();
@@ -181,7 +183,8 @@ fn restrict(choices: &mut [Choice], span: &Span) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Fixes the address of one choice. It must be one that could have been chosen without being asked for.
+/// Fixes the address of one choice. It must be one that could have been chosen without being asked
+/// for.
 fn fix(choices: &mut [Choice], ip: IpAddr) -> Result<(), CniError> {
     let range = |choice: &Choice| choice.ranges.iter().find(|range| range.slot(ip).is_some()).copied();
     let Some((choice, range)) =
@@ -190,7 +193,9 @@ fn fix(choices: &mut [Choice], ip: IpAddr) -> Result<(), CniError> {
         return Err(rejected(format!("address {ip} is in none of this node's ranges")));
     };
     if range.slot(ip).is_none_or(|slot| range.is_reserved(slot)) {
-        return Err(rejected(format!("address {ip} is no pod's: it is the first or the last one of range {range}")));
+        return Err(rejected(format!(
+            "address {ip} is not for pods: it is the first or the last one of range {range}"
+        )));
     }
     if !choice.is_within(ip) {
         return Err(rejected(format!("address {ip} is in none of the ranges of runtimeConfig.ipRanges")));

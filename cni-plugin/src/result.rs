@@ -1,4 +1,6 @@
-//! The result of ADD, in the version that the configuration asks for.
+//! The result of ADD, in the version of the configuration.
+//!
+//! Starts from `prevResult`, whose lists other plugins filled, and appends this attachment.
 
 use std::net::IpAddr;
 
@@ -13,8 +15,9 @@ use crate::plan;
 /// The lists of a result.
 const LISTS: [&str; 3] = ["interfaces", "ips", "routes"];
 
-/// What ADD's result starts from: what the plugins before it in the chain have made, and the configuration's `dns`. Both are
-/// checked, since others must understand the result that they end in.
+/// What ADD's result starts from: what the plugins before it in the chain have made, and the
+/// configuration's `dns`. Both are checked, since others must understand the result that they end
+/// in.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ResultBase {
     version: &'static str,
@@ -36,15 +39,15 @@ impl ResultBase {
     pub(crate) fn new(config: &NetworkConfig) -> Result<Self, CniError> {
         let bad = |reason| CniError::Config { field: "dns", reason };
         if let Some(dns) = &config.dns {
-            let fields = dns.as_object().ok_or_else(|| bad("is no object".into()))?;
+            let fields = dns.as_object().ok_or_else(|| bad("is not a JSON object".into()))?;
             Dns::deserialize(fields).map_err(|e| bad(e.to_string()))?;
         }
         let previous = previous(config)?.cloned().unwrap_or_default();
         Ok(Self { version: config.version, previous, dns: config.dns.clone() })
     }
 
-    /// The result, in the version of the configuration; `dns` is what the runtime asks for, which goes before what the
-    /// configuration says.
+    /// The result, in the version of the configuration; `dns` is what the runtime asks for, which
+    /// goes before what the configuration says.
     pub(crate) fn complete(self, record: &AttachmentRecord, mtu: u32, netns: &str, dns: Option<Value>) -> String {
         let Self { version, previous: mut result, dns: configured } = self;
         result.insert("cniVersion".into(), version.into());
@@ -67,11 +70,11 @@ pub(crate) fn previous(config: &NetworkConfig) -> Result<Option<&Map<String, Val
     let previous = match &config.prev_result {
         None => return Ok(None),
         Some(Value::Object(previous)) => previous,
-        Some(_) => return bad("is no object".into()),
+        Some(_) => return bad("is not a JSON object".into()),
     };
     let is_list = |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_object));
     match LISTS.iter().find(|name| previous.get(**name).is_some_and(|value| !value.is_null() && !is_list(value))) {
-        Some(name) => bad(format!("{name} is no list of objects")),
+        Some(name) => bad(format!("{name} is not a list of objects")),
         None => Ok(Some(previous)),
     }
 }
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_results_of_plugins_before_us_are_kept() {
+    fn prev_result_is_kept() {
         let previous = r#","prevResult":{"interfaces":[{"name":"a"}],"ips":[{"address":"10.9.0.1/24","interface":0}]}"#;
         let result = result("1.0.0", previous);
         assert_eq!(result["interfaces"][0]["name"], "a");

@@ -1,4 +1,7 @@
-//! Takes an attachment back from whatever state it is in: a failed ADD, a repeated ADD, DEL, the remains of a killed process.
+//! Removes an attachment from any state: after a failed or repeated ADD, for DEL, after a killed
+//! process.
+//!
+//! Each function can be repeated. Kernel objects go first, addresses last.
 
 use dataplane_host::netlink::{Socket, delete_link};
 use dataplane_host::store::{AddressStore, Attachment, AttachmentRecord};
@@ -7,7 +10,8 @@ use crate::background;
 use crate::dataplane::PodMaps;
 use crate::error::CniError;
 
-/// Stops the pod's traffic: takes it out of the maps. Says which index its device has, if there is one.
+/// Stops the pod's traffic: takes it out of the maps. Returns the index of its device, if it has
+/// one.
 pub(crate) fn block(
     socket: &mut Socket,
     record: &AttachmentRecord,
@@ -20,7 +24,8 @@ pub(crate) fn block(
     Ok(index)
 }
 
-/// Removes the device, and with it all that hangs on it. The kernel takes its time: tens of milliseconds.
+/// Removes the device, and with it all that hangs on it. The kernel takes its time: tens of
+/// milliseconds.
 pub(crate) fn remove_device(socket: &mut Socket, index: Option<u32>) -> Result<(), CniError> {
     let Some(index) = index else { return Ok(()) };
     match socket.run(&[delete_link(index)]) {
@@ -46,7 +51,8 @@ pub(crate) fn release(
     Ok(store.finish_release(attachment)?)
 }
 
-/// Releases attachments, beside the answer. What stays undone, the next process that takes the lock does.
+/// Releases attachments in the background. The next process that takes the lock does what fails
+/// here.
 pub(crate) fn release_in_background(
     store: &AddressStore,
     going: &[Attachment],

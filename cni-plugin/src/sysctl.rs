@@ -1,11 +1,13 @@
 //! Settings of a device under `/proc/sys/net`, in the network namespace of the calling thread.
+//!
+//! Only those that netlink cannot set; the others are in `quiet_link`.
 
 use std::io;
 
 use crate::error::CniError;
 
-/// The host's end neither takes router advertisements nor redirects: pods must not move the node's routes
-/// (CVE-2020-10749 and its kin). The rest is set by netlink (`quiet_link`).
+/// The host's end neither takes router advertisements nor redirects: pods must not move the node's
+/// routes (CVE-2020-10749 and its kin). The rest is set by netlink (`quiet_link`).
 const HOST_IPV6: [(&str, &str); 3] = [("accept_ra", "0"), ("accept_redirects", "0"), ("autoconf", "0")];
 
 /// Sets what [`HOST_IPV6`] says. A kernel without IPv6 has nothing to set.

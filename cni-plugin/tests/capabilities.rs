@@ -43,7 +43,7 @@ fn addresses_that_are_asked_for_are_given_if_they_are_the_nodes() {
         (json!(["::ffff:10.77.0.9"]), 7, "none of this node's ranges"),
         (json!(["127.0.0.1"]), 7, "none of this node's ranges"),
         (json!(["10.77.0.1", "10.77.0.2"]), 7, "more than one address of a family"),
-        (json!(["/etc/passwd"]), 7, "is no IP address"),
+        (json!(["/etc/passwd"]), 7, "is not an IP address"),
     ] {
         let (got, message) = add(&node, "c3", &pods[3], &json!({ "ips": ips })).error();
         assert!(got == code && message.contains(words), "{ips}: {got} {message}");
@@ -131,7 +131,7 @@ fn ranges_that_are_asked_for_are_refused_where_the_agent_manages_them() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_mac_that_is_asked_for_is_known_everywhere() {
+fn requested_mac_is_set_at_both_ends_and_in_the_maps() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let runtime = json!({ "mac": "02:11:22:33:44:55" });
     let mac = [0x02, 0x11, 0x22, 0x33, 0x44, 0x55];

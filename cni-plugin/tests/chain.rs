@@ -1,5 +1,6 @@
-//! The plugin in chains with plugins of the reference (Debian's package containernetworking-plugins), called as a runtime does: each
-//! gets the result of the one before it, CHECK and DEL get the last one, DEL goes backwards.
+//! The plugin in chains with plugins of the reference (Debian's package
+//! containernetworking-plugins), called as a runtime does: each gets the result of the one before
+//! it, CHECK and DEL get the last one, DEL goes backwards.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;

@@ -1,5 +1,5 @@
-//! The plugin killed at any moment, the machine restarted, verbs repeated in every state, many at once: nothing is given
-//! out twice and nothing is left behind.
+//! The plugin killed at any moment, the machine restarted, verbs repeated in every state, many at
+//! once: nothing is given out twice and nothing is left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -54,7 +54,8 @@ fn traced(verb: &str, netns: &str, flags: &[String]) -> Command {
     command
 }
 
-/// The system calls of a verb: each name, and how often. Those that every process makes to start are left out.
+/// The system calls of a verb: each name, and how often. Those that every process makes to start
+/// are left out.
 fn calls(node: &Node, verb: &str, netns: &str, input: &str) -> BTreeMap<String, usize> {
     let log = node.path(&format!("{verb}.strace"));
     let flags = ["-o".into(), log.display().to_string()];
@@ -344,7 +345,8 @@ fn change_mtu_until(node: &Node, changes: &Value, steady: &Sandbox, start: Insta
     }
 }
 
-/// Everybody adds and deletes at their own pace. `ROPEWAY_CHURN=256x300` is the soak test: so many at once, so many seconds.
+/// Everybody adds and deletes at their own pace. `ROPEWAY_CHURN=256x300` is the soak test: so many
+/// at once, so many seconds.
 #[test]
 #[ignore = "needs root"]
 fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
@@ -414,7 +416,8 @@ fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
     assert_eq!(store_size(&node), size, "files and bytes of the store");
 }
 
-/// As a runtime does it: what is to be tried again (code 11: the machine is too busy for the store's deadline) is.
+/// As a runtime does it: what is to be tried again (code 11: the machine is too busy for the
+/// store's deadline) is.
 fn persist(verb: &str, container: &str, netns: &str, config: &str) -> Value {
     for _ in 0..30 {
         let answer = call(&mut command(verb, container, netns), config);

@@ -1,7 +1,8 @@
-//! The plugin called by the reference client: `cnitool` of github.com/containernetworking/cni, over its libcni.
+//! The plugin called by the reference client: `cnitool` of github.com/containernetworking/cni, over
+//! its libcni.
 //!
-//! Uses `ROPEWAY_CNITOOL`, or `cnitool` from the path, or builds it with Go. Where there is none of these it says so and
-//! proves nothing; the suites beside it need no Go.
+//! Uses `ROPEWAY_CNITOOL`, or `cnitool` from the path, or builds it with Go. Where there is none of
+//! these it says so and proves nothing; the suites beside it need no Go.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;

@@ -1,5 +1,6 @@
-//! The plugin under a matrix of versions, verbs and input, good, bad and hostile: whatever it is asked, it ends, its answer has
-//! the form and the code of the specification, tells nothing of what is not its own, and what it refuses changes nothing.
+//! The plugin under a matrix of versions, verbs and input, good, bad and hostile: whatever it is
+//! asked, it ends, its answer has the form and the code of the specification, tells nothing of what
+//! is not its own, and what it refuses changes nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -364,7 +365,8 @@ fn environments_that_are_missing_or_bad() {
     check("CNI_NETNS", IN_THE_POD, 4, &[b"", b"/", b"/dev/null", b"/proc/self/ns/mnt", b"/proc/thread-self/ns/net"]);
     check("CNI_NETNS", IN_THE_POD, 4, &[&bytes("file"), &bytes("pipe"), &bytes("socket")]);
     drop(socket);
-    // The specification's code for a container that is not there, whose message need not name the variable.
+    // The specification's code for a container that is not there, whose message need not name the
+    // variable.
     for value in [&b"/run/netns/there-is-none"[..], b"there/is/none", b"/dev/null/x", &long] {
         let environment = Some(("CNI_NETNS", OsString::from_vec(value.to_vec())));
         let what = String::from_utf8_lossy(&value[..value.len().min(100)]).into_owned();

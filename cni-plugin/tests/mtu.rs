@@ -65,7 +65,7 @@ fn running_pods_follow_and_those_with_an_mtu_of_their_own_do_not() {
         assert_eq!(ends("c1", &kept), (before, before));
         let answer = verb();
         assert!(answer.success || answer.json["code"] == 50, "{}", answer.json);
-        let told = format!("has MTU {before}, the node's is {mtu}: not yet brought there");
+        let told = format!("has MTU {before}, the node's is {mtu}: it is changed after this call");
         assert_eq!(answer.log.contains(&told), mtu == 1280, "CHECK tells it and does not fail: {}", answer.log);
         assert_eq!(node.brought(mtu), [""; 0]);
         assert_eq!(ends("c1", &kept), (mtu, mtu));

@@ -1,4 +1,5 @@
-//! Pool mode: addresses come from the blocks that the agent has written down, as annotations ask, with no agent there.
+//! Pool mode: addresses come from the blocks that the agent has written down, as annotations ask,
+//! with no agent there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -102,7 +103,7 @@ fn what_annotations_may_not_have_is_refused_and_leaves_nothing() {
         ("default", json!({ "ropeway.dev/ipAddrs": "[\"192.0.2.1\"]" }), 7, "in none of the pools"),
         ("default", json!({ "ropeway.dev/ipAddrs": "[\"10.81.0.9\"]" }), 11, "10.81.0.9 is held by another attachment"),
         ("default", json!({ "ropeway.dev/ipAddrs": "[\"10.81.0.99\"]" }), 11, "in no block of this node"),
-        ("default", json!({ "ropeway.dev/ipv4pools": "[\"../../x\"]" }), 7, "can't be the name of a pool"),
+        ("default", json!({ "ropeway.dev/ipv4pools": "[\"../../x\"]" }), 7, "cannot be the name of a pool"),
         ("default", json!({ "ropeway.dev/ipv4pools": "[\"blue\"]" }), 11, "pool blue: there is none of that name"),
         ("unseen", Value::Null, 11, "has not yet seen namespace unseen"),
         ("../../etc", Value::Null, 11, "has not yet seen namespace ..,"),

@@ -95,7 +95,7 @@ fn bad_host_ports_change_nothing() {
         (json!([{ "hostPort": 0, "containerPort": 80 }]), "entry 0: hostPort is missing or 0"),
         (json!([{ "hostPort": 65536, "containerPort": 80 }]), "65536"),
         (json!([{ "hostPort": 80, "containerPort": 80, "protocol": "$(id)" }]), "protocol \"$(id)\""),
-        (json!([{ "hostPort": 80, "containerPort": 80, "hostIP": "../x" }]), "hostIP \"../x\" is no IP address"),
+        (json!([{ "hostPort": 80, "containerPort": 80, "hostIP": "../x" }]), "hostIP \"../x\" is not an IP address"),
     ] {
         let (code, message) = add(&node, "c1", &pod, &ports).error();
         assert!(code == 7 && message.contains(words), "{ports}: {code} {message}");
@@ -159,7 +159,8 @@ fn gc_removes_host_ports_of_pods_that_are_gone() {
     };
     add(&node, "c1", &pod, &web()).ok();
     add(&node, "c2", &Sandbox::new(), &json!([{ "hostPort": 53, "containerPort": 53, "protocol": "udp" }])).ok();
-    // One that leads to a living pod which does not have it, one of an address that nobody holds, one that isn't ours.
+    // One that leads to a living pod which does not have it, one of an address that nobody holds,
+    // one that isn't ours.
     let table = node.table::<FrontendKey<V4>, HostPort<V4>>("host_ports4");
     for (port, pod) in [(1, [10, 77, 0, 1]), (2, [10, 77, 0, 200]), (3, [10, 99, 0, 1])] {
         let key = FrontendKey { addr: V4::default(), port, proto: proto::TCP, pad: 0 };

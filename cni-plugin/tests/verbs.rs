@@ -1,4 +1,5 @@
-//! What each verb does when all is well, what it says when it isn't, and that it then leaves nothing behind.
+//! What each verb does when all is well, what it says when it isn't, and that it then leaves
+//! nothing behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -141,7 +142,7 @@ fn version_answers_anybody() {
 
 #[test]
 #[ignore = "needs root"]
-fn node_data_of_the_agent_is_used_where_the_configuration_is_silent() {
+fn node_file_fills_in_ranges_and_mtu() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let config = node.config(&json!({ "ranges": null }));
     let missing = call(&mut common::command("ADD", "c1", &pod.path()), &config);
@@ -180,7 +181,7 @@ fn refusals_name_what_is_wrong() {
     refused(&node, "c1", &path, &json!({ "mtu": 70000 }), 7, "mtu: 70000");
     let nowhere = "network namespace /run/netns/there-is-none: No such file";
     refused(&node, "c1", "/run/netns/there-is-none", &unchanged, 3, nowhere);
-    refused(&node, "c1", "/dev/null", &unchanged, 4, "/dev/null is no network namespace");
+    refused(&node, "c1", "/dev/null", &unchanged, 4, "/dev/null is not a network namespace");
     let own = format!("/proc/{}/task/{}/ns/net", std::process::id(), rustix::thread::gettid().as_raw_nonzero());
     refused(&node, "c1", &own, &unchanged, 4, "the node's own");
     for name in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
@@ -196,7 +197,7 @@ fn refusals_name_what_is_wrong() {
 fn an_interface_name_that_is_taken_is_left_alone() {
     let (node, pod) = (Node::new(), Sandbox::new());
     node.add("other", &pod).ok();
-    refused(&node, "c1", &pod.path(), &Value::Null, 4, "interface eth0 exists already in network namespace");
+    refused(&node, "c1", &pod.path(), &Value::Null, 4, "interface eth0 already exists in network namespace");
     assert!(pod.socket().link_by_name("eth0").unwrap().unwrap().up);
 }
 

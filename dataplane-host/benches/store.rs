@@ -1,5 +1,6 @@
-//! How long an address takes: reserved and released durably in a /16, empty and with 60,000 addresses in use, against the bare
-//! system calls that make a file with three names durable, in turn. `cargo xtask bench store`.
+//! How long an address takes: reserved and released durably in a /16, empty and with 60,000
+//! addresses in use, against the bare system calls that make a file with three names durable, in
+//! turn. `cargo xtask bench store`.
 #![allow(clippy::cast_precision_loss, reason = "microseconds")]
 #![allow(
     missing_docs,

@@ -1,12 +1,14 @@
-//! The contract between the agent and the CNI plugin: paths, file formats and addresses that both must know.
+//! The contract between the agent and the CNI plugin: paths, file formats and addresses that both
+//! must know.
 //!
-//! The two programs never talk to each other. The agent writes files to the state directory and the plugin reads them
-//! at each call, so that pods get their network while the agent is down. `ropeway ipam` reads the same files. Each file
-//! has one type here ([`NodeFile`], [`pools::PoolsFile`], [`pools::NamespacesFile`]), carries a version and is replaced
-//! as a whole ([`crate::durable`]): a reader sees the old content or the new one.
+//! The two programs never talk to each other. The agent writes files to the state directory and the
+//! plugin reads them at each call, so that pods get their network while the agent is down. `ropeway
+//! ipam` reads the same files. Each file has one type here ([`NodeFile`], [`pools::PoolsFile`],
+//! [`pools::NamespacesFile`]), carries a version and is replaced as a whole ([`crate::durable`]): a
+//! reader sees the old content or the new one.
 //!
-//! This module decides nothing. Where a pod's addresses come from is the plugin's business, which blocks a node has is
-//! the agent's.
+//! This module decides nothing. Where a pod's addresses come from is the plugin's business, which
+//! blocks a node has is the agent's.
 
 mod gateway;
 mod node_file;
@@ -30,9 +32,9 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/ropeway";
 
 /// A file in the state directory that the agent writes.
 ///
-/// A newer agent may add fields without a new version: readers ignore fields that they do not know. A new version is for
-/// changes that an old plugin would misread. The previous version then stays in `VERSIONS`, because the new plugin is
-/// installed before the new agent rewrites the file.
+/// A newer agent may add fields without a new version: readers ignore fields that they do not know.
+/// A new version is for changes that an old plugin would misread. The previous version then stays
+/// in `VERSIONS`, because the new plugin is installed before the new agent rewrites the file.
 pub trait AgentFile: DeserializeOwned + Serialize {
     /// File name below the state directory.
     const NAME: &str;

@@ -1,8 +1,9 @@
 //! Files that are replaced as a whole.
 //!
-//! A reader sees the old content or the new one, never a part, also after a power cut: the new content goes to a second
-//! file in the same directory, reaches the disk, and is renamed over the old one. Agent and command line write with it;
-//! the address store does not, because its files are created once and never replaced.
+//! A reader sees the old content or the new one, never a part, also after a power cut: the new
+//! content goes to a second file in the same directory, reaches the disk, and is renamed over the
+//! old one. Agent and command line write with it; the address store does not, because its files are
+//! created once and never replaced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -20,8 +21,8 @@ pub enum Mode {
     Exact(u32),
 }
 
-/// Replaces the content of `path` unless it is the same already. Returns whether it was written. The new content goes
-/// through `next`, a name in the same directory.
+/// Replaces the content of `path` unless it is the same already. Returns whether it was written.
+/// The new content goes through `next`, a name in the same directory.
 ///
 /// # Errors
 /// The directory cannot be written.
@@ -42,8 +43,8 @@ pub fn replace(path: &Path, next: &Path, mode: Mode, content: &[u8]) -> io::Resu
     Ok(true)
 }
 
-/// Replaces the file `name` of a directory by one line of JSON that only its owner may read. Returns whether it was
-/// written.
+/// Replaces the file `name` of a directory by one line of JSON that only its owner may read.
+/// Returns whether it was written.
 ///
 /// # Errors
 /// As [`replace`].

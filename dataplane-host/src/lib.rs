@@ -1,6 +1,8 @@
-//! What the agent and the CNI plugin share on the host's side: pins and maps in bpffs, netlink, the address store and the files beside it.
+//! What agent, CNI plugin and command line share on the host: pinned BPF objects, netlink, network
+//! namespaces, the address store and the files by which the agent tells the plugin about the node.
 //!
-//! Everything here is blocking and works without a running agent. Unsafe code only behind [`sys`].
+//! The agent depends on this crate and so does the plugin, which runs without the agent. Everything
+//! here is therefore blocking and needs no async runtime. Unsafe code is confined to [`sys`].
 #![deny(unsafe_code)]
 
 pub mod contract;

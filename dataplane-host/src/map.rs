@@ -1,4 +1,9 @@
-//! Typed handles of pinned maps.
+//! Typed handles of BPF maps: single entries, batches, per-CPU arrays and arrays in shared memory.
+//!
+//! Agent, plugin and command line open pinned maps by name ([`Table::open`]); the loader wraps
+//! descriptors that it has just created. A handle checks at opening that the map's key and value
+//! sizes are those of its types, so that no later call can hand the kernel a short buffer. Which
+//! maps exist is decided in dataplane-common.
 
 use std::io;
 use std::marker::PhantomData;
@@ -11,13 +16,13 @@ use bytemuck::Pod;
 use crate::pins::{PinError, Pins};
 use crate::sys::{self, SharedWords};
 
-/// Why a map operation failed, and on which map.
+/// The reason why a map operation failed. Each variant names the map.
 #[derive(Debug, thiserror::Error)]
 pub enum MapError {
     /// The pin can't be opened.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// The map has other sizes than our types.
+    /// The map's key or value size differs from the handle's types.
     #[error("map {name}: key of {key} bytes and value of {value} bytes, expected {expected_key} and {expected_value}")]
     Layout {
         /// Map name.
@@ -37,7 +42,7 @@ pub enum MapError {
         /// Map name.
         name: String,
     },
-    /// The kernel refused.
+    /// Another error of bpf(2).
     #[error("map {name}: {source}")]
     Io {
         /// Map name.
@@ -51,7 +56,8 @@ impl MapError {
     fn new(name: &str, source: io::Error) -> Self {
         let name = name.to_owned();
         match source.raw_os_error() {
-            // a trie says it by the second one
+            // Hash maps return E2BIG when full, LPM tries ENOSPC (kernel/bpf/lpm_trie.c,
+            // trie_update_elem).
             Some(libc::E2BIG | libc::ENOSPC) => Self::Full { name },
             _ => Self::Io { name, source },
         }
@@ -76,7 +82,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
         Self::from_fd(name, pins.open(&pins.map(name))?)
     }
 
-    /// Takes over a descriptor.
+    /// Creates a handle from an open descriptor.
     ///
     /// # Errors
     /// The map has other sizes.
@@ -106,10 +112,10 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.max_entries
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`; `None` if the map has no such key.
     ///
     /// # Errors
-    /// The kernel refused; a missing key is `None`.
+    /// Those of `BPF_MAP_LOOKUP_ELEM`, except `ENOENT`.
     pub fn get(&self, key: &K) -> Result<Option<V>, MapError> {
         let mut value = V::zeroed();
         self.found(sys::lookup(self.fd.as_fd(), bytemuck::bytes_of(key), bytemuck::bytes_of_mut(&mut value)))
@@ -124,7 +130,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.write(key, value, 0).map_err(|e| MapError::new(&self.name, e))
     }
 
-    /// Sets the value of `key` if it has none; says whether it did.
+    /// Sets the value of `key` unless it has one. Returns whether it was set.
     ///
     /// # Errors
     /// The map is full, or the kernel refused.
@@ -137,7 +143,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
         }
     }
 
-    /// Removes `key`; says whether it was there.
+    /// Removes `key`. Returns whether the map had it.
     ///
     /// # Errors
     /// The kernel refused.
@@ -145,7 +151,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.found(sys::delete(self.fd.as_fd(), bytemuck::bytes_of(key)))
     }
 
-    /// Sets many values. On an error says how many were set before it.
+    /// Sets many values in one system call. An error comes with the number of values set before it.
     ///
     /// # Errors
     /// The map is full, or the kernel refused.
@@ -158,7 +164,8 @@ impl<K: Pod, V: Pod> Table<K, V> {
             .map_err(|(e, n)| (MapError::new(&self.name, e), n))
     }
 
-    /// Removes many keys. On an error says how many were removed before it.
+    /// Removes many keys in one system call. An error comes with the number of keys removed before
+    /// it.
     ///
     /// # Errors
     /// A key is not there (`ENOENT`), or the kernel refused.
@@ -170,7 +177,8 @@ impl<K: Pod, V: Pod> Table<K, V> {
             .map_err(|(e, n)| (MapError::new(&self.name, e), n))
     }
 
-    /// All entries of a hash map or a trie. Entries that come or go meanwhile may or may not be among them.
+    /// Returns all entries of a hash map or LPM trie. Entries added or removed during the call may
+    /// be missing or present.
     ///
     /// # Errors
     /// The kernel refused.
@@ -180,8 +188,8 @@ impl<K: Pod, V: Pod> Table<K, V> {
         Ok(all)
     }
 
-    /// Calls `each` with every entry of a hash map or a trie, a batch in memory at a time. Entries that come or go meanwhile may or may
-    /// not be among them.
+    /// Calls `each` with every entry of a hash map or LPM trie, holding one batch in memory.
+    /// Entries added or removed during the call may be missing or present.
     ///
     /// # Errors
     /// The kernel refused.
@@ -215,7 +223,8 @@ impl<K, V> AsFd for Table<K, V> {
     }
 }
 
-/// How many entries a hash map has, whatever its types. Entries that come or go meanwhile may or may not be counted.
+/// Counts the entries of a hash map of any types. Entries added or removed during the call may or
+/// may not be counted.
 ///
 /// # Errors
 /// The pin is missing or the kernel refused.
@@ -252,7 +261,8 @@ pub fn copy(name: &str, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), 
 /// `BPF_MAP_TYPE_PERCPU_ARRAY`
 const PER_CPU_ARRAY: u32 = 6;
 
-/// Calls `each` with the bytes of keys and values, and with how many there are.
+/// Calls `each` with keys, values and their number, batch by batch. A batch that does not fit
+/// doubles the buffer.
 fn in_batches(
     name: &str,
     map: BorrowedFd<'_>,
@@ -300,7 +310,7 @@ impl<V: Pod> PerCpuTable<V> {
         Ok(Self { table: Table::open(pins, name)?, cpus })
     }
 
-    /// Each CPU's value at `index`.
+    /// Returns the value at `index` of every possible CPU.
     ///
     /// # Errors
     /// The kernel refused, or `index` is beyond the end.
@@ -312,7 +322,7 @@ impl<V: Pod> PerCpuTable<V> {
     }
 }
 
-/// An array whose memory we share with the programs: reads and writes are no system calls.
+/// An array map that is mapped into this process: reads and writes need no system call.
 #[derive(Debug)]
 pub struct SharedArray<V> {
     memory: SharedWords,
@@ -332,7 +342,7 @@ impl<V: Pod> SharedArray<V> {
         Self::from_fd(name, pins.open(&pins.map(name))?)
     }
 
-    /// Takes over a descriptor.
+    /// Creates a handle from an open descriptor.
     ///
     /// # Errors
     /// The map has other sizes or is not mmap-able.
@@ -343,19 +353,19 @@ impl<V: Pod> SharedArray<V> {
         Ok(Self { memory, len: table.max_entries(), types: PhantomData })
     }
 
-    /// How many elements.
+    /// Returns the number of elements.
     #[must_use]
     pub const fn len(&self) -> u32 {
         self.len
     }
 
-    /// Whether there is no element.
+    /// Returns whether the array has no elements.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The element at `index`; `None` beyond the end.
+    /// Returns the element at `index`; `None` beyond the end.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<V> {
         let mut value = V::zeroed();
@@ -366,8 +376,9 @@ impl<V: Pod> SharedArray<V> {
         Some(value)
     }
 
-    /// Sets the element at `index`, word by word; says whether it is within the array. A program that reads meanwhile may see a mixture: publish
-    /// an element only after it is complete, and change no more than a word of a published one.
+    /// Sets the element at `index`, one 32-bit word at a time. Returns whether the array has that
+    /// index. A program that reads at the same time may see a mixture of old and new words: publish
+    /// an element only after it is complete, and change at most one word of a published element.
     pub fn set(&self, index: u32, value: &V) -> bool {
         let words = self.memory.words().get(index as usize * Self::STRIDE..).and_then(|w| w.get(..Self::WORDS));
         let Some(words) = words else { return false };
@@ -380,7 +391,7 @@ impl<V: Pod> SharedArray<V> {
     }
 }
 
-/// How many CPUs the kernel could have: per-CPU maps carry a value for each.
+/// Returns the number of possible CPUs. Per-CPU maps have a value for each, online or not.
 fn possible_cpus() -> io::Result<usize> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
     let last = text.trim().rsplit([',', '-']).next().and_then(|n| n.parse::<usize>().ok());

@@ -1,10 +1,13 @@
-//! A small, typed, blocking rtnetlink: links, addresses, routes, neighbours, classifier filters, and a monitor.
+//! A small, typed, blocking rtnetlink client: links, addresses, routes, neighbours, classifier
+//! filters, and a monitor.
 //!
-//! The other modules here only build messages ([`NetlinkRequest`]), which is pure and cheap; [`Socket`] is the one that talks
-//! to the kernel. Several requests go in one datagram ([`Socket::run`]). A socket belongs to the network namespace in
-//! which its thread was when it was opened.
+//! The other modules here only build messages ([`NetlinkRequest`]), which is pure and cheap;
+//! [`Socket`] talks to the kernel and sends several requests in one datagram ([`Socket::run`]). A
+//! socket belongs to the network namespace in which its thread was when it was opened.
 //!
-//! Used by the CNI plugin and by the agent. Must never need an async runtime, and never removes what the caller didn't name.
+//! Written by hand, because the rtnetlink crate needs an async runtime, which would cost the plugin
+//! a thread and a fork-safe process, and sends one request at a time. Messages are those of
+//! netlink-packet-route. Removes only what the caller names.
 
 mod address;
 mod error;

@@ -1,6 +1,8 @@
-//! Network namespaces: open, enter for a moment, make.
+//! Network namespaces: open, enter for a moment, create.
 //!
-//! A thread enters a namespace to open a socket or to write to `/proc/sys/net` there, and leaves at once.
+//! The plugin enters a pod's namespace to open a netlink socket there or to write below
+//! `/proc/sys/net`, and leaves it at once; tests create namespaces. A namespace belongs to a
+//! thread, so callers must not await or return between entering and leaving.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +18,8 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// The namespace at a path such as `/run/netns/x` or `/proc/1/ns/net`. What the path leads to is only checked when it is entered.
+    /// Opens the namespace at a path such as `/run/netns/x` or `/proc/1/ns/net`. The kernel checks
+    /// only in [`Self::enter`] that the file is a network namespace.
     ///
     /// # Errors
     /// Those of open(2).
@@ -24,7 +27,7 @@ impl Netns {
         Ok(Self { fd: File::open(path)?.into() })
     }
 
-    /// The namespace of the calling thread.
+    /// Opens the namespace of the calling thread.
     ///
     /// # Errors
     /// `/proc` is not mounted.
@@ -32,7 +35,8 @@ impl Netns {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// A new namespace without a name; it ends with the last descriptor, process or mount of it.
+    /// Creates a namespace without a name. It is removed with its last descriptor, process or
+    /// mount.
     ///
     /// # Errors
     /// Not privileged, or no memory.
@@ -42,10 +46,12 @@ impl Netns {
             rustix::thread::unshare(UnshareFlags::NEWNET)?;
             Self::current()
         };
-        std::thread::spawn(make).join().map_err(|_| io::Error::other("the thread that makes a namespace has died"))?
+        std::thread::spawn(make)
+            .join()
+            .map_err(|_| io::Error::other("the thread that creates a network namespace panicked"))?
     }
 
-    /// Moves the calling thread here, for good.
+    /// Moves the calling thread into this namespace.
     ///
     /// # Errors
     /// `EINVAL`: not a network namespace; `EPERM`: not privileged.
@@ -56,7 +62,8 @@ impl Netns {
     /// Runs `f` with the calling thread here and moves the thread back to `home`.
     ///
     /// # Errors
-    /// As [`Self::enter`]. When the way back fails, the thread is in the wrong namespace and must end.
+    /// As [`Self::enter`]. If moving back to `home` fails, the thread stays in the wrong namespace
+    /// and must end.
     pub fn within<R>(&self, home: &Self, f: impl FnOnce() -> R) -> io::Result<R> {
         self.enter()?;
         let result = f();

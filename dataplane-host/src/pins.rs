@@ -1,7 +1,9 @@
-//! Where the kernel objects are pinned.
+//! Paths of the pinned BPF objects.
 //!
-//! `<root>/<ABI hash>/{maps,programs,links}/<name>`, with `/sys/fs/bpf/ropeway` as the default root. An object is ours
-//! because it lies there; another ABI's objects lie beside, in another directory.
+//! `<root>/<ABI hash>/{maps,programs,links}/<name>`, with `/sys/fs/bpf/ropeway` as the default
+//! root. The agent pins its objects there and the plugin opens them. A directory per ABI lets two
+//! versions exist side by side during an upgrade; an object belongs to Ropeway because it lies
+//! below the root.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,19 +13,19 @@ use dataplane_common::types::abi;
 
 use crate::sys;
 
-/// The root of all pins unless a flag says otherwise.
+/// The default root of all pins.
 pub const DEFAULT_ROOT: &str = "/sys/fs/bpf/ropeway";
 
-/// Why a pin could not be used.
+/// The reason why a pin could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum PinError {
-    /// No agent has ever made pins there.
+    /// No agent has pinned objects below the root.
     #[error("{}: no pins: the agent has not run on this node", root.display())]
     NeverRan {
         /// The root of the pins.
         root: PathBuf,
     },
-    /// Pins of another version of Ropeway, and none of ours.
+    /// Only other versions of Ropeway have pinned objects below the root.
     #[error("{}: pins of ABI {}, but this program has ABI {:016x}: agent and plugin are of different versions", root.display(), found.join(", "), abi::HASH)]
     OtherAbi {
         /// The root of the pins.
@@ -32,7 +34,7 @@ pub enum PinError {
         found: Vec<String>,
     },
     /// The kernel refused.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot open pin {}: {source}", path.display())]
     Io {
         /// The pin.
         path: PathBuf,
@@ -49,7 +51,7 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// The pins of this program's ABI below `root`; nothing is opened or made.
+    /// Returns the paths of this program's ABI below `root`. Opens and creates nothing.
     #[must_use]
     pub fn new(root: &Path) -> Self {
         Self { root: root.into(), directory: root.join(format!("{:016x}", abi::HASH)) }
@@ -85,10 +87,10 @@ impl Pins {
         self.directory.join("links").join(name)
     }
 
-    /// Opens a pin.
+    /// Opens a pinned object.
     ///
     /// # Errors
-    /// Tells a node where the agent never ran from one with another version, and from a kernel that refuses.
+    /// The agent never ran here, only another version did, or the kernel refused.
     pub fn open(&self, path: &Path) -> Result<OwnedFd, PinError> {
         sys::obj_get(path).map_err(|source| match self.missing() {
             Some(missing) if source.kind() == io::ErrorKind::NotFound => missing,
@@ -96,7 +98,7 @@ impl Pins {
         })
     }
 
-    /// Why there is nothing of this ABI, if so.
+    /// Returns the reason why this ABI has no pins; `None` if it has.
     #[must_use]
     pub fn missing(&self) -> Option<PinError> {
         if self.directory.is_dir() {

@@ -1,13 +1,17 @@
-//! The durable address store: which attachment holds which addresses.
+//! The durable address store: records which attachment holds which addresses.
+//!
+//! The plugin reserves and releases addresses in it, the agent reads it (leaks, blocks in use), `ropeway ipam` shows it.
+//! It is hand-written because pods depend on exactly these guarantees: an address is never held twice, not after a kill at
+//! any system call nor after a power cut, and no daemon or database must run for an ADD.
 //!
 //! ```text
 //! <state dir>/addresses/        0700, files 0600
 //!   lock                        flock for every change; holds the boot id of the last complete check
 //!   records/<address>           one name per address, and
 //!   records/attachment-<hash>   one per attachment: hard links to the same, never changed record
-//!   temporary/<hash>            a record on its way; whatever nobody has locked there is an orphan
+//!   temporary/<hash>            a record on its way; unlocked files there are orphans
 //!   releasing/<hash>            a further link to the record of an attachment that is going away
-//!   damaged/<boot>-<name>       what was set aside, never deleted (`before-`: it was there before the machine started)
+//!   damaged/<boot>-<name>       damaged records, never deleted (`before-`: from before this boot)
 //!   index-<range>               cache: bitmap, cursor, release times; rebuilt when in doubt
 //! ```
 //! Reserve: under the lock, record to a temporary file, locked by its writer; then, without the lock, link to each final name
@@ -52,7 +56,7 @@ pub use reserve::{Reservation, Written};
 
 use directory::Directory;
 
-/// How long a released address stays unused if the range has others.
+/// The time for which a released address is not reused while its range has others.
 pub const COOL_DOWN: Duration = Duration::from_secs(30);
 
 /// How long agent, plugin and command line wait for the store's lock. Holders need milliseconds; a runtime gives a plugin
@@ -61,29 +65,29 @@ pub const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 /// Name of the store's directory in the state directory.
 const DIRECTORY: &str = "addresses";
 
-/// Why the store could not do it.
+/// The reason why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Somebody else holds the lock for too long.
-    #[error("{}: not free within {} s", path.display(), deadline.as_secs())]
+    /// The lock was not free within the deadline.
+    #[error("cannot lock {}: not free within {} s", path.display(), deadline.as_secs())]
     Busy {
         /// The lock.
         path: PathBuf,
-        /// How long we waited.
+        /// The time that was waited.
         deadline: Duration,
     },
-    /// The address that is wanted is somebody's, or was until a moment ago.
+    /// Another attachment holds the requested address.
     #[error("address {address} is held by another attachment")]
     Held {
         /// The address.
         address: IpAddr,
     },
-    /// No address is left.
+    /// All addresses of the ranges are held.
     #[error("no free address in range {range}: all {held} are held")]
     Exhausted {
         /// The range, or several.
         range: String,
-        /// How many it has.
+        /// The number of usable addresses.
         held: u32,
     },
     /// A file could not be read or written.
@@ -104,7 +108,7 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A range can't be used.
+    /// The range is not valid.
     #[error("range {range}: {reason}")]
     Range {
         /// The range.
@@ -128,10 +132,10 @@ pub struct AddressStore {
 }
 
 impl AddressStore {
-    /// Opens the store below `state_dir`, or makes it.
+    /// Opens the store below `state_dir`; creates it if there is none.
     ///
     /// # Errors
-    /// A directory can't be made or belongs to somebody else.
+    /// A directory cannot be created or belongs to another user.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot = std::fs::read_to_string(boot_path).map_err(|e| StoreError::io("read", boot_path, e))?;
@@ -171,14 +175,14 @@ impl AddressStore {
         })
     }
 
-    /// Sets another time for which released addresses stay unused.
+    /// Replaces [`COOL_DOWN`], for tests.
     #[must_use]
     pub fn with_cool_down(mut self, cool_down: Duration) -> Self {
         self.cool_down = cool_down;
         self
     }
 
-    /// Takes the lock, waiting at most `deadline`, and repairs what a killed process has left.
+    /// Takes the lock, waiting at most `deadline`. Then undoes or completes what killed processes left half done.
     ///
     /// # Errors
     /// The lock is not free in time; a file can't be read or written.
@@ -201,7 +205,7 @@ impl AddressStore {
         Ok(locked)
     }
 
-    /// Waits in a thread of its own, because flock knows no deadline. The kernel serves those who wait in their order.
+    /// Waits for the lock in a second thread, because flock(2) has no timeout. The kernel grants the lock in order of arrival.
     fn wait(&self, deadline: Duration) -> Result<(), StoreError> {
         let path = self.base.path().join("lock");
         let file = self.lock.try_clone().map_err(|e| StoreError::io("lock", &path, e))?;
@@ -209,7 +213,7 @@ impl AddressStore {
         let waiting = std::thread::spawn(move || {
             let locked = file.lock();
             if let Err(mpsc::SendError(Ok(()))) = done.send(locked) {
-                // Too late: nobody wants it any more. If unlocking fails, closing does it.
+                // The deadline has passed and the receiver is gone. If unlocking fails, closing the file unlocks it.
                 drop(file.unlock());
             }
         });

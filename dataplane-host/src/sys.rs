@@ -1,8 +1,10 @@
-//! The door to bpf(2), mmap(2) and the allocator: the calls that the libraries lack, each wrapped so that no caller needs `unsafe`.
+//! Wrappers of bpf(2), mmap(2), getsockopt(2) and the allocator, each safe to call.
 //!
-//! Layouts are prefixes of `union bpf_attr` (include/uapi/linux/bpf.h); fields that an older kernel does not know are
-//! left out by passing the size of the prefix.
-#![allow(unsafe_code, reason = "this is the door; see the module's doc")]
+//! The only module of the crate with unsafe code. Written by hand, because aya offers no batch
+//! operations on maps and no descriptor-level calls without loading an object, and the plugin must
+//! stay small. Layouts are prefixes of `union bpf_attr` (include/uapi/linux/bpf.h); passing the
+//! size of the prefix leaves out fields that an older kernel does not know.
+#![allow(unsafe_code, reason = "the only module with unsafe code; see its header")]
 
 mod created_fd;
 pub mod heap;
@@ -37,13 +39,14 @@ mod cmd {
 }
 
 fn bpf<T: Pod>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
-    // SAFETY: `attr` is plain data laid out as a prefix of `union bpf_attr` and its size is passed; the pointers in it come from live borrows of the callers in this module.
+    // SAFETY: `attr` is plain data laid out as a prefix of `union bpf_attr`, and its size is
+    // passed. The pointers in it come from live borrows of the callers in this module.
     let r = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r as libc::c_int) }
 }
 
 fn owned(fd: libc::c_int) -> OwnedFd {
-    // SAFETY: the kernel has just given us this descriptor and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor, so it has no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -105,16 +108,17 @@ struct LinkCreateAttr {
     flags: u32,
 }
 
-/// Attaches `program` to a cgroup (`target`: its descriptor) or a network device (`target`: its index) for as long as the
-/// link is open or pinned (`BPF_LINK_CREATE`).
+/// Attaches `program` to a cgroup (`target`: its descriptor) or a network device (`target`: its
+/// index) for as long as the link is open or pinned (`BPF_LINK_CREATE`).
 ///
 /// # Errors
-/// `EINVAL`: the kernel does not know this attach type; `ENODEV`: no such device; `EBADF`: no such cgroup.
+/// `EINVAL`: the kernel does not know this attach type; `ENODEV`: no such device; `EBADF`: no such
+/// cgroup.
 pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
     bpf(cmd::LINK_CREATE, &mut LinkCreateAttr { prog_fd: fd(program), target, attach_type, flags }).map(owned)
 }
 
-/// Detaches a link at once; closing and unpinning it does so some time later.
+/// Detaches a link at once. Closing and unpinning detaches it only after a grace period.
 ///
 /// # Errors
 /// Those of `BPF_LINK_DETACH`; `EOPNOTSUPP`: not a kind of link that can be detached.
@@ -146,11 +150,11 @@ pub struct MapInfo {
     pub max_entries: u32,
     /// `BPF_F_*` given at creation.
     pub map_flags: u32,
-    /// Ended by a zero.
+    /// Name, padded with zeros.
     pub name: [u8; 16],
 }
 
-/// What the kernel says of a map.
+/// Returns the kernel's information about a map.
 ///
 /// # Errors
 /// Those of `BPF_OBJ_GET_INFO_BY_FD`.
@@ -193,7 +197,7 @@ pub struct LinkInfo {
     pub program: u32,
     /// Zero.
     pub pad: u32,
-    /// The type's own words: see [`LinkInfo::cgroup`] and [`LinkInfo::device`].
+    /// Fields of the link type: see [`LinkInfo::cgroup`] and [`LinkInfo::device`].
     pub words: [u32; 4],
 }
 
@@ -216,7 +220,7 @@ impl LinkInfo {
     }
 }
 
-/// What the kernel says of a link.
+/// Returns the kernel's information about a link.
 ///
 /// # Errors
 /// Those of `BPF_OBJ_GET_INFO_BY_FD`.
@@ -245,17 +249,17 @@ pub struct ProgramInfo {
     pub instructions: [u64; 2],
     /// Nanoseconds after boot.
     pub load_time: u64,
-    /// Who loaded it.
+    /// User id of the process that loaded it.
     pub uid: u32,
-    /// How many maps it uses.
+    /// Number of maps that it uses.
     pub maps: u32,
     /// Zero: not asked for.
     pub map_ids: u64,
-    /// Ended by a zero.
+    /// Name, padded with zeros.
     pub name: [u8; 16],
 }
 
-/// What the kernel says of a program.
+/// Returns the kernel's information about a program.
 ///
 /// # Errors
 /// Those of `BPF_OBJ_GET_INFO_BY_FD`.
@@ -277,12 +281,14 @@ struct ElemAttr {
     flags: u64,
 }
 
-/// Checks what the kernel takes on trust: that buffers are as large as the map says.
+/// Builds the arguments of an element operation. Callers pass buffers of the map's sizes: the
+/// kernel does not check them.
 fn elem(map: BorrowedFd<'_>, key: *const u8, value: u64, flags: u64) -> ElemAttr {
     ElemAttr { map_fd: fd(map), pad: 0, key: key as u64, value, flags }
 }
 
-/// Reads one element into `value`, which must have the map's value size (per-CPU maps: rounded up to 8, times the possible CPUs).
+/// Reads one element into `value`, which must have the map's value size (per-CPU maps: rounded up
+/// to 8, times the possible CPUs).
 ///
 /// # Errors
 /// `ENOENT`: no such key.
@@ -323,7 +329,7 @@ fn batch_attr(map: BorrowedFd<'_>, count: usize, keys: u64, values: u64) -> Batc
     BatchAttr { in_batch: 0, out_batch: 0, keys, values, count: count as u32, map_fd: fd(map), elem_flags: 0, flags: 0 }
 }
 
-/// Writes `count` elements. On an error says how many went in.
+/// Writes `count` elements. An error comes with the number written.
 ///
 /// # Errors
 /// As [`update`].
@@ -337,7 +343,7 @@ pub(crate) fn update_batch(
     bpf(cmd::MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|e| (e, attr.count as usize))
 }
 
-/// Removes `count` elements. On an error says how many went.
+/// Removes `count` elements. An error comes with the number removed.
 ///
 /// # Errors
 /// `ENOENT`: the element at that place does not exist.
@@ -346,7 +352,8 @@ pub(crate) fn delete_batch(map: BorrowedFd<'_>, count: usize, keys: &[u8]) -> Re
     bpf(cmd::MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|e| (e, attr.count as usize))
 }
 
-/// Reads up to `count` elements of a hash map. `position` is the kernel's cursor: `None` at first. Returns how many, and whether these were the last.
+/// Reads up to `count` elements of a hash map. `position` is the kernel's cursor: `None` at first.
+/// Returns the number read and whether the end was reached.
 ///
 /// # Errors
 /// `ENOSPC`: a bucket holds more than `count`.
@@ -384,7 +391,8 @@ unsafe impl Send for SharedWords {}
 unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
-    /// Maps the whole of an array that was made with `BPF_F_MMAPABLE`. Elements lie `value_size` rounded up to 8 apart.
+    /// Maps the whole of an array that was made with `BPF_F_MMAPABLE`. Elements lie `value_size`
+    /// rounded up to 8 apart.
     ///
     /// # Errors
     /// `EPERM`: the map is frozen; `ENOTSUPP`: not mmap-able.
@@ -392,7 +400,8 @@ impl SharedWords {
         let info = map_info(map)?;
         let bytes = (info.value_size as usize).next_multiple_of(8) * info.max_entries as usize;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks descriptor and size.
+        // SAFETY: a new mapping at an address of the kernel's choice; the kernel checks descriptor
+        // and size.
         let p = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, map.as_raw_fd(), 0) };
         if p == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -404,19 +413,21 @@ impl SharedWords {
     /// The memory as 32-bit words. Word stores are atomic for the programs; nothing larger is.
     #[must_use]
     pub fn words(&self) -> &[AtomicU32] {
-        // SAFETY: `start` is page-aligned, maps `words` words, all bit patterns are valid, and it lives as long as `self`.
+        // SAFETY: `start` is page-aligned, maps `words` words, all bit patterns are valid, and it
+        // lives as long as `self`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 }
 
 impl Drop for SharedWords {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`, of the same length, which nobody borrows any longer.
+        // SAFETY: the mapping made in `map`, of the same length, which is no longer borrowed.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
     }
 }
 
-/// The kernel's number of the network namespace in which a socket was opened (`SO_NETNS_COOKIE`, Linux 5.14).
+/// The kernel's number of the network namespace in which a socket was opened (`SO_NETNS_COOKIE`,
+/// Linux 5.14).
 ///
 /// # Errors
 /// Those of getsockopt(2).
@@ -424,7 +435,8 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     let (level, name) = (libc::SOL_SOCKET, libc::SO_NETNS_COOKIE);
-    // SAFETY: the option is a u64, and the length given is that of `cookie`, which lives across the call.
+    // SAFETY: the option is a u64, and the length given is that of `cookie`, which lives across the
+    // call.
     let r = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut cookie).cast(), &raw mut length) };
     if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,14 +1,17 @@
-//! How the kernel's verifier is asked.
+//! Repeats program loads that a signal interrupted.
+//!
+//! Agent and plugin tests load programs through it. The verifier gives up with `EAGAIN` as soon as
+//! a signal is pending; any other error is returned at once.
 
 use std::error::Error;
 use std::io;
 use std::iter::successors;
 
-/// As often as libbpf tries (`PROG_LOAD_ATTEMPTS`).
+/// The number of attempts, as in libbpf (`PROG_LOAD_ATTEMPTS`).
 const ATTEMPTS: usize = 5;
 
-/// Loads a program again when a signal has interrupted that: the verifier gives up with `EAGAIN` as soon as one is pending (`do_check` in
-/// kernel/bpf/verifier.c).
+/// Loads a program again when a signal has interrupted that: the verifier gives up with `EAGAIN` as
+/// soon as one is pending (`do_check` in kernel/bpf/verifier.c).
 ///
 /// # Errors
 /// That of the last attempt.
@@ -36,7 +39,8 @@ mod tests {
     #[error("loading: {0}")]
     struct Refused(#[source] io::Error);
 
-    /// How often a load was tried that fails `failures` times, and whether it succeeded.
+    /// Returns the number of attempts at a load that fails `failures` times, and whether it
+    /// succeeded.
     fn tried(failures: usize, errno: i32) -> (usize, bool) {
         let mut count = 0;
         let outcome = despite_signals(|| {

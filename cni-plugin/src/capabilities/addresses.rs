@@ -1,4 +1,6 @@
-//! The addresses and the MAC that a pod is to have: capabilities `ips` and `mac`, and `IP` and `MAC` of `CNI_ARGS`.
+//! Requested addresses and MAC: capabilities `ips` and `mac`, and `IP` and `MAC` of `CNI_ARGS`.
+//!
+//! Checks syntax only; whether an address is in the node's ranges is checked by [`crate::ranges`].
 
 use std::net::IpAddr;
 
@@ -18,7 +20,8 @@ fn bad_argument(key: &str, reason: &str) -> CniError {
     CniError::environment("CNI_ARGS", format!("{key}: {reason}"))
 }
 
-/// At most one address of each family. A prefix length is taken and not used: pods have networks of one address.
+/// At most one address of each family. A prefix length is taken and not used: pods have networks of
+/// one address.
 pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<IpAddr>, CniError> {
     let texts: Option<Vec<String>> =
         value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(IPS, e.to_string()))?;
@@ -30,7 +33,7 @@ pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<Ip
         _ => return Err(CniError::config(IPS, "and IP of CNI_ARGS both ask for addresses")),
     };
     let parse = |text: &String| {
-        let network = text.parse::<IpNetwork>().map_err(|_| bad(format!("{text:?} is no IP address")));
+        let network = text.parse::<IpNetwork>().map_err(|_| bad(format!("{text:?} is not an IP address")));
         network.map(|network| network.ip())
     };
     let ips: Vec<IpAddr> = texts.iter().map(parse).collect::<Result<_, _>>()?;
@@ -52,9 +55,9 @@ pub(super) fn mac(value: Option<Value>, argument: Option<&str>) -> Result<Option
         (None, Some(text)) => (text.to_owned(), |reason| bad_argument("MAC", &reason)),
         (None, None) => return Ok(None),
     };
-    let mac = parse_mac(&text).ok_or_else(|| bad(format!("{text:?} is no MAC")))?;
+    let mac = parse_mac(&text).ok_or_else(|| bad(format!("{text:?} is not a MAC address")))?;
     if mac[0] & 1 != 0 || mac == [0; 6] || mac == HOST_MAC {
-        return Err(bad(format!("{text} can't be a pod's: it is a group's, zero, or that of the node's end")));
+        return Err(bad(format!("{text} cannot be a pod's MAC: it is a group MAC, zero, or the host end's")));
     }
     Ok(Some(mac))
 }
@@ -76,7 +79,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn addresses_come_from_one_place_and_one_of_each_family() {
+    fn addresses_have_one_source_and_one_per_family() {
         let ips = |value: Value, argument| ips(Some(value), argument).map_err(|e| e.to_string());
         let both: [IpAddr; 2] = ["10.1.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
         assert_eq!(ips(json!(["10.1.0.5/24", "fd00::5"]), None).unwrap(), both);
@@ -84,7 +87,7 @@ mod tests {
         assert_eq!(ips(Value::Null, None).unwrap(), [] as [IpAddr; 0]);
         for (value, argument, words) in [
             (json!(["10.1.0.5", "10.1.0.6"]), None, "ips: names more than one"),
-            (json!(["x"]), None, "ips: \"x\" is no IP address"),
+            (json!(["x"]), None, "ips: \"x\" is not an IP address"),
             (json!([]), Some("../x"), "CNI_ARGS: IP: \"../x\""),
             (json!(["10.1.0.5"]), Some("10.1.0.5"), "both ask"),
             (json!("10.1.0.5"), None, "ips: invalid type"),
@@ -94,15 +97,15 @@ mod tests {
     }
 
     #[test]
-    fn macs_are_those_of_one_device() {
+    fn group_zero_and_host_macs_are_rejected() {
         let mac = |text: &str| mac(Some(text.into()), None).map_err(|e| e.to_string());
         assert_eq!(mac("02:00:00:00:00:0A").unwrap(), Some([2, 0, 0, 0, 0, 10]));
         assert_eq!(mac("").unwrap(), None);
         for text in ["01:00:00:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "ee:ee:ee:ee:ee:ee"] {
-            assert!(mac(text).unwrap_err().contains("can't be a pod's"), "{text}");
+            assert!(mac(text).unwrap_err().contains("cannot be a pod's MAC"), "{text}");
         }
         for text in ["2:0:0:0:0:1", "02:00:00:00:00", "02:00:00:00:00:01:02", "02:00:00:00:00:+1", "x", "$(id)"] {
-            assert!(mac(text).unwrap_err().contains("is no MAC"), "{text}");
+            assert!(mac(text).unwrap_err().contains("is not a MAC address"), "{text}");
         }
     }
 }

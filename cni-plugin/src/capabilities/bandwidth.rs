@@ -1,4 +1,6 @@
-//! How much traffic a pod may have: capability `bandwidth`.
+//! Rate limits of a pod: capability `bandwidth`, converted from bits to bytes.
+//!
+//! [`crate::attach`] sets them with a token bucket at both ends of the veth.
 
 use dataplane_host::netlink::Rate;
 use serde::Deserialize;
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_become_bytes_and_no_burst_becomes_a_tenth_of_a_second() {
+    fn bits_become_bytes_and_default_burst_is_100_ms() {
         let value =
             json!({ "ingressRate": 80_000_000, "ingressBurst": 8_000_000, "egressRate": 1_000_000_000_000_u64 });
         let expected = Bandwidth {
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_named() {
+    fn invalid_bandwidth_names_the_field() {
         for (value, words) in [
             (json!({ "egressBurst": 1 }), "egressBurst without egressRate"),
             (json!({ "ingressRate": 7 }), "ingressRate of 7 bits a second"),

@@ -1,4 +1,6 @@
-//! Name servers for the result: capability `dns`.
+//! DNS settings for the result: capability `dns`.
+//!
+//! Passed on in the field names of a result; the plugin does not use them.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -36,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn has_the_names_of_results() {
+    fn dns_uses_result_field_names() {
         let dns = |value| parse(Some(value)).map_err(|e| e.to_string());
         let value = json!({ "servers": ["10.96.0.10"], "searches": ["svc.cluster.local"], "options": ["ndots:5"] });
         let expected =

@@ -1,4 +1,6 @@
 //! Host ports: capability `portMappings`.
+//!
+//! Sorted and without duplicates. [`crate::ports`] writes them to the maps.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -78,9 +80,9 @@ fn port(raw: &RawPort) -> Result<PortMapping, String> {
     let host_ip = match raw.host_ip.as_deref() {
         None | Some("") => None,
         Some(text) => {
-            let ip: IpAddr = text.parse().map_err(|_| format!("hostIP {text:?} is no IP address"))?;
+            let ip: IpAddr = text.parse().map_err(|_| format!("hostIP {text:?} is not an IP address"))?;
             if ip.is_multicast() {
-                return Err(format!("hostIP {text} is a group's"));
+                return Err(format!("hostIP {text} is a multicast address"));
             }
             Some(ip.to_canonical())
         }
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn host_ports_as_runtimes_write_them() {
+    fn host_ports_of_all_runtimes_are_parsed() {
         let conventional = json!([
             { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
             { "hostPort": 8080, "containerPort": 80, "protocol": "udp", "hostIP": "127.0.0.1" },
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_host_ports_are_named() {
+    fn invalid_host_ports_are_rejected() {
         for (value, words) in [
             (json!({}), "portMappings: invalid type"),
             (json!([{ "hostPort": 70000, "containerPort": 1 }]), "70000"),
@@ -139,9 +141,12 @@ mod tests {
             ),
             (json!([{ "hostPort": 1 }]), "entry 0: containerPort is missing or 0"),
             (json!([{ "hostPort": 1, "containerPort": 1, "protocol": "icmp" }]), "protocol \"icmp\" is none of"),
-            (json!([{ "hostPort": 1, "containerPort": 1, "hostIP": "host" }]), "hostIP \"host\" is no IP address"),
-            (json!([{ "hostPort": 1, "containerPort": 1, "hostIP": "fe80::1%eth0" }]), "is no IP address"),
-            (json!([{ "hostPort": 1, "containerPort": 1, "hostIP": "224.0.0.1" }]), "hostIP 224.0.0.1 is a group's"),
+            (json!([{ "hostPort": 1, "containerPort": 1, "hostIP": "host" }]), "hostIP \"host\" is not an IP address"),
+            (json!([{ "hostPort": 1, "containerPort": 1, "hostIP": "fe80::1%eth0" }]), "is not an IP address"),
+            (
+                json!([{ "hostPort": 1, "containerPort": 1, "hostIP": "224.0.0.1" }]),
+                "hostIP 224.0.0.1 is a multicast address",
+            ),
             (
                 json!([{ "hostPort": 1, "containerPort": 1 }, { "hostPort": 1, "containerPort": 2 }]),
                 "TCP port 1 leads to both 1 and 2",

@@ -1,4 +1,6 @@
-//! Where a pod's addresses are to come from: capability `ipRanges`.
+//! Ranges for a pod's addresses: capability `ipRanges`.
+//!
+//! Checks syntax only; [`crate::ranges`] restricts the configured ranges to them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -34,7 +36,8 @@ struct RawRange {
     gateway: Option<String>,
 }
 
-/// A set of ranges for each address; at most one set of a family, because pods have one address of it.
+/// A set of ranges for each address; at most one set of a family, because pods have one address of
+/// it.
 pub(super) fn parse(value: Option<Value>) -> Result<Vec<Vec<Span>>, CniError> {
     let raw: Option<Vec<Vec<RawRange>>> =
         value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(FIELD, e.to_string()))?;
@@ -67,14 +70,14 @@ fn ranges(raw: &[RawRange]) -> Result<Vec<Span>, String> {
 
 fn span(raw: &RawRange) -> Result<Span, String> {
     let text = raw.subnet.as_str();
-    let subnet: IpNetwork = text.parse().map_err(|_| format!("subnet {text:?} is no network"))?;
+    let subnet: IpNetwork = text.parse().map_err(|_| format!("subnet {text:?} is not a network"))?;
     if subnet.ip() != subnet.network() {
         return Err(format!("subnet {text} has bits set beyond its prefix"));
     }
     let (first, last) = bounds(subnet);
     let end = |name: &str, text: Option<&String>, default| {
         let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(default) };
-        let ip: IpAddr = text.parse().map_err(|_| format!("{name} {text:?} is no IP address"))?;
+        let ip: IpAddr = text.parse().map_err(|_| format!("{name} {text:?} is not an IP address"))?;
         if subnet.contains(ip) { Ok(ip) } else { Err(format!("{name} {text} is not in {subnet}")) }
     };
     let first = end("rangeStart", raw.start.as_ref(), first)?;
@@ -83,7 +86,7 @@ fn span(raw: &RawRange) -> Result<Span, String> {
         return Err(format!("rangeStart {first} comes after rangeEnd {last}"));
     }
     if raw.gateway.as_ref().is_some_and(|text| !text.is_empty()) {
-        return Err(format!("gateway can't be chosen: that of every pod is {}", gateway(first)));
+        return Err(format!("gateway cannot be chosen: every pod's gateway is {}", gateway(first)));
     }
     Ok(Span { subnet, first, last })
 }
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_of_ranges_as_runtimes_write_them() {
+    fn range_sets_are_parsed() {
         let both = json!([
             [{ "subnet": "10.1.2.0/24", "rangeStart": "10.1.2.9", "rangeEnd": "10.1.2.17" }, { "subnet": "10.1.3.0/24" }],
             [{ "subnet": "fd00:1::/64", "rangeStart": "", "gateway": "" }],
@@ -132,24 +135,24 @@ mod tests {
     }
 
     #[test]
-    fn bad_ranges_are_named() {
+    fn invalid_ranges_are_rejected() {
         for (value, words) in [
             (json!({}), "ipRanges: invalid type"),
             (json!([{ "subnet": "10.1.0.0/24" }]), "ipRanges: invalid type"),
             (json!([[]]), "set 0: is empty"),
-            (json!([[{}]]), "set 0: subnet \"\" is no network"),
-            (json!([[{ "subnet": "10.1.0.0/33" }]]), "is no network"),
+            (json!([[{}]]), "set 0: subnet \"\" is not a network"),
+            (json!([[{ "subnet": "10.1.0.0/33" }]]), "is not a network"),
             (json!([[{ "subnet": "10.1.0.1/24" }]]), "bits set beyond"),
             (
                 json!([[{ "subnet": "10.1.0.0/24", "rangeStart": "10.1.1.1" }]]),
                 "rangeStart 10.1.1.1 is not in 10.1.0.0/24",
             ),
-            (json!([[{ "subnet": "10.1.0.0/24", "rangeEnd": "x" }]]), "rangeEnd \"x\" is no IP address"),
+            (json!([[{ "subnet": "10.1.0.0/24", "rangeEnd": "x" }]]), "rangeEnd \"x\" is not an IP address"),
             (
                 json!([[{ "subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.8" }]]),
                 "10.1.0.9 comes after rangeEnd 10.1.0.8",
             ),
-            (json!([[{ "subnet": "10.1.0.0/24", "gateway": "10.1.0.1" }]]), "that of every pod is 169.254.1.1"),
+            (json!([[{ "subnet": "10.1.0.0/24", "gateway": "10.1.0.1" }]]), "every pod's gateway is 169.254.1.1"),
             (json!([[{ "subnet": "10.1.0.0/24" }, { "subnet": "fd00::/64" }]]), "set 0: has ranges of both families"),
             (json!([[{ "subnet": "10.1.0.0/24" }], [{ "subnet": "10.2.0.0/24" }]]), "more than one set of a family"),
             (json!([vec![json!({ "subnet": "10.1.0.0/24" }); MOST_RANGES + 1]]), "has 65 ranges, 64 are allowed"),

@@ -1,4 +1,7 @@
-//! ADD: reserve addresses, wire the pod, print the result; or leave nothing behind.
+//! ADD: reserves addresses, creates the pod's kernel objects and returns the result.
+//!
+//! If a step fails, everything is rolled back. If the process is killed, the next call that takes
+//! the store's lock does that. A repeated ADD keeps the addresses of the interrupted one.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -20,7 +23,7 @@ use crate::ranges::{self, PodRequest, Ranges};
 use crate::result::ResultBase;
 use crate::{ports, rollback};
 
-/// The result, and the MTU that the pod has.
+/// Returns the result and the pod's MTU.
 pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(String, u32), CniError> {
     let capabilities = Capabilities::parse(config.runtime.as_ref(), &invocation.arguments)?;
     let base = ResultBase::new(config)?;
@@ -51,7 +54,8 @@ pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(St
     }
 }
 
-/// An attachment with its addresses: new, and not yet for certain on the disk, or from an ADD that was interrupted.
+/// An attachment with its addresses: new and perhaps not yet on the disk, or from an interrupted
+/// ADD.
 enum Allocated {
     New(Written),
     Resumed(Attachment),
@@ -89,7 +93,7 @@ fn facts(invocation: &Invocation, config: &NetworkConfig, capabilities: &Capabil
     }
 }
 
-/// What is desired from the store.
+/// The attachment that this call is to create.
 struct DesiredAttachment<'a> {
     facts: AttachmentRecord,
     bandwidth: Bandwidth,
@@ -102,7 +106,8 @@ impl DesiredAttachment<'_> {
         &self.facts.id
     }
 
-    /// The attachment with its addresses: those that it has from an ADD that was interrupted, or new ones.
+    /// The attachment with its addresses: those that it has from an ADD that was interrupted, or
+    /// new ones.
     fn attachment(&self, store: &AddressStore, namespaces: &mut NamespacePair) -> Result<Allocated, CniError> {
         let deadline = Instant::now() + LOCK_DEADLINE;
         loop {
@@ -148,7 +153,8 @@ impl DesiredAttachment<'_> {
         }
     }
 
-    /// Whether a record has one address of each family, from the ranges of now, and the host ports and the MAC.
+    /// Returns whether a record matches this call: one address per family from the current ranges,
+    /// the same host ports, MAC and MTU.
     fn fits(&self, record: &AttachmentRecord) -> Result<bool, CniError> {
         let choices = self.ranges.choices()?;
         let fit = choices.iter().zip(&record.addresses).all(|(choice, address)| choice.contains(*address));
@@ -164,7 +170,7 @@ impl DesiredAttachment<'_> {
     ) -> Result<Allocated, CniError> {
         let reservation = match self.reserve_now(&mut locked) {
             Err(CniError::Store(error @ (StoreError::Exhausted { .. } | StoreError::Held { .. }))) => {
-                // Perhaps somebody died while releasing.
+                // Processes that died while releasing may still hold addresses.
                 let orphans = locked.orphans()?;
                 drop(locked);
                 if orphans.is_empty() {
@@ -197,7 +203,7 @@ impl DesiredAttachment<'_> {
         }
     }
 
-    /// Wires the pod while the disk is at work.
+    /// Creates the kernel objects while the record goes to the disk.
     fn wire(
         &self,
         namespaces: &mut NamespacePair,
@@ -218,7 +224,8 @@ impl DesiredAttachment<'_> {
         })
     }
 
-    /// Fails if other pods have the host ports of a record. Those that are only half removed make way.
+    /// Fails if other pods have the host ports of a record. Those that are only half removed make
+    /// way.
     fn free_ports(&self, store: &AddressStore, socket: &mut Socket, record: &AttachmentRecord) -> Result<(), CniError> {
         let ports = &self.maps.ports;
         if ports.conflicts(record)?.is_empty() {
@@ -228,10 +235,11 @@ impl DesiredAttachment<'_> {
         let orphans = locked.orphans()?;
         let ranges = self.ranges.all()?;
         let ours = |address: &IpAddr| ranges.iter().any(|range| range.slot(*address).is_some());
-        // What leads to an address that nobody holds is no pod's. Whose entry is seen has its record by then.
+        // An entry to an address without a record is stale: a live pod wrote its record before its
+        // entries.
         let seen = ports.entries()?;
         for port in ports.remove_stale(seen, &locked.attachments()?, ours)? {
-            log(&format!("{port}: led to a pod that does not have it"));
+            log(&format!("stale host port removed: {port} led to a pod that does not have it"));
         }
         drop(locked);
         for orphan in &orphans {
@@ -240,7 +248,7 @@ impl DesiredAttachment<'_> {
         ports.conflicts(record)?.into_iter().next().map_or(Ok(()), |taken| Err(taken.into()))
     }
 
-    /// Undoes everything after a failure. What can't be undone is left to DEL, and said.
+    /// Rolls back after a failure. DEL does what fails here.
     fn roll_back(&self, store: &AddressStore, socket: &mut Socket, mut attachment: Attachment) {
         let mut undo = || {
             store.lock(LOCK_DEADLINE)?.mark(&mut attachment)?;
@@ -248,7 +256,7 @@ impl DesiredAttachment<'_> {
         };
         let undone: Result<(), CniError> = undo();
         if let Err(error) = undone {
-            log(&format!("undo: {error}; DEL will do it"));
+            log(&format!("rollback after a failed ADD: {error}; DEL will finish it"));
         }
     }
 }

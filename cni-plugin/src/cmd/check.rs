@@ -1,4 +1,6 @@
-//! CHECK: whether everything that ADD made is still there. Changes nothing; says all that is wrong at once.
+//! CHECK: verifies that everything that ADD created is still present.
+//!
+//! Changes nothing. Reports all differences in one error.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -21,7 +23,10 @@ use crate::{plan, result};
 pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(), CniError> {
     config.require("CHECK", "0.4.0")?;
     let Some(previous) = result::previous(config)? else {
-        return Err(CniError::Config { field: "prevResult", reason: "is missing, CHECK needs it".into() });
+        return Err(CniError::Config {
+            field: "prevResult",
+            reason: "is missing; CHECK needs the result of ADD".into(),
+        });
     };
     let (maps, programs) = (PodMaps::open(&config.pin_root)?, PodPrograms::open(&config.pin_root)?);
     let netns = invocation.netns.as_deref().unwrap_or(Path::new(""));
@@ -55,14 +60,18 @@ pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(),
     if wrong.is_empty() { Ok(()) } else { Err(CniError::Differs(wrong)) }
 }
 
-/// A pod that has not got the node's new MTU yet is sound; this call brings it there after its answer.
+/// Logs that a pod does not have the node's new MTU yet. That is no fault: this call changes it
+/// after its answer.
 fn tell_of_mtu(config: &NetworkConfig, record: &AttachmentRecord, now: u32) {
     if record.mtu.is_none()
         && config.own_mtu().is_none()
         && let Ok(Some(wanted)) = config.node_mtu()
         && wanted != now
     {
-        log(&format!("device {} has MTU {now}, the node's is {wanted}: not yet brought there", record.host_ifname));
+        log(&format!(
+            "device {} has MTU {now}, the node's is {wanted}: it is changed after this call",
+            record.host_ifname
+        ));
     }
 }
 

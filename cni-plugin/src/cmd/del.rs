@@ -1,6 +1,7 @@
-//! DEL: block the pod's traffic, mark its addresses, answer; a child then removes the device and frees the addresses.
+//! DEL: blocks the pod's traffic, marks its addresses as being released, and answers; a child does
+//! the rest.
 //!
-//! Succeeds when there is nothing left to do: no namespace, no pins, no record, no store.
+//! Succeeds if there is nothing left to remove: no namespace, no pins, no record, no store.
 
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::log::log;
 use crate::rollback;
 
 pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(), CniError> {
-    let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
+    let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("maps are not cleaned: {e}"))).ok();
     let mut socket = Socket::open()?;
     let Some(store) = AddressStore::open_existing(&config.state_dir)? else {
         return remove_unrecorded(invocation, &mut socket, maps.as_ref());
@@ -27,13 +28,13 @@ pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(),
             rollback::block(&mut socket, &attachment.record, maps.as_ref())?;
             going.insert(0, attachment);
         }
-        DelTarget::InProgress => {} // An earlier DEL has it and is still at work.
+        DelTarget::InProgress => {} // An earlier DEL is still removing it.
         DelTarget::NoRecord => remove_unrecorded(invocation, &mut socket, maps.as_ref())?,
     }
     rollback::release_in_background(&store, &going, maps.as_ref())
 }
 
-/// What the store says of the attachment.
+/// The state of the attachment in the store.
 #[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum DelTarget {
     Marked(Attachment),
@@ -67,7 +68,7 @@ fn mark(store: &AddressStore, invocation: &Invocation) -> Result<(DelTarget, Vec
     }
 }
 
-/// A device that has the name of ours though the store knows of none.
+/// Removes a veth with our name that has no record in the store, and its map entries.
 fn remove_unrecorded(invocation: &Invocation, socket: &mut Socket, maps: Option<&PodMaps>) -> Result<(), CniError> {
     let name = invocation.id.host_ifname();
     let Some(link) = socket.link_by_name(&name)?.filter(|l| l.kind.as_deref() == Some("veth")) else { return Ok(()) };

@@ -1,4 +1,6 @@
-//! GC: removes what is left of attachments that the runtime doesn't know any more. Goes on after an error and reports all.
+//! GC: removes attachments that the runtime no longer knows, and map entries without a record.
+//!
+//! Continues after an error and reports all errors at the end.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -16,7 +18,7 @@ use crate::rollback;
 pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     config.require("GC", "1.1.0")?;
     let valid = config.valid.as_ref().map(|list| list.iter().collect());
-    let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("no maps to clean: {e}"))).ok();
+    let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("maps are not cleaned: {e}"))).ok();
     let mut socket = Socket::open()?;
     let mut errors = Vec::new();
     let mut all = 0;
@@ -33,7 +35,7 @@ pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
         let strays = strays(config, &ranges, maps)?;
         all += strays.len();
         for (address, index) in strays {
-            log(&format!("{address}: in the maps, but nobody holds it"));
+            log(&format!("stale map entry removed: no attachment holds {address}"));
             let removed = maps.remove_unrecorded(&[address], None);
             if let Err(error) = removed.and_then(|()| rollback::remove_device(&mut socket, index)) {
                 errors.push(format!("address {address}: {error}"));
@@ -47,8 +49,9 @@ fn resolve(config: &NetworkConfig) -> Result<Ranges, CniError> {
     ranges::resolve(config, config.node_defaults()?.as_ref(), PodRequest::default())
 }
 
-/// Addresses of our ranges that the maps give to pods though the store knows of none, as when it was lost, and the
-/// devices of these pods. The maps are read first: who is in them by then has a record by now.
+/// Addresses of our ranges that the maps give to pods though the store knows of none, as when it
+/// was lost, and the devices of these pods. The maps are read first: who is in them by then has a
+/// record by now.
 fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec<(IpAddr, Option<u32>)>, CniError> {
     let ranges = ranges.all()?;
     let ours = |a: &IpAddr| ranges.iter().any(|range| range.slot(*a).is_some());
@@ -59,15 +62,15 @@ fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec
     }
     let records = AddressStore::open(&config.state_dir)?.lock(LOCK_DEADLINE)?.attachments()?;
     for port in maps.ports.remove_stale(ports, &records, ours)? {
-        log(&format!("{port}: led to a pod that does not have it"));
+        log(&format!("stale host port removed: {port} led to a pod that does not have it"));
     }
     let held: HashSet<IpAddr> = records.into_iter().flat_map(|record| record.addresses).collect();
     let strays = known.into_iter().filter(|address| !held.contains(address));
     strays.map(|address| Ok((address, maps.device_of(address)?))).collect()
 }
 
-/// Marks what is not in the list, of this network only, and adds what others have left half done. What somebody works on
-/// is no garbage.
+/// Marks what is not in the list, of this network only, and adds what others have left half done.
+/// What somebody works on is no garbage.
 ///
 /// Without a list (libcni gives none when its caller gave none) nothing is known to be dead.
 fn mark(

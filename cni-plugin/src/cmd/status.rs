@@ -1,4 +1,7 @@
-//! STATUS: whether an ADD would succeed now: pins, ranges, store, free addresses. A dead agent is no obstacle.
+//! STATUS: reports whether an ADD would succeed now: pins, ranges, store, a free address per
+//! family.
+//!
+//! The agent need not run.
 
 use dataplane_host::store::{AddressStore, LOCK_DEADLINE};
 
@@ -28,8 +31,8 @@ fn check(config: &NetworkConfig) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Pods are there whose programs or maps are not: they may lose their network. Addresses that are used up harm nobody
-/// who has one.
+/// Pods are there whose programs or maps are not: they may lose their network. Addresses that are
+/// used up harm nobody who has one.
 fn has_pods(config: &NetworkConfig) -> bool {
     if PodMaps::open(&config.pin_root).is_ok() && PodPrograms::open(&config.pin_root).is_ok() {
         return false;

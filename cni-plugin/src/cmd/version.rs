@@ -1,4 +1,6 @@
-//! VERSION: which versions of the specification are supported.
+//! VERSION: returns the supported versions of the CNI specification.
+//!
+//! Reads no state.
 
 use crate::config::{object, take};
 use crate::error::CniError;

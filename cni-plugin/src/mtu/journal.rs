@@ -1,7 +1,9 @@
-//! `pod-mtu.json` in the state directory: to which MTU the node's pods were brought, or are being brought.
+//! `pod-mtu.json` in the state directory: the MTU to which the node's pods have been or are being
+//! changed.
 //!
-//! Its lock is held by the one who does it. It is written in place, by one call, so that the lock stays with the file; a power cut may leave
-//! nonsense, which counts as nothing, since no pod of before lives then.
+//! The process that changes them holds the file's lock. The file is written in place by one call,
+//! so that the lock stays with it. A power cut may damage it; damaged content counts as none, since
+//! no pod survives a power cut.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -42,7 +44,8 @@ impl Journal {
         Self { done: false, failed: Vec::new(), ..self }
     }
 
-    /// Notes sizes from which pods are going to be brought to the aim; says whether there are new ones.
+    /// Notes sizes from which pods are going to be brought to the aim; says whether there are new
+    /// ones.
     pub(super) fn leave(&mut self, sizes: impl IntoIterator<Item = u32>) -> bool {
         let before = self.left.len();
         for size in sizes {
@@ -86,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn remembers_what_is_on_its_way_until_all_is_done() {
+    fn previous_sizes_are_kept_until_all_pods_are_done() {
         let mut journal = Journal::default().towards(1400);
         assert_eq!(journal, Journal { mtu: 1400, ..Journal::default() });
         assert!(journal.leave([1500, 1400, 1500]) && !journal.leave([1500]));
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn is_read_as_it_was_written_and_locked_once() {
+    fn journal_round_trips_and_is_locked_once() {
         let dir = std::env::temp_dir().join(format!("rw-journal-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
         assert_eq!(Journal::read(&dir), None);

@@ -1,9 +1,11 @@
-//! Pool mode: which pools a pod gets its addresses from, and this node's blocks in them.
+//! Addresses from IP pools: the pools that a pod gets its addresses from, and this node's blocks in
+//! them.
 //!
-//! A pod's own annotations come from the runtime, which has them from kubelet: exact, and without the agent. Its
-//! namespace's are in a file that the agent keeps. A namespace that is not in there is waited for a moment; then, if no
-//! namespace is known to ask for pools, the pod gets what pods get that ask for none. Otherwise the runtime is asked to try again,
-//! because a pod must not get an address of a wrong pool.
+//! A pod's own annotations come from the runtime, which has them from the kubelet: exact, and
+//! without the agent. Those of its namespace are in a file that the agent keeps. A namespace that
+//! is missing there is waited for up to two seconds. If it is still missing and no namespace asks
+//! for pools, the pod gets the default pools. Otherwise the runtime is asked to retry, because a
+//! pod must not get an address of a wrong pool.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -68,7 +70,8 @@ fn of_namespace(namespace: &str, state_dir: &Path) -> Result<PoolRequest, CniErr
     }
 }
 
-/// From where each address of a pod is chosen, IPv4 first. Only what was read while the store is locked may be used.
+/// From where each address of a pod is chosen, IPv4 first. Only what was read while the store is
+/// locked may be used.
 pub(super) fn choices(request: &PoolRequest, state_dir: &Path) -> Result<Vec<Choice>, CniError> {
     let Some(file) = contract::read::<PoolsFile>(state_dir)? else {
         return Err(CniError::NoNodeData { path: state_dir.join(PoolsFile::NAME).display().to_string() });

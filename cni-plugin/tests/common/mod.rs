@@ -1,5 +1,6 @@
-//! A node for the plugin as a black box: the test's own thread in network and mount namespaces of its own, a bpffs with
-//! pins as the agent makes them (stand-in programs, real maps), a state directory. All of it ends with the test.
+//! A node for the plugin as a black box: the test's own thread in network and mount namespaces of
+//! its own, a bpffs with pins as the agent makes them (stand-in programs, real maps), a state
+//! directory. All of it ends with the test.
 #![allow(dead_code, reason = "each suite uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -162,7 +163,8 @@ impl Node {
         config.to_string()
     }
 
-    /// The entries of both maps of host ports: `17 0.0.0.0:53 -> 10.77.0.1:5353`, where 17 is the protocol.
+    /// The entries of both maps of host ports: `17 0.0.0.0:53 -> 10.77.0.1:5353`, where 17 is the
+    /// protocol.
     pub(crate) fn host_ports(&self) -> Vec<String> {
         fn show<A: Into<IpAddr> + Copy>((key, to): &(FrontendKey<A>, HostPort<A>)) -> String {
             let (from, to) = (SocketAddr::new(key.addr.into(), key.port), SocketAddr::new(to.addr.into(), to.port));
@@ -197,7 +199,8 @@ impl Node {
         call(Command::new(plugin()).env_clear().env("CNI_COMMAND", "STATUS"), &self.config(changes))
     }
 
-    /// Waits until running pods have been brought to an MTU, all or but for those that could not be; says why these.
+    /// Waits until running pods have been brought to an MTU, all or but for those that could not
+    /// be; says why these.
     pub(crate) fn brought(&self, mtu: u32) -> Vec<String> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {

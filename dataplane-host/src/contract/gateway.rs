@@ -1,7 +1,8 @@
 //! The gateway addresses that pods, and the node's own packets to Services, are routed through.
 //!
-//! No device has these addresses. A permanent neighbour entry (in the pod) or a device without neighbours (on the host)
-//! answers for them, so they are the same on every node and cost no pod address.
+//! No device has these addresses. A permanent neighbour entry (in the pod) or a device without
+//! neighbours (on the host) answers for them, so they are the same on every node and cost no pod
+//! address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

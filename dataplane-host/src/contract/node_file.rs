@@ -1,8 +1,9 @@
 //! `node.json`: the pod ranges and the MTU of this node.
 //!
-//! The agent writes the file as soon as it knows the node's pod ranges, and again after each change. The plugin reads it
-//! at each ADD, CHECK and DEL; `ropeway ipam` reads it to list the ranges. A node whose addresses come from IP pools has
-//! `pools` set and its blocks in [`super::pools::PoolsFile`].
+//! The agent writes the file as soon as it knows the node's pod ranges, and again after each
+//! change. The plugin reads it at each ADD, CHECK and DEL; `ropeway ipam` reads it to list the
+//! ranges. A node whose addresses come from IP pools has `pools` set and its blocks in
+//! [`super::pools::PoolsFile`].
 
 use std::ops::RangeInclusive;
 
@@ -11,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::AgentFile;
 
-/// The content of `node.json`. Fields other than `version` may be missing, as in files that were written by hand.
+/// The content of `node.json`. Fields other than `version` may be missing, as in files that were
+/// written by hand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFile {
     /// Version of the format.

@@ -1,8 +1,10 @@
-//! Pool mode: what the agent writes down so that the plugin can give out addresses without asking anybody.
+//! `pools.json` and `namespaces.json`: this node's blocks of IP pools, and the pools that
+//! namespaces ask for.
 //!
-//! Two files in the state directory, each replaced as a whole and durably, the first only under the store's lock: who holds
-//! the lock and reads a block there may give out its addresses, because the agent takes a block away under the same lock.
-//! Names of pools and namespaces stand in these files only; they never become parts of paths.
+//! The agent writes both. It writes `pools.json` only under the address store's lock. The plugin
+//! reads it under the same lock, so an address of a block that it read there is safe to give out:
+//! the agent cannot have returned the block. Names of pools and namespaces appear in the files'
+//! content only and never in paths.
 
 mod annotation;
 
@@ -37,7 +39,7 @@ pub struct PoolsFile {
     pub version: u32,
     /// Name of the node.
     pub node: String,
-    /// The pools of a pod that asks for none, in the order in which they are used up.
+    /// The pools of pods without pool annotations, in the order of use.
     pub default: Vec<String>,
     /// All pools that are enabled and select this node.
     pub pools: Vec<PoolEntry>,
@@ -53,45 +55,45 @@ pub struct PoolEntry {
     pub cidr: IpNetwork,
     /// Pods may ask for an address of it.
     pub allow_fixed_addresses: bool,
-    /// Parts that are never given out by themselves.
+    /// Parts from which no address is given out unless a pod asks for it.
     pub reserved: Vec<IpNetwork>,
-    /// This node's blocks, in the order in which they are used up.
+    /// This node's blocks, in the order of use.
     pub blocks: Vec<IpNetwork>,
 }
 
-/// What the agent knows of the cluster's namespaces.
+/// The pools that the cluster's namespaces ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NamespacesFile {
     /// [`VERSION`].
     pub version: u32,
-    /// Those that ask for pools.
+    /// Namespaces with pool annotations.
     pub chosen: BTreeMap<String, PoolRequest>,
-    /// Those that ask for none, sorted.
+    /// Namespaces without pool annotations, sorted.
     pub plain: Vec<String>,
-    /// Those with annotations that can't be used, and why.
+    /// Namespaces with invalid annotations, and the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub broken: BTreeMap<String, String>,
 }
 
-/// What is known of one namespace.
+/// The pools that one namespace asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Namespace {
-    /// It asks for pools.
+    /// It has valid pool annotations.
     Chosen(PoolRequest),
-    /// It asks for none.
+    /// It has no pool annotations.
     Plain,
-    /// Its annotations can't be used; says why.
+    /// Its annotations are invalid, for this reason.
     Broken(String),
-    /// The agent has not seen it (yet). `possible`: other namespaces ask for pools, so this one may, too.
+    /// The agent has not seen it yet.
     Unknown {
-        /// See above.
+        /// Other namespaces ask for pools, so this one may as well.
         possible: bool,
     },
 }
 
 impl NamespacesFile {
-    /// What is known of a namespace.
+    /// Returns the entry of a namespace.
     #[must_use]
     pub fn get(&self, name: &str) -> Namespace {
         if let Some(wish) = self.chosen.get(name) {
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_known_or_not() {
+    fn namespace_lookup_tells_unknown_from_plain() {
         let wish = PoolRequest { ipv4_pools: Some(vec!["a".into()]), ..PoolRequest::default() };
         let plain = vec!["default".into(), "kube-system".into()];
         let broken = [("odd".into(), "why".into())].into();

@@ -1,4 +1,6 @@
-//! Addresses of devices.
+//! Addresses of devices: build requests, list the present ones.
+//!
+//! Called by the plugin for pods and by the agent for its tunnel devices.
 
 use std::net::IpAddr;
 
@@ -34,7 +36,8 @@ fn message(index: u32, network: IpNetwork) -> AddressMessage {
     message
 }
 
-/// Gives a device an address, at once usable: IPv6 does not look for a duplicate. Without a route to its network.
+/// Gives a device an address, at once usable: IPv6 does not look for a duplicate. Without a route
+/// to its network.
 #[must_use]
 pub fn add_address(index: u32, network: IpNetwork) -> NetlinkRequest {
     let mut message = message(index, network);

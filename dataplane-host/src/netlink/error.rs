@@ -1,4 +1,6 @@
-//! What can go wrong on a netlink socket, and on which attempt.
+//! Errors of the netlink client. Each one names what was attempted.
+//!
+//! The kernel's extended acknowledgement is part of the text.
 
 use std::io;
 
@@ -70,8 +72,8 @@ impl NetlinkError {
     }
 }
 
-/// The text of an extended acknowledgement: attributes that follow the header of the refused message
-/// (include/uapi/linux/netlink.h, `enum nlmsgerr_attrs`).
+/// The text of an extended acknowledgement: attributes that follow the header of the refused
+/// message (include/uapi/linux/netlink.h, `enum nlmsgerr_attrs`).
 fn explanation(payload: &[u8]) -> String {
     const HEADER: usize = 16;
     const TEXT: u16 = 1;

@@ -1,4 +1,6 @@
-//! The forwarding database of a VXLAN device: behind which machine a hardware address is.
+//! The forwarding database of a VXLAN device: the machine behind which a hardware address is.
+//!
+//! The agent writes one permanent entry per remote node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,7 +18,7 @@ pub struct FdbEntry {
     pub mac: [u8; 6],
     /// The machine that it is behind.
     pub remote: IpAddr,
-    /// Set by somebody for ever, not learnt.
+    /// Permanent: set by a program, not learnt.
     pub permanent: bool,
 }
 
@@ -33,7 +35,7 @@ fn message(index: u32, mac: [u8; 6]) -> NeighbourMessage {
     message
 }
 
-/// Sets the machine that a hardware address is behind, for ever.
+/// Sets the machine behind which a hardware address is, as a permanent entry.
 #[must_use]
 pub fn replace_fdb(index: u32, mac: [u8; 6], remote: IpAddr) -> NetlinkRequest {
     let mut message = message(index, mac);

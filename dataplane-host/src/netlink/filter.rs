@@ -1,7 +1,9 @@
-//! Programs on the clsact hooks of a device.
+//! BPF programs on the clsact hooks of a device (tc).
 //!
-//! Unlike a tcx link, a filter is attached without waiting for a grace period, is replaced atomically and dies with its
-//! device. Ours are recognised by [`FILTER_PRIORITY`] and [`FILTER_HANDLE`]; no other filter is ever touched.
+//! Pod devices use filters and not tcx links, because a filter is attached without waiting for a
+//! grace period, is replaced atomically and is removed with its device. Ropeway's filters have
+//! [`FILTER_PRIORITY`] and [`FILTER_HANDLE`]; no other filter is changed. Written by hand: aya's tc
+//! support cannot share the plugin's datagram or take a pinned program.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -17,7 +19,7 @@ pub const FILTER_PRIORITY: u16 = 0x5257;
 /// Handle of our filters.
 pub const FILTER_HANDLE: u32 = 1;
 
-/// Which hook of the device.
+/// The hook of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// Packets that the device has received.
@@ -48,7 +50,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether it stands where ours do.
+    /// Returns whether it has the priority and handle of Ropeway's filters.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.priority == FILTER_PRIORITY && self.handle == FILTER_HANDLE && self.kind == TcFilterBpf::KIND
@@ -69,7 +71,7 @@ fn device(index: u32) -> i32 {
     index.cast_signed()
 }
 
-/// Makes sure that a device has the clsact hooks.
+/// Adds the clsact hooks unless the device has them.
 #[must_use]
 pub fn add_clsact(index: u32) -> NetlinkRequest {
     let mut message = TcMessage::with_index(device(index));
@@ -93,8 +95,8 @@ fn filter_message(index: u32, direction: Direction) -> TcMessage {
     message
 }
 
-/// Attaches a program in direct-action mode, in the place of ours if there is one. The descriptor must stay open until
-/// the request has run.
+/// Attaches a program in direct-action mode, in the place of ours if there is one. The descriptor
+/// must stay open until the request has run.
 #[must_use]
 pub fn replace_filter(index: u32, direction: Direction, name: &str, program: BorrowedFd<'_>) -> NetlinkRequest {
     let mut message = filter_message(index, direction);

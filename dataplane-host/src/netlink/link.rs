@@ -1,4 +1,6 @@
-//! Network devices.
+//! Network devices: create, change, remove and list them.
+//!
+//! The plugin creates pods' veth pairs, the agent its host and tunnel devices.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -28,15 +30,16 @@ pub struct Link {
     pub running: bool,
     /// Kind of a virtual device: `veth`, `vxlan`, `bridge`, ...; physical devices have none.
     pub kind: Option<String>,
-    /// Group, 0 unless somebody has set it.
+    /// Group, 0 by default.
     pub group: u32,
     /// Index of the other end (veth) or of the device below; it may lie in another namespace.
     pub lower: Option<u32>,
-    /// Number of the namespace where that one lies (see [`Socket::netns_number`]); `None`: in this one.
+    /// Number of the namespace where that one lies (see [`Socket::netns_number`]); `None`: in this
+    /// one.
     pub peer_netns: Option<i32>,
     /// Index of the bridge or bond that has it as a port.
     pub controller: Option<u32>,
-    /// What a VXLAN device is besides.
+    /// The VXLAN settings, if it is a VXLAN device.
     pub vxlan: Option<Vxlan>,
 }
 
@@ -71,9 +74,11 @@ fn set_up_flag(message: &mut LinkMessage, up: bool) {
     message.header.change_mask = LinkFlags::Up;
 }
 
-/// Makes a pair of virtual devices, both down: the kernel can't set the other end up before they are paired.
+/// Makes a pair of virtual devices, both down: the kernel can't set the other end up before they
+/// are paired.
 ///
-/// The kernel refuses with `EEXIST` when a name is taken and with `EBUSY` (older kernels: `EEXIST`) when the index is.
+/// The kernel refuses with `EEXIST` when a name is taken and with `EBUSY` (older kernels: `EEXIST`)
+/// when the index is.
 #[must_use]
 pub fn create_veth(veth: &Veth<'_>) -> NetlinkRequest {
     let peer = message(
@@ -118,7 +123,7 @@ pub fn set_down(index: u32) -> NetlinkRequest {
     set_flag(index, false, "set down")
 }
 
-/// Nobody is asked for a hardware address there (ARP, neighbour discovery), nor answered.
+/// Switches off ARP and neighbour discovery on a device (`IFF_NOARP`).
 #[must_use]
 pub fn without_arp(index: u32) -> NetlinkRequest {
     let mut message = message(index, vec![]);
@@ -145,15 +150,16 @@ pub fn set_group(index: u32, group: u32) -> NetlinkRequest {
     set(index, vec![LinkAttribute::Group(group)], &format!("put into group {group:#x}"))
 }
 
-/// The device gets no link-local IPv6 address by itself and neither takes nor sends IPv4 redirects. (IPv6 has no such
-/// attributes; there it takes a write to `/proc/sys`.)
+/// Switches off the automatic link-local IPv6 address and IPv4 redirects in both directions. (IPv6
+/// has no such attributes; there it takes a write to `/proc/sys`.)
 #[must_use]
 pub fn quiet_link(index: u32) -> NetlinkRequest {
     configure(index, &[(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0)], "no own addresses, no redirects")
 }
 
-/// As [`quiet_link`], for a device by which packets come that the node would answer by another one: their source is not held
-/// against the routes (`rp_filter` 2, of which the kernel takes the larger of the device's and the common value).
+/// As [`quiet_link`], for a device by which packets come that the node would answer by another one:
+/// their source is not held against the routes (`rp_filter` 2, of which the kernel takes the larger
+/// of the device's and the common value).
 #[must_use]
 pub fn quiet_tunnel(index: u32) -> NetlinkRequest {
     let settings = [(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0), (RP_FILTER, 2)];
@@ -181,7 +187,8 @@ fn configure(index: u32, settings: &[(u16, u32)], what: &str) -> NetlinkRequest 
     set(index, vec![LinkAttribute::AfSpecUnspec(spec)], what)
 }
 
-/// Removes a device, and with it the other end of a pair, its addresses, routes, neighbours and filters.
+/// Removes a device, and with it the other end of a pair, its addresses, routes, neighbours and
+/// filters.
 #[must_use]
 pub fn delete_link(index: u32) -> NetlinkRequest {
     NetlinkRequest::change(RouteNetlinkMessage::DelLink(message(index, vec![])), format!("remove device {index}"))
@@ -245,18 +252,18 @@ impl Link {
 }
 
 impl Socket {
-    /// The device of that name.
+    /// Returns the device with that name.
     ///
     /// # Errors
-    /// The kernel refused; a missing device is `None`.
+    /// The kernel refused. A missing device is `None`.
     pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
         self.link(message(0, vec![LinkAttribute::IfName(name.into())]), &format!("look for device {name}"))
     }
 
-    /// The device with that index.
+    /// Returns the device with that index.
     ///
     /// # Errors
-    /// The kernel refused; a missing device is `None`.
+    /// The kernel refused. A missing device is `None`.
     pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
         self.link(message(index, vec![]), &format!("look for device {index}"))
     }

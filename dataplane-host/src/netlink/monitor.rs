@@ -1,4 +1,7 @@
-//! Tells what changes in a network namespace.
+//! Reports changes of devices, addresses and routes in a network namespace.
+//!
+//! The agent listens to it and compares afterwards; an event is only a hint. Lost events are
+//! reported as [`NetlinkEvent::Lost`].
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
@@ -11,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::socket::{messages, read};
 use super::{InterfaceAddress, Link, NetlinkError, Route};
 
-/// What to listen to (include/uapi/linux/rtnetlink.h, `enum rtnetlink_groups`).
+/// Groups of events (include/uapi/linux/rtnetlink.h, `enum rtnetlink_groups`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Group {
@@ -32,7 +35,7 @@ impl Group {
     pub const ALL: [Self; 5] = [Self::Link, Self::Address4, Self::Address6, Self::Route4, Self::Route6];
 }
 
-/// Something has changed.
+/// A change, as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetlinkEvent {
     /// A device is new or has changed.
@@ -51,8 +54,8 @@ pub enum NetlinkEvent {
     Lost,
 }
 
-/// A socket that receives events. It can be polled: [`AsFd`] gives its descriptor, which is readable when there is
-/// something.
+/// A socket that receives events. It can be polled: [`AsFd`] gives its descriptor, which is
+/// readable when there is something.
 #[derive(Debug)]
 pub struct Monitor {
     socket: RawSocket,

@@ -1,4 +1,7 @@
-//! Neighbours: which hardware address an address on a link has.
+//! Neighbour entries: the hardware address of an IP address on a link.
+//!
+//! The plugin sets permanent entries at both ends of a pod's veth, so that no ARP or neighbour
+//! discovery is needed.
 
 use std::net::IpAddr;
 
@@ -20,7 +23,7 @@ pub struct Neighbour {
     pub address: IpAddr,
     /// Its hardware address, if known.
     pub mac: Option<[u8; 6]>,
-    /// Set by somebody for ever, never asked for.
+    /// Permanent: set by a program, never resolved by the kernel.
     pub permanent: bool,
 }
 
@@ -41,7 +44,7 @@ fn message(index: u32, address: IpAddr) -> NeighbourMessage {
     message
 }
 
-/// Sets a permanent entry, so that the neighbour is never asked for and can't say otherwise.
+/// Sets a permanent entry: the kernel does not resolve it, and the neighbour cannot change it.
 #[must_use]
 pub fn replace_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> NetlinkRequest {
     let mut message = message(index, address);

@@ -1,4 +1,7 @@
-//! The chains of `nf_tables`, which is where kube-proxy, and iptables since version 1.8, keep their rules.
+//! Lists the chains of `nf_tables`, where kube-proxy, and iptables since version 1.8, keep their
+//! rules.
+//!
+//! The agent looks for leftovers of kube-proxy with it. Reads only.
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -7,7 +10,8 @@ use super::NetlinkError;
 use super::socket::read;
 
 const ATTEMPT: &str = "list the chains of nf_tables";
-/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN` (include/uapi/linux/netfilter/nfnetlink.h, `nf_tables.h`).
+/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN` (include/uapi/linux/netfilter/nfnetlink.h,
+/// `nf_tables.h`).
 const GET_CHAIN: u16 = 10 << 8 | 4;
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWCHAIN`: one chain of the answer.
 const NEW_CHAIN: u16 = 10 << 8 | 3;
@@ -29,7 +33,8 @@ pub struct NftChain {
     pub name: String,
 }
 
-/// All chains of all families in the network namespace of the calling thread. Needs `CAP_NET_ADMIN`.
+/// All chains of all families in the network namespace of the calling thread. Needs
+/// `CAP_NET_ADMIN`.
 ///
 /// # Errors
 /// The kernel refused, or has no `nf_tables`.

@@ -1,4 +1,6 @@
-//! The numbers by which a network namespace knows others, such as those where the other ends of its devices lie.
+//! Network namespace ids (NETNSA_NSID): the numbers by which one namespace refers to others.
+//!
+//! The plugin finds the namespace of a veth's peer with them.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -8,10 +10,11 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use super::{NetlinkError, NetlinkRequest, Socket};
 
 impl Socket {
-    /// The number of another namespace in this socket's one: what [`super::Link::peer_netns`] says. `None`: it has none.
+    /// The number of another namespace in this socket's one: what [`super::Link::peer_netns`] says.
+    /// `None`: it has none.
     ///
     /// # Errors
-    /// The kernel refused: the descriptor is no network namespace.
+    /// The kernel refused: the descriptor is not a network namespace.
     pub fn netns_number(&mut self, netns: BorrowedFd<'_>) -> Result<Option<i32>, NetlinkError> {
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(netns.as_raw_fd().unsigned_abs()));

@@ -1,4 +1,6 @@
-//! One request to the kernel: the message, how it is meant, and words for the error text.
+//! One request to the kernel: the message, its flags, and words for the error text.
+//!
+//! Built by the other modules, sent by [`super::Socket`].
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,

@@ -1,4 +1,7 @@
-//! Routes of the main table.
+//! Routes of the main table: build requests, list the present ones.
+//!
+//! The agent routes to other nodes' pods, the plugin to the node's own. Only routes with
+//! [`PROTOCOL`] are ever removed.
 
 use std::net::IpAddr;
 
@@ -15,7 +18,7 @@ use super::{NetlinkError, NetlinkRequest, Socket};
 /// The protocol number of Ropeway's routes ("RW"). Only routes that carry it are ever removed.
 pub const PROTOCOL: u8 = 82;
 
-/// Where packets of a route go.
+/// The next hop of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hop {
     /// To a neighbour on that device.
@@ -39,13 +42,14 @@ pub enum Hop {
 /// A route of the main table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Route {
-    /// For which addresses.
+    /// The destination addresses.
     pub destination: IpNetwork,
-    /// Where to.
+    /// The next hop.
     pub hop: Hop,
-    /// Among routes to the same destination the lowest wins. 0 is the kernel's default: 0 for IPv4, 1024 for IPv6.
+    /// Among routes to the same destination the lowest wins. 0 is the kernel's default: 0 for IPv4,
+    /// 1024 for IPv6.
     pub metric: u32,
-    /// Whose route it is: [`PROTOCOL`].
+    /// The program that owns it; [`PROTOCOL`] for Ropeway.
     pub protocol: u8,
     /// The node's own packets on this route get this source address.
     pub source: Option<IpAddr>,
@@ -96,7 +100,7 @@ impl Route {
         message
     }
 
-    /// In words.
+    /// Describes destination and next hop for error texts and logs.
     #[must_use]
     pub fn describe(&self) -> String {
         let to = match self.hop {
@@ -160,13 +164,15 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// Adds a route; the kernel refuses with `EEXIST` when there is one with the same destination and metric.
+/// Adds a route; the kernel refuses with `EEXIST` when there is one with the same destination and
+/// metric.
 #[must_use]
 pub fn add_route(route: &Route) -> NetlinkRequest {
     NetlinkRequest::create(RouteNetlinkMessage::NewRoute(route.message()), format!("add {}", route.describe()))
 }
 
-/// Adds a route, or puts it in the place of the one with the same destination and metric, whosever that is.
+/// Adds a route, or puts it in the place of the one with the same destination and metric, of any
+/// owner.
 #[must_use]
 pub fn replace_route(route: &Route) -> NetlinkRequest {
     NetlinkRequest::replace(RouteNetlinkMessage::NewRoute(route.message()), format!("set {}", route.describe()))
@@ -185,8 +191,8 @@ pub fn delete_route(route: &Route) -> NetlinkRequest {
 }
 
 impl Socket {
-    /// The routes of the main table that carry a protocol number (0: any), of both families. Multipath routes and other kinds
-    /// that [`Route`] can't express are left out.
+    /// The routes of the main table that carry a protocol number (0: any), of both families.
+    /// Multipath routes and other kinds that [`Route`] can't express are left out.
     ///
     /// # Errors
     /// The kernel refused.

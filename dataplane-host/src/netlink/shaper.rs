@@ -1,4 +1,8 @@
-//! A token bucket on what a device sends (`tbf`): packets that come too fast wait for a moment, and are dropped when too many wait.
+//! A token bucket (`tbf`) on what a device sends: early packets wait up to 25 ms, further ones are
+//! dropped.
+//!
+//! The plugin sets it on both ends of a pod's veth, for the capability `bandwidth`. Written by
+//! hand: netlink-packet-route does not know the attributes of `tbf`.
 
 use std::fmt;
 use std::time::Duration;
@@ -119,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn rate_round_trips() {
         for bytes_per_second in [1, 125_000, u64::from(u32::MAX) + 1, 12_500_000_000] {
             let request = set_rate(7, Rate { bytes_per_second, burst: 100_000 });
             let RouteNetlinkMessage::NewQueueDiscipline(message) = &request.message else { panic!("{request:?}") };

@@ -1,4 +1,7 @@
-//! The socket: sends requests, checks sequence numbers, collects acknowledgements and listings.
+//! The netlink socket: sends requests, checks sequence numbers, collects acknowledgements and
+//! listings.
+//!
+//! Blocking. One socket serves one thread; a request's error names what was attempted.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -8,9 +11,11 @@ use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{NetlinkError, NetlinkRequest};
 
-/// The kernel's answers are never longer (`NLMSG_GOODSIZE` and the largest listing datagram, 32 KiB).
+/// The kernel's answers are never longer (`NLMSG_GOODSIZE` and the largest listing datagram, 32
+/// KiB).
 const BUFFER: usize = 64 << 10;
-/// Requests in one datagram: as many errors still fit into the socket's buffer, and so do the requests.
+/// Requests in one datagram: as many errors still fit into the socket's buffer, and so do the
+/// requests.
 const BATCH: usize = 128;
 /// How often a listing is taken again that changed while it was read.
 const DUMP_ATTEMPTS: usize = 16;
@@ -50,8 +55,8 @@ impl Socket {
         Ok(Self { raw: socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
-    /// Sends the requests, many in one datagram, and waits for the last one's acknowledgement. The kernel works on
-    /// all of them, in order, also after one of them failed.
+    /// Sends the requests, many in one datagram, and waits for the last one's acknowledgement. The
+    /// kernel works on all of them, in order, also after one of them failed.
     ///
     /// # Errors
     /// The first error.

@@ -1,4 +1,6 @@
 //! VXLAN devices (RFC 7348): Ethernet frames between machines in UDP datagrams.
+//!
+//! The agent creates one per address family for nodes behind a router.
 
 use std::net::IpAddr;
 
@@ -25,10 +27,11 @@ pub struct Vxlan {
     pub zero_checksum6_taken: bool,
 }
 
-/// Makes a VXLAN device without default remote: frames go where [`super::replace_fdb`] says, and nowhere else.
+/// Makes a VXLAN device without default remote: frames go where [`super::replace_fdb`] says, and
+/// nowhere else.
 ///
-/// The kernel refuses with `EEXIST` when the name is taken, or another device has the same network identifier and port,
-/// and with `EADDRINUSE` when another socket has the port.
+/// The kernel refuses with `EEXIST` when the name is taken, or another device has the same network
+/// identifier and port, and with `EADDRINUSE` when another socket has the port.
 #[must_use]
 pub fn create_vxlan(name: &str, mac: [u8; 6], mtu: u32, vxlan: &Vxlan) -> NetlinkRequest {
     let mut data = vec![

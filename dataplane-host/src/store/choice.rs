@@ -1,4 +1,6 @@
-//! From where one address is to be chosen.
+//! The ranges from which one address of a pod is chosen, and the restrictions on it.
+//!
+//! The plugin builds one choice per address family; the store draws from it.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;

@@ -1,4 +1,7 @@
-//! A directory of the store: everything goes through its descriptor, links are never followed, errors name the path.
+//! A directory of the store: all access goes through its descriptor, symbolic links are never
+//! followed, errors name the path.
+//!
+//! Used by the other modules of the store only. Keeps directories at mode 0700 and files at 0600.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,7 +1,9 @@
-//! A cache per range: which slots are probably held, where to look next, when each slot was released.
+//! A cache per range: a bitmap of held slots, the position of the next search, and the time at
+//! which each slot was released.
 //!
-//! A wrong bit costs time, never correctness: the names in `records/` decide. So nothing here is synced, and the file
-//! is rebuilt when it is missing, of another size, or when it claims that the range is full.
+//! A wrong bit costs time, never correctness: the names in `records/` decide. The cache is
+//! therefore never synced to the disk. It is rebuilt when the file is missing, has another size or
+//! is from another boot, and when it shows no free slot.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -24,16 +26,17 @@ pub(super) struct Index {
     range: Range,
     boot: u64,
     cursor: u32,
-    /// It has just been made and knows nothing.
+    /// Newly created, so all slots look free.
     pub(super) fresh: bool,
 }
 
-/// Where a search ended.
+/// The result of a search for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotSearch {
     /// A slot that is free and has cooled down.
     Free(u32),
-    /// Only slots that were released a moment ago: the one that was released first, and how many seconds ago.
+    /// Only slots that were released a moment ago: the one that was released first, and how many
+    /// seconds ago.
     Warm(u32, u32),
     /// All slots are held.
     None,
@@ -98,8 +101,8 @@ impl Index {
         write().map_err(|e| base.io("write", &self.name, e))
     }
 
-    /// The next slot to try, from the cursor on, around once, but for those that `skip`. `now` and `cool_down` in seconds of
-    /// one clock.
+    /// The next slot to try, from the cursor on, around once, but for those that `skip`. `now` and
+    /// `cool_down` in seconds of one clock.
     pub(super) fn find(
         &self,
         base: &Directory,

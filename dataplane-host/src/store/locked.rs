@@ -1,4 +1,8 @@
-//! What can be done with the store while its lock is held: claim an attachment, list them, look after the files.
+//! Operations that need the store's lock: claim an attachment, list attachments, set damaged files
+//! aside.
+//!
+//! Agent, plugin and command line get a [`LockedStore`] from [`AddressStore::lock`]. Reserving,
+//! releasing and repairing are in modules of their own.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -16,12 +20,12 @@ pub struct LockedStore<'a> {
     pub(super) store: &'a AddressStore,
     /// Reservations that other processes are about to complete.
     pub(super) live: Vec<(AttachmentRecord, FileNumber)>,
-    /// Nobody has looked at the store since the machine was started.
+    /// This is the first check since the machine booted.
     pub(super) first_of_boot: bool,
     findings: Vec<String>,
 }
 
-/// An attachment on which the owner of this value works alone, and its forked children too.
+/// An attachment that this process works on exclusively, together with the children that it forks.
 #[derive(Debug)]
 pub struct Attachment {
     /// What is known of it.
@@ -32,18 +36,18 @@ pub struct Attachment {
     pub(super) file: File,
 }
 
-/// Whose an attachment is.
+/// The result of claiming an attachment.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum AttachmentClaim {
-    /// There is none.
+    /// There is no such attachment.
     Absent,
     /// Another process works on it.
     Busy {
-        /// That process releases it.
+        /// The other process is releasing it.
         releasing: bool,
     },
-    /// The caller's.
+    /// The caller has the attachment.
     Owned(Attachment),
 }
 
@@ -58,13 +62,14 @@ impl<'a> LockedStore<'a> {
         Self { store, live: Vec::new(), first_of_boot: false, findings: Vec::new() }
     }
 
-    /// What was repaired or set aside since the lock was taken, in words, for the log.
+    /// Returns messages for the log about repairs since the lock was taken.
     #[must_use]
     pub fn findings(&self) -> &[String] {
         &self.findings
     }
 
-    /// Whether a reservation is on its way that [`Self::attachments`] does not show yet.
+    /// Returns whether another process is reserving addresses that [`Self::attachments`] does not
+    /// show yet.
     #[must_use]
     pub fn is_reserving(&self) -> bool {
         !self.live.is_empty()
@@ -74,7 +79,7 @@ impl<'a> LockedStore<'a> {
         self.findings.push(finding);
     }
 
-    /// The right to work on an attachment.
+    /// Claims the exclusive right to work on an attachment.
     ///
     /// # Errors
     /// A file can't be read. A damaged record is set aside and counts as none.
@@ -136,7 +141,8 @@ impl<'a> LockedStore<'a> {
         let Some((content, file)) = self.store.records.read(name, MOST_BYTES)? else { return Ok(None) };
         match AttachmentRecord::from_bytes(&content) {
             Ok(record) => Ok(Some((record, file))),
-            // Names that were on the disk before their content when power was cut: nobody was told of them.
+            // A power cut came after the names reached the disk and before the content. No runtime
+            // got an answer for them.
             Err(_) if self.first_of_boot && content.iter().all(|byte| *byte == 0) => {
                 self.store.records.remove(name)?;
                 self.report(format!("removed {name}, which a power cut has left without content"));
@@ -149,7 +155,7 @@ impl<'a> LockedStore<'a> {
         }
     }
 
-    /// Moves a file of `records/` to where nobody looks for records.
+    /// Moves a file of `records/` to `damaged/`.
     pub(super) fn set_aside(&mut self, name: &str, reason: &str) -> Result<(), StoreError> {
         let aside = self.aside_name(name);
         self.store.records.rename(name, &self.store.damaged, &aside)?;

@@ -1,4 +1,6 @@
-//! A host port of an attachment, as it stands in its record.
+//! A host port of an attachment, as its record stores it.
+//!
+//! The plugin parses it from the runtime's `portMappings` and writes it to the maps.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +13,8 @@ use serde::{Deserialize, Serialize};
 pub struct PortMapping {
     /// The protocol.
     pub protocol: Transport,
-    /// Only this address of the node; the unspecified address: every one of its family; none: every one.
+    /// Only this address of the node; the unspecified address: every one of its family; none: every
+    /// one.
     #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
     /// The node's port, not 0.

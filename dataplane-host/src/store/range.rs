@@ -1,4 +1,7 @@
 //! A range of addresses, seen as numbered slots.
+//!
+//! Bitmaps and cursors of the store's cache work on slot numbers. A range has at most 65,536 slots;
+//! of a larger one the first 65,536 addresses are used.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,7 +10,8 @@ use ipnetwork::IpNetwork;
 
 use super::StoreError;
 
-/// More addresses than a node can have pods are not looked at: of a larger range the first so many are used.
+/// More addresses than a node can have pods are not looked at: of a larger range the first so many
+/// are used.
 const MOST_SLOTS: u32 = 1 << 16;
 
 /// A range from which addresses are given out.
@@ -22,7 +26,7 @@ impl Range {
     /// A range; bits beyond the prefix must be zero.
     ///
     /// # Errors
-    /// They are not, or it is no range of unicast addresses.
+    /// They are not, or it is not a range of unicast addresses.
     pub fn new(network: IpNetwork) -> Result<Self, StoreError> {
         let first = network.network();
         let bad = |reason| Err(StoreError::Range { range: network.to_string(), reason });
@@ -30,12 +34,13 @@ impl Range {
             return bad("has bits set beyond its prefix");
         }
         if first.is_multicast() || first.is_unspecified() || first.is_loopback() {
-            return bad("is no range of unicast addresses");
+            return bad("is not a range of unicast addresses");
         }
         Ok(Self { network, piece: false })
     }
 
-    /// A block of a pool: its first and last address are given out as well, because it is a network of its own nowhere.
+    /// A block of a pool: its first and last address are given out as well, because it is a network
+    /// of its own nowhere.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -56,8 +61,8 @@ impl Range {
         1_u32.checked_shl(bits).map_or(MOST_SLOTS, |n| n.min(MOST_SLOTS))
     }
 
-    /// Whether a slot is never given out: the network's own address, and IPv4's broadcast address. In a range of one or
-    /// two addresses, and in a block, all are given out.
+    /// Whether a slot is never given out: the network's own address, and IPv4's broadcast address.
+    /// In a range of one or two addresses, and in a block, all are given out.
     #[must_use]
     pub fn is_reserved(&self, slot: u32) -> bool {
         let whole = self.slots();
@@ -101,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_and_addresses_agree() {
+    fn slot_and_address_are_inverse() {
         for (text, slots, usable) in [
             ("10.1.0.0/24", 256, 254),
             ("10.1.0.4/30", 4, 2),
@@ -130,10 +135,10 @@ mod tests {
     }
 
     #[test]
-    fn bad_ranges_are_named() {
+    fn invalid_ranges_are_rejected() {
         let error = |text: &str| Range::new(text.parse().unwrap()).unwrap_err().to_string();
         assert_eq!(error("10.1.0.1/24"), "range 10.1.0.1/24: has bits set beyond its prefix");
-        assert_eq!(error("224.0.0.0/24"), "range 224.0.0.0/24: is no range of unicast addresses");
+        assert_eq!(error("224.0.0.0/24"), "range 224.0.0.0/24: is not a range of unicast addresses");
         assert!(error("127.0.0.0/8").contains("unicast") && error("::/0").contains("unicast"));
     }
 }

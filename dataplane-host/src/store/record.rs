@@ -1,4 +1,8 @@
-//! The record of an attachment, as it stands in its file: one line of JSON and one with its checksum.
+//! The record of an attachment: its fields, and its file format, one line of JSON followed by one
+//! with its checksum.
+//!
+//! Written once by [`super::Reservation`], read by everything that opens the store. A record is
+//! never changed.
 
 use std::net::IpAddr;
 
@@ -8,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::PortMapping;
 use super::hash::file_name;
 
-/// No record is longer.
+/// Longest accepted record, in bytes.
 pub(super) const MOST_BYTES: usize = 1 << 16;
 
-/// What a container runtime names an attachment by.
+/// The identity of an attachment, as the container runtime gives it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttachmentId {
@@ -22,7 +26,7 @@ pub struct AttachmentId {
 }
 
 impl AttachmentId {
-    /// An id of bytes that no other attachment has: neither part can contain the separator.
+    /// Returns bytes that differ for different attachments: neither part can contain the separator.
     fn bytes(&self) -> Vec<u8> {
         format!("{}\0{}", self.container, self.ifname).into_bytes()
     }
@@ -32,26 +36,27 @@ impl AttachmentId {
         file_name(&self.bytes())
     }
 
-    /// Name of the host-side device: as much of a hash as fits.
+    /// Returns the name of the host-side device: `rw` and 52 bits of the hash, which fills the 15
+    /// bytes of a name.
     #[must_use]
     pub fn host_ifname(&self) -> String {
         format!("rw{:013x}", self.hash() >> 12)
     }
 
-    /// A number that is as good as unique.
+    /// Returns the 64-bit hash of the identity.
     #[must_use]
     pub fn hash(&self) -> u64 {
         hash64(&self.bytes())
     }
 }
 
-/// All that is known of an attachment. Never changed once written.
+/// Everything that is stored about an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttachmentRecord {
     /// Format of the record: 1.
     pub version: u32,
-    /// Whose it is.
+    /// The attachment.
     #[serde(flatten)]
     pub id: AttachmentId,
     /// Name of the network in the configuration.
@@ -89,7 +94,7 @@ impl AttachmentRecord {
         Ok(bytes)
     }
 
-    /// From the file's content; says what is wrong with it.
+    /// Parses the file's content; an error is the reason why it is damaged.
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         const CHECKSUM: usize = 18;
         let text_end = bytes.len().checked_sub(CHECKSUM).ok_or("too short")?;
@@ -133,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_it_writes_and_nothing_else() {
+    fn record_round_trips_and_damage_is_detected() {
         let bytes = record().to_bytes().unwrap();
         assert_eq!(AttachmentRecord::from_bytes(&bytes).unwrap(), record());
         for end in 0..bytes.len() {
@@ -147,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn records_without_host_ports_and_mtu_are_as_ever() {
+    fn absent_host_ports_and_mtu_are_not_written() {
         let bytes = AttachmentRecord { ports: Vec::new(), ..record() }.to_bytes().unwrap();
         let text = String::from_utf8(bytes.clone()).unwrap();
         assert!(!text.contains("ports") && !text.contains("mtu"), "{text}");
@@ -157,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn names_differ_by_both_parts_and_fit() {
+    fn names_depend_on_container_and_interface() {
         let id = |c: &str, i: &str| AttachmentId { container: c.into(), ifname: i.into() };
         assert_ne!(id("a", "eth0").host_ifname(), id("a", "eth1").host_ifname());
         assert_ne!(id("ab", "c").file_name(), id("a", "bc").file_name());

@@ -1,4 +1,8 @@
-//! Releasing: first a durable mark, then (elsewhere) the kernel's objects, then the names, at last the mark.
+//! Releases an attachment: a durable mark, then the removal of kernel objects by the caller, then
+//! the names, then the mark.
+//!
+//! DEL, GC and the agent's address garbage collection mark; the plugin finishes. Each step can be
+//! repeated, so the next process takes over after a kill ([`LockedStore::orphans`]).
 
 use super::directory::number;
 use super::locked::{ATTACHMENT, Attachment, LockedStore, names};
@@ -35,8 +39,8 @@ impl LockedStore<'_> {
         Ok(orphans)
     }
 
-    /// Of many that go at once each sees the marks of most others, with the lock held: theirs cost no more than a look at
-    /// who has the file.
+    /// Of many that go at once each sees the marks of most others, with the lock held: theirs cost
+    /// no more than a look at who has the file.
     fn claim_mark(&mut self, name: &str) -> Result<Option<Attachment>, StoreError> {
         let store = self.store;
         let Some(file) = store.releasing.open(name)? else { return Ok(None) };
@@ -47,7 +51,8 @@ impl LockedStore<'_> {
         }
         let mine = number(&file).map_err(|e| store.releasing.io("stat", name, e))?;
         if store.records.number(&format!("{ATTACHMENT}{name}"))?.is_some_and(|record| record != mine) {
-            // What a power cut has left of an earlier attachment of the same name, which lives again.
+            // What a power cut has left of an earlier attachment of the same name, which lives
+            // again.
             store.releasing.remove(name)?;
             return Ok(None);
         }
@@ -73,8 +78,8 @@ impl AddressStore {
         self.releasing.sync()
     }
 
-    /// Frees the addresses of a marked attachment whose kernel objects are gone. Repeating it is fine. Takes the lock
-    /// by itself, and not while it waits for the disk.
+    /// Frees the addresses of a marked attachment whose kernel objects are gone. Repeating it is
+    /// fine. Takes the lock by itself, and not while it waits for the disk.
     ///
     /// # Errors
     /// A file can't be written; then the mark is still there and the next one repeats it.
@@ -88,7 +93,8 @@ impl AddressStore {
         }
         locked.note_free(&record.addresses)?;
         for name in names(record) {
-            // A name that leads to another file was given to somebody else after an earlier, interrupted attempt.
+            // A name that leads to another file was given to somebody else after an earlier,
+            // interrupted attempt.
             if self.records.number(&name)? == mine {
                 self.records.remove(&name)?;
             }

@@ -1,4 +1,8 @@
-//! Puts the store right: after a kill from the orphans in `temporary/`, after a reboot by looking at every record.
+//! Repairs the store: after a kill by means of `temporary/`, after a reboot by a check of every
+//! record.
+//!
+//! Runs each time the lock is taken. A record that cannot be understood is moved to `damaged/`,
+//! never deleted.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -23,7 +27,8 @@ impl LockedStore<'_> {
         Ok(())
     }
 
-    /// A temporary file whose writer has died is undone, unless all its names are there: then it is complete.
+    /// A temporary file whose writer has died is undone, unless all its names are there: then it is
+    /// complete.
     fn undo_reservation(&mut self, temporary: &str) -> Result<(), StoreError> {
         let store = self.store;
         let Some((content, file)) = store.temporary.read(temporary, MOST_BYTES)? else { return Ok(()) };
@@ -55,13 +60,14 @@ impl LockedStore<'_> {
             }
             store.records.sync()?;
         }
-        // A file without a valid record has no names, or, after a power cut, names without content: see `check_all`.
+        // A file without a valid record has no names, or, after a power cut, names without content:
+        // see `check_all`.
         store.temporary.remove(temporary)
     }
 
-    /// Looks at every record. What is half there is, in the boot in which it was written, completed (somebody has
-    /// removed a name of a living pod), and otherwise removed (power was cut in the middle, the pod is gone). What is not
-    /// understood is set aside.
+    /// Looks at every record. What is half there is, in the boot in which it was written, completed
+    /// (somebody has removed a name of a living pod), and otherwise removed (power was cut in the
+    /// middle, the pod is gone). What is not understood is set aside.
     fn check_all(&mut self, same_boot: bool) -> Result<HashSet<IpAddr>, StoreError> {
         let store = self.store;
         let mut addresses: HashMap<IpAddr, FileNumber> = HashMap::new();
@@ -135,7 +141,7 @@ impl LockedStore<'_> {
         Ok(())
     }
 
-    /// Addresses of damaged records: who had one may still use its address, until the machine starts anew.
+    /// Returns addresses of damaged records of this boot. Their pods may still run and use them.
     fn blocked(&self) -> Result<Vec<IpAddr>, StoreError> {
         let tag = format!("{}-", self.boot_tag());
         let aside = self.store.damaged.names()?;

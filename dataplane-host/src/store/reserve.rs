@@ -1,5 +1,8 @@
-//! Reserving: addresses are chosen under the lock and made durable after it, so that many wait for the disk
-//! together, and each beside its other work.
+//! Reserves addresses for an attachment.
+//!
+//! Addresses are chosen under the store's lock and made durable after it, so that many ADDs wait
+//! for the disk together, each while it sets up its pod. Callers: ADD, and the tests. Releasing is
+//! in `release.rs`.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -10,8 +13,9 @@ use super::locked::{Attachment, LockedStore, names, seconds};
 use super::record::MOST_BYTES;
 use super::{AddressStore, AttachmentRecord, Choice, LOCK_DEADLINE, StoreError};
 
-/// Addresses that nobody else gets any more, but that are not yet held: [`Reservation::write`] does that. Dropped, or
-/// its process killed, it is undone by the next one who takes the lock.
+/// Addresses that are chosen and no longer available to others, but not yet held: see
+/// [`Reservation::write`]. If it is dropped or its process is killed, the next process that takes
+/// the lock undoes it.
 #[derive(Debug)]
 #[must_use]
 pub struct Reservation {
@@ -20,8 +24,8 @@ pub struct Reservation {
 }
 
 impl LockedStore<'_> {
-    /// Chooses one address for each choice, for an attachment that has no record. `facts` is its record but for addresses,
-    /// boot and generation.
+    /// Chooses one address for each choice, for an attachment that has no record. `facts` is its
+    /// record but for addresses, boot and generation.
     ///
     /// # Errors
     /// A choice has no free address, or a file can't be written; then nothing is reserved.
@@ -52,7 +56,7 @@ impl LockedStore<'_> {
         Ok(Reservation { record, file })
     }
 
-    /// Whether a choice has a free address.
+    /// Returns whether a choice has a free address.
     ///
     /// # Errors
     /// A file can't be read or written.
@@ -64,12 +68,14 @@ impl LockedStore<'_> {
         }
     }
 
-    /// A free slot: the first one that has cooled down, of the first range that has one; else the coolest of all.
+    /// Returns a free slot: the first one that has cooled down, in the order of the ranges; else
+    /// the one released first.
     fn draw(&mut self, choice: &Choice) -> Result<(Index, u32), StoreError> {
         if let Some(address) = choice.fixed {
             return self.draw_fixed(choice, address);
         }
-        // What the caches say first; if they know of nothing, what the names say.
+        // The caches first. If they show no free slot, rebuild them from the records: a cache may
+        // be wrong.
         for rebuild in [false, true] {
             let mut coolest: Option<(u32, Index, u32)> = None;
             for range in &choice.ranges {
@@ -92,7 +98,7 @@ impl LockedStore<'_> {
         Err(choice.exhausted())
     }
 
-    /// Looks for a slot whose address nobody holds.
+    /// Searches the cache for a slot and checks it against the records.
     fn look(&self, index: &Index, choice: &Choice) -> Result<SlotSearch, StoreError> {
         let (store, range) = (self.store, index.range());
         let cool_down = store.cool_down.as_secs() as u32;
@@ -102,11 +108,11 @@ impl LockedStore<'_> {
             if store.records.number(&range.address(slot).to_string())?.is_none() {
                 return Ok(found);
             }
-            index.hold(&store.base, slot)?; // The cache didn't know.
+            index.hold(&store.base, slot)?; // The cache was wrong.
         }
     }
 
-    /// The slot of one address, if nobody holds that.
+    /// Returns the slot of a requested address unless it is held.
     fn draw_fixed(&mut self, choice: &Choice, address: IpAddr) -> Result<(Index, u32), StoreError> {
         let place = choice.ranges.iter().find_map(|range| Some((*range, range.slot(address)?)));
         let Some((range, slot)) = place else { return Err(choice.exhausted()) };
@@ -119,12 +125,13 @@ impl LockedStore<'_> {
 }
 
 impl Reservation {
-    /// Gives the record its names: from here on the addresses are the attachment's for whoever looks, and whoever is
-    /// killed leaves what it needs to be undone. After a power cut they may be gone, or empty, until [`Written::sync`].
-    /// The store must not be locked by the caller.
+    /// Links the record to its names. From then on the attachment holds the addresses, and a kill
+    /// leaves enough to undo it. Until [`Written::sync`], a power cut may lose the names or leave
+    /// them empty. The caller must not hold the lock.
     ///
     /// # Errors
-    /// A file can't be written, or somebody has made a file by the name of an address; then nothing is reserved.
+    /// A file cannot be written, or a foreign file has the name of an address; then nothing is
+    /// reserved.
     pub fn write(self, store: &AddressStore) -> Result<Written, StoreError> {
         let temporary = self.record.id.file_name();
         let mut linked = Vec::new();
@@ -159,8 +166,9 @@ impl Reservation {
     }
 }
 
-/// An attachment that has its addresses, but not yet for certain after a power cut. Nobody must be told before
-/// [`Written::sync`]; the kernel may be touched, because a power cut takes its objects away too.
+/// An attachment that holds its addresses, but may lose them in a power cut. The runtime must get
+/// no answer before [`Written::sync`]. Kernel objects may be created, because a power cut removes
+/// them as well.
 #[derive(Debug)]
 #[must_use]
 pub struct Written {

@@ -1,4 +1,6 @@
-//! Kernel objects for tests and benchmarks.
+//! Creates maps and programs without aya, for tests and benchmarks.
+//!
+//! The product loads its objects with aya in the agent; nothing here is pinned.
 
 use std::io;
 use std::os::fd::OwnedFd;

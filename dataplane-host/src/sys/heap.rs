@@ -1,8 +1,10 @@
-//! The memory of the process itself.
+//! The heap of this process.
+//!
+//! The agent trims it once after loading its programs.
 
-/// Gives back to the kernel what the process has freed. The allocator keeps that by itself: after programs were loaded, more than ten megabytes that a node
-/// never needs again.
+/// Returns freed memory to the kernel (malloc_trim(3)). The allocator would keep it: after loading
+/// programs that is more than ten megabytes that the agent never needs again.
 pub fn trim() {
-    // SAFETY: no preconditions; glibc takes the allocator's locks by itself.
+    // SAFETY: no preconditions; glibc takes the allocator's locks itself.
     unsafe { libc::malloc_trim(0) };
 }

@@ -18,7 +18,7 @@ use super::{SCHEMA, View};
 use crate::load::lock::AgentLock;
 use crate::load::{LoadError, attach};
 use crate::network::node::host_device;
-use crate::network::{node, routes, tunnel};
+use crate::network::{routes, tunnel};
 
 /// The view of `ropeway uninstall`: numbers of removed objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -244,7 +244,8 @@ impl NodeTask {
 
     fn is_relevant(&self, events: &[NetlinkEvent]) -> bool {
         let config = &self.parts.config;
-        let host_device = |e: &Event| self.host_device.as_ref().is_some_and(|host_device| host_device.is_relevant(e));
+        let host_device =
+            |e: &NetlinkEvent| self.host_device.as_ref().is_some_and(|host_device| host_device.is_relevant(e));
         let relevant = |facts| {
             events.iter().any(|e| is_relevant(e, facts, config) || self.node_routes.is_relevant(e) || host_device(e))
         };
@@ -478,7 +479,7 @@ fn listen(mut monitor: Monitor, sender: &mpsc::Sender<Vec<NetlinkEvent>>) {
 }
 
 /// Whether an event can have to do with us: not the comings and goings of pods.
-fn is_relevant(event: &Event, facts: &NodeFacts, config: &Config) -> bool {
+fn is_relevant(event: &NetlinkEvent, facts: &NodeFacts, config: &Config) -> bool {
     let uplink = |name: &str, index: u32| {
         config.uplinks.iter().any(|u| u == name) || facts.uplinks.iter().any(|l| l.index == index || l.name == name)
     };

@@ -46,7 +46,7 @@ fn ranges(list: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_pod_that_asks_for_nothing_gets_the_default_pools_in_their_order() {
+fn pod_without_request_gets_default_pools_in_order() {
     let all = ranges(&["10.1.0.0/26", "10.1.5.64/26", "10.2.0.0/26"]);
     assert_eq!(choose(&[], false).unwrap(), Some((all, None)));
     assert_eq!(choose(&[], true).unwrap(), Some((ranges(&["fd00:1::40/122"]), None)));
@@ -68,7 +68,7 @@ fn named_pools_come_before_the_default() {
 }
 
 #[test]
-fn what_may_become_possible_is_to_be_tried_again() {
+fn unavailable_pools_ask_for_a_retry() {
     for (pairs, words) in [
         ([("ropeway.dev/ipv4pools", r#"["none"]"#)], "pool none: there is none of that name"),
         ([("ropeway.dev/ipv4pools", r#"["bare"]"#)], "this node has no block of bare"),
@@ -80,7 +80,7 @@ fn what_may_become_possible_is_to_be_tried_again() {
 }
 
 #[test]
-fn an_address_is_given_only_where_its_pool_allows_it() {
+fn fixed_address_needs_a_pool_that_allows_it() {
     let fixed = [("ropeway.dev/ipAddrs", r#"["10.3.7.9"]"#)];
     assert_eq!(choose(&fixed, false).unwrap(), Some((ranges(&["10.3.7.0/26"]), "10.3.7.9".parse().ok())));
     let other = [("ropeway.dev/ipAddrs", r#"["10.3.7.9"]"#), ("ropeway.dev/ipv4pools", r#"["b"]"#)];
@@ -97,7 +97,7 @@ fn an_address_is_given_only_where_its_pool_allows_it() {
 }
 
 #[test]
-fn the_pods_annotation_goes_over_the_namespaces() {
+fn pod_annotation_overrides_namespace() {
     let directory = std::env::temp_dir().join(format!("rw-wish-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     let red = wish(&[("ropeway.dev/ipv4pools", r#"["red"]"#), ("ropeway.dev/ipv6pools", r#"["six"]"#)]);

@@ -1,7 +1,8 @@
 //! Annotations by which a pod or a namespace asks for pools, and a pod for an address.
 //!
-//! Their values come from whoever may make pods, so they are checked strictly here, once for agent and plugin: a JSON list of
-//! names of objects, or of addresses. Anything else is an error, never a guess.
+//! The agent parses those of namespaces, the plugin those of pods. Their values are untrusted: they
+//! come from whoever may create pods. A value must be a JSON list of object names or of addresses;
+//! anything else is rejected, never guessed.
 
 use std::net::IpAddr;
 
@@ -14,14 +15,14 @@ pub const IPV6_POOLS: &str = "ropeway.dev/ipv6pools";
 /// Addresses, at most one of each family, as in `["10.1.2.3"]`; pods only.
 pub const IP_ADDRS: &str = "ropeway.dev/ipAddrs";
 
-/// Nobody needs a longer list.
+/// Longest accepted list.
 const MOST_NAMES: usize = 16;
-/// No name of a Kubernetes object is longer.
+/// Longest name of a Kubernetes object (RFC 1123 subdomain).
 const MOST_NAME_BYTES: usize = 253;
-/// No sensible value is longer.
+/// Longest accepted value.
 const MOST_BYTES: usize = MOST_NAMES * (MOST_NAME_BYTES + 4);
 
-/// What a pod or a namespace asks for.
+/// The pools and addresses that a pod or a namespace asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolRequest {
@@ -36,21 +37,21 @@ pub struct PoolRequest {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Why an annotation can't be used.
+/// An invalid annotation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("annotation {annotation}: {reason}")]
 pub struct AnnotationError {
-    /// Its name.
+    /// The annotation's name.
     pub annotation: &'static str,
-    /// What is wrong with its value.
+    /// The reason why its value is invalid.
     pub reason: String,
 }
 
 impl PoolRequest {
-    /// What annotations ask for.
+    /// Parses the annotations that `get` returns.
     ///
     /// # Errors
-    /// Names the first one that can't be used.
+    /// The first invalid annotation.
     pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Self, AnnotationError> {
         Ok(Self {
             ipv4_pools: get(IPV4_POOLS).map(|v| pools(IPV4_POOLS, v)).transpose()?,
@@ -59,19 +60,19 @@ impl PoolRequest {
         })
     }
 
-    /// Whether it asks for nothing.
+    /// Returns whether there is no request.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.ipv4_pools.is_none() && self.ipv6_pools.is_none() && self.addresses.is_empty()
     }
 
-    /// The pools for one family.
+    /// Returns the pools requested for one family.
     #[must_use]
     pub fn pools(&self, v6: bool) -> Option<&[String]> {
         if v6 { self.ipv6_pools.as_deref() } else { self.ipv4_pools.as_deref() }
     }
 
-    /// The address of one family.
+    /// Returns the address requested for one family.
     #[must_use]
     pub fn address(&self, v6: bool) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|a| a.is_ipv6() == v6)
@@ -92,7 +93,7 @@ fn pools(annotation: &'static str, value: &str) -> Result<Vec<String>, Annotatio
             || !name.starts_with(plain)
             || !name.ends_with(plain)
         {
-            return bad(format!("{name:?} can't be the name of a pool"));
+            return bad(format!("{name:?} cannot be the name of a pool"));
         }
     }
     Ok(names)
@@ -100,7 +101,7 @@ fn pools(annotation: &'static str, value: &str) -> Result<Vec<String>, Annotatio
 
 fn addresses(value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
     let bad = |reason| AnnotationError { annotation: IP_ADDRS, reason };
-    let parse = |text: &String| text.parse().map_err(|_| bad(format!("{text:?} is no IP address")));
+    let parse = |text: &String| text.parse().map_err(|_| bad(format!("{text:?} is not an IP address")));
     let addresses: Vec<IpAddr> = list(IP_ADDRS, value)?.iter().map(parse).collect::<Result<_, _>>()?;
     let sixes = addresses.iter().filter(|a| a.is_ipv6()).count();
     match (addresses.len() - sixes, sixes) {
@@ -115,7 +116,8 @@ fn list(annotation: &'static str, value: &str) -> Result<Vec<String>, Annotation
     if value.len() > MOST_BYTES {
         return Err(bad(format!("has {} bytes, {MOST_BYTES} are allowed", value.len())));
     }
-    let list: Vec<String> = serde_json::from_str(value).map_err(|e| bad(format!("is no JSON list of strings: {e}")))?;
+    let list: Vec<String> =
+        serde_json::from_str(value).map_err(|e| bad(format!("is not a JSON list of strings: {e}")))?;
     if list.len() > MOST_NAMES {
         return Err(bad(format!("has {} entries, {MOST_NAMES} are allowed", list.len())));
     }
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_names_and_addresses_are_understood() {
+    fn valid_annotations_are_parsed() {
         assert!(wish("example.com/other", "x").unwrap().is_empty());
         let names = wish(IPV4_POOLS, r#"["web", "spare.v4"]"#).unwrap();
         assert_eq!((names.pools(false), names.pools(true)), (Some(&["web".to_owned(), "spare.v4".into()][..]), None));
@@ -140,26 +142,26 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused_by_name() {
+    fn invalid_annotations_are_rejected() {
         let many = format!("[{}]", vec![r#""a""#; 17].join(","));
         let long = format!(r#"["{}"]"#, "a".repeat(254));
         let longest = format!("[{}]", " ".repeat(10_000));
         for (annotation, value, reason) in [
-            (IPV4_POOLS, "web", "is no JSON list of strings"),
+            (IPV4_POOLS, "web", "is not a JSON list of strings"),
             (IPV4_POOLS, "[]", "names no pool"),
-            (IPV4_POOLS, r"[1]", "is no JSON list of strings"),
-            (IPV6_POOLS, r#"["../../etc"]"#, r#""../../etc" can't be the name of a pool"#),
-            (IPV6_POOLS, r#"["a/b"]"#, "can't be the name"),
-            (IPV6_POOLS, r#"["-a"]"#, "can't be the name"),
-            (IPV6_POOLS, r#"["A"]"#, "can't be the name"),
-            (IPV6_POOLS, r#"[""]"#, "can't be the name"),
+            (IPV4_POOLS, r"[1]", "is not a JSON list of strings"),
+            (IPV6_POOLS, r#"["../../etc"]"#, r#""../../etc" cannot be the name of a pool"#),
+            (IPV6_POOLS, r#"["a/b"]"#, "cannot be the name"),
+            (IPV6_POOLS, r#"["-a"]"#, "cannot be the name"),
+            (IPV6_POOLS, r#"["A"]"#, "cannot be the name"),
+            (IPV6_POOLS, r#"[""]"#, "cannot be the name"),
             (IPV4_POOLS, &many, "has 17 entries, 16 are allowed"),
-            (IPV4_POOLS, &long, "can't be the name"),
+            (IPV4_POOLS, &long, "cannot be the name"),
             (IPV4_POOLS, &longest, "bytes"),
             (IP_ADDRS, "[]", "names no address"),
-            (IP_ADDRS, r#"["10.1.2.3/32"]"#, r#""10.1.2.3/32" is no IP address"#),
+            (IP_ADDRS, r#"["10.1.2.3/32"]"#, r#""10.1.2.3/32" is not an IP address"#),
             (IP_ADDRS, r#"["10.1.2.3","10.1.2.4"]"#, "more than one address of a family"),
-            (IP_ADDRS, r#"["$(reboot)"]"#, "is no IP address"),
+            (IP_ADDRS, r#"["$(reboot)"]"#, "is not an IP address"),
         ] {
             let error = wish(annotation, value).unwrap_err();
             assert!(error.starts_with(&format!("annotation {annotation}: ")) && error.contains(reason), "{error}");

@@ -1,4 +1,5 @@
-//! Each state that a kill, a power cut or a person with a shell can leave, and who may work on what meanwhile.
+//! Each state that a kill, a power cut or a person with a shell can leave, and who may work on what
+//! meanwhile.
 
 use super::*;
 

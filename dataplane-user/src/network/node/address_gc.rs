@@ -42,7 +42,7 @@ pub struct AddressGc {
 
 impl AddressGc {
     /// Returns the records that had no device at the last call either, in the same generation.
-    pub fn find_leaked(&mut self, records: Vec<Record>, devices: &BTreeSet<String>) -> Vec<Record> {
+    pub fn find_leaked(&mut self, records: Vec<AttachmentRecord>, devices: &BTreeSet<String>) -> Vec<AttachmentRecord> {
         let without: Vec<_> = records.into_iter().filter(|r| !devices.contains(&r.host_ifname)).collect();
         let seen = without.iter().map(|r| (r.id.clone(), r.generation)).collect();
         let before = std::mem::replace(&mut self.seen, seen);
@@ -54,8 +54,8 @@ impl AddressGc {
 ///
 /// # Errors
 /// Store or devices can't be read, or the store can't be written.
-pub fn sweep(gc: &mut AddressGc, state_dir: &Path) -> Result<Vec<Record>, AddressGcError> {
-    let Some(store) = Store::open_existing(state_dir)? else { return Ok(Vec::new()) };
+pub fn sweep(gc: &mut AddressGc, state_dir: &Path) -> Result<Vec<AttachmentRecord>, AddressGcError> {
+    let Some(store) = AddressStore::open_existing(state_dir)? else { return Ok(Vec::new()) };
     // The records first: whose is there by then has its device by now, unless its ADD is still at work.
     let records = store.lock(LOCK_DEADLINE)?.attachments()?;
     let mut socket = Socket::open()?;
@@ -74,7 +74,7 @@ pub fn sweep(gc: &mut AddressGc, state_dir: &Path) -> Result<Vec<Record>, Addres
 ///
 /// # Errors
 /// As [`sweep`].
-pub fn mark(store: &Store, socket: &mut Socket, record: &Record) -> Result<bool, AddressGcError> {
+pub fn mark(store: &AddressStore, socket: &mut Socket, record: &AttachmentRecord) -> Result<bool, AddressGcError> {
     let mut locked = store.lock(LOCK_DEADLINE)?;
     let AttachmentClaim::Owned(mut attachment) = locked.claim(&record.id)? else { return Ok(false) };
     let same = attachment.record.generation == record.generation && !attachment.releasing;
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn what_has_leaked_is_marked_once_and_what_somebody_works_on_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut gc, store) = (AddressGc::default(), Store::open(dir.path()).unwrap());
+        let (mut gc, store) = (AddressGc::default(), AddressStore::open(dir.path()).unwrap());
         let range = dataplane_host::store::Range::new("10.1.0.0/24".parse().unwrap()).unwrap();
         let reserve = |name: &str| {
             let reservation = store.lock(LOCK_DEADLINE).unwrap().reserve(&record(name, 0), &[range.into()]).unwrap();

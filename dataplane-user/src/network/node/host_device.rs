@@ -228,8 +228,8 @@ mod tests {
         let pair = [link(IN, 16383, 7), link(OUT, 7, 16383)];
         let host_device = HostDevice::find(&pair).unwrap();
         assert!(
-            host_device.is_relevant(&Event::LinkGone(pair[1].clone()))
-                && !host_device.is_relevant(&Event::Link(pair[0].clone()))
+            host_device.is_relevant(&NetlinkEvent::LinkGone(pair[1].clone()))
+                && !host_device.is_relevant(&NetlinkEvent::Link(pair[0].clone()))
         );
         assert_eq!(HostDevice::find(&pair[1..]), None);
         assert_eq!(HostDevice::find(&[pair[0].clone(), link(OUT, 7, 9)]), None);

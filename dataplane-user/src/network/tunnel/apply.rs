@@ -49,7 +49,7 @@ pub struct TunnelOutcome {
 pub fn apply(
     socket: &mut Socket,
     links: &[Link],
-    present: &[Address],
+    present: &[InterfaceAddress],
     wanted: &[Tunnel],
     used: [bool; 2],
 ) -> TunnelOutcome {
