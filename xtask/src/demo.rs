@@ -61,7 +61,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     setup::packages(&[Need::Network])?;
     // Whoever names binaries wants to see those.
     if std::env::var_os(ropeway_tests::binaries::VARIABLE).is_none() {
-        build::all(paths)?;
+        build::for_tests(paths)?;
         build::name_binaries(paths);
     }
     shell::step("making three nodes and a client outside, on one link");

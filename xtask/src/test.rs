@@ -86,7 +86,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
         if levels.contains(&Level::Plugin) {
             setup::packages(&[Need::ReferencePlugins])?;
         }
-        build::all(paths)?;
+        build::for_tests(paths)?;
     }
     let filter = options.filter.as_deref();
     let contracts = (levels.contains(&Level::Namespace) && Contracts::are_complete(filter))
@@ -126,7 +126,7 @@ fn execute(paths: &Paths, level: Level, filter: Option<&str>, contracts: Option<
         // An error says what it must; the stack below it is that of the test runner.
         cargo.env("RUST_LIB_BACKTRACE", "0");
         if level != Level::Host {
-            cargo.env("ROPEWAY_BIN_DIR", paths.binaries());
+            cargo.env("ROPEWAY_BIN_DIR", paths.demo_binaries());
         }
         if let Some(contracts) = contracts {
             cargo.env(ropeway_tests::contracts::VARIABLE, &contracts.records);

@@ -1,8 +1,8 @@
 //! Checks that comments and Markdown end at column 100.
 //!
 //! Tables, code blocks, generated files and links that have no space to break at are exempt. The
-//! rule holds for the files in [`HELD`]; it grows until it names the whole checkout. Code may be 120
-//! columns wide, which rustfmt checks.
+//! rule holds for the files in [`HELD`]; it grows until it names the whole checkout. Code may be
+//! 120 columns wide, which rustfmt checks.
 
 use anyhow::{Result, bail};
 
@@ -13,7 +13,25 @@ use crate::paths::Paths;
 pub(super) const LAST: usize = 100;
 
 /// Files and folders for which the rule holds already; a folder ends in `/`.
-const HELD: &[&str] = &["xtask/src/lint/", "xtask/src/lint.rs"];
+const HELD: &[&str] = &[
+    "CONTRIBUTING.md",
+    "README.md",
+    "SECURITY.md",
+    "SPECIFICATION.md",
+    "dataplane-user/src/cli.rs",
+    "dataplane-user/src/cli/",
+    "docs/",
+    "tests/README.md",
+    "tests/cluster/",
+    "tests/harness/",
+    "tests/namespace/",
+    "xtask/src/build.rs",
+    "xtask/src/demo.rs",
+    "xtask/src/demo/",
+    "xtask/src/lint.rs",
+    "xtask/src/lint/",
+    "xtask/toolbox/",
+];
 
 /// Files that programs write.
 const GENERATED: &[&str] = &["docs/service-matrix.md", "docs/configuration.md"];

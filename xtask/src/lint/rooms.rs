@@ -1,9 +1,9 @@
 //! Checks the layers inside a crate: which room uses which.
 //!
-//! A room is a top-level module of a crate with everything below it. `table.rs` lists the rooms of a
-//! crate from the bottom up and what each may use; only rooms further down can be listed, so a table
-//! without a fault has no circle. The check compares the table with the paths in the source. Code of
-//! tests may use every room.
+//! A room is a top-level module of a crate with everything below it. `table.rs` lists the rooms of
+//! a crate from the bottom up and what each may use; only rooms further down can be listed, so a
+//! table without a fault has no circle. The check compares the table with the paths in the source.
+//! Code of tests may use every room.
 
 mod arrows;
 mod table;

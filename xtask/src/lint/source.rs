@@ -1,7 +1,8 @@
-//! Checks what every source file keeps: its length, a header, and unsafe code only behind the doors.
+//! Checks the length of every source file, its header, and that unsafe code stays behind the doors.
 //!
-//! Reads the text and the tokens of a file, never its meaning: rustc and clippy judge that. A header
-//! should have 3 to 10 lines, which `lint --figures` counts and this check does not enforce.
+//! Reads the text and the tokens of a file, never its meaning: rustc and clippy judge that. A
+//! header should have 3 to 10 lines, which `lint --figures` counts and this check does not
+//! enforce.
 
 use anyhow::{Result, bail};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
@@ -62,8 +63,8 @@ fn judge(name: &str, text: &str) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Returns the lines with the keyword `unsafe`. In an attribute (`#[unsafe(no_mangle)]`) it marks the
-/// name of a symbol or section and is no unsafe code.
+/// Returns the lines with the keyword `unsafe`. In an attribute (`#[unsafe(no_mangle)]`) it marks
+/// the name of a symbol or section and is no unsafe code.
 fn unsafe_lines(tokens: TokenStream) -> Vec<usize> {
     let mut lines = Vec::new();
     let mut tokens = tokens.into_iter().peekable();

@@ -29,6 +29,12 @@ impl Paths {
         self.target.join("release")
     }
 
+    /// Returns the folder of the binaries that the demo and the tests use.
+    #[must_use]
+    pub fn demo_binaries(&self) -> PathBuf {
+        self.target.join("demo")
+    }
+
     /// Tools that xtask installed for itself (`bin` below it).
     #[must_use]
     pub fn tools(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Nothing is silent for longer.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// True while [`report_time`] prints, so that a step inside another one prints no second clock.
+static REPORTING: AtomicBool = AtomicBool::new(false);
 
 /// Says what is about to happen.
 pub fn step(what: &str) {
@@ -31,20 +35,35 @@ pub fn run_long(command: &mut Command) -> Result<()> {
     with_signs_of_life(|| run(command))
 }
 
-/// Does something that takes long, and says every five seconds that it is still at it.
+/// Runs `work` and prints the elapsed time every five seconds.
 pub fn with_signs_of_life<T>(work: impl FnOnce() -> T) -> T {
+    report_time(None, work)
+}
+
+/// Runs `work` and prints the elapsed time beside the expected one every five seconds.
+pub fn with_estimate<T>(expected: Duration, work: impl FnOnce() -> T) -> T {
+    report_time(Some(expected), work)
+}
+
+fn report_time<T>(expected: Option<Duration>, work: impl FnOnce() -> T) -> T {
+    if REPORTING.swap(true, Ordering::Relaxed) {
+        return work(); // a caller reports already
+    }
     let (done, wait) = std::sync::mpsc::channel::<()>();
     let start = Instant::now();
-    std::thread::scope(|scope| {
+    let whole = expected.map_or_else(String::new, |time| format!(" of about {} s", time.as_secs()));
+    let result = std::thread::scope(|scope| {
         scope.spawn(move || {
             while wait.recv_timeout(SIGN_OF_LIFE) == Err(RecvTimeoutError::Timeout) {
-                println!("    ... {} s", start.elapsed().as_secs());
+                println!("    ... {} s{whole}", start.elapsed().as_secs());
             }
         });
         let result = work();
         drop(done);
         result
-    })
+    });
+    REPORTING.store(false, Ordering::Relaxed);
+    result
 }
 
 /// Runs a command and returns what it printed; an exit status other than 0 is an error that quotes
