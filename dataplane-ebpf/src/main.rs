@@ -39,49 +39,49 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
 /// connect(2) of an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
-    sock::request4(&ctx, Call::Connect)
+    sock::redirect4(&ctx, Call::Connect)
 }
 
 /// connect(2) of an IPv6 socket, which may use an IPv4-mapped address.
 #[cgroup_sock_addr(connect6)]
 pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
-    sock::request6(&ctx, Call::Connect)
+    sock::redirect6(&ctx, Call::Connect)
 }
 
 /// sendto(2) and sendmsg(2) with an IPv4 address.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
-    sock::request4(&ctx, Call::Send)
+    sock::redirect4(&ctx, Call::Send)
 }
 
 /// sendto(2) and sendmsg(2) with an IPv6 address.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
-    sock::request6(&ctx, Call::Send)
+    sock::redirect6(&ctx, Call::Send)
 }
 
 /// recvfrom(2) and recvmsg(2): the source address of an IPv4 datagram.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
-    sock::show4(&ctx)
+    sock::show_frontend4(&ctx)
 }
 
 /// recvfrom(2) and recvmsg(2): the source address of an IPv6 datagram.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
-    sock::show6(&ctx)
+    sock::show_frontend6(&ctx)
 }
 
 /// getpeername(2) of an IPv4 socket.
 #[cgroup_sock_addr(getpeername4)]
 pub fn sock_getpeer4(ctx: SockAddrContext) -> i32 {
-    sock::show4(&ctx)
+    sock::show_frontend4(&ctx)
 }
 
 /// getpeername(2) of an IPv6 socket.
 #[cgroup_sock_addr(getpeername6)]
 pub fn sock_getpeer6(ctx: SockAddrContext) -> i32 {
-    sock::show6(&ctx)
+    sock::show_frontend6(&ctx)
 }
 
 /// close(2) of a socket, by the last process that has it.

@@ -328,7 +328,7 @@ where
 }
 
 /// [`Stage::IcmpError`]: an ICMP error, after another program has found `verdict` for it as for any packet. If it is about a packet of a flow
-/// that comes in here, it is translated and fails_over that flow.
+/// that comes in here, it is translated and follows that flow.
 #[inline(always)]
 pub fn icmp_error<A, P, F, T>(
     packet: &mut P,

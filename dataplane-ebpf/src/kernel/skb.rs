@@ -192,7 +192,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
     /// Puts the device's sum of the whole packet right. `bpf_l4_csum_replace` takes every pseudo-header difference for one
     /// that the IPv4 header checksum balances: the ports are not, and IPv6 addresses are balanced by the L4 checksum itself.
     #[inline(always)]
-    fn balance_complete(&mut self, addresses: u32, ports: u32, v6: bool) {
+    fn adjust_csum_complete_for(&mut self, addresses: u32, ports: u32, v6: bool) {
         let excess = if v6 { checksum::add(addresses, ports) } else { ports };
         if excess != 0 {
             self.adjust_csum_complete(excess);
@@ -289,7 +289,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
             if ports != 0 {
                 self.l4_csum_replace(offset, ports, flags & !BPF_F_PSEUDO_HDR)?;
             }
-            self.balance_complete(addresses, 0, v6);
+            self.adjust_csum_complete_for(addresses, 0, v6);
             return Some(());
         }
         let before: Be16 = self.load(usual)?;
@@ -302,7 +302,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
             let partial = Be16(checksum::fold(checksum::add(before.0 as u32, addresses)));
             return self.store(usual, &partial);
         }
-        self.balance_complete(addresses, ports, v6);
+        self.adjust_csum_complete_for(addresses, ports, v6);
         Some(())
     }
 

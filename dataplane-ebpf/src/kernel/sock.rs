@@ -102,22 +102,22 @@ where
     let unconnected = matches!(call, Call::Send);
     if !unconnected {
         // SAFETY: the context has its socket.
-        leave(unsafe { maps::sock_backends.get_ptr_mut(ctx) });
+        uncount(unsafe { maps::sock_backends.get_ptr_mut(ctx) });
     }
     let request = ConnectRequest { addr, port: port(ctx), proto, unconnected, cookie: cookie(ctx), netns_cookie };
     let decision = socket::connect(&KernelMaps, &request);
     if decision.counts.backend != 0 {
-        join(ctx, decision.counts);
+        count_for_backend(ctx, decision.counts);
     }
     decision
 }
 
 /// The socket counts for this backend from now on, and for no other.
 #[inline(always)]
-fn join(ctx: &SockAddrContext, backend: SockBackend) {
+fn count_for_backend(ctx: &SockAddrContext, backend: SockBackend) {
     // SAFETY: the context has its socket.
     let place = unsafe { maps::sock_backends.get_or_insert_ptr_mut(ctx, Some(&mut SockBackend::default())) };
-    leave(place);
+    uncount(place);
     // without memory for it, it does not count
     if !place.is_null() {
         // SAFETY: the socket's own storage; its calls exclude each other.
@@ -128,7 +128,7 @@ fn join(ctx: &SockAddrContext, backend: SockBackend) {
 
 /// The socket counts for no backend any more, if it did.
 #[inline(always)]
-fn leave(place: *mut SockBackend) {
+fn uncount(place: *mut SockBackend) {
     if place.is_null() {
         return;
     }
@@ -144,7 +144,7 @@ fn leave(place: *mut SockBackend) {
 pub fn release(ctx: &SockContext) -> i32 {
     let map = (&raw const maps::sock_backends).cast_mut().cast();
     // SAFETY: the context is the socket, and the map is of this kind; what comes back is null or its value.
-    leave(unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), ptr::null_mut(), 0) }.cast());
+    uncount(unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), ptr::null_mut(), 0) }.cast());
     ALLOW
 }
 
@@ -157,7 +157,7 @@ fn refuse() -> i32 {
 
 /// connect4 and sendmsg4.
 #[inline(always)]
-pub fn request4(ctx: &SockAddrContext, call: Call) -> i32 {
+pub fn redirect4(ctx: &SockAddrContext, call: Call) -> i32 {
     let proto = protocol(ctx);
     if proto == 0 {
         return ALLOW;
@@ -176,7 +176,7 @@ pub fn request4(ctx: &SockAddrContext, call: Call) -> i32 {
 
 /// connect6 and sendmsg6.
 #[inline(always)]
-pub fn request6(ctx: &SockAddrContext, call: Call) -> i32 {
+pub fn redirect6(ctx: &SockAddrContext, call: Call) -> i32 {
     let proto = protocol(ctx);
     if proto == 0 {
         return ALLOW;
@@ -212,7 +212,7 @@ pub fn request6(ctx: &SockAddrContext, call: Call) -> i32 {
 
 /// recvmsg4 and getpeername4.
 #[inline(always)]
-pub fn show4(ctx: &SockAddrContext) -> i32 {
+pub fn show_frontend4(ctx: &SockAddrContext) -> i32 {
     if let Some(peer) = socket::original_destination(&KernelMaps, cookie(ctx), V4::from_word(word4(ctx)), port(ctx)) {
         set_word4(ctx, peer.addr.word());
         set_port(ctx, peer.port);
@@ -222,7 +222,7 @@ pub fn show4(ctx: &SockAddrContext) -> i32 {
 
 /// recvmsg6 and getpeername6.
 #[inline(always)]
-pub fn show6(ctx: &SockAddrContext) -> i32 {
+pub fn show_frontend6(ctx: &SockAddrContext) -> i32 {
     let words = [word6(ctx, 0), word6(ctx, 1), word6(ctx, 2), word6(ctx, 3)];
     if words[0] == 0 && words[1] == 0 && words[2] == MAPPED {
         if let Some(peer) = socket::original_destination(&KernelMaps, cookie(ctx), V4::from_word(words[3]), port(ctx)) {

@@ -120,7 +120,7 @@ fn servers(all: &[(u32, u32, u32)]) -> Vec<Server> {
 }
 
 #[test]
-fn each_scheduler_has_its_formula() {
+fn schedulers_match_the_formulas_of_ipvs() {
     for (rule, all, expected) in [
         // an active connection counts as much as 256 others
         (LC, &[(1, 0, 1), (0, 255, 1), (1, 1, 1)][..], &[2][..]),
@@ -156,7 +156,7 @@ fn each_scheduler_has_its_formula() {
 }
 
 #[test]
-fn tables_that_are_not_long_are_searched_whole() {
+fn short_tables_are_searched_completely() {
     let mut random = randoms();
     let mut below = |n: u32| slot(random.next().unwrap(), n);
     for len in 1..=EXACT {
@@ -182,7 +182,7 @@ fn tables_that_are_not_long_are_searched_whole() {
 }
 
 #[test]
-fn equals_have_the_same_chance() {
+fn equal_backends_are_picked_equally_often() {
     let all = vec![Server { active: 3, inactive: 0, weight: 1 }; 10];
     let mut counts = HashMap::<u32, u32>::new();
     for random in randoms().take(10_000) {
@@ -194,7 +194,7 @@ fn equals_have_the_same_chance() {
 
 /// The bound that docs/schedulers.md states: what a choice among many is worth.
 #[test]
-fn of_a_long_table_a_sample_is_enough_to_spread_connections() {
+fn sampling_a_long_table_spreads_connections() {
     const BACKENDS: u32 = 1000;
     for (rule, weights) in [(LC, &[1][..]), (WLC, &[1, 3]), (SED, &[1, 3]), (NQ, &[1])] {
         let of = |n: u32| Server { active: 0, inactive: 0, weight: weights[n as usize % weights.len()] };
@@ -224,7 +224,7 @@ fn of_a_long_table_a_sample_is_enough_to_spread_connections() {
 }
 
 #[test]
-fn a_load_is_what_was_found_and_what_came_since() {
+fn counts_add_new_flows_to_the_last_sweep() {
     let stats = |generation, flows, sockets: i64| BackendStats {
         connections: 0,
         sockets: sockets.cast_unsigned(),

@@ -189,7 +189,7 @@ impl FamilyMaps<V4> for Fake {
 }
 
 #[test]
-fn host_ports_are_those_of_the_nodes_addresses() {
+fn host_ports_apply_to_node_addresses_only() {
     let fake = Fake::new();
     assert_eq!(fake.ask(NODE_NETNS, NODE, 8080), Some((POD, 80)));
     assert_eq!(fake.ask(POD_NETNS, NODE, 8080), Some((POD, 80)));
@@ -203,7 +203,7 @@ fn host_ports_are_those_of_the_nodes_addresses() {
 }
 
 #[test]
-fn source_ranges_hold_for_pods_and_for_the_node() {
+fn source_ranges_apply_to_pods_and_the_node() {
     let mut fake = Fake::new();
     let key = FrontendKey { addr: WORLD, port: 80, proto: proto::TCP, pad: 0 };
     let frontend = *fake.frontends.values().next().unwrap();
@@ -223,7 +223,7 @@ fn source_ranges_hold_for_pods_and_for_the_node() {
 
 /// A pod's packets are refused or dropped where they pass; the node's would leave by its default route.
 #[test]
-fn a_process_of_the_node_is_refused_where_no_service_is() {
+fn node_process_is_rejected_at_addresses_without_a_service() {
     let mut fake = Fake::new();
     let service = V4 { octets: [10, 96, 0, 1] };
     fake.addrs.insert(service, AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] });
@@ -257,7 +257,7 @@ fn a_process_of_the_node_is_refused_where_no_service_is() {
 }
 
 #[test]
-fn a_pods_loopback_is_its_own() {
+fn loopback_of_a_pod_is_not_translated() {
     let fake = Fake::new();
     for netns in [POD_NETNS, OTHER_NETNS] {
         for port in [8080, 9090, 30080] {
@@ -269,7 +269,7 @@ fn a_pods_loopback_is_its_own() {
 }
 
 #[test]
-fn a_service_goes_before_a_host_port_and_one_address_before_all() {
+fn service_precedes_host_port_and_host_ip_precedes_wildcard() {
     let mut fake = Fake::new();
     let key = |addr, port| FrontendKey { addr, port, proto: proto::TCP, pad: 0 };
     let port = |port| HostPort { addr: POD, port, pad: 0, ifindex: 1024 };
@@ -282,7 +282,7 @@ fn a_service_goes_before_a_host_port_and_one_address_before_all() {
 }
 
 #[test]
-fn what_is_neither_costs_one_lookup() {
+fn unrelated_address_costs_one_lookup() {
     let fake = Fake::new();
     for (netns, addr, lookups) in
         [(POD_NETNS, WORLD, 1), (POD_NETNS, LOOPBACK, 0), (NODE_NETNS, LOOPBACK, 2), (NODE_NETNS, NODE, 3)]
@@ -293,7 +293,7 @@ fn what_is_neither_costs_one_lookup() {
 }
 
 #[test]
-fn datagrams_to_a_host_port_write_once() {
+fn datagrams_to_a_host_port_write_the_peer_once() {
     let fake = Fake::new();
     for _ in 0..10 {
         assert_eq!(fake.send(NODE_NETNS, NODE, 8080, true), Some((POD, 80)));
@@ -319,7 +319,7 @@ fn datagram(fake: &Fake, netns_cookie: u64, addr: V4, unconnected: bool) -> Sock
 
 /// Its backend may end, and nobody sees what it sends but the packet path.
 #[test]
-fn a_pods_connected_datagrams_are_left_to_the_packet_path() {
+fn connected_udp_of_a_pod_is_left_to_the_packet_path() {
     let fake = with_datagrams(0, 1);
     let ask = |netns_cookie, unconnected| datagram(&fake, netns_cookie, WORLD, unconnected);
     assert_eq!((ask(POD_NETNS, false), fake.writes.get()), (SocketVerdict::Keep, 0));
@@ -381,7 +381,7 @@ fn ports(fake: &Fake, netns_cookie: u64, times: usize) -> Vec<u16> {
 }
 
 #[test]
-fn sockets_take_turns() {
+fn round_robin_alternates_between_sockets() {
     for number in [scheduler::RR, scheduler::WRR] {
         let fake = scheduled(number, 0);
         let (mut got, rest) = (ports(&fake, POD_NETNS, 9), ports(&fake, NODE_NETNS, 9));
@@ -391,7 +391,7 @@ fn sockets_take_turns() {
 }
 
 #[test]
-fn sockets_of_one_client_have_one_backend() {
+fn source_hash_gives_one_client_one_backend() {
     for number in [scheduler::SH, scheduler::MH] {
         let fake = scheduled(number, 0);
         let (pod, node) = (ports(&fake, POD_NETNS, 5), ports(&fake, NODE_NETNS, 5));
@@ -401,7 +401,7 @@ fn sockets_of_one_client_have_one_backend() {
 }
 
 #[test]
-fn sockets_that_ask_for_one_address_have_one_backend() {
+fn destination_hash_gives_one_address_one_backend() {
     let fake = scheduled(scheduler::DH, 0);
     let (pod, node) = (ports(&fake, POD_NETNS, 5), ports(&fake, NODE_NETNS, 5));
     assert!(pod.iter().chain(&node).all(|p| *p == pod[0]), "{pod:?} {node:?}");
@@ -409,7 +409,7 @@ fn sockets_that_ask_for_one_address_have_one_backend() {
 
 /// The kernel chooses a port after the hook: what would hash it is random.
 #[test]
-fn a_port_that_nobody_knows_is_not_hashed() {
+fn unbound_source_port_is_not_hashed() {
     let fake = scheduled(scheduler::MH, frontend_flags::HASH_PORT);
     fake.random.set(u32::MAX);
     assert_eq!(ports(&fake, POD_NETNS, 2), [16, 16]);
@@ -418,7 +418,7 @@ fn a_port_that_nobody_knows_is_not_hashed() {
 }
 
 #[test]
-fn sockets_go_where_the_fewest_are_and_count_there() {
+fn least_connections_counts_sockets() {
     let ask = |fake: &Fake, unconnected| {
         let asked = ConnectRequest {
             addr: NODE,
