@@ -16,7 +16,7 @@ use dataplane_host::store::{AttachmentId, LOCK_DEADLINE, LockedStore};
 
 use crate::error::CniError;
 
-/// How often it looks whether an earlier verb has ended.
+/// Interval of checks for the end of another call on the same attachment.
 const POLL: Duration = Duration::from_millis(2);
 
 fn still_busy(id: &AttachmentId) -> CniError {

@@ -54,7 +54,7 @@ impl PodMaps {
         })
     }
 
-    /// Whether no pod has the slot of an interface index.
+    /// Returns whether the slot of an interface index is free.
     pub(crate) fn is_free(&self, index: u32) -> Result<bool, CniError> {
         Ok(self.pods.get(&index)?.is_none_or(|p| p.flags & pod_flags::PRESENT == 0))
     }
@@ -160,7 +160,7 @@ impl PodMaps {
         Ok(self.addresses_of(index)?.contains(&address).then_some(index))
     }
 
-    /// What is missing or different of what [`Self::insert`] wrote for a pod, in words.
+    /// Describes the map entries of a pod that are missing or differ from what [`Self::insert`] wrote.
     pub(crate) fn differences(
         &self,
         record: &AttachmentRecord,

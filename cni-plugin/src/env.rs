@@ -10,7 +10,7 @@ use dataplane_host::store::AttachmentId;
 
 use crate::error::CniError;
 
-/// What the runtime wants.
+/// The verb of the call (`CNI_COMMAND`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Add,
@@ -27,14 +27,14 @@ pub(crate) struct Invocation {
     pub(crate) verb: Verb,
     /// Empty for verbs that are about no container.
     pub(crate) id: AttachmentId,
-    /// Where the pod's end lies; DEL can do without.
+    /// Path of the pod's network namespace; optional for DEL.
     pub(crate) netns: Option<PathBuf>,
     /// `<namespace>/<name>` of the pod, if the runtime says so.
     pub(crate) pod: Option<String>,
     pub(crate) arguments: Arguments,
 }
 
-/// What `CNI_ARGS` asks for, unchecked; whatever else stands there is for others.
+/// Requests in `CNI_ARGS`, unchecked. Other keys are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Arguments {
     /// Addresses, with commas between them.
@@ -84,7 +84,7 @@ impl Invocation {
     }
 }
 
-/// Whether a name starts with a letter or digit and goes on with these, `.`, `_` or `-`.
+/// Returns whether a name starts with a letter or digit and contains only these, `.`, `_` and `-`.
 pub(crate) fn is_plain(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))

@@ -113,7 +113,7 @@ impl CniError {
         }
     }
 
-    /// What the runtime shows next to the message.
+    /// Advice for the operator, which the runtime shows after the message.
     const fn details(&self) -> &'static str {
         match self {
             Self::Pin(PinError::NeverRan { .. }) | Self::Map(MapError::Pin(PinError::NeverRan { .. })) => {

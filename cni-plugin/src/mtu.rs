@@ -90,7 +90,7 @@ fn bring_all(config: &NetworkConfig) -> Result<(), CniError> {
     journal.end(failed).write(&file)
 }
 
-/// Whether the pod's MTU is the node's business, and one that its addresses can live with.
+/// Returns whether the pod follows the node's MTU, and that MTU is large enough for its address families.
 fn follows(record: &AttachmentRecord, wanted: u32) -> bool {
     let ipv6 = record.addresses.iter().any(std::net::IpAddr::is_ipv6);
     record.mtu.is_none() && (least_mtu(ipv6)..=65535).contains(&wanted)
@@ -162,7 +162,7 @@ fn missing() -> std::io::Error {
     std::io::ErrorKind::NotFound.into()
 }
 
-/// Which ends have to be set, in this order. `left`: the sizes that pods are on their way from.
+/// Returns the ends to set, in this order. `left`: the sizes that pods are on their way from.
 /// Ends that differ though neither size is one of these were set by somebody else (a plugin behind
 /// this one, the pod), and stay.
 fn steps(host: u32, pod: u32, wanted: u32, left: &[u32]) -> impl Iterator<Item = VethEnd> {

@@ -17,7 +17,7 @@ pub(crate) const HOST_MAC: [u8; 6] = [0xee; 6];
 
 /// Lower indexes are left to devices that the kernel numbers itself.
 const FIRST_INDEX: u32 = 1024;
-/// How many indexes are tried.
+/// Number of indexes that are tried.
 const INDEX_ATTEMPTS: u32 = 4096;
 
 /// MAC of the pod's end: the one that was asked for, else made from the attachment's hash, locally
@@ -40,7 +40,7 @@ pub(crate) fn indexes(id: &AttachmentId) -> impl Iterator<Item = u32> {
     (0..INDEX_ATTEMPTS).map(move |i| FIRST_INDEX + (start + i) % span)
 }
 
-/// An address as a network of its own.
+/// Returns the address as a /32 or /128 network.
 pub(crate) fn host_network(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)
 }

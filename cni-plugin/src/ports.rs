@@ -21,7 +21,7 @@ pub(crate) struct HostPorts {
     six: HostPortMap<V6>,
 }
 
-/// What was in both maps at one moment.
+/// The entries of both maps.
 #[derive(Debug)]
 pub(crate) struct HostPortEntries {
     four: Vec<HostPortEntry<V4>>,
@@ -37,7 +37,7 @@ impl HostPortEntries {
 /// A host port that is not free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PortConflict {
-    /// As in `TCP port 192.0.2.1:8080`.
+    /// Protocol, address and port, e.g. `TCP port 192.0.2.1:8080`.
     pub(crate) port: String,
     /// The address of the pod that has it.
     pub(crate) holder: IpAddr,
@@ -106,7 +106,7 @@ impl HostPorts {
         Ok(four.iter().map(HostPortEntry::name).chain(six.iter().map(HostPortEntry::name)).collect())
     }
 
-    /// What is missing or different of what [`Self::insert`] wrote, in words.
+    /// Describes the entries that are missing or differ from what [`Self::insert`] wrote.
     pub(crate) fn differences(&self, record: &AttachmentRecord, index: u32) -> Result<Vec<String>, CniError> {
         let mut all = self.four.differences(record, index)?;
         all.extend(self.six.differences(record, index)?);

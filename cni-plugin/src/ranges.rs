@@ -47,7 +47,7 @@ pub(crate) struct Ranges {
     pub(crate) mtu: u32,
 }
 
-/// Where addresses come from.
+/// The origin of the ranges.
 #[derive(Clone, Debug, PartialEq)]
 enum Origin {
     /// The configuration's `ranges`: one choice per family.

@@ -15,7 +15,7 @@ use crate::plan;
 /// The lists of a result.
 const LISTS: [&str; 3] = ["interfaces", "ips", "routes"];
 
-/// What ADD's result starts from: what the plugins before it in the chain have made, and the
+/// The start of ADD's result: what the plugins before it in the chain have made, and the
 /// configuration's `dns`. Both are checked, since others must understand the result that they end
 /// in.
 #[derive(Clone, Debug, PartialEq)]

@@ -59,7 +59,7 @@ use directory::Directory;
 /// The time for which a released address is not reused while its range has others.
 pub const COOL_DOWN: Duration = Duration::from_secs(30);
 
-/// How long agent, plugin and command line wait for the store's lock. Holders need milliseconds; a runtime gives a plugin
+/// The deadline with which agent, plugin and command line wait for the store's lock. Holders need milliseconds; a runtime gives a plugin
 /// call minutes.
 pub const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 /// Name of the store's directory in the state directory.
@@ -93,7 +93,7 @@ pub enum StoreError {
     /// A file could not be read or written.
     #[error("{}: {attempt}: {source}", path.display())]
     Io {
-        /// What was attempted.
+        /// The attempt.
         attempt: &'static str,
         /// The file.
         path: PathBuf,
@@ -105,7 +105,7 @@ pub enum StoreError {
     Unsafe {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The range is not valid.
@@ -113,7 +113,7 @@ pub enum StoreError {
     Range {
         /// The range.
         range: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: &'static str,
     },
 }
@@ -156,7 +156,7 @@ impl AddressStore {
         if Self::exists(state_dir) { Self::open(state_dir).map(Some) } else { Ok(None) }
     }
 
-    /// As [`Self::open`], in the boot that is named.
+    /// Opens the store as if the machine's boot id were `boot`, for tests.
     ///
     /// # Errors
     /// As [`Self::open`].

@@ -19,9 +19,9 @@ const LEAST_BURST: u64 = 1 << 17;
 /// The limits of a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bandwidth {
-    /// Of what it receives.
+    /// Limit of the traffic to the pod.
     pub(crate) ingress: Option<Rate>,
-    /// Of what it sends.
+    /// Limit of the traffic from the pod.
     pub(crate) egress: Option<Rate>,
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::error::CniError;
 
-/// As runtimes write it; results have other names.
+/// The runtime's form; results use other field names.
 #[derive(Default, Deserialize)]
 struct RawDns {
     #[serde(default)]

@@ -31,7 +31,7 @@ fn check(config: &NetworkConfig) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Pods are there whose programs or maps are not: they may lose their network. Addresses that are
+/// Returns whether there are pods whose programs or maps are missing: they may lose their network. Addresses that are
 /// used up harm nobody who has one.
 fn has_pods(config: &NetworkConfig) -> bool {
     if PodMaps::open(&config.pin_root).is_ok() && PodPrograms::open(&config.pin_root).is_ok() {

@@ -24,13 +24,13 @@ pub(super) struct Journal {
     /// Sizes that one or the other end of a pod's veth may still have from before.
     #[serde(default)]
     pub(super) left: Vec<u32>,
-    /// What could not be done the last time.
+    /// Errors of the last run.
     #[serde(default)]
     pub(super) failed: Vec<String>,
 }
 
 impl Journal {
-    /// What stands there; `None` if there is nothing that makes sense.
+    /// Reads the file; `None` if it is missing or damaged.
     pub(super) fn read(state_dir: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(state_dir.join(NAME)).ok()?).ok()
     }
@@ -71,7 +71,7 @@ impl Journal {
     }
 }
 
-/// The file, for the only one who may write it; `None`: that is somebody else.
+/// Opens and locks the file; `None`: another process has the lock.
 pub(super) fn lock(state_dir: &Path) -> Result<Option<File>, CniError> {
     let path: PathBuf = state_dir.join(NAME);
     let mut options = OpenOptions::new();

@@ -14,14 +14,14 @@ use dataplane_host::netns::Netns;
 
 use crate::error::CniError;
 
-/// Where runtimes, and `ip netns`, keep namespaces by name.
+/// The directory in which runtimes, and `ip netns`, keep namespaces by name.
 const KEPT: &str = "/run/netns";
 
-/// What has been found so far.
+/// Finds namespaces by id and remembers their paths.
 #[derive(Debug, Default)]
 pub(super) struct NamespaceFinder {
     paths: HashMap<i32, PathBuf>,
-    /// How many of the places were searched.
+    /// Number of places already searched.
     searched: usize,
 }
 
@@ -47,9 +47,9 @@ impl NamespaceFinder {
     }
 }
 
-/// What a path leads to, if that is a network namespace with a number.
+/// Opens a path; `None` if it is not a network namespace with an id.
 fn look(socket: &mut Socket, path: &Path) -> Result<Option<(i32, Netns)>, CniError> {
-    // To open anything else may have effects, or wait for somebody, as with a pipe.
+    // Opening other kinds of files may have effects or block, as with a pipe.
     if !fs::metadata(path).is_ok_and(|found| found.is_file()) {
         return Ok(None);
     }

@@ -20,11 +20,11 @@ use crate::error::CniError;
 
 /// The capability by which containerd and CRI-O hand over a pod's annotations.
 const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// How long a namespace that the agent has not yet written down is waited for.
+/// Longest wait for a namespace that the agent has not yet written.
 const WAIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 
-/// What a pod asks for: by its own annotations, else by its namespace's.
+/// Returns the pod's request: its own annotations, completed by those of its namespace.
 pub(super) fn request(
     runtime_config: Option<&Value>,
     pod: Option<&str>,
@@ -70,7 +70,7 @@ fn of_namespace(namespace: &str, state_dir: &Path) -> Result<PoolRequest, CniErr
     }
 }
 
-/// From where each address of a pod is chosen, IPv4 first. Only what was read while the store is
+/// Returns the choice for each address of a pod, IPv4 first. Only what was read while the store is
 /// locked may be used.
 pub(super) fn choices(request: &PoolRequest, state_dir: &Path) -> Result<Vec<Choice>, CniError> {
     let Some(file) = contract::read::<PoolsFile>(state_dir)? else {

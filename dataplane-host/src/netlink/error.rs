@@ -12,7 +12,7 @@ pub enum NetlinkError {
     /// The kernel refused the request.
     #[error("{attempt}: {source}{}{text}", if text.is_empty() { "" } else { ": " })]
     Refused {
-        /// What was attempted.
+        /// The attempt, for the error text.
         attempt: String,
         /// The kernel's explanation (extended acknowledgement); often empty.
         text: String,
@@ -22,7 +22,7 @@ pub enum NetlinkError {
     /// The socket itself failed.
     #[error("{attempt}: netlink socket: {source}")]
     Socket {
-        /// What was attempted.
+        /// The attempt, for the error text.
         attempt: String,
         /// The kernel's reason.
         source: io::Error,
@@ -30,15 +30,15 @@ pub enum NetlinkError {
     /// The kernel's answer could not be read.
     #[error("{attempt}: answer of the kernel not understood: {reason}")]
     Answer {
-        /// What was attempted.
+        /// The attempt, for the error text.
         attempt: String,
-        /// What was wrong.
+        /// The reason.
         reason: String,
     },
     /// The table changed during each of several attempts to list it.
     #[error("{attempt}: the table changes faster than it can be listed")]
     Interrupted {
-        /// What was attempted.
+        /// The attempt, for the error text.
         attempt: String,
     },
 }
@@ -65,7 +65,7 @@ impl NetlinkError {
         }
     }
 
-    /// Whether the kernel said that the object is not there.
+    /// Returns whether the kernel reported that the object does not exist.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self.refusal(), Some(libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL))

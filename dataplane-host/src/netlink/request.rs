@@ -46,7 +46,7 @@ impl NetlinkRequest {
         Self::new(message, NLM_F_DUMP, attempt.into())
     }
 
-    /// What is attempted, in words.
+    /// Returns the attempt, for the error text.
     #[must_use]
     pub fn attempt(&self) -> &str {
         &self.attempt

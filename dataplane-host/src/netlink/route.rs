@@ -148,7 +148,7 @@ impl Route {
             _ => return None,
         };
         let destination = IpNetwork::new(destination, header.destination_prefix_length).ok()?;
-        // What the kernel puts there by itself is "nothing special".
+        // The kernel's default metric of IPv6 routes counts as none.
         if destination.is_ipv6() && metric == 1024 {
             metric = 0;
         }

@@ -14,9 +14,9 @@ use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 use super::{NetlinkError, NetlinkRequest, Socket};
 
 const KIND: &str = "tbf";
-/// Of our queueing disciplines ("RW").
+/// Major handle of Ropeway's queueing disciplines ("RW").
 const MAJOR: u16 = 0x5257;
-/// How long a packet may wait.
+/// Longest wait of a packet.
 const LATENCY: Duration = Duration::from_millis(25);
 
 // Attributes and the layout of `struct tc_tbf_qopt`: include/uapi/linux/pkt_sched.h.
@@ -32,7 +32,7 @@ const ETHERNET: u8 = 1;
 pub struct Rate {
     /// Bytes a second, headers included.
     pub bytes_per_second: u64,
-    /// How many bytes may go at once after a pause.
+    /// Bytes that may be sent at once after a pause.
     pub burst: u32,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Rate {
 }
 
 impl Rate {
-    /// How many bytes may wait: what is sent within [`LATENCY`], and a burst.
+    /// Returns the bytes that may wait: those sent within [`LATENCY`], and a burst.
     fn limit(self) -> u32 {
         let waiting = u128::from(self.bytes_per_second) * LATENCY.as_millis() / 1000;
         u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(self.burst)

@@ -17,7 +17,7 @@ const BUFFER: usize = 64 << 10;
 /// Requests in one datagram: as many errors still fit into the socket's buffer, and so do the
 /// requests.
 const BATCH: usize = 128;
-/// How often a listing is taken again that changed while it was read.
+/// Number of attempts at a listing that changed while it was read (`NLM_F_DUMP_INTR`).
 const DUMP_ATTEMPTS: usize = 16;
 
 /// A blocking rtnetlink socket of one network namespace.
@@ -28,7 +28,7 @@ pub struct Socket {
     buffer: Vec<u8>,
 }
 
-/// What one message of an answer means for the request.
+/// The meaning of one message of an answer for its request.
 enum Response {
     Done,
     Error(NetlinkError),

@@ -10,14 +10,14 @@ use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, L
 use super::NetlinkRequest;
 use super::link::message;
 
-/// What a VXLAN device is, besides a [`super::Link`].
+/// The VXLAN settings of a [`super::Link`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Vxlan {
     /// Network identifier, 24 bits.
     pub vni: u32,
     /// UDP port, here and at the other ends.
     pub port: u16,
-    /// The machine's own address, whose family is that of all ends.
+    /// The local address; all remote addresses are of the same family.
     pub local: Option<IpAddr>,
     /// Takes from frames which machine an address is behind.
     pub learning: bool,

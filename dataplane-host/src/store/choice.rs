@@ -33,13 +33,13 @@ impl Choice {
         !self.is_within(address) || self.excluded.iter().any(|part| part.contains(address))
     }
 
-    /// Whether an address is in one of the spans, or there are none.
+    /// Returns whether an address is in one of the spans, or there are no spans.
     #[must_use]
     pub fn is_within(&self, address: IpAddr) -> bool {
         self.within.is_empty() || self.within.iter().any(|span| span.contains(&address))
     }
 
-    /// Whether an address may have been chosen here.
+    /// Returns whether an address could have been chosen from here.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.fixed.is_none_or(|fixed| fixed == address)

@@ -24,7 +24,7 @@ pub(super) struct Directory {
     path: PathBuf,
 }
 
-/// Which file a name leads to.
+/// Identity of a file: device and inode number.
 pub(super) type FileNumber = (u64, u64);
 
 impl Directory {
@@ -118,7 +118,7 @@ impl Directory {
         Ok(content)
     }
 
-    /// Which file a name leads to, without following links.
+    /// Returns the identity of the file with a name, without following symbolic links.
     pub(super) fn number(&self, name: &str) -> Result<Option<FileNumber>, StoreError> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(Stat { st_dev, st_ino, .. }) => Ok(Some((st_dev, st_ino))),
@@ -169,7 +169,7 @@ impl Directory {
     }
 }
 
-/// Which file this is.
+/// Returns the identity of an open file.
 pub(super) fn number(file: &File) -> io::Result<FileNumber> {
     file.metadata().map(|m| (m.dev(), m.ino()))
 }

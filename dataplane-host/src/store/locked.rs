@@ -28,7 +28,7 @@ pub struct LockedStore<'a> {
 /// An attachment that this process works on exclusively, together with the children that it forks.
 #[derive(Debug)]
 pub struct Attachment {
-    /// What is known of it.
+    /// Its record.
     pub record: AttachmentRecord,
     /// It is going away.
     pub releasing: bool,

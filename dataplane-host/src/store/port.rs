@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// What arrives at a port of the node goes to a port of the pod.
+/// A port of the node from which traffic is forwarded to a port of the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMapping {
@@ -44,7 +44,7 @@ impl fmt::Display for Transport {
 }
 
 impl fmt::Display for PortMapping {
-    /// As in `TCP port 192.0.2.1:8080`.
+    /// Writes protocol, address and port, e.g. `TCP port 192.0.2.1:8080`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host_ip {
             Some(ip) => write!(f, "{} port {}", self.protocol, SocketAddr::new(ip, self.host_port)),

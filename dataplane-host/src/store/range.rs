@@ -54,14 +54,14 @@ impl Range {
         self.network
     }
 
-    /// How many slots.
+    /// Returns the number of slots.
     #[must_use]
     pub fn slots(&self) -> u32 {
         let bits = if self.network.is_ipv4() { 32 } else { 128 } - u32::from(self.network.prefix());
         1_u32.checked_shl(bits).map_or(MOST_SLOTS, |n| n.min(MOST_SLOTS))
     }
 
-    /// Whether a slot is never given out: the network's own address, and IPv4's broadcast address.
+    /// Returns whether a slot is never given out: the network's own address, and IPv4's broadcast address.
     /// In a range of one or two addresses, and in a block, all are given out.
     #[must_use]
     pub fn is_reserved(&self, slot: u32) -> bool {

@@ -26,7 +26,7 @@ impl LockedStore<'_> {
         Ok(())
     }
 
-    /// The attachments that are going away and on which nobody works: their processes have died.
+    /// Returns marked attachments that no process works on: their processes have died.
     ///
     /// # Errors
     /// A file can't be read.
