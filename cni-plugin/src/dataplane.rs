@@ -160,7 +160,8 @@ impl PodMaps {
         Ok(self.addresses_of(index)?.contains(&address).then_some(index))
     }
 
-    /// Describes the map entries of a pod that are missing or differ from what [`Self::insert`] wrote.
+    /// Describes the map entries of a pod that are missing or differ from what [`Self::insert`]
+    /// wrote.
     pub(crate) fn differences(
         &self,
         record: &AttachmentRecord,

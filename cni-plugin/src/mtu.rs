@@ -90,7 +90,8 @@ fn bring_all(config: &NetworkConfig) -> Result<(), CniError> {
     journal.end(failed).write(&file)
 }
 
-/// Returns whether the pod follows the node's MTU, and that MTU is large enough for its address families.
+/// Returns whether the pod follows the node's MTU, and that MTU is large enough for its address
+/// families.
 fn follows(record: &AttachmentRecord, wanted: u32) -> bool {
     let ipv6 = record.addresses.iter().any(std::net::IpAddr::is_ipv6);
     record.mtu.is_none() && (least_mtu(ipv6)..=65535).contains(&wanted)

@@ -1,29 +1,36 @@
 //! The durable address store: records which attachment holds which addresses.
 //!
-//! The plugin reserves and releases addresses in it, the agent reads it (leaks, blocks in use), `ropeway ipam` shows it.
-//! It is hand-written because pods depend on exactly these guarantees: an address is never held twice, not after a kill at
-//! any system call nor after a power cut, and no daemon or database must run for an ADD.
+//! The plugin reserves and releases addresses in it, the agent reads it (leaked addresses, blocks in
+//! use), `ropeway ipam` shows it. It is written by hand because pods depend on exactly these
+//! guarantees: no address is held twice, not after a kill at any system call nor after a power cut,
+//! and no daemon or database has to run for an ADD.
 //!
 //! ```text
 //! <state dir>/addresses/        0700, files 0600
-//!   lock                        flock for every change; holds the boot id of the last complete check
+//!   lock                        flock for every change; content: boot id of the last full check
 //!   records/<address>           one name per address, and
-//!   records/attachment-<hash>   one per attachment: hard links to the same, never changed record
-//!   temporary/<hash>            a record on its way; unlocked files there are orphans
-//!   releasing/<hash>            a further link to the record of an attachment that is going away
-//!   damaged/<boot>-<name>       damaged records, never deleted (`before-`: from before this boot)
+//!   records/attachment-<hash>   one per attachment: hard links to one record, never changed
+//!   temporary/<hash>            a record that is being written; unlocked files are orphans
+//!   releasing/<hash>            one more link to the record of an attachment being released
+//!   damaged/<boot>-<name>       damaged files, never deleted (`before-`: from before this boot)
 //!   index-<range>               cache: bitmap, cursor, release times; rebuilt when in doubt
 //! ```
-//! Reserve: under the lock, record to a temporary file, locked by its writer; then, without the lock, link to each final name
-//! (which fails if taken), fsync the file, fsync the directory, and only then tell anybody. An address is held as long as
-//! its name exists, whatever the cache says. Release: link to `releasing/`, fsync; the caller undoes the kernel's part; then the names go, fsync, and
-//! at last the mark. Each step is repeated or undone by the next one who holds the lock, after a kill in the same boot by
-//! `temporary/` and `releasing/` alone, after a reboot by a check of every record.
 //!
-//! Two locks, both flocks, which the kernel drops with their process: `lock` for a moment, and the record's own file as
-//! long as a process works on its attachment.
+//! Reserve: under the lock, write the record to a temporary file that the writer has locked. Then,
+//! without the lock, link it to each final name (which fails if the name is taken), fsync the file,
+//! fsync the directory, and only then answer. An address is held as long as its name exists,
+//! whatever the cache says.
 //!
-//! This module never touches the kernel's network and never deletes what it doesn't understand.
+//! Release: link to `releasing/`, fsync; the caller removes the kernel objects; then remove the
+//! names, fsync, and at last the mark. The next process that holds the lock repeats or undoes each
+//! step: after a kill in the same boot by means of `temporary/` and `releasing/` alone, after a
+//! reboot by a check of every record.
+//!
+//! Two locks, both flocks, which the kernel drops with their process: `lock` for a moment, and the
+//! record's own file as long as a process works on its attachment.
+//!
+//! This module never touches the kernel's network, and never deletes a file that it does not
+//! understand.
 
 mod choice;
 mod directory;
@@ -59,8 +66,8 @@ use directory::Directory;
 /// The time for which a released address is not reused while its range has others.
 pub const COOL_DOWN: Duration = Duration::from_secs(30);
 
-/// The deadline with which agent, plugin and command line wait for the store's lock. Holders need milliseconds; a runtime gives a plugin
-/// call minutes.
+/// The deadline with which agent, plugin and command line wait for the store's lock. Holders need
+/// milliseconds; a runtime gives a plugin call minutes.
 pub const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 /// Name of the store's directory in the state directory.
 const DIRECTORY: &str = "addresses";
@@ -142,13 +149,15 @@ impl AddressStore {
         Self::open_in_boot(state_dir, boot.trim())
     }
 
-    /// Returns whether the state directory has a store. It has none until the first pod was attached.
+    /// Returns whether the state directory has a store. It has none until the first pod was
+    /// attached.
     #[must_use]
     pub fn exists(state_dir: &Path) -> bool {
         state_dir.join(DIRECTORY).is_dir()
     }
 
-    /// Opens the store below `state_dir`; `None`: there is none, so no pod was ever attached. Creates nothing.
+    /// Opens the store below `state_dir`; `None`: there is none, so no pod was ever attached.
+    /// Creates nothing.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -182,7 +191,8 @@ impl AddressStore {
         self
     }
 
-    /// Takes the lock, waiting at most `deadline`. Then undoes or completes what killed processes left half done.
+    /// Takes the lock, waiting at most `deadline`. Then undoes or completes what killed processes
+    /// left half done.
     ///
     /// # Errors
     /// The lock is not free in time; a file can't be read or written.
@@ -205,7 +215,8 @@ impl AddressStore {
         Ok(locked)
     }
 
-    /// Waits for the lock in a second thread, because flock(2) has no timeout. The kernel grants the lock in order of arrival.
+    /// Waits for the lock in a second thread, because flock(2) has no timeout. The kernel grants
+    /// the lock in order of arrival.
     fn wait(&self, deadline: Duration) -> Result<(), StoreError> {
         let path = self.base.path().join("lock");
         let file = self.lock.try_clone().map_err(|e| StoreError::io("lock", &path, e))?;
@@ -213,7 +224,8 @@ impl AddressStore {
         let waiting = std::thread::spawn(move || {
             let locked = file.lock();
             if let Err(mpsc::SendError(Ok(()))) = done.send(locked) {
-                // The deadline has passed and the receiver is gone. If unlocking fails, closing the file unlocks it.
+                // The deadline has passed and the receiver is gone. If unlocking fails, closing the
+                // file unlocks it.
                 drop(file.unlock());
             }
         });

@@ -61,8 +61,8 @@ impl Range {
         1_u32.checked_shl(bits).map_or(MOST_SLOTS, |n| n.min(MOST_SLOTS))
     }
 
-    /// Returns whether a slot is never given out: the network's own address, and IPv4's broadcast address.
-    /// In a range of one or two addresses, and in a block, all are given out.
+    /// Returns whether a slot is never given out: the network's own address, and IPv4's broadcast
+    /// address. In a range of one or two addresses, and in a block, all are given out.
     #[must_use]
     pub fn is_reserved(&self, slot: u32) -> bool {
         let whole = self.slots();
