@@ -14,8 +14,3 @@ pub mod path;
 pub mod types;
 pub mod verdict;
 pub mod wire;
-
-/// A clock tick of the packet path is `1 << TICK_SHIFT` jiffies: about a second with the usual 250 jiffies a second.
-/// Reading it costs nothing (the kernel inlines it), unlike every other clock. The agent asks the kernel how long
-/// a jiffy is and gives all limits in ticks.
-pub const TICK_SHIFT: u32 = 8;

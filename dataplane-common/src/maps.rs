@@ -18,7 +18,7 @@ pub trait SharedMaps {
     fn optimization_barrier(&self, n: u32) -> u32 {
         n
     }
-    /// Clock ticks ([`crate::TICK_SHIFT`]).
+    /// Returns the present clock tick, which wraps ([`crate::types::clock`]).
     fn now(&self) -> u32;
     /// 32 random bits.
     fn random(&self) -> u32;

@@ -5,6 +5,7 @@
 
 pub mod abi;
 pub mod address;
+pub mod clock;
 pub mod event;
 pub mod flow;
 pub mod fnv;

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::config::{Config, Ipam};
 use crate::ipam::plan::GracePeriods;
 use crate::ipam::task::PoolTask;
-use crate::load::clock::Clock;
+use crate::load::clock;
 use crate::load::lock::AgentLock;
 use crate::load::object::Object;
 use crate::load::probe::KernelFacts;
@@ -122,10 +122,10 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     if let Some(traced) = programs.traced.take() {
         trace::start(traced)?;
     }
-    let clock = Clock::of_kernel();
-    info!(jiffies_per_second = clock.rate, cgroup = %cgroup.display(), predecessor, "programs loaded");
+    let clock = clock::of_kernel();
+    info!(jiffies_per_second = clock.jiffies_per_second, cgroup = %cgroup.display(), predecessor, "programs loaded");
 
-    let controller = controller::start(apply::open(&pins)?, clock.rate)?;
+    let controller = controller::start(apply::open(&pins)?, clock)?;
     let (nodes, snapshots, sender) = (controller.nodes(), controller.snapshots(), controller.events());
     let service_ranges = controller.service_ranges();
     let publish = publisher(controller);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use dataplane_common::types::address::V4;
+use dataplane_common::types::clock::Ticks;
 use dataplane_common::types::flow::{Flow, FlowKey, flow_flags, flow_state};
 use dataplane_common::types::service::{Backend, BackendLoad, BackendStats, proto};
 use dataplane_host::map::{SharedArray, Table};
@@ -11,7 +12,7 @@ use dataplane_user::observe::flows::{evict_policy::FlowTimeouts, sweep};
 
 const LRU_HASH: u32 = 9;
 const NOW: u32 = 10_000;
-const LIMITS: FlowTimeouts = FlowTimeouts::new(1000, 60, 100);
+const LIMITS: FlowTimeouts = FlowTimeouts::new(Ticks(1000), Ticks(60), Ticks(100));
 const NODE: V4 = V4 { octets: [192, 168, 50, 11] };
 const CLIENT: V4 = V4 { octets: [192, 168, 50, 1] };
 const SERVICE: V4 = V4 { octets: [10, 96, 0, 10] };
@@ -70,7 +71,7 @@ fn pairs_that_have_ended_go_as_a_whole_and_others_stay() {
     let half = flows.pair(7, proto::TCP, ESTABLISHED, [ago(10), ago(10)]);
     flows.0.remove(&half[1]).unwrap();
 
-    let census = sweep(&flows.0, NOW, &LIMITS).unwrap();
+    let census = sweep(&flows.0, Ticks(NOW), &LIMITS).unwrap();
     for (name, keys, stays) in [
         ("idle", idle, [false; 2]),
         ("one way", one_way, [true; 2]),
@@ -85,7 +86,7 @@ fn pairs_that_have_ended_go_as_a_whole_and_others_stay() {
     }
     assert_eq!((census.removed, census.entries, census.max_entries), (4, 7, 4096));
     assert_eq!(census.pairs, [3, 1, 1, 2], "as they were found: established, half open, closing, datagrams");
-    assert_eq!(sweep(&flows.0, NOW, &LIMITS).unwrap().removed, 0);
+    assert_eq!(sweep(&flows.0, Ticks(NOW), &LIMITS).unwrap().removed, 0);
 }
 
 #[test]
@@ -94,8 +95,8 @@ fn under_pressure_what_is_established_stays() {
     let flows = Flows::new();
     let waits: Vec<_> = (0..100).map(|i| flows.pair(i, proto::TCP, flow_state::ESTABLISHED, [NOW - 900; 2])).collect();
     let flood: Vec<_> = (100..1000).map(|i| flows.pair(i, proto::TCP, flow_state::NEW, [NOW - 13; 2])).collect();
-    assert_eq!(sweep(&flows.0, NOW, &LIMITS).unwrap().removed, 0);
-    let census = sweep(&flows.0, NOW, &LIMITS.under_pressure()).unwrap();
+    assert_eq!(sweep(&flows.0, Ticks(NOW), &LIMITS).unwrap().removed, 0);
+    let census = sweep(&flows.0, Ticks(NOW), &LIMITS.under_pressure()).unwrap();
     assert_eq!((census.removed, census.entries), (900, 200));
     assert!(waits.iter().all(|keys| flows.has(*keys) == [true; 2]));
     assert!(flood.iter().all(|keys| flows.has(*keys) == [false; 2]));
@@ -144,7 +145,7 @@ fn connections_are_counted_by_backend() {
     let answer = flows.0.get(&refused[1]).unwrap().unwrap();
     flows.0.insert(&refused[1], &Flow { state: RESET, ..answer }).unwrap();
 
-    let look = || arrays.look(|into| tally(&flows.0, NOW, &LIMITS, into)).unwrap();
+    let look = || arrays.look(|into| tally(&flows.0, Ticks(NOW), &LIMITS, into)).unwrap();
     let load = |id| arrays.loads.get(id).unwrap();
     assert_eq!(look(), 3, "what has no connection is told so, too");
     assert_eq!(load(3), BackendLoad { generation: 7, active: 3, inactive: 1, flows: 6 });

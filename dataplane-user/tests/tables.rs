@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Prefix, V4, V6};
+use dataplane_common::types::clock::Clock;
 use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
@@ -25,6 +26,7 @@ const ARRAY: u32 = 2;
 const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1024;
 const NOW: Duration = Duration::from_secs(100);
+const CLOCK: Clock = Clock { jiffies_per_second: 250 };
 
 struct Maps {
     services: OwnedFd,
@@ -146,7 +148,7 @@ fn context() -> NodeContext {
 }
 
 fn start(maps: &Maps, services: usize) -> Core {
-    let mut core = Core::new(maps.tables(), 250, NOW).unwrap();
+    let mut core = Core::new(maps.tables(), CLOCK, NOW).unwrap();
     core.set_node_context(context());
     (0..services).for_each(|i| core.handle(service(i)));
     (0..services).for_each(|i| core.handle(slice(i, &["10.1.0.5", "10.1.0.6"])));
@@ -251,7 +253,7 @@ fn rule_2_3_11_a_client_is_found_in_its_range() {
     assert_eq!(entries(), (20, 20));
     drop(core);
 
-    let mut core = Core::new(maps.tables(), 250, NOW).unwrap();
+    let mut core = Core::new(maps.tables(), CLOCK, NOW).unwrap();
     core.set_node_context(context());
     [guarded(20), slice(0, &["10.1.0.5", "10.1.0.6"])].into_iter().for_each(|e| core.handle(e));
     ObjectKind::ALL.into_iter().for_each(|k| core.handle(SourceEvent::InSync(k)));
@@ -293,7 +295,7 @@ fn what_the_agent_finds_foreign_is_swept() {
 #[ignore = "needs root"]
 fn a_storm_through_the_channel_ends_in_the_last_state() {
     let maps = Maps::new(4096);
-    let handle = controller::start(maps.tables(), 250).unwrap();
+    let handle = controller::start(maps.tables(), CLOCK).unwrap();
     handle.set_node_context(context());
     let events = handle.events();
     (0..200).for_each(|i| events.blocking_send(service(i)).unwrap());

@@ -49,7 +49,7 @@ pub struct Flow<A> {
     pub backend: u32,
     /// [`crate::types::service::Backend::generation`] when the flow was made.
     pub generation: u32,
-    /// Last packet, in ticks of [`crate::TICK_SHIFT`].
+    /// Clock tick of the last packet ([`super::clock`]).
     pub last_seen: u32,
     /// One of [`flow_state`].
     pub state: u8,

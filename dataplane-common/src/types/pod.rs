@@ -101,7 +101,7 @@ pub struct NodeConfig {
     pub snat_port_min: u16,
     /// Last port that source translation may use.
     pub snat_port_max: u16,
-    /// An idle flow other than TCP ends after so many clock ticks ([`crate::TICK_SHIFT`]).
+    /// An idle flow other than TCP ends after so many clock ticks ([`super::clock`]).
     pub udp_ticks: u32,
     /// An idle TCP flow ends after so many clock ticks.
     pub tcp_ticks: u32,

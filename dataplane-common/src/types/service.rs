@@ -49,7 +49,7 @@ pub struct SlotTable {
 pub struct Frontend {
     /// Identifies the Service port; key of `services`, and of affinity.
     pub service_port: u32,
-    /// Client-IP session affinity in clock ticks ([`crate::TICK_SHIFT`]); 0: none.
+    /// Client-IP session affinity in clock ticks ([`super::clock`]); 0: none.
     pub affinity_ticks: u32,
     /// For clients that are pods and nodes of the cluster.
     pub internal: SlotTable,
@@ -193,7 +193,7 @@ pub struct Affinity {
     pub backend: u32,
     /// [`Backend::generation`] at that time.
     pub generation: u32,
-    /// When it was last used, in ticks of [`crate::TICK_SHIFT`].
+    /// Clock tick of the last use ([`super::clock`]).
     pub last_used: u32,
 }
 

@@ -6,10 +6,10 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
-use dataplane_common::TICK_SHIFT;
 use dataplane_common::balance::least_connections;
 use dataplane_common::maps::{FamilyMaps, FlowMap, SharedMaps};
 use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::clock::TICK_SHIFT;
 use dataplane_common::types::event::Counter;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::types::load::{ConnectionCounts, Search};

@@ -33,7 +33,7 @@ pub(crate) fn at_50k() -> Changes {
 fn core() -> Vec<f64> {
     let maps = Maps::create();
     let clock = Instant::now();
-    let mut core = Core::new(maps.tables(), 250, clock.elapsed()).unwrap();
+    let mut core = Core::new(maps.tables(), world::CLOCK, clock.elapsed()).unwrap();
     core.set_node_context(world::context());
     world::events().into_iter().for_each(|e| core.handle(e));
     core.reconcile(clock.elapsed());
@@ -52,7 +52,7 @@ fn core() -> Vec<f64> {
 
 fn through_channel() -> Vec<f64> {
     let maps = Maps::create();
-    let handle = controller::start(maps.tables(), 250).unwrap();
+    let handle = controller::start(maps.tables(), world::CLOCK).unwrap();
     let events = handle.events();
     handle.set_node_context(world::context());
     world::events().into_iter().for_each(|e| events.blocking_send(e).unwrap());
@@ -89,7 +89,7 @@ fn large_slice(s: usize, changed: Option<u32>) -> SliceObject {
 pub(crate) fn of_20k() -> Series {
     let maps = Maps::create();
     let clock = Instant::now();
-    let mut core = Core::new(maps.tables(), 250, clock.elapsed()).unwrap();
+    let mut core = Core::new(maps.tables(), world::CLOCK, clock.elapsed()).unwrap();
     core.set_node_context(world::context());
     let service = world::service(world::cluster_ip(0), &"http".into());
     core.handle(SourceEvent::Service(ObjectKey::new("team", "large"), Some(service)));

@@ -39,7 +39,7 @@ pub(crate) fn measure() -> Memory {
 pub(crate) fn hold() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let maps = Maps::create();
-    let handle = controller::start(maps.tables(), 250).unwrap();
+    let handle = controller::start(maps.tables(), world::CLOCK).unwrap();
     handle.set_node_context(world::context());
     let events = handle.events();
     let client = kube::Config::new("http://127.0.0.1:1".parse().unwrap());

@@ -103,7 +103,7 @@ fn sync(maps: &Maps, written: usize) -> Cost {
     let events = world::events();
     let clock = Instant::now();
     let (core, cost) = stats::cost(|| {
-        let mut core = Core::new(maps.tables(), 250, clock.elapsed()).unwrap();
+        let mut core = Core::new(maps.tables(), world::CLOCK, clock.elapsed()).unwrap();
         core.set_node_context(world::context());
         events.into_iter().for_each(|e| core.handle(e));
         core.reconcile(clock.elapsed());

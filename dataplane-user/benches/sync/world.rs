@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use dataplane_common::types::clock::Clock;
 use dataplane_common::types::service::proto;
 use dataplane_user::proxy::desired::NodeContext;
 use dataplane_user::proxy::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
@@ -11,6 +12,9 @@ use dataplane_user::proxy::source::{NodeObject, ObjectKey, ObjectKind, ServiceOb
 pub(crate) const SERVICES: usize = 50_000;
 pub(crate) const PER_SERVICE: usize = 3;
 pub(crate) const ENDPOINTS: usize = SERVICES * PER_SERVICE;
+/// The rate of most distributions' kernels.
+pub(crate) const CLOCK: Clock = Clock { jiffies_per_second: 250 };
+
 const NAMESPACES: usize = 100;
 
 pub(crate) fn cluster_ip(i: usize) -> Ipv4Addr {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use dataplane_common::types::clock::Clock;
 use dataplane_common::types::pod::{NodeConfig, node_features};
 use dataplane_host::contract::{self, FileError, NodeFile};
 use dataplane_host::map::{MapError, Table};
@@ -37,7 +38,6 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Ipam};
-use crate::load::clock::Clock;
 use crate::load::programs::Programs;
 use crate::load::{LoadError, attach, migrate};
 use crate::network::blocks::Blocks;

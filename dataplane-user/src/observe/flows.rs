@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::clock::Ticks;
 use dataplane_common::types::flow::{Flow, FlowKey, flow_flags};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::pins::Pins;
@@ -51,13 +52,13 @@ impl FlowCounts {
     }
 }
 
-/// Looks at one table and removes what has ended by these limits. `now`: in clock ticks, of which the low 24 bits count.
+/// Removes the pairs of one table that have ended by these timeouts. Of `now`, only the low 24 bits count.
 ///
 /// # Errors
 /// The kernel refused. What was removed by then stays removed.
 pub fn sweep<A: Address>(
     table: &Table<FlowKey<A>, Flow<A>>,
-    now: u32,
+    now: Ticks,
     timeouts: &FlowTimeouts,
 ) -> Result<FlowCounts, MapError>
 where
@@ -102,7 +103,7 @@ where
 }
 
 /// Sweeps one table; a second time, with the timeouts under pressure, if it is nearly full.
-fn evict<A: Address>(pins: &Pins, name: &str, now: u32, timeouts: &FlowTimeouts) -> Result<FlowCounts, MapError>
+fn evict<A: Address>(pins: &Pins, name: &str, now: Ticks, timeouts: &FlowTimeouts) -> Result<FlowCounts, MapError>
 where
     FlowKey<A>: Pod,
     Flow<A>: Pod,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use dataplane_common::types::clock::Clock;
 use dataplane_host::map::MapError;
 use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, watch};
@@ -113,9 +114,9 @@ impl Handle {
 ///
 /// # Errors
 /// The tables can't be read, or there is no thread for it.
-pub fn start(tables: ServiceMaps, jiffies_per_second: u32) -> Result<Handle, ControllerError> {
+pub fn start(tables: ServiceMaps, packet_clock: Clock) -> Result<Handle, ControllerError> {
     let clock = Instant::now();
-    let mut core = Core::new(tables, jiffies_per_second, clock.elapsed())?;
+    let mut core = Core::new(tables, packet_clock, clock.elapsed())?;
     let (events, receiver) = mpsc::channel(QUEUE);
     let (context, context_receiver) = watch::channel(None);
     let (snapshot_sender, snapshot) = watch::channel(Arc::new(core.snapshot()));

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_common::types::address::{Address as _, V4, V6};
+use dataplane_common::types::clock::Clock;
 use dataplane_common::types::pod::NodeConfig;
 use dataplane_host::netlink::{Hop, InterfaceAddress, Link, NetlinkError, PROTOCOL, Route, Socket};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Config, NodePortRange};
-use crate::load::clock::Clock;
 use crate::proxy::desired::NodeContext;
 use crate::proxy::source::NodeObject;
 
@@ -208,12 +208,11 @@ impl NodeFacts {
             node6,
             snat_port_min: config.snat_ports.first,
             snat_port_max: config.snat_ports.last,
-            udp_ticks: clock.ticks(config.udp_timeout),
-            tcp_ticks: clock.ticks(config.tcp_timeout),
-            closing_ticks: clock.ticks(config.tcp_closing_timeout),
-            // a tick more: the first one had begun
-            unreplied_ticks: narrow(clock.ticks(QUESTION).saturating_add(1)),
-            assured_ticks: narrow(clock.ticks(CONVERSATION)),
+            udp_ticks: clock.ticks(config.udp_timeout).0,
+            tcp_ticks: clock.ticks(config.tcp_timeout).0,
+            closing_ticks: clock.ticks(config.tcp_closing_timeout).0,
+            unreplied_ticks: clock.ticks_to_reach(QUESTION).saturating_u16(),
+            assured_ticks: clock.ticks(CONVERSATION).saturating_u16(),
             // with several ways out, the host's routes decide
             uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
             mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu.min(self.elsewhere.unwrap_or(u32::MAX)) },
@@ -233,9 +232,4 @@ impl NodeFacts {
         }
         (v4, v6)
     }
-}
-
-/// So many ticks, or as many as fit.
-fn narrow(ticks: u32) -> u16 {
-    u16::try_from(ticks).unwrap_or(u16::MAX)
 }

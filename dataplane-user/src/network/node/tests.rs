@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use dataplane_common::types::clock::Clock;
 use dataplane_host::netlink::{Hop, InterfaceAddress, Link, Route};
 use ipnetwork::IpNetwork;
 
@@ -125,13 +126,13 @@ fn what_is_configured_wins() {
     assert_eq!((facts.uplink_mtu, facts.pod_mtu(&c, 0), facts.pod_mtu(&c, 1350)), (1400, 9000, 9000));
     assert_eq!(facts.pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
 
-    let node = facts.node_config(&c, Clock { rate: 250 });
+    let node = facts.node_config(&c, Clock { jiffies_per_second: 250 });
     // the default route leads out by another device
     assert_eq!((node.uplink, node.snat_port_min, node.snat_port_max), (0, 61000, 65535));
     assert_eq!((node.node4.octets, node.node6.octets), ([172, 16, 0, 11], [0; 16]));
     assert_eq!((node.udp_ticks, node.tcp_ticks, node.closing_ticks), (118, 84375, 59));
     assert_eq!((node.unreplied_ticks, node.assured_ticks), (2, 8));
-    let quick = facts.node_config(&c, Clock { rate: 1000 });
+    let quick = facts.node_config(&c, Clock { jiffies_per_second: 1000 });
     assert_eq!((quick.unreplied_ticks, quick.assured_ticks), (5, 32), "at least 1 s, and at least 8 s");
     let context = facts.context(&c, true);
     assert_eq!(context.nodeport_addresses, ips(&["172.16.0.11", "127.0.0.1", "::1"]));
@@ -154,7 +155,7 @@ fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
 fn packets_bypass_the_host_only_where_all_routes_agree() {
     let c = config(Options::default());
     let ways = |s: &KernelSnapshot| {
-        let node = discover::facts(&c, s, None).node_config(&c, Clock { rate: 250 });
+        let node = discover::facts(&c, s, None).node_config(&c, Clock { jiffies_per_second: 250 });
         (node.uplink, node.mtu)
     };
     let mut s = snapshot();

@@ -2,11 +2,12 @@
 //!
 //! Used by the sweep of the flow tables and by the count of connections. The timeouts are those of the packet path.
 
+use dataplane_common::types::clock::{TICK_SHIFT, Ticks};
 use dataplane_common::types::flow::{Flow, FlowKey, flow_state};
 use dataplane_common::types::service::proto;
 
-/// Of clock ticks, so many bits are known: the clock program tells 32 bits of jiffies.
-const KNOWN: u32 = u32::MAX >> dataplane_common::TICK_SHIFT;
+/// Mask of the known bits of the present clock tick: the clock program returns 32 bits of jiffies.
+const KNOWN: u32 = u32::MAX >> TICK_SHIFT;
 
 /// What a pair is, seen from who opened it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,18 +53,18 @@ pub struct Half {
     is_tcp: bool,
     /// One of [`flow_state`].
     state: u8,
-    /// Clock ticks since its last packet.
-    idle: u32,
+    /// Time since its last packet.
+    idle: Ticks,
 }
 
 impl Half {
     /// Of an entry, at the tick `now`, of which the low 24 bits count.
     #[must_use]
-    pub const fn of<A>(key: &FlowKey<A>, flow: &Flow<A>, now: u32) -> Self {
-        let passed = now.wrapping_sub(flow.last_seen) & KNOWN;
+    pub const fn of<A>(key: &FlowKey<A>, flow: &Flow<A>, now: Ticks) -> Self {
+        let passed = now.0.wrapping_sub(flow.last_seen) & KNOWN;
         // a packet that came after the clock was read
         let is_later = passed > KNOWN / 2;
-        Self { is_tcp: key.proto == proto::TCP, state: flow.state, idle: if is_later { 0 } else { passed } }
+        Self { is_tcp: key.proto == proto::TCP, state: flow.state, idle: Ticks(if is_later { 0 } else { passed }) }
     }
 
     /// What it would be alone.
@@ -78,27 +79,27 @@ impl Half {
     }
 }
 
-/// After how many idle clock ticks a pair has ended.
+/// The idle time after which a pair has ended, by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowTimeouts {
-    established: u32,
-    half_open: u32,
-    closing: u32,
-    datagrams: u32,
+    established: Ticks,
+    half_open: Ticks,
+    closing: Ticks,
+    datagrams: Ticks,
 }
 
 impl FlowTimeouts {
     /// As the packet path has them. A half-open connection has as long as a peer that closes takes, twice: a client that still waits for its first
     /// answer repeats its first packet after 64 seconds at most (Linux, `tcp_syn_retries`).
     #[must_use]
-    pub const fn new(tcp: u32, closing: u32, datagrams: u32) -> Self {
-        Self { established: tcp, half_open: closing.saturating_mul(2), closing, datagrams }
+    pub const fn new(tcp: Ticks, closing: Ticks, datagrams: Ticks) -> Self {
+        Self { established: tcp, half_open: closing.saturating_add(closing.0), closing, datagrams }
     }
 
     /// For a table that is nearly full: a tenth, but for established connections. What goes is an attack, or almost over.
     #[must_use]
     pub fn under_pressure(self) -> Self {
-        let tenth = |limit: u32| (limit / 10).max(1);
+        let tenth = |limit: Ticks| Ticks((limit.0 / 10).max(1));
         Self {
             established: self.established,
             half_open: tenth(self.half_open),
@@ -107,7 +108,7 @@ impl FlowTimeouts {
         }
     }
 
-    const fn of(&self, kind: Kind) -> u32 {
+    const fn of(&self, kind: Kind) -> Ticks {
         match kind {
             Kind::Established => self.established,
             Kind::HalfOpen => self.half_open,
@@ -119,14 +120,14 @@ impl FlowTimeouts {
     /// Whether a direction is idle for so long that the pair may have ended.
     #[must_use]
     pub const fn may_have_ended(&self, half: Half) -> bool {
-        half.idle > self.of(half.kind())
+        half.idle.0 > self.of(half.kind()).0
     }
 
     /// Whether a pair has ended. One direction that is used keeps the other, whose ports it shares.
     #[must_use]
     pub const fn has_ended(&self, there: Half, back: Half) -> bool {
-        let idle = if there.idle < back.idle { there.idle } else { back.idle };
-        idle > self.of(Kind::of_pair(there, back))
+        let idle = if there.idle.0 < back.idle.0 { there.idle.0 } else { back.idle.0 };
+        idle > self.of(Kind::of_pair(there, back)).0
     }
 }
 
@@ -134,14 +135,14 @@ impl FlowTimeouts {
 mod tests {
     use super::*;
 
-    const LIMITS: FlowTimeouts = FlowTimeouts::new(1000, 60, 100);
+    const LIMITS: FlowTimeouts = FlowTimeouts::new(Ticks(1000), Ticks(60), Ticks(100));
 
     fn tcp(state: u8, idle: u32) -> Half {
-        Half { is_tcp: true, state, idle }
+        Half { is_tcp: true, state, idle: Ticks(idle) }
     }
 
     fn udp(idle: u32) -> Half {
-        Half { is_tcp: false, state: flow_state::NEW, idle }
+        Half { is_tcp: false, state: flow_state::NEW, idle: Ticks(idle) }
     }
 
     #[test]
@@ -201,9 +202,9 @@ mod tests {
             pad: 0,
         };
         // the full tick is 0x7f00_0005, of which 24 bits are known
-        assert_eq!(Half::of(&key, &flow(0x7eff_fffe), 0x00_0005).idle, 7);
+        assert_eq!(Half::of(&key, &flow(0x7eff_fffe), Ticks(0x00_0005)).idle, Ticks(7));
         // a packet came in the tick after the one in which the clock was read
-        assert_eq!(Half::of(&key, &flow(0x7f00_0006), 0x00_0005).idle, 0);
-        assert_eq!(Half::of(&key, &flow(0x7f00_0000), 0xff_ffff).idle, 0);
+        assert_eq!(Half::of(&key, &flow(0x7f00_0006), Ticks(0x00_0005)).idle, Ticks(0));
+        assert_eq!(Half::of(&key, &flow(0x7f00_0000), Ticks(0xff_ffff)).idle, Ticks(0));
     }
 }

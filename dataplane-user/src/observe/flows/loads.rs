@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 use dataplane_common::types::address::{Address, V4, V6};
+use dataplane_common::types::clock::Ticks;
 use dataplane_common::types::flow::{Flow, FlowKey, flow_flags};
 use dataplane_common::types::service::{Backend, BackendLoad, BackendStats};
 use dataplane_host::map::{MapError, SharedArray, Table};
@@ -37,13 +38,13 @@ struct Pair {
     back: Option<Half>,
 }
 
-/// Counts the pairs of one table that have not ended. `now`: in clock ticks, of which the low 24 bits count.
+/// Counts the pairs of one table that have not ended. Of `now`, only the low 24 bits count.
 ///
 /// # Errors
 /// The kernel refused.
 pub fn tally<A: Address>(
     table: &Table<FlowKey<A>, Flow<A>>,
-    now: u32,
+    now: Ticks,
     timeouts: &FlowTimeouts,
     into: &mut Tally,
 ) -> Result<(), MapError>

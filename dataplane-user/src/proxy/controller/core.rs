@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane_common::types::clock::Clock;
 use dataplane_common::types::service::SlotTable;
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
@@ -44,7 +45,7 @@ pub struct Core {
     /// Services whose scheduler counts connections.
     pub(super) counting: usize,
     pub(super) cluster_state: ClusterState,
-    pub(super) jiffies_per_second: u32,
+    pub(super) packet_clock: Clock,
     /// Services that wait for the next round.
     pub(super) dirty: Vec<u32>,
     /// Services that go on when no other is dirty.
@@ -69,7 +70,7 @@ impl Core {
     ///
     /// # Errors
     /// The tables can't be read.
-    pub fn new(tables: ServiceMaps, jiffies_per_second: u32, now: Duration) -> Result<Self, MapError> {
+    pub fn new(tables: ServiceMaps, packet_clock: Clock, now: Duration) -> Result<Self, MapError> {
         let found = apply::read(&tables)?;
         let Restored { allocator, services, garbage } = restore(found, apply::capacities(&tables), now);
         Ok(Self {
@@ -85,7 +86,7 @@ impl Core {
             pending: Arc::default(),
             counting: 0,
             cluster_state: ClusterState::default(),
-            jiffies_per_second,
+            packet_clock,
             dirty: Vec::new(),
             deferred: Vec::new(),
             retries: BinaryHeap::new(),

@@ -74,9 +74,9 @@ impl Core {
             return None;
         }
         let entry = self.store.get(number)?;
-        let hz = self.jiffies_per_second;
+        let clock = self.packet_clock;
         let (store, ownership) = (&self.store, &self.ownership);
-        let assigned = assign(&before, &desired, number, &mut self.allocator, hz, now, |key, owner| {
+        let assigned = assign(&before, &desired, number, &mut self.allocator, clock, now, |key, owner| {
             ownership.decide(key, entry, owner, store)
         });
         let mut rejections = std::mem::take(&mut desired.rejections);

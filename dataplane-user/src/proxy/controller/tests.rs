@@ -12,6 +12,7 @@ mod view;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use dataplane_common::types::clock::Clock;
 use dataplane_common::types::service::proto;
 
 use super::Core;
@@ -22,6 +23,7 @@ use crate::proxy::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, e
 use crate::proxy::source::{NodeObject, ObjectKey, ObjectKind, ServiceObject, SliceObject, SourceEvent};
 
 const NOW: Duration = Duration::from_secs(1000);
+const CLOCK: Clock = Clock { jiffies_per_second: 250 };
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -96,7 +98,7 @@ fn context() -> NodeContext {
 
 /// A core that has everything but Services and slices.
 fn core(memory: &MemoryMaps, now: Duration) -> Core {
-    let mut core = Core::new(memory.tables(), 250, now).unwrap();
+    let mut core = Core::new(memory.tables(), CLOCK, now).unwrap();
     core.set_node_context(context());
     core.handle(SourceEvent::Relist(ObjectKind::Node));
     core.handle(SourceEvent::Node("n1".into(), Some(node())));

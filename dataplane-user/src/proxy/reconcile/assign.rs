@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_common::TICK_SHIFT;
+use dataplane_common::types::clock::{Clock, TICK_SHIFT, Ticks};
 use dataplane_common::types::service::SlotTable;
 
 use super::allocator::Allocator;
@@ -52,14 +52,14 @@ pub enum Ownership {
     Later,
 }
 
-/// Affinity times in the clock of the packet path.
+/// Affinity timeouts in the clock of the packet path.
 #[must_use]
-pub(super) fn ticks(seconds: u32, jiffies_per_second: u32) -> u32 {
+pub(super) fn ticks(seconds: u32, clock: Clock) -> Ticks {
     if seconds == 0 {
-        return 0;
+        return Ticks(0);
     }
-    let ticks = (u64::from(seconds) * u64::from(jiffies_per_second)) >> TICK_SHIFT;
-    u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
+    let ticks = (u64::from(seconds) * u64::from(clock.jiffies_per_second)) >> TICK_SHIFT;
+    Ticks(u32::try_from(ticks).unwrap_or(u32::MAX).max(1))
 }
 
 /// Allocates ids and slots for `desired`. `before` is what the Service has now; `ownership` decides between its claim to
@@ -72,7 +72,7 @@ pub fn assign(
     desired: &Desired,
     tag: Tag,
     allocator: &mut Allocator,
-    jiffies_per_second: u32,
+    clock: Clock,
     now: Duration,
     ownership: impl Fn(&FrontendAddr, u32) -> Ownership,
 ) -> Result<Assigned, Refusal> {
@@ -80,7 +80,7 @@ pub fn assign(
     let mut work = Work { before, tag, allocator, now, ownership, found, added: (0, 0), added_sources: (0, 0) };
     let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
     for port in &desired.ports {
-        match work.port(port, &ports, jiffies_per_second) {
+        match work.port(port, &ports, clock) {
             Ok(port) => ports.push(port),
             Err(refusal) => {
                 work.give_back();
@@ -115,7 +115,7 @@ struct Work<'a, F> {
 }
 
 impl<F: Fn(&FrontendAddr, u32) -> Ownership> Work<'_, F> {
-    fn port(&mut self, port: &DesiredPort, done: &[PublishedPort], hz: u32) -> Result<PublishedPort, Refusal> {
+    fn port(&mut self, port: &DesiredPort, done: &[PublishedPort], clock: Clock) -> Result<PublishedPort, Refusal> {
         let before = self.before.iter().find(|p| p.name == port.name);
         let id = match before {
             Some(before) => before.id,
@@ -131,7 +131,7 @@ impl<F: Fn(&FrontendAddr, u32) -> Ownership> Work<'_, F> {
         let mut after = PublishedPort {
             name: before.map_or_else(|| Arc::clone(&port.name), |b| Arc::clone(&b.name)),
             id,
-            affinity_ticks: ticks(port.affinity, hz),
+            affinity_ticks: ticks(port.affinity, clock).0,
             tables: [SlotTable::default(); 4],
             frontends,
             backends,

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane_common::types::clock::{Clock, Ticks};
 use dataplane_common::types::pod::address_kind;
 use dataplane_common::types::service::{SlotTable, backend_state as state, frontend_flags, proto, scheduler};
 
@@ -19,7 +20,7 @@ use super::{Allocator, Assigned, Capacities, Ownership, PublishedPort, Refusal, 
 use crate::proxy::desired::{Desired, DesiredBackend, DesiredFrontend, DesiredPort, FrontendAddr, sets};
 
 const NOW: Duration = Duration::from_secs(100);
-const HZ: u32 = 250;
+const CLOCK: Clock = Clock { jiffies_per_second: 250 };
 const WEB: Tag = 1;
 const API: Tag = 2;
 
@@ -60,7 +61,7 @@ fn assigned(
     tag: Tag,
     ownership: Ownership,
 ) -> Result<Assigned, Refusal> {
-    assign(before, desired, tag, allocator, HZ, NOW, |_, _| ownership)
+    assign(before, desired, tag, allocator, CLOCK, NOW, |_, _| ownership)
 }
 
 /// Brings one Service from `before` to `desired` and returns what it has then, with the operations.
@@ -71,7 +72,7 @@ fn publish_as(
     desired: &Desired,
     now: Duration,
 ) -> (Box<[PublishedPort]>, Plan) {
-    let after = assign(before, desired, tag, allocator, HZ, now, |_, _| Ownership::Theirs).unwrap().ports;
+    let after = assign(before, desired, tag, allocator, CLOCK, now, |_, _| Ownership::Theirs).unwrap().ports;
     let mut plan = Plan::default();
     allocator.plan(("shop", "web"), before, &after, tag, &mut plan);
     allocator.plan_addrs(&mut plan);
@@ -256,8 +257,8 @@ fn better_claim_takes_the_frontend_over_or_waits() {
 
 #[test]
 fn affinity_never_rounds_down_to_none() {
-    assert_eq!([0, 1, 10_800].map(|seconds| ticks(seconds, HZ)), [0, 1, 10_546]);
-    assert_eq!(ticks(u32::MAX, u32::MAX), u32::MAX);
+    assert_eq!([0, 1, 10_800].map(|seconds| ticks(seconds, CLOCK).0), [0, 1, 10_546]);
+    assert_eq!(ticks(u32::MAX, Clock { jiffies_per_second: u32::MAX }), Ticks(u32::MAX));
 }
 
 #[test]

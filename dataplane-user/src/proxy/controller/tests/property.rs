@@ -212,7 +212,7 @@ impl World {
     }
 
     fn start(&self, memory: &MemoryMaps, now: Duration) -> Core {
-        let mut core = Core::new(memory.tables(), 250, now).unwrap();
+        let mut core = Core::new(memory.tables(), CLOCK, now).unwrap();
         core.set_node_context(self.context.clone());
         self.list(&mut core);
         core

@@ -14,7 +14,7 @@ use crate::proxy::source::object::{Scheduling, ServiceExtra, Weights};
 #[test]
 fn rule_2_1_3_nothing_is_written_before_everything_is_in_sync() {
     let memory = memory();
-    let mut core = Core::new(memory.tables(), 250, NOW).unwrap();
+    let mut core = Core::new(memory.tables(), CLOCK, NOW).unwrap();
     core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
     let steps: [fn(&mut Core); 4] = [
         |c| c.handle(SourceEvent::InSync(ObjectKind::Service)),
