@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_common::types::clock::{Clock, TICK_SHIFT, Ticks};
+use dataplane_common::types::clock::{Clock, Ticks};
 use dataplane_common::types::service::SlotTable;
 
 use super::allocator::Allocator;
@@ -52,14 +52,10 @@ pub enum Ownership {
     Later,
 }
 
-/// Affinity timeouts in the clock of the packet path.
+/// Converts an affinity timeout; 0 is none. The packet path forgets a client as soon as the timeout is reached.
 #[must_use]
-pub(super) fn ticks(seconds: u32, clock: Clock) -> Ticks {
-    if seconds == 0 {
-        return Ticks(0);
-    }
-    let ticks = (u64::from(seconds) * u64::from(clock.jiffies_per_second)) >> TICK_SHIFT;
-    Ticks(u32::try_from(ticks).unwrap_or(u32::MAX).max(1))
+pub(super) const fn affinity_ticks(seconds: u32, clock: Clock) -> Ticks {
+    if seconds == 0 { Ticks(0) } else { clock.ticks_to_reach(seconds) }
 }
 
 /// Allocates ids and slots for `desired`. `before` is what the Service has now; `ownership` decides between its claim to
@@ -131,7 +127,7 @@ impl<F: Fn(&FrontendAddr, u32) -> Ownership> Work<'_, F> {
         let mut after = PublishedPort {
             name: before.map_or_else(|| Arc::clone(&port.name), |b| Arc::clone(&b.name)),
             id,
-            affinity_ticks: ticks(port.affinity, clock).0,
+            affinity_ticks: affinity_ticks(port.affinity, clock).0,
             tables: [SlotTable::default(); 4],
             frontends,
             backends,

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_common::types::clock::{Clock, Ticks};
+use dataplane_common::types::clock::{Clock, TICK_SHIFT};
 use dataplane_common::types::pod::address_kind;
 use dataplane_common::types::service::{SlotTable, backend_state as state, frontend_flags, proto, scheduler};
 
-use super::assign::ticks;
+use super::assign::affinity_ticks;
 use super::diff::port_name;
 use super::ids::QUARANTINE;
 use super::plan::{NODE, Plan, Tag};
@@ -256,9 +256,23 @@ fn better_claim_takes_the_frontend_over_or_waits() {
 }
 
 #[test]
-fn affinity_never_rounds_down_to_none() {
-    assert_eq!([0, 1, 10_800].map(|seconds| ticks(seconds, CLOCK).0), [0, 1, 10_546]);
-    assert_eq!(ticks(u32::MAX, Clock { jiffies_per_second: u32::MAX }), Ticks(u32::MAX));
+fn affinity_of_zero_seconds_is_none() {
+    assert_eq!([0, 1, 10_800, u32::MAX].map(|seconds| affinity_ticks(seconds, CLOCK).0 > 0), [false, true, true, true]);
+}
+
+/// The packet path remembers a client while `now - last_used < affinity_ticks` (balance/select.rs). Both are counted
+/// from the last jiffy of a tick, where the difference grows fastest.
+#[test]
+fn affinity_timeout_never_ends_early() {
+    for jiffies_per_second in [100, 250, 300, 1000] {
+        for seconds in [1, 2, 3, 60, 10_800] {
+            let limit = affinity_ticks(seconds, Clock { jiffies_per_second });
+            let last_used = u64::from(u8::MAX);
+            let now = last_used + u64::from(seconds) * u64::from(jiffies_per_second) - 1;
+            let elapsed = (now >> TICK_SHIFT) - (last_used >> TICK_SHIFT);
+            assert!(elapsed < u64::from(limit.0), "{seconds} s at {jiffies_per_second} Hz: {limit:?}");
+        }
+    }
 }
 
 #[test]
