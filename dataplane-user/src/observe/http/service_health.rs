@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::health::{self, Now};
@@ -36,9 +36,21 @@ pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> HttpRespons
     HttpResponse::json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
 }
 
-/// Follows the snapshots until the controller ends.
-pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: Notices, node: String) {
-    let mut listeners = Listeners { snapshots: snapshots.clone(), servers: BTreeMap::new(), failed: BTreeMap::new() };
+/// Keeps the listeners as the snapshots say. Returns when the controller has ended.
+///
+/// # Errors
+/// A server has panicked.
+pub async fn run(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    notices: Notices,
+    node: String,
+) -> Result<(), JoinError> {
+    let mut listeners = Listeners {
+        snapshots: snapshots.clone(),
+        tasks: JoinSet::new(),
+        servers: BTreeMap::new(),
+        failed: BTreeMap::new(),
+    };
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         for (port, error) in listeners.follow(&snapshot) {
@@ -50,17 +62,20 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: Notices
         let changed = tokio::select! {
             changed = snapshots.changed() => changed,
             () = tokio::time::sleep(AGAIN), if again => Ok(()),
+            // A server that is no longer wanted was aborted; none returns.
+            Some(Err(e)) = listeners.tasks.join_next() => if e.is_panic() { return Err(e) } else { continue },
         };
         if changed.is_err() {
-            listeners.servers.values().for_each(JoinHandle::abort);
-            return;
+            return Ok(());
         }
     }
 }
 
 struct Listeners {
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    servers: BTreeMap<SocketAddr, JoinHandle<()>>,
+    /// The servers; all end when this is dropped.
+    tasks: JoinSet<()>,
+    servers: BTreeMap<SocketAddr, AbortHandle>,
     /// Ports that can't be had at all of the addresses, and why.
     failed: BTreeMap<u16, String>,
 }
@@ -84,8 +99,9 @@ impl Listeners {
                 if self.servers.contains_key(&at) {
                     continue;
                 }
-                match start(at, self.snapshots.clone()) {
+                match server(at, self.snapshots.clone()) {
                     Ok(server) => {
+                        let server = self.tasks.spawn(server);
                         info!(address = %at, service = %format_args!("{}/{}", check.namespace, check.name), "health check");
                         self.servers.insert(at, server);
                     }
@@ -115,7 +131,11 @@ fn failed_to_listen(check: &HealthCheck, port: u16, node: &str, error: &str) -> 
     }
 }
 
-fn start(at: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<JoinHandle<()>, BindError> {
+/// Listens at `at` and returns the server's task.
+fn server(
+    at: SocketAddr,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> Result<impl Future<Output = ()> + Send + 'static, BindError> {
     const FLAG: &str = "healthCheckNodePort";
     let listener = listen(FLAG, reserve(FLAG, at)?)?;
     let handler: Handler = Arc::new(move |_| {
@@ -125,7 +145,7 @@ fn start(at: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Jo
             None => HttpResponse::not_found(),
         }
     });
-    Ok(tokio::spawn(serve(listener, handler)))
+    Ok(serve(listener, handler))
 }
 
 #[cfg(test)]
@@ -172,7 +192,7 @@ mod tests {
             }
         }
         drop(sender);
-        task.await.unwrap();
+        task.await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -188,7 +208,7 @@ mod tests {
         assert!(notice.note.starts_with(&start) && notice.note.contains("127.0.0.1"), "{}", notice.note);
         assert!(std::net::TcpStream::connect(("127.0.0.5", port)).is_ok(), "the other address is served");
         drop(sender);
-        task.await.unwrap();
+        task.await.unwrap().unwrap();
     }
 
     /// A port that nobody listens on, as far as one can tell.
