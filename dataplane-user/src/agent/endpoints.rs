@@ -1,8 +1,8 @@
 //! The agent's two HTTP endpoints: metrics and status on one address, health checks on the other.
 //!
 //! `agent` reserves both addresses before it changes the kernel and spawns one task for each. The
-//! metrics endpoint answers at once. The health endpoint listens once the maps are in sync, or after
-//! [`STARTING`]. The answers are computed in `observe`; nothing is decided here.
+//! metrics endpoint answers at once. The health endpoint listens once the maps are in sync, or
+//! after [`STARTING`]. The answers are computed in `observe`; nothing is decided here.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Supervises the agent's tasks: the first one that ends ends the agent, with its name in the error.
+//! Supervises the agent's tasks: the first one that ends ends the agent, with its name in the
+//! error.
 //!
 //! `agent::run` spawns every task that must live as long as the agent here and awaits
 //! [`Supervisor::failed`] beside the signals. Dropping the supervisor aborts all tasks.
@@ -106,8 +107,8 @@ struct Ended {
 impl Supervisor {
     /// Spawns a task whose end is the agent's end.
     ///
-    /// Spawn a task before those that return when its channels close: of several that have returned,
-    /// [`Self::failed`] names the one that was spawned first.
+    /// Spawn a task before those that return when its channels close: of several that have
+    /// returned, [`Self::failed`] names the one that was spawned first.
     pub fn spawn<T: Into<TaskEnd>>(&mut self, name: &'static str, task: impl Future<Output = T> + Send + 'static) {
         let order = self.names.len();
         let handle = self.tasks.spawn(async move { task.await.into() });
@@ -116,8 +117,8 @@ impl Supervisor {
 
     /// Waits until a task has ended, and returns the agent's error, which names that task.
     ///
-    /// If several end within [`GRACE`], the error names the cause, and the other panics and failures
-    /// are logged. Waits for ever if no task was spawned.
+    /// If several end within [`GRACE`], the error names the cause, and the other panics and
+    /// failures are logged. Waits for ever if no task was spawned.
     pub async fn failed(&mut self) -> AgentError {
         let mut cause = self.next().await;
         while let Ok(mut other) = tokio::time::timeout(GRACE, self.next()).await {
