@@ -13,7 +13,7 @@ use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
-use dataplane_user::proxy::apply::ServiceMaps;
+use dataplane_user::proxy::apply::{FamilyMaps, ServiceMaps};
 use dataplane_user::proxy::controller::{self, Core};
 use dataplane_user::proxy::desired::{NodeContext, context::octets16};
 use dataplane_user::proxy::reconcile::slots::GRACE;
@@ -79,12 +79,16 @@ impl Maps {
     fn tables(&self) -> ServiceMaps {
         ServiceMaps {
             services: Box::new(table::<u32, ServiceName>(&self.services)),
-            frontends4: Box::new(table::<FrontendKey<V4>, Frontend>(&self.frontends4)),
-            frontends6: Box::new(table::<FrontendKey<V6>, Frontend>(&self.frontends6)),
-            sources4: Box::new(table::<Prefix<SourceRange<V4>>, u32>(&self.sources4)),
-            sources6: Box::new(table::<Prefix<SourceRange<V6>>, u32>(&self.sources6)),
-            addrs4: Box::new(table::<V4, AddressInfo>(&self.addrs4)),
-            addrs6: Box::new(table::<V6, AddressInfo>(&self.addrs6)),
+            v4: FamilyMaps {
+                sources: Box::new(table::<Prefix<SourceRange<V4>>, u32>(&self.sources4)),
+                addresses: Box::new(table::<V4, AddressInfo>(&self.addrs4)),
+                frontends: Box::new(table::<FrontendKey<V4>, Frontend>(&self.frontends4)),
+            },
+            v6: FamilyMaps {
+                sources: Box::new(table::<Prefix<SourceRange<V6>>, u32>(&self.sources6)),
+                addresses: Box::new(table::<V6, AddressInfo>(&self.addrs6)),
+                frontends: Box::new(table::<FrontendKey<V6>, Frontend>(&self.frontends6)),
+            },
             slots: Box::new(array::<Slot>(&self.slots)),
             backends: Box::new(array::<Backend>(&self.backends)),
         }

@@ -8,7 +8,7 @@ use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{SharedArray, Table};
 use dataplane_host::sys::create_map;
-use dataplane_user::proxy::apply::ServiceMaps;
+use dataplane_user::proxy::apply::{FamilyMaps, ServiceMaps};
 
 const HASH: u32 = 1;
 const LPM_TRIE: u32 = 11;
@@ -60,12 +60,16 @@ impl Maps {
     pub(crate) fn tables(&self) -> ServiceMaps {
         ServiceMaps {
             services: Box::new(table::<u32, ServiceName>("services", &self.services)),
-            frontends4: Box::new(table::<FrontendKey<V4>, Frontend>("frontends4", &self.frontends4)),
-            frontends6: Box::new(table::<FrontendKey<V6>, Frontend>("frontends6", &self.frontends6)),
-            sources4: Box::new(table::<Prefix<SourceRange<V4>>, u32>("source_ranges4", &self.sources4)),
-            sources6: Box::new(table::<Prefix<SourceRange<V6>>, u32>("source_ranges6", &self.sources6)),
-            addrs4: Box::new(table::<V4, AddressInfo>("addresses4", &self.addrs4)),
-            addrs6: Box::new(table::<V6, AddressInfo>("addresses6", &self.addrs6)),
+            v4: FamilyMaps {
+                sources: Box::new(table::<Prefix<SourceRange<V4>>, u32>("source_ranges4", &self.sources4)),
+                addresses: Box::new(table::<V4, AddressInfo>("addresses4", &self.addrs4)),
+                frontends: Box::new(table::<FrontendKey<V4>, Frontend>("frontends4", &self.frontends4)),
+            },
+            v6: FamilyMaps {
+                sources: Box::new(table::<Prefix<SourceRange<V6>>, u32>("source_ranges6", &self.sources6)),
+                addresses: Box::new(table::<V6, AddressInfo>("addresses6", &self.addrs6)),
+                frontends: Box::new(table::<FrontendKey<V6>, Frontend>("frontends6", &self.frontends6)),
+            },
             slots: Box::new(SharedArray::<Slot>::from_fd("slots", self.slots.try_clone().unwrap()).unwrap()),
             backends: Box::new(
                 SharedArray::<Backend>::from_fd("backends", self.backends.try_clone().unwrap()).unwrap(),

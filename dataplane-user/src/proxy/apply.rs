@@ -1,4 +1,9 @@
-//! The only writer of the service maps: carries out a [`Plan`], counts what it did, and says for which Services it failed.
+//! The only writer of the service maps.
+//!
+//! [`MapWriter`] carries out a [`Plan`] in the order that keeps every frontend complete, counts the
+//! entries that it wrote and removed, and returns the Services for which a write failed. The
+//! controller calls it; it never decides what to write and never retries. [`read()`] gives the
+//! content of the maps to an agent that starts.
 
 mod kernel;
 pub mod memory;
@@ -13,65 +18,68 @@ use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceNa
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
 
-use crate::proxy::reconcile::plan::{Plan, Removals, Sets, Tag};
+use crate::proxy::reconcile::plan::{Plan, Removals, Sets, SlotWrites, Tag};
 
 pub use kernel::open;
 pub use read::{capacities, read};
 
 /// A hash map or a trie.
 pub trait HashTable<K, V>: Send {
-    /// How many entries it can have.
+    /// Returns the number of entries that fit.
     fn capacity(&self) -> u32;
-    /// Sets entries in order. On an error says how many were set before it.
+    /// Sets entries in order. The error carries the number of entries that were set before it.
     ///
     /// # Errors
     /// The map is full, or the kernel refused.
     fn set(&self, keys: &[K], values: &[V]) -> Result<(), (MapError, usize)>;
-    /// Removes entries in order; those that are not there count as removed. On an error says how many were removed before it.
+    /// Removes entries in order; a missing entry counts as removed. The error carries the number
+    /// of entries that were removed before it.
     ///
     /// # Errors
     /// The kernel refused.
     fn remove(&self, keys: &[K]) -> Result<(), (MapError, usize)>;
-    /// All entries.
+    /// Returns all entries.
     ///
     /// # Errors
     /// The kernel refused.
     fn entries(&self) -> Result<Vec<(K, V)>, MapError>;
 }
 
-/// An array that we share with the programs.
+/// An array whose memory the agent maps and shares with the eBPF programs.
 pub trait ArrayTable<V>: Send {
-    /// How many elements it has.
+    /// Returns the number of elements.
     fn capacity(&self) -> u32;
-    /// Sets consecutive elements. Those beyond the end are left out, and so said.
+    /// Sets consecutive elements. Returns false if some of them are beyond the end; these are not written.
     fn set(&self, base: u32, values: &[V]) -> bool;
-    /// An element.
+    /// Returns an element; `None` beyond the end.
     fn get(&self, index: u32) -> Option<V>;
+}
+
+/// The service maps that exist once per address family.
+pub struct FamilyMaps<A> {
+    /// `source_ranges4` or `source_ranges6`.
+    pub sources: Box<dyn HashTable<Prefix<SourceRange<A>>, u32>>,
+    /// `addresses4` or `addresses6`.
+    pub addresses: Box<dyn HashTable<A, AddressInfo>>,
+    /// `frontends4` or `frontends6`.
+    pub frontends: Box<dyn HashTable<FrontendKey<A>, Frontend>>,
 }
 
 /// The service maps.
 pub struct ServiceMaps {
     /// `services`.
     pub services: Box<dyn HashTable<u32, ServiceName>>,
-    /// `frontends4`.
-    pub frontends4: Box<dyn HashTable<FrontendKey<V4>, Frontend>>,
-    /// `frontends6`.
-    pub frontends6: Box<dyn HashTable<FrontendKey<V6>, Frontend>>,
-    /// `source_ranges4`.
-    pub sources4: Box<dyn HashTable<Prefix<SourceRange<V4>>, u32>>,
-    /// `source_ranges6`.
-    pub sources6: Box<dyn HashTable<Prefix<SourceRange<V6>>, u32>>,
-    /// `addresses4`.
-    pub addrs4: Box<dyn HashTable<V4, AddressInfo>>,
-    /// `addresses6`.
-    pub addrs6: Box<dyn HashTable<V6, AddressInfo>>,
+    /// The maps of IPv4.
+    pub v4: FamilyMaps<V4>,
+    /// The maps of IPv6.
+    pub v6: FamilyMaps<V6>,
     /// `slots`.
     pub slots: Box<dyn ArrayTable<Slot>>,
     /// `backends`.
     pub backends: Box<dyn ArrayTable<Backend>>,
 }
 
-/// How many entries were written or removed, by map.
+/// Entries written and removed since the agent started, by map.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Operations {
     /// `services`.
@@ -89,13 +97,13 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// All together.
+    /// Returns the sum over all maps.
     #[must_use]
     pub const fn total(&self) -> u64 {
         self.services + self.frontends + self.sources + self.addrs + self.slots + self.backends
     }
 
-    /// By the name of the map (both families together).
+    /// Returns the counts by map name, both families together.
     #[must_use]
     pub const fn by_map(&self) -> [(&'static str, u64); 6] {
         [
@@ -109,48 +117,96 @@ impl Operations {
     }
 }
 
-/// What went wrong, by Service; the first error of each.
+/// The Services for which a write failed, each with its first error.
 pub type Failures = HashMap<Tag, MapError>;
 
-/// Carries out a plan. A Service for which an operation fails gets no later operation of this plan.
-pub fn execute(plan: &Plan, tables: &ServiceMaps, operations: &mut Operations) -> Failures {
-    let mut failed = Failures::new();
-    for (id, entry) in plan.backends.keys.iter().zip(&plan.backends.values) {
-        tables.backends.set(*id, std::slice::from_ref(entry));
+/// The result of [`MapWriter::apply`].
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The Services whose part of the plan was not carried out completely.
+    pub failures: Failures,
+}
+
+impl Outcome {
+    /// Returns true if every operation was carried out.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.failures.is_empty()
     }
-    operations.backends += plan.backends.keys.len() as u64;
-    let mut rest = &plan.slots.ids[..];
-    let mut scratch = Vec::new();
-    for (base, len, _) in &plan.slots.ranges {
-        let (ids, after) = rest.split_at((*len as usize).min(rest.len()));
-        scratch.clear();
-        scratch.extend(ids.iter().map(|id| Slot { backend: *id, turn: 0 }));
-        tables.slots.set(*base, &scratch);
-        rest = after;
+
+    /// Returns true if an operation of this Service failed.
+    #[must_use]
+    pub fn failed(&self, tag: Tag) -> bool {
+        self.failures.contains_key(&tag)
     }
-    operations.slots += plan.slots.ids.len() as u64;
-    operations.services += set(&*tables.services, &plan.names, &mut failed);
-    operations.sources += set(&*tables.sources4, &plan.sources4, &mut failed);
-    operations.sources += set(&*tables.sources6, &plan.sources6, &mut failed);
-    operations.addrs += set(&*tables.addrs4, &plan.addrs4, &mut failed);
-    operations.addrs += set(&*tables.addrs6, &plan.addrs6, &mut failed);
-    operations.frontends += set(&*tables.frontends4, &plan.frontends4, &mut failed);
-    operations.frontends += set(&*tables.frontends6, &plan.frontends6, &mut failed);
-    operations.frontends += remove(&*tables.frontends4, &plan.gone_frontends4, &mut failed);
-    operations.frontends += remove(&*tables.frontends6, &plan.gone_frontends6, &mut failed);
-    operations.sources += remove(&*tables.sources4, &plan.gone_sources4, &mut failed);
-    operations.sources += remove(&*tables.sources6, &plan.gone_sources6, &mut failed);
-    operations.addrs += remove(&*tables.addrs4, &plan.gone_addrs4, &mut failed);
-    operations.addrs += remove(&*tables.addrs6, &plan.gone_addrs6, &mut failed);
-    operations.services += remove(&*tables.services, &plan.gone_names, &mut failed);
-    let ended = &plan.gone_backends;
-    for ((id, entry), tag) in ended.keys.iter().zip(&ended.values).zip(&ended.tags) {
-        if !failed.contains_key(tag) {
-            tables.backends.set(*id, std::slice::from_ref(entry));
-            operations.backends += 1;
+}
+
+/// Carries out plans on the service maps.
+pub struct MapWriter {
+    maps: ServiceMaps,
+    operations: Operations,
+}
+
+impl MapWriter {
+    /// Creates the writer. Nothing is written before the first plan.
+    #[must_use]
+    pub fn new(maps: ServiceMaps) -> Self {
+        Self { maps, operations: Operations::default() }
+    }
+
+    /// Returns the entries written and removed since the agent started.
+    #[must_use]
+    pub const fn operations(&self) -> &Operations {
+        &self.operations
+    }
+
+    /// Carries out a plan. A Service for which an operation fails gets no later operation of this
+    /// plan, so that no frontend of it leads to an entry that was not written.
+    pub fn apply(&mut self, plan: &Plan) -> Outcome {
+        let mut failed = Failures::new();
+        self.set_backends(&plan.backends, &mut failed);
+        self.set_slots(&plan.slots, &mut failed);
+        let (maps, operations) = (&self.maps, &mut self.operations);
+        let (v4, v6) = (&maps.v4, &maps.v6);
+        operations.services += set(&*maps.services, &plan.names.sets, &mut failed);
+        operations.sources += set(&*v4.sources, &plan.v4.sources.sets, &mut failed);
+        operations.sources += set(&*v6.sources, &plan.v6.sources.sets, &mut failed);
+        operations.addrs += set(&*v4.addresses, &plan.v4.addresses.sets, &mut failed);
+        operations.addrs += set(&*v6.addresses, &plan.v6.addresses.sets, &mut failed);
+        operations.frontends += set(&*v4.frontends, &plan.v4.frontends.sets, &mut failed);
+        operations.frontends += set(&*v6.frontends, &plan.v6.frontends.sets, &mut failed);
+        operations.frontends += remove(&*v4.frontends, &plan.v4.frontends.removals, &mut failed);
+        operations.frontends += remove(&*v6.frontends, &plan.v6.frontends.removals, &mut failed);
+        operations.sources += remove(&*v4.sources, &plan.v4.sources.removals, &mut failed);
+        operations.sources += remove(&*v6.sources, &plan.v6.sources.removals, &mut failed);
+        operations.addrs += remove(&*v4.addresses, &plan.v4.addresses.removals, &mut failed);
+        operations.addrs += remove(&*v6.addresses, &plan.v6.addresses.removals, &mut failed);
+        operations.services += remove(&*maps.services, &plan.names.removals, &mut failed);
+        self.set_backends(&plan.ended_backends, &mut failed);
+        Outcome { failures: failed }
+    }
+
+    fn set_backends(&mut self, sets: &Sets<u32, Backend>, failed: &mut Failures) {
+        for ((id, entry), tag) in sets.keys.iter().zip(&sets.values).zip(&sets.tags) {
+            if !failed.contains_key(tag) {
+                self.maps.backends.set(*id, std::slice::from_ref(entry));
+                self.operations.backends += 1;
+            }
         }
     }
-    failed
+
+    fn set_slots(&mut self, writes: &SlotWrites, _failed: &mut Failures) {
+        let mut rest = &writes.ids[..];
+        let mut scratch = Vec::new();
+        for (base, len, _) in &writes.ranges {
+            let (ids, after) = rest.split_at((*len as usize).min(rest.len()));
+            scratch.clear();
+            scratch.extend(ids.iter().map(|id| Slot { backend: *id, turn: 0 }));
+            self.maps.slots.set(*base, &scratch);
+            rest = after;
+        }
+        self.operations.slots += writes.ids.len() as u64;
+    }
 }
 
 fn set<K: Pod, V: Pod>(table: &dyn HashTable<K, V>, ops: &Sets<K, V>, failed: &mut Failures) -> u64 {
@@ -161,7 +217,8 @@ fn remove<K: Pod, V>(table: &dyn HashTable<K, V>, ops: &Removals<K>, failed: &mu
     in_runs(&ops.tags, failed, |from, to| table.remove(&ops.keys[from..to]))
 }
 
-/// Calls `write` for runs that are as long as can be and leave out Services that have failed; returns how many entries went through.
+/// Calls `write` for the longest runs of entries without a failed Service. Returns the number of
+/// entries that were written.
 fn in_runs(
     tags: &[Tag],
     failed: &mut Failures,

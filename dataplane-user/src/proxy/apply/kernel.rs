@@ -4,7 +4,7 @@ use bytemuck::Pod;
 use dataplane_host::map::{MapError, SharedArray, Table};
 use dataplane_host::pins::Pins;
 
-use super::{ArrayTable, HashTable, ServiceMaps};
+use super::{ArrayTable, FamilyMaps, HashTable, ServiceMaps};
 
 /// Opens the pinned maps.
 ///
@@ -13,12 +13,16 @@ use super::{ArrayTable, HashTable, ServiceMaps};
 pub fn open(pins: &Pins) -> Result<ServiceMaps, MapError> {
     Ok(ServiceMaps {
         services: Box::new(Table::open(pins, "services")?),
-        frontends4: Box::new(Table::open(pins, "frontends4")?),
-        frontends6: Box::new(Table::open(pins, "frontends6")?),
-        sources4: Box::new(Table::open(pins, "source_ranges4")?),
-        sources6: Box::new(Table::open(pins, "source_ranges6")?),
-        addrs4: Box::new(Table::open(pins, "addresses4")?),
-        addrs6: Box::new(Table::open(pins, "addresses6")?),
+        v4: FamilyMaps {
+            sources: Box::new(Table::open(pins, "source_ranges4")?),
+            addresses: Box::new(Table::open(pins, "addresses4")?),
+            frontends: Box::new(Table::open(pins, "frontends4")?),
+        },
+        v6: FamilyMaps {
+            sources: Box::new(Table::open(pins, "source_ranges6")?),
+            addresses: Box::new(Table::open(pins, "addresses6")?),
+            frontends: Box::new(Table::open(pins, "frontends6")?),
+        },
         slots: Box::new(SharedArray::open(pins, "slots")?),
         backends: Box::new(SharedArray::open(pins, "backends")?),
     })

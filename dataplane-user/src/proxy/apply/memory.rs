@@ -9,7 +9,7 @@ use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
 use dataplane_host::map::MapError;
 
-use super::{ArrayTable, HashTable, ServiceMaps};
+use super::{ArrayTable, FamilyMaps, HashTable, ServiceMaps};
 
 /// Called after each single write.
 pub type Observer = Arc<dyn Fn() + Send + Sync>;
@@ -200,12 +200,16 @@ impl MemoryMaps {
     pub fn tables(&self) -> ServiceMaps {
         ServiceMaps {
             services: typed::<u32, ServiceName>(&self.services),
-            frontends4: typed::<FrontendKey<V4>, Frontend>(&self.frontends4),
-            frontends6: typed::<FrontendKey<V6>, Frontend>(&self.frontends6),
-            sources4: typed::<Prefix<SourceRange<V4>>, u32>(&self.sources4),
-            sources6: typed::<Prefix<SourceRange<V6>>, u32>(&self.sources6),
-            addrs4: typed::<V4, AddressInfo>(&self.addrs4),
-            addrs6: typed::<V6, AddressInfo>(&self.addrs6),
+            v4: FamilyMaps {
+                sources: typed::<Prefix<SourceRange<V4>>, u32>(&self.sources4),
+                addresses: typed::<V4, AddressInfo>(&self.addrs4),
+                frontends: typed::<FrontendKey<V4>, Frontend>(&self.frontends4),
+            },
+            v6: FamilyMaps {
+                sources: typed::<Prefix<SourceRange<V6>>, u32>(&self.sources6),
+                addresses: typed::<V6, AddressInfo>(&self.addrs6),
+                frontends: typed::<FrontendKey<V6>, Frontend>(&self.frontends6),
+            },
             slots: Box::new(self.slots.clone()) as Box<dyn ArrayTable<Slot>>,
             backends: Box::new(self.backends.clone()) as Box<dyn ArrayTable<Backend>>,
         }

@@ -12,10 +12,10 @@ use crate::proxy::reconcile::restore::TableContents;
 pub fn capacities(tables: &ServiceMaps) -> Capacities {
     Capacities {
         services: tables.services.capacity(),
-        frontends4: tables.frontends4.capacity(),
-        frontends6: tables.frontends6.capacity(),
-        sources4: tables.sources4.capacity(),
-        sources6: tables.sources6.capacity(),
+        frontends4: tables.v4.frontends.capacity(),
+        frontends6: tables.v6.frontends.capacity(),
+        sources4: tables.v4.sources.capacity(),
+        sources6: tables.v6.sources.capacity(),
         backends: tables.backends.capacity(),
         slots: tables.slots.capacity(),
     }
@@ -27,12 +27,12 @@ pub fn capacities(tables: &ServiceMaps) -> Capacities {
 /// The kernel refused.
 pub fn read(tables: &ServiceMaps) -> Result<TableContents, MapError> {
     let mut found = TableContents { names: tables.services.entries()?, ..TableContents::default() };
-    found.add_frontends(tables.frontends4.entries()?);
-    found.add_frontends(tables.frontends6.entries()?);
-    found.odd_sources4 = found.add_sources(tables.sources4.entries()?);
-    found.odd_sources6 = found.add_sources(tables.sources6.entries()?);
-    found.add_addrs(tables.addrs4.entries()?);
-    found.add_addrs(tables.addrs6.entries()?);
+    found.add_frontends(tables.v4.frontends.entries()?);
+    found.add_frontends(tables.v6.frontends.entries()?);
+    found.odd_sources4 = found.add_sources(tables.v4.sources.entries()?);
+    found.odd_sources6 = found.add_sources(tables.v6.sources.entries()?);
+    found.add_addrs(tables.v4.addresses.entries()?);
+    found.add_addrs(tables.v6.addresses.entries()?);
     let backends =
         |id| tables.backends.get(id).filter(|b: &Backend| b.generation != 0 || b.state != 0).map(|b| (id, b));
     for (id, backend) in (1..tables.backends.capacity()).filter_map(backends) {

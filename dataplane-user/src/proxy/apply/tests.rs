@@ -33,13 +33,13 @@ fn plan() -> Plan {
         plan.backends.push(tag, tag, backend(1));
         plan.slots.ranges.push((tag * 10, 1, tag));
         plan.slots.ids.push(tag);
-        plan.names.push(tag, tag, ServiceName { name: [0; dataplane_common::types::service::NAME_LEN] });
-        plan.sources4.push(tag, range(n), 1);
-        plan.addrs4.push(tag, key(n).addr, AddressInfo { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
-        plan.frontends4.push(tag, key(n), frontend(tag));
-        plan.gone_frontends4.push(tag, key(n + 100));
-        plan.gone_sources4.push(tag, range(n + 100));
-        plan.gone_backends.push(tag, tag + 50, backend(0));
+        plan.names.sets.push(tag, tag, ServiceName { name: [0; dataplane_common::types::service::NAME_LEN] });
+        plan.v4.sources.sets.push(tag, range(n), 1);
+        plan.v4.addresses.sets.push(tag, key(n).addr, AddressInfo { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
+        plan.v4.frontends.sets.push(tag, key(n), frontend(tag));
+        plan.v4.frontends.removals.push(tag, key(n + 100));
+        plan.v4.sources.removals.push(tag, range(n + 100));
+        plan.ended_backends.push(tag, tag + 50, backend(0));
     }
     plan
 }
@@ -60,13 +60,16 @@ fn frontends_come_after_all_that_they_lead_to() {
         ];
         seen.lock().unwrap().push(counts.map(|m| m.content().len()));
     })));
-    let mut operations = Operations::default();
-    assert!(execute(&plan(), &memory.tables(), &mut operations).is_empty());
+    let mut writer = MapWriter::new(memory.tables());
+    assert!(writer.apply(&plan()).is_complete());
     let order = order.lock().unwrap();
     let first_frontend = order.iter().position(|c| c[5] > 0).unwrap();
     assert_eq!(order[first_frontend], [2, 2, 2, 2, 2, 1]);
-    assert_eq!(operations, Operations { services: 2, frontends: 4, sources: 4, addrs: 2, slots: 2, backends: 4 });
-    assert_eq!(operations.total(), 18);
+    assert_eq!(
+        *writer.operations(),
+        Operations { services: 2, frontends: 4, sources: 4, addrs: 2, slots: 2, backends: 4 }
+    );
+    assert_eq!(writer.operations().total(), 18);
 }
 
 #[test]
@@ -74,7 +77,7 @@ fn a_failure_stops_its_service_and_no_other() {
     for map in ["services", "source_ranges4", "addresses4", "frontends4"] {
         let memory = MemoryMaps::new(10, 100);
         memory.fail_next(map);
-        let failures = execute(&plan(), &memory.tables(), &mut Operations::default());
+        let failures = MapWriter::new(memory.tables()).apply(&plan()).failures;
         assert_eq!(failures.keys().collect::<Vec<_>>(), [&1], "{map}");
         assert!(failures[&1].to_string().starts_with(&format!("map {map}: ")), "{}", failures[&1]);
         let keys: Vec<_> = memory.frontends4.typed::<FrontendKey<V4>, Frontend>();
@@ -85,7 +88,7 @@ fn a_failure_stops_its_service_and_no_other() {
 #[test]
 fn a_full_map_is_said_to_be_full() {
     let memory = MemoryMaps::new(1, 100);
-    let failures = execute(&plan(), &memory.tables(), &mut Operations::default());
+    let failures = MapWriter::new(memory.tables()).apply(&plan()).failures;
     assert_eq!(failures[&2].to_string(), "map services is full");
     assert!(!failures.contains_key(&NODE));
 }

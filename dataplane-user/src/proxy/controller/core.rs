@@ -19,7 +19,7 @@ use super::pending::{OBJECT, Pending, SLICES};
 use super::rejections::Rejections;
 use super::report::Report;
 use super::store::{ObjectStore, ServiceEntry};
-use crate::proxy::apply::{self, Operations, ServiceMaps};
+use crate::proxy::apply::{self, MapWriter, Operations, ServiceMaps};
 use crate::proxy::desired::context::octets16;
 use crate::proxy::desired::{Context, NodeContext};
 use crate::proxy::reconcile::restore::{Garbage, Restored, restore};
@@ -32,12 +32,11 @@ const MAX_PASSES: u32 = 100;
 
 /// The controller's state.
 pub struct Core {
-    pub(super) tables: ServiceMaps,
+    pub(super) writer: MapWriter,
     pub(super) store: ObjectStore,
     pub(super) allocator: Allocator,
     pub(super) context: Context,
     pub(super) plan: Plan,
-    pub(super) operations: Operations,
     pub(super) rejections: Rejections,
     pub(super) report: Report,
     pub(super) no_local: NoLocal,
@@ -74,12 +73,11 @@ impl Core {
         let found = apply::read(&tables)?;
         let Restored { allocator, services, garbage } = restore(found, apply::capacities(&tables), now);
         Ok(Self {
-            tables,
+            writer: MapWriter::new(tables),
             store: ObjectStore::default(),
             allocator,
             context: Context::default(),
             plan: Plan::default(),
-            operations: Operations::default(),
             rejections: Rejections::default(),
             report: Report::default(),
             no_local: NoLocal::default(),
@@ -193,7 +191,7 @@ impl Core {
     /// How many entries were written and removed so far.
     #[must_use]
     pub const fn operations(&self) -> &Operations {
-        &self.operations
+        self.writer.operations()
     }
 
     /// Whether the tables have been made equal to the desired state once.
@@ -244,7 +242,7 @@ impl Core {
         std::mem::take(&mut self.garbage).release(&mut self.allocator, now);
         self.synced = true;
         let (services, slices) = self.store.counts();
-        info!(services, slices, operations = self.operations.total(), "the tables are in sync");
+        info!(services, slices, operations = self.operations().total(), "the tables are in sync");
     }
 
     fn rounds(&mut self, now: Duration) {

@@ -12,9 +12,8 @@ use hashbrown::{HashMap, HashSet};
 
 use super::core::Core;
 use super::store::{ObjectStore, ServiceEntry};
-use crate::proxy::desired::{Desired, FrontendAddr, is_v4};
+use crate::proxy::desired::{Desired, FrontendAddr};
 use crate::proxy::reconcile::plan::{Plan, Tag};
-use crate::proxy::reconcile::published::frontend_key;
 use crate::proxy::reconcile::{Ownership, PublishedPort};
 
 /// The Services that wait for frontends of others. Empty as long as no two Services claim the same frontend.
@@ -145,11 +144,7 @@ impl Core {
         let Some((port, frontend)) = entry.published.iter().find_map(|p| Some((p, p.find(key)?))) else { return };
         self.allocator.enter_frontend(*key, port.id);
         let value = port.value(frontend);
-        if is_v4(&key.addr) {
-            plan.frontends4.push(tag, frontend_key(key), value);
-        } else {
-            plan.frontends6.push(tag, frontend_key(key), value);
-        }
+        plan.set_frontend(tag, key, value);
     }
 
     /// Nobody knows where the frontend leads: its owner writes it again.

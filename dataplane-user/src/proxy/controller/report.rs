@@ -147,7 +147,7 @@ impl Core {
             frontends: self.allocator.frontend_counts(),
             backends: self.allocator.backends.used(),
             slots: self.allocator.slots.used(),
-            operations: self.operations,
+            operations: *self.operations(),
             service_changes: report.service_changes,
             endpoint_changes: report.endpoint_changes,
             failing: self.failing(),

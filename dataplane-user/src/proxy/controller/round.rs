@@ -10,7 +10,7 @@ use dataplane_host::map::MapError;
 use super::core::Core;
 use super::locality::{missing, recount};
 use super::snapshot::HealthCheck;
-use crate::proxy::apply::{Failures, execute};
+use crate::proxy::apply::Failures;
 use crate::proxy::desired::context::ip;
 use crate::proxy::desired::{self, Desired, FrontendAddr, ready_local};
 use crate::proxy::reconcile::plan::{NODE, Plan, Tag};
@@ -155,13 +155,14 @@ impl Core {
     }
 
     fn execute(&mut self, plan: &Plan) -> Failures {
-        let failures = execute(plan, &self.tables, &mut self.operations);
+        let failures = self.writer.apply(plan).failures;
         if let Some(error) = failures.values().next() {
             self.report.error(&error.to_string());
-            self.mark_addrs_uncertain(&plan.addrs4.keys, &plan.addrs4.tags, &failures);
-            self.mark_addrs_uncertain(&plan.addrs6.keys, &plan.addrs6.tags, &failures);
-            self.mark_addrs_uncertain(&plan.gone_addrs4.keys, &plan.gone_addrs4.tags, &failures);
-            self.mark_addrs_uncertain(&plan.gone_addrs6.keys, &plan.gone_addrs6.tags, &failures);
+            let (v4, v6) = (&plan.v4.addresses, &plan.v6.addresses);
+            self.mark_addrs_uncertain(&v4.sets.keys, &v4.sets.tags, &failures);
+            self.mark_addrs_uncertain(&v6.sets.keys, &v6.sets.tags, &failures);
+            self.mark_addrs_uncertain(&v4.removals.keys, &v4.removals.tags, &failures);
+            self.mark_addrs_uncertain(&v6.removals.keys, &v6.removals.tags, &failures);
         }
         failures
     }

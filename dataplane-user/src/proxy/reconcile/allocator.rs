@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use dataplane_common::types::address::Address as _;
-use dataplane_common::types::pod::{AddressInfo, address_kind};
+use dataplane_common::types::pod::address_kind;
 use dataplane_common::types::service::{SlotTable, frontend_flags};
 use hashbrown::{HashMap, HashSet};
 
@@ -260,15 +260,7 @@ impl Allocator {
                 continue;
             }
             if entry.entered != wanted {
-                let value = AddressInfo { ifindex: 0, kind: wanted, flags: 0, mac: [0; 6] };
-                for (_, tag) in group {
-                    match (family(&addr), wanted) {
-                        (FamilyAddr::V4(a), 0) => plan.gone_addrs4.push(*tag, a),
-                        (FamilyAddr::V6(a), 0) => plan.gone_addrs6.push(*tag, a),
-                        (FamilyAddr::V4(a), _) => plan.addrs4.push(*tag, a, value),
-                        (FamilyAddr::V6(a), _) => plan.addrs6.push(*tag, a, value),
-                    }
-                }
+                group.iter().for_each(|(_, tag)| plan.change_address(*tag, &addr, wanted));
                 entry.entered = wanted;
             }
             if wanted == 0 {

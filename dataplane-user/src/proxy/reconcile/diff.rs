@@ -7,7 +7,7 @@ use dataplane_common::types::service::{Backend, NAME_LEN, ServiceName};
 
 use super::allocator::Allocator;
 use super::plan::{Plan, Tag};
-use super::published::{FamilyAddr, PublishedBackend, PublishedPort, TABLES, family, frontend_key, source_key};
+use super::published::{PublishedBackend, PublishedPort, TABLES};
 use crate::proxy::desired::{ClientRange, FrontendAddr};
 
 /// The name of a service port in the map `services`: `namespace/name:port`, without `:port` where the port has no name.
@@ -41,7 +41,7 @@ impl Allocator {
             plan_tables(old, port, tag, plan);
             if old.is_none_or(|o| o.uncertain) {
                 self.ports.adopt(port.id, tag);
-                plan.names.push(tag, port.id, port_name(namespace, service, &port.name));
+                plan.names.sets.push(tag, port.id, port_name(namespace, service, &port.name));
             }
             self.plan_sources(old, port, tag, plan);
             self.plan_frontends(before, old, port, tag, plan);
@@ -51,7 +51,7 @@ impl Allocator {
             plan_gone_sources(port, new, tag, plan);
             self.plan_gone(&before[..i], port, after, tag, plan);
             if new.is_none() {
-                plan.gone_names.push(tag, port.id);
+                plan.names.removals.push(tag, port.id);
             }
         }
     }
@@ -85,10 +85,7 @@ impl Allocator {
         let known = old.filter(|o| !o.uncertain).map_or(&[][..], PublishedPort::sources);
         for range in port.sources().iter().filter(|r| known.binary_search(r).is_err()) {
             self.enter_source(port.id, *range);
-            match family(&range.addr) {
-                FamilyAddr::V4(_) => plan.sources4.push(tag, source_key(port.id, range), ALLOWED),
-                FamilyAddr::V6(_) => plan.sources6.push(tag, source_key(port.id, range), ALLOWED),
-            }
+            plan.set_source(tag, port.id, range);
         }
     }
 
@@ -111,10 +108,7 @@ impl Allocator {
                 None => self.use_addr(f, tag),
             }
             self.enter_frontend(f.key, port.id);
-            match family(&f.key.addr) {
-                FamilyAddr::V4(_) => plan.frontends4.push(tag, frontend_key(&f.key), value),
-                FamilyAddr::V6(_) => plan.frontends6.push(tag, frontend_key(&f.key), value),
-            }
+            plan.set_frontend(tag, &f.key, value);
         }
     }
 
@@ -135,15 +129,12 @@ impl Allocator {
             if self.is_of_another(&f.key, port.id) {
                 continue;
             }
-            match family(&f.key.addr) {
-                FamilyAddr::V4(_) => plan.gone_frontends4.push(tag, frontend_key(&f.key)),
-                FamilyAddr::V6(_) => plan.gone_frontends6.push(tag, frontend_key(&f.key)),
-            }
+            plan.remove_frontend(tag, &f.key);
         }
         for_each_gone(&port.backends, new.map_or(&[], |n| &n.backends), |b| {
             let next = self.backends.generation(b.id).wrapping_add(1).max(1);
             let entry = Backend { state: 0, generation: next, ..self.entry(b, port.id) };
-            plan.gone_backends.push(tag, b.id, entry);
+            plan.ended_backends.push(tag, b.id, entry);
         });
     }
 
@@ -178,15 +169,9 @@ impl Allocator {
     }
 }
 
-/// Whoever is found in `source_ranges` is allowed; the value says nothing.
-const ALLOWED: u32 = 1;
-
 fn plan_gone_sources(port: &PublishedPort, new: Option<&PublishedPort>, tag: Tag, plan: &mut Plan) {
     for range in gone_sources(port, new) {
-        match family(&range.addr) {
-            FamilyAddr::V4(_) => plan.gone_sources4.push(tag, source_key(port.id, range)),
-            FamilyAddr::V6(_) => plan.gone_sources6.push(tag, source_key(port.id, range)),
-        }
+        plan.remove_source(tag, port.id, range);
     }
 }
 

@@ -1,28 +1,32 @@
-//! The operations of one round, in the order in which they are safe.
+//! The map operations of one round.
 //!
-//! Backends, slots, names, ranges of clients, addresses, frontends; then frontends, ranges, addresses, names and backends that go. Whoever
-//! looks at any instant finds only frontends whose tables, backends and ranges are complete. Each operation carries the number of the Service
-//! that it is for, so that a failure costs that Service alone.
+//! The reconciler fills a [`Plan`], the map writer carries it out in the order of [`Plan`]'s fields:
+//! backends, slots, names, then per family client ranges, addresses and frontends; after that the
+//! removals in reverse. So a packet that reads a frontend at any instant finds its slot table, its
+//! backends and its client ranges complete. Each operation carries the Service it is for, so that a
+//! failed write fails that Service alone. A plan never reads or writes a map.
 
-use bytemuck::Pod;
-use dataplane_common::types::address::{Prefix, V4, V6};
+use dataplane_common::types::address::{Address, Prefix, V4, V6};
 use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 
-/// Which Service an operation is for: its number in the controller's store.
+use super::published::{FamilyAddr, family, frontend_key, source_key};
+use crate::proxy::desired::{ClientRange, FrontendAddr};
+
+/// The Service that an operation is for: its number in the controller's store.
 pub type Tag = u32;
 
-/// Operations that belong to no Service.
+/// The tag of operations that belong to no Service: the node's addresses and garbage.
 pub const NODE: Tag = u32::MAX;
 
-/// Entries to set in one map.
+/// Entries to set in one map: keys, values and Services by position.
 #[derive(Debug)]
 pub struct Sets<K, V> {
-    /// Keys.
+    /// Map keys.
     pub keys: Vec<K>,
-    /// Values, by position.
+    /// Map values.
     pub values: Vec<V>,
-    /// Services, by position.
+    /// The Services that the entries are for.
     pub tags: Vec<Tag>,
 }
 
@@ -32,8 +36,8 @@ impl<K, V> Default for Sets<K, V> {
     }
 }
 
-impl<K: Pod, V: Pod> Sets<K, V> {
-    /// One more.
+impl<K, V> Sets<K, V> {
+    /// Appends an entry for the Service `tag`.
     pub fn push(&mut self, tag: Tag, key: K, value: V) {
         self.keys.push(key);
         self.values.push(value);
@@ -47,12 +51,12 @@ impl<K: Pod, V: Pod> Sets<K, V> {
     }
 }
 
-/// Entries to remove from one map.
+/// Entries to remove from one map: keys and Services by position.
 #[derive(Debug)]
 pub struct Removals<K> {
-    /// Keys.
+    /// Map keys.
     pub keys: Vec<K>,
-    /// Services, by position.
+    /// The Services that the entries were for.
     pub tags: Vec<Tag>,
 }
 
@@ -62,8 +66,8 @@ impl<K> Default for Removals<K> {
     }
 }
 
-impl<K: Pod> Removals<K> {
-    /// One more.
+impl<K> Removals<K> {
+    /// Appends a key for the Service `tag`.
     pub fn push(&mut self, tag: Tag, key: K) {
         self.keys.push(key);
         self.tags.push(tag);
@@ -75,12 +79,67 @@ impl<K: Pod> Removals<K> {
     }
 }
 
+/// The changes of one hash map or trie.
+#[derive(Debug)]
+pub struct Changes<K, V> {
+    /// New and changed entries.
+    pub sets: Sets<K, V>,
+    /// Entries that go, after every `sets` of the plan.
+    pub removals: Removals<K>,
+}
+
+impl<K, V> Default for Changes<K, V> {
+    fn default() -> Self {
+        Self { sets: Sets::default(), removals: Removals::default() }
+    }
+}
+
+impl<K, V> Changes<K, V> {
+    const fn len(&self) -> usize {
+        self.sets.keys.len() + self.removals.keys.len()
+    }
+
+    fn clear(&mut self) {
+        self.sets.clear();
+        self.removals.clear();
+    }
+}
+
+/// The changes of the maps that exist once per address family.
+#[derive(Debug)]
+pub struct FamilyChanges<A: Address> {
+    /// `source_ranges4` or `source_ranges6`.
+    pub sources: Changes<Prefix<SourceRange<A>>, u32>,
+    /// `addresses4` or `addresses6`.
+    pub addresses: Changes<A, AddressInfo>,
+    /// `frontends4` or `frontends6`.
+    pub frontends: Changes<FrontendKey<A>, Frontend>,
+}
+
+impl<A: Address> Default for FamilyChanges<A> {
+    fn default() -> Self {
+        Self { sources: Changes::default(), addresses: Changes::default(), frontends: Changes::default() }
+    }
+}
+
+impl<A: Address> FamilyChanges<A> {
+    const fn len(&self) -> usize {
+        self.sources.len() + self.addresses.len() + self.frontends.len()
+    }
+
+    fn clear(&mut self) {
+        self.sources.clear();
+        self.addresses.clear();
+        self.frontends.clear();
+    }
+}
+
 /// Slot tables to write.
 #[derive(Debug, Default)]
 pub struct SlotWrites {
-    /// First slot, how many, Service.
+    /// First slot, number of slots, Service.
     pub ranges: Vec<(u32, u32, Tag)>,
-    /// The backend ids of all ranges, one after the other.
+    /// The backend ids of all ranges, one range after the other.
     pub ids: Vec<u32>,
 }
 
@@ -91,86 +150,88 @@ pub struct Plan {
     pub backends: Sets<u32, Backend>,
     /// New slot tables.
     pub slots: SlotWrites,
-    /// New names.
-    pub names: Sets<u32, ServiceName>,
-    /// New ranges of clients.
-    pub sources4: Sets<Prefix<SourceRange<V4>>, u32>,
-    /// New ranges of clients.
-    pub sources6: Sets<Prefix<SourceRange<V6>>, u32>,
-    /// New addresses.
-    pub addrs4: Sets<V4, AddressInfo>,
-    /// New addresses.
-    pub addrs6: Sets<V6, AddressInfo>,
-    /// New or changed frontends.
-    pub frontends4: Sets<FrontendKey<V4>, Frontend>,
-    /// New or changed frontends.
-    pub frontends6: Sets<FrontendKey<V6>, Frontend>,
-    /// Frontends that go.
-    pub gone_frontends4: Removals<FrontendKey<V4>>,
-    /// Frontends that go.
-    pub gone_frontends6: Removals<FrontendKey<V6>>,
-    /// Ranges of clients that go.
-    pub gone_sources4: Removals<Prefix<SourceRange<V4>>>,
-    /// Ranges of clients that go.
-    pub gone_sources6: Removals<Prefix<SourceRange<V6>>>,
-    /// Addresses that go.
-    pub gone_addrs4: Removals<V4>,
-    /// Addresses that go.
-    pub gone_addrs6: Removals<V6>,
-    /// Names that go.
-    pub gone_names: Removals<u32>,
-    /// Backends that end: state 0 and the next generation.
-    pub gone_backends: Sets<u32, Backend>,
+    /// Names of service ports, the map `services`.
+    pub names: Changes<u32, ServiceName>,
+    /// The maps of IPv4.
+    pub v4: FamilyChanges<V4>,
+    /// The maps of IPv6.
+    pub v6: FamilyChanges<V6>,
+    /// Backends that end: state 0 and the next generation. Written last.
+    pub ended_backends: Sets<u32, Backend>,
 }
 
 impl Plan {
-    /// How many entries it touches.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.backends.keys.len()
-            + self.slots.ids.len()
-            + self.names.keys.len()
-            + self.sources4.keys.len()
-            + self.sources6.keys.len()
-            + self.addrs4.keys.len()
-            + self.addrs6.keys.len()
-            + self.frontends4.keys.len()
-            + self.frontends6.keys.len()
-            + self.gone_frontends4.keys.len()
-            + self.gone_frontends6.keys.len()
-            + self.gone_sources4.keys.len()
-            + self.gone_sources6.keys.len()
-            + self.gone_addrs4.keys.len()
-            + self.gone_addrs6.keys.len()
-            + self.gone_names.keys.len()
-            + self.gone_backends.keys.len()
+    /// Adds a new or changed frontend.
+    pub fn set_frontend(&mut self, tag: Tag, key: &FrontendAddr, value: Frontend) {
+        match family(&key.addr) {
+            FamilyAddr::V4(_) => self.v4.frontends.sets.push(tag, frontend_key(key), value),
+            FamilyAddr::V6(_) => self.v6.frontends.sets.push(tag, frontend_key(key), value),
+        }
     }
 
-    /// Whether there is nothing to do.
+    /// Adds the removal of a frontend.
+    pub fn remove_frontend(&mut self, tag: Tag, key: &FrontendAddr) {
+        match family(&key.addr) {
+            FamilyAddr::V4(_) => self.v4.frontends.removals.push(tag, frontend_key(key)),
+            FamilyAddr::V6(_) => self.v6.frontends.removals.push(tag, frontend_key(key)),
+        }
+    }
+
+    /// Adds a client range that may use the guarded frontends of a service port.
+    pub fn set_source(&mut self, tag: Tag, service_port: u32, range: &ClientRange) {
+        match family(&range.addr) {
+            FamilyAddr::V4(_) => self.v4.sources.sets.push(tag, source_key(service_port, range), ALLOWED),
+            FamilyAddr::V6(_) => self.v6.sources.sets.push(tag, source_key(service_port, range), ALLOWED),
+        }
+    }
+
+    /// Adds the removal of a client range of a service port.
+    pub fn remove_source(&mut self, tag: Tag, service_port: u32, range: &ClientRange) {
+        match family(&range.addr) {
+            FamilyAddr::V4(_) => self.v4.sources.removals.push(tag, source_key(service_port, range)),
+            FamilyAddr::V6(_) => self.v6.sources.removals.push(tag, source_key(service_port, range)),
+        }
+    }
+
+    /// Adds the entry of an address; kind 0 removes it.
+    pub fn change_address(&mut self, tag: Tag, addr: &[u8; 16], kind: u8) {
+        let value = AddressInfo { ifindex: 0, kind, flags: 0, mac: [0; 6] };
+        match (family(addr), kind) {
+            (FamilyAddr::V4(a), 0) => self.v4.addresses.removals.push(tag, a),
+            (FamilyAddr::V6(a), 0) => self.v6.addresses.removals.push(tag, a),
+            (FamilyAddr::V4(a), _) => self.v4.addresses.sets.push(tag, a, value),
+            (FamilyAddr::V6(a), _) => self.v6.addresses.sets.push(tag, a, value),
+        }
+    }
+
+    /// Counts the entries that the plan sets and removes.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub const fn len(&self) -> usize {
+        self.backends.keys.len()
+            + self.slots.ids.len()
+            + self.names.len()
+            + self.v4.len()
+            + self.v6.len()
+            + self.ended_backends.keys.len()
+    }
+
+    /// Returns true if there is no operation.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Empties it and keeps the memory.
+    /// Removes all operations and keeps the memory for the next round.
     pub fn clear(&mut self) {
         self.backends.clear();
         self.slots.ranges.clear();
         self.slots.ids.clear();
         self.names.clear();
-        self.sources4.clear();
-        self.sources6.clear();
-        self.addrs4.clear();
-        self.addrs6.clear();
-        self.frontends4.clear();
-        self.frontends6.clear();
-        self.gone_frontends4.clear();
-        self.gone_frontends6.clear();
-        self.gone_sources4.clear();
-        self.gone_sources6.clear();
-        self.gone_addrs4.clear();
-        self.gone_addrs6.clear();
-        self.gone_names.clear();
-        self.gone_backends.clear();
+        self.v4.clear();
+        self.v6.clear();
+        self.ended_backends.clear();
     }
 }
+
+/// The value of `source_ranges4/6`: presence of the key allows the client, the value is not read.
+const ALLOWED: u32 = 1;

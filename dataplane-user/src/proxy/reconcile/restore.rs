@@ -14,9 +14,7 @@ use hashbrown::HashMap;
 use super::allocator::{Allocator, Capacities};
 use super::ids::{BackendIds, PortIds};
 use super::plan::{NODE, Plan};
-use super::published::{
-    PublishedBackend, PublishedPort, TABLES, frontend_addr, frontend_key, source_key, source_range, table_index,
-};
+use super::published::{PublishedBackend, PublishedPort, TABLES, frontend_addr, source_range, table_index};
 use super::slots::FreeList;
 use crate::proxy::desired::{self, ClientRange, FrontendAddr, is_v4, sets};
 
@@ -120,7 +118,7 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
             Some(name) if seen.insert(name.clone()) => {
                 names.insert(*id, name);
             }
-            _ => garbage.gone_names.push(NODE, *id),
+            _ => garbage.names.removals.push(NODE, *id),
         }
     }
     let mut parts: HashMap<u32, PortParts> = names.keys().map(|id| (*id, PortParts::default())).collect();
@@ -129,19 +127,17 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
         used.extend([value.internal, value.external].into_iter().filter(|t| t.len > 0));
         match parts.get_mut(&value.service_port) {
             Some(port) => port.frontends.push((*key, *value)),
-            None if is_v4(&key.addr) => garbage.gone_frontends4.push(NODE, frontend_key::<V4>(key)),
-            None => garbage.gone_frontends6.push(NODE, frontend_key::<V6>(key)),
+            None => garbage.remove_frontend(NODE, key),
         }
     }
     for (id, range) in &found.sources {
         match parts.get_mut(id) {
             Some(port) => port.sources.push(*range),
-            None if is_v4(&range.addr) => garbage.gone_sources4.push(NODE, source_key(*id, range)),
-            None => garbage.gone_sources6.push(NODE, source_key(*id, range)),
+            None => garbage.remove_source(NODE, *id, range),
         }
     }
-    found.odd_sources4.iter().for_each(|key| garbage.gone_sources4.push(NODE, *key));
-    found.odd_sources6.iter().for_each(|key| garbage.gone_sources6.push(NODE, *key));
+    found.odd_sources4.iter().for_each(|key| garbage.v4.sources.removals.push(NODE, *key));
+    found.odd_sources6.iter().for_each(|key| garbage.v6.sources.removals.push(NODE, *key));
     used.sort_unstable_by_key(|t| (t.base, t.len));
     used.dedup();
     let in_use: hashbrown::HashSet<u32> = found.backends.iter().map(|(id, _)| *id).collect();
@@ -149,11 +145,11 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
     let ids = BackendIds::new(capacities.backends, generations, |id| !in_use.contains(&id), now);
     let ports = PortIds::new(found.names.iter().map(|(id, _)| *id));
     let mut allocator = Allocator::with(capacities, FreeList::with_used(capacities.slots, used.clone()), ids, ports);
-    garbage.gone_names.keys.iter().for_each(|id| allocator.ports.release(*id));
+    garbage.names.removals.keys.iter().for_each(|id| allocator.ports.release(*id));
     let mut backends = Vec::new();
     let mut end_backend = |id: u32, b: &Backend| {
         let generation = b.generation.wrapping_add(1).max(1);
-        garbage.gone_backends.push(NODE, id, Backend { state: 0, generation, ..*b });
+        garbage.ended_backends.push(NODE, id, Backend { state: 0, generation, ..*b });
         backends.push(id);
     };
     for (id, backend) in &found.backends {

@@ -91,9 +91,13 @@ fn ids(port: &PublishedPort) -> Vec<u32> {
 /// The tables after these operations, on tables that were empty before.
 fn contents(plan: &Plan) -> TableContents {
     let mut found = TableContents::default();
-    found.names = plan.names.keys.iter().copied().zip(plan.names.values.iter().copied()).collect();
-    found.add_frontends(plan.frontends4.keys.iter().copied().zip(plan.frontends4.values.iter().copied()).collect());
-    found.add_addrs(plan.addrs4.keys.iter().copied().zip(plan.addrs4.values.iter().copied()).collect());
+    found.names = plan.names.sets.keys.iter().copied().zip(plan.names.sets.values.iter().copied()).collect();
+    found.add_frontends(
+        plan.v4.frontends.sets.keys.iter().copied().zip(plan.v4.frontends.sets.values.iter().copied()).collect(),
+    );
+    found.add_addrs(
+        plan.v4.addresses.sets.keys.iter().copied().zip(plan.v4.addresses.sets.values.iter().copied()).collect(),
+    );
     found.backends = plan.backends.keys.iter().copied().zip(plan.backends.values.iter().copied()).collect();
     found.generations = vec![0; found.backends.iter().map(|(id, _)| *id as usize + 1).max().unwrap_or(1)];
     for (id, backend) in &found.backends {
@@ -124,12 +128,12 @@ fn unchanged_service_needs_no_operation() {
 #[test]
 fn new_service_writes_every_map_once() {
     let (ports, plan) = published();
-    assert_eq!(plan.names.keys, [ports[0].id]);
-    assert_eq!(plan.names.values, [port_name("shop", "web", "http")]);
+    assert_eq!(plan.names.sets.keys, [ports[0].id]);
+    assert_eq!(plan.names.sets.values, [port_name("shop", "web", "http")]);
     assert_eq!(plan.backends.keys, [1, 2]);
     assert_eq!((plan.slots.ranges.as_slice(), plan.slots.ids.as_slice()), (&[(0, 2, WEB)][..], &[1, 2][..]));
-    assert_eq!(plan.frontends4.values[0].internal, SlotTable { base: 0, len: 2 });
-    assert_eq!(plan.addrs4.values[0].kind, address_kind::SERVICE);
+    assert_eq!(plan.v4.frontends.sets.values[0].internal, SlotTable { base: 0, len: 2 });
+    assert_eq!(plan.v4.addresses.sets.values[0].kind, address_kind::SERVICE);
     assert_eq!(plan.len(), 1 + 2 + 2 + 1 + 1);
 }
 
@@ -142,8 +146,8 @@ fn new_endpoint_keeps_the_ids_of_the_others_and_gets_a_new_table() {
     assert_eq!(plan.backends.keys, [3], "entries of other backends are not written");
     assert_eq!(plan.slots.ranges, [(2, 3, WEB)], "a published table is not edited");
     assert_eq!(plan.slots.ids, [1, 3, 2]);
-    assert_eq!(plan.frontends4.values[0].internal, SlotTable { base: 2, len: 3 });
-    assert!(plan.names.keys.is_empty() && plan.addrs4.keys.is_empty());
+    assert_eq!(plan.v4.frontends.sets.values[0].internal, SlotTable { base: 2, len: 3 });
+    assert!(plan.names.sets.keys.is_empty() && plan.v4.addresses.sets.keys.is_empty());
 }
 
 #[test]
@@ -152,8 +156,8 @@ fn removed_endpoint_gets_the_next_generation_and_its_id_rests() {
     let (before, _) = publish(&mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6]));
     let generation = allocator.backends.generation(2);
     let (after, plan) = publish(&mut allocator, &before, &desired(&[cluster_ip(80)], &[5]));
-    assert_eq!(plan.gone_backends.keys, [2]);
-    let entry = plan.gone_backends.values[0];
+    assert_eq!(plan.ended_backends.keys, [2]);
+    let entry = plan.ended_backends.values[0];
     assert_eq!((entry.state, entry.generation), (0, generation + 1));
 
     let both = desired(&[cluster_ip(80)], &[5, 9]);
@@ -281,9 +285,9 @@ fn removed_service_leaves_no_entry() {
     let (before, _) = publish(&mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6]));
     let (after, plan) = publish(&mut allocator, &before, &Desired::default());
     assert!(after.is_empty());
-    assert_eq!(plan.gone_names.keys, [before[0].id]);
-    assert_eq!(plan.gone_backends.keys, [1, 2]);
-    assert_eq!((plan.gone_frontends4.keys.len(), plan.gone_addrs4.keys.len(), plan.len()), (1, 1, 5));
+    assert_eq!(plan.names.removals.keys, [before[0].id]);
+    assert_eq!(plan.ended_backends.keys, [1, 2]);
+    assert_eq!((plan.v4.frontends.removals.keys.len(), plan.v4.addresses.removals.keys.len(), plan.len()), (1, 1, 5));
     assert_eq!((allocator.frontend_owner(&cluster_ip(80)), allocator.frontend_counts()), (None, (0, 0)));
     assert_eq!(allocator.ports.used(), 0);
 }
@@ -296,8 +300,8 @@ fn uncertain_port_is_written_whole() {
     before[0].uncertain = true;
     let (after, plan) = publish(&mut allocator, &before, &wanted);
     assert!(!after[0].uncertain);
-    assert_eq!((plan.names.keys.as_slice(), plan.backends.keys.as_slice()), (&[1][..], &[1, 2][..]));
-    assert_eq!((plan.slots.ranges.as_slice(), plan.frontends4.keys.len()), (&[(2, 2, WEB)][..], 1));
+    assert_eq!((plan.names.sets.keys.as_slice(), plan.backends.keys.as_slice()), (&[1][..], &[1, 2][..]));
+    assert_eq!((plan.slots.ranges.as_slice(), plan.v4.frontends.sets.keys.len()), (&[(2, 2, WEB)][..], 1));
 }
 
 #[test]
@@ -305,11 +309,11 @@ fn shared_address_stays_until_the_last_service_leaves() {
     let mut allocator = Allocator::new(CAPACITIES);
     let (web, _) = publish_as(WEB, &mut allocator, &[], &desired(&[cluster_ip(80)], &[5]), NOW);
     let (api, plan) = publish_as(API, &mut allocator, &[], &desired(&[cluster_ip(443)], &[6]), NOW);
-    assert!(plan.addrs4.keys.is_empty(), "the address has an entry already");
+    assert!(plan.v4.addresses.sets.keys.is_empty(), "the address has an entry already");
     let (_, plan) = publish_as(WEB, &mut allocator, &web, &Desired::default(), NOW);
-    assert_eq!((plan.gone_frontends4.keys.len(), plan.gone_addrs4.keys.len()), (1, 0));
+    assert_eq!((plan.v4.frontends.removals.keys.len(), plan.v4.addresses.removals.keys.len()), (1, 0));
     let (_, plan) = publish_as(API, &mut allocator, &api, &Desired::default(), NOW);
-    assert_eq!(plan.gone_addrs4.keys.len(), 1);
+    assert_eq!(plan.v4.addresses.removals.keys.len(), 1);
 }
 
 #[test]
@@ -317,7 +321,7 @@ fn loopback_frontend_has_no_address_entry() {
     let mut allocator = Allocator::new(CAPACITIES);
     let loopback = FrontendAddr { addr: v4([127, 0, 0, 1]), port: 30_080, proto: proto::TCP };
     let (_, plan) = publish(&mut allocator, &[], &desired(&[loopback], &[5]));
-    assert_eq!((plan.frontends4.keys.len(), plan.addrs4.keys.len()), (1, 0));
+    assert_eq!((plan.v4.frontends.sets.keys.len(), plan.v4.addresses.sets.keys.len()), (1, 0));
 }
 
 #[test]
@@ -326,9 +330,9 @@ fn external_address_that_becomes_a_cluster_ip_changes_its_kind() {
     let mut wanted = desired(&[cluster_ip(80)], &[5]);
     wanted.ports[0].frontends[0].flags = frontend_flags::EXTERNAL;
     let (before, plan) = publish(&mut allocator, &[], &wanted);
-    assert_eq!(plan.addrs4.values[0].kind, address_kind::EXTERNAL);
+    assert_eq!(plan.v4.addresses.sets.values[0].kind, address_kind::EXTERNAL);
     let (_, plan) = publish(&mut allocator, &before, &desired(&[cluster_ip(80)], &[5]));
-    assert_eq!(plan.addrs4.values[0].kind, address_kind::SERVICE);
+    assert_eq!(plan.v4.addresses.sets.values[0].kind, address_kind::SERVICE);
 }
 
 #[test]
@@ -339,7 +343,7 @@ fn failed_address_is_planned_again() {
     allocator.addr_failed(cluster_ip(80).addr, WEB);
     let mut plan = Plan::default();
     allocator.plan_addrs(&mut plan);
-    assert_eq!((plan.addrs4.tags.as_slice(), plan.len()), (&[WEB][..], 1));
+    assert_eq!((plan.v4.addresses.sets.tags.as_slice(), plan.len()), (&[WEB][..], 1));
 }
 
 #[test]
@@ -380,15 +384,15 @@ fn entries_without_a_service_name_are_garbage() {
     found.names.clear();
     let Restored { mut allocator, services, garbage } = restore(found, CAPACITIES, NOW);
     assert!(services.is_empty());
-    assert_eq!((garbage.plan.gone_frontends4.keys.len(), garbage.plan.gone_frontends4.tags[0]), (1, NODE));
-    assert_eq!(garbage.plan.gone_backends.keys, [1, 2]);
-    assert!(garbage.plan.gone_backends.values.iter().all(|b| b.state == 0 && b.generation == 2));
+    assert_eq!((garbage.plan.v4.frontends.removals.keys.len(), garbage.plan.v4.frontends.removals.tags[0]), (1, NODE));
+    assert_eq!(garbage.plan.ended_backends.keys, [1, 2]);
+    assert!(garbage.plan.ended_backends.values.iter().all(|b| b.state == 0 && b.generation == 2));
     assert_eq!((allocator.slots.used(), allocator.slots.next_wake()), (2, None), "used until the garbage is removed");
     garbage.release(&mut allocator, NOW);
     assert_eq!(allocator.slots.next_wake(), Some(NOW + GRACE));
     let mut plan = Plan::default();
     allocator.plan_addrs(&mut plan);
-    assert_eq!((plan.gone_addrs4.keys.len(), plan.len()), (1, 1));
+    assert_eq!((plan.v4.addresses.removals.keys.len(), plan.len()), (1, 1));
 }
 
 #[test]
@@ -413,9 +417,9 @@ fn second_id_of_a_name_and_second_backend_of_an_endpoint_are_garbage() {
     found.backends.push((3, twin));
     found.generations.push(5);
     let Restored { services, garbage, .. } = restore(found, CAPACITIES, NOW);
-    assert_eq!(garbage.plan.gone_names.keys, [7]);
+    assert_eq!(garbage.plan.names.removals.keys, [7]);
     assert_eq!(
-        (garbage.plan.gone_backends.keys.as_slice(), garbage.plan.gone_backends.values[0].generation),
+        (garbage.plan.ended_backends.keys.as_slice(), garbage.plan.ended_backends.values[0].generation),
         (&[3][..], 6)
     );
     assert_eq!(ids(&services["shop/web"][0]), [1, 2]);

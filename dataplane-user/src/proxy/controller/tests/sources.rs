@@ -129,7 +129,7 @@ fn a_restart_finds_them_and_removes_what_is_nobodys() {
     let tables = memory.tables();
     for (service_port, len) in [(77, 40), (1, 20), (1, 64)] {
         let data = SourceRange { service_port, client: V4 { octets: [8, 8, 8, 8] } };
-        tables.sources4.set(&[Prefix { len, data }], &[1]).unwrap();
+        tables.v4.sources.set(&[Prefix { len, data }], &[1]).unwrap();
     }
     let core = start(&memory);
     assert_eq!(ranges(&view(&memory)), wanted);
