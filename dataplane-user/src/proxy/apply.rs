@@ -188,25 +188,41 @@ impl MapWriter {
 
     fn set_backends(&mut self, sets: &Sets<u32, Backend>, failed: &mut Failures) {
         for ((id, entry), tag) in sets.keys.iter().zip(&sets.values).zip(&sets.tags) {
-            if !failed.contains_key(tag) {
-                self.maps.backends.set(*id, std::slice::from_ref(entry));
+            if failed.contains_key(tag) {
+                continue;
+            }
+            if self.maps.backends.set(*id, std::slice::from_ref(entry)) {
                 self.operations.backends += 1;
+            } else {
+                failed.insert(*tag, beyond_the_end("backends", *id, 1));
             }
         }
     }
 
-    fn set_slots(&mut self, writes: &SlotWrites, _failed: &mut Failures) {
+    fn set_slots(&mut self, writes: &SlotWrites, failed: &mut Failures) {
         let mut rest = &writes.ids[..];
         let mut scratch = Vec::new();
-        for (base, len, _) in &writes.ranges {
+        for (base, len, tag) in &writes.ranges {
             let (ids, after) = rest.split_at((*len as usize).min(rest.len()));
+            rest = after;
+            if failed.contains_key(tag) {
+                continue;
+            }
             scratch.clear();
             scratch.extend(ids.iter().map(|id| Slot { backend: *id, turn: 0 }));
-            self.maps.slots.set(*base, &scratch);
-            rest = after;
+            if self.maps.slots.set(*base, &scratch) {
+                self.operations.slots += ids.len() as u64;
+            } else {
+                failed.insert(*tag, beyond_the_end("slots", *base, ids.len()));
+            }
         }
-        self.operations.slots += writes.ids.len() as u64;
     }
+}
+
+/// The error of a write to an array that returned false.
+fn beyond_the_end(map: &str, first: u32, count: usize) -> MapError {
+    let reason = format!("{count} elements from {first} on do not all fit, the map is smaller than its size says");
+    MapError::Io { name: map.to_owned(), source: std::io::Error::other(reason) }
 }
 
 fn set<K: Pod, V: Pod>(table: &dyn HashTable<K, V>, ops: &Sets<K, V>, failed: &mut Failures) -> u64 {

@@ -54,13 +54,17 @@ impl MemoryMap {
         }
     }
 
-    fn write(&self, key: &[u8], value: &[u8]) -> Result<(), MapError> {
+    /// Returns true if this write is to fail, see [`MemoryMaps::fail_next`].
+    fn takes_fault(&self) -> bool {
         let mut faults = lock(&self.faults);
-        if let Some(i) = faults.iter().position(|f| *f == self.name) {
-            faults.remove(i);
+        let found = faults.iter().position(|f| *f == self.name);
+        found.map(|i| faults.remove(i)).is_some()
+    }
+
+    fn write(&self, key: &[u8], value: &[u8]) -> Result<(), MapError> {
+        if self.takes_fault() {
             return Err(MapError::Io { name: self.name.into(), source: std::io::ErrorKind::OutOfMemory.into() });
         }
-        drop(faults);
         let mut entries = lock(&self.entries);
         if entries.len() as u32 >= self.capacity && !entries.contains_key(key) {
             return Err(MapError::Full { name: self.name.into() });
@@ -107,6 +111,9 @@ impl<V: Pod> ArrayTable<V> for MemoryMap {
     }
 
     fn set(&self, base: u32, values: &[V]) -> bool {
+        if self.takes_fault() {
+            return false;
+        }
         for (value, index) in values.iter().zip(base..) {
             if index >= self.capacity {
                 return false;

@@ -74,7 +74,7 @@ fn frontends_come_after_all_that_they_lead_to() {
 
 #[test]
 fn a_failure_stops_its_service_and_no_other() {
-    for map in ["services", "source_ranges4", "addresses4", "frontends4"] {
+    for map in ["backends", "slots", "services", "source_ranges4", "addresses4", "frontends4"] {
         let memory = MemoryMaps::new(10, 100);
         memory.fail_next(map);
         let failures = MapWriter::new(memory.tables()).apply(&plan()).failures;
@@ -83,6 +83,18 @@ fn a_failure_stops_its_service_and_no_other() {
         let keys: Vec<_> = memory.frontends4.typed::<FrontendKey<V4>, Frontend>();
         assert_eq!(keys, [(key(2), frontend(2))], "{map}");
     }
+}
+
+#[test]
+fn array_write_beyond_the_end_fails_its_service_and_is_not_counted() {
+    // two backends and one slot of Service 2 are beyond the end
+    let memory = MemoryMaps::sized(10, 20, 52);
+    let mut writer = MapWriter::new(memory.tables());
+    let outcome = writer.apply(&plan());
+    assert_eq!(outcome.failures.keys().collect::<Vec<_>>(), [&2]);
+    assert!(outcome.failures[&2].to_string().starts_with("map slots: 1 elements from 20 on"), "{outcome:?}");
+    assert_eq!((writer.operations().backends, writer.operations().slots), (3, 1));
+    assert_eq!(memory.frontends4.typed::<FrontendKey<V4>, Frontend>(), [(key(1), frontend(1))]);
 }
 
 #[test]

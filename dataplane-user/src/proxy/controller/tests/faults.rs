@@ -17,7 +17,7 @@ fn two(core: &mut Core) {
 
 #[test]
 fn a_refused_write_costs_one_service_and_is_made_up_for() {
-    for map in ["services", "addresses4", "addresses6", "frontends4", "frontends6"] {
+    for map in ["backends", "slots", "services", "addresses4", "addresses6", "frontends4", "frontends6"] {
         let memory = memory();
         let mut core = serving(&memory);
         two(&mut core);
