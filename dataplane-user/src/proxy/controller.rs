@@ -9,10 +9,10 @@ mod histogram;
 mod locality;
 mod ownership;
 mod pending;
+mod pipeline;
 mod rejections;
-mod report;
-mod round;
 mod snapshot;
+mod status;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use super::locality::NoLocal;
 use super::ownership::FrontendOwnership;
 use super::pending::{OBJECT, Pending, SLICES};
 use super::rejections::Rejections;
-use super::report::Report;
+use super::status::Report;
 use super::store::{ObjectStore, ServiceEntry};
 use crate::proxy::apply::{self, MapWriter, Operations, ServiceMaps};
 use crate::proxy::desired::context::octets16;
@@ -264,7 +264,7 @@ impl Core {
                 let store = &self.store;
                 dirty.sort_by(|a, b| store.get(*a).map(ServiceEntry::rank).cmp(&store.get(*b).map(ServiceEntry::rank)));
             }
-            for chunk in dirty.chunks(super::round::CHUNK) {
+            for chunk in dirty.chunks(super::pipeline::CHUNK) {
                 self.round(chunk, now);
             }
         }
