@@ -18,7 +18,8 @@ use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceNa
 use dataplane_host::map::MapError;
 use hashbrown::HashMap;
 
-use crate::proxy::reconcile::plan::{Plan, Removals, Sets, SlotWrites, Tag};
+use crate::proxy::reconcile::ids::ServiceId;
+use crate::proxy::reconcile::plan::{Plan, Removals, Sets, SlotWrites};
 
 pub use kernel::open;
 pub use read::{capacities, read};
@@ -118,7 +119,7 @@ impl Operations {
 }
 
 /// The Services for which a write failed, each with its first error.
-pub type Failures = HashMap<Tag, MapError>;
+pub type Failures = HashMap<ServiceId, MapError>;
 
 /// The result of [`MapWriter::apply`].
 #[derive(Debug, Default)]
@@ -136,8 +137,8 @@ impl Outcome {
 
     /// Returns true if an operation of this Service failed.
     #[must_use]
-    pub fn failed(&self, tag: Tag) -> bool {
-        self.failures.contains_key(&tag)
+    pub fn failed(&self, id: ServiceId) -> bool {
+        self.failures.contains_key(&id)
     }
 }
 
@@ -236,7 +237,7 @@ fn remove<K: Pod, V>(table: &dyn HashTable<K, V>, ops: &Removals<K>, failed: &mu
 /// Calls `write` for the longest runs of entries without a failed Service. Returns the number of
 /// entries that were written.
 fn in_runs(
-    tags: &[Tag],
+    tags: &[ServiceId],
     failed: &mut Failures,
     mut write: impl FnMut(usize, usize) -> Result<(), (MapError, usize)>,
 ) -> u64 {
@@ -263,6 +264,6 @@ fn in_runs(
     written
 }
 
-fn run(tags: &[Tag], failed: &Failures) -> usize {
+fn run(tags: &[ServiceId], failed: &Failures) -> usize {
     tags.iter().position(|t| failed.contains_key(t)).unwrap_or(tags.len())
 }

@@ -1,16 +1,21 @@
-//! From what should be to what must be done: pure, against what is known of the tables.
+//! Computes the map operations that turn the current table contents into the desired ones. No I/O.
 //!
-//! Slot tables are published and never edited: a change of members makes a new table in free space and switches the
-//! frontends to it. The backend id of an endpoint stays while the endpoint stays in its Service. A round goes:
-//! [`assign`] (ids and space for what is desired), [`Allocator::plan`] (the difference as operations), the operations,
-//! [`Allocator::commit`] (what is no longer used is free, after a grace time), or the way back if they failed.
+//! [`Reconciler`] is the part that the controller calls. For one Service it takes these steps:
+//! [`ownership`] decides which contested frontends it gets, [`assign()`] allocates ids and slots,
+//! [`Allocator::plan`] adds the difference to a [`Plan`]. After the map writer has applied the plan,
+//! [`Allocator::commit`] frees what is no longer used, after a grace time; a failed part is planned
+//! back. Published slot tables are never edited: a change of members writes a new table in free
+//! space and switches the frontends to it. An endpoint keeps its backend id while it stays in its
+//! Service.
 
 mod allocator;
 mod assign;
 pub mod diff;
 pub mod ids;
+pub mod ownership;
 pub mod plan;
 pub mod published;
+pub mod reconciler;
 pub mod restore;
 pub mod slots;
 pub mod table;
@@ -18,6 +23,8 @@ pub mod table;
 mod tests;
 
 pub use allocator::{Allocator, Capacities};
-pub use assign::{Assigned, Ownership, Refusal, assign};
-pub use plan::{Plan, Tag};
+pub use assign::{Assigned, Refusal, assign};
+pub use ownership::{Decisions, Ownership};
+pub use plan::Plan;
 pub use published::{PublishedBackend, PublishedPort};
+pub use reconciler::Reconciler;

@@ -6,7 +6,7 @@ use dataplane_common::types::service::{Frontend, FrontendKey, SlotTable};
 
 use super::memory::MemoryMaps;
 use super::*;
-use crate::proxy::reconcile::plan::NODE;
+use crate::proxy::reconcile::ids::ServiceId;
 
 fn key(n: u8) -> FrontendKey<V4> {
     FrontendKey { addr: V4 { octets: [10, 96, 0, n] }, port: 80, proto: 6, pad: 0 }
@@ -28,18 +28,18 @@ fn backend(state: u8) -> Backend {
 /// Something in every phase for two Services.
 fn plan() -> Plan {
     let mut plan = Plan::default();
-    for tag in [1, 2] {
-        let n = tag as u8;
-        plan.backends.push(tag, tag, backend(1));
-        plan.slots.ranges.push((tag * 10, 1, tag));
-        plan.slots.ids.push(tag);
-        plan.names.sets.push(tag, tag, ServiceName { name: [0; dataplane_common::types::service::NAME_LEN] });
+    for n in [1, 2_u8] {
+        let (id, tag) = (u32::from(n), ServiceId::new(u32::from(n)));
+        plan.backends.push(tag, id, backend(1));
+        plan.slots.ranges.push((id * 10, 1, tag));
+        plan.slots.ids.push(id);
+        plan.names.sets.push(tag, id, ServiceName { name: [0; dataplane_common::types::service::NAME_LEN] });
         plan.v4.sources.sets.push(tag, range(n), 1);
         plan.v4.addresses.sets.push(tag, key(n).addr, AddressInfo { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
-        plan.v4.frontends.sets.push(tag, key(n), frontend(tag));
+        plan.v4.frontends.sets.push(tag, key(n), frontend(id));
         plan.v4.frontends.removals.push(tag, key(n + 100));
         plan.v4.sources.removals.push(tag, range(n + 100));
-        plan.ended_backends.push(tag, tag + 50, backend(0));
+        plan.ended_backends.push(tag, id + 50, backend(0));
     }
     plan
 }
@@ -78,8 +78,12 @@ fn a_failure_stops_its_service_and_no_other() {
         let memory = MemoryMaps::new(10, 100);
         memory.fail_next(map);
         let failures = MapWriter::new(memory.tables()).apply(&plan()).failures;
-        assert_eq!(failures.keys().collect::<Vec<_>>(), [&1], "{map}");
-        assert!(failures[&1].to_string().starts_with(&format!("map {map}: ")), "{}", failures[&1]);
+        assert_eq!(failures.keys().collect::<Vec<_>>(), [&ServiceId::new(1)], "{map}");
+        assert!(
+            failures[&ServiceId::new(1)].to_string().starts_with(&format!("map {map}: ")),
+            "{}",
+            failures[&ServiceId::new(1)]
+        );
         let keys: Vec<_> = memory.frontends4.typed::<FrontendKey<V4>, Frontend>();
         assert_eq!(keys, [(key(2), frontend(2))], "{map}");
     }
@@ -91,8 +95,11 @@ fn array_write_beyond_the_end_fails_its_service_and_is_not_counted() {
     let memory = MemoryMaps::sized(10, 20, 52);
     let mut writer = MapWriter::new(memory.tables());
     let outcome = writer.apply(&plan());
-    assert_eq!(outcome.failures.keys().collect::<Vec<_>>(), [&2]);
-    assert!(outcome.failures[&2].to_string().starts_with("map slots: 1 elements from 20 on"), "{outcome:?}");
+    assert_eq!(outcome.failures.keys().collect::<Vec<_>>(), [&ServiceId::new(2)]);
+    assert!(
+        outcome.failures[&ServiceId::new(2)].to_string().starts_with("map slots: 1 elements from 20 on"),
+        "{outcome:?}"
+    );
     assert_eq!((writer.operations().backends, writer.operations().slots), (3, 1));
     assert_eq!(memory.frontends4.typed::<FrontendKey<V4>, Frontend>(), [(key(1), frontend(1))]);
 }
@@ -101,6 +108,6 @@ fn array_write_beyond_the_end_fails_its_service_and_is_not_counted() {
 fn a_full_map_is_said_to_be_full() {
     let memory = MemoryMaps::new(1, 100);
     let failures = MapWriter::new(memory.tables()).apply(&plan()).failures;
-    assert_eq!(failures[&2].to_string(), "map services is full");
-    assert!(!failures.contains_key(&NODE));
+    assert_eq!(failures[&ServiceId::new(2)].to_string(), "map services is full");
+    assert!(!failures.contains_key(&ServiceId::NODE));
 }

@@ -1,66 +1,169 @@
-//! A round: a number of Services together, so that maps are written in batches, each Service on its own account.
+//! Runs rounds: from the objects of dirty Services through the reconciler and the map writer to the status.
+//!
+//! A round takes a number of Services together, so that maps are written in batches, and treats the
+//! failures of each apart. `Core` calls it; it takes no events and reads no clock.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
-use dataplane_common::types::address::Address;
-use dataplane_common::types::service::scheduler;
 use dataplane_host::map::MapError;
+use tracing::error;
 
-use super::core::Core;
-use super::locality::{missing, recount};
+use super::queue::WorkQueue;
 use super::snapshot::HealthCheck;
-use crate::proxy::apply::Failures;
-use crate::proxy::desired::context::ip;
-use crate::proxy::desired::{self, Desired, FrontendAddr, ready_local};
-use crate::proxy::reconcile::plan::{NODE, Plan, Tag};
-use crate::proxy::reconcile::published::union;
-use crate::proxy::reconcile::{PublishedPort, Refusal, assign};
-use crate::proxy::source::{Cause, ObjectKey, ObjectKind, Rejection};
+use super::status::Status;
+use super::store::{ObjectStore, ServiceEntry};
+use crate::proxy::apply::{MapWriter, Outcome};
+use crate::proxy::desired::context::{ip, octets16};
+use crate::proxy::desired::{self, Context, Desired, FrontendAddr, ready_local};
+use crate::proxy::reconcile::ids::ServiceId;
+use crate::proxy::reconcile::ownership::Claimants;
+use crate::proxy::reconcile::reconciler::{Part, Reconciled};
+use crate::proxy::reconcile::{Plan, Reconciler, Refusal};
+use crate::proxy::source::{Cause, ObjectKind, Rejection};
 
 /// Services to a round: enough for batches, few enough for little memory.
-pub(super) const CHUNK: usize = 512;
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const MAX_DOUBLINGS: u8 = 8;
+const CHUNK: usize = 512;
+/// Passes over changed Services in one reconciliation: a frontend goes to its owner in three or four.
+const MAX_PASSES: u32 = 100;
 
-/// One Service's part of a round.
-struct Part {
-    number: u32,
-    before: Box<[PublishedPort]>,
-    after: Box<[PublishedPort]>,
-    /// Frontends that it gets from other Services.
-    taken_over: Vec<(FrontendAddr, u32)>,
+/// The stages that a Service passes, and the state of each.
+pub(super) struct Pipeline {
+    pub(super) store: ObjectStore,
+    pub(super) queue: WorkQueue,
+    pub(super) context: Context,
+    pub(super) reconciler: Reconciler,
+    pub(super) writer: MapWriter,
+    pub(super) status: Status,
+    /// Empty between rounds; kept for its memory.
+    plan: Plan,
 }
 
-impl Core {
-    pub(super) fn round(&mut self, numbers: &[u32], now: Duration) {
-        let mut plan = std::mem::take(&mut self.plan);
-        let mut parts = Vec::with_capacity(numbers.len());
-        let mut giving: Vec<u32> = Vec::new();
-        for number in numbers {
-            if giving.contains(number) {
-                // its published state is right only when this round has ended
-                self.dirty.push(*number);
-            } else if let Some(part) = self.prepare(*number, &mut plan, now) {
-                giving.extend(part.taken_over.iter().map(|(_, from)| *from));
-                parts.push(part);
+impl Pipeline {
+    pub(super) fn new(reconciler: Reconciler, writer: MapWriter) -> Self {
+        Self {
+            store: ObjectStore::default(),
+            queue: WorkQueue::default(),
+            context: Context::default(),
+            reconciler,
+            writer,
+            status: Status::default(),
+            plan: Plan::default(),
+        }
+    }
+
+    /// Runs rounds until no Service is dirty or deferred.
+    pub(super) fn rounds(&mut self, now: Duration) {
+        let mut passes = 0;
+        while let Some(mut batch) = self.queue.next_batch() {
+            passes += 1;
+            if passes > MAX_PASSES {
+                error!(services = batch.len(), "Services go on taking frontends from each other; trying again later");
+                for id in batch {
+                    self.queue.begin(id);
+                    self.queue.retry(id, now);
+                }
+                return;
+            }
+            if self.reconciler.has_contested_frontends() {
+                // the Service with the best claim comes first
+                let store = &self.store;
+                let rank = |id: ServiceId| store.claimant(id).map(|c| c.rank());
+                batch.sort_by(|a, b| rank(*a).cmp(&rank(*b)));
+            }
+            for chunk in batch.chunks(CHUNK) {
+                self.round(chunk, now);
             }
         }
-        self.allocator.plan_addrs(&mut plan);
-        let failures = if plan.is_empty() { Failures::new() } else { self.execute(&plan) };
+    }
+
+    /// Prepares the first rounds. Garbage is removed first, so that it takes no room. Each dirty
+    /// Service adopts what the maps have of it before any Service claims a frontend. Older Services
+    /// come first, because the first claimant of a free frontend gets it.
+    pub(super) fn prepare_first_round(&mut self, now: Duration) {
+        let garbage = self.reconciler.take_garbage();
+        self.apply_for_node(&garbage, now);
+        let Self { store, queue, reconciler, .. } = self;
+        for id in queue.dirty().iter() {
+            if let Some(entry) = store.get(*id) {
+                reconciler.adopt(*id, &entry.key);
+            }
+        }
+        queue.dirty().sort_by_key(|id| store.claimant(*id).map(|c| c.rank().0));
+        if reconciler.stale().is_empty() {
+            let services = queue.dirty().len();
+            reconciler.allocator_mut().reserve(services);
+        }
+    }
+
+    /// Queues the Services that were deleted while the agent was down: after the first full sync,
+    /// entries without a Service are theirs. They are removed like any deleted Service, so that
+    /// waiting Services can take their frontends.
+    pub(super) fn mark_stale(&mut self) {
+        for key in self.reconciler.stale() {
+            let id = self.store.id(&key);
+            self.queue.mark(id);
+        }
+    }
+
+    /// Tells the reconciler this node's addresses.
+    pub(super) fn add_node_addresses(&mut self) {
+        let addresses = self.node_addresses();
+        self.reconciler.allocator_mut().add_node_addresses(&addresses);
+    }
+
+    /// Drops addresses that are not this node's any more, after the Services' node ports have left them.
+    pub(super) fn keep_node_addresses(&mut self) {
+        let addresses = self.node_addresses();
+        self.reconciler.allocator_mut().keep_node_addresses(&addresses);
+    }
+
+    fn node_addresses(&self) -> Vec<[u8; 16]> {
+        self.context.node.addresses.iter().map(|a| octets16(*a)).collect()
+    }
+
+    /// Writes and removes the entries of the node's own addresses.
+    pub(super) fn node_round(&mut self, now: Duration) {
+        if !self.reconciler.allocator().has_addr_changes() {
+            return;
+        }
+        let mut plan = std::mem::take(&mut self.plan);
+        self.reconciler.plan_addresses(&mut plan);
+        self.apply_for_node(&plan, now);
         plan.clear();
-        self.finish(parts, &failures, &mut plan, now);
         self.plan = plan;
     }
 
-    /// Derives, assigns and plans one Service; none if nothing of it is or will be in the tables.
-    fn prepare(&mut self, number: u32, plan: &mut Plan, now: Duration) -> Option<Part> {
-        self.adopt(number);
-        self.ownership.forget(number);
-        let entry = self.store.get_mut(number)?;
-        entry.dirty = false;
-        let before = std::mem::take(&mut entry.published);
-        let entry = self.store.get(number)?;
+    /// Applies a plan that belongs to no Service. Addresses that failed are tried again.
+    fn apply_for_node(&mut self, plan: &Plan, now: Duration) {
+        if !self.apply(plan).is_complete() {
+            self.queue.retry_node(now);
+        }
+    }
+
+    fn round(&mut self, ids: &[ServiceId], now: Duration) {
+        let mut plan = std::mem::take(&mut self.plan);
+        let mut parts = Vec::with_capacity(ids.len());
+        let mut losers: Vec<ServiceId> = Vec::new();
+        for id in ids {
+            if losers.contains(id) {
+                // its published state is right only when this round has ended
+                self.queue.put_back(*id);
+            } else if let Some(part) = self.plan_service(*id, &mut plan, now) {
+                losers.extend(part.losers());
+                parts.push(part);
+            }
+        }
+        self.reconciler.plan_addresses(&mut plan);
+        let outcome = self.apply(&plan);
+        plan.clear();
+        self.finish(parts, &outcome, &mut plan, now);
+        self.plan = plan;
+    }
+
+    /// Derives one Service's desired state and adds its operations to the plan.
+    fn plan_service(&mut self, id: ServiceId, plan: &mut Plan, now: Duration) -> Option<Part> {
+        self.queue.begin(id);
+        let entry = self.store.get(id)?;
         let mut desired = match &entry.service {
             None => Desired::default(),
             Some(service) => {
@@ -68,233 +171,131 @@ impl Core {
                 desired::service(&entry.key, service, slices, &self.context, |a| self.store.is_cluster_ip(a))
             }
         };
-        if self.propose(number, &before, &desired) {
-            self.restore_part(number, before);
-            self.put_off(number);
-            return None;
-        }
-        let entry = self.store.get(number)?;
-        let clock = self.packet_clock;
-        let (store, ownership) = (&self.store, &self.ownership);
-        let assigned = assign(&before, &desired, number, &mut self.allocator, clock, now, |key, owner| {
-            ownership.decide(key, entry, owner, store)
-        });
+        let reconciled = self.reconciler.reconcile(id, &desired, &self.store, plan, now)?;
+        self.mark_woken();
         let mut rejections = std::mem::take(&mut desired.rejections);
-        self.note_health(number);
-        let entry = self.store.get(number)?;
-        let assigned = match assigned {
-            Ok(assigned) => {
-                self.insufficient.remove(&number);
-                assigned
+        match reconciled {
+            Reconciled::Deferred => {
+                self.status.published(id, self.reconciler.published(id));
+                self.queue.defer(id);
+                None
             }
-            Err(refusal) => {
+            Reconciled::Refused(refusal) => {
                 let Refusal::Full { map, needed, .. } = refusal;
-                self.insufficient.insert(number, (map, needed));
-                rejections.push(
-                    Rejection::of(ObjectKind::Service, &entry.key, "", refusal.to_string()).because(Cause::TableFull),
-                );
-                self.rejections.set_service(number, rejections);
-                self.restore_part(number, before);
-                self.retry(number, now);
-                return None;
+                self.note_health(id);
+                self.status.refused(id, map, needed);
+                rejections.extend(self.rejection(id, "", refusal.to_string(), Cause::TableFull));
+                self.status.rejections.set_service(id, rejections);
+                self.status.published(id, self.reconciler.published(id));
+                self.queue.retry(id, now);
+                None
             }
-        };
-        self.allocator.plan((&entry.key.namespace, &entry.key.name), &before, &assigned.ports, number, plan);
-        for (key, other) in assigned.conflicts {
-            rejections.push(self.conflict(number, key, other));
-            if other != Some(number) {
-                self.ownership.wait(number, key);
+            Reconciled::Planned { part, conflicts } => {
+                self.note_health(id);
+                self.status.fits(id);
+                rejections.extend(conflicts.into_iter().filter_map(|(key, owner)| self.conflict(id, key, owner)));
+                self.status.rejections.set_service(id, rejections);
+                Some(part)
             }
         }
-        self.rejections.set_service(number, rejections);
-        self.mark_earlier(number, &assigned.ports);
-        if assigned.later {
-            self.mark(number);
-        }
-        Some(Part { number, before, after: assigned.ports, taken_over: assigned.taken_over })
     }
 
-    /// It goes on when nobody else is left to go on.
-    fn put_off(&mut self, number: u32) {
-        if let Some(entry) = self.store.get_mut(number) {
-            entry.dirty = true;
-            self.deferred.push(number);
+    fn apply(&mut self, plan: &Plan) -> Outcome {
+        if plan.is_empty() {
+            return Outcome::default();
         }
+        let outcome = self.writer.apply(plan);
+        if let Some(error) = outcome.failures.values().next() {
+            self.status.error(&error.to_string());
+            self.reconciler.mark_addresses_uncertain(plan, |id| outcome.failed(id));
+        }
+        outcome
     }
 
-    /// Takes over what the tables had of this Service when the agent started.
-    pub(super) fn adopt(&mut self, number: u32) {
-        if self.stale.is_empty() {
-            return;
-        }
-        let Some(entry) = self.store.get(number).filter(|e| e.published.is_empty()) else { return };
-        let name = entry.key.to_string();
-        if let Some(ports) = self.stale.remove(name.as_str()) {
-            ports.iter().for_each(|p| self.allocator.ports.adopt(p.id, number));
-            self.restore_part(number, ports.into());
-        }
-    }
-
-    fn restore_part(&mut self, number: u32, published: Box<[PublishedPort]>) {
-        if let Some(entry) = self.store.get_mut(number) {
-            let before = std::mem::replace(&mut entry.no_local, missing(&published));
-            recount(&mut self.no_local, before, entry.no_local);
-            let counts = published.iter().any(|port| scheduler::counts_connections(port.scheduler));
-            self.counting += usize::from(counts);
-            self.counting -= usize::from(std::mem::replace(&mut entry.counts, counts));
-            entry.published = published;
-        }
-    }
-
-    fn conflict(&self, number: u32, key: FrontendAddr, other: Option<u32>) -> Rejection {
-        let owner = other.and_then(|n| self.store.get(n));
-        let owner = owner.map_or_else(|| "another Service".to_owned(), |e| format!("Service {}", e.key));
-        let claimant = self.store.get(number).map_or_else(|| ObjectKey::new("", ""), |e| e.key.clone());
-        let reason = format!("{} port {} is taken by {owner}", ip(key.addr), key.port);
-        Rejection::of(ObjectKind::Service, &claimant, "spec.ports", reason).because(Cause::AddressConflict)
-    }
-
-    fn execute(&mut self, plan: &Plan) -> Failures {
-        let failures = self.writer.apply(plan).failures;
-        if let Some(error) = failures.values().next() {
-            self.report.error(&error.to_string());
-            let (v4, v6) = (&plan.v4.addresses, &plan.v6.addresses);
-            self.mark_addrs_uncertain(&v4.sets.keys, &v4.sets.tags, &failures);
-            self.mark_addrs_uncertain(&v6.sets.keys, &v6.sets.tags, &failures);
-            self.mark_addrs_uncertain(&v4.removals.keys, &v4.removals.tags, &failures);
-            self.mark_addrs_uncertain(&v6.removals.keys, &v6.removals.tags, &failures);
-        }
-        failures
-    }
-
-    /// Addresses that may not have been entered or removed are looked at again.
-    fn mark_addrs_uncertain<A: Address>(&mut self, addrs: &[A], tags: &[Tag], failures: &Failures) {
-        for (addr, tag) in addrs.iter().zip(tags).filter(|(_, tag)| failures.contains_key(*tag)) {
-            self.allocator.addr_failed(addr.to_octets16(), *tag);
-        }
-    }
-
-    /// Settles what was done; takes back what failed, and plans another try.
-    fn finish(&mut self, parts: Vec<Part>, failures: &Failures, plan: &mut Plan, now: Duration) {
-        let (done, mut failed): (Vec<_>, Vec<_>) = parts.into_iter().partition(|p| !failures.contains_key(&p.number));
+    /// Commits the parts that were written, rolls the others back and schedules their retry.
+    fn finish(&mut self, parts: Vec<Part>, outcome: &Outcome, plan: &mut Plan, now: Duration) {
+        let (failed, done): (Vec<_>, Vec<_>) = parts.into_iter().partition(|p| outcome.failed(p.id));
         for part in done {
-            if let Some(entry) = self.store.get_mut(part.number) {
-                entry.failures = 0;
-            }
-            if !self.quarantine.is_empty() {
-                let tables = self.quarantine.remove(&part.number);
-                tables.into_iter().flatten().for_each(|t| self.allocator.slots.release(t, now));
-            }
-            self.note_applied(part.number);
-            self.settle(part.number, &part.before, part.after, now);
-            part.taken_over.iter().for_each(|(key, from)| self.transfer(key, *from));
+            let id = part.id;
+            self.queue.succeeded(id);
+            self.status.applied(id);
+            self.reconciler.commit(part, now);
+            self.settled(id);
         }
+        if !failed.is_empty() {
+            self.undo(failed, outcome, plan, now);
+        }
+    }
+
+    fn undo(&mut self, mut failed: Vec<Part>, outcome: &Outcome, plan: &mut Plan, now: Duration) {
         for part in &mut failed {
-            part.after.iter_mut().for_each(|p| p.uncertain = true);
-            part.taken_over.iter().for_each(|(key, from)| self.plan_return(key, *from, part.number, plan));
-            let Some(entry) = self.store.get(part.number) else { continue };
-            self.allocator.plan((&entry.key.namespace, &entry.key.name), &part.after, &part.before, part.number, plan);
+            self.reconciler.plan_rollback(part, &self.store, plan);
+            self.mark_woken();
         }
-        if failed.is_empty() {
-            return;
-        }
-        self.allocator.plan_addrs(plan);
-        let again = self.execute(plan);
+        self.reconciler.plan_addresses(plan);
+        let rollback = self.apply(plan);
         plan.clear();
-        for mut part in failed {
-            if let (Some(entry), Some(error)) = (self.store.get(part.number), failures.get(&part.number)) {
+        for part in failed {
+            let id = part.id;
+            if let Some(error) = outcome.failures.get(&id) {
                 let cause = if matches!(error, MapError::Full { .. }) { Cause::TableFull } else { Cause::WriteFailed };
-                let rejection = Rejection::of(ObjectKind::Service, &entry.key, "", error.to_string()).because(cause);
-                self.rejections.set_service(part.number, vec![rejection]);
+                let rejection = self.rejection(id, "", error.to_string(), cause);
+                self.status.rejections.set_service(id, rejection.into_iter().collect());
             }
-            if again.contains_key(&part.number) {
-                self.keep_both(&mut part, plan);
+            if rollback.failed(id) {
+                self.reconciler.keep_both(part, &self.store);
             } else {
-                self.settle(part.number, &part.after, part.before, now);
+                self.reconciler.roll_back(part, now);
             }
-            self.retry(part.number, now);
+            self.settled(id);
+            self.queue.retry(id, now);
         }
     }
 
-    /// Neither the way forth nor the way back was completed. What others were to hand over stays with them.
-    fn keep_both(&mut self, part: &mut Part, scratch: &mut Plan) {
-        for (key, owner) in part.taken_over.drain(..) {
-            let without = |p: &PublishedPort| p.frontends.iter().filter(|f| f.key != key).copied().collect();
-            part.after.iter_mut().for_each(|p| p.frontends = without(p));
-            self.mark_frontend_uncertain(&key, owner);
-        }
-        let (both, tables) = union(&part.before, &part.after);
-        if let Some(entry) = self.store.get(part.number) {
-            // Planned only to allocate all of it, so that no other Service gets a part; nothing is executed.
-            self.allocator.plan((&entry.key.namespace, &entry.key.name), &part.before, &both, part.number, scratch);
-            scratch.clear();
-        }
-        self.quarantine.entry(part.number).or_default().extend(tables);
-        self.restore_part(part.number, both);
-    }
-
-    /// `after` is in the tables instead of `before`.
-    fn settle(&mut self, number: u32, before: &[PublishedPort], after: Box<[PublishedPort]>, now: Duration) {
-        self.commit(before, &after, now);
-        self.restore_part(number, after);
-        self.store.collect(number);
-    }
-
-    /// Commits `after` to the allocator, and marks the Services that wait for what is free now.
-    fn commit(&mut self, before: &[PublishedPort], after: &[PublishedPort], now: Duration) {
-        let mut woken = Vec::new();
-        let ownership = &mut self.ownership;
-        self.allocator.commit(before, after, now, |key| woken.extend(ownership.wake(key)));
-        woken.into_iter().for_each(|n| self.mark(n));
-    }
-
-    pub(super) fn retry(&mut self, number: u32, now: Duration) {
-        let Some(entry) = self.store.get_mut(number) else { return };
-        let wait = FIRST_RETRY * (1 << entry.failures.min(MAX_DOUBLINGS));
-        entry.failures = entry.failures.saturating_add(1);
-        self.retries.push(Reverse((now + wait, number)));
-    }
-
-    /// Marks the Services that were deleted while the agent was down: after the first full sync, entries without a Service
-    /// are theirs. They are removed like any deleted Service, so that waiting Services can take their frontends.
-    pub(super) fn mark_stale(&mut self) {
-        let names: Vec<ObjectKey> =
-            self.stale.keys().filter_map(|name| name.split_once('/')).map(|(n, s)| ObjectKey::new(n, s)).collect();
-        for key in names {
-            let number = self.store.number(&key);
-            self.mark(number);
+    /// Follows a change of a Service's published state: counts it, queues the Services that wait for
+    /// what is free now, and forgets the Service if nothing is left of it.
+    fn settled(&mut self, id: ServiceId) {
+        self.status.published(id, self.reconciler.published(id));
+        self.mark_woken();
+        let is_gone = self.reconciler.published(id).is_empty() && !self.queue.is_queued(id);
+        if is_gone && self.store.collect(id) {
+            self.queue.forget(id);
+            self.status.forget(id);
         }
     }
 
-    /// Enters and removes the node's own addresses.
-    pub(super) fn node_round(&mut self, now: Duration) {
-        if !self.allocator.has_addr_changes() {
-            return;
-        }
-        let mut plan = std::mem::take(&mut self.plan);
-        self.allocator.plan_addrs(&mut plan);
-        self.execute_for_node(&plan, now);
-        plan.clear();
-        self.plan = plan;
+    fn mark_woken(&mut self) {
+        self.reconciler.take_woken().into_iter().for_each(|id| self.queue.mark(id));
     }
 
-    /// What belongs to no Service; addresses that could not be entered are tried again.
-    pub(super) fn execute_for_node(&mut self, plan: &Plan, now: Duration) {
-        if !plan.is_empty() && !self.execute(plan).is_empty() {
-            self.retries.push(Reverse((now + FIRST_RETRY, NODE)));
-        }
+    fn rejection(&self, id: ServiceId, field: &str, reason: String, cause: Cause) -> Option<Rejection> {
+        let entry = self.store.get(id)?;
+        Some(Rejection::of(ObjectKind::Service, &entry.key, field, reason).because(cause))
     }
 
-    fn note_health(&mut self, number: u32) {
-        let Some(entry) = self.store.get(number) else { return };
-        let extra = entry.service.as_ref().and_then(|s| s.extra.as_ref());
-        let port = extra.map_or(0, |e| e.health_check_node_port);
-        let weights = extra.and_then(|e| e.scheduling.as_ref()).map(|s| &s.weights);
-        let check = (port != 0).then(|| HealthCheck {
-            namespace: entry.key.namespace.clone(),
-            name: entry.key.name.clone(),
-            local_endpoints: [false, true].map(|v6| ready_local(entry.slices.iter().map(|s| &s.object), v6, weights)),
-        });
-        self.report.set_health_check(&entry.key, port, check);
+    fn conflict(&self, id: ServiceId, key: FrontendAddr, owner: Option<ServiceId>) -> Option<Rejection> {
+        let owner = owner.and_then(|n| self.store.get(n));
+        let owner = owner.map_or_else(|| "another Service".to_owned(), |e| format!("Service {}", e.key));
+        let reason = format!("{} port {} is taken by {owner}", ip(key.addr), key.port);
+        self.rejection(id, "spec.ports", reason, Cause::AddressConflict)
     }
+
+    fn note_health(&mut self, id: ServiceId) {
+        let Some(entry) = self.store.get(id) else { return };
+        let (port, check) = health_check(entry);
+        self.status.set_health_check(&entry.key, port, check);
+    }
+}
+
+/// Returns the health check node port of a Service (0: none) and its answer.
+fn health_check(entry: &ServiceEntry) -> (u16, Option<HealthCheck>) {
+    let extra = entry.service.as_ref().and_then(|s| s.extra.as_ref());
+    let port = extra.map_or(0, |e| e.health_check_node_port);
+    let weights = extra.and_then(|e| e.scheduling.as_ref()).map(|s| &s.weights);
+    let check = (port != 0).then(|| HealthCheck {
+        namespace: entry.key.namespace.clone(),
+        name: entry.key.name.clone(),
+        local_endpoints: [false, true].map(|v6| ready_local(entry.slices.iter().map(|s| &s.object), v6, weights)),
+    });
+    (port, check)
 }

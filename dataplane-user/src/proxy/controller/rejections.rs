@@ -1,6 +1,6 @@
 //! The rejections at present, by the object, file or Service that they come from.
 //!
-//! Filled by `Core` from the sources' rejections and from each round; read by the snapshot, which the log, the metrics
+//! Filled by `Core` and `Pipeline` from the sources' rejections and from each round; read by the snapshot, which the log, the metrics
 //! and the Events show. It never changes what is served.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use tracing::warn;
 
 use super::snapshot::MAX_REJECTIONS;
+use crate::proxy::reconcile::ids::ServiceId;
 use crate::proxy::source::{ObjectKey, ObjectKind, Rejection, RejectionOrigin};
 
 /// All present rejections. Empty in a healthy cluster, so that it costs nothing there.
@@ -18,8 +19,8 @@ use crate::proxy::source::{ObjectKey, ObjectKind, Rejection, RejectionOrigin};
 pub(super) struct Rejections {
     /// Found while reading.
     read: BTreeMap<RejectionOrigin, Vec<Rejection>>,
-    /// Found while deriving, assigning or writing, by the Service's number.
-    service: HashMap<u32, Vec<Rejection>>,
+    /// Found while deriving, assigning or writing.
+    service: HashMap<ServiceId, Vec<Rejection>>,
     shown: Option<Arc<[Rejection]>>,
 }
 
@@ -33,14 +34,14 @@ impl Rejections {
         }
     }
 
-    /// The object has come anew, or is gone.
+    /// Removes the rejections of an object that was replaced or deleted.
     pub(super) fn clear_object(&mut self, kind: ObjectKind, key: &ObjectKey) {
         if !self.read.is_empty() && self.read.remove(&RejectionOrigin::Object { kind, key: key.clone() }).is_some() {
             self.shown = None;
         }
     }
 
-    /// All objects of a kind come anew.
+    /// Removes the rejections of all objects of a kind, which are about to be listed again.
     pub(super) fn clear_kind(&mut self, of: ObjectKind) {
         let before = self.read.len();
         self.read.retain(|origin, _| !matches!(origin, RejectionOrigin::Object { kind, .. } if *kind == of));
@@ -55,26 +56,26 @@ impl Rejections {
         }
     }
 
-    /// What is wrong with a Service after a round.
-    pub(super) fn set_service(&mut self, number: u32, found: Vec<Rejection>) {
+    /// Replaces the rejections of a Service.
+    pub(super) fn set_service(&mut self, id: ServiceId, found: Vec<Rejection>) {
         if found.is_empty() {
-            if !self.service.is_empty() && self.service.remove(&number).is_some() {
+            if !self.service.is_empty() && self.service.remove(&id).is_some() {
                 self.shown = None;
             }
             return;
         }
-        let known = self.service.get(&number);
+        let known = self.service.get(&id);
         if known != Some(&found) {
             for rejection in found.iter().filter(|r| known.is_none_or(|k| !k.contains(r))) {
                 warn!(%rejection, "not served");
             }
-            self.service.insert(number, found);
+            self.service.insert(id, found);
             self.shown = None;
         }
     }
 
-    /// Services that something is wrong with.
-    pub(super) fn services(&self) -> Vec<u32> {
+    /// Returns the Services with rejections.
+    pub(super) fn services(&self) -> Vec<ServiceId> {
         self.service.keys().copied().collect()
     }
 

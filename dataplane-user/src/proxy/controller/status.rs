@@ -1,18 +1,49 @@
-//! Gathers what the snapshot tells.
+//! Gathers what the controller tells about itself between two snapshots.
+//!
+//! Fed by `Core` with events and by `Pipeline` with the results of each round; read when a snapshot
+//! is taken. It never influences what is written to the maps.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::core::Core;
+use dataplane_common::types::service::scheduler;
+use hashbrown::HashMap;
+
 use super::histogram::{Histogram, Programming, Rounds};
+use super::locality::{Bits, NoLocal, missing, recount};
+use super::pending::Pending;
+use super::rejections::Rejections;
 use super::snapshot::{HealthCheck, Snapshot};
 use crate::proxy::desired::Context;
+use crate::proxy::reconcile::PublishedPort;
+use crate::proxy::reconcile::ids::ServiceId;
 use crate::proxy::source::ObjectKey;
 
+/// The part of one Service in the counts.
+#[derive(Clone, Copy, Default, Debug)]
+struct Counted {
+    /// Bits of [`super::pending`]: changes that are not in the maps.
+    pending: u8,
+    /// Where it has no local endpoint.
+    no_local: Bits,
+    /// Its scheduler counts connections.
+    counting: bool,
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct Status {
+    /// Objects, files and Services that can't be used or served.
+    pub(super) rejections: Rejections,
+    /// Services refused because a map was full, with the map and the number of missing entries.
+    insufficient: HashMap<ServiceId, (&'static str, u32)>,
+    pending: Arc<Pending>,
+    no_local: NoLocal,
+    /// Services whose scheduler counts connections.
+    counting: usize,
+    /// By Service id.
+    services: Vec<Counted>,
     service_changes: u64,
     endpoint_changes: u64,
     last_queued: Option<SystemTime>,
@@ -22,8 +53,8 @@ pub(super) struct Report {
     pending_since: Option<Instant>,
     rounds: Arc<Histogram<Rounds>>,
     programming: Arc<Histogram<Programming>>,
-    /// When the changes happened that are not in the tables yet, by Service; in milliseconds since 1970.
-    triggered: Vec<(u32, u64)>,
+    /// When the changes happened that are not in the maps yet, by Service; in milliseconds since 1970.
+    triggered: Vec<(ServiceId, u64)>,
     health: Arc<BTreeMap<u16, HealthCheck>>,
     nodeport_addresses: Arc<[IpAddr]>,
 }
@@ -31,7 +62,7 @@ pub(super) struct Report {
 /// Trigger times that are kept.
 const MAX_TRIGGERED: usize = 4096;
 
-impl Report {
+impl Status {
     pub(super) fn service_change(&mut self) {
         self.service_changes += 1;
     }
@@ -40,8 +71,9 @@ impl Report {
         self.endpoint_changes += 1;
     }
 
-    /// A change of a Service's endpoints happened then; 0: unknown. What happened before the tables were complete once is not measured.
-    pub(super) fn triggered(&mut self, service: u32, at: u64) {
+    /// Notes when a change of a Service's endpoints happened; 0: unknown. Changes before the first
+    /// full sync are not measured.
+    pub(super) fn triggered(&mut self, service: ServiceId, at: u64) {
         if at != 0 && self.last_sync.is_some() && self.triggered.len() < MAX_TRIGGERED {
             self.triggered.push((service, at));
         }
@@ -55,6 +87,60 @@ impl Report {
         if self.last_error.as_deref() != Some(error) {
             self.last_error = Some(error.into());
         }
+    }
+
+    fn counted(&mut self, id: ServiceId) -> &mut Counted {
+        if id.index() >= self.services.len() {
+            self.services.resize(id.index() + 1, Counted::default());
+        }
+        &mut self.services[id.index()]
+    }
+
+    /// Notes a change of a Service (bits of [`super::pending`]) that is not in the maps yet.
+    pub(super) fn pending(&mut self, id: ServiceId, change: u8) {
+        let counted = self.counted(id);
+        let before = counted.pending;
+        let after = before | change;
+        counted.pending = after;
+        self.pending.count(before, after);
+    }
+
+    #[cfg(test)]
+    pub(super) fn pending_changes(&self) -> &Pending {
+        &self.pending
+    }
+
+    /// Notes that the maps contain what the Service desires.
+    pub(super) fn applied(&mut self, id: ServiceId) {
+        let before = std::mem::take(&mut self.counted(id).pending);
+        self.pending.count(before, 0);
+    }
+
+    /// Counts what the maps contain of a Service now.
+    pub(super) fn published(&mut self, id: ServiceId, ports: &[PublishedPort]) {
+        let no_local = missing(ports);
+        let counting = ports.iter().any(|port| scheduler::counts_connections(port.scheduler));
+        let counted = self.counted(id);
+        let before = std::mem::replace(&mut counted.no_local, no_local);
+        let was_counting = std::mem::replace(&mut counted.counting, counting);
+        recount(&mut self.no_local, before, no_local);
+        self.counting += usize::from(counting);
+        self.counting -= usize::from(was_counting);
+    }
+
+    /// Resets an id that another Service may get.
+    pub(super) fn forget(&mut self, id: ServiceId) {
+        *self.counted(id) = Counted::default();
+    }
+
+    /// Notes that a Service was refused because `map` lacks `needed` entries.
+    pub(super) fn refused(&mut self, id: ServiceId, map: &'static str, needed: u32) {
+        self.insufficient.insert(id, (map, needed));
+    }
+
+    /// Notes that a Service fits into the maps.
+    pub(super) fn fits(&mut self, id: ServiceId) {
+        self.insufficient.remove(&id);
     }
 
     pub(super) fn set_health_check(&mut self, key: &ObjectKey, port: u16, check: Option<HealthCheck>) {
@@ -73,15 +159,15 @@ impl Report {
         }
     }
 
-    /// The node's addresses may have changed.
+    /// Notes the addresses at which node ports are served, without loopback ones.
     pub(super) fn set_nodeport_addresses(&mut self, context: &Context) {
         let all = context.node.nodeport_addresses.iter().copied();
         let outer = all.filter(|a| !a.is_loopback() && context.serves(*a));
         self.nodeport_addresses = outer.collect();
     }
 
-    /// A round has ended. `waits` says which Services are not in the tables yet.
-    pub(super) fn round(&mut self, duration: Duration, failing: bool, waits: impl Fn(u32) -> bool) {
+    /// Notes the end of a round. `waits` returns true for Services that are not in the maps yet.
+    pub(super) fn round(&mut self, duration: Duration, failing: bool, waits: impl Fn(ServiceId) -> bool) {
         let now = SystemTime::now();
         (self.last_sync, self.last_duration) = (Some(now), duration);
         Arc::make_mut(&mut self.rounds).record(duration);
@@ -98,16 +184,8 @@ impl Report {
         }
         self.pending_since = if failing { self.pending_since.or_else(|| Some(Instant::now())) } else { None };
     }
-}
 
-impl Core {
-    /// A round that took so long has ended.
-    pub fn note_round(&mut self, duration: Duration) {
-        let failing = self.failing() > 0;
-        let store = &self.store;
-        self.report.round(duration, failing, |number| store.get(number).is_some_and(|e| e.failures > 0));
-    }
-
+    /// Sums up the missing entries by map.
     fn insufficient(&self) -> BTreeMap<&'static str, u32> {
         let mut insufficient = BTreeMap::<_, u32>::new();
         for (map, needed) in self.insufficient.values() {
@@ -117,52 +195,27 @@ impl Core {
         insufficient
     }
 
-    /// Services that wait for another try.
-    fn failing(&self) -> usize {
-        let waits = |number: u32| self.store.get(number).is_none_or(|e| e.failures > 0);
-        self.retries.iter().filter(|r| waits(r.0.1)).count()
-    }
-
-    /// Changes have come.
-    pub fn note_queued(&mut self) {
-        self.report.queued(SystemTime::now());
-    }
-
-    /// The present state.
-    #[must_use]
-    pub fn snapshot(&mut self) -> Snapshot {
-        let (services, slices) = self.store.counts();
-        let report = &self.report;
+    /// Returns a snapshot with everything that is counted here; the other fields are empty.
+    pub(super) fn snapshot(&mut self) -> Snapshot {
         Snapshot {
-            waiting_for: self.cluster_state.missing(),
-            synced: self.is_synced(),
-            last_sync: report.last_sync,
-            last_duration: report.last_duration,
-            pending_since: report.pending_since,
-            last_queued: report.last_queued,
-            services,
-            slices,
-            pods: self.cluster_state.pods(),
-            service_ports: self.allocator.ports.used(),
-            frontends: self.allocator.frontend_counts(),
-            backends: self.allocator.backends.used(),
-            slots: self.allocator.slots.used(),
-            operations: *self.operations(),
-            service_changes: report.service_changes,
-            endpoint_changes: report.endpoint_changes,
-            failing: self.failing(),
-            last_error: report.last_error.clone(),
+            last_sync: self.last_sync,
+            last_duration: self.last_duration,
+            pending_since: self.pending_since,
+            last_queued: self.last_queued,
+            service_changes: self.service_changes,
+            endpoint_changes: self.endpoint_changes,
+            last_error: self.last_error.clone(),
             rejections: self.rejections.shown(),
             rejected: self.rejections.len(),
-            health_checks: report.health.clone(),
-            nodeport_addresses: report.nodeport_addresses.clone(),
-            rounds: report.rounds.clone(),
-            programming: report.programming.clone(),
+            health_checks: self.health.clone(),
+            nodeport_addresses: self.nodeport_addresses.clone(),
+            rounds: self.rounds.clone(),
+            programming: self.programming.clone(),
             no_local: self.no_local,
             insufficient: self.insufficient(),
             pending: self.pending.clone(),
             counting: self.counting,
-            leaving: self.cluster_state.is_leaving(),
+            ..Snapshot::default()
         }
     }
 }

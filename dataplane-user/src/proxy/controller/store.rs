@@ -1,63 +1,44 @@
-//! All Services with their slices and what is published of them, by number.
+//! All Services with their slices, by Service id.
 //!
-//! A slice counts for the Service of its own namespace only (CVE-2021-25740). What a relist does not mention is swept when the
-//! list is complete, by an epoch on each object: that costs no second copy of the state.
+//! `Core` hands it the sources' objects; it returns the ids of the Services that changed. It knows
+//! nothing of desired or published state. A slice counts for the Service of its own namespace only
+//! (CVE-2021-25740). Objects that a relist does not mention are swept when the list is complete, by
+//! an epoch on each object: that costs no second copy of the state.
 
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use crate::proxy::desired::context::octets16;
-use crate::proxy::reconcile::PublishedPort;
+use crate::proxy::reconcile::ids::ServiceId;
+use crate::proxy::reconcile::ownership::{Claimant, Claimants};
 use crate::proxy::source::{ObjectKey, ObjectKind, ServiceObject, SliceObject};
 
-/// A Service, its slices, or what is left of it in the tables.
+/// A Service and its slices, or slices whose Service is missing.
 #[derive(Debug)]
 pub(super) struct ServiceEntry {
     pub(super) key: ObjectKey,
     pub(super) service: Option<ServiceObject>,
     pub(super) slices: Vec<StoredSlice>,
-    pub(super) published: Box<[PublishedPort]>,
-    /// Waits for the next round.
-    pub(super) dirty: bool,
-    /// Bits of [`super::pending`]: what has changed and is not in the tables.
-    pub(super) pending: u8,
-    /// Failed this many times in a row.
-    pub(super) failures: u8,
-    /// What [`super::locality`] has counted of it.
-    pub(super) no_local: u8,
-    /// Its scheduler counts connections.
-    pub(super) counts: bool,
     epoch: u8,
 }
 
 #[derive(Debug)]
 pub(super) struct StoredSlice {
     name: Box<str>,
-    /// Its `service` is empty: the entry says it.
+    /// Its field `service` is empty: the key of the entry contains the name.
     pub(super) object: SliceObject,
     epoch: u8,
 }
 
-impl ServiceEntry {
-    /// Of two claimants to a frontend the smaller wins: the Service that was created first, then by name.
-    pub(super) fn rank(&self) -> (u32, &ObjectKey) {
-        (self.service.as_ref().map_or(u32::MAX, |s| s.created), &self.key)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.service.is_none() && self.slices.is_empty() && self.published.is_empty() && !self.dirty
-    }
-}
-
-/// The store.
 #[derive(Debug, Default)]
 pub(super) struct ObjectStore {
     entries: Vec<Option<ServiceEntry>>,
-    free: Vec<u32>,
-    by_key: HashTable<u32>,
-    /// A part of the hash of the slice's name, and the Service that has it.
-    by_slice: HashTable<(u32, u32)>,
+    free: Vec<ServiceId>,
+    by_key: HashTable<ServiceId>,
+    /// 32 bits of the hash of the slice's name, and its Service.
+    by_slice: HashTable<(u32, ServiceId)>,
+    /// The number of Services that have each cluster IP.
     cluster_ips: HashMap<[u8; 16], u32>,
     hasher: DefaultHashBuilder,
     service_epoch: u8,
@@ -67,12 +48,12 @@ pub(super) struct ObjectStore {
 }
 
 impl ObjectStore {
-    pub(super) fn get(&self, number: u32) -> Option<&ServiceEntry> {
-        self.entries.get(number as usize)?.as_ref()
+    pub(super) fn get(&self, id: ServiceId) -> Option<&ServiceEntry> {
+        self.entries.get(id.index())?.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut ServiceEntry> {
-        self.entries.get_mut(number as usize)?.as_mut()
+    pub(super) fn get_mut(&mut self, id: ServiceId) -> Option<&mut ServiceEntry> {
+        self.entries.get_mut(id.index())?.as_mut()
     }
 
     pub(super) const fn counts(&self) -> (usize, usize) {
@@ -83,11 +64,11 @@ impl ObjectStore {
         self.cluster_ips.contains_key(addr)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &ServiceEntry)> {
-        (0..).zip(&self.entries).filter_map(|(number, entry)| Some((number, entry.as_ref()?)))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceId, &ServiceEntry)> {
+        (0..).map(ServiceId::new).zip(&self.entries).filter_map(|(id, entry)| Some((id, entry.as_ref()?)))
     }
 
-    /// A list begins: what it does not mention will be swept.
+    /// Notes that a list begins: objects that it does not mention will be swept.
     pub(super) fn relist(&mut self, kind: ObjectKind) {
         match kind {
             ObjectKind::Service => self.service_epoch = self.service_epoch.wrapping_add(1),
@@ -96,16 +77,16 @@ impl ObjectStore {
         }
     }
 
-    /// The list is complete; returns whom the sweep has changed.
-    pub(super) fn sweep(&mut self, kind: ObjectKind) -> Vec<u32> {
+    /// Removes the objects that a complete list did not mention. Returns the Services that changed.
+    pub(super) fn sweep(&mut self, kind: ObjectKind) -> Vec<ServiceId> {
         let mut changed = Vec::new();
-        for number in 0..self.entries.len() as u32 {
+        for id in (0..self.entries.len() as u32).map(ServiceId::new) {
             let (service_epoch, slice_epoch) = (self.service_epoch, self.slice_epoch);
-            let Some(entry) = self.get_mut(number) else { continue };
+            let Some(entry) = self.get_mut(id) else { continue };
             match kind {
                 ObjectKind::Service if entry.service.is_some() && entry.epoch != service_epoch => {
                     let key = entry.key.clone();
-                    changed.extend(self.set_service(&key, None).map(|(number, _)| number));
+                    changed.extend(self.set_service(&key, None).map(|(id, _)| id));
                 }
                 ObjectKind::Slice => {
                     let stale = entry.slices.iter().filter(|s| s.epoch != slice_epoch);
@@ -120,15 +101,15 @@ impl ObjectStore {
         changed
     }
 
-    /// Takes a Service; if that changes anything, returns its number, and whether its cluster IPs are others now.
-    pub(super) fn set_service(&mut self, key: &ObjectKey, object: Option<ServiceObject>) -> Option<(u32, bool)> {
-        let number = match self.find(&key.namespace, &key.name) {
-            Some(number) => number,
+    /// Replaces a Service. If that changes it, returns its id, and true if its cluster IPs changed.
+    pub(super) fn set_service(&mut self, key: &ObjectKey, object: Option<ServiceObject>) -> Option<(ServiceId, bool)> {
+        let id = match self.find(&key.namespace, &key.name) {
+            Some(id) => id,
             None if object.is_none() => return None,
             None => self.insert(key),
         };
         let epoch = self.service_epoch;
-        let entry = self.entries.get_mut(number as usize)?.as_mut()?;
+        let entry = self.entries.get_mut(id.index())?.as_mut()?;
         entry.epoch = epoch;
         if entry.service == object {
             return None;
@@ -149,20 +130,19 @@ impl ObjectStore {
         self.services += usize::from(object.is_some());
         self.services -= usize::from(entry.service.is_some());
         entry.service = object;
-        Some((number, moved))
+        Some((id, moved))
     }
 
-    /// Takes a slice; returns the numbers of the Services that changes: two, if it went from one to another.
-    pub(super) fn set_slice(&mut self, key: &ObjectKey, object: Option<SliceObject>) -> [Option<u32>; 2] {
+    /// Replaces a slice. Returns the Services that it left and that it belongs to.
+    pub(super) fn set_slice(&mut self, key: &ObjectKey, object: Option<SliceObject>) -> [Option<ServiceId>; 2] {
         let before = self.find_slice(&key.namespace, &key.name);
         let Some(mut object) = object else { return [before.map(|n| self.remove_slice(n, key)), None] };
         let service = std::mem::take(&mut object.service);
-        let number = self.find(&key.namespace, &service);
-        let number =
-            number.unwrap_or_else(|| self.insert(&ObjectKey { namespace: key.namespace.clone(), name: service }));
-        let moved = before.filter(|b| *b != number).map(|b| self.remove_slice(b, key));
+        let id = self.find(&key.namespace, &service);
+        let id = id.unwrap_or_else(|| self.insert(&ObjectKey { namespace: key.namespace.clone(), name: service }));
+        let moved = before.filter(|b| *b != id).map(|b| self.remove_slice(b, key));
         let epoch = self.slice_epoch;
-        let Some(entry) = self.get_mut(number) else { return [moved, None] };
+        let Some(entry) = self.get_mut(id) else { return [moved, None] };
         if let Some(known) = entry.slices.iter_mut().find(|s| s.name == key.name) {
             known.epoch = epoch;
             if known.object == object {
@@ -174,77 +154,85 @@ impl ObjectStore {
             entry.slices.push(StoredSlice { name: key.name.clone(), object, epoch });
             self.slices += 1;
             let short = self.short_hash(&key.namespace, &key.name);
-            self.by_slice.insert_unique(widen(short), (short, number), |(short, _)| widen(*short));
+            self.by_slice.insert_unique(widen(short), (short, id), |(short, _)| widen(*short));
         }
-        [moved, Some(number)]
+        [moved, Some(id)]
     }
 
-    /// Forgets a number that nothing is left of.
-    pub(super) fn collect(&mut self, number: u32) {
-        let Some(entry) = self.get(number).filter(|e| e.is_empty()) else { return };
+    /// Frees an id if no object is left of it. Returns true if it was freed.
+    pub(super) fn collect(&mut self, id: ServiceId) -> bool {
+        let is_empty = |e: &&ServiceEntry| e.service.is_none() && e.slices.is_empty();
+        let Some(entry) = self.get(id).filter(is_empty) else { return false };
         let hash = hash(&self.hasher, &entry.key.namespace, &entry.key.name);
-        if let Ok(found) = self.by_key.find_entry(hash, |n| *n == number) {
+        if let Ok(found) = self.by_key.find_entry(hash, |n| *n == id) {
             found.remove();
         }
-        self.entries[number as usize] = None;
-        self.free.push(number);
+        self.entries[id.index()] = None;
+        self.free.push(id);
+        true
     }
 
-    /// The number of a Service, with or without an object.
-    pub(super) fn find(&self, namespace: &str, name: &str) -> Option<u32> {
-        let is_it = |n: &u32| self.get(*n).is_some_and(|e| *e.key.name == *name && *e.key.namespace == *namespace);
+    /// Returns the Services that have this address as an external or load-balancer IP.
+    pub(super) fn external_users(&self, addr: &[u8; 16]) -> impl Iterator<Item = ServiceId> {
+        let uses = move |s: &ServiceObject| {
+            let extra = s.extra.iter().flat_map(|e| e.external_ips.iter().chain(&e.load_balancer_ips));
+            extra.into_iter().any(|a| octets16(*a) == *addr)
+        };
+        self.iter().filter(move |(_, e)| e.service.as_ref().is_some_and(uses)).map(|(id, _)| id)
+    }
+
+    fn find(&self, namespace: &str, name: &str) -> Option<ServiceId> {
+        let is_it =
+            |id: &ServiceId| self.get(*id).is_some_and(|e| *e.key.name == *name && *e.key.namespace == *namespace);
         self.by_key.find(hash(&self.hasher, namespace, name), is_it).copied()
     }
 
-    /// The number of a Service, which gets one if it has none.
-    pub(super) fn number(&mut self, key: &ObjectKey) -> u32 {
+    /// Returns the id of a Service, and gives it one if it has none.
+    pub(super) fn id(&mut self, key: &ObjectKey) -> ServiceId {
         self.find(&key.namespace, &key.name).unwrap_or_else(|| self.insert(key))
     }
 
-    fn insert(&mut self, key: &ObjectKey) -> u32 {
-        let number = self.free.pop().unwrap_or_else(|| {
+    fn insert(&mut self, key: &ObjectKey) -> ServiceId {
+        let id = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
-            self.entries.len() as u32 - 1
+            ServiceId::new(self.entries.len() as u32 - 1)
         });
-        self.entries[number as usize] = Some(ServiceEntry {
-            key: key.clone(),
-            service: None,
-            slices: Vec::new(),
-            published: Box::default(),
-            dirty: false,
-            pending: 0,
-            failures: 0,
-            no_local: 0,
-            counts: false,
-            epoch: 0,
-        });
+        self.entries[id.index()] = Some(ServiceEntry { key: key.clone(), service: None, slices: Vec::new(), epoch: 0 });
         let Self { by_key, entries, hasher, .. } = self;
-        by_key.insert_unique(hash(hasher, &key.namespace, &key.name), number, |n| {
-            entries[*n as usize].as_ref().map_or(0, |e| hash(hasher, &e.key.namespace, &e.key.name))
+        by_key.insert_unique(hash(hasher, &key.namespace, &key.name), id, |n| {
+            entries[n.index()].as_ref().map_or(0, |e| hash(hasher, &e.key.namespace, &e.key.name))
         });
-        number
+        id
     }
 
-    fn find_slice(&self, namespace: &str, name: &str) -> Option<u32> {
+    fn find_slice(&self, namespace: &str, name: &str) -> Option<ServiceId> {
         let short = self.short_hash(namespace, name);
-        let is_it = |&(s, n): &(u32, u32)| s == short && self.get(n).is_some_and(|e| has_slice(e, namespace, name));
+        let is_it =
+            |&(s, n): &(u32, ServiceId)| s == short && self.get(n).is_some_and(|e| has_slice(e, namespace, name));
         self.by_slice.find(widen(short), is_it).map(|(_, n)| *n)
     }
 
-    fn remove_slice(&mut self, number: u32, key: &ObjectKey) -> u32 {
+    fn remove_slice(&mut self, id: ServiceId, key: &ObjectKey) -> ServiceId {
         let short = self.short_hash(&key.namespace, &key.name);
-        if let Ok(found) = self.by_slice.find_entry(widen(short), |known| *known == (short, number)) {
+        if let Ok(found) = self.by_slice.find_entry(widen(short), |known| *known == (short, id)) {
             found.remove();
             self.slices -= 1;
         }
-        if let Some(entry) = self.get_mut(number) {
+        if let Some(entry) = self.get_mut(id) {
             entry.slices.retain(|s| s.name != key.name);
         }
-        number
+        id
     }
 
     fn short_hash(&self, namespace: &str, name: &str) -> u32 {
         hash(&self.hasher, namespace, name) as u32
+    }
+}
+
+impl Claimants for ObjectStore {
+    fn claimant(&self, id: ServiceId) -> Option<Claimant<'_>> {
+        let entry = self.get(id)?;
+        Some(Claimant { key: &entry.key, created: entry.service.as_ref().map(|s| s.created) })
     }
 }
 
@@ -256,7 +244,7 @@ fn hash(hasher: &DefaultHashBuilder, namespace: &str, name: &str) -> u64 {
     hasher.hash_one((namespace, name))
 }
 
-/// The table looks at both ends of a hash.
+/// Spreads 32 bits of a hash over 64, because the table uses the upper and the lower ones.
 const fn widen(short: u32) -> u64 {
     (short as u64) << 32 | short as u64
 }

@@ -10,8 +10,8 @@ use dataplane_common::types::pod::address_kind;
 use dataplane_common::types::service::{SlotTable, frontend_flags};
 use hashbrown::{HashMap, HashSet};
 
-use super::ids::{BackendIds, PortIds};
-use super::plan::{NODE, Plan, Tag};
+use super::ids::{BackendIds, PortIds, ServiceId};
+use super::plan::Plan;
 use super::published::{FamilyAddr, family};
 use super::slots::FreeList;
 use crate::proxy::desired::{ClientRange, DesiredFrontend, FrontendAddr};
@@ -78,7 +78,7 @@ pub struct Allocator {
     sources: HashSet<(u32, ClientRange)>,
     v6_sources: u32,
     addrs: HashMap<[u8; 16], AddrUse>,
-    touched: Vec<([u8; 16], Tag)>,
+    touched: Vec<([u8; 16], ServiceId)>,
 }
 
 /// The resources that the current assignment has allocated, to give them back if it fails.
@@ -172,7 +172,7 @@ impl Allocator {
     }
 
     /// Loopback has no entry: sockets do not ask for one, and packets to it are not the dataplane's (CVE-2020-8558).
-    pub(super) fn use_addr(&mut self, frontend: &DesiredFrontend, tag: Tag) {
+    pub(super) fn use_addr(&mut self, frontend: &DesiredFrontend, tag: ServiceId) {
         let addr = frontend.key.addr;
         if is_loopback(&addr) {
             return;
@@ -186,7 +186,7 @@ impl Allocator {
     }
 
     /// The frontend is what it was not before: external or not.
-    pub(super) fn change_addr(&mut self, before: &DesiredFrontend, after: &DesiredFrontend, tag: Tag) {
+    pub(super) fn change_addr(&mut self, before: &DesiredFrontend, after: &DesiredFrontend, tag: ServiceId) {
         if is_external(before) != is_external(after) {
             self.use_addr(after, tag);
             self.leave_addr(before, tag);
@@ -194,7 +194,7 @@ impl Allocator {
     }
 
     /// A Service has no such frontend any more.
-    pub fn leave_addr(&mut self, frontend: &DesiredFrontend, tag: Tag) {
+    pub fn leave_addr(&mut self, frontend: &DesiredFrontend, tag: ServiceId) {
         let addr = frontend.key.addr;
         if is_loopback(&addr) {
             return;
@@ -211,14 +211,14 @@ impl Allocator {
     /// Notes what `addrs` was found to say after a restart.
     pub(super) fn found_addr(&mut self, addr: [u8; 16], kind: u8) {
         self.addrs.entry(addr).or_default().entered = kind;
-        self.touched.push((addr, NODE));
+        self.touched.push((addr, ServiceId::NODE));
     }
 
     /// These addresses are this node's own.
     pub fn add_node_addresses(&mut self, addresses: &[[u8; 16]]) {
         for addr in addresses {
             self.addrs.entry(*addr).or_default().node = true;
-            self.touched.push((*addr, NODE));
+            self.touched.push((*addr, ServiceId::NODE));
         }
     }
 
@@ -227,14 +227,14 @@ impl Allocator {
         for (addr, entry) in &mut self.addrs {
             if entry.node && !addresses.contains(addr) {
                 entry.node = false;
-                self.touched.push((*addr, NODE));
+                self.touched.push((*addr, ServiceId::NODE));
             }
         }
     }
 
     /// Nobody knows whether the address was entered or removed: the next round does it again, together with
     /// the Service for which it failed.
-    pub fn addr_failed(&mut self, addr: [u8; 16], tag: Tag) {
+    pub fn addr_failed(&mut self, addr: [u8; 16], tag: ServiceId) {
         self.addrs.entry(addr).or_default().entered = UNSURE;
         self.touched.push((addr, tag));
     }
@@ -256,7 +256,7 @@ impl Allocator {
             let Some(entry) = self.addrs.get_mut(&addr) else { continue };
             let wanted = entry.wanted();
             if wanted == 0 && entry.entered != 0 && group.len() > 1 {
-                self.touched.push((addr, NODE));
+                self.touched.push((addr, ServiceId::NODE));
                 continue;
             }
             if entry.entered != wanted {

@@ -8,7 +8,8 @@ use dataplane_common::types::clock::{Clock, Ticks};
 use dataplane_common::types::service::SlotTable;
 
 use super::allocator::Allocator;
-use super::plan::Tag;
+use super::ids::ServiceId;
+use super::ownership::{Decisions, Ownership};
 use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
 use super::table::{MemberCounts, Rule};
 use crate::proxy::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, is_v4, sets};
@@ -34,46 +35,36 @@ pub struct Assigned {
     /// One for each desired port.
     pub ports: Box<[PublishedPort]>,
     /// Frontends that another Service has and keeps; `None`: nobody knows which.
-    pub conflicts: Vec<(FrontendAddr, Option<u32>)>,
+    pub conflicts: Vec<(FrontendAddr, Option<ServiceId>)>,
     /// Frontends that another Service has and hands over: they lead here as soon as they are written.
-    pub taken_over: Vec<(FrontendAddr, u32)>,
+    pub taken_over: Vec<(FrontendAddr, ServiceId)>,
     /// There are frontends that another Service has to hand over, but can't in this round.
     pub later: bool,
 }
 
-/// The owner of a frontend that another Service has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ownership {
-    /// The Service that has it keeps it.
-    Theirs,
-    /// The claimant takes it in this round.
-    Ours,
-    /// The claimant takes it in a later round, because the other Service is part of this one.
-    Later,
-}
-
-/// Converts an affinity timeout; 0 is none. The packet path forgets a client as soon as the timeout is reached.
+/// Converts an affinity timeout; 0 is none. The packet path forgets a client as soon as the timeout
+/// is reached.
 #[must_use]
 pub(super) const fn affinity_ticks(seconds: u32, clock: Clock) -> Ticks {
     if seconds == 0 { Ticks(0) } else { clock.ticks_to_reach(seconds) }
 }
 
-/// Allocates ids and slots for `desired`. `before` is what the Service has now; `ownership` decides between its claim to
-/// a frontend and the Service that has it.
+/// Allocates ids and slots for `desired`. `before` is what the Service has now; `decisions` tells
+/// which frontends of other Services it takes.
 ///
 /// # Errors
 /// Something is full; then nothing is taken.
 pub fn assign(
     before: &[PublishedPort],
     desired: &Desired,
-    tag: Tag,
+    tag: ServiceId,
     allocator: &mut Allocator,
     clock: Clock,
     now: Duration,
-    ownership: impl Fn(&FrontendAddr, u32) -> Ownership,
+    decisions: &Decisions,
 ) -> Result<Assigned, Refusal> {
     let found = Assigned::default();
-    let mut work = Work { before, tag, allocator, now, ownership, found, added: (0, 0), added_sources: (0, 0) };
+    let mut work = Work { before, tag, allocator, now, decisions, found, added: (0, 0), added_sources: (0, 0) };
     let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
     for port in &desired.ports {
         match work.port(port, &ports, clock) {
@@ -97,12 +88,12 @@ impl super::allocator::Allocated {
     }
 }
 
-struct Work<'a, F> {
+struct Work<'a> {
     before: &'a [PublishedPort],
-    tag: Tag,
+    tag: ServiceId,
     allocator: &'a mut Allocator,
     now: Duration,
-    ownership: F,
+    decisions: &'a Decisions,
     found: Assigned,
     /// New frontends, by family.
     added: (u32, u32),
@@ -110,7 +101,7 @@ struct Work<'a, F> {
     added_sources: (u32, u32),
 }
 
-impl<F: Fn(&FrontendAddr, u32) -> Ownership> Work<'_, F> {
+impl Work<'_> {
     fn port(&mut self, port: &DesiredPort, done: &[PublishedPort], clock: Clock) -> Result<PublishedPort, Refusal> {
         let before = self.before.iter().find(|p| p.name == port.name);
         let id = match before {
@@ -194,7 +185,7 @@ impl<F: Fn(&FrontendAddr, u32) -> Ownership> Work<'_, F> {
                 }
                 Some(other) => {
                     let other = self.allocator.ports.owner(other);
-                    let ownership = other.filter(|_| sibling.is_none()).map(|o| (self.ownership)(&f.key, o));
+                    let ownership = other.filter(|_| sibling.is_none()).map(|_| self.decisions.get(&f.key));
                     match (ownership, other) {
                         (Some(Ownership::Ours), Some(other)) => {
                             self.found.taken_over.push((f.key, other));

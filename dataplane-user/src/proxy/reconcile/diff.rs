@@ -6,7 +6,8 @@ use std::time::Duration;
 use dataplane_common::types::service::{Backend, NAME_LEN, ServiceName};
 
 use super::allocator::Allocator;
-use super::plan::{Plan, Tag};
+use super::ids::ServiceId;
+use super::plan::Plan;
 use super::published::{PublishedBackend, PublishedPort, TABLES};
 use crate::proxy::desired::{ClientRange, FrontendAddr};
 
@@ -32,7 +33,7 @@ impl Allocator {
         (namespace, service): (&str, &str),
         before: &[PublishedPort],
         after: &[PublishedPort],
-        tag: Tag,
+        tag: ServiceId,
         plan: &mut Plan,
     ) {
         for port in after {
@@ -56,7 +57,7 @@ impl Allocator {
         }
     }
 
-    fn plan_backends(&self, old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
+    fn plan_backends(&self, old: Option<&PublishedPort>, port: &PublishedPort, tag: ServiceId, plan: &mut Plan) {
         let uncertain = old.is_some_and(|o| o.uncertain);
         let mut known = old.map_or(&[][..], |o| &o.backends).iter().peekable();
         for b in &port.backends {
@@ -81,7 +82,7 @@ impl Allocator {
         }
     }
 
-    fn plan_sources(&mut self, old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
+    fn plan_sources(&mut self, old: Option<&PublishedPort>, port: &PublishedPort, tag: ServiceId, plan: &mut Plan) {
         let known = old.filter(|o| !o.uncertain).map_or(&[][..], PublishedPort::sources);
         for range in port.sources().iter().filter(|r| known.binary_search(r).is_err()) {
             self.enter_source(port.id, *range);
@@ -94,7 +95,7 @@ impl Allocator {
         all: &[PublishedPort],
         old: Option<&PublishedPort>,
         port: &PublishedPort,
-        tag: Tag,
+        tag: ServiceId,
         plan: &mut Plan,
     ) {
         for f in &port.frontends {
@@ -117,7 +118,7 @@ impl Allocator {
         earlier: &[PublishedPort],
         port: &PublishedPort,
         after: &[PublishedPort],
-        tag: Tag,
+        tag: ServiceId,
         plan: &mut Plan,
     ) {
         let new = after.iter().find(|p| p.id == port.id);
@@ -169,7 +170,7 @@ impl Allocator {
     }
 }
 
-fn plan_gone_sources(port: &PublishedPort, new: Option<&PublishedPort>, tag: Tag, plan: &mut Plan) {
+fn plan_gone_sources(port: &PublishedPort, new: Option<&PublishedPort>, tag: ServiceId, plan: &mut Plan) {
     for range in gone_sources(port, new) {
         plan.remove_source(tag, port.id, range);
     }
@@ -180,7 +181,7 @@ fn gone_sources<'a>(port: &'a PublishedPort, new: Option<&'a PublishedPort>) -> 
     port.sources().iter().filter(|r| kept.binary_search(r).is_err())
 }
 
-fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, tag: Tag, plan: &mut Plan) {
+fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, tag: ServiceId, plan: &mut Plan) {
     for of in TABLES {
         let table = port.tables[of.0];
         if table.len > 0 && old.is_none_or(|o| o.tables[of.0] != table) {

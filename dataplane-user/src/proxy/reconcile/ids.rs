@@ -1,10 +1,34 @@
-//! Numbers for backends and service ports.
+//! Ids of Services, service ports and backends, and the allocation of the latter two.
+//!
+//! A released backend id rests before it is used again, and gets another generation. The allocator
+//! owns both pools; the object store gives out Service ids.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How long the id of an ended backend rests: a program that read it from a slot finishes long before.
 pub const QUARANTINE: Duration = Duration::from_secs(5);
+
+/// A Service: its index in the controller's object store.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ServiceId(u32);
+
+impl ServiceId {
+    /// The id of operations that belong to no Service: the node's addresses and garbage.
+    pub const NODE: Self = Self(u32::MAX);
+
+    /// Creates the id of an index.
+    #[must_use]
+    pub const fn new(index: u32) -> Self {
+        Self(index)
+    }
+
+    /// Returns the index.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Backend ids with their generations. Id 0 is never given out.
 #[derive(Debug)]
@@ -71,11 +95,12 @@ impl BackendIds {
 /// Ids of service ports, and which Service owns each. Ids start at 1.
 #[derive(Debug, Default)]
 pub struct PortIds {
-    owners: Vec<u32>,
+    owners: Vec<ServiceId>,
     free: Vec<u32>,
 }
 
-const NOBODY: u32 = u32::MAX;
+/// The owner of an id that is free, or that no Service has adopted after a restart.
+const NOBODY: ServiceId = ServiceId::NODE;
 
 impl PortIds {
     /// Keeps `taken` for [`Self::adopt`].
@@ -98,7 +123,7 @@ impl PortIds {
     }
 
     /// An id for a port of the Service `owner`.
-    pub fn take(&mut self, owner: u32) -> u32 {
+    pub fn take(&mut self, owner: ServiceId) -> u32 {
         let id = self.free.pop().unwrap_or_else(|| {
             self.owners.push(NOBODY);
             self.owners.len() as u32 - 1
@@ -108,7 +133,7 @@ impl PortIds {
     }
 
     /// Notes the owner of an id that is in use.
-    pub fn adopt(&mut self, id: u32, owner: u32) {
+    pub fn adopt(&mut self, id: u32, owner: ServiceId) {
         if let Some(o) = self.owners.get_mut(id as usize) {
             *o = owner;
         }
@@ -116,7 +141,7 @@ impl PortIds {
 
     /// The Service that owns `id`.
     #[must_use]
-    pub fn owner(&self, id: u32) -> Option<u32> {
+    pub fn owner(&self, id: u32) -> Option<ServiceId> {
         self.owners.get(id as usize).copied().filter(|o| *o != NOBODY)
     }
 
@@ -153,9 +178,9 @@ mod tests {
     #[test]
     fn ids_of_before_a_restart_are_not_given_out() {
         let mut ids = PortIds::new([5, 2].into_iter());
-        let taken: Vec<_> = (0..4).map(|_| ids.take(7)).collect();
+        let taken: Vec<_> = (0..4).map(|_| ids.take(ServiceId::new(7))).collect();
         assert_eq!(taken, [1, 3, 4, 6]);
-        ids.adopt(5, 9);
-        assert_eq!((ids.owner(5), ids.owner(2), ids.used()), (Some(9), None, 6));
+        ids.adopt(5, ServiceId::new(9));
+        assert_eq!((ids.owner(5), ids.owner(2), ids.used()), (Some(ServiceId::new(9)), None, 6));
     }
 }

@@ -10,14 +10,9 @@ use dataplane_common::types::address::{Address, Prefix, V4, V6};
 use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 
+use super::ids::ServiceId;
 use super::published::{FamilyAddr, family, frontend_key, source_key};
 use crate::proxy::desired::{ClientRange, FrontendAddr};
-
-/// The Service that an operation is for: its number in the controller's store.
-pub type Tag = u32;
-
-/// The tag of operations that belong to no Service: the node's addresses and garbage.
-pub const NODE: Tag = u32::MAX;
 
 /// Entries to set in one map: keys, values and Services by position.
 #[derive(Debug)]
@@ -27,7 +22,7 @@ pub struct Sets<K, V> {
     /// Map values.
     pub values: Vec<V>,
     /// The Services that the entries are for.
-    pub tags: Vec<Tag>,
+    pub tags: Vec<ServiceId>,
 }
 
 impl<K, V> Default for Sets<K, V> {
@@ -38,7 +33,7 @@ impl<K, V> Default for Sets<K, V> {
 
 impl<K, V> Sets<K, V> {
     /// Appends an entry for the Service `tag`.
-    pub fn push(&mut self, tag: Tag, key: K, value: V) {
+    pub fn push(&mut self, tag: ServiceId, key: K, value: V) {
         self.keys.push(key);
         self.values.push(value);
         self.tags.push(tag);
@@ -57,7 +52,7 @@ pub struct Removals<K> {
     /// Map keys.
     pub keys: Vec<K>,
     /// The Services that the entries were for.
-    pub tags: Vec<Tag>,
+    pub tags: Vec<ServiceId>,
 }
 
 impl<K> Default for Removals<K> {
@@ -68,7 +63,7 @@ impl<K> Default for Removals<K> {
 
 impl<K> Removals<K> {
     /// Appends a key for the Service `tag`.
-    pub fn push(&mut self, tag: Tag, key: K) {
+    pub fn push(&mut self, tag: ServiceId, key: K) {
         self.keys.push(key);
         self.tags.push(tag);
     }
@@ -138,7 +133,7 @@ impl<A: Address> FamilyChanges<A> {
 #[derive(Debug, Default)]
 pub struct SlotWrites {
     /// First slot, number of slots, Service.
-    pub ranges: Vec<(u32, u32, Tag)>,
+    pub ranges: Vec<(u32, u32, ServiceId)>,
     /// The backend ids of all ranges, one range after the other.
     pub ids: Vec<u32>,
 }
@@ -162,7 +157,7 @@ pub struct Plan {
 
 impl Plan {
     /// Adds a new or changed frontend.
-    pub fn set_frontend(&mut self, tag: Tag, key: &FrontendAddr, value: Frontend) {
+    pub fn set_frontend(&mut self, tag: ServiceId, key: &FrontendAddr, value: Frontend) {
         match family(&key.addr) {
             FamilyAddr::V4(_) => self.v4.frontends.sets.push(tag, frontend_key(key), value),
             FamilyAddr::V6(_) => self.v6.frontends.sets.push(tag, frontend_key(key), value),
@@ -170,7 +165,7 @@ impl Plan {
     }
 
     /// Adds the removal of a frontend.
-    pub fn remove_frontend(&mut self, tag: Tag, key: &FrontendAddr) {
+    pub fn remove_frontend(&mut self, tag: ServiceId, key: &FrontendAddr) {
         match family(&key.addr) {
             FamilyAddr::V4(_) => self.v4.frontends.removals.push(tag, frontend_key(key)),
             FamilyAddr::V6(_) => self.v6.frontends.removals.push(tag, frontend_key(key)),
@@ -178,7 +173,7 @@ impl Plan {
     }
 
     /// Adds a client range that may use the guarded frontends of a service port.
-    pub fn set_source(&mut self, tag: Tag, service_port: u32, range: &ClientRange) {
+    pub fn set_source(&mut self, tag: ServiceId, service_port: u32, range: &ClientRange) {
         match family(&range.addr) {
             FamilyAddr::V4(_) => self.v4.sources.sets.push(tag, source_key(service_port, range), ALLOWED),
             FamilyAddr::V6(_) => self.v6.sources.sets.push(tag, source_key(service_port, range), ALLOWED),
@@ -186,7 +181,7 @@ impl Plan {
     }
 
     /// Adds the removal of a client range of a service port.
-    pub fn remove_source(&mut self, tag: Tag, service_port: u32, range: &ClientRange) {
+    pub fn remove_source(&mut self, tag: ServiceId, service_port: u32, range: &ClientRange) {
         match family(&range.addr) {
             FamilyAddr::V4(_) => self.v4.sources.removals.push(tag, source_key(service_port, range)),
             FamilyAddr::V6(_) => self.v6.sources.removals.push(tag, source_key(service_port, range)),
@@ -194,7 +189,7 @@ impl Plan {
     }
 
     /// Adds the entry of an address; kind 0 removes it.
-    pub fn change_address(&mut self, tag: Tag, addr: &[u8; 16], kind: u8) {
+    pub fn change_address(&mut self, tag: ServiceId, addr: &[u8; 16], kind: u8) {
         let value = AddressInfo { ifindex: 0, kind, flags: 0, mac: [0; 6] };
         match (family(addr), kind) {
             (FamilyAddr::V4(a), 0) => self.v4.addresses.removals.push(tag, a),

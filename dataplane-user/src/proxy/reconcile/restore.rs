@@ -12,8 +12,8 @@ use dataplane_common::types::service::{self, Backend, Frontend, FrontendKey, Ser
 use hashbrown::HashMap;
 
 use super::allocator::{Allocator, Capacities};
-use super::ids::{BackendIds, PortIds};
-use super::plan::{NODE, Plan};
+use super::ids::{BackendIds, PortIds, ServiceId};
+use super::plan::Plan;
 use super::published::{PublishedBackend, PublishedPort, TABLES, frontend_addr, source_range, table_index};
 use super::slots::FreeList;
 use crate::proxy::desired::{self, ClientRange, FrontendAddr, is_v4, sets};
@@ -118,7 +118,7 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
             Some(name) if seen.insert(name.clone()) => {
                 names.insert(*id, name);
             }
-            _ => garbage.names.removals.push(NODE, *id),
+            _ => garbage.names.removals.push(ServiceId::NODE, *id),
         }
     }
     let mut parts: HashMap<u32, PortParts> = names.keys().map(|id| (*id, PortParts::default())).collect();
@@ -127,17 +127,17 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
         used.extend([value.internal, value.external].into_iter().filter(|t| t.len > 0));
         match parts.get_mut(&value.service_port) {
             Some(port) => port.frontends.push((*key, *value)),
-            None => garbage.remove_frontend(NODE, key),
+            None => garbage.remove_frontend(ServiceId::NODE, key),
         }
     }
     for (id, range) in &found.sources {
         match parts.get_mut(id) {
             Some(port) => port.sources.push(*range),
-            None => garbage.remove_source(NODE, *id, range),
+            None => garbage.remove_source(ServiceId::NODE, *id, range),
         }
     }
-    found.odd_sources4.iter().for_each(|key| garbage.v4.sources.removals.push(NODE, *key));
-    found.odd_sources6.iter().for_each(|key| garbage.v6.sources.removals.push(NODE, *key));
+    found.odd_sources4.iter().for_each(|key| garbage.v4.sources.removals.push(ServiceId::NODE, *key));
+    found.odd_sources6.iter().for_each(|key| garbage.v6.sources.removals.push(ServiceId::NODE, *key));
     used.sort_unstable_by_key(|t| (t.base, t.len));
     used.dedup();
     let in_use: hashbrown::HashSet<u32> = found.backends.iter().map(|(id, _)| *id).collect();
@@ -149,7 +149,7 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
     let mut backends = Vec::new();
     let mut end_backend = |id: u32, b: &Backend| {
         let generation = b.generation.wrapping_add(1).max(1);
-        garbage.ended_backends.push(NODE, id, Backend { state: 0, generation, ..*b });
+        garbage.ended_backends.push(ServiceId::NODE, id, Backend { state: 0, generation, ..*b });
         backends.push(id);
     };
     for (id, backend) in &found.backends {
@@ -164,7 +164,7 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
         let port = parts.assemble(id, &name, &found.slots, &mut end_backend);
         for f in &port.frontends {
             allocator.enter_frontend(f.key, id);
-            allocator.use_addr(f, NODE);
+            allocator.use_addr(f, ServiceId::NODE);
         }
         port.sources().iter().for_each(|range| allocator.enter_source(id, *range));
         services.entry(service).or_default().push(port);

@@ -12,17 +12,17 @@ use dataplane_common::types::service::{SlotTable, backend_state as state, fronte
 
 use super::assign::affinity_ticks;
 use super::diff::port_name;
-use super::ids::QUARANTINE;
-use super::plan::{NODE, Plan, Tag};
+use super::ids::{QUARANTINE, ServiceId};
+use super::plan::Plan;
 use super::restore::{Restored, TableContents, restore};
 use super::slots::GRACE;
-use super::{Allocator, Assigned, Capacities, Ownership, PublishedPort, Refusal, assign};
+use super::{Allocator, Assigned, Capacities, Decisions, Ownership, PublishedPort, Refusal, assign};
 use crate::proxy::desired::{Desired, DesiredBackend, DesiredFrontend, DesiredPort, FrontendAddr, sets};
 
 const NOW: Duration = Duration::from_secs(100);
 const CLOCK: Clock = Clock { jiffies_per_second: 250 };
-const WEB: Tag = 1;
-const API: Tag = 2;
+const WEB: ServiceId = ServiceId::new(1);
+const API: ServiceId = ServiceId::new(2);
 
 const CAPACITIES: Capacities =
     Capacities { services: 8, frontends4: 8, frontends6: 8, sources4: 8, sources6: 8, backends: 16, slots: 64 };
@@ -58,21 +58,23 @@ fn assigned(
     allocator: &mut Allocator,
     before: &[PublishedPort],
     desired: &Desired,
-    tag: Tag,
+    tag: ServiceId,
     ownership: Ownership,
 ) -> Result<Assigned, Refusal> {
-    assign(before, desired, tag, allocator, CLOCK, NOW, |_, _| ownership)
+    let keys = desired.ports.iter().flat_map(|p| &p.frontends).map(|f| f.key);
+    let decisions: Decisions = keys.map(|key| (key, ownership)).collect();
+    assign(before, desired, tag, allocator, CLOCK, NOW, &decisions)
 }
 
 /// Brings one Service from `before` to `desired` and returns what it has then, with the operations.
 fn publish_as(
-    tag: Tag,
+    tag: ServiceId,
     allocator: &mut Allocator,
     before: &[PublishedPort],
     desired: &Desired,
     now: Duration,
 ) -> (Box<[PublishedPort]>, Plan) {
-    let after = assign(before, desired, tag, allocator, CLOCK, now, |_, _| Ownership::Theirs).unwrap().ports;
+    let after = assign(before, desired, tag, allocator, CLOCK, now, &Decisions::default()).unwrap().ports;
     let mut plan = Plan::default();
     allocator.plan(("shop", "web"), before, &after, tag, &mut plan);
     allocator.plan_addrs(&mut plan);
@@ -384,7 +386,10 @@ fn entries_without_a_service_name_are_garbage() {
     found.names.clear();
     let Restored { mut allocator, services, garbage } = restore(found, CAPACITIES, NOW);
     assert!(services.is_empty());
-    assert_eq!((garbage.plan.v4.frontends.removals.keys.len(), garbage.plan.v4.frontends.removals.tags[0]), (1, NODE));
+    assert_eq!(
+        (garbage.plan.v4.frontends.removals.keys.len(), garbage.plan.v4.frontends.removals.tags[0]),
+        (1, ServiceId::NODE)
+    );
     assert_eq!(garbage.plan.ended_backends.keys, [1, 2]);
     assert!(garbage.plan.ended_backends.values.iter().all(|b| b.state == 0 && b.generation == 2));
     assert_eq!((allocator.slots.used(), allocator.slots.next_wake()), (2, None), "used until the garbage is removed");

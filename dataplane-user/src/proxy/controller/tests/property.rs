@@ -287,7 +287,7 @@ fn check(steps: &[Step]) {
     }
     settle(&mut core, &mut now, &reader);
     settle(&mut core, &mut now, &reader);
-    assert_eq!((core.pending.services(), core.pending.endpoints()), (0, 0));
+    assert_eq!((core.pending().services(), core.pending().endpoints()), (0, 0));
     memory.clear_faults();
     memory.observe(None);
     let fresh = MemoryMaps::sized(1000, 40_000, 1000);

@@ -87,7 +87,7 @@ fn health_checks_are_answered_where_node_ports_are_but_not_at_loopback() {
 fn changes_are_pending_until_they_are_in_the_tables() {
     let memory = memory();
     let mut core = core(&memory, NOW);
-    let counts = |core: &Core| (core.pending.services(), core.pending.endpoints());
+    let counts = |core: &Core| (core.pending().services(), core.pending().endpoints());
     for (name, cluster_ip) in [("web", "10.96.0.10"), ("api", "10.96.0.11")] {
         core.handle(SourceEvent::Service(key(name), Some(service(&[cluster_ip], &[("http", 80)]))));
         let slice = slice(name, &[("http", 8080)], &["10.1.0.5"]);

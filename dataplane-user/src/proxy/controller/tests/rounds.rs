@@ -8,6 +8,7 @@ use dataplane_common::types::pod::address_kind;
 use super::view::view;
 use super::*;
 use crate::proxy::apply::memory::MemoryMaps;
+use crate::proxy::reconcile::ids::ServiceId;
 use crate::proxy::reconcile::slots::GRACE;
 use crate::proxy::source::object::{Scheduling, ServiceExtra, Weights};
 
@@ -54,7 +55,7 @@ fn nothing_changes_nothing_is_written() {
     let before = core.operations().total();
     core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
     core.reconcile(NOW);
-    core.mark(0);
+    core.mark(ServiceId::new(0));
     core.reconcile(NOW);
     assert_eq!(core.operations().total(), before);
 }
@@ -353,5 +354,5 @@ fn everything_that_goes_leaves_nothing_behind() {
     let seen = view(&memory);
     assert!(seen.frontends.is_empty() && seen.backends.is_empty() && seen.names.is_empty(), "{seen:?}");
     assert_eq!(seen.addrs.len(), 2, "the node's own");
-    assert_eq!(core.store.iter().count(), 0);
+    assert_eq!(core.services().count(), 0);
 }

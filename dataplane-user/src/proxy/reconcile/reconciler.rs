@@ -1,0 +1,344 @@
+//! Computes the map operations that bring Services to their desired state. No I/O, no clock.
+//!
+//! It owns what the maps contain of each Service (the published state), the allocator and the
+//! ownership of frontends. The controller calls, per round, [`Reconciler::reconcile`] for each dirty
+//! Service and [`Reconciler::plan_addresses`], lets the map writer apply the plan, and then tells
+//! per Service whether it was written: [`Reconciler::commit`], or [`Reconciler::plan_rollback`] and
+//! after another write [`Reconciler::roll_back`] or [`Reconciler::keep_both`]. The published state
+//! changes only in those last three, so that it never says more than the maps contain.
+
+use std::time::Duration;
+
+use dataplane_common::types::address::Address;
+use dataplane_common::types::clock::Clock;
+use dataplane_common::types::service::SlotTable;
+use hashbrown::HashMap;
+
+use super::allocator::{Allocator, Capacities};
+use super::assign::{Assigned, Refusal, assign};
+use super::ids::ServiceId;
+use super::ownership::{Claimants, FrontendOwnership};
+use super::plan::{Changes, Plan};
+use super::published::{PublishedPort, union};
+use super::restore::{Garbage, Restored, TableContents, restore};
+use crate::proxy::desired::{Desired, FrontendAddr};
+use crate::proxy::source::ObjectKey;
+
+/// One Service's part of a round: its entries in the maps before the round and after it.
+#[derive(Debug)]
+pub struct Part {
+    /// The Service.
+    pub id: ServiceId,
+    before: Box<[PublishedPort]>,
+    after: Box<[PublishedPort]>,
+    /// Frontends that it takes from other Services.
+    taken_over: Vec<(FrontendAddr, ServiceId)>,
+}
+
+impl Part {
+    /// Returns the Services that lose a frontend to this one. Their published state is right only
+    /// when the round has ended, so they take part in a later one.
+    pub fn losers(&self) -> impl Iterator<Item = ServiceId> {
+        self.taken_over.iter().map(|(_, from)| *from)
+    }
+}
+
+/// The result of [`Reconciler::reconcile`].
+#[derive(Debug)]
+pub enum Reconciled {
+    /// The operations are in the plan.
+    Planned {
+        /// To be committed or rolled back after the plan was applied.
+        part: Part,
+        /// Frontends that another Service keeps; `None`: of an unknown Service.
+        conflicts: Vec<(FrontendAddr, Option<ServiceId>)>,
+    },
+    /// Nothing is planned: the Service proposes frontends to their successors first. It has to be
+    /// reconciled again when no other Service is dirty.
+    Deferred,
+    /// Nothing is planned: the Service does not fit and keeps what it has.
+    Refused(Refusal),
+}
+
+/// The Services' published state, and everything that is needed to change it.
+#[derive(Debug)]
+pub struct Reconciler {
+    allocator: Allocator,
+    ownership: FrontendOwnership,
+    /// By Service id.
+    published: Vec<Box<[PublishedPort]>>,
+    /// Service ports found in the maps at start, by `namespace/name`, that no Service has adopted yet.
+    stale: HashMap<Box<str>, Vec<PublishedPort>>,
+    garbage: Garbage,
+    /// Slot tables that must not be reused yet: a write failed, so frontends may still use them.
+    quarantine: HashMap<ServiceId, Vec<SlotTable>>,
+    /// Services to reconcile because of what happened to another one.
+    woken: Vec<ServiceId>,
+    packet_clock: Clock,
+}
+
+impl Reconciler {
+    /// Takes over what the maps contain when the agent starts.
+    #[must_use]
+    pub fn new(found: TableContents, capacities: Capacities, packet_clock: Clock, now: Duration) -> Self {
+        let Restored { allocator, services, garbage } = restore(found, capacities, now);
+        Self {
+            allocator,
+            ownership: FrontendOwnership::default(),
+            published: Vec::new(),
+            stale: services,
+            garbage,
+            quarantine: HashMap::new(),
+            woken: Vec::new(),
+            packet_clock,
+        }
+    }
+
+    /// Returns the allocator, for the figures of use.
+    #[must_use]
+    pub const fn allocator(&self) -> &Allocator {
+        &self.allocator
+    }
+
+    /// Returns the allocator, to tell it the node's addresses and to reserve memory.
+    pub const fn allocator_mut(&mut self) -> &mut Allocator {
+        &mut self.allocator
+    }
+
+    /// Returns what the maps contain of a Service.
+    #[must_use]
+    pub fn published(&self, id: ServiceId) -> &[PublishedPort] {
+        self.published.get(id.index()).map_or(&[], |ports| ports)
+    }
+
+    /// Returns true if any Service waits for a frontend; then the order of Services matters.
+    #[must_use]
+    pub fn has_contested_frontends(&self) -> bool {
+        !self.ownership.is_empty()
+    }
+
+    /// Returns the Services that have to be reconciled because of the calls since this was last called.
+    pub fn take_woken(&mut self) -> Vec<ServiceId> {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// Returns the operations that remove the entries that belonged to no Service at start.
+    pub fn take_garbage(&mut self) -> Plan {
+        std::mem::take(&mut self.garbage.plan)
+    }
+
+    /// Frees what the garbage used. It must have been removed, and no Service may be uncertain.
+    pub fn release_garbage(&mut self, now: Duration) {
+        std::mem::take(&mut self.garbage).release(&mut self.allocator, now);
+    }
+
+    /// Gives a Service what the maps had of it when the agent started.
+    pub fn adopt(&mut self, id: ServiceId, key: &ObjectKey) {
+        if self.stale.is_empty() || !self.published(id).is_empty() {
+            return;
+        }
+        if let Some(ports) = self.stale.remove(key.to_string().as_str()) {
+            ports.iter().for_each(|p| self.allocator.ports.adopt(p.id, id));
+            self.publish(id, ports.into());
+        }
+    }
+
+    /// Returns the Services with entries in the maps that were not adopted: after the first full
+    /// sync, these were deleted while the agent was down.
+    #[must_use]
+    pub fn stale(&self) -> Vec<ObjectKey> {
+        self.stale.keys().filter_map(|name| name.split_once('/')).map(|(n, s)| ObjectKey::new(n, s)).collect()
+    }
+
+    /// Adds the operations that lead one Service to `desired`. Returns `None` if there is no such Service.
+    pub fn reconcile(
+        &mut self,
+        id: ServiceId,
+        desired: &Desired,
+        services: &impl Claimants,
+        plan: &mut Plan,
+        now: Duration,
+    ) -> Option<Reconciled> {
+        let key = services.claimant(id)?.key;
+        self.adopt(id, key);
+        self.ownership.forget(id);
+        let before = self.published.get_mut(id.index()).map(std::mem::take).unwrap_or_default();
+        if self.propose(id, &before, desired, services) {
+            self.publish(id, before);
+            return Some(Reconciled::Deferred);
+        }
+        let decisions = self.ownership.decide(id, desired, &self.allocator, &self.published, services);
+        let assigned = assign(&before, desired, id, &mut self.allocator, self.packet_clock, now, &decisions);
+        let Assigned { ports: after, conflicts, taken_over, later } = match assigned {
+            Ok(assigned) => assigned,
+            Err(refusal) => {
+                self.publish(id, before);
+                return Some(Reconciled::Refused(refusal));
+            }
+        };
+        self.allocator.plan((&key.namespace, &key.name), &before, &after, id, plan);
+        for (frontend, _) in conflicts.iter().filter(|(_, owner)| *owner != Some(id)) {
+            self.ownership.wait(id, *frontend);
+        }
+        self.wake_earlier(id, &after, services);
+        if later {
+            self.woken.push(id);
+        }
+        Some(Reconciled::Planned { part: Part { id, before, after, taken_over }, conflicts })
+    }
+
+    /// Adds the entries of addresses that have changed since the last call, at the end of a round.
+    pub fn plan_addresses(&mut self, plan: &mut Plan) {
+        self.allocator.plan_addrs(plan);
+    }
+
+    /// Marks the addresses of an applied plan as uncertain if their Service is one that `failed`.
+    pub fn mark_addresses_uncertain(&mut self, plan: &Plan, failed: impl Fn(ServiceId) -> bool) {
+        self.mark_uncertain(&plan.v4.addresses, &failed);
+        self.mark_uncertain(&plan.v6.addresses, &failed);
+    }
+
+    fn mark_uncertain<A: Address, V>(&mut self, changes: &Changes<A, V>, failed: &impl Fn(ServiceId) -> bool) {
+        let (sets, removals) = (&changes.sets, &changes.removals);
+        let entries = sets.keys.iter().zip(&sets.tags).chain(removals.keys.iter().zip(&removals.tags));
+        for (addr, id) in entries.filter(|(_, id)| failed(**id)) {
+            self.allocator.addr_failed(addr.to_octets16(), *id);
+        }
+    }
+
+    /// Notes that a Service's part of the plan is in the maps.
+    pub fn commit(&mut self, part: Part, now: Duration) {
+        if !self.quarantine.is_empty() {
+            let tables = self.quarantine.remove(&part.id);
+            tables.into_iter().flatten().for_each(|t| self.allocator.slots.release(t, now));
+        }
+        self.settle(part.id, &part.before, part.after, now);
+        part.taken_over.iter().for_each(|(key, from)| self.transfer(key, *from));
+    }
+
+    /// Adds the operations that undo a part of which a write failed.
+    pub fn plan_rollback(&mut self, part: &mut Part, services: &impl Claimants, plan: &mut Plan) {
+        part.after.iter_mut().for_each(|p| p.uncertain = true);
+        part.taken_over.iter().for_each(|(key, owner)| self.plan_return(key, *owner, part.id, plan));
+        if let Some(claimant) = services.claimant(part.id) {
+            let name = (&*claimant.key.namespace, &*claimant.key.name);
+            self.allocator.plan(name, &part.after, &part.before, part.id, plan);
+        }
+    }
+
+    /// Notes that the rollback of a part is in the maps: the Service has what it had before the round.
+    pub fn roll_back(&mut self, part: Part, now: Duration) {
+        self.settle(part.id, &part.after, part.before, now);
+    }
+
+    /// Notes that both a part and its rollback failed: the maps may contain any of both. The Service
+    /// keeps all of it, uncertain, until a later round has written it. Frontends that it was to take
+    /// from others stay with them.
+    pub fn keep_both(&mut self, mut part: Part, services: &impl Claimants) {
+        for (key, owner) in part.taken_over.drain(..) {
+            let without = |p: &PublishedPort| p.frontends.iter().filter(|f| f.key != key).copied().collect();
+            part.after.iter_mut().for_each(|p| p.frontends = without(p));
+            self.mark_frontend_uncertain(&key, owner);
+        }
+        let (both, tables) = union(&part.before, &part.after);
+        if let Some(claimant) = services.claimant(part.id) {
+            // Planned only to allocate all of it, so that no other Service gets a part of it.
+            let name = (&*claimant.key.namespace, &*claimant.key.name);
+            self.allocator.plan(name, &part.before, &both, part.id, &mut Plan::default());
+        }
+        self.quarantine.entry(part.id).or_default().extend(tables);
+        self.publish(part.id, both);
+    }
+
+    fn publish(&mut self, id: ServiceId, ports: Box<[PublishedPort]>) {
+        if id.index() >= self.published.len() {
+            self.published.resize_with(id.index() + 1, Box::default);
+        }
+        self.published[id.index()] = ports;
+    }
+
+    /// Replaces `before` by `after`, and wakes the Services that wait for what is free now.
+    fn settle(&mut self, id: ServiceId, before: &[PublishedPort], after: Box<[PublishedPort]>, now: Duration) {
+        let Self { allocator, ownership, woken, .. } = self;
+        allocator.commit(before, &after, now, |key| woken.extend(ownership.wake(key)));
+        self.publish(id, after);
+    }
+
+    /// Proposes the frontends that the Service is about to give up to their successors. Returns true
+    /// if there were any; the Service then keeps everything until they have taken them.
+    fn propose(
+        &mut self,
+        id: ServiceId,
+        before: &[PublishedPort],
+        desired: &Desired,
+        services: &impl Claimants,
+    ) -> bool {
+        if self.ownership.is_empty() {
+            return false;
+        }
+        let mut proposed = false;
+        for key in before.iter().flat_map(|p| &p.frontends).map(|f| f.key) {
+            let was_proposed = self.ownership.end_proposal(&key);
+            let is_wanted = || desired.ports.iter().any(|p| p.frontends.iter().any(|f| f.key == key));
+            let Some(successor) = self.ownership.successor(&key, id, services).filter(|_| !is_wanted()) else {
+                continue;
+            };
+            if !was_proposed {
+                self.ownership.propose(key);
+                self.woken.push(successor);
+                proposed = true;
+            }
+        }
+        proposed
+    }
+
+    /// Wakes the Services that wait for frontends of this one and come before it now, because it was
+    /// deleted and created again.
+    fn wake_earlier(&mut self, id: ServiceId, after: &[PublishedPort], services: &impl Claimants) {
+        if self.ownership.is_empty() {
+            return;
+        }
+        for key in after.iter().flat_map(|p| &p.frontends).map(|f| f.key) {
+            let Some(successor) = self.ownership.successor(&key, id, services) else { continue };
+            let rank = |id: ServiceId| services.claimant(id).map(|c| c.rank());
+            if rank(successor) < rank(id) {
+                self.woken.push(successor);
+            }
+        }
+    }
+
+    /// Takes a frontend from `from`, whose entry another Service has overwritten. `from` claims it
+    /// again and waits; the Services that waited learn the new owner.
+    fn transfer(&mut self, key: &FrontendAddr, from: ServiceId) {
+        let Some(ports) = self.published.get_mut(from.index()) else { return };
+        for port in ports {
+            let Some(frontend) = port.find(key).copied() else { continue };
+            port.frontends = port.frontends.iter().filter(|f| f.key != *key).copied().collect();
+            self.allocator.leave_addr(&frontend, from);
+        }
+        self.ownership.end_proposal(key);
+        self.woken.push(from);
+        self.wake_waiting(key);
+    }
+
+    fn wake_waiting(&mut self, key: &FrontendAddr) {
+        self.woken.extend(self.ownership.wake(key));
+    }
+
+    /// Plans, for the Service `id` that could not take a frontend over, the entry of its owner. The
+    /// Services that wait learn the owner again.
+    fn plan_return(&mut self, key: &FrontendAddr, owner: ServiceId, id: ServiceId, plan: &mut Plan) {
+        self.wake_waiting(key);
+        let ports = self.published.get(owner.index()).into_iter().flatten();
+        let Some((port, frontend)) = ports.filter_map(|p| Some((p, p.find(key)?))).next() else { return };
+        self.allocator.enter_frontend(*key, port.id);
+        plan.set_frontend(id, key, port.value(frontend));
+    }
+
+    /// Has the owner write a frontend again, because its entry may be the owner's or another's.
+    fn mark_frontend_uncertain(&mut self, key: &FrontendAddr, owner: ServiceId) {
+        let Some(ports) = self.published.get_mut(owner.index()) else { return };
+        ports.iter_mut().filter(|p| p.find(key).is_some()).for_each(|p| p.uncertain = true);
+        self.woken.push(owner);
+    }
+}
