@@ -90,6 +90,24 @@ fn a_failure_stops_its_service_and_no_other() {
 }
 
 #[test]
+fn plan_that_failed_in_part_can_be_applied_again() {
+    let undisturbed = MemoryMaps::new(10, 100);
+    assert!(MapWriter::new(undisturbed.tables()).apply(&plan()).is_complete());
+    for map in ["backends", "slots", "services", "source_ranges4", "addresses4", "frontends4"] {
+        let memory = MemoryMaps::new(10, 100);
+        let mut writer = MapWriter::new(memory.tables());
+        memory.fail_next(map);
+        let outcome = writer.apply(&plan());
+        assert!(outcome.failed(ServiceId::new(1)) && !outcome.failed(ServiceId::new(2)), "{map}");
+        assert!(writer.apply(&plan()).is_complete(), "{map}");
+        let contents = |m: &MemoryMaps| {
+            [&m.services, &m.sources4, &m.addrs4, &m.frontends4, &m.slots, &m.backends].map(|m| m.content())
+        };
+        assert_eq!(contents(&memory), contents(&undisturbed), "{map}");
+    }
+}
+
+#[test]
 fn array_write_beyond_the_end_fails_its_service_and_is_not_counted() {
     // two backends and one slot of Service 2 are beyond the end
     let memory = MemoryMaps::sized(10, 20, 52);

@@ -7,6 +7,9 @@
 //! after another write [`Reconciler::roll_back`] or [`Reconciler::keep_both`]. The published state
 //! changes only in those last three, so that it never says more than the maps contain.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use dataplane_common::types::address::Address;
