@@ -5,6 +5,7 @@ use dataplane_host::map::MapError;
 
 use super::ServiceMaps;
 use crate::proxy::reconcile::Capacities;
+use crate::proxy::reconcile::ids::{BackendId, Generation, ServicePortId};
 use crate::proxy::reconcile::restore::TableContents;
 
 /// The sizes of the maps.
@@ -26,7 +27,11 @@ pub fn capacities(tables: &ServiceMaps) -> Capacities {
 /// # Errors
 /// The kernel refused.
 pub fn read(tables: &ServiceMaps) -> Result<TableContents, MapError> {
-    let mut found = TableContents { names: tables.services.entries()?, ..TableContents::default() };
+    let names = tables.services.entries()?;
+    let mut found = TableContents {
+        names: names.into_iter().map(|(id, name)| (ServicePortId::new(id), name)).collect(),
+        ..TableContents::default()
+    };
     found.add_frontends(tables.v4.frontends.entries()?);
     found.add_frontends(tables.v6.frontends.entries()?);
     found.odd_sources4 = found.add_sources(tables.v4.sources.entries()?);
@@ -36,10 +41,10 @@ pub fn read(tables: &ServiceMaps) -> Result<TableContents, MapError> {
     let backends =
         |id| tables.backends.get(id).filter(|b: &Backend| b.generation != 0 || b.state != 0).map(|b| (id, b));
     for (id, backend) in (1..tables.backends.capacity()).filter_map(backends) {
-        found.generations.resize(id as usize, 0);
-        found.generations.push(backend.generation);
+        found.generations.resize(id as usize, Generation::default());
+        found.generations.push(Generation::new(backend.generation));
         if backend.state != 0 {
-            found.backends.push((id, backend));
+            found.backends.push((BackendId::new(id), backend));
         }
     }
     let end =

@@ -10,7 +10,7 @@ use dataplane_common::types::pod::address_kind;
 use dataplane_common::types::service::{SlotTable, frontend_flags};
 use hashbrown::{HashMap, HashSet};
 
-use super::ids::{BackendIds, PortIds, ServiceId};
+use super::ids::{BackendId, BackendIds, PortIds, ServiceId, ServicePortId};
 use super::plan::Plan;
 use super::published::{FamilyAddr, family};
 use super::slots::FreeList;
@@ -72,10 +72,10 @@ pub struct Allocator {
     pub backends: BackendIds,
     /// Service port ids.
     pub ports: PortIds,
-    pub(super) frontends: HashMap<FrontendAddr, u32>,
+    pub(super) frontends: HashMap<FrontendAddr, ServicePortId>,
     pub(super) allocated: Allocated,
     v6_frontends: u32,
-    sources: HashSet<(u32, ClientRange)>,
+    sources: HashSet<(ServicePortId, ClientRange)>,
     v6_sources: u32,
     addrs: HashMap<[u8; 16], AddrUse>,
     touched: Vec<([u8; 16], ServiceId)>,
@@ -85,8 +85,8 @@ pub struct Allocator {
 #[derive(Debug, Default)]
 pub(super) struct Allocated {
     pub(super) slots: Vec<SlotTable>,
-    pub(super) backends: Vec<u32>,
-    pub(super) ports: Vec<u32>,
+    pub(super) backends: Vec<BackendId>,
+    pub(super) ports: Vec<ServicePortId>,
 }
 
 impl Allocator {
@@ -121,7 +121,7 @@ impl Allocator {
 
     /// The service port that has this frontend.
     #[must_use]
-    pub fn frontend_owner(&self, key: &FrontendAddr) -> Option<u32> {
+    pub fn frontend_owner(&self, key: &FrontendAddr) -> Option<ServicePortId> {
         self.frontends.get(key).copied()
     }
 
@@ -138,12 +138,12 @@ impl Allocator {
     }
 
     /// Whether the frontend has been handed over to another service port than this one.
-    pub(super) fn is_of_another(&self, key: &FrontendAddr, port: u32) -> bool {
+    pub(super) fn is_of_another(&self, key: &FrontendAddr, port: ServicePortId) -> bool {
         self.frontend_owner(key).is_some_and(|owner| owner != port)
     }
 
     /// The service port has this frontend now.
-    pub fn enter_frontend(&mut self, key: FrontendAddr, port: u32) {
+    pub fn enter_frontend(&mut self, key: FrontendAddr, port: ServicePortId) {
         if self.frontends.insert(key, port).is_none() && matches!(family(&key.addr), FamilyAddr::V6(_)) {
             self.v6_frontends += 1;
         }
@@ -161,12 +161,12 @@ impl Allocator {
         (self.sources.len() as u32 - self.v6_sources, self.v6_sources)
     }
 
-    pub(super) fn enter_source(&mut self, port: u32, range: ClientRange) {
+    pub(super) fn enter_source(&mut self, port: ServicePortId, range: ClientRange) {
         let new = self.sources.insert((port, range));
         self.v6_sources += u32::from(new && matches!(family(&range.addr), FamilyAddr::V6(_)));
     }
 
-    pub(super) fn forget_source(&mut self, port: u32, range: ClientRange) {
+    pub(super) fn forget_source(&mut self, port: ServicePortId, range: ClientRange) {
         let known = self.sources.remove(&(port, range));
         self.v6_sources -= u32::from(known && matches!(family(&range.addr), FamilyAddr::V6(_)));
     }

@@ -8,7 +8,7 @@ use dataplane_common::types::clock::{Clock, Ticks};
 use dataplane_common::types::service::SlotTable;
 
 use super::allocator::Allocator;
-use super::ids::ServiceId;
+use super::ids::{ServiceId, ServicePortId};
 use super::ownership::{Decisions, Ownership};
 use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
 use super::table::{MemberCounts, Rule};
@@ -145,7 +145,7 @@ impl Work<'_> {
         Ok(after)
     }
 
-    fn new_id(&mut self) -> Result<u32, Refusal> {
+    fn new_id(&mut self) -> Result<ServicePortId, Refusal> {
         let capacity = self.allocator.capacities.services;
         if self.allocator.ports.used() as u32 >= capacity {
             return Err(Refusal::Full { map: "services", capacity, needed: 1 });
@@ -168,7 +168,7 @@ impl Work<'_> {
     fn frontends(
         &mut self,
         port: &DesiredPort,
-        id: u32,
+        id: ServicePortId,
         done: &[PublishedPort],
     ) -> Result<Box<[desired::DesiredFrontend]>, Refusal> {
         let mut frontends = Vec::with_capacity(port.frontends.len());

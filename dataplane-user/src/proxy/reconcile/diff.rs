@@ -6,7 +6,7 @@ use std::time::Duration;
 use dataplane_common::types::service::{Backend, NAME_LEN, ServiceName};
 
 use super::allocator::Allocator;
-use super::ids::ServiceId;
+use super::ids::{ServiceId, ServicePortId};
 use super::plan::Plan;
 use super::published::{PublishedBackend, PublishedPort, TABLES};
 use crate::proxy::desired::{ClientRange, FrontendAddr};
@@ -42,7 +42,7 @@ impl Allocator {
             plan_tables(old, port, tag, plan);
             if old.is_none_or(|o| o.uncertain) {
                 self.ports.adopt(port.id, tag);
-                plan.names.sets.push(tag, port.id, port_name(namespace, service, &port.name));
+                plan.names.sets.push(tag, port.id.get(), port_name(namespace, service, &port.name));
             }
             self.plan_sources(old, port, tag, plan);
             self.plan_frontends(before, old, port, tag, plan);
@@ -52,7 +52,7 @@ impl Allocator {
             plan_gone_sources(port, new, tag, plan);
             self.plan_gone(&before[..i], port, after, tag, plan);
             if new.is_none() {
-                plan.names.removals.push(tag, port.id);
+                plan.names.removals.push(tag, port.id.get());
             }
         }
     }
@@ -64,20 +64,19 @@ impl Allocator {
             while known.next_if(|k| k.endpoint() < b.endpoint()).is_some() {}
             let same = known.next_if(|k| k.endpoint() == b.endpoint());
             if uncertain || same.is_none_or(|k| k.state != b.state || k.weight != b.weight) {
-                plan.backends.push(tag, b.id, self.entry(b, port.id));
+                plan.backends.push(tag, b.id.get(), self.entry(b, port.id));
             }
         }
     }
 
-    fn entry(&self, b: &PublishedBackend, service_port: u32) -> Backend {
-        let generation = self.backends.generation(b.id);
+    fn entry(&self, b: &PublishedBackend, service_port: ServicePortId) -> Backend {
         Backend {
             addr: b.addr,
             port: b.port,
             state: b.state,
             pad: 0,
-            generation,
-            service_port,
+            generation: self.backends.generation(b.id).get(),
+            service_port: service_port.get(),
             weight: b.weight.into(),
         }
     }
@@ -133,9 +132,9 @@ impl Allocator {
             plan.remove_frontend(tag, &f.key);
         }
         for_each_gone(&port.backends, new.map_or(&[], |n| &n.backends), |b| {
-            let next = self.backends.generation(b.id).wrapping_add(1).max(1);
+            let next = self.backends.generation(b.id).next().get();
             let entry = Backend { state: 0, generation: next, ..self.entry(b, port.id) };
-            plan.ended_backends.push(tag, b.id, entry);
+            plan.ended_backends.push(tag, b.id.get(), entry);
         });
     }
 

@@ -30,23 +30,96 @@ impl ServiceId {
     }
 }
 
-/// Backend ids with their generations. Id 0 is never given out.
+/// A service port: its key in the map `services`. 0 is never given out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ServicePortId(u32);
+
+impl ServicePortId {
+    /// Creates the id of a map key.
+    #[must_use]
+    pub const fn new(key: u32) -> Self {
+        Self(key)
+    }
+
+    /// Returns the map key.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// A backend: its index in the map `backends`. 0 is never given out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct BackendId(u32);
+
+impl BackendId {
+    /// Creates the id of an index.
+    #[must_use]
+    pub const fn new(index: u32) -> Self {
+        Self(index)
+    }
+
+    /// Returns the index.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// Tells the backends apart that have the same id one after the other. A flow or an affinity entry
+/// that remembers another generation does not match.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Generation(u32);
+
+impl Generation {
+    /// The generation of an id that is used for the first time.
+    pub const FIRST: Self = Self(1);
+
+    /// Creates the generation that an entry of `backends` contains; 0: never used.
+    #[must_use]
+    pub const fn new(value: u32) -> Self {
+        Self(value)
+    }
+
+    /// Returns the value for an entry of `backends`.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Returns the generation that follows; after the last one the first.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        match self.0.wrapping_add(1) {
+            0 => Self::FIRST,
+            next => Self(next),
+        }
+    }
+}
+
+/// Backend ids with their generations.
 #[derive(Debug)]
 pub struct BackendIds {
     /// By id, as far as ids were ever used.
-    generations: Vec<u32>,
-    free: VecDeque<(Duration, u32)>,
+    generations: Vec<Generation>,
+    free: VecDeque<(Duration, BackendId)>,
     capacity: u32,
 }
 
 impl BackendIds {
     /// For an array of `capacity` elements, of which `generations` were used before. `is_free` says which of them are free now.
     #[must_use]
-    pub fn new(capacity: u32, mut generations: Vec<u32>, is_free: impl Fn(u32) -> bool, now: Duration) -> Self {
+    pub fn new(
+        capacity: u32,
+        mut generations: Vec<Generation>,
+        is_free: impl Fn(BackendId) -> bool,
+        now: Duration,
+    ) -> Self {
         if generations.is_empty() {
-            generations.push(0);
+            generations.push(Generation::default());
         }
-        let free = (1..generations.len() as u32).filter(|id| is_free(*id)).map(|id| (now + QUARANTINE, id)).collect();
+        let unused = (1..generations.len() as u32).map(BackendId).filter(|id| is_free(*id));
+        let free = unused.map(|id| (now + QUARANTINE, id)).collect();
         Self { generations, free, capacity }
     }
 
@@ -57,7 +130,7 @@ impl BackendIds {
     }
 
     /// An id for a new backend, with [`Self::generation`].
-    pub fn take(&mut self, now: Duration) -> Option<u32> {
+    pub fn take(&mut self, now: Duration) -> Option<BackendId> {
         if let Some(&(at, id)) = self.free.front()
             && at <= now
         {
@@ -66,21 +139,21 @@ impl BackendIds {
         }
         let id = self.generations.len() as u32;
         (id < self.capacity).then(|| {
-            self.generations.push(1);
-            id
+            self.generations.push(Generation::FIRST);
+            BackendId(id)
         })
     }
 
     /// The generation of the backend that has this id, or will have it next.
     #[must_use]
-    pub fn generation(&self, id: u32) -> u32 {
-        self.generations.get(id as usize).copied().unwrap_or_default()
+    pub fn generation(&self, id: BackendId) -> Generation {
+        self.generations.get(id.0 as usize).copied().unwrap_or_default()
     }
 
     /// The backend has ended: what remembers it must no longer match.
-    pub fn release(&mut self, id: u32, now: Duration) {
-        if let Some(generation) = self.generations.get_mut(id as usize) {
-            *generation = generation.wrapping_add(1).max(1);
+    pub fn release(&mut self, id: BackendId, now: Duration) {
+        if let Some(generation) = self.generations.get_mut(id.0 as usize) {
+            *generation = generation.next();
             self.free.push_back((now + QUARANTINE, id));
         }
     }
@@ -96,7 +169,7 @@ impl BackendIds {
 #[derive(Debug, Default)]
 pub struct PortIds {
     owners: Vec<ServiceId>,
-    free: Vec<u32>,
+    free: Vec<ServicePortId>,
 }
 
 /// The owner of an id that is free, or that no Service has adopted after a restart.
@@ -105,13 +178,13 @@ const NOBODY: ServiceId = ServiceId::NODE;
 impl PortIds {
     /// Keeps `taken` for [`Self::adopt`].
     #[must_use]
-    pub fn new(taken: impl Iterator<Item = u32>) -> Self {
+    pub fn new(taken: impl Iterator<Item = ServicePortId>) -> Self {
         let mut ids = Self { owners: vec![NOBODY], free: Vec::new() };
-        let mut taken: Vec<u32> = taken.collect();
+        let mut taken: Vec<u32> = taken.map(ServicePortId::get).collect();
         taken.sort_unstable();
         for id in taken {
             while (ids.owners.len() as u32) < id {
-                ids.free.push(ids.owners.len() as u32);
+                ids.free.push(ServicePortId(ids.owners.len() as u32));
                 ids.owners.push(NOBODY);
             }
             if ids.owners.len() as u32 == id {
@@ -123,30 +196,30 @@ impl PortIds {
     }
 
     /// An id for a port of the Service `owner`.
-    pub fn take(&mut self, owner: ServiceId) -> u32 {
+    pub fn take(&mut self, owner: ServiceId) -> ServicePortId {
         let id = self.free.pop().unwrap_or_else(|| {
             self.owners.push(NOBODY);
-            self.owners.len() as u32 - 1
+            ServicePortId(self.owners.len() as u32 - 1)
         });
         self.adopt(id, owner);
         id
     }
 
     /// Notes the owner of an id that is in use.
-    pub fn adopt(&mut self, id: u32, owner: ServiceId) {
-        if let Some(o) = self.owners.get_mut(id as usize) {
+    pub fn adopt(&mut self, id: ServicePortId, owner: ServiceId) {
+        if let Some(o) = self.owners.get_mut(id.0 as usize) {
             *o = owner;
         }
     }
 
     /// The Service that owns `id`.
     #[must_use]
-    pub fn owner(&self, id: u32) -> Option<ServiceId> {
-        self.owners.get(id as usize).copied().filter(|o| *o != NOBODY)
+    pub fn owner(&self, id: ServicePortId) -> Option<ServiceId> {
+        self.owners.get(id.0 as usize).copied().filter(|o| *o != NOBODY)
     }
 
     /// Frees an id.
-    pub fn release(&mut self, id: u32) {
+    pub fn release(&mut self, id: ServicePortId) {
         self.adopt(id, NOBODY);
         self.free.push(id);
     }
@@ -167,20 +240,24 @@ mod tests {
     #[test]
     fn an_ended_id_rests_and_comes_back_with_another_generation() {
         let mut ids = BackendIds::new(3, Vec::new(), |_| false, NOW);
-        assert_eq!((ids.take(NOW), ids.take(NOW), ids.take(NOW)), (Some(1), Some(2), None));
-        let before = ids.generation(1);
-        ids.release(1, NOW);
+        let (first, second) = (BackendId::new(1), BackendId::new(2));
+        assert_eq!((ids.take(NOW), ids.take(NOW), ids.take(NOW)), (Some(first), Some(second), None));
+        let before = ids.generation(first);
+        ids.release(first, NOW);
         assert_eq!(ids.take(NOW), None);
-        assert_eq!(ids.take(NOW + QUARANTINE), Some(1));
-        assert_ne!(ids.generation(1), before);
+        assert_eq!(ids.take(NOW + QUARANTINE), Some(first));
+        assert_ne!(ids.generation(first), before);
     }
 
     #[test]
     fn ids_of_before_a_restart_are_not_given_out() {
-        let mut ids = PortIds::new([5, 2].into_iter());
-        let taken: Vec<_> = (0..4).map(|_| ids.take(ServiceId::new(7))).collect();
+        let mut ids = PortIds::new([5, 2].map(ServicePortId::new).into_iter());
+        let taken: Vec<_> = (0..4).map(|_| ids.take(ServiceId::new(7)).get()).collect();
         assert_eq!(taken, [1, 3, 4, 6]);
-        ids.adopt(5, ServiceId::new(9));
-        assert_eq!((ids.owner(5), ids.owner(2), ids.used()), (Some(ServiceId::new(9)), None, 6));
+        ids.adopt(ServicePortId::new(5), ServiceId::new(9));
+        assert_eq!(
+            (ids.owner(ServicePortId::new(5)), ids.owner(ServicePortId::new(2)), ids.used()),
+            (Some(ServiceId::new(9)), None, 6)
+        );
     }
 }

@@ -10,7 +10,7 @@ use dataplane_common::types::address::{Address, Prefix, V4, V6};
 use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 
-use super::ids::ServiceId;
+use super::ids::{ServiceId, ServicePortId};
 use super::published::{FamilyAddr, family, frontend_key, source_key};
 use crate::proxy::desired::{ClientRange, FrontendAddr};
 
@@ -173,7 +173,7 @@ impl Plan {
     }
 
     /// Adds a client range that may use the guarded frontends of a service port.
-    pub fn set_source(&mut self, tag: ServiceId, service_port: u32, range: &ClientRange) {
+    pub fn set_source(&mut self, tag: ServiceId, service_port: ServicePortId, range: &ClientRange) {
         match family(&range.addr) {
             FamilyAddr::V4(_) => self.v4.sources.sets.push(tag, source_key(service_port, range), ALLOWED),
             FamilyAddr::V6(_) => self.v6.sources.sets.push(tag, source_key(service_port, range), ALLOWED),
@@ -181,7 +181,7 @@ impl Plan {
     }
 
     /// Adds the removal of a client range of a service port.
-    pub fn remove_source(&mut self, tag: ServiceId, service_port: u32, range: &ClientRange) {
+    pub fn remove_source(&mut self, tag: ServiceId, service_port: ServicePortId, range: &ClientRange) {
         match family(&range.addr) {
             FamilyAddr::V4(_) => self.v4.sources.removals.push(tag, source_key(service_port, range)),
             FamilyAddr::V6(_) => self.v6.sources.removals.push(tag, source_key(service_port, range)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
 use dataplane_common::types::service::{self, FrontendKey, SlotTable, frontend_flags};
 
+use super::ids::{BackendId, ServicePortId};
 use crate::proxy::desired::{self, ClientRange, FrontendAddr, Sources, is_v4, sets};
 
 /// One port of a Service in the tables.
@@ -13,7 +14,7 @@ pub struct PublishedPort {
     /// The port's name; may be empty.
     pub name: Arc<str>,
     /// Its entry in `services`.
-    pub id: u32,
+    pub id: ServicePortId,
     /// As in the frontends.
     pub affinity_ticks: u32,
     /// By [`table_index`].
@@ -44,7 +45,7 @@ pub struct PublishedBackend {
     /// As in `backends`.
     pub weight: u16,
     /// Index into `backends`.
-    pub id: u32,
+    pub id: BackendId,
 }
 
 impl PublishedBackend {
@@ -97,7 +98,7 @@ impl PublishedPort {
             self.tables[table_index(v6, set)]
         };
         service::Frontend {
-            service_port: self.id,
+            service_port: self.id.get(),
             affinity_ticks: self.affinity_ticks,
             internal: table(frontend_flags::INTERNAL_DROP),
             external: table(frontend_flags::EXTERNAL_DROP),
@@ -152,20 +153,20 @@ pub fn frontend_addr<A: Address>(key: &FrontendKey<A>) -> FrontendAddr {
 
 /// The key in `source_ranges4` or `source_ranges6`.
 #[must_use]
-pub fn source_key<A: Address>(service_port: u32, range: &ClientRange) -> Prefix<service::SourceRange<A>> {
-    let data = service::SourceRange { service_port, client: A::from_octets16(&range.addr) };
+pub fn source_key<A: Address>(service_port: ServicePortId, range: &ClientRange) -> Prefix<service::SourceRange<A>> {
+    let data = service::SourceRange { service_port: service_port.get(), client: A::from_octets16(&range.addr) };
     Prefix { len: SERVICE_PORT_BITS + u32::from(range.len), data }
 }
 
 /// The other way round; `None` for what we would never write.
 #[must_use]
-pub fn source_range<A: Address>(key: &Prefix<service::SourceRange<A>>) -> Option<(u32, ClientRange)> {
+pub fn source_range<A: Address>(key: &Prefix<service::SourceRange<A>>) -> Option<(ServicePortId, ClientRange)> {
     let len = u8::try_from(key.len.checked_sub(SERVICE_PORT_BITS)?).ok()?;
     let addr = key.data.client.to_octets16();
     let bits = 8 * size_of::<A>() as u32;
     let rest = bits.checked_sub(u32::from(len))?;
     let clean = u128::from_be_bytes(addr).trailing_zeros() >= rest;
-    (clean && is_v4(&addr) != A::V6).then_some((key.data.service_port, ClientRange { addr, len }))
+    (clean && is_v4(&addr) != A::V6).then_some((ServicePortId::new(key.data.service_port), ClientRange { addr, len }))
 }
 
 /// The service port comes before the client in a key, and is matched whole.

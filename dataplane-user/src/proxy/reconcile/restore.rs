@@ -12,7 +12,7 @@ use dataplane_common::types::service::{self, Backend, Frontend, FrontendKey, Ser
 use hashbrown::HashMap;
 
 use super::allocator::{Allocator, Capacities};
-use super::ids::{BackendIds, PortIds, ServiceId};
+use super::ids::{BackendId, BackendIds, Generation, PortIds, ServiceId, ServicePortId};
 use super::plan::Plan;
 use super::published::{PublishedBackend, PublishedPort, TABLES, frontend_addr, source_range, table_index};
 use super::slots::FreeList;
@@ -22,17 +22,17 @@ use crate::proxy::desired::{self, ClientRange, FrontendAddr, is_v4, sets};
 #[derive(Debug, Default)]
 pub struct TableContents {
     /// `services`.
-    pub names: Vec<(u32, ServiceName)>,
+    pub names: Vec<(ServicePortId, ServiceName)>,
     /// `frontends4` and `frontends6`.
     pub frontends: Vec<(FrontendAddr, Frontend)>,
     /// `backends`: those in use.
-    pub backends: Vec<(u32, Backend)>,
+    pub backends: Vec<(BackendId, Backend)>,
     /// Generations of all backend ids that were ever used, by id.
-    pub generations: Vec<u32>,
+    pub generations: Vec<Generation>,
     /// `slots`, as far as frontends use them.
     pub slots: Vec<u32>,
     /// `source_ranges4` and `source_ranges6`: service port and range.
-    pub sources: Vec<(u32, ClientRange)>,
+    pub sources: Vec<(ServicePortId, ClientRange)>,
     /// Entries of `source_ranges4` that we would never write.
     pub odd_sources4: Vec<Prefix<service::SourceRange<V4>>>,
     /// Entries of `source_ranges6` that we would never write.
@@ -87,7 +87,7 @@ pub struct Garbage {
     pub plan: Plan,
     /// Slot ranges that only garbage and uncertain frontends use.
     slots: Vec<SlotTable>,
-    backends: Vec<u32>,
+    backends: Vec<BackendId>,
 }
 
 impl Garbage {
@@ -103,29 +103,29 @@ impl Garbage {
 struct PortParts {
     frontends: Vec<(FrontendAddr, Frontend)>,
     sources: Vec<ClientRange>,
-    backends: Vec<(u32, Backend)>,
+    backends: Vec<(BackendId, Backend)>,
 }
 
 /// Takes over the content of the tables.
 #[must_use]
 pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) -> Restored {
     let mut garbage = Plan::default();
-    let mut names: HashMap<u32, (Box<str>, Box<str>)> = HashMap::with_capacity(found.names.len());
+    let mut names: HashMap<ServicePortId, (Box<str>, Box<str>)> = HashMap::with_capacity(found.names.len());
     let mut seen = hashbrown::HashSet::with_capacity(found.names.len());
     found.names.sort_unstable_by_key(|(id, _)| *id);
     for (id, name) in &found.names {
-        match parse_name(name).filter(|_| *id != 0) {
+        match parse_name(name).filter(|_| id.get() != 0) {
             Some(name) if seen.insert(name.clone()) => {
                 names.insert(*id, name);
             }
-            _ => garbage.names.removals.push(ServiceId::NODE, *id),
+            _ => garbage.names.removals.push(ServiceId::NODE, id.get()),
         }
     }
-    let mut parts: HashMap<u32, PortParts> = names.keys().map(|id| (*id, PortParts::default())).collect();
+    let mut parts: HashMap<ServicePortId, PortParts> = names.keys().map(|id| (*id, PortParts::default())).collect();
     let mut used: Vec<SlotTable> = Vec::new();
     for (key, value) in &found.frontends {
         used.extend([value.internal, value.external].into_iter().filter(|t| t.len > 0));
-        match parts.get_mut(&value.service_port) {
+        match parts.get_mut(&ServicePortId::new(value.service_port)) {
             Some(port) => port.frontends.push((*key, *value)),
             None => garbage.remove_frontend(ServiceId::NODE, key),
         }
@@ -140,20 +140,20 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
     found.odd_sources6.iter().for_each(|key| garbage.v6.sources.removals.push(ServiceId::NODE, *key));
     used.sort_unstable_by_key(|t| (t.base, t.len));
     used.dedup();
-    let in_use: hashbrown::HashSet<u32> = found.backends.iter().map(|(id, _)| *id).collect();
+    let in_use: hashbrown::HashSet<BackendId> = found.backends.iter().map(|(id, _)| *id).collect();
     let generations = std::mem::take(&mut found.generations);
     let ids = BackendIds::new(capacities.backends, generations, |id| !in_use.contains(&id), now);
     let ports = PortIds::new(found.names.iter().map(|(id, _)| *id));
     let mut allocator = Allocator::with(capacities, FreeList::with_used(capacities.slots, used.clone()), ids, ports);
-    garbage.names.removals.keys.iter().for_each(|id| allocator.ports.release(*id));
+    garbage.names.removals.keys.iter().for_each(|id| allocator.ports.release(ServicePortId::new(*id)));
     let mut backends = Vec::new();
-    let mut end_backend = |id: u32, b: &Backend| {
-        let generation = b.generation.wrapping_add(1).max(1);
-        garbage.ended_backends.push(ServiceId::NODE, id, Backend { state: 0, generation, ..*b });
+    let mut end_backend = |id: BackendId, b: &Backend| {
+        let generation = Generation::new(b.generation).next().get();
+        garbage.ended_backends.push(ServiceId::NODE, id.get(), Backend { state: 0, generation, ..*b });
         backends.push(id);
     };
     for (id, backend) in &found.backends {
-        match parts.get_mut(&backend.service_port) {
+        match parts.get_mut(&ServicePortId::new(backend.service_port)) {
             Some(port) => port.backends.push((*id, *backend)),
             None => end_backend(*id, backend),
         }
@@ -188,10 +188,10 @@ fn parse_name(name: &ServiceName) -> Option<(Box<str>, Box<str>)> {
 impl PortParts {
     fn assemble(
         mut self,
-        id: u32,
+        id: ServicePortId,
         name: &str,
         slots: &[u32],
-        end_backend: &mut impl FnMut(u32, &Backend),
+        end_backend: &mut impl FnMut(BackendId, &Backend),
     ) -> PublishedPort {
         self.frontends.sort_unstable_by_key(|(key, _)| *key);
         self.sources.sort_unstable();
@@ -225,10 +225,10 @@ impl PortParts {
             slots.get(t.base as usize..end)
         });
         port.uncertain |= members.iter().any(Option::is_none);
-        let mut sets_of: HashMap<u32, u8> = HashMap::with_capacity(self.backends.len());
+        let mut sets_of: HashMap<BackendId, u8> = HashMap::with_capacity(self.backends.len());
         for (i, _, set) in TABLES {
             for member in members[i].into_iter().flatten() {
-                *sets_of.entry(*member).or_default() |= set;
+                *sets_of.entry(BackendId::new(*member)).or_default() |= set;
             }
         }
         port.backends = self.backends.iter().map(|(id, b)| published(*id, b, &sets_of)).collect();
@@ -254,7 +254,7 @@ impl PortParts {
     }
 }
 
-fn published(id: u32, b: &Backend, sets_of: &HashMap<u32, u8>) -> PublishedBackend {
+fn published(id: BackendId, b: &Backend, sets_of: &HashMap<BackendId, u8>) -> PublishedBackend {
     let sets = sets_of.get(&id).copied().unwrap_or(0);
     let weight = u16::try_from(b.weight).unwrap_or(u16::MAX);
     PublishedBackend { addr: b.addr, port: b.port, state: b.state, sets, weight, id }

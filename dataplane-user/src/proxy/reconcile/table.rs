@@ -102,10 +102,10 @@ pub fn fill<'a>(number: u8, len: u32, members: impl Iterator<Item = &'a Publishe
     }
     let counts = MemberCounts::of(members.clone());
     if !expands(number) || counts.reduced() == u64::from(counts.members) {
-        out.extend(members.map(|b| b.id));
+        out.extend(members.map(|b| b.id.get()));
         return;
     }
-    let shares = members.map(|b| (b.id, counts.share(b.weight) as u32));
+    let shares = members.map(|b| (b.id.get(), counts.share(b.weight) as u32));
     if number == scheduler::WRR {
         spread::fill(&shares.collect::<Vec<_>>(), out);
     } else {

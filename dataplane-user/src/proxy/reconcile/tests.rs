@@ -12,7 +12,7 @@ use dataplane_common::types::service::{SlotTable, backend_state as state, fronte
 
 use super::assign::affinity_ticks;
 use super::diff::port_name;
-use super::ids::{QUARANTINE, ServiceId};
+use super::ids::{BackendId, Generation, QUARANTINE, ServiceId, ServicePortId};
 use super::plan::Plan;
 use super::restore::{Restored, TableContents, restore};
 use super::slots::GRACE;
@@ -87,23 +87,32 @@ fn publish(allocator: &mut Allocator, before: &[PublishedPort], desired: &Desire
 }
 
 fn ids(port: &PublishedPort) -> Vec<u32> {
-    port.backends.iter().map(|b| b.id).collect()
+    port.backends.iter().map(|b| b.id.get()).collect()
 }
 
 /// The tables after these operations, on tables that were empty before.
 fn contents(plan: &Plan) -> TableContents {
     let mut found = TableContents::default();
-    found.names = plan.names.sets.keys.iter().copied().zip(plan.names.sets.values.iter().copied()).collect();
+    found.names = plan
+        .names
+        .sets
+        .keys
+        .iter()
+        .map(|id| ServicePortId::new(*id))
+        .zip(plan.names.sets.values.iter().copied())
+        .collect();
     found.add_frontends(
         plan.v4.frontends.sets.keys.iter().copied().zip(plan.v4.frontends.sets.values.iter().copied()).collect(),
     );
     found.add_addrs(
         plan.v4.addresses.sets.keys.iter().copied().zip(plan.v4.addresses.sets.values.iter().copied()).collect(),
     );
-    found.backends = plan.backends.keys.iter().copied().zip(plan.backends.values.iter().copied()).collect();
-    found.generations = vec![0; found.backends.iter().map(|(id, _)| *id as usize + 1).max().unwrap_or(1)];
+    found.backends =
+        plan.backends.keys.iter().map(|id| BackendId::new(*id)).zip(plan.backends.values.iter().copied()).collect();
+    found.generations =
+        vec![Generation::default(); found.backends.iter().map(|(id, _)| id.get() as usize + 1).max().unwrap_or(1)];
     for (id, backend) in &found.backends {
-        found.generations[*id as usize] = backend.generation;
+        found.generations[id.get() as usize] = Generation::new(backend.generation);
     }
     found.slots = vec![0; CAPACITIES.slots as usize];
     let mut ids = plan.slots.ids.iter();
@@ -130,7 +139,7 @@ fn unchanged_service_needs_no_operation() {
 #[test]
 fn new_service_writes_every_map_once() {
     let (ports, plan) = published();
-    assert_eq!(plan.names.sets.keys, [ports[0].id]);
+    assert_eq!(plan.names.sets.keys, [ports[0].id.get()]);
     assert_eq!(plan.names.sets.values, [port_name("shop", "web", "http")]);
     assert_eq!(plan.backends.keys, [1, 2]);
     assert_eq!((plan.slots.ranges.as_slice(), plan.slots.ids.as_slice()), (&[(0, 2, WEB)][..], &[1, 2][..]));
@@ -156,7 +165,7 @@ fn new_endpoint_keeps_the_ids_of_the_others_and_gets_a_new_table() {
 fn removed_endpoint_gets_the_next_generation_and_its_id_rests() {
     let mut allocator = Allocator::new(CAPACITIES);
     let (before, _) = publish(&mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6]));
-    let generation = allocator.backends.generation(2);
+    let generation = allocator.backends.generation(BackendId::new(2)).get();
     let (after, plan) = publish(&mut allocator, &before, &desired(&[cluster_ip(80)], &[5]));
     assert_eq!(plan.ended_backends.keys, [2]);
     let entry = plan.ended_backends.values[0];
@@ -214,7 +223,7 @@ fn full_backends_refuse_the_service_and_return_all_it_took() {
     assert_eq!(refusal.unwrap_err(), Refusal::Full { map: "backends", capacity: 3, needed: 1 });
     assert_eq!((allocator.ports.used(), allocator.slots.used()), (0, 0));
     let (ports, _) = publish_as(API, &mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6]), NOW + QUARANTINE);
-    assert_eq!((ports[0].id, ids(&ports[0])), (1, vec![1, 2]));
+    assert_eq!((ports[0].id.get(), ids(&ports[0])), (1, vec![1, 2]));
 }
 
 #[test]
@@ -287,7 +296,7 @@ fn removed_service_leaves_no_entry() {
     let (before, _) = publish(&mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6]));
     let (after, plan) = publish(&mut allocator, &before, &Desired::default());
     assert!(after.is_empty());
-    assert_eq!(plan.names.removals.keys, [before[0].id]);
+    assert_eq!(plan.names.removals.keys, [before[0].id.get()]);
     assert_eq!(plan.ended_backends.keys, [1, 2]);
     assert_eq!((plan.v4.frontends.removals.keys.len(), plan.v4.addresses.removals.keys.len(), plan.len()), (1, 1, 5));
     assert_eq!((allocator.frontend_owner(&cluster_ip(80)), allocator.frontend_counts()), (None, (0, 0)));
@@ -365,7 +374,7 @@ fn restored_ids_and_slots_are_not_given_out_again() {
     let (_, plan) = published();
     let Restored { mut allocator, .. } = restore(contents(&plan), CAPACITIES, NOW);
     let (ports, plan) = publish_as(API, &mut allocator, &[], &desired(&[cluster_ip(443)], &[5]), NOW);
-    assert_eq!((ports[0].id, ids(&ports[0])), (2, vec![3]));
+    assert_eq!((ports[0].id.get(), ids(&ports[0])), (2, vec![3]));
     assert_eq!(plan.slots.ranges, [(2, 1, API)]);
 }
 
@@ -373,7 +382,7 @@ fn restored_ids_and_slots_are_not_given_out_again() {
 fn restored_generations_go_on_after_a_rest() {
     let (_, plan) = published();
     let mut found = contents(&plan);
-    found.generations.push(41);
+    found.generations.push(Generation::new(41));
     let Restored { mut allocator, .. } = restore(found, CAPACITIES, NOW);
     let (ports, plan) = publish_as(API, &mut allocator, &[], &desired(&[cluster_ip(443)], &[5]), NOW + QUARANTINE);
     assert_eq!((ids(&ports[0]), plan.backends.values[0].generation), (vec![3], 41));
@@ -416,11 +425,11 @@ fn damaged_slot_table_makes_the_port_uncertain() {
 fn second_id_of_a_name_and_second_backend_of_an_endpoint_are_garbage() {
     let (_, plan) = published();
     let mut found = contents(&plan);
-    found.names.push((7, found.names[0].1));
+    found.names.push((ServicePortId::new(7), found.names[0].1));
     let mut twin = found.backends[0].1;
     twin.generation = 5;
-    found.backends.push((3, twin));
-    found.generations.push(5);
+    found.backends.push((BackendId::new(3), twin));
+    found.generations.push(Generation::new(5));
     let Restored { services, garbage, .. } = restore(found, CAPACITIES, NOW);
     assert_eq!(garbage.plan.names.removals.keys, [7]);
     assert_eq!(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dataplane_common::types::address::Address as _;
 use dataplane_common::types::service::{backend_state as state, proto, scheduler};
 
+use super::super::ids::ServicePortId;
 use super::super::ownership::Claimant;
 use super::super::slots::GRACE;
 use super::*;
@@ -197,7 +198,7 @@ fn rollback_writes_the_owners_entry_again() {
     let sets = &rollback.v4.frontends.sets;
     let (key, value) = (sets.keys[0], sets.values[0]);
     assert_eq!((key.addr.to_octets16(), sets.tags.as_slice()), (SHARED.addr, &[OLD][..]));
-    assert_eq!(value.service_port, reconciler.published(YOUNG)[0].id);
+    assert_eq!(value.service_port, reconciler.published(YOUNG)[0].id.get());
     let removed: Vec<_> = rollback.v4.frontends.removals.keys.iter().map(|k| k.addr.to_octets16()).collect();
     assert_eq!(removed, [own(OLD).addr], "the shared one is not removed");
     reconciler.roll_back(part, NOW);
@@ -237,11 +238,11 @@ fn stale_entries_are_adopted_by_name_or_listed() {
         .map(|(id, name)| {
             let (service, port) = name.split_once(':').unwrap_or((name, ""));
             let (namespace, service) = service.split_once('/').unwrap_or_default();
-            (id, super::super::diff::port_name(namespace, service, port))
+            (ServicePortId::new(id), super::super::diff::port_name(namespace, service, port))
         })
         .into();
     let mut reconciler = Reconciler::new(found, CAPACITIES, CLOCK, NOW);
     reconciler.adopt(OLD, &ObjectKey::new("shop", "old"));
-    assert_eq!(reconciler.published(OLD).iter().map(|p| p.id).collect::<Vec<_>>(), [1]);
+    assert_eq!(reconciler.published(OLD).iter().map(|p| p.id.get()).collect::<Vec<_>>(), [1]);
     assert_eq!(reconciler.stale(), [ObjectKey::new("shop", "gone")]);
 }

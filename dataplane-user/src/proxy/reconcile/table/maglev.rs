@@ -72,7 +72,13 @@ const fn step(slot: u32, skip: u32, size: u32) -> u32 {
 fn walk(b: &PublishedBackend, size: u32) -> Walk {
     let (first, second) = (digest(b, 0), digest(b, 1));
     let below = |hash: u64, n: u32| ((u128::from(hash) * u128::from(n)) >> 64) as u32;
-    Walk { id: b.id, next: below(first, size), skip: below(second, size - 1) + 1, due: 0, weight: b.weight.into() }
+    Walk {
+        id: b.id.get(),
+        next: below(first, size),
+        skip: below(second, size - 1) + 1,
+        due: 0,
+        weight: b.weight.into(),
+    }
 }
 
 /// The same on every machine and in every version: nodes must agree.

@@ -1,4 +1,4 @@
-//! What is in a table, scheduler by scheduler.
+//! Tests of the content of slot tables, scheduler by scheduler.
 #![allow(clippy::cast_precision_loss, reason = "counts of slots are far below 2^52")]
 
 use std::collections::HashMap;
@@ -8,12 +8,13 @@ use proptest::prelude::*;
 
 use super::{MAX_EXPANDED, MemberCounts, Rule, fill, maglev};
 use crate::config::maglev::{LARGEST, SIZES};
+use crate::proxy::reconcile::ids::BackendId;
 use crate::proxy::reconcile::published::PublishedBackend;
 
 fn backend(n: u32, weight: u16) -> PublishedBackend {
     let mut addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 0];
     addr[13..].copy_from_slice(&n.to_be_bytes()[1..]);
-    PublishedBackend { addr, port: 8080, state: 0, sets: 1, weight, id: n }
+    PublishedBackend { addr, port: 8080, state: 0, sets: 1, weight, id: BackendId::new(n) }
 }
 
 fn backends(weights: &[u16]) -> Vec<PublishedBackend> {
@@ -140,7 +141,8 @@ fn a_maglev_table_has_a_size_of_the_list() {
 fn a_maglev_table_does_not_depend_on_order_or_ids() {
     let members = backends(&[1; 50]);
     let table = table_of(MH, 4093, &members);
-    let renumbered: Vec<_> = members.iter().map(|b| PublishedBackend { id: b.id + 1000, ..*b }).collect();
+    let renumbered: Vec<_> =
+        members.iter().map(|b| PublishedBackend { id: BackendId::new(b.id.get() + 1000), ..*b }).collect();
     let other = table_of(MH, 4093, &renumbered);
     assert!(table.iter().zip(&other).all(|(a, b)| a + 1000 == *b));
     // a known piece of a known table: another version must find the same, or nodes disagree while they are upgraded
@@ -178,7 +180,7 @@ fn a_maglev_table_changes_little() {
         let before = backends(&vec![1; members]);
         for gone in [0, members / 2, members - 1] {
             let mut after = before.clone();
-            let lost = after.remove(gone).id;
+            let lost = after.remove(gone).id.get();
             let (before, after) = (table_of(MH, size, &before), table_of(MH, size, &after));
             let stayed = before.iter().zip(&after).filter(|(b, _)| **b != lost);
             let moved = stayed.filter(|(b, a)| b != a).count() as f64 / f64::from(size);
