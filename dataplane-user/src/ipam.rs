@@ -1,8 +1,12 @@
 //! Pool mode: this node's blocks of the cluster's IP pools.
 //!
-//! `watch` (objects) and the store (who holds what) -> `plan` (pure: which blocks to claim, give back, collect) -> `write` (the only
-//! one that changes objects and the plugin's files), driven by one `task`. Whose a block is, its object says: a block is used only
-//! after the API server has accepted it, and given back only after the plugin can't use it any more.
+//! `watch` (objects of the API server) and the address store (addresses in use) feed `plan`, a pure
+//! decision which blocks to claim, lend, give back and collect. `write` alone changes objects and
+//! the plugin's files. `task` drives them. The agent starts the task; in other modes none of this
+//! runs.
+//!
+//! A block's object says which node owns it. A block is offered to the plugin only after the API
+//! server has accepted it, and given back only after the plugin can no longer use it.
 
 pub mod crd;
 pub mod plan;

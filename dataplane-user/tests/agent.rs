@@ -1,4 +1,7 @@
-//! The agent as a process: Services from manifests to sockets, restarts, repairs, refusals, uninstall.
+//! Tests of the agent as a process on a node of namespaces: Services from manifests, restarts,
+//! upgrades, repairs, refusals to start, uninstall.
+//!
+//! Each test starts the built binary and looks at sockets, metrics, routes and pins from outside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 
 mod node;
@@ -54,7 +57,7 @@ ports: [{name: http, port: 8080, protocol: TCP}]
 endpoints: [{addresses: ['fd00:50::11']}]
 ";
 
-/// A device with the node's addresses, and this process in the node's cgroup.
+/// Creates a device with the node's addresses and moves this process into the node's cgroup.
 fn furnish(node: &Node) {
     run("ip link add up0 type veth peer name up1; ip link set up1 up; ip link set up0 up");
     run("ip address add 192.168.50.11/24 dev up0; ip address add fd00:50::11/64 dev up0 nodad");
@@ -62,7 +65,7 @@ fn furnish(node: &Node) {
     std::fs::write(node.cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
 }
 
-/// Says hello to whoever connects.
+/// Serves "hello" to every connection.
 fn serve(address: &str) {
     let listener = TcpListener::bind(address).unwrap();
     std::thread::spawn(move || {
@@ -89,8 +92,8 @@ fn furnished(name: &str) -> Option<Node> {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn a_service_is_reached_with_and_without_the_agent() {
-    let Some(node) = furnished("a_service_is_reached_with_and_without_the_agent") else { return };
+fn services_are_reachable_with_and_without_the_agent() {
+    let Some(node) = furnished("services_are_reachable_with_and_without_the_agent") else { return };
     let agent = Agent::start(&node, &[]).ready();
     serve("192.168.50.11:8080");
     serve("[fd00:50::11]:8080");
@@ -135,11 +138,11 @@ fn a_service_is_reached_with_and_without_the_agent() {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn ready_is_when_the_node_is_in_order() {
-    let Some(node) = furnished("ready_is_when_the_node_is_in_order") else { return };
+fn readyz_is_200_once_routes_are_installed() {
+    let Some(node) = furnished("readyz_is_200_once_routes_are_installed") else { return };
     let _agent = Agent::start(&node, &["--service-cidr=10.96.0.0/16"]);
     let end = Instant::now() + Duration::from_secs(10);
-    // without a pause: what is true some milliseconds after the first answer is no answer
+    // Polls without a pause: a state that is reached milliseconds after the first 200 is too late.
     while get(10249, "/readyz").is_none_or(|(code, _)| code != 200) {
         assert!(Instant::now() < end, "not ready within ten seconds");
     }
@@ -149,8 +152,8 @@ fn ready_is_when_the_node_is_in_order() {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn loading_programs_leaves_no_memory() {
-    let Some(node) = furnished("loading_programs_leaves_no_memory") else { return };
+fn loading_programs_does_not_retain_memory() {
+    let Some(node) = furnished("loading_programs_does_not_retain_memory") else { return };
     let memory = || {
         let agent = Agent::start(&node, &[]).ready();
         let memory = agent.memory();
@@ -158,13 +161,13 @@ fn loading_programs_leaves_no_memory() {
         memory
     };
     let (loading, finding) = (memory(), memory());
-    assert!(loading < finding + (4 << 10), "{loading} KiB after loading, {finding} KiB where they were loaded");
+    assert!(loading < finding + (4 << 10), "{loading} KiB after loading, {finding} KiB after adopting them");
 }
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn another_abi_takes_over_without_a_lost_connection() {
-    let Some(node) = furnished("another_abi_takes_over_without_a_lost_connection") else { return };
+fn upgrade_to_another_abi_loses_no_connection() {
+    let Some(node) = furnished("upgrade_to_another_abi_loses_no_connection") else { return };
     serve("192.168.50.11:8080");
     Agent::start(&node, &[]).ready().terminate();
     let own = std::fs::read_dir(ROOT).unwrap().next().unwrap().unwrap().path();
@@ -175,13 +178,13 @@ fn another_abi_takes_over_without_a_lost_connection() {
     let client = std::thread::spawn(move || {
         let mut count = 0;
         while !stop.load(Ordering::Relaxed) {
-            assert_eq!(connect("10.96.0.10:80").expect("a lost connection").0, "hello");
+            assert_eq!(connect("10.96.0.10:80").expect("a connection was lost").0, "hello");
             count += 1;
         }
         count
     });
     let _agent = Agent::start(&node, &[]).ready();
-    until("the other version is gone", || (!other.exists()).then_some(()));
+    until("the pins of the other version are removed", || (!other.exists()).then_some(()));
     done.store(true, Ordering::Relaxed);
     let count = client.join().unwrap();
     println!("{count} connections");
@@ -262,7 +265,7 @@ fn routes_and_links_are_repaired() {
     until("the route is back", right);
     run("ip route replace 10.244.2.0/24 via 192.168.50.99");
     run("ip link del up0");
-    until("the loss is seen", || (metric("ropeway_node_operations_total") > 0).then_some(()));
+    until("the agent has handled the removal", || (metric("ropeway_node_operations_total") > 0).then_some(()));
     run("ip link add up0 type veth peer name up1; ip link set up1 up; ip link set up0 up");
     run("ip address add 192.168.50.11/24 dev up0; ip address add fd00:50::11/64 dev up0 nodad");
     run("ip route add default via 192.168.50.1");
@@ -273,13 +276,13 @@ fn routes_and_links_are_repaired() {
     });
     assert!(metric("ropeway_route_repairs_total") >= 1);
     node.manifest("nodes.yaml", NODES.split("---").next().unwrap());
-    until("the routes of a node that is gone", || (!routes().contains("10.244.2.0/24")).then_some(()));
+    until("the routes to a deleted node are removed", || (!routes().contains("10.244.2.0/24")).then_some(()));
 }
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn networks_follow_the_nodes_and_outlive_the_agent() {
-    let Some(node) = furnished("networks_follow_the_nodes_and_outlive_the_agent") else { return };
+fn network_tries_follow_nodes_and_survive_restarts() {
+    let Some(node) = furnished("network_tries_follow_nodes_and_survive_restarts") else { return };
     node.manifest("nodes.yaml", NODES);
     let pins = Pins::new(Path::new(ROOT));
     let config = || Table::<u32, NodeConfig>::open(&pins, "config").unwrap().get(&0).unwrap().unwrap();
@@ -287,7 +290,7 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     let start = || {
         let agent = Agent::start(&node, &flags).ready();
         let on = node_features::NETWORKS | node_features::MASQUERADE | node_features::NODE_CLIENT;
-        until("the networks", || (config().features == on).then_some(()));
+        until("the tries are enabled", || (config().features == on).then_some(()));
         agent
     };
     let agent = start();
@@ -319,7 +322,7 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     agent.terminate();
     let agent = start();
     assert_eq!(metric("ropeway_node_operations_total"), 0, "an unchanged restart does nothing:\n{}", agent.log());
-    // What others do to the table is put right when something is heard of.
+    // The agent restores entries that other programs change, at the next event that it gets.
     let table = Table::<Prefix<V4>, Network>::open(&pins, "networks4").unwrap();
     let prefix = |octets, len| Prefix { len, data: V4 { octets } };
     assert!(table.remove(&prefix([10, 244, 30, 0], 24)).unwrap());
@@ -327,14 +330,14 @@ fn networks_follow_the_nodes_and_outlive_the_agent() {
     run("ip address add 192.168.50.99/24 dev up0");
     until("the entries are right", || (networks::read(&pins).unwrap() == right).then_some(()));
     node.manifest("nodes.yaml", NODES.split("---").next().unwrap());
-    until("the entries of nodes that are gone", || (networks::read(&pins).unwrap().len() == 4).then_some(()));
+    until("the entries of deleted nodes are removed", || (networks::read(&pins).unwrap().len() == 4).then_some(()));
     drop(agent);
 }
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn what_cannot_work_is_refused_without_a_trace() {
-    let Some(node) = furnished("what_cannot_work_is_refused_without_a_trace") else { return };
+fn invalid_setups_are_rejected_without_leftovers() {
+    let Some(node) = furnished("invalid_setups_are_rejected_without_leftovers") else { return };
     let refused = |flags: &[&str], expected: &str| {
         let (code, log) = Agent::start(&node, flags).end();
         assert!(code != Some(0) && log.contains(expected), "{flags:?}: {log}");

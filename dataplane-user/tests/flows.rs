@@ -1,4 +1,6 @@
-//! What the agent removes from a flow table in the kernel.
+//! Tests of the sweep and the connection count on flow tables in the kernel.
+//!
+//! The maps are not pinned and no programs are loaded; entries are written by the tests.
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use dataplane_common::types::address::V4;
@@ -26,8 +28,9 @@ impl Flows {
         Self(Table::from_fd("flows4", create_map(LRU_HASH, key, value, 4096, 0).unwrap()).unwrap())
     }
 
-    /// Both directions of a connection from outside to a backend elsewhere, whose sources are translated: when each was last used, and the
-    /// state of the first.
+    /// Inserts both directions of a connection from an outside client to a backend on another node,
+    /// with source translation. Takes the last use of each direction in ticks and the state of the
+    /// first direction.
     fn pair(&self, sport: u16, proto: u8, state: u8, [there, back]: [u32; 2]) -> [FlowKey<V4>; 2] {
         let masked = 61_000 + sport;
         let first = FlowKey { src: CLIENT, dst: SERVICE, sport, dport: 80, proto, pad: [0; 3] };
@@ -41,7 +44,7 @@ impl Flows {
         [first, second]
     }
 
-    /// As connections to a backend.
+    /// Sets the backend of both directions.
     fn lead_to(&self, keys: [FlowKey<V4>; 2], backend: u32, generation: u32) {
         for key in keys {
             let flow = self.0.get(&key).unwrap().unwrap();
@@ -56,7 +59,7 @@ impl Flows {
 
 #[test]
 #[ignore = "needs root: it makes a map in the kernel"]
-fn pairs_that_have_ended_go_as_a_whole_and_others_stay() {
+fn ended_pairs_are_removed_whole_and_others_stay() {
     use flow_state::{CLOSING, ESTABLISHED, NEW};
     let flows = Flows::new();
     let ago = |ticks: u32| NOW - ticks;
@@ -71,7 +74,7 @@ fn pairs_that_have_ended_go_as_a_whole_and_others_stay() {
     let half = flows.pair(7, proto::TCP, ESTABLISHED, [ago(10), ago(10)]);
     flows.0.remove(&half[1]).unwrap();
 
-    let census = sweep(&flows.0, Ticks(NOW), &LIMITS).unwrap();
+    let counts = sweep(&flows.0, Ticks(NOW), &LIMITS).unwrap();
     for (name, keys, stays) in [
         ("idle", idle, [false; 2]),
         ("one way", one_way, [true; 2]),
@@ -79,25 +82,25 @@ fn pairs_that_have_ended_go_as_a_whole_and_others_stay() {
         ("closed", closed, [false; 2]),
         ("waits", waits, [true; 2]),
         ("orphan", orphan, [false; 2]),
-        ("later than the clock was read", later, [true; 2]),
-        ("half of a pair that is used", half, [true, false]),
+        ("used after the clock was read", later, [true; 2]),
+        ("half of an active pair", half, [true, false]),
     ] {
         assert_eq!(flows.has(keys), stays, "{name}");
     }
-    assert_eq!((census.removed, census.entries, census.max_entries), (4, 7, 4096));
-    assert_eq!(census.pairs, [3, 1, 1, 2], "as they were found: established, half open, closing, datagrams");
+    assert_eq!((counts.removed, counts.entries, counts.max_entries), (4, 7, 4096));
+    assert_eq!(counts.pairs, [3, 1, 1, 2], "counted before the removal: established, half open, closing, datagrams");
     assert_eq!(sweep(&flows.0, Ticks(NOW), &LIMITS).unwrap().removed, 0);
 }
 
 #[test]
 #[ignore = "needs root: it makes a map in the kernel"]
-fn under_pressure_what_is_established_stays() {
+fn established_flows_survive_pressure() {
     let flows = Flows::new();
     let waits: Vec<_> = (0..100).map(|i| flows.pair(i, proto::TCP, flow_state::ESTABLISHED, [NOW - 900; 2])).collect();
     let flood: Vec<_> = (100..1000).map(|i| flows.pair(i, proto::TCP, flow_state::NEW, [NOW - 13; 2])).collect();
     assert_eq!(sweep(&flows.0, Ticks(NOW), &LIMITS).unwrap().removed, 0);
-    let census = sweep(&flows.0, Ticks(NOW), &LIMITS.under_pressure()).unwrap();
-    assert_eq!((census.removed, census.entries), (900, 200));
+    let counts = sweep(&flows.0, Ticks(NOW), &LIMITS.under_pressure()).unwrap();
+    assert_eq!((counts.removed, counts.entries), (900, 200));
     assert!(waits.iter().all(|keys| flows.has(*keys) == [true; 2]));
     assert!(flood.iter().all(|keys| flows.has(*keys) == [false; 2]));
 }
@@ -121,7 +124,7 @@ fn connections_are_counted_by_backend() {
     }
     let stats = |generation, flows| BackendStats { connections: 9, sockets: 1, flows, generation, pad: 0 };
     arrays.stats.set(3, &stats(7, 6));
-    arrays.stats.set(4, &stats(8, 5)); // another endpoint's
+    arrays.stats.set(4, &stats(8, 5)); // of another endpoint
     let (now, long_ago) = ([NOW; 2], [NOW - 5000; 2]);
     let mut made = Vec::new();
     for (sport, (proto, state, used, backend)) in (1..).zip([
@@ -129,7 +132,7 @@ fn connections_are_counted_by_backend() {
         (proto::TCP, ESTABLISHED, now, (3, 7)),
         (proto::UDP, NEW, now, (3, 7)),
         (proto::TCP, CLOSING, now, (3, 7)),
-        // has ended, is another endpoint's, leads to none
+        // Not counted: an ended flow, another endpoint's flow, and a flow without a backend.
         (proto::UDP, NEW, long_ago, (3, 7)),
         (proto::TCP, ESTABLISHED, now, (3, 6)),
         (proto::TCP, ESTABLISHED, now, (0, 0)),
@@ -139,7 +142,7 @@ fn connections_are_counted_by_backend() {
         flows.lead_to(keys, backend.0, backend.1);
         made.push(keys);
     }
-    // refused by its backend: only the answer shows it
+    // Reset by the backend: only the reply half has the state.
     let refused = flows.pair(20, proto::TCP, NEW, now);
     flows.lead_to(refused, 4, 1);
     let answer = flows.0.get(&refused[1]).unwrap().unwrap();
@@ -147,20 +150,20 @@ fn connections_are_counted_by_backend() {
 
     let look = || arrays.look(|into| tally(&flows.0, Ticks(NOW), &LIMITS, into)).unwrap();
     let load = |id| arrays.loads.get(id).unwrap();
-    assert_eq!(look(), 3, "what has no connection is told so, too");
+    assert_eq!(look(), 3, "backends without connections are written, too");
     assert_eq!(load(3), BackendLoad { generation: 7, active: 3, inactive: 1, flows: 6 });
     assert_eq!(load(4), BackendLoad { generation: 1, active: 1, inactive: 1, flows: 0 });
     assert_eq!(load(5), BackendLoad { generation: 2, active: 0, inactive: 0, flows: 0 });
     assert_eq!(look(), 0, "nothing has changed");
 
-    // one closes, others end, and one more is opened
+    // One flow closes, others are gone, and one more is opened.
     let closing = flows.0.get(&made[1][0]).unwrap().unwrap();
     flows.0.insert(&made[1][0], &Flow { state: CLOSING, ..closing }).unwrap();
     made[0].iter().chain(&made[3]).for_each(|key| assert!(flows.0.remove(key).unwrap()));
     arrays.stats.set(3, &stats(7, 7));
     assert_eq!(look(), 1);
     assert_eq!(load(3), BackendLoad { generation: 7, active: 1, inactive: 1, flows: 7 });
-    // the endpoint has ended
+    // Another endpoint has the backend id now.
     arrays.backends.set(3, &used(8));
     assert_eq!(look(), 1);
     assert_eq!(load(3), BackendLoad { generation: 8, active: 0, inactive: 0, flows: 0 });

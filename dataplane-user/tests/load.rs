@@ -1,4 +1,6 @@
-//! Loading, adopting and replacing programs with real pins, links and filters.
+//! Tests of loading, adopting and replacing programs with real pins, links and filters.
+//!
+//! Each test runs in a node of namespaces, with a bpf file system and a cgroup for it alone.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 
 mod node;
@@ -59,8 +61,8 @@ fn filters(device: &str) -> Vec<(Direction, Option<u32>)> {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn the_machine_has_what_it_takes() {
-    let Some(node) = enter("the_machine_has_what_it_takes") else { return };
+fn kernel_has_all_features() {
+    let Some(node) = enter("kernel_has_all_features") else { return };
     let facts = KernelFacts::gather().unwrap();
     assert!(facts.missing.is_empty(), "{facts:?}");
     facts.check(Path::new(ROOT), Some(&node.cgroup)).unwrap();
@@ -71,8 +73,8 @@ fn the_machine_has_what_it_takes() {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn an_unchanged_restart_does_nothing() {
-    let Some(node) = enter("an_unchanged_restart_does_nothing") else { return };
+fn unchanged_restart_changes_nothing() {
+    let Some(node) = enter("unchanged_restart_changes_nothing") else { return };
     run("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
     let first = load(false);
     assert!(first.operations > 20, "{}", first.operations);
@@ -102,12 +104,12 @@ fn another_build_replaces_programs_in_place() {
         requests.push(netlink::replace_filter(pod, direction, name, first.get(name).unwrap().fd.as_fd()));
     }
     socket.run(&requests).unwrap();
-    assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 13, "the pod's filters are right already");
+    assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 13, "the pod's filters need no change");
     let (maps, links) = (ids("maps"), ids("links"));
     let pod_filters = filters("rwpod");
     drop(first);
 
-    let second = load(true); // tracing: other programs
+    let second = load(true); // tracing is compiled in: other programs
     assert_eq!(second.operations, 42, "28 programs, 14 of them in `stages`");
     assert_eq!(attach_all(&second, &node, UplinkAttach::Auto), 15);
     assert_eq!((ids("maps"), ids("links")), (maps, links), "same maps, same links, other programs");
@@ -119,8 +121,8 @@ fn another_build_replaces_programs_in_place() {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn uplinks_come_and_go() {
-    let Some(node) = enter("uplinks_come_and_go") else { return };
+fn uplinks_are_attached_and_detached() {
+    let Some(node) = enter("uplinks_are_attached_and_detached") else { return };
     run("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
     let programs = load(false);
     attach_all(&programs, &node, UplinkAttach::Tcx);
@@ -140,8 +142,8 @@ fn uplinks_come_and_go() {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn the_links_of_another_abi_are_taken_over() {
-    let Some(node) = enter("the_links_of_another_abi_are_taken_over") else { return };
+fn links_of_another_abi_are_adopted() {
+    let Some(node) = enter("links_of_another_abi_are_adopted") else { return };
     run("ip link add up0 type veth peer name up1");
     let old = load(false);
     attach_all(&old, &node, UplinkAttach::Auto);
@@ -174,11 +176,11 @@ fn the_links_of_another_abi_are_taken_over() {
         3,
         "the pod, its address and its host port, not the Service's address"
     );
-    assert_eq!(migrate::migrate_maps(&pins()).unwrap(), 0, "once");
+    assert_eq!(migrate::migrate_maps(&pins()).unwrap(), 0, "entries are copied once");
     assert_eq!(Table::<u32, Pod>::open(&pins(), "pods").unwrap().get(&9).unwrap(), Some(pod));
     assert_eq!(Table::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap().entries().unwrap(), [(pod.addr4, addr)]);
     assert_eq!(Table::open(&pins(), "host_ports4").unwrap().get(&port).unwrap(), Some(target));
-    assert_eq!(attach_all(&new, &node, UplinkAttach::Auto), 26, "each link: another program, another pin");
+    assert_eq!(attach_all(&new, &node, UplinkAttach::Auto), 26, "two operations for each link: program and pin");
     assert_eq!(ids("links"), links, "nothing was detached");
     assert!(!attach::has_predecessor(&pins()));
     assert_eq!(attach::remove_predecessors(&pins()).unwrap(), 1);
@@ -187,11 +189,11 @@ fn the_links_of_another_abi_are_taken_over() {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn what_fails_is_undone() {
-    let Some(_node) = enter("what_fails_is_undone") else { return };
+fn failed_load_is_rolled_back() {
+    let Some(_node) = enter("failed_load_is_rolled_back") else { return };
     let good = Object::get(Some(object())).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
-    // Another name where the object has that of the last program that is loaded.
+    // Renames the last program that is loaded, so that loading fails after all others.
     let mut bytes = good.bytes().to_vec();
     let places: Vec<_> = bytes.windows(6).enumerate().filter(|(_, w)| w == b"\0clock").map(|(i, _)| i).collect();
     for at in places {
@@ -206,8 +208,8 @@ fn what_fails_is_undone() {
 
 #[test]
 #[ignore = "needs root and the eBPF object"]
-fn maps_grow_with_what_is_in_them() {
-    let Some(node) = enter("maps_grow_with_what_is_in_them") else { return };
+fn resized_maps_keep_their_entries() {
+    let Some(node) = enter("resized_maps_keep_their_entries") else { return };
     let object = Object::get(Some(object())).unwrap();
     let grown = |growing: &[(&'static str, u32)]| {
         let programs = programs::load(&pins(), &object, &settings(false, growing)).unwrap();
@@ -230,13 +232,13 @@ fn maps_grow_with_what_is_in_them() {
     let large = [("frontends4", 128), ("backends", 32), ("backend_stats", 32), ("backend_loads", 32), ("slots", 4096)];
     let (operations, sizes) = grown(&large);
     assert_eq!(sizes, [128, 32, 32, 32, 4096]);
-    assert_eq!(operations, 42, "28 programs, 14 of them in `stages`: none uses a map of before any more");
+    assert_eq!(operations, 42, "28 programs, 14 of them in `stages`: no program uses an old map");
     assert_eq!(table().entries().unwrap().len(), 64);
     assert_eq!(table().get(&key(64)).unwrap(), Some(frontend(64)));
     assert_eq!((slots().get(7), slots().get(8)), (Some(Slot { backend: 8, turn: 0 }), Some(Slot::default())));
-    assert_eq!(grown(&small), (0, sizes), "they do not shrink, and nothing is to be done");
+    assert_eq!(grown(&small), (0, sizes), "maps do not shrink, and nothing is loaded again");
 
-    // an agent ended between two steps of growing: nothing of what it made is taken for complete
+    // An agent was killed during a resize: the new map, which may be incomplete, must not be used.
     let (pin, other) = (pins().map("slots"), pins().map("slots+before"));
     let before = ids("maps");
     fs::rename(&pin, &other).unwrap();

@@ -1,4 +1,7 @@
-//! The control flow against maps in the kernel: what a program would find, restarts, full maps, a storm through the channel.
+//! Tests of the control plane against maps in the kernel: the state that a program would see,
+//! restarts, full maps, bursts of events.
+//!
+//! The maps are not pinned and no programs are loaded.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails panics")]
 
 use std::net::IpAddr;
@@ -94,7 +97,7 @@ impl Maps {
         }
     }
 
-    /// The endpoints that a new connection from a pod may get.
+    /// Returns the endpoints that a new connection from a pod may get.
     fn lookup(&self, addr: [u8; 4]) -> Option<Vec<[u8; 16]>> {
         let key = FrontendKey { addr: V4 { octets: addr }, port: 80, proto: 6, pad: 0 };
         let f = table::<FrontendKey<V4>, Frontend>(&self.frontends4).get(&key).unwrap()?;
@@ -163,7 +166,7 @@ fn start(maps: &Maps, services: usize) -> Core {
 
 #[test]
 #[ignore = "needs root"]
-fn a_sync_a_restart_and_the_end() {
+fn sync_restart_and_removal_of_all_services() {
     let maps = Maps::new(4096);
     let mut core = start(&maps, 1500);
     assert_eq!(maps.count(), [1500, 1500, 1501]);
@@ -188,7 +191,7 @@ fn a_sync_a_restart_and_the_end() {
 
 #[test]
 #[ignore = "needs root"]
-fn entries_that_others_have_removed_are_no_error() {
+fn entries_removed_by_others_are_no_error() {
     let maps = Maps::new(64);
     let mut core = start(&maps, 10);
     let frontends = table::<FrontendKey<V4>, Frontend>(&maps.frontends4);
@@ -203,11 +206,11 @@ fn entries_that_others_have_removed_are_no_error() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_map_refuses_services_whole() {
+fn full_map_rejects_whole_services() {
     let maps = Maps::new(16);
     let mut core = start(&maps, 40);
     let [services, frontends, addrs] = maps.count();
-    assert_eq!((services, frontends), (services, services), "each one whole or not at all");
+    assert_eq!((services, frontends), (services, services), "each Service completely or not at all");
     assert!(addrs <= 16 && services >= 15, "{services} {addrs}");
     assert!(core.snapshot().rejected >= 24);
     for i in 0..25 {
@@ -238,7 +241,7 @@ fn guarded(ranges: usize) -> SourceEvent {
 
 #[test]
 #[ignore = "needs root"]
-fn rule_2_3_11_a_client_is_found_in_its_range() {
+fn rule_2_3_11_client_is_found_in_its_range() {
     let maps = Maps::new(64);
     let mut core = start(&maps, 1);
     core.handle(guarded(20));
@@ -280,7 +283,7 @@ fn rule_2_3_11_a_client_is_found_in_its_range() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_the_agent_finds_foreign_is_swept() {
+fn unknown_entries_are_removed_at_start() {
     let maps = Maps::new(64);
     let foreign = V4 { octets: [203, 0, 113, 9] };
     let value = |kind| AddressInfo { ifindex: 7, kind, flags: 0, mac: [2; 6] };
@@ -291,13 +294,13 @@ fn what_the_agent_finds_foreign_is_swept() {
     table::<u32, ServiceName>(&maps.services).insert(&9, &ServiceName { name: [b'x'; NAME_LEN] }).unwrap();
     start(&maps, 1);
     assert_eq!(addrs.get(&foreign).unwrap(), None);
-    assert_eq!(addrs.get(&pod).unwrap(), Some(value(address_kind::POD)), "a pod's entry is the plugin's");
+    assert_eq!(addrs.get(&pod).unwrap(), Some(value(address_kind::POD)), "pods' entries belong to the plugin");
     assert_eq!(maps.count()[0], 1);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_storm_through_the_channel_ends_in_the_last_state() {
+fn burst_of_events_ends_in_the_last_state() {
     let maps = Maps::new(4096);
     let handle = controller::start(maps.tables(), CLOCK).unwrap();
     handle.set_node_context(context());
@@ -317,7 +320,7 @@ fn a_storm_through_the_channel_ends_in_the_last_state() {
     }
 }
 
-/// What a program has of the tables.
+/// The maps that a program reads to find a backend.
 struct Reader {
     frontends: Table<FrontendKey<V4>, Frontend>,
     slots: SharedArray<Slot>,
@@ -329,7 +332,8 @@ impl Reader {
         Self { frontends: table(&maps.frontends4), slots: array(&maps.slots), backends: array(&maps.backends) }
     }
 
-    /// Reads a frontend, then its slots and backends, as a program does; endpoints of Service `i` are 10.1.i.x. Returns how many were found.
+    /// Reads a frontend, then its slots and backends, as a program does. Endpoints of Service `i`
+    /// are 10.1.i.x. Returns the number of backends found.
     fn follow(&self, i: u8) -> usize {
         let key = FrontendKey { addr: V4 { octets: [10, 96, 0, i] }, port: 80, proto: 6, pad: 0 };
         let began = Instant::now();
@@ -346,9 +350,9 @@ impl Reader {
                         Some(f),
                         "published: a missing or foreign backend, {b:?}"
                     );
-                    // a program is never held up for so long
+                    // A program never takes that long between two lookups.
                     let late = began.elapsed() > GRACE / 2;
-                    assert!(late || b.state == 0, "not published any more, and given to others already: {f:?} {b:?}");
+                    assert!(late || b.state == 0, "unpublished, and reused too early: {f:?} {b:?}");
                 }
                 own
             })
@@ -356,7 +360,7 @@ impl Reader {
     }
 }
 
-/// A number without an order, below `limit`.
+/// Returns a pseudo-random number below `limit`.
 fn chance(state: &mut u64, limit: u64) -> u64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 33) % limit
@@ -364,11 +368,11 @@ fn chance(state: &mut u64, limit: u64) -> u64 {
 
 #[test]
 #[ignore = "needs root"]
-fn a_reader_in_the_middle_of_random_writes_finds_what_is_the_services() {
+fn a_reader_during_random_writes_finds_only_backends_of_its_service() {
     const SERVICES: u8 = 12;
-    /// Long enough that what rested is used again.
+    /// Long enough for freed slots to be reused after the grace time.
     const TIME: Duration = Duration::from_secs(7);
-    /// Between changes, so that there is always something to use.
+    /// Interval of changes, so that the reader always finds backends.
     const PAUSE: Duration = Duration::from_micros(500);
     let maps = Maps::sized(64, 1 << 15);
     let reader = Reader::new(&maps);

@@ -1,31 +1,27 @@
-//! [`Packet`]: how the packet logic reads and writes packet bytes.
+//! [`Packet`]: how the core reads and writes packet bytes.
 //!
-//! `dataplane-ebpf/src/kernel/skb.rs` implements it over an skb, the host tests over a byte vector.
-//! It also gives access to the few properties of an skb that no header holds: segment size, socket
-//! cookie, checksum state, scratch space.
+//! The kernel programs implement it over an skb, the host tests over a byte vector. It also gives access to the few
+//! properties of an skb that no header holds: segment size, socket cookie, checksum state.
 
 use crate::types::address::Address;
 use crate::wire::byte_order::{Be16, Be32};
 use crate::wire::checksum::ChecksumChange;
 
-/// Offset of the IP header: the length of an Ethernet header without tags.
+/// Where the IP header starts: after an Ethernet header.
 pub const L3: usize = 14;
 
-/// Packet bytes, from the Ethernet header on. `None` means that the offset is beyond the end, or
-/// that the kernel refused the access.
+/// Packet bytes, from the Ethernet header on. `None`: beyond the end, or the kernel refused.
 ///
-/// An offset that the packet determines (IPv4 options, extension headers) comes with its `usual`
-/// value. The implementation in the kernel accesses the usual offset in place and every other one
-/// by a helper: a packet pointer with a variable offset keeps states apart that the verifier would
-/// otherwise prune.
+/// An offset that the packet decides comes with its `usual` value: on the kernel's side a packet pointer with a variable offset
+/// costs the verifier dearly, so the usual offset is read and written in place and any other through a helper.
 pub trait Packet {
-    /// Reads `N` words at a fixed offset.
+    /// `N` words at a fixed offset.
     fn load_words<const N: usize>(&self, offset: usize) -> Option<[Be32; N]>;
-    /// Reads two bytes at a fixed offset.
+    /// Two bytes at a fixed offset.
     fn load_u16(&self, offset: usize) -> Option<Be16>;
-    /// Reads `N` words at a variable offset.
+    /// `N` words at a variable offset.
     fn load_words_at<const N: usize>(&self, offset: usize, usual: usize) -> Option<[Be32; N]>;
-    /// Reads `N` words at a variable offset that has no usual value.
+    /// `N` words at a variable offset that has no usual value.
     fn load_words_via_helper<const N: usize>(&self, offset: usize) -> Option<[Be32; N]>;
     /// Writes `N` words at a fixed offset.
     #[must_use]
@@ -36,43 +32,35 @@ pub trait Packet {
     /// Writes a word at a variable offset that has no usual value.
     #[must_use]
     fn store_word_via_helper(&mut self, offset: usize, word: Be32) -> Option<()>;
-    /// Corrects the L4 checksum at `offset` for changed addresses and ports. A UDP checksum of
-    /// zero, which means "none", stays zero.
+    /// Corrects the L4 checksum at `offset` for changed addresses and changed ports; a UDP checksum that is not used stays so.
     #[must_use]
     fn correct_checksum(&mut self, offset: usize, usual: usize, change: ChecksumChange) -> Option<()>;
-    /// Changes a CRC of four bytes at `offset`, which has no usual value, by `difference`
-    /// (exclusive or, in memory order). A CRC that is left to the device stays unchanged.
+    /// Changes a CRC of four bytes at `offset`, which has no usual value, by `difference` (exclusive or, as they stand in memory); one that is left
+    /// to the device stays as it is.
     #[must_use]
     fn correct_crc(&mut self, offset: usize, difference: u32) -> Option<()>;
-    /// Adds the change of a word that no checksum of the packet covers to the device's sum over the
-    /// whole packet (`CHECKSUM_COMPLETE`), if there is one.
+    /// A word that no checksum covers has changed by this difference: puts the device's sum of the whole packet right, if it has made one.
     fn adjust_csum_complete(&mut self, _difference: u32) {}
-    /// Returns the length of the frame, bytes.
+    /// Length of the frame, bytes.
     fn size(&self) -> u32;
-    /// Returns the payload of one segment of a GSO packet, bytes; 0 for other packets.
+    /// Of a packet that is cut up on its way out (GSO): the payload of one segment, bytes; else 0.
     fn gso_size(&self) -> u32;
-    /// Returns the interface by which the host's routes would forward this packet to an address; 0
-    /// if no route does.
+    /// The interface by which the host's routes lead a packet that came in here on to an address; 0: none does.
     fn route_ifindex<A: Address>(&self, addr: &A) -> u32;
-    /// Returns the cookie of the local socket that sent the packet, if that socket is connected;
-    /// else 0.
+    /// The kernel's cookie of the socket of this node that sent it, if that is a connected one; else 0.
     fn socket_cookie(&self) -> u64;
-    /// Truncates the packet to `size` bytes, if it is longer.
+    /// Cuts off what lies behind the first `size` bytes, if anything does.
     #[must_use]
     fn truncate(&mut self, size: u32) -> Option<()>;
-    /// Inserts `bytes` between the Ethernet header and the IP header.
+    /// Makes room for `bytes` between the Ethernet header and the IP header.
     #[must_use]
     fn grow_header(&mut self, bytes: u32) -> Option<()>;
-    /// Stores a word for the next stage, which a tail call would otherwise lose.
+    /// Leaves a word for the next stage.
     fn set_scratch(&mut self, word: u32);
-    /// Returns the word of [`Self::set_scratch`].
+    /// What [`Self::set_scratch`] left.
     fn scratch(&self) -> u32;
-    /// Returns `v` such that the verifier no longer knows anything about its value. On the host the
-    /// identity.
-    ///
-    /// The verifier prunes a branch only if its state equals one that it has explored
-    /// (`is_state_visited` in kernel/bpf/verifier.c). Where many branches meet that differ only in
-    /// known values, it would follow all of them to the end of the program.
+    /// Returns `v` in a way that makes the verifier forget what it knew of it, so that paths that
+    /// differ in nothing else become one. On the host the identity.
     #[must_use]
     fn scrub_verifier_state(&mut self, v: u32) -> u32 {
         v

@@ -1,8 +1,4 @@
-//! Parsing: Ethernet, IPv4 with options, IPv6 with extension headers, fragments, ports.
-//!
-//! Every packet program and every stage begins here, because a tail call keeps no state. The result
-//! is the tuple by which flows are found. Limits ([`MAX_L4`], [`MAX_EXTENSIONS`]) bound the work of
-//! program and verifier. The module reads packets and never writes them.
+//! Ethernet, IPv4 with options, IPv6 with extension headers, fragments, and the ports behind them.
 
 use crate::maps::FamilyMaps;
 use crate::packet::access::{L3, Packet};
@@ -12,10 +8,9 @@ use crate::types::flow::{FlowKey, FragmentKey, Ports};
 use crate::types::service::proto;
 use crate::wire::byte_order::{Be16, Be32};
 
-/// Largest offset of an L4 header, bytes. The verifier needs a constant bound for packet accesses;
-/// a packet with longer headers is dropped.
+/// The largest offset of an L4 header that is looked at.
 const MAX_L4: u32 = 1023;
-/// Number of IPv6 extension headers that are followed. A packet with more is dropped.
+/// How many IPv6 extension headers are walked.
 const MAX_EXTENSIONS: usize = 6;
 
 // IPv6 extension headers (IANA "IPv6 Extension Header Types")
@@ -35,57 +30,53 @@ pub const RST: u8 = 0x04;
 /// TCP flag ACK.
 pub const ACK: u8 = 0x10;
 
-/// The header that follows the IP header and its extensions.
+/// What follows the IP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Layer4 {
-    /// TCP (RFC 9293).
+    /// A TCP header.
     Tcp,
-    /// UDP (RFC 768).
+    /// A UDP header.
     Udp,
-    /// SCTP (RFC 9260).
+    /// An SCTP header.
     Sctp,
-    /// ICMP or `ICMPv6`, except errors.
+    /// An ICMP or `ICMPv6` header that is no error.
     Icmp,
-    /// An ICMP or `ICMPv6` error, which quotes the packet that caused it.
+    /// An ICMP or `ICMPv6` error, with the packet that caused it inside.
     IcmpError,
     /// Another protocol, or no header at all (a later fragment).
     Opaque,
 }
 
-/// The parsed headers of a packet, without a reference to it.
+/// A classified packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parsed<A> {
-    /// The packet's tuple; ports are zero if the protocol has none.
+    /// The tuple; ports are zero where there are none.
     pub key: FlowKey<A>,
-    /// Offset of the L4 header, bytes, at most [`MAX_L4`].
+    /// Offset of the L4 header.
     pub l4: usize,
-    /// Kind of the L4 header.
+    /// What is there.
     pub layer4: Layer4,
-    /// TCP flags; 0 for other protocols.
+    /// TCP flags; 0 for others.
     pub tcp_flags: u8,
-    /// ICMP type; 0 for other protocols.
+    /// ICMP type; 0 for others.
     pub icmp_type: u8,
-    /// The word of the IP header that contains the hop limit.
+    /// The word of the IP header that has the hop limit, as it stands in the packet.
     pub hop: Be32,
 }
 
 impl<A> Parsed<A> {
-    /// Hides all values but the addresses from the verifier, so that the many paths through the
-    /// parser are explored further as one.
+    /// The same, without what the verifier knows of how it came about: of the many ways through the parser, one goes on.
     ///
     /// # Errors
-    /// [`ParseError::BadHeader`] if the offset is out of range: never on the host, but the verifier
-    /// has forgotten the bound and needs to see it checked again.
+    /// None on the host; the verifier wants the bound of the offset anew.
     #[inline(always)]
     pub fn scrub_verifier_state<P: Packet>(&mut self, packet: &mut P) -> Result<(), ParseError> {
-        // Constants, because a pattern cannot contain a cast.
         const TCP: u32 = Layer4::Tcp as u32;
         const UDP: u32 = Layer4::Udp as u32;
         const SCTP: u32 = Layer4::Sctp as u32;
         const ICMP: u32 = Layer4::Icmp as u32;
         const ICMP_ERROR: u32 = Layer4::IcmpError as u32;
-        // Packed into words, because each call is one volatile write and read of the context.
         let kinds = (self.key.proto as u32) << 24
             | (self.tcp_flags as u32) << 16
             | (self.icmp_type as u32) << 8
@@ -107,14 +98,14 @@ impl<A> Parsed<A> {
         if self.l4 > MAX_L4 as usize { Err(ParseError::BadHeader) } else { Ok(()) }
     }
 
-    /// Returns true if the segment opens a TCP connection: SYN without ACK and RST.
+    /// Whether this opens a TCP connection.
     #[inline(always)]
     #[must_use]
     pub fn is_syn(&self) -> bool {
         self.tcp_flags & (SYN | ACK | RST) == SYN
     }
 
-    /// Returns true for a TCP segment that does not open a connection.
+    /// Whether this is a TCP segment that opens no connection.
     #[inline(always)]
     #[must_use]
     pub fn is_tcp_midflow(&self) -> bool {
@@ -122,20 +113,19 @@ impl<A> Parsed<A> {
     }
 }
 
-/// Returns the `EtherType` (IEEE 802) of the packet, CPU order.
+/// `EtherType` (IEEE 802) of the packet.
 #[inline(always)]
 pub fn ether_type<P: Packet>(packet: &P) -> Option<u16> {
     packet.load_u16(12).map(Be16::get)
 }
 
-/// `EtherType` of IPv4 (IEEE 802 numbers, IANA).
+/// `EtherType` of IPv4.
 pub const ETHER_IPV4: u16 = 0x0800;
-/// `EtherType` of IPv6 (IEEE 802 numbers, IANA).
+/// `EtherType` of IPv6.
 pub const ETHER_IPV6: u16 = 0x86dd;
 
-/// The position of a fragment. A fieldless enum beside fields that are always set: LLVM spills the
-/// payload of an `Option` that lives across branches although it is undefined on some of them,
-/// which the verifier refuses (`R5 !read_ok`).
+/// A fieldless enum beside fields that are always set: the payload of an `Option` that lives across branches is spilled while
+/// undefined, which the verifier refuses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fragment {
     Whole,
@@ -143,9 +133,9 @@ enum Fragment {
     Later,
 }
 
-/// The IP header of either family, extension headers included.
+/// An IP header, of either family.
 pub struct Ip<A> {
-    /// Length of the packet as its header tells it, bytes, headers included.
+    /// Bytes of the packet, headers included, as the header says.
     length: u32,
     src: A,
     dst: A,
@@ -157,22 +147,21 @@ pub struct Ip<A> {
 }
 
 impl<A> Ip<A> {
-    /// Returns true if the packet is a fragment, the first one included.
+    /// Whether this is not the whole packet.
     #[inline(always)]
     #[must_use]
     pub const fn is_fragment(&self) -> bool {
         !matches!(self.fragment, Fragment::Whole)
     }
 
-    /// Returns the offset of the L4 header, bytes from the start of the frame.
+    /// Offset of what follows the header and its extensions.
     #[inline(always)]
     #[must_use]
     pub const fn l4(&self) -> u32 {
         self.l4 as u32
     }
 
-    /// Returns the bytes behind the IP header and its extensions. A value over 65535 means that the
-    /// header claims less than its own length.
+    /// Bytes of what follows the header and its extensions. More than 65535: there is less in the packet than its headers.
     #[inline(always)]
     #[must_use]
     pub const fn payload(&self) -> u32 {
@@ -180,26 +169,24 @@ impl<A> Ip<A> {
     }
 }
 
-/// Reading of a family's IP header.
+/// An address family's IP header.
 pub trait Header: Address {
-    /// Reads the header and its extensions.
+    /// Reads it.
     ///
     /// # Errors
-    /// [`ParseError::Truncated`] or [`ParseError::BadHeader`].
+    /// A header that is cut off or contradicts itself.
     fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, ParseError>;
-    /// Returns the bytes behind the fixed IP header, extensions included, as the header tells.
+    /// Bytes behind the IP header, extensions included, as the header has it.
     fn payload<P: Packet>(packet: &P) -> Option<u32>;
 }
 
-/// Parses a packet of family `A`. A first fragment leaves its ports for the later ones.
+/// Classifies a packet of family `A`.
 ///
 /// # Errors
-/// The reason why the packet has no tuple ([`ParseError`]).
+/// [`ParseError`].
 #[inline(always)]
 pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(packet: &mut P, tables: &T) -> Result<Parsed<A>, ParseError> {
     let ip = A::ip(packet)?;
-    // Up to six extension headers lead here, each with its own range of offsets. Scrubbed and
-    // bounded again, they are one state: 11,700 verified instructions instead of 255,000.
     let l4 = packet.scrub_verifier_state(ip.l4 as u32);
     if l4 > MAX_L4 {
         return Err(ParseError::BadHeader);
@@ -244,7 +231,6 @@ fn layer4<A: Header, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Result<()
             } else {
                 parsed.layer4 = Layer4::Icmp;
                 let id = (h[1].get() >> 16) as u16;
-                // Echo request and reply carry one identifier, which serves as both ports.
                 (parsed.key.sport, parsed.key.dport) = (id, id);
             }
         }
@@ -253,8 +239,7 @@ fn layer4<A: Header, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Result<()
     Ok(())
 }
 
-/// Returns true for the type of an ICMP error. RFC 792: unreachable, source quench, redirect, time
-/// exceeded, parameter problem. RFC 4443, section 2.1: types below 128.
+/// RFC 792: unreachable, source quench, redirect, time exceeded, parameter problem. RFC 4443, section 2.1: types below 128.
 #[inline(always)]
 const fn icmp_is_error(protocol: u8, icmp_type: u8) -> bool {
     if protocol == proto::ICMP6 { icmp_type < 128 } else { matches!(icmp_type, 3 | 4 | 5 | 11 | 12) }
@@ -320,23 +305,20 @@ impl Header for V6 {
             fragment_id: 0,
             hop: h[1],
         };
-        // A constant bound, so that the verifier sees the loop end.
         for _ in 0..MAX_EXTENSIONS {
-            // Length in units beyond the first (RFC 8200, section 4; RFC 4302, section 2.2 for the
-            // authentication header).
+            // length in units beyond the first (RFC 8200, section 4; RFC 4302, section 2.2 for the authentication header)
             let (unit, extra) = match ip.proto {
                 HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY => (8, 1),
                 AUTHENTICATION => (4, 2),
                 FRAGMENT => (0, 0),
                 _ => return Ok(ip),
             };
-            // By a helper: this offset is variable in every iteration.
             let e: [Be32; 2] = packet.load_words_via_helper(ip.l4).ok_or(ParseError::Truncated)?;
             let fragment = ip.proto == FRAGMENT;
             ip.proto = e[0].byte(0);
             if fragment {
                 ip.l4 += 8;
-                // An atomic fragment (RFC 6946) is a whole packet.
+                // an atomic fragment (RFC 6946) is whole
                 match (e[0].get() & 0xfff8, e[0].get() & 1) {
                     (0, 0) => {}
                     (0, _) => ip.fragment = Fragment::First,

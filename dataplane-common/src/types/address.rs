@@ -1,9 +1,8 @@
-//! IPv4 and IPv6 addresses as keys and values of maps.
+//! IPv4 and IPv6 addresses.
 //!
-//! The dataplane is generic over the address family: one source, and per family a set of maps with
-//! compact keys. Addresses are bytes in network order, so that `bpftool map dump` prints them as
-//! people write them. The programs read them as 32-bit words, because LLVM compiles an access to a
-//! byte array into byte loads and shifts.
+//! The dataplane is generic over the address family: one code, two compact sets of maps. Addresses are kept
+//! as bytes in network order, so that `bpftool map dump` shows them the way people write them, and are read
+//! as words, so that the programs do not work byte by byte.
 
 use core::fmt::Debug;
 use core::hash::Hash;
@@ -11,8 +10,7 @@ use core::net::IpAddr;
 
 use crate::wire::checksum;
 
-/// Returns the 16-byte form of an address of either family: IPv4 as `::ffff:a.b.c.d` (RFC 4291,
-/// section 2.5.5.2).
+/// Returns the 16-byte form of an address of either family: IPv4 as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
 #[must_use]
 pub const fn octets16(address: IpAddr) -> [u8; 16] {
     match address {
@@ -21,44 +19,38 @@ pub const fn octets16(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// An address of one family, as map keys and the packet path use it.
+/// An address of one family.
 pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
-    /// True for IPv6, false for IPv4.
+    /// Whether this is IPv6.
     const V6: bool;
     /// Length of the IP header without options or extension headers, in bytes.
     const HEADER: usize;
 
-    /// The all-zero address, which stands for "none" in the maps.
+    /// The all-zero address, which no host has.
     const UNSPECIFIED: Self;
 
-    /// Returns the 16-byte form: IPv6 unchanged, IPv4 as `::ffff:a.b.c.d` (RFC 4291, section
-    /// 2.5.5.2).
+    /// The 16-byte form: itself for IPv6, `::ffff:a.b.c.d` for IPv4 (RFC 4291, section 2.5.5.2).
     #[must_use]
     fn to_octets16(self) -> [u8; 16];
-    /// Converts from the 16-byte form. For IPv4 the mapped prefix is not checked.
+    /// From the 16-byte form; the prefix of a mapped IPv4 address is not looked at.
     #[must_use]
     fn from_octets16(octets: &[u8; 16]) -> Self;
-    /// Returns true for the all-zero address.
+    /// The all-zero address, which no host has.
     #[must_use]
     fn is_unspecified(&self) -> bool;
-    /// Returns true for a loopback address: 127.0.0.0/8 (RFC 1122, section 3.2.1.3) or `::1`
-    /// (RFC 4291, section 2.5.3).
+    /// Whether it is an address of the namespace's own loopback: 127.0.0.0/8 (RFC 1122, section 3.2.1.3), `::1` (RFC 4291, section 2.5.3).
     #[must_use]
     fn is_loopback(&self) -> bool;
-    /// Returns a hash that is equal on every node and machine. All of its bits are well mixed, so
-    /// that a multiply-shift, which uses the high ones, may consume it.
+    /// A hash that is the same on every node and machine; its high bits are as good as its low ones.
     #[must_use]
     fn digest(self, seed: u32) -> u32;
-    /// Returns the one's-complement sum of the address's words, in memory order, as
-    /// [`crate::wire::checksum`] takes it.
+    /// One's-complement sum of its words, as checksums take it (see [`crate::wire::checksum`]).
     #[must_use]
     fn sum(self) -> u32;
 }
 
-/// Mixes a number so that every output bit depends on every input bit; a bijection.
-///
-/// The finalizer of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
-/// Generators", OOPSLA 2014, figure 16).
+/// A number in which every bit depends on every bit of `z`, and which no other has: the finalizer of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable
+/// Pseudorandom Number Generators", OOPSLA 2014, figure 16).
 #[inline(always)]
 #[must_use]
 pub const fn mix(z: u64) -> u64 {
@@ -86,28 +78,25 @@ pub struct V6 {
     pub octets: [u8; 16],
 }
 
-/// The key of a longest-prefix-match trie, laid out as the kernel's `struct bpf_lpm_trie_key_u8`.
-///
-/// The trie compares the first `len` bits of `data`, from its first byte on, which is why addresses
-/// have to be in network order.
+/// The key of a longest-prefix-match trie: `struct bpf_lpm_trie_key_u8` of the kernel, which matches `len` bits of `data` from its first byte.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(C)]
 pub struct Prefix<K> {
-    /// Prefix length in bits.
+    /// Length in bits.
     pub len: u32,
-    /// The bytes to match; those beyond the length are zero.
+    /// What is matched; bits beyond the length are zero.
     pub data: K,
 }
 
 impl V4 {
-    /// Converts from the word as it stands in memory, network order.
+    /// From the word as it stands in memory.
     #[inline(always)]
     #[must_use]
     pub const fn from_word(w: u32) -> Self {
         Self { octets: w.to_ne_bytes() }
     }
 
-    /// Returns the word as it stands in memory, network order.
+    /// The word as it stands in memory.
     #[inline(always)]
     #[must_use]
     pub const fn word(self) -> u32 {
@@ -116,13 +105,12 @@ impl V4 {
 }
 
 impl V6 {
-    /// Converts from the four words as they stand in memory, network order.
+    /// From the words as they stand in memory.
     #[inline(always)]
     #[must_use]
     pub fn from_words(w: [u32; 4]) -> Self {
         let mut octets = [0; 16];
-        // Word by word. Copied byte by byte, LLVM would shuffle single bytes through the whole
-        // stack frame of a program.
+        // word by word: byte by byte, the compiler shuffles bytes through the whole stack of a program
         let (words, _) = octets.as_chunks_mut::<4>();
         for (to, from) in words.iter_mut().zip(w) {
             *to = from.to_ne_bytes();
@@ -130,7 +118,7 @@ impl V6 {
         Self { octets }
     }
 
-    /// Returns the four words as they stand in memory, network order.
+    /// The words as they stand in memory.
     #[inline(always)]
     #[must_use]
     pub fn words(self) -> [u32; 4] {
@@ -204,14 +192,12 @@ impl Address for V6 {
     #[inline(always)]
     fn is_unspecified(&self) -> bool {
         let w = self.words();
-        // One comparison of all bits instead of four branches, each of which the verifier follows.
         (w[0] | w[1]) | (w[2] | w[3]) == 0
     }
 
     #[inline(always)]
     fn is_loopback(&self) -> bool {
         let w = self.words();
-        // One comparison, as above.
         (w[0] | w[1]) | (w[2] | (w[3] ^ 1_u32.to_be())) == 0
     }
 

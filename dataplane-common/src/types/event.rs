@@ -1,8 +1,4 @@
-//! The counted events of the packet path: drop reasons, counters, parse errors.
-//!
-//! The programs count by the variant's number in per-CPU arrays. Metrics, `ropeway status` and the
-//! documentation use the labels. Numbers and labels are part of the ABI hash, so agent and programs
-//! never disagree about an index.
+//! What the kernel counts for people: why packets were dropped, what the programs did.
 
 macro_rules! counted {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $label:literal,)* }) => {
@@ -12,10 +8,10 @@ macro_rules! counted {
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
         impl $name {
-            /// All variants, in the order of the map's index.
+            /// Every variant, in the order of the map's index.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Returns the name used in metrics and on the command line.
+            /// The word for it in metrics and on the command line.
             #[must_use]
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)* }
@@ -25,75 +21,71 @@ macro_rules! counted {
 }
 
 counted! {
-    /// The reason for which a packet was dropped: index into the per-CPU array `drops` (u64
-    /// packets).
+    /// Why a packet was dropped: index into the per-CPU array `drops` (u64 packets).
     DropReason {
-        /// A header is truncated or contradicts itself.
+        /// A header that contradicts itself or is cut off.
         Malformed = "malformed",
-        /// A pod sent with a source address or MAC that is not its own.
+        /// A pod sent with an address that is not its own.
         Spoofed = "spoofed",
-        /// The packet came by an interface that has no pod, or whose pod is being deleted.
+        /// From an interface that belongs to no pod (any longer).
         UnknownPod = "unknown_pod",
         /// The Service has no backend for this client.
         NoBackend = "no_backend",
-        /// The destination is a cluster IP, and its Service does not define this port.
+        /// A port of a Service's address on which the Service does not listen.
         NoFrontend = "no_frontend",
-        /// A TCP segment that is not a SYN went to a Service, and no flow matches it.
+        /// In the middle of a TCP connection to a Service that the flow table does not know.
         NoFlow = "no_flow",
-        /// The kernel refused to insert the flow.
+        /// The flow table took no entry.
         FlowTableFull = "flow_table_full",
-        /// Source translation found no free port.
+        /// No free port for source translation.
         SnatPortsExhausted = "snat_ports_exhausted",
-        /// A later fragment arrived whose first fragment was not seen.
+        /// A later fragment whose first one was not seen.
         UnknownFragment = "unknown_fragment",
         /// The kernel refused a write to the packet.
         Rewrite = "rewrite",
-        /// A pod sent a frame that it has no reason to send: router or neighbour discovery,
-        /// redirects, ARP and everything else that is not IP.
+        /// Router or neighbour discovery, redirects, ARP answers: a pod has no business with them.
         ForbiddenControl = "forbidden_control",
-        /// The client is not in the `loadBalancerSourceRanges` of the load-balancer address.
+        /// A load-balancer address that this client may not use (`loadBalancerSourceRanges`).
         SourceRange = "source_range",
-        /// The destination is in a range of Services or pods, and no Service or pod has it.
+        /// An address of a `ServiceCIDR` that no Service has.
         UnallocatedAddress = "unallocated_address",
-        /// The packet is larger than the MTU of its egress device.
+        /// Larger than the MTU of the way out.
         TooBig = "too_big",
-        /// A packet to be masqueraded has neither ports nor an echo identifier, so its reply could
-        /// not be recognized.
+        /// Leaves the cluster, and has nothing by which its reply would be known.
         NotTranslatable = "not_translatable",
-        /// An SCTP fragment whose ports would change: the CRC covers the whole packet, which a
-        /// fragment does not contain.
+        /// A fragment of an SCTP packet whose ports change: its checksum is that of the whole packet.
         SctpFragment = "sctp_fragment",
-        /// The program array `stages` has no program for the packet's stage.
+        /// The program that goes on with such packets is not in place.
         NoStage = "no_stage",
     }
 }
 
 counted! {
-    /// An action of the programs: index into the per-CPU array `counters` (u64).
+    /// What the programs did: index into the per-CPU array `counters` (u64).
     Counter {
-        /// The packet path opened a flow to a backend.
+        /// A new flow through a frontend, on the packet path.
         PacketNewFlow = "packet_new_flow",
-        /// A socket hook replaced a destination: connect(2) or sendmsg(2).
+        /// A connect or sendmsg that a socket hook led to a backend.
         SocketTranslated = "socket_translated",
-        /// A socket hook returned ECONNREFUSED.
+        /// A connect or sendmsg that a socket hook refused: no backend.
         SocketRejected = "socket_rejected",
-        /// A packet was answered with a TCP reset or an ICMP error. It is counted as dropped too.
+        /// A packet that was answered with a TCP reset or an ICMP error; it is counted as dropped as well.
         PacketRejected = "packet_rejected",
-        /// A pod opened a flow to a destination outside the cluster with the node's address.
+        /// A new flow of a pod out of the cluster, with the node's address.
         Masqueraded = "masqueraded",
-        /// The packet path opened a flow to a host port.
+        /// A new flow to a host port, on the packet path.
         HostPort = "host_port",
     }
 }
 
-/// The reason for which a packet cannot be parsed.
+/// Why a packet can't be classified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ParseError {
-    /// The frame ends inside a header.
+    /// Cut off in the middle of a header.
     Truncated,
-    /// A header field has an impossible value.
+    /// A header that contradicts itself.
     BadHeader,
-    /// A later fragment without a known first fragment.
+    /// A fragment whose first one was not seen.
     UnknownFragment,
 }
 

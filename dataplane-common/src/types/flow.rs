@@ -1,33 +1,27 @@
-//! The flow tables: the tuple of one direction and its translation.
-//!
-//! A connection has two entries, one per direction, which are inserted and removed as a pair. The
-//! packet path writes them; the agent counts and evicts them. The maps `fragments4/6` belong here
-//! too: they give later fragments the ports of the first one.
+//! The types of the flow table: one direction's key to its translation.
 
 use crate::types::address::Address;
 
-/// The tuple of a packet before translation: key of `flows4` and `flows6`.
-///
-/// For ICMP echo both ports hold the identifier.
+/// Which packets: map `flows4` or `flows6`. Ports in CPU order; ICMP echo has its identifier in both.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct FlowKey<A> {
-    /// Source address before translation.
+    /// Source address.
     pub src: A,
-    /// Destination address before translation.
+    /// Destination address.
     pub dst: A,
     /// Source port, CPU order.
     pub sport: u16,
     /// Destination port, CPU order.
     pub dport: u16,
-    /// IP protocol number.
+    /// IP protocol.
     pub proto: u8,
-    /// Padding, always zero: the kernel hashes all bytes of a key.
+    /// Zero.
     pub pad: [u8; 3],
 }
 
 impl<A: Copy> FlowKey<A> {
-    /// Returns the key with source and destination swapped.
+    /// The other direction.
     #[inline(always)]
     #[must_use]
     pub const fn reversed(&self) -> Self {
@@ -35,7 +29,7 @@ impl<A: Copy> FlowKey<A> {
     }
 }
 
-/// The translation of one direction, and the state that decides about its validity.
+/// What happens to these packets. Created in pairs, one for each direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Flow<A> {
@@ -47,29 +41,26 @@ pub struct Flow<A> {
     pub sport: u16,
     /// Destination port after translation, CPU order.
     pub dport: u16,
-    /// Interface by which packets must arrive (the anti-spoofing check of established flows); 0:
-    /// any that is not a pod's.
+    /// The interface these packets come in by, which is the anti-spoof check of a hit; 0: not from a pod.
     pub iif: u32,
-    /// Interface by which packets leave: a pod's host-side veth or an uplink; 0: the host's stack
-    /// routes them.
+    /// The interface they leave by: a pod's veth or the uplink; 0: the host stack.
     pub oif: u32,
-    /// Backend id; 0 if the flow leads to no backend (host port, masquerading).
+    /// Backend id.
     pub backend: u32,
-    /// [`crate::types::service::Backend::generation`] at insertion. With backend 0: low half of
-    /// the network-namespace cookie of a host port's pod.
+    /// [`crate::types::service::Backend::generation`] when the flow was made.
     pub generation: u32,
-    /// Time of the last packet, in ticks ([`super::clock`]).
+    /// Clock tick of the last packet ([`super::clock`]).
     pub last_seen: u32,
     /// One of [`flow_state`].
     pub state: u8,
     /// Bits of [`flow_flags`].
     pub flags: u8,
-    /// Padding, always zero.
+    /// Zero.
     pub pad: u16,
 }
 
 impl<A: Address> Flow<A> {
-    /// A flow without addresses, to be filled in.
+    /// Nothing yet.
     pub const EMPTY: Self = Self {
         src: A::UNSPECIFIED,
         dst: A::UNSPECIFIED,
@@ -87,8 +78,7 @@ impl<A: Address> Flow<A> {
 }
 
 impl<A: Copy> Flow<A> {
-    /// Returns the key of the reverse direction: this direction's translated tuple with source and
-    /// destination swapped. `key` is this direction's key.
+    /// The key of the other direction, where `key` is this one's: its packets are those that this direction's look like once they are translated, turned round.
     #[inline(always)]
     #[must_use]
     pub const fn reverse_key(&self, key: &FlowKey<A>) -> FlowKey<A> {
@@ -97,56 +87,53 @@ impl<A: Copy> Flow<A> {
     }
 }
 
-/// Values of [`Flow::state`]: the progress seen in this direction.
+/// [`Flow::state`]: what this direction has shown.
 pub mod flow_state {
-    /// TCP: SYN only. UDP: single datagrams (unreplied). Other protocols: always.
+    /// First packet only. UDP: questions, as far as can be seen. Others: always.
     pub const NEW: u8 = 0;
-    /// TCP: segments after the SYN. UDP: datagrams in different ticks (assured).
+    /// TCP: more than the first packet. UDP: datagrams some seconds apart.
     pub const ESTABLISHED: u8 = 1;
-    /// TCP: a FIN was seen.
+    /// TCP: a FIN.
     pub const CLOSING: u8 = 2;
-    /// TCP: a RST was seen.
+    /// TCP: a RST.
     pub const RESET: u8 = 3;
 }
 
 /// Bits of [`Flow::flags`].
 pub mod flow_flags {
-    /// The direction from the backend to the client.
+    /// From the backend to the client.
     pub const REPLY: u8 = 4;
     /// The client is outside the cluster.
     pub const EXTERNAL: u8 = 8;
-    /// The outgoing device is a pod's host-side veth.
+    /// The outgoing device is a pod's veth.
     pub const TO_POD: u8 = 16;
-    /// With [`TO_POD`]: the veth has a queue that limits what the pod receives, so packets must
-    /// not bypass it.
+    /// With [`TO_POD`]: through the queue of that device, which limits what the pod receives.
     pub const SHAPED: u8 = 32;
 }
 
-/// The datagram that a fragment belongs to: key of `fragments4` and `fragments6` (RFC 791;
-/// RFC 8200, section 4.5).
+/// Which datagram a later fragment belongs to: map `fragments4` or `fragments6` (RFC 791, RFC 8200 section 4.5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct FragmentKey<A> {
-    /// Source address of the fragment.
+    /// Source address.
     pub src: A,
-    /// Destination address of the fragment.
+    /// Destination address.
     pub dst: A,
-    /// Identification field. IPv6: 32 bits as they stand in memory; IPv4: 16 bits, CPU order.
-    /// Identification field as it stands in memory; IPv4: 16 bits, CPU order.
+    /// Identification as it stands in memory.
     pub id: u32,
-    /// IP protocol number.
+    /// IP protocol.
     pub proto: u8,
-    /// Padding, always zero.
+    /// Zero.
     pub pad: [u8; 3],
 }
 
-/// The ports of a fragmented datagram, which only its first fragment carries. CPU order.
+/// The ports that only the first fragment carries. CPU order.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Ports {
-    /// Source port, CPU order.
+    /// Source port.
     pub src: u16,
-    /// Destination port, CPU order.
+    /// Destination port.
     pub dst: u16,
 }

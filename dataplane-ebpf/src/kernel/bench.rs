@@ -1,7 +1,4 @@
-//! Input of the benchmark's programs, and the packet that they restore.
-//!
-//! `tests/packet/src/bin/packet-bench.rs` writes the input into a map of its own and repeats the
-//! programs by `BPF_PROG_TEST_RUN`, which keeps the packet of the previous run.
+//! The input of the benchmark's programs, and the packet that they put back.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::btf_maps::Array;
@@ -9,18 +6,18 @@ use aya_ebpf::helpers::bpf_skb_store_bytes;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 
-/// The packets of a run; the layout is repeated in `packet-bench.rs`.
+/// What the next run sends.
 #[repr(C)]
 pub struct Bench {
-    /// Number of the run, incremented by each.
+    /// Counts the runs.
     pub seq: u32,
-    /// Mask of the bits of `seq` that form the source port.
+    /// Bits of `seq` that go into the source port.
     pub sport_mask: u32,
-    /// Mask of the bits of `seq >> 16` that are added to the last byte of the destination.
+    /// Bits of `seq >> 16` that are added to the last byte of the destination.
     pub dst_mask: u32,
-    /// 1 if the header is IPv6, 0 if IPv4.
+    /// Whether the header is IPv6.
     pub v6: u32,
-    /// IP header and L4 header, from offset 14 of the frame on.
+    /// IP header and the ports.
     pub header: [u8; 44],
 }
 
@@ -28,8 +25,7 @@ pub struct Bench {
 #[btf_map]
 static bench: Array<Bench, 1> = Array::new();
 
-/// Restores the packet with the source port and destination of the next flow. Returns false if the
-/// map is missing.
+/// Puts the packet back, as the next of the rotating flows; says whether it could.
 #[inline(always)]
 pub fn reset(ctx: &TcContext) -> bool {
     let Some(b) = bench.get_ptr_mut(0) else { return false };
@@ -50,13 +46,13 @@ pub fn reset(ctx: &TcContext) -> bool {
             bpf_skb_store_bytes(skb, 14 + 20, sport.as_ptr().cast(), 2, 0);
             bpf_skb_store_bytes(skb, 14 + 19, [b.header[19].wrapping_add(low)].as_ptr().cast(), 1, 0);
         }
-        // A redirected packet is marked as handled, and `from_pod` would pass it.
+        // a packet that was sent on is marked as done
         (*ctx.skb.skb).tc_index = 0;
     }
     true
 }
 
-/// Advances the counter by `n`; returns its previous value and the mask to apply.
+/// Takes `n` numbers from the counter; the first of them, and the mask to apply.
 #[inline(always)]
 pub fn take(n: u32) -> Option<(u32, u32)> {
     let b = bench.get_ptr_mut(0)?;

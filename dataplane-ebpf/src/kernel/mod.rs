@@ -1,7 +1,4 @@
-//! Access to the kernel: packet bytes, maps, sockets, helpers.
-//!
-//! The modules implement the traits of `dataplane-common`. All unsafe code of this crate is here,
-//! and none of it decides where a packet goes.
+//! The door to the kernel: packet bytes, maps, sockets, helpers. All unsafe code of this crate is below.
 
 pub mod machine;
 pub mod skb;

@@ -1,4 +1,6 @@
-//! The least that any control flow must do: the same entries, ready to be written, by one batch for each map.
+//! The baseline: the same entries, prepared in advance, written with one batch per map.
+//!
+//! This is the least that any control plane must do; the benchmark compares Ropeway with it.
 
 use dataplane_common::types::address::V4;
 use dataplane_common::types::pod::{AddressInfo, address_kind};

@@ -1,4 +1,6 @@
-//! One endpoint changes: among 50,000 Services, and in a Service of 20,000.
+//! Measures one endpoint change: among 50,000 Services, and in a Service of 20,000 endpoints.
+//!
+//! Each change is measured until its last map write.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -17,9 +19,9 @@ const PER_SLICE: usize = 100;
 const LARGE_CHANGES: usize = 300;
 
 pub(crate) struct Changes {
-    /// From the decoded event to the last map write.
+    /// Time from the decoded event to the last map write.
     pub core: Series,
-    /// The same through the channel and the controller's thread, until its snapshot tells of it.
+    /// The same through the channel and the controller's thread, until the snapshot shows it.
     pub through_channel: Series,
 }
 
@@ -103,7 +105,7 @@ pub(crate) fn of_20k() -> Series {
     let mut now = clock.elapsed();
     let times = (0..LARGE_CHANGES).map(|n| {
         let event = event(n % SLICES, Some(n as u32));
-        // Time passes, so that tables can rest and be used again.
+        // Time passes, so that freed slots can be used again after the grace time.
         now += Duration::from_millis(500);
         let before = core.operations().total();
         let begin = Instant::now();

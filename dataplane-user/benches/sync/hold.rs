@@ -1,4 +1,7 @@
-//! The memory of a process that holds what the agent holds: runtime, Kubernetes client, controller, maps, objects.
+//! Measures the memory of a process with the agent's contents: runtime, Kubernetes client,
+//! controller, maps, objects.
+//!
+//! A child process is measured, so that the rest of the benchmark does not count.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -22,7 +25,7 @@ impl fmt::Display for Memory {
     }
 }
 
-/// In a process of its own.
+/// Runs the child process and reads its figures.
 pub(crate) fn measure() -> Memory {
     let program = std::env::current_exe().unwrap();
     let mut child = Command::new(program).arg("--hold").stdout(Stdio::piped()).spawn().unwrap();
@@ -35,7 +38,7 @@ pub(crate) fn measure() -> Memory {
     Memory { rss_mib: kib("VmRSS:") / 1024.0, lines }
 }
 
-/// The child: a source that can't reach its server stands for one that waits for changes.
+/// The child process. Its source can't reach a server, which costs the same as waiting for changes.
 pub(crate) fn hold() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let maps = Maps::create();
@@ -47,7 +50,7 @@ pub(crate) fn hold() {
         let events = events.clone();
         async move { kubernetes::run(client, "node-1", true, events).await }
     });
-    // One after the other, as a source decodes them, and not all of them at once.
+    // Events are made one by one, as a source decodes them, so that they are never all in memory.
     for event in world::stream() {
         events.blocking_send(event).unwrap();
     }

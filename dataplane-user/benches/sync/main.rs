@@ -1,5 +1,7 @@
-//! How fast the control flow is: 50,000 Services with 150,000 endpoints from decoded objects into real maps, against a bare
-//! batch update of the same entries; single changes; and the agent's memory. As root: `cargo xtask bench sync`.
+//! Benchmark of the control plane. Run as root: `cargo xtask bench sync`.
+//!
+//! Measures a full sync of 50,000 Services with 150,000 endpoints from decoded objects into real
+//! maps, against a bare batch update of the same entries; single changes; and the agent's memory.
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
@@ -22,7 +24,7 @@ use dataplane_user::proxy::controller::Core;
 use maps::Maps;
 use stats::{Cost, Series};
 
-/// Alternating rounds of both arms.
+/// Number of measured rounds, with the arms in alternating order.
 const ROUNDS: usize = 9;
 
 fn main() {
@@ -78,7 +80,7 @@ const OURS: usize = 0;
 const BARE: usize = 1;
 const RESTART: usize = 2;
 
-/// Both arms in turn, and a restart on what ours has written.
+/// Runs both arms in turn, and a restart on the maps that ours has written.
 fn syncs() -> Vec<[Cost; 3]> {
     let entries = bare::Entries::new();
     let round = |round: usize| {
@@ -98,7 +100,7 @@ fn syncs() -> Vec<[Cost; 3]> {
     (0..=ROUNDS).map(round).skip(1).collect()
 }
 
-/// `written`: how many frontends that should write.
+/// Syncs all objects. `written` is the number of frontends that this must write.
 fn sync(maps: &Maps, written: usize) -> Cost {
     let events = world::events();
     let clock = Instant::now();

@@ -1,4 +1,6 @@
-//! Unpinned maps of the kinds and flags that the programs declare, large enough for the benchmark.
+//! Maps of the kinds and flags that the programs declare, large enough for the benchmark.
+//!
+//! They are not pinned, so they disappear with the process.
 
 use std::os::fd::OwnedFd;
 

@@ -1,4 +1,6 @@
-//! Medians and spread.
+//! Series of measurements with median, quantiles and spread.
+//!
+//! Wall and CPU times are in milliseconds or microseconds, as the caller converts them.
 
 use std::time::Duration;
 
@@ -10,20 +12,20 @@ pub(crate) fn us(d: Duration) -> f64 {
     d.as_secs_f64() * 1e6
 }
 
-/// What this thread has spent on a CPU: on a busy machine it tells more than the clock on the wall.
+/// Returns the CPU time of this thread, which a busy machine falsifies less than wall time.
 pub(crate) fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
 }
 
-/// Wall and CPU time of something, in milliseconds.
+/// Wall time and CPU time in milliseconds.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Cost {
     pub(crate) wall: f64,
     pub(crate) cpu: f64,
 }
 
-/// Runs it and says what it cost.
+/// Runs `work` and measures its cost.
 pub(crate) fn cost<T>(work: impl FnOnce() -> T) -> (T, Cost) {
     let (begin, begin_cpu) = (std::time::Instant::now(), cpu());
     let result = work();
@@ -31,7 +33,7 @@ pub(crate) fn cost<T>(work: impl FnOnce() -> T) -> (T, Cost) {
     (result, Cost { wall, cpu: ms(cpu().saturating_sub(begin_cpu)) })
 }
 
-/// Measurements of one thing.
+/// Measurements of the same quantity.
 pub(crate) struct Series {
     name: String,
     values: Vec<f64>,

@@ -1,4 +1,7 @@
-//! The objects: names as long as real ones, one port, one slice of three endpoints each.
+//! The objects of the benchmark: names as long as real ones, one port and one slice of three
+//! endpoints per Service.
+//!
+//! The same objects for every run, so that results can be compared.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -21,7 +24,7 @@ pub(crate) fn cluster_ip(i: usize) -> Ipv4Addr {
     Ipv4Addr::from(0x0a60_0000 + 10 + i as u32)
 }
 
-/// Endpoint `n` of Service `i`.
+/// Returns the address of endpoint `n` of Service `i`.
 pub(crate) fn endpoint(i: usize, n: usize) -> Ipv4Addr {
     Ipv4Addr::from(0x0a80_0000 + (i * 4 + n) as u32)
 }
@@ -65,7 +68,7 @@ pub(crate) fn service(cluster_ip: Ipv4Addr, port_name: &Arc<str>) -> ServiceObje
     }
 }
 
-/// All objects, as a source sends them.
+/// Returns all objects in the order in which a source sends them.
 pub(crate) fn stream() -> impl Iterator<Item = SourceEvent> {
     let port_name: Arc<str> = "http".into();
     let namespaces: Vec<Arc<str>> = (0..NAMESPACES).map(|i| namespace(i).into()).collect();
@@ -88,7 +91,7 @@ pub(crate) fn events() -> Vec<SourceEvent> {
     stream().collect()
 }
 
-/// One endpoint of Service `i` is another.
+/// Returns an event that replaces one endpoint of Service `i`.
 pub(crate) fn change(i: usize, generation: usize) -> SourceEvent {
     let key = ObjectKey::new(&namespace(i), &format!("{}-x7k2p", name(i)));
     let new = Ipv4Addr::from(0x0b00_0000 + generation as u32);

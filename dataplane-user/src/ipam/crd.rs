@@ -1,7 +1,9 @@
-//! The objects of pool mode: `IPPool`, which people make, and `IPBlock`, which agents make.
+//! The custom resources of pool mode: `IPPool`, created by people, and `IPBlock`, created by
+//! agents.
 //!
-//! manifests/crds is generated from here; a test compares. The API server checks what the rules say; the agent checks it again
-//! ([`super::pool`]), because an object may be older than a rule.
+//! manifests/crds is generated from these types; a test compares. The API server enforces the
+//! validation rules. The agent checks the same again in [`super::pool`], because an object may be
+//! older than a rule.
 #![allow(
     unreachable_pub,
     clippy::duplicated_attributes,
@@ -41,7 +43,8 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!has(self.reserved) || self.reserved.all(r, isCIDR(r))").message("reserved must be a list of networks")
 )]
 pub struct IpPoolSpec {
-    /// The range, such as `10.244.0.0/16` or `fd00:10:244::/48`. Pools must not overlap; of two that do, the older counts.
+    /// The range, such as `10.244.0.0/16` or `fd00:10:244::/48`. Pools must not overlap; of two
+    /// that do, the older counts.
     #[schemars(length(max = 43))]
     pub cidr: String,
     /// Prefix length of the blocks. Default: 26 (64 addresses) for IPv4, 122 for IPv6.
@@ -51,17 +54,17 @@ pub struct IpPoolSpec {
     /// The nodes that may claim blocks. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<NodeSelector>,
-    /// Nothing is given out any more; pods keep what they have.
+    /// Give out no more addresses; pods keep theirs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
-    /// Parts that pods get only by asking for an address.
+    /// Ranges from which a pod gets an address only if it asks for that address.
     #[schemars(length(max = 64), inner(length(max = 43)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reserved: Vec<String>,
-    /// When no block is left, nodes with few addresses get parts of other nodes' blocks.
+    /// Nodes with few free addresses get parts of other nodes' blocks when no block is left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub borrow: bool,
-    /// Pods may ask for an address by the annotation ropeway.dev/ipAddrs.
+    /// Pods may ask for an address with the annotation ropeway.dev/ipAddrs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_fixed_addresses: bool,
 }
@@ -70,42 +73,43 @@ pub struct IpPoolSpec {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSelector {
-    /// Labels with their values.
+    /// Labels that the node must have, with these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub match_labels: BTreeMap<String, String>,
-    /// Conditions on labels.
+    /// Conditions on the node's labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub match_expressions: Vec<Requirement>,
 }
 
-/// A condition on a label.
+/// A condition on one label.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Requirement {
-    /// The label.
+    /// Name of the label.
     pub key: String,
-    /// How its value relates to `values`.
+    /// Relation between the label's value and `values`.
     pub operator: Operator,
-    /// For `In` and `NotIn`.
+    /// Values for `In` and `NotIn`; ignored for the other operators.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
 }
 
-/// How a label relates to values.
+/// The relation between a label and a list of values.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operator {
-    /// The label is there and has one of the values.
+    /// The label exists and has one of the values.
     In,
-    /// The label is not there or has none of the values.
+    /// The label does not exist or has none of the values.
     NotIn,
-    /// The label is there.
+    /// The label exists, with any value.
     Exists,
-    /// The label is not there.
+    /// The label does not exist.
     DoesNotExist,
 }
 
-/// A piece of a pool that belongs to one node. Made, changed and removed by agents only; its name is made from its range, so that
-/// it can't exist twice. Who uses which part of it stands in it alone, so the object's version decides between nodes.
+/// A piece of a pool that belongs to one node. Created, changed and removed by agents only. The
+/// name is made from the range, so a range can't be claimed twice. The object alone says which node
+/// uses which part, so its version decides between nodes.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "ropeway.dev",
@@ -125,16 +129,16 @@ pub enum Operator {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.cidr == oldSelf.cidr && self.pool == oldSelf.pool && self.node == oldSelf.node")
-        .message("a block can't change: it is given back and claimed anew")
+        .message("a block can't change: it is given back and claimed again")
 )]
 pub struct IpBlockSpec {
-    /// The range.
+    /// The range of the block, such as `10.244.0.64/26`.
     #[schemars(length(max = 43))]
     pub cidr: String,
-    /// Name of the pool.
+    /// Name of the pool that contains the block.
     #[schemars(length(max = 253))]
     pub pool: String,
-    /// Name of the node.
+    /// Name of the node that has claimed the block.
     #[schemars(length(max = 253))]
     pub node: String,
     /// Parts that other nodes use until they give them back.
@@ -150,16 +154,16 @@ pub struct IpBlockSpec {
 /// A part of a block that another node uses.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LentPart {
-    /// The range.
+    /// The range of the part.
     #[schemars(length(max = 43))]
     pub cidr: String,
-    /// Name of the node.
+    /// Name of the node that uses the part.
     #[schemars(length(max = 253))]
     pub node: String,
 }
 
 impl NodeSelector {
-    /// Whether it chooses a node with these labels.
+    /// Returns true if the selector chooses a node with these labels.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -189,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_choose_by_labels() {
+    fn selectors_match_labels() {
         let labels: BTreeMap<String, String> = [("zone".into(), "a".into()), ("gpu".into(), String::new())].into();
         for (selector, expected) in [
             ("{}", true),
@@ -207,9 +211,9 @@ mod tests {
         }
     }
 
-    /// `ROPEWAY_WRITE_MANIFESTS=1 cargo test -p dataplane-user crds_in_manifests` writes them.
+    /// `ROPEWAY_WRITE_MANIFESTS=1 cargo test -p dataplane-user crds_in_manifests` writes the files.
     #[test]
-    fn crds_in_manifests_are_those_of_this_program() {
+    fn crds_in_manifests_are_up_to_date() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds");
         for (name, crd) in [("ippools.yaml", IpPool::crd()), ("ipblocks.yaml", IpBlock::crd())] {
             let path = directory.join(name);
@@ -218,9 +222,13 @@ mod tests {
             if std::env::var_os("ROPEWAY_WRITE_MANIFESTS").is_some() {
                 std::fs::write(&path, &text).unwrap();
             }
-            assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{name}: ROPEWAY_WRITE_MANIFESTS=1 writes it");
+            assert_eq!(
+                std::fs::read_to_string(&path).unwrap(),
+                text,
+                "{name}: run with ROPEWAY_WRITE_MANIFESTS=1 to update it"
+            );
             let back: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-            assert_eq!(back, serde_json::to_value(&crd).unwrap(), "{name} says the same to others");
+            assert_eq!(back, serde_json::to_value(&crd).unwrap(), "{name} reads back to another object");
         }
     }
 }

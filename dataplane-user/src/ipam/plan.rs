@@ -1,10 +1,16 @@
-//! Which blocks this node claims, gives back or collects: a pure decision from everything that is known.
+//! Decides which blocks this node claims, gives back, lends or collects.
 //!
-//! - For each list of pools from which pods of this node may get an address, one block stays empty: the spare. When a pod
-//!   takes an address of the last one, the next is claimed.
-//! - A block that is not needed goes back when it has been empty for a while. What a pod asks for by address is kept.
-//! - A node gives out addresses of its own blocks only, and of parts of others' that these have lent to it ([`borrow`]).
-//! - A block of a node that is gone is collected by a node that has seen it twice in the same state; which one, all agree.
+//! A pure function of a [`World`] and the [`PlannerMemory`] of earlier decisions; [`super::task`]
+//! calls it and [`super::write`] executes the result.
+//!
+//! - For each list of pools from which pods of this node may get an address, one block stays empty
+//!   as a spare. When a pod takes an address of the spare, the next block is claimed.
+//! - An unneeded block is given back after it has been empty for [`GracePeriods::idle`]. Blocks
+//!   with addresses that pods ask for are kept.
+//! - A node gives out addresses of its own blocks, and of parts that other nodes have lent to it
+//!   ([`borrow`]).
+//! - A block of a deleted node is collected by a node that has seen it twice in the same state. All
+//!   nodes compute the same collector.
 
 mod action;
 mod borrow;
@@ -25,18 +31,19 @@ pub use action::{BlockAction, PoolDecision};
 
 use super::pool::{Pool, block_name, overlap};
 
-/// The times for which a state must last before the planner acts on it.
+/// Durations for which a state must last before the planner acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GracePeriods {
-    /// For a block that is not needed to be empty before it goes back. Longer than addresses need to cool down.
+    /// Empty time of an unneeded block before it is given back. Longer than addresses need to cool
+    /// down.
     pub idle: Duration,
-    /// For an address to be unused before another node gets it.
+    /// Unused time of an address before another node may get it.
     pub cool: Duration,
-    /// For an answer of a node that was asked for a part of its block.
+    /// Time in which a node that was asked for a part of its block must answer.
     pub answer: Duration,
-    /// For a block not to be asked for again.
+    /// Time before the same block is asked for a part again.
     pub again: Duration,
-    /// For a node to be gone before its blocks are collected: a Node may be deleted and made anew.
+    /// Absence of a Node before its blocks are collected: a Node may be deleted and created again.
     pub gone: Duration,
 }
 
@@ -47,89 +54,90 @@ impl Default for GracePeriods {
     }
 }
 
-/// A block, as its object says.
+/// A block as its IPBlock object describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// The range.
+    /// The range of the block.
     pub cidr: IpNetwork,
-    /// Name of its pool.
+    /// Name of the pool that contains the block.
     pub pool: String,
-    /// Name of its node.
+    /// Name of the node that has claimed the block.
     pub node: String,
-    /// When it was made, in a form that sorts.
+    /// Creation time in a form that sorts as text.
     pub created: String,
-    /// The object's identity and state, as preconditions.
+    /// UID and version of the object, as preconditions of a write.
     pub state: ObjectVersion,
-    /// What other nodes have to do with it.
+    /// The parts that other nodes use or ask for.
     pub sharing: Sharing,
 }
 
-/// Other nodes in a block.
+/// The use of a block by other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sharing {
-    /// Parts that they use; none overlaps another.
+    /// Lent parts, without overlaps.
     pub lent: Vec<Lent>,
-    /// The node that asks for one.
+    /// Name of the node that asks for a part.
     pub asked: Option<String>,
 }
 
 /// A part of a block that another node uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lent {
-    /// The range.
+    /// The range of the part.
     pub cidr: IpNetwork,
-    /// Name of the node.
+    /// Name of the node that uses the part.
     pub node: String,
 }
 
 /// The version of an object, as a precondition of a write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObjectVersion {
-    /// `metadata.uid`.
+    /// `metadata.uid`: identifies the object even after it was deleted and created again.
     pub uid: String,
-    /// `metadata.resourceVersion`.
+    /// `metadata.resourceVersion`: changes with every write.
     pub version: String,
 }
 
-/// What is known.
+/// The input of a decision.
 #[derive(Clone, Copy, Debug)]
 pub struct World<'a> {
-    /// This node.
+    /// Name of this node.
     pub node: &'a str,
-    /// Its labels; `None`: it has no object (yet), so it claims nothing.
+    /// Labels of this node; `None` if it has no Node object (yet), in which case it claims nothing.
     pub labels: Option<&'a BTreeMap<String, String>>,
-    /// Pools that don't overlap.
+    /// Valid pools, without overlaps.
     pub pools: &'a [Pool],
-    /// All blocks, by name.
+    /// All blocks of the cluster, by object name.
     pub blocks: &'a BTreeMap<String, Block>,
-    /// Names of all nodes; `None`: not yet known.
+    /// Names of all nodes; `None` until the list is complete.
     pub nodes: Option<&'a BTreeSet<Box<str>>>,
-    /// Pools of pods that ask for none; empty: all, in the order of their names.
+    /// Pools of pods that ask for none. If empty: all pools, sorted by name.
     pub default: &'a [String],
-    /// What pods of this node ask for.
-    pub wishes: &'a BTreeSet<PoolRequest>,
+    /// Requests of this node's pods and of their namespaces.
+    pub requests: &'a BTreeSet<PoolRequest>,
     /// Addresses that this node's pods hold.
     pub held: &'a HashSet<IpAddr>,
-    /// Since any fixed moment.
+    /// Present time, counted from any fixed moment.
     pub now: Duration,
-    /// How soon.
+    /// Durations for which states must last.
     pub grace: GracePeriods,
 }
 
-/// The observations that last from one decision to the next.
+/// Observations that the planner keeps from one decision to the next.
 #[derive(Clone, Debug, Default)]
 pub struct PlannerMemory {
-    /// Since when own blocks have been empty.
+    /// Times since which own blocks have been empty.
     idle: BTreeMap<IpNetwork, Duration>,
-    /// Blocks of nodes that are gone: in which state, and since when.
+    /// Blocks of deleted nodes, with the state in which they were first seen so, and the time.
     gone: BTreeMap<String, (ObjectVersion, Duration)>,
-    /// Blocks of which a part was asked for: in which state, and when.
+    /// Blocks that were asked for a part, with their state then, and the time.
     tried: BTreeMap<String, (ObjectVersion, Duration)>,
-    /// What was given away, by the block's name: as long as the block is seen in the state of before, the plugin must not get it back.
+    /// Actions that gave something away, by block name. As long as the block is still seen in the
+    /// state before the action, the plugin must not get the range back.
     away: BTreeMap<String, BlockAction>,
-    /// Addresses that were held not long ago, and when they were last.
+    /// Addresses that were held recently, with the last time.
     recent: BTreeMap<IpAddr, Duration>,
-    /// Since when there is a memory.
+    /// Time of the first decision.
     since: Option<Duration>,
 }
 
@@ -142,43 +150,45 @@ impl PlannerMemory {
         let is_held = |range: IpNetwork| world.held.iter().any(|address| range.contains(*address));
         self.away.retain(|name, action| {
             let same = world.blocks.get(name).is_some_and(|block| Some(&block.state) == action.state());
-            // A pod was quicker than we: then it was not done.
+            // A pod got an address of the range first, so the writer did not execute the action.
             same && !action.given().is_some_and(is_held)
         });
     }
 }
 
-/// Decides.
+/// Decides which actions to take now, and what the plugin may use.
 #[must_use]
 pub fn decide(world: &World<'_>, memory: &mut PlannerMemory) -> PoolDecision {
     memory.observe(world);
     let mut planner = Planner::new(world, &memory.away);
+    // `provide` marks blocks as kept or claims more; only then `release` knows the unneeded ones.
     let lists = planner.lists();
     for list in &lists {
         planner.provide(list, memory);
     }
-    for wish in world.wishes {
-        wish.addresses.iter().for_each(|address| planner.provide_address(*address));
+    for request in world.requests {
+        request.addresses.iter().for_each(|address| planner.provide_address(*address));
     }
     planner.recover();
     planner.release(memory);
     planner.withdraw(memory);
     planner.answer(memory);
     gone::collect(world, memory, &mut planner.decision);
+    // Remembered until the watch shows the new state: the plugin must not get these back.
     let given = planner.decision.actions.iter().filter(|action| action.given().is_some());
     memory.away = given.map(|action| (action.name(), action.clone())).collect();
     planner.finish()
 }
 
-/// One of this node's blocks, or a part of another node's.
+/// One of this node's blocks, or a borrowed part of another node's block.
 #[derive(Clone, Debug)]
 struct Own<'a> {
     cidr: IpNetwork,
-    /// What this node uses of it.
+    /// The ranges of it that this node uses.
     parts: Vec<IpNetwork>,
     borrowed: bool,
     pool: &'a str,
-    /// `None`: about to be claimed.
+    /// The block's object; `None` if the block is about to be claimed.
     object: Option<(&'a String, &'a Block)>,
     used: usize,
     free: usize,
@@ -188,12 +198,12 @@ struct Planner<'a> {
     world: &'a World<'a>,
     /// Pools from which this node gives out addresses.
     usable: Vec<&'a Pool>,
-    /// Oldest first.
+    /// Own blocks and borrowed parts, oldest first.
     own: Vec<Own<'a>>,
-    /// Blocks of a size that is not their pool's.
+    /// Blocks whose size differs from the block size of their pool.
     odd: Vec<IpNetwork>,
     kept: BTreeSet<IpNetwork>,
-    /// Pools of which this node wants parts of others' blocks.
+    /// Pools in which this node wants parts of other nodes' blocks.
     asking: BTreeSet<String>,
     decision: PoolDecision,
 }
@@ -204,13 +214,17 @@ impl<'a> Planner<'a> {
             (Some(selector), Some(labels)) => selector.matches(labels),
             _ => true,
         };
+        // Without labels no pool is excluded: the node then claims nothing, but keeps its blocks.
         let usable: Vec<_> = world.pools.iter().filter(|p| !p.disabled).filter(selects).collect();
         let size = |block: &Block| world.pools.iter().find(|p| p.name == block.pool).map(|p| p.block_prefix);
+        // Blocks of a former block size overlap those of the present one and are in the way.
         let odd = world.blocks.values().filter(|b| size(b) != Some(b.cidr.prefix())).map(|b| b.cidr).collect();
+        // Pending actions are repeated until the watch shows their effect.
         let decision = PoolDecision { actions: away.values().cloned().collect(), ..PoolDecision::default() };
         let mut planner =
             Self { world, usable, own: Vec::new(), odd, kept: BTreeSet::new(), asking: BTreeSet::new(), decision };
         let mut objects: Vec<_> = world.blocks.iter().collect();
+        // Oldest first: the plugin uses up older blocks first, so newer ones become empty.
         objects.sort_by_key(|(name, b)| (&b.created, *name));
         for (name, block) in objects {
             let given = away.get(name).and_then(BlockAction::given);
@@ -250,7 +264,7 @@ impl<'a> Planner<'a> {
         Own { cidr, parts, borrowed: false, pool, object, used, free }
     }
 
-    /// The lists of pools from which pods of this node may get an address.
+    /// Returns the lists of pools from which pods of this node may get an address, per family.
     fn lists(&mut self) -> Vec<Vec<&'a Pool>> {
         let (mut lists, mut missing) = (Vec::new(), BTreeSet::new());
         let by_name = |name: &String| self.usable.iter().copied().find(|p| p.name == *name);
@@ -263,20 +277,22 @@ impl<'a> Planner<'a> {
         };
         for v6 in [false, true] {
             lists.push(default.iter().copied().filter(|p| p.cidr.is_ipv6() == v6).collect::<Vec<_>>());
-            for names in self.world.wishes.iter().filter_map(|wish| wish.pools(v6)) {
+            for names in self.world.requests.iter().filter_map(|request| request.pools(v6)) {
                 missing.extend(names.iter().filter(|name| by_name(name).is_none()));
                 lists.push(names.iter().filter_map(by_name).filter(|p| p.cidr.is_ipv6() == v6).collect());
             }
         }
         self.decision.default = default.iter().map(|p| p.name.clone()).collect();
         for name in missing {
-            self.problem(format!("pool {name}, which a pod asks for, is not there, or disabled, or not for this node"));
+            self.problem(format!(
+                "a pod asks for pool {name}, which does not exist, is disabled or does not select this node"
+            ));
         }
         lists.retain(|list| !list.is_empty());
         lists
     }
 
-    /// Keeps an empty block of a list of pools, or claims one, or borrows.
+    /// Keeps one empty block of a list of pools, or claims one, or asks to borrow a part.
     fn provide(&mut self, list: &[&'a Pool], memory: &mut PlannerMemory) {
         let of_list = |own: &&Own<'_>| list.iter().any(|pool| pool.name == own.pool);
         if let Some(spare) = self.own.iter().filter(of_list).find(|own| !own.borrowed && own.used == 0 && own.free > 0)
@@ -286,6 +302,7 @@ impl<'a> Planner<'a> {
         }
         let free: usize = self.own.iter().filter(of_list).map(|own| own.free).sum();
         let found = list.iter().find_map(|pool| Some((*pool, self.unclaimed(pool)?)));
+        // A free block is better than a borrowed part, which costs another node its addresses.
         if let Some((pool, cidr)) = found {
             return self.claim(&pool.name, cidr);
         }
@@ -301,7 +318,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Of what is borrowed and empty, as much is kept as leaves enough free addresses.
+    /// Keeps as many empty borrowed parts as are needed to leave `low` free addresses.
     fn keep_borrowed(&mut self, list: &[&Pool], mut free: usize, low: usize) {
         let of_list = |own: &&Own<'_>| own.borrowed && list.iter().any(|pool| pool.name == own.pool);
         for own in self.own.iter().filter(of_list).filter(|own| own.used == 0) {
@@ -313,9 +330,11 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A block that nobody has. Each node begins its search elsewhere, so that they are not in each other's way.
+    /// Returns an unclaimed block. The search starts at a hash of the node's name, so that nodes do
+    /// not compete for the same block.
     fn unclaimed(&self, pool: &Pool) -> Option<IpNetwork> {
         let start = u128::from(hash64(self.world.node.as_bytes())) % pool.blocks();
+        // From the start to the end, then around to the start.
         for (from, to) in [(start, pool.blocks()), (0, start)] {
             let mut index = pool.skip_reserved(from);
             while index < to {
@@ -337,6 +356,7 @@ impl<'a> Planner<'a> {
 
     fn claim(&mut self, pool: &'a str, cidr: IpNetwork) {
         self.kept.insert(cidr);
+        // Counted as own at once, so that another list of pools does not claim it too.
         let own = self.count(cidr, vec![cidr], pool, None);
         self.own.push(own);
         if self.world.labels.is_some() {
@@ -344,11 +364,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The block of an address that a pod asks for.
+    /// Keeps or claims the block of an address that a pod asks for.
     fn provide_address(&mut self, address: IpAddr) {
         let pool = self.usable.iter().copied().find(|p| p.allow_fixed_addresses && p.cidr.contains(address));
         let Some((pool, block)) = pool.and_then(|pool| Some((pool, pool.block_of(address)?))) else {
-            return self.problem(format!("address {address}, which a pod asks for, is in no pool that allows that"));
+            return self
+                .problem(format!("a pod asks for address {address}, which is in no pool with allowFixedAddresses"));
         };
         if let Some(own) = self.own.iter().find(|own| own.has(address)) {
             self.kept.insert(own.cidr);
@@ -356,17 +377,18 @@ impl<'a> Planner<'a> {
             self.claim(&pool.name, block);
         } else {
             let owner = self.owner(address);
-            self.problem(format!("address {address}, which a pod asks for, is in a block of node {owner}"));
+            self.problem(format!("a pod asks for address {address}, which is in a block of node {owner}"));
         }
     }
 
-    /// Addresses that pods have although their block is not ours (any more): it is claimed again.
+    /// Claims blocks again that pods of this node hold addresses of although the node lost them.
     fn recover(&mut self) {
         let mut lost: Vec<_> = self.world.held.iter().filter(|a| !self.own.iter().any(|own| own.has(**a))).collect();
         lost.sort();
         for address in lost {
             let pool = self.world.pools.iter().find(|p| p.cidr.contains(*address));
             let Some((pool, block)) = pool.and_then(|pool| Some((pool, pool.block_of(*address)?))) else { continue };
+            // Claimed a moment ago for another address of the same block.
             if self.own.iter().any(|own| own.cidr == block) {
                 continue;
             }
@@ -384,13 +406,14 @@ impl<'a> Planner<'a> {
         users.find(|(_, range)| range.contains(address)).map_or("?", |(node, _)| node)
     }
 
-    /// Gives back what has been empty for long and is not kept.
+    /// Gives back blocks and parts that are not kept and have been empty for the idle period.
     fn release(&mut self, memory: &mut PlannerMemory) {
         let now = self.world.now;
         let mut idle = BTreeMap::new();
         let unneeded = self.own.iter().filter(|own| own.used == 0 && !self.kept.contains(&own.cidr));
         for (own, (name, block)) in unneeded.filter_map(|own| Some((own, own.object?))) {
             let busy = self.decision.actions.iter().any(|action| action.name() == *name);
+            // A block with another action pending, or with lent parts, can't be given back.
             if busy || !own.borrowed && !block.sharing.lent.is_empty() {
                 continue;
             }
@@ -409,10 +432,11 @@ impl<'a> Planner<'a> {
         self.decision.problems.push(problem);
     }
 
-    /// Adds what the plugin may use: own blocks that stay.
+    /// Adds the ranges that the plugin may use: own blocks and parts that are not given away.
     fn finish(mut self) -> PoolDecision {
         let given: Vec<IpNetwork> = self.decision.actions.iter().filter_map(BlockAction::given).collect();
         for pool in &self.usable {
+            // A block without an object has not been accepted by the API server yet.
             let blocks = self.own.iter().filter(|own| own.pool == pool.name && own.object.is_some());
             self.decision.pools.push(PoolEntry {
                 name: pool.name.clone(),

@@ -1,4 +1,7 @@
-//! Pools and blocks as numbers: a checked pool, its blocks by index, a block's name.
+//! Arithmetic of pools and blocks: a validated pool, its blocks by index, a block's object name.
+//!
+//! Used by the watches, which validate the objects, and by the planner. Pure: no objects are read
+//! or written here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,54 +11,58 @@ use super::crd::{IpPoolSpec, NodeSelector};
 
 /// Blocks have at most 4096 addresses.
 const MOST_HOST_BITS: u8 = 12;
-/// 64 addresses.
+/// Blocks have 64 addresses by default.
 const DEFAULT_HOST_BITS: u8 = 6;
 
-/// A pool whose specification makes sense.
+/// A pool with a valid specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// Name of the object.
+    /// Name of the IPPool object.
     pub name: String,
-    /// The whole range.
+    /// The whole range of the pool.
     pub cidr: IpNetwork,
     /// Prefix length of its blocks.
     pub block_prefix: u8,
     /// Nodes that may claim blocks; `None`: all.
     pub selector: Option<NodeSelector>,
-    /// Nothing is given out any more.
+    /// Give out no more addresses.
     pub disabled: bool,
-    /// Parts that are given out only to who asks for an address; the ends of the range among them.
+    /// Ranges from which a pod gets an address only if it asks for it, including the ends of the
+    /// pool.
     pub reserved: Vec<IpNetwork>,
     /// Pods may ask for an address.
     pub allow_fixed_addresses: bool,
-    /// Nodes get parts of others' blocks when no block is left.
+    /// Nodes get parts of other nodes' blocks when no block is left.
     pub borrow: bool,
 }
 
 impl Pool {
-    /// Checks a specification.
+    /// Validates a specification.
     ///
     /// # Errors
-    /// Says what is wrong with which field.
+    /// Names the invalid field and the reason.
     pub fn new(name: &str, spec: &IpPoolSpec) -> Result<Self, String> {
-        let cidr: IpNetwork =
-            spec.cidr.parse().map_err(|_| format!("spec.cidr: {:?} is no network such as 10.244.0.0/16", spec.cidr))?;
+        let cidr: IpNetwork = spec
+            .cidr
+            .parse()
+            .map_err(|_| format!("spec.cidr: {:?} must be a CIDR such as 10.244.0.0/16", spec.cidr))?;
         if cidr.ip() != cidr.network() {
             return Err(format!("spec.cidr: {cidr} has bits set beyond its prefix"));
         }
         let first = cidr.network();
         if first.is_multicast() || first.is_unspecified() || first.is_loopback() || is_link_local(first) {
-            return Err(format!("spec.cidr: {cidr} is no range of unicast addresses that others reach"));
+            return Err(format!("spec.cidr: {cidr} must be a range of global or private unicast addresses"));
         }
         let bits = width(first);
+        // A block is not larger than the pool and has at most 4096 addresses.
         let least = cidr.prefix().max(bits - MOST_HOST_BITS);
         let given = spec.block_size.unwrap_or_else(|| (bits - DEFAULT_HOST_BITS).max(cidr.prefix()).into());
         let block_prefix = u8::try_from(given).ok().filter(|prefix| (least..=bits).contains(prefix));
         let block_prefix =
-            block_prefix.ok_or_else(|| format!("spec.blockSize: {given} is not between {least} and {bits}"))?;
+            block_prefix.ok_or_else(|| format!("spec.blockSize: {given} must be between {least} and {bits}"))?;
         let mut reserved = ends(cidr);
         for (i, text) in spec.reserved.iter().enumerate() {
-            reserved.push(text.parse().map_err(|_| format!("spec.reserved[{i}]: {text:?} is no network"))?);
+            reserved.push(text.parse().map_err(|_| format!("spec.reserved[{i}]: {text:?} must be a CIDR"))?);
         }
         Ok(Self {
             name: name.into(),
@@ -69,27 +76,27 @@ impl Pool {
         })
     }
 
-    /// How many blocks it has.
+    /// Returns the number of blocks.
     #[must_use]
     pub fn blocks(&self) -> u128 {
         1 << (self.block_prefix - self.cidr.prefix()).min(127)
     }
 
-    /// A block by its index.
+    /// Returns the block with this index.
     #[must_use]
     pub fn block(&self, index: u128) -> IpNetwork {
         piece(self.cidr, self.block_prefix, index)
     }
 
-    /// The block that an address of the pool belongs to.
+    /// Returns the block that contains an address, or `None` if the address is not in the pool.
     #[must_use]
     pub fn block_of(&self, address: IpAddr) -> Option<IpNetwork> {
         let block = IpNetwork::new(address, self.block_prefix).ok()?;
         self.cidr.contains(address).then(|| IpNetwork::new(block.network(), self.block_prefix).ok())?
     }
 
-    /// The index of the first block from `index` on that does not lie in a reserved part as a whole; the end of the pool if
-    /// there is none.
+    /// Returns the index of the first block from `index` on that is not wholly reserved, or the
+    /// number of blocks if there is none.
     #[must_use]
     pub fn skip_reserved(&self, mut index: u128) -> u128 {
         loop {
@@ -98,14 +105,16 @@ impl Pool {
             }
             let block = self.block(index);
             let Some(part) = self.reserved.iter().find(|part| covers(**part, block)) else { return index };
-            // To the block after that part, however large it is.
+            // Continue behind the reserved part, however large it is: an IPv6 pool can have 2^80
+            // blocks.
             let per_part = 1_u128 << (self.block_prefix - part.prefix().max(self.cidr.prefix())).min(127);
             index = (index / per_part + 1).saturating_mul(per_part);
         }
     }
 }
 
-/// The name of a block's object: its address in full and its prefix length. No two blocks share one, however they are written.
+/// Returns the name of a block's object: the full address and the prefix length. Each block has
+/// exactly one name.
 #[must_use]
 pub fn block_name(block: IpNetwork) -> String {
     let address = match block.network() {
@@ -115,21 +124,22 @@ pub fn block_name(block: IpNetwork) -> String {
     format!("{address}-{}", block.prefix())
 }
 
-/// Whether the first contains the second as a whole.
+/// Returns true if `outer` contains all of `inner`.
 #[must_use]
 pub fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
     outer.is_ipv4() == inner.is_ipv4() && outer.prefix() <= inner.prefix() && outer.contains(inner.network())
 }
 
-/// Whether the two have addresses in common.
+/// Returns true if the two ranges have addresses in common.
 #[must_use]
 pub fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
     a.contains(b.network()) || b.contains(a.network())
 }
 
-/// The piece with this index of all those of a range that have this prefix length, which is one that the family has.
+/// Returns the piece `index` of `range` for pieces of this prefix length, which the family must
+/// have.
 pub(super) fn piece(range: IpNetwork, prefix: u8, index: u128) -> IpNetwork {
-    // A shift by the whole width only happens where there is but one piece.
+    // A shift by the whole width happens only if there is a single piece.
     let offset = index.checked_shl(u32::from(width(range.ip()) - prefix)).unwrap_or(0);
     let address = match range.network() {
         IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() | offset as u32)),
@@ -138,7 +148,7 @@ pub(super) fn piece(range: IpNetwork, prefix: u8, index: u128) -> IpNetwork {
     IpNetwork::new(address, prefix).unwrap_or(range)
 }
 
-/// How many bits an address has.
+/// Returns the number of bits of an address.
 pub(super) const fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
@@ -150,7 +160,8 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// The addresses that some hosts take for something else: the network's own, and IPv4's broadcast address.
+/// Returns the addresses that some hosts treat specially: the network address, and IPv4's broadcast
+/// address.
 fn ends(cidr: IpNetwork) -> Vec<IpNetwork> {
     let bits = width(cidr.ip());
     if cidr.prefix() + 1 >= bits {
@@ -170,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_numbered() {
+    fn blocks_are_found_by_index() {
         for (cidr, size, blocks, third) in [
             ("10.244.0.0/16", None, 1024, "10.244.0.128/26"),
             ("10.244.0.0/16", Some(24), 256, "10.244.2.0/24"),
@@ -193,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_can_be_names_of_objects() {
+    fn block_names_are_unique_object_names() {
         for (block, name) in [
             ("10.244.0.64/26", "10-244-0-64-26"),
             ("fd00:10:244::40/122", "fd00-10-244-0-0-0-0-40-122"),
@@ -204,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_parts_are_jumped_over() {
+    fn reserved_blocks_are_skipped() {
         let pool = pool("10.244.0.0/16", None, &["10.244.0.0/17", "10.244.128.0/26", "10.244.129.0/27"]).unwrap();
         assert_eq!(pool.skip_reserved(0), 513);
         assert_eq!(pool.skip_reserved(513), 513);
@@ -216,18 +227,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn invalid_pools_are_explained() {
         for (cidr, size, reserved, words) in [
-            ("10.244.0.0", Some(33), &[][..], "spec.blockSize: 33 is not between 32 and 32"),
-            ("x", None, &[], "spec.cidr: \"x\" is no network"),
+            ("10.244.0.0", Some(33), &[][..], "spec.blockSize: 33 must be between 32 and 32"),
+            ("x", None, &[], "spec.cidr: \"x\" must be a CIDR"),
             ("10.244.0.1/16", None, &[], "spec.cidr: 10.244.0.1/16 has bits set beyond its prefix"),
-            ("169.254.0.0/16", None, &[], "spec.cidr: 169.254.0.0/16 is no range of unicast"),
-            ("fe80::/64", None, &[], "is no range of unicast"),
-            ("0.0.0.0/0", None, &[], "is no range of unicast"),
-            ("10.244.0.0/16", Some(19), &[], "spec.blockSize: 19 is not between 20 and 32"),
-            ("10.244.0.0/28", Some(26), &[], "spec.blockSize: 26 is not between 28 and 32"),
-            ("fd00::/64", Some(64), &[], "spec.blockSize: 64 is not between 116 and 128"),
-            ("10.244.0.0/16", None, &["10.244.0.1/32", "y"], "spec.reserved[1]: \"y\" is no network"),
+            ("169.254.0.0/16", None, &[], "spec.cidr: 169.254.0.0/16 must be a range of global"),
+            ("fe80::/64", None, &[], "must be a range of global"),
+            ("0.0.0.0/0", None, &[], "must be a range of global"),
+            ("10.244.0.0/16", Some(19), &[], "spec.blockSize: 19 must be between 20 and 32"),
+            ("10.244.0.0/28", Some(26), &[], "spec.blockSize: 26 must be between 28 and 32"),
+            ("fd00::/64", Some(64), &[], "spec.blockSize: 64 must be between 116 and 128"),
+            ("10.244.0.0/16", None, &["10.244.0.1/32", "y"], "spec.reserved[1]: \"y\" must be a CIDR"),
         ] {
             let error = pool(cidr, size, reserved).unwrap_err();
             assert!(error.contains(words), "{error}");
@@ -235,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_a_range_are_reserved() {
+    fn ends_of_a_pool_are_reserved() {
         let shown = |cidr| ends_of(cidr).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown("10.244.0.0/16"), ["10.244.0.0/32", "10.244.255.255/32"]);
         assert_eq!(shown("fd00::/64"), ["fd00::/128"]);

@@ -1,4 +1,10 @@
-//! The loop of pool mode: whenever an object or the store has changed, or time has, decide and write.
+//! The loop of pool mode: decides and writes whenever an object or the store changes, or a time has
+//! come.
+//!
+//! Started by the agent. Waits for the watches to be complete, then runs rounds: read the store,
+//! decide, write the plugin's files, publish problems and blocks, change block objects. A failed
+//! round is repeated with backoff. The plugin's files are always written before the API server is
+//! asked to take something away.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -22,36 +28,36 @@ use crate::network::node::status::NodeStatus;
 use crate::proxy::controller::Nodes;
 use crate::proxy::source::watch_errors::WatchErrors;
 
-/// How long changes are gathered: a burst of pods is one change.
+/// Delay after a change, so that a burst of pods is handled in one round.
 const SETTLE: Duration = Duration::from_millis(20);
-/// After a failure; doubled up to [`LAST_RETRY`].
+/// Delay after a failure; doubled up to [`LAST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// How often everything is looked at though nothing was heard of.
+/// Interval of rounds without a change, in case a notification was lost.
 const AUDIT: Duration = Duration::from_secs(30);
 
-/// What the task works with.
+/// The connections of the pool mode task.
 #[derive(Debug)]
 pub struct PoolTask {
     /// Name of this node.
     pub node: String,
-    /// The directory that is shared with the plugin.
+    /// State directory, shared with the plugin.
     pub state_dir: PathBuf,
-    /// Pools of pods that ask for none; empty: all.
+    /// Pools of pods that ask for none; empty for all pools.
     pub default: Vec<String>,
-    /// All Nodes, from when they are complete; empty before.
+    /// All Nodes; empty until the list is complete.
     pub nodes: watch::Receiver<Arc<Nodes>>,
-    /// Told of the blocks.
+    /// Receives the blocks of all nodes, for the routes.
     pub blocks: watch::Sender<Arc<Blocks>>,
-    /// How soon blocks go back.
+    /// Durations for which a state must last before the planner acts.
     pub grace: GracePeriods,
-    /// Told of what is wrong.
+    /// Receives errors and problems, for `ropeway status` and metrics.
     pub status: Arc<NodeStatus>,
 }
 
 impl PoolTask {
-    /// Works until it is dropped. Nothing is written before every kind has been complete once.
-    ///
+    /// Runs until it is dropped. Writes nothing before every kind has been complete once.
+    /// The client can't be created from this configuration.
     /// # Errors
     /// The client can't be made from this configuration.
     pub async fn run(&self, server: kube::Config) -> kube::Result<()> {
@@ -60,7 +66,7 @@ impl PoolTask {
         let (objects, writers) = objects();
         let changed = Notify::new();
         tokio::select! {
-            () = writers.run(&client, &watch_errors, &self.node, &changed) => error!("the watches of pools and blocks have ended"),
+            () = writers.run(&client, &watch_errors, &self.node, &changed) => error!("pool watches ended: pool mode has stopped, restart the agent"),
             () = self.work(&client, &objects, &changed) => {}
         }
         Ok(())
@@ -72,6 +78,7 @@ impl PoolTask {
         let mut nodes = self.nodes.clone();
         let mut records = None;
         loop {
+            // Tried again after a failure; meanwhile rounds run at the interval `AUDIT`.
             if records.is_none() {
                 records = self.listen().await;
             }
@@ -82,11 +89,12 @@ impl PoolTask {
                     next.map_or(AUDIT, |at| (start + at).saturating_duration_since(Instant::now()).min(AUDIT))
                 }
                 Err(e) => {
-                    warn!(error = %e, "pools; trying again in {retry:?}");
+                    warn!(error = %e, "pool update failed: retry in {retry:?}");
                     self.status.pools_failed(Some(e.to_string()));
                     let pause = retry;
                     retry = (retry * 2).min(LAST_RETRY);
-                    // What changes meanwhile is seen then: an API server in trouble is left alone.
+                    // Changes are not awaited here, so that a failing API server gets no extra
+                    // requests.
                     sleep(pause).await;
                     continue;
                 }
@@ -101,20 +109,24 @@ impl PoolTask {
         }
     }
 
-    /// Pods come and go without us: the store's names tell.
+    /// Watches the store's directory of records: the plugin attaches and removes pods without
+    /// telling the agent.
     async fn listen(&self) -> Option<EventStream<Vec<u8>>> {
         let (dir, records) = (self.state_dir.clone(), self.state_dir.join("addresses/records"));
-        // Whoever opens the store first makes its directories.
-        blocking(move || write::held(&dir)).await.map_err(|e| warn!(error = %e, "no store to listen to")).ok()?;
+        // Opening the store creates its directories.
+        blocking(move || write::held(&dir))
+            .await
+            .map_err(|e| warn!(error = %e, "cannot open the address store"))
+            .ok()?;
         let watch = |path: &Path| -> io::Result<_> {
             let inotify = Inotify::init()?;
             inotify.watches().add(path, WatchMask::CREATE | WatchMask::DELETE | WatchMask::MOVE)?;
             inotify.into_event_stream(vec![0; 4096])
         };
-        watch(&records).map_err(|e| warn!(error = %e, path = %records.display(), "looking every {AUDIT:?}")).ok()
+        watch(&records).map_err(|e| warn!(error = %e, path = %records.display(), "cannot watch the address store: reading it every {AUDIT:?}")).ok()
     }
 
-    /// Looks at everything once; gives when time alone changes something.
+    /// Runs one round and returns the time of the next one that is due without a change.
     async fn round(
         &self,
         client: &Client,
@@ -132,19 +144,20 @@ impl PoolTask {
                 labels: view.labels.as_ref(),
                 pools: &view.pools,
                 blocks: &view.blocks,
-                // While they are not complete there is none, not even this one.
+                // The list includes this node, so an empty one is not complete yet.
                 nodes: (!nodes.is_empty()).then_some(&nodes),
                 default: &self.default,
-                wishes: &view.wishes,
+                requests: &view.requests,
                 held: &held,
                 now: start.elapsed(),
                 grace: self.grace,
             };
             let decision = decide(&world, memory);
             if !self.offer(&view, &decision).await? {
+                // The held addresses have changed since they were read: decide again.
                 continue;
             }
-            self.tell(&view, &decision);
+            self.publish(&view, &decision);
             for action in &decision.actions {
                 write::act(client, &self.node, action).await?;
             }
@@ -152,7 +165,8 @@ impl PoolTask {
         }
     }
 
-    /// Writes for the plugin; `false`: the store has changed, decide anew.
+    /// Writes the plugin's files. Returns `false` if a pod took an address of a range that was to
+    /// be given away.
     async fn offer(&self, view: &PoolView, decision: &PoolDecision) -> Result<bool, WriteError> {
         let (dir, node) = (self.state_dir.clone(), self.node.clone());
         let (namespaces, decision) = (view.namespaces.clone(), decision.clone());
@@ -163,7 +177,7 @@ impl PoolTask {
         .await
     }
 
-    fn tell(&self, view: &PoolView, decision: &PoolDecision) {
+    fn publish(&self, view: &PoolView, decision: &PoolDecision) {
         let problems: Vec<_> = view.problems.iter().chain(&decision.problems).cloned().collect();
         if self.status.pool_problems(&problems) {
             for problem in &problems {
@@ -175,6 +189,7 @@ impl PoolTask {
             blocks.by_node.entry(node.into()).or_default().push(range);
         }
         blocks.pools = view.pools.iter().map(|pool| pool.cidr).collect();
+        // Receivers compute routes, so only a difference wakes them.
         self.blocks.send_if_modified(|present| {
             let news = **present != blocks;
             if news {
@@ -185,11 +200,12 @@ impl PoolTask {
     }
 }
 
-/// Waits for a change of the store; for ever if that can't be heard.
+/// Waits for a change of the store, and for ever if the store is not watched.
 async fn next_record(records: &mut Option<EventStream<Vec<u8>>>) {
     match records {
         Some(stream) => {
             let mut next = stream.next().await;
+            // Consume all waiting events: they are answered by one round.
             while next.is_some() {
                 next = stream.next().now_or_never().flatten();
             }
@@ -198,7 +214,7 @@ async fn next_record(records: &mut Option<EventStream<Vec<u8>>>) {
     }
 }
 
-/// The store blocks.
+/// Runs work on the store, which blocks on files and a lock, outside the async threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, WriteError> + Send + 'static,
 ) -> Result<T, WriteError> {

@@ -1,4 +1,8 @@
-//! The objects of pool mode, kept up to date: pools, blocks, namespaces, this node and its pods. Of the last three only metadata.
+//! Watches the objects of pool mode: pools, blocks, namespaces, this node and its pods.
+//!
+//! Keeps only metadata of the last three kinds. [`Objects::view`] gives the task a validated
+//! snapshot with a message for each object that is invalid. Nothing is written to the API server
+//! here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -23,12 +27,12 @@ use super::plan::{Block, Lent, ObjectVersion, Sharing};
 use super::pool::{Pool, covers, overlap};
 use crate::proxy::source::watch_errors::WatchErrors;
 
-/// Objects per page of a list.
+/// Objects per page of a list request.
 const PAGE: u32 = 500;
 
 type Meta<K> = PartialObjectMeta<K>;
 
-/// Where the objects are read.
+/// The readable stores of all watched kinds.
 pub(super) struct Objects {
     pools: Store<IpPool>,
     blocks: Store<IpBlock>,
@@ -37,7 +41,7 @@ pub(super) struct Objects {
     pods: Store<Meta<Pod>>,
 }
 
-/// What keeps them up to date.
+/// The writing side of the stores, which the watches keep up to date.
 pub(super) struct Writers {
     pools: Writer<IpPool>,
     blocks: Writer<IpBlock>,
@@ -46,13 +50,13 @@ pub(super) struct Writers {
     pods: Writer<Meta<Pod>>,
 }
 
-/// What the objects say at one moment.
+/// A validated snapshot of all objects.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PoolView {
     pub(super) pools: Vec<Pool>,
     pub(super) blocks: BTreeMap<String, Block>,
     pub(super) labels: Option<BTreeMap<String, String>>,
-    pub(super) wishes: BTreeSet<PoolRequest>,
+    pub(super) requests: BTreeSet<PoolRequest>,
     pub(super) namespaces: NamespacesFile,
     pub(super) problems: Vec<String>,
 }
@@ -65,7 +69,7 @@ pub(super) fn objects() -> (Objects, Writers) {
 }
 
 impl Writers {
-    /// Watches for ever; tells of every change.
+    /// Watches for ever and notifies `changed` of every change.
     pub(super) async fn run(self, client: &Client, watch_errors: &WatchErrors, node: &str, changed: &Notify) {
         let config = || watcher::Config::default().page_size(PAGE);
         tokio::join!(
@@ -88,6 +92,7 @@ async fn watch<K>(
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let watched = watcher(Api::<K>::all(client.clone()), config).default_backoff();
+    // managedFields are large and not needed.
     let slim = watched.modify(|object| object.managed_fields_mut().clear());
     let mut stream = pin!(slim.reflect(writer));
     while let Some(next) = stream.next().await {
@@ -99,7 +104,7 @@ async fn watch<K>(
 }
 
 impl Objects {
-    /// Waits until every kind has been complete once.
+    /// Waits until the list of every kind has been complete once.
     pub(super) async fn ready(&self) {
         let waits = tokio::join!(
             self.pools.wait_until_ready(),
@@ -111,7 +116,7 @@ impl Objects {
         if let (Ok(()), Ok(()), Ok(()), Ok(()), Ok(())) = waits {
             return;
         }
-        // The writers have ended, and with them everything else.
+        // The writers are gone because the task is being dropped; it must not go on without them.
         std::future::pending::<()>().await;
     }
 
@@ -125,6 +130,7 @@ impl Objects {
                 Err(problem) => view.problem(format!("IPBlock {}: {problem}", object.name_any())),
             }
         }
+        // Before the pods, which inherit the requests of their namespaces.
         view.take_namespaces(self.namespaces.state());
         for object in self.pods.state() {
             view.take_pod(&object.metadata);
@@ -152,8 +158,9 @@ impl PoolView {
         self.problems.push(problem);
     }
 
-    /// Of pools that overlap the older counts.
+    /// Takes valid pools. Of two that overlap, the older one wins.
     fn take_pools(&mut self, mut objects: Vec<Arc<IpPool>>) {
+        // By age, then by name, so that all nodes keep the same pools.
         objects.sort_by_key(|o| (o.creation_timestamp(), o.name_any()));
         for object in objects {
             let name = object.name_any();
@@ -174,14 +181,14 @@ impl PoolView {
         self.namespaces.version = VERSION;
         for object in objects {
             let name = object.name_any();
-            match wish(&object.metadata) {
-                Ok(wish) => {
-                    // An address for every pod makes no sense.
-                    let wish = PoolRequest { addresses: Vec::new(), ..wish };
-                    if wish.is_empty() {
+            match request(&object.metadata) {
+                Ok(request) => {
+                    // A namespace can't ask for one address for all its pods.
+                    let request = PoolRequest { addresses: Vec::new(), ..request };
+                    if request.is_empty() {
                         self.namespaces.plain.push(name);
                     } else {
-                        self.namespaces.chosen.insert(name, wish);
+                        self.namespaces.chosen.insert(name, request);
                     }
                 }
                 Err(reason) => {
@@ -196,15 +203,15 @@ impl PoolView {
     fn take_pod(&mut self, pod: &ObjectMeta) {
         let (namespace, name) = (pod.namespace.as_deref().unwrap_or_default(), pod.name.as_deref().unwrap_or_default());
         let theirs = self.namespaces.chosen.get(namespace).cloned().unwrap_or_default();
-        match wish(pod) {
+        match request(pod) {
             Ok(own) => {
-                let wish = PoolRequest {
+                let request = PoolRequest {
                     ipv4_pools: own.ipv4_pools.or(theirs.ipv4_pools),
                     ipv6_pools: own.ipv6_pools.or(theirs.ipv6_pools),
                     addresses: own.addresses,
                 };
-                if !wish.is_empty() {
-                    self.wishes.insert(wish);
+                if !request.is_empty() {
+                    self.requests.insert(request);
                 }
             }
             Err(reason) => self.problem(format!("Pod {namespace}/{name}: {reason}")),
@@ -212,7 +219,7 @@ impl PoolView {
     }
 }
 
-fn wish(meta: &ObjectMeta) -> Result<PoolRequest, String> {
+fn request(meta: &ObjectMeta) -> Result<PoolRequest, String> {
     let get = |name: &str| meta.annotations.as_ref()?.get(name).map(String::as_str);
     PoolRequest::from_annotations(get).map_err(|e| e.to_string())
 }

@@ -1,4 +1,8 @@
-//! The only writer: the plugin's files, under the store's lock, and block objects.
+//! Executes decisions: writes the plugin's files, under the store's lock, and changes block
+//! objects.
+//!
+//! The only writer of pool mode, called by [`super::task`]. Every change of an object names the
+//! version that the decision has seen, so a decision on outdated objects changes nothing.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -17,40 +21,44 @@ use super::crd::{IpBlock, IpBlockSpec, LentPart};
 use super::plan::{BlockAction, Lent, ObjectVersion, PoolDecision, Sharing};
 use super::pool::block_name;
 
-/// What the API server answers to somebody who comes too late.
+/// Status codes of the API server for a change that comes too late: 404 Not Found, 409 Conflict.
 const TOO_LATE: [u16; 2] = [404, 409];
 
-/// Why something could not be written.
+/// The reason why a write failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
-    /// The address store.
+    /// The address store can't be opened, locked or read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A file for the plugin.
+    /// A file for the plugin can't be written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The API server refused or can't be reached.
-    #[error("{attempt}: {source}")]
+    /// The API server rejected the request or can't be reached.
+    #[error("cannot {attempt}: {source}")]
     Api { attempt: String, source: Box<kube::Error> },
 }
 
-/// The addresses that this node's pods hold.
+/// Returns the addresses that this node's pods hold.
 pub(super) fn held(state_dir: &Path) -> Result<HashSet<IpAddr>, WriteError> {
     let store = AddressStore::open(state_dir)?;
     Ok(store.lock(LOCK_DEADLINE)?.held_addresses()?)
 }
 
-/// What pods of which namespaces ask for.
+/// Writes the requests of all namespaces for the plugin. Returns false if the file was up to date.
 pub(super) fn namespaces(state_dir: &Path, file: &NamespacesFile) -> Result<bool, WriteError> {
     Ok(contract::write(state_dir, file)?)
 }
 
-/// Tells the plugin which blocks it may use, unless a pod has just got an address of what was to be given away (`false`).
+/// Writes the blocks that the plugin may use.
+///
+/// Returns `false`, and writes nothing, if a pod has got an address of a range that was to be given
+/// away.
 pub(super) fn offer(state_dir: &Path, node: &str, decision: &PoolDecision) -> Result<bool, WriteError> {
     let (default, pools) = (decision.default.clone(), decision.pools.clone());
     let file = PoolsFile { version: VERSION, node: node.into(), default, pools };
     let store = AddressStore::open(state_dir)?;
     let locked = store.lock(LOCK_DEADLINE)?;
+    // The decision is older than the lock: a pod may have got an address in between.
     let going: Vec<_> = decision.actions.iter().filter_map(BlockAction::given).collect();
     if !going.is_empty() {
         let held = locked.held_addresses()?;
@@ -58,13 +66,13 @@ pub(super) fn offer(state_dir: &Path, node: &str, decision: &PoolDecision) -> Re
             return Ok(false);
         }
     }
-    // Still under the lock: whoever gets it next reads this.
+    // Written under the lock: the plugin reads the file after it has taken the lock.
     contract::write(state_dir, &file)?;
     drop(locked);
     Ok(true)
 }
 
-/// Does one thing to a block object. That somebody else was quicker is no error: the watch will tell.
+/// Executes one action. Losing against another writer is no error: the watch will show the result.
 pub(super) async fn act(client: &Client, node: &str, action: &BlockAction) -> Result<(), WriteError> {
     let blocks = Api::<IpBlock>::all(client.clone());
     match action {
@@ -73,34 +81,35 @@ pub(super) async fn act(client: &Client, node: &str, action: &BlockAction) -> Re
             let spec = IpBlockSpec { cidr: cidr_text, pool: pool.clone(), node, ..IpBlockSpec::default() };
             let object = IpBlock::new(&block_name(*cidr), spec);
             if done(format!("claim block {cidr}"), blocks.create(&PostParams::default(), &object).await)? {
-                info!(%cidr, pool, "claimed a block");
+                info!(%cidr, pool, "block claimed");
             }
         }
         BlockAction::Release { name, cidr, state } => {
             if remove(&blocks, name, state).await? {
-                info!(%cidr, "gave a block back");
+                info!(%cidr, "block given back");
             }
         }
         BlockAction::Collect { name, nodes, state } => {
+            // Asked once more, because the watch of Nodes may be behind.
             if are_gone(client, nodes).await? && remove(&blocks, name, state).await? {
-                info!(block = name, ?nodes, "collected a block of a node that is gone");
+                info!(block = name, ?nodes, "block of a deleted node collected");
             }
         }
         BlockAction::Share { name, sharing, state, gone, .. } => {
             if are_gone(client, gone).await? && share(&blocks, name, sharing, state).await? {
-                info!(block = name, ?sharing, "changed who uses which part of a block");
+                info!(block = name, ?sharing, "lent parts of a block changed");
             }
         }
     }
     Ok(())
 }
 
-/// Whether none of these nodes is there, by the API server's word of now.
+/// Asks the API server and returns true if none of these nodes exists.
 async fn are_gone(client: &Client, nodes: &[String]) -> Result<bool, WriteError> {
     let objects = Api::<Node>::all(client.clone());
     for node in nodes {
         let present = objects.get_metadata_opt(node).await;
-        let attempt = || format!("look for node {node}");
+        let attempt = || format!("get Node {node}");
         if present.map_err(|e| WriteError::Api { attempt: attempt(), source: Box::new(e) })?.is_some() {
             return Ok(false);
         }
@@ -118,20 +127,20 @@ async fn share(
     let lent: Vec<_> = sharing.lent.iter().map(part).collect();
     let patch = json!({
         "metadata": { "uid": state.uid, "resourceVersion": state.version },
-        // Null removes a field.
+        // In a merge patch, null removes a field.
         "spec": { "lent": (!lent.is_empty()).then_some(lent), "asked": sharing.asked },
     });
-    done(format!("change block {name}"), blocks.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await)
+    done(format!("change IPBlock {name}"), blocks.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
 async fn remove(blocks: &Api<IpBlock>, name: &str, state: &ObjectVersion) -> Result<bool, WriteError> {
     let (uid, resource_version) = (Some(state.uid.clone()), Some(state.version.clone()));
     let preconditions = Some(Preconditions { resource_version, uid });
     let params = DeleteParams { preconditions, ..DeleteParams::default() };
-    done(format!("remove block {name}"), blocks.delete(name, &params).await)
+    done(format!("remove IPBlock {name}"), blocks.delete(name, &params).await)
 }
 
-/// Whether it was done, or somebody was quicker.
+/// Returns true if the request succeeded, and false if another writer was first.
 fn done<T>(attempt: String, result: Result<T, kube::Error>) -> Result<bool, WriteError> {
     match result {
         Ok(_) => Ok(true),

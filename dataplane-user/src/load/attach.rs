@@ -1,7 +1,11 @@
-//! Links and filters: what makes the kernel run the programs.
+//! Attaches the programs: pinned links for cgroup and tcx hooks, tc filters for pods and old
+//! kernels.
 //!
-//! Every function compares with what is attached and changes only the difference; a hook is never without a program
-//! meanwhile. All return how many operations that took: 0 when everything was right.
+//! Every function compares with what is attached and changes only the difference. A hook always
+//! keeps a program while it is changed. All functions return the number of operations, which is 0
+//! if everything was right. Also removes hooks of devices that are no longer uplinks, and the pins
+//! of other ABIs. Pods' filters are created by the plugin; this module only replaces their
+//! programs.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,25 +27,27 @@ use super::LoadError;
 use super::programs::{Pinned, Programs, SOCKET_PROGRAMS, pin_error, pin_over, remove_file};
 use crate::config::UplinkAttach;
 
-/// The hooks of an uplink: program, direction, `enum bpf_attach_type` of tcx.
+/// Hooks of an uplink: program, direction, and the `enum bpf_attach_type` for tcx.
 pub const UPLINK_HOOKS: [(&str, Direction, u32); 2] = [
     ("from_uplink", Direction::Ingress, BPF_TCX_INGRESS as u32),
     ("to_uplink", Direction::Egress, BPF_TCX_EGRESS as u32),
 ];
 
-/// The hooks of a pod's device: program and direction.
+/// Hooks of a pod's device: program and direction.
 pub const POD_HOOKS: [(&str, Direction); 2] = [("from_pod", Direction::Ingress), ("to_pod", Direction::Egress)];
 
-/// `BPF_F_BEFORE` without a neighbour: first of all programs of the hook.
+/// `BPF_F_BEFORE` without a relative program: runs before all other programs of the hook.
 const FIRST: u32 = BPF_F_BEFORE;
 
-/// Name of the pin of an uplink's link. bpffs takes no dot in a name, and devices have no colon in theirs.
+/// Returns the name of the pin of an uplink's link.
+///
+/// Dots become colons: bpffs allows no dot in a name, and device names contain no colon.
 #[must_use]
 pub fn uplink_pin(program: &str, device: &str) -> String {
     format!("{program}-{}", device.replace('.', ":"))
 }
 
-/// The program and device of a pin's name; the reverse of [`uplink_pin`].
+/// Returns the program and device of an uplink's pin; the reverse of [`uplink_pin`].
 #[must_use]
 pub fn parse_uplink_pin(name: &str) -> Option<(&'static str, String)> {
     let (program, device) = name.split_once('-')?;
@@ -49,12 +55,13 @@ pub fn parse_uplink_pin(name: &str) -> Option<(&'static str, String)> {
     (!device.contains('+')).then(|| (hook.0, device.replace(':', ".")))
 }
 
-/// Attaches the socket programs to a cgroup and all below it.
+/// Attaches the socket programs to a cgroup and its descendants.
 ///
 /// # Errors
-/// The cgroup can't be opened, or the kernel refused.
+/// The cgroup can't be opened, or the kernel rejected the attachment.
 pub fn cgroup(pins: &Pins, programs: &Programs, root: &Path) -> Result<usize, LoadError> {
     let dir = File::open(root).map_err(|source| LoadError::File { path: root.into(), source })?;
+    // The kernel identifies a cgroup by its inode number, also in the information on a link.
     let id = dir.metadata().map_err(|source| LoadError::File { path: root.into(), source })?.ino();
     let target = dir.as_raw_fd().cast_unsigned();
     let mut operations = 0;
@@ -73,10 +80,10 @@ pub fn cgroup(pins: &Pins, programs: &Programs, root: &Path) -> Result<usize, Lo
     Ok(operations)
 }
 
-/// Attaches the uplink programs to `devices`, and detaches them from devices that are uplinks no longer.
+/// Attaches the uplink programs to `devices` and detaches them from all other devices.
 ///
 /// # Errors
-/// The kernel refused; the devices before that one are attached.
+/// The kernel rejected an attachment; the devices before that one are attached.
 pub fn uplinks(
     pins: &Pins,
     programs: &Programs,
@@ -92,6 +99,8 @@ pub fn uplinks(
             UplinkAttach::Clsact => None,
             UplinkAttach::Auto | UplinkAttach::Tcx => match by_tcx(pins, programs, device) {
                 Ok(n) => Some(n),
+                // EINVAL: the kernel is older than 6.6 and has no tcx. A clsact filter does the
+                // same.
                 Err(LoadError::Attach { source, .. })
                     if how == UplinkAttach::Auto && source.raw_os_error() == Some(libc::EINVAL) =>
                 {
@@ -108,6 +117,7 @@ pub fn uplinks(
             filtered.insert(device.index);
         }
     }
+    // The other kind of attachment goes last, so that a device always has programs.
     Ok(operations + drop_links(pins, &linked)? + drop_filters(&filtered, socket)?)
 }
 
@@ -126,7 +136,9 @@ fn by_tcx(pins: &Pins, programs: &Programs, device: &Link) -> Result<usize, Load
     Ok(operations)
 }
 
-/// Sees to it that the pinned link `name` runs `program` where `here` says; adopts the link of another ABI.
+/// Ensures that the pinned link `name` runs `program` on the hook that `here` recognizes.
+///
+/// A link of another ABI on that hook is adopted: its program is replaced and its pin is moved.
 fn place(
     pins: &Pins,
     name: &str,
@@ -135,6 +147,7 @@ fn place(
     create: impl FnOnce() -> Result<OwnedFd, LoadError>,
 ) -> Result<usize, LoadError> {
     let own = pins.link(name);
+    // A link of another ABI on the same hook is adopted: a second one would run both programs.
     for path in std::iter::once(own.clone()).chain(others(pins).map(|dir| dir.join("links").join(name))) {
         let link = match sys::obj_get(&path) {
             Ok(link) => link,
@@ -148,6 +161,8 @@ fn place(
         let mut operations = 0;
         if info.program != program.id {
             sys::link_update(link.as_fd(), program.fd.as_fd())
+                // An update replaces the program atomically, so no packet or socket passes
+                // unhandled.
                 .map_err(|source| pin_error("updating", &path, source))?;
             operations += 1;
         }
@@ -158,17 +173,17 @@ fn place(
         }
         return Ok(operations);
     }
-    // The new link runs before the last reference to a dead or misplaced one goes.
+    // The new link is attached before the pin, the last reference to a dead or misplaced one, goes.
     let link = create()?;
     pin_over(link.as_fd(), &own)?;
     info!(link = name, "attached");
     Ok(1)
 }
 
-/// Sees to it that our filters on a device run the programs of `hooks`.
+/// Ensures that our filters on a device run the programs of `hooks`.
 ///
 /// # Errors
-/// The kernel refused.
+/// The kernel rejected a listing or a change.
 pub fn by_filter(
     programs: &Programs,
     index: u32,
@@ -188,6 +203,7 @@ pub fn by_filter(
     if operations > 0 {
         requests.insert(0, add_clsact(index));
         for (i, e) in socket.run_each(&requests) {
+            // The qdisc (request 0) may exist already.
             if i > 0 || e.refusal() != Some(libc::EEXIST) {
                 return Err(e.into());
             }
@@ -200,17 +216,19 @@ fn runs(filter: &dataplane_host::netlink::Filter, direction: Direction) -> bool 
     filter.is_ours() && filter.direction == direction
 }
 
-/// Sees to it that the pods' devices run `programs`, each replaced atomically.
+/// Ensures that the pods' devices run `programs`, each replaced atomically.
 ///
-/// A pod's device is known by its entry in `pods`, or by our filters with the names of the pod programs; the plugin has
-/// made both.
+/// A pod's device is recognized by an entry in `pods`, or by filters of ours with the names of the
+/// pod programs. The plugin has created both.
 ///
 /// # Errors
-/// The kernel refused a listing. A pod that can't be changed is logged and keeps its old programs, which work with the same maps.
+/// The kernel rejected a listing. A pod that can't be changed is logged and keeps its old programs,
+/// which work with the same maps.
 pub fn pods(pins: &Pins, programs: &Programs, socket: &mut Socket) -> Result<usize, LoadError> {
     let entries = Table::<u32, Pod>::open(pins, "pods")?;
     let mut operations = 0;
     for link in socket.links()? {
+        // Pods have veths. Skipping all other devices saves a listing of their filters.
         if link.kind.as_deref() != Some("veth") {
             continue;
         }
@@ -223,8 +241,11 @@ pub fn pods(pins: &Pins, programs: &Programs, socket: &mut Socket) -> Result<usi
         let hooks: Vec<_> = POD_HOOKS.into_iter().filter(|hook| known || has(hook)).collect();
         match by_filter(programs, link.index, &hooks, socket) {
             Ok(n) => operations += n,
+            // The pod was deleted after the listing.
             Err(e) if gone(&e) => {}
-            Err(e) => warn!(device = link.name, error = %e, "a pod keeps its old programs"),
+            Err(e) => {
+                warn!(device = link.name, error = %e, "cannot replace the programs of a pod: it keeps the old ones")
+            }
         }
     }
     Ok(operations)
@@ -234,7 +255,7 @@ fn gone(error: &LoadError) -> bool {
     matches!(error, LoadError::Netlink(e) if e.is_missing())
 }
 
-/// Unpins the links of uplinks that are not `wanted`, which detaches them.
+/// Unpins the links of uplinks that are not in `wanted`, which detaches them.
 fn drop_links(pins: &Pins, wanted: &BTreeSet<String>) -> Result<usize, LoadError> {
     let dir = pins.directory().join("links");
     let entries = fs::read_dir(&dir).map_err(|source| pin_error("reading", &dir, source))?;
@@ -249,30 +270,32 @@ fn drop_links(pins: &Pins, wanted: &BTreeSet<String>) -> Result<usize, LoadError
     Ok(operations)
 }
 
-/// Detaches a pinned link, now and not when the kernel gets to it, and removes the pin.
+/// Detaches a pinned link at once, before the kernel drops the last reference, and removes the pin.
 ///
 /// # Errors
-/// The kernel refused.
+/// The link can't be opened or detached.
 pub fn detach(path: &Path) -> Result<(), LoadError> {
     let link = sys::obj_get(path).map_err(|source| pin_error("opening", path, source))?;
     sys::link_detach(link.as_fd()).map_err(|source| pin_error("detaching", path, source))?;
     remove_file(path)
 }
 
-/// Removes our uplink filters from devices that are not `wanted`.
+/// Removes our uplink filters from devices that are not in `wanted`.
 fn drop_filters(wanted: &BTreeSet<u32>, socket: &mut Socket) -> Result<usize, LoadError> {
     remove_filters(socket, |index, name| !wanted.contains(&index) && name.contains("_uplink"))
 }
 
-/// Removes those of our filters that `which` names by device and name of the program.
+/// Removes those of our filters for which `which` returns true, given device index and program
+/// name.
 ///
 /// # Errors
-/// The kernel refused.
+/// The kernel rejected a listing or a removal.
 pub fn remove_filters(socket: &mut Socket, which: impl Fn(u32, &str) -> bool) -> Result<usize, LoadError> {
     let mut operations = 0;
     for link in socket.links()? {
         for filter in socket.filters(link.index)? {
             if filter.is_ours() && which(link.index, filter.name.as_deref().unwrap_or_default()) {
+                // A filter that another program has removed meanwhile counts as removed.
                 match socket.run(&[delete_filter(link.index, filter.direction)]) {
                     Err(e) if !e.is_missing() => return Err(e.into()),
                     _ => operations += 1,
@@ -283,19 +306,20 @@ pub fn remove_filters(socket: &mut Socket, which: impl Fn(u32, &str) -> bool) ->
     Ok(operations)
 }
 
-/// The directories of other ABIs below the same root.
+/// Returns the directories of other ABIs below the same pin root.
 pub(super) fn others(pins: &Pins) -> impl Iterator<Item = PathBuf> {
     let (root, own) = (pins.root().to_owned(), pins.directory().to_owned());
     pins.abis().into_iter().map(move |abi| root.join(abi)).filter(move |dir| *dir != own)
 }
 
-/// Whether programs of another ABI are attached: then ours must not take their place before their maps are filled.
+/// Returns true if programs of another ABI are attached. Ours must not replace them before the pods
+/// are copied into our maps.
 #[must_use]
 pub fn has_predecessor(pins: &Pins) -> bool {
     others(pins).any(|dir| fs::read_dir(dir.join("links")).is_ok_and(|mut entries| entries.next().is_some()))
 }
 
-/// Removes the pins of other ABIs, after our programs have taken their place.
+/// Removes the pins of other ABIs, after our programs have replaced theirs.
 ///
 /// # Errors
 /// A pin can't be removed.
@@ -320,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pin_names_are_reversible() {
+    fn pin_names_round_trip() {
         for device in ["eth0", "eth0.100", "br-lan", "wlp0s20f3-x"] {
             let name = uplink_pin("from_uplink", device);
             assert!(!name.contains('.'), "{name}");

@@ -1,9 +1,9 @@
 //! Reads the clock of the packet path: its rate and its present tick.
 //!
-//! The programs count time in jiffies, because reading them is free. How many make a second is a build option of the
-//! kernel. The kernel tells that as the resolution of its coarse clocks, which advance once per jiffy
-//! (`KTIME_LOW_RES` in kernel/time/posix-timers.c). The agent reads the rate once, at its start. The conversion of
-//! timeouts is [`Clock`]'s.
+//! Programs count time in jiffies because reading them is free. Jiffies per second (CONFIG_HZ) are
+//! a build option of the kernel. User space learns it from the resolution of the coarse clocks,
+//! which advance once per jiffy (`KTIME_LOW_RES` in kernel/time/posix-timers.c). The agent reads
+//! the rate once, at its start. [`Clock`] converts timeouts.
 
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use dataplane_common::types::clock::{Clock, TICK_SHIFT, Ticks};
@@ -15,10 +15,10 @@ use super::programs::CLOCK;
 
 const NANOSECONDS: u32 = 1_000_000_000;
 
-/// Returns the low 24 bits of the present clock tick of the packet path.
+/// Returns the present tick of the packet path, of which the low 24 bits are valid.
 ///
 /// # Errors
-/// The clock program can't be run.
+/// The clock program can't be opened or run.
 pub fn tick(pins: &Pins) -> Result<Ticks, LoadError> {
     let program = SchedClassifier::from_pin(pins.program(CLOCK)).map_err(failed)?;
     let packet = [0_u8; 64];
@@ -38,7 +38,9 @@ pub fn of_kernel() -> Clock {
     of_resolution(u32::try_from(clock_getres(ClockId::MonotonicCoarse).tv_nsec).unwrap_or(u32::MAX))
 }
 
-/// Returns the clock whose jiffies are this many nanoseconds long, a length that the kernel has rounded.
+/// Returns the clock whose jiffies are this many nanoseconds long.
+///
+/// The kernel reports a rounded length (3,333,333 ns for 300 Hz), so the quotient is rounded too.
 const fn of_resolution(nanoseconds: u32) -> Clock {
     Clock { jiffies_per_second: (NANOSECONDS + nanoseconds / 2) / nanoseconds }
 }

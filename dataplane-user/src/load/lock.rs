@@ -1,4 +1,8 @@
-//! One agent for each node: an advisory lock on a file of the state directory, which the kernel drops with the process.
+//! The agent's lock: at most one agent runs on a node.
+//!
+//! An advisory lock (flock(2)) on `agent.lock` in the state directory. The kernel releases it when
+//! the process ends, so a crash leaves no stale lock. The agent takes it before it touches the
+//! kernel; `ropeway` only tests it.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,17 +12,17 @@ use super::LoadError;
 
 const NAME: &str = "agent.lock";
 
-/// Held for as long as the agent runs.
+/// The agent lock, held until this value is dropped.
 #[derive(Debug)]
 pub struct AgentLock {
     _file: File,
 }
 
 impl AgentLock {
-    /// Takes the lock, making the state directory (0700) if need be.
+    /// Takes the lock. Creates the state directory with mode 0700 if it is missing.
     ///
     /// # Errors
-    /// Another agent holds it, or the directory can't be used.
+    /// Another agent holds the lock, or the directory can't be used.
     pub fn take(state_dir: &Path) -> Result<Self, LoadError> {
         let file_error = |path: &Path| {
             let path = path.to_owned();
@@ -36,13 +40,14 @@ impl AgentLock {
         }
     }
 
-    /// Whether an agent holds the lock; `None` when that can't be told.
+    /// Returns true if an agent holds the lock, and `None` if the file can't be opened or locked.
     #[must_use]
     pub fn is_held(state_dir: &Path) -> Option<bool> {
         let file = match File::open(state_dir.join(NAME)) {
             Ok(file) => file,
             Err(e) => return (e.kind() == std::io::ErrorKind::NotFound).then_some(false),
         };
+        // A shared lock, released when `file` is dropped: two callers do not disturb each other.
         match file.try_lock_shared() {
             Ok(()) => Some(false),
             Err(TryLockError::WouldBlock) => Some(true),
@@ -56,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_agent_is_refused() {
+    fn second_agent_is_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         assert_eq!(AgentLock::is_held(&state), Some(false));

@@ -1,7 +1,9 @@
-//! Copies the pods of an agent with another ABI into this agent's maps, before its programs replace the other ones.
+//! Copies pod entries from the maps of another ABI into this agent's maps, during an upgrade.
 //!
-//! Only the plugin knows the pods, and it has written them to the maps of the other ABI. Entries are copied if their types
-//! have kept their sizes; if not, a warning says that the pods must be recreated. Flows and affinity are not copied.
+//! Only the plugin writes pod entries, and it has written them to the maps of the old ABI. The
+//! agent copies them before its programs replace the old ones, so that running pods stay reachable.
+//! Entries are copied if their types have kept their sizes; otherwise a warning says that the pods
+//! must be recreated. Flows and affinity are not copied. The old maps are never changed.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -20,10 +22,10 @@ use super::LoadError;
 use super::attach::others;
 use super::programs::pin_error;
 
-/// Copies the pods' entries of all other ABIs. Returns the number of entries copied.
+/// Copies the pods' entries from all other ABIs and returns the number of copied entries.
 ///
 /// # Errors
-/// Our maps can't be written.
+/// This agent's maps can't be written, or the old ones can't be read.
 pub fn migrate_maps(pins: &Pins) -> Result<usize, LoadError> {
     let mut total = 0;
     for dir in others(pins) {
@@ -37,7 +39,7 @@ pub fn migrate_maps(pins: &Pins) -> Result<usize, LoadError> {
             + copy::<u64, PodNetns>(pins, &maps, "pod_netns", |_| true)?
             + copy::<FrontendKey<V4>, HostPort<V4>>(pins, &maps, "host_ports4", |_| true)?
             + copy::<FrontendKey<V6>, HostPort<V6>>(pins, &maps, "host_ports6", |_| true)?;
-        info!(from = %dir.display(), entries = migrated, "took over the pods of another version");
+        info!(from = %dir.display(), entries = migrated, "copied the pods of another version");
         total += migrated;
     }
     Ok(total)
@@ -57,16 +59,17 @@ fn copy<K: Plain, V: Plain>(
     let old = match Table::<K, V>::from_fd(name, fd) {
         Ok(old) => old,
         Err(e @ MapError::Layout { .. }) => {
-            warn!(error = %e, "the pods of another version can't be taken over: they must be made anew");
+            warn!(error = %e, "cannot copy the pods of another version: recreate all pods of this node");
             return Ok(0);
         }
         Err(e) => return Err(e.into()),
     };
     let new = Table::<K, V>::open(pins, name)?;
+    // In an array every key exists, so only the value tells if an entry is in use.
     let is_array = sys::map_info(new.as_fd()).map_err(|source| pin_error("reading", &path, source))?.map_type == ARRAY;
     let mut count = 0;
     for (key, value) in old.entries()?.iter().filter(|(_, value)| wanted(value)) {
-        // What our plugin has written since is newer.
+        // Entries that this version's plugin has written meanwhile are newer and stay.
         let free = !is_array || new.get(key)?.is_none_or(|present| !wanted(&present));
         let written =
             free && if is_array { new.insert(key, value).map(|()| true)? } else { new.insert_new(key, value)? };
@@ -75,5 +78,5 @@ fn copy<K: Plain, V: Plain>(
     Ok(count)
 }
 
-/// `BPF_MAP_TYPE_ARRAY`: every element is always there.
+/// `BPF_MAP_TYPE_ARRAY`, in which every element exists from the start.
 const ARRAY: u32 = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;

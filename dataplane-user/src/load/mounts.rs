@@ -1,20 +1,25 @@
-//! Where the kernel's file systems are mounted: a reading of `/proc/self/mountinfo` (proc(5)).
+//! Finds the mounted bpf and cgroup2 file systems in `/proc/self/mountinfo` (proc(5)).
+//!
+//! Used by the kernel probe, which reads the file. This module only parses text, so that the tests
+//! need no mounts.
 
 use std::path::{Path, PathBuf};
 
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Where.
+    /// Absolute path of the mount point.
     pub point: PathBuf,
-    /// Its type, such as `bpf` or `cgroup2`.
+    /// File system type, such as `bpf` or `cgroup2`.
     pub kind: String,
 }
 
-/// Reads the text of `mountinfo`; lines that are none are passed over.
+/// Parses the text of `mountinfo` and skips malformed lines.
 #[must_use]
 pub fn parse(mountinfo: &str) -> Vec<Mount> {
     let line = |line: &str| {
+        // A hyphen ends the optional fields. The mount point is field 5, the type follows the
+        // hyphen.
         let (left, right) = line.split_once(" - ")?;
         let point = unescape(left.split(' ').nth(4)?).into();
         Some(Mount { point, kind: right.split(' ').next()?.to_owned() })
@@ -22,13 +27,15 @@ pub fn parse(mountinfo: &str) -> Vec<Mount> {
     mountinfo.lines().filter_map(line).collect()
 }
 
-/// The file system in which `path` lies: the mount with the longest matching name; of equals the last, which hides the others.
+/// Returns the mount that contains `path`: the one with the longest matching mount point.
+///
+/// Of several mounts on the same point it returns the last, which hides the others.
 #[must_use]
 pub fn holding<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     mounts.iter().filter(|m| path.starts_with(&m.point)).max_by_key(|m| m.point.as_os_str().len())
 }
 
-/// The root of the cgroup hierarchy of version 2.
+/// Returns the root of the cgroup2 hierarchy, preferring the two usual places.
 #[must_use]
 pub fn cgroup2(mounts: &[Mount]) -> Option<&Path> {
     ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
@@ -38,7 +45,7 @@ pub fn cgroup2(mounts: &[Mount]) -> Option<&Path> {
         .or_else(|| mounts.iter().find(|m| m.kind == "cgroup2").map(|m| m.point.as_path()))
 }
 
-/// Spaces, tabs, newlines and backslashes stand there as `\` and three octal digits.
+/// Decodes octal escapes: mountinfo writes spaces, tabs, newlines and backslashes as `\ooo`.
 fn unescape(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut out = parts.next().unwrap_or_default().to_owned();

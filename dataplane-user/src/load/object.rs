@@ -1,4 +1,7 @@
-//! The eBPF object: built into this program, or a file.
+//! The eBPF object: embedded in this binary at build time, or read from a file (--ebpf-object).
+//!
+//! Gives the loader the bytes and a fingerprint by which a later agent recognizes programs that
+//! were loaded from the same object. Parses nothing but the ELF magic.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -7,7 +10,7 @@ use dataplane_common::types::fnv;
 
 use super::LoadError;
 
-/// Empty when the build had no eBPF object (see build.rs).
+/// The embedded object; empty if the build had none (see build.rs).
 static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ropeway.bpf.o"));
 
 /// An object file with the programs.
@@ -17,10 +20,10 @@ pub struct Object {
 }
 
 impl Object {
-    /// The file, or what was built in.
+    /// Reads `file`, or returns the embedded object if no file is given.
     ///
     /// # Errors
-    /// The file can't be read or is no ELF; nothing was built in.
+    /// The file can't be read or is no ELF file; or no object is embedded.
     pub fn get(file: Option<&Path>) -> Result<Self, LoadError> {
         let Some(path) = file else {
             return if EMBEDDED.is_empty() { Err(LoadError::NoObject) } else { Ok(Self { bytes: EMBEDDED.into() }) };
@@ -32,13 +35,13 @@ impl Object {
         Ok(Self { bytes: bytes.into() })
     }
 
-    /// The file's content.
+    /// Returns the bytes of the ELF file.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Names what is loaded: the object and the settings that are compiled into the programs.
+    /// Returns a hash of the object and of the settings that are compiled into the programs.
     #[must_use]
     pub fn fingerprint(&self, trace: bool) -> String {
         let hash = fnv::extend64(fnv::hash64(&self.bytes), &[u8::from(trace)]);
@@ -51,20 +54,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_objects_are_taken() {
+    fn only_elf_objects_are_accepted() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "text").unwrap();
         let message = Object::get(Some(file.path())).unwrap_err().to_string();
         assert!(message.ends_with("not an ELF object"), "{message}");
         let message = Object::get(Some(Path::new("/nonexistent"))).unwrap_err().to_string();
-        assert!(message.starts_with("/nonexistent: No such file"), "{message}");
+        assert!(message.starts_with("cannot access /nonexistent: No such file"), "{message}");
         std::fs::write(file.path(), b"\x7fELF").unwrap();
         let object = Object::get(Some(file.path())).unwrap();
         assert_ne!(object.fingerprint(false), object.fingerprint(true));
     }
 
     #[test]
-    fn a_build_without_programs_says_so() {
+    fn build_without_programs_says_so() {
         if EMBEDDED.is_empty() {
             let message = Object::get(None).unwrap_err().to_string();
             assert!(

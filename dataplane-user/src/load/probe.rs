@@ -1,7 +1,8 @@
-//! What the kernel can do, and what we say when it can't.
+//! Probes the kernel for the features that Ropeway needs.
 //!
-//! Facts are gathered by asking the kernel (a program that only calls one helper either loads or does not); the version
-//! number serves only for the message, because distributors add features to older kernels. The judgement is pure.
+//! `gather` asks the kernel: a program that only calls one helper either loads or does not. `check`
+//! is pure and turns the answers into an error message. The version number only appears in that
+//! message and decides nothing, because distributions backport features to older kernels.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use super::LoadError;
 use super::mounts::{self, Mount};
 
-/// The oldest kernel that has everything.
+/// The oldest kernel release that has all needed features.
 pub const MINIMUM_KERNEL: &str = "6.1";
 
 const NEEDED: &[(ProgramType, BpfHelper, &str)] = &[
@@ -32,22 +33,22 @@ const NEEDED: &[(ProgramType, BpfHelper, &str)] = &[
     (ProgramType::CgroupSock, BpfHelper::BPF_FUNC_sk_storage_get, "bpf_sk_storage_get in cgroup socket programs"),
 ];
 
-/// What was found.
+/// The features and mounts that were found on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelFacts {
-    /// Release of the running kernel.
+    /// Release of the running kernel, such as `6.1.0`.
     pub kernel: String,
-    /// Features that it lacks, in words.
+    /// Descriptions of the features that it lacks.
     pub missing: Vec<&'static str>,
-    /// The mounted file systems.
+    /// All mounted file systems.
     pub mounts: Vec<Mount>,
 }
 
 impl KernelFacts {
-    /// Asks the kernel.
+    /// Probes the running kernel.
     ///
     /// # Errors
-    /// bpf(2) is not permitted, or `/proc` can't be read.
+    /// bpf(2) is not permitted, a probe failed, or `/proc` can't be read.
     pub fn gather() -> Result<Self, LoadError> {
         let read =
             |path: &str| std::fs::read_to_string(path).map_err(|source| LoadError::File { path: path.into(), source });
@@ -58,6 +59,7 @@ impl KernelFacts {
             match is_helper_supported(program, helper) {
                 Ok(true) => {}
                 Ok(false) => missing.push(name),
+                // Without the capability every probe fails, which says nothing about the feature.
                 Err(e) if is_permission(&e) => return Err(LoadError::NotPermitted),
                 Err(source) => return Err(LoadError::Probe { feature: name, source: Box::new(source) }),
             }
@@ -65,10 +67,11 @@ impl KernelFacts {
         Ok(Self { kernel, missing, mounts })
     }
 
-    /// Says what stands in the way of running here; gives the cgroup to attach to.
+    /// Checks that the agent can run here and returns the cgroup to attach to.
     ///
     /// # Errors
-    /// The kernel lacks a feature, `pin_root` is in no bpf file system, or there is no cgroup of version 2 where it is expected.
+    /// The kernel lacks a feature, `pin_root` is not in a bpf file system, or no cgroup2 file
+    /// system is where it is expected.
     pub fn check(&self, pin_root: &Path, cgroup_root: Option<&Path>) -> Result<PathBuf, LoadError> {
         if !self.missing.is_empty() {
             return Err(LoadError::MissingFeatures { kernel: self.kernel.clone(), missing: self.missing.join(", ") });
@@ -110,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_machine_passes() {
+    fn complete_kernel_passes() {
         let root = facts().check(Path::new("/sys/fs/bpf/ropeway"), None).unwrap();
         assert_eq!(root, Path::new("/sys/fs/cgroup"));
         let node = Path::new("/sys/fs/cgroup/node1");
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_is_told_what_it_lacks() {
+    fn missing_features_are_named() {
         let old = KernelFacts {
             kernel: "5.15.0-91".into(),
             missing: vec!["bpf_set_retval in cgroup socket programs"],

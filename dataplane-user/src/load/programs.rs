@@ -1,4 +1,9 @@
-//! Maps and programs: loaded once, pinned, adopted by the next agent.
+//! Loads maps and programs once and pins them, so that the next agent adopts them.
+//!
+//! Pins lie in `maps`, `programs` and `loaded` of the ABI's directory. A directory in `loaded`,
+//! named after the fingerprint of object and settings, marks programs that need not be loaded
+//! again. New programs are pinned as `NAME+next` and renamed over the old pins after all of them
+//! have passed the verifier. Attaching is the task of [`super::attach`].
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -25,14 +30,17 @@ use tracing::{debug, info, warn};
 use super::object::Object;
 use super::{LoadError, resize};
 
-/// The programs of network devices.
+/// Programs of network devices (pods and uplinks).
 pub const DEVICE_PROGRAMS: [&str; 4] = ["from_pod", "to_pod", "from_uplink", "to_uplink"];
 
-/// The program that reads the kernel's clock.
+/// The program that returns the kernel's jiffies.
 pub const CLOCK: &str = "clock";
 
-/// The programs of the cgroup with their `enum bpf_attach_type`; the views come before the translations, so that no socket
-/// is translated that would not be shown the frontend, and the end before both, so that none is counted for ever.
+/// Cgroup programs with their `enum bpf_attach_type`, in the order in which they are attached.
+///
+/// `getpeer` and `recvmsg` come before `connect` and `sendmsg`: a socket must not be translated
+/// while the hook that shows it the frontend is missing. `release` comes first, or connections that
+/// the others count would never be subtracted.
 pub const SOCKET_PROGRAMS: [(&str, u32); 9] = [
     ("sock_release", BPF_CGROUP_INET_SOCK_RELEASE as u32),
     ("sock_getpeer4", BPF_CGROUP_INET4_GETPEERNAME as u32),
@@ -45,36 +53,36 @@ pub const SOCKET_PROGRAMS: [(&str, u32); 9] = [
     ("sock_sendmsg6", BPF_CGROUP_UDP6_SENDMSG as u32),
 ];
 
-/// The names of all programs.
+/// Returns the names of all programs.
 pub fn all() -> impl Iterator<Item = &'static str> {
     let stages = STAGE_PROGRAMS.map(|(_, name)| name);
     stages.into_iter().chain(DEVICE_PROGRAMS).chain(SOCKET_PROGRAMS.map(|(name, _)| name)).chain([CLOCK])
 }
 
-/// A pinned program.
+/// A program that was opened from its pin.
 #[derive(Debug)]
 pub struct Pinned {
-    /// Its descriptor.
+    /// The open file descriptor.
     pub fd: OwnedFd,
-    /// Its number in this kernel.
+    /// The program id that this kernel has assigned.
     pub id: u32,
 }
 
-/// All programs, pinned.
+/// All programs, opened from their pins.
 #[derive(Debug)]
 pub struct Programs {
     by_name: BTreeMap<&'static str, Pinned>,
-    /// How many pins of maps and programs were written: 0 when the predecessor's were right.
+    /// Number of map and program pins that were written; 0 if the previous agent's were adopted.
     pub operations: usize,
-    /// With tracing: the object, whose log is read from it.
+    /// The loaded object if tracing is on: its log messages are read from it.
     pub traced: Option<Ebpf>,
 }
 
 impl Programs {
-    /// The program `name`.
+    /// Returns the program `name`.
     ///
     /// # Errors
-    /// There is none.
+    /// No program has this name.
     pub fn get(&self, name: &str) -> Result<&Pinned, LoadError> {
         self.by_name.get(name).ok_or_else(|| LoadError::NoProgram { program: name.into(), kind: "pinned" })
     }
@@ -95,37 +103,41 @@ impl Programs {
     }
 }
 
-/// What decides how programs and maps are made.
+/// Settings that decide how programs and maps are created.
 #[derive(Debug)]
 pub struct LoadSettings<'a> {
-    /// Programs with log messages.
+    /// Compile log messages into the programs.
     pub trace: bool,
-    /// Sizes of maps that keep the size with which they are made.
+    /// Sizes of maps that keep the size with which they are created.
     pub fixed: &'a [(&'static str, u32)],
-    /// Sizes of maps that grow: those that are smaller are replaced by larger ones, those that are larger stay.
+    /// Sizes of maps that can be resized. Smaller pinned maps are replaced by larger ones; larger
+    /// ones stay.
     pub growing: &'a [(&'static str, u32)],
 }
 
-/// Sees to it that the maps and programs of `object` are pinned, and does nothing if they are.
+/// Loads and pins the maps and programs of `object`, or adopts the pins if they are up to date.
 ///
-/// What was made before a failure is removed again; pins that were there stay as they were.
+/// After a failure all new files and directories are removed; pins that existed before stay
+/// unchanged.
 ///
 /// # Errors
-/// The object does not fit, the kernel refuses a map or a program, a pin can't be made.
+/// The object does not fit this ABI, the kernel rejects a map or a program, or a pin can't be
+/// created.
 pub fn load(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result<Programs, LoadError> {
     let mark = pins.directory().join("loaded").join(object.fingerprint(settings.trace));
-    let mut undo = Undo::default();
+    let mut rollback = Rollback::default();
     for dir in ["maps", "programs", "links", "loaded"] {
-        undo.make_dir(&pins.directory().join(dir))?;
+        rollback.make_dir(&pins.directory().join(dir))?;
     }
     if let Err(e) = resize::resize(pins, object, settings) {
-        warn!(error = %e, "maps keep their sizes");
+        warn!(error = %e, "map resize failed: the maps keep their sizes");
     }
     let complete = abi::MAPS.iter().all(|m| pins.map(m).exists());
+    // Tracing needs the `Ebpf` value of a fresh load: the log is read through it.
     if complete && !settings.trace && mark.is_dir() {
         match Programs::open(pins) {
             Ok(programs) => {
-                undo.keep();
+                rollback.keep();
                 check_sizes(pins, settings.fixed)?;
                 let operations = link_stages(pins, &programs)?;
                 debug!("the pinned programs are those of this build");
@@ -134,40 +146,45 @@ pub fn load(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result
             Err(e) => warn!(error = %e, "a pinned program is damaged: loading all programs again"),
         }
     }
+    // Loading may fail half-way: register the files that it would leave behind.
     let new_maps = abi::MAPS.iter().filter(|m| !pins.map(m).exists()).count();
     for map in abi::MAPS {
-        undo.expect_file(pins.map(map));
+        rollback.expect_file(pins.map(map));
     }
     let mut ebpf = load_object(pins, object, settings)?;
     check_sizes(pins, settings.fixed)?;
+    // Pinned under temporary names, because the verifier may still reject the last program.
     let mut verified = Vec::new();
     for name in all() {
         verify(&mut ebpf, name)?;
         let path = pins.program(name);
         let next = path.with_file_name(format!("{name}+next"));
         remove_file(&next)?;
-        undo.expect_file(next.clone());
+        rollback.expect_file(next.clone());
         let program = ebpf.program_mut(name).ok_or_else(|| no_program(name))?;
         program.pin(&next).map_err(|e| pin_error("pinning", &next, io::Error::other(e)))?;
         verified.push((next, path));
     }
-    // From here on both old and new programs work with these maps: nothing needs to be undone.
-    undo.keep();
+    // From here on old and new programs work with these maps, so nothing is rolled back.
+    rollback.keep();
+    // The old mark goes first: an agent that is killed between the renames must load again.
     clear_marks(mark.parent())?;
     for (next, path) in &verified {
         fs::rename(next, path).map_err(|source| pin_error("replacing", path, source))?;
     }
     let programs = Programs::open(pins)?;
     let operations = new_maps + verified.len() + link_stages(pins, &programs)?;
+    // Last, because the mark promises that all of the above is complete.
     make_dir(&mark)?;
     info!(programs = verified.len(), new_maps, "programs loaded");
     Ok(Programs { operations, traced: settings.trace.then_some(ebpf), ..programs })
 }
 
-/// Sees to it that the packet programs find the programs of the steps in the array `stages`, before any of them is attached. As a pinned map the
-/// array keeps them without an agent.
+/// Fills the tail-call array `stages` before any packet program is attached.
+///
+/// The array is pinned, which keeps the stage programs loaded without an agent.
 fn link_stages(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {
-    // read as program ids, written as descriptors
+    // A program array is read as program ids and written as descriptors.
     let stages = Table::<u32, u32>::open(pins, "stages")?;
     let mut operations = 0;
     for (index, name) in STAGE_PROGRAMS {
@@ -181,7 +198,7 @@ fn link_stages(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {
 }
 
 pub(super) fn load_object(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result<Ebpf, LoadError> {
-    // Read-only data: with 0 the verifier leaves the log messages out of the programs.
+    // The level is read-only data: with 0 the verifier removes the log messages as dead code.
     let level = if settings.trace { aya_log::Level::Trace as u8 } else { 0 };
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
@@ -198,7 +215,7 @@ pub(super) fn load_object(pins: &Pins, object: &Object, settings: &LoadSettings<
     }
 }
 
-/// Has the kernel's verifier judge a program.
+/// Loads a program, which runs the kernel's verifier.
 fn verify(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
     let loaded = match ebpf.program_mut(name) {
         Some(Program::SchedClassifier(p)) => despite_signals(|| p.load()),
@@ -209,11 +226,11 @@ fn verify(ebpf: &mut Ebpf, name: &str) -> Result<(), LoadError> {
     loaded.map_err(|source| LoadError::Program { program: name.into(), source: Box::new(source) })
 }
 
-/// A map keeps its size for as long as it lives; says so when another one was asked for.
+/// Warns of maps that have another size than the settings ask for: a map's size can't be changed.
 fn check_sizes(pins: &Pins, sizes: &[(&'static str, u32)]) -> Result<(), LoadError> {
     for &(map, wanted) in sizes {
         if let Some(size) = resize::entries(pins, map)?.filter(|size| *size != wanted) {
-            warn!(map, size, wanted, "the map of a predecessor keeps its size until `ropeway uninstall`");
+            warn!(map, size, wanted, "an existing map keeps its size until `ropeway uninstall`");
         }
     }
     Ok(())
@@ -252,30 +269,32 @@ fn make_dir(path: &Path) -> Result<(), LoadError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| pin_error("making", path, source))
 }
 
-/// Pins `object` at `path` in place of whatever is pinned there: at all times there is one.
+/// Pins `object` at `path`. The rename replaces an existing pin atomically.
 pub(super) fn pin_over(object: BorrowedFd<'_>, path: &Path) -> Result<(), LoadError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let next = path.with_file_name(format!("{name}+next"));
     remove_file(&next)?;
+    // BPF_OBJ_PIN rejects an existing name, but rename(2) replaces one.
     sys::obj_pin(object, &next).map_err(|source| pin_error("pinning", &next, source))?;
     fs::rename(&next, path).map_err(|source| pin_error("replacing", path, source))
 }
 
-/// Removes what was made if the work ends early.
+/// Removes new files and directories when it is dropped, unless `keep` was called.
 #[derive(Default)]
-struct Undo {
+struct Rollback {
     files: Vec<PathBuf>,
     dirs: Vec<PathBuf>,
 }
 
-impl Undo {
+impl Rollback {
     fn make_dir(&mut self, path: &Path) -> Result<(), LoadError> {
+        // With all missing ancestors, so that a rollback removes the pin root as well.
         let missing: Vec<_> = path.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
         self.dirs.extend(missing.into_iter().rev());
         make_dir(path)
     }
 
-    /// A file that is to be removed unless it is there already.
+    /// Registers a file that is about to be created. An existing file is never removed.
     fn expect_file(&mut self, path: PathBuf) {
         if !path.exists() {
             self.files.push(path);
@@ -288,12 +307,15 @@ impl Undo {
     }
 }
 
-impl Drop for Undo {
+impl Drop for Rollback {
     fn drop(&mut self) {
         let failed = |path: &Path, result: io::Result<()>| match result {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => warn!(path = %path.display(), error = %e, "can't undo"),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                warn!(path = %path.display(), error = %e, "rollback failed: remove this path by hand")
+            }
             _ => {}
         };
+        // Files before directories, inner directories before outer ones.
         for path in &self.files {
             failed(path, fs::remove_file(path));
         }

@@ -1,9 +1,10 @@
 //! Resizes maps that only the agent writes, while programs use them.
 //!
-//! The size of a map is fixed when it is created. So a larger map is created, filled with the content and pinned in place
-//! of the old one; then the programs are loaded again and replaced one by one, as for another build. Until then they use
-//! the old map, which has the same content, because nothing else is written in between. If the agent dies in between, the
-//! old map is still pinned under another name, and the next agent restores it.
+//! A map's size is fixed when it is created. A larger map is therefore created, filled with the old
+//! content and pinned in place of the old one. Then the programs are loaded again and replaced one
+//! by one, as after an upgrade. Until then they use the old map, which has the same content because
+//! the agent writes nothing in between. If the agent dies during a resize, the old map is still
+//! pinned as `NAME+before`, and the next agent restores it.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -18,10 +19,10 @@ use super::LoadError;
 use super::object::Object;
 use super::programs::{LoadSettings, clear_marks, load_object, pin_error};
 
-/// Entries of a pinned map; `None`: there is none.
+/// Returns the number of entries of a pinned map, or `None` if it is not pinned.
 ///
 /// # Errors
-/// The pin is damaged.
+/// The pin can't be opened or is no map.
 pub fn entries(pins: &Pins, map: &str) -> Result<Option<u32>, LoadError> {
     let path = pins.map(map);
     if !path.exists() {
@@ -31,10 +32,13 @@ pub fn entries(pins: &Pins, map: &str) -> Result<Option<u32>, LoadError> {
     Ok(Some(sys::map_info(fd.as_fd()).map_err(|source| pin_error("reading", &path, source))?.max_entries))
 }
 
-/// Makes the pinned maps that are smaller than they should be larger. The programs must then be loaded again, and no mark says that they need not.
+/// Replaces pinned maps that are smaller than the settings ask for.
+///
+/// Clears the marks of loaded programs, so that the programs are loaded again with the new maps.
 ///
 /// # Errors
-/// Pins can't be changed, or the kernel has no memory for a larger map; all maps are then as before.
+/// Pins can't be changed, or the kernel has no memory for a larger map; all maps are then as
+/// before.
 pub(super) fn resize(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result<(), LoadError> {
     let mut small = Vec::new();
     for &(map, wanted) in settings.growing {
@@ -47,6 +51,7 @@ pub(super) fn resize(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) 
     if small.is_empty() {
         return Ok(());
     }
+    // Without marks the programs are loaded again and get the new maps.
     clear_marks(Some(&pins.directory().join("loaded")))?;
     let grown = replace(pins, object, settings, &small);
     if grown.is_err() {
@@ -60,22 +65,25 @@ pub(super) fn resize(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) 
 fn replace(pins: &Pins, object: &Object, settings: &LoadSettings<'_>, maps: &[&str]) -> Result<(), LoadError> {
     for map in maps {
         let path = pins.map(map);
+        // Still pinned, so that a crash leaves the old map to the next agent.
         fs::rename(&path, before(pins, map)).map_err(|source| pin_error("renaming", &path, source))?;
     }
-    // makes what is not pinned
+    // Loading the object creates the maps that are not pinned.
     drop(load_object(pins, object, settings)?);
     for map in maps {
+        // Only the agent writes these maps, so their contents do not change during the copy.
         let (old, new) = (pins.open(&before(pins, map))?, pins.open(&pins.map(map))?);
         map::copy(map, old.as_fd(), new.as_fd())?;
     }
     for map in maps {
         let path = before(pins, map);
+        // All new maps are complete: the old ones are not needed for a restart any more.
         fs::remove_file(&path).map_err(|source| pin_error("removing", &path, source))?;
     }
     Ok(())
 }
 
-/// Undoes what was begun for a map and not finished.
+/// Restores the old map of a resize that was interrupted.
 fn put_back(pins: &Pins, map: &str) -> Result<(), LoadError> {
     let path = before(pins, map);
     if !path.exists() {
@@ -85,7 +93,7 @@ fn put_back(pins: &Pins, map: &str) -> Result<(), LoadError> {
     fs::rename(&path, pins.map(map)).map_err(|source| pin_error("putting back", &path, source))
 }
 
-/// Where the map of before is pinned meanwhile.
+/// Returns the path at which the old map is pinned during a resize.
 fn before(pins: &Pins, map: &str) -> PathBuf {
     pins.map(&format!("{map}+before"))
 }

@@ -1,39 +1,41 @@
-//! How many entries the maps have.
+//! Computes the numbers of entries of all maps.
 //!
-//! What Services need begins small and grows, by doubling, up to a limit. What packets and sockets leave behind is allocated at once and has its
-//! size from the node's memory: a share of 1/400, as Cilium takes by default, but never less than what small nodes have done with.
+//! Maps for Services start small and grow by doubling up to a limit. Maps for flows, affinity and
+//! sockets are allocated at once and sized from the node's memory: a share of 1/400, which is
+//! Cilium's default too, with a lower bound that has been enough for small nodes. Used by the
+//! loader and by the agent when a map is full; touches no map.
 
 use crate::config::TableSizes;
 
-/// Maps that grow together.
+/// A group of maps that are resized together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Growing {
-    /// The maps; the first one's name is that of the group.
+    /// The maps; the first one names the group.
     pub maps: &'static [&'static str],
-    /// Entries at first.
+    /// Initial number of entries.
     pub first: u32,
-    /// Entries that they never exceed.
+    /// Maximum number of entries.
     pub limit: u32,
 }
 
-/// Sizes of all maps that do not have the object's.
+/// Sizes of all maps whose size is not fixed in the object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sizes {
-    /// Maps that grow.
+    /// Maps that are resized when they are full.
     pub growing: [Growing; 5],
-    /// Maps that keep their size for as long as they live.
+    /// Maps that keep the size with which they are created.
     pub fixed: [(&'static str, u32); 6],
 }
 
-/// Bytes in the kernel for one entry of `flows4`, one of `flows6` and half an entry of each map of affinity and sockets: keys, values, and
-/// what a hash table with a list of the least recently used adds.
+/// Kernel memory in bytes per flow: an entry of `flows4`, one of `flows6`, and half an entry of
+/// each affinity and socket map. Counts keys, values and the overhead of an LRU hash.
 const BYTES_PER_FLOW: u64 = 600;
 const SHARE: u64 = 400;
 const LEAST_FLOWS: u32 = 1 << 17;
 const MOST_FLOWS: u32 = 1 << 22;
 
 impl Sizes {
-    /// For a node with `memory` bytes.
+    /// Computes the sizes for a node with `memory` bytes of RAM.
     #[must_use]
     pub fn new(given: &TableSizes, memory: u64) -> Self {
         let flows = flows(memory);
@@ -64,15 +66,16 @@ impl Sizes {
     }
 }
 
-/// A power of two: the kernel rounds the buckets of a hash map up to one.
+/// Returns a power of two, because the kernel rounds the buckets of a hash map up to one.
 fn flows(memory: u64) -> u32 {
     let fitting = u32::try_from(memory / SHARE / BYTES_PER_FLOW).unwrap_or(u32::MAX);
     fitting.checked_ilog2().map_or(0, |bits| 1 << bits).clamp(LEAST_FLOWS, MOST_FLOWS)
 }
 
-/// How many entries a map of this size should have, so that `missing` more fit; `None`: it may not grow.
+/// Returns the size that makes room for `missing` more entries, or `None` if `limit` is reached.
 #[must_use]
 pub fn larger(entries: u32, missing: u32, limit: u32) -> Option<u32> {
+    // Grows even if no entry is missing: free slots may lie in pieces that are too small.
     let wanted = entries.saturating_add(missing).max(entries.saturating_add(1));
     let wanted = wanted.checked_next_power_of_two().unwrap_or(u32::MAX).min(limit);
     (wanted > entries).then_some(wanted)
@@ -85,7 +88,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     #[test]
-    fn flows_have_their_size_from_the_memory() {
+    fn flow_tables_are_sized_from_memory() {
         assert_eq!([1, 32, 64, 128, 256].map(|gib| flows(gib * GIB)), [1 << 17, 1 << 17, 1 << 18, 1 << 19, 1 << 20]);
         assert_eq!([flows(0), flows(u64::MAX)], [1 << 17, 1 << 22]);
         let given = TableSizes { flows: Some(4096), ..TableSizes::default() };
@@ -94,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_also_a_limit_for_the_first_size() {
+    fn limit_also_caps_the_initial_size() {
         let given = TableSizes { backends: Some(100), slots: Some(1 << 20), ..TableSizes::default() };
         let growing = Sizes::new(&given, 0).growing;
         assert_eq!([growing[3].first, growing[3].limit], [100, 100]);
@@ -102,9 +105,9 @@ mod tests {
     }
 
     #[test]
-    fn maps_grow_by_doubling_until_what_is_missing_fits() {
+    fn maps_double_until_missing_entries_fit() {
         assert_eq!(larger(1024, 1, 1 << 20), Some(2048));
-        assert_eq!(larger(1024, 0, 1 << 20), Some(2048), "what is free may lie in pieces");
+        assert_eq!(larger(1024, 0, 1 << 20), Some(2048), "free space may be fragmented");
         assert_eq!(larger(1024, 5000, 1 << 20), Some(8192));
         assert_eq!(larger(1024, 5000, 3000), Some(3000));
         assert_eq!(larger(3000, 1, 3000), None);

@@ -1,7 +1,7 @@
 //! The address blocks of all nodes, in pool mode.
 //!
-//! Written by `ipam`, read by `network::node` for routes and to tell which addresses belong to pods. It decides nothing:
-//! which node has which block is up to `ipam::plan`.
+//! Written by `ipam`, read by `network::node` for routes and to tell which addresses belong to
+//! pods. It decides nothing: `ipam::plan` assigns blocks to nodes.
 
 use std::collections::BTreeMap;
 

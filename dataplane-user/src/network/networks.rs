@@ -1,7 +1,9 @@
-//! What networks are, seen from this node: the tries `networks4` and `networks6`.
+//! Classifies networks (pod, node, service, tunnel) and writes the LPM tries `networks4` and
+//! `networks6`.
 //!
-//! [`desired`] and [`NetworkChanges::between`] are pure; [`write`] is the only writer of the two maps. Only the difference is written, so that an
-//! agent that finds everything right does nothing.
+//! [`desired`] and [`NetworkChanges::between`] are pure; [`write`] is the only writer of the two
+//! maps. The node task calls them whenever routes, tunnels or Service ranges change. Only the
+//! difference is written, so an agent that finds the tries right writes nothing.
 
 #[cfg(test)]
 mod tests;
@@ -17,44 +19,48 @@ pub use write::{NetworkChanges, NetworkKey, read, write};
 use crate::network::routes::{NextHop, RoutePlan};
 use crate::network::tunnel::Devices;
 
-/// All entries.
+/// All entries of both tries, by network.
 pub type NetworkEntries = BTreeMap<IpNetwork, Network>;
 
-/// What the entries depend on.
+/// The input of [`desired`].
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// Where the blocks and addresses of nodes are.
+    /// Next hops of all blocks and nodes.
     pub plan: &'a RoutePlan,
-    /// The tunnels.
+    /// Interface indices of the tunnel devices.
     pub devices: Devices,
-    /// The networks of pods.
+    /// Networks of pods: `clusterCIDRs` and the ranges of pools.
     pub pod_networks: &'a [&'a [IpNetwork]],
-    /// Other networks without masquerading.
+    /// Other networks to which pods keep their source address.
     pub non_masquerade: &'a [IpNetwork],
-    /// The networks of Services.
+    /// Networks of Services (cluster IPs).
     pub service_ranges: &'a [IpNetwork],
-    /// Whether it is the programs that serve Services.
+    /// True if Ropeway's programs serve Services; false beside another proxy.
     pub service_proxy: bool,
 }
 
-/// What should be in the tries. A packet finds the longest prefix only, so each entry says all about its addresses.
+/// Computes the entries of both tries.
 ///
-/// Other nodes see the addresses of pods, as the Kubernetes network model has it. A node behind a router gets IPv4 packets from pods by
-/// the tunnel, because the router need not know what pods are; there is no such way for IPv6, whose next hops in the tunnel are others than the
-/// destination.
+/// A packet finds only the longest prefix, so each entry carries all flags of its addresses.
+///
+/// Other nodes see the source addresses of pods, as the Kubernetes network model demands. A node
+/// behind a router gets IPv4 packets of pods through the tunnel, because the router need not have
+/// routes to pods. For IPv6 the tunnel can't be used for a node's own address: its next hops in the
+/// tunnel are link-local addresses, not the destination.
 #[must_use]
 pub fn desired(inputs: &Inputs<'_>) -> NetworkEntries {
-    let mut nets = NetworkEntries::new();
+    let mut entries = NetworkEntries::new();
     let mut add = |range: IpNetwork, oif: u32, flags: u32| {
-        let net = nets.entry(range).or_default();
+        let net = entries.entry(range).or_default();
         net.flags |= flags;
+        // Several inputs may name the same range. Flags add up; a tunnel device is never cleared.
         if oif != 0 {
             net.oif = oif;
         }
     };
     for (range, hop) in &inputs.plan.blocks {
         let (oif, own) = match hop {
-            // another proxy has no use for what the node's routes lead there
+            // Another proxy can't serve packets that the node's routes lead to the host device.
             NextHop::Own => (0, if inputs.service_proxy { network_flags::OWN } else { 0 }),
             NextHop::Direct { .. } => (0, 0),
             NextHop::Tunnel { remote, .. } => (inputs.devices.to(*remote).unwrap_or(0), 0),
@@ -69,17 +75,18 @@ pub fn desired(inputs: &Inputs<'_>) -> NetworkEntries {
         add(*range, 0, network_flags::KEEP_SOURCE);
     }
     for range in inputs.service_ranges {
-        // another proxy knows its Services' addresses, and only it
+        // Another proxy translates its Services' addresses itself, so packets must pass unchanged.
         add(*range, 0, if inputs.service_proxy { network_flags::SERVICE } else { network_flags::KEEP_SOURCE });
     }
-    nets
+    entries
 }
 
-/// The bits of `NodeConfig::features` for these entries: what would change nothing is off.
+/// Returns the bits of `NodeConfig::features` for these entries. Lookups that would change nothing
+/// are switched off, which saves each new flow a lookup.
 #[must_use]
-pub fn features(nets: &NetworkEntries, masquerade: bool, service_proxy: bool) -> u32 {
+pub fn features(entries: &NetworkEntries, masquerade: bool, service_proxy: bool) -> u32 {
     let matters = |net: &Network| net.oif != 0 || net.flags & (network_flags::SERVICE | network_flags::OWN) != 0;
-    let nets = if masquerade || nets.values().any(matters) { node_features::NETWORKS } else { 0 };
+    let networks = if masquerade || entries.values().any(matters) { node_features::NETWORKS } else { 0 };
     let masquerade = if masquerade { node_features::MASQUERADE } else { 0 };
-    nets | masquerade | if service_proxy { 0 } else { node_features::HOST_ROUTING }
+    networks | masquerade | if service_proxy { 0 } else { node_features::HOST_ROUTING }
 }

@@ -1,8 +1,9 @@
-//! Routes to the pods of other nodes.
+//! Installs routes to the pods of other nodes.
 //!
-//! A pure [`plan`] from Nodes to ways, and a reconciliation with the kernel's table. Ours are the routes of protocol 82
-//! that lead to a router or nowhere; those of the same protocol that lead straight to a device are the CNI plugin's, one
-//! for each pod. All others belong to somebody else and are never touched, nor overwritten.
+//! [`plan`] computes the next hops from Nodes (pure); [`apply`] changes the kernel's main table by
+//! the difference. The node task calls both. Our routes have protocol 82 and lead to a gateway or
+//! are blackholes. Routes of protocol 82 that lead straight to a device are the CNI plugin's, one
+//! for each pod. All other routes belong to other programs: they are never changed or replaced.
 
 mod plan;
 #[cfg(test)]
@@ -16,22 +17,22 @@ use tracing::{debug, info};
 
 pub use plan::{HostDeviceRoutes, LocalNode, NextHop, RoutePlan, first, plan};
 
-/// So many changes at once are logged one by one.
+/// Up to this many changes are logged one by one.
 const FEW: usize = 16;
 
-/// What has to be done to the table.
+/// The changes that turn the present routes into the wanted ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteChanges {
-    /// To destinations that have none of ours.
+    /// Routes to destinations for which no route of ours exists.
     pub add: Vec<Route>,
-    /// In place of one of ours with the same destination and metric.
+    /// Routes that replace one of ours with the same destination and metric.
     pub replace: Vec<Route>,
-    /// No longer wanted.
+    /// Routes of ours that are no longer wanted.
     pub remove: Vec<Route>,
 }
 
 impl RouteChanges {
-    /// From what is there, of all owners, to what should be.
+    /// Computes the difference. `present` may contain routes of all owners.
     #[must_use]
     pub fn between(present: &[Route], wanted: &BTreeSet<Route>) -> Self {
         let key = |r: &Route| (r.destination, r.metric);
@@ -39,62 +40,67 @@ impl RouteChanges {
         let taken: BTreeSet<_> = ours.iter().map(key).collect();
         let kept: BTreeSet<_> = wanted.iter().map(key).collect();
         let (replace, add) = wanted.difference(&ours).copied().partition(|r| taken.contains(&key(r)));
+        // A replaced route has the same key, so it must not be removed as well.
         let remove = ours.difference(wanted).filter(|r| !kept.contains(&key(r))).copied().collect();
         Self { add, replace, remove }
     }
 
-    /// How many operations that is.
+    /// Returns the number of routes to add, replace and remove.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.add.len() + self.replace.len() + self.remove.len()
     }
 
-    /// Whether the table is right.
+    /// Returns true if the table needs no change.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Whether the agent has made this route, or one before it.
+/// Returns true if this agent, or one before it, has installed the route.
 #[must_use]
 pub const fn is_ours(route: &Route) -> bool {
     route.protocol == PROTOCOL && !matches!(route.hop, Hop::Device { .. })
 }
 
-/// What came of it.
+/// The result of [`apply`].
 #[derive(Debug, Default)]
 pub struct RouteOutcome {
-    /// How many routes changed.
+    /// Number of routes that were changed.
     pub operations: usize,
-    /// Ranges with a route of somebody else in the way.
+    /// Ranges for which another program's route is in the way.
     pub blocked: Vec<IpNetwork>,
-    /// What else failed.
+    /// All failures that are not a conflict with another program's route.
     pub errors: Vec<NetlinkError>,
 }
 
-/// Brings the kernel's table from `present`, which may name routes of others as well, to `wanted`.
+/// Changes the kernel's table by the difference between `present` and `wanted`. `present` may
+/// contain routes of all owners.
 pub fn apply(socket: &mut Socket, present: &[Route], wanted: &BTreeSet<Route>) -> RouteOutcome {
     let changes = RouteChanges::between(present, wanted);
     let mut outcome = RouteOutcome::default();
     if changes.is_empty() {
         return outcome;
     }
-    // What goes makes room for what comes.
+    // Removals come first: a stale route could be in the way of a new one.
     let requests: Vec<_> = (changes.remove.iter().map(delete_route))
         .chain(changes.replace.iter().map(replace_route))
         .chain(changes.add.iter().map(add_route))
         .collect();
     let routes: Vec<_> = changes.remove.iter().chain(&changes.replace).chain(&changes.add).collect();
+    // The first sync of a large cluster would fill the log.
     if requests.len() > FEW {
         let RouteChanges { add, replace, remove } = &changes;
-        info!(added = add.len(), replaced = replace.len(), removed = remove.len(), "routes");
+        info!(added = add.len(), replaced = replace.len(), removed = remove.len(), "routes changed");
         requests.iter().for_each(|request| debug!("{}", request.attempt()));
     } else {
         requests.iter().for_each(|request| info!("{}", request.attempt()));
     }
     let failed = socket.run_each(&requests);
     outcome.operations = requests.len() - failed.len();
+    // EEXIST: another program has a route with this destination and metric. A route that is already
+    // gone needs no removal.
     for (i, error) in failed {
         if error.refusal() == Some(libc::EEXIST) {
             outcome.blocked.extend(routes.get(i).map(|r| r.destination));

@@ -1,8 +1,9 @@
-//! The way to nodes behind another subnet: VXLAN devices, one for each address family of the networks between the nodes.
+//! VXLAN devices to nodes behind a router, one per address family of the underlay.
 //!
-//! Nothing is learnt and nothing is asked for: network identifier, port and hardware addresses are the same rule on every
-//! node, so a Node object says all that the other ends must know. A device of this name with another network identifier
-//! is somebody else's and is left alone.
+//! The node task calls [`apply`] with the tunnels that the route plan needs; uninstall calls
+//! [`remove_all`]. There is no learning and no control protocol. VNI, port and hardware addresses
+//! follow the same rule on every node, so a Node object contains all that the other nodes need. A
+//! device of our name with another VNI belongs to another program and is never changed.
 
 mod apply;
 #[cfg(test)]
@@ -17,27 +18,29 @@ use ipnetwork::IpNetwork;
 
 pub use apply::{TunnelError, TunnelOutcome, apply, remove_all};
 
-/// The network identifier ("RW").
+/// The VXLAN network identifier ("RW" in ASCII).
 pub const VNI: u32 = 0x5257;
 
-/// The devices' names: the one whose datagrams are IPv4, and IPv6.
+/// Names of the devices, by the family of the outer packets: IPv4, IPv6.
 pub const NAMES: [&str; 2] = ["ropeway.vx4", "ropeway.vx6"];
 
-/// The device's name by the family of its datagrams.
+/// Returns the name of the device for this family of outer packets.
 #[must_use]
 pub const fn name(v6: bool) -> &'static str {
     NAMES[v6 as usize]
 }
 
-/// How many bytes of a packet of the network between the nodes the tunnel takes: the headers of IP, UDP and VXLAN, and the
+/// Returns the bytes that the tunnel adds to a packet: outer IP, UDP and VXLAN headers, and the
 /// inner Ethernet header.
 #[must_use]
 pub const fn overhead(v6: bool) -> u32 {
     (if v6 { 40 } else { 20 }) + 8 + 8 + 14
 }
 
-/// The hardware address in the tunnel of the node with this address: `52:57` and the IPv4 address, or `56` and five bytes of a hash
-/// of the IPv6 address (FNV-1a, 64 bits, of which the last five).
+/// Returns the hardware address in the tunnel of the node with this address.
+///
+/// For IPv4: `52:57` and the four bytes of the address. For IPv6: `56` and the last five bytes of
+/// the address's FNV-1a hash (64 bits).
 #[must_use]
 pub fn mac(address: IpAddr) -> [u8; 6] {
     match address {
@@ -53,56 +56,64 @@ pub fn mac(address: IpAddr) -> [u8; 6] {
     }
 }
 
-/// The next hop of IPv6 packets in the tunnel: the link-local address that belongs to a hardware address (RFC 4291, appendix A).
+/// Returns the next hop of IPv6 packets in the tunnel: the link-local address that belongs to a
+/// hardware address (RFC 4291, appendix A).
 #[must_use]
 pub fn link_local(mac: [u8; 6]) -> IpAddr {
     let [m0, m1, m2, m3, m4, m5] = mac;
+    // Modified EUI-64: inverts the universal/local bit and inserts ff:fe in the middle.
     let id = u64::from_be_bytes([m0 ^ 2, m1, m2, 0xff, 0xfe, m3, m4, m5]);
     Ipv6Addr::from_bits(0xfe80_u128 << 112 | u128::from(id)).into()
 }
 
-/// The other ends: the address of a node, by which the hardware address is made as well, and its addresses in the tunnel.
+/// Remote nodes of a tunnel: the node's address, from which its hardware address follows, and its
+/// addresses in the tunnel.
 pub type Peers = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 
-/// The addresses of the tunnel: those of the node's ranges themselves, of each family the first, which no pod ever gets. What a node's own processes send
-/// into the tunnel comes from there, so that the answer takes the same way, and no router has to let pods' addresses pass.
+/// Returns the tunnel's own addresses: the first address of the node's first range of each family,
+/// which no pod gets.
+///
+/// The node's own packets into the tunnel have it as source. So the replies take the tunnel too,
+/// and no router has to let addresses of pods pass.
 #[must_use]
 pub fn addresses(ranges: &[IpNetwork]) -> BTreeSet<IpNetwork> {
     let first = |v6| {
         let range = ranges.iter().find(|r| r.is_ipv6() == v6)?;
-        // In a range of one or two addresses all are for pods.
+        // In a range of one or two addresses, all of them are for pods.
         let whole: u8 = if v6 { 128 } else { 32 };
         (whole - range.prefix() > 1).then(|| range.network().into())
     };
     [false, true].into_iter().filter_map(first).collect()
 }
 
-/// What a device should be.
+/// The desired state of a tunnel device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// This node's address, whose family is that of the datagrams.
+    /// Address of this node; its family is that of the outer packets.
     pub local: IpAddr,
-    /// This node's hardware address in the tunnel.
+    /// Hardware address of this node in the tunnel.
     pub mac: [u8; 6],
-    /// Largest packet in the tunnel.
+    /// Size of the largest inner IP packet, in bytes.
     pub mtu: u32,
-    /// UDP port.
+    /// UDP destination port, the same on all nodes.
     pub port: u16,
-    /// Its own addresses, each a network of one.
+    /// Addresses of the device, as host networks (/32 and /128).
     pub addresses: BTreeSet<IpNetwork>,
-    /// The other ends, of the same family.
+    /// Remote nodes, of the same family.
     pub peers: Peers,
 }
 
 impl Tunnel {
-    /// The device's name.
+    /// Returns the name of the device.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         name(self.local.is_ipv6())
     }
 
-    /// Its settings. No checksum in the outer UDP header: what is inside has its own, and to compute another costs each packet. Over IPv6
-    /// that has to be allowed at both ends (RFC 6935).
+    /// Returns the VXLAN settings.
+    ///
+    /// The outer UDP header has no checksum: inner packets have theirs, and computing another one
+    /// would cost every packet. Over IPv6 both ends must allow that (RFC 6935).
     #[must_use]
     pub const fn settings(&self) -> Vxlan {
         let six = self.local.is_ipv6();
@@ -117,31 +128,31 @@ impl Tunnel {
     }
 }
 
-/// Whether we have made this device, or an agent before us.
+/// Returns true if this agent, or one before it, has created the device.
 #[must_use]
 pub fn is_ours(link: &Link) -> bool {
     NAMES.contains(&link.name.as_str()) && link.vxlan.is_some_and(|v| v.vni == VNI)
 }
 
-/// The change that a tunnel device needs.
+/// The change that turns the present device into the wanted one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TunnelAction {
-    /// Made.
+    /// Create the device, which does not exist.
     Make,
-    /// Removed, and made anew: what differs can't be changed.
+    /// Remove the device and create it again, because the differing settings can't be changed.
     Remake,
-    /// Given its hardware address, MTU and flag again, as far as they differ.
+    /// Set the attributes that differ.
     Change {
-        /// The hardware address.
+        /// Set the hardware address.
         mac: bool,
-        /// The MTU.
+        /// Set the MTU of the device.
         mtu: bool,
-        /// It is down.
+        /// Set the device up.
         down: bool,
     },
-    /// Nothing.
+    /// The device is right.
     Keep,
-    /// Nothing, because it is somebody else's.
+    /// The device belongs to another program and stays as it is.
     Foreign,
 }
 
@@ -159,15 +170,15 @@ pub fn action(present: Option<&Link>, wanted: &Tunnel) -> TunnelAction {
     if mac || mtu || down { TunnelAction::Change { mac, mtu, down } } else { TunnelAction::Keep }
 }
 
-/// Indices of the devices.
+/// Interface indices of the tunnel devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
-    /// Of the one with IPv4 datagrams and the one with IPv6 datagrams.
+    /// Index by the family of the outer packets: IPv4, IPv6. `None` if the device does not exist.
     pub indices: [Option<u32>; 2],
 }
 
 impl Devices {
-    /// The device that leads to a node's address.
+    /// Returns the device that leads to a node's address.
     #[must_use]
     pub const fn to(&self, remote: IpAddr) -> Option<u32> {
         self.indices[remote.is_ipv6() as usize]

@@ -1,9 +1,14 @@
-//! Tells the owners of Services what of them can't be served: Events of the API group `events.k8s.io`.
+//! Reports Services that can't be served as Events of the API group `events.k8s.io`.
 //!
-//! Never in anybody's way: the controller's snapshots are read, and others leave a note or, when too many wait, do without. A fault is told when it
-//! appears and once an hour while it lasts, because an API server forgets Events. What every node finds has one name on all of them, so that a
-//! thousand nodes make one Event; the recorder of `kube` would make one for each node, and keep the first text. Nothing is told where objects
-//! come from a directory: the log says it.
+//! [`run`] is a task of the agent. It reads the controller's snapshots; other tasks queue a
+//! [`Notice`], which is dropped when too many wait, so that no task ever waits for the API server.
+//! A fault is reported when it appears and once an hour while it lasts, because an API server
+//! deletes old Events. Without a cluster (objects from a directory) there are no Events; the log
+//! has the same messages.
+//!
+//! A fault that every node finds has the same Event name on all of them, so a thousand nodes create
+//! one Event. `kube`'s recorder is not used: it would create one for each node, and keep the first
+//! text.
 
 mod object;
 mod rate_limit;
@@ -27,31 +32,32 @@ use crate::proxy::source::wire::{ServiceWire, SliceWire};
 use crate::proxy::source::{ObjectKey, ObjectKind, Rejection, RejectionOrigin};
 use rate_limit::RateLimits;
 
-/// How often a fault that lasts is told.
+/// Interval at which a lasting fault is reported again.
 const AGAIN: Duration = Duration::from_secs(3600);
-/// Notices that may wait for the API server.
+/// Maximum number of notices that wait for the API server.
 const WAITING: usize = 256;
-/// How long an API server that failed is left alone.
+/// Pause after a failed request.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How long an API server may take.
+/// Time limit of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Something to be told about an object.
+/// A message about an object, to become an Event.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Notice {
-    /// Kind of the object: a Service or an `EndpointSlice`.
+    /// Kind of the object: Service or `EndpointSlice`.
     pub kind: ObjectKind,
-    /// The object.
+    /// Namespace and name of the object.
     pub key: ObjectKey,
-    /// `reason`, for machines.
+    /// The Event's `reason`, a fixed word for programs.
     pub reason: &'static str,
-    /// `note`, for people.
+    /// The Event's `note`, a text for people.
     pub note: String,
-    /// Whether it is about this node only.
+    /// True if the message concerns this node only.
     pub local: bool,
 }
 
-/// The sending side of the queue of notices. The default has no queue and drops them: there is no cluster.
+/// The sending side of the queue of notices. The default has no queue and drops them: there is no
+/// cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Notices(Option<mpsc::Sender<Notice>>);
 
@@ -61,42 +67,44 @@ impl Notices {
         if let Some(sender) = &self.0
             && let Err(e) = sender.try_send(notice)
         {
-            debug!(error = %e, "an Event is left out");
+            debug!(error = %e, "Event dropped: the queue is full");
         }
     }
 }
 
-/// Where notices are left, and who takes them.
+/// Creates the queue of notices.
 #[must_use]
 pub fn channel() -> (Notices, mpsc::Receiver<Notice>) {
     let (sender, receiver) = mpsc::channel(WAITING);
     (Notices(Some(sender)), receiver)
 }
 
-/// Tells until the controller has ended. `servers` differ in the API server and are tried in turn.
+/// Creates Events until the controller ends. `servers` are configurations of the API servers and
+/// are tried in turn.
 pub async fn run(
     servers: Vec<Config>,
     node: String,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    mut left: mpsc::Receiver<Notice>,
+    mut queued: mpsc::Receiver<Notice>,
 ) {
     let mut recorder = EventRecorder { servers, node, ..EventRecorder::default() };
     loop {
         let due = recorder.due(Instant::now());
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return },
-            Some(notice) = left.recv() => recorder.enqueue(notice, Instant::now()),
-            () = sleep_until(due.into()) => recorder.tell().await,
+            Some(notice) = queued.recv() => recorder.enqueue(notice, Instant::now()),
+            () = sleep_until(due.into()) => recorder.send_next().await,
         }
         let rejections = Arc::clone(&snapshots.borrow_and_update().rejections);
-        recorder.look(&rejections, Instant::now());
+        recorder.observe(&rejections, Instant::now());
     }
 }
 
-/// One notice for each object and reason.
+/// Identity of a fault: object and reason.
 type NoticeId = (ObjectKind, ObjectKey, &'static str);
 
-/// The text of each, and whether it is about this node only.
+/// Groups rejections by object and reason. Returns the text of each group and true if it concerns
+/// this node only.
 fn notices(rejections: &[Rejection]) -> BTreeMap<NoticeId, (String, bool)> {
     let mut all: BTreeMap<_, (String, bool)> = BTreeMap::new();
     for r in rejections {
@@ -121,29 +129,30 @@ struct EventRecorder {
     node: String,
     turn: usize,
     client: Option<Client>,
-    /// What has been told, and when.
+    /// Faults that were reported, with the text and the time.
     known: BTreeMap<NoticeId, (String, Instant)>,
     seen: Option<Arc<[Rejection]>>,
     queue: VecDeque<Notice>,
     limits: RateLimits,
     pause: Option<Instant>,
-    /// The API server has forbidden it, and the log says so.
+    /// The API server has forbidden Events, and the log says so.
     forbidden: bool,
 }
 
 impl EventRecorder {
-    /// Takes what is new among the present faults, and what has lasted.
-    fn look(&mut self, rejections: &Arc<[Rejection]>, now: Instant) {
+    /// Queues the faults that are new, changed, or due again.
+    fn observe(&mut self, rejections: &Arc<[Rejection]>, now: Instant) {
         let same = self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, rejections));
         if same && self.known.values().all(|(_, at)| now.duration_since(*at) < AGAIN) {
             return;
         }
         self.seen = Some(Arc::clone(rejections));
         let present = notices(rejections);
+        // A fault that has ended is reported again if it comes back.
         self.known.retain(|id, _| present.contains_key(id));
         for (id, (note, local)) in present {
-            let told = self.known.get(&id).filter(|(text, at)| *text == note && now.duration_since(*at) < AGAIN);
-            if told.is_none() {
+            let reported = self.known.get(&id).filter(|(text, at)| *text == note && now.duration_since(*at) < AGAIN);
+            if reported.is_none() {
                 let (kind, key, reason) = id.clone();
                 self.known.insert(id, (note.clone(), now));
                 self.enqueue(Notice { kind, key, reason, note, local }, now);
@@ -153,13 +162,13 @@ impl EventRecorder {
 
     fn enqueue(&mut self, notice: Notice, now: Instant) {
         if self.queue.len() >= WAITING || !self.limits.allows(&notice.key, now) {
-            debug!(object = %notice.key, reason = notice.reason, "too many Events: left out");
+            debug!(object = %notice.key, reason = notice.reason, "Event dropped: rate limit of the object");
         } else if !self.queue.contains(&notice) {
             self.queue.push_back(notice);
         }
     }
 
-    /// When there is something to do.
+    /// Returns the time of the next request.
     fn due(&self, now: Instant) -> Instant {
         if self.queue.is_empty() {
             return now + AGAIN;
@@ -167,8 +176,8 @@ impl EventRecorder {
         self.pause.map_or(now, |p| p.max(now)).max(self.limits.next(now))
     }
 
-    /// Tells the notice that has waited longest.
-    async fn tell(&mut self) {
+    /// Sends the oldest notice, and puts it back if the API server can't be reached.
+    async fn send_next(&mut self) {
         let Some(notice) = self.queue.pop_front() else { return };
         self.limits.spent(Instant::now());
         let error = match timeout(REQUEST_TIMEOUT, self.publish(&notice)).await {
@@ -177,7 +186,7 @@ impl EventRecorder {
                 return;
             }
             Ok(Err(kube::Error::Api(status))) if status.code < 500 && status.code != 429 => {
-                // the object is gone, or another node has told it already
+                // 404: the object is gone. 409: another node has created the Event already.
                 if status.code != 404 && status.code != 409 {
                     self.refused(&status.message);
                 }
@@ -186,7 +195,8 @@ impl EventRecorder {
             Ok(Err(e)) => e.to_string(),
             Err(late) => late.to_string(),
         };
-        debug!(error, "an Event waits for the API server");
+        debug!(error, "Event delayed: the API server can't be reached");
+        // The next attempt uses the next server, after a pause.
         self.queue.push_front(notice);
         (self.client, self.turn) = (None, self.turn + 1);
         self.pause = Some(Instant::now() + PAUSE);
@@ -195,8 +205,8 @@ impl EventRecorder {
     fn refused(&mut self, message: &str) {
         if !self.forbidden {
             warn!(
-                "the API server takes no Events ({message}); what can't be served stands in this log and in `ropeway status`: \
-                 apply manifests/base/rbac.yaml for Events"
+                "Events are not written: the API server rejects them ({message}). Apply manifests/base/rbac.yaml. \
+                 Until then this log and `ropeway status` tell what can't be served"
             );
         }
         self.forbidden = true;
@@ -206,11 +216,12 @@ impl EventRecorder {
         let client = if let Some(client) = &self.client {
             client.clone()
         } else {
+            // Without servers there is no cluster, and the notice is dropped.
             let Some(server) = self.servers.get(self.turn % self.servers.len().max(1)) else { return Ok(()) };
             self.client.insert(Client::try_from(server.clone())?).clone()
         };
         let (namespace, name) = (&*notice.key.namespace, &*notice.key.name);
-        // by its UID the Event is found by `kubectl describe`
+        // `kubectl describe` finds Events by the UID of the object.
         let uid = match notice.kind {
             ObjectKind::Slice => Api::<SliceWire>::namespaced(client.clone(), namespace).get(name).await?.metadata.uid,
             _ => Api::<ServiceWire>::namespaced(client.clone(), namespace).get(name).await?.metadata.uid,

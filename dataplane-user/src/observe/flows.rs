@@ -1,16 +1,18 @@
-//! Keeps the flow tables from filling up with what has ended.
+//! Removes ended flows from the flow tables before these fill up.
 //!
-//! The tables are LRU hashes: when one is full, the kernel throws out what was not used for longest, be it one half of a pair or an established
-//! connection that only waits, while half-open ones of a moment ago stay. So that it need not, the agent looks from time to time and removes pairs
-//! that no packet may use any more, and, from a table that is nearly full, those that matter least. [`evict_policy`] decides; [`sweep`] is the only writer.
+//! The tables are LRU hashes. When one is full, the kernel evicts the least recently used entries:
+//! one half of a pair, or an established connection that only waits, while recent half-open ones
+//! stay. To prevent that, [`watch`], a task of the agent, sweeps the tables periodically. It
+//! removes pairs that no packet may use any more and, from a nearly full table, those that matter
+//! least. [`evict_policy`] decides; [`sweep`] is the only writer besides the programs.
 //!
-//! A packet that comes between the last look and the removal finds the pair gone, as if it had come later: it opens a new flow.
+//! A packet that arrives between the last check and the removal opens a new flow, as if it had come
+//! later.
 
 pub mod evict_policy;
 pub mod loads;
 pub mod status;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,30 +22,31 @@ use dataplane_common::types::clock::Ticks;
 use dataplane_common::types::flow::{Flow, FlowKey, flow_flags};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::pins::Pins;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use crate::load::{LoadError, clock};
 use evict_policy::{FlowTimeouts, Half, Kind};
 use status::FlowStatus;
 
-/// How long between two looks at tables that are not half full.
+/// Interval between sweeps of tables that are less than half full.
 const PAUSE: Duration = Duration::from_secs(30);
-/// And at others.
+/// Interval between sweeps of fuller tables.
 const SHORT_PAUSE: Duration = Duration::from_secs(5);
-/// Candidates that one look remembers; the next look finds the others.
+/// Maximum number of pairs that one sweep considers for removal; the next sweep finds the others.
 const CANDIDATES: usize = 1 << 16;
 
-/// What is in a table of flows.
+/// The contents of a flow table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FlowCounts {
-    /// Pairs by [`Kind`], in its order.
+    /// Number of pairs by [`Kind`], in the order of [`Kind::ALL`].
     pub pairs: [u64; Kind::ALL.len()],
-    /// Entries: two for each pair.
+    /// Number of entries: two per pair.
     pub entries: u32,
-    /// Entries that the table can have.
+    /// Maximum number of entries.
     pub max_entries: u32,
-    /// Pairs, and halves without the other, that were removed: at this look, or in [`FlowStatus`] since the agent started.
+    /// Removed pairs and single halves: in this sweep, or in [`FlowStatus`] since the agent
+    /// started.
     pub removed: u64,
 }
 
@@ -53,10 +56,11 @@ impl FlowCounts {
     }
 }
 
-/// Removes the pairs of one table that have ended by these timeouts. Of `now`, only the low 24 bits count.
+/// Sweeps one table: counts its pairs and removes the ended ones. `now` is in ticks, of which the
+/// low 24 bits are used.
 ///
 /// # Errors
-/// The kernel refused. What was removed by then stays removed.
+/// The table can't be read or changed. Entries removed before the failure stay removed.
 pub fn sweep<A: Address>(
     table: &Table<FlowKey<A>, Flow<A>>,
     now: Ticks,
@@ -80,9 +84,11 @@ where
     })?;
     for key in candidates {
         let Some(flow) = table.get(&key)? else { continue };
+        // The first pass saw one half of a pair. Read both again: a packet may have come since.
         let other_key = flow.reverse_key(&key);
         let half = Half::of(&key, &flow, now);
         let Some(other) = table.get(&other_key)? else {
+            // The kernel has evicted the other half.
             if timeouts.may_have_ended(half) && table.remove(&key)? {
                 counts.entries -= 1;
                 counts.removed += 1;
@@ -93,7 +99,7 @@ where
         let is_reply = flow.flags & flow_flags::REPLY != 0;
         let (there, back) = if is_reply { (other, half) } else { (half, other) };
         if timeouts.has_ended(there, back) {
-            // the reply last: as long as a packet can come there, its answer can come back
+            // The reply half goes last: as long as a packet can be forwarded, its reply can return.
             let (first, last) = if is_reply { (other_key, key) } else { (key, other_key) };
             let gone = u32::from(table.remove(&first)?) + u32::from(table.remove(&last)?);
             counts.entries = counts.entries.saturating_sub(gone);
@@ -111,6 +117,7 @@ where
 {
     let table = Table::open(pins, name)?;
     let mut counts = sweep::<A>(&table, now, timeouts)?;
+    // Better to end doubtful flows now than to let the kernel evict established ones.
     if counts.exceeds(90) {
         let removed = counts.removed;
         counts = sweep::<A>(&table, now, &timeouts.under_pressure())?;
@@ -124,16 +131,14 @@ fn evict_both(pins: &Pins, timeouts: &FlowTimeouts) -> Result<[FlowCounts; 2], L
     Ok([evict::<V4>(pins, "flows4", now, timeouts)?, evict::<V6>(pins, "flows6", now, timeouts)?])
 }
 
-/// Sweeps both flow tables at intervals, for ever.
-///
-/// # Errors
-/// A sweep has panicked.
-pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) -> Result<Infallible, JoinError> {
+/// Sweeps both tables periodically, for ever.
+pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) {
     let mut full = [false; 2];
     let mut pause = PAUSE;
     loop {
         let pins = pins.clone();
-        match spawn_blocking(move || evict_both(&pins, &timeouts)).await? {
+        let Ok(result) = spawn_blocking(move || evict_both(&pins, &timeouts)).await else { return };
+        match result {
             Ok(now) => {
                 pause = if now.iter().any(|counts| counts.exceeds(50)) { SHORT_PAUSE } else { PAUSE };
                 for (counts, (full, table)) in now.iter().zip(full.iter_mut().zip(["flows4", "flows6"])) {

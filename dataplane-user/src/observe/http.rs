@@ -1,7 +1,9 @@
-//! The HTTP endpoints that users of kube-proxy know: metrics on one address, health on another.
+//! HTTP servers at kube-proxy's addresses: metrics on one, health on another.
 //!
-//! Read-only, small and bounded: no request has a body that is read, few connections at once, a slow client is dropped.
-//! Nothing here decides anything; see [`health`] and [`crate::observe::metrics`] for what is said.
+//! Read-only and bounded: request bodies are not read, the number of connections is limited, and
+//! slow clients are dropped. Addresses are reserved early and listened on later, so that a second
+//! agent fails before it changes anything. The contents come from [`health`], [`service_health`]
+//! and [`crate::observe::metrics`].
 
 pub mod health;
 pub mod service_health;
@@ -29,59 +31,60 @@ use tracing::{debug, warn};
 const CONNECTIONS: usize = 64;
 const SLOWEST_CLIENT: Duration = Duration::from_secs(5);
 
-/// Why a server could not start.
+/// The reason why a server could not start.
 #[derive(Debug, thiserror::Error)]
 #[error("--{flag} {address}: {source}{advice}")]
 pub struct BindError {
     flag: &'static str,
     address: SocketAddr,
     source: io::Error,
-    /// Who is there, and what to do about it.
+    /// The program that has the address, and how to stop it.
     advice: String,
 }
 
-/// What is sent back.
+/// A response to a GET request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpResponse {
-    /// 200, 404 or 503.
+    /// HTTP status: 200, 404 or 503.
     pub status: StatusCode,
-    /// MIME type.
+    /// MIME type of the body.
     pub kind: &'static str,
-    /// The body.
+    /// Text of the body.
     pub text: String,
 }
 
 impl HttpResponse {
-    /// Success with plain text.
+    /// Returns a response with status 200 and plain text.
     #[must_use]
     pub const fn text(text: String) -> Self {
         Self { status: StatusCode::OK, kind: "text/plain; charset=utf-8", text }
     }
 
-    /// JSON.
+    /// Returns a response with a JSON body.
     #[must_use]
     pub const fn json(status: StatusCode, text: String) -> Self {
         Self { status, kind: "application/json", text }
     }
 
-    /// There is no such path.
+    /// Returns the response for an unknown path.
     #[must_use]
     pub fn not_found() -> Self {
         Self { status: StatusCode::NOT_FOUND, ..Self::text("not found\n".into()) }
     }
 }
 
-/// Gives the answer for a path.
+/// Computes the response for a path. It may block, because it runs on a thread for blocking work.
 pub type Handler = Arc<dyn Fn(&str) -> HttpResponse + Send + Sync>;
 
 impl BindError {
-    /// For the address of a flag.
+    /// Creates an error for the address of a flag.
     #[must_use]
     pub const fn new(flag: &'static str, address: SocketAddr, source: io::Error) -> Self {
         Self { flag, address, source, advice: String::new() }
     }
 
-    /// Finds out who has the address: an agent and a kube-proxy tell it by `/proxyMode` at `metrics`.
+    /// Adds the program that has the address, and advice. Agents and kube-proxy identify themselves
+    /// by `/proxyMode` at the address `metrics`.
     pub async fn explain(self, metrics: SocketAddr) -> Self {
         if self.source.kind() != io::ErrorKind::AddrInUse {
             return self;
@@ -98,14 +101,15 @@ fn advice(mode: Option<&str>) -> String {
             "; kube-proxy ({mode}) serves this node: delete its DaemonSet, then remove its rules by `kube-proxy --cleanup` or a reboot, \
              or give this flag another address for the time of the change"
         ),
-        None => "; find who listens there by `ss -lntp`, or give this flag another address".into(),
+        None => "; find the listening program with `ss -lntp`, or give this flag another address".into(),
     }
 }
 
-/// What a proxy says of itself.
+/// Asks the proxy at `address` for its mode.
 async fn proxy_mode(address: SocketAddr) -> io::Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await?;
+    // HTTP/1.0 ends the response with the connection. The size is limited: the server is unknown.
     stream.write_all(b"GET /proxyMode HTTP/1.0\r\n\r\n").await?;
     let mut text = String::new();
     stream.take(4096).read_to_string(&mut text).await?;
@@ -118,13 +122,14 @@ async fn proxy_mode(address: SocketAddr) -> io::Result<String> {
     }
 }
 
-/// Takes an address without listening yet: connections to it are refused until [`listen`].
+/// Binds an address without listening: connections are refused until [`listen`].
 ///
 /// # Errors
-/// The address is taken or not the node's.
+/// The address is taken, or it is not an address of the node.
 pub fn reserve(flag: &'static str, address: SocketAddr) -> Result<(TcpSocket, SocketAddr), BindError> {
     let take = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restarted agent must not wait for connections in TIME_WAIT.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         Ok(socket)
@@ -132,10 +137,10 @@ pub fn reserve(flag: &'static str, address: SocketAddr) -> Result<(TcpSocket, So
     take().map(|socket| (socket, address)).map_err(|source| BindError::new(flag, address, source))
 }
 
-/// Listens on an address that was reserved.
+/// Listens on a reserved address.
 ///
 /// # Errors
-/// Somebody else listens there since.
+/// Another program listens there by now.
 pub fn listen(flag: &'static str, (socket, address): (TcpSocket, SocketAddr)) -> Result<TcpListener, BindError> {
     socket.listen(128).map_err(|source| BindError::new(flag, address, source))
 }
@@ -144,12 +149,13 @@ pub fn listen(flag: &'static str, (socket, address): (TcpSocket, SocketAddr)) ->
 pub async fn serve(listener: TcpListener, handler: Handler) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        // With the maximum number of connections open, new ones wait in the kernel's queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
-                // Out of descriptors, most likely: others must close some first.
-                warn!(error = %e, "can't accept a connection");
+                // Most likely out of file descriptors: wait until other connections are closed.
+                warn!(error = %e, "HTTP: cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -178,7 +184,7 @@ async fn respond(request: Request<Incoming>, handler: Handler) -> Result<Respons
         return Ok(response);
     }
     let path = request.uri().path().to_owned();
-    // Gathering metrics reads maps: not on a thread that others wait for.
+    // Reading metrics reads maps, which must not block an async thread.
     let answer = tokio::task::spawn_blocking(move || handler(&path)).await;
     let answer = answer.unwrap_or_else(|e| HttpResponse {
         status: StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,7 +1,7 @@
-//! Everything that is measured, under kube-proxy's names where it has one and under `ropeway_` where not.
+//! All metrics, under kube-proxy's names where it has the metric and under `ropeway_` elsewhere.
 //!
-//! Nothing is counted here but the answers of the health endpoints: the controller's snapshot, the node's status and the
-//! maps are read when somebody asks.
+//! Served by the agent's HTTP server. Counts nothing itself except responses of the health
+//! endpoints: the controller's snapshot, the node's status and the maps are read at each scrape.
 
 mod kernel;
 
@@ -41,7 +41,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// From where they are read.
+    /// Registers the metrics with the sources that are read at each scrape.
     #[must_use]
     pub fn new(
         pins: &Pins,
@@ -51,28 +51,28 @@ impl Metrics {
     ) -> Self {
         let mut registry = Registry::default();
         let (healthz, livez) = (Family::default(), Family::default());
-        registry.register("kubeproxy_proxy_healthz", "Answers of /healthz by status", healthz.clone());
-        registry.register("kubeproxy_proxy_livez", "Answers of /livez by status", livez.clone());
+        registry.register("kubeproxy_proxy_healthz", "Responses of /healthz by status code", healthz.clone());
+        registry.register("kubeproxy_proxy_livez", "Responses of /livez by status code", livez.clone());
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("ropeway_build", "The version that runs", version);
+        registry.register("ropeway_build", "Version of the running agent", version);
         registry.register_collector(Box::new(ControllerCollector { snapshot: controller }));
         registry.register_collector(Box::new(NodeCollector { status: node, flows }));
         registry.register_collector(Box::new(kernel::KernelCollector { pins: pins.clone() }));
         Self { registry, healthz, livez }
     }
 
-    /// Takes down an answer of a health endpoint.
-    pub fn asked(&self, livez: bool, status: u16) {
+    /// Counts a response of a health endpoint.
+    pub fn count_response(&self, livez: bool, status: u16) {
         let family = if livez { &self.livez } else { &self.healthz };
         family.get_or_create(&vec![("code", status.to_string())]).inc();
     }
 
-    /// The text form of everything.
+    /// Renders all metrics in the OpenMetrics text format.
     #[must_use]
     pub fn render(&self) -> String {
         let mut out = String::with_capacity(16 << 10);
         if let Err(e) = text::encode(&mut out, &self.registry) {
-            warn!(error = %e, "can't render metrics");
+            warn!(error = %e, "cannot render metrics");
         }
         out
     }
@@ -97,13 +97,13 @@ fn histogram<S: Scale>(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, h:
     encoder.encode_histogram::<NoLabelSet>(h.sum().as_secs_f64(), h.count(), &buckets, None)
 }
 
-/// Seconds since 1970; 0: never.
+/// Encodes seconds since 1970; 0 stands for never.
 fn timestamp(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: Option<SystemTime>) -> fmt::Result {
     let seconds = time.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs_f64());
     ConstGauge::new(seconds).encode(e.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 
-/// What the controller tells.
+/// Metrics of the controller: objects, rounds and map operations.
 #[derive(Debug)]
 struct ControllerCollector {
     snapshot: watch::Receiver<Arc<Snapshot>>,
@@ -111,15 +111,21 @@ struct ControllerCollector {
 
 impl Collector for ControllerCollector {
     fn encode(&self, mut e: DescriptorEncoder<'_>) -> fmt::Result {
+        // One snapshot for the whole scrape, so that its metrics agree.
         let s = Arc::clone(&self.snapshot.borrow());
         let e = &mut e;
-        histogram(e, "kubeproxy_sync_proxy_rules_duration_seconds", "From changed objects to written maps", &s.rounds)?;
-        let help = "From the change of an endpoint to written maps";
+        histogram(
+            e,
+            "kubeproxy_sync_proxy_rules_duration_seconds",
+            "Time from changed objects to written maps",
+            &s.rounds,
+        )?;
+        let help = "Time from the change of an endpoint to written maps";
         histogram(e, "kubeproxy_network_programming_duration_seconds", help, &s.programming)?;
         let name = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds";
-        timestamp(e, name, "When a change last came in", s.last_queued)?;
+        timestamp(e, name, "Time at which the last change arrived", s.last_queued)?;
         let name = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
-        timestamp(e, name, "When all changes were applied last", s.last_sync)?;
+        timestamp(e, name, "Time at which all changes were last applied", s.last_sync)?;
         counter(e, "kubeproxy_sync_proxy_rules_service_changes", "Changes of Services", s.service_changes)?;
         counter(e, "kubeproxy_sync_proxy_rules_endpoint_changes", "Changes of EndpointSlices", s.endpoint_changes)?;
         let name = "kubeproxy_sync_proxy_rules_service_changes_pending";
@@ -128,14 +134,14 @@ impl Collector for ControllerCollector {
         let help = "Services whose EndpointSlices have changed and are not in the maps yet";
         gauge(e, name, help, s.pending.endpoints())?;
         no_local(e, &s)?;
-        gauge(e, "ropeway_synced", "Whether the maps have been complete once", usize::from(s.synced))?;
+        gauge(e, "ropeway_synced", "1 after the first full sync of the maps", usize::from(s.synced))?;
         gauge(e, "ropeway_services", "Services", s.services)?;
         gauge(e, "ropeway_endpoint_slices", "EndpointSlices", s.slices)?;
-        gauge(e, "ropeway_pods", "Pods of this node, as the source tells", s.pods)?;
+        gauge(e, "ropeway_pods", "Pods of this node in the source", s.pods)?;
         gauge(e, "ropeway_rejections", "Parts of objects and files that can't be used", s.rejected)?;
         used(e, &s)?;
         let name = "ropeway_map_operations";
-        let mut family = e.encode_descriptor(name, "Entries written or removed", None, MetricType::Counter)?;
+        let mut family = e.encode_descriptor(name, "Map entries written or removed", None, MetricType::Counter)?;
         for (map, count) in s.operations.by_map() {
             ConstCounter::new(count).encode(family.encode_family(&[("map", map)])?)?;
         }
@@ -143,7 +149,8 @@ impl Collector for ControllerCollector {
     }
 }
 
-/// As kube-proxy has it: a gauge, whatever its name says.
+/// Encodes kube-proxy's metric of Services without local endpoints, which is a gauge in spite of
+/// its name.
 fn no_local(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
     let help = "Services with a policy Local that have endpoints, but none on this node";
@@ -158,7 +165,7 @@ fn no_local(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
 }
 
 fn used(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
-    let help = "Entries in use, of the maps that the agent fills";
+    let help = "Entries in use of the maps that the agent writes";
     let mut family = e.encode_descriptor("ropeway_map_entries", help, None, MetricType::Gauge)?;
     for (map, count) in [
         ("services", i64::try_from(s.service_ports).unwrap_or(i64::MAX)),
@@ -172,7 +179,7 @@ fn used(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     Ok(())
 }
 
-/// What the node's task tells.
+/// Metrics of the node task and of the flow tables.
 #[derive(Debug)]
 struct NodeCollector {
     status: Arc<NodeStatus>,
@@ -184,29 +191,22 @@ impl Collector for NodeCollector {
         let (operations, repairs, failures) = self.status.counts();
         let e = &mut e;
         counter(e, "ropeway_node_operations", "Programs, links, filters, routes and files changed", operations)?;
-        counter(e, "ropeway_node_repairs", "Of those, what somebody else had changed or removed", repairs)?;
-        counter(e, "ropeway_node_failures", "Attempts to bring the node into order that failed", failures)?;
-        let help = "Addresses of pods that were gone without a DEL";
+        counter(e, "ropeway_node_repairs", "Operations that repaired changes of other programs", repairs)?;
+        counter(e, "ropeway_node_failures", "Failed rounds of the node task", failures)?;
+        let help = "Leaked addresses found: their pods ended without a DEL";
         counter(e, "ropeway_leaked_addresses", help, self.status.leaks())?;
-        let help = "Routes to other nodes' pods that somebody else had removed or changed";
+        let help = "Routes to other nodes' pods restored after another program had removed or changed them";
         counter(e, "ropeway_route_repairs", help, self.status.route_repairs())?;
-        let help = "Netlink sockets for events of links, addresses and routes that failed and were opened again";
-        counter(e, "ropeway_netlink_monitor_restarts", help, self.status.monitor_restarts())?;
         flows(e, &self.flows.get())?;
         let unrouted = self.status.unrouted();
         gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)?;
-        gauge(
-            e,
-            "ropeway_pool_problems",
-            "What is wrong with IP pools and this node's blocks",
-            self.status.pool_trouble(),
-        )
+        gauge(e, "ropeway_pool_problems", "Problems of IP pools and of this node's blocks", self.status.pool_trouble())
     }
 }
 
 fn flows(e: &mut DescriptorEncoder<'_>, flows: &[FlowCounts; 2]) -> fmt::Result {
     let families = || ["IPv4", "IPv6"].into_iter().zip(flows);
-    let help = "Pairs of flows at the last look, by the state of the direction that opened them";
+    let help = "Pairs of flows at the last sweep, by the state of the direction that opened them";
     let mut family = e.encode_descriptor("ropeway_flows", help, None, MetricType::Gauge)?;
     for (ip_family, counts) in families() {
         for (kind, count) in Kind::ALL.into_iter().zip(counts.pairs) {
@@ -214,7 +214,7 @@ fn flows(e: &mut DescriptorEncoder<'_>, flows: &[FlowCounts; 2]) -> fmt::Result 
             ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)).encode(family.encode_family(&labels)?)?;
         }
     }
-    let help = "Entries of a flow table at the last look, in parts of what it can have";
+    let help = "Entries of a flow table at the last sweep as a fraction of its maximum";
     let mut family = e.encode_descriptor("ropeway_flow_table_pressure", help, None, MetricType::Gauge)?;
     for (ip_family, counts) in families() {
         let pressure = f64::from(counts.entries) / f64::from(counts.max_entries.max(1));
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_dashboards_know() {
+    fn metric_names_are_kube_proxys() {
         let pins = Pins::new(std::path::Path::new("/nonexistent"));
         let mut snapshot =
             Snapshot { service_changes: 1, frontends: (7, 3), no_local: [[1, 0], [0, 2]], ..Snapshot::default() };
@@ -246,8 +246,8 @@ mod tests {
         snapshot.operations.backends = 12;
         let (_sender, receiver) = watch::channel(Arc::new(snapshot));
         let metrics = Metrics::new(&pins, receiver, Arc::default(), Arc::default());
-        metrics.asked(false, 200);
-        metrics.asked(true, 503);
+        metrics.count_response(false, 200);
+        metrics.count_response(true, 503);
         let text = metrics.render();
         for line in [
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\"} 1",
@@ -270,7 +270,6 @@ mod tests {
             "ropeway_map_operations_total{map=\"backends\"} 12",
             "ropeway_map_entries{map=\"frontends4\"} 7",
             "ropeway_node_repairs_total 0",
-            "ropeway_netlink_monitor_restarts_total 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");

@@ -1,6 +1,7 @@
-//! What the tables should say: pure functions from objects to frontends and backends.
+//! Derives the frontends and backends of a Service from its objects. Pure.
 //!
-//! The rules are kube-proxy's. Nothing here knows ids, slots or maps, and nothing here reads a clock.
+//! The rules are kube-proxy's. The controller calls [`service`] for each changed Service and hands
+//! the result to `reconcile`. This module knows no ids, slots or maps, and reads no clock.
 
 mod choose;
 pub mod context;
@@ -17,104 +18,110 @@ use crate::proxy::source::{ObjectKey, Rejection};
 pub use choose::ready_local;
 pub use context::{ClusterContext, Context, NodeContext};
 
-/// What one Service should have.
+/// The desired state of one Service.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Desired {
-    /// One for each of `spec.ports`.
+    /// The desired ports, one for each of `spec.ports`.
     pub ports: Vec<DesiredPort>,
-    /// What of the Service can't be served.
+    /// The parts of the Service that can't be served.
     pub rejections: Vec<Rejection>,
 }
 
-/// What one port of a Service should have.
+/// The desired state of one port of a Service.
 #[derive(Clone, PartialEq, Debug)]
 pub struct DesiredPort {
-    /// The port's name; may be empty.
+    /// Name of the port; may be empty.
     pub name: Arc<str>,
-    /// Where clients find it. No key is there twice.
+    /// Frontends of the port. Each key occurs once.
     pub frontends: Vec<DesiredFrontend>,
-    /// Its endpoints, by address and port.
+    /// Backends of the port, sorted by address and port.
     pub backends: Vec<DesiredBackend>,
-    /// Who may use its frontends with `SOURCE_RANGES`.
+    /// Client ranges that may use the frontends with `SOURCE_RANGES`.
     pub sources: Sources,
-    /// Client-IP affinity in seconds; 0: none.
+    /// Timeout of client-IP affinity in seconds; 0 if there is no affinity.
     pub affinity: u32,
-    /// One of [`dataplane_common::types::service::scheduler`].
+    /// Scheduler of the Service or of the node: one of
+    /// [`dataplane_common::types::service::scheduler`].
     pub scheduler: u8,
-    /// Wanted length of Maglev tables; 0: the default.
+    /// Wanted length of Maglev tables; 0 for the default.
     pub maglev_size: u32,
 }
 
 /// An address, port and protocol, IPv4 as `::ffff:a.b.c.d`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct FrontendAddr {
-    /// Address.
+    /// Address, IPv4 as `::ffff:a.b.c.d`.
     pub addr: [u8; 16],
-    /// Port.
+    /// Port, in host byte order.
     pub port: u16,
-    /// IP protocol number.
+    /// IP protocol number: 6 (TCP), 17 (UDP) or 132 (SCTP).
     pub proto: u8,
 }
 
-/// Where clients find a Service port.
+/// A frontend at which clients reach a Service port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DesiredFrontend {
-    /// Key of the entry.
+    /// Address, port and protocol.
     pub key: FrontendAddr,
-    /// Bits of [`dataplane_common::types::service::frontend_flags`]. They also say which tables it uses: internal clients have the
-    /// Local set iff `INTERNAL_DROP`, external ones iff `EXTERNAL_DROP`, else the Cluster set.
+    /// Bits of [`dataplane_common::types::service::frontend_flags`].
+    ///
+    /// They also select the slot tables: internal clients use the Local set if `INTERNAL_DROP` is
+    /// set, external clients if `EXTERNAL_DROP` is set, and the Cluster set otherwise.
     pub flags: u16,
 }
 
-/// A range of clients.
+/// A range of client addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ClientRange {
-    /// First address, IPv4 as `::ffff:a.b.c.d`.
+    /// First address of the range, IPv4 as `::ffff:a.b.c.d`.
     pub addr: [u8; 16],
-    /// Length of the prefix, counted in the address's own family.
+    /// Prefix length, counted in the address's own family.
     pub len: u8,
 }
 
-/// Ranges of clients, sorted, each once; `None`: none. Thin, because hardly any Service has some.
+/// Ranges of clients, sorted and without duplicates; `None` if all clients are allowed. One pointer
+/// wide, because few Services have ranges.
 pub type Sources = Option<Arc<Box<[ClientRange]>>>;
 
-/// An endpoint of a Service port.
+/// The desired entry of one endpoint of a Service port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DesiredBackend {
     /// Address, IPv4 as `::ffff:a.b.c.d`.
     pub addr: [u8; 16],
-    /// Port.
+    /// Port, in host byte order.
     pub port: u16,
-    /// Bits of [`dataplane_common::types::service::backend_state`].
+    /// State that the programs check: bits of [`dataplane_common::types::service::backend_state`].
     pub state: u8,
-    /// Bits of [`sets`].
+    /// Bits of [`sets`]: the sets of endpoints that contain the backend.
     pub sets: u8,
-    /// Its share of new connections; with 0 it is in no set.
+    /// Share of new connections. With weight 0 the backend is in no set.
     pub weight: u16,
 }
 
-/// Which sets of endpoints a backend is in.
+/// Bits for the sets of endpoints that contain a backend.
 pub mod sets {
-    /// The set of policy Cluster.
+    /// Endpoints for clients under policy Cluster.
     pub const CLUSTER: u8 = 1;
-    /// The set of policy Local.
+    /// Endpoints for clients under policy Local.
     pub const LOCAL: u8 = 2;
 }
 
-/// Whether the 16-byte form is that of an IPv4 address.
+/// Returns true if the 16-byte form is an IPv4-mapped address.
 #[must_use]
 pub fn is_v4(addr: &[u8; 16]) -> bool {
     addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
 }
 
-/// Which sets of endpoints these frontends ask for: of IPv4 and of IPv6.
+/// Returns the sets of endpoints that these frontends use: for IPv4 and for IPv6.
 #[must_use]
 pub fn wanted_sets(frontends: &[DesiredFrontend]) -> [u8; 2] {
     choose::Wants::of(frontends).map(choose::Wants::sets)
 }
 
-/// Derives what a Service should have from the Service and its slices. `is_cluster_ip` says whether some Service has this
-/// address as its cluster IP, which no Service may have as an external one.
+/// Derives the desired state of a Service from the Service and its slices.
+///
+/// `is_cluster_ip` returns true for addresses that are a cluster IP of some Service. Such an
+/// address can't be an external address of another one.
 #[must_use]
 #[expect(clippy::needless_pass_by_value, reason = "an iterator that is made for the call, and cheap to clone")]
 pub fn service<'a>(

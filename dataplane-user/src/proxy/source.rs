@@ -1,7 +1,8 @@
-//! Where the desired state comes from: Kubernetes or a directory of manifests.
+//! Reads the desired state: from Kubernetes or from a directory of manifests.
 //!
-//! Both sources decode objects into the same compact types and send the same [`SourceEvent`]s over one channel: a complete
-//! initial state, then [`Event::InSync`], then changes. A source only reads; it decides nothing about the dataplane.
+//! Both sources decode objects into the same compact types and send the same [`SourceEvent`]s over
+//! one channel to the controller: a complete initial state, then [`SourceEvent::InSync`], then
+//! changes. A source only reads; it decides nothing about the dataplane.
 
 pub mod decode;
 mod intern;
@@ -20,20 +21,20 @@ use tokio::sync::mpsc;
 
 pub use object::{NodeObject, PodObject, ServiceObject, SliceObject};
 
-/// What both sources send to.
+/// The sending side of the channel from a source to the controller.
 pub type EventSender = mpsc::Sender<SourceEvent>;
 
-/// Names an object of a namespace.
+/// Namespace and name of an object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ObjectKey {
-    /// Namespace; one allocation for all objects in it.
+    /// Namespace. All objects of a namespace share one allocation.
     pub namespace: Arc<str>,
-    /// Name.
+    /// Name, unique within the namespace and kind.
     pub name: Box<str>,
 }
 
 impl ObjectKey {
-    /// A key with its own copy of the namespace.
+    /// Creates a key with a separate copy of the namespace.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
@@ -49,11 +50,11 @@ impl fmt::Display for ObjectKey {
 /// The kinds of objects that the agent watches.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum ObjectKind {
-    /// `Service`.
+    /// A Service of the core API group.
     Service,
-    /// `EndpointSlice`.
+    /// An `EndpointSlice` of the group `discovery.k8s.io`.
     Slice,
-    /// `Node`.
+    /// A Node of the core API group.
     Node,
     /// `Pod`, of this node only.
     Pod,
@@ -62,10 +63,10 @@ pub enum ObjectKind {
 }
 
 impl ObjectKind {
-    /// All kinds.
+    /// All kinds that a source sends.
     pub const ALL: [Self; 5] = [Self::Service, Self::Slice, Self::Node, Self::Pod, Self::ServiceCidr];
 
-    /// The kind's name in the Kubernetes API.
+    /// Returns the kind's name in the Kubernetes API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -87,64 +88,65 @@ impl fmt::Display for ObjectKind {
 /// A change of the desired state.
 #[derive(Clone, PartialEq, Debug)]
 pub enum SourceEvent {
-    /// A Service is there or has changed; `None`: it is gone or no longer ours.
+    /// A Service was added or has changed. `None`: it was deleted, or another proxy serves it.
     Service(ObjectKey, Option<ServiceObject>),
-    /// An `EndpointSlice`.
+    /// An `EndpointSlice` was added, has changed, or was deleted (`None`).
     Slice(ObjectKey, Option<SliceObject>),
-    /// A Node, by name.
+    /// A Node, by name; `None` if it was deleted.
     Node(Box<str>, Option<NodeObject>),
-    /// A Pod of this node.
+    /// A Pod of this node; `None` if it was deleted or has ended.
     Pod(ObjectKey, Option<PodObject>),
-    /// A `ServiceCIDR`, by name: its ranges.
+    /// The ranges of a `ServiceCIDR`, by name; `None` if it was deleted.
     ServiceCidr(Box<str>, Option<Box<[IpNetwork]>>),
-    /// The source starts to list a kind anew: what it does not mention before the next [`Event::InSync`] is gone.
+    /// The source starts to list a kind again. Objects missing before the next
+    /// [`SourceEvent::InSync`] were deleted.
     Relist(ObjectKind),
-    /// The kind is complete.
+    /// The list of the kind is complete.
     InSync(ObjectKind),
-    /// Part of an object, or a whole file, can't be used. Nothing else is disturbed.
+    /// Part of an object, or a whole file, can't be used. The other parts and objects still count.
     Rejected(Rejection),
-    /// What was rejected of a file before no longer holds. (For an object, the object's own event says so: it comes before
-    /// the rejections of its parts.)
+    /// All rejections of a file are void. (An object's rejections are voided by the object's own
+    /// event, which comes before the new ones.)
     Cleared(PathBuf),
-    /// The source can't read a kind at present; it tries again by itself.
+    /// The source can't read a kind at present, for this reason. It keeps trying.
     Trouble(ObjectKind, String),
 }
 
-/// What a rejection is about.
+/// The origin of a rejection.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum RejectionOrigin {
-    /// An object.
+    /// An object of the API.
     Object {
-        /// Its kind.
+        /// Kind of the object.
         kind: ObjectKind,
-        /// Its namespace (empty for Nodes and `ServiceCIDR`s) and name.
+        /// Namespace (empty for Nodes and `ServiceCIDR`s) and name of the object.
         key: ObjectKey,
     },
     /// A file of the manifest directory.
     File {
-        /// Its path.
+        /// Path of the file.
         path: PathBuf,
     },
 }
 
-/// Why something can't be used, in a word.
+/// The category of a rejection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub enum Cause {
-    /// A value that makes no sense.
+    /// The value of a field is invalid.
     #[default]
     Invalid,
-    /// An address that no Service may have.
+    /// The address belongs to a node, to pods or to another Service's range.
     AddressRefused,
-    /// An address, port and protocol that another Service has.
+    /// An older Service has the same address, port and protocol.
     AddressConflict,
-    /// A table has no room.
+    /// A map has no room for the Service.
     TableFull,
-    /// The kernel refused.
+    /// The kernel rejected a write.
     WriteFailed,
 }
 
 impl Cause {
-    /// The `reason` of an Event.
+    /// Returns the `reason` of the Event.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -156,37 +158,38 @@ impl Cause {
         }
     }
 
-    /// Whether only this node knows of it; other nodes may have room.
+    /// Returns true if the cause is specific to this node; other nodes may serve the Service.
     #[must_use]
     pub const fn is_local(self) -> bool {
         matches!(self, Self::TableFull | Self::WriteFailed)
     }
 }
 
-/// Something that can't be used, and why: for the log, for Events and for `ropeway status`.
+/// A part of an object or file that can't be used, with the reason. Shown in the log, in Events and
+/// by `ropeway status`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejection {
-    /// The object or file.
+    /// The object or file that contains it.
     pub origin: RejectionOrigin,
-    /// Why, in a word.
+    /// Category of the reason.
     pub cause: Cause,
-    /// Files: which YAML document, from 1.
+    /// Number of the YAML or JSON document in the file, from 1. `None` for objects.
     pub document: Option<usize>,
-    /// The field, as in `spec.ports[0].port`; empty: the whole.
+    /// Path of the field, such as `spec.ports[0].port`; empty for the whole object.
     pub field: String,
-    /// What is wrong with it.
+    /// The reason, as text for an operator.
     pub reason: String,
 }
 
 impl Rejection {
-    /// About a field of an object.
+    /// Creates a rejection of a field of an object.
     #[must_use]
     pub fn of(kind: ObjectKind, key: &ObjectKey, field: impl Into<String>, reason: impl Into<String>) -> Self {
         let origin = RejectionOrigin::Object { kind, key: key.clone() };
         Self { origin, cause: Cause::Invalid, document: None, field: field.into(), reason: reason.into() }
     }
 
-    /// The same with another cause.
+    /// Returns the rejection with another cause.
     #[must_use]
     pub fn because(self, cause: Cause) -> Self {
         Self { cause, ..self }

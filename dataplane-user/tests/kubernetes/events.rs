@@ -1,4 +1,6 @@
-//! Events on Services against the API server.
+//! Tests of Events on Services against the test API server.
+//!
+//! Each agent is the event task alone, fed with snapshots by the test.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,13 +42,13 @@ fn agent(server: &Server, node: &str) -> (watch::Sender<Arc<Snapshot>>, events::
     (snapshots, notices)
 }
 
-/// The Events, when there are so many.
-async fn told(server: &Server, count: usize) -> Vec<Value> {
+/// Waits until the server has this many Events, and returns all.
+async fn wait_for_events(server: &Server, count: usize) -> Vec<Value> {
     until(|| server.get("events").len() >= count).await;
     server.get("events")
 }
 
-/// How often somebody tried to make an Event.
+/// Returns the number of requests to create an Event.
 fn attempts(server: &Server) -> usize {
     server.queries().iter().filter(|q| q.starts_with("POST ") && q.contains("/namespaces/shop/events")).count()
 }
@@ -61,12 +63,12 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_served_gets_an_event_from_whoever_is_first() {
+async fn rejected_service_gets_one_event_for_all_nodes() {
     let server = server().await;
     let (n1, n2) = (agent(&server, "n1"), agent(&server, "n2"));
     let reason = "203.0.113.1 port 80 is taken by Service shop/old";
     n1.0.send_replace(faults(&[conflict("web", reason), conflict("gone", reason)]));
-    let event = told(&server, 1).await.remove(0);
+    let event = wait_for_events(&server, 1).await.remove(0);
     assert_eq!(event["note"], format!("spec.ports: {reason}"));
     assert_eq!((&event["reason"], &event["type"]), (&json!("AddressConflict"), &json!("Warning")));
     let regarding =
@@ -81,13 +83,13 @@ async fn a_service_that_is_not_served_gets_an_event_from_whoever_is_first() {
         note: "node n2 failed to start healthcheck on port 30000: in use".into(),
         local: true,
     });
-    let events = told(&server, 2).await;
-    assert_eq!(events.len(), 2, "one for all nodes, and none for what is gone: {events:?}");
+    let events = wait_for_events(&server, 2).await;
+    assert_eq!(events.len(), 2, "one for all nodes, and none for a deleted Service: {events:?}");
     assert_eq!(events[1]["reportingInstance"], "n2");
 }
 
 #[tokio::test]
-async fn an_agent_that_may_not_tell_goes_on_and_tells_what_comes_when_it_may() {
+async fn forbidden_events_do_not_stop_later_ones() {
     let server = server().await;
     server.forbid("events", true);
     let (snapshots, _notices) = agent(&server, "n1");
@@ -95,6 +97,6 @@ async fn an_agent_that_may_not_tell_goes_on_and_tells_what_comes_when_it_may() {
     until(|| attempts(&server) == 1).await;
     server.forbid("events", false);
     snapshots.send_replace(faults(&[conflict("web", "second")]));
-    assert_eq!(told(&server, 1).await[0]["note"], "spec.ports: second");
-    assert_eq!(attempts(&server), 2, "what was refused is not tried again");
+    assert_eq!(wait_for_events(&server, 1).await[0]["note"], "spec.ports: second");
+    assert_eq!(attempts(&server), 2, "a rejected Event is not retried");
 }

@@ -1,4 +1,7 @@
-//! The Kubernetes source against an API server that is made for the test: lists, watches, lost connections, expired versions.
+//! Tests of the Kubernetes source, of pool mode and of Events against a small API server in this
+//! process.
+//!
+//! Covers lists, watches, lost connections, expired resource versions and conflicts of writers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "a test")]
 
 mod events;
@@ -53,7 +56,7 @@ impl Source {
         Self { server, events }
     }
 
-    /// The next event about a kind, in a word; other kinds are left out.
+    /// Returns the next event about a kind as text. Events about other kinds are dropped.
     async fn next(&mut self, kind: ObjectKind) -> String {
         loop {
             let event = timeout(Duration::from_secs(20), self.events.recv()).await.unwrap().unwrap();
@@ -81,7 +84,7 @@ impl Source {
 }
 
 #[tokio::test]
-async fn a_complete_list_comes_first_then_changes() {
+async fn complete_list_comes_first_then_changes() {
     let mut source = Source::start(&["web", "api"]).await;
     source.expect(ObjectKind::Service, &["relist", "shop/web true", "shop/api true", "in sync"]).await;
     source.server.watch_event("services", &json!({"type": "MODIFIED", "object": service("web")})).await;
@@ -90,7 +93,7 @@ async fn a_complete_list_comes_first_then_changes() {
 }
 
 #[tokio::test]
-async fn slices_and_nodes_are_read_and_selected_by_label() {
+async fn slices_and_nodes_are_listed_with_label_selectors() {
     let mut source = Source::start(&[]).await;
     source.expect(ObjectKind::Slice, &["relist", "shop/web-1 true", "in sync"]).await;
     let queries = source.server.queries();
@@ -107,7 +110,7 @@ async fn slices_and_nodes_are_read_and_selected_by_label() {
 }
 
 #[tokio::test]
-async fn ranges_of_cluster_ips_are_read_where_the_server_has_them() {
+async fn service_cidrs_are_read_if_the_server_has_them() {
     let mut source = Source::start(&[]).await;
     let ranges = "kubernetes Some([V4(Ipv4Network { addr: 10.96.0.0, prefix: 16 })])";
     source.expect(ObjectKind::ServiceCidr, &["relist", ranges, "in sync"]).await;
@@ -119,7 +122,7 @@ async fn ranges_of_cluster_ips_are_read_where_the_server_has_them() {
 }
 
 #[tokio::test]
-async fn where_another_proxy_serves_services_there_are_none() {
+async fn no_services_are_read_beside_another_proxy() {
     let server = Server::start().await;
     server.set("services", vec![service("web")]);
     for kind in ["endpointslices", "nodes", "pods"] {
@@ -130,7 +133,7 @@ async fn where_another_proxy_serves_services_there_are_none() {
 }
 
 #[tokio::test]
-async fn after_an_expired_version_everything_is_listed_anew() {
+async fn expired_resource_version_causes_a_relist() {
     let mut source = Source::start(&["web", "api"]).await;
     source.expect(ObjectKind::Service, &["relist", "shop/web true", "shop/api true", "in sync"]).await;
     source.server.set("services", vec![service("api")]);
@@ -140,7 +143,7 @@ async fn after_an_expired_version_everything_is_listed_anew() {
 }
 
 #[tokio::test]
-async fn a_server_that_fails_at_first_is_tried_again() {
+async fn failing_server_is_retried() {
     let server = Server::start().await;
     server.fail("services", 2);
     server.set("services", vec![service("web")]);

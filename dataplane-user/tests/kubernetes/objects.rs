@@ -1,19 +1,22 @@
-//! Single objects of the API server: made, read, changed, removed, with preconditions; each change is a new version and a watch event.
+//! Requests for single objects of the test API server: create, read, patch, delete, with
+//! preconditions.
+//!
+//! Each change increments the version and produces a watch event, as in a real API server.
 
 use serde_json::{Value, json};
 
 use super::server::Server;
 
-/// A request for one object, or to make one.
+/// A request for a single object, or to create one.
 pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,
     pub(crate) collection: &'a str,
-    /// Empty: the collection itself.
+    /// Name of the object; empty to create one in the collection.
     pub(crate) name: &'a str,
     pub(crate) body: &'a [u8],
 }
 
-/// The answer, and the event for who watches.
+/// The response, and the watch event of the change.
 pub(crate) struct Answer {
     pub(crate) status: &'static str,
     pub(crate) body: Value,
@@ -33,7 +36,7 @@ impl Answer {
     }
 }
 
-/// Does what is asked for to the objects of a collection.
+/// Executes the request on the objects of a collection.
 pub(crate) fn answer(request: &Request<'_>, objects: &mut Vec<Value>, version: &mut u64) -> Answer {
     let found = objects.iter().position(|o| o["metadata"]["name"] == request.name);
     match (request.method, found) {
@@ -53,7 +56,7 @@ pub(crate) fn answer(request: &Request<'_>, objects: &mut Vec<Value>, version: &
             let event = Some(json!({"type": "ADDED", "object": object}));
             Answer { status: "201 Created", body: object, event }
         }
-        // A merge patch with a version.
+        // A merge patch with preconditions.
         ("PATCH", Some(i)) => {
             let wanted: Value = serde_json::from_slice(request.body).unwrap();
             for field in ["uid", "resourceVersion"] {
@@ -91,7 +94,7 @@ pub(crate) fn answer(request: &Request<'_>, objects: &mut Vec<Value>, version: &
 }
 
 impl Server {
-    /// Adds an object to a collection, for lists and for who watches.
+    /// Adds an object to a collection and notifies the watches.
     pub(crate) fn add(&self, collection: &str, object: &Value) -> Value {
         let body = object.to_string();
         let request = Request { method: "POST", collection, name: "", body: body.as_bytes() };
@@ -100,7 +103,7 @@ impl Server {
         body
     }
 
-    /// Removes an object of a collection.
+    /// Removes an object of a collection and notifies the watches.
     pub(crate) fn remove(&self, collection: &str, name: &str) {
         let request = Request { method: "DELETE", collection, name, body: b"" };
         assert_eq!(self.change(&request).0, "200 OK");

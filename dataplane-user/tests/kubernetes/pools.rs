@@ -1,4 +1,8 @@
-//! Pool mode against the API server: several nodes claim, use and give back blocks.
+//! Tests of pool mode against the test API server: several nodes claim, use, borrow and give back
+//! blocks.
+//!
+//! Each agent is the pool task alone, with a state directory in which the test acts as the CNI
+//! plugin.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -54,14 +58,14 @@ impl Agent {
         self.dir.path().into()
     }
 
-    /// The blocks that the plugin may use, of one pool.
+    /// Returns the blocks of a pool that the plugin may use.
     fn offered(&self, pool: &str) -> Vec<String> {
         let file = contract::read::<PoolsFile>(self.dir.path()).unwrap().unwrap_or_default();
         let of = file.pools.iter().filter(|p| p.name == pool).flat_map(|p| &p.blocks);
         of.map(ToString::to_string).collect()
     }
 
-    /// As ADD does it.
+    /// Allocates an address of the block, as the plugin's ADD does.
     fn take(&self, container: &str, block: &str) -> IpAddr {
         let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
         let facts = json!({"version": 1, "container": id.container, "ifname": id.ifname, "network": "pods",
@@ -73,7 +77,7 @@ impl Agent {
         reservation.commit(&store).unwrap().record.addresses[0]
     }
 
-    /// As DEL does it.
+    /// Releases the address of a container, as the plugin's DEL does.
     fn give_back(&self, container: &str) {
         let store = AddressStore::open(self.dir.path()).unwrap();
         let id = AttachmentId { container: container.into(), ifname: "eth0".into() };
@@ -121,7 +125,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
     panic!("not within 20 s: {what}");
 }
 
-/// The blocks of a node (of all, if empty), as the API server has them.
+/// Returns the blocks of a node in the API server; of all nodes if `node` is empty.
 fn blocks(server: &Server, node: &str) -> Vec<String> {
     let all = server.get("ipblocks");
     let of = all.iter().filter(|b| node.is_empty() || b["spec"]["node"] == node);
@@ -133,10 +137,10 @@ fn both() -> [(&'static str, Value); 2] {
 }
 
 #[tokio::test]
-async fn nodes_claim_blocks_and_no_two_get_the_same() {
+async fn nodes_claim_distinct_blocks() {
     let names = ["n1", "n2", "n3", "n4"];
     let server = server(&names, &both()).await;
-    // The last block of a pool of four goes to somebody, too.
+    // The last block of a pool of four is claimed, too.
     let agents: Vec<_> = names.iter().map(|n| Agent::start(&server, n, &names, GracePeriods::default())).collect();
     for (agent, name) in agents.iter().zip(names) {
         eventually(name, || agent.offered("four").len() == 1 && agent.offered("six").len() == 1).await;
@@ -148,34 +152,38 @@ async fn nodes_claim_blocks_and_no_two_get_the_same() {
     }
     let unique: BTreeSet<_> = blocks(&server, "").into_iter().collect();
     assert_eq!(unique.len(), 8);
-    let told = agents[0].blocks.clone();
-    eventually("everybody is told", || told.borrow().by_node.len() == 4 && told.borrow().in_sync).await;
-    assert_eq!(told.borrow().pools.len(), 2);
+    let published = agents[0].blocks.clone();
+    eventually("all nodes' blocks are published", || {
+        published.borrow().by_node.len() == 4 && published.borrow().in_sync
+    })
+    .await;
+    assert_eq!(published.borrow().pools.len(), 2);
     let file: NamespacesFile = contract::read(&agents[0].state()).unwrap().unwrap();
     assert_eq!(file.get("default"), Namespace::Plain);
     assert_eq!(agents[0].status.pool_trouble(), 0);
 }
 
 #[tokio::test]
-async fn a_spare_is_kept_ahead_of_need_and_given_back_after_it() {
+async fn spare_block_is_claimed_ahead_and_given_back() {
     let server = server(&["n1"], &both()[..1]).await;
     let grace = GracePeriods { idle: Duration::from_millis(300), ..GracePeriods::default() };
     let agent = Agent::start(&server, "n1", &["n1"], grace);
     eventually("first block", || agent.offered("four").len() == 1).await;
     let first = agent.offered("four").remove(0);
     let address = agent.take("c1", &first);
-    eventually("a pod has an address of the spare: the next one is claimed", || agent.offered("four").len() == 2).await;
+    eventually("a pod takes an address of the spare: the next block is claimed", || agent.offered("four").len() == 2)
+        .await;
     assert_eq!(agent.offered("four")[0], first, "the older one is used up first");
-    // Nothing goes back as long as it is needed.
+    // A needed block is never given back.
     tokio::time::sleep(grace.idle * 3).await;
     assert_eq!(blocks(&server, "n1").len(), 2, "{address} is in use, and there is one spare");
     agent.give_back("c1");
-    eventually("one of two empty blocks goes back", || blocks(&server, "n1").len() == 1).await;
+    eventually("one of two empty blocks is given back", || blocks(&server, "n1").len() == 1).await;
     eventually("and is not offered", || agent.offered("four") == blocks(&server, "n1")).await;
 }
 
 #[tokio::test]
-async fn an_agent_that_starts_again_keeps_what_it_has() {
+async fn restarted_agent_keeps_its_blocks() {
     let server = server(&["n1"], &both()).await;
     let first = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
     eventually("blocks", || first.offered("four").len() == 1 && first.offered("six").len() == 1).await;
@@ -187,27 +195,27 @@ async fn an_agent_that_starts_again_keeps_what_it_has() {
 }
 
 #[tokio::test]
-async fn a_server_that_fails_is_tried_again() {
+async fn failing_server_is_retried() {
     let server = server(&["n1"], &both()).await;
     let agent = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
     eventually("blocks", || agent.offered("four").len() == 1 && agent.offered("six").len() == 1).await;
     server.fail("ipblocks", usize::MAX);
     agent.take("c1", &agent.offered("four")[0]);
-    eventually("it is said", || agent.status.pool_trouble() == 1).await;
+    eventually("the error is reported", || agent.status.pool_trouble() == 1).await;
     server.fail("ipblocks", 0);
     eventually("the next block", || agent.offered("four").len() == 2).await;
-    eventually("and taken back", || agent.status.pool_trouble() == 0).await;
+    eventually("the report is cleared", || agent.status.pool_trouble() == 0).await;
 }
 
 #[tokio::test]
-async fn blocks_of_a_node_that_is_gone_are_collected_and_those_of_one_that_is_there_are_not() {
+async fn only_blocks_of_deleted_nodes_are_collected() {
     let server = server(&["n1", "n2"], &both()[..1]).await;
     let grace = GracePeriods { gone: Duration::from_millis(200), ..GracePeriods::default() };
     let (one, two) =
         (Agent::start(&server, "n1", &["n1", "n2"], grace), Agent::start(&server, "n2", &["n1", "n2"], grace));
     eventually("blocks", || one.offered("four").len() == 1 && two.offered("four").len() == 1).await;
     drop(two);
-    // The watch of the first says that the second is gone, but the API server knows better.
+    // The agent's list of Nodes lacks the second one, but the API server still has it.
     one.nodes.send_replace(Arc::new(all(&["n1"])));
     let asked = || server.queries().iter().any(|q| q.starts_with("GET") && q.contains("/nodes/n2"));
     eventually("the server is asked", asked).await;
@@ -218,7 +226,7 @@ async fn blocks_of_a_node_that_is_gone_are_collected_and_those_of_one_that_is_th
 }
 
 #[tokio::test]
-async fn annotations_bring_blocks_of_their_pools() {
+async fn annotations_claim_blocks_of_their_pools() {
     let red =
         json!({"cidr": "10.9.0.0/24", "allowFixedAddresses": true, "nodeSelector": {"matchLabels": {"red": "yes"}}});
     let server = server(&[], &[("four", json!({"cidr": "10.1.0.0/24"})), ("red", red)]).await;
@@ -227,22 +235,22 @@ async fn annotations_bring_blocks_of_their_pools() {
     server.add("namespaces", &json!({"metadata": {"name": "team", "annotations": annotations}}));
     server.add("namespaces", &json!({"metadata": {"name": "odd", "annotations": {"ropeway.dev/ipv4pools": "red"}}}));
     let agent = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
-    eventually("of the default pools", || agent.offered("four").len() == 1).await;
-    eventually("a namespace that can't be understood is said", || agent.status.pool_trouble() == 1).await;
-    assert!(agent.offered("red").is_empty(), "nobody needs it");
+    eventually("a block of the default pool", || agent.offered("four").len() == 1).await;
+    eventually("the invalid annotation is reported", || agent.status.pool_trouble() == 1).await;
+    assert!(agent.offered("red").is_empty(), "no pod needs it");
     let file: NamespacesFile = contract::read(&agent.state()).unwrap().unwrap();
     assert!(matches!(file.get("team"), Namespace::Chosen(_)) && matches!(file.get("odd"), Namespace::Broken(_)));
     server.add("pods", &json!({"metadata": {"name": "web-0", "namespace": "team"}}));
-    eventually("a pod of that namespace is here", || agent.offered("red").len() == 1).await;
+    eventually("a block for the pod of that namespace", || agent.offered("red").len() == 1).await;
     let mine = agent.offered("red").remove(0);
     let wanted = if mine == "10.9.0.128/26" { "10.9.0.7" } else { "10.9.0.130" };
     let annotations = json!({"ropeway.dev/ipAddrs": format!("[\"{wanted}\"]")});
     server.add("pods", &json!({"metadata": {"name": "db-0", "namespace": "default", "annotations": annotations}}));
-    eventually("the block of an address", || agent.offered("red").len() == 2).await;
+    eventually("the block of the requested address", || agent.offered("red").len() == 2).await;
 }
 
 #[tokio::test]
-async fn pools_that_make_no_sense_are_said_and_harm_no_other() {
+async fn invalid_pools_are_reported_and_affect_no_other() {
     let overlapping = json!({"cidr": "10.1.0.0/25"});
     let pools = [("four", json!({"cidr": "10.1.0.0/24"})), ("late", overlapping), ("odd", json!({"cidr": "x"}))];
     let server = server(&["n1"], &pools).await;
@@ -252,33 +260,33 @@ async fn pools_that_make_no_sense_are_said_and_harm_no_other() {
     assert_eq!(blocks(&server, "").len(), 1);
 }
 
-/// Three nodes, two blocks: the third one gets a part of another's, and gives it back when a block is free.
+/// Three nodes, two blocks: the third node borrows a part, and gives it back when a block is free.
 #[tokio::test]
-async fn a_node_without_a_block_borrows_and_gives_back() {
+async fn node_without_a_block_borrows_and_gives_back() {
     let names = ["n1", "n2", "n3"];
     let server = server(&names, &[("four", json!({"cidr": "10.1.0.0/25", "borrow": true}))]).await;
     let ms = Duration::from_millis;
     let grace = GracePeriods { idle: ms(300), cool: ms(100), again: ms(200), gone: ms(200), ..GracePeriods::default() };
     let start = |name| Agent::start(&server, name, &names, grace);
     let (one, two) = (start("n1"), start("n2"));
-    eventually("two have the blocks", || one.offered("four").len() == 1 && two.offered("four").len() == 1).await;
+    eventually("two nodes have the blocks", || one.offered("four").len() == 1 && two.offered("four").len() == 1).await;
     let (first, second) = (one.take("c1", &one.offered("four")[0]), two.take("c2", &two.offered("four")[0]));
     let three = start("n3");
-    eventually("the third has a part", || three.offered("four").len() == 1).await;
+    eventually("the third node has a part", || three.offered("four").len() == 1).await;
     let part = three.offered("four").remove(0);
     let lent =
         || server.get("ipblocks").iter().filter(|block| !block["spec"]["lent"].is_null()).cloned().collect::<Vec<_>>();
     let lender = lent().remove(0);
     assert_eq!(lender["spec"]["lent"], json!([{"cidr": part, "node": "n3"}]));
-    assert!(lender["spec"]["asked"].is_null(), "the question is answered: {lender}");
+    assert!(lender["spec"]["asked"].is_null(), "the request is answered: {lender}");
     let whole: ipnetwork::IpNetwork = lender["spec"]["cidr"].as_str().unwrap().parse().unwrap();
     let (part_range, owner) = (part.parse::<ipnetwork::IpNetwork>().unwrap(), lender["spec"]["node"].as_str().unwrap());
     assert!(whole.contains(part_range.network()) && ![first, second].iter().any(|a| part_range.contains(*a)));
     let (keeper, other) = if owner == "n1" { (&one, "n2") } else { (&two, "n1") };
     assert!(!keeper.offered("four").contains(&part) && !keeper.offered("four").is_empty());
-    let told = one.blocks.clone();
-    eventually("everybody routes it to the third", || {
-        let by_node = told.borrow().by_node.clone();
+    let published = one.blocks.clone();
+    eventually("the part is published as the third node's", || {
+        let by_node = published.borrow().by_node.clone();
         let total: u32 = by_node[owner].iter().map(|range| 1 << (32 - range.prefix())).sum();
         by_node.get("n3").is_some_and(|ranges| *ranges == [part_range])
             && total == 64 - (1 << (32 - part_range.prefix()))
@@ -287,16 +295,17 @@ async fn a_node_without_a_block_borrows_and_gives_back() {
     let address = three.take("c3", &part);
     assert!(part_range.contains(address));
 
-    // Who has an empty block claims none: the next one is for the third.
+    // With an empty block this node claims no other one, so the next free block is the third
+    // node's.
     keeper.give_back(if owner == "n1" { "c1" } else { "c2" });
-    // The other node goes: its block is claimed, and the part goes back when it is empty.
+    // The other node is deleted. Its block is claimed, and the part is given back once it is empty.
     drop(if other == "n1" { one } else { two });
     server.remove("nodes", other);
     let left: Vec<_> = names.into_iter().filter(|name| *name != other).collect();
     three.nodes.send_replace(Arc::new(all(&left)));
-    eventually("a block of its own", || blocks(&server, "n3").len() == 1).await;
-    assert_eq!(lent().len(), 1, "a pod has an address of it");
+    eventually("the third node has a block", || blocks(&server, "n3").len() == 1).await;
+    assert_eq!(lent().len(), 1, "a pod holds an address of the part");
     three.give_back("c3");
-    eventually("given back", || lent().is_empty()).await;
-    eventually("and not used any more", || three.offered("four") == blocks(&server, "n3")).await;
+    eventually("the part is given back", || lent().is_empty()).await;
+    eventually("the part is not offered any more", || three.offered("four") == blocks(&server, "n3")).await;
 }

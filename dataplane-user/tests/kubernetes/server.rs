@@ -1,4 +1,7 @@
-//! As much of an API server as the agent needs: a collection as a list and as an endless stream, and single objects.
+//! A minimal API server for the tests: lists and endless watches of collections, and single
+//! objects.
+//!
+//! Knows no schema. Failures, missing collections and forbidden ones are set by the tests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -18,7 +21,7 @@ struct State {
     forbidden: Vec<String>,
     watches: HashMap<String, Vec<mpsc::Sender<Value>>>,
     queries: Vec<String>,
-    /// What happened to single objects, by version, for who begins to watch after it has listed.
+    /// Watch events by version, for watches that start after a list.
     events: HashMap<String, Vec<(u64, Value)>>,
     version: u64,
 }
@@ -38,7 +41,7 @@ impl Default for State {
     }
 }
 
-/// The server; it ends with the test's runtime.
+/// The server, which ends with the test's runtime.
 #[derive(Clone)]
 pub(crate) struct Server {
     state: Arc<Mutex<State>>,
@@ -63,27 +66,27 @@ impl Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// What a list of this collection says.
+    /// Sets the objects that a list of this collection returns.
     pub(crate) fn set(&self, collection: &str, objects: Vec<Value>) {
         self.state.lock().unwrap().objects.insert(collection.into(), objects);
     }
 
-    /// The objects of a collection.
+    /// Returns the objects of a collection.
     pub(crate) fn get(&self, collection: &str) -> Vec<Value> {
         self.state.lock().unwrap().objects.get(collection).cloned().unwrap_or_default()
     }
 
-    /// The next requests for this collection fail.
+    /// Lets the next requests for this collection fail with status 500.
     pub(crate) fn fail(&self, collection: &str, times: usize) {
         self.state.lock().unwrap().failures.insert(collection.into(), times);
     }
 
-    /// There is no such collection.
+    /// Lets requests for this collection fail with status 404.
     pub(crate) fn lack(&self, collection: &str) {
         self.state.lock().unwrap().unknown.push(collection.into());
     }
 
-    /// Whether anything may be done with this collection.
+    /// Lets requests for this collection fail with status 403, or ends that.
     pub(crate) fn forbid(&self, collection: &str, forbidden: bool) {
         let all = &mut self.state.lock().unwrap().forbidden;
         all.retain(|c| c != collection);
@@ -94,7 +97,7 @@ impl Server {
         self.state.lock().unwrap().queries.clone()
     }
 
-    /// Sends an event to whoever watches, when somebody does.
+    /// Sends an event to the latest watch of the collection, and waits for one if there is none.
     pub(crate) async fn watch_event(&self, collection: &str, event: &Value) {
         for _ in 0..1000 {
             let watches = self.state.lock().unwrap().watches.get(collection).cloned().unwrap_or_default();
@@ -105,10 +108,10 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("nobody watches {collection}");
+        panic!("no watch of {collection}");
     }
 
-    /// Does what is asked for to one object, and tells who watches.
+    /// Executes a request for a single object and notifies the watches.
     pub(crate) fn change(&self, request: &Request<'_>) -> (&'static str, Value) {
         let mut state = self.state.lock().unwrap();
         let state = &mut *state;
@@ -130,7 +133,8 @@ async fn serve(mut stream: TcpStream, server: Server) {
         let mut words = head.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let path: Vec<_> = target.split('?').next().unwrap_or_default().split('/').collect();
-        // /api/v1/nodes and /apis/<group>/<version>/nodes, perhaps with a name behind; namespaces are no difference.
+        // /api/v1/nodes and /apis/GROUP/VERSION/nodes, with an optional name. Namespaces are
+        // ignored.
         let prefix = if path.get(1) == Some(&"api") { 3 } else { 4 };
         let prefix =
             if path.get(prefix) == Some(&"namespaces") && path.len() > prefix + 2 { prefix + 2 } else { prefix };
@@ -151,7 +155,7 @@ async fn serve(mut stream: TcpStream, server: Server) {
     }
 }
 
-/// Head and body of the next request.
+/// Reads head and body of the next request; `None` if the connection has ended.
 async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
     let mut chunk = [0; 4096];
     loop {

@@ -1,7 +1,9 @@
-//! Runs a test as a node of its own: a process in new network, mount and cgroup namespaces with an own bpf file system.
+//! Runs a test as a node: a process in new network and mount namespaces, with a bpf file system and
+//! a cgroup for it alone.
 //!
-//! The test executable starts itself once more inside; everything that it makes there goes with that process, except the
-//! cgroup, which this side removes.
+//! The test executable starts itself once more inside. All that it creates there disappears with
+//! that process, except the cgroup, which the outer process removes. Used by all tests of this
+//! crate that need root.
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that fails panics")]
 
@@ -14,22 +16,22 @@ use std::time::{Duration, Instant};
 
 const INSIDE: &str = "RW_TEST_NODE_CGROUP";
 
-/// What a test inside a node works with.
+/// The environment of a test inside a node.
 pub(crate) struct Node {
-    /// The node's own cgroup.
+    /// Cgroup of the node.
     pub(crate) cgroup: PathBuf,
-    /// An empty directory for state.
+    /// Directory for manifests, state and logs; empty at the start.
     pub(crate) state: tempfile::TempDir,
 }
 
 static OBJECT: OnceLock<PathBuf> = OnceLock::new();
 
-/// The eBPF object, as it was when the test began.
+/// Returns the path of the eBPF object, copied when the test began.
 pub(crate) fn object() -> &'static Path {
     OBJECT.get().unwrap()
 }
 
-/// Where `cargo xtask build` puts the eBPF object.
+/// Returns the path at which `cargo xtask build` puts the eBPF object.
 fn built_object() -> PathBuf {
     std::env::var_os("ROPEWAY_EBPF_OBJECT").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../dataplane-ebpf/target/bpfel-unknown-none/release/ropeway"),
@@ -37,7 +39,8 @@ fn built_object() -> PathBuf {
     )
 }
 
-/// Runs the rest of the test `name` inside a node: in the process that was started for it `Some`, outside `None`.
+/// Runs the rest of the test `name` inside a node. Returns `Some` in the process inside, and `None`
+/// outside after that process has ended.
 pub(crate) fn enter(name: &str) -> Option<Node> {
     if let Some(cgroup) = std::env::var_os(INSIDE) {
         let node = Node { cgroup: cgroup.into(), state: tempfile::tempdir().unwrap() };
@@ -65,14 +68,14 @@ fn cgroup2() -> PathBuf {
     dataplane_user::load::mounts::cgroup2(&mounts).expect("no cgroup2").into()
 }
 
-/// Runs a command to success and gives what it printed.
+/// Runs a shell command, which must succeed, and returns its standard output.
 pub(crate) fn run(command: &str) -> String {
     let out = Command::new("sh").args(["-c", command]).output().unwrap();
     assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-/// Asks until the answer is there, for at most ten seconds.
+/// Polls until `ask` returns a value, for at most ten seconds.
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
@@ -84,7 +87,7 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The status code and body of a path on one of the agent's ports.
+/// Requests a path from one of the agent's ports. Returns status code and body.
 pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
@@ -94,14 +97,14 @@ pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-/// A running agent, killed when the test ends.
+/// A running agent, which is killed when this value is dropped.
 pub(crate) struct Agent {
     child: Child,
     log: PathBuf,
 }
 
 impl Agent {
-    /// Starts an agent on the manifests of `state/manifests`.
+    /// Starts an agent with the manifests in `state/manifests`.
     pub(crate) fn start(node: &Node, flags: &[&str]) -> Self {
         let manifests = node.state.path().join("manifests");
         std::fs::create_dir_all(&manifests).unwrap();
@@ -122,7 +125,7 @@ impl Agent {
         Self { child, log }
     }
 
-    /// Waits until the maps are complete and the node is in order.
+    /// Waits until `/healthz` and `/readyz` return 200.
     pub(crate) fn ready(mut self) -> Self {
         until("the agent is ready", || {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -134,32 +137,32 @@ impl Agent {
         self
     }
 
-    /// What its process has in memory and in no file, in KiB.
+    /// Returns the anonymous memory of the process in KiB.
     pub(crate) fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
     }
 
-    /// What it has logged.
+    /// Returns the log so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Waits for its end; gives the exit code and the log.
+    /// Waits until the process ends. Returns the exit code and the log.
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let status = until("the agent ends", || self.child.try_wait().unwrap());
         (status.code(), self.log())
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM and waits until the process ends.
     pub(crate) fn terminate(self) -> (Option<i32>, String) {
         run(&format!("kill -TERM {}", self.child.id()));
         self.end()
     }
 }
 
-/// A counter of the agent's metrics.
+/// Returns a counter or gauge of the agent's metrics.
 pub(crate) fn metric(name: &str) -> u64 {
     let (_, text) = get(10249, "/metrics").unwrap();
     let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
@@ -171,7 +174,7 @@ impl Drop for Agent {
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             let ended = self.child.kill().and_then(|()| self.child.wait());
             if let Err(e) = ended {
-                eprintln!("the agent is left: {e}");
+                eprintln!("cannot kill the agent: {e}");
             }
         }
         if std::thread::panicking() {
@@ -181,14 +184,14 @@ impl Drop for Agent {
 }
 
 impl Node {
-    /// Writes a manifest.
+    /// Writes a manifest into the agent's directory.
     pub(crate) fn manifest(&self, name: &str, text: &str) {
         let dir = self.state.path().join("manifests");
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join(name), text).unwrap();
     }
 
-    /// Runs the command line; gives success and what it said.
+    /// Runs `ropeway` with these arguments. Returns true on success, and its output.
     pub(crate) fn ropeway(&self, arguments: &[&str]) -> (bool, String) {
         let out = Command::new(env!("CARGO_BIN_EXE_ropeway"))
             .arg(format!("--state-dir={}", self.state.path().join("lib").display()))

@@ -1,4 +1,7 @@
-//! What a decision says.
+//! The result of a decision: actions on block objects, and what the plugin may use.
+//!
+//! Made by [`super::decide`] and executed by `ipam::write`. Plain data; nothing here talks to the
+//! API server.
 
 use std::time::Duration;
 
@@ -8,61 +11,61 @@ use ipnetwork::IpNetwork;
 use super::{ObjectVersion, Sharing};
 use crate::ipam::pool::block_name;
 
-/// What to do to an object.
+/// A change of one IPBlock object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockAction {
-    /// Make a block for this node. Fails if another node was quicker.
+    /// Create a block for this node. Fails if another node has created it first.
     Claim {
-        /// The pool.
+        /// Name of the pool.
         pool: String,
-        /// The range.
+        /// The range of the block.
         cidr: IpNetwork,
     },
     /// Remove a block of this node, if it is still empty.
     Release {
-        /// The object's name.
+        /// Name of the object.
         name: String,
-        /// The range.
+        /// The range of the block.
         cidr: IpNetwork,
-        /// In this state only.
+        /// Required version of the object.
         state: ObjectVersion,
     },
-    /// Change what other nodes have to do with a block.
+    /// Change the parts that other nodes use or ask for.
     Share {
-        /// The object's name.
+        /// Name of the object.
         name: String,
-        /// What is to be so.
+        /// The lent parts and the asking node after the change.
         sharing: Sharing,
-        /// The part that this node gives away by it, if it is still empty.
+        /// The part that this node gives away by the change, if it is still empty.
         given: Option<IpNetwork>,
-        /// Nodes that must be gone.
+        /// Nodes that must not exist any more.
         gone: Vec<String>,
-        /// In this state only.
+        /// Required version of the object.
         state: ObjectVersion,
     },
-    /// Remove a block of a node that is gone.
+    /// Remove a block of a deleted node.
     Collect {
-        /// The object's name.
+        /// Name of the object.
         name: String,
-        /// The node, and all that use parts.
+        /// Its node and all nodes that use parts of it; none may exist any more.
         nodes: Vec<String>,
-        /// In this state only.
+        /// Required version of the object.
         state: ObjectVersion,
     },
 }
 
-/// The decision.
+/// The result of [`super::decide`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolDecision {
-    /// For the API server, in this order.
+    /// Changes for the API server, in this order.
     pub actions: Vec<BlockAction>,
-    /// For the plugin: the pools of this node with its blocks.
+    /// Pools of this node with its blocks, for the plugin.
     pub pools: Vec<PoolEntry>,
-    /// For the plugin: the pools of pods that ask for none.
+    /// Pools of pods that ask for none, for the plugin.
     pub default: Vec<String>,
-    /// What is wrong, for people.
+    /// Messages about problems, for the log and for `ropeway status`.
     pub problems: Vec<String>,
-    /// When time alone changes the decision.
+    /// Time of the next decision that is due without a change.
     pub next: Option<Duration>,
 }
 
@@ -73,7 +76,8 @@ impl PoolDecision {
 }
 
 impl BlockAction {
-    /// What this node gives away: the plugin must not use it any more before that is done.
+    /// Returns the range that this node gives away. The plugin must stop using it before the object
+    /// is changed.
     #[must_use]
     pub const fn given(&self) -> Option<IpNetwork> {
         match self {
@@ -83,7 +87,7 @@ impl BlockAction {
         }
     }
 
-    /// Name of the block's object.
+    /// Returns the name of the block's object.
     #[must_use]
     pub fn name(&self) -> String {
         match self {

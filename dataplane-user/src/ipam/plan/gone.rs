@@ -1,4 +1,8 @@
-//! Blocks of nodes that are gone.
+//! Collects blocks, and ends lent parts, of nodes that were deleted.
+//!
+//! Called by [`super::decide`]. A deleted node's blocks stay for [`super::GracePeriods::gone`] in
+//! case the Node is created again; the writer then asks the API server once more whether the nodes
+//! still do not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,8 +10,11 @@ use dataplane_common::types::fnv::hash64;
 
 use super::{Block, BlockAction, PlannerMemory, PoolDecision, Sharing, World};
 
-/// Collects blocks that were seen twice, long enough apart, in the same state and without a node. One node does it; if it
-/// doesn't, everybody does, and all but one are refused.
+/// Adds the actions for blocks that were seen twice, a grace period apart, in the same state and
+/// without a node.
+///
+/// One node is responsible. If it has not acted after three grace periods, all nodes try, and the
+/// object's version lets one succeed.
 pub(super) fn collect(world: &World<'_>, memory: &mut PlannerMemory, decision: &mut PoolDecision) {
     let Some(nodes) = world.nodes else { return };
     let grace = world.grace.gone;
@@ -18,6 +25,7 @@ pub(super) fn collect(world: &World<'_>, memory: &mut PlannerMemory, decision: &
         let seen = memory.gone.get(name).filter(|(state, _)| *state == block.state);
         let since = seen.map_or(world.now, |(_, since)| *since);
         gone.insert(name.clone(), (block.state.clone(), since));
+        // Other nodes wait longer, in case the responsible one can't act.
         let due = since + if responsible { grace } else { grace * 3 };
         if world.now >= due {
             decision.actions.push(action);
@@ -25,11 +33,12 @@ pub(super) fn collect(world: &World<'_>, memory: &mut PlannerMemory, decision: &
             decision.wake(due);
         }
     }
+    // A block that was not found abandoned this time starts a new grace period.
     memory.gone = gone;
 }
 
-/// What would end what nodes that are gone have of a block, and whether it is this node's to do first. As long as anybody else uses a part, the block
-/// stays.
+/// Returns the action that ends the use of a block by deleted nodes, and true if this node is
+/// responsible for it. The block stays as long as an existing node uses a part.
 fn end_of_the_gone(
     world: &World<'_>,
     nodes: &BTreeSet<Box<str>>,
@@ -40,12 +49,14 @@ fn end_of_the_gone(
     let state = block.state.clone();
     let (lost, left): (Vec<_>, Vec<_>) = block.sharing.lent.iter().cloned().partition(|part| is_gone(&part.node));
     let lost = lost.into_iter().map(|part| part.node);
+    // The owner takes lent parts back itself, so it is always responsible.
     if block.node == world.node {
         let gone: Vec<_> = lost.collect();
         let sharing = Sharing { lent: left, ..block.sharing.clone() };
         let some = !gone.is_empty();
         return some.then(|| (BlockAction::Share { name: name.to_owned(), sharing, given: None, state, gone }, true));
     }
+    // Another node's block is collected once no existing node uses any part of it.
     if !is_gone(&block.node) || !left.is_empty() {
         return None;
     }
@@ -54,7 +65,8 @@ fn end_of_the_gone(
     Some((action, is_responsible(world.node, nodes, name)))
 }
 
-/// Of all nodes the one with the greatest hash together with the block's name: each node finds the same one.
+/// Returns true if this node has the greatest hash together with the block's name. All nodes
+/// compute the same one.
 fn is_responsible(node: &str, nodes: &BTreeSet<Box<str>>, block: &str) -> bool {
     let rank = |name: &str| (hash64(format!("{block}\0{name}").as_bytes()), name.to_owned());
     nodes.iter().map(|name| rank(name)).max().is_some_and(|(_, first)| first == node)

@@ -1,4 +1,7 @@
-//! Tests of the decision: tables here, random histories of several nodes in `histories`.
+//! Tests of the planner: single decisions here, lending in `borrow`, random histories in
+//! `histories`.
+//!
+//! [`Known`] owns the data that a [`World`] borrows, and shows actions as text.
 
 use super::*;
 use crate::ipam::crd::{IpPoolSpec, NodeSelector};
@@ -16,14 +19,14 @@ pub(super) fn pool(name: &str, cidr: &str, change: impl FnOnce(&mut IpPoolSpec))
     Pool::new(name, &spec).unwrap()
 }
 
-/// What is known, with owners for what [`World`] borrows.
+/// The input of a decision, with owners for the data that [`World`] borrows.
 pub(super) struct Known {
     pub(super) labels: Option<BTreeMap<String, String>>,
     pub(super) pools: Vec<Pool>,
     pub(super) blocks: BTreeMap<String, Block>,
     pub(super) nodes: BTreeSet<Box<str>>,
     pub(super) default: Vec<String>,
-    pub(super) wishes: BTreeSet<PoolRequest>,
+    pub(super) requests: BTreeSet<PoolRequest>,
     pub(super) held: HashSet<IpAddr>,
     memory: PlannerMemory,
 }
@@ -36,7 +39,7 @@ impl Known {
             blocks: BTreeMap::new(),
             nodes: ["n1", "n2", "n3"].map(Into::into).into(),
             default: vec![],
-            wishes: BTreeSet::new(),
+            requests: BTreeSet::new(),
             held: HashSet::new(),
             memory: PlannerMemory::default(),
         }
@@ -62,7 +65,7 @@ impl Known {
             blocks: &self.blocks,
             nodes: Some(&self.nodes),
             default: &self.default,
-            wishes: &self.wishes,
+            requests: &self.requests,
             held: &self.held,
             now,
             grace: GracePeriods::default(),
@@ -70,7 +73,7 @@ impl Known {
         decide(&world, &mut self.memory)
     }
 
-    /// The actions in words.
+    /// Decides and returns the actions as text.
     fn actions(&mut self, now: Duration) -> Vec<String> {
         let show = |action: &BlockAction| match action {
             BlockAction::Claim { pool, cidr } => format!("claim {cidr} of {pool}"),
@@ -89,7 +92,7 @@ impl Known {
     }
 }
 
-fn wish(pools: &[&str], address: &[&str]) -> PoolRequest {
+fn request(pools: &[&str], address: &[&str]) -> PoolRequest {
     let names: Vec<String> = pools.iter().map(ToString::to_string).collect();
     PoolRequest {
         ipv4_pools: (!names.is_empty()).then_some(names),
@@ -98,7 +101,7 @@ fn wish(pools: &[&str], address: &[&str]) -> PoolRequest {
     }
 }
 
-/// Small pools: two blocks each.
+/// Returns three pools of two blocks each.
 fn two() -> Vec<Pool> {
     vec![
         pool("a", "10.1.0.0/25", |_| {}),
@@ -108,20 +111,20 @@ fn two() -> Vec<Pool> {
 }
 
 #[test]
-fn a_node_without_blocks_claims_one_of_each_family() {
+fn node_without_blocks_claims_one_of_each_family() {
     let mut known = Known::new(two());
     let actions = known.actions(S);
     assert_eq!(actions.len(), 2, "{actions:?}");
     assert!(actions[0].ends_with("of a") && actions[1].ends_with("of six"), "{actions:?}");
     known.labels = None;
-    assert!(known.actions(S).is_empty(), "who has no Node object claims nothing");
+    assert!(known.actions(S).is_empty(), "a node without a Node object claims nothing");
 }
 
 #[test]
-fn one_block_stays_empty_ahead_of_need() {
+fn one_block_stays_empty_as_a_spare() {
     let mut known = Known::new(two()[..1].to_vec());
     known.block("10.1.0.0/26", "a", "n1");
-    assert!(known.actions(S).is_empty(), "the spare is there");
+    assert!(known.actions(S).is_empty(), "the spare exists");
     known.hold(&["10.1.0.9"]);
     assert_eq!(known.actions(S), ["claim 10.1.0.64/26 of a"]);
     known.block("10.1.0.64/26", "a", "n1");
@@ -133,7 +136,7 @@ fn one_block_stays_empty_ahead_of_need() {
 }
 
 #[test]
-fn the_next_pool_is_used_when_one_is_full_and_then_it_is_said() {
+fn next_pool_is_used_when_one_is_full_and_exhaustion_is_reported() {
     let mut known = Known::new(two()[..2].to_vec());
     known.block("10.1.0.0/26", "a", "n1");
     known.block("10.1.0.64/26", "a", "n2");
@@ -150,7 +153,7 @@ fn the_next_pool_is_used_when_one_is_full_and_then_it_is_said() {
 }
 
 #[test]
-fn what_is_not_needed_goes_back_after_a_while() {
+fn unneeded_block_is_given_back_after_the_idle_period() {
     let mut known = Known::new(two()[..1].to_vec());
     known.block("10.1.0.0/26", "a", "n1");
     known.block("10.1.0.64/26", "a", "n1");
@@ -159,14 +162,14 @@ fn what_is_not_needed_goes_back_after_a_while() {
     known.hold(&["10.1.0.70"]);
     assert!(known.actions(S * 2).is_empty(), "one is in use, one is the spare");
     known.held.clear();
-    assert!(known.actions(IDLE + S).is_empty(), "it was in use meanwhile");
+    assert!(known.actions(IDLE + S).is_empty(), "the block was in use in between");
     assert_eq!(known.actions(IDLE * 2 + S), ["release 10.1.0.64/26"]);
     let decision = known.decide(IDLE * 2 + S);
     assert_eq!(decision.pools[0].blocks, ["10.1.0.0/26".parse().unwrap()], "the plugin must not use it");
 }
 
 #[test]
-fn blocks_of_pools_that_are_not_for_this_node_are_not_used_and_go_back() {
+fn blocks_of_unusable_pools_are_not_used_and_given_back() {
     let disabled = |s: &mut IpPoolSpec| s.disabled = true;
     let elsewhere = |s: &mut IpPoolSpec| {
         s.node_selector =
@@ -179,39 +182,39 @@ fn blocks_of_pools_that_are_not_for_this_node_are_not_used_and_go_back() {
         known.hold(&["10.1.0.9"]);
         let decision = known.decide(S);
         assert!(decision.actions.is_empty() && decision.pools.iter().all(|p| p.blocks.is_empty()), "{decision:?}");
-        assert_eq!(known.actions(S + IDLE), ["release 10.1.0.64/26"], "a pod has an address of the other one");
+        assert_eq!(known.actions(S + IDLE), ["release 10.1.0.64/26"], "a pod holds an address of the other block");
     }
 }
 
 #[test]
-fn what_pods_ask_for_is_provided() {
+fn requested_pools_and_addresses_are_provided() {
     let mut known = Known::new(two()[..2].to_vec());
     known.block("10.1.0.0/26", "a", "n1");
-    known.wishes.insert(wish(&["b"], &[]));
+    known.requests.insert(request(&["b"], &[]));
     assert!(known.actions(S)[0].ends_with("of b"));
-    known.wishes = [wish(&[], &["10.2.0.99"])].into();
+    known.requests = [request(&[], &["10.2.0.99"])].into();
     assert_eq!(known.actions(S), ["claim 10.2.0.64/26 of b"]);
     known.block("10.2.0.64/26", "b", "n2");
     let decision = known.decide(S);
-    let expected = "address 10.2.0.99, which a pod asks for, is in a block of node n2";
+    let expected = "a pod asks for address 10.2.0.99, which is in a block of node n2";
     assert_eq!((decision.actions.len(), &decision.problems[..]), (0, &[expected.to_owned()][..]));
-    known.wishes = [wish(&["none"], &["10.1.0.9"])].into();
+    known.requests = [request(&["none"], &["10.1.0.9"])].into();
     assert_eq!(
         known.decide(S).problems,
         [
-            "pool none, which a pod asks for, is not there, or disabled, or not for this node",
-            "address 10.1.0.9, which a pod asks for, is in no pool that allows that",
+            "a pod asks for pool none, which does not exist, is disabled or does not select this node",
+            "a pod asks for address 10.1.0.9, which is in no pool with allowFixedAddresses",
         ]
     );
     known.default = vec!["b".into()];
-    known.wishes.clear();
+    known.requests.clear();
     let decision = known.decide(S);
     assert_eq!(decision.default, ["b"], "the setting limits the pools of pods that ask for none");
     assert_eq!(decision.actions.len(), 1);
 }
 
 #[test]
-fn reserved_blocks_are_not_claimed_and_not_spare() {
+fn reserved_blocks_are_neither_claimed_nor_spare() {
     let reserve = |s: &mut IpPoolSpec| {
         s.reserved = vec!["10.1.0.0/26".into()];
         s.allow_fixed_addresses = true;
@@ -219,15 +222,15 @@ fn reserved_blocks_are_not_claimed_and_not_spare() {
     let mut known = Known::new(vec![pool("a", "10.1.0.0/25", reserve)]);
     assert_eq!(known.actions(S), ["claim 10.1.0.64/26 of a"]);
     known.block("10.1.0.64/26", "a", "n1");
-    known.wishes.insert(wish(&[], &["10.1.0.5"]));
-    assert_eq!(known.actions(S), ["claim 10.1.0.0/26 of a"], "for an address that is asked for");
+    known.requests.insert(request(&[], &["10.1.0.5"]));
+    assert_eq!(known.actions(S), ["claim 10.1.0.0/26 of a"], "a pod asks for an address of it");
     known.block("10.1.0.0/26", "a", "n1");
     known.hold(&["10.1.0.5", "10.1.0.70"]);
     assert!(known.actions(S).is_empty());
 }
 
 #[test]
-fn a_block_that_was_taken_away_is_claimed_again() {
+fn lost_block_with_pods_is_claimed_again() {
     let mut known = Known::new(two()[..1].to_vec());
     known.block("10.1.0.64/26", "a", "n1");
     known.hold(&["10.1.0.9"]);
@@ -237,7 +240,7 @@ fn a_block_that_was_taken_away_is_claimed_again() {
 }
 
 #[test]
-fn blocks_of_another_size_are_in_the_way() {
+fn blocks_of_another_size_are_not_overlapped() {
     let mut known = Known::new(two()[..1].to_vec());
     known.block("10.1.0.0/27", "a", "n2");
     assert_eq!(known.actions(S), ["claim 10.1.0.64/26 of a"]);
@@ -246,7 +249,7 @@ fn blocks_of_another_size_are_in_the_way() {
 }
 
 #[test]
-fn blocks_of_gone_nodes_are_collected_once_and_in_time() {
+fn blocks_of_deleted_nodes_are_collected() {
     let mut known = Known::new(vec![]);
     for cidr in ["10.1.0.0/26", "10.1.0.64/26", "10.1.0.128/26", "10.1.0.192/26", "10.2.0.0/26", "10.2.0.64/26"] {
         known.block(cidr, "a", "n9");
@@ -254,13 +257,13 @@ fn blocks_of_gone_nodes_are_collected_once_and_in_time() {
     known.block("10.3.0.0/26", "a", "n2");
     assert!(known.actions(S).is_empty(), "seen once");
     let soon = known.actions(S + GONE);
-    assert!(!soon.is_empty() && soon.len() < 6, "the others are for other nodes: {soon:?}");
-    assert_eq!(known.actions(S + GONE * 3).len(), 6, "they have not done it");
+    assert!(!soon.is_empty() && soon.len() < 6, "other nodes are responsible for the rest: {soon:?}");
+    assert_eq!(known.actions(S + GONE * 3).len(), 6, "the responsible nodes have not acted");
     let name = block_name("10.1.0.0/26".parse().unwrap());
     known.blocks.get_mut(&name).unwrap().state.version = "2".into();
-    assert_eq!(known.actions(S + GONE * 3).len(), 5, "somebody has changed it: that is another observation");
+    assert_eq!(known.actions(S + GONE * 3).len(), 5, "a changed block starts another observation");
     known.nodes.insert("n9".into());
     assert!(known.actions(S + GONE * 4).is_empty());
     known.nodes.remove("n9");
-    assert!(known.actions(S + GONE * 5).is_empty(), "the node was back meanwhile");
+    assert!(known.actions(S + GONE * 5).is_empty(), "the node existed in between");
 }

@@ -1,4 +1,6 @@
-//! Tests of what is said of networks.
+//! Tests of the classification of networks and of the difference that is written.
+//!
+//! All tests use one plan with a local block, a neighbour and a node behind a router.
 
 use std::net::IpAddr;
 
@@ -51,9 +53,9 @@ fn make(service: &[IpNetwork], service_proxy: bool) -> NetworkEntries {
 }
 
 #[test]
-fn every_network_says_all_about_itself() {
-    let nets = make(&[net("10.96.0.0/12"), net("fd00:96::/112")], true);
-    let shown: Vec<_> = nets.iter().map(|(range, net)| (range.to_string(), net.oif, net.flags)).collect();
+fn every_entry_carries_all_flags_of_its_network() {
+    let entries = make(&[net("10.96.0.0/12"), net("fd00:96::/112")], true);
+    let shown: Vec<_> = entries.iter().map(|(range, net)| (range.to_string(), net.oif, net.flags)).collect();
     let expected = [
         ("10.0.0.0/8", 0, KEEP),
         ("10.96.0.0/12", 0, KEEP | SERVICE),
@@ -71,11 +73,11 @@ fn every_network_says_all_about_itself() {
 }
 
 #[test]
-fn what_changes_nothing_is_off() {
-    let nets = make(&[], true);
-    assert_eq!(features(&nets, false, true), node_features::NETWORKS, "for the tunnel");
-    assert_eq!(features(&nets, true, true), node_features::NETWORKS | node_features::MASQUERADE);
-    let direct: NetworkEntries = nets.into_iter().filter(|(_, net)| net.oif == 0 && net.flags & OWN == 0).collect();
+fn lookups_without_effect_are_off() {
+    let entries = make(&[], true);
+    assert_eq!(features(&entries, false, true), node_features::NETWORKS, "for the tunnel");
+    assert_eq!(features(&entries, true, true), node_features::NETWORKS | node_features::MASQUERADE);
+    let direct: NetworkEntries = entries.into_iter().filter(|(_, net)| net.oif == 0 && net.flags & OWN == 0).collect();
     assert_eq!((features(&direct, false, true), features(&NetworkEntries::new(), false, true)), (0, 0));
     let unallocated = [(net("10.96.0.0/12"), Network { oif: 0, flags: SERVICE })].into();
     assert_eq!(features(&unallocated, false, true), node_features::NETWORKS);
@@ -84,10 +86,10 @@ fn what_changes_nothing_is_off() {
 }
 
 #[test]
-fn beside_another_proxy_cluster_ips_are_left_to_it() {
-    let nets = make(&[net("fd00:96::/112")], false);
-    assert_eq!(nets[&net("fd00:96::/112")], Network { oif: 0, flags: KEEP });
-    assert_eq!(nets[&net("10.244.1.0/24")], Network { oif: 0, flags: KEEP });
+fn cluster_ips_are_left_to_another_proxy() {
+    let entries = make(&[net("fd00:96::/112")], false);
+    assert_eq!(entries[&net("fd00:96::/112")], Network { oif: 0, flags: KEEP });
+    assert_eq!(entries[&net("10.244.1.0/24")], Network { oif: 0, flags: KEEP });
     assert_eq!(features(&NetworkEntries::new(), false, false), node_features::HOST_ROUTING);
 }
 

@@ -1,4 +1,7 @@
-//! From what is in the tries to what should be.
+//! Reads the tries `networks4` and `networks6` and writes the difference to the desired entries.
+//!
+//! Called by the node task. Writes in an order in which a packet never finds a network without the
+//! exceptions from it.
 
 use std::net::IpAddr;
 
@@ -11,11 +14,11 @@ use ipnetwork::IpNetwork;
 
 use super::NetworkEntries;
 
-/// An address family's form of a network.
+/// The address of a network in the form of one address family's trie.
 pub trait NetworkKey: Into<IpAddr> {
-    /// The trie.
+    /// Name of the family's map.
     const MAP: &'static str;
-    /// From an address of this family.
+    /// Converts an address; `None` if it is of the other family.
     fn from_ip(ip: IpAddr) -> Option<Self>;
 }
 
@@ -35,17 +38,18 @@ impl NetworkKey for V6 {
     }
 }
 
-/// What has to be done.
+/// The writes that turn the present entries into the desired ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkChanges {
-    /// New or different, the longest prefixes first: no packet finds a network before it can find the exceptions from it.
+    /// New or different entries, longest prefixes first: no packet finds a network before its
+    /// exceptions are there.
     pub set: Vec<(IpNetwork, Network)>,
-    /// No longer wanted, the shortest prefixes first.
+    /// Unwanted entries, shortest prefixes first, for the same reason.
     pub remove: Vec<IpNetwork>,
 }
 
 impl NetworkChanges {
-    /// From what is there to what should be.
+    /// Computes the difference between two sets of entries.
     #[must_use]
     pub fn between(present: &NetworkEntries, wanted: &NetworkEntries) -> Self {
         let mut set: Vec<_> =
@@ -56,27 +60,27 @@ impl NetworkChanges {
         Self { set, remove }
     }
 
-    /// How many operations that is.
+    /// Returns the number of entries to write and to remove.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.set.len() + self.remove.len()
     }
 
-    /// Whether everything is right.
+    /// Returns true if nothing differs.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What is in the tries.
+/// Reads the entries of both tries.
 ///
 /// # Errors
-/// A trie can't be read.
+/// A trie can't be opened or read.
 pub fn read(pins: &Pins) -> Result<NetworkEntries, MapError> {
-    let mut nets = read_family::<V4>(pins)?;
-    nets.extend(read_family::<V6>(pins)?);
-    Ok(nets)
+    let mut entries = read_family::<V4>(pins)?;
+    entries.extend(read_family::<V6>(pins)?);
+    Ok(entries)
 }
 
 fn read_family<A: NetworkKey>(pins: &Pins) -> Result<NetworkEntries, MapError>
@@ -91,10 +95,10 @@ where
     Ok(entries.into_iter().filter_map(network).collect())
 }
 
-/// Does the changes; the entries of each family in as few system calls as possible.
+/// Writes the changes, the entries of each family in as few system calls as possible.
 ///
 /// # Errors
-/// A trie is full, or the kernel refused. What was done before stays.
+/// A trie is full, or the kernel rejects an entry. Entries written before the failure stay.
 pub fn write(pins: &Pins, changes: &NetworkChanges) -> Result<(), MapError> {
     write_family::<V4>(pins, changes)?;
     write_family::<V6>(pins, changes)
@@ -107,11 +111,12 @@ where
     let key = |range: &IpNetwork| Some(Prefix { len: range.prefix().into(), data: A::from_ip(range.network())? });
     let (keys, values): (Vec<_>, Vec<_>) = changes.set.iter().filter_map(|(r, net)| Some((key(r)?, *net))).unzip();
     let gone: Vec<_> = changes.remove.iter().filter_map(key).collect();
+    // A family without changes needs no open map.
     if keys.is_empty() && gone.is_empty() {
         return Ok(());
     }
     let table = Table::<Prefix<A>, Network>::open(pins, A::MAP)?;
     table.insert_batch(&keys, &values).map_err(|(e, _)| e)?;
-    // One by one: a batch ends at an entry that somebody else has removed.
+    // One by one: a batch ends at the first missing entry, which another process may have removed.
     gone.iter().try_for_each(|key| table.remove(key).map(|_| ()))
 }

@@ -1,4 +1,8 @@
-//! Computes the next hop of each block of each node: direct, through the tunnel, or none. Pure.
+//! Computes the next hop of each block of each node: direct, through the tunnel, or none.
+//!
+//! Called by the node task whenever Nodes, blocks or this node's networks change. Pure;
+//! [`super::apply`] and `tunnel::apply` bring the result into the kernel. Blocks without a next hop
+//! are reported with the reason and get no route.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,20 +18,20 @@ use crate::proxy::source::NodeObject;
 /// The next hop to a block of pod addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
-    /// It is this node's own.
+    /// The block belongs to this node.
     Own,
-    /// Its node is a neighbour.
+    /// The block's node is on link.
     Direct {
-        /// The node's address.
+        /// Address of the block's node, used as gateway.
         via: IpAddr,
-        /// The device.
+        /// Interface index of the uplink.
         index: u32,
     },
-    /// By the tunnel.
+    /// The block's node is reached through the tunnel.
     Tunnel {
-        /// The node's address, to which the datagrams go.
+        /// Address of the node, the destination of the outer packets.
         remote: IpAddr,
-        /// Its address in the tunnel.
+        /// Address of the node in the tunnel, used as gateway.
         via: IpAddr,
     },
 }
@@ -35,46 +39,48 @@ pub enum NextHop {
 /// The next hops to all blocks and nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoutePlan {
-    /// Blocks, none of which overlaps one of another node.
+    /// Next hops of all blocks. Blocks of different nodes do not overlap.
     pub blocks: BTreeMap<IpNetwork, NextHop>,
-    /// Addresses of other nodes, with the end of the tunnel by which pods reach them.
+    /// Addresses of other nodes, with the remote end of the tunnel if pods reach them through it.
     pub hosts: BTreeMap<IpAddr, Option<IpAddr>>,
-    /// The other ends of the tunnels.
+    /// Remote nodes of the tunnels, with their addresses in the tunnel.
     pub peers: Peers,
-    /// Blocks that can't be reached, and why.
+    /// Messages about blocks that can't be reached.
     pub problems: Vec<String>,
 }
 
-/// What the plan depends on besides the Nodes.
+/// This node's part of the input of [`plan`].
 #[derive(Clone, Copy, Debug)]
 pub struct LocalNode<'a> {
     /// Name of this node.
     pub node: &'a str,
-    /// This node's addresses, at most one of each family.
+    /// This node's addresses, at most one per family.
     pub node_ips: &'a [IpAddr],
-    /// This node's ranges.
+    /// This node's ranges of pod addresses.
     pub pod_cidrs: &'a [IpNetwork],
-    /// The networks that are reached without a router: network and device.
+    /// Networks that are reached without a router: network and interface index.
     pub on_link: &'a [(IpNetwork, u32)],
-    /// Which nodes are reached by the tunnel.
+    /// The route mode: which nodes are reached through the tunnel.
     pub mode: RouteMode,
 }
 
-/// Makes the plan.
+/// Computes the next hops of all blocks of all nodes.
 #[must_use]
 pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_node: &LocalNode<'a>) -> RoutePlan {
     let mut plan = RoutePlan::default();
     let mut owners = Owners::default();
+    // Own ranges come first, so that no other node's overlapping range wins.
     for range in local_node.pod_cidrs.iter().copied() {
         if owners.claim(range, local_node.node, &mut plan.problems) {
             plan.blocks.insert(range, NextHop::Own);
         }
     }
-    let mut ends: BTreeMap<[u8; 6], IpAddr> = BTreeMap::new();
+    let mut remotes: BTreeMap<[u8; 6], IpAddr> = BTreeMap::new();
     for (name, node) in nodes.filter(|(name, _)| *name != local_node.node) {
-        // Both families once, not once for each block.
+        // Once per family instead of once per block: a node can have many blocks.
         let hops = [false, true].map(|v6| next_hop(node, v6, local_node));
         for address in &node.addresses {
+            // IPv4 only: next hops of IPv6 in the tunnel are link-local, never the node's address.
             let through = match (&hops[0], first(node, false)) {
                 (Ok(NextHop::Tunnel { remote, .. }), Some(own)) if own == *address => Some(*remote),
                 _ => None,
@@ -93,9 +99,10 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
                 }
             };
             if let NextHop::Tunnel { remote, via } = hop {
-                let other = *ends.entry(tunnel::mac(remote)).or_insert(remote);
+                // Hashed hardware addresses may collide; the first node keeps the address.
+                let other = *remotes.entry(tunnel::mac(remote)).or_insert(remote);
                 if other != remote {
-                    let problem = "have the same hash and can't both be ends of the tunnel";
+                    let problem = "have the same hash and can't both be reached through the tunnel";
                     plan.problems
                         .push(format!("range {range} of node {name}: {remote} and {other} {problem}: no route"));
                     continue;
@@ -108,11 +115,12 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
     plan
 }
 
-/// How the blocks of a node of one family are reached.
+/// Returns the next hop to the blocks of `node` of one family, or the reason why there is none.
 fn next_hop(node: &NodeObject, v6: bool, local_node: &LocalNode<'_>) -> Result<NextHop, String> {
     let Some(own) = first(node, v6) else {
         return Err(format!("the node has no {} address", if v6 { "IPv6" } else { "IPv4" }));
     };
+    // Any address of the family that is on link makes the node a neighbour.
     let neighbour = node.addresses.iter().filter(|a| a.is_ipv6() == v6).find_map(|ip| {
         let (_, index) = local_node.on_link.iter().find(|(network, _)| network.contains(*ip))?;
         Some(NextHop::Direct { via: *ip, index: *index })
@@ -121,9 +129,10 @@ fn next_hop(node: &NodeObject, v6: bool, local_node: &LocalNode<'_>) -> Result<N
         (Some(hop), RouteMode::Auto | RouteMode::Direct) => Ok(hop),
         (None, RouteMode::Direct) => Err(format!("its address {own} is behind a router, and --route-mode is direct")),
         (_, RouteMode::Auto | RouteMode::Vxlan) => {
+            // The underlay is IPv4 if both nodes have it, whatever the family of the inner packets.
             let here = |v6| local_node.node_ips.iter().any(|ip| ip.is_ipv6() == v6);
-            let mut ends = [false, true].into_iter().filter(|v6| here(*v6));
-            let Some(remote) = ends.find_map(|v6| first(node, v6)) else {
+            let mut families = [false, true].into_iter().filter(|v6| here(*v6));
+            let Some(remote) = families.find_map(|v6| first(node, v6)) else {
                 return Err("it and this node have no address of the same family".into());
             };
             let via = if v6 { tunnel::link_local(tunnel::mac(remote)) } else { own };
@@ -132,7 +141,7 @@ fn next_hop(node: &NodeObject, v6: bool, local_node: &LocalNode<'_>) -> Result<N
     }
 }
 
-/// The address of a node by which the tunnel knows it.
+/// Returns the first address of this family: the one by which the tunnel addresses the node.
 #[must_use]
 pub fn first(node: &NodeObject, v6: bool) -> Option<IpAddr> {
     of_family(&node.addresses, v6)
@@ -142,19 +151,21 @@ fn of_family(addresses: &[IpAddr], v6: bool) -> Option<IpAddr> {
     addresses.iter().copied().find(|a| a.is_ipv6() == v6)
 }
 
-/// Whose a range is; none overlaps one of another owner.
+/// The owners of ranges; ranges of different owners do not overlap.
 #[derive(Default)]
 struct Owners<'a> {
-    /// By the first address; those of one owner may lie in each other, and the outermost is here.
+    /// Ranges by their first address. Ranges of one owner may be nested; only the outermost is
+    /// kept.
     ranges: BTreeMap<(bool, u128), (IpNetwork, &'a str)>,
 }
 
 impl<'a> Owners<'a> {
-    /// Says whether the range is now `owner`'s.
+    /// Returns true if the range now belongs to `owner`, and reports a problem otherwise.
     fn claim(&mut self, range: IpNetwork, owner: &'a str, problems: &mut Vec<String>) -> bool {
         let key = (range.is_ipv6(), bits(range.network()));
         let end = (range.is_ipv6(), bits(range.broadcast()));
-        // What is outside of it begins at or before it, what is inside begins in it.
+        // A containing range begins at or before this one, contained ranges begin within it. The
+        // outermost ranges are disjoint, so looking at the neighbours in the map is enough.
         let outside = self.ranges.range(..=key).next_back().filter(|(_, (r, _))| r.contains(range.network()));
         let inside = self.ranges.range(key..=end).map(|(_, held)| held);
         let mut overlapping = outside.map(|(_, held)| held).into_iter().chain(inside);
@@ -181,8 +192,10 @@ fn bits(ip: IpAddr) -> u128 {
 }
 
 impl RoutePlan {
-    /// The routes, at most one for each range. Ways through a tunnel whose device is not there are left out. `sources`: what
-    /// the node's own packets into the tunnel have as source, of each family the first.
+    /// Returns the routes, at most one for each range.
+    ///
+    /// Next hops through a tunnel whose device is missing are left out. `sources` are the addresses
+    /// that the node's own packets into the tunnel have as source, of each family the first.
     #[must_use]
     pub fn routes(
         &self,
@@ -199,6 +212,8 @@ impl RoutePlan {
                 NextHop::Direct { via, index } => (Hop::Gateway { via, index: Some(index), onlink: false }, None),
                 NextHop::Tunnel { remote, via } => {
                     let index = Some(devices.to(remote)?);
+                    // No network of the tunnel device covers an IPv4 gateway, so the route needs
+                    // `onlink`.
                     (Hop::Gateway { via, index, onlink: via.is_ipv4() }, of_family(sources, range.is_ipv6()))
                 }
             };
@@ -216,19 +231,23 @@ impl RoutePlan {
     }
 }
 
-/// The host device, for the routes that lead the node's own packets into the packet path.
+/// The host device, as the gateway of routes that lead the node's own packets into the packet path.
 #[derive(Clone, Copy, Debug)]
 pub struct HostDeviceRoutes<'a> {
-    /// The device.
+    /// Interface index of `ropeway.out`.
     pub index: u32,
-    /// The node's addresses, at most one of each family: the packets' source.
+    /// Addresses of the node, at most one per family: the source of the packets.
     pub node_ips: &'a [IpAddr],
-    /// The networks of Services.
+    /// Networks of Services, which get a route each.
     pub services: &'a [IpNetwork],
 }
 
 impl HostDeviceRoutes<'_> {
-    /// The device has no neighbours; a router makes the routes different from those of pods. Without an address of the node there is no way.
+    /// Returns the hop and source address for a range; `None` if the node has no address of the
+    /// family.
+    ///
+    /// The device has no neighbours. The routes lead to a gateway all the same, because routes
+    /// without one are the plugin's ([`super::is_ours`]).
     fn hop(&self, range: IpNetwork) -> Option<(Hop, Option<IpAddr>)> {
         let source = of_family(self.node_ips, range.is_ipv6())?;
         let via = gateway(range.ip());

@@ -1,4 +1,6 @@
-//! Tests of the routes to other nodes.
+//! Tests of next hops, overlapping ranges, and changes to the routing table.
+//!
+//! Routes are compared in the notation of `ip route`.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -48,7 +50,7 @@ fn show(plan: &RoutePlan) -> Vec<String> {
 }
 
 #[test]
-fn neighbours_get_routes() {
+fn nodes_on_link_get_direct_routes() {
     let nodes = [
         ("n1", node(&["192.168.50.11"], &["10.244.1.0/24"])),
         ("n2", node(&["192.168.50.12", "fd00:50::12"], &["10.244.2.0/24", "fd00:2::/64"])),
@@ -71,7 +73,7 @@ fn neighbours_get_routes() {
 }
 
 #[test]
-fn nodes_behind_a_router_are_reached_by_the_tunnel() {
+fn nodes_behind_a_router_are_reached_through_the_tunnel() {
     let nodes = [
         ("n2", node(&["192.168.50.12", "fd00:51::12"], &["10.244.2.0/24", "fd00:2::/64"])),
         ("n3", node(&["192.168.51.13", "fd00:51::13"], &["10.244.3.0/24", "fd00:3::/64"])),
@@ -83,7 +85,7 @@ fn nodes_behind_a_router_are_reached_by_the_tunnel() {
         "10.244.2.0/24 via 192.168.50.12 dev 3",
         "10.244.3.0/24 via 192.168.51.13 dev 74 onlink src 192.168.50.11",
         "fd00:1::/64 nowhere",
-        // its IPv6 address is behind a router, its IPv4 address is not: over that, the tunnel works
+        // Its IPv6 address is behind a router, its IPv4 address is on link: the tunnel uses IPv4.
         "fd00:2::/64 via fe80::5057:c0ff:fea8:320c dev 74 src fd00:50::11",
         "fd00:3::/64 via fe80::5057:c0ff:fea8:330d dev 74 src fd00:50::11",
     ];
@@ -93,7 +95,7 @@ fn nodes_behind_a_router_are_reached_by_the_tunnel() {
     assert_eq!(plan.peers[&ip("192.168.51.13")], [ip("192.168.51.13"), ip("fe80::5057:c0ff:fea8:330d")].into());
     assert_eq!(plan.hosts[&ip("192.168.51.13")], Some(ip("192.168.51.13")));
     assert_eq!((plan.hosts[&ip("fd00:51::13")], plan.hosts[&ip("192.168.50.12")]), (None, None));
-    // without the device nothing else is lost
+    // A missing device only loses the routes through it.
     assert_eq!(plan.routes(Devices::default(), &[], None, None).len(), 3);
 
     let always = make(&nodes, RouteMode::Vxlan);
@@ -104,7 +106,7 @@ fn nodes_behind_a_router_are_reached_by_the_tunnel() {
 }
 
 #[test]
-fn a_node_may_have_many_blocks() {
+fn node_can_have_many_blocks() {
     let nodes = [
         ("n2", node(&["192.168.50.12"], &["10.244.2.64/26", "10.244.2.0/24", "10.9.0.64/26"])),
         ("n3", node(&["192.168.51.13"], &["10.9.0.128/26", "10.244.2.128/26", "10.244.2.96/28"])),
@@ -127,7 +129,7 @@ fn a_node_may_have_many_blocks() {
 }
 
 #[test]
-fn what_cannot_be_routed_is_said() {
+fn unroutable_ranges_are_reported() {
     let nodes = [
         ("n2", node(&["172.16.0.1"], &["10.244.2.0/24"])),
         ("n3", node(&["192.168.50.13"], &["fd00:3::/64"])),
@@ -149,7 +151,7 @@ fn what_cannot_be_routed_is_said() {
 }
 
 #[test]
-fn the_nodes_own_packets_are_led_to_the_packet_path() {
+fn host_device_is_gateway_to_services_and_own_blocks() {
     let plan = make(&[], RouteMode::Auto);
     let services = ["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
     let led = |node_ips: &[IpAddr]| {
@@ -165,7 +167,7 @@ fn the_nodes_own_packets_are_led_to_the_packet_path() {
 }
 
 #[test]
-fn only_the_difference_is_done_and_others_routes_are_left() {
+fn only_the_difference_is_applied_and_foreign_routes_stay() {
     let plan = make(&[("n2", node(&["192.168.50.12"], &["10.244.2.0/24"]))], RouteMode::Auto);
     let wanted = plan.routes(DEVICES, &[], None, None);
     let range = |r: &str| r.parse().unwrap();
@@ -185,7 +187,7 @@ fn only_the_difference_is_done_and_others_routes_are_left() {
 }
 
 #[test]
-fn the_plan_of_a_large_cluster_is_no_matter_of_squares() {
+fn planning_time_is_not_quadratic_in_the_number_of_nodes() {
     let large = |count: u32| -> Vec<(String, NodeObject)> {
         let one = |i: u32| {
             let (a, b) = (i / 250, i % 250);

@@ -1,4 +1,7 @@
-//! Makes the devices and their entries what they should be.
+//! Creates and repairs the tunnel devices, their addresses, forwarding and neighbour entries.
+//!
+//! Called by the node task with a listing of the present devices. Changes only what differs. A
+//! failure with one device does not stop the work on the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,40 +15,42 @@ use tracing::info;
 
 use super::{Devices, NAMES, Peers, Tunnel, TunnelAction, action, is_ours, mac};
 
-/// Why a tunnel is not there.
+/// The reason why a tunnel can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
-    /// The kernel refused.
+    /// The kernel rejected a request.
     #[error("tunnel: {0}")]
     Netlink(#[from] NetlinkError),
-    /// The name is taken.
-    #[error("tunnel: there is a device {name} that is not ours: remove or rename it")]
+    /// Another program's device has the name.
+    #[error("tunnel: device {name} exists and is not ours: remove or rename it")]
     Foreign {
-        /// The name.
+        /// Name of the device.
         name: &'static str,
     },
-    /// It was made, and is gone again.
-    #[error("tunnel: device {name} was removed while it was being made")]
+    /// The device disappeared right after it was created.
+    #[error("tunnel: device {name} was removed by another program while it was being created")]
     Gone {
-        /// The name.
+        /// Name of the device.
         name: &'static str,
     },
 }
 
-/// What came of it.
+/// The result of [`apply`].
 #[derive(Debug, Default)]
 pub struct TunnelOutcome {
-    /// The devices that are as they should be.
+    /// Devices that are ready.
     pub devices: Devices,
-    /// How many things were changed.
+    /// Number of changes that were made.
     pub operations: usize,
-    /// What failed.
+    /// All failures, at most one for each device.
     pub errors: Vec<TunnelError>,
 }
 
-/// Makes, adopts and repairs `wanted`, with their entries for the other ends. Removes ours of the families that are not `used`; one that is used but not
-/// wanted waits for this node to have an address again. `links`, `present`: all devices
-/// and addresses.
+/// Creates, adopts and repairs the `wanted` tunnels, including their entries for remote nodes.
+///
+/// Removes our devices of families that are not `used`. A used one that is not wanted stays: this
+/// node has lost its address and may get it back. `links` and `present` are all devices and
+/// addresses of the node.
 pub fn apply(
     socket: &mut Socket,
     links: &[Link],
@@ -80,7 +85,7 @@ pub fn apply(
 fn remove(socket: &mut Socket, link: &Link) -> Result<usize, NetlinkError> {
     match socket.run(&[delete_link(link.index)]) {
         Ok(()) => {
-            info!(device = link.name, "removed a tunnel that leads nowhere");
+            info!(device = link.name, "tunnel removed: no node needs it");
             Ok(1)
         }
         Err(e) if e.is_missing() => Ok(0),
@@ -94,7 +99,7 @@ fn device(socket: &mut Socket, present: Option<&Link>, wanted: &Tunnel) -> Resul
         (TunnelAction::Foreign, _) => return Err(TunnelError::Foreign { name }),
         (TunnelAction::Make, _) | (_, None) => return make(socket, wanted),
         (TunnelAction::Remake, Some(link)) => {
-            info!(device = name, present = ?link.vxlan, wanted = ?wanted.settings(), "the tunnel is made anew");
+            info!(device = name, present = ?link.vxlan, wanted = ?wanted.settings(), "tunnel settings differ: device is created again");
             socket.run(&[delete_link(link.index)])?;
             return make(socket, wanted).map(|(index, changes)| (index, changes + 1));
         }
@@ -116,12 +121,14 @@ fn make(socket: &mut Socket, wanted: &Tunnel) -> Result<(u32, usize), TunnelErro
     let name = wanted.name();
     socket.run(&[create_vxlan(name, wanted.mac, wanted.mtu, &wanted.settings())])?;
     let index = socket.link_by_name(name)?.ok_or(TunnelError::Gone { name })?.index;
+    // The settings come before `up`, so that the kernel assigns no addresses to the device.
     socket.run(&[quiet_tunnel(index), set_up(index)])?;
-    info!(device = name, local = %wanted.local, mtu = wanted.mtu, port = wanted.port, "made the tunnel");
+    info!(device = name, local = %wanted.local, mtu = wanted.mtu, port = wanted.port, "tunnel created");
     Ok((index, 1))
 }
 
-/// Sees to it that the device has these addresses and no others of its own.
+/// Ensures that the device has exactly these addresses of global scope. Link-local ones are the
+/// kernel's.
 fn addresses(
     socket: &mut Socket,
     index: u32,
@@ -133,6 +140,7 @@ fn addresses(
     let stale = present.difference(wanted).map(|network| delete_address(index, *network));
     let requests: Vec<_> = missing.chain(stale).collect();
     for (_, error) in socket.run_each(&requests) {
+        // Another program may have made the same change in between.
         if error.refusal() != Some(libc::EEXIST) && !error.is_missing() {
             return Err(error);
         }
@@ -140,17 +148,19 @@ fn addresses(
     Ok(requests.len())
 }
 
-/// Sees to it that the device has entries for these ends and no others.
+/// Ensures that the device has forwarding and neighbour entries for exactly these remote nodes.
 fn peers(socket: &mut Socket, index: u32, wanted: &Peers) -> Result<usize, NetlinkError> {
-    let ends: BTreeMap<[u8; 6], IpAddr> = wanted.keys().map(|remote| (mac(*remote), *remote)).collect();
+    let remotes: BTreeMap<[u8; 6], IpAddr> = wanted.keys().map(|remote| (mac(*remote), *remote)).collect();
     let neighbours: BTreeMap<IpAddr, [u8; 6]> =
         wanted.iter().flat_map(|(remote, inner)| inner.iter().map(|a| (*a, mac(*remote)))).collect();
     let mut requests: Vec<NetlinkRequest> = Vec::new();
 
     let present = socket.fdb(index)?;
+    // Entries that are not permanent may expire, so they are replaced.
     let right: BTreeSet<_> = present.iter().filter(|e| e.permanent).map(|e| (e.mac, e.remote)).collect();
-    requests.extend(ends.iter().filter(|(m, r)| !right.contains(&(**m, **r))).map(|(m, r)| replace_fdb(index, *m, *r)));
-    let stale: BTreeSet<_> = present.iter().map(|e| e.mac).filter(|m| !ends.contains_key(m)).collect();
+    requests
+        .extend(remotes.iter().filter(|(m, r)| !right.contains(&(**m, **r))).map(|(m, r)| replace_fdb(index, *m, *r)));
+    let stale: BTreeSet<_> = present.iter().map(|e| e.mac).filter(|m| !remotes.contains_key(m)).collect();
     requests.extend(stale.into_iter().map(|mac| delete_fdb(index, mac)));
 
     let present: BTreeMap<_, _> = socket
@@ -172,10 +182,10 @@ fn peers(socket: &mut Socket, index: u32, wanted: &Peers) -> Result<usize, Netli
     Ok(requests.len())
 }
 
-/// Removes all of ours: `ropeway uninstall`.
+/// Removes all tunnel devices of ours, for `ropeway uninstall`.
 ///
 /// # Errors
-/// The kernel refused.
+/// The kernel rejected a request.
 pub fn remove_all(socket: &mut Socket) -> Result<usize, NetlinkError> {
     let mut count = 0;
     for name in NAMES {

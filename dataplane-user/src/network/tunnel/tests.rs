@@ -1,4 +1,6 @@
-//! Tests of the tunnels' rules.
+//! Tests of hardware addresses, tunnel addresses and the comparison of devices.
+//!
+//! The values are part of the protocol between nodes of different versions and must never change.
 
 use super::*;
 use crate::config::VXLAN_PORT;
@@ -31,10 +33,10 @@ fn link(wanted: &Tunnel) -> Link {
 }
 
 #[test]
-fn addresses_in_the_tunnel_follow_from_those_outside() {
+fn tunnel_addresses_follow_from_node_addresses() {
     assert_eq!(mac(ip("192.168.50.11")), [0x52, 0x57, 192, 168, 50, 11]);
     assert_eq!(link_local([0x52, 0x57, 192, 168, 50, 11]), ip("fe80::5057:c0ff:fea8:320b"));
-    // FNV-1a of all zero bytes is known from its definition: sixteen multiplications of the offset basis.
+    // FNV-1a of zero bytes follows from its definition: 16 multiplications of the offset basis.
     let (mut hash, mut macs) = (0xcbf2_9ce4_8422_2325_u64, BTreeSet::new());
     for _ in 0..16 {
         hash = hash.wrapping_mul(0x0100_0000_01b3);
@@ -49,13 +51,13 @@ fn addresses_in_the_tunnel_follow_from_those_outside() {
 }
 
 #[test]
-fn the_overhead_is_that_of_the_headers() {
+fn overhead_is_the_sum_of_the_headers() {
     // IP, UDP, VXLAN, Ethernet
     assert_eq!((overhead(false), overhead(true)), (20 + 8 + 8 + 14, 40 + 8 + 8 + 14));
 }
 
 #[test]
-fn the_tunnels_own_addresses_are_nobodys() {
+fn tunnel_addresses_are_never_given_to_pods() {
     let of = |ranges: &[&str]| {
         let ranges: Vec<_> = ranges.iter().map(|r| r.parse().unwrap()).collect();
         addresses(&ranges).iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -66,7 +68,7 @@ fn the_tunnels_own_addresses_are_nobodys() {
 }
 
 #[test]
-fn only_what_differs_is_done() {
+fn only_differing_settings_are_changed() {
     for local in ["192.168.50.11", "fd00:50::11"] {
         let wanted = tunnel(local);
         let right = link(&wanted);

@@ -1,4 +1,7 @@
-//! The Event as an object of the API.
+//! Builds the Event object for a notice.
+//!
+//! Keeps to the API's length limits, and chooses the name so that equal Events of all nodes
+//! collide. Sends nothing.
 
 use dataplane_common::types::fnv;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -9,24 +12,29 @@ use k8s_openapi::jiff::Timestamp;
 use super::Notice;
 use crate::proxy::source::ObjectKind;
 
-/// Bytes; the API's limit is 1024.
+/// Maximum length of the note in bytes; the API's limit is 1024.
 const NOTE: usize = 1000;
-/// Characters; the API's limit.
+/// Maximum length of the reporting instance in characters; the API's limit.
 const INSTANCE: usize = 128;
-/// Characters; a name has 253 at most.
+/// Maximum length of the object's name in the Event's name, which may have 253 characters in all.
 const NAME: usize = 230;
 
-/// The Event. Its name says what it is about, so that a second one of the same is refused; the hour is in it, so that it is told again.
+/// Builds the Event.
+///
+/// The name contains a hash of object, reason, text and hour. The API server rejects a second Event
+/// with the same name, and accepts it again in the next hour.
 pub(super) fn event(notice: &Notice, uid: String, node: &str, now: Timestamp) -> Event {
     let mut note = notice.note.clone();
     if notice.local && !note.contains(node) {
         note = format!("node {node}: {note}");
     }
     if note.len() > NOTE {
+        // The limit counts bytes, but the text must end between two characters.
         let end = (0..=NOTE).rev().find(|i| note.is_char_boundary(*i)).unwrap_or(0);
         note.truncate(end);
         note.push_str("...");
     }
+    // With the hour in the name, a lasting fault gets a new Event every hour.
     let hour = (now.as_second() / 3600).to_string();
     let hash = hash_of([notice.kind.name(), uid.as_str(), notice.reason, note.as_str(), hour.as_str()]);
     let api_version = if notice.kind == ObjectKind::Slice { "discovery.k8s.io/v1" } else { "v1" };
@@ -56,7 +64,8 @@ pub(super) fn event(notice: &Notice, uid: String, node: &str, now: Timestamp) ->
     }
 }
 
-/// Hashes the parts, each with a zero byte after it so that no two lists of parts have the same bytes.
+/// Hashes the parts, each with a zero byte after it so that no two lists of parts have the same
+/// bytes.
 fn hash_of(parts: [&str; 5]) -> u64 {
     parts.iter().fold(fnv::BASIS64, |hash, part| fnv::extend64(fnv::extend64(hash, part.as_bytes()), &[0]))
 }

@@ -1,4 +1,8 @@
-//! Limits the rate of Events: a token bucket for each object, and a minimum interval between any two.
+//! Limits the rate of Events: a token bucket for each object, and a minimum interval between any
+//! two requests.
+//!
+//! Used by the event recorder. A Service that changes faults all the time must not silence the
+//! others or burden the API server.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +10,10 @@ use hashbrown::HashMap;
 
 use crate::proxy::source::ObjectKey;
 
-/// For each object.
+/// Size of an object's bucket, which gets one token per [`REFILL`].
 const BURST: u32 = 10;
 const REFILL: Duration = Duration::from_secs(300);
-/// For all together.
+/// Minimum interval between two requests, for all objects together.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
@@ -18,7 +22,7 @@ struct Bucket {
     refilled: Instant,
 }
 
-/// The buckets.
+/// The buckets of all objects and the time of the last request.
 #[derive(Debug, Default)]
 pub(super) struct RateLimits {
     objects: HashMap<ObjectKey, Bucket>,
@@ -26,8 +30,9 @@ pub(super) struct RateLimits {
 }
 
 impl RateLimits {
-    /// Whether something more may be told about the object; counts it.
+    /// Takes a token of the object's bucket. Returns false if there is none.
     pub(super) fn allows(&mut self, key: &ObjectKey, now: Instant) -> bool {
+        // A bucket that is certainly full again needs no entry.
         if self.objects.len() >= 1024 {
             self.objects.retain(|_, b| now.duration_since(b.refilled) < REFILL * BURST);
         }
@@ -42,12 +47,12 @@ impl RateLimits {
         allowed
     }
 
-    /// Something is told now.
+    /// Records that a request is sent at `now`.
     pub(super) fn spent(&mut self, now: Instant) {
         self.last = Some(now);
     }
 
-    /// When the next may be told.
+    /// Returns the earliest time of the next request.
     pub(super) fn next(&self, now: Instant) -> Instant {
         self.last.map_or(now, |last| last + INTERVAL)
     }

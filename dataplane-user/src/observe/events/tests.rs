@@ -1,4 +1,6 @@
-//! What is told, how often, and under which name.
+//! Tests of the event recorder: which faults are reported, how often, and under which name.
+//!
+//! The recorder has no API server here; the tests read its queue.
 
 use super::object::event;
 use super::*;
@@ -15,12 +17,12 @@ fn rejections(list: &[(&str, &str, Cause)]) -> Arc<[Rejection]> {
     list.iter().map(of).collect()
 }
 
-fn told(recorder: &mut EventRecorder) -> Vec<String> {
+fn queued(recorder: &mut EventRecorder) -> Vec<String> {
     recorder.queue.drain(..).map(|n| format!("{} {} {}", n.key, n.reason, n.note)).collect()
 }
 
 #[test]
-fn faults_of_one_kind_are_one_notice_told_when_they_appear_and_once_an_hour() {
+fn equal_faults_are_one_notice_repeated_every_hour() {
     let mut recorder = EventRecorder::default();
     let start = Instant::now();
     let faults = rejections(&[
@@ -28,42 +30,42 @@ fn faults_of_one_kind_are_one_notice_told_when_they_appear_and_once_an_hour() {
         ("web", "10.1.0.5 is in the range of pod addresses", Cause::AddressRefused),
         ("web", "203.0.113.1 port 80 is taken by Service shop/api", Cause::AddressConflict),
     ]);
-    recorder.look(&faults, start);
+    recorder.observe(&faults, start);
     assert_eq!(
-        told(&mut recorder),
+        queued(&mut recorder),
         [
             "shop/web AddressConflict spec.externalIPs: 203.0.113.1 port 80 is taken by Service shop/api",
             "shop/web AddressRefused spec.externalIPs: 192.0.2.1 is the address of a node; \
              spec.externalIPs: 10.1.0.5 is in the range of pod addresses",
         ]
     );
-    recorder.look(&faults, start + AGAIN / 2);
-    recorder.look(&faults.iter().cloned().collect(), start + AGAIN / 2);
-    assert_eq!(told(&mut recorder), [""; 0], "nothing new");
-    recorder.look(&faults, start + AGAIN);
-    assert_eq!(told(&mut recorder).len(), 2, "it lasts");
-    recorder.look(&rejections(&[]), start + AGAIN);
-    recorder.look(&faults, start + AGAIN);
-    assert_eq!(told(&mut recorder).len(), 2, "it is there again");
+    recorder.observe(&faults, start + AGAIN / 2);
+    recorder.observe(&faults.iter().cloned().collect(), start + AGAIN / 2);
+    assert_eq!(queued(&mut recorder), [""; 0], "no new fault");
+    recorder.observe(&faults, start + AGAIN);
+    assert_eq!(queued(&mut recorder).len(), 2, "the fault lasts");
+    recorder.observe(&rejections(&[]), start + AGAIN);
+    recorder.observe(&faults, start + AGAIN);
+    assert_eq!(queued(&mut recorder).len(), 2, "the fault is back");
 }
 
 #[test]
-fn a_storm_about_one_object_ends_and_others_are_heard() {
+fn rate_limit_of_one_object_does_not_affect_others() {
     let mut recorder = EventRecorder::default();
     let now = Instant::now();
     for i in 0..100 {
         let text = format!("fault {i}");
-        recorder.look(&rejections(&[("web", &text, Cause::Invalid)]), now);
+        recorder.observe(&rejections(&[("web", &text, Cause::Invalid)]), now);
     }
-    recorder.look(&rejections(&[("api", "fault", Cause::Invalid)]), now);
-    let all = told(&mut recorder);
+    recorder.observe(&rejections(&[("api", "fault", Cause::Invalid)]), now);
+    let all = queued(&mut recorder);
     assert_eq!((all.len(), all[10].as_str()), (11, "shop/api InvalidField spec.externalIPs: fault"));
-    recorder.look(&rejections(&[("web", "later", Cause::Invalid)]), now + Duration::from_secs(360));
-    assert_eq!(told(&mut recorder).len(), 1);
+    recorder.observe(&rejections(&[("web", "later", Cause::Invalid)]), now + Duration::from_secs(360));
+    assert_eq!(queued(&mut recorder).len(), 1);
 }
 
 #[test]
-fn what_all_nodes_find_has_one_name_and_what_one_node_finds_has_its_own() {
+fn cluster_wide_faults_share_a_name_and_local_faults_do_not() {
     let notice = |local| Notice {
         kind: ObjectKind::Service,
         key: key("web"),

@@ -1,6 +1,7 @@
 //! Decides which flows have ended: pure functions of state and idle time.
 //!
-//! Used by the sweep of the flow tables and by the count of connections. The timeouts are those of the packet path.
+//! Used by the sweep of the flow tables and by the count of connections. The timeouts are those of
+//! the packet path. Reads no clock and no map.
 
 use dataplane_common::types::clock::{TICK_SHIFT, Ticks};
 use dataplane_common::types::flow::{Flow, FlowKey, flow_state};
@@ -9,24 +10,24 @@ use dataplane_common::types::service::proto;
 /// Mask of the known bits of the present clock tick: the clock program returns 32 bits of jiffies.
 const KNOWN: u32 = u32::MAX >> TICK_SHIFT;
 
-/// What a pair is, seen from who opened it.
+/// The kind of a pair, seen from the direction that opened it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// TCP, with more than its first packet.
+    /// TCP after the handshake.
     Established,
-    /// TCP, and nothing has followed its first packet.
+    /// TCP of which only the first packet was seen.
     HalfOpen,
     /// TCP after a FIN or RST.
     Closing,
-    /// Anything else.
+    /// UDP, ICMP and all other protocols.
     Datagrams,
 }
 
 impl Kind {
-    /// All of them, in the order of their numbers.
+    /// All kinds, in the order of their discriminants.
     pub const ALL: [Self; 4] = [Self::Established, Self::HalfOpen, Self::Closing, Self::Datagrams];
 
-    /// As a metric's label has it.
+    /// Returns the value of the metric's label `state`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -37,7 +38,7 @@ impl Kind {
         }
     }
 
-    /// Of both directions.
+    /// Returns the kind of a pair from its two directions. One closing direction closes the pair.
     #[must_use]
     pub const fn of_pair(there: Half, back: Half) -> Self {
         match (there.kind(), back.kind()) {
@@ -47,27 +48,27 @@ impl Kind {
     }
 }
 
-/// One direction.
+/// One direction of a pair.
 #[derive(Clone, Copy, Debug)]
 pub struct Half {
     is_tcp: bool,
-    /// One of [`flow_state`].
+    /// State of the entry, one of [`flow_state`].
     state: u8,
     /// Time since its last packet.
     idle: Ticks,
 }
 
 impl Half {
-    /// Of an entry, at the tick `now`, of which the low 24 bits count.
+    /// Reads an entry. `now` is in ticks, of which the low 24 bits are used.
     #[must_use]
     pub const fn of<A>(key: &FlowKey<A>, flow: &Flow<A>, now: Ticks) -> Self {
         let passed = now.0.wrapping_sub(flow.last_seen) & KNOWN;
-        // a packet that came after the clock was read
+        // A packet that came after the clock was read has a `last_seen` in the future.
         let is_later = passed > KNOWN / 2;
         Self { is_tcp: key.proto == proto::TCP, state: flow.state, idle: Ticks(if is_later { 0 } else { passed }) }
     }
 
-    /// What it would be alone.
+    /// Returns the kind by the state of this direction alone.
     #[must_use]
     pub const fn kind(self) -> Kind {
         match (self.is_tcp, self.state) {
@@ -79,7 +80,7 @@ impl Half {
     }
 }
 
-/// The idle time after which a pair has ended, by kind.
+/// Idle times after which a pair has ended, by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowTimeouts {
     established: Ticks,
@@ -89,14 +90,17 @@ pub struct FlowTimeouts {
 }
 
 impl FlowTimeouts {
-    /// As the packet path has them. A half-open connection has as long as a peer that closes takes, twice: a client that still waits for its first
-    /// answer repeats its first packet after 64 seconds at most (Linux, `tcp_syn_retries`).
+    /// Takes the timeouts of the packet path.
+    ///
+    /// A half-open connection gets twice the time of a closing one: a client that waits for the
+    /// first reply repeats its SYN for the last time after 64 seconds (Linux, `tcp_syn_retries`).
     #[must_use]
     pub const fn new(tcp: Ticks, closing: Ticks, datagrams: Ticks) -> Self {
         Self { established: tcp, half_open: closing.saturating_add(closing.0), closing, datagrams }
     }
 
-    /// For a table that is nearly full: a tenth, but for established connections. What goes is an attack, or almost over.
+    /// Returns the timeouts for a nearly full table: a tenth, except for established connections.
+    /// The pairs that end by it are an attack or almost over.
     #[must_use]
     pub fn under_pressure(self) -> Self {
         let tenth = |limit: Ticks| Ticks((limit.0 / 10).max(1));
@@ -117,13 +121,14 @@ impl FlowTimeouts {
         }
     }
 
-    /// Whether a direction is idle for so long that the pair may have ended.
+    /// Returns true if a direction has been idle for so long that its pair may have ended.
     #[must_use]
     pub const fn may_have_ended(&self, half: Half) -> bool {
         half.idle.0 > self.of(half.kind()).0
     }
 
-    /// Whether a pair has ended. One direction that is used keeps the other, whose ports it shares.
+    /// Returns true if a pair has ended. Traffic in one direction keeps the other, because they
+    /// share their ports.
     #[must_use]
     pub const fn has_ended(&self, there: Half, back: Half) -> bool {
         let idle = if there.idle.0 < back.idle.0 { there.idle.0 } else { back.idle.0 };
@@ -146,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_time() {
+    fn each_kind_has_its_timeout() {
         use flow_state::{CLOSING, ESTABLISHED, NEW, RESET};
         for (there, back, kind, limit) in [
             (ESTABLISHED, ESTABLISHED, Kind::Established, 1000),
             (NEW, NEW, Kind::HalfOpen, 120),
-            // answered, and the client says nothing: a forged first packet
+            // Answered by the server, but the client never confirms: a forged SYN.
             (NEW, ESTABLISHED, Kind::HalfOpen, 120),
             (CLOSING, ESTABLISHED, Kind::Closing, 60),
             (ESTABLISHED, CLOSING, Kind::Established, 60),
@@ -161,20 +166,20 @@ mod tests {
             assert_eq!((ended(limit), ended(limit + 1)), (false, true), "{there} {back}");
             assert_eq!(tcp(there, 0).kind(), kind);
             let found = |idle| LIMITS.may_have_ended(tcp(there, idle)) || LIMITS.may_have_ended(tcp(back, idle));
-            assert!(found(limit + 1), "what has ended is a candidate: {there} {back}");
+            assert!(found(limit + 1), "an ended pair is a candidate: {there} {back}");
         }
         assert!(!LIMITS.has_ended(udp(100), udp(100)) && LIMITS.has_ended(udp(101), udp(101)));
     }
 
     #[test]
-    fn one_direction_that_is_used_keeps_the_other() {
+    fn traffic_in_one_direction_keeps_the_pair() {
         assert!(!LIMITS.has_ended(udp(5000), udp(3)) && !LIMITS.has_ended(udp(3), udp(5000)));
-        // the server has closed, the client goes on sending
+        // The server has closed; the client is still sending.
         assert!(!LIMITS.has_ended(tcp(flow_state::ESTABLISHED, 3), tcp(flow_state::CLOSING, 500)));
     }
 
     #[test]
-    fn pressure_takes_all_but_established_connections() {
+    fn pressure_shortens_all_but_established() {
         let pressed = LIMITS.under_pressure();
         let ended = |timeouts: &FlowTimeouts, state| timeouts.has_ended(tcp(state, 50), tcp(state, 50));
         for state in [flow_state::NEW, flow_state::CLOSING, flow_state::RESET] {
@@ -185,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_is_known_although_the_clock_is_not() {
+    fn idle_time_follows_from_24_bits_of_the_clock() {
         let key = FlowKey { src: [0_u8; 4], dst: [0; 4], sport: 1, dport: 2, proto: proto::UDP, pad: [0; 3] };
         let flow = |last_seen| Flow {
             src: [0_u8; 4],
@@ -201,9 +206,9 @@ mod tests {
             flags: 0,
             pad: 0,
         };
-        // the full tick is 0x7f00_0005, of which 24 bits are known
+        // The full tick is 0x7f00_0005, of which 24 bits are known.
         assert_eq!(Half::of(&key, &flow(0x7eff_fffe), Ticks(0x00_0005)).idle, Ticks(7));
-        // a packet came in the tick after the one in which the clock was read
+        // A packet came in the tick after the clock was read.
         assert_eq!(Half::of(&key, &flow(0x7f00_0006), Ticks(0x00_0005)).idle, Ticks(0));
         assert_eq!(Half::of(&key, &flow(0x7f00_0000), Ticks(0xff_ffff)).idle, Ticks(0));
     }

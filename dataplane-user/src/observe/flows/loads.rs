@@ -1,8 +1,11 @@
-//! Tells the programs how many connections each backend has, for the schedulers that ask for it (`lc`, `wlc`, `sed`, `nq`).
+//! Counts the connections of each backend for the schedulers that need it (`lc`, `wlc`, `sed`,
+//! `nq`).
 //!
-//! The programs count what they open, and sockets till their end; when a flow has ended, only a look at the flow tables tells. So, as long as a
-//! Service has such a scheduler, the agent looks often, and writes `backend_loads`: what it has found, and how many flows the programs had counted
-//! when it began. What they count later comes on top. [`tally`] counts, [`Loads`] is the only writer.
+//! Programs count the flows that they open, and sockets until they are closed. The end of a flow
+//! shows only in the flow tables. As long as a Service has such a scheduler, [`watch`], a task of
+//! the agent, counts the flows there every second or so. It writes `backend_loads`: the connections
+//! found, and the programs' counts of opened flows at the start of the count. Programs add what
+//! they have opened since. [`tally`] counts; [`Loads`] is the only writer of the map.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,32 +19,33 @@ use dataplane_common::types::service::{Backend, BackendLoad, BackendStats};
 use dataplane_host::map::{MapError, SharedArray, Table};
 use dataplane_host::pins::Pins;
 use tokio::sync::watch;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use super::evict_policy::{FlowTimeouts, Half, Kind};
 use crate::load::{LoadError, clock};
 use crate::proxy::controller::Snapshot;
 
-/// How long between two looks.
+/// Minimum interval between two counts.
 const PAUSE: Duration = Duration::from_secs(1);
-/// It is longer where a look takes long: so many times that, which is 5 % of a processor.
+/// Interval as a multiple of the time that a count takes, which limits it to 5 % of a processor.
 const PAUSE_PER_LOOK: u32 = 20;
 
-/// Active and inactive connections by backend id and generation.
+/// Numbers of active and inactive connections by backend id and generation.
 pub type Tally = HashMap<(u32, u32), [u32; 2]>;
 
-/// One pair of flows.
+/// The two directions of a pair, as far as they were found.
 struct Pair {
     backend: (u32, u32),
     there: Option<Half>,
     back: Option<Half>,
 }
 
-/// Counts the pairs of one table that have not ended. Of `now`, only the low 24 bits count.
+/// Adds the pairs of one table that have not ended to `into`. `now` is in ticks, of which the low
+/// 24 bits are used.
 ///
 /// # Errors
-/// The kernel refused.
+/// The table can't be read.
 pub fn tally<A: Address>(
     table: &Table<FlowKey<A>, Flow<A>>,
     now: Ticks,
@@ -65,7 +69,7 @@ where
         *if is_reply { &mut pair.back } else { &mut pair.there } = Some(half);
     })?;
     for Pair { backend, there, back } in pairs.into_values() {
-        // what has only a reply is the rest of a pair that the kernel has thrown out
+        // Only a reply half: the kernel has evicted the other one.
         let Some(there) = there else { continue };
         let back = back.unwrap_or(there);
         if !timeouts.has_ended(there, back) {
@@ -76,34 +80,36 @@ where
     Ok(())
 }
 
-/// The arrays of the backends.
+/// The mapped arrays of the backends.
 #[derive(Debug)]
 pub struct Loads {
-    /// Which endpoint an id has.
+    /// Endpoint and generation of each backend id.
     pub backends: SharedArray<Backend>,
-    /// What programs have counted.
+    /// Counts of the programs.
     pub stats: SharedArray<BackendStats>,
-    /// What the agent has found.
+    /// Connections that the agent has found.
     pub loads: SharedArray<BackendLoad>,
 }
 
 impl Loads {
-    /// Opens the pinned maps.
+    /// Maps the pinned arrays.
     ///
     /// # Errors
-    /// A pin is missing, or the map is not what it should be.
+    /// A pin is missing, or the map has another layout.
     pub fn open(pins: &Pins) -> Result<Self, MapError> {
         let (backends, stats) = (SharedArray::open(pins, "backends")?, SharedArray::open(pins, "backend_stats")?);
         Ok(Self { backends, stats, loads: SharedArray::open(pins, "backend_loads")? })
     }
 
-    /// Looks by way of `count`, and writes what is not there already; says how much that was.
+    /// Counts with `count` and writes the loads that have changed. Returns the number of written
+    /// loads.
     ///
     /// # Errors
-    /// That of `count`; nothing is written then.
+    /// The error of `count`; nothing is written in this case.
     pub fn look<E>(&self, count: impl FnOnce(&mut Tally) -> Result<(), E>) -> Result<usize, E> {
         let ids = 1..self.backends.len();
-        // first this: what is opened meanwhile rather counts twice until the next look than not at all
+        // Read before the count: a flow opened in between counts twice until the next count. Read
+        // after it, the flow would be missing.
         let before: Vec<BackendStats> = ids.clone().map(|id| self.stats.get(id).unwrap_or_default()).collect();
         let mut tally = Tally::new();
         count(&mut tally)?;
@@ -114,7 +120,8 @@ impl Loads {
             let flows = if stats.generation == generation { stats.flows as u32 } else { 0 };
             let load = BackendLoad { generation, active, inactive, flows };
             if self.loads.get(id) != Some(load) {
-                // a program that reads half of it is wrong by what has changed since the last look, once
+                // Not atomic: a program that reads half of it sees, once, a value that is wrong by
+                // the change since the last count.
                 self.loads.set(id, &load);
                 written += 1;
             }
@@ -131,28 +138,20 @@ fn look(pins: &Pins, timeouts: &FlowTimeouts) -> Result<usize, LoadError> {
     })?)
 }
 
-/// Counts connections at intervals while a Service has a scheduler that needs it. Returns when the
-/// controller has ended.
-///
-/// # Errors
-/// A count has panicked.
-pub async fn watch(
-    pins: Pins,
-    timeouts: FlowTimeouts,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-) -> Result<(), JoinError> {
+/// Counts periodically, for ever, while a Service has a scheduler that needs it.
+pub async fn watch(pins: Pins, timeouts: FlowTimeouts, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let mut failed = false;
     while snapshots.wait_for(|s| s.counting > 0).await.is_ok() {
         let (begun, pins) = (Instant::now(), pins.clone());
-        let result = spawn_blocking(move || look(&pins, &timeouts)).await?;
+        let Ok(result) = spawn_blocking(move || look(&pins, &timeouts)).await else { return };
         let fails = result.is_err();
+        // Logged once, until a count succeeds again.
         if let Err(e) = result
             && !failed
         {
-            warn!(error = %e, "can't count connections: schedulers that ask for them know only what is opened");
+            warn!(error = %e, "connection count failed: least-connection schedulers use outdated counts");
         }
         failed = fails;
         tokio::time::sleep(PAUSE.max(begun.elapsed() * PAUSE_PER_LOOK)).await;
     }
-    Ok(())
 }

@@ -1,9 +1,10 @@
-//! Whether the service proxy is healthy, by kube-proxy's rules: a pure function of the controller's snapshot.
+//! Decides if the service proxy is healthy, by kube-proxy's rules.
 //!
-//! Unhealthy is a proxy that has known of a change for too long without having applied it, or that can apply nothing at
-//! all. One Service that can't be served does not make it so: a load balancer would take the whole node away for it. A
-//! node that is about to be removed makes `/healthz`, which load balancers ask, fail, but not `/livez`, which asks
-//! whether to restart. While it starts, it is healthy.
+//! Pure functions of the controller's snapshot, called for `/healthz` and `/livez`. A proxy is
+//! unhealthy if a change has waited for too long, or if no change can be applied at all. A single
+//! Service that can't be served does not make it unhealthy, because a load balancer would take the
+//! whole node away. A node that is about to be removed fails `/healthz`, which load balancers ask,
+//! but not `/livez`, which decides on a restart. While starting, the proxy is healthy.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,20 +14,20 @@ use serde::Serialize;
 use super::HttpResponse;
 use crate::proxy::controller::Snapshot;
 
-/// A change may wait this long: twice the period after which kube-proxy applies changes at the latest.
+/// Maximum waiting time of a change: twice kube-proxy's maximum interval between two syncs.
 pub const MAX_PENDING: Duration = Duration::from_secs(60);
 
-/// The moment for which the question is answered.
+/// The moment for which health is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// For what lasts.
+    /// Monotonic clock, for durations.
     pub instant: Instant,
-    /// For what is shown.
+    /// Wall clock, for the timestamps in the response.
     pub time: SystemTime,
 }
 
 impl Now {
-    /// The present.
+    /// Reads both clocks at the present moment.
     #[must_use]
     pub fn get() -> Self {
         Self { instant: Instant::now(), time: SystemTime::now() }
@@ -42,13 +43,13 @@ struct Body {
     node_eligible: Option<bool>,
 }
 
-/// Whether it is healthy.
+/// Returns true if the proxy is healthy at `now`.
 #[must_use]
 pub fn is_healthy(snapshot: &Snapshot, now: Now) -> bool {
     let waited = |since: SystemTime| now.time.duration_since(since).unwrap_or_default() >= MAX_PENDING;
     let stuck = match (snapshot.last_queued, snapshot.last_sync) {
         (Some(queued), Some(synced)) => queued > synced && waited(queued),
-        // Before the first time it waits for the source, which may take long.
+        // Before the first sync it waits for its source, which may take long.
         _ => false,
     };
     let nothing_works = snapshot.services > 0
@@ -57,7 +58,7 @@ pub fn is_healthy(snapshot: &Snapshot, now: Now) -> bool {
     !stuck && !nothing_works
 }
 
-/// The answer of `/healthz`, or of `/livez`, which does not look at the node.
+/// Returns the response of `/healthz`, or of `/livez`, which ignores the state of the node.
 #[must_use]
 pub fn answer(snapshot: &Snapshot, now: Now, livez: bool) -> HttpResponse {
     let healthy = is_healthy(snapshot, now);
@@ -72,11 +73,12 @@ pub fn answer(snapshot: &Snapshot, now: Now, livez: bool) -> HttpResponse {
     HttpResponse::json(status, serde_json::to_string(&body).unwrap_or_default())
 }
 
-/// The time in UTC as RFC 3339 writes it.
+/// Formats a time in UTC according to RFC 3339, with milliseconds.
 fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
-    // Civil date from days since 1970: cycles of 400 years, with March as the first month.
+    // Civil date from days since 1970: cycles of 400 years that begin on 1 March, so that leap days
+    // come last.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn dates() {
+    fn rfc3339_dates() {
         assert_eq!(rfc3339(at(0)), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(at(951_782_400)), "2000-02-29T00:00:00.000Z");
         assert_eq!(rfc3339(at(1_709_251_199)), "2024-02-29T23:59:59.000Z");
@@ -110,12 +112,12 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_waits_too_long_is_unhealthy() {
+    fn pending_change_makes_proxy_unhealthy() {
         let now = Now { instant: Instant::now(), time: at(1000) };
         let mut s = Snapshot::default();
         assert_eq!(code(&s, now, false), 200, "healthy while starting");
         s.last_queued = Some(at(10));
-        assert_eq!(code(&s, now, false), 200, "the source may take long");
+        assert_eq!(code(&s, now, false), 200, "the first sync may take long");
         s.last_sync = Some(at(5));
         assert_eq!((code(&s, now, false), code(&s, now, true)), (503, 503));
         assert!(answer(&s, now, true).text.contains(r#""lastUpdated":"1970-01-01T00:00:05.000Z""#));
@@ -123,11 +125,11 @@ mod tests {
         assert_eq!(code(&s, now, false), 200);
         s.last_sync = Some(at(999));
         let body = answer(&s, now, false).text;
-        assert!(body.contains(r#""lastUpdated":"1970-01-01T00:16:40.000Z""#), "healthy is up to date: {body}");
+        assert!(body.contains(r#""lastUpdated":"1970-01-01T00:16:40.000Z""#), "a healthy proxy is up to date: {body}");
     }
 
     #[test]
-    fn one_failing_service_is_not_the_nodes_end() {
+    fn one_failing_service_is_healthy() {
         let instant = Instant::now() + 2 * MAX_PENDING;
         let now = Now { instant, time: at(1000) };
         let mut s = Snapshot { services: 2, failing: 1, pending_since: Some(Instant::now()), ..Snapshot::default() };
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_leaves_is_alive_but_not_eligible() {
+    fn leaving_node_is_alive_but_not_eligible() {
         let now = Now { instant: Instant::now(), time: at(1000) };
         let s = Snapshot { leaving: true, ..Snapshot::default() };
         assert_eq!((code(&s, now, false), code(&s, now, true)), (503, 200));

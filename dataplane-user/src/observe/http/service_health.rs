@@ -1,7 +1,9 @@
-//! `spec.healthCheckNodePort`: tells a load balancer whether this node has endpoints of a Service.
+//! Serves `spec.healthCheckNodePort`: tells a load balancer if this node has endpoints of a
+//! Service.
 //!
-//! A listener for each port and each node-port address that the controller's snapshot names, as long as it names them. What can't be had is
-//! said once and tried again: somebody else may have the port, and a new IPv6 address can't be used at once.
+//! [`run`], a task of the agent, keeps a listener for each port and each node-port address in the
+//! controller's snapshot. A failure is reported once and tried again: another program may have the
+//! port, and a new IPv6 address can't be bound before duplicate address detection has ended.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::health::{self, Now};
@@ -20,10 +22,10 @@ use crate::observe::events::{Notice, Notices};
 use crate::proxy::controller::{HealthCheck, Snapshot};
 use crate::proxy::source::{ObjectKey, ObjectKind};
 
-/// How soon an address that can't be had is tried again.
+/// Interval at which failed addresses are tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What the port of a Service answers at an address of the family, by kube-proxy's rules.
+/// Returns the response at an address of the family, by kube-proxy's rules.
 #[must_use]
 pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> HttpResponse {
     let local = check.local_endpoints[usize::from(v6)];
@@ -36,52 +38,37 @@ pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> HttpRespons
     HttpResponse::json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
 }
 
-/// Keeps the listeners as the snapshots say. Returns when the controller has ended.
-///
-/// # Errors
-/// A server has panicked.
-pub async fn run(
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    notices: Notices,
-    node: String,
-) -> Result<(), JoinError> {
-    let mut listeners = Listeners {
-        snapshots: snapshots.clone(),
-        tasks: JoinSet::new(),
-        servers: BTreeMap::new(),
-        failed: BTreeMap::new(),
-    };
+/// Follows the snapshots until the controller ends.
+pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: Notices, node: String) {
+    let mut listeners = Listeners { snapshots: snapshots.clone(), servers: BTreeMap::new(), failed: BTreeMap::new() };
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         for (port, error) in listeners.follow(&snapshot) {
             let check = &snapshot.health_checks[&port];
-            warn!(service = %format_args!("{}/{}", check.namespace, check.name), "{error}");
+            warn!(service = %format_args!("{}/{}", check.namespace, check.name), "health check server failed: {error}");
             notices.publish(failed_to_listen(check, port, &node, &error));
         }
         let again = !listeners.failed.is_empty();
         let changed = tokio::select! {
             changed = snapshots.changed() => changed,
             () = tokio::time::sleep(AGAIN), if again => Ok(()),
-            // A server that is no longer wanted was aborted; none returns.
-            Some(Err(e)) = listeners.tasks.join_next() => if e.is_panic() { return Err(e) } else { continue },
         };
         if changed.is_err() {
-            return Ok(());
+            listeners.servers.values().for_each(JoinHandle::abort);
+            return;
         }
     }
 }
 
 struct Listeners {
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// The servers; all end when this is dropped.
-    tasks: JoinSet<()>,
-    servers: BTreeMap<SocketAddr, AbortHandle>,
-    /// Ports that can't be had at all of the addresses, and why.
+    servers: BTreeMap<SocketAddr, JoinHandle<()>>,
+    /// Ports that can't be bound at one or more addresses, with the reason.
     failed: BTreeMap<u16, String>,
 }
 
 impl Listeners {
-    /// Listens where the snapshot says, and nowhere else. Returns the ports that can't be had, if that is new.
+    /// Listens on exactly the addresses of the snapshot. Returns the ports with a new failure.
     fn follow(&mut self, snapshot: &Snapshot) -> Vec<(u16, String)> {
         let wanted = &snapshot.health_checks;
         self.servers.retain(|at, server| {
@@ -99,10 +86,9 @@ impl Listeners {
                 if self.servers.contains_key(&at) {
                     continue;
                 }
-                match server(at, self.snapshots.clone()) {
+                match start(at, self.snapshots.clone()) {
                     Ok(server) => {
-                        let server = self.tasks.spawn(server);
-                        info!(address = %at, service = %format_args!("{}/{}", check.namespace, check.name), "health check");
+                        info!(address = %at, service = %format_args!("{}/{}", check.namespace, check.name), "health check server started");
                         self.servers.insert(at, server);
                     }
                     Err(e) => errors.push(e.to_string()),
@@ -120,7 +106,7 @@ impl Listeners {
     }
 }
 
-/// As kube-proxy says it.
+/// Returns the notice with kube-proxy's reason and text.
 fn failed_to_listen(check: &HealthCheck, port: u16, node: &str, error: &str) -> Notice {
     Notice {
         kind: ObjectKind::Service,
@@ -131,13 +117,10 @@ fn failed_to_listen(check: &HealthCheck, port: u16, node: &str, error: &str) -> 
     }
 }
 
-/// Listens at `at` and returns the server's task.
-fn server(
-    at: SocketAddr,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-) -> Result<impl Future<Output = ()> + Send + 'static, BindError> {
+fn start(at: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<JoinHandle<()>, BindError> {
     const FLAG: &str = "healthCheckNodePort";
     let listener = listen(FLAG, reserve(FLAG, at)?)?;
+    // Looked up for each request: the endpoints change while the listener stays.
     let handler: Handler = Arc::new(move |_| {
         let snapshot = Arc::clone(&snapshots.borrow());
         match snapshot.health_checks.get(&at.port()) {
@@ -145,7 +128,7 @@ fn server(
             None => HttpResponse::not_found(),
         }
     });
-    Ok(serve(listener, handler))
+    Ok(tokio::spawn(serve(listener, handler)))
 }
 
 #[cfg(test)]
@@ -153,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_load_balancer_is_told() {
+    fn response_tells_local_endpoints_and_proxy_health() {
         let check = |n| HealthCheck { namespace: "default".into(), name: "web".into(), local_endpoints: [n, 1] };
         let yes = answer(&check(2), false, true);
         assert_eq!(yes.status, StatusCode::OK);
@@ -162,7 +145,7 @@ mod tests {
         assert_eq!(yes.text, expected);
         assert_eq!(answer(&check(0), false, true).status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer(&check(2), false, false).status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer(&check(0), true, true).status, StatusCode::OK, "of the other family");
+        assert_eq!(answer(&check(0), true, true).status, StatusCode::OK, "the other family has an endpoint");
     }
 
     fn at(addresses: &[&str], port: u16) -> Arc<Snapshot> {
@@ -172,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn listeners_follow_the_ports_and_the_addresses_of_the_snapshot() {
+    async fn listeners_follow_the_snapshot() {
         let port = free_port();
         let (sender, receiver) = watch::channel(Arc::default());
         let task = tokio::spawn(run(receiver, Notices::default(), "n1".into()));
@@ -192,26 +175,26 @@ mod tests {
             }
         }
         drop(sender);
-        task.await.unwrap().unwrap();
+        task.await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_told_to_the_service_and_had_elsewhere() {
+    async fn taken_port_is_reported_and_other_addresses_are_served() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let (sender, receiver) = watch::channel(at(&["127.0.0.1", "127.0.0.5"], port));
-        let (notices, mut left) = crate::observe::events::channel();
+        let (notices, mut queued) = crate::observe::events::channel();
         let task = tokio::spawn(run(receiver, notices, "n1".into()));
-        let notice = left.recv().await.unwrap();
+        let notice = queued.recv().await.unwrap();
         assert_eq!((notice.key.to_string(), notice.reason), ("a/b".into(), "FailedToStartServiceHealthcheck"));
         let start = format!("node n1 failed to start healthcheck on port {port}: ");
         assert!(notice.note.starts_with(&start) && notice.note.contains("127.0.0.1"), "{}", notice.note);
         assert!(std::net::TcpStream::connect(("127.0.0.5", port)).is_ok(), "the other address is served");
         drop(sender);
-        task.await.unwrap().unwrap();
+        task.await.unwrap();
     }
 
-    /// A port that nobody listens on, as far as one can tell.
+    /// Returns a port that was free a moment ago.
     fn free_port() -> u16 {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()

@@ -1,4 +1,6 @@
-//! Tests of the HTTP servers.
+//! Tests of the HTTP servers: responses, rejected requests, and addresses that are taken.
+//!
+//! Each test listens on a free port of the loopback interface.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -18,10 +20,10 @@ async fn ask(address: SocketAddr, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn answers_and_refuses() {
+async fn get_is_answered_and_other_methods_are_rejected() {
     let reserved = reserve("metrics-bind-address", ([127, 0, 0, 1], 0).into()).unwrap();
     let address = reserved.0.local_addr().unwrap();
-    assert!(TcpStream::connect(address).is_err(), "not yet");
+    assert!(TcpStream::connect(address).is_err(), "reserved addresses do not accept connections");
     let listener = listen("metrics-bind-address", reserved).unwrap();
     let handler: Handler = Arc::new(|path| match path {
         "/proxyMode" => HttpResponse::text("ropeway".into()),
@@ -47,7 +49,7 @@ async fn answers_and_refuses() {
 }
 
 #[tokio::test]
-async fn a_kube_proxy_that_has_the_address_is_named() {
+async fn kube_proxy_at_the_address_is_named() {
     let reserved = reserve("metrics-bind-address", ([127, 0, 0, 1], 0).into()).unwrap();
     let address = reserved.0.local_addr().unwrap();
     let listener = listen("metrics-bind-address", reserved).unwrap();
@@ -60,5 +62,8 @@ async fn a_kube_proxy_that_has_the_address_is_named() {
     let address = silent.local_addr().unwrap();
     std::thread::spawn(move || drop(silent.accept()));
     let taken = reserve("healthz-bind-address", address).unwrap_err().explain(address).await.to_string();
-    assert!(taken.ends_with("; find who listens there by `ss -lntp`, or give this flag another address"), "{taken}");
+    assert!(
+        taken.ends_with("; find the listening program with `ss -lntp`, or give this flag another address"),
+        "{taken}"
+    );
 }

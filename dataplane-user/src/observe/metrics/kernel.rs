@@ -1,4 +1,7 @@
-//! What the programs count, read from the maps.
+//! Metrics of the kernel programs, read from the pinned maps.
+//!
+//! Drops and events are per-CPU arrays, summed at each scrape. A map that can't be read is logged
+//! and left out, so that the other metrics are still served.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -15,7 +18,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tracing::warn;
 
-/// The maps behind the pins.
+/// Collector of the programs' counters and of map sizes.
 #[derive(Debug)]
 pub(super) struct KernelCollector {
     pub(super) pins: Pins,
@@ -25,13 +28,13 @@ pub(super) struct KernelCollector {
 type Counted = (&'static str, &'static str, &'static str, &'static str);
 
 const DROPS: Counted = ("drops", "ropeway_drops", "Packets dropped, by reason", "reason");
-const EVENTS: Counted = ("counters", "ropeway_events", "What the programs did", "event");
+const EVENTS: Counted = ("counters", "ropeway_events", "Actions of the programs, by kind", "event");
 
 impl Collector for KernelCollector {
     fn encode(&self, mut e: DescriptorEncoder<'_>) -> fmt::Result {
         self.per_cpu(&mut e, DROPS, DropReason::ALL.iter().map(|r| r.label()))?;
         self.per_cpu(&mut e, EVENTS, Counter::ALL.iter().map(|c| c.label()))?;
-        let help = "Entries that a map can have";
+        let help = "Maximum number of entries of a map";
         let mut family = e.encode_descriptor("ropeway_map_max_entries", help, None, MetricType::Gauge)?;
         for map in abi::MAPS {
             let info = self.pins.open(&self.pins.map(map)).ok().and_then(|fd| sys::map_info(fd.as_fd()).ok());
@@ -53,7 +56,7 @@ impl KernelCollector {
         let table = match PerCpuTable::<u64>::open(&self.pins, map) {
             Ok(table) => table,
             Err(e) => {
-                warn!(error = %e, "can't read a map for metrics");
+                warn!(error = %e, "cannot read a map for metrics");
                 return Ok(());
             }
         };

@@ -1,4 +1,8 @@
-//! Which endpoints take new connections: readiness, fallback to terminating ones, topology, policy. Families are apart.
+//! Chooses the endpoints that get new connections: by readiness, topology hints, policy and weight.
+//!
+//! Implements kube-proxy's rules, including the fallback to terminating endpoints that still serve.
+//! IPv4 and IPv6 are independent. Called by [`super::service`] for each port; every endpoint of the
+//! slices gets a backend, because existing flows may use it.
 
 use dataplane_common::types::service::{backend_state as state, frontend_flags};
 
@@ -8,17 +12,17 @@ use crate::proxy::source::object::{
     Endpoint, Policy, ServiceObject, ServicePort, SliceObject, Weights, endpoint_flags as flags,
 };
 
-/// What the frontends of one family of a Service port ask for: sets of endpoints.
+/// Sets of endpoints that the frontends of one family of a Service port use.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Wants {
-    /// For internal clients; 0: there is no frontend.
+    /// Sets for internal clients; 0 if the family has no frontend.
     internal: u8,
-    /// For external clients.
+    /// Sets for external clients.
     external: u8,
 }
 
 impl Wants {
-    /// For IPv4 and for IPv6.
+    /// Returns the sets for IPv4 and for IPv6.
     pub(super) fn of(frontends: &[DesiredFrontend]) -> [Self; 2] {
         let set = |flags: u16, drop| if flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
         let mut both = [Self::default(); 2];
@@ -30,8 +34,10 @@ impl Wants {
         both
     }
 
-    /// The sets whose members are told by the state bits: with affinity, a remembered backend must satisfy every frontend that
-    /// could lead to it.
+    /// Returns the sets whose members get the state bits `INTERNAL` and `EXTERNAL`.
+    ///
+    /// With affinity, a remembered backend must satisfy every frontend through which the client may
+    /// come.
     fn remembered(mut self, service: &ServiceObject) -> Self {
         if service.affinity != 0 && service.internal == Policy::Local && self.internal & sets::LOCAL != 0 {
             self.internal = sets::LOCAL;
@@ -47,7 +53,8 @@ impl Wants {
     }
 }
 
-/// How many endpoints of this node are ready, each address once, and none that drains: what a load balancer's health check asks for.
+/// Returns the number of ready endpoints on this node with a weight above 0, each address once.
+/// This is the figure of a load balancer's health check.
 #[must_use]
 pub fn ready_local<'a>(slices: impl Iterator<Item = &'a SliceObject>, v6: bool, weights: Option<&Weights>) -> usize {
     let wanted = flags::LOCAL | flags::READY;
@@ -67,7 +74,7 @@ struct Candidate<'a> {
     endpoint: &'a Endpoint,
 }
 
-/// Counts of what decides for the whole set.
+/// Counts of endpoints that decide for a whole set.
 #[derive(Default)]
 struct EndpointCounts {
     ready: usize,
@@ -85,7 +92,7 @@ enum Topology {
     ThisZone,
 }
 
-/// The backends of one port, by address and port, each endpoint once.
+/// Returns the backends of one port, sorted by address and port, each endpoint once.
 pub(super) fn backends<'a>(
     service: &ServiceObject,
     port: &ServicePort,
@@ -95,6 +102,7 @@ pub(super) fn backends<'a>(
 ) -> Vec<DesiredBackend> {
     let mut found = candidates(port, slices, wants);
     found.sort_by_key(|c| (c.addr, c.port));
+    // An endpoint moves between slices by being in both for a while.
     found.dedup_by(|next, kept| {
         let same = (next.addr, next.port) == (kept.addr, kept.port);
         if same && rank(next.endpoint) > rank(kept.endpoint) {
@@ -127,7 +135,8 @@ fn candidates<'a>(
     found
 }
 
-/// Which of two entries for the same endpoint counts: slices may be updated out of order.
+/// Ranks two entries of the same endpoint; the higher one counts. Slices may be updated out of
+/// order, so an endpoint can be in two.
 fn rank(e: &Endpoint) -> u8 {
     let bit = |flag, worth| if e.flags & flag == 0 { 0 } else { worth };
     bit(flags::LOCAL, 8) | bit(flags::READY, 4) | bit(flags::SERVING, 2) | bit(flags::TERMINATING, 1)
@@ -139,7 +148,7 @@ struct FamilyRules<'a> {
     topology: Topology,
     wants: Wants,
     remembered: Wants,
-    /// None: all have the same.
+    /// Weights of the endpoints; `None` if all have the same.
     weights: Option<&'a Weights>,
 }
 
@@ -147,7 +156,8 @@ impl<'a> FamilyRules<'a> {
     fn new(found: &[Candidate<'_>], v6: bool, zone: Option<&str>, wants: Wants, service: &'a ServiceObject) -> Self {
         let weights = service.scheduling().map(|s| &s.weights).filter(|w| **w != Weights::default());
         let mut counts = EndpointCounts::default();
-        // an endpoint that drains takes part in no choice: others of its zone or node must not wait for it
+        // A draining endpoint (weight 0) does not count: its zone or node must not be preferred for
+        // its sake, or clients there would find no endpoint.
         let takes_new = |e: &&Endpoint| e.flags & flags::READY != 0 && weights.is_none_or(|w| w.of(e) != 0);
         for e in found.iter().filter(|c| c.v6 == v6).map(|c| c.endpoint).filter(takes_new) {
             counts.ready += 1;
@@ -157,6 +167,7 @@ impl<'a> FamilyRules<'a> {
             counts.zone_hints += usize::from(e.zones.is_some());
             counts.this_zone_hinted += usize::from(is_hinted(e, zone));
         }
+        // Hints count only if all ready endpoints have them, and one is for this node or zone.
         let topology = if counts.node_hints == counts.ready && counts.this_node_hinted > 0 {
             Topology::ThisNode
         } else if counts.zone_hints == counts.ready && counts.this_zone_hinted > 0 {
@@ -177,11 +188,13 @@ impl<'a> FamilyRules<'a> {
             Topology::ThisNode => has(flags::THIS_NODE_HINTED),
             Topology::ThisZone => is_hinted(e, zone),
         };
+        // Without ready endpoints, terminating ones that still serve take the connections.
         let cluster = if self.any_ready { has(flags::READY) && preferred } else { leaving_but_serving };
         let local = has(flags::LOCAL) && if self.any_ready_local { has(flags::READY) } else { leaving_but_serving };
         let mut sets = if cluster { sets::CLUSTER } else { 0 };
         sets |= if local { sets::LOCAL } else { 0 };
         let weight = self.weights.map_or(1, |w| w.of(e));
+        // Sets that no frontend uses get no slot table.
         sets &= if weight == 0 { 0 } else { self.wants.sets() };
         let addr = c.addr.to_be_bytes();
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };

@@ -1,4 +1,8 @@
-//! What the derivation must know besides the objects of one Service.
+//! The input of the derivation besides the objects of one Service: facts about this node and about
+//! all Nodes.
+//!
+//! The agent fills [`NodeContext`]; the controller derives [`ClusterContext`] from the Node and
+//! `ServiceCIDR` objects. Both are plain values.
 
 use std::net::IpAddr;
 
@@ -8,50 +12,50 @@ use ipnetwork::IpNetwork;
 
 use crate::proxy::source::NodeObject;
 
-/// The address of a 16-byte form.
+/// Converts a 16-byte form to an address.
 #[must_use]
 pub fn ip(addr: [u8; 16]) -> IpAddr {
     IpAddr::from(addr).to_canonical()
 }
 
-/// What the node itself is like; the rest of the agent finds it out.
+/// Facts about this node, which the agent provides.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeContext {
     /// Name of this node.
     pub name: String,
-    /// Zone, if it is not to be taken from the Node object.
+    /// Zone of the node; `None` to take it from the Node object.
     pub zone: Option<Box<str>>,
-    /// All local addresses, without loopback and link-local ones: they become the `NODE` entries.
+    /// All local addresses except loopback and link-local ones. They get the `NODE` entries.
     pub addresses: Vec<IpAddr>,
-    /// The node's own address of each family.
+    /// The node's primary address of each family.
     pub primary: Vec<IpAddr>,
-    /// The addresses that have node ports, loopback ones among them.
+    /// Addresses at which node ports are served; may include loopback addresses.
     pub nodeport_addresses: Vec<IpAddr>,
-    /// Ranges of pod addresses besides those of the Node objects.
+    /// Ranges of pod addresses in addition to those of the Node objects.
     pub pod_ranges: Vec<IpNetwork>,
-    /// Ranges of cluster IPs besides those of the `ServiceCIDR` objects.
+    /// Ranges of cluster IPs in addition to those of the `ServiceCIDR` objects.
     pub service_ranges: Vec<IpNetwork>,
-    /// The rule that picks a backend where a Service does not say: one of [`dataplane_common::types::service::scheduler`].
+    /// Default scheduler: one of [`dataplane_common::types::service::scheduler`].
     pub scheduler: u8,
-    /// Length of Maglev tables where a Service does not say; 0: the default.
+    /// Default length of Maglev tables; 0 for the built-in default.
     pub maglev_size: u32,
-    /// Serve IPv4.
+    /// True if Services have IPv4 frontends.
     pub ipv4: bool,
-    /// Serve IPv6.
+    /// True if Services have IPv6 frontends.
     pub ipv6: bool,
 }
 
-/// What the Node objects say together.
+/// Addresses and ranges of the cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusterContext {
     addresses: HashSet<[u8; 16]>,
-    /// First and last address of each range, sorted.
+    /// First and last address of each range, sorted and without overlaps.
     pod_ranges: Vec<(u128, u128)>,
     service_ranges: Vec<IpNetwork>,
 }
 
 impl ClusterContext {
-    /// From all Nodes, and ranges that are known otherwise.
+    /// Collects the addresses and pod ranges of all Nodes, and further pod ranges.
     #[must_use]
     pub fn new<'a>(nodes: impl Iterator<Item = &'a NodeObject>, more_ranges: &[IpNetwork]) -> Self {
         let mut context = Self::default();
@@ -61,6 +65,7 @@ impl ClusterContext {
             ranges.extend(node.pod_cidrs.iter().map(bounds));
         }
         ranges.sort_unstable();
+        // Merged, so that a single binary search answers `is_pod`.
         for (first, last) in ranges {
             match context.pod_ranges.last_mut() {
                 Some(before) if first <= before.1 => before.1 = before.1.max(last),
@@ -70,7 +75,7 @@ impl ClusterContext {
         context
     }
 
-    /// With the ranges of cluster IPs. One within another is left out.
+    /// Sets the ranges of cluster IPs. Ranges within another one are left out.
     #[must_use]
     pub fn with_service_ranges<'a>(mut self, ranges: impl Iterator<Item = &'a IpNetwork>) -> Self {
         let mut ranges: Vec<IpNetwork> = ranges.copied().collect();
@@ -83,19 +88,19 @@ impl ClusterContext {
         self
     }
 
-    /// The ranges of cluster IPs that are known.
+    /// Returns the known ranges of cluster IPs.
     #[must_use]
     pub fn service_ranges(&self) -> &[IpNetwork] {
         &self.service_ranges
     }
 
-    /// Whether this could become a Service's cluster IP.
+    /// Returns true if the address is in a range of cluster IPs.
     #[must_use]
     pub fn is_service_range(&self, addr: IpAddr) -> bool {
         self.service_ranges.iter().any(|r| r.contains(addr))
     }
 
-    /// Whether a pod could have this address.
+    /// Returns true if the address is in a range of pod addresses.
     #[must_use]
     pub fn is_pod(&self, addr: &[u8; 16]) -> bool {
         let addr = u128::from_be_bytes(*addr);
@@ -103,15 +108,17 @@ impl ClusterContext {
         after > 0 && addr <= self.pod_ranges[after - 1].1
     }
 
-    /// Whether a node has this address.
+    /// Returns true if a node has the address.
     #[must_use]
     pub fn is_node(&self, addr: &[u8; 16]) -> bool {
         self.addresses.contains(addr)
     }
 
-    /// Whether an endpoint there is outside the pod network: a node, or a server that is no part of the cluster.
+    /// Returns true if an endpoint with this address is outside the pod network: a node, or a
+    /// server that is not part of the cluster.
     #[must_use]
     pub fn is_host(&self, addr: &[u8; 16]) -> bool {
+        // As long as no pod range is known, any address may be a pod's.
         self.is_node(addr) || (!self.pod_ranges.is_empty() && !self.is_pod(addr))
     }
 }
@@ -121,23 +128,23 @@ fn bounds(range: &IpNetwork) -> (u128, u128) {
     (number(range.network()), number(range.broadcast()))
 }
 
-/// All that the derivation must know.
+/// The input of the derivation besides the objects of one Service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Context {
-    /// This node.
+    /// Facts about this node.
     pub node: NodeContext,
-    /// All nodes.
+    /// Facts about all Nodes.
     pub cluster: ClusterContext,
 }
 
 impl Context {
-    /// Whether this node has this address.
+    /// Returns true if this node has the address.
     #[must_use]
     pub fn is_this_node(&self, addr: IpAddr) -> bool {
         self.node.addresses.contains(&addr)
     }
 
-    /// Whether the node serves the family of this address.
+    /// Returns true if this node serves the address's family.
     #[must_use]
     pub const fn serves(&self, addr: IpAddr) -> bool {
         match addr {

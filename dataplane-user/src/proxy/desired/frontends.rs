@@ -1,4 +1,7 @@
-//! Which addresses a Service may have, and what a client finds at each.
+//! Derives the frontends of a Service: its addresses, and the flags of each.
+//!
+//! Rejects addresses that belong to nodes, pods or other Services. Conflicts with other Services
+//! over the same address and port are resolved later, by the ownership of frontends.
 
 use std::net::IpAddr;
 
@@ -10,18 +13,19 @@ use super::{DesiredFrontend, FrontendAddr};
 use crate::proxy::source::object::{Policy, ServiceObject, ServicePort};
 use crate::proxy::source::{Cause, ObjectKey, ObjectKind, Rejection};
 
-/// An address that a Service may have.
+/// An address at which a Service is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct AddressClaim {
-    /// The address.
+    /// An address of a family that the node serves.
     pub(super) addr: IpAddr,
-    /// From outside the cluster: an external or load-balancer IP.
+    /// True for an external or load-balancer IP, false for a cluster IP.
     pub(super) external: bool,
-    /// A load-balancer IP, whatever else it is: source ranges hold here.
+    /// True for a load-balancer IP, even if it is another kind of address as well. Source ranges
+    /// apply to it.
     pub(super) balancer: bool,
 }
 
-/// The addresses of a Service; those that belong to others are refused.
+/// Returns the addresses of a Service and reports those that it may not have.
 pub(super) fn claims(
     key: &ObjectKey,
     service: &ServiceObject,
@@ -42,6 +46,7 @@ pub(super) fn claims(
     let external = external.map(|(field, addr)| (field, addr, false));
     let balancer = balancer.map(|(field, addr)| (field, addr, true));
     for (field, addr, balancer) in external.chain(balancer).filter(|(_, a, _)| context.serves(*a)) {
+        // An address that is listed twice is one frontend with the properties of both.
         if let Some(known) = claims.iter_mut().find(|c| c.addr == addr) {
             known.balancer |= balancer;
             continue;
@@ -63,7 +68,8 @@ fn reject(key: &ObjectKey, field: &str, addr: IpAddr, reason: &str) -> Rejection
     Rejection::of(ObjectKind::Service, key, field, format!("{addr} {reason}")).because(Cause::AddressRefused)
 }
 
-/// Why no Service may have this address, if so (CVE-2020-8554: else a Service could take over a node's or a pod's traffic).
+/// Returns the reason why no Service may have this address, if there is one. Without the check a
+/// Service could take over traffic to a node or a pod (CVE-2020-8554).
 fn taken(addr: IpAddr, context: &Context) -> Option<&'static str> {
     let octets = octets16(addr);
     if context.is_this_node(addr) || context.cluster.is_node(&octets) {
@@ -75,7 +81,7 @@ fn taken(addr: IpAddr, context: &Context) -> Option<&'static str> {
     }
 }
 
-/// The addresses of this node at which node ports are served.
+/// Returns the addresses of this node at which node ports are served.
 fn node_port_addresses(context: &Context) -> impl Iterator<Item = IpAddr> {
     context.node.nodeport_addresses.iter().copied().filter(|a| context.serves(*a))
 }
@@ -90,7 +96,7 @@ pub(super) fn of_port(
         Policy::Cluster => 0,
         Policy::Local => flags::INTERNAL_DROP | flags::EXTERNAL_DROP,
     };
-    // Pods and nodes that use an external address have all endpoints whatever the policy is.
+    // Under policy Local, pods and nodes that use an external address still reach all endpoints.
     let external = match service.external {
         Policy::Cluster => 0,
         Policy::Local => flags::EXTERNAL_DROP | flags::KEEP_CLIENT,

@@ -1,4 +1,7 @@
-//! Who may use the load-balancer addresses of a Service.
+//! Derives the client ranges that may use the load-balancer addresses of a Service.
+//!
+//! From `spec.loadBalancerSourceRanges`. Invalid ranges were left out by the decoder;
+//! [`are_restricted`] still counts them, so that a Service whose ranges are all invalid is closed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +12,8 @@ use super::context::{Context, octets16};
 use super::{ClientRange, DesiredFrontend, Sources};
 use crate::proxy::source::object::ServiceObject;
 
-/// The ranges of a Service. Where the node's own address is in one of them, all addresses of the node are: a process may send from any.
+/// Returns the ranges of a Service. If one contains the node's primary address, all addresses of
+/// the node are added, because a process may send from any of them.
 pub(super) fn allowed(service: &ServiceObject, context: &Context) -> Sources {
     let ranges = service.extra.as_ref().map_or(&[][..], |e| &e.source_ranges);
     if ranges.is_empty() {
@@ -26,12 +30,12 @@ pub(super) fn allowed(service: &ServiceObject, context: &Context) -> Sources {
     Some(Arc::new(all.into()))
 }
 
-/// The same for one port; none if no frontend asks for it.
+/// Returns the ranges for one port; `None` if no frontend of it checks them.
 pub(super) fn of_port(allowed: &Sources, frontends: &[DesiredFrontend]) -> Sources {
     allowed.clone().filter(|_| frontends.iter().any(|f| f.flags & flags::SOURCE_RANGES != 0))
 }
 
-/// Whether clients of this family need a range.
+/// Returns true if clients of the address's family must be in a range.
 pub(super) fn are_restricted(service: &ServiceObject, addr: IpAddr) -> bool {
     service.extra.as_ref().is_some_and(|e| e.restricted[usize::from(addr.is_ipv6())])
 }

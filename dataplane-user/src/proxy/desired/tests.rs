@@ -1,4 +1,6 @@
-//! The rules of kube-proxy, by the numbers that the test matrix uses.
+//! Tests of kube-proxy's rules, by the numbers that docs/service-matrix.md uses (`rule_x_y_z`).
+//!
+//! All tests derive the Service `shop/web` on node `n1` in zone `z1`.
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 
 mod addresses;
@@ -60,7 +62,7 @@ fn web() -> ServiceObject {
     ServiceObject { cluster_ips, ports: [port].into(), ..ServiceObject::default() }
 }
 
-/// With a node port, an external IP and a load-balancer IP.
+/// Returns the Service with a node port, an external IP and a load-balancer IP.
 fn exposed(external: Policy) -> ServiceObject {
     let mut s = ServiceObject { external, ..web() };
     s.ports[0].node_port = 30_080;
@@ -105,7 +107,7 @@ fn one_port(s: &ServiceObject, slices: &[SliceObject]) -> DesiredPort {
     desired.ports.into_iter().next().unwrap()
 }
 
-/// The members of a set, as text.
+/// Returns the members of a set as text.
 fn members(port: &DesiredPort, set: u8) -> Vec<String> {
     port.backends.iter().filter(|b| b.sets & set != 0).map(|b| ip(b.addr).to_string()).collect()
 }

@@ -1,5 +1,8 @@
-//! From the wire to compact objects, one fault at a time: what can't be used of an object is left out and reported by field,
-//! and the rest counts.
+//! Decodes wire objects into compact ones.
+//!
+//! Tolerant: each unusable field is left out and reported with its path, and the rest of the object
+//! counts. Used by both sources. Reads only the object itself; conflicts between objects are the
+//! task of `desired` and `reconcile`.
 
 mod address;
 mod node;
@@ -17,25 +20,25 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::intern::Interner;
 use super::{ObjectKey, ObjectKind, Rejection};
 
-/// Label of Services and slices that another service proxy takes care of.
+/// Label of Services and slices that another service proxy serves.
 pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
-/// Label of slices of headless Services.
+/// Label of the slices of headless Services.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
-/// Label of slices: the Service.
+/// Label of a slice with the name of its Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// An object after decoding.
+/// The result of decoding an object.
 #[derive(Debug)]
 pub struct Decoded<T> {
-    /// Its name.
+    /// Namespace and name of the object.
     pub key: ObjectKey,
-    /// `None`: not for us.
+    /// The decoded object; `None` if the dataplane has no use for it.
     pub object: Option<T>,
-    /// What could not be used of it.
+    /// The parts that can't be used.
     pub rejections: Vec<Rejection>,
 }
 
-/// Decodes objects for one node.
+/// Decodes objects from the point of view of one node.
 #[derive(Debug)]
 pub struct Decoder {
     node: Box<str>,
@@ -43,7 +46,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// For the node of this name.
+    /// Creates a decoder for the node of this name.
     #[must_use]
     pub fn new(node: &str) -> Self {
         Self { node: node.into(), interner: Interner::default() }
@@ -65,7 +68,7 @@ fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
-/// Gathers what is wrong with one object.
+/// Collects the unusable fields of one object.
 struct FieldErrors<'a> {
     kind: ObjectKind,
     key: &'a ObjectKey,
@@ -81,7 +84,7 @@ impl<'a> FieldErrors<'a> {
         self.found.push(Rejection::of(self.kind, self.key, field, reason));
     }
 
-    /// A port number from 1 to 65535.
+    /// Parses a port number from 1 to 65535.
     fn port(&mut self, field: impl FnOnce() -> String, value: i64) -> Option<u16> {
         let port = u16::try_from(value).ok().filter(|p| *p != 0);
         if port.is_none() {
@@ -103,10 +106,11 @@ impl<'a> FieldErrors<'a> {
         }
     }
 
-    /// A range, without bits beyond its prefix.
+    /// Parses a CIDR and clears the bits beyond its prefix.
     fn range(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpNetwork> {
         let parsed = value.parse::<IpNetwork>().ok().and_then(|r| IpNetwork::new(r.network(), r.prefix()).ok());
         match parsed {
+            // IPv4 clients are looked up in IPv4 tries, so an IPv4-mapped range would match none.
             Some(IpNetwork::V6(range)) if range.network().to_ipv4_mapped().is_some() => {
                 self.add(field(), format!("{value:?} is an IPv4 range written as IPv6"));
                 None

@@ -1,4 +1,7 @@
-//! One allocation for strings that thousands of objects repeat: namespaces, port names, zones.
+//! Shares one allocation between equal strings: namespaces, port names, zones.
+//!
+//! Used by the decoder, because thousands of objects repeat the same few strings. Unused strings
+//! are dropped from time to time.
 
 use std::sync::Arc;
 
@@ -6,7 +9,7 @@ use hashbrown::HashSet;
 
 use super::object::Zones;
 
-/// Shares equal strings.
+/// A pool of shared strings and zone lists.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
     strings: HashSet<Arc<str>>,
@@ -15,7 +18,7 @@ pub(super) struct Interner {
 }
 
 impl Interner {
-    /// The shared copy of `s`.
+    /// Returns the shared copy of `s`.
     pub(super) fn string(&mut self, s: &str) -> Arc<str> {
         if let Some(known) = self.strings.get(s) {
             return known.clone();
@@ -26,7 +29,7 @@ impl Interner {
         new
     }
 
-    /// The shared copy of a list of zones.
+    /// Returns the shared copy of a list of zones.
     pub(super) fn zones(&mut self, zones: Zones) -> Arc<Zones> {
         if let Some(known) = self.zones.get(&zones) {
             return known.clone();
@@ -37,7 +40,7 @@ impl Interner {
         new
     }
 
-    /// Forgets what nobody else holds, each time that twice as much has gathered.
+    /// Drops strings without another owner, each time the pool has doubled.
     fn sweep(&mut self) {
         if self.strings.len() + self.zones.len() < self.sweep_at.max(1024) {
             return;
@@ -53,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_strings_share_one_allocation_and_unused_ones_go() {
+    fn equal_strings_share_one_allocation_and_unused_ones_are_dropped() {
         let mut interner = Interner::default();
         let kept = interner.string("kept");
         assert!(Arc::ptr_eq(&kept, &interner.string("kept")));

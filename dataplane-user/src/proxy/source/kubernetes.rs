@@ -1,7 +1,9 @@
-//! The Kubernetes API: one watch for each kind, decoded and dropped object by object.
+//! The Kubernetes source: one watch for each kind. Each object is decoded and dropped at once.
 //!
-//! Lost connections, expired resource versions (410) and back-off are `kube-runtime`'s business; after each of them the kind is
-//! listed anew, and [`Event::Relist`] with [`Event::InSync`] brackets the list, so that the receiver finds what has gone meanwhile.
+//! `kube-runtime` handles lost connections, expired resource versions (410) and backoff. After each
+//! of them it lists the kind again; [`SourceEvent::Relist`] and [`SourceEvent::InSync`] enclose the
+//! list, so that the receiver notices objects that were deleted in between. Errors become
+//! [`SourceEvent::Trouble`]; the watches never end by themselves.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -19,21 +21,23 @@ use super::watch_errors::WatchErrors;
 use super::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
 use super::{EventSender, ObjectKind, SourceEvent};
 
-/// Why the source could not start.
+/// The reason why the source could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesError {
-    /// The client can't be made from this configuration.
+    /// The client can't be created from the configuration.
     #[error("Kubernetes client: {0}")]
     Client(#[from] kube::Error),
 }
 
-/// Objects per page of a list: memory for one page is all that a list costs.
+/// Objects per page of a list request, which limits the memory that a list needs.
 const PAGE: u32 = 500;
 
-/// Watches until the receiver is gone. Without `services` there are none, whatever the API server says.
+/// Watches until the receiver is dropped. Without `services` the kinds Service and `EndpointSlice`
+/// are reported as empty.
 ///
 /// # Errors
-/// The client can't be made; an API server that can't be reached is tried again for ever.
+/// The client can't be created. An API server that can't be reached is not an error: it is retried
+/// for ever.
 pub async fn run(config: Config, node_name: &str, services: bool, tx: EventSender) -> Result<(), KubernetesError> {
     let watch_errors = WatchErrors::new(&config);
     let client = Client::try_from(config)?;
@@ -42,6 +46,7 @@ pub async fn run(config: Config, node_name: &str, services: bool, tx: EventSende
     let slice_config = watcher::Config::default().page_size(PAGE).labels(&format!("!{HEADLESS},{not_other_proxies}"));
     let nodes = watcher::Config::default().page_size(PAGE);
     let pods = watcher::Config::default().page_size(PAGE).fields(&format!("spec.nodeName={node_name}"));
+    // One decoder for each watch, because each future needs exclusive access.
     let decoder = || Decoder::new(node_name);
     let (mut d1, mut d2, mut d3, mut d4, mut d5) = (decoder(), decoder(), decoder(), decoder(), decoder());
     let service_cidrs = watcher::Config::default().page_size(PAGE);
@@ -73,7 +78,7 @@ pub async fn run(config: Config, node_name: &str, services: bool, tx: EventSende
     Ok(())
 }
 
-/// A kind without objects.
+/// Reports a kind without objects as in sync.
 async fn none(kind: ObjectKind, tx: &EventSender) {
     for event in [SourceEvent::Relist(kind), SourceEvent::InSync(kind)] {
         if tx.send(event).await.is_err() {
@@ -82,7 +87,7 @@ async fn none(kind: ObjectKind, tx: &EventSender) {
     }
 }
 
-/// The object's event, then what is wrong with its parts.
+/// Returns the object's event, followed by the rejections of its parts.
 pub(super) fn split<T>(
     decoded: Decoded<T>,
     event: impl FnOnce(super::ObjectKey, Option<T>) -> SourceEvent,
@@ -93,7 +98,7 @@ pub(super) fn split<T>(
     events
 }
 
-/// The same event for an object that is gone.
+/// Turns an object's event into that of its deletion.
 fn gone(event: SourceEvent) -> SourceEvent {
     match event {
         SourceEvent::Service(key, _) => SourceEvent::Service(key, None),
@@ -122,12 +127,13 @@ async fn watch<W, F>(
         let events = match next {
             Ok(watcher::Event::Init) => vec![SourceEvent::Relist(kind)],
             Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => decode(&object),
+            // Only the object's event: its rejections end with it.
             Ok(watcher::Event::Delete(object)) => decode(&object).into_iter().take(1).map(gone).collect(),
             Ok(watcher::Event::InitDone) => {
                 debug!(%kind, "in sync");
                 vec![SourceEvent::InSync(kind)]
             }
-            // Before Kubernetes 1.33 there are none: the configuration may say the ranges.
+            // Kubernetes before 1.33 has no ServiceCIDR. The configuration can name the ranges.
             Err(error) if kind == ObjectKind::ServiceCidr && is_not_found(&error) => {
                 debug!(%kind, "the API server does not have this kind");
                 vec![SourceEvent::InSync(kind)]
@@ -142,7 +148,7 @@ async fn watch<W, F>(
     }
 }
 
-/// Whether the API server has no such collection.
+/// Returns true if the API server does not have the collection.
 fn is_not_found(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }

@@ -1,7 +1,9 @@
-//! A directory of ordinary manifests, for load balancing without a cluster.
+//! The manifest source: a directory of ordinary manifests, for load balancing without a cluster.
 //!
-//! Files whose names end in `.yaml`, `.yml` or `.json` count, those that start with a dot and subdirectories do not. A file is read when its writer
-//! has closed it or it was moved here; a broken one is reported and its last good state stays. Nothing is ever written here.
+//! Reads files whose names end in `.yaml`, `.yml` or `.json`; hidden files and subdirectories are
+//! ignored. A file is read when its writer has closed it or when it was moved into the directory.
+//! An invalid file is reported and its last valid state stays. Nothing is ever written to the
+//! directory.
 
 mod files;
 mod parse;
@@ -20,30 +22,32 @@ use tracing::{info, warn};
 use super::{EventSender, ObjectKind, SourceEvent};
 use files::Files;
 
-/// Why the source could not start.
+/// The reason why the source could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestsError {
     /// The directory can't be read or watched.
     #[error("manifest directory {}: {source}", path.display())]
     Directory {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// The reason.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// How often a directory that has vanished is looked for.
+/// Interval at which a missing directory is looked for.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Reads and watches until the receiver is gone.
+/// Reads and watches the directory until the receiver is dropped.
 ///
 /// # Errors
-/// The directory can't be read or watched at the start; if it vanishes later, its last state stays until it is back.
+/// The directory can't be read or watched at the start. If it is removed later, its last state
+/// stays until it is back.
 pub async fn run(directory: PathBuf, node_name: &str, tx: EventSender) -> Result<(), ManifestsError> {
     let failed = |source| ManifestsError::Directory { path: directory.clone(), source };
     let mut files = Files::new(&directory, node_name);
     let mut stream = watch(&directory).map_err(failed)?;
+    // The watch starts before the first scan, so that no change in between is missed.
     let mut events: Vec<SourceEvent> = ObjectKind::ALL.map(SourceEvent::Relist).into();
     events.extend(files.scan().map_err(failed)?);
     events.extend(ObjectKind::ALL.map(SourceEvent::InSync));
@@ -54,14 +58,15 @@ pub async fn run(directory: PathBuf, node_name: &str, tx: EventSender) -> Result
         };
         events = match change {
             FileChange::File(name) => files.read(&name),
+            // A link is never closed by a writer. A plain new file is: its close event follows.
             FileChange::NewEntry(name) if files.is_link(&name) => files.read(&name),
             FileChange::NewEntry(_) => Vec::new(),
             FileChange::Any => scan(&mut files, &directory),
             FileChange::DirectoryGone => {
-                warn!(directory = %directory.display(), "the manifest directory is gone; its last state stays");
+                warn!(directory = %directory.display(), "manifest directory was removed: its last state stays");
                 let Some(new) = wait_for(&directory, &tx).await else { return Ok(()) };
                 stream = new;
-                info!(directory = %directory.display(), "the manifest directory is back");
+                info!(directory = %directory.display(), "manifest directory is back");
                 scan(&mut files, &directory)
             }
         };
@@ -71,7 +76,7 @@ pub async fn run(directory: PathBuf, node_name: &str, tx: EventSender) -> Result
 
 fn scan(files: &mut Files, directory: &Path) -> Vec<SourceEvent> {
     files.scan().unwrap_or_else(|error| {
-        warn!(directory = %directory.display(), %error, "the manifest directory can't be read; its last state stays");
+        warn!(directory = %directory.display(), %error, "cannot read the manifest directory: its last state stays");
         Vec::new()
     })
 }
@@ -115,9 +120,9 @@ async fn wait_for(directory: &Path, tx: &EventSender) -> Option<Stream> {
 enum FileChange {
     /// A file was written, moved or removed.
     File(OsString),
-    /// Something new, which may not have been written yet.
+    /// A new entry, which its writer may not have closed yet.
     NewEntry(OsString),
-    /// Nobody knows what.
+    /// Unknown changes: the whole directory must be read.
     Any,
     DirectoryGone,
 }
@@ -127,7 +132,7 @@ async fn next_change(stream: &mut Stream) -> FileChange {
         let event = match stream.next().await {
             Some(Ok(event)) => event,
             Some(Err(error)) => {
-                warn!(%error, "inotify");
+                warn!(%error, "inotify failed: reading the whole manifest directory");
                 return FileChange::Any;
             }
             None => return FileChange::DirectoryGone,
@@ -136,7 +141,7 @@ async fn next_change(stream: &mut Stream) -> FileChange {
         match event.name {
             _ if event.mask.intersects(EventMask::Q_OVERFLOW) => return FileChange::Any,
             _ if event.mask.intersects(gone) => return FileChange::DirectoryGone,
-            // A mounted ConfigMap switches all its files at once by renaming a link of such a name.
+            // A mounted ConfigMap replaces all its files at once by renaming the link `..data`.
             Some(name) if name.as_encoded_bytes().starts_with(b"..") => return FileChange::Any,
             Some(name) if event.mask.intersects(EventMask::CREATE) => return FileChange::NewEntry(name),
             Some(name) => return FileChange::File(name),

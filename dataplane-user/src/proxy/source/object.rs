@@ -1,7 +1,8 @@
-//! Kubernetes objects, cut down to what the dataplane needs.
+//! Compact forms of Kubernetes objects with only the fields that the dataplane needs.
 //!
-//! 50,000 Services and 150,000 endpoints live in these types, so they are small: no maps, no empty strings, names that
-//! repeat are shared, rare fields are boxed.
+//! Made by `decode`, kept by the controller, read by `desired`. A cluster with 50,000 Services and
+//! 150,000 endpoints lives in these types, so they are small: no maps, no empty strings, shared
+//! names, boxed rare fields.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -12,43 +13,43 @@ use ipnetwork::IpNetwork;
 /// At most one address of each family.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct DualAddr {
-    /// IPv4.
+    /// The IPv4 address, if there is one.
     pub v4: Option<Ipv4Addr>,
-    /// IPv6.
+    /// The IPv6 address, if there is one.
     pub v6: Option<Ipv6Addr>,
 }
 
 impl DualAddr {
-    /// The addresses that are there, IPv4 first.
+    /// Returns the present addresses, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
     }
 }
 
-/// `internalTrafficPolicy` and `externalTrafficPolicy`.
+/// The value of `internalTrafficPolicy` and `externalTrafficPolicy`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Policy {
-    /// All endpoints.
+    /// Use all endpoints of the cluster.
     #[default]
     Cluster,
-    /// Endpoints of this node only.
+    /// Use only endpoints of this node.
     Local,
 }
 
 /// A Service whose cluster IPs are not `None` and whose type is not `ExternalName`.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ServiceObject {
-    /// `spec.clusterIPs`.
+    /// Valid addresses of `spec.clusterIPs`.
     pub cluster_ips: DualAddr,
-    /// `spec.ports`.
+    /// Valid entries of `spec.ports`, in their order.
     pub ports: Box<[ServicePort]>,
-    /// When it was created, in seconds since 1970: the older of two claimants to an address wins.
+    /// Creation time in seconds since 1970. The older of two Services gets a contested address.
     pub created: u32,
-    /// Client-IP affinity in seconds; 0: none.
+    /// Timeout of client-IP affinity in seconds; 0 if there is no affinity.
     pub affinity: u32,
-    /// `spec.internalTrafficPolicy`.
+    /// `spec.internalTrafficPolicy`, for clients of the cluster IPs.
     pub internal: Policy,
-    /// `spec.externalTrafficPolicy`.
+    /// `spec.externalTrafficPolicy`, for external addresses and node ports.
     pub external: Policy,
     /// Fields that few Services have.
     pub extra: Option<Box<ServiceExtra>>,
@@ -57,55 +58,56 @@ pub struct ServiceObject {
 /// Fields that few Services have.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ServiceExtra {
-    /// `spec.externalIPs`.
+    /// Valid addresses of `spec.externalIPs`.
     pub external_ips: Box<[IpAddr]>,
     /// `status.loadBalancer.ingress[].ip` with `ipMode` absent or `VIP`.
     pub load_balancer_ips: Box<[IpAddr]>,
     /// `spec.loadBalancerSourceRanges`, without bits beyond the prefixes.
     pub source_ranges: Box<[IpNetwork]>,
-    /// Whether IPv4 and IPv6 have source ranges, usable or not: a family that has none is open to everybody, and one whose ranges can't be read
-    /// to nobody.
+    /// True for each family (IPv4, IPv6) that has source ranges, valid or not. A family without
+    /// ranges is open to all clients; one whose ranges are all invalid is closed.
     pub restricted: [bool; 2],
-    /// `spec.healthCheckNodePort`; 0: none.
+    /// `spec.healthCheckNodePort`; 0 if it is not set.
     pub health_check_node_port: u16,
-    /// What its annotations say of the choice of backends.
+    /// Settings of the annotations `ropeway.dev/*`.
     pub scheduling: Option<Box<Scheduling>>,
 }
 
 impl ServiceObject {
-    /// What its annotations say of the choice of backends.
+    /// Returns the settings of the annotations, if the Service has any.
     #[must_use]
     pub fn scheduling(&self) -> Option<&Scheduling> {
         self.extra.as_ref()?.scheduling.as_deref()
     }
 }
 
-/// What the annotations of a Service say of the choice of backends.
+/// Settings of a Service's annotations for the choice of backends.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scheduling {
-    /// One of [`dataplane_common::types::service::scheduler`]; else the node's.
+    /// One of [`dataplane_common::types::service::scheduler`]; `None` for the node's default.
     pub scheduler: Option<u8>,
-    /// Length of Maglev tables; else the node's.
+    /// Length of Maglev tables; `None` for the node's default.
     pub maglev_size: Option<u32>,
-    /// Rules that hash the client's address hash its port, too.
+    /// Schedulers that hash the client's address also hash its port.
     pub hash_port: bool,
-    /// Weights of endpoints.
+    /// Weights of the endpoints.
     pub weights: Weights,
 }
 
-/// Weights, by what they are for. The most exact that fits counts: an address, the smallest network, a node, all others.
+/// Weights by the endpoints that they apply to. The most specific one counts: an address, the
+/// smallest network, a node, the default.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Weights {
-    /// Networks, the smallest first; addresses as networks of their own.
+    /// Weights of networks, the longest prefix first. An address is a network of one.
     pub networks: Box<[(IpNetwork, u16)]>,
-    /// Nodes, by [`name_hash`].
+    /// Weights of nodes, by [`name_hash`].
     pub nodes: Box<[(u32, u16)]>,
-    /// All others; else 1.
+    /// Weight of all other endpoints; 1 if it is `None`.
     pub others: Option<u16>,
 }
 
 impl Weights {
-    /// The weight of an endpoint.
+    /// Returns the weight of an endpoint.
     #[must_use]
     pub fn of(&self, endpoint: &Endpoint) -> u16 {
         let addr = IpAddr::from(endpoint.addr).to_canonical();
@@ -115,24 +117,27 @@ impl Weights {
     }
 }
 
-/// A name in four bytes, for endpoints that exist by the hundred thousand (FNV-1a). Two of 10,000 nodes have the same once in 86 clusters; then a
-/// weight for one holds for the other. 0: no name.
+/// Hashes a name to four bytes (FNV-1a), because endpoints exist by the hundred thousand. Returns 0
+/// for the empty name.
+///
+/// In one of 86 clusters of 10,000 nodes, two nodes have the same hash. There, a weight of one also
+/// applies to the other.
 #[must_use]
 pub fn name_hash(name: &str) -> u32 {
     let hash = hash32(name.as_bytes());
     if name.is_empty() { 0 } else { hash.max(1) }
 }
 
-/// One of `spec.ports`.
+/// A valid entry of `spec.ports`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServicePort {
-    /// Name; may be empty.
+    /// Name of the port; may be empty.
     pub name: Arc<str>,
-    /// Port.
+    /// Port at the Service's addresses.
     pub port: u16,
-    /// Node port; 0: none.
+    /// Port at the node's addresses; 0 if there is none.
     pub node_port: u16,
-    /// IP protocol number.
+    /// IP protocol number: 6 (TCP), 17 (UDP) or 132 (SCTP).
     pub proto: u8,
 }
 
@@ -145,79 +150,81 @@ pub struct SliceObject {
     pub ports: Box<[SlicePort]>,
     /// Endpoints, sorted by address.
     pub endpoints: Box<[Endpoint]>,
-    /// When the change that caused this state of the slice happened (`endpoints.kubernetes.io/last-change-trigger-time`), in
-    /// milliseconds since 1970; 0: unknown.
+    /// Time of the change that caused this state of the slice
+    /// (`endpoints.kubernetes.io/last-change-trigger-time`), in milliseconds since 1970; 0 if
+    /// unknown.
     pub triggered: u64,
-    /// `addressType: IPv6`.
+    /// True if `addressType` is IPv6, false if it is IPv4.
     pub v6: bool,
 }
 
 /// One of an `EndpointSlice`'s ports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlicePort {
-    /// The Service port's name; may be empty.
+    /// Name of the Service port; may be empty.
     pub name: Arc<str>,
-    /// Target port.
+    /// Port at the endpoints.
     pub port: u16,
-    /// IP protocol number.
+    /// IP protocol number: 6 (TCP), 17 (UDP) or 132 (SCTP).
     pub proto: u8,
 }
 
-/// Names of zones; thin behind an `Arc`, and shared by all endpoints with the same hints.
+/// Names of zones. Behind an `Arc` they take one pointer and are shared by all endpoints with the
+/// same hints.
 pub type Zones = Box<[Box<str>]>;
 
 /// One of an `EndpointSlice`'s endpoints.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Endpoint {
-    /// The first address; IPv4 as `::ffff:a.b.c.d`.
+    /// The first address, IPv4 as `::ffff:a.b.c.d`.
     pub addr: [u8; 16],
-    /// Zones that the endpoint should serve.
+    /// Zones whose clients should use the endpoint (topology hints).
     pub zones: Option<Arc<Zones>>,
-    /// [`name_hash`] of its node.
+    /// [`name_hash`] of the endpoint's node.
     pub node: u32,
-    /// Bits of [`endpoint_flags`].
+    /// Bits of [`endpoint_flags`]: conditions, place and hints.
     pub flags: u8,
 }
 
-/// Bits of [`Endpoint::flags`].
+/// Bits of [`Endpoint::flags`]: conditions, place and hints.
 pub mod endpoint_flags {
-    /// Condition `ready`.
+    /// The condition `ready` is true.
     pub const READY: u8 = 1;
-    /// Condition `serving`.
+    /// The condition `serving` is true.
     pub const SERVING: u8 = 2;
-    /// Condition `terminating`.
+    /// The condition `terminating` is true.
     pub const TERMINATING: u8 = 4;
-    /// On this node.
+    /// The endpoint is on this node.
     pub const LOCAL: u8 = 8;
-    /// Has hints for nodes.
+    /// The endpoint has hints for nodes.
     pub const NODE_HINTS: u8 = 16;
-    /// One of them names this node.
+    /// A hint names this node.
     pub const THIS_NODE_HINTED: u8 = 32;
-    /// Names another node as its own.
+    /// The endpoint is on another node.
     pub const REMOTE: u8 = 64;
 }
 
-/// A Node.
+/// The parts of a Node that the dataplane needs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeObject {
-    /// `InternalIP` addresses first, then `ExternalIP`.
+    /// `InternalIP` addresses first, then `ExternalIP` addresses.
     pub addresses: Box<[IpAddr]>,
-    /// `spec.podCIDRs`.
+    /// Ranges of pod addresses, from `spec.podCIDRs`.
     pub pod_cidrs: Box<[IpNetwork]>,
-    /// Label `topology.kubernetes.io/zone`.
+    /// Value of the label `topology.kubernetes.io/zone`.
     pub zone: Option<Box<str>>,
-    /// Has a deletion timestamp or the taint of the cluster autoscaler.
+    /// The Node has a deletion timestamp or the taint of the cluster autoscaler.
     pub leaving: bool,
 }
 
 /// A Pod of this node.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PodObject {
-    /// UID.
+    /// `metadata.uid` of the Pod.
     pub uid: Box<str>,
-    /// Addresses.
+    /// Addresses from `status.podIPs`, at most one per family.
     pub addresses: DualAddr,
-    /// Shares the node's network namespace.
+    /// The Pod shares the node's network namespace.
     pub host_network: bool,
 }
 
@@ -226,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_that_exist_by_the_ten_thousand_are_small() {
+    fn frequent_objects_are_small() {
         assert!(size_of::<Endpoint>() <= 32, "{}", size_of::<Endpoint>());
         assert!(size_of::<ServicePort>() <= 24);
         assert!(size_of::<SlicePort>() <= 24);

@@ -1,7 +1,7 @@
 //! Explains errors of API watches to an operator: one line that says what to do.
 //!
-//! The same line is logged once a minute at most, although several watches meet the same error again and again. Used by
-//! the watches of `source::kubernetes` and of `ipam`, which go on to retry.
+//! Used by the watches of `source::kubernetes` and of `ipam`, which keep retrying. The same line is
+//! logged at most once a minute, because several watches meet the same error repeatedly.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -11,27 +11,28 @@ use std::time::{Duration, Instant};
 use kube::runtime::watcher;
 use tracing::{debug, warn};
 
-/// How soon the same is said again.
+/// Interval at which the same line is logged again.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Shared by the watches of one API server.
+/// Rate-limited log of errors, shared by the watches of one API server.
 #[derive(Debug)]
 pub(crate) struct WatchErrors {
     server: String,
-    said: Mutex<HashMap<String, Instant>>,
+    logged: Mutex<HashMap<String, Instant>>,
 }
 
 impl WatchErrors {
-    /// For the API server of this configuration.
+    /// Creates the log for the API server of this configuration.
     pub(crate) fn new(config: &kube::Config) -> Self {
-        Self { server: config.cluster_url.to_string().trim_end_matches('/').to_owned(), said: Mutex::default() }
+        Self { server: config.cluster_url.to_string().trim_end_matches('/').to_owned(), logged: Mutex::default() }
     }
 
-    /// Says it, unless it was said just now; gives the text. `kind`: the name of the kind in the Kubernetes API.
+    /// Logs the error, unless the same line was logged in the last minute, and returns the line.
+    /// `kind` is the kind's name in the Kubernetes API.
     pub(crate) fn report(&self, kind: &str, error: &watcher::Error) -> String {
         let text = explain(&self.server, kind, error);
         if self.is_due(&text, Instant::now()) {
-            warn!("{text}; trying again");
+            warn!("{text}; retrying");
         } else {
             debug!(kind, %error, "watch interrupted again");
         }
@@ -39,17 +40,17 @@ impl WatchErrors {
     }
 
     fn is_due(&self, text: &str, now: Instant) -> bool {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.retain(|_, when| now.duration_since(*when) < AGAIN);
-        let due = !said.contains_key(text);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|_, when| now.duration_since(*when) < AGAIN);
+        let due = !logged.contains_key(text);
         if due {
-            said.insert(text.to_owned(), now);
+            logged.insert(text.to_owned(), now);
         }
         due
     }
 }
 
-/// What is wrong, and what whoever runs the cluster can do about it.
+/// Explains an error to an operator: the failure and the remedy.
 fn explain(server: &str, kind: &str, error: &watcher::Error) -> String {
     use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
     match error {
@@ -59,11 +60,11 @@ fn explain(server: &str, kind: &str, error: &watcher::Error) -> String {
         InitialListFailed(e) | WatchStartFailed(e) => {
             let cause = root(e);
             format!(
-                "API server {server} can't be reached ({cause}): what is in the kernel goes on, but changes do not arrive; check \
-                 --apiserver and --kubeconfig (without them: whether anything serves the Service `kubernetes`)"
+                "API server {server} can't be reached ({cause}): present Services keep working, but changes do not arrive; check \
+                 --apiserver and --kubeconfig (without them, if the Service `kubernetes` is served)"
             )
         }
-        // The usual end of a connection; if it can't be made again, that is told.
+        // The usual end of a connection. If it can't be opened again, that is a separate error.
         WatchFailed(e) => format!("connection to API server {server} was lost ({})", root(e)),
         NoResourceVersion => format!("API server {server} gives no resource version with {kind}"),
     }
@@ -83,13 +84,13 @@ fn refused(server: &str, kind: &str, code: u16, message: &str) -> String {
             "API server {server} has no {kind} (404 {message}): apply the custom resource definitions of this version first \
              (kubectl apply -k with one of manifests/overlays does)"
         ),
-        // The server has forgotten where the watch was: it is listed anew.
-        410 => format!("API server {server}: {kind} are listed anew ({message})"),
-        _ => format!("API server {server} refuses {kind} ({code} {message})"),
+        // The resource version of the watch has expired; kube-runtime lists the kind again.
+        410 => format!("API server {server}: {kind} objects are listed again ({message})"),
+        _ => format!("API server {server} rejects requests for {kind} ({code} {message})"),
     }
 }
 
-/// The innermost reason: what is around it repeats it.
+/// Returns the innermost error, because the outer ones repeat it.
 fn root(error: &dyn Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
@@ -110,18 +111,18 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_names_what_to_do() {
-        let told = |code, message: &str| explain(SERVER, "Service", &api(code, message));
-        assert!(told(401, "Unauthorized").ends_with("check --kubeconfig, or the ServiceAccount"));
-        let forbidden = told(403, "services is forbidden: User \"x\" cannot list resource \"services\"");
+    fn each_rejection_names_the_remedy() {
+        let explained = |code, message: &str| explain(SERVER, "Service", &api(code, message));
+        assert!(explained(401, "Unauthorized").ends_with("check --kubeconfig, or the ServiceAccount"));
+        let forbidden = explained(403, "services is forbidden: User \"x\" cannot list resource \"services\"");
         assert!(forbidden.contains("cannot list resource \"services\""), "{forbidden}");
         assert!(forbidden.contains("manifests/base/rbac.yaml"), "{forbidden}");
-        assert!(told(404, "page not found").contains("custom resource definitions"));
-        assert!(told(500, "etcd is away").ends_with("(500 etcd is away)"));
+        assert!(explained(404, "page not found").contains("custom resource definitions"));
+        assert!(explained(500, "etcd is away").ends_with("(500 etcd is away)"));
     }
 
     #[test]
-    fn an_unreachable_server_is_named_with_the_innermost_reason() {
+    fn unreachable_server_is_named_with_the_innermost_error() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let error = watcher::Error::InitialListFailed(kube::Error::Service(Box::new(refused)));
         let text = explain(SERVER, "Node", &error);
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_is_said_once_a_minute() {
+    fn equal_lines_are_logged_once_a_minute() {
         let (watch_errors, now) = (WatchErrors::new(&kube::Config::new(SERVER.parse().unwrap())), Instant::now());
         assert!(watch_errors.is_due("one", now));
         assert!(!watch_errors.is_due("one", now + AGAIN / 2));

@@ -1,7 +1,8 @@
-//! The parts of Kubernetes objects that the agent reads, as they stand in JSON and YAML.
+//! The fields of Kubernetes objects that the agent reads, in the form of JSON and YAML.
 //!
-//! Numbers are wide and enumerations are strings here, so that an odd value spoils one field and not the object or the list it came
-//! in; [`super::decode`] judges them. Fields that are not named are skipped by the parser.
+//! Numbers are wide and enumerations are strings, so that an invalid value affects one field and
+//! not the whole object or list; [`super::decode`] validates them. The parser skips all other
+//! fields. The field names are those of the Kubernetes API reference.
 
 use std::borrow::Cow;
 
@@ -47,9 +48,9 @@ macro_rules! wire {
 }
 
 wire! {
-    /// `v1.Service`.
+    // v1.Service
     ServiceWire { metadata: ObjectMeta, spec: ServiceSpec, status: ServiceStatus, }
-    /// `v1.Service.spec`.
+    // v1.Service.spec
     ServiceSpec {
         r#type: Option<String>,
         #[serde(rename = "clusterIP")] cluster_ip: Option<String>,
@@ -64,69 +65,69 @@ wire! {
         load_balancer_source_ranges: Option<Vec<String>>,
         health_check_node_port: Option<i64>,
     }
-    /// `v1.ServicePort`.
+    // v1.ServicePort
     ServicePortWire { name: Option<String>, port: i64, protocol: Option<String>, node_port: Option<i64>, }
-    /// `v1.SessionAffinityConfig`.
+    // v1.SessionAffinityConfig
     AffinityConfig { #[serde(rename = "clientIP")] client_ip: Option<ClientIpConfig>, }
-    /// `v1.ClientIPConfig`.
+    // v1.ClientIPConfig
     ClientIpConfig { timeout_seconds: Option<i64>, }
-    /// `v1.Service.status`.
+    // v1.Service.status
     ServiceStatus { load_balancer: Option<LoadBalancerStatus>, }
-    /// `v1.LoadBalancerStatus`.
+    // v1.LoadBalancerStatus
     LoadBalancerStatus { ingress: Option<Vec<Ingress>>, }
-    /// `v1.LoadBalancerIngress`.
+    // v1.LoadBalancerIngress
     Ingress { ip: Option<String>, ip_mode: Option<String>, }
-    /// `discovery.k8s.io/v1.EndpointSlice`.
+    // discovery.k8s.io/v1.EndpointSlice
     SliceWire {
         metadata: ObjectMeta,
         address_type: String,
         ports: Option<Vec<SlicePortWire>>,
         endpoints: Option<Vec<EndpointWire>>,
     }
-    /// `discovery.k8s.io/v1.EndpointPort`.
+    // discovery.k8s.io/v1.EndpointPort
     SlicePortWire { name: Option<String>, port: Option<i64>, protocol: Option<String>, }
-    /// `discovery.k8s.io/v1.Endpoint`.
+    // discovery.k8s.io/v1.Endpoint
     EndpointWire {
         addresses: Option<Vec<String>>,
         conditions: Option<Conditions>,
         node_name: Option<String>,
         hints: Option<Hints>,
     }
-    /// `discovery.k8s.io/v1.EndpointConditions`.
+    // discovery.k8s.io/v1.EndpointConditions
     Conditions { ready: Option<bool>, serving: Option<bool>, terminating: Option<bool>, }
-    /// `discovery.k8s.io/v1.EndpointHints`.
+    // discovery.k8s.io/v1.EndpointHints
     Hints { for_zones: Option<Vec<Named>>, for_nodes: Option<Vec<Named>>, }
-    /// An object with a name.
+    /// A hint: an object with a name.
     Named { name: String, }
-    /// `v1.Node`.
+    // v1.Node
     NodeWire { metadata: ObjectMeta, spec: NodeSpec, status: NodeStatus, }
-    /// `v1.Node.spec`.
+    // v1.Node.spec
     NodeSpec {
         #[serde(rename = "podCIDR")] pod_cidr: Option<String>,
         #[serde(rename = "podCIDRs")] pod_cidrs: Option<Vec<String>>,
         taints: Option<Vec<Taint>>,
     }
-    /// `v1.Taint`.
+    // v1.Taint
     Taint { key: String, }
-    /// `v1.Node.status`.
+    // v1.Node.status
     NodeStatus { addresses: Option<Vec<NodeAddress>>, }
-    /// `v1.NodeAddress`.
+    // v1.NodeAddress
     NodeAddress { r#type: String, address: String, }
-    /// `v1.Pod`.
+    // v1.Pod
     PodWire { metadata: ObjectMeta, spec: PodSpec, status: PodStatus, }
-    /// `v1.Pod.spec`.
+    // v1.Pod.spec
     PodSpec { host_network: Option<bool>, node_name: Option<String>, }
-    /// `v1.Pod.status`.
+    // v1.Pod.status
     PodStatus {
         #[serde(rename = "podIP")] pod_ip: Option<String>,
         #[serde(rename = "podIPs")] pod_ips: Option<Vec<PodIp>>,
         phase: Option<String>,
     }
-    /// `v1.PodIP`.
+    // v1.PodIP
     PodIp { ip: Option<String>, }
-    /// `networking.k8s.io/v1.ServiceCIDR`.
+    // networking.k8s.io/v1.ServiceCIDR
     ServiceCidrWire { metadata: ObjectMeta, spec: ServiceCidrSpec, }
-    /// `networking.k8s.io/v1.ServiceCIDR.spec`.
+    // networking.k8s.io/v1.ServiceCIDR.spec
     ServiceCidrSpec { cidrs: Option<Vec<String>>, }
 }
 

@@ -1,4 +1,6 @@
-//! Parts of blocks: who asks, who answers how, and how they go back.
+//! Tests of lending: when a node asks, how the owner answers, and when parts are given back.
+//!
+//! Each test runs decisions of `n1` on hand-made blocks and compares the actions as text.
 
 use super::*;
 use crate::ipam::plan::borrow::without;
@@ -35,7 +37,7 @@ const ASK: &str = r#"share 10-1-0-64-26: lent [], asked Some("n1"), given None"#
 const WITHDRAW: &str = r"share 10-1-0-64-26: lent [], asked None, given None";
 
 #[test]
-fn who_has_few_addresses_and_finds_no_block_asks() {
+fn node_with_few_free_addresses_asks_for_a_part() {
     for (borrow, held, expected) in [(true, 57, &[ASK][..]), (true, 56, &[]), (false, 64, &[])] {
         let mut known = known(borrow);
         known.held.extend(addresses(1..held));
@@ -45,76 +47,80 @@ fn who_has_few_addresses_and_finds_no_block_asks() {
     known.held.extend(addresses(1..64));
     assert_eq!(known.actions(S), [ASK]);
     let decision = known.decide(S * 2);
-    assert_eq!((decision.actions.len(), decision.next), (0, Some(S * 11)), "it is not seen yet");
+    assert_eq!((decision.actions.len(), decision.next), (0, Some(S * 11)), "the request is not seen yet");
     sharing(&mut known, THEIRS).asked = Some("n1".into());
-    assert_eq!(known.decide(S * 3).next, Some(S * 11), "nor answered");
+    assert_eq!(known.decide(S * 3).next, Some(S * 11), "the request is seen but not answered");
     assert_eq!(known.actions(S * 11), [WITHDRAW]);
     sharing(&mut known, THEIRS).asked = None;
-    assert_eq!(known.decide(S * 12).next, Some(S * 61), "that one is not asked again soon");
+    assert_eq!(known.decide(S * 12).next, Some(S * 61), "the same block is not asked again soon");
     assert_eq!(known.actions(S * 61), [ASK]);
     sharing(&mut known, THEIRS).asked = Some("n1".into());
     known.held.clear();
-    assert_eq!(known.actions(S * 62), [WITHDRAW], "it is not needed any more");
+    assert_eq!(known.actions(S * 62), [WITHDRAW], "the part is not needed any more");
     known.nodes.remove("n2");
     known.held.extend(addresses(1..64));
     sharing(&mut known, THEIRS).asked = None;
-    assert_eq!(known.actions(S * 200), [""; 0], "who is gone is not asked");
+    assert_eq!(known.actions(S * 200), [""; 0], "a deleted node is not asked");
 }
 
 #[test]
-fn the_largest_part_is_lent_that_leaves_as_much_and_was_not_used_for_a_while() {
+fn largest_unused_part_is_lent_if_as_much_stays_free() {
     let mut known = known(true);
     known.hold(&["10.1.0.5", "10.1.0.50"]);
     assert!(known.actions(S).is_empty());
     sharing(&mut known, OURS).asked = Some("n3".into());
     let refusal = "share 10-1-0-0-26: lent [], asked None, given None";
-    assert_eq!(known.actions(S * 2), [refusal], "it is not known for long enough what was used");
+    assert_eq!(known.actions(S * 2), [refusal], "recently used addresses are not known for long enough");
     known.held.remove(&"10.1.0.50".parse().unwrap());
     let lent_16 = |range: &str| format!(r#"share 10-1-0-0-26: lent ["{range} n3"], asked None, given Some("{range}")"#);
-    assert_eq!(known.actions(S * 61), [lent_16("10.1.0.32/28")], "the last sixteen had one a moment ago");
+    assert_eq!(
+        known.actions(S * 61),
+        [lent_16("10.1.0.32/28")],
+        "an address of the last sixteen was in use a moment ago"
+    );
     let decision = known.decide(S * 62);
-    assert_eq!(offered(&decision), ["10.1.0.0/27", "10.1.0.48/28"], "the plugin must not use it");
-    assert_eq!(decision.actions.len(), 1, "until it is seen, it stays so");
+    assert_eq!(offered(&decision), ["10.1.0.0/27", "10.1.0.48/28"], "the plugin must not use the lent part");
+    assert_eq!(decision.actions.len(), 1, "the action is repeated until it is seen");
 
     sharing(&mut known, OURS).lent.push(lent("10.1.0.32/28", "n3"));
     sharing(&mut known, OURS).asked = Some("n3".into());
     let again =
         r#"share 10-1-0-0-26: lent ["10.1.0.32/28 n3", "10.1.0.48/28 n3"], asked None, given Some("10.1.0.48/28")"#;
     assert_eq!(known.actions(S * 200), [again]);
-    // A pod was quicker.
+    // A pod gets an address of the part first.
     known.hold(&["10.1.0.49"]);
     assert!(known.actions(S * 200)[0].contains(r#"given Some("10.1.0.16/28")"#), "{:?}", known.actions(S * 200));
     known.held.extend(addresses(0..64));
     let nothing_left = r#"share 10-1-0-0-26: lent ["10.1.0.32/28 n3"], asked None, given None"#;
-    assert_eq!(known.actions(S * 200), [ASK, nothing_left], "it asks itself");
+    assert_eq!(known.actions(S * 200), [ASK, nothing_left], "it asks for a part itself");
     known.held.clear();
     known.nodes.remove("n3");
     sharing(&mut known, OURS).lent.clear();
-    assert_eq!(known.actions(S * 300), [refusal], "nothing for who is gone");
+    assert_eq!(known.actions(S * 300), [refusal], "a deleted node gets no part");
 }
 
 #[test]
-fn what_is_borrowed_is_used_kept_as_long_as_it_is_needed_and_given_back() {
+fn borrowed_part_is_used_kept_while_needed_and_given_back() {
     let mut known = known(true);
     known.held.extend(addresses(0..64));
     sharing(&mut known, THEIRS).lent.push(lent("10.1.0.96/27", "n1"));
     let decision = known.decide(S);
     assert_eq!((offered(&decision), decision.actions.len()), (vec!["10.1.0.0/26".into(), "10.1.0.96/27".into()], 0));
-    assert_eq!(known.actions(S + IDLE * 2), [""; 0], "there would be no address without it");
+    assert_eq!(known.actions(S + IDLE * 2), [""; 0], "no address would be free without the part");
     known.held.retain(|address| !addresses(8..24).any(|a| a == *address));
     assert_eq!(known.actions(S * 2 + IDLE * 2), [""; 0]);
     let back = r#"share 10-1-0-64-26: lent [], asked None, given Some("10.1.0.96/27")"#;
     assert_eq!(known.actions(S * 2 + IDLE * 3), [back]);
     assert_eq!(offered(&known.decide(S * 2 + IDLE * 3)), ["10.1.0.0/26"]);
     known.hold(&["10.1.0.100"]);
-    assert_eq!(known.actions(S * 2 + IDLE * 3), [""; 0], "a pod was quicker");
+    assert_eq!(known.actions(S * 2 + IDLE * 3), [""; 0], "a pod got an address of the part first");
     assert_eq!(offered(&known.decide(S * 2 + IDLE * 3)).len(), 2);
 }
 
 #[test]
-fn a_block_of_which_parts_are_used_stays() {
+fn block_with_lent_parts_is_not_given_back() {
     let mut known = known(true);
-    known.block("10.1.0.128/26", "b", "n1"); // of no pool: it goes back when it is idle
+    known.block("10.1.0.128/26", "b", "n1"); // of no pool: given back when idle
     sharing(&mut known, "10-1-0-128-26").lent.push(lent("10.1.0.160/27", "n2"));
     assert!(known.actions(S).is_empty() && known.actions(S + IDLE).is_empty());
     known.nodes.remove("n2");
@@ -130,7 +136,7 @@ fn a_block_of_which_parts_are_used_stays() {
 }
 
 #[test]
-fn what_is_left_of_a_range_has_few_pieces() {
+fn remainder_of_a_range_has_few_pieces() {
     for (range, taken, left) in [
         ("10.1.0.0/26", &[][..], &["10.1.0.0/26"][..]),
         ("10.1.0.0/26", &["10.1.0.0/25"], &[]),

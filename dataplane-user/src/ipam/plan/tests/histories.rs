@@ -1,26 +1,28 @@
-//! Several nodes that know of each other late, an API server that refuses what comes too late, pods, nodes and pools that
-//! come and go: no address belongs to two, and in the end nothing is left over.
+//! Property tests: several nodes with outdated views, an API server that rejects late writes, and
+//! pods, nodes and pools that come and go.
+//!
+//! After every step no address may belong to two nodes. In the end no block may be left over.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// One step of a history.
+/// One step of a random history.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A node looks at what the API server has now.
+    /// A node's watches catch up with the API server.
     Look(usize),
-    /// A node decides on what it has seen last, and does it.
+    /// A node decides on its last view and executes the actions.
     Act(usize),
-    /// A pod comes to a node.
+    /// A pod is added to a node.
     Pod(usize),
-    /// The oldest pod of a node ends.
+    /// The oldest pod of a node is removed.
     End(usize),
-    /// A node is taken away with its pods.
+    /// A node is deleted with its pods.
     Die(usize),
     /// A pool is disabled or enabled.
     Toggle(usize),
-    /// Time passes.
+    /// Time passes, in seconds.
     Wait(u32),
 }
 
@@ -31,7 +33,7 @@ struct Node {
     nodes: BTreeSet<Box<str>>,
     pools: Vec<Pool>,
     memory: PlannerMemory,
-    /// What the plugin may use.
+    /// Ranges that the plugin may use.
     offered: Vec<IpNetwork>,
     held: Vec<IpAddr>,
 }
@@ -54,7 +56,7 @@ impl Cluster {
         Self::with(nodes, vec![pool("a", "10.1.0.0/27", small), pool("b", "10.2.0.0/28", small)])
     }
 
-    /// Two blocks for all of them.
+    /// A cluster with two blocks for all nodes together.
     fn borrowing(nodes: usize) -> Self {
         let borrow = |s: &mut IpPoolSpec| (s.block_size, s.borrow) = (Some(29), true);
         let disabled = |s: &mut IpPoolSpec| (s.block_size, s.disabled) = (Some(30), true);
@@ -86,7 +88,7 @@ impl Cluster {
             blocks: &node.seen,
             nodes: Some(&node.nodes),
             default: &[],
-            wishes: &BTreeSet::new(),
+            requests: &BTreeSet::new(),
             held: &held,
             now: self.now,
             grace: GracePeriods::default(),
@@ -94,7 +96,7 @@ impl Cluster {
         decide(&world, &mut node.memory)
     }
 
-    /// As the writer does it: first what the plugin may use, then the API server.
+    /// Acts in the writer's order: first the plugin's file, then the API server.
     fn act(&mut self, n: usize) {
         let decision = self.decide(n);
         self.nodes[n].offered = decision.pools.iter().flat_map(|p| p.blocks.clone()).collect();
@@ -112,7 +114,7 @@ impl Cluster {
                     self.blocks.retain(|name, block| *name != object || block.state != state);
                 }
                 BlockAction::Collect { name: object, state, nodes } => {
-                    // The writer asks for the nodes once more.
+                    // The writer asks the API server for the nodes once more.
                     let back = self.alive().into_iter().any(|i| nodes.contains(&name(i)));
                     self.blocks.retain(|name, block| back || *name != object || block.state != state);
                 }
@@ -143,7 +145,7 @@ impl Cluster {
             Step::Act(n) if self.nodes[n].alive => self.act(n),
             Step::Pod(n) if self.nodes[n].alive => self.pod(n),
             Step::End(n) if !self.nodes[n].held.is_empty() => drop(self.nodes[n].held.remove(0)),
-            // The last one stays, to clean up.
+            // The last node stays, to clean up.
             Step::Die(n) if self.alive().len() > 1 => self.nodes[n] = Node::default(),
             _ => {}
         }
@@ -163,7 +165,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Everybody looks and acts until nothing happens any more.
+    /// Lets all nodes look and act until no action is left.
     fn settle(&mut self) {
         for _ in 0..40 {
             for n in self.alive() {
@@ -191,7 +193,7 @@ fn steps(nodes: usize) -> impl Strategy<Value = Vec<Step>> {
 fn borrowing_ends_well(steps: &[Step]) -> Result<(), TestCaseError> {
     let mut cluster = Cluster::borrowing(4);
     for step in steps {
-        // The second pool only gets in the way when it is switched on.
+        // The second pool only adds blocks while it is enabled.
         cluster.step(step);
         cluster.check()?;
     }
@@ -221,7 +223,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_history_gives_an_address_to_two_or_loses_one(steps in steps(4)) {
+    fn histories_never_share_or_leak_addresses(steps in steps(4)) {
         let mut cluster = Cluster::new(4);
         for step in &steps {
             cluster.step(step);
@@ -236,7 +238,7 @@ proptest! {
             let own = cluster.blocks.values().filter(|b| b.node == name(n)).count();
             prop_assert_eq!(own, usize::from(node.alive), "blocks of {} in the end", name(n));
         }
-        // And a second look has nothing to do.
+        // Another round on a fresh view has nothing to do.
         for n in cluster.alive() {
             cluster.look(n);
             prop_assert_eq!(cluster.decide(n).actions, vec![]);
@@ -244,14 +246,15 @@ proptest! {
     }
 
     #[test]
-    fn with_borrowing_neither_and_in_the_end_each_has_an_address(steps in steps(4)) {
+    fn histories_with_borrowing_leave_every_node_an_address(steps in steps(4)) {
         borrowing_ends_well(&steps)?;
     }
 }
 
-/// Both halves of one block are lent and the other is whole: who is left must not ask for the first for ever.
+/// Both halves of one block are lent and the other block is whole: a node without addresses must
+/// not ask for the first one for ever.
 #[test]
-fn a_block_that_is_wholly_lent_is_not_asked_for() {
+fn wholly_lent_block_is_not_asked_for_a_part() {
     use Step::{Act, Look, Pod, Toggle};
     let steps = [Look(2), Act(2), Look(2), Act(2), Pod(2), Act(2), Toggle(0), Toggle(0)];
     borrowing_ends_well(&steps).unwrap();

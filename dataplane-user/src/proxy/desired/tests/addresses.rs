@@ -1,4 +1,6 @@
-//! Which frontends a Service has, and which are refused.
+//! Tests of frontends: the addresses that a Service gets, and those that are rejected.
+//!
+//! Endpoints matter only where a test says so.
 
 use super::*;
 
@@ -18,7 +20,7 @@ fn rule_2_1_4_a_service_has_all_its_addresses() {
 }
 
 #[test]
-fn rule_2_1_4_addresses_of_a_family_that_the_node_does_not_serve_are_no_errors() {
+fn rule_2_1_4_addresses_of_an_unserved_family_are_ignored() {
     let mut context = context();
     context.node.ipv6 = false;
     let slices = [slice(&[("fd00:1::5", READY)]), slice(&[("10.1.0.5", READY)])];
@@ -30,14 +32,14 @@ fn rule_2_1_4_addresses_of_a_family_that_the_node_does_not_serve_are_no_errors()
 }
 
 #[test]
-fn rule_2_3_12_without_a_node_port_there_is_none() {
+fn rule_2_3_12_service_without_node_port_gets_none() {
     let mut s = exposed(Policy::Cluster);
     s.ports[0].node_port = 0;
     assert!(addresses(&derive(&s, &[])).iter().all(|a| a.ends_with(":80")));
 }
 
 #[test]
-fn rule_2_3_13_node_ports_are_at_the_addresses_that_are_configured() {
+fn rule_2_3_13_node_ports_are_served_at_configured_addresses() {
     let mut context = context();
     context.node.nodeport_addresses = vec![addr("192.0.2.1")];
     let key = ObjectKey::new("shop", "web");
@@ -66,13 +68,13 @@ fn rule_2_3_3_internal_clients_are_dropped_under_local_policy() {
 }
 
 #[test]
-fn rule_2_3_1_clients_are_refused_under_cluster_policy() {
+fn rule_2_3_1_clients_are_rejected_under_cluster_policy() {
     let port = one_port(&exposed(Policy::Cluster), &[]);
     assert!(port.frontends.iter().all(|f| f.flags & !(frontend_flags::NODE_PORT | frontend_flags::EXTERNAL) == 0));
 }
 
 #[test]
-fn external_addresses_of_nodes_and_pods_are_refused_by_name_and_disturb_nothing_else() {
+fn external_ips_of_nodes_pods_and_cluster_ips_are_rejected() {
     for (bad, reason) in [
         ("192.0.2.1", "192.0.2.1 is the address of a node"),
         ("192.0.2.2", "192.0.2.2 is the address of a node"),
@@ -94,7 +96,7 @@ fn external_addresses_of_nodes_and_pods_are_refused_by_name_and_disturb_nothing_
 }
 
 #[test]
-fn an_address_that_is_there_twice_is_one_frontend() {
+fn repeated_address_is_one_frontend() {
     let mut s = web();
     let again = [addr("10.96.0.1"), addr("203.0.113.1")];
     let extra = ServiceExtra { external_ips: again.into(), load_balancer_ips: again.into(), ..ServiceExtra::default() };
@@ -115,12 +117,12 @@ fn one_port_number_on_two_protocols_is_two_service_ports() {
 }
 
 #[test]
-fn a_cluster_ip_in_the_range_of_cluster_ips_is_no_fault() {
+fn cluster_ip_in_a_service_cidr_is_valid() {
     let mut context = context();
     let ranges = ["10.96.1.0/24", "10.96.0.0/16", "10.96.0.0/16", "fd00:96::/112"].map(|r| r.parse().unwrap());
     context.cluster = context.cluster.with_service_ranges(ranges.iter());
-    let told: Vec<_> = context.cluster.service_ranges().iter().map(ToString::to_string).collect();
-    assert_eq!(told, ["10.96.0.0/16", "fd00:96::/112"], "one within another is left out");
+    let shown: Vec<_> = context.cluster.service_ranges().iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.96.0.0/16", "fd00:96::/112"], "nested ranges are left out");
     let mut s = web();
     s.extra = Some(Box::new(ServiceExtra { load_balancer_ips: [addr("10.96.0.1")].into(), ..ServiceExtra::default() }));
     let desired = service(&ObjectKey::new("shop", "web"), &s, [].iter(), &context, |_| true);
@@ -128,7 +130,7 @@ fn a_cluster_ip_in_the_range_of_cluster_ips_is_no_fault() {
 }
 
 #[test]
-fn ranges_are_joined_and_searched() {
+fn pod_ranges_are_merged_and_searched() {
     let cluster = context().cluster;
     for (text, is_pod) in
         [("10.1.0.0", true), ("10.1.1.255", true), ("10.1.2.0", false), ("10.0.255.255", false), ("fd00:1::9", true)]
@@ -136,6 +138,6 @@ fn ranges_are_joined_and_searched() {
         assert_eq!(cluster.is_pod(&octets16(addr(text))), is_pod, "{text}");
     }
     assert!(cluster.is_host(&octets16(addr("192.0.2.2"))));
-    assert!(cluster.is_host(&octets16(addr("198.51.100.1"))), "no pod's");
-    assert!(!ClusterContext::default().is_host(&octets16(addr("198.51.100.1"))), "without ranges nobody knows");
+    assert!(cluster.is_host(&octets16(addr("198.51.100.1"))), "outside the pod ranges");
+    assert!(!ClusterContext::default().is_host(&octets16(addr("198.51.100.1"))), "unknown without pod ranges");
 }

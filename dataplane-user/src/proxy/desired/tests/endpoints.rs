@@ -1,4 +1,6 @@
-//! Which endpoints take new connections.
+//! Tests of the choice of endpoints that get new connections.
+//!
+//! Endpoints at 10.1.0.x are in this node's range, but local only with the flag `LOCAL`.
 
 use super::*;
 
@@ -36,8 +38,8 @@ fn rule_2_1_6_ports_match_by_name_and_protocol_and_may_differ_between_slices() {
     let mut udp = slice(&[("10.1.0.7", READY)]);
     udp.ports[0].proto = proto::UDP;
     let port = one_port(&web(), &[slice(&[("10.1.0.5", READY)]), other, udp]);
-    let ends: Vec<_> = port.backends.iter().map(|b| (ip(b.addr).to_string(), b.port)).collect();
-    assert_eq!(ends, [("10.1.0.5".to_owned(), 8080), ("10.1.0.6".to_owned(), 9090)]);
+    let endpoints: Vec<_> = port.backends.iter().map(|b| (ip(b.addr).to_string(), b.port)).collect();
+    assert_eq!(endpoints, [("10.1.0.5".to_owned(), 8080), ("10.1.0.6".to_owned(), 9090)]);
 }
 
 #[test]
@@ -58,7 +60,7 @@ fn rule_2_2_1_ready_endpoints_else_those_that_still_serve() {
     for (endpoints, wanted) in cases {
         let port = one_port(&web(), &[slice(endpoints)]);
         assert_eq!(members(&port, sets::CLUSTER), wanted, "{endpoints:?}");
-        assert_eq!(port.backends.len(), endpoints.len(), "all are listed, for the flows that they have");
+        assert_eq!(port.backends.len(), endpoints.len(), "all are listed for their existing flows");
     }
 }
 
@@ -96,7 +98,7 @@ fn rule_2_2_2_hints_for_this_node_come_first_then_for_its_zone() {
 }
 
 #[test]
-fn rule_2_2_2_endpoints_that_are_not_ready_have_no_say_and_fallback_ignores_topology() {
+fn rule_2_2_2_unready_endpoints_do_not_count_and_fallback_ignores_topology() {
     let hinted = zoned(&[("10.1.0.5", READY, &["z1"]), ("10.1.0.6", READY, &["z2"]), ("10.1.0.7", 0, &[])]);
     assert_eq!(members(&one_port(&web(), &[hinted]), sets::CLUSTER), ["10.1.0.5"]);
     let leaving = zoned(&[("10.1.0.5", LEAVING, &["z1"]), ("10.1.0.6", LEAVING, &["z2"])]);
@@ -106,8 +108,8 @@ fn rule_2_2_2_endpoints_that_are_not_ready_have_no_say_and_fallback_ignores_topo
 #[test]
 fn rule_2_2_2_a_local_policy_wins_over_topology() {
     let s = exposed(Policy::Local);
-    let ends = zoned(&[("10.1.0.5", READY | LOCAL, &["z2"]), ("10.1.1.6", READY, &["z1"])]);
-    let port = one_port(&s, &[ends]);
+    let endpoints = zoned(&[("10.1.0.5", READY | LOCAL, &["z2"]), ("10.1.1.6", READY, &["z1"])]);
+    let port = one_port(&s, &[endpoints]);
     assert_eq!(members(&port, sets::CLUSTER), ["10.1.1.6"]);
     assert_eq!(members(&port, sets::LOCAL), ["10.1.0.5"]);
 }
@@ -127,13 +129,13 @@ fn rule_2_3_3_internal_policy_local_has_endpoints_of_this_node() {
     let s = ServiceObject { internal: Policy::Local, ..web() };
     let port = one_port(&s, &[slice(&[("10.1.0.5", READY | LOCAL), ("10.1.1.6", READY)])]);
     assert_eq!(members(&port, sets::LOCAL), ["10.1.0.5"]);
-    assert_eq!(members(&port, sets::CLUSTER), [""; 0], "nobody asks for it");
+    assert_eq!(members(&port, sets::CLUSTER), [""; 0], "no frontend uses the set");
 }
 
 #[test]
-fn rule_2_2_4_state_bits_say_what_each_endpoint_is_good_for() {
-    let ends = slice(&[("10.1.0.5", READY | LOCAL), ("10.1.1.6", LEAVING), ("10.1.1.7", 0), ("192.0.2.2", READY)]);
-    let port = one_port(&exposed(Policy::Local), &[ends]);
+fn rule_2_2_4_state_bits_describe_each_endpoint() {
+    let endpoints = slice(&[("10.1.0.5", READY | LOCAL), ("10.1.1.6", LEAVING), ("10.1.1.7", 0), ("192.0.2.2", READY)]);
+    let port = one_port(&exposed(Policy::Local), &[endpoints]);
     let states: Vec<_> = port.backends.iter().map(|b| b.state).collect();
     let listed = state::LISTED;
     assert_eq!(
@@ -142,7 +144,7 @@ fn rule_2_2_4_state_bits_say_what_each_endpoint_is_good_for() {
             listed | state::INTERNAL | state::EXTERNAL | state::SERVING | state::LOCAL,
             listed | state::SERVING | state::TERMINATING,
             listed,
-            // External clients may also come to the cluster IP, which has all endpoints.
+            // External clients may also use the cluster IP, which has all endpoints.
             listed | state::INTERNAL | state::EXTERNAL | state::SERVING | state::HOST,
         ]
     );
@@ -150,9 +152,9 @@ fn rule_2_2_4_state_bits_say_what_each_endpoint_is_good_for() {
 
 #[test]
 fn rule_2_4_1_with_affinity_a_remembered_backend_satisfies_every_frontend() {
-    let ends = slice(&[("10.1.0.5", READY | LOCAL), ("10.1.1.6", READY)]);
+    let endpoints = slice(&[("10.1.0.5", READY | LOCAL), ("10.1.1.6", READY)]);
     let s = ServiceObject { internal: Policy::Local, affinity: 60, ..exposed(Policy::Cluster) };
-    let port = one_port(&s, &[ends]);
+    let port = one_port(&s, &[endpoints]);
     let internal: Vec<_> = port.backends.iter().map(|b| b.state & state::INTERNAL != 0).collect();
     assert_eq!(internal, [true, false]);
     assert_eq!(port.affinity, 60);

@@ -1,8 +1,12 @@
-//! Which addresses no Service may have or lead to, whatever the cluster (CVE-2021-25737, CVE-2020-8558).
+//! Addresses that no Service may have or forward to, in any cluster (CVE-2021-25737,
+//! CVE-2020-8558).
+//!
+//! Used for cluster IPs, external addresses and endpoints. Addresses that depend on the cluster,
+//! such as those of nodes, are checked in `desired`.
 
 use std::net::IpAddr;
 
-/// Why `addr` can't be an endpoint or an external address, if so.
+/// Returns the reason why `addr` can't be an endpoint or an address of a Service, if there is one.
 pub(super) fn refused(addr: IpAddr) -> Option<&'static str> {
     let (loopback, link_local) = match addr {
         IpAddr::V4(a) => (a.is_loopback(), a.is_link_local()),

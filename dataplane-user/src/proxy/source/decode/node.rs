@@ -1,4 +1,6 @@
-//! Nodes, Pods and `ServiceCIDR`s.
+//! Decodes Nodes, Pods and `ServiceCIDR`s.
+//!
+//! Takes addresses and ranges. Pods of other nodes and pods that have ended are skipped.
 
 use std::net::IpAddr;
 
@@ -13,17 +15,19 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 impl Decoder {
-    /// A Node.
+    /// Decodes a Node to addresses, pod ranges and zone.
     pub fn node(&mut self, wire: &NodeWire) -> Decoded<NodeObject> {
         let key = self.key(&wire.metadata, "");
         let mut faults = FieldErrors::new(ObjectKind::Node, &key);
         let mut addresses = Vec::new();
+        // Internal addresses first, because routes use the first one of a family.
         for kind in ["InternalIP", "ExternalIP"] {
             let of_kind = wire.status.addresses.iter().flatten().enumerate().filter(|(_, a)| a.r#type == kind);
             for (i, a) in of_kind {
                 addresses.extend(faults.address(|| format!("status.addresses[{i}].address"), &a.address));
             }
         }
+        // `podCIDR` is the older field with a single range.
         let cidrs = wire.spec.pod_cidrs.as_deref().filter(|c| !c.is_empty());
         let cidrs = cidrs.map_or_else(|| wire.spec.pod_cidr.iter().collect::<Vec<_>>(), |c| c.iter().collect());
         let mut pod_cidrs = Vec::new();
@@ -38,7 +42,7 @@ impl Decoder {
         Decoded { key, object: Some(object), rejections }
     }
 
-    /// A `ServiceCIDR`.
+    /// Decodes a `ServiceCIDR` to its ranges.
     pub fn service_cidr(&mut self, wire: &ServiceCidrWire) -> Decoded<Box<[IpNetwork]>> {
         let key = self.key(&wire.metadata, "");
         let mut faults = FieldErrors::new(ObjectKind::ServiceCidr, &key);
@@ -48,7 +52,7 @@ impl Decoder {
         Decoded { key, object: Some(ranges), rejections }
     }
 
-    /// A Pod; none if it runs elsewhere or has ended.
+    /// Decodes a Pod; no object if it runs on another node or has ended.
     pub fn pod(&mut self, wire: &PodWire) -> Decoded<PodObject> {
         let key = self.key(&wire.metadata, "default");
         let mut faults = FieldErrors::new(ObjectKind::Pod, &key);
@@ -56,6 +60,7 @@ impl Decoder {
         let ended = matches!(wire.status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let object = (here && !ended).then(|| {
             let mut addresses = DualAddr::default();
+            // `podIP` is the older field with a single address.
             let ips = wire.status.pod_ips.iter().flatten().filter_map(|i| i.ip.as_ref()).chain(&wire.status.pod_ip);
             for text in ips.filter(|ip| !ip.is_empty()) {
                 match faults.address(|| "status.podIPs".into(), text) {

@@ -1,4 +1,7 @@
-//! The annotations `ropeway.dev/*` of a Service: which backend a connection is given.
+//! Decodes the annotations `ropeway.dev/*` of a Service, which choose the scheduler and weights.
+//!
+//! docs/schedulers.md describes them. An invalid annotation is reported and leaves the node's
+//! setting.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -11,23 +14,24 @@ use super::{FieldErrors, annotation};
 use crate::config::maglev;
 use crate::proxy::source::object::{Scheduling, Weights, name_hash};
 
-/// Name of a scheduler.
+/// Annotation: name of the scheduler.
 pub(super) const SCHEDULER: &str = "ropeway.dev/scheduler";
-/// `hash-port`: the schedulers `sh` and `mh` hash the client's port as well.
+/// Annotation: `hash-port` makes the schedulers `sh` and `mh` hash the client's port as well.
 pub(super) const SCHEDULER_FLAGS: &str = "ropeway.dev/scheduler-flags";
-/// `KEY=WEIGHT`, separated by commas or spaces; a key is an address, a network, the name of a node, or `*`.
+/// Annotation: `KEY=WEIGHT`, separated by commas or spaces. A key is an address, a network, the
+/// name of a node, or `*`.
 pub(super) const WEIGHTS: &str = "ropeway.dev/weights";
-/// Length of Maglev tables.
+/// Annotation: length of Maglev tables.
 pub(super) const MAGLEV_TABLE_SIZE: &str = "ropeway.dev/maglev-table-size";
 
-/// What the annotations say; none if they say nothing that can be used.
+/// Decodes the annotations; `None` if none of them has a valid value.
 pub(super) fn scheduling(meta: &ObjectMeta, faults: &mut FieldErrors<'_>) -> Option<Box<Scheduling>> {
     meta.annotations.as_ref()?;
     let scheduler = annotation(meta, SCHEDULER).and_then(|name| {
         let number = scheduler::NAMES.iter().position(|n| *n == name.trim());
         if number.is_none() {
             let known = scheduler::NAMES.join(", ");
-            faults.add(field(SCHEDULER), format!("{name:?} is none of {known}; the node's own is used"));
+            faults.add(field(SCHEDULER), format!("{name:?} is not one of {known}; the node's scheduler is used"));
         }
         number.and_then(|n| u8::try_from(n).ok())
     });
@@ -35,7 +39,10 @@ pub(super) fn scheduling(meta: &ObjectMeta, faults: &mut FieldErrors<'_>) -> Opt
         let size = text.trim().parse().ok().filter(|n| maglev::SIZES.contains(n));
         if size.is_none() {
             let known = maglev::SIZES.map(|n| n.to_string()).join(", ");
-            faults.add(field(MAGLEV_TABLE_SIZE), format!("{text:?} is none of {known}; the node's own is used"));
+            faults.add(
+                field(MAGLEV_TABLE_SIZE),
+                format!("{text:?} is not one of {known}; the node's table size is used"),
+            );
         }
         size
     });
@@ -45,7 +52,7 @@ pub(super) fn scheduling(meta: &ObjectMeta, faults: &mut FieldErrors<'_>) -> Opt
         hash_port: words(annotation(meta, SCHEDULER_FLAGS)).fold(false, |set, word| match word {
             "hash-port" => true,
             other => {
-                faults.add(field(SCHEDULER_FLAGS), format!("{other:?} is not hash-port"));
+                faults.add(field(SCHEDULER_FLAGS), format!("unknown flag {other:?}; the only one is hash-port"));
                 set
             }
         }),
@@ -69,7 +76,7 @@ enum WeightKey {
     Others,
 }
 
-/// What can't be read is left out, and what comes twice counts once.
+/// Decodes weights. Leaves out invalid ones; of several for the same key, the first counts.
 fn weights(text: Option<&str>, faults: &mut FieldErrors<'_>) -> Weights {
     let mut networks: Vec<(IpNetwork, u16)> = Vec::new();
     let mut nodes: Vec<(u32, u16)> = Vec::new();
@@ -97,17 +104,18 @@ fn weights(text: Option<&str>, faults: &mut FieldErrors<'_>) -> Weights {
             }
         };
         if twice {
-            faults.add(field(WEIGHTS), format!("{word:?} is for what has a weight already; the first one is used"));
+            faults.add(field(WEIGHTS), format!("{word:?} repeats a key; its first weight is used"));
         }
     }
     let bits = |n: &IpNetwork| Reverse(if n.is_ipv4() { n.prefix() + 96 } else { n.prefix() });
+    // The longest prefix first: `Weights::of` takes the first network that contains the address.
     networks.sort_by_key(|(n, _)| (bits(n), n.network()));
     Weights { networks: networks.into(), nodes: nodes.into(), others }
 }
 
 fn weight(word: &str) -> Result<(WeightKey, u16), String> {
     let (key, weight) = word.split_once('=').ok_or("is not KEY=WEIGHT")?;
-    let weight = weight.parse().map_err(|_| "has no weight from 0 to 65535")?;
+    let weight = weight.parse().map_err(|_| "has no weight between 0 and 65535")?;
     let key = if key == "*" {
         WeightKey::Others
     } else if let Ok(addr) = key.parse::<IpAddr>() {
@@ -121,18 +129,18 @@ fn weight(word: &str) -> Result<(WeightKey, u16), String> {
             ));
         }
         if matches!(network, IpNetwork::V6(n) if n.network().to_ipv4_mapped().is_some()) {
-            return Err("is for an IPv4 network written as IPv6".into());
+            return Err("has an IPv4 network written as IPv6".into());
         }
         WeightKey::Network(network)
     } else if is_node_name(key) {
         WeightKey::Node(name_hash(key))
     } else {
-        return Err("is for no address, network, node or *".into());
+        return Err("has a key that is not an address, a network, a node name or *".into());
     };
     Ok((key, weight))
 }
 
-/// RFC 1123, as the API server checks it.
+/// Returns true for a DNS subdomain (RFC 1123), the API server's rule for names of nodes.
 fn is_node_name(text: &str) -> bool {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     !text.is_empty() && text.len() <= 253 && text.chars().all(good)

@@ -1,4 +1,7 @@
-//! Services.
+//! Decodes Services.
+//!
+//! Headless Services, `ExternalName` Services and those of other proxies have no object. Defaults
+//! and limits are those of the Kubernetes API.
 
 use std::net::IpAddr;
 
@@ -8,12 +11,12 @@ use crate::proxy::source::ObjectKind;
 use crate::proxy::source::object::{DualAddr, Policy, ServiceExtra, ServiceObject, ServicePort};
 use crate::proxy::source::wire::{ServiceSpec, ServiceWire};
 
-/// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` of Services that don't say.
+/// Default of `spec.sessionAffinityConfig.clientIP.timeoutSeconds`, in seconds.
 const AFFINITY_DEFAULT: u32 = 10_800;
 const AFFINITY_MAX: i64 = 86_400;
 
 impl Decoder {
-    /// A Service; none if it is headless, of type `ExternalName`, or another proxy's.
+    /// Decodes a Service; no object if it is headless, of type `ExternalName`, or another proxy's.
     pub fn service(&mut self, wire: &ServiceWire) -> Decoded<ServiceObject> {
         let key = self.key(&wire.metadata, "default");
         let mut faults = FieldErrors::new(ObjectKind::Service, &key);
@@ -51,13 +54,15 @@ impl Decoder {
                 _ => 0,
             };
             let name = wire.name.as_deref().unwrap_or_default();
-            // A DNS label, unlike the names of a container's ports, which have 15 characters at most.
+            // Names of Service ports are DNS labels (63 characters); names of container ports have
+            // at most 15.
             if name.len() > 63 || name.contains(':') {
-                faults.add(field("name"), format!("{name:?} is not a port name"));
+                faults.add(field("name"), format!("{name:?} is not a valid port name"));
             } else if ports.iter().any(|p| (p.port, p.proto) == (port, proto)) {
-                faults.add(field("port"), format!("{port} is there twice with the same protocol"));
+                faults
+                    .add(field("port"), format!("duplicate port {port}/{}", wire.protocol.as_deref().unwrap_or("TCP")));
             } else if ports.iter().any(|p| &*p.name == name) {
-                faults.add(field("name"), format!("{name:?} is there twice"));
+                faults.add(field("name"), format!("duplicate name {name:?}"));
             } else {
                 ports.push(ServicePort { name: self.interner.string(name), port, node_port, proto });
             }
@@ -71,16 +76,17 @@ fn is_headless(spec: &ServiceSpec) -> bool {
     first.is_some_and(|ip| ip == "None")
 }
 
-/// Addresses of a family that comes twice, and what is no address, are left out.
+/// Decodes the cluster IPs. Leaves out invalid addresses and a second address of a family.
 fn cluster_ips(spec: &ServiceSpec, faults: &mut FieldErrors<'_>) -> Option<DualAddr> {
     let mut all: Vec<(String, &String)> =
         spec.cluster_ips.iter().flatten().enumerate().map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip)).collect();
+    // `clusterIP` is the older field with a single address.
     if all.is_empty() {
         all.extend(spec.cluster_ip.iter().map(|ip| ("spec.clusterIP".to_owned(), ip)));
     }
     all.retain(|(_, ip)| !ip.is_empty());
     if all.is_empty() {
-        faults.add("spec.clusterIP", "is not set, and only an API server assigns one");
+        faults.add("spec.clusterIP", "is not set; only an API server can assign one");
         return None;
     }
     let mut dual = DualAddr::default();
@@ -114,7 +120,7 @@ fn affinity(spec: &ServiceSpec, faults: &mut FieldErrors<'_>) -> u32 {
         Some(s @ 1..=AFFINITY_MAX) => u32::try_from(s).unwrap_or(AFFINITY_DEFAULT),
         Some(s) => {
             let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
-            faults.add(field, format!("{s} is not from 1 to {AFFINITY_MAX}; {AFFINITY_DEFAULT} is used"));
+            faults.add(field, format!("{s} is not between 1 and {AFFINITY_MAX}; {AFFINITY_DEFAULT} is used"));
             AFFINITY_DEFAULT
         }
     }
@@ -136,12 +142,14 @@ fn extra(wire: &ServiceWire, faults: &mut FieldErrors<'_>) -> Option<Box<Service
     let external = spec.external_ips.iter().flatten().enumerate().map(|(i, ip)| (format!("spec.externalIPs[{i}]"), ip));
     let external_ips = external_addresses(external, faults);
     let ingress = wire.status.load_balancer.iter().flat_map(|l| l.ingress.iter().flatten()).enumerate();
+    // Reported after the loop, which already borrows `faults`.
     let mut odd_modes = Vec::new();
+    // In mode Proxy, traffic must pass the load balancer, so the address is not served here.
     let vip = ingress.filter(|(i, ingress)| match ingress.ip_mode.as_deref() {
         None | Some("VIP") => true,
         Some("Proxy") => false,
         Some(other) => {
-            let reason = format!("{other:?} is not VIP or Proxy; the address is left to others");
+            let reason = format!("{other:?} is not VIP or Proxy; the address is not served");
             odd_modes.push((format!("status.loadBalancer.ingress[{i}].ipMode"), reason));
             false
         }
@@ -155,6 +163,7 @@ fn extra(wire: &ServiceWire, faults: &mut FieldErrors<'_>) -> Option<Box<Service
     let mut restricted = [false; 2];
     for (i, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
         let text = text.trim();
+        // Marked by the text alone: a range that can't be parsed must not open the Service.
         restricted[usize::from(text.contains(':'))] = true;
         source_ranges.extend(faults.range(|| format!("spec.loadBalancerSourceRanges[{i}]"), text));
     }
@@ -166,6 +175,7 @@ fn extra(wire: &ServiceWire, faults: &mut FieldErrors<'_>) -> Option<Box<Service
     let source_ranges = source_ranges.into();
     let extra =
         ServiceExtra { external_ips, load_balancer_ips, source_ranges, restricted, health_check_node_port, scheduling };
+    // Most Services have none of these fields and need no allocation.
     (extra != ServiceExtra::default()).then(|| Box::new(extra))
 }
 

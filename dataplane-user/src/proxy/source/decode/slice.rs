@@ -1,4 +1,7 @@
-//! `EndpointSlice`s.
+//! Decodes `EndpointSlice`s.
+//!
+//! Reduces each endpoint to its first address, its conditions, and the hints that matter to this
+//! node. Slices of headless Services, of other proxies and of type FQDN have no object.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,12 +15,13 @@ use crate::proxy::source::ObjectKind;
 use crate::proxy::source::object::{Endpoint, SliceObject, SlicePort, Zones, endpoint_flags as flags, name_hash};
 use crate::proxy::source::wire::{EndpointWire, SliceWire};
 
-/// The API's own limit.
+/// Maximum number of endpoints; the API's limit.
 const MAX_ENDPOINTS: usize = 1000;
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 impl Decoder {
-    /// A slice; none if it is not one of addresses, belongs to no Service or to a headless one, or to another proxy.
+    /// Decodes a slice; no object if it has no addresses, no Service, or a headless or another
+    /// proxy's Service.
     pub fn slice(&mut self, wire: &SliceWire) -> Decoded<SliceObject> {
         let key = self.key(&wire.metadata, "default");
         let mut faults = FieldErrors::new(ObjectKind::Slice, &key);
@@ -59,7 +63,8 @@ impl Decoder {
         })
     }
 
-    /// A port without a number stands for all ports, which a Service can't use; one without a name has the empty name.
+    /// Decodes the ports. A port without a number stands for all ports and can't be used by a
+    /// Service. A port without a name has the empty name.
     fn slice_ports(&mut self, wire: &SliceWire, faults: &mut FieldErrors<'_>) -> Box<[SlicePort]> {
         let mut ports: Vec<SlicePort> = Vec::new();
         for (i, p) in wire.ports.iter().flatten().enumerate() {
@@ -69,7 +74,7 @@ impl Decoder {
             let Some(proto) = proto else { continue };
             let name = self.interner.string(p.name.as_deref().unwrap_or_default());
             if ports.iter().any(|known| known.name == name) {
-                faults.add(format!("ports[{i}].name"), format!("{name:?} is there twice"));
+                faults.add(format!("ports[{i}].name"), format!("duplicate name {name:?}"));
             } else {
                 ports.push(SlicePort { name, port, proto });
             }
@@ -85,7 +90,7 @@ impl Decoder {
         };
         let addr = faults.address(field, text)?;
         if matches!(addr, IpAddr::V6(_)) != v6 {
-            faults.add(field(), format!("{addr} is not of the slice's addressType"));
+            faults.add(field(), format!("{addr} does not match addressType"));
             return None;
         }
         if let Some(reason) = refused(addr) {
@@ -93,6 +98,7 @@ impl Decoder {
             return None;
         }
         let (zones, node_hints) = self.hints(wire);
+        // An endpoint without a node name is neither local nor remote.
         let place = match wire.node_name.as_deref() {
             Some(name) if name == &*self.node => flags::LOCAL,
             Some(_) => flags::REMOTE,
@@ -114,7 +120,7 @@ impl Decoder {
     }
 }
 
-/// `ready` is true unless said otherwise, `serving` follows `ready`, `terminating` is false.
+/// Decodes the conditions. `ready` defaults to true, `serving` to `ready`, `terminating` to false.
 fn conditions(wire: &EndpointWire) -> u8 {
     let (ready, serving, terminating) =
         wire.conditions.as_ref().map_or((None, None, None), |c| (c.ready, c.serving, c.terminating));

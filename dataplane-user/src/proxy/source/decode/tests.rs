@@ -1,4 +1,6 @@
-//! Objects with faults: the fault is named, the rest counts.
+//! Tests of decoding: unusable fields are reported, and the rest of the object counts.
+//!
+//! Test names with `rule_x_y_z` refer to the rules of docs/service-matrix.md.
 #![allow(clippy::type_complexity, reason = "tables of cases")]
 
 mod scheduling;
@@ -43,14 +45,14 @@ fn slice(change: impl FnOnce(&mut Value)) -> Value {
     value
 }
 
-fn said<T>(decoded: &Decoded<T>) -> Vec<String> {
+fn rejections<T>(decoded: &Decoded<T>) -> Vec<String> {
     decoded.rejections.iter().map(ToString::to_string).collect()
 }
 
 #[test]
-fn a_service_is_read() {
+fn service_is_decoded() {
     let decoded = service_of(web(|_| {}));
-    assert_eq!(said(&decoded), [""; 0]);
+    assert_eq!(rejections(&decoded), [""; 0]);
     let object = decoded.object.unwrap();
     assert_eq!(decoded.key.to_string(), "shop/web");
     assert_eq!(object.cluster_ips.iter().count(), 2);
@@ -111,7 +113,7 @@ fn rule_2_1_6_conditions_have_their_defaults() {
 fn rule_2_1_6_only_the_first_address_counts_and_unnamed_and_unset_ports() {
     let ports = json!([{"port": 80}, {"name": "none", "port": null}, {"name": "zero", "port": 0}]);
     let decoded = slice_of(slice(|v| v["ports"] = ports));
-    assert_eq!(said(&decoded), [""; 0]);
+    assert_eq!(rejections(&decoded), [""; 0]);
     let object = decoded.object.unwrap();
     assert_eq!(object.endpoints.len(), 1);
     assert_eq!(object.ports.iter().map(|p| (&*p.name, p.port, p.proto)).collect::<Vec<_>>(), [("", 80, 6)]);
@@ -140,15 +142,15 @@ fn rule_2_4_2_affinity_has_its_default_and_limits() {
     let bad = with(json!(-1));
     assert_eq!(bad.object.as_ref().unwrap().affinity, 10_800);
     assert_eq!(
-        said(&bad),
+        rejections(&bad),
         [
-            "Service shop/web, spec.sessionAffinityConfig.clientIP.timeoutSeconds: -1 is not from 1 to 86400; 10800 is used"
+            "Service shop/web, spec.sessionAffinityConfig.clientIP.timeoutSeconds: -1 is not between 1 and 86400; 10800 is used"
         ]
     );
 }
 
 #[test]
-fn a_port_name_is_a_dns_label() {
+fn port_name_is_a_dns_label() {
     let of_length = |length| web(move |v| v["spec"]["ports"][0]["name"] = json!("p".repeat(length)));
     let good = service_of(of_length(63));
     assert_eq!((good.rejections.len(), good.object.unwrap().ports.len()), (0, 1));
@@ -157,7 +159,7 @@ fn a_port_name_is_a_dns_label() {
 }
 
 #[test]
-fn faults_of_services_are_named_by_field_and_the_rest_counts() {
+fn invalid_service_fields_are_reported_and_the_rest_counts() {
     let cases: [(fn(&mut Value), &str); 16] = [
         (|v| v["spec"]["ports"][0]["port"] = json!(70000), "spec.ports[0].port: 70000 is not a port from 1 to 65535"),
         (|v| v["spec"]["ports"][0]["port"] = json!(-1), "spec.ports[0].port: -1 is not a port from 1 to 65535"),
@@ -168,11 +170,11 @@ fn faults_of_services_are_named_by_field_and_the_rest_counts() {
         ),
         (
             |v| v["spec"]["ports"] = json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}]),
-            "spec.ports[1].port: 80 is there twice with the same protocol",
+            "spec.ports[1].port: duplicate port 80/TCP",
         ),
         (
             |v| v["spec"]["ports"] = json!([{"name": "a", "port": 80}, {"name": "a", "port": 81}]),
-            "spec.ports[1].name: \"a\" is there twice",
+            "spec.ports[1].name: duplicate name \"a\"",
         ),
         (
             |v| v["spec"]["clusterIPs"] = json!(["10.96.0.1", "10.96.0.2"]),
@@ -197,7 +199,7 @@ fn faults_of_services_are_named_by_field_and_the_rest_counts() {
         ),
         (
             |v| v["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.9", "ipMode": "Tunnel"}]}}),
-            "status.loadBalancer.ingress[0].ipMode: \"Tunnel\" is not VIP or Proxy; the address is left to others",
+            "status.loadBalancer.ingress[0].ipMode: \"Tunnel\" is not VIP or Proxy; the address is not served",
         ),
         (
             |v| v["spec"]["healthCheckNodePort"] = json!(99_999),
@@ -214,20 +216,20 @@ fn faults_of_services_are_named_by_field_and_the_rest_counts() {
     ];
     for (change, wanted) in cases {
         let decoded = service_of(web(change));
-        assert_eq!(said(&decoded), [format!("Service shop/web, {wanted}")]);
+        assert_eq!(rejections(&decoded), [format!("Service shop/web, {wanted}")]);
         let object = decoded.object.unwrap();
         assert_eq!(object.internal, Policy::Cluster);
         assert!(object.cluster_ips.v4.is_some(), "{wanted}");
     }
     let unset = service_of(web(|v| v["spec"] = json!({"ports": []})));
-    assert_eq!(said(&unset), ["Service shop/web, spec.clusterIP: is not set, and only an API server assigns one"]);
+    assert_eq!(rejections(&unset), ["Service shop/web, spec.clusterIP: is not set; only an API server can assign one"]);
 }
 
 #[test]
-fn rule_2_3_11_source_ranges_are_trimmed_and_cut_and_a_broken_one_opens_nothing() {
+fn rule_2_3_11_source_ranges_are_normalized_and_an_invalid_one_opens_nothing() {
     let with = |ranges: Value| service_of(web(|v| v["spec"]["loadBalancerSourceRanges"] = ranges));
     let good = with(json!([" 198.51.100.7/24 ", "2001:db8::1/32"]));
-    assert_eq!(said(&good), [""; 0]);
+    assert_eq!(rejections(&good), [""; 0]);
     let extra = good.object.unwrap().extra.unwrap();
     assert_eq!(
         extra.source_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -235,7 +237,10 @@ fn rule_2_3_11_source_ranges_are_trimmed_and_cut_and_a_broken_one_opens_nothing(
     );
     assert_eq!(extra.restricted, [true, true]);
     let bad = with(json!(["198.51.100.0/33", "10.0.0.0/8"]));
-    assert_eq!(said(&bad), ["Service shop/web, spec.loadBalancerSourceRanges[0]: \"198.51.100.0/33\" is not a CIDR"]);
+    assert_eq!(
+        rejections(&bad),
+        ["Service shop/web, spec.loadBalancerSourceRanges[0]: \"198.51.100.0/33\" is not a CIDR"]
+    );
     let extra = bad.object.unwrap().extra.unwrap();
     assert_eq!((extra.source_ranges.len(), extra.restricted), (1, [true, false]));
     let none = with(json!(["everybody", "::ffff:10.0.0.0/104"]));
@@ -245,7 +250,7 @@ fn rule_2_3_11_source_ranges_are_trimmed_and_cut_and_a_broken_one_opens_nothing(
 }
 
 #[test]
-fn endpoints_at_addresses_that_no_service_may_lead_to_are_refused() {
+fn endpoints_at_forbidden_addresses_are_rejected() {
     for (bad, reason) in [
         ("127.0.0.1", "is a loopback address"),
         ("169.254.169.254", "is a link-local address"),
@@ -256,7 +261,10 @@ fn endpoints_at_addresses_that_no_service_may_lead_to_are_refused() {
         ("127.255.0.9", "is a loopback address"),
     ] {
         let decoded = slice_of(slice(|v| v["endpoints"].as_array_mut().unwrap().push(json!({"addresses": [bad]}))));
-        assert_eq!(said(&decoded), [format!("EndpointSlice shop/web-1, endpoints[1].addresses[0]: {bad} {reason}")]);
+        assert_eq!(
+            rejections(&decoded),
+            [format!("EndpointSlice shop/web-1, endpoints[1].addresses[0]: {bad} {reason}")]
+        );
         assert_eq!(decoded.object.unwrap().endpoints.len(), 1);
     }
     for bad in ["::1", "fe80::1", "ff02::1", "::", "::ffff:10.0.0.1"] {
@@ -270,31 +278,31 @@ fn endpoints_at_addresses_that_no_service_may_lead_to_are_refused() {
 }
 
 #[test]
-fn faults_of_slices_are_named_by_field_and_the_rest_counts() {
+fn invalid_slice_fields_are_reported_and_the_rest_counts() {
     let mixed = slice_of(slice(|v| v["endpoints"].as_array_mut().unwrap().push(json!({"addresses": ["fd00::5"]}))));
     assert_eq!(
-        said(&mixed),
-        ["EndpointSlice shop/web-1, endpoints[1].addresses[0]: fd00::5 is not of the slice's addressType"]
+        rejections(&mixed),
+        ["EndpointSlice shop/web-1, endpoints[1].addresses[0]: fd00::5 does not match addressType"]
     );
     let empty = slice_of(slice(|v| v["endpoints"].as_array_mut().unwrap().push(json!({"addresses": []}))));
-    assert_eq!(said(&empty), ["EndpointSlice shop/web-1, endpoints[1].addresses: is empty"]);
+    assert_eq!(rejections(&empty), ["EndpointSlice shop/web-1, endpoints[1].addresses: is empty"]);
     let huge = slice_of(slice(|v| v["endpoints"] = json!(vec![json!({"addresses": ["10.1.0.5"]}); 10_000])));
-    assert_eq!(said(&huge), ["EndpointSlice shop/web-1, endpoints: has 10000 elements, more than 1000"]);
+    assert_eq!(rejections(&huge), ["EndpointSlice shop/web-1, endpoints: has 10000 elements, more than 1000"]);
     assert!(huge.object.is_none());
 }
 
 #[test]
-fn service_cidrs_are_read_and_their_faults_named() {
+fn service_cidrs_are_decoded_and_invalid_ranges_reported() {
     let value =
         json!({"metadata": {"name": "extra"}, "spec": {"cidrs": ["10.112.0.9/16", "fd00:112::/112", "10.0.0.0/40"]}});
     let decoded = Decoder::new("n1").service_cidr(&serde_json::from_value::<ServiceCidrWire>(value).unwrap());
-    assert_eq!(said(&decoded), ["ServiceCIDR extra, spec.cidrs[2]: \"10.0.0.0/40\" is not a CIDR"]);
+    assert_eq!(rejections(&decoded), ["ServiceCIDR extra, spec.cidrs[2]: \"10.0.0.0/40\" is not a CIDR"]);
     let ranges: Vec<_> = decoded.object.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(ranges, ["10.112.0.0/16", "fd00:112::/112"]);
 }
 
 #[test]
-fn nodes_and_pods_are_read() {
+fn nodes_and_pods_are_decoded() {
     let node = node_of(json!({
         "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}},
         "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"],

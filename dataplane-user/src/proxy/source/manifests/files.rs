@@ -1,4 +1,8 @@
-//! Which file says what, so that a file that changes or goes takes with it exactly what it brought.
+//! Tracks which file defines which objects, so that a changed or removed file withdraws exactly its
+//! objects.
+//!
+//! An object that two files define belongs to the first one until that one withdraws it. Reads
+//! files; the watch of the directory is in the parent module.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -11,16 +15,16 @@ use super::parse::{Fault, ParsedFile, parse};
 use crate::proxy::source::decode::Decoder;
 use crate::proxy::source::{Cause, ObjectKey, ObjectKind, Rejection, RejectionOrigin, SourceEvent};
 
-/// Names an object.
+/// Identity of an object in a manifest.
 pub(super) type ManifestId = (ObjectKind, ObjectKey);
 
-/// The files of the directory.
+/// The manifest files of the directory.
 pub(super) struct Files {
     directory: PathBuf,
     decoder: Decoder,
-    /// The objects of each file, whichever file brings them.
+    /// Objects that each file defines, including those that belong to another file.
     objects: BTreeMap<PathBuf, Vec<ManifestId>>,
-    /// The file that brings an object: the first that did.
+    /// The file to which an object belongs: the first that defined it.
     bringer: HashMap<ManifestId, PathBuf>,
 }
 
@@ -30,7 +34,7 @@ impl Files {
         Self { directory: directory.into(), decoder, objects: BTreeMap::new(), bringer: HashMap::new() }
     }
 
-    /// Reads everything.
+    /// Reads all files, including those that were known and are gone.
     pub(super) fn scan(&mut self) -> io::Result<Vec<SourceEvent>> {
         let mut paths: Vec<PathBuf> = self.objects.keys().cloned().collect();
         for entry in fs::read_dir(&self.directory)? {
@@ -41,12 +45,13 @@ impl Files {
         Ok(paths.iter().flat_map(|p| self.read_path(p)).collect())
     }
 
-    /// Reads one file anew, or notes that it is gone.
+    /// Reads one file again, or withdraws its objects if it is gone.
     pub(super) fn read(&mut self, name: &OsStr) -> Vec<SourceEvent> {
         self.read_path(&self.directory.join(name))
     }
 
-    /// Whether the entry has its content from elsewhere, so that nobody will write it.
+    /// Returns true for a symbolic or hard link: no writer will close it, so it must be read at
+    /// once.
     pub(super) fn is_link(&self, name: &OsStr) -> bool {
         let meta = fs::symlink_metadata(self.directory.join(name));
         meta.is_ok_and(|m| m.file_type().is_symlink() || m.nlink() > 1)
@@ -74,6 +79,7 @@ impl Files {
                 events
             }
             Err(Fault { document, field, reason }) => {
+                // Listed even if it never was valid, so that its removal is noticed.
                 self.objects.entry(path.into()).or_default();
                 let (origin, cause) = (RejectionOrigin::File { path: path.into() }, Cause::Invalid);
                 vec![SourceEvent::Rejected(Rejection { origin, cause, document, field, reason })]
@@ -81,7 +87,8 @@ impl Files {
         }
     }
 
-    /// The file now brings these objects and no others.
+    /// Replaces the objects of a file. Objects that it no longer defines go to another file that
+    /// does.
     fn replace(&mut self, path: &Path, parsed: ParsedFile) -> Vec<SourceEvent> {
         let mut events = Vec::new();
         let mut ids = Vec::new();
@@ -111,6 +118,7 @@ impl Files {
             }
         }
         heirs.dedup();
+        // A file that also defines a withdrawn object becomes its owner by being read again.
         events.extend(heirs.iter().flat_map(|p| self.read_path(p)).collect::<Vec<_>>());
         events
     }

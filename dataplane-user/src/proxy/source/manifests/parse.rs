@@ -1,4 +1,8 @@
-//! From the bytes of a manifest to events. Any fault of form spoils the file; what is only out of place in an object spoils its field.
+//! Parses a manifest file into events.
+//!
+//! A syntax error or a value of the wrong type makes the whole file invalid. An invalid value of
+//! the right type only affects its field (see `decode`). Objects of kinds that the agent does not
+//! use are skipped.
 
 use std::path::Path;
 
@@ -11,25 +15,25 @@ use crate::proxy::source::kubernetes::split;
 use crate::proxy::source::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
 use crate::proxy::source::{ObjectKey, ObjectKind, SourceEvent};
 
-/// Why a file can't be used.
+/// The reason why a file is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// Which document, from 1.
+    /// Number of the document in the file, from 1.
     pub(super) document: Option<usize>,
-    /// Where in it.
+    /// Path of the field in the document.
     pub(super) field: String,
-    /// What is wrong.
+    /// The reason, as text for an operator.
     pub(super) reason: String,
 }
 
-/// What a file says.
+/// The contents of a valid file.
 #[derive(Default)]
 pub(super) struct ParsedFile {
-    /// The document, the object, and its events.
+    /// Document number, identity and events of each object.
     pub(super) objects: Vec<(usize, ManifestId, Vec<SourceEvent>)>,
 }
 
-/// Objects of other kinds are none of our business and are skipped.
+/// Parses a file. Skips objects of other kinds.
 pub(super) fn parse(path: &Path, bytes: &[u8], decoder: &mut Decoder) -> Result<ParsedFile, Fault> {
     let mut parsed = ParsedFile::default();
     let json = path.extension().is_some_and(|e| e == "json");
@@ -59,7 +63,7 @@ fn yaml_documents(mut bytes: &[u8]) -> Vec<Result<Value, String>> {
     documents.map(|v| v.map_err(|e| e.to_string())).collect()
 }
 
-/// Enough for 50,000 Services in one file.
+/// Limit on YAML nodes, which is enough for 50,000 Services in one file.
 const MAX_EVENTS: usize = 20_000_000;
 
 type FieldFault = (String, String);
@@ -70,13 +74,14 @@ fn object(
     decoder: &mut Decoder,
     sink: &mut impl FnMut(ManifestId, Vec<SourceEvent>),
 ) -> Result<(), FieldFault> {
+    // An empty YAML document, as after a trailing `---`.
     if value.is_null() {
         return Ok(());
     }
     let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
     let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
         let field = if text("kind").is_none() { "kind" } else { "apiVersion" };
-        return Err((format!("{at}{field}"), "is missing: this is no Kubernetes object".into()));
+        return Err((format!("{at}{field}"), "is missing; every Kubernetes object has it".into()));
     };
     match (version.as_str(), kind.as_str()) {
         (_, list) if list.ends_with("List") && value.get("items").is_some() => items(value, at, decoder, sink),
@@ -101,13 +106,13 @@ fn object(
             emit(ObjectKind::ServiceCidr, decoded, at, sink, |key, ranges| SourceEvent::ServiceCidr(key.name, ranges))
         }
         (other, "Service" | "EndpointSlice" | "Node" | "Pod" | "ServiceCIDR") => {
-            Err((format!("{at}apiVersion"), format!("{other:?} is not a version of {kind} that is understood")))
+            Err((format!("{at}apiVersion"), format!("{other:?} is not a supported version of {kind}")))
         }
         _ => Ok(()),
     }
 }
 
-/// A list whose items need not say what they are, as in the API's own answers.
+/// Parses a list. Its items may omit kind and version, as in responses of the API server.
 fn items(
     mut value: Value,
     at: &str,
@@ -120,6 +125,7 @@ fn items(
         return Err((format!("{at}items"), "is not a list".into()));
     };
     for (i, mut item) in items.into_iter().enumerate() {
+        // In responses of the API server only the list itself names kind and version.
         if let Some(fields) = item.as_object_mut().filter(|_| !kind.is_empty()) {
             fields.entry("kind").or_insert_with(|| kind.clone().into());
             fields.entry("apiVersion").or_insert_with(|| version.clone());

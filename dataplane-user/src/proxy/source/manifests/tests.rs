@@ -1,4 +1,6 @@
-//! A directory that people write to.
+//! Tests of the manifest source on a temporary directory.
+//!
+//! Each test writes, renames or removes files and compares the events as text.
 
 use std::fs;
 use std::path::Path;
@@ -32,7 +34,7 @@ struct Source {
     events: mpsc::Receiver<SourceEvent>,
 }
 
-/// What an event says, in a word.
+/// Describes an event as text.
 fn word(event: &SourceEvent) -> String {
     match event {
         SourceEvent::Service(key, object) => format!("service {key} {}", object.is_some()),
@@ -49,7 +51,7 @@ fn word(event: &SourceEvent) -> String {
 }
 
 impl Source {
-    /// Starts on a directory with these files, and waits for the initial state.
+    /// Starts the source on a directory with these files and waits for the initial state.
     async fn start(files: &[(&str, &str)]) -> (Self, Vec<String>) {
         let directory = TempDir::new().unwrap();
         files.iter().for_each(|(name, text)| fs::write(directory.path().join(name), text).unwrap());
@@ -69,7 +71,7 @@ impl Source {
         self.directory.path()
     }
 
-    /// The next event; the directory's name is cut off.
+    /// Returns the next event, without the directory's path.
     async fn next(&mut self) -> String {
         let event = timeout(Duration::from_secs(10), self.events.recv()).await.unwrap().unwrap();
         word(&event).replace(&format!("{}/", self.path().display()), "")
@@ -86,7 +88,7 @@ impl Source {
 }
 
 #[tokio::test]
-async fn the_initial_state_is_complete_then_changes_follow() {
+async fn initial_state_is_complete_then_changes_follow() {
     let both = format!("{SERVICE}---\n{SLICE}");
     let (mut source, seen) = Source::start(&[("a.yaml", &both), ("notes.txt", "no"), (".hidden.yaml", "no")]).await;
     assert_eq!(seen, ["cleared a.yaml", "service shop/web true", "slice shop/web-1 true"]);
@@ -98,7 +100,7 @@ async fn the_initial_state_is_complete_then_changes_follow() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_replaced_by_renaming_is_read() {
+async fn renamed_file_is_read() {
     let (mut source, _) = Source::start(&[]).await;
     fs::write(source.path().join(".new"), SERVICE).unwrap();
     fs::rename(source.path().join(".new"), source.path().join("web.yml")).unwrap();
@@ -108,37 +110,40 @@ async fn a_file_that_is_replaced_by_renaming_is_read() {
 }
 
 #[tokio::test]
-async fn a_broken_file_is_reported_and_its_last_good_state_stays() {
+async fn invalid_file_is_reported_and_its_last_valid_state_stays() {
     let (mut source, _) = Source::start(&[("web.yaml", SERVICE)]).await;
     let cases = [
         ("spec: [", "web.yaml, document 1: "),
-        ("kind: Service", "web.yaml, document 1, apiVersion: is missing: this is no Kubernetes object"),
-        ("- 1", "web.yaml, document 1, kind: is missing: this is no Kubernetes object"),
+        ("kind: Service", "web.yaml, document 1, apiVersion: is missing; every Kubernetes object has it"),
+        ("- 1", "web.yaml, document 1, kind: is missing; every Kubernetes object has it"),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {namespace: shop}",
             "web.yaml, document 1, metadata.name: is missing",
         ),
         (
             "apiVersion: v2\nkind: Service\nmetadata: {name: web}",
-            "web.yaml, document 1, apiVersion: \"v2\" is not a version of Service that is understood",
+            "web.yaml, document 1, apiVersion: \"v2\" is not a supported version of Service",
         ),
     ];
     for (text, wanted) in cases {
         fs::write(source.path().join("web.yaml"), text).unwrap();
-        let said = source.next().await;
-        assert!(said.starts_with(wanted), "{said}");
+        let message = source.next().await;
+        assert!(message.starts_with(wanted), "{message}");
     }
     let second = format!("{SERVICE}---\n{}", SERVICE.replace("80", "eighty"));
     fs::write(source.path().join("web.yaml"), second).unwrap();
-    let said = source.next().await;
-    assert!(said.starts_with("web.yaml, document 2, spec.ports[0].port: invalid type: string \"eighty\""), "{said}");
+    let message = source.next().await;
+    assert!(
+        message.starts_with("web.yaml, document 2, spec.ports[0].port: invalid type: string \"eighty\""),
+        "{message}"
+    );
     fs::write(source.path().join("web.yaml"), SERVICE).unwrap();
     assert_eq!(source.next().await, "cleared web.yaml");
     assert_eq!(source.next().await, "service shop/web true");
 }
 
 #[tokio::test]
-async fn lists_and_json_and_other_kinds_are_understood() {
+async fn lists_and_json_are_read_and_other_kinds_are_skipped() {
     let list = r#"{"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"clusterIP": "10.96.0.1"}},
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}}]}
@@ -148,12 +153,15 @@ async fn lists_and_json_and_other_kinds_are_understood() {
     let bad = r#"{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "a"}, "spec": {"ports": [{"port": true}]}}]}"#;
     fs::write(source.path().join("all.json"), bad).unwrap();
-    let said = source.next().await;
-    assert!(said.starts_with("all.json, document 1, items[0].spec.ports[0].port: invalid type: boolean"), "{said}");
+    let message = source.next().await;
+    assert!(
+        message.starts_with("all.json, document 1, items[0].spec.ports[0].port: invalid type: boolean"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
-async fn an_object_in_two_files_is_the_first_ones_until_that_goes() {
+async fn object_in_two_files_belongs_to_the_first() {
     let other = SERVICE.replace("10.96.0.1", "10.96.0.2");
     let (mut source, seen) = Source::start(&[("a.yaml", SERVICE), ("b.yaml", &other)]).await;
     let path = source.path().display().to_string();
@@ -165,7 +173,7 @@ async fn an_object_in_two_files_is_the_first_ones_until_that_goes() {
 }
 
 #[tokio::test]
-async fn files_behind_links_that_are_switched_at_once_are_read() {
+async fn files_behind_a_switched_link_are_read() {
     let (mut source, _) = Source::start(&[]).await;
     let at = |name: &str| source.directory.path().join(name);
     fs::create_dir(at("..v1")).unwrap();
@@ -186,7 +194,7 @@ async fn files_behind_links_that_are_switched_at_once_are_read() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_not_there_is_named() {
+async fn missing_directory_is_named() {
     let (tx, _events) = mpsc::channel(1);
     let error = run("/nonexistent/manifests".into(), "n1", tx).await.unwrap_err();
     assert!(error.to_string().starts_with("manifest directory /nonexistent/manifests: "), "{error}");

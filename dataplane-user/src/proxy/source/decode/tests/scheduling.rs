@@ -1,4 +1,6 @@
-//! Annotations that choose a scheduler: what they say, and what is said of those that can't be used.
+//! Tests of the scheduling annotations: valid values, and the reports of invalid ones.
+//!
+//! Each test decodes a Service with a single annotation.
 
 use dataplane_common::types::service::scheduler;
 
@@ -9,19 +11,19 @@ fn annotated(name: &str, value: &str) -> Decoded<ServiceObject> {
     service_of(web(|v| v["metadata"]["annotations"] = json!({ name: value })))
 }
 
-/// What a good annotation says.
+/// Decodes a valid annotation.
 fn read(name: &str, value: &str) -> Scheduling {
     let decoded = annotated(name, value);
-    assert_eq!(said(&decoded), [""; 0]);
+    assert_eq!(rejections(&decoded), [""; 0]);
     *decoded.object.unwrap().extra.unwrap().scheduling.unwrap()
 }
 
-/// What is left of it, and what is said.
+/// Decodes an invalid annotation; returns the settings that are left, and the reasons reported.
 fn faulty(name: &str, value: &str) -> (Option<Scheduling>, Vec<String>) {
     let decoded = annotated(name, value);
-    let said = said(&decoded);
+    let messages = rejections(&decoded);
     let field = format!("Service shop/web, metadata.annotations[{name}]: ");
-    let reasons = said.iter().map(|s| s.strip_prefix(&field).unwrap_or_else(|| panic!("{s}")).to_owned()).collect();
+    let reasons = messages.iter().map(|s| s.strip_prefix(&field).unwrap_or_else(|| panic!("{s}")).to_owned()).collect();
     (decoded.object.unwrap().scheduling().cloned(), reasons)
 }
 
@@ -35,10 +37,10 @@ fn schedulers_have_the_names_of_ipvs() {
 }
 
 #[test]
-fn what_is_no_scheduler_leaves_the_nodes_own() {
-    let known = "random, rr, wrr, sh, dh, mh, lc, wlc, sed, nq; the node's own is used";
+fn unknown_scheduler_leaves_the_nodes_default() {
+    let known = "random, rr, wrr, sh, dh, mh, lc, wlc, sed, nq; the node's scheduler is used";
     for name in ["least", "RR", "", "lblc"] {
-        assert_eq!(faulty("ropeway.dev/scheduler", name), (None, vec![format!("{name:?} is none of {known}")]));
+        assert_eq!(faulty("ropeway.dev/scheduler", name), (None, vec![format!("{name:?} is not one of {known}")]));
     }
 }
 
@@ -47,18 +49,18 @@ fn flags_and_table_sizes() {
     assert!(read("ropeway.dev/scheduler-flags", "hash-port").hash_port);
     let (left, reasons) = faulty("ropeway.dev/scheduler-flags", "sh-port, hash-port");
     assert!(left.unwrap().hash_port);
-    assert_eq!(reasons, ["\"sh-port\" is not hash-port"]);
+    assert_eq!(reasons, ["unknown flag \"sh-port\"; the only one is hash-port"]);
 
     assert_eq!(read("ropeway.dev/maglev-table-size", "65537").maglev_size, Some(65537));
     let sizes = "251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 65537, 131071";
     for size in ["0", "1000", "many", "-251"] {
-        let reason = format!("{size:?} is none of {sizes}; the node's own is used");
+        let reason = format!("{size:?} is not one of {sizes}; the node's table size is used");
         assert_eq!(faulty("ropeway.dev/maglev-table-size", size), (None, vec![reason]));
     }
 }
 
 #[test]
-fn weights_are_for_addresses_networks_nodes_and_all_others() {
+fn weights_apply_to_addresses_networks_nodes_and_others() {
     let text = "10.1.0.0/16=3 10.1.7.0/24=0, 10.1.7.9=65535\nn1=4,fd00:1::5=7,*=2";
     let network = |text: &str| text.parse().unwrap();
     let wanted = Weights {
@@ -76,21 +78,21 @@ fn weights_are_for_addresses_networks_nodes_and_all_others() {
 }
 
 #[test]
-fn a_weight_that_cannot_be_read_costs_only_itself() {
+fn invalid_weight_affects_no_other() {
     for (word, reason) in [
         ("10.1.0.5", "is not KEY=WEIGHT"),
-        ("10.1.0.5=", "has no weight from 0 to 65535"),
-        ("10.1.0.5=65536", "has no weight from 0 to 65535"),
-        ("10.1.0.5=-1", "has no weight from 0 to 65535"),
-        ("10.1.0.5=1.5", "has no weight from 0 to 65535"),
+        ("10.1.0.5=", "has no weight between 0 and 65535"),
+        ("10.1.0.5=65536", "has no weight between 0 and 65535"),
+        ("10.1.0.5=-1", "has no weight between 0 and 65535"),
+        ("10.1.0.5=1.5", "has no weight between 0 and 65535"),
         ("10.1.0.5/16=1", "has bits beyond its prefix: did you mean 10.1.0.0/16?"),
-        ("::ffff:10.1.0.0/112=1", "is for an IPv4 network written as IPv6"),
-        ("10.1.0.0/33=1", "is for no address, network, node or *"),
-        ("N1=1", "is for no address, network, node or *"),
-        ("=1", "is for no address, network, node or *"),
-        ("n2=9", "is for what has a weight already; the first one is used"),
-        ("*=9", "is for what has a weight already; the first one is used"),
-        ("10.2.0.0/16=9", "is for what has a weight already; the first one is used"),
+        ("::ffff:10.1.0.0/112=1", "has an IPv4 network written as IPv6"),
+        ("10.1.0.0/33=1", "has a key that is not an address, a network, a node name or *"),
+        ("N1=1", "has a key that is not an address, a network, a node name or *"),
+        ("=1", "has a key that is not an address, a network, a node name or *"),
+        ("n2=9", "repeats a key; its first weight is used"),
+        ("*=9", "repeats a key; its first weight is used"),
+        ("10.2.0.0/16=9", "repeats a key; its first weight is used"),
     ] {
         let (left, reasons) = faulty("ropeway.dev/weights", &format!("n2=5,*=6 10.2.0.0/16=7 {word}"));
         assert_eq!(reasons, [format!("{word:?} {reason}")]);
