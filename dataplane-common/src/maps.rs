@@ -1,7 +1,8 @@
-//! The traits by which the core reads and writes the maps.
+//! The traits by which the packet logic reads and writes maps.
 //!
-//! The kernel programs implement them over BPF maps, the host tests over hash maps. All modules above [`crate::types`]
-//! take them as parameters. The core never names a map and never calls a helper.
+//! `dataplane-ebpf/src/kernel/tables.rs` implements them over BPF maps, the tests over hash maps.
+//! All modules above [`crate::types`] take them as parameters. The packet logic never names a map
+//! and never calls a helper.
 
 use crate::types::address::Address;
 use crate::types::event::Counter;
@@ -12,79 +13,86 @@ use crate::types::service::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SlotTable, SockPeer, SockPeerKey, SourceRange,
 };
 
-/// Clock, chance and the tables that do not depend on the address family.
+/// Clock, random numbers, and the maps that do not depend on the address family.
 pub trait SharedMaps {
-    /// The same number, of which the compiler knows nothing any more.
+    /// Returns `n` unchanged, but hides its value from the optimizer (like `black_box`).
     fn optimization_barrier(&self, n: u32) -> u32 {
         n
     }
-    /// Returns the present clock tick, which wraps ([`crate::types::clock`]).
+    /// Returns the time in ticks ([`crate::types::clock`]).
     fn now(&self) -> u32;
-    /// 32 random bits.
+    /// Returns 32 random bits.
     fn random(&self) -> u32;
-    /// The node's configuration.
+    /// Returns the node's configuration; `None` before the agent has written it.
     fn config(&self) -> Option<&NodeConfig>;
-    /// The pod behind a host-side interface.
+    /// Returns the pod behind a host-side interface. The element can be unused
+    /// ([`crate::types::pod::pod_flags::PRESENT`]).
     fn pod(&self, ifindex: u32) -> Option<&Pod>;
-    /// The pod in a network namespace.
+    /// Returns the pod in a network namespace.
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
-    /// A backend id.
+    /// Returns the backend id in a slot; `None` if the index is out of range.
     fn slot(&self, index: u32) -> Option<u32>;
-    /// Whose turn it is in a table, counted from its first slot, and passes the turn on. A turn beyond the end is that of the first.
+    /// Returns the position in a table whose turn it is, counted from 0, and advances the turn. A
+    /// turn beyond the end of the table starts again at 0.
     fn take_turn(&self, table: SlotTable) -> u32;
-    /// A backend.
+    /// Returns a backend; its id can be free ([`Backend::state`] 0).
     fn backend(&self, id: u32) -> Option<&Backend>;
-    /// What a backend of this generation has to do.
+    /// Returns the connection counts of a backend of this generation.
     fn connection_counts(&self, backend: u32, generation: u32) -> ConnectionCounts;
-    /// [`crate::balance::least_connections::run`], for which a kernel program has a function of its own.
+    /// Runs [`crate::balance::least_connections::run`]. A method, because the kernel programs call
+    /// a global function for it, which the verifier checks once.
     fn search(&self, search: Search) -> u32;
-    /// Counts a connection to a backend.
+    /// Counts a new connection to a backend.
     fn count_connection(&self, backend: u32);
     /// Counts a new flow to a backend of this generation, for [`Self::connection_counts`].
     fn count_flow(&self, backend: u32, generation: u32);
-    /// Counts an event.
+    /// Counts an event of the programs.
     fn count(&self, counter: Counter);
 }
 
-/// The tables of one address family. They are shared with other CPUs and with the agent, hence never exclusive.
+/// The maps of one address family. Methods take `&self`: other CPUs and the agent write too, so
+/// access is never exclusive.
 pub trait FamilyMaps<A: Address>: SharedMaps {
-    /// What an address is.
+    /// Returns the role of an address.
     fn address(&self, addr: &A) -> Option<AddressInfo>;
-    /// What the network of an address is.
+    /// Returns the longest matching network of an address.
     fn network(&self, addr: &A) -> Option<Network>;
-    /// Where a host port leads.
+    /// Returns the pod behind a host port.
     fn host_port(&self, key: &FrontendKey<A>) -> Option<&HostPort<A>>;
-    /// Whether a client may use the load-balancer addresses of a service port that has source ranges.
+    /// Returns true if a client may use the load-balancer addresses of a service port that has
+    /// source ranges.
     fn is_source_allowed(&self, client: &SourceRange<A>) -> bool;
-    /// A frontend.
+    /// Returns the frontend at an address, port and protocol.
     fn frontend(&self, key: &FrontendKey<A>) -> Option<&Frontend>;
-    /// A client's backend.
+    /// Returns the backend that a client was given last.
     fn affinity(&self, key: &AffinityKey<A>) -> Option<&Affinity>;
-    /// Remembers a client's backend.
+    /// Records the backend that a client was given.
     fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity);
-    /// The ports of a fragmented datagram.
+    /// Returns the ports of a fragmented datagram.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Ports>;
-    /// Remembers the ports of a fragmented datagram.
+    /// Records the ports of a fragmented datagram.
     fn set_fragment(&self, key: &FragmentKey<A>, ports: &Ports);
-    /// What a socket's address stands for.
+    /// Returns the frontend or backend that a socket's address stands for.
     fn sock_peer(&self, key: &SockPeerKey<A>) -> Option<&SockPeer<A>>;
-    /// Remembers what a socket's address stands for; says whether the table took it.
+    /// Records the frontend or backend that a socket's address stands for. Returns false if the
+    /// map refused the entry.
     #[must_use]
     fn set_sock_peer(&self, key: &SockPeerKey<A>, peer: &SockPeer<A>) -> bool;
-    /// Forgets it, if it is known.
+    /// Removes the entry of a socket's address, if there is one.
     fn forget_sock_peer(&self, key: &SockPeerKey<A>);
 }
 
-/// The flow table of one address family. Apart from [`FamilyMaps`], so that a flow can be held while tables are read.
+/// The flow table of one address family. A trait apart from [`FamilyMaps`], so that a mutable
+/// reference to a flow can be held while other maps are read.
 pub trait FlowMap<A: Address> {
-    /// A flow, in place.
+    /// Returns a flow in place.
     fn get(&mut self, key: &FlowKey<A>) -> Option<&mut Flow<A>>;
-    /// Adds or replaces a flow; says whether the table took it.
+    /// Inserts or replaces a flow. Returns false if the map refused it.
     #[must_use]
     fn insert(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
-    /// Adds a flow if its key is free; says whether it did.
+    /// Inserts a flow if its key is free (`BPF_NOEXIST`). Returns false if it was not inserted.
     #[must_use]
     fn insert_new(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
-    /// Removes a flow if it is there.
+    /// Removes a flow, if it exists.
     fn remove(&mut self, key: &FlowKey<A>);
 }

@@ -1,7 +1,8 @@
-//! Keys and values of the maps, and the enums that the programs and the agent share.
+//! Keys and values of the maps, and the enums that programs and agent share.
 //!
-//! Everything here has a fixed layout or a fixed numbering, and [`abi`] hashes both. The programs, the agent and the
-//! CNI plugin use these types. The module holds data only: it never reads a packet or a map.
+//! Every type here has a fixed layout or a fixed numbering, and [`abi`] hashes both. The programs,
+//! the agent and the CNI plugin use these types. The module holds data only: it never reads a
+//! packet or a map.
 
 pub mod abi;
 pub mod address;

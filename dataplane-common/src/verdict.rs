@@ -1,100 +1,109 @@
-//! What becomes of a packet, in one number, because that is what a function of a kernel program can return and what fits beside
-//! a packet on its way from one program to the next.
+//! The verdict on a packet, packed into a `u64`.
+//!
+//! BPF-to-BPF calls return one register, and a verdict travels between programs as two words of
+//! `skb->cb`. An enum with payloads does not survive the verifier: LLVM spills the payload's
+//! register on branches that never set it (`R5 !read_ok`).
 
 use crate::packet::access::Packet;
 use crate::types::event::DropReason;
 use crate::types::pod::{AddressInfo, address_flags};
 use crate::types::stage::Stage;
 
-/// What is done with a packet.
+/// The action on a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Action {
-    /// On through the host's own stack.
+    /// Continue in the host's stack.
     Pass,
-    /// Gone, and counted.
+    /// Drop the packet and count the reason.
     Drop,
-    /// Into a pod, past the queue of its device.
+    /// Deliver into a pod, bypassing the queue of its veth (`bpf_redirect_peer`).
     ToPod,
-    /// Out of a device, to the next hop that the host's routes name.
+    /// Send by a device to the next hop of the host's routes (`bpf_redirect_neigh`).
     ToUplink,
-    /// It has a flow now, which says where it goes: only between functions, never the end.
+    /// Translate by a flow, which decides where the packet goes. Used only between functions;
+    /// never a final action.
     Translate,
-    /// It has become the answer to its sender, and goes back by the interface that it came from; counted as the drop of what it was.
+    /// The packet has become the answer to its sender: send it back by the interface that it came
+    /// from. Counted as the drop of the original packet.
     Reply,
 }
 
-/// What becomes of a packet: an [`Action`], its detail, and possibly the [`Stage`] that has the last word.
+/// An [`Action`], its detail, and possibly the [`Stage`] that decides instead.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Verdict(u64);
 
-/// Bits of a verdict: 0-31 detail, 32-39 action, 40-47 stage.
+/// Position of the stage. Bits of a verdict: 0-31 detail, 32-39 action, 40-47 stage.
 const STAGE: u32 = 40;
 
 impl Verdict {
-    /// On through the host's own stack.
+    /// Continue in the host's stack.
     pub const PASS: Self = Self::new(Action::Pass, 0);
-    /// See [`Action::Translate`].
+    /// Translate by a flow; see [`Action::Translate`].
     pub const TRANSLATE: Self = Self::new(Action::Translate, 0);
 
     const fn new(action: Action, detail: u32) -> Self {
         Self((action as u64) << 32 | detail as u64)
     }
 
-    /// Gone, and counted.
+    /// Returns the verdict to drop a packet and count the reason.
     #[inline(always)]
     #[must_use]
     pub const fn drop(reason: DropReason) -> Self {
         Self::new(Action::Drop, reason as u32)
     }
 
-    /// Gone if [`Stage::Reject`] can't tell its sender so.
+    /// Returns the verdict to answer with a TCP reset or an ICMP error ([`Stage::Reject`]), or to
+    /// drop if the sender cannot be answered.
     #[inline(always)]
     #[must_use]
     pub const fn reject(reason: DropReason) -> Self {
         Self::drop(reason).then(Stage::Reject)
     }
 
-    /// As [`Self::reject`]: it is larger than `mtu`, bytes.
+    /// Returns the verdict to tell the sender that the packet exceeds `mtu` (bytes, at most 24
+    /// bits: the reason takes the low eight).
     #[inline(always)]
     #[must_use]
     pub const fn too_big(mtu: u32) -> Self {
         Self::new(Action::Drop, DropReason::TooBig as u32 | mtu << 8).then(Stage::Reject)
     }
 
-    /// The same packet, which is now the answer.
+    /// Returns the verdict to send the packet, which has become the answer, back.
     #[inline(always)]
     #[must_use]
     pub const fn reply(self) -> Self {
         Self::new(Action::Reply, self.reason())
     }
 
-    /// Into the pod behind this host-side interface.
+    /// Returns the verdict to deliver to the pod behind this host-side interface.
     #[inline(always)]
     #[must_use]
     pub const fn to_pod(ifindex: u32) -> Self {
         Self::new(Action::ToPod, ifindex)
     }
 
-    /// Into the pod that has an address: through the queue of its device if that limits what the pod receives.
+    /// Returns the verdict to deliver to the pod with this address, through the queue of its veth
+    /// if that limits what the pod receives.
     #[inline(always)]
     #[must_use]
     pub const fn to_pod_of(addr: &AddressInfo) -> Self {
-        // no branch, which the verifier would follow to the end for either kind of pod
+        // Arithmetic on the action's number instead of a branch: the verifier would follow the rest
+        // of the program twice, once for each kind of pod.
         const _: () = assert!(Action::ToUplink as u32 == Action::ToPod as u32 + 1);
         let queue = (addr.flags & address_flags::SHAPED) / address_flags::SHAPED;
         Self((Action::ToPod as u64 + queue as u64) << 32 | addr.ifindex as u64)
     }
 
-    /// Out of this device.
+    /// Returns the verdict to send by this device.
     #[inline(always)]
     #[must_use]
     pub const fn to_uplink(ifindex: u32) -> Self {
         Self::new(Action::ToUplink, ifindex)
     }
 
-    /// The same verdict, unless `stage` replaces it.
+    /// Returns the same verdict, to be reached by way of `stage`.
     #[inline(always)]
     #[must_use]
     pub const fn then(self, stage: Stage) -> Self {
@@ -108,7 +117,7 @@ impl Verdict {
         Stage::from_number(self.0 >> STAGE)
     }
 
-    /// The same if `n` is 0, [`Self::PASS`] if it is 1.
+    /// Returns the same verdict if `n` is 0, [`Self::PASS`] if it is 1, without a branch.
     #[inline(always)]
     #[must_use]
     pub const fn pass_if(self, n: u32) -> Self {
@@ -116,35 +125,36 @@ impl Verdict {
         Self(self.0 & (n as u64).wrapping_sub(1))
     }
 
-    /// The same as the last word.
+    /// Returns the same verdict without a stage.
     #[inline(always)]
     #[must_use]
     pub const fn without_stage(self) -> Self {
         Self(self.0 & ((1 << STAGE) - 1))
     }
 
-    /// Its high and its low half.
+    /// Returns the high and the low half, for `skb->cb`.
     #[inline(always)]
     #[must_use]
     pub const fn to_u32_pair(self) -> [u32; 2] {
         [(self.0 >> 32) as u32, self.0 as u32]
     }
 
-    /// From [`Self::to_u32_pair`].
+    /// Converts from the halves of [`Self::to_u32_pair`].
     #[inline(always)]
     #[must_use]
     pub const fn from_u32_pair([high, low]: [u32; 2]) -> Self {
         Self((high as u64) << 32 | low as u64)
     }
 
-    /// The same, without what the verifier knows of how it came about: of the many ways to it the verifier follows one on.
+    /// Returns the same verdict with its value hidden from the verifier, so that the branches that
+    /// led to it are explored further as one ([`Packet::scrub_verifier_state`]).
     #[inline(always)]
     #[must_use]
     pub fn scrub_verifier_state<P: Packet>(self, packet: &mut P) -> Self {
         Self::from_u32_pair(self.to_u32_pair().map(|half| packet.scrub_verifier_state(half)))
     }
 
-    /// What is done.
+    /// Returns the action; unknown numbers are [`Action::Pass`].
     #[inline(always)]
     #[must_use]
     pub const fn action(self) -> Action {
@@ -163,21 +173,21 @@ impl Verdict {
         }
     }
 
-    /// `ToPod`, `ToUplink`: the interface (of a pod, its host-side veth).
+    /// `ToPod`, `ToUplink`: returns the interface index (of a pod, its host-side veth).
     #[inline(always)]
     #[must_use]
     pub const fn ifindex(self) -> u32 {
         self.0 as u32
     }
 
-    /// `Drop`, `Reply`: the number of the [`DropReason`].
+    /// `Drop`, `Reply`: returns the number of the [`DropReason`].
     #[inline(always)]
     #[must_use]
     pub const fn reason(self) -> u32 {
         self.0 as u32 & 0xff
     }
 
-    /// [`Self::too_big`]: the MTU, bytes.
+    /// Returns the MTU of [`Self::too_big`], bytes.
     #[inline(always)]
     #[must_use]
     pub const fn mtu(self) -> u32 {

@@ -1,5 +1,8 @@
-//! The programs of `cargo xtask bench packet`: the real `from_pod` on a packet that is put back before every run, and the bare map
-//! operations that its cost is compared with.
+//! The programs of `cargo xtask bench packet`.
+//!
+//! `bench_from_pod` runs the real `from_pod` on a packet that is restored before every run;
+//! `bench_base` only restores it, and is subtracted. The `bare_*` programs run the map operations
+//! that the costs are compared with. This object is never shipped.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -19,16 +22,16 @@ use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::flow::{Flow, FlowKey};
 use kernel::tables::KernelFlows;
 
-/// Operations in one run of a bare map program.
+/// Number of operations in one run of a bare map program.
 const OPERATIONS: u32 = 8;
 
-/// Puts the packet back, and no more.
+/// Restores the packet: the baseline that is subtracted.
 #[classifier]
 pub fn bench_base(ctx: TcContext) -> i32 {
     i32::from(input::reset(&ctx))
 }
 
-/// Puts the packet back and runs `from_pod`.
+/// Restores the packet and runs `from_pod`.
 #[classifier]
 pub fn bench_from_pod(ctx: TcContext) -> i32 {
     if !input::reset(&ctx) {
@@ -37,6 +40,7 @@ pub fn bench_from_pod(ctx: TcContext) -> i32 {
     programs::from_pod(ctx)
 }
 
+/// Declares programs that repeat one map operation for consecutive numbers.
 macro_rules! bare {
     ($($(#[$doc:meta])* $name:ident($n:ident) $e:expr;)*) => {$(
         $(#[$doc])*
@@ -73,15 +77,15 @@ fn flow<A: Copy>(addr: A) -> Flow<A> {
 }
 
 bare! {
-    /// Loop and counter.
+    /// Loop and counter without a map operation.
     bare_none(n) n != u32::MAX;
-    /// Lookup of an entry in `flows4`.
+    /// Lookup of an existing entry in `flows4`.
     bare_lookup4(n) FlowMap::<V4>::get(&mut KernelFlows, &key4(n)).is_some();
-    /// Lookup of an entry in `flows6`.
+    /// Lookup of an existing entry in `flows6`.
     bare_lookup6(n) FlowMap::<V6>::get(&mut KernelFlows, &key6(n)).is_some();
-    /// A fresh entry in `flows4`.
+    /// Insertion of a new entry into `flows4`.
     bare_insert4(n) KernelFlows.insert(&key4(n), &flow(V4 { octets: [10, 0, 0, 1] }));
-    /// A fresh entry in `flows6`.
+    /// Insertion of a new entry into `flows6`.
     bare_insert6(n) KernelFlows.insert(&key6(n), &flow(V6::from_words([1, 2, 3, 4])));
 }
 

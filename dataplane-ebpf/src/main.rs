@@ -1,4 +1,8 @@
-//! The kernel programs of Ropeway: entry points of a few lines; the decisions are in `dataplane-common`.
+//! The kernel programs of Ropeway: the entry points at tc, cgroup and socket hooks.
+//!
+//! Each is a few lines that pass the context on. Decisions are in `dataplane-common`, access to the
+//! kernel in `kernel/`, the stages in `stages.rs`. The agent loads and attaches the programs by the
+//! names of these functions.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -12,13 +16,14 @@ use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext};
 use kernel::sock::{self, Call};
 
-/// Ingress of a pod's host-side veth. A pod shares no layer 2 with other pods, so frames that are not IP are dropped.
+/// Ingress of a pod's host-side veth. Pods share no layer 2 with other pods, so frames that are not
+/// IP are dropped.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
     programs::from_pod(ctx)
 }
 
-/// Egress of a pod's host-side veth: packets of the host's stack.
+/// Egress of a pod's host-side veth, for packets of the host's stack.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
     programs::to_pod(ctx)
@@ -30,13 +35,13 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     programs::from_uplink(ctx)
 }
 
-/// Egress of an uplink. Packets that another program has redirected here are already handled.
+/// Egress of an uplink. Packets that a program of this node has redirected here pass.
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     programs::to_uplink(ctx)
 }
 
-/// connect(2) of an IPv4 socket.
+/// connect(2) of an IPv4 socket: replaces a frontend by a backend.
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
     sock::redirect4(&ctx, Call::Connect)
@@ -72,25 +77,26 @@ pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
     sock::show_frontend6(&ctx)
 }
 
-/// getpeername(2) of an IPv4 socket.
+/// getpeername(2) of an IPv4 socket: shows the frontend.
 #[cgroup_sock_addr(getpeername4)]
 pub fn sock_getpeer4(ctx: SockAddrContext) -> i32 {
     sock::show_frontend4(&ctx)
 }
 
-/// getpeername(2) of an IPv6 socket.
+/// getpeername(2) of an IPv6 socket: shows the frontend.
 #[cgroup_sock_addr(getpeername6)]
 pub fn sock_getpeer6(ctx: SockAddrContext) -> i32 {
     sock::show_frontend6(&ctx)
 }
 
-/// close(2) of a socket, by the last process that has it.
+/// Release of a socket, when its last file descriptor is closed.
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
     sock::release(&ctx)
 }
 
-/// For BPF_PROG_TEST_RUN: the low bits of the kernel's jiffies, so that the agent can measure how many make a second.
+/// Returns the low bits of jiffies. The agent runs it by `BPF_PROG_TEST_RUN` to measure how many
+/// jiffies make a second, because the kernel's HZ is not part of the user API.
 #[classifier]
 pub fn clock(_ctx: TcContext) -> i32 {
     kernel::tables::jiffies() as i32

@@ -1,4 +1,8 @@
-//! Every map: types, default sizes (the agent sets its own when it loads), flags. BTF keeps the field names for `bpftool`.
+//! Declarations of all maps: types, default sizes, flags.
+//!
+//! The agent replaces the sizes when it loads the object (`dataplane-user/src/load/sizes.rs`). BTF
+//! keeps the field names for `bpftool map dump`. Names, kinds and writers are listed in
+//! ARCHITECTURE.md. Only `kernel/` uses the statics.
 #![allow(non_upper_case_globals, reason = "the name of the static is the name of the map")]
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
@@ -14,7 +18,9 @@ use dataplane_common::types::service::{
 };
 use dataplane_common::types::stage::Stage;
 
+/// Flag of hash maps that are mostly empty: elements are allocated as they are inserted.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+/// Flag of arrays that the agent maps into its memory, to write without system calls.
 const SHARED: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
@@ -75,6 +81,6 @@ pub static source_ranges6: LpmTrie<SourceRange<V6>, u32, 1048576> = LpmTrie::new
 pub static host_ports4: HashMap<FrontendKey<V4>, HostPort<V4>, 16384, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static host_ports6: HashMap<FrontendKey<V6>, HostPort<V6>, 16384, ON_DEMAND> = HashMap::new();
-/// The programs that go on where another one ends, by `Stage::index`.
+/// Stage programs, indexed by `Stage::index`.
 #[btf_map]
 pub static stages: ProgramArray<{ Stage::ALL.len() * 2 }> = ProgramArray::new();

@@ -1,8 +1,11 @@
-//! The packet programs without their entry points.
+//! Bodies of the packet programs.
 //!
-//! `main.rs` and `stages.rs` call them from `#[classifier]` functions, the benchmark from its own. Each program calls
-//! a function per address family that is never inlined, so that each family has a stack of its own. Decisions are in
-//! `dataplane-common`.
+//! `main.rs` and `stages.rs` call them from `#[classifier]` functions, the benchmark from its own.
+//! Decisions are in `dataplane-common`.
+//!
+//! Each program calls a function per address family that is never inlined: the locals of both
+//! families would share one stack frame, and 512 bytes do not hold them together. Such a function
+//! takes the raw context and returns a `u64`, because a BPF-to-BPF call passes registers only.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
@@ -19,35 +22,36 @@ use dataplane_common::verdict::Verdict;
 use crate::kernel::skb::Skb;
 use crate::kernel::tables::{KernelFlows, KernelMaps};
 
-/// Ingress of a pod's host-side veth. Frames that are not IP are dropped.
+/// Runs at ingress of a pod's host-side veth. Frames that are not IP are dropped.
 #[inline(always)]
 pub fn from_pod(ctx: TcContext) -> i32 {
     let other = Verdict::drop(DropReason::ForbiddenControl);
     run_hook::<false, true>(ctx, "from_pod", Origin::Pod, other, pod_ingress::<V4>, pod_ingress::<V6>)
 }
 
-/// Ingress of an uplink.
+/// Runs at ingress of an uplink. Frames that are not IP pass.
 #[inline(always)]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let other = Verdict::PASS;
     run_hook::<true, true>(ctx, "from_uplink", Origin::Uplink, other, uplink_ingress::<V4>, uplink_ingress::<V6>)
 }
 
-/// Egress of a pod's host-side veth.
+/// Runs at egress of a pod's host-side veth. Frames that are not IP pass.
 #[inline(always)]
 pub fn to_pod(ctx: TcContext) -> i32 {
     let other = Verdict::PASS;
     run_hook::<false, false>(ctx, "to_pod", Origin::Host, other, pod_egress::<V4>, pod_egress::<V6>)
 }
 
-/// Egress of an uplink.
+/// Runs at egress of an uplink. Frames that are not IP pass.
 #[inline(always)]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     let other = Verdict::PASS;
     run_hook::<false, false>(ctx, "to_uplink", Origin::Host, other, uplink_egress::<V4>, uplink_egress::<V6>)
 }
 
-/// Runs the function of the packet's address family at a hook; `other` is the verdict on frames that are not IP.
+/// Runs the function of the packet's address family; `other` is the verdict on frames that are not
+/// IP. `UPLINK`: see [`Skb`]. `INGRESS`: the hook is at ingress.
 #[inline(always)]
 fn run_hook<const UPLINK: bool, const INGRESS: bool>(
     ctx: TcContext,
@@ -111,16 +115,19 @@ where
     datapath::from_host::<A, _, _, _, true>(&mut skb, &mut KernelFlows, &KernelMaps)
 }
 
-/// Runs the function of a stage for one address family.
+/// Runs the function of a stage for one address family, and executes its verdict.
 #[inline(always)]
 pub fn run_stage(ctx: TcContext, program: &str, v6: bool, stage: fn(*mut __sk_buff) -> Verdict) -> i32 {
+    // One program serves packets of both kinds of devices, so it must assume an uplink's checksum.
     let mut skb = Skb::<true>::new(ctx);
     let (origin, _) = skb.received();
+    // The verifier knows every verdict that the function can return, and would explore `finish`,
+    // which branches on it, once for each.
     let verdict = stage(skb.raw()).scrub_verifier_state(&mut skb);
     finish(skb, program, origin, v6, verdict)
 }
 
-/// [`Stage::NewConnection`]; with `COUNTS`, [`Stage::LeastConnections`].
+/// Runs [`Stage::NewConnection`], or with `COUNTS` [`Stage::LeastConnections`].
 #[inline(never)]
 pub fn new_connection<A: Family, const COUNTS: bool>(skb: *mut __sk_buff) -> Verdict
 where
@@ -132,7 +139,7 @@ where
     datapath::new_connection::<A, _, _, _, COUNTS>(&mut skb, &mut KernelFlows, &KernelMaps, origin, ifindex)
 }
 
-/// [`Stage::PortReuse`].
+/// Runs [`Stage::PortReuse`] for one address family.
 #[inline(never)]
 pub fn reuse_port<A: Family>(skb: *mut __sk_buff) -> Verdict
 where
@@ -144,7 +151,7 @@ where
     port_reuse::port_reuse(&mut skb, &mut KernelFlows, &KernelMaps, origin, ifindex)
 }
 
-/// [`Stage::IcmpError`].
+/// Runs [`Stage::IcmpError`] for one address family.
 #[inline(never)]
 pub fn icmp_error<A: Family>(skb: *mut __sk_buff) -> Verdict
 where
@@ -156,7 +163,7 @@ where
     datapath::icmp_error(&mut skb, &mut KernelFlows, &KernelMaps, origin, ifindex, verdict)
 }
 
-/// [`Stage::Reject`].
+/// Runs [`Stage::Reject`] for one address family.
 #[inline(never)]
 pub fn reject<A: Family + reject::Reply>(skb: *mut __sk_buff) -> Verdict
 where
@@ -167,7 +174,7 @@ where
     reject::reject(&mut skb, &KernelMaps, verdict)
 }
 
-/// [`Stage::SctpPorts`].
+/// Runs [`Stage::SctpPorts`] for one address family.
 #[inline(never)]
 pub fn sctp_ports<A: Family>(skb: *mut __sk_buff) -> Verdict {
     let mut skb = Skb::<true>::from_raw(skb);
@@ -175,7 +182,7 @@ pub fn sctp_ports<A: Family>(skb: *mut __sk_buff) -> Verdict {
     sctp_ports::set_ports::<A, _>(&mut skb, verdict)
 }
 
-/// [`Stage::UdpFailover`].
+/// Runs [`Stage::UdpFailover`] for one address family.
 #[inline(never)]
 pub fn udp_failover<A: Family>(skb: *mut __sk_buff) -> Verdict
 where
@@ -188,7 +195,7 @@ where
 
 macro_rules! declare_finish {
     ($($(#[$doc:meta])* $stage:ident = $number:literal, $v4:literal, $v6:literal;)*) => {
-        /// Carries out the verdict, or makes the tail call to the stage that decides instead.
+        /// Executes the verdict, or makes the tail call to the stage that decides instead.
         #[inline(always)]
         fn finish<const UPLINK: bool>(
             mut skb: Skb<UPLINK>,
@@ -197,7 +204,8 @@ macro_rules! declare_finish {
             v6: bool,
             verdict: Verdict,
         ) -> i32 {
-            // a constant index makes the kernel patch the tail call into a direct jump (bpf_jit_direct_poke)
+            // One call per stage with a constant index: the verifier registers it as a direct jump
+            // (`bpf_jit_add_poke_descriptor` in kernel/bpf/core.c), which costs no retpoline.
             match (verdict.stage(), v6) {
                 (None, _) => return skb.finish(program, verdict),
                 $(
@@ -205,6 +213,7 @@ macro_rules! declare_finish {
                     (Some(Stage::$stage), true) => skb.tail_call(Stage::$stage, true, origin, verdict),
                 )*
             }
+            // A tail call returns only if the array has no program at the index.
             skb.finish(program, Verdict::drop(DropReason::NoStage))
         }
     };

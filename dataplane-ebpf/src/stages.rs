@@ -1,7 +1,8 @@
 //! The entry points of the stages.
 //!
-//! Both objects contain them: the tail call is part of what the benchmark measures. The table of stages is
-//! [`dataplane_common::for_each_stage`]; the agent and the tests look the programs up by these names.
+//! Both objects contain them, because the tail call is part of what the benchmark measures. The
+//! table of stages is [`dataplane_common::for_each_stage`]; agent and tests look the programs up by
+//! these names. Written out, so that a search for a program's name finds its function.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -21,13 +22,15 @@ pub fn stage_new6(ctx: TcContext) -> i32 {
     run_stage(ctx, "stage_new6", true, new_connection::<V6, false>)
 }
 
-/// Handles a packet that opens a flow to the backend with the fewest connections. Called by `stage_new4`.
+/// Handles a packet that opens a flow to the backend with the fewest connections. Called by
+/// `stage_new4`.
 #[classifier]
 pub fn stage_least4(ctx: TcContext) -> i32 {
     run_stage(ctx, "stage_least4", false, new_connection::<V4, true>)
 }
 
-/// Handles a packet that opens a flow to the backend with the fewest connections. Called by `stage_new6`.
+/// Handles a packet that opens a flow to the backend with the fewest connections. Called by
+/// `stage_new6`.
 #[classifier]
 pub fn stage_least6(ctx: TcContext) -> i32 {
     run_stage(ctx, "stage_least6", true, new_connection::<V6, true>)

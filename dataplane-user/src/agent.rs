@@ -6,21 +6,22 @@
 //! routes and devices stay when it ends, and the next agent takes them over.
 
 pub mod conflist;
+mod endpoints;
 pub mod logging;
 pub mod resize;
 pub mod source;
+pub mod supervision;
 pub mod trace;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::JoinHandle;
 
+use dataplane_common::types::clock::Clock;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys::heap;
-use tokio::net::TcpSocket;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::info;
 
 use crate::config::{Config, Ipam};
 use crate::ipam::plan::GracePeriods;
@@ -40,16 +41,13 @@ use crate::network::node::{address_gc, leftovers};
 use crate::observe::events::{self, Notices};
 use crate::observe::flows::status::FlowStatus;
 use crate::observe::flows::{self, evict_policy::FlowTimeouts};
-use crate::observe::http::health::{self, Now};
-use crate::observe::http::service_health;
-use crate::observe::http::{self, BindError, Handler, HttpResponse, listen, reserve};
-use crate::observe::metrics::{self, Metrics};
+use crate::observe::http::{self, BindError, listen, service_health};
+use crate::observe::metrics::Metrics;
 use crate::proxy::apply;
 use crate::proxy::controller::{self, ControllerError, Handle, Nodes, Snapshot};
+use endpoints::Reserved;
 use source::SourceError;
-
-/// The health endpoint starts to answer after this time even if the source is not in sync.
-const STARTING: Duration = Duration::from_secs(10);
+use supervision::Supervisor;
 
 /// Error that ends the agent; `main` logs it.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +76,14 @@ pub enum AgentError {
         /// Name of the task.
         task: &'static str,
     },
+    /// A task has panicked, or a thread whose end it waits for.
+    #[error("task {task} panicked: {message}")]
+    Panicked {
+        /// Name of the task.
+        task: &'static str,
+        /// Message of the panic.
+        message: String,
+    },
     /// The runtime, a thread or the signal handlers could not be created.
     #[error("cannot start the agent's threads: {0}")]
     Start(#[from] std::io::Error),
@@ -100,12 +106,47 @@ pub fn run(config: Config) -> Result<(), AgentError> {
     result
 }
 
+/// The listening addresses, reserved before the first change to the kernel.
+struct Addresses {
+    metrics: Reserved,
+    health: Reserved,
+}
+
 async fn start(config: Arc<Config>) -> Result<(), AgentError> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let _lock = AgentLock::take(&config.state_dir)?;
     let source = source::prepare(&config).await?;
-    let metrics_address = take("metrics-bind-address", config.metrics_bind_address, &config).await?;
-    let health_address = take("healthz-bind-address", config.healthz_bind_address, &config).await?;
+    let addresses = Addresses {
+        metrics: endpoints::take("metrics-bind-address", config.metrics_bind_address, &config).await?,
+        health: endpoints::take("healthz-bind-address", config.healthz_bind_address, &config).await?,
+    };
+    let mut tasks = Supervisor::default();
+    start_tasks(&mut tasks, &config, source, addresses)?;
+    let cause = until_stopped(&mut tasks, terminate, interrupt).await?;
+    info!(cause, "agent stopping: programs stay attached and keep running");
+    Ok(())
+}
+
+/// Waits for a signal and returns its name, or the error of the first task that ends.
+async fn until_stopped(
+    tasks: &mut Supervisor,
+    mut terminate: Signal,
+    mut interrupt: Signal,
+) -> Result<&'static str, AgentError> {
+    tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+        error = tasks.failed() => Err(error),
+    }
+}
+
+/// Loads the programs and spawns every task; see [`Supervisor::spawn`] for the order.
+fn start_tasks(
+    tasks: &mut Supervisor,
+    config: &Arc<Config>,
+    source: source::Prepared,
+    addresses: Addresses,
+) -> Result<(), AgentError> {
     let cgroup = KernelFacts::gather()?.check(&config.pin_root, config.cgroup_root.as_deref())?;
     let object = Object::get(config.ebpf_object.as_deref())?;
 
@@ -120,67 +161,82 @@ async fn start(config: Arc<Config>) -> Result<(), AgentError> {
     let status = Arc::new(NodeStatus::default());
     status.operations(programs.operations, false);
     if let Some(traced) = programs.traced.take() {
+        // Not supervised: without the thread only the debug messages of --trace are missing.
         trace::start(traced)?;
     }
     let clock = clock::of_kernel();
     info!(jiffies_per_second = clock.jiffies_per_second, cgroup = %cgroup.display(), predecessor, "programs loaded");
 
-    let controller = controller::start(apply::open(&pins)?, clock)?;
+    let mut controller = controller::start(apply::open(&pins)?, clock)?;
     let (nodes, snapshots, sender) = (controller.nodes(), controller.snapshots(), controller.events());
     let service_ranges = controller.service_ranges();
+    tasks.spawn("controller", controller_ended(controller.take_thread(), snapshots.clone()));
     let publish = publisher(controller);
-    let (pools, blocks) = pools(&config, nodes.clone(), Arc::clone(&status));
-    let parts = NodeTaskParts { config: Arc::clone(&config), pins: pins.clone(), programs, clock, cgroup, predecessor };
+    let (pools, blocks) = pools(config, nodes.clone(), Arc::clone(&status));
+    let parts = NodeTaskParts { config: Arc::clone(config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
-    let mut node = tokio::spawn(node.run(nodes, service_ranges, snapshots.clone(), blocks));
-    let notices = tell_events(&source, &config, &snapshots);
-    let mut source = source.start(config.node_name.clone(), config.service_proxy, sender, pools);
+    tasks.spawn("node", node.run(nodes, service_ranges, snapshots.clone(), blocks));
+    let notices = tell_events(tasks, &source, config, &snapshots);
+    let source = source.run(config.node_name.clone(), config.service_proxy, sender, pools);
+    tasks.spawn("source", async { source.await.map_err(AgentError::from) });
 
     if config.service_proxy {
-        tokio::spawn(leftovers::watch());
+        tasks.spawn("leftovers", leftovers::watch());
     }
-    tokio::spawn(resize::watch(sizes.growing, growing, pins.clone(), snapshots.clone()));
-    tokio::spawn(address_gc::watch(config.state_dir.clone(), Arc::clone(&status)));
-    let [tcp, closing, datagrams] =
-        [config.tcp_timeout, config.tcp_closing_timeout, config.udp_timeout].map(|seconds| clock.ticks(seconds));
-    let timeouts = FlowTimeouts::new(tcp, closing, datagrams);
-    let flow_status = Arc::new(FlowStatus::default());
-    tokio::spawn(flows::watch(pins.clone(), timeouts, Arc::clone(&flow_status)));
-    tokio::spawn(flows::loads::watch(pins.clone(), timeouts, snapshots.clone()));
+    tasks.spawn("resize", resize::watch(sizes.growing, growing, pins.clone(), snapshots.clone()));
+    tasks.spawn("address-gc", address_gc::watch(config.state_dir.clone(), Arc::clone(&status)));
+    let flow_status = watch_flows(tasks, config, clock, &pins, &snapshots);
     let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), Arc::clone(&status), flow_status));
-    let handler = metrics_handler(&config, Arc::clone(&metrics), snapshots.clone(), status);
-    tokio::spawn(http::serve(listen("metrics-bind-address", metrics_address)?, handler));
-    tokio::spawn(conflist::offer(Arc::clone(&config), snapshots.clone()));
-    tokio::spawn(service_health::run(snapshots.clone(), notices, config.node_name.clone()));
-    tokio::spawn(await_sync(health_address, metrics, snapshots));
-    let cause = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        result = &mut source => {
-            result.map_err(SourceError::from)??;
-            return Err(AgentError::Ended { task: "source" });
-        }
-        _ = &mut node => return Err(AgentError::Ended { task: "node" }),
-    };
-    info!(cause, "agent stopping: programs stay attached and keep running");
+    let handler = endpoints::metrics_handler(config, Arc::clone(&metrics), snapshots.clone(), status);
+    tasks.spawn("metrics", http::serve(listen("metrics-bind-address", addresses.metrics)?, handler));
+    if config.cni_conflist.is_some() {
+        tasks.spawn("conflist", conflist::offer(Arc::clone(config), snapshots.clone()));
+    }
+    tasks.spawn("service-health", service_health::run(snapshots.clone(), notices, config.node_name.clone()));
+    let health = endpoints::serve_health(addresses.health, metrics, snapshots);
+    tasks.spawn("health", async { health.await.map_err(AgentError::from) });
     Ok(())
 }
 
-/// Reserves a listening address; the error names the process that has it, if it answers.
-async fn take(flag: &'static str, address: SocketAddr, config: &Config) -> Result<(TcpSocket, SocketAddr), BindError> {
-    match reserve(flag, address) {
-        Ok(taken) => Ok(taken),
-        Err(e) => Err(e.explain(config.metrics_bind_address).await),
+/// Spawns the tasks that remove ended flows and count connections.
+fn watch_flows(
+    tasks: &mut Supervisor,
+    config: &Config,
+    clock: Clock,
+    pins: &Pins,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+) -> Arc<FlowStatus> {
+    let [tcp, closing, datagrams] =
+        [config.tcp_timeout, config.tcp_closing_timeout, config.udp_timeout].map(|seconds| clock.ticks(seconds));
+    let timeouts = FlowTimeouts::new(tcp, closing, datagrams);
+    let status = Arc::new(FlowStatus::default());
+    tasks.spawn("flows", flows::watch(pins.clone(), timeouts, Arc::clone(&status)));
+    tasks.spawn("loads", flows::loads::watch(pins.clone(), timeouts, snapshots.clone()));
+    status
+}
+
+/// Waits until the controller's thread has ended; panics with its panic.
+async fn controller_ended(thread: Option<JoinHandle<()>>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    while snapshots.changed().await.is_ok() {}
+    // The thread drops the sender of snapshots when it ends or unwinds, so the join does not block.
+    if let Some(Err(panic)) = thread.map(JoinHandle::join) {
+        std::panic::resume_unwind(panic);
     }
 }
 
 /// Starts the task that reports faults as Events, if there is an API server to write them to.
-fn tell_events(source: &source::Prepared, config: &Config, snapshots: &watch::Receiver<Arc<Snapshot>>) -> Notices {
+fn tell_events(
+    tasks: &mut Supervisor,
+    source: &source::Prepared,
+    config: &Config,
+    snapshots: &watch::Receiver<Arc<Snapshot>>,
+) -> Notices {
     if source.servers().is_empty() || !config.service_proxy {
         return Notices::default();
     }
     let (notices, left) = events::channel();
-    tokio::spawn(events::run(source.servers().to_vec(), config.node_name.clone(), snapshots.clone(), left));
+    let servers = source.servers().to_vec();
+    tasks.spawn("events", events::run(servers, config.node_name.clone(), snapshots.clone(), left));
     notices
 }
 
@@ -204,78 +260,36 @@ fn publisher(controller: Handle) -> node::Publish {
     Box::new(move |context| controller.set_node_context(context))
 }
 
-/// Waits until the maps are in sync, then logs it and starts to serve health checks.
-///
-/// Until then the kernel refuses connections to the health address, so that load balancers send no
-/// traffic to a node that does not know its Services yet.
-async fn await_sync(
-    address: (TcpSocket, SocketAddr),
-    metrics: Arc<Metrics>,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-) {
-    let answers = snapshots.clone();
-    let synced = async { snapshots.wait_for(|s| s.synced).await.map(|s| Arc::clone(&s)).ok() };
-    let late = match tokio::time::timeout(STARTING, synced).await {
-        Ok(Some(snapshot)) => {
-            report_ready(&snapshot);
-            false
-        }
-        Ok(None) => return,
-        Err(_) => true,
-    };
-    match listen("healthz-bind-address", address) {
-        Ok(listener) => drop(tokio::spawn(http::serve(listener, health_handler(metrics, answers)))),
-        Err(e) => error!("{e}"),
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn sigterm_stops_the_agent_without_an_error() {
+        let signals = || [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).unwrap());
+        let [terminate, interrupt] = signals();
+        let mut tasks = Supervisor::default();
+        tasks.spawn("idle", std::future::pending::<()>());
+        kill_process(getpid(), Signal::TERM).unwrap();
+        assert_eq!(until_stopped(&mut tasks, terminate, interrupt).await.unwrap(), "SIGTERM");
+
+        let [terminate, interrupt] = signals();
+        tasks.spawn("flows", async {});
+        let error = until_stopped(&mut tasks, terminate, interrupt).await.unwrap_err();
+        assert!(matches!(error, AgentError::Ended { task: "flows" }), "{error}");
     }
-    if late {
-        let waiting = snapshots.borrow().waiting_for.join(", ");
-        warn!(
-            waiting_for = waiting,
-            "not in sync after {STARTING:?}: existing entries stay in the maps; health checks report it"
-        );
-        if let Ok(snapshot) = snapshots.wait_for(|s| s.synced).await {
-            report_ready(&snapshot);
-        }
+
+    #[tokio::test]
+    async fn panic_of_the_controller_thread_ends_the_agent() {
+        let (sender, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+        let thread = std::thread::spawn(move || {
+            let _sender = sender;
+            panic!("no slot");
+        });
+        let mut tasks = Supervisor::default();
+        tasks.spawn("controller", controller_ended(Some(thread), snapshots));
+        assert_eq!(tasks.failed().await.to_string(), "task controller panicked: no slot");
     }
-}
-
-fn report_ready(s: &Snapshot) {
-    let (services, slices, took) = (s.services, s.slices, s.last_duration);
-    info!(services, slices, operations = s.operations.total(), ?took, "in sync: all Services are in the maps");
-}
-
-fn metrics_handler(
-    config: &Config,
-    metrics: Arc<Metrics>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    status: Arc<NodeStatus>,
-) -> Handler {
-    let configz = serde_json::json!({ "ropeway.config": config }).to_string();
-    Arc::new(move |path| match path {
-        "/metrics" => HttpResponse { kind: metrics::CONTENT_TYPE, ..HttpResponse::text(metrics.render()) },
-        "/healthz" | "/livez" => health_answer(path, &metrics, &snapshots),
-        "/readyz" if status.is_in_order() => HttpResponse::text("ok\n".into()),
-        "/readyz" => HttpResponse {
-            status: hyper::StatusCode::SERVICE_UNAVAILABLE,
-            ..HttpResponse::text("node not in order: see the agent's log\n".into())
-        },
-        "/proxyMode" => HttpResponse::text("ropeway".into()),
-        "/configz" => HttpResponse::json(hyper::StatusCode::OK, configz.clone()),
-        _ => HttpResponse::not_found(),
-    })
-}
-
-fn health_handler(metrics: Arc<Metrics>, snapshots: watch::Receiver<Arc<Snapshot>>) -> Handler {
-    Arc::new(move |path| match path {
-        "/healthz" | "/livez" => health_answer(path, &metrics, &snapshots),
-        _ => HttpResponse::not_found(),
-    })
-}
-
-fn health_answer(path: &str, metrics: &Metrics, snapshots: &watch::Receiver<Arc<Snapshot>>) -> HttpResponse {
-    let livez = path == "/livez";
-    let snapshot = Arc::clone(&snapshots.borrow());
-    let answer = health::answer(&snapshot, Now::get(), livez);
-    metrics.count_response(livez, answer.status.as_u16());
-    answer
 }

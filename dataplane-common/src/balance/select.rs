@@ -1,7 +1,9 @@
-//! From a frontend to one of its backends: affinity, then the scheduler's slot.
+//! Selection of a backend for a frontend: session affinity, then the scheduler's slot.
 //!
-//! A scheduler is a table and a rule that gives an index into it. Whatever needs more than a few instructions (weights, Maglev's permutations) is
-//! in the table already; see `dataplane-user/src/proxy/reconcile/table`. Those that count connections look at many slots: see [`crate::balance::least_connections`].
+//! A scheduler is a table and a rule that computes an index into it. Everything that takes more
+//! than a few instructions (weights, Maglev's permutations) is already in the table; see
+//! `dataplane-user/src/proxy/reconcile/table`. Schedulers that compare connection counts look at
+//! many slots: see [`crate::balance::least_connections`].
 
 use crate::maps::{FamilyMaps, SharedMaps};
 use crate::types::address::Address;
@@ -11,26 +13,28 @@ use crate::types::service::{
 };
 use crate::types::side::TrafficSide;
 
-/// Whether the source ranges of a frontend, if it has any, allow a client.
+/// Returns true if the frontend has no source ranges, or if they contain the client.
 #[inline(always)]
 pub fn is_client_allowed<A: Address, T: FamilyMaps<A>>(tables: &T, frontend: &Frontend, client: A) -> bool {
     frontend.flags & frontend_flags::SOURCE_RANGES == 0
         || tables.is_source_allowed(&SourceRange { service_port: frontend.service_port, client })
 }
 
-/// Who asks for what, as far as a scheduler wants to know.
+/// The tuple of a new connection, as far as schedulers use it.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientTuple<'a, A> {
-    /// The client; a pod's own address at both layers.
+    /// Address of the client. Packet path and socket hooks both use a pod's own address.
     pub addr: &'a A,
-    /// Its port, CPU order; 0: not known yet, because the kernel will choose one.
+    /// Port of the client, CPU order; 0 if the kernel has not chosen it yet.
     pub port: u16,
-    /// The address that it asked for.
+    /// Address of the frontend.
     pub destination: &'a A,
 }
 
-/// The id of the backend for a new connection; 0: there is none. Who is remembered gets the same again; for others `choose` gives an id: [`pick`] or,
-/// where the scheduler counts connections, [`least_loaded`].
+/// Returns the backend id for a new connection; 0 if there is no backend.
+///
+/// If session affinity applies, returns the remembered backend; otherwise calls `choose`, which is
+/// [`pick`] or, for schedulers that compare connection counts, the result of [`least_loaded`].
 #[inline(always)]
 pub fn select<A: Address, T: FamilyMaps<A>>(
     tables: &T,
@@ -48,6 +52,7 @@ pub fn select<A: Address, T: FamilyMaps<A>>(
         && b.generation == generation
         && b.state & side.state_bit() != 0
     {
+        // An update of an LRU entry costs up to 340 ns: once a tick is enough.
         if last_used != now {
             tables.set_affinity(&key, &Affinity { backend, generation, last_used: now });
         }
@@ -64,7 +69,7 @@ pub fn select<A: Address, T: FamilyMaps<A>>(
     id
 }
 
-/// The id in the slot that the scheduler's rule gives; 0: there is none.
+/// Returns the backend id in the slot that the scheduler's rule selects; 0 if there is none.
 #[inline(always)]
 pub fn pick<A: Address, T: FamilyMaps<A>>(
     tables: &T,
@@ -72,7 +77,7 @@ pub fn pick<A: Address, T: FamilyMaps<A>>(
     client: &ClientTuple<'_, A>,
     side: TrafficSide,
 ) -> u32 {
-    // before anything is known of the table, which would have to be kept meanwhile
+    // First, while few values are live: values of the table would have to be spilled meanwhile.
     let draw = draw(tables, frontend, client);
     let table = side.table(frontend);
     if table.len == 0 {
@@ -81,34 +86,39 @@ pub fn pick<A: Address, T: FamilyMaps<A>>(
     let slot = if matches!(frontend.scheduler, scheduler::RR | scheduler::WRR) {
         tables.take_turn(table)
     } else {
-        // multiply-shift instead of a modulo (Lemire, "Fast random integer generation in an interval")
+        // Multiply-shift instead of a modulo (Lemire, "Fast random integer generation in an
+        // interval"): `%` by a variable leaves a panic in the object, which must not load.
         ((draw as u64 * table.len as u64) >> 32) as u32
     };
     tables.slot(table.base.wrapping_add(slot)).unwrap_or(0)
 }
 
-/// The id of the backend that has the least to do; 0: there is none.
+/// Returns the id of the backend with the fewest connections for its weight; 0 if there is none.
 #[inline(always)]
 pub fn least_loaded<T: SharedMaps>(tables: &T, frontend: &Frontend, side: TrafficSide) -> u32 {
     let table = side.table(frontend);
     if table.len == 0 { 0 } else { tables.search(Search::new(table, frontend.scheduler, tables.random())) }
 }
 
-/// Where a host port of an address of the node leads: the one of just that address goes before the one of every address. The caller knows that
-/// the address is the node's own and that no frontend has it with this port.
+/// Returns the pod of a host port on an address of the node. An entry for exactly this address
+/// precedes one for every address.
+///
+/// The caller has checked that the address is the node's and that no frontend has it with this
+/// port.
 #[inline(always)]
 pub fn host_port<A: Address, T: FamilyMaps<A>>(tables: &T, addr: A, port: u16, proto: u8) -> Option<&HostPort<A>> {
     let key = FrontendKey { addr, port, proto, pad: 0 };
     tables.host_port(&key).or_else(|| tables.host_port(&FrontendKey { addr: A::UNSPECIFIED, ..key }))
 }
 
-/// A number from all of 32 bits that decides for a slot, where none takes turns.
+/// Returns 32 bits that select a slot, for schedulers that do not take turns.
 #[inline(always)]
 fn draw<A: Address, T: FamilyMaps<A>>(tables: &T, frontend: &Frontend, client: &ClientTuple<'_, A>) -> u32 {
     let by_port = frontend.flags & frontend_flags::HASH_PORT != 0;
     let (addr, seed) = match frontend.scheduler {
         scheduler::DH => (*client.destination, 0),
-        // one port is as good as another as long as the kernel has not chosen it
+        // Before the kernel has chosen the port (connect(2) on an unbound socket), a random number
+        // spreads the connections as the hash of a random port would.
         scheduler::SH | scheduler::MH if !by_port || client.port != 0 => {
             (*client.addr, if by_port { client.port as u32 } else { 0 })
         }
@@ -117,7 +127,10 @@ fn draw<A: Address, T: FamilyMaps<A>>(tables: &T, frontend: &Frontend, client: &
     hash(&addr, seed)
 }
 
-/// A function of its own: it needs registers, and those of its callers are full.
+/// Hashes an address.
+///
+/// A function of its own: the 64-bit multiplications need registers, and inlined they would spill
+/// those of the caller to its stack.
 #[inline(never)]
 fn hash<A: Address>(addr: &A, seed: u32) -> u32 {
     addr.digest(seed)

@@ -1,27 +1,31 @@
-//! [`Packet`]: how the core reads and writes packet bytes.
+//! [`Packet`]: how the packet logic reads and writes packet bytes.
 //!
-//! The kernel programs implement it over an skb, the host tests over a byte vector. It also gives access to the few
-//! properties of an skb that no header holds: segment size, socket cookie, checksum state.
+//! `dataplane-ebpf/src/kernel/skb.rs` implements it over an skb, the host tests over a byte vector.
+//! It also gives access to the few properties of an skb that no header holds: segment size, socket
+//! cookie, checksum state, scratch space.
 
 use crate::types::address::Address;
 use crate::wire::byte_order::{Be16, Be32};
 use crate::wire::checksum::ChecksumChange;
 
-/// Where the IP header starts: after an Ethernet header.
+/// Offset of the IP header: the length of an Ethernet header without tags.
 pub const L3: usize = 14;
 
-/// Packet bytes, from the Ethernet header on. `None`: beyond the end, or the kernel refused.
+/// Packet bytes, from the Ethernet header on. `None` means that the offset is beyond the end, or
+/// that the kernel refused the access.
 ///
-/// An offset that the packet decides comes with its `usual` value: on the kernel's side a packet pointer with a variable offset
-/// costs the verifier dearly, so the usual offset is read and written in place and any other through a helper.
+/// An offset that the packet determines (IPv4 options, extension headers) comes with its `usual`
+/// value. The implementation in the kernel accesses the usual offset in place and every other one
+/// by a helper: a packet pointer with a variable offset keeps states apart that the verifier would
+/// otherwise prune.
 pub trait Packet {
-    /// `N` words at a fixed offset.
+    /// Reads `N` words at a fixed offset.
     fn load_words<const N: usize>(&self, offset: usize) -> Option<[Be32; N]>;
-    /// Two bytes at a fixed offset.
+    /// Reads two bytes at a fixed offset.
     fn load_u16(&self, offset: usize) -> Option<Be16>;
-    /// `N` words at a variable offset.
+    /// Reads `N` words at a variable offset.
     fn load_words_at<const N: usize>(&self, offset: usize, usual: usize) -> Option<[Be32; N]>;
-    /// `N` words at a variable offset that has no usual value.
+    /// Reads `N` words at a variable offset that has no usual value.
     fn load_words_via_helper<const N: usize>(&self, offset: usize) -> Option<[Be32; N]>;
     /// Writes `N` words at a fixed offset.
     #[must_use]
@@ -32,35 +36,43 @@ pub trait Packet {
     /// Writes a word at a variable offset that has no usual value.
     #[must_use]
     fn store_word_via_helper(&mut self, offset: usize, word: Be32) -> Option<()>;
-    /// Corrects the L4 checksum at `offset` for changed addresses and changed ports; a UDP checksum that is not used stays so.
+    /// Corrects the L4 checksum at `offset` for changed addresses and ports. A UDP checksum of
+    /// zero, which means "none", stays zero.
     #[must_use]
     fn correct_checksum(&mut self, offset: usize, usual: usize, change: ChecksumChange) -> Option<()>;
-    /// Changes a CRC of four bytes at `offset`, which has no usual value, by `difference` (exclusive or, as they stand in memory); one that is left
-    /// to the device stays as it is.
+    /// Changes a CRC of four bytes at `offset`, which has no usual value, by `difference`
+    /// (exclusive or, in memory order). A CRC that is left to the device stays unchanged.
     #[must_use]
     fn correct_crc(&mut self, offset: usize, difference: u32) -> Option<()>;
-    /// A word that no checksum covers has changed by this difference: puts the device's sum of the whole packet right, if it has made one.
+    /// Adds the change of a word that no checksum of the packet covers to the device's sum over the
+    /// whole packet (`CHECKSUM_COMPLETE`), if there is one.
     fn adjust_csum_complete(&mut self, _difference: u32) {}
-    /// Length of the frame, bytes.
+    /// Returns the length of the frame, bytes.
     fn size(&self) -> u32;
-    /// Of a packet that is cut up on its way out (GSO): the payload of one segment, bytes; else 0.
+    /// Returns the payload of one segment of a GSO packet, bytes; 0 for other packets.
     fn gso_size(&self) -> u32;
-    /// The interface by which the host's routes lead a packet that came in here on to an address; 0: none does.
+    /// Returns the interface by which the host's routes would forward this packet to an address; 0
+    /// if no route does.
     fn route_ifindex<A: Address>(&self, addr: &A) -> u32;
-    /// The kernel's cookie of the socket of this node that sent it, if that is a connected one; else 0.
+    /// Returns the cookie of the local socket that sent the packet, if that socket is connected;
+    /// else 0.
     fn socket_cookie(&self) -> u64;
-    /// Cuts off what lies behind the first `size` bytes, if anything does.
+    /// Truncates the packet to `size` bytes, if it is longer.
     #[must_use]
     fn truncate(&mut self, size: u32) -> Option<()>;
-    /// Makes room for `bytes` between the Ethernet header and the IP header.
+    /// Inserts `bytes` between the Ethernet header and the IP header.
     #[must_use]
     fn grow_header(&mut self, bytes: u32) -> Option<()>;
-    /// Leaves a word for the next stage.
+    /// Stores a word for the next stage, which a tail call would otherwise lose.
     fn set_scratch(&mut self, word: u32);
-    /// What [`Self::set_scratch`] left.
+    /// Returns the word of [`Self::set_scratch`].
     fn scratch(&self) -> u32;
-    /// Returns `v` in a way that makes the verifier forget what it knew of it, so that paths that
-    /// differ in nothing else become one. On the host the identity.
+    /// Returns `v` such that the verifier no longer knows anything about its value. On the host the
+    /// identity.
+    ///
+    /// The verifier prunes a branch only if its state equals one that it has explored
+    /// (`is_state_visited` in kernel/bpf/verifier.c). Where many branches meet that differ only in
+    /// known values, it would follow all of them to the end of the program.
     #[must_use]
     fn scrub_verifier_state(&mut self, v: u32) -> u32 {
         v

@@ -1,7 +1,8 @@
-//! The address families: what differs between IPv4 and IPv6 when a packet is rewritten.
+//! Address families: the differences between IPv4 and IPv6 when a packet is rewritten.
 //!
-//! [`Rewrite`] writes the header of a packet, [`Inside`] the packet that an ICMP error quotes, and [`Family`] is the
-//! bound that the packet path needs. Reading a header is in [`super::parse`].
+//! [`Rewrite`] writes the header of a packet, [`Inside`] the packet that an ICMP error quotes, and
+//! [`Family`] is the bound that the packet path uses. Reading a header is in [`super::parse`]. The
+//! path is compiled once per family and never branches on it at run time.
 
 use crate::packet::access::{L3, Packet};
 use crate::packet::parse::{Header, Parsed};
@@ -12,38 +13,42 @@ use crate::types::service::proto;
 use crate::wire::byte_order::{Be16, Be32};
 use crate::wire::checksum;
 
-/// An address family's way to write its header.
+/// Writing of a family's IP header.
 pub trait Rewrite: Header {
-    /// The hop limit in the word that [`Parsed::hop`] keeps.
+    /// Returns the hop limit from the word that [`Parsed::hop`] holds.
     fn hop_limit(hop: Be32) -> u8;
-    /// Counts a hop; the packet must have one left.
+    /// Decrements the hop limit, which must not be 0.
     #[must_use]
     fn decrement_hop_limit<P: Packet>(packet: &mut P, parsed: &Parsed<Self>) -> Option<()>;
-    /// Writes the addresses, and counts a hop if asked to; returns the checksum difference of the addresses.
+    /// Writes the addresses, and decrements the hop limit if `count_hop` is set. Returns the
+    /// checksum difference of the addresses.
     #[must_use]
     fn store<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, src: Self, dst: Self, count_hop: bool) -> Option<u32>;
 }
 
-/// How an address family lies inside an error.
+/// Reading and writing of the packet that an ICMP error quotes.
 pub trait Inside: Address {
-    /// Reads the tuple of the packet at `at`, turned round, and returns the length of its IP header; none if it has no ports.
+    /// Reads the tuple of the quoted packet at offset `at` into `back`, reversed. Returns the
+    /// length of its IP header; `None` if the packet has no ports.
     fn read<P: Packet>(packet: &P, at: usize, back: &mut FlowKey<Self>) -> Option<usize>;
-    /// Replaces its addresses; returns by how much the sum of its IP header changes.
+    /// Replaces the addresses of the quoted packet. Returns the change of the sum over its IP
+    /// header.
     #[must_use]
     fn store<P: Packet>(packet: &mut P, at: usize, back: &FlowKey<Self>, src: Self, dst: Self) -> Option<u32>;
 }
 
-/// The all-families bound that the pipeline needs.
+/// Everything that the packet path requires of an address family.
 pub trait Family: Rewrite + Inside {
-    /// The pod's address of this family.
+    /// Returns the pod's address of this family; unspecified if it has none.
     fn of_pod(pod: &Pod) -> Self;
-    /// The pod's address of this family.
+    /// Returns the address of the pod in a network namespace; unspecified if it has none.
     fn of_netns(pod: &PodNetns) -> Self;
-    /// The node's address of this family.
+    /// Returns the node's address of this family; unspecified if it has none.
     fn of_node(node: &NodeConfig) -> Self;
-    /// Whether packets to it are never forwarded past the host stack: loopback, link-local, multicast, broadcast.
+    /// Returns true if packets to this address must stay in the host's stack: loopback,
+    /// link-local, multicast, broadcast.
     fn is_host_only(self) -> bool;
-    /// Whether it is a link-local or the unspecified address, as neighbour discovery has.
+    /// Returns true for link-local and unspecified addresses, which neighbour discovery uses.
     fn is_link_local(self) -> bool;
 }
 
@@ -63,12 +68,14 @@ impl Rewrite for V4 {
         let addresses = checksum::difference(parsed.key.src.word(), src.word());
         let addresses = checksum::add(addresses, checksum::difference(parsed.key.dst.word(), dst.word()));
         let hop = hop4(parsed.hop, u32::from(count_hop), addresses);
+        // TTL, header checksum and both addresses are adjacent: one bounds check and one store.
         packet.store_words(L3 + 8, &[hop, Be32(src.word()), Be32(dst.word())])?;
         Some(addresses)
     }
 }
 
-/// The word of time to live, protocol and header checksum (RFC 791, section 3.1) after `hops` hops and a difference of the addresses.
+/// Returns the word of TTL, protocol and header checksum (RFC 791, section 3.1) after `hops` hops
+/// and a change of the addresses.
 #[inline(always)]
 fn hop4(word: Be32, hops: u32, addresses: u32) -> Be32 {
     let (before, sum) = ((word.get() >> 16) as u16, Be16::new(word.get() as u16));
@@ -89,6 +96,7 @@ impl Rewrite for V6 {
         // RFC 8200, section 3: payload length, next header, hop limit
         let after = Be32::new(parsed.hop.get().wrapping_sub(1));
         packet.store_words(L3 + 4, &[after])?;
+        // No checksum of an IPv6 packet covers the hop limit.
         packet.adjust_csum_complete(checksum::difference(parsed.hop.0, after.0));
         Some(())
     }
@@ -98,7 +106,7 @@ impl Rewrite for V6 {
         if count_hop {
             Self::decrement_hop_limit(packet, parsed)?;
         }
-        // usually one of them stays
+        // A flow usually translates one of the two addresses.
         let mut addresses = 0;
         if src != parsed.key.src {
             addresses = store6(packet, L3 + 8, parsed.key.src, src)?;

@@ -1,4 +1,8 @@
-//! Ethernet, IPv4 with options, IPv6 with extension headers, fragments, and the ports behind them.
+//! Parsing: Ethernet, IPv4 with options, IPv6 with extension headers, fragments, ports.
+//!
+//! Every packet program and every stage begins here, because a tail call keeps no state. The result
+//! is the tuple by which flows are found. Limits ([`MAX_L4`], [`MAX_EXTENSIONS`]) bound the work of
+//! program and verifier. The module reads packets and never writes them.
 
 use crate::maps::FamilyMaps;
 use crate::packet::access::{L3, Packet};
@@ -8,9 +12,10 @@ use crate::types::flow::{FlowKey, FragmentKey, Ports};
 use crate::types::service::proto;
 use crate::wire::byte_order::{Be16, Be32};
 
-/// The largest offset of an L4 header that is looked at.
+/// Largest offset of an L4 header, bytes. The verifier needs a constant bound for packet accesses;
+/// a packet with longer headers is dropped.
 const MAX_L4: u32 = 1023;
-/// How many IPv6 extension headers are walked.
+/// Number of IPv6 extension headers that are followed. A packet with more is dropped.
 const MAX_EXTENSIONS: usize = 6;
 
 // IPv6 extension headers (IANA "IPv6 Extension Header Types")
@@ -30,53 +35,57 @@ pub const RST: u8 = 0x04;
 /// TCP flag ACK.
 pub const ACK: u8 = 0x10;
 
-/// What follows the IP header.
+/// The header that follows the IP header and its extensions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Layer4 {
-    /// A TCP header.
+    /// TCP (RFC 9293).
     Tcp,
-    /// A UDP header.
+    /// UDP (RFC 768).
     Udp,
-    /// An SCTP header.
+    /// SCTP (RFC 9260).
     Sctp,
-    /// An ICMP or `ICMPv6` header that is no error.
+    /// ICMP or `ICMPv6`, except errors.
     Icmp,
-    /// An ICMP or `ICMPv6` error, with the packet that caused it inside.
+    /// An ICMP or `ICMPv6` error, which quotes the packet that caused it.
     IcmpError,
     /// Another protocol, or no header at all (a later fragment).
     Opaque,
 }
 
-/// A classified packet.
+/// The parsed headers of a packet, without a reference to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parsed<A> {
-    /// The tuple; ports are zero where there are none.
+    /// The packet's tuple; ports are zero if the protocol has none.
     pub key: FlowKey<A>,
-    /// Offset of the L4 header.
+    /// Offset of the L4 header, bytes, at most [`MAX_L4`].
     pub l4: usize,
-    /// What is there.
+    /// Kind of the L4 header.
     pub layer4: Layer4,
-    /// TCP flags; 0 for others.
+    /// TCP flags; 0 for other protocols.
     pub tcp_flags: u8,
-    /// ICMP type; 0 for others.
+    /// ICMP type; 0 for other protocols.
     pub icmp_type: u8,
-    /// The word of the IP header that has the hop limit, as it stands in the packet.
+    /// The word of the IP header that contains the hop limit.
     pub hop: Be32,
 }
 
 impl<A> Parsed<A> {
-    /// The same, without what the verifier knows of how it came about: of the many ways through the parser, one goes on.
+    /// Hides all values but the addresses from the verifier, so that the many paths through the
+    /// parser are explored further as one.
     ///
     /// # Errors
-    /// None on the host; the verifier wants the bound of the offset anew.
+    /// [`ParseError::BadHeader`] if the offset is out of range: never on the host, but the verifier
+    /// has forgotten the bound and needs to see it checked again.
     #[inline(always)]
     pub fn scrub_verifier_state<P: Packet>(&mut self, packet: &mut P) -> Result<(), ParseError> {
+        // Constants, because a pattern cannot contain a cast.
         const TCP: u32 = Layer4::Tcp as u32;
         const UDP: u32 = Layer4::Udp as u32;
         const SCTP: u32 = Layer4::Sctp as u32;
         const ICMP: u32 = Layer4::Icmp as u32;
         const ICMP_ERROR: u32 = Layer4::IcmpError as u32;
+        // Packed into words, because each call is one volatile write and read of the context.
         let kinds = (self.key.proto as u32) << 24
             | (self.tcp_flags as u32) << 16
             | (self.icmp_type as u32) << 8
@@ -98,14 +107,14 @@ impl<A> Parsed<A> {
         if self.l4 > MAX_L4 as usize { Err(ParseError::BadHeader) } else { Ok(()) }
     }
 
-    /// Whether this opens a TCP connection.
+    /// Returns true if the segment opens a TCP connection: SYN without ACK and RST.
     #[inline(always)]
     #[must_use]
     pub fn is_syn(&self) -> bool {
         self.tcp_flags & (SYN | ACK | RST) == SYN
     }
 
-    /// Whether this is a TCP segment that opens no connection.
+    /// Returns true for a TCP segment that does not open a connection.
     #[inline(always)]
     #[must_use]
     pub fn is_tcp_midflow(&self) -> bool {
@@ -113,19 +122,20 @@ impl<A> Parsed<A> {
     }
 }
 
-/// `EtherType` (IEEE 802) of the packet.
+/// Returns the `EtherType` (IEEE 802) of the packet, CPU order.
 #[inline(always)]
 pub fn ether_type<P: Packet>(packet: &P) -> Option<u16> {
     packet.load_u16(12).map(Be16::get)
 }
 
-/// `EtherType` of IPv4.
+/// `EtherType` of IPv4 (IEEE 802 numbers, IANA).
 pub const ETHER_IPV4: u16 = 0x0800;
-/// `EtherType` of IPv6.
+/// `EtherType` of IPv6 (IEEE 802 numbers, IANA).
 pub const ETHER_IPV6: u16 = 0x86dd;
 
-/// A fieldless enum beside fields that are always set: the payload of an `Option` that lives across branches is spilled while
-/// undefined, which the verifier refuses.
+/// The position of a fragment. A fieldless enum beside fields that are always set: LLVM spills the
+/// payload of an `Option` that lives across branches although it is undefined on some of them,
+/// which the verifier refuses (`R5 !read_ok`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fragment {
     Whole,
@@ -133,9 +143,9 @@ enum Fragment {
     Later,
 }
 
-/// An IP header, of either family.
+/// The IP header of either family, extension headers included.
 pub struct Ip<A> {
-    /// Bytes of the packet, headers included, as the header says.
+    /// Length of the packet as its header tells it, bytes, headers included.
     length: u32,
     src: A,
     dst: A,
@@ -147,21 +157,22 @@ pub struct Ip<A> {
 }
 
 impl<A> Ip<A> {
-    /// Whether this is not the whole packet.
+    /// Returns true if the packet is a fragment, the first one included.
     #[inline(always)]
     #[must_use]
     pub const fn is_fragment(&self) -> bool {
         !matches!(self.fragment, Fragment::Whole)
     }
 
-    /// Offset of what follows the header and its extensions.
+    /// Returns the offset of the L4 header, bytes from the start of the frame.
     #[inline(always)]
     #[must_use]
     pub const fn l4(&self) -> u32 {
         self.l4 as u32
     }
 
-    /// Bytes of what follows the header and its extensions. More than 65535: there is less in the packet than its headers.
+    /// Returns the bytes behind the IP header and its extensions. A value over 65535 means that the
+    /// header claims less than its own length.
     #[inline(always)]
     #[must_use]
     pub const fn payload(&self) -> u32 {
@@ -169,24 +180,26 @@ impl<A> Ip<A> {
     }
 }
 
-/// An address family's IP header.
+/// Reading of a family's IP header.
 pub trait Header: Address {
-    /// Reads it.
+    /// Reads the header and its extensions.
     ///
     /// # Errors
-    /// A header that is cut off or contradicts itself.
+    /// [`ParseError::Truncated`] or [`ParseError::BadHeader`].
     fn ip<P: Packet>(packet: &P) -> Result<Ip<Self>, ParseError>;
-    /// Bytes behind the IP header, extensions included, as the header has it.
+    /// Returns the bytes behind the fixed IP header, extensions included, as the header tells.
     fn payload<P: Packet>(packet: &P) -> Option<u32>;
 }
 
-/// Classifies a packet of family `A`.
+/// Parses a packet of family `A`. A first fragment leaves its ports for the later ones.
 ///
 /// # Errors
-/// [`ParseError`].
+/// The reason why the packet has no tuple ([`ParseError`]).
 #[inline(always)]
 pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(packet: &mut P, tables: &T) -> Result<Parsed<A>, ParseError> {
     let ip = A::ip(packet)?;
+    // Up to six extension headers lead here, each with its own range of offsets. Scrubbed and
+    // bounded again, they are one state: 11,700 verified instructions instead of 255,000.
     let l4 = packet.scrub_verifier_state(ip.l4 as u32);
     if l4 > MAX_L4 {
         return Err(ParseError::BadHeader);
@@ -231,6 +244,7 @@ fn layer4<A: Header, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Result<()
             } else {
                 parsed.layer4 = Layer4::Icmp;
                 let id = (h[1].get() >> 16) as u16;
+                // Echo request and reply carry one identifier, which serves as both ports.
                 (parsed.key.sport, parsed.key.dport) = (id, id);
             }
         }
@@ -239,7 +253,8 @@ fn layer4<A: Header, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Result<()
     Ok(())
 }
 
-/// RFC 792: unreachable, source quench, redirect, time exceeded, parameter problem. RFC 4443, section 2.1: types below 128.
+/// Returns true for the type of an ICMP error. RFC 792: unreachable, source quench, redirect, time
+/// exceeded, parameter problem. RFC 4443, section 2.1: types below 128.
 #[inline(always)]
 const fn icmp_is_error(protocol: u8, icmp_type: u8) -> bool {
     if protocol == proto::ICMP6 { icmp_type < 128 } else { matches!(icmp_type, 3 | 4 | 5 | 11 | 12) }
@@ -305,20 +320,23 @@ impl Header for V6 {
             fragment_id: 0,
             hop: h[1],
         };
+        // A constant bound, so that the verifier sees the loop end.
         for _ in 0..MAX_EXTENSIONS {
-            // length in units beyond the first (RFC 8200, section 4; RFC 4302, section 2.2 for the authentication header)
+            // Length in units beyond the first (RFC 8200, section 4; RFC 4302, section 2.2 for the
+            // authentication header).
             let (unit, extra) = match ip.proto {
                 HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY => (8, 1),
                 AUTHENTICATION => (4, 2),
                 FRAGMENT => (0, 0),
                 _ => return Ok(ip),
             };
+            // By a helper: this offset is variable in every iteration.
             let e: [Be32; 2] = packet.load_words_via_helper(ip.l4).ok_or(ParseError::Truncated)?;
             let fragment = ip.proto == FRAGMENT;
             ip.proto = e[0].byte(0);
             if fragment {
                 ip.l4 += 8;
-                // an atomic fragment (RFC 6946) is whole
+                // An atomic fragment (RFC 6946) is a whole packet.
                 match (e[0].get() & 0xfff8, e[0].get() & 1) {
                     (0, 0) => {}
                     (0, _) => ip.fragment = Fragment::First,

@@ -1,4 +1,7 @@
-//! Carrying out a translation: addresses, ports, checksums, and the hop that every router counts.
+//! Translation of a packet: addresses, ports, checksums, hop limit.
+//!
+//! The packet path calls [`translate`] with a flow. Ports and CRC of SCTP are left to a stage
+//! ([`crate::path::sctp_ports`]). The module never decides where the packet goes.
 
 use crate::packet::access::{L3, Packet};
 use crate::packet::family::Rewrite;
@@ -7,8 +10,11 @@ use crate::types::flow::Flow;
 use crate::wire::byte_order::Be32;
 use crate::wire::checksum::{self, ChecksumChange};
 
-/// Gives the packet the addresses and ports of its flow, and counts a hop if asked to; the packet must then have one left.
-/// [`via_sctp_stage`] says what is left to be done. `OFTEN`: it is worth more instructions to be done sooner, for which IPv4 always has room.
+/// Writes the addresses and ports of a flow into the packet, and decrements the hop limit if
+/// `count_hop` is set (it must not be 0 then). `None`: the kernel refused a write.
+///
+/// [`crate::path::forward::via_sctp_stage`] has to follow. `OFTEN` trades code size for speed on
+/// the hot path; IPv4 programs always fit the verifier's limit, IPv6 ones only there.
 #[inline(always)]
 #[must_use]
 pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
@@ -27,10 +33,14 @@ pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
             let change = ChecksumChange { addresses, ports: 0, v6: true, udp: false, pseudo: 0 };
             return packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change);
         }
+        // SCTP, later fragments, other protocols, and ICMP errors of IPv4: no 16-bit checksum here
+        // covers an address or a port.
         _ => {
             if A::V6 {
+                // In IPv4 the header checksum compensates the addresses.
                 packet.adjust_csum_complete(addresses);
             }
+            // Only the SCTP stage reads it; writing always costs less than a branch.
             packet.set_scratch(from.0 ^ to.0);
             return Some(());
         }
@@ -39,8 +49,11 @@ pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
     if from != to {
         packet.store_word_at(parsed.l4, L3 + A::HEADER, to)?;
     }
+    // Not 0xffff, one's complement's other zero, so that a test for 0 suffices below.
     let ports = if from == to { 0 } else { ports };
     let mut pseudo = 0;
+    // The sum of the pseudo header tells a finished checksum from one that is left to the device. A
+    // finished one is corrected in place, which saves the 25 ns of the helper.
     if (OFTEN || !A::V6)
         && let Some(bytes) = A::payload(packet)
     {
@@ -51,7 +64,8 @@ pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(
     packet.correct_checksum(parsed.l4 + at, L3 + A::HEADER + at, change)
 }
 
-/// Gives an ICMP echo the identifier of its flow; only `ICMPv6` has a pseudo header in its checksum.
+/// Writes the identifier of a flow into an ICMP echo. Only `ICMPv6` has a pseudo header under its
+/// checksum.
 #[inline(always)]
 fn translate_echo<A: Rewrite, P: Packet>(
     packet: &mut P,
@@ -70,7 +84,7 @@ fn translate_echo<A: Rewrite, P: Packet>(
     packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change)
 }
 
-/// Both ports as they stand at the start of a TCP, UDP or SCTP header.
+/// Returns both ports as they stand at the start of a TCP, UDP or SCTP header.
 #[inline(always)]
 const fn ports(src: u16, dst: u16) -> Be32 {
     Be32::new((src as u32) << 16 | dst as u32)

@@ -1,15 +1,20 @@
-//! The flow state machine: what a packet does to the flow it belongs to, and whether it still belongs to it.
+//! Connection tracking: validity of a flow for a packet, and the flow's state.
+//!
+//! Every hook and stage that finds a flow asks [`is_current`] before it uses the flow, and calls
+//! [`touch`] afterwards. The functions read backends and the node's timeouts. They never insert or
+//! remove flows.
 
 use crate::maps::SharedMaps;
 use crate::packet::parse::{FIN, Layer4, Parsed, RST};
 use crate::types::flow::{Flow, flow_flags, flow_state};
 use crate::types::service::backend_state;
 
-/// Whether the flow still speaks for this packet.
+/// Returns true if the flow may still translate this packet.
 ///
-/// It does not when it has idled too long, when its backend has ended (UDP and others at once; TCP goes on, its backend knows it),
-/// and when the packet opens a new connection that its backend would not be given now. With UDP nothing says so; but a client that has only asked
-/// something (DNS), and now asks from the same port again, has no reason to wait for a backend that is about to end.
+/// It may not if it has timed out, if its backend has ended (except TCP, which stays with it), or
+/// if the packet opens a new connection that its backend would not get now. UDP does not mark new
+/// connections. But a client that repeats a single datagram (DNS) from the same port has no state
+/// at the backend, so an unreplied flow leaves a backend that takes no new connections.
 #[inline(always)]
 pub fn is_current<A, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, tables: &T) -> bool {
     let Some(config) = tables.config() else { return false };
@@ -22,15 +27,18 @@ pub fn is_current<A, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, now: u32
     if now.wrapping_sub(flow.last_seen) > limit {
         return false;
     }
+    // The direction of the reply does not check the backend: answers that are under way must
+    // reach the client. TCP segments stay with their backend in either direction.
     if flow.flags & flow_flags::REPLY != 0 || (tcp && !packet.is_syn()) {
         return true;
     }
     if flow.backend == 0 {
-        // to a host port: as long as it is the same pod; out of the cluster: as long as it is used
+        // Host port: valid as long as the same pod is there. Masqueraded: as long as it is used.
         return flow.flags & flow_flags::TO_POD == 0
             || tables.pod(flow.oif).is_some_and(|pod| pod.netns_cookie as u32 == flow.generation);
     }
     let Some(backend) = tables.backend(flow.backend) else { return false };
+    // A SYN is a new connection: the backend must take those of the client's side.
     let taken = if tcp {
         if flow.flags & flow_flags::EXTERNAL != 0 { backend_state::EXTERNAL } else { backend_state::INTERNAL }
     } else if is_unreplied(flow, packet, now, config.unreplied_ticks) {
@@ -41,7 +49,7 @@ pub fn is_current<A, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, now: u32
     backend.generation == flow.generation && backend.state & taken != 0
 }
 
-/// Whether a datagram asks something that has nothing to do with what was sent before it, as far as can be seen.
+/// Returns true for a datagram after a pause in a flow that has seen single datagrams only.
 #[inline(always)]
 fn is_unreplied<A>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, pause: u16) -> bool {
     matches!(packet.layer4, Layer4::Udp)
@@ -49,7 +57,8 @@ fn is_unreplied<A>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, pause: u16) -> 
         && now.wrapping_sub(flow.last_seen) >= pause as u32
 }
 
-/// Records the packet. Fields are written only when they change, so that the cache line stays shared.
+/// Updates state and time of a flow. Fields are written only if they change, so that CPUs can share
+/// the cache line.
 #[inline(always)]
 pub fn touch<A, T: SharedMaps>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32, tables: &T) {
     let pause = now.wrapping_sub(flow.last_seen);
@@ -61,7 +70,8 @@ pub fn touch<A, T: SharedMaps>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32,
         Layer4::Tcp if packet.tcp_flags & FIN != 0 => flow_state::CLOSING,
         Layer4::Tcp if packet.is_syn() => flow_state::NEW,
         Layer4::Tcp if flow.state == flow_state::NEW => flow_state::ESTABLISHED,
-        // neither so soon that both ask the same (a resolver asks for two families at once), nor so late that it is about something else
+        // Within one tick, a resolver asks for both address families: no sign of an exchange. After
+        // a longer pause the datagram belongs to something else.
         Layer4::Udp if pause != 0 && tables.config().is_some_and(|c| pause <= c.assured_ticks as u32) => {
             flow_state::ESTABLISHED
         }

@@ -1,7 +1,9 @@
-//! The packet programs: what happens at each hook.
+//! The packet path at the tc hooks, and the stages that open flows.
 //!
-//! A packet of a known flow is done with at once, and so is one that only passes through. Whatever is rarer is a [`Stage`]: it begins with
-//! the packet anew, because a tail call takes nothing along.
+//! The entry programs handle established flows and packets that pass through. Everything else runs
+//! in a tail call ([`Stage`]), which has to parse the packet again because a tail call keeps no
+//! state. `dataplane-ebpf/src/programs.rs` and the tests call these functions. They return a
+//! [`Verdict`] and leave its execution to the caller.
 
 use crate::balance::select::host_port;
 use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
@@ -22,8 +24,8 @@ use crate::types::stage::{Origin, Stage};
 use crate::verdict::{Action, Verdict};
 use crate::wire::byte_order::{Be16, Be32};
 
-/// Ingress of a pod's host-side veth, which is everything that a pod sends, or of an uplink: node ports, external addresses, replies, and
-/// packets for local pods.
+/// Handles ingress of a pod's host-side veth (everything that a pod sends) or of an uplink (node
+/// ports, external addresses, replies, packets to local pods).
 #[inline(always)]
 pub fn ingress<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, origin: Origin, ifindex: u32) -> Verdict
 where
@@ -40,12 +42,13 @@ where
     }
     let parsed: Parsed<A> = match parse(packet, tables) {
         Ok(parsed) => parsed,
-        // the host's stack reassembles what is for the host
+        // The host's stack reassembles datagrams for the host.
         Err(ParseError::UnknownFragment) if matches!(origin, Origin::Uplink) => return Verdict::PASS,
         Err(reject) => return Verdict::drop(reject.into()),
     };
     let now = tables.now();
-    // a flow knows by which interface its packets come in: that is the anti-spoof check of a hit
+    // A flow records the interface by which its packets arrive: with the source MAC, that is the
+    // anti-spoofing check of an established flow, without a second lookup.
     if let Some(flow) = flows.get(&parsed.key) {
         if flow.iif == origin.iif(ifindex) && is_current(flow, &parsed, now, tables) {
             touch(flow, &parsed, now, tables);
@@ -55,12 +58,16 @@ where
             return Verdict::PASS.then(Stage::PortReuse);
         }
     }
-    // what opens a connection often asks for a frontend; anything else first shows what its address is
+    // A SYN usually goes to a frontend, so the stage is the likely result and its two lookups are
+    // saved here. Other packets are classified by their destination first.
     if parsed.is_syn() {
         return Verdict::PASS.then(Stage::NewConnection);
     }
+    // From here on no valid flow translates the packet.
     let verdict = miss(flows, tables, &parsed, origin, ifindex);
     match verdict.stage() {
+        // The stage applies this verdict if the error quotes no packet of a flow. A spoofed error
+        // is never translated.
         None if parsed.layer4 == Layer4::IcmpError && verdict != SPOOFED => verdict.then(Stage::IcmpError),
         None => route(packet, tables, &parsed, verdict),
         Some(_) => verdict,
@@ -69,12 +76,15 @@ where
 
 const SPOOFED: Verdict = Verdict::drop(DropReason::Spoofed);
 
-/// Returns [`Verdict::PASS`] if the source MAC of a frame is the pod's. Runs for established flows as well: a flow entry
-/// does not record the sender's MAC, and a pod that is being deleted must not send.
+/// Returns [`Verdict::PASS`] if the source MAC of a frame is the pod's.
+///
+/// Runs for established flows as well: a flow entry does not record the sender's MAC, and a pod
+/// that is being deleted must not send.
 #[inline(always)]
 fn check_source_mac<P: Packet, T: SharedMaps>(packet: &P, tables: &T, ifindex: u32) -> Verdict {
     let Some(pod) = present_pod(tables, ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
     let mac = &pod.mac;
+    // Compared as a word and a half, because LLVM reads a byte array byte by byte.
     let is_own = packet.load_words(6) == Some([Be32(u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]))])
         && packet.load_u16(10) == Some(Be16(u16::from_ne_bytes([mac[4], mac[5]])));
     if is_own { Verdict::PASS } else { SPOOFED }
@@ -86,7 +96,10 @@ fn present_pod<T: SharedMaps>(tables: &T, ifindex: u32) -> Option<&Pod> {
     tables.pod(ifindex).filter(|pod| pod.flags & pod_flags::PRESENT != 0)
 }
 
-/// A packet that has no flow and opens no TCP connection. A function of its own, with a stack of its own.
+/// Handles a packet that has no flow and does not open a TCP connection.
+///
+/// Not inlined: its locals and those of the established path do not fit into 512 bytes of stack
+/// together. A call has a frame of its own, which exists only while it runs.
 #[inline(never)]
 fn miss<A, F, T>(flows: &mut F, tables: &T, parsed: &Parsed<A>, origin: Origin, ifindex: u32) -> Verdict
 where
@@ -109,24 +122,26 @@ where
         {
             Verdict::drop(DropReason::NoFlow)
         }
-        // nobody listens on the other ports of a Service's address
+        // A Service owns all ports of its cluster IP, so no process can listen on the others.
         address_kind::SERVICE if parsed.is_tcp_midflow() || parsed.layer4 == Layer4::Icmp => {
             Verdict::reject(DropReason::NoFrontend)
         }
         address_kind::SERVICE => Verdict::drop(DropReason::NoFrontend),
-        // what is the node's own is the host's business: also connections to node ports that were there before us
+        // The node's own traffic, including connections to node ports from before Ropeway was
+        // installed. The host's stack knows them, or resets them.
         address_kind::NODE => Verdict::PASS,
         _ => forward_untranslated(flows, tables, parsed, origin, ifindex, kind, into),
     }
 }
 
-/// What an address is; if it is a pod's, with the way into that.
+/// Returns the role of an address, and the verdict that delivers to it if it is a pod's.
 #[inline(always)]
 fn classify<A: Family, T: FamilyMaps<A>>(tables: &T, addr: &A) -> (u8, Verdict) {
     tables.address(addr).map_or((0, Verdict::PASS), |addr| (addr.kind, Verdict::to_pod_of(&addr)))
 }
 
-/// Returns [`Verdict::PASS`] if the source address is the pod's, or if the packet does not come from a pod.
+/// Returns [`Verdict::PASS`] if the source address is the pod's, or if the packet does not come
+/// from a pod.
 #[inline(always)]
 fn check_source_ip<A: Family, T: FamilyMaps<A>>(
     tables: &T,
@@ -144,11 +159,13 @@ fn check_source_ip<A: Family, T: FamilyMaps<A>>(
     if A::V6 && parsed.key.src.is_link_local() {
         return Verdict::drop(DropReason::ForbiddenControl);
     }
-    // the node forwards what asks for a pod that is gone
+    // The host device: the node forwards packets of others to a pod that is gone.
     if pod.flags & pod_flags::NODE != 0 { Verdict::drop(DropReason::UnallocatedAddress) } else { SPOOFED }
 }
 
-/// To an address that is none of a Service and not the node's. With [`Stage::NewConnection`]: out of this device, as the node.
+/// Handles a packet to an address that is neither a Service's nor the node's.
+///
+/// A verdict with [`Stage::NewConnection`] means: send by this device, masqueraded as the node.
 #[inline(always)]
 fn forward_untranslated<A, F, T>(
     flows: &mut F,
@@ -166,7 +183,8 @@ where
 {
     let opens = parsed.is_syn() || matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
     if opens {
-        // with the ports of an old connection through a Service: its replies must not be translated
+        // The client reuses the port of an old connection through a Service to the same backend:
+        // that connection's reply flow would translate the answers to this one.
         let back = parsed.key.reversed();
         if flows.get(&back).is_some_and(|flow| flow.flags & flow_flags::REPLY != 0) {
             flows.remove(&back);
@@ -187,7 +205,7 @@ where
         return Verdict::PASS;
     }
     if route.own {
-        // the node's routes have led its packet here
+        // Only the node's routes lead its packets here, so the address has no pod.
         let from_node = tables.pod(ifindex).is_some_and(|pod| pod.flags & pod_flags::NODE != 0);
         return if from_node { Verdict::reject(DropReason::UnallocatedAddress) } else { Verdict::PASS };
     }
@@ -202,8 +220,12 @@ fn frontend_key<A: Family>(parsed: &Parsed<A>) -> FrontendKey<A> {
     FrontendKey { addr: parsed.key.dst, port: parsed.key.dport, proto: parsed.key.proto, pad: 0 }
 }
 
-/// [`Stage::NewConnection`]: a packet without a flow that opens a connection, or may. [`Stage::LeastConnections`], with `COUNTS`: the same where the scheduler of the frontend
-/// counts connections, because both do not fit into one program.
+/// Runs [`Stage::NewConnection`]: a packet without a flow that opens a connection, or may open one.
+/// With `COUNTS` runs [`Stage::LeastConnections`], for frontends whose scheduler compares
+/// connection counts.
+///
+/// Two stages, because the search for the least loaded backend and the rest of the path exceed the
+/// verifier's budget and the stack of one program.
 #[inline(always)]
 pub fn new_connection<A, P, F, T, const COUNTS: bool>(
     packet: &mut P,
@@ -227,12 +249,15 @@ where
     }
     let mut target = FlowTarget::EMPTY;
     let verdict = match requested_frontend(tables, &parsed) {
-        // the other of the two stages; for this one, the agent has changed it just now
+        // The frontend belongs to the other stage. In this one that can only be because the agent
+        // has changed the scheduler in between.
         Some(frontend) if COUNTS != scheduler::counts_connections(frontend.scheduler) => {
             return Verdict::PASS.then(if COUNTS { Stage::NewConnection } else { Stage::LeastConnections });
         }
         Some(frontend) => {
             if COUNTS {
+                // First, while the frame of this function holds little: the search needs a large
+                // one.
                 target.find_least_loaded(tables, frontend, origin);
             }
             connect_backend::<A, T, COUNTS>(tables, &parsed, frontend, origin, ifindex, &mut target)
@@ -240,12 +265,13 @@ where
         None if COUNTS => return Verdict::PASS.then(Stage::NewConnection),
         None => connect_other(flows, tables, &parsed, origin, ifindex, &mut target),
     };
+    // Many branches end here. What follows is explored once for each state that differs.
     let verdict = verdict.scrub_verifier_state(packet);
     if verdict.stage().is_some() {
         return verdict;
     }
     if verdict.action() != Action::Translate {
-        // what asks for a frontend is translated or ends here
+        // A packet to a frontend is translated or ends here.
         if COUNTS {
             return verdict;
         }
@@ -253,6 +279,7 @@ where
     }
     target.scrub_verifier_state(packet);
     target.resolve_route(packet);
+    // The branches above have fixed the origin, and each value would be explored separately.
     let origin = Origin::from_number(packet.scrub_verifier_state(origin as u32));
     let mut flow = Flow::EMPTY;
     let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, origin, ifindex, &mut flow);
@@ -263,14 +290,17 @@ where
     }
 }
 
-/// The frontend that a packet asks for. A function of its own, as [`insert_flow_pair`], and so are the next two.
+/// Returns the frontend that a packet is sent to.
+///
+/// Not inlined, like the next two functions and [`insert_flow_pair`]: each has a stack frame of its
+/// own, and only one of them is live at a time.
 #[inline(never)]
 fn requested_frontend<'a, A: Family, T: FamilyMaps<A>>(tables: &'a T, parsed: &Parsed<A>) -> Option<&'a Frontend> {
     let ported = matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp | Layer4::Sctp);
     if ported { tables.frontend(&frontend_key(parsed)) } else { None }
 }
 
-/// [`Verdict::TRANSLATE`]: to a backend of the frontend, in `target`.
+/// Picks a backend of the frontend. With [`Verdict::TRANSLATE`] it is in `target`.
 #[inline(never)]
 fn connect_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     tables: &T,
@@ -287,7 +317,8 @@ fn connect_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     to_backend::<A, T, COUNTS>(tables, &parsed.key, frontend, origin, target)
 }
 
-/// [`Verdict::TRANSLATE`]: to the far end in `target`, which is no backend.
+/// Handles a new connection to anything but a frontend: a host port, or a destination outside the
+/// cluster that is masqueraded. With [`Verdict::TRANSLATE`] the destination is in `target`.
 #[inline(never)]
 fn connect_other<A, F, T>(
     flows: &mut F,
@@ -327,8 +358,9 @@ where
     masquerade(tables, &parsed.key, verdict.ifindex(), target)
 }
 
-/// [`Stage::IcmpError`]: an ICMP error, after another program has found `verdict` for it as for any packet. If it is about a packet of a flow
-/// that comes in here, it is translated and follows that flow.
+/// Runs [`Stage::IcmpError`]. If the error is about a packet of a flow, both are translated and the
+/// error follows that flow. Otherwise `verdict` applies, which the calling program has found for
+/// the packet as for any other.
 #[inline(always)]
 pub fn icmp_error<A, P, F, T>(
     packet: &mut P,
@@ -353,9 +385,11 @@ where
     }
 }
 
-/// Egress of an uplink or of a pod's host-side veth, for packets of the host's stack: replies of a backend that has the
-/// node's own address get their frontend's address back; datagrams of a socket whose backend has ended go to another one, and SCTP that
-/// `LEAVES` the node to a backend of the frontend that it asks for.
+/// Handles egress of an uplink or of a pod's host-side veth, for packets of the host's stack.
+///
+/// Replies of a backend with the node's own address get the frontend's address back. Datagrams of a
+/// connected socket whose backend has ended get another backend. With `LEAVES` (an uplink), SCTP to
+/// a frontend gets a backend.
 #[inline(always)]
 pub fn from_host<A, P, F, T, const LEAVES: bool>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
 where
@@ -382,7 +416,8 @@ where
     }
     let fails_over = match parsed.layer4 {
         Layer4::Udp => peer_of_ended_backend(packet, tables, &parsed).is_some(),
-        // no hook sees such sockets: what they ask of external addresses leaves here, and other things go to the gate
+        // The socket hooks do not handle SCTP. What goes to external addresses leaves here; cluster
+        // IPs are routed to the host device, whose programs run at ingress.
         Layer4::Sctp if LEAVES => tables.frontend(&frontend_key(&parsed)).is_some(),
         _ => false,
     };

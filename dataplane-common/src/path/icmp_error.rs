@@ -1,8 +1,10 @@
-//! ICMP errors about a translated packet: they carry that packet inside, and mean nothing to its sender unless both are translated
-//! back (RFC 5508, section 4; RFC 4443, section 2.4).
+//! ICMP errors about translated packets: the quoted packet and the error are translated back.
 //!
-//! The packet inside was going one way; the error goes the other way, and so does the flow whose key is the inside turned round. That
-//! flow's translation is applied to the outside as to any of its packets, and turned round to the inside.
+//! A sender recognizes an error by the packet that it quotes, so both must show the sender's own
+//! tuple (RFC 5508, section 4; RFC 4443, section 2.4). The error runs in the direction opposite to
+//! the quoted packet, and the flow whose key is the quoted tuple reversed is the one of that
+//! direction. Its translation applies to the outer header as to any of its packets, and reversed to
+//! the quoted packet.
 
 use crate::maps::FlowMap;
 use crate::packet::access::{L3, Packet};
@@ -17,12 +19,13 @@ use crate::verdict::Verdict;
 use crate::wire::byte_order::Be32;
 use crate::wire::checksum::{self, ChecksumChange};
 
-/// Bytes of an ICMP header before the packet inside.
+/// Length of an ICMP header, bytes; the quoted packet follows it.
 const HEADER: usize = 8;
 
-/// Translates an error and sends it on, if it is about a packet of a flow that comes in here.
+/// Translates an error about a packet of a flow, and returns where the error goes.
 ///
-/// Rare: every access goes through helpers. [`Verdict::TRANSLATE`]: nothing is done.
+/// [`Verdict::TRANSLATE`] means that no flow matches and nothing was changed. Errors are rare, so
+/// all accesses use helpers, which keeps packet pointers and verifier states few.
 #[inline(always)]
 pub fn translate_error<A: Family, P: Packet, F: FlowMap<A>>(
     packet: &mut P,
@@ -33,12 +36,14 @@ pub fn translate_error<A: Family, P: Packet, F: FlowMap<A>>(
 ) -> Verdict {
     let at = parsed.l4 + HEADER;
     let mut back = FlowKey { src: A::UNSPECIFIED, dst: A::UNSPECIFIED, sport: 0, dport: 0, proto: 0, pad: [0; 3] };
+    // A plain number: the payload of an `Option` must not live across the branches that follow.
     let length = A::read(packet, at, &mut back).unwrap_or(0);
     if length == 0 {
         return Verdict::TRANSLATE;
     }
     let Some(flow) = flows.get(&back) else { return Verdict::TRANSLATE };
     let host = matches!(origin, Origin::Host);
+    // The error must arrive by the interface of the flow's packets, as they must themselves.
     if flow.iif != origin.iif(ifindex) || (host && flow.flags & flow_flags::REPLY == 0) {
         return Verdict::TRANSLATE;
     }
@@ -46,7 +51,8 @@ pub fn translate_error<A: Family, P: Packet, F: FlowMap<A>>(
     if count_hop && A::hop_limit(parsed.hop) < 2 {
         return Verdict::PASS;
     }
-    // an error of the far end itself is shown as the frontend's; one of a router on the way keeps its sender
+    // An error of the backend itself appears to come from the frontend. A router on the way keeps
+    // its address.
     let src = if parsed.key.src == back.src { &flow.src } else { &parsed.key.src };
     match translate(packet, parsed, &back, at + length, flow, src, count_hop) {
         Some(()) if host => Verdict::PASS,
@@ -68,7 +74,7 @@ fn translate<A: Family, P: Packet>(
     let outer = <A as crate::packet::family::Rewrite>::store(packet, parsed, *src, flow.dst, count_hop)?;
     let inner = <A as Inside>::store(packet, parsed.l4 + HEADER, back, flow.dst, flow.src)?;
     let (at, low) = match back.proto {
-        // the identifier of an echo, before its sequence number
+        // The identifier of an echo, which precedes its sequence number.
         proto::ICMP | proto::ICMP6 => {
             (ports_at + 4, packet.load_words_via_helper::<1>(ports_at + 4)?[0].get() & 0xffff)
         }
@@ -77,8 +83,9 @@ fn translate<A: Family, P: Packet>(
     let [before] = packet.load_words_via_helper::<1>(at)?;
     let after = Be32::new((flow.dport as u32) << 16 | low);
     packet.store_word_via_helper(at, after)?;
+    // The error's checksum covers the quoted packet.
     let inner = checksum::add(inner, checksum::difference(before.0, after.0));
-    // only ICMPv6 has a pseudo header in its checksum
+    // Only ICMPv6 has a pseudo header under its checksum.
     let addresses = if A::V6 { outer } else { 0 };
     let change = ChecksumChange { addresses, ports: inner, v6: A::V6, udp: false, pseudo: 0 };
     packet.correct_checksum(parsed.l4 + 2, L3 + A::HEADER + 2, change)

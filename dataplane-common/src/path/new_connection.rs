@@ -1,4 +1,8 @@
-//! Making flows: for a connection through a frontend or a host port, and for one that leaves the cluster.
+//! New flows: to a backend of a frontend, to a host port, or masqueraded out of the cluster.
+//!
+//! The stages that open flows choose a [`FlowTarget`] with [`to_backend`], [`to_host_port`] or
+//! [`masquerade`], and insert both directions with [`insert_flow_pair`]. [`egress`] finds the
+//! device for an address. The module never changes the packet.
 
 use crate::balance::select::{ClientTuple, is_client_allowed, least_loaded, pick, select};
 use crate::maps::{FamilyMaps, FlowMap};
@@ -12,19 +16,20 @@ use crate::types::service::{Frontend, HostPort, backend_state, frontend_flags, p
 use crate::types::stage::Origin;
 use crate::verdict::Verdict;
 
-/// How often a port for source translation is tried before the connection is given up.
+/// Number of ports that source translation tries before the connection is dropped.
 const SNAT_TRIES: u32 = 16;
 
-/// The far end of a new flow, and the way to it.
+/// The destination of a new flow, and the devices that its packets use.
 #[derive(Clone, Copy)]
 pub struct FlowTarget<A> {
     addr: A,
     port: u16,
-    /// Bits of [`flow_flags`].
+    /// Bits of [`flow_flags`] for the forward direction.
     flags: u8,
-    /// The source becomes the node, because the reply would not come back here otherwise.
+    /// Translate the source to the node's address, because the reply would not return to this node
+    /// otherwise.
     masquerade: bool,
-    /// Backend id and generation; a host port's have id 0 and part of the pod's cookie.
+    /// Backend id and generation; for a host port 0 and the low half of the pod's namespace cookie.
     backend: u32,
     generation: u32,
     iif: u32,
@@ -32,18 +37,22 @@ pub struct FlowTarget<A> {
 }
 
 impl<A: Address> FlowTarget<A> {
-    /// Nothing yet.
+    /// A target without destination, to be filled in.
     pub const EMPTY: Self =
         Self { addr: A::UNSPECIFIED, port: 0, flags: 0, masquerade: false, backend: 0, generation: 0, iif: 0, oif: 0 };
 
-    /// Finds the backend that has the least to do, before anything else is in the frame: the search needs a large one.
+    /// Sets the backend to the least loaded one of the frontend.
     #[inline(always)]
     pub fn find_least_loaded<T: FamilyMaps<A>>(&mut self, tables: &T, frontend: &Frontend, origin: Origin) {
         self.backend = least_loaded(tables, frontend, origin.side());
     }
 
-    /// Finds the way of a packet that would be left to the host's routes with the node's own address as its source: IPv4 takes that
-    /// for a forgery when the packet comes in by a device (a martian source, RFC 1812, section 5.3.7).
+    /// Looks up the egress device of a masqueraded IPv4 flow that would be left to the host's
+    /// routes.
+    ///
+    /// The host's stack drops a packet that arrives with the node's own address as its source (a
+    /// martian, RFC 1812, section 5.3.7; `fib_validate_source` in net/ipv4/fib_frontend.c), so such
+    /// a packet has to be redirected.
     #[inline(always)]
     pub fn resolve_route<P: Packet>(&mut self, packet: &P) {
         if !A::V6 && self.masquerade && self.oif == 0 {
@@ -51,8 +60,12 @@ impl<A: Address> FlowTarget<A> {
         }
     }
 
-    /// Leads there from the egress of a device: past no queue, because only what comes in can go past one, and not on through the host's stack,
-    /// which has decided already. Says whether there is such a route.
+    /// Looks up the egress device of a flow that is opened at egress; returns false if there is no
+    /// route.
+    ///
+    /// The packet has passed the host's stack already, so it cannot be left to the stack. The flag
+    /// `SHAPED` selects `bpf_redirect_neigh` for pods: `skb_do_redirect` in net/core/filter.c drops
+    /// a packet that `bpf_redirect_peer` redirects at egress.
     #[inline(always)]
     #[must_use]
     pub fn resolve_egress_route<P: Packet>(&mut self, packet: &P) -> bool {
@@ -63,9 +76,11 @@ impl<A: Address> FlowTarget<A> {
         self.oif != 0
     }
 
-    /// The same, without what the verifier knows of how it came about.
+    /// Hides all values but the address from the verifier, so that the branches that chose the
+    /// target are explored further as one.
     #[inline(always)]
     pub fn scrub_verifier_state<P: Packet>(&mut self, packet: &mut P) {
+        // Two fields in one word: each call is one volatile write and read.
         let bits = packet.scrub_verifier_state((self.flags as u32) << 1 | u32::from(self.masquerade));
         (self.flags, self.masquerade) = ((bits >> 1) as u8, bits & 1 != 0);
         self.backend = packet.scrub_verifier_state(self.backend);
@@ -76,20 +91,20 @@ impl<A: Address> FlowTarget<A> {
     }
 }
 
-/// The way out of the node.
+/// The egress of packets to an address beyond this node.
 #[derive(Clone, Copy)]
 pub struct Egress {
-    /// The uplink or the tunnel; 0: the host's routes decide.
+    /// Interface index of the uplink or the tunnel; 0: the host's stack routes.
     pub oif: u32,
-    /// Pods show the node's address there.
+    /// Packets of pods are masqueraded there.
     pub masquerade: bool,
-    /// Nobody has such an address.
+    /// The address is in a range of cluster IPs, and no Service has it.
     pub unallocated: bool,
-    /// Only a pod of this node can have such an address.
+    /// The address is in a pod range of this node, and no pod has it.
     pub own: bool,
 }
 
-/// The way to an address that is not on this node.
+/// Returns the egress for an address that is neither a local pod's nor the node's.
 #[inline(always)]
 pub fn egress<A: Family, T: FamilyMaps<A>>(tables: &T, addr: &A) -> Egress {
     let Some(config) = tables.config() else {
@@ -112,8 +127,11 @@ pub fn egress<A: Family, T: FamilyMaps<A>>(tables: &T, addr: &A) -> Egress {
     Egress { oif, masquerade, unallocated: flags & network_flags::SERVICE != 0, own }
 }
 
-/// A new connection through a frontend: picks a backend. [`Verdict::TRANSLATE`]: `target` is set. `COUNTS`: its scheduler counts connections, and
-/// the id in `target` is what [`FlowTarget::find_least_loaded`] has found.
+/// Picks a backend for a new connection through a frontend. With [`Verdict::TRANSLATE`] it is in
+/// `target`.
+///
+/// `COUNTS`: the scheduler compares connection counts, and `target` holds the id that
+/// [`FlowTarget::find_least_loaded`] has found.
 #[inline(always)]
 pub fn to_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     tables: &T,
@@ -157,10 +175,13 @@ pub fn to_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     match kind {
         address_kind::POD => {
             (target.iif, target.oif, target.flags) = (pod, pod, pod_flow_flags(flags));
+            // A pod that reaches itself: its stack drops packets with its own address as source.
             target.masquerade = internal && target.addr == key.src;
         }
+        // The node itself: delivered by the host's stack, which also sends the replies.
         address_kind::NODE => {}
-        // another plugin has attached this pod: the host's routes lead to it, and its replies come back by the host's stack
+        // A local pod that another CNI plugin attached: the host's routes lead to it, and its
+        // replies come back by the host's stack.
         _ if backend.state & backend_state::LOCAL != 0 => {}
         _ => {
             let route = egress(tables, &target.addr);
@@ -175,7 +196,7 @@ pub fn to_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     Verdict::TRANSLATE
 }
 
-/// A new connection to a host port.
+/// Sets the target of a new connection to a host port.
 #[inline(always)]
 pub fn to_host_port<A: Family, T: FamilyMaps<A>>(
     tables: &T,
@@ -200,13 +221,15 @@ pub fn to_host_port<A: Family, T: FamilyMaps<A>>(
     Verdict::TRANSLATE
 }
 
-/// Bits of [`flow_flags`] of a flow into a pod with these [`address_flags`].
+/// Returns the [`flow_flags`] of a flow into a pod with these [`address_flags`]. A mask and no
+/// branch, because the bits are equal.
 #[inline(always)]
 const fn pod_flow_flags(flags: u8) -> u8 {
     flow_flags::TO_POD | flags & address_flags::SHAPED
 }
 
-/// What a pod sends out of the cluster: gets the node's address and one of its ports.
+/// Sets the target of a connection that leaves the cluster with the node's address and one of its
+/// ports.
 #[inline(always)]
 pub fn masquerade<A: Family, T: FamilyMaps<A>>(
     tables: &T,
@@ -219,9 +242,12 @@ pub fn masquerade<A: Family, T: FamilyMaps<A>>(
     Verdict::TRANSLATE
 }
 
-/// Makes both directions, the reply's first: nothing is sent that could not come back.
+/// Inserts both directions of a new flow, the reply first: nothing is sent whose answer could not
+/// come back.
 ///
-/// A function of its own, with a stack of its own, of which a kernel program has 512 bytes for all that it calls.
+/// Not inlined: keys and values of both directions need a stack frame of their own. The frames of
+/// all nested calls together must fit into 512 bytes (`check_max_stack_depth` in
+/// kernel/bpf/verifier.c).
 #[inline(never)]
 pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     flows: &mut F,
@@ -234,6 +260,8 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
 ) -> Verdict {
     let now = tables.now();
     let internal = matches!(origin, Origin::Pod);
+    // `flow` is the caller's: one buffer serves as the value of both insertions, and afterwards as
+    // the flow by which the packet is translated.
     *flow = Flow {
         src: key.dst,
         dst: key.src,
@@ -258,14 +286,16 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     } else if !flows.insert(&back, flow) {
         return Verdict::drop(DropReason::FlowTableFull);
     }
+    // The forward direction is derived from the key of the reply, which holds the masqueraded port.
     flow.src = back.dst;
     flow.sport = back.dport;
     flow.dst = target.addr;
-    // an ICMP echo has one identifier for both directions
+    // An ICMP echo has one identifier for both directions.
     flow.dport = back.sport;
     flow.iif = origin.iif(ifindex);
     flow.oif = target.oif;
     flow.flags = target.flags | if internal { 0 } else { flow_flags::EXTERNAL };
+    // Half a pair would translate replies of a connection that does not exist.
     if !flows.insert(key, flow) {
         flows.remove(&back);
         return Verdict::drop(DropReason::FlowTableFull);
@@ -273,7 +303,7 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     Verdict::TRANSLATE
 }
 
-/// Finds a free port of the node for `back` and takes it by entering the reply flow.
+/// Finds a free port of the node for `back`, and reserves it by inserting the reply's flow.
 #[inline(always)]
 fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     flows: &mut F,
@@ -294,15 +324,17 @@ fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
         if echo {
             back.sport = back.dport;
         }
+        // `BPF_NOEXIST` makes test and reservation one atomic step between CPUs.
         if flows.insert_new(back, flow) {
             return true;
         }
+        // A linear congruential step: the helper for random numbers costs about 20 ns a call.
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     }
     false
 }
 
-/// Whether the ports of a flow are the identifier of an ICMP echo.
+/// Returns true if the ports of a flow are the identifier of an ICMP echo.
 #[inline(always)]
 const fn is_echo(protocol: u8) -> bool {
     matches!(protocol, proto::ICMP | proto::ICMP6)

@@ -1,8 +1,10 @@
-//! A connection that is opened with the ports of an old flow, by a packet for which that flow does not speak any more: the last look at it.
+//! A SYN whose 5-tuple matches a stale flow: port reuse or a retransmission.
 //!
-//! A client repeats its first packet after a second without an answer. If its backend is not given to new connections any more, it gets another one; but
-//! the first may have answered meanwhile, or still answer. So that the client never hears two of them, either the one that has answered keeps the
-//! connection, or what it says later is not translated any more: then the client knows nothing of it, and resets it.
+//! A client retransmits its SYN after a second without an answer. If the backend of the first SYN
+//! takes no new connections any more, the retransmission gets another backend; but the first one
+//! may have answered meanwhile, or may still answer. The client must never hear both. So either the
+//! backend that has answered keeps the connection, or its reply flow is removed: then its segments
+//! arrive untranslated, and the client resets them.
 
 use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::access::Packet;
@@ -14,7 +16,8 @@ use crate::types::flow::{Flow, flow_state};
 use crate::types::stage::{Origin, Stage};
 use crate::verdict::Verdict;
 
-/// [`Stage::PortReuse`]: goes on by the old flow, or with [`Stage::NewConnection`].
+/// Runs [`Stage::PortReuse`]: forwards by the stale flow, or continues with
+/// [`Stage::NewConnection`].
 #[inline(always)]
 pub fn port_reuse<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, origin: Origin, ifindex: u32) -> Verdict
 where
@@ -27,13 +30,14 @@ where
         Ok(parsed) => parsed,
         Err(reject) => return Verdict::drop(reject.into()),
     };
-    // whose connection it is not, by the check of a hit, ends none
+    // Same check as for established flows: a packet from another interface cannot end the flow.
     let Some(flow) = flows.get(&parsed.key).filter(|flow| flow.iif == origin.iif(ifindex)) else {
         return Verdict::PASS.then(Stage::NewConnection);
     };
     let back = flow.reverse_key(&parsed.key);
     let has_answered = flows.get(&back).is_some_and(|flow| flow.state == flow_state::ESTABLISHED);
     let now = tables.now();
+    // Looked up again: the lookup of the reverse direction took the mutable borrow.
     if has_answered
         && let Some(flow) = flows.get(&parsed.key)
         && is_retransmission(flow, now, tables)
@@ -45,7 +49,7 @@ where
     Verdict::PASS.then(Stage::NewConnection)
 }
 
-/// Whether nothing but its first packet was sent, so lately that this may be the same one.
+/// Returns true if the flow has seen nothing but SYNs, the last of them recently.
 #[inline(always)]
 fn is_retransmission<A, T: SharedMaps>(flow: &Flow<A>, now: u32, tables: &T) -> bool {
     flow.state == flow_state::NEW

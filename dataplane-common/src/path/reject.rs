@@ -1,11 +1,14 @@
-//! Telling the sender of a packet that it goes nowhere: the packet becomes the answer.
+//! Rejection: the packet is rewritten into the answer to its sender.
 //!
-//! TCP gets a reset (RFC 9293, section 3.10.7.1), everything else "port unreachable" (RFC 1122, section 3.2.2.1; RFC 4443, section 3.1), and what
-//! is too big for its way is told the size (RFC 1191, RFC 8201). The answer comes from the address that was asked for. Errors, resets, later
-//! fragments and packets with IP options or extension headers are not answered.
+//! TCP gets a reset (RFC 9293, section 3.10.7.1), everything else "port unreachable" (RFC 1122,
+//! section 3.2.2.1; RFC 4443, section 3.1). A packet larger than the MTU gets "fragmentation
+//! needed" or "packet too big" (RFC 1191, RFC 8201). The answer comes from the address that the
+//! client used. Errors, resets, later fragments, and packets with IP options or extension headers
+//! get none.
 //!
-//! Eight bytes behind the IP header are quoted; of SCTP twenty, if there are so many, because what opens an association has no verification tag
-//! and is known by the tag in its first chunk (RFC 9260, section 10).
+//! Eight bytes behind the IP header are quoted. Of SCTP it is twenty, if the packet has as many: a
+//! packet that opens an association has no verification tag, and its sender recognizes it by the
+//! tag in the first chunk (RFC 9260, section 10).
 
 use crate::maps::FamilyMaps;
 use crate::packet::access::{L3, Packet};
@@ -18,7 +21,8 @@ use crate::verdict::Verdict;
 use crate::wire::byte_order::{Be16, Be32};
 use crate::wire::checksum;
 
-/// [`crate::types::stage::Stage::Reject`]: `verdict` says why. What can't be answered stays a drop.
+/// Runs [`crate::types::stage::Stage::Reject`]; `verdict` gives the reason. A packet that cannot be
+/// answered stays a drop.
 #[inline(always)]
 pub fn reject<A, P, T>(packet: &mut P, tables: &T, verdict: Verdict) -> Verdict
 where
@@ -27,6 +31,8 @@ where
     T: FamilyMaps<A>,
 {
     let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return verdict };
+    // Fixed offsets from here on. An answer to a multicast or unspecified source is forbidden
+    // (RFC 1122, section 3.2.2).
     if parsed.l4 != L3 + A::HEADER || parsed.key.src.is_unspecified() || parsed.key.src.is_host_only() {
         return verdict;
     }
@@ -46,20 +52,23 @@ where
     verdict.reply()
 }
 
-/// Common header, header of the first chunk, its tag.
+/// Bytes of SCTP to quote: common header (12), header of the first chunk (4), its tag (4).
 const SCTP_QUOTED: usize = 20;
 
-/// How an address family answers.
+/// Answers of an address family.
 pub trait Reply: crate::packet::parse::Header {
-    /// Writes the IP header of an answer to `parsed`, with `bytes` of payload of protocol `proto`; returns the sum of its pseudo header.
+    /// Writes the IP header of an answer to `parsed` with `bytes` of payload of protocol `proto`.
+    /// Returns the sum of its pseudo header.
     fn reply_header<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, proto: u8, bytes: u32) -> Option<u32>;
-    /// Makes the packet an ICMP error about itself; `mtu` other than 0: that it is too big. `chunk`: quotes its first chunk, too.
+    /// Rewrites the packet into an ICMP error about itself: "too big" if `mtu` (bytes) is not 0,
+    /// else "port unreachable". `chunk`: quote the first chunk of SCTP too.
     fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()>;
 }
 
 #[inline(always)]
 fn swap_macs<P: Packet>(packet: &mut P) -> Option<()> {
     let [a, b, c] = packet.load_words::<3>(0)?;
+    // Twelve bytes as three words, rotated by six bytes.
     let (a, b, c) = (a.get(), b.get(), c.get());
     let swapped = [b << 16 | c >> 16, c << 16 | a >> 16, a << 16 | b >> 16];
     packet.store_words(0, &swapped.map(Be32::new))
@@ -73,7 +82,7 @@ fn sum<const N: usize>(mut sum: u32, words: &[Be32; N]) -> u32 {
     sum
 }
 
-/// The checksum field for a sum, as a 16-bit number of the wire.
+/// Returns the checksum field for a sum, in CPU order.
 #[inline(always)]
 fn field(sum: u32) -> u32 {
     Be16(!checksum::fold(sum)).get() as u32
@@ -84,6 +93,8 @@ fn reset<A: Family + Reply, P: Packet>(packet: &mut P, parsed: &Parsed<A>) -> Op
     if parsed.tcp_flags & RST != 0 {
         return None;
     }
+    // RFC 9293, section 3.10.7.1: with ACK, the reset has SEG.ACK as its sequence number; otherwise
+    // it acknowledges the segment, whose SYN and FIN count as one byte each.
     let h: [Be32; 4] = packet.load_words_via_helper(parsed.l4)?;
     let (seq, ack, offset) = (h[1].get(), h[2].get(), (h[3].byte(0) >> 4) as u32 * 4);
     let length = A::payload(packet)?.wrapping_sub(offset)
@@ -91,6 +102,7 @@ fn reset<A: Family + Reply, P: Packet>(packet: &mut P, parsed: &Parsed<A>) -> Op
         + u32::from(parsed.tcp_flags & FIN != 0);
     let (seq, ack, flags) =
         if parsed.tcp_flags & ACK != 0 { (ack, 0, RST) } else { (0, seq.wrapping_add(length), RST | ACK) };
+    // A reset has no payload and no options; every TCP header has room for it.
     packet.truncate((parsed.l4 + 20) as u32)?;
     let pseudo = A::reply_header(packet, parsed, proto::TCP, 20)?;
     let ports = Be32::new((parsed.key.dport as u32) << 16 | parsed.key.sport as u32);
@@ -117,18 +129,21 @@ impl Reply for V4 {
 
     #[inline(always)]
     fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()> {
+        // The length is a constant of each variant, because the verifier takes only bounded
+        // accesses: 20 bytes of IP header and 8 or 20 behind it.
         if chunk { unreachable4::<P, 10>(packet, parsed, mtu) } else { unreachable4::<P, 7>(packet, parsed, mtu) }
     }
 }
 
-/// With `N` words of the packet.
+/// Builds the ICMP error, quoting `N` words of the packet.
 #[inline(always)]
 fn unreachable4<P: Packet, const N: usize>(packet: &mut P, parsed: &Parsed<V4>, mtu: u32) -> Option<()> {
     let quoted: [Be32; N] = packet.load_words(L3)?;
     packet.truncate((L3 + N * 4) as u32)?;
+    // Room for an IP header (20) and an ICMP header (8) before the quotation.
     packet.grow_header(28)?;
     V4::reply_header(packet, parsed, proto::ICMP, (8 + N * 4) as u32)?;
-    // RFC 792
+    // RFC 792: port unreachable; RFC 1191: fragmentation needed, with the MTU.
     let first = if mtu == 0 { 0x0303_0000 } else { 0x0304_0000 };
     let second = Be32::new(mtu & 0xffff);
     let checksum = field(sum(sum(0, &[Be32::new(first), second]), &quoted));
@@ -148,18 +163,20 @@ impl Reply for V6 {
 
     #[inline(always)]
     fn unreachable<P: Packet>(packet: &mut P, parsed: &Parsed<Self>, mtu: u32, chunk: bool) -> Option<()> {
+        // 40 bytes of IP header and 8 or 20 behind it.
         if chunk { unreachable6::<P, 15>(packet, parsed, mtu) } else { unreachable6::<P, 12>(packet, parsed, mtu) }
     }
 }
 
-/// With `N` words of the packet.
+/// Builds the `ICMPv6` error, quoting `N` words of the packet.
 #[inline(always)]
 fn unreachable6<P: Packet, const N: usize>(packet: &mut P, parsed: &Parsed<V6>, mtu: u32) -> Option<()> {
     let quoted: [Be32; N] = packet.load_words(L3)?;
     packet.truncate((L3 + N * 4) as u32)?;
+    // Room for an IP header (40) and an ICMP header (8) before the quotation.
     packet.grow_header(48)?;
     let pseudo = V6::reply_header(packet, parsed, proto::ICMP6, (8 + N * 4) as u32)?;
-    // RFC 4443
+    // RFC 4443: port unreachable (3.1), packet too big (3.2).
     let first = if mtu == 0 { 0x0104_0000 } else { 0x0200_0000 };
     let second = Be32::new(mtu);
     let checksum = field(sum(sum(pseudo, &[Be32::new(first), second]), &quoted));

@@ -1,8 +1,9 @@
-//! The ports of SCTP packets: [`crate::types::stage::Stage::SctpPorts`], the last stage of those that are translated.
+//! Ports of translated SCTP packets: [`crate::types::stage::Stage::SctpPorts`], their last stage.
 //!
-//! The checksum covers neither addresses nor anything else of the IP header: without new ports nothing is done. It is the checksum of a whole
-//! packet (RFC 9260, section 3.1): that of a fragmented one would have to be corrected in its first fragment, which does not say how long the
-//! packet is. Such fragments are dropped; SCTP itself sends none, because it follows the size of the way (RFC 9260, section 7.3).
+//! SCTP's CRC does not cover the IP header, so nothing is done if the ports stay the same. It
+//! covers the whole packet (RFC 9260, section 3.1). The CRC of a fragmented packet would have to be
+//! corrected in the first fragment, which does not tell the packet's length; such fragments are
+//! dropped. SCTP sends none itself, because it discovers the path MTU (RFC 9260, section 7.3).
 
 use crate::packet::access::{L3, Packet};
 use crate::packet::parse::Header;
@@ -11,13 +12,15 @@ use crate::verdict::Verdict;
 use crate::wire::byte_order::Be32;
 use crate::wire::crc32c;
 
-/// Bytes of the common header: ports, verification tag, checksum.
+/// Length of the common header, bytes: ports, verification tag, checksum.
 const HEADER: u32 = 12;
-/// Where the checksum is in it.
+/// Offset of the checksum in the common header, bytes.
 const CHECKSUM: usize = 8;
 
-/// Changes the ports of a packet, otherwise translated, by what was handed on ([`Packet::set_scratch`]; exclusive or, as they stand in its header); then
-/// `verdict`.
+/// Writes the ports of a packet that is translated otherwise, and returns `verdict`.
+///
+/// The scratch word ([`Packet::set_scratch`]) holds the change of the ports by exclusive or, in
+/// memory order.
 #[inline(always)]
 pub fn set_ports<A: Header, P: Packet>(packet: &mut P, verdict: Verdict) -> Verdict {
     let change = packet.scratch();
@@ -31,7 +34,8 @@ pub fn set_ports<A: Header, P: Packet>(packet: &mut P, verdict: Verdict) -> Verd
     if ip.is_fragment() {
         return Verdict::drop(DropReason::SctpFragment);
     }
-    // what the frame has behind that is padding
+    // The length of the IP header counts: bytes behind it in the frame are padding. Scrubbed,
+    // because the loop over extension headers leaves a state for each number of them.
     let bytes = packet.scrub_verifier_state(ip.payload());
     let at = packet.scrub_verifier_state(ip.l4()) as usize;
     if bytes < HEADER || bytes > u16::MAX as u32 || at > L3 + u16::MAX as usize {

@@ -1,4 +1,9 @@
-//! The socket hooks: a frontend's address is replaced before a packet exists.
+//! The socket path: a frontend's address is replaced before a packet exists.
+//!
+//! `dataplane-ebpf/src/kernel/sock.rs` calls [`connect`] from connect(2) and sendmsg(2), and
+//! [`original_destination`] from recvmsg(2) and getpeername(2). Where the hook cannot or should not
+//! act, it keeps the address and the packet path decides by the same maps. The module writes socket
+//! entries and affinity, never flows.
 
 use crate::balance::select::{self, ClientTuple, is_client_allowed, least_loaded, pick, select};
 use crate::maps::{FamilyMaps, SharedMaps};
@@ -12,60 +17,63 @@ use crate::types::service::{
 };
 use crate::types::side::TrafficSide;
 
-/// What a socket asks for.
+/// The arguments of connect(2) or sendmsg(2), and their socket.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectRequest<A> {
-    /// Destination.
+    /// Destination address that the application passed.
     pub addr: A,
     /// Destination port, CPU order.
     pub port: u16,
-    /// IP protocol.
+    /// IP protocol; TCP for multipath TCP.
     pub proto: u8,
-    /// A datagram of a socket that is not connected.
+    /// True for sendmsg(2) on a socket that is not connected.
     pub unconnected: bool,
-    /// The socket.
+    /// Cookie of the socket (`SO_COOKIE`).
     pub cookie: u64,
-    /// Its network namespace.
+    /// Cookie of the socket's network namespace (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
 }
 
-/// What the hook does. Apart from the address, so that nothing lives in an enum's payload.
+/// The action of the hook. Separate from the address: the verifier refuses payloads of an enum that
+/// are undefined on some branches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SocketVerdict {
-    /// Not a frontend, or the packet path decides.
+    /// Keep the destination: it is no frontend, or the packet path decides.
     Keep,
-    /// Goes to [`SocketDecision::addr`] instead.
+    /// Replace the destination by [`SocketDecision::addr`].
     Redirect,
-    /// `ECONNREFUSED`.
+    /// Fail the system call with `ECONNREFUSED`.
     Reject,
 }
 
-/// What becomes of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SocketDecision<A> {
-    /// What to do.
+    /// The action of the hook.
     pub action: SocketVerdict,
-    /// New destination, where the action says so.
+    /// New destination, with [`SocketVerdict::Redirect`].
     pub addr: A,
-    /// New port, CPU order.
+    /// New port, CPU order, with [`SocketVerdict::Redirect`].
     pub port: u16,
-    /// The backend for which the socket counts from now on, if it is a new one.
+    /// The backend for which the socket is counted from now on; id 0 if the count does not change.
     pub counts: SockBackend,
 }
 
-/// connect(2), and sendmsg(2) on a socket that is not connected.
+/// Decides about connect(2), and about sendmsg(2) on a socket that is not connected.
 #[inline(always)]
 pub fn connect<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest<A>) -> SocketDecision<A> {
     let &ConnectRequest { addr, port, proto, cookie, .. } = request;
     let mut decision = SocketDecision { action: SocketVerdict::Keep, addr, port, counts: SockBackend::default() };
-    // a loopback address is the node's only in the node's own namespace: pods, and whoever else has one, keep theirs
+    // A loopback address is the node's only in the node's namespace. Pods and all other namespaces
+    // have a loopback of their own.
     if addr.is_loopback() && tables.config().is_none_or(|c| c.netns_cookie != request.netns_cookie) {
         return decision;
     }
     let asked = SockPeerKey { cookie, addr, port, pad: 0 };
     let Some(frontend) = tables.frontend(&FrontendKey { addr, port, proto, pad: 0 }) else {
         if proto == proto::UDP && !request.unconnected {
-            // asked for by this socket itself, which may have been led there before
+            // The application connects to this address itself, to which the socket may have been
+            // redirected before. It must no longer be shown the frontend.
             tables.forget_sock_peer(&asked);
         }
         return no_frontend(tables, request);
@@ -77,17 +85,22 @@ pub fn connect<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest
         return SocketDecision { action: SocketVerdict::Redirect, addr: peer.addr, port: peer.port, ..decision };
     }
     let pod = tables.pod_netns(request.netns_cookie).map(A::of_netns);
+    // A pod's address as on the packet path, so that affinity entries are shared.
     let client = match pod {
         Some(addr) => addr,
         None => tables.config().map_or(A::default(), A::of_node),
     };
     if !is_client_allowed(tables, frontend, client) {
+        // A pod's packet is dropped on the packet path; the node's would leave untranslated.
         return reject(tables, pod.is_none(), decision);
     }
+    // A silent drop is only possible where packets pass the packet path: in pods, and on the
+    // node if this address is routed to the host device.
     let may_reject = frontend.flags & frontend_flags::INTERNAL_DROP == 0
         || pod.is_none() && !(is_client(tables) && egress(tables, &addr).unallocated);
     if pod.is_some() && !request.unconnected && proto == proto::UDP {
-        // no hook sees what a connected socket sends, so it would stay with this backend for ever: its packets have a flow, which leaves one that ends
+        // No hook sees the datagrams of a connected socket, so it would keep this backend for ever.
+        // On the packet path they have a flow, which leaves a backend that has ended.
         return if TrafficSide::Internal.table(frontend).len == 0 {
             reject(tables, may_reject, decision)
         } else {
@@ -107,7 +120,8 @@ pub fn connect<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest
     };
     let (generation, to_port) = (backend.generation, backend.port);
     let to_addr = A::from_octets16(&backend.addr);
-    // without the way back the application would see answers from a stranger: rather leave it to the packet path
+    // Without this entry the application would see answers from an address that it does not know.
+    // If the map refuses it, the packet path takes over.
     let back = SockPeerKey { cookie, addr: to_addr, port: to_port, pad: 0 };
     if !tables.set_sock_peer(&back, &SockPeer { addr, port, pad: 0, backend: id, generation }) {
         return decision;
@@ -129,13 +143,13 @@ pub fn connect<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest
     decision
 }
 
-/// Whether what the node sends to networks of Services comes by the packet path.
+/// Returns true if the node's packets to Service networks reach the packet path (host device).
 #[inline(always)]
 fn is_client<T: SharedMaps>(tables: &T) -> bool {
     tables.config().is_some_and(|c| c.features & node_features::NODE_CLIENT != 0)
 }
 
-/// No way to a Service. A silent drop is for the packet path; where there is none, the packet would leave untranslated.
+/// Rejects the request, or keeps the destination if the packet path can drop the packets silently.
 #[inline(always)]
 fn reject<A, T: SharedMaps>(tables: &T, may_reject: bool, decision: SocketDecision<A>) -> SocketDecision<A> {
     if may_reject {
@@ -145,8 +159,8 @@ fn reject<A, T: SharedMaps>(tables: &T, may_reject: bool, decision: SocketDecisi
     decision
 }
 
-/// What no frontend has may be a host port, on an address of the node; other ports of a Service's address, and addresses that no Service has,
-/// lead nowhere.
+/// Handles a destination without a frontend: it may be a host port on an address of the node. Other
+/// ports of a cluster IP, and cluster IPs without a Service, are rejected.
 #[inline(always)]
 fn no_frontend<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest<A>) -> SocketDecision<A> {
     let &ConnectRequest { addr, port, proto, cookie, .. } = request;
@@ -163,7 +177,7 @@ fn no_frontend<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest
     }
     let Some(&target) = select::host_port(tables, addr, port, proto) else { return keep };
     let back = SockPeerKey { cookie, addr: target.addr, port: target.port, pad: 0 };
-    // datagrams go to the same pod each time: only the first one writes
+    // Datagrams go to the same pod each time: only the first one writes.
     let known = tables.sock_peer(&back).is_some_and(|peer| peer.addr == addr && peer.port == port);
     if !known && !tables.set_sock_peer(&back, &SockPeer { addr, port, pad: 0, backend: 0, generation: 0 }) {
         return keep;
@@ -172,7 +186,8 @@ fn no_frontend<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest
     SocketDecision { action: SocketVerdict::Redirect, addr: target.addr, port: target.port, ..keep }
 }
 
-/// Resolvers connect a UDP socket, to port 0 or to `discard`, only to see which source address it gets (RFC 6724, section 5).
+/// Returns true for a probe of the source address: resolvers connect a UDP socket to port 0 or to
+/// `discard` and send nothing (RFC 6724, section 5).
 #[inline(always)]
 const fn is_source_probe<A>(request: &ConnectRequest<A>) -> bool {
     request.proto == proto::UDP && !request.unconnected && matches!(request.port, 0 | 9)
@@ -185,7 +200,8 @@ fn is_current<A, T: SharedMaps>(tables: &T, peer: &SockPeer<A>) -> bool {
         .is_some_and(|b| b.generation == peer.generation && b.state & backend_state::INTERNAL != 0)
 }
 
-/// recvmsg(2) and getpeername(2): the frontend that the application asked for, if `addr` and `port` are a backend's.
+/// Returns the frontend that the application addressed, for recvmsg(2) and getpeername(2), if
+/// `addr` and `port` (CPU order) are a backend to which this socket was redirected.
 #[inline(always)]
 pub fn original_destination<A: Address, T: FamilyMaps<A>>(
     tables: &T,

@@ -1,11 +1,13 @@
-//! Connected UDP sockets of the node's own processes whose backend has ended.
+//! Failover of connected UDP sockets of the node's own processes whose backend has ended.
 //!
-//! A socket hook has given such a socket a backend in place of its frontend, and no hook sees what it sends. Its packets still leave the node, or
-//! would, by a device: there a flow leads them to another backend, and the answers come as from the one that has ended, because the socket takes
-//! them from nobody else; the hook of recvmsg(2) shows the frontend, as before. The socket is known by its cookie, so nobody else's packets
-//! to the same address are touched, whoever has it now.
+//! A socket hook has replaced the frontend by a backend at connect(2), and no hook sees the
+//! datagrams that follow. They leave the node by a device, or would. There a flow sends them to
+//! another backend and translates the answers to the address of the ended one, because a connected
+//! socket accepts no other; the hook of recvmsg(2) shows the frontend as before. The socket is
+//! recognized by its cookie, so packets of other sockets to the same address are not touched.
 //!
-//! SCTP goes the same way from the beginning, as no hook sees its sockets at all: its frontend is the destination of its packets.
+//! SCTP takes the same stage from its first packet, because the socket hooks do not handle it: the
+//! destination of its packets is the frontend.
 
 use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::access::Packet;
@@ -20,7 +22,7 @@ use crate::types::service::{FrontendKey, SockPeer, SockPeerKey, backend_state};
 use crate::types::stage::Origin;
 use crate::verdict::{Action, Verdict};
 
-/// What the socket of a datagram was connected to, if its backend has ended since.
+/// Returns the frontend to which the socket of a datagram was connected, if its backend has ended.
 #[inline(always)]
 pub fn peer_of_ended_backend<'a, A, P, T>(packet: &P, tables: &'a T, parsed: &Parsed<A>) -> Option<&'a SockPeer<A>>
 where
@@ -34,7 +36,7 @@ where
     }
     let key = SockPeerKey { cookie, addr: parsed.key.dst, port: parsed.key.dport, pad: 0 };
     let peer = tables.sock_peer(&key)?;
-    // a host port has no backend: its pod is gone, and no other one has it
+    // A host port has no other backend: its pod is gone.
     if peer.backend == 0 || is_serving(tables, peer) { None } else { Some(peer) }
 }
 
@@ -45,7 +47,7 @@ fn is_serving<A, T: SharedMaps>(tables: &T, peer: &SockPeer<A>) -> bool {
         .is_some_and(|b| b.generation == peer.generation && b.state & backend_state::USABLE != 0)
 }
 
-/// [`crate::types::stage::Stage::UdpFailover`]: such a datagram, on its way out of a device.
+/// Runs [`crate::types::stage::Stage::UdpFailover`] for a packet at egress of a device.
 #[inline(always)]
 pub fn fail_over<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
 where
@@ -83,7 +85,7 @@ where
         return Verdict::drop(DropReason::NoBackend);
     }
     let mut flow = Flow::EMPTY;
-    // answers go to the host's stack, whose interface is 0
+    // Answers go to the host's stack, which interface 0 stands for.
     let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, Origin::Host, 0, &mut flow);
     if verdict.action() == Action::Translate {
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
@@ -92,12 +94,17 @@ where
     }
 }
 
-/// [`Verdict::TRANSLATE`]: to a backend of the frontend that `asked` names as its destination, in `target`. A function of its own, as [`insert_flow_pair`].
+/// Picks a backend of the frontend that is the destination of `asked`. With [`Verdict::TRANSLATE`]
+/// it is in `target`.
+///
+/// Not inlined, as [`insert_flow_pair`], so that its stack frame is free again before the
+/// insertion.
 #[inline(never)]
 fn to_new_backend<A: Family, T: FamilyMaps<A>>(tables: &T, asked: &FlowKey<A>, target: &mut FlowTarget<A>) -> Verdict {
     let key = FrontendKey { addr: asked.dst, port: asked.dport, proto: asked.proto, pad: 0 };
     let Some(frontend) = tables.frontend(&key) else { return Verdict::drop(DropReason::NoFrontend) };
-    // the node is a client from inside the cluster, as a pod is; it can't be told that there is no backend
-    // for a search of the one with the fewest connections there is no room: any one will do
+    // The node is a client inside the cluster, as a pod is. It cannot be answered here, so a
+    // rejection becomes a drop.
+    // A search for the fewest connections does not fit into this program: any backend will do.
     to_backend::<A, T, false>(tables, asked, frontend, Origin::Pod, target).without_stage()
 }

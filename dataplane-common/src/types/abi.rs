@@ -1,8 +1,9 @@
-//! The fingerprint of everything that two programs must agree on to share maps.
+//! The ABI hash: a fingerprint of every layout and name that two programs must agree on.
 //!
-//! Agent, plugin and programs work with the same pins only if their ABI hash is the same: it is the name of the pin
-//! directory. It is computed at compile time from the name, size, alignment and field offsets of each shared type and
-//! from the map names, so that it can't be forgotten.
+//! The hash names the pin directory, so agent, plugin and kernel programs share maps only if their
+//! hashes are equal. It is computed at compile time from the name, size, alignment and field
+//! offsets of each shared type, and from the names of maps, stages and labels. A change of a layout
+//! therefore changes the hash without further action; a change of meaning needs [`REVISION`].
 
 use core::mem::{align_of, offset_of, size_of};
 
@@ -17,6 +18,7 @@ use crate::types::service::{
 };
 use crate::types::stage::STAGE_PROGRAMS;
 
+/// Continues the hash with the bytes of a number, lowest first, without trailing zeros.
 const fn mix_number(mut hash: u64, mut n: usize) -> u64 {
     loop {
         hash = fnv::extend64(hash, &[n as u8]);
@@ -44,7 +46,7 @@ macro_rules! layout {
     }};
 }
 
-/// The names of all pinned maps.
+/// Names of all pinned maps (at most 15 characters: `BPF_OBJ_NAME_LEN` - 1).
 pub const MAPS: &[&str] = &[
     "frontends4",
     "frontends6",
@@ -78,10 +80,10 @@ pub const MAPS: &[&str] = &[
     "stages",
 ];
 
-/// Raised when the meaning of a field or the kind of a map changes but no layout does.
+/// Number to raise when the meaning of a field or the kind of a map changes but no layout does.
 const REVISION: usize = 3;
 
-/// FNV-1a over the layouts.
+/// FNV-1a over all layouts, names and labels; the name of the pin directory.
 pub const HASH: u64 = {
     let mut hash = layout! { mix_number(fnv::BASIS64, REVISION);
         FrontendKey<V4> { addr port proto pad } = 8;

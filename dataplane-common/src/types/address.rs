@@ -1,8 +1,9 @@
-//! IPv4 and IPv6 addresses.
+//! IPv4 and IPv6 addresses as keys and values of maps.
 //!
-//! The dataplane is generic over the address family: one code, two compact sets of maps. Addresses are kept
-//! as bytes in network order, so that `bpftool map dump` shows them the way people write them, and are read
-//! as words, so that the programs do not work byte by byte.
+//! The dataplane is generic over the address family: one source, and per family a set of maps with
+//! compact keys. Addresses are bytes in network order, so that `bpftool map dump` prints them as
+//! people write them. The programs read them as 32-bit words, because LLVM compiles an access to a
+//! byte array into byte loads and shifts.
 
 use core::fmt::Debug;
 use core::hash::Hash;
@@ -10,7 +11,8 @@ use core::net::IpAddr;
 
 use crate::wire::checksum;
 
-/// Returns the 16-byte form of an address of either family: IPv4 as `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2).
+/// Returns the 16-byte form of an address of either family: IPv4 as `::ffff:a.b.c.d` (RFC 4291,
+/// section 2.5.5.2).
 #[must_use]
 pub const fn octets16(address: IpAddr) -> [u8; 16] {
     match address {
@@ -19,38 +21,44 @@ pub const fn octets16(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// An address of one family.
+/// An address of one family, as map keys and the packet path use it.
 pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
-    /// Whether this is IPv6.
+    /// True for IPv6, false for IPv4.
     const V6: bool;
     /// Length of the IP header without options or extension headers, in bytes.
     const HEADER: usize;
 
-    /// The all-zero address, which no host has.
+    /// The all-zero address, which stands for "none" in the maps.
     const UNSPECIFIED: Self;
 
-    /// The 16-byte form: itself for IPv6, `::ffff:a.b.c.d` for IPv4 (RFC 4291, section 2.5.5.2).
+    /// Returns the 16-byte form: IPv6 unchanged, IPv4 as `::ffff:a.b.c.d` (RFC 4291, section
+    /// 2.5.5.2).
     #[must_use]
     fn to_octets16(self) -> [u8; 16];
-    /// From the 16-byte form; the prefix of a mapped IPv4 address is not looked at.
+    /// Converts from the 16-byte form. For IPv4 the mapped prefix is not checked.
     #[must_use]
     fn from_octets16(octets: &[u8; 16]) -> Self;
-    /// The all-zero address, which no host has.
+    /// Returns true for the all-zero address.
     #[must_use]
     fn is_unspecified(&self) -> bool;
-    /// Whether it is an address of the namespace's own loopback: 127.0.0.0/8 (RFC 1122, section 3.2.1.3), `::1` (RFC 4291, section 2.5.3).
+    /// Returns true for a loopback address: 127.0.0.0/8 (RFC 1122, section 3.2.1.3) or `::1`
+    /// (RFC 4291, section 2.5.3).
     #[must_use]
     fn is_loopback(&self) -> bool;
-    /// A hash that is the same on every node and machine; its high bits are as good as its low ones.
+    /// Returns a hash that is equal on every node and machine. All of its bits are well mixed, so
+    /// that a multiply-shift, which uses the high ones, may consume it.
     #[must_use]
     fn digest(self, seed: u32) -> u32;
-    /// One's-complement sum of its words, as checksums take it (see [`crate::wire::checksum`]).
+    /// Returns the one's-complement sum of the address's words, in memory order, as
+    /// [`crate::wire::checksum`] takes it.
     #[must_use]
     fn sum(self) -> u32;
 }
 
-/// A number in which every bit depends on every bit of `z`, and which no other has: the finalizer of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable
-/// Pseudorandom Number Generators", OOPSLA 2014, figure 16).
+/// Mixes a number so that every output bit depends on every input bit; a bijection.
+///
+/// The finalizer of `SplitMix64` (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
+/// Generators", OOPSLA 2014, figure 16).
 #[inline(always)]
 #[must_use]
 pub const fn mix(z: u64) -> u64 {
@@ -78,25 +86,28 @@ pub struct V6 {
     pub octets: [u8; 16],
 }
 
-/// The key of a longest-prefix-match trie: `struct bpf_lpm_trie_key_u8` of the kernel, which matches `len` bits of `data` from its first byte.
+/// The key of a longest-prefix-match trie, laid out as the kernel's `struct bpf_lpm_trie_key_u8`.
+///
+/// The trie compares the first `len` bits of `data`, from its first byte on, which is why addresses
+/// have to be in network order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(C)]
 pub struct Prefix<K> {
-    /// Length in bits.
+    /// Prefix length in bits.
     pub len: u32,
-    /// What is matched; bits beyond the length are zero.
+    /// The bytes to match; those beyond the length are zero.
     pub data: K,
 }
 
 impl V4 {
-    /// From the word as it stands in memory.
+    /// Converts from the word as it stands in memory, network order.
     #[inline(always)]
     #[must_use]
     pub const fn from_word(w: u32) -> Self {
         Self { octets: w.to_ne_bytes() }
     }
 
-    /// The word as it stands in memory.
+    /// Returns the word as it stands in memory, network order.
     #[inline(always)]
     #[must_use]
     pub const fn word(self) -> u32 {
@@ -105,12 +116,13 @@ impl V4 {
 }
 
 impl V6 {
-    /// From the words as they stand in memory.
+    /// Converts from the four words as they stand in memory, network order.
     #[inline(always)]
     #[must_use]
     pub fn from_words(w: [u32; 4]) -> Self {
         let mut octets = [0; 16];
-        // word by word: byte by byte, the compiler shuffles bytes through the whole stack of a program
+        // Word by word. Copied byte by byte, LLVM would shuffle single bytes through the whole
+        // stack frame of a program.
         let (words, _) = octets.as_chunks_mut::<4>();
         for (to, from) in words.iter_mut().zip(w) {
             *to = from.to_ne_bytes();
@@ -118,7 +130,7 @@ impl V6 {
         Self { octets }
     }
 
-    /// The words as they stand in memory.
+    /// Returns the four words as they stand in memory, network order.
     #[inline(always)]
     #[must_use]
     pub fn words(self) -> [u32; 4] {
@@ -192,12 +204,14 @@ impl Address for V6 {
     #[inline(always)]
     fn is_unspecified(&self) -> bool {
         let w = self.words();
+        // One comparison of all bits instead of four branches, each of which the verifier follows.
         (w[0] | w[1]) | (w[2] | w[3]) == 0
     }
 
     #[inline(always)]
     fn is_loopback(&self) -> bool {
         let w = self.words();
+        // One comparison, as above.
         (w[0] | w[1]) | (w[2] | (w[3] ^ 1_u32.to_be())) == 0
     }
 

@@ -1,13 +1,15 @@
 //! The clock of the packet path, and the conversion of timeouts to its unit.
 //!
-//! The programs read jiffies, because the kernel inlines that and every other clock costs a call. Map values hold
-//! plain `u32` ticks, so that their layout and BTF stay as they are; the agent computes with [`Ticks`] and converts
-//! at the maps. Reading the clock is not done here: the programs and the agent each have their own way.
+//! The programs read jiffies: the verifier inlines `bpf_jiffies64` as one load (`do_misc_fixups` in
+//! kernel/bpf/verifier.c), and every other clock costs a call. Map values hold plain `u32` ticks, so
+//! that their layout and BTF stay as they are; the agent computes with [`Ticks`] and converts at the
+//! maps. Reading the clock is not done here.
 
-/// A clock tick of the packet path is `1 << TICK_SHIFT` jiffies: about a second with the usual 250 jiffies a second.
+/// Number of bits by which jiffies are shifted to get ticks: a tick is 256 jiffies, about a second
+/// at the usual 250 Hz. The agent measures the length of a jiffy.
 pub const TICK_SHIFT: u32 = 8;
 
-/// A number of clock ticks: a duration, or a point in time (wrapping) as ticks since an arbitrary origin.
+/// A number of clock ticks: a duration, or a point in time since an arbitrary origin (wrapping).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Ticks(pub u32);
 
@@ -18,7 +20,7 @@ impl Ticks {
         Self(self.0.saturating_add(n))
     }
 
-    /// Returns the number as the 16-bit fields of the node's configuration hold it: at most `u16::MAX`.
+    /// Returns the number for the 16-bit fields of the node's configuration: at most `u16::MAX`.
     #[must_use]
     pub const fn saturating_u16(self) -> u16 {
         if self.0 > u16::MAX as u32 { u16::MAX } else { self.0 as u16 }
@@ -35,8 +37,8 @@ pub struct Clock {
 impl Clock {
     /// Converts seconds, rounded up; at least 1 tick.
     ///
-    /// For conditions of the form `elapsed > ticks`: they are never true before the time is over. Where the packet
-    /// path compares `elapsed >= ticks`, use [`Self::ticks_to_reach`].
+    /// For conditions of the form `elapsed > ticks`: they are never true before the time is over.
+    /// Where the packet path compares `elapsed >= ticks`, use [`Self::ticks_to_reach`].
     #[must_use]
     pub const fn ticks(self, seconds: u32) -> Ticks {
         let jiffies = seconds as u64 * self.jiffies_per_second as u64;
@@ -52,8 +54,8 @@ impl Clock {
 
     /// Converts seconds for conditions of the form `elapsed >= ticks`.
     ///
-    /// It is one tick more than [`Self::ticks`]: the tick in which the time began to run had already begun, so `n`
-    /// ticks are reached after as little as `n - 1` whole ones.
+    /// The result is one tick more than that of [`Self::ticks`]: the first tick had already begun
+    /// when the time began to run, so `n` ticks are reached after little more than `n - 1`.
     #[must_use]
     pub const fn ticks_to_reach(self, seconds: u32) -> Ticks {
         self.ticks(seconds).saturating_add(1)

@@ -1,4 +1,8 @@
-//! What the kernel counts for people: why packets were dropped, what the programs did.
+//! The counted events of the packet path: drop reasons, counters, parse errors.
+//!
+//! The programs count by the variant's number in per-CPU arrays. Metrics, `ropeway status` and the
+//! documentation use the labels. Numbers and labels are part of the ABI hash, so agent and programs
+//! never disagree about an index.
 
 macro_rules! counted {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $label:literal,)* }) => {
@@ -8,10 +12,10 @@ macro_rules! counted {
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
         impl $name {
-            /// Every variant, in the order of the map's index.
+            /// All variants, in the order of the map's index.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The word for it in metrics and on the command line.
+            /// Returns the name used in metrics and on the command line.
             #[must_use]
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)* }
@@ -21,71 +25,75 @@ macro_rules! counted {
 }
 
 counted! {
-    /// Why a packet was dropped: index into the per-CPU array `drops` (u64 packets).
+    /// The reason for which a packet was dropped: index into the per-CPU array `drops` (u64
+    /// packets).
     DropReason {
-        /// A header that contradicts itself or is cut off.
+        /// A header is truncated or contradicts itself.
         Malformed = "malformed",
-        /// A pod sent with an address that is not its own.
+        /// A pod sent with a source address or MAC that is not its own.
         Spoofed = "spoofed",
-        /// From an interface that belongs to no pod (any longer).
+        /// The packet came by an interface that has no pod, or whose pod is being deleted.
         UnknownPod = "unknown_pod",
         /// The Service has no backend for this client.
         NoBackend = "no_backend",
-        /// A port of a Service's address on which the Service does not listen.
+        /// The destination is a cluster IP, and its Service does not define this port.
         NoFrontend = "no_frontend",
-        /// In the middle of a TCP connection to a Service that the flow table does not know.
+        /// A TCP segment that is not a SYN went to a Service, and no flow matches it.
         NoFlow = "no_flow",
-        /// The flow table took no entry.
+        /// The kernel refused to insert the flow.
         FlowTableFull = "flow_table_full",
-        /// No free port for source translation.
+        /// Source translation found no free port.
         SnatPortsExhausted = "snat_ports_exhausted",
-        /// A later fragment whose first one was not seen.
+        /// A later fragment arrived whose first fragment was not seen.
         UnknownFragment = "unknown_fragment",
         /// The kernel refused a write to the packet.
         Rewrite = "rewrite",
-        /// Router or neighbour discovery, redirects, ARP answers: a pod has no business with them.
+        /// A pod sent a frame that it has no reason to send: router or neighbour discovery,
+        /// redirects, ARP and everything else that is not IP.
         ForbiddenControl = "forbidden_control",
-        /// A load-balancer address that this client may not use (`loadBalancerSourceRanges`).
+        /// The client is not in the `loadBalancerSourceRanges` of the load-balancer address.
         SourceRange = "source_range",
-        /// An address of a `ServiceCIDR` that no Service has.
+        /// The destination is in a range of Services or pods, and no Service or pod has it.
         UnallocatedAddress = "unallocated_address",
-        /// Larger than the MTU of the way out.
+        /// The packet is larger than the MTU of its egress device.
         TooBig = "too_big",
-        /// Leaves the cluster, and has nothing by which its reply would be known.
+        /// A packet to be masqueraded has neither ports nor an echo identifier, so its reply could
+        /// not be recognized.
         NotTranslatable = "not_translatable",
-        /// A fragment of an SCTP packet whose ports change: its checksum is that of the whole packet.
+        /// An SCTP fragment whose ports would change: the CRC covers the whole packet, which a
+        /// fragment does not contain.
         SctpFragment = "sctp_fragment",
-        /// The program that goes on with such packets is not in place.
+        /// The program array `stages` has no program for the packet's stage.
         NoStage = "no_stage",
     }
 }
 
 counted! {
-    /// What the programs did: index into the per-CPU array `counters` (u64).
+    /// An action of the programs: index into the per-CPU array `counters` (u64).
     Counter {
-        /// A new flow through a frontend, on the packet path.
+        /// The packet path opened a flow to a backend.
         PacketNewFlow = "packet_new_flow",
-        /// A connect or sendmsg that a socket hook led to a backend.
+        /// A socket hook replaced a destination: connect(2) or sendmsg(2).
         SocketTranslated = "socket_translated",
-        /// A connect or sendmsg that a socket hook refused: no backend.
+        /// A socket hook returned ECONNREFUSED.
         SocketRejected = "socket_rejected",
-        /// A packet that was answered with a TCP reset or an ICMP error; it is counted as dropped as well.
+        /// A packet was answered with a TCP reset or an ICMP error. It is counted as dropped too.
         PacketRejected = "packet_rejected",
-        /// A new flow of a pod out of the cluster, with the node's address.
+        /// A pod opened a flow to a destination outside the cluster with the node's address.
         Masqueraded = "masqueraded",
-        /// A new flow to a host port, on the packet path.
+        /// The packet path opened a flow to a host port.
         HostPort = "host_port",
     }
 }
 
-/// Why a packet can't be classified.
+/// The reason for which a packet cannot be parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ParseError {
-    /// Cut off in the middle of a header.
+    /// The frame ends inside a header.
     Truncated,
-    /// A header that contradicts itself.
+    /// A header field has an impossible value.
     BadHeader,
-    /// A fragment whose first one was not seen.
+    /// A later fragment without a known first fragment.
     UnknownFragment,
 }
 

@@ -1,27 +1,33 @@
-//! The types of the flow table: one direction's key to its translation.
+//! The flow tables: the tuple of one direction and its translation.
+//!
+//! A connection has two entries, one per direction, which are inserted and removed as a pair. The
+//! packet path writes them; the agent counts and evicts them. The maps `fragments4/6` belong here
+//! too: they give later fragments the ports of the first one.
 
 use crate::types::address::Address;
 
-/// Which packets: map `flows4` or `flows6`. Ports in CPU order; ICMP echo has its identifier in both.
+/// The tuple of a packet before translation: key of `flows4` and `flows6`.
+///
+/// For ICMP echo both ports hold the identifier.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct FlowKey<A> {
-    /// Source address.
+    /// Source address before translation.
     pub src: A,
-    /// Destination address.
+    /// Destination address before translation.
     pub dst: A,
     /// Source port, CPU order.
     pub sport: u16,
     /// Destination port, CPU order.
     pub dport: u16,
-    /// IP protocol.
+    /// IP protocol number.
     pub proto: u8,
-    /// Zero.
+    /// Padding, always zero: the kernel hashes all bytes of a key.
     pub pad: [u8; 3],
 }
 
 impl<A: Copy> FlowKey<A> {
-    /// The other direction.
+    /// Returns the key with source and destination swapped.
     #[inline(always)]
     #[must_use]
     pub const fn reversed(&self) -> Self {
@@ -29,7 +35,7 @@ impl<A: Copy> FlowKey<A> {
     }
 }
 
-/// What happens to these packets. Created in pairs, one for each direction.
+/// The translation of one direction, and the state that decides about its validity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Flow<A> {
@@ -41,26 +47,29 @@ pub struct Flow<A> {
     pub sport: u16,
     /// Destination port after translation, CPU order.
     pub dport: u16,
-    /// The interface these packets come in by, which is the anti-spoof check of a hit; 0: not from a pod.
+    /// Interface by which packets must arrive (the anti-spoofing check of established flows); 0:
+    /// any that is not a pod's.
     pub iif: u32,
-    /// The interface they leave by: a pod's veth or the uplink; 0: the host stack.
+    /// Interface by which packets leave: a pod's host-side veth or an uplink; 0: the host's stack
+    /// routes them.
     pub oif: u32,
-    /// Backend id.
+    /// Backend id; 0 if the flow leads to no backend (host port, masquerading).
     pub backend: u32,
-    /// [`crate::types::service::Backend::generation`] when the flow was made.
+    /// [`crate::types::service::Backend::generation`] at insertion. With backend 0: low half of
+    /// the network-namespace cookie of a host port's pod.
     pub generation: u32,
-    /// Clock tick of the last packet ([`super::clock`]).
+    /// Time of the last packet, in ticks ([`super::clock`]).
     pub last_seen: u32,
     /// One of [`flow_state`].
     pub state: u8,
     /// Bits of [`flow_flags`].
     pub flags: u8,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: u16,
 }
 
 impl<A: Address> Flow<A> {
-    /// Nothing yet.
+    /// A flow without addresses, to be filled in.
     pub const EMPTY: Self = Self {
         src: A::UNSPECIFIED,
         dst: A::UNSPECIFIED,
@@ -78,7 +87,8 @@ impl<A: Address> Flow<A> {
 }
 
 impl<A: Copy> Flow<A> {
-    /// The key of the other direction, where `key` is this one's: its packets are those that this direction's look like once they are translated, turned round.
+    /// Returns the key of the reverse direction: this direction's translated tuple with source and
+    /// destination swapped. `key` is this direction's key.
     #[inline(always)]
     #[must_use]
     pub const fn reverse_key(&self, key: &FlowKey<A>) -> FlowKey<A> {
@@ -87,53 +97,56 @@ impl<A: Copy> Flow<A> {
     }
 }
 
-/// [`Flow::state`]: what this direction has shown.
+/// Values of [`Flow::state`]: the progress seen in this direction.
 pub mod flow_state {
-    /// First packet only. UDP: questions, as far as can be seen. Others: always.
+    /// TCP: SYN only. UDP: single datagrams (unreplied). Other protocols: always.
     pub const NEW: u8 = 0;
-    /// TCP: more than the first packet. UDP: datagrams some seconds apart.
+    /// TCP: segments after the SYN. UDP: datagrams in different ticks (assured).
     pub const ESTABLISHED: u8 = 1;
-    /// TCP: a FIN.
+    /// TCP: a FIN was seen.
     pub const CLOSING: u8 = 2;
-    /// TCP: a RST.
+    /// TCP: a RST was seen.
     pub const RESET: u8 = 3;
 }
 
 /// Bits of [`Flow::flags`].
 pub mod flow_flags {
-    /// From the backend to the client.
+    /// The direction from the backend to the client.
     pub const REPLY: u8 = 4;
     /// The client is outside the cluster.
     pub const EXTERNAL: u8 = 8;
-    /// The outgoing device is a pod's veth.
+    /// The outgoing device is a pod's host-side veth.
     pub const TO_POD: u8 = 16;
-    /// With [`TO_POD`]: through the queue of that device, which limits what the pod receives.
+    /// With [`TO_POD`]: the veth has a queue that limits what the pod receives, so packets must
+    /// not bypass it.
     pub const SHAPED: u8 = 32;
 }
 
-/// Which datagram a later fragment belongs to: map `fragments4` or `fragments6` (RFC 791, RFC 8200 section 4.5).
+/// The datagram that a fragment belongs to: key of `fragments4` and `fragments6` (RFC 791;
+/// RFC 8200, section 4.5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct FragmentKey<A> {
-    /// Source address.
+    /// Source address of the fragment.
     pub src: A,
-    /// Destination address.
+    /// Destination address of the fragment.
     pub dst: A,
-    /// Identification as it stands in memory.
+    /// Identification field. IPv6: 32 bits as they stand in memory; IPv4: 16 bits, CPU order.
+    /// Identification field as it stands in memory; IPv4: 16 bits, CPU order.
     pub id: u32,
-    /// IP protocol.
+    /// IP protocol number.
     pub proto: u8,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: [u8; 3],
 }
 
-/// The ports that only the first fragment carries. CPU order.
+/// The ports of a fragmented datagram, which only its first fragment carries. CPU order.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Ports {
-    /// Source port.
+    /// Source port, CPU order.
     pub src: u16,
-    /// Destination port.
+    /// Destination port, CPU order.
     pub dst: u16,
 }

@@ -1,9 +1,10 @@
-//! FNV-1a (RFC 9923): short names and checksums that are the same on every node and in every version.
+//! FNV-1a (RFC 9923): short names and checksums that are equal on every node and in every version.
 //!
-//! Used for the ABI hash at compile time, for names of files, devices and Events, and against damage of records. It
-//! does not resist an attacker who chooses the input; no caller hashes input that would give one an advantage.
+//! Used for the ABI hash at compile time, for names of files, devices and Events, and to detect
+//! damaged records. It does not resist an attacker who chooses the input; no caller hashes input
+//! with which an attacker could gain an advantage.
 
-/// The 64-bit hash of no bytes (offset basis).
+/// Offset basis of the 64-bit hash: the hash of no bytes.
 pub const BASIS64: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// Returns the 64-bit hash of `bytes`.

@@ -1,24 +1,27 @@
-//! The load of a backend, and what a search for the least loaded one compares.
+//! Connection counts of a backend, and the search for the least loaded one.
 //!
-//! The programs count and compare; the agent corrects what they have counted. The numbers are those of IPVS, see
-//! [`crate::balance::least_connections`].
+//! The programs count flows and sockets as they open them. The agent counts what is left in the
+//! flow tables, and both are added up. [`Formula`] encodes the schedulers of IPVS as factors of one
+//! expression. [`crate::balance::least_connections`] runs the search.
 
 use crate::types::service::{BackendLoad, BackendStats, SlotTable, scheduler};
 
-/// How many slots a choice looks at.
+/// Number of slots that a search looks at. A table of at most this length is searched completely.
 pub const EXACT: u32 = 32;
 
-/// The connections that a backend has.
+/// The connections of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ConnectionCounts {
-    /// Established, or being so; datagrams that have not idled too long.
+    /// TCP connections that are being opened or established, and other flows that have not
+    /// timed out.
     pub active: u32,
-    /// TCP connections after a FIN or RST.
+    /// TCP connections after a FIN or RST that have not timed out.
     pub inactive: u32,
 }
 
 impl ConnectionCounts {
-    /// What the programs have counted since the agent's last look, on top of what that has found. What belongs to another generation is nobody's.
+    /// Adds the flows that the programs have opened since the agent's last sweep to the counts of
+    /// that sweep. Counts of another generation belong to another endpoint and are ignored.
     #[inline(always)]
     #[must_use]
     pub const fn new(stats: &BackendStats, found: &BackendLoad, generation: u32) -> Self {
@@ -30,13 +33,17 @@ impl ConnectionCounts {
         if stats.generation == generation {
             active = active.wrapping_add((stats.flows as u32).wrapping_sub(flows)).wrapping_add(stats.sockets as u32);
         }
-        // below zero only by a race
+        // The socket count can drop below zero by a race; a negative sum counts as 0. A mask and
+        // not a branch: this code is inside the search loop.
         let negative = (active.cast_signed() >> 31).cast_unsigned();
         Self { active: active & !negative, inactive }
     }
 }
 
-/// What a scheduler compares: the fields of one word, all of which are factors and shifts, so that nothing branches.
+/// The expression that a scheduler compares, as factors and shifts packed into one word.
+///
+/// All schedulers run the same instructions with other numbers. A `match` inside the search loop
+/// would make the verifier explore every scheduler in each iteration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Formula(pub u32);
 
@@ -46,13 +53,14 @@ impl Formula {
     const IDLE: u32 = 24;
     const SHIFT: u32 = 27;
 
-    /// `active`: what an active connection counts. `inactive`: what another one counts. `new`: what the new one counts, for which `idle` makes an
-    /// exception where there is no active one. `shift`: of a weight, how many of its 16 bits make no difference.
+    /// Packs the fields. `active`, `inactive`: factors of the two counts. `new`: what the new
+    /// connection adds. `idle`: how little is missing from `new` if there is no active connection
+    /// (see [`Self::overhead`]). `shift`: how many of a weight's 16 low bits to ignore.
     const fn new(active: u32, inactive: u32, new: u32, idle: u32, shift: u32) -> Self {
         Self(active | inactive << Self::INACTIVE | new << Self::NEW | idle << Self::IDLE | shift << Self::SHIFT)
     }
 
-    /// Of one of [`scheduler`].
+    /// Returns the expression of one of [`scheduler`].
     #[inline(always)]
     #[must_use]
     pub const fn of(rule: u8) -> Self {
@@ -64,66 +72,73 @@ impl Formula {
         }
     }
 
-    /// What is compared, before it is divided by [`Self::weight`].
+    /// Returns the numerator of the comparison; [`Self::weight`] is the denominator.
     #[inline(always)]
     #[must_use]
     pub const fn overhead(self, load: ConnectionCounts) -> u64 {
         let (active, inactive) = (self.0 & 0xffff, self.0 >> Self::INACTIVE & 0xf);
-        // 2^32, or 1 less: then it takes an active connection to make a whole of it
+        // In units of 2^-32: one connection, or just below one if `idle` is set. Added to the
+        // active ones and rounded down, "just below one" adds nothing to zero and one to all else.
         let new = ((self.0 >> Self::NEW & 0xf) as u64) << 32;
         let new = new - (self.0 >> Self::IDLE & 7) as u64;
         load.active as u64 * active as u64 + load.inactive as u64 * inactive as u64 + ((load.active as u64 + new) >> 32)
     }
 
-    /// What that is divided by; 0: takes no connection.
+    /// Returns the denominator of the comparison; 0 means that the backend takes no connection.
     #[inline(always)]
     #[must_use]
     pub const fn weight(self, weight: u32) -> u64 {
         let shift = self.0 >> Self::SHIFT;
-        // rounded up: only 0 is 0
+        // Rounded up, so that only weight 0 becomes 0.
         (weight as u64 + (1 << shift) - 1) >> shift
     }
 }
 
-/// A search, in words: that is what a function can be given that the verifier looks at by itself.
+/// The parameters of a search, packed into words.
+///
+/// The search is a global function of the eBPF object, which may take at most five scalars
+/// (`btf_prepare_func_args` in kernel/bpf/btf.c).
 #[derive(Clone, Copy, Debug)]
 pub struct Search {
-    /// Where.
+    /// The slot table to search.
     pub table: SlotTable,
-    /// From this, of all 32 bits, the first slot follows,
+    /// Position of the first slot, as a fraction of the table length in units of 2^-32.
     pub first: u32,
-    /// and with this on top of it the next.
+    /// Distance from one slot to the next, in the same unit, with wrap-around.
     pub addend: u32,
-    /// What is compared.
+    /// The expression to compare.
     pub formula: Formula,
 }
 
 impl Search {
-    /// In a table that is not empty. `random`: 32 bits that decide where it begins, and so between equals.
+    /// Prepares a search in a table that is not empty. `random` is 32 random bits: they select the
+    /// first slot, and so decide between equals.
     #[inline(always)]
     #[must_use]
     pub const fn new(table: SlotTable, rule: u8, random: u32) -> Self {
         let formula = Formula::of(rule);
         if table.len > EXACT {
-            // the distance is drawn, too: Knuth's multiplicative hash makes another number of the same one
+            // The step is random too. Knuth's multiplicative hash derives a second number from the
+            // same draw, and an odd step visits distinct positions.
             return Self { table, first: random, addend: random.wrapping_mul(0x9e37_79b1) | 1, formula };
         }
-        // from one slot to the next, rounded up
+        // One slot, rounded up: `len` steps visit every slot.
         let addend = match u32::MAX.checked_div(table.len) {
             Some(n) => n.wrapping_add(1),
+            // `checked_div`, because a division leaves a panic in the object, which must not load.
             None => 0,
         };
         Self { table, first: slot(random, table.len).wrapping_mul(addend), addend, formula }
     }
 
-    /// For a function that takes nothing else.
+    /// Returns the parameters as plain numbers, for a function call.
     #[inline(always)]
     #[must_use]
     pub const fn words(self) -> [u32; 5] {
         [self.table.base, self.table.len, self.first, self.addend, self.formula.0]
     }
 
-    /// From [`Self::words`].
+    /// Converts from the output of [`Self::words`].
     #[inline(always)]
     #[must_use]
     pub const fn from_words([base, len, first, addend, formula]: [u32; 5]) -> Self {
@@ -131,7 +146,8 @@ impl Search {
     }
 }
 
-/// From all of 32 bits to one of `len` (Lemire, "Fast random integer generation in an interval").
+/// Maps all 32-bit numbers evenly to `0..len` (Lemire, "Fast random integer generation in an
+/// interval"). Unlike `%` it needs no division.
 #[inline(always)]
 #[must_use]
 pub const fn slot(random: u32, len: u32) -> u32 {

@@ -1,7 +1,8 @@
-//! Proof for the host side that the generic types of the maps are plain old data: no padding, every bit pattern valid.
+//! Proof for the host side that the generic map types are plain old data.
 //!
-//! The derive macro can't check generic types; the sums below do. This is the crate's only unsafe code, and it is not
-//! part of the build for the kernel.
+//! `bytemuck::Pod` requires that a type has no padding and that every bit pattern is valid. Its
+//! derive macro cannot check generic types; the assertions below compare sizes instead. This is the
+//! crate's only unsafe code, and it is not part of the eBPF build.
 #![allow(unsafe_code, reason = "the one door of this crate: see the module's doc")]
 
 use core::mem::size_of;
@@ -22,7 +23,8 @@ macro_rules! plain {
             type A = $addr;
             assert!(size_of::<$ty>() == 0 $(+ size_of::<$field>())*);
         };
-        // SAFETY: `repr(C)`, only integers, arrays of integers and plain types, and no padding (asserted above).
+        // SAFETY: `repr(C)`, only integers, arrays of integers and plain types, and no padding
+        // (asserted above).
         unsafe impl Zeroable for $ty {}
         // SAFETY: as above.
         unsafe impl Pod for $ty {}

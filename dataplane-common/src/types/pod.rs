@@ -1,145 +1,156 @@
-//! The types of the pod network: pods, addresses, the node's configuration.
+//! Map types of the pod network: pods, addresses, networks, and the node's configuration.
+//!
+//! The plugin writes pods and their addresses, the agent everything else. The programs only read.
+//! The module defines layouts and bits; `dataplane-common/src/path` decides by them.
 
 use crate::types::address::{V4, V6};
 
-/// Pods are found by the interface index of their host-side veth in an array of this size, which costs no hash
-/// lookup. The CNI plugin therefore makes these interfaces with an index below it.
+/// Number of elements in the array `pods`.
+///
+/// The index is the interface index of the host-side veth, which makes the lookup of a pod an array
+/// access that the verifier inlines (`array_map_gen_lookup` in kernel/bpf/arraymap.c) instead of a
+/// hash lookup. The CNI plugin therefore creates these interfaces with an index below this number.
 pub const POD_SLOTS: u32 = 16384;
 
-/// One attachment: array `pods`, by interface index of the host-side veth.
+/// One attachment: element of the array `pods`, by interface index of the host-side veth.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Pod {
-    /// The kernel's cookie of the pod's network namespace.
+    /// Cookie of the pod's network namespace (`SO_NETNS_COOKIE`).
     pub netns_cookie: u64,
-    /// All zero: none.
+    /// The pod's IPv4 address; all zero if it has none.
     pub addr4: V4,
-    /// All zero: none.
+    /// The pod's IPv6 address; all zero if it has none.
     pub addr6: V6,
-    /// MAC of the pod's end of the veth.
+    /// MAC of the pod's end of the veth; the only source MAC that its frames may have.
     pub mac: [u8; 6],
-    /// MAC of the host's end.
+    /// MAC of the host's end of the veth.
     pub host_mac: [u8; 6],
-    /// Bits of [`pod_flags`]; 0: no pod there.
+    /// Bits of [`pod_flags`]; 0 if there is no pod.
     pub flags: u32,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: u32,
 }
 
 /// Bits of [`Pod::flags`].
 pub mod pod_flags {
-    /// The entry is in use.
+    /// The entry is in use. Packets of a pod without this bit are dropped.
     pub const PRESENT: u32 = 1;
-    /// What it receives is limited by the queue of its device: packets for it must go through there.
+    /// The queue of the veth limits what the pod receives, so packets must pass through it.
     pub const SHAPED: u32 = super::address_flags::SHAPED as u32;
-    /// Not a pod but the node itself, whose packets come here if no socket hook has led them elsewhere. Written by the agent.
+    /// The host device: the "pod" is the node itself, whose packets arrive here if no socket hook
+    /// has translated them. Written by the agent.
     pub const NODE: u32 = 1 << 8;
 }
 
-/// What an address is, seen from this node: map `addresses4` or `addresses6`, by address.
+/// The role of an address, seen from this node: value of `addresses4` and `addresses6`.
 ///
 /// The plugin writes and removes the entries of pods, the agent all others.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct AddressInfo {
-    /// Pods: the host-side veth.
+    /// Pods: interface index of the host-side veth.
     pub ifindex: u32,
     /// One of [`address_kind`].
     pub kind: u8,
     /// Bits of [`address_flags`].
     pub flags: u8,
-    /// Pods: MAC of the pod's end.
+    /// Pods: MAC of the pod's end of the veth.
     pub mac: [u8; 6],
 }
 
-/// [`AddressInfo::kind`].
+/// Values of [`AddressInfo::kind`]; 0 stands for an unknown address.
 pub mod address_kind {
     /// A pod on this node.
     pub const POD: u8 = 1;
-    /// A cluster IP: nobody listens on the ports that its Service does not name.
+    /// A cluster IP. The Service owns the whole address, so undefined ports are rejected.
     pub const SERVICE: u8 = 2;
-    /// An address of this node, which may have node ports.
+    /// An address of this node, which may have node ports and host ports.
     pub const NODE: u8 = 3;
-    /// An external or load-balancer IP: its other ports are none of our business.
+    /// An external or load-balancer IP. Ports that its Service does not define are not touched.
     pub const EXTERNAL: u8 = 4;
 }
 
 /// Bits of [`AddressInfo::flags`].
 pub mod address_flags {
-    /// A pod with [`super::pod_flags::SHAPED`]: said here too, so that nothing else is to be looked up. The bit is that of
-    /// [`crate::types::flow::flow_flags::SHAPED`], so that it is copied without a question.
+    /// A pod with [`super::pod_flags::SHAPED`], repeated here to save the lookup of the pod. The
+    /// bit equals [`crate::types::flow::flow_flags::SHAPED`], so a mask copies it into a flow.
     pub const SHAPED: u8 = crate::types::flow::flow_flags::SHAPED;
 }
 
-/// Which pod lives in a network namespace: map `pod_netns`, by the namespace's cookie (u64).
+/// The pod in a network namespace: map `pod_netns`, by the namespace's cookie (u64).
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct PodNetns {
-    /// All zero: none.
+    /// The pod's IPv4 address; all zero if it has none.
     pub addr4: V4,
-    /// All zero: none.
+    /// The pod's IPv6 address; all zero if it has none.
     pub addr6: V6,
-    /// Host-side veth.
+    /// Interface index of the host-side veth.
     pub ifindex: u32,
 }
 
-/// What the programs must know of their node: the one entry of array `config`, written by the agent.
+/// The node's settings: the only element of the array `config`, written by the agent.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct NodeConfig {
-    /// The node's IPv4 address: source of translated traffic. All zero: none.
+    /// The node's IPv4 address, source of translated traffic; all zero if it has none.
     pub node4: V4,
-    /// The node's IPv6 address.
+    /// The node's IPv6 address, source of translated traffic; all zero if it has none.
     pub node6: V6,
-    /// The device that leads out of the node; 0: the host stack decides.
+    /// Interface index of the device that leads out of the node; 0: the host's stack routes.
     pub uplink: u32,
-    /// First port that source translation may use.
+    /// First port for source translation.
     pub snat_port_min: u16,
-    /// Last port that source translation may use.
+    /// Last port for source translation.
     pub snat_port_max: u16,
-    /// An idle flow other than TCP ends after so many clock ticks ([`super::clock`]).
+    /// Idle timeout of flows other than TCP, in ticks ([`super::clock`]).
     pub udp_ticks: u32,
-    /// An idle TCP flow ends after so many clock ticks.
+    /// Idle timeout of TCP flows, in ticks.
     pub tcp_ticks: u32,
-    /// A TCP flow that has shown FIN or RST ends after so many idle clock ticks.
+    /// Idle timeout of TCP flows after FIN or RST, in ticks.
     pub closing_ticks: u32,
     /// Bits of [`node_features`].
     pub features: u32,
-    /// The least MTU of the devices that lead out of the node, without the tunnel, bytes; 0: not known.
+    /// Least MTU of the devices that lead out of the node, without the tunnel, bytes; 0: unknown.
     pub mtu: u32,
-    /// The MTU of the tunnel device, bytes; 0: there is none.
+    /// MTU of the tunnel device, bytes; 0: there is no tunnel.
     pub tunnel_mtu: u32,
-    /// A datagram that comes so many clock ticks after the last one of its flow, or later, asks something else.
+    /// Pause after which a datagram of an unreplied UDP flow counts as a new exchange, in ticks.
     pub unreplied_ticks: u16,
-    /// Datagrams with at most so many clock ticks between them, though not in the same tick, are a conversation; a SYN that comes again within
-    /// that time is the same one.
+    /// Longest pause between the datagrams of an assured UDP flow, in ticks (datagrams of one tick
+    /// do not count). A repeated SYN within this time is a retransmission.
     pub assured_ticks: u16,
-    /// The kernel's cookie of the node's own network namespace: whose loopback addresses are the node's.
+    /// Cookie of the node's network namespace, in which loopback addresses are the node's.
     pub netns_cookie: u64,
 }
 
-/// Bits of [`NodeConfig::features`]: what is off costs the programs nothing.
+/// Bits of [`NodeConfig::features`]. A feature that is off costs the programs no lookup.
 pub mod node_features {
-    /// `networks4` and `networks6` say something about addresses that `addresses4` and `addresses6` do not know.
+    /// The tries `networks4` and `networks6` must be consulted for addresses that `addresses4`
+    /// and `addresses6` do not contain.
     pub const NETWORKS: u32 = 1;
-    /// What pods send out of the cluster gets the node's address.
+    /// Packets of pods to destinations outside the cluster get the node's address.
     pub const MASQUERADE: u32 = 2;
-    /// Another proxy serves Services in the host's stack, so packets of pods pass through it instead of around it.
+    /// Another proxy serves Services in the host's stack. Packets of pods must pass through the
+    /// stack and not around it.
     pub const HOST_ROUTING: u32 = 4;
-    /// The node's own packets to [`super::network_flags::SERVICE`] networks come by the packet path, which can be silent.
+    /// The host device is in place: the node's own packets to [`super::network_flags::SERVICE`]
+    /// networks reach the packet path, which can drop them silently.
     pub const NODE_CLIENT: u32 = 8;
 }
 
-/// What a network is, seen from this node: tries `networks4` and `networks6`, by [`crate::types::address::Prefix`] of an address. Written by the agent.
+/// The role of a network, seen from this node: value of the tries `networks4` and `networks6`,
+/// by [`crate::types::address::Prefix`] of an address. Written by the agent.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Network {
-    /// The device that leads there: the tunnel; 0: the uplink.
+    /// Interface index of the tunnel, if the network is reached through it; 0: the uplink.
     pub oif: u32,
     /// Bits of [`network_flags`].
     pub flags: u32,
@@ -147,10 +158,11 @@ pub struct Network {
 
 /// Bits of [`Network::flags`].
 pub mod network_flags {
-    /// Addresses of Services (a `ServiceCIDR`): one that no Service has is answered by nobody, and packets to it are dropped.
+    /// A range of cluster IPs (a `ServiceCIDR`). Packets to an address without a Service are
+    /// dropped, because no host answers there.
     pub const SERVICE: u32 = 1;
-    /// Sees the addresses of pods: the pod networks and other networks without masquerading.
+    /// Sees the addresses of pods: pod networks and others that are exempt from masquerading.
     pub const KEEP_SOURCE: u32 = 2;
-    /// This node's own pods: the host's routes decide about an address that no pod has.
+    /// A pod range of this node. The host's routes handle addresses that no pod has.
     pub const OWN: u32 = 4;
 }

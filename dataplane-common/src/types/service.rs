@@ -1,23 +1,24 @@
-//! The types of the service tables: frontends, slots, backends, affinity.
+//! Map types of Services: frontends, slots, backends, affinity, host ports, socket entries.
 //!
-//! All ports in keys and values are in the CPU's byte order, so that `bpftool` shows 80 as 80; programs swap
-//! at the edge of the packet. Every gap is an explicit, zeroed field.
+//! Ports in keys and values are in the CPU's byte order, so that `bpftool` prints 80 as 80; the
+//! programs swap when they read or write a packet. Every gap is an explicit, zeroed field, because
+//! the kernel hashes and compares all bytes of a key.
 
-/// IP protocol numbers (IANA "Protocol Numbers") that a Service port can have, and the ICMPs.
+/// IP protocol numbers (IANA "Protocol Numbers") of the protocols that the packet path knows.
 pub mod proto {
-    /// ICMP for IPv4.
+    /// ICMP for IPv4 (RFC 792).
     pub const ICMP: u8 = 1;
-    /// TCP.
+    /// TCP (RFC 9293).
     pub const TCP: u8 = 6;
-    /// UDP.
+    /// UDP (RFC 768).
     pub const UDP: u8 = 17;
-    /// ICMP for IPv6.
+    /// ICMP for IPv6 (RFC 4443).
     pub const ICMP6: u8 = 58;
-    /// SCTP.
+    /// SCTP (RFC 9260).
     pub const SCTP: u8 = 132;
 }
 
-/// What clients address: map `frontends4` or `frontends6`.
+/// The address that clients connect to: key of `frontends4` and `frontends6`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct FrontendKey<A> {
@@ -27,101 +28,109 @@ pub struct FrontendKey<A> {
     pub port: u16,
     /// One of [`proto`].
     pub proto: u8,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: u8,
 }
 
-/// A stretch of `slots`: the backends from which a frontend picks.
+/// A slot table: the range of the array `slots` from which a frontend picks its backends.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(C)]
 pub struct SlotTable {
-    /// First index into `slots`.
+    /// Index of the first slot.
     pub base: u32,
-    /// How many; 0: no backend.
+    /// Number of slots; 0: the frontend has no backend on this side.
     pub len: u32,
 }
 
-/// What a frontend leads to.
+/// The service port behind a frontend, and its tables: value of `frontends4` and `frontends6`.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Frontend {
-    /// Identifies the Service port; key of `services`, and of affinity.
+    /// Id of the service port: key of `services` and of affinity.
     pub service_port: u32,
-    /// Client-IP session affinity in clock ticks ([`super::clock`]); 0: none.
+    /// Timeout of client-IP session affinity, in ticks ([`super::clock`]); 0: no affinity.
     pub affinity_ticks: u32,
-    /// For clients that are pods and nodes of the cluster.
+    /// Slots for clients that are pods or nodes of the cluster.
     pub internal: SlotTable,
-    /// For clients from outside.
+    /// Slots for clients outside the cluster.
     pub external: SlotTable,
     /// Bits of [`frontend_flags`].
     pub flags: u16,
     /// One of [`scheduler`].
     pub scheduler: u8,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: u8,
 }
 
 /// Bits of [`Frontend::flags`].
 pub mod frontend_flags {
-    /// Internal clients without a backend are dropped silently, not refused (`internalTrafficPolicy: Local`).
+    /// Internal clients are dropped silently instead of rejected if there is no backend
+    /// (`internalTrafficPolicy: Local`).
     pub const INTERNAL_DROP: u16 = 1;
-    /// External clients without a backend are dropped silently, not refused (`externalTrafficPolicy: Local`).
+    /// External clients are dropped silently instead of rejected if there is no backend
+    /// (`externalTrafficPolicy: Local`).
     pub const EXTERNAL_DROP: u16 = 2;
-    /// Keeps the address of external clients (`externalTrafficPolicy: Local`).
+    /// External clients keep their source address (`externalTrafficPolicy: Local`).
     pub const KEEP_CLIENT: u16 = 4;
-    /// A node port.
+    /// The frontend is a node port.
     pub const NODE_PORT: u16 = 8;
-    /// Only clients that `source_ranges` allows (`loadBalancerSourceRanges`).
+    /// Only clients in `source_ranges4/6` are served (`loadBalancerSourceRanges`).
     pub const SOURCE_RANGES: u16 = 16;
-    /// At an external or load-balancer IP, whose other ports are none of our business.
+    /// The frontend is at an external or load-balancer IP, whose other ports are not touched.
     pub const EXTERNAL: u16 = 32;
-    /// Schedulers that hash the client's address hash its port, too (IPVS: `sh-port`, `mh-port`).
+    /// Schedulers that hash the client's address hash its port as well (IPVS: `sh-port`,
+    /// `mh-port`).
     pub const HASH_PORT: u16 = 64;
 }
 
-/// One backend id of a slot table: array `slots`.
+/// One entry of a slot table: element of the array `slots`.
 ///
-/// The agent writes a table before it is published and never after; the programs write only the turn in the first slot of a table.
+/// The agent writes a table before a frontend refers to it, and never afterwards. The programs
+/// write only the turn in the first slot of a table.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Slot {
-    /// Backend id.
+    /// Backend id; 0 is never a backend.
     pub backend: u32,
-    /// In the first slot of a table: which slot comes next, where slots take turns.
+    /// In the first slot of a table: the slot to use next, for schedulers that take turns.
     pub turn: u32,
 }
 
-/// The rule that picks a slot: [`Frontend::scheduler`]. The names and their meaning are those of IPVS (`ipvsadm(8)`), which has no `random`.
+/// Schedulers, the rules that pick a slot: [`Frontend::scheduler`].
+///
+/// Names and meaning are those of IPVS (`ipvsadm(8)`), except `random`, which IPVS lacks.
 pub mod scheduler {
-    /// Each connection anew, in proportion to the weights.
+    /// Random, in proportion to the weights.
     pub const RANDOM: u8 = 0;
-    /// In turn.
+    /// Round robin, weights ignored.
     pub const RR: u8 = 1;
-    /// In turn, in proportion to the weights.
+    /// Round robin, in proportion to the weights.
     pub const WRR: u8 = 2;
-    /// By the client's address.
+    /// Hash of the client's address.
     pub const SH: u8 = 3;
-    /// By the address that was asked for.
+    /// Hash of the frontend's address.
     pub const DH: u8 = 4;
-    /// By the client's address, in a Maglev table: few clients move when the set changes.
+    /// Hash of the client's address into a Maglev table: few clients change their backend when
+    /// the set of backends changes.
     pub const MH: u8 = 5;
 
-    /// Fewest connections.
+    /// Least connections, weights ignored.
     pub const LC: u8 = 6;
-    /// Fewest connections for its weight.
+    /// Least connections in proportion to the weight.
     pub const WLC: u8 = 7;
-    /// Fewest for its weight with the new one: the shortest expected delay.
+    /// Shortest expected delay: least connections in proportion to the weight, counting the new
+    /// one.
     pub const SED: u8 = 8;
-    /// One without a connection, else the shortest expected delay.
+    /// Never queue: a backend without a connection if there is one, else shortest expected delay.
     pub const NQ: u8 = 9;
 
-    /// Their names, by number.
+    /// Names of the schedulers, indexed by number.
     pub const NAMES: [&str; 10] = ["random", "rr", "wrr", "sh", "dh", "mh", "lc", "wlc", "sed", "nq"];
 
-    /// Whether it needs to know how many connections a backend has.
+    /// Returns true if the scheduler compares the connection counts of backends.
     #[inline(always)]
     #[must_use]
     pub const fn counts_connections(scheduler: u8) -> bool {
@@ -134,180 +143,199 @@ pub mod scheduler {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(8))]
 pub struct Backend {
-    /// IPv4 addresses as `::ffff:a.b.c.d`.
+    /// Address; IPv4 as `::ffff:a.b.c.d`.
     pub addr: [u8; 16],
     /// Port, CPU order.
     pub port: u16,
-    /// Bits of [`backend_state`]; 0: the id is free.
+    /// Bits of [`backend_state`]; 0 if the id is free.
     pub state: u8,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: u8,
-    /// Goes up each time the id is given to another endpoint or its endpoint has ended: flows and affinity entries of before no longer count.
+    /// Incremented when the id is given to another endpoint and when its endpoint has ended.
+    /// Flows, affinity and socket entries of an older generation are invalid.
     pub generation: u32,
-    /// The service port that owns it.
+    /// Id of the service port that the backend belongs to.
     pub service_port: u32,
-    /// 0 to 65535; what its share of the new connections is measured by. 0: it gets none.
+    /// Weight, 0 to 65535, which sets its share of new connections; 0: it gets none.
     pub weight: u32,
 }
 
 /// Bits of [`Backend::state`].
 pub mod backend_state {
-    /// In the internal slot table: takes new connections from the cluster.
+    /// Listed in the internal slot table: takes new connections from the cluster.
     pub const INTERNAL: u8 = 1;
-    /// In the external slot table: takes new connections from outside.
+    /// Listed in the external slot table: takes new connections from outside.
     pub const EXTERNAL: u8 = 2;
-    /// Serves the connections that it has.
+    /// Serves its existing connections.
     pub const SERVING: u8 = 4;
-    /// Terminating.
+    /// The endpoint is terminating.
     pub const TERMINATING: u8 = 8;
-    /// On this node.
+    /// The endpoint is on this node.
     pub const LOCAL: u8 = 16;
-    /// Has an address of its node (a host-network pod or a server outside the pod network).
+    /// The endpoint has its node's address: a host-network pod, or a server outside the pod
+    /// network.
     pub const HOST: u8 = 32;
-    /// Known to be on another node: the packet path need not ask whether it is here.
+    /// Known to be on another node. The packet path saves the lookup of its address.
     pub const REMOTE: u8 = 128;
-    /// Listed by an `EndpointSlice`, whatever its condition: set as long as the id is in use.
+    /// Listed in an `EndpointSlice` in any condition: set as long as the id is in use.
     pub const LISTED: u8 = 64;
-    /// Any of these: takes new connections.
+    /// Mask of states in which a backend takes new connections.
     pub const ACCEPTING: u8 = INTERNAL | EXTERNAL;
-    /// Any of these: what it has goes on being sent by other protocols than TCP.
+    /// Mask of states in which existing non-TCP flows keep their backend.
     pub const USABLE: u8 = INTERNAL | EXTERNAL | SERVING;
 }
 
-/// Who is remembered: map `affinity4` or `affinity6`.
+/// A client of a service port: key of `affinity4` and `affinity6`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct AffinityKey<A> {
-    /// The client; a pod's own address at both layers.
+    /// Address of the client. The packet path and the socket hooks both use a pod's own address,
+    /// so they share entries.
     pub client: A,
-    /// The service port, whichever of its frontends was used.
+    /// Id of the service port; its frontends share one affinity.
     pub service_port: u32,
 }
 
-/// Which backend a client had.
+/// The backend that a client was given last.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Affinity {
-    /// Backend id.
+    /// Backend id of that choice.
     pub backend: u32,
     /// [`Backend::generation`] at that time.
     pub generation: u32,
-    /// Clock tick of the last use ([`super::clock`]).
+    /// Time of the last use, in ticks ([`super::clock`]).
     pub last_used: u32,
 }
 
-/// How long a service port's name can be: namespace (63) `/` name (63) `:` port name (63), and a byte more.
+/// Size of a service port's name, bytes: namespace (63) `/` name (63) `:` port name (63), and one
+/// to spare.
 pub const NAME_LEN: usize = 192;
 
-/// Who a service port is: map `services`, by service port id. For people and for an agent without memory.
+/// Name of a service port: value of the map `services`, by service port id.
+///
+/// The agent restores its state from it after a restart; `ropeway` prints it.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct ServiceName {
-    /// `namespace/name:port`, ended by zeros.
+    /// `namespace/name:port`, padded with zeros.
     pub name: [u8; NAME_LEN],
 }
 
-/// What a backend has been given: array `backend_stats`, by backend id. One for all CPUs, which add to it atomically; only programs write it.
+/// Counters of a backend: element of the array `backend_stats`, by backend id.
+///
+/// One element for all CPUs, which add atomically: the search for the least loaded backend compares
+/// totals. Written only by programs; the agent maps the array.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct BackendStats {
-    /// New connections (packet path) and connects (socket hooks).
+    /// New connections on the packet path, and connects of the socket hooks.
     pub connections: u64,
-    /// Sockets that have it now; only where the scheduler [counts](scheduler::counts_connections).
+    /// Sockets that are connected to it; counted only for schedulers that
+    /// [compare](scheduler::counts_connections) connections.
     pub sockets: u64,
-    /// Flows that were opened to it; only where the scheduler counts.
+    /// Flows opened to it; counted only for the same schedulers.
     pub flows: u64,
-    /// [`Backend::generation`] for which `sockets` and `flows` are.
+    /// [`Backend::generation`] to which `sockets` and `flows` refer.
     pub generation: u32,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: u32,
 }
 
-/// What the agent has found of a backend's flows at its last look: array `backend_loads`, by backend id.
+/// Flows of a backend at the agent's last sweep of the flow tables: element of the array
+/// `backend_loads`, by backend id.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct BackendLoad {
-    /// [`Backend::generation`] for which it is.
+    /// [`Backend::generation`] to which the counts refer.
     pub generation: u32,
-    /// TCP connections before a FIN or RST, and datagrams.
+    /// TCP connections before FIN or RST, and flows of other protocols.
     pub active: u32,
-    /// TCP connections after one.
+    /// TCP connections after FIN or RST.
     pub inactive: u32,
-    /// The low half of [`BackendStats::flows`] when it began to look; 0 if those were another generation's.
+    /// Low half of [`BackendStats::flows`] when the sweep began; 0 if that was the count of another
+    /// generation.
     pub flows: u32,
 }
 
-/// For which backend a socket counts: socket storage `sock_backends`, gone with the socket.
+/// The backend for which a socket is counted: socket storage `sock_backends`, freed with the
+/// socket.
 #[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct SockBackend {
-    /// Backend id; 0: for none.
+    /// Backend id; 0 if the socket is not counted.
     pub backend: u32,
     /// [`Backend::generation`] at that time.
     pub generation: u32,
 }
 
-/// One socket's view of an address: key of `sock_peers4` or `sock_peers6`.
+/// A socket and an address: key of `sock_peers4` and `sock_peers6`.
 ///
-/// Two kinds of entries share the map. Keyed by the backend's address: which frontend the application asked for, so
-/// that it is shown that one. Keyed by the frontend's address: which backend the datagrams of an unconnected socket go
-/// to, so that they stay together as they would with connection tracking.
+/// Two kinds of entries share the map. Keyed by a backend's address: the frontend that the
+/// application used, which recvmsg(2) and getpeername(2) must show. Keyed by a frontend's address:
+/// the backend of an unconnected socket, so that its datagrams stay with one backend, as they would
+/// with connection tracking.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C, packed(4))]
 pub struct SockPeerKey<A> {
-    /// The kernel's cookie of the socket.
+    /// Cookie of the socket (`SO_COOKIE`).
     pub cookie: u64,
-    /// Backend or frontend address.
+    /// Backend's or frontend's address.
     pub addr: A,
-    /// Backend or frontend port, CPU order.
+    /// Backend's or frontend's port, CPU order.
     pub port: u16,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: u16,
 }
 
-/// The other side of a [`SockPeerKey`].
+/// The counterpart of a [`SockPeerKey`]: the frontend of a backend, or the backend of a frontend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct SockPeer<A> {
-    /// Frontend or backend address.
+    /// Frontend's or backend's address.
     pub addr: A,
-    /// Frontend or backend port, CPU order.
+    /// Frontend's or backend's port, CPU order.
     pub port: u16,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: u16,
-    /// Backend id; 0: a host port's pod.
+    /// Backend id; 0 if a host port led to a pod.
     pub backend: u32,
     /// [`Backend::generation`] at that time.
     pub generation: u32,
 }
 
-/// Who may use a load-balancer address: key of the tries `source_ranges4` and `source_ranges6`; the service port is matched whole, so that the
-/// length is 32 and the bits of the client's prefix. Whoever is found there is allowed.
+/// A client network that may use a load-balancer address: key of the tries `source_ranges4` and
+/// `source_ranges6`.
+///
+/// A key in the trie is allowed. Its prefix length is 32, for the whole service port, plus the bits
+/// of the client's network.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct SourceRange<A> {
-    /// The service port.
+    /// Id of the service port.
     pub service_port: u32,
-    /// The client's network.
+    /// Address of the client or its network.
     pub client: A,
 }
 
-/// Where a host port leads: map `host_ports4` or `host_ports6`, by [`FrontendKey`] whose address is the `hostIP`, or all zero for every address of
-/// the node. Written by the plugin. A frontend with the same address and port goes first.
+/// The pod behind a host port: value of `host_ports4` and `host_ports6`, written by the plugin.
+///
+/// The key is a [`FrontendKey`] with the `hostIP`, or the all-zero address for every address of the
+/// node. A frontend with the same address and port takes precedence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct HostPort<A> {
-    /// The pod.
+    /// Address of the pod.
     pub addr: A,
     /// The container's port, CPU order.
     pub port: u16,
-    /// Zero.
+    /// Padding, always zero.
     pub pad: u16,
-    /// The pod's host-side veth.
+    /// Interface index of the pod's host-side veth.
     pub ifindex: u32,
 }

@@ -1,9 +1,10 @@
-//! The stages of the packet path, and the hook that a packet is at.
+//! The stages of the packet path, and the hook at which a packet was seen first.
 //!
-//! A packet program ends with a verdict or hands the packet to a stage by a tail call. Each stage is one program per
-//! address family in the program array `stages`, which the agent fills. [`Origin`] travels with the packet from stage
-//! to stage. [`for_each_stage`](crate::for_each_stage) is the only list of stages: enum, program names, array index,
-//! the loader's list and the tail calls of the programs all follow from it.
+//! A packet program ends with a verdict or hands the packet to a stage by a tail call. Each stage
+//! is one program per address family in the program array `stages`, which the agent fills.
+//! [`Origin`] travels with the packet from stage to stage.
+//! [`for_each_stage`](crate::for_each_stage) is the only list of stages: enum, program names, array
+//! index, the loader's list and the tail calls of the programs all follow from it.
 
 use crate::types::side::TrafficSide;
 
@@ -14,11 +15,13 @@ use crate::types::side::TrafficSide;
 macro_rules! for_each_stage {
     ($macro:ident) => {
         $macro! {
-            /// A packet without a flow that may get one ([`crate::path::datapath::new_connection`]).
+            /// A packet without a flow that may open one
+            /// ([`crate::path::datapath::new_connection`]).
             NewConnection = 1, "stage_new4", "stage_new6";
             /// An ICMP error ([`crate::path::datapath::icmp_error`]).
             IcmpError = 2, "stage_icmp4", "stage_icmp6";
-            /// A packet whose sender gets a TCP reset or an ICMP error ([`crate::path::reject::reject`]).
+            /// A packet whose sender gets a TCP reset or an ICMP error
+            /// ([`crate::path::reject::reject`]).
             Reject = 3, "stage_reject4", "stage_reject6";
             /// A translated SCTP packet ([`crate::path::sctp_ports::set_ports`]).
             SctpPorts = 4, "stage_sctp4", "stage_sctp6";
@@ -35,14 +38,14 @@ macro_rules! for_each_stage {
 
 macro_rules! declare_stages {
     ($($(#[$doc:meta])* $stage:ident = $number:literal, $v4:literal, $v6:literal;)*) => {
-        /// A program that another one hands a packet to by a tail call. Each has the verifier's budget and the stack
-        /// for itself.
+        /// A program that another one hands a packet to by a tail call. Each has the verifier's
+        /// instruction budget and 512 bytes of stack for itself.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(u32)]
         pub enum Stage { $($(#[$doc])* $stage = $number,)* }
 
         impl Stage {
-            /// Every stage, in the order of [`Self::index`].
+            /// All stages, in the order of [`Self::index`].
             pub const ALL: [Self; [$($number,)*].len()] = [$(Self::$stage,)*];
 
             /// Returns the stage with this number; `None` for 0 and unknown numbers.
@@ -82,20 +85,20 @@ impl Stage {
     }
 }
 
-/// The hook that a packet is at.
+/// The hook at which a packet was seen first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Origin {
-    /// It comes from a pod: ingress of the host-side veth.
+    /// Ingress of a pod's host-side veth: the packet comes from a pod.
     Pod = 1,
-    /// It comes from outside: ingress of an uplink.
+    /// Ingress of an uplink or the tunnel: the packet comes from outside the node.
     Uplink = 2,
-    /// It comes from the host's stack: egress of either.
+    /// Egress of either: the packet comes from the host's stack.
     Host = 3,
 }
 
 impl Origin {
-    /// From the number.
+    /// Returns the origin with this number; unknown numbers are [`Self::Host`].
     #[inline(always)]
     #[must_use]
     pub const fn from_number(n: u32) -> Self {
@@ -106,17 +109,18 @@ impl Origin {
         }
     }
 
-    /// On which side of a Service who sends here is.
+    /// Returns the side of the cluster on which the sender is.
     #[inline(always)]
     #[must_use]
     pub const fn side(self) -> TrafficSide {
         if matches!(self, Self::Pod) { TrafficSide::Internal } else { TrafficSide::External }
     }
 
-    /// What [`crate::types::flow::Flow::iif`] says of packets that come in here.
+    /// Returns [`crate::types::flow::Flow::iif`] for a packet that arrives here.
     #[inline(always)]
     #[must_use]
     pub const fn iif(self, ifindex: u32) -> u32 {
+        // Only pods are tied to one interface. Replies from outside may return by another uplink.
         if matches!(self, Self::Pod) { ifindex } else { 0 }
     }
 }

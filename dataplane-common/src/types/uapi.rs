@@ -1,6 +1,7 @@
-//! Numbers of the kernel that `aya_ebpf::bindings` does not name.
+//! Kernel constants that `aya_ebpf::bindings` does not define.
 //!
-//! The names are those of the kernel's headers. The packet tests compare every number of the user API with `libc`.
+//! The names are those of the kernel's headers. The packet tests compare each constant of the user
+//! API with `libc`, so that a typing error cannot reach a program.
 
 /// Address family IPv4 (`linux/socket.h`).
 pub const AF_INET: u8 = 2;
@@ -14,6 +15,6 @@ pub const IPPROTO_TCP: u32 = 6;
 pub const IPPROTO_UDP: u32 = 17;
 /// Protocol of a multipath TCP socket (`linux/in.h`).
 pub const IPPROTO_MPTCP: u32 = 262;
-/// `gso_size` of an skb whose segments have the sizes that their sender gave them, as with SCTP (`linux/skbuff.h`,
-/// not part of the user API).
+/// `gso_size` of an skb whose segments keep the sizes that their sender gave them, as with SCTP
+/// (`include/linux/skbuff.h`, not part of the user API).
 pub const GSO_BY_FRAGS: u32 = 0xffff;

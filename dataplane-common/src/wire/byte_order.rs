@@ -1,6 +1,7 @@
 //! Numbers in network byte order.
 //!
-//! Packet code reads and writes these types, so that a number of the wire can't be mixed up with one of the CPU.
+//! Packet code reads and writes these types, so that the compiler rejects a mix of a number of the
+//! wire with one of the CPU. Map keys and values use plain integers in CPU order instead.
 
 /// A 16-bit number in network byte order, as it stands in a packet (RFC 1700, "Data Notations").
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -8,14 +9,14 @@
 pub struct Be16(pub u16);
 
 impl Be16 {
-    /// From the CPU's byte order.
+    /// Converts from the CPU's byte order.
     #[inline(always)]
     #[must_use]
     pub const fn new(v: u16) -> Self {
         Self(v.to_be())
     }
 
-    /// In the CPU's byte order.
+    /// Returns the number in the CPU's byte order.
     #[inline(always)]
     #[must_use]
     pub const fn get(self) -> u16 {
@@ -29,21 +30,21 @@ impl Be16 {
 pub struct Be32(pub u32);
 
 impl Be32 {
-    /// From the CPU's byte order.
+    /// Converts from the CPU's byte order.
     #[inline(always)]
     #[must_use]
     pub const fn new(v: u32) -> Self {
         Self(v.to_be())
     }
 
-    /// In the CPU's byte order.
+    /// Returns the number in the CPU's byte order.
     #[inline(always)]
     #[must_use]
     pub const fn get(self) -> u32 {
         u32::from_be(self.0)
     }
 
-    /// Byte `i` (0 to 3) in the order of the wire.
+    /// Returns byte `i` (0 to 3) in the order of the wire.
     #[inline(always)]
     #[must_use]
     pub const fn byte(self, i: u32) -> u8 {

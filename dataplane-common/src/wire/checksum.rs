@@ -1,27 +1,31 @@
 //! One's-complement arithmetic for incremental checksums (RFC 1071, RFC 1624).
 //!
-//! Sums and differences are taken over words as they stand in memory: the arithmetic does not depend on byte order.
+//! Sums and differences are taken over words in memory order, because the result does not depend on
+//! byte order (RFC 1071, section 2). Rewriting computes differences here;
+//! [`crate::packet::access::Packet::correct_checksum`] applies them.
 
 use crate::wire::byte_order::{Be16, Be32};
 
-/// What has changed under an L4 checksum. Addresses are kept apart from ports because a checksum that is left to the device covers
-/// only the pseudo header so far.
+/// The changes under an L4 checksum.
+///
+/// Addresses and ports are separate, because a checksum that is left to the device
+/// (`CHECKSUM_PARTIAL`) covers only the pseudo header so far, hence no ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChecksumChange {
-    /// Difference of the addresses, which are part of the pseudo header.
+    /// Difference of the addresses, if the checksum has a pseudo header; else 0.
     pub addresses: u32,
     /// Difference of the ports.
     pub ports: u32,
-    /// Whether the addresses are IPv6, whose change no IP header checksum balances.
+    /// True if the addresses are IPv6: no IP header checksum compensates their change.
     pub v6: bool,
-    /// UDP: a checksum of zero means none (RFC 768).
+    /// True for UDP, where a checksum of zero means "none" (RFC 768).
     pub udp: bool,
-    /// The folded sum of the pseudo header before the change, which is what the field holds if the checksum is left to the device;
-    /// 0: not known.
+    /// Folded sum of the pseudo header before the change, which is what the field holds if the
+    /// checksum is left to the device; 0 if it was not computed.
     pub pseudo: u16,
 }
 
-/// One's-complement sum.
+/// Adds two one's-complement sums, with end-around carry.
 #[inline(always)]
 #[must_use]
 pub const fn add(sum: u32, v: u32) -> u32 {
@@ -29,37 +33,40 @@ pub const fn add(sum: u32, v: u32) -> u32 {
     s + carry as u32
 }
 
-/// The difference that takes a sum with `from` in it to one with `to` (RFC 1624, equation 3).
+/// Returns the difference that turns a sum over `from` into one over `to` (RFC 1624, equation 3).
 #[inline(always)]
 #[must_use]
 pub const fn difference(from: u32, to: u32) -> u32 {
     add(!from, to)
 }
 
-/// The sum of a pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1): that of the addresses, the protocol, and the length of what has the
-/// checksum, at most 65535 bytes.
+/// Returns the sum of a pseudo header (RFC 9293, section 3.1; RFC 8200, section 8.1).
+///
+/// `addresses` is the sum of both addresses, `bytes` the length of the L4 header and payload, at
+/// most 65535.
 #[inline(always)]
 #[must_use]
 pub const fn pseudo(addresses: u32, proto: u8, bytes: u32) -> u32 {
     add(addresses, Be32::new((proto as u32) << 16 | bytes).0)
 }
 
-/// 32 bits folded into 16.
+/// Folds a 32-bit sum to 16 bits.
 #[inline(always)]
 #[must_use]
 pub const fn fold(sum: u32) -> u16 {
+    // Twice: the first addition can carry into bit 16.
     let s = (sum & 0xffff) + (sum >> 16);
     ((s & 0xffff) + (s >> 16)) as u16
 }
 
-/// The checksum field after a difference.
+/// Returns the checksum field after a difference.
 #[inline(always)]
 #[must_use]
 pub const fn apply(field: Be16, difference: u32) -> Be16 {
     Be16(!fold(add(!field.0 as u32, difference)))
 }
 
-/// Whether two folded sums are the same number: zero has two forms.
+/// Returns true if two folded sums are equal; zero has two forms, 0 and 0xffff.
 #[inline(always)]
 #[must_use]
 pub const fn same(a: u16, b: u16) -> bool {
@@ -70,7 +77,7 @@ pub const fn same(a: u16, b: u16) -> bool {
 mod tests {
     use super::*;
 
-    /// RFC 1071 over 16-bit words in memory order.
+    /// Computes the checksum of RFC 1071 over 16-bit words in memory order.
     fn full(words: &[u16]) -> u16 {
         !fold(words.iter().fold(0, |s, w| add(s, u32::from(*w))))
     }

@@ -1,45 +1,53 @@
-//! The checksum of SCTP, `CRC32c` (RFC 9260, appendix A): by how much it changes when a word of the packet does.
+//! Incremental `CRC32c`, the checksum of SCTP (RFC 9260, appendix A).
 //!
-//! A CRC is linear: the checksums of two packets of one length differ by the checksum, without its initial value and its final inversion, of
-//! their difference. That is a number times a power of x, modulo the polynomial, so that nothing of the packet need be read, and the work is
-//! the same for every length. What was wrong before is as wrong afterwards: the checksum still guards the packet from end to end.
+//! A CRC is linear: the checksums of two packets of one length differ by the CRC of their
+//! difference, without initial value and final inversion. Here that is a 32-bit number times a
+//! power of x, modulo the polynomial. So the payload is never read, and the work is the same for
+//! every length. A checksum that was wrong before is wrong by as much afterwards: it still protects
+//! the packet from end to end.
 //!
-//! The bits of a number are the coefficients of a polynomial over GF(2), the highest bit that of 1: the order in which they are sent.
+//! The bits of a number are the coefficients of a polynomial over GF(2), the highest bit that of
+//! x^0: the order in which bits are sent.
 
-/// 0x1EDC6F41 with its bits in this order.
+/// The polynomial 0x1EDC6F41, bit-reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
-/// The polynomial 1.
+/// The polynomial 1 (x^0).
 const ONE: u32 = 1 << 31;
-/// x^8: a byte further on.
+/// The polynomial x^8: a shift by one byte.
 const BYTE: u32 = ONE >> 8;
 
-/// Powers of x^8, by the low byte of a length.
+/// Powers of x^8, indexed by the low byte of a length.
+// Two tables of 1 KiB in .rodata. One indexed by the whole length would take 256 KiB, and a loop of
+// shifts would run up to 65535 times.
 const LOW: [u32; 256] = powers(BYTE);
-/// Powers of x^2048, by the high byte of a length.
+/// Powers of x^2048, indexed by the high byte of a length.
 const HIGH: [u32; 256] = powers(multiply(LOW[255], BYTE));
 
-/// By how much the checksum of a packet of `bytes` bytes changes when its first four do. Both differences are exclusive ors, of numbers as a
-/// little-endian CPU reads them in the packet.
+/// Returns the change of the CRC of a packet of `bytes` bytes if its first four bytes change by
+/// `first`.
+///
+/// Both are differences by exclusive or, of words as a little-endian CPU reads them.
 #[inline(always)]
 #[must_use]
 pub const fn difference(first: u32, bytes: u16) -> u32 {
     multiply(multiply(first, LOW[(bytes & 0xff) as usize]), HIGH[(bytes >> 8) as usize])
 }
 
-/// The product of two polynomials.
+/// Multiplies two polynomials modulo [`POLYNOMIAL`].
 #[inline(always)]
 const fn multiply(a: u32, mut b: u32) -> u32 {
     let mut product = 0;
     let mut bit = 32;
     while bit > 0 {
         bit -= 1;
-        // no branch on what is in a packet
+        // Masks and no branches: the verifier would explore both outcomes of all 32 iterations.
         product ^= b & 0_u32.wrapping_sub(a >> bit & 1);
         b = b >> 1 ^ POLYNOMIAL & 0_u32.wrapping_sub(b & 1);
     }
     product
 }
 
+/// Returns the first 256 powers of a polynomial, computed at compile time.
 const fn powers(of: u32) -> [u32; 256] {
     let mut all = [ONE; 256];
     let mut i = 1;
@@ -61,10 +69,10 @@ mod tests {
 
     use super::difference;
 
-    /// Another implementation of the same sum.
+    /// An independent implementation of the same CRC.
     const REFERENCE: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-    /// Bytes without an order.
+    /// Returns pseudo-random bytes.
     fn noise(seed: u64, bytes: u16) -> Vec<u8> {
         let mut state = seed | 1;
         let next = |_| {

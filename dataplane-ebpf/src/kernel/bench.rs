@@ -1,4 +1,7 @@
-//! The input of the benchmark's programs, and the packet that they put back.
+//! Input of the benchmark's programs, and the packet that they restore.
+//!
+//! `tests/packet/src/bin/packet-bench.rs` writes the input into a map of its own and repeats the
+//! programs by `BPF_PROG_TEST_RUN`, which keeps the packet of the previous run.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::btf_maps::Array;
@@ -6,18 +9,18 @@ use aya_ebpf::helpers::bpf_skb_store_bytes;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 
-/// What the next run sends.
+/// The packets of a run; the layout is repeated in `packet-bench.rs`.
 #[repr(C)]
 pub struct Bench {
-    /// Counts the runs.
+    /// Number of the run, incremented by each.
     pub seq: u32,
-    /// Bits of `seq` that go into the source port.
+    /// Mask of the bits of `seq` that form the source port.
     pub sport_mask: u32,
-    /// Bits of `seq >> 16` that are added to the last byte of the destination.
+    /// Mask of the bits of `seq >> 16` that are added to the last byte of the destination.
     pub dst_mask: u32,
-    /// Whether the header is IPv6.
+    /// 1 if the header is IPv6, 0 if IPv4.
     pub v6: u32,
-    /// IP header and the ports.
+    /// IP header and L4 header, from offset 14 of the frame on.
     pub header: [u8; 44],
 }
 
@@ -25,7 +28,8 @@ pub struct Bench {
 #[btf_map]
 static bench: Array<Bench, 1> = Array::new();
 
-/// Puts the packet back, as the next of the rotating flows; says whether it could.
+/// Restores the packet with the source port and destination of the next flow. Returns false if the
+/// map is missing.
 #[inline(always)]
 pub fn reset(ctx: &TcContext) -> bool {
     let Some(b) = bench.get_ptr_mut(0) else { return false };
@@ -46,13 +50,13 @@ pub fn reset(ctx: &TcContext) -> bool {
             bpf_skb_store_bytes(skb, 14 + 20, sport.as_ptr().cast(), 2, 0);
             bpf_skb_store_bytes(skb, 14 + 19, [b.header[19].wrapping_add(low)].as_ptr().cast(), 1, 0);
         }
-        // a packet that was sent on is marked as done
+        // A redirected packet is marked as handled, and `from_pod` would pass it.
         (*ctx.skb.skb).tc_index = 0;
     }
     true
 }
 
-/// Takes `n` numbers from the counter; the first of them, and the mask to apply.
+/// Advances the counter by `n`; returns its previous value and the mask to apply.
 #[inline(always)]
 pub fn take(n: u32) -> Option<(u32, u32)> {
     let b = bench.get_ptr_mut(0)?;

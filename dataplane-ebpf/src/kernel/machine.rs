@@ -1,18 +1,23 @@
-//! What only instructions of the machine can say.
+//! Operations that need inline assembly: atomic addition, and an optimization barrier.
+//!
+//! Rust's `core` has no atomics for this target, and LLVM crashes on them. The module contains
+//! single instructions and no logic. The traits of `dataplane-common` reach it through `tables.rs`.
 
 use core::arch::asm;
 
-/// Adds to a counter that several CPUs share, with wrap-around: `core::sync::atomic` has nothing for this target, the machine has (RFC 9669, section 5.3).
+/// Adds to a counter that several CPUs share, with wrap-around (RFC 9669, section 5.3).
 ///
 /// # Safety
-/// `counter` points to 8 aligned bytes of a map's value.
+/// `counter` points to 8 aligned bytes of a map value that the program may write.
 #[inline(always)]
 pub unsafe fn add(counter: *mut u64, n: u64) {
-    // SAFETY: one instruction, which reads and writes those bytes alone.
+    // SAFETY: one instruction that reads and writes those bytes alone.
     unsafe { asm!("lock *(u64 *)({p} + 0) += {n}", p = in(reg) counter, n = in(reg) n, options(nostack)) };
 }
 
-/// The same number, of which the compiler knows nothing any more. (`core::hint::black_box` takes a way through memory.)
+/// Returns `n` unchanged, but hides its value from the optimizer.
+///
+/// `core::hint::black_box` would do so by way of memory, and cost stack.
 #[inline(always)]
 pub fn optimization_barrier(n: u32) -> u32 {
     let mut n = n as u64;

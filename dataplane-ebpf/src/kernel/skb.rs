@@ -1,8 +1,10 @@
-//! [`Packet`] over an skb, and what becomes of it.
+//! [`Packet`] over an skb, and the execution of verdicts.
 //!
-//! Offsets that are the same for all packets are read and written in place; those that the packet decides go through helpers,
-//! unless they have their usual value, because a variable packet pointer multiplies the verifier's states. A store reads
-//! the packet's bounds anew for the same reason.
+//! Offsets that are the same for all packets are accessed in place. Offsets that the packet
+//! determines go through helpers unless they have their usual value: a packet pointer with a
+//! variable offset carries an id and a range of its own, and the verifier prunes only equal states.
+//! A store reads the packet's bounds again for the same reason. The module never decides where a
+//! packet goes.
 
 use core::mem::MaybeUninit;
 use core::ptr;
@@ -32,51 +34,57 @@ use dataplane_common::wire::checksum::{self, ChecksumChange};
 use crate::kernel::tables;
 use crate::maps;
 
-/// Continues with the next program (tcx) or filter (clsact).
+/// Return value to continue with the next program (tcx) or filter (clsact).
 const NEXT: i32 = TC_ACT_UNSPEC;
 const _: () = assert!(TCX_NEXT == TC_ACT_UNSPEC);
 
-/// In `skb->tc_index`: one of our programs has sent this packet on, nothing is left to be done.
+/// Value of `skb->tc_index` on a packet that a program of this node has redirected. The hook at the
+/// egress of the target device must pass it.
 const DONE: u32 = 0x5257;
 
-/// Enough for Ethernet, IPv6 and TCP headers.
+/// Length of Ethernet, IPv6 and TCP headers, bytes.
 const HEADERS: usize = 14 + 40 + 20;
 
-/// A packet at a tc hook. `UPLINK`: it comes from a device, which may have summed up all of it (`CHECKSUM_COMPLETE`); what comes
-/// from a veth has no such sum.
+/// A packet at a tc hook.
+///
+/// `UPLINK`: the device may have summed up the whole packet (`CHECKSUM_COMPLETE`), and changes must
+/// be applied to `skb->csum`. A veth never has such a sum, so pods' programs save the helper calls.
 pub struct Skb<const UPLINK: bool>(TcContext);
 
 impl<const UPLINK: bool> Skb<UPLINK> {
-    /// Takes the packet over, and has its headers in one piece.
+    /// Takes the packet over, and makes the linear part of a short one writable.
     #[inline(always)]
     pub fn new(ctx: TcContext) -> Self {
         if ctx.data() + HEADERS > ctx.data_end() {
-            // SAFETY: the context is valid; pointers into the packet are only made after this. What can't be pulled is found out at the access.
+            // SAFETY: the context is valid; pointers into the packet are only made after this.
+            // Headers beyond the linear part, which 0 does not extend (`bpf_skb_pull_data` in
+            // net/core/filter.c), are found missing at the access.
             unsafe { bpf_skb_pull_data(ctx.as_ptr().cast(), 0) };
         }
         Self(ctx)
     }
 
-    /// Takes over what [`Self::raw`] handed on.
+    /// Restores the packet from [`Self::raw`].
     #[inline(always)]
     pub fn from_raw(skb: *mut __sk_buff) -> Self {
         Self(TcContext::new(skb))
     }
 
-    /// For a function of its own.
+    /// Returns the context, for a call of a function that is not inlined.
     #[inline(always)]
     pub fn raw(&self) -> *mut __sk_buff {
         self.0.skb.skb
     }
 
-    /// The interface that the packet came in by or goes out of.
+    /// Returns the interface at which the program runs (ingress or egress).
     #[inline(always)]
     pub fn ifindex(&self) -> u32 {
         // SAFETY: the context is valid for the whole program.
         unsafe { (*self.raw()).ifindex }
     }
 
-    /// The EtherType; `None`: the frame is cut off, or it is for another network of the link (IEEE 802.1Q), whose tag the kernel has taken off.
+    /// Returns the EtherType; `None` if the frame is truncated, or belongs to a VLAN (IEEE 802.1Q),
+    /// whose tag the kernel has moved to the skb.
     #[inline(always)]
     pub fn ether_type(&self) -> Option<u16> {
         // SAFETY: the context is valid.
@@ -86,10 +94,10 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         self.load_u16(12).map(Be16::get)
     }
 
-    /// Whether one of this node's programs has sent this packet.
+    /// Returns true if a program of this node has redirected this packet to the hook.
     ///
-    /// What comes in is new, whatever mark it bears: the mark outlives a veth, so that it can be that of another node on this kernel
-    /// or of a pod.
+    /// At ingress the mark is removed instead: it survives the passage through a veth, so it can be
+    /// that of another node on this kernel, or of a pod.
     #[inline(always)]
     pub fn was_handled(&mut self, ingress: bool) -> bool {
         // SAFETY: the context is valid, and `tc_index` may be written at this hook.
@@ -102,13 +110,17 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         }
     }
 
-    /// Hands the packet to the program of `stage`; comes back only if that is not in place.
+    /// Makes the tail call to the program of `stage`. Returns only if the array has no such
+    /// program.
     #[inline(always)]
     pub fn tail_call(&mut self, stage: Stage, v6: bool, origin: Origin, verdict: Verdict) {
         let [high, low] = verdict.to_u32_pair();
         let skb = self.raw();
-        // SAFETY: the context is valid, and `cb` is ours at this hook; a program of the array begins with a packet as any other.
+        // SAFETY: the context is valid, and `cb` belongs to the programs at this hook; a program of
+        // the array takes any packet.
         unsafe {
+            // A tail call keeps no registers or stack. `cb` survives it (`bpf_skb_cb` in
+            // include/linux/filter.h), and word 0 is `scrub_verifier_state`'s.
             (*skb).cb[1] = origin as u32;
             (*skb).cb[2] = high;
             (*skb).cb[3] = low;
@@ -116,7 +128,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         }
     }
 
-    /// What [`Self::tail_call`] handed on.
+    /// Returns the origin and the verdict that [`Self::tail_call`] has stored.
     #[inline(always)]
     pub fn received(&self) -> (Origin, Verdict) {
         let skb = self.raw();
@@ -125,7 +137,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         (Origin::from_number(origin), Verdict::from_u32_pair([high, low]).without_stage())
     }
 
-    /// Carries out the verdict; the program's return value.
+    /// Executes the verdict; returns the program's return value.
     #[inline(always)]
     pub fn finish(self, program: &str, verdict: Verdict) -> i32 {
         if aya_log_ebpf::macro_support::level_enabled(Level::Info) {
@@ -137,10 +149,15 @@ impl<const UPLINK: bool> Skb<UPLINK> {
                 tables::count_drop(verdict.reason());
                 TC_ACT_SHOT
             }
+            // Past the veth's egress queue and the backlog: `skb_do_redirect` moves the skb to the
+            // peer device and lets the receive path run again.
             // SAFETY: helpers without pointers; the kernel checks the interface when it redirects.
             Action::ToPod => unsafe { bpf_redirect_peer(verdict.ifindex(), 0) as i32 },
             Action::ToUplink => {
-                // SAFETY: the context is valid, `tc_index` may be written at this hook; a null parameter asks the kernel for the next hop.
+                // The kernel resolves next hop and MAC (`__bpf_redirect_neigh`), and sends by the
+                // queueing discipline of the device, a pod's bandwidth limit included.
+                // SAFETY: the context is valid, `tc_index` may be written at this hook; a null
+                // parameter asks the kernel for the next hop.
                 unsafe {
                     (*self.raw()).tc_index = DONE;
                     bpf_redirect_neigh(verdict.ifindex(), ptr::null_mut(), 0, 0) as i32
@@ -148,6 +165,7 @@ impl<const UPLINK: bool> Skb<UPLINK> {
             }
             Action::Reply => {
                 tables::count_drop(verdict.reason());
+                // No neighbour lookup: the MACs are swapped already.
                 // SAFETY: the context is valid, `tc_index` may be written at this hook.
                 unsafe {
                     (*self.raw()).tc_index = DONE;
@@ -163,34 +181,44 @@ impl<const UPLINK: bool> Skb<UPLINK> {
         if p + size_of::<T>() > self.0.data_end() {
             return None;
         }
-        // SAFETY: within the packet, as just checked. The CPU and the verifier take packet words at any address.
+        // SAFETY: within the packet, as just checked. CPU and verifier accept unaligned packet
+        // words.
         Some(unsafe { *(p as *const T) })
     }
 
     #[inline(always)]
     fn store<T: Copy>(&mut self, offset: usize, v: &T) -> Option<()> {
         let skb = self.raw();
-        // SAFETY: the context is valid; volatile, so that the bounds are read anew.
+        // The checked range belongs to the pointer (`find_good_pkt_pointers` in
+        // kernel/bpf/verifier.c). A pointer kept for later would have another range on each path,
+        // and the verifier would follow every one of them.
+        // SAFETY: the context is valid; volatile, so that LLVM reads the bounds again.
         let (data, end) =
             unsafe { (ptr::read_volatile(&raw const (*skb).data), ptr::read_volatile(&raw const (*skb).data_end)) };
         let p = data as usize + offset;
         if p + size_of::<T>() > end as usize {
             return None;
         }
-        // SAFETY: within the packet, as just checked; the kernel has made a packet that programs write to private.
+        // SAFETY: within the packet, as just checked. The kernel has copied a shared packet before
+        // the program started, because the program writes (`tc_cls_act_prologue` in
+        // net/core/filter.c).
         unsafe { *(p as *mut T) = *v };
         Some(())
     }
 
     #[inline(always)]
     fn l4_csum_replace(&mut self, offset: usize, difference: u32, flags: u32) -> Option<()> {
-        // SAFETY: no pointer but the context.
+        // SAFETY: no pointer but the context. Size 0: the argument is a difference
+        // (`inet_proto_csum_replace_by_diff` in net/core/utils.c).
         let r = unsafe { bpf_l4_csum_replace(self.raw().cast(), offset as u32, 0, difference as u64, flags as u64) };
         (r == 0).then_some(())
     }
 
-    /// Puts the device's sum of the whole packet right. `bpf_l4_csum_replace` takes every pseudo-header difference for one
-    /// that the IPv4 header checksum balances: the ports are not, and IPv6 addresses are balanced by the L4 checksum itself.
+    /// Corrects the device's sum of the whole packet after [`Self::l4_csum_replace`].
+    ///
+    /// The helper takes every pseudo-header difference for one that the IPv4 header checksum
+    /// compensates. Ports have no such compensation, and IPv6 addresses are compensated by the L4
+    /// checksum itself. Older kernels refuse the flag `BPF_F_IPV6`, which would tell the helper.
     #[inline(always)]
     fn adjust_csum_complete_for(&mut self, addresses: u32, ports: u32, v6: bool) {
         let excess = if v6 { checksum::add(addresses, ports) } else { ports };
@@ -201,11 +229,13 @@ impl<const UPLINK: bool> Skb<UPLINK> {
 
     #[inline(always)]
     fn load_by_helper<T: Copy>(&self, offset: usize) -> Option<T> {
+        // Not zeroed: the helper accepts uninitialized stack (`ARG_PTR_TO_UNINIT_MEM`).
         let mut v = MaybeUninit::<T>::uninit();
         let size = size_of::<T>() as u32;
-        // SAFETY: the buffer has the size given, and all of it is written when the helper returns 0.
+        // SAFETY: the buffer has the size given, and all of it is written when the helper returns
+        // 0.
         let r = unsafe { bpf_skb_load_bytes(self.raw().cast(), offset as u32, v.as_mut_ptr().cast(), size) };
-        // SAFETY: as above; `T` is words.
+        // SAFETY: as above; `T` consists of words.
         if r == 0 { Some(unsafe { v.assume_init() }) } else { None }
     }
 
@@ -254,12 +284,18 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         self.store_by_helper(offset, &word)
     }
 
-    /// A checksum that is not the sum of the pseudo header is finished (one that is left to the device holds just that), and is corrected in
-    /// place. Packets that are cut up on their way (GSO) are left out: their length can be beyond the header's field.
+    /// Corrects the checksum in one of three ways, the cheapest first.
     ///
-    /// Else one call instead of two where the offset is the usual one. The helper knows whether the checksum is complete or left to
-    /// the device, in which case it covers only the pseudo header so far and must not see the ports. Whether it was is
-    /// read off its result: it adds the difference to the one and subtracts it from the other.
+    /// A field that differs from the sum of the pseudo header is a finished checksum, and is
+    /// corrected in place (a checksum that is left to the device holds just that sum). GSO packets
+    /// are excluded: their length can exceed the header's field, so the sum cannot be computed.
+    ///
+    /// Otherwise one call of the helper covers addresses and ports. Only the helper knows whether
+    /// the checksum is left to the device, in which case it must not include the ports. The result
+    /// tells: the helper adds the difference to an unfinished checksum and subtracts it from a
+    /// finished one.
+    ///
+    /// If the offset is unusual, or the difference tells nothing, there is one call for each part.
     #[inline(always)]
     fn correct_checksum(&mut self, offset: usize, usual: usize, change: ChecksumChange) -> Option<()> {
         let ChecksumChange { addresses, ports, v6, udp, pseudo } = change;
@@ -267,7 +303,9 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         let all = checksum::add(addresses, ports);
         if pseudo != 0 && offset == usual {
             let before: Be16 = self.load(usual)?;
-            // zero, if it may be the sum of the pseudo header (which has two forms of zero), or the packet is cut up; one branch instead of three
+            // Zero if the field can be the sum of the pseudo header, in either form of zero, or if
+            // the packet has segments. Arithmetic, because the verifier would follow three
+            // branches.
             let other = ((before.0 ^ pseudo).wrapping_add(1) >> 1) as u32;
             let whole = (self.gso_size().wrapping_neg() >> 31).wrapping_sub(1);
             if other & whole != 0 {
@@ -275,15 +313,19 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
                     return Some(());
                 }
                 let after = checksum::apply(before, all).0;
+                // A UDP checksum of zero means "none" (RFC 768), so a computed zero is sent as
+                // 0xffff.
                 let mangled = if udp { ((after as u32).wrapping_sub(1) >> 16) as u16 } else { 0 };
                 self.store(usual, &Be16(after | mangled))?;
-                // the addresses are under two checksums in IPv4, and change the sum of the packet by one of them
+                // IPv4 addresses are under two checksums, so the changes of header checksum, L4
+                // checksum and addresses leave one of them in the sum of the packet.
                 if !v6 {
                     self.adjust_csum_complete(!addresses);
                 }
                 return Some(());
             }
         }
+        // A difference of zero looks the same added and subtracted.
         if ports == 0 || offset != usual || checksum::same(checksum::fold(all), 0) {
             self.l4_csum_replace(offset, addresses, flags)?;
             if ports != 0 {
@@ -300,16 +342,21 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         let after: Be16 = self.load(usual)?;
         if checksum::same(after.0, checksum::fold(checksum::add(before.0 as u32, all))) {
             let partial = Be16(checksum::fold(checksum::add(before.0 as u32, addresses)));
+            // Left to the device: take the ports out again.
             return self.store(usual, &partial);
         }
         self.adjust_csum_complete_for(addresses, ports, v6);
         Some(())
     }
 
-    /// A checksum that is left to the device is zero in the packet, and the sum that the kernel or the device makes in the end is made over the field
-    /// as it is: it must stay zero. (So it is with packets of many segments, which have one header, and get a sum for each when they are cut up.)
-    /// Whether it is left, a helper shows that changes a finished 16-bit checksum, and one that is left only if told of a pseudo header: 1 is
-    /// never 0 in one's complement. The device's sum of a whole packet (`CHECKSUM_COMPLETE`) is no concern of SCTP, and stays as it is.
+    /// Corrects the CRC unless it is left to the device. Then the field is zero and must stay zero,
+    /// because kernel or device compute the CRC over the field as it is. The same holds for packets
+    /// of many segments, which get a CRC each when they are segmented.
+    ///
+    /// No field of the context tells whether it is left to the device. A probe does: the helper
+    /// changes a finished checksum, and one that is left only for a pseudo-header difference. The
+    /// difference is 1, which in one's complement always changes the number. `CHECKSUM_COMPLETE`
+    /// does not concern SCTP.
     #[inline(always)]
     fn correct_crc(&mut self, offset: usize, difference: u32) -> Option<()> {
         let before: u32 = self.load_by_helper(offset)?;
@@ -321,7 +368,8 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     #[inline(always)]
     fn adjust_csum_complete(&mut self, difference: u32) {
         if UPLINK {
-            // SAFETY: no pointer but the context. It fails, rightly, where there is no sum of the whole packet.
+            // SAFETY: no pointer but the context. The helper fails, as it should, if the packet has
+            // no such sum (`bpf_csum_update` in net/core/filter.c).
             unsafe { bpf_csum_update(self.raw().cast(), difference) };
         }
     }
@@ -331,12 +379,13 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         self.0.len()
     }
 
-    /// Packets of SCTP (`GSO_BY_FRAGS`) have no size of segments: their sender has cut them by the MTU of the way, so that they are taken for small.
+    /// SCTP packets (`GSO_BY_FRAGS`) have segments of different sizes, which their sender has cut
+    /// by the path MTU; 1 is returned, so that they count as small.
     #[inline(always)]
     fn gso_size(&self) -> u32 {
         // SAFETY: the context is valid.
         let size = unsafe { (*self.raw()).gso_size };
-        // no branch, which the verifier would follow to the end; a size has 16 bits
+        // No branch, which the verifier would follow to the end; a size has 16 bits.
         size - size / GSO_BY_FRAGS * (GSO_BY_FRAGS - 1)
     }
 
@@ -347,10 +396,11 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
 
     #[inline(always)]
     fn socket_cookie(&self) -> u64 {
-        // SAFETY: the context is valid, and its socket, if it has one, as long; a state is one of the kernel's own numbers.
+        // SAFETY: the context is valid, and its socket, if it has one, lives as long; the state is
+        // one of the kernel's numbers.
         unsafe {
             let sk = (*self.raw()).__bindgen_anon_2.sk;
-            // a connected UDP socket has the state TCP_ESTABLISHED
+            // connect(2) sets a UDP socket to TCP_ESTABLISHED (net/ipv4/datagram.c).
             if sk.is_null() || (*sk).state != BPF_TCP_ESTABLISHED {
                 0
             } else {
@@ -364,13 +414,13 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         if self.size() <= size {
             return Some(());
         }
-        // SAFETY: no pointer but the context; bounds are read anew at every access.
+        // SAFETY: no pointer but the context; bounds are read again at every access.
         (unsafe { bpf_skb_change_tail(self.raw().cast(), size, 0) } == 0).then_some(())
     }
 
     #[inline(always)]
     fn grow_header(&mut self, bytes: u32) -> Option<()> {
-        // SAFETY: as above.
+        // SAFETY: no pointer but the context; bounds are read again at every access.
         let r = unsafe { bpf_skb_adjust_room(self.raw().cast(), bytes as i32, BPF_ADJ_ROOM_MAC, 0) };
         (r == 0).then_some(())
     }
@@ -378,7 +428,7 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     #[inline(always)]
     fn set_scratch(&mut self, word: u32) {
         let skb = self.raw();
-        // SAFETY: the context is valid, and `cb` is ours at this hook.
+        // SAFETY: the context is valid, and `cb` belongs to the programs at this hook.
         unsafe { (*skb).cb[4] = word };
     }
 
@@ -391,9 +441,12 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
 
     #[inline(always)]
     fn scrub_verifier_state(&mut self, v: u32) -> u32 {
-        // opaque, or the compiler keeps the address of the field, and the verifier wants the context's own
+        // Hidden from LLVM, which would keep the address of the field in a register. The verifier
+        // accepts the context only by its unmodified pointer with a constant offset.
         let skb = core::hint::black_box(self.raw());
-        // SAFETY: the context is valid, and `cb` is ours at this hook.
+        // A volatile write and read of the context: the verifier takes what it reads from there for
+        // an unknown number.
+        // SAFETY: the context is valid, and `cb` belongs to the programs at this hook.
         unsafe {
             ptr::write_volatile(&raw mut (*skb).cb[0], v);
             ptr::read_volatile(&raw const (*skb).cb[0])
@@ -401,24 +454,29 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 }
 
-/// As the kernel forwards: whether there is a neighbour yet, and whether the packet fits, is found out when it is sent.
+/// Looks up the route by which the kernel would forward the packet; 0 if there is none.
 ///
-/// A function of its own, with a stack of its own: the question is 64 bytes long.
+/// A missing neighbour is no failure: the kernel resolves it when it sends. MTU is checked
+/// elsewhere.
+///
+/// Not inlined: `struct bpf_fib_lookup` takes 64 bytes, which the callers' stack frames cannot
+/// spare.
 #[inline(never)]
 fn route_ifindex<A: Address>(skb: *mut __sk_buff, ifindex: u32, addr: &A) -> u32 {
     const SIZE: i32 = size_of::<bpf_fib_lookup>() as i32;
-    // SAFETY: numbers and arrays of them, for which zero is a value.
+    // SAFETY: numbers and arrays of numbers, for which zero is valid.
     let mut route: bpf_fib_lookup = unsafe { MaybeUninit::zeroed().assume_init() };
     route.family = if A::V6 { AF_INET6 } else { AF_INET };
     route.ifindex = ifindex;
-    // SAFETY: an address has the size of its family's field, and the field any bytes.
+    // SAFETY: an address has the size of its family's field, and the field accepts any bytes.
     unsafe { ptr::from_mut(&mut route.__bindgen_anon_4).cast::<A>().write_unaligned(*addr) };
     // SAFETY: the context is valid, and the parameters have the size given.
     let result = unsafe { look_up_route(skb.cast(), &raw mut route, SIZE, 0) };
     if matches!(result as u32, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) { route.ifindex } else { 0 }
 }
 
-/// A line for each packet, if the programs were loaded for it: `AYA_LOG_LEVEL` is read-only data, and with 0 the verifier removes the call.
+/// Logs a line for each packet, if the agent has enabled it. `AYA_LOG_LEVEL` is read-only data, so
+/// with level 0 the verifier removes the call as dead code.
 #[inline(never)]
 fn trace(ctx: &TcContext, program: &str, verdict: Verdict) {
     let action = match verdict.action() {

@@ -1,4 +1,8 @@
 //! The socket hooks over `struct bpf_sock_addr`.
+//!
+//! Reads the arguments of the system call from the context, asks `dataplane_common::path::socket`,
+//! and writes the result back. Also keeps the number of sockets per backend, for schedulers that
+//! compare connection counts. The functions of `main.rs` are its callers.
 
 use core::ptr;
 
@@ -16,15 +20,17 @@ use dataplane_common::wire::byte_order::Be16;
 use crate::kernel::tables::{KernelMaps, count_socket, uncount_socket};
 use crate::maps;
 
+/// Return value that lets the system call continue.
 const ALLOW: i32 = 1;
+/// Return value that makes the system call fail.
 const DENY: i32 = 0;
-/// `::ffff:0:0/96`, as it stands in memory.
+/// Third word of an IPv4-mapped IPv6 address (`::ffff:0:0/96`), in memory order.
 const MAPPED: u32 = 0xffff_u32.to_be();
 
-/// Which system call.
+/// The system call at which the hook runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// connect(2).
+    /// connect(2), whose destination stays with the socket.
     Connect,
     /// sendmsg(2) and sendto(2) on a socket that is not connected.
     Send,
@@ -41,7 +47,7 @@ fn cookie(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
-/// Port, CPU order.
+/// Returns the port that the application passed, CPU order.
 #[inline(always)]
 fn port(ctx: &SockAddrContext) -> u16 {
     // SAFETY: the context is valid; the field holds a big-endian 16-bit number in its first bytes.
@@ -54,16 +60,17 @@ fn set_port(ctx: &SockAddrContext, port: u16) {
     unsafe { (*fields(ctx)).user_port = Be16::new(port).0 as u32 };
 }
 
-/// One of the four words of an IPv6 address, in memory order.
+/// Returns one of the four words of an IPv6 address, in memory order.
 #[inline(always)]
 fn word6(ctx: &SockAddrContext, i: usize) -> u32 {
-    // SAFETY: the context is valid; volatile, because the verifier takes only whole, aligned words of it.
+    // SAFETY: the context is valid; volatile, because the verifier accepts only whole, aligned
+    // words of it (`sock_addr_is_valid_access` in net/core/filter.c), and LLVM merges reads.
     unsafe { ptr::read_volatile((&raw const (*fields(ctx)).user_ip6).cast::<u32>().add(i)) }
 }
 
 #[inline(always)]
 fn set_word6(ctx: &SockAddrContext, i: usize, w: u32) {
-    // SAFETY: as above; the hooks may write it.
+    // SAFETY: as above; the hooks may write it. Volatile as above.
     unsafe { ptr::write_volatile((&raw mut (*fields(ctx)).user_ip6).cast::<u32>().add(i), w) };
 }
 
@@ -79,12 +86,12 @@ fn set_word4(ctx: &SockAddrContext, w: u32) {
     unsafe { (*fields(ctx)).user_ip4 = w };
 }
 
-/// The protocol of the socket, if it can have frontends; else 0.
+/// Returns the protocol of the socket if frontends can have it; else 0.
 #[inline(always)]
 fn protocol(ctx: &SockAddrContext) -> u8 {
     // SAFETY: the context is valid.
     match unsafe { (*fields(ctx)).protocol } {
-        // the protocol of a multipath TCP socket (RFC 8684), whose subflows are TCP
+        // Subflows of multipath TCP (RFC 8684) are TCP.
         IPPROTO_TCP | IPPROTO_MPTCP => proto::TCP,
         IPPROTO_UDP => proto::UDP,
         _ => 0,
@@ -101,6 +108,7 @@ where
     let netns_cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let unconnected = matches!(call, Call::Send);
     if !unconnected {
+        // A socket that connects again leaves the backend for which it was counted.
         // SAFETY: the context has its socket.
         uncount(unsafe { maps::sock_backends.get_ptr_mut(ctx) });
     }
@@ -112,50 +120,53 @@ where
     decision
 }
 
-/// The socket counts for this backend from now on, and for no other.
+/// Counts the socket for this backend, and no longer for another one.
 #[inline(always)]
 fn count_for_backend(ctx: &SockAddrContext, backend: SockBackend) {
     // SAFETY: the context has its socket.
     let place = unsafe { maps::sock_backends.get_or_insert_ptr_mut(ctx, Some(&mut SockBackend::default())) };
     uncount(place);
-    // without memory for it, it does not count
+    // Without memory for the storage the socket is not counted.
     if !place.is_null() {
-        // SAFETY: the socket's own storage; its calls exclude each other.
+        // SAFETY: the socket's own storage; its system calls exclude each other.
         unsafe { *place = backend };
         count_socket(backend);
     }
 }
 
-/// The socket counts for no backend any more, if it did.
+/// Removes the socket from its backend's count, if it is counted.
 #[inline(always)]
 fn uncount(place: *mut SockBackend) {
     if place.is_null() {
         return;
     }
-    // SAFETY: as above.
+    // SAFETY: the socket's own storage, as above.
     let before = unsafe { ptr::replace(place, SockBackend::default()) };
     if before.backend != 0 {
         uncount_socket(before);
     }
 }
 
-/// sock_release.
+/// Runs at sock_release.
 #[inline(always)]
 pub fn release(ctx: &SockContext) -> i32 {
     let map = (&raw const maps::sock_backends).cast_mut().cast();
-    // SAFETY: the context is the socket, and the map is of this kind; what comes back is null or its value.
+    // The helper itself: aya's map type takes no context of this kind.
+    // SAFETY: the context is the socket, and the map is of this kind; the result is null or its
+    // value.
     uncount(unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), ptr::null_mut(), 0) }.cast());
     ALLOW
 }
 
 #[inline(always)]
 fn refuse() -> i32 {
+    // Without this the system call would fail with EPERM, the default of a denied hook.
     // SAFETY: no pointers; the call then fails with this error.
     unsafe { bpf_set_retval(-ECONNREFUSED) };
     DENY
 }
 
-/// connect4 and sendmsg4.
+/// Runs at connect4 and sendmsg4: replaces a frontend.
 #[inline(always)]
 pub fn redirect4(ctx: &SockAddrContext, call: Call) -> i32 {
     let proto = protocol(ctx);
@@ -174,7 +185,7 @@ pub fn redirect4(ctx: &SockAddrContext, call: Call) -> i32 {
     ALLOW
 }
 
-/// connect6 and sendmsg6.
+/// Runs at connect6 and sendmsg6: replaces a frontend. An IPv4-mapped address belongs to IPv4.
 #[inline(always)]
 pub fn redirect6(ctx: &SockAddrContext, call: Call) -> i32 {
     let proto = protocol(ctx);
@@ -210,7 +221,7 @@ pub fn redirect6(ctx: &SockAddrContext, call: Call) -> i32 {
     ALLOW
 }
 
-/// recvmsg4 and getpeername4.
+/// Runs at recvmsg4 and getpeername4: shows the frontend.
 #[inline(always)]
 pub fn show_frontend4(ctx: &SockAddrContext) -> i32 {
     if let Some(peer) = socket::original_destination(&KernelMaps, cookie(ctx), V4::from_word(word4(ctx)), port(ctx)) {
@@ -220,7 +231,7 @@ pub fn show_frontend4(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// recvmsg6 and getpeername6.
+/// Runs at recvmsg6 and getpeername6: shows the frontend. An IPv4-mapped address belongs to IPv4.
 #[inline(always)]
 pub fn show_frontend6(ctx: &SockAddrContext) -> i32 {
     let words = [word6(ctx, 0), word6(ctx, 1), word6(ctx, 2), word6(ctx, 3)];

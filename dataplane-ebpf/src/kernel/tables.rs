@@ -1,7 +1,9 @@
-//! The maps behind the traits of `dataplane-common`.
+//! The traits of `dataplane_common::maps` over BPF maps.
 //!
-//! A reference into a map stays valid while the program runs, but its bytes may change under it: the agent and other CPUs write too.
-//! What is read is therefore copied out before the next write to the same map, and every value is valid whatever its bytes.
+//! A reference into a map stays valid while the program runs (it holds the RCU read lock), but its
+//! bytes may change: agent and other CPUs write too. Values are therefore copied before the next
+//! write to the same map, and every value is valid whatever its bytes. The module only stores and
+//! finds; decisions are in `dataplane-common`.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -22,25 +24,28 @@ use dataplane_common::types::service::{
 use crate::kernel::machine;
 use crate::maps;
 
-/// Jiffies since boot.
+/// Returns the jiffies since boot.
 #[inline(always)]
 pub fn jiffies() -> u64 {
-    // SAFETY: no arguments; inlined by the kernel.
+    // SAFETY: no arguments; the verifier inlines it as one load.
     unsafe { bpf_jiffies64() }
 }
 
-/// Counts a dropped packet, by the number of its `DropReason`.
+/// Counts a dropped packet; `reason` is the number of its `DropReason`.
 #[inline(always)]
 pub fn count_drop(reason: u32) {
     if let Some(n) = maps::drops.get_ptr_mut(reason) {
-        // SAFETY: this CPU's own counter, and a program is not interrupted by another of its kind on the same CPU.
+        // Per CPU, so that no counter's cache line moves between CPUs.
+        // SAFETY: this CPU's own counter, and a program is not interrupted by another of its kind
+        // on the same CPU.
         unsafe { *n += 1 };
     }
 }
 
-/// What a backend of this generation has been given, counted from zero if the last one was of another generation.
+/// Returns the counters of a backend, set to zero if they belong to another generation.
 ///
-/// Two CPUs that give an endpoint its first two connections at the same instant may both begin at zero: one of them is not counted.
+/// Two CPUs that give an endpoint its first two connections at the same instant may both reset the
+/// counters: then one connection is not counted.
 #[inline(always)]
 fn stats_of(of: SockBackend) -> Option<*mut BackendStats> {
     let stats = maps::backend_stats.get_ptr_mut(of.backend)?;
@@ -54,7 +59,7 @@ fn stats_of(of: SockBackend) -> Option<*mut BackendStats> {
     Some(stats)
 }
 
-/// Counts a socket for a backend.
+/// Counts a socket for its backend.
 #[inline(always)]
 pub fn count_socket(of: SockBackend) {
     if let Some(stats) = stats_of(of) {
@@ -63,11 +68,11 @@ pub fn count_socket(of: SockBackend) {
     }
 }
 
-/// A socket that was counted counts no longer.
+/// Ends the count of a socket for its backend.
 #[inline(always)]
 pub fn uncount_socket(of: SockBackend) {
     if let Some(stats) = maps::backend_stats.get_ptr_mut(of.backend) {
-        // SAFETY: as above.
+        // SAFETY: as above; adding `u64::MAX` subtracts one.
         unsafe {
             if (*stats).generation == of.generation {
                 machine::add(&raw mut (*stats).sockets, u64::MAX);
@@ -76,18 +81,21 @@ pub fn uncount_socket(of: SockBackend) {
     }
 }
 
-/// [`SharedMaps::search`]. Exported, so that the verifier takes it for a function that anybody calls with any numbers and looks at it once, not again for
-/// everything that it knows at a call.
+/// Searches for the least loaded backend ([`SharedMaps::search`]).
+///
+/// Exported, hence a global function: the verifier checks it once for any arguments, and not again
+/// with what it knows at each call (`do_check_subprogs` in kernel/bpf/verifier.c). Arguments are
+/// plain numbers, because a global function takes no pointers to structures without BTF tags.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn least_loaded(base: u32, len: u32, first: u32, addend: u32, formula: u32) -> u32 {
     least_connections::run(Search::from_words([base, len, first, addend, formula]), &KernelMaps)
 }
 
-/// All maps but the flow tables.
+/// All maps except the flow tables.
 pub struct KernelMaps;
 
-/// The flow tables.
+/// The flow tables of both families.
 pub struct KernelFlows;
 
 impl SharedMaps for KernelMaps {
@@ -124,8 +132,9 @@ impl SharedMaps for KernelMaps {
     #[inline(always)]
     fn take_turn(&self, table: SlotTable) -> u32 {
         let Some(slot) = maps::slots.get_ptr_mut(table.base) else { return 0 };
-        // SAFETY: one aligned word that only programs write. Two CPUs that read the same turn give it twice and move on by one: one
-        // connection goes to the same backend as its neighbour, and nothing is lost but that turn.
+        // SAFETY: one aligned word that only programs write. Two CPUs that read the same turn use
+        // it twice and advance by one: two connections go to one backend, and nothing else is lost.
+        // An atomic would serialize the CPUs for no gain.
         let next = unsafe { &mut (*slot).turn };
         let turn = if *next < table.len { *next } else { 0 };
         *next = turn + 1;
@@ -205,7 +214,7 @@ macro_rules! family {
             }
             #[inline(always)]
             fn set_affinity(&self, key: &AffinityKey<$addr>, affinity: &Affinity) {
-                // a full table forgets the client: it is given a backend anew
+                // If the map refuses the entry, the client's next connection gets any backend.
                 let _ = maps::$affinity.insert(key, affinity, 0);
             }
             #[inline(always)]
@@ -215,7 +224,7 @@ macro_rules! family {
             }
             #[inline(always)]
             fn set_fragment(&self, key: &FragmentKey<$addr>, ports: &Ports) {
-                // a full table drops the later fragments, which is counted there
+                // If the map refuses the entry, later fragments are dropped and counted.
                 let _ = maps::$fragments.insert(key, ports, 0);
             }
             #[inline(always)]
@@ -229,7 +238,7 @@ macro_rules! family {
             }
             #[inline(always)]
             fn forget_sock_peer(&self, key: &SockPeerKey<$addr>) {
-                // usually there is none
+                // Usually there is no entry.
                 let _ = maps::$peers.remove(key);
             }
         }
@@ -237,7 +246,8 @@ macro_rules! family {
         impl FlowMap<$addr> for KernelFlows {
             #[inline(always)]
             fn get(&mut self, key: &FlowKey<$addr>) -> Option<&mut Flow<$addr>> {
-                // SAFETY: see the module's doc. Fields are single words; a race between CPUs loses at most a tick or a state, which the next packet sets again.
+                // SAFETY: see the module's doc. Fields are single words; a race between CPUs loses
+                // at most a tick or a state, which the next packet sets again.
                 maps::$flows.get_ptr_mut(key).map(|p| unsafe { &mut *p })
             }
             #[inline(always)]
@@ -250,7 +260,7 @@ macro_rules! family {
             }
             #[inline(always)]
             fn remove(&mut self, key: &FlowKey<$addr>) {
-                // usually there is none
+                // Usually there is no entry.
                 let _ = maps::$flows.remove(key);
             }
         }

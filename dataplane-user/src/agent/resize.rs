@@ -1,9 +1,9 @@
 //! Resizes the Service maps when they are full, by restarting the agent in place.
 //!
 //! A map cannot grow, and the start of an agent already replaces maps without a loss of traffic. So
-//! the agent calls execve(2) on its own program and passes the new sizes in an environment variable;
-//! the process id stays the same for the container runtime. Only maps that Services fill grow; flow
-//! tables keep their size.
+//! the agent calls execve(2) on its own program and passes the new sizes in an environment
+//! variable; the process id stays the same for the container runtime. Only maps that Services fill
+//! grow; flow tables keep their size.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -51,7 +51,8 @@ pub fn wanted(sizes: &Sizes, pins: &Pins) -> Result<Vec<(&'static str, u32)>, Lo
 /// Waits until a map is full, then restarts the agent with larger maps if the limits allow it.
 ///
 /// `wanted` holds the sizes that this process requested at start. If a map did not get its size
-/// then, no further restart is tried.
+/// then, or if a restart failed, no further restart is tried. Returns when the controller has
+/// ended.
 pub async fn watch(
     groups: [Growing; 5],
     wanted: Vec<(&'static str, u32)>,
@@ -67,12 +68,14 @@ pub async fn watch(
             info!(tables = next, "map resize started: restarting the agent with larger maps");
             let error = again(&next);
             error!(%error, "map resize failed: cannot restart the agent; the maps keep their sizes");
-            return;
+            break;
         }
         if snapshots.changed().await.is_err() {
             return;
         }
     }
+    // The agent keeps serving what fits, so this is not the end of its task.
+    while snapshots.changed().await.is_ok() {}
 }
 
 /// Returns the sizes to request; empty if every full map is at its limit.

@@ -1,7 +1,7 @@
 //! Chooses and starts the source of Kubernetes objects: API servers or a directory of manifests.
 //!
 //! The agent calls [`prepare`] before it changes the kernel, so that an unusable source ends it
-//! early, and [`Prepared::start`] once the programs are loaded. With several API servers one is
+//! early, and [`Prepared::run`] once the programs are loaded. With several API servers one is
 //! watched at a time; the next one is tried when it stops answering.
 
 use std::io;
@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tokio::net::TcpStream;
-use tokio::task::{JoinError, JoinHandle};
 use tracing::{info, warn};
 
 use crate::config::{Config, ObjectSource};
@@ -61,9 +60,6 @@ pub enum SourceError {
     /// The Kubernetes client could not be created.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
-    /// The task panicked.
-    #[error("task source failed: {0}")]
-    Task(#[from] JoinError),
 }
 
 /// A source whose options have been checked.
@@ -121,26 +117,26 @@ impl Prepared {
         }
     }
 
-    /// Starts the source and the pool task, which use the same API server.
+    /// Runs the source and the pool task, which use the same API server.
     ///
-    /// `services` is false if another proxy serves Services; they are not watched then. The task
-    /// ends only with an error.
-    #[must_use]
-    pub fn start(
+    /// `services` is false if another proxy serves Services; they are not watched then. Returns
+    /// without an error only after the controller has ended.
+    ///
+    /// # Errors
+    /// The directory cannot be read or watched, or the Kubernetes client cannot be created.
+    pub async fn run(
         self,
         node_name: String,
         services: bool,
         events: EventSender,
         pools: Option<PoolTask>,
-    ) -> JoinHandle<Result<(), SourceError>> {
-        tokio::spawn(async move {
-            match self {
-                Self::Manifests(directory) => Ok(manifests::run(directory, &node_name, events).await?),
-                Self::Kubernetes(servers) => {
-                    Box::pin(from_servers(&servers, (&node_name, services), &events, pools.as_ref())).await
-                }
+    ) -> Result<(), SourceError> {
+        match self {
+            Self::Manifests(directory) => Ok(manifests::run(directory, &node_name, events).await?),
+            Self::Kubernetes(servers) => {
+                Box::pin(from_servers(&servers, (&node_name, services), &events, pools.as_ref())).await
             }
-        })
+        }
     }
 }
 
@@ -167,7 +163,7 @@ async fn from_servers(
         }
         tokio::select! {
             ended = kubernetes::run(server.clone(), node, services, events.clone()) => return Ok(ended?),
-            ended = look_after(pools, server) => ended?,
+            ended = look_after(pools, server) => return ended,
             () = is_gone(server), if servers.len() > 1 => warn!(url = %server.cluster_url, "API server stopped answering: trying the next one"),
         }
         turn += 1;

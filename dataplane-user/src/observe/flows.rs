@@ -13,6 +13,7 @@ pub mod evict_policy;
 pub mod loads;
 pub mod status;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use dataplane_common::types::clock::Ticks;
 use dataplane_common::types::flow::{Flow, FlowKey, flow_flags};
 use dataplane_host::map::{MapError, Table};
 use dataplane_host::pins::Pins;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tracing::warn;
 
 use crate::load::{LoadError, clock};
@@ -131,14 +132,16 @@ fn evict_both(pins: &Pins, timeouts: &FlowTimeouts) -> Result<[FlowCounts; 2], L
     Ok([evict::<V4>(pins, "flows4", now, timeouts)?, evict::<V6>(pins, "flows6", now, timeouts)?])
 }
 
-/// Sweeps both tables periodically, for ever.
-pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) {
+/// Sweeps both flow tables at intervals, for ever.
+///
+/// # Errors
+/// A sweep has panicked.
+pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) -> Result<Infallible, JoinError> {
     let mut full = [false; 2];
     let mut pause = PAUSE;
     loop {
         let pins = pins.clone();
-        let Ok(result) = spawn_blocking(move || evict_both(&pins, &timeouts)).await else { return };
-        match result {
+        match spawn_blocking(move || evict_both(&pins, &timeouts)).await? {
             Ok(now) => {
                 pause = if now.iter().any(|counts| counts.exceeds(50)) { SHORT_PAUSE } else { PAUSE };
                 for (counts, (full, table)) in now.iter().zip(full.iter_mut().zip(["flows4", "flows6"])) {

@@ -197,6 +197,8 @@ impl Collector for NodeCollector {
         counter(e, "ropeway_leaked_addresses", help, self.status.leaks())?;
         let help = "Routes to other nodes' pods restored after another program had removed or changed them";
         counter(e, "ropeway_route_repairs", help, self.status.route_repairs())?;
+        let help = "Netlink sockets for events of links, addresses and routes that failed and were opened again";
+        counter(e, "ropeway_netlink_monitor_restarts", help, self.status.monitor_restarts())?;
         flows(e, &self.flows.get())?;
         let unrouted = self.status.unrouted();
         gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)?;
@@ -270,6 +272,7 @@ mod tests {
             "ropeway_map_operations_total{map=\"backends\"} 12",
             "ropeway_map_entries{map=\"frontends4\"} 7",
             "ropeway_node_repairs_total 0",
+            "ropeway_netlink_monitor_restarts_total 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");

@@ -61,7 +61,8 @@ pub struct Handle {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     nodes: watch::Receiver<Arc<Nodes>>,
     service_ranges: watch::Receiver<Arc<[IpNetwork]>>,
-    thread: JoinHandle<()>,
+    /// `None` after [`Self::take_thread`].
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Handle {
@@ -100,11 +101,17 @@ impl Handle {
         self.service_ranges.clone()
     }
 
+    /// Takes the controller's thread out, for a caller that waits for its end; [`Self::stop`] no
+    /// longer does. The thread ends only with its event senders, or by a panic.
+    pub const fn take_thread(&mut self) -> Option<JoinHandle<()>> {
+        self.thread.take()
+    }
+
     /// Ends the controller when the sources have ended, and waits for it. The tables stay as they are.
     pub fn stop(self) {
         let Self { events, context, thread, .. } = self;
         drop((events, context));
-        if thread.join().is_err() {
+        if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the controller's thread had panicked");
         }
     }
@@ -133,7 +140,7 @@ pub fn start(tables: ServiceMaps, packet_clock: Clock) -> Result<Handle, Control
         ranges_sender,
     };
     let thread = std::thread::Builder::new().name("controller".into()).spawn(move || runtime.block_on(worker.run()))?;
-    Ok(Handle { events, context, snapshot, nodes, service_ranges, thread })
+    Ok(Handle { events, context, snapshot, nodes, service_ranges, thread: Some(thread) })
 }
 
 struct Worker {

@@ -18,6 +18,8 @@ const HELD: &[&str] = &[
     "README.md",
     "SECURITY.md",
     "SPECIFICATION.md",
+    "dataplane-common/",
+    "dataplane-ebpf/",
     "dataplane-user/benches/",
     "dataplane-user/src/cli.rs",
     "dataplane-user/src/cli/",

@@ -1,4 +1,4 @@
-//! The choice against IPVS's formulas, written down once more without tricks.
+//! Tests of the search against IPVS's formulas in an independent form, without its optimizations.
 
 extern crate std;
 
@@ -13,11 +13,11 @@ use crate::types::pod::{NodeConfig, Pod, PodNetns};
 use crate::types::service::scheduler::{LC, NQ, SED, WLC};
 use crate::types::service::{Backend, BackendLoad, BackendStats, SlotTable};
 
-/// Where the table begins.
+/// Index of the table's first slot.
 const BASE: u32 = 70;
 const GENERATION: u32 = 9;
 
-/// A server as IPVS sees it.
+/// A server in IPVS's terms.
 #[derive(Clone, Copy, Debug)]
 struct Server {
     active: u32,
@@ -25,7 +25,7 @@ struct Server {
     weight: u32,
 }
 
-/// Servers whose ids count from 1, each once in the table.
+/// Servers with ids from 1 on, each in one slot of the table.
 struct Servers(Vec<(Backend, ConnectionCounts)>);
 
 impl Servers {
@@ -66,7 +66,7 @@ impl SharedMaps for Servers {
         Some(at.unwrap_or_else(|| panic!("slot {index} is beyond the table")) + 1)
     }
     fn take_turn(&self, _table: SlotTable) -> u32 {
-        panic!("nobody takes turns")
+        panic!("these schedulers take no turns")
     }
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.0.get(id as usize - 1).map(|(backend, _)| backend)
@@ -83,7 +83,7 @@ impl SharedMaps for Servers {
     fn count(&self, _counter: Counter) {}
 }
 
-/// What IPVS compares: a fraction.
+/// Returns the fraction that IPVS compares: numerator and denominator.
 fn overhead(rule: u8, s: &Server) -> (u128, u128) {
     let (active, inactive, weight) = (u128::from(s.active), u128::from(s.inactive), u128::from(s.weight));
     match rule {
@@ -94,7 +94,7 @@ fn overhead(rule: u8, s: &Server) -> (u128, u128) {
     }
 }
 
-/// The ids of those that IPVS may choose; it takes the first of them, we any.
+/// Returns the ids that IPVS may choose. IPVS takes the first of them, Ropeway any.
 fn least(rule: u8, servers: &[Server]) -> Vec<u32> {
     let with_weight = || (1..).zip(servers).filter(|(_, s)| s.weight > 0);
     let is_least = |s: &Server| {
@@ -107,7 +107,7 @@ fn least(rule: u8, servers: &[Server]) -> Vec<u32> {
     with_weight().filter(|(_, s)| is_least(s)).map(|(id, _)| id).collect()
 }
 
-/// All bits, evenly.
+/// Returns numbers that are spread evenly over 32 bits.
 fn randoms() -> impl Iterator<Item = u32> {
     (0_u32..).scan(1, |state: &mut u32, _| {
         *state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
@@ -122,7 +122,7 @@ fn servers(all: &[(u32, u32, u32)]) -> Vec<Server> {
 #[test]
 fn schedulers_match_the_formulas_of_ipvs() {
     for (rule, all, expected) in [
-        // an active connection counts as much as 256 others
+        // An active connection counts as much as 256 inactive ones.
         (LC, &[(1, 0, 1), (0, 255, 1), (1, 1, 1)][..], &[2][..]),
         (LC, &[(1, 0, 1), (0, 257, 1)], &[1]),
         (LC, &[(4, 0, 100), (3, 0, 1)], &[2]),
@@ -135,18 +135,18 @@ fn schedulers_match_the_formulas_of_ipvs() {
         (NQ, &[(0, 0, 1), (1, 0, 3)], &[1]),
         (NQ, &[(0, 500, 1), (0, 0, 9), (1, 0, 99)], &[1, 2]),
         (NQ, &[(1, 0, 1), (1, 0, 3)], &[2]),
-        // weight 0 drains, however idle
+        // Weight 0 takes no connections, however idle.
         (LC, &[(0, 0, 0), (9, 9, 1)], &[2]),
         (WLC, &[(0, 0, 0), (9, 9, 1)], &[2]),
         (SED, &[(0, 0, 0), (9, 9, 1)], &[2]),
         (NQ, &[(0, 0, 0), (9, 9, 1)], &[2]),
         (NQ, &[(0, 0, 0), (0, 0, 0)], &[]),
-        // no sum or product is cut
+        // No sum or product overflows.
         (WLC, &[(u32::MAX, u32::MAX, 65535), (u32::MAX, u32::MAX, 65534)], &[1]),
         (SED, &[(u32::MAX, 0, 1), (u32::MAX - 1, 0, 1)], &[2]),
     ] {
         let all = servers(all);
-        assert_eq!(least(rule, &all), expected, "the formulas of this test: {rule}, {all:?}");
+        assert_eq!(least(rule, &all), expected, "formulas of this test: {rule}, {all:?}");
         let mut found: Vec<_> = randoms().take(64).map(|random| Servers::new(&all).search(rule, random)).collect();
         found.sort_unstable();
         found.dedup();
@@ -170,7 +170,7 @@ fn short_tables_are_searched_completely() {
                 assert!(expected.contains(&found) || (expected.is_empty() && found == 0), "{rule}: {found} in {all:?}");
             }
         }
-        // wherever it begins, it comes by all
+        // The search visits every slot, wherever it starts.
         for best in 0..len {
             let mut all = vec![Server { active: 2, inactive: 0, weight: 1 }; len as usize];
             all[best as usize].active = 1;
@@ -192,7 +192,7 @@ fn equal_backends_are_picked_equally_often() {
     assert!(counts.len() == 10 && counts.values().all(|n| (850..=1150).contains(n)), "{counts:?}");
 }
 
-/// The bound that docs/schedulers.md states: what a choice among many is worth.
+/// Checks the bound for sampling that docs/schedulers.md states.
 #[test]
 fn sampling_a_long_table_spreads_connections() {
     const BACKENDS: u32 = 1000;
@@ -209,8 +209,8 @@ fn sampling_a_long_table_spreads_connections() {
         std::println!("{rule}: at most {most} more and {} fewer than its share", -fewest);
         assert!(most <= 2 && fewest >= -2, "{rule}: {most} {fewest}");
     }
-    // a tenth of the backends is idle, anywhere, in one stretch or at every tenth place, and gets nearly all; by draws that know nothing of each
-    // other it would be 1 - 0.9^32 = 96.6 %
+    // A tenth of the backends is idle: anywhere, in one stretch, or in every tenth slot. It must
+    // get nearly all connections; independent draws would give it 1 - 0.9^32 = 96.6 %.
     let anywhere: Vec<bool> = randoms().skip(7).take(BACKENDS as usize).map(|r| slot(r, 10) == 0).collect();
     let stretch: Vec<bool> = (0..BACKENDS).map(|n| n / 100 == 4).collect();
     let comb: Vec<bool> = (0..BACKENDS).map(|n| n % 10 == 0).collect();
@@ -236,13 +236,13 @@ fn counts_add_new_flows_to_the_last_sweep() {
     for (stats, found, expected) in [
         (stats(9, 0, 0), found(9, 0, 0, 0), (0, 0)),
         (stats(9, 12, 3), found(9, 5, 7, 10), (10, 7)),
-        // the counter has gone round
+        // The counter has wrapped around.
         (stats(9, 1 << 32 | 1, 0), found(9, 5, 7, u32::MAX), (7, 7)),
-        // another endpoint's
+        // Another generation: counts of another endpoint.
         (stats(8, 12, 3), found(9, 5, 7, 0), (5, 7)),
         (stats(9, 12, 3), found(8, 5, 7, 10), (15, 0)),
         (stats(8, 12, 3), found(8, 5, 7, 10), (0, 0)),
-        // below zero by a race
+        // Below zero by a race.
         (stats(9, 0, -1), found(9, 0, 0, 0), (0, 0)),
         (stats(9, 2, -1), found(9, 0, 0, 0), (1, 0)),
     ] {

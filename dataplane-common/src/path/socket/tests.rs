@@ -1,4 +1,8 @@
-//! Whose loopback it is, which table goes first, and how many lookups that takes.
+//! Tests of the socket path: loopback, precedence of maps, number of lookups, rejection,
+//! schedulers.
+//!
+//! They run on hash maps that count lookups and writes. The packet tests cover the packet path, the
+//! namespace tests the hooks with real sockets.
 
 extern crate std;
 
@@ -33,25 +37,26 @@ struct Fake {
     pod: PodNetns,
     addrs: HashMap<V4, AddressInfo>,
     frontends: HashMap<FrontendKey<V4>, Frontend>,
-    /// By id, from 1.
+    /// Backends, by id from 1 on.
     backends: Vec<Backend>,
     ports: HashMap<FrontendKey<V4>, HostPort<V4>>,
     peers: RefCell<HashMap<SockPeerKey<V4>, &'static SockPeer<V4>>>,
-    /// What the network of every address is.
+    /// The network of every address.
     net: Cell<Option<Network>>,
-    /// The one client that source ranges allow.
+    /// The only client that source ranges allow.
     allowed: Cell<V4>,
     turn: Cell<u32>,
     random: Cell<u32>,
-    /// How many connections each backend has, where one has any.
+    /// Active connections by backend id; missing ones have none.
     loads: RefCell<HashMap<u32, u32>>,
     writes: Cell<u32>,
-    /// Lookups of hash tables other than `frontends` and `sock_peers`.
+    /// Number of lookups in hash tables, `frontends` and `sock_peers` excepted.
     lookups: Cell<u32>,
 }
 
 impl Fake {
-    /// A node with a pod, its host port 8080 on every address and 9090 on loopback only, and a frontend with node port 30080.
+    /// Returns a node with a pod, host port 8080 on every address, host port 9090 on loopback only,
+    /// and a frontend at node port 30080.
     fn new() -> Self {
         let key = |addr, port| FrontendKey { addr, port, proto: proto::TCP, pad: 0 };
         let table = SlotTable { base: 0, len: 1 };
@@ -175,7 +180,7 @@ impl FamilyMaps<V4> for Fake {
     }
     fn set_sock_peer(&self, key: &SockPeerKey<V4>, peer: &SockPeer<V4>) -> bool {
         self.writes.set(self.writes.get() + 1);
-        // leaked: a test makes a handful
+        // Leaked, because the trait returns references; a test makes a handful.
         self.peers.borrow_mut().insert(*key, Box::leak(Box::new(*peer)));
         true
     }
@@ -195,8 +200,8 @@ fn host_ports_apply_to_node_addresses_only() {
     assert_eq!(fake.ask(POD_NETNS, NODE, 8080), Some((POD, 80)));
     assert_eq!(fake.ask(NODE_NETNS, LOOPBACK, 8080), Some((POD, 80)));
     assert_eq!(fake.ask(NODE_NETNS, LOOPBACK, 9090), Some((POD, 90)));
-    assert_eq!(fake.ask(NODE_NETNS, NODE, 9090), None, "it is for loopback only");
-    assert_eq!(fake.ask(NODE_NETNS, WORLD, 8080), None, "the same port of others is theirs");
+    assert_eq!(fake.ask(NODE_NETNS, NODE, 9090), None, "the entry is for loopback only");
+    assert_eq!(fake.ask(NODE_NETNS, WORLD, 8080), None, "the port of another host");
     assert_eq!(fake.ask(NODE_NETNS, POD, 8080), None);
     let shown = original_destination(&fake, 1, POD, 90).unwrap();
     assert_eq!((shown.addr, shown.port), (LOOPBACK, 9090));
@@ -213,7 +218,7 @@ fn source_ranges_apply_to_pods_and_the_node() {
             ConnectRequest { addr: WORLD, port: 80, proto: proto::TCP, unconnected: false, cookie: 1, netns_cookie };
         connect(&fake, &asked).action
     };
-    // a pod's packets are dropped where they pass; the node's would leave
+    // A pod's packet is dropped on the packet path; the node's would leave.
     assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (SocketVerdict::Keep, SocketVerdict::Reject));
     fake.allowed.set(POD);
     assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (SocketVerdict::Redirect, SocketVerdict::Reject));
@@ -221,7 +226,7 @@ fn source_ranges_apply_to_pods_and_the_node() {
     assert_eq!((ask(POD_NETNS), ask(NODE_NETNS)), (SocketVerdict::Keep, SocketVerdict::Redirect));
 }
 
-/// A pod's packets are refused or dropped where they pass; the node's would leave by its default route.
+/// The packet path rejects or drops a pod's packets; the node's would leave by its default route.
 #[test]
 fn node_process_is_rejected_at_addresses_without_a_service() {
     let mut fake = Fake::new();
@@ -242,17 +247,17 @@ fn node_process_is_rejected_at_addresses_without_a_service() {
     assert_eq!(
         (udp(0, false), udp(9, false)),
         (SocketVerdict::Keep, SocketVerdict::Keep),
-        "only asks for a source address"
+        "a probe of the source address"
     );
 
     fake.net.set(Some(Network { oif: 0, flags: network_flags::SERVICE }));
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep, "networks do not count unless the node says so");
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep, "networks are ignored unless the feature is on");
     fake.config.features = node_features::NETWORKS;
     assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Reject);
     assert_eq!(tcp(&fake, POD_NETNS, WORLD), SocketVerdict::Keep);
-    assert_eq!(tcp(&fake, NODE_NETNS, POD), SocketVerdict::Keep, "a pod's address is none of a Service");
+    assert_eq!(tcp(&fake, NODE_NETNS, POD), SocketVerdict::Keep, "a pod's address is no cluster IP");
     fake.config.features |= node_features::NODE_CLIENT;
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep, "its packets are dropped");
+    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep, "the packet path drops it");
     assert_eq!(tcp(&fake, NODE_NETNS, service), SocketVerdict::Reject);
 }
 
@@ -299,12 +304,12 @@ fn datagrams_to_a_host_port_write_the_peer_once() {
         assert_eq!(fake.send(NODE_NETNS, NODE, 8080, true), Some((POD, 80)));
     }
     assert_eq!(fake.writes.get(), 1);
-    // The same socket asks by another address: that is what it is shown from now on.
+    // The same socket uses another address: that one must be shown from now on.
     assert_eq!(fake.send(NODE_NETNS, LOOPBACK, 8080, true), Some((POD, 80)));
     assert_eq!(original_destination(&fake, 1, POD, 80).map(|peer| peer.addr), Some(LOOPBACK));
 }
 
-/// A frontend for UDP at [`WORLD`].
+/// Returns a node with a UDP frontend at [`WORLD`].
 fn with_datagrams(flags: u16, len: u32) -> Fake {
     let mut fake = Fake::new();
     let key = FrontendKey { addr: WORLD, port: 53, proto: proto::UDP, pad: 0 };
@@ -317,7 +322,7 @@ fn datagram(fake: &Fake, netns_cookie: u64, addr: V4, unconnected: bool) -> Sock
     connect(fake, &ConnectRequest { addr, port: 53, proto: proto::UDP, unconnected, cookie: 1, netns_cookie }).action
 }
 
-/// Its backend may end, and nobody sees what it sends but the packet path.
+/// The backend may end, and only the packet path sees the datagrams of a connected socket.
 #[test]
 fn connected_udp_of_a_pod_is_left_to_the_packet_path() {
     let fake = with_datagrams(0, 1);
@@ -325,12 +330,12 @@ fn connected_udp_of_a_pod_is_left_to_the_packet_path() {
     assert_eq!((ask(POD_NETNS, false), fake.writes.get()), (SocketVerdict::Keep, 0));
     assert_eq!((ask(POD_NETNS, true), ask(NODE_NETNS, false)), (SocketVerdict::Redirect, SocketVerdict::Redirect));
     assert_eq!(ask(NODE_NETNS, true), SocketVerdict::Redirect);
-    // it is told at once that there is nobody, unless it is to be told nothing
+    // Without a backend it is rejected at once, unless the policy demands a silent drop.
     let none = |flags, netns_cookie| datagram(&with_datagrams(flags, 0), netns_cookie, WORLD, false);
     assert_eq!((none(0, POD_NETNS), none(0, NODE_NETNS)), (SocketVerdict::Reject, SocketVerdict::Reject));
     let silent = frontend_flags::INTERNAL_DROP;
     assert_eq!((none(silent, POD_NETNS), none(silent, NODE_NETNS)), (SocketVerdict::Keep, SocketVerdict::Reject));
-    // the node's packets can be silent where they come by the packet path
+    // With the host device, the node's packets can be dropped silently on the packet path.
     let led = |features, flags| {
         let mut fake = with_datagrams(silent, 0);
         fake.config.features = features;
@@ -345,9 +350,9 @@ fn connected_udp_of_a_pod_is_left_to_the_packet_path() {
     );
 }
 
-/// What a socket was led to, it may also ask for itself: then it is shown just that, and is led nowhere else.
+/// The socket must then be shown the backend's own address, and must not be redirected.
 #[test]
-fn a_socket_that_connects_to_a_backend_itself_is_no_longer_led() {
+fn direct_connect_to_a_backend_ends_the_redirection() {
     let fake = with_datagrams(0, 1);
     let led = fake.backends[0].port;
     assert_eq!(datagram(&fake, NODE_NETNS, WORLD, false), SocketVerdict::Redirect);
@@ -364,7 +369,7 @@ fn a_socket_that_connects_to_a_backend_itself_is_no_longer_led() {
     assert_eq!(original_destination(&fake, 1, BACKEND, led), None);
 }
 
-/// A Service of 16 backends, at ports 1 to 16 of one address.
+/// Returns a Service with 16 backends, at ports 1 to 16 of one address.
 fn scheduled(scheduler: u8, flags: u16) -> Fake {
     let mut fake = Fake::new();
     let one = fake.backends[0];
@@ -407,7 +412,7 @@ fn destination_hash_gives_one_address_one_backend() {
     assert!(pod.iter().chain(&node).all(|p| *p == pod[0]), "{pod:?} {node:?}");
 }
 
-/// The kernel chooses a port after the hook: what would hash it is random.
+/// The kernel chooses the source port after the hook has run, so a random number replaces the hash.
 #[test]
 fn unbound_source_port_is_not_hashed() {
     let fake = scheduled(scheduler::MH, frontend_flags::HASH_PORT);
@@ -438,10 +443,10 @@ fn least_connections_counts_sockets() {
         assert_eq!(ask(&fake, false), (11, counted(11)), "{number}");
         fake.loads.borrow_mut().insert(2, 1);
         assert_eq!(ask(&fake, true), (2, counted(2)), "{number}");
-        // its next datagrams stay with that one, for which it counts already
+        // Later datagrams stay with that backend, for which the socket is counted already.
         fake.loads.borrow_mut().insert(9, 0);
         assert_eq!(ask(&fake, true), (2, SockBackend::default()), "{number}");
     }
-    // nobody asks
+    // Other schedulers do not count.
     assert_eq!(ask(&scheduled(scheduler::RR, 0), false), (1, SockBackend::default()));
 }

@@ -8,13 +8,14 @@
 //! whatever the API server says of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_host::netlink::{NetlinkError, Socket};
 use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentId, AttachmentRecord, LOCK_DEADLINE, StoreError};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tracing::warn;
 
 use super::status::NodeStatus;
@@ -85,8 +86,11 @@ pub fn mark(store: &AddressStore, socket: &mut Socket, record: &AttachmentRecord
     Ok(true)
 }
 
-/// Looks from time to time, for ever.
-pub async fn watch(state_dir: PathBuf, status: Arc<NodeStatus>) {
+/// Runs [`sweep`] at intervals, for ever.
+///
+/// # Errors
+/// A sweep has panicked.
+pub async fn watch(state_dir: PathBuf, status: Arc<NodeStatus>) -> Result<Infallible, JoinError> {
     let mut gc = AddressGc::default();
     loop {
         tokio::time::sleep(PAUSE).await;
@@ -95,7 +99,7 @@ pub async fn watch(state_dir: PathBuf, status: Arc<NodeStatus>) {
             let result = sweep(&mut gc, &dir);
             (gc, result)
         });
-        let Ok((back, result)) = swept.await else { return };
+        let (back, result) = swept.await?;
         gc = back;
         match result {
             Ok(marked) => {

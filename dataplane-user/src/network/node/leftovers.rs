@@ -3,10 +3,11 @@
 //! Ropeway translates before the packet filter sees a packet, so its rules are mostly passed by; but what Ropeway leaves alone, they still catch:
 //! an address whose Service is gone, say. So whoever runs the node is told.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use dataplane_host::netlink::{NftChain, chains};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tracing::{debug, info, warn};
 
 /// How long between two looks.
@@ -14,11 +15,14 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// The kernel's list of IPVS services.
 const IPVS: &str = "/proc/net/ip_vs";
 
-/// Looks for ever, and says what is there and when it is gone.
-pub async fn watch() {
+/// Logs when such rules are found and when they are gone; checks at intervals, for ever.
+///
+/// # Errors
+/// A check has panicked.
+pub async fn watch() -> Result<Infallible, JoinError> {
     let mut said = None;
     loop {
-        let found = spawn_blocking(look).await.unwrap_or_default();
+        let found = spawn_blocking(look).await?;
         if found != said {
             if let Some(what) = &found {
                 warn!(

@@ -12,6 +12,7 @@ pub struct NodeStatus {
     failures: AtomicU64,
     leaked: AtomicU64,
     lost_routes: AtomicU64,
+    monitor_restarts: AtomicU64,
     problems: Mutex<Vec<String>>,
     pool_problems: Mutex<Vec<String>>,
     pools_failed: Mutex<Option<String>>,
@@ -62,6 +63,17 @@ impl NodeStatus {
     #[must_use]
     pub fn route_repairs(&self) -> u64 {
         self.lost_routes.load(Ordering::Relaxed)
+    }
+
+    /// Counts a netlink monitor that was opened again after a failure.
+    pub fn monitor_restarted(&self) {
+        self.monitor_restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of restarts of the netlink monitor.
+    #[must_use]
+    pub fn monitor_restarts(&self) -> u64 {
+        self.monitor_restarts.load(Ordering::Relaxed)
     }
 
     /// Sets what has no route; says whether that is news.

@@ -6,6 +6,8 @@ use dataplane_common::types::clock::Clock;
 use dataplane_host::netlink::{Hop, InterfaceAddress, Link, Route};
 use ipnetwork::IpNetwork;
 
+use super::cluster_view::with_blocks;
+use super::facts_tracker::is_relevant;
 use super::*;
 use crate::config::Options;
 use crate::proxy::source::NodeObject;

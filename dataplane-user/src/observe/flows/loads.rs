@@ -19,7 +19,7 @@ use dataplane_common::types::service::{Backend, BackendLoad, BackendStats};
 use dataplane_host::map::{MapError, SharedArray, Table};
 use dataplane_host::pins::Pins;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tracing::warn;
 
 use super::evict_policy::{FlowTimeouts, Half, Kind};
@@ -138,12 +138,20 @@ fn look(pins: &Pins, timeouts: &FlowTimeouts) -> Result<usize, LoadError> {
     })?)
 }
 
-/// Counts periodically, for ever, while a Service has a scheduler that needs it.
-pub async fn watch(pins: Pins, timeouts: FlowTimeouts, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+/// Counts connections at intervals while a Service has a scheduler that needs it. Returns when the
+/// controller has ended.
+///
+/// # Errors
+/// A count has panicked.
+pub async fn watch(
+    pins: Pins,
+    timeouts: FlowTimeouts,
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> Result<(), JoinError> {
     let mut failed = false;
     while snapshots.wait_for(|s| s.counting > 0).await.is_ok() {
         let (begun, pins) = (Instant::now(), pins.clone());
-        let Ok(result) = spawn_blocking(move || look(&pins, &timeouts)).await else { return };
+        let result = spawn_blocking(move || look(&pins, &timeouts)).await?;
         let fails = result.is_err();
         // Logged once, until a count succeeds again.
         if let Err(e) = result
@@ -154,4 +162,5 @@ pub async fn watch(pins: Pins, timeouts: FlowTimeouts, mut snapshots: watch::Rec
         failed = fails;
         tokio::time::sleep(PAUSE.max(begun.elapsed() * PAUSE_PER_LOOK)).await;
     }
+    Ok(())
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde_json::json;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{info, warn};
 
 use super::health::{self, Now};
@@ -38,9 +38,21 @@ pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> HttpRespons
     HttpResponse::json(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body.to_string())
 }
 
-/// Follows the snapshots until the controller ends.
-pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: Notices, node: String) {
-    let mut listeners = Listeners { snapshots: snapshots.clone(), servers: BTreeMap::new(), failed: BTreeMap::new() };
+/// Keeps the listeners as the snapshots say. Returns when the controller has ended.
+///
+/// # Errors
+/// A server has panicked.
+pub async fn run(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    notices: Notices,
+    node: String,
+) -> Result<(), JoinError> {
+    let mut listeners = Listeners {
+        snapshots: snapshots.clone(),
+        tasks: JoinSet::new(),
+        servers: BTreeMap::new(),
+        failed: BTreeMap::new(),
+    };
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());
         for (port, error) in listeners.follow(&snapshot) {
@@ -52,17 +64,20 @@ pub async fn run(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: Notices
         let changed = tokio::select! {
             changed = snapshots.changed() => changed,
             () = tokio::time::sleep(AGAIN), if again => Ok(()),
+            // A server that is no longer wanted was aborted; none returns.
+            Some(Err(e)) = listeners.tasks.join_next() => if e.is_panic() { return Err(e) } else { continue },
         };
         if changed.is_err() {
-            listeners.servers.values().for_each(JoinHandle::abort);
-            return;
+            return Ok(());
         }
     }
 }
 
 struct Listeners {
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    servers: BTreeMap<SocketAddr, JoinHandle<()>>,
+    /// The servers; all end when this is dropped.
+    tasks: JoinSet<()>,
+    servers: BTreeMap<SocketAddr, AbortHandle>,
     /// Ports that can't be bound at one or more addresses, with the reason.
     failed: BTreeMap<u16, String>,
 }
@@ -86,8 +101,9 @@ impl Listeners {
                 if self.servers.contains_key(&at) {
                     continue;
                 }
-                match start(at, self.snapshots.clone()) {
+                match server(at, self.snapshots.clone()) {
                     Ok(server) => {
+                        let server = self.tasks.spawn(server);
                         info!(address = %at, service = %format_args!("{}/{}", check.namespace, check.name), "health check server started");
                         self.servers.insert(at, server);
                     }
@@ -117,7 +133,11 @@ fn failed_to_listen(check: &HealthCheck, port: u16, node: &str, error: &str) -> 
     }
 }
 
-fn start(at: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<JoinHandle<()>, BindError> {
+/// Listens at `at` and returns the server's task.
+fn server(
+    at: SocketAddr,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> Result<impl Future<Output = ()> + Send + 'static, BindError> {
     const FLAG: &str = "healthCheckNodePort";
     let listener = listen(FLAG, reserve(FLAG, at)?)?;
     // Looked up for each request: the endpoints change while the listener stays.
@@ -128,7 +148,7 @@ fn start(at: SocketAddr, snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<Jo
             None => HttpResponse::not_found(),
         }
     });
-    Ok(tokio::spawn(serve(listener, handler)))
+    Ok(serve(listener, handler))
 }
 
 #[cfg(test)]
@@ -175,7 +195,7 @@ mod tests {
             }
         }
         drop(sender);
-        task.await.unwrap();
+        task.await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -191,7 +211,7 @@ mod tests {
         assert!(notice.note.starts_with(&start) && notice.note.contains("127.0.0.1"), "{}", notice.note);
         assert!(std::net::TcpStream::connect(("127.0.0.5", port)).is_ok(), "the other address is served");
         drop(sender);
-        task.await.unwrap();
+        task.await.unwrap().unwrap();
     }
 
     /// Returns a port that was free a moment ago.

@@ -1,0 +1,161 @@
+//! Writes the node's configuration: the map `config` for the programs, node.json for the CNI
+//! plugin.
+//!
+//! A job of the node's task. The map is written twice in a refresh: before programs are attached,
+//! and again after the routes, because some features need their routes first. Both contents are
+//! computed by pure functions, and written only if they have changed.
+
+use dataplane_common::types::clock::Clock;
+use dataplane_common::types::pod::NodeConfig;
+use dataplane_host::contract::{self, FileError, NodeFile};
+use dataplane_host::map::Table;
+use dataplane_host::pins::Pins;
+
+use super::discover::NodeFacts;
+use super::node_routes::Tunnels;
+use crate::config::{Config, Ipam};
+use crate::load::LoadError;
+
+/// The writer, with the values that do not change while the agent runs.
+#[derive(Debug)]
+pub(super) struct ConfigWriter {
+    pub(super) pins: Pins,
+    pub(super) clock: Clock,
+    /// Cookie of the node's network namespace.
+    pub(super) netns_cookie: u64,
+}
+
+/// The values that change between refreshes.
+#[derive(Clone, Copy)]
+pub(super) struct ConfigInputs<'a> {
+    pub(super) config: &'a Config,
+    pub(super) facts: &'a NodeFacts,
+    pub(super) tunnels: &'a Tunnels,
+    /// Bits of [`NodeConfig::features`]; `None` until the network tries have been compared.
+    pub(super) features: Option<u32>,
+}
+
+impl ConfigWriter {
+    /// Writes the map `config` and returns the number of operations.
+    pub(super) fn apply(&self, inputs: &ConfigInputs<'_>) -> Result<usize, LoadError> {
+        let table: Table<u32, NodeConfig> = Table::open(&self.pins, "config")?;
+        let present = table.get(&0)?;
+        let wanted = NodeConfig { netns_cookie: self.netns_cookie, ..node_config(inputs, self.clock, present) };
+        if present == Some(wanted) {
+            return Ok(0);
+        }
+        table.insert(&0, &wanted)?;
+        Ok(1)
+    }
+}
+
+/// Writes node.json and returns the number of operations.
+///
+/// Call it once the tunnels and, in pool mode, the blocks are known: pods take their MTU from the
+/// file, which must leave room for the tunnel's headers.
+pub(super) fn write_file(inputs: &ConfigInputs<'_>) -> Result<usize, FileError> {
+    let Some(file) = node_file(inputs) else { return Ok(0) };
+    contract::write(&inputs.config.state_dir, &file).map(usize::from)
+}
+
+/// Computes the map's entry, without the cookie. `present` was written by this agent or the one
+/// before it.
+fn node_config(inputs: &ConfigInputs<'_>, clock: Clock, present: Option<NodeConfig>) -> NodeConfig {
+    let ConfigInputs { config, facts, tunnels, features } = inputs;
+    let mut wanted = facts.node_config(config, clock);
+    wanted.tunnel_mtu = tunnels.mtu();
+    // Until the tries have been compared, features that were on stay on.
+    wanted.features = features.unwrap_or_else(|| present.map_or(0, |c| c.features));
+    if !tunnels.links.is_empty() && features.is_none() && present.is_none_or(|c| c.uplink == 0) {
+        // Until the tries say which packets go through the tunnel, only the host's routes know.
+        wanted.uplink = 0;
+    }
+    wanted
+}
+
+/// Computes node.json; `None` for a node without pools that has no pod range.
+fn node_file(inputs: &ConfigInputs<'_>) -> Option<NodeFile> {
+    let ConfigInputs { config, facts, tunnels, .. } = inputs;
+    let mtu = facts.pod_mtu(config, tunnels.mtu());
+    if config.ipam == Ipam::Pools {
+        return Some(NodeFile::of_pools(&config.node_name, mtu));
+    }
+    (!facts.pod_cidrs.is_empty()).then(|| NodeFile::new(&config.node_name, &facts.pod_cidrs, mtu))
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane_common::types::pod::node_features;
+    use dataplane_host::netlink::Link;
+
+    use super::*;
+    use crate::config::Options;
+
+    fn link(index: u32, mtu: u32) -> Link {
+        Link {
+            index,
+            name: format!("link{index}"),
+            mac: [0; 6],
+            mtu,
+            up: true,
+            running: true,
+            kind: None,
+            group: 0,
+            lower: None,
+            peer_netns: None,
+            controller: None,
+            vxlan: None,
+        }
+    }
+
+    fn config() -> Config {
+        Config::new(Options { node_name: Some("n1".into()), ..Options::default() }).unwrap()
+    }
+
+    fn facts() -> NodeFacts {
+        NodeFacts { uplinks: vec![link(2, 1500)], uplink_mtu: 1500, ..NodeFacts::default() }
+    }
+
+    #[test]
+    fn features_of_the_agent_before_stay_on_until_the_tries_are_compared() {
+        let (config, facts, tunnels) = (config(), facts(), Tunnels::default());
+        let with = |features, present| {
+            let inputs = ConfigInputs { config: &config, facts: &facts, tunnels: &tunnels, features };
+            node_config(&inputs, Clock { jiffies_per_second: 250 }, present).features
+        };
+        let before = NodeConfig { features: node_features::NODE_CLIENT, ..NodeConfig::default() };
+        assert_eq!([with(None, None), with(None, Some(before))], [0, node_features::NODE_CLIENT]);
+        assert_eq!(with(Some(0), Some(before)), 0);
+    }
+
+    #[test]
+    fn uplink_is_bypassed_with_a_tunnel_only_once_the_tries_are_compared() {
+        let (config, facts) = (config(), facts());
+        let tunnels = Tunnels { links: vec![link(7, 1450)], ..Tunnels::default() };
+        let with = |features, tunnels: &Tunnels, present| {
+            let inputs = ConfigInputs { config: &config, facts: &facts, tunnels, features };
+            let entry = node_config(&inputs, Clock { jiffies_per_second: 250 }, present);
+            (entry.uplink, entry.tunnel_mtu)
+        };
+        let before = |uplink| Some(NodeConfig { uplink, ..NodeConfig::default() });
+        assert_eq!(with(None, &Tunnels::default(), None), (2, 0));
+        assert_eq!(with(None, &tunnels, None), (0, 1450));
+        assert_eq!(with(None, &tunnels, before(0)), (0, 1450));
+        assert_eq!(with(None, &tunnels, before(2)), (2, 1450), "it was on: the tries were complete once");
+        assert_eq!(with(Some(0), &tunnels, before(0)), (2, 1450));
+    }
+
+    #[test]
+    fn node_file_leaves_room_for_the_tunnel_and_waits_for_a_range() {
+        let (mut config, mut facts) = (config(), facts());
+        let tunnels = Tunnels { links: vec![link(7, 1450)], ..Tunnels::default() };
+        let file = |config: &Config, facts: &NodeFacts| {
+            node_file(&ConfigInputs { config, facts, tunnels: &tunnels, features: None })
+        };
+        assert!(file(&config, &facts).is_none());
+        facts.pod_cidrs = vec!["10.1.0.0/24".parse().unwrap()];
+        assert_eq!(file(&config, &facts).unwrap(), NodeFile::new("n1", &facts.pod_cidrs, 1450));
+        config.ipam = Ipam::Pools;
+        assert_eq!(file(&config, &NodeFacts::default()).unwrap(), NodeFile::of_pools("n1", 0));
+    }
+}

@@ -1,0 +1,129 @@
+//! Keeps the node's facts between refreshes.
+//!
+//! The node's task calls [`FactsTracker::look`] at the start of a refresh and
+//! [`FactsTracker::publish`] at its end. The tracker logs changes, passes the node's context to the
+//! controller, and tells which netlink events can change the facts. It never changes the kernel.
+
+use std::path::Path;
+
+use dataplane_host::netlink::{Hop, NetlinkEvent, PROTOCOL, Route};
+use ipnetwork::IpNetwork;
+use tracing::{info, warn};
+
+use super::discover::{self, KernelSnapshot, NodeFacts};
+use crate::config::Config;
+use crate::network::routes;
+use crate::proxy::desired::NodeContext;
+use crate::proxy::source::NodeObject;
+
+/// Receives the node's context, at first and whenever it changes.
+pub type Publish = Box<dyn Fn(NodeContext) + Send>;
+
+/// The facts and the context of the last refresh that came to its end.
+pub(super) struct FactsTracker {
+    last: Option<NodeFacts>,
+    context: Option<NodeContext>,
+    publish: Publish,
+}
+
+impl FactsTracker {
+    pub(super) const fn new(publish: Publish) -> Self {
+        Self { last: None, context: None, publish }
+    }
+
+    /// Computes the facts, and logs them if they differ from the last ones (second value).
+    pub(super) fn look(
+        &self,
+        config: &Config,
+        snapshot: &KernelSnapshot,
+        node: Option<&NodeObject>,
+    ) -> (NodeFacts, bool) {
+        let facts = discover::facts(config, snapshot, node);
+        let changed = self.last.as_ref() != Some(&facts);
+        if changed {
+            report(&facts);
+        }
+        (facts, changed)
+    }
+
+    /// Publishes the context if it has changed, and keeps the facts. `pools`: networks of IP pools.
+    pub(super) fn publish(&mut self, config: &Config, facts: NodeFacts, pools: &[IpNetwork]) {
+        let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+        let mut context = facts.context(config, ipv6);
+        context.pod_ranges.extend(pools);
+        if self.context.as_ref() != Some(&context) {
+            (self.publish)(context.clone());
+            self.context = Some(context);
+        }
+        self.last = Some(facts);
+    }
+
+    /// Returns true if no facts are known yet: every event is relevant then.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.last.is_none()
+    }
+
+    /// Returns true if an event can change the facts.
+    pub(super) fn is_relevant(&self, event: &NetlinkEvent, config: &Config) -> bool {
+        self.last.as_ref().is_some_and(|facts| is_relevant(event, facts, config))
+    }
+}
+
+fn report(facts: &NodeFacts) {
+    let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.as_str()).collect();
+    info!(?uplinks, node_ips = ?facts.node_ips, pod_cidrs = ?facts.pod_cidrs, mtu = facts.uplink_mtu, "node");
+    for name in &facts.missing {
+        warn!(uplink = name, "--uplink: no such device; it is attached when it appears");
+    }
+    if facts.uplinks.is_empty() && facts.missing.is_empty() {
+        warn!("no uplink: there is no default route, and no device has the node's address; name one with --uplink");
+    }
+}
+
+/// Returns true if an event can change the facts. Links and routes of pods cannot.
+pub(super) fn is_relevant(event: &NetlinkEvent, facts: &NodeFacts, config: &Config) -> bool {
+    let uplink = |name: &str, index: u32| {
+        config.uplinks.iter().any(|u| u == name) || facts.uplinks.iter().any(|l| l.index == index || l.name == name)
+    };
+    match event {
+        NetlinkEvent::Link(link) => uplink(&link.name, link.index) && !facts.uplinks.iter().any(|known| known == link),
+        NetlinkEvent::LinkGone(link) => uplink(&link.name, link.index),
+        NetlinkEvent::Address(_) | NetlinkEvent::AddressGone(_) | NetlinkEvent::Lost => true,
+        NetlinkEvent::Route(route) => {
+            route.protocol != PROTOCOL && (route.destination.prefix() == 0 || is_on_link(route))
+        }
+        NetlinkEvent::RouteGone(route) => {
+            routes::is_ours(route) || route.destination.prefix() == 0 || is_on_link(route)
+        }
+    }
+}
+
+fn is_on_link(route: &Route) -> bool {
+    route.protocol != PROTOCOL && matches!(route.hop, Hop::Device { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::config::Options;
+
+    #[test]
+    fn context_is_published_at_first_and_when_it_changes() {
+        let (sender, contexts) = mpsc::channel();
+        let mut tracker = FactsTracker::new(Box::new(move |context| sender.send(context).unwrap()));
+        let config = Config::new(Options { node_name: Some("n1".into()), ..Options::default() }).unwrap();
+        let (facts, changed) = tracker.look(&config, &KernelSnapshot::default(), None);
+        assert!(changed && tracker.is_empty());
+        tracker.publish(&config, facts, &[]);
+        assert_eq!(contexts.try_iter().count(), 1);
+        let (facts, changed) = tracker.look(&config, &KernelSnapshot::default(), None);
+        assert!(!changed && !tracker.is_empty());
+        tracker.publish(&config, facts.clone(), &[]);
+        assert_eq!(contexts.try_iter().count(), 0);
+        let pool = "10.1.0.0/16".parse().unwrap();
+        tracker.publish(&config, facts, &[pool]);
+        assert!(contexts.try_recv().unwrap().pod_ranges.contains(&pool));
+    }
+}
