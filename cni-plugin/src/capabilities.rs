@@ -27,7 +27,7 @@ use crate::error::CniError;
 pub(crate) struct Capabilities {
     /// Host ports, sorted, each once.
     pub(crate) ports: Vec<PortMapping>,
-    /// Rate limits.
+    /// Rate limits in bytes a second, both directions.
     pub(crate) bandwidth: Bandwidth,
     /// Ranges that the addresses must come from, at most one set per family.
     pub(crate) ranges: Vec<Vec<Span>>,

@@ -20,16 +20,16 @@ use crate::spec::VERSIONS;
 /// Names of GC's list. The second one was in the specification by mistake, and old runtimes use it.
 const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-/// The checked configuration.
+/// The configuration after all checks that do not depend on the verb.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NetworkConfig {
     pub(crate) version: &'static str,
     pub(crate) name: String,
     pub(crate) pin_root: PathBuf,
     pub(crate) state_dir: PathBuf,
-    /// Empty: from node.json.
+    /// Configured ranges; empty: those of `node.json` apply.
     pub(crate) ranges: Vec<Range>,
-    /// 0: from node.json.
+    /// Configured MTU in bytes; 0: that of `node.json` applies.
     pub(crate) mtu: u32,
     /// Unchecked, as the next one.
     pub(crate) dns: Option<Value>,
@@ -115,12 +115,13 @@ impl NetworkConfig {
         if self.ranges.is_empty() || self.mtu == 0 { Ok(contract::read(&self.state_dir)?) } else { Ok(None) }
     }
 
-    /// The MTU of this configuration's pods, whatever the node's is.
+    /// Returns the MTU that the configuration sets; the node's MTU does not matter then.
     pub(crate) fn own_mtu(&self) -> Option<u32> {
         (self.mtu != 0).then_some(self.mtu)
     }
 
-    /// The MTU of the pods that follow the node's; `None`: the agent has not said it.
+    /// Returns the MTU of the pods that follow the node's; `None`: the agent has not written it
+    /// yet.
     pub(crate) fn node_mtu(&self) -> Result<Option<u32>, CniError> {
         Ok(contract::read::<NodeFile>(&self.state_dir)?.map(|node| node.mtu).filter(|mtu| *mtu != 0))
     }
@@ -142,7 +143,7 @@ pub(crate) fn object(input: &[u8]) -> Result<Map<String, Value>, CniError> {
     }
 }
 
-/// A field of the configuration, if it is there; fields that are not ours are left to others.
+/// Returns a field of the configuration, if present. Fields of other plugins are not looked at.
 pub(crate) fn take<T: DeserializeOwned>(
     input: &mut Map<String, Value>,
     field: &'static str,
@@ -151,7 +152,7 @@ pub(crate) fn take<T: DeserializeOwned>(
     serde_json::from_value(value).map_err(|e| CniError::Config { field, reason: e.to_string() })
 }
 
-/// With less, a device can't have addresses of the family.
+/// Smallest MTU with which a device can have addresses of the family.
 pub(crate) const fn least_mtu(ipv6: bool) -> u32 {
     if ipv6 { 1280 } else { 68 }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use bytemuck::Zeroable;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, Pod, PodNetns, address_flags, address_kind, pod_flags};
-use dataplane_host::map::Table;
+use dataplane_host::map::PinnedMap;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::AttachmentRecord;
 
@@ -21,10 +21,10 @@ use crate::ports::HostPorts;
 /// The maps of the pod network.
 #[derive(Debug)]
 pub(crate) struct PodMaps {
-    pods: Table<u32, Pod>,
-    addrs4: Table<V4, AddressInfo>,
-    addrs6: Table<V6, AddressInfo>,
-    pod_netns: Table<u64, PodNetns>,
+    pods: PinnedMap<u32, Pod>,
+    addrs4: PinnedMap<V4, AddressInfo>,
+    addrs6: PinnedMap<V6, AddressInfo>,
+    pod_netns: PinnedMap<u64, PodNetns>,
     pub(crate) ports: HostPorts,
 }
 
@@ -46,10 +46,10 @@ impl PodMaps {
     pub(crate) fn open(root: &Path) -> Result<Self, CniError> {
         let pins = Pins::new(root);
         Ok(Self {
-            pods: Table::open(&pins, "pods")?,
-            addrs4: Table::open(&pins, "addresses4")?,
-            addrs6: Table::open(&pins, "addresses6")?,
-            pod_netns: Table::open(&pins, "pod_netns")?,
+            pods: PinnedMap::open(&pins, "pods")?,
+            addrs4: PinnedMap::open(&pins, "addresses4")?,
+            addrs6: PinnedMap::open(&pins, "addresses6")?,
+            pod_netns: PinnedMap::open(&pins, "pod_netns")?,
             ports: HostPorts::open(&pins)?,
         })
     }
@@ -59,8 +59,8 @@ impl PodMaps {
         Ok(self.pods.get(&index)?.is_none_or(|p| p.flags & pod_flags::PRESENT == 0))
     }
 
-    /// Makes a pod known to the programs. Nothing reaches it before its device is up.
-    /// `shaped`: what it receives must go through the queue of its device.
+    /// Enters a pod into the maps. It is unreachable until its device is up. `shaped`: packets to
+    /// the pod must go through the queue of its device.
     pub(crate) fn insert(
         &self,
         record: &AttachmentRecord,
@@ -85,19 +85,19 @@ impl PodMaps {
             }
         }
         self.pods.insert(&index, &pod)?;
-        // A pod with several interfaces is known by the first.
+        // The source entry of a pod with several interfaces names the first one.
         self.pod_netns.insert_new(&netns_cookie, &PodNetns { addr4, addr6, ifindex: index })?;
         self.ports.insert(record, index)
     }
 
-    /// A record's part of what [`Self::insert`] wrote, from any state. `device` is the index of its
-    /// device, if that still exists.
+    /// Removes the entries of a record that [`Self::insert`] wrote, from any state. `device` is the
+    /// index of its device, if that still exists.
     pub(crate) fn remove(&self, record: &AttachmentRecord, device: Option<u32>) -> Result<(), CniError> {
         self.ports.remove(record)?;
         self.remove_addresses(&record.addresses, device)
     }
 
-    /// As [`Self::remove`], for an attachment whose record is lost.
+    /// Removes the entries of an attachment whose record is lost; otherwise like [`Self::remove`].
     pub(crate) fn remove_unrecorded(&self, addresses: &[IpAddr], device: Option<u32>) -> Result<(), CniError> {
         self.ports.remove_by_address(addresses)?;
         self.remove_addresses(addresses, device)
@@ -135,7 +135,7 @@ impl PodMaps {
         if pod == Pod::zeroed() || !addresses.iter().any(has) {
             return Ok(());
         }
-        // Blocked first; the entry still says what else there is to undo.
+        // Blocked first; the entry still records the addresses to remove.
         self.pods.insert(&index, &Pod { flags: 0, ..pod })?;
         if self.pod_netns.get(&pod.netns_cookie)?.is_some_and(|n| n.ifindex == index) {
             self.pod_netns.remove(&pod.netns_cookie)?;
@@ -156,7 +156,7 @@ impl PodMaps {
         let Some(index) = self.get(address)?.filter(|a| a.kind == address_kind::POD).map(|a| a.ifindex) else {
             return Ok(None);
         };
-        // The index may be another device's by now; the pod's entry says whose it is.
+        // The index may have been reused by another device; the pod's entry says whose it is.
         Ok(self.addresses_of(index)?.contains(&address).then_some(index))
     }
 

@@ -21,11 +21,11 @@ pub(crate) enum Verb {
     Version,
 }
 
-/// The checked environment.
+/// The environment after all checks; names are safe as parts of file and device names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Invocation {
     pub(crate) verb: Verb,
-    /// Empty for verbs that are about no container.
+    /// Id of the container; empty for verbs without one.
     pub(crate) id: AttachmentId,
     /// Path of the pod's network namespace; optional for DEL.
     pub(crate) netns: Option<PathBuf>,
@@ -117,7 +117,7 @@ fn check_ifname(ifname: &str) -> Result<(), CniError> {
     }
 }
 
-/// The value of a key of `CNI_ARGS`.
+/// Returns the value of a key of `CNI_ARGS`.
 fn argument<'a>(args: &'a str, key: &str) -> Option<&'a str> {
     args.split(';').find_map(|pair| pair.split_once('=').filter(|(k, _)| *k == key)).map(|(_, value)| value)
 }

@@ -1,14 +1,14 @@
 //! Brings running pods to the node's MTU when that has changed.
 //!
-//! The agent writes the node's MTU down and may not enter pods' namespaces; the plugin may, and is
-//! called all the time. So whatever it was called for, it compares, after its answer, the node's
-//! MTU with the one that it has brought all pods to ([`journal`]); usually that is all. If they
-//! differ, a child process goes through the pods. Each is worked on as ADD and DEL do, by whoever
-//! has its record locked. A pod that fails does not keep the others, and the next call tries again.
+//! The agent writes the node's MTU to a file but may not enter pods' namespaces; the plugin may,
+//! and runs often. After the answer of each verb, it compares the node's MTU with the one that all
+//! pods already have ([`journal`]); usually they are equal. If they differ, a child process goes
+//! through the pods. It locks each pod's record, as ADD and DEL do. A pod that fails does not delay
+//! the others, and the next call tries it again.
 //!
-//! At no instant the pod's end is larger than the host's: a veth drops silently what the receiving
-//! end does not take, and what a pod sends has no other way. (What it receives has one: the
-//! programs hand it over past that check.)
+//! The pod's end is never larger than the host's, not even for a moment: a veth silently drops
+//! packets that the receiving end does not accept, and the pod's packets all pass it. (Packets to
+//! the pod do not: the programs redirect them past that check.)
 
 mod journal;
 mod namespaces;
@@ -61,7 +61,7 @@ fn follow_or_say(config: &NetworkConfig, used: Option<u32>) -> Result<(), CniErr
 fn bring_all(config: &NetworkConfig) -> Result<(), CniError> {
     let Some(file) = journal::lock(&config.state_dir)? else { return Ok(()) };
     let Some(wanted) = config.node_mtu()? else { return Ok(()) };
-    // Before anybody looks for pods: an ADD that is not seen will see this.
+    // Before the search for pods: an ADD that the search misses reads the new value.
     let mut journal = Journal::read(&config.state_dir).unwrap_or_default().towards(wanted);
     journal.write(&file)?;
     let store = AddressStore::open(&config.state_dir)?;
@@ -81,7 +81,7 @@ fn bring_all(config: &NetworkConfig) -> Result<(), CniError> {
     if !all_seen {
         failed.push("an ADD is at work".to_owned());
     }
-    // Where nothing else is left, the host's end says it all.
+    // If only the host's end is left, its MTU is decisive.
     for (record, _) in pods.iter().filter(|(_, mtu)| *mtu != wanted || !journal.left.is_empty()) {
         if let Err(error) = host.bring(&store, record, wanted, &journal) {
             failed.push(format!("container {}: {error}", record.id.container));
@@ -101,7 +101,7 @@ fn home() -> Result<Netns, CniError> {
     Netns::current().map_err(|e| CniError::io("network namespaces", e))
 }
 
-/// The node's side.
+/// The node's namespace, links and records, read once for all pods.
 struct Host {
     socket: Socket,
     home: Netns,
@@ -109,7 +109,7 @@ struct Host {
 }
 
 impl Host {
-    /// One pod. One that goes away, or is gone, is no failure.
+    /// Changes one pod. A pod that is being deleted, or is gone, is not an error.
     fn bring(
         &mut self,
         store: &AddressStore,
@@ -146,7 +146,7 @@ impl Host {
         Ok(())
     }
 
-    /// A socket where the other end of a device lies.
+    /// Opens a socket in the namespace of a device's peer.
     fn enter(&mut self, host: &Link) -> Result<Socket, CniError> {
         let found = match host.peer_netns {
             Some(number) => self.namespaces.find(&mut self.socket, number)?,
@@ -163,9 +163,9 @@ fn missing() -> std::io::Error {
     std::io::ErrorKind::NotFound.into()
 }
 
-/// Returns the ends to set, in this order. `left`: the sizes that pods are on their way from.
-/// Ends that differ though neither size is one of these were set by somebody else (a plugin behind
-/// this one, the pod), and stay.
+/// Returns the ends to set, in this order. `left`: the sizes that pods are being changed from. If
+/// the ends differ and neither size is one of these, another program (a later plugin in the chain,
+/// the pod) set them, and they stay.
 fn steps(host: u32, pod: u32, wanted: u32, left: &[u32]) -> impl Iterator<Item = VethEnd> {
     let ours = |mtu: u32| mtu == wanted || left.contains(&mtu);
     let order = match (host == pod || ours(host) && ours(pod), wanted < pod) {
@@ -194,7 +194,7 @@ mod tests {
             for end in steps(host, pod, wanted, &SIZES) {
                 *(if end == VethEnd::Host { &mut host_now } else { &mut pod_now }) = wanted;
                 assert!(pod_now <= host_now, "{host}/{pod} to {wanted}: {host_now}/{pod_now}");
-                // Killed here, the next one ends it.
+                // If this process is killed here, the next call completes the change.
                 let rest = steps(host_now, pod_now, wanted, &SIZES).count();
                 assert_eq!(rest, usize::from(host_now != wanted) + usize::from(pod_now != wanted));
                 seen += 1;

@@ -20,8 +20,8 @@ const FIRST_INDEX: u32 = 1024;
 /// Number of indexes that are tried.
 const INDEX_ATTEMPTS: u32 = 4096;
 
-/// MAC of the pod's end: the one that was asked for, else made from the attachment's hash, locally
-/// administered, no group.
+/// Returns the MAC of the pod's end: the requested one, or one made from the attachment's hash
+/// (locally administered, unicast).
 pub(crate) fn pod_mac(record: &AttachmentRecord) -> [u8; 6] {
     record.mac.unwrap_or_else(|| hashed_mac(&record.id))
 }
@@ -45,7 +45,7 @@ pub(crate) fn host_network(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)
 }
 
-/// Everything, in a family.
+/// Returns the network of all addresses of a family, the destination of a default route.
 pub(crate) fn default_network(address: IpAddr) -> IpNetwork {
     let unspecified = match address {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -60,7 +60,7 @@ pub(crate) fn pod_route(address: IpAddr, index: u32) -> Route {
     Route { protocol: POD_ROUTE_PROTOCOL, ..Route::new(default_network(address), hop) }
 }
 
-/// Protocol number of routes inside pods: as a person at a terminal would make them.
+/// Protocol number of routes inside pods: `RTPROT_BOOT`, as `ip route add` sets it.
 pub(crate) const POD_ROUTE_PROTOCOL: u8 = 3;
 
 /// The node's route to one of a pod's addresses.

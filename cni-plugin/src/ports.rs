@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use bytemuck::Pod;
 use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::service::{FrontendKey, HostPort, proto};
-use dataplane_host::map::Table;
+use dataplane_host::map::PinnedMap;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::{AttachmentRecord, Choice, PortMapping, Transport};
 
@@ -52,19 +52,19 @@ impl From<PortConflict> for CniError {
 impl HostPorts {
     pub(crate) fn open(pins: &Pins) -> Result<Self, CniError> {
         Ok(Self {
-            four: HostPortMap(Table::open(pins, "host_ports4")?),
-            six: HostPortMap(Table::open(pins, "host_ports6")?),
+            four: HostPortMap(PinnedMap::open(pins, "host_ports4")?),
+            six: HostPortMap(PinnedMap::open(pins, "host_ports6")?),
         })
     }
 
-    /// Enters all host ports of a record, whose pod has the device of that index. Those of others
-    /// are left alone.
+    /// Enters all host ports of a record. `index` is that of the pod's device. Ports of other pods
+    /// are not overwritten.
     pub(crate) fn insert(&self, record: &AttachmentRecord, index: u32) -> Result<(), CniError> {
         self.four.insert(record, index)?;
         self.six.insert(record, index)
     }
 
-    /// Those host ports of a record that other pods have.
+    /// Returns the host ports of a record that other pods have.
     pub(crate) fn conflicts(&self, record: &AttachmentRecord) -> Result<Vec<PortConflict>, CniError> {
         let mut all = self.four.conflicts(record)?;
         all.extend(self.six.conflicts(record)?);
@@ -91,8 +91,8 @@ impl HostPorts {
         Ok(HostPortEntries { four: self.four.entries()?, six: self.six.entries()? })
     }
 
-    /// Removes what leads to `ours` and is in none of the records, which must have been read after
-    /// `seen`. Says what that was.
+    /// Removes entries that lead to `ours` and are in none of the records, which must have been
+    /// read after `seen`. Returns descriptions of the removed entries.
     pub(crate) fn remove_stale(
         &self,
         HostPortEntries { mut four, mut six }: HostPortEntries,
@@ -150,7 +150,7 @@ struct HostPortEntry<A> {
     pod: HostPort<A>,
 }
 
-/// A record's entries in the map of a family; `index` is that of the pod's device.
+/// Returns a record's entries in the map of a family; `index` is that of the pod's device.
 fn entries<A: PortFamily>(record: &AttachmentRecord, index: u32) -> Vec<HostPortEntry<A>> {
     let Some(pod) = record.addresses.iter().find_map(|a| A::of(*a)) else { return Vec::new() };
     let entry = |mapping: &PortMapping| {
@@ -187,7 +187,7 @@ impl<A: PortFamily> HostPortEntry<A> {
 
 /// The map of a family.
 #[derive(Debug)]
-struct HostPortMap<A>(Table<FrontendKey<A>, HostPort<A>>);
+struct HostPortMap<A>(PinnedMap<FrontendKey<A>, HostPort<A>>);
 
 impl<A: PortFamily> HostPortMap<A>
 where
@@ -217,7 +217,7 @@ where
         Ok(all)
     }
 
-    /// Removes entries, but for those that lead to another pod by now.
+    /// Removes entries, except those that lead to another pod by now.
     fn remove(&self, entries: &[HostPortEntry<A>]) -> Result<(), CniError> {
         for HostPortEntry { key, pod } in entries {
             if self.0.get(key)?.is_some_and(|present| present.addr == pod.addr) {

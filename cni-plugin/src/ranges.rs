@@ -1,5 +1,5 @@
-//! Where a pod's addresses come from, and its MTU: the configuration, completed by what the agent
-//! wrote about the node and by what the runtime asks for this pod.
+//! Resolves a pod's address ranges and MTU: the configuration, completed by what the agent wrote
+//! about the node and by what the runtime requests for this pod.
 //!
 //! [`resolve`] is the only way in. ADD, GC and STATUS call it once per call. Only blocks of IP
 //! pools change while a call runs, so [`Ranges::choices`] reads them again each time; callers hold
@@ -170,8 +170,8 @@ fn by_family(ranges: Vec<Range>) -> Vec<Choice> {
     families.map(|ranges| Choice { ranges, ..Choice::default() }).collect()
 }
 
-/// Restricts the choice of the span's family. The span must lie in a configured range: no other
-/// node gives out that range's addresses, which is not known of any other range.
+/// Restricts the choice of the span's family. The span must lie in a configured range: only for
+/// those is it known that no other node gives out the same addresses.
 fn restrict(choices: &mut [Choice], span: &Span) -> Result<(), CniError> {
     let holds = |whole: IpNetwork| whole.contains(span.subnet.ip()) && whole.prefix() <= span.subnet.prefix();
     let has = |range: &Range| holds(range.network()) && range.slot(span.first).is_some();
@@ -183,8 +183,8 @@ fn restrict(choices: &mut [Choice], span: &Span) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Fixes the address of one choice. It must be one that could have been chosen without being asked
-/// for.
+/// Fixes the address of one choice. It must be an address that the choice could also have drawn
+/// without a request.
 fn fix(choices: &mut [Choice], ip: IpAddr) -> Result<(), CniError> {
     let range = |choice: &Choice| choice.ranges.iter().find(|range| range.slot(ip).is_some()).copied();
     let Some((choice, range)) =

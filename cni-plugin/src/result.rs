@@ -15,9 +15,8 @@ use crate::plan;
 /// The lists of a result.
 const LISTS: [&str; 3] = ["interfaces", "ips", "routes"];
 
-/// The start of ADD's result: what the plugins before it in the chain have made, and the
-/// configuration's `dns`. Both are checked, since others must understand the result that they end
-/// in.
+/// The start of ADD's result: the objects that earlier plugins in the chain created, and the
+/// configuration's `dns`. Both are checked, because later plugins must understand the result.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ResultBase {
     version: &'static str,
@@ -25,7 +24,7 @@ pub(crate) struct ResultBase {
     dns: Option<Value>,
 }
 
-/// The form of `dns` in the specification; each may be missing.
+/// The fields of `dns` in the specification; each is optional.
 #[derive(Deserialize)]
 #[expect(dead_code, reason = "only the form is looked at")]
 struct Dns {
@@ -46,8 +45,8 @@ impl ResultBase {
         Ok(Self { version: config.version, previous, dns: config.dns.clone() })
     }
 
-    /// The result, in the version of the configuration; `dns` is what the runtime asks for, which
-    /// goes before what the configuration says.
+    /// Returns the result in the version of the configuration. `dns` is the runtime's request,
+    /// which overrides the configuration's.
     pub(crate) fn complete(self, record: &AttachmentRecord, mtu: u32, netns: &str, dns: Option<Value>) -> String {
         let Self { version, previous: mut result, dns: configured } = self;
         result.insert("cniVersion".into(), version.into());
@@ -64,7 +63,7 @@ impl ResultBase {
     }
 }
 
-/// `prevResult`, if there is one: an object whose lists are lists of objects.
+/// Returns `prevResult`, if present: an object whose lists are lists of objects.
 pub(crate) fn previous(config: &NetworkConfig) -> Result<Option<&Map<String, Value>>, CniError> {
     let bad = |reason: String| Err(CniError::Config { field: "prevResult", reason });
     let previous = match &config.prev_result {

@@ -24,7 +24,7 @@ pub(crate) fn block(
     Ok(index)
 }
 
-/// Removes the device, and with it all that hangs on it. The kernel takes its time: tens of
+/// Removes the device and with it addresses, routes and filters. The kernel needs tens of
 /// milliseconds.
 pub(crate) fn remove_device(socket: &mut Socket, index: Option<u32>) -> Result<(), CniError> {
     let Some(index) = index else { return Ok(()) };
@@ -34,7 +34,7 @@ pub(crate) fn remove_device(socket: &mut Socket, index: Option<u32>) -> Result<(
     }
 }
 
-/// All of the kernel's part at once.
+/// Removes map entries and device.
 pub(crate) fn detach(socket: &mut Socket, record: &AttachmentRecord, maps: Option<&PodMaps>) -> Result<(), CniError> {
     let index = block(socket, record, maps)?;
     remove_device(socket, index)
@@ -63,7 +63,7 @@ pub(crate) fn release_in_background(
     }
     background::run("release", || {
         let mut socket = Socket::open()?;
-        // One that fails does not keep the others; it stays marked for the next process.
+        // An attachment that fails does not delay the others; it stays marked for the next process.
         let results: Vec<_> = going.iter().map(|attachment| release(&mut socket, store, attachment, maps)).collect();
         results.into_iter().collect()
     })

@@ -10,19 +10,19 @@ use std::io;
 pub(crate) enum ForkSide {
     /// The process that forked.
     Parent,
-    /// The new process.
+    /// The process that fork created.
     Child,
 }
 
-/// Splits the process. Refuses when it has more than one thread: a child must not inherit locks of
-/// threads it doesn't have.
+/// Forks. Fails if the process has more than one thread: the child must not inherit locks of
+/// threads that it does not have.
 pub(crate) fn fork() -> io::Result<ForkSide> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
         return Err(io::Error::other(format!("the process has {threads} threads")));
     }
-    // SAFETY: there is only this thread, so that no lock of the allocator or of std is held by
-    // another one.
+    // SAFETY: the process has one thread, so no other thread holds a lock of the allocator or of
+    // std.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(ForkSide::Child),

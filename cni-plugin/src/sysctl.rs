@@ -6,8 +6,9 @@ use std::io;
 
 use crate::error::CniError;
 
-/// The host's end neither takes router advertisements nor redirects: pods must not move the node's
-/// routes (CVE-2020-10749 and its kin). The rest is set by netlink (`quiet_link`).
+/// Settings of the host's end: no router advertisements and no redirects, so that pods cannot
+/// change the node's routes (CVE-2020-10749 and similar). The rest is set by netlink
+/// (`quiet_link`).
 const HOST_IPV6: [(&str, &str); 3] = [("accept_ra", "0"), ("accept_redirects", "0"), ("autoconf", "0")];
 
 /// Sets what [`HOST_IPV6`] says. A kernel without IPv6 has nothing to set.

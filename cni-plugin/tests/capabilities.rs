@@ -1,4 +1,5 @@
-//! What a runtime may ask for one pod: addresses, a MAC, name servers, limits of its traffic.
+//! Tests of the capabilities: addresses, MAC, name servers and traffic limits that a runtime
+//! requests for one pod.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -19,13 +20,13 @@ fn add(node: &Node, container: &str, sandbox: &Sandbox, runtime: &Value) -> Answ
 
 #[test]
 #[ignore = "needs root"]
-fn addresses_that_are_asked_for_are_given_if_they_are_the_nodes() {
+fn requested_addresses_of_the_node_are_assigned() {
     let node = Node::new();
     let pods: Vec<_> = (0..4).map(|_| Sandbox::new()).collect();
     let result = add(&node, "c0", &pods[0], &json!({ "ips": ["10.77.0.50/24", "fd00:77::50"] })).ok();
     assert_eq!(result["ips"][0]["address"], "10.77.0.50/32");
     assert_eq!(result["ips"][1]["address"], "fd00:77::50/128");
-    // Of one family only: the other is chosen.
+    // A request for one family: the address of the other is chosen.
     let result = add(&node, "c1", &pods[1], &json!({ "ips": ["fd00:77::60"] })).ok();
     assert_eq!(result["ips"][1]["address"], "fd00:77::60/128");
     let mut by_arguments = command("ADD", "c2", &pods[2].path());
@@ -57,7 +58,7 @@ fn addresses_that_are_asked_for_are_given_if_they_are_the_nodes() {
 
 #[test]
 #[ignore = "needs root"]
-fn ranges_that_are_asked_for_are_parts_of_those_of_the_configuration() {
+fn requested_ranges_must_lie_in_configured_ranges() {
     let node = Node::new();
     let pods: Vec<_> = (0..4).map(|_| Sandbox::new()).collect();
     let ranges = json!([
@@ -69,7 +70,7 @@ fn ranges_that_are_asked_for_are_parts_of_those_of_the_configuration() {
         (&first["ips"][0]["address"], &first["ips"][1]["address"]),
         (&json!("10.77.0.70/32"), &json!("fd00:77::41/128"))
     );
-    // Of one family only: the other is chosen from the whole.
+    // A range for one family: the other is chosen from all of its range.
     let second = add(&node, "c1", &pods[1], &json!({ "ipRanges": [ranges[0]] })).ok();
     assert_eq!(
         (&second["ips"][0]["address"], &second["ips"][1]["address"]),
@@ -105,7 +106,7 @@ fn ranges_that_are_asked_for_are_parts_of_those_of_the_configuration() {
 
 #[test]
 #[ignore = "needs root"]
-fn ranges_that_are_asked_for_are_refused_where_the_agent_manages_them() {
+fn requested_ranges_are_rejected_with_agent_managed_ranges() {
     let (node, pod) = (Node::new(), Sandbox::new());
     std::fs::create_dir(node.path("state")).unwrap();
     let before = node.traces();
@@ -153,7 +154,7 @@ fn requested_mac_is_set_at_both_ends_and_in_the_maps() {
 
 #[test]
 #[ignore = "needs root"]
-fn name_servers_go_into_the_result() {
+fn dns_settings_are_in_the_result() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let dns = json!({ "Servers": ["10.96.0.10"], "Searches": ["svc.cluster.local"], "Options": ["ndots:5"] });
     let changes = json!({ "runtimeConfig": { "dns": dns }, "dns": { "nameservers": ["192.0.2.53"] } });
@@ -164,7 +165,7 @@ fn name_servers_go_into_the_result() {
     );
 }
 
-/// Bytes a second that get from one end of a connection to the other, after what may go at once.
+/// Measures the throughput of a connection in bytes a second, after the burst.
 fn throughput(from: &(impl Fn() -> TcpStream + Sync), listener: &TcpListener) -> f64 {
     const SKIP: Duration = Duration::from_millis(300);
     const MEASURE: Duration = Duration::from_secs(2);
@@ -194,7 +195,7 @@ fn throughput(from: &(impl Fn() -> TcpStream + Sync), listener: &TcpListener) ->
 
 #[test]
 #[ignore = "needs root"]
-fn traffic_is_limited_each_way() {
+fn bandwidth_is_limited_in_both_directions() {
     let (node, pod) = (Node::new(), Sandbox::new());
     socket().run(&[add_address(1, "192.0.2.1/32".parse().unwrap())]).unwrap();
     let runtime =
@@ -217,7 +218,7 @@ fn traffic_is_limited_each_way() {
     let outside = TcpListener::bind("192.0.2.1:80").unwrap();
     let sent = throughput(&|| pod.within(|| TcpStream::connect("192.0.2.1:80").unwrap()), &outside);
     println!("received {received:.0} of 10000000, sent {sent:.0} of 5000000 bytes a second");
-    // Payload is 95 % and more of what is limited.
+    // The limit counts headers; at least 95 % of it is payload.
     assert!((0.85..=1.02).contains(&(received / 10e6)), "received {received}");
     assert!((0.85..=1.02).contains(&(sent / 5e6)), "sent {sent}");
 

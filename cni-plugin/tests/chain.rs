@@ -1,6 +1,6 @@
-//! The plugin in chains with plugins of the reference (Debian's package
-//! containernetworking-plugins), called as a runtime does: each gets the result of the one before
-//! it, CHECK and DEL get the last one, DEL goes backwards.
+//! Tests of the plugin in chains with the reference plugins (Debian's package
+//! containernetworking-plugins). The tests call them as a runtime does: each gets the result of the
+//! one before it, CHECK and DEL get the last result, and DEL runs in reverse order.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 const REFERENCE: &str = "/usr/lib/cni";
 
-/// A network configuration list, and a pod.
+/// A network configuration list and a pod namespace.
 struct Chain {
     node: Node,
     pod: Sandbox,
@@ -48,7 +48,7 @@ impl Chain {
         call(&mut command, &config.to_string())
     }
 
-    /// The result, or which plugin has failed and how.
+    /// Runs ADD of all plugins. Returns the last result, or the plugin that failed and its answer.
     fn add(&self) -> Result<Value, (Value, Answer)> {
         self.plugins.iter().try_fold(Value::Null, |result, plugin| {
             let answer = self.call("ADD", plugin, &result);
@@ -85,7 +85,7 @@ fn ours() -> Value {
     json!({ "type": "ropeway-cni" })
 }
 
-/// The rules of address translation, both families.
+/// Returns the NAT rules of both families.
 fn rules() -> String {
     let list = |program| {
         let output = Command::new(program).args(["-t", "nat", "-S"]).output().expect(program);
@@ -95,7 +95,7 @@ fn rules() -> String {
     list("iptables") + &list("ip6tables")
 }
 
-/// Settings for eth0, whose old ones are kept beside the node's files.
+/// Returns a configuration of `tuning` for eth0; it saves the old settings beside the node's files.
 fn tuning(node: &Node, settings: &Value) -> Value {
     let mut plugin = settings.clone();
     plugin["type"] = "tuning".into();
@@ -105,7 +105,7 @@ fn tuning(node: &Node, settings: &Value) -> Value {
 
 #[test]
 #[ignore = "needs root"]
-fn tuning_and_portmap_work_behind_it() {
+fn tuning_and_portmap_run_after_the_plugin() {
     let ports = json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]);
     let portmap = json!({ "type": "portmap", "snat": true, "runtimeConfig": { "portMappings": ports } });
     let mut chain = Chain::new("1.0.0", &[ours()]);
@@ -121,7 +121,8 @@ fn tuning_and_portmap_work_behind_it() {
     for destination in ["10.77.0.1:80", "[fd00:77::1]:80"] {
         assert!(made.contains(&format!("--dport 8080 -j DNAT --to-destination {destination}")), "{made}");
     }
-    // portmap 1.1 looks for the rules of either family among those of both, so it is not asked.
+    // CHECK of portmap 1.1 looks for the rules of one family among those of both, so it is not
+    // called.
     let portmap = chain.plugins.pop().unwrap();
     chain.check(&result);
     chain.plugins.push(portmap);
@@ -139,9 +140,9 @@ fn tuning_and_portmap_work_behind_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn it_works_behind_another_and_its_result_is_understood() {
+fn plugin_runs_after_another_and_extends_its_result() {
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0"] {
-        // A tuning that changes nothing reads the result and writes it anew.
+        // Without settings, tuning parses the result and prints it again.
         let chain = Chain::new(version, &[json!({ "type": "loopback" }), ours(), json!({ "type": "tuning" })]);
         let before = chain.node.traces();
         let result = chain.add().unwrap();
@@ -162,7 +163,7 @@ fn it_works_behind_another_and_its_result_is_understood() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_plugin_that_changes_the_mac_is_found_out() {
+fn check_reports_a_mac_changed_by_a_later_plugin() {
     let mut chain = Chain::new("1.0.0", &[ours()]);
     let before = chain.node.traces();
     chain.plugins.push(tuning(&chain.node, &json!({ "mac": "02:00:00:00:00:99" })));
@@ -175,7 +176,7 @@ fn a_plugin_that_changes_the_mac_is_found_out() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_fails_behind_it_is_taken_back_by_del() {
+fn del_cleans_up_after_a_later_plugin_failed() {
     for failing in [
         json!({ "type": "tuning", "sysctl": { "net.there.is.none": "1" } }),
         json!({ "type": "bandwidth", "egressRate": 8_000_000, "egressBurst": 8_000_000 }),
@@ -184,7 +185,7 @@ fn what_fails_behind_it_is_taken_back_by_del() {
         let before = chain.node.traces();
         let (failed, answer) = chain.add().unwrap_err();
         assert_ne!(failed, "ropeway-cni", "{answer:?}");
-        // The runtime has no result then.
+        // After a failed ADD the runtime has no result.
         chain.del(&Value::Null);
         assert_eq!(chain.node.traces(), before, "{failed}");
     }

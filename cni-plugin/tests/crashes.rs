@@ -1,5 +1,6 @@
-//! The plugin killed at any moment, the machine restarted, verbs repeated in every state, many at
-//! once: nothing is given out twice and nothing is left behind.
+//! Crash tests: the plugin is killed at any system call, the machine is restarted, verbs are
+//! repeated in every state and run concurrently. No address is given out twice, and nothing is left
+//! behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::{Answer, Node, Sandbox, call, command, environment, plugin};
 use serde_json::{Value, json};
 
-/// The configuration of these tests: with host ports, so that every map is written.
+/// Returns the configuration of these tests: with host ports, so that every map is written.
 fn config(node: &Node) -> String {
     node.config(&json!({ "runtimeConfig": { "portMappings": [
         { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
@@ -24,18 +25,18 @@ fn add(node: &Node, sandbox: &Sandbox) -> Answer {
     call(&mut command("ADD", "c1", &sandbox.path()), &config(node))
 }
 
-/// After a kill: a repeated ADD succeeds, DEL removes everything.
-fn converges(node: &Node, sandbox: &Sandbox, what: &str) {
+/// Checks the state after a kill: a repeated ADD succeeds, and DEL removes everything.
+fn check_add_and_del_converge(node: &Node, sandbox: &Sandbox, what: &str) {
     let result = add(node, sandbox);
     assert!(result.success, "ADD after {what}: {} {}", result.json, result.log);
     assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running, "{what}");
     assert_eq!(node.names("records").len(), 3, "{what}");
     assert_eq!(node.host_ports().len(), 3, "{what}");
-    removes(node, &sandbox.path(), what);
+    check_del_removes_everything(node, &sandbox.path(), what);
 }
 
-/// After a kill: DEL removes everything.
-fn removes(node: &Node, netns: &str, what: &str) {
+/// Checks the state after a kill: DEL removes everything.
+fn check_del_removes_everything(node: &Node, netns: &str, what: &str) {
     let del = node.del("c1", netns);
     assert!(del.success, "DEL after {what}: {} {}", del.json, del.log);
     node.settle();
@@ -44,7 +45,7 @@ fn removes(node: &Node, netns: &str, what: &str) {
     assert_eq!(common::socket().links().unwrap().len(), 1, "{what}");
 }
 
-/// A verb under strace, with its threads and children.
+/// Returns a command that runs a verb under strace, with its threads and children.
 fn traced(verb: &str, netns: &str, flags: &[String]) -> Command {
     assert!(common::have("strace"), "this test needs strace: apt-get install strace");
     let mut strace = Command::new("strace");
@@ -54,8 +55,7 @@ fn traced(verb: &str, netns: &str, flags: &[String]) -> Command {
     command
 }
 
-/// The system calls of a verb: each name, and how often. Those that every process makes to start
-/// are left out.
+/// Counts the system calls of a verb by name, without those with which every process starts.
 fn calls(node: &Node, verb: &str, netns: &str, input: &str) -> BTreeMap<String, usize> {
     let log = node.path(&format!("{verb}.strace"));
     let flags = ["-o".into(), log.display().to_string()];
@@ -81,7 +81,7 @@ fn kill_at(verb: &str, netns: &str, input: &str, name: &str, n: usize) {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let mut pipe = child.stdin.take().unwrap();
-    // The plugin may be dead by then.
+    // The plugin may have been killed before it read its input.
     drop(std::io::Write::write_all(&mut pipe, input.as_bytes()));
     drop(pipe);
     child.wait().unwrap();
@@ -93,14 +93,18 @@ fn add_killed_at_any_system_call_is_repeated_or_undone() {
     let node = Node::new();
     let first = Sandbox::new();
     let calls = calls(&node, "ADD", &first.path(), &config(&node));
-    removes(&node, &first.path(), "ADD");
+    check_del_removes_everything(&node, &first.path(), "ADD");
     assert!(["linkat", "fsync", "sendto", "bpf", "flock"].iter().all(|c| calls.contains_key(*c)), "{calls:?}");
     for (name, count) in calls {
         for n in 1..=count {
             let sandbox = Sandbox::new();
             kill_at("ADD", &sandbox.path(), &config(&node), &name, n);
             let what = format!("ADD was killed at {name} {n}");
-            if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
+            if n % 2 == 0 {
+                check_add_and_del_converge(&node, &sandbox, &what)
+            } else {
+                check_del_removes_everything(&node, &sandbox.path(), &what)
+            }
         }
     }
 }
@@ -120,19 +124,23 @@ fn del_killed_at_any_system_call_is_repeated() {
             add(&node, &sandbox).ok();
             kill_at("DEL", &sandbox.path(), &config(&node), &name, n);
             let what = format!("DEL was killed at {name} {n}");
-            if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
+            if n % 2 == 0 {
+                check_add_and_del_converge(&node, &sandbox, &what)
+            } else {
+                check_del_removes_everything(&node, &sandbox.path(), &what)
+            }
         }
     }
 }
 
-/// The MTU of the node's end of the only pod.
+/// Returns the MTU of the host's end of the only pod.
 fn host_mtu() -> u32 {
     common::socket().links().unwrap().into_iter().find(|link| link.name.starts_with("rw")).unwrap().mtu
 }
 
 #[test]
 #[ignore = "needs root"]
-fn bringing_pods_to_another_mtu_is_ended_by_the_next_verb() {
+fn interrupted_mtu_change_is_completed_by_the_next_verb() {
     let (node, sandbox) = (Node::new(), Sandbox::new());
     sandbox.keep("c1");
     node.says_mtu(1500);
@@ -151,7 +159,8 @@ fn bringing_pods_to_another_mtu_is_ended_by_the_next_verb() {
             kill_at("STATUS", "", &node.config(&Value::Null), &name, n);
             assert!(sandbox.mtu() <= host_mtu(), "STATUS was killed at {name} {n}");
             node.status(&Value::Null).ok();
-            // The killed one's child may still be at it, and its lock keeps others away.
+            // The child of the killed call may still be running, and its lock keeps other processes
+            // out.
             if node.brought(mtu) != [""; 0] {
                 node.status(&Value::Null).ok();
             }
@@ -175,7 +184,11 @@ fn gc_killed_at_any_system_call_is_finished_by_the_next_verb() {
             add(&node, &sandbox).ok();
             kill_at("GC", &sandbox.path(), &collect, &name, n);
             let what = format!("GC was killed at {name} {n}");
-            if n % 2 == 0 { converges(&node, &sandbox, &what) } else { removes(&node, &sandbox.path(), &what) }
+            if n % 2 == 0 {
+                check_add_and_del_converge(&node, &sandbox, &what)
+            } else {
+                check_del_removes_everything(&node, &sandbox.path(), &what)
+            }
         }
     }
 }
@@ -195,7 +208,7 @@ fn add_killed_at_random_moments_is_repeated() {
         std::thread::sleep(Duration::from_micros(round * 97 % 4000));
         child.kill().unwrap();
         child.wait().unwrap();
-        converges(&node, &sandbox, &format!("kill in round {round}"));
+        check_add_and_del_converge(&node, &sandbox, &format!("kill in round {round}"));
     }
 }
 
@@ -258,7 +271,7 @@ fn del_succeeds_ten_times_in_every_state() {
 
 #[test]
 #[ignore = "needs root"]
-fn del_answers_before_the_kernel_has_removed_the_device_and_add_waits_for_that() {
+fn del_answers_early_and_add_waits_for_the_device_removal() {
     let (node, sandbox) = (Node::new(), Sandbox::new());
     let first = node.add("c1", &sandbox).ok();
     for _ in 0..5 {
@@ -267,12 +280,12 @@ fn del_answers_before_the_kernel_has_removed_the_device_and_add_waits_for_that()
         assert_eq!(again["interfaces"], first["interfaces"]);
         assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running);
     }
-    removes(&node, &sandbox.path(), "ADD right after DEL");
+    check_del_removes_everything(&node, &sandbox.path(), "ADD right after DEL");
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_reboot_keeps_the_addresses_of_pods_that_were_not_released() {
+fn reboot_keeps_addresses_of_unreleased_pods() {
     let node = Node::new();
     for pod in 0..5 {
         node.add(&format!("c{pod}"), &Sandbox::new()).ok(); // The namespace goes, and with it the devices.
@@ -291,7 +304,7 @@ fn a_reboot_keeps_the_addresses_of_pods_that_were_not_released() {
 
 #[test]
 #[ignore = "needs root"]
-fn many_at_once() {
+fn concurrent_calls_leave_no_traces() {
     // ROPEWAY_SOAK=256x100 makes a soak test of it.
     let soak = std::env::var("ROPEWAY_SOAK").unwrap_or_else(|_| "64x3".into());
     let (pods, rounds) = soak.split_once('x').unwrap();
@@ -335,7 +348,7 @@ fn change_mtu_until(node: &Node, changes: &Value, steady: &Sandbox, start: Insta
     for mtu in [1400, 1500].into_iter().cycle() {
         node.says_mtu(mtu);
         node.status(changes).ok();
-        // Those of the others can't be found, are busy, or gone.
+        // Other pods may be missing, locked or deleted meanwhile.
         let failed = node.brought(mtu);
         assert!(failed.iter().all(|error| !error.contains("steady")), "{failed:?}");
         assert_eq!(steady.mtu(), mtu);
@@ -345,11 +358,11 @@ fn change_mtu_until(node: &Node, changes: &Value, steady: &Sandbox, start: Insta
     }
 }
 
-/// Everybody adds and deletes at their own pace. `ROPEWAY_CHURN=256x300` is the soak test: so many
-/// at once, so many seconds.
+/// Threads add and delete pods, each at its own pace. `ROPEWAY_CHURN=256x300` makes it a soak test:
+/// 256 threads for 300 seconds.
 #[test]
 #[ignore = "needs root"]
-fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
+fn churn_gives_no_address_twice_or_before_its_cool_down() {
     let churn = std::env::var("ROPEWAY_CHURN").unwrap_or_else(|_| "32x5".into());
     let (workers, seconds) = churn.split_once('x').unwrap();
     let (workers, end) = (workers.parse::<usize>().unwrap(), Duration::from_secs(seconds.parse().unwrap()));
@@ -365,7 +378,7 @@ fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
     let delete = |container: &str, sandbox: &Sandbox| {
         persist("DEL", container, &sandbox.path(), &config);
     };
-    // The first pod makes the files that stay.
+    // The first pod creates the files that stay.
     let first = cycle("first", &mut |_| {});
     delete("first", &first);
     node.settle();
@@ -374,7 +387,7 @@ fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
     persist("ADD", "steady", &steady.path(), &config);
     let (traces, size) = (node.traces(), store_size(&node));
     let start = Instant::now();
-    // For each address: in use, or since when it is free again.
+    // Each address: in use, or the time since which it is free.
     let uses = std::sync::Mutex::new(std::collections::HashMap::<String, Option<Instant>>::new());
     let cycles: usize = std::thread::scope(|scope| {
         let worker = |w: usize| {
@@ -416,8 +429,8 @@ fn many_come_and_go_and_no_address_is_given_to_two_or_given_again_too_soon() {
     assert_eq!(store_size(&node), size, "files and bytes of the store");
 }
 
-/// As a runtime does it: what is to be tried again (code 11: the machine is too busy for the
-/// store's deadline) is.
+/// Runs a verb as a runtime does: an answer with code 11 (the store's lock was not free within the
+/// deadline on a busy machine) is tried again.
 fn persist(verb: &str, container: &str, netns: &str, config: &str) -> Value {
     for _ in 0..30 {
         let answer = call(&mut command(verb, container, netns), config);
@@ -428,7 +441,7 @@ fn persist(verb: &str, container: &str, netns: &str, config: &str) -> Value {
     panic!("{verb} of {container} was refused 30 times");
 }
 
-/// How many files the store has, and how many bytes.
+/// Returns the number of files in the store and their size in bytes.
 fn store_size(node: &Node) -> (usize, u64) {
     let mut size = (0, 0);
     for directory in ["", "records", "temporary", "releasing", "damaged"] {
@@ -444,7 +457,7 @@ fn store_size(node: &Node) -> (usize, u64) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_lock_that_somebody_holds_is_waited_for_and_then_reported() {
+fn held_lock_is_reported_after_the_deadline() {
     let (node, sandbox) = (Node::new(), Sandbox::new());
     node.add("c0", &Sandbox::new()).ok();
     let store = dataplane_host::store::AddressStore::open(&node.path("state")).unwrap();

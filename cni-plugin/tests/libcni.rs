@@ -1,8 +1,8 @@
-//! The plugin called by the reference client: `cnitool` of github.com/containernetworking/cni, over
-//! its libcni.
+//! Tests of the plugin with the reference client: `cnitool` of github.com/containernetworking/cni,
+//! over its libcni.
 //!
-//! Uses `ROPEWAY_CNITOOL`, or `cnitool` from the path, or builds it with Go. Where there is none of
-//! these it says so and proves nothing; the suites beside it need no Go.
+//! Uses `ROPEWAY_CNITOOL`, or `cnitool` from the path, or builds it with Go. Without any of these
+//! the tests print so and check nothing; the other suites need no Go.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -34,7 +34,7 @@ fn cnitool() -> Option<PathBuf> {
     Some(built)
 }
 
-/// The client, a list of one plugin that offers capabilities, and a pod.
+/// The client, a configuration list of one plugin that offers capabilities, and a pod.
 struct Client {
     cnitool: PathBuf,
     node: Node,
@@ -42,7 +42,7 @@ struct Client {
 }
 
 impl Client {
-    /// None where there is no client.
+    /// Returns `None` if there is no client.
     fn new(capabilities: &Value) -> Option<Self> {
         let Some(cnitool) = cnitool() else {
             eprintln!("neither cnitool nor go is there: the reference client was not tried");
@@ -59,7 +59,7 @@ impl Client {
         Some(Self { cnitool, node, sandbox: Sandbox::new() })
     }
 
-    /// Whether it succeeds, and what it says.
+    /// Runs a verb. Returns whether it succeeded, and its output.
     fn run(&self, verb: &str, arguments: &Value) -> (bool, String) {
         let mut command = Command::new(&self.cnitool);
         command.env("NETCONFPATH", self.node.path("net.d")).env("CNI_PATH", plugin().parent().unwrap());
@@ -78,7 +78,7 @@ impl Client {
 
 #[test]
 #[ignore = "needs root"]
-fn the_reference_client_drives_every_verb() {
+fn reference_client_runs_every_verb() {
     let nothing = json!({});
     let Some(client) = Client::new(&nothing) else { return };
     let (node, sandbox) = (&client.node, &client.sandbox);
@@ -89,9 +89,9 @@ fn the_reference_client_drives_every_verb() {
     assert_eq!(result["ips"][0]["address"], "10.77.0.1/32");
     assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running);
     ok("check");
-    // The client deletes what it has in its cache, then asks for the rest.
+    // The client calls DEL for the attachments in its cache, then GC.
     ok("gc");
-    // Its DEL answers before the kernel has removed the device.
+    // DEL answers before the kernel has removed the device.
     node.settle();
     assert_eq!(sandbox.socket().link_by_name("eth0").unwrap(), None);
     let (success, text) = client.run("check", &nothing);
@@ -105,7 +105,7 @@ fn the_reference_client_drives_every_verb() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_reference_client_hands_on_what_is_asked_for_one_pod() {
+fn reference_client_passes_runtime_config() {
     let offered = json!({ "ips": true, "mac": true, "portMappings": true, "dns": true, "ipRanges": true });
     let Some(client) = Client::new(&offered) else { return };
     let before = client.node.traces();
@@ -129,10 +129,10 @@ fn the_reference_client_hands_on_what_is_asked_for_one_pod() {
     client.ok("del", &arguments);
     client.node.settle();
     assert_eq!(client.node.traces(), before);
-    // The code and the words get through.
+    // The client prints the plugin's code and message.
     let (success, text) = client.run("add", &json!({ "ipRanges": [[{ "subnet": "10.99.0.0/24" }]] }));
     assert!(!success && text.contains("10.99.0.0/24 is in none of the ranges of the configuration"), "{text}");
-    // The client gives a plugin that has not offered it nothing.
+    // The client passes no arguments to a plugin that does not offer the capability.
     drop(client);
     let client = Client::new(&json!({ "mac": true })).unwrap();
     let result: Value = serde_json::from_str(&client.ok("add", &arguments)).unwrap();

@@ -1,6 +1,6 @@
-//! The plugin under a matrix of versions, verbs and input, good, bad and hostile: whatever it is
-//! asked, it ends, its answer has the form and the code of the specification, tells nothing of what
-//! is not its own, and what it refuses changes nothing.
+//! A matrix of versions, verbs and input: good, invalid and hostile. Every call ends, its answer
+//! has the form and the code of the specification and contains nothing of other plugins'
+//! configuration, and a rejected call changes nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -21,12 +21,12 @@ const VERBS: &[&str] = &["ADD", "DEL", "CHECK", "STATUS", "GC"];
 const OF_AN_ATTACHMENT: &[&str] = &["ADD", "DEL", "CHECK"];
 const IN_THE_POD: &[&str] = &["ADD", "CHECK"];
 const KNOWN: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-/// In every configuration, in a field that is not the plugin's.
+/// Value of a field of another plugin in every configuration; it must not appear in any answer.
 const SECRET: &str = "correct-horse-battery-staple";
-/// Longer answers than this are somebody's input.
+/// Longest allowed answer in bytes; a longer one repeats its input.
 const MOST_BYTES: usize = 40 << 10;
 
-/// A node with one pod, `c1`, and the namespace of another.
+/// A node with one pod, `c1`, and the namespace of a second one.
 struct Stage {
     node: Node,
     pod: Sandbox,
@@ -34,16 +34,16 @@ struct Stage {
     result: Value,
 }
 
-/// One way to be wrong.
+/// One invalid input.
 struct Case {
     what: String,
-    /// Environment variables that are other than they should be.
+    /// Environment variables that differ from those of a valid call.
     environment: Option<(&'static str, OsString)>,
     input: Vec<u8>,
-    /// The verbs that must refuse it; the others must not care.
+    /// The verbs that must reject it; the others must ignore it.
     refusing: &'static [&'static str],
     code: u64,
-    /// What the message must name.
+    /// Text that the message must contain.
     names: &'static str,
 }
 
@@ -54,7 +54,7 @@ impl Stage {
         Self { node, pod, spare: Sandbox::new(), result }
     }
 
-    /// Good for every verb, with fields changed or (by null) removed.
+    /// Returns input that is valid for every verb, with fields changed or (by null) removed.
     fn input(&self, changes: &Value) -> String {
         let mut all = json!({
             "prevResult": self.result,
@@ -67,15 +67,16 @@ impl Stage {
         self.node.config(&all)
     }
 
-    /// A verb for a container in a pod's namespace; what hangs is ended with code 124.
+    /// Returns a command for a verb, a container and a pod's namespace; a call that hangs is ended
+    /// with code 124.
     fn command(verb: &str, container: &str, sandbox: &Sandbox) -> Command {
         let mut command = Command::new("/usr/bin/timeout");
         command.arg("30").arg(plugin());
         environment(command, verb, container, &sandbox.path())
     }
 
-    /// Everything that must stay as it is.
-    fn look(&self) -> BTreeMap<&'static str, Vec<String>> {
+    /// Collects the state that a rejected call must not change.
+    fn state(&self) -> BTreeMap<&'static str, Vec<String>> {
         let mut all = self.node.traces();
         let inside = |sandbox: &Sandbox| sandbox.socket().links().unwrap().iter().map(|l| format!("{l:?}")).collect();
         all.insert("pod", inside(&self.pod));
@@ -87,10 +88,10 @@ impl Stage {
     }
 
     fn check(&self, case: &Case) {
-        let before = self.look();
+        let before = self.state();
         for verb in VERBS {
             let refuses = case.refusing.contains(verb);
-            // What is not refused must do no harm: it is about another attachment.
+            // A verb that ignores the fault must not affect the pod, so it gets another attachment.
             let (container, sandbox) = match *verb {
                 "ADD" => ("c2", &self.spare),
                 "DEL" if !refuses => ("nobody", &self.spare),
@@ -103,20 +104,20 @@ impl Stage {
             }
             let answer = call(&mut command, &case.input);
             if refuses {
-                refused(&answer, case.code, case.names, &what);
+                check_rejected(&answer, case.code, case.names, &what);
             } else {
-                accepted(&answer, *verb == "ADD", &what);
+                check_accepted(&answer, *verb == "ADD", &what);
                 if *verb == "ADD" {
                     call(&mut Self::command("DEL", container, sandbox), &self.input(&Value::Null)).ok();
                     self.node.settle();
                 }
             }
         }
-        assert_eq!(self.look(), before, "{}", case.what);
+        assert_eq!(self.state(), before, "{}", case.what);
     }
 }
 
-/// The names below a directory.
+/// Collects the names below a directory.
 fn walk(directory: &Path, names: &mut Vec<String>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -128,14 +129,14 @@ fn walk(directory: &Path, names: &mut Vec<String>) {
     names.sort();
 }
 
-fn discreet(answer: &Answer, what: &str) {
+fn check_secrecy(answer: &Answer, what: &str) {
     assert!(!answer.log.contains(SECRET) && !answer.json.to_string().contains(SECRET), "{what}: {answer:?}");
     assert!(!answer.log.contains("panicked"), "{what}: {}", answer.log);
     assert!(answer.log.len() < MOST_BYTES && answer.json.to_string().len() < MOST_BYTES, "{what}: {answer:?}");
 }
 
-fn refused(answer: &Answer, code: u64, names: &str, what: &str) {
-    discreet(answer, what);
+fn check_rejected(answer: &Answer, code: u64, names: &str, what: &str) {
+    check_secrecy(answer, what);
     assert_eq!(answer.exit, Some(1), "{what}: {answer:?}");
     let (got, message) = answer.error();
     assert!(got == code && message.contains(names), "{what}: {got}, not {code} with {names:?}: {message}");
@@ -143,17 +144,17 @@ fn refused(answer: &Answer, code: u64, names: &str, what: &str) {
     assert!(KNOWN.iter().any(|version| answer.json["cniVersion"] == *version), "{what}: {answer:?}");
 }
 
-fn accepted(answer: &Answer, with_result: bool, what: &str) {
-    discreet(answer, what);
+fn check_accepted(answer: &Answer, with_result: bool, what: &str) {
+    check_secrecy(answer, what);
     assert_eq!(answer.exit, Some(0), "{what}: {answer:?}");
     assert_eq!(answer.json.is_object(), with_result, "{what}: {answer:?}");
 }
 
 #[test]
 #[ignore = "needs root"]
-fn every_verb_in_every_version() {
+fn every_verb_works_in_every_version() {
     let stage = Stage::new();
-    let before = stage.look();
+    let before = stage.state();
     for version in KNOWN {
         let input = stage.input(&json!({ "cniVersion": version }));
         let at_least = |since: &str| version >= since;
@@ -165,7 +166,7 @@ fn every_verb_in_every_version() {
             ("DEL", "c2", &stage.spare, true, false),
             ("VERSION", "", &stage.pod, true, true),
         ] {
-            // Since GC may not know of it.
+            // GC may not know the attachment.
             let input = if verb == "GC" {
                 stage.input(&json!({ "cniVersion": version, "name": "others" }))
             } else {
@@ -174,34 +175,34 @@ fn every_verb_in_every_version() {
             let (answer, what) =
                 (call(&mut Stage::command(verb, container, sandbox), &input), format!("{verb} {version}"));
             if known {
-                accepted(&answer, answers, &what);
+                check_accepted(&answer, answers, &what);
             } else {
-                refused(&answer, 1, verb, &what);
+                check_rejected(&answer, 1, verb, &what);
             }
             assert!(answer.json.is_null() || answer.json["cniVersion"] == version, "{what}: {answer:?}");
         }
         stage.node.settle();
-        assert_eq!(stage.look(), before, "{version}");
+        assert_eq!(stage.state(), before, "{version}");
     }
 }
 
 #[test]
 #[ignore = "needs root"]
-fn verbs_that_there_are_not() {
+fn unknown_verbs_are_rejected() {
     let stage = Stage::new();
-    let before = stage.look();
+    let before = stage.state();
     for verb in [&b""[..], b"HOP", b"add", b"ADD ", b"ADD\nDEL", b"../ADD", b"\xff", &vec![b'A'; 100_000]] {
         let mut command = Stage::command("", "c1", &stage.pod);
         command.env("CNI_COMMAND", OsString::from_vec(verb.to_vec()));
         let answer = call(&mut command, &stage.input(&Value::Null));
-        refused(&answer, 4, "CNI_COMMAND", &String::from_utf8_lossy(&verb[..verb.len().min(20)]));
+        check_rejected(&answer, 4, "CNI_COMMAND", &String::from_utf8_lossy(&verb[..verb.len().min(20)]));
     }
-    assert_eq!(stage.look(), before);
+    assert_eq!(stage.state(), before);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn versions_and_forms_of_input_that_nobody_understands() {
+fn unsupported_versions_and_malformed_input_are_rejected() {
     let stage = Stage::new();
     let good = stage.input(&Value::Null);
     let nested = |open: &str, close: &str| {
@@ -234,9 +235,9 @@ fn versions_and_forms_of_input_that_nobody_understands() {
     ] {
         let version = call(&mut Stage::command("VERSION", "", &stage.pod), &input);
         if what == "only spaces" {
-            accepted(&version, true, what);
+            check_accepted(&version, true, what);
         } else {
-            refused(&version, code, "standard input", &format!("VERSION: {what}"));
+            check_rejected(&version, code, "standard input", &format!("VERSION: {what}"));
         }
         stage.check(&Case {
             what: what.into(),
@@ -259,7 +260,7 @@ fn versions_and_forms_of_input_that_nobody_understands() {
     for found in ["0.1.0", "0.2.0", "2.0.0", "1.1", "1.1.0.0", "v1.1.0", "1.1.0 ", "", "\0", "../1.1.0"] {
         let input = stage.input(&json!({ "cniVersion": found }));
         let version = call(&mut Stage::command("VERSION", "", &stage.pod), &input);
-        accepted(&version, true, found);
+        check_accepted(&version, true, found);
         assert_eq!(version.json, json!({ "cniVersion": found, "supportedVersions": KNOWN }));
         let what = format!("cniVersion {found:?}");
         stage.check(&Case {
@@ -275,7 +276,7 @@ fn versions_and_forms_of_input_that_nobody_understands() {
 
 #[test]
 #[ignore = "needs root"]
-fn fields_that_are_missing_or_bad() {
+fn missing_and_invalid_fields_are_rejected() {
     let stage = Stage::new();
     let long = "x".repeat(3 << 20);
     let check = |field: &'static str, refusing, values: &[Value]| {
@@ -318,7 +319,7 @@ fn fields_that_are_missing_or_bad() {
 
 #[test]
 #[ignore = "needs root"]
-fn environments_that_are_missing_or_bad() {
+fn missing_and_invalid_environment_is_rejected() {
     let stage = Stage::new();
     let path = |name: &str| stage.node.path(name);
     fs::write(path("file"), "x").unwrap();
@@ -365,8 +366,7 @@ fn environments_that_are_missing_or_bad() {
     check("CNI_NETNS", IN_THE_POD, 4, &[b"", b"/", b"/dev/null", b"/proc/self/ns/mnt", b"/proc/thread-self/ns/net"]);
     check("CNI_NETNS", IN_THE_POD, 4, &[&bytes("file"), &bytes("pipe"), &bytes("socket")]);
     drop(socket);
-    // The specification's code for a container that is not there, whose message need not name the
-    // variable.
+    // The specification's code for an unknown container; its message need not name the variable.
     for value in [&b"/run/netns/there-is-none"[..], b"there/is/none", b"/dev/null/x", &long] {
         let environment = Some(("CNI_NETNS", OsString::from_vec(value.to_vec())));
         let what = String::from_utf8_lossy(&value[..value.len().min(100)]).into_owned();
@@ -377,12 +377,12 @@ fn environments_that_are_missing_or_bad() {
 
 #[test]
 #[ignore = "needs root"]
-fn odd_input_that_is_good() {
+fn unusual_but_valid_input_is_accepted() {
     let stage = Stage::new();
     let good = stage.input(&Value::Null);
     let before_it = |text: &str| format!("{{{text},{}", &good[1..]).into_bytes();
     for (what, input) in [
-        // The last one counts, as with the reference's decoder.
+        // Of duplicate keys the last one counts, as in the reference's decoder.
         ("keys twice", before_it(r#""cniVersion":"9","name":7,"type":7,"prevResult":7,"ranges":7"#)),
         ("unknown fields", before_it(r#""":null,"x":[[{}]],"ipam":{"type":"host-local"},"capabilities":7,"args":[]"#)),
         ("nested, but not too deep", before_it(&format!(r#""x":{}{}"#, "[".repeat(100), "]".repeat(100)))),

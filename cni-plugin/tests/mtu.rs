@@ -1,4 +1,4 @@
-//! Running pods follow the node's MTU, whatever the plugin is called for.
+//! Tests that running pods follow the node's MTU, after every verb of the plugin.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -15,13 +15,13 @@ fn id(container: &str) -> AttachmentId {
     AttachmentId { container: container.into(), ifname: "eth0".into() }
 }
 
-/// The MTUs of a pod's ends: the node's, its own.
+/// Returns the MTUs of a pod's ends: the host's and the pod's.
 fn ends(container: &str, sandbox: &Sandbox) -> (u32, u32) {
     let host = socket().link_by_name(&id(container).host_ifname()).unwrap().unwrap();
     (host.mtu, sandbox.mtu())
 }
 
-/// What a runtime calls the plugin for.
+/// A call of a runtime.
 type Verb<'a> = &'a dyn Fn() -> Answer;
 
 fn add(node: &Node, container: &str, sandbox: &Sandbox, changes: &Value) -> Answer {
@@ -30,7 +30,7 @@ fn add(node: &Node, container: &str, sandbox: &Sandbox, changes: &Value) -> Answ
 
 #[test]
 #[ignore = "needs root"]
-fn running_pods_follow_and_those_with_an_mtu_of_their_own_do_not() {
+fn running_pods_follow_the_node_mtu_unless_they_set_one() {
     let node = Node::new();
     let [kept, own, tuned, inhabited, late] = [(); 5].map(|()| Sandbox::new());
     for (name, sandbox) in [("c1", &kept), ("c2", &own), ("c3", &tuned), ("c5", &late)] {
@@ -41,7 +41,7 @@ fn running_pods_follow_and_those_with_an_mtu_of_their_own_do_not() {
     add(&node, "c2", &own, &json!({ "mtu": 1450 })).ok();
     add(&node, "c3", &tuned, &Value::Null).ok();
     add(&node, "c4", &inhabited, &Value::Null).ok();
-    // Nobody keeps this one by a name, but somebody lives there.
+    // This namespace has no name, but a process lives in it.
     let mut inhabitant = Command::new("cat");
     let mut inhabitant = inhabited.within(|| inhabitant.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
     let mut inside = tuned.socket();
@@ -54,7 +54,7 @@ fn running_pods_follow_and_those_with_an_mtu_of_their_own_do_not() {
     let none = json!({ "ranges": null });
     let verbs: [(u32, Verb<'_>); 5] = [
         (1400, &|| node.status(&Value::Null)),
-        (9000, &|| node.status(&none)), // which says that there are no addresses
+        (9000, &|| node.status(&none)), // fails, because it finds no addresses
         (1280, &|| check(&node)),
         (1500, &|| node.del("c9", "")),
         (1420, &|| add(&node, "c5", &late, &Value::Null)),
@@ -88,7 +88,7 @@ fn running_pods_follow_and_those_with_an_mtu_of_their_own_do_not() {
 
 #[test]
 #[ignore = "needs root"]
-fn one_that_fails_does_not_keep_the_others_and_is_tried_again() {
+fn failed_pod_is_retried_and_does_not_delay_others() {
     let node = Node::new();
     let [busy, lost, other] = [(); 3].map(|()| Sandbox::new());
     node.says_mtu(1500);
@@ -118,10 +118,10 @@ fn one_that_fails_does_not_keep_the_others_and_is_tried_again() {
     assert_eq!([("c1", &busy), ("c2", &lost)].map(|(name, pod)| ends(name, pod)), [(1400, 1400); 2]);
 }
 
-/// A pod that goes away meanwhile, and one whose device is gone, are nobody's failure.
+/// A pod that is deleted meanwhile, and one whose device is gone, are no errors.
 #[test]
 #[ignore = "needs root"]
-fn pods_that_are_gone_are_no_failure() {
+fn deleted_pods_are_no_failure() {
     let (node, sandbox) = (Node::new(), Sandbox::new());
     node.says_mtu(1500);
     add(&node, "c1", &sandbox, &Value::Null).ok();

@@ -1,5 +1,5 @@
-//! Pool mode: addresses come from the blocks that the agent has written down, as annotations ask,
-//! with no agent there.
+//! Tests of pool mode: addresses come from the blocks that the agent has written to `pools.json`,
+//! by the annotations of pods and namespaces, without a running agent.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -49,7 +49,7 @@ fn node() -> Node {
     node
 }
 
-/// ADD of a pod of a namespace with annotations.
+/// Runs ADD of a pod with annotations.
 fn add(node: &Node, container: &str, sandbox: &Sandbox, namespace: &str, annotations: &Value) -> Answer {
     let runtime = json!({ "io.kubernetes.cri.pod-annotations": annotations });
     let config = node.config(&json!({ "ranges": null, "runtimeConfig": runtime }));
@@ -65,7 +65,7 @@ fn addresses(answer: Answer) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn pods_get_addresses_of_the_pools_that_they_or_their_namespaces_ask_for() {
+fn pods_get_addresses_from_requested_pools() {
     let node = node();
     let sandboxes: Vec<Sandbox> = (0..5).map(|_| Sandbox::new()).collect();
     let fixed = json!({ "ropeway.dev/ipAddrs": "[\"10.81.0.9\"]" });
@@ -93,7 +93,7 @@ fn pods_get_addresses_of_the_pools_that_they_or_their_namespaces_ask_for() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_annotations_may_not_have_is_refused_and_leaves_nothing() {
+fn invalid_annotations_are_rejected_without_traces() {
     let (node, sandbox) = (node(), Sandbox::new());
     let holder = Sandbox::new();
     add(&node, "c0", &holder, "default", &json!({ "ropeway.dev/ipAddrs": "[\"10.81.0.9\"]" })).ok();
@@ -116,13 +116,13 @@ fn what_annotations_may_not_have_is_refused_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_block_that_the_agent_takes_away_is_not_used_any_more() {
+fn block_returned_by_the_agent_is_not_used() {
     let (node, sandbox) = (node(), Sandbox::new());
     let state = node.path("state");
     let store = AddressStore::open(&state).unwrap();
     let locked = store.lock(Duration::from_secs(5)).unwrap();
     std::thread::scope(|scope| {
-        // It reads the file once before it waits for the lock; then the block goes.
+        // The plugin reads the file once before it waits for the lock; then the block is removed.
         let adding = scope.spawn(|| add(&node, "c1", &sandbox, "default", &Value::Null));
         let waiting = || fs::read_to_string("/proc/locks").unwrap().lines().any(|line| line.contains("-> FLOCK"));
         while !waiting() && !adding.is_finished() {
@@ -139,7 +139,7 @@ fn a_block_that_the_agent_takes_away_is_not_used_any_more() {
 
 #[test]
 #[ignore = "needs root"]
-fn status_tells_whether_there_are_blocks_with_free_addresses() {
+fn status_fails_without_free_addresses_in_blocks() {
     let node = node();
     let config = node.config(&json!({ "ranges": null }));
     let status = || call(&mut common::command("STATUS", "", ""), &config);

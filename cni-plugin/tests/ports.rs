@@ -1,4 +1,4 @@
-//! Host ports: what ADD enters, what it refuses, and that nothing of it stays.
+//! Tests of host ports: the entries that ADD writes, conflicts that it rejects, and their removal.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -25,7 +25,7 @@ fn web() -> Value {
 
 #[test]
 #[ignore = "needs root"]
-fn host_ports_are_entered_for_each_family_and_taken_back() {
+fn host_ports_are_written_per_family_and_removed() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let before = node.traces();
     let ports = json!([
@@ -56,7 +56,7 @@ fn host_ports_are_entered_for_each_family_and_taken_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_same_port_on_other_addresses_and_protocols_is_no_conflict() {
+fn same_port_on_other_address_or_protocol_is_no_conflict() {
     let node = Node::new();
     let sandboxes: Vec<_> = (0..3).map(|_| Sandbox::new()).collect();
     for (n, (ip, protocol)) in
@@ -70,7 +70,7 @@ fn the_same_port_on_other_addresses_and_protocols_is_no_conflict() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_port_that_another_pod_has_is_refused_and_left_alone() {
+fn port_of_another_pod_is_rejected_and_kept() {
     let (node, first, second) = (Node::new(), Sandbox::new(), Sandbox::new());
     add(&node, "c1", &first, &web()).ok();
     let before = node.traces();
@@ -80,14 +80,14 @@ fn a_port_that_another_pod_has_is_refused_and_left_alone() {
     assert_eq!((code, message.as_str()), (109, words));
     assert_eq!(node.traces(), before);
     assert_eq!(second.socket().link_by_name("eth0").unwrap(), None);
-    // As soon as DEL has answered, the port is free.
+    // The port is free as soon as DEL has answered.
     node.del("c1", &first.path()).ok();
     add(&node, "c2", &second, &ports).ok();
 }
 
 #[test]
 #[ignore = "needs root"]
-fn bad_host_ports_change_nothing() {
+fn invalid_host_ports_change_nothing() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let before = node.traces();
     for (ports, words) in [
@@ -100,7 +100,7 @@ fn bad_host_ports_change_nothing() {
         let (code, message) = add(&node, "c1", &pod, &ports).error();
         assert!(code == 7 && message.contains(words), "{ports}: {code} {message}");
         assert_eq!(node.traces(), before);
-        // The runtime cleans up with the same configuration.
+        // The runtime calls DEL with the same configuration.
         call(&mut command("DEL", "c1", &pod.path()), &node.config(&with_ports(&ports))).ok();
     }
     let mut changes = with_ports(&json!([{ "hostPort": 80, "containerPort": 80, "hostIP": "::1" }]));
@@ -111,7 +111,7 @@ fn bad_host_ports_change_nothing() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_map_is_reported_and_everything_undone() {
+fn full_host_port_map_is_reported_and_rolled_back() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let table = node.table::<FrontendKey<V4>, HostPort<V4>>("host_ports4");
     let other = HostPort { addr: V4 { octets: [10, 99, 0, 1] }, port: 1, pad: 0, ifindex: 1 };
@@ -149,7 +149,7 @@ fn check_compares_host_ports() {
 
 #[test]
 #[ignore = "needs root"]
-fn gc_removes_host_ports_of_pods_that_are_gone() {
+fn gc_removes_host_ports_of_deleted_pods() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let before = node.traces();
     let collect = |valid: Value| {
@@ -159,8 +159,8 @@ fn gc_removes_host_ports_of_pods_that_are_gone() {
     };
     add(&node, "c1", &pod, &web()).ok();
     add(&node, "c2", &Sandbox::new(), &json!([{ "hostPort": 53, "containerPort": 53, "protocol": "udp" }])).ok();
-    // One that leads to a living pod which does not have it, one of an address that nobody holds,
-    // one that isn't ours.
+    // Three entries: to a living pod that does not have the port, to an unallocated address, and to
+    // an address outside the node's ranges.
     let table = node.table::<FrontendKey<V4>, HostPort<V4>>("host_ports4");
     for (port, pod) in [(1, [10, 77, 0, 1]), (2, [10, 77, 0, 200]), (3, [10, 99, 0, 1])] {
         let key = FrontendKey { addr: V4::default(), port, proto: proto::TCP, pad: 0 };
@@ -171,7 +171,7 @@ fn gc_removes_host_ports_of_pods_that_are_gone() {
         node.host_ports(),
         ["6 0.0.0.0:3 -> 10.99.0.1:3", "6 0.0.0.0:8080 -> 10.77.0.1:80", "6 [::]:8080 -> [fd00:77::1]:80"]
     );
-    // Its record is lost: only the maps know the pod.
+    // Without the record only the maps know the pod.
     fs::remove_dir_all(node.path("state")).unwrap();
     collect(json!([]));
     assert_eq!(node.host_ports(), ["6 0.0.0.0:3 -> 10.99.0.1:3"]);
@@ -181,10 +181,10 @@ fn gc_removes_host_ports_of_pods_that_are_gone() {
 
 #[test]
 #[ignore = "needs root"]
-fn ports_of_a_pod_that_is_half_removed_or_unknown_make_way() {
+fn ports_of_half_removed_or_unknown_pods_are_reused() {
     let (node, first, second) = (Node::new(), Sandbox::new(), Sandbox::new());
     add(&node, "c1", &first, &web()).ok();
-    // A DEL that was killed right after it had marked the pod.
+    // The state after a DEL that was killed right after it had marked the pod.
     let store = dataplane_host::store::AddressStore::open(&node.path("state")).unwrap();
     let id = dataplane_host::store::AttachmentId { container: "c1".into(), ifname: "eth0".into() };
     let mut locked = store.lock(Duration::from_secs(5)).unwrap();
@@ -198,7 +198,7 @@ fn ports_of_a_pod_that_is_half_removed_or_unknown_make_way() {
     assert!(node.host_ports()[0].ends_with(" -> 10.77.0.2:80"), "{:?}", node.host_ports());
     node.del("c2", &second.path()).ok();
     node.settle();
-    // An entry of a pod of which nobody knows.
+    // An entry of a pod that is neither in the store nor in the maps.
     let table = node.table::<FrontendKey<V4>, HostPort<V4>>("host_ports4");
     let key = FrontendKey { addr: V4::default(), port: 8080, proto: proto::TCP, pad: 0 };
     let stale = |pod| HostPort { addr: V4 { octets: pod }, port: 80, pad: 0, ifindex: 1024 };
@@ -206,7 +206,7 @@ fn ports_of_a_pod_that_is_half_removed_or_unknown_make_way() {
     add(&node, "c3", &first, &web()).ok();
     node.del("c3", &first.path()).ok();
     node.settle();
-    // Of an address that isn't ours nobody can tell.
+    // The owner of an address outside the node's ranges is unknown.
     table.insert(&key, &stale([10, 99, 0, 1])).unwrap();
     assert_eq!(add(&node, "c4", &first, &web()).error().0, 109);
     assert_eq!(table.get(&key).unwrap(), Some(stale([10, 99, 0, 1])));
@@ -214,7 +214,7 @@ fn ports_of_a_pod_that_is_half_removed_or_unknown_make_way() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_repeated_add_with_other_host_ports_has_those() {
+fn repeated_add_replaces_host_ports() {
     let (node, pod) = (Node::new(), Sandbox::new());
     add(&node, "c1", &pod, &web()).ok();
     let other = json!([{ "hostPort": 9090, "containerPort": 80 }]);

@@ -1,4 +1,4 @@
-//! CHECK, STATUS and GC.
+//! Tests of CHECK, STATUS and GC: reported differences, readiness, and removal of leftovers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -18,7 +18,7 @@ fn check(node: &Node, sandbox: &Sandbox, result: &Value) -> Answer {
 
 #[test]
 #[ignore = "needs root"]
-fn check_is_silent_as_long_as_all_is_well() {
+fn check_succeeds_on_an_intact_pod() {
     let (node, sandbox) = (Node::new(), Sandbox::new());
     let result = node.add("c1", &sandbox).ok();
     let before = node.traces();
@@ -61,8 +61,8 @@ fn check_names_what_is_missing() {
             socket().run(&[delete_filter(index, Direction::Ingress)]).unwrap();
         }),
         ("map pods has no such pod", |node, _, index| {
-            let nobody: Pod = bytemuck::Zeroable::zeroed();
-            node.table::<u32, Pod>("pods").insert(&index, &nobody).unwrap();
+            let empty: Pod = bytemuck::Zeroable::zeroed();
+            node.table::<u32, Pod>("pods").insert(&index, &empty).unwrap();
         }),
         ("is down", |_, _, index| socket().run(&[set_down(index)]).unwrap()),
         ("there is no device rw", |_, _, index| {
@@ -85,7 +85,7 @@ fn check_names_what_is_missing() {
 
 #[test]
 #[ignore = "needs root"]
-fn check_wants_a_result_and_a_version() {
+fn check_requires_a_result_and_a_version() {
     let (node, sandbox) = (Node::new(), Sandbox::new());
     let result = node.add("c1", &sandbox).ok();
     let check = |changes: Value| call(&mut command("CHECK", "c1", &sandbox.path()), &node.config(&changes)).error();
@@ -97,7 +97,7 @@ fn check_wants_a_result_and_a_version() {
 
 #[test]
 #[ignore = "needs root"]
-fn status_tells_whether_add_would_succeed() {
+fn status_reports_whether_add_would_succeed() {
     let node = Node::without_agent();
     let (code, message) = node.status(&Value::Null).error();
     assert!(code == 50 && message.contains("the agent has not run"), "{code} {message}");
@@ -128,7 +128,7 @@ fn collect(node: &Node, valid: &[&str], changes: &Value) -> Answer {
 
 #[test]
 #[ignore = "needs root"]
-fn gc_removes_what_is_not_in_the_list_and_only_of_its_network() {
+fn gc_removes_unlisted_attachments_of_its_network_only() {
     let node = Node::new();
     let sandboxes: Vec<_> = (0..5).map(|_| Sandbox::new()).collect();
     for (n, sandbox) in sandboxes.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! What each verb does when all is well, what it says when it isn't, and that it then leaves
-//! nothing behind.
+//! Tests of each verb: the result of a successful call, the error of a failed one, and that a
+//! failed one leaves no traces.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -18,7 +18,7 @@ const HOST_MAC: [u8; 6] = [0xee; 6];
 
 #[test]
 #[ignore = "needs root"]
-fn add_wires_the_pod_and_del_takes_it_all_back() {
+fn add_connects_the_pod_and_del_removes_everything() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let before = node.traces();
     let result = node.add("c1", &pod).ok();
@@ -127,7 +127,7 @@ fn results_are_printed_in_the_version_of_the_configuration() {
 
 #[test]
 #[ignore = "needs root"]
-fn version_answers_anybody() {
+fn version_answers_any_configuration_version() {
     let node = Node::without_agent();
     let supported = json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]);
     for (input, version) in [("", "1.1.0"), (r#"{"cniVersion":"1.0.0"}"#, "1.0.0"), (r#"{"cniVersion":"9.9"}"#, "9.9")]
@@ -160,8 +160,8 @@ fn node_file_fills_in_ranges_and_mtu() {
     assert!(broken.0 == 6 && broken.1.contains("state/node.json"), "{broken:?}");
 }
 
-/// A call that must fail with a code and words, and change nothing.
-fn refused(node: &Node, container: &str, netns: &str, changes: &Value, code: u64, words: &str) {
+/// Runs a call that must fail with a code and a text and must change nothing.
+fn check_rejected(node: &Node, container: &str, netns: &str, changes: &Value, code: u64, words: &str) {
     let before = node.traces();
     let answer = call(&mut common::command("ADD", container, netns), &node.config(changes));
     let (got, message) = answer.error();
@@ -172,18 +172,25 @@ fn refused(node: &Node, container: &str, netns: &str, changes: &Value, code: u64
 
 #[test]
 #[ignore = "needs root"]
-fn refusals_name_what_is_wrong() {
+fn errors_name_the_cause() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let path = pod.path();
     let unchanged = Value::Null;
-    refused(&node, "c1", &path, &json!({ "cniVersion": "2.0.0" }), 1, "cniVersion 2.0.0, this plugin supports 0.3.0");
-    refused(&node, "c1", &path, &json!({ "cniVersion": null }), 1, "cniVersion none");
-    refused(&node, "c1", &path, &json!({ "mtu": 70000 }), 7, "mtu: 70000");
+    check_rejected(
+        &node,
+        "c1",
+        &path,
+        &json!({ "cniVersion": "2.0.0" }),
+        1,
+        "cniVersion 2.0.0, this plugin supports 0.3.0",
+    );
+    check_rejected(&node, "c1", &path, &json!({ "cniVersion": null }), 1, "cniVersion none");
+    check_rejected(&node, "c1", &path, &json!({ "mtu": 70000 }), 7, "mtu: 70000");
     let nowhere = "network namespace /run/netns/there-is-none: No such file";
-    refused(&node, "c1", "/run/netns/there-is-none", &unchanged, 3, nowhere);
-    refused(&node, "c1", "/dev/null", &unchanged, 4, "/dev/null is not a network namespace");
+    check_rejected(&node, "c1", "/run/netns/there-is-none", &unchanged, 3, nowhere);
+    check_rejected(&node, "c1", "/dev/null", &unchanged, 4, "/dev/null is not a network namespace");
     let own = format!("/proc/{}/task/{}/ns/net", std::process::id(), rustix::thread::gettid().as_raw_nonzero());
-    refused(&node, "c1", &own, &unchanged, 4, "the node's own");
+    check_rejected(&node, "c1", &own, &unchanged, 4, "the node's own");
     for name in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
         let before = node.traces();
         let answer = call(common::command("ADD", "c1", &path).env_remove(name), &node.config(&unchanged));
@@ -194,28 +201,35 @@ fn refusals_name_what_is_wrong() {
 
 #[test]
 #[ignore = "needs root"]
-fn an_interface_name_that_is_taken_is_left_alone() {
+fn existing_interface_is_left_alone() {
     let (node, pod) = (Node::new(), Sandbox::new());
     node.add("other", &pod).ok();
-    refused(&node, "c1", &pod.path(), &Value::Null, 4, "interface eth0 already exists in network namespace");
+    check_rejected(&node, "c1", &pod.path(), &Value::Null, 4, "interface eth0 already exists in network namespace");
     assert!(pod.socket().link_by_name("eth0").unwrap().unwrap().up);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn exhausted_ranges_are_named_and_lose_nothing() {
+fn exhausted_ranges_are_named_in_the_error() {
     let node = Node::new();
     let changes = json!({ "ranges": ["10.77.0.0/30", "fd00:77::/64"] });
     let pods: Vec<_> = (0..3).map(|_| Sandbox::new()).collect();
     for (n, pod) in pods.iter().take(2).enumerate() {
         call(&mut common::command("ADD", &format!("c{n}"), &pod.path()), &node.config(&changes)).ok();
     }
-    refused(&node, "c2", &pods[2].path(), &changes, 100, "no free address in range 10.77.0.0/30: all 2 are held");
+    check_rejected(
+        &node,
+        "c2",
+        &pods[2].path(),
+        &changes,
+        100,
+        "no free address in range 10.77.0.0/30: all 2 are held",
+    );
     node.del("c0", "").ok();
     node.settle();
     let result = call(&mut common::command("ADD", "c2", &pods[2].path()), &node.config(&changes)).ok();
     assert_eq!(result["ips"][0]["address"], "10.77.0.1/32");
-    // A second range of the family is used when the first is full.
+    // The second range of a family is used when the first one is exhausted.
     let more = json!({ "ranges": ["10.77.0.0/30", "fd00:77::/64", "10.78.0.0/30"] });
     let pod = Sandbox::new();
     let result = call(&mut common::command("ADD", "c3", &pod.path()), &node.config(&more)).ok();
@@ -224,53 +238,53 @@ fn exhausted_ranges_are_named_and_lose_nothing() {
 
 #[test]
 #[ignore = "needs root"]
-fn without_an_agent_the_runtime_is_asked_to_try_again() {
+fn missing_agent_asks_for_a_retry() {
     let (node, pod) = (Node::without_agent(), Sandbox::new());
-    refused(&node, "c1", &pod.path(), &Value::Null, 11, "no pins: the agent has not run on this node");
+    check_rejected(&node, "c1", &pod.path(), &Value::Null, 11, "no pins: the agent has not run on this node");
     assert!(!node.path("state").exists());
     assert_eq!(node.del("c1", &pod.path()).ok(), Value::Null);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn pins_of_another_abi_are_told_from_none() {
+fn pins_of_another_abi_are_reported() {
     let (node, pod) = (Node::without_agent(), Sandbox::new());
     fs::create_dir_all(node.pin_root().join("0123456789abcdef")).unwrap();
     let ours = format!("this program has ABI {:016x}", abi::HASH);
-    refused(&node, "c1", &pod.path(), &Value::Null, 101, "pins of ABI 0123456789abcdef");
-    refused(&node, "c1", &pod.path(), &Value::Null, 101, &ours);
+    check_rejected(&node, "c1", &pod.path(), &Value::Null, 101, "pins of ABI 0123456789abcdef");
+    check_rejected(&node, "c1", &pod.path(), &Value::Null, 101, &ours);
     assert_eq!(node.del("c1", &pod.path()).ok(), Value::Null);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn addresses_of_the_node_and_of_services_are_not_given_to_pods() {
+fn node_and_service_addresses_are_not_given_to_pods() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let service = AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] };
     let address = address::V4 { octets: [10, 77, 0, 1] };
     node.table::<address::V4, AddressInfo>("addresses4").insert(&address, &service).unwrap();
-    refused(&node, "c1", &pod.path(), &Value::Null, 106, "address 10.77.0.1");
+    check_rejected(&node, "c1", &pod.path(), &Value::Null, 106, "address 10.77.0.1");
     assert_eq!(node.table::<address::V4, AddressInfo>("addresses4").get(&address).unwrap(), Some(service));
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_failure_of_the_kernel_undoes_every_step() {
+fn kernel_failure_rolls_back_every_step() {
     let (node, pod) = (Node::new(), Sandbox::new());
-    // A program of the wrong type can't be attached; everything before it has been done by then.
+    // A program of the wrong type cannot be attached; all earlier steps have been done by then.
     let pins = node.pins();
     fs::remove_file(pins.program("to_pod")).unwrap();
     fs::hard_link(pins.map("pods"), pins.program("to_pod")).unwrap_or_else(|_| {
         let map = dataplane_host::sys::obj_get(&pins.map("pods")).unwrap();
         dataplane_host::sys::obj_pin(std::os::fd::AsFd::as_fd(&map), &pins.program("to_pod")).unwrap();
     });
-    refused(&node, "c1", &pod.path(), &Value::Null, 102, "attach to_pod to Egress");
+    check_rejected(&node, "c1", &pod.path(), &Value::Null, 102, "attach to_pod to Egress");
     assert_eq!(pod.socket().link_by_name("eth0").unwrap(), None);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn ipv6_switched_off_by_default_is_switched_on_for_pods_that_have_it() {
+fn ipv6_is_enabled_for_dual_stack_pods() {
     let (node, pod) = (Node::new(), Sandbox::new());
     pod.within(|| fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap());
     fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
@@ -282,7 +296,7 @@ fn ipv6_switched_off_by_default_is_switched_on_for_pods_that_have_it() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_disk_is_reported_and_nothing_is_half_done() {
+fn full_disk_is_reported_and_rolled_back() {
     use rustix::mount::{MountFlags, mount};
     let node = Node::new();
     fs::create_dir(node.path("state")).unwrap();
@@ -304,7 +318,7 @@ fn a_full_disk_is_reported_and_nothing_is_half_done() {
     assert_eq!(node.traces()["pods"].len(), added);
     node.del("c0", "").ok();
     node.settle();
-    // The last inode is free when the process that had its file open has ended.
+    // The last inode is freed when the process that had its file open has ended.
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         let again = node.add("again", &pods[added]);

@@ -1,6 +1,6 @@
-//! How long an address takes: reserved and released durably in a /16, empty and with 60,000
-//! addresses in use, against the bare system calls that make a file with three names durable, in
-//! turn. `cargo xtask bench store`.
+//! Measures how long the durable reservation and release of an address take, in a /16, empty and
+//! with 60,000 addresses in use. The baseline is the bare system calls that make a file with three
+//! names durable. Runs with `cargo xtask bench store`.
 #![allow(clippy::cast_precision_loss, reason = "microseconds")]
 #![allow(
     missing_docs,
@@ -22,7 +22,7 @@ const IN_USE: usize = 60_000;
 const ROUNDS: usize = 500;
 const SOON: Duration = Duration::from_secs(10);
 
-/// A directory on the disk that the benchmark is given, gone with it.
+/// A directory on the disk that the benchmark is given; removed at the end.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
@@ -47,7 +47,7 @@ fn facts(container: &str) -> AttachmentRecord {
 }
 
 impl Bench {
-    /// As ADD: under the lock, then names, then both syncs.
+    /// Reserves as ADD does: choice under the lock, then the names, then both syncs.
     fn add(&self, container: &str) -> Duration {
         let facts = facts(container);
         let start = Instant::now();
@@ -56,7 +56,7 @@ impl Bench {
         start.elapsed()
     }
 
-    /// Without waiting for the disk: only to fill.
+    /// Reserves without waiting for the disk, to fill the store.
     fn fill(&self, container: &str) {
         let written = self.store.lock(SOON).unwrap().reserve(&facts(container), &self.range).unwrap();
         drop(written.write(&self.store).unwrap());
@@ -65,7 +65,7 @@ impl Bench {
         }
     }
 
-    /// As DEL: the mark, durably; the names, durably.
+    /// Releases as DEL does: the mark, synced, then the names, synced.
     fn del(&self, container: &str) -> Duration {
         let id = facts(container).id;
         let start = Instant::now();
@@ -81,7 +81,8 @@ impl Bench {
     }
 }
 
-/// The least that a durable record with two names costs: write, sync, link, sync the directory.
+/// Measures the lower bound of a durable record with two names: write, sync, link, sync the
+/// directory.
 fn bare(directory: &Path, n: usize) -> Duration {
     let content = [b'x'; 250];
     let (temporary, name) = (directory.join(format!("t{n}")), directory.join(format!("n{n}")));
@@ -100,7 +101,7 @@ fn percentile(times: &mut [Duration], part: usize) -> f64 {
     times[(times.len() - 1) * part / 100].as_secs_f64() * 1e6
 }
 
-/// Allocations, releases and bare writes in turn; their times.
+/// Runs allocations, releases and bare writes in turn. Returns their times.
 fn measure(bench: &Bench, bare_directory: &Path, state: &str) -> [Vec<Duration>; 3] {
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for n in 0..ROUNDS {
@@ -123,14 +124,15 @@ fn main() {
     let (directory, bare_directory) = (scratch.0.join("state"), scratch.0.join("bare"));
     fs::create_dir(&bare_directory).unwrap();
     let range = Range::new("10.1.0.0/16".parse().unwrap()).unwrap();
-    // No cool-down: a full range would otherwise be looked through for an address that is cool.
+    // No cool-down: otherwise each search of a full range would scan for an address that has cooled
+    // down.
     let store = AddressStore::open(&directory).unwrap().with_cool_down(Duration::ZERO);
     let bench = Bench { store, directory, range: [range.into()] };
     let mut empty = measure(&bench, &bare_directory, "empty");
     for n in 0..IN_USE {
         bench.fill(&format!("c{n}"));
     }
-    // What was only filled in is written out before the clock runs.
+    // Flush the filled records before the measurement.
     rustix::fs::sync();
     let mut full = measure(&bench, &bare_directory, "full");
     println!("{:<44} {:>9} {:>9} {:>9}   microseconds", "", "p50", "p90", "p99");

@@ -76,7 +76,7 @@ pub enum FileError {
         path: PathBuf,
         /// The field's path, as in `podCIDRs[0]`.
         field: String,
-        /// What is wrong with the value.
+        /// The reason why the value cannot be used.
         reason: String,
     },
     /// A newer agent wrote the file, or an agent so old that its format is no longer read.

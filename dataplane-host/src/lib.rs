@@ -1,5 +1,6 @@
-//! What agent, CNI plugin and command line share on the host: pinned BPF objects, netlink, network
-//! namespaces, the address store and the files by which the agent tells the plugin about the node.
+//! The host-side code shared by agent, CNI plugin and command line: pinned BPF objects, netlink,
+//! network namespaces, the address store and the files by which the agent tells the plugin about
+//! the node.
 //!
 //! The agent depends on this crate and so does the plugin, which runs without the agent. Everything
 //! here is therefore blocking and needs no async runtime. Unsafe code is confined to [`sys`].

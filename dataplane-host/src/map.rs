@@ -1,6 +1,6 @@
 //! Typed handles of BPF maps: single entries, batches, per-CPU arrays and arrays in shared memory.
 //!
-//! Agent, plugin and command line open pinned maps by name ([`Table::open`]); the loader wraps
+//! Agent, plugin and command line open pinned maps by name ([`PinnedMap::open`]); the loader wraps
 //! descriptors that it has just created. A handle checks at opening that the map's key and value
 //! sizes are those of its types, so that no later call can hand the kernel a short buffer. Which
 //! maps exist is decided in dataplane-common.
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use bytemuck::Pod;
 
 use crate::pins::{PinError, Pins};
-use crate::sys::{self, SharedWords};
+use crate::sys::{self, SharedWords, uapi};
 
 /// The reason why a map operation failed. Each variant names the map.
 #[derive(Debug, thiserror::Error)]
@@ -66,14 +66,14 @@ impl MapError {
 
 /// A hash, array or trie map with keys `K` and values `V`.
 #[derive(Debug)]
-pub struct Table<K, V> {
+pub struct PinnedMap<K, V> {
     name: String,
     fd: OwnedFd,
     max_entries: u32,
     types: PhantomData<(K, V)>,
 }
 
-impl<K: Pod, V: Pod> Table<K, V> {
+impl<K: Pod, V: Pod> PinnedMap<K, V> {
     /// Opens the pinned map `name`.
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
     /// # Errors
     /// The map is full, or the kernel refused.
     pub fn insert(&self, key: &K, value: &V) -> Result<(), MapError> {
-        self.write(key, value, 0).map_err(|e| MapError::new(&self.name, e))
+        self.write(key, value, uapi::BPF_ANY).map_err(|e| MapError::new(&self.name, e))
     }
 
     /// Sets the value of `key` unless it has one. Returns whether it was set.
@@ -135,8 +135,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
     /// # Errors
     /// The map is full, or the kernel refused.
     pub fn insert_new(&self, key: &K, value: &V) -> Result<bool, MapError> {
-        const NOEXIST: u64 = 1;
-        match self.write(key, value, NOEXIST) {
+        match self.write(key, value, uapi::BPF_NOEXIST) {
             Ok(()) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
             Err(e) => Err(MapError::new(&self.name, e)),
@@ -217,7 +216,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
-impl<K, V> AsFd for Table<K, V> {
+impl<K, V> AsFd for PinnedMap<K, V> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -258,9 +257,6 @@ pub fn copy(name: &str, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), 
     })
 }
 
-/// `BPF_MAP_TYPE_PERCPU_ARRAY`
-const PER_CPU_ARRAY: u32 = 6;
-
 /// Calls `each` with keys, values and their number, batch by batch. A batch that does not fit
 /// doubles the buffer.
 fn in_batches(
@@ -271,7 +267,7 @@ fn in_batches(
     let info = sys::map_info(map).map_err(|e| MapError::new(name, e))?;
     let key_size = info.key_size as usize;
     let value_size = match info.map_type {
-        PER_CPU_ARRAY => {
+        uapi::BPF_MAP_TYPE_PERCPU_ARRAY => {
             (info.value_size as usize).next_multiple_of(8) * possible_cpus().map_err(|e| MapError::new(name, e))?
         }
         _ => info.value_size as usize,
@@ -295,19 +291,19 @@ fn in_batches(
 
 /// A per-CPU array with values `V` of a multiple of 8 bytes.
 #[derive(Debug)]
-pub struct PerCpuTable<V> {
-    table: Table<u32, V>,
+pub struct PerCpuMap<V> {
+    table: PinnedMap<u32, V>,
     cpus: usize,
 }
 
-impl<V: Pod> PerCpuTable<V> {
+impl<V: Pod> PerCpuMap<V> {
     /// Opens the pinned map `name`.
     ///
     /// # Errors
     /// The pin is missing or the map has other sizes.
     pub fn open(pins: &Pins, name: &str) -> Result<Self, MapError> {
         let cpus = possible_cpus().map_err(|e| MapError::new(name, e))?;
-        Ok(Self { table: Table::open(pins, name)?, cpus })
+        Ok(Self { table: PinnedMap::open(pins, name)?, cpus })
     }
 
     /// Returns the value at `index` of every possible CPU.
@@ -348,7 +344,7 @@ impl<V: Pod> SharedArray<V> {
     /// The map has other sizes or is not mmap-able.
     pub fn from_fd(name: &str, fd: OwnedFd) -> Result<Self, MapError> {
         const { assert!(size_of::<V>().is_multiple_of(4)) };
-        let table = Table::<u32, V>::from_fd(name, fd)?;
+        let table = PinnedMap::<u32, V>::from_fd(name, fd)?;
         let memory = SharedWords::map(table.as_fd()).map_err(|e| MapError::new(name, e))?;
         Ok(Self { memory, len: table.max_entries(), types: PhantomData })
     }

@@ -30,13 +30,13 @@ pub enum PinError {
     OtherAbi {
         /// The root of the pins.
         root: PathBuf,
-        /// The ABI hashes that are there.
+        /// The ABI hashes that were found.
         found: Vec<String>,
     },
     /// The kernel refused.
     #[error("cannot open pin {}: {source}", path.display())]
     Io {
-        /// The pin.
+        /// Path of the pin.
         path: PathBuf,
         /// The kernel's reason.
         source: io::Error,
@@ -57,31 +57,31 @@ impl Pins {
         Self { root: root.into(), directory: root.join(format!("{:016x}", abi::HASH)) }
     }
 
-    /// The directory of this ABI.
+    /// Returns the directory of this ABI.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The root, which can hold several ABIs.
+    /// Returns the root, which can hold several ABIs.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The pin of a map.
+    /// Returns the path of a map's pin.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
         self.directory.join("maps").join(name)
     }
 
-    /// The pin of a program.
+    /// Returns the path of a program's pin.
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.directory.join("programs").join(name)
     }
 
-    /// The pin of a link.
+    /// Returns the path of a link's pin.
     #[must_use]
     pub fn link(&self, name: &str) -> PathBuf {
         self.directory.join("links").join(name)
@@ -109,7 +109,7 @@ impl Pins {
         Some(if found.is_empty() { PinError::NeverRan { root } } else { PinError::OtherAbi { root, found } })
     }
 
-    /// The ABI hashes below the root, sorted.
+    /// Returns the ABI hashes below the root, sorted.
     #[must_use]
     pub fn abis(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(&self.root) else { return Vec::new() };

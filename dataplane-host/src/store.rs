@@ -10,7 +10,7 @@
 //!   lock                        flock for every change; content: boot id of the last full check
 //!   records/<address>           one name per address, and
 //!   records/attachment-<hash>   one per attachment: hard links to one record, never changed
-//!   temporary/<hash>            a record that is being written; unlocked files are orphans
+//!   temporary/<hash>            a record that is being written; unlocked files are abandoned
 //!   releasing/<hash>            one more link to the record of an attachment being released
 //!   damaged/<boot>-<name>       damaged files, never deleted (`before-`: from before this boot)
 //!   index-<range>               cache: bitmap, cursor, release times; rebuilt when in doubt

@@ -8,6 +8,7 @@
 
 mod created_fd;
 pub mod heap;
+pub(crate) mod uapi;
 
 use std::ffi::CString;
 use std::io;
@@ -21,24 +22,7 @@ use std::sync::atomic::AtomicU32;
 use bytemuck::{Pod, Zeroable};
 pub use created_fd::{create_map, return_program};
 
-mod cmd {
-    pub(super) const MAP_CREATE: libc::c_int = 0;
-    pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
-    pub(super) const MAP_UPDATE_ELEM: libc::c_int = 2;
-    pub(super) const MAP_DELETE_ELEM: libc::c_int = 3;
-    pub(super) const PROG_LOAD: libc::c_int = 5;
-    pub(super) const OBJ_PIN: libc::c_int = 6;
-    pub(super) const OBJ_GET: libc::c_int = 7;
-    pub(super) const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
-    pub(super) const MAP_LOOKUP_BATCH: libc::c_int = 24;
-    pub(super) const MAP_UPDATE_BATCH: libc::c_int = 26;
-    pub(super) const MAP_DELETE_BATCH: libc::c_int = 27;
-    pub(super) const LINK_CREATE: libc::c_int = 28;
-    pub(super) const LINK_UPDATE: libc::c_int = 29;
-    pub(super) const LINK_DETACH: libc::c_int = 34;
-}
-
-fn bpf<T: Pod>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+fn bpf<T: Pod>(command: u32, attr: &mut T) -> io::Result<libc::c_int> {
     // SAFETY: `attr` is plain data laid out as a prefix of `union bpf_attr`, and its size is
     // passed. The pointers in it come from live borrows of the callers in this module.
     let r = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
@@ -68,7 +52,7 @@ struct ObjAttr {
 /// `ENOENT`: no such pin; `EPERM`: not privileged; `EINVAL`: a path with a zero byte, or not a pin.
 pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    bpf(cmd::OBJ_GET, &mut ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 }).map(owned)
+    bpf(uapi::BPF_OBJ_GET, &mut ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 }).map(owned)
 }
 
 /// Pins `object` at `path` (`BPF_OBJ_PIN`).
@@ -78,7 +62,7 @@ pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
 pub fn obj_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: fd(object), file_flags: 0 };
-    bpf(cmd::OBJ_PIN, &mut attr).map(drop)
+    bpf(uapi::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -96,7 +80,7 @@ struct LinkUpdateAttr {
 /// `ENOLINK`: what it was attached to is gone.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdateAttr { link_fd: fd(link), new_prog_fd: fd(program), flags: 0, old_prog_fd: 0 };
-    bpf(cmd::LINK_UPDATE, &mut attr).map(drop)
+    bpf(uapi::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -115,7 +99,7 @@ struct LinkCreateAttr {
 /// `EINVAL`: the kernel does not know this attach type; `ENODEV`: no such device; `EBADF`: no such
 /// cgroup.
 pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
-    bpf(cmd::LINK_CREATE, &mut LinkCreateAttr { prog_fd: fd(program), target, attach_type, flags }).map(owned)
+    bpf(uapi::BPF_LINK_CREATE, &mut LinkCreateAttr { prog_fd: fd(program), target, attach_type, flags }).map(owned)
 }
 
 /// Detaches a link at once. Closing and unpinning detaches it only after a grace period.
@@ -123,7 +107,7 @@ pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags
 /// # Errors
 /// Those of `BPF_LINK_DETACH`; `EOPNOTSUPP`: not a kind of link that can be detached.
 pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
-    bpf(cmd::LINK_DETACH, &mut fd(link)).map(drop)
+    bpf(uapi::BPF_LINK_DETACH, &mut fd(link)).map(drop)
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -162,7 +146,7 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     let mut info = MapInfo::zeroed();
     let info_len = size_of::<MapInfo>() as u32;
     let mut attr = InfoAttr { bpf_fd: fd(map), info_len, info: &raw mut info as u64 };
-    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    bpf(uapi::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
 }
 
@@ -173,7 +157,7 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
 pub fn type_and_id(object: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     let mut info = [0_u32; 2];
     let mut attr = InfoAttr { bpf_fd: fd(object), info_len: 8, info: info.as_mut_ptr() as u64 };
-    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    bpf(uapi::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok((info[0], info[1]))
 }
 
@@ -202,21 +186,18 @@ pub struct LinkInfo {
 }
 
 impl LinkInfo {
-    const CGROUP: u32 = 3;
-    const TCX: u32 = 11;
-
-    /// Cgroup links: the cgroup's id (0 when the cgroup is gone) and the attach type.
+    /// Returns a cgroup link's cgroup id (0 when the cgroup is gone) and attach type.
     #[must_use]
     pub const fn cgroup(&self) -> Option<(u64, u32)> {
         let low_first = if cfg!(target_endian = "little") { (0, 1) } else { (1, 0) };
         let id = self.words[low_first.0] as u64 | (self.words[low_first.1] as u64) << 32;
-        if self.link_type == Self::CGROUP { Some((id, self.words[2])) } else { None }
+        if self.link_type == uapi::BPF_LINK_TYPE_CGROUP { Some((id, self.words[2])) } else { None }
     }
 
-    /// Tcx links: the device's index (0 when the device is gone) and the attach type.
+    /// Returns a tcx link's device index (0 when the device is gone) and attach type.
     #[must_use]
     pub const fn device(&self) -> Option<(u32, u32)> {
-        if self.link_type == Self::TCX { Some((self.words[0], self.words[1])) } else { None }
+        if self.link_type == uapi::BPF_LINK_TYPE_TCX { Some((self.words[0], self.words[1])) } else { None }
     }
 }
 
@@ -227,7 +208,7 @@ impl LinkInfo {
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::zeroed();
     let mut attr = InfoAttr { bpf_fd: fd(link), info_len: size_of::<LinkInfo>() as u32, info: &raw mut info as u64 };
-    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    bpf(uapi::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
 }
 
@@ -267,7 +248,7 @@ pub fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     let mut info = ProgramInfo::zeroed();
     let info_len = size_of::<ProgramInfo>() as u32;
     let mut attr = InfoAttr { bpf_fd: fd(program), info_len, info: &raw mut info as u64 };
-    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    bpf(uapi::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
 }
 
@@ -293,15 +274,15 @@ fn elem(map: BorrowedFd<'_>, key: *const u8, value: u64, flags: u64) -> ElemAttr
 /// # Errors
 /// `ENOENT`: no such key.
 pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
-    bpf(cmd::MAP_LOOKUP_ELEM, &mut elem(map, key.as_ptr(), value.as_mut_ptr() as u64, 0)).map(drop)
+    bpf(uapi::BPF_MAP_LOOKUP_ELEM, &mut elem(map, key.as_ptr(), value.as_mut_ptr() as u64, 0)).map(drop)
 }
 
-/// Writes one element. `flags`: 0 any, 1 `BPF_NOEXIST`, 2 `BPF_EXIST`.
+/// Writes one element. `flags`: [`uapi::BPF_ANY`] or [`uapi::BPF_NOEXIST`].
 ///
 /// # Errors
 /// `E2BIG`: full; `EEXIST`, `ENOENT`: by the flags.
 pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
-    bpf(cmd::MAP_UPDATE_ELEM, &mut elem(map, key.as_ptr(), value.as_ptr() as u64, flags)).map(drop)
+    bpf(uapi::BPF_MAP_UPDATE_ELEM, &mut elem(map, key.as_ptr(), value.as_ptr() as u64, flags)).map(drop)
 }
 
 /// Removes one element.
@@ -309,7 +290,7 @@ pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) 
 /// # Errors
 /// `ENOENT`: no such key.
 pub(crate) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
-    bpf(cmd::MAP_DELETE_ELEM, &mut elem(map, key.as_ptr(), 0, 0)).map(drop)
+    bpf(uapi::BPF_MAP_DELETE_ELEM, &mut elem(map, key.as_ptr(), 0, 0)).map(drop)
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -340,7 +321,7 @@ pub(crate) fn update_batch(
     values: &[u8],
 ) -> Result<(), (io::Error, usize)> {
     let mut attr = batch_attr(map, count, keys.as_ptr() as u64, values.as_ptr() as u64);
-    bpf(cmd::MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|e| (e, attr.count as usize))
+    bpf(uapi::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|e| (e, attr.count as usize))
 }
 
 /// Removes `count` elements. An error comes with the number removed.
@@ -349,7 +330,7 @@ pub(crate) fn update_batch(
 /// `ENOENT`: the element at that place does not exist.
 pub(crate) fn delete_batch(map: BorrowedFd<'_>, count: usize, keys: &[u8]) -> Result<(), (io::Error, usize)> {
     let mut attr = batch_attr(map, count, keys.as_ptr() as u64, 0);
-    bpf(cmd::MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|e| (e, attr.count as usize))
+    bpf(uapi::BPF_MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|e| (e, attr.count as usize))
 }
 
 /// Reads up to `count` elements of a hash map. `position` is the kernel's cursor: `None` at first.
@@ -368,7 +349,7 @@ pub(crate) fn lookup_batch(
     let mut attr = batch_attr(map, count, keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
     attr.in_batch = position.as_ref().map_or(0, |p| p.as_ptr() as u64);
     attr.out_batch = out.as_mut_ptr() as u64;
-    let last = match bpf(cmd::MAP_LOOKUP_BATCH, &mut attr) {
+    let last = match bpf(uapi::BPF_MAP_LOOKUP_BATCH, &mut attr) {
         Ok(_) => false,
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
         Err(e) => return Err(e),

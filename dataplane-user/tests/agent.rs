@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use dataplane_common::types::address::{Prefix, V4};
 use dataplane_common::types::pod::{Network, NodeConfig, network_flags, node_features};
-use dataplane_host::map::Table;
+use dataplane_host::map::PinnedMap;
 use dataplane_host::pins::Pins;
 use dataplane_user::load::lock::AgentLock;
 use dataplane_user::network::networks;
@@ -285,7 +285,7 @@ fn network_tries_follow_nodes_and_survive_restarts() {
     let Some(node) = furnished("network_tries_follow_nodes_and_survive_restarts") else { return };
     node.manifest("nodes.yaml", NODES);
     let pins = Pins::new(Path::new(ROOT));
-    let config = || Table::<u32, NodeConfig>::open(&pins, "config").unwrap().get(&0).unwrap().unwrap();
+    let config = || PinnedMap::<u32, NodeConfig>::open(&pins, "config").unwrap().get(&0).unwrap().unwrap();
     let flags = ["--cluster-cidr=10.244.0.0/16", "--non-masquerade-cidr=10.9.0.0/16"];
     let start = || {
         let agent = Agent::start(&node, &flags).ready();
@@ -323,7 +323,7 @@ fn network_tries_follow_nodes_and_survive_restarts() {
     let agent = start();
     assert_eq!(metric("ropeway_node_operations_total"), 0, "an unchanged restart does nothing:\n{}", agent.log());
     // The agent restores entries that other programs change, at the next event that it gets.
-    let table = Table::<Prefix<V4>, Network>::open(&pins, "networks4").unwrap();
+    let table = PinnedMap::<Prefix<V4>, Network>::open(&pins, "networks4").unwrap();
     let prefix = |octets, len| Prefix { len, data: V4 { octets } };
     assert!(table.remove(&prefix([10, 244, 30, 0], 24)).unwrap());
     table.insert(&prefix([10, 77, 0, 0], 16), &Network { oif: 9, flags: 0 }).unwrap();

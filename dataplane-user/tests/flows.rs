@@ -7,7 +7,7 @@ use dataplane_common::types::address::V4;
 use dataplane_common::types::clock::Ticks;
 use dataplane_common::types::flow::{Flow, FlowKey, flow_flags, flow_state};
 use dataplane_common::types::service::{Backend, BackendLoad, BackendStats, proto};
-use dataplane_host::map::{SharedArray, Table};
+use dataplane_host::map::{PinnedMap, SharedArray};
 use dataplane_host::sys::create_map;
 use dataplane_user::observe::flows::loads::{Loads, tally};
 use dataplane_user::observe::flows::{evict_policy::FlowTimeouts, sweep};
@@ -20,12 +20,12 @@ const CLIENT: V4 = V4 { octets: [192, 168, 50, 1] };
 const SERVICE: V4 = V4 { octets: [10, 96, 0, 10] };
 const BACKEND: V4 = V4 { octets: [10, 244, 2, 5] };
 
-struct Flows(Table<FlowKey<V4>, Flow<V4>>);
+struct Flows(PinnedMap<FlowKey<V4>, Flow<V4>>);
 
 impl Flows {
     fn new() -> Self {
         let (key, value) = (size_of::<FlowKey<V4>>() as u32, size_of::<Flow<V4>>() as u32);
-        Self(Table::from_fd("flows4", create_map(LRU_HASH, key, value, 4096, 0).unwrap()).unwrap())
+        Self(PinnedMap::from_fd("flows4", create_map(LRU_HASH, key, value, 4096, 0).unwrap()).unwrap())
     }
 
     /// Inserts both directions of a connection from an outside client to a backend on another node,

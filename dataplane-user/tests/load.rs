@@ -13,7 +13,7 @@ use std::path::Path;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, Pod, address_kind, pod_flags};
 use dataplane_common::types::service::{Frontend, FrontendKey, HostPort, Slot, proto};
-use dataplane_host::map::{SharedArray, Table};
+use dataplane_host::map::{PinnedMap, SharedArray};
 use dataplane_host::netlink::{self, Direction, Socket};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
@@ -159,13 +159,13 @@ fn links_of_another_abi_are_adopted() {
         pad: 0,
     };
     let addr = AddressInfo { ifindex: 9, kind: address_kind::POD, flags: 0, mac: [2; 6] };
-    Table::open(&pins(), "pods").unwrap().insert(&9_u32, &pod).unwrap();
-    let old_addrs = Table::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap();
+    PinnedMap::open(&pins(), "pods").unwrap().insert(&9_u32, &pod).unwrap();
+    let old_addrs = PinnedMap::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap();
     old_addrs.insert(&pod.addr4, &addr).unwrap();
     old_addrs.insert(&V4 { octets: [10, 96, 0, 1] }, &AddressInfo { kind: address_kind::SERVICE, ..addr }).unwrap();
     let port = FrontendKey { addr: V4::default(), port: 8080, proto: proto::TCP, pad: 0 };
     let target = HostPort { addr: pod.addr4, port: 80, pad: 0, ifindex: 9 };
-    Table::open(&pins(), "host_ports4").unwrap().insert(&port, &target).unwrap();
+    PinnedMap::open(&pins(), "host_ports4").unwrap().insert(&port, &target).unwrap();
     let other = Path::new(ROOT).join("0123456789abcdef");
     fs::rename(pins().directory(), &other).unwrap();
 
@@ -177,9 +177,12 @@ fn links_of_another_abi_are_adopted() {
         "the pod, its address and its host port, not the Service's address"
     );
     assert_eq!(migrate::migrate_maps(&pins()).unwrap(), 0, "entries are copied once");
-    assert_eq!(Table::<u32, Pod>::open(&pins(), "pods").unwrap().get(&9).unwrap(), Some(pod));
-    assert_eq!(Table::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap().entries().unwrap(), [(pod.addr4, addr)]);
-    assert_eq!(Table::open(&pins(), "host_ports4").unwrap().get(&port).unwrap(), Some(target));
+    assert_eq!(PinnedMap::<u32, Pod>::open(&pins(), "pods").unwrap().get(&9).unwrap(), Some(pod));
+    assert_eq!(
+        PinnedMap::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap().entries().unwrap(),
+        [(pod.addr4, addr)]
+    );
+    assert_eq!(PinnedMap::open(&pins(), "host_ports4").unwrap().get(&port).unwrap(), Some(target));
     assert_eq!(attach_all(&new, &node, UplinkAttach::Auto), 26, "two operations for each link: program and pin");
     assert_eq!(ids("links"), links, "nothing was detached");
     assert!(!attach::has_predecessor(&pins()));
@@ -224,7 +227,7 @@ fn resized_maps_keep_their_entries() {
 
     let key = |port| FrontendKey { addr: V4 { octets: [10, 96, 0, 1] }, port, proto: proto::TCP, pad: 0 };
     let frontend = |id| Frontend { service_port: id, ..bytemuck::Zeroable::zeroed() };
-    let table = || Table::<FrontendKey<V4>, Frontend>::open(&pins(), "frontends4").unwrap();
+    let table = || PinnedMap::<FrontendKey<V4>, Frontend>::open(&pins(), "frontends4").unwrap();
     (1..=64).for_each(|port| table().insert(&key(port), &frontend(port.into())).unwrap());
     let slots = || SharedArray::<Slot>::open(&pins(), "slots").unwrap();
     assert!((0..8).all(|i| slots().set(i, &Slot { backend: i + 1, turn: 0 })));

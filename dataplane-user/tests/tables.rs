@@ -14,7 +14,7 @@ use dataplane_common::types::address::{Prefix, V4, V6};
 use dataplane_common::types::clock::Clock;
 use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
-use dataplane_host::map::{SharedArray, Table};
+use dataplane_host::map::{PinnedMap, SharedArray};
 use dataplane_host::sys::create_map;
 use dataplane_user::proxy::apply::{FamilyMaps, ServiceMaps};
 use dataplane_user::proxy::controller::{self, Core};
@@ -43,8 +43,8 @@ struct Maps {
     backends: OwnedFd,
 }
 
-fn table<K: Pod, V: Pod>(fd: &OwnedFd) -> Table<K, V> {
-    Table::from_fd("test", fd.try_clone().unwrap()).unwrap()
+fn table<K: Pod, V: Pod>(fd: &OwnedFd) -> PinnedMap<K, V> {
+    PinnedMap::from_fd("test", fd.try_clone().unwrap()).unwrap()
 }
 
 fn array<V: Pod>(fd: &OwnedFd) -> SharedArray<V> {
@@ -322,7 +322,7 @@ fn burst_of_events_ends_in_the_last_state() {
 
 /// The maps that a program reads to find a backend.
 struct Reader {
-    frontends: Table<FrontendKey<V4>, Frontend>,
+    frontends: PinnedMap<FrontendKey<V4>, Frontend>,
     slots: SharedArray<Slot>,
     backends: SharedArray<Backend>,
 }

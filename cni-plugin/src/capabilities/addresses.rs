@@ -13,15 +13,15 @@ use crate::plan::HOST_MAC;
 const IPS: &str = "runtimeConfig.ips";
 const MAC: &str = "runtimeConfig.mac";
 
-/// Makes the error of the place that a value comes from.
+/// Builds the error for the place that a value comes from.
 type MakeError = fn(String) -> CniError;
 
 fn bad_argument(key: &str, reason: &str) -> CniError {
     CniError::environment("CNI_ARGS", format!("{key}: {reason}"))
 }
 
-/// At most one address of each family. A prefix length is taken and not used: pods have networks of
-/// one address.
+/// Parses requested addresses, at most one per family. A prefix length is accepted and ignored:
+/// pods have networks of one address.
 pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<IpAddr>, CniError> {
     let texts: Option<Vec<String>> =
         value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(IPS, e.to_string()))?;
@@ -45,7 +45,7 @@ pub(super) fn ips(value: Option<Value>, argument: Option<&str>) -> Result<Vec<Ip
     }
 }
 
-/// A MAC of one device that is not the other end's.
+/// Checks a requested MAC: unicast, and different from the host end's.
 pub(super) fn mac(value: Option<Value>, argument: Option<&str>) -> Result<Option<[u8; 6]>, CniError> {
     let text: Option<String> =
         value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(MAC, e.to_string()))?;
@@ -62,7 +62,7 @@ pub(super) fn mac(value: Option<Value>, argument: Option<&str>) -> Result<Option
     Ok(Some(mac))
 }
 
-/// `02:00:00:00:00:01`, or with `-`.
+/// Parses a MAC such as `02:00:00:00:00:01`; `-` as separator is accepted as well.
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.split([':', '-']);

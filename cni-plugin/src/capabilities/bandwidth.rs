@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::error::CniError;
 
 const FIELD: &str = "runtimeConfig.bandwidth";
-/// Runtimes for Kubernetes give such a burst, or more, for lack of a setting.
+/// Largest accepted burst. Kubernetes runtimes pass this value, or more, if no burst is set.
 const NO_BURST: u64 = i32::MAX as u64;
 /// The burst without a setting: a tenth of what may be sent in a second.
 const BURSTS_PER_SECOND: u64 = 10;
@@ -25,7 +25,7 @@ pub(crate) struct Bandwidth {
     pub(crate) egress: Option<Rate>,
 }
 
-/// Bits a second and bits; 0: none.
+/// Converts a rate in bits a second and a burst in bits; a rate of 0 means no limit.
 #[derive(Default, Deserialize)]
 struct RawBandwidth {
     #[serde(rename = "ingressrate", default)]

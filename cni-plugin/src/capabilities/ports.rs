@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::error::CniError;
 
-/// More host ports than a pod has.
+/// Longest accepted list, far above the number of host ports that pods have.
 const MOST_PORTS: usize = 512;
 
 /// A host port as runtimes write it.
@@ -27,7 +27,7 @@ struct RawPort {
     host_ip: Option<String>,
 }
 
-/// Sorted, each once.
+/// Parses `portMappings`. Returns them sorted and without duplicates.
 pub(super) fn parse(value: Option<Value>) -> Result<Vec<PortMapping>, CniError> {
     const FIELD: &str = "runtimeConfig.portMappings";
     let raw: Option<Vec<RawPort>> =

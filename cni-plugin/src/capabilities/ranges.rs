@@ -12,7 +12,7 @@ use crate::error::CniError;
 use crate::plan::gateway;
 
 const FIELD: &str = "runtimeConfig.ipRanges";
-/// More ranges than anybody has: every address of a node is compared with each.
+/// Longest accepted list. Each address of the node is compared with each range.
 const MOST_RANGES: usize = 64;
 
 /// A part of a subnet, both ends included.
@@ -91,7 +91,8 @@ fn span(raw: &RawRange) -> Result<Span, String> {
     Ok(Span { subnet, first, last })
 }
 
-/// The first and last address that a subnet has for pods: not its own one, nor that for broadcasts.
+/// Returns the first and last address of a subnet that pods can have: without the network's own
+/// address and the broadcast address.
 fn bounds(subnet: IpNetwork) -> (IpAddr, IpAddr) {
     match (subnet.network(), subnet.broadcast()) {
         (IpAddr::V4(a), IpAddr::V4(b)) if subnet.prefix() < 31 => {

@@ -106,8 +106,7 @@ impl DesiredAttachment<'_> {
         &self.facts.id
     }
 
-    /// The attachment with its addresses: those that it has from an ADD that was interrupted, or
-    /// new ones.
+    /// Returns the attachment with its addresses: those of an interrupted ADD, or new ones.
     fn attachment(&self, store: &AddressStore, namespaces: &mut NamespacePair) -> Result<Allocated, CniError> {
         let deadline = Instant::now() + LOCK_DEADLINE;
         loop {
@@ -136,7 +135,7 @@ impl DesiredAttachment<'_> {
         }
     }
 
-    /// An earlier ADD was interrupted: what it has done to the kernel goes, its addresses stay.
+    /// Undoes the kernel objects of an interrupted ADD. The addresses stay.
     fn take_over(
         &self,
         store: &AddressStore,
@@ -171,13 +170,13 @@ impl DesiredAttachment<'_> {
         let reservation = match self.reserve_now(&mut locked) {
             Err(CniError::Store(error @ (StoreError::Exhausted { .. } | StoreError::Held { .. }))) => {
                 // Processes that died while releasing may still hold addresses.
-                let orphans = locked.orphans()?;
+                let abandoned = locked.abandoned_releases()?;
                 drop(locked);
-                if orphans.is_empty() {
+                if abandoned.is_empty() {
                     return Err(self.none_left(error));
                 }
-                for orphan in &orphans {
-                    rollback::release(socket, store, orphan, Some(self.maps))?;
+                for attachment in &abandoned {
+                    rollback::release(socket, store, attachment, Some(self.maps))?;
                 }
                 self.reserve_now(&mut store.lock(LOCK_DEADLINE)?)?
             }
@@ -224,15 +223,15 @@ impl DesiredAttachment<'_> {
         })
     }
 
-    /// Fails if other pods have the host ports of a record. Those that are only half removed make
-    /// way.
+    /// Fails if other pods have the host ports of a record. Entries of half-removed pods are
+    /// removed first.
     fn free_ports(&self, store: &AddressStore, socket: &mut Socket, record: &AttachmentRecord) -> Result<(), CniError> {
         let ports = &self.maps.ports;
         if ports.conflicts(record)?.is_empty() {
             return Ok(());
         }
         let mut locked = store.lock(LOCK_DEADLINE)?;
-        let orphans = locked.orphans()?;
+        let abandoned = locked.abandoned_releases()?;
         let ranges = self.ranges.all()?;
         let ours = |address: &IpAddr| ranges.iter().any(|range| range.slot(*address).is_some());
         // An entry to an address without a record is stale: a live pod wrote its record before its
@@ -242,13 +241,13 @@ impl DesiredAttachment<'_> {
             log(&format!("stale host port removed: {port} led to a pod that does not have it"));
         }
         drop(locked);
-        for orphan in &orphans {
-            rollback::release(socket, store, orphan, Some(self.maps))?;
+        for attachment in &abandoned {
+            rollback::release(socket, store, attachment, Some(self.maps))?;
         }
         ports.conflicts(record)?.into_iter().next().map_or(Ok(()), |taken| Err(taken.into()))
     }
 
-    /// Rolls back after a failure. DEL does what fails here.
+    /// Rolls back after a failure. What cannot be removed here is left to DEL.
     fn roll_back(&self, store: &AddressStore, socket: &mut Socket, mut attachment: Attachment) {
         let mut undo = || {
             store.lock(LOCK_DEADLINE)?.mark(&mut attachment)?;

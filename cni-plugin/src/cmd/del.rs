@@ -42,7 +42,7 @@ enum DelTarget {
     NoRecord,
 }
 
-/// Marks the attachment as going away, and says what else was left half done.
+/// Marks the attachment as being released. Returns it with other releases that were left half done.
 fn mark(store: &AddressStore, invocation: &Invocation) -> Result<(DelTarget, Vec<Attachment>), CniError> {
     let deadline = Instant::now() + LOCK_DEADLINE;
     loop {
@@ -62,9 +62,9 @@ fn mark(store: &AddressStore, invocation: &Invocation) -> Result<(DelTarget, Vec
                 continue;
             }
         };
-        let orphans = locked.orphans()?;
+        let abandoned = locked.abandoned_releases()?;
         locked.findings().iter().for_each(|finding| log(finding));
-        return Ok((mine, orphans));
+        return Ok((mine, abandoned));
     }
 }
 

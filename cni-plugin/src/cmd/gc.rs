@@ -49,9 +49,9 @@ fn resolve(config: &NetworkConfig) -> Result<Ranges, CniError> {
     ranges::resolve(config, config.node_defaults()?.as_ref(), PodRequest::default())
 }
 
-/// Addresses of our ranges that the maps give to pods though the store knows of none, as when it
-/// was lost, and the devices of these pods. The maps are read first: who is in them by then has a
-/// record by now.
+/// Returns addresses of our ranges that are in the maps but not in the store (as after a loss of
+/// the store), and the devices of these pods. The maps are read first: every pod that is in them by
+/// then has its record by the time the store is read.
 fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec<(IpAddr, Option<u32>)>, CniError> {
     let ranges = ranges.all()?;
     let ours = |a: &IpAddr| ranges.iter().any(|range| range.slot(*a).is_some());
@@ -69,10 +69,11 @@ fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec
     strays.map(|address| Ok((address, maps.device_of(address)?))).collect()
 }
 
-/// Marks what is not in the list, of this network only, and adds what others have left half done.
-/// What somebody works on is no garbage.
+/// Marks attachments that are not in the list, of this network only, and adds those that killed
+/// processes left half removed. Attachments that another process works on are skipped.
 ///
-/// Without a list (libcni gives none when its caller gave none) nothing is known to be dead.
+/// Without a list (libcni passes none when its caller passed none) no attachment is known to be
+/// dead.
 fn mark(
     store: &AddressStore,
     config: &NetworkConfig,
@@ -89,7 +90,7 @@ fn mark(
             garbage.push(attachment);
         }
     }
-    garbage.extend(locked.orphans()?);
+    garbage.extend(locked.abandoned_releases()?);
     locked.findings().iter().for_each(|finding| log(finding));
     drop(locked);
     store.sync_marks()?;

@@ -32,7 +32,7 @@ fn check(config: &NetworkConfig) -> Result<(), CniError> {
 }
 
 /// Returns whether there are pods whose programs or maps are missing: they may lose their network.
-/// Addresses that are used up harm nobody who has one.
+/// Exhausted ranges do not affect running pods.
 fn has_pods(config: &NetworkConfig) -> bool {
     if PodMaps::open(&config.pin_root).is_ok() && PodPrograms::open(&config.pin_root).is_ok() {
         return false;

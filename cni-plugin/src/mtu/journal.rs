@@ -15,11 +15,11 @@ use crate::error::CniError;
 
 const NAME: &str = "pod-mtu.json";
 
-/// The file's content.
+/// The content of `pod-mtu.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Journal {
     pub(super) mtu: u32,
-    /// All pods have it, but for those that do not follow the node's.
+    /// The target MTU, which all pods have except those that do not follow the node's.
     pub(super) done: bool,
     /// Sizes that one or the other end of a pod's veth may still have from before.
     #[serde(default)]
@@ -35,7 +35,7 @@ impl Journal {
         serde_json::from_slice(&std::fs::read(state_dir.join(NAME)).ok()?).ok()
     }
 
-    /// The same with a new aim.
+    /// Returns the journal with a new target MTU.
     pub(super) fn towards(mut self, wanted: u32) -> Self {
         let before = std::mem::replace(&mut self.mtu, wanted);
         if before != 0 {
@@ -44,8 +44,7 @@ impl Journal {
         Self { done: false, failed: Vec::new(), ..self }
     }
 
-    /// Notes sizes from which pods are going to be brought to the aim; says whether there are new
-    /// ones.
+    /// Adds sizes from which pods are about to be changed. Returns whether there are new ones.
     pub(super) fn leave(&mut self, sizes: impl IntoIterator<Item = u32>) -> bool {
         let before = self.left.len();
         for size in sizes {
@@ -56,7 +55,7 @@ impl Journal {
         self.left.len() > before
     }
 
-    /// The same after all pods were tried.
+    /// Returns the journal after all pods were tried.
     pub(super) fn end(self, failed: Vec<String>) -> Self {
         let done = failed.is_empty();
         Self { done, left: if done { Vec::new() } else { self.left }, failed, ..self }
@@ -65,7 +64,7 @@ impl Journal {
     pub(super) fn write(&self, file: &File) -> Result<(), CniError> {
         let io = |e| CniError::io(format!("write {NAME}"), e);
         let text = serde_json::to_string(self).map_err(|e| io(e.into()))?;
-        // Blanks over what stood there.
+        // Overwrites the rest of the old content with blanks.
         let width = file.metadata().map_err(io)?.len() as usize;
         file.write_all_at(format!("{text:<width$}").as_bytes(), 0).map_err(io)
     }

@@ -26,7 +26,7 @@ pub(super) struct NamespaceFinder {
 }
 
 impl NamespaceFinder {
-    /// The namespace of that number, if a path leads to it.
+    /// Returns the namespace with that id, if a path leads to it.
     pub(super) fn find(&mut self, socket: &mut Socket, number: i32) -> Result<Option<Netns>, CniError> {
         const PLACES: [fn() -> Vec<PathBuf>; 2] = [kept, of_processes];
         loop {

@@ -132,7 +132,8 @@ fn named<'a>(file: &'a PoolsFile, name: &str, v6: bool) -> Result<&'a PoolEntry,
     Err(rejected(&format!("pool {name} ({}) is asked for an {family} address", entry.cidr)))
 }
 
-/// An address that a pod asks for: only of a pool that allows it, and only of this node's blocks.
+/// Returns the choice for a requested address: only of a pool that allows it, and only from this
+/// node's blocks.
 fn fixed(among: &[&PoolEntry], address: IpAddr) -> Result<Choice, CniError> {
     let Some(pool) = among.iter().find(|pool| pool.cidr.contains(address)) else {
         return Err(rejected(&format!("address {address} is in none of the pools that the pod may use on this node")));

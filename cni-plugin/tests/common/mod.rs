@@ -1,6 +1,6 @@
-//! A node for the plugin as a black box: the test's own thread in network and mount namespaces of
-//! its own, a bpffs with pins as the agent makes them (stand-in programs, real maps), a state
-//! directory. All of it ends with the test.
+//! A node on which tests run the plugin as a black box: the test's own thread in new network and
+//! mount namespaces, a bpffs with pins like the agent's (stand-in programs, real maps), and a state
+//! directory. All of it is removed with the test.
 #![allow(dead_code, reason = "each suite uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, POD_SLOTS, Pod, PodNetns, pod_flags};
 use dataplane_common::types::service::{FrontendKey, HostPort};
-use dataplane_host::map::Table;
+use dataplane_host::map::PinnedMap;
 use dataplane_host::netlink::{Socket, set_up};
 use dataplane_host::netns::Netns;
 use dataplane_host::pins::Pins;
@@ -26,37 +26,37 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 
-/// The plugin: the one that `cargo xtask build` made, if that runs the tests.
+/// Returns the path of the plugin: the one that `cargo xtask build` made, if xtask runs the tests.
 pub(crate) fn plugin() -> PathBuf {
     let built = std::env::var_os("ROPEWAY_BIN_DIR").map(|d| PathBuf::from(d).join("ropeway-cni"));
     built.unwrap_or_else(|| env!("CARGO_BIN_EXE_ropeway-cni").into())
 }
 
-/// A socket in the node's namespace.
+/// Opens a netlink socket in the node's namespace.
 pub(crate) fn socket() -> Socket {
     Socket::open().unwrap()
 }
 
-/// The plugin with its environment, not yet started.
+/// Returns a command for the plugin with its environment, not yet started.
 pub(crate) fn command(verb: &str, container: &str, netns: &str) -> Command {
     environment(Command::new(plugin()), verb, container, netns)
 }
 
-/// The node. Lives on the thread that made it; threads spawned from there share it.
+/// The node, in the namespaces of the thread that created it; threads spawned from there share it.
 pub(crate) struct Node {
     directory: PathBuf,
 }
 
-/// A pod's network namespace, as a runtime makes it.
+/// A pod's network namespace, created as a runtime does.
 pub(crate) struct Sandbox {
     netns: Netns,
 }
 
-/// What the plugin answered.
+/// The plugin's exit code and output.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) success: bool,
-    /// None: a signal ended it.
+    /// Exit code; `None`: a signal ended the process.
     pub(crate) exit: Option<i32>,
     /// Standard output as JSON; null if there was none.
     pub(crate) json: Value,
@@ -69,7 +69,7 @@ impl Answer {
         self.json
     }
 
-    /// The error's code and message, after a check of its form.
+    /// Returns the error's code and message. Checks the form of the error object.
     pub(crate) fn error(&self) -> (u64, String) {
         assert!(!self.success, "{}", self.json);
         assert!(self.json["cniVersion"].is_string() && self.json["details"].is_string(), "{}", self.json);
@@ -91,7 +91,7 @@ impl Node {
         rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS)
             .expect("these tests make network and mount namespaces: run them as root");
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-        // the machine's own would keep what tests put there
+        // A private mount: the machine's would keep the files of tests.
         mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
         fs::create_dir("/run/netns").unwrap();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -140,11 +140,11 @@ impl Node {
         }
     }
 
-    pub(crate) fn table<K: bytemuck::Pod, V: bytemuck::Pod>(&self, name: &str) -> Table<K, V> {
-        Table::open(&self.pins(), name).unwrap()
+    pub(crate) fn table<K: bytemuck::Pod, V: bytemuck::Pod>(&self, name: &str) -> PinnedMap<K, V> {
+        PinnedMap::open(&self.pins(), name).unwrap()
     }
 
-    /// The configuration of this node's network, with fields changed or (by null) removed.
+    /// Returns the configuration of this node's network, with fields changed or (by null) removed.
     pub(crate) fn config(&self, changes: &Value) -> String {
         let mut config = json!({
             "cniVersion": "1.1.0",
@@ -163,8 +163,8 @@ impl Node {
         config.to_string()
     }
 
-    /// The entries of both maps of host ports: `17 0.0.0.0:53 -> 10.77.0.1:5353`, where 17 is the
-    /// protocol.
+    /// Lists the entries of both host port maps as `17 0.0.0.0:53 -> 10.77.0.1:5353`, where 17 is
+    /// the protocol.
     pub(crate) fn host_ports(&self) -> Vec<String> {
         fn show<A: Into<IpAddr> + Copy>((key, to): &(FrontendKey<A>, HostPort<A>)) -> String {
             let (from, to) = (SocketAddr::new(key.addr.into(), key.port), SocketAddr::new(to.addr.into(), to.port));
@@ -185,7 +185,7 @@ impl Node {
         call(&mut command("DEL", container, netns), &self.config(&Value::Null))
     }
 
-    /// What the agent says of the node's MTU.
+    /// Writes the node's MTU to `node.json`, as the agent does.
     pub(crate) fn says_mtu(&self, mtu: u32) {
         let text = json!({ "version": 1, "node": "n1", "podCIDRs": [], "mtu": mtu }).to_string();
         let next = self.path("next.json");
@@ -194,13 +194,13 @@ impl Node {
         fs::rename(next, self.path("state/node.json")).unwrap();
     }
 
-    /// STATUS, as a runtime calls it every few seconds.
+    /// Runs STATUS, as a runtime does every few seconds.
     pub(crate) fn status(&self, changes: &Value) -> Answer {
         call(Command::new(plugin()).env_clear().env("CNI_COMMAND", "STATUS"), &self.config(changes))
     }
 
-    /// Waits until running pods have been brought to an MTU, all or but for those that could not
-    /// be; says why these.
+    /// Waits until the plugin has changed running pods to an MTU. Returns the errors of pods that
+    /// could not be changed.
     pub(crate) fn brought(&self, mtu: u32) -> Vec<String> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -215,7 +215,7 @@ impl Node {
         }
     }
 
-    /// Waits until no removal goes on in the background.
+    /// Waits until no background removal is running.
     pub(crate) fn settle(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !self.names("releasing").is_empty() {
@@ -224,7 +224,7 @@ impl Node {
         }
     }
 
-    /// The names in a directory of the address store.
+    /// Lists the names in a directory of the address store.
     pub(crate) fn names(&self, directory: &str) -> Vec<String> {
         let path = self.path("state/addresses").join(directory);
         let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
@@ -233,7 +233,7 @@ impl Node {
         names
     }
 
-    /// Everything that a verb could leave behind.
+    /// Collects everything that a verb could leave behind: devices, routes, map entries, files.
     pub(crate) fn traces(&self) -> BTreeMap<&'static str, Vec<String>> {
         let mut socket = socket();
         let show = |items: Vec<String>| {
@@ -275,10 +275,10 @@ impl Default for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Only some tests mount something here.
+        // Fails in tests that mount nothing here.
         rustix::mount::unmount(self.directory.join("state"), rustix::mount::UnmountFlags::DETACH).unwrap_or_default();
         rustix::mount::unmount(self.directory.join("bpf"), rustix::mount::UnmountFlags::DETACH).unwrap();
-        // The child of the last call may still be at work.
+        // The last call's background process may still be running.
         let deadline = Instant::now() + Duration::from_secs(5);
         while let Err(e) = fs::remove_dir_all(&self.directory) {
             assert!(Instant::now() < deadline, "{}: {e}", self.directory.display());
@@ -296,14 +296,14 @@ impl Sandbox {
         format!("/proc/{}/fd/{}", std::process::id(), self.netns.as_fd().as_raw_fd())
     }
 
-    /// Keeps the namespace by a name where runtimes do: on this node, for as long as that lives.
+    /// Gives the namespace a name where runtimes do; the name is removed with the node.
     pub(crate) fn keep(&self, name: &str) {
         let kept = Path::new("/run/netns");
         fs::write(kept.join(name), "").unwrap();
         mount_bind(self.path(), kept.join(name)).unwrap();
     }
 
-    /// The MTU of its device.
+    /// Returns the MTU of the pod's device.
     pub(crate) fn mtu(&self) -> u32 {
         self.socket().link_by_name("eth0").unwrap().unwrap().mtu
     }
@@ -338,7 +338,7 @@ pub(crate) fn environment(mut command: Command, verb: &str, container: &str, net
 pub(crate) fn call(command: &mut Command, input: &(impl AsRef<[u8]> + ?Sized)) -> Answer {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // The plugin may end before it has read everything.
+    // The plugin may exit before it has read its whole input.
     drop(child.stdin.take().unwrap().write_all(input.as_ref()));
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -347,7 +347,7 @@ pub(crate) fn call(command: &mut Command, input: &(impl AsRef<[u8]> + ?Sized)) -
     Answer { success, exit, json, log: String::from_utf8(output.stderr).unwrap() }
 }
 
-/// Whether a program is on this machine.
+/// Returns whether a program is in the path.
 pub(crate) fn have(program: &str) -> bool {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|d| d.join(program).is_file())
 }

@@ -51,7 +51,7 @@ pub struct PoolsFile {
 pub struct PoolEntry {
     /// Name of the object.
     pub name: String,
-    /// The whole pool.
+    /// The range of the whole pool, of which this node has blocks.
     pub cidr: IpNetwork,
     /// Pods may ask for an address of it.
     pub allow_fixed_addresses: bool,

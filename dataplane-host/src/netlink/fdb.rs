@@ -1,4 +1,4 @@
-//! The forwarding database of a VXLAN device: the machine behind which a hardware address is.
+//! The forwarding database of a VXLAN device: maps a MAC to the remote machine that has it.
 //!
 //! The agent writes one permanent entry per remote node.
 
@@ -16,7 +16,7 @@ use super::{NetlinkError, NetlinkRequest, Socket};
 pub struct FdbEntry {
     /// The hardware address in the tunnel.
     pub mac: [u8; 6],
-    /// The machine that it is behind.
+    /// Address of the remote machine to which frames for that MAC are sent.
     pub remote: IpAddr,
     /// Permanent: set by a program, not learnt.
     pub permanent: bool,
@@ -35,7 +35,7 @@ fn message(index: u32, mac: [u8; 6]) -> NeighbourMessage {
     message
 }
 
-/// Sets the machine behind which a hardware address is, as a permanent entry.
+/// Sets the remote machine of a hardware address, as a permanent entry.
 #[must_use]
 pub fn replace_fdb(index: u32, mac: [u8; 6], remote: IpAddr) -> NetlinkRequest {
     let mut message = message(index, mac);
@@ -54,7 +54,7 @@ pub fn delete_fdb(index: u32, mac: [u8; 6]) -> NetlinkRequest {
 }
 
 impl Socket {
-    /// The forwarding database of a VXLAN device.
+    /// Lists the forwarding database of a VXLAN device.
     ///
     /// # Errors
     /// The kernel refused.
@@ -84,7 +84,7 @@ fn from_message(message: &NeighbourMessage) -> Option<FdbEntry> {
     Some(FdbEntry { mac: mac?, remote: remote?, permanent })
 }
 
-/// The family of the message is that of bridges, so that the length must tell.
+/// Parses the remote address by its length, because the message's family is `AF_BRIDGE`.
 fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
     match address {
         NeighbourAddress::Inet(a) => Some((*a).into()),

@@ -95,8 +95,8 @@ fn filter_message(index: u32, direction: Direction) -> TcMessage {
     message
 }
 
-/// Attaches a program in direct-action mode, in the place of ours if there is one. The descriptor
-/// must stay open until the request has run.
+/// Attaches a program in direct-action mode and replaces Ropeway's previous one, if any. The
+/// descriptor must stay open until the request has run.
 #[must_use]
 pub fn replace_filter(index: u32, direction: Direction, name: &str, program: BorrowedFd<'_>) -> NetlinkRequest {
     let mut message = filter_message(index, direction);
@@ -118,7 +118,8 @@ pub fn delete_filter(index: u32, direction: Direction) -> NetlinkRequest {
 }
 
 impl Socket {
-    /// The filters on a device's clsact hooks, ours and others'. A device without clsact has none.
+    /// Lists the filters on a device's clsact hooks, Ropeway's and others. A device without clsact
+    /// has none.
     ///
     /// # Errors
     /// The kernel refused.
@@ -139,7 +140,8 @@ impl Socket {
     }
 }
 
-/// A filter; the kernel also lists each priority as a whole, with handle 0, which is none.
+/// Parses a filter. The kernel also lists each priority as a whole, with handle 0, which is not a
+/// filter.
 fn from_message(message: TcMessage, direction: Direction) -> Option<Filter> {
     let handle = u32::from(message.header.handle);
     let mut filter = Filter {

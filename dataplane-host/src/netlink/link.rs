@@ -22,15 +22,15 @@ pub struct Link {
     pub name: String,
     /// Hardware address; all zero where the device has none of six bytes.
     pub mac: [u8; 6],
-    /// Largest packet.
+    /// MTU in bytes.
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// Up, and the other end too.
+    /// Operationally up: the other end is up as well.
     pub running: bool,
     /// Kind of a virtual device: `veth`, `vxlan`, `bridge`, ...; physical devices have none.
     pub kind: Option<String>,
-    /// Group, 0 by default.
+    /// Device group, 0 by default; see [`delete_group`].
     pub group: u32,
     /// Index of the other end (veth) or of the device below; it may lie in another namespace.
     pub lower: Option<u32>,
@@ -43,7 +43,7 @@ pub struct Link {
     pub vxlan: Option<Vxlan>,
 }
 
-/// A pair of virtual devices to be made: one end here, the other directly in its namespace.
+/// A veth pair to create: one end here, the other directly in its namespace.
 #[derive(Clone, Copy, Debug)]
 pub struct Veth<'a> {
     /// Name of this end.
@@ -52,7 +52,7 @@ pub struct Veth<'a> {
     pub index: u32,
     /// Hardware address of this end.
     pub mac: [u8; 6],
-    /// MTU of both.
+    /// MTU of both ends in bytes.
     pub mtu: u32,
     /// Name of the other end.
     pub peer_name: &'a str,
@@ -74,7 +74,7 @@ fn set_up_flag(message: &mut LinkMessage, up: bool) {
     message.header.change_mask = LinkFlags::Up;
 }
 
-/// Makes a pair of virtual devices, both down: the kernel can't set the other end up before they
+/// Creates a pair of virtual devices, both down: the kernel cannot set the other end up before they
 /// are paired.
 ///
 /// The kernel refuses with `EEXIST` when a name is taken and with `EBUSY` (older kernels: `EEXIST`)
@@ -157,9 +157,9 @@ pub fn quiet_link(index: u32) -> NetlinkRequest {
     configure(index, &[(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0)], "no own addresses, no redirects")
 }
 
-/// As [`quiet_link`], for a device by which packets come that the node would answer by another one:
-/// their source is not held against the routes (`rp_filter` 2, of which the kernel takes the larger
-/// of the device's and the common value).
+/// Configures a device like [`quiet_link`], and sets `rp_filter` to 2 (loose): packets from it may
+/// have sources that the node would reach through another device. The kernel uses the larger of the
+/// device's value and the common one.
 #[must_use]
 pub fn quiet_tunnel(index: u32) -> NetlinkRequest {
     let settings = [(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0), (RP_FILTER, 2)];
@@ -268,7 +268,7 @@ impl Socket {
         self.link(message(index, vec![]), &format!("look for device {index}"))
     }
 
-    /// All devices.
+    /// Lists all devices of the namespace.
     ///
     /// # Errors
     /// The kernel refused.

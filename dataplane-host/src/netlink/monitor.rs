@@ -31,7 +31,7 @@ pub enum Group {
 }
 
 impl Group {
-    /// Everything above.
+    /// Devices, addresses and routes of both families.
     pub const ALL: [Self; 5] = [Self::Link, Self::Address4, Self::Address6, Self::Route4, Self::Route6];
 }
 
@@ -81,7 +81,7 @@ impl Monitor {
         Ok(Self { socket, buffer: Vec::new() })
     }
 
-    /// The events that have come so far; none if there are none. Never waits.
+    /// Returns the events that are queued, possibly none. Never waits.
     ///
     /// # Errors
     /// The socket failed. Lost events are no error but [`NetlinkEvent::Lost`].

@@ -66,7 +66,7 @@ pub fn delete_neighbour(index: u32, address: IpAddr) -> NetlinkRequest {
 }
 
 impl Socket {
-    /// All neighbours of both families.
+    /// Lists the neighbours of both families.
     ///
     /// # Errors
     /// The kernel refused.

@@ -29,11 +29,11 @@ const FAMILY: usize = 4;
 pub struct NftChain {
     /// The table that it is in.
     pub table: String,
-    /// Its own name.
+    /// The chain's name within its table.
     pub name: String,
 }
 
-/// All chains of all families in the network namespace of the calling thread. Needs
+/// Lists the chains of all families in the network namespace of the calling thread. Needs
 /// `CAP_NET_ADMIN`.
 ///
 /// # Errors
@@ -57,7 +57,7 @@ pub fn chains() -> Result<Vec<NftChain>, NetlinkError> {
     }
 }
 
-/// Adds what one datagram says; whether it was the last one.
+/// Adds the chains of one datagram. Returns whether it was the last one.
 fn collect(mut rest: &[u8], chains: &mut Vec<NftChain>) -> Result<bool, NetlinkError> {
     const ERROR: u16 = 2;
     const DONE: u16 = 3;

@@ -10,8 +10,8 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use super::{NetlinkError, NetlinkRequest, Socket};
 
 impl Socket {
-    /// The number of another namespace in this socket's one: what [`super::Link::peer_netns`] says.
-    /// `None`: it has none.
+    /// Returns the id by which the socket's namespace refers to `other`, as in
+    /// [`super::Link::peer_netns`]. `None`: it has no id.
     ///
     /// # Errors
     /// The kernel refused: the descriptor is not a network namespace.

@@ -21,17 +21,17 @@ impl NetlinkRequest {
         Self { message, flags: NLM_F_REQUEST | flags, attempt }
     }
 
-    /// Makes an object that must not exist.
+    /// Creates an object that must not exist yet (`NLM_F_EXCL`).
     pub(super) fn create(message: RouteNetlinkMessage, attempt: String) -> Self {
         Self::new(message, NLM_F_CREATE | NLM_F_EXCL, attempt)
     }
 
-    /// Makes an object, or leaves it as it is.
+    /// Creates an object, or leaves an existing one unchanged.
     pub(super) fn ensure(message: RouteNetlinkMessage, attempt: String) -> Self {
         Self::new(message, NLM_F_CREATE, attempt)
     }
 
-    /// Makes an object, or puts it in the place of an equal one.
+    /// Creates an object, or replaces an equal one (`NLM_F_REPLACE`).
     pub(super) fn replace(message: RouteNetlinkMessage, attempt: String) -> Self {
         Self::new(message, NLM_F_CREATE | NLM_F_REPLACE, attempt)
     }

@@ -21,21 +21,21 @@ pub const PROTOCOL: u8 = 82;
 /// The next hop of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hop {
-    /// To a neighbour on that device.
+    /// Direct: the destination is a neighbour on that device.
     Device {
         /// Index of the device.
         index: u32,
     },
-    /// To a router.
+    /// Through a router.
     Gateway {
         /// The router's address.
         via: IpAddr,
         /// Index of the device that leads there; without it the kernel looks.
         index: Option<u32>,
-        /// The router is a neighbour though no address of the device says so.
+        /// The router is on-link although no address of the device covers it.
         onlink: bool,
     },
-    /// Nowhere: dropped silently.
+    /// Blackhole: packets are dropped silently.
     Blackhole,
 }
 
@@ -58,7 +58,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// A route of Ropeway with nothing special.
+    /// Returns a route of Ropeway with default metric, source and MTU.
     #[must_use]
     pub const fn new(destination: IpNetwork, hop: Hop) -> Self {
         Self { destination, hop, metric: 0, protocol: PROTOCOL, source: None, mtu: None }
@@ -171,8 +171,7 @@ pub fn add_route(route: &Route) -> NetlinkRequest {
     NetlinkRequest::create(RouteNetlinkMessage::NewRoute(route.message()), format!("add {}", route.describe()))
 }
 
-/// Adds a route, or puts it in the place of the one with the same destination and metric, of any
-/// owner.
+/// Adds a route, or replaces the one with the same destination and metric, of any owner.
 #[must_use]
 pub fn replace_route(route: &Route) -> NetlinkRequest {
     NetlinkRequest::replace(RouteNetlinkMessage::NewRoute(route.message()), format!("set {}", route.describe()))
@@ -183,7 +182,7 @@ pub fn replace_route(route: &Route) -> NetlinkRequest {
 pub fn delete_route(route: &Route) -> NetlinkRequest {
     let mut message = route.message();
     if matches!(route.hop, Hop::Gateway { .. } | Hop::Device { .. }) && route.destination.is_ipv4() {
-        // Any scope: the kernel compares it otherwise.
+        // `RT_SCOPE_NOWHERE` matches any scope; otherwise the kernel compares it.
         message.header.scope = RouteScope::NoWhere;
     }
     message.attributes.retain(|a| !matches!(a, RouteAttribute::Metrics(_)));
@@ -191,8 +190,8 @@ pub fn delete_route(route: &Route) -> NetlinkRequest {
 }
 
 impl Socket {
-    /// The routes of the main table that carry a protocol number (0: any), of both families.
-    /// Multipath routes and other kinds that [`Route`] can't express are left out.
+    /// Lists the routes of the main table with a protocol number (0: any), of both families.
+    /// Multipath routes and other kinds that [`Route`] cannot express are left out.
     ///
     /// # Errors
     /// The kernel refused.

@@ -50,7 +50,7 @@ impl Rate {
     }
 }
 
-/// Limits what a device sends, in place of what it had at its root.
+/// Limits the traffic that a device sends. Replaces its root queueing discipline.
 #[must_use]
 pub fn set_rate(index: u32, rate: Rate) -> NetlinkRequest {
     let rate32 = u32::try_from(rate.bytes_per_second).unwrap_or(u32::MAX);
@@ -75,7 +75,7 @@ pub fn set_rate(index: u32, rate: Rate) -> NetlinkRequest {
 }
 
 impl Socket {
-    /// The rate in bytes a second to which a device is limited by [`set_rate`].
+    /// Returns the rate in bytes a second to which [`set_rate`] limits a device.
     ///
     /// # Errors
     /// The kernel refused.
@@ -103,7 +103,7 @@ fn rate_of(message: &TcMessage) -> Option<u64> {
         let mut bytes = vec![0; nla.value_len()];
         nla.emit_value(&mut bytes);
         if nla.kind() == OPTIONS {
-            // What the library doesn't know it leaves in one piece.
+            // The library keeps attributes that it does not know in one piece.
             let inner = NlasIterator::new(&bytes).filter_map(Result::ok);
             all.extend(inner.map(|nla| (nla.kind(), nla.value().to_vec())));
         } else {

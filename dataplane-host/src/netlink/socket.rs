@@ -37,7 +37,7 @@ enum Response {
 }
 
 impl Socket {
-    /// A socket in the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     ///
     /// # Errors
     /// The kernel gives no socket.
@@ -110,13 +110,14 @@ impl Socket {
         }
     }
 
-    /// One request and its answer's messages, for requests that ask for an object.
+    /// Sends one request and returns the messages of the answer, for requests that ask for an
+    /// object.
     pub(super) fn get(&mut self, request: &NetlinkRequest) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
         let (items, _) = self.collect(request, true)?;
         Ok(items.into_iter().next())
     }
 
-    /// A whole table; taken again when it changed meanwhile.
+    /// Lists a whole table; repeats the listing if the table changed meanwhile.
     pub(super) fn dump(&mut self, request: &NetlinkRequest) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
         for _ in 0..DUMP_ATTEMPTS {
             let (items, interrupted) = self.collect(request, false)?;
@@ -195,7 +196,7 @@ fn response(attempt: &str, payload: NetlinkPayload<RouteNetlinkMessage>) -> Resp
     }
 }
 
-/// Reads one datagram into `buffer`, replacing what was there.
+/// Reads one datagram into `buffer`, replacing its content.
 pub(super) fn read(socket: &RawSocket, buffer: &mut Vec<u8>, attempt: &str) -> Result<(), NetlinkError> {
     buffer.clear();
     buffer.reserve(BUFFER);

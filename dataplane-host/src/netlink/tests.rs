@@ -1,4 +1,5 @@
-//! Tests against the real kernel, each in network namespaces of its own. They need root and say so.
+//! Tests against the real kernel, each in new network namespaces. They fail with a message unless
+//! they run as root.
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -38,7 +39,7 @@ fn ip(text: &str) -> IpAddr {
 
 #[test]
 #[ignore = "needs root"]
-fn veth_is_made_with_index_and_peer_in_its_namespace() {
+fn veth_has_requested_index_and_peer_namespace() {
     let (node_netns, mut host) = node();
     let (pod_netns, mut pod) = node();
     assert_eq!(host.netns_number(pod_netns.as_fd()).unwrap(), None, "nothing leads there");
@@ -68,7 +69,7 @@ fn veth_is_made_with_index_and_peer_in_its_namespace() {
 
 #[test]
 #[ignore = "needs root"]
-fn quiet_links_get_no_address_and_no_redirects() {
+fn quiet_link_gets_no_address_and_no_redirects() {
     let (node_netns, mut host) = node();
     let (pod_netns, _pod) = node();
     host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), quiet_link(20), set_up(20)]).unwrap();
@@ -81,7 +82,7 @@ fn quiet_links_get_no_address_and_no_redirects() {
 
 #[test]
 #[ignore = "needs root"]
-fn addresses_routes_and_neighbours() {
+fn addresses_routes_and_neighbours_are_set_and_listed() {
     let (_node, mut host) = node();
     let (pod_netns, mut pod) = node();
     host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), set_up(20)]).unwrap();
@@ -121,7 +122,7 @@ fn addresses_routes_and_neighbours() {
     assert_eq!(found, expected);
     assert_eq!(pod.run(&[add_route(&routes[2])]).unwrap_err().refusal(), Some(libc::EEXIST));
     pod.run(&[replace_route(&routes[2])]).unwrap();
-    // A route of somebody else with the same destination stays.
+    // Another program's route with the same destination stays.
     let ours = Route { protocol: PROTOCOL, ..foreign };
     assert!(pod.run(&[delete_route(&ours)]).unwrap_err().is_missing());
     assert_eq!(pod.routes(4).unwrap(), [foreign]);
@@ -141,7 +142,7 @@ fn addresses_routes_and_neighbours() {
 
 #[test]
 #[ignore = "needs root"]
-fn filters_are_replaced_in_place_and_others_are_left_alone() {
+fn filter_replacement_leaves_other_filters_alone() {
     let (_node, mut host) = node();
     let (pod_netns, _pod) = node();
     let (first, second) = (sys::return_program("first", 0).unwrap(), sys::return_program("second", 0).unwrap());
@@ -184,7 +185,7 @@ fn errors_name_the_attempt_and_the_kernels_reason() {
 
 #[test]
 #[ignore = "needs root"]
-fn the_monitor_tells_what_comes_and_goes() {
+fn monitor_reports_added_and_removed_objects() {
     let (node_netns, mut host) = node();
     let mut monitor = within(&node_netns, || Monitor::open(&Group::ALL)).unwrap();
     assert_eq!(monitor.read().unwrap(), []);
@@ -202,7 +203,7 @@ fn the_monitor_tells_what_comes_and_goes() {
 
 #[test]
 #[ignore = "needs root"]
-fn tunnels_send_only_where_they_are_told() {
+fn vxlan_sends_only_to_fdb_entries() {
     let (node_netns, mut host) = node();
     let mac = [0x52, 0x57, 1, 2, 3, 4];
     for (name, local, remote) in [("rw4", "192.0.2.1", "192.0.2.2"), ("rw6", "2001:db8::1", "2001:db8::2")] {
@@ -235,7 +236,7 @@ fn tunnels_send_only_where_they_are_told() {
 
 #[test]
 #[ignore = "needs root"]
-fn thousands_of_requests_and_errors_fit() {
+fn thousands_of_requests_and_errors_fit_the_buffers() {
     let (_node, mut host) = node();
     host.run(&[set_up(1)]).unwrap();
     let route = |i: u32| Route::new(format!("10.{}.{}.0/24", i / 256, i % 256).parse().unwrap(), Hop::Blackhole);
@@ -249,7 +250,7 @@ fn thousands_of_requests_and_errors_fit() {
 
 #[test]
 #[ignore = "needs root"]
-fn chains_of_the_packet_filter_are_listed() {
+fn nftables_chains_are_listed() {
     let (node, _socket) = node();
     assert_eq!(within(&node, chains).unwrap(), []);
     let add = |what: &str| {

@@ -19,16 +19,16 @@ pub struct Vxlan {
     pub port: u16,
     /// The local address; all remote addresses are of the same family.
     pub local: Option<IpAddr>,
-    /// Takes from frames which machine an address is behind.
+    /// Learns from received frames which machine has a MAC.
     pub learning: bool,
     /// Sends datagrams over IPv6 without a checksum.
     pub zero_checksum6_sent: bool,
-    /// Takes datagrams over IPv6 without a checksum.
+    /// Accepts datagrams over IPv6 without a checksum.
     pub zero_checksum6_taken: bool,
 }
 
-/// Makes a VXLAN device without default remote: frames go where [`super::replace_fdb`] says, and
-/// nowhere else.
+/// Creates a VXLAN device without default remote: frames are sent only to machines that
+/// [`super::replace_fdb`] has set.
 ///
 /// The kernel refuses with `EEXIST` when the name is taken, or another device has the same network
 /// identifier and port, and with `EADDRINUSE` when another socket has the port.

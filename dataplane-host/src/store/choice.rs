@@ -12,13 +12,13 @@ use super::{Range, StoreError};
 /// The ranges for one address, used up in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// All of one family.
+    /// The ranges, all of one family.
     pub ranges: Vec<Range>,
     /// Parts of them from which no address is chosen.
     pub excluded: Vec<IpNetwork>,
     /// Only addresses of these spans, if there are any.
     pub within: Vec<RangeInclusive<IpAddr>>,
-    /// This address and no other; it may lie in an excluded part.
+    /// Exactly this address; it may lie in an excluded part.
     pub fixed: Option<IpAddr>,
 }
 
@@ -39,7 +39,7 @@ impl Choice {
         self.within.is_empty() || self.within.iter().any(|span| span.contains(&address))
     }
 
-    /// Returns whether an address could have been chosen from here.
+    /// Returns whether an address could have been chosen from these ranges.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.fixed.is_none_or(|fixed| fixed == address)
@@ -47,7 +47,7 @@ impl Choice {
             && self.ranges.iter().any(|r| r.slot(address).is_some())
     }
 
-    /// The error when there is nothing to choose.
+    /// Returns the error for a choice without a free address.
     pub(super) fn exhausted(&self) -> StoreError {
         let usable = |range: &Range| {
             let free = |slot: &u32| !range.is_reserved(*slot) && !self.excludes(range.address(*slot));

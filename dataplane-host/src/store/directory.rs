@@ -28,7 +28,7 @@ pub(super) struct Directory {
 pub(super) type FileNumber = (u64, u64);
 
 impl Directory {
-    /// Opens a directory at a path, or makes it (its parent must exist).
+    /// Opens a directory at a path, or creates it (its parent must exist).
     pub(super) fn make(path: &Path) -> Result<Self, StoreError> {
         match Self::open_at(CWD, path, path.into()) {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -39,7 +39,7 @@ impl Directory {
         }
     }
 
-    /// Opens a directory in this one, or makes it.
+    /// Opens a subdirectory, or creates it.
     pub(super) fn subdirectory(&self, name: &str) -> Result<Self, StoreError> {
         let path = self.path.join(name);
         match Self::open_at(&self.fd, Path::new(name), path.clone()) {
@@ -75,14 +75,14 @@ impl Directory {
         StoreError::Io { attempt, path: self.path.join(name), source: source.into() }
     }
 
-    /// Opens a file for reading and writing, or makes it.
+    /// Opens a file for reading and writing, or creates it.
     pub(super) fn open_or_create(&self, name: &str) -> Result<File, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map_err(|e| self.io("open", name, e))?;
         Ok(fd.into())
     }
 
-    /// Makes a file that must not exist, locked, with that content, which is not yet on the disk.
+    /// Creates a locked file that must not exist, with that content, which is not yet on the disk.
     pub(super) fn create(&self, name: &str, content: &[u8]) -> Result<File, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map_err(|e| self.io("make", name, e))?;
@@ -105,13 +105,13 @@ impl Directory {
         }
     }
 
-    /// The content of a file, cut after `most` bytes and one; `None` if there is no such file.
+    /// Reads a file; longer content is cut one byte after `most`. `None` if there is no such file.
     pub(super) fn read(&self, name: &str, most: usize) -> Result<Option<(Vec<u8>, File)>, StoreError> {
         let Some(file) = self.open(name)? else { return Ok(None) };
         Ok(Some((self.content(name, &file, most)?, file)))
     }
 
-    /// The content of a file of that name that is open, cut after `most` bytes and one.
+    /// Reads an open file of that name; longer content is cut one byte after `most`.
     pub(super) fn content(&self, name: &str, mut file: &File, most: usize) -> Result<Vec<u8>, StoreError> {
         let mut content = Vec::with_capacity(512);
         file.by_ref().take(most as u64 + 1).read_to_end(&mut content).map_err(|e| self.io("read", name, e))?;
@@ -127,7 +127,7 @@ impl Directory {
         }
     }
 
-    /// Gives a file of this directory a further name in another; says whether the name was free.
+    /// Links a file of this directory to a name in another. Returns whether the name was free.
     pub(super) fn link(&self, name: &str, to: &Self, new_name: &str) -> Result<bool, StoreError> {
         match rustix::fs::linkat(&self.fd, name, &to.fd, new_name, AtFlags::empty()) {
             Ok(()) => Ok(true),
@@ -136,12 +136,12 @@ impl Directory {
         }
     }
 
-    /// Moves a file to another directory, replacing what has that name there.
+    /// Moves a file to another directory and replaces a file with the same name there.
     pub(super) fn rename(&self, name: &str, to: &Self, new_name: &str) -> Result<(), StoreError> {
         rustix::fs::renameat(&self.fd, name, &to.fd, new_name).map_err(|e| self.io("set aside", name, e))
     }
 
-    /// Removes a name; one that is not there is fine.
+    /// Removes a name. A missing name is not an error.
     pub(super) fn remove(&self, name: &str) -> Result<(), StoreError> {
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -154,7 +154,7 @@ impl Directory {
         rustix::fs::fsync(&self.fd).map_err(|e| fail("sync", &self.path, e))
     }
 
-    /// The names in this directory.
+    /// Lists the names in this directory.
     pub(super) fn names(&self) -> Result<Vec<String>, StoreError> {
         let entries = Dir::read_from(&self.fd).map_err(|e| fail("list", &self.path, e))?;
         let mut names = Vec::new();

@@ -64,7 +64,7 @@ impl Index {
         Ok(index)
     }
 
-    /// The range whose cache has that file name.
+    /// Parses the file name of a cache into its range.
     pub(super) fn range_of(name: &str) -> Option<Range> {
         Range::new(name.strip_prefix(PREFIX)?.replace('_', "/").parse().ok()?).ok()
     }
@@ -85,7 +85,7 @@ impl Index {
         self.time_at(self.range.slots())
     }
 
-    /// Forgets which slots are held and when they were released; keeps the cursor.
+    /// Clears held slots and release times; keeps the cursor.
     pub(super) fn clear(&mut self, base: &Directory) -> Result<(), StoreError> {
         let size = self.size();
         let mut header = [0; HEADER as usize];
@@ -101,8 +101,8 @@ impl Index {
         write().map_err(|e| base.io("write", &self.name, e))
     }
 
-    /// The next slot to try, from the cursor on, around once, but for those that `skip`. `now` and
-    /// `cool_down` in seconds of one clock.
+    /// Returns the next slot to try: from the cursor, around once, without those that `skip`
+    /// selects. `now` and `cool_down` are seconds of the same clock.
     pub(super) fn find(
         &self,
         base: &Directory,
@@ -153,19 +153,19 @@ impl Index {
         Ok(u32::from_le_bytes(time))
     }
 
-    /// Notes that a slot is held; the next search begins after it.
+    /// Marks a slot as held; the next search begins after it.
     pub(super) fn take(&mut self, base: &Directory, slot: u32) -> Result<(), StoreError> {
         self.hold(base, slot)?;
         self.cursor = (slot + 1) % self.range.slots();
         self.file.write_all_at(&self.cursor.to_le_bytes(), 20).map_err(|e| base.io("write", &self.name, e))
     }
 
-    /// Notes that a slot is held.
+    /// Marks a slot as held.
     pub(super) fn hold(&self, base: &Directory, slot: u32) -> Result<(), StoreError> {
         self.change(base, slot, |byte, bit| byte | bit)
     }
 
-    /// Notes that a slot is free since `now`.
+    /// Marks a slot as free since `now`.
     pub(super) fn release(&self, base: &Directory, slot: u32, now: u32) -> Result<(), StoreError> {
         self.file
             .write_all_at(&now.max(1).to_le_bytes(), self.time_at(slot))

@@ -19,7 +19,7 @@ use super::{AddressStore, AttachmentId, AttachmentRecord, Range, StoreError};
 pub struct LockedStore<'a> {
     pub(super) store: &'a AddressStore,
     /// Reservations that other processes are about to complete.
-    pub(super) live: Vec<(AttachmentRecord, FileNumber)>,
+    pub(super) reserving: Vec<(AttachmentRecord, FileNumber)>,
     /// This is the first check since the machine booted.
     pub(super) first_of_boot: bool,
     findings: Vec<String>,
@@ -28,9 +28,9 @@ pub struct LockedStore<'a> {
 /// An attachment that this process works on exclusively, together with the children that it forks.
 #[derive(Debug)]
 pub struct Attachment {
-    /// Its record.
+    /// The record of the attachment.
     pub record: AttachmentRecord,
-    /// It is going away.
+    /// Its release has begun.
     pub releasing: bool,
     /// The record's file, locked.
     pub(super) file: File,
@@ -59,7 +59,7 @@ impl Attachment {
 
 impl<'a> LockedStore<'a> {
     pub(super) fn new(store: &'a AddressStore) -> Self {
-        Self { store, live: Vec::new(), first_of_boot: false, findings: Vec::new() }
+        Self { store, reserving: Vec::new(), first_of_boot: false, findings: Vec::new() }
     }
 
     /// Returns messages for the log about repairs since the lock was taken.
@@ -72,7 +72,7 @@ impl<'a> LockedStore<'a> {
     /// show yet.
     #[must_use]
     pub fn is_reserving(&self) -> bool {
-        !self.live.is_empty()
+        !self.reserving.is_empty()
     }
 
     pub(super) fn report(&mut self, finding: String) {
@@ -84,13 +84,13 @@ impl<'a> LockedStore<'a> {
     /// # Errors
     /// A file can't be read. A damaged record is set aside and counts as none.
     pub fn claim(&mut self, id: &AttachmentId) -> Result<AttachmentClaim, StoreError> {
-        if self.live.iter().any(|(record, _)| record.id == *id) {
+        if self.reserving.iter().any(|(record, _)| record.id == *id) {
             return Ok(AttachmentClaim::Busy { releasing: false });
         }
         let name = attachment(id);
         let Some((record, file)) = self.read_record(&name)? else { return Ok(AttachmentClaim::Absent) };
         if record.id != *id {
-            self.set_aside(&name, "record of another attachment")?;
+            self.quarantine(&name, "record of another attachment")?;
             return Ok(AttachmentClaim::Absent);
         }
         let records = &self.store.records;
@@ -103,7 +103,7 @@ impl<'a> LockedStore<'a> {
         }
     }
 
-    /// All attachments. Reads every record.
+    /// Lists all attachments. Reads every record.
     ///
     /// # Errors
     /// A file can't be read. Damaged records are set aside and left out.
@@ -120,7 +120,7 @@ impl<'a> LockedStore<'a> {
         Index::open(&self.store.base, range, &self.store.boot)
     }
 
-    /// Notes in the caches of all ranges that were ever used that addresses are free since now.
+    /// Marks addresses as free since now in the caches of all ranges that were ever used.
     pub(super) fn note_free(&self, addresses: &[IpAddr]) -> Result<(), StoreError> {
         let base = &self.store.base;
         for range in base.names()?.iter().filter_map(|n| Index::range_of(n)) {
@@ -136,7 +136,8 @@ impl<'a> LockedStore<'a> {
         Ok(())
     }
 
-    /// A record by a name in `records/`, and its file; a damaged one is set aside.
+    /// Reads a record by a name in `records/`. Returns it with its file; a damaged one is set
+    /// aside.
     pub(super) fn read_record(&mut self, name: &str) -> Result<Option<(AttachmentRecord, File)>, StoreError> {
         let Some((content, file)) = self.store.records.read(name, MOST_BYTES)? else { return Ok(None) };
         match AttachmentRecord::from_bytes(&content) {
@@ -149,14 +150,14 @@ impl<'a> LockedStore<'a> {
                 Ok(None)
             }
             Err(reason) => {
-                self.set_aside(name, &reason)?;
+                self.quarantine(name, &reason)?;
                 Ok(None)
             }
         }
     }
 
     /// Moves a file of `records/` to `damaged/`.
-    pub(super) fn set_aside(&mut self, name: &str, reason: &str) -> Result<(), StoreError> {
+    pub(super) fn quarantine(&mut self, name: &str, reason: &str) -> Result<(), StoreError> {
         let aside = self.aside_name(name);
         self.store.records.rename(name, &self.store.damaged, &aside)?;
         self.report(format!("records/{name}: {reason}: set aside as damaged/{aside}"));
@@ -167,7 +168,7 @@ impl<'a> LockedStore<'a> {
         format!("{}-{name}", if self.first_of_boot { "before" } else { self.boot_tag() })
     }
 
-    /// A short name of this boot.
+    /// Returns a short name of this boot, for file names.
     pub(super) fn boot_tag(&self) -> &str {
         let boot = &self.store.boot;
         boot.get(..8).unwrap_or(boot)
@@ -189,12 +190,12 @@ pub(super) fn attachment(id: &AttachmentId) -> String {
     format!("{ATTACHMENT}{}", id.file_name())
 }
 
-/// The names of a record: its addresses and, last, its attachment.
+/// Returns the names of a record: its addresses and, last, its attachment.
 pub(super) fn names(record: &AttachmentRecord) -> impl Iterator<Item = String> + '_ {
     record.addresses.iter().map(IpAddr::to_string).chain([attachment(&record.id)])
 }
 
-/// Seconds since the machine was started, suspended time included.
+/// Returns the seconds since the machine booted, suspended time included (`CLOCK_BOOTTIME`).
 pub(super) fn seconds() -> u32 {
     u32::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(u32::MAX)
 }

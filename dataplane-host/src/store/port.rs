@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct PortMapping {
     /// The protocol.
     pub protocol: Transport,
-    /// Only this address of the node; the unspecified address: every one of its family; none: every
-    /// one.
+    /// The node's address; unspecified: all addresses of its family; `None`: all addresses.
     #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
     /// The node's port, not 0.

@@ -10,23 +10,23 @@ use ipnetwork::IpNetwork;
 
 use super::StoreError;
 
-/// More addresses than a node can have pods are not looked at: of a larger range the first so many
-/// are used.
+/// Largest number of slots, more than a node can have pods. Of a larger range only the first
+/// addresses are used.
 const MOST_SLOTS: u32 = 1 << 16;
 
 /// A range from which addresses are given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     network: IpNetwork,
-    /// A piece of a larger range: its ends are addresses like others.
+    /// Part of a larger range: its first and last address are usable.
     piece: bool,
 }
 
 impl Range {
-    /// A range; bits beyond the prefix must be zero.
+    /// Creates a range; bits beyond the prefix must be zero.
     ///
     /// # Errors
-    /// They are not, or it is not a range of unicast addresses.
+    /// Bits beyond the prefix are set, or it is not a range of unicast addresses.
     pub fn new(network: IpNetwork) -> Result<Self, StoreError> {
         let first = network.network();
         let bad = |reason| Err(StoreError::Range { range: network.to_string(), reason });
@@ -39,8 +39,8 @@ impl Range {
         Ok(Self { network, piece: false })
     }
 
-    /// A block of a pool: its first and last address are given out as well, because it is a network
-    /// of its own nowhere.
+    /// Creates a range for a block of a pool. Its first and last address are given out as well,
+    /// because no link has the block as its network.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -48,7 +48,7 @@ impl Range {
         Ok(Self { piece: true, ..Self::new(network)? })
     }
 
-    /// The range in the usual form.
+    /// Returns the range in CIDR notation.
     #[must_use]
     pub const fn network(&self) -> IpNetwork {
         self.network
@@ -70,7 +70,7 @@ impl Range {
         !self.piece && whole > 2 && (slot == 0 || broadcast)
     }
 
-    /// The address in a slot.
+    /// Returns the address of a slot.
     #[must_use]
     pub fn address(&self, slot: u32) -> IpAddr {
         match self.network.network() {
@@ -79,7 +79,7 @@ impl Range {
         }
     }
 
-    /// The slot of an address, if it has one here.
+    /// Returns the slot of an address; `None`: it is outside the range.
     #[must_use]
     pub fn slot(&self, address: IpAddr) -> Option<u32> {
         let offset = match (self.network.network(), address) {

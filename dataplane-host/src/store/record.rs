@@ -66,10 +66,10 @@ pub struct AttachmentRecord {
     pub pod: Option<String>,
     /// One address of each family that the node has.
     pub addresses: Vec<IpAddr>,
-    /// The MAC of the pod's end, if the runtime has asked for one.
+    /// The MAC of the pod's end, if the runtime requested one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<[u8; 6]>,
-    /// Largest packet, if the configuration says so; else that of the node, which may change.
+    /// MTU in bytes, if the configuration sets it; otherwise the pod follows the node's MTU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// Its host ports.

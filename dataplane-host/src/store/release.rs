@@ -2,7 +2,7 @@
 //! the names, then the mark.
 //!
 //! DEL, GC and the agent's address garbage collection mark; the plugin finishes. Each step can be
-//! repeated, so the next process takes over after a kill ([`LockedStore::orphans`]).
+//! repeated, so the next process takes over after a kill ([`LockedStore::abandoned_releases`]).
 
 use super::directory::number;
 use super::locked::{ATTACHMENT, Attachment, LockedStore, names};
@@ -10,7 +10,7 @@ use super::record::MOST_BYTES;
 use super::{AddressStore, AttachmentRecord, LOCK_DEADLINE, StoreError};
 
 impl LockedStore<'_> {
-    /// Marks an attachment as going away; durable only after [`AddressStore::sync_marks`].
+    /// Marks an attachment as being released; durable only after [`AddressStore::sync_marks`].
     ///
     /// # Errors
     /// A file can't be written.
@@ -18,7 +18,7 @@ impl LockedStore<'_> {
         let store = self.store;
         if !attachment.releasing {
             let name = attachment.record.id.file_name();
-            // What stands there already is what a power cut has left of an earlier attachment.
+            // An existing mark is left over from an earlier attachment by a power cut.
             store.releasing.remove(&name)?;
             store.records.link(&format!("{ATTACHMENT}{name}"), &store.releasing, &name)?;
             attachment.releasing = true;
@@ -30,17 +30,17 @@ impl LockedStore<'_> {
     ///
     /// # Errors
     /// A file can't be read.
-    pub fn orphans(&mut self) -> Result<Vec<Attachment>, StoreError> {
+    pub fn abandoned_releases(&mut self) -> Result<Vec<Attachment>, StoreError> {
         let names = self.store.releasing.names()?;
-        let mut orphans = Vec::new();
+        let mut abandoned = Vec::new();
         for name in names {
-            orphans.extend(self.claim_mark(&name)?);
+            abandoned.extend(self.claim_mark(&name)?);
         }
-        Ok(orphans)
+        Ok(abandoned)
     }
 
-    /// Of many that go at once each sees the marks of most others, with the lock held: theirs cost
-    /// no more than a look at who has the file.
+    /// Claims a marked attachment. When many pods are deleted at once, each DEL sees the marks of
+    /// most others while it holds the lock: for those this costs one attempt to lock the file.
     fn claim_mark(&mut self, name: &str) -> Result<Option<Attachment>, StoreError> {
         let store = self.store;
         let Some(file) = store.releasing.open(name)? else { return Ok(None) };
@@ -51,8 +51,8 @@ impl LockedStore<'_> {
         }
         let mine = number(&file).map_err(|e| store.releasing.io("stat", name, e))?;
         if store.records.number(&format!("{ATTACHMENT}{name}"))?.is_some_and(|record| record != mine) {
-            // What a power cut has left of an earlier attachment of the same name, which lives
-            // again.
+            // A mark that a power cut left of an earlier attachment of the same name, which exists
+            // again now.
             store.releasing.remove(name)?;
             return Ok(None);
         }
@@ -78,8 +78,8 @@ impl AddressStore {
         self.releasing.sync()
     }
 
-    /// Frees the addresses of a marked attachment whose kernel objects are gone. Repeating it is
-    /// fine. Takes the lock by itself, and not while it waits for the disk.
+    /// Frees the addresses of a marked attachment whose kernel objects are gone. Can be repeated.
+    /// Takes the lock, but not while it waits for the disk.
     ///
     /// # Errors
     /// A file can't be written; then the mark is still there and the next one repeats it.
@@ -93,8 +93,8 @@ impl AddressStore {
         }
         locked.note_free(&record.addresses)?;
         for name in names(record) {
-            // A name that leads to another file was given to somebody else after an earlier,
-            // interrupted attempt.
+            // A name of another file belongs to another attachment, which got the address after an
+            // earlier, interrupted attempt.
             if self.records.number(&name)? == mine {
                 self.records.remove(&name)?;
             }

@@ -14,7 +14,7 @@ use super::record::MOST_BYTES;
 use super::{AttachmentRecord, StoreError};
 
 impl LockedStore<'_> {
-    /// Undoes reservations that were not completed. In another boot, looks at everything.
+    /// Undoes reservations that were not completed. After a reboot, checks every record.
     pub(super) fn repair(&mut self, same_boot: bool) -> Result<(), StoreError> {
         for name in self.store.temporary.names()? {
             self.undo_reservation(&name)?;
@@ -27,8 +27,8 @@ impl LockedStore<'_> {
         Ok(())
     }
 
-    /// A temporary file whose writer has died is undone, unless all its names are there: then it is
-    /// complete.
+    /// Undoes the reservation of a temporary file whose writer has died, unless all its names
+    /// exist: then it is complete.
     fn undo_reservation(&mut self, temporary: &str) -> Result<(), StoreError> {
         let store = self.store;
         let Some((content, file)) = store.temporary.read(temporary, MOST_BYTES)? else { return Ok(()) };
@@ -37,7 +37,7 @@ impl LockedStore<'_> {
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
-                self.live.extend(record.ok().map(|r| (r, mine)));
+                self.reserving.extend(record.ok().map(|r| (r, mine)));
                 return Ok(());
             }
             Err(std::fs::TryLockError::Error(e)) => return Err(store.temporary.io("lock", temporary, e)),
@@ -65,9 +65,9 @@ impl LockedStore<'_> {
         store.temporary.remove(temporary)
     }
 
-    /// Looks at every record. What is half there is, in the boot in which it was written, completed
-    /// (somebody has removed a name of a living pod), and otherwise removed (power was cut in the
-    /// middle, the pod is gone). What is not understood is set aside.
+    /// Checks every record. A record with missing names is completed if it was written in this boot
+    /// (a person removed a name of a living pod), and removed otherwise (the power was cut in the
+    /// middle, the pod is gone). Damaged files are set aside.
     fn check_all(&mut self, same_boot: bool) -> Result<HashSet<IpAddr>, StoreError> {
         let store = self.store;
         let mut addresses: HashMap<IpAddr, FileNumber> = HashMap::new();
@@ -80,17 +80,18 @@ impl LockedStore<'_> {
                     addresses.insert(address, number);
                 }
             } else {
-                self.set_aside(&name, "not a file of this store")?;
+                self.quarantine(&name, "not a file of this store")?;
             }
         }
-        // Those that are about to be completed have some of their names.
-        let mut held: HashSet<IpAddr> = self.live.iter().flat_map(|(record, _)| record.addresses.clone()).collect();
-        let live: HashSet<FileNumber> = self.live.iter().map(|(_, number)| *number).collect();
-        addresses.retain(|_, number| !live.contains(number));
+        // Reservations that are being completed have only some of their names.
+        let mut held: HashSet<IpAddr> =
+            self.reserving.iter().flat_map(|(record, _)| record.addresses.clone()).collect();
+        let reserving: HashSet<FileNumber> = self.reserving.iter().map(|(_, number)| *number).collect();
+        addresses.retain(|_, number| !reserving.contains(number));
         for name in attachments {
             let Some((record, file)) = self.read_record(&name)? else { continue };
             let number = number(&file).map_err(|e| store.records.io("stat", &name, e))?;
-            if live.contains(&number) {
+            if reserving.contains(&number) {
                 continue;
             }
             let complete = record.addresses.iter().all(|a| addresses.get(a) == Some(&number));
@@ -116,7 +117,7 @@ impl LockedStore<'_> {
         Ok(held)
     }
 
-    /// Gives a record its missing names again; `false`: one leads to another file.
+    /// Restores a record's missing names; `false`: one of them leads to another file.
     fn complete(&mut self, name: &str, record: &AttachmentRecord) -> Result<bool, StoreError> {
         let store = self.store;
         let mine = store.records.number(name)?;
@@ -131,7 +132,7 @@ impl LockedStore<'_> {
         Ok(true)
     }
 
-    /// Fills a cache from what is there.
+    /// Fills a cache from the records.
     pub(super) fn rebuild(&mut self, index: &mut Index) -> Result<(), StoreError> {
         let held = self.check_all(true)?;
         index.clear(&self.store.base)?;
@@ -148,14 +149,15 @@ impl LockedStore<'_> {
         Ok(aside.iter().filter_map(|n| n.strip_prefix(&tag)?.parse().ok()).collect())
     }
 
-    /// All addresses that must not be given out now: held, about to be held, or of damaged records.
+    /// Returns the addresses that must not be given out now: held, about to be held, or of damaged
+    /// records.
     ///
     /// # Errors
     /// A directory can't be read.
     pub fn held_addresses(&self) -> Result<HashSet<IpAddr>, StoreError> {
         let names = self.store.records.names()?;
         let held = names.iter().filter_map(|name| name.parse().ok());
-        let live = self.live.iter().flat_map(|(record, _)| record.addresses.iter().copied());
-        Ok(held.chain(live).chain(self.blocked()?).collect())
+        let reserving = self.reserving.iter().flat_map(|(record, _)| record.addresses.iter().copied());
+        Ok(held.chain(reserving).chain(self.blocked()?).collect())
     }
 }

@@ -31,7 +31,7 @@ impl LockedStore<'_> {
     /// A choice has no free address, or a file can't be written; then nothing is reserved.
     pub fn reserve(&mut self, facts: &AttachmentRecord, choices: &[Choice]) -> Result<Reservation, StoreError> {
         let store = self.store;
-        // There is no record, so a mark is what a power cut has left of an earlier one.
+        // There is no record, so a mark is left over from an earlier attachment by a power cut.
         store.releasing.remove(&facts.id.file_name())?;
         let mut drawn = Vec::with_capacity(choices.len());
         for choice in choices {
@@ -155,10 +155,10 @@ impl Reservation {
         Ok(Written { attachment: Attachment::new(self.record, false, self.file) })
     }
 
-    /// [`Self::write`] and [`Written::sync`] at once.
+    /// Runs [`Self::write`] and [`Written::sync`].
     ///
     /// # Errors
-    /// As these.
+    /// Those of both.
     pub fn commit(self, store: &AddressStore) -> Result<Attachment, StoreError> {
         let written = self.write(store)?;
         written.sync(store)?;

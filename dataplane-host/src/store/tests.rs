@@ -1,4 +1,4 @@
-//! Tests of the store: what is promised, and each state that a kill or a power cut can leave.
+//! Tests of the store's guarantees, and of each state that a kill or a power cut can leave.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ mod crashes;
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// A state directory that goes with the test.
+/// A state directory that is removed with the test.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -83,16 +83,16 @@ fn release(store: &AddressStore, container: &str) {
     store.finish_release(&going).unwrap();
 }
 
-/// Marks an attachment as going away.
+/// Marks an attachment as being released.
 fn mark(store: &AddressStore, container: &str) -> Attachment {
     let mut locked = store.lock(SOON).unwrap();
-    let mut attachment = mine(&mut locked, container).unwrap();
+    let mut attachment = claim(&mut locked, container).unwrap();
     locked.mark(&mut attachment).unwrap();
     store.sync_marks().unwrap();
     attachment
 }
 
-fn mine(locked: &mut LockedStore<'_>, container: &str) -> Option<Attachment> {
+fn claim(locked: &mut LockedStore<'_>, container: &str) -> Option<Attachment> {
     match locked.claim(&id(container)).unwrap() {
         AttachmentClaim::Owned(attachment) => Some(attachment),
         AttachmentClaim::Absent => None,
@@ -107,16 +107,16 @@ fn addresses_are_given_out_one_after_the_other_and_held() {
     assert_eq!(reserve(&store, "c1", &both).unwrap(), ["10.1.0.1", "fd00:1::1"]);
     assert_eq!(reserve(&store, "c2", &both).unwrap(), ["10.1.0.2", "fd00:1::2"]);
     let mut locked = store.lock(SOON).unwrap();
-    let record = mine(&mut locked, "c1").unwrap().record;
+    let record = claim(&mut locked, "c1").unwrap().record;
     assert_eq!((record.addresses.len(), record.boot.as_str(), record.host_ifname.len()), (2, "a", 15));
     assert_eq!(locked.attachments().unwrap().len(), 2);
-    assert!(mine(&mut locked, "c3").is_none());
+    assert!(claim(&mut locked, "c3").is_none());
     assert_eq!(scratch.names("temporary"), [""; 0]);
     assert_eq!(locked.findings(), [""; 0]);
 }
 
 #[test]
-fn released_addresses_come_back_last() {
+fn released_addresses_are_reused_last() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/29"]));
     let store = scratch.store("a");
     for n in 1..=3 {
@@ -150,7 +150,7 @@ fn released_addresses_cool_down_unless_there_is_no_other() {
 }
 
 #[test]
-fn both_families_or_none() {
+fn reservation_gets_both_families_or_none() {
     let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::8/127"]));
     let store = scratch.store("a");
     reserve(&store, "c1", &both).unwrap();
@@ -163,23 +163,23 @@ fn both_families_or_none() {
 }
 
 #[test]
-fn names_decide_and_not_the_cache() {
+fn records_take_precedence_over_the_cache() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/29"]));
     let store = scratch.store("a");
     for n in 1..=3 {
         reserve(&store, &format!("c{n}"), &range).unwrap();
     }
-    // A cache that knows nothing, in the same boot.
+    // An empty cache, in the same boot.
     let index = scratch.path("index-10.1.0.0_29");
     let mut bytes = fs::read(&index).unwrap();
     bytes[20..].fill(0);
     fs::write(&index, &bytes).unwrap();
     assert_eq!(reserve(&store, "c4", &range).unwrap(), ["10.1.0.4"]);
-    // One that thinks that everything is held.
+    // A cache in which every slot is held.
     bytes[32] = 0xff;
     fs::write(&index, &bytes).unwrap();
     assert_eq!(reserve(&store, "c5", &range).unwrap(), ["10.1.0.5"]);
-    // None, and rubbish.
+    // A missing cache, and one with invalid content.
     fs::remove_file(&index).unwrap();
     assert_eq!(reserve(&store, "c6", &range).unwrap(), ["10.1.0.6"]);
     fs::write(&index, b"rubbish").unwrap();
@@ -187,7 +187,7 @@ fn names_decide_and_not_the_cache() {
 }
 
 #[test]
-fn a_lock_that_is_held_is_waited_for_and_not_for_ever() {
+fn lock_wait_ends_at_the_deadline() {
     let scratch = Scratch::new();
     let (store, other) = (scratch.store("a"), scratch.store("a"));
     let held = store.lock(SOON).unwrap();
@@ -205,7 +205,7 @@ fn a_lock_that_is_held_is_waited_for_and_not_for_ever() {
 }
 
 #[test]
-fn many_at_once_never_share_an_address() {
+fn concurrent_reservations_never_share_an_address() {
     let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/120"]));
     let got: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
@@ -246,10 +246,10 @@ fn files_are_private_and_links_are_not_followed() {
     assert!(error.to_string().contains("addresses/records: open"), "{error}");
 }
 
-/// Makes many files; the time of an allocation must not depend on how many there are.
+/// Creates many files; the time of an allocation must not depend on their number.
 #[test]
 #[ignore = "takes seconds; needs no root"]
-fn a_range_with_sixty_thousand_addresses_in_use_is_as_quick_as_an_empty_one() {
+fn nearly_full_range_is_as_fast_as_an_empty_one() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/16"]));
     let store = scratch.store("a");
     let one = |n: usize| {
@@ -270,12 +270,12 @@ fn a_range_with_sixty_thousand_addresses_in_use_is_as_quick_as_an_empty_one() {
     for n in (0..200).map(|n| n * 300) {
         drop(mark(&store, &format!("c{n}")));
     }
-    let orphans = store.lock(SOON).unwrap().orphans().unwrap();
-    assert_eq!(orphans.len(), 200);
-    for orphan in &orphans {
-        store.finish_release(orphan).unwrap();
+    let abandoned = store.lock(SOON).unwrap().abandoned_releases().unwrap();
+    assert_eq!(abandoned.len(), 200);
+    for attachment in &abandoned {
+        store.finish_release(attachment).unwrap();
     }
-    // The cursor goes on to the end of the range and around; nobody gets an address that is held.
+    // The cursor advances to the end of the range and wraps around; no held address is given out.
     for n in 70_000..71_000 {
         drop(one(n));
     }

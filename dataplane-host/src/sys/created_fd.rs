@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{bpf, cmd, owned};
+use super::{bpf, owned, uapi};
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -37,7 +37,7 @@ pub fn create_map(
     name[..7].copy_from_slice(b"ropeway");
     let mut attr =
         CreateAttr { map_type, key_size, value_size, max_entries, map_flags, inner_map_fd: 0, numa_node: 0, name };
-    bpf(cmd::MAP_CREATE, &mut attr).map(owned)
+    bpf(uapi::BPF_MAP_CREATE, &mut attr).map(owned)
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -60,7 +60,6 @@ struct ProgLoadAttr {
 /// # Errors
 /// Those of `BPF_PROG_LOAD`.
 pub fn return_program(name: &str, verdict: i32) -> io::Result<OwnedFd> {
-    const SCHED_CLS: u32 = 3;
     // r0 = verdict; exit
     let instructions = [0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95];
     let mut full_name = [0; 16];
@@ -68,7 +67,7 @@ pub fn return_program(name: &str, verdict: i32) -> io::Result<OwnedFd> {
         *to = from;
     }
     let mut attr = ProgLoadAttr {
-        prog_type: SCHED_CLS,
+        prog_type: uapi::BPF_PROG_TYPE_SCHED_CLS,
         insn_cnt: 2,
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
@@ -79,5 +78,5 @@ pub fn return_program(name: &str, verdict: i32) -> io::Result<OwnedFd> {
         prog_flags: 0,
         name: full_name,
     };
-    bpf(cmd::PROG_LOAD, &mut attr).map(owned)
+    bpf(uapi::BPF_PROG_LOAD, &mut attr).map(owned)
 }

@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use dataplane_common::types::address::{Prefix, V4, V6};
 use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, Slot, SourceRange};
-use dataplane_host::map::{SharedArray, Table};
+use dataplane_host::map::{PinnedMap, SharedArray};
 use dataplane_host::sys::create_map;
 use dataplane_user::proxy::apply::{FamilyMaps, ServiceMaps};
 
@@ -80,6 +80,6 @@ impl Maps {
     }
 }
 
-pub(crate) fn table<K: Pod, V: Pod>(name: &str, fd: &OwnedFd) -> Table<K, V> {
-    Table::from_fd(name, fd.try_clone().unwrap()).unwrap()
+pub(crate) fn table<K: Pod, V: Pod>(name: &str, fd: &OwnedFd) -> PinnedMap<K, V> {
+    PinnedMap::from_fd(name, fd.try_clone().unwrap()).unwrap()
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use dataplane_common::types::event::{Counter, DropReason};
-use dataplane_host::map::{MapError, PerCpuTable};
+use dataplane_host::map::{MapError, PerCpuMap};
 use dataplane_host::pins::Pins;
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ pub struct Drops {
 /// The map `drops` or `counters` could not be read.
 pub fn gather(pins: &Pins) -> Result<Drops, MapError> {
     let sums = |map: &str, labels: Vec<&'static str>| -> Result<BTreeMap<_, _>, MapError> {
-        let table = PerCpuTable::<u64>::open(pins, map)?;
+        let table = PerCpuMap::<u64>::open(pins, map)?;
         let sum = |(i, label): (usize, _)| Ok((label, table.get(i as u32)?.iter().sum()));
         labels.into_iter().enumerate().map(sum).collect()
     };

@@ -12,7 +12,7 @@ use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_host::contract::pools::PoolsFile;
 use dataplane_host::contract::{self, FileError, NodeFile};
-use dataplane_host::map::{MapError, Table};
+use dataplane_host::map::{MapError, PinnedMap};
 use dataplane_host::netlink::{NetlinkError, Socket};
 use dataplane_host::pins::Pins;
 use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentRecord, LOCK_DEADLINE, Range, StoreError};
@@ -262,10 +262,14 @@ fn damaged(state_dir: &Path) -> Vec<String> {
 
 /// Returns the pod addresses in the maps with their interface indexes.
 fn pod_addresses(pins: &Pins) -> Result<BTreeMap<IpAddr, u32>, MapError> {
-    let four =
-        Table::<V4, AddressInfo>::open(pins, "addresses4")?.entries()?.into_iter().map(|(a, v)| (IpAddr::from(a), v));
-    let six =
-        Table::<V6, AddressInfo>::open(pins, "addresses6")?.entries()?.into_iter().map(|(a, v)| (IpAddr::from(a), v));
+    let four = PinnedMap::<V4, AddressInfo>::open(pins, "addresses4")?
+        .entries()?
+        .into_iter()
+        .map(|(a, v)| (IpAddr::from(a), v));
+    let six = PinnedMap::<V6, AddressInfo>::open(pins, "addresses6")?
+        .entries()?
+        .into_iter()
+        .map(|(a, v)| (IpAddr::from(a), v));
     Ok(four.chain(six).filter(|(_, v)| v.kind == address_kind::POD).map(|(a, v)| (a, v.ifindex)).collect())
 }
 

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::pod::{Pod, pod_flags};
 use dataplane_common::types::service::{FrontendKey, HostPort};
-use dataplane_host::map::{MapError, Table};
+use dataplane_host::map::{MapError, PinnedMap};
 use dataplane_host::netlink::Socket;
 use dataplane_host::pins::Pins;
 use serde::Serialize;
@@ -94,12 +94,12 @@ where
         let (host_ip, host_port, container_port) = (key.addr.into(), key.port, target.port);
         (target.ifindex, HostPortView { protocol, host_ip, host_port, container_port })
     };
-    Ok(Table::<FrontendKey<A>, HostPort<A>>::open(pins, map)?.entries()?.into_iter().map(view).collect())
+    Ok(PinnedMap::<FrontendKey<A>, HostPort<A>>::open(pins, map)?.entries()?.into_iter().map(view).collect())
 }
 
 /// Returns the entries of pods with their interface index, without the node's own entry.
 pub(super) fn read(pins: &Pins) -> Result<Vec<(u32, Pod)>, MapError> {
-    let mut all = Table::<u32, Pod>::open(pins, "pods")?.entries()?;
+    let mut all = PinnedMap::<u32, Pod>::open(pins, "pods")?.entries()?;
     all.retain(|(_, pod)| pod.flags & (pod_flags::PRESENT | pod_flags::NODE) == pod_flags::PRESENT);
     Ok(all)
 }

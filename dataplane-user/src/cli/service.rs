@@ -14,7 +14,7 @@ use dataplane_common::types::service::{
     Backend, BackendLoad, BackendStats, Frontend, FrontendKey, ServiceName, Slot, SlotTable, backend_state,
     frontend_flags, proto, scheduler,
 };
-use dataplane_host::map::{MapError, SharedArray, Table};
+use dataplane_host::map::{MapError, PinnedMap, SharedArray};
 use dataplane_host::pins::Pins;
 use serde::Serialize;
 
@@ -101,7 +101,7 @@ struct ServiceTables {
     backends: SharedArray<Backend>,
     stats: SharedArray<BackendStats>,
     loads: SharedArray<BackendLoad>,
-    names: Table<u32, ServiceName>,
+    names: PinnedMap<u32, ServiceName>,
 }
 
 impl Lookup for ServiceTables {
@@ -138,7 +138,7 @@ pub fn gather(pins: &Pins, service: Option<&str>) -> Result<Services, MapError> 
         backends: SharedArray::open(pins, "backends")?,
         stats: SharedArray::open(pins, "backend_stats")?,
         loads: SharedArray::open(pins, "backend_loads")?,
-        names: Table::open(pins, "services")?,
+        names: PinnedMap::open(pins, "services")?,
     };
     let mut frontends = read::<V4>(pins, "frontends4", &maps)?;
     frontends.extend(read::<V6>(pins, "frontends6", &maps)?);
@@ -154,7 +154,7 @@ where
     FrontendKey<A>: Pod,
     A: Address + Into<IpAddr>,
 {
-    let entries = Table::<FrontendKey<A>, Frontend>::open(pins, name)?.entries()?;
+    let entries = PinnedMap::<FrontendKey<A>, Frontend>::open(pins, name)?.entries()?;
     Ok(entries.iter().map(|(key, frontend)| view(key.addr.into(), key.port, key.proto, frontend, maps)).collect())
 }
 

@@ -12,7 +12,7 @@ use dataplane_common::types::abi;
 use dataplane_common::types::address::Address;
 use dataplane_common::types::pod::NodeConfig;
 use dataplane_common::types::service::Backend;
-use dataplane_host::map::{self, SharedArray, Table};
+use dataplane_host::map::{self, PinnedMap, SharedArray};
 use dataplane_host::netlink::Socket;
 use dataplane_host::pins::{PinError, Pins};
 use dataplane_host::sys;
@@ -200,7 +200,7 @@ fn used(pins: &Pins, name: &str, map_type: u32) -> Option<usize> {
 }
 
 fn node(pins: &Pins, device: impl Fn(u32) -> Option<String>) -> Option<NodeView> {
-    let config: NodeConfig = Table::<u32, NodeConfig>::open(pins, "config").ok()?.get(&0).ok()??;
+    let config: NodeConfig = PinnedMap::<u32, NodeConfig>::open(pins, "config").ok()?.get(&0).ok()??;
     let v4 = (!config.node4.is_unspecified()).then(|| config.node4.into());
     let v6 = (!config.node6.is_unspecified()).then(|| config.node6.into());
     Some(NodeView {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use aya_obj::generated::BPF_F_BEFORE;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use dataplane_common::types::pod::{Pod, pod_flags};
-use dataplane_host::map::Table;
+use dataplane_host::map::PinnedMap;
 use dataplane_host::netlink::{Direction, Link, NetlinkError, Socket, add_clsact, delete_filter, replace_filter};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys::{self, LinkInfo};
@@ -225,7 +225,7 @@ fn runs(filter: &dataplane_host::netlink::Filter, direction: Direction) -> bool 
 /// The kernel rejected a listing. A pod that can't be changed is logged and keeps its old programs,
 /// which work with the same maps.
 pub fn pods(pins: &Pins, programs: &Programs, socket: &mut Socket) -> Result<usize, LoadError> {
-    let entries = Table::<u32, Pod>::open(pins, "pods")?;
+    let entries = PinnedMap::<u32, Pod>::open(pins, "pods")?;
     let mut operations = 0;
     for link in socket.links()? {
         // Pods have veths. Skipping all other devices saves a listing of their filters.

@@ -13,7 +13,7 @@ use bytemuck::Pod as Plain;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, Pod, PodNetns, address_kind, pod_flags};
 use dataplane_common::types::service::{FrontendKey, HostPort};
-use dataplane_host::map::{MapError, Table};
+use dataplane_host::map::{MapError, PinnedMap};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
 use tracing::{info, warn};
@@ -56,7 +56,7 @@ fn copy<K: Plain, V: Plain>(
         return Ok(0);
     }
     let fd = sys::obj_get(&path).map_err(|source| pin_error("opening", &path, source))?;
-    let old = match Table::<K, V>::from_fd(name, fd) {
+    let old = match PinnedMap::<K, V>::from_fd(name, fd) {
         Ok(old) => old,
         Err(e @ MapError::Layout { .. }) => {
             warn!(error = %e, "cannot copy the pods of another version: recreate all pods of this node");
@@ -64,7 +64,7 @@ fn copy<K: Plain, V: Plain>(
         }
         Err(e) => return Err(e.into()),
     };
-    let new = Table::<K, V>::open(pins, name)?;
+    let new = PinnedMap::<K, V>::open(pins, name)?;
     // In an array every key exists, so only the value tells if an entry is in use.
     let is_array = sys::map_info(new.as_fd()).map_err(|source| pin_error("reading", &path, source))?.map_type == ARRAY;
     let mut count = 0;

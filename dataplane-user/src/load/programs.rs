@@ -21,7 +21,7 @@ use aya_obj::generated::bpf_attach_type::{
 };
 use dataplane_common::types::abi;
 use dataplane_common::types::stage::STAGE_PROGRAMS;
-use dataplane_host::map::Table;
+use dataplane_host::map::PinnedMap;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
 use dataplane_host::verifier::despite_signals;
@@ -185,7 +185,7 @@ pub fn load(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result
 /// The array is pinned, which keeps the stage programs loaded without an agent.
 fn link_stages(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {
     // A program array is read as program ids and written as descriptors.
-    let stages = Table::<u32, u32>::open(pins, "stages")?;
+    let stages = PinnedMap::<u32, u32>::open(pins, "stages")?;
     let mut operations = 0;
     for (index, name) in STAGE_PROGRAMS {
         let program = programs.get(name)?;

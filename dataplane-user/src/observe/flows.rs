@@ -21,7 +21,7 @@ use bytemuck::Pod;
 use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::clock::Ticks;
 use dataplane_common::types::flow::{Flow, FlowKey, flow_flags};
-use dataplane_host::map::{MapError, Table};
+use dataplane_host::map::{MapError, PinnedMap};
 use dataplane_host::pins::Pins;
 use tokio::task::{JoinError, spawn_blocking};
 use tracing::warn;
@@ -63,7 +63,7 @@ impl FlowCounts {
 /// # Errors
 /// The table can't be read or changed. Entries removed before the failure stay removed.
 pub fn sweep<A: Address>(
-    table: &Table<FlowKey<A>, Flow<A>>,
+    table: &PinnedMap<FlowKey<A>, Flow<A>>,
     now: Ticks,
     timeouts: &FlowTimeouts,
 ) -> Result<FlowCounts, MapError>
@@ -116,7 +116,7 @@ where
     FlowKey<A>: Pod,
     Flow<A>: Pod,
 {
-    let table = Table::open(pins, name)?;
+    let table = PinnedMap::open(pins, name)?;
     let mut counts = sweep::<A>(&table, now, timeouts)?;
     // Better to end doubtful flows now than to let the kernel evict established ones.
     if counts.exceeds(90) {

@@ -9,7 +9,7 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Pod;
 use dataplane_common::types::stage::STAGE_PROGRAMS;
-use dataplane_host::map::Table;
+use dataplane_host::map::PinnedMap;
 use dataplane_host::verifier::despite_signals;
 
 /// Where `cargo xtask build` leaves an object: `ropeway`, or `bench` with the programs of the benchmark.
@@ -29,7 +29,7 @@ pub fn load(name: &str) -> Result<Ebpf> {
         .override_global("AYA_LOG_LEVEL", &0_u8, true)
         .load_file(&path)
         .with_context(|| format!("{}: `cargo xtask build` makes it; loading it needs root", path.display()))?;
-    let stages: Table<u32, u32> = table(&ebpf, "stages")?;
+    let stages: PinnedMap<u32, u32> = table(&ebpf, "stages")?;
     for (index, program) in STAGE_PROGRAMS {
         let stage: &mut SchedClassifier = ebpf.program_mut(program).with_context(|| program.to_owned())?.try_into()?;
         despite_signals(|| stage.load())?;
@@ -42,7 +42,7 @@ pub fn load(name: &str) -> Result<Ebpf> {
 ///
 /// # Errors
 /// There is no such map, or it has other sizes.
-pub fn table<K: Pod, V: Pod>(ebpf: &Ebpf, name: &str) -> Result<Table<K, V>> {
+pub fn table<K: Pod, V: Pod>(ebpf: &Ebpf, name: &str) -> Result<PinnedMap<K, V>> {
     let Some(
         Map::Array(data)
         | Map::HashMap(data)
@@ -54,5 +54,5 @@ pub fn table<K: Pod, V: Pod>(ebpf: &Ebpf, name: &str) -> Result<Table<K, V>> {
     else {
         bail!("the object has no map {name} of a known kind")
     };
-    Ok(Table::from_fd(name, data.fd().as_fd().try_clone_to_owned()?)?)
+    Ok(PinnedMap::from_fd(name, data.fd().as_fd().try_clone_to_owned()?)?)
 }

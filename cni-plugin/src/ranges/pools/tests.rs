@@ -28,17 +28,17 @@ fn file() -> PoolsFile {
     }
 }
 
-fn wish(pairs: &[(&str, &str)]) -> PoolRequest {
+fn pool_request(pairs: &[(&str, &str)]) -> PoolRequest {
     PoolRequest::from_annotations(|name| pairs.iter().find(|(k, _)| *k == name).map(|(_, v)| *v)).unwrap()
 }
 
-/// Ranges, and the address that is asked for.
+/// The ranges of a choice, and the requested address.
 type Shown = (Vec<String>, Option<IpAddr>);
 
-/// What is chosen for a family, or the error's code and message.
+/// Returns the choice for a family, or the error's code and message.
 fn choose(pairs: &[(&str, &str)], v6: bool) -> Result<Option<Shown>, (u32, String)> {
     let show = |c: Choice| (c.ranges.iter().map(ToString::to_string).collect(), c.fixed);
-    choice(&file(), &wish(pairs), v6).map(|c| c.map(show)).map_err(|e| (e.code(), e.to_string()))
+    choice(&file(), &pool_request(pairs), v6).map(|c| c.map(show)).map_err(|e| (e.code(), e.to_string()))
 }
 
 fn ranges(list: &[&str]) -> Vec<String> {
@@ -100,7 +100,7 @@ fn fixed_address_needs_a_pool_that_allows_it() {
 fn pod_annotation_overrides_namespace() {
     let directory = std::env::temp_dir().join(format!("rw-wish-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
-    let red = wish(&[("ropeway.dev/ipv4pools", r#"["red"]"#), ("ropeway.dev/ipv6pools", r#"["six"]"#)]);
+    let red = pool_request(&[("ropeway.dev/ipv4pools", r#"["red"]"#), ("ropeway.dev/ipv6pools", r#"["six"]"#)]);
     let file = NamespacesFile {
         version: 1,
         chosen: [("team".into(), red.clone())].into(),
@@ -110,7 +110,7 @@ fn pod_annotation_overrides_namespace() {
     contract::write(&directory, &file).unwrap();
     let of = |annotations: Value, pod| {
         let config = serde_json::json!({ "io.kubernetes.cri.pod-annotations": annotations });
-        wish_of(&config, pod, &directory)
+        request_for_pod(&config, pod, &directory)
     };
     assert_eq!(of(Value::Null, "team/web-0").unwrap(), red);
     assert_eq!(of(Value::Null, "default/web-0").unwrap(), PoolRequest::default());
@@ -118,7 +118,8 @@ fn pod_annotation_overrides_namespace() {
     assert_eq!((own.pools(false), own.pools(true)), (Some(&["b".to_owned()][..]), Some(&["six".to_owned()][..])));
     let (code, message) = of(serde_json::json!({"ropeway.dev/ipAddrs": "../x"}), "default/web-0").unwrap_err();
     assert!(code == 7 && message.contains("the pod's annotation ropeway.dev/ipAddrs"), "{message}");
-    // Other namespaces ask for pools, so one that nobody knows may, too.
+    // Other namespaces ask for pools, so a namespace that is not in the file may ask for pools as
+    // well.
     let (code, message) = of(Value::Null, "new/web-0").unwrap_err();
     assert!(code == 11 && message.contains("namespace new"), "{message}");
     contract::write(&directory, &NamespacesFile { chosen: [].into(), ..file }).unwrap();
@@ -126,6 +127,6 @@ fn pod_annotation_overrides_namespace() {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
-fn wish_of(config: &Value, pod: &str, directory: &Path) -> Result<PoolRequest, (u32, String)> {
+fn request_for_pod(config: &Value, pod: &str, directory: &Path) -> Result<PoolRequest, (u32, String)> {
     request(Some(config), Some(pod), directory).map_err(|e| (e.code(), e.to_string()))
 }

@@ -1,8 +1,8 @@
 //! Annotations by which a pod or a namespace asks for pools, and a pod for an address.
 //!
-//! The agent parses those of namespaces, the plugin those of pods. Their values are untrusted: they
-//! come from whoever may create pods. A value must be a JSON list of object names or of addresses;
-//! anything else is rejected, never guessed.
+//! The agent parses those of namespaces, the plugin those of pods. Their values are untrusted:
+//! every user who may create pods can set them. A value must be a JSON list of object names or of
+//! addresses; anything else is rejected, never guessed.
 
 use std::net::IpAddr;
 
@@ -15,11 +15,11 @@ pub const IPV6_POOLS: &str = "ropeway.dev/ipv6pools";
 /// Addresses, at most one of each family, as in `["10.1.2.3"]`; pods only.
 pub const IP_ADDRS: &str = "ropeway.dev/ipAddrs";
 
-/// Longest accepted list.
+/// Largest number of names in one annotation.
 const MOST_NAMES: usize = 16;
 /// Longest name of a Kubernetes object (RFC 1123 subdomain).
 const MOST_NAME_BYTES: usize = 253;
-/// Longest accepted value.
+/// Largest length of an annotation's value in bytes.
 const MOST_BYTES: usize = MOST_NAMES * (MOST_NAME_BYTES + 4);
 
 /// The pools and addresses that a pod or a namespace asks for.
@@ -37,7 +37,7 @@ pub struct PoolRequest {
     pub addresses: Vec<IpAddr>,
 }
 
-/// An invalid annotation.
+/// The reason why an annotation was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("annotation {annotation}: {reason}")]
 pub struct AnnotationError {

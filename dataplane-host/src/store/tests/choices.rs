@@ -1,4 +1,4 @@
-//! Several ranges for an address, parts that are left out, and addresses that are asked for.
+//! Tests of choices: several ranges for an address, excluded parts, and requested addresses.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn fixed(address: &str, range: &str) -> Choice {
 }
 
 #[test]
-fn blocks_are_used_up_in_their_order_and_to_their_last_address() {
+fn blocks_are_exhausted_in_order() {
     let scratch = Scratch::new();
     let (store, two) = (scratch.store("a"), [block(&["10.1.0.4/31", "10.1.0.8/30"])]);
     for (n, address) in ["10.1.0.4", "10.1.0.5", "10.1.0.8", "10.1.0.9", "10.1.0.10", "10.1.0.11"].iter().enumerate() {
@@ -23,7 +23,7 @@ fn blocks_are_used_up_in_their_order_and_to_their_last_address() {
 }
 
 #[test]
-fn a_later_block_comes_before_an_address_that_is_not_yet_cool() {
+fn later_block_precedes_an_address_in_cool_down() {
     let scratch = Scratch::new();
     let store = scratch.store("a").with_cool_down(Duration::from_secs(1000));
     let two = [block(&["10.1.0.4/31", "10.1.0.8/31"])];
@@ -47,7 +47,7 @@ fn excluded_parts_are_left_out() {
 }
 
 #[test]
-fn only_spans_are_used_if_there_are_any() {
+fn spans_restrict_the_choice() {
     let scratch = Scratch::new();
     let span = |from: &str, to: &str| from.parse().unwrap()..=to.parse().unwrap();
     let within = vec![span("10.1.0.5", "10.1.0.5"), span("10.1.0.9", "10.1.0.10")];
@@ -66,7 +66,7 @@ fn only_spans_are_used_if_there_are_any() {
 }
 
 #[test]
-fn an_address_that_is_asked_for_is_given_or_its_holder_keeps_it() {
+fn requested_address_is_reserved_unless_held() {
     let scratch = Scratch::new();
     let store = scratch.store("a").with_cool_down(Duration::from_secs(1000));
     let seven = [fixed("10.1.0.7", "10.1.0.0/26")];
@@ -77,7 +77,7 @@ fn an_address_that_is_asked_for_is_given_or_its_holder_keeps_it() {
     assert_eq!(reserve(&store, "c2", &seven).unwrap(), ["10.1.0.7"], "its own pod may want it again at once");
     let outside = reserve(&store, "c3", &[fixed("10.9.0.1", "10.1.0.0/26")]).unwrap_err();
     assert!(matches!(outside, StoreError::Exhausted { .. }), "{outside}");
-    // What somebody else is about to write down is held as well.
+    // An address of another process's unfinished reservation is held as well.
     let on_its_way = store.lock(SOON).unwrap().reserve(&facts("c4"), &[fixed("10.1.0.8", "10.1.0.0/26")]).unwrap();
     let eight = [fixed("10.1.0.8", "10.1.0.0/26")];
     assert!(matches!(reserve(&scratch.store("a"), "c5", &eight), Err(StoreError::Held { .. })));
@@ -87,7 +87,7 @@ fn an_address_that_is_asked_for_is_given_or_its_holder_keeps_it() {
 }
 
 #[test]
-fn both_families_or_none_with_an_address_that_is_asked_for() {
+fn requested_address_and_other_family_or_none() {
     let scratch = Scratch::new();
     let store = scratch.store("a");
     reserve(&store, "c1", &[fixed("fd00:1::7", "fd00:1::/122")]).unwrap();

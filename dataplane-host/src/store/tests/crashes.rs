@@ -1,15 +1,15 @@
-//! Each state that a kill, a power cut or a person with a shell can leave, and who may work on what
-//! meanwhile.
+//! Tests of each state that a kill, a power cut or a person with a shell can leave, and of which
+//! process may work on which attachment meanwhile.
 
 use super::*;
 
-/// The IPv6 address that a reservation on its way has chosen.
+/// Returns the IPv6 address of an unfinished reservation.
 fn reservation_address(scratch: &Scratch, container: &str) -> String {
     let bytes = fs::read(scratch.path("temporary").join(id(container).file_name())).unwrap();
     AttachmentRecord::from_bytes(&bytes).unwrap().addresses[1].to_string()
 }
 
-/// The names of a reservation in the order in which they are made.
+/// Returns the names of a reservation in the order of their creation.
 fn order(scratch: &Scratch, addresses: &[&str]) -> Vec<PathBuf> {
     let attachment = scratch.names("records").into_iter().find(|n| n.starts_with("attachment-")).unwrap();
     addresses
@@ -20,7 +20,7 @@ fn order(scratch: &Scratch, addresses: &[&str]) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_killed_reservation_is_undone_from_any_step() {
+fn killed_reservation_is_undone_from_any_step() {
     for steps in 0..=3 {
         for boot in ["a", "b"] {
             let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
@@ -33,7 +33,7 @@ fn a_killed_reservation_is_undone_from_any_step() {
             let store = scratch.store(boot);
             let mut locked = store.lock(SOON).unwrap();
             assert_eq!(scratch.names("temporary"), [""; 0]);
-            let found = mine(&mut locked, "c1");
+            let found = claim(&mut locked, "c1");
             assert_eq!(found.is_some(), steps == 3, "killed after {steps} names, boot {boot}");
             assert_eq!(scratch.names("records").len(), if steps == 3 { 3 } else { 0 });
         }
@@ -41,7 +41,7 @@ fn a_killed_reservation_is_undone_from_any_step() {
 }
 
 #[test]
-fn a_record_that_was_not_written_out_is_removed() {
+fn unsynced_record_is_removed_after_a_power_cut() {
     for content in [&b""[..], b"{\"version\":1"] {
         let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
         let store = scratch.store("a");
@@ -52,7 +52,7 @@ fn a_record_that_was_not_written_out_is_removed() {
 }
 
 #[test]
-fn names_that_reached_the_disk_before_their_content_are_removed() {
+fn names_without_content_are_removed_after_a_power_cut() {
     for (kept, content) in [(7, &b""[..]), (7, &[0; 300]), (1, b""), (4, b""), (6, &[0; 17])] {
         let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
         reserve(&scratch.store("a"), "c1", &both).unwrap();
@@ -74,7 +74,7 @@ fn names_that_reached_the_disk_before_their_content_are_removed() {
 }
 
 #[test]
-fn every_subset_of_names_that_a_power_cut_leaves_is_put_right() {
+fn every_subset_of_names_is_repaired_after_a_power_cut() {
     for kept in 0..8_u8 {
         let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
         reserve(&scratch.store("a"), "c1", &both).unwrap();
@@ -91,7 +91,7 @@ fn every_subset_of_names_that_a_power_cut_leaves_is_put_right() {
 }
 
 #[test]
-fn a_killed_release_is_finished_from_any_step() {
+fn killed_release_is_finished_from_any_step() {
     for steps in 0..=3 {
         let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
         let store = scratch.store("a");
@@ -102,18 +102,18 @@ fn a_killed_release_is_finished_from_any_step() {
             fs::remove_file(name).unwrap();
         }
         let mut locked = store.lock(SOON).unwrap();
-        let orphans = locked.orphans().unwrap();
-        assert_eq!(orphans.len(), 1, "after {steps} names");
-        assert_eq!(orphans[0].record.id, id("c1"));
+        let abandoned = locked.abandoned_releases().unwrap();
+        assert_eq!(abandoned.len(), 1, "after {steps} names");
+        assert_eq!(abandoned[0].record.id, id("c1"));
         drop(locked);
-        store.finish_release(&orphans[0]).unwrap();
-        store.finish_release(&orphans[0]).unwrap();
+        store.finish_release(&abandoned[0]).unwrap();
+        store.finish_release(&abandoned[0]).unwrap();
         assert_eq!((scratch.names("records"), scratch.names("releasing")), (vec![], vec![]));
     }
 }
 
 #[test]
-fn an_attachment_belongs_to_one_process_at_a_time() {
+fn attachment_is_claimed_by_one_process_at_a_time() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
     let (store, other) = (scratch.store("a"), scratch.store("a"));
     let claim = |store: &AddressStore| store.lock(SOON).unwrap().claim(&id("c1")).unwrap();
@@ -124,14 +124,14 @@ fn an_attachment_belongs_to_one_process_at_a_time() {
     drop(attachment);
     let going = mark(&store, "c1");
     assert!(matches!(claim(&other), AttachmentClaim::Busy { releasing: true }));
-    assert!(other.lock(SOON).unwrap().orphans().unwrap().is_empty());
+    assert!(other.lock(SOON).unwrap().abandoned_releases().unwrap().is_empty());
     drop(going);
-    assert_eq!(other.lock(SOON).unwrap().orphans().unwrap().len(), 1);
+    assert_eq!(other.lock(SOON).unwrap().abandoned_releases().unwrap().len(), 1);
     assert!(matches!(claim(&other), AttachmentClaim::Owned(a) if a.releasing));
 }
 
 #[test]
-fn a_reservation_on_its_way_survives_the_repairs_of_others() {
+fn unfinished_reservation_survives_repairs_of_other_processes() {
     let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
     let (store, other) = (scratch.store("a"), scratch.store("a"));
     let reservation = store.lock(SOON).unwrap().reserve(&facts("c1"), &both).unwrap();
@@ -148,7 +148,7 @@ fn a_reservation_on_its_way_survives_the_repairs_of_others() {
 }
 
 #[test]
-fn a_reservation_that_is_dropped_or_collides_leaves_nothing() {
+fn dropped_or_colliding_reservation_leaves_no_files() {
     let (scratch, both) = (Scratch::new(), ranges(&["10.1.0.0/24", "fd00:1::/64"]));
     let store = scratch.store("a");
     drop(store.lock(SOON).unwrap().reserve(&facts("c1"), &both).unwrap());
@@ -162,7 +162,7 @@ fn a_reservation_that_is_dropped_or_collides_leaves_nothing() {
 }
 
 #[test]
-fn a_mark_that_comes_back_after_a_power_cut_harms_nobody() {
+fn mark_of_an_earlier_attachment_releases_no_living_pod() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
     let store = scratch.store("a");
     reserve(&store, "c1", &range).unwrap();
@@ -173,10 +173,10 @@ fn a_mark_that_comes_back_after_a_power_cut_harms_nobody() {
     reserve(&store, "c1", &range).unwrap();
     fs::write(&name, &old).unwrap();
     let mut locked = store.lock(SOON).unwrap();
-    assert!(!mine(&mut locked, "c1").unwrap().releasing);
-    assert!(locked.orphans().unwrap().is_empty(), "the new attachment would lose its device");
+    assert!(!claim(&mut locked, "c1").unwrap().releasing);
+    assert!(locked.abandoned_releases().unwrap().is_empty(), "the new attachment would lose its device");
     assert!(!name.exists());
-    assert!(mine(&mut locked, "c1").is_some());
+    assert!(claim(&mut locked, "c1").is_some());
 }
 
 #[test]
@@ -190,20 +190,20 @@ fn damaged_and_foreign_files_are_set_aside_and_reported() {
     fs::write(&record, &bytes).unwrap();
     fs::write(scratch.path("records").join("notes.txt"), "mine").unwrap();
     let mut locked = store.lock(SOON).unwrap();
-    assert!(mine(&mut locked, "c1").is_none());
+    assert!(claim(&mut locked, "c1").is_none());
     assert!(locked.findings()[0].contains("checksum is wrong"), "{:?}", locked.findings());
     drop(locked);
-    // Whoever had the damaged record may still use its address in this boot.
+    // The pod of the damaged record may still use its address in this boot.
     assert_eq!(reserve(&store, "c2", &range).unwrap(), ["10.1.0.2"]);
     assert!(matches!(reserve(&store, "c3", &range), Err(StoreError::Exhausted { .. })));
     assert!(scratch.names("damaged").contains(&"a-notes.txt".to_owned()), "{:?}", scratch.names("damaged"));
-    // Not in the next.
+    // After a reboot the address is free.
     assert_eq!(reserve(&scratch.store("b"), "c3", &range).unwrap(), ["10.1.0.1"]);
     assert_eq!(fs::read_to_string(scratch.path("damaged").join("a-notes.txt")).unwrap(), "mine");
 }
 
 #[test]
-fn a_name_that_somebody_removed_is_restored_while_the_pod_lives() {
+fn missing_name_of_a_living_pod_is_restored() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/29"]));
     let store = scratch.store("a");
     reserve(&store, "c1", &range).unwrap();
@@ -214,7 +214,7 @@ fn a_name_that_somebody_removed_is_restored_while_the_pod_lives() {
 }
 
 #[test]
-fn records_outlive_a_reboot_until_somebody_releases_them() {
+fn records_survive_a_reboot_until_released() {
     let (scratch, range) = (Scratch::new(), ranges(&["10.1.0.0/24"]));
     for n in 1..=3 {
         reserve(&scratch.store("a"), &format!("c{n}"), &range).unwrap();

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use bytemuck::Pod;
 use dataplane_common::types::address::{Prefix, V4, V6};
 use dataplane_common::types::pod::Network;
-use dataplane_host::map::{MapError, Table};
+use dataplane_host::map::{MapError, PinnedMap};
 use dataplane_host::pins::Pins;
 use ipnetwork::IpNetwork;
 
@@ -87,7 +87,7 @@ fn read_family<A: NetworkKey>(pins: &Pins) -> Result<NetworkEntries, MapError>
 where
     Prefix<A>: Pod,
 {
-    let entries = Table::<Prefix<A>, Network>::open(pins, A::MAP)?.entries()?;
+    let entries = PinnedMap::<Prefix<A>, Network>::open(pins, A::MAP)?.entries()?;
     let network = |(key, net): (Prefix<A>, Network)| {
         let length = u8::try_from(key.len).ok()?;
         Some((IpNetwork::new(key.data.into(), length).ok()?, net))
@@ -115,7 +115,7 @@ where
     if keys.is_empty() && gone.is_empty() {
         return Ok(());
     }
-    let table = Table::<Prefix<A>, Network>::open(pins, A::MAP)?;
+    let table = PinnedMap::<Prefix<A>, Network>::open(pins, A::MAP)?;
     table.insert_batch(&keys, &values).map_err(|(e, _)| e)?;
     // One by one: a batch ends at the first missing entry, which another process may have removed.
     gone.iter().try_for_each(|key| table.remove(key).map(|_| ()))

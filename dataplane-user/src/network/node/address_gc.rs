@@ -153,9 +153,9 @@ mod tests {
         assert!(sweep(&mut gc, dir.path()).unwrap().is_empty());
         let marked = sweep(&mut gc, dir.path()).unwrap();
         assert_eq!(marked.iter().map(|r| r.id.container.as_str()).collect::<Vec<_>>(), ["c1"]);
-        let orphans = store.lock(LOCK_DEADLINE).unwrap().orphans().unwrap();
-        assert_eq!(orphans.len(), 1, "the plugin finds it");
-        drop(orphans);
+        let abandoned = store.lock(LOCK_DEADLINE).unwrap().abandoned_releases().unwrap();
+        assert_eq!(abandoned.len(), 1, "the plugin finds it");
+        drop(abandoned);
         assert!(sweep(&mut gc, dir.path()).unwrap().is_empty(), "it is marked already");
         drop(at_work);
         assert_eq!(sweep(&mut gc, dir.path()).unwrap().len(), 1);

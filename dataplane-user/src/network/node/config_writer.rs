@@ -8,7 +8,7 @@
 use dataplane_common::types::clock::Clock;
 use dataplane_common::types::pod::NodeConfig;
 use dataplane_host::contract::{self, FileError, NodeFile};
-use dataplane_host::map::Table;
+use dataplane_host::map::PinnedMap;
 use dataplane_host::pins::Pins;
 
 use super::discover::NodeFacts;
@@ -38,7 +38,7 @@ pub(super) struct ConfigInputs<'a> {
 impl ConfigWriter {
     /// Writes the map `config` and returns the number of operations.
     pub(super) fn apply(&self, inputs: &ConfigInputs<'_>) -> Result<usize, LoadError> {
-        let table: Table<u32, NodeConfig> = Table::open(&self.pins, "config")?;
+        let table: PinnedMap<u32, NodeConfig> = PinnedMap::open(&self.pins, "config")?;
         let present = table.get(&0)?;
         let wanted = NodeConfig { netns_cookie: self.netns_cookie, ..node_config(inputs, self.clock, present) };
         if present == Some(wanted) {

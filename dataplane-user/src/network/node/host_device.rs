@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 
 use bytemuck::Zeroable;
 use dataplane_common::types::pod::{POD_SLOTS, Pod, pod_flags};
-use dataplane_host::map::{MapError, Table};
+use dataplane_host::map::{MapError, PinnedMap};
 use dataplane_host::netlink::{
     Link, NetlinkError, NetlinkEvent, NetlinkRequest, Socket, Veth, create_veth, delete_link, quiet_link, set_mtu,
     set_up, without_arp,
@@ -74,7 +74,7 @@ fn ensure(
     facts: &NodeFacts,
     mtu: u32,
 ) -> Result<(HostDevice, usize), HostDeviceError> {
-    let table = Table::<u32, Pod>::open(pins, "pods")?;
+    let table = PinnedMap::<u32, Pod>::open(pins, "pods")?;
     let mut operations = 0;
     let host_device = if let Some(host_device) = HostDevice::find(links) {
         host_device
@@ -113,7 +113,12 @@ fn find(socket: &mut Socket) -> Result<HostDevice, HostDeviceError> {
 }
 
 /// Creates the pair; the links are down.
-fn make(socket: &mut Socket, table: &Table<u32, Pod>, links: &[Link], mtu: u32) -> Result<HostDevice, HostDeviceError> {
+fn make(
+    socket: &mut Socket,
+    table: &PinnedMap<u32, Pod>,
+    links: &[Link],
+    mtu: u32,
+) -> Result<HostDevice, HostDeviceError> {
     if let Some(link) = links.iter().find(|l| [OUT, IN].contains(&l.name.as_str())) {
         return Err(HostDeviceError::Foreign { name: link.name.clone() });
     }

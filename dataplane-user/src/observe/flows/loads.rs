@@ -16,7 +16,7 @@ use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::clock::Ticks;
 use dataplane_common::types::flow::{Flow, FlowKey, flow_flags};
 use dataplane_common::types::service::{Backend, BackendLoad, BackendStats};
-use dataplane_host::map::{MapError, SharedArray, Table};
+use dataplane_host::map::{MapError, PinnedMap, SharedArray};
 use dataplane_host::pins::Pins;
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
@@ -47,7 +47,7 @@ struct Pair {
 /// # Errors
 /// The table can't be read.
 pub fn tally<A: Address>(
-    table: &Table<FlowKey<A>, Flow<A>>,
+    table: &PinnedMap<FlowKey<A>, Flow<A>>,
     now: Ticks,
     timeouts: &FlowTimeouts,
     into: &mut Tally,
@@ -133,8 +133,8 @@ impl Loads {
 fn look(pins: &Pins, timeouts: &FlowTimeouts) -> Result<usize, LoadError> {
     let now = clock::tick(pins)?;
     Ok(Loads::open(pins)?.look(|into| {
-        tally::<V4>(&Table::open(pins, "flows4")?, now, timeouts, into)?;
-        tally::<V6>(&Table::open(pins, "flows6")?, now, timeouts, into)
+        tally::<V4>(&PinnedMap::open(pins, "flows4")?, now, timeouts, into)?;
+        tally::<V6>(&PinnedMap::open(pins, "flows6")?, now, timeouts, into)
     })?)
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 
 use dataplane_common::types::abi;
 use dataplane_common::types::event::{Counter, DropReason};
-use dataplane_host::map::PerCpuTable;
+use dataplane_host::map::PerCpuMap;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
 use prometheus_client::collector::Collector;
@@ -53,7 +53,7 @@ impl KernelCollector {
         (map, name, help, label): Counted,
         values: impl Iterator<Item = &'static str>,
     ) -> fmt::Result {
-        let table = match PerCpuTable::<u64>::open(&self.pins, map) {
+        let table = match PerCpuMap::<u64>::open(&self.pins, map) {
             Ok(table) => table,
             Err(e) => {
                 warn!(error = %e, "cannot read a map for metrics");

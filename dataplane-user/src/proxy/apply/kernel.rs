@@ -1,7 +1,7 @@
 //! The maps in the kernel.
 
 use bytemuck::Pod;
-use dataplane_host::map::{MapError, SharedArray, Table};
+use dataplane_host::map::{MapError, PinnedMap, SharedArray};
 use dataplane_host::pins::Pins;
 
 use super::{ArrayTable, FamilyMaps, HashTable, ServiceMaps};
@@ -12,16 +12,16 @@ use super::{ArrayTable, FamilyMaps, HashTable, ServiceMaps};
 /// A pin is missing, or a map has other sizes than ours.
 pub fn open(pins: &Pins) -> Result<ServiceMaps, MapError> {
     Ok(ServiceMaps {
-        services: Box::new(Table::open(pins, "services")?),
+        services: Box::new(PinnedMap::open(pins, "services")?),
         v4: FamilyMaps {
-            sources: Box::new(Table::open(pins, "source_ranges4")?),
-            addresses: Box::new(Table::open(pins, "addresses4")?),
-            frontends: Box::new(Table::open(pins, "frontends4")?),
+            sources: Box::new(PinnedMap::open(pins, "source_ranges4")?),
+            addresses: Box::new(PinnedMap::open(pins, "addresses4")?),
+            frontends: Box::new(PinnedMap::open(pins, "frontends4")?),
         },
         v6: FamilyMaps {
-            sources: Box::new(Table::open(pins, "source_ranges6")?),
-            addresses: Box::new(Table::open(pins, "addresses6")?),
-            frontends: Box::new(Table::open(pins, "frontends6")?),
+            sources: Box::new(PinnedMap::open(pins, "source_ranges6")?),
+            addresses: Box::new(PinnedMap::open(pins, "addresses6")?),
+            frontends: Box::new(PinnedMap::open(pins, "frontends6")?),
         },
         slots: Box::new(SharedArray::open(pins, "slots")?),
         backends: Box::new(SharedArray::open(pins, "backends")?),
@@ -31,7 +31,7 @@ pub fn open(pins: &Pins) -> Result<ServiceMaps, MapError> {
 /// A batch allocates memory in the kernel, which one entry does not need.
 const SINGLE: usize = 2;
 
-impl<K: Pod + Send, V: Pod + Send> HashTable<K, V> for Table<K, V> {
+impl<K: Pod + Send, V: Pod + Send> HashTable<K, V> for PinnedMap<K, V> {
     fn capacity(&self) -> u32 {
         self.max_entries()
     }

@@ -15,7 +15,7 @@ use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod};
 use dataplane_common::types::service::{
     Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SourceRange,
 };
-use dataplane_host::map::Table;
+use dataplane_host::map::PinnedMap;
 use dataplane_host::verifier::despite_signals;
 
 use crate::scenarios::DEVICES;
@@ -26,17 +26,17 @@ const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
 
-fn table<K: Plain, V: Plain>(ebpf: &Ebpf, name: &str) -> Table<K, V> {
+fn table<K: Plain, V: Plain>(ebpf: &Ebpf, name: &str) -> PinnedMap<K, V> {
     packet_tests::table(ebpf, name).unwrap()
 }
 
 struct Maps<A> {
-    addrs: Table<A, AddressInfo>,
-    frontends: Table<FrontendKey<A>, Frontend>,
-    flows: Table<FlowKey<A>, Flow<A>>,
-    nets: Table<Prefix<A>, Network>,
-    source_ranges: Table<Prefix<SourceRange<A>>, u32>,
-    host_ports: Table<FrontendKey<A>, HostPort<A>>,
+    addrs: PinnedMap<A, AddressInfo>,
+    frontends: PinnedMap<FrontendKey<A>, Frontend>,
+    flows: PinnedMap<FlowKey<A>, Flow<A>>,
+    nets: PinnedMap<Prefix<A>, Network>,
+    source_ranges: PinnedMap<Prefix<SourceRange<A>>, u32>,
+    host_ports: PinnedMap<FrontendKey<A>, HostPort<A>>,
 }
 
 impl<A: Address + Plain> Maps<A>
@@ -90,12 +90,12 @@ pub(crate) struct Kernel {
     ebpf: Ebpf,
     v4: Maps<V4>,
     v6: Maps<V6>,
-    pods: Table<u32, Pod>,
-    slots: Table<u32, Slot>,
-    backends: Table<u32, Backend>,
-    stats: Table<u32, BackendStats>,
-    loads: Table<u32, BackendLoad>,
-    config: Table<u32, NodeConfig>,
+    pods: PinnedMap<u32, Pod>,
+    slots: PinnedMap<u32, Slot>,
+    backends: PinnedMap<u32, Backend>,
+    stats: PinnedMap<u32, BackendStats>,
+    loads: PinnedMap<u32, BackendLoad>,
+    config: PinnedMap<u32, NodeConfig>,
     /// `gso_size` of the packets that are run.
     gso_size: u32,
 }
