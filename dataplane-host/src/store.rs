@@ -1,7 +1,7 @@
 //! The durable address store: records which attachment holds which addresses.
 //!
-//! The plugin reserves and releases addresses in it, the agent reads it (leaked addresses, blocks in
-//! use), `ropeway ipam` shows it. It is written by hand because pods depend on exactly these
+//! The plugin reserves and releases addresses in it, the agent reads it (leaked addresses, blocks
+//! in use), `ropeway ipam` shows it. It is written by hand because pods depend on exactly these
 //! guarantees: no address is held twice, not after a kill at any system call nor after a power cut,
 //! and no daemon or database has to run for an ADD.
 //!

@@ -51,7 +51,7 @@ impl Agent {
         Ok(Self { machine: machine.clone(), process, log: log.to_owned() })
     }
 
-    /// Waits until it says that it is well and in sync.
+    /// Waits until `/healthz` reports that the agent is healthy and in sync.
     ///
     /// # Errors
     /// When it ends or takes too long; the error quotes its log.
@@ -82,13 +82,13 @@ impl Agent {
         load::fetch(&self.machine, address(METRICS)?, "/metrics")
     }
 
-    /// The process id of the agent.
+    /// Returns the process id of the agent.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// SIGKILL.
+    /// Kills the agent with SIGKILL.
     ///
     /// # Errors
     /// When it has ended before.
@@ -99,12 +99,12 @@ impl Agent {
         self.process.kill()
     }
 
-    /// Leaves it running when this process ends.
+    /// Detaches the agent, so that it keeps running when this process ends.
     pub fn leave(self) {
         std::mem::forget(self.process);
     }
 
-    /// The end of its log.
+    /// Returns the last lines of the agent's log.
     #[must_use]
     pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! Where the product's binaries are: in the folder that `cargo xtask` names, never in PATH.
+//! Finds the product's binaries in the folder that `cargo xtask` names, never in PATH.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use anyhow::{Result, bail};
 
-/// The folder, when this process knows it.
+/// The folder, once [`set`] was called in this process.
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
 /// The environment variable that names the folder.
@@ -18,7 +18,7 @@ pub fn look_in(folder: PathBuf) {
     }
 }
 
-/// The path of a binary of this project.
+/// Returns the path of a binary of this project.
 ///
 /// # Errors
 /// When the folder is not named or the binary is not in it.

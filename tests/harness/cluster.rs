@@ -1,10 +1,10 @@
 //! Nodes on a common link, with a directory of manifests in place of an API server and a client
 //! outside.
 //!
-//! The link is a bridge in a machine of its own. Node `n1` has the addresses 192.168.50.11 and
-//! `fd00:50::11` and the pod ranges 10.244.1.0/24 and `fd00:10:244:1::/64`, and so on; the client
-//! has 192.168.50.1 and `fd00:50::1` and is every node's default gateway, as the way out of a data
-//! centre would be.
+//! The link is a bridge in a separate machine. Node `n1` has the addresses 192.168.50.11 and
+//! `fd00:50::11` and the pod ranges 10.244.1.0/24 and `fd00:10:244:1::/64`, and so on. The client
+//! has 192.168.50.1 and `fd00:50::1` and is every node's default gateway, like a data centre's
+//! router.
 //!
 //! A routed cluster has several such links: nodes of the second one have 192.168.51.14 and
 //! `fd00:51::14`, and the client, with the first address of each, is the router between them. It
@@ -38,16 +38,16 @@ impl Default for Shape {
     }
 }
 
-/// Nodes, their network, their manifests. Ends when it is dropped.
+/// Nodes, their network and their manifests. Dropping it removes everything.
 #[derive(Debug)]
 pub struct Cluster {
     /// The nodes, `n1` first.
     pub nodes: Vec<Node>,
-    /// A machine on the link that is no node.
+    /// A machine on the link that is not a node.
     pub client: Machine,
     /// The machine with the bridge.
     pub fabric: Machine,
-    // Last: it ends what is still there.
+    // Dropped last: removes everything that is left.
     run: Run,
 }
 
@@ -56,7 +56,7 @@ pub struct Cluster {
 pub struct Node {
     /// The namespaces of the node.
     pub machine: Machine,
-    /// Its agent, while it runs.
+    /// The agent process, while it runs.
     pub agent: Option<Agent>,
     number: u8,
     link: u8,
@@ -65,7 +65,7 @@ pub struct Node {
 }
 
 impl Cluster {
-    /// Namespaces and links; no agent yet.
+    /// Creates namespaces and links, without agents.
     ///
     /// # Errors
     /// When the process is not root.
@@ -73,7 +73,7 @@ impl Cluster {
         Self::network_in(Run::start()?, shape, false)
     }
 
-    /// [`Cluster::network`] in a run of one's own, which may outlive this process.
+    /// Runs [`Cluster::network`] in a given run, which may outlive this process.
     ///
     /// # Errors
     /// When the process is not root.
@@ -120,7 +120,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// [`Cluster::network`] with a ready agent on each node.
+    /// Runs [`Cluster::network`], and starts a ready agent on each node.
     ///
     /// # Errors
     /// When an agent doesn't get ready.
@@ -138,7 +138,7 @@ impl Cluster {
         self.start_agents_with(&[])
     }
 
-    /// [`Cluster::start_agents`] with flags.
+    /// Runs [`Cluster::start_agents`] with additional flags.
     ///
     /// # Errors
     /// When one doesn't get ready.
@@ -171,7 +171,7 @@ impl Cluster {
         self.apply_text(file, &text.join("\n---\n"))
     }
 
-    /// [`Cluster::apply`], with the text of the file.
+    /// Writes the text of a file of manifests, like [`Cluster::apply`].
     ///
     /// # Errors
     /// When it can't be written.
@@ -191,19 +191,19 @@ impl Cluster {
         fs::remove_file(&place).with_context(|| format!("{}", place.display()))
     }
 
-    /// The directory of manifests.
+    /// Returns the directory of manifests.
     #[must_use]
     pub fn manifests(&self) -> PathBuf {
         self.run.files().join("manifests")
     }
 
-    /// The temporary directory of this run.
+    /// Returns the temporary directory of this run.
     #[must_use]
     pub fn files(&self) -> &Path {
         self.run.files()
     }
 
-    /// Ends everything, and says so if that fails.
+    /// Removes everything and returns an error if that fails.
     ///
     /// # Errors
     /// When something stays.
@@ -213,7 +213,7 @@ impl Cluster {
         run.end()
     }
 
-    /// Leaves everything as it is, for a run that is kept.
+    /// Keeps everything running, for a run that is kept.
     pub fn leave(self) {
         for node in self.nodes {
             if let Some(agent) = node.agent {
@@ -224,37 +224,37 @@ impl Cluster {
 }
 
 impl Node {
-    /// The node name, such as `n1`.
+    /// Returns the node name, such as `n1`.
     #[must_use]
     pub fn name(&self) -> &str {
         self.machine.name()
     }
 
-    /// The Node object that is applied for it.
+    /// Returns the Node object of this node.
     #[must_use]
     pub fn object(&self) -> Value {
         manifest::node(self.name(), &IpFamily::BOTH.map(|family| self.address(family)), &self.pod_cidrs())
     }
 
-    /// Its address on its link.
+    /// Returns the node's address on its link.
     #[must_use]
     pub fn address(&self, family: IpFamily) -> IpAddr {
         address_on(family, self.link, self.number + 10)
     }
 
-    /// A port of its address.
+    /// Returns the node's address with a port.
     #[must_use]
     pub fn port(&self, family: IpFamily, port: u16) -> SocketAddr {
         SocketAddr::new(self.address(family), port)
     }
 
-    /// The ranges of its pods.
+    /// Returns the pod ranges of the node.
     #[must_use]
     pub fn pod_cidrs(&self) -> Vec<String> {
         vec![format!("10.244.{}.0/24", self.number), format!("fd00:10:244:{}::/64", self.number)]
     }
 
-    /// Starts its agent.
+    /// Starts the agent of this node.
     ///
     /// # Errors
     /// When it can't be started.
@@ -272,7 +272,7 @@ impl Node {
         Ok(())
     }
 
-    /// Waits for its agent.
+    /// Waits until the node's agent is ready.
     ///
     /// # Errors
     /// When it doesn't get ready.
@@ -280,7 +280,7 @@ impl Node {
         self.agent.as_mut().with_context(|| format!("{} has no agent", self.machine.name()))?.await_ready()
     }
 
-    /// Kills its agent.
+    /// Kills the node's agent.
     ///
     /// # Errors
     /// When there is none.
@@ -288,7 +288,7 @@ impl Node {
         self.agent.take().with_context(|| format!("{} has no agent", self.machine.name()))?.kill()
     }
 
-    /// A pod on it.
+    /// Creates a pod on the node.
     ///
     /// # Errors
     /// When the plugin fails.
@@ -297,13 +297,13 @@ impl Node {
     }
 }
 
-/// The address of a machine on the common link.
+/// Returns the address of a machine on the common link.
 #[must_use]
 pub fn address(family: IpFamily, host: u8) -> IpAddr {
     address_on(family, 0, host)
 }
 
-/// The address of a machine on a link.
+/// Returns the address of a machine on a link.
 #[must_use]
 pub fn address_on(family: IpFamily, link: u8, host: u8) -> IpAddr {
     // Written as people read it: fd00:50::11 for machine 11.
@@ -314,7 +314,7 @@ pub fn address_on(family: IpFamily, link: u8, host: u8) -> IpAddr {
     }
 }
 
-/// Plugs a machine into a bridge.
+/// Connects a machine to a bridge.
 fn join(fabric: &Machine, machine: &Machine, mtu: u32, link: u8, host: u8, device: &str) -> Result<()> {
     let (name, pid) = (format!("{}{}", machine.name(), device.trim_start_matches("eth0")), machine.pid());
     fabric.ip(&[

@@ -30,12 +30,12 @@ pub enum Path {
     Node,
     /// A process of another node.
     OtherNode,
-    /// A machine that is no node.
+    /// A machine outside the cluster.
     Outside,
 }
 
 impl Path {
-    /// All of them, as the columns are.
+    /// All paths, in the order of the columns.
     pub const ALL: [Self; 4] = [Self::Pod, Self::Node, Self::OtherNode, Self::Outside];
 }
 
@@ -63,14 +63,14 @@ pub struct Rule {
     pub gaps: &'static [Cells],
 }
 
-/// Some cells of a rule, and what is to be said of them.
+/// Some cells of a rule, with a reason.
 #[derive(Debug)]
 pub struct Cells {
     /// Client paths, the columns of the matrix.
     pub paths: &'static [Path],
     /// Address families in which they are meant.
     pub families: &'static [IpFamily],
-    /// The reason: goes on after "because" or "gap:".
+    /// The reason, as the text after "because" or "gap:".
     pub why: &'static str,
 }
 
@@ -81,7 +81,7 @@ impl Cells {
 }
 
 impl Rule {
-    /// The rule of this number.
+    /// Returns the rule with this number.
     ///
     /// # Errors
     /// When the catalogue has none.
@@ -89,32 +89,32 @@ impl Rule {
         RULES.iter().find(|rule| rule.number == number).with_context(|| format!("there is no rule {number}"))
     }
 
-    /// The number of the section, such as `2.3`.
+    /// Returns the number of the section, such as `2.3`.
     #[must_use]
     pub fn section(&self) -> &'static str {
         self.number.rsplit_once('.').map_or(self.number, |(section, _)| section)
     }
 
-    /// Why it says nothing of a cell, if so.
+    /// Returns the reason why the rule does not apply to a cell; `None`: it applies.
     #[must_use]
     pub fn absent(&self, path: Path, family: IpFamily) -> Option<&'static str> {
         Cells::why(self.absent, path, family)
     }
 
-    /// Why it is known not to hold in a cell, if so.
+    /// Returns the reason why the rule is known to fail in a cell; `None`: it must hold.
     #[must_use]
     pub fn gap(&self, path: Path, family: IpFamily) -> Option<&'static str> {
         Cells::why(self.gaps, path, family)
     }
 
-    /// The cells that tests must record.
+    /// Returns the cells that tests must record.
     #[must_use]
     pub fn cells(&self) -> Vec<(Path, IpFamily)> {
         all_cells().filter(|(path, family)| self.absent(*path, *family).is_none()).collect()
     }
 }
 
-/// The cells of a row, as the columns are.
+/// Returns the cells of a row, in the order of the columns.
 pub fn all_cells() -> impl Iterator<Item = (Path, IpFamily)> {
     Path::ALL.into_iter().flat_map(|path| IpFamily::BOTH.map(|family| (path, family)))
 }

@@ -1,7 +1,7 @@
 //! `ropeway-peer node` and `ropeway-peer in`: make the namespaces of a machine, and run a program
 //! inside them.
 //!
-//! Both run in a process of their own with one thread, because a process with several cannot change
+//! Both run in a new process with one thread, because a process with several threads cannot change
 //! its mount namespace. Called only by [`crate::machine`], through the binary.
 
 mod inside;

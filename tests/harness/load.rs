@@ -1,8 +1,9 @@
 //! Traffic between the machines and pods of a test: starts `ropeway-peer` in one of them and reads
 //! its report.
 //!
-//! [`ask`] and its like run to the end. [`RequestLoad`], [`PersistentLoad`], [`StickyUdp`] and
-//! [`Watch`] run beside the test until it stops them. All counting happens in `ropeway-peer`.
+//! [`send_requests`] and similar functions run to the end. [`RequestLoad`], [`PersistentLoad`],
+//! [`StickyUdp`] and [`Watch`] run beside the test until it stops them. All counting happens in
+//! `ropeway-peer`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -17,19 +18,19 @@ use serde::de::DeserializeOwned;
 
 use crate::binaries;
 use crate::machine::Machine;
-use crate::peer::{HoldReport, Protocol, Report, Seen, TransferReport};
+use crate::peer::{PersistentLoadReport, Protocol, Report, Seen, TransferReport};
 use crate::pod::Pod;
 use crate::process::{self, Process};
 
 /// A machine or pod that sends or receives traffic.
 pub trait TrafficEndpoint {
-    /// A command there.
+    /// Returns a command that runs in this machine or pod.
     ///
     /// # Errors
     /// When the place can't be entered.
     fn run(&self, program: &std::ffi::OsStr) -> Result<Command>;
 
-    /// The name in messages.
+    /// Returns the name for messages.
     fn label(&self) -> String;
 }
 
@@ -63,10 +64,10 @@ impl<P: TrafficEndpoint + ?Sized> TrafficEndpoint for &P {
     }
 }
 
-/// A pod or a node whose processes are in a cgroup of another machine.
+/// A pod or a node whose processes run in the cgroup of another machine.
 ///
 /// The socket hooks of the node are attached to the node's cgroup, so they do not run for these
-/// processes. Only their packets are translated, like those of a pod with its own kernel.
+/// processes. Only their packets are translated, like those of a pod with a separate kernel.
 #[derive(Debug)]
 pub struct BypassSocketHooks<'a> {
     machine: &'a Machine,
@@ -112,7 +113,8 @@ fn once<T: DeserializeOwned>(endpoint: &(impl TrafficEndpoint + ?Sized), argumen
     serde_json::from_str(&text).with_context(|| format!("{name}: {text}"))
 }
 
-/// A server that answers with `id` on these ports, over TCP and UDP; it listens when this returns.
+/// Starts a server that answers with `id` on these ports, over TCP and UDP. It listens when this
+/// returns.
 ///
 /// # Errors
 /// When it doesn't start.
@@ -120,7 +122,7 @@ pub fn serve(endpoint: &(impl TrafficEndpoint + ?Sized), id: &str, ports: &[u16]
     serve_at(endpoint, id, ports, None)
 }
 
-/// [`serve`], on one address only.
+/// Starts a server like [`serve`], on one address only.
 ///
 /// # Errors
 /// When it doesn't start.
@@ -139,7 +141,7 @@ pub fn serve_at(
     Ok(process)
 }
 
-/// An API server that answers with the lists in a directory; it listens when this returns.
+/// Starts an API server that answers with the lists in a directory. It listens when this returns.
 ///
 /// # Errors
 /// When it doesn't start.
@@ -155,37 +157,37 @@ pub fn serve_api(
     Ok(process)
 }
 
-/// Asks `count` times, each time by a new connection.
+/// Sends `count` requests, each over a new connection.
 ///
 /// # Errors
-/// When the client doesn't run; unanswered questions are part of the report.
-pub fn ask(
+/// When the client doesn't run; unanswered requests are part of the report.
+pub fn send_requests(
     endpoint: &(impl TrafficEndpoint + ?Sized),
     target: SocketAddr,
     protocol: Protocol,
     count: u64,
 ) -> Result<Report> {
-    ask_with(endpoint, target, protocol, count, &[])
+    send_requests_with(endpoint, target, protocol, count, &[])
 }
 
-/// [`ask`], with more flags for `ropeway-peer ask`.
+/// Sends requests like [`send_requests`], with more flags for `ropeway-peer request-load`.
 ///
 /// # Errors
 /// When the client doesn't run.
-pub fn ask_with(
+pub fn send_requests_with(
     endpoint: &(impl TrafficEndpoint + ?Sized),
     target: SocketAddr,
     protocol: Protocol,
     count: u64,
     flags: &[&str],
 ) -> Result<Report> {
-    let mut arguments = vec!["ask".to_owned(), target.to_string(), format!("--protocol={}", protocol.word())];
+    let mut arguments = vec!["request-load".to_owned(), target.to_string(), format!("--protocol={}", protocol.word())];
     arguments.push(format!("--count={count}"));
     arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
     once(endpoint, &arguments)
 }
 
-/// Moves so many bytes each way over one connection.
+/// Transfers this many bytes in each direction over one connection.
 ///
 /// # Errors
 /// When one of them is wrong or lost.
@@ -193,7 +195,7 @@ pub fn transfer(endpoint: &(impl TrafficEndpoint + ?Sized), target: SocketAddr, 
     once(endpoint, &["transfer".to_owned(), target.to_string(), format!("--bytes={bytes}")])
 }
 
-/// Sends frames, each in hexadecimal, out of a device, all of them in turns and each so often.
+/// Sends frames (hexadecimal) out of a device, `count` times, in turns.
 ///
 /// # Errors
 /// When the device refuses one.
@@ -236,7 +238,7 @@ impl Watch {
     }
 }
 
-/// One ICMP echo with so many bytes after the ICMP header, not in fragments.
+/// Sends one ICMP echo request with this many bytes after the ICMP header, unfragmented.
 ///
 /// # Errors
 /// When it is not answered.
@@ -245,7 +247,7 @@ pub fn echo(endpoint: &(impl TrafficEndpoint + ?Sized), address: std::net::IpAdd
     process::output(&format!("{}: echo {address}", endpoint.label()), &mut peer(endpoint, &arguments)?).map(|_| ())
 }
 
-/// The body of an HTTP answer; any status but 200 is an error.
+/// Returns the body of an HTTP answer; any status but 200 is an error.
 ///
 /// # Errors
 /// When there is no such answer.
@@ -273,7 +275,7 @@ impl RequestLoad {
     ) -> Result<Self> {
         let protocol = format!("--protocol={}", protocol.word());
         let rate = format!("--rate={rate}");
-        let arguments = ["ask".to_owned(), target.to_string(), protocol, "--count=0".to_owned(), rate];
+        let arguments = ["request-load".to_owned(), target.to_string(), protocol, "--count=0".to_owned(), rate];
         Ok(Self { client: Client::start(endpoint, &arguments)? })
     }
 
@@ -284,7 +286,8 @@ impl RequestLoad {
     /// When the client doesn't start.
     pub fn until(endpoint: &(impl TrafficEndpoint + ?Sized), target: SocketAddr, server: &str) -> Result<Self> {
         let until = format!("--until={server}");
-        let arguments = ["ask".to_owned(), target.to_string(), "--count=0".to_owned(), "--rate=1000".to_owned(), until];
+        let arguments =
+            ["request-load".to_owned(), target.to_string(), "--count=0".to_owned(), "--rate=1000".to_owned(), until];
         Ok(Self { client: Client::start(endpoint, &arguments)? })
     }
 
@@ -309,7 +312,7 @@ impl PersistentLoad {
     /// # Errors
     /// When one of them can't be established.
     pub fn open(endpoint: &(impl TrafficEndpoint + ?Sized), target: SocketAddr, count: usize) -> Result<Self> {
-        let arguments = ["hold".to_owned(), target.to_string(), format!("--count={count}")];
+        let arguments = ["persistent-load".to_owned(), target.to_string(), format!("--count={count}")];
         Ok(Self { client: Client::start(endpoint, &arguments)? })
     }
 
@@ -317,7 +320,7 @@ impl PersistentLoad {
     ///
     /// # Errors
     /// When the client has died.
-    pub fn release(self) -> Result<HoldReport> {
+    pub fn release(self) -> Result<PersistentLoadReport> {
         self.client.finish()
     }
 }
@@ -334,7 +337,7 @@ impl StickyUdp {
     /// # Errors
     /// When the client doesn't start.
     pub fn start(endpoint: &(impl TrafficEndpoint + ?Sized), target: SocketAddr) -> Result<Self> {
-        Ok(Self { client: Client::start(endpoint, &["stay".to_owned(), target.to_string()])? })
+        Ok(Self { client: Client::start(endpoint, &["sticky-udp".to_owned(), target.to_string()])? })
     }
 
     /// Returns the next server that answers in place of the previous one; at first the first

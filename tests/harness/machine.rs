@@ -1,4 +1,4 @@
-//! A machine: the namespaces and the cgroup of one machine, and commands that run in it.
+//! A machine of a test: its namespaces and cgroup, and commands that run in it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -31,12 +31,12 @@ pub struct Machine {
     cgroup: PathBuf,
     pid: u32,
     stay: bool,
-    // Held while the machine lives; ended with it.
+    // Keeps the machine's namespaces; killed with the machine.
     _holder: Option<Arc<Process>>,
 }
 
 impl Machine {
-    /// Makes a machine below a run.
+    /// Creates a machine in a run.
     ///
     /// # Errors
     /// When the process is not root.
@@ -72,44 +72,44 @@ impl Machine {
         Ok(machine)
     }
 
-    /// A machine of a kept run.
+    /// Opens a machine of a kept run.
     ///
     /// # Errors
     /// When there is none of that name.
     pub fn find(directories: &Directories, name: &str) -> Result<Self> {
         let cgroup = directories.cgroup.join(name);
-        // The holder alone is in the machine's own cgroup; all others are in cgroups below it.
+        // Only the holder is in the machine's cgroup; all other processes are in cgroups below it.
         let holders = fs::read_to_string(cgroup.join("cgroup.procs")).with_context(|| format!("no machine {name}"))?;
         let pid = holders.lines().next().and_then(|line| line.parse().ok());
         let pid = pid.with_context(|| format!("no process holds the namespaces of machine {name}"))?;
         Ok(Self { name: name.to_owned(), cgroup, pid, stay: true, _holder: None })
     }
 
-    /// The host name.
+    /// Returns the host name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The process that holds its namespaces.
+    /// Returns the pid of the process that holds the namespaces.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Its cgroup directory, as seen from outside.
+    /// Returns the machine's cgroup directory, as seen from the host.
     #[must_use]
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
     }
 
-    /// A path inside the machine, as it is reached from outside.
+    /// Returns the host's path to a file inside the machine.
     #[must_use]
     pub fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.pid))
     }
 
-    /// A command inside: as a program of the host, in the cgroup `host`.
+    /// Returns a command that runs inside as a program of the host, in the cgroup `host`.
     ///
     /// # Errors
     /// When the cgroup can't be made.
@@ -117,8 +117,8 @@ impl Machine {
         self.command_in("host", None, program)
     }
 
-    /// A command in a cgroup below the machine's and, if named, in a network namespace of the
-    /// machine.
+    /// Returns a command that runs in a cgroup below the machine's and, if named, in a network
+    /// namespace of the machine.
     ///
     /// # Errors
     /// When the cgroup can't be made.
@@ -126,7 +126,7 @@ impl Machine {
         self.command_at(&self.cgroup.join(cgroup), netns, program)
     }
 
-    /// [`Machine::command_in`], in any cgroup directory.
+    /// Returns a command like [`Machine::command_in`], for any cgroup directory.
     ///
     /// # Errors
     /// When the cgroup can't be made.
@@ -152,7 +152,7 @@ impl Machine {
         self.ip_in(None, lines)
     }
 
-    /// [`Machine::ip`], in a network namespace of the machine.
+    /// Runs [`Machine::ip`] in a network namespace of the machine.
     ///
     /// # Errors
     /// When one of the commands fails.

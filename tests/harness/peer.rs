@@ -4,30 +4,30 @@
 //! The protocol: a line of text is answered by a line with the server's name and the client's
 //! address as the server saw it; a line that starts like an HTTP request is answered in HTTP;
 //! `take` and `give` move a checked pattern. A datagram is answered by a datagram with the same
-//! line, padded to the size of the question.
+//! line, padded to the size of the request.
 
 mod apiserver;
-mod ask;
 mod echo;
 mod fetch;
 mod frames;
-mod hold;
 mod pattern;
+mod persistent_load;
 mod report;
+mod request_load;
 mod serve;
 mod socket;
-mod stay;
+mod sticky_udp;
 mod transfer;
 
 pub use apiserver::{ApiOptions, run as apiserver};
-pub use ask::{AskOptions, run as ask};
 pub use echo::{EchoOptions, run as echo};
 pub use fetch::{FetchOptions, run as fetch};
 pub use frames::{Seen, SendOptions, WatchOptions, hex, send, watch};
-pub use hold::{HoldOptions, HoldReport, run as hold};
+pub use persistent_load::{PersistentLoadOptions, PersistentLoadReport, run as persistent_load};
 pub use report::Report;
+pub use request_load::{RequestLoadOptions, run as request_load};
 pub use serve::{ServeOptions, run as serve};
-pub use stay::{StayOptions, run as stay};
+pub use sticky_udp::{StickyUdpOptions, run as sticky_udp};
 pub use transfer::{TransferOptions, TransferReport, run as transfer};
 
 /// The protocol of a request.

@@ -32,7 +32,7 @@ pub struct Answer {
     pub status: i32,
     /// Standard output; null if there was none.
     pub output: Value,
-    /// Standard error.
+    /// Standard error as text.
     pub log: String,
 }
 
@@ -46,12 +46,12 @@ pub struct AddResult {
 /// An address of a result.
 #[derive(Clone, Debug, Deserialize)]
 pub struct IpConfig {
-    /// An address with prefix length.
+    /// The address with its prefix length.
     pub address: String,
 }
 
 impl AddResult {
-    /// The addresses alone.
+    /// Returns the addresses without prefix lengths.
     ///
     /// # Errors
     /// When one is unreadable.
@@ -64,13 +64,13 @@ impl AddResult {
     }
 }
 
-/// The usual conflist: everything comes from the node's agent.
+/// Returns the default conflist: the agent provides ranges and MTU.
 #[must_use]
 pub fn conflist() -> Value {
     json!({"cniVersion": "1.1.0", "name": "ropeway", "plugins": [{"type": "ropeway-cni"}]})
 }
 
-/// [`conflist`] with what a runtime asks for one pod: `runtimeConfig`.
+/// Returns [`conflist`] with a `runtimeConfig`, a runtime's requests for one pod.
 #[must_use]
 pub fn conflist_with(runtime: &Value) -> Value {
     let mut list = conflist();
@@ -78,7 +78,7 @@ pub fn conflist_with(runtime: &Value) -> Value {
     list
 }
 
-/// The configuration that a runtime makes for the first plugin of a conflist.
+/// Returns the configuration that a runtime builds for the first plugin of a conflist.
 ///
 /// # Errors
 /// When the list has no plugin.
@@ -116,7 +116,7 @@ pub fn call(node: &Machine, verb: &str, attachment: &Attachment, config: &Value)
     Ok(Answer { status: output.status.code().unwrap_or(-1), output: answer, log })
 }
 
-/// ADD; a failure is an error.
+/// Runs ADD; a failure is an error.
 ///
 /// # Errors
 /// When the plugin fails.
@@ -129,7 +129,7 @@ pub fn add(node: &Machine, attachment: &Attachment, conflist: &Value) -> Result<
     Ok((result, answer.output))
 }
 
-/// DEL; a failure is an error.
+/// Runs DEL; a failure is an error.
 ///
 /// # Errors
 /// When the plugin fails.

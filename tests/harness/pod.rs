@@ -32,7 +32,7 @@ impl Pod {
         Self::add_with(node, name, plugin::conflist())
     }
 
-    /// [`Pod::add`] with a conflist of one's own.
+    /// Creates a pod like [`Pod::add`], with a given conflist.
     ///
     /// # Errors
     /// When the plugin fails; the namespace is removed again.
@@ -49,7 +49,7 @@ impl Pod {
         Ok(Self { node: node.clone(), name: name.to_owned(), attachment, conflist, result: raw, addresses })
     }
 
-    /// Only the namespace of a pod, as a runtime makes it before ADD.
+    /// Creates only the namespace of a pod, as a runtime does before ADD.
     ///
     /// # Errors
     /// When there is one of that name.
@@ -61,37 +61,37 @@ impl Pod {
         Ok(Attachment { container, netns, interface: "eth0".to_owned(), pod: name.to_owned() })
     }
 
-    /// The name of pod and namespace.
+    /// Returns the name of pod and namespace.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The node that it is on.
+    /// Returns the node of the pod.
     #[must_use]
     pub fn node(&self) -> &Machine {
         &self.node
     }
 
-    /// The result of ADD.
+    /// Returns the result of ADD.
     #[must_use]
     pub fn result(&self) -> &Value {
         &self.result
     }
 
-    /// The names that the runtime passes to the plugin.
+    /// Returns the names that the runtime passes to the plugin.
     #[must_use]
     pub fn attachment(&self) -> &Attachment {
         &self.attachment
     }
 
-    /// The addresses from the result of ADD.
+    /// Returns the addresses from the result of ADD.
     #[must_use]
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
 
-    /// Its address of a family.
+    /// Returns the pod's address of a family.
     ///
     /// # Errors
     /// When it has none.
@@ -100,7 +100,7 @@ impl Pod {
         of.next().copied().with_context(|| format!("{} has no {family:?} address", self.name))
     }
 
-    /// A port of its address of a family.
+    /// Returns the pod's address of a family with a port.
     ///
     /// # Errors
     /// When it has none.
@@ -108,7 +108,7 @@ impl Pod {
         Ok(SocketAddr::new(self.address(family)?, port))
     }
 
-    /// A command inside the pod.
+    /// Returns a command that runs inside the pod.
     ///
     /// # Errors
     /// When its cgroup can't be made.
@@ -140,9 +140,9 @@ impl Pod {
 /// The IP version of an address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum IpFamily {
-    /// IPv4.
+    /// IP version 4.
     V4,
-    /// IPv6.
+    /// IP version 6.
     V6,
 }
 

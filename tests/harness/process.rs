@@ -22,24 +22,24 @@ impl Process {
         Ok(Self { name: name.to_owned(), child })
     }
 
-    /// The process id.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The name in messages.
+    /// Returns the name for messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The child itself, for its pipes.
+    /// Returns the child, for its pipes.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// The exit status, if the process has ended.
+    /// Returns the exit status, if the process has ended.
     ///
     /// # Errors
     /// When the kernel doesn't say.
@@ -47,7 +47,7 @@ impl Process {
         self.child.try_wait().with_context(|| self.name.clone())
     }
 
-    /// SIGKILL, and wait for the end.
+    /// Kills the process with SIGKILL and waits for its end.
     ///
     /// # Errors
     /// When it can't be waited for.
@@ -57,7 +57,7 @@ impl Process {
         Ok(())
     }
 
-    /// A signal that lets it end in order.
+    /// Sends SIGTERM.
     ///
     /// # Errors
     /// When it has ended.
@@ -107,7 +107,7 @@ pub fn output(name: &str, command: &mut Command) -> Result<String> {
     String::from_utf8(stdout).with_context(|| name.to_owned())
 }
 
-/// A file as the log of a command: standard output and error.
+/// Redirects a command's standard output and error to a file.
 ///
 /// # Errors
 /// When the file can't be written.

@@ -1,8 +1,8 @@
 //! One run of the harness: owns the cgroup directory and the temporary directory of everything
 //! else.
 //!
-//! Both are named `rw-<process id>-<start time of that process>`, so that a later run knows which
-//! of them are left over from a process that is no more, whatever its id is used for now.
+//! Both are named `rw-<process id>-<start time of that process>`, so that a later run recognizes
+//! leftovers of dead processes, even if their id is in use again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ const PREFIX: &str = "rw-";
 /// Number of runs that this process has begun.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Runs of this process, for Ctrl-C.
+/// Runs of this process, which Ctrl-C has to remove.
 static LIVE: Mutex<Vec<Directories>> = Mutex::new(Vec::new());
 
 /// The directories of one run.
@@ -27,7 +27,7 @@ static LIVE: Mutex<Vec<Directories>> = Mutex::new(Vec::new());
 pub struct Directories {
     /// The cgroup2 directory above every process of the run.
     pub cgroup: PathBuf,
-    /// For files: manifests, logs.
+    /// Temporary directory for manifests and logs.
     pub files: PathBuf,
 }
 
@@ -40,7 +40,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// A new run, after removal of what dead ones have left.
+    /// Starts a new run, after removing the leftovers of dead runs.
     ///
     /// # Errors
     /// When the process is not root, or no cgroup2 hierarchy is mounted.
@@ -48,7 +48,7 @@ impl Run {
         Self::begin(&format!("{PREFIX}{}", identity(std::process::id())?))
     }
 
-    /// A run that outlives this process, under a name of its own: for looking around.
+    /// Starts a named run that outlives this process, to be inspected.
     ///
     /// # Errors
     /// When [`Run::start`] would fail, or a run of that name exists.
@@ -75,19 +75,19 @@ impl Run {
         Ok(run)
     }
 
-    /// The cgroup directory that all processes are below.
+    /// Returns the cgroup directory above all processes.
     #[must_use]
     pub fn cgroup(&self) -> &Path {
         &self.directories.cgroup
     }
 
-    /// The directory for files.
+    /// Returns the directory for files.
     #[must_use]
     pub fn files(&self) -> &Path {
         &self.directories.files
     }
 
-    /// Removes everything, and says so if that fails.
+    /// Removes everything; returns an error if that fails.
     ///
     /// # Errors
     /// When a process does not end or a directory stays.
@@ -134,7 +134,7 @@ pub fn kept(name: &str) -> Result<Option<Directories>> {
     Ok(directories.cgroup.exists().then_some(directories))
 }
 
-/// Removes what runs of dead processes have left.
+/// Removes the leftovers of runs whose process has died.
 ///
 /// # Errors
 /// When something of them stays.
@@ -161,7 +161,7 @@ fn is_left_over(name: &str, identity: impl Fn(u32) -> Option<String>) -> bool {
     identity(pid).is_none_or(|alive| alive != format!("{pid}-{start}"))
 }
 
-/// A process as nobody else will ever be called: id and start time.
+/// Returns a process's id and start time, which no other process will ever have together.
 fn identity(pid: u32) -> Result<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name of the program, in parentheses, can contain anything: count from its end. Start time
@@ -175,7 +175,7 @@ fn of(name: &str) -> Result<Directories> {
     Ok(Directories { cgroup: hierarchy()?.join(name), files: std::env::temp_dir().join(name) })
 }
 
-/// The mount point of the cgroup2 hierarchy.
+/// Returns the mount point of the cgroup2 hierarchy.
 fn hierarchy() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
     let found = mounts.lines().find_map(|line| {

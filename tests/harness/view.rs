@@ -22,7 +22,7 @@ pub fn ropeway(machine: &Machine, words: &[&str]) -> Result<String> {
     process::output(&format!("{}: ropeway {}", machine.name(), words.join(" ")), command.args(words))
 }
 
-/// [`ropeway`] with `-o json`.
+/// Runs [`ropeway`] with `-o json` and parses the output.
 ///
 /// # Errors
 /// When it fails.
@@ -56,7 +56,7 @@ pub fn backends(machine: &Machine, service: &str) -> Result<Vec<usize>> {
 }
 
 impl Cluster {
-    /// Waits until on every node every frontend of a Service has so many backends.
+    /// Waits until every frontend of a Service has this many backends on every node.
     ///
     /// # Errors
     /// When it takes too long.
@@ -75,7 +75,7 @@ impl Cluster {
 }
 
 impl Node {
-    /// A metric of the agent, summed over its labels.
+    /// Returns a metric of the agent, summed over its labels.
     ///
     /// # Errors
     /// When the agent doesn't answer or has no such metric.
@@ -85,7 +85,7 @@ impl Node {
     }
 }
 
-/// The sum of a metric's samples; a metric that is declared and has none is 0.
+/// Returns the sum of a metric's samples; 0 for a metric that is declared and has none.
 fn sum(text: &str, name: &str) -> Option<f64> {
     let declared = format!("# TYPE {} ", name.trim_end_matches("_total"));
     let sample = |line: &str| {

@@ -4,18 +4,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Between two looks at a condition.
+/// Interval between two checks of a condition.
 const STEP: Duration = Duration::from_millis(5);
 
-/// Asks until there is an answer; after `deadline` the error says what was awaited and, if known,
-/// why it is not so.
+/// Polls until there is a value. After `deadline`, the error names the awaited condition and the
+/// reason why it does not hold, if known.
 ///
 /// # Errors
 /// When there is no answer in time.
-pub fn until<T>(what: &str, deadline: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, deadline: Duration, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let end = Instant::now() + deadline;
     loop {
-        let last = match ask() {
+        let last = match poll() {
             Ok(Some(answer)) => return Ok(answer),
             Ok(None) => None,
             Err(error) => Some(error),
@@ -30,7 +30,7 @@ pub fn until<T>(what: &str, deadline: Duration, mut ask: impl FnMut() -> Result<
     }
 }
 
-/// [`until`], for a condition without a value.
+/// Polls like [`until`], for a condition without a value.
 ///
 /// # Errors
 /// When it does not hold in time.

@@ -36,23 +36,23 @@ fn spoofed_source_address_is_dropped_and_counted() {
         for (target, what) in targets {
             let before = view::drops(&node.machine, "spoofed").unwrap();
             let flags = [flags, "--timeout=50"];
-            let report = load::ask_with(&fixture.client, target, Protocol::Udp, COUNT, &flags).unwrap();
+            let report = load::send_requests_with(&fixture.client, target, Protocol::Udp, COUNT, &flags).unwrap();
             assert_eq!(report.errors.get("timeout"), Some(&COUNT), "{what}: {report:?}");
             let counted = view::drops(&node.machine, "spoofed").unwrap() - before;
             assert!(counted >= COUNT, "{what}: {counted} counted");
         }
-        // With its own address it is heard.
+        // A datagram with the pod's address arrives.
         let own = format!("--source={}", fixture.client.address(family).unwrap());
         let elsewhere = fixture.backends[1].port(family, TARGET).unwrap();
-        let own = load::ask_with(&fixture.client, elsewhere, Protocol::Udp, COUNT, &[own.as_str()]).unwrap();
+        let own = load::send_requests_with(&fixture.client, elsewhere, Protocol::Udp, COUNT, &[own.as_str()]).unwrap();
         assert_eq!(own.ok, COUNT, "{own:?}");
     }
 }
 
-/// The number of forged packets that are sent.
+/// Number of forged packets.
 const FORGED_PACKETS: usize = 100_000;
 
-/// All that the node's stack believes of its neighbours and routes.
+/// Returns the node's neighbour entries and routes.
 fn beliefs(node: &Node) -> Vec<String> {
     let show = |words: &str| {
         let mut command = node.machine.command("ip").unwrap();
@@ -69,7 +69,7 @@ fn beliefs(node: &Node) -> Vec<String> {
     all
 }
 
-/// An address of Ethernet, as people write it.
+/// Formats a MAC address.
 fn mac(text: &str) -> matrix::Identity {
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     let unspecified = (std::net::Ipv4Addr::UNSPECIFIED, std::net::Ipv6Addr::UNSPECIFIED);
@@ -94,7 +94,7 @@ fn forged_frames_are_dropped_and_leave_neighbour_tables_unchanged() {
     let [near, far] = [&fixture.cluster.nodes[0], &fixture.cluster.nodes[1]];
     let pod = |pod: &Pod| identity(pod.addresses(), pod.result()["interfaces"][1]["mac"].as_str().unwrap());
     let both = |node: &Node| IpFamily::BOTH.map(|family| node.address(family));
-    let nobody = "02:00:00:00:00:99";
+    let unknown = "02:00:00:00:00:99";
     let pods = [pod(&fixture.backends[0]), pod(&fixture.backends[1])];
     let cast = matrix::Cast {
         own: pod(&fixture.client),
@@ -102,24 +102,26 @@ fn forged_frames_are_dropped_and_leave_neighbour_tables_unchanged() {
         others: vec![
             pods[0],
             pods[1],
-            identity(&IpFamily::BOTH.map(crate::fixture::cluster_ip), nobody),
-            identity(&both(far), nobody),
-            identity(&both(near), nobody),
+            identity(&IpFamily::BOTH.map(crate::fixture::cluster_ip), unknown),
+            identity(&both(far), unknown),
+            identity(&both(near), unknown),
         ],
     };
     let hex = |frames: &[Vec<u8>]| frames.iter().map(|frame| peer::hex(frame)).collect::<Vec<_>>();
     let forged = hex(&matrix::forged(&cast));
     let honest = hex(&matrix::honest(&cast, &pods));
-    // So that the node knows its neighbours before.
-    load::ask(&fixture.client, fixture.backends[1].port(IpFamily::V4, TARGET).unwrap(), Protocol::Udp, 1).unwrap();
-    load::ask(&fixture.client, fixture.backends[1].port(IpFamily::V6, TARGET).unwrap(), Protocol::Udp, 1).unwrap();
+    // Resolve the node's neighbours first.
+    load::send_requests(&fixture.client, fixture.backends[1].port(IpFamily::V4, TARGET).unwrap(), Protocol::Udp, 1)
+        .unwrap();
+    load::send_requests(&fixture.client, fixture.backends[1].port(IpFamily::V6, TARGET).unwrap(), Protocol::Udp, 1)
+        .unwrap();
     let before = beliefs(near);
     let places: [(&str, &dyn TrafficEndpoint); 5] = [
         ("another pod on the node", &fixture.backends[0]),
         ("a pod on another node", &fixture.backends[1]),
         ("the node's uplink", &near.machine),
         ("another node's uplink", &far.machine),
-        ("somebody on the link", &fixture.cluster.client),
+        ("a machine on the link", &fixture.cluster.client),
     ];
     let watch = |(_, place): (&str, &dyn TrafficEndpoint)| {
         Watch::start(place, "eth0", &[matrix::FORGED, matrix::HONEST]).unwrap()
@@ -132,7 +134,7 @@ fn forged_frames_are_dropped_and_leave_neighbour_tables_unchanged() {
     for ((what, _), watcher) in places.into_iter().zip(watchers) {
         let seen = watcher.stop().unwrap();
         assert_eq!(seen.frames[matrix::FORGED], 0, "{what} saw {}", seen.first[matrix::FORGED]);
-        let expected = if what == "somebody on the link" { 0 } else { 2 };
+        let expected = if what == "a machine on the link" { 0 } else { 2 };
         assert!(seen.frames[matrix::HONEST] >= expected, "{what} saw {seen:?}");
     }
     assert_eq!(beliefs(near), before);

@@ -17,12 +17,12 @@ const INGRESS: u32 = 10_000_000;
 const EGRESS: u32 = 5_000_000;
 const BURST: u32 = 250_000;
 const BYTES: u32 = 4 << 20;
-/// A connection that starts slowly, or a busy machine, makes it less; nothing makes it more.
-/// Headers count as well.
+/// Slow start or a busy machine lowers the throughput; nothing raises it. Headers count towards the
+/// limit.
 const SHARE: std::ops::RangeInclusive<f64> = 0.80..=1.02;
 const TRIES: usize = 3;
 
-/// The part of a rate that payload has had, without what the burst lets through.
+/// Returns the payload's share of a rate, without the burst.
 fn share(took: u64, rate: u32) -> f64 {
     let seconds = Duration::from_millis(took.max(1)).as_secs_f64();
     f64::from(BYTES - BURST) / seconds / f64::from(rate)
@@ -67,7 +67,7 @@ fn bandwidth_limits_hold_on_every_client_path() {
         for node in &fixture.cluster.nodes {
             is_held(&fixture.cluster.client, node.port(family, HTTP.node_port), "through a node port");
         }
-        // Its neighbour is not.
+        // The other pod on the node is not limited.
         let _server = load::serve(&fixture.client, "free", &[TARGET]).unwrap();
         let free = load::transfer(&far, fixture.client.port(family, TARGET).unwrap(), BYTES.into()).unwrap();
         assert!(share(free.up_ms, INGRESS) > 1.5 && share(free.down_ms, EGRESS) > 1.5, "{free:?}");

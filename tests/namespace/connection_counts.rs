@@ -12,17 +12,17 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Access, ClientPath, Fixture};
 
-/// Long enough for a look of the agent, and for a change of the manifests.
+/// Longer than the interval of the agent's counts and a change of the manifests.
 const SOON: Duration = Duration::from_secs(10);
 /// The paths whose connections the first node counts.
 const PATHS: [ClientPath; 3] =
     [ClientPath::PodToClusterIp, ClientPath::NodeToClusterIp, ClientPath::NodePortFromOutside];
 
-fn scene() -> Fixture {
+fn fixture() -> Fixture {
     Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1, 1])
 }
 
-/// The backends of a frontend on the first node, in the order of their addresses.
+/// Returns the backends of a frontend on the first node, ordered by address.
 fn backends(fixture: &Fixture, target: SocketAddr) -> Vec<Value> {
     let all = view::json(&fixture.cluster.nodes[0].machine, &["service", "list", "default/web"]).unwrap_or_default();
     let (address, port) = (json!(target.ip()), json!(target.port()));
@@ -35,7 +35,7 @@ fn numbers(fixture: &Fixture, target: SocketAddr, field: &str) -> Vec<u64> {
     backends(fixture, target).iter().map(|b| b[field].as_u64().unwrap_or(u64::MAX)).collect()
 }
 
-/// Waits until the backends have so many connections.
+/// Waits until the backends have these numbers of connections.
 fn await_active(fixture: &Fixture, target: SocketAddr, expected: &[u64]) {
     let mut last = Vec::new();
     let is_so = wait::until_true("the connections are counted", SOON, || {
@@ -45,8 +45,8 @@ fn await_active(fixture: &Fixture, target: SocketAddr, expected: &[u64]) {
     assert!(is_so.is_ok(), "{target}: {last:?} and not {expected:?}");
 }
 
-/// Gives the Service these of its backends, this scheduler and these weights, and waits until the
-/// first node knows.
+/// Sets the Service's backends, scheduler and weights, and waits until the first node has applied
+/// them.
 fn schedule(fixture: &Fixture, pods: &[Pod], scheduler: &str, weights: &[u64], target: SocketAddr) {
     let mut words = Vec::new();
     for (pod, weight) in pods.iter().zip(weights) {
@@ -68,7 +68,7 @@ fn is_with(fixture: &Fixture, target: SocketAddr, scheduler: &str) -> bool {
     frontends.iter().any(|f| f["port"] == target.port() && f["scheduler"] == scheduler)
 }
 
-/// Ends connections and says how many each server had: `web-1` and so on.
+/// Ends connections and returns how many each server had: `web-1` and so on.
 fn end(held: PersistentLoad) -> [u64; 3] {
     let report = held.release().unwrap();
     assert_eq!(report.lost, [""; 0]);
@@ -82,7 +82,7 @@ fn hold(from: &dyn TrafficEndpoint, target: SocketAddr, count: usize) -> Persist
 #[test]
 #[ignore = "needs root"]
 fn least_connections_picks_backend_with_fewest() {
-    let fixture = scene();
+    let fixture = fixture();
     for family in IpFamily::BOTH {
         for path in PATHS {
             let Access { from, tcp: target, .. } = fixture.path(path, family);
@@ -107,7 +107,7 @@ fn least_connections_picks_backend_with_fewest() {
 #[test]
 #[ignore = "needs root"]
 fn weighted_schedulers_divide_connections_by_weight() {
-    let fixture = scene();
+    let fixture = fixture();
     for (family, path) in [
         (IpFamily::V4, ClientPath::PodToClusterIp),
         (IpFamily::V6, ClientPath::NodePortFromOutside),
@@ -138,7 +138,7 @@ fn weighted_schedulers_divide_connections_by_weight() {
 #[test]
 #[ignore = "needs root"]
 fn least_connections_works_without_agent() {
-    let mut fixture = scene();
+    let mut fixture = fixture();
     let targets = PATHS.map(|path| fixture.path(path, IpFamily::V4).tcp);
     schedule(&fixture, &fixture.backends, "lc", &[1, 1, 1], targets[0]);
     fixture.cluster.nodes[0].kill_agent().unwrap();

@@ -17,7 +17,7 @@ fn node_ports_lead_to_all_backends(fixture: &Fixture) {
         for node in &fixture.cluster.nodes {
             for (protocol, port) in [(Protocol::Tcp, HTTP.node_port), (Protocol::UdpConnected, DNS.node_port)] {
                 let target = node.port(family, port);
-                let report = load::ask(&fixture.cluster.client, target, protocol, 60).unwrap();
+                let report = load::send_requests(&fixture.cluster.client, target, protocol, 60).unwrap();
                 let way = format!("{target} {protocol:?}: {report:?}");
                 assert_eq!((report.ok, report.failed), (60, 0), "{way}");
                 assert_eq!(report.by_server.len(), fixture.backends.len(), "{way}");
@@ -30,7 +30,7 @@ fn node_ports_lead_to_all_backends(fixture: &Fixture) {
 #[ignore = "needs root"]
 fn node_ports_reach_remote_backends_with_foreign_routes_present() {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
-    // as another runtime's bridge or another plugin's pod has one
+    // such as the bridge of another runtime or the device of another plugin's pod
     for node in &cluster.nodes {
         node.machine
             .ip(&["link add other0 type bridge", "link set other0 up", "route add 172.30.0.0/24 dev other0"])
@@ -43,7 +43,7 @@ fn node_ports_reach_remote_backends_with_foreign_routes_present() {
     let server = load::serve(&fixture.cluster.client, "outside", &[8080]).unwrap();
     for family in IpFamily::BOTH {
         let outside = SocketAddr::new(address(family, 1), 8080);
-        let report = load::ask(&fixture.client, outside, Protocol::Tcp, 10).unwrap();
+        let report = load::send_requests(&fixture.client, outside, Protocol::Tcp, 10).unwrap();
         let node = fixture.cluster.nodes[0].address(family);
         assert_eq!((report.ok, report.failed), (10, 0), "{report:?}");
         assert!(report.seen_as.iter().eq([&node]), "pods show the node's address outside: {report:?}");
@@ -59,8 +59,8 @@ fn node_ports_reach_remote_backends_over_vxlan() {
     node_ports_lead_to_all_backends(&Fixture::of(cluster, &[1, 2]));
 }
 
-/// A datagram that may be cut up fills a packet of the network, and the node that translates its
-/// source sends it on by the tunnel, which takes less.
+/// A datagram without DF fills a packet of the network, and the node that translates its source
+/// forwards it into the tunnel, whose MTU is smaller.
 #[test]
 #[ignore = "needs root"]
 fn datagrams_without_df_are_fragmented_for_vxlan() {
@@ -68,12 +68,13 @@ fn datagrams_without_df_are_fragmented_for_vxlan() {
     cluster.start_agents().unwrap();
     let fixture = Fixture::of(cluster, &[2]);
     let client = &fixture.cluster.client;
-    // sockets then set no "don't fragment"
+    // sockets then do not set "don't fragment"
     client.output(&["sysctl", "-w", "net.ipv4.ip_no_pmtu_disc=1"]).unwrap();
     for node in &fixture.cluster.nodes[..2] {
         for size in [payload(IpFamily::V4, 1450), payload(IpFamily::V4, 1451), payload(IpFamily::V4, 1500), 4000] {
             let target = node.port(IpFamily::V4, DNS.node_port);
-            let report = load::ask_with(client, target, Protocol::Udp, 5, &[&format!("--size={size}")]).unwrap();
+            let report =
+                load::send_requests_with(client, target, Protocol::Udp, 5, &[&format!("--size={size}")]).unwrap();
             assert_eq!((report.ok, report.failed), (5, 0), "{size} bytes to {target}: {report:?}");
         }
     }

@@ -21,21 +21,21 @@ fn removed_endpoint_breaks_no_connection_under_load() {
             held.push(PersistentLoad::open(from, tcp, 8).unwrap());
         }
     }
-    // As Kubernetes does it: first the endpoint terminates and serves what it has, then it is gone
+    // As in Kubernetes: first the endpoint terminates and keeps its connections, then it is removed
     // from the slice.
     let leaving = fixture.backends.pop().unwrap();
     fixture.apply(&[(&fixture.backends[0], true), (&leaving, false)]);
     fixture.cluster.await_backends("default/web", 1).unwrap();
     let Access { from, tcp, .. } = fixture.path(ClientPath::PodToClusterIp, IpFamily::V4);
-    let after = load::ask(from, tcp, Protocol::Tcp, 50).unwrap();
+    let after = load::send_requests(from, tcp, Protocol::Tcp, 50).unwrap();
     assert_eq!((after.ok, after.by_server.get("web-2")), (50, None), "{after:?}");
 
     let mut on_leaving = 0;
     for load in held {
         let report = load.release().unwrap();
         assert!(report.lost.is_empty(), "{report:?}");
-        assert!(report.questions.ok > report.held, "{report:?}");
-        on_leaving += report.questions.by_server.get("web-2").copied().unwrap_or_default();
+        assert!(report.requests.ok > report.established, "{report:?}");
+        on_leaving += report.requests.by_server.get("web-2").copied().unwrap_or_default();
     }
     assert!(on_leaving > 0, "some connections must have been on the endpoint that left");
 
@@ -43,7 +43,7 @@ fn removed_endpoint_breaks_no_connection_under_load() {
     fixture.cluster.await_backends("default/web", 1).unwrap();
     drop(fixture.servers.pop());
     leaving.delete().unwrap();
-    let after = load::ask(from_client(&fixture), tcp, Protocol::Tcp, 50).unwrap();
+    let after = load::send_requests(from_client(&fixture), tcp, Protocol::Tcp, 50).unwrap();
     assert_eq!((after.ok, after.failed), (50, 0), "{after:?}");
     for load in loads {
         let report = load.stop().unwrap();

@@ -22,16 +22,16 @@ pub(crate) const DNS: Port<'static> = Port::udp("dns", 53).with_node_port(30053)
 pub(crate) const TARGET: u16 = 8080;
 
 pub(crate) struct Fixture {
-    /// Ends first: the servers live in it.
+    /// Dropped first: the servers run in it.
     pub(crate) servers: Vec<Process>,
     /// Backends: `web-1` and so on.
     pub(crate) backends: Vec<Pod>,
-    /// A pod on `n1`.
+    /// The client pod on `n1`.
     pub(crate) client: Pod,
     pub(crate) cluster: Cluster,
 }
 
-/// These pods as endpoints: ready, or terminating.
+/// Returns these pods as endpoints, ready or terminating.
 pub(crate) fn endpoints(pods: &[(&Pod, bool)]) -> Vec<Endpoint> {
     let of = |(pod, ready): &(&Pod, bool)| {
         let (node, make) = (pod.node().name(), if *ready { Endpoint::ready } else { Endpoint::terminating });
@@ -40,7 +40,7 @@ pub(crate) fn endpoints(pods: &[(&Pod, bool)]) -> Vec<Endpoint> {
     pods.iter().flat_map(of).collect()
 }
 
-/// The Service's own address.
+/// Returns the Service's cluster IP.
 pub(crate) fn cluster_ip(family: IpFamily) -> IpAddr {
     match family {
         IpFamily::V4 => "10.96.0.10".parse().unwrap(),
@@ -49,12 +49,12 @@ pub(crate) fn cluster_ip(family: IpFamily) -> IpAddr {
 }
 
 impl Fixture {
-    /// A backend on each of these nodes (by index), in this order.
+    /// Creates a backend on each of these nodes (by index), in this order.
     pub(crate) fn new(shape: Shape, on: &[usize]) -> Self {
         Self::of(Cluster::start(shape).unwrap(), on)
     }
 
-    /// [`Fixture::new`], in a cluster with running agents.
+    /// Creates the fixture in a cluster with running agents.
     pub(crate) fn of(cluster: Cluster, on: &[usize]) -> Self {
         let mut backends = Vec::new();
         let mut servers = Vec::new();
@@ -71,12 +71,12 @@ impl Fixture {
         fixture
     }
 
-    /// The Service with these endpoints: ready, or terminating.
+    /// Applies the Service with these endpoints, ready or terminating.
     pub(crate) fn apply(&self, pods: &[(&Pod, bool)]) {
         self.apply_annotated(pods, &Value::Null);
     }
 
-    /// The same, with annotations.
+    /// Applies the Service with annotations.
     pub(crate) fn apply_annotated(&self, pods: &[(&Pod, bool)], annotations: &Value) {
         let mut web = service("web", &IpFamily::BOTH.map(cluster_ip), &PORTS);
         web["metadata"]["annotations"] = annotations.clone();
@@ -150,8 +150,8 @@ impl<'a> Access<'a> {
     }
 }
 
-/// Clients of the fixture's Service on some of the ways to it: new connections all the time, and
-/// some that stay.
+/// Clients of the fixture's Service on some of the paths: new connections continuously, and
+/// persistent ones.
 pub(crate) struct Traffic {
     requests: Vec<RequestLoad>,
     persistent: Vec<PersistentLoad>,
@@ -172,7 +172,7 @@ impl Traffic {
         traffic
     }
 
-    /// Nothing has happened to any of them.
+    /// Checks that no connection failed.
     pub(crate) fn end(self) {
         for load in self.requests {
             let report = load.stop().unwrap();
@@ -180,7 +180,7 @@ impl Traffic {
         }
         for load in self.persistent {
             let report = load.release().unwrap();
-            assert!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
+            assert!(report.lost.is_empty() && report.requests.failed == 0, "{report:?}");
         }
     }
 }

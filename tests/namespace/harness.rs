@@ -14,14 +14,15 @@ fn test_machines_are_connected_and_removed_without_traces() {
     for family in IpFamily::BOTH {
         for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::UdpConnected, Protocol::Http] {
             let target = cluster.nodes[1].port(family, 7000);
-            let report = load::ask(&cluster.client, target, protocol, 10).unwrap();
+            let report = load::send_requests(&cluster.client, target, protocol, 10).unwrap();
             assert_eq!((report.ok, report.by_server["n2"]), (10, 10), "{protocol:?} {report:?}");
             assert!(report.seen_as.contains(&address(family, 1)), "{report:?}");
         }
         let moved = load::transfer(&cluster.nodes[0].machine, cluster.nodes[1].port(family, 7000), 8 << 20).unwrap();
         assert_eq!(moved.bytes, 8 << 20);
     }
-    let refused = load::ask(&cluster.client, cluster.nodes[0].port(IpFamily::V4, 7000), Protocol::Tcp, 1).unwrap();
+    let refused =
+        load::send_requests(&cluster.client, cluster.nodes[0].port(IpFamily::V4, 7000), Protocol::Tcp, 1).unwrap();
     assert_eq!(refused.errors["ECONNREFUSED"], 1, "{refused:?}");
 
     let files = cluster.files().to_owned();

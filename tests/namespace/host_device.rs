@@ -13,9 +13,9 @@ use ropeway_tests::{view, wait};
 use crate::contracts::expect::expect_error;
 use crate::fixture::{Fixture, cluster_ip};
 
-/// The networks of Services.
+/// Flags with the networks of Services.
 pub(crate) const RANGES: &str = "--service-cidr=10.96.0.0/16,fd00:10:96::/112";
-/// Longer than a look of the agent.
+/// Longer than the agent's interval between checks.
 const SOON: Duration = Duration::from_secs(10);
 
 fn scene(on: &[usize]) -> Fixture {
@@ -27,7 +27,7 @@ fn scene(on: &[usize]) -> Fixture {
     fixture
 }
 
-/// The way is open once the networks of Services are known.
+/// Waits until the host device exists, which needs the networks of Services.
 pub(crate) fn await_open(node: &Node) {
     wait::until_true("routes to Services", SOON, || {
         let table =
@@ -46,12 +46,12 @@ fn node_without_socket_hooks_reaches_services() {
     for family in IpFamily::BOTH {
         let address = cluster_ip(family);
         for (port, protocol) in [(80, Protocol::Tcp), (53, Protocol::Udp), (53, Protocol::UdpConnected)] {
-            let report = load::ask(&from, SocketAddr::new(address, port), protocol, 40).unwrap();
+            let report = load::send_requests(&from, SocketAddr::new(address, port), protocol, 40).unwrap();
             assert_eq!((report.ok, report.failed), (40, 0), "{report:?}");
             assert_eq!(report.by_server.len(), 2, "a local and a remote one: {report:?}");
             assert!(report.seen_as.iter().eq([&fixture.cluster.nodes[0].address(family)]), "{report:?}");
         }
-        // a Service has no other ports, and nobody has its neighbour's address
+        // an undefined port of the Service, and an unallocated neighbour of its address
         expect_error(&from, SocketAddr::new(address, 81), Protocol::Tcp, "ECONNREFUSED").unwrap();
         let other = match family {
             IpFamily::V4 => "10.96.77.77:80",
@@ -87,7 +87,7 @@ fn addresses_of_deleted_pods_are_dropped() {
     gone.delete().unwrap();
     let node = &fixture.cluster.nodes[0].machine;
     for target in targets {
-        // its device goes after DEL has answered
+        // the pod's device is removed after DEL has answered
         wait::until_true("the pod's route is gone", SOON, || {
             let route = node.output(&["ip", "route", "get", &target.ip().to_string()]);
             route.is_ok_and(|route| route.contains("ropeway.out"))
@@ -108,7 +108,8 @@ fn host_device_is_recreated_and_uninstalled() {
     let mut fixture = scene(&[1]);
     let from = |fixture: &Fixture| {
         let from = BypassSocketHooks::of_node(&fixture.cluster.nodes[0].machine, &fixture.cluster.fabric);
-        let report = load::ask(&from, SocketAddr::new(cluster_ip(IpFamily::V4), 80), Protocol::Tcp, 5).unwrap();
+        let report =
+            load::send_requests(&from, SocketAddr::new(cluster_ip(IpFamily::V4), 80), Protocol::Tcp, 5).unwrap();
         assert_eq!((report.ok, report.failed), (5, 0), "{report:?}");
     };
     for damage in ["link del ropeway.out", "link set ropeway.in down", "link set ropeway.out down arp on"] {

@@ -33,9 +33,9 @@ fn pod(cluster: &Cluster, name: &str, ports: &Value) -> ServingPod {
 
 /// Expects all answers from `server`; none: expects no answer at all.
 fn answers(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol, server: Option<&str>) {
-    // only silence is waited for in vain
+    // only an expected silence runs into the timeout
     let flags: &[&str] = if server.is_none() { &["--timeout=300"] } else { &[] };
-    let report = load::ask_with(from, target, protocol, 5, flags).unwrap();
+    let report = load::send_requests_with(from, target, protocol, 5, flags).unwrap();
     let way = format!("{} to {target} {protocol:?}: {report:?}", from.label());
     match server {
         Some(server) => assert_eq!((report.ok, report.by_server.get(server)), (5, Some(&5)), "{way}"),
@@ -92,7 +92,7 @@ fn host_port_without_host_ip_matches_every_node_address() {
                 answers(&node.machine, SocketAddr::new(ip, PORT), protocol, Some("web"));
             }
             answers(&client, node.port(family, PORT), protocol, Some("web"));
-            // A pod's loopback is its own, and so are the ports of other machines.
+            // Pods have a separate loopback, and other machines other ports.
             answers(&client, SocketAddr::new(loopback(family), PORT), protocol, None);
             answers(&web, SocketAddr::new(loopback(family), PORT), protocol, None);
             answers(&web, SocketAddr::new(loopback(family), TARGET), protocol, Some("web"));

@@ -26,7 +26,7 @@ fn node_port(at: IpAddr, protocol: Protocol) -> SocketAddr {
 }
 
 fn refused(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol) {
-    let report = load::ask_with(from, target, protocol, 3, &["--timeout=300"]).unwrap();
+    let report = load::send_requests_with(from, target, protocol, 3, &["--timeout=300"]).unwrap();
     assert_eq!((report.ok, report.failed), (0, 3), "{} to {target} {protocol:?}: {report:?}", from.label());
 }
 
@@ -39,35 +39,37 @@ fn node_processes_reach_node_ports_on_loopback() {
     for family in IpFamily::BOTH {
         for protocol in PROTOCOLS {
             let target = node_port(loopback(family), protocol);
-            // where the backend is, and where it is not: there a packet from a loopback address
-            // could not leave the node
+            // with a local and with a remote backend: a packet with a loopback source could not
+            // leave the node
             for node in [near, far] {
-                let report = load::ask(&node.machine, target, protocol, 20).unwrap();
+                let report = load::send_requests(&node.machine, target, protocol, 20).unwrap();
                 let way = format!("{} to {target} {protocol:?}: {report:?}", node.name());
                 assert_eq!((report.ok, report.failed), (20, 0), "{way}");
                 let strange = |client: &&IpAddr| client.is_loopback() || fixture.client.addresses().contains(*client);
                 assert_eq!(report.seen_as.iter().find(strange), None, "{way}");
             }
-            // a pod has a loopback of its own, also where the backend is
+            // pods have a separate loopback, also on the backend's node
             refused(&fixture.client, target, protocol);
             refused(backend, target, protocol);
         }
     }
-    // what listens in a pod at the same address and port is found there
+    // a server in the pod at the same address and port is reached there
     let server = load::serve_at(&fixture.client, "own", &[HTTP.node_port], Some(loopback(IpFamily::V4))).unwrap();
-    let own = load::ask(&fixture.client, node_port(loopback(IpFamily::V4), Protocol::Tcp), Protocol::Tcp, 5).unwrap();
+    let own = load::send_requests(&fixture.client, node_port(loopback(IpFamily::V4), Protocol::Tcp), Protocol::Tcp, 5)
+        .unwrap();
     assert_eq!(own.by_server.get("own"), Some(&5), "{own:?}");
     drop(server);
 
     fixture.apply(&[]);
     fixture.cluster.await_backends("default/web", 0).unwrap();
     for family in IpFamily::BOTH {
-        let report = load::ask(&near.machine, node_port(loopback(family), Protocol::Tcp), Protocol::Tcp, 3).unwrap();
+        let report =
+            load::send_requests(&near.machine, node_port(loopback(family), Protocol::Tcp), Protocol::Tcp, 3).unwrap();
         assert_eq!(report.errors.get("ECONNREFUSED"), Some(&3), "without backends: {report:?}");
     }
 }
 
-/// CVE-2020-8558: neighbours had what was meant for the node alone.
+/// CVE-2020-8558: neighbours of the node could reach ports on its loopback.
 #[test]
 #[ignore = "needs root"]
 fn neighbours_cannot_reach_node_ports_on_loopback() {
@@ -75,14 +77,14 @@ fn neighbours_cannot_reach_node_ports_on_loopback() {
     let node = &fixture.cluster.nodes[0];
     let client = &fixture.cluster.client;
     let via = node.address(IpFamily::V4);
-    // the neighbour's own loopback gives way, so that the packets reach the node
+    // the neighbour routes the loopback network to the link, so that its packets reach the node
     client.ip(&["addr del 127.0.0.1/8 dev lo", "rule add pref 1 to 127.0.0.1 lookup 100", "rule del pref 0"]).unwrap();
     client.ip(&[&format!("route add 127.0.0.1 via {via} table 100"), "rule add pref 9 lookup local"]).unwrap();
     let device = client.output(&["ip", "route", "get", &via.to_string()]).unwrap();
     let (_, after) = device.split_once(" dev ").unwrap();
     let device = after.split(' ').next().unwrap();
     client.output(&["sysctl", "-w", &format!("net.ipv4.conf.{device}.route_localnet=1")]).unwrap();
-    let reached = load::ask(client, node.port(IpFamily::V4, HTTP.node_port), Protocol::Tcp, 3).unwrap();
+    let reached = load::send_requests(client, node.port(IpFamily::V4, HTTP.node_port), Protocol::Tcp, 3).unwrap();
     assert_eq!(reached.ok, 3, "the neighbour is well otherwise: {reached:?}");
     for protocol in PROTOCOLS {
         refused(client, node_port(loopback(IpFamily::V4), protocol), protocol);

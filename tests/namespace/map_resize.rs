@@ -41,7 +41,11 @@ fn maglev_map_is_resized_under_load() {
     for number in 1..=6 {
         fixture.cluster.await_backends(&format!("default/more-{number}"), 2).unwrap();
         for ip in cluster_ips(number) {
-            assert_eq!(load::ask(&fixture.client, (ip, 80).into(), Protocol::Tcp, 10).unwrap().ok, 10, "{ip}");
+            assert_eq!(
+                load::send_requests(&fixture.client, (ip, 80).into(), Protocol::Tcp, 10).unwrap().ok,
+                10,
+                "{ip}"
+            );
         }
     }
     for (node, process) in fixture.cluster.nodes.iter().zip(processes) {

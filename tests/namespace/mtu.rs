@@ -30,20 +30,20 @@ fn set_links(cluster: &Cluster, mtu: u32) {
 
 /// Calls STATUS, as containerd does whenever the kubelet asks for its status.
 fn status(node: &Node) {
-    let nobody =
+    let no_attachment =
         Attachment { container: String::new(), netns: String::new(), interface: String::new(), pod: String::new() };
     let config = plugin::network_config(&plugin::conflist(), None).unwrap();
-    let answer = plugin::call(&node.machine, "STATUS", &nobody, &config).unwrap();
+    let answer = plugin::call(&node.machine, "STATUS", &no_attachment, &config).unwrap();
     assert_eq!(answer.status, 0, "{} {}", answer.output, answer.log);
 }
 
-/// The agent has told the plugin of the node's MTU.
+/// Waits until the agent has written the node's MTU for the plugin.
 fn told(node: &Node, mtu: u32) -> bool {
     let text = std::fs::read_to_string(for_plugin(node)).unwrap();
     serde_json::from_str::<Value>(&text).unwrap()["mtu"] == json!(mtu)
 }
 
-/// Both ends of all veths of a node.
+/// Returns the MTUs of both ends of all veths of a node.
 fn ends(node: &Node, pods: &[ServingPod]) -> Vec<String> {
     let mtu = |text: String| {
         let sizes = text.lines().filter_map(|line| line.split_once(" mtu ")?.1.split(' ').next().map(str::to_owned));
@@ -58,15 +58,15 @@ fn ends(node: &Node, pods: &[ServingPod]) -> Vec<String> {
     all
 }
 
-/// Full-sized packets of each kind pass from each pod to each other one, and a byte more passes
-/// from none.
+/// Checks that full-sized packets of each kind pass between all pods, and that packets with one
+/// byte more do not.
 fn all_reach(pods: &[ServingPod], mtu: u32) {
     for (from, to) in pairs(pods) {
         for family in IpFamily::BOTH {
             let (target, bytes) = (to.port(family, PORT).unwrap(), payload(family, mtu as usize));
             load::transfer(from, target, BYTES).unwrap();
             let size = format!("--size={bytes}");
-            let report = load::ask_with(from, target, Protocol::Udp, 2, &[&size]).unwrap();
+            let report = load::send_requests_with(from, target, Protocol::Udp, 2, &[&size]).unwrap();
             assert_eq!((report.ok, report.failed), (2, 0), "{} to {target}, {mtu}: {report:?}", from.name());
             let address = to.address(family).unwrap();
             load::echo(from, address, bytes).unwrap();
@@ -92,7 +92,7 @@ fn pods_follow(cluster: &Cluster, overhead: u32) {
         for node in &cluster.nodes {
             wait::until_true("the agent tells the plugin", SOON, || told(node, wanted)).unwrap();
         }
-        // Before the runtime asks: who sends too large ones is told so.
+        // Before STATUS: a sender of too large packets gets an ICMP error.
         for family in IpFamily::BOTH.into_iter().filter(|_| mtu < 1500) {
             let bytes = payload(family, (1500 - overhead) as usize);
             let answer = load::echo(&pods[0].pod, last.address(family).unwrap(), bytes);
@@ -118,7 +118,7 @@ fn pods_follow(cluster: &Cluster, overhead: u32) {
     }
     for held in held {
         let report = held.release().unwrap();
-        assert_eq!((report.lost.len(), report.questions.failed), (0, 0), "{report:?}");
+        assert_eq!((report.lost.len(), report.requests.failed), (0, 0), "{report:?}");
     }
 }
 

@@ -24,8 +24,8 @@ fn each_reaches_each(pods: &[ServingPod]) {
     pairs(pods).for_each(|(from, to)| reaches(from, to, MTU));
 }
 
-/// The Nodes of `n2` and `n3` as `change` makes them: it is given a node and its link; that of `n1`
-/// as ever.
+/// Returns the Nodes of `n2` and `n3` as changed by `change`, which gets a node and its link;
+/// `n1`'s stays unchanged.
 fn objects(cluster: &Cluster, change: impl Fn(&Node, u8) -> Value) -> Vec<Value> {
     let changed = |(node, link): (&Node, &u8)| if node.name() == "n1" { node.object() } else { change(node, *link) };
     cluster.nodes.iter().zip(&LINKS).map(changed).collect()
@@ -35,12 +35,12 @@ fn addresses(node: &Node) -> [IpAddr; 2] {
     IpFamily::BOTH.map(|family| node.address(family))
 }
 
-/// The pod CIDRs that a node gets in place of the first ones.
+/// Returns new pod CIDRs of a node.
 fn other_ranges(node: &Node) -> Vec<String> {
     node.pod_cidrs().iter().map(|range| range.replace("10.244.", "10.244.10").replace("244:", "244:a")).collect()
 }
 
-/// The addresses that a node gets in place of the first ones.
+/// Returns new addresses of a node.
 fn other_addresses(node: &Node, link: u8) -> [IpAddr; 2] {
     let last = 70 + node.name().trim_start_matches('n').parse::<u8>().unwrap();
     [format!("192.168.5{link}.{last}"), format!("fd00:5{link}::{last}")].map(|address| address.parse().unwrap())
@@ -61,18 +61,18 @@ fn renumber(node: &Node, link: u8) {
         .unwrap();
 }
 
-/// The file with which the agent configures the plugin.
+/// Returns the `node.json` that the agent writes for the plugin.
 pub(crate) fn for_plugin(node: &Node) -> PathBuf {
     node.machine.path("/var/lib/ropeway/node.json")
 }
 
 /// Returns a value if a server answers within 100 milliseconds.
 fn answers(from: &Pod, target: SocketAddr) -> anyhow::Result<Option<()>> {
-    let report = load::ask_with(from, target, Protocol::Tcp, 1, &["--timeout=100"])?;
+    let report = load::send_requests_with(from, target, Protocol::Tcp, 1, &["--timeout=100"])?;
     Ok((report.ok == 1).then_some(()))
 }
 
-/// Applies Nodes and waits until pods of `n1` reach others again, for a second since.
+/// Applies Nodes and waits until pods of `n1` have reached others for a second.
 fn reach_soon(cluster: &Cluster, nodes: &[Value], what: &str, from: &Pod, to: &[&Pod]) {
     cluster.apply("nodes", nodes).unwrap();
     let start = Instant::now();
@@ -128,11 +128,11 @@ fn changed_pod_cidrs_update_routes_and_plugin() {
         }
     }
     each_reaches_each(&pods);
-    // The node's own packets into the tunnel have an address of its new range.
+    // The node's packets into the tunnel have a source address of its new range.
     for (node, to) in [(0, 2), (2, 0), (2, 1)] {
         for family in IpFamily::BOTH {
             let target = pods[to].pod.port(family, PORT).unwrap();
-            let report = load::ask(&cluster.nodes[node].machine, target, Protocol::Tcp, 3).unwrap();
+            let report = load::send_requests(&cluster.nodes[node].machine, target, Protocol::Tcp, 3).unwrap();
             assert_eq!((report.ok, report.failed), (3, 0), "n{} to {target}: {report:?}", node + 1);
         }
     }
@@ -158,7 +158,7 @@ fn changed_node_addresses_keep_connections() {
     each_reaches_each(&pods);
     for held in held {
         let report = held.release().unwrap();
-        assert_eq!((report.lost.len(), report.questions.failed), (0, 0), "connections go on: {report:?}");
+        assert_eq!((report.lost.len(), report.requests.failed), (0, 0), "connections are lost: {report:?}");
     }
     let table = routes(&cluster.nodes[0]);
     for route in ["10.244.2.0/24 via 192.168.50.72 dev eth0", "10.244.3.0/24 via 192.168.51.73 dev ropeway.vx4"] {
@@ -171,8 +171,7 @@ fn is_alone(node: &Node) -> bool {
     routes(node).lines().all(|route| !route.contains(" via ") || route.contains("ropeway.out"))
 }
 
-/// Nothing of the old machine is left on the new one but its name; it has other addresses, other
-/// ranges and another MAC.
+/// Replaces a machine by one with the same name: other addresses, other ranges and another MAC.
 #[test]
 #[ignore = "needs root"]
 fn replaced_node_with_same_name_is_reachable() {
@@ -195,7 +194,7 @@ fn replaced_node_with_same_name_is_reachable() {
         renumber(node, link);
     }
     wait::until_true("n1 has no route to them", SOON, || is_alone(&cluster.nodes[0])).unwrap();
-    // The new machines' agents run before their Nodes are there.
+    // The agents of the new machines start before their Nodes exist.
     for node in &mut cluster.nodes[1..] {
         node.start_agent(&[]).unwrap();
     }
@@ -221,7 +220,7 @@ fn replaced_node_with_same_name_is_reachable() {
     println!("new machines are known after {:?}", start.elapsed());
     pods.extend(cluster.nodes[1..].iter().map(|node| serving(node, &format!("new-{}", node.name()))));
     each_reaches_each(&pods);
-    // Away and back, with all that is known of them.
+    // Restores the old machine with its addresses and ranges.
     cluster.apply("nodes", &alone).unwrap();
     wait::until_true("n1 has no route to them", SOON, || is_alone(&cluster.nodes[0])).unwrap();
     reach_soon(&cluster, &nodes, "a new machine of that name", &pods[0].pod, &[&pods[1].pod, &pods[2].pod]);
@@ -255,10 +254,10 @@ fn ipv6_only_nodes_route_pods() {
     assert!(!table.contains("ropeway.vx4"), "{table}");
     for node in [0, 2] {
         let target = pods[2 - node].pod.port(IpFamily::V6, PORT).unwrap();
-        let report = load::ask(&cluster.nodes[node].machine, target, Protocol::Tcp, 3).unwrap();
+        let report = load::send_requests(&cluster.nodes[node].machine, target, Protocol::Tcp, 3).unwrap();
         assert_eq!((report.ok, report.failed), (3, 0), "n{} to {target}: {report:?}", node + 1);
     }
-    // One is lost and comes back.
+    // One node is removed and added again.
     cluster.apply("nodes", &objects[..2]).unwrap();
     wait::until_true("no way to n3", SOON, || !routes(&cluster.nodes[0]).contains("ropeway.vx6")).unwrap();
     cluster.apply("nodes", &objects).unwrap();

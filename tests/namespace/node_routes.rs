@@ -35,17 +35,17 @@ pub(crate) fn serving(node: &Node, name: &str) -> ServingPod {
     ServingPod { pod, server }
 }
 
-/// One on each node.
+/// Starts a pod and a server on each node.
 pub(crate) fn pods(cluster: &Cluster) -> Vec<ServingPod> {
     cluster.nodes.iter().map(|node| serving(node, &format!("pod-{}", node.name()))).collect()
 }
 
-/// Each of them with each, itself too.
+/// Returns all pairs of pods, including each pod with itself.
 pub(crate) fn pairs(pods: &[ServingPod]) -> impl Iterator<Item = (&Pod, &Pod)> {
     pods.iter().flat_map(|from| pods.iter().map(move |to| (&from.pod, &to.pod)))
 }
 
-/// Packets of every kind and of full size pass, in both families.
+/// Checks that full-sized packets of every kind pass in both families.
 pub(crate) fn reaches(from: &Pod, to: &Pod, mtu: usize) {
     IpFamily::BOTH.into_iter().for_each(|family| reaches_over(family, from, to, mtu));
 }
@@ -54,7 +54,7 @@ pub(crate) fn reaches_over(family: IpFamily, from: &Pod, to: &Pod, mtu: usize) {
     let (target, source) = (to.port(family, PORT).unwrap(), from.address(family).unwrap());
     let size = format!("--size={}", payload(family, mtu));
     for (protocol, flags) in [(Protocol::Tcp, &[][..]), (Protocol::Udp, &[size.as_str()][..])] {
-        let report = load::ask_with(from, target, protocol, 2, flags).unwrap();
+        let report = load::send_requests_with(from, target, protocol, 2, flags).unwrap();
         let way = format!("{} to {target} {protocol:?}: {report:?}", from.name());
         assert_eq!((report.ok, report.failed), (2, 0), "{way}");
         assert!(report.seen_as.iter().eq([&source]), "the source address is kept: {way}");
@@ -63,7 +63,7 @@ pub(crate) fn reaches_over(family: IpFamily, from: &Pod, to: &Pod, mtu: usize) {
     load::echo(from, to.address(family).unwrap(), payload(family, mtu)).unwrap();
 }
 
-/// The routes of ours on a node.
+/// Returns Ropeway's routes on a node.
 pub(crate) fn routes(node: &Node) -> String {
     ["-4", "-6"].map(|family| node.machine.output(&["ip", family, "route", "show", "proto", "82"]).unwrap()).concat()
 }
@@ -106,12 +106,12 @@ fn pods_reach_each_other_across_router() {
     }
     let all = cluster.nodes[0].machine.output(&["ip", "route"]).unwrap();
     assert!(all.contains("10.99.0.0/16 via") && all.contains("10.244.200.0/24 dev eth0"), "routes of others: {all}");
-    // Processes of nodes reach pods elsewhere, and are answered.
+    // Processes of nodes reach pods of other nodes and get answers.
     for (node, pod) in [(0, 4), (4, 0), (0, 1)] {
         for family in IpFamily::BOTH {
             let target = pods[pod].pod.port(family, PORT).unwrap();
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let report = load::ask(&cluster.nodes[node].machine, target, protocol, 5).unwrap();
+                let report = load::send_requests(&cluster.nodes[node].machine, target, protocol, 5).unwrap();
                 assert_eq!((report.ok, report.failed), (5, 0), "n{} to {target}: {report:?}", node + 1);
             }
         }
@@ -157,7 +157,7 @@ fn node_removal_and_return_update_routes_within_one_second() {
     }
     println!("the slowest took {slowest:?}");
 
-    // A node comes back under its name with another range and another address.
+    // A node returns under its old name with another range and another address.
     let node = &cluster.nodes[4];
     node.machine.ip(&["address del 192.168.51.15/24 dev eth0", "address add 192.168.51.77/24 dev eth0"]).unwrap();
     node.machine.ip(&["route add default via 192.168.51.1"]).unwrap();
@@ -169,7 +169,7 @@ fn node_removal_and_return_update_routes_within_one_second() {
     wait::until_true(&expected, SOON, || routes(&cluster.nodes[0]).contains(&expected)).unwrap();
     wait::until("the pods reach each other again", Duration::from_secs(5), || {
         let target = pods[4].pod.port(IpFamily::V4, PORT)?;
-        let report = load::ask_with(&pods[0].pod, target, Protocol::Tcp, 1, &["--timeout=300"])?;
+        let report = load::send_requests_with(&pods[0].pod, target, Protocol::Tcp, 1, &["--timeout=300"])?;
         Ok((report.ok == 1).then_some(()))
     })
     .unwrap();
@@ -203,7 +203,7 @@ fn removed_routes_are_restored_and_counted() {
         .unwrap();
         reaches(&pods[0].pod, &pods[1].pod, 1450);
     }
-    // Another program's route in the place of ours is left, and said.
+    // A foreign route in the place of Ropeway's is kept, and reported.
     node.machine.ip(&["route replace 10.244.2.0/24 via 192.168.50.1 proto static"]).unwrap();
     wait::until_true("it is said", SOON, || counts(node, "ropeway_unrouted_ranges", 1)).unwrap();
     node.machine.ip(&["route del 10.244.2.0/24 via 192.168.50.1 proto static"]).unwrap();

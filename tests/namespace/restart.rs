@@ -22,7 +22,7 @@ fn traffic_and_cni_calls_succeed_without_agent() {
     for family in IpFamily::BOTH {
         for Access { from, tcp, udp } in fixture.paths(family) {
             for (target, protocol) in [(tcp, Protocol::Tcp), (udp, Protocol::Udp)] {
-                let report = load::ask(from, target, protocol, 20).unwrap();
+                let report = load::send_requests(from, target, protocol, 20).unwrap();
                 assert_eq!(
                     (report.ok, report.failed),
                     (20, 0),
@@ -32,19 +32,22 @@ fn traffic_and_cni_calls_succeed_without_agent() {
             }
         }
     }
-    // A pod that comes and goes meanwhile works like any other.
+    // A pod that is created and deleted meanwhile works like any other.
     let pod = fixture.cluster.nodes[1].pod("late").unwrap();
     let server = load::serve(&pod, "late", &[8080]).unwrap();
     for family in IpFamily::BOTH {
         let Access { tcp, .. } = fixture.path(ClientPath::PodToClusterIp, family);
-        assert_eq!(load::ask(&pod, tcp, Protocol::Tcp, 10).unwrap().ok, 10);
-        assert_eq!(load::ask(&fixture.client, pod.port(family, 8080).unwrap(), Protocol::Tcp, 10).unwrap().ok, 10);
+        assert_eq!(load::send_requests(&pod, tcp, Protocol::Tcp, 10).unwrap().ok, 10);
+        assert_eq!(
+            load::send_requests(&fixture.client, pod.port(family, 8080).unwrap(), Protocol::Tcp, 10).unwrap().ok,
+            10
+        );
     }
     drop(server);
     pod.delete().unwrap();
 
     fixture.cluster.start_agents().unwrap();
-    // what is held came in at this node from outside, and no flow of it is taken for one that has
+    // the persistent connections entered at this node from outside; no flow of theirs may count as
     // ended
     let last = fixture.cluster.nodes.last().unwrap();
     wait::until_true("the agent has counted the flows", Duration::from_secs(10), || {
@@ -71,7 +74,7 @@ fn restarted_agent_rewrites_only_changed_entries() {
             }
         }
     }
-    // It does write what has changed.
+    // The agent writes the changed entries.
     fixture.apply(&[(&fixture.backends[0], true)]);
     fixture.cluster.await_backends("default/web", 1).unwrap();
     assert!(fixture.cluster.nodes[0].metric("ropeway_map_operations_total").unwrap() > 0.0);
@@ -88,6 +91,6 @@ fn changes_during_agent_downtime_are_applied_on_restart() {
     fixture.cluster.start_agents().unwrap();
     fixture.cluster.await_backends("default/web", 1).unwrap();
     let Access { from, tcp, .. } = fixture.path(ClientPath::PodToClusterIp, IpFamily::V4);
-    let report = load::ask(from, tcp, Protocol::Tcp, 50).unwrap();
+    let report = load::send_requests(from, tcp, Protocol::Tcp, 50).unwrap();
     assert_eq!(report.by_server.get("web-2"), Some(&50), "{report:?}");
 }

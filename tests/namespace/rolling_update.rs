@@ -1,7 +1,7 @@
 //! Backends are replaced one after the other, as a Deployment does it, under a thousand new
 //! connections a second.
 //!
-//! `ROPEWAY_REPLACEMENTS` says how many are replaced: a plain run is content with a few.
+//! `ROPEWAY_REPLACEMENTS` sets the number of replacements; the default is small.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use ropeway_tests::{process, wait};
 
 use crate::fixture::{Access, ClientPath, Fixture, TARGET};
 
-/// A plain run.
+/// Number of replacements without `ROPEWAY_REPLACEMENTS`.
 const FEW: usize = 20;
 /// New connections a second on each way.
 const RATE: u32 = 125;
@@ -64,8 +64,8 @@ fn rolling_update_breaks_no_connection_under_load() {
     println!("{count} backends replaced, {made} connections");
 }
 
-/// Waits until a backend that gets nothing new has answered all that it has: the time that
-/// Kubernetes leaves a pod for it.
+/// Waits until a backend without new connections has answered all of its requests, the grace period
+/// of a pod in Kubernetes.
 fn answered(pod: &Pod) {
     wait::until(&format!("{} has answered", pod.name()), Duration::from_secs(10), || {
         let mut command = pod.command("ss")?;
@@ -76,7 +76,7 @@ fn answered(pod: &Pod) {
     .unwrap();
 }
 
-/// Has these backends, ready or terminating, and waits until the ready ones get the new
+/// Applies these backends, ready or terminating, and waits until the ready ones get the new
 /// connections.
 fn serve_by(fixture: &Fixture, pods: &[(&Pod, bool)]) {
     fixture.apply(pods);

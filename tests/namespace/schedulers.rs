@@ -35,7 +35,7 @@ fn annotate(fixture: &Fixture, annotations: &Value, scheduler: &str, weights: &[
 
 /// Opens `count` connections and returns how many each server got.
 fn got(from: &dyn TrafficEndpoint, target: SocketAddr, count: u64) -> BTreeMap<String, u64> {
-    let report = load::ask(from, target, Protocol::Tcp, count).unwrap();
+    let report = load::send_requests(from, target, Protocol::Tcp, count).unwrap();
     assert_eq!((report.ok, report.failed), (count, 0), "{} to {target}: {report:?}", from.label());
     report.by_server.into_iter().collect()
 }

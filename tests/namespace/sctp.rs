@@ -20,10 +20,10 @@ const SCTP: u8 = 132;
 const TARGET: u16 = 8080;
 const HOST_PORT: u16 = 54323;
 const MARKER: &str = "an association";
-/// The checksum (RFC 9260, appendix A).
+/// Computes the checksum (CRC32c, RFC 9260, appendix A).
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-/// A place where packets are sent and watched.
+/// A machine or pod where packets are sent and watched.
 #[derive(Clone, Copy)]
 struct Station<'a> {
     place: &'a dyn TrafficEndpoint,
@@ -42,13 +42,13 @@ impl<'a> Station<'a> {
         Self { place: pod, device: "eth0", macs: [mac(1), mac(0)] }
     }
 
-    /// A node, by a device to which its routes lead.
+    /// Returns the endpoint of a node: the device to which its routes lead.
     fn node(machine: &'a Machine, device: &'static str) -> Self {
         Self { place: machine, device, macs: [[0x52, 0x57, 0, 0, 0, 1]; 2] }
     }
 }
 
-/// A common header and a text.
+/// Builds a packet of a common header and a text.
 fn packet(from: u16, to: u16) -> Vec<u8> {
     let [from, to] = [from, to].map(u16::to_be_bytes);
     let mut packet = [&from[..], &to, &[1, 2, 3, 4, 0, 0, 0, 0], MARKER.as_bytes()].concat();
@@ -57,8 +57,8 @@ fn packet(from: u16, to: u16) -> Vec<u8> {
     packet
 }
 
-/// Sends a packet at one place, watches it at another, and returns its source and target there.
-/// Checks its checksum.
+/// Sends a packet from one endpoint, watches it at another, and returns its source and target
+/// there. Checks its checksum.
 #[track_caller]
 fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Station<'_>) -> (SocketAddr, SocketAddr) {
     let (kind, whole) = ip(Ends { from: source.ip(), to: target.ip() }, SCTP, &packet(source.port(), target.port()));
@@ -124,7 +124,7 @@ fn sctp_ports_are_translated_in_both_directions() {
                 assert_eq!(pass(at_pod, (server, asker), asker_at), (front, asker));
             }
         }
-        // what the node's default route leads out
+        // a packet that leaves by the node's default route
         let leaving = Station::node(&cluster.nodes[0].machine, "eth0");
         for (n, pod, at_pod) in [(21, &near, at_near), (22, &far, at_far)] {
             let front = external(n).into_iter().find(|a| family.has(*a)).unwrap();

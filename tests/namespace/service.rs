@@ -17,7 +17,7 @@ use crate::fixture::{Access, ClientPath, Fixture, HTTP};
 fn splits_evenly(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol) {
     let mut seen = Vec::new();
     for _ in 0..3 {
-        let report = load::ask(from, target, protocol, 1000).unwrap();
+        let report = load::send_requests(from, target, protocol, 1000).unwrap();
         assert_eq!((report.ok, report.failed), (1000, 0), "{} to {target}: {report:?}", from.label());
         if report.by_server.len() == 2 && report.by_server.values().all(|count| (450..=550).contains(count)) {
             return;
@@ -35,7 +35,7 @@ fn thousand_connections_are_split_evenly() {
         for Access { from, tcp, .. } in fixture.paths(family) {
             splits_evenly(from, tcp, Protocol::Tcp);
         }
-        // The packet path with datagrams, and the socket hooks with them.
+        // Datagrams on the packet path, and through the socket hooks.
         let Access { from, udp, .. } = fixture.path(ClientPath::NodePortFromOutside, family);
         splits_evenly(from, udp, Protocol::UdpConnected);
         let Access { from, udp, .. } = fixture.path(ClientPath::PodToClusterIp, family);
@@ -61,7 +61,7 @@ fn service_without_endpoints_is_rejected_immediately() {
             &fixture.cluster.nodes[1].machine,
         ] {
             for (port, protocol) in [(80, Protocol::Tcp), (53, Protocol::UdpConnected), (53, Protocol::Udp)] {
-                let report = load::ask(from, SocketAddr::new(address, port), protocol, 5).unwrap();
+                let report = load::send_requests(from, SocketAddr::new(address, port), protocol, 5).unwrap();
                 let way = format!("{} to {address} {protocol:?}: {report:?}", from.label());
                 assert_eq!(report.errors.get("ECONNREFUSED"), Some(&5), "{way}");
                 assert!(report.slowest_us < 100_000, "{way}");
@@ -77,13 +77,13 @@ fn service_recovers_with_its_first_endpoint() {
     fixture.apply(&[]);
     fixture.cluster.await_backends("default/web", 0).unwrap();
     let Access { from, tcp, udp } = fixture.path(ClientPath::PodToClusterIp, IpFamily::V4);
-    let refused = load::ask(from, tcp, Protocol::Tcp, 1).unwrap();
+    let refused = load::send_requests(from, tcp, Protocol::Tcp, 1).unwrap();
     assert_eq!(refused.failed, 1, "{refused:?}");
     fixture.apply(&[(&fixture.backends[0], true)]);
     fixture.cluster.await_backends("default/web", 1).unwrap();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let target = if protocol == Protocol::Tcp { tcp } else { udp };
-        assert_eq!(load::ask(from, target, protocol, 10).unwrap().ok, 10);
+        assert_eq!(load::send_requests(from, target, protocol, 10).unwrap().ok, 10);
     }
 }
 
@@ -94,7 +94,7 @@ fn pod_reaches_itself_through_its_service() {
     for family in IpFamily::BOTH {
         let Access { tcp, udp, .. } = fixture.path(ClientPath::PodToClusterIp, family);
         for (target, protocol) in [(tcp, Protocol::Tcp), (udp, Protocol::UdpConnected)] {
-            let report = load::ask(&fixture.backends[0], target, protocol, 20).unwrap();
+            let report = load::send_requests(&fixture.backends[0], target, protocol, 20).unwrap();
             assert_eq!(report.ok, 20, "{target} {protocol:?}: {report:?}");
         }
     }
@@ -111,7 +111,7 @@ fn deleted_service_is_removed_from_every_node() {
         })
         .unwrap();
     }
-    let report = load::ask(
+    let report = load::send_requests(
         &fixture.cluster.client,
         fixture.cluster.nodes[0].port(IpFamily::V4, HTTP.node_port),
         Protocol::Tcp,

@@ -23,7 +23,7 @@ fn transfers(mtu: u32, sizes: &[usize]) {
                 for size in sizes {
                     let flags = [format!("--size={size}")];
                     let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-                    let report = load::ask_with(from, udp, Protocol::UdpConnected, 20, &flags).unwrap();
+                    let report = load::send_requests_with(from, udp, Protocol::UdpConnected, 20, &flags).unwrap();
                     let way =
                         format!("mtu {mtu}, {server} backend, {} to {udp}, {size} bytes: {report:?}", from.label());
                     assert_eq!((report.ok, report.failed), (20, 0), "{way}");

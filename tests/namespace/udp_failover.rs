@@ -18,8 +18,8 @@ enum From {
     Node,
 }
 
-/// The n-th backend is on the node with the n-th index: local ones are on 0. Each is replaced by
-/// the next; `terminating` says whether it is announced that it goes.
+/// Replaces backends one after the other. The n-th backend is on the node with the n-th index;
+/// those on node 0 are local. `terminating`: the slice announces the removal first.
 fn replaced(from: From, on: &[usize], terminating: bool) {
     let mut fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, on);
     serve_by(&fixture, &[(&fixture.backends[0], true)]);
@@ -53,13 +53,13 @@ fn replaced(from: From, on: &[usize], terminating: bool) {
     for socket in sockets {
         let report = socket.stop().unwrap();
         assert_eq!(report.by_server.len(), on.len(), "the same socket was answered by all: {report:?}");
-        // a pod whose server is gone may say so before its slice does
+        // ICMP errors of a pod without its server may arrive before the changed slice
         assert!(report.errors.keys().all(|error| error == "timeout" || error == "ECONNREFUSED"), "{report:?}");
     }
 }
 
-/// Has these backends, ready or terminating, and waits until only the ready ones are given to new
-/// sockets.
+/// Applies these backends, ready or terminating, and waits until only the ready ones are chosen for
+/// new sockets.
 fn serve_by(fixture: &Fixture, pods: &[(&Pod, bool)]) {
     fixture.apply(pods);
     fixture.cluster.await_backends("default/web", pods.iter().filter(|(_, ready)| *ready).count()).unwrap();

@@ -1,5 +1,5 @@
-//! `cargo xtask bench WHAT`: builds, measures, prints a table and at the end one line for each figure:
-//! `figure <name> <value> <unit>`.
+//! `cargo xtask bench WHAT`: builds, measures and prints a table, followed by one line for each
+//! figure: `figure <name> <value> <unit>`.
 
 #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "statistics of small numbers")]
 mod cni;
@@ -14,12 +14,14 @@ use crate::build;
 use crate::paths::Paths;
 use crate::setup::{self, Need};
 
-/// What to measure.
+/// The benchmarks.
 #[derive(Subcommand)]
 pub(crate) enum What {
-    /// Nanoseconds of the packet program for a hit, a new flow and a miss, against bare map operations (as root)
+    /// Nanoseconds of the packet program for a hit, a new flow and a miss, against bare map
+    /// operations (as root)
     Packet,
-    /// 50,000 Services into the maps against a bare batch update, single changes, the agent's memory (as root)
+    /// 50,000 Services into the maps against a bare batch update, single changes, the agent's
+    /// memory (as root)
     Sync,
     /// Durable allocation of an address, in an empty /16 and in one with 60,000 addresses in use
     Store,
@@ -27,7 +29,7 @@ pub(crate) enum What {
     Cni,
 }
 
-/// Measures.
+/// Runs one benchmark.
 pub(crate) fn run(paths: &Paths, what: &What) -> Result<()> {
     match what {
         What::Packet => packet::run(paths),

@@ -1,9 +1,7 @@
-//! `cargo xtask demo`: three nodes, a Service, and everything that is promised of it, before your
-//! eyes.
+//! `cargo xtask demo`: shows three nodes, a Service and its documented behaviour.
 //!
-//! Each step says what it does, shows what came of it and fails loudly if that is not what was
-//! promised. Whatever happens, the network is removed at the end, unless `--keep` asks for it to
-//! stay.
+//! Each step prints its action and the result, and fails if the result is not the documented one.
+//! The network is always removed at the end, except with `--keep`.
 
 mod look;
 mod show;
@@ -59,7 +57,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
         bail!("the network of an earlier demo is still up; `cargo xtask demo --down` removes it");
     }
     setup::packages(&[Need::Network])?;
-    // Whoever names binaries wants to see those.
+    // Named binaries are used as they are, without a build.
     if std::env::var_os(ropeway_tests::binaries::VARIABLE).is_none() {
         build::for_tests(paths)?;
         build::name_binaries(paths);

@@ -1,7 +1,7 @@
 //! `cargo xtask image`: Ropeway's image as an OCI archive, without a builder or a registry.
 //!
-//! The image holds three static binaries and nothing else: no shell, no libraries, no package manager. The archive can
-//! be pushed by any tool that reads the OCI layout, and `ctr images import` takes it as it is.
+//! The image holds three static binaries: no shell, no libraries, no package manager. Every tool
+//! that reads the OCI layout can push the archive, and `ctr images import` can load it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// Name and tag that the archive gives the image
     #[arg(long, default_value = "ropeway:dev", value_name = "NAME:TAG")]
     name: String,
-    /// Where to write the archive [default: target/ropeway.oci.tar]
+    /// Path of the archive [default: target/ropeway.oci.tar]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }

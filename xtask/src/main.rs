@@ -1,7 +1,7 @@
 //! Every command that a person or CI runs: `cargo xtask --help`.
 //!
-//! Each command sets up what it needs by itself, says what it does before it does it, and ends with an exit status
-//! that a script can trust. Nothing here is part of what runs on a node.
+//! Each command installs the tools that it needs, prints each action before it runs, and ends with
+//! an exit status that scripts can rely on. Nothing here is part of a node's programs.
 
 mod bench;
 mod build;
@@ -33,7 +33,8 @@ enum Command {
     Setup,
     /// Build the eBPF object and all binaries (release, into target/release)
     Build,
-    /// Show it: three nodes, a Service, traffic on every way, an endpoint and the agents that go under load (as root)
+    /// Show three nodes, a Service and traffic on every path while an endpoint and the agents are
+    /// removed (as root)
     Demo(demo::Options),
     /// Check format, lints, licences, spelling, layers and comments
     Lint(lint::Options),
@@ -72,7 +73,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds and installs for the test cluster, which cannot use this crate.
+/// Builds and installs for the test cluster, whose crate cannot use this one.
 struct Workshop<'a>(&'a Paths);
 
 impl test_cluster::Workshop for Workshop<'_> {

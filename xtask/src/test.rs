@@ -5,9 +5,10 @@
 //! 3. namespace: several nodes with real traffic;
 //! 4. plugin: the CNI plugin as a black box.
 //!
-//! What the third has seen of the rules of a service proxy is put together as a matrix and compared with docs/service-matrix.md.
+//! The third level records the outcome of the rules of a service proxy. The matrix of these
+//! outcomes is compared with docs/service-matrix.md.
 //!
-//! All but the first need root, and fail without it: a level that is skipped proves nothing.
+//! All but the first need root, and fail without it: a skipped level would prove nothing.
 
 mod contracts;
 mod traces;
@@ -23,7 +24,7 @@ use crate::{build, shell};
 use contracts::Contracts;
 use traces::Traces;
 
-/// What to run.
+/// Options of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Only tests whose name contains this
@@ -31,7 +32,7 @@ pub(crate) struct Options {
     /// Only this level (again for several)
     #[arg(long, value_enum)]
     level: Vec<Level>,
-    /// Write docs/service-matrix.md as this run has found it, where it would be compared
+    /// Write docs/service-matrix.md from the records of this run instead of comparing them
     #[arg(long)]
     write: bool,
 }
@@ -59,13 +60,13 @@ impl Level {
     /// Calls of `cargo test`: what to build, and flags for the tests.
     fn calls(self) -> &'static [(&'static [&'static str], &'static [&'static str])] {
         match self {
-            // The packages that need nothing are the workspace's default members.
+            // The packages that need no root are the workspace's default members.
             Self::Host => &[(&[], &[]), (&["--package", "packet-tests", "--test", "packet"], &[])],
             Self::Packet => &[
                 (&["--package", "packet-tests", "--test", "packet"], &["--include-ignored", "--nocapture"]),
                 (&["--package", "dataplane-host", "--package", "dataplane-user"], &["--ignored"]),
             ],
-            // One at a time: some count what a whole node does or how long it takes.
+            // One at a time: some tests count or time the work of a whole node.
             Self::Namespace => {
                 &[(&["--package", "ropeway-tests", "--test", "namespace"], &["--ignored", "--test-threads=1"])]
             }
@@ -123,7 +124,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
 fn execute(paths: &Paths, level: Level, filter: Option<&str>, contracts: Option<&Contracts>) -> Result<()> {
     for (selection, flags) in level.calls() {
         let mut cargo = shell::cargo(&paths.root);
-        // An error says what it must; the stack below it is that of the test runner.
+        // The error message is complete; the stack below it is the test runner's.
         cargo.env("RUST_LIB_BACKTRACE", "0");
         if level != Level::Host {
             cargo.env("ROPEWAY_BIN_DIR", paths.demo_binaries());

@@ -1,7 +1,9 @@
-//! `cargo xtask vm`: the kernel programs, the agent and the plugin on the oldest kernel that they promise to work on.
+//! `cargo xtask vm`: tests the kernel programs, the agent and the plugin on the oldest supported
+//! kernel.
 //!
-//! Debian's kernel boots in an emulated machine (no hardware support is needed) with nothing but an initial file system: a
-//! shell, the binaries of this checkout, and its packet and namespace tests. The machine prints what they print, then one closing line.
+//! Debian's kernel boots in an emulated machine (without hardware support) from an initial file
+//! system: a shell, the binaries of this checkout, and its packet and namespace tests. The machine
+//! prints their output and one closing line.
 
 mod archive;
 mod kernel;
@@ -20,7 +22,7 @@ use crate::setup::{self, Need};
 use crate::{build, shell};
 use archive::Archive;
 
-/// What to run.
+/// Options of `cargo xtask vm`.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Namespace tests to run there, by a part of their names
@@ -31,10 +33,10 @@ pub(crate) struct Options {
     minutes: u64,
 }
 
-/// The machine says this when all went well.
+/// The closing line of a successful run.
 const CLOSING: &str = "vm: 0 failed";
 
-/// Builds, packs, boots.
+/// Builds the tests, packs the file system and boots the machine.
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     setup::packages(&[Need::Machine, Need::Network])?;
     let binaries = build::all(paths)?;
@@ -77,7 +79,7 @@ fn pack(
     for (test, name) in tests.iter().zip(["packet", "namespace"]) {
         archive.stripped(test, &Path::new("/opt/tests").join(name), &paths.target)?;
     }
-    // The packet tests look for them where they were built, by way of their own folder.
+    // The packet tests look for the objects where they were built, relative to their folder.
     for object in [paths.ebpf_object(), paths.ebpf_object().with_file_name("bench")] {
         archive.copy(&object, &object)?;
     }
@@ -86,7 +88,7 @@ fn pack(
     Ok(archive.finish())
 }
 
-/// What the machine does.
+/// Returns the script that the machine runs.
 fn script(modules: &str, namespace: &str) -> String {
     format!(
         r#"#!/bin/busybox sh
@@ -114,7 +116,7 @@ reboot -f
     )
 }
 
-/// Boots the machine, shows what it prints, and judges its closing line.
+/// Boots the machine, shows its output, and checks its closing line.
 fn boot(kernel: &Path, image: &Path, limit: Duration) -> Result<()> {
     shell::step("booting an emulated machine");
     let start = Instant::now();
@@ -131,7 +133,7 @@ fn boot(kernel: &Path, image: &Path, limit: Duration) -> Result<()> {
     let (done, wait) = std::sync::mpsc::channel::<()>();
     let id = machine.id().to_string();
     let guard = std::thread::spawn(move || {
-        // The other side hangs up when the machine has ended.
+        // Reading fails when the machine has ended.
         if wait.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             eprintln!("vm: no end within {limit:?}");
             Command::new("kill").args(["-KILL", &id]).status().ok();

@@ -1,4 +1,4 @@
-//! What every cluster has: DNS and metrics.
+//! The add-ons of every cluster: DNS and metrics.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use super::layout::Layout;
 use super::settings::{AGNHOST, COREDNS, DNS_SERVICE, DOMAIN, METRICS_SERVER, NEAR};
 use super::step::wait_for;
 
-/// Gives the API server the manifests of both.
+/// Applies the manifests of both.
 pub(super) fn apply(layout: &Layout) -> Result<()> {
     for name in ["coredns.yaml", "metrics-server.yaml"] {
         kube::apply(layout, &template(layout, name)?).with_context(|| name.to_owned())?;
@@ -17,7 +17,7 @@ pub(super) fn apply(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// A manifest of tests/cluster/templates with this cluster's values.
+/// Returns a manifest of tests/cluster/templates with this cluster's values.
 pub(super) fn template(layout: &Layout, name: &str) -> Result<String> {
     let path = layout.template(name);
     let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
@@ -42,7 +42,7 @@ pub(super) fn dns_ready(layout: &Layout) -> Result<()> {
     kube::rolled_out(layout, "kube-system", "deployment/coredns", 180)
 }
 
-/// Waits until metrics are served, and the API server has them from there.
+/// Waits until the API server gets metrics from the metrics server.
 pub(super) fn metrics_ready(layout: &Layout, nodes: usize) -> Result<()> {
     kube::rolled_out(layout, "kube-system", "deployment/metrics-server", 180)?;
     wait_for("kubectl top nodes", 120, || {

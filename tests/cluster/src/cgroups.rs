@@ -23,7 +23,7 @@ pub(super) struct Hierarchy {
     pub(super) options: String,
 }
 
-/// The hierarchies of this machine.
+/// Lists the hierarchies of this machine.
 pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
     let all = parse(&fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?);
     ensure!(all.iter().any(|h| h.kind == "cgroup2"), "no cgroup2 hierarchy is mounted; Services need one");
@@ -79,12 +79,12 @@ pub(super) fn join(node: &str) -> Result<()> {
     Ok(())
 }
 
-/// Kills what is left in the cgroups of all nodes, and removes them.
+/// Kills all processes in the cgroups of all nodes, and removes the cgroups.
 pub(super) fn remove() -> Result<()> {
     remove_at(Path::new(PREFIX))
 }
 
-/// Kills what is left in the cgroups of one node, and removes them.
+/// Kills all processes in the cgroups of one node, and removes the cgroups.
 pub(super) fn remove_of(node: &str) -> Result<()> {
     remove_at(&Path::new(PREFIX).join(node))
 }
@@ -102,7 +102,7 @@ fn remove_at(path: &Path) -> Result<()> {
     })
 }
 
-/// The cgroups of ours that exist.
+/// Lists the test-bed's cgroups.
 pub(super) fn left() -> Vec<PathBuf> {
     let all = hierarchies().unwrap_or_default();
     all.into_iter().map(|h| h.mount.join(PREFIX)).filter(|path| path.exists()).collect()

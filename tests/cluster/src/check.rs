@@ -1,10 +1,10 @@
-//! A row of checks: each is a sentence, all of them run, and the end says which failed.
+//! A list of checks. Each has a sentence, all of them run, and the end names those that failed.
 
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-/// Checks that were made.
+/// The checks so far and their outcome.
 #[derive(Default)]
 pub(super) struct Checks {
     made: usize,
@@ -12,7 +12,7 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    /// Makes one and prints how it ended; whether it held.
+    /// Runs a check and prints its outcome. Returns whether it passed.
     pub(super) fn check(&mut self, what: &str, check: impl FnOnce() -> Result<()>) -> bool {
         let begin = Instant::now();
         let outcome = check();
@@ -27,7 +27,7 @@ impl Checks {
         outcome.is_ok()
     }
 
-    /// An error that names all that failed.
+    /// Returns an error that names all failed checks.
     pub(super) fn end(self) -> Result<()> {
         ensure!(self.made > 0, "nothing was checked");
         ensure!(self.failures.is_empty(), "{} failed:\n  {}", self.failures.len(), self.failures.join("\n  "));

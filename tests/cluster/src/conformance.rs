@@ -1,7 +1,7 @@
 //! `conformance`: upstream's own tests, unmodified, run from outside of the cluster.
 //!
 //! tests/cluster/skips.txt names the tests that are left out, each with its reason. Each run writes
-//! a table and upstream's `JUnit` files into its own directory.
+//! a table and upstream's `JUnit` files into a new directory.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -55,7 +55,8 @@ pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The expressions of the file: one a line, each with a comment that gives the reason above it.
+/// Parses the expressions of the file: one a line, each with a comment above it that gives the
+/// reason.
 fn skips(text: &str) -> Result<Vec<String>> {
     let (mut found, mut reason) = (Vec::new(), false);
     for (number, line) in text.lines().map(str::trim).enumerate() {
@@ -69,7 +70,7 @@ fn skips(text: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Runs the tests; that some fail is no error here.
+/// Runs the tests. Failed tests are not an error here.
 fn ginkgo(layout: &Layout, shape: &Shape, options: &Options, skips: &[String], directory: &Path) -> Result<()> {
     let output = File::create(directory.join("output.log"))?;
     let mut ginkgo = Command::new("nsenter");
@@ -84,7 +85,7 @@ fn ginkgo(layout: &Layout, shape: &Shape, options: &Options, skips: &[String], d
     ginkgo.arg(format!("--kubectl-path={}", layout.bin("kubectl").display()));
     ginkgo.arg(format!("--repo-root={}", tools::kubernetes_source(layout)?.display()));
     ginkgo.arg(format!("--report-dir={}", directory.display()));
-    // With another number tests that need two nodes skip themselves.
+    // With another number, tests that need two nodes skip themselves.
     ginkgo.arg(format!("--num-nodes={}", shape.workers().len()));
     ginkgo.args(["--provider=skeleton", "--disable-log-dump=true", "--dump-logs-on-failure=false"]);
     ginkgo.arg("--allowed-not-ready-nodes=0");
@@ -92,7 +93,7 @@ fn ginkgo(layout: &Layout, shape: &Shape, options: &Options, skips: &[String], d
     status.context("cannot start ginkgo").map(drop)
 }
 
-/// The results as people read them.
+/// Formats the results as a table.
 fn table(cases: &[Case], seconds: u64) -> String {
     let mut text = String::from("| test | result | seconds | reason |\n|---|---|---|---|\n");
     for case in cases.iter().filter(|case| case.outcome != Outcome::Skipped) {

@@ -14,7 +14,8 @@ use super::shape::Node;
 use super::step::wait_for;
 use super::{daemon, enter, kube};
 
-/// Starts what does not run, and waits until the API server is ready. The others need it at once.
+/// Starts the programs that do not run, and waits until the API server is ready, because the others
+/// need it at once.
 pub(super) fn start(layout: &Layout) -> Result<()> {
     fs::create_dir_all(layout.run().join("etcd"))?;
     daemon(layout, "etcd", &etcd(layout))?;
@@ -41,7 +42,7 @@ fn etcd(layout: &Layout) -> Vec<String> {
         format!("--listen-peer-urls={peer}"),
         format!("--initial-advertise-peer-urls={peer}"),
         format!("--initial-cluster=default={peer}"),
-        // A cluster that lives for minutes needs no disk that keeps its word.
+        // A cluster that exists for minutes needs no durable writes.
         "--unsafe-no-fsync".into(),
         "--log-level=warn".into(),
     ]
@@ -101,7 +102,7 @@ fn scheduler(layout: &Layout) -> Vec<String> {
     identity(layout, "kube-scheduler")
 }
 
-/// The client certificate flags that all clients of the API server share.
+/// Returns the client certificate flags that all clients of the API server share.
 fn identity(layout: &Layout, name: &str) -> Vec<String> {
     let file = layout.kubeconfig(name).display().to_string();
     let flags = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::layout::Layout;
 use super::step::wait_for;
 
-/// A process as its pid file has it.
+/// A process as recorded in its pid file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Process {
     pid: i32,
@@ -41,7 +41,7 @@ pub(super) fn start(layout: &Layout, name: &str, command: &mut Command) -> Resul
     fs::write(&pid, format!("{} {}", process.pid, process.started)).with_context(|| format!("{}", pid.display()))
 }
 
-/// The process of that name, if it lives.
+/// Returns the process of that name, if it runs.
 pub(super) fn find(layout: &Layout, name: &str) -> Option<Process> {
     let text = fs::read_to_string(layout.pid(name)).ok()?;
     let (pid, started) = text.trim().split_once(' ')?;
@@ -49,7 +49,7 @@ pub(super) fn find(layout: &Layout, name: &str) -> Option<Process> {
     process.lives().then_some(process)
 }
 
-/// The names of all that were started and not forgotten.
+/// Lists the names of all processes that were started and not forgotten.
 pub(super) fn names(layout: &Layout) -> Vec<String> {
     let entries = fs::read_dir(layout.run().join("pid")).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
@@ -57,7 +57,7 @@ pub(super) fn names(layout: &Layout) -> Vec<String> {
     names
 }
 
-/// Ends a process for good, and waits until it is gone.
+/// Kills a process and waits until it has ended.
 pub(super) fn kill(layout: &Layout, name: &str) -> Result<()> {
     if let Some(process) = find(layout, name) {
         process.signal(Signal::KILL)?;
@@ -70,7 +70,7 @@ pub(super) fn kill(layout: &Layout, name: &str) -> Result<()> {
 }
 
 impl Process {
-    /// A process that exists now; a zombie does not.
+    /// Returns a process that exists now; zombies do not count.
     fn seen(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The program's name, in parentheses, may hold anything; state is the first field behind
@@ -96,7 +96,7 @@ impl Process {
         }
     }
 
-    /// The only child: what `unshare --fork` runs.
+    /// Returns the only child: the program that `unshare --fork` runs.
     pub(super) fn child(self) -> Result<i32> {
         let children = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;

@@ -30,7 +30,7 @@ pub(super) fn run(layout: &Layout, steps: &Steps, purge: bool) -> Result<()> {
     Ok(())
 }
 
-/// Nodes first: with their first process everything in them goes.
+/// Removes nodes first: the end of their first process ends everything in them.
 fn processes(layout: &Layout) -> Result<()> {
     let mut names = daemon::names(layout);
     names.sort_by_key(|name| !name.starts_with("node-"));
@@ -40,7 +40,7 @@ fn processes(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// All of a cluster but its logs and results.
+/// Lists all files of a cluster except its logs and results.
 fn files(layout: &Layout, purge: bool) -> Result<()> {
     let run = layout.run();
     if !run.exists() {

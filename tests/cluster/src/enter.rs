@@ -22,11 +22,11 @@ pub(crate) enum Depth {
     Network,
     /// All of it
     Node,
-    /// A new node
+    /// All of it, of a node that does not run yet
     New,
 }
 
-/// Options of the hidden command.
+/// Options of the hidden command `cluster-enter`, which enters a node.
 #[derive(Args)]
 pub(crate) struct Options {
     #[arg(value_enum)]
@@ -36,17 +36,17 @@ pub(crate) struct Options {
     command: Vec<OsString>,
 }
 
-/// A command that runs `program` in the cgroups and the network of a node or of the fabric.
+/// Returns a command that runs `program` in the cgroups and the network of a node or of the fabric.
 pub(super) fn in_namespace(name: &str, program: &Path) -> Result<Command> {
     enter("network", name, program)
 }
 
-/// A command that runs `program` wholly inside a node.
+/// Returns a command that runs `program` in all namespaces of a node.
 pub(super) fn in_node(name: &str, program: &Path) -> Result<Command> {
     enter("node", name, program)
 }
 
-/// A command that starts a node: `program` becomes its first process.
+/// Returns a command that starts a node: `program` becomes its first process.
 pub(super) fn new_node(name: &str, program: &Path) -> Result<Command> {
     enter("new", name, program)
 }
@@ -72,14 +72,15 @@ pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
     };
     command.arg("--");
     if options.depth == Depth::New {
-        // When unshare dies, so does the first process, and with it all others: a power cut.
+        // The first process dies with unshare, and all others die with the first process: a power
+        // cut.
         let flags = ["--mount", "--propagation=private", "--uts", "--ipc", "--pid", "--cgroup"];
         command.arg("unshare").args(flags).args(["--fork", "--kill-child=KILL", "--"]);
     }
     Err(command.args(&options.command).exec()).context("cannot start nsenter")
 }
 
-/// The node's first process, as the machine numbers it.
+/// Returns the host's pid of the node's first process.
 pub(super) fn init(layout: &Layout, node: &str) -> Result<i32> {
     daemon::find(layout, &format!("node-{node}")).with_context(|| format!("node {node} does not run"))?.child()
 }

@@ -1,4 +1,4 @@
-//! `figures`: what the network costs, measured on the cluster that is up.
+//! `figures`: measures the cost of the network on the cluster that is up.
 
 mod switch;
 
@@ -64,7 +64,7 @@ fn spread(mut times: Vec<Duration>) -> String {
     format!("p50 {:.0} ms, p99 {:.0} ms of {}", at(50), at(99), times.len())
 }
 
-/// The time from the request to make a pod until it is Ready, for each.
+/// Measures the time from the request that creates a pod until it is Ready, for each pod.
 fn pods(layout: &Layout) -> Result<Vec<Duration>> {
     wait_for("service account", 30, || kube::kubectl(layout, &["-n", NAMESPACE, "get", "serviceaccount", "default"]))?;
     let one = |number: usize| {
@@ -78,7 +78,7 @@ fn pods(layout: &Layout) -> Result<Vec<Duration>> {
     (0..TIMES).map(one).collect()
 }
 
-/// The resident memory of a program that has the node's network.
+/// Returns the resident memory of a program that has the node's network.
 fn memory(layout: &Layout, node: &Node, program: &str) -> Result<u64> {
     let path = format!("/proc/{}/status", pod::program(layout, &node.name, program)?);
     let status = fs::read_to_string(&path).with_context(|| path.clone())?;
@@ -86,7 +86,7 @@ fn memory(layout: &Layout, node: &Node, program: &str) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// The memory of the node's pinned maps.
+/// Returns the memory of the node's pinned maps.
 fn map_memory(node: &Node) -> Result<u64> {
     let script = "for map in /sys/fs/bpf/ropeway/*/maps/*; do bpftool -j map show pinned $map || exit 1; done";
     let text = shell::output(enter::in_node(&node.name, "sh".as_ref())?.args(["-c", script]))?;

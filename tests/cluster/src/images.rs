@@ -1,8 +1,8 @@
-//! The images of the cluster, put together here: no registry is asked.
+//! Builds the images of the cluster without a registry.
 //!
-//! Upstream's tests name their images; what the tests need of them is in the images of the same
-//! names made here. All of them are in one archive and share layers. It is imported once, into a
-//! seed that each node then starts from.
+//! Upstream's tests name their images; the images built here have the same names and contain what
+//! the tests need. All of them are in one archive and share layers. The archive is imported once,
+//! into a seed from which each node starts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use toolbox::image::archive::{self, Image};
 use toolbox::image::layer::Layer;
 use toolbox::shell;
 
-/// Makes archive and seed, unless they are newer than the programs in them.
+/// Builds archive and seed, unless they are newer than the programs in them.
 pub(super) fn make(layout: &Layout, steps: &Steps) -> Result<()> {
     let changed = |path: PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
     let newest = ["agnhost", "coredns", "metrics-server", "regression-issue-74839"].map(|n| changed(layout.bin(n)));
@@ -58,7 +58,7 @@ impl Layers {
         Ok(path)
     }
 
-    /// One program at the root.
+    /// Adds one program at the root.
     fn program(&self, name: &str, program: &Path) -> Result<PathBuf> {
         let path = self.path(name)?;
         fs::copy(program, path.join(program.file_name().context("a program has a name")?))
@@ -93,7 +93,7 @@ fn assemble(layout: &Layout) -> Result<()> {
         Image::new([AGNHOST.into(), test("agnhost:2.55")], [&space, &coredns, &agnhost])
             .entrypoint(["/agnhost"])
             .command(["pause"]),
-        // The tests that name this web server need one that answers on port 80, no more.
+        // The tests that use this web server only need an answer on port 80.
         Image::new([test("nginx:1.27.0-2"), test("nginx:1.28.0-2")], [&space, &coredns, &agnhost])
             .entrypoint(["/agnhost"])
             .command(["test-webserver"]),
@@ -118,7 +118,7 @@ fn agnhost(layout: &Layout, layers: &Layers, source: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The program that holds a pod's namespaces, from upstream's source.
+/// Builds the program that holds a pod's namespaces, from upstream's source.
 fn pause(layers: &Layers, source: &Path) -> Result<PathBuf> {
     let path = layers.path("pause")?;
     let mut compiler = Command::new("gcc");
@@ -127,7 +127,7 @@ fn pause(layers: &Layers, source: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Links for the commands that the user space has no program of its own for.
+/// Creates links for the commands that are missing in the user space.
 fn busybox(layout: &Layout, layers: &Layers) -> Result<PathBuf> {
     let path = layers.path("busybox")?;
     fs::create_dir_all(path.join("bin"))?;
@@ -150,7 +150,7 @@ fn open_to_all(path: &Path, mode: u32) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(|| format!("{}", path.display()))
 }
 
-/// Lets a containerd of its own, in namespaces of its own, read the archive.
+/// Imports the archive with a separate containerd, in new namespaces.
 fn import(layout: &Layout) -> Result<()> {
     let seed = layout.seed();
     if seed.exists() {
@@ -163,7 +163,7 @@ fn import(layout: &Layout) -> Result<()> {
     let socket = state.join("socket");
     let address = socket.display().to_string();
     ensure!(address.len() < 100, "{address}: too long for a socket; use a checkout with a shorter path");
-    // Nothing of it may lie in the machine's own directories.
+    // No file of this containerd may be in the machine's directories.
     let text = format!(
         "version = 3\nroot = \"{}\"\nstate = \"{state}\"\ndisabled_plugins = [\"io.containerd.nri.v1.nri\"]\n\
          [grpc]\n  address = \"{address}\"\n\

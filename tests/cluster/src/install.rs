@@ -1,4 +1,4 @@
-//! `install`: Ropeway as a user gets it, image and manifests, onto the cluster that is up.
+//! `install`: installs Ropeway's image and manifests as a user does, onto the cluster that is up.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,10 +56,10 @@ pub(super) fn run(
     up::ready(layout, steps, &shape)
 }
 
-/// Gives the images of an archive to every node.
+/// Loads the images of an archive into every node.
 pub(super) fn load(layout: &Layout, shape: &Shape, archive: &Path) -> Result<()> {
     for node in shape.all() {
-        // A node sees nothing of the checkout but programs and certificates.
+        // A node sees only programs and certificates of the checkout.
         let name = "/tmp/ropeway.tar";
         let inside = node::inside(&layout.node_root(&node.name), name.as_ref());
         fs::copy(archive, &inside).with_context(|| format!("{}", inside.display()))?;
@@ -70,7 +70,7 @@ pub(super) fn load(layout: &Layout, shape: &Shape, archive: &Path) -> Result<()>
     Ok(())
 }
 
-/// One pool of each family, as soon as the API server knows the kind.
+/// Creates one pool of each family as soon as the API server knows the kind.
 fn pools(layout: &Layout) -> Result<()> {
     let known = ["wait", "--for=condition=Established", "crd/ippools.ropeway.dev", "--timeout=60s"];
     kube::kubectl(layout, &known)?;
@@ -79,14 +79,14 @@ fn pools(layout: &Layout) -> Result<()> {
     kube::apply(layout, &json!({"apiVersion": "v1", "kind": "List", "items": pools.collect::<Vec<_>>()}).to_string())
 }
 
-/// The overlay that people use, with this cluster's image and addresses.
+/// Returns the overlay that users apply, with this cluster's image and addresses.
 fn apply(paths: &Paths, layout: &Layout, (overlay, mut config): (&str, Value), archive: &Path) -> Result<()> {
     let directory = layout.run().join("install");
     fs::create_dir_all(&directory)?;
     let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the image has a tag")?;
     config["apiserver"] = json!([pki::api_server()]);
     config["clusterCIDRs"] = json!(POD_RANGES);
-    // Another image under the same name: the agents have to be rolled.
+    // The image has a constant name, so the agents have to be restarted.
     let digest = digest(&fs::read(archive)?);
     let annotate = json!([{"op": "add", "path": "/spec/template/metadata/annotations", "value": {"image": digest}}]);
     let kustomization = json!({
@@ -119,7 +119,7 @@ fn overlay(shape: &Shape, pools: bool) -> (&'static str, Value) {
     }
 }
 
-/// Kustomize takes relative paths only.
+/// Returns a relative path, because kustomize takes no other.
 fn relative(to: &Path, from: &Path) -> Result<PathBuf> {
     let common = from.ancestors().find(|parent| to.starts_with(parent)).context("no common directory")?;
     let up = from.strip_prefix(common)?.components().map(|_| "..");

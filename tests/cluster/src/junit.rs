@@ -1,4 +1,4 @@
-//! Reads what upstream's tests report about themselves.
+//! Reads the `JUnit` reports of upstream's tests.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ pub(super) enum Outcome {
     Skipped,
 }
 
-/// A test in a `JUnit` report.
+/// One test of a `JUnit` report.
 #[derive(PartialEq, Debug)]
 pub(super) struct Case {
     pub(super) name: String,
@@ -26,7 +26,7 @@ pub(super) struct Case {
     pub(super) reason: String,
 }
 
-/// All tests of a run, by name.
+/// Reads all tests of a run, by name.
 pub(super) fn read(directory: &Path) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -61,7 +61,7 @@ fn parse(text: &str) -> Result<Vec<Case>> {
     }
 }
 
-/// A test; set-up and tear-down of the suite are none.
+/// Parses a test; set-up and tear-down of the suite do not count.
 fn case(element: &BytesStart) -> Result<Option<Case>> {
     let name = attribute(element, "name")?;
     let Some(name) = name.strip_prefix("[It] ") else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! kubectl, as somebody outside of the cluster runs it: from the fabric's namespace.
+//! Runs kubectl from outside the cluster: from the fabric's namespace.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use super::pki::ADMIN;
 use super::step::wait_for;
 use toolbox::shell;
 
-/// kubectl, ready for arguments.
+/// Returns a kubectl command without arguments.
 pub(super) fn command(layout: &Layout) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", namespace_path(FABRIC).display())).arg("--");
@@ -19,7 +19,7 @@ pub(super) fn command(layout: &Layout) -> Command {
     command
 }
 
-/// Runs kubectl; what it printed.
+/// Runs kubectl and returns its output.
 pub(super) fn kubectl(layout: &Layout, arguments: &[&str]) -> Result<String> {
     shell::output(command(layout).args(arguments))
 }
@@ -30,7 +30,7 @@ pub(super) fn gone(layout: &Layout, namespace: &str) -> Result<()> {
     kubectl(layout, &["delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s"]).map(drop)
 }
 
-/// Gives kubectl a manifest.
+/// Applies a manifest.
 pub(super) fn apply(layout: &Layout, manifest: &str) -> Result<()> {
     let mut command = command(layout);
     command.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
@@ -49,7 +49,7 @@ pub(super) fn rolled_out(layout: &Layout, namespace: &str, workload: &str, secon
     kubectl(layout, &["-n", namespace, "rollout", "status", workload, &timeout]).map(|_| ())
 }
 
-/// Waits until so many nodes are Ready.
+/// Waits until this many nodes are Ready.
 pub(super) fn nodes_ready(layout: &Layout, count: usize, seconds: u64) -> Result<()> {
     let path = "jsonpath={range .items[*]}{.status.conditions[?(@.type=='Ready')].status} {end}";
     wait_for(&format!("{count} nodes Ready"), seconds, || {
@@ -59,7 +59,7 @@ pub(super) fn nodes_ready(layout: &Layout, count: usize, seconds: u64) -> Result
     })
 }
 
-/// The pod ranges of a node, IPv4 first; an error until it has both.
+/// Returns the pod ranges of a node, IPv4 first; an error until it has both.
 pub(super) fn pod_ranges(layout: &Layout, node: &str) -> Result<[String; 2]> {
     let text = kubectl(layout, &["get", "node", node, "-o", "jsonpath={.spec.podCIDRs[*]}"])?;
     let mut ranges: Vec<_> = text.split_whitespace().map(String::from).collect();

@@ -16,17 +16,17 @@ impl Layout {
         Self { root: paths.root.join("tests/cluster") }
     }
 
-    /// Modules with a go.mod each, that pin the tools.
+    /// Returns the directory of the modules that pin the tools, each with a go.mod.
     pub(super) fn tools(&self) -> PathBuf {
         self.root.join("tools")
     }
 
-    /// Manifests of what runs in the cluster.
+    /// Returns the directory of the manifests of the cluster's add-ons and tests.
     pub(super) fn template(&self, name: &str) -> PathBuf {
         self.root.join("templates").join(name)
     }
 
-    /// Upstream's tests that are not run, with the reasons.
+    /// Returns the file that lists skipped upstream tests, with the reasons.
     pub(super) fn skips(&self) -> PathBuf {
         self.root.join("skips.txt")
     }
@@ -35,17 +35,17 @@ impl Layout {
         self.root.join("cache")
     }
 
-    /// The path of a built tool.
+    /// Returns the path of a built tool.
     pub(super) fn bin(&self, name: &str) -> PathBuf {
         self.cache().join("bin").join(name)
     }
 
-    /// The archive with all images.
+    /// Returns the archive with all images.
     pub(super) fn images(&self) -> PathBuf {
         self.cache().join("images.tar")
     }
 
-    /// A containerd root into which the images were imported.
+    /// Returns the containerd root into which the images were imported.
     pub(super) fn seed(&self) -> PathBuf {
         self.cache().join("seed")
     }
@@ -70,17 +70,17 @@ impl Layout {
         self.run().join("kubeconfig").join(user)
     }
 
-    /// All files of one node.
+    /// Returns the directory with all files of one node.
     pub(super) fn node(&self, name: &str) -> PathBuf {
         self.run().join("nodes").join(name)
     }
 
-    /// The node's root directory.
+    /// Returns the node's root directory.
     pub(super) fn node_root(&self, name: &str) -> PathBuf {
         self.node(name).join("root")
     }
 
-    /// Results of conformance runs.
+    /// Returns the directory of conformance results.
     pub(super) fn results(&self) -> PathBuf {
         self.run().join("results")
     }

@@ -94,7 +94,7 @@ enum Command {
     },
     /// Run a program inside a node
     Exec {
-        /// cp, n1, n2, ...
+        /// Name of the node: cp, n1, n2, ...
         node: String,
         /// The program and its arguments
         #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
@@ -102,7 +102,7 @@ enum Command {
     },
     /// Build Ropeway's image and install it with the manifests
     Install(install::Options),
-    /// Check in a minute or two whether everything works
+    /// Check in a minute or two whether the cluster works
     Smoke,
     /// Let nodes and programs of the cluster end and start while connections are counted
     Life(life::Options),

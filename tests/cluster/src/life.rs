@@ -1,8 +1,8 @@
-//! `life`: what happens to a node in its life, and what people do wrong, done to the cluster that
-//! is up while connections are counted.
+//! `life`: runs the events of a node's life and mistakes of operators on the cluster that is up,
+//! while connections are counted.
 //!
-//! Connections between nodes that stay must never fail: what ends and starts is a node's neighbour,
-//! its kubelet, its container runtime, its agent or the API server, and none of them carries
+//! Connections between the other nodes must never fail: an event ends and starts a neighbour of a
+//! node, its kubelet, its container runtime, its agent or the API server, and none of them carries
 //! packets.
 
 mod control;
@@ -75,7 +75,7 @@ impl Event {
             Self::Kubelet => "kubelet killed: pods stay as they are, the next pod comes and goes",
             Self::Runtime => "container runtime killed: pods stay as they are, the next pod comes and goes",
             Self::Absent => "no API server: traffic, ADD and DEL go on; afterwards changes arrive again",
-            Self::Compaction => "etcd compacted past what an agent has seen: it lists anew and knows what it missed",
+            Self::Compaction => "etcd compacted past what an agent has seen: it lists again and knows what it missed",
             Self::Reboot => "power cut: all pods come back, none of their old addresses stays held",
             Self::Forbidden => {
                 "a verb is taken from the ClusterRole: the next agent names it and its file, nothing else changes"
@@ -97,7 +97,7 @@ impl Event {
     }
 }
 
-/// Does all of it.
+/// Runs the selected events.
 pub(super) fn run(
     workshop: &dyn super::Workshop,
     paths: &Paths,

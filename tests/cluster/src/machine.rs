@@ -18,7 +18,7 @@ fn path(sysctl: &str) -> PathBuf {
     Path::new("/proc/sys").join(sysctl)
 }
 
-/// Keeps the present values, unless they are kept already, and raises what is too small.
+/// Saves the present values, unless they are saved already, and raises those that are too small.
 pub(super) fn prepare(layout: &Layout) -> Result<()> {
     if !saved(layout).exists() {
         let mut values = BTreeMap::new();
@@ -36,7 +36,7 @@ pub(super) fn prepare(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Puts the kept values back.
+/// Restores the saved values.
 pub(super) fn restore(layout: &Layout) -> Result<()> {
     let text = match fs::read(saved(layout)) {
         Ok(text) => text,

@@ -15,15 +15,15 @@ use super::step::wait_for;
 use super::{daemon, enter};
 use toolbox::shell;
 
-/// The fabric's name among the nodes.
+/// Name of the fabric, used like a node name.
 pub(super) const FABRIC: &str = "fabric";
 
-/// The namespace of a node or of the fabric.
+/// Returns the namespace's name of a node or of the fabric.
 pub(super) fn namespace(name: &str) -> String {
     format!("{PREFIX}-{name}")
 }
 
-/// The file that names it.
+/// Returns the file by which `ip netns` names the namespace.
 pub(super) fn namespace_path(name: &str) -> PathBuf {
     Path::new("/run/netns").join(namespace(name))
 }
@@ -60,7 +60,7 @@ pub(super) fn upstream_dns(layout: &Layout) -> Result<()> {
     daemon::start(layout, "upstream-dns", command.arg("-conf").arg(file))
 }
 
-/// Makes a node's namespace with its uplink `eth0`.
+/// Creates a node's namespace with its uplink `eth0`.
 pub(super) fn plug(node: &Node) -> Result<()> {
     let name = &node.name;
     if namespace_path(name).exists() {
@@ -70,7 +70,7 @@ pub(super) fn plug(node: &Node) -> Result<()> {
     let port = format!("to-{name}");
     ip(FABRIC, &format!("link add {port} type veth peer name eth0 netns {}", namespace(name)))?;
     ip(FABRIC, &format!("link set {port} master {} up", node.subnet.bridge))?;
-    // The same after a power cut: the others' neighbour entries stay right.
+    // The MAC is the same after a power cut, so the neighbour entries of other nodes stay valid.
     ip(name, &format!("link set eth0 address {} up", node.mac()))?;
     ip(name, &format!("address add {}/24 dev eth0", node.v4()))?;
     ip(name, &format!("address add {}/64 dev eth0 nodad", node.v6()))?;
@@ -92,9 +92,9 @@ pub(super) fn unplug(node: &Node) -> Result<()> {
     if namespace_path(&node.name).exists() {
         shell::run(Command::new("ip").args(["netns", "delete", &name]))?;
     }
-    // The kernel does it later, and a new link could not have the name before. A socket that has
-    // still something to send keeps the namespace, for up to 100 seconds where nobody answers
-    // (net.ipv4.tcp_orphan_retries).
+    // The kernel deletes devices later than the namespace, and until then a new link cannot have
+    // the name. A socket with unsent data keeps the namespace, for up to 100 seconds if the peer
+    // does not answer (net.ipv4.tcp_orphan_retries).
     wait_for(&format!("end of {port}"), 150, || {
         let links = shell::output(Command::new("ip").args(["-n", &namespace(FABRIC), "-o", "link", "show"]))?;
         ensure!(!links.contains(&format!(" {port}@")), "it is there");
@@ -110,7 +110,7 @@ pub(super) fn remove() -> Result<()> {
     Ok(())
 }
 
-/// The namespaces of the test-bed that exist.
+/// Lists the namespaces of the test-bed.
 pub(super) fn left() -> Vec<String> {
     let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -122,13 +122,12 @@ fn add_namespace(name: &str) -> Result<()> {
     ip(name, "link set lo up")
 }
 
-/// `ip` within a namespace; the arguments have no blanks of their own.
+/// Runs `ip` in a namespace; no argument may contain a blank.
 pub(super) fn ip(name: &str, arguments: &str) -> Result<()> {
     shell::run(Command::new("ip").args(["-n", &namespace(name)]).args(arguments.split(' ')))
 }
 
-/// Sets a sysctl of a namespace. Through nsenter, because `ip netns exec` would put another /sys in
-/// place.
+/// Sets a sysctl of a namespace. Uses nsenter, because `ip netns exec` would mount another /sys.
 fn set(name: &str, sysctl: &str, value: &str) -> Result<()> {
     let net = format!("--net={}", namespace_path(name).display());
     let key = sysctl.replace('/', ".");

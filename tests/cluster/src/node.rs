@@ -1,4 +1,5 @@
-//! A node from outside: its directory, which it will see as `/`, its configuration, its start.
+//! Creates, starts and cuts off a node: its directory, which is `/` inside the node, and its
+//! configuration.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -48,12 +49,12 @@ const ETC: &[&str] = &[
 /// The configuration files inside the node.
 pub(super) const CONTAINERD_CONFIG: &str = "/etc/containerd.toml";
 pub(super) const KUBELET_CONFIG: &str = "/etc/kubernetes/kubelet.json";
-/// Pods that a kubelet runs without being told by an API server.
+/// Directory of static pods, which a kubelet runs without an API server.
 pub(super) const STATIC_PODS: &str = "/etc/kubernetes/manifests";
 /// The node's flags for its kubelet, one a line.
 pub(super) const KUBELET_FLAGS: &str = "/etc/kubernetes/kubelet.flags";
 
-/// Starts the node, unless it runs.
+/// Starts the node unless it is running.
 pub(super) fn start(layout: &Layout, node: &Node) -> Result<()> {
     let name = format!("node-{}", node.name);
     if daemon::find(layout, &name).is_some() {
@@ -79,15 +80,15 @@ pub(super) fn cut_power(layout: &Layout, node: &Node) -> Result<()> {
 pub(super) fn registered(layout: &Layout, node: &Node) -> Result<()> {
     wait_for(&format!("registration of node {}", node.name), 120, || kube::pod_ranges(layout, &node.name).map(|_| ()))?;
     if node.is_control_plane() {
-        // A kubelet may not give itself this label. It must come before the node is Ready: whoever
-        // counts nodes by it looks again only then.
+        // A kubelet may not give itself this label. It must be set before the node is Ready:
+        // programs that count nodes by the label look again only at that change.
         let label = "node-role.kubernetes.io/control-plane=";
         kube::kubectl(layout, &["label", "node", &node.name, "--overwrite", label])?;
     }
     Ok(())
 }
 
-/// Makes everything that the node's first process mounts or reads.
+/// Creates everything that the node's first process mounts or reads.
 fn prepare(layout: &Layout, node: &Node) -> Result<()> {
     let root = layout.node_root(&node.name);
     for directory in DIRECTORIES {
@@ -125,12 +126,12 @@ fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// Directories of the test-bed that a node sees under their own names.
+/// Returns the directories of the test-bed that a node sees under the same paths.
 pub(super) fn shared_directories(layout: &Layout) -> Vec<PathBuf> {
     vec![layout.cache().join("bin"), layout.run().join("pki"), layout.run().join("kubeconfig")]
 }
 
-/// A path of the node, as the machine has it.
+/// Returns the machine's path of a file of the node.
 pub(super) fn inside(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }

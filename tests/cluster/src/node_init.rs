@@ -1,7 +1,7 @@
 //! The first process of a node: mounts the node's view of the machine, then keeps container runtime
-//! and kubelet running and takes leave of orphans.
+//! and kubelet running and reaps orphaned processes.
 //!
-//! It runs in namespaces of its own already; nothing that it mounts is seen outside.
+//! It runs in the node's namespaces, so its mounts are not visible outside.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,11 +23,11 @@ use super::node::{self, CONTAINERD_CONFIG, KUBELET_FLAGS, inside};
 use super::step::wait_for;
 
 const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";
-/// Between the end of a program and its next start: a program that can't start must not take a
-/// processor.
+/// Pause between the end of a program and its next start: a program that fails at once must not use
+/// up a processor.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// Never returns, unless the node can't be set up.
+/// Runs the node. Returns only if the node cannot be set up.
 pub(super) fn run(layout: &Layout, name: &str) -> Result<()> {
     rustix::system::sethostname(name.as_bytes()).context("host name")?;
     let logs = ["containerd", "kubelet"].map(|program| (program, layout.log(&format!("{program}-{name}"))));
@@ -44,7 +44,7 @@ pub(super) fn run(layout: &Layout, name: &str) -> Result<()> {
     node.watch()
 }
 
-/// Makes `root` the root of this process, with everything that a node has.
+/// Makes `root` the root of this process, with all mounts of a node.
 fn file_system(layout: &Layout, root: &Path, hierarchies: &[Hierarchy]) -> Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("private mounts")?;
     let at = |path: &str| inside(root, Path::new(path));
@@ -71,11 +71,11 @@ fn file_system(layout: &Layout, root: &Path, hierarchies: &[Hierarchy]) -> Resul
     unmount(".", UnmountFlags::DETACH).context("leave the machine's root")?;
     chdir("/").context("/")?;
     fs::create_dir_all("/run/netns")?;
-    // Kubelet and container runtime hand mounts to each other.
+    // Kubelet and container runtime pass mounts to each other.
     mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).context("shared mounts")
 }
 
-/// Each start of a node is a boot of its own, though the machine's kernel stays.
+/// Gives each start of a node a new boot id; the machine's kernel keeps its own.
 fn boot_id(root: &Path) -> Result<()> {
     let random = Path::new("/proc/sys/kernel/random");
     let own = inside(root, Path::new("/etc/boot_id"));
@@ -121,7 +121,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Starts again what ends; waits for all others, which are orphans.
+    /// Restarts the programs that end; reaps all other children, which are orphans.
     fn watch(&mut self) -> Result<()> {
         loop {
             let ended = wait(WaitOptions::empty()).context("wait")?;

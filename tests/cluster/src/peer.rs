@@ -22,7 +22,7 @@ pub(crate) struct Peer {
     no_build: bool,
 }
 
-/// Builds it and gives it to all nodes.
+/// Builds the peer's image and loads it into all nodes.
 pub(super) fn bring(
     workshop: &dyn Workshop,
     paths: &Paths,

@@ -15,16 +15,16 @@ use super::layout::Layout;
 use super::settings::{API_PORT, DOMAIN, KUBERNETES_SERVICE};
 use super::shape::{Node, Shape};
 
-/// Components with an own identity `system:NAME`.
+/// Components with the identity `system:NAME`.
 const COMPONENTS: [&str; 3] = ["kube-controller-manager", "kube-scheduler", "kube-proxy"];
-/// The kubeconfig of a person who may do everything.
+/// Name of the kubeconfig of the cluster's administrator.
 pub(super) const ADMIN: &str = "admin";
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
-/// Makes everything that is not there yet.
+/// Creates all missing files.
 pub(super) fn make(layout: &Layout, shape: &Shape) -> Result<()> {
-    // Written last: half a set is made again.
+    // Written last: an incomplete set is created again.
     if layout.kubeconfig(ADMIN).exists() {
         return Ok(());
     }
@@ -50,7 +50,7 @@ pub(super) fn make(layout: &Layout, shape: &Shape) -> Result<()> {
     kubeconfig(layout, &ca, ADMIN, (ADMIN, Some("system:masters")), client)
 }
 
-/// All names under which the API server is called.
+/// Returns all names and addresses of the API server.
 fn api_names(control: &Node) -> Vec<String> {
     let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(String::from);
     let mut names = vec!["localhost".into(), "127.0.0.1".into(), format!("kubernetes.default.svc.{DOMAIN}")];
@@ -72,7 +72,7 @@ fn authority(layout: &Layout, name: &str) -> Result<Authority> {
     Ok(authority)
 }
 
-/// A certificate and its key; with names for a server, without for a client.
+/// Creates a certificate and its key; for a server if there are names, otherwise for a client.
 fn issue(layout: &Layout, ca: &Authority, file: &str, subject: (&str, Option<&str>), names: &[String]) -> Result<()> {
     let server = !names.is_empty();
     let usage = if server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
@@ -134,7 +134,7 @@ fn kubeconfig(
     write(&layout.kubeconfig(name), &serde_json::to_string_pretty(&config)?)
 }
 
-/// The URL of the API server that works without any Service.
+/// Returns the URL of the API server that works without any Service.
 pub(super) fn api_server() -> String {
     format!("https://{}:{API_PORT}", Node::control_plane().v4())
 }

@@ -13,13 +13,13 @@ use serde_json::Value;
 use super::layout::Layout;
 use super::{enter, kube};
 
-/// A pod that runs.
+/// A running pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pod {
     pub(super) name: String,
     pub(super) node: String,
     uid: String,
-    /// It has the node's network and addresses, and no own.
+    /// The pod uses the node's network and has no address.
     of_host: bool,
     /// IP addresses in text form, sorted.
     pub(super) addresses: Vec<String>,
@@ -27,7 +27,8 @@ pub(super) struct Pod {
     pub(super) restarts: u64,
 }
 
-/// The pods that a selector (arguments of `kubectl get pods`) finds and that are not about to go.
+/// Lists the pods that match a selector (arguments of `kubectl get pods`) and are not being
+/// deleted.
 pub(super) fn list(layout: &Layout, selector: &[&str]) -> Result<Vec<Pod>> {
     let text = kube::kubectl(layout, &[&["get", "pods", "-o", "json"], selector].concat())?;
     let list: Value = serde_json::from_str(&text).context("kubectl get pods")?;
@@ -52,7 +53,7 @@ fn read(item: &Value) -> Pod {
 }
 
 impl Pod {
-    /// One of its processes, as the machine numbers it.
+    /// Returns the machine's pid of one process of the pod.
     fn process(&self) -> Result<u32> {
         let mark = format!("/pod{}/", self.uid);
         process(|path| fs::read_to_string(path.join("cgroup")).is_ok_and(|text| text.contains(&mark)))
@@ -74,12 +75,12 @@ impl load::TrafficEndpoint for Pod {
     }
 }
 
-/// The agent of a node, as the machine numbers it.
+/// Returns the machine's pid of a node's agent.
 pub(super) fn agent(layout: &Layout, node: &str) -> Result<u32> {
     program(layout, node, "ropeway-agent")
 }
 
-/// The process of a program that has the node's own network.
+/// Returns the pid of a program that uses the node's network.
 pub(super) fn program(layout: &Layout, node: &str, name: &str) -> Result<u32> {
     let network = |path: &Path| fs::read_link(path.join("ns/net")).ok();
     let here = network(&Path::new("/proc").join(enter::init(layout, node)?.to_string()));
@@ -105,7 +106,7 @@ pub(super) fn ropeway(layout: &Layout, node: &str, arguments: &[&str]) -> Result
     serde_json::from_str(&toolbox::shell::output(&mut command)?).context("what ropeway prints")
 }
 
-/// The addresses of the node's pods as the kernel programs have them, sorted.
+/// Returns the addresses of the node's pods in the maps of the kernel programs, sorted.
 pub(super) fn wired(layout: &Layout, node: &str) -> Result<Vec<String>> {
     let view = ropeway(layout, node, &["pod", "list"])?;
     let pods = view["pods"].as_array().context("a list of pods")?;
@@ -115,7 +116,7 @@ pub(super) fn wired(layout: &Layout, node: &str) -> Result<Vec<String>> {
     Ok(addresses)
 }
 
-/// The addresses that the plugin's store on the node's disk holds, sorted.
+/// Returns the addresses in the plugin's store on the node's disk, sorted.
 pub(super) fn held(layout: &Layout, node: &str) -> Result<Vec<String>> {
     let directory = layout.node_root(node).join("var/lib/ropeway/addresses/records");
     let mut addresses = Vec::new();
@@ -133,7 +134,7 @@ pub(super) fn held(layout: &Layout, node: &str) -> Result<Vec<String>> {
     Ok(addresses)
 }
 
-/// The store, the kernel programs and the API server name the same addresses, no more and no less.
+/// Checks that the store, the maps and the API server have exactly the same addresses.
 pub(super) fn agree(layout: &Layout, node: &str) -> Result<()> {
     let own = format!("--field-selector=spec.nodeName={node}");
     let pods = list(layout, &["-A", &own])?.into_iter().filter(|pod| !pod.of_host);

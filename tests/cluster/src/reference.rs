@@ -15,12 +15,12 @@ use super::settings::{FAR, NEAR, POD_RANGES};
 use super::shape::{Node, Shape};
 use super::{daemon, enter, kube};
 
-/// Gives all nodes a pod network by the reference plugins.
+/// Configures a pod network with the reference plugins on all nodes.
 pub(super) fn network(layout: &Layout, shape: &Shape) -> Result<()> {
     for node in shape.all() {
         let ranges = kube::pod_ranges(layout, &node.name)?;
         for other in shape.all().iter().filter(|other| other.name != node.name) {
-            // The other node's own address, or the router before it.
+            // The other node's address, or the router before it.
             let direct = other.subnet.bridge == node.subnet.bridge;
             let via = if direct { [node.v4(), node.v6()] } else { [other.subnet.gateway4(), other.subnet.gateway6()] };
             routes(&other.name, &ranges, &via)?;
@@ -34,7 +34,7 @@ pub(super) fn network(layout: &Layout, shape: &Shape) -> Result<()> {
     masquerading(layout, shape)
 }
 
-/// Pods that leave the cluster get their node's address, on all nodes.
+/// Masquerades the traffic of pods that leaves the cluster, on all nodes.
 pub(super) fn masquerading(layout: &Layout, shape: &Shape) -> Result<()> {
     shape.all().iter().try_for_each(|node| masquerade(node, &kube::pod_ranges(layout, &node.name)?))
 }
@@ -95,7 +95,7 @@ pub(super) fn kube_proxy(layout: &Layout, shape: &Shape, mode: &str) -> Result<(
             "mode": mode, "hostnameOverride": node.name, "clusterCIDR": POD_RANGES.join(","),
             "detectLocalMode": "ClusterCIDR",
             "clientConnection": {"kubeconfig": layout.kubeconfig("kube-proxy")},
-            // These are of the whole machine, and can't be set from a node.
+            // These sysctls are global and cannot be set from a node.
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         });
         let path = "/etc/kubernetes/kube-proxy.json";

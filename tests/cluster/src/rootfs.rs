@@ -56,7 +56,7 @@ const NEEDLESS: &[&str] = &[
     "var/cache",
     "dev",
 ];
-/// Programs under the names that scripts call them by.
+/// Links to programs under the names that scripts use.
 const LINKS: &[(&str, &str)] =
     &[("bin/sh", "dash"), ("usr/bin/awk", "mawk"), ("bin/nc", "nc.openbsd"), ("usr/bin/nc", "../../bin/nc.openbsd")];
 /// Commands that only busybox has.
@@ -67,12 +67,12 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobo
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\nuser-defined-in-image:x:1000:\n\
                      group-defined-in-image:x:50000:user-defined-in-image\n";
 
-/// The directory of the unpacked root file system.
+/// Returns the directory of the unpacked root file system.
 pub(super) fn path(layout: &Layout) -> PathBuf {
     layout.cache().join("rootfs")
 }
 
-/// Unpacks the packages, unless they are there.
+/// Unpacks the packages unless that was done before.
 pub(super) fn make(layout: &Layout) -> Result<()> {
     let (root, fresh) = (path(layout), layout.cache().join("rootfs.new"));
     if fresh.exists() {
@@ -85,7 +85,7 @@ pub(super) fn make(layout: &Layout) -> Result<()> {
     fs::rename(&fresh, &root).with_context(|| format!("{}", root.display()))
 }
 
-/// The Debian release of this machine: the one that its package sources have for sure.
+/// Returns the Debian release of this machine, whose packages its package sources are sure to have.
 fn release() -> Result<String> {
     let text = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
     let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
@@ -116,7 +116,7 @@ fn arrange(root: &Path) -> Result<()> {
     etc("group", GROUP)?;
     etc("nsswitch.conf", "hosts: files dns\n")?;
     etc("shells", "")?;
-    // As often as busybox's wget tries, whose place it takes.
+    // Number of attempts of busybox's wget, which this script replaces.
     etc("wgetrc", "tries = 1\n")?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Every number, name and version of the test-bed, in one place.
 
-/// Prefix of what the test-bed makes outside its own directory: network namespaces and cgroups.
+/// Prefix of names outside the test-bed's directory: network namespaces and cgroups.
 pub(super) const PREFIX: &str = "rw-cluster";
 
 /// Version of the Kubernetes modules; the go.mod of tests/cluster/tools/kubernetes says the same.
@@ -12,13 +12,13 @@ pub(super) const RUNC: &str = "1.5.2";
 
 /// Name of the control plane's node.
 pub(super) const CONTROL_PLANE: &str = "cp";
-/// Last number in the addresses of the control plane; workers follow.
+/// Last byte of the control plane's addresses; workers have the next ones.
 pub(super) const FIRST_HOST: usize = 10;
-/// More nodes than this have no place in the addresses, nor on a small machine.
+/// Largest number of nodes, by the address plan and the size of a small machine.
 pub(super) const MAX_NODES: usize = 20;
 
-/// One switched network of nodes. `.1` and `::1` are the fabric's own: gateway, outside host and
-/// upstream DNS.
+/// One switched network of nodes. The fabric has `.1` and `::1`: gateway, outside host and upstream
+/// DNS.
 #[derive(Clone, Copy)]
 pub(super) struct Subnet {
     /// Name of its bridge in the fabric.
@@ -47,7 +47,7 @@ pub(super) const API_PORT: u16 = 6443;
 pub(super) const PAUSE_IMAGE: &str = "registry.k8s.io/pause:3.10.2";
 /// The registry that upstream's tests name in their images.
 pub(super) const TEST_IMAGES: &str = "registry.k8s.io/e2e-test-images";
-/// The image for own checks: it has every client that they need.
+/// The image of the smoke checks: it has every client that they need.
 pub(super) const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
 /// The name under which the image of Ropeway is loaded into the nodes.
 pub(super) const ROPEWAY_IMAGE: &str = "ropeway.local/ropeway:test";

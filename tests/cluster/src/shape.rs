@@ -30,7 +30,7 @@ pub(crate) enum Cni {
     Reference,
 }
 
-/// The cluster that is wanted.
+/// The requested cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub(crate) struct Shape {
     /// Worker nodes, beside the control plane's
@@ -56,7 +56,7 @@ pub(super) struct Node {
 }
 
 impl Shape {
-    /// Refuses what can't be built.
+    /// Rejects a shape that cannot be built.
     pub(super) fn check(&self) -> Result<()> {
         ensure!((1..=MAX_NODES).contains(&self.nodes), "--nodes {}: must be between 1 and {MAX_NODES}", self.nodes);
         Ok(())
@@ -67,12 +67,12 @@ impl Shape {
         self.proxy == Proxy::Ropeway || self.cni == Cni::Ropeway
     }
 
-    /// All nodes, the control plane's first.
+    /// Returns all nodes, the control plane's first.
     pub(super) fn all(&self) -> Vec<Node> {
         std::iter::once(Node::control_plane()).chain(self.workers()).collect()
     }
 
-    /// The nodes that take any pod.
+    /// Returns the nodes that take any pod.
     pub(super) fn workers(&self) -> Vec<Node> {
         (1..=self.nodes).map(|i| self.worker(i)).collect()
     }
@@ -82,7 +82,7 @@ impl Shape {
         Node { name: format!("n{index}"), subnet: if far { FAR } else { NEAR }, host: FIRST_HOST + index }
     }
 
-    /// The cluster that is up, if one is.
+    /// Returns the shape of the cluster that is up, if any.
     pub(super) fn read(layout: &Layout) -> Result<Option<Self>> {
         let path = layout.run().join("cluster.json");
         match fs::read(&path) {
@@ -92,7 +92,7 @@ impl Shape {
         }
     }
 
-    /// The cluster that is up; an error where none is.
+    /// Returns the shape of the cluster that is up; an error if there is none.
     pub(super) fn require(layout: &Layout) -> Result<Self> {
         Self::read(layout)?.context("no cluster is up: start one with `cargo xtask cluster up`")
     }
@@ -121,24 +121,24 @@ impl Node {
         format!("{}{}", self.subnet.v6, self.host)
     }
 
-    /// The hardware address of its uplink, locally administered.
+    /// Returns the MAC of the node's uplink, locally administered.
     pub(super) fn mac(&self) -> String {
         format!("02:00:00:00:00:{:02x}", self.host)
     }
 
-    /// A zone of its own for each worker.
+    /// Returns the node's zone; each worker has a different one.
     pub(super) fn zone(&self) -> String {
         format!("z{}", self.host - FIRST_HOST)
     }
 }
 
 impl Subnet {
-    /// The fabric's address in it, IPv4.
+    /// Returns the fabric's IPv4 address in the subnet.
     pub(super) fn gateway4(&self) -> String {
         format!("{}.1", self.v4)
     }
 
-    /// The fabric's address in it, IPv6.
+    /// Returns the fabric's IPv6 address in the subnet.
     pub(super) fn gateway6(&self) -> String {
         format!("{}1", self.v6)
     }

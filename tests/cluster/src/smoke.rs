@@ -1,4 +1,4 @@
-//! `smoke`: in a minute or two, whether everything works that every cluster needs.
+//! `smoke`: checks in a minute or two the functions that every cluster needs.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -55,8 +55,8 @@ impl Smoke<'_> {
         let port = self.get("service", "web", "{.spec.ports[0].nodePort}")?;
         let name = format!("web.{NAMESPACE}.svc.{DOMAIN}");
         if self.shape.proxy != Proxy::Ropeway {
-            // It writes once a second at most, and tells nobody when. What it never writes, the
-            // checks name.
+            // The file is written at most once a second, without notice. The checks name any line
+            // that never appears.
             for ((client, _), web) in clients.iter().flat_map(|c| [(c, web4.clone()), (c, format!("[{web6}]"))]) {
                 let _ = wait_for("kube-proxy's rules", 10, || self.ten(client, &format!("{web}:80")));
             }
@@ -120,7 +120,7 @@ impl Smoke<'_> {
         self.kubectl(&[&["exec", pod, "--"], command].concat())
     }
 
-    /// Pods and their nodes.
+    /// Lists pods and their nodes.
     fn clients(&self) -> Result<Vec<(String, String)>> {
         let path = "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName}{'\\n'}{end}";
         let text = self.kubectl(&["get", "pods", "-l", "app=client", "-o", path])?;
@@ -170,7 +170,7 @@ impl Smoke<'_> {
     fn other_records(&self, pod: &str) -> Result<()> {
         let suffix = format!("{NAMESPACE}.svc.{DOMAIN}");
         let found = self.answer(pod, "SRV", &format!("_http._tcp.web.{suffix}"))?;
-        // The weight is shared by the addresses of that name.
+        // The addresses of a name share its weight.
         let expected = format!(" 80 web.{suffix}.");
         ensure!(found.len() == 1 && found.iter().all(|line| line.ends_with(&expected)), "SRV: {found:?}");
         let path = "jsonpath={.items[*].status.podIP}";
@@ -183,18 +183,18 @@ impl Smoke<'_> {
         Ok(())
     }
 
-    /// Asks until all DNS pods have been replaced, each time from another port.
+    /// Sends queries, each from another port, until all DNS pods have been replaced.
     fn rolling_dns(&self, pod: &str, name: &str, expected: &str) -> Result<()> {
         let system = |arguments: &[&str]| kube::kubectl(self.layout, &[&["-n", "kube-system"], arguments].concat());
         system(&["rollout", "restart", "deployment/coredns"])?;
         let dig = format!("dig +tries=1 +time=3 @{} A {name}", DNS_SERVICE[0]);
         let answered = format!("answer=$({dig}); echo \"$answer\" | grep -qw {expected}");
         let twenty = format!("for i in $(seq 20); do {answered} || {{ echo \"$answer\" >&2; exit 1; }}; done");
-        let mut asked = 0;
+        let mut answered = 0;
         loop {
             let rolled = system(&["rollout", "status", "deployment/coredns", "--watch=false"])?;
-            self.exec(pod, &["sh", "-c", &twenty]).with_context(|| format!("after {asked} answers"))?;
-            asked += 20;
+            self.exec(pod, &["sh", "-c", &twenty]).with_context(|| format!("after {answered} answers"))?;
+            answered += 20;
             if rolled.contains("successfully rolled out") {
                 return Ok(());
             }
@@ -212,7 +212,7 @@ impl Smoke<'_> {
         let mut kubectl = kube::command(self.layout);
         kubectl.args(["-n", NAMESPACE, "port-forward", "service/web", ":80"]).stdout(Stdio::piped());
         let mut forward = Process::start("kubectl port-forward", &mut kubectl)?;
-        // Open to the end: kubectl prints another line, and dies where it can't.
+        // Keep the pipe open: kubectl prints another line and fails if it cannot.
         let mut output = BufReader::new(forward.child().stdout.take().context("no pipe")?);
         let mut line = String::new();
         output.read_line(&mut line)?;

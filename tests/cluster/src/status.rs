@@ -1,4 +1,4 @@
-//! `status`: what runs, and what is left when nothing should.
+//! `status`: shows the cluster's nodes and processes, and leftovers without a cluster.
 
 use anyhow::Result;
 

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 /// The interval between two checks of a condition.
 const POLL: Duration = Duration::from_millis(200);
 
-/// A row of steps with the time since the first.
+/// A sequence of steps with the time since the first.
 pub(super) struct Steps {
     start: Instant,
 }
@@ -19,7 +19,7 @@ impl Steps {
         Self { start: Instant::now() }
     }
 
-    /// Does one step and prints what it was and when it was done.
+    /// Runs one step and prints its name and duration.
     pub(super) fn step<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         print!("==> {what} ... ");
         std::io::stdout().flush()?;
@@ -38,7 +38,7 @@ impl Steps {
     }
 }
 
-/// Waits until `look` gives a value. Its last reason for not doing so is in the error.
+/// Waits until `look` returns a value. The error has its last reason for not doing so.
 pub(super) fn wait_for<T>(what: &str, seconds: u64, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     let end = Instant::now() + Duration::from_secs(seconds);
     loop {

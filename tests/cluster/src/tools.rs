@@ -1,8 +1,8 @@
 //! The programs of a cluster, unmodified, built from their Go modules. A go.mod in
 //! tests/cluster/tools pins each.
 //!
-//! Only what a command needs is built. What Go has compiled is in Go's own cache and serves every
-//! checkout; what is kept here is the linked programs, each with a key of what it was made from.
+//! Only the programs that a command needs are built. Compiled packages are in Go's cache, which all
+//! checkouts share; linked programs are kept here, each with a key of its inputs.
 
 mod list;
 
@@ -23,7 +23,7 @@ use toolbox::shell;
 /// A set of programs that is built together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Set {
-    /// Programs of every cluster.
+    /// Programs that every cluster needs.
     Cluster,
     /// Upstream's tests and what runs them.
     Tests,
@@ -33,7 +33,7 @@ pub(super) enum Set {
     ReferencePlugins,
 }
 
-/// Memory for two calls of Go at the same time: each can link a program of 2.7 GB.
+/// Memory in bytes for two calls of Go at the same time: each can link a program of 2.7 GB.
 const MEMORY_FOR_TWO: u64 = 8 << 30;
 
 /// Returns the sets that a cluster of this shape needs.
@@ -48,7 +48,7 @@ pub(super) fn sets(shape: &Shape) -> Vec<Set> {
     sets
 }
 
-/// Builds what is missing of these, or was made from something else.
+/// Builds the programs of these sets that are missing or were built from other inputs.
 pub(super) fn build(layout: &Layout, sets: &[Set]) -> Result<()> {
     let mut missing = Vec::new();
     for batch in BATCHES.iter().filter(|batch| sets.contains(&batch.set)) {
@@ -95,7 +95,7 @@ impl Batch {
         Ok(true)
     }
 
-    /// Differs when anything differs that the program is made from, but for Go itself.
+    /// Returns a key of all inputs of the program except Go itself.
     fn key(&self, layout: &Layout, program: &Program) -> Result<String> {
         let mut text = format!("{} {:?} {}\n", program.package, self.kind, self.linker_flags()).into_bytes();
         for name in ["go.mod", "go.sum"] {
@@ -109,12 +109,12 @@ impl Batch {
         let names: Vec<_> = self.programs.iter().map(|program| program.name).collect();
         let (names, begin) = (names.join(", "), Instant::now());
         println!("==> building {names}");
-        // Apart first: an interrupted build must not look like a finished one.
+        // Linked to a temporary name first: an interrupted build must not look like a finished one.
         let fresh = layout.cache().join("build").join(format!("{}-{:?}-{:?}", self.module, self.set, self.kind));
         fs::create_dir_all(&fresh).with_context(|| format!("{}", fresh.display()))?;
         let mut go = Command::new("go");
         go.current_dir(layout.tools().join(self.module));
-        // With -trimpath what Go has compiled for one checkout serves all others.
+        // With -trimpath, compiled packages of one checkout serve all others.
         go.env("GOTOOLCHAIN", "local").env("GOFLAGS", "-buildvcs=false -trimpath");
         go.env("CGO_ENABLED", if self.kind == Kind::Runc { "1" } else { "0" });
         match self.kind {
@@ -158,7 +158,7 @@ impl Batch {
 }
 
 impl Program {
-    /// Its name without directory.
+    /// Returns the program's name without directory.
     fn file(&self) -> &'static str {
         self.name.rsplit('/').next().unwrap_or(self.name)
     }
@@ -168,7 +168,7 @@ impl Program {
     }
 }
 
-/// The source of Kubernetes, for the files that its tests and images read.
+/// Returns the source of Kubernetes, for the files that its tests and images read.
 pub(super) fn kubernetes_source(layout: &Layout) -> Result<PathBuf> {
     let mut go = Command::new("go");
     go.current_dir(layout.tools().join("kubernetes")).env("GOFLAGS", "");
@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn program_names_match_go_build_output() {
-        // Several programs of one call get the last words of their packages as names.
+        // A call that builds several programs names each after the last element of its package
+        // path.
         for batch in BATCHES.iter().filter(|batch| batch.programs.len() > 1) {
             for program in batch.programs {
                 assert_eq!(Some(program.file()), program.package.rsplit('/').next());

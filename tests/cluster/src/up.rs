@@ -1,4 +1,4 @@
-//! `up`: from nothing, or from wherever it stopped, to a cluster.
+//! `up`: starts a cluster, or continues an interrupted start.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ pub(super) fn prepare(workshop: &dyn Workshop, layout: &Layout, steps: &Steps, s
     images::make(layout, steps)
 }
 
-/// The cluster. With Ropeway as its network the nodes stay `NotReady` until `install`.
+/// Starts the cluster. With Ropeway as its network the nodes stay `NotReady` until `install`.
 pub(super) fn run(workshop: &dyn Workshop, layout: &Layout, steps: &Steps, shape: &Shape) -> Result<()> {
     shape.check()?;
     if let Some(present) = Shape::read(layout)?
@@ -57,7 +57,7 @@ pub(super) fn run(workshop: &dyn Workshop, layout: &Layout, steps: &Steps, shape
     ready(layout, steps, shape)
 }
 
-/// Waits until everything works that every cluster has.
+/// Waits until the functions that every cluster has are working.
 pub(super) fn ready(layout: &Layout, steps: &Steps, shape: &Shape) -> Result<()> {
     let count = shape.all().len();
     steps.step("all nodes Ready", || kube::nodes_ready(layout, count, 180))?;

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ropeway_tests::enter::{Inside, NodeOptions, run_inside, run_node};
 use ropeway_tests::peer::{
-    ApiOptions, AskOptions, EchoOptions, FetchOptions, HoldOptions, SendOptions, ServeOptions, StayOptions,
-    TransferOptions, WatchOptions, apiserver, ask, echo, fetch, hold, send, serve, stay, transfer, watch,
+    ApiOptions, EchoOptions, FetchOptions, PersistentLoadOptions, RequestLoadOptions, SendOptions, ServeOptions,
+    StickyUdpOptions, TransferOptions, WatchOptions, apiserver, echo, fetch, persistent_load, request_load, send,
+    serve, sticky_udp, transfer, watch,
 };
 
 #[derive(Parser)]
@@ -21,29 +22,29 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make the namespaces of a node and hold them
+    /// Create the namespaces of a node and keep them until standard input ends
     Node(NodeOptions),
     /// Run a program inside a node
     In(Inside),
     /// Answer on TCP (lines or HTTP) and UDP with this server's name
     Serve(ServeOptions),
-    /// Ask a server often, each time by a new connection, and count who answered
-    Ask(AskOptions),
+    /// Send requests, each over a new connection, and count the answers of each server
+    RequestLoad(RequestLoadOptions),
     /// Send one ICMP echo request and wait for the answer
     Echo(EchoOptions),
-    /// Get something by HTTP and print it
+    /// Send an HTTP GET request and print the body
     Fetch(FetchOptions),
-    /// Keep connections open and ask over them until standard input ends
-    Hold(HoldOptions),
-    /// Keep one UDP socket connected, ask by it until standard input ends, and say who answers
-    Stay(StayOptions),
-    /// Send and receive much over one connection and check every byte
+    /// Keep connections open and send requests over them until standard input ends
+    PersistentLoad(PersistentLoadOptions),
+    /// Send requests over one connected UDP socket and print each change of the answering server
+    StickyUdp(StickyUdpOptions),
+    /// Send and receive a checked pattern over one connection
     Transfer(TransferOptions),
     /// Send Ethernet frames that are given on standard input
     Send(SendOptions),
     /// Count Ethernet frames until standard input ends
     Watch(WatchOptions),
-    /// Answer the lists that an agent asks an API server for
+    /// Serve the lists that an agent requests from an API server
     Apiserver(ApiOptions),
 }
 
@@ -52,11 +53,11 @@ fn main() -> ExitCode {
         Command::Node(options) => run_node(&options),
         Command::In(options) => run_inside(&options),
         Command::Serve(options) => serve(&options),
-        Command::Ask(options) => ask(&options),
+        Command::RequestLoad(options) => request_load(&options),
         Command::Echo(options) => echo(&options),
         Command::Fetch(options) => fetch(&options),
-        Command::Hold(options) => hold(&options),
-        Command::Stay(options) => stay(&options),
+        Command::PersistentLoad(options) => persistent_load(&options),
+        Command::StickyUdp(options) => sticky_udp(&options),
         Command::Transfer(options) => transfer(&options),
         Command::Send(options) => send(&options),
         Command::Watch(options) => watch(&options),

@@ -1,4 +1,4 @@
-//! The rules, each in one line, and where they say nothing.
+//! The rules of the contract, each in one line, with the cells in which it does not apply.
 
 use super::Path::{Node, OtherNode, Outside, Pod};
 use super::{Cells, Path, Rule};
@@ -13,7 +13,7 @@ const CLUSTER_ADDRESS: Cells = Cells {
     why: "it is about cluster IPs, which are not promised to machines outside the cluster",
 };
 
-/// All of them, in order.
+/// All rules, ordered by number.
 pub const RULES: &[Rule] = &[
     Rule {
         number: "2.1.1",

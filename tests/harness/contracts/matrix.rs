@@ -10,17 +10,17 @@ use crate::pod::IpFamily;
 /// The outcome of a cell.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// A test has seen that it holds.
+    /// A test recorded that the rule holds.
     Pass,
-    /// It does not, or no test has looked; with the reason.
+    /// The rule failed, or no test recorded the cell; with the reason.
     Fail(String),
-    /// It does not, which is known.
+    /// The rule failed, which is a known gap.
     Gap(&'static str),
-    /// The rule says nothing of this cell.
+    /// The rule does not apply to this cell.
     Absent(&'static str),
 }
 
-/// Every cell of every rule.
+/// The outcome of every cell of every rule.
 #[derive(Debug)]
 pub struct Matrix {
     rows: Vec<(&'static Rule, Vec<Outcome>)>,
@@ -72,7 +72,7 @@ impl Matrix {
         Self { rows: rules.iter().map(row).collect() }
     }
 
-    /// The failures, one line each.
+    /// Returns the failures, one line each.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
         self.said(|outcome| match outcome {
@@ -81,7 +81,7 @@ impl Matrix {
         })
     }
 
-    /// Known gaps, a line each.
+    /// Returns the known gaps, one line each.
     #[must_use]
     pub fn gaps(&self) -> Vec<String> {
         self.said(|outcome| match outcome {
@@ -90,7 +90,7 @@ impl Matrix {
         })
     }
 
-    /// The number of cells that pass.
+    /// Returns the number of cells that pass.
     #[must_use]
     pub fn passed(&self) -> usize {
         self.rows.iter().flat_map(|(_, outcomes)| outcomes).filter(|outcome| **outcome == Outcome::Pass).count()
@@ -116,7 +116,7 @@ fn outcome(rule: &Rule, path: Path, family: IpFamily, records: &[&Record]) -> Ou
     }
 }
 
-/// `2.3.1, pod and node, IPv4: why`, each reason once.
+/// Formats cells as `2.3.1, pod and node, IPv4: why`, each reason once.
 fn reasons(rule: &Rule, outcomes: &[Outcome], what: impl Fn(&Outcome) -> Option<String>) -> Vec<String> {
     let mut found: BTreeMap<(Vec<&str>, String), Vec<Path>> = BTreeMap::new();
     for (path, pair) in Path::ALL.into_iter().zip(outcomes.chunks(2)) {
@@ -201,7 +201,7 @@ mod tests {
         Rule {
             number: "2.1.1",
             title: "First",
-            absent: &[Cells { paths: &[Path::Outside], families: &IpFamily::BOTH, why: "nobody is there" }],
+            absent: &[Cells { paths: &[Path::Outside], families: &IpFamily::BOTH, why: "there is no server" }],
             gaps: &[Cells { paths: &[Path::Node], families: &[IpFamily::V6], why: "not yet" }],
         },
         Rule { number: "2.1.2", title: "Second", absent: &[], gaps: &[] },
@@ -211,7 +211,7 @@ mod tests {
         Record { rule: rule.to_owned(), path, family, failure: failure.map(str::to_owned) }
     }
 
-    /// Records with which no cell fails.
+    /// Returns records with which no cell fails.
     fn good() -> Vec<Record> {
         let one = |rule: &'static Rule| {
             rule.cells()
@@ -235,7 +235,7 @@ mod tests {
         ] {
             assert!(text.contains(&format!("\n{line}\n")), "{text}");
         }
-        assert!(text.contains("- 2.1.1 outside: does not apply, because nobody is there\n"), "{text}");
+        assert!(text.contains("- 2.1.1 outside: does not apply, because there is no server\n"), "{text}");
         assert!(text.contains("- 2.1.1 node, IPv6: gap: not yet\n"), "{text}");
     }
 

@@ -21,15 +21,15 @@ pub const VARIABLE: &str = "ROPEWAY_CONTRACTS";
 pub struct Record {
     /// Number of the rule.
     pub rule: String,
-    /// Client path.
+    /// The client path, a column of the matrix.
     pub path: Path,
     /// Address family of the cell.
     pub family: IpFamily,
-    /// Why it does not hold; none: it does.
+    /// The reason why the rule does not hold; `None`: it holds.
     pub failure: Option<String>,
 }
 
-/// Writes down outcomes; [`Recorder::end`] says whether all are as they should be.
+/// Records outcomes; [`Recorder::end`] returns whether all are as expected.
 #[derive(Debug)]
 pub struct Recorder {
     file: Option<Mutex<File>>,
@@ -50,7 +50,7 @@ impl Recorder {
         Ok(Self { file, wrong: Mutex::default() })
     }
 
-    /// Notes the outcome of one cell.
+    /// Records the outcome of one cell.
     ///
     /// # Errors
     /// When the rule says nothing of this cell, or the line can't be written.
@@ -76,7 +76,7 @@ impl Recorder {
         file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes()).context("the file of outcomes")
     }
 
-    /// Ends the test.
+    /// Ends the test and returns its result.
     ///
     /// # Errors
     /// When a cell is not as it should be.
@@ -87,7 +87,7 @@ impl Recorder {
     }
 }
 
-/// All lines of such a file; none if it is not there.
+/// Reads all lines of a file of records; none if the file does not exist.
 ///
 /// # Errors
 /// When a line can't be read.

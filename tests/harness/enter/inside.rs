@@ -16,10 +16,10 @@ use nix::sys::signal::Signal;
 /// The program and the machine to run it in.
 #[derive(Args, Debug)]
 pub struct Inside {
-    /// The first process of the machine
+    /// Pid of the first process of the machine
     #[arg(long)]
     pid: u32,
-    /// The cgroup directory to be in
+    /// cgroup directory to enter
     #[arg(long)]
     cgroup: PathBuf,
     /// A network namespace by its path inside the machine; without it the machine's own
@@ -33,7 +33,7 @@ pub struct Inside {
     command: Vec<OsString>,
 }
 
-/// Goes there and becomes that program.
+/// Enters the machine and executes the program.
 ///
 /// # Errors
 /// When there is no such place or no such program; otherwise it does not return.
@@ -42,7 +42,7 @@ pub fn run(inside: &Inside) -> Result<()> {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
     }
     fs::write(inside.cgroup.join("cgroup.procs"), "0").with_context(|| format!("{}", inside.cgroup.display()))?;
-    // All are opened before any is entered: the paths are those of the outside.
+    // All files are opened before any namespace is entered: the paths are those of the host.
     let open = |name: &str| {
         let path = format!("/proc/{}/ns/{name}", inside.pid);
         File::open(&path).with_context(|| path)

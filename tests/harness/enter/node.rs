@@ -30,7 +30,7 @@ pub struct NodeOptions {
     stay: bool,
 }
 
-/// Makes the machine, says `ready` on standard output, and waits for the end of standard input.
+/// Creates the machine, prints `ready` on standard output, and waits for the end of standard input.
 ///
 /// # Errors
 /// When a namespace or mount can't be made.
@@ -90,7 +90,7 @@ fn sysctls(forward: bool) -> Result<()> {
         ("ipv4/conf/default/rp_filter", "0"),
     ];
     let forwarding = [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
-    // Where bridges pass frames to the packet filter, frames on the common link must not go there.
+    // If bridges pass frames to the packet filter, frames on the common link must be excluded.
     let bridge =
         ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables", "bridge/bridge-nf-call-arptables"];
     let bridge =

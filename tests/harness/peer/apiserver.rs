@@ -17,8 +17,7 @@ const STEP: Duration = Duration::from_millis(10);
 pub struct ApiOptions {
     /// Address and port to listen on
     address: SocketAddr,
-    /// For each collection NAME a file NAME.json, the list as it is answered; NAME.asked is made
-    /// when somebody asks for it
+    /// when a client requests it
     directory: PathBuf,
 }
 
@@ -32,7 +31,7 @@ pub fn run(options: &ApiOptions) -> Result<()> {
     io::stdout().flush()?;
     std::thread::scope(|scope| {
         for stream in listener.incoming().flatten() {
-            // a client that goes away is its own business
+            // A client that disconnects is not an error of the server.
             scope.spawn(|| connection(stream, &options.directory).ok());
         }
     });
@@ -59,7 +58,7 @@ fn connection(stream: TcpStream, directory: &Path) -> io::Result<()> {
             writer.write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes())?;
             return io::copy(&mut reader, &mut io::sink()).map(|_| ()); // nothing ever changes
         }
-        std::fs::write(directory.join(format!("{collection}.asked")), "")?;
+        std::fs::write(directory.join(format!("{collection}.requested")), "")?;
         let file = directory.join(format!("{collection}.json"));
         while !file.exists() {
             std::thread::park_timeout(STEP);

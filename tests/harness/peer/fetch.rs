@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::Protocol;
-use super::socket::{Question, connect};
+use super::socket::{Request, connect};
 
 /// Options of `ropeway-peer fetch`.
 #[derive(Args, Debug)]
@@ -25,8 +25,8 @@ pub struct FetchOptions {
 /// When there is no answer, or one with another status than 200.
 pub fn run(options: &FetchOptions) -> Result<()> {
     let timeout = Duration::from_secs(2);
-    let question = Question::over(Protocol::Http, options.server, timeout);
-    let mut stream = connect(&question).context("connect")?;
+    let request = Request::over(Protocol::Http, options.server, timeout);
+    let mut stream = connect(&request).context("connect")?;
     let request = format!("GET {} HTTP/1.0\r\nHost: {}\r\n\r\n", options.path, options.server);
     stream.write_all(request.as_bytes())?;
     let mut text = String::new();

@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_millis(200);
 /// Options of `ropeway-peer send`.
 #[derive(Args, Debug)]
 pub struct SendOptions {
-    /// Out of this device
+    /// Device on which frames are sent
     device: String,
     /// Number of times that each frame is sent
     #[arg(long, default_value_t = 1)]
@@ -26,7 +26,7 @@ pub struct SendOptions {
 /// Options of `ropeway-peer watch`.
 #[derive(Args, Debug)]
 pub struct WatchOptions {
-    /// On this device, what it receives and what it sends
+    /// Device on which frames are counted, received and sent ones
     device: String,
     /// Frames that contain this text, one count for each
     #[arg(long = "marker", required = true)]
@@ -61,7 +61,7 @@ pub fn send(options: &SendOptions) -> Result<()> {
     Ok(())
 }
 
-/// Says `ready`, counts until standard input ends and nothing comes any more, prints [`Seen`].
+/// Prints `ready`, counts until standard input ends and no more frames arrive, and prints [`Seen`].
 ///
 /// # Errors
 /// When the device can't be opened.

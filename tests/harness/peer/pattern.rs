@@ -3,15 +3,16 @@
 
 use std::io::{self, Read, Write};
 
-/// Moved in one call.
+/// Size of one read or write, in bytes.
 const CHUNK: usize = 256 * 1024;
 
-/// The byte at a place: differs between neighbours and between packets of any common size.
+/// Returns the byte at an offset. It differs between neighbours and between packets of any common
+/// size.
 fn byte(place: u64) -> u8 {
     (place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-/// Writes the bytes of places `0..length`.
+/// Writes the bytes of offsets `0..length`.
 pub(super) fn send(to: &mut impl Write, length: u64) -> io::Result<()> {
     let mut chunk = Vec::with_capacity(CHUNK);
     let mut place = 0;
@@ -25,7 +26,7 @@ pub(super) fn send(to: &mut impl Write, length: u64) -> io::Result<()> {
     to.flush()
 }
 
-/// Reads as many bytes and says where the first wrong one is.
+/// Reads this many bytes. An error names the offset of the first wrong byte.
 pub(super) fn receive(from: &mut impl Read, length: u64) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     let mut place = 0;
@@ -41,7 +42,7 @@ pub(super) fn receive(from: &mut impl Read, length: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Fills a buffer with the bytes of the places from `0`.
+/// Fills a buffer with the bytes of the offsets from `0`.
 pub(super) fn fill(buffer: &mut [u8]) {
     for (place, slot) in (0..).zip(buffer) {
         *slot = byte(place);

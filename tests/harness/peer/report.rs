@@ -1,4 +1,4 @@
-//! What a client saw.
+//! The report of a client: answers, failures and times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::socket::Answer;
 
-/// The sum over many questions.
+/// The sum over many requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Questions that were answered.
+    /// Number of requests that were answered.
     pub ok: u64,
-    /// Questions that were not.
+    /// Number of requests that were not answered.
     pub failed: u64,
     /// Number of answers by each server.
     pub by_server: BTreeMap<String, u64>,
@@ -22,12 +22,12 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// This client's addresses, as the servers saw them.
     pub seen_as: BTreeSet<IpAddr>,
-    /// The longest that one question took, answered or not.
+    /// The longest time of one request in milliseconds, answered or not.
     pub slowest_us: u64,
 }
 
 impl Report {
-    /// Adds the outcome of one question.
+    /// Adds the outcome of one request.
     pub fn add(&mut self, outcome: io::Result<Answer>, time: Duration) {
         self.slowest_us = self.slowest_us.max(time.as_micros() as u64);
         match outcome {
@@ -43,7 +43,7 @@ impl Report {
         }
     }
 
-    /// The longest that one question took.
+    /// Returns the longest time of one request.
     #[must_use]
     pub fn slowest(&self) -> Duration {
         Duration::from_micros(self.slowest_us)
@@ -64,7 +64,7 @@ impl Report {
     }
 }
 
-/// An error as a short word: `ECONNREFUSED`, `timeout`, or its text.
+/// Returns an error as a short word: `ECONNREFUSED`, `timeout`, or its text.
 pub(super) fn word(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc_code) => match nix::errno::Errno::from_raw(libc_code) {

@@ -22,7 +22,7 @@ pub struct ServeOptions {
     address: Option<IpAddr>,
 }
 
-/// Serves until it is killed; says `ready` when it listens.
+/// Serves until it is killed; prints `ready` when it listens.
 ///
 /// # Errors
 /// When a port is taken.
@@ -37,7 +37,7 @@ pub fn run(options: &ServeOptions) -> Result<()> {
             scope.spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let id = options.id.clone();
-                    // A client that goes away is its own business.
+                    // A client that disconnects is not an error of the server.
                     std::thread::spawn(move || connection(stream, &id).ok());
                 }
             });
@@ -55,11 +55,11 @@ fn datagrams(socket: &UdpSocket, id: &str) {
             reply = format!("{id} {error}\n").into_bytes();
         }
         if reply.len() < length {
-            // The pattern goes on behind the line.
+            // The pattern follows the line.
             pattern::fill(&mut packet[..length]);
             reply.extend_from_slice(&packet[reply.len()..length]);
         }
-        // A client that is gone by now may refuse.
+        // Sending fails if the client has closed its socket.
         socket.send_to(&reply, client).ok();
     }
 }

@@ -1,4 +1,4 @@
-//! One question and its answer.
+//! One request and its answer, over TCP, UDP or SCTP.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -11,50 +11,50 @@ use super::{Protocol, pattern};
 pub struct Answer {
     /// The name of the server.
     pub server: String,
-    /// The client as it saw it.
+    /// The client's address as the server saw it.
     pub seen_as: SocketAddr,
 }
 
-/// A request and the sockets options for it.
+/// A request and the socket options for it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
+pub(super) struct Request {
     pub(super) target: SocketAddr,
     pub(super) protocol: Protocol,
     pub(super) timeout: Duration,
-    /// Bytes of a datagram.
+    /// Size of a datagram in bytes.
     pub(super) size: usize,
     /// Send datagrams from this address.
     pub(super) source: Option<IpAddr>,
     pub(super) source_port: u16,
 }
 
-impl Question {
-    /// Without what only datagrams have.
+impl Request {
+    /// Returns a request with the default of all datagram options.
     pub(super) const fn over(protocol: Protocol, target: SocketAddr, timeout: Duration) -> Self {
         Self { target, protocol, timeout, size: 0, source: None, source_port: 0 }
     }
 }
 
 /// Sends one request over a new socket.
-pub(super) fn ask(question: &Question) -> io::Result<Answer> {
-    match question.protocol {
-        Protocol::Tcp => line(&mut connect(question)?),
-        Protocol::Http => http(&mut connect(question)?),
-        Protocol::Udp | Protocol::UdpConnected => datagram(question),
+pub(super) fn send_request(request: &Request) -> io::Result<Answer> {
+    match request.protocol {
+        Protocol::Tcp => line(&mut connect(request)?),
+        Protocol::Http => http(&mut connect(request)?),
+        Protocol::Udp | Protocol::UdpConnected => datagram(request),
     }
 }
 
-/// Connects; the socket must show the address that was asked for.
-pub(super) fn connect(question: &Question) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&question.target, question.timeout)?;
-    stream.set_read_timeout(Some(question.timeout))?;
-    stream.set_write_timeout(Some(question.timeout))?;
+/// Connects. Checks that getpeername(2) returns the requested address.
+pub(super) fn connect(request: &Request) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&request.target, request.timeout)?;
+    stream.set_read_timeout(Some(request.timeout))?;
+    stream.set_write_timeout(Some(request.timeout))?;
     stream.set_nodelay(true)?;
-    same(stream.peer_addr()?, question.target)?;
+    same(stream.peer_addr()?, request.target)?;
     Ok(stream)
 }
 
-/// One line each way.
+/// Sends one line and reads one line.
 pub(super) fn line(stream: &mut TcpStream) -> io::Result<Answer> {
     stream.write_all(b"hello\n")?;
     let mut text = String::new();
@@ -73,37 +73,37 @@ fn http(stream: &mut TcpStream) -> io::Result<Answer> {
     parse(body)
 }
 
-fn datagram(question: &Question) -> io::Result<Answer> {
-    let any = match question.target {
+fn datagram(request: &Request) -> io::Result<Answer> {
+    let any = match request.target {
         SocketAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
     };
-    let socket = UdpSocket::bind((question.source.unwrap_or(any), question.source_port))?;
-    socket.set_read_timeout(Some(question.timeout))?;
-    let mut packet = vec![0; question.size.max(1)];
+    let socket = UdpSocket::bind((request.source.unwrap_or(any), request.source_port))?;
+    socket.set_read_timeout(Some(request.timeout))?;
+    let mut packet = vec![0; request.size.max(1)];
     pattern::fill(&mut packet);
-    if question.protocol == Protocol::UdpConnected {
-        socket.connect(question.target)?;
-        same(socket.peer_addr()?, question.target)?;
+    if request.protocol == Protocol::UdpConnected {
+        socket.connect(request.target)?;
+        same(socket.peer_addr()?, request.target)?;
         socket.send(&packet)?;
     } else {
-        socket.send_to(&packet, question.target)?;
+        socket.send_to(&packet, request.target)?;
     }
     let mut reply = vec![0; packet.len() + 1024];
     let (length, from) = socket.recv_from(&mut reply)?;
-    same(from, question.target)?;
+    same(from, request.target)?;
     let end = reply[..length].iter().position(|byte| *byte == b'\n').map_or(length, |end| end + 1);
     pattern::check(&reply[end..length], end as u64)?;
     parse(&String::from_utf8_lossy(&reply[..end]))
 }
 
-/// The address that was asked must be the one that answers; anything else would show the client a
-/// backend.
-pub(super) fn same(shown: SocketAddr, asked: SocketAddr) -> io::Result<()> {
-    if (shown.ip(), shown.port()) == (asked.ip(), asked.port()) {
+/// Checks that the answer comes from the address that the request was sent to; any other would be
+/// an untranslated backend.
+pub(super) fn same(shown: SocketAddr, requested: SocketAddr) -> io::Result<()> {
+    if (shown.ip(), shown.port()) == (requested.ip(), requested.port()) {
         return Ok(());
     }
-    Err(io::Error::other(format!("asked {asked}, and {shown} shows")))
+    Err(io::Error::other(format!("requested {requested}, but the socket shows {shown}")))
 }
 
 /// Parses the line `name address`.
@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn reply_from_other_address_is_an_error() {
-        let asked = "10.96.0.1:80".parse().unwrap();
-        same(asked, asked).unwrap();
-        assert!(same("10.244.1.2:8080".parse().unwrap(), asked).is_err());
+        let requested = "10.96.0.1:80".parse().unwrap();
+        same(requested, requested).unwrap();
+        assert!(same("10.244.1.2:8080".parse().unwrap(), requested).is_err());
     }
 }

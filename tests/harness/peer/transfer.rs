@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::socket::{Question, connect};
+use super::socket::{Request, connect};
 use super::{Protocol, pattern};
 
 /// Options of `ropeway-peer transfer`.
@@ -30,20 +30,20 @@ pub struct TransferOptions {
 pub struct TransferReport {
     /// Bytes in each direction.
     pub bytes: u64,
-    /// Milliseconds to the server.
+    /// Milliseconds of the transfer to the server.
     pub up_ms: u64,
-    /// Milliseconds from the server.
+    /// Milliseconds of the transfer from the server.
     pub down_ms: u64,
 }
 
-/// Sends, receives, prints a [`TransferReport`].
+/// Sends and receives concurrently, then prints a [`TransferReport`].
 ///
 /// # Errors
 /// When the connection breaks or a byte is wrong.
 pub fn run(options: &TransferOptions) -> Result<()> {
     let timeout = Duration::from_millis(options.timeout);
-    let question = Question::over(Protocol::Tcp, options.target, timeout);
-    let stream = connect(&question).context("connect")?;
+    let request = Request::over(Protocol::Tcp, options.target, timeout);
+    let stream = connect(&request).context("connect")?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
 

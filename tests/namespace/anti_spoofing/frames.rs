@@ -19,13 +19,13 @@ pub(crate) fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8>
     [&to[..], &from[..], &kind.to_be_bytes()[..], payload].concat()
 }
 
-/// With tags in front of the type: identifiers of 802.1Q networks.
+/// Adds 802.1Q tags with these network identifiers.
 pub(crate) fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
     let tags: Vec<u8> = tags.iter().flat_map(|id| [0x81, 0, (id >> 8) as u8, *id as u8]).collect();
     [&frame[..12], &tags[..], &frame[12..]].concat()
 }
 
-/// An IP packet; the length and IPv4's checksum are right.
+/// Builds an IP packet with correct length and IPv4 checksum.
 pub(crate) fn ip(ends: Ends<IpAddr>, protocol: u8, payload: &[u8]) -> (u16, Vec<u8>) {
     match (ends.from, ends.to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => (0x0800, ip4(from, to, protocol, payload)),
@@ -46,7 +46,7 @@ fn ip4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
 
 fn ip6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     let length = payload.len() as u16;
-    // Neighbour discovery is only believed with this hop limit (RFC 4861, section 6.1.1).
+    // Neighbour discovery is only accepted with this hop limit (RFC 4861, section 6.1.1).
     let mut header = vec![0x60, 0, 0, 0, (length >> 8) as u8, length as u8, next, 255];
     header.extend(from.octets());
     header.extend(to.octets());
@@ -63,8 +63,8 @@ pub(crate) fn udp(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (u16,
     ip(ends, 17, &datagram)
 }
 
-/// A TCP segment (PSH, ACK) with sequence and acknowledgement number 1, far from what any
-/// connection is at.
+/// Builds a TCP segment (PSH, ACK) with sequence and acknowledgement number 1, far from those of
+/// any connection.
 pub(crate) fn segment(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
     let words = [ports.from, ports.to, 0, 1, 0, 1, 0x5018, 1024, 0, 0];
     let mut segment: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
@@ -74,7 +74,7 @@ pub(crate) fn segment(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (
     ip(ends, 6, &segment)
 }
 
-/// An ICMP message of either family: type, code, the rest behind the checksum.
+/// Builds an ICMP message of either family: type, code, the rest after the checksum.
 pub(crate) fn icmp(ends: Ends<IpAddr>, kind: u8, rest: &[u8]) -> (u16, Vec<u8>) {
     let mut message = [&[kind, 0, 0, 0][..], rest].concat();
     let v6 = ends.from.is_ipv6();
@@ -83,7 +83,7 @@ pub(crate) fn icmp(ends: Ends<IpAddr>, kind: u8, rest: &[u8]) -> (u16, Vec<u8>) 
     ip(ends, if v6 { 58 } else { 1 }, &message)
 }
 
-/// ARP (RFC 826): 1 asks, 2 answers.
+/// Builds an ARP packet (RFC 826); operation 1 is a request, 2 a reply.
 pub(crate) fn arp(operation: u8, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr), trailer: &[u8]) -> Vec<u8> {
     let mut message = vec![0, 1, 8, 0, 6, 4, 0, operation];
     for (mac, ip) in [sender, target] {
@@ -93,7 +93,7 @@ pub(crate) fn arp(operation: u8, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr
     [&message[..], trailer].concat()
 }
 
-/// With the pseudo header of RFC 768 or RFC 8200, section 8.1.
+/// Computes the checksum with the pseudo header of RFC 768 or RFC 8200, section 8.1.
 fn sum_of(ends: Ends<IpAddr>, protocol: u8, payload: &[u8]) -> [u8; 2] {
     let octets = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -103,7 +103,8 @@ fn sum_of(ends: Ends<IpAddr>, protocol: u8, payload: &[u8]) -> [u8; 2] {
     checksum(&[&octets(ends.from), &octets(ends.to), &[0, protocol], &length.to_be_bytes(), payload])
 }
 
-/// Of parts of which all but the last have an even length (RFC 1071).
+/// Computes the Internet checksum (RFC 1071) of several parts; all but the last must have an even
+/// length.
 fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum = 0_u32;
     for pair in parts.iter().flat_map(|part| part.chunks(2)) {

@@ -12,7 +12,7 @@ pub(crate) const FORGED: &str = "rw-forged-packet";
 /// The text in every honest frame, which proves that the watchers see frames.
 pub(crate) const HONEST: &str = "rw-honest-packet";
 
-/// Whom the pod knows.
+/// The addresses that the pod knows.
 pub(crate) struct Cast {
     pub(crate) own: Identity,
     /// The node's end of its veth.
@@ -41,7 +41,7 @@ const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xbad);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 const DHCP_AGENTS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
-/// Nobody's.
+/// An unassigned MAC.
 pub(crate) const FORGED_MAC: Mac = [0x02, 0xba, 0xd0, 0xba, 0xd0, 0x01];
 
 fn sources(family: IpFamily, cast: &Cast) -> Vec<IpAddr> {
@@ -57,7 +57,8 @@ fn sources(family: IpFamily, cast: &Cast) -> Vec<IpAddr> {
     all
 }
 
-/// The forged frames. Ports differ, so that no frame belongs to a flow that another one has opened.
+/// Returns the forged frames. Ports differ, so that no frame belongs to a flow that another one has
+/// opened.
 pub(crate) fn forged(cast: &Cast) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut port = 20_000;
@@ -79,7 +80,7 @@ pub(crate) fn forged(cast: &Cast) -> Vec<Vec<u8>> {
                 all.push(plain);
             }
         }
-        // With its own address, but another's MAC, or in another network of the link.
+        // The pod's address with another's MAC, or in another 802.1Q network of the link.
         for other in &cast.others {
             let (kind, packet) = datagram(own, other.ip(family));
             for mac in [FORGED_MAC, other.mac, cast.gateway] {
@@ -105,9 +106,11 @@ fn arps(cast: &Cast) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for other in &cast.others {
         for mac in [cast.own.mac, FORGED_MAC] {
-            let (owner, nobody) = ((mac, other.four), ([0; 6], other.four));
-            let asked = (cast.gateway, cast.own.four);
-            for (operation, target, to) in [(2, asked, cast.gateway), (2, owner, BROADCAST), (1, nobody, BROADCAST)] {
+            let (owner, unknown) = ((mac, other.four), ([0; 6], other.four));
+            let requested = (cast.gateway, cast.own.four);
+            for (operation, target, to) in
+                [(2, requested, cast.gateway), (2, owner, BROADCAST), (1, unknown, BROADCAST)]
+            {
                 let message = arp(operation, owner, target, FORGED.as_bytes());
                 all.push(ethernet(to, mac, ARP, &message));
                 all.push(tagged(&ethernet(to, mac, ARP, &message), &[7]));
@@ -117,12 +120,14 @@ fn arps(cast: &Cast) -> Vec<Vec<u8>> {
     all
 }
 
-/// Of type 253, which is for experiments (RFC 4727): others don't look into it.
+/// Returns an IP option of type 253, which is for experiments (RFC 4727), so that other programs
+/// ignore it.
 fn option() -> Vec<u8> {
     [&[253, 3][..], FORGED.as_bytes(), &[0; 6]].concat()
 }
 
-/// Neighbour solicitations and advertisements, router advertisements (RFC 4861, section 4).
+/// Returns neighbour solicitations and advertisements, and router advertisements (RFC 4861, section
+/// 4).
 fn discovery(cast: &Cast) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let link_layer = |kind: u8| [&[kind, 1][..], &FORGED_MAC[..]].concat();
@@ -136,7 +141,7 @@ fn discovery(cast: &Cast) -> Vec<Vec<u8>> {
                 all.push(ethernet(ALL_NODES_MAC, FORGED_MAC, ether, &packet));
             }
         }
-        // A router for half an hour, with a prefix of its own.
+        // A router with a lifetime of half an hour and a prefix.
         let prefix = [&[3, 4, 64, 0xc0][..], &[0, 0, 7, 8, 0, 0, 7, 8, 0, 0, 0, 0], &LINK_PREFIX.octets()].concat();
         let router = [&[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..], &prefix, &link_layer(1), &option()].concat();
         let (ether, packet) = icmp(Ends { from: from.into(), to: ALL_NODES.into() }, 134, &router);
@@ -147,7 +152,7 @@ fn discovery(cast: &Cast) -> Vec<Vec<u8>> {
 
 const LINK_PREFIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 0);
 
-/// "Use me for that address" (RFC 792; RFC 4861, section 4.5).
+/// Returns redirects to the pod (RFC 792; RFC 4861, section 4.5).
 fn redirects(cast: &Cast) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let node = &cast.others[cast.others.len() - 1];
@@ -168,7 +173,7 @@ fn redirects(cast: &Cast) -> Vec<Vec<u8>> {
     all
 }
 
-/// A server's answers, from the pod's own address and from another's.
+/// Returns a server's answers, from the pod's address and from another's.
 fn dhcp(cast: &Cast) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for from in [cast.own, cast.others[0]] {
@@ -184,7 +189,7 @@ fn dhcp(cast: &Cast) -> Vec<Vec<u8>> {
     all
 }
 
-/// The honest frames: one to each of `to`, in each family.
+/// Returns the honest frames: one to each of `to`, in each family.
 pub(crate) fn honest(cast: &Cast, to: &[Identity]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for family in IpFamily::BOTH {

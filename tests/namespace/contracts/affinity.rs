@@ -12,21 +12,21 @@ use ropeway_tests::view;
 use serde_json::{Value, json};
 
 use super::expect::{expect_answers, expect_equal_halves, for_each_client};
-use super::observations::Observations;
-use super::world::{
-    Target, Vip, World, first_target, other_node_port, ready, round_robin, service_with, target, targets,
+use super::fixture::{
+    ContractFixture, Target, Vip, first_target, other_node_port, ready, round_robin, service_with, target, targets,
     with_endpoints,
 };
+use super::observations::Observations;
 
-/// Seconds; used at a rate that leaves none of them idle.
+/// Timeout in seconds; the load's rate leaves no client idle that long.
 const TIMEOUT: u32 = 4;
 const SHORT: Duration = Duration::from_millis(2500);
 
 #[test]
 #[ignore = "needs root"]
 fn section_2_4_session_affinity() {
-    let world = World::new();
-    let [here, there, _] = &world.web;
+    let fixture = ContractFixture::new();
+    let [here, there, _] = &fixture.web;
     let both = || [(here, ready()), (there, ready())];
     let objects = [
         with_endpoints(sticky("sticky", 70, None), &both()),
@@ -34,9 +34,9 @@ fn section_2_4_session_affinity() {
         with_endpoints(sticky("used", 73, Some(TIMEOUT)), &both()),
         with_endpoints(sticky("idle", 74, Some(1)), &both()),
     ];
-    world.apply("affinity", &objects.concat());
-    world.check_cells("2.4.1", |path, family| {
-        for_each_client(&world.clients(path), |from| {
+    fixture.apply("affinity", &objects.concat());
+    fixture.check_cells("2.4.1", |path, family| {
+        for_each_client(&fixture.clients(path), |from| {
             let targets = own_targets(path, 70, family);
             let server = server(from, targets[0], 5)?;
             for target in targets {
@@ -45,10 +45,10 @@ fn section_2_4_session_affinity() {
             Ok(())
         })
     });
-    lasting(&world);
-    per_node(&world);
-    switched(&world);
-    world.end();
+    lasting(&fixture);
+    per_node(&fixture);
+    switched(&fixture);
+    fixture.end();
 }
 
 fn sticky(name: &str, number: u16, seconds: Option<u32>) -> Value {
@@ -57,8 +57,8 @@ fn sticky(name: &str, number: u16, seconds: Option<u32>) -> Value {
     service_with(name, number, &spec)
 }
 
-/// The targets that one node serves for this path. For clients on the other node, its node port
-/// takes the place of this node's.
+/// Returns the targets that one node serves for this path. For clients on the other node, its node
+/// port replaces this node's.
 fn own_targets(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
     let mut targets = targets(path, number, family);
     if path == Path::OtherNode {
@@ -70,20 +70,20 @@ fn own_targets(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
     targets
 }
 
-/// The one server that answers.
+/// Returns the only server that answers.
 fn server(from: &dyn TrafficEndpoint, target: Target, count: u64) -> Result<String> {
-    let report = load::ask(from, target.tcp, Protocol::Tcp, count)?;
+    let report = load::send_requests(from, target.tcp, Protocol::Tcp, count)?;
     let one = report.ok == count && report.by_server.len() == 1;
     ensure!(one, "{} to {}, one server is expected: {report:?}", from.label(), target.tcp);
     report.by_server.into_keys().next().context("no server")
 }
 
-fn lasting(world: &World) {
-    let [here, there, _] = &world.web;
+fn lasting(fixture: &ContractFixture) {
+    let [here, there, _] = &fixture.web;
     let mut observations = Observations::new("2.4.2");
-    // the default
+    // the default timeout
     let ticks = |service: &str| {
-        let all = view::json(&world.node().machine, &["service", "list", service]).unwrap();
+        let all = view::json(&fixture.node().machine, &["service", "list", service]).unwrap();
         all["frontends"][0]["affinityTicks"].as_u64().unwrap()
     };
     let (unset, default) = (ticks("default/sticky"), ticks("default/default"));
@@ -91,11 +91,11 @@ fn lasting(world: &World) {
         ensure!(unset == default && default > 0, "{unset} ticks without a timeout, {default} with the default");
         Ok(())
     });
-    // in use for longer than the timeout
+    // in use for longer than the timeout: still the same server
     let cells = Rule::of("2.4.2").unwrap().cells();
     let asking = |(path, family): &(Path, IpFamily)| {
         let target = first_target(*path, 73, *family).tcp;
-        let loads: Vec<_> = world
+        let loads: Vec<_> = fixture
             .clients(*path)
             .iter()
             .map(|from| RequestLoad::start(from, target, Protocol::Tcp, 10).unwrap())
@@ -115,33 +115,34 @@ fn lasting(world: &World) {
         ensure!(one, "in use, so one server is expected: {reports:?}");
         Ok(())
     });
-    expires(world, &mut observations);
-    // the endpoint leaves, and comes back
-    let apply =
-        |endpoints: &[(&Pod, Value)]| world.apply("affinity-70", &with_endpoints(sticky("moved", 75, None), endpoints));
+    expires(fixture, &mut observations);
+    // the endpoint is removed and added again
+    let apply = |endpoints: &[(&Pod, Value)]| {
+        fixture.apply("affinity-70", &with_endpoints(sticky("moved", 75, None), endpoints))
+    };
     for (now, wanted) in
         [(vec![here], "web-1"), (vec![here, there], "web-1"), (vec![there], "web-2"), (vec![here, there], "web-2")]
     {
         apply(&now.iter().map(|pod| (*pod, ready())).collect::<Vec<_>>());
         observations.observe(|path, family| {
-            for_each_client(&world.clients(path), |from| {
+            for_each_client(&fixture.clients(path), |from| {
                 expect_answers(from, first_target(path, 75, family).tcp, Protocol::Tcp, 10, &[wanted]).map(|_| ())
             })
         });
     }
-    observations.record(world, "2.4.2");
+    observations.record(fixture, "2.4.2");
 }
 
-/// A client that has been silent for longer than the timeout gets any of two: in the end another
-/// one. All of them wait at the same time.
-fn expires(world: &World, observations: &mut Observations) {
+/// A client that has been idle for longer than the timeout gets either endpoint: after enough
+/// tries, another one. All clients wait at the same time.
+fn expires(fixture: &ContractFixture, observations: &mut Observations) {
     let mut first: BTreeMap<(Path, IpFamily, String), String> = BTreeMap::new();
     for round in 0..20 {
         if round > 0 {
             pause(SHORT);
         }
         for (path, family) in Rule::of("2.4.2").unwrap().cells() {
-            for from in world.clients(path) {
+            for from in fixture.clients(path) {
                 let Ok(now) = server(&from, first_target(path, 74, family), 1) else { continue };
                 let key = (path, family, from.label());
                 match first.get(&key) {
@@ -162,7 +163,7 @@ fn expires(world: &World, observations: &mut Observations) {
     });
 }
 
-/// Time itself is what is tested here.
+/// Sleeps, because the timeout itself is tested.
 fn pause(time: Duration) {
     let end = std::time::Instant::now() + time;
     while let Some(left) = end.checked_duration_since(std::time::Instant::now()) {
@@ -170,9 +171,10 @@ fn pause(time: Duration) {
     }
 }
 
-/// Each node is brought to remember another endpoint for the same client, by hints that then go.
-fn per_node(world: &World) {
-    let [here, there, _] = &world.web;
+/// Makes each node remember another endpoint for the same client, by topology hints that are then
+/// removed.
+fn per_node(fixture: &ContractFixture) {
+    let [here, there, _] = &fixture.web;
     let mut observations = Observations::new("2.4.3");
     let hint = |zone: &str| {
         let mut with = ready();
@@ -180,7 +182,7 @@ fn per_node(world: &World) {
         with
     };
     let on_each = |path, family| {
-        for_each_client(&world.clients(path), |from| {
+        for_each_client(&fixture.clients(path), |from| {
             let near = if path == Path::OtherNode {
                 target(Vip::NodePort, 76, family)
             } else {
@@ -193,21 +195,21 @@ fn per_node(world: &World) {
         })
     };
     for endpoints in [[(here, hint("a")), (there, hint("b"))], [(here, ready()), (there, ready())]] {
-        world.apply("per-node", &with_endpoints(sticky("per-node", 76, None), &endpoints));
+        fixture.apply("per-node", &with_endpoints(sticky("per-node", 76, None), &endpoints));
         observations.observe(on_each);
     }
-    observations.record(world, "2.4.3");
+    observations.record(fixture, "2.4.3");
 }
 
-fn switched(world: &World) {
-    let [here, there, _] = &world.web;
+fn switched(fixture: &ContractFixture) {
+    let [here, there, _] = &fixture.web;
     let mut observations = Observations::new("2.4.4");
     for on in [false, true, false] {
         let kind = if on { "ClientIP" } else { "None" };
         let service = round_robin(service_with("switched", 77, &[("sessionAffinity", json!(kind))]));
-        world.apply("switched", &with_endpoints(service, &[(here, ready()), (there, ready())]));
+        fixture.apply("switched", &with_endpoints(service, &[(here, ready()), (there, ready())]));
         observations.observe(|path, family| {
-            for_each_client(&world.clients(path), |from| {
+            for_each_client(&fixture.clients(path), |from| {
                 let ways = own_targets(path, 77, family);
                 ways.into_iter().try_for_each(|way| {
                     if on {
@@ -219,5 +221,5 @@ fn switched(world: &World) {
             })
         });
     }
-    observations.record(world, "2.4.4");
+    observations.record(fixture, "2.4.4");
 }

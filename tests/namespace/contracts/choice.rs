@@ -4,23 +4,24 @@
 use anyhow::{Result, ensure};
 use ropeway_tests::contracts::{Path, Rule};
 use ropeway_tests::load::{self, PersistentLoad, TrafficEndpoint};
-use ropeway_tests::peer::{HoldReport, Protocol};
+use ropeway_tests::peer::{PersistentLoadReport, Protocol};
 use ropeway_tests::pod::{IpFamily, Pod};
 use serde_json::{Value, json};
 
 use super::expect::{expect_answers, expect_answers_on_all, for_each_client};
-use super::world::{
-    Target, World, first_target, local, policies, ready, service, service_with, targets, terminating, with_endpoints,
+use super::fixture::{
+    ContractFixture, Target, first_target, local, policies, ready, service, service_with, targets, terminating,
+    with_endpoints,
 };
 
 #[test]
 #[ignore = "needs root"]
 fn section_2_2_endpoint_choice() {
-    let world = World::new();
-    fallbacks(&world);
-    topology(&world);
-    connections(&world);
-    world.end();
+    let fixture = ContractFixture::new();
+    fallbacks(&fixture);
+    topology(&fixture);
+    connections(&fixture);
+    fixture.end();
 }
 
 fn hinted(mut with: Value, hints: Value) -> Value {
@@ -32,8 +33,8 @@ fn zone(name: &str) -> Value {
     json!({"forZones": [{"name": name}]})
 }
 
-fn fallbacks(world: &World) {
-    let [first, second, never] = &world.web;
+fn fallbacks(fixture: &ContractFixture) {
+    let [first, second, never] = &fixture.web;
     let gone = json!({"conditions": {"ready": false, "serving": false, "terminating": true}});
     let far = hinted(terminating(), zone("b"));
     let objects = [
@@ -41,9 +42,9 @@ fn fallbacks(world: &World) {
         with_endpoints(service("leaving", 21), &[(first, far), (never, gone)]),
         with_endpoints(service_with("local", 22, &policies("Local")), &[(first, terminating()), (second, ready())]),
     ];
-    world.apply("fallbacks", &objects.concat());
-    world.check_cells_in_parallel("2.2.1", |path, family| {
-        for_each_client(&world.clients(path), |from| {
+    fixture.apply("fallbacks", &objects.concat());
+    fixture.check_cells_in_parallel("2.2.1", |path, family| {
+        for_each_client(&fixture.clients(path), |from| {
             expect_answers_on_all(from, &targets(path, 20, family), 12, &["web-1"])?;
             expect_answers_on_all(from, &targets(path, 21, family), 12, &["web-1"])?;
             expect_answers_on_all(from, &[local(path, 22, family)], 12, &["web-1"])
@@ -51,8 +52,8 @@ fn fallbacks(world: &World) {
     });
 }
 
-fn topology(world: &World) {
-    let [first, second, _] = &world.web;
+fn topology(fixture: &ContractFixture) {
+    let [first, second, _] = &fixture.web;
     let node = |name: &str| json!({"forNodes": [{"name": name}]});
     let to = |hints: Value| hinted(ready(), hints);
     let objects = [
@@ -64,11 +65,11 @@ fn topology(world: &World) {
             &[(first, to(zone("b"))), (second, to(zone("a")))],
         ),
     ];
-    world.apply("topology", &objects.concat());
-    world.check_cells("2.2.2", |path, family| {
-        // the other node is in the other zone, and its own Services are its own choice
+    fixture.apply("topology", &objects.concat());
+    fixture.check_cells("2.2.2", |path, family| {
+        // the other node is in the other zone and chooses for the Services of its clients
         let [here, there] = if path == Path::OtherNode { ["web-2", "web-1"] } else { ["web-1", "web-2"] };
-        for_each_client(&world.clients(path), |from| {
+        for_each_client(&fixture.clients(path), |from| {
             expect_answers_on_all(from, &[first_target(path, 23, family)], 12, &[here])?;
             expect_answers(from, first_target(path, 24, family).tcp, Protocol::Tcp, 40, &["web-1", "web-2"])?;
             expect_answers_on_all(from, &[first_target(path, 25, family)], 12, &[there])?;
@@ -91,16 +92,16 @@ fn splits_evenly(from: &dyn TrafficEndpoint, target: Target) -> Result<()> {
     anyhow::bail!("{} to {target:?}, evenly: {seen:?}", from.label())
 }
 
-/// Connections of every client, held while the second endpoint leaves.
-fn connections(world: &World) {
-    let [first, second, _] = &world.web;
-    let apply = |endpoints: &[(&Pod, Value)]| world.apply("held", &with_endpoints(service("held", 27), endpoints));
+/// Connections of every client stay open while the second endpoint is removed.
+fn connections(fixture: &ContractFixture) {
+    let [first, second, _] = &fixture.web;
+    let apply = |endpoints: &[(&Pod, Value)]| fixture.apply("held", &with_endpoints(service("held", 27), endpoints));
     apply(&[(first, ready()), (second, ready())]);
     let cells = Rule::of("2.2.3").unwrap().cells();
     let hold = |(path, family): (Path, IpFamily)| {
         let target = first_target(path, 27, family);
-        let even = for_each_client(&world.clients(path), |from| splits_evenly(from, target));
-        let clients = world.clients(path);
+        let even = for_each_client(&fixture.clients(path), |from| splits_evenly(from, target));
+        let clients = fixture.clients(path);
         let held = clients.iter().map(|from| PersistentLoad::open(from, target.tcp, 16)).collect::<Result<Vec<_>>>();
         (path, family, even, held)
     };
@@ -108,8 +109,8 @@ fn connections(world: &World) {
 
     apply(&[(first, ready()), (second, terminating())]);
     let after = |path, family| {
-        for_each_client(&world.clients(path), |from| {
-            load::ask(from, first_target(path, 27, family).udp, Protocol::Udp, 1)?; // another port of the Service has nothing to do with it
+        for_each_client(&fixture.clients(path), |from| {
+            load::send_requests(from, first_target(path, 27, family).udp, Protocol::Udp, 1)?; // another port of the Service has no effect on it
             expect_answers(from, first_target(path, 27, family).tcp, Protocol::Tcp, 20, &["web-1"]).map(|_| ())
         })
     };
@@ -129,16 +130,16 @@ fn connections(world: &World) {
         .collect();
     let of = |path, family| ends.iter().find(|(p, f, ..)| (*p, *f) == (path, family)).unwrap();
     let copy = |error: &anyhow::Error| anyhow::anyhow!("{error:#}");
-    world.check_cells("2.2.3", |path, family| {
+    fixture.check_cells("2.2.3", |path, family| {
         let (.., chosen, reports) = of(path, family);
         chosen.as_ref().map_err(copy)?;
         reports.as_ref().map_err(copy)?.iter().try_for_each(kept)
     });
-    world.check_cells("2.2.4", |path, family| {
+    fixture.check_cells("2.2.4", |path, family| {
         let (.., reports) = of(path, family);
         reports.as_ref().map_err(copy)?.iter().try_for_each(|report| {
             kept(report)?;
-            let leaving = report.questions.by_server.get("web-2").copied().unwrap_or_default();
+            let leaving = report.requests.by_server.get("web-2").copied().unwrap_or_default();
             ensure!(leaving > 0, "some connections must have been on the endpoint that left: {report:?}");
             Ok(())
         })
@@ -146,8 +147,8 @@ fn connections(world: &World) {
 }
 
 /// No connection is lost, and each of them was used.
-fn kept(report: &HoldReport) -> Result<()> {
-    ensure!(report.lost.is_empty() && report.questions.failed == 0, "{report:?}");
-    ensure!(report.questions.ok > report.held, "{report:?}");
+fn kept(report: &PersistentLoadReport) -> Result<()> {
+    ensure!(report.lost.is_empty() && report.requests.failed == 0, "{report:?}");
+    ensure!(report.requests.ok > report.established, "{report:?}");
     Ok(())
 }

@@ -13,33 +13,39 @@ use ropeway_tests::process;
 use serde_json::Value;
 
 use super::expect::for_each_client;
+use super::fixture::{Client, ContractFixture, FLAGS, TARGET, first_target, ready, service, with_endpoints};
 use super::observations::Observations;
-use super::world::{Client, FLAGS, TARGET, World, first_target, ready, service, with_endpoints};
 use crate::anti_spoofing::frames::{self, Ends};
 
-/// Datagrams that are to be of one flow come from this port.
+/// Source port of the datagrams that belong to one flow.
 const SOURCE: u16 = 20_000;
 
 #[test]
 #[ignore = "needs root"]
 fn section_2_6_connection_state() {
-    let mut world = World::new();
-    datagrams(&world);
-    restart(&mut world);
-    out_of_the_window(&world);
-    world.end();
+    let mut fixture = ContractFixture::new();
+    datagrams(&fixture);
+    restart(&mut fixture);
+    out_of_the_window(&fixture);
+    fixture.end();
 }
 
 /// Sends each request from a new socket, all from one port.
-fn ask(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol, port: u16, count: u64) -> Result<Report> {
-    load::ask_with(from, target, protocol, count, &[&format!("--source-port={port}"), "--timeout=300"])
+fn send_requests(
+    from: &dyn TrafficEndpoint,
+    target: SocketAddr,
+    protocol: Protocol,
+    port: u16,
+    count: u64,
+) -> Result<Report> {
+    load::send_requests_with(from, target, protocol, count, &[&format!("--source-port={port}"), "--timeout=300"])
 }
 
-fn is_answered_by(world: &World, number: u16, server: &str) -> impl Fn(Path, IpFamily) -> Result<()> {
+fn is_answered_by(fixture: &ContractFixture, number: u16, server: &str) -> impl Fn(Path, IpFamily) -> Result<()> {
     move |path, family| {
-        for_each_client(&world.clients(path), |from| {
+        for_each_client(&fixture.clients(path), |from| {
             for (protocol, port) in [(Protocol::Udp, SOURCE), (Protocol::UdpConnected, SOURCE + 1)] {
-                let report = ask(from, first_target(path, number, family).udp, protocol, port, 3)?;
+                let report = send_requests(from, first_target(path, number, family).udp, protocol, port, 3)?;
                 ensure!(report.by_server.get(server) == Some(&3), "{protocol:?}, by {server}: {report:?}");
             }
             Ok(())
@@ -47,72 +53,72 @@ fn is_answered_by(world: &World, number: u16, server: &str) -> impl Fn(Path, IpF
     }
 }
 
-fn is_refused(world: &World, number: u16) -> impl Fn(Path, IpFamily) -> Result<()> {
+fn is_refused(fixture: &ContractFixture, number: u16) -> impl Fn(Path, IpFamily) -> Result<()> {
     move |path, family| {
-        for_each_client(&world.clients(path), |from| {
+        for_each_client(&fixture.clients(path), |from| {
             let target = first_target(path, number, family).udp;
-            // a socket that is not connected is not told of packets that were refused
-            let report = ask(from, target, Protocol::Udp, SOURCE, 1)?;
+            // an unconnected socket gets no error for rejected packets
+            let report = send_requests(from, target, Protocol::Udp, SOURCE, 1)?;
             ensure!(report.ok == 0, "{report:?}");
-            let report = ask(from, target, Protocol::UdpConnected, SOURCE + 1, 1)?;
+            let report = send_requests(from, target, Protocol::UdpConnected, SOURCE + 1, 1)?;
             ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "{report:?}");
             Ok(())
         })
     }
 }
 
-fn datagrams(world: &World) {
-    let [first, second, _] = &world.web;
+fn datagrams(fixture: &ContractFixture) {
+    let [first, second, _] = &fixture.web;
     let apply = |number: u16, endpoints: &[(&Pod, Value)]| {
         let name = format!("dns-{number}");
-        world.apply(&name, &with_endpoints(service(&name, number), endpoints));
+        fixture.apply(&name, &with_endpoints(service(&name, number), endpoints));
     };
     let mut gone = Observations::new("2.6.1");
     apply(60, &[(first, ready())]);
-    gone.observe(is_answered_by(world, 60, "web-1"));
-    // its server goes on, so an old flow would still be answered
+    gone.observe(is_answered_by(fixture, 60, "web-1"));
+    // its server keeps running, so an old flow would still get answers
     apply(60, &[(second, ready())]);
-    gone.observe(is_answered_by(world, 60, "web-2"));
+    gone.observe(is_answered_by(fixture, 60, "web-2"));
     apply(60, &[]);
-    gone.observe(is_refused(world, 60));
+    gone.observe(is_refused(fixture, 60));
     apply(60, &[(first, ready())]);
-    gone.observe(is_answered_by(world, 60, "web-1"));
-    world.cluster.withdraw("dns-60").unwrap();
-    world.settle();
+    gone.observe(is_answered_by(fixture, 60, "web-1"));
+    fixture.cluster.withdraw("dns-60").unwrap();
+    fixture.settle();
     gone.observe(|path, family| {
-        for_each_client(&world.clients(path), |from| {
+        for_each_client(&fixture.clients(path), |from| {
             for (protocol, port) in [(Protocol::Udp, SOURCE), (Protocol::UdpConnected, SOURCE + 1)] {
-                let report = ask(from, first_target(path, 60, family).udp, protocol, port, 1)?;
+                let report = send_requests(from, first_target(path, 60, family).udp, protocol, port, 1)?;
                 ensure!(report.ok == 0, "the Service is deleted: {report:?}");
             }
             Ok(())
         })
     });
-    gone.record(world, "2.6.1");
+    gone.record(fixture, "2.6.1");
 
     let mut first_one = Observations::new("2.6.2");
     apply(61, &[]);
-    first_one.observe(is_refused(world, 61));
+    first_one.observe(is_refused(fixture, 61));
     apply(61, &[(first, ready())]);
-    first_one.observe(is_answered_by(world, 61, "web-1"));
-    first_one.record(world, "2.6.2");
+    first_one.observe(is_answered_by(fixture, 61, "web-1"));
+    first_one.record(fixture, "2.6.2");
 }
 
 /// Returns the servers that answer datagrams from each of some ports, for one cell. The socket
 /// hooks choose a backend for each socket, so only clients that use the packet path count.
-fn flows(world: &World, path: Path, family: IpFamily) -> Result<Vec<Vec<String>>> {
+fn flows(fixture: &ContractFixture, path: Path, family: IpFamily) -> Result<Vec<Vec<String>>> {
     let by_packets =
         |from: &Client<'_>| path == Path::OtherNode || path == Path::Outside || from.label().contains("packets");
-    let clients = world.clients(path).into_iter().filter(by_packets);
-    // the other node's sockets have this one's node port by packets
+    let clients = fixture.clients(path).into_iter().filter(by_packets);
+    // sockets of the other node reach this node's node port on the packet path
     let mut target = first_target(path, 62, family).udp;
     if path == Path::OtherNode {
-        target = super::world::target(super::world::Vip::NodePort, 62, family).udp;
+        target = super::fixture::target(super::fixture::Vip::NodePort, 62, family).udp;
     }
     let answers = |from: Client<'_>| {
         (0..8)
             .map(|i| {
-                let report = ask(&from, target, Protocol::Udp, SOURCE + 10 + i, 1)?;
+                let report = send_requests(&from, target, Protocol::Udp, SOURCE + 10 + i, 1)?;
                 report.by_server.into_keys().next().with_context(|| format!("{}: no answer", from.label()))
             })
             .collect()
@@ -120,21 +126,21 @@ fn flows(world: &World, path: Path, family: IpFamily) -> Result<Vec<Vec<String>>
     clients.map(answers).collect()
 }
 
-fn restart(world: &mut World) {
-    let objects = with_endpoints(service("kept", 62), &[(&world.web[0], ready()), (&world.web[1], ready())]);
-    world.apply("kept", &objects);
+fn restart(fixture: &mut ContractFixture) {
+    let objects = with_endpoints(service("kept", 62), &[(&fixture.web[0], ready()), (&fixture.web[1], ready())]);
+    fixture.apply("kept", &objects);
     let mut observations = Observations::new("2.6.3");
     let mut held = BTreeMap::new();
     let mut before = BTreeMap::new();
     for (path, family) in Rule::of("2.6.3").unwrap().cells() {
         let hold = |from: &Client<'_>| PersistentLoad::open(from, first_target(path, 62, family).tcp, 8);
-        held.insert((path, family), world.clients(path).iter().map(hold).collect::<Result<Vec<_>>>());
-        before.insert((path, family), flows(world, path, family));
+        held.insert((path, family), fixture.clients(path).iter().map(hold).collect::<Result<Vec<_>>>());
+        before.insert((path, family), flows(fixture, path, family));
     }
-    for node in &mut world.cluster.nodes {
+    for node in &mut fixture.cluster.nodes {
         node.kill_agent().unwrap();
     }
-    world.cluster.start_agents_with(&FLAGS).unwrap();
+    fixture.cluster.start_agents_with(&FLAGS).unwrap();
     let mut reports = BTreeMap::new();
     for (cell, loads) in held {
         reports.insert(
@@ -145,29 +151,29 @@ fn restart(world: &mut World) {
     let copy = |error: &anyhow::Error| anyhow::anyhow!("{error:#}");
     observations.observe(|path, family| {
         let before = before[&(path, family)].as_ref().map_err(copy)?;
-        let after = flows(world, path, family)?;
+        let after = flows(fixture, path, family)?;
         ensure!(*before == after, "answered by {before:?}, and after the restart by {after:?}");
         for report in reports[&(path, family)].as_ref().map_err(copy)? {
-            ensure!(report.lost.is_empty() && report.questions.ok > report.held, "{report:?}");
+            ensure!(report.lost.is_empty() && report.requests.ok > report.established, "{report:?}");
         }
         Ok(())
     });
-    observations.record(world, "2.6.3");
+    observations.record(fixture, "2.6.3");
 }
 
-/// The endpoint sends a segment that no window has room for; conntrack would call it invalid and
-/// let it out as it is.
-fn out_of_the_window(world: &World) {
+/// The endpoint sends a segment outside every window; conntrack would call it invalid and send it
+/// untranslated.
+fn out_of_the_window(fixture: &ContractFixture) {
     const MARKER: &str = "out of the window";
-    world.apply("window", &with_endpoints(service("window", 63), &[(&world.web[0], ready())]));
-    let server = &world.web[0];
-    world.check_cells("2.6.4", |path, family| {
+    fixture.apply("window", &with_endpoints(service("window", 63), &[(&fixture.web[0], ready())]));
+    let server = &fixture.web[0];
+    fixture.check_cells("2.6.4", |path, family| {
         let mut target = first_target(path, 63, family).tcp;
         if path == Path::OtherNode {
-            target = super::world::target(super::world::Vip::NodePort, 63, family).tcp;
+            target = super::fixture::target(super::fixture::Vip::NodePort, 63, family).tcp;
         }
         // the sockets of the first pod are connected to the endpoint itself
-        let from = world.clients(path).pop().context("no client")?;
+        let from = fixture.clients(path).pop().context("no client")?;
         let held = PersistentLoad::open(&from, target, 1)?;
         let client = established(server, family)?;
         let watch = Watch::start(&from, "eth0", &[MARKER])?;
@@ -180,12 +186,12 @@ fn out_of_the_window(world: &World) {
         let seen = watch.stop()?;
         let first = seen.first.get(MARKER).with_context(|| format!("the segment was not seen: {seen:?}"))?;
         let source = source(first, family)?;
-        ensure!(source == target.ip(), "the client asked {target}, and a segment came from {source}");
+        ensure!(source == target.ip(), "the client sent to {target}, but a segment came from {source}");
         Ok(())
     });
 }
 
-/// The one client that is connected to a server.
+/// Returns the only client that is connected to a server.
 fn established(server: &Pod, family: IpFamily) -> Result<SocketAddr> {
     let mut command = server.command("ss")?;
     let port = format!(":{TARGET}");
@@ -197,14 +203,14 @@ fn established(server: &Pod, family: IpFamily) -> Result<SocketAddr> {
     Ok(peers[0])
 }
 
-/// The MAC of an interface in the result of ADD: 0 is the node's side, 1 the pod's.
+/// Returns the MAC of an interface in the result of ADD: 0 is the host's end, 1 the pod's.
 fn mac(pod: &Pod, interface: usize) -> Result<[u8; 6]> {
     let text = pod.result()["interfaces"][interface]["mac"].as_str().context("no MAC")?;
     let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;
     bytes.try_into().ok().with_context(|| text.to_owned())
 }
 
-/// The source address of a frame in hexadecimal.
+/// Returns the source MAC of a frame in hexadecimal.
 fn source(frame: &str, family: IpFamily) -> Result<IpAddr> {
     let digits = if family == IpFamily::V4 { 52..60 } else { 44..76 };
     let text = frame.get(digits).with_context(|| frame.to_owned())?;

@@ -21,10 +21,10 @@ use serde_json::json;
 /// Ports of the servers; the second one belongs to the agent's Service only.
 const DIRECT: u16 = 7000;
 const FRESH: u16 = 7001;
-/// A node port that the packet filter translates first, and then the agent.
+/// A node port that first nftables and then the agent translates.
 const NODE_PORT: u16 = 30110;
 
-/// A pod that another plugin has attached: an own network behind a veth.
+/// A pod of another plugin: a network namespace behind a veth.
 struct Foreign {
     node: Machine,
     netns: String,
@@ -78,8 +78,8 @@ fn foreign(cluster: &Cluster) -> Foreign {
     Foreign { node: node.clone(), netns: attachment.netns }
 }
 
-/// Translates as kube-proxy does: cluster IP and node port lead to the foreign pod, and connections
-/// from other machines get the node's source address.
+/// Installs rules that translate like kube-proxy: cluster IP and node port lead to the foreign pod,
+/// and connections from other machines get the node's source address.
 fn translate(cluster: &Cluster) {
     let node = &cluster.nodes[0];
     let mut rules = Vec::new();
@@ -103,7 +103,7 @@ fn translate(cluster: &Cluster) {
     node.machine.output(&["nft", "-f", file.to_str().unwrap()]).unwrap();
 }
 
-/// The targets of a client's connections: a server itself, and a Service.
+/// Returns the targets of a client's connections: a server itself, and a Service.
 fn held_targets(cluster: &Cluster, path: Path, family: IpFamily) -> [SocketAddr; 2] {
     let node = &cluster.nodes[0];
     let far = SocketAddr::new(address(family, 1), DIRECT);
@@ -156,7 +156,8 @@ fn rule_2_6_5_existing_connections_survive() {
     // new connections are the agent's, so the others pass its programs
     for family in IpFamily::BOTH {
         wait::until("new connections go to the new endpoint", Duration::from_secs(5), || {
-            let report = load::ask(&cluster.client, cluster.nodes[0].port(family, NODE_PORT), Protocol::Tcp, 5)?;
+            let report =
+                load::send_requests(&cluster.client, cluster.nodes[0].port(family, NODE_PORT), Protocol::Tcp, 5)?;
             ensure!(report.by_server.get("new") == Some(&5), "{report:?}");
             Ok(Some(()))
         })
@@ -165,7 +166,7 @@ fn rule_2_6_5_existing_connections_survive() {
     for ((path, family), loads) in held {
         let outcome = loads.into_iter().try_for_each(|load| {
             let report = load?.release()?;
-            ensure!(report.lost.is_empty() && report.questions.ok > report.held, "{report:?}");
+            ensure!(report.lost.is_empty() && report.requests.ok > report.established, "{report:?}");
             Ok(())
         });
         recorder.cell(rule, path, family, &outcome).unwrap();

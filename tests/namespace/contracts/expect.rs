@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use ropeway_tests::load::{self, TrafficEndpoint};
 use ropeway_tests::peer::{Protocol, Report};
 
-use super::world::{Client, Target};
+use super::fixture::{Client, Target};
 
 /// Time without an answer that counts as silence.
 const SILENCE: &str = "--timeout=300";
@@ -25,14 +25,14 @@ pub(super) fn expect_answers(
     count: u64,
     servers: &[&str],
 ) -> Result<Report> {
-    let report = load::ask(from, target, protocol, count)?;
+    let report = load::send_requests(from, target, protocol, count)?;
     let way = || format!("{} to {target} {protocol:?}, to be answered by {servers:?}: {report:?}", from.label());
     ensure!((report.ok, report.failed) == (count, 0), "{}", way());
     ensure!(report.by_server.keys().map(String::as_str).eq(servers.iter().copied()), "{}", way());
     Ok(report)
 }
 
-/// [`expect_answers`], in every way.
+/// Expects answers with every protocol, like [`expect_answers`].
 pub(super) fn expect_answers_on_all(
     from: &dyn TrafficEndpoint,
     targets: &[Target],
@@ -74,7 +74,7 @@ pub(crate) fn expect_error(
     protocol: Protocol,
     how: &str,
 ) -> Result<()> {
-    let report = load::ask_with(from, target, protocol, 1, &[SILENCE])?;
+    let report = load::send_requests_with(from, target, protocol, 1, &[SILENCE])?;
     let all = report.ok == 0 && report.errors.get(how) == Some(&1);
     ensure!(all, "{} to {target} {protocol:?}, {how} is expected: {report:?}", from.label());
     Ok(())
@@ -84,8 +84,8 @@ pub(crate) fn expect_error(
 pub(super) fn expect_no_answer(from: &dyn TrafficEndpoint, targets: &[Target]) -> Result<()> {
     for target in targets {
         for (target, protocol) in [(target.tcp, Protocol::Tcp), (target.udp, Protocol::Udp)] {
-            let report = load::ask_with(from, target, protocol, 1, &[SILENCE])?;
-            ensure!(report.ok == 0, "{} to {target} {protocol:?}, nobody is to answer: {report:?}", from.label());
+            let report = load::send_requests_with(from, target, protocol, 1, &[SILENCE])?;
+            ensure!(report.ok == 0, "{} to {target} {protocol:?}, no server may answer: {report:?}", from.label());
         }
     }
     Ok(())

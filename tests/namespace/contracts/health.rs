@@ -13,8 +13,8 @@ use ropeway_tests::wait;
 use serde_json::{Value, json};
 
 use super::expect::for_each_client;
+use super::fixture::{ContractFixture, policies, ready, service_with, terminating, with_endpoints};
 use super::observations::Observations;
-use super::world::{World, policies, ready, service_with, terminating, with_endpoints};
 
 const HEALTH: u16 = 10256;
 const METRICS: u16 = 10249;
@@ -38,19 +38,19 @@ const NAMES: [&str; 11] = [
 #[test]
 #[ignore = "needs root"]
 fn section_2_5_health_and_metrics() {
-    let world = World::new();
+    let fixture = ContractFixture::new();
     let mut healthz = Observations::new("2.5.1");
     let mut check = Observations::new("2.5.2");
-    let [here, there, _] = &world.web;
+    let [here, there, _] = &fixture.web;
     let balance = |endpoints: &[(&Pod, Value)]| {
         let spec = [&policies("Local")[1..], &[("healthCheckNodePort", json!(CHECK))]].concat();
-        world.apply("checked", &with_endpoints(service_with("checked", 80, &spec), endpoints));
+        fixture.apply("checked", &with_endpoints(service_with("checked", 80, &spec), endpoints));
     };
     let is_checked = |wanted: u16, has_local: bool| {
-        let world = &world;
+        let fixture = &fixture;
         move |path, family| {
-            for_each_client(&world.clients(path), |from| {
-                let body = status(from, world.node().port(family, CHECK), "/", wanted)?;
+            for_each_client(&fixture.clients(path), |from| {
+                let body = status(from, fixture.node().port(family, CHECK), "/", wanted)?;
                 let service = body["service"] == json!({"namespace": "default", "name": "checked"});
                 let local = body["localEndpoints"].as_u64().context("localEndpoints")?;
                 ensure!(service && local == u64::from(has_local) && body["serviceProxyHealthy"] == true, "{body}");
@@ -66,8 +66,8 @@ fn section_2_5_health_and_metrics() {
     check.observe(is_checked(200, true));
 
     let is_well = |healthz: u16| {
-        let world = &world;
-        move |path, family| for_each_client(&world.clients(path), |from| health(world, from, family, healthz))
+        let fixture = &fixture;
+        move |path, family| for_each_client(&fixture.clients(path), |from| health(fixture, from, family, healthz))
     };
     healthz.observe(is_well(200));
     let taint = |node: &mut Value| {
@@ -75,35 +75,35 @@ fn section_2_5_health_and_metrics() {
     };
     let deleted = |node: &mut Value| node["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     for (leaves, wanted) in [(&taint as &dyn Fn(&mut Value), 503), (&|_| {}, 200), (&deleted, 503), (&|_| {}, 200)] {
-        let mut nodes = world.node_objects();
+        let mut nodes = fixture.node_objects();
         leaves(&mut nodes[0]);
-        world.apply("nodes", &nodes);
-        let on_node = &world.node().machine;
+        fixture.apply("nodes", &nodes);
+        let on_node = &fixture.node().machine;
         wait::until("the node's state is known", Duration::from_secs(5), || {
-            status(on_node, world.node().port(IpFamily::V4, HEALTH), "/healthz", wanted).map(Some)
+            status(on_node, fixture.node().port(IpFamily::V4, HEALTH), "/healthz", wanted).map(Some)
         })
         .unwrap();
         healthz.observe(is_well(wanted));
-        // whether the node stays is not asked here
+        // this endpoint does not report whether the node is being drained
         check.observe(is_checked(200, true));
     }
-    healthz.record(&world, "2.5.1");
-    check.record(&world, "2.5.2");
-    world.check_cells_in_parallel("2.5.3", |path, family| {
-        for_each_client(&world.clients(path), |from| for_the_node(&world, from, path, family))
+    healthz.record(&fixture, "2.5.1");
+    check.record(&fixture, "2.5.2");
+    fixture.check_cells_in_parallel("2.5.3", |path, family| {
+        for_each_client(&fixture.clients(path), |from| for_the_node(&fixture, from, path, family))
     });
-    world.check_cells("2.5.4", |path, _| {
-        for_each_client(&world.clients(path), |from| {
+    fixture.check_cells("2.5.4", |path, _| {
+        for_each_client(&fixture.clients(path), |from| {
             let text = load::fetch(from, SocketAddr::from(([127, 0, 0, 1], METRICS)), "/metrics")?;
             let missing: Vec<_> = NAMES.iter().filter(|name| !text.lines().any(|l| l.starts_with(**name))).collect();
             ensure!(missing.is_empty(), "missing: {missing:?}");
             Ok(())
         })
     });
-    world.end();
+    fixture.end();
 }
 
-/// The JSON of an answer with this status.
+/// Returns the JSON of an answer with this status.
 fn status(from: &(impl TrafficEndpoint + ?Sized), server: SocketAddr, path: &str, wanted: u16) -> Result<Value> {
     let text = match load::fetch(from, server, path) {
         Ok(body) if wanted == 200 => body,
@@ -117,8 +117,8 @@ fn status(from: &(impl TrafficEndpoint + ?Sized), server: SocketAddr, path: &str
     serde_json::from_str(&text).with_context(|| text)
 }
 
-fn health(world: &World, from: &dyn TrafficEndpoint, family: IpFamily, healthz: u16) -> Result<()> {
-    let server = world.node().port(family, HEALTH);
+fn health(fixture: &ContractFixture, from: &dyn TrafficEndpoint, family: IpFamily, healthz: u16) -> Result<()> {
+    let server = fixture.node().port(family, HEALTH);
     let body = status(from, server, "/healthz", healthz)?;
     let has = |body: &Value, field: &str| body[field].as_str().is_some_and(|time| time.ends_with('Z'));
     ensure!(has(&body, "lastUpdated") && has(&body, "currentTime"), "{body}");
@@ -128,7 +128,7 @@ fn health(world: &World, from: &dyn TrafficEndpoint, family: IpFamily, healthz: 
     Ok(())
 }
 
-fn for_the_node(world: &World, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
+fn for_the_node(fixture: &ContractFixture, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
     let loopback = SocketAddr::from(([127, 0, 0, 1], METRICS));
     if path == Path::Node {
         let get = |what| load::fetch(from, loopback, what);
@@ -140,10 +140,10 @@ fn for_the_node(world: &World, from: &dyn TrafficEndpoint, path: Path, family: I
         ensure!(configz["ropeway.config"]["nodeName"] == "n1", "/configz: {configz}");
         return Ok(());
     }
-    // the other node has an agent of its own at its loopback address
+    // the other node's agent listens on the same loopback address
     let own = (path != Path::OtherNode).then_some(loopback);
-    for target in own.into_iter().chain([world.node().port(family, METRICS)]) {
-        let report = load::ask(from, target, Protocol::Tcp, 1)?;
+    for target in own.into_iter().chain([fixture.node().port(family, METRICS)]) {
+        let report = load::send_requests(from, target, Protocol::Tcp, 1)?;
         ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "{} to {target}: {report:?}", from.label());
     }
     Ok(())

@@ -9,7 +9,7 @@ use anyhow::Result;
 use ropeway_tests::contracts::{Path, Rule};
 use ropeway_tests::pod::IpFamily;
 
-use super::world::World;
+use super::fixture::ContractFixture;
 
 /// The outcome of each cell so far: its first failure, if there was one.
 pub(super) struct Observations {
@@ -31,9 +31,9 @@ impl Observations {
     }
 
     /// Records the outcomes as those of `rule`.
-    pub(super) fn record(self, world: &World, rule: &str) {
+    pub(super) fn record(self, fixture: &ContractFixture, rule: &str) {
         for ((path, family), outcome) in self.outcomes {
-            world.record(rule, path, family, &outcome);
+            fixture.record(rule, path, family, &outcome);
         }
     }
 }

@@ -15,15 +15,16 @@ use serde_json::Value;
 use super::expect::{
     every_protocol, expect_answers, expect_answers_on_all, expect_refusal, expect_silence, for_each_client,
 };
-use super::world::{
-    Client, EXTERNAL, Target, Vip, World, policies, ready, service, service_with, target, targets, with_endpoints,
+use super::fixture::{
+    Client, ContractFixture, EXTERNAL, Target, Vip, policies, ready, service, service_with, target, targets,
+    with_endpoints,
 };
 
 #[test]
 #[ignore = "needs root"]
 fn section_2_3_traffic_policies() {
-    let world = World::new();
-    let [here, there, _] = &world.web;
+    let fixture = ContractFixture::new();
+    let [here, there, _] = &fixture.web;
     let local = |name, number| service_with(name, number, &policies("Local"));
     let objects = [
         vec![service("empty", 40)],
@@ -34,53 +35,53 @@ fn section_2_3_traffic_policies() {
         with_endpoints(service("remote", 45), &[(there, ready())]),
         with_endpoints(local("unreached", 46), &[(there, ready())]),
     ];
-    world.apply("policies", &objects.concat());
-    world.check_cells_in_parallel("2.3.1", |path, family| {
-        for_each_client(&world.clients(path), |from| expect_refusal(from, &targets(path, 40, family)))
+    fixture.apply("policies", &objects.concat());
+    fixture.check_cells_in_parallel("2.3.1", |path, family| {
+        for_each_client(&fixture.clients(path), |from| expect_refusal(from, &targets(path, 40, family)))
     });
-    world.check_cells_in_parallel("2.3.2", |path, family| {
-        for_each_client(&world.clients(path), |from| expect_silence(from, &external(path, 41, family)))
+    fixture.check_cells_in_parallel("2.3.2", |path, family| {
+        for_each_client(&fixture.clients(path), |from| expect_silence(from, &external(path, 41, family)))
     });
-    world.check_cells_in_parallel("2.3.3", |path, family| {
+    fixture.check_cells_in_parallel("2.3.3", |path, family| {
         let elsewhere = if path == Path::OtherNode { 42 } else { 41 };
-        for_each_client(&world.clients(path), |from| expect_silence(from, &[target(Vip::Cluster, elsewhere, family)]))
+        for_each_client(&fixture.clients(path), |from| expect_silence(from, &[target(Vip::Cluster, elsewhere, family)]))
     });
-    world.check_cells_in_parallel("2.3.4", |path, family| {
+    fixture.check_cells_in_parallel("2.3.4", |path, family| {
         let (elsewhere, server) = if path == Path::OtherNode { (42, "web-1") } else { (41, "web-2") };
         let external = [Vip::External, Vip::Balancer].map(|vip| target(vip, elsewhere, family));
-        for_each_client(&world.clients(path), |from| {
+        for_each_client(&fixture.clients(path), |from| {
             expect_answers_on_all(from, &external, 5, &[server])?;
             keeps_source(from, &external, family)
         })
     });
-    world.check_cells("2.3.5", |path, family| {
-        for_each_client(&world.clients(path), |from| unreached(&world, from, path, family))
+    fixture.check_cells("2.3.5", |path, family| {
+        for_each_client(&fixture.clients(path), |from| unreached(&fixture, from, path, family))
     });
-    world.check_cells_in_parallel("2.3.6", |path, family| {
-        for_each_client(&world.clients(path), |from| keeps_source(from, &external(path, 43, family), family))
+    fixture.check_cells_in_parallel("2.3.6", |path, family| {
+        for_each_client(&fixture.clients(path), |from| keeps_source(from, &external(path, 43, family), family))
     });
-    world.check_cells_in_parallel("2.3.7", |path, family| translated(&world, path, family));
-    world.end();
+    fixture.check_cells_in_parallel("2.3.7", |path, family| translated(&fixture, path, family));
+    fixture.end();
 }
 
-/// External addresses at which this node's policy holds: the other node has its own, but for node
-/// ports.
+/// Returns the external addresses at which this node's policy holds. The other node applies its own
+/// policy, except for node ports.
 fn external(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
     let kinds = if path == Path::OtherNode { &[Vip::NodePort][..] } else { &EXTERNAL };
     kinds.iter().map(|vip| target(*vip, number, family)).collect()
 }
 
-/// The servers see the client's own address.
+/// Expects that the servers see the client's address.
 fn keeps_source(from: &Client<'_>, targets: &[Target], family: IpFamily) -> Result<()> {
     for (target, protocol) in targets.iter().flat_map(|target| every_protocol(*target)) {
-        let report = load::ask(from, target, protocol, 10)?;
+        let report = load::send_requests(from, target, protocol, 10)?;
         let own = report.ok == 10 && report.seen_as.iter().eq([&from.address(family)]);
         ensure!(own, "{} to {target} {protocol:?}, as {}: {report:?}", from.label(), from.address(family));
     }
     Ok(())
 }
 
-/// The number of connections that a node has given to the endpoints of a Service.
+/// Returns the number of connections that a node has forwarded to the endpoints of a Service.
 fn connections(node: &Node, service: &str) -> Result<u64> {
     let all = view::json(&node.machine, &["service", "list", service])?;
     let frontends = all["frontends"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -89,13 +90,13 @@ fn connections(node: &Node, service: &str) -> Result<u64> {
     Ok(backends.filter_map(|backend: &Value| backend["connections"].as_u64()).sum())
 }
 
-fn unreached(world: &World, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
-    let before = view::drops(&world.node().machine, "no_backend")?;
+fn unreached(fixture: &ContractFixture, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
+    let before = view::drops(&fixture.node().machine, "no_backend")?;
     let targets = external(path, 46, family);
     expect_silence(from, &targets)?;
-    let dropped = view::drops(&world.node().machine, "no_backend")? - before;
+    let dropped = view::drops(&fixture.node().machine, "no_backend")? - before;
     ensure!(dropped >= 3 * targets.len() as u64, "only {dropped} packets were dropped");
-    for node in &world.cluster.nodes {
+    for node in &fixture.cluster.nodes {
         let count = connections(node, "default/unreached")?;
         ensure!(count == 0, "{} has given {count} connections to an endpoint", node.name());
     }
@@ -109,18 +110,18 @@ const fn loopback(family: IpFamily) -> IpAddr {
     }
 }
 
-fn translated(world: &World, path: Path, family: IpFamily) -> Result<()> {
-    let node_address = world.node().address(family);
+fn translated(fixture: &ContractFixture, path: Path, family: IpFamily) -> Result<()> {
+    let node_address = fixture.node().address(family);
     let mut node_port = target(Vip::NodePort, 45, family);
     match path {
         Path::Pod => {
-            let pod = &world.web[0];
-            let by_packets = BypassSocketHooks::of_pod(pod, &world.cluster.fabric);
+            let pod = &fixture.web[0];
+            let by_packets = BypassSocketHooks::of_pod(pod, &fixture.cluster.fabric);
             for from in [pod as &dyn TrafficEndpoint, &by_packets] {
                 expect_answers_on_all(from, &targets(path, 44, family), 5, &["web-1"])?;
             }
-            // its packets come back to it as the node's: as its own it would answer itself without
-            // a translation back
+            // the node's source address brings the replies back; with the client's address the
+            // server would reply untranslated
             let report =
                 expect_answers(&by_packets, target(Vip::Cluster, 44, family).tcp, Protocol::Tcp, 5, &["web-1"])?;
             ensure!(report.seen_as.iter().eq([&node_address]), "as {node_address}: {report:?}");
@@ -129,11 +130,11 @@ fn translated(world: &World, path: Path, family: IpFamily) -> Result<()> {
             node_port.tcp.set_ip(loopback(family));
             node_port.udp.set_ip(loopback(family));
             for (target, protocol) in every_protocol(node_port) {
-                let report = expect_answers(&world.node().machine, target, protocol, 5, &["web-2"])?;
+                let report = expect_answers(&fixture.node().machine, target, protocol, 5, &["web-2"])?;
                 ensure!(report.seen_as.iter().eq([&node_address]), "{target} as {node_address}: {report:?}");
             }
         }
-        Path::OtherNode | Path::Outside => for_each_client(&world.clients(path), |from| {
+        Path::OtherNode | Path::Outside => for_each_client(&fixture.clients(path), |from| {
             for (target, protocol) in every_protocol(node_port) {
                 let report = expect_answers(from, target, protocol, 5, &["web-2"])?;
                 ensure!(report.seen_as.iter().eq([&node_address]), "{target} as {node_address}: {report:?}");

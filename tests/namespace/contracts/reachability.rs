@@ -12,11 +12,12 @@ use ropeway_tests::view;
 use serde_json::{Value, json};
 
 use super::expect::{expect_answers_on_all, expect_no_answer, expect_refusal, expect_silence, for_each_client};
-use super::world::{
-    Target, Vip, World, address, other_node_port, ready, service, service_with, target, targets, with_endpoints,
+use super::fixture::{
+    ContractFixture, Target, Vip, address, other_node_port, ready, service, service_with, target, targets,
+    with_endpoints,
 };
 
-/// A port that no Service has.
+/// A port without a Service.
 const OTHER: u16 = 9999;
 /// The health check node port of the Service without node ports.
 const CHECK: u16 = 32059;
@@ -24,8 +25,8 @@ const CHECK: u16 = 32059;
 #[test]
 #[ignore = "needs root"]
 fn section_2_3_reachability() {
-    let world = World::new();
-    let [here, there, _] = &world.web;
+    let fixture = ContractFixture::new();
+    let [here, there, _] = &fixture.web;
     let far = |zone: &str| {
         let mut with = ready();
         with["hints"] = json!({"forZones": [{"name": zone}]});
@@ -37,7 +38,7 @@ fn section_2_3_reachability() {
         with_endpoints(service("on-link", 53), &[(here, ready())]),
         with_endpoints(service("elsewhere", 60), &[(here, far("c")), (there, far("d"))]),
         with_endpoints(without_node_ports(), &[(here, ready())]),
-        with_endpoints(ranged("open", 54, &everybody(&world)), &[(here, ready())]),
+        with_endpoints(ranged("open", 54, &all_clients(&fixture)), &[(here, ready())]),
         with_endpoints(
             ranged("closed", 55, &["192.0.2.0/24".to_owned(), " 2001:db8:99::/64 ".to_owned()]),
             &[(here, ready())],
@@ -45,34 +46,34 @@ fn section_2_3_reachability() {
         with_endpoints(ranged("closed-four", 56, &["192.0.2.0/24".to_owned()]), &[(here, ready())]),
         with_endpoints(ranged("closed-six", 57, &["2001:db8:99::/64".to_owned()]), &[(here, ready())]),
     ];
-    world.apply("reach", &objects.concat());
-    world.check_cells_in_parallel("2.3.8", |path, family| {
+    fixture.apply("reach", &objects.concat());
+    fixture.check_cells_in_parallel("2.3.8", |path, family| {
         let target = target(Vip::Cluster, 50, family);
-        for_each_client(&world.clients(path), |from| expect_answers_on_all(from, &[target], 40, &["web-1", "web-2"]))
+        for_each_client(&fixture.clients(path), |from| expect_answers_on_all(from, &[target], 40, &["web-1", "web-2"]))
     });
-    let gateway = gateway(&world);
-    world.check_cells("2.3.9", |path, family| {
-        for_each_client(&world.clients(path), |from| nowhere(&world, from, path, family))
+    let gateway = gateway(&fixture);
+    fixture.check_cells("2.3.9", |path, family| {
+        for_each_client(&fixture.clients(path), |from| nowhere(&fixture, from, path, family))
     });
-    world.check_cells_in_parallel("2.3.10", |path, family| {
-        for_each_client(&world.clients(path), |from| left_alone(&world, from, path, family))
+    fixture.check_cells_in_parallel("2.3.10", |path, family| {
+        for_each_client(&fixture.clients(path), |from| left_alone(&fixture, from, path, family))
     });
     drop(gateway);
-    world.check_cells_in_parallel("2.3.11", |path, family| {
-        for_each_client(&world.clients(path), |from| source_ranges(from, path, family))
+    fixture.check_cells_in_parallel("2.3.11", |path, family| {
+        for_each_client(&fixture.clients(path), |from| source_ranges(from, path, family))
     });
-    world.check_cells_in_parallel("2.3.12", |path, family| {
-        for_each_client(&world.clients(path), |from| {
+    fixture.check_cells_in_parallel("2.3.12", |path, family| {
+        for_each_client(&fixture.clients(path), |from| {
             expect_answers_on_all(from, &[target(Vip::Balancer, 59, family)], 5, &["web-1"])?;
-            let health = load::fetch(from, world.node().port(family, CHECK), "/")?;
+            let health = load::fetch(from, fixture.node().port(family, CHECK), "/")?;
             ensure!(health.contains(r#""serviceProxyHealthy":true"#), "{health}");
             expect_no_answer(from, &[target(Vip::NodePort, 59, family)])
         })
     });
-    node_port_addresses(&world);
-    world.check_cells_in_parallel("2.3.14", |path, family| {
-        for_each_client(&world.clients(path), |from| {
-            // a process has the other node's port as anybody has it
+    node_port_addresses(&fixture);
+    fixture.check_cells_in_parallel("2.3.14", |path, family| {
+        for_each_client(&fixture.clients(path), |from| {
+            // a process reaches the other node's port like any other client
             expect_answers_on_all(
                 from,
                 &[other_node_port(50, family), target(Vip::NodePort, 50, family)],
@@ -82,12 +83,12 @@ fn section_2_3_reachability() {
             expect_answers_on_all(from, &targets(path, 60, family)[..1], 40, &["web-1", "web-2"])
         })
     });
-    world.end();
+    fixture.end();
 }
 
-/// Every client of every path, with blanks around.
-fn everybody(world: &World) -> Vec<String> {
-    let clients = Path::ALL.into_iter().flat_map(|path| world.clients(path));
+/// Returns the addresses of all clients, with blanks around them.
+fn all_clients(fixture: &ContractFixture) -> Vec<String> {
+    let clients = Path::ALL.into_iter().flat_map(|path| fixture.clients(path));
     let addresses = clients.flat_map(|client| IpFamily::BOTH.map(|family| client.address(family)));
     addresses.map(|address| format!(" {address}/{} ", if address.is_ipv4() { 32 } else { 128 })).collect()
 }
@@ -109,9 +110,9 @@ fn without_node_ports() -> Value {
     service
 }
 
-/// An address of the Services' range that no Service has, and one of another range: the machine
-/// that is everybody's gateway has both (and a cluster IP), so whoever lets such a packet out is
-/// answered.
+/// Tests an unallocated address of the Services' range, and one of another range. The machine that
+/// is the default gateway has both (and a cluster IP), so it would answer a packet that leaves a
+/// node.
 fn unallocated(family: IpFamily) -> [IpAddr; 2] {
     match family {
         IpFamily::V4 => ["10.96.200.1", "192.0.2.1"],
@@ -120,9 +121,9 @@ fn unallocated(family: IpFamily) -> [IpAddr; 2] {
     .map(|text| text.parse().unwrap())
 }
 
-fn gateway(world: &World) -> Vec<Process> {
-    let client = &world.cluster.client;
-    let [first, second] = &world.cluster.nodes[..] else { panic!("two nodes") };
+fn gateway(fixture: &ContractFixture) -> Vec<Process> {
+    let client = &fixture.cluster.client;
+    let [first, second] = &fixture.cluster.nodes[..] else { panic!("two nodes") };
     let mut servers = Vec::new();
     for family in IpFamily::BOTH {
         let (length, nodad) = if family == IpFamily::V4 { (32, "") } else { (128, "nodad") };
@@ -132,15 +133,15 @@ fn gateway(world: &World) -> Vec<Process> {
             client.ip(&[format!("address add {ip}/{length} dev lo {nodad}")]).unwrap();
             servers.push(load::serve_at(client, "gateway", &[80, 53, OTHER], Some(ip)).unwrap());
         }
-        // one more load-balancer IP is the other node's, which the first one forwards to
+        // another load-balancer IP belongs to the other node, and the first one forwards to it
         let far = address(Vip::Balancer, 50, family);
         second.machine.ip(&[format!("address add {far}/{length} dev lo {nodad}")]).unwrap();
         first.machine.ip(&[format!("route add {far}/{length} via {}", second.address(family))]).unwrap();
         servers.push(load::serve_at(&second.machine, "far", &[OTHER], Some(far)).unwrap());
-        // and one is asked for on the link
+        // and one is resolved by ARP on the link
         client.ip(&[format!("route add {}/{length} dev eth0", address(Vip::Balancer, 53, family))]).unwrap();
     }
-    world.settle();
+    fixture.settle();
     servers
 }
 
@@ -148,15 +149,15 @@ fn at(ip: IpAddr, tcp: u16, udp: u16) -> Target {
     Target { tcp: SocketAddr::new(ip, tcp), udp: SocketAddr::new(ip, udp) }
 }
 
-fn nowhere(world: &World, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
+fn nowhere(fixture: &ContractFixture, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
     let shared = if path == Path::Outside { 50 } else { 51 };
     expect_refusal(from, &[at(address(Vip::Cluster, shared, family), OTHER, OTHER)])?;
     let [unallocated, other] = unallocated(family);
     if path == Path::Outside {
-        let before = view::drops(&world.node().machine, "unallocated_address")?;
+        let before = view::drops(&fixture.node().machine, "unallocated_address")?;
         let ip = if family == IpFamily::V4 { "10.96.200.2" } else { "fd00:10:96::c802" };
         expect_silence(from, &[at(ip.parse()?, 80, 53)])?;
-        let dropped = view::drops(&world.node().machine, "unallocated_address")? - before;
+        let dropped = view::drops(&fixture.node().machine, "unallocated_address")? - before;
         ensure!(dropped >= 3, "only {dropped} packets were dropped");
         return Ok(());
     }
@@ -164,7 +165,7 @@ fn nowhere(world: &World, from: &dyn TrafficEndpoint, path: Path, family: IpFami
     expect_no_answer(from, &[at(unallocated, 80, 53)])
 }
 
-fn left_alone(world: &World, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
+fn left_alone(fixture: &ContractFixture, from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Result<()> {
     if path != Path::Outside {
         let ip = address(Vip::Balancer, 51, family);
         expect_answers_on_all(from, &[target(Vip::Balancer, 51, family)], 3, &["web-1"])?;
@@ -173,10 +174,10 @@ fn left_alone(world: &World, from: &dyn TrafficEndpoint, path: Path, family: IpF
     let ip = address(Vip::Balancer, 50, family);
     expect_answers_on_all(from, &[target(Vip::Balancer, 50, family)], 40, &["web-1", "web-2"])?;
     expect_answers_on_all(from, &[at(ip, OTHER, OTHER)], 3, &["far"])?;
-    // nobody says on the link that it has the address
+    // no machine on the link answers ARP for the address
     let ip = address(Vip::Balancer, 53, family);
     expect_no_answer(from, &[target(Vip::Balancer, 53, family)])?;
-    let neighbours = world.cluster.client.output(&["ip", "neigh", "show", &ip.to_string()])?;
+    let neighbours = fixture.cluster.client.output(&["ip", "neigh", "show", &ip.to_string()])?;
     ensure!(!neighbours.trim().is_empty() && !neighbours.contains("lladdr"), "{ip}: {neighbours}");
     Ok(())
 }
@@ -192,25 +193,28 @@ fn source_ranges(from: &dyn TrafficEndpoint, path: Path, family: IpFamily) -> Re
     expect_answers_on_all(from, &others, 3, &["web-1"])
 }
 
-fn node_port_addresses(world: &World) {
+fn node_port_addresses(fixture: &ContractFixture) {
     let second = |family| match family {
         IpFamily::V4 => "192.168.50.111".parse::<IpAddr>().unwrap(),
         IpFamily::V6 => "fd00:50::111".parse().unwrap(),
     };
-    // not to be used as a source
+    // must not be used as a source address
     let lines = IpFamily::BOTH.map(|family| {
         let (length, nodad) = if family == IpFamily::V4 { (24, "") } else { (64, "nodad") };
         format!("address add {}/{length} dev eth0 preferred_lft 0 {nodad}", second(family))
     });
-    world.node().machine.ip(&lines).unwrap();
-    world.settle();
-    let listening = world.node().machine.output(&["ss", "-Hltun"]).unwrap();
-    world.check_cells_in_parallel("2.3.13", |path, family| {
-        for_each_client(&world.clients(path), |from| {
+    fixture.node().machine.ip(&lines).unwrap();
+    fixture.settle();
+    let listening = fixture.node().machine.output(&["ss", "-Hltun"]).unwrap();
+    fixture.check_cells_in_parallel("2.3.13", |path, family| {
+        for_each_client(&fixture.clients(path), |from| {
             let primary = target(Vip::NodePort, 50, family);
             expect_answers_on_all(from, &[primary], 40, &["web-1", "web-2"])?;
             expect_no_answer(from, &[at(second(family), primary.tcp.port(), primary.udp.port())])?;
-            ensure!(!listening.contains(&format!(":{}", primary.tcp.port())), "somebody listens: {listening}");
+            ensure!(
+                !listening.contains(&format!(":{}", primary.tcp.port())),
+                "a socket listens on the node port: {listening}"
+            );
             Ok(())
         })
     });

@@ -16,19 +16,19 @@ use ropeway_tests::wait;
 use serde_json::{Value, json};
 
 use super::expect::{expect_answers_on_all, for_each_client};
+use super::fixture::{ContractFixture, FLAGS, ready, service, targets, with_endpoints};
 use super::observations::Observations;
-use super::world::{FLAGS, World, ready, service, targets, with_endpoints};
 
 const API: &str = "127.0.0.1:8001";
 
-/// Agents that start again find an API server that answers for one of the two only, then for both.
+/// Restarted agents find an API server that answers for one of the two lists only, then for both.
 #[test]
 #[ignore = "needs root"]
 fn rule_2_1_3_no_writes_before_sync() {
-    let mut world = World::new();
-    let objects = with_endpoints(service("web", 14), &[(&world.web[0], ready()), (&world.web[1], ready())]);
-    world.apply("web", &objects);
-    let lists = world.cluster.files().join("lists");
+    let mut fixture = ContractFixture::new();
+    let objects = with_endpoints(service("web", 14), &[(&fixture.web[0], ready()), (&fixture.web[1], ready())]);
+    fixture.apply("web", &objects);
+    let lists = fixture.cluster.files().join("lists");
     fs::create_dir(&lists).unwrap();
     let list = |name: &str, items: &[Value]| {
         let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items});
@@ -36,13 +36,13 @@ fn rule_2_1_3_no_writes_before_sync() {
         fs::write(&fresh, list.to_string()).unwrap();
         fs::rename(fresh, lists.join(format!("{name}.json"))).unwrap();
     };
-    list("nodes", &world.node_objects());
+    list("nodes", &fixture.node_objects());
     list("pods", &[]);
     list("servicecidrs", &[]);
     let kubeconfig = kubeconfig(&lists);
     let address: SocketAddr = API.parse().unwrap();
     let servers: Vec<_> =
-        world.cluster.nodes.iter().map(|node| load::serve_api(&node.machine, address, &lists).unwrap()).collect();
+        fixture.cluster.nodes.iter().map(|node| load::serve_api(&node.machine, address, &lists).unwrap()).collect();
 
     let mut observations = Observations::new("2.1.3");
     let mut reports = BTreeMap::new();
@@ -50,20 +50,20 @@ fn rule_2_1_3_no_writes_before_sync() {
         let of = |name| if name == "services" { &objects[..1] } else { &objects[1..] };
         list(known, of(known));
         fs::remove_file(lists.join(format!("{missing}.json"))).ok();
-        let loads = loads(&world);
-        for node in &mut world.cluster.nodes {
+        let loads = loads(&fixture);
+        for node in &mut fixture.cluster.nodes {
             for name in [known, missing] {
-                fs::remove_file(lists.join(format!("{name}.asked"))).ok();
+                fs::remove_file(lists.join(format!("{name}.requested"))).ok();
             }
             node.kill_agent().unwrap();
             node.start_agent_of(&kubeconfig, &FLAGS).unwrap();
-            wait::until_true("the agent asks", Duration::from_secs(20), || {
-                [known, missing].iter().all(|name| lists.join(format!("{name}.asked")).exists())
+            wait::until_true("the agent requests both lists", Duration::from_secs(20), || {
+                [known, missing].iter().all(|name| lists.join(format!("{name}.requested")).exists())
             })
             .unwrap();
         }
-        // what it has been told of would be written within this time if it were
-        let unwritten = world
+        // objects of the known list would be written within this time if the agent did not wait
+        let unwritten = fixture
             .cluster
             .nodes
             .iter()
@@ -72,13 +72,13 @@ fn rule_2_1_3_no_writes_before_sync() {
         observations.observe(|path, family| {
             let unwritten = unwritten.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
             ensure!(unwritten.iter().all(|count| *count == 0.0), "without {missing}, so many writes: {unwritten:?}");
-            served(&world, path, family).with_context(|| format!("without {missing}"))
+            served(&fixture, path, family).with_context(|| format!("without {missing}"))
         });
         list(missing, of(missing));
-        for node in &mut world.cluster.nodes {
+        for node in &mut fixture.cluster.nodes {
             node.await_agent().unwrap();
         }
-        observations.observe(|path, family| served(&world, path, family));
+        observations.observe(|path, family| served(&fixture, path, family));
         for (cell, loads) in loads {
             reports.insert(cell, loads.into_iter().map(RequestLoad::stop).collect::<Result<Vec<_>>>());
         }
@@ -88,24 +88,24 @@ fn rule_2_1_3_no_writes_before_sync() {
             Ok(())
         });
     }
-    observations.record(&world, "2.1.3");
+    observations.record(&fixture, "2.1.3");
     drop(servers);
-    world.end();
+    fixture.end();
 }
 
-fn served(world: &World, path: Path, family: IpFamily) -> Result<()> {
-    for_each_client(&world.clients(path), |from| {
+fn served(fixture: &ContractFixture, path: Path, family: IpFamily) -> Result<()> {
+    for_each_client(&fixture.clients(path), |from| {
         expect_answers_on_all(from, &targets(path, 14, family), 30, &["web-1", "web-2"])
     })
 }
 
 type Loads = Vec<((Path, IpFamily), Vec<RequestLoad>)>;
 
-fn loads(world: &World) -> Loads {
+fn loads(fixture: &ContractFixture) -> Loads {
     let start = |(path, family)| {
         let target = targets(path, 14, family)[0].tcp;
-        let ask = |from: &dyn TrafficEndpoint| RequestLoad::start(from, target, Protocol::Tcp, 20).unwrap();
-        ((path, family), world.clients(path).iter().map(|from| ask(from)).collect())
+        let start = |from: &dyn TrafficEndpoint| RequestLoad::start(from, target, Protocol::Tcp, 20).unwrap();
+        ((path, family), fixture.clients(path).iter().map(|from| start(from)).collect())
     };
     Rule::of("2.1.3").unwrap().cells().into_iter().map(start).collect()
 }

@@ -1,8 +1,10 @@
-//! `cargo xtask bench cni`: ADD and DEL against the reference plugins ptp + host-local, both really wiring pods.
+//! `cargo xtask bench cni`: ADD and DEL against the reference plugins ptp and host-local, both with
+//! real pods.
 //!
-//! One run, both plugins in turn, each pod in a fresh namespace, the order changing from round to round. Before the next
-//! call is timed, what the one before left to the background is waited for. IPv4 only, because ptp waits for duplicate
-//! address detection; dual stack is printed besides, for ropeway alone.
+//! One run measures both plugins in turn, each pod in a fresh namespace, in an order that changes
+//! from round to round. Each timed call starts after the background work of the previous call has
+//! ended. IPv4 only, because ptp waits for duplicate address detection; dual stack is printed as
+//! well, for ropeway alone.
 
 mod rig;
 mod stats;
@@ -17,15 +19,15 @@ use crate::shell;
 use rig::{Plugin, Rig, Sandbox};
 use stats::{Series, ratio};
 
-/// Pods one after the other, for each plugin.
+/// Number of pods that are added one after the other, for each plugin.
 const ROUNDS: usize = 60;
-/// Rounds before the clock runs.
+/// Number of unmeasured rounds at the start.
 const WARM_UP: usize = 5;
-/// Pods at once.
+/// Number of pods that a burst adds at the same time.
 const BURST: usize = 100;
-/// Bursts for each plugin.
+/// Number of bursts for each plugin.
 const BURSTS: usize = 3;
-/// Where the figures go.
+/// Name of the file with the figures, in `target`.
 const FILE: &str = "bench-cni.json";
 
 /// Runs the benchmark with the binaries in `target/release`.
@@ -36,7 +38,7 @@ pub(crate) fn run(paths: &Paths) -> Result<()> {
     ensure!(shell::is_root(), "this benchmark makes network namespaces: run it as root");
     let scratch = paths.target.join(format!("{}{}", rig::PREFIX, std::process::id()));
     let binaries = paths.binaries();
-    // A thread of its own, so that this process stays in its namespaces.
+    // A separate thread, so that this process stays in its namespaces.
     let outcome = std::thread::spawn(move || {
         let rig = Rig::make(&scratch, &binaries)?;
         println!("programs on the pods' devices: {}", rig.programs);
@@ -46,7 +48,7 @@ pub(crate) fn run(paths: &Paths) -> Result<()> {
     report(paths, &figures)
 }
 
-/// What was measured, in microseconds.
+/// The measured times, in microseconds.
 struct Figures {
     programs: String,
     exec: Series,
@@ -130,7 +132,7 @@ fn one_pod(rig: &Rig, plugin: Plugin, round: usize) -> Result<Times> {
 struct Burst {
     add: Vec<Duration>,
     del: Vec<Duration>,
-    /// From the first DEL until nothing goes on any more.
+    /// Time from the first DEL to the end of all background work.
     gone: Duration,
     /// CPU time of all ADDs in milliseconds.
     cpu: f64,

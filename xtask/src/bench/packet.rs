@@ -1,14 +1,15 @@
-//! `cargo xtask bench packet`: runs the program `packet-bench` of the packet tests on a fresh object.
+//! `cargo xtask bench packet`: runs the program `packet-bench` of the packet tests on a fresh
+//! object.
 
 use anyhow::{Context, Result};
 
 use crate::paths::Paths;
 use crate::{build, setup, shell};
 
-/// Where the figures go, in `target`.
+/// Name of the file with the figures, in `target`.
 const FILE: &str = "bench-packet.json";
 
-/// Builds and measures.
+/// Builds and runs the benchmark.
 pub(super) fn run(paths: &Paths) -> Result<()> {
     build::ebpf(paths, &setup::ebpf(paths)?)?;
     std::fs::create_dir_all(&paths.target).with_context(|| format!("{}", paths.target.display()))?;

@@ -1,4 +1,5 @@
-//! `cargo xtask bench store`: durable allocation and release of addresses. The benchmark itself is `dataplane-host/benches/store`.
+//! `cargo xtask bench store`: durable allocation and release of addresses. The benchmark is
+//! `dataplane-host/benches/store`.
 
 use anyhow::Result;
 

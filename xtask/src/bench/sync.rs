@@ -1,12 +1,13 @@
-//! `cargo xtask bench sync`: 50,000 Services with 150,000 endpoints from decoded objects into real maps, against a bare batch
-//! update of the same entries; single changes; the agent's memory. The benchmark itself is `dataplane-user/benches/sync`.
+//! `cargo xtask bench sync`: 50,000 Services with 150,000 endpoints from decoded objects into real
+//! maps, against a bare batch update of the same entries; single changes; the agent's memory. The
+//! benchmark is `dataplane-user/benches/sync`.
 
 use anyhow::{Result, ensure};
 
 use crate::paths::Paths;
 use crate::shell;
 
-/// Where the figures go.
+/// Name of the file with the figures, in `target`.
 const FILE: &str = "bench-sync.json";
 
 /// Builds and runs the benchmark.

@@ -6,7 +6,7 @@ use ropeway_tests::cluster::Node;
 use ropeway_tests::peer::Report;
 use ropeway_tests::pod::{IpFamily, Pod};
 
-/// The nodes, their addresses and ranges, and the pods on them.
+/// Formats the nodes, their addresses and ranges, and the pods on them.
 pub(super) fn picture(nodes: &[Node], pods: &[(&Pod, &str)]) -> String {
     let columns: Vec<Vec<String>> = nodes.iter().map(|node| column(node, pods)).collect();
     let width = columns.iter().flatten().map(String::len).max().unwrap_or_default() + 3;
@@ -39,7 +39,7 @@ fn column(node: &Node, pods: &[(&Pod, &str)]) -> Vec<String> {
     lines
 }
 
-/// A title with values, one on each line.
+/// Formats a title with values, one per line.
 fn entry(lines: &mut Vec<String>, title: &str, values: impl IntoIterator<Item = String>) {
     for (number, value) in values.into_iter().enumerate() {
         let title = if number == 0 { title } else { "" };
@@ -51,7 +51,7 @@ fn centred(text: &str, width: usize) -> String {
     format!("{text:^width$}").trim_end().to_owned()
 }
 
-/// One line: from where, to where, who answered how often.
+/// Formats one line: client, target, and the number of answers of each backend.
 pub(super) fn line(from: &str, target: SocketAddr, how: &str, report: &Report) -> String {
     let answers: Vec<_> = report.by_server.iter().map(|(server, count)| format!("{server} {count:>3}")).collect();
     let failures: Vec<_> = report.errors.iter().map(|(error, count)| format!("{error} {count}")).collect();

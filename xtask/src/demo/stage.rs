@@ -29,13 +29,13 @@ pub(super) struct Stage {
     pub(super) servers: Vec<Process>,
     /// `web-1` on `n1` and so on.
     pub(super) web: Vec<Pod>,
-    /// A pod on `n1` that asks.
+    /// The client pod on `n1`.
     pub(super) shell: Option<Pod>,
     pub(super) cluster: Cluster,
     manifests: PathBuf,
 }
 
-/// A way to the Service.
+/// A client and the address by which it reaches the Service.
 pub(super) struct Way<'a> {
     pub(super) from: &'a dyn TrafficEndpoint,
     pub(super) name: &'static str,
@@ -49,7 +49,7 @@ impl Stage {
         Self { servers: Vec::new(), web: Vec::new(), shell: None, cluster, manifests }
     }
 
-    /// Wires the pods and starts their servers.
+    /// Creates the pods and starts their servers.
     pub(super) fn add_pods(&mut self) -> Result<()> {
         for (number, node) in (1..).zip(&self.cluster.nodes) {
             let name = format!("web-{number}");
@@ -69,7 +69,7 @@ impl Stage {
         self.cluster.apply_text(name, &text)
     }
 
-    /// The endpoints in the manifests must be the pods that are there.
+    /// Checks that the endpoints in the manifests are the existing pods.
     pub(super) fn check_addresses(&self) -> Result<()> {
         let text = std::fs::read_to_string(self.manifests.join("web-endpoints.yaml"))?;
         for pod in &self.web {
@@ -82,7 +82,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The ways from pod, node and outside.
+    /// Returns the paths from pod, node and outside.
     pub(super) fn ways(&self, family: IpFamily) -> Result<Vec<Way<'_>>> {
         let shell: &dyn TrafficEndpoint = self.shell.as_ref().context("no pod asks")?;
         let nodes = &self.cluster.nodes;
@@ -102,7 +102,7 @@ impl Stage {
         ])
     }
 
-    /// Leaves all of it running.
+    /// Keeps everything running.
     pub(super) fn leave(self) {
         for server in self.servers {
             std::mem::forget(server); // it outlives this process by intention
@@ -110,7 +110,7 @@ impl Stage {
         self.cluster.leave();
     }
 
-    /// Removes all of it.
+    /// Removes the servers, pods and the cluster.
     pub(super) fn end(self) -> Result<()> {
         drop(self.servers);
         self.cluster.end()

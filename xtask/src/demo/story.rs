@@ -1,4 +1,4 @@
-//! The demo, step by step. Every promise is checked where it is shown.
+//! The steps of the demo. Each one checks the behaviour that it shows.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use super::show;
 use super::stage::Stage;
 use crate::shell::step;
 
-/// Questions on each way.
-const QUESTIONS: u64 = 120;
-/// Questions that one client asks, at `RATE` a second, while something happens: they also say for
-/// how long there is load.
+/// Requests on each path.
+const REQUESTS: u64 = 120;
+/// Requests of one client, at `RATE` a second, during an event; their number also determines how
+/// long the load lasts.
 const UNDER_LOAD: u64 = 200;
 const RATE: &str = "--rate=100";
-/// A refusal takes at most so long.
+/// Largest time of a rejection.
 const REFUSED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Plays all steps.
@@ -46,15 +46,15 @@ pub(super) fn tell(stage: &mut Stage) -> Result<()> {
 }
 
 fn who_answers(stage: &Stage) -> Result<()> {
-    step(&format!("who answers: {QUESTIONS} questions on each way, each by a new connection"));
+    step(&format!("answering backends: {REQUESTS} requests on each path, each over a new connection"));
     for family in IpFamily::BOTH {
         for way in stage.ways(family)? {
             for (target, how, protocol) in
                 [(way.http, "http", Protocol::Http), (way.echo, "udp", Protocol::UdpConnected)]
             {
-                let report = load::ask(way.from, target, protocol, QUESTIONS)?;
+                let report = load::send_requests(way.from, target, protocol, REQUESTS)?;
                 println!("{}", show::line(way.name, target, how, &report));
-                ensure!(report.ok == QUESTIONS, "not every question was answered: {report:?}");
+                ensure!(report.ok == REQUESTS, "not every request was answered: {report:?}");
                 ensure!(report.by_server.len() == 3, "not every backend answered: {report:?}");
             }
         }
@@ -69,7 +69,7 @@ fn refusal(stage: &Stage) -> Result<()> {
         let target: SocketAddr = target.parse()?;
         for (from, name) in [(shell as &dyn TrafficEndpoint, "pod shell"), (&stage.cluster.nodes[1].machine, "node n2")]
         {
-            let report = load::ask(from, target, Protocol::Tcp, 1)?;
+            let report = load::send_requests(from, target, Protocol::Tcp, 1)?;
             println!("{}  after {:.1?}", show::line(name, target, "tcp", &report), report.slowest());
             ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "expected ECONNREFUSED: {report:?}");
             ensure!(report.slowest() < REFUSED_WITHIN, "that took too long");
@@ -78,7 +78,7 @@ fn refusal(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Traffic on every way, new connections and held ones.
+/// Load on every path: new connections and persistent ones.
 struct Traffic {
     requests: Vec<(String, RequestLoad)>,
     persistent: Vec<(String, PersistentLoad)>,
@@ -94,20 +94,20 @@ impl Traffic {
                 traffic.persistent.push((name, PersistentLoad::open(way.from, way.http, 9)?));
             }
         }
-        println!("  100 new connections a second and 9 held ones on each of {} ways", traffic.requests.len());
+        println!("  100 new connections a second and 9 persistent ones on each of {} paths", traffic.requests.len());
         Ok(traffic)
     }
 
-    /// Ends the held connections; none may have broken.
+    /// Closes the persistent connections; none may have broken.
     fn release(&mut self) -> Result<()> {
-        let (mut held, mut questions) = (0, 0);
+        let (mut held, mut requests) = (0, 0);
         for (name, load) in self.persistent.drain(..) {
             let report = load.release()?;
             ensure!(report.lost.is_empty(), "{name}: connections broke: {:?}", report.lost);
-            held += report.held;
-            questions += report.questions.ok;
+            held += report.established;
+            requests += report.requests.ok;
         }
-        println!("  {held} held connections, {questions} questions over them, 0 broken");
+        println!("  {held} persistent connections, {requests} requests over them, 0 broken");
         Ok(())
     }
 
@@ -130,10 +130,10 @@ fn endpoint_leaves(stage: &mut Stage) -> Result<()> {
     stage.apply("steps/web-2-terminating.yaml", "web-endpoints")?;
     stage.cluster.await_backends("default/web", 2)?;
     let way = &stage.ways(IpFamily::V4)?[0];
-    let report = load::ask(way.from, way.http, Protocol::Http, QUESTIONS)?;
+    let report = load::send_requests(way.from, way.http, Protocol::Http, REQUESTS)?;
     println!("{}", show::line(way.name, way.http, "http", &report));
     ensure!(
-        report.ok == QUESTIONS && !report.by_server.contains_key("web-2"),
+        report.ok == REQUESTS && !report.by_server.contains_key("web-2"),
         "web-2 still gets new connections: {report:?}"
     );
     println!("  web-2 gets no new connections, and the held ones go on");
@@ -144,9 +144,9 @@ fn endpoint_leaves(stage: &mut Stage) -> Result<()> {
     stage.web.remove(1).delete()?;
     println!("  web-2 is deleted");
     let way = &stage.ways(IpFamily::V6)?[2];
-    let report = load::ask_with(way.from, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
+    let report = load::send_requests_with(way.from, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
     println!("{}", show::line(way.name, way.http, "http", &report));
-    ensure!(report.ok == UNDER_LOAD, "not every question was answered: {report:?}");
+    ensure!(report.ok == UNDER_LOAD, "not every request was answered: {report:?}");
     traffic.stop()
 }
 
@@ -159,16 +159,16 @@ fn agent_dies(stage: &mut Stage) -> Result<()> {
     println!("  no agent runs");
     for family in IpFamily::BOTH {
         for way in stage.ways(family)? {
-            let report = load::ask(way.from, way.http, Protocol::Http, QUESTIONS)?;
+            let report = load::send_requests(way.from, way.http, Protocol::Http, REQUESTS)?;
             println!("{}", show::line(way.name, way.http, "http", &report));
-            ensure!(report.ok == QUESTIONS, "not every question was answered: {report:?}");
+            ensure!(report.ok == REQUESTS, "not every request was answered: {report:?}");
         }
     }
     let late = stage.cluster.nodes[1].pod("late")?;
     let [v4, v6] = IpFamily::BOTH.map(|family| late.address(family));
     println!("  a new pod on n2: late {} {}", v4?, v6?);
     let way = &stage.ways(IpFamily::V6)?[0];
-    let report = load::ask_with(&late, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
+    let report = load::send_requests_with(&late, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
     println!("{}", show::line("pod late", way.http, "http", &report));
     ensure!(report.ok == UNDER_LOAD, "the new pod does not reach the Service: {report:?}");
     late.delete()?;

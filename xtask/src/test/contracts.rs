@@ -1,5 +1,5 @@
-//! The matrix of rules, ways and address families: made of what the namespace tests have recorded, printed, and compared with
-//! docs/service-matrix.md.
+//! The matrix of rules, client paths and address families: built from the records of the namespace
+//! tests, printed, and compared with docs/service-matrix.md.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,16 +14,16 @@ use crate::shell;
 const MODULE: &str = "contracts::";
 const DOC: &str = "docs/service-matrix.md";
 
-/// Where a run records and what it is compared with.
+/// The files of a run: its records and the committed matrix.
 pub(super) struct Contracts {
-    /// What the tests append to.
+    /// File to which the tests append their records.
     pub(super) records: PathBuf,
     doc: PathBuf,
     write: bool,
 }
 
 impl Contracts {
-    /// Forgets what an earlier run has recorded.
+    /// Removes the records of an earlier run.
     pub(super) fn start(paths: &Paths, write: bool) -> Result<Self> {
         let records = paths.target.join("contracts.jsonl");
         match fs::remove_file(&records) {
@@ -35,12 +35,12 @@ impl Contracts {
         Ok(Self { records, doc: paths.root.join(DOC), write })
     }
 
-    /// Whether all tests that record run with this filter.
+    /// Returns whether the filter selects all tests that record.
     pub(super) fn are_complete(filter: Option<&str>) -> bool {
         filter.is_none_or(|filter| MODULE.contains(filter))
     }
 
-    /// Prints the matrix; fails if a cell does, or if the file says something else.
+    /// Prints the matrix. Fails if a cell has failed, or if the committed file differs.
     pub(super) fn judge(&self) -> Result<()> {
         let matrix = Matrix::new(&read(&self.records)?);
         let text = matrix.to_string();
@@ -55,7 +55,7 @@ impl Contracts {
             return fs::write(&self.doc, text).with_context(|| DOC.to_owned());
         }
         if fs::read_to_string(&self.doc).unwrap_or_default() != text {
-            bail!("{DOC} is stale: `cargo xtask test contracts --write` makes it anew");
+            bail!("{DOC} is stale: `cargo xtask test contracts --write` writes it again");
         }
         Ok(())
     }
@@ -75,7 +75,7 @@ mod tests {
         contracts.judge().map_or_else(|error| error.to_string(), |()| "well".to_owned())
     }
 
-    /// What tests record when all is as the catalogue says.
+    /// Returns the records of a run without failures.
     fn records() -> String {
         let mut text = String::new();
         for rule in ropeway_tests::contracts::RULES {

@@ -1,4 +1,4 @@
-//! What tests could leave on a machine: listed before and after, compared.
+//! Finds leftovers of tests on the machine by a comparison before and after a run.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,22 +10,22 @@ use ropeway_tests::wait;
 
 use crate::shell;
 
-/// What a test cluster, a benchmark and a kept demo have, which may run meanwhile.
+/// Name prefixes of a test cluster, a benchmark and a kept demo, which may run at the same time.
 const FOREIGN: [&str; 3] = ["rw-cluster", "rw-bench", "ropeway-demo"];
 
-/// Kernel objects of the machine that others than tests have no reason to change meanwhile.
+/// Kernel objects of the machine that only tests change during a run.
 #[derive(Debug)]
 pub(super) struct Traces {
     before: BTreeSet<String>,
 }
 
 impl Traces {
-    /// What is there now.
+    /// Lists the present objects.
     pub(super) fn before() -> Self {
         Self { before: all() }
     }
 
-    /// Fails if something is there that was not. What is on its way out is given a moment.
+    /// Fails if there are new objects. Objects that are being removed get a moment.
     pub(super) fn check(&self) -> Result<()> {
         wait::until("tests leave nothing behind", Duration::from_secs(10), || {
             let left: Vec<_> = all().difference(&self.before).cloned().collect();
@@ -34,7 +34,7 @@ impl Traces {
     }
 }
 
-/// Links, routes, named namespaces, pins, cgroups, files and processes.
+/// Lists links, routes, named namespaces, pins, cgroups, files and processes.
 fn all() -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for (kind, arguments) in [
@@ -62,7 +62,7 @@ fn all() -> BTreeSet<String> {
     all
 }
 
-/// Programs of this project that run.
+/// Lists running programs of this project.
 fn processes() -> Vec<String> {
     let of = |id: String| {
         let name = std::fs::read_to_string(format!("/proc/{id}/comm")).ok()?;

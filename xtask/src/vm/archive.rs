@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 
 use crate::shell;
 
-/// Directory and regular file, as in `st_mode`.
+/// File types of a directory and a regular file in `st_mode`.
 const DIRECTORY: u32 = 0o040_755;
 const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
 
-/// An archive that grows.
+/// An archive under construction.
 #[derive(Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
@@ -22,7 +22,7 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Adds a file; its folders are made.
+    /// Adds a file and its parent folders.
     pub(crate) fn file(&mut self, place: &str, data: &[u8], program: bool) {
         let place = place.trim_start_matches('/');
         let mut parent = Path::new(place).parent();
@@ -39,14 +39,14 @@ impl Archive {
         self.entry(place, if program { PROGRAM } else { FILE }, data);
     }
 
-    /// Adds a file of this system, what links lead to included.
+    /// Adds a file of this system; symbolic links are followed.
     pub(crate) fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
         let data = std::fs::read(from).with_context(|| format!("{}", from.display()))?;
         self.file(&to.to_string_lossy(), &data, true);
         Ok(())
     }
 
-    /// Adds a program without what only a debugger needs.
+    /// Adds a program without debug information.
     pub(crate) fn stripped(&mut self, from: &Path, to: &Path, scratch: &Path) -> Result<()> {
         let small = scratch.join("stripped");
         shell::run(Command::new("strip").arg("-o").arg(&small).arg(from))?;
@@ -54,7 +54,7 @@ impl Archive {
         std::fs::remove_file(&small).with_context(|| format!("{}", small.display()))
     }
 
-    /// The finished archive.
+    /// Returns the finished archive.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.inode = u32::MAX; // the kernel wants 0 in the trailer
         self.entry("TRAILER!!!", 0, &[]);

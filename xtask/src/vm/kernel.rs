@@ -13,14 +13,14 @@ const META: &str = "linux-image-cloud-amd64";
 
 /// An unpacked kernel.
 pub(crate) struct Kernel {
-    /// As `uname -r` will say.
+    /// Release, as `uname -r` prints it.
     pub(crate) release: String,
-    /// What to boot.
+    /// Path of the bootable image.
     pub(crate) image: PathBuf,
     modules: PathBuf,
 }
 
-/// The kernel, downloaded if it is not there.
+/// Returns the kernel; downloads it unless that was done before.
 pub(crate) fn ensure(directory: &Path) -> Result<Kernel> {
     if let Some(kernel) = unpacked(directory)? {
         return Ok(kernel);
@@ -40,14 +40,14 @@ pub(crate) fn ensure(directory: &Path) -> Result<Kernel> {
     unpacked(directory)?.with_context(|| format!("{package} has no kernel"))
 }
 
-/// The name of the package with the kernel itself.
+/// Returns the name of the package with the kernel itself.
 fn package() -> Result<String> {
-    let ask = || shell::output(Command::new("apt-cache").args(["depends", META]));
-    let text = match ask() {
+    let query = || shell::output(Command::new("apt-cache").args(["depends", META]));
+    let text = match query() {
         Ok(text) if text.contains("Depends:") => text,
         _ => {
             shell::output(Command::new("apt-get").args(["update", "-qq"]))?;
-            ask()?
+            query()?
         }
     };
     let name = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
@@ -70,7 +70,7 @@ fn unpacked(directory: &Path) -> Result<Option<Kernel>> {
 }
 
 impl Kernel {
-    /// The files of these modules and of those that they need, in the order in which they must be loaded.
+    /// Returns the files of these modules and their dependencies, in loading order.
     pub(crate) fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let mut all = Vec::new();
         collect(&self.modules.join("kernel"), &mut all)?;
@@ -82,7 +82,7 @@ impl Kernel {
     }
 
     fn add(&self, name: &str, all: &[PathBuf], ordered: &mut Vec<PathBuf>) -> Result<()> {
-        // Underscore and hyphen mean the same in names of modules.
+        // Underscore and hyphen are equivalent in module names.
         let is =
             |path: &&PathBuf| path.file_stem().is_some_and(|stem| stem.to_string_lossy().replace('-', "_") == name);
         let Some(file) = all.iter().find(is) else { bail!("the kernel {} has no module {name}", self.release) };
@@ -98,7 +98,7 @@ impl Kernel {
     }
 }
 
-/// The modules that a module says it needs.
+/// Returns the modules that a module depends on.
 fn needs(module: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(module)?;
     let section = file.section_by_name(".modinfo").context("no section .modinfo")?;

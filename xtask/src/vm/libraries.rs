@@ -7,13 +7,13 @@ use anyhow::Result;
 
 use crate::shell;
 
-/// The program, its libraries and its loader, by the paths under which they are looked for.
+/// Returns the paths of the program, its libraries and its loader.
 pub(crate) fn with_needed(program: &Path) -> Result<Vec<PathBuf>> {
     let text = shell::output(Command::new("ldd").arg(program))?;
     Ok(std::iter::once(program.to_owned()).chain(paths(&text)).collect())
 }
 
-/// The paths in what `ldd` prints: `name => path (address)` or `path (address)`.
+/// Parses the output of `ldd`: `name => path (address)` or `path (address)`.
 fn paths(text: &str) -> Vec<PathBuf> {
     let words = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
     words.map(PathBuf::from).collect()

@@ -20,12 +20,12 @@ use layer::Layer;
 /// The binaries of Ropeway's image, all of them at its root.
 pub const BINARIES: [&str; 3] = ["ropeway-agent", "ropeway", "ropeway-cni"];
 
-/// Ropeway's image of the binaries that were built last, under a name, in an archive.
+/// Writes Ropeway's image of the last built binaries to an archive, under a name.
 pub fn make(paths: &Paths, name: &str, output: &Path) -> Result<()> {
     of(paths, name, &BINARIES, output)
 }
 
-/// An image of some of the binaries that were built last; it starts the first.
+/// Describes an image of some of the last built binaries; it starts the first.
 pub fn of(paths: &Paths, name: &str, names: &[&str], output: &Path) -> Result<()> {
     let binaries = paths.binaries();
     shell::step(&format!("writing the image {name}"));
@@ -35,7 +35,7 @@ pub fn of(paths: &Paths, name: &str, names: &[&str], output: &Path) -> Result<()
     }
     fs::create_dir_all(&root)?;
     for binary in names {
-        // Without debug information, which is most of the size; names for backtraces stay.
+        // Strip debug information, which is most of the size; symbols for backtraces stay.
         let mut strip = Command::new("strip");
         strip.args(["--strip-debug", "-o"]).arg(root.join(binary));
         shell::output(strip.arg(binaries.join(binary)))?;

@@ -1,10 +1,10 @@
-//! Where things lie in the checkout. Knows paths, touches nothing.
+//! The paths of the checkout. Computes them only; never touches the file system.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The checkout and where it is built.
+/// The checkout and its build directory.
 pub struct Paths {
     /// The root of the workspace.
     pub root: PathBuf,
@@ -23,7 +23,7 @@ impl Paths {
         Ok(Self { root, target })
     }
 
-    /// Where release binaries are.
+    /// Returns the folder of the release binaries.
     #[must_use]
     pub fn binaries(&self) -> PathBuf {
         self.target.join("release")
@@ -35,25 +35,25 @@ impl Paths {
         self.target.join("demo")
     }
 
-    /// Tools that xtask installed for itself (`bin` below it).
+    /// Returns the folder of the tools that xtask installed (in its `bin`).
     #[must_use]
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
 
-    /// The crate of the kernel programs.
+    /// Returns the folder of the kernel programs' crate.
     #[must_use]
     pub fn ebpf_crate(&self) -> PathBuf {
         self.root.join("dataplane-ebpf")
     }
 
-    /// The built object with the kernel programs.
+    /// Returns the path of the built object with the kernel programs.
     #[must_use]
     pub fn ebpf_object(&self) -> PathBuf {
         self.ebpf_crate().join("target/bpfel-unknown-none/release/ropeway")
     }
 
-    /// A path as people want to read it: relative to the root where it can be.
+    /// Formats a path for messages: relative to the root if possible.
     #[must_use]
     pub fn short<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()

@@ -1,4 +1,4 @@
-//! Runs other programs: says which, fails with what they were doing.
+//! Runs other programs: prints each command, and names the attempt in errors.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Nothing is silent for longer.
+/// Interval of progress messages.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// True while [`report_time`] prints, so that a step inside another one prints no second clock.
 static REPORTING: AtomicBool = AtomicBool::new(false);
 
-/// Says what is about to happen.
+/// Prints the next action.
 pub fn step(what: &str) {
     println!("==> {what}");
 }
@@ -30,7 +30,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// [`run`], with a sign of life while the command is silent: for what takes long.
+/// Runs a command like [`run`], with progress messages while it is silent.
 pub fn run_long(command: &mut Command) -> Result<()> {
     with_signs_of_life(|| run(command))
 }
@@ -77,7 +77,7 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(stdout).with_context(|| format!("`{name}` printed something that is not UTF-8"))
 }
 
-/// Cargo as it runs this program, free of what cargo and rustup set for xtask itself.
+/// Returns a cargo command without the variables that cargo and rustup set for xtask.
 #[must_use]
 pub fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -86,8 +86,8 @@ pub fn cargo(root: &Path) -> Command {
     command
 }
 
-/// Takes away the variables that cargo set for the crate xtask: they mean nothing to another build
-/// and spoil its cache.
+/// Removes the variables that cargo set for the crate xtask: they would invalidate the cache of
+/// another build.
 pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -97,8 +97,7 @@ pub fn clean(command: &mut Command) {
     }
 }
 
-/// The path of a program, as a shell would find it; the folders of root's tools count even when
-/// PATH lacks them.
+/// Finds a program in PATH, and in the folders of root's tools even if PATH lacks them.
 #[must_use]
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -125,7 +124,7 @@ pub fn is_root() -> bool {
     })
 }
 
-/// Puts a folder before all others in a command's PATH.
+/// Prepends a folder to a command's PATH.
 pub fn path_first(directories: &[&Path]) -> Result<std::ffi::OsString> {
     let rest = std::env::var_os("PATH").unwrap_or_default();
     let all = directories.iter().map(|d| d.to_path_buf()).chain(std::env::split_paths(&rest));

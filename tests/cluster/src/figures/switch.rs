@@ -1,4 +1,4 @@
-//! How long it takes until a client reaches the endpoint that a slice names now.
+//! Measures how long it takes until a client reaches the new endpoint of a changed slice.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use crate::pki::{self, ADMIN};
 use crate::pod::{self, Pod};
 use toolbox::shell;
 
-/// The time from the request that changes the slice until a client that asks all the time has an
-/// answer of the endpoint that it names; the request itself is in it.
+/// Measures the time from the request that changes the slice until a client that sends requests
+/// continuously gets an answer of the new endpoint. The request's time is included.
 pub(super) fn times(layout: &Layout) -> Result<Vec<Duration>> {
     let mut peers = pod::list(layout, &["-n", NAMESPACE, "-l", "app=peer"])?;
     peers.sort_by(|a, b| a.name.cmp(&b.name));
@@ -34,7 +34,7 @@ pub(super) fn times(layout: &Layout) -> Result<Vec<Duration>> {
         patch(layout, &json!({"endpoints": slice(next)?["endpoints"]}))?;
         let report = load.stop()?;
         times.push(begin.elapsed());
-        ensure!(report.failed == 0, "{} questions failed: {:?}", report.failed, report.errors);
+        ensure!(report.failed == 0, "{} requests failed: {:?}", report.failed, report.errors);
     }
     Ok(times)
 }
@@ -50,7 +50,7 @@ fn slice(pod: &Pod) -> Result<Value> {
     }))
 }
 
-/// Without kubectl, whose start would be most of the time.
+/// Patches the slice without kubectl, because kubectl's start would dominate the time.
 fn patch(layout: &Layout, body: &Value) -> Result<()> {
     let mut curl = Command::new("nsenter");
     curl.arg(format!("--net={}", namespace_path(FABRIC).display())).args(["curl", "-sS", "--fail", "-X", "PATCH"]);

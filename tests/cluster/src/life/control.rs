@@ -1,4 +1,4 @@
-//! What happens to the programs that say what is to be done: agents, API server, etcd.
+//! Events of the control programs: agents, API server and etcd end, start and lose state.
 
 use std::fs;
 use std::process::Command;
@@ -15,10 +15,10 @@ use crate::step::wait_for;
 use crate::{control, daemon, kube, node, pod};
 use toolbox::shell;
 
-/// New connections a second on each of two ways while agents go.
+/// New connections a second on each of two paths while agents are deleted.
 const BUSY: u32 = 250;
 
-/// All agents are deleted, three times.
+/// Deletes all agents, three times.
 pub(super) fn agents(fixture: &Fixture) -> Result<()> {
     fixture.under(BUSY, || {
         for _ in 0..3 {
@@ -37,7 +37,7 @@ pub(super) fn absent(fixture: &Fixture, seconds: u64) -> Result<()> {
     let (layout, victim) = (fixture.layout, fixture.victim()?.name);
     let file = node::inside(&layout.node_root(&victim), node::STATIC_PODS.as_ref()).join("life.json");
     let (before, held) = (pod::wired(layout, &victim)?, pod::held(layout, &victim)?);
-    // What is asked of the API server is asked while it is there.
+    // Queries of the API server are made while it is running.
     let client = fixture.client(&fixture.witness()?)?;
     let mut rounds = 0;
     fixture.steady(|| {
@@ -74,7 +74,7 @@ pub(super) fn absent(fixture: &Fixture, seconds: u64) -> Result<()> {
     fixture.guests_are_well()
 }
 
-/// Waits until the kubelet has made the pod and the client has its answer.
+/// Waits until the kubelet has created the pod and the client has its answer.
 fn added(fixture: &Fixture, client: &pod::Pod, node: &str, before: &[String], name: &str) -> Result<()> {
     use ropeway_tests::{load, peer::Protocol};
     let addresses = wait_for(&format!("ADD of {name}"), 60, || {
@@ -86,7 +86,7 @@ fn added(fixture: &Fixture, client: &pod::Pod, node: &str, before: &[String], na
     for address in addresses {
         let target = (address.parse::<std::net::IpAddr>()?, 8080).into();
         wait_for(&format!("an answer of {name} at {target}"), 30, || {
-            let report = load::ask(client, target, Protocol::Tcp, 5)?;
+            let report = load::send_requests(client, target, Protocol::Tcp, 5)?;
             ensure!(report.by_server.get(name) == Some(&5), "{:?}, {:?}", report.by_server, report.errors);
             Ok(())
         })?;
@@ -118,7 +118,7 @@ pub(super) fn compaction(fixture: &Fixture) -> Result<()> {
         signal(Signal::CONT)?;
         fixture.answered_by(&missed?)
     })?;
-    ensure!(pod::agent(fixture.layout, &witness)? == agent, "the agent was started anew");
+    ensure!(pod::agent(fixture.layout, &witness)? == agent, "the agent was restarted");
     let names = fixture.servers(3)?;
     fixture.answered_by(&names)
 }
@@ -133,7 +133,7 @@ fn miss_changes(fixture: &Fixture) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A call of etcd's API.
+/// Calls etcd's API.
 fn etcd(call: &str, body: &Value) -> Result<Value> {
     let mut curl = Command::new("nsenter");
     curl.arg(format!("--net={}", namespace_path(CONTROL_PLANE).display())).args(["curl", "-sS", "--fail", "-d"]);

@@ -1,4 +1,4 @@
-//! The pods that are watched, and the traffic between them.
+//! The watched pods and the traffic between them.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -16,19 +16,19 @@ use crate::step::wait_for;
 use toolbox::shell;
 
 const NAMESPACE: &str = "ropeway-life";
-/// The port of every peer.
+/// The port on which every peer serves.
 const PORT: u16 = 8080;
-/// New connections a second on each of two ways, where only their outcome counts.
+/// New connections a second on each of two paths, for events in which only their outcome counts.
 const CALM: u32 = 50;
 
-/// Everything that is watched.
+/// The workloads of the life tests, and the addresses of their Service.
 pub(super) struct Fixture<'a> {
     pub(super) layout: &'a Layout,
     pub(super) shape: Shape,
 }
 
 impl<'a> Fixture<'a> {
-    /// Makes the pods and waits for them.
+    /// Creates the pods and waits for them.
     pub(super) fn set(
         workshop: &dyn super::super::Workshop,
         paths: &Paths,
@@ -55,12 +55,12 @@ impl<'a> Fixture<'a> {
         kube::kubectl(self.layout, &["delete", "namespace", NAMESPACE, "--wait=false"]).map(drop)
     }
 
-    /// The node to which things happen.
+    /// Returns the node on which events happen.
     pub(super) fn victim(&self) -> Result<Node> {
         self.shape.workers().pop().context("a cluster has workers")
     }
 
-    /// A node to which nothing happens.
+    /// Returns a node on which no events happen.
     pub(super) fn witness(&self) -> Result<Node> {
         self.shape.workers().into_iter().next().context("a cluster has workers")
     }
@@ -81,13 +81,13 @@ impl<'a> Fixture<'a> {
         pod::list(self.layout, &["-n", NAMESPACE, "-l", &format!("app={app}")])
     }
 
-    /// The client on a node.
+    /// Returns the client on a node.
     pub(super) fn client(&self, node: &Node) -> Result<Pod> {
         let found = self.pods("client")?.into_iter().find(|pod| pod.node == node.name);
         found.with_context(|| format!("no client on {}", node.name))
     }
 
-    /// The Service's addresses with its port.
+    /// Returns the Service's addresses with its port.
     pub(super) fn service(&self) -> Result<Vec<SocketAddr>> {
         let text = self.kubectl(&["get", "service", "server", "-o", "jsonpath={.spec.clusterIPs[*]}"])?;
         text.split_whitespace().map(|ip| Ok((ip.parse::<std::net::IpAddr>()?, 80).into())).collect()
@@ -99,11 +99,12 @@ impl<'a> Fixture<'a> {
         self.under(CALM, work)
     }
 
-    /// The same, at so many new connections a second on each of two ways, IPv4 and IPv6.
+    /// Runs `work` under load, at this many new connections a second on each of two paths, IPv4 and
+    /// IPv6.
     pub(super) fn under(&self, rate: u32, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let (client, targets) = (self.client(&self.witness()?)?, self.service()?);
-        let ask = |target: &SocketAddr| RequestLoad::start(&client, *target, Protocol::Tcp, rate);
-        let requests = targets.iter().map(ask).collect::<Result<Vec<_>>>()?;
+        let start = |target: &SocketAddr| RequestLoad::start(&client, *target, Protocol::Tcp, rate);
+        let requests = targets.iter().map(start).collect::<Result<Vec<_>>>()?;
         let hold = |target: &SocketAddr| PersistentLoad::open(&client, *target, 10);
         let persistent = targets.iter().map(hold).collect::<Result<Vec<_>>>()?;
         let begin = Instant::now();
@@ -118,7 +119,7 @@ impl<'a> Fixture<'a> {
         let (mut held, mut lost) = (0, Vec::new());
         for report in persistent.into_iter().map(PersistentLoad::release) {
             let report = report?;
-            held += report.held;
+            held += report.established;
             lost.extend(report.lost);
         }
         println!(
@@ -140,7 +141,7 @@ impl<'a> Fixture<'a> {
         for address in addresses {
             let target = SocketAddr::from((address.parse::<std::net::IpAddr>()?, PORT));
             wait_for(&format!("an answer of {name} at {target}"), 20, || {
-                let report = load::ask(&client, target, Protocol::Tcp, 5)?;
+                let report = load::send_requests(&client, target, Protocol::Tcp, 5)?;
                 ensure!(report.by_server.get(name) == Some(&5), "{:?}, {:?}", report.by_server, report.errors);
                 Ok(())
             })?;
@@ -148,17 +149,18 @@ impl<'a> Fixture<'a> {
         Ok(())
     }
 
-    /// All guests are reached, and nobody has any address besides them.
+    /// Checks that all test pods are reachable and that only they hold addresses.
     pub(super) fn guests_are_well(&self) -> Result<()> {
         let victim = self.victim()?;
         for guest in self.pods("guest")? {
             self.reaches(&guest.addresses, &guest.name)?;
         }
-        // What is about to go still holds its address.
+        // A pod that is being deleted still holds its address.
         wait_for("agreement about addresses", 60, || pod::agree(self.layout, &victim.name))
     }
 
-    /// A new pod on the victim is reached, then deleted, and its addresses are free again.
+    /// Checks that a new pod on the victim is reachable, deletes it, and checks that its addresses
+    /// are free again.
     pub(super) fn one_comes_and_goes(&self) -> Result<()> {
         let victim = self.victim()?.name;
         let spec = serde_json::json!({"nodeName": victim, "terminationGracePeriodSeconds": 0});
@@ -174,12 +176,12 @@ impl<'a> Fixture<'a> {
         wait_for("agreement about addresses", 60, || pod::agree(self.layout, &victim))
     }
 
-    /// Until the Service's answers at the witness come from just these pods.
+    /// Waits until the Service's answers at the witness come from exactly these pods.
     pub(super) fn answered_by(&self, names: &[String]) -> Result<()> {
         let client = self.client(&self.witness()?)?;
         for target in self.service()? {
             wait_for(&format!("answers of {names:?} at {target}"), 60, || {
-                let report = load::ask(&client, target, Protocol::Tcp, 20 * names.len() as u64)?;
+                let report = load::send_requests(&client, target, Protocol::Tcp, 20 * names.len() as u64)?;
                 let seen: Vec<_> = report.by_server.keys().collect();
                 ensure!(report.failed == 0 && seen.iter().copied().eq(names), "{seen:?}, {:?}", report.errors);
                 Ok(())
@@ -188,12 +190,12 @@ impl<'a> Fixture<'a> {
         Ok(())
     }
 
-    /// The servers' names, sorted, once so many are there.
+    /// Returns the servers' sorted names once there are this many.
     pub(super) fn servers(&self, count: usize) -> Result<Vec<String>> {
         self.kubectl(&["scale", "deployment/server", &format!("--replicas={count}")])?;
         // After a long outage of the API server the controller manager retries only once a minute.
         kube::rolled_out(self.layout, NAMESPACE, "deployment/server", 180)?;
-        // What is scaled down is gone only when it is no longer listed.
+        // A pod that is scaled down has ended once it is no longer listed.
         wait_for(&format!("{count} servers"), 30, || {
             let mut names: Vec<_> = self.pods("server")?.into_iter().map(|pod| pod.name).collect();
             names.sort();

@@ -15,11 +15,11 @@ use crate::{enter, kube, node, pod};
 use toolbox::shell;
 
 const SYSTEM: [&str; 2] = ["-n", "kube-system"];
-/// More than two periods of the agent's readiness probe.
+/// Longer than two periods of the agent's readiness probe.
 const PROBES: Duration = Duration::from_secs(12);
 const DAEMONSET: &str = "daemonset/ropeway";
 
-/// The role loses the rule for endpoint slices, and an agent starts.
+/// Removes the rule for endpoint slices from the role, and starts an agent.
 pub(super) fn forbidden(fixture: &Fixture) -> Result<()> {
     let text = kube::kubectl(fixture.layout, &["get", "clusterrole", "ropeway", "-o", "json"])?;
     let mut role: Value = serde_json::from_str(&text)?;
@@ -49,18 +49,18 @@ pub(super) fn forbidden(fixture: &Fixture) -> Result<()> {
 
 /// Points the agents to an address without an API server.
 pub(super) fn wrong_server(fixture: &Fixture) -> Result<()> {
-    // Nobody has this address of the nodes' own network.
+    // Unused address of the nodes' network.
     let url = format!("https://{}.250:6443", fixture.victim()?.subnet.v4);
     with_setting(fixture, &format!("ROPEWAY_APISERVER={url}"), &[&url, "can't be reached", "check --apiserver"])
 }
 
-/// The agents are told to read a file that is not there.
+/// Gives the agents a kubeconfig that does not exist.
 pub(super) fn wrong_kubeconfig(fixture: &Fixture) -> Result<()> {
     let file = "/etc/ropeway/nothing";
     with_setting(fixture, &format!("ROPEWAY_KUBECONFIG={file}"), &["--kubeconfig", file])
 }
 
-/// The agents may read pools, but the API server does not know what that is.
+/// Lets the agents use pools while the API server lacks the custom resource definitions.
 pub(super) fn missing_kinds(fixture: &Fixture, root: &Path) -> Result<()> {
     let kinds = kube::kubectl(fixture.layout, &["get", "crd", "-o", "name"])?;
     ensure!(!kinds.contains("ropeway.dev"), "Ropeway's kinds are there: install without --pools");
@@ -73,13 +73,14 @@ pub(super) fn missing_kinds(fixture: &Fixture, root: &Path) -> Result<()> {
     outcome
 }
 
-/// Gives all agents a bad setting, and takes it back.
+/// Gives all agents an invalid setting, and restores the old one.
 fn with_setting(fixture: &Fixture, setting: &str, words: &[&str]) -> Result<()> {
     let agents = fixture.shape.all().len();
     let outcome = fixture.steady(|| {
         kube::kubectl(fixture.layout, &[&SYSTEM[..], &["set", "env", DAEMONSET, setting]].concat())?;
         says(fixture, words)?;
-        // Long enough for several probes of the first one, and for the next to be replaced.
+        // Long enough for several probes of the first agent, and for the replacement of the next
+        // one.
         let start = Instant::now();
         while start.elapsed() < PROBES {
             let ready =
@@ -105,11 +106,11 @@ pub(super) fn second_agent(fixture: &Fixture) -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success(), "it ended well: {text}");
     ensure!(text.contains("another agent runs on this node"), "it says {text:?}");
-    ensure!(pod::agent(fixture.layout, &victim)?.to_string() == agent, "the first one was started anew");
+    ensure!(pod::agent(fixture.layout, &victim)?.to_string() == agent, "the first one was restarted");
     fixture.guests_are_well()
 }
 
-/// Another configuration sorts before Ropeway's for a while.
+/// Installs a CNI configuration that sorts before Ropeway's, and removes it again.
 pub(super) fn rival(fixture: &Fixture) -> Result<()> {
     let victim = fixture.victim()?.name;
     let directory = node::inside(&fixture.layout.node_root(&victim), "/etc/cni/net.d".as_ref());
@@ -124,7 +125,7 @@ pub(super) fn rival(fixture: &Fixture) -> Result<()> {
     fixture.one_comes_and_goes()
 }
 
-/// Rules as those of kube-proxy's nftables mode are on a node when its agent starts.
+/// Creates rules like those of kube-proxy's nftables mode, and starts the node's agent.
 pub(super) fn leftovers(fixture: &Fixture) -> Result<()> {
     let victim = fixture.victim()?.name;
     let nft = |words: &str| shell::output(enter::in_node(&victim, "nft".as_ref())?.args(words.split(' ')));
@@ -169,7 +170,7 @@ fn says(fixture: &Fixture, words: &[&str]) -> Result<()> {
                 }
             }
         }
-        bail!("nobody says so")
+        bail!("no log line has all of: {}", words.join(", "))
     })?;
     println!("    {line}");
     Ok(())

@@ -1,4 +1,4 @@
-//! What happens to a node and to the programs that run on it.
+//! Events of a node: power cuts, deletion, and the end of its kubelet or container runtime.
 
 use anyhow::{Context, Result, ensure};
 
@@ -7,7 +7,7 @@ use crate::step::wait_for;
 use crate::{enter, kube, network, node};
 use toolbox::shell;
 
-/// Kubelet or container runtime is killed; the node's first process starts it again.
+/// Kills kubelet or container runtime; the node's first process restarts it.
 pub(super) fn program(fixture: &Fixture, program: &str) -> Result<()> {
     let victim = fixture.victim()?.name;
     let pid = || shell::output(enter::in_node(&victim, "cat".as_ref())?.arg(format!("/run/{program}.pid")));
@@ -27,7 +27,7 @@ pub(super) fn program(fixture: &Fixture, program: &str) -> Result<()> {
     fixture.guests_are_well()
 }
 
-/// The power of a node is cut, and is back when the others have noticed.
+/// Cuts the power of a node, and restores it when the other nodes have noticed.
 pub(super) fn reboot(fixture: &Fixture) -> Result<()> {
     let (layout, victim) = (fixture.layout, fixture.victim()?);
     let restarts =
@@ -41,7 +41,7 @@ pub(super) fn reboot(fixture: &Fixture) -> Result<()> {
         })?;
         node::start(layout, &victim)?;
         kube::nodes_ready(layout, fixture.shape.all().len(), 180)?;
-        // What the API server says of the pods is from before the cut until kubelet has looked.
+        // The API server's pod status is from before the cut until the kubelet has updated it.
         wait_for("all guests started again", 180, || {
             let now = restarts(fixture)?;
             ensure!(now >= before + count, "{} of {count}", now - before);
@@ -52,7 +52,7 @@ pub(super) fn reboot(fixture: &Fixture) -> Result<()> {
     fixture.guests_are_well()
 }
 
-/// A node is deleted while it has no power, and registers anew.
+/// Deletes a node while it has no power, and lets it register again.
 pub(super) fn renumber(fixture: &Fixture) -> Result<()> {
     let (layout, victim, witness) = (fixture.layout, fixture.victim()?, fixture.witness()?);
     let old = kube::pod_ranges(layout, &victim.name)?;
@@ -84,7 +84,7 @@ pub(super) fn renumber(fixture: &Fixture) -> Result<()> {
             ensure!(routes.contains(range.as_str()), "none to {range}");
         }
         for range in &old {
-            ensure!(!routes.contains(range.as_str()), "one to {range}, which nobody has any longer");
+            ensure!(!routes.contains(range.as_str()), "a route to {range}, which no node has");
         }
         Ok(())
     })?;

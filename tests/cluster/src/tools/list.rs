@@ -1,4 +1,4 @@
-//! What is built from which module.
+//! The list of built programs and their modules.
 
 use super::Set;
 
@@ -13,7 +13,7 @@ pub(super) struct Batch {
 
 /// A program of a batch.
 pub(super) struct Program {
-    /// Its path in the cache.
+    /// Path in the cache.
     pub(super) name: &'static str,
     pub(super) package: &'static str,
 }
@@ -21,7 +21,7 @@ pub(super) struct Program {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Plain,
-    /// Carries the version that it reports.
+    /// The program reports its version, which the linker sets.
     Kubernetes,
     /// A test program, built by `go test -c`.
     Test,
@@ -33,7 +33,7 @@ const fn program(name: &'static str, package: &'static str) -> Program {
     Program { name, package }
 }
 
-/// All of them, what takes longest first.
+/// All batches, the slowest one first.
 pub(super) const BATCHES: &[Batch] = &[
     Batch {
         set: Set::Cluster,

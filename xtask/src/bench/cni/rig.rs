@@ -1,4 +1,5 @@
-//! A node to measure on: namespaces of its own, pins, both plugins, and a clock around each call.
+//! The node of the benchmark: new namespaces, pins and both plugins. Measures the time of each
+//! call.
 
 use std::fs;
 use std::io::Write;
@@ -18,13 +19,13 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 use rustix::thread::UnshareFlags;
 use serde_json::json;
 
-/// Where Debian's containernetworking-plugins are.
+/// Directory of Debian's containernetworking-plugins.
 const REFERENCE: &str = "/usr/lib/cni";
 
-/// What this benchmark makes outside its namespaces is named so, followed by the number of its process.
+/// Prefix of all names outside the namespaces; the process id follows.
 pub(super) const PREFIX: &str = "rw-bench-";
 
-/// Which plugin, with which configuration.
+/// A plugin and its configuration.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plugin {
     Ropeway = 0,
@@ -32,17 +33,17 @@ pub(super) enum Plugin {
     RopewayDual = 2,
 }
 
-/// The node. Belongs to the thread that made it and to threads started there.
+/// The node, in the namespaces of the thread that created it and of threads started there.
 pub(super) struct Rig {
     scratch: PathBuf,
     ropeway: PathBuf,
-    /// What is attached to the pods' devices, in words.
+    /// Description of the programs attached to the pods' devices.
     pub(super) programs: String,
     configs: [String; 3],
     cgroup: Option<PathBuf>,
 }
 
-/// A pod's namespace.
+/// The network namespace of a pod.
 pub(super) struct Sandbox {
     netns: Netns,
 }
@@ -115,7 +116,7 @@ impl Rig {
         [ropeway(&["10.87.0.0/16"]), reference.to_string(), ropeway(&["10.87.0.0/16", "fd00:87::/64"])]
     }
 
-    /// Starts the agent until it has made its pins; ADD and DEL need no more of it.
+    /// Runs the agent until it has pinned its maps and programs; ADD and DEL need no more of it.
     fn pin_by_agent(&mut self, agent: &Path) -> Result<()> {
         ensure!(agent.is_file(), "{} is not built", agent.display());
         let cgroups = cgroup2()?;
@@ -179,7 +180,7 @@ impl Rig {
         Ok(())
     }
 
-    /// Calls a plugin; from before it is started until it has ended.
+    /// Calls a plugin. Returns the time from before its start to its end.
     pub(super) fn call(&self, plugin: Plugin, verb: &str, container: &str, sandbox: &Sandbox) -> Result<Duration> {
         let program = match plugin {
             Plugin::Ropeway | Plugin::RopewayDual => self.ropeway.clone(),
@@ -192,12 +193,12 @@ impl Rig {
         timed(&mut command, &self.configs[plugin as usize]).with_context(|| format!("{what} {verb}"))
     }
 
-    /// The shortest call: process, environment, input, output.
+    /// Measures the shortest call (VERSION): process, environment, input, output.
     pub(super) fn version(&self) -> Result<Duration> {
         timed(Command::new(&self.ropeway).env_clear().env("CNI_COMMAND", "VERSION"), "{}")
     }
 
-    /// Waits until nothing goes on in the background.
+    /// Waits until all background processes have ended.
     pub(super) fn settle(&self) -> Result<()> {
         let releasing = self.state().join("addresses/releasing");
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -238,30 +239,31 @@ fn timed(command: &mut Command, input: &str) -> Result<Duration> {
     Ok(time)
 }
 
-/// Removes what a run that was killed has left in a directory: a scratch directory or an empty cgroup.
+/// Removes a leftover of a killed run: a scratch directory or an empty cgroup.
 fn sweep(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         let owner = name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.parse::<u32>().ok());
         if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            // Only the first works on a cgroup, only the second on a directory with content.
+            // The first call works only on a cgroup, the second only on a directory with content.
             fs::remove_dir(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()))?;
         }
     }
     Ok(())
 }
 
-/// CPU time of all processes that were waited for, in milliseconds.
+/// Returns the CPU time of all waited-for children, in milliseconds.
 pub(super) fn cpu_of_children() -> Result<f64> {
-    // proc_pid_stat(5): cutime and cstime are fields 16 and 17, in ticks of 10 ms; the second field may contain spaces.
+    // proc_pid_stat(5): cutime and cstime are fields 16 and 17, in ticks of 10 ms; the second field
+    // may contain spaces.
     let stat = fs::read_to_string("/proc/self/stat")?;
     let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat")?;
     let ticks: Vec<f64> = fields.split_whitespace().skip(13).take(2).map(str::parse).collect::<Result<_, _>>()?;
     Ok(ticks.iter().sum::<f64>() * 10.0)
 }
 
-/// Where version 2 of the cgroup file system is mounted.
+/// Returns the mount point of the cgroup2 file system.
 fn cgroup2() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let place = mounts.lines().find_map(|line| {

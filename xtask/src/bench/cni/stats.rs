@@ -25,7 +25,7 @@ impl Series {
         self.times.sort_unstable();
     }
 
-    /// The time within which a share of the calls was done, in microseconds (nearest rank).
+    /// Returns a percentile in microseconds (nearest rank).
     pub(super) fn percentile(&self, share: f64) -> f64 {
         let rank = (share * self.times.len() as f64).ceil() as usize;
         let time = self.times.get(rank.saturating_sub(1)).or(self.times.last());
@@ -49,7 +49,7 @@ impl fmt::Display for Series {
     }
 }
 
-/// The first series' percentile as a multiple of the second's.
+/// Returns the first series' percentile as a multiple of the second's.
 pub(super) fn ratio(pair: &[Series; 2], share: f64) -> f64 {
     pair[0].percentile(share) / pair[1].percentile(share)
 }

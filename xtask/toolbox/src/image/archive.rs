@@ -15,7 +15,7 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
-/// All images are equally old, so that their digests depend on content only.
+/// Creation time of all images, constant so that digests depend on content only.
 const CREATED: &str = "1970-01-01T00:00:00Z";
 
 /// An image with one or more names.
@@ -77,7 +77,7 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Writes the archive; a reader of `path` sees the old file or the whole new one.
+/// Writes the archive. A reader of `path` sees the old file or the complete new one.
 pub fn write(path: &Path, images: &[Image]) -> Result<()> {
     let fresh = path.with_extension("new");
     let file = File::create(&fresh).with_context(|| format!("{}", fresh.display()))?;
@@ -95,7 +95,7 @@ struct Archive<W: Write> {
 }
 
 impl<W: Write> Archive<W> {
-    /// Writes all blobs; the index of them.
+    /// Writes all blobs and returns their index.
     fn images(&mut self, images: &[Image]) -> Result<Value> {
         let mut entries = Vec::new();
         for image in images {

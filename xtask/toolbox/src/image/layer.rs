@@ -1,4 +1,4 @@
-//! A layer: a directory as a tar file that is the same whenever it is made.
+//! Packs a directory as a reproducible layer: a tar file that depends on content only.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-/// A layer in a file of its own.
+/// A packed layer in a temporary file.
 #[derive(Clone, Debug)]
 pub struct Layer {
     pub(super) path: PathBuf,
@@ -18,7 +18,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Packs what is in a directory: owned by root, dated 1970, in the order of names.
+    /// Packs the files of a directory: owned by root, dated 1970, ordered by name.
     pub fn of_directory(directory: &Path, file: &Path) -> Result<Self> {
         let out = File::create(file).with_context(|| format!("{}", file.display()))?;
         let mut tar = Builder::new(Hashing { inner: BufWriter::new(out), hash: Sha256::new(), size: 0 });
@@ -28,13 +28,13 @@ impl Layer {
         Ok(Self { path: file.into(), digest: hex(&written.hash.finalize()), size: written.size })
     }
 
-    /// Removes the file.
+    /// Deletes the layer's file.
     pub fn remove(self) -> Result<()> {
         fs::remove_file(&self.path).with_context(|| format!("{}", self.path.display()))
     }
 }
 
-/// The digest of bytes, in hexadecimal digits.
+/// Returns the SHA-256 digest of bytes in hexadecimal.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
@@ -79,7 +79,7 @@ fn append<W: Write>(tar: &mut Builder<W>, directory: &Path, name: &Path) -> Resu
     Ok(())
 }
 
-/// Passes bytes on and keeps their digest.
+/// A writer that forwards bytes and computes their digest.
 struct Hashing<W> {
     inner: W,
     hash: Sha256,

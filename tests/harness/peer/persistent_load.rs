@@ -1,4 +1,5 @@
-//! `ropeway-peer hold`: connections that stay open and are used all the time; each lost one counts.
+//! `ropeway-peer persistent-load`: connections that stay open and are used continuously. Each lost
+//! one counts.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -11,18 +12,18 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::report::word;
-use super::socket::{Question, connect, line};
+use super::socket::{Request, connect, line};
 use super::{Protocol, Report};
 
-/// Options of `ropeway-peer hold`.
+/// Options of `ropeway-peer persistent-load`.
 #[derive(Args, Debug)]
-pub struct HoldOptions {
+pub struct PersistentLoadOptions {
     /// Address and port of the server
     target: SocketAddr,
     /// Number of connections
     #[arg(long, default_value_t = 10)]
     count: usize,
-    /// Milliseconds between two questions on one connection
+    /// Milliseconds between two requests on one connection
     #[arg(long, default_value_t = 10)]
     interval: u64,
     /// Milliseconds to wait for an answer
@@ -32,45 +33,46 @@ pub struct HoldOptions {
 
 /// The report on the connections.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct HoldReport {
-    /// Connections that were made.
-    pub held: u64,
+pub struct PersistentLoadReport {
+    /// Number of connections that were established.
+    pub established: u64,
     /// Number of connections to each server.
     pub servers: BTreeMap<String, u64>,
-    /// Connections that broke, and why.
+    /// Connections that broke, with the reason.
     pub lost: Vec<String>,
-    /// The questions over all of them.
-    pub questions: Report,
+    /// The requests over all connections.
+    pub requests: Report,
 }
 
-/// Connects, says `ready`, asks over the connections until standard input ends, prints a
-/// [`HoldReport`].
+/// Connects, prints `ready`, sends requests over the connections until standard input ends, and
+/// prints a [`PersistentLoadReport`].
 ///
 /// # Errors
 /// When a connection can't be made.
-pub fn run(options: &HoldOptions) -> Result<()> {
+pub fn run(options: &PersistentLoadOptions) -> Result<()> {
     let timeout = Duration::from_millis(options.timeout);
-    let question = Question::over(Protocol::Tcp, options.target, timeout);
+    let request = Request::over(Protocol::Tcp, options.target, timeout);
     let (mut streams, mut servers) = (Vec::new(), BTreeMap::new());
     for number in 0..options.count {
-        let mut stream = connect(&question).with_context(|| format!("connection {number}"))?;
+        let mut stream = connect(&request).with_context(|| format!("connection {number}"))?;
         let answer = line(&mut stream).with_context(|| format!("connection {number}"))?;
         *servers.entry(answer.server).or_default() += 1;
         streams.push(stream);
     }
     println!("ready");
     io::stdout().flush()?;
-    let mut report = HoldReport { held: streams.len() as u64, servers, ..HoldReport::default() };
+    let mut report =
+        PersistentLoadReport { established: streams.len() as u64, servers, ..PersistentLoadReport::default() };
     let stop = AtomicBool::new(false);
     let interval = Duration::from_millis(options.interval);
     std::thread::scope(|scope| {
         let users: Vec<_> =
-            streams.into_iter().map(|stream| scope.spawn(|| keep_asking(stream, interval, &stop))).collect();
+            streams.into_iter().map(|stream| scope.spawn(|| use_connection(stream, interval, &stop))).collect();
         io::stdin().read_to_end(&mut Vec::new()).ok();
         stop.store(true, Ordering::Relaxed);
         for user in users {
             if let Ok((part, lost)) = user.join() {
-                report.questions.merge(part);
+                report.requests.merge(part);
                 report.lost.extend(lost);
             }
         }
@@ -79,7 +81,7 @@ pub fn run(options: &HoldOptions) -> Result<()> {
     Ok(())
 }
 
-fn keep_asking(mut stream: TcpStream, interval: Duration, stop: &AtomicBool) -> (Report, Option<String>) {
+fn use_connection(mut stream: TcpStream, interval: Duration, stop: &AtomicBool) -> (Report, Option<String>) {
     let mut report = Report::default();
     while !stop.load(Ordering::Relaxed) {
         let start = std::time::Instant::now();
@@ -91,7 +93,7 @@ fn keep_asking(mut stream: TcpStream, interval: Duration, stop: &AtomicBool) -> 
                 return (report, Some(why));
             }
         }
-        std::thread::park_timeout(interval); // the rate that was asked for, not a wait for something
+        std::thread::park_timeout(interval); // keeps the rate; waits for no event
     }
     (report, None)
 }

@@ -1,4 +1,4 @@
-//! `ropeway-peer ask`: many questions, each by a new connection.
+//! `ropeway-peer request-load`: many requests, each over a new connection.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Args;
 
-use super::socket::{Question, ask};
+use super::socket::{Request, send_request};
 use super::{Protocol, Report};
 
-/// Options of `ropeway-peer ask`.
+/// Options of `ropeway-peer request-load`.
 #[derive(Args, Debug)]
-pub struct AskOptions {
+pub struct RequestLoadOptions {
     /// Address and port of the server
     target: SocketAddr,
     /// Protocol of the requests
@@ -22,7 +22,7 @@ pub struct AskOptions {
     /// Number of requests; 0: until standard input ends
     #[arg(long, default_value_t = 1)]
     count: u64,
-    /// At most so many questions a second, for each of the parallel askers; 0: as many as possible
+    /// Largest number of requests a second of each parallel client; 0: unlimited
     #[arg(long, default_value_t = 0)]
     rate: u32,
     /// Number of requests at the same time
@@ -37,7 +37,7 @@ pub struct AskOptions {
     /// Send datagrams from this address
     #[arg(long)]
     source: Option<IpAddr>,
-    /// Send datagrams from this port, each of a socket of its own; 0: the kernel chooses
+    /// Send datagrams from this port, each from a new socket; 0: the kernel chooses
     #[arg(long, default_value_t = 0)]
     source_port: u16,
     /// Stop as soon as the server of this name has answered
@@ -45,12 +45,13 @@ pub struct AskOptions {
     until: Option<String>,
 }
 
-/// Asks, then prints a [`Report`]; without an end, says `ready` after the first question.
+/// Sends the requests and prints a [`Report`]. If the count is unlimited, prints `ready` after the
+/// first request.
 ///
 /// # Errors
-/// When the report can't be printed; what goes wrong with a question is part of the report.
-pub fn run(options: &AskOptions) -> Result<()> {
-    let question = Question {
+/// When the report can't be printed; failed requests are part of the report.
+pub fn run(options: &RequestLoadOptions) -> Result<()> {
+    let request = Request {
         target: options.target,
         protocol: options.protocol,
         timeout: Duration::from_millis(options.timeout),
@@ -59,24 +60,23 @@ pub fn run(options: &AskOptions) -> Result<()> {
         source_port: options.source_port,
     };
     let stop = AtomicBool::new(false);
-    let asked = AtomicU64::new(0);
+    let sent = AtomicU64::new(0);
     let mut report = Report::default();
     if options.count == 0 {
         let start = Instant::now();
-        report.add(ask(&question), start.elapsed());
+        report.add(send_request(&request), start.elapsed());
         println!("ready");
         io::stdout().flush()?;
     }
     std::thread::scope(|scope| {
-        let askers: Vec<_> = (0..options.parallel.max(1))
-            .map(|_| scope.spawn(|| one_asker(&question, options, &asked, &stop)))
-            .collect();
+        let clients: Vec<_> =
+            (0..options.parallel.max(1)).map(|_| scope.spawn(|| one_client(&request, options, &sent, &stop))).collect();
         if options.count == 0 && options.until.is_none() {
             io::stdin().read_to_end(&mut Vec::new()).ok();
             stop.store(true, Ordering::Relaxed);
         }
-        for asker in askers {
-            if let Ok(part) = asker.join() {
+        for client in clients {
+            if let Ok(part) = client.join() {
                 report.merge(part);
             }
         }
@@ -85,23 +85,23 @@ pub fn run(options: &AskOptions) -> Result<()> {
     Ok(())
 }
 
-fn one_asker(question: &Question, options: &AskOptions, asked: &AtomicU64, stop: &AtomicBool) -> Report {
+fn one_client(request: &Request, options: &RequestLoadOptions, sent: &AtomicU64, stop: &AtomicBool) -> Report {
     let mut report = Report::default();
     let pause = 1_000_000_u64.checked_div(options.rate.into()).map(Duration::from_micros);
     let begin = Instant::now();
     for turn in 0_u32.. {
-        let number = asked.fetch_add(1, Ordering::Relaxed);
+        let number = sent.fetch_add(1, Ordering::Relaxed);
         if stop.load(Ordering::Relaxed) || (options.count > 0 && number >= options.count) {
             break;
         }
         let start = Instant::now();
-        let outcome = ask(question);
+        let outcome = send_request(request);
         if outcome.as_ref().is_ok_and(|answer| options.until.as_ref() == Some(&answer.server)) {
             stop.store(true, Ordering::Relaxed);
         }
         report.add(outcome, start.elapsed());
         if let Some(next) = pause.and_then(|pause| (pause * (turn + 1)).checked_sub(begin.elapsed())) {
-            std::thread::park_timeout(next); // the rate that was asked for, not a wait for something
+            std::thread::park_timeout(next); // keeps the rate; waits for no event
         }
     }
     report

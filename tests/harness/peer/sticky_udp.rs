@@ -1,4 +1,5 @@
-//! `ropeway-peer stay`: one connected socket that goes on asking, and who answers it.
+//! `ropeway-peer sticky-udp`: one connected UDP socket that sends requests continuously and reports
+//! each change of the answering server.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -11,9 +12,9 @@ use clap::Args;
 use super::Report;
 use super::socket::{Answer, parse, same};
 
-/// Options of `ropeway-peer stay`.
+/// Options of `ropeway-peer sticky-udp`.
 #[derive(Args, Debug)]
-pub struct StayOptions {
+pub struct StickyUdpOptions {
     /// Address and port of the server
     target: SocketAddr,
     /// Milliseconds between two datagrams
@@ -21,12 +22,12 @@ pub struct StayOptions {
     interval: u64,
 }
 
-/// Connects a UDP socket, says `ready`, then a line with the name of the server whenever another
-/// one answers than before. When standard input ends, prints a [`Report`].
+/// Connects a UDP socket and prints `ready`. Prints a line with the name of the server whenever the
+/// answering server changes. When standard input ends, prints a [`Report`].
 ///
 /// # Errors
 /// When the socket can't be connected, or shows another address than the one it was connected to.
-pub fn run(options: &StayOptions) -> Result<()> {
+pub fn run(options: &StickyUdpOptions) -> Result<()> {
     let target = options.target;
     let any: SocketAddr = match target {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -37,7 +38,7 @@ pub fn run(options: &StayOptions) -> Result<()> {
     same(socket.peer_addr()?, target)?;
     let interval = Duration::from_millis(options.interval);
     socket.set_read_timeout(Some(interval))?;
-    say("ready")?;
+    print_line("ready")?;
     let stop = AtomicBool::new(false);
     let mut report = Report::default();
     std::thread::scope(|scope| -> Result<()> {
@@ -48,15 +49,15 @@ pub fn run(options: &StayOptions) -> Result<()> {
         let mut last = String::new();
         while !stop.load(Ordering::Relaxed) {
             let start = Instant::now();
-            let outcome = ask(&socket, target);
+            let outcome = send_request(&socket, target);
             if let Ok(answer) = &outcome
                 && answer.server != last
             {
                 last.clone_from(&answer.server);
-                say(&last)?;
+                print_line(&last)?;
             }
             report.add(outcome, start.elapsed());
-            std::thread::park_timeout(interval.saturating_sub(start.elapsed())); // the rate that was asked for
+            std::thread::park_timeout(interval.saturating_sub(start.elapsed())); // keeps the rate
         }
         same(socket.peer_addr()?, target)?;
         Ok(())
@@ -65,7 +66,7 @@ pub fn run(options: &StayOptions) -> Result<()> {
     Ok(())
 }
 
-fn ask(socket: &UdpSocket, target: SocketAddr) -> io::Result<Answer> {
+fn send_request(socket: &UdpSocket, target: SocketAddr) -> io::Result<Answer> {
     socket.send(&[0])?;
     let mut reply = [0; 1024];
     let (length, from) = socket.recv_from(&mut reply)?;
@@ -73,7 +74,7 @@ fn ask(socket: &UdpSocket, target: SocketAddr) -> io::Result<Answer> {
     parse(&String::from_utf8_lossy(&reply[..length]))
 }
 
-fn say(word: &str) -> io::Result<()> {
+fn print_line(word: &str) -> io::Result<()> {
     println!("{word}");
     io::stdout().flush()
 }

@@ -30,15 +30,15 @@ pub(super) const FLAGS: [&str; 2] = [host_device::RANGES, "--healthz-bind-addres
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// The objects that the rules of a section share.
-pub(super) struct World {
-    // First: servers live in pods, and pods in the cluster.
+pub(super) struct ContractFixture {
+    // Dropped first: servers run in pods, and pods in the cluster.
     pub(super) servers: Vec<Process>,
-    /// `web-1` on the node, `web-2` on the other one, and `never`, who must not be asked, there
-    /// too.
+    /// `web-1` on the node, `web-2` on the other one, and there too `never`, which must not get a
+    /// connection.
     pub(super) web: [Pod; 3],
-    /// The clients of [`Path::Pod`]: one uses sockets that the hooks see, the other has only its
-    /// packets. Two pods, because one that did both could use one port for two connections that are
-    /// the same to a server.
+    /// The clients of [`Path::Pod`]: one uses sockets that the hooks see, the other only the packet
+    /// path. They are two pods, because in one pod both could use one source port for two
+    /// connections that a server cannot tell apart.
     pub(super) pods: [Pod; 2],
     pub(super) cluster: Cluster,
     recorder: Recorder,
@@ -59,7 +59,7 @@ pub(super) struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// The address that it has.
+    /// Returns the client's address of a family.
     pub(super) fn address(&self, family: IpFamily) -> IpAddr {
         self.addresses[usize::from(family == IpFamily::V6)]
     }
@@ -75,7 +75,7 @@ impl TrafficEndpoint for Client<'_> {
     }
 }
 
-/// A kind of address.
+/// The kind of a Service's address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Vip {
     Cluster,
@@ -84,17 +84,18 @@ pub(super) enum Vip {
     Balancer,
 }
 
-/// Conditions of an endpoint, and whatever else it has.
+/// Returns the conditions of a ready endpoint.
 pub(super) fn ready() -> Value {
     json!({"conditions": {"ready": true, "serving": true, "terminating": false}})
 }
 
-/// Takes no new connections if others are ready.
+/// Returns the conditions of a terminating endpoint, which gets new connections only if no endpoint
+/// is ready.
 pub(super) fn terminating() -> Value {
     json!({"conditions": {"ready": false, "serving": true, "terminating": true}})
 }
 
-/// An address of the Service of this number.
+/// Returns an address of the Service with this number.
 pub(super) fn address(vip: Vip, number: u16, family: IpFamily) -> IpAddr {
     let text = match (vip, family) {
         (Vip::Cluster, IpFamily::V4) => format!("10.96.0.{number}"),
@@ -108,35 +109,35 @@ pub(super) fn address(vip: Vip, number: u16, family: IpFamily) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// An address and its ports; a node port: of the first node.
+/// Returns an address with its ports; a node port is that of the first node.
 pub(super) fn target(vip: Vip, number: u16, family: IpFamily) -> Target {
     let at = |port| SocketAddr::new(address(vip, number, family), port);
     let [tcp, udp] = if vip == Vip::NodePort { [30000 + number, 31000 + number] } else { [80, 53] };
     Target { tcp: at(tcp), udp: at(udp) }
 }
 
-/// Every address that this path is promised.
+/// Returns every address that a client on this path must reach.
 pub(super) fn targets(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
     let own = (path != Path::Outside).then_some(Vip::Cluster);
     own.into_iter().chain(EXTERNAL).map(|vip| target(vip, number, family)).collect()
 }
 
-/// The kinds of addresses that policies for the outside are about.
+/// The kinds of addresses to which external traffic policies apply.
 pub(super) const EXTERNAL: [Vip; 3] = [Vip::NodePort, Vip::External, Vip::Balancer];
 
-/// One address for a path: of the cluster where it may, else a node port.
+/// Returns one address for a path: the cluster IP where it is reachable, otherwise a node port.
 pub(super) fn first_target(path: Path, number: u16, family: IpFamily) -> Target {
     targets(path, number, family)[0]
 }
 
-/// The target with the first node's policy Local: the cluster IP on that node, its node port from
-/// elsewhere, because the other node applies the policy itself to all other addresses.
+/// Returns the target with the first node's policy Local: the cluster IP on that node, its node
+/// port from elsewhere, because the other node applies its own policy to all other addresses.
 pub(super) fn local(path: Path, number: u16, family: IpFamily) -> Target {
     let kind = if matches!(path, Path::Pod | Path::Node) { Vip::Cluster } else { Vip::NodePort };
     target(kind, number, family)
 }
 
-/// The node port of the other node.
+/// Returns the target at the other node's node port.
 pub(super) fn other_node_port(number: u16, family: IpFamily) -> Target {
     let Target { mut tcp, mut udp } = target(Vip::NodePort, number, family);
     let address = ropeway_tests::cluster::address(family, 12);
@@ -145,7 +146,7 @@ pub(super) fn other_node_port(number: u16, family: IpFamily) -> Target {
     Target { tcp, udp }
 }
 
-/// A Service with every kind of address.
+/// Returns a Service with every kind of address.
 pub(super) fn service(name: &str, number: u16) -> Value {
     let both = |vip| IpFamily::BOTH.map(|family| address(vip, number, family));
     let ports =
@@ -157,7 +158,7 @@ pub(super) fn service(name: &str, number: u16) -> Value {
     service
 }
 
-/// [`service`], with changes to its `spec`.
+/// Returns [`service`] with changes to its `spec`.
 pub(super) fn service_with(name: &str, number: u16, spec: &[(&str, Value)]) -> Value {
     let mut service = service(name, number);
     for (field, value) in spec {
@@ -166,18 +167,18 @@ pub(super) fn service_with(name: &str, number: u16, spec: &[(&str, Value)]) -> V
     service
 }
 
-/// Local or Cluster, for all clients.
+/// Returns a `spec` with this policy (Local or Cluster) for internal and external clients.
 pub(super) fn policies(policy: &str) -> [(&'static str, Value); 2] {
     [("internalTrafficPolicy", json!(policy)), ("externalTrafficPolicy", json!(policy))]
 }
 
-/// Lets endpoints take turns, so that it can be counted how many there are.
+/// Sets the round robin scheduler, so that the number of endpoints can be counted.
 pub(super) fn round_robin(mut service: Value) -> Value {
     service["metadata"]["annotations"]["ropeway.dev/scheduler"] = json!("rr");
     service
 }
 
-/// An endpoint, with what [`ready`] and its like say.
+/// Returns an endpoint with the conditions of [`ready`] or [`terminating`].
 pub(super) fn endpoint(pod: &Pod, family: IpFamily, with: &Value) -> Value {
     let mut endpoint = json!({"addresses": [pod.address(family).unwrap()], "nodeName": pod.node().name()});
     for (field, value) in with.as_object().unwrap() {
@@ -186,7 +187,7 @@ pub(super) fn endpoint(pod: &Pod, family: IpFamily, with: &Value) -> Value {
     endpoint
 }
 
-/// A slice; `part` tells it from others of the same Service and family.
+/// Returns a slice; `part` distinguishes slices of the same Service and family.
 pub(super) fn slice(service: &str, part: &str, family: IpFamily, endpoints: &[Value]) -> Value {
     let kind = if family == IpFamily::V4 { "IPv4" } else { "IPv6" };
     let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": TARGET});
@@ -200,19 +201,19 @@ pub(super) fn slice(service: &str, part: &str, family: IpFamily, endpoints: &[Va
     })
 }
 
-/// A slice of each family.
+/// Returns a slice of each family.
 pub(super) fn slices(service: &str, endpoints: &[(&Pod, Value)]) -> Vec<Value> {
     let of = |family| endpoints.iter().map(|(pod, with)| endpoint(pod, family, with)).collect::<Vec<_>>();
     IpFamily::BOTH.map(|family| slice(service, "a", family, &of(family))).into()
 }
 
-/// A Service and its slices.
+/// Returns a Service and its slices.
 pub(super) fn with_endpoints(service: Value, endpoints: &[(&Pod, Value)]) -> Vec<Value> {
     let name = service["metadata"]["name"].as_str().unwrap().to_owned();
     [vec![service], slices(&name, endpoints)].concat()
 }
 
-impl World {
+impl ContractFixture {
     pub(super) fn new() -> Self {
         let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
         cluster.apply("nodes", &cluster.nodes.iter().map(node).collect::<Vec<_>>()).unwrap();
@@ -239,12 +240,12 @@ impl World {
         Self { servers, web, pods, cluster, recorder: Recorder::start().unwrap(), settled: AtomicU32::new(0) }
     }
 
-    /// The node that the paths are seen from.
+    /// Returns the node from which the paths are seen.
     pub(super) fn node(&self) -> &Node {
         &self.cluster.nodes[0]
     }
 
-    /// Those who use a path.
+    /// Returns the clients of a path.
     pub(super) fn clients(&self, path: Path) -> Vec<Client<'_>> {
         let pod = |pod: &Pod| IpFamily::BOTH.map(|family| pod.address(family).unwrap());
         let node = |number: usize| IpFamily::BOTH.map(|family| self.cluster.nodes[number].address(family));
@@ -263,15 +264,14 @@ impl World {
         }
     }
 
-    /// Puts objects into a file of manifests, in place of what was in it, and waits until all nodes
-    /// have it in their tables.
+    /// Replaces a file of manifests, and waits until all nodes have applied it.
     pub(super) fn apply(&self, file: &str, objects: &[Value]) {
         self.cluster.apply(file, objects).unwrap();
         self.settle();
     }
 
-    /// Waits until all nodes have in their tables what was applied: changes take effect in their
-    /// order, so one more Service is a sign.
+    /// Waits until all nodes have applied the manifests. Changes take effect in order, so one more
+    /// Service is the marker.
     pub(super) fn settle(&self) {
         let name = format!("settled-{}", self.settled.fetch_add(1, Ordering::Relaxed));
         let address = ["10.96.250.250".parse().unwrap()];
@@ -284,7 +284,7 @@ impl World {
         }
     }
 
-    /// Looks at every cell of a rule, one after the other.
+    /// Checks every cell of a rule, one after the other.
     pub(super) fn check_cells(&self, rule: &str, check: impl Fn(Path, IpFamily) -> Result<()>) {
         let rule = Rule::of(rule).unwrap();
         for (path, family) in rule.cells() {
@@ -292,7 +292,7 @@ impl World {
         }
     }
 
-    /// Looks at every cell of a rule, all at once: for what waits.
+    /// Checks every cell of a rule concurrently, for checks that wait.
     pub(super) fn check_cells_in_parallel(&self, rule: &str, check: impl Fn(Path, IpFamily) -> Result<()> + Sync) {
         let rule = Rule::of(rule).unwrap();
         let check = &check;
@@ -306,17 +306,17 @@ impl World {
         });
     }
 
-    /// Writes down what was seen of a cell.
+    /// Records the outcome of a cell.
     pub(super) fn record(&self, rule: &str, path: Path, family: IpFamily, outcome: &Result<()>) {
         self.recorder.cell(Rule::of(rule).unwrap(), path, family, outcome).unwrap();
     }
 
-    /// The Node objects: the first one is in zone `a`, the second in `b`.
+    /// Returns the Node objects: the first one is in zone `a`, the second in `b`.
     pub(super) fn node_objects(&self) -> Vec<Value> {
         self.cluster.nodes.iter().map(node).collect()
     }
 
-    /// Ends the test: it fails if a cell does.
+    /// Ends the test. It fails if a cell has failed.
     pub(super) fn end(self) {
         let Self { servers, web, pods, cluster, recorder, .. } = self;
         drop((servers, web, pods, cluster));
@@ -328,7 +328,7 @@ fn client<'a>(place: impl TrafficEndpoint + Sync + 'a, addresses: [IpAddr; 2]) -
     Client { place: Box::new(place), addresses }
 }
 
-/// The first node is in zone `a`, the second in `b`.
+/// Returns the zone of a node: `a` for the first, `b` for the second.
 fn node(node: &Node) -> Value {
     let mut object = node.object();
     let zone = if node.name() == "n1" { "a" } else { "b" };
