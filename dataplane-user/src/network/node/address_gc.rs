@@ -1,11 +1,13 @@
-//! Addresses of pods that are gone, though nobody has called DEL for them.
+//! Marks the addresses of pods that have disappeared without a DEL.
 //!
-//! What says that a pod is gone: its device. The kernel removes both ends of a veth with the pod's network namespace,
-//! and the agent sees the host's end without any further privilege; the runtime's socket would make it root on the node, and
-//! the runtime's own files say what it means to do, not what is. A record without a device, on which no process works, seen twice in the
-//! same generation, is marked as going away. The plugin takes it from there, as it does after a DEL that was killed: its next
-//! DEL or GC, or an ADD that finds no other address, removes what is left and frees the addresses. A pod that has its device is never touched,
-//! whatever the API server says of it.
+//! The evidence is the pod's link: the kernel removes both ends of a veth with the pod's network
+//! namespace, and the agent sees the host's end without further privileges. The runtime's socket
+//! would make the agent root on the node, and the runtime's files say what it intends, not what is.
+//!
+//! A record is marked as going away if its link is missing twice in the same generation and no
+//! process works on it. The plugin does the rest, as after a DEL that was killed: its next DEL or
+//! GC, or an ADD that finds no free address, removes what is left and frees the addresses. A pod
+//! whose link exists is never touched, whatever the API server says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -20,16 +22,16 @@ use tracing::warn;
 
 use super::status::NodeStatus;
 
-/// How long between two looks: longer than an ADD may take.
+/// Interval between sweeps; longer than an ADD may take.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Why it could not be looked at.
+/// Error of a sweep.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressGcError {
-    /// The address store.
+    /// The address store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The devices.
+    /// The links could not be listed.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
 }
@@ -51,13 +53,13 @@ impl AddressGc {
     }
 }
 
-/// Looks, and marks what has leaked; gives what was marked.
+/// Marks the records that have leaked, and returns them.
 ///
 /// # Errors
-/// Store or devices can't be read, or the store can't be written.
+/// The store or the links could not be read, or the store not be written.
 pub fn sweep(gc: &mut AddressGc, state_dir: &Path) -> Result<Vec<AttachmentRecord>, AddressGcError> {
     let Some(store) = AddressStore::open_existing(state_dir)? else { return Ok(Vec::new()) };
-    // The records first: whose is there by then has its device by now, unless its ADD is still at work.
+    // Records before links: a record that exists by now has its link, unless its ADD still runs.
     let records = store.lock(LOCK_DEADLINE)?.attachments()?;
     let mut socket = Socket::open()?;
     let devices = socket.links()?.into_iter().map(|link| link.name).collect();
@@ -71,10 +73,11 @@ pub fn sweep(gc: &mut AddressGc, state_dir: &Path) -> Result<Vec<AttachmentRecor
     Ok(marked)
 }
 
-/// Marks a record as going away if nobody works on it, and it is still the same, and still without a device.
+/// Marks a record as going away, unless a process works on it, its generation has changed, or its
+/// link exists. Returns true if it was marked.
 ///
 /// # Errors
-/// As [`sweep`].
+/// See [`sweep`].
 pub fn mark(store: &AddressStore, socket: &mut Socket, record: &AttachmentRecord) -> Result<bool, AddressGcError> {
     let mut locked = store.lock(LOCK_DEADLINE)?;
     let AttachmentClaim::Owned(mut attachment) = locked.claim(&record.id)? else { return Ok(false) };
@@ -127,20 +130,20 @@ mod tests {
     }
 
     #[test]
-    fn two_looks_at_the_same_record_are_needed() {
+    fn record_leaks_after_two_sweeps_in_the_same_generation() {
         let (mut gc, one) = (AddressGc::default(), || vec![record("c1", 1), record("c2", 1)]);
         let devices: BTreeSet<String> = [record("c2", 1).host_ifname].into();
         assert!(gc.find_leaked(one(), &devices).is_empty());
         assert_eq!(gc.find_leaked(one(), &devices), [record("c1", 1)]);
-        assert!(gc.find_leaked(vec![record("c1", 2)], &devices).is_empty(), "made anew: another record");
+        assert!(gc.find_leaked(vec![record("c1", 2)], &devices).is_empty(), "another generation");
         let all: BTreeSet<String> = ["c1", "c2"].map(|c| record(c, 1).host_ifname).into();
         assert!(gc.find_leaked(one(), &all).is_empty());
-        assert!(gc.find_leaked(one(), &devices).is_empty(), "it had a device meanwhile");
+        assert!(gc.find_leaked(one(), &devices).is_empty(), "it had a link meanwhile");
     }
 
-    /// No device of that name exists here, so every record is of a pod that is gone.
+    /// No link of that name exists here, so every record counts as leaked.
     #[test]
-    fn what_has_leaked_is_marked_once_and_what_somebody_works_on_is_not() {
+    fn leaked_record_is_marked_once_and_locked_record_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let (mut gc, store) = (AddressGc::default(), AddressStore::open(dir.path()).unwrap());
         let range = dataplane_host::store::Range::new("10.1.0.0/24".parse().unwrap()).unwrap();

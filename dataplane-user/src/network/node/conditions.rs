@@ -1,29 +1,31 @@
 //! The conditions that the node's task waits for before it changes the kernel.
 //!
-//! Set from the controller's snapshot; asked before routes, programs and readiness. It never blocks.
+//! `cluster_view` updates them from the controller's snapshot; a refresh checks them before it
+//! writes routes, attaches programs and reports the node as ready.
 
 use crate::network::blocks::Blocks;
 
 /// The controller's progress since the agent started.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Conditions {
-    /// All Nodes are known: a missing one is gone.
+    /// All Nodes are known, so a missing one was deleted.
     pub(super) nodes: bool,
-    /// The maps hold what they must before programs may take the place of another version's.
+    /// The maps are complete, so programs may replace those of another version.
     pub(super) maps: bool,
-    /// All Services were applied once.
+    /// All Services have been applied once.
     pub(super) services: bool,
 }
 
 impl Conditions {
     pub(super) const ALL: Self = Self { nodes: true, maps: true, services: true };
 
-    /// Whether the ranges of all nodes are known. `blocks`: those of pool mode.
+    /// Returns true if the pod ranges of all nodes are known. `blocks`: `None` unless in pool mode.
     pub(super) fn knows_ranges(self, blocks: Option<&Blocks>) -> bool {
         self.nodes && blocks.is_none_or(|blocks| blocks.in_sync)
     }
 
-    /// Whether everything is known that a new agent must know before the next one is replaced.
+    /// Returns true if everything is known that readiness depends on: a rolling update replaces the
+    /// next node's agent then.
     pub(super) fn knows_all(self, blocks: Option<&Blocks>) -> bool {
         self == Self::ALL && self.knows_ranges(blocks)
     }
@@ -34,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pools_are_waited_for_where_there_are_any() {
+    fn blocks_must_be_in_sync_in_pool_mode() {
         let [known, unknown] = [true, false].map(|in_sync| Blocks { in_sync, ..Blocks::default() });
         let [all, not] = [true, false].map(|services| Conditions { services, ..Conditions::ALL });
         assert!(all.knows_all(None) && all.knows_all(Some(&known)));

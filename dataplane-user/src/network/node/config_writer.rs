@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn features_of_the_agent_before_stay_on_until_the_tries_are_compared() {
+    fn features_of_the_previous_agent_stay_on_until_the_tries_are_compared() {
         let (config, facts, tunnels) = (config(), facts(), Tunnels::default());
         let with = |features, present| {
             let inputs = ConfigInputs { config: &config, facts: &facts, tunnels: &tunnels, features };

@@ -1,5 +1,8 @@
-//! What this node is like: a pure function of the configuration, the kernel's devices, addresses and routes, and the
-//! node's own Node object.
+//! Computes the node's facts: uplinks, addresses, networks, pod ranges, MTU.
+//!
+//! A pure function of the configuration, the kernel's links, addresses and routes, and the node's
+//! own Node object. Called once in a refresh; derives from the facts what the programs
+//! ([`NodeFacts::node_config`]) and the controller ([`NodeFacts::context`]) must know.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,37 +17,37 @@ use crate::config::{Config, NodePortRange};
 use crate::proxy::desired::NodeContext;
 use crate::proxy::source::NodeObject;
 
-/// Index of the loopback device in every network namespace.
+/// Interface index of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// A client that has only asked something by datagrams, and was silent for so many seconds, asks something else now.
-const QUESTION: u32 = 1;
+/// Seconds of pause after which a datagram of an unreplied UDP flow counts as a new exchange.
+const UNREPLIED: u32 = 1;
 
-/// One whose datagrams come with pauses of at most so many seconds has a conversation. Consent to receive media, for one, is asked for every five
-/// seconds (RFC 7675, section 5.1).
-const CONVERSATION: u32 = 8;
+/// Longest pause between the datagrams of an assured UDP flow, in seconds. Consent to receive
+/// media, for example, is renewed every five seconds (RFC 7675, section 5.1).
+const ASSURED: u32 = 8;
 
-/// The kernel's side at one moment.
+/// The kernel's network state at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelSnapshot {
-    /// Devices.
+    /// All links.
     pub links: Vec<Link>,
-    /// Addresses.
+    /// Addresses of all links.
     pub addresses: Vec<InterfaceAddress>,
     /// Routes of the main table.
     pub routes: Vec<Route>,
 }
 
 impl KernelSnapshot {
-    /// Asks the kernel.
+    /// Lists links, addresses and routes.
     ///
     /// # Errors
-    /// It refused.
+    /// The kernel refused a request.
     pub fn take(socket: &mut Socket) -> Result<Self, NetlinkError> {
         Ok(Self { links: socket.links()?, addresses: socket.addresses()?, routes: socket.routes(0)? })
     }
 
-    /// The addresses by which others reach this node, of all devices.
+    /// Returns the addresses by which other hosts reach this node, of all links.
     fn global(&self) -> impl Iterator<Item = &InterfaceAddress> {
         let global = |a: &&InterfaceAddress| {
             let ip = a.network.ip();
@@ -65,29 +68,29 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// What was found out.
+/// The node's facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// The devices that lead out of the node, in the order of the configuration or of their indices.
+    /// Links to other hosts, in the order of the configuration or of their indices.
     pub uplinks: Vec<Link>,
     /// Configured uplinks that do not exist.
     pub missing: Vec<String>,
-    /// The node's own address, at most one of each family, IPv4 first.
+    /// Primary addresses of the node, at most one per family, IPv4 first.
     pub node_ips: Vec<IpAddr>,
-    /// All its addresses, sorted.
+    /// All addresses of the node, sorted.
     pub addresses: Vec<IpAddr>,
-    /// The networks that are reached without a router through an uplink: network and device.
+    /// Networks reached through an uplink without a router, with the uplink's index.
     pub on_link: Vec<(IpNetwork, u32)>,
-    /// Where its pods get their addresses.
+    /// Ranges of the node's pods.
     pub pod_cidrs: Vec<IpNetwork>,
-    /// Largest packet that every uplink takes.
+    /// Smallest MTU of the uplinks.
     pub uplink_mtu: u32,
-    /// Some route that is not ours leads out by a device that is no uplink (a bridge of another runtime, a tunnel): the least MTU of
-    /// those devices.
+    /// Smallest MTU of the links that are no uplinks but have routes of other programs (a bridge of
+    /// another runtime, a tunnel); `None` if there is no such route.
     pub elsewhere: Option<u32>,
 }
 
-/// Looks at everything together.
+/// Computes the facts; `node` is the node's own Node object.
 #[must_use]
 pub fn facts(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>) -> NodeFacts {
     let (uplinks, missing) = uplinks(config, snapshot, node);
@@ -120,7 +123,7 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObjec
     NodeFacts { uplinks, missing, node_ips, addresses, on_link, pod_cidrs, uplink_mtu, elsewhere }
 }
 
-/// The device that a route leads out by.
+/// Returns the index of a route's egress device.
 fn device(route: &Route) -> Option<u32> {
     match route.hop {
         Hop::Gateway { index, .. } => index,
@@ -153,7 +156,7 @@ fn uplinks(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>
 fn node_ips(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>, uplinks: &[Link]) -> Vec<IpAddr> {
     let object = node.map_or(&[][..], |n| &n.addresses);
     let on_uplinks = uplinks.iter().flat_map(|l| snapshot.global().filter(move |a| a.index == l.index));
-    // An IPv6 address that is still being checked is none yet.
+    // A tentative IPv6 address cannot be used before duplicate address detection is done.
     let on_uplinks = on_uplinks.filter(|a| !a.tentative).map(|a| a.network.ip());
     let local = object.iter().copied().filter(|ip| snapshot.device_of(*ip).is_some());
     let candidates: Vec<_> = config.node_ips.iter().copied().chain(local).chain(on_uplinks).collect();
@@ -162,13 +165,14 @@ fn node_ips(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject
 }
 
 impl NodeFacts {
-    /// Largest packet for pods: what fits into every way to other nodes. `tunnel`: the tunnel's MTU, 0 without one.
+    /// Returns the MTU of pods: the configured one, or what fits the uplinks and the tunnel.
+    /// `tunnel`: MTU of the tunnel, 0 without one.
     #[must_use]
     pub fn pod_mtu(&self, config: &Config, tunnel: u32) -> u32 {
         config.mtu.unwrap_or(if tunnel == 0 { self.uplink_mtu } else { self.uplink_mtu.min(tunnel) })
     }
 
-    /// What the stages must know of the node.
+    /// Returns the node's context for the controller. `ipv6`: the kernel has IPv6.
     #[must_use]
     pub fn context(&self, config: &Config, ipv6: bool) -> NodeContext {
         NodeContext {
@@ -186,7 +190,7 @@ impl NodeFacts {
         }
     }
 
-    /// Where node ports are served: for the node's own processes at loopback as well.
+    /// Returns the addresses that serve node ports; loopback serves the node's own processes.
     fn nodeport_addresses(&self, configured: &[NodePortRange]) -> Vec<IpAddr> {
         let within = |ip: &IpAddr| {
             configured.iter().any(|range| match range {
@@ -199,7 +203,7 @@ impl NodeFacts {
         own.into_iter().chain(loopback).collect()
     }
 
-    /// What the programs must know of the node.
+    /// Returns the programs' configuration, without the fields that `config_writer` adds.
     #[must_use]
     pub fn node_config(&self, config: &Config, clock: Clock) -> NodeConfig {
         let (node4, node6) = self.own();
@@ -211,16 +215,16 @@ impl NodeFacts {
             udp_ticks: clock.ticks(config.udp_timeout).0,
             tcp_ticks: clock.ticks(config.tcp_timeout).0,
             closing_ticks: clock.ticks(config.tcp_closing_timeout).0,
-            unreplied_ticks: clock.ticks_to_reach(QUESTION).saturating_u16(),
-            assured_ticks: clock.ticks(CONVERSATION).saturating_u16(),
-            // with several ways out, the host's routes decide
+            unreplied_ticks: clock.ticks_to_reach(UNREPLIED).saturating_u16(),
+            assured_ticks: clock.ticks(ASSURED).saturating_u16(),
+            // With several egress devices the host's routes decide.
             uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
             mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu.min(self.elsewhere.unwrap_or(u32::MAX)) },
             ..NodeConfig::default()
         }
     }
 
-    /// The node's own address of each family, as the maps have it; unspecified where it has none.
+    /// Returns the primary address of each family in the maps' form; unspecified if there is none.
     #[must_use]
     pub fn own(&self) -> (V4, V6) {
         let (mut v4, mut v6) = (V4::UNSPECIFIED, V6::UNSPECIFIED);

@@ -186,7 +186,7 @@ impl HostDeviceState {
     }
 
     /// Creates, repairs or removes the pair, and returns the number of operations. While the maps
-    /// are incomplete, the pair of the agent before stays as it is.
+    /// are incomplete, the pair of the previous agent stays as it is.
     pub(super) fn apply(
         &mut self,
         socket: &mut Socket,

@@ -1,7 +1,8 @@
-//! What another proxy has left in the packet filter or in IPVS.
+//! Detects rules that kube-proxy has left in the packet filter or in IPVS, and logs them.
 //!
-//! Ropeway translates before the packet filter sees a packet, so its rules are mostly passed by; but what Ropeway leaves alone, they still catch:
-//! an address whose Service is gone, say. So whoever runs the node is told.
+//! Ropeway translates packets before the packet filter sees them, so most rules have no effect.
+//! They still match packets that Ropeway leaves alone, such as those to the address of a deleted
+//! Service. Rules are never removed here: another kube-proxy may still use them.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,9 +11,9 @@ use dataplane_host::netlink::{NftChain, chains};
 use tokio::task::{JoinError, spawn_blocking};
 use tracing::{debug, info, warn};
 
-/// How long between two looks.
+/// Interval between checks.
 const PAUSE: Duration = Duration::from_secs(60);
-/// The kernel's list of IPVS services.
+/// Kernel file that lists IPVS services.
 const IPVS: &str = "/proc/net/ip_vs";
 
 /// Logs when such rules are found and when they are gone; checks at intervals, for ever.
@@ -47,14 +48,16 @@ fn look() -> Option<String> {
     rules(&chains).or_else(|| ipvs(&services))
 }
 
-/// kube-proxy's nftables mode has tables of its own; its iptables mode enters by a chain of a fixed name. Kubelet has chains that begin
-/// with `KUBE-`, too, which are none of a proxy.
+/// Returns a description of kube-proxy's rules. Its nftables mode has a table named `kube-proxy`;
+/// its iptables mode starts from the chain `KUBE-SERVICES`. Other chains named `KUBE-*` are
+/// kubelet's.
 fn rules(chains: &[NftChain]) -> Option<String> {
     let entry = |c: &&NftChain| c.table == "kube-proxy" || c.name == "KUBE-SERVICES";
     chains.iter().find(entry).map(|c| format!("chain {} of table {}", c.name, c.table))
 }
 
-/// A line for each service follows three of headings (`ip_vs_info_seq_show` of the kernel).
+/// Counts IPVS services: one line each, after three lines of headings (`ip_vs_info_seq_show` in the
+/// kernel).
 fn ipvs(text: &str) -> Option<String> {
     let services = text.lines().filter(|l| ["TCP ", "UDP ", "SCTP "].iter().any(|p| l.starts_with(p))).count();
     (services > 0).then(|| format!("{services} services of IPVS"))
@@ -65,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_of_kube_proxy_are_told_from_others() {
+    fn kube_proxy_chains_are_recognized_and_kubelet_chains_are_not() {
         let chain = |table: &str, name: &str| NftChain { table: table.into(), name: name.into() };
         let harmless = [chain("mangle", "KUBE-KUBELET-CANARY"), chain("nat", "POSTROUTING"), chain("filter", "INPUT")];
         assert_eq!(rules(&harmless), None);
@@ -75,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn services_of_ipvs_are_counted() {
+    fn ipvs_services_are_counted() {
         let heading = "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward\n";
         assert_eq!(ipvs(heading), None);
         let full = format!("{heading}TCP  0A600001:01BB rr\n  -> C0A8320A:192B Masq 1 0 0\nUDP  0A60000A:0035 rr\n");

@@ -1,7 +1,8 @@
-//! Keeps the LPM tries of networks as the route plan says.
+//! Keeps the LPM tries of networks in step with the route plan.
 //!
-//! Called by the node's task: it compares first, and writes after the routes, because a packet that the programs send
-//! into the tunnel needs its route. The entries are derived and written by `network::networks`.
+//! Called by `routing`, which compares first and writes after the routes, because a packet that the
+//! programs send into the tunnel needs its route. `network::networks` derives and writes the
+//! entries.
 
 use dataplane_common::types::pod::network_flags;
 use dataplane_host::map::MapError;
@@ -13,16 +14,16 @@ use crate::network::networks::{self, Inputs, NetworkChanges, NetworkEntries};
 use crate::network::routes::RoutePlan;
 use crate::network::tunnel::Devices;
 
-/// What the entries depend on besides the configuration.
+/// Values that the entries depend on besides the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct NetworkInputs<'a> {
-    /// Where the blocks and addresses of nodes are.
+    /// Next hops of the nodes' blocks and addresses.
     pub plan: &'a RoutePlan,
-    /// The tunnels.
+    /// Tunnel devices.
     pub devices: Devices,
-    /// The networks of IP pools.
+    /// Networks of all IP pools.
     pub pools: &'a [IpNetwork],
-    /// The ranges of cluster IPs.
+    /// Ranges of cluster IPs.
     pub service_ranges: &'a [IpNetwork],
 }
 
@@ -34,7 +35,7 @@ pub struct NetworkTries {
     settled: bool,
 }
 
-/// What should be in the tries.
+/// The desired entries, and the changes that lead to them.
 #[derive(Debug)]
 pub struct PendingNetworks {
     wanted: NetworkEntries,
@@ -42,7 +43,7 @@ pub struct PendingNetworks {
 }
 
 impl PendingNetworks {
-    /// The networks of Services.
+    /// Returns the networks of Services.
     #[must_use]
     pub fn services(&self) -> Vec<IpNetwork> {
         self.wanted.iter().filter(|(_, net)| net.flags & network_flags::SERVICE != 0).map(|(range, _)| *range).collect()
@@ -50,27 +51,27 @@ impl PendingNetworks {
 }
 
 impl NetworkTries {
-    /// Reads the tries again next time.
+    /// Forgets the known content, so that the next comparison reads the tries.
     pub fn invalidate(&mut self) {
         self.present = None;
     }
 
-    /// Called once the ServiceCIDR list has had time to arrive. From then on a missing range means deleted; before, it may
-    /// just not have arrived.
+    /// Called once the `ServiceCIDR` list has had time to arrive. From then on a missing range
+    /// means deleted; before, it may just not have arrived.
     pub const fn settle(&mut self) {
         self.settled = true;
     }
 
-    /// The bits of `NodeConfig::features`; `None` before the tries were compared with what should be in them.
+    /// Returns the bits of `NodeConfig::features`; `None` until the tries have been written once.
     #[must_use]
     pub const fn features(&self) -> Option<u32> {
         self.features
     }
 
-    /// What follows from the plan, and how it differs from what is in the tries.
+    /// Computes the desired entries and compares them with the tries.
     ///
     /// # Errors
-    /// The tries can't be read.
+    /// The tries could not be read.
     pub fn compare(
         &mut self,
         pins: &Pins,
@@ -97,10 +98,10 @@ impl NetworkTries {
         Ok(PendingNetworks { changes: NetworkChanges::between(&present, &wanted), wanted })
     }
 
-    /// Brings the tries there; says how many entries changed.
+    /// Writes the changes; returns the number of entries.
     ///
     /// # Errors
-    /// A trie is full, or the kernel refused: then they are read again next time.
+    /// A trie is full, or the kernel refused a write. The next comparison reads the tries again.
     pub fn write(&mut self, pins: &Pins, config: &Config, pending: PendingNetworks) -> Result<usize, MapError> {
         let PendingNetworks { wanted, changes } = pending;
         networks::write(pins, &changes)?;

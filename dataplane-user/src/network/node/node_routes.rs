@@ -1,7 +1,7 @@
 //! Tunnels and routes to the pods of other nodes.
 //!
-//! Called by the node's task at each refresh: `plan` is pure, `tunnels` and `routes` apply the difference by rtnetlink. It
-//! never touches routes of other programs.
+//! Called by the node's task and its job `routing` at each refresh: `plan` is pure, `tunnels` and
+//! `routes` apply the difference by rtnetlink. Routes of other programs are never changed.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,53 +18,53 @@ use crate::network::tunnel::{self, Devices, Peers, Tunnel, TunnelError};
 use crate::proxy::controller::Nodes;
 use crate::proxy::source::NodeObject;
 
-/// What is there of tunnels.
+/// The tunnels that exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tunnels {
-    /// The devices.
+    /// Links of the tunnels.
     pub links: Vec<Link>,
-    /// Their indices.
+    /// Interface indices by family.
     pub devices: Devices,
 }
 
 impl Tunnels {
-    /// Largest packet that every tunnel takes; 0: there is none.
+    /// Returns the smallest MTU of the tunnels; 0 if there is none.
     #[must_use]
     pub fn mtu(&self) -> u32 {
         self.links.iter().map(|l| l.mtu).min().unwrap_or(0)
     }
 }
 
-/// What a tunnel depends on besides the plan.
+/// Values that tunnels depend on besides the plan.
 #[derive(Clone, Copy, Debug)]
 pub struct TunnelInputs<'a> {
-    /// The configuration.
+    /// Configuration of the agent.
     pub config: &'a Config,
-    /// This node.
+    /// Facts of this node.
     pub facts: &'a NodeFacts,
-    /// The kernel's side.
+    /// Network state of the kernel.
     pub snapshot: &'a KernelSnapshot,
-    /// This node's Node object.
+    /// Node object of this node.
     pub own: Option<&'a NodeObject>,
 }
 
 /// The tunnels and routes that are in place, as of the last refresh.
 #[derive(Debug, Default)]
 pub struct NodeRoutes {
-    /// Tunnels that were used once, by the family of their datagrams. They stay while the agent runs, so that the MTU of new pods does not
-    /// change with each node that comes and goes.
+    /// Tunnels that were used once, by the family of their outer packets. They stay while the agent
+    /// runs, so that the MTU of new pods does not change whenever a node joins or leaves.
     used: [bool; 2],
-    /// What is there of them.
+    /// The tunnels as of the last refresh.
     pub tunnels: Tunnels,
-    /// What the node's own packets into the tunnel have as source, the best first.
+    /// Candidates for the source address of the node's own packets into the tunnel, best first.
     sources: Vec<IpAddr>,
-    /// The routes that were right at the end of the last round.
+    /// Routes that were in place at the end of the last refresh.
     routes: BTreeSet<Route>,
     wanted: BTreeSet<Route>,
 }
 
 impl NodeRoutes {
-    /// Makes the plan.
+    /// Computes the next hop of every node's ranges.
     #[must_use]
     pub fn plan(config: &Config, facts: &NodeFacts, nodes: &Nodes) -> RoutePlan {
         let local_node = LocalNode {
@@ -77,17 +77,18 @@ impl NodeRoutes {
         routes::plan(nodes.iter().map(|(name, node)| (name.as_ref(), node)), &local_node)
     }
 
-    /// Before the Nodes are known: takes the tunnels as an agent before this one left them.
+    /// Takes the tunnels as the previous agent has left them; used until the Nodes are known.
     pub fn adopt(&mut self, links: &[Link]) {
         let links: Vec<_> = links.iter().filter(|l| tunnel::is_ours(l)).cloned().collect();
         let index = |v6| links.iter().find(|l| l.name == tunnel::name(v6)).map(|l| l.index);
         self.tunnels = Tunnels { devices: Devices { indices: [false, true].map(index) }, links };
     }
 
-    /// Sees to it that the tunnels of the plan are there; says how many operations that took, and which of them are not there and why.
+    /// Creates and configures the tunnels of the plan; returns the number of operations, and an
+    /// error for each tunnel that is missing.
     ///
     /// # Errors
-    /// The kernel's devices can't be read.
+    /// The kernel's links could not be read.
     pub fn tunnels(
         &mut self,
         socket: &mut Socket,
@@ -96,7 +97,7 @@ impl NodeRoutes {
     ) -> Result<(usize, Vec<TunnelError>), NetlinkError> {
         let TunnelInputs { config, facts, snapshot, own } = known;
         let links = &snapshot.links;
-        // Of a block of a pool, pods get all addresses.
+        // Pods get every address of a pool's block, so the tunnel cannot have the first one.
         let in_pools = config.ipam == Ipam::Pools;
         let mut addresses = if in_pools { BTreeSet::new() } else { tunnel::addresses(&facts.pod_cidrs) };
         self.sources = addresses.iter().map(IpNetwork::ip).chain(facts.node_ips.iter().copied()).collect();
@@ -116,7 +117,7 @@ impl NodeRoutes {
                 let peers: Peers =
                     plan.peers.iter().filter(|(r, _)| r.is_ipv6() == v6).map(|(r, n)| (*r, n.clone())).collect();
                 let mtu = facts.uplink_mtu.saturating_sub(tunnel::overhead(v6));
-                // The others make it from the Node object.
+                // Other nodes derive the MAC address from the Node object.
                 let mac = tunnel::mac(own.and_then(|node| routes::first(node, v6)).unwrap_or(local));
                 Some(Tunnel {
                     local,
@@ -140,10 +141,10 @@ impl NodeRoutes {
         Ok((outcome.operations, outcome.errors))
     }
 
-    /// Sees to it that the routes of the plan are there; says how many operations that took.
+    /// Writes the routes of the plan; returns the number of operations.
     ///
     /// # Errors
-    /// The kernel refused one of them; the others are there.
+    /// The kernel refused one of them; the others are in place.
     pub fn routes(
         &mut self,
         socket: &mut Socket,
@@ -156,7 +157,7 @@ impl NodeRoutes {
         let ours: BTreeSet<_> = present.iter().filter(|r| routes::is_ours(r)).copied().collect();
         let lost: Vec<_> = self.routes.intersection(&self.wanted).filter(|r| !ours.contains(r)).collect();
         for route in &lost {
-            warn!("{}: somebody else has removed or changed this route of ours", route.describe());
+            warn!("{}: another program has removed or changed this route of Ropeway", route.describe());
         }
         status.lost_routes(lost.len());
         let outcome = routes::apply(socket, present, &self.wanted);
@@ -175,7 +176,8 @@ impl NodeRoutes {
         outcome.errors.into_iter().next().map_or(Ok(outcome.operations), Err)
     }
 
-    /// Whether an event has to do with the tunnels or with where our routes are.
+    /// Returns true if an event changes a tunnel, or another program's route to one of our
+    /// destinations.
     #[must_use]
     pub fn is_relevant(&self, event: &NetlinkEvent) -> bool {
         match event {
@@ -183,7 +185,7 @@ impl NodeRoutes {
                 tunnel::NAMES.contains(&link.name.as_str()) && !self.tunnels.links.contains(link)
             }
             NetlinkEvent::LinkGone(link) => self.tunnels.links.iter().any(|l| l.index == link.index),
-            // One of somebody else, in the place of ours or not any longer.
+            // Another program's route takes the place of ours, or gives it up.
             NetlinkEvent::Route(route) | NetlinkEvent::RouteGone(route) => {
                 !routes::is_ours(route) && self.wanted.iter().any(|ours| ours.destination == route.destination)
             }

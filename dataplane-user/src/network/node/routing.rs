@@ -71,7 +71,7 @@ impl Routing {
     }
 
     /// Creates and configures the tunnels of the plan; returns the number of operations and the
-    /// tunnels' errors. Without a plan it only finds the tunnels that the agent before has left.
+    /// tunnels' errors. Without a plan it only finds the tunnels that the previous agent has left.
     pub(super) fn apply_tunnels(
         &mut self,
         socket: &mut Socket,

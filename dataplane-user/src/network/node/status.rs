@@ -1,9 +1,12 @@
-//! What the node's task tells the rest of the agent: counts and flags that are read at any time.
+//! Status of the node: counters and problems that other threads read at any time.
+//!
+//! Written by the node's task, the address garbage collection and the pool task; read by the
+//! metrics and `/readyz`. It never blocks for longer than a copy of a list.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Shared with the HTTP servers.
+/// Shared by the tasks and the HTTP servers.
 #[derive(Debug, Default)]
 pub struct NodeStatus {
     in_order: AtomicBool,
@@ -19,18 +22,19 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
-    /// Notes that everything was known and done.
+    /// Reports that a refresh has succeeded with everything known. It is never taken back: a node
+    /// that fails later keeps its programs and maps, so a rolling update need not wait for it.
     pub fn set_in_order(&self) {
         self.in_order.store(true, Ordering::Relaxed);
     }
 
-    /// Whether everything was known and done once: Services in the maps, programs, routes, the plugin's settings.
+    /// Returns true once Services, programs, routes and node.json have been in place.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
         self.in_order.load(Ordering::Relaxed)
     }
 
-    /// Counts changes of kernel objects; `repair` when somebody else had changed them.
+    /// Counts changes of kernel objects; `repair`: another program had changed them.
     pub fn operations(&self, count: usize, repair: bool) {
         self.operations.fetch_add(count as u64, Ordering::Relaxed);
         if repair {
@@ -38,28 +42,28 @@ impl NodeStatus {
         }
     }
 
-    /// Counts a failed attempt.
+    /// Counts a failed refresh.
     pub fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts addresses whose pods were gone without a DEL.
+    /// Counts addresses whose pods have disappeared without a DEL.
     pub fn leaked(&self, addresses: usize) {
         self.leaked.fetch_add(addresses as u64, Ordering::Relaxed);
     }
 
-    /// How many there were.
+    /// Returns the number of such addresses.
     #[must_use]
     pub fn leaks(&self) -> u64 {
         self.leaked.load(Ordering::Relaxed)
     }
 
-    /// Counts routes of ours that somebody else had removed or changed.
+    /// Counts Ropeway's routes that another program had removed or changed.
     pub fn lost_routes(&self, count: usize) {
         self.lost_routes.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Routes of ours that somebody else had removed or changed so far.
+    /// Returns the number of such routes.
     #[must_use]
     pub fn route_repairs(&self) -> u64 {
         self.lost_routes.load(Ordering::Relaxed)
@@ -76,36 +80,36 @@ impl NodeStatus {
         self.monitor_restarts.load(Ordering::Relaxed)
     }
 
-    /// Sets what has no route; says whether that is news.
+    /// Sets the ranges without a route, with the reason; returns true if they have changed.
     pub fn problems(&self, problems: &[String]) -> bool {
         replace(&self.problems, problems)
     }
 
-    /// Sets what is wrong with pools and blocks; says whether that is news.
+    /// Sets the problems of pools and blocks; returns true if they have changed.
     pub fn pool_problems(&self, problems: &[String]) -> bool {
         replace(&self.pool_problems, problems)
     }
 
-    /// Sets why pools could not be looked after at the last attempt; `None`: they could.
+    /// Sets the error of the pool task's last round; `None` if it succeeded.
     pub fn pools_failed(&self, error: Option<String>) {
         *self.pools_failed.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    /// How many things are wrong with pools and blocks.
+    /// Returns the number of problems of pools and blocks.
     #[must_use]
     pub fn pool_trouble(&self) -> usize {
         let failed = self.pools_failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         self.pool_problems.lock().unwrap_or_else(PoisonError::into_inner).len() + usize::from(failed)
     }
 
-    /// Changes of kernel objects so far, repairs among them, and failed attempts.
+    /// Returns the numbers of operations, of repairs among them, and of failed refreshes.
     #[must_use]
     pub fn counts(&self) -> (u64, u64, u64) {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         (get(&self.operations), get(&self.repairs), get(&self.failures))
     }
 
-    /// How many ranges have no route.
+    /// Returns the number of ranges without a route.
     #[must_use]
     pub fn unrouted(&self) -> usize {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -114,9 +118,9 @@ impl NodeStatus {
 
 fn replace(present: &Mutex<Vec<String>>, problems: &[String]) -> bool {
     let mut present = present.lock().unwrap_or_else(PoisonError::into_inner);
-    let news = *present != problems;
-    if news {
+    let changed = *present != problems;
+    if changed {
         problems.clone_into(&mut present);
     }
-    news
+    changed
 }

@@ -1,7 +1,8 @@
-//! The kernel settings without which packets of pods go nowhere.
+//! Sets the sysctls that forwarding of pods' packets needs.
 //!
-//! Only what is missing is written; nothing is ever put back, because others may rely on it too. In a container
-//! `/proc/sys` is often read-only: then the settings are the operator's, and the message says which.
+//! Called at each refresh with the uplinks. Only wrong values are written, and none is ever
+//! restored, because other programs may rely on it too. In a container `/proc/sys` is often
+//! read-only: then the operator must set them, and the message says which.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,15 +10,15 @@ use std::path::{Path, PathBuf};
 /// One setting below `/proc/sys`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// Its file, relative to `/proc/sys`.
+    /// File name relative to `/proc/sys`.
     pub path: String,
-    /// What it must be.
+    /// Required value.
     pub value: &'static str,
-    /// What goes wrong otherwise.
+    /// Effect of another value, for the log.
     pub why: &'static str,
 }
 
-/// What the node needs, seen from `read`, which gives a setting's present value.
+/// Returns the settings to write, in order; `read` returns the present value of a setting.
 #[must_use]
 pub fn needed(uplinks: &[String], read: impl Fn(&str) -> Option<String>) -> Vec<Setting> {
     let is = |path: &str, value: &str| read(path).is_some_and(|v| v.trim() == value);
@@ -29,8 +30,8 @@ pub fn needed(uplinks: &[String], read: impl Fn(&str) -> Option<String>) -> Vec<
             wanted.push(Setting { path: path.into(), value, why });
         }
     }
-    // With forwarding on, the kernel takes router advertisements no longer unless told twice (2): the node would lose the
-    // default route that it has by them.
+    // With forwarding on, the kernel accepts router advertisements only if accept_ra is 2; with 1
+    // the node would lose a default route that it has learned from them. So this comes first.
     if wanted.iter().any(|s: &Setting| s.path.starts_with("net/ipv6")) {
         for device in uplinks {
             let path = format!("net/ipv6/conf/{device}/accept_ra");
@@ -40,8 +41,9 @@ pub fn needed(uplinks: &[String], read: impl Fn(&str) -> Option<String>) -> Vec<
             }
         }
     }
-    // Strict filtering (1) drops replies of Services, which come from addresses to which no route leads; the kernel takes
-    // the larger of the device's and the common value, and 2 is the loose one. 0 needs nothing.
+    // Strict filtering (1) drops replies of Services, which come from addresses that have no route.
+    // The kernel uses the larger of the device's value and the value of `all`; 2 is loose, 0 is
+    // off.
     for device in uplinks {
         let path = format!("net/ipv4/conf/{device}/rp_filter");
         let strict = is(&path, "1") || (is("net/ipv4/conf/all/rp_filter", "1") && !is(&path, "2"));
@@ -53,7 +55,7 @@ pub fn needed(uplinks: &[String], read: impl Fn(&str) -> Option<String>) -> Vec<
     wanted
 }
 
-/// Why a setting could not be made.
+/// Error of writing a setting.
 #[derive(Debug, thiserror::Error)]
 #[error("{} must be {value} ({why}) but can't be written: {source}", path.display())]
 pub struct SysctlError {
@@ -63,7 +65,7 @@ pub struct SysctlError {
     source: std::io::Error,
 }
 
-/// Writes what is needed; gives what was written and what could not be.
+/// Writes the needed settings; returns those that were written and the errors.
 #[must_use]
 pub fn apply(root: &Path, uplinks: &[String]) -> (Vec<Setting>, Vec<SysctlError>) {
     let read = |path: &str| fs::read_to_string(root.join(path)).ok();
@@ -89,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_missing() {
+    fn only_wrong_values_are_written() {
         let off = [("net/ipv4/ip_forward", "0"), ("net/ipv6/conf/all/forwarding", "0")];
         assert_eq!(names(&[], &off), ["net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1"]);
         assert!(names(&["eth0"], &[("net/ipv4/ip_forward", "1")]).is_empty(), "no IPv6, no filter");
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_explained() {
+    fn unwritable_settings_are_reported() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("net/ipv4/ip_forward");
         fs::create_dir_all(&file).unwrap();

@@ -1,4 +1,4 @@
-//! Tests of what the agent does to its node.
+//! Tests of the facts: uplinks, addresses, MTU and the configuration that follows from them.
 
 use std::net::IpAddr;
 
@@ -59,7 +59,7 @@ fn default_route(index: u32) -> Route {
 }
 
 #[test]
-fn in_pool_mode_blocks_are_the_nodes_ranges() {
+fn blocks_replace_pod_ranges_in_pool_mode() {
     let object = |cidr: &str| NodeObject { pod_cidrs: [cidr.parse().unwrap()].into(), ..NodeObject::default() };
     let nodes: Nodes = [("n1".into(), object("10.9.1.0/24")), ("n2".into(), object("10.9.2.0/24"))].into();
     let of_n2: Vec<IpNetwork> = ["10.1.0.0/26", "fd00:1::/122"].iter().map(|r| r.parse().unwrap()).collect();
@@ -78,7 +78,7 @@ fn ips(addresses: &[&str]) -> Vec<IpAddr> {
 }
 
 #[test]
-fn the_default_route_names_the_uplink() {
+fn uplink_is_the_device_of_the_default_route() {
     let mut s = snapshot();
     s.routes.push(default_route(2));
     let facts = discover::facts(&config(Options::default()), &s, None);
@@ -91,7 +91,7 @@ fn the_default_route_names_the_uplink() {
 }
 
 #[test]
-fn else_the_nodes_address_does() {
+fn uplink_without_default_route_is_the_device_of_the_node_address() {
     let c = config(Options { node_ip: Some(ips(&["172.16.0.11"])), ..Options::default() });
     let facts = discover::facts(&c, &snapshot(), None);
     assert_eq!((names(&facts), facts.uplink_mtu), (vec!["eth1"], 1400));
@@ -105,7 +105,7 @@ fn else_the_nodes_address_does() {
     };
     let facts = discover::facts(&config(Options::default()), &snapshot(), Some(&node));
     assert_eq!(names(&facts), ["eth0"]);
-    assert_eq!(facts.node_ips, ips(&["192.168.50.11", "fd00:50::11"]), "an address that the node has not is none");
+    assert_eq!(facts.node_ips, ips(&["192.168.50.11", "fd00:50::11"]), "203.0.113.7 is no address of this node");
     assert_eq!(facts.pod_cidrs.len(), 1);
 
     let nothing = discover::facts(&config(Options::default()), &snapshot(), None);
@@ -113,7 +113,7 @@ fn else_the_nodes_address_does() {
 }
 
 #[test]
-fn what_is_configured_wins() {
+fn options_override_discovery() {
     let o = Options {
         uplink: Some(vec!["eth1".into(), "bond0".into()]),
         pod_cidr: Some(vec!["10.1.0.0/24".parse().unwrap()]),
@@ -129,7 +129,7 @@ fn what_is_configured_wins() {
     assert_eq!(facts.pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
 
     let node = facts.node_config(&c, Clock { jiffies_per_second: 250 });
-    // the default route leads out by another device
+    // The default route uses another device.
     assert_eq!((node.uplink, node.snat_port_min, node.snat_port_max), (0, 61000, 65535));
     assert_eq!((node.node4.octets, node.node6.octets), ([172, 16, 0, 11], [0; 16]));
     assert_eq!((node.udp_ticks, node.tcp_ticks, node.closing_ticks), (118, 84375, 59));
@@ -154,7 +154,7 @@ fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
 }
 
 #[test]
-fn packets_bypass_the_host_only_where_all_routes_agree() {
+fn host_routing_is_bypassed_only_if_all_routes_use_the_uplink() {
     let c = config(Options::default());
     let ways = |s: &KernelSnapshot| {
         let node = discover::facts(&c, s, None).node_config(&c, Clock { jiffies_per_second: 250 });
@@ -162,19 +162,19 @@ fn packets_bypass_the_host_only_where_all_routes_agree() {
     };
     let mut s = snapshot();
     s.routes.push(default_route(2));
-    // ours, and what every device has
+    // A route of Ropeway, and a link-local route, which every device has.
     let ours = Route::new("10.1.0.5/32".parse().unwrap(), Hop::Device { index: 9 });
     let link_local = Route { protocol: 2, ..Route::new("fe80::/64".parse().unwrap(), Hop::Device { index: 3 }) };
     s.routes.extend([ours, link_local]);
     assert_eq!(ways(&s), (2, 1500));
-    // the bridge of another runtime, which takes less than the uplink
+    // A bridge of another runtime, with a smaller MTU than the uplink.
     let bridge = Route { protocol: 2, ..Route::new("172.17.0.0/16".parse().unwrap(), Hop::Device { index: 3 }) };
     s.routes.push(bridge);
     assert_eq!(ways(&s), (0, 1400));
 }
 
 #[test]
-fn pods_come_and_go_unnoticed() {
+fn events_of_pods_are_not_relevant() {
     let mut s = snapshot();
     s.routes.push(default_route(2));
     let c = config(Options::default());
