@@ -161,6 +161,7 @@ pub async fn serve(listener: TcpListener, handler: Handler) {
             }
         };
         let handler = Arc::clone(&handler);
+        // Not supervised: a panic here ends one connection, and others are served.
         tokio::spawn(async move {
             let service = service_fn(|request| respond(request, Arc::clone(&handler)));
             let connection = http1::Builder::new()
