@@ -22,8 +22,8 @@ use crate::ports::HostPorts;
 #[derive(Debug)]
 pub(crate) struct PodMaps {
     pods: PinnedMap<u32, Pod>,
-    addrs4: PinnedMap<V4, AddressInfo>,
-    addrs6: PinnedMap<V6, AddressInfo>,
+    addresses4: PinnedMap<V4, AddressInfo>,
+    addresses6: PinnedMap<V6, AddressInfo>,
     pod_netns: PinnedMap<u64, PodNetns>,
     pub(crate) ports: HostPorts,
 }
@@ -47,8 +47,8 @@ impl PodMaps {
         let pins = Pins::new(root);
         Ok(Self {
             pods: PinnedMap::open(&pins, "pods")?,
-            addrs4: PinnedMap::open(&pins, "addresses4")?,
-            addrs6: PinnedMap::open(&pins, "addresses6")?,
+            addresses4: PinnedMap::open(&pins, "addresses4")?,
+            addresses6: PinnedMap::open(&pins, "addresses6")?,
             pod_netns: PinnedMap::open(&pins, "pod_netns")?,
             ports: HostPorts::open(&pins)?,
         })
@@ -80,8 +80,8 @@ impl PodMaps {
                 return Err(CniError::AddressTaken { address: *address });
             }
             match *address {
-                IpAddr::V4(a) => self.addrs4.insert(&a.into(), &addr)?,
-                IpAddr::V6(a) => self.addrs6.insert(&a.into(), &addr)?,
+                IpAddr::V4(a) => self.addresses4.insert(&a.into(), &addr)?,
+                IpAddr::V6(a) => self.addresses6.insert(&a.into(), &addr)?,
             }
         }
         self.pods.insert(&index, &pod)?;
@@ -118,8 +118,8 @@ impl PodMaps {
         }
         for address in ours {
             match address {
-                IpAddr::V4(a) => self.addrs4.remove(&a.into())?,
-                IpAddr::V6(a) => self.addrs6.remove(&a.into())?,
+                IpAddr::V4(a) => self.addresses4.remove(&a.into())?,
+                IpAddr::V6(a) => self.addresses6.remove(&a.into())?,
             };
         }
         Ok(())
@@ -146,8 +146,8 @@ impl PodMaps {
 
     /// All addresses that the maps give to pods.
     pub(crate) fn pod_addresses(&self) -> Result<Vec<IpAddr>, CniError> {
-        let four = self.addrs4.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
-        let six = self.addrs6.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
+        let four = self.addresses4.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
+        let six = self.addresses6.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
         Ok(four.chain(six).filter(|(_, addr)| addr.kind == address_kind::POD).map(|(address, _)| address).collect())
     }
 
@@ -197,8 +197,8 @@ impl PodMaps {
 
     fn get(&self, address: IpAddr) -> Result<Option<AddressInfo>, CniError> {
         Ok(match address {
-            IpAddr::V4(a) => self.addrs4.get(&a.into())?,
-            IpAddr::V6(a) => self.addrs6.get(&a.into())?,
+            IpAddr::V4(a) => self.addresses4.get(&a.into())?,
+            IpAddr::V6(a) => self.addresses6.get(&a.into())?,
         })
     }
 }

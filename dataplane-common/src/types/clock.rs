@@ -1,9 +1,9 @@
 //! The clock of the packet path, and the conversion of timeouts to its unit.
 //!
 //! The programs read jiffies: the verifier inlines `bpf_jiffies64` as one load (`do_misc_fixups` in
-//! kernel/bpf/verifier.c), and every other clock costs a call. Map values hold plain `u32` ticks, so
-//! that their layout and BTF stay as they are; the agent computes with [`Ticks`] and converts at the
-//! maps. Reading the clock is not done here.
+//! kernel/bpf/verifier.c), and every other clock costs a call. Map values hold plain `u32` ticks,
+//! so that their layout and BTF stay as they are; the agent computes with [`Ticks`] and converts at
+//! the maps. Reading the clock is not done here.
 
 /// Number of bits by which jiffies are shifted to get ticks: a tick is 256 jiffies, about a second
 /// at the usual 250 Hz. The agent measures the length of a jiffy.

@@ -1,4 +1,7 @@
-//! The programs as the packet tests and the packet benchmark load them: without pins, without an agent.
+//! Loading of the kernel programs without pins and without an agent.
+//!
+//! The packet tests and the packet benchmark use it. It fills the program array `stages` as the
+//! agent does, and opens maps by name. Objects are built by `cargo xtask build`.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
@@ -12,17 +15,17 @@ use dataplane_common::types::stage::STAGE_PROGRAMS;
 use dataplane_host::map::PinnedMap;
 use dataplane_host::verifier::despite_signals;
 
-/// Where `cargo xtask build` leaves an object: `ropeway`, or `bench` with the programs of the benchmark.
+/// Returns the path of an object: `ropeway`, or `bench` with the programs of the benchmark.
 #[must_use]
 pub fn object(name: &str) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     root.join("dataplane-ebpf/target/bpfel-unknown-none/release").join(name)
 }
 
-/// Loads an object, with packet traces off.
+/// Loads an object without packet traces, and its stages into the program array.
 ///
 /// # Errors
-/// The object is missing or the kernel refuses.
+/// The object is missing, or the kernel refuses it.
 pub fn load(name: &str) -> Result<Ebpf> {
     let path = object(name);
     let mut ebpf = EbpfLoader::new()
@@ -41,7 +44,7 @@ pub fn load(name: &str) -> Result<Ebpf> {
 /// Opens a map of a loaded object.
 ///
 /// # Errors
-/// There is no such map, or it has other sizes.
+/// The object has no such map, or keys or values have other sizes.
 pub fn table<K: Pod, V: Pod>(ebpf: &Ebpf, name: &str) -> Result<PinnedMap<K, V>> {
     let Some(
         Map::Array(data)

@@ -50,6 +50,7 @@ const HELD: &[&str] = &[
     "tests/cluster/",
     "tests/harness/",
     "tests/namespace/",
+    "tests/packet/",
     "xtask/src/bench.rs",
     "xtask/src/bench/",
     "xtask/src/build.rs",

@@ -1,5 +1,8 @@
-//! `cargo xtask bench packet`: what `from_pod` costs, in nanoseconds net of an empty program and as ratios to the bare map operations
-//! that it can't do without, all measured in one run, in turn, on rotating flows.
+//! Benchmark of the packet path (`cargo xtask bench packet`).
+//!
+//! Measures `from_pod` in nanoseconds net of an empty program, and as ratios to the map operations
+//! that it cannot do without. All figures are measured in one run, in turn, on rotating flows,
+//! because only ratios within a run are comparable between machines.
 //!
 //! Usage: `packet-bench [JSON file]`
 
@@ -17,17 +20,17 @@ use dataplane_common::types::service::{
 };
 use packet_tests::table;
 
-/// Flows that a hit rotates over.
+/// Number of flows over which hits rotate.
 const FLOWS: u32 = 4096;
-/// Packets in a round of hits or misses.
+/// Number of packets in a round of hits or misses.
 const PACKETS: u32 = 400_000;
-/// New flows in a round: a pair of entries each.
+/// Number of new flows in a round, each of which inserts a pair of entries.
 const NEW: u32 = 50_000;
 const ROUNDS: usize = 9;
-/// Operations in one run of a bare map program.
+/// Number of operations in one run of a bare map program.
 const BARE: f64 = 8.0;
 
-/// As in the bench object.
+/// Input of the programs, with the layout of `dataplane-ebpf/src/kernel/bench.rs`.
 #[derive(Clone, Copy, Plain, Zeroable)]
 #[repr(C)]
 struct Input {
@@ -38,14 +41,14 @@ struct Input {
     header: [u8; 44],
 }
 
-/// One kind of traffic.
+/// A kind of traffic, of which every packet is built.
 #[derive(Clone, Copy)]
 struct Traffic {
     v6: bool,
     udp: bool,
-    /// The service's port; backends listen on 8080.
+    /// Destination port; backends listen on 8080.
     port: u16,
-    /// To a Service, or to somewhere else.
+    /// True if the destination is a Service, false if it is outside the cluster.
     service: bool,
 }
 
@@ -82,7 +85,8 @@ fn main() -> Result<()> {
     report(&all)
 }
 
-/// One round for one family: every figure once, each on its own fresh tables where they fill.
+/// Measures one round for one family: each figure once, on fresh maps where the operation fills
+/// them.
 fn measure(v6: bool) -> Result<Vec<(String, f64)>> {
     let family = if v6 { "v6" } else { "v4" };
     let digit = if v6 { '6' } else { '4' };
@@ -91,7 +95,7 @@ fn measure(v6: bool) -> Result<Vec<(String, f64)>> {
     let tcp = Traffic { v6, udp: false, port: 80, service: true };
     let udp = Traffic { udp: true, ..tcp };
 
-    // bare operations
+    // Bare map operations.
     let mut ebpf = load()?;
     let none = bare(&mut ebpf, "bare_none", u32::MAX, 0, PACKETS / 8)?;
     let first = bare(&mut ebpf, &format!("bare_insert{digit}"), u32::MAX, 0, 2 * NEW / 8)?;
@@ -101,7 +105,7 @@ fn measure(v6: bool) -> Result<Vec<(String, f64)>> {
     let lookup = bare(&mut ebpf, &format!("bare_lookup{digit}"), FLOWS - 1, 0, PACKETS / 8)?;
     add("lookup", lookup - none);
 
-    // from_pod
+    // `from_pod`, of which `bench_base` is subtracted.
     let mut ebpf = load()?;
     fill(&ebpf, scheduler::RANDOM, 3)?;
     let base = run(&mut ebpf, "bench_base", tcp, FLOWS - 1, 0, PACKETS)?;
@@ -126,7 +130,7 @@ fn load() -> Result<Ebpf> {
     packet_tests::load("bench")
 }
 
-/// One SYN or datagram for each flow.
+/// Opens all flows: sends a SYN or datagram for each.
 fn open(ebpf: &mut Ebpf, traffic: Traffic) -> Result<()> {
     run_flags(ebpf, "bench_from_pod", traffic, 0x02, FLOWS - 1, 0, FLOWS).map(drop)
 }
@@ -219,7 +223,8 @@ fn frame(t: Traffic, tcp_flags: u8) -> Vec<u8> {
     f
 }
 
-/// A pod behind interface 1, and 64 services of each family and protocol with some remote backends, which they share.
+/// Fills the maps: a pod behind interface 1, and 64 Services of each family and protocol, which
+/// share some remote backends.
 fn fill(ebpf: &Ebpf, rule: u8, backends: u8) -> Result<()> {
     let config = NodeConfig {
         node4: Ipv4Addr::new(10, 9, 0, 1).into(),
@@ -268,7 +273,7 @@ where
         IpAddr::V6(a) => A::from_octets16(&a.octets()),
     };
     let entry = AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] };
-    table::<A, AddressInfo>(ebpf, &format!("addrs{digit}"))?.insert(&addr, &entry)?;
+    table::<A, AddressInfo>(ebpf, &format!("addresses{digit}"))?.insert(&addr, &entry)?;
     let frontend =
         Frontend { service_port: 1, affinity_ticks: 0, internal: set, external: set, flags: 0, scheduler, pad: 0 };
     for port in [80, 8080] {
@@ -280,14 +285,14 @@ where
     Ok(())
 }
 
-/// Prints the table and the figures; writes the JSON file.
+/// Prints table and figures, and writes them to the JSON file.
 fn report(all: &[Samples]) -> Result<()> {
     let mut text = String::from("what                     median ns      min      max\n");
     for s in all {
         let (low, high) = s.spread();
         writeln!(text, "{:24} {:9.1} {low:8.1} {high:8.1}", s.name, s.median())?;
     }
-    // ratios are taken round by round, so that a slow minute of the machine is in both
+    // Ratios are computed round by round, so that a slow minute of the machine affects both parts.
     let values = |name: &str| all.iter().find(|s| s.name == name).map(|s| s.values.clone()).unwrap_or_default();
     let mut figures = serde_json::Map::new();
     for (figure, what, over, times) in [

@@ -1,4 +1,7 @@
-//! Frames: made with correct checksums, and judged.
+//! Frames of the packet tests: built with correct checksums, and verified.
+//!
+//! The `judge` functions recompute every checksum independently of `dataplane-common`, and return
+//! the addresses that the packet shows.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,10 +9,10 @@ use crc::{CRC_32_ISCSI, Crc};
 use dataplane_common::types::service::proto;
 use etherparse::{IpNumber, PacketBuilder};
 
-/// The checksum of SCTP (RFC 9260, appendix A), by a library.
+/// The checksum of SCTP (RFC 9260, appendix A), implemented by a library.
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
-/// What an L4 header should be.
+/// Kind of a frame: protocol and TCP flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Syn,
@@ -21,17 +24,17 @@ pub(crate) enum Kind {
     Sctp,
 }
 
-/// A frame from `from` to `to` with a few bytes of payload.
+/// Builds a frame with a few bytes of payload.
 pub(crate) fn frame(kind: Kind, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
     frame_with_ttl(kind, from, to, 64)
 }
 
-/// As [`frame`], with a payload.
+/// Builds a frame with this payload.
 pub(crate) fn frame_of(kind: Kind, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     build(kind, from, to, 64, payload)
 }
 
-/// As [`frame`], with a hop limit.
+/// Builds a frame with this hop limit.
 pub(crate) fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8) -> Vec<u8> {
     build(kind, from, to, ttl, b"ropeway!")
 }
@@ -58,7 +61,7 @@ fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) 
     bytes
 }
 
-/// A common header (RFC 9260, section 3.1) and what is behind it.
+/// Builds an SCTP packet: common header (RFC 9260, section 3.1) and payload.
 fn sctp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     let [from, to] = [from, to].map(u16::to_be_bytes);
     let mut packet = [&from[..], &to, &[1, 2, 3, 4, 0, 0, 0, 0], payload].concat();
@@ -67,13 +70,14 @@ fn sctp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The checksum that an SCTP packet should have, exclusive-ored with the one that it has.
+/// Returns the correct checksum of an SCTP packet, exclusive-ored with the one in it.
 pub(crate) fn sctp_error(packet: &[u8]) -> u32 {
     let sum = CRC.checksum(&[&packet[..8], &[0; 4], &packet[12..]].concat());
     sum ^ u32::from_le_bytes(packet[8..12].try_into().unwrap())
 }
 
-/// Puts `extra` (a multiple of 4 bytes of IPv4 options, or IPv6 extension headers of which the first has type `next`) behind the IP header.
+/// Inserts `extra` behind the IP header: IPv4 options (a multiple of 4 bytes), or IPv6 extension
+/// headers, the first of type `next`.
 pub(crate) fn with_extra_header(frame: &[u8], next: u8, extra: &[u8]) -> Vec<u8> {
     let v6 = is_v6(frame);
     let split = 14 + if v6 { 40 } else { 20 };
@@ -82,7 +86,7 @@ pub(crate) fn with_extra_header(frame: &[u8], next: u8, extra: &[u8]) -> Vec<u8>
     if v6 {
         let last = f[20];
         f[20] = next;
-        // a chain of one: its next header is what the fixed header had
+        // One extension header: its next header is that of the fixed header.
         f[split] = last;
         f[18..20].copy_from_slice(&u16::try_from(payload - 40).unwrap().to_be_bytes());
     } else {
@@ -116,7 +120,8 @@ fn ones(bytes: &[u8], start: u32) -> u16 {
     u16::try_from(sum).unwrap()
 }
 
-/// Source and destination as they stand in the packet, after all checksums have been verified. `headers` are bytes of options or extension headers.
+/// Verifies all checksums, and returns source and destination. `headers`: bytes of IPv4 options or
+/// IPv6 extension headers.
 pub(crate) fn judge(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
     let v6 = is_v6(f);
     let l4 = 14 + headers + if v6 { 40 } else { 20 };
@@ -146,12 +151,13 @@ pub(crate) fn judge(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
     ((src, port(l4)).into(), (dst, port(l4 + 2)).into())
 }
 
-/// The hop limit of the frame.
+/// Returns the hop limit of the packet.
 pub(crate) fn ttl(f: &[u8]) -> u8 {
     if is_v6(f) { f[21] } else { f[22] }
 }
 
-/// An ICMP error (destination unreachable) from `from` to `to` about the packet in frame `about`.
+/// Builds an ICMP error (destination unreachable) from `from` to `to` that quotes the packet in
+/// frame `about`.
 pub(crate) fn icmp_error(from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
     let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
     let mut bytes = Vec::new();
@@ -169,12 +175,12 @@ pub(crate) fn icmp_error(from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An ICMP echo request with an identifier.
+/// Builds an ICMP echo request.
 pub(crate) fn echo(from: IpAddr, to: IpAddr, id: u16) -> Vec<u8> {
     icmp_echo(from, to, [8, 128], id)
 }
 
-/// The reply to an [`echo`].
+/// Builds the reply to an [`echo`].
 pub(crate) fn echo_reply(from: IpAddr, to: IpAddr, id: u16) -> Vec<u8> {
     icmp_echo(from, to, [0, 129], id)
 }
@@ -196,24 +202,25 @@ fn icmp_echo(from: IpAddr, to: IpAddr, [type4, type6]: [u8; 2], id: u16) -> Vec<
     bytes
 }
 
-/// Source, destination and identifier of an ICMP echo, after the checksums have been verified.
+/// Verifies an ICMP echo, and returns source, destination and identifier.
 pub(crate) fn judge_echo(f: &[u8]) -> ((IpAddr, IpAddr), u16) {
     let header = if is_v6(f) { 40 } else { 20 };
     judge_icmp(f);
     (addresses(&f[14..]), u16::from_be_bytes([f[14 + header + 4], f[14 + header + 5]]))
 }
 
-/// Source, destination, sequence and acknowledged number of a TCP reset and whether it acknowledges, after all has been verified.
+/// Verifies a TCP reset. Returns source and destination, sequence and acknowledgement number, and
+/// the flag ACK.
 pub(crate) fn judge_reset(f: &[u8]) -> ((SocketAddr, SocketAddr), (u32, u32), bool) {
     let (src, dst) = judge(f, 0);
     let tcp = &f[14 + if is_v6(f) { 40 } else { 20 }..];
-    assert_eq!((tcp.len(), tcp[12]), (20, 0x50), "a header and no more");
+    assert_eq!((tcp.len(), tcp[12]), (20, 0x50), "a header without options and payload");
     assert_eq!(tcp[13] & !0x10, 4, "a reset");
     let number = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().unwrap());
     ((src, dst), (number(4), number(8)), tcp[13] & 0x10 != 0)
 }
 
-/// Verifies the checksums of an ICMP packet and its length.
+/// Verifies the checksums of an ICMP packet, and the length in its IP header.
 fn judge_icmp(f: &[u8]) {
     let v6 = is_v6(f);
     let icmp = &f[14 + if v6 { 40 } else { 20 }..];
@@ -227,10 +234,10 @@ fn judge_icmp(f: &[u8]) {
     }
 }
 
-/// What an ICMP error says: type and code; source and destination; those of the packet inside.
+/// Type and code of an ICMP error; its source and destination; those of the quoted packet.
 type IcmpError = ((u8, u8), (IpAddr, IpAddr), (SocketAddr, SocketAddr));
 
-/// Reads an ICMP error after the checksums of both IP headers and of ICMP have been verified.
+/// Verifies the checksums of an ICMP error and of both IP headers, and returns its contents.
 pub(crate) fn judge_icmp_error(f: &[u8]) -> IcmpError {
     let v6 = is_v6(f);
     let header = if v6 { 40 } else { 20 };
@@ -246,7 +253,7 @@ pub(crate) fn judge_icmp_error(f: &[u8]) -> IcmpError {
     ((icmp[0], icmp[1]), outer, ((src, port(0)).into(), (dst, port(2)).into()))
 }
 
-/// Source and destination of an IP packet.
+/// Returns source and destination address of an IP packet.
 fn addresses(ip: &[u8]) -> (IpAddr, IpAddr) {
     if ip[0] >> 4 == 6 {
         let a: [u8; 16] = ip[8..24].try_into().unwrap();

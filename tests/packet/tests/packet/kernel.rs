@@ -1,4 +1,7 @@
-//! The real programs, run by `BPF_PROG_TEST_RUN` in a network namespace of their own.
+//! The kernel's half of the packet tests: the real programs, run by `BPF_PROG_TEST_RUN`.
+//!
+//! Each scenario runs in a network namespace of its own, with maps of its own. The namespace has
+//! the devices that the programs redirect to.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -21,7 +24,7 @@ use dataplane_host::verifier::despite_signals;
 use crate::scenarios::DEVICES;
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
-// linux/pkt_cls.h
+// Return values of the programs (linux/pkt_cls.h).
 const TC_ACT_UNSPEC: i32 = -1;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
@@ -31,10 +34,10 @@ fn table<K: Plain, V: Plain>(ebpf: &Ebpf, name: &str) -> PinnedMap<K, V> {
 }
 
 struct Maps<A> {
-    addrs: PinnedMap<A, AddressInfo>,
+    addresses: PinnedMap<A, AddressInfo>,
     frontends: PinnedMap<FrontendKey<A>, Frontend>,
     flows: PinnedMap<FlowKey<A>, Flow<A>>,
-    nets: PinnedMap<Prefix<A>, Network>,
+    networks: PinnedMap<Prefix<A>, Network>,
     source_ranges: PinnedMap<Prefix<SourceRange<A>>, u32>,
     host_ports: PinnedMap<FrontendKey<A>, HostPort<A>>,
 }
@@ -50,10 +53,10 @@ where
 {
     fn open(ebpf: &Ebpf, family: u8) -> Self {
         Self {
-            addrs: table(ebpf, &format!("addresses{family}")),
+            addresses: table(ebpf, &format!("addresses{family}")),
             frontends: table(ebpf, &format!("frontends{family}")),
             flows: table(ebpf, &format!("flows{family}")),
-            nets: table(ebpf, &format!("networks{family}")),
+            networks: table(ebpf, &format!("networks{family}")),
             source_ranges: table(ebpf, &format!("source_ranges{family}")),
             host_ports: table(ebpf, &format!("host_ports{family}")),
         }
@@ -65,7 +68,7 @@ where
     }
 
     fn put_net(&self, addr: IpAddr, len: u32, net: Network) {
-        self.nets.insert(&Prefix { len, data: octets(addr) }, &net).unwrap();
+        self.networks.insert(&Prefix { len, data: octets(addr) }, &net).unwrap();
     }
 
     fn put_source_range(&self, service_port: u32, addr: IpAddr, len: u32) {
@@ -85,7 +88,7 @@ where
     }
 }
 
-/// One node in the kernel.
+/// A node in the kernel.
 pub(crate) struct Kernel {
     ebpf: Ebpf,
     v4: Maps<V4>,
@@ -96,7 +99,7 @@ pub(crate) struct Kernel {
     stats: PinnedMap<u32, BackendStats>,
     loads: PinnedMap<u32, BackendLoad>,
     config: PinnedMap<u32, NodeConfig>,
-    /// `gso_size` of the packets that are run.
+    /// `gso_size` of the packets that are run; 0: no GSO packet.
     gso_size: u32,
 }
 
@@ -125,12 +128,13 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
     ebpf.program_mut(name).unwrap().try_into().unwrap()
 }
 
-/// Runs `scenario` on a fresh node, in a thread with a network namespace of its own, which goes with the thread.
+/// Runs `scenario` on a fresh node, in a thread with a network namespace of its own. The namespace
+/// ends with the thread.
 pub(crate) fn in_own_netns(scenario: impl FnOnce(&mut Kernel) + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-                .expect("a network namespace of its own: needs root");
+                .expect("cannot create a network namespace (needs root)");
             for ifindex in DEVICES {
                 let [index, name] = [ifindex.to_string(), format!("dev{ifindex}")];
                 let args = ["link", "add", "name", &name, "index", &index, "type", "bridge"];
@@ -150,8 +154,8 @@ impl World for Kernel {
     }
     fn put_addr(&mut self, addr: IpAddr, entry: AddressInfo) {
         match addr {
-            IpAddr::V4(a) => self.v4.addrs.insert(&a.into(), &entry).unwrap(),
-            IpAddr::V6(a) => self.v6.addrs.insert(&a.into(), &entry).unwrap(),
+            IpAddr::V4(a) => self.v4.addresses.insert(&a.into(), &entry).unwrap(),
+            IpAddr::V6(a) => self.v6.addresses.insert(&a.into(), &entry).unwrap(),
         }
     }
     fn put_frontend(&mut self, key: FrontendKey<IpAddr>, frontend: Frontend) {
@@ -218,7 +222,7 @@ impl World for Kernel {
             Hook::FromUplink => "from_uplink",
             Hook::ToUplink => "to_uplink",
         };
-        // struct __sk_buff: `ifindex` is the eleventh word, `gso_size` the 45th
+        // In `struct __sk_buff`, `ifindex` is the eleventh word and `gso_size` the 45th.
         let mut context = [0_u8; 192];
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
         context[176..180].copy_from_slice(&self.gso_size.to_ne_bytes());
@@ -249,7 +253,8 @@ impl World for Kernel {
     }
 }
 
-/// Many packets of SCTP in one (`GSO_BY_FRAGS`): each was made to fit by its sender. Others have a size that tells.
+/// SCTP GSO packets (`GSO_BY_FRAGS`) consist of packets that their sender has fitted to the MTU.
+/// All other GSO packets have a segment size that is compared with it.
 #[test]
 #[ignore = "needs root"]
 fn kernel_forwards_sctp_gso_by_frags() {
@@ -261,7 +266,7 @@ fn kernel_forwards_sctp_gso_by_frags() {
     });
 }
 
-/// The numbers that the programs share with the kernel and that `aya_ebpf` does not name.
+/// The programs must use the kernel's numbers where `aya_ebpf` does not name them.
 #[test]
 fn host_numbers_of_the_user_api_match_libc() {
     use dataplane_common::types::uapi;

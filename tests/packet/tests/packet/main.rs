@@ -1,8 +1,11 @@
-//! Packet tests, in the order of a packet's life: each scenario runs twice, once through the core on the host and once
-//! through the real programs by `BPF_PROG_TEST_RUN`, and expects the same verdicts and bytes.
+//! Packet tests: each scenario runs on the model and in the kernel, with the same expectations.
 //!
-//! `cargo test --test packet host` needs nothing. The kernel's half is ignored
-//! without root: `cargo xtask test --level packet` builds the object and runs both.
+//! The model is `dataplane-common` over byte slices and hash maps; the kernel runs the real
+//! programs by `BPF_PROG_TEST_RUN`. Equal verdicts and bytes on both are invariant I19 of
+//! ARCHITECTURE.md.
+//!
+//! `cargo test --test packet host` needs no privilege. The kernel's half is ignored without root:
+//! `cargo xtask test --level packet` builds the object and runs both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests panic to fail")]
 
 mod frame;

@@ -1,4 +1,7 @@
-//! The core on the host: the same functions that the kernel programs are made of, over byte slices and ordinary maps.
+//! The model's half of the packet tests: `dataplane-common` over byte slices and hash maps.
+//!
+//! The same functions are compiled into the kernel programs. The model also checks what the kernel
+//! cannot show: the target of a redirect, and the device's sum of the whole packet.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -29,8 +32,8 @@ use dataplane_common::wire::checksum::{self, ChecksumChange};
 
 use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
 
-/// A packet, the word that one stage leaves for the next, the connected socket of the node that sent it, and by how much the device's sum of the
-/// packet was put right.
+/// A packet; the scratch word for the next stage; the cookie of the connected socket that sent it;
+/// the change that was applied to the device's sum of the packet.
 struct Bytes<'a>(&'a mut Vec<u8>, u32, u64, u32);
 
 impl Bytes<'_> {
@@ -91,7 +94,7 @@ impl Packet for Bytes<'_> {
     fn gso_size(&self) -> u32 {
         0
     }
-    // the scenarios have one way out
+    // The scenarios have one uplink and no other routes.
     fn route_ifindex<A: Address>(&self, _addr: &A) -> u32 {
         0
     }
@@ -114,27 +117,27 @@ impl Packet for Bytes<'_> {
     }
 }
 
-/// The tables of one family.
+/// The maps of one address family.
 #[derive(Default)]
 pub(crate) struct Maps<A> {
-    addrs: HashMap<A, AddressInfo>,
+    addresses: HashMap<A, AddressInfo>,
     frontends: HashMap<FrontendKey<A>, Frontend>,
     host_ports: HashMap<FrontendKey<A>, HostPort<A>>,
     affinity: RefCell<HashMap<AffinityKey<A>, &'static Affinity>>,
     fragments: RefCell<HashMap<FragmentKey<A>, Ports>>,
-    nets: Vec<(A, u32, Network)>,
+    networks: Vec<(A, u32, Network)>,
     source_ranges: Vec<(u32, A, u32)>,
     sock_peers: HashMap<SockPeerKey<A>, SockPeer<A>>,
 }
 
-/// Whether the first `len` bits are the same.
+/// Returns true if the first `len` bits are equal.
 fn matches<A: Address>(a: &A, b: &A, len: u32) -> bool {
     let bits = |addr: &A| u128::from_be_bytes(addr.to_octets16());
     let len = len + if A::V6 { 0 } else { 96 };
     len == 0 || (bits(a) ^ bits(b)).leading_zeros() >= len
 }
 
-/// The tables without a family.
+/// The maps that do not depend on the address family.
 #[derive(Default)]
 pub(crate) struct Shared {
     pods: HashMap<u32, Pod>,
@@ -146,7 +149,7 @@ pub(crate) struct Shared {
     socket: u64,
 }
 
-/// One node.
+/// A node on the host.
 #[derive(Default)]
 pub(crate) struct Model {
     shared: Shared,
@@ -212,10 +215,10 @@ impl<A> SharedMaps for View<'_, A> {
 
 impl<A: Address> FamilyMaps<A> for View<'_, A> {
     fn address(&self, addr: &A) -> Option<AddressInfo> {
-        self.1.addrs.get(addr).copied()
+        self.1.addresses.get(addr).copied()
     }
     fn network(&self, addr: &A) -> Option<Network> {
-        let found = self.1.nets.iter().filter(|(net, len, _)| matches(net, addr, *len));
+        let found = self.1.networks.iter().filter(|(net, len, _)| matches(net, addr, *len));
         found.max_by_key(|(_, len, _)| *len).map(|(.., net)| *net)
     }
     fn host_port(&self, key: &FrontendKey<A>) -> Option<&HostPort<A>> {
@@ -232,7 +235,7 @@ impl<A: Address> FamilyMaps<A> for View<'_, A> {
         self.1.affinity.borrow().get(key).copied()
     }
     fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) {
-        // leaked: a test makes a handful, and a reader may hold the one before
+        // Leaked: a test makes a handful, and a reader may hold the previous one.
         self.1.affinity.borrow_mut().insert(*key, Box::leak(Box::new(*affinity)));
     }
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Ports> {
@@ -244,7 +247,7 @@ impl<A: Address> FamilyMaps<A> for View<'_, A> {
     fn sock_peer(&self, key: &SockPeerKey<A>) -> Option<&SockPeer<A>> {
         self.1.sock_peers.get(key)
     }
-    // the packet path only reads what sockets have
+    // The packet path only reads socket entries.
     fn set_sock_peer(&self, _key: &SockPeerKey<A>, _peer: &SockPeer<A>) -> bool {
         false
     }
@@ -267,13 +270,15 @@ impl<A: Address> FlowMap<A> for FlowTable<'_, A> {
     }
 }
 
-/// What a device sums up (`CHECKSUM_COMPLETE`): all that is behind the Ethernet header.
+/// Returns the sum that a device computes (`CHECKSUM_COMPLETE`): everything behind the Ethernet
+/// header.
 fn sum(frame: &[u8]) -> u32 {
     let half = |pair: &[u8]| u32::from(u16::from_ne_bytes([pair[0], pair.get(1).copied().unwrap_or_default()]));
     frame[14.min(frame.len())..].chunks(2).fold(0, |sum, pair| checksum::add(sum, half(pair)))
 }
 
-/// Whether there is a checksum in the packet that depends on that sum: not so for SCTP, and UDP over IPv4 may do without.
+/// Returns true if a checksum in the packet makes that sum predictable. SCTP has none, and UDP over
+/// IPv4 may have none.
 fn has_sum<A: Address>(frame: &[u8]) -> bool {
     let (mut proto, mut at) = (frame[if A::V6 { 20 } else { 23 }], 14 + A::HEADER);
     while A::V6 && matches!(proto, 0 | 43 | 44 | 60) {
@@ -333,12 +338,12 @@ fn run<A: Family + Reply>(
 }
 
 impl Model {
-    /// What the packets from now on are sent by: the cookie of a connected socket; 0: none.
+    /// Sets the connected socket that sends the following packets, by its cookie; 0: none.
     pub(crate) fn set_socket(&mut self, cookie: u64) {
         self.shared.socket = cookie;
     }
 
-    /// A socket has asked for `frontend` and was given `backend`.
+    /// Adds the entry of a socket that asked for `frontend` and was given `backend`.
     pub(crate) fn connect(
         &mut self,
         cookie: u64,
@@ -371,8 +376,8 @@ impl World for Model {
     }
     fn put_addr(&mut self, addr: IpAddr, entry: AddressInfo) {
         match addr {
-            IpAddr::V4(a) => drop(self.v4.addrs.insert(a.into(), entry)),
-            IpAddr::V6(a) => drop(self.v6.addrs.insert(a.into(), entry)),
+            IpAddr::V4(a) => drop(self.v4.addresses.insert(a.into(), entry)),
+            IpAddr::V6(a) => drop(self.v6.addresses.insert(a.into(), entry)),
         }
     }
     fn put_frontend(&mut self, key: FrontendKey<IpAddr>, frontend: Frontend) {
@@ -400,8 +405,8 @@ impl World for Model {
     }
     fn put_net(&mut self, addr: IpAddr, len: u32, net: Network) {
         match addr {
-            IpAddr::V4(a) => self.v4.nets.push((a.into(), len, net)),
-            IpAddr::V6(a) => self.v6.nets.push((a.into(), len, net)),
+            IpAddr::V4(a) => self.v4.networks.push((a.into(), len, net)),
+            IpAddr::V6(a) => self.v6.networks.push((a.into(), len, net)),
         }
     }
     fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32) {
@@ -448,7 +453,7 @@ impl World for Model {
                 let view = View(&self.shared, &self.v4);
                 run(hook, ifindex, frame, FlowTable(&mut self.flows4), &view)
             }
-            // the entry points decide this: see `dataplane-ebpf`
+            // The entry points in `dataplane-ebpf` decide about frames that are not IP.
             _ if hook == Hook::FromPod => Verdict::drop(DropReason::ForbiddenControl),
             _ => Verdict::PASS,
         };
@@ -469,7 +474,7 @@ impl World for Model {
                 self.target = Some(ifindex);
                 Action::Redirect
             }
-            core::Action::Translate => panic!("not an end"),
+            core::Action::Translate => panic!("not a final action"),
         }
     }
     fn target(&self) -> Option<u32> {

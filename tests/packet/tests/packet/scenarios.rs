@@ -1,4 +1,8 @@
-//! The scenarios. One node with two pods and an uplink; every scenario runs for IPv4 and IPv6.
+//! The scenarios of the packet tests: basic paths, and the node that all scenarios share.
+//!
+//! The node has two pods, an uplink and a tunnel. Every scenario runs for IPv4 and IPv6, on the
+//! model and in the kernel (`both!` in `main.rs`). Scenarios of one subject have a file of their
+//! own in `scenarios/`.
 
 mod backend_removal;
 mod bandwidth;
@@ -35,14 +39,14 @@ const POD_A: u32 = 2;
 const POD_B: u32 = 3;
 const UPLINK: u32 = 20;
 const TUNNEL: u32 = 21;
-/// The interfaces that must exist.
+/// Interface indexes of the devices that must exist in the kernel's namespace.
 pub(crate) const DEVICES: [u32; 4] = [POD_A, POD_B, UPLINK, TUNNEL];
 
 const SNAT_MIN: u16 = 61000;
 const SNAT_MAX: u16 = 65535;
 const IDLE_TICKS: u32 = 100_000;
 
-/// The addresses of one family.
+/// The addresses of the scenarios, for one family.
 #[derive(Clone, Copy)]
 struct Net {
     a: IpAddr,
@@ -51,9 +55,9 @@ struct Net {
     node: IpAddr,
     vip: IpAddr,
     outside: IpAddr,
-    /// In the range of cluster IPs, but no Service's.
+    /// An address in the range of cluster IPs that no Service has.
     free_vip: IpAddr,
-    /// For an external address.
+    /// An external address, or another host.
     other: IpAddr,
 }
 
@@ -81,7 +85,7 @@ fn number(kind: Kind) -> u8 {
     }
 }
 
-/// The node's configuration, without any feature.
+/// Returns the node's configuration without optional features.
 fn config([v4, v6]: &[Net; 2]) -> NodeConfig {
     NodeConfig {
         node4: octets(v4.node),
@@ -110,7 +114,7 @@ fn pod(netns_cookie: u64, addr4: IpAddr, addr6: IpAddr) -> Pod {
     }
 }
 
-/// Pods, addresses and configuration of the node, for both families.
+/// Fills a node: pods, addresses and configuration of both families.
 fn node<W: World>(w: &mut W) -> [Net; 2] {
     let [v4, v6] = nets();
     w.put_config(config(&[v4, v6]));
@@ -144,10 +148,10 @@ fn frontend(base: u32, len: u32) -> Frontend {
     Frontend { service_port: 1, affinity_ticks: 0, internal: table, external: table, flags: 0, scheduler: 0, pad: 0 }
 }
 
-/// The first packet of a connection, and its reply.
+/// First packet of a connection, and its reply.
 const DIALOGUES: [(Kind, Kind); 3] = [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp), (Kind::Sctp, Kind::Sctp)];
 
-/// A frontend for TCP, UDP and SCTP with one backend.
+/// Adds a frontend for TCP, UDP and SCTP with one backend.
 fn service<W: World>(w: &mut W, vip: SocketAddr, to: SocketAddr) {
     let id = if vip.is_ipv4() { 1 } else { 2 };
     w.put_backend(id, backend(to, BOTH_SETS, 1));
@@ -157,7 +161,7 @@ fn service<W: World>(w: &mut W, vip: SocketAddr, to: SocketAddr) {
     }
 }
 
-/// Runs a packet through a hook, and expects it to go on with these addresses and correct checksums.
+/// Runs a packet at a hook. Expects this action, these addresses, and correct checksums.
 #[track_caller]
 fn expect<W: World>(
     w: &mut W,
@@ -171,7 +175,7 @@ fn expect<W: World>(
     assert_eq!(w.run(hook, ifindex, &mut f), action, "{kind:?} {from} -> {to} at {hook:?}");
     assert_eq!(judge(&f, 0), (new_from, new_to), "{kind:?} {from} -> {to} at {hook:?}");
     if action == Action::Redirect {
-        assert_eq!(ttl(&f), 63, "a router counts the hop");
+        assert_eq!(ttl(&f), 63, "a redirected packet loses a hop");
         assert!(w.target().is_none_or(|t| t == target), "redirected to {:?}, expected {target}", w.target());
     }
 }
@@ -201,8 +205,8 @@ pub(crate) fn pod_to_cluster_ip_and_back<W: World>(w: &mut W) {
             expect(w, FROM_A, first, (client, vip), TO_B, (client, to));
             expect(w, FROM_B, reply, (to, client), TO_A, (vip, client));
             expect(w, FROM_A, next, (client, vip), TO_B, (client, to));
-            let there = w.flow(client, vip, number(first)).expect("the flow of the client's packets");
-            let back = w.flow(to, client, number(first)).expect("the flow of the replies");
+            let there = w.flow(client, vip, number(first)).expect("flow of the client's packets");
+            let back = w.flow(to, client, number(first)).expect("flow of the replies");
             assert_eq!((there.src, there.dst, there.iif, there.oif), (client, to, POD_A, POD_B));
             assert_eq!((back.src, back.dst, back.iif, back.oif), (vip, client, POD_B, POD_A));
         }
@@ -225,7 +229,7 @@ pub(crate) fn service_with_options_and_extension_headers<W: World>(w: &mut W) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
         service(w, vip, to);
         for kind in [Kind::Syn, Kind::Udp, Kind::Sctp] {
-            // four no-operation options; a destination options header with padding
+            // Four no-operation options (IPv4); a destination options header with padding (IPv6).
             let (next, extra): (u8, &[u8]) =
                 if net.vip.is_ipv4() { (0, &[1, 1, 1, 1]) } else { (60, &[0, 0, 1, 4, 0, 0, 0, 0]) };
             let mut f = with_extra_header(&frame(kind, client, vip), next, extra);
@@ -251,7 +255,7 @@ pub(crate) fn outside_to_node_port_on_a_local_pod<W: World>(w: &mut W) {
         let (front, to, client) = (at(net.node, 30080), at(net.b, 8080), at(net.outside, 50000));
         service(w, front, to);
         for (first, reply) in DIALOGUES {
-            // the pod sees the client
+            // The pod sees the client's address.
             expect(w, FROM_UPLINK, first, (client, front), TO_B, (client, to));
             expect(w, FROM_B, reply, (to, client), OUT, (front, client));
         }
@@ -266,7 +270,7 @@ pub(crate) fn outside_to_node_port_on_a_remote_backend<W: World>(w: &mut W) {
             let mut f = frame(first, client, front);
             assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
             let (from, dst) = judge(&f, 0);
-            assert_eq!((from.ip(), dst), (net.node, to), "the reply must come back here");
+            assert_eq!((from.ip(), dst), (net.node, to), "the reply must return to this node");
             assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
             expect(w, FROM_UPLINK, reply, (to, from), OUT, (front, client));
         }
@@ -290,7 +294,8 @@ pub(crate) fn local_pod_of_another_plugin_is_reached_through_the_host_stack<W: W
     }
 }
 
-/// Clients keep their addresses, and replies come through the host's stack: to one outside by an uplink, to a pod by its device.
+/// Expects that clients keep their addresses, and that replies come through the host's stack: to a
+/// client outside by an uplink, to a pod by its device.
 fn reached_by_the_host<W: World>(w: &mut W, net: &Net, front: SocketAddr, to: SocketAddr) {
     let (client, pod) = (at(net.outside, 50000), at(net.a, 40000));
     for (client, there, back) in [(client, FROM_UPLINK, (Hook::ToUplink, UPLINK)), (pod, FROM_A, (Hook::ToPod, POD_A))]
@@ -335,7 +340,7 @@ pub(crate) fn pod_to_pod_without_a_service<W: World>(w: &mut W) {
         for kind in [Kind::Syn, Kind::Ack, Kind::Udp] {
             let (a, b) = (at(net.a, 40000), at(net.b, 8080));
             expect(w, FROM_A, kind, (a, b), TO_B, (a, b));
-            assert_eq!(w.flow(a, b, number(kind)), None, "nothing to remember");
+            assert_eq!(w.flow(a, b, number(kind)), None, "no flow for untranslated packets");
             let remote = at(net.remote, 8080);
             expect(w, FROM_UPLINK, kind, (remote, b), TO_B, (remote, b));
         }
@@ -363,7 +368,7 @@ pub(crate) fn spoofed_source_ip_is_dropped<W: World>(w: &mut W) {
                     expect_drop(w, FROM_A, frame(kind, at(source, 40000), target), DropReason::Spoofed);
                 }
             }
-            // a flow of its neighbour is no ticket
+            // The flow of another pod does not help.
             expect_drop(w, FROM_B, frame(kind, client, vip), DropReason::Spoofed);
         }
     }
@@ -376,9 +381,9 @@ pub(crate) fn unknown_interface_and_other_protocols<W: World>(w: &mut W) {
         let mut arp = f;
         arp[12..14].copy_from_slice(&[8, 6]);
         expect_drop(w, FROM_A, arp.clone(), DropReason::ForbiddenControl);
-        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut arp), Action::Pass, "the uplink's ARP is the host's");
+        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut arp), Action::Pass, "ARP at the uplink is left to the host");
     }
-    // router and neighbour discovery of a pod: its source is link-local
+    // Router and neighbour discovery of a pod has a link-local source.
     let f = frame(Kind::Udp, "[fe80::1]:1".parse().unwrap(), "[ff02::2]:1".parse().unwrap());
     expect_drop(w, FROM_A, f, DropReason::ForbiddenControl);
 }
@@ -393,7 +398,7 @@ pub(crate) fn midstream_tcp_without_a_flow_is_dropped<W: World>(w: &mut W) {
     }
 }
 
-/// A connection of before the installation, or nobody's: the host's stack has it, or resets it.
+/// The host's stack knows connections from before the installation, and resets unknown ones.
 pub(crate) fn midstream_tcp_to_a_node_port_passes<W: World>(w: &mut W) {
     for net in node(w) {
         let front = at(net.node, 30080);
@@ -431,7 +436,7 @@ pub(crate) fn session_affinity_keeps_the_backend<W: World>(w: &mut W) {
         for port in 40001..40030 {
             assert_eq!(pick(w, port, if port % 2 == 0 { Kind::Syn } else { Kind::Udp }), first);
         }
-        // the backend ends: the client is given another, and keeps that
+        // The backend ends: the client gets another one, and keeps it.
         let id = base + u32::from(first.port() - 8000);
         w.put_backend(id, backend(first, 0, 2));
         w.put_slot(id, if id == base { base + 1 } else { base });

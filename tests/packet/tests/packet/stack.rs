@@ -1,19 +1,20 @@
-//! How much of the kernel's 512 bytes of stack a program uses, with all functions that it calls, read off the object.
+//! Stack usage of programs, read off the object.
 //!
-//! The verifier sums up the frames of the deepest chain of calls, each rounded up to 16 bytes when the program is compiled to machine code
-//! (`check_max_stack_depth` in kernel/bpf/verifier.c).
+//! The verifier adds up the frames of the deepest chain of calls, each rounded up to 16 bytes when
+//! the program is compiled to machine code, and allows 512 bytes (`check_max_stack_depth` in
+//! kernel/bpf/verifier.c). This module does the same without loading anything.
 
 use std::collections::HashMap;
 
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SectionKind, SymbolKind};
 
-/// One function: its frame in bytes, and whom it calls.
+/// A function: its frame in bytes, and the functions that it calls.
 struct Function {
     frame: u64,
     calls: Vec<(SectionIndex, u64)>,
 }
 
-/// The deepest chain of frames of each function that is an entry point, by name.
+/// Returns the stack usage of each function and of all that it calls, bytes, by name.
 pub(crate) fn depths(elf: &[u8]) -> HashMap<String, u64> {
     let file = object::File::parse(elf).unwrap();
     let mut functions = HashMap::new();
@@ -29,7 +30,7 @@ pub(crate) fn depths(elf: &[u8]) -> HashMap<String, u64> {
 
 fn depth(functions: &HashMap<(SectionIndex, u64), Function>, at: (SectionIndex, u64), level: u32) -> u64 {
     assert!(level < 8, "the kernel follows at most 8 calls");
-    let f = functions.get(&at).unwrap_or_else(|| panic!("a call to no function: {at:?}"));
+    let f = functions.get(&at).unwrap_or_else(|| panic!("call target is not a function: {at:?}"));
     f.frame + f.calls.iter().map(|c| depth(functions, *c, level + 1)).max().unwrap_or(0)
 }
 
@@ -47,7 +48,7 @@ fn function(file: &object::File<'_>, section: SectionIndex, start: u64, size: u6
         let offset = i64::from(i16::from_le_bytes([insn[2], insn[3]]));
         let immediate = i64::from(i32::from_le_bytes([insn[4], insn[5], insn[6], insn[7]]));
         match opcode {
-            // the address of a function, for a helper that calls it
+            // The address of a function, for a helper that calls it.
             0x18 => {
                 frame_pointers[dst] = false;
                 if let Some(RelocationTarget::Symbol(index)) = relocations.get(&at).map(object::Relocation::target)
@@ -70,14 +71,14 @@ fn function(file: &object::File<'_>, section: SectionIndex, start: u64, size: u6
                 }
                 _ => (section, at.checked_add_signed((immediate + 1) * 8).unwrap()),
             }),
-            // rX = rY; rX += immediate
+            // rX = rY; rX += immediate: an address within the frame.
             0xbf => frame_pointers[dst] = frame_pointers[src],
             0x07 if frame_pointers[dst] && dst != 10 => {
                 lowest = lowest.min(immediate);
                 frame_pointers[dst] = false;
             }
             _ => {
-                // loads have the base in src, stores in dst
+                // Loads have the base in src, stores in dst.
                 let base = if opcode & 7 == 1 { src } else { dst };
                 if matches!(opcode & 7, 1..=3) && base == 10 {
                     lowest = lowest.min(offset);

@@ -1,4 +1,7 @@
-//! What the verifier says of every program, within the budget that ARCHITECTURE.md gives.
+//! Verifier budgets: instructions, stack and load time of every program (ARCHITECTURE.md, I20).
+//!
+//! A program that exceeds its budget here would still load on this kernel, but the margin for other
+//! kernels and for changes is gone.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -10,12 +13,13 @@ use nix::time::{ClockId, clock_gettime};
 use crate::stack::depths;
 
 const MAX_INSTRUCTIONS: u32 = 50_000;
-/// Of an older verifier, which takes fewer states for known ones: 6.1 was tried.
+/// Budget before Linux 6.8, whose verifier prunes fewer states (checked on 6.1).
 const MAX_INSTRUCTIONS_OF_OLD: u32 = 150_000;
 const MAX_STACK: u64 = 448;
 const MAX_LOAD_MS: u128 = 100;
 
-/// What this thread has computed, in the kernel too: the machines are shared, and the time on the wall says more of the others.
+/// Returns the CPU time of this thread, which includes the kernel's work for it. Machines are
+/// shared, so wall-clock time would measure other tests.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
@@ -30,7 +34,7 @@ fn max_instructions() -> u32 {
 fn load_program(program: &mut Program) -> Result<(Duration, ProgramInfo), ProgramError> {
     macro_rules! load {
         ($p:ident) => {{
-            // the stages are loaded already
+            // The stages are loaded already.
             let _ = $p.unload();
             let start = cpu_time();
             despite_signals(|| $p.load())?;
@@ -77,7 +81,7 @@ fn kernel_accepts_every_program_within_its_budget() {
         if stack > MAX_STACK {
             over.push(format!("{name}: {stack} bytes of stack"));
         }
-        // an emulated machine says nothing about time
+        // Times of an emulated machine are meaningless.
         if best > MAX_LOAD_MS && std::env::var_os("ROPEWAY_SLOW_MACHINE").is_none() {
             over.push(format!("{name}: {best} ms"));
         }
@@ -86,7 +90,7 @@ fn kernel_accepts_every_program_within_its_budget() {
     assert!(over.is_empty(), "{over:#?}");
 }
 
-/// What the benchmark measures ends in the same stages as the product.
+/// The benchmark must run the same stages as the product.
 #[test]
 #[ignore = "needs root"]
 fn kernel_takes_the_benchmark_with_its_stages() {

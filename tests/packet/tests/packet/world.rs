@@ -1,4 +1,6 @@
-//! What a scenario can do to a node, whether it is a model or a kernel.
+//! [`World`]: a node as scenarios see it, either the model or the kernel.
+//!
+//! Scenarios fill the maps through it, run packets at hooks, and read flows and drop counters.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,16 +19,16 @@ pub(crate) enum Hook {
     ToUplink,
 }
 
-/// What a program returned.
+/// The return value of a program, as far as both worlds can tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Pass,
     Drop,
-    /// Into a pod or out of an uplink. Which, only the model can tell: see [`World::target`].
+    /// Redirected into a pod or out of a device. Only the model knows which: see [`World::target`].
     Redirect,
 }
 
-/// A flow, without its family.
+/// A flow of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowView {
     pub(crate) src: SocketAddr,
@@ -35,40 +37,41 @@ pub(crate) struct FlowView {
     pub(crate) oif: u32,
 }
 
-/// The tables of one node, and its programs.
+/// The maps and programs of a node.
 pub(crate) trait World {
     fn put_pod(&mut self, ifindex: u32, pod: Pod);
     fn put_addr(&mut self, addr: IpAddr, entry: AddressInfo);
     fn put_frontend(&mut self, key: FrontendKey<IpAddr>, frontend: Frontend);
     fn put_slot(&mut self, index: u32, backend: u32);
     fn put_backend(&mut self, id: u32, backend: Backend);
-    /// What the agent has found of a backend.
+    /// Sets the counts of the agent's last sweep for a backend.
     fn put_load(&mut self, id: u32, load: BackendLoad);
-    /// How many flows to a backend were counted.
+    /// Returns the number of flows that were counted for a backend.
     fn flows_of(&mut self, id: u32) -> u32;
     fn put_config(&mut self, config: NodeConfig);
-    /// An address with its length in bits.
+    /// Adds a network with a prefix length in bits.
     fn put_net(&mut self, addr: IpAddr, len: u32, net: Network);
     /// Allows clients of a network to use a service port.
     fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32);
     fn put_host_port(&mut self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32);
     fn flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) -> Option<FlowView>;
-    /// Lets a flow have been idle for so many ticks more.
+    /// Makes a flow look idle for so many ticks longer.
     fn age_flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8, ticks: u32);
     fn drops(&mut self, reason: DropReason) -> u64;
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action;
-    /// Where the last packet was redirected to, where that can be known.
+    /// Returns the interface to which the last packet was redirected, if the world knows it.
     fn target(&self) -> Option<u32>;
-    /// Whether the last packet was redirected to the queue of a device, and not past it into a pod, where that can be known.
+    /// Returns true if the last packet was redirected to the queue of a device, false if past it
+    /// into a pod; `None` if the world does not know.
     fn is_queued(&self) -> Option<bool>;
 }
 
-/// A flow key of either family.
+/// Returns the flow key of a packet.
 pub(crate) fn flow_key<A: Address>(from: SocketAddr, to: SocketAddr, proto: u8) -> FlowKey<A> {
     FlowKey { src: octets(from.ip()), dst: octets(to.ip()), sport: from.port(), dport: to.port(), proto, pad: [0; 3] }
 }
 
-/// An address in a family's type.
+/// Converts an address to a family's type.
 pub(crate) fn octets<A: Address>(addr: IpAddr) -> A {
     match addr {
         IpAddr::V4(a) => A::from_octets16(&a.to_ipv6_mapped().octets()),
@@ -76,7 +79,7 @@ pub(crate) fn octets<A: Address>(addr: IpAddr) -> A {
     }
 }
 
-/// Without its family.
+/// Converts a flow of one family.
 pub(crate) fn view<A: Into<IpAddr>>(flow: Flow<A>) -> FlowView {
     FlowView {
         src: (flow.src.into(), flow.sport).into(),

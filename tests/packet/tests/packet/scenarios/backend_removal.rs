@@ -1,4 +1,4 @@
-//! Backends that end, and those that are about to.
+//! Backends that have ended or terminate: which flows leave them, and which stay.
 
 use std::net::SocketAddr;
 
@@ -11,10 +11,10 @@ use super::{
 use crate::frame::{Kind, frame};
 use crate::world::World;
 
-/// Terminating, but serves on.
+/// State of a backend that terminates and still serves.
 const DRAINING: u8 = backend_state::SERVING | backend_state::TERMINATING;
 
-/// The only backend, `old`, gets this state and generation, and new connections go to `new`.
+/// Sets state and generation of the only backend `old`, and directs new connections to `new`.
 fn succeed<W: World>(w: &mut W, [old, new]: [SocketAddr; 2], state: u8, generation: u32) {
     let (id, other) = if old.is_ipv4() { (1, 11) } else { (2, 12) };
     w.put_backend(id, backend(old, state, generation));
@@ -43,12 +43,13 @@ pub(crate) fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
         expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
         succeed(w, [old, new], DRAINING, 1);
         expect(w, FROM_A, Kind::Ack, (client, vip), OUT, (client, old));
-        // the same ports for a new connection: it goes where new connections go
+        // A new connection with the same ports goes to the new backend.
         expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
     }
 }
 
-/// A client's first packet is repeated after this has come from its backend, which is not given to new connections any more.
+/// Repeats a client's SYN after `answer` has come from its backend, which takes no new connections
+/// any more.
 fn repeated<W: World>(w: &mut W, net: &Net, port: u16, answer: Option<Kind>, state: u8, generation: u32) {
     let (vip, old, new, client) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80), at(net.a, port));
     service(w, vip, old);
@@ -62,13 +63,13 @@ fn repeated<W: World>(w: &mut W, net: &Net, port: u16, answer: Option<Kind>, sta
             expect(w, FROM_A, kind, (client, vip), OUT, (client, old));
         }
         expect(w, FROM_UPLINK, Kind::Ack, (old, client), TO_A, (vip, client));
-        // a new connection
+        // After the retransmissions, a SYN opens a new connection.
         expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
     } else {
         expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
         expect(w, FROM_B, Kind::SynAck, (new, client), TO_A, (vip, client));
     }
-    // what the first one says now is not for this connection: the client resets it
+    // The old backend's segments no longer belong to the connection: the client resets them.
     expect(w, FROM_UPLINK, Kind::SynAck, (old, client), TO_A, (old, client));
     expect(w, FROM_A, Kind::Rst, (client, old), OUT, (client, old));
 }
@@ -91,19 +92,19 @@ pub(crate) fn syn_of_another_pod_ends_no_flow<W: World>(w: &mut W) {
         service(w, vip, old);
         expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
         succeed(w, [old, new], DRAINING, 1);
-        // another pod with that address ends nothing
+        // Another pod with that source address ends no flow.
         expect_drop(w, FROM_B, frame(Kind::Syn, client, vip), DropReason::Spoofed);
         expect(w, FROM_UPLINK, Kind::SynAck, (old, client), TO_A, (vip, client));
     }
 }
 
-/// Where a datagram goes after the last of these pauses, ticks, before which the only backend has begun to terminate, but serves on.
+/// Backend of the last datagram. Before its pause, the only backend begins to terminate.
 enum To {
     Old,
     New,
 }
 
-/// A client sends from `port`, with pauses between.
+/// Sends datagrams from `port`, with pauses (ticks) between them.
 fn after_pauses<W: World>(w: &mut W, net: &Net, port: u16, pauses: &[u32], to: &To) {
     let (vip, old, new, client) = (at(net.vip, 53), at(net.remote, 53), at(net.b, 53), at(net.a, port));
     service(w, vip, old);
@@ -124,12 +125,12 @@ fn after_pauses<W: World>(w: &mut W, net: &Net, port: u16, pauses: &[u32], to: &
 pub(crate) fn unreplied_udp_flow_leaves_a_terminating_backend<W: World>(w: &mut W) {
     for net in node(w) {
         for (port, pauses, to) in [
-            // a question of several datagrams; later, by chance, another one from the same port
+            // Unreplied: datagrams of one exchange, and later another exchange from the same port.
             (40000, &[0, 0][..], To::Old),
             (40001, &[3], To::New),
             (40002, &[0, 0, 100], To::New),
             (40003, &[60, 60, 3], To::New),
-            // a conversation, which may pause
+            // Assured: a flow that may pause.
             (40004, &[1, 3], To::Old),
             (40005, &[0, 5, 0, 60], To::Old),
             (40006, &[60, 8, 100], To::Old),

@@ -1,4 +1,4 @@
-//! A pod with a limit on what it receives: the queue of its device must see all of it.
+//! Pods with an ingress bandwidth limit: every packet must pass through the queue of the veth.
 
 use std::net::SocketAddr;
 
@@ -9,10 +9,10 @@ use super::{FROM_A, FROM_B, FROM_UPLINK, Net, OUT, POD_A, POD_B, TO_A, TO_B, at,
 use crate::frame::{Kind, frame_of, judge, judge_icmp_error};
 use crate::world::{Action, Hook, World};
 
-/// What a tunnel leaves of 1500 bytes.
+/// MTU of pods: 1500 bytes less the VXLAN headers.
 const POD_MTU: u32 = 1450;
 
-/// The node, on which pod B has a limit.
+/// Fills a node on which pod B has a limit.
 fn limited<W: World>(w: &mut W) -> [Net; 2] {
     let [v4, v6] = node(w);
     let entry = pod(u64::from(POD_B), v4.b, v6.b);
@@ -28,7 +28,7 @@ fn limited<W: World>(w: &mut W) -> [Net; 2] {
 
 #[track_caller]
 fn queued<W: World>(w: &W, wanted: bool) {
-    assert!(w.is_queued().is_none_or(|queued| queued == wanted), "through a queue: expected {wanted}");
+    assert!(w.is_queued().is_none_or(|queued| queued == wanted), "through the queue of a device: expected {wanted}");
 }
 
 pub(crate) fn shaped_pod_receives_through_its_qdisc<W: World>(w: &mut W) {
@@ -49,13 +49,13 @@ pub(crate) fn shaped_pod_receives_through_its_qdisc<W: World>(w: &mut W) {
                 (FROM_UPLINK, at(net.outside, 40001), at(net.node, 8000)),
             ];
             for (hook, from, front) in into {
-                // the second one is a hit, if there is a flow
+                // The second packet uses the flow, if there is one.
                 for kind in [first, if first == Kind::Syn { Kind::Ack } else { first }] {
                     expect(w, hook, kind, (from, front), TO_B, (from, to));
                     queued(w, true);
                 }
             }
-            // what it sends is not its device's to limit
+            // The limit does not apply to what the pod sends.
             expect(w, FROM_B, reply, (to, client), TO_A, (vip, client));
             queued(w, false);
             expect(w, FROM_B, reply, (to, outside), OUT, (front, outside));
@@ -92,10 +92,10 @@ pub(crate) fn oversized_packet_to_a_shaped_pod_gets_frag_needed<W: World>(w: &mu
         let mut large = frame_of(Kind::Udp, client, front, &[0; 1440]);
         assert_eq!(w.run(Hook::FromUplink, super::UPLINK, &mut large), Action::Redirect);
         assert_eq!(judge_icmp_error(&large).1, (net.node, net.outside));
-        // without a flow: the host's stack tells, or cuts
+        // Without a flow the host's stack reports or fragments it.
         let mut direct = frame_of(Kind::Udp, at(net.remote, 40000), to, &[0; 1440]);
         assert_eq!(w.run(Hook::FromUplink, super::UPLINK, &mut direct), Action::Pass);
-        // the other pod takes what the kernel gives it
+        // A pod without a limit has no MTU check on this path.
         let mut other = frame_of(Kind::Udp, at(net.remote, 40000), at(net.a, 8080), &[0; 1440]);
         assert_eq!(w.run(Hook::FromUplink, super::UPLINK, &mut other), Action::Redirect);
         assert!(w.target().is_none_or(|target| target == POD_A));

@@ -1,5 +1,6 @@
-//! Schedulers that count connections: what the programs do with what the agent has found, and with what they count themselves. The formulas are
-//! tested where they are, in `dataplane-common/src/balance/least_connections`.
+//! Schedulers that compare connection counts: the agent's counts, and those of the programs.
+//!
+//! The formulas are tested in `dataplane-common/src/balance/least_connections/tests.rs`.
 
 use std::collections::HashMap;
 
@@ -12,7 +13,7 @@ use super::*;
 
 const ALL: [u8; 4] = [LC, WLC, SED, NQ];
 
-/// What the agent has found of a backend of generation 1.
+/// Returns the agent's counts for a backend of generation 1.
 fn found(active: u32, inactive: u32) -> BackendLoad {
     BackendLoad { generation: 1, active, inactive, flows: 0 }
 }
@@ -30,7 +31,7 @@ pub(crate) fn least_connections_picks_the_least_loaded_backend<W: World>(w: &mut
             for from_outside in [false, true] {
                 let mut s = Scheduled::new(w, net, rule, 0, &weights, &[1, 2, 3]);
                 for (id, (active, inactive)) in (1..).zip(loads) {
-                    // what was counted so far is in what was found
+                    // The flows counted so far are included in the agent's counts.
                     let flows = s.world.flows_of(id);
                     s.world.put_load(id, BackendLoad { flows, ..found(active, inactive) });
                 }
@@ -43,7 +44,7 @@ pub(crate) fn least_connections_picks_the_least_loaded_backend<W: World>(w: &mut
 
 pub(crate) fn new_connections_count_at_once<W: World>(w: &mut W) {
     for net in node(w) {
-        // (weights, connections, how many each gets)
+        // Weights, number of connections, connections of each backend.
         for (rule, weights, times, expected) in [
             (LC, [1, 3], 8, [4, 4]),
             (WLC, [1, 3], 8, [2, 6]),
@@ -59,7 +60,7 @@ pub(crate) fn new_connections_count_at_once<W: World>(w: &mut W) {
             let counts = s.counts(times);
             assert_eq!(counts, HashMap::from([(1, expected[0]), (2, expected[1])]), "{rule} {weights:?}");
         }
-        // a first packet that comes again is no other connection
+        // A retransmitted SYN is no further connection.
         let mut s = Scheduled::new(w, net, LC, 0, &[1, 1], &[1, 2]);
         let before = [1, 2].map(|id| s.world.flows_of(id));
         let client = at(net.a, fresh_port());
@@ -71,7 +72,8 @@ pub(crate) fn new_connections_count_at_once<W: World>(w: &mut W) {
     }
 }
 
-/// As long as its flow lives a datagram is an active connection, or `sed` and `nq` would give all of them to one.
+/// A UDP flow counts as an active connection until it times out. Otherwise `sed` and `nq` would
+/// give all datagrams to one backend.
 pub(crate) fn udp_flows_count_as_connections<W: World>(w: &mut W) {
     for net in node(w) {
         for rule in ALL {
@@ -101,7 +103,7 @@ pub(crate) fn zero_weight_backend_gets_no_connection<W: World>(w: &mut W) {
             let mut f = frame(Kind::Syn, at(net.a, fresh_port()), at(net.vip, 80));
             let refused = s.world.drops(DropReason::NoBackend);
             s.world.run(FROM_A.0, FROM_A.1, &mut f);
-            assert_eq!(s.world.drops(DropReason::NoBackend), refused + 1, "{rule}: nobody takes connections");
+            assert_eq!(s.world.drops(DropReason::NoBackend), refused + 1, "{rule}: no backend takes connections");
         }
     }
 }
@@ -114,14 +116,14 @@ pub(crate) fn counts_of_an_older_generation_are_ignored<W: World>(w: &mut W) {
             s.world.put_load(id, BackendLoad { flows, ..found(if id == 1 { 10 } else { 5 }, 0) });
         }
         assert_eq!(s.open(), 2);
-        // the id has another endpoint now, which has nothing to do
+        // The id has another endpoint now, without connections.
         s.world.put_backend(1, backend(at(net.remote, 8001), BOTH_SETS, next));
         assert_eq!(s.opened(6), [1; 6]);
         assert_eq!(s.world.flows_of(1), 6, "counted from zero");
     }
 }
 
-/// How well samples spread connections is tested beside the search; here, that the kernel's search does so, too.
+/// The quality of sampling is tested beside the search; this test checks the kernel's search.
 pub(crate) fn long_slot_table_is_sampled<W: World>(w: &mut W) {
     let count = 4 * EXACT;
     for net in node(w) {

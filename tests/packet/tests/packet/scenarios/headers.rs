@@ -1,4 +1,4 @@
-//! What is no plain packet of a connection: fragments, malformed headers, spent hops, ICMP errors.
+//! Unusual packets: fragments, malformed headers, expiring hop limits, ICMP errors, foreign MACs.
 
 use std::net::IpAddr;
 
@@ -24,11 +24,11 @@ pub(crate) fn later_fragments_follow_the_first<W: World>(w: &mut W) {
             IpAddr::V6(_) => IpAddr::from(<[u8; 16]>::try_from(&f[38..54]).unwrap()),
         };
         assert_eq!((dst(&first), dst(&later)), (to.ip(), to.ip()));
-        assert_eq!(w.run(Hook::FromPod, POD_A, &mut stranger), Action::Drop, "of another datagram");
+        assert_eq!(w.run(Hook::FromPod, POD_A, &mut stranger), Action::Drop, "a fragment of another datagram");
     }
 }
 
-/// A datagram's first fragment, a later one, and a later one of another datagram.
+/// Returns the first fragment of a datagram, a later one, and a later one of another datagram.
 pub(super) fn fragments(whole: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     if crate::frame::is_v6(whole) {
         let header = |offset_and_more: u16, id: u8| {
@@ -54,12 +54,12 @@ pub(crate) fn malformed_packets_are_dropped<W: World>(w: &mut W) {
         let v6 = net.a.is_ipv6();
         let header = if v6 { 54 } else { 34 };
         expect_drop(w, FROM_A, f[..header + 6].to_vec(), DropReason::Malformed);
-        // BPF_PROG_TEST_RUN itself refuses what is shorter than an IP header
+        // BPF_PROG_TEST_RUN itself refuses packets that are shorter than an IP header.
         let mut version = f.clone();
         version[14] ^= 0xf0;
         expect_drop(w, FROM_A, version, DropReason::Malformed);
         if v6 {
-            // a chain of extension headers that never ends
+            // A chain of extension headers that is too long.
             let endless = with_extra_header(&f, 60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(9));
             let mut endless = endless;
             endless[54] = 60;
@@ -79,12 +79,12 @@ pub(crate) fn expiring_hop_limit_passes_to_the_host_stack<W: World>(w: &mut W) {
         for target in [vip, at(net.b, 80), at(net.outside, 80)] {
             let mut f = frame_with_ttl(Kind::Syn, client, target, 1);
             assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Pass, "{target}");
-            assert_eq!(judge(&f, 0), (client, target), "unchanged, so that the host tells the sender");
+            assert_eq!(judge(&f, 0), (client, target), "unchanged: the host's stack reports it");
         }
     }
 }
 
-/// What [`icmp_error`] says, in each family.
+/// Type and code of [`icmp_error`], for each family.
 const UNREACHABLE: [(u8, u8); 2] = [(3, 1), (1, 4)];
 
 pub(crate) fn icmp_error_and_its_quoted_packet_are_translated<W: World>(w: &mut W) {
@@ -92,11 +92,11 @@ pub(crate) fn icmp_error_and_its_quoted_packet_are_translated<W: World>(w: &mut 
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
         service(w, vip, to);
         for kind in [Kind::Syn, Kind::Udp, Kind::Sctp] {
-            // the packet that is complained of is the translated one
+            // The error quotes the translated packet.
             let mut sent = frame(kind, client, vip);
             assert_eq!(w.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
             assert_eq!(judge(&sent, 0), (client, to));
-            // by a router on the way, and by the backend itself
+            // From a router on the way, and from the backend itself.
             for (reporter, shown) in [(net.outside, net.outside), (net.remote, net.vip)] {
                 let mut f = icmp_error(reporter, net.a, &sent);
                 assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
@@ -107,7 +107,8 @@ pub(crate) fn icmp_error_and_its_quoted_packet_are_translated<W: World>(w: &mut 
                 );
                 assert_eq!(ttl(&f), 63);
             }
-            // and the other way round: the client complains of a reply, which it has seen translated
+            // Reverse direction: the client reports an error about a reply, which it has seen
+            // translated.
             let mut reply = frame(if kind == Kind::Syn { Kind::SynAck } else { kind }, to, client);
             assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
             let mut f = icmp_error(net.a, net.vip, &reply);
@@ -115,7 +116,7 @@ pub(crate) fn icmp_error_and_its_quoted_packet_are_translated<W: World>(w: &mut 
             let (_, outer, inner) = judge_icmp_error(&f);
             assert_eq!((outer, inner), ((net.a, net.remote), (to, client)));
         }
-        // about a stranger's packet: nothing to translate
+        // About a packet without a flow: nothing is translated.
         let about = frame(Kind::Udp, at(net.a, 1), at(net.outside, 2));
         let mut f = icmp_error(net.outside, net.a, &about);
         assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
@@ -131,7 +132,8 @@ pub(crate) fn icmp_error_about_another_pods_flow_is_not_translated<W: World>(w: 
         let mut sent = frame(Kind::Udp, client, vip);
         assert_eq!(w.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
         let reply = frame(Kind::Udp, vip, client);
-        // with its own address about its neighbour's flow: not translated; with its neighbour's: not sent
+        // With its own address about another pod's flow: not translated. With that pod's address:
+        // spoofed.
         expect_drop(w, FROM_B, icmp_error(net.b, net.vip, &reply), DropReason::NoFrontend);
         expect_drop(w, FROM_B, icmp_error(net.a, net.vip, &reply), DropReason::Spoofed);
     }
@@ -144,7 +146,8 @@ pub(crate) fn spoofed_source_mac_is_dropped<W: World>(w: &mut W) {
         for kind in [Kind::Syn, Kind::Udp] {
             expect(w, FROM_A, kind, (client, vip), TO_B, (client, to));
         }
-        // a flow, a pod, somebody outside, the node: with the pod's own address, but for one bit of its MAC
+        // To a flow, a pod, a host outside and the node: the pod's own address, but one bit of its
+        // MAC differs.
         for target in [vip, to, at(net.outside, 443), at(net.node, 22)] {
             for (kind, byte) in [(Kind::Syn, 6), (Kind::Ack, 7), (Kind::Udp, 8), (Kind::Udp, 9), (Kind::Ack, 11)] {
                 let mut f = frame(kind, client, target);
@@ -153,7 +156,7 @@ pub(crate) fn spoofed_source_mac_is_dropped<W: World>(w: &mut W) {
             }
         }
         expect(w, FROM_A, Kind::Ack, (client, vip), TO_B, (client, to));
-        // of those that come in from outside the MAC is a router's
+        // The MAC of a packet from outside is a router's.
         let mut f = frame(Kind::Udp, at(net.remote, 1), to);
         f[6..12].copy_from_slice(&[2, 0x11, 0x22, 0x33, 0x44, 0x55]);
         assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);

@@ -1,4 +1,4 @@
-//! What leaves the cluster or its own subnet, host ports, and connections that use old ports again.
+//! Masquerading, the tunnel, host ports, and reuse of old ports.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use super::{
 use crate::frame::{Kind, echo, echo_reply, frame, icmp_error, judge, judge_echo, judge_icmp_error};
 use crate::world::{Action, Hook, World};
 
-/// A node that masquerades; `remote` is in the pod network.
+/// Fills a node that masquerades; `remote` is in the pod network.
 fn masquerading<W: World>(w: &mut W) -> [super::Net; 2] {
     let nets = node(w);
     w.put_config(NodeConfig { features: node_features::NETWORKS | node_features::MASQUERADE, ..config(&nets) });
@@ -24,7 +24,7 @@ fn masquerading<W: World>(w: &mut W) -> [super::Net; 2] {
     nets
 }
 
-/// Sends the first packet of a pod out, and says with which source it left.
+/// Sends the first packet of a connection out of the cluster, and returns its translated source.
 #[track_caller]
 fn leave<W: World>(w: &mut W, kind: Kind, client: SocketAddr, to: SocketAddr) -> SocketAddr {
     let mut f = frame(kind, client, to);
@@ -45,16 +45,16 @@ pub(crate) fn egress_from_pods_is_masqueraded<W: World>(w: &mut W) {
             assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
             expect(w, FROM_UPLINK, reply, (world, from), TO_A, (world, client));
             expect(w, FROM_A, next, (client, world), OUT, (from, world));
-            // an error about it is translated back
+            // An error about it is translated back.
             let mut f = icmp_error(net.outside, net.node, &frame(next, from, world));
             assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
             let (_, outer, inner) = judge_icmp_error(&f);
             assert_eq!((outer, inner), ((net.outside, net.a), (client, world)));
         }
-        // in the pod network it keeps its address
+        // Within the pod network the source is kept.
         expect(w, FROM_A, Kind::Syn, (client, at(net.remote, 80)), OUT, (client, at(net.remote, 80)));
         expect(w, FROM_A, Kind::Syn, (client, at(net.b, 80)), TO_B, (client, at(net.b, 80)));
-        // a Service with an endpoint out there
+        // A Service with an endpoint outside the cluster.
         service(w, at(net.vip, 80), world);
         let mut f = frame(Kind::Syn, client, at(net.vip, 80));
         assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
@@ -76,13 +76,13 @@ pub(crate) fn ping_is_masqueraded<W: World>(w: &mut W) {
         assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
         assert!(w.target().is_none_or(|t| t == POD_A));
         assert_eq!(judge_echo(&reply), ((net.outside, net.a), 77));
-        // an error about the ping
+        // An error about the echo request.
         let mut error = icmp_error(net.outside, net.node, &about);
         assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut error), Action::Redirect);
         let (_, outer, _) = judge_icmp_error(&error);
         assert_eq!(outer, (net.outside, net.a));
         about.clear();
-        // what has neither ports nor an identifier could not come back
+        // Replies to a packet without ports or identifier could not be recognized.
         let mut opaque = frame(Kind::Udp, at(net.a, 1), at(net.outside, 2));
         opaque[if net.a.is_ipv4() { 23 } else { 20 }] = 47;
         if net.a.is_ipv4() {
@@ -100,7 +100,7 @@ pub(crate) fn snat_port_exhaustion_drops_new_flows<W: World>(w: &mut W) {
         let world = at(net.outside, 443);
         assert_eq!(leave(w, Kind::Udp, at(net.a, 40000), world), at(net.node, SNAT_MIN));
         expect_drop(w, FROM_A, frame(Kind::Udp, at(net.a, 40001), world), DropReason::SnatPortsExhausted);
-        // another destination has ports of its own
+        // Ports are reserved per destination.
         assert_eq!(leave(w, Kind::Udp, at(net.a, 40001), at(net.outside, 444)).port(), SNAT_MIN);
     }
 }
@@ -136,10 +136,12 @@ pub(crate) fn host_port_reaches_its_pod<W: World>(w: &mut W) {
             let pod = at(net.a, 40000);
             expect(w, FROM_A, kind, (pod, front), TO_B, (pod, to));
             expect(w, FROM_B, reply, (to, pod), TO_A, (front, pod));
-            // the same port of somebody else is nobody's business, and another port of the node is the host's
+            // The same port of another host is not touched, and other ports of the node pass to the
+            // host.
             expect(w, FROM_A, kind, (pod, at(net.outside, 8000)), OUT, (pod, at(net.outside, 8000)));
             expect(w, FROM_UPLINK, kind, (client, at(net.node, 8001)), HOST, (client, at(net.node, 8001)));
-            // an entry for the address itself goes before the one for all, and a Service before both
+            // An entry for the address itself precedes the one for all, and a Service precedes
+            // both.
             w.put_host_port(FrontendKey { addr: net.node, port: 8000, proto, pad: 0 }, at(net.b, 81), POD_B);
             let other = at(net.outside, 40001);
             expect(w, FROM_UPLINK, kind, (other, front), TO_B, (other, at(net.b, 81)));
@@ -158,7 +160,7 @@ pub(crate) fn host_port_flow_ends_with_its_pod<W: World>(w: &mut W) {
         let key = FrontendKey { addr: net.node, port: 8000, proto: proto::UDP, pad: 0 };
         w.put_host_port(key, at(net.b, 80), POD_B);
         expect(w, FROM_UPLINK, Kind::Udp, (client, front), TO_B, (client, at(net.b, 80)));
-        // another pod has the interface now, and the host port leads elsewhere
+        // Another pod has the interface now, and the host port leads elsewhere.
         let [v4, v6] = super::nets();
         w.put_pod(POD_B, super::pod(99, v4.b, v6.b));
         w.put_host_port(key, at(net.a, 80), POD_A);
@@ -174,7 +176,7 @@ pub(crate) fn direct_datagram_ignores_a_stale_reply_flow<W: World>(w: &mut W) {
         expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
         expect(w, FROM_A, Kind::Udp, (client, to), TO_B, (client, to));
         expect(w, FROM_B, Kind::Udp, (to, client), TO_A, (to, client));
-        // and through the Service again
+        // Through the Service again.
         expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
     }
 }
@@ -184,7 +186,7 @@ pub(crate) fn node_icmp_error_has_the_frontend_as_source<W: World>(w: &mut W) {
         let (front, to, client) = (at(net.node, 30080), at(net.node, 8080), at(net.outside, 50000));
         service(w, front, to);
         expect(w, FROM_UPLINK, Kind::Udp, (client, front), HOST, (client, to));
-        // nobody listens there: the host's stack says so about the packet that it saw
+        // No socket has that port: the host's stack reports it about the translated packet.
         let mut f = icmp_error(net.node, net.outside, &frame(Kind::Udp, client, to));
         assert_eq!(w.run(Hook::ToUplink, UPLINK, &mut f), Action::Pass);
         let (_, outer, inner) = judge_icmp_error(&f);

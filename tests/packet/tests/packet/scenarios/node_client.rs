@@ -1,4 +1,4 @@
-//! The node as a client of the packet path, behind a device of its own.
+//! The node as a client of the packet path, by the host device.
 
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::{
@@ -8,13 +8,14 @@ use dataplane_common::types::service::{Frontend, FrontendKey, frontend_flags, pr
 
 use super::{
     DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, Net, OUT, POD_A, TO_A, TO_B, UPLINK, at, config, expect, expect_drop,
-    expect_refusal, frontend, node, pod, service,
+    expect_rejection, frontend, node, pod, service,
 };
 use crate::frame::{Kind, frame};
 use crate::world::{Hook, World};
 
-/// The node's own packets come by the device that is pod A's otherwise; pods have the neighbours of pod B, Services those of the cluster IP.
-fn gated<W: World>(w: &mut W) -> [Net; 2] {
+/// Fills a node whose host device has the interface of pod A. The neighbours of pod B are in the
+/// node's pod range, and those of the cluster IP in the range of cluster IPs.
+fn with_host_device<W: World>(w: &mut W) -> [Net; 2] {
     let [v4, v6] = node(w);
     let entry = pod(0, v4.node, v6.node);
     w.put_pod(POD_A, Pod { flags: pod_flags::PRESENT | pod_flags::SHAPED | pod_flags::NODE, ..entry });
@@ -28,27 +29,27 @@ fn gated<W: World>(w: &mut W) -> [Net; 2] {
 }
 
 pub(crate) fn node_reaches_services_without_socket_hooks<W: World>(w: &mut W) {
-    for net in gated(w) {
+    for net in with_host_device(w) {
         let (client, vip) = (at(net.node, 40000), at(net.vip, 80));
         for (to, there, back) in [(at(net.b, 8080), TO_B, FROM_B), (at(net.remote, 8080), OUT, FROM_UPLINK)] {
             service(w, vip, to);
             for (first, reply) in DIALOGUES {
-                // another port for each backend: what has a flow stays with it
+                // Another port for each backend, because a flow stays with its backend.
                 let client = at(client.ip(), client.port() + u16::from(there == OUT));
                 for kind in [first, if first == Kind::Syn { Kind::Ack } else { first }] {
                     expect(w, FROM_A, kind, (client, vip), there, (client, to));
                 }
                 expect(w, back, reply, (to, client), TO_A, (vip, client));
-                assert!(w.is_queued().unwrap_or(true), "the kernel lets nothing past a queue within one namespace");
+                assert!(w.is_queued().unwrap_or(true), "bpf_redirect_peer works between namespaces only");
             }
         }
-        expect_refusal(w, FROM_A, client, at(net.vip, 81), DropReason::NoFrontend);
+        expect_rejection(w, FROM_A, client, at(net.vip, 81), DropReason::NoFrontend);
         expect_drop(w, FROM_A, frame(Kind::Syn, client, at(net.free_vip, 80)), DropReason::UnallocatedAddress);
     }
 }
 
 pub(crate) fn node_is_dropped_silently_where_pods_are<W: World>(w: &mut W) {
-    for net in gated(w) {
+    for net in with_host_device(w) {
         let (client, vip) = (at(net.node, 40000), at(net.vip, 80));
         for (kind, proto) in [(Kind::Syn, proto::TCP), (Kind::Udp, proto::UDP), (Kind::Sctp, proto::SCTP)] {
             let none = frontend(0, 0);
@@ -60,11 +61,11 @@ pub(crate) fn node_is_dropped_silently_where_pods_are<W: World>(w: &mut W) {
 }
 
 pub(crate) fn address_of_a_deleted_pod_is_unreachable<W: World>(w: &mut W) {
-    for net in gated(w) {
+    for net in with_host_device(w) {
         let gone = if net.b.is_ipv4() { "10.1.0.200:8080" } else { "[fd00:1::200]:8080" };
         let (own, gone) = (at(net.node, 40000), gone.parse().unwrap());
-        expect_refusal(w, FROM_A, own, gone, DropReason::UnallocatedAddress);
-        // what others ask is the routes' to decide, which lead here
+        expect_rejection(w, FROM_A, own, gone, DropReason::UnallocatedAddress);
+        // Packets of other senders are left to the host's routes, which lead to the host device.
         for (hook, from) in [(FROM_B, at(net.b, 40000)), (FROM_UPLINK, at(net.outside, 40000))] {
             for kind in [Kind::Syn, Kind::Ack, Kind::Udp] {
                 expect(w, hook, kind, (from, gone), HOST, (from, gone));
@@ -75,7 +76,7 @@ pub(crate) fn address_of_a_deleted_pod_is_unreachable<W: World>(w: &mut W) {
 }
 
 pub(crate) fn node_sctp_reaches_external_ips<W: World>(w: &mut W) {
-    for net in gated(w) {
+    for net in with_host_device(w) {
         w.put_addr(net.other, AddressInfo { ifindex: 0, kind: address_kind::EXTERNAL, flags: 0, mac: [0; 6] });
         let (client, front, leaves) = (at(net.node, 40000), at(net.other, 80), (Hook::ToUplink, UPLINK));
         for (to, there, back) in [(at(net.b, 8080), TO_B, FROM_B), (at(net.remote, 8080), OUT, FROM_UPLINK)] {
@@ -86,9 +87,9 @@ pub(crate) fn node_sctp_reaches_external_ips<W: World>(w: &mut W) {
             }
             expect(w, back, Kind::Sctp, (to, client), HOST, (front, client));
         }
-        // at the gate it goes on to where the node is a pod
+        // At egress of the host device it passes: at its other end the node is a pod.
         expect(w, (Hook::ToPod, POD_A), Kind::Sctp, (client, front), HOST, (client, front));
-        // a hook leads the others on, and nobody serves the next port
+        // TCP and UDP are left to the socket hooks, and the next port has no frontend.
         expect(w, leaves, Kind::Syn, (client, front), HOST, (client, front));
         expect(w, leaves, Kind::Udp, (client, front), HOST, (client, front));
         expect(w, leaves, Kind::Sctp, (client, at(net.other, 81)), HOST, (client, at(net.other, 81)));

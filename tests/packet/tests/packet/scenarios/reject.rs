@@ -1,4 +1,4 @@
-//! Packets whose sender is told that they go nowhere, and those that end in silence.
+//! Rejected packets, which get an answer, and packets that are dropped silently.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,8 @@ use super::{
 use crate::frame::{Kind, echo, frame, frame_of, judge_icmp_error, judge_reset};
 use crate::world::{Action, Hook, World};
 
-/// Expects the answer to go back by the interface that the packet came in by, and the packet to be counted as dropped.
+/// Expects that the packet is answered by the interface at which it arrived and counted as dropped.
+/// Returns the answer.
 #[track_caller]
 pub(super) fn expect_answer<W: World>(
     w: &mut W,
@@ -23,14 +24,14 @@ pub(super) fn expect_answer<W: World>(
     let (before, macs) = (w.drops(reason), [f[6..12].to_vec(), f[0..6].to_vec()].concat());
     assert_eq!(w.run(hook, ifindex, &mut f), Action::Redirect, "{reason:?}");
     assert_eq!(w.drops(reason), before + 1, "{reason:?} is counted");
-    assert!(w.target().is_none_or(|t| t == ifindex), "back to where it came from");
-    assert_eq!(f[..12], macs, "to the station that sent it");
+    assert!(w.target().is_none_or(|t| t == ifindex), "by the interface at which it arrived");
+    assert_eq!(f[..12], macs, "to the MAC that sent it");
     f
 }
 
-/// A reset for TCP, an unreachable port for UDP, from the address that was asked for.
+/// Expects a reset for TCP and "port unreachable" for UDP, from the address that the client used.
 #[track_caller]
-pub(super) fn expect_refusal<W: World>(
+pub(super) fn expect_rejection<W: World>(
     w: &mut W,
     at_hook: (Hook, u32),
     client: SocketAddr,
@@ -38,7 +39,7 @@ pub(super) fn expect_refusal<W: World>(
     reason: DropReason,
 ) {
     let answer = expect_answer(w, at_hook, frame(Kind::Syn, client, to), reason);
-    // the frame's sequence number is 1, its SYN counts as one byte, and its payload has eight
+    // The frame's sequence number is 1, its SYN counts as one byte, and its payload has eight.
     assert_eq!(judge_reset(&answer), ((to, client), (0, 10), true));
     let answer = expect_answer(w, at_hook, frame(Kind::Udp, client, to), reason);
     let (types, outer, inner) = judge_icmp_error(&answer);
@@ -54,7 +55,7 @@ pub(crate) fn service_without_backends_is_rejected<W: World>(w: &mut W) {
             for proto in [proto::TCP, proto::UDP] {
                 w.put_frontend(FrontendKey { addr, port: 80, proto, pad: 0 }, frontend(0, 0));
             }
-            expect_refusal(w, hook, at(client, 40000), at(addr, 80), DropReason::NoBackend);
+            expect_rejection(w, hook, at(client, 40000), at(addr, 80), DropReason::NoBackend);
         }
     }
 }
@@ -62,9 +63,9 @@ pub(crate) fn service_without_backends_is_rejected<W: World>(w: &mut W) {
 pub(crate) fn undefined_cluster_ip_port_is_rejected<W: World>(w: &mut W) {
     for net in node(w) {
         service(w, at(net.vip, 80), at(net.b, 8080));
-        expect_refusal(w, FROM_A, at(net.a, 40000), at(net.vip, 81), DropReason::NoFrontend);
-        expect_refusal(w, FROM_UPLINK, at(net.outside, 40000), at(net.vip, 81), DropReason::NoFrontend);
-        // a ping is told so too; errors, resets and what is in the middle of something are not
+        expect_rejection(w, FROM_A, at(net.a, 40000), at(net.vip, 81), DropReason::NoFrontend);
+        expect_rejection(w, FROM_UPLINK, at(net.outside, 40000), at(net.vip, 81), DropReason::NoFrontend);
+        // An echo request is answered too; errors and resets are not.
         let answer = expect_answer(w, FROM_A, echo(net.a, net.vip, 7), DropReason::NoFrontend);
         assert_eq!(judge_icmp_error(&answer).1, (net.vip, net.a));
         expect_drop(w, FROM_A, frame(Kind::Rst, at(net.a, 40000), at(net.vip, 81)), DropReason::NoFrontend);
@@ -111,7 +112,8 @@ pub(crate) fn source_ranges_apply_on_every_path<W: World>(w: &mut W) {
             let flags = frontend_flags::SOURCE_RANGES;
             w.put_frontend(key, Frontend { flags, service_port: id, ..frontend(id, 1) });
         }
-        // the range of the outside client, but not the pods', and for another port everyone
+        // The range contains the client outside, but no pod. The range of another service port
+        // allows all clients.
         w.put_source_range(id, net.outside, if net.vip.is_ipv4() { 24 } else { 64 });
         w.put_source_range(id + 10, net.a, 0);
         for kind in [Kind::Syn, Kind::Udp] {
@@ -148,28 +150,29 @@ pub(crate) fn oversized_packet_gets_frag_needed<W: World>(w: &mut W) {
         let answer = expect_answer(w, FROM_A, large.clone(), DropReason::TooBig);
         let (types, outer, inner) = judge_icmp_error(&answer);
         assert_eq!(types, if client.is_ipv4() { (3, 4) } else { (2, 0) }, "fragmentation needed, packet too big");
-        assert_eq!((outer, inner), ((net.vip, net.a), (client, vip)), "about the packet as it was sent");
+        assert_eq!((outer, inner), ((net.vip, net.a), (client, vip)), "quotes the packet as it was sent");
         let header = if client.is_ipv4() { 34 } else { 54 };
         assert_eq!(answer[header + 4..header + 8], MTU.to_be_bytes());
-        // without a Service the host's stack does it
+        // Without a Service the host's stack reports it.
         let mut direct = frame_of(Kind::Udp, client, at(net.outside, 80), &[0; 1400]);
         assert_eq!(w.run(Hook::FromPod, POD_A, &mut direct), Action::Pass);
         if net.vip.is_ipv4() {
-            // may be cut up: by the host's stack, with the addresses of the flow
+            // Without "don't fragment" the host's stack fragments the translated packet.
             let mut f = large.clone();
             f[20] &= !0x40;
             crate::frame::fix_ipv4_checksum(&mut f);
             let direct = f.clone();
             assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Pass);
             assert_eq!(crate::frame::judge(&f, 0), (client, to));
-            // if another device is the uplink, this one is the tunnel: its datagram is cut up
+            // With another device as uplink, this one is the tunnel, which fragments its outer
+            // datagram.
             w.put_config(NodeConfig { mtu: 1500, tunnel_mtu: MTU, uplink: TUNNEL, ..config(&nets) });
             let mut f = direct;
             assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
             assert_eq!(crate::frame::judge(&f, 0), (client, to));
             w.put_config(NodeConfig { mtu: MTU, ..config(&nets) });
         }
-        // what fits goes on, and pods have no such limit
+        // A packet that fits is forwarded, and packets to pods have no such limit.
         expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, to));
         service(w, at(net.vip, 81), at(net.b, 8080));
         let mut f = frame_of(Kind::Udp, at(net.outside, 9), at(net.vip, 81), &[0; 1400]);

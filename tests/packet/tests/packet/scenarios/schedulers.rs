@@ -1,4 +1,4 @@
-//! Schedulers, rule by rule: which backend each new connection is given.
+//! Schedulers, one by one: the backend that each new connection gets.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -9,18 +9,18 @@ use dataplane_common::types::service::{Frontend, frontend_flags};
 
 use super::*;
 
-/// Where the tables of these tests begin.
+/// Index of the first slot of the tables in these tests.
 pub(super) const BASE: u32 = 100;
 
-/// A node with a Service of backends outside it.
+/// A node with a Service that has a scheduler and remote backends.
 pub(super) struct Scheduled<'a, W> {
     pub(super) world: &'a mut W,
     net: Net,
-    /// By backend id, which counts from 1.
+    /// Backend ids by address; they start at 1.
     backends: HashMap<SocketAddr, u32>,
 }
 
-/// No port twice, so that every packet opens a connection.
+/// Source ports, none used twice, so that every packet opens a connection.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(2000);
 
 pub(super) fn fresh_port() -> u16 {
@@ -28,7 +28,7 @@ pub(super) fn fresh_port() -> u16 {
 }
 
 impl<'a, W: World> Scheduled<'a, W> {
-    /// With these weights, and a table of these ids.
+    /// Adds backends with these weights, and a frontend whose slots have these ids.
     pub(super) fn new(world: &'a mut W, net: Net, scheduler: u8, flags: u16, weights: &[u32], table: &[u32]) -> Self {
         let mut backends = HashMap::new();
         for (weight, id) in weights.iter().zip(1..) {
@@ -50,12 +50,12 @@ impl<'a, W: World> Scheduled<'a, W> {
         self.world.put_frontend(FrontendKey { addr: at.ip(), port: at.port(), proto: proto::TCP, pad: 0 }, value);
     }
 
-    /// The backend that a new connection of pod A is given.
+    /// Opens a connection from pod A; returns the backend id.
     pub(super) fn open(&mut self) -> u32 {
         self.connect(FROM_A, at(self.net.a, fresh_port()), at(self.net.vip, 80))
     }
 
-    /// The backend that a client outside is given.
+    /// Opens a connection from a client outside; returns the backend id.
     pub(super) fn open_from(&mut self, client: SocketAddr) -> u32 {
         self.connect(FROM_UPLINK, client, at(self.net.node, 30080))
     }
@@ -82,7 +82,7 @@ pub(super) fn counted(ids: impl IntoIterator<Item = u32>) -> HashMap<u32, usize>
     })
 }
 
-/// Clients outside, whose addresses differ.
+/// Returns clients outside with different addresses.
 fn outsiders(net: Net, count: u32) -> impl Iterator<Item = SocketAddr> {
     (0..count).map(move |n| {
         let ip: IpAddr = match net.outside {
@@ -93,7 +93,8 @@ fn outsiders(net: Net, count: u32) -> impl Iterator<Item = SocketAddr> {
     })
 }
 
-/// 1,000 throws on a table with one backend twice: 333 and 667, standard deviation 15.
+/// Of 1,000 connections to a table with one backend twice, 333 and 667 are expected, with a
+/// standard deviation of 15.
 pub(crate) fn random_follows_the_slot_table<W: World>(w: &mut W) {
     for net in node(w) {
         let counts = Scheduled::new(w, net, RANDOM, 0, &[1, 2], &[1, 2, 2]).counts(1000);
@@ -110,7 +111,7 @@ pub(crate) fn round_robin_follows_slot_order<W: World>(w: &mut W) {
     }
 }
 
-/// A turn that is left over from a longer table that was there before.
+/// The turn of a longer table, of which this one takes the place, is beyond the end.
 pub(crate) fn round_robin_wraps_at_the_table_end<W: World>(w: &mut W) {
     for net in node(w) {
         let mut s = Scheduled::new(w, net, RR, 0, &[1; 5], &[1, 2, 3, 4, 5]);
@@ -127,20 +128,20 @@ pub(crate) fn source_hash_is_stable<W: World>(w: &mut W) {
             let table: Vec<u32> = (0..64).map(|n| n % 4 + 1).collect();
             let mut s = Scheduled::new(w, net, number, 0, &[1; 4], &table);
             let mine = s.open();
-            assert_eq!(counted(s.opened(50)), HashMap::from([(mine, 50)]), "whatever the port is");
+            assert_eq!(counted(s.opened(50)), HashMap::from([(mine, 50)]), "independent of the port");
             let mut all = Vec::new();
             for client in outsiders(net, 400) {
                 all.push(s.open_from(client));
                 assert_eq!(s.open_from(at(client.ip(), fresh_port())), all[all.len() - 1], "{client}");
             }
-            // 100 each, standard deviation 9
+            // 100 each, standard deviation 9.
             let counts = counted(all);
             assert!((1..=4).all(|id| (55..=145).contains(&counts[&id])), "{number}: {counts:?}");
 
             let mut s = Scheduled::new(w, net, number, frontend_flags::HASH_PORT, &[1; 4], &table);
             let counts = s.counts(400);
             assert!((1..=4).all(|id| (55..=145).contains(&counts[&id])), "{number} with ports: {counts:?}");
-            // the same client at another port of the Service: another flow, and the same choice
+            // The same client at another port of the Service: another flow, the same backend.
             s.put(
                 at(net.node, 30081),
                 Frontend { scheduler: number, flags: frontend_flags::HASH_PORT, ..frontend(BASE, 64) },
@@ -154,7 +155,8 @@ pub(crate) fn source_hash_is_stable<W: World>(w: &mut W) {
     }
 }
 
-/// Another node with the same table, and another run, must give a client the same backend: the hash has no seed.
+/// The hash has no seed: every node with the same table, and every run, gives a client the same
+/// backend.
 pub(crate) fn source_hash_is_equal_on_every_node<W: World>(w: &mut W) {
     let [v4, v6] = node(w);
     let table: Vec<u32> = (1..=16).collect();
@@ -165,7 +167,7 @@ pub(crate) fn source_hash_is_equal_on_every_node<W: World>(w: &mut W) {
     }
 }
 
-/// By another implementation.
+/// Backend ids computed by another implementation.
 const KNOWN4: [u32; 6] = [6, 8, 6, 10, 11, 7];
 const KNOWN6: [u32; 6] = [4, 8, 11, 16, 15, 3];
 
@@ -176,7 +178,7 @@ pub(crate) fn destination_hash_is_stable<W: World>(w: &mut W) {
         let all: HashSet<u32> = s.opened(50).into_iter().collect();
         assert_eq!(all.len(), 1, "one address, one backend");
         let outside: HashSet<u32> = outsiders(net, 50).map(|client| s.open_from(client)).collect();
-        assert_eq!(outside.len(), 1, "whoever asks");
+        assert_eq!(outside.len(), 1, "independent of the client");
         let mut seen = HashSet::new();
         for n in 0..40_u8 {
             let vip = match net.vip {

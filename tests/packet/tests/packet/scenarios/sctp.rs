@@ -1,4 +1,4 @@
-//! SCTP, whose checksum changes with the ports, and covers the whole packet.
+//! SCTP: its CRC covers the ports and the whole packet, but not the IP header.
 
 use std::net::SocketAddr;
 
@@ -12,10 +12,10 @@ use super::{FROM_A, FROM_B, OUT, POD_A, TO_A, TO_B, at, config, expect, expect_d
 use crate::frame::{Kind, fix_ipv4_checksum, frame, frame_of, is_v6, judge, judge_icmp_error, sctp_error};
 use crate::world::{Action, Hook, World};
 
-/// The most that a tested frame has behind the SCTP header.
+/// Largest payload of a tested frame behind the SCTP header, bytes.
 const MOST: usize = 1400;
 
-/// Where the SCTP header is.
+/// Returns the offset of the SCTP header.
 fn header(f: &[u8]) -> usize {
     if is_v6(f) { 54 } else { 34 }
 }
@@ -28,7 +28,7 @@ pub(crate) fn sctp_checksum_is_correct_at_every_length<W: World>(w: &mut W) {
             let payload: Vec<u8> = (0..bytes).map(|i| (i * 7) as u8).collect();
             let mut f = frame_of(Kind::Sctp, client, vip, &payload);
             let length = f.len();
-            // Ethernet fills up short frames
+            // Ethernet pads short frames.
             f.resize(length.max(60), 0xaa);
             assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect, "{bytes} bytes");
             assert_eq!(judge(&f[..length], 0), (client, to), "{bytes} bytes");
@@ -42,11 +42,11 @@ pub(crate) fn sctp_fragment_with_translated_ports_is_dropped<W: World>(w: &mut W
         let client = at(net.a, 40000);
         service(w, at(net.vip, 80), at(net.b, 8080));
         let (first, later, _) = fragments(&frame(Kind::Sctp, client, at(net.vip, 80)));
-        // the first one makes a flow all the same
+        // The first fragment opens a flow nevertheless.
         for f in [first.clone(), later, first] {
             expect_drop(w, FROM_A, f, DropReason::SctpFragment);
         }
-        // without a change of ports they go on as they are
+        // Without a change of ports fragments are forwarded unchanged.
         let to = at(net.b, 90);
         service(w, at(net.vip, 90), to);
         let (first, later, _) = fragments(&frame(Kind::Sctp, client, at(net.vip, 90)));
@@ -64,7 +64,7 @@ pub(crate) fn truncated_sctp_is_dropped<W: World>(w: &mut W) {
         let (vip, client) = (at(net.vip, 80), at(net.a, 40000));
         service(w, vip, at(net.b, 8080));
         let whole = frame(Kind::Sctp, client, vip);
-        // the frame has all of it, the packet has not
+        // The frame is complete, but the IP header tells a shorter length.
         for bytes in [0_u8, 8, 11] {
             let mut f = whole.clone();
             if is_v6(&f) {
@@ -75,7 +75,7 @@ pub(crate) fn truncated_sctp_is_dropped<W: World>(w: &mut W) {
             }
             expect_drop(w, FROM_A, f, DropReason::Malformed);
         }
-        // the packet says that it has more than there is
+        // The IP header tells a longer length than the frame has.
         let mut f = whole;
         let cut = header(&f) + 9;
         f.truncate(cut);
@@ -98,7 +98,8 @@ pub(crate) fn wrong_sctp_checksum_stays_wrong<W: World>(w: &mut W) {
     }
 }
 
-/// What opens an association has no verification tag: its sender knows it by the tag in the first chunk (RFC 9260, section 10, ICMP6).
+/// A packet that opens an association has no verification tag. Its sender recognizes it by the tag
+/// in the first chunk (RFC 9260, section 10, ICMP6).
 pub(crate) fn rejected_sctp_error_quotes_the_first_chunk<W: World>(w: &mut W) {
     for net in node(w) {
         let (vip, client) = (at(net.vip, 80), at(net.a, 40000));
@@ -113,11 +114,11 @@ pub(crate) fn rejected_sctp_error_quotes_the_first_chunk<W: World>(w: &mut W) {
             assert_eq!(answer[header(&answer) + 8..], f[14..header(&f) + quoted]);
             quoted
         };
-        // INIT with its tag, and 12 bytes more
+        // INIT with its tag, and 12 further bytes.
         let init = [1, 0, 0, 20, 9, 8, 7, 6, 0, 1, 0, 0, 0, 1, 0, 1, 5, 5, 5, 5];
         assert_eq!(refuse(w, &init, vip, DropReason::NoBackend), 20);
         assert_eq!(refuse(w, &init, at(net.vip, 81), DropReason::NoFrontend), 20);
-        // a chunk without content
+        // A chunk without content.
         assert_eq!(refuse(w, &[11, 0, 0, 4], vip, DropReason::NoBackend), 8);
     }
 }
@@ -134,7 +135,7 @@ pub(crate) fn direct_association_ignores_a_stale_reply_flow<W: World>(w: &mut W)
     }
 }
 
-/// A packet that is larger than the MTU of its way.
+/// Sends a packet larger than the MTU of the uplink, and expects that it `fits` or is rejected.
 pub(crate) fn large_sctp_to_the_uplink<W: World>(w: &mut W, fits: bool) {
     let nets = node(w);
     w.put_config(NodeConfig { mtu: 1300, ..config(&nets) });

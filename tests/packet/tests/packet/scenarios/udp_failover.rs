@@ -1,4 +1,6 @@
-//! Connected sockets of the node whose backend has ended. On the host only: `BPF_PROG_TEST_RUN` has no such socket.
+//! Failover of connected UDP sockets of the node whose backend has ended.
+//!
+//! On the model only: `BPF_PROG_TEST_RUN` has no such socket. The namespace tests cover the kernel.
 
 use std::net::SocketAddr;
 
@@ -17,11 +19,12 @@ const OUT_OF_THE_NODE: (Hook, u32) = (Hook::ToUplink, UPLINK);
 const INTO_A_POD: (Hook, u32) = (Hook::ToPod, POD_B);
 
 const SOCKET: u64 = 9;
-/// Of the backend that the socket was given.
+/// Id of the backend to which the socket was connected.
 const ID: u32 = 7;
 const GENERATION: u32 = 4;
 
-/// The node, a socket of which is connected to a remote backend of `vip` that has ended since.
+/// Connects a socket of the node to a remote backend of `vip` that has ended since. Returns the
+/// socket's address and the backend's.
 fn connected(w: &mut Model, net: &Net, vip: SocketAddr) -> (SocketAddr, SocketAddr) {
     let (own, dead) = (at(net.node, 40000), at(net.remote, 8080));
     w.put_backend(ID, backend(dead, 0, GENERATION + 1));
@@ -39,10 +42,10 @@ fn host_connected_udp_leaves_a_removed_backend() {
         let (own, dead) = connected(w, &net, vip);
         for hook in [OUT_OF_THE_NODE, OUT_OF_THE_NODE, INTO_A_POD] {
             expect(w, hook, Kind::Udp, (own, dead), TO_B, (own, here));
-            assert_eq!(w.is_queued(), Some(true), "only what comes in can go past a queue");
+            assert_eq!(w.is_queued(), Some(true), "bpf_redirect_peer works at ingress only");
         }
         expect(w, FROM_B, Kind::Udp, (here, own), HOST, (dead, own));
-        // and that one ends too
+        // The second backend ends too.
         let (id, there) = (if vip.is_ipv4() { 1 } else { 2 }, at(net.other, 8080));
         w.put_backend(id, backend(there, BOTH_SETS | backend_state::REMOTE, 2));
         expect(w, OUT_OF_THE_NODE, Kind::Udp, (own, dead), OUT, (own, there));
@@ -61,7 +64,7 @@ fn host_connected_udp_stays_with_a_serving_backend() {
             w.put_backend(ID, backend(to, state, GENERATION));
             expect(w, OUT_OF_THE_NODE, Kind::Udp, (own, to), HOST, (own, to));
         }
-        // terminating, and serves nothing any more
+        // Terminating, and no longer serving.
         w.put_backend(ID, backend(to, backend_state::LISTED | backend_state::TERMINATING, GENERATION));
         expect(w, OUT_OF_THE_NODE, Kind::Udp, (own, to), TO_B, (own, at(net.b, 8080)));
     }
@@ -74,7 +77,7 @@ fn host_other_traffic_to_a_removed_backend_is_not_translated() {
         let vip = at(net.vip, 80);
         service(w, vip, at(net.b, 8080));
         let (own, dead) = connected(w, &net, vip);
-        // the socket itself, by TCP's kin or to another port, and any other socket
+        // The same socket with TCP or to another port, and other sockets.
         expect(w, OUT_OF_THE_NODE, Kind::Syn, (own, dead), HOST, (own, dead));
         expect(w, OUT_OF_THE_NODE, Kind::Udp, (own, at(net.remote, 8081)), HOST, (own, at(net.remote, 8081)));
         for socket in [0, SOCKET + 1] {
@@ -94,7 +97,7 @@ fn host_connected_udp_without_a_backend_is_dropped() {
         connected(w, &net, vip);
         w.put_frontend(FrontendKey { addr: vip.ip(), port: vip.port(), proto: proto::UDP, pad: 0 }, frontend(1, 0));
         expect_drop(w, OUT_OF_THE_NODE, frame(Kind::Udp, own, dead), DropReason::NoBackend);
-        // on the node itself: a packet that leaves does not come back in
+        // A backend on the node itself: a packet at egress cannot be delivered to the host.
         service(w, vip, at(net.node, 8080));
         expect_drop(w, OUT_OF_THE_NODE, frame(Kind::Udp, own, dead), DropReason::NoBackend);
     }
