@@ -28,22 +28,22 @@ const MOBILITY: u8 = 135;
 
 /// TCP flag FIN (RFC 9293, section 3.1).
 pub const FIN: u8 = 0x01;
-/// TCP flag SYN.
+/// TCP flag SYN, set on the segments that open a connection.
 pub const SYN: u8 = 0x02;
-/// TCP flag RST.
+/// TCP flag RST, which ends a connection at once.
 pub const RST: u8 = 0x04;
-/// TCP flag ACK.
+/// TCP flag ACK: the acknowledgement number is valid.
 pub const ACK: u8 = 0x10;
 
 /// The header that follows the IP header and its extensions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Layer4 {
-    /// TCP (RFC 9293).
+    /// A TCP header (RFC 9293).
     Tcp,
-    /// UDP (RFC 768).
+    /// A UDP header (RFC 768).
     Udp,
-    /// SCTP (RFC 9260).
+    /// An SCTP common header (RFC 9260).
     Sctp,
     /// ICMP or `ICMPv6`, except errors.
     Icmp,

@@ -159,7 +159,7 @@ fn check_source_ip<A: Family, T: FamilyMaps<A>>(
     if A::V6 && parsed.key.src.is_link_local() {
         return Verdict::drop(DropReason::ForbiddenControl);
     }
-    // The host device: the node forwards packets of others to a pod that is gone.
+    // The host device: routes of the node also lead here from other senders, to pods that are gone.
     if pod.flags & pod_flags::NODE != 0 { Verdict::drop(DropReason::UnallocatedAddress) } else { SPOOFED }
 }
 
@@ -205,7 +205,7 @@ where
         return Verdict::PASS;
     }
     if route.own {
-        // Only the node's routes lead its packets here, so the address has no pod.
+        // The node's own packets are routed here only if the address has no pod.
         let from_node = tables.pod(ifindex).is_some_and(|pod| pod.flags & pod_flags::NODE != 0);
         return if from_node { Verdict::reject(DropReason::UnallocatedAddress) } else { Verdict::PASS };
     }

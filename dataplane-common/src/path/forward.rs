@@ -62,8 +62,9 @@ pub fn forward<const OFTEN: bool, A: Family, P: Packet, T: SharedMaps>(
             if A::V6 || has_dont_fragment(packet) {
                 return Verdict::too_big(limit & !TUNNEL);
             }
-            // The host's stack fragments the packet, unless it would take it for a forgery because
-            // of the node's address as source. Then the outer datagram of the tunnel is fragmented.
+            // The host's stack fragments the packet. In a tunnel it is sent whole instead, and the
+            // outer datagram is fragmented: its source can be the node's own address by now, which
+            // the stack would drop as a martian.
             by_stack = (!limit / TUNNEL) | ((flow.flags & flow_flags::TO_POD) as u32 / flow_flags::TO_POD as u32);
         }
     }

@@ -20,7 +20,7 @@ pub struct FlowKey<A> {
     pub sport: u16,
     /// Destination port, CPU order.
     pub dport: u16,
-    /// IP protocol number.
+    /// IP protocol number ([`super::service::proto`]).
     pub proto: u8,
     /// Padding, always zero: the kernel hashes all bytes of a key.
     pub pad: [u8; 3],
@@ -60,11 +60,11 @@ pub struct Flow<A> {
     pub generation: u32,
     /// Time of the last packet, in ticks ([`super::clock`]).
     pub last_seen: u32,
-    /// One of [`flow_state`].
+    /// Progress of this direction, one of [`flow_state`].
     pub state: u8,
-    /// Bits of [`flow_flags`].
+    /// Properties of this direction, bits of [`flow_flags`].
     pub flags: u8,
-    /// Padding, always zero.
+    /// Padding, zero like every gap.
     pub pad: u16,
 }
 
@@ -109,7 +109,7 @@ pub mod flow_state {
     pub const RESET: u8 = 3;
 }
 
-/// Bits of [`Flow::flags`].
+/// Bits of [`Flow::flags`], set when the flow is inserted.
 pub mod flow_flags {
     /// The direction from the backend to the client.
     pub const REPLY: u8 = 4;
@@ -134,9 +134,9 @@ pub struct FragmentKey<A> {
     /// Identification field. IPv6: 32 bits as they stand in memory; IPv4: 16 bits, CPU order.
     /// Identification field as it stands in memory; IPv4: 16 bits, CPU order.
     pub id: u32,
-    /// IP protocol number.
+    /// IP protocol number ([`super::service::proto`]).
     pub proto: u8,
-    /// Padding, always zero.
+    /// Padding, always zero: the kernel hashes all bytes of a key.
     pub pad: [u8; 3],
 }
 

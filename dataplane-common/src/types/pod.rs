@@ -29,11 +29,11 @@ pub struct Pod {
     pub host_mac: [u8; 6],
     /// Bits of [`pod_flags`]; 0 if there is no pod.
     pub flags: u32,
-    /// Padding, always zero.
+    /// Padding, zero like every gap.
     pub pad: u32,
 }
 
-/// Bits of [`Pod::flags`].
+/// Bits of [`Pod::flags`], set by the plugin unless noted.
 pub mod pod_flags {
     /// The entry is in use. Packets of a pod without this bit are dropped.
     pub const PRESENT: u32 = 1;
@@ -53,9 +53,9 @@ pub mod pod_flags {
 pub struct AddressInfo {
     /// Pods: interface index of the host-side veth.
     pub ifindex: u32,
-    /// One of [`address_kind`].
+    /// Role of the address, one of [`address_kind`].
     pub kind: u8,
-    /// Bits of [`address_flags`].
+    /// Properties of the address, bits of [`address_flags`].
     pub flags: u8,
     /// Pods: MAC of the pod's end of the veth.
     pub mac: [u8; 6],
@@ -73,7 +73,7 @@ pub mod address_kind {
     pub const EXTERNAL: u8 = 4;
 }
 
-/// Bits of [`AddressInfo::flags`].
+/// Bits of [`AddressInfo::flags`], set for pods only.
 pub mod address_flags {
     /// A pod with [`super::pod_flags::SHAPED`], repeated here to save the lookup of the pod. The
     /// bit equals [`crate::types::flow::flow_flags::SHAPED`], so a mask copies it into a flow.
@@ -114,7 +114,7 @@ pub struct NodeConfig {
     pub tcp_ticks: u32,
     /// Idle timeout of TCP flows after FIN or RST, in ticks.
     pub closing_ticks: u32,
-    /// Bits of [`node_features`].
+    /// Optional features that are on, bits of [`node_features`].
     pub features: u32,
     /// Least MTU of the devices that lead out of the node, without the tunnel, bytes; 0: unknown.
     pub mtu: u32,
@@ -152,11 +152,11 @@ pub mod node_features {
 pub struct Network {
     /// Interface index of the tunnel, if the network is reached through it; 0: the uplink.
     pub oif: u32,
-    /// Bits of [`network_flags`].
+    /// Properties of the network, bits of [`network_flags`].
     pub flags: u32,
 }
 
-/// Bits of [`Network::flags`].
+/// Bits of [`Network::flags`]; a network may have several.
 pub mod network_flags {
     /// A range of cluster IPs (a `ServiceCIDR`). Packets to an address without a Service are
     /// dropped, because no host answers there.

@@ -8,13 +8,13 @@
 pub mod proto {
     /// ICMP for IPv4 (RFC 792).
     pub const ICMP: u8 = 1;
-    /// TCP (RFC 9293).
+    /// Transmission Control Protocol (RFC 9293).
     pub const TCP: u8 = 6;
-    /// UDP (RFC 768).
+    /// User Datagram Protocol (RFC 768).
     pub const UDP: u8 = 17;
     /// ICMP for IPv6 (RFC 4443).
     pub const ICMP6: u8 = 58;
-    /// SCTP (RFC 9260).
+    /// Stream Control Transmission Protocol (RFC 9260).
     pub const SCTP: u8 = 132;
 }
 
@@ -24,11 +24,11 @@ pub mod proto {
 pub struct FrontendKey<A> {
     /// A cluster IP, external IP, load-balancer IP or an address of the node.
     pub addr: A,
-    /// Port, CPU order.
+    /// Port that clients use, CPU order.
     pub port: u16,
-    /// One of [`proto`].
+    /// Protocol number, one of [`proto`].
     pub proto: u8,
-    /// Padding, always zero.
+    /// Padding, zero like every gap.
     pub pad: u8,
 }
 
@@ -56,15 +56,15 @@ pub struct Frontend {
     pub internal: SlotTable,
     /// Slots for clients outside the cluster.
     pub external: SlotTable,
-    /// Bits of [`frontend_flags`].
+    /// Policies and kind, bits of [`frontend_flags`].
     pub flags: u16,
-    /// One of [`scheduler`].
+    /// Rule that picks a slot, one of [`scheduler`].
     pub scheduler: u8,
-    /// Padding, always zero.
+    /// Padding, zero like every gap.
     pub pad: u8,
 }
 
-/// Bits of [`Frontend::flags`].
+/// Bits of [`Frontend::flags`], from the Service's specification.
 pub mod frontend_flags {
     /// Internal clients are dropped silently instead of rejected if there is no backend
     /// (`internalTrafficPolicy: Local`).
@@ -95,7 +95,7 @@ pub mod frontend_flags {
 pub struct Slot {
     /// Backend id; 0 is never a backend.
     pub backend: u32,
-    /// In the first slot of a table: the slot to use next, for schedulers that take turns.
+    /// The slot to use next, for schedulers that take turns; only in the first slot of a table.
     pub turn: u32,
 }
 
@@ -145,11 +145,11 @@ pub mod scheduler {
 pub struct Backend {
     /// Address; IPv4 as `::ffff:a.b.c.d`.
     pub addr: [u8; 16],
-    /// Port, CPU order.
+    /// Port of the endpoint, CPU order.
     pub port: u16,
     /// Bits of [`backend_state`]; 0 if the id is free.
     pub state: u8,
-    /// Padding, always zero.
+    /// Padding, zero like every gap.
     pub pad: u8,
     /// Incremented when the id is given to another endpoint and when its endpoint has ended.
     /// Flows, affinity and socket entries of an older generation are invalid.
@@ -160,7 +160,7 @@ pub struct Backend {
     pub weight: u32,
 }
 
-/// Bits of [`Backend::state`].
+/// Bits of [`Backend::state`], from the `EndpointSlice` and the policies.
 pub mod backend_state {
     /// Listed in the internal slot table: takes new connections from the cluster.
     pub const INTERNAL: u8 = 1;
@@ -241,7 +241,7 @@ pub struct BackendStats {
     pub flows: u64,
     /// [`Backend::generation`] to which `sockets` and `flows` refer.
     pub generation: u32,
-    /// Padding, always zero.
+    /// Padding, zero like every gap.
     pub pad: u32,
 }
 
@@ -289,7 +289,7 @@ pub struct SockPeerKey<A> {
     pub addr: A,
     /// Backend's or frontend's port, CPU order.
     pub port: u16,
-    /// Padding, always zero.
+    /// Padding, zero like every gap.
     pub pad: u16,
 }
 
@@ -301,7 +301,7 @@ pub struct SockPeer<A> {
     pub addr: A,
     /// Frontend's or backend's port, CPU order.
     pub port: u16,
-    /// Padding, always zero.
+    /// Padding, zero like every gap.
     pub pad: u16,
     /// Backend id; 0 if a host port led to a pod.
     pub backend: u32,
@@ -334,7 +334,7 @@ pub struct HostPort<A> {
     pub addr: A,
     /// The container's port, CPU order.
     pub port: u16,
-    /// Padding, always zero.
+    /// Padding, zero like every gap.
     pub pad: u16,
     /// Interface index of the pod's host-side veth.
     pub ifindex: u32,

@@ -11,7 +11,7 @@ use crate::types::service::{Frontend, SlotTable, backend_state};
 pub enum TrafficSide {
     /// A pod or a node of the cluster.
     Internal,
-    /// Any other client.
+    /// Any client outside the cluster.
     External,
 }
 

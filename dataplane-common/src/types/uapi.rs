@@ -7,7 +7,7 @@
 pub const AF_INET: u8 = 2;
 /// Address family IPv6 (`linux/socket.h`).
 pub const AF_INET6: u8 = 10;
-/// Connection refused (`asm-generic/errno.h`).
+/// Error number "connection refused" (`asm-generic/errno.h`).
 pub const ECONNREFUSED: i32 = 111;
 /// Protocol of a TCP socket (`linux/in.h`).
 pub const IPPROTO_TCP: u32 = 6;

@@ -476,7 +476,8 @@ fn route_ifindex<A: Address>(skb: *mut __sk_buff, ifindex: u32, addr: &A) -> u32
 }
 
 /// Logs a line for each packet, if the agent has enabled it. `AYA_LOG_LEVEL` is read-only data, so
-/// with level 0 the verifier removes the call as dead code.
+/// with level 0 the verifier removes the call as dead code. Not inlined, so that its locals stay
+/// out of the programs' stack frames.
 #[inline(never)]
 fn trace(ctx: &TcContext, program: &str, verdict: Verdict) {
     let action = match verdict.action() {

@@ -147,7 +147,7 @@ fn uncount(place: *mut SockBackend) {
     }
 }
 
-/// Runs at sock_release.
+/// Runs at sock_release: ends the socket's count.
 #[inline(always)]
 pub fn release(ctx: &SockContext) -> i32 {
     let map = (&raw const maps::sock_backends).cast_mut().cast();
