@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use dataplane_host::netlink::{
-    Direction, NetlinkError, NetlinkRequest, Socket, Veth, add_address, add_clsact, add_route, create_veth,
+    Direction, IfIndex, NetlinkError, NetlinkRequest, Socket, Veth, add_address, add_clsact, add_route, create_veth,
     delete_link, quiet_link, replace_filter, replace_neighbour, set_rate, set_up,
 };
 use dataplane_host::netns::Netns;
@@ -96,7 +96,7 @@ impl NamespacePair {
 
     /// Creates the pair, the pod's end directly in its namespace. Returns the index of the host's
     /// end.
-    fn create(&mut self, record: &AttachmentRecord, mtu: u32, maps: &PodMaps) -> Result<u32, CniError> {
+    fn create(&mut self, record: &AttachmentRecord, mtu: u32, maps: &PodMaps) -> Result<IfIndex, CniError> {
         let mut stale_removed = false;
         for index in plan::indexes(&record.id) {
             if !maps.is_free(index)? {
@@ -154,7 +154,7 @@ impl NamespacePair {
         }
     }
 
-    fn set_up_host(&mut self, record: &AttachmentRecord, index: u32) -> Result<(), CniError> {
+    fn set_up_host(&mut self, record: &AttachmentRecord, index: IfIndex) -> Result<(), CniError> {
         let mac = plan::pod_mac(record);
         let mut requests = vec![set_up(index)];
         for address in &record.addresses {

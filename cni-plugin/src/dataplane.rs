@@ -11,6 +11,7 @@ use bytemuck::Zeroable;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, Pod, PodNetns, address_flags, address_kind, pod_flags};
 use dataplane_host::map::PinnedMap;
+use dataplane_host::netlink::IfIndex;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::AttachmentRecord;
 
@@ -55,8 +56,8 @@ impl PodMaps {
     }
 
     /// Returns whether the slot of an interface index is free.
-    pub(crate) fn is_free(&self, index: u32) -> Result<bool, CniError> {
-        Ok(self.pods.get(&index)?.is_none_or(|p| p.flags & pod_flags::PRESENT == 0))
+    pub(crate) fn is_free(&self, index: IfIndex) -> Result<bool, CniError> {
+        Ok(self.pods.get(&index.0)?.is_none_or(|p| p.flags & pod_flags::PRESENT == 0))
     }
 
     /// Enters a pod into the maps. It is unreachable until its device is up. `shaped`: packets to
@@ -64,7 +65,7 @@ impl PodMaps {
     pub(crate) fn insert(
         &self,
         record: &AttachmentRecord,
-        index: u32,
+        index: IfIndex,
         netns_cookie: u64,
         shaped: bool,
     ) -> Result<(), CniError> {
@@ -74,7 +75,7 @@ impl PodMaps {
         let pod = Pod { netns_cookie, addr4, addr6, mac, host_mac: plan::HOST_MAC, flags, pad: 0 };
         // Addresses first: rollback after a kill starts from them and finds the other entries.
         let flags = if shaped { address_flags::SHAPED } else { 0 };
-        let addr = AddressInfo { ifindex: index, kind: address_kind::POD, flags, mac };
+        let addr = AddressInfo { ifindex: index.0, kind: address_kind::POD, flags, mac };
         for address in &record.addresses {
             if self.get(*address)?.is_some_and(|a| a.kind != address_kind::POD) {
                 return Err(CniError::AddressTaken { address: *address });
@@ -84,32 +85,32 @@ impl PodMaps {
                 IpAddr::V6(a) => self.addresses6.insert(&a.into(), &addr)?,
             }
         }
-        self.pods.insert(&index, &pod)?;
+        self.pods.insert(&index.0, &pod)?;
         // The source entry of a pod with several interfaces names the first one.
-        self.pod_netns.insert_new(&netns_cookie, &PodNetns { addr4, addr6, ifindex: index })?;
+        self.pod_netns.insert_new(&netns_cookie, &PodNetns { addr4, addr6, ifindex: index.0 })?;
         self.ports.insert(record, index)
     }
 
     /// Removes the entries of a record that [`Self::insert`] wrote, from any state. `device` is the
     /// index of its device, if that still exists.
-    pub(crate) fn remove(&self, record: &AttachmentRecord, device: Option<u32>) -> Result<(), CniError> {
+    pub(crate) fn remove(&self, record: &AttachmentRecord, device: Option<IfIndex>) -> Result<(), CniError> {
         self.ports.remove(record)?;
         self.remove_addresses(&record.addresses, device)
     }
 
     /// Removes the entries of an attachment whose record is lost; otherwise like [`Self::remove`].
-    pub(crate) fn remove_unrecorded(&self, addresses: &[IpAddr], device: Option<u32>) -> Result<(), CniError> {
+    pub(crate) fn remove_unrecorded(&self, addresses: &[IpAddr], device: Option<IfIndex>) -> Result<(), CniError> {
         self.ports.remove_by_address(addresses)?;
         self.remove_addresses(addresses, device)
     }
 
     /// Blocks the pod's own packets first.
-    fn remove_addresses(&self, addresses: &[IpAddr], device: Option<u32>) -> Result<(), CniError> {
-        let mut indexes: Vec<u32> = device.into_iter().collect();
+    fn remove_addresses(&self, addresses: &[IpAddr], device: Option<IfIndex>) -> Result<(), CniError> {
+        let mut indexes: Vec<IfIndex> = device.into_iter().collect();
         let mut ours = Vec::new();
         for address in addresses {
             if let Some(addr) = self.get(*address)?.filter(|a| a.kind == address_kind::POD) {
-                indexes.push(addr.ifindex);
+                indexes.push(IfIndex(addr.ifindex));
                 ours.push(*address);
             }
         }
@@ -126,8 +127,8 @@ impl PodMaps {
     }
 
     /// Frees the slot of a device if a pod with one of these addresses has it.
-    fn remove_pod(&self, index: u32, addresses: &[IpAddr]) -> Result<(), CniError> {
-        let Some(pod) = self.pods.get(&index)? else { return Ok(()) };
+    fn remove_pod(&self, index: IfIndex, addresses: &[IpAddr]) -> Result<(), CniError> {
+        let Some(pod) = self.pods.get(&index.0)? else { return Ok(()) };
         let has = |a: &IpAddr| match *a {
             IpAddr::V4(a) => pod.addr4 == a.into(),
             IpAddr::V6(a) => pod.addr6 == a.into(),
@@ -136,11 +137,11 @@ impl PodMaps {
             return Ok(());
         }
         // Blocked first; the entry still records the addresses to remove.
-        self.pods.insert(&index, &Pod { flags: 0, ..pod })?;
-        if self.pod_netns.get(&pod.netns_cookie)?.is_some_and(|n| n.ifindex == index) {
+        self.pods.insert(&index.0, &Pod { flags: 0, ..pod })?;
+        if self.pod_netns.get(&pod.netns_cookie)?.is_some_and(|n| n.ifindex == index.0) {
             self.pod_netns.remove(&pod.netns_cookie)?;
         }
-        self.pods.insert(&index, &Pod::zeroed())?;
+        self.pods.insert(&index.0, &Pod::zeroed())?;
         Ok(())
     }
 
@@ -152,8 +153,8 @@ impl PodMaps {
     }
 
     /// The index of the device of the pod that has an address.
-    pub(crate) fn device_of(&self, address: IpAddr) -> Result<Option<u32>, CniError> {
-        let Some(index) = self.get(address)?.filter(|a| a.kind == address_kind::POD).map(|a| a.ifindex) else {
+    pub(crate) fn device_of(&self, address: IpAddr) -> Result<Option<IfIndex>, CniError> {
+        let Some(index) = self.get(address)?.filter(|a| a.kind == address_kind::POD).map(|a| IfIndex(a.ifindex)) else {
             return Ok(None);
         };
         // The index may have been reused by another device; the pod's entry says whose it is.
@@ -165,12 +166,12 @@ impl PodMaps {
     pub(crate) fn differences(
         &self,
         record: &AttachmentRecord,
-        index: u32,
+        index: IfIndex,
         netns_cookie: u64,
     ) -> Result<Vec<String>, CniError> {
         let (addr4, addr6) = plan::map_addresses(record);
         let mut wrong = Vec::new();
-        let pod = self.pods.get(&index)?.filter(|p| p.flags & pod_flags::PRESENT != 0);
+        let pod = self.pods.get(&index.0)?.filter(|p| p.flags & pod_flags::PRESENT != 0);
         if !pod.is_some_and(|p| p.netns_cookie == netns_cookie && p.addr4 == addr4 && p.addr6 == addr6) {
             wrong.push(format!("map pods has no such pod at {index}"));
         }
@@ -178,7 +179,7 @@ impl PodMaps {
             wrong.push("map pod_netns does not know the network namespace".into());
         }
         for address in &record.addresses {
-            if !self.get(*address)?.is_some_and(|a| a.kind == address_kind::POD && a.ifindex == index) {
+            if !self.get(*address)?.is_some_and(|a| a.kind == address_kind::POD && a.ifindex == index.0) {
                 wrong.push(format!("map addresses does not map {address} to device {index}"));
             }
         }
@@ -187,8 +188,8 @@ impl PodMaps {
     }
 
     /// The addresses of the pod with that device, for an attachment whose record is lost.
-    pub(crate) fn addresses_of(&self, index: u32) -> Result<Vec<IpAddr>, CniError> {
-        let Some(pod) = self.pods.get(&index)?.filter(|p| p.flags & pod_flags::PRESENT != 0) else {
+    pub(crate) fn addresses_of(&self, index: IfIndex) -> Result<Vec<IpAddr>, CniError> {
+        let Some(pod) = self.pods.get(&index.0)?.filter(|p| p.flags & pod_flags::PRESENT != 0) else {
             return Ok(Vec::new());
         };
         let all = [IpAddr::from(pod.addr4), IpAddr::from(pod.addr6)];

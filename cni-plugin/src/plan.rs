@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::POD_SLOTS;
 pub(crate) use dataplane_host::contract::gateway;
-use dataplane_host::netlink::{Hop, Route};
+use dataplane_host::netlink::{Hop, IfIndex, Route};
 use dataplane_host::store::{AttachmentId, AttachmentRecord};
 use ipnetwork::IpNetwork;
 
@@ -34,10 +34,10 @@ fn hashed_mac(id: &AttachmentId) -> [u8; 6] {
 }
 
 /// Interface indexes to try for the host's end, spread by the attachment's hash.
-pub(crate) fn indexes(id: &AttachmentId) -> impl Iterator<Item = u32> {
+pub(crate) fn indexes(id: &AttachmentId) -> impl Iterator<Item = IfIndex> {
     let span = POD_SLOTS - FIRST_INDEX;
     let start = (id.hash() % u64::from(span)) as u32;
-    (0..INDEX_ATTEMPTS).map(move |i| FIRST_INDEX + (start + i) % span)
+    (0..INDEX_ATTEMPTS).map(move |i| IfIndex(FIRST_INDEX + (start + i) % span))
 }
 
 /// Returns the address as a /32 or /128 network.
@@ -55,7 +55,7 @@ pub(crate) fn default_network(address: IpAddr) -> IpNetwork {
 }
 
 /// The pod's default route in the family of one of its addresses.
-pub(crate) fn pod_route(address: IpAddr, index: u32) -> Route {
+pub(crate) fn pod_route(address: IpAddr, index: IfIndex) -> Route {
     let hop = Hop::Gateway { via: gateway(address), index: Some(index), onlink: address.is_ipv4() };
     Route { protocol: POD_ROUTE_PROTOCOL, ..Route::new(default_network(address), hop) }
 }
@@ -64,7 +64,7 @@ pub(crate) fn pod_route(address: IpAddr, index: u32) -> Route {
 pub(crate) const POD_ROUTE_PROTOCOL: u8 = 3;
 
 /// The node's route to one of a pod's addresses.
-pub(crate) fn host_route(address: IpAddr, index: u32) -> Route {
+pub(crate) fn host_route(address: IpAddr, index: IfIndex) -> Route {
     Route::new(host_network(address), Hop::Device { index })
 }
 
@@ -89,7 +89,7 @@ mod tests {
         let id = |c: u32| AttachmentId { container: c.to_string(), ifname: "eth0".into() };
         for container in 0..100 {
             let all: Vec<_> = indexes(&id(container)).collect();
-            assert!(all.iter().all(|i| (FIRST_INDEX..POD_SLOTS).contains(i)));
+            assert!(all.iter().all(|i| (FIRST_INDEX..POD_SLOTS).contains(&i.0)));
             let unique: std::collections::HashSet<_> = all.iter().collect();
             assert_eq!(unique.len(), INDEX_ATTEMPTS as usize);
             assert_eq!(hashed_mac(&id(container))[0] & 3, 2);

@@ -9,6 +9,7 @@ use bytemuck::Pod;
 use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::service::{FrontendKey, HostPort, proto};
 use dataplane_host::map::PinnedMap;
+use dataplane_host::netlink::IfIndex;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::{AttachmentRecord, Choice, PortMapping, Transport};
 
@@ -59,7 +60,7 @@ impl HostPorts {
 
     /// Enters all host ports of a record. `index` is that of the pod's device. Ports of other pods
     /// are not overwritten.
-    pub(crate) fn insert(&self, record: &AttachmentRecord, index: u32) -> Result<(), CniError> {
+    pub(crate) fn insert(&self, record: &AttachmentRecord, index: IfIndex) -> Result<(), CniError> {
         self.four.insert(record, index)?;
         self.six.insert(record, index)
     }
@@ -73,8 +74,8 @@ impl HostPorts {
 
     /// Removes the host ports of a record as far as they lead to it.
     pub(crate) fn remove(&self, record: &AttachmentRecord) -> Result<(), CniError> {
-        self.four.remove(&entries(record, 0))?;
-        self.six.remove(&entries(record, 0))
+        self.four.remove(&entries(record, NO_DEVICE))?;
+        self.six.remove(&entries(record, NO_DEVICE))
     }
 
     /// Removes every host port that leads to one of these addresses, for a pod whose record is
@@ -107,7 +108,7 @@ impl HostPorts {
     }
 
     /// Describes the entries that are missing or differ from what [`Self::insert`] wrote.
-    pub(crate) fn differences(&self, record: &AttachmentRecord, index: u32) -> Result<Vec<String>, CniError> {
+    pub(crate) fn differences(&self, record: &AttachmentRecord, index: IfIndex) -> Result<Vec<String>, CniError> {
         let mut all = self.four.differences(record, index)?;
         all.extend(self.six.differences(record, index)?);
         Ok(all)
@@ -150,8 +151,11 @@ struct HostPortEntry<A> {
     pod: HostPort<A>,
 }
 
+/// For comparisons that leave the device out: only keys and addresses of entries are compared.
+const NO_DEVICE: IfIndex = IfIndex(0);
+
 /// Returns a record's entries in the map of a family; `index` is that of the pod's device.
-fn entries<A: PortFamily>(record: &AttachmentRecord, index: u32) -> Vec<HostPortEntry<A>> {
+fn entries<A: PortFamily>(record: &AttachmentRecord, index: IfIndex) -> Vec<HostPortEntry<A>> {
     let Some(pod) = record.addresses.iter().find_map(|a| A::of(*a)) else { return Vec::new() };
     let entry = |mapping: &PortMapping| {
         // A host port of an address is only for the family of that address.
@@ -163,7 +167,7 @@ fn entries<A: PortFamily>(record: &AttachmentRecord, index: u32) -> Vec<HostPort
         };
         Some(HostPortEntry {
             key: FrontendKey { addr, port: mapping.host_port, proto, pad: 0 },
-            pod: HostPort { addr: pod, port: mapping.container_port, pad: 0, ifindex: index },
+            pod: HostPort { addr: pod, port: mapping.container_port, pad: 0, ifindex: index.0 },
         })
     };
     record.ports.iter().filter_map(entry).collect()
@@ -181,7 +185,7 @@ impl<A: PortFamily> HostPortEntry<A> {
     }
 
     fn is_of(&self, record: &AttachmentRecord) -> bool {
-        entries(record, self.pod.ifindex).contains(self)
+        entries(record, IfIndex(self.pod.ifindex)).contains(self)
     }
 }
 
@@ -194,7 +198,7 @@ where
     FrontendKey<A>: Pod,
     HostPort<A>: Pod,
 {
-    fn insert(&self, record: &AttachmentRecord, index: u32) -> Result<(), CniError> {
+    fn insert(&self, record: &AttachmentRecord, index: IfIndex) -> Result<(), CniError> {
         for entry in entries(record, index) {
             if self.0.insert_new(&entry.key, &entry.pod)? {
                 continue;
@@ -210,7 +214,7 @@ where
 
     fn conflicts(&self, record: &AttachmentRecord) -> Result<Vec<PortConflict>, CniError> {
         let mut all = Vec::new();
-        for entry in entries(record, 0) {
+        for entry in entries(record, NO_DEVICE) {
             let other = self.0.get(&entry.key)?.filter(|other| other.addr != entry.pod.addr);
             all.extend(other.map(|other| PortConflict { port: entry.name(), holder: other.addr.into() }));
         }
@@ -231,7 +235,7 @@ where
         Ok(self.0.entries()?.into_iter().map(|(key, pod)| HostPortEntry { key, pod }).collect())
     }
 
-    fn differences(&self, record: &AttachmentRecord, index: u32) -> Result<Vec<String>, CniError> {
+    fn differences(&self, record: &AttachmentRecord, index: IfIndex) -> Result<Vec<String>, CniError> {
         let mut wrong = Vec::new();
         for entry in entries(record, index) {
             if self.0.get(&entry.key)? != Some(entry.pod) {

@@ -3,7 +3,7 @@
 //!
 //! Each function can be repeated. Kernel objects go first, addresses last.
 
-use dataplane_host::netlink::{Socket, delete_link};
+use dataplane_host::netlink::{IfIndex, Socket, delete_link};
 use dataplane_host::store::{AddressStore, Attachment, AttachmentRecord};
 
 use crate::background;
@@ -16,7 +16,7 @@ pub(crate) fn block(
     socket: &mut Socket,
     record: &AttachmentRecord,
     maps: Option<&PodMaps>,
-) -> Result<Option<u32>, CniError> {
+) -> Result<Option<IfIndex>, CniError> {
     let index = socket.link_by_name(&record.host_ifname)?.map(|link| link.index);
     if let Some(maps) = maps {
         maps.remove(record, index)?;
@@ -26,7 +26,7 @@ pub(crate) fn block(
 
 /// Removes the device and with it addresses, routes and filters. The kernel needs tens of
 /// milliseconds.
-pub(crate) fn remove_device(socket: &mut Socket, index: Option<u32>) -> Result<(), CniError> {
+pub(crate) fn remove_device(socket: &mut Socket, index: Option<IfIndex>) -> Result<(), CniError> {
     let Some(index) = index else { return Ok(()) };
     match socket.run(&[delete_link(index)]) {
         Err(e) if !e.is_missing() => Err(e.into()),

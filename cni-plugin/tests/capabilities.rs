@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{Answer, Node, Sandbox, call, command, socket};
 use dataplane_common::types::pod::{Pod, pod_flags};
-use dataplane_host::netlink::{Neighbour, add_address};
+use dataplane_host::netlink::{IfIndex, Neighbour, add_address};
 use serde_json::{Value, json};
 
 fn add(node: &Node, container: &str, sandbox: &Sandbox, runtime: &Value) -> Answer {
@@ -140,7 +140,7 @@ fn requested_mac_is_set_at_both_ends_and_in_the_maps() {
     assert_eq!(result["interfaces"][1]["mac"], "02:11:22:33:44:55");
     assert_eq!(pod.socket().link_by_name("eth0").unwrap().unwrap().mac, mac);
     let index = socket().link_by_name(result["interfaces"][0]["name"].as_str().unwrap()).unwrap().unwrap().index;
-    assert_eq!(node.table::<u32, Pod>("pods").get(&index).unwrap().unwrap().mac, mac);
+    assert_eq!(node.table::<u32, Pod>("pods").get(&index.0).unwrap().unwrap().mac, mac);
     let address = "10.77.0.1".parse().unwrap();
     let wanted = Neighbour { index, address, mac: Some(mac), permanent: true };
     assert!(socket().neighbours().unwrap().contains(&wanted));
@@ -197,13 +197,13 @@ fn throughput(from: &(impl Fn() -> TcpStream + Sync), listener: &TcpListener) ->
 #[ignore = "needs root"]
 fn bandwidth_is_limited_in_both_directions() {
     let (node, pod) = (Node::new(), Sandbox::new());
-    socket().run(&[add_address(1, "192.0.2.1/32".parse().unwrap())]).unwrap();
+    socket().run(&[add_address(IfIndex(1), "192.0.2.1/32".parse().unwrap())]).unwrap();
     let runtime =
         json!({ "bandwidth": { "ingressRate": 80_000_000, "egressRate": 40_000_000, "egressBurst": 2_147_483_647 } });
     let result = add(&node, "c1", &pod, &runtime).ok();
     let name = result["interfaces"][0]["name"].as_str().unwrap();
     let index = socket().link_by_name(name).unwrap().unwrap().index;
-    let flags = node.table::<u32, Pod>("pods").get(&index).unwrap().unwrap().flags;
+    let flags = node.table::<u32, Pod>("pods").get(&index.0).unwrap().unwrap().flags;
     assert_eq!(flags, pod_flags::PRESENT | pod_flags::SHAPED);
     let check = |runtime: &Value| {
         let changes = json!({ "prevResult": result, "runtimeConfig": runtime });

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Answer, Node, Sandbox, call, environment, socket};
-use dataplane_host::netlink::add_address;
+use dataplane_host::netlink::{IfIndex, add_address};
 use serde_json::{Value, json};
 
 const REFERENCE: &str = "/usr/lib/cni";
@@ -111,7 +111,7 @@ fn tuning_and_portmap_run_after_the_plugin() {
     let mut chain = Chain::new("1.0.0", &[ours()]);
     let settings = json!({ "sysctl": { "net.ipv4.conf.eth0.arp_filter": "1" }, "mtu": 1400 });
     chain.plugins.extend([tuning(&chain.node, &settings), portmap]);
-    socket().run(&[add_address(1, "192.0.2.1/32".parse().unwrap())]).unwrap();
+    socket().run(&[add_address(IfIndex(1), "192.0.2.1/32".parse().unwrap())]).unwrap();
     let before = chain.node.traces();
     let result = chain.add().unwrap();
     assert_eq!(result["ips"][0], json!({ "address": "10.77.0.1/32", "gateway": "169.254.1.1", "interface": 1 }));

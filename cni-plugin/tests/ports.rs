@@ -47,7 +47,7 @@ fn host_ports_are_written_per_family_and_removed() {
     );
     let index = socket().link_by_name(result["interfaces"][0]["name"].as_str().unwrap()).unwrap().unwrap().index;
     let table = node.table::<FrontendKey<V4>, HostPort<V4>>("host_ports4");
-    assert!(table.entries().unwrap().iter().all(|(_, port)| port.ifindex == index));
+    assert!(table.entries().unwrap().iter().all(|(_, port)| port.ifindex == index.0));
     node.del("c1", &pod.path()).ok();
     assert_eq!(node.host_ports(), [""; 0], "before the answer: the next pod wants them at once");
     node.settle();

@@ -8,7 +8,7 @@ use std::fs;
 use common::{Answer, Node, Sandbox, call, command, socket};
 use dataplane_common::types::pod::Pod;
 use dataplane_host::netlink::{
-    Direction, Hop, PROTOCOL, Route, delete_address, delete_filter, delete_neighbour, delete_route, set_down,
+    Direction, Hop, IfIndex, PROTOCOL, Route, delete_address, delete_filter, delete_neighbour, delete_route, set_down,
 };
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ fn check_succeeds_on_an_intact_pod() {
 #[test]
 #[ignore = "needs root"]
 fn check_names_what_is_missing() {
-    type Damage = fn(&Node, &Sandbox, u32);
+    type Damage = fn(&Node, &Sandbox, IfIndex);
     let cases: [(&str, Damage); 8] = [
         ("the pod's eth0 has no address 10.77.0.", |_, sandbox, _| {
             let mut inside = sandbox.socket();
@@ -62,7 +62,7 @@ fn check_names_what_is_missing() {
         }),
         ("map pods has no such pod", |node, _, index| {
             let empty: Pod = bytemuck::Zeroable::zeroed();
-            node.table::<u32, Pod>("pods").insert(&index, &empty).unwrap();
+            node.table::<u32, Pod>("pods").insert(&index.0, &empty).unwrap();
         }),
         ("is down", |_, _, index| socket().run(&[set_down(index)]).unwrap()),
         ("there is no device rw", |_, _, index| {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{Node, Sandbox, call};
 use dataplane_common::types::pod::{AddressInfo, Pod, PodNetns, address_kind, pod_flags};
 use dataplane_common::types::{abi, address};
-use dataplane_host::netlink::{Direction, Hop, Neighbour, PROTOCOL, Route, add_address};
+use dataplane_host::netlink::{Direction, Hop, IfIndex, Neighbour, PROTOCOL, Route, add_address};
 use serde_json::{Value, json};
 
 const HOST_MAC: [u8; 6] = [0xee; 6];
@@ -47,7 +47,7 @@ fn add_connects_the_pod_and_del_removes_everything() {
     let mut outside = common::socket();
     let name = result["interfaces"][0]["name"].as_str().unwrap();
     let veth = outside.link_by_name(name).unwrap().unwrap();
-    assert!(veth.up && veth.running && veth.mac == HOST_MAC && veth.index >= 1024, "{veth:?}");
+    assert!(veth.up && veth.running && veth.mac == HOST_MAC && veth.index.0 >= 1024, "{veth:?}");
     assert_eq!(eth0.lower, Some(veth.index));
     assert!(outside.addresses().unwrap().iter().all(|a| a.index != veth.index), "the host's end has no address");
     for file in ["accept_ra", "accept_redirects", "autoconf"] {
@@ -76,14 +76,14 @@ fn add_connects_the_pod_and_del_removes_everything() {
         address::V4 { octets: [10, 77, 0, 1] },
         address::V6::from("fd00:77::1".parse::<std::net::Ipv6Addr>().unwrap()),
     );
-    let entry = node.table::<u32, Pod>("pods").get(&veth.index).unwrap().unwrap();
+    let entry = node.table::<u32, Pod>("pods").get(&veth.index.0).unwrap().unwrap();
     assert_eq!((entry.addr4, entry.addr6, entry.mac, entry.host_mac), (four, six, eth0.mac, HOST_MAC));
     assert_eq!(entry.flags, pod_flags::PRESENT);
-    let wanted = AddressInfo { ifindex: veth.index, kind: address_kind::POD, flags: 0, mac: eth0.mac };
+    let wanted = AddressInfo { ifindex: veth.index.0, kind: address_kind::POD, flags: 0, mac: eth0.mac };
     assert_eq!(node.table::<address::V4, AddressInfo>("addresses4").get(&four).unwrap(), Some(wanted));
     assert_eq!(node.table::<address::V6, AddressInfo>("addresses6").get(&six).unwrap(), Some(wanted));
     let by_cookie = node.table::<u64, PodNetns>("pod_netns").get(&entry.netns_cookie).unwrap();
-    assert_eq!(by_cookie, Some(PodNetns { addr4: four, addr6: six, ifindex: veth.index }));
+    assert_eq!(by_cookie, Some(PodNetns { addr4: four, addr6: six, ifindex: veth.index.0 }));
 
     assert_eq!(node.del("c1", &pod.path()).ok(), Value::Null);
     node.settle();
@@ -95,7 +95,7 @@ fn add_connects_the_pod_and_del_removes_everything() {
 #[ignore = "needs root"]
 fn traffic_passes_to_the_host_and_back() {
     let (node, pod) = (Node::new(), Sandbox::new());
-    let addresses = ["192.0.2.1/32", "2001:db8::1/128"].map(|a| add_address(1, a.parse().unwrap()));
+    let addresses = ["192.0.2.1/32", "2001:db8::1/128"].map(|a| add_address(IfIndex(1), a.parse().unwrap()));
     common::socket().run(&addresses).unwrap();
     node.add("c1", &pod).ok();
     for (bind, to) in [("0.0.0.0:0", "10.77.0.1:9"), ("[::]:0", "[fd00:77::1]:9")] {

@@ -13,6 +13,7 @@ mod address;
 mod error;
 mod fdb;
 mod filter;
+mod if_index;
 mod link;
 mod monitor;
 mod neighbour;
@@ -30,6 +31,7 @@ pub use address::{InterfaceAddress, add_address, delete_address};
 pub use error::NetlinkError;
 pub use fdb::{FdbEntry, delete_fdb, replace_fdb};
 pub use filter::{Direction, FILTER_HANDLE, FILTER_PRIORITY, Filter, add_clsact, delete_filter, replace_filter};
+pub use if_index::IfIndex;
 pub use link::{
     Link, Veth, create_veth, delete_group, delete_link, quiet_link, quiet_tunnel, set_down, set_group, set_mac,
     set_mtu, set_up, without_arp,

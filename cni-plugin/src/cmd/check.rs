@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use dataplane_host::netlink::{Direction, Neighbour, Socket};
+use dataplane_host::netlink::{Direction, IfIndex, Neighbour, Socket};
 use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentRecord, LOCK_DEADLINE};
 use dataplane_host::sys as host_sys;
 use serde_json::{Map, Value};
@@ -133,7 +133,7 @@ fn inside(socket: &mut Socket, record: &AttachmentRecord, bandwidth: &Bandwidth)
     Ok(wrong)
 }
 
-fn outside(socket: &mut Socket, record: &AttachmentRecord, index: u32) -> Result<Vec<String>, CniError> {
+fn outside(socket: &mut Socket, record: &AttachmentRecord, index: IfIndex) -> Result<Vec<String>, CniError> {
     let routes = socket.routes(dataplane_host::netlink::PROTOCOL)?;
     let neighbours = socket.neighbours()?;
     let mut wrong = Vec::new();
@@ -150,7 +150,7 @@ fn outside(socket: &mut Socket, record: &AttachmentRecord, index: u32) -> Result
 }
 
 /// The programs on the device must be those that are pinned now.
-fn attached(socket: &mut Socket, index: u32, programs: &PodPrograms) -> Result<Vec<String>, CniError> {
+fn attached(socket: &mut Socket, index: IfIndex, programs: &PodPrograms) -> Result<Vec<String>, CniError> {
     let filters = socket.filters(index)?;
     let mut wrong = Vec::new();
     for (name, direction, program) in

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use dataplane_host::netlink::Socket;
+use dataplane_host::netlink::{IfIndex, Socket};
 use dataplane_host::store::{AddressStore, Attachment, AttachmentClaim, AttachmentId, LOCK_DEADLINE};
 
 use crate::config::NetworkConfig;
@@ -52,7 +52,7 @@ fn resolve(config: &NetworkConfig) -> Result<Ranges, CniError> {
 /// Returns addresses of our ranges that are in the maps but not in the store (as after a loss of
 /// the store), and the devices of these pods. The maps are read first: every pod that is in them by
 /// then has its record by the time the store is read.
-fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec<(IpAddr, Option<u32>)>, CniError> {
+fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec<(IpAddr, Option<IfIndex>)>, CniError> {
     let ranges = ranges.all()?;
     let ours = |a: &IpAddr| ranges.iter().any(|range| range.slot(*a).is_some());
     let known: Vec<IpAddr> = maps.pod_addresses()?.into_iter().filter(ours).collect();

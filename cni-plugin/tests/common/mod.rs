@@ -18,7 +18,7 @@ use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, POD_SLOTS, Pod, PodNetns, pod_flags};
 use dataplane_common::types::service::{FrontendKey, HostPort};
 use dataplane_host::map::PinnedMap;
-use dataplane_host::netlink::{Socket, set_up};
+use dataplane_host::netlink::{IfIndex, Socket, set_up};
 use dataplane_host::netns::Netns;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
@@ -100,7 +100,7 @@ impl Node {
         fs::create_dir(directory.join("bpf")).unwrap();
         mount("bpf", directory.join("bpf"), "bpf", MountFlags::empty(), None).unwrap();
         let node = Self { directory };
-        socket().run(&[set_up(1)]).unwrap();
+        socket().run(&[set_up(IfIndex(1))]).unwrap();
         node
     }
 

@@ -8,13 +8,13 @@ use ipnetwork::IpNetwork;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{NetlinkError, NetlinkRequest, Socket};
+use super::{IfIndex, NetlinkError, NetlinkRequest, Socket};
 
 /// An address of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceAddress {
     /// Index of the device.
-    pub index: u32,
+    pub index: IfIndex,
     /// The address with the length of its network.
     pub network: IpNetwork,
     /// Valid on this link only (IPv6 `fe80::/10`, IPv4 scope link) or on this host only.
@@ -27,11 +27,11 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn message(index: u32, network: IpNetwork) -> AddressMessage {
+fn message(index: IfIndex, network: IpNetwork) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(network.ip());
     message.header.prefix_len = network.prefix();
-    message.header.index = index;
+    message.header.index = index.0;
     message.attributes = vec![AddressAttribute::Local(network.ip()), AddressAttribute::Address(network.ip())];
     message
 }
@@ -39,7 +39,7 @@ fn message(index: u32, network: IpNetwork) -> AddressMessage {
 /// Gives a device an address, at once usable: IPv6 does not look for a duplicate. Without a route
 /// to its network.
 #[must_use]
-pub fn add_address(index: u32, network: IpNetwork) -> NetlinkRequest {
+pub fn add_address(index: IfIndex, network: IpNetwork) -> NetlinkRequest {
     let mut message = message(index, network);
     message.header.flags = AddressHeaderFlags::Nodad;
     message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
@@ -48,7 +48,7 @@ pub fn add_address(index: u32, network: IpNetwork) -> NetlinkRequest {
 
 /// Takes an address from a device.
 #[must_use]
-pub fn delete_address(index: u32, network: IpNetwork) -> NetlinkRequest {
+pub fn delete_address(index: IfIndex, network: IpNetwork) -> NetlinkRequest {
     let message = message(index, network);
     NetlinkRequest::change(
         RouteNetlinkMessage::DelAddress(message),
@@ -69,7 +69,7 @@ impl InterfaceAddress {
             }
         }
         Some(Self {
-            index: message.header.index,
+            index: IfIndex(message.header.index),
             network: IpNetwork::new(local.or(address)?, message.header.prefix_len).ok()?,
             narrow: message.header.scope != AddressScope::Universe,
             tentative: flags.contains(AddressFlags::Tentative),

@@ -9,7 +9,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{NetlinkError, NetlinkRequest, Socket};
+use super::{IfIndex, NetlinkError, NetlinkRequest, Socket};
 
 /// An entry of the forwarding database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,11 +22,11 @@ pub struct FdbEntry {
     pub permanent: bool,
 }
 
-fn message(index: u32, mac: [u8; 6]) -> NeighbourMessage {
+fn message(index: IfIndex, mac: [u8; 6]) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header = NeighbourHeader {
         family: AddressFamily::Bridge,
-        ifindex: index,
+        ifindex: index.0,
         state: NeighbourState::Permanent,
         flags: NeighbourFlags::Own,
         ..NeighbourHeader::default()
@@ -37,7 +37,7 @@ fn message(index: u32, mac: [u8; 6]) -> NeighbourMessage {
 
 /// Sets the remote machine of a hardware address, as a permanent entry.
 #[must_use]
-pub fn replace_fdb(index: u32, mac: [u8; 6], remote: IpAddr) -> NetlinkRequest {
+pub fn replace_fdb(index: IfIndex, mac: [u8; 6], remote: IpAddr) -> NetlinkRequest {
     let mut message = message(index, mac);
     message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::from(remote)));
     NetlinkRequest::replace(
@@ -48,7 +48,7 @@ pub fn replace_fdb(index: u32, mac: [u8; 6], remote: IpAddr) -> NetlinkRequest {
 
 /// Removes the entries of a hardware address.
 #[must_use]
-pub fn delete_fdb(index: u32, mac: [u8; 6]) -> NetlinkRequest {
+pub fn delete_fdb(index: IfIndex, mac: [u8; 6]) -> NetlinkRequest {
     let attempt = format!("device {index}: remove the tunnel end with MAC {mac:02x?}");
     NetlinkRequest::change(RouteNetlinkMessage::DelNeighbour(message(index, mac)), attempt)
 }
@@ -58,13 +58,13 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn fdb(&mut self, index: u32) -> Result<Vec<FdbEntry>, NetlinkError> {
+    pub fn fdb(&mut self, index: IfIndex) -> Result<Vec<FdbEntry>, NetlinkError> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Bridge;
-        message.header.ifindex = index;
+        message.header.ifindex = index.0;
         let request = NetlinkRequest::dump(RouteNetlinkMessage::GetNeighbour(message), "list tunnel ends");
         let entry = |m| match m {
-            RouteNetlinkMessage::NewNeighbour(m) if m.header.ifindex == index => from_message(&m),
+            RouteNetlinkMessage::NewNeighbour(m) if m.header.ifindex == index.0 => from_message(&m),
             _ => None,
         };
         Ok(self.dump(&request)?.into_iter().filter_map(entry).collect())

@@ -12,7 +12,7 @@ use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
 };
 
-use super::{NetlinkError, NetlinkRequest, Socket};
+use super::{IfIndex, NetlinkError, NetlinkRequest, Socket};
 
 /// Priority of our filters ("RW"): far from those that other tools use by default.
 pub const FILTER_PRIORITY: u16 = 0x5257;
@@ -32,7 +32,7 @@ pub enum Direction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// Index of the device.
-    pub index: u32,
+    pub index: IfIndex,
     /// Hook.
     pub direction: Direction,
     /// Order among the filters of the hook.
@@ -67,13 +67,13 @@ impl Direction {
     }
 }
 
-fn device(index: u32) -> i32 {
-    index.cast_signed()
+fn device(index: IfIndex) -> i32 {
+    index.0.cast_signed()
 }
 
 /// Adds the clsact hooks unless the device has them.
 #[must_use]
-pub fn add_clsact(index: u32) -> NetlinkRequest {
+pub fn add_clsact(index: IfIndex) -> NetlinkRequest {
     let mut message = TcMessage::with_index(device(index));
     message.header.handle = TcHandle { major: TcHandle::CLSACT.major, minor: 0 };
     message.header.parent = TcHandle::CLSACT;
@@ -81,7 +81,7 @@ pub fn add_clsact(index: u32) -> NetlinkRequest {
     NetlinkRequest::ensure(RouteNetlinkMessage::NewQueueDiscipline(message), format!("device {index}: add clsact"))
 }
 
-fn filter_message(index: u32, direction: Direction) -> TcMessage {
+fn filter_message(index: IfIndex, direction: Direction) -> TcMessage {
     let all_protocols = 3_u16.to_be(); // ETH_P_ALL
     let mut message = TcMessage::with_index(device(index));
     message.header = TcHeader {
@@ -98,7 +98,7 @@ fn filter_message(index: u32, direction: Direction) -> TcMessage {
 /// Attaches a program in direct-action mode and replaces Ropeway's previous one, if any. The
 /// descriptor must stay open until the request has run.
 #[must_use]
-pub fn replace_filter(index: u32, direction: Direction, name: &str, program: BorrowedFd<'_>) -> NetlinkRequest {
+pub fn replace_filter(index: IfIndex, direction: Direction, name: &str, program: BorrowedFd<'_>) -> NetlinkRequest {
     let mut message = filter_message(index, direction);
     message.attributes.push(TcAttribute::Options(vec![
         TcOption::Bpf(TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned())),
@@ -111,7 +111,7 @@ pub fn replace_filter(index: u32, direction: Direction, name: &str, program: Bor
 
 /// Detaches our program from a hook.
 #[must_use]
-pub fn delete_filter(index: u32, direction: Direction) -> NetlinkRequest {
+pub fn delete_filter(index: IfIndex, direction: Direction) -> NetlinkRequest {
     let message = filter_message(index, direction);
     let attempt = format!("device {index}: detach from {direction:?}");
     NetlinkRequest::change(RouteNetlinkMessage::DelTrafficFilter(message), attempt)
@@ -123,7 +123,7 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn filters(&mut self, index: u32) -> Result<Vec<Filter>, NetlinkError> {
+    pub fn filters(&mut self, index: IfIndex) -> Result<Vec<Filter>, NetlinkError> {
         let mut filters = Vec::new();
         for direction in [Direction::Ingress, Direction::Egress] {
             let mut message = TcMessage::with_index(device(index));
@@ -145,7 +145,7 @@ impl Socket {
 fn from_message(message: TcMessage, direction: Direction) -> Option<Filter> {
     let handle = u32::from(message.header.handle);
     let mut filter = Filter {
-        index: message.header.index.cast_unsigned(),
+        index: IfIndex(message.header.index.cast_unsigned()),
         direction,
         priority: (message.header.info >> 16) as u16,
         handle,

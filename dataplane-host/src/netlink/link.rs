@@ -11,13 +11,16 @@ use netlink_packet_route::link::{
     LinkInfo, LinkMessage,
 };
 
-use super::{NetlinkError, NetlinkRequest, Socket, Vxlan};
+use super::{IfIndex, NetlinkError, NetlinkRequest, Socket, Vxlan};
+
+/// The index in a message that names no device, or leaves the choice of the index to the kernel.
+pub(super) const NO_DEVICE: IfIndex = IfIndex(0);
 
 /// A network device as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
-    pub index: u32,
+    pub index: IfIndex,
     /// Name.
     pub name: String,
     /// Hardware address; all zero where the device has none of six bytes.
@@ -33,12 +36,12 @@ pub struct Link {
     /// Device group, 0 by default; see [`delete_group`].
     pub group: u32,
     /// Index of the other end (veth) or of the device below; it may lie in another namespace.
-    pub lower: Option<u32>,
+    pub lower: Option<IfIndex>,
     /// Number of the namespace where that one lies (see [`Socket::netns_number`]); `None`: in this
     /// one.
     pub peer_netns: Option<i32>,
     /// Index of the bridge or bond that has it as a port.
-    pub controller: Option<u32>,
+    pub controller: Option<IfIndex>,
     /// The VXLAN settings, if it is a VXLAN device.
     pub vxlan: Option<Vxlan>,
 }
@@ -49,7 +52,7 @@ pub struct Veth<'a> {
     /// Name of this end.
     pub name: &'a str,
     /// Index of this end.
-    pub index: u32,
+    pub index: IfIndex,
     /// Hardware address of this end.
     pub mac: [u8; 6],
     /// MTU of both ends in bytes.
@@ -62,9 +65,9 @@ pub struct Veth<'a> {
     pub peer_netns: BorrowedFd<'a>,
 }
 
-pub(super) fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+pub(super) fn message(index: IfIndex, attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut message = LinkMessage::default();
-    message.header.index = index;
+    message.header.index = index.0;
     message.attributes = attributes;
     message
 }
@@ -82,7 +85,7 @@ fn set_up_flag(message: &mut LinkMessage, up: bool) {
 #[must_use]
 pub fn create_veth(veth: &Veth<'_>) -> NetlinkRequest {
     let peer = message(
-        0,
+        NO_DEVICE,
         vec![
             LinkAttribute::IfName(veth.peer_name.into()),
             LinkAttribute::Mtu(veth.mtu),
@@ -101,11 +104,11 @@ pub fn create_veth(veth: &Veth<'_>) -> NetlinkRequest {
     NetlinkRequest::create(RouteNetlinkMessage::NewLink(message(veth.index, attributes)), attempt)
 }
 
-fn set(index: u32, attributes: Vec<LinkAttribute>, what: &str) -> NetlinkRequest {
+fn set(index: IfIndex, attributes: Vec<LinkAttribute>, what: &str) -> NetlinkRequest {
     NetlinkRequest::change(RouteNetlinkMessage::SetLink(message(index, attributes)), format!("device {index}: {what}"))
 }
 
-fn set_flag(index: u32, up: bool, what: &str) -> NetlinkRequest {
+fn set_flag(index: IfIndex, up: bool, what: &str) -> NetlinkRequest {
     let mut message = message(index, vec![]);
     set_up_flag(&mut message, up);
     NetlinkRequest::change(RouteNetlinkMessage::SetLink(message), format!("device {index}: {what}"))
@@ -113,19 +116,19 @@ fn set_flag(index: u32, up: bool, what: &str) -> NetlinkRequest {
 
 /// Sets a device up.
 #[must_use]
-pub fn set_up(index: u32) -> NetlinkRequest {
+pub fn set_up(index: IfIndex) -> NetlinkRequest {
     set_flag(index, true, "set up")
 }
 
 /// Sets a device down.
 #[must_use]
-pub fn set_down(index: u32) -> NetlinkRequest {
+pub fn set_down(index: IfIndex) -> NetlinkRequest {
     set_flag(index, false, "set down")
 }
 
 /// Switches off ARP and neighbour discovery on a device (`IFF_NOARP`).
 #[must_use]
-pub fn without_arp(index: u32) -> NetlinkRequest {
+pub fn without_arp(index: IfIndex) -> NetlinkRequest {
     let mut message = message(index, vec![]);
     message.header.flags = LinkFlags::Noarp;
     message.header.change_mask = LinkFlags::Noarp;
@@ -134,26 +137,26 @@ pub fn without_arp(index: u32) -> NetlinkRequest {
 
 /// Sets the hardware address.
 #[must_use]
-pub fn set_mac(index: u32, mac: [u8; 6]) -> NetlinkRequest {
+pub fn set_mac(index: IfIndex, mac: [u8; 6]) -> NetlinkRequest {
     set(index, vec![LinkAttribute::Address(mac.to_vec())], "set the MAC")
 }
 
 /// Sets the largest packet.
 #[must_use]
-pub fn set_mtu(index: u32, mtu: u32) -> NetlinkRequest {
+pub fn set_mtu(index: IfIndex, mtu: u32) -> NetlinkRequest {
     set(index, vec![LinkAttribute::Mtu(mtu)], &format!("set the MTU to {mtu}"))
 }
 
 /// Puts a device into a group; see [`delete_group`].
 #[must_use]
-pub fn set_group(index: u32, group: u32) -> NetlinkRequest {
+pub fn set_group(index: IfIndex, group: u32) -> NetlinkRequest {
     set(index, vec![LinkAttribute::Group(group)], &format!("put into group {group:#x}"))
 }
 
 /// Switches off the automatic link-local IPv6 address and IPv4 redirects in both directions. (IPv6
 /// has no such attributes; there it takes a write to `/proc/sys`.)
 #[must_use]
-pub fn quiet_link(index: u32) -> NetlinkRequest {
+pub fn quiet_link(index: IfIndex) -> NetlinkRequest {
     configure(index, &[(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0)], "no own addresses, no redirects")
 }
 
@@ -161,7 +164,7 @@ pub fn quiet_link(index: u32) -> NetlinkRequest {
 /// have sources that the node would reach through another device. The kernel uses the larger of the
 /// device's value and the common one.
 #[must_use]
-pub fn quiet_tunnel(index: u32) -> NetlinkRequest {
+pub fn quiet_tunnel(index: IfIndex) -> NetlinkRequest {
     let settings = [(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0), (RP_FILTER, 2)];
     configure(index, &settings, "no own addresses, no redirects, loose reverse-path filter")
 }
@@ -171,7 +174,7 @@ const ACCEPT_REDIRECTS: u16 = 4;
 const SEND_REDIRECTS: u16 = 6;
 const RP_FILTER: u16 = 8;
 
-fn configure(index: u32, settings: &[(u16, u32)], what: &str) -> NetlinkRequest {
+fn configure(index: IfIndex, settings: &[(u16, u32)], what: &str) -> NetlinkRequest {
     // IFLA_INET_CONF, which is a nest here.
     const INET_CONF_NEST: u16 = 1 | 0x8000;
     let mut conf = Vec::with_capacity(8 * settings.len());
@@ -190,7 +193,7 @@ fn configure(index: u32, settings: &[(u16, u32)], what: &str) -> NetlinkRequest 
 /// Removes a device, and with it the other end of a pair, its addresses, routes, neighbours and
 /// filters.
 #[must_use]
-pub fn delete_link(index: u32) -> NetlinkRequest {
+pub fn delete_link(index: IfIndex) -> NetlinkRequest {
     NetlinkRequest::change(RouteNetlinkMessage::DelLink(message(index, vec![])), format!("remove device {index}"))
 }
 
@@ -199,7 +202,7 @@ pub fn delete_link(index: u32) -> NetlinkRequest {
 pub fn delete_group(group: u32) -> NetlinkRequest {
     let attributes = vec![LinkAttribute::Group(group)];
     NetlinkRequest::change(
-        RouteNetlinkMessage::DelLink(message(0, attributes)),
+        RouteNetlinkMessage::DelLink(message(NO_DEVICE, attributes)),
         format!("remove the devices of group {group:#x}"),
     )
 }
@@ -213,7 +216,7 @@ impl Link {
     pub(super) fn from_link(message: LinkMessage) -> Self {
         let flags = message.header.flags;
         let mut link = Self {
-            index: message.header.index,
+            index: IfIndex(message.header.index),
             name: String::new(),
             mac: [0; 6],
             mtu: 0,
@@ -232,9 +235,9 @@ impl Link {
                 LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Group(group) => link.group = group,
-                LinkAttribute::Link(index) => link.lower = Some(index),
+                LinkAttribute::Link(index) => link.lower = Some(IfIndex(index)),
                 LinkAttribute::LinkNetNsId(number) => link.peer_netns = Some(number),
-                LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::Controller(index) => link.controller = Some(IfIndex(index)),
                 LinkAttribute::LinkInfo(info) => {
                     for item in info {
                         match item {
@@ -257,14 +260,14 @@ impl Socket {
     /// # Errors
     /// The kernel refused. A missing device is `None`.
     pub fn link_by_name(&mut self, name: &str) -> Result<Option<Link>, NetlinkError> {
-        self.link(message(0, vec![LinkAttribute::IfName(name.into())]), &format!("look for device {name}"))
+        self.link(message(NO_DEVICE, vec![LinkAttribute::IfName(name.into())]), &format!("look for device {name}"))
     }
 
     /// Returns the device with that index.
     ///
     /// # Errors
     /// The kernel refused. A missing device is `None`.
-    pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, NetlinkError> {
+    pub fn link_by_index(&mut self, index: IfIndex) -> Result<Option<Link>, NetlinkError> {
         self.link(message(index, vec![]), &format!("look for device {index}"))
     }
 

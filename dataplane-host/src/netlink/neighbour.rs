@@ -12,13 +12,13 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::RouteType;
 
 use super::address::family;
-use super::{NetlinkError, NetlinkRequest, Socket};
+use super::{IfIndex, NetlinkError, NetlinkRequest, Socket};
 
 /// A neighbour entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbour {
     /// Index of the device.
-    pub index: u32,
+    pub index: IfIndex,
     /// The neighbour's address.
     pub address: IpAddr,
     /// Its hardware address, if known.
@@ -27,11 +27,11 @@ pub struct Neighbour {
     pub permanent: bool,
 }
 
-fn message(index: u32, address: IpAddr) -> NeighbourMessage {
+fn message(index: IfIndex, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header = NeighbourHeader {
         family: family(address),
-        ifindex: index,
+        ifindex: index.0,
         state: NeighbourState::Permanent,
         kind: RouteType::Unicast,
         ..NeighbourHeader::default()
@@ -46,7 +46,7 @@ fn message(index: u32, address: IpAddr) -> NeighbourMessage {
 
 /// Sets a permanent entry: the kernel does not resolve it, and the neighbour cannot change it.
 #[must_use]
-pub fn replace_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> NetlinkRequest {
+pub fn replace_neighbour(index: IfIndex, address: IpAddr, mac: [u8; 6]) -> NetlinkRequest {
     let mut message = message(index, address);
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
     NetlinkRequest::replace(
@@ -57,7 +57,7 @@ pub fn replace_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> NetlinkRe
 
 /// Removes an entry.
 #[must_use]
-pub fn delete_neighbour(index: u32, address: IpAddr) -> NetlinkRequest {
+pub fn delete_neighbour(index: IfIndex, address: IpAddr) -> NetlinkRequest {
     let message = message(index, address);
     NetlinkRequest::change(
         RouteNetlinkMessage::DelNeighbour(message),
@@ -92,5 +92,5 @@ fn from_message(message: &NeighbourMessage) -> Option<Neighbour> {
         }
     }
     let permanent = message.header.state == NeighbourState::Permanent;
-    Some(Neighbour { index: message.header.ifindex, address: address?, mac, permanent })
+    Some(Neighbour { index: IfIndex(message.header.ifindex), address: address?, mac, permanent })
 }

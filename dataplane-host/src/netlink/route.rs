@@ -13,7 +13,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address::family;
-use super::{NetlinkError, NetlinkRequest, Socket};
+use super::{IfIndex, NetlinkError, NetlinkRequest, Socket};
 
 /// The protocol number of Ropeway's routes ("RW"). Only routes that carry it are ever removed.
 pub const PROTOCOL: u8 = 82;
@@ -24,14 +24,14 @@ pub enum Hop {
     /// Direct: the destination is a neighbour on that device.
     Device {
         /// Index of the device.
-        index: u32,
+        index: IfIndex,
     },
     /// Through a router.
     Gateway {
         /// The router's address.
         via: IpAddr,
         /// Index of the device that leads there; without it the kernel looks.
-        index: Option<u32>,
+        index: Option<IfIndex>,
         /// The router is on-link although no address of the device covers it.
         onlink: bool,
     },
@@ -81,11 +81,11 @@ impl Route {
         match self.hop {
             Hop::Device { index } => {
                 message.header.scope = if self.destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-                attributes.push(RouteAttribute::Oif(index));
+                attributes.push(RouteAttribute::Oif(index.0));
             }
             Hop::Gateway { via, index, onlink } => {
                 attributes.push(RouteAttribute::Gateway(via.into()));
-                attributes.extend(index.map(RouteAttribute::Oif));
+                attributes.extend(index.map(|index| RouteAttribute::Oif(index.0)));
                 if onlink {
                     message.header.flags = RouteFlags::Onlink;
                 }
@@ -126,7 +126,7 @@ impl Route {
             match attribute {
                 RouteAttribute::Destination(a) => destination = ip(a)?,
                 RouteAttribute::Gateway(a) => via = ip(a),
-                RouteAttribute::Oif(i) => index = Some(*i),
+                RouteAttribute::Oif(i) => index = Some(IfIndex(*i)),
                 RouteAttribute::Priority(p) => metric = *p,
                 RouteAttribute::PrefSource(a) => source = ip(a),
                 RouteAttribute::Table(t) => table = *t,

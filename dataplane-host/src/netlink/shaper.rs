@@ -11,7 +11,7 @@ use netlink_packet_core::{DefaultNla, Nla, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 
-use super::{NetlinkError, NetlinkRequest, Socket};
+use super::{IfIndex, NetlinkError, NetlinkRequest, Socket};
 
 const KIND: &str = "tbf";
 /// Major handle of Ropeway's queueing disciplines ("RW").
@@ -52,7 +52,7 @@ impl Rate {
 
 /// Limits the traffic that a device sends. Replaces its root queueing discipline.
 #[must_use]
-pub fn set_rate(index: u32, rate: Rate) -> NetlinkRequest {
+pub fn set_rate(index: IfIndex, rate: Rate) -> NetlinkRequest {
     let rate32 = u32::try_from(rate.bytes_per_second).unwrap_or(u32::MAX);
     let mut parms = vec![0; PARMS_BYTES];
     parms[1] = ETHERNET;
@@ -66,7 +66,7 @@ pub fn set_rate(index: u32, rate: Rate) -> NetlinkRequest {
         let wide = rate.bytes_per_second.to_ne_bytes().to_vec();
         options.push(TcOption::Other(DefaultNla::new(RATE64, wide)));
     }
-    let mut message = TcMessage::with_index(index.cast_signed());
+    let mut message = TcMessage::with_index(index.0.cast_signed());
     message.header.handle = TcHandle { major: MAJOR, minor: 0 };
     message.header.parent = TcHandle::ROOT;
     message.attributes = vec![TcAttribute::Kind(KIND.into()), TcAttribute::Options(options)];
@@ -79,15 +79,15 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn rate(&mut self, index: u32) -> Result<Option<u64>, NetlinkError> {
-        let message = TcMessage::with_index(index.cast_signed());
+    pub fn rate(&mut self, index: IfIndex) -> Result<Option<u64>, NetlinkError> {
+        let message = TcMessage::with_index(index.0.cast_signed());
         let attempt = format!("device {index}: list queueing disciplines");
         let request = NetlinkRequest::dump(RouteNetlinkMessage::GetQueueDiscipline(message), &attempt);
         let all = self.dump(&request)?.into_iter().filter_map(|message| match message {
             RouteNetlinkMessage::NewQueueDiscipline(message) => Some(message),
             _ => None,
         });
-        let ours = |m: &TcMessage| m.header.index == index.cast_signed() && m.header.handle.major == MAJOR;
+        let ours = |m: &TcMessage| m.header.index == index.0.cast_signed() && m.header.handle.major == MAJOR;
         Ok(all.filter(ours).find_map(|message| rate_of(&message)))
     }
 }
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn rate_round_trips() {
         for bytes_per_second in [1, 125_000, u64::from(u32::MAX) + 1, 12_500_000_000] {
-            let request = set_rate(7, Rate { bytes_per_second, burst: 100_000 });
+            let request = set_rate(IfIndex(7), Rate { bytes_per_second, burst: 100_000 });
             let RouteNetlinkMessage::NewQueueDiscipline(message) = &request.message else { panic!("{request:?}") };
             assert_eq!(rate_of(message), Some(bytes_per_second));
         }

@@ -24,7 +24,7 @@ fn within<R>(netns: &Netns, f: impl FnOnce() -> R) -> R {
 fn pair<'a>(peer: &'a Netns, index: u32, name: &'a str) -> Veth<'a> {
     Veth {
         name,
-        index,
+        index: IfIndex(index),
         mac: [0xee; 6],
         mtu: 1400,
         peer_name: "eth0",
@@ -43,28 +43,28 @@ fn veth_has_requested_index_and_peer_namespace() {
     let (node_netns, mut host) = node();
     let (pod_netns, mut pod) = node();
     assert_eq!(host.netns_number(pod_netns.as_fd()).unwrap(), None, "nothing leads there");
-    host.run(&[create_veth(&pair(&pod_netns, 4711, "rw0")), quiet_link(4711), set_up(4711)]).unwrap();
+    host.run(&[create_veth(&pair(&pod_netns, 4711, "rw0")), quiet_link(IfIndex(4711)), set_up(IfIndex(4711))]).unwrap();
     let link = host.link_by_name("rw0").unwrap().unwrap();
-    assert_eq!((link.index, link.mtu, link.mac, link.up), (4711, 1400, [0xee; 6], true));
+    assert_eq!((link.index, link.mtu, link.mac, link.up), (IfIndex(4711), 1400, [0xee; 6], true));
     assert_eq!(link.kind.as_deref(), Some("veth"));
     let peer = pod.link_by_name("eth0").unwrap().unwrap();
-    assert_eq!((peer.mac, peer.up, peer.lower), ([2, 0, 0, 0, 0, 7], false, Some(4711)));
+    assert_eq!((peer.mac, peer.up, peer.lower), ([2, 0, 0, 0, 0, 7], false, Some(IfIndex(4711))));
     let number = host.netns_number(pod_netns.as_fd()).unwrap();
     assert!(number.is_some() && link.peer_netns == number && link.lower == Some(peer.index), "{link:?}");
     assert_eq!(peer.peer_netns, pod.netns_number(node_netns.as_fd()).unwrap());
     let no_netns = std::fs::File::open("/proc/self/status").unwrap();
     assert_eq!(host.netns_number(no_netns.as_fd()).unwrap_err().refusal(), Some(libc::EINVAL));
-    assert_eq!(host.link_by_index(4711).unwrap(), Some(link));
+    assert_eq!(host.link_by_index(IfIndex(4711)).unwrap(), Some(link));
 
     let taken = host.run(&[create_veth(&pair(&pod_netns, 4711, "rw1"))]).unwrap_err();
     assert!(matches!(taken.refusal(), Some(libc::EBUSY | libc::EEXIST)), "{taken}");
     assert_eq!(host.run(&[create_veth(&pair(&pod_netns, 4712, "rw0"))]).unwrap_err().refusal(), Some(libc::EEXIST));
 
-    host.run(&[set_group(4711, 0x5257)]).unwrap();
+    host.run(&[set_group(IfIndex(4711), 0x5257)]).unwrap();
     host.run(&[delete_group(0x5257)]).unwrap();
     assert_eq!(host.link_by_name("rw0").unwrap(), None);
     assert_eq!(pod.link_by_name("eth0").unwrap(), None);
-    assert!(host.run(&[delete_link(4711)]).unwrap_err().is_missing());
+    assert!(host.run(&[delete_link(IfIndex(4711))]).unwrap_err().is_missing());
 }
 
 #[test]
@@ -72,12 +72,12 @@ fn veth_has_requested_index_and_peer_namespace() {
 fn quiet_link_gets_no_address_and_no_redirects() {
     let (node_netns, mut host) = node();
     let (pod_netns, _pod) = node();
-    host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), quiet_link(20), set_up(20)]).unwrap();
+    host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), quiet_link(IfIndex(20)), set_up(IfIndex(20))]).unwrap();
     let read = |path: &str| within(&node_netns, || std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap());
     assert_eq!(read("ipv4/conf/rw0/send_redirects").trim(), "0");
     assert_eq!(read("ipv4/conf/rw0/accept_redirects").trim(), "0");
     assert_eq!(read("ipv6/conf/rw0/addr_gen_mode").trim(), "1");
-    assert!(host.addresses().unwrap().iter().all(|a| a.index != 20));
+    assert!(host.addresses().unwrap().iter().all(|a| a.index != IfIndex(20)));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn quiet_link_gets_no_address_and_no_redirects() {
 fn addresses_routes_and_neighbours_are_set_and_listed() {
     let (_node, mut host) = node();
     let (pod_netns, mut pod) = node();
-    host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), set_up(20)]).unwrap();
+    host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), set_up(IfIndex(20))]).unwrap();
     let eth0 = pod.link_by_name("eth0").unwrap().unwrap().index;
     pod.run(&[set_up(eth0)]).unwrap();
     let (four, six) = ("10.9.0.5/32".parse().unwrap(), "fd00:9::5/128".parse().unwrap());
@@ -146,24 +146,24 @@ fn filter_replacement_leaves_other_filters_alone() {
     let (_node, mut host) = node();
     let (pod_netns, _pod) = node();
     let (first, second) = (sys::return_program("first", 0).unwrap(), sys::return_program("second", 0).unwrap());
-    host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), add_clsact(20), add_clsact(20)]).unwrap();
-    assert_eq!(host.filters(20).unwrap(), []);
+    host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), add_clsact(IfIndex(20)), add_clsact(IfIndex(20))]).unwrap();
+    assert_eq!(host.filters(IfIndex(20)).unwrap(), []);
     for program in [&first, &second] {
         host.run(&[
-            replace_filter(20, Direction::Ingress, "from_pod", program.as_fd()),
-            replace_filter(20, Direction::Egress, "to_pod", program.as_fd()),
+            replace_filter(IfIndex(20), Direction::Ingress, "from_pod", program.as_fd()),
+            replace_filter(IfIndex(20), Direction::Egress, "to_pod", program.as_fd()),
         ])
         .unwrap();
         let (_, id) = sys::type_and_id(program.as_fd()).unwrap();
-        let found = host.filters(20).unwrap();
+        let found = host.filters(IfIndex(20)).unwrap();
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found.iter().all(|f| f.is_ours() && f.program == Some(id) && f.direct_action), "{found:?}");
         assert_eq!(found[0].name.as_deref(), Some("from_pod"));
     }
-    host.run(&[delete_filter(20, Direction::Ingress)]).unwrap();
-    let left = host.filters(20).unwrap();
+    host.run(&[delete_filter(IfIndex(20), Direction::Ingress)]).unwrap();
+    let left = host.filters(IfIndex(20)).unwrap();
     assert_eq!(left.iter().map(|f| f.direction).collect::<Vec<_>>(), [Direction::Egress]);
-    assert!(host.run(&[delete_filter(20, Direction::Ingress)]).unwrap_err().is_missing());
+    assert!(host.run(&[delete_filter(IfIndex(20), Direction::Ingress)]).unwrap_err().is_missing());
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn errors_name_the_attempt_and_the_kernels_reason() {
     let (_node, mut host) = node();
     let via = Hop::Gateway { via: ip("10.1.1.1"), index: None, onlink: false };
     let unreachable = add_route(&Route::new("10.8.0.0/24".parse().unwrap(), via));
-    let results = host.run_each(&[set_up(77), unreachable, set_up(1)]);
+    let results = host.run_each(&[set_up(IfIndex(77)), unreachable, set_up(IfIndex(1))]);
     assert_eq!(results.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(results[0].1.to_string(), "device 77: set up: No such device (os error 19)");
     let text = results[1].1.to_string();
@@ -180,7 +180,7 @@ fn errors_name_the_attempt_and_the_kernels_reason() {
         text.starts_with("add route 10.8.0.0/24 to 10.1.1.1: ") && text.ends_with("Nexthop has invalid gateway"),
         "{text}"
     );
-    assert!(host.link_by_index(1).unwrap().unwrap().up, "the third request has run all the same");
+    assert!(host.link_by_index(IfIndex(1)).unwrap().unwrap().up, "the third request has run all the same");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn monitor_reports_added_and_removed_objects() {
     let (node_netns, mut host) = node();
     let mut monitor = within(&node_netns, || Monitor::open(&Group::ALL)).unwrap();
     assert_eq!(monitor.read().unwrap(), []);
-    host.run(&[set_up(1)]).unwrap();
+    host.run(&[set_up(IfIndex(1))]).unwrap();
     let route = Route::new("10.7.0.0/24".parse().unwrap(), Hop::Blackhole);
     host.run(&[add_route(&route), delete_route(&route)]).unwrap();
     let events = monitor.wait(Duration::from_secs(5)).unwrap();
@@ -238,7 +238,7 @@ fn vxlan_sends_only_to_fdb_entries() {
 #[ignore = "needs root"]
 fn thousands_of_requests_and_errors_fit_the_buffers() {
     let (_node, mut host) = node();
-    host.run(&[set_up(1)]).unwrap();
+    host.run(&[set_up(IfIndex(1))]).unwrap();
     let route = |i: u32| Route::new(format!("10.{}.{}.0/24", i / 256, i % 256).parse().unwrap(), Hop::Blackhole);
     let requests: Vec<_> = (0..3000).map(|i| add_route(&route(i))).collect();
     host.run(&requests).unwrap();

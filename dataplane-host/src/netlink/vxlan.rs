@@ -8,7 +8,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo};
 
 use super::NetlinkRequest;
-use super::link::message;
+use super::link::{NO_DEVICE, message};
 
 /// The VXLAN settings of a [`super::Link`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -52,7 +52,7 @@ pub fn create_vxlan(name: &str, mac: [u8; 6], mtu: u32, vxlan: &Vxlan) -> Netlin
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]),
     ];
     let attempt = format!("make tunnel device {name} (VNI {}, UDP port {})", vxlan.vni, vxlan.port);
-    NetlinkRequest::create(RouteNetlinkMessage::NewLink(message(0, attributes)), attempt)
+    NetlinkRequest::create(RouteNetlinkMessage::NewLink(message(NO_DEVICE, attributes)), attempt)
 }
 
 impl Vxlan {

@@ -74,7 +74,7 @@ pub fn gather(pins: &Pins) -> Result<Pods, MapError> {
         .map_err(|e| debug!(error = %e, "cannot list devices: their names are left out"))
         .unwrap_or_default()
         .into_iter()
-        .map(|l| (l.index, l.name))
+        .map(|l| (l.index.0, l.name))
         .collect();
     let mut ports = host_ports::<V4>(pins, "host_ports4")?;
     ports.extend(host_ports::<V6>(pins, "host_ports6")?);

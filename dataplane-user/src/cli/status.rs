@@ -13,7 +13,7 @@ use dataplane_common::types::address::Address;
 use dataplane_common::types::pod::NodeConfig;
 use dataplane_common::types::service::Backend;
 use dataplane_host::map::{self, PinnedMap, SharedArray};
-use dataplane_host::netlink::Socket;
+use dataplane_host::netlink::{IfIndex, Socket};
 use dataplane_host::pins::{PinError, Pins};
 use dataplane_host::sys;
 use serde::Serialize;
@@ -127,7 +127,7 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
     }
     let mut socket = Socket::open().ok();
     let devices = socket.as_mut().and_then(|s| s.links().ok()).unwrap_or_default();
-    let device = |index: u32| devices.iter().find(|d| d.index == index).map(|d| d.name.clone());
+    let device = |index: u32| devices.iter().find(|d| d.index == IfIndex(index)).map(|d| d.name.clone());
     let filters = devices.iter().flat_map(|d| {
         let all = socket.as_mut().and_then(|s| s.filters(d.index).ok()).unwrap_or_default();
         all.into_iter().filter(dataplane_host::netlink::Filter::is_ours).map(|f| FilterView {

@@ -18,7 +18,9 @@ use aya_obj::generated::BPF_F_BEFORE;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use dataplane_common::types::pod::{Pod, pod_flags};
 use dataplane_host::map::PinnedMap;
-use dataplane_host::netlink::{Direction, Link, NetlinkError, Socket, add_clsact, delete_filter, replace_filter};
+use dataplane_host::netlink::{
+    Direction, IfIndex, Link, NetlinkError, Socket, add_clsact, delete_filter, replace_filter,
+};
 use dataplane_host::pins::Pins;
 use dataplane_host::sys::{self, LinkInfo};
 use tracing::{info, warn};
@@ -125,12 +127,11 @@ fn by_tcx(pins: &Pins, programs: &Programs, device: &Link) -> Result<usize, Load
     let mut operations = 0;
     for (name, _, attach_type) in UPLINK_HOOKS {
         let program = programs.get(name)?;
-        let here = |info: &LinkInfo| info.device() == Some((device.index, attach_type));
-        let create =
-            || {
-                sys::link_create(program.fd.as_fd(), device.index, attach_type, FIRST)
-                    .map_err(|source| LoadError::Attach { program: name.into(), target: device.name.clone(), source })
-            };
+        let here = |info: &LinkInfo| info.device() == Some((device.index.0, attach_type));
+        let create = || {
+            sys::link_create(program.fd.as_fd(), device.index.0, attach_type, FIRST)
+                .map_err(|source| LoadError::Attach { program: name.into(), target: device.name.clone(), source })
+        };
         operations += place(pins, &uplink_pin(name, &device.name), program, here, create)?;
     }
     Ok(operations)
@@ -186,7 +187,7 @@ fn place(
 /// The kernel rejected a listing or a change.
 pub fn by_filter(
     programs: &Programs,
-    index: u32,
+    index: IfIndex,
     hooks: &[(&str, Direction)],
     socket: &mut Socket,
 ) -> Result<usize, LoadError> {
@@ -232,8 +233,8 @@ pub fn pods(pins: &Pins, programs: &Programs, socket: &mut Socket) -> Result<usi
         if link.kind.as_deref() != Some("veth") {
             continue;
         }
-        let known = link.index < entries.max_entries()
-            && entries.get(&link.index)?.is_some_and(|pod| pod.flags & pod_flags::PRESENT != 0);
+        let known = link.index.0 < entries.max_entries()
+            && entries.get(&link.index.0)?.is_some_and(|pod| pod.flags & pod_flags::PRESENT != 0);
         let ours = socket.filters(link.index)?;
         let has = |(name, direction): &(&str, Direction)| {
             ours.iter().any(|f| runs(f, *direction) && f.name.as_deref().is_some_and(|n| n.starts_with(name)))
@@ -281,7 +282,7 @@ pub fn detach(path: &Path) -> Result<(), LoadError> {
 }
 
 /// Removes our uplink filters from devices that are not in `wanted`.
-fn drop_filters(wanted: &BTreeSet<u32>, socket: &mut Socket) -> Result<usize, LoadError> {
+fn drop_filters(wanted: &BTreeSet<IfIndex>, socket: &mut Socket) -> Result<usize, LoadError> {
     remove_filters(socket, |index, name| !wanted.contains(&index) && name.contains("_uplink"))
 }
 
@@ -290,7 +291,7 @@ fn drop_filters(wanted: &BTreeSet<u32>, socket: &mut Socket) -> Result<usize, Lo
 ///
 /// # Errors
 /// The kernel rejected a listing or a removal.
-pub fn remove_filters(socket: &mut Socket, which: impl Fn(u32, &str) -> bool) -> Result<usize, LoadError> {
+pub fn remove_filters(socket: &mut Socket, which: impl Fn(IfIndex, &str) -> bool) -> Result<usize, LoadError> {
     let mut operations = 0;
     for link in socket.links()? {
         for filter in socket.filters(link.index)? {

@@ -63,12 +63,12 @@ pub fn desired(inputs: &Inputs<'_>) -> NetworkEntries {
             // Another proxy can't serve packets that the node's routes lead to the host device.
             NextHop::Own => (0, if inputs.service_proxy { network_flags::OWN } else { 0 }),
             NextHop::Direct { .. } => (0, 0),
-            NextHop::Tunnel { remote, .. } => (inputs.devices.to(*remote).unwrap_or(0), 0),
+            NextHop::Tunnel { remote, .. } => (inputs.devices.to(*remote).map_or(0, |device| device.0), 0),
         };
         add(*range, oif, network_flags::KEEP_SOURCE | own);
     }
     for (address, remote) in &inputs.plan.hosts {
-        let oif = remote.and_then(|remote| inputs.devices.to(remote)).unwrap_or(0);
+        let oif = remote.and_then(|remote| inputs.devices.to(remote)).map_or(0, |device| device.0);
         add((*address).into(), oif, network_flags::KEEP_SOURCE);
     }
     for range in inputs.pod_networks.iter().copied().flatten().chain(inputs.non_masquerade) {

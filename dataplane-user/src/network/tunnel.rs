@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane_common::types::fnv::hash64;
-use dataplane_host::netlink::{Link, Vxlan};
+use dataplane_host::netlink::{IfIndex, Link, Vxlan};
 use ipnetwork::IpNetwork;
 
 pub use apply::{TunnelError, TunnelOutcome, apply, remove_all};
@@ -174,13 +174,13 @@ pub fn action(present: Option<&Link>, wanted: &Tunnel) -> TunnelAction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
     /// Index by the family of the outer packets: IPv4, IPv6. `None` if the device does not exist.
-    pub indices: [Option<u32>; 2],
+    pub indices: [Option<IfIndex>; 2],
 }
 
 impl Devices {
     /// Returns the device that leads to a node's address.
     #[must_use]
-    pub const fn to(&self, remote: IpAddr) -> Option<u32> {
+    pub const fn to(&self, remote: IpAddr) -> Option<IfIndex> {
         self.indices[remote.is_ipv6() as usize]
     }
 }

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use dataplane_host::netlink::IfIndex;
+
 use super::*;
 use crate::network::tunnel::Peers;
 
@@ -24,7 +26,7 @@ fn plan() -> RoutePlan {
     RoutePlan {
         blocks: [
             (net("10.244.1.0/24"), NextHop::Own),
-            (net("10.244.2.0/24"), NextHop::Direct { via: ip("192.168.50.12"), index: 3 }),
+            (net("10.244.2.0/24"), NextHop::Direct { via: ip("192.168.50.12"), index: IfIndex(3) }),
             (net("10.244.3.0/24"), tunnel("192.168.51.13")),
             (net("fd00:3::/64"), tunnel("fe80::1")),
         ]
@@ -44,7 +46,7 @@ fn make(service: &[IpNetwork], service_proxy: bool) -> NetworkEntries {
     let (plan, cluster) = (plan(), [net("10.244.0.0/16")]);
     desired(&Inputs {
         plan: &plan,
-        devices: Devices { indices: [Some(74), None] },
+        devices: Devices { indices: [Some(IfIndex(74)), None] },
         pod_networks: &[&cluster],
         non_masquerade: &[net("10.0.0.0/8"), net("10.96.0.0/12")],
         service_ranges: service,

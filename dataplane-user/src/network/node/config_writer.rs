@@ -86,14 +86,14 @@ fn node_file(inputs: &ConfigInputs<'_>) -> Option<NodeFile> {
 #[cfg(test)]
 mod tests {
     use dataplane_common::types::pod::node_features;
-    use dataplane_host::netlink::Link;
+    use dataplane_host::netlink::{IfIndex, Link};
 
     use super::*;
     use crate::config::Options;
 
     fn link(index: u32, mtu: u32) -> Link {
         Link {
-            index,
+            index: IfIndex(index),
             name: format!("link{index}"),
             mac: [0; 6],
             mtu,

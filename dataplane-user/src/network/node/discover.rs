@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dataplane_common::types::address::{Address as _, V4, V6};
 use dataplane_common::types::clock::Clock;
 use dataplane_common::types::pod::NodeConfig;
-use dataplane_host::netlink::{Hop, InterfaceAddress, Link, NetlinkError, PROTOCOL, Route, Socket};
+use dataplane_host::netlink::{Hop, IfIndex, InterfaceAddress, Link, NetlinkError, PROTOCOL, Route, Socket};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Config, NodePortRange};
@@ -18,7 +18,7 @@ use crate::proxy::desired::NodeContext;
 use crate::proxy::source::NodeObject;
 
 /// Interface index of `lo` in every network namespace.
-const LOOPBACK: u32 = 1;
+const LOOPBACK: IfIndex = IfIndex(1);
 
 /// Seconds of pause after which a datagram of an unreplied UDP flow counts as a new exchange.
 const UNREPLIED: u32 = 1;
@@ -56,7 +56,7 @@ impl KernelSnapshot {
         self.addresses.iter().filter(global)
     }
 
-    fn device_of(&self, ip: IpAddr) -> Option<u32> {
+    fn device_of(&self, ip: IpAddr) -> Option<IfIndex> {
         self.addresses.iter().find(|a| a.network.ip() == ip).map(|a| a.index)
     }
 }
@@ -80,7 +80,7 @@ pub struct NodeFacts {
     /// All addresses of the node, sorted.
     pub addresses: Vec<IpAddr>,
     /// Networks reached through an uplink without a router, with the uplink's index.
-    pub on_link: Vec<(IpNetwork, u32)>,
+    pub on_link: Vec<(IpNetwork, IfIndex)>,
     /// Ranges of the node's pods.
     pub pod_cidrs: Vec<IpNetwork>,
     /// Smallest MTU of the uplinks.
@@ -96,7 +96,7 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObjec
     let (uplinks, missing) = uplinks(config, snapshot, node);
     let node_ips = node_ips(config, snapshot, node, &uplinks);
     let addresses: BTreeSet<_> = snapshot.global().map(|a| a.network.ip()).collect();
-    let is_uplink = |index: u32| uplinks.iter().any(|l| l.index == index);
+    let is_uplink = |index: IfIndex| uplinks.iter().any(|l| l.index == index);
     let mut on_link: Vec<_> = snapshot.global().filter(|a| is_uplink(a.index)).map(|a| (a.network, a.index)).collect();
     let routed = snapshot.routes.iter().filter(|r| r.protocol != PROTOCOL).filter_map(|r| match r.hop {
         Hop::Device { index } if is_uplink(index) && !is_link_local(r.destination.ip()) => Some((r.destination, index)),
@@ -124,7 +124,7 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObjec
 }
 
 /// Returns the index of a route's egress device.
-fn device(route: &Route) -> Option<u32> {
+fn device(route: &Route) -> Option<IfIndex> {
     match route.hop {
         Hop::Gateway { index, .. } => index,
         Hop::Device { index } => Some(index),
@@ -133,7 +133,7 @@ fn device(route: &Route) -> Option<u32> {
 }
 
 fn uplinks(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>) -> (Vec<Link>, Vec<String>) {
-    let by_index = |index: u32| snapshot.links.iter().find(|l| l.index == index).cloned();
+    let by_index = |index: IfIndex| snapshot.links.iter().find(|l| l.index == index).cloned();
     if !config.uplinks.is_empty() {
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for name in &config.uplinks {
@@ -218,7 +218,7 @@ impl NodeFacts {
             unreplied_ticks: clock.ticks_to_reach(UNREPLIED).saturating_u16(),
             assured_ticks: clock.ticks(ASSURED).saturating_u16(),
             // With several egress devices the host's routes decide.
-            uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index } else { 0 },
+            uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index.0 } else { 0 },
             mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu.min(self.elsewhere.unwrap_or(u32::MAX)) },
             ..NodeConfig::default()
         }

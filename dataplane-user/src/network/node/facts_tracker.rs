@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use dataplane_host::netlink::{Hop, NetlinkEvent, PROTOCOL, Route};
+use dataplane_host::netlink::{Hop, IfIndex, NetlinkEvent, PROTOCOL, Route};
 use ipnetwork::IpNetwork;
 use tracing::{info, warn};
 
@@ -82,7 +82,7 @@ fn report(facts: &NodeFacts) {
 
 /// Returns true if an event can change the facts. Links and routes of pods cannot.
 pub(super) fn is_relevant(event: &NetlinkEvent, facts: &NodeFacts, config: &Config) -> bool {
-    let uplink = |name: &str, index: u32| {
+    let uplink = |name: &str, index: IfIndex| {
         config.uplinks.iter().any(|u| u == name) || facts.uplinks.iter().any(|l| l.index == index || l.name == name)
     };
     match event {

@@ -17,8 +17,8 @@ use bytemuck::Zeroable;
 use dataplane_common::types::pod::{POD_SLOTS, Pod, pod_flags};
 use dataplane_host::map::{MapError, PinnedMap};
 use dataplane_host::netlink::{
-    Link, NetlinkError, NetlinkEvent, NetlinkRequest, Socket, Veth, create_veth, delete_link, quiet_link, set_mtu,
-    set_up, without_arp,
+    IfIndex, Link, NetlinkError, NetlinkEvent, NetlinkRequest, Socket, Veth, create_veth, delete_link, quiet_link,
+    set_mtu, set_up, without_arp,
 };
 use dataplane_host::netns::Netns;
 use dataplane_host::pins::Pins;
@@ -83,8 +83,8 @@ fn ensure(
         make(socket, &table, links, mtu)?
     };
     let entry = entry(facts);
-    if table.get(&host_device.inner.index)? != Some(entry) {
-        table.insert(&host_device.inner.index, &entry)?;
+    if table.get(&host_device.inner.index.0)? != Some(entry) {
+        table.insert(&host_device.inner.index.0, &entry)?;
         operations += 1;
     }
     // Before the links are up: the first packet must find the programs.
@@ -128,17 +128,17 @@ fn make(
     }
     let here = Netns::current().map_err(HostDeviceError::Namespace)?;
     // From the highest index down, because the kernel assigns its own from the lowest up.
-    let taken = |index: &u32| {
-        let is_pod = |(i, pod): &(u32, Pod)| i == index && pod.flags & pod_flags::PRESENT != 0;
+    let taken = |index: &IfIndex| {
+        let is_pod = |(i, pod): &(u32, Pod)| *i == index.0 && pod.flags & pod_flags::PRESENT != 0;
         links.iter().any(|l| l.index == *index) || entries.iter().any(is_pod)
     };
-    let free = (1..POD_SLOTS).rev().filter(|index| !taken(index)).take(TRIES);
+    let free = (1..POD_SLOTS).rev().map(IfIndex).filter(|index| !taken(index)).take(TRIES);
     for index in free {
         let veth = Veth { name: IN, index, mac: MAC, mtu, peer_name: OUT, peer_mac: MAC, peer_netns: here.as_fd() };
         match socket.run(&[create_veth(&veth)]) {
             Ok(()) => {
                 let host_device = find(socket)?;
-                info!(device = OUT, index = host_device.out.index, mtu, "host devices created");
+                info!(device = OUT, index = host_device.out.index.0, mtu, "host devices created");
                 return Ok(host_device);
             }
             Err(e) if matches!(e.refusal(), Some(libc::EBUSY | libc::EEXIST)) => {}

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use dataplane_common::types::clock::Clock;
-use dataplane_host::netlink::{Hop, InterfaceAddress, Link, Route};
+use dataplane_host::netlink::{Hop, IfIndex, InterfaceAddress, Link, Route};
 use ipnetwork::IpNetwork;
 
 use super::cluster_view::with_blocks;
@@ -18,7 +18,7 @@ fn config(o: Options) -> Config {
 
 fn link(index: u32, name: &str) -> Link {
     Link {
-        index,
+        index: IfIndex(index),
         name: name.into(),
         mac: [0; 6],
         mtu: if index == 3 { 1400 } else { 1500 },
@@ -34,7 +34,7 @@ fn link(index: u32, name: &str) -> Link {
 }
 
 fn address(index: u32, network: &str, narrow: bool) -> InterfaceAddress {
-    InterfaceAddress { index, network: network.parse().unwrap(), narrow, tentative: false }
+    InterfaceAddress { index: IfIndex(index), network: network.parse().unwrap(), narrow, tentative: false }
 }
 
 fn snapshot() -> KernelSnapshot {
@@ -49,12 +49,15 @@ fn snapshot() -> KernelSnapshot {
             address(2, "fe80::1/64", true),
             address(3, "172.16.0.11/24", false),
         ],
-        routes: vec![Route { protocol: 2, ..Route::new("192.168.50.0/24".parse().unwrap(), Hop::Device { index: 2 }) }],
+        routes: vec![Route {
+            protocol: 2,
+            ..Route::new("192.168.50.0/24".parse().unwrap(), Hop::Device { index: IfIndex(2) })
+        }],
     }
 }
 
 fn default_route(index: u32) -> Route {
-    let hop = Hop::Gateway { via: IpAddr::from([192, 168, 50, 1]), index: Some(index), onlink: false };
+    let hop = Hop::Gateway { via: IpAddr::from([192, 168, 50, 1]), index: Some(IfIndex(index)), onlink: false };
     Route { protocol: 4, ..Route::new("0.0.0.0/0".parse().unwrap(), hop) }
 }
 
@@ -85,8 +88,8 @@ fn uplink_is_the_device_of_the_default_route() {
     assert_eq!(names(&facts), ["eth0"]);
     assert_eq!(facts.node_ips, ips(&["192.168.50.11", "fd00:50::11"]));
     assert_eq!(facts.addresses, ips(&["10.9.9.9", "172.16.0.11", "192.168.50.11", "fd00:50::11"]));
-    assert!(facts.on_link.contains(&("192.168.50.11/24".parse().unwrap(), 2)));
-    assert!(facts.on_link.iter().all(|(_, index)| *index == 2));
+    assert!(facts.on_link.contains(&("192.168.50.11/24".parse().unwrap(), IfIndex(2))));
+    assert!(facts.on_link.iter().all(|(_, index)| *index == IfIndex(2)));
     assert_eq!(facts.uplink_mtu, 1500);
 }
 
@@ -163,12 +166,14 @@ fn host_routing_is_bypassed_only_if_all_routes_use_the_uplink() {
     let mut s = snapshot();
     s.routes.push(default_route(2));
     // A route of Ropeway, and a link-local route, which every device has.
-    let ours = Route::new("10.1.0.5/32".parse().unwrap(), Hop::Device { index: 9 });
-    let link_local = Route { protocol: 2, ..Route::new("fe80::/64".parse().unwrap(), Hop::Device { index: 3 }) };
+    let ours = Route::new("10.1.0.5/32".parse().unwrap(), Hop::Device { index: IfIndex(9) });
+    let link_local =
+        Route { protocol: 2, ..Route::new("fe80::/64".parse().unwrap(), Hop::Device { index: IfIndex(3) }) };
     s.routes.extend([ours, link_local]);
     assert_eq!(ways(&s), (2, 1500));
     // A bridge of another runtime, with a smaller MTU than the uplink.
-    let bridge = Route { protocol: 2, ..Route::new("172.17.0.0/16".parse().unwrap(), Hop::Device { index: 3 }) };
+    let bridge =
+        Route { protocol: 2, ..Route::new("172.17.0.0/16".parse().unwrap(), Hop::Device { index: IfIndex(3) }) };
     s.routes.push(bridge);
     assert_eq!(ways(&s), (0, 1400));
 }
@@ -180,7 +185,7 @@ fn events_of_pods_are_not_relevant() {
     let c = config(Options::default());
     let facts = discover::facts(&c, &s, None);
     let relevant = |e: &NetlinkEvent| is_relevant(e, &facts, &c);
-    let pod_route = Route::new("10.244.1.5/32".parse().unwrap(), Hop::Device { index: 9 });
+    let pod_route = Route::new("10.244.1.5/32".parse().unwrap(), Hop::Device { index: IfIndex(9) });
     for event in [
         NetlinkEvent::Link(link(9, "rwpod")),
         NetlinkEvent::LinkGone(link(9, "rwpod")),

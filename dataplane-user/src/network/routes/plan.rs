@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dataplane_host::contract::gateway;
-use dataplane_host::netlink::{Hop, Route};
+use dataplane_host::netlink::{Hop, IfIndex, Route};
 use ipnetwork::IpNetwork;
 
 use crate::config::RouteMode;
@@ -25,7 +25,7 @@ pub enum NextHop {
         /// Address of the block's node, used as gateway.
         via: IpAddr,
         /// Interface index of the uplink.
-        index: u32,
+        index: IfIndex,
     },
     /// The block's node is reached through the tunnel.
     Tunnel {
@@ -59,7 +59,7 @@ pub struct LocalNode<'a> {
     /// This node's ranges of pod addresses.
     pub pod_cidrs: &'a [IpNetwork],
     /// Networks that are reached without a router: network and interface index.
-    pub on_link: &'a [(IpNetwork, u32)],
+    pub on_link: &'a [(IpNetwork, IfIndex)],
     /// The route mode: which nodes are reached through the tunnel.
     pub mode: RouteMode,
 }
@@ -235,7 +235,7 @@ impl RoutePlan {
 #[derive(Clone, Copy, Debug)]
 pub struct HostDeviceRoutes<'a> {
     /// Interface index of `ropeway.out`.
-    pub index: u32,
+    pub index: IfIndex,
     /// Addresses of the node, at most one per family: the source of the packets.
     pub node_ips: &'a [IpAddr],
     /// Networks of Services, which get a route each.

@@ -5,12 +5,14 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use dataplane_host::netlink::IfIndex;
+
 use super::*;
 use crate::config::RouteMode;
 use crate::network::tunnel::Devices;
 use crate::proxy::source::NodeObject;
 
-const DEVICES: Devices = Devices { indices: [Some(74), Some(76)] };
+const DEVICES: Devices = Devices { indices: [Some(IfIndex(74)), Some(IfIndex(76))] };
 
 fn node(addresses: &[&str], ranges: &[&str]) -> NodeObject {
     NodeObject {
@@ -22,7 +24,7 @@ fn node(addresses: &[&str], ranges: &[&str]) -> NodeObject {
 
 fn make_with(nodes: &[(&str, NodeObject)], mode: RouteMode, own_ips: &[&str]) -> RoutePlan {
     let own = ["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()];
-    let on_link = [("192.168.50.11/24".parse().unwrap(), 3), ("fd00:50::11/64".parse().unwrap(), 3)];
+    let on_link = [("192.168.50.11/24".parse().unwrap(), IfIndex(3)), ("fd00:50::11/64".parse().unwrap(), IfIndex(3))];
     let node_ips: Vec<IpAddr> = own_ips.iter().map(|a| a.parse().unwrap()).collect();
     let local_node = LocalNode { node: "n1", node_ips: &node_ips, pod_cidrs: &own, on_link: &on_link, mode };
     plan(nodes.iter().map(|(name, node)| (*name, node)), &local_node)
@@ -37,7 +39,7 @@ fn described(r: &Route) -> String {
         Hop::Gateway { via, index, onlink } => {
             let onlink = if onlink { " onlink" } else { "" };
             let source = r.source.map(|s| format!(" src {s}")).unwrap_or_default();
-            format!("{} via {via} dev {}{onlink}{source}", r.destination, index.unwrap_or(0))
+            format!("{} via {via} dev {}{onlink}{source}", r.destination, index.unwrap_or_default())
         }
         Hop::Blackhole => format!("{} nowhere", r.destination),
         Hop::Device { .. } => "?".into(),
@@ -155,7 +157,7 @@ fn host_device_is_gateway_to_services_and_own_blocks() {
     let plan = make(&[], RouteMode::Auto);
     let services = ["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
     let led = |node_ips: &[IpAddr]| {
-        let host_device = HostDeviceRoutes { index: 9, node_ips, services: &services };
+        let host_device = HostDeviceRoutes { index: IfIndex(9), node_ips, services: &services };
         plan.routes(DEVICES, &[], Some(&host_device), None).iter().map(described).collect::<Vec<_>>()
     };
     let four = ["10.96.0.0/12 via 169.254.1.1 dev 9 onlink src 192.168.50.11"];
@@ -171,10 +173,10 @@ fn only_the_difference_is_applied_and_foreign_routes_stay() {
     let plan = make(&[("n2", node(&["192.168.50.12"], &["10.244.2.0/24"]))], RouteMode::Auto);
     let wanted = plan.routes(DEVICES, &[], None, None);
     let range = |r: &str| r.parse().unwrap();
-    let via = |a: &str| Hop::Gateway { via: a.parse().unwrap(), index: Some(3), onlink: false };
+    let via = |a: &str| Hop::Gateway { via: a.parse().unwrap(), index: Some(IfIndex(3)), onlink: false };
     let stale = Route::new(range("10.244.9.0/24"), via("192.168.50.19"));
     let moved = Route::new(range("10.244.2.0/24"), via("192.168.50.99"));
-    let pod = Route::new(range("10.244.1.5/32"), Hop::Device { index: 9 });
+    let pod = Route::new(range("10.244.1.5/32"), Hop::Device { index: IfIndex(9) });
     let foreign = Route { protocol: 4, ..Route::new(range("10.0.0.0/8"), via("192.168.50.1")) };
     let changes = RouteChanges::between(&[stale, moved, pod, foreign], &wanted);
     assert_eq!(changes.remove, [stale]);

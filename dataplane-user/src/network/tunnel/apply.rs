@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dataplane_host::netlink::{
-    InterfaceAddress, Link, NetlinkError, NetlinkRequest, Socket, add_address, create_vxlan, delete_address,
+    IfIndex, InterfaceAddress, Link, NetlinkError, NetlinkRequest, Socket, add_address, create_vxlan, delete_address,
     delete_fdb, delete_link, delete_neighbour, quiet_tunnel, replace_fdb, replace_neighbour, set_mac, set_mtu, set_up,
 };
 use ipnetwork::IpNetwork;
@@ -93,7 +93,7 @@ fn remove(socket: &mut Socket, link: &Link) -> Result<usize, NetlinkError> {
     }
 }
 
-fn device(socket: &mut Socket, present: Option<&Link>, wanted: &Tunnel) -> Result<(u32, usize), TunnelError> {
+fn device(socket: &mut Socket, present: Option<&Link>, wanted: &Tunnel) -> Result<(IfIndex, usize), TunnelError> {
     let name = wanted.name();
     let requests = match (action(present, wanted), present) {
         (TunnelAction::Foreign, _) => return Err(TunnelError::Foreign { name }),
@@ -114,10 +114,10 @@ fn device(socket: &mut Socket, present: Option<&Link>, wanted: &Tunnel) -> Resul
         info!(device = name, "{}", request.attempt());
     }
     socket.run(&requests)?;
-    Ok((present.map_or(0, |l| l.index), requests.len()))
+    Ok((present.map_or(IfIndex(0), |l| l.index), requests.len()))
 }
 
-fn make(socket: &mut Socket, wanted: &Tunnel) -> Result<(u32, usize), TunnelError> {
+fn make(socket: &mut Socket, wanted: &Tunnel) -> Result<(IfIndex, usize), TunnelError> {
     let name = wanted.name();
     socket.run(&[create_vxlan(name, wanted.mac, wanted.mtu, &wanted.settings())])?;
     let index = socket.link_by_name(name)?.ok_or(TunnelError::Gone { name })?.index;
@@ -131,7 +131,7 @@ fn make(socket: &mut Socket, wanted: &Tunnel) -> Result<(u32, usize), TunnelErro
 /// kernel's.
 fn addresses(
     socket: &mut Socket,
-    index: u32,
+    index: IfIndex,
     present: &[InterfaceAddress],
     wanted: &BTreeSet<IpNetwork>,
 ) -> Result<usize, NetlinkError> {
@@ -149,7 +149,7 @@ fn addresses(
 }
 
 /// Ensures that the device has forwarding and neighbour entries for exactly these remote nodes.
-fn peers(socket: &mut Socket, index: u32, wanted: &Peers) -> Result<usize, NetlinkError> {
+fn peers(socket: &mut Socket, index: IfIndex, wanted: &Peers) -> Result<usize, NetlinkError> {
     let remotes: BTreeMap<[u8; 6], IpAddr> = wanted.keys().map(|remote| (mac(*remote), *remote)).collect();
     let neighbours: BTreeMap<IpAddr, [u8; 6]> =
         wanted.iter().flat_map(|(remote, inner)| inner.iter().map(|a| (*a, mac(*remote)))).collect();

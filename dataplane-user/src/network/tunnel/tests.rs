@@ -17,7 +17,7 @@ fn tunnel(local: &str) -> Tunnel {
 
 fn link(wanted: &Tunnel) -> Link {
     Link {
-        index: 7,
+        index: IfIndex(7),
         name: wanted.name().into(),
         mac: wanted.mac,
         mtu: wanted.mtu,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, POD_SLOTS, Pod, PodNetns};
-use dataplane_host::netlink::{Socket, add_address, set_up};
+use dataplane_host::netlink::{IfIndex, Socket, add_address, set_up};
 use dataplane_host::netns::Netns;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys;
@@ -81,7 +81,7 @@ impl Rig {
             cgroup: None,
         };
         mount("bpf", scratch.join("bpf"), "bpf", MountFlags::empty(), None)?;
-        Socket::open()?.run(&[set_up(1), add_address(1, "192.0.2.1/32".parse()?)])?;
+        Socket::open()?.run(&[set_up(IfIndex(1)), add_address(IfIndex(1), "192.0.2.1/32".parse()?)])?;
         rig.configs = rig.configurations();
         rig.programs = match rig.pin_by_agent(&binaries.join("ropeway-agent")) {
             Ok(()) => "from_pod and to_pod, pinned by ropeway-agent".into(),

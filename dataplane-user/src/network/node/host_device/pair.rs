@@ -57,11 +57,13 @@ impl HostDevice {
 
 #[cfg(test)]
 mod tests {
+    use dataplane_host::netlink::IfIndex;
+
     use super::*;
 
     fn link(name: &str, index: u32, lower: u32) -> Link {
         Link {
-            index,
+            index: IfIndex(index),
             name: name.into(),
             mac: [0x52, 0x57, 0, 0, 0, 1],
             mtu: 1500,
@@ -69,7 +71,7 @@ mod tests {
             running: true,
             kind: Some("veth".into()),
             group: 0,
-            lower: Some(lower),
+            lower: Some(IfIndex(lower)),
             peer_netns: None,
             controller: None,
             vxlan: None,
