@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::HttpResponse;
@@ -73,22 +74,11 @@ pub fn answer(snapshot: &Snapshot, now: Now, livez: bool) -> HttpResponse {
     HttpResponse::json(status, serde_json::to_string(&body).unwrap_or_default())
 }
 
-/// Formats a time in UTC according to RFC 3339, with milliseconds.
+/// Formats a time in UTC according to RFC 3339, truncated to milliseconds. Times before 1970 are
+/// shown as its beginning.
 fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86400, since.as_secs() % 86400);
-    // Civil date from days since 1970: cycles of 400 years that begin on 1 March, so that leap days
-    // come last.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (h, m, s, ms) = (second / 3600, second / 60 % 60, second % 60, since.subsec_millis());
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+    let time = Timestamp::try_from(time.max(UNIX_EPOCH)).unwrap_or(Timestamp::MAX);
+    format!("{time:.3}")
 }
 
 #[cfg(test)]
@@ -109,6 +99,8 @@ mod tests {
         assert_eq!(rfc3339(at(951_782_400)), "2000-02-29T00:00:00.000Z");
         assert_eq!(rfc3339(at(1_709_251_199)), "2024-02-29T23:59:59.000Z");
         assert_eq!(rfc3339(at(4_102_444_800)), "2100-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(at(1) + Duration::from_nanos(999_999_999)), "1970-01-01T00:00:01.999Z", "truncated");
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00.000Z", "a clock that is not set");
     }
 
     #[test]
