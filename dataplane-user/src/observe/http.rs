@@ -17,19 +17,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::client::conn::http1 as client_http1;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 const CONNECTIONS: usize = 64;
 const SLOWEST_CLIENT: Duration = Duration::from_secs(5);
+/// Largest answer with a proxy mode, in bytes. It is limited because the server is unknown.
+const MAX_MODE: usize = 64;
 
 /// The reason why a server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -105,21 +108,25 @@ fn advice(mode: Option<&str>) -> String {
     }
 }
 
-/// Asks the proxy at `address` for its mode.
+/// Asks the proxy whose metrics are at `address` for its mode, a word such as `iptables`.
 async fn proxy_mode(address: SocketAddr) -> io::Result<String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    // HTTP/1.0 ends the response with the connection. The size is limited: the server is unknown.
-    stream.write_all(b"GET /proxyMode HTTP/1.0\r\n\r\n").await?;
-    let mut text = String::new();
-    stream.take(4096).read_to_string(&mut text).await?;
-    let (head, mode) = text.split_once("\r\n\r\n").ok_or(io::ErrorKind::InvalidData)?;
-    let ok = head.split_whitespace().nth(1) == Some("200") && !mode.is_empty();
-    if ok && mode.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-        Ok(mode.into())
-    } else {
-        Err(io::ErrorKind::InvalidData.into())
-    }
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = client_http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let request = Request::get("/proxyMode").header(HOST, address.to_string()).header(CONNECTION, "close");
+    let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
+    let exchange = async move {
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let ok = response.status() == StatusCode::OK;
+        let body = Limited::new(response.into_body(), MAX_MODE).collect().await.map_err(io::Error::other)?.to_bytes();
+        let is_mode = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-';
+        if ok && !body.is_empty() && body.iter().all(is_mode) {
+            Ok(String::from_utf8_lossy(&body).into_owned())
+        } else {
+            Err(io::ErrorKind::InvalidData.into())
+        }
+    };
+    // The connection makes progress only while it is polled. Its error is the exchange's, too.
+    tokio::join!(connection, exchange).1
 }
 
 /// Binds an address without listening: connections are refused until [`listen`].
