@@ -1,17 +1,26 @@
 //! `ropeway-peer send` and `ropeway-peer watch`: send and count raw Ethernet frames on a device.
+//!
+//! Both use one `AF_PACKET` socket (packet(7)), which sees what the device receives and what it sends. The device is
+//! not made promiscuous: it is a veth, which has no address filter, and a packet socket gets frames for other MAC
+//! addresses, too.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read, Write};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
+use nix::ifaddrs::getifaddrs;
+use nix::libc::ETH_P_ALL;
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Silence after which a watcher assumes that no more frames arrive.
 const QUIET: Duration = Duration::from_millis(200);
+/// Bytes that are kept of a frame. Longer ones, which the kernel cuts up later (GSO), are truncated.
+const FRAME: usize = 4096;
 
 /// Options of `ropeway-peer send`.
 #[derive(Args, Debug)]
@@ -51,11 +60,10 @@ pub fn send(options: &SendOptions) -> Result<()> {
     for line in io::stdin().lock().lines() {
         frames.push(parse(&line?)?);
     }
-    let (mut sender, _receiver) = open(&options.device)?;
+    let socket = open(&options.device)?;
     for _ in 0..options.count {
         for frame in &frames {
-            let sent = sender.send_to(frame, None).context("no buffer")?;
-            sent.with_context(|| format!("{}: {}", options.device, hex(frame)))?;
+            socket.send(frame).with_context(|| format!("{}: {}", options.device, hex(frame)))?;
         }
     }
     Ok(())
@@ -66,11 +74,13 @@ pub fn send(options: &SendOptions) -> Result<()> {
 /// # Errors
 /// When the device can't be opened.
 pub fn watch(options: &WatchOptions) -> Result<()> {
-    let (_sender, mut receiver) = open(&options.device)?;
+    let mut socket = open(&options.device)?;
+    socket.set_read_timeout(Some(QUIET))?;
     println!("ready");
     io::stdout().flush()?;
     let ended = AtomicBool::new(false);
     let mut seen = Seen::default();
+    let mut frame = [0; FRAME];
     for marker in &options.markers {
         seen.frames.insert(marker.clone(), 0);
     }
@@ -80,9 +90,9 @@ pub fn watch(options: &WatchOptions) -> Result<()> {
             ended.store(true, Ordering::Relaxed);
         });
         loop {
-            match receiver.next() {
-                Ok(frame) => seen.add(&options.markers, frame),
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+            match socket.read(&mut frame) {
+                Ok(len) => seen.add(&options.markers, &frame[..len]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if ended.load(Ordering::Relaxed) {
                         return Ok(());
                     }
@@ -105,14 +115,18 @@ impl Seen {
     }
 }
 
-fn open(name: &str) -> Result<(Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>)> {
-    let device = pnet_datalink::interfaces().into_iter().find(|device| device.name == name);
-    let device = device.with_context(|| format!("no device {name}"))?;
-    let config = Config { read_timeout: Some(QUIET), ..Config::default() };
-    match pnet_datalink::channel(&device, config).with_context(|| format!("device {name}"))? {
-        Channel::Ethernet(sender, receiver) => Ok((sender, receiver)),
-        _ => bail!("{name} is no Ethernet device"),
-    }
+/// Opens a raw packet socket that is bound to a device.
+fn open(name: &str) -> Result<Socket> {
+    // getifaddrs is the only source of link-layer addresses that needs no unsafe code. The protocol in it is 0, with
+    // which bind(2) keeps the socket's.
+    let address = getifaddrs()?
+        .filter(|device| device.interface_name == name)
+        .find_map(|device| device.address?.as_link_addr().copied())
+        .with_context(|| format!("no device {name}"))?;
+    let every_protocol = Protocol::from(i32::from((ETH_P_ALL as u16).to_be()));
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol))?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &address).with_context(|| format!("device {name}"))?;
+    Ok(socket)
 }
 
 /// Formats bytes as hexadecimal digits.
