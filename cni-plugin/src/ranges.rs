@@ -10,6 +10,7 @@ mod pools;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::contract::pools::PoolRequest;
 use dataplane_host::contract::{AgentFile, FileError, NodeFile};
 use dataplane_host::store::{Choice, Range};
@@ -143,7 +144,7 @@ impl Ranges {
         for ip in ips {
             match &mut self.origin {
                 Origin::Configuration(choices) | Origin::PodCidrs(choices) => fix(choices, *ip)?,
-                Origin::Pools(request) => match request.address(ip.is_ipv6()) {
+                Origin::Pools(request) => match request.address(IpFamily::of(*ip)) {
                     Some(other) if other != *ip => {
                         return Err(rejected(format!("address {ip}: an annotation of the pod asks for {other}")));
                     }

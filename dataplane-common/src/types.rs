@@ -10,6 +10,7 @@ pub mod clock;
 pub mod event;
 pub mod flow;
 pub mod fnv;
+pub mod ip_family;
 pub mod load;
 #[cfg(feature = "host")]
 mod plain;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::contract::pools::{Namespace, NamespacesFile, PoolEntry, PoolRequest, PoolsFile};
 use dataplane_host::contract::{self, AgentFile};
 use dataplane_host::store::{Choice, Range};
@@ -77,8 +78,8 @@ pub(super) fn choices(request: &PoolRequest, state_dir: &Path) -> Result<Vec<Cho
         return Err(CniError::NoNodeData { path: state_dir.join(PoolsFile::NAME).display().to_string() });
     };
     let mut choices = Vec::new();
-    for v6 in [false, true] {
-        choices.extend(choice(&file, request, v6)?);
+    for family in IpFamily::BOTH {
+        choices.extend(choice(&file, request, family)?);
     }
     if choices.is_empty() {
         return Err(CniError::PoolsNotReady { reason: "no pool is for pods of this node".into() });
@@ -92,13 +93,13 @@ pub(super) fn blocks(state_dir: &Path) -> Result<Vec<Range>, CniError> {
     file.pools.iter().flat_map(|pool| &pool.blocks).map(|block| Ok(Range::block(*block)?)).collect()
 }
 
-fn choice(file: &PoolsFile, request: &PoolRequest, v6: bool) -> Result<Option<Choice>, CniError> {
-    let entries = match request.pools(v6) {
-        Some(names) => names.iter().map(|name| named(file, name, v6)).collect::<Result<Vec<_>, _>>()?,
-        None => default(file, v6),
+fn choice(file: &PoolsFile, request: &PoolRequest, family: IpFamily) -> Result<Option<Choice>, CniError> {
+    let entries = match request.pools(family) {
+        Some(names) => names.iter().map(|name| named(file, name, family)).collect::<Result<Vec<_>, _>>()?,
+        None => default(file, family),
     };
-    if let Some(address) = request.address(v6) {
-        let among = if request.pools(v6).is_some() { entries } else { file.pools.iter().collect() };
+    if let Some(address) = request.address(family) {
+        let among = if request.pools(family).is_some() { entries } else { file.pools.iter().collect() };
         return fixed(&among, address).map(Some);
     }
     if entries.is_empty() {
@@ -115,20 +116,19 @@ fn choice(file: &PoolsFile, request: &PoolRequest, v6: bool) -> Result<Option<Ch
     Ok(Some(Choice { ranges, excluded, ..Choice::default() }))
 }
 
-fn default(file: &PoolsFile, v6: bool) -> Vec<&PoolEntry> {
-    let find = |name: &String| file.pools.iter().find(|pool| pool.name == *name && pool.cidr.is_ipv6() == v6);
+fn default(file: &PoolsFile, family: IpFamily) -> Vec<&PoolEntry> {
+    let find = |name: &String| file.pools.iter().find(|pool| pool.name == *name && family.has(pool.cidr.ip()));
     file.default.iter().filter_map(find).collect()
 }
 
-fn named<'a>(file: &'a PoolsFile, name: &str, v6: bool) -> Result<&'a PoolEntry, CniError> {
+fn named<'a>(file: &'a PoolsFile, name: &str, family: IpFamily) -> Result<&'a PoolEntry, CniError> {
     let Some(entry) = file.pools.iter().find(|pool| pool.name == *name) else {
         let reason = format!("pool {name}: there is none of that name, or it is disabled or not for this node");
         return Err(CniError::PoolsNotReady { reason });
     };
-    if entry.cidr.is_ipv6() == v6 {
+    if family.has(entry.cidr.ip()) {
         return Ok(entry);
     }
-    let family = if v6 { "IPv6" } else { "IPv4" };
     Err(rejected(&format!("pool {name} ({}) is asked for an {family} address", entry.cidr)))
 }
 

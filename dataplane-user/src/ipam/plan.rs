@@ -23,6 +23,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane_common::types::fnv::hash64;
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::contract::pools::{PoolEntry, PoolRequest};
 use dataplane_host::store::{COOL_DOWN, Range};
 use ipnetwork::IpNetwork;
@@ -275,11 +276,11 @@ impl<'a> Planner<'a> {
         } else {
             self.world.default.iter().filter_map(by_name).collect()
         };
-        for v6 in [false, true] {
-            lists.push(default.iter().copied().filter(|p| p.cidr.is_ipv6() == v6).collect::<Vec<_>>());
-            for names in self.world.requests.iter().filter_map(|request| request.pools(v6)) {
+        for family in IpFamily::BOTH {
+            lists.push(default.iter().copied().filter(|p| family.has(p.cidr.ip())).collect::<Vec<_>>());
+            for names in self.world.requests.iter().filter_map(|request| request.pools(family)) {
                 missing.extend(names.iter().filter(|name| by_name(name).is_none()));
-                lists.push(names.iter().filter_map(by_name).filter(|p| p.cidr.is_ipv6() == v6).collect());
+                lists.push(names.iter().filter_map(by_name).filter(|p| family.has(p.cidr.ip())).collect());
             }
         }
         self.decision.default = default.iter().map(|p| p.name.clone()).collect();

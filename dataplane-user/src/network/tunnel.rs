@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane_common::types::fnv::hash64;
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::netlink::{IfIndex, Link, Vxlan};
 use ipnetwork::IpNetwork;
 
@@ -26,15 +27,19 @@ pub const NAMES: [&str; 2] = ["ropeway.vx4", "ropeway.vx6"];
 
 /// Returns the name of the device for this family of outer packets.
 #[must_use]
-pub const fn name(v6: bool) -> &'static str {
-    NAMES[v6 as usize]
+pub const fn name(family: IpFamily) -> &'static str {
+    NAMES[family.index()]
 }
 
 /// Returns the bytes that the tunnel adds to a packet: outer IP, UDP and VXLAN headers, and the
 /// inner Ethernet header.
 #[must_use]
-pub const fn overhead(v6: bool) -> u32 {
-    (if v6 { 40 } else { 20 }) + 8 + 8 + 14
+pub const fn overhead(family: IpFamily) -> u32 {
+    let ip = match family {
+        IpFamily::V4 => 20,
+        IpFamily::V6 => 40,
+    };
+    ip + 8 + 8 + 14
 }
 
 /// Returns the hardware address in the tunnel of the node with this address.
@@ -77,13 +82,13 @@ pub type Peers = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 /// and no router has to let addresses of pods pass.
 #[must_use]
 pub fn addresses(ranges: &[IpNetwork]) -> BTreeSet<IpNetwork> {
-    let first = |v6| {
-        let range = ranges.iter().find(|r| r.is_ipv6() == v6)?;
+    let first = |family: IpFamily| {
+        let range = ranges.iter().find(|r| family.has(r.ip()))?;
         // In a range of one or two addresses, all of them are for pods.
-        let whole: u8 = if v6 { 128 } else { 32 };
+        let whole: u8 = if range.is_ipv6() { 128 } else { 32 };
         (whole - range.prefix() > 1).then(|| range.network().into())
     };
-    [false, true].into_iter().filter_map(first).collect()
+    IpFamily::BOTH.into_iter().filter_map(first).collect()
 }
 
 /// The desired state of a tunnel device.
@@ -107,7 +112,7 @@ impl Tunnel {
     /// Returns the name of the device.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        name(self.local.is_ipv6())
+        name(IpFamily::of(self.local))
     }
 
     /// Returns the VXLAN settings.
@@ -181,6 +186,6 @@ impl Devices {
     /// Returns the device that leads to a node's address.
     #[must_use]
     pub const fn to(&self, remote: IpAddr) -> Option<IfIndex> {
-        self.indices[remote.is_ipv6() as usize]
+        self.indices[IpFamily::of(remote).index()]
     }
 }

@@ -36,9 +36,9 @@ fn pool_request(pairs: &[(&str, &str)]) -> PoolRequest {
 type Shown = (Vec<String>, Option<IpAddr>);
 
 /// Returns the choice for a family, or the error's code and message.
-fn choose(pairs: &[(&str, &str)], v6: bool) -> Result<Option<Shown>, (u32, String)> {
+fn choose(pairs: &[(&str, &str)], family: IpFamily) -> Result<Option<Shown>, (u32, String)> {
     let show = |c: Choice| (c.ranges.iter().map(ToString::to_string).collect(), c.fixed);
-    choice(&file(), &pool_request(pairs), v6).map(|c| c.map(show)).map_err(|e| (e.code(), e.to_string()))
+    choice(&file(), &pool_request(pairs), family).map(|c| c.map(show)).map_err(|e| (e.code(), e.to_string()))
 }
 
 fn ranges(list: &[&str]) -> Vec<String> {
@@ -48,20 +48,20 @@ fn ranges(list: &[&str]) -> Vec<String> {
 #[test]
 fn pod_without_request_gets_default_pools_in_order() {
     let all = ranges(&["10.1.0.0/26", "10.1.5.64/26", "10.2.0.0/26"]);
-    assert_eq!(choose(&[], false).unwrap(), Some((all, None)));
-    assert_eq!(choose(&[], true).unwrap(), Some((ranges(&["fd00:1::40/122"]), None)));
-    let excluded = choice(&file(), &PoolRequest::default(), false).unwrap().unwrap().excluded;
+    assert_eq!(choose(&[], IpFamily::V4).unwrap(), Some((all, None)));
+    assert_eq!(choose(&[], IpFamily::V6).unwrap(), Some((ranges(&["fd00:1::40/122"]), None)));
+    let excluded = choice(&file(), &PoolRequest::default(), IpFamily::V4).unwrap().unwrap().excluded;
     assert_eq!(excluded, ["10.1.0.0/32".parse().unwrap()]);
     let only_six = PoolsFile { default: vec!["six".into()], ..file() };
-    assert_eq!(choice(&only_six, &PoolRequest::default(), false).unwrap(), None, "no family without a pool");
+    assert_eq!(choice(&only_six, &PoolRequest::default(), IpFamily::V4).unwrap(), None, "no family without a pool");
 }
 
 #[test]
 fn named_pools_come_before_the_default() {
     let red = [("ropeway.dev/ipv4pools", r#"["red","b"]"#)];
-    assert_eq!(choose(&red, false).unwrap(), Some((ranges(&["10.3.7.0/26", "10.2.0.0/26"]), None)));
+    assert_eq!(choose(&red, IpFamily::V4).unwrap(), Some((ranges(&["10.3.7.0/26", "10.2.0.0/26"]), None)));
     assert_eq!(
-        choose(&red, true).unwrap(),
+        choose(&red, IpFamily::V6).unwrap(),
         Some((ranges(&["fd00:1::40/122"]), None)),
         "the other family is the default"
     );
@@ -74,7 +74,7 @@ fn unavailable_pools_ask_for_a_retry() {
         ([("ropeway.dev/ipv4pools", r#"["bare"]"#)], "this node has no block of bare"),
         ([("ropeway.dev/ipAddrs", r#"["10.3.8.1"]"#)], "address 10.3.8.1 is in no block of this node"),
     ] {
-        let (code, message) = choose(&pairs, false).unwrap_err();
+        let (code, message) = choose(&pairs, IpFamily::V4).unwrap_err();
         assert!(code == 11 && message.contains(words), "{code} {message}");
     }
 }
@@ -82,7 +82,7 @@ fn unavailable_pools_ask_for_a_retry() {
 #[test]
 fn fixed_address_needs_a_pool_that_allows_it() {
     let fixed = [("ropeway.dev/ipAddrs", r#"["10.3.7.9"]"#)];
-    assert_eq!(choose(&fixed, false).unwrap(), Some((ranges(&["10.3.7.0/26"]), "10.3.7.9".parse().ok())));
+    assert_eq!(choose(&fixed, IpFamily::V4).unwrap(), Some((ranges(&["10.3.7.0/26"]), "10.3.7.9".parse().ok())));
     let other = [("ropeway.dev/ipAddrs", r#"["10.3.7.9"]"#), ("ropeway.dev/ipv4pools", r#"["b"]"#)];
     for (pairs, words) in [
         (&[("ropeway.dev/ipAddrs", r#"["10.1.0.9"]"#)][..], "pool a does not allow fixed addresses"),
@@ -91,7 +91,7 @@ fn fixed_address_needs_a_pool_that_allows_it() {
         (&other, "is in none of the pools"),
         (&[("ropeway.dev/ipv4pools", r#"["six"]"#)], "pool six (fd00:1::/64) is asked for an IPv4 address"),
     ] {
-        let (code, message) = choose(pairs, false).unwrap_err();
+        let (code, message) = choose(pairs, IpFamily::V4).unwrap_err();
         assert!(code == 7 && message.contains(words), "{code} {message}");
     }
 }
@@ -115,7 +115,10 @@ fn pod_annotation_overrides_namespace() {
     assert_eq!(of(Value::Null, "team/web-0").unwrap(), red);
     assert_eq!(of(Value::Null, "default/web-0").unwrap(), PoolRequest::default());
     let own = of(serde_json::json!({"ropeway.dev/ipv4pools": "[\"b\"]", "secret": "x"}), "team/web-0").unwrap();
-    assert_eq!((own.pools(false), own.pools(true)), (Some(&["b".to_owned()][..]), Some(&["six".to_owned()][..])));
+    assert_eq!(
+        (own.pools(IpFamily::V4), own.pools(IpFamily::V6)),
+        (Some(&["b".to_owned()][..]), Some(&["six".to_owned()][..]))
+    );
     let (code, message) = of(serde_json::json!({"ropeway.dev/ipAddrs": "../x"}), "default/web-0").unwrap_err();
     assert!(code == 7 && message.contains("the pod's annotation ropeway.dev/ipAddrs"), "{message}");
     // Other namespaces ask for pools, so a namespace that is not in the file may ask for pools as

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use dataplane_common::types::ip_family::IpFamily;
 use serde::{Deserialize, Serialize};
 
 /// Names of pools for the IPv4 address, as in `["web", "spare"]`; used up in this order.
@@ -68,14 +69,17 @@ impl PoolRequest {
 
     /// Returns the pools requested for one family.
     #[must_use]
-    pub fn pools(&self, v6: bool) -> Option<&[String]> {
-        if v6 { self.ipv6_pools.as_deref() } else { self.ipv4_pools.as_deref() }
+    pub fn pools(&self, family: IpFamily) -> Option<&[String]> {
+        match family {
+            IpFamily::V4 => self.ipv4_pools.as_deref(),
+            IpFamily::V6 => self.ipv6_pools.as_deref(),
+        }
     }
 
     /// Returns the address requested for one family.
     #[must_use]
-    pub fn address(&self, v6: bool) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|a| a.is_ipv6() == v6)
+    pub fn address(&self, family: IpFamily) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|a| family.has(*a))
     }
 }
 
@@ -136,9 +140,15 @@ mod tests {
     fn valid_annotations_are_parsed() {
         assert!(wish("example.com/other", "x").unwrap().is_empty());
         let names = wish(IPV4_POOLS, r#"["web", "spare.v4"]"#).unwrap();
-        assert_eq!((names.pools(false), names.pools(true)), (Some(&["web".to_owned(), "spare.v4".into()][..]), None));
+        assert_eq!(
+            (names.pools(IpFamily::V4), names.pools(IpFamily::V6)),
+            (Some(&["web".to_owned(), "spare.v4".into()][..]), None)
+        );
         let both = wish(IP_ADDRS, r#"["fd00::7","10.1.2.3"]"#).unwrap();
-        assert_eq!((both.address(false), both.address(true)), ("10.1.2.3".parse().ok(), "fd00::7".parse().ok()));
+        assert_eq!(
+            (both.address(IpFamily::V4), both.address(IpFamily::V6)),
+            ("10.1.2.3".parse().ok(), "fd00::7".parse().ok())
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_common::types::address::{Address as _, V4, V6};
 use dataplane_common::types::clock::Clock;
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::pod::NodeConfig;
 use dataplane_host::netlink::{Hop, IfIndex, InterfaceAddress, Link, NetlinkError, PROTOCOL, Route, Socket};
 use ipnetwork::IpNetwork;
@@ -160,8 +161,8 @@ fn node_ips(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject
     let on_uplinks = on_uplinks.filter(|a| !a.tentative).map(|a| a.network.ip());
     let local = object.iter().copied().filter(|ip| snapshot.device_of(*ip).is_some());
     let candidates: Vec<_> = config.node_ips.iter().copied().chain(local).chain(on_uplinks).collect();
-    let of = |v6: bool| candidates.iter().copied().find(|ip| ip.is_ipv6() == v6);
-    [of(false), of(true)].into_iter().flatten().collect()
+    let first = |family: IpFamily| candidates.iter().copied().find(|ip| family.has(*ip));
+    IpFamily::BOTH.into_iter().filter_map(first).collect()
 }
 
 impl NodeFacts {

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::netlink::{Link, NetlinkError, NetlinkEvent, Route, Socket};
 use ipnetwork::IpNetwork;
 use tracing::{debug, warn};
@@ -80,8 +81,8 @@ impl NodeRoutes {
     /// Takes the tunnels as the previous agent has left them; used until the Nodes are known.
     pub fn adopt(&mut self, links: &[Link]) {
         let links: Vec<_> = links.iter().filter(|l| tunnel::is_ours(l)).cloned().collect();
-        let index = |v6| links.iter().find(|l| l.name == tunnel::name(v6)).map(|l| l.index);
-        self.tunnels = Tunnels { devices: Devices { indices: [false, true].map(index) }, links };
+        let index = |family| links.iter().find(|l| l.name == tunnel::name(family)).map(|l| l.index);
+        self.tunnels = Tunnels { devices: Devices { indices: IpFamily::BOTH.map(index) }, links };
     }
 
     /// Creates and configures the tunnels of the plan; returns the number of operations, and an
@@ -102,23 +103,23 @@ impl NodeRoutes {
         let mut addresses = if in_pools { BTreeSet::new() } else { tunnel::addresses(&facts.pod_cidrs) };
         self.sources = addresses.iter().map(IpNetwork::ip).chain(facts.node_ips.iter().copied()).collect();
         for remote in plan.peers.keys() {
-            self.used[usize::from(remote.is_ipv6())] = true;
+            self.used[IpFamily::of(*remote).index()] = true;
         }
         if config.route_mode == RouteMode::Vxlan
             && let Some(ip) = facts.node_ips.first()
         {
-            self.used[usize::from(ip.is_ipv6())] = true;
+            self.used[IpFamily::of(*ip).index()] = true;
         }
-        let wanted: Vec<_> = [false, true]
+        let wanted: Vec<_> = IpFamily::BOTH
             .into_iter()
-            .filter(|v6| self.used[usize::from(*v6)])
-            .filter_map(|v6| {
-                let local = facts.node_ips.iter().copied().find(|ip| ip.is_ipv6() == v6)?;
+            .filter(|family| self.used[family.index()])
+            .filter_map(|family| {
+                let local = facts.node_ips.iter().copied().find(|ip| family.has(*ip))?;
                 let peers: Peers =
-                    plan.peers.iter().filter(|(r, _)| r.is_ipv6() == v6).map(|(r, n)| (*r, n.clone())).collect();
-                let mtu = facts.uplink_mtu.saturating_sub(tunnel::overhead(v6));
+                    plan.peers.iter().filter(|(r, _)| family.has(**r)).map(|(r, n)| (*r, n.clone())).collect();
+                let mtu = facts.uplink_mtu.saturating_sub(tunnel::overhead(family));
                 // Other nodes derive the MAC address from the Node object.
-                let mac = tunnel::mac(own.and_then(|node| routes::first(node, v6)).unwrap_or(local));
+                let mac = tunnel::mac(own.and_then(|node| routes::first(node, family)).unwrap_or(local));
                 Some(Tunnel {
                     local,
                     mac,

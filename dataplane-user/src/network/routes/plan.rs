@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::contract::gateway;
 use dataplane_host::netlink::{Hop, IfIndex, Route};
 use ipnetwork::IpNetwork;
@@ -78,10 +79,10 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
     let mut remotes: BTreeMap<[u8; 6], IpAddr> = BTreeMap::new();
     for (name, node) in nodes.filter(|(name, _)| *name != local_node.node) {
         // Once per family instead of once per block: a node can have many blocks.
-        let hops = [false, true].map(|v6| next_hop(node, v6, local_node));
+        let hops = IpFamily::BOTH.map(|family| next_hop(node, family, local_node));
         for address in &node.addresses {
             // IPv4 only: next hops of IPv6 in the tunnel are link-local, never the node's address.
-            let through = match (&hops[0], first(node, false)) {
+            let through = match (&hops[0], first(node, IpFamily::V4)) {
                 (Ok(NextHop::Tunnel { remote, .. }), Some(own)) if own == *address => Some(*remote),
                 _ => None,
             };
@@ -91,7 +92,7 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
             if !owners.claim(range, name, &mut plan.problems) {
                 continue;
             }
-            let hop = match &hops[usize::from(range.is_ipv6())] {
+            let hop = match &hops[IpFamily::of(range.ip()).index()] {
                 Ok(hop) => *hop,
                 Err(problem) => {
                     plan.problems.push(format!("range {range} of node {name}: {problem}: no route"));
@@ -116,12 +117,12 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
 }
 
 /// Returns the next hop to the blocks of `node` of one family, or the reason why there is none.
-fn next_hop(node: &NodeObject, v6: bool, local_node: &LocalNode<'_>) -> Result<NextHop, String> {
-    let Some(own) = first(node, v6) else {
-        return Err(format!("the node has no {} address", if v6 { "IPv6" } else { "IPv4" }));
+fn next_hop(node: &NodeObject, family: IpFamily, local_node: &LocalNode<'_>) -> Result<NextHop, String> {
+    let Some(own) = first(node, family) else {
+        return Err(format!("the node has no {family} address"));
     };
     // Any address of the family that is on link makes the node a neighbour.
-    let neighbour = node.addresses.iter().filter(|a| a.is_ipv6() == v6).find_map(|ip| {
+    let neighbour = node.addresses.iter().filter(|a| family.has(**a)).find_map(|ip| {
         let (_, index) = local_node.on_link.iter().find(|(network, _)| network.contains(*ip))?;
         Some(NextHop::Direct { via: *ip, index: *index })
     });
@@ -130,12 +131,12 @@ fn next_hop(node: &NodeObject, v6: bool, local_node: &LocalNode<'_>) -> Result<N
         (None, RouteMode::Direct) => Err(format!("its address {own} is behind a router, and --route-mode is direct")),
         (_, RouteMode::Auto | RouteMode::Vxlan) => {
             // The underlay is IPv4 if both nodes have it, whatever the family of the inner packets.
-            let here = |v6| local_node.node_ips.iter().any(|ip| ip.is_ipv6() == v6);
-            let mut families = [false, true].into_iter().filter(|v6| here(*v6));
-            let Some(remote) = families.find_map(|v6| first(node, v6)) else {
+            let here = |family: &IpFamily| local_node.node_ips.iter().any(|ip| family.has(*ip));
+            let mut families = IpFamily::BOTH.into_iter().filter(here);
+            let Some(remote) = families.find_map(|family| first(node, family)) else {
                 return Err("it and this node have no address of the same family".into());
             };
-            let via = if v6 { tunnel::link_local(tunnel::mac(remote)) } else { own };
+            let via = if family == IpFamily::V6 { tunnel::link_local(tunnel::mac(remote)) } else { own };
             Ok(NextHop::Tunnel { remote, via })
         }
     }
@@ -143,12 +144,12 @@ fn next_hop(node: &NodeObject, v6: bool, local_node: &LocalNode<'_>) -> Result<N
 
 /// Returns the first address of this family: the one by which the tunnel addresses the node.
 #[must_use]
-pub fn first(node: &NodeObject, v6: bool) -> Option<IpAddr> {
-    of_family(&node.addresses, v6)
+pub fn first(node: &NodeObject, family: IpFamily) -> Option<IpAddr> {
+    of_family(&node.addresses, family)
 }
 
-fn of_family(addresses: &[IpAddr], v6: bool) -> Option<IpAddr> {
-    addresses.iter().copied().find(|a| a.is_ipv6() == v6)
+fn of_family(addresses: &[IpAddr], family: IpFamily) -> Option<IpAddr> {
+    addresses.iter().copied().find(|a| family.has(*a))
 }
 
 /// The owners of ranges; ranges of different owners do not overlap.
@@ -214,7 +215,7 @@ impl RoutePlan {
                     let index = Some(devices.to(remote)?);
                     // No network of the tunnel device covers an IPv4 gateway, so the route needs
                     // `onlink`.
-                    (Hop::Gateway { via, index, onlink: via.is_ipv4() }, of_family(sources, range.is_ipv6()))
+                    (Hop::Gateway { via, index, onlink: via.is_ipv4() }, of_family(sources, IpFamily::of(range.ip())))
                 }
             };
             Some((*range, led))
@@ -249,7 +250,7 @@ impl HostDeviceRoutes<'_> {
     /// The device has no neighbours. The routes lead to a gateway all the same, because routes
     /// without one are the plugin's ([`super::is_ours`]).
     fn hop(&self, range: IpNetwork) -> Option<(Hop, Option<IpAddr>)> {
-        let source = of_family(self.node_ips, range.is_ipv6())?;
+        let source = of_family(self.node_ips, IpFamily::of(range.ip()))?;
         let via = gateway(range.ip());
         Some((Hop::Gateway { via, index: Some(self.index), onlink: via.is_ipv4() }, Some(source)))
     }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::netlink::{
     IfIndex, InterfaceAddress, Link, NetlinkError, NetlinkRequest, Socket, add_address, create_vxlan, delete_address,
     delete_fdb, delete_link, delete_neighbour, quiet_tunnel, replace_fdb, replace_neighbour, set_mac, set_mtu, set_up,
@@ -71,7 +72,7 @@ pub fn apply(
         let done = device(socket, link, tunnel).and_then(|(index, changes)| {
             outcome.operations += changes;
             outcome.operations += addresses(socket, index, present, &tunnel.addresses)?;
-            outcome.devices.indices[usize::from(tunnel.local.is_ipv6())] = Some(index);
+            outcome.devices.indices[IpFamily::of(tunnel.local).index()] = Some(index);
             Ok(peers(socket, index, &tunnel.peers)?)
         });
         match done {

@@ -11,7 +11,7 @@ fn ip(text: &str) -> IpAddr {
 
 fn tunnel(local: &str) -> Tunnel {
     let local = ip(local);
-    let mtu = 1500 - overhead(local.is_ipv6());
+    let mtu = 1500 - overhead(IpFamily::of(local));
     Tunnel { local, mac: mac(local), mtu, port: VXLAN_PORT, addresses: BTreeSet::new(), peers: Peers::new() }
 }
 
@@ -53,7 +53,7 @@ fn tunnel_addresses_follow_from_node_addresses() {
 #[test]
 fn overhead_is_the_sum_of_the_headers() {
     // IP, UDP, VXLAN, Ethernet
-    assert_eq!((overhead(false), overhead(true)), (20 + 8 + 8 + 14, 40 + 8 + 8 + 14));
+    assert_eq!((overhead(IpFamily::V4), overhead(IpFamily::V6)), (20 + 8 + 8 + 14, 40 + 8 + 8 + 14));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane_common::types::ip_family::IpFamily;
 use hyper::StatusCode;
 use serde_json::json;
 use tokio::sync::watch;
@@ -27,8 +28,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// Returns the response at an address of the family, by kube-proxy's rules.
 #[must_use]
-pub fn answer(check: &HealthCheck, v6: bool, proxy_healthy: bool) -> HttpResponse {
-    let local = check.local_endpoints[usize::from(v6)];
+pub fn answer(check: &HealthCheck, family: IpFamily, proxy_healthy: bool) -> HttpResponse {
+    let local = check.local_endpoints[family.index()];
     let body = json!({
         "service": { "namespace": &*check.namespace, "name": &*check.name },
         "localEndpoints": local,
@@ -144,7 +145,7 @@ fn server(
     let handler: Handler = Arc::new(move |_| {
         let snapshot = Arc::clone(&snapshots.borrow());
         match snapshot.health_checks.get(&at.port()) {
-            Some(check) => answer(check, at.is_ipv6(), health::is_healthy(&snapshot, Now::get())),
+            Some(check) => answer(check, IpFamily::of(at.ip()), health::is_healthy(&snapshot, Now::get())),
             None => HttpResponse::not_found(),
         }
     });
@@ -158,14 +159,14 @@ mod tests {
     #[test]
     fn response_tells_local_endpoints_and_proxy_health() {
         let check = |n| HealthCheck { namespace: "default".into(), name: "web".into(), local_endpoints: [n, 1] };
-        let yes = answer(&check(2), false, true);
+        let yes = answer(&check(2), IpFamily::V4, true);
         assert_eq!(yes.status, StatusCode::OK);
         let expected =
             r#"{"localEndpoints":2,"service":{"name":"web","namespace":"default"},"serviceProxyHealthy":true}"#;
         assert_eq!(yes.text, expected);
-        assert_eq!(answer(&check(0), false, true).status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer(&check(2), false, false).status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer(&check(0), true, true).status, StatusCode::OK, "the other family has an endpoint");
+        assert_eq!(answer(&check(0), IpFamily::V4, true).status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer(&check(2), IpFamily::V4, false).status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer(&check(0), IpFamily::V6, true).status, StatusCode::OK, "the other family has an endpoint");
     }
 
     fn at(addresses: &[&str], port: u16) -> Arc<Snapshot> {
