@@ -1,6 +1,8 @@
 //! The result of ADD, in the version of the configuration.
 //!
-//! Starts from `prevResult`, whose lists other plugins filled, and appends this attachment.
+//! Starts from `prevResult`, whose lists other plugins filled, and appends this attachment. Written
+//! by hand: a typed result would lose the fields of other plugins that its type does not know, and
+//! the versions differ in a few keys only.
 
 use std::net::IpAddr;
 

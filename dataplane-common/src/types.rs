@@ -3,6 +3,10 @@
 //! Every type here has a fixed layout or a fixed numbering, and [`abi`] hashes both. The programs,
 //! the agent and the CNI plugin use these types. The module holds data only: it never reads a
 //! packet or a map.
+//!
+//! Flag fields are plain integers with constants for their bits, not types of `bitflags`: a wrapper
+//! would put a struct of its own into the maps' BTF, from which `bpftool map dump` prints the
+//! fields, and might change the verified instructions.
 
 pub mod abi;
 pub mod address;

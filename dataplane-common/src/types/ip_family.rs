@@ -1,7 +1,8 @@
 //! The IP version as a run-time value.
 //!
-//! The packet path has no such value: it is generic over [`super::address::Address`], once for each version. The agent
-//! and the plugin, which read addresses of either version, use this enum where a `bool` would not say which one it is.
+//! The packet path has no such value: it is generic over [`super::address::Address`], once for each
+//! version. The agent and the plugin, which read addresses of either version, use this enum where a
+//! `bool` would not say which one it is.
 
 use core::fmt;
 use core::net::IpAddr;

@@ -3,6 +3,7 @@
 //! Sums and differences are taken over words in memory order, because the result does not depend on
 //! byte order (RFC 1071, section 2). Rewriting computes differences here;
 //! [`crate::packet::access::Packet::correct_checksum`] applies them.
+//! Written by hand: libraries sum whole buffers, and the programs know only the changed words.
 
 use crate::wire::byte_order::{Be16, Be32};
 

@@ -1,7 +1,8 @@
 //! The number of a network device.
 //!
-//! The programs' maps hold it as a plain `u32`, and so do the messages of netlink; callers convert there. Everything
-//! between them uses the type, so that a device is not mistaken for a map index, an id or an MTU.
+//! The programs' maps hold it as a plain `u32`, and so do the messages of netlink; callers convert
+//! there. Everything between them uses the type, so that a device is not mistaken for a map index,
+//! an id or an MTU.
 
 use std::fmt;
 

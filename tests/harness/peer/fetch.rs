@@ -1,4 +1,8 @@
 //! `ropeway-peer fetch`: one HTTP request, its body on standard output.
+//!
+//! Written by hand, as the peer's other HTTP: its sockets are blocking and have chosen sources and
+//! timeouts, and an async client would bring its runtime into every process that the tests start in
+//! a pod.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;

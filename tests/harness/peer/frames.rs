@@ -1,8 +1,8 @@
 //! `ropeway-peer send` and `ropeway-peer watch`: send and count raw Ethernet frames on a device.
 //!
-//! Both use one `AF_PACKET` socket (packet(7)), which sees what the device receives and what it sends. The device is
-//! not made promiscuous: it is a veth, which has no address filter, and a packet socket gets frames for other MAC
-//! addresses, too.
+//! Both use one `AF_PACKET` socket (packet(7)), which sees what the device receives and what it
+//! sends. The device is not made promiscuous: it is a veth, which has no address filter, and a
+//! packet socket gets frames for other MAC addresses, too.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read, Write};
@@ -19,7 +19,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Silence after which a watcher assumes that no more frames arrive.
 const QUIET: Duration = Duration::from_millis(200);
-/// Bytes that are kept of a frame. Longer ones, which the kernel cuts up later (GSO), are truncated.
+/// Bytes that are kept of a frame. Longer ones, which the kernel cuts up later (GSO), are
+/// truncated.
 const FRAME: usize = 4096;
 
 /// Options of `ropeway-peer send`.
@@ -117,8 +118,8 @@ impl Seen {
 
 /// Opens a raw packet socket that is bound to a device.
 fn open(name: &str) -> Result<Socket> {
-    // getifaddrs is the only source of link-layer addresses that needs no unsafe code. The protocol in it is 0, with
-    // which bind(2) keeps the socket's.
+    // getifaddrs is the only source of link-layer addresses that needs no unsafe code. The protocol
+    // in it is 0, with which bind(2) keeps the socket's.
     let address = getifaddrs()?
         .filter(|device| device.interface_name == name)
         .find_map(|device| device.address?.as_link_addr().copied())

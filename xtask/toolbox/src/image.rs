@@ -2,6 +2,9 @@
 //!
 //! An image holds static binaries at its root and nothing else. `cargo xtask image` writes the
 //! product's; the test cluster also writes those of upstream's programs. Builds nothing itself.
+//!
+//! Written by hand: the layout is three small JSON documents and a tar file, and its bytes have to
+//! be the same in every build of the same sources.
 
 pub mod archive;
 pub mod layer;

@@ -36,7 +36,8 @@ pub struct Assigned {
     pub ports: Box<[PublishedPort]>,
     /// Frontends that another Service has and keeps; `None`: nobody knows which.
     pub conflicts: Vec<(FrontendAddr, Option<ServiceId>)>,
-    /// Frontends that another Service has and hands over: they lead here as soon as they are written.
+    /// Frontends that another Service has and hands over: they lead here as soon as they are
+    /// written.
     pub taken_over: Vec<(FrontendAddr, ServiceId)>,
     /// There are frontends that another Service has to hand over, but can't in this round.
     pub later: bool,
@@ -112,7 +113,8 @@ impl Work<'_> {
         self.check_room_for_sources(before, &port.sources)?;
         let other = |b: &PublishedPort| b.uncertain || b.scheduler != port.scheduler;
         let mut changed = [before.is_none_or(other); 4];
-        // a set whose frontends all went to others has no table, so that a restart finds what it expects
+        // a set whose frontends all went to others has no table, so that a restart finds what it
+        // expects
         let wanted = desired::wanted_sets(&frontends);
         let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, wanted, &mut changed)?;
         let mut after = PublishedPort {
@@ -231,7 +233,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Both lists are sorted; endpoints that stay keep their id. Notes in `changed` which tables have other members now.
+    /// Both lists are sorted; endpoints that stay keep their id. Notes in `changed` which tables
+    /// have other members now.
     fn backends(
         &mut self,
         before: &[PublishedBackend],
