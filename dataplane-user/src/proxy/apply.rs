@@ -50,7 +50,8 @@ pub trait HashTable<K, V>: Send {
 pub trait ArrayTable<V>: Send {
     /// Returns the number of elements.
     fn capacity(&self) -> u32;
-    /// Sets consecutive elements. Returns false if some of them are beyond the end; these are not written.
+    /// Sets consecutive elements. Returns false if some of them are beyond the end; these are not
+    /// written.
     fn set(&self, base: u32, values: &[V]) -> bool;
     /// Returns an element; `None` beyond the end.
     fn get(&self, index: u32) -> Option<V>;

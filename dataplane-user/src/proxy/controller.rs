@@ -1,7 +1,10 @@
-//! Drives the control flow: one thread takes the sources' events and calls desired, reconcile and apply.
+//! Drives the proxy: one thread takes the sources' events and runs rounds of reconciliation.
 //!
-//! Nothing is written before Services, slices and Nodes have been complete once and the node's own addresses are known. Whatever waits
-//! in the channel when a round begins becomes part of it: under load changes are coalesced, when idle they do not wait.
+//! The agent calls [`start`]; sources send events through [`Handle`]. `Core` keeps the objects and
+//! decides when rounds may run: nothing is written before Services, slices and Nodes have been
+//! listed once and the node's own addresses are known. All events that wait in the channel when a
+//! round begins become part of it: under load changes are coalesced, when idle they do not wait.
+//! Threads, channels and clocks are here only; the files below have none.
 
 mod cluster_state;
 mod core;
@@ -37,20 +40,20 @@ pub use locality::NoLocal;
 pub use pending::Pending;
 pub use snapshot::{HealthCheck, MAX_REJECTIONS, Snapshot};
 
-/// Why the controller could not start.
+/// A failure to start the controller.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// What is in the maps can't be read.
+    /// The maps can't be read.
     #[error("taking over the service maps: {0}")]
     Tables(#[from] MapError),
-    /// No thread or runtime.
+    /// The thread or its runtime can't be created.
     #[error("starting the controller: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// Events that may wait in the channel before a source has to.
+/// Capacity of the channel: a source that sends more waits.
 const QUEUE: usize = 1024;
-/// Events that a round takes at most, so that a storm can't put it off for ever.
+/// Most events that one round takes, so that a storm can't put the round off for ever.
 const MAX_COALESCED: usize = 100_000;
 
 /// The running controller.
@@ -66,36 +69,37 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Where sources send to.
+    /// Returns the sender for the sources.
     #[must_use]
     pub fn events(&self) -> EventSender {
         self.events.clone()
     }
 
-    /// Says what the node is like, at first and whenever it changes.
+    /// Sets the node's addresses and settings. Nothing is written before the first call.
     pub fn set_node_context(&self, context: NodeContext) {
         self.context.send_replace(Some(context));
     }
 
-    /// The present state; the receiver tells of changes, too.
+    /// Returns a receiver of snapshots, one after each round.
     #[must_use]
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshot.clone()
     }
 
-    /// The present state.
+    /// Returns the latest snapshot.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
     }
 
-    /// All Nodes, from when they are complete; empty before.
+    /// Returns a receiver of all Nodes; empty until they have been listed once.
     #[must_use]
     pub fn nodes(&self) -> watch::Receiver<Arc<Nodes>> {
         self.nodes.clone()
     }
 
-    /// The ranges of cluster IPs: of `ServiceCIDR`s and of the configuration; sorted, none within another.
+    /// Returns a receiver of the ranges of cluster IPs, from `ServiceCIDR`s and the configuration.
+    /// They are sorted, and no range contains another.
     #[must_use]
     pub fn service_ranges(&self) -> watch::Receiver<Arc<[IpNetwork]>> {
         self.service_ranges.clone()
@@ -107,7 +111,8 @@ impl Handle {
         self.thread.take()
     }
 
-    /// Ends the controller when the sources have ended, and waits for it. The tables stay as they are.
+    /// Waits for the controller to end, which it does after the sources. The maps keep their
+    /// content.
     pub fn stop(self) {
         let Self { events, context, thread, .. } = self;
         drop((events, context));
@@ -117,10 +122,10 @@ impl Handle {
     }
 }
 
-/// Takes over the tables and starts the controller's thread.
+/// Takes over the maps and starts the controller's thread.
 ///
 /// # Errors
-/// The tables can't be read, or there is no thread for it.
+/// The maps can't be read, or the thread can't be created.
 pub fn start(tables: ServiceMaps, packet_clock: Clock) -> Result<Handle, ControllerError> {
     let clock = Instant::now();
     let mut core = Core::new(tables, packet_clock, clock.elapsed())?;
@@ -186,7 +191,7 @@ impl Worker {
         }
     }
 
-    /// Takes all that waits.
+    /// Takes all events that wait.
     fn take(&mut self, batch: &mut Vec<SourceEvent>) {
         if let Some(context) = self.context.borrow_and_update().clone() {
             self.core.set_node_context(context);

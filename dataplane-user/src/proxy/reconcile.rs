@@ -2,11 +2,11 @@
 //!
 //! [`Reconciler`] is the part that the controller calls. For one Service it takes these steps:
 //! [`ownership`] decides which contested frontends it gets, [`assign()`] allocates ids and slots,
-//! [`Allocator::plan`] adds the difference to a [`Plan`]. After the map writer has applied the plan,
-//! [`Allocator::commit`] frees what is no longer used, after a grace time; a failed part is planned
-//! back. Published slot tables are never edited: a change of members writes a new table in free
-//! space and switches the frontends to it. An endpoint keeps its backend id while it stays in its
-//! Service.
+//! [`Allocator::plan`] adds the difference to a [`Plan`]. After the map writer has applied the
+//! plan, [`Allocator::commit`] frees what is no longer used, after a grace time; a failed part is
+//! planned back. Published slot tables are never edited: a change of members writes a new table in
+//! free space and switches the frontends to it. An endpoint keeps its backend id while it stays in
+//! its Service.
 
 mod allocator;
 mod assign;

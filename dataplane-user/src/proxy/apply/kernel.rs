@@ -1,4 +1,6 @@
-//! The maps in the kernel.
+//! The service maps in the kernel, behind the traits of the map writer.
+//!
+//! `open` is called once when the agent starts. Long runs of entries are written in batches.
 
 use bytemuck::Pod;
 use dataplane_host::map::{MapError, PinnedMap, SharedArray};
@@ -9,7 +11,7 @@ use super::{ArrayTable, FamilyMaps, HashTable, ServiceMaps};
 /// Opens the pinned maps.
 ///
 /// # Errors
-/// A pin is missing, or a map has other sizes than ours.
+/// A pin is missing, or the sizes of a map differ from those of its types.
 pub fn open(pins: &Pins) -> Result<ServiceMaps, MapError> {
     Ok(ServiceMaps {
         services: Box::new(PinnedMap::open(pins, "services")?),
@@ -28,7 +30,7 @@ pub fn open(pins: &Pins) -> Result<ServiceMaps, MapError> {
     })
 }
 
-/// A batch allocates memory in the kernel, which one entry does not need.
+/// Most entries that are written one by one: a batch allocates memory in the kernel.
 const SINGLE: usize = 2;
 
 impl<K: Pod + Send, V: Pod + Send> HashTable<K, V> for PinnedMap<K, V> {
@@ -68,7 +70,7 @@ impl<K: Pod + Send, V: Pod + Send> HashTable<K, V> for PinnedMap<K, V> {
     }
 }
 
-/// The batch met a key that is not there.
+/// errno of a batch that met a missing key.
 const ENOENT: i32 = 2;
 
 impl<V: Pod + Send> ArrayTable<V> for SharedArray<V> {

@@ -1,4 +1,7 @@
-//! Maps in memory, for tests of whoever uses them: with limits, with faults on demand, and with a look at every state in between.
+//! Service maps in memory, for tests: with limits, with faults on demand, and with an observer of
+//! every intermediate state.
+//!
+//! Tests of the controller and of the map writer use them in place of the kernel's maps.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +19,7 @@ pub type Observer = Arc<dyn Fn() + Send + Sync>;
 
 type Entries = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
-/// One map.
+/// One map in memory. Clones share its content.
 #[derive(Clone)]
 pub struct MemoryMap {
     name: &'static str,
@@ -27,20 +30,20 @@ pub struct MemoryMap {
 }
 
 impl MemoryMap {
-    /// A copy of the content, bytes by bytes.
+    /// Returns a copy of the content in bytes.
     #[must_use]
     pub fn content(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         lock(&self.entries).clone()
     }
 
-    /// The content with its types.
+    /// Returns the content as keys and values.
     #[must_use]
     pub fn typed<K: Pod, V: Pod>(&self) -> Vec<(K, V)> {
         let read = |(k, v): (&Vec<u8>, &Vec<u8>)| (bytemuck::pod_read_unaligned(k), bytemuck::pod_read_unaligned(v));
         lock(&self.entries).iter().map(read).collect()
     }
 
-    /// So many elements of an array from `base`, as far as they have been written.
+    /// Returns the elements of an array from `base` on that have been written, at most `count`.
     #[must_use]
     pub fn elements<V: Pod>(&self, base: u32, count: u32) -> Vec<V> {
         let range = base.to_be_bytes().to_vec()..(base + count).to_be_bytes().to_vec();
@@ -119,7 +122,7 @@ impl<V: Pod> ArrayTable<V> for MemoryMap {
                 return false;
             }
             lock(&self.entries).insert(index.to_be_bytes().to_vec(), bytemuck::bytes_of(value).to_vec());
-            // nobody sees the inside of a long table before it is published
+            // no program reads a long table before it is published
             if values.len() <= 16 {
                 self.observe();
             }
@@ -137,7 +140,7 @@ impl<V: Pod> ArrayTable<V> for MemoryMap {
     }
 }
 
-/// All service maps, shared with whoever holds a clone.
+/// All service maps. Clones share their content.
 #[derive(Clone)]
 #[allow(missing_docs, reason = "named like the maps")]
 pub struct MemoryMaps {
@@ -155,13 +158,14 @@ pub struct MemoryMaps {
 }
 
 impl MemoryMaps {
-    /// Empty tables: hash maps of `entries`, arrays of `elements`.
+    /// Creates empty maps: hash maps of `entries`, arrays of `elements`.
     #[must_use]
     pub fn new(entries: u32, elements: u32) -> Self {
         Self::sized(entries, elements, elements)
     }
 
-    /// Empty tables: hash maps of `entries`, arrays of so many slots and backends. All backends are read when an agent starts.
+    /// Creates empty maps: hash maps of `entries`, arrays of so many slots and backends. An agent
+    /// that starts reads all backends.
     #[must_use]
     pub fn sized(entries: u32, slots: u32, backends: u32) -> Self {
         let (faults, observer) = (Arc::<Mutex<Vec<&str>>>::default(), Arc::<Mutex<Option<Observer>>>::default());
@@ -187,22 +191,22 @@ impl MemoryMaps {
         }
     }
 
-    /// The next write to the map of this name fails; may be said several times.
+    /// Has the next write to the map of this name fail; each call adds one failure.
     pub fn fail_next(&self, map: &'static str) {
         lock(&self.faults).push(map);
     }
 
-    /// No write fails that has not failed yet.
+    /// Removes the failures that have not happened yet.
     pub fn clear_faults(&self) {
         lock(&self.faults).clear();
     }
 
-    /// Looks at every state from now on.
+    /// Sets the function that is called after each write.
     pub fn observe(&self, observer: Option<Observer>) {
         *lock(&self.observer) = observer;
     }
 
-    /// For the one who writes.
+    /// Returns the maps in the form that the map writer takes.
     #[must_use]
     pub fn tables(&self) -> ServiceMaps {
         ServiceMaps {

@@ -1,4 +1,7 @@
-//! Reads the tables back after a restart.
+//! Reads the service maps when the agent starts.
+//!
+//! The result goes to `reconcile::restore`. Nothing is read later: the published state is kept in
+//! memory.
 
 use dataplane_common::types::service::Backend;
 use dataplane_host::map::MapError;
@@ -8,7 +11,7 @@ use crate::proxy::reconcile::Capacities;
 use crate::proxy::reconcile::ids::{BackendId, Generation, ServicePortId};
 use crate::proxy::reconcile::restore::TableContents;
 
-/// The sizes of the maps.
+/// Returns the sizes of the maps.
 #[must_use]
 pub fn capacities(tables: &ServiceMaps) -> Capacities {
     Capacities {
@@ -22,10 +25,10 @@ pub fn capacities(tables: &ServiceMaps) -> Capacities {
     }
 }
 
-/// The content of the tables.
+/// Returns the content of the maps.
 ///
 /// # Errors
-/// The kernel refused.
+/// The kernel refused to list a map.
 pub fn read(tables: &ServiceMaps) -> Result<TableContents, MapError> {
     let names = tables.services.entries()?;
     let mut found = TableContents {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use dataplane_common::types::service::{Frontend, FrontendKey, SlotTable};
 
-use super::memory::MemoryMaps;
+use super::memory::{MemoryMap, MemoryMaps};
 use super::*;
 use crate::proxy::reconcile::ids::ServiceId;
 
@@ -101,7 +101,7 @@ fn plan_that_failed_in_part_can_be_applied_again() {
         assert!(outcome.failed(ServiceId::new(1)) && !outcome.failed(ServiceId::new(2)), "{map}");
         assert!(writer.apply(&plan()).is_complete(), "{map}");
         let contents = |m: &MemoryMaps| {
-            [&m.services, &m.sources4, &m.addrs4, &m.frontends4, &m.slots, &m.backends].map(|m| m.content())
+            [&m.services, &m.sources4, &m.addrs4, &m.frontends4, &m.slots, &m.backends].map(MemoryMap::content)
         };
         assert_eq!(contents(&memory), contents(&undisturbed), "{map}");
     }

@@ -1,7 +1,8 @@
-//! The inputs that concern every Service: Nodes, Pods, ServiceCIDRs, this node's addresses.
+//! The inputs that concern every Service: Nodes, Pods, `ServiceCIDR`s, this node's addresses.
 //!
-//! Fed by `Core::handle`, which also asks it whether all kinds of objects have been listed once: nothing is written
-//! before that. It derives the `Context` of the pure stages and knows nothing of Services and maps.
+//! Fed by `Core::handle`, which also asks it whether all kinds of objects have been listed once:
+//! nothing is written before that. It derives the `Context` of the pure stages and knows nothing of
+//! Services and maps.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ const NEEDED: [ObjectKind; 3] = [ObjectKind::Service, ObjectKind::Slice, ObjectK
 #[derive(Debug, Default)]
 pub(super) struct ClusterState {
     pub(super) nodes: Nodes,
-    /// The Nodes are others than those last told.
+    /// The Nodes have changed since `Core::changed_nodes` last returned them.
     pub(super) nodes_changed: bool,
     node: Option<NodeContext>,
     context_changed: bool,
@@ -112,7 +113,7 @@ impl ClusterState {
         }
     }
 
-    /// What has not yet been complete once.
+    /// Returns the names of the inputs that have not been complete once.
     pub(super) fn missing(&self) -> Vec<&'static str> {
         let kinds = NEEDED.iter().filter(|k| !self.complete.contains(*k)).map(|k| k.name());
         kinds.chain(self.node.is_none().then_some("the node's own addresses")).collect()
@@ -122,7 +123,7 @@ impl ClusterState {
         self.node.is_some() && NEEDED.iter().all(|k| self.complete.contains(k))
     }
 
-    /// Whether the Node objects have been complete once.
+    /// Returns true if the Node objects have been listed once.
     pub(super) fn has_nodes(&self) -> bool {
         self.complete.contains(&ObjectKind::Node)
     }
@@ -135,7 +136,7 @@ impl ClusterState {
         self.node.as_ref().and_then(|n| self.nodes.get(n.name.as_str())).is_some_and(|n| n.leaving)
     }
 
-    /// The context, if it may have changed since it was last asked for.
+    /// Returns the context if it may have changed since the last call.
     pub(super) fn new_context(&mut self) -> Option<Context> {
         if !std::mem::take(&mut self.context_changed) {
             return None;

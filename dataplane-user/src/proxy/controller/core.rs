@@ -1,4 +1,5 @@
-//! The controller without threads and clocks: takes events, and on request brings the maps to the desired state.
+//! The controller without threads and clocks: takes events, and on request brings the maps to the
+//! desired state.
 //!
 //! `Worker` in the parent module drives it, tests and benchmarks do too. [`Core::handle`] sorts an
 //! event to the object store or the cluster state and queues the Services that it concerns;
@@ -215,7 +216,8 @@ impl Core {
         }
     }
 
-    /// Queues the Services with external addresses that were refused something: they may have it now.
+    /// Queues the Services with external addresses that were refused something: they may have it
+    /// now.
     fn mark_refused(&mut self) {
         let Pipeline { store, queue, status, .. } = &mut self.pipeline;
         let has_extra = |id: &ServiceId| {
@@ -236,7 +238,8 @@ impl Core {
         status.round(duration, failing, |id| queue.is_failing(id));
     }
 
-    /// Counts the retries that are still needed: of failing Services, and of the node's own entries.
+    /// Counts the retries that are still needed: of failing Services, and of the node's own
+    /// entries.
     fn failing(&self) -> usize {
         let Pipeline { store, queue, .. } = &self.pipeline;
         queue.retries().filter(|id| store.get(*id).is_none() || queue.is_failing(*id)).count()

@@ -1,19 +1,23 @@
-//! Durations counted in buckets: the boundaries are kube-proxy's (`k/k pkg/proxy/metrics`), so that its dashboards and alerts hold.
+//! Durations counted in buckets.
+//!
+//! The boundaries are kube-proxy's (`k/k pkg/proxy/metrics`), so that its dashboards and alerts
+//! work. Written by `Status`, rendered by the metrics endpoint.
 
 use std::marker::PhantomData;
 use std::time::Duration;
 
-/// Where buckets end.
+/// The boundaries of a histogram.
 pub trait Scale {
-    /// The upper bounds of all buckets but the last, which takes what is longer; in seconds, ascending.
+    /// Upper bounds in seconds, ascending. A last bucket without a bound takes longer durations.
     const BOUNDS: &'static [f64];
 }
 
-/// Of one round: a millisecond, and 14 times twice as long.
+/// Bounds for the duration of a round: 1 ms, doubled 14 times.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Rounds {}
 
-/// From the change of an endpoint to the tables: fine below a minute, coarse up to five.
+/// Bounds for the time from an endpoint's change to the maps: fine below a minute, coarse up to
+/// five.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Programming {}
 
@@ -65,25 +69,25 @@ impl<S: Scale> Default for Histogram<S> {
 }
 
 impl<S: Scale> Histogram<S> {
-    /// Counts one.
+    /// Counts a duration.
     pub fn record(&mut self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         self.counts[S::BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
         self.sum_us = self.sum_us.saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Upper bound and count of each bucket; the last one has no bound.
+    /// Returns the upper bound and the count of each bucket; the bound of the last is `f64::MAX`.
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
         S::BOUNDS.iter().copied().chain([f64::MAX]).zip(self.counts.iter().copied())
     }
 
-    /// How many there were.
+    /// Returns the number of durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// All together.
+    /// Returns the sum of all durations.
     #[must_use]
     pub const fn sum(&self) -> Duration {
         Duration::from_micros(self.sum_us)

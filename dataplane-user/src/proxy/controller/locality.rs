@@ -1,21 +1,23 @@
-//! Services that serve nobody on this node, because their policy is Local and their endpoints are elsewhere: kube-proxy counts them.
+//! Counts the Services with policy Local whose endpoints are all on other nodes.
+//!
+//! kube-proxy has the same metric. `Status` calls it when a Service's published state changes.
 
 use dataplane_common::types::service::{backend_state, frontend_flags as flags};
 
 use crate::proxy::desired::{is_v4, sets};
 use crate::proxy::reconcile::PublishedPort;
 
-/// By family (IPv4, IPv6) and policy (internal, external): how many Services.
+/// Numbers of Services, by family (IPv4, IPv6) and policy (internal, external).
 pub type NoLocal = [[u32; 2]; 2];
 
-/// One bit for each family and policy.
+/// A set of families and policies, one bit for each pair.
 pub(super) type Bits = u8;
 
 const fn bit(v6: bool, external: bool) -> Bits {
     1 << (2 * v6 as u8 + external as u8)
 }
 
-/// For which families and policies the Service has endpoints that serve, but none here.
+/// Returns the families and policies for which the Service has serving endpoints, but none here.
 pub(super) fn missing(ports: &[PublishedPort]) -> Bits {
     ports.iter().fold(0, |bits, port| bits | of_port(port))
 }
@@ -40,7 +42,7 @@ fn of_port(port: &PublishedPort) -> Bits {
     wanted & missing
 }
 
-/// A Service is counted anew.
+/// Replaces the part of one Service in the counts.
 pub(super) fn recount(all: &mut NoLocal, before: Bits, after: Bits) {
     for (family, counts) in all.iter_mut().enumerate() {
         for (policy, count) in counts.iter_mut().enumerate() {

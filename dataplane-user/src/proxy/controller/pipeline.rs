@@ -1,4 +1,5 @@
-//! Runs rounds: from the objects of dirty Services through the reconciler and the map writer to the status.
+//! Runs rounds: from the objects of dirty Services through the reconciler and the map writer to the
+//! status.
 //!
 //! A round takes a number of Services together, so that maps are written in batches, and treats the
 //! failures of each apart. `Core` calls it; it takes no events and reads no clock.
@@ -23,7 +24,8 @@ use crate::proxy::source::{Cause, ObjectKind, Rejection};
 
 /// Services to a round: enough for batches, few enough for little memory.
 const CHUNK: usize = 512;
-/// Passes over changed Services in one reconciliation: a frontend goes to its owner in three or four.
+/// Passes over changed Services in one reconciliation: a frontend goes to its owner in three or
+/// four.
 const MAX_PASSES: u32 = 100;
 
 /// The stages that a Service passes, and the state of each.
@@ -111,7 +113,8 @@ impl Pipeline {
         self.reconciler.allocator_mut().add_node_addresses(&addresses);
     }
 
-    /// Drops addresses that are not this node's any more, after the Services' node ports have left them.
+    /// Drops addresses that are not this node's any more, after the Services' node ports have left
+    /// them.
     pub(super) fn keep_node_addresses(&mut self) {
         let addresses = self.node_addresses();
         self.reconciler.allocator_mut().keep_node_addresses(&addresses);
@@ -252,8 +255,8 @@ impl Pipeline {
         }
     }
 
-    /// Follows a change of a Service's published state: counts it, queues the Services that wait for
-    /// what is free now, and forgets the Service if nothing is left of it.
+    /// Follows a change of a Service's published state: counts it, queues the Services that wait
+    /// for what is free now, and forgets the Service if nothing is left of it.
     fn settled(&mut self, id: ServiceId) {
         self.status.published(id, self.reconciler.published(id));
         self.mark_woken();

@@ -1,7 +1,7 @@
 //! The Services that wait for a round, and when those that failed are tried again.
 //!
-//! Filled by events and by the reconciler's woken Services, emptied by `Pipeline`. It knows Services
-//! by id only and decides nothing about their content.
+//! Filled by events and by the reconciler's woken Services, emptied by `Pipeline`. It knows
+//! Services by id only and decides nothing about their content.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,7 +1,7 @@
 //! The rejections at present, by the object, file or Service that they come from.
 //!
-//! Filled by `Core` and `Pipeline` from the sources' rejections and from each round; read by the snapshot, which the log, the metrics
-//! and the Events show. It never changes what is served.
+//! Filled by `Core` and `Pipeline` from the sources' rejections and from each round; read by the
+//! snapshot, which the log, the metrics and the Events show. It never changes what is served.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,7 @@
-//! What the controller tells about itself: for health endpoints, metrics and the command line.
+//! The controller's state for health endpoints, metrics, Events and the command line.
+//!
+//! `Core` makes a snapshot after each round, from `Status` and the other stages. Readers get it by
+//! a watch channel and never change it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,15 +19,15 @@ use crate::proxy::source::Rejection;
 pub struct Snapshot {
     /// Kinds that have not yet been complete once, by name.
     pub waiting_for: Vec<&'static str>,
-    /// The tables have been made equal to the desired state once.
+    /// The maps have been made equal to the desired state once.
     pub synced: bool,
-    /// When the tables were last made equal to the desired state.
+    /// The end of the last round.
     pub last_sync: Option<SystemTime>,
-    /// How long that took.
+    /// The duration of the last round.
     pub last_duration: Duration,
-    /// Since when a change has been waiting for the tables, because of failures.
+    /// The time since which Services have been waiting for a retry.
     pub pending_since: Option<Instant>,
-    /// When the last change came.
+    /// The arrival of the last change.
     pub last_queued: Option<SystemTime>,
     /// Services that are not headless.
     pub services: usize,
@@ -32,9 +35,9 @@ pub struct Snapshot {
     pub slices: usize,
     /// Pods of this node.
     pub pods: usize,
-    /// Service ports in the tables.
+    /// Service ports in the maps.
     pub service_ports: usize,
-    /// Frontends in the tables, IPv4 and IPv6.
+    /// Frontends in the maps, IPv4 and IPv6.
     pub frontends: (u32, u32),
     /// Backend ids in use or at rest.
     pub backends: u32,
@@ -42,31 +45,32 @@ pub struct Snapshot {
     pub slots: u32,
     /// Entries written and removed so far, by map.
     pub operations: Operations,
-    /// Changes of Services that came.
+    /// Changes of Services received so far.
     pub service_changes: u64,
-    /// Changes of slices that came.
+    /// Changes of slices received so far.
     pub endpoint_changes: u64,
     /// Services that wait for another try.
     pub failing: usize,
-    /// What was last wrong with a source or a map.
+    /// The last error of a source or a map.
     pub last_error: Option<Arc<str>>,
-    /// What is wrong with objects and files now; at most [`MAX_REJECTIONS`].
+    /// Present faults of objects and files; at most [`MAX_REJECTIONS`].
     pub rejections: Arc<[Rejection]>,
-    /// How many there are.
+    /// The number of all present rejections.
     pub rejected: usize,
     /// Services with a health check node port, by that port.
     pub health_checks: Arc<BTreeMap<u16, HealthCheck>>,
-    /// Where node ports are served and health check node ports answer: addresses of the node, without loopback ones.
+    /// The node's addresses at which node ports are served and health check node ports answer,
+    /// without loopback ones.
     pub nodeport_addresses: Arc<[IpAddr]>,
     /// Durations of rounds.
     pub rounds: Arc<Histogram<Rounds>>,
-    /// From a change of an endpoint (as the API server dates it) to the tables.
+    /// Times from an endpoint's change (as the API server dates it) to the maps.
     pub programming: Arc<Histogram<Programming>>,
     /// Services with a policy Local that have endpoints, but none on this node.
     pub no_local: NoLocal,
-    /// Maps that were too small, and how many entries more the Services that were refused need there.
+    /// Maps that were too small, and the number of entries that the refused Services need more.
     pub insufficient: BTreeMap<&'static str, u32>,
-    /// Changes that are not in the tables yet: goes on counting.
+    /// Changes that are not in the maps yet; the counters are shared and stay current.
     pub pending: Arc<Pending>,
     /// Services whose scheduler counts connections.
     pub counting: usize,
@@ -74,16 +78,17 @@ pub struct Snapshot {
     pub leaving: bool,
 }
 
-/// How many rejections a snapshot shows.
+/// Most rejections that a snapshot contains.
 pub const MAX_REJECTIONS: usize = 1000;
 
-/// What the health check of a load balancer is told.
+/// The answer to the health check of a load balancer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HealthCheck {
-    /// `namespace`.
+    /// Namespace of the Service.
     pub namespace: Arc<str>,
-    /// `name`.
+    /// Name of the Service.
     pub name: Box<str>,
-    /// Ready endpoints on this node: IPv4, then IPv6. Each is told at the node's addresses of its family, as kube-proxy does it.
+    /// Ready endpoints on this node: IPv4, then IPv6. Each number is served at the node's addresses
+    /// of its family, as kube-proxy does.
     pub local_endpoints: [usize; 2],
 }

@@ -26,7 +26,7 @@ use crate::proxy::source::ObjectKey;
 struct Counted {
     /// Bits of [`super::pending`]: changes that are not in the maps.
     pending: u8,
-    /// Where it has no local endpoint.
+    /// Families and policies without a local endpoint.
     no_local: Bits,
     /// Its scheduler counts connections.
     counting: bool,
@@ -53,7 +53,7 @@ pub(super) struct Status {
     pending_since: Option<Instant>,
     rounds: Arc<Histogram<Rounds>>,
     programming: Arc<Histogram<Programming>>,
-    /// When the changes happened that are not in the maps yet, by Service; in milliseconds since 1970.
+    /// Times of the changes that are not in the maps yet, by Service, in milliseconds since 1970.
     triggered: Vec<(ServiceId, u64)>,
     health: Arc<BTreeMap<u16, HealthCheck>>,
     nodeport_addresses: Arc<[IpAddr]>,

@@ -1,7 +1,8 @@
 //! Allocates what Services share: ids, slots, frontend keys, addresses.
 //!
-//! [`super::assign`] takes from it, the diff plans with it and commits to it, and [`super::restore`] rebuilds it from the
-//! maps after a restart. It holds no Service's state and writes no map.
+//! [`super::assign()`] takes from it, the diff plans with it and commits to it, and
+//! [`super::restore`] rebuilds it from the maps after a restart. It holds no Service's state and
+//! writes no map.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::published::{FamilyAddr, family};
 use super::slots::FreeList;
 use crate::proxy::desired::{ClientRange, DesiredFrontend, FrontendAddr};
 
-/// How much fits into the maps.
+/// The sizes of the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capacities {
     /// Entries of `services`.
@@ -35,19 +36,20 @@ pub struct Capacities {
     pub slots: u32,
 }
 
-/// Who uses an address, and what `addrs` says of it.
+/// The use of an address, and its entry in `addresses4/6`.
 #[derive(Clone, Copy, Default, Debug)]
 struct AddrUse {
     frontends: u32,
-    /// Those of them for which it is an external or load-balancer IP; for the others it is a cluster IP or a node's address.
+    /// Those of them for which it is an external or load-balancer IP; for the others it is a
+    /// cluster IP or a node's address.
     external: u32,
     /// An address of this node.
     node: bool,
-    /// The kind in the map; 0: no entry; [`UNSURE`]: nobody knows.
+    /// The kind in the map; 0: no entry; [`UNSURE`]: unknown.
     entered: u8,
 }
 
-/// After an operation that failed.
+/// The kind of an entry after a failed write.
 const UNSURE: u8 = u8::MAX;
 
 impl AddrUse {
@@ -119,30 +121,30 @@ impl Allocator {
         self.addrs.reserve(count);
     }
 
-    /// The service port that has this frontend.
+    /// Returns the service port that has this frontend.
     #[must_use]
     pub fn frontend_owner(&self, key: &FrontendAddr) -> Option<ServicePortId> {
         self.frontends.get(key).copied()
     }
 
-    /// Frontends in the tables, IPv4 and IPv6.
+    /// Returns the number of frontends in the maps, IPv4 and IPv6.
     #[must_use]
     pub fn frontend_counts(&self) -> (u32, u32) {
         (self.frontends.len() as u32 - self.v6_frontends, self.v6_frontends)
     }
 
-    /// Whether Services have frontends at this address.
+    /// Returns true if Services have frontends at this address.
     #[must_use]
     pub fn has_frontends(&self, addr: &[u8; 16]) -> bool {
         self.addrs.get(addr).is_some_and(|a| a.frontends > 0)
     }
 
-    /// Whether the frontend has been handed over to another service port than this one.
+    /// Returns true if another service port than this one owns the frontend.
     pub(super) fn is_of_another(&self, key: &FrontendAddr, port: ServicePortId) -> bool {
         self.frontend_owner(key).is_some_and(|owner| owner != port)
     }
 
-    /// The service port has this frontend now.
+    /// Records that the service port has this frontend.
     pub fn enter_frontend(&mut self, key: FrontendAddr, port: ServicePortId) {
         if self.frontends.insert(key, port).is_none() && matches!(family(&key.addr), FamilyAddr::V6(_)) {
             self.v6_frontends += 1;
@@ -155,7 +157,7 @@ impl Allocator {
         }
     }
 
-    /// Ranges of clients in the tables, IPv4 and IPv6.
+    /// Returns the number of client ranges in the maps, IPv4 and IPv6.
     #[must_use]
     pub fn source_counts(&self) -> (u32, u32) {
         (self.sources.len() as u32 - self.v6_sources, self.v6_sources)
@@ -171,7 +173,8 @@ impl Allocator {
         self.v6_sources -= u32::from(known && matches!(family(&range.addr), FamilyAddr::V6(_)));
     }
 
-    /// Loopback has no entry: sockets do not ask for one, and packets to it are not the dataplane's (CVE-2020-8558).
+    /// Counts a frontend at its address. Loopback gets no entry: the socket hooks do not look one
+    /// up, and packets to loopback are not the dataplane's (CVE-2020-8558).
     pub(super) fn use_addr(&mut self, frontend: &DesiredFrontend, tag: ServiceId) {
         let addr = frontend.key.addr;
         if is_loopback(&addr) {
@@ -185,7 +188,7 @@ impl Allocator {
         }
     }
 
-    /// The frontend is what it was not before: external or not.
+    /// Counts a frontend that may have become external or ceased to be.
     pub(super) fn change_addr(&mut self, before: &DesiredFrontend, after: &DesiredFrontend, tag: ServiceId) {
         if is_external(before) != is_external(after) {
             self.use_addr(after, tag);
@@ -193,7 +196,7 @@ impl Allocator {
         }
     }
 
-    /// A Service has no such frontend any more.
+    /// Uncounts a frontend that a Service gave up.
     pub fn leave_addr(&mut self, frontend: &DesiredFrontend, tag: ServiceId) {
         let addr = frontend.key.addr;
         if is_loopback(&addr) {
@@ -208,13 +211,13 @@ impl Allocator {
         }
     }
 
-    /// Notes what `addrs` was found to say after a restart.
+    /// Notes an entry of `addresses4/6` that was found after a restart.
     pub(super) fn found_addr(&mut self, addr: [u8; 16], kind: u8) {
         self.addrs.entry(addr).or_default().entered = kind;
         self.touched.push((addr, ServiceId::NODE));
     }
 
-    /// These addresses are this node's own.
+    /// Adds addresses of this node.
     pub fn add_node_addresses(&mut self, addresses: &[[u8; 16]]) {
         for addr in addresses {
             self.addrs.entry(*addr).or_default().node = true;
@@ -222,7 +225,7 @@ impl Allocator {
         }
     }
 
-    /// And no others: for when no Service has node ports at others any more.
+    /// Drops other addresses of this node, after the Services' node ports have left them.
     pub fn keep_node_addresses(&mut self, addresses: &[[u8; 16]]) {
         for (addr, entry) in &mut self.addrs {
             if entry.node && !addresses.contains(addr) {
@@ -232,21 +235,22 @@ impl Allocator {
         }
     }
 
-    /// Nobody knows whether the address was entered or removed: the next round does it again, together with
-    /// the Service for which it failed.
+    /// Notes that a write to the entry of an address failed: the next round repeats it, together
+    /// with the Service for which it failed.
     pub fn addr_failed(&mut self, addr: [u8; 16], tag: ServiceId) {
         self.addrs.entry(addr).or_default().entered = UNSURE;
         self.touched.push((addr, tag));
     }
 
-    /// Whether [`Self::plan_addrs`] has something to look at.
+    /// Returns true if [`Self::plan_addrs`] has addresses to check.
     #[must_use]
     pub const fn has_addr_changes(&self) -> bool {
         !self.touched.is_empty()
     }
 
-    /// Turns what has changed about addresses in this round into operations. An address that several Services get is entered for each of
-    /// them, because the operations of one may be left out; one that several leave is looked at again when all of them have left.
+    /// Adds the operations for the addresses that changed in this round. An address that several
+    /// Services get is set for each of them, because the operations of one Service may be left out.
+    /// An address that several leave is checked again when all of them have left.
     pub fn plan_addrs(&mut self, plan: &mut Plan) {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();

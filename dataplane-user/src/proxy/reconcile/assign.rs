@@ -1,4 +1,7 @@
-//! Ids and space for what one Service should have. All or nothing: a Service that does not fit keeps what it has.
+//! Allocates ids and slots for the desired state of one Service.
+//!
+//! All or nothing: a Service that does not fit keeps what it has, and everything that was taken for
+//! it is returned. The reconciler calls it once per dirty Service; it plans and writes nothing.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -14,32 +17,31 @@ use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
 use super::table::{MemberCounts, Rule};
 use crate::proxy::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, is_v4, sets};
 
-/// Why a Service can't be had.
+/// The reason to refuse a Service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// A map has no room for it.
+    /// A map lacks room for its entries.
     #[error("map {map} is full: it holds {capacity} entries, and the Service needs {needed} more")]
     Full {
-        /// The map.
+        /// Name of the map.
         map: &'static str,
-        /// Its size.
+        /// Entries that fit into the map.
         capacity: u32,
-        /// What is missing.
+        /// Entries that are missing.
         needed: u32,
     },
 }
 
-/// What a Service will have.
+/// The state of a Service after the round.
 #[derive(Debug, Default)]
 pub struct Assigned {
-    /// One for each desired port.
+    /// The ports, one for each desired one.
     pub ports: Box<[PublishedPort]>,
-    /// Frontends that another Service has and keeps; `None`: nobody knows which.
+    /// Frontends that another Service has and keeps; `None`: the Service is unknown.
     pub conflicts: Vec<(FrontendAddr, Option<ServiceId>)>,
-    /// Frontends that another Service has and hands over: they lead here as soon as they are
-    /// written.
+    /// Frontends that the Service takes from others: they lead to it as soon as they are written.
     pub taken_over: Vec<(FrontendAddr, ServiceId)>,
-    /// There are frontends that another Service has to hand over, but can't in this round.
+    /// True if the Service takes frontends from others in a later round.
     pub later: bool,
 }
 
@@ -113,8 +115,8 @@ impl Work<'_> {
         self.check_room_for_sources(before, &port.sources)?;
         let other = |b: &PublishedPort| b.uncertain || b.scheduler != port.scheduler;
         let mut changed = [before.is_none_or(other); 4];
-        // a set whose frontends all went to others has no table, so that a restart finds what it
-        // expects
+        // a set whose frontends all belong to others has no table, so that a restart finds the
+        // expected tables
         let wanted = desired::wanted_sets(&frontends);
         let backends = self.backends(before.map_or(&[], |b| &b.backends), &port.backends, wanted, &mut changed)?;
         let mut after = PublishedPort {
@@ -166,7 +168,7 @@ impl Work<'_> {
         Ok(table)
     }
 
-    /// A frontend that another Service has stays with it, unless the claim to it is better.
+    /// Returns the frontends that the Service has or takes, by `decisions`, and notes the others.
     fn frontends(
         &mut self,
         port: &DesiredPort,
@@ -233,8 +235,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Both lists are sorted; endpoints that stay keep their id. Notes in `changed` which tables
-    /// have other members now.
+    /// Returns the backends with their ids; endpoints that stay keep theirs. Both lists are sorted.
+    /// Sets `changed` for the tables whose members change.
     fn backends(
         &mut self,
         before: &[PublishedBackend],

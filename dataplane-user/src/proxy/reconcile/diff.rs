@@ -1,4 +1,7 @@
-//! The difference between what a Service has and what it will have, as operations, and what is free afterwards.
+//! Computes the operations between two states of one Service, and what is free after them.
+//!
+//! [`Allocator::plan`] runs before the write and [`Allocator::commit`] after it. The rollback of a
+//! failed write is a plan in the other direction.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -11,7 +14,8 @@ use super::plan::Plan;
 use super::published::{PublishedBackend, PublishedPort, TABLES};
 use crate::proxy::desired::{ClientRange, FrontendAddr};
 
-/// The name of a service port in the map `services`: `namespace/name:port`, without `:port` where the port has no name.
+/// Returns the name of a service port in the map `services`: `namespace/name:port`, or
+/// `namespace/name` for a port without a name. Longer names are cut.
 #[must_use]
 pub fn port_name(namespace: &str, service: &str, port: &str) -> ServiceName {
     let mut name = [0; NAME_LEN];
@@ -27,7 +31,8 @@ pub fn port_name(namespace: &str, service: &str, port: &str) -> ServiceName {
 }
 
 impl Allocator {
-    /// Adds the operations that lead one Service from `before` to `after`, and notes the frontends and addresses it has then.
+    /// Adds the operations that lead one Service from `before` to `after`, and records its
+    /// frontends and addresses in the allocator.
     pub fn plan(
         &mut self,
         (namespace, service): (&str, &str),
@@ -122,7 +127,7 @@ impl Allocator {
     ) {
         let new = after.iter().find(|p| p.id == port.id);
         for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
-            // after two failures two ports may have it
+            // after two failures two ports may have the frontend
             if !earlier.iter().any(|p| p.find(&f.key).is_some()) {
                 self.leave_addr(f, tag);
             }
@@ -138,8 +143,9 @@ impl Allocator {
         });
     }
 
-    /// The operations are done: what `after` no longer uses is free, slots and backend ids after a rest. Calls `freed` with each
-    /// frontend that another Service may have now.
+    /// Frees everything of `before` that `after` does not use, once the operations are done; slots
+    /// and backend ids rest first. Calls `freed` with each frontend that another Service may have
+    /// now.
     pub fn commit(
         &mut self,
         before: &[PublishedPort],
@@ -194,7 +200,7 @@ fn stays(key: &FrontendAddr, new: Option<&PublishedPort>, after: &[PublishedPort
     new.is_some_and(|n| n.find(key).is_some()) || after.iter().any(|p| p.find(key).is_some())
 }
 
-/// Both are sorted by endpoint.
+/// Calls `gone` for the backends of `before` that are not in `after`. Both are sorted by endpoint.
 fn for_each_gone(before: &[PublishedBackend], after: &[PublishedBackend], mut gone: impl FnMut(&PublishedBackend)) {
     let mut after = after.iter().peekable();
     for b in before {

@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How long the id of an ended backend rests: a program that read it from a slot finishes long before.
+/// The time that the id of an ended backend rests: a program that has read it from a slot finishes
+/// long before.
 pub const QUARANTINE: Duration = Duration::from_secs(5);
 
 /// A Service: its index in the controller's object store.
@@ -100,14 +101,15 @@ impl Generation {
 /// Backend ids with their generations.
 #[derive(Debug)]
 pub struct BackendIds {
-    /// By id, as far as ids were ever used.
+    /// By id, for all ids that were ever used.
     generations: Vec<Generation>,
     free: VecDeque<(Duration, BackendId)>,
     capacity: u32,
 }
 
 impl BackendIds {
-    /// For an array of `capacity` elements, of which `generations` were used before. `is_free` says which of them are free now.
+    /// Creates the pool of an array of `capacity` elements, of which `generations` were used
+    /// before. `is_free` returns true for those that are free.
     #[must_use]
     pub fn new(
         capacity: u32,
@@ -123,13 +125,13 @@ impl BackendIds {
         Self { generations, free, capacity }
     }
 
-    /// Ids that are in use or at rest.
+    /// Returns the number of ids that are in use or at rest.
     #[must_use]
     pub fn used(&self) -> u32 {
         self.generations.len() as u32 - 1
     }
 
-    /// An id for a new backend, with [`Self::generation`].
+    /// Takes an id for a new backend; its generation is [`Self::generation`].
     pub fn take(&mut self, now: Duration) -> Option<BackendId> {
         if let Some(&(at, id)) = self.free.front()
             && at <= now
@@ -144,13 +146,14 @@ impl BackendIds {
         })
     }
 
-    /// The generation of the backend that has this id, or will have it next.
+    /// Returns the generation of the backend that has this id, or will have it next.
     #[must_use]
     pub fn generation(&self, id: BackendId) -> Generation {
         self.generations.get(id.0 as usize).copied().unwrap_or_default()
     }
 
-    /// The backend has ended: what remembers it must no longer match.
+    /// Frees the id of an ended backend, and changes its generation: flows and affinity entries
+    /// that remember the backend must not match the next one.
     pub fn release(&mut self, id: BackendId, now: Duration) {
         if let Some(generation) = self.generations.get_mut(id.0 as usize) {
             *generation = generation.next();
@@ -158,7 +161,7 @@ impl BackendIds {
         }
     }
 
-    /// When the next id has rested.
+    /// Returns the time at which the next id becomes free.
     #[must_use]
     pub fn next_wake(&self) -> Option<Duration> {
         self.free.front().map(|(at, _)| *at)
@@ -195,7 +198,7 @@ impl PortIds {
         ids
     }
 
-    /// An id for a port of the Service `owner`.
+    /// Takes an id for a port of the Service `owner`.
     pub fn take(&mut self, owner: ServiceId) -> ServicePortId {
         let id = self.free.pop().unwrap_or_else(|| {
             self.owners.push(NOBODY);
@@ -212,7 +215,7 @@ impl PortIds {
         }
     }
 
-    /// The Service that owns `id`.
+    /// Returns the Service that owns `id`.
     #[must_use]
     pub fn owner(&self, id: ServicePortId) -> Option<ServiceId> {
         self.owners.get(id.0 as usize).copied().filter(|o| *o != NOBODY)
@@ -224,7 +227,7 @@ impl PortIds {
         self.free.push(id);
     }
 
-    /// How many are in use.
+    /// Returns the number of ids in use.
     #[must_use]
     pub fn used(&self) -> usize {
         self.owners.len().saturating_sub(1) - self.free.len()

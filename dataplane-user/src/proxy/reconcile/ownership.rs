@@ -1,8 +1,8 @@
 //! Decides which Service owns a frontend, and records which Services wait for it.
 //!
-//! Of all Services that claim an address, port and protocol, the one created first owns it, then the
-//! one whose name sorts first. All nodes agree on that, and so does an agent that has just started.
-//! The others wait, and their rejection names the owner.
+//! Of all Services that claim an address, port and protocol, the one created first owns it, then
+//! the one whose name sorts first. All nodes agree on that, and so does an agent that has just
+//! started. The others wait, and their rejection names the owner.
 //!
 //! Ownership moves with a single map write. The new owner overwrites the entry with its slot tables
 //! first; only then is the previous owner's state changed, so a client always finds the entry. A
@@ -36,7 +36,8 @@ pub enum Ownership {
 pub struct Decisions(Vec<(FrontendAddr, Ownership)>);
 
 impl Decisions {
-    /// Returns the decision on a frontend; the Service that has it keeps it unless decided otherwise.
+    /// Returns the decision on a frontend; the Service that has it keeps it unless decided
+    /// otherwise.
     #[must_use]
     pub fn get(&self, key: &FrontendAddr) -> Ownership {
         self.0.iter().find(|(k, _)| k == key).map_or(Ownership::Theirs, |(_, ownership)| *ownership)
@@ -59,7 +60,8 @@ pub struct Claimant<'a> {
 }
 
 impl<'a> Claimant<'a> {
-    /// Returns the rank of the claim: of two claimants the one with the smaller rank owns the frontend.
+    /// Returns the rank of the claim: of two claimants the one with the smaller rank owns the
+    /// frontend.
     #[must_use]
     pub fn rank(&self) -> (u32, &'a ObjectKey) {
         (self.created.unwrap_or(u32::MAX), self.key)
@@ -98,7 +100,8 @@ impl FrontendOwnership {
         }
     }
 
-    /// Removes the Service's claims: it is about to be reconciled and claims again what it still wants.
+    /// Removes the Service's claims: it is about to be reconciled and claims again what it still
+    /// wants.
     pub(super) fn forget(&mut self, id: ServiceId) {
         if self.of.is_empty() {
             return;
@@ -121,7 +124,8 @@ impl FrontendOwnership {
         self.waiting.remove(key).unwrap_or_default()
     }
 
-    /// Returns the first in rank of the existing Services that wait for a frontend, other than `owner`.
+    /// Returns the first in rank of the existing Services that wait for a frontend, other than
+    /// `owner`.
     pub(super) fn successor(
         &self,
         key: &FrontendAddr,
@@ -143,7 +147,8 @@ impl FrontendOwnership {
         self.proposed.remove(key)
     }
 
-    /// Decides on each frontend of `desired` that another Service has. `published` is by Service id.
+    /// Decides on each frontend of `desired` that another Service has. `published` is by Service
+    /// id.
     pub(super) fn decide(
         &self,
         id: ServiceId,

@@ -1,10 +1,10 @@
 //! The map operations of one round.
 //!
-//! The reconciler fills a [`Plan`], the map writer carries it out in the order of [`Plan`]'s fields:
-//! backends, slots, names, then per family client ranges, addresses and frontends; after that the
-//! removals in reverse. So a packet that reads a frontend at any instant finds its slot table, its
-//! backends and its client ranges complete. Each operation carries the Service it is for, so that a
-//! failed write fails that Service alone. A plan never reads or writes a map.
+//! The reconciler fills a [`Plan`], the map writer carries it out in the order of [`Plan`]'s
+//! fields: backends, slots, names, then per family client ranges, addresses and frontends; after
+//! that the removals in reverse. So a packet that reads a frontend at any instant finds its slot
+//! table, its backends and its client ranges complete. Each operation carries the Service it is
+//! for, so that a failed write fails that Service alone. A plan never reads or writes a map.
 
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
 use dataplane_common::types::pod::AddressInfo;

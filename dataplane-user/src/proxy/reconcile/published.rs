@@ -1,4 +1,7 @@
-//! What the tables say of a Service, as far as we know: the counterpart of [`crate::proxy::desired`].
+//! The entries that the maps contain of a Service, the counterpart of [`crate::proxy::desired`].
+//!
+//! The reconciler keeps it per Service and changes it only after a write. It also converts between
+//! these types and the map keys. It never reads a map.
 
 use std::sync::Arc;
 
@@ -8,30 +11,31 @@ use dataplane_common::types::service::{self, FrontendKey, SlotTable, frontend_fl
 use super::ids::{BackendId, ServicePortId};
 use crate::proxy::desired::{self, ClientRange, FrontendAddr, Sources, is_v4, sets};
 
-/// One port of a Service in the tables.
+/// One port of a Service in the maps.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PublishedPort {
     /// The port's name; may be empty.
     pub name: Arc<str>,
     /// Its entry in `services`.
     pub id: ServicePortId,
-    /// As in the frontends.
+    /// The value in the entries of its frontends.
     pub affinity_ticks: u32,
-    /// By [`table_index`].
+    /// Slot tables, by [`table_index`].
     pub tables: [SlotTable; 4],
     /// Sorted by key.
     pub frontends: Box<[desired::DesiredFrontend]>,
     /// Sorted by address and port.
     pub backends: Box<[PublishedBackend]>,
-    /// What `source_ranges` has of it.
+    /// Its entries in `source_ranges4/6`.
     pub sources: Sources,
-    /// As in the frontends.
+    /// The value in the entries of its frontends.
     pub scheduler: u8,
-    /// A write failed, or what was found after a restart contradicts itself: everything is written again.
+    /// A write failed, or the entries found after a restart contradict each other: the next round
+    /// writes all of them again.
     pub uncertain: bool,
 }
 
-/// One backend in the tables.
+/// One backend in the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PublishedBackend {
     /// Address, IPv4 as `::ffff:a.b.c.d`.
@@ -42,54 +46,49 @@ pub struct PublishedBackend {
     pub state: u8,
     /// Bits of [`sets`].
     pub sets: u8,
-    /// As in `backends`.
+    /// The value in its entry in `backends`.
     pub weight: u16,
     /// Index into `backends`.
     pub id: BackendId,
 }
 
 impl PublishedBackend {
-    /// What identifies the endpoint within its service port.
+    /// Returns the identity of the endpoint within its service port.
     #[must_use]
     pub const fn endpoint(&self) -> (u128, u16) {
         (u128::from_be_bytes(self.addr), self.port)
     }
 }
 
-/// Which of a port's tables: by family and set.
+/// Returns the index of a port's slot table by family and set.
 #[must_use]
 pub const fn table_index(v6: bool, set: u8) -> usize {
     (if v6 { 2 } else { 0 }) + (if set == sets::LOCAL { 1 } else { 0 })
 }
 
-/// All tables of a port: index, family, set.
+/// The slot tables of a port: index, true for IPv6, set.
 pub const TABLES: [(usize, bool, u8); 4] =
     [(0, false, sets::CLUSTER), (1, false, sets::LOCAL), (2, true, sets::CLUSTER), (3, true, sets::LOCAL)];
 
 impl PublishedPort {
-    /// Its ranges of clients, sorted.
+    /// Returns its client ranges, sorted.
     #[must_use]
     pub fn sources(&self) -> &[ClientRange] {
         self.sources.as_ref().map_or(&[], |s| s)
     }
 
-    /// Its frontend with this key.
+    /// Returns its frontend with this key.
     #[must_use]
     pub fn find(&self, key: &FrontendAddr) -> Option<&desired::DesiredFrontend> {
         self.frontends.binary_search_by_key(key, |f| f.key).ok().map(|i| &self.frontends[i])
     }
 
-    /// The backends of one table, by address and port.
+    /// Returns the backends of one slot table, by address and port.
     pub fn members(&self, v6: bool, set: u8) -> impl Iterator<Item = &PublishedBackend> + Clone {
         self.backends.iter().filter(move |b| b.sets & set != 0 && is_v4(&b.addr) != v6)
     }
 
-    /// Appends the content of one table.
-    pub fn fill(&self, (i, v6, set): (usize, bool, u8), out: &mut Vec<u32>) {
-        super::table::fill(self.scheduler, self.tables[i].len, self.members(v6, set), out);
-    }
-
-    /// The entry of one of its frontends.
+    /// Returns the map entry of one of its frontends.
     #[must_use]
     pub fn value(&self, frontend: &desired::DesiredFrontend) -> service::Frontend {
         let v6 = !is_v4(&frontend.key.addr);
@@ -109,8 +108,9 @@ impl PublishedPort {
     }
 }
 
-/// What a Service may have when neither the way to `after` nor the way back was completed: everything of both, all of it uncertain.
-/// Also the tables that only `after` has, which must stay taken until the Service is certain again.
+/// Returns the entries that the maps may contain if neither the change to `after` nor the rollback
+/// was completed: those of both, all of them uncertain. Also returns the slot tables of `after`
+/// that are not in the first result: they must not be reused until the Service is certain again.
 #[must_use]
 pub fn union(before: &[PublishedPort], after: &[PublishedPort]) -> (Box<[PublishedPort]>, Vec<SlotTable>) {
     let mut both: Vec<PublishedPort> = before.to_vec();
@@ -139,26 +139,26 @@ pub fn union(before: &[PublishedPort], after: &[PublishedPort]) -> (Box<[Publish
     (both.into(), tables)
 }
 
-/// The key in `frontends4` or `frontends6`.
+/// Returns the key in `frontends4` or `frontends6`.
 #[must_use]
 pub fn frontend_key<A: Address>(key: &FrontendAddr) -> FrontendKey<A> {
     FrontendKey { addr: A::from_octets16(&key.addr), port: key.port, proto: key.proto, pad: 0 }
 }
 
-/// The other way round.
+/// Reverses [`frontend_key`].
 #[must_use]
 pub fn frontend_addr<A: Address>(key: &FrontendKey<A>) -> FrontendAddr {
     FrontendAddr { addr: key.addr.to_octets16(), port: key.port, proto: key.proto }
 }
 
-/// The key in `source_ranges4` or `source_ranges6`.
+/// Returns the key in `source_ranges4` or `source_ranges6`.
 #[must_use]
 pub fn source_key<A: Address>(service_port: ServicePortId, range: &ClientRange) -> Prefix<service::SourceRange<A>> {
     let data = service::SourceRange { service_port: service_port.get(), client: A::from_octets16(&range.addr) };
     Prefix { len: SERVICE_PORT_BITS + u32::from(range.len), data }
 }
 
-/// The other way round; `None` for what we would never write.
+/// Reverses [`source_key`]; `None` for a key that the agent never writes.
 #[must_use]
 pub fn source_range<A: Address>(key: &Prefix<service::SourceRange<A>>) -> Option<(ServicePortId, ClientRange)> {
     let len = u8::try_from(key.len.checked_sub(SERVICE_PORT_BITS)?).ok()?;
@@ -169,7 +169,7 @@ pub fn source_range<A: Address>(key: &Prefix<service::SourceRange<A>>) -> Option
     (clean && is_v4(&addr) != A::V6).then_some((ServicePortId::new(key.data.service_port), ClientRange { addr, len }))
 }
 
-/// The service port comes before the client in a key, and is matched whole.
+/// Bits of the prefix before the client: the service port, which is matched whole.
 const SERVICE_PORT_BITS: u32 = 32;
 
 /// An address in the form of the maps of its family.
@@ -181,7 +181,7 @@ pub enum FamilyAddr {
     V6(V6),
 }
 
-/// Splits the 16-byte form.
+/// Returns the address in the form of the maps of its family.
 #[must_use]
 pub fn family(addr: &[u8; 16]) -> FamilyAddr {
     if is_v4(addr) { FamilyAddr::V4(V4::from_octets16(addr)) } else { FamilyAddr::V6(V6 { octets: *addr }) }

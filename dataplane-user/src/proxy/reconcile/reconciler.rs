@@ -1,11 +1,12 @@
 //! Computes the map operations that bring Services to their desired state. No I/O, no clock.
 //!
 //! It owns what the maps contain of each Service (the published state), the allocator and the
-//! ownership of frontends. The controller calls, per round, [`Reconciler::reconcile`] for each dirty
-//! Service and [`Reconciler::plan_addresses`], lets the map writer apply the plan, and then tells
-//! per Service whether it was written: [`Reconciler::commit`], or [`Reconciler::plan_rollback`] and
-//! after another write [`Reconciler::roll_back`] or [`Reconciler::keep_both`]. The published state
-//! changes only in those last three, so that it never says more than the maps contain.
+//! ownership of frontends. The controller calls, per round, [`Reconciler::reconcile`] for each
+//! dirty Service and [`Reconciler::plan_addresses`], lets the map writer apply the plan, and then
+//! tells per Service whether it was written: [`Reconciler::commit`], or
+//! [`Reconciler::plan_rollback`] and after another write [`Reconciler::roll_back`] or
+//! [`Reconciler::keep_both`]. The published state changes only in those last three, so that it
+//! never says more than the maps contain.
 
 #[cfg(test)]
 mod tests;
@@ -70,7 +71,8 @@ pub struct Reconciler {
     ownership: FrontendOwnership,
     /// By Service id.
     published: Vec<Box<[PublishedPort]>>,
-    /// Service ports found in the maps at start, by `namespace/name`, that no Service has adopted yet.
+    /// Service ports found in the maps at start, by `namespace/name`, that no Service has adopted
+    /// yet.
     stale: HashMap<Box<str>, Vec<PublishedPort>>,
     garbage: Garbage,
     /// Slot tables that must not be reused yet: a write failed, so frontends may still use them.
@@ -120,7 +122,8 @@ impl Reconciler {
         !self.ownership.is_empty()
     }
 
-    /// Returns the Services that have to be reconciled because of the calls since this was last called.
+    /// Returns the Services that have to be reconciled because of the calls since this was last
+    /// called.
     pub fn take_woken(&mut self) -> Vec<ServiceId> {
         std::mem::take(&mut self.woken)
     }
@@ -153,7 +156,8 @@ impl Reconciler {
         self.stale.keys().filter_map(|name| name.split_once('/')).map(|(n, s)| ObjectKey::new(n, s)).collect()
     }
 
-    /// Adds the operations that lead one Service to `desired`. Returns `None` if there is no such Service.
+    /// Adds the operations that lead one Service to `desired`. Returns `None` if there is no such
+    /// Service.
     pub fn reconcile(
         &mut self,
         id: ServiceId,
@@ -229,14 +233,15 @@ impl Reconciler {
         }
     }
 
-    /// Notes that the rollback of a part is in the maps: the Service has what it had before the round.
+    /// Notes that the rollback of a part is in the maps: the Service has what it had before the
+    /// round.
     pub fn roll_back(&mut self, part: Part, now: Duration) {
         self.settle(part.id, &part.after, part.before, now);
     }
 
-    /// Notes that both a part and its rollback failed: the maps may contain any of both. The Service
-    /// keeps all of it, uncertain, until a later round has written it. Frontends that it was to take
-    /// from others stay with them.
+    /// Notes that both a part and its rollback failed: the maps may contain any of both. The
+    /// Service keeps all of it, uncertain, until a later round has written it. Frontends that it
+    /// was to take from others stay with them.
     pub fn keep_both(&mut self, mut part: Part, services: &impl Claimants) {
         for (key, owner) in part.taken_over.drain(..) {
             let without = |p: &PublishedPort| p.frontends.iter().filter(|f| f.key != key).copied().collect();
@@ -267,8 +272,8 @@ impl Reconciler {
         self.publish(id, after);
     }
 
-    /// Proposes the frontends that the Service is about to give up to their successors. Returns true
-    /// if there were any; the Service then keeps everything until they have taken them.
+    /// Proposes the frontends that the Service is about to give up to their successors. Returns
+    /// true if there were any; the Service then keeps everything until they have taken them.
     fn propose(
         &mut self,
         id: ServiceId,
@@ -295,8 +300,8 @@ impl Reconciler {
         proposed
     }
 
-    /// Wakes the Services that wait for frontends of this one and come before it now, because it was
-    /// deleted and created again.
+    /// Wakes the Services that wait for frontends of this one and come before it now, because it
+    /// was deleted and created again.
     fn wake_earlier(&mut self, id: ServiceId, after: &[PublishedPort], services: &impl Claimants) {
         if self.ownership.is_empty() {
             return;
@@ -332,8 +337,8 @@ impl Reconciler {
     /// Services that wait learn the owner again.
     fn plan_return(&mut self, key: &FrontendAddr, owner: ServiceId, id: ServiceId, plan: &mut Plan) {
         self.wake_waiting(key);
-        let ports = self.published.get(owner.index()).into_iter().flatten();
-        let Some((port, frontend)) = ports.filter_map(|p| Some((p, p.find(key)?))).next() else { return };
+        let mut ports = self.published.get(owner.index()).into_iter().flatten();
+        let Some((port, frontend)) = ports.find_map(|p| Some((p, p.find(key)?))) else { return };
         self.allocator.enter_frontend(*key, port.id);
         plan.set_frontend(id, key, port.value(frontend));
     }

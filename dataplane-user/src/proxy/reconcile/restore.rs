@@ -1,7 +1,9 @@
-//! What an agent without memory learns from the tables.
+//! Rebuilds the allocator and the published state from the maps after a restart.
 //!
-//! A name in `services` gives a service port its identity; frontends and backends say which service port they belong to.
-//! What contradicts itself is taken over as uncertain, so that it is written again; what belongs to nobody is garbage.
+//! A name in `services` gives a service port its identity; frontends and backends contain the
+//! service port that they belong to. Service ports whose entries contradict each other are taken
+//! over as uncertain, so that they are written again. Entries without a service port are garbage.
+//! It gets the content of the maps from `apply::read` and writes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use super::published::{PublishedBackend, PublishedPort, TABLES, frontend_addr, s
 use super::slots::FreeList;
 use crate::proxy::desired::{self, ClientRange, FrontendAddr, is_v4, sets};
 
-/// The content of the tables.
+/// The content of the maps.
 #[derive(Debug, Default)]
 pub struct TableContents {
     /// `services`.
@@ -29,13 +31,13 @@ pub struct TableContents {
     pub backends: Vec<(BackendId, Backend)>,
     /// Generations of all backend ids that were ever used, by id.
     pub generations: Vec<Generation>,
-    /// `slots`, as far as frontends use them.
+    /// The slots up to the last one that a frontend uses.
     pub slots: Vec<u32>,
     /// `source_ranges4` and `source_ranges6`: service port and range.
     pub sources: Vec<(ServicePortId, ClientRange)>,
-    /// Entries of `source_ranges4` that we would never write.
+    /// Entries of `source_ranges4` that the agent never writes.
     pub odd_sources4: Vec<Prefix<service::SourceRange<V4>>>,
-    /// Entries of `source_ranges6` that we would never write.
+    /// Entries of `source_ranges6` that the agent never writes.
     pub odd_sources6: Vec<Prefix<service::SourceRange<V6>>>,
     /// `addresses4` and `addresses6` without the entries of pods.
     pub addrs: Vec<([u8; 16], u8)>,
@@ -47,7 +49,7 @@ impl TableContents {
         self.frontends.extend(entries.into_iter().map(|(k, v)| (frontend_addr(&k), v)));
     }
 
-    /// Adds the ranges of clients of one family; returns the keys that we would never write.
+    /// Adds the client ranges of one family. Returns the keys that the agent never writes.
     pub fn add_sources<A: Address>(
         &mut self,
         entries: Vec<(Prefix<service::SourceRange<A>>, u32)>,
@@ -69,21 +71,21 @@ impl TableContents {
     }
 }
 
-/// What was made of it.
+/// The restored state.
 #[derive(Debug)]
 pub struct Restored {
-    /// Everything that is taken.
+    /// The ids, slots and frontends in use.
     pub allocator: Allocator,
     /// Service ports by `namespace/name` of their Service.
     pub services: HashMap<Box<str>, Vec<PublishedPort>>,
-    /// What belongs to nobody.
+    /// Entries that belong to no service port.
     pub garbage: Garbage,
 }
 
-/// What belongs to nobody.
+/// Entries that belong to no service port.
 #[derive(Debug, Default)]
 pub struct Garbage {
-    /// Removes it.
+    /// Operations that remove the entries.
     pub plan: Plan,
     /// Slot ranges that only garbage and uncertain frontends use.
     slots: Vec<SlotTable>,
@@ -91,14 +93,14 @@ pub struct Garbage {
 }
 
 impl Garbage {
-    /// It has been removed, and no uncertain service port is left.
+    /// Frees its ids and slots. It must have been removed, and no service port may be uncertain.
     pub fn release(self, allocator: &mut Allocator, now: Duration) {
         self.backends.into_iter().for_each(|id| allocator.backends.release(id, now));
         self.slots.into_iter().for_each(|range| allocator.slots.release(range, now));
     }
 }
 
-/// One service port on the way.
+/// The entries of one service port.
 #[derive(Default)]
 struct PortParts {
     frontends: Vec<(FrontendAddr, Frontend)>,
@@ -106,7 +108,7 @@ struct PortParts {
     backends: Vec<(BackendId, Backend)>,
 }
 
-/// Takes over the content of the tables.
+/// Takes over the content of the maps.
 #[must_use]
 pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) -> Restored {
     let mut garbage = Plan::default();
@@ -177,7 +179,7 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
     Restored { allocator, services, garbage: Garbage { plan: garbage, slots, backends } }
 }
 
-/// `namespace/name` and the port.
+/// Splits a name into `namespace/name` and the port.
 fn parse_name(name: &ServiceName) -> Option<(Box<str>, Box<str>)> {
     let end = name.name.iter().position(|b| *b == 0)?;
     let text = std::str::from_utf8(&name.name[..end]).ok()?;
@@ -241,7 +243,7 @@ impl PortParts {
         port
     }
 
-    /// Which range is which: the flags of the frontends say which sets they use.
+    /// Returns the slot tables by index: the flags of the frontends tell which sets they use.
     fn tables(&self) -> [SlotTable; 4] {
         let mut tables = [SlotTable::default(); 4];
         for (key, value) in &self.frontends {

@@ -1,17 +1,18 @@
-//! Which ranges of `slots` are free.
+//! Allocates ranges of the map `slots`.
 //!
-//! A range that was published is given out again only after a grace time, because a program may still be reading it.
+//! A published range is allocated again only after a grace time, because a program may still be
+//! reading it. The allocator owns it; it writes no map.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use dataplane_common::types::service::SlotTable;
 
-/// How long a range rests after its last frontend has left it. A program that read the frontend before finishes within
-/// microseconds; a second leaves room for a preempted one.
+/// The time that a range rests after its last frontend has left it. A program that has read the
+/// frontend before finishes within microseconds; a second leaves room for a preempted one.
 pub const GRACE: Duration = Duration::from_secs(2);
 
-/// The allocator.
+/// The free and resting ranges.
 #[derive(Debug)]
 pub struct FreeList {
     by_base: BTreeMap<u32, u32>,
@@ -21,7 +22,7 @@ pub struct FreeList {
 }
 
 impl FreeList {
-    /// An array of `capacity` free slots.
+    /// Creates the list of an array of `capacity` free slots.
     #[must_use]
     pub fn new(capacity: u32) -> Self {
         let mut new = Self { by_base: BTreeMap::new(), by_len: BTreeSet::new(), resting: VecDeque::new(), used: 0 };
@@ -29,7 +30,8 @@ impl FreeList {
         new
     }
 
-    /// An array of which `used` is taken; ranges that overlap or reach beyond the end are cut.
+    /// Creates the list of an array of which `used` is taken; ranges that overlap or reach beyond
+    /// the end are cut.
     #[must_use]
     pub fn with_used(capacity: u32, mut used: Vec<SlotTable>) -> Self {
         used.retain(|s| s.len > 0);
@@ -47,13 +49,13 @@ impl FreeList {
         new
     }
 
-    /// Slots that are in use or at rest.
+    /// Returns the number of slots that are in use or at rest.
     #[must_use]
     pub const fn used(&self) -> u32 {
         self.used
     }
 
-    /// The smallest free range that fits, cut to `len`.
+    /// Takes the smallest free range that fits, cut to `len`.
     pub fn take(&mut self, len: u32, now: Duration) -> Option<SlotTable> {
         if len == 0 {
             return Some(SlotTable::default());
@@ -67,20 +69,20 @@ impl FreeList {
         Some(SlotTable { base, len })
     }
 
-    /// Gives a published range back, to rest first.
+    /// Returns a published range; it rests first.
     pub fn release(&mut self, range: SlotTable, now: Duration) {
         if range.len > 0 {
             self.resting.push_back((now + GRACE, range));
         }
     }
 
-    /// Gives a range back that no frontend has ever had.
+    /// Returns a range that was never published; it is free at once.
     pub fn take_back(&mut self, range: SlotTable) {
         self.used -= range.len.min(self.used);
         self.add(range);
     }
 
-    /// When the next range has rested.
+    /// Returns the time at which the next range becomes free.
     #[must_use]
     pub fn next_wake(&self) -> Option<Duration> {
         self.resting.front().map(|(at, _)| *at)
@@ -95,7 +97,7 @@ impl FreeList {
         }
     }
 
-    /// Joins the range with its free neighbours.
+    /// Adds a free range and joins it with its neighbours.
     fn add(&mut self, mut range: SlotTable) {
         if range.len == 0 {
             return;

@@ -1,7 +1,8 @@
-//! What a slot table says for each scheduler: the part of a scheduler that is done once for many connections.
+//! Computes the content of slot tables: the part of a scheduler that is done once for many
+//! connections.
 //!
-//! Pure and the same on every node: members come sorted by address and port, whatever the order of the objects was. The rule that picks a slot is
-//! `dataplane_common::balance::select`.
+//! Pure and the same on every node: members come sorted by address and port, whatever the order of
+//! the objects was. The rule that picks a slot is in `dataplane_common::balance::select`.
 
 pub mod maglev;
 mod spread;
@@ -10,14 +11,15 @@ mod tests;
 
 use dataplane_common::types::service::scheduler;
 
-use super::published::PublishedBackend;
+use super::published::{PublishedBackend, PublishedPort};
 use crate::config::maglev::LARGEST;
 
-/// How long a table of weights can be; longer if there are more than a quarter as many backends. Weights whose sum, after division by what they have
-/// in common, is no larger are exact. Larger ones are rounded, so that a share is wrong by at most (n + 1) / (16384 - n) with n backends.
+/// Greatest length of a table of weights; longer if there are more than a quarter as many backends.
+/// Weights whose sum, divided by their greatest common divisor, is no larger are exact. Larger ones
+/// are rounded, so that a share is wrong by at most (n + 1) / (16384 - n) with n backends.
 pub const MAX_EXPANDED: u32 = 16384;
 
-/// What decides about a table besides its members.
+/// The scheduling settings of a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rule {
     /// One of [`scheduler`].
@@ -26,7 +28,7 @@ pub struct Rule {
     pub maglev_size: u32,
 }
 
-/// What the length of a table depends on, gathered member by member.
+/// The figures of the members that decide about the length of a table.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct MemberCounts {
     members: u32,
@@ -35,7 +37,7 @@ pub struct MemberCounts {
 }
 
 impl MemberCounts {
-    /// One more.
+    /// Adds a member.
     pub const fn add(&mut self, weight: u16) {
         self.members += 1;
         self.sum += weight as u64;
@@ -58,7 +60,7 @@ impl MemberCounts {
         u64::from(MAX_EXPANDED.max(self.members.saturating_mul(4)))
     }
 
-    /// Slots of a member.
+    /// Returns the number of slots of a member.
     fn share(&self, weight: u16) -> u64 {
         if self.reduced() <= self.limit() {
             u64::from(weight) / u64::from(self.divisor.max(1))
@@ -67,7 +69,7 @@ impl MemberCounts {
         }
     }
 
-    /// The length of the table of these members.
+    /// Returns the length of the table of these members.
     pub fn len<'a>(&self, rule: Rule, members: impl Iterator<Item = &'a PublishedBackend>) -> u32 {
         if self.members == 0 {
             return 0;
@@ -81,7 +83,8 @@ impl MemberCounts {
     }
 }
 
-/// Whether a backend is as often in the table as its weight says. Others take weights from `backends`, or not at all.
+/// Returns true if a backend has as many slots as its weight. Other schedulers take weights from
+/// `backends`, or not at all.
 const fn expands(s: u8) -> bool {
     matches!(s, scheduler::RANDOM | scheduler::WRR | scheduler::SH)
 }
@@ -93,7 +96,15 @@ const fn gcd(mut a: u16, mut b: u16) -> u16 {
     a
 }
 
-/// Appends the backend ids of a table of `len` slots ([`MemberCounts::len`]) to `out`. A Maglev table of a length that none can have adds nothing.
+impl PublishedPort {
+    /// Appends the content of one slot table.
+    pub fn fill(&self, (i, v6, set): (usize, bool, u8), out: &mut Vec<u32>) {
+        fill(self.scheduler, self.tables[i].len, self.members(v6, set), out);
+    }
+}
+
+/// Appends the backend ids of a table of `len` slots ([`MemberCounts::len`]) to `out`. A Maglev
+/// table of an impossible length adds nothing.
 pub fn fill<'a>(number: u8, len: u32, members: impl Iterator<Item = &'a PublishedBackend> + Clone, out: &mut Vec<u32>) {
     if number == scheduler::MH && len <= LARGEST {
         let members: Vec<_> = members.collect();

@@ -1,7 +1,7 @@
 //! Tests of assignment, diff and restore on one allocator, without maps and without the controller.
 //!
-//! `publish` does to one Service what the controller's round does: assign, plan, commit. `contents` turns the planned
-//! operations into the tables that an agent finds after a restart.
+//! `publish` does to one Service what the controller's round does: assign, plan, commit. `contents`
+//! turns the planned operations into the tables that an agent finds after a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use dataplane_common::types::service::{SlotTable, backend_state as state, fronte
 use super::assign::affinity_ticks;
 use super::diff::port_name;
 use super::ids::{BackendId, Generation, QUARANTINE, ServiceId, ServicePortId};
-use super::plan::Plan;
+use super::plan::{Plan, Sets};
 use super::restore::{Restored, TableContents, restore};
 use super::slots::GRACE;
 use super::{Allocator, Assigned, Capacities, Decisions, Ownership, PublishedPort, Refusal, assign};
@@ -90,25 +90,19 @@ fn ids(port: &PublishedPort) -> Vec<u32> {
     port.backends.iter().map(|b| b.id.get()).collect()
 }
 
-/// The tables after these operations, on tables that were empty before.
+fn entries<K: Copy, V: Copy>(sets: &Sets<K, V>) -> Vec<(K, V)> {
+    sets.keys.iter().copied().zip(sets.values.iter().copied()).collect()
+}
+
+/// Returns the tables after these operations, on tables that were empty before.
 fn contents(plan: &Plan) -> TableContents {
-    let mut found = TableContents::default();
-    found.names = plan
-        .names
-        .sets
-        .keys
-        .iter()
-        .map(|id| ServicePortId::new(*id))
-        .zip(plan.names.sets.values.iter().copied())
-        .collect();
-    found.add_frontends(
-        plan.v4.frontends.sets.keys.iter().copied().zip(plan.v4.frontends.sets.values.iter().copied()).collect(),
-    );
-    found.add_addrs(
-        plan.v4.addresses.sets.keys.iter().copied().zip(plan.v4.addresses.sets.values.iter().copied()).collect(),
-    );
-    found.backends =
-        plan.backends.keys.iter().map(|id| BackendId::new(*id)).zip(plan.backends.values.iter().copied()).collect();
+    let mut found = TableContents {
+        names: entries(&plan.names.sets).into_iter().map(|(id, name)| (ServicePortId::new(id), name)).collect(),
+        backends: entries(&plan.backends).into_iter().map(|(id, b)| (BackendId::new(id), b)).collect(),
+        ..TableContents::default()
+    };
+    found.add_frontends(entries(&plan.v4.frontends.sets));
+    found.add_addrs(entries(&plan.v4.addresses.sets));
     found.generations =
         vec![Generation::default(); found.backends.iter().map(|(id, _)| id.get() as usize + 1).max().unwrap_or(1)];
     for (id, backend) in &found.backends {
@@ -275,8 +269,8 @@ fn affinity_of_zero_seconds_is_none() {
     assert_eq!([0, 1, 10_800, u32::MAX].map(|seconds| affinity_ticks(seconds, CLOCK).0 > 0), [false, true, true, true]);
 }
 
-/// The packet path remembers a client while `now - last_used < affinity_ticks` (balance/select.rs). Both are counted
-/// from the last jiffy of a tick, where the difference grows fastest.
+/// The packet path remembers a client while `now - last_used < affinity_ticks` (balance/select.rs).
+/// Both are counted from the last jiffy of a tick, where the difference grows fastest.
 #[test]
 fn affinity_timeout_never_ends_early() {
     for jiffies_per_second in [100, 250, 300, 1000] {

@@ -26,7 +26,7 @@ fn the_older_claimant_gets_an_address_whenever_it_comes() {
         core.snapshot().rejections[0].to_string(),
         "Service shop/young, spec.ports: 203.0.113.1 port 80 is taken by Service shop/old"
     );
-    // made anew, it is the younger one
+    // created again, it is the younger one
     core.handle(SourceEvent::Service(key("old"), Some(claimant("10.96.0.21", 300))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends[&address].service, "shop/young:http");

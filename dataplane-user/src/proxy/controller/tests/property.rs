@@ -1,4 +1,5 @@
-//! Random histories: whatever happens on the way, the tables end as if the agent had just started, and never contradict themselves.
+//! Random histories of events, faults and restarts. In the end the maps are equal to those of an
+//! agent that has just started, and at no instant do their entries contradict each other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ enum Step {
     Node(u8, Option<NodeObject>),
     Range(bool),
     Context(NodeContext),
-    /// The connection was lost, the objects changed without us, and all are listed anew.
+    /// The connection was lost, objects changed meanwhile, and all are listed again.
     Relist(Vec<Step>),
     Restart,
     Fault(&'static str),
@@ -242,7 +243,7 @@ fn settle(core: &mut Core, now: &mut Duration, reader: &Reader) {
     }
 }
 
-/// What the snapshot says of Services: what is wrong with them, and where endpoints are missing.
+/// Returns the rejections of the snapshot, and its counts of Services without local endpoints.
 fn told(core: &mut Core) -> (Vec<String>, [[u32; 2]; 2]) {
     let snapshot = core.snapshot();
     let mut rejections: Vec<_> = snapshot.rejections.iter().map(ToString::to_string).collect();
@@ -296,7 +297,8 @@ fn check(steps: &[Step]) {
     assert_eq!(told(&mut core), told(&mut started));
     let (seen, wanted) = (view(&memory), view(&fresh));
     assert_eq!(seen, wanted);
-    // only at the end: a backend is told first that it drains, and taken out of the tables afterwards
+    // only at the end: a backend gets weight 0 first, and is taken out of the slot tables
+    // afterwards
     let drained = |f: &FrontendView| f.internal.iter().chain(&f.external).any(|b| b.3 == 0);
     assert!(!seen.frontends.values().any(drained), "a backend without weight takes new connections: {seen:?}");
     assert!(seen.backends.iter().all(|(_, (addr, ..))| addr[14] & FOREIGN == 0), "of another namespace");

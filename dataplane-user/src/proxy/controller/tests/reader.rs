@@ -1,7 +1,8 @@
 //! A program in the middle of the writes: it has read a frontend a while ago and follows it now.
 //!
-//! [`super::view`] judges the tables as they are at one instant, after each write. That is not all that a program can see: between its reads of a
-//! frontend, a slot and a backend anything may be written. So everything that was published is followed for as long as it may be in use.
+//! [`super::view`] checks the maps at one instant, after each write. A program can see more:
+//! between its reads of a frontend, a slot and a backend the agent may write. So every table that
+//! was published is followed for as long as a program may be reading it.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -30,12 +31,13 @@ impl Reader {
         self.state.lock().unwrap().0 = now;
     }
 
-    /// All programs have ended that have begun.
+    /// Forgets the published tables: all programs that had begun have ended.
     pub(super) fn forget(&self) {
         self.state.lock().unwrap().1.clear();
     }
 
-    /// Follows whatever was published lately: to a backend of its own, or to one that has ended, but never to another's.
+    /// Follows every table that was published lately. It must lead to backends of its own service
+    /// port or to ended ones, never to those of another.
     pub(super) fn look(&self) {
         let (now, published) = &mut *self.state.lock().unwrap();
         let v4 = self.memory.frontends4.typed::<FrontendKey<V4>, Frontend>().into_iter().map(|(_, f)| f);

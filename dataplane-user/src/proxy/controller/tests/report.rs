@@ -1,4 +1,4 @@
-//! What the snapshot says of endpoints: how long changes took, and where they are missing.
+//! Tests of the snapshot: the time that changes took, and Services without local endpoints.
 
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};

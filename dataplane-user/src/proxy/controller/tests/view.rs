@@ -1,4 +1,5 @@
-//! The tables as a client sees them: without ids and positions, so that two histories can be compared.
+//! The maps from a client's point of view: without ids and positions, so that two histories can be
+//! compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +14,11 @@ use crate::proxy::apply::memory::MemoryMaps;
 /// Address, port, state, weight.
 type Seen = ([u8; 16], u16, u8, u32);
 
-/// What a frontend leads to.
+/// The target of a frontend.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FrontendView {
     pub(super) service: String,
-    /// In the order of the table.
+    /// Backends for internal clients, in the order of the slot table.
     pub(super) internal: Vec<Seen>,
     pub(super) external: Vec<Seen>,
     pub(super) flags: u16,
@@ -41,7 +42,7 @@ fn text(name: &ServiceName) -> String {
     String::from_utf8(name.name[..end].to_vec()).unwrap()
 }
 
-/// Reads the tables and checks what must hold at every instant.
+/// Reads the maps and checks the invariants of every instant.
 pub(super) fn view(memory: &MemoryMaps) -> View {
     let mut view = View::default();
     let names: BTreeMap<u32, String> =
@@ -89,7 +90,7 @@ pub(super) fn view(memory: &MemoryMaps) -> View {
     let mut add = |addr: [u8; 16], port: u16, proto: u8, f: &Frontend, v6: bool| {
         let service = names.get(&f.service_port).unwrap_or_else(|| panic!("{f:?} has no name")).clone();
         let kind = view.addrs.get(&addr).copied();
-        // A node port waits for the node's address, if its entry was refused: it is not there yet, and nothing else is.
+        // A node port may be without the entry of the node's address, if that write failed.
         let node_port = f.flags & frontend_flags::NODE_PORT != 0;
         assert!(kind.is_some() || node_port, "{service}: no entry for the address of {f:?}");
         let internal = resolve(f.internal, f, v6);

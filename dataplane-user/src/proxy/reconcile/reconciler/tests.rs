@@ -233,14 +233,14 @@ fn failed_rollback_keeps_both_states_until_a_commit() {
 
 #[test]
 fn stale_entries_are_adopted_by_name_or_listed() {
-    let mut found = TableContents::default();
-    found.names = [(1, "shop/old:http"), (2, "shop/gone")]
+    let names = [(1, "shop/old:http"), (2, "shop/gone")]
         .map(|(id, name)| {
             let (service, port) = name.split_once(':').unwrap_or((name, ""));
             let (namespace, service) = service.split_once('/').unwrap_or_default();
             (ServicePortId::new(id), super::super::diff::port_name(namespace, service, port))
         })
         .into();
+    let found = TableContents { names, ..TableContents::default() };
     let mut reconciler = Reconciler::new(found, CAPACITIES, CLOCK, NOW);
     reconciler.adopt(OLD, &ObjectKey::new("shop", "old"));
     assert_eq!(reconciler.published(OLD).iter().map(|p| p.id.get()).collect::<Vec<_>>(), [1]);

@@ -1,14 +1,18 @@
-//! Maglev hashing (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4): each backend has an order of
-//! preference of all slots, and they take turns to claim the best that is free. A backend's order depends on its address and port alone, so that all
-//! nodes have the same table, and when a backend comes or goes few slots change hands.
+//! Maglev hashing (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer",
+//! NSDI 2016, section 3.4).
+//!
+//! Each backend has an order of preference of all slots, and backends take turns to claim the best
+//! free one. A backend's order depends on its address and port alone, so that all nodes have the
+//! same table, and few slots change their backend when one comes or goes.
 
 use dataplane_common::types::address::mix;
 
 use crate::config::maglev::{DEFAULT_SIZE, SIZES};
 use crate::proxy::reconcile::published::PublishedBackend;
 
-/// The length of the table: what is `wanted` (0: the default), or the first of [`SIZES`] in which every backend has a slot. More backends than the
-/// largest has slots get one slot each, without Maglev's order.
+/// Returns the length of the table: `wanted` (0: the default), or the first of [`SIZES`] in which
+/// every backend has a slot. If there are more backends than the largest size, each gets one slot,
+/// without Maglev's order.
 #[must_use]
 pub fn size(wanted: u32, members: u32) -> u32 {
     let wanted = if wanted == 0 { DEFAULT_SIZE } else { wanted };
@@ -16,12 +20,12 @@ pub fn size(wanted: u32, members: u32) -> u32 {
     SIZES.into_iter().find(holds).unwrap_or(members)
 }
 
-/// A backend's way through the slots.
+/// A backend's position in its order of preference.
 struct Walk {
     id: u32,
     next: u32,
     skip: u32,
-    /// It takes a turn when the rounds, times its weight, have come to this.
+    /// The number of rounds times its weight at which it takes its next turn.
     due: u64,
     weight: u64,
 }

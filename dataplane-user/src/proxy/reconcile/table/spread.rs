@@ -1,8 +1,9 @@
 //! Weighted round robin: each backend as often as its share says, and as evenly as can be.
 //!
-//! The k-th of a backend's c slots in a table of n lies between slot (k-1)·n/c and slot k·n/c. These windows can always be kept by filling slot after
-//! slot with the open window that ends first (pfair scheduling on one processor: Baruah, Cohen, Plaxton, Varvel 1996), so that after any number of
-//! connections a backend has had its exact share, rounded up or down.
+//! The k-th of a backend's c slots in a table of n lies between slot (k-1)·n/c and slot k·n/c.
+//! These windows can always be kept by filling slot after slot with the open window that ends first
+//! (pfair scheduling on one processor: Baruah, Cohen, Plaxton, Varvel 1996), so that after any
+//! number of connections a backend has had its exact share, rounded up or down.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,7 +22,8 @@ pub(super) fn fill(shares: &[(u32, u32)], out: &mut Vec<u32>) {
             && from <= slot
         {
             closed.pop();
-            // of two that end together the one that is open for longer: it has fewer slots, and they lie better in the middle
+            // of two that end together the one that is open for longer: it has fewer slots, and
+            // they lie better in the middle
             open.push(Reverse((window(i, k).1, from, i, k)));
         }
         let Some(Reverse((_, _, i, k))) = open.pop() else { return };

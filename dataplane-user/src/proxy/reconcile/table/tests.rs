@@ -145,7 +145,8 @@ fn a_maglev_table_does_not_depend_on_order_or_ids() {
         members.iter().map(|b| PublishedBackend { id: BackendId::new(b.id.get() + 1000), ..*b }).collect();
     let other = table_of(MH, 4093, &renumbered);
     assert!(table.iter().zip(&other).all(|(a, b)| a + 1000 == *b));
-    // a known piece of a known table: another version must find the same, or nodes disagree while they are upgraded
+    // the first slots of a fixed table: another version must compute the same, or nodes disagree
+    // during an upgrade
     assert_eq!(table[..8], FIRST_OF_FIFTY);
 }
 
@@ -172,8 +173,8 @@ fn a_maglev_table_gives_by_weight() {
     }
 }
 
-/// Of the slots whose backend stays, how many change hands when one of so many backends goes. The paper's figure 12 has about 1 % for the loss
-/// of few of 1,000.
+/// When one of so many backends goes, few of the other backends' slots change their backend. The
+/// paper's figure 12 has about 1 % for the loss of few of 1,000.
 #[test]
 fn a_maglev_table_changes_little() {
     for (members, size, most) in [(100, 65537, 0.01), (1000, 65537, 0.01), (10, 4093, 0.03)] {
