@@ -37,7 +37,7 @@ pub(crate) struct NetworkConfig {
     /// `runtimeConfig`: what the runtime says of this one attachment. Checked by the verbs that use
     /// it, so that DEL works whatever stands there.
     pub(crate) runtime: Option<Value>,
-    /// For GC: the attachments that live, if the runtime says so.
+    /// The attachments that GC must keep, if the runtime lists them.
     pub(crate) valid: Option<Vec<AttachmentId>>,
 }
 

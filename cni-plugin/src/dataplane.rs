@@ -157,7 +157,7 @@ impl PodMaps {
         let Some(index) = self.get(address)?.filter(|a| a.kind == address_kind::POD).map(|a| IfIndex(a.ifindex)) else {
             return Ok(None);
         };
-        // The index may have been reused by another device; the pod's entry says whose it is.
+        // Another device may have reused the index; the pod's entry has the addresses of its pod.
         Ok(self.addresses_of(index)?.contains(&address).then_some(index))
     }
 

@@ -1,4 +1,5 @@
-//! The plugin's log: lines on standard error, which the runtime puts into its own log.
+//! The plugin's log: lines on standard error, which the runtime copies to its log. Used by all
+//! modules; never contains input.
 
 use std::io::Write;
 

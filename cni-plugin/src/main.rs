@@ -58,7 +58,7 @@ struct PluginCall {
     /// The version in which an error is to be printed.
     version: String,
     config: Option<NetworkConfig>,
-    /// That of the pod which ADD has made.
+    /// The MTU of the pod that ADD created.
     mtu: Option<u32>,
 }
 

@@ -74,7 +74,7 @@ fn bring_all(config: &NetworkConfig) -> Result<(), CniError> {
     let link_of = |record: &AttachmentRecord| links.iter().find(|link| link.name == record.host_ifname);
     let following = records.iter().filter(|record| follows(record, wanted));
     let pods: Vec<_> = following.filter_map(|record| link_of(record).map(|link| (record, link.mtu))).collect();
-    if journal.leave(pods.iter().map(|(_, mtu)| *mtu)) {
+    if journal.add_sizes(pods.iter().map(|(_, mtu)| *mtu)) {
         journal.write(&file)?;
     }
     let mut failed = Vec::new();
@@ -209,7 +209,7 @@ mod tests {
         let all = |host, pod, wanted, left: &[u32]| steps(host, pod, wanted, left).collect::<Vec<_>>();
         assert_eq!(all(1500, 1500, 1500, &[]), []);
         assert_eq!(all(1500, 1300, 1400, &[1500]), [], "a plugin behind this one has set the pod's");
-        assert_eq!(all(1500, 1400, 1500, &[]), [], "as long as no change of ours is on its way");
+        assert_eq!(all(1500, 1400, 1500, &[]), [], "as long as no change of the plugin is in progress");
         assert_eq!(all(1500, 1400, 1500, &[1400]), [VethEnd::Pod]);
         assert_eq!(all(1500, 1400, 1400, &[1500]), [VethEnd::Host]);
         assert_eq!(all(1450, 1450, 1400, &[]), [VethEnd::Pod, VethEnd::Host]);

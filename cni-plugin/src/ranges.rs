@@ -1,7 +1,7 @@
 //! Resolves a pod's address ranges and MTU: the configuration, completed by what the agent wrote
 //! about the node and by what the runtime requests for this pod.
 //!
-//! [`resolve`] is the only way in. ADD, GC and STATUS call it once per call. Only blocks of IP
+//! [`resolve`] is the only entry point. ADD, GC and STATUS call it once per call. Only blocks of IP
 //! pools change while a call runs, so [`Ranges::choices`] reads them again each time; callers hold
 //! the store's lock when they act on the answer. This module never opens the address store.
 

@@ -34,7 +34,7 @@ struct Stage {
     result: Value,
 }
 
-/// One invalid input.
+/// One invalid input: its verbs, and the error that they must return.
 struct Case {
     what: String,
     /// Environment variables that differ from those of a valid call.
@@ -94,7 +94,7 @@ impl Stage {
             // A verb that ignores the fault must not affect the pod, so it gets another attachment.
             let (container, sandbox) = match *verb {
                 "ADD" => ("c2", &self.spare),
-                "DEL" if !refuses => ("nobody", &self.spare),
+                "DEL" if !refuses => ("unknown", &self.spare),
                 _ => ("c1", &self.pod),
             };
             let what = format!("{verb}: {}", case.what);

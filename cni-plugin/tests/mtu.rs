@@ -80,7 +80,7 @@ fn running_pods_follow_the_node_mtu_unless_they_set_one() {
 
     node.says_mtu(1200);
     node.status(&json!({ "mtu": 1500 })).ok();
-    assert_eq!(ends("c1", &kept), (1420, 1420), "a configuration with an MTU of its own brings nobody anywhere");
+    assert_eq!(ends("c1", &kept), (1420, 1420), "a call with a configured MTU changes no other pod");
     assert_eq!(node.status(&Value::Null).error().0, 50);
     assert!(node.brought(1200).is_empty());
     assert_eq!(ends("c1", &kept), (1420, 1420), "IPv6 can't live with that");

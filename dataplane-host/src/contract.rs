@@ -44,27 +44,17 @@ pub trait AgentFile: DeserializeOwned + Serialize {
 
 /// Why a file of the contract could not be read or written.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the fields are named in the messages")]
 pub enum FileError {
     /// The file exists, but reading it failed.
     #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The kernel's reason.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// The file could not be replaced.
     #[error("cannot write {}: {source}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The kernel's reason.
-        source: io::Error,
-    },
+    Write { path: PathBuf, source: io::Error },
     /// The file is not JSON.
     #[error("{}: is not valid JSON: {source}: restart ropeway-agent, which rewrites the file", path.display())]
     Syntax {
-        /// The file.
         path: PathBuf,
         /// The parser's reason, with line and column.
         source: serde_json::Error,
@@ -72,7 +62,6 @@ pub enum FileError {
     /// A field is missing or has a value that cannot be used.
     #[error("{}: field {field}: {reason}: restart ropeway-agent, which rewrites the file", path.display())]
     Field {
-        /// The file.
         path: PathBuf,
         /// The field's path, as in `podCIDRs[0]`.
         field: String,
@@ -85,7 +74,6 @@ pub enum FileError {
         path.display(), versions.start(), versions.end()
     )]
     Version {
-        /// The file.
         path: PathBuf,
         /// The version in the file.
         found: u32,

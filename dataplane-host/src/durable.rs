@@ -15,9 +15,9 @@ use serde::Serialize;
 /// Permissions of a file that is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// These bits less the process's umask, as open(2) does it.
+    /// The bits without those of the process's umask, as open(2) applies it.
     Masked(u32),
-    /// Exactly these bits.
+    /// The bits as given, whatever the umask is.
     Exact(u32),
 }
 

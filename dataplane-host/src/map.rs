@@ -18,6 +18,7 @@ use crate::sys::{self, SharedWords, uapi};
 
 /// The reason why a map operation failed. Each variant names the map.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the fields are named in the messages")]
 pub enum MapError {
     /// The pin can't be opened.
     #[error(transparent)]
@@ -25,31 +26,20 @@ pub enum MapError {
     /// The map's key or value size differs from the handle's types.
     #[error("map {name}: key of {key} bytes and value of {value} bytes, expected {expected_key} and {expected_value}")]
     Layout {
-        /// Map name.
         name: String,
         /// The map's key size.
         key: u32,
         /// The map's value size.
         value: u32,
-        /// Our key size.
         expected_key: usize,
-        /// Our value size.
         expected_value: usize,
     },
     /// The map is full.
     #[error("map {name} is full")]
-    Full {
-        /// Map name.
-        name: String,
-    },
+    Full { name: String },
     /// Another error of bpf(2).
     #[error("map {name}: {source}")]
-    Io {
-        /// Map name.
-        name: String,
-        /// The kernel's reason.
-        source: io::Error,
-    },
+    Io { name: String, source: io::Error },
 }
 
 impl MapError {
@@ -106,7 +96,7 @@ impl<K: Pod, V: Pod> PinnedMap<K, V> {
         &self.name
     }
 
-    /// Capacity.
+    /// Returns the number of entries that the map can hold.
     #[must_use]
     pub const fn max_entries(&self) -> u32 {
         self.max_entries

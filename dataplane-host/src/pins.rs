@@ -18,6 +18,7 @@ pub const DEFAULT_ROOT: &str = "/sys/fs/bpf/ropeway";
 
 /// The reason why a pin could not be opened.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the fields are named in the messages")]
 pub enum PinError {
     /// No agent has pinned objects below the root.
     #[error("{}: no pins: the agent has not run on this node", root.display())]
@@ -33,12 +34,11 @@ pub enum PinError {
         /// The ABI hashes that were found.
         found: Vec<String>,
     },
-    /// The kernel refused.
+    /// BPF_OBJ_GET failed for another reason.
     #[error("cannot open pin {}: {source}", path.display())]
     Io {
         /// Path of the pin.
         path: PathBuf,
-        /// The kernel's reason.
         source: io::Error,
     },
 }

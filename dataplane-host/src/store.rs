@@ -74,21 +74,18 @@ const DIRECTORY: &str = "addresses";
 
 /// The reason why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the fields are named in the messages")]
 pub enum StoreError {
     /// The lock was not free within the deadline.
     #[error("cannot lock {}: not free within {} s", path.display(), deadline.as_secs())]
     Busy {
-        /// The lock.
         path: PathBuf,
         /// The time that was waited.
         deadline: Duration,
     },
     /// Another attachment holds the requested address.
     #[error("address {address} is held by another attachment")]
-    Held {
-        /// The address.
-        address: IpAddr,
-    },
+    Held { address: IpAddr },
     /// All addresses of the ranges are held.
     #[error("no free address in range {range}: all {held} are held")]
     Exhausted {
@@ -99,30 +96,13 @@ pub enum StoreError {
     },
     /// A file could not be read or written.
     #[error("{}: {attempt}: {source}", path.display())]
-    Io {
-        /// The attempt.
-        attempt: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The kernel's reason.
-        source: io::Error,
-    },
+    Io { attempt: &'static str, path: PathBuf, source: io::Error },
     /// The directory is not safe to use.
     #[error("{}: {reason}", path.display())]
-    Unsafe {
-        /// The directory.
-        path: PathBuf,
-        /// The reason.
-        reason: String,
-    },
+    Unsafe { path: PathBuf, reason: String },
     /// The range is not valid.
     #[error("range {range}: {reason}")]
-    Range {
-        /// The range.
-        range: String,
-        /// The reason.
-        reason: &'static str,
-    },
+    Range { range: String, reason: &'static str },
 }
 
 /// The store of one node, not locked.

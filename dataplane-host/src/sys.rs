@@ -122,7 +122,7 @@ struct InfoAttr {
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct MapInfo {
-    /// `BPF_MAP_TYPE_*`.
+    /// Type of the map, `BPF_MAP_TYPE_*`.
     pub map_type: u32,
     /// Number of the map in this kernel.
     pub id: u32,
@@ -130,7 +130,7 @@ pub struct MapInfo {
     pub key_size: u32,
     /// Bytes of a value (of one CPU's, for per-CPU maps).
     pub value_size: u32,
-    /// Capacity.
+    /// Largest number of entries.
     pub max_entries: u32,
     /// `BPF_F_*` given at creation.
     pub map_flags: u32,
@@ -173,13 +173,13 @@ pub fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct LinkInfo {
-    /// `BPF_LINK_TYPE_*`.
+    /// Type of the link, `BPF_LINK_TYPE_*`.
     pub link_type: u32,
     /// Number of the link in this kernel.
     pub id: u32,
     /// Number of the program that it runs.
     pub program: u32,
-    /// Zero.
+    /// Padding, always 0.
     pub pad: u32,
     /// Fields of the link type: see [`LinkInfo::cgroup`] and [`LinkInfo::device`].
     pub words: [u32; 4],
@@ -216,7 +216,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct ProgramInfo {
-    /// `BPF_PROG_TYPE_*`.
+    /// Type of the program, `BPF_PROG_TYPE_*`.
     pub program_type: u32,
     /// Number of the program in this kernel.
     pub id: u32,
@@ -228,7 +228,7 @@ pub struct ProgramInfo {
     pub xlated_size: u32,
     /// Zero: not asked for.
     pub instructions: [u64; 2],
-    /// Nanoseconds after boot.
+    /// Time of the load in nanoseconds after boot.
     pub load_time: u64,
     /// User id of the process that loaded it.
     pub uid: u32,

@@ -1,4 +1,7 @@
 //! The agent of a node, as a process that tests can kill and start again.
+//!
+//! [`crate::cluster::Node`] starts it. It reads manifests from a directory or from an API server,
+//! and writes a log that errors quote.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -100,7 +103,7 @@ impl Agent {
     }
 
     /// Detaches the agent, so that it keeps running when this process ends.
-    pub fn leave(self) {
+    pub fn detach(self) {
         std::mem::forget(self.process);
     }
 

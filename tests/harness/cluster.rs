@@ -214,10 +214,10 @@ impl Cluster {
     }
 
     /// Keeps everything running, for a run that is kept.
-    pub fn leave(self) {
+    pub fn keep_running(self) {
         for node in self.nodes {
             if let Some(agent) = node.agent {
-                agent.leave();
+                agent.detach();
             }
         }
     }

@@ -55,7 +55,7 @@ impl fmt::Display for Path {
 pub struct Rule {
     /// Section and number in it, such as `2.3.1`.
     pub number: &'static str,
-    /// The requirement.
+    /// The requirement in one line.
     pub title: &'static str,
     /// Cells in which the rule does not apply.
     pub absent: &'static [Cells],

@@ -1,4 +1,8 @@
 //! A machine of a test: its namespaces and cgroup, and commands that run in it.
+//!
+//! Nodes, the client outside and the common link are machines. `ropeway-peer node` creates the
+//! namespaces and holds them; `ropeway-peer in` enters them. This process never enters a namespace
+//! itself, because it has several threads.
 
 use std::ffi::OsStr;
 use std::fs;

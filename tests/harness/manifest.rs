@@ -43,7 +43,7 @@ impl<'a> Port<'a> {
     }
 }
 
-/// A Node object.
+/// Returns a Node object with these addresses and pod ranges.
 #[must_use]
 pub fn node(name: &str, addresses: &[IpAddr], pod_cidrs: &[String]) -> Value {
     let addresses: Vec<_> = addresses.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();

@@ -1,4 +1,7 @@
-//! A pod: a network namespace on a node, wired by the plugin.
+//! A pod: a network namespace on a node, connected by the plugin.
+//!
+//! Tests add and delete pods as a container runtime does, through [`crate::plugin`]. Servers and
+//! clients are started in it with [`crate::load`].
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,6 @@
-//! A process that ends with its owner.
+//! A child process that is killed when its owner is dropped.
+//!
+//! All servers, clients and agents of a test run as one of these. Errors name the process.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -57,7 +59,7 @@ impl Process {
         Ok(())
     }
 
-    /// Sends SIGTERM.
+    /// Sends SIGTERM and waits for the end.
     ///
     /// # Errors
     /// When it has ended.

@@ -1,4 +1,7 @@
-//! Waiting for conditions, never for time: a deadline only decides when to give up.
+//! Waits for conditions, never for a fixed time: a deadline only decides when to give up.
+//!
+//! Used by all tests and by the harness. The error names the awaited condition and the last reason
+//! why it did not hold.
 
 use std::time::{Duration, Instant};
 

@@ -18,9 +18,9 @@ fn node_ports_lead_to_all_backends(fixture: &Fixture) {
             for (protocol, port) in [(Protocol::Tcp, HTTP.node_port), (Protocol::UdpConnected, DNS.node_port)] {
                 let target = node.port(family, port);
                 let report = load::send_requests(&fixture.cluster.client, target, protocol, 60).unwrap();
-                let way = format!("{target} {protocol:?}: {report:?}");
-                assert_eq!((report.ok, report.failed), (60, 0), "{way}");
-                assert_eq!(report.by_server.len(), fixture.backends.len(), "{way}");
+                let context = format!("{target} {protocol:?}: {report:?}");
+                assert_eq!((report.ok, report.failed), (60, 0), "{context}");
+                assert_eq!(report.by_server.len(), fixture.backends.len(), "{context}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The usual start of a test: a cluster, the Service `default/web` with one backend on each of some
 //! nodes, and a client pod.
 //!
-//! [`ClientPath`] names the ways to use the Service. [`Traffic`] is load on three of them that has
+//! [`ClientPath`] names the client paths to the Service. [`Traffic`] is load on three of them that has
 //! to survive what a test does.
 
 use std::net::{IpAddr, SocketAddr};

@@ -36,10 +36,10 @@ fn answers(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol, s
     // only an expected silence runs into the timeout
     let flags: &[&str] = if server.is_none() { &["--timeout=300"] } else { &[] };
     let report = load::send_requests_with(from, target, protocol, 5, flags).unwrap();
-    let way = format!("{} to {target} {protocol:?}: {report:?}", from.label());
+    let context = format!("{} to {target} {protocol:?}: {report:?}", from.label());
     match server {
-        Some(server) => assert_eq!((report.ok, report.by_server.get(server)), (5, Some(&5)), "{way}"),
-        None => assert_eq!((report.ok, report.failed), (0, 5), "{way}"),
+        Some(server) => assert_eq!((report.ok, report.by_server.get(server)), (5, Some(&5)), "{context}"),
+        None => assert_eq!((report.ok, report.failed), (0, 5), "{context}"),
     }
 }
 

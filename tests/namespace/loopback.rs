@@ -43,10 +43,10 @@ fn node_processes_reach_node_ports_on_loopback() {
             // leave the node
             for node in [near, far] {
                 let report = load::send_requests(&node.machine, target, protocol, 20).unwrap();
-                let way = format!("{} to {target} {protocol:?}: {report:?}", node.name());
-                assert_eq!((report.ok, report.failed), (20, 0), "{way}");
+                let context = format!("{} to {target} {protocol:?}: {report:?}", node.name());
+                assert_eq!((report.ok, report.failed), (20, 0), "{context}");
                 let strange = |client: &&IpAddr| client.is_loopback() || fixture.client.addresses().contains(*client);
-                assert_eq!(report.seen_as.iter().find(strange), None, "{way}");
+                assert_eq!(report.seen_as.iter().find(strange), None, "{context}");
             }
             // pods have a separate loopback, also on the backend's node
             refused(&fixture.client, target, protocol);

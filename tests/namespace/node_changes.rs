@@ -259,7 +259,7 @@ fn ipv6_only_nodes_route_pods() {
     }
     // One node is removed and added again.
     cluster.apply("nodes", &objects[..2]).unwrap();
-    wait::until_true("no way to n3", SOON, || !routes(&cluster.nodes[0]).contains("ropeway.vx6")).unwrap();
+    wait::until_true("no route to n3", SOON, || !routes(&cluster.nodes[0]).contains("ropeway.vx6")).unwrap();
     cluster.apply("nodes", &objects).unwrap();
     let start = Instant::now();
     let target = pods[2].pod.port(IpFamily::V6, PORT).unwrap();

@@ -55,9 +55,9 @@ pub(crate) fn reaches_over(family: IpFamily, from: &Pod, to: &Pod, mtu: usize) {
     let size = format!("--size={}", payload(family, mtu));
     for (protocol, flags) in [(Protocol::Tcp, &[][..]), (Protocol::Udp, &[size.as_str()][..])] {
         let report = load::send_requests_with(from, target, protocol, 2, flags).unwrap();
-        let way = format!("{} to {target} {protocol:?}: {report:?}", from.name());
-        assert_eq!((report.ok, report.failed), (2, 0), "{way}");
-        assert!(report.seen_as.iter().eq([&source]), "the source address is kept: {way}");
+        let context = format!("{} to {target} {protocol:?}: {report:?}", from.name());
+        assert_eq!((report.ok, report.failed), (2, 0), "{context}");
+        assert!(report.seen_as.iter().eq([&source]), "the source address is kept: {context}");
     }
     load::transfer(from, target, 256 << 10).unwrap();
     load::echo(from, to.address(family).unwrap(), payload(family, mtu)).unwrap();

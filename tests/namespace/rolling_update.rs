@@ -17,7 +17,7 @@ use crate::fixture::{Access, ClientPath, Fixture, TARGET};
 
 /// Number of replacements without `ROPEWAY_REPLACEMENTS`.
 const FEW: usize = 20;
-/// New connections a second on each way.
+/// New connections a second on each path.
 const RATE: u32 = 125;
 
 #[test]

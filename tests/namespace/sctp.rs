@@ -66,8 +66,8 @@ fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Stati
     let watch = Watch::start(at.place, at.device, &[MARKER]).unwrap();
     load::send_frames(from.place, from.device, &[peer::hex(&frame)], 1).unwrap();
     let seen = watch.stop().unwrap();
-    let way = format!("{source} to {target}, seen at {}: {seen:?}", at.place.label());
-    let hex = seen.first.get(MARKER).unwrap_or_else(|| panic!("{way}"));
+    let context = format!("{source} to {target}, seen at {}: {seen:?}", at.place.label());
+    let hex = seen.first.get(MARKER).unwrap_or_else(|| panic!("{context}"));
     let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
     let octets = |at: usize, len: usize| &bytes[at..at + len];
     let address = |at: usize| match source {
@@ -78,7 +78,7 @@ fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Stati
     let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     let sctp = &bytes[l4..];
     let sum = CRC.checksum(&[&sctp[..8], &[0; 4], &sctp[12..]].concat());
-    assert_eq!(sctp[8..12], sum.to_le_bytes(), "checksum, {way}");
+    assert_eq!(sctp[8..12], sum.to_le_bytes(), "checksum, {context}");
     ((address(src), port(l4)).into(), (address(dst), port(l4 + 2)).into())
 }
 

@@ -62,9 +62,9 @@ fn service_without_endpoints_is_rejected_immediately() {
         ] {
             for (port, protocol) in [(80, Protocol::Tcp), (53, Protocol::UdpConnected), (53, Protocol::Udp)] {
                 let report = load::send_requests(from, SocketAddr::new(address, port), protocol, 5).unwrap();
-                let way = format!("{} to {address} {protocol:?}: {report:?}", from.label());
-                assert_eq!(report.errors.get("ECONNREFUSED"), Some(&5), "{way}");
-                assert!(report.slowest_us < 100_000, "{way}");
+                let context = format!("{} to {address} {protocol:?}: {report:?}", from.label());
+                assert_eq!(report.errors.get("ECONNREFUSED"), Some(&5), "{context}");
+                assert!(report.slowest_us < 100_000, "{context}");
             }
         }
     }

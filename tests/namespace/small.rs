@@ -25,9 +25,9 @@ fn small_cluster_serves_on_every_client_path() {
                     Protocol::Udp | Protocol::UdpConnected => udp,
                 };
                 let report = load::send_requests(from, target, protocol, 20).unwrap();
-                let way = format!("{} to {target} {protocol:?}: {report:?}", from.label());
-                assert_eq!((report.ok, report.failed), (20, 0), "{way}");
-                assert_eq!(report.by_server.len(), 2, "both backends get their part: {way}");
+                let context = format!("{} to {target} {protocol:?}: {report:?}", from.label());
+                assert_eq!((report.ok, report.failed), (20, 0), "{context}");
+                assert_eq!(report.by_server.len(), 2, "both backends get their part: {context}");
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::fixture::{Access, Fixture, TARGET};
 const BYTES: u64 = 16 << 20;
 
 fn transfers(mtu: u32, sizes: &[usize]) {
-    // Backends on one node only at a time, so that each way is known to be local or remote.
+    // Backends on one node only at a time, so that each path is known to be local or remote.
     for (node, server) in [(0, "local"), (1, "remote")] {
         let fixture = Fixture::new(Shape { nodes: 2, mtu }, &[node]);
         for family in IpFamily::BOTH {
@@ -24,9 +24,9 @@ fn transfers(mtu: u32, sizes: &[usize]) {
                     let flags = [format!("--size={size}")];
                     let flags: Vec<_> = flags.iter().map(String::as_str).collect();
                     let report = load::send_requests_with(from, udp, Protocol::UdpConnected, 20, &flags).unwrap();
-                    let way =
+                    let context =
                         format!("mtu {mtu}, {server} backend, {} to {udp}, {size} bytes: {report:?}", from.label());
-                    assert_eq!((report.ok, report.failed), (20, 0), "{way}");
+                    assert_eq!((report.ok, report.failed), (20, 0), "{context}");
                 }
             }
             let direct = fixture.backends[0].port(family, TARGET).unwrap();

@@ -14,7 +14,7 @@ use crate::build;
 use crate::paths::Paths;
 use crate::setup::{self, Need};
 
-/// The benchmarks.
+/// The benchmarks of the project.
 #[derive(Subcommand)]
 pub(crate) enum What {
     /// Nanoseconds of the packet program for a hit, a new flow and a miss, against bare map
@@ -29,7 +29,7 @@ pub(crate) enum What {
     Cni,
 }
 
-/// Runs one benchmark.
+/// Builds and runs one benchmark.
 pub(crate) fn run(paths: &Paths, what: &What) -> Result<()> {
     match what {
         What::Packet => packet::run(paths),

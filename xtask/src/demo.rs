@@ -38,7 +38,7 @@ pub(crate) struct Options {
     command: Vec<String>,
 }
 
-/// Runs the demo.
+/// Runs the demo, or enters or removes a kept network.
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     shell::require_root("cargo xtask demo")?;
     if let Some(place) = &options.enter {
@@ -68,7 +68,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     let mut stage = stage::Stage::new(paths, cluster);
     let outcome = story::tell(&mut stage);
     if options.keep {
-        stage.leave();
+        stage.keep_running();
         look::explain_kept();
         outcome?;
     } else {

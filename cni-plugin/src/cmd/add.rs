@@ -249,11 +249,11 @@ impl DesiredAttachment<'_> {
 
     /// Rolls back after a failure. What cannot be removed here is left to DEL.
     fn roll_back(&self, store: &AddressStore, socket: &mut Socket, mut attachment: Attachment) {
-        let mut undo = || {
+        let mut roll_back = || {
             store.lock(LOCK_DEADLINE)?.mark(&mut attachment)?;
             rollback::release(socket, store, &attachment, Some(self.maps))
         };
-        let undone: Result<(), CniError> = undo();
+        let undone: Result<(), CniError> = roll_back();
         if let Err(error) = undone {
             log(&format!("rollback after a failed ADD: {error}; DEL will finish it"));
         }

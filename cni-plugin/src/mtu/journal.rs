@@ -39,13 +39,13 @@ impl Journal {
     pub(super) fn towards(mut self, wanted: u32) -> Self {
         let before = std::mem::replace(&mut self.mtu, wanted);
         if before != 0 {
-            self.leave([before]);
+            self.add_sizes([before]);
         }
         Self { done: false, failed: Vec::new(), ..self }
     }
 
     /// Adds sizes from which pods are about to be changed. Returns whether there are new ones.
-    pub(super) fn leave(&mut self, sizes: impl IntoIterator<Item = u32>) -> bool {
+    pub(super) fn add_sizes(&mut self, sizes: impl IntoIterator<Item = u32>) -> bool {
         let before = self.left.len();
         for size in sizes {
             if size != self.mtu && !self.left.contains(&size) {
@@ -91,7 +91,7 @@ mod tests {
     fn previous_sizes_are_kept_until_all_pods_are_done() {
         let mut journal = Journal::default().towards(1400);
         assert_eq!(journal, Journal { mtu: 1400, ..Journal::default() });
-        assert!(journal.leave([1500, 1400, 1500]) && !journal.leave([1500]));
+        assert!(journal.add_sizes([1500, 1400, 1500]) && !journal.add_sizes([1500]));
         let failed = journal.end(vec!["c1".into()]);
         assert!(!failed.done);
         let back = failed.towards(1450);

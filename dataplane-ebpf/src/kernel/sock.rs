@@ -159,7 +159,7 @@ pub fn release(ctx: &SockContext) -> i32 {
 }
 
 #[inline(always)]
-fn refuse() -> i32 {
+fn reject() -> i32 {
     // Without this the system call would fail with EPERM, the default of a denied hook.
     // SAFETY: no pointers; the call then fails with this error.
     unsafe { bpf_set_retval(-ECONNREFUSED) };
@@ -176,7 +176,7 @@ pub fn redirect4(ctx: &SockAddrContext, call: Call) -> i32 {
     let decision = decide(ctx, V4::from_word(word4(ctx)), proto, call);
     match decision.action {
         SocketVerdict::Keep => {}
-        SocketVerdict::Reject => return refuse(),
+        SocketVerdict::Reject => return reject(),
         SocketVerdict::Redirect => {
             set_word4(ctx, decision.addr.word());
             set_port(ctx, decision.port);
@@ -197,7 +197,7 @@ pub fn redirect6(ctx: &SockAddrContext, call: Call) -> i32 {
         let decision = decide(ctx, V4::from_word(words[3]), proto, call);
         match decision.action {
             SocketVerdict::Keep => {}
-            SocketVerdict::Reject => return refuse(),
+            SocketVerdict::Reject => return reject(),
             SocketVerdict::Redirect => {
                 set_word6(ctx, 3, decision.addr.word());
                 set_port(ctx, decision.port);
@@ -208,7 +208,7 @@ pub fn redirect6(ctx: &SockAddrContext, call: Call) -> i32 {
     let decision = decide(ctx, V6::from_words(words), proto, call);
     match decision.action {
         SocketVerdict::Keep => {}
-        SocketVerdict::Reject => return refuse(),
+        SocketVerdict::Reject => return reject(),
         SocketVerdict::Redirect => {
             let words = decision.addr.words();
             set_word6(ctx, 0, words[0]);

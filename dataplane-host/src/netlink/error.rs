@@ -8,6 +8,7 @@ use netlink_packet_core::{ErrorMessage, NlasIterator};
 
 /// Why a request failed. Each variant names what was attempted.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the fields are named in the messages")]
 pub enum NetlinkError {
     /// The kernel refused the request.
     #[error("{attempt}: {source}{}{text}", if text.is_empty() { "" } else { ": " })]
@@ -16,7 +17,6 @@ pub enum NetlinkError {
         attempt: String,
         /// The kernel's explanation (extended acknowledgement); often empty.
         text: String,
-        /// The kernel's reason.
         source: io::Error,
     },
     /// The socket itself failed.
@@ -24,7 +24,6 @@ pub enum NetlinkError {
     Socket {
         /// The attempt, for the error text.
         attempt: String,
-        /// The kernel's reason.
         source: io::Error,
     },
     /// The kernel's answer could not be read.
@@ -32,7 +31,6 @@ pub enum NetlinkError {
     Answer {
         /// The attempt, for the error text.
         attempt: String,
-        /// The reason.
         reason: String,
     },
     /// The table changed during each of several attempts to list it.

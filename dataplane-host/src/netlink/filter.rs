@@ -33,13 +33,13 @@ pub enum Direction {
 pub struct Filter {
     /// Index of the device.
     pub index: IfIndex,
-    /// Hook.
+    /// The clsact hook to which the filter is attached.
     pub direction: Direction,
     /// Order among the filters of the hook.
     pub priority: u16,
     /// Number within the priority.
     pub handle: u32,
-    /// `bpf` for programs.
+    /// Kind of the classifier; `bpf` for programs.
     pub kind: String,
     /// Name given when it was attached.
     pub name: Option<String>,

@@ -19,15 +19,15 @@ pub(super) const NO_DEVICE: IfIndex = IfIndex(0);
 /// A network device as the kernel shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Interface index.
+    /// Interface index, unique in its namespace.
     pub index: IfIndex,
-    /// Name.
+    /// Interface name, at most 15 bytes.
     pub name: String,
     /// Hardware address; all zero where the device has none of six bytes.
     pub mac: [u8; 6],
-    /// MTU in bytes.
+    /// MTU of the device in bytes.
     pub mtu: u32,
-    /// Administratively up.
+    /// Administratively up (`IFF_UP`).
     pub up: bool,
     /// Operationally up: the other end is up as well.
     pub running: bool,

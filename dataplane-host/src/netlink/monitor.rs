@@ -18,15 +18,15 @@ use super::{InterfaceAddress, Link, NetlinkError, Route};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Group {
-    /// Devices.
+    /// Network devices (`RTNLGRP_LINK`).
     Link = 1,
-    /// IPv4 addresses.
+    /// IPv4 addresses of devices (`RTNLGRP_IPV4_IFADDR`).
     Address4 = 5,
-    /// IPv6 addresses.
+    /// IPv6 addresses of devices (`RTNLGRP_IPV6_IFADDR`).
     Address6 = 9,
-    /// IPv4 routes.
+    /// IPv4 routes of all tables (`RTNLGRP_IPV4_ROUTE`).
     Route4 = 7,
-    /// IPv6 routes.
+    /// IPv6 routes of all tables (`RTNLGRP_IPV6_ROUTE`).
     Route6 = 11,
 }
 

@@ -14,12 +14,12 @@ use netlink_packet_route::route::RouteType;
 use super::address::family;
 use super::{IfIndex, NetlinkError, NetlinkRequest, Socket};
 
-/// A neighbour entry.
+/// An entry of the neighbour table (ARP or neighbour discovery).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbour {
     /// Index of the device.
     pub index: IfIndex,
-    /// The neighbour's address.
+    /// IP address of the neighbour.
     pub address: IpAddr,
     /// Its hardware address, if known.
     pub mac: Option<[u8; 6]>,
@@ -55,7 +55,7 @@ pub fn replace_neighbour(index: IfIndex, address: IpAddr, mac: [u8; 6]) -> Netli
     )
 }
 
-/// Removes an entry.
+/// Removes the entry of an address on a device.
 #[must_use]
 pub fn delete_neighbour(index: IfIndex, address: IpAddr) -> NetlinkRequest {
     let message = message(index, address);

@@ -15,13 +15,13 @@ const ATTEMPT: &str = "list the chains of nf_tables";
 const GET_CHAIN: u16 = 10 << 8 | 4;
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWCHAIN`: one chain of the answer.
 const NEW_CHAIN: u16 = 10 << 8 | 3;
-/// `NFTA_CHAIN_TABLE`.
+/// Attribute `NFTA_CHAIN_TABLE` with the table's name.
 const TABLE: u16 = 1;
-/// `NFTA_CHAIN_NAME`.
+/// Attribute `NFTA_CHAIN_NAME` with the chain's name.
 const NAME: u16 = 3;
-/// `struct nlmsghdr`.
+/// Size of `struct nlmsghdr` in bytes.
 const HEADER: usize = 16;
-/// `struct nfgenmsg`.
+/// Size of `struct nfgenmsg` in bytes.
 const FAMILY: usize = 4;
 
 /// A chain of rules.

@@ -41,7 +41,7 @@ impl NetlinkRequest {
         Self::new(message, 0, attempt)
     }
 
-    /// Lists a table.
+    /// Lists all objects of a table (`NLM_F_DUMP`).
     pub(super) fn dump(message: RouteNetlinkMessage, attempt: &str) -> Self {
         Self::new(message, NLM_F_DUMP, attempt.into())
     }

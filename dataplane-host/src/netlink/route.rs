@@ -26,9 +26,9 @@ pub enum Hop {
         /// Index of the device.
         index: IfIndex,
     },
-    /// Through a router.
+    /// Gateway: through a router.
     Gateway {
-        /// The router's address.
+        /// IP address of the router.
         via: IpAddr,
         /// Index of the device that leads there; without it the kernel looks.
         index: Option<IfIndex>,
@@ -42,9 +42,9 @@ pub enum Hop {
 /// A route of the main table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Route {
-    /// The destination addresses.
+    /// The network of destination addresses.
     pub destination: IpNetwork,
-    /// The next hop.
+    /// The next hop of matching packets.
     pub hop: Hop,
     /// Among routes to the same destination the lowest wins. 0 is the kernel's default: 0 for IPv4,
     /// 1024 for IPv6.

@@ -17,7 +17,7 @@ use super::StoreError;
 const DIRECTORY_MODE: Mode = Mode::RWXU;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// An open directory.
+/// An open directory and its path for error messages.
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMapping {
-    /// The protocol.
+    /// Transport protocol of the port.
     pub protocol: Transport,
     /// The node's address; unspecified: all addresses of its family; `None`: all addresses.
     #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]

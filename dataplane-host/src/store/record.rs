@@ -19,7 +19,7 @@ pub(super) const MOST_BYTES: usize = 1 << 16;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttachmentId {
-    /// The container's id.
+    /// Id of the container, from `CNI_CONTAINERID`.
     pub container: String,
     /// The interface's name in the pod.
     pub ifname: String,
@@ -56,7 +56,7 @@ impl AttachmentId {
 pub struct AttachmentRecord {
     /// Format of the record: 1.
     pub version: u32,
-    /// The attachment.
+    /// Container id and interface name.
     #[serde(flatten)]
     pub id: AttachmentId,
     /// Name of the network in the configuration.
@@ -72,7 +72,7 @@ pub struct AttachmentRecord {
     /// MTU in bytes, if the configuration sets it; otherwise the pod follows the node's MTU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// Its host ports.
+    /// Host ports of the pod, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
     /// Name of the host-side device.
@@ -86,7 +86,7 @@ pub struct AttachmentRecord {
 impl AttachmentRecord {
     pub(super) const VERSION: u32 = 1;
 
-    /// The file's content.
+    /// Returns the content of the record's file.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut bytes = serde_json::to_vec(self)?;
         let checksum = hash64(&bytes);

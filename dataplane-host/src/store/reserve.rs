@@ -172,7 +172,7 @@ impl Reservation {
 #[derive(Debug)]
 #[must_use]
 pub struct Written {
-    /// The attachment.
+    /// The attachment with its addresses.
     pub attachment: Attachment,
 }
 

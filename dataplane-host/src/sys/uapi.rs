@@ -3,7 +3,7 @@
 //! Used by [`super`] and by [`crate::map`]. `aya-obj` has them as well, but the plugin must stay
 //! small and does not link it; a test compares every number with it.
 
-/// Commands of bpf(2).
+/// Commands of bpf(2), `enum bpf_cmd`.
 pub(crate) const BPF_MAP_CREATE: u32 = 0;
 pub(crate) const BPF_MAP_LOOKUP_ELEM: u32 = 1;
 pub(crate) const BPF_MAP_UPDATE_ELEM: u32 = 2;

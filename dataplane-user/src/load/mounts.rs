@@ -31,7 +31,7 @@ pub fn parse(mountinfo: &str) -> Vec<Mount> {
 ///
 /// Of several mounts on the same point it returns the last, which hides the others.
 #[must_use]
-pub fn holding<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+pub fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     mounts.iter().filter(|m| path.starts_with(&m.point)).max_by_key(|m| m.point.as_os_str().len())
 }
 
@@ -41,7 +41,7 @@ pub fn cgroup2(mounts: &[Mount]) -> Option<&Path> {
     ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
         .into_iter()
         .map(Path::new)
-        .find(|p| holding(mounts, p).is_some_and(|m| m.point == *p && m.kind == "cgroup2"))
+        .find(|p| mount_of(mounts, p).is_some_and(|m| m.point == *p && m.kind == "cgroup2"))
         .or_else(|| mounts.iter().find(|m| m.kind == "cgroup2").map(|m| m.point.as_path()))
 }
 
@@ -77,7 +77,7 @@ not a line";
     fn finds_the_holding_mount() {
         let mounts = parse(HYBRID);
         assert_eq!(mounts.len(), 5);
-        let kind = |p: &str| holding(&mounts, Path::new(p)).map(|m| m.kind.clone());
+        let kind = |p: &str| mount_of(&mounts, Path::new(p)).map(|m| m.kind.clone());
         assert_eq!(kind("/sys/fs/bpf/ropeway").as_deref(), Some("bpf"));
         assert_eq!(kind("/sys/fs/bpfx").as_deref(), Some("sysfs"));
         assert_eq!(kind("/home"), None);

@@ -76,13 +76,13 @@ impl KernelFacts {
         if !self.missing.is_empty() {
             return Err(LoadError::MissingFeatures { kernel: self.kernel.clone(), missing: self.missing.join(", ") });
         }
-        if mounts::holding(&self.mounts, pin_root).is_none_or(|m| m.kind != "bpf") {
+        if mounts::mount_of(&self.mounts, pin_root).is_none_or(|m| m.kind != "bpf") {
             return Err(LoadError::NoBpfFs { pin_root: pin_root.into() });
         }
         let Some(root) = cgroup_root.or_else(|| mounts::cgroup2(&self.mounts)) else {
             return Err(LoadError::NoCgroup2);
         };
-        match mounts::holding(&self.mounts, root) {
+        match mounts::mount_of(&self.mounts, root) {
             Some(m) if m.kind == "cgroup2" => Ok(root.into()),
             _ => Err(LoadError::NotCgroup2 { path: root.into() }),
         }

@@ -15,7 +15,7 @@ use super::step::wait_for;
 /// A mounted cgroup hierarchy, of version 1 or 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hierarchy {
-    /// The mount point.
+    /// The directory at which the hierarchy is mounted.
     pub(super) mount: PathBuf,
     /// The file system type, `cgroup` or `cgroup2`.
     pub(super) kind: String,

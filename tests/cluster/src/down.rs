@@ -40,7 +40,7 @@ fn processes(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Lists all files of a cluster except its logs and results.
+/// Removes all files of a cluster except its logs and results.
 fn files(layout: &Layout, purge: bool) -> Result<()> {
     let run = layout.run();
     if !run.exists() {

@@ -1,4 +1,6 @@
-//! Runs kubectl from outside the cluster: from the fabric's namespace.
+//! Runs kubectl from outside the cluster: in the fabric's namespace, as the administrator.
+//!
+//! All other modules use it to apply manifests and to wait for workloads.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -30,7 +32,7 @@ pub(super) fn gone(layout: &Layout, namespace: &str) -> Result<()> {
     kubectl(layout, &["delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s"]).map(drop)
 }
 
-/// Applies a manifest.
+/// Applies a manifest with `kubectl apply`.
 pub(super) fn apply(layout: &Layout, manifest: &str) -> Result<()> {
     let mut command = command(layout);
     command.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);

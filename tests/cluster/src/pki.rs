@@ -1,4 +1,6 @@
-//! Keys, certificates and kubeconfig files of a cluster, made when it starts and valid for a month.
+//! Keys, certificates and kubeconfig files of a cluster.
+//!
+//! `up` creates them once, valid for a month; `down` removes them.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::layout::Layout;
 use super::{enter, kube};
 
-/// A running pod.
+/// A running pod, as the API server lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pod {
     pub(super) name: String,

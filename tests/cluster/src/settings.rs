@@ -1,4 +1,7 @@
-//! Every number, name and version of the test-bed, in one place.
+//! Every number, name and version of the test-bed.
+//!
+//! All other modules of the crate read them from here. Addresses follow one plan: the last byte of
+//! a node's address is its number plus `FIRST_HOST`, in each subnet.
 
 /// Prefix of names outside the test-bed's directory: network namespaces and cgroups.
 pub(super) const PREFIX: &str = "rw-cluster";

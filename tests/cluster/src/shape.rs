@@ -30,7 +30,7 @@ pub(crate) enum Cni {
     Reference,
 }
 
-/// The requested cluster.
+/// The shape that `up` was asked to build, and the options for it.
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub(crate) struct Shape {
     /// Worker nodes, beside the control plane's

@@ -1,4 +1,7 @@
 //! The rules of the contract, each in one line, with the cells in which it does not apply.
+//!
+//! [`super::Rule`] is their type; docs/service-matrix.md shows them. A rule that is known to fail
+//! has a gap here, with its reason.
 
 use super::Path::{Node, OtherNode, Outside, Pod};
 use super::{Cells, Path, Rule};

@@ -1,4 +1,7 @@
 //! `ropeway-peer request-load`: many requests, each over a new connection.
+//!
+//! [`crate::load::send_requests`] and [`crate::load::RequestLoad`] start it in a machine or pod. A
+//! failed request is counted in the report and never ends the load.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,7 @@
 //! `ropeway-peer serve`: answers on the same port over TCP and UDP, IPv4 and IPv6.
+//!
+//! The server runs in a pod or node of a test, with one thread per connection, until it is killed.
+//! Each answer has the server's name and the client's address as the server sees it.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

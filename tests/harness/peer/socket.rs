@@ -1,4 +1,7 @@
-//! One request and its answer, over TCP, UDP or SCTP.
+//! One request and its answer, over TCP, HTTP or UDP.
+//!
+//! Used by the clients of `ropeway-peer`. Checks that the socket shows the address of the Service
+//! and never that of a backend.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};

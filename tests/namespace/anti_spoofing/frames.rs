@@ -10,7 +10,7 @@ pub(crate) type Mac = [u8; 6];
 
 /// Source and target of a frame, packet or segment.
 #[derive(Clone, Copy)]
-pub(crate) struct Ends<A> {
+pub(crate) struct FromTo<A> {
     pub(crate) from: A,
     pub(crate) to: A,
 }
@@ -26,8 +26,8 @@ pub(crate) fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
 }
 
 /// Builds an IP packet with correct length and IPv4 checksum.
-pub(crate) fn ip(ends: Ends<IpAddr>, protocol: u8, payload: &[u8]) -> (u16, Vec<u8>) {
-    match (ends.from, ends.to) {
+pub(crate) fn ip(from_to: FromTo<IpAddr>, protocol: u8, payload: &[u8]) -> (u16, Vec<u8>) {
+    match (from_to.from, from_to.to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => (0x0800, ip4(from, to, protocol, payload)),
         (IpAddr::V6(from), IpAddr::V6(to)) => (0x86dd, ip6(from, to, protocol, payload)),
         _ => panic!("two families"),
@@ -53,34 +53,34 @@ fn ip6(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     [&header[..], payload].concat()
 }
 
-pub(crate) fn udp(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
+pub(crate) fn udp(from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
     let length = (8 + payload.len()) as u16;
     let words = [ports.from, ports.to, length, 0];
     let mut datagram: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
     datagram.extend(payload);
-    let sum = sum_of(ends, 17, &datagram);
+    let sum = sum_of(from_to, 17, &datagram);
     datagram[6..8].copy_from_slice(&sum);
-    ip(ends, 17, &datagram)
+    ip(from_to, 17, &datagram)
 }
 
 /// Builds a TCP segment (PSH, ACK) with sequence and acknowledgement number 1, far from those of
 /// any connection.
-pub(crate) fn segment(ends: Ends<IpAddr>, ports: Ends<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
+pub(crate) fn segment(from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
     let words = [ports.from, ports.to, 0, 1, 0, 1, 0x5018, 1024, 0, 0];
     let mut segment: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
     segment.extend(payload);
-    let sum = sum_of(ends, 6, &segment);
+    let sum = sum_of(from_to, 6, &segment);
     segment[16..18].copy_from_slice(&sum);
-    ip(ends, 6, &segment)
+    ip(from_to, 6, &segment)
 }
 
 /// Builds an ICMP message of either family: type, code, the rest after the checksum.
-pub(crate) fn icmp(ends: Ends<IpAddr>, kind: u8, rest: &[u8]) -> (u16, Vec<u8>) {
+pub(crate) fn icmp(from_to: FromTo<IpAddr>, kind: u8, rest: &[u8]) -> (u16, Vec<u8>) {
     let mut message = [&[kind, 0, 0, 0][..], rest].concat();
-    let v6 = ends.from.is_ipv6();
-    let sum = if v6 { sum_of(ends, 58, &message) } else { checksum(&[&message]) };
+    let v6 = from_to.from.is_ipv6();
+    let sum = if v6 { sum_of(from_to, 58, &message) } else { checksum(&[&message]) };
     message[2..4].copy_from_slice(&sum);
-    ip(ends, if v6 { 58 } else { 1 }, &message)
+    ip(from_to, if v6 { 58 } else { 1 }, &message)
 }
 
 /// Builds an ARP packet (RFC 826); operation 1 is a request, 2 a reply.
@@ -94,13 +94,13 @@ pub(crate) fn arp(operation: u8, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr
 }
 
 /// Computes the checksum with the pseudo header of RFC 768 or RFC 8200, section 8.1.
-fn sum_of(ends: Ends<IpAddr>, protocol: u8, payload: &[u8]) -> [u8; 2] {
+fn sum_of(from_to: FromTo<IpAddr>, protocol: u8, payload: &[u8]) -> [u8; 2] {
     let octets = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
     let length = payload.len() as u16;
-    checksum(&[&octets(ends.from), &octets(ends.to), &[0, protocol], &length.to_be_bytes(), payload])
+    checksum(&[&octets(from_to.from), &octets(from_to.to), &[0, protocol], &length.to_be_bytes(), payload])
 }
 
 /// Computes the Internet checksum (RFC 1071) of several parts; all but the last must have an even

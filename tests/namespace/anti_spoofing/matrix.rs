@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ropeway_tests::pod::IpFamily;
 
-use super::frames::{ARP, BROADCAST, Ends, Mac, arp, ethernet, icmp, tagged, udp};
+use super::frames::{ARP, BROADCAST, FromTo, Mac, arp, ethernet, icmp, tagged, udp};
 
 /// The text in every forged frame.
 pub(crate) const FORGED: &str = "rw-forged-packet";
@@ -64,7 +64,7 @@ pub(crate) fn forged(cast: &Cast) -> Vec<Vec<u8>> {
     let mut port = 20_000;
     let mut datagram = |from, to| {
         port += 1;
-        udp(Ends { from, to }, Ends { from: port, to: 8080 }, FORGED.as_bytes())
+        udp(FromTo { from, to }, FromTo { from: port, to: 8080 }, FORGED.as_bytes())
     };
     for family in IpFamily::BOTH {
         let own = cast.own.ip(family);
@@ -137,14 +137,14 @@ fn discovery(cast: &Cast) -> Vec<Vec<u8>> {
             let solicitation = [&[0; 4][..], &target, &link_layer(1), &option()].concat();
             let advertisement = [&[0xe0, 0, 0, 0][..], &target, &link_layer(2), &option()].concat();
             for (kind, rest) in [(135, solicitation), (136, advertisement)] {
-                let (ether, packet) = icmp(Ends { from: from.into(), to: ALL_NODES.into() }, kind, &rest);
+                let (ether, packet) = icmp(FromTo { from: from.into(), to: ALL_NODES.into() }, kind, &rest);
                 all.push(ethernet(ALL_NODES_MAC, FORGED_MAC, ether, &packet));
             }
         }
         // A router with a lifetime of half an hour and a prefix.
         let prefix = [&[3, 4, 64, 0xc0][..], &[0, 0, 7, 8, 0, 0, 7, 8, 0, 0, 0, 0], &LINK_PREFIX.octets()].concat();
         let router = [&[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..], &prefix, &link_layer(1), &option()].concat();
-        let (ether, packet) = icmp(Ends { from: from.into(), to: ALL_NODES.into() }, 134, &router);
+        let (ether, packet) = icmp(FromTo { from: from.into(), to: ALL_NODES.into() }, 134, &router);
         all.push(ethernet(ALL_NODES_MAC, FORGED_MAC, ether, &packet));
     }
     all
@@ -158,15 +158,15 @@ fn redirects(cast: &Cast) -> Vec<Vec<u8>> {
     let node = &cast.others[cast.others.len() - 1];
     for other in &cast.others {
         let (_, about) =
-            udp(Ends { from: node.four.into(), to: other.four.into() }, Ends { from: 1, to: 2 }, FORGED.as_bytes());
+            udp(FromTo { from: node.four.into(), to: other.four.into() }, FromTo { from: 1, to: 2 }, FORGED.as_bytes());
         let rest = [&cast.own.four.octets()[..], &about].concat();
         for from in [cast.own.four, Ipv4Addr::new(169, 254, 1, 1)] {
-            let (ether, packet) = icmp(Ends { from: from.into(), to: node.four.into() }, 5, &rest);
+            let (ether, packet) = icmp(FromTo { from: from.into(), to: node.four.into() }, 5, &rest);
             all.push(ethernet(cast.gateway, cast.own.mac, ether, &packet));
         }
         let rest = [&[0; 4][..], &LINK_LOCAL.octets(), &other.six.octets(), &option()].concat();
         for from in [LINK_LOCAL, Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)] {
-            let (ether, packet) = icmp(Ends { from: from.into(), to: node.six.into() }, 137, &rest);
+            let (ether, packet) = icmp(FromTo { from: from.into(), to: node.six.into() }, 137, &rest);
             all.push(ethernet(cast.gateway, cast.own.mac, ether, &packet));
         }
     }
@@ -177,12 +177,12 @@ fn redirects(cast: &Cast) -> Vec<Vec<u8>> {
 fn dhcp(cast: &Cast) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for from in [cast.own, cast.others[0]] {
-        let four = Ends { from: IpAddr::from(from.four), to: Ipv4Addr::BROADCAST.into() };
-        let (ether, packet) = udp(four, Ends { from: 67, to: 68 }, FORGED.as_bytes());
+        let four = FromTo { from: IpAddr::from(from.four), to: Ipv4Addr::BROADCAST.into() };
+        let (ether, packet) = udp(four, FromTo { from: 67, to: 68 }, FORGED.as_bytes());
         all.push(ethernet(BROADCAST, cast.own.mac, ether, &packet));
         for to in [ALL_NODES, DHCP_AGENTS] {
-            let six = Ends { from: IpAddr::from(from.six), to: to.into() };
-            let (ether, packet) = udp(six, Ends { from: 547, to: 546 }, FORGED.as_bytes());
+            let six = FromTo { from: IpAddr::from(from.six), to: to.into() };
+            let (ether, packet) = udp(six, FromTo { from: 547, to: 546 }, FORGED.as_bytes());
             all.push(ethernet(ALL_NODES_MAC, cast.own.mac, ether, &packet));
         }
     }
@@ -194,8 +194,8 @@ pub(crate) fn honest(cast: &Cast, to: &[Identity]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for family in IpFamily::BOTH {
         for other in to {
-            let ends = Ends { from: cast.own.ip(family), to: other.ip(family) };
-            let (kind, packet) = udp(ends, Ends { from: 19_999, to: 8080 }, HONEST.as_bytes());
+            let from_to = FromTo { from: cast.own.ip(family), to: other.ip(family) };
+            let (kind, packet) = udp(from_to, FromTo { from: 19_999, to: 8080 }, HONEST.as_bytes());
             all.push(ethernet(cast.gateway, cast.own.mac, kind, &packet));
         }
     }

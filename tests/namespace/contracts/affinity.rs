@@ -93,7 +93,7 @@ fn lasting(fixture: &ContractFixture) {
     });
     // in use for longer than the timeout: still the same server
     let cells = Rule::of("2.4.2").unwrap().cells();
-    let asking = |(path, family): &(Path, IpFamily)| {
+    let start_load = |(path, family): &(Path, IpFamily)| {
         let target = first_target(*path, 73, *family).tcp;
         let loads: Vec<_> = fixture
             .clients(*path)
@@ -102,7 +102,7 @@ fn lasting(fixture: &ContractFixture) {
             .collect();
         (*path, *family, loads)
     };
-    let loads: Vec<_> = cells.iter().map(asking).collect();
+    let loads: Vec<_> = cells.iter().map(start_load).collect();
     pause(Duration::from_secs(u64::from(TIMEOUT) + 2));
     let mut reports = BTreeMap::new();
     for (path, family, loads) in loads {
@@ -210,12 +210,12 @@ fn switched(fixture: &ContractFixture) {
         fixture.apply("switched", &with_endpoints(service, &[(here, ready()), (there, ready())]));
         observations.observe(|path, family| {
             for_each_client(&fixture.clients(path), |from| {
-                let ways = own_targets(path, 77, family);
-                ways.into_iter().try_for_each(|way| {
+                let own = own_targets(path, 77, family);
+                own.into_iter().try_for_each(|one| {
                     if on {
-                        server(from, way, 10).map(|_| ())
+                        server(from, one, 10).map(|_| ())
                     } else {
-                        expect_equal_halves(from, way.tcp, ["web-1", "web-2"])
+                        expect_equal_halves(from, one.tcp, ["web-1", "web-2"])
                     }
                 })
             })

@@ -26,9 +26,9 @@ pub(super) fn expect_answers(
     servers: &[&str],
 ) -> Result<Report> {
     let report = load::send_requests(from, target, protocol, count)?;
-    let way = || format!("{} to {target} {protocol:?}, to be answered by {servers:?}: {report:?}", from.label());
-    ensure!((report.ok, report.failed) == (count, 0), "{}", way());
-    ensure!(report.by_server.keys().map(String::as_str).eq(servers.iter().copied()), "{}", way());
+    let context = || format!("{} to {target} {protocol:?}, to be answered by {servers:?}: {report:?}", from.label());
+    ensure!((report.ok, report.failed) == (count, 0), "{}", context());
+    ensure!(report.by_server.keys().map(String::as_str).eq(servers.iter().copied()), "{}", context());
     Ok(report)
 }
 
@@ -63,8 +63,8 @@ pub(super) fn expect_refusal(from: &dyn TrafficEndpoint, targets: &[Target]) -> 
 
 /// Expects a timeout with every protocol.
 pub(super) fn expect_silence(from: &dyn TrafficEndpoint, targets: &[Target]) -> Result<()> {
-    let mut ways = targets.iter().flat_map(|target| every_protocol(*target));
-    ways.try_for_each(|(target, protocol)| expect_error(from, target, protocol, "timeout"))
+    let mut cases = targets.iter().flat_map(|target| every_protocol(*target));
+    cases.try_for_each(|(target, protocol)| expect_error(from, target, protocol, "timeout"))
 }
 
 /// Expects that one request fails with this error.

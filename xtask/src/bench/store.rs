@@ -9,7 +9,7 @@ use crate::shell;
 /// Builds and runs the benchmark, with its files on the disk of the checkout.
 ///
 /// # Errors
-/// It does not build, or something that it checks on the way is not so.
+/// It does not build, or one of its checks fails.
 pub(crate) fn run(paths: &Paths) -> Result<()> {
     shell::step("building and running dataplane-host/benches/store");
     let arguments = ["bench", "--quiet", "--package", "dataplane-host", "--bench", "store", "--", "--directory"];

@@ -13,7 +13,7 @@ const FILE: &str = "bench-sync.json";
 /// Builds and runs the benchmark.
 ///
 /// # Errors
-/// It does not build, this is not root, or something that it checks on the way is not so.
+/// It does not build, this is not root, or one of its checks fails.
 pub(crate) fn run(paths: &Paths) -> Result<()> {
     ensure!(shell::is_root(), "this benchmark makes BPF maps: run it as root");
     let file = paths.target.join(FILE);

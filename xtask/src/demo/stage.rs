@@ -36,7 +36,7 @@ pub(super) struct Stage {
 }
 
 /// A client and the address by which it reaches the Service.
-pub(super) struct Way<'a> {
+pub(super) struct ServicePath<'a> {
     pub(super) from: &'a dyn TrafficEndpoint,
     pub(super) name: &'static str,
     pub(super) http: SocketAddr,
@@ -83,17 +83,21 @@ impl Stage {
     }
 
     /// Returns the paths from pod, node and outside.
-    pub(super) fn ways(&self, family: IpFamily) -> Result<Vec<Way<'_>>> {
+    pub(super) fn paths(&self, family: IpFamily) -> Result<Vec<ServicePath<'_>>> {
         let shell: &dyn TrafficEndpoint = self.shell.as_ref().context("no pod asks")?;
         let nodes = &self.cluster.nodes;
         let service: IpAddr = if family == IpFamily::V4 { "10.96.0.80" } else { "fd00:10:96::80" }.parse()?;
-        let to_cluster =
-            |from, name| Way { from, name, http: (service, HTTP.cluster).into(), echo: (service, ECHO.cluster).into() };
+        let to_cluster = |from, name| ServicePath {
+            from,
+            name,
+            http: (service, HTTP.cluster).into(),
+            echo: (service, ECHO.cluster).into(),
+        };
         let node = nodes[2].address(family);
         Ok(vec![
             to_cluster(shell, "pod shell"),
             to_cluster(&nodes[1].machine, "node n2"),
-            Way {
+            ServicePath {
                 from: &self.cluster.client,
                 name: "outside",
                 http: (node, HTTP.node).into(),
@@ -102,12 +106,12 @@ impl Stage {
         ])
     }
 
-    /// Keeps everything running.
-    pub(super) fn leave(self) {
+    /// Detaches all processes and namespaces, for `--keep`.
+    pub(super) fn keep_running(self) {
         for server in self.servers {
             std::mem::forget(server); // it outlives this process by intention
         }
-        self.cluster.leave();
+        self.cluster.keep_running();
     }
 
     /// Removes the servers, pods and the cluster.

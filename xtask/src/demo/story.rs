@@ -22,7 +22,7 @@ const RATE: &str = "--rate=100";
 /// Largest time of a rejection.
 const REFUSED_WITHIN: Duration = Duration::from_millis(100);
 
-/// Plays all steps.
+/// Runs all steps in order.
 pub(super) fn tell(stage: &mut Stage) -> Result<()> {
     step("starting an agent on each node");
     stage.cluster.start_agents()?;
@@ -48,12 +48,12 @@ pub(super) fn tell(stage: &mut Stage) -> Result<()> {
 fn who_answers(stage: &Stage) -> Result<()> {
     step(&format!("answering backends: {REQUESTS} requests on each path, each over a new connection"));
     for family in IpFamily::BOTH {
-        for way in stage.ways(family)? {
+        for path in stage.paths(family)? {
             for (target, how, protocol) in
-                [(way.http, "http", Protocol::Http), (way.echo, "udp", Protocol::UdpConnected)]
+                [(path.http, "http", Protocol::Http), (path.echo, "udp", Protocol::UdpConnected)]
             {
-                let report = load::send_requests(way.from, target, protocol, REQUESTS)?;
-                println!("{}", show::line(way.name, target, how, &report));
+                let report = load::send_requests(path.from, target, protocol, REQUESTS)?;
+                println!("{}", show::line(path.name, target, how, &report));
                 ensure!(report.ok == REQUESTS, "not every request was answered: {report:?}");
                 ensure!(report.by_server.len() == 3, "not every backend answered: {report:?}");
             }
@@ -88,10 +88,10 @@ impl Traffic {
     fn start(stage: &Stage) -> Result<Self> {
         let mut traffic = Self { requests: Vec::new(), persistent: Vec::new() };
         for family in IpFamily::BOTH {
-            for way in stage.ways(family)? {
-                let name = format!("{} to {}", way.name, way.http);
-                traffic.requests.push((name.clone(), RequestLoad::start(way.from, way.http, Protocol::Http, 100)?));
-                traffic.persistent.push((name, PersistentLoad::open(way.from, way.http, 9)?));
+            for path in stage.paths(family)? {
+                let name = format!("{} to {}", path.name, path.http);
+                traffic.requests.push((name.clone(), RequestLoad::start(path.from, path.http, Protocol::Http, 100)?));
+                traffic.persistent.push((name, PersistentLoad::open(path.from, path.http, 9)?));
             }
         }
         println!("  100 new connections a second and 9 persistent ones on each of {} paths", traffic.requests.len());
@@ -129,9 +129,9 @@ fn endpoint_leaves(stage: &mut Stage) -> Result<()> {
     let mut traffic = Traffic::start(stage)?;
     stage.apply("steps/web-2-terminating.yaml", "web-endpoints")?;
     stage.cluster.await_backends("default/web", 2)?;
-    let way = &stage.ways(IpFamily::V4)?[0];
-    let report = load::send_requests(way.from, way.http, Protocol::Http, REQUESTS)?;
-    println!("{}", show::line(way.name, way.http, "http", &report));
+    let path = &stage.paths(IpFamily::V4)?[0];
+    let report = load::send_requests(path.from, path.http, Protocol::Http, REQUESTS)?;
+    println!("{}", show::line(path.name, path.http, "http", &report));
     ensure!(
         report.ok == REQUESTS && !report.by_server.contains_key("web-2"),
         "web-2 still gets new connections: {report:?}"
@@ -143,9 +143,9 @@ fn endpoint_leaves(stage: &mut Stage) -> Result<()> {
     drop(stage.servers.remove(1));
     stage.web.remove(1).delete()?;
     println!("  web-2 is deleted");
-    let way = &stage.ways(IpFamily::V6)?[2];
-    let report = load::send_requests_with(way.from, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
-    println!("{}", show::line(way.name, way.http, "http", &report));
+    let path = &stage.paths(IpFamily::V6)?[2];
+    let report = load::send_requests_with(path.from, path.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
+    println!("{}", show::line(path.name, path.http, "http", &report));
     ensure!(report.ok == UNDER_LOAD, "not every request was answered: {report:?}");
     traffic.stop()
 }
@@ -158,18 +158,18 @@ fn agent_dies(stage: &mut Stage) -> Result<()> {
     }
     println!("  no agent runs");
     for family in IpFamily::BOTH {
-        for way in stage.ways(family)? {
-            let report = load::send_requests(way.from, way.http, Protocol::Http, REQUESTS)?;
-            println!("{}", show::line(way.name, way.http, "http", &report));
+        for path in stage.paths(family)? {
+            let report = load::send_requests(path.from, path.http, Protocol::Http, REQUESTS)?;
+            println!("{}", show::line(path.name, path.http, "http", &report));
             ensure!(report.ok == REQUESTS, "not every request was answered: {report:?}");
         }
     }
     let late = stage.cluster.nodes[1].pod("late")?;
     let [v4, v6] = IpFamily::BOTH.map(|family| late.address(family));
     println!("  a new pod on n2: late {} {}", v4?, v6?);
-    let way = &stage.ways(IpFamily::V6)?[0];
-    let report = load::send_requests_with(&late, way.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
-    println!("{}", show::line("pod late", way.http, "http", &report));
+    let path = &stage.paths(IpFamily::V6)?[0];
+    let report = load::send_requests_with(&late, path.http, Protocol::Http, UNDER_LOAD, &[RATE])?;
+    println!("{}", show::line("pod late", path.http, "http", &report));
     ensure!(report.ok == UNDER_LOAD, "the new pod does not reach the Service: {report:?}");
     late.delete()?;
     println!("  and deleted again");

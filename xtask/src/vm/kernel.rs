@@ -11,7 +11,7 @@ use crate::shell;
 /// The package that always depends on the current kernel of this Debian.
 const META: &str = "linux-image-cloud-amd64";
 
-/// An unpacked kernel.
+/// A kernel package, unpacked in the target directory.
 pub(crate) struct Kernel {
     /// Release, as `uname -r` prints it.
     pub(crate) release: String,

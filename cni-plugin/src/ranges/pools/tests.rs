@@ -126,7 +126,7 @@ fn pod_annotation_overrides_namespace() {
     let (code, message) = of(Value::Null, "new/web-0").unwrap_err();
     assert!(code == 11 && message.contains("namespace new"), "{message}");
     contract::write(&directory, &NamespacesFile { chosen: [].into(), ..file }).unwrap();
-    assert_eq!(of(Value::Null, "new/web-0").unwrap(), PoolRequest::default(), "nobody asks for pools");
+    assert_eq!(of(Value::Null, "new/web-0").unwrap(), PoolRequest::default(), "no namespace asks for pools");
     std::fs::remove_dir_all(directory).unwrap();
 }
 

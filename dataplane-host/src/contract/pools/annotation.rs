@@ -42,7 +42,7 @@ pub struct PoolRequest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("annotation {annotation}: {reason}")]
 pub struct AnnotationError {
-    /// The annotation's name.
+    /// Name of the annotation, one of the constants above.
     pub annotation: &'static str,
     /// The reason why its value is invalid.
     pub reason: String,

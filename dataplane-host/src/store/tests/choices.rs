@@ -74,7 +74,7 @@ fn requested_address_is_reserved_unless_held() {
     let error = reserve(&store, "c2", &seven).unwrap_err();
     assert_eq!(error.to_string(), "address 10.1.0.7 is held by another attachment");
     release(&store, "c1");
-    assert_eq!(reserve(&store, "c2", &seven).unwrap(), ["10.1.0.7"], "its own pod may want it again at once");
+    assert_eq!(reserve(&store, "c2", &seven).unwrap(), ["10.1.0.7"], "its previous pod may request it again at once");
     let outside = reserve(&store, "c3", &[fixed("10.9.0.1", "10.1.0.0/26")]).unwrap_err();
     assert!(matches!(outside, StoreError::Exhausted { .. }), "{outside}");
     // An address of another process's unfinished reservation is held as well.

@@ -66,7 +66,7 @@ fn names_without_content_are_removed_after_a_power_cut() {
     reserve(&scratch.store("a"), "c1", &range).unwrap();
     fs::write(scratch.path("records/10.1.0.1"), "half a rec").unwrap();
     drop(scratch.store("b").lock(SOON).unwrap());
-    assert_eq!(scratch.names("damaged").len(), 2, "what has content is kept for somebody to look at");
+    assert_eq!(scratch.names("damaged").len(), 2, "a file with content is kept for inspection");
     assert!(scratch.names("damaged").contains(&"before-10.1.0.1".to_owned()));
     let b = scratch.store("b");
     assert_eq!(reserve(&b, "c2", &range).unwrap(), ["10.1.0.2"]);
