@@ -110,7 +110,7 @@ pub(crate) fn name_binaries(paths: &Paths) {
     ropeway_tests::binaries::look_in(paths.demo_binaries());
 }
 
-/// The kernel programs: built, checked, measured.
+/// Builds the kernel programs, checks the object and prints its sizes.
 pub(crate) fn ebpf(paths: &Paths, toolchain: &Toolchain) -> Result<()> {
     shell::step(&format!("building the kernel programs with {toolchain}"));
     let mut cargo = toolchain.cargo(&paths.ebpf_crate(), &paths.tools())?;
@@ -157,7 +157,8 @@ fn cargo_for_binaries(paths: &Paths, profile: Profile) -> Command {
     cargo
 }
 
-/// A test program, linked like the binaries, so that it runs anywhere; returns its path.
+/// Builds a test program, linked like the binaries so that it runs on any machine. Returns its
+/// path.
 pub(crate) fn test(paths: &Paths, package: &str, test: &str) -> Result<PathBuf> {
     shell::step(&format!("building the tests {package}/{test} (release, static)"));
     let mut cargo = shell::cargo(&paths.root);
@@ -176,7 +177,8 @@ fn linked_statically<'a>(cargo: &'a mut Command, paths: &Paths) -> &'a mut Comma
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object())
 }
 
-/// Replaces a binary by a rename: the old file may be running, and another build may replace it too.
+/// Replaces a binary by a rename: the old file may be running, and another build may replace it as
+/// well.
 fn publish(from: &Path, to: &Path) -> Result<()> {
     let fresh = to.with_extension(format!("new{}", std::process::id()));
     std::fs::copy(from, &fresh).with_context(|| format!("{} to {}", from.display(), fresh.display()))?;

@@ -1,8 +1,9 @@
 //! Finds the tools that a command needs, and installs them where that is possible.
 //!
-//! Every command calls this first, so it must be quick when all is there and say nothing then. On Debian, as root,
-//! packages come from apt; tools written in Rust are built from their registry into `target/tools`, so that nothing
-//! of the user's own is replaced. Anywhere else one line says what is missing.
+//! Every command calls this first, so it is quick and prints nothing if all tools are present. On
+//! Debian, as root, it installs packages with apt. Tools written in Rust are built from their
+//! registry into `target/tools`, so that the user's tools are not replaced. On other systems one
+//! line names the missing tools.
 
 mod packages;
 mod toolchain;
@@ -16,7 +17,7 @@ pub(crate) use packages::Need;
 pub(crate) use toolchain::Toolchain;
 pub(crate) use tools::Tool;
 
-/// Everything that any command needs.
+/// Installs the tools of all commands.
 pub(crate) fn everything(paths: &Paths) -> Result<()> {
     let toolchain = ebpf(paths)?;
     println!("eBPF tool chain: {toolchain}");
@@ -28,7 +29,7 @@ pub(crate) fn everything(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// What building the kernel programs needs.
+/// Returns the compiler for the kernel programs, with its linker installed.
 pub(crate) fn ebpf(paths: &Paths) -> Result<Toolchain> {
     let toolchain = toolchain::find()?;
     packages::ensure(&[Need::Linker])?;
@@ -36,7 +37,7 @@ pub(crate) fn ebpf(paths: &Paths) -> Result<Toolchain> {
     Ok(toolchain)
 }
 
-/// What a command needs besides.
+/// Installs the packages that a command needs.
 pub(crate) fn packages(needs: &[Need]) -> Result<()> {
     packages::ensure(needs)
 }

@@ -1,4 +1,4 @@
-//! Reads the object with the kernel programs: what is in it, and whether it may be shipped. Changes nothing.
+//! Reads the object with the kernel programs, and checks that it can be shipped. Changes nothing.
 
 use std::path::Path;
 
@@ -12,22 +12,22 @@ const INSTRUCTION: u64 = 8;
 pub(crate) struct Object {
     /// Size of the file.
     pub(crate) bytes: u64,
-    /// What it tells the kernel about its licence.
+    /// The licence that it declares to the kernel.
     pub(crate) license: String,
-    /// Its programs, by name.
+    /// The programs, sorted by name.
     pub(crate) programs: Vec<Program>,
-    /// How long the functions are that programs call.
+    /// Length of the functions that programs share, in instructions.
     pub(crate) shared_instructions: u64,
     panics: Vec<String>,
 }
 
-/// One program.
+/// One program of the object.
 pub(crate) struct Program {
     /// Name of the function.
     pub(crate) name: String,
     /// The section, which tells the loader the kind of program.
     pub(crate) section: String,
-    /// How long it is.
+    /// Length in instructions.
     pub(crate) instructions: u64,
 }
 
@@ -60,7 +60,7 @@ impl Object {
         Ok(Self { bytes: data.len() as u64, license, programs, shared_instructions: shared, panics })
     }
 
-    /// Whether the kernel can take it at all.
+    /// Checks that the kernel can load the object.
     pub(crate) fn check(&self) -> Result<()> {
         if !self.panics.is_empty() {
             bail!("the object can panic, which no kernel program may: {}", self.panics.join(", "));

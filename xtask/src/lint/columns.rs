@@ -51,20 +51,7 @@ const HELD: &[&str] = &[
     "tests/harness/",
     "tests/namespace/",
     "tests/packet/",
-    "xtask/src/bench.rs",
-    "xtask/src/bench/",
-    "xtask/src/build.rs",
-    "xtask/src/demo.rs",
-    "xtask/src/demo/",
-    "xtask/src/image.rs",
-    "xtask/src/lint.rs",
-    "xtask/src/lint/",
-    "xtask/src/main.rs",
-    "xtask/src/test.rs",
-    "xtask/src/test/",
-    "xtask/src/vm.rs",
-    "xtask/src/vm/",
-    "xtask/toolbox/",
+    "xtask/",
 ];
 
 /// Files that programs write.

@@ -1,4 +1,4 @@
-//! Debian packages: what each need consists of, how to see that it is there, how to get it.
+//! Debian packages: the contents of each need, how to detect and how to install them.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,30 +7,32 @@ use anyhow::{Result, bail};
 
 use crate::shell;
 
-/// What a command can need beyond Rust.
+/// A need of a command beyond Rust.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Need {
     /// A Rust compiler that can build for the kernel, where rustup has none.
     DebianRust,
-    /// The linter of that compiler.
+    /// Clippy of that compiler.
     DebianClippy,
-    /// What building the linker of the kernel programs takes.
+    /// Packages for building the linker of the kernel programs.
     Linker,
-    /// Namespaces, links, a look at what is in them, and processes killed at a chosen system call.
+    /// Tools to create and inspect namespaces and links, and to kill processes at a chosen system
+    /// call.
     Network,
-    /// A machine with Debian's kernel.
+    /// An emulated machine with Debian's kernel.
     Machine,
-    /// The plugins that benchmarks compare with and that stand beside ours in chains, and what they call.
+    /// The reference plugins, which benchmarks compare with and tests chain with ours, and the
+    /// programs that they call.
     ReferencePlugins,
-    /// What a cluster's nodes, the building of its container runtime, and its images take.
+    /// Packages for a cluster's nodes, for building its container runtime, and for its images.
     Cluster,
 }
 
 impl Need {
-    /// All of them except the compiler, which [`super::toolchain`] chooses.
+    /// All needs except the compiler, which [`super::toolchain`] chooses.
     pub(crate) const ALL: &[Self] = &[Self::Linker, Self::Network, Self::Machine, Self::ReferencePlugins];
 
-    /// Debian package, and a file or program that shows that it is there.
+    /// Debian package, and a file or program whose presence shows that it is installed.
     fn packages(self) -> &'static [(&'static str, Probe)] {
         use Probe::{File, Program};
         match self {
@@ -88,13 +90,13 @@ impl Probe {
     }
 }
 
-/// The Debian packages that are missing for these needs.
+/// Returns the Debian packages that are missing for these needs.
 pub(super) fn missing(needs: &[Need]) -> Vec<&'static str> {
     let all = needs.iter().flat_map(|need| need.packages());
     all.filter(|(_, probe)| !probe.found()).map(|(package, _)| *package).collect()
 }
 
-/// Installs what is missing, or says what is.
+/// Installs missing packages, or returns an error that names them.
 pub(super) fn ensure(needs: &[Need]) -> Result<()> {
     let packages = missing(needs);
     if packages.is_empty() {
@@ -120,6 +122,6 @@ pub(super) fn ensure(needs: &[Need]) -> Result<()> {
 fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    // What it prints is shown only when it fails.
+    // Its output is shown only if it fails.
     shell::with_signs_of_life(|| shell::output(&mut command)).map(|_| ())
 }

@@ -1,8 +1,8 @@
 //! Chooses the compiler for the kernel programs.
 //!
-//! It needs the source of `core`, which is built for the kernel's target, and an LLVM no newer than the linker's. A
-//! rustup nightly with `rust-src` is taken where there is one; else Debian's compiler, which is called by its path and
-//! told to accept unstable options.
+//! The compiler needs the source of `core`, which is built for the kernel's target, and an LLVM no
+//! newer than the linker's. A rustup nightly with `rust-src` is used if there is one; otherwise
+//! Debian's compiler, called by its path and told to accept unstable options.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,9 @@ pub(super) const LINKER_LLVM: u32 = 22;
 /// A compiler for the kernel programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Toolchain {
-    /// rustup's nightly.
+    /// The nightly tool chain of rustup.
     Nightly,
-    /// Debian's packages, in `/usr/bin`.
+    /// The compiler of Debian's packages, in `/usr/bin`.
     Debian,
 }
 
@@ -35,14 +35,15 @@ impl fmt::Display for Toolchain {
 }
 
 impl Toolchain {
-    /// Cargo of this tool chain, in the crate of the kernel programs.
+    /// Returns this tool chain's cargo, run in the crate of the kernel programs.
     pub(crate) fn cargo(&self, directory: &Path, tools: &Path) -> Result<Command> {
         let mut command = match self {
             Self::Nightly => Command::new("cargo"),
             Self::Debian => Command::new("/usr/bin/cargo"),
         };
         shell::clean(&mut command);
-        // The crate has its own target directory; rustup's choice for the host crates does not count here.
+        // The crate has a separate target directory, and rustup's choice for the host crates does
+        // not apply.
         for name in ["CARGO_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN", "RUSTC", "CARGO"] {
             command.env_remove(name);
         }
@@ -61,7 +62,7 @@ impl Toolchain {
     }
 }
 
-/// The best tool chain here; Debian's is installed if there is none.
+/// Returns the best tool chain of this machine; installs Debian's if there is none.
 pub(super) fn find() -> Result<Toolchain> {
     if nightly().is_some_and(|(llvm, sources)| suits(llvm, sources)) {
         return Ok(Toolchain::Nightly);
@@ -70,24 +71,25 @@ pub(super) fn find() -> Result<Toolchain> {
     Ok(Toolchain::Debian)
 }
 
-/// Whether a compiler with this LLVM, with or without the source of `core`, can build the kernel programs.
+/// Returns whether a compiler with this LLVM, with or without the source of `core`, can build the
+/// kernel programs.
 fn suits(llvm: u32, sources: bool) -> bool {
     sources && llvm <= LINKER_LLVM
 }
 
-/// The LLVM of rustup's nightly and whether it has the source of `core`.
+/// Returns the LLVM of rustup's nightly, and whether it has the source of `core`.
 fn nightly() -> Option<(u32, bool)> {
-    let ask = |arguments: &[&str]| {
+    let output = |arguments: &[&str]| {
         let mut command = Command::new("rustup");
         command.args(["run", "nightly", "rustc"]).args(arguments).env_remove("RUSTUP_TOOLCHAIN");
         shell::output(&mut command).ok()
     };
-    let llvm = llvm_version(&ask(&["-vV"])?)?;
-    let sysroot = PathBuf::from(ask(&["--print", "sysroot"])?.trim());
+    let llvm = llvm_version(&output(&["-vV"])?)?;
+    let sysroot = PathBuf::from(output(&["--print", "sysroot"])?.trim());
     Some((llvm, sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()))
 }
 
-/// The major version of LLVM in what `rustc -vV` prints.
+/// Parses the major version of LLVM in the output of `rustc -vV`.
 fn llvm_version(text: &str) -> Option<u32> {
     let version = text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     version.split('.').next()?.parse().ok()

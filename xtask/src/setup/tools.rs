@@ -14,7 +14,7 @@ use crate::shell;
 pub(crate) enum Tool {
     /// Links the kernel programs.
     BpfLinker,
-    /// Judges licences and sources of dependencies.
+    /// Checks licences and sources of dependencies.
     CargoDeny,
     /// Finds misspelt words.
     Typos,
@@ -42,7 +42,7 @@ impl Tool {
         }
     }
 
-    /// The program, built if this version of it is not there.
+    /// Returns the program's path; builds it unless this version is present.
     pub(crate) fn ensure(self, paths: &Paths) -> Result<PathBuf> {
         let program = paths.tools().join("bin").join(self.name());
         if self.installed(&program) {
@@ -66,8 +66,8 @@ impl Tool {
             }
             Self::CargoDeny | Self::Typos => {}
         }
-        // Unoptimized they are built in half the time. The linker's work is done by LLVM, which is a
-        // shared library of the system; the others still take only seconds over this workspace.
+        // Unoptimized they are built in half the time. The linker's work is done by LLVM, which is
+        // a shared library of the system; the others still take only seconds over this workspace.
         cargo.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "0");
         shell::run_long(cargo.arg(self.package())).with_context(|| format!("{} could not be built", self.package()))?;
         Ok(program)
