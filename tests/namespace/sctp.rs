@@ -13,7 +13,7 @@ use ropeway_tests::plugin;
 use ropeway_tests::pod::{IpFamily, Pod};
 use serde_json::json;
 
-use crate::anti_spoofing::frames::{Ends, Mac, ethernet, ip};
+use crate::anti_spoofing::frames::{FromTo, Mac, ethernet, ip};
 use crate::host_device;
 
 const SCTP: u8 = 132;
@@ -61,7 +61,7 @@ fn packet(from: u16, to: u16) -> Vec<u8> {
 /// there. Checks its checksum.
 #[track_caller]
 fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Station<'_>) -> (SocketAddr, SocketAddr) {
-    let (kind, whole) = ip(Ends { from: source.ip(), to: target.ip() }, SCTP, &packet(source.port(), target.port()));
+    let (kind, whole) = ip(FromTo { from: source.ip(), to: target.ip() }, SCTP, &packet(source.port(), target.port()));
     let frame = ethernet(from.macs[1], from.macs[0], kind, &whole);
     let watch = Watch::start(at.place, at.device, &[MARKER]).unwrap();
     load::send_frames(from.place, from.device, &[peer::hex(&frame)], 1).unwrap();

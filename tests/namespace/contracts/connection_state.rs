@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::expect::for_each_client;
 use super::fixture::{Client, ContractFixture, FLAGS, TARGET, first_target, ready, service, with_endpoints};
 use super::observations::Observations;
-use crate::anti_spoofing::frames::{self, Ends};
+use crate::anti_spoofing::frames::{self, FromTo};
 
 /// Source port of the datagrams that belong to one flow.
 const SOURCE: u16 = 20_000;
@@ -177,8 +177,8 @@ fn out_of_the_window(fixture: &ContractFixture) {
         let held = PersistentLoad::open(&from, target, 1)?;
         let client = established(server, family)?;
         let watch = Watch::start(&from, "eth0", &[MARKER])?;
-        let ends = Ends { from: server.address(family)?, to: client.ip() };
-        let (kind, packet) = frames::segment(ends, Ends { from: TARGET, to: client.port() }, MARKER.as_bytes());
+        let from_to = FromTo { from: server.address(family)?, to: client.ip() };
+        let (kind, packet) = frames::segment(from_to, FromTo { from: TARGET, to: client.port() }, MARKER.as_bytes());
         let frame = frames::ethernet(mac(server, 0)?, mac(server, 1)?, kind, &packet);
         load::send_frames(server, "eth0", &[peer::hex(&frame)], 1)?;
         let report = held.release()?;

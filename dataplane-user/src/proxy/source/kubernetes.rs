@@ -25,7 +25,7 @@ use super::{EventSender, ObjectKind, SourceEvent};
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesError {
     /// The client can't be created from the configuration.
-    #[error("Kubernetes client: {0}")]
+    #[error("cannot create the Kubernetes client: {0}")]
     Client(#[from] kube::Error),
 }
 
