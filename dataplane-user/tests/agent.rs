@@ -209,8 +209,8 @@ fn uninstall_leaves_nothing() {
     let removed: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(ok, "{text}");
     assert_eq!((&removed["links"], &removed["filters"]), (&9.into(), &7.into()), "{text}");
-    assert_eq!((&removed["podRoutesLeft"], &removed["routes"]), (&1.into(), &6.into()), "{text}");
-    assert_eq!((&removed["tunnels"], &removed["gates"]), (&1.into(), &1.into()), "{text}");
+    assert_eq!((&removed["podRoutesKept"], &removed["routes"]), (&1.into(), &6.into()), "{text}");
+    assert_eq!((&removed["tunnels"], &removed["hostDevices"]), (&1.into(), &1.into()), "{text}");
     assert!(!run("ip -o link").contains("ropeway."));
     assert!(!Path::new(ROOT).exists());
     assert!(connect("10.96.0.10:80").is_err());
@@ -218,7 +218,7 @@ fn uninstall_leaves_nothing() {
     assert!(!routes.contains("10.244.2.0/24") && routes.contains("10.99.0.0/16"), "{routes}");
     assert!(!run("tc filter show dev up0 ingress").contains("uplink"));
     let (ok, text) = node.ropeway(&["uninstall"]);
-    assert!(ok, "twice: {text}");
+    assert!(ok, "a second uninstall: {text}");
 }
 
 const NODES: &str = "
@@ -343,12 +343,15 @@ fn invalid_setups_are_rejected_without_leftovers() {
         assert!(code != Some(0) && log.contains(expected), "{flags:?}: {log}");
         assert!(!Path::new(ROOT).exists(), "{flags:?} left pins");
     };
-    refused(&["--manifests=/nonexistent"], "--manifests /nonexistent: No such file or directory");
+    refused(
+        &["--manifests=/nonexistent"],
+        "--manifests /nonexistent: cannot read the directory: No such file or directory",
+    );
     refused(&["--pin-root=/tmp/rw-pins"], "--pin-root /tmp/rw-pins: not in a bpf file system: mount one with");
     refused(&["--cgroup-root=/tmp"], "--cgroup-root /tmp: not in a cgroup file system of version 2");
     refused(&["--ebpf-object=/etc/hostname"], "--ebpf-object /etc/hostname: not an ELF object");
-    refused(&["--max-flows=1"], "--max-flows: must be between");
-    refused(&["--source=kubernetes"], "--manifests: only with --source manifests");
+    refused(&["--max-flows=1"], "--max-flows: 1 is out of range");
+    refused(&["--source=kubernetes"], "--manifests: requires --source manifests");
     let taken = TcpListener::bind("127.0.0.1:10249").unwrap();
     refused(&[], "--metrics-bind-address 127.0.0.1:10249: Address already in use");
     drop(taken);
