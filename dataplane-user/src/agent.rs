@@ -153,8 +153,8 @@ fn start_tasks(
     let pins = Pins::new(&config.pin_root);
     let predecessor = attach::has_predecessor(&pins);
     let sizes = Sizes::new(&config.tables, resize::memory());
-    let growing = resize::wanted(&sizes, &pins)?;
-    let settings = LoadSettings { trace: config.trace, fixed: &sizes.fixed, growing: &growing };
+    let resizable = resize::wanted(&sizes, &pins)?;
+    let settings = LoadSettings { trace: config.trace, fixed: &sizes.fixed, resizable: &resizable };
     let mut programs = programs::load(&pins, &object, &settings)?;
     drop(object);
     heap::trim();
@@ -183,7 +183,7 @@ fn start_tasks(
     if config.service_proxy {
         tasks.spawn("leftovers", leftovers::watch());
     }
-    tasks.spawn("resize", resize::watch(sizes.growing, growing, pins.clone(), snapshots.clone()));
+    tasks.spawn("resize", resize::watch(sizes.resizable, resizable, pins.clone(), snapshots.clone()));
     tasks.spawn("address-gc", address_gc::watch(config.state_dir.clone(), Arc::clone(&status)));
     let flow_status = watch_flows(tasks, config, clock, &pins, &snapshots);
     let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), Arc::clone(&status), flow_status));

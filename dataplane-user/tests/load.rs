@@ -30,8 +30,8 @@ fn pins() -> Pins {
     Pins::new(Path::new(ROOT))
 }
 
-const fn settings<'a>(trace: bool, growing: &'a [(&'static str, u32)]) -> LoadSettings<'a> {
-    LoadSettings { trace, fixed: &[("flows4", 1024), ("flows6", 1024)], growing }
+const fn settings<'a>(trace: bool, resizable: &'a [(&'static str, u32)]) -> LoadSettings<'a> {
+    LoadSettings { trace, fixed: &[("flows4", 1024), ("flows6", 1024)], resizable }
 }
 
 fn load(trace: bool) -> Programs {
@@ -214,14 +214,14 @@ fn failed_load_is_rolled_back() {
 fn resized_maps_keep_their_entries() {
     let Some(node) = enter("resized_maps_keep_their_entries") else { return };
     let object = Object::get(Some(object())).unwrap();
-    let grown = |growing: &[(&'static str, u32)]| {
-        let programs = programs::load(&pins(), &object, &settings(false, growing)).unwrap();
+    let resized = |resizable: &[(&'static str, u32)]| {
+        let programs = programs::load(&pins(), &object, &settings(false, resizable)).unwrap();
         attach_all(&programs, &node, UplinkAttach::Auto);
         let size = |map| resize::entries(&pins(), map).unwrap().unwrap();
         (programs.operations, ["frontends4", "backends", "backend_stats", "backend_loads", "slots"].map(size))
     };
     let small = [("frontends4", 64), ("backends", 16), ("backend_stats", 16), ("backend_loads", 16), ("slots", 8)];
-    let (first, sizes) = grown(&small);
+    let (first, sizes) = resized(&small);
     assert!(first > 20, "{first}");
     assert_eq!(sizes, [64, 16, 16, 16, 8]);
 
@@ -233,19 +233,19 @@ fn resized_maps_keep_their_entries() {
     assert!((0..8).all(|i| slots().set(i, &Slot { backend: i + 1, turn: 0 })));
 
     let large = [("frontends4", 128), ("backends", 32), ("backend_stats", 32), ("backend_loads", 32), ("slots", 4096)];
-    let (operations, sizes) = grown(&large);
+    let (operations, sizes) = resized(&large);
     assert_eq!(sizes, [128, 32, 32, 32, 4096]);
     assert_eq!(operations, 42, "28 programs, 14 of them in `stages`: no program uses an old map");
     assert_eq!(table().entries().unwrap().len(), 64);
     assert_eq!(table().get(&key(64)).unwrap(), Some(frontend(64)));
     assert_eq!((slots().get(7), slots().get(8)), (Some(Slot { backend: 8, turn: 0 }), Some(Slot::default())));
-    assert_eq!(grown(&small), (0, sizes), "maps do not shrink, and nothing is loaded again");
+    assert_eq!(resized(&small), (0, sizes), "maps do not shrink, and nothing is loaded again");
 
     // An agent was killed during a resize: the new map, which may be incomplete, must not be used.
     let (pin, other) = (pins().map("slots"), pins().map("slots+before"));
     let before = ids("maps");
     fs::rename(&pin, &other).unwrap();
     sys::obj_pin(sys::obj_get(&pins().map("config")).unwrap().as_fd(), &pin).unwrap();
-    assert_eq!(grown(&small).1, sizes);
+    assert_eq!(resized(&small).1, sizes);
     assert_eq!(ids("maps"), before);
 }

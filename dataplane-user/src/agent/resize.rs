@@ -17,7 +17,7 @@ use tracing::{error, info};
 
 use crate::load::LoadError;
 use crate::load::resize;
-use crate::load::sizes::{Growing, Sizes, larger};
+use crate::load::sizes::{ResizableMaps, Sizes, larger};
 use crate::proxy::controller::Snapshot;
 
 /// Environment variable with the requested sizes: `map=entries`, separated by commas.
@@ -30,7 +30,7 @@ pub fn memory() -> u64 {
     info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
-/// Returns the size of each growing map in entries: the largest of the requested size (up to the
+/// Returns the size of each resizable map in entries: the largest of the requested size (up to the
 /// limit), the present size and the first size.
 ///
 /// # Errors
@@ -39,7 +39,7 @@ pub fn wanted(sizes: &Sizes, pins: &Pins) -> Result<Vec<(&'static str, u32)>, Lo
     let asked = std::env::var(VARIABLE).unwrap_or_default();
     let asked = parse(&asked);
     let mut all = Vec::new();
-    for group in &sizes.growing {
+    for group in &sizes.resizable {
         let present = resize::entries(pins, group.maps[0])?.unwrap_or(0);
         let asked = asked.get(group.maps[0]).map_or(0, |asked| (*asked).min(group.limit));
         let entries = group.first.max(asked).max(present);
@@ -54,7 +54,7 @@ pub fn wanted(sizes: &Sizes, pins: &Pins) -> Result<Vec<(&'static str, u32)>, Lo
 /// then, or if a restart failed, no further restart is tried. Returns when the controller has
 /// ended.
 pub async fn watch(
-    groups: [Growing; 5],
+    groups: [ResizableMaps; 5],
     wanted: Vec<(&'static str, u32)>,
     pins: Pins,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -79,8 +79,8 @@ pub async fn watch(
 }
 
 /// Returns the sizes to request; empty if every full map is at its limit.
-fn next(groups: &[Growing], insufficient: &BTreeMap<&str, u32>, present: impl Fn(&str) -> u32) -> String {
-    let larger = |group: &Growing| {
+fn next(groups: &[ResizableMaps], insufficient: &BTreeMap<&str, u32>, present: impl Fn(&str) -> u32) -> String {
+    let larger = |group: &ResizableMaps| {
         let (map, missing) = (group.maps[0], *insufficient.get(group.maps[0])?);
         Some(format!("{map}={}", larger(present(map), missing, group.limit)?))
     };
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn asks_for_maps_that_are_short_and_may_grow() {
-        let groups = Sizes::new(&TableSizes { slots: Some(1 << 18), ..TableSizes::default() }, 0).growing;
+        let groups = Sizes::new(&TableSizes { slots: Some(1 << 18), ..TableSizes::default() }, 0).resizable;
         let first = |map: &str| groups.iter().find(|g| g.maps[0] == map).map_or(0, |g| g.first);
         let next = |insufficient: &[(&'static str, u32)]| next(&groups, &insufficient.iter().copied().collect(), first);
         assert_eq!(next(&[("backends", 70_000), ("frontends6", 1)]), "frontends6=262144,backends=262144");

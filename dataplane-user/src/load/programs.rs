@@ -112,7 +112,7 @@ pub struct LoadSettings<'a> {
     pub fixed: &'a [(&'static str, u32)],
     /// Sizes of maps that can be resized. Smaller pinned maps are replaced by larger ones; larger
     /// ones stay.
-    pub growing: &'a [(&'static str, u32)],
+    pub resizable: &'a [(&'static str, u32)],
 }
 
 /// Loads and pins the maps and programs of `object`, or adopts the pins if they are up to date.
@@ -205,7 +205,7 @@ pub(super) fn load_object(pins: &Pins, object: &Object, settings: &LoadSettings<
     for map in abi::MAPS {
         loader.map_pin_path(map, pins.map(map));
     }
-    for &(map, size) in settings.fixed.iter().chain(settings.growing) {
+    for &(map, size) in settings.fixed.iter().chain(settings.resizable) {
         loader.map_max_entries(map, size);
     }
     let ebpf = loader.load(object.bytes()).map_err(|source| LoadError::Object { source: Box::new(source) })?;

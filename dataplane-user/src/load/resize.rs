@@ -41,7 +41,7 @@ pub fn entries(pins: &Pins, map: &str) -> Result<Option<u32>, LoadError> {
 /// before.
 pub(super) fn resize(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result<(), LoadError> {
     let mut small = Vec::new();
-    for &(map, wanted) in settings.growing {
+    for &(map, wanted) in settings.resizable {
         put_back(pins, map)?;
         if let Some(present) = entries(pins, map)?.filter(|present| *present < wanted) {
             small.push(map);
@@ -53,13 +53,13 @@ pub(super) fn resize(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) 
     }
     // Without marks the programs are loaded again and get the new maps.
     clear_marks(Some(&pins.directory().join("loaded")))?;
-    let grown = replace(pins, object, settings, &small);
-    if grown.is_err() {
+    let resized = replace(pins, object, settings, &small);
+    if resized.is_err() {
         for map in &small {
             put_back(pins, map)?;
         }
     }
-    grown
+    resized
 }
 
 fn replace(pins: &Pins, object: &Object, settings: &LoadSettings<'_>, maps: &[&str]) -> Result<(), LoadError> {

@@ -9,7 +9,7 @@ use crate::config::TableSizes;
 
 /// A group of maps that are resized together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Growing {
+pub struct ResizableMaps {
     /// The maps; the first one names the group.
     pub maps: &'static [&'static str],
     /// Initial number of entries.
@@ -22,7 +22,7 @@ pub struct Growing {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sizes {
     /// Maps that are resized when they are full.
-    pub growing: [Growing; 5],
+    pub resizable: [ResizableMaps; 5],
     /// Maps that keep the size with which they are created.
     pub fixed: [(&'static str, u32); 6],
 }
@@ -39,20 +39,20 @@ impl Sizes {
     #[must_use]
     pub fn new(given: &TableSizes, memory: u64) -> Self {
         let flows = flows(memory);
-        let growing = |maps, first: u32, most: u32, given: Option<u32>| {
+        let resizable = |maps, first: u32, most: u32, given: Option<u32>| {
             let limit = given.unwrap_or(most);
-            Growing { maps, first: first.min(limit), limit }
+            ResizableMaps { maps, first: first.min(limit), limit }
         };
         let [flows, affinity, sockets] =
             [(given.flows, flows), (given.affinity, flows / 2), (given.sockets, flows / 2)]
                 .map(|(g, d)| g.unwrap_or(d));
         Self {
-            growing: [
-                growing(&["frontends4"], 1 << 17, 1 << 20, given.frontends),
-                growing(&["frontends6"], 1 << 17, 1 << 20, given.frontends),
-                growing(&["services"], 1 << 17, 1 << 20, given.services),
-                growing(&["backends", "backend_stats", "backend_loads"], 1 << 16, 1 << 20, given.backends),
-                growing(&["slots"], 1 << 18, 1 << 22, given.slots),
+            resizable: [
+                resizable(&["frontends4"], 1 << 17, 1 << 20, given.frontends),
+                resizable(&["frontends6"], 1 << 17, 1 << 20, given.frontends),
+                resizable(&["services"], 1 << 17, 1 << 20, given.services),
+                resizable(&["backends", "backend_stats", "backend_loads"], 1 << 16, 1 << 20, given.backends),
+                resizable(&["slots"], 1 << 18, 1 << 22, given.slots),
             ],
             fixed: [
                 ("flows4", flows),
@@ -99,9 +99,9 @@ mod tests {
     #[test]
     fn limit_also_caps_the_initial_size() {
         let given = TableSizes { backends: Some(100), slots: Some(1 << 20), ..TableSizes::default() };
-        let growing = Sizes::new(&given, 0).growing;
-        assert_eq!([growing[3].first, growing[3].limit], [100, 100]);
-        assert_eq!([growing[4].first, growing[4].limit], [1 << 18, 1 << 20]);
+        let resizable = Sizes::new(&given, 0).resizable;
+        assert_eq!([resizable[3].first, resizable[3].limit], [100, 100]);
+        assert_eq!([resizable[4].first, resizable[4].limit], [1 << 18, 1 << 20]);
     }
 
     #[test]

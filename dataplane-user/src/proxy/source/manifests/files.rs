@@ -25,13 +25,13 @@ pub(super) struct Files {
     /// Objects that each file defines, including those that belong to another file.
     objects: BTreeMap<PathBuf, Vec<ManifestId>>,
     /// The file to which an object belongs: the first that defined it.
-    bringer: HashMap<ManifestId, PathBuf>,
+    owner: HashMap<ManifestId, PathBuf>,
 }
 
 impl Files {
     pub(super) fn new(directory: &Path, node_name: &str) -> Self {
         let decoder = Decoder::new(node_name);
-        Self { directory: directory.into(), decoder, objects: BTreeMap::new(), bringer: HashMap::new() }
+        Self { directory: directory.into(), decoder, objects: BTreeMap::new(), owner: HashMap::new() }
     }
 
     /// Reads all files, including those that were known and are gone.
@@ -98,10 +98,10 @@ impl Files {
                 continue;
             }
             ids.push(id.clone());
-            match self.bringer.get(&id) {
+            match self.owner.get(&id) {
                 Some(other) if other != path => events.push(twice(path, document, &id, other)),
                 _ => {
-                    self.bringer.insert(id, path.into());
+                    self.owner.insert(id, path.into());
                     events.extend(object);
                 }
             }
@@ -109,17 +109,17 @@ impl Files {
         let before = self.objects.insert(path.into(), ids).unwrap_or_default();
         let now = &self.objects[path];
         let lost: Vec<ManifestId> = before.into_iter().filter(|id| !now.contains(id)).collect();
-        let mut heirs: Vec<PathBuf> = Vec::new();
+        let mut successors: Vec<PathBuf> = Vec::new();
         for id in lost {
-            if self.bringer.get(&id).is_some_and(|p| p == path) {
-                self.bringer.remove(&id);
-                heirs.extend(self.objects.iter().find(|(_, ids)| ids.contains(&id)).map(|(p, _)| p.clone()));
+            if self.owner.get(&id).is_some_and(|p| p == path) {
+                self.owner.remove(&id);
+                successors.extend(self.objects.iter().find(|(_, ids)| ids.contains(&id)).map(|(p, _)| p.clone()));
                 events.push(gone(id));
             }
         }
-        heirs.dedup();
+        successors.dedup();
         // A file that also defines a withdrawn object becomes its owner by being read again.
-        events.extend(heirs.iter().flat_map(|p| self.read_path(p)).collect::<Vec<_>>());
+        events.extend(successors.iter().flat_map(|p| self.read_path(p)).collect::<Vec<_>>());
         events
     }
 }
