@@ -38,8 +38,8 @@ fn requested_addresses_of_the_node_are_assigned() {
     for (ips, code, words) in [
         (json!(["10.77.0.50"]), 11, "address 10.77.0.50 is held by another attachment"),
         (json!(["10.99.0.1"]), 7, "address 10.99.0.1 is in none of this node's ranges"),
-        (json!(["10.77.0.0"]), 7, "address 10.77.0.0 is no pod's"),
-        (json!(["10.77.0.255"]), 7, "address 10.77.0.255 is no pod's"),
+        (json!(["10.77.0.0"]), 7, "address 10.77.0.0 is not for pods"),
+        (json!(["10.77.0.255"]), 7, "address 10.77.0.255 is not for pods"),
         (json!(["fe80::1"]), 7, "none of this node's ranges"),
         (json!(["::ffff:10.77.0.9"]), 7, "none of this node's ranges"),
         (json!(["127.0.0.1"]), 7, "none of this node's ranges"),
