@@ -1,8 +1,8 @@
 //! The usual start of a test: a cluster, the Service `default/web` with one backend on each of some
 //! nodes, and a client pod.
 //!
-//! [`ClientPath`] names the client paths to the Service. [`Traffic`] is load on three of them that has
-//! to survive what a test does.
+//! [`ClientPath`] names the client paths to the Service. [`Traffic`] is load on three of them that
+//! has to survive what a test does.
 
 use std::net::{IpAddr, SocketAddr};
 

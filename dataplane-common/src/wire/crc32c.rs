@@ -6,8 +6,8 @@
 //! every length. A checksum that was wrong before is wrong by as much afterwards: it still protects
 //! the packet from end to end.
 //!
-//! Written by hand: libraries compute the CRC of a buffer, not that difference. Tests compare it with
-//! one.
+//! Written by hand: libraries compute the CRC of a buffer, not that difference. Tests compare it
+//! with one of these libraries.
 //!
 //! The bits of a number are the coefficients of a polynomial over GF(2), the highest bit that of
 //! x^0: the order in which bits are sent.

@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metric_names_are_kube_proxys() {
+    fn metric_names_match_kube_proxy() {
         let pins = Pins::new(std::path::Path::new("/nonexistent"));
         let mut snapshot =
             Snapshot { service_changes: 1, frontends: (7, 3), no_local: [[1, 0], [0, 2]], ..Snapshot::default() };
