@@ -1,7 +1,7 @@
 //! Parsing: Ethernet, IPv4 with options, IPv6 with extension headers, fragments, ports.
 //!
 //! Every packet program and every stage begins here, because a tail call keeps no state. The result
-//! is the tuple by which flows are found. Limits ([`MAX_L4`], [`MAX_EXTENSIONS`]) bound the work of
+//! is the tuple by which flows are found. Limits (`MAX_L4`, `MAX_EXTENSIONS`) bound the work of
 //! program and verifier. The module reads packets and never writes them.
 
 use crate::maps::FamilyMaps;
@@ -58,7 +58,7 @@ pub enum Layer4 {
 pub struct Parsed<A> {
     /// The packet's tuple; ports are zero if the protocol has none.
     pub key: FlowKey<A>,
-    /// Offset of the L4 header, bytes, at most [`MAX_L4`].
+    /// Offset of the L4 header, bytes, at most `MAX_L4`.
     pub l4: usize,
     /// Kind of the L4 header.
     pub layer4: Layer4,

@@ -54,7 +54,7 @@ pub fn forward<const OFTEN: bool, A: Family, P: Packet, T: SharedMaps>(
         return Verdict::PASS;
     }
     // A number and no boolean branches: the verifier would follow each branch to the end of the
-    // program (46,124 verified instructions instead of 48,157).
+    // program. Saves 2,000 verified instructions of `from_pod`.
     let mut by_stack = 0;
     if matches!(egress.action(), Action::ToUplink) {
         let limit = exceeded_mtu(packet, tables, parsed, flow.oif);

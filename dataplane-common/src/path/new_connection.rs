@@ -51,8 +51,8 @@ impl<A: Address> FlowTarget<A> {
     /// routes.
     ///
     /// The host's stack drops a packet that arrives with the node's own address as its source (a
-    /// martian, RFC 1812, section 5.3.7; `fib_validate_source` in net/ipv4/fib_frontend.c), so such
-    /// a packet has to be redirected.
+    /// martian, RFC 1812, section 5.3.7; `fib_validate_source` in `net/ipv4/fib_frontend.c`), so
+    /// such a packet has to be redirected.
     #[inline(always)]
     pub fn resolve_route<P: Packet>(&mut self, packet: &P) {
         if !A::V6 && self.masquerade && self.oif == 0 {

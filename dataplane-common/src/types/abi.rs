@@ -3,7 +3,7 @@
 //! The hash names the pin directory, so agent, plugin and kernel programs share maps only if their
 //! hashes are equal. It is computed at compile time from the name, size, alignment and field
 //! offsets of each shared type, and from the names of maps, stages and labels. A change of a layout
-//! therefore changes the hash without further action; a change of meaning needs [`REVISION`].
+//! therefore changes the hash without further action; a change of meaning needs `REVISION`.
 
 use core::mem::{align_of, offset_of, size_of};
 
