@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn journal_round_trips_and_is_locked_once() {
+    fn journal_round_trips_and_has_one_lock_holder() {
         let dir = std::env::temp_dir().join(format!("rw-journal-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
         assert_eq!(Journal::read(&dir), None);

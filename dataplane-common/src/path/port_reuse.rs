@@ -2,9 +2,9 @@
 //!
 //! A client retransmits its SYN after a second without an answer. If the backend of the first SYN
 //! takes no new connections any more, the retransmission gets another backend; but the first one
-//! may have answered meanwhile, or may still answer. The client must never hear both. So either the
-//! backend that has answered keeps the connection, or its reply flow is removed: then its segments
-//! arrive untranslated, and the client resets them.
+//! may have answered meanwhile, or may still answer. The client must never receive a SYN-ACK from
+//! both. If the first backend has answered, it keeps the connection. Otherwise its reply flow is
+//! removed: a late SYN-ACK then arrives untranslated, and the client resets it.
 
 use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::access::Packet;

@@ -1,7 +1,7 @@
-//! Lists the chains of `nf_tables`, where kube-proxy, and iptables since version 1.8, keep their
-//! rules.
+//! Lists the chains of `nf_tables`. kube-proxy's rules are in such chains in its mode nftables, and
+//! in its mode iptables if the `iptables` command is `iptables-nft`.
 //!
-//! The agent looks for leftovers of kube-proxy with it. Reads only.
+//! The agent uses the list to find rules that kube-proxy has left. Reads only.
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NlasIterator};
 use netlink_sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_NETFILTER};

@@ -1,8 +1,9 @@
-//! Executes decisions: writes the plugin's files, under the store's lock, and changes block
-//! objects.
+//! Executes the planner's decisions: writes the plugin's files under the store's lock, and creates,
+//! changes and deletes `IPBlock` objects.
 //!
-//! The only writer of pool mode, called by [`super::task`]. Every change of an object names the
-//! version that the decision has seen, so a decision on outdated objects changes nothing.
+//! Called by [`super::task`]; no other module writes them. Every change or deletion of an object
+//! carries the `resourceVersion` that the planner saw. The API server rejects it with a conflict if
+//! the object has changed since.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -108,7 +108,7 @@ impl Programs {
 pub struct LoadSettings<'a> {
     /// Compile log messages into the programs.
     pub trace: bool,
-    /// Sizes of maps that keep the size with which they are created.
+    /// Maps that are never resized: name and number of entries.
     pub fixed: &'a [(&'static str, u32)],
     /// Sizes of maps that can be resized. Smaller pinned maps are replaced by larger ones; larger
     /// ones stay.

@@ -23,7 +23,7 @@ pub struct ResizableMaps {
 pub struct Sizes {
     /// Maps that are resized when they are full.
     pub resizable: [ResizableMaps; 5],
-    /// Maps that keep the size with which they are created.
+    /// Maps that are never resized: name and number of entries.
     pub fixed: [(&'static str, u32); 6],
 }
 

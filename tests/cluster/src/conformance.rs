@@ -64,7 +64,7 @@ fn skips(text: &str) -> Result<Vec<String>> {
             Some(comment) => reason = !comment.trim().is_empty(),
             None if line.is_empty() => reason = false,
             None if reason => found.push(line.to_owned()),
-            None => bail!("tests/cluster/skips.txt, line {}: no reason above it", number + 1),
+            None => bail!("tests/cluster/skips.txt, line {}: no comment with the reason above it", number + 1),
         }
     }
     Ok(found)
@@ -113,7 +113,7 @@ mod tests {
     fn skip_without_reason_is_rejected() {
         assert_eq!(skips("# because\none\ntwo\n\n# and\nthree\n").unwrap(), ["one", "two", "three"]);
         let message = skips("# because\none\n\ntwo\n").unwrap_err().to_string();
-        assert_eq!(message, "tests/cluster/skips.txt, line 4: no reason above it");
+        assert_eq!(message, "tests/cluster/skips.txt, line 4: no comment with the reason above it");
     }
 
     #[test]

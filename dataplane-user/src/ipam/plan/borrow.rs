@@ -5,8 +5,8 @@
 //! for a while, or removes the name ([`Planner::answer`]), and the asker tries another block. An
 //! unneeded part is given back after it has been empty for a while, as blocks are.
 //!
-//! All of this is in the block's one object, and every change names the version that it follows, so
-//! two nodes never use the same part. The giver first takes the range from its plugin, under the
+//! All of this is in the block's one object. Every change carries the `resourceVersion` that it is
+//! based on, so two nodes never use the same part. The giver first takes the range from its plugin, under the
 //! store's lock, and only then changes the object. The receiver gives out addresses once the object
 //! says so. A crash in between leaves addresses unused until the next decision, and never used
 //! twice.

@@ -141,7 +141,7 @@ mod tests {
         assert!(gc.find_leaked(one(), &devices).is_empty(), "it had a link meanwhile");
     }
 
-    /// No link of that name exists here, so every record counts as leaked.
+    /// The test machine has none of the records' host devices, so every record counts as leaked.
     #[test]
     fn leaked_record_is_marked_once_and_locked_record_is_not() {
         let dir = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use super::*;
 
 const ALL: [u8; 4] = [LC, WLC, SED, NQ];
 
-/// Returns the agent's counts for a backend of generation 1.
+/// Returns a `backend_loads` entry as the agent writes it, for a backend of generation 1.
 fn found(active: u32, inactive: u32) -> BackendLoad {
     BackendLoad { generation: 1, active, inactive, flows: 0 }
 }
