@@ -5,8 +5,8 @@
 //! the plugin's files. `task` drives them. The agent starts the task; in other modes none of this
 //! runs.
 //!
-//! A block's object says which node owns it. A block is offered to the plugin only after the API
-//! server has accepted it, and given back only after the plugin can no longer use it.
+//! A block's object says which node owns it. The plugin gets a block only after the API server
+//! has accepted it, and it is given back only after the plugin can no longer use it.
 
 pub mod crd;
 pub mod plan;

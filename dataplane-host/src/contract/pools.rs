@@ -96,8 +96,8 @@ impl NamespacesFile {
     /// Returns the entry of a namespace.
     #[must_use]
     pub fn get(&self, name: &str) -> Namespace {
-        if let Some(wish) = self.chosen.get(name) {
-            return Namespace::Chosen(wish.clone());
+        if let Some(request) = self.chosen.get(name) {
+            return Namespace::Chosen(request.clone());
         }
         if let Some(reason) = self.broken.get(name) {
             return Namespace::Broken(reason.clone());
@@ -129,11 +129,11 @@ mod tests {
 
     #[test]
     fn namespace_lookup_tells_unknown_from_plain() {
-        let wish = PoolRequest { ipv4_pools: Some(vec!["a".into()]), ..PoolRequest::default() };
+        let request = PoolRequest { ipv4_pools: Some(vec!["a".into()]), ..PoolRequest::default() };
         let plain = vec!["default".into(), "kube-system".into()];
         let broken = [("odd".into(), "why".into())].into();
-        let file = NamespacesFile { version: 1, chosen: [("red".into(), wish.clone())].into(), plain, broken };
-        assert_eq!(file.get("red"), Namespace::Chosen(wish));
+        let file = NamespacesFile { version: 1, chosen: [("red".into(), request.clone())].into(), plain, broken };
+        assert_eq!(file.get("red"), Namespace::Chosen(request));
         assert_eq!(file.get("default"), Namespace::Plain);
         assert_eq!(file.get("odd"), Namespace::Broken("why".into()));
         assert_eq!(file.get("new"), Namespace::Unknown { possible: true });

@@ -1,7 +1,7 @@
 //! Decides which blocks this node claims, gives back, lends or collects.
 //!
-//! A pure function of a [`World`] and the [`PlannerMemory`] of earlier decisions; [`super::task`]
-//! calls it and [`super::write`] executes the result.
+//! A pure function of a [`PlannerInput`] and the [`PlannerMemory`] of earlier decisions.
+//! [`super::task`] calls it, and [`super::write`] executes the result.
 //!
 //! - For each list of pools from which pods of this node may get an address, one block stays empty
 //!   as a spare. When a pod takes an address of the spare, the next block is claimed.
@@ -55,7 +55,7 @@ impl Default for GracePeriods {
     }
 }
 
-/// A block as its IPBlock object describes it.
+/// A block as its `IPBlock` object describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     /// The range of the block.
@@ -101,7 +101,7 @@ pub struct ObjectVersion {
 
 /// The input of a decision.
 #[derive(Clone, Copy, Debug)]
-pub struct World<'a> {
+pub struct PlannerInput<'a> {
     /// Name of this node.
     pub node: &'a str,
     /// Labels of this node; `None` if it has no Node object (yet), in which case it claims nothing.
@@ -143,14 +143,14 @@ pub struct PlannerMemory {
 }
 
 impl PlannerMemory {
-    fn observe(&mut self, world: &World<'_>) {
-        let now = world.now;
+    fn observe(&mut self, input: &PlannerInput<'_>) {
+        let now = input.now;
         self.since.get_or_insert(now);
-        self.recent.extend(world.held.iter().map(|address| (*address, now)));
-        self.recent.retain(|_, last| now < *last + world.grace.cool);
-        let is_held = |range: IpNetwork| world.held.iter().any(|address| range.contains(*address));
+        self.recent.extend(input.held.iter().map(|address| (*address, now)));
+        self.recent.retain(|_, last| now < *last + input.grace.cool);
+        let is_held = |range: IpNetwork| input.held.iter().any(|address| range.contains(*address));
         self.away.retain(|name, action| {
-            let same = world.blocks.get(name).is_some_and(|block| Some(&block.state) == action.state());
+            let same = input.blocks.get(name).is_some_and(|block| Some(&block.state) == action.state());
             // A pod got an address of the range first, so the writer did not execute the action.
             same && !action.given().is_some_and(is_held)
         });
@@ -159,22 +159,22 @@ impl PlannerMemory {
 
 /// Decides which actions to take now, and what the plugin may use.
 #[must_use]
-pub fn decide(world: &World<'_>, memory: &mut PlannerMemory) -> PoolDecision {
-    memory.observe(world);
-    let mut planner = Planner::new(world, &memory.away);
+pub fn decide(input: &PlannerInput<'_>, memory: &mut PlannerMemory) -> PoolDecision {
+    memory.observe(input);
+    let mut planner = Planner::new(input, &memory.away);
     // `provide` marks blocks as kept or claims more; only then `release` knows the unneeded ones.
     let lists = planner.lists();
     for list in &lists {
         planner.provide(list, memory);
     }
-    for request in world.requests {
+    for request in input.requests {
         request.addresses.iter().for_each(|address| planner.provide_address(*address));
     }
     planner.recover();
     planner.release(memory);
     planner.withdraw(memory);
     planner.answer(memory);
-    gone::collect(world, memory, &mut planner.decision);
+    gone::collect(input, memory, &mut planner.decision);
     // Remembered until the watch shows the new state: the plugin must not get these back.
     let given = planner.decision.actions.iter().filter(|action| action.given().is_some());
     memory.away = given.map(|action| (action.name(), action.clone())).collect();
@@ -196,7 +196,7 @@ struct Own<'a> {
 }
 
 struct Planner<'a> {
-    world: &'a World<'a>,
+    input: &'a PlannerInput<'a>,
     /// Pools from which this node gives out addresses.
     usable: Vec<&'a Pool>,
     /// Own blocks and borrowed parts, oldest first.
@@ -205,26 +205,26 @@ struct Planner<'a> {
     odd: Vec<IpNetwork>,
     kept: BTreeSet<IpNetwork>,
     /// Pools in which this node wants parts of other nodes' blocks.
-    asking: BTreeSet<String>,
+    borrow_from: BTreeSet<String>,
     decision: PoolDecision,
 }
 
 impl<'a> Planner<'a> {
-    fn new(world: &'a World<'a>, away: &BTreeMap<String, BlockAction>) -> Self {
-        let selects = |pool: &&Pool| match (&pool.selector, world.labels) {
+    fn new(input: &'a PlannerInput<'a>, away: &BTreeMap<String, BlockAction>) -> Self {
+        let selects = |pool: &&Pool| match (&pool.selector, input.labels) {
             (Some(selector), Some(labels)) => selector.matches(labels),
             _ => true,
         };
         // Without labels no pool is excluded: the node then claims nothing, but keeps its blocks.
-        let usable: Vec<_> = world.pools.iter().filter(|p| !p.disabled).filter(selects).collect();
-        let size = |block: &Block| world.pools.iter().find(|p| p.name == block.pool).map(|p| p.block_prefix);
+        let usable: Vec<_> = input.pools.iter().filter(|p| !p.disabled).filter(selects).collect();
+        let size = |block: &Block| input.pools.iter().find(|p| p.name == block.pool).map(|p| p.block_prefix);
         // Blocks of a former block size overlap those of the present one and are in the way.
-        let odd = world.blocks.values().filter(|b| size(b) != Some(b.cidr.prefix())).map(|b| b.cidr).collect();
+        let odd = input.blocks.values().filter(|b| size(b) != Some(b.cidr.prefix())).map(|b| b.cidr).collect();
         // Pending actions are repeated until the watch shows their effect.
         let decision = PoolDecision { actions: away.values().cloned().collect(), ..PoolDecision::default() };
         let mut planner =
-            Self { world, usable, own: Vec::new(), odd, kept: BTreeSet::new(), asking: BTreeSet::new(), decision };
-        let mut objects: Vec<_> = world.blocks.iter().collect();
+            Self { input, usable, own: Vec::new(), odd, kept: BTreeSet::new(), borrow_from: BTreeSet::new(), decision };
+        let mut objects: Vec<_> = input.blocks.iter().collect();
         // Oldest first: the plugin uses up older blocks first, so newer ones become empty.
         objects.sort_by_key(|(name, b)| (&b.created, *name));
         for (name, block) in objects {
@@ -237,10 +237,10 @@ impl<'a> Planner<'a> {
                     planner.own.push(Own { borrowed, ..own });
                 }
             };
-            if block.node == world.node {
+            if block.node == input.node {
                 push(block.cidr, block.kept(), false);
             }
-            for part in block.sharing.lent.iter().filter(|part| part.node == world.node) {
+            for part in block.sharing.lent.iter().filter(|part| part.node == input.node) {
                 push(part.cidr, vec![part.cidr], true);
             }
         }
@@ -254,9 +254,9 @@ impl<'a> Planner<'a> {
         pool: &'a str,
         object: Option<(&'a String, &'a Block)>,
     ) -> Own<'a> {
-        let used = self.world.held.iter().filter(|a| parts.iter().any(|part| part.contains(**a))).count();
-        let reserved = self.world.pools.iter().find(|p| p.name == pool).map_or(&[][..], |p| &p.reserved);
-        let is_free = |a: &IpAddr| !self.world.held.contains(a) && !reserved.iter().any(|part| part.contains(*a));
+        let used = self.input.held.iter().filter(|a| parts.iter().any(|part| part.contains(**a))).count();
+        let reserved = self.input.pools.iter().find(|p| p.name == pool).map_or(&[][..], |p| &p.reserved);
+        let is_free = |a: &IpAddr| !self.input.held.contains(a) && !reserved.iter().any(|part| part.contains(*a));
         let free = parts
             .iter()
             .filter_map(|part| Range::block(*part).ok())
@@ -269,16 +269,16 @@ impl<'a> Planner<'a> {
     fn lists(&mut self) -> Vec<Vec<&'a Pool>> {
         let (mut lists, mut missing) = (Vec::new(), BTreeSet::new());
         let by_name = |name: &String| self.usable.iter().copied().find(|p| p.name == *name);
-        let default: Vec<_> = if self.world.default.is_empty() {
+        let default: Vec<_> = if self.input.default.is_empty() {
             let mut all = self.usable.clone();
             all.sort_by(|a, b| a.name.cmp(&b.name));
             all
         } else {
-            self.world.default.iter().filter_map(by_name).collect()
+            self.input.default.iter().filter_map(by_name).collect()
         };
         for family in IpFamily::BOTH {
             lists.push(default.iter().copied().filter(|p| family.has(p.cidr.ip())).collect::<Vec<_>>());
-            for names in self.world.requests.iter().filter_map(|request| request.pools(family)) {
+            for names in self.input.requests.iter().filter_map(|request| request.pools(family)) {
                 missing.extend(names.iter().filter(|name| by_name(name).is_none()));
                 lists.push(names.iter().filter_map(by_name).filter(|p| family.has(p.cidr.ip())).collect());
             }
@@ -334,7 +334,7 @@ impl<'a> Planner<'a> {
     /// Returns an unclaimed block. The search starts at a hash of the node's name, so that nodes do
     /// not compete for the same block.
     fn unclaimed(&self, pool: &Pool) -> Option<IpNetwork> {
-        let start = u128::from(hash64(self.world.node.as_bytes())) % pool.blocks();
+        let start = u128::from(hash64(self.input.node.as_bytes())) % pool.blocks();
         // From the start to the end, then around to the start.
         for (from, to) in [(start, pool.blocks()), (0, start)] {
             let mut index = pool.skip_reserved(from);
@@ -350,7 +350,7 @@ impl<'a> Planner<'a> {
     }
 
     fn is_unclaimed(&self, block: IpNetwork) -> bool {
-        !self.world.blocks.contains_key(&block_name(block))
+        !self.input.blocks.contains_key(&block_name(block))
             && !self.odd.iter().any(|odd| overlap(*odd, block))
             && !self.own.iter().any(|own| own.cidr == block)
     }
@@ -360,7 +360,7 @@ impl<'a> Planner<'a> {
         // Counted as own at once, so that another list of pools does not claim it too.
         let own = self.count(cidr, vec![cidr], pool, None);
         self.own.push(own);
-        if self.world.labels.is_some() {
+        if self.input.labels.is_some() {
             self.decision.actions.push(BlockAction::Claim { pool: pool.into(), cidr });
         }
     }
@@ -384,10 +384,10 @@ impl<'a> Planner<'a> {
 
     /// Claims blocks again that pods of this node hold addresses of although the node lost them.
     fn recover(&mut self) {
-        let mut lost: Vec<_> = self.world.held.iter().filter(|a| !self.own.iter().any(|own| own.has(**a))).collect();
+        let mut lost: Vec<_> = self.input.held.iter().filter(|a| !self.own.iter().any(|own| own.has(**a))).collect();
         lost.sort();
         for address in lost {
-            let pool = self.world.pools.iter().find(|p| p.cidr.contains(*address));
+            let pool = self.input.pools.iter().find(|p| p.cidr.contains(*address));
             let Some((pool, block)) = pool.and_then(|pool| Some((pool, pool.block_of(*address)?))) else { continue };
             // Claimed a moment ago for another address of the same block.
             if self.own.iter().any(|own| own.cidr == block) {
@@ -403,13 +403,13 @@ impl<'a> Planner<'a> {
     }
 
     fn owner(&self, address: IpAddr) -> &str {
-        let mut users = self.world.blocks.values().flat_map(Block::users);
+        let mut users = self.input.blocks.values().flat_map(Block::users);
         users.find(|(_, range)| range.contains(address)).map_or("?", |(node, _)| node)
     }
 
     /// Gives back blocks and parts that are not kept and have been empty for the idle period.
     fn release(&mut self, memory: &mut PlannerMemory) {
-        let now = self.world.now;
+        let now = self.input.now;
         let mut idle = BTreeMap::new();
         let unneeded = self.own.iter().filter(|own| own.used == 0 && !self.kept.contains(&own.cidr));
         for (own, (name, block)) in unneeded.filter_map(|own| Some((own, own.object?))) {
@@ -420,10 +420,10 @@ impl<'a> Planner<'a> {
             }
             let since = memory.idle.get(&own.cidr).copied().unwrap_or(now);
             idle.insert(own.cidr, since);
-            if now >= since + self.world.grace.idle {
+            if now >= since + self.input.grace.idle {
                 self.decision.actions.push(own.give_back(name, block));
             } else {
-                self.decision.wake(since + self.world.grace.idle);
+                self.decision.wake(since + self.input.grace.idle);
             }
         }
         memory.idle = idle;

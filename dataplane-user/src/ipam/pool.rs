@@ -17,7 +17,7 @@ const DEFAULT_HOST_BITS: u8 = 6;
 /// A pool with a valid specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// Name of the IPPool object.
+    /// Name of the `IPPool` object.
     pub name: String,
     /// The whole range of the pool.
     pub cidr: IpNetwork,

@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
 
-use super::plan::{Block, GracePeriods, PlannerMemory, PoolDecision, World, decide};
+use super::plan::{Block, GracePeriods, PlannerInput, PlannerMemory, PoolDecision, decide};
 use super::watch::{Objects, PoolView, objects};
 use super::write::{self, WriteError};
 use crate::network::blocks::Blocks;
@@ -57,9 +57,9 @@ pub struct PoolTask {
 
 impl PoolTask {
     /// Runs until it is dropped. Writes nothing before every kind has been complete once.
-    /// The client can't be created from this configuration.
+    ///
     /// # Errors
-    /// The client can't be made from this configuration.
+    /// The client can't be created from this configuration.
     pub async fn run(&self, server: kube::Config) -> kube::Result<()> {
         let watch_errors = WatchErrors::new(&server);
         let client = Client::try_from(server)?;
@@ -139,7 +139,7 @@ impl PoolTask {
             let dir = self.state_dir.clone();
             let held = blocking(move || write::held(&dir)).await?;
             let nodes: BTreeSet<Box<str>> = self.nodes.borrow().keys().cloned().collect();
-            let world = World {
+            let input = PlannerInput {
                 node: &self.node,
                 labels: view.labels.as_ref(),
                 pools: &view.pools,
@@ -152,8 +152,8 @@ impl PoolTask {
                 now: start.elapsed(),
                 grace: self.grace,
             };
-            let decision = decide(&world, memory);
-            if !self.offer(&view, &decision).await? {
+            let decision = decide(&input, memory);
+            if !self.write_files(&view, &decision).await? {
                 // The held addresses have changed since they were read: decide again.
                 continue;
             }
@@ -167,12 +167,12 @@ impl PoolTask {
 
     /// Writes the plugin's files. Returns `false` if a pod took an address of a range that was to
     /// be given away.
-    async fn offer(&self, view: &PoolView, decision: &PoolDecision) -> Result<bool, WriteError> {
+    async fn write_files(&self, view: &PoolView, decision: &PoolDecision) -> Result<bool, WriteError> {
         let (dir, node) = (self.state_dir.clone(), self.node.clone());
         let (namespaces, decision) = (view.namespaces.clone(), decision.clone());
         blocking(move || {
             write::namespaces(&dir, &namespaces)?;
-            write::offer(&dir, &node, &decision)
+            write::pools(&dir, &node, &decision)
         })
         .await
     }

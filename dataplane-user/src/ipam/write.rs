@@ -54,7 +54,7 @@ pub(super) fn namespaces(state_dir: &Path, file: &NamespacesFile) -> Result<bool
 ///
 /// Returns `false`, and writes nothing, if a pod has got an address of a range that was to be given
 /// away.
-pub(super) fn offer(state_dir: &Path, node: &str, decision: &PoolDecision) -> Result<bool, WriteError> {
+pub(super) fn pools(state_dir: &Path, node: &str, decision: &PoolDecision) -> Result<bool, WriteError> {
     let (default, pools) = (decision.default.clone(), decision.pools.clone());
     let file = PoolsFile { version: VERSION, node: node.into(), default, pools };
     let store = AddressStore::open(state_dir)?;

@@ -67,7 +67,7 @@ impl Metrics {
         family.get_or_create(&vec![("code", status.to_string())]).inc();
     }
 
-    /// Renders all metrics in the OpenMetrics text format.
+    /// Renders all metrics in the `OpenMetrics` text format.
     #[must_use]
     pub fn render(&self) -> String {
         let mut out = String::with_capacity(16 << 10);
@@ -202,7 +202,12 @@ impl Collector for NodeCollector {
         flows(e, &self.flows.get())?;
         let unrouted = self.status.unrouted();
         gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)?;
-        gauge(e, "ropeway_pool_problems", "Problems of IP pools and of this node's blocks", self.status.pool_trouble())
+        gauge(
+            e,
+            "ropeway_pool_problems",
+            "Problems of IP pools and of this node's blocks",
+            self.status.pool_problem_count(),
+        )
     }
 }
 

@@ -59,7 +59,7 @@ impl Agent {
     }
 
     /// Returns the blocks of a pool that the plugin may use.
-    fn offered(&self, pool: &str) -> Vec<String> {
+    fn usable(&self, pool: &str) -> Vec<String> {
         let file = contract::read::<PoolsFile>(self.dir.path()).unwrap().unwrap_or_default();
         let of = file.pools.iter().filter(|p| p.name == pool).flat_map(|p| &p.blocks);
         of.map(ToString::to_string).collect()
@@ -143,12 +143,12 @@ async fn nodes_claim_distinct_blocks() {
     // The last block of a pool of four is claimed, too.
     let agents: Vec<_> = names.iter().map(|n| Agent::start(&server, n, &names, GracePeriods::default())).collect();
     for (agent, name) in agents.iter().zip(names) {
-        eventually(name, || agent.offered("four").len() == 1 && agent.offered("six").len() == 1).await;
-        let mut offered = [agent.offered("four"), agent.offered("six")].concat();
+        eventually(name, || agent.usable("four").len() == 1 && agent.usable("six").len() == 1).await;
+        let mut usable = [agent.usable("four"), agent.usable("six")].concat();
         let mut claimed = blocks(&server, name);
-        offered.sort();
+        usable.sort();
         claimed.sort();
-        assert_eq!(offered, claimed);
+        assert_eq!(usable, claimed);
     }
     let unique: BTreeSet<_> = blocks(&server, "").into_iter().collect();
     assert_eq!(unique.len(), 8);
@@ -160,7 +160,7 @@ async fn nodes_claim_distinct_blocks() {
     assert_eq!(published.borrow().pools.len(), 2);
     let file: NamespacesFile = contract::read(&agents[0].state()).unwrap().unwrap();
     assert_eq!(file.get("default"), Namespace::Plain);
-    assert_eq!(agents[0].status.pool_trouble(), 0);
+    assert_eq!(agents[0].status.pool_problem_count(), 0);
 }
 
 #[tokio::test]
@@ -168,29 +168,29 @@ async fn spare_block_is_claimed_ahead_and_given_back() {
     let server = server(&["n1"], &both()[..1]).await;
     let grace = GracePeriods { idle: Duration::from_millis(300), ..GracePeriods::default() };
     let agent = Agent::start(&server, "n1", &["n1"], grace);
-    eventually("first block", || agent.offered("four").len() == 1).await;
-    let first = agent.offered("four").remove(0);
+    eventually("first block", || agent.usable("four").len() == 1).await;
+    let first = agent.usable("four").remove(0);
     let address = agent.take("c1", &first);
-    eventually("a pod takes an address of the spare: the next block is claimed", || agent.offered("four").len() == 2)
+    eventually("a pod takes an address of the spare: the next block is claimed", || agent.usable("four").len() == 2)
         .await;
-    assert_eq!(agent.offered("four")[0], first, "the older one is used up first");
+    assert_eq!(agent.usable("four")[0], first, "the older one is used up first");
     // A needed block is never given back.
     tokio::time::sleep(grace.idle * 3).await;
     assert_eq!(blocks(&server, "n1").len(), 2, "{address} is in use, and there is one spare");
     agent.give_back("c1");
     eventually("one of two empty blocks is given back", || blocks(&server, "n1").len() == 1).await;
-    eventually("and is not offered", || agent.offered("four") == blocks(&server, "n1")).await;
+    eventually("the plugin may not use it", || agent.usable("four") == blocks(&server, "n1")).await;
 }
 
 #[tokio::test]
 async fn restarted_agent_keeps_its_blocks() {
     let server = server(&["n1"], &both()).await;
     let first = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
-    eventually("blocks", || first.offered("four").len() == 1 && first.offered("six").len() == 1).await;
+    eventually("blocks", || first.usable("four").len() == 1 && first.usable("six").len() == 1).await;
     let before = server.get("ipblocks");
     drop(first);
     let second = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
-    eventually("blocks again", || second.offered("four").len() == 1 && second.offered("six").len() == 1).await;
+    eventually("blocks again", || second.usable("four").len() == 1 && second.usable("six").len() == 1).await;
     assert_eq!(server.get("ipblocks"), before);
 }
 
@@ -198,13 +198,13 @@ async fn restarted_agent_keeps_its_blocks() {
 async fn failing_server_is_retried() {
     let server = server(&["n1"], &both()).await;
     let agent = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
-    eventually("blocks", || agent.offered("four").len() == 1 && agent.offered("six").len() == 1).await;
+    eventually("blocks", || agent.usable("four").len() == 1 && agent.usable("six").len() == 1).await;
     server.fail("ipblocks", usize::MAX);
-    agent.take("c1", &agent.offered("four")[0]);
-    eventually("the error is reported", || agent.status.pool_trouble() == 1).await;
+    agent.take("c1", &agent.usable("four")[0]);
+    eventually("the error is reported", || agent.status.pool_problem_count() == 1).await;
     server.fail("ipblocks", 0);
-    eventually("the next block", || agent.offered("four").len() == 2).await;
-    eventually("the report is cleared", || agent.status.pool_trouble() == 0).await;
+    eventually("the next block", || agent.usable("four").len() == 2).await;
+    eventually("the report is cleared", || agent.status.pool_problem_count() == 0).await;
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn only_blocks_of_deleted_nodes_are_collected() {
     let grace = GracePeriods { gone: Duration::from_millis(200), ..GracePeriods::default() };
     let (one, two) =
         (Agent::start(&server, "n1", &["n1", "n2"], grace), Agent::start(&server, "n2", &["n1", "n2"], grace));
-    eventually("blocks", || one.offered("four").len() == 1 && two.offered("four").len() == 1).await;
+    eventually("blocks", || one.usable("four").len() == 1 && two.usable("four").len() == 1).await;
     drop(two);
     // The agent's list of Nodes lacks the second one, but the API server still has it.
     one.nodes.send_replace(Arc::new(all(&["n1"])));
@@ -235,18 +235,18 @@ async fn annotations_claim_blocks_of_their_pools() {
     server.add("namespaces", &json!({"metadata": {"name": "team", "annotations": annotations}}));
     server.add("namespaces", &json!({"metadata": {"name": "odd", "annotations": {"ropeway.dev/ipv4pools": "red"}}}));
     let agent = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
-    eventually("a block of the default pool", || agent.offered("four").len() == 1).await;
-    eventually("the invalid annotation is reported", || agent.status.pool_trouble() == 1).await;
-    assert!(agent.offered("red").is_empty(), "no pod needs it");
+    eventually("a block of the default pool", || agent.usable("four").len() == 1).await;
+    eventually("the invalid annotation is reported", || agent.status.pool_problem_count() == 1).await;
+    assert!(agent.usable("red").is_empty(), "no pod needs it");
     let file: NamespacesFile = contract::read(&agent.state()).unwrap().unwrap();
     assert!(matches!(file.get("team"), Namespace::Chosen(_)) && matches!(file.get("odd"), Namespace::Broken(_)));
     server.add("pods", &json!({"metadata": {"name": "web-0", "namespace": "team"}}));
-    eventually("a block for the pod of that namespace", || agent.offered("red").len() == 1).await;
-    let mine = agent.offered("red").remove(0);
-    let wanted = if mine == "10.9.0.128/26" { "10.9.0.7" } else { "10.9.0.130" };
+    eventually("a block for the pod of that namespace", || agent.usable("red").len() == 1).await;
+    let claimed = agent.usable("red").remove(0);
+    let wanted = if claimed == "10.9.0.128/26" { "10.9.0.7" } else { "10.9.0.130" };
     let annotations = json!({"ropeway.dev/ipAddrs": format!("[\"{wanted}\"]")});
     server.add("pods", &json!({"metadata": {"name": "db-0", "namespace": "default", "annotations": annotations}}));
-    eventually("the block of the requested address", || agent.offered("red").len() == 2).await;
+    eventually("the block of the requested address", || agent.usable("red").len() == 2).await;
 }
 
 #[tokio::test]
@@ -255,8 +255,8 @@ async fn invalid_pools_are_reported_and_affect_no_other() {
     let pools = [("four", json!({"cidr": "10.1.0.0/24"})), ("late", overlapping), ("odd", json!({"cidr": "x"}))];
     let server = server(&["n1"], &pools).await;
     let agent = Agent::start(&server, "n1", &["n1"], GracePeriods::default());
-    eventually("block", || agent.offered("four").len() == 1).await;
-    assert_eq!(agent.status.pool_trouble(), 2);
+    eventually("block", || agent.usable("four").len() == 1).await;
+    assert_eq!(agent.status.pool_problem_count(), 2);
     assert_eq!(blocks(&server, "").len(), 1);
 }
 
@@ -269,11 +269,11 @@ async fn node_without_a_block_borrows_and_gives_back() {
     let grace = GracePeriods { idle: ms(300), cool: ms(100), again: ms(200), gone: ms(200), ..GracePeriods::default() };
     let start = |name| Agent::start(&server, name, &names, grace);
     let (one, two) = (start("n1"), start("n2"));
-    eventually("two nodes have the blocks", || one.offered("four").len() == 1 && two.offered("four").len() == 1).await;
-    let (first, second) = (one.take("c1", &one.offered("four")[0]), two.take("c2", &two.offered("four")[0]));
+    eventually("two nodes have the blocks", || one.usable("four").len() == 1 && two.usable("four").len() == 1).await;
+    let (first, second) = (one.take("c1", &one.usable("four")[0]), two.take("c2", &two.usable("four")[0]));
     let three = start("n3");
-    eventually("the third node has a part", || three.offered("four").len() == 1).await;
-    let part = three.offered("four").remove(0);
+    eventually("the third node has a part", || three.usable("four").len() == 1).await;
+    let part = three.usable("four").remove(0);
     let lent =
         || server.get("ipblocks").iter().filter(|block| !block["spec"]["lent"].is_null()).cloned().collect::<Vec<_>>();
     let lender = lent().remove(0);
@@ -283,7 +283,7 @@ async fn node_without_a_block_borrows_and_gives_back() {
     let (part_range, owner) = (part.parse::<ipnetwork::IpNetwork>().unwrap(), lender["spec"]["node"].as_str().unwrap());
     assert!(whole.contains(part_range.network()) && ![first, second].iter().any(|a| part_range.contains(*a)));
     let (keeper, other) = if owner == "n1" { (&one, "n2") } else { (&two, "n1") };
-    assert!(!keeper.offered("four").contains(&part) && !keeper.offered("four").is_empty());
+    assert!(!keeper.usable("four").contains(&part) && !keeper.usable("four").is_empty());
     let published = one.blocks.clone();
     eventually("the part is published as the third node's", || {
         let by_node = published.borrow().by_node.clone();
@@ -307,5 +307,5 @@ async fn node_without_a_block_borrows_and_gives_back() {
     assert_eq!(lent().len(), 1, "a pod holds an address of the part");
     three.give_back("c3");
     eventually("the part is given back", || lent().is_empty()).await;
-    eventually("the part is not offered any more", || three.offered("four") == blocks(&server, "n3")).await;
+    eventually("the plugin may not use the part any more", || three.usable("four") == blocks(&server, "n3")).await;
 }

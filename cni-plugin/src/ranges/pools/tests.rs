@@ -98,7 +98,7 @@ fn fixed_address_needs_a_pool_that_allows_it() {
 
 #[test]
 fn pod_annotation_overrides_namespace() {
-    let directory = std::env::temp_dir().join(format!("rw-wish-{}", std::process::id()));
+    let directory = std::env::temp_dir().join(format!("rw-request-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     let red = pool_request(&[("ropeway.dev/ipv4pools", r#"["red"]"#), ("ropeway.dev/ipv6pools", r#"["six"]"#)]);
     let file = NamespacesFile {

@@ -132,19 +132,19 @@ fn list(annotation: &'static str, value: &str) -> Result<Vec<String>, Annotation
 mod tests {
     use super::*;
 
-    fn wish(annotation: &str, value: &str) -> Result<PoolRequest, String> {
+    fn request(annotation: &str, value: &str) -> Result<PoolRequest, String> {
         PoolRequest::from_annotations(|name| (name == annotation).then_some(value)).map_err(|e| e.to_string())
     }
 
     #[test]
     fn valid_annotations_are_parsed() {
-        assert!(wish("example.com/other", "x").unwrap().is_empty());
-        let names = wish(IPV4_POOLS, r#"["web", "spare.v4"]"#).unwrap();
+        assert!(request("example.com/other", "x").unwrap().is_empty());
+        let names = request(IPV4_POOLS, r#"["web", "spare.v4"]"#).unwrap();
         assert_eq!(
             (names.pools(IpFamily::V4), names.pools(IpFamily::V6)),
             (Some(&["web".to_owned(), "spare.v4".into()][..]), None)
         );
-        let both = wish(IP_ADDRS, r#"["fd00::7","10.1.2.3"]"#).unwrap();
+        let both = request(IP_ADDRS, r#"["fd00::7","10.1.2.3"]"#).unwrap();
         assert_eq!(
             (both.address(IpFamily::V4), both.address(IpFamily::V6)),
             ("10.1.2.3".parse().ok(), "fd00::7".parse().ok())
@@ -173,7 +173,7 @@ mod tests {
             (IP_ADDRS, r#"["10.1.2.3","10.1.2.4"]"#, "more than one address of a family"),
             (IP_ADDRS, r#"["$(reboot)"]"#, "is not an IP address"),
         ] {
-            let error = wish(annotation, value).unwrap_err();
+            let error = request(annotation, value).unwrap_err();
             assert!(error.starts_with(&format!("annotation {annotation}: ")) && error.contains(reason), "{error}");
         }
     }

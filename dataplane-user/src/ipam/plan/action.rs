@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use super::{ObjectVersion, Sharing};
 use crate::ipam::pool::block_name;
 
-/// A change of one IPBlock object.
+/// A change of one `IPBlock` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockAction {
     /// Create a block for this node. Fails if another node has created it first.
@@ -34,7 +34,7 @@ pub enum BlockAction {
     Share {
         /// Name of the object.
         name: String,
-        /// The lent parts and the asking node after the change.
+        /// The lent parts and the requesting node after the change.
         sharing: Sharing,
         /// The part that this node gives away by the change, if it is still empty.
         given: Option<IpNetwork>,

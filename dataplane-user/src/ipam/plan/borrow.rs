@@ -6,10 +6,10 @@
 //! unneeded part is given back after it has been empty for a while, as blocks are.
 //!
 //! All of this is in the block's one object. Every change carries the `resourceVersion` that it is
-//! based on, so two nodes never use the same part. The giver first takes the range from its plugin, under the
-//! store's lock, and only then changes the object. The receiver gives out addresses once the object
-//! says so. A crash in between leaves addresses unused until the next decision, and never used
-//! twice.
+//! based on, so two nodes never use the same part. The giver first takes the range from its plugin,
+//! under the store's lock, and only then changes the object. The receiver gives out addresses once
+//! the object says so. A crash in between leaves addresses unused until the next decision, and
+//! never used twice.
 
 use std::collections::BTreeSet;
 
@@ -66,12 +66,12 @@ impl Planner<'_> {
     /// Asks for a part of another node's block, in the first pool of the list that allows it,
     /// unless an answer is still due.
     pub(super) fn ask(&mut self, list: &[&Pool], memory: &mut PlannerMemory) {
-        let Some(nodes) = self.world.nodes.filter(|_| self.world.labels.is_some()) else { return };
-        let (me, now, grace) = (self.world.node, self.world.now, self.world.grace);
+        let Some(nodes) = self.input.nodes.filter(|_| self.input.labels.is_some()) else { return };
+        let (me, now, grace) = (self.input.node, self.input.now, self.input.grace);
         for pool in list.iter().filter(|pool| pool.borrow) {
-            self.asking.insert(pool.name.clone());
-            let of_pool = || self.world.blocks.iter().filter(|(_, block)| block.pool == pool.name);
-            // Pending also covers a question that was just sent and is not yet seen in the object.
+            self.borrow_from.insert(pool.name.clone());
+            let of_pool = || self.input.blocks.iter().filter(|(_, block)| block.pool == pool.name);
+            // Pending also covers a request that was just sent and is not yet seen in the object.
             let pending = of_pool().find_map(|(name, block)| {
                 let tried = memory.tried.get(name);
                 let sent = tried.is_some_and(|(state, since)| *state == block.state && now < *since + grace.answer);
@@ -105,28 +105,28 @@ impl Planner<'_> {
 
     /// Withdraws requests that were not answered in time or are not needed any more.
     pub(super) fn withdraw(&mut self, memory: &mut PlannerMemory) {
-        let (now, grace) = (self.world.now, self.world.grace);
-        let mine = |block: &Block| block.sharing.asked.as_deref() == Some(self.world.node);
-        for (name, block) in self.world.blocks.iter().filter(|(_, block)| mine(block)) {
+        let (now, grace) = (self.input.now, self.input.grace);
+        let asked_by_us = |block: &Block| block.sharing.asked.as_deref() == Some(self.input.node);
+        for (name, block) in self.input.blocks.iter().filter(|(_, block)| asked_by_us(block)) {
             // After a restart the time of the request is unknown, so it counts from now.
             let since = memory.tried.entry(name.clone()).or_insert_with(|| (ObjectVersion::default(), now)).1;
-            if !self.asking.contains(&block.pool) || now >= since + grace.answer {
+            if !self.borrow_from.contains(&block.pool) || now >= since + grace.answer {
                 let sharing = Sharing { asked: None, ..block.sharing.clone() };
                 self.decision.actions.push(share(name, block, sharing, None));
             }
         }
-        memory.tried.retain(|name, (_, since)| now < *since + grace.again && self.world.blocks.contains_key(name));
+        memory.tried.retain(|name, (_, since)| now < *since + grace.again && self.input.blocks.contains_key(name));
     }
 
     /// Answers requests for parts of this node's blocks, up to the first that gets one.
     pub(super) fn answer(&mut self, memory: &PlannerMemory) {
-        let asked = |block: &Block| block.node == self.world.node && block.sharing.asked.is_some();
+        let asked = |block: &Block| block.node == self.input.node && block.sharing.asked.is_some();
         let busy: BTreeSet<_> = self.decision.actions.iter().map(BlockAction::name).collect();
-        for (name, block) in self.world.blocks.iter().filter(|(name, block)| asked(block) && !busy.contains(*name)) {
+        for (name, block) in self.input.blocks.iter().filter(|(name, block)| asked(block) && !busy.contains(*name)) {
             let Some(asker) = block.sharing.asked.as_ref() else { continue };
             // A deleted node gets nothing, but its request is removed all the same.
-            let known = self.world.nodes.is_some_and(|nodes| nodes.contains(asker.as_str()));
-            let part = self.lendable(block, memory).filter(|_| known && asker != self.world.node);
+            let known = self.input.nodes.is_some_and(|nodes| nodes.contains(asker.as_str()));
+            let part = self.lendable(block, memory).filter(|_| known && asker != self.input.node);
             let mut sharing = Sharing { asked: None, ..block.sharing.clone() };
             sharing.lent.extend(part.map(|cidr| Lent { cidr, node: asker.clone() }));
             self.decision.actions.push(share(name, block, sharing, part));
@@ -141,10 +141,10 @@ impl Planner<'_> {
     /// No address of it was used for the cool-down time, and this node keeps at least as many free
     /// addresses of the pool.
     fn lendable(&self, block: &Block, memory: &PlannerMemory) -> Option<IpNetwork> {
-        let cool = self.world.grace.cool;
+        let cool = self.input.grace.cool;
         let pool = self.usable.iter().find(|pool| pool.name == block.pool && pool.borrow)?;
         // A planner that has just started does not know which addresses were used recently.
-        if self.world.now < memory.since? + cool || block.sharing.lent.len() >= MOST_PARTS {
+        if self.input.now < memory.since? + cool || block.sharing.lent.len() >= MOST_PARTS {
             return None;
         }
         let all: usize = self.own.iter().filter(|own| own.pool == pool.name).map(|own| own.free).sum();

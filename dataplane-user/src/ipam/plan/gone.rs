@@ -8,26 +8,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_common::types::fnv::hash64;
 
-use super::{Block, BlockAction, PlannerMemory, PoolDecision, Sharing, World};
+use super::{Block, BlockAction, PlannerInput, PlannerMemory, PoolDecision, Sharing};
 
 /// Adds the actions for blocks that were seen twice, a grace period apart, in the same state and
 /// without a node.
 ///
 /// One node is responsible. If it has not acted after three grace periods, all nodes try, and the
 /// object's version lets one succeed.
-pub(super) fn collect(world: &World<'_>, memory: &mut PlannerMemory, decision: &mut PoolDecision) {
-    let Some(nodes) = world.nodes else { return };
-    let grace = world.grace.gone;
+pub(super) fn collect(input: &PlannerInput<'_>, memory: &mut PlannerMemory, decision: &mut PoolDecision) {
+    let Some(nodes) = input.nodes else { return };
+    let grace = input.grace.gone;
     let mut gone = BTreeMap::new();
-    let is_gone = |node: &str| node != world.node && !nodes.contains(node);
-    for (name, block) in world.blocks {
-        let Some((action, responsible)) = end_of_the_gone(world, nodes, name, block, is_gone) else { continue };
+    let is_gone = |node: &str| node != input.node && !nodes.contains(node);
+    for (name, block) in input.blocks {
+        let Some((action, responsible)) = end_of_the_gone(input, nodes, name, block, is_gone) else { continue };
         let seen = memory.gone.get(name).filter(|(state, _)| *state == block.state);
-        let since = seen.map_or(world.now, |(_, since)| *since);
+        let since = seen.map_or(input.now, |(_, since)| *since);
         gone.insert(name.clone(), (block.state.clone(), since));
         // Other nodes wait longer, in case the responsible one can't act.
         let due = since + if responsible { grace } else { grace * 3 };
-        if world.now >= due {
+        if input.now >= due {
             decision.actions.push(action);
         } else {
             decision.wake(due);
@@ -40,7 +40,7 @@ pub(super) fn collect(world: &World<'_>, memory: &mut PlannerMemory, decision: &
 /// Returns the action that ends the use of a block by deleted nodes, and true if this node is
 /// responsible for it. The block stays as long as an existing node uses a part.
 fn end_of_the_gone(
-    world: &World<'_>,
+    input: &PlannerInput<'_>,
     nodes: &BTreeSet<Box<str>>,
     name: &str,
     block: &Block,
@@ -50,7 +50,7 @@ fn end_of_the_gone(
     let (lost, left): (Vec<_>, Vec<_>) = block.sharing.lent.iter().cloned().partition(|part| is_gone(&part.node));
     let lost = lost.into_iter().map(|part| part.node);
     // The owner takes lent parts back itself, so it is always responsible.
-    if block.node == world.node {
+    if block.node == input.node {
         let gone: Vec<_> = lost.collect();
         let sharing = Sharing { lent: left, ..block.sharing.clone() };
         let some = !gone.is_empty();
@@ -62,7 +62,7 @@ fn end_of_the_gone(
     }
     let all = [block.node.clone()].into_iter().chain(lost).collect();
     let action = BlockAction::Collect { name: name.to_owned(), nodes: all, state };
-    Some((action, is_responsible(world.node, nodes, name)))
+    Some((action, is_responsible(input.node, nodes, name)))
 }
 
 /// Returns true if this node has the greatest hash together with the block's name. All nodes

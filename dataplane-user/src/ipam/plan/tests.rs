@@ -1,7 +1,7 @@
 //! Tests of the planner: single decisions here, lending in `borrow`, random histories in
 //! `histories`.
 //!
-//! [`Known`] owns the data that a [`World`] borrows, and shows actions as text.
+//! [`Fixture`] owns the data that a [`PlannerInput`] borrows, and shows actions as text.
 
 use super::*;
 use crate::ipam::crd::{IpPoolSpec, NodeSelector};
@@ -19,8 +19,8 @@ pub(super) fn pool(name: &str, cidr: &str, change: impl FnOnce(&mut IpPoolSpec))
     Pool::new(name, &spec).unwrap()
 }
 
-/// The input of a decision, with owners for the data that [`World`] borrows.
-pub(super) struct Known {
+/// The input of a decision, with owners for the data that [`PlannerInput`] borrows.
+pub(super) struct Fixture {
     pub(super) labels: Option<BTreeMap<String, String>>,
     pub(super) pools: Vec<Pool>,
     pub(super) blocks: BTreeMap<String, Block>,
@@ -31,7 +31,7 @@ pub(super) struct Known {
     memory: PlannerMemory,
 }
 
-impl Known {
+impl Fixture {
     fn new(pools: Vec<Pool>) -> Self {
         Self {
             labels: Some([("zone".to_owned(), "a".to_owned())].into()),
@@ -58,7 +58,7 @@ impl Known {
     }
 
     fn decide(&mut self, now: Duration) -> PoolDecision {
-        let world = World {
+        let input = PlannerInput {
             node: "n1",
             labels: self.labels.as_ref(),
             pools: &self.pools,
@@ -70,7 +70,7 @@ impl Known {
             now,
             grace: GracePeriods::default(),
         };
-        decide(&world, &mut self.memory)
+        decide(&input, &mut self.memory)
     }
 
     /// Decides and returns the actions as text.
@@ -112,24 +112,24 @@ fn two() -> Vec<Pool> {
 
 #[test]
 fn node_without_blocks_claims_one_of_each_family() {
-    let mut known = Known::new(two());
-    let actions = known.actions(S);
+    let mut fixture = Fixture::new(two());
+    let actions = fixture.actions(S);
     assert_eq!(actions.len(), 2, "{actions:?}");
     assert!(actions[0].ends_with("of a") && actions[1].ends_with("of six"), "{actions:?}");
-    known.labels = None;
-    assert!(known.actions(S).is_empty(), "a node without a Node object claims nothing");
+    fixture.labels = None;
+    assert!(fixture.actions(S).is_empty(), "a node without a Node object claims nothing");
 }
 
 #[test]
 fn one_block_stays_empty_as_a_spare() {
-    let mut known = Known::new(two()[..1].to_vec());
-    known.block("10.1.0.0/26", "a", "n1");
-    assert!(known.actions(S).is_empty(), "the spare exists");
-    known.hold(&["10.1.0.9"]);
-    assert_eq!(known.actions(S), ["claim 10.1.0.64/26 of a"]);
-    known.block("10.1.0.64/26", "a", "n1");
-    assert!(known.actions(S).is_empty());
-    let decision = known.decide(S);
+    let mut fixture = Fixture::new(two()[..1].to_vec());
+    fixture.block("10.1.0.0/26", "a", "n1");
+    assert!(fixture.actions(S).is_empty(), "the spare exists");
+    fixture.hold(&["10.1.0.9"]);
+    assert_eq!(fixture.actions(S), ["claim 10.1.0.64/26 of a"]);
+    fixture.block("10.1.0.64/26", "a", "n1");
+    assert!(fixture.actions(S).is_empty());
+    let decision = fixture.decide(S);
     let shown: Vec<_> = decision.pools[0].blocks.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["10.1.0.0/26", "10.1.0.64/26"], "oldest first");
     assert_eq!(decision.pools[0].reserved.len(), 2, "the ends of the pool");
@@ -137,34 +137,34 @@ fn one_block_stays_empty_as_a_spare() {
 
 #[test]
 fn next_pool_is_used_when_one_is_full_and_exhaustion_is_reported() {
-    let mut known = Known::new(two()[..2].to_vec());
-    known.block("10.1.0.0/26", "a", "n1");
-    known.block("10.1.0.64/26", "a", "n2");
-    known.hold(&["10.1.0.9"]);
-    assert_eq!(known.actions(S).len(), 1);
-    assert!(known.actions(S)[0].ends_with("of b"));
-    known.block("10.2.0.0/26", "b", "n2");
-    known.block("10.2.0.64/26", "b", "n2");
-    let decision = known.decide(S);
+    let mut fixture = Fixture::new(two()[..2].to_vec());
+    fixture.block("10.1.0.0/26", "a", "n1");
+    fixture.block("10.1.0.64/26", "a", "n2");
+    fixture.hold(&["10.1.0.9"]);
+    assert_eq!(fixture.actions(S).len(), 1);
+    assert!(fixture.actions(S)[0].ends_with("of b"));
+    fixture.block("10.2.0.0/26", "b", "n2");
+    fixture.block("10.2.0.64/26", "b", "n2");
+    let decision = fixture.decide(S);
     assert!(decision.actions.is_empty() && decision.problems.is_empty(), "there are free addresses: {decision:?}");
     let all: Vec<IpAddr> = (0..64).map(|n| IpAddr::from([10, 1, 0, n])).collect();
-    known.held.extend(all);
-    assert_eq!(known.decide(S).problems, ["no free address and no free block in a, b"]);
+    fixture.held.extend(all);
+    assert_eq!(fixture.decide(S).problems, ["no free address and no free block in a, b"]);
 }
 
 #[test]
 fn unneeded_block_is_given_back_after_the_idle_period() {
-    let mut known = Known::new(two()[..1].to_vec());
-    known.block("10.1.0.0/26", "a", "n1");
-    known.block("10.1.0.64/26", "a", "n1");
-    let decision = known.decide(S);
+    let mut fixture = Fixture::new(two()[..1].to_vec());
+    fixture.block("10.1.0.0/26", "a", "n1");
+    fixture.block("10.1.0.64/26", "a", "n1");
+    let decision = fixture.decide(S);
     assert_eq!((decision.actions.len(), decision.next), (0, Some(S + IDLE)));
-    known.hold(&["10.1.0.70"]);
-    assert!(known.actions(S * 2).is_empty(), "one is in use, one is the spare");
-    known.held.clear();
-    assert!(known.actions(IDLE + S).is_empty(), "the block was in use in between");
-    assert_eq!(known.actions(IDLE * 2 + S), ["release 10.1.0.64/26"]);
-    let decision = known.decide(IDLE * 2 + S);
+    fixture.hold(&["10.1.0.70"]);
+    assert!(fixture.actions(S * 2).is_empty(), "one is in use, one is the spare");
+    fixture.held.clear();
+    assert!(fixture.actions(IDLE + S).is_empty(), "the block was in use in between");
+    assert_eq!(fixture.actions(IDLE * 2 + S), ["release 10.1.0.64/26"]);
+    let decision = fixture.decide(IDLE * 2 + S);
     assert_eq!(decision.pools[0].blocks, ["10.1.0.0/26".parse().unwrap()], "the plugin must not use it");
 }
 
@@ -176,39 +176,39 @@ fn blocks_of_unusable_pools_are_not_used_and_given_back() {
             Some(NodeSelector { match_labels: [("zone".into(), "b".into())].into(), ..NodeSelector::default() });
     };
     for pools in [vec![], vec![pool("a", "10.1.0.0/25", disabled)], vec![pool("a", "10.1.0.0/25", elsewhere)]] {
-        let mut known = Known::new(pools);
-        known.block("10.1.0.0/26", "a", "n1");
-        known.block("10.1.0.64/26", "a", "n1");
-        known.hold(&["10.1.0.9"]);
-        let decision = known.decide(S);
+        let mut fixture = Fixture::new(pools);
+        fixture.block("10.1.0.0/26", "a", "n1");
+        fixture.block("10.1.0.64/26", "a", "n1");
+        fixture.hold(&["10.1.0.9"]);
+        let decision = fixture.decide(S);
         assert!(decision.actions.is_empty() && decision.pools.iter().all(|p| p.blocks.is_empty()), "{decision:?}");
-        assert_eq!(known.actions(S + IDLE), ["release 10.1.0.64/26"], "a pod holds an address of the other block");
+        assert_eq!(fixture.actions(S + IDLE), ["release 10.1.0.64/26"], "a pod holds an address of the other block");
     }
 }
 
 #[test]
 fn requested_pools_and_addresses_are_provided() {
-    let mut known = Known::new(two()[..2].to_vec());
-    known.block("10.1.0.0/26", "a", "n1");
-    known.requests.insert(request(&["b"], &[]));
-    assert!(known.actions(S)[0].ends_with("of b"));
-    known.requests = [request(&[], &["10.2.0.99"])].into();
-    assert_eq!(known.actions(S), ["claim 10.2.0.64/26 of b"]);
-    known.block("10.2.0.64/26", "b", "n2");
-    let decision = known.decide(S);
+    let mut fixture = Fixture::new(two()[..2].to_vec());
+    fixture.block("10.1.0.0/26", "a", "n1");
+    fixture.requests.insert(request(&["b"], &[]));
+    assert!(fixture.actions(S)[0].ends_with("of b"));
+    fixture.requests = [request(&[], &["10.2.0.99"])].into();
+    assert_eq!(fixture.actions(S), ["claim 10.2.0.64/26 of b"]);
+    fixture.block("10.2.0.64/26", "b", "n2");
+    let decision = fixture.decide(S);
     let expected = "a pod asks for address 10.2.0.99, which is in a block of node n2";
     assert_eq!((decision.actions.len(), &decision.problems[..]), (0, &[expected.to_owned()][..]));
-    known.requests = [request(&["none"], &["10.1.0.9"])].into();
+    fixture.requests = [request(&["none"], &["10.1.0.9"])].into();
     assert_eq!(
-        known.decide(S).problems,
+        fixture.decide(S).problems,
         [
             "a pod asks for pool none, which does not exist, is disabled or does not select this node",
             "a pod asks for address 10.1.0.9, which is in no pool with allowFixedAddresses",
         ]
     );
-    known.default = vec!["b".into()];
-    known.requests.clear();
-    let decision = known.decide(S);
+    fixture.default = vec!["b".into()];
+    fixture.requests.clear();
+    let decision = fixture.decide(S);
     assert_eq!(decision.default, ["b"], "the setting limits the pools of pods that ask for none");
     assert_eq!(decision.actions.len(), 1);
 }
@@ -219,51 +219,51 @@ fn reserved_blocks_are_neither_claimed_nor_spare() {
         s.reserved = vec!["10.1.0.0/26".into()];
         s.allow_fixed_addresses = true;
     };
-    let mut known = Known::new(vec![pool("a", "10.1.0.0/25", reserve)]);
-    assert_eq!(known.actions(S), ["claim 10.1.0.64/26 of a"]);
-    known.block("10.1.0.64/26", "a", "n1");
-    known.requests.insert(request(&[], &["10.1.0.5"]));
-    assert_eq!(known.actions(S), ["claim 10.1.0.0/26 of a"], "a pod asks for an address of it");
-    known.block("10.1.0.0/26", "a", "n1");
-    known.hold(&["10.1.0.5", "10.1.0.70"]);
-    assert!(known.actions(S).is_empty());
+    let mut fixture = Fixture::new(vec![pool("a", "10.1.0.0/25", reserve)]);
+    assert_eq!(fixture.actions(S), ["claim 10.1.0.64/26 of a"]);
+    fixture.block("10.1.0.64/26", "a", "n1");
+    fixture.requests.insert(request(&[], &["10.1.0.5"]));
+    assert_eq!(fixture.actions(S), ["claim 10.1.0.0/26 of a"], "a pod asks for an address of it");
+    fixture.block("10.1.0.0/26", "a", "n1");
+    fixture.hold(&["10.1.0.5", "10.1.0.70"]);
+    assert!(fixture.actions(S).is_empty());
 }
 
 #[test]
 fn lost_block_with_pods_is_claimed_again() {
-    let mut known = Known::new(two()[..1].to_vec());
-    known.block("10.1.0.64/26", "a", "n1");
-    known.hold(&["10.1.0.9"]);
-    assert_eq!(known.actions(S), ["claim 10.1.0.0/26 of a"]);
-    known.block("10.1.0.0/26", "a", "n2");
-    assert_eq!(known.decide(S).problems, ["address 10.1.0.9 of a pod of this node is in a block of node n2"]);
+    let mut fixture = Fixture::new(two()[..1].to_vec());
+    fixture.block("10.1.0.64/26", "a", "n1");
+    fixture.hold(&["10.1.0.9"]);
+    assert_eq!(fixture.actions(S), ["claim 10.1.0.0/26 of a"]);
+    fixture.block("10.1.0.0/26", "a", "n2");
+    assert_eq!(fixture.decide(S).problems, ["address 10.1.0.9 of a pod of this node is in a block of node n2"]);
 }
 
 #[test]
 fn blocks_of_another_size_are_not_overlapped() {
-    let mut known = Known::new(two()[..1].to_vec());
-    known.block("10.1.0.0/27", "a", "n2");
-    assert_eq!(known.actions(S), ["claim 10.1.0.64/26 of a"]);
-    known.block("10.1.0.96/27", "old", "n2");
-    assert_eq!(known.decide(S).problems, ["no free address and no free block in a"]);
+    let mut fixture = Fixture::new(two()[..1].to_vec());
+    fixture.block("10.1.0.0/27", "a", "n2");
+    assert_eq!(fixture.actions(S), ["claim 10.1.0.64/26 of a"]);
+    fixture.block("10.1.0.96/27", "old", "n2");
+    assert_eq!(fixture.decide(S).problems, ["no free address and no free block in a"]);
 }
 
 #[test]
 fn blocks_of_deleted_nodes_are_collected() {
-    let mut known = Known::new(vec![]);
+    let mut fixture = Fixture::new(vec![]);
     for cidr in ["10.1.0.0/26", "10.1.0.64/26", "10.1.0.128/26", "10.1.0.192/26", "10.2.0.0/26", "10.2.0.64/26"] {
-        known.block(cidr, "a", "n9");
+        fixture.block(cidr, "a", "n9");
     }
-    known.block("10.3.0.0/26", "a", "n2");
-    assert!(known.actions(S).is_empty(), "seen once");
-    let soon = known.actions(S + GONE);
+    fixture.block("10.3.0.0/26", "a", "n2");
+    assert!(fixture.actions(S).is_empty(), "seen once");
+    let soon = fixture.actions(S + GONE);
     assert!(!soon.is_empty() && soon.len() < 6, "other nodes are responsible for the rest: {soon:?}");
-    assert_eq!(known.actions(S + GONE * 3).len(), 6, "the responsible nodes have not acted");
+    assert_eq!(fixture.actions(S + GONE * 3).len(), 6, "the responsible nodes have not acted");
     let name = block_name("10.1.0.0/26".parse().unwrap());
-    known.blocks.get_mut(&name).unwrap().state.version = "2".into();
-    assert_eq!(known.actions(S + GONE * 3).len(), 5, "a changed block starts another observation");
-    known.nodes.insert("n9".into());
-    assert!(known.actions(S + GONE * 4).is_empty());
-    known.nodes.remove("n9");
-    assert!(known.actions(S + GONE * 5).is_empty(), "the node existed in between");
+    fixture.blocks.get_mut(&name).unwrap().state.version = "2".into();
+    assert_eq!(fixture.actions(S + GONE * 3).len(), 5, "a changed block starts another observation");
+    fixture.nodes.insert("n9".into());
+    assert!(fixture.actions(S + GONE * 4).is_empty());
+    fixture.nodes.remove("n9");
+    assert!(fixture.actions(S + GONE * 5).is_empty(), "the node existed in between");
 }

@@ -97,7 +97,7 @@ impl NodeStatus {
 
     /// Returns the number of problems of pools and blocks.
     #[must_use]
-    pub fn pool_trouble(&self) -> usize {
+    pub fn pool_problem_count(&self) -> usize {
         let failed = self.pools_failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         self.pool_problems.lock().unwrap_or_else(PoisonError::into_inner).len() + usize::from(failed)
     }

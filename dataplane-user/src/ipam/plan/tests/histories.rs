@@ -11,7 +11,7 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Step {
     /// A node's watches catch up with the API server.
-    Look(usize),
+    Refresh(usize),
     /// A node decides on its last view and executes the actions.
     Act(usize),
     /// A pod is added to a node.
@@ -34,7 +34,7 @@ struct Node {
     pools: Vec<Pool>,
     memory: PlannerMemory,
     /// Ranges that the plugin may use.
-    offered: Vec<IpNetwork>,
+    usable: Vec<IpNetwork>,
     held: Vec<IpAddr>,
 }
 
@@ -72,7 +72,7 @@ impl Cluster {
         (0..self.nodes.len()).filter(|n| self.nodes[*n].alive).collect()
     }
 
-    fn look(&mut self, n: usize) {
+    fn refresh(&mut self, n: usize) {
         let names = self.alive().into_iter().map(|i| name(i).into()).collect();
         let node = &mut self.nodes[n];
         (node.seen, node.nodes, node.pools) = (self.blocks.clone(), names, self.pools.clone());
@@ -81,7 +81,7 @@ impl Cluster {
     fn decide(&mut self, n: usize) -> PoolDecision {
         let node = &mut self.nodes[n];
         let (held, labels) = (node.held.iter().copied().collect(), BTreeMap::new());
-        let world = World {
+        let input = PlannerInput {
             node: &name(n),
             labels: Some(&labels),
             pools: &node.pools,
@@ -93,13 +93,13 @@ impl Cluster {
             now: self.now,
             grace: GracePeriods::default(),
         };
-        decide(&world, &mut node.memory)
+        decide(&input, &mut node.memory)
     }
 
     /// Acts in the writer's order: first the plugin's file, then the API server.
     fn act(&mut self, n: usize) {
         let decision = self.decide(n);
-        self.nodes[n].offered = decision.pools.iter().flat_map(|p| p.blocks.clone()).collect();
+        self.nodes[n].usable = decision.pools.iter().flat_map(|p| p.blocks.clone()).collect();
         for action in decision.actions {
             self.version += 1;
             match action {
@@ -133,7 +133,7 @@ impl Cluster {
 
     fn pod(&mut self, n: usize) {
         let node = &mut self.nodes[n];
-        let free = node.offered.iter().flat_map(IpNetwork::iter).find(|a| !node.held.contains(a));
+        let free = node.usable.iter().flat_map(IpNetwork::iter).find(|a| !node.held.contains(a));
         node.held.extend(free);
     }
 
@@ -141,7 +141,7 @@ impl Cluster {
         match *step {
             Step::Wait(seconds) => self.now += S * seconds,
             Step::Toggle(p) => self.pools[p].disabled = !self.pools[p].disabled,
-            Step::Look(n) if self.nodes[n].alive => self.look(n),
+            Step::Refresh(n) if self.nodes[n].alive => self.refresh(n),
             Step::Act(n) if self.nodes[n].alive => self.act(n),
             Step::Pod(n) if self.nodes[n].alive => self.pod(n),
             Step::End(n) if !self.nodes[n].held.is_empty() => drop(self.nodes[n].held.remove(0)),
@@ -158,18 +158,18 @@ impl Cluster {
         }
         for (n, node) in self.nodes.iter().enumerate() {
             for address in &node.held {
-                let mine = used.iter().any(|(node, range)| *node == name(n) && range.contains(*address));
-                prop_assert!(mine, "{} of {} is in no range of its node", address, name(n));
+                let owned = used.iter().any(|(node, range)| *node == name(n) && range.contains(*address));
+                prop_assert!(owned, "{} of {} is in no range of its node", address, name(n));
             }
         }
         Ok(())
     }
 
-    /// Lets all nodes look and act until no action is left.
+    /// Lets all nodes refresh and act until no action is left.
     fn settle(&mut self) {
         for _ in 0..40 {
             for n in self.alive() {
-                self.look(n);
+                self.refresh(n);
                 self.act(n);
             }
             self.now += IDLE;
@@ -179,7 +179,7 @@ impl Cluster {
 
 fn steps(nodes: usize) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => (0..nodes).prop_map(Step::Look),
+        4 => (0..nodes).prop_map(Step::Refresh),
         6 => (0..nodes).prop_map(Step::Act),
         6 => (0..nodes).prop_map(Step::Pod),
         4 => (0..nodes).prop_map(Step::End),
@@ -206,14 +206,14 @@ fn borrowing_ends_well(steps: &[Step]) -> Result<(), TestCaseError> {
     for n in cluster.alive() {
         let reserved = &cluster.pools[0].reserved;
         let free = |a: &IpAddr| !reserved.iter().any(|r| r.contains(*a));
-        let offered = &cluster.nodes[n].offered;
+        let usable = &cluster.nodes[n].usable;
         prop_assert!(
-            offered.iter().flat_map(IpNetwork::iter).any(|a| free(&a)),
+            usable.iter().flat_map(IpNetwork::iter).any(|a| free(&a)),
             "{} has none: {:?}",
             name(n),
             cluster.blocks
         );
-        cluster.look(n);
+        cluster.refresh(n);
         prop_assert_eq!(cluster.decide(n).actions, vec![]);
     }
     Ok(())
@@ -240,7 +240,7 @@ proptest! {
         }
         // Another round on a fresh view has nothing to do.
         for n in cluster.alive() {
-            cluster.look(n);
+            cluster.refresh(n);
             prop_assert_eq!(cluster.decide(n).actions, vec![]);
         }
     }
@@ -255,7 +255,7 @@ proptest! {
 /// not ask for the first one for ever.
 #[test]
 fn wholly_lent_block_is_not_asked_for_a_part() {
-    use Step::{Act, Look, Pod, Toggle};
-    let steps = [Look(2), Act(2), Look(2), Act(2), Pod(2), Act(2), Toggle(0), Toggle(0)];
+    use Step::{Act, Pod, Refresh, Toggle};
+    let steps = [Refresh(2), Act(2), Refresh(2), Act(2), Pod(2), Act(2), Toggle(0), Toggle(0)];
     borrowing_ends_well(&steps).unwrap();
 }
