@@ -1,6 +1,6 @@
 //! Frames of the packet tests: built with correct checksums, and verified.
 //!
-//! The `judge` functions recompute every checksum independently of `dataplane-common`, and return
+//! The `verify` functions recompute every checksum independently of `dataplane-common`, and return
 //! the addresses that the packet shows.
 
 use std::net::{IpAddr, SocketAddr};
@@ -122,7 +122,7 @@ fn ones(bytes: &[u8], start: u32) -> u16 {
 
 /// Verifies all checksums, and returns source and destination. `headers`: bytes of IPv4 options or
 /// IPv6 extension headers.
-pub(crate) fn judge(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
+pub(crate) fn verify(f: &[u8], headers: usize) -> (SocketAddr, SocketAddr) {
     let v6 = is_v6(f);
     let l4 = 14 + headers + if v6 { 40 } else { 20 };
     let (src, dst, proto): (IpAddr, IpAddr, u8);
@@ -203,16 +203,16 @@ fn icmp_echo(from: IpAddr, to: IpAddr, [type4, type6]: [u8; 2], id: u16) -> Vec<
 }
 
 /// Verifies an ICMP echo, and returns source, destination and identifier.
-pub(crate) fn judge_echo(f: &[u8]) -> ((IpAddr, IpAddr), u16) {
+pub(crate) fn verify_echo(f: &[u8]) -> ((IpAddr, IpAddr), u16) {
     let header = if is_v6(f) { 40 } else { 20 };
-    judge_icmp(f);
+    verify_icmp(f);
     (addresses(&f[14..]), u16::from_be_bytes([f[14 + header + 4], f[14 + header + 5]]))
 }
 
 /// Verifies a TCP reset. Returns source and destination, sequence and acknowledgement number, and
 /// the flag ACK.
-pub(crate) fn judge_reset(f: &[u8]) -> ((SocketAddr, SocketAddr), (u32, u32), bool) {
-    let (src, dst) = judge(f, 0);
+pub(crate) fn verify_reset(f: &[u8]) -> ((SocketAddr, SocketAddr), (u32, u32), bool) {
+    let (src, dst) = verify(f, 0);
     let tcp = &f[14 + if is_v6(f) { 40 } else { 20 }..];
     assert_eq!((tcp.len(), tcp[12]), (20, 0x50), "a header without options and payload");
     assert_eq!(tcp[13] & !0x10, 4, "a reset");
@@ -221,7 +221,7 @@ pub(crate) fn judge_reset(f: &[u8]) -> ((SocketAddr, SocketAddr), (u32, u32), bo
 }
 
 /// Verifies the checksums of an ICMP packet, and the length in its IP header.
-fn judge_icmp(f: &[u8]) {
+fn verify_icmp(f: &[u8]) {
     let v6 = is_v6(f);
     let icmp = &f[14 + if v6 { 40 } else { 20 }..];
     let start = if v6 { u32::from(ones(&f[22..54], 0)) + 58 + u32::try_from(icmp.len()).unwrap() } else { 0 };
@@ -238,12 +238,12 @@ fn judge_icmp(f: &[u8]) {
 type IcmpError = ((u8, u8), (IpAddr, IpAddr), (SocketAddr, SocketAddr));
 
 /// Verifies the checksums of an ICMP error and of both IP headers, and returns its contents.
-pub(crate) fn judge_icmp_error(f: &[u8]) -> IcmpError {
+pub(crate) fn verify_icmp_error(f: &[u8]) -> IcmpError {
     let v6 = is_v6(f);
     let header = if v6 { 40 } else { 20 };
     let outer = addresses(&f[14..]);
     let icmp = &f[14 + header..];
-    judge_icmp(f);
+    verify_icmp(f);
     let inside = &icmp[8..];
     if !v6 {
         assert_eq!(ones(&inside[..20], 0), 0xffff, "inner IPv4 header checksum");

@@ -22,7 +22,7 @@ use dataplane_host::map::PinnedMap;
 use dataplane_host::verifier::despite_signals;
 
 use crate::scenarios::DEVICES;
-use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
+use crate::testbed::{Action, FlowView, Hook, Testbed, flow_key, octets, view};
 
 // Return values of the programs (linux/pkt_cls.h).
 const TC_ACT_UNSPEC: i32 = -1;
@@ -67,7 +67,7 @@ where
         self.frontends.insert(&FrontendKey { addr: octets(addr), port, proto, pad }, frontend).unwrap();
     }
 
-    fn put_net(&self, addr: IpAddr, len: u32, net: Network) {
+    fn put_network(&self, addr: IpAddr, len: u32, net: Network) {
         self.networks.insert(&Prefix { len, data: octets(addr) }, &net).unwrap();
     }
 
@@ -148,7 +148,7 @@ pub(crate) fn in_own_netns(scenario: impl FnOnce(&mut Kernel) + Send) {
     });
 }
 
-impl World for Kernel {
+impl Testbed for Kernel {
     fn put_pod(&mut self, ifindex: u32, pod: Pod) {
         self.pods.insert(&ifindex, &pod).unwrap();
     }
@@ -180,8 +180,8 @@ impl World for Kernel {
     fn put_config(&mut self, config: NodeConfig) {
         self.config.insert(&0, &config).unwrap();
     }
-    fn put_net(&mut self, addr: IpAddr, len: u32, net: Network) {
-        if addr.is_ipv4() { self.v4.put_net(addr, len, net) } else { self.v6.put_net(addr, len, net) }
+    fn put_network(&mut self, addr: IpAddr, len: u32, net: Network) {
+        if addr.is_ipv4() { self.v4.put_network(addr, len, net) } else { self.v6.put_network(addr, len, net) }
     }
     fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32) {
         if addr.is_ipv4() {
@@ -258,10 +258,10 @@ impl World for Kernel {
 #[test]
 #[ignore = "needs root"]
 fn kernel_forwards_sctp_gso_by_frags() {
-    in_own_netns(|w| {
+    in_own_netns(|t| {
         for (gso_size, fits) in [(0, false), (1400, false), (1200, true), (0xffff, true)] {
-            w.gso_size = gso_size;
-            crate::scenarios::large_sctp_to_the_uplink(w, fits);
+            t.gso_size = gso_size;
+            crate::scenarios::large_sctp_to_the_uplink(t, fits);
         }
     });
 }

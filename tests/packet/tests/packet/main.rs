@@ -13,8 +13,8 @@ mod kernel;
 mod model;
 mod scenarios;
 mod stack;
+mod testbed;
 mod verifier;
-mod world;
 
 macro_rules! both {
     ($($(#[$doc:meta])* $name:ident;)*) => {
@@ -22,7 +22,7 @@ macro_rules! both {
             $($(#[$doc])* #[test] fn $name() { super::scenarios::$name(&mut super::model::Model::default()); })*
         }
         mod kernel_programs {
-            $($(#[$doc])* #[test] #[ignore = "needs root"] fn $name() { super::kernel::in_own_netns(|w| super::scenarios::$name(w)); })*
+            $($(#[$doc])* #[test] #[ignore = "needs root"] fn $name() { super::kernel::in_own_netns(|t| super::scenarios::$name(t)); })*
         }
     };
 }
@@ -39,7 +39,7 @@ both! {
     host_routing_passes_pod_packets_to_the_host_stack;
     hairpin_connection_reaches_the_same_pod;
     pod_to_pod_without_a_service;
-    pod_to_the_world_and_to_its_node;
+    pod_to_external_address_and_to_its_node;
     spoofed_source_ip_is_dropped;
     spoofed_source_mac_is_dropped;
     pod_being_deleted_cannot_send;

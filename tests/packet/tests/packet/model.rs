@@ -30,7 +30,7 @@ use dataplane_common::verdict::{self as core, Verdict};
 use dataplane_common::wire::byte_order::{Be16, Be32};
 use dataplane_common::wire::checksum::{self, ChecksumChange};
 
-use crate::world::{Action, FlowView, Hook, World, flow_key, octets, view};
+use crate::testbed::{Action, FlowView, Hook, Testbed, flow_key, octets, view};
 
 /// A packet; the scratch word for the next stage; the cookie of the connected socket that sent it;
 /// the change that was applied to the device's sum of the packet.
@@ -61,7 +61,7 @@ impl Packet for Bytes<'_> {
         self.read(offset)
     }
     fn store_words<const N: usize>(&mut self, offset: usize, words: &[Be32; N]) -> Option<()> {
-        words.iter().enumerate().try_for_each(|(i, w)| self.write(offset + i * 4, &w.0.to_ne_bytes()))
+        words.iter().enumerate().try_for_each(|(i, t)| self.write(offset + i * 4, &t.0.to_ne_bytes()))
     }
     fn store_word_at(&mut self, offset: usize, _usual: usize, word: Be32) -> Option<()> {
         self.write(offset, &word.0.to_ne_bytes())
@@ -251,7 +251,7 @@ impl<A: Address> FamilyMaps<A> for View<'_, A> {
     fn set_sock_peer(&self, _key: &SockPeerKey<A>, _peer: &SockPeer<A>) -> bool {
         false
     }
-    fn forget_sock_peer(&self, _key: &SockPeerKey<A>) {}
+    fn remove_sock_peer(&self, _key: &SockPeerKey<A>) {}
 }
 
 impl<A: Address> FlowMap<A> for FlowTable<'_, A> {
@@ -370,7 +370,7 @@ impl Model {
     }
 }
 
-impl World for Model {
+impl Testbed for Model {
     fn put_pod(&mut self, ifindex: u32, pod: Pod) {
         self.shared.pods.insert(ifindex, pod);
     }
@@ -403,7 +403,7 @@ impl World for Model {
     fn put_config(&mut self, config: NodeConfig) {
         self.shared.config = config;
     }
-    fn put_net(&mut self, addr: IpAddr, len: u32, net: Network) {
+    fn put_network(&mut self, addr: IpAddr, len: u32, net: Network) {
         match addr {
             IpAddr::V4(a) => self.v4.networks.push((a.into(), len, net)),
             IpAddr::V6(a) => self.v6.networks.push((a.into(), len, net)),

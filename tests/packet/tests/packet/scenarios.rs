@@ -22,8 +22,8 @@ use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::{AddressInfo, NodeConfig, Pod, address_kind, node_features, pod_flags};
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, SlotTable, backend_state, proto};
 
-use crate::frame::{Kind, frame, judge, ttl, with_extra_header};
-use crate::world::{Action, Hook, World, octets};
+use crate::frame::{Kind, frame, ttl, verify, with_extra_header};
+use crate::testbed::{Action, Hook, Testbed, octets};
 
 pub(crate) use backend_removal::*;
 pub(crate) use bandwidth::*;
@@ -48,7 +48,7 @@ const IDLE_TICKS: u32 = 100_000;
 
 /// The addresses of the scenarios, for one family.
 #[derive(Clone, Copy)]
-struct Net {
+struct FamilyAddresses {
     a: IpAddr,
     b: IpAddr,
     remote: IpAddr,
@@ -61,15 +61,15 @@ struct Net {
     other: IpAddr,
 }
 
-const NETS: [[&str; 8]; 2] = [
+const ADDRESSES: [[&str; 8]; 2] = [
     ["10.1.0.2", "10.1.0.3", "10.2.0.9", "192.168.50.11", "10.96.0.10", "192.168.50.1", "10.96.7.7", "198.51.100.7"],
     ["fd00:1::2", "fd00:1::3", "fd00:2::9", "fd00:50::11", "fd00:96::a", "fd00:50::1", "fd00:96::7", "2001:db8::7"],
 ];
 
-fn nets() -> [Net; 2] {
-    NETS.map(|n| {
+fn addresses() -> [FamilyAddresses; 2] {
+    ADDRESSES.map(|n| {
         let [a, b, remote, node, vip, outside, free_vip, other] = n.map(|s| s.parse().unwrap());
-        Net { a, b, remote, node, vip, outside, free_vip, other }
+        FamilyAddresses { a, b, remote, node, vip, outside, free_vip, other }
     })
 }
 
@@ -86,7 +86,7 @@ fn number(kind: Kind) -> u8 {
 }
 
 /// Returns the node's configuration without optional features.
-fn config([v4, v6]: &[Net; 2]) -> NodeConfig {
+fn config([v4, v6]: &[FamilyAddresses; 2]) -> NodeConfig {
     NodeConfig {
         node4: octets(v4.node),
         node6: octets(v6.node),
@@ -115,19 +115,19 @@ fn pod(netns_cookie: u64, addr4: IpAddr, addr6: IpAddr) -> Pod {
 }
 
 /// Fills a node: pods, addresses and configuration of both families.
-fn node<W: World>(w: &mut W) -> [Net; 2] {
-    let [v4, v6] = nets();
-    w.put_config(config(&[v4, v6]));
+fn node<T: Testbed>(t: &mut T) -> [FamilyAddresses; 2] {
+    let [v4, v6] = addresses();
+    t.put_config(config(&[v4, v6]));
     for (ifindex, addr4, addr6) in [(POD_A, v4.a, v6.a), (POD_B, v4.b, v6.b)] {
         let pod = pod(u64::from(ifindex), addr4, addr6);
-        w.put_pod(ifindex, pod);
+        t.put_pod(ifindex, pod);
         for addr in [addr4, addr6] {
-            w.put_addr(addr, AddressInfo { ifindex, kind: address_kind::POD, flags: 0, mac: pod.mac });
+            t.put_addr(addr, AddressInfo { ifindex, kind: address_kind::POD, flags: 0, mac: pod.mac });
         }
     }
     for net in [v4, v6] {
         for (addr, kind) in [(net.node, address_kind::NODE), (net.vip, address_kind::SERVICE)] {
-            w.put_addr(addr, AddressInfo { ifindex: 0, kind, flags: 0, mac: [0; 6] });
+            t.put_addr(addr, AddressInfo { ifindex: 0, kind, flags: 0, mac: [0; 6] });
         }
     }
     [v4, v6]
@@ -152,19 +152,19 @@ fn frontend(base: u32, len: u32) -> Frontend {
 const DIALOGUES: [(Kind, Kind); 3] = [(Kind::Syn, Kind::SynAck), (Kind::Udp, Kind::Udp), (Kind::Sctp, Kind::Sctp)];
 
 /// Adds a frontend for TCP, UDP and SCTP with one backend.
-fn service<W: World>(w: &mut W, vip: SocketAddr, to: SocketAddr) {
+fn service<T: Testbed>(t: &mut T, vip: SocketAddr, to: SocketAddr) {
     let id = if vip.is_ipv4() { 1 } else { 2 };
-    w.put_backend(id, backend(to, BOTH_SETS, 1));
-    w.put_slot(id, id);
+    t.put_backend(id, backend(to, BOTH_SETS, 1));
+    t.put_slot(id, id);
     for proto in [proto::TCP, proto::UDP, proto::SCTP] {
-        w.put_frontend(FrontendKey { addr: vip.ip(), port: vip.port(), proto, pad: 0 }, frontend(id, 1));
+        t.put_frontend(FrontendKey { addr: vip.ip(), port: vip.port(), proto, pad: 0 }, frontend(id, 1));
     }
 }
 
 /// Runs a packet at a hook. Expects this action, these addresses, and correct checksums.
 #[track_caller]
-fn expect<W: World>(
-    w: &mut W,
+fn expect<T: Testbed>(
+    t: &mut T,
     (hook, ifindex): (Hook, u32),
     kind: Kind,
     (from, to): (SocketAddr, SocketAddr),
@@ -172,19 +172,19 @@ fn expect<W: World>(
     (new_from, new_to): (SocketAddr, SocketAddr),
 ) {
     let mut f = frame(kind, from, to);
-    assert_eq!(w.run(hook, ifindex, &mut f), action, "{kind:?} {from} -> {to} at {hook:?}");
-    assert_eq!(judge(&f, 0), (new_from, new_to), "{kind:?} {from} -> {to} at {hook:?}");
+    assert_eq!(t.run(hook, ifindex, &mut f), action, "{kind:?} {from} -> {to} at {hook:?}");
+    assert_eq!(verify(&f, 0), (new_from, new_to), "{kind:?} {from} -> {to} at {hook:?}");
     if action == Action::Redirect {
         assert_eq!(ttl(&f), 63, "a redirected packet loses a hop");
-        assert!(w.target().is_none_or(|t| t == target), "redirected to {:?}, expected {target}", w.target());
+        assert!(t.target().is_none_or(|t| t == target), "redirected to {:?}, expected {target}", t.target());
     }
 }
 
 #[track_caller]
-fn expect_drop<W: World>(w: &mut W, (hook, ifindex): (Hook, u32), mut f: Vec<u8>, reason: DropReason) {
-    let before = w.drops(reason);
-    assert_eq!(w.run(hook, ifindex, &mut f), Action::Drop, "{reason:?}");
-    assert_eq!(w.drops(reason), before + 1, "{reason:?} is counted");
+fn expect_drop<T: Testbed>(t: &mut T, (hook, ifindex): (Hook, u32), mut f: Vec<u8>, reason: DropReason) {
+    let before = t.drops(reason);
+    assert_eq!(t.run(hook, ifindex, &mut f), Action::Drop, "{reason:?}");
+    assert_eq!(t.drops(reason), before + 1, "{reason:?} is counted");
 }
 
 const FROM_A: (Hook, u32) = (Hook::FromPod, POD_A);
@@ -195,263 +195,263 @@ const TO_B: (Action, u32) = (Action::Redirect, POD_B);
 const OUT: (Action, u32) = (Action::Redirect, UPLINK);
 const HOST: (Action, u32) = (Action::Pass, 0);
 
-pub(crate) fn pod_to_cluster_ip_and_back<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn pod_to_cluster_ip_and_back<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to) = (at(net.vip, 80), at(net.b, 8080));
-        service(w, vip, to);
+        service(t, vip, to);
         for (first, reply) in DIALOGUES {
             let next = if first == Kind::Syn { Kind::Ack } else { first };
             let client = at(net.a, 40000);
-            expect(w, FROM_A, first, (client, vip), TO_B, (client, to));
-            expect(w, FROM_B, reply, (to, client), TO_A, (vip, client));
-            expect(w, FROM_A, next, (client, vip), TO_B, (client, to));
-            let there = w.flow(client, vip, number(first)).expect("flow of the client's packets");
-            let back = w.flow(to, client, number(first)).expect("flow of the replies");
+            expect(t, FROM_A, first, (client, vip), TO_B, (client, to));
+            expect(t, FROM_B, reply, (to, client), TO_A, (vip, client));
+            expect(t, FROM_A, next, (client, vip), TO_B, (client, to));
+            let there = t.flow(client, vip, number(first)).expect("flow of the client's packets");
+            let back = t.flow(to, client, number(first)).expect("flow of the replies");
             assert_eq!((there.src, there.dst, there.iif, there.oif), (client, to, POD_A, POD_B));
             assert_eq!((back.src, back.dst, back.iif, back.oif), (vip, client, POD_B, POD_A));
         }
     }
 }
 
-pub(crate) fn pod_to_remote_backend_and_back<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn pod_to_remote_backend_and_back<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
-        service(w, vip, to);
+        service(t, vip, to);
         for (first, reply) in DIALOGUES {
-            expect(w, FROM_A, first, (client, vip), OUT, (client, to));
-            expect(w, FROM_UPLINK, reply, (to, client), TO_A, (vip, client));
+            expect(t, FROM_A, first, (client, vip), OUT, (client, to));
+            expect(t, FROM_UPLINK, reply, (to, client), TO_A, (vip, client));
         }
     }
 }
 
-pub(crate) fn service_with_options_and_extension_headers<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn service_with_options_and_extension_headers<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
-        service(w, vip, to);
+        service(t, vip, to);
         for kind in [Kind::Syn, Kind::Udp, Kind::Sctp] {
             // Four no-operation options (IPv4); a destination options header with padding (IPv6).
             let (next, extra): (u8, &[u8]) =
                 if net.vip.is_ipv4() { (0, &[1, 1, 1, 1]) } else { (60, &[0, 0, 1, 4, 0, 0, 0, 0]) };
             let mut f = with_extra_header(&frame(kind, client, vip), next, extra);
-            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
-            assert_eq!(judge(&f, extra.len()), (client, to));
+            assert_eq!(t.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            assert_eq!(verify(&f, extra.len()), (client, to));
         }
     }
 }
 
-pub(crate) fn frontend_and_backend_share_a_port<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn frontend_and_backend_share_a_port<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
-        service(w, vip, to);
+        service(t, vip, to);
         for kind in [Kind::Udp, Kind::Sctp] {
-            expect(w, FROM_A, kind, (client, vip), TO_B, (client, to));
-            expect(w, FROM_B, kind, (to, client), TO_A, (vip, client));
+            expect(t, FROM_A, kind, (client, vip), TO_B, (client, to));
+            expect(t, FROM_B, kind, (to, client), TO_A, (vip, client));
         }
     }
 }
 
-pub(crate) fn outside_to_node_port_on_a_local_pod<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn outside_to_node_port_on_a_local_pod<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (front, to, client) = (at(net.node, 30080), at(net.b, 8080), at(net.outside, 50000));
-        service(w, front, to);
+        service(t, front, to);
         for (first, reply) in DIALOGUES {
             // The pod sees the client's address.
-            expect(w, FROM_UPLINK, first, (client, front), TO_B, (client, to));
-            expect(w, FROM_B, reply, (to, client), OUT, (front, client));
+            expect(t, FROM_UPLINK, first, (client, front), TO_B, (client, to));
+            expect(t, FROM_B, reply, (to, client), OUT, (front, client));
         }
     }
 }
 
-pub(crate) fn outside_to_node_port_on_a_remote_backend<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn outside_to_node_port_on_a_remote_backend<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (front, to, client) = (at(net.node, 30080), at(net.remote, 8080), at(net.outside, 50000));
-        service(w, front, to);
+        service(t, front, to);
         for (first, reply) in DIALOGUES {
             let mut f = frame(first, client, front);
-            assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
-            let (from, dst) = judge(&f, 0);
+            assert_eq!(t.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+            let (from, dst) = verify(&f, 0);
             assert_eq!((from.ip(), dst), (net.node, to), "the reply must return to this node");
             assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
-            expect(w, FROM_UPLINK, reply, (to, from), OUT, (front, client));
+            expect(t, FROM_UPLINK, reply, (to, from), OUT, (front, client));
         }
     }
 }
 
-pub(crate) fn outside_to_node_port_on_the_node_itself<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn outside_to_node_port_on_the_node_itself<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (front, to) = (at(net.node, 30080), at(net.node, 8080));
-        service(w, front, to);
-        reached_by_the_host(w, &net, front, to);
+        service(t, front, to);
+        reached_by_the_host(t, &net, front, to);
     }
 }
 
-pub(crate) fn local_pod_of_another_plugin_is_reached_through_the_host_stack<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn local_pod_of_another_plugin_is_reached_through_the_host_stack<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (front, to) = (at(net.node, 30080), at(net.remote, 8080));
-        service(w, front, to);
-        w.put_backend(if front.is_ipv4() { 1 } else { 2 }, backend(to, BOTH_SETS | backend_state::LOCAL, 1));
-        reached_by_the_host(w, &net, front, to);
+        service(t, front, to);
+        t.put_backend(if front.is_ipv4() { 1 } else { 2 }, backend(to, BOTH_SETS | backend_state::LOCAL, 1));
+        reached_by_the_host(t, &net, front, to);
     }
 }
 
 /// Expects that clients keep their addresses, and that replies come through the host's stack: to a
 /// client outside by an uplink, to a pod by its device.
-fn reached_by_the_host<W: World>(w: &mut W, net: &Net, front: SocketAddr, to: SocketAddr) {
+fn reached_by_the_host<T: Testbed>(t: &mut T, net: &FamilyAddresses, front: SocketAddr, to: SocketAddr) {
     let (client, pod) = (at(net.outside, 50000), at(net.a, 40000));
     for (client, there, back) in [(client, FROM_UPLINK, (Hook::ToUplink, UPLINK)), (pod, FROM_A, (Hook::ToPod, POD_A))]
     {
         for (first, reply) in DIALOGUES {
-            expect(w, there, first, (client, front), HOST, (client, to));
-            expect(w, back, reply, (to, client), HOST, (front, client));
+            expect(t, there, first, (client, front), HOST, (client, to));
+            expect(t, back, reply, (to, client), HOST, (front, client));
         }
     }
 }
 
-pub(crate) fn host_routing_passes_pod_packets_to_the_host_stack<W: World>(w: &mut W) {
-    let nets = node(w);
-    w.put_config(NodeConfig { features: node_features::HOST_ROUTING, ..config(&nets) });
-    for net in nets {
+pub(crate) fn host_routing_passes_pod_packets_to_the_host_stack<T: Testbed>(t: &mut T) {
+    let families = node(t);
+    t.put_config(NodeConfig { features: node_features::HOST_ROUTING, ..config(&families) });
+    for net in families {
         let (a, b, outside) = (at(net.a, 40000), at(net.b, 80), at(net.outside, 80));
         for kind in [Kind::Syn, Kind::SynAck, Kind::Udp] {
-            expect(w, FROM_A, kind, (a, b), HOST, (a, b));
-            expect(w, FROM_A, kind, (a, outside), HOST, (a, outside));
-            expect(w, FROM_UPLINK, kind, (outside, a), HOST, (outside, a));
+            expect(t, FROM_A, kind, (a, b), HOST, (a, b));
+            expect(t, FROM_A, kind, (a, outside), HOST, (a, outside));
+            expect(t, FROM_UPLINK, kind, (outside, a), HOST, (outside, a));
         }
-        expect_drop(w, FROM_A, frame(Kind::Syn, b, outside), DropReason::Spoofed);
+        expect_drop(t, FROM_A, frame(Kind::Syn, b, outside), DropReason::Spoofed);
     }
 }
 
-pub(crate) fn hairpin_connection_reaches_the_same_pod<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn hairpin_connection_reaches_the_same_pod<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.a, 8080), at(net.a, 40000));
-        service(w, vip, to);
+        service(t, vip, to);
         for (first, reply) in DIALOGUES {
             let mut f = frame(first, client, vip);
-            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
-            let (from, dst) = judge(&f, 0);
+            assert_eq!(t.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            let (from, dst) = verify(&f, 0);
             assert_eq!((from.ip(), dst), (net.node, to), "a pod does not accept packets from its own address");
-            expect(w, FROM_A, reply, (to, from), TO_A, (vip, client));
+            expect(t, FROM_A, reply, (to, from), TO_A, (vip, client));
         }
     }
 }
 
-pub(crate) fn pod_to_pod_without_a_service<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn pod_to_pod_without_a_service<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         for kind in [Kind::Syn, Kind::Ack, Kind::Udp] {
             let (a, b) = (at(net.a, 40000), at(net.b, 8080));
-            expect(w, FROM_A, kind, (a, b), TO_B, (a, b));
-            assert_eq!(w.flow(a, b, number(kind)), None, "no flow for untranslated packets");
+            expect(t, FROM_A, kind, (a, b), TO_B, (a, b));
+            assert_eq!(t.flow(a, b, number(kind)), None, "no flow for untranslated packets");
             let remote = at(net.remote, 8080);
-            expect(w, FROM_UPLINK, kind, (remote, b), TO_B, (remote, b));
+            expect(t, FROM_UPLINK, kind, (remote, b), TO_B, (remote, b));
         }
     }
 }
 
-pub(crate) fn pod_to_the_world_and_to_its_node<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn pod_to_external_address_and_to_its_node<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (a, outside, node) = (at(net.a, 40000), at(net.outside, 443), at(net.node, 10250));
-        expect(w, FROM_A, Kind::Syn, (a, outside), OUT, (a, outside));
-        expect(w, FROM_A, Kind::Syn, (a, node), HOST, (a, node));
-        expect(w, FROM_UPLINK, Kind::Syn, (outside, node), HOST, (outside, node));
+        expect(t, FROM_A, Kind::Syn, (a, outside), OUT, (a, outside));
+        expect(t, FROM_A, Kind::Syn, (a, node), HOST, (a, node));
+        expect(t, FROM_UPLINK, Kind::Syn, (outside, node), HOST, (outside, node));
     }
 }
 
-pub(crate) fn spoofed_source_ip_is_dropped<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn spoofed_source_ip_is_dropped<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to) = (at(net.vip, 80), at(net.b, 8080));
-        service(w, vip, to);
+        service(t, vip, to);
         let client = at(net.a, 40000);
-        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
+        expect(t, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
         for kind in [Kind::Syn, Kind::Udp] {
             for source in [net.b, net.node, net.outside, net.vip] {
                 for target in [vip, at(net.outside, 53), at(net.a, 53)] {
-                    expect_drop(w, FROM_A, frame(kind, at(source, 40000), target), DropReason::Spoofed);
+                    expect_drop(t, FROM_A, frame(kind, at(source, 40000), target), DropReason::Spoofed);
                 }
             }
             // The flow of another pod does not help.
-            expect_drop(w, FROM_B, frame(kind, client, vip), DropReason::Spoofed);
+            expect_drop(t, FROM_B, frame(kind, client, vip), DropReason::Spoofed);
         }
     }
 }
 
-pub(crate) fn unknown_interface_and_other_protocols<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn unknown_interface_and_other_protocols<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let f = frame(Kind::Syn, at(net.a, 40000), at(net.b, 80));
-        expect_drop(w, (Hook::FromPod, UPLINK), f.clone(), DropReason::UnknownPod);
+        expect_drop(t, (Hook::FromPod, UPLINK), f.clone(), DropReason::UnknownPod);
         let mut arp = f;
         arp[12..14].copy_from_slice(&[8, 6]);
-        expect_drop(w, FROM_A, arp.clone(), DropReason::ForbiddenControl);
-        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut arp), Action::Pass, "ARP at the uplink is left to the host");
+        expect_drop(t, FROM_A, arp.clone(), DropReason::ForbiddenControl);
+        assert_eq!(t.run(Hook::FromUplink, UPLINK, &mut arp), Action::Pass, "ARP at the uplink is left to the host");
     }
     // Router and neighbour discovery of a pod has a link-local source.
     let f = frame(Kind::Udp, "[fe80::1]:1".parse().unwrap(), "[ff02::2]:1".parse().unwrap());
-    expect_drop(w, FROM_A, f, DropReason::ForbiddenControl);
+    expect_drop(t, FROM_A, f, DropReason::ForbiddenControl);
 }
 
-pub(crate) fn midstream_tcp_without_a_flow_is_dropped<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn midstream_tcp_without_a_flow_is_dropped<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to) = (at(net.vip, 80), at(net.remote, 8080));
-        service(w, vip, to);
+        service(t, vip, to);
         for kind in [Kind::Ack, Kind::SynAck, Kind::Fin, Kind::Rst] {
-            expect_drop(w, FROM_A, frame(kind, at(net.a, 40000), vip), DropReason::NoFlow);
+            expect_drop(t, FROM_A, frame(kind, at(net.a, 40000), vip), DropReason::NoFlow);
         }
     }
 }
 
 /// The host's stack knows connections from before the installation, and resets unknown ones.
-pub(crate) fn midstream_tcp_to_a_node_port_passes<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn midstream_tcp_to_a_node_port_passes<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let front = at(net.node, 30080);
-        service(w, front, at(net.remote, 8080));
+        service(t, front, at(net.remote, 8080));
         for kind in [Kind::Ack, Kind::SynAck, Kind::Fin, Kind::Rst] {
             for (hook, client) in [((Hook::FromUplink, UPLINK), at(net.outside, 50000)), (FROM_A, at(net.a, 40000))] {
                 let mut f = frame(kind, client, front);
                 let before = f.clone();
-                assert_eq!((w.run(hook.0, hook.1, &mut f), f), (Action::Pass, before), "{kind:?} from {client}");
+                assert_eq!((t.run(hook.0, hook.1, &mut f), f), (Action::Pass, before), "{kind:?} from {client}");
             }
         }
     }
 }
 
-pub(crate) fn session_affinity_keeps_the_backend<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn session_affinity_keeps_the_backend<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let vip = at(net.vip, 80);
         let base = if net.vip.is_ipv4() { 100 } else { 200 };
         for i in 0..10 {
-            w.put_backend(base + i, backend(at(net.b, 8000 + u16::try_from(i).unwrap()), BOTH_SETS, 1));
-            w.put_slot(base + i, base + i);
+            t.put_backend(base + i, backend(at(net.b, 8000 + u16::try_from(i).unwrap()), BOTH_SETS, 1));
+            t.put_slot(base + i, base + i);
         }
         let service_port = base;
         let front = Frontend { affinity_ticks: 10_000, service_port, ..frontend(base, 10) };
         for proto in [proto::TCP, proto::UDP] {
-            w.put_frontend(FrontendKey { addr: net.vip, port: 80, proto, pad: 0 }, front);
+            t.put_frontend(FrontendKey { addr: net.vip, port: 80, proto, pad: 0 }, front);
         }
-        let pick = |w: &mut W, port: u16, kind| {
+        let pick = |t: &mut T, port: u16, kind| {
             let client = at(net.a, port);
             let mut f = frame(kind, client, vip);
-            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
-            judge(&f, 0).1
+            assert_eq!(t.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            verify(&f, 0).1
         };
-        let first = pick(w, 40000, Kind::Syn);
+        let first = pick(t, 40000, Kind::Syn);
         for port in 40001..40030 {
-            assert_eq!(pick(w, port, if port % 2 == 0 { Kind::Syn } else { Kind::Udp }), first);
+            assert_eq!(pick(t, port, if port % 2 == 0 { Kind::Syn } else { Kind::Udp }), first);
         }
         // The backend ends: the client gets another one, and keeps it.
         let id = base + u32::from(first.port() - 8000);
-        w.put_backend(id, backend(first, 0, 2));
-        w.put_slot(id, if id == base { base + 1 } else { base });
-        let second = pick(w, 41000, Kind::Syn);
+        t.put_backend(id, backend(first, 0, 2));
+        t.put_slot(id, if id == base { base + 1 } else { base });
+        let second = pick(t, 41000, Kind::Syn);
         assert_ne!(second, first);
-        assert_eq!(pick(w, 41001, Kind::Syn), second);
+        assert_eq!(pick(t, 41001, Kind::Syn), second);
     }
 }
 
-pub(crate) fn direct_connection_ignores_a_stale_reply_flow<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn direct_connection_ignores_a_stale_reply_flow<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
-        service(w, vip, to);
-        expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, to));
-        expect(w, FROM_A, Kind::Syn, (client, to), TO_B, (client, to));
-        expect(w, FROM_B, Kind::SynAck, (to, client), TO_A, (to, client));
+        service(t, vip, to);
+        expect(t, FROM_A, Kind::Syn, (client, vip), TO_B, (client, to));
+        expect(t, FROM_A, Kind::Syn, (client, to), TO_B, (client, to));
+        expect(t, FROM_B, Kind::SynAck, (to, client), TO_A, (to, client));
     }
 }

@@ -1,4 +1,4 @@
-//! [`World`]: a node as scenarios see it, either the model or the kernel.
+//! [`Testbed`]: a node as scenarios see it, either the model or the kernel.
 //!
 //! Scenarios fill the maps through it, run packets at hooks, and read flows and drop counters.
 
@@ -19,12 +19,13 @@ pub(crate) enum Hook {
     ToUplink,
 }
 
-/// The return value of a program, as far as both worlds can tell it.
+/// The return value of a program, as far as both testbeds can tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Pass,
     Drop,
-    /// Redirected into a pod or out of a device. Only the model knows which: see [`World::target`].
+    /// Redirected into a pod or out of a device. Only the model knows which: see
+    /// [`Testbed::target`].
     Redirect,
 }
 
@@ -38,7 +39,7 @@ pub(crate) struct FlowView {
 }
 
 /// The maps and programs of a node.
-pub(crate) trait World {
+pub(crate) trait Testbed {
     fn put_pod(&mut self, ifindex: u32, pod: Pod);
     fn put_addr(&mut self, addr: IpAddr, entry: AddressInfo);
     fn put_frontend(&mut self, key: FrontendKey<IpAddr>, frontend: Frontend);
@@ -50,7 +51,7 @@ pub(crate) trait World {
     fn flows_of(&mut self, id: u32) -> u32;
     fn put_config(&mut self, config: NodeConfig);
     /// Adds a network with a prefix length in bits.
-    fn put_net(&mut self, addr: IpAddr, len: u32, net: Network);
+    fn put_network(&mut self, addr: IpAddr, len: u32, net: Network);
     /// Allows clients of a network to use a service port.
     fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32);
     fn put_host_port(&mut self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32);
@@ -59,10 +60,10 @@ pub(crate) trait World {
     fn age_flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8, ticks: u32);
     fn drops(&mut self, reason: DropReason) -> u64;
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action;
-    /// Returns the interface to which the last packet was redirected, if the world knows it.
+    /// Returns the interface to which the last packet was redirected, if the testbed knows it.
     fn target(&self) -> Option<u32>;
     /// Returns true if the last packet was redirected to the queue of a device, false if past it
-    /// into a pod; `None` if the world does not know.
+    /// into a pod; `None` if the testbed does not know.
     fn is_queued(&self) -> Option<bool>;
 }
 

@@ -6,95 +6,96 @@ use dataplane_common::types::event::DropReason;
 use dataplane_common::types::service::{backend_state, proto};
 
 use super::{
-    BOTH_SETS, FROM_A, FROM_B, FROM_UPLINK, Net, OUT, TO_A, TO_B, at, backend, expect, expect_drop, node, service,
+    BOTH_SETS, FROM_A, FROM_B, FROM_UPLINK, FamilyAddresses, OUT, TO_A, TO_B, at, backend, expect, expect_drop, node,
+    service,
 };
 use crate::frame::{Kind, frame};
-use crate::world::World;
+use crate::testbed::Testbed;
 
 /// State of a backend that terminates and still serves.
 const DRAINING: u8 = backend_state::SERVING | backend_state::TERMINATING;
 
 /// Sets state and generation of the only backend `old`, and directs new connections to `new`.
-fn succeed<W: World>(w: &mut W, [old, new]: [SocketAddr; 2], state: u8, generation: u32) {
+fn succeed<T: Testbed>(t: &mut T, [old, new]: [SocketAddr; 2], state: u8, generation: u32) {
     let (id, other) = if old.is_ipv4() { (1, 11) } else { (2, 12) };
-    w.put_backend(id, backend(old, state, generation));
-    w.put_backend(other, backend(new, BOTH_SETS, 1));
-    w.put_slot(id, other);
+    t.put_backend(id, backend(old, state, generation));
+    t.put_backend(other, backend(new, BOTH_SETS, 1));
+    t.put_slot(id, other);
 }
 
-pub(crate) fn udp_flow_leaves_a_removed_backend<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn udp_flow_leaves_a_removed_backend<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, old, new) = (at(net.vip, 53), at(net.remote, 53), at(net.b, 53));
         let client = at(net.a, 40000);
-        service(w, vip, old);
-        expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
+        service(t, vip, old);
+        expect(t, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
         let id = if net.vip.is_ipv4() { 1 } else { 2 };
-        w.put_backend(id, backend(new, BOTH_SETS, 2));
-        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, new));
-        expect(w, FROM_B, Kind::Udp, (new, client), TO_A, (vip, client));
+        t.put_backend(id, backend(new, BOTH_SETS, 2));
+        expect(t, FROM_A, Kind::Udp, (client, vip), TO_B, (client, new));
+        expect(t, FROM_B, Kind::Udp, (new, client), TO_A, (vip, client));
     }
 }
 
-pub(crate) fn tcp_flow_stays_with_a_terminating_backend<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn tcp_flow_stays_with_a_terminating_backend<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, old, new) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80));
         let client = at(net.a, 40000);
-        service(w, vip, old);
-        expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
-        succeed(w, [old, new], DRAINING, 1);
-        expect(w, FROM_A, Kind::Ack, (client, vip), OUT, (client, old));
+        service(t, vip, old);
+        expect(t, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
+        succeed(t, [old, new], DRAINING, 1);
+        expect(t, FROM_A, Kind::Ack, (client, vip), OUT, (client, old));
         // A new connection with the same ports goes to the new backend.
-        expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
+        expect(t, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
     }
 }
 
 /// Repeats a client's SYN after `answer` has come from its backend, which takes no new connections
 /// any more.
-fn repeated<W: World>(w: &mut W, net: &Net, port: u16, answer: Option<Kind>, state: u8, generation: u32) {
+fn repeated<T: Testbed>(t: &mut T, net: &FamilyAddresses, port: u16, answer: Option<Kind>, state: u8, generation: u32) {
     let (vip, old, new, client) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80), at(net.a, port));
-    service(w, vip, old);
-    expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
+    service(t, vip, old);
+    expect(t, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
     if let Some(kind) = answer {
-        expect(w, FROM_UPLINK, kind, (old, client), TO_A, (vip, client));
+        expect(t, FROM_UPLINK, kind, (old, client), TO_A, (vip, client));
     }
-    succeed(w, [old, new], state, generation);
+    succeed(t, [old, new], state, generation);
     if answer == Some(Kind::SynAck) {
         for kind in [Kind::Syn, Kind::Syn, Kind::Ack] {
-            expect(w, FROM_A, kind, (client, vip), OUT, (client, old));
+            expect(t, FROM_A, kind, (client, vip), OUT, (client, old));
         }
-        expect(w, FROM_UPLINK, Kind::Ack, (old, client), TO_A, (vip, client));
+        expect(t, FROM_UPLINK, Kind::Ack, (old, client), TO_A, (vip, client));
         // After the retransmissions, a SYN opens a new connection.
-        expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
+        expect(t, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
     } else {
-        expect(w, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
-        expect(w, FROM_B, Kind::SynAck, (new, client), TO_A, (vip, client));
+        expect(t, FROM_A, Kind::Syn, (client, vip), TO_B, (client, new));
+        expect(t, FROM_B, Kind::SynAck, (new, client), TO_A, (vip, client));
     }
     // The old backend's segments no longer belong to the connection: the client resets them.
-    expect(w, FROM_UPLINK, Kind::SynAck, (old, client), TO_A, (old, client));
-    expect(w, FROM_A, Kind::Rst, (client, old), OUT, (client, old));
+    expect(t, FROM_UPLINK, Kind::SynAck, (old, client), TO_A, (old, client));
+    expect(t, FROM_A, Kind::Rst, (client, old), OUT, (client, old));
 }
 
-pub(crate) fn retransmitted_syn_reaches_one_backend<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn retransmitted_syn_reaches_one_backend<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let mut port = 40000;
         for (state, generation) in [(DRAINING, 1), (0, 2)] {
             for answer in [None, Some(Kind::SynAck), Some(Kind::Rst)] {
                 port += 1;
-                repeated(w, &net, port, answer, state, generation);
+                repeated(t, &net, port, answer, state, generation);
             }
         }
     }
 }
 
-pub(crate) fn syn_of_another_pod_ends_no_flow<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn syn_of_another_pod_ends_no_flow<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, old, new, client) = (at(net.vip, 80), at(net.remote, 80), at(net.b, 80), at(net.a, 40000));
-        service(w, vip, old);
-        expect(w, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
-        succeed(w, [old, new], DRAINING, 1);
+        service(t, vip, old);
+        expect(t, FROM_A, Kind::Syn, (client, vip), OUT, (client, old));
+        succeed(t, [old, new], DRAINING, 1);
         // Another pod with that source address ends no flow.
-        expect_drop(w, FROM_B, frame(Kind::Syn, client, vip), DropReason::Spoofed);
-        expect(w, FROM_UPLINK, Kind::SynAck, (old, client), TO_A, (vip, client));
+        expect_drop(t, FROM_B, frame(Kind::Syn, client, vip), DropReason::Spoofed);
+        expect(t, FROM_UPLINK, Kind::SynAck, (old, client), TO_A, (vip, client));
     }
 }
 
@@ -105,25 +106,25 @@ enum To {
 }
 
 /// Sends datagrams from `port`, with pauses (ticks) between them.
-fn after_pauses<W: World>(w: &mut W, net: &Net, port: u16, pauses: &[u32], to: &To) {
+fn after_pauses<T: Testbed>(t: &mut T, net: &FamilyAddresses, port: u16, pauses: &[u32], to: &To) {
     let (vip, old, new, client) = (at(net.vip, 53), at(net.remote, 53), at(net.b, 53), at(net.a, port));
-    service(w, vip, old);
+    service(t, vip, old);
     let (last, before) = pauses.split_last().unwrap();
-    expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
+    expect(t, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
     for pause in before {
-        w.age_flow(client, vip, proto::UDP, *pause);
-        expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
+        t.age_flow(client, vip, proto::UDP, *pause);
+        expect(t, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
     }
-    succeed(w, [old, new], DRAINING, 1);
-    w.age_flow(client, vip, proto::UDP, *last);
+    succeed(t, [old, new], DRAINING, 1);
+    t.age_flow(client, vip, proto::UDP, *last);
     match to {
-        To::Old => expect(w, FROM_A, Kind::Udp, (client, vip), OUT, (client, old)),
-        To::New => expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, new)),
+        To::Old => expect(t, FROM_A, Kind::Udp, (client, vip), OUT, (client, old)),
+        To::New => expect(t, FROM_A, Kind::Udp, (client, vip), TO_B, (client, new)),
     }
 }
 
-pub(crate) fn unreplied_udp_flow_leaves_a_terminating_backend<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn unreplied_udp_flow_leaves_a_terminating_backend<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         for (port, pauses, to) in [
             // Unreplied: datagrams of one exchange, and later another exchange from the same port.
             (40000, &[0, 0][..], To::Old),
@@ -135,7 +136,7 @@ pub(crate) fn unreplied_udp_flow_leaves_a_terminating_backend<W: World>(w: &mut 
             (40005, &[0, 5, 0, 60], To::Old),
             (40006, &[60, 8, 100], To::Old),
         ] {
-            after_pauses(w, &net, port, pauses, &to);
+            after_pauses(t, &net, port, pauses, &to);
         }
     }
 }

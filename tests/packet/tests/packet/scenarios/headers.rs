@@ -5,26 +5,26 @@ use std::net::IpAddr;
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::Pod;
 
-use super::{FROM_A, FROM_B, POD_A, TO_B, UPLINK, at, expect, expect_drop, nets, node, pod, service};
+use super::{FROM_A, FROM_B, POD_A, TO_B, UPLINK, addresses, at, expect, expect_drop, node, pod, service};
 use crate::frame::{
-    Kind, fix_ipv4_checksum, frame, frame_with_ttl, icmp_error, judge, judge_icmp_error, ttl, with_extra_header,
+    Kind, fix_ipv4_checksum, frame, frame_with_ttl, icmp_error, ttl, verify, verify_icmp_error, with_extra_header,
 };
-use crate::world::{Action, Hook, World};
+use crate::testbed::{Action, Hook, Testbed};
 
-pub(crate) fn later_fragments_follow_the_first<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn later_fragments_follow_the_first<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 53), at(net.b, 5353), at(net.a, 40000));
-        service(w, vip, to);
+        service(t, vip, to);
         let (mut first, mut later, mut stranger) = fragments(&frame(Kind::Udp, client, vip));
-        expect_drop(w, FROM_A, later.clone(), DropReason::UnknownFragment);
-        assert_eq!(w.run(Hook::FromPod, POD_A, &mut first), Action::Redirect);
-        assert_eq!(w.run(Hook::FromPod, POD_A, &mut later), Action::Redirect);
+        expect_drop(t, FROM_A, later.clone(), DropReason::UnknownFragment);
+        assert_eq!(t.run(Hook::FromPod, POD_A, &mut first), Action::Redirect);
+        assert_eq!(t.run(Hook::FromPod, POD_A, &mut later), Action::Redirect);
         let dst = |f: &[u8]| match to.ip() {
             IpAddr::V4(_) => IpAddr::from(<[u8; 4]>::try_from(&f[30..34]).unwrap()),
             IpAddr::V6(_) => IpAddr::from(<[u8; 16]>::try_from(&f[38..54]).unwrap()),
         };
         assert_eq!((dst(&first), dst(&later)), (to.ip(), to.ip()));
-        assert_eq!(w.run(Hook::FromPod, POD_A, &mut stranger), Action::Drop, "a fragment of another datagram");
+        assert_eq!(t.run(Hook::FromPod, POD_A, &mut stranger), Action::Drop, "a fragment of another datagram");
     }
 }
 
@@ -48,38 +48,38 @@ pub(super) fn fragments(whole: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     }
 }
 
-pub(crate) fn malformed_packets_are_dropped<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn malformed_packets_are_dropped<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let f = frame(Kind::Syn, at(net.a, 40000), at(net.b, 80));
         let v6 = net.a.is_ipv6();
         let header = if v6 { 54 } else { 34 };
-        expect_drop(w, FROM_A, f[..header + 6].to_vec(), DropReason::Malformed);
+        expect_drop(t, FROM_A, f[..header + 6].to_vec(), DropReason::Malformed);
         // BPF_PROG_TEST_RUN itself refuses packets that are shorter than an IP header.
         let mut version = f.clone();
         version[14] ^= 0xf0;
-        expect_drop(w, FROM_A, version, DropReason::Malformed);
+        expect_drop(t, FROM_A, version, DropReason::Malformed);
         if v6 {
             // A chain of extension headers that is too long.
             let endless = with_extra_header(&f, 60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(9));
             let mut endless = endless;
             endless[54] = 60;
-            expect_drop(w, FROM_A, endless, DropReason::Malformed);
+            expect_drop(t, FROM_A, endless, DropReason::Malformed);
         } else {
             let mut short = f.clone();
             short[14] = 0x44;
-            expect_drop(w, FROM_A, short, DropReason::Malformed);
+            expect_drop(t, FROM_A, short, DropReason::Malformed);
         }
     }
 }
 
-pub(crate) fn expiring_hop_limit_passes_to_the_host_stack<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn expiring_hop_limit_passes_to_the_host_stack<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
-        service(w, vip, to);
+        service(t, vip, to);
         for target in [vip, at(net.b, 80), at(net.outside, 80)] {
             let mut f = frame_with_ttl(Kind::Syn, client, target, 1);
-            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Pass, "{target}");
-            assert_eq!(judge(&f, 0), (client, target), "unchanged: the host's stack reports it");
+            assert_eq!(t.run(Hook::FromPod, POD_A, &mut f), Action::Pass, "{target}");
+            assert_eq!(verify(&f, 0), (client, target), "unchanged: the host's stack reports it");
         }
     }
 }
@@ -87,22 +87,22 @@ pub(crate) fn expiring_hop_limit_passes_to_the_host_stack<W: World>(w: &mut W) {
 /// Type and code of [`icmp_error`], for each family.
 const UNREACHABLE: [(u8, u8); 2] = [(3, 1), (1, 4)];
 
-pub(crate) fn icmp_error_and_its_quoted_packet_are_translated<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn icmp_error_and_its_quoted_packet_are_translated<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
-        service(w, vip, to);
+        service(t, vip, to);
         for kind in [Kind::Syn, Kind::Udp, Kind::Sctp] {
             // The error quotes the translated packet.
             let mut sent = frame(kind, client, vip);
-            assert_eq!(w.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
-            assert_eq!(judge(&sent, 0), (client, to));
+            assert_eq!(t.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
+            assert_eq!(verify(&sent, 0), (client, to));
             // From a router on the way, and from the backend itself.
             for (reporter, shown) in [(net.outside, net.outside), (net.remote, net.vip)] {
                 let mut f = icmp_error(reporter, net.a, &sent);
-                assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
-                assert!(w.target().is_none_or(|t| t == POD_A));
+                assert_eq!(t.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+                assert!(t.target().is_none_or(|t| t == POD_A));
                 assert_eq!(
-                    judge_icmp_error(&f),
+                    verify_icmp_error(&f),
                     (UNREACHABLE[usize::from(net.a.is_ipv6())], (shown, net.a), (client, vip))
                 );
                 assert_eq!(ttl(&f), 63);
@@ -110,41 +110,41 @@ pub(crate) fn icmp_error_and_its_quoted_packet_are_translated<W: World>(w: &mut 
             // Reverse direction: the client reports an error about a reply, which it has seen
             // translated.
             let mut reply = frame(if kind == Kind::Syn { Kind::SynAck } else { kind }, to, client);
-            assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
+            assert_eq!(t.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
             let mut f = icmp_error(net.a, net.vip, &reply);
-            assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
-            let (_, outer, inner) = judge_icmp_error(&f);
+            assert_eq!(t.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+            let (_, outer, inner) = verify_icmp_error(&f);
             assert_eq!((outer, inner), ((net.a, net.remote), (to, client)));
         }
         // About a packet without a flow: nothing is translated.
         let about = frame(Kind::Udp, at(net.a, 1), at(net.outside, 2));
         let mut f = icmp_error(net.outside, net.a, &about);
-        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
-        let (_, outer, inner) = judge_icmp_error(&f);
+        assert_eq!(t.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+        let (_, outer, inner) = verify_icmp_error(&f);
         assert_eq!((outer, inner), ((net.outside, net.a), (at(net.a, 1), at(net.outside, 2))));
     }
 }
 
-pub(crate) fn icmp_error_about_another_pods_flow_is_not_translated<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn icmp_error_about_another_pods_flow_is_not_translated<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
-        service(w, vip, to);
+        service(t, vip, to);
         let mut sent = frame(Kind::Udp, client, vip);
-        assert_eq!(w.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
+        assert_eq!(t.run(Hook::FromPod, POD_A, &mut sent), Action::Redirect);
         let reply = frame(Kind::Udp, vip, client);
         // With its own address about another pod's flow: not translated. With that pod's address:
         // spoofed.
-        expect_drop(w, FROM_B, icmp_error(net.b, net.vip, &reply), DropReason::NoFrontend);
-        expect_drop(w, FROM_B, icmp_error(net.a, net.vip, &reply), DropReason::Spoofed);
+        expect_drop(t, FROM_B, icmp_error(net.b, net.vip, &reply), DropReason::NoFrontend);
+        expect_drop(t, FROM_B, icmp_error(net.a, net.vip, &reply), DropReason::Spoofed);
     }
 }
 
-pub(crate) fn spoofed_source_mac_is_dropped<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn spoofed_source_mac_is_dropped<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
-        service(w, vip, to);
+        service(t, vip, to);
         for kind in [Kind::Syn, Kind::Udp] {
-            expect(w, FROM_A, kind, (client, vip), TO_B, (client, to));
+            expect(t, FROM_A, kind, (client, vip), TO_B, (client, to));
         }
         // To a flow, a pod, a host outside and the node: the pod's own address, but one bit of its
         // MAC differs.
@@ -152,27 +152,27 @@ pub(crate) fn spoofed_source_mac_is_dropped<W: World>(w: &mut W) {
             for (kind, byte) in [(Kind::Syn, 6), (Kind::Ack, 7), (Kind::Udp, 8), (Kind::Udp, 9), (Kind::Ack, 11)] {
                 let mut f = frame(kind, client, target);
                 f[byte] ^= 0x10;
-                expect_drop(w, FROM_A, f, DropReason::Spoofed);
+                expect_drop(t, FROM_A, f, DropReason::Spoofed);
             }
         }
-        expect(w, FROM_A, Kind::Ack, (client, vip), TO_B, (client, to));
+        expect(t, FROM_A, Kind::Ack, (client, vip), TO_B, (client, to));
         // The MAC of a packet from outside is a router's.
         let mut f = frame(Kind::Udp, at(net.remote, 1), to);
         f[6..12].copy_from_slice(&[2, 0x11, 0x22, 0x33, 0x44, 0x55]);
-        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+        assert_eq!(t.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
     }
 }
 
-pub(crate) fn pod_being_deleted_cannot_send<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn pod_being_deleted_cannot_send<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.b, 8080), at(net.a, 40000));
-        service(w, vip, to);
-        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
-        let [v4, v6] = nets();
-        w.put_pod(POD_A, Pod { flags: 0, ..pod(u64::from(POD_A), v4.a, v6.a) });
+        service(t, vip, to);
+        expect(t, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
+        let [v4, v6] = addresses();
+        t.put_pod(POD_A, Pod { flags: 0, ..pod(u64::from(POD_A), v4.a, v6.a) });
         for target in [vip, to] {
-            expect_drop(w, FROM_A, frame(Kind::Udp, client, target), DropReason::UnknownPod);
+            expect_drop(t, FROM_A, frame(Kind::Udp, client, target), DropReason::UnknownPod);
         }
-        w.put_pod(POD_A, pod(u64::from(POD_A), v4.a, v6.a));
+        t.put_pod(POD_A, pod(u64::from(POD_A), v4.a, v6.a));
     }
 }

@@ -10,76 +10,76 @@ use super::{
     DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, OUT, POD_A, POD_B, SNAT_MAX, SNAT_MIN, TO_A, TO_B, TUNNEL, UPLINK,
     at, config, expect, expect_drop, node, service,
 };
-use crate::frame::{Kind, echo, echo_reply, frame, icmp_error, judge, judge_echo, judge_icmp_error};
-use crate::world::{Action, Hook, World};
+use crate::frame::{Kind, echo, echo_reply, frame, icmp_error, verify, verify_echo, verify_icmp_error};
+use crate::testbed::{Action, Hook, Testbed};
 
 /// Fills a node that masquerades; `remote` is in the pod network.
-fn masquerading<W: World>(w: &mut W) -> [super::Net; 2] {
-    let nets = node(w);
-    w.put_config(NodeConfig { features: node_features::NETWORKS | node_features::MASQUERADE, ..config(&nets) });
-    for net in nets {
+fn masquerading<T: Testbed>(t: &mut T) -> [super::FamilyAddresses; 2] {
+    let families = node(t);
+    t.put_config(NodeConfig { features: node_features::NETWORKS | node_features::MASQUERADE, ..config(&families) });
+    for net in families {
         let len = if net.remote.is_ipv4() { 24 } else { 64 };
-        w.put_net(net.remote, len, Network { oif: 0, flags: network_flags::KEEP_SOURCE });
+        t.put_network(net.remote, len, Network { oif: 0, flags: network_flags::KEEP_SOURCE });
     }
-    nets
+    families
 }
 
 /// Sends the first packet of a connection out of the cluster, and returns its translated source.
 #[track_caller]
-fn leave<W: World>(w: &mut W, kind: Kind, client: SocketAddr, to: SocketAddr) -> SocketAddr {
+fn leave<T: Testbed>(t: &mut T, kind: Kind, client: SocketAddr, to: SocketAddr) -> SocketAddr {
     let mut f = frame(kind, client, to);
-    assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
-    assert!(w.target().is_none_or(|t| t == UPLINK));
-    let (from, dst) = judge(&f, 0);
+    assert_eq!(t.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+    assert!(t.target().is_none_or(|t| t == UPLINK));
+    let (from, dst) = verify(&f, 0);
     assert_eq!(dst, to);
     from
 }
 
-pub(crate) fn egress_from_pods_is_masqueraded<W: World>(w: &mut W) {
-    for net in masquerading(w) {
-        let (client, world) = (at(net.a, 40000), at(net.outside, 443));
+pub(crate) fn egress_from_pods_is_masqueraded<T: Testbed>(t: &mut T) {
+    for net in masquerading(t) {
+        let (client, target) = (at(net.a, 40000), at(net.outside, 443));
         for (first, reply) in DIALOGUES {
             let next = if first == Kind::Syn { Kind::Ack } else { first };
-            let from = leave(w, first, client, world);
+            let from = leave(t, first, client, target);
             assert_eq!(from.ip(), net.node);
             assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
-            expect(w, FROM_UPLINK, reply, (world, from), TO_A, (world, client));
-            expect(w, FROM_A, next, (client, world), OUT, (from, world));
+            expect(t, FROM_UPLINK, reply, (target, from), TO_A, (target, client));
+            expect(t, FROM_A, next, (client, target), OUT, (from, target));
             // An error about it is translated back.
-            let mut f = icmp_error(net.outside, net.node, &frame(next, from, world));
-            assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
-            let (_, outer, inner) = judge_icmp_error(&f);
-            assert_eq!((outer, inner), ((net.outside, net.a), (client, world)));
+            let mut f = icmp_error(net.outside, net.node, &frame(next, from, target));
+            assert_eq!(t.run(Hook::FromUplink, UPLINK, &mut f), Action::Redirect);
+            let (_, outer, inner) = verify_icmp_error(&f);
+            assert_eq!((outer, inner), ((net.outside, net.a), (client, target)));
         }
         // Within the pod network the source is kept.
-        expect(w, FROM_A, Kind::Syn, (client, at(net.remote, 80)), OUT, (client, at(net.remote, 80)));
-        expect(w, FROM_A, Kind::Syn, (client, at(net.b, 80)), TO_B, (client, at(net.b, 80)));
+        expect(t, FROM_A, Kind::Syn, (client, at(net.remote, 80)), OUT, (client, at(net.remote, 80)));
+        expect(t, FROM_A, Kind::Syn, (client, at(net.b, 80)), TO_B, (client, at(net.b, 80)));
         // A Service with an endpoint outside the cluster.
-        service(w, at(net.vip, 80), world);
+        service(t, at(net.vip, 80), target);
         let mut f = frame(Kind::Syn, client, at(net.vip, 80));
-        assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
-        let (from, dst) = judge(&f, 0);
-        assert_eq!((from.ip(), dst), (net.node, world));
-        expect(w, FROM_UPLINK, Kind::SynAck, (world, from), TO_A, (at(net.vip, 80), client));
+        assert_eq!(t.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+        let (from, dst) = verify(&f, 0);
+        assert_eq!((from.ip(), dst), (net.node, target));
+        expect(t, FROM_UPLINK, Kind::SynAck, (target, from), TO_A, (at(net.vip, 80), client));
     }
 }
 
-pub(crate) fn ping_is_masqueraded<W: World>(w: &mut W) {
-    for net in masquerading(w) {
+pub(crate) fn ping_is_masqueraded<T: Testbed>(t: &mut T) {
+    for net in masquerading(t) {
         let mut f = echo(net.a, net.outside, 77);
-        assert_eq!(w.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
-        let ((from, to), id) = judge_echo(&f);
+        assert_eq!(t.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
+        let ((from, to), id) = verify_echo(&f);
         assert_eq!((from, to), (net.node, net.outside));
         assert!((SNAT_MIN..=SNAT_MAX).contains(&id), "{id}");
         let mut about = f.clone();
         let mut reply = echo_reply(net.outside, net.node, id);
-        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
-        assert!(w.target().is_none_or(|t| t == POD_A));
-        assert_eq!(judge_echo(&reply), ((net.outside, net.a), 77));
+        assert_eq!(t.run(Hook::FromUplink, UPLINK, &mut reply), Action::Redirect);
+        assert!(t.target().is_none_or(|t| t == POD_A));
+        assert_eq!(verify_echo(&reply), ((net.outside, net.a), 77));
         // An error about the echo request.
         let mut error = icmp_error(net.outside, net.node, &about);
-        assert_eq!(w.run(Hook::FromUplink, UPLINK, &mut error), Action::Redirect);
-        let (_, outer, _) = judge_icmp_error(&error);
+        assert_eq!(t.run(Hook::FromUplink, UPLINK, &mut error), Action::Redirect);
+        let (_, outer, _) = verify_icmp_error(&error);
         assert_eq!(outer, (net.outside, net.a));
         about.clear();
         // Replies to a packet without ports or identifier could not be recognized.
@@ -88,108 +88,108 @@ pub(crate) fn ping_is_masqueraded<W: World>(w: &mut W) {
         if net.a.is_ipv4() {
             crate::frame::fix_ipv4_checksum(&mut opaque);
         }
-        expect_drop(w, FROM_A, opaque, DropReason::NotTranslatable);
+        expect_drop(t, FROM_A, opaque, DropReason::NotTranslatable);
     }
 }
 
-pub(crate) fn snat_port_exhaustion_drops_new_flows<W: World>(w: &mut W) {
-    let nets = masquerading(w);
+pub(crate) fn snat_port_exhaustion_drops_new_flows<T: Testbed>(t: &mut T) {
+    let families = masquerading(t);
     let features = node_features::NETWORKS | node_features::MASQUERADE;
-    w.put_config(NodeConfig { features, snat_port_max: SNAT_MIN, ..config(&nets) });
-    for net in nets {
-        let world = at(net.outside, 443);
-        assert_eq!(leave(w, Kind::Udp, at(net.a, 40000), world), at(net.node, SNAT_MIN));
-        expect_drop(w, FROM_A, frame(Kind::Udp, at(net.a, 40001), world), DropReason::SnatPortsExhausted);
+    t.put_config(NodeConfig { features, snat_port_max: SNAT_MIN, ..config(&families) });
+    for net in families {
+        let target = at(net.outside, 443);
+        assert_eq!(leave(t, Kind::Udp, at(net.a, 40000), target), at(net.node, SNAT_MIN));
+        expect_drop(t, FROM_A, frame(Kind::Udp, at(net.a, 40001), target), DropReason::SnatPortsExhausted);
         // Ports are reserved per destination.
-        assert_eq!(leave(w, Kind::Udp, at(net.a, 40001), at(net.outside, 444)).port(), SNAT_MIN);
+        assert_eq!(leave(t, Kind::Udp, at(net.a, 40001), at(net.outside, 444)).port(), SNAT_MIN);
     }
 }
 
-pub(crate) fn remote_subnet_is_reached_through_the_tunnel<W: World>(w: &mut W) {
-    let nets = node(w);
-    w.put_config(NodeConfig { features: node_features::NETWORKS, ..config(&nets) });
-    for net in nets {
+pub(crate) fn remote_subnet_is_reached_through_the_tunnel<T: Testbed>(t: &mut T) {
+    let families = node(t);
+    t.put_config(NodeConfig { features: node_features::NETWORKS, ..config(&families) });
+    for net in families {
         let len = if net.remote.is_ipv4() { 24 } else { 64 };
-        w.put_net(net.remote, len, Network { oif: TUNNEL, flags: network_flags::KEEP_SOURCE });
+        t.put_network(net.remote, len, Network { oif: TUNNEL, flags: network_flags::KEEP_SOURCE });
         let (client, remote, vip) = (at(net.a, 40000), at(net.remote, 8080), at(net.vip, 80));
-        service(w, vip, remote);
+        service(t, vip, remote);
         let tunnel = (Action::Redirect, TUNNEL);
         for kind in [Kind::Syn, Kind::Udp] {
-            expect(w, FROM_A, kind, (client, vip), tunnel, (client, remote));
-            expect(w, FROM_A, kind, (client, at(net.remote, 9)), tunnel, (client, at(net.remote, 9)));
+            expect(t, FROM_A, kind, (client, vip), tunnel, (client, remote));
+            expect(t, FROM_A, kind, (client, at(net.remote, 9)), tunnel, (client, at(net.remote, 9)));
         }
-        expect(w, (Hook::FromUplink, TUNNEL), Kind::SynAck, (remote, client), TO_A, (vip, client));
-        expect(w, FROM_A, Kind::Udp, (client, at(net.outside, 9)), OUT, (client, at(net.outside, 9)));
+        expect(t, (Hook::FromUplink, TUNNEL), Kind::SynAck, (remote, client), TO_A, (vip, client));
+        expect(t, FROM_A, Kind::Udp, (client, at(net.outside, 9)), OUT, (client, at(net.outside, 9)));
     }
 }
 
-pub(crate) fn host_port_reaches_its_pod<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn host_port_reaches_its_pod<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (front, to) = (at(net.node, 8000), at(net.b, 80));
         for (kind, proto) in [(Kind::Syn, proto::TCP), (Kind::Udp, proto::UDP), (Kind::Sctp, proto::SCTP)] {
             let any = if net.node.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
-            w.put_host_port(FrontendKey { addr: any, port: 8000, proto, pad: 0 }, to, POD_B);
+            t.put_host_port(FrontendKey { addr: any, port: 8000, proto, pad: 0 }, to, POD_B);
             let reply = if kind == Kind::Syn { Kind::SynAck } else { kind };
             let client = at(net.outside, 40000);
-            expect(w, FROM_UPLINK, kind, (client, front), TO_B, (client, to));
-            expect(w, FROM_B, reply, (to, client), OUT, (front, client));
+            expect(t, FROM_UPLINK, kind, (client, front), TO_B, (client, to));
+            expect(t, FROM_B, reply, (to, client), OUT, (front, client));
             let pod = at(net.a, 40000);
-            expect(w, FROM_A, kind, (pod, front), TO_B, (pod, to));
-            expect(w, FROM_B, reply, (to, pod), TO_A, (front, pod));
+            expect(t, FROM_A, kind, (pod, front), TO_B, (pod, to));
+            expect(t, FROM_B, reply, (to, pod), TO_A, (front, pod));
             // The same port of another host is not touched, and other ports of the node pass to the
             // host.
-            expect(w, FROM_A, kind, (pod, at(net.outside, 8000)), OUT, (pod, at(net.outside, 8000)));
-            expect(w, FROM_UPLINK, kind, (client, at(net.node, 8001)), HOST, (client, at(net.node, 8001)));
+            expect(t, FROM_A, kind, (pod, at(net.outside, 8000)), OUT, (pod, at(net.outside, 8000)));
+            expect(t, FROM_UPLINK, kind, (client, at(net.node, 8001)), HOST, (client, at(net.node, 8001)));
             // An entry for the address itself precedes the one for all, and a Service precedes
             // both.
-            w.put_host_port(FrontendKey { addr: net.node, port: 8000, proto, pad: 0 }, at(net.b, 81), POD_B);
+            t.put_host_port(FrontendKey { addr: net.node, port: 8000, proto, pad: 0 }, at(net.b, 81), POD_B);
             let other = at(net.outside, 40001);
-            expect(w, FROM_UPLINK, kind, (other, front), TO_B, (other, at(net.b, 81)));
+            expect(t, FROM_UPLINK, kind, (other, front), TO_B, (other, at(net.b, 81)));
         }
-        service(w, front, at(net.b, 82));
+        service(t, front, at(net.b, 82));
         for kind in [Kind::Syn, Kind::Udp] {
             let client = at(net.outside, 40002);
-            expect(w, FROM_UPLINK, kind, (client, front), TO_B, (client, at(net.b, 82)));
+            expect(t, FROM_UPLINK, kind, (client, front), TO_B, (client, at(net.b, 82)));
         }
     }
 }
 
-pub(crate) fn host_port_flow_ends_with_its_pod<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn host_port_flow_ends_with_its_pod<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (front, client) = (at(net.node, 8000), at(net.outside, 40000));
         let key = FrontendKey { addr: net.node, port: 8000, proto: proto::UDP, pad: 0 };
-        w.put_host_port(key, at(net.b, 80), POD_B);
-        expect(w, FROM_UPLINK, Kind::Udp, (client, front), TO_B, (client, at(net.b, 80)));
+        t.put_host_port(key, at(net.b, 80), POD_B);
+        expect(t, FROM_UPLINK, Kind::Udp, (client, front), TO_B, (client, at(net.b, 80)));
         // Another pod has the interface now, and the host port leads elsewhere.
-        let [v4, v6] = super::nets();
-        w.put_pod(POD_B, super::pod(99, v4.b, v6.b));
-        w.put_host_port(key, at(net.a, 80), POD_A);
-        expect(w, FROM_UPLINK, Kind::Udp, (client, front), TO_A, (client, at(net.a, 80)));
-        w.put_pod(POD_B, super::pod(u64::from(POD_B), v4.b, v6.b));
+        let [v4, v6] = super::addresses();
+        t.put_pod(POD_B, super::pod(99, v4.b, v6.b));
+        t.put_host_port(key, at(net.a, 80), POD_A);
+        expect(t, FROM_UPLINK, Kind::Udp, (client, front), TO_A, (client, at(net.a, 80)));
+        t.put_pod(POD_B, super::pod(u64::from(POD_B), v4.b, v6.b));
     }
 }
 
-pub(crate) fn direct_datagram_ignores_a_stale_reply_flow<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn direct_datagram_ignores_a_stale_reply_flow<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (vip, to, client) = (at(net.vip, 53), at(net.b, 53), at(net.a, 40000));
-        service(w, vip, to);
-        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
-        expect(w, FROM_A, Kind::Udp, (client, to), TO_B, (client, to));
-        expect(w, FROM_B, Kind::Udp, (to, client), TO_A, (to, client));
+        service(t, vip, to);
+        expect(t, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
+        expect(t, FROM_A, Kind::Udp, (client, to), TO_B, (client, to));
+        expect(t, FROM_B, Kind::Udp, (to, client), TO_A, (to, client));
         // Through the Service again.
-        expect(w, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
+        expect(t, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
     }
 }
 
-pub(crate) fn node_icmp_error_has_the_frontend_as_source<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn node_icmp_error_has_the_frontend_as_source<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let (front, to, client) = (at(net.node, 30080), at(net.node, 8080), at(net.outside, 50000));
-        service(w, front, to);
-        expect(w, FROM_UPLINK, Kind::Udp, (client, front), HOST, (client, to));
+        service(t, front, to);
+        expect(t, FROM_UPLINK, Kind::Udp, (client, front), HOST, (client, to));
         // No socket has that port: the host's stack reports it about the translated packet.
         let mut f = icmp_error(net.node, net.outside, &frame(Kind::Udp, client, to));
-        assert_eq!(w.run(Hook::ToUplink, UPLINK, &mut f), Action::Pass);
-        let (_, outer, inner) = judge_icmp_error(&f);
+        assert_eq!(t.run(Hook::ToUplink, UPLINK, &mut f), Action::Pass);
+        let (_, outer, inner) = verify_icmp_error(&f);
         assert_eq!((outer, inner), ((net.node, net.outside), (client, front)));
     }
 }

@@ -13,9 +13,9 @@ use super::*;
 pub(super) const BASE: u32 = 100;
 
 /// A node with a Service that has a scheduler and remote backends.
-pub(super) struct Scheduled<'a, W> {
-    pub(super) world: &'a mut W,
-    net: Net,
+pub(super) struct Scheduled<'a, T> {
+    pub(super) testbed: &'a mut T,
+    net: FamilyAddresses,
     /// Backend ids by address; they start at 1.
     backends: HashMap<SocketAddr, u32>,
 }
@@ -27,19 +27,26 @@ pub(super) fn fresh_port() -> u16 {
     NEXT_PORT.fetch_add(1, Ordering::Relaxed).max(2000)
 }
 
-impl<'a, W: World> Scheduled<'a, W> {
+impl<'a, T: Testbed> Scheduled<'a, T> {
     /// Adds backends with these weights, and a frontend whose slots have these ids.
-    pub(super) fn new(world: &'a mut W, net: Net, scheduler: u8, flags: u16, weights: &[u32], table: &[u32]) -> Self {
+    pub(super) fn new(
+        testbed: &'a mut T,
+        net: FamilyAddresses,
+        scheduler: u8,
+        flags: u16,
+        weights: &[u32],
+        table: &[u32],
+    ) -> Self {
         let mut backends = HashMap::new();
         for (weight, id) in weights.iter().zip(1..) {
             let to = at(net.remote, 8000 + u16::try_from(id).unwrap());
-            world.put_backend(id, Backend { weight: *weight, ..backend(to, BOTH_SETS, 1) });
+            testbed.put_backend(id, Backend { weight: *weight, ..backend(to, BOTH_SETS, 1) });
             backends.insert(to, id);
         }
         for (id, index) in table.iter().zip(BASE..) {
-            world.put_slot(index, *id);
+            testbed.put_slot(index, *id);
         }
-        let mut scheduled = Self { world, net, backends };
+        let mut scheduled = Self { testbed, net, backends };
         let value = Frontend { scheduler, flags, ..frontend(BASE, u32::try_from(table.len()).unwrap()) };
         scheduled.put(at(net.vip, 80), value);
         scheduled.put(at(net.node, 30080), value);
@@ -47,7 +54,7 @@ impl<'a, W: World> Scheduled<'a, W> {
     }
 
     pub(super) fn put(&mut self, at: SocketAddr, value: Frontend) {
-        self.world.put_frontend(FrontendKey { addr: at.ip(), port: at.port(), proto: proto::TCP, pad: 0 }, value);
+        self.testbed.put_frontend(FrontendKey { addr: at.ip(), port: at.port(), proto: proto::TCP, pad: 0 }, value);
     }
 
     /// Opens a connection from pod A; returns the backend id.
@@ -62,8 +69,8 @@ impl<'a, W: World> Scheduled<'a, W> {
 
     pub(super) fn connect(&mut self, (hook, ifindex): (Hook, u32), client: SocketAddr, to: SocketAddr) -> u32 {
         let mut f = frame(Kind::Syn, client, to);
-        assert_eq!(self.world.run(hook, ifindex, &mut f), Action::Redirect, "{client} -> {to}");
-        self.backends[&self.world.flow(client, to, proto::TCP).unwrap().dst]
+        assert_eq!(self.testbed.run(hook, ifindex, &mut f), Action::Redirect, "{client} -> {to}");
+        self.backends[&self.testbed.flow(client, to, proto::TCP).unwrap().dst]
     }
 
     pub(super) fn opened(&mut self, times: usize) -> Vec<u32> {
@@ -83,7 +90,7 @@ pub(super) fn counted(ids: impl IntoIterator<Item = u32>) -> HashMap<u32, usize>
 }
 
 /// Returns clients outside with different addresses.
-fn outsiders(net: Net, count: u32) -> impl Iterator<Item = SocketAddr> {
+fn outsiders(net: FamilyAddresses, count: u32) -> impl Iterator<Item = SocketAddr> {
     (0..count).map(move |n| {
         let ip: IpAddr = match net.outside {
             IpAddr::V4(a) => (u32::from(a) + 256 * n).to_be_bytes().into(),
@@ -95,26 +102,26 @@ fn outsiders(net: Net, count: u32) -> impl Iterator<Item = SocketAddr> {
 
 /// Of 1,000 connections to a table with one backend twice, 333 and 667 are expected, with a
 /// standard deviation of 15.
-pub(crate) fn random_follows_the_slot_table<W: World>(w: &mut W) {
-    for net in node(w) {
-        let counts = Scheduled::new(w, net, RANDOM, 0, &[1, 2], &[1, 2, 2]).counts(1000);
+pub(crate) fn random_follows_the_slot_table<T: Testbed>(t: &mut T) {
+    for net in node(t) {
+        let counts = Scheduled::new(t, net, RANDOM, 0, &[1, 2], &[1, 2, 2]).counts(1000);
         assert!((260..=406).contains(&counts[&1]), "five times the standard deviation off: {counts:?}");
     }
 }
 
-pub(crate) fn round_robin_follows_slot_order<W: World>(w: &mut W) {
-    for net in node(w) {
-        let mut s = Scheduled::new(w, net, RR, 0, &[1, 1, 1], &[3, 1, 2]);
+pub(crate) fn round_robin_follows_slot_order<T: Testbed>(t: &mut T) {
+    for net in node(t) {
+        let mut s = Scheduled::new(t, net, RR, 0, &[1, 1, 1], &[3, 1, 2]);
         assert_eq!(s.opened(8), [3, 1, 2, 3, 1, 2, 3, 1]);
-        let mut s = Scheduled::new(w, net, WRR, 0, &[3, 1], &[1, 1, 2, 1]);
+        let mut s = Scheduled::new(t, net, WRR, 0, &[3, 1], &[1, 1, 2, 1]);
         assert_eq!(s.opened(9), [1, 1, 2, 1, 1, 1, 2, 1, 1]);
     }
 }
 
 /// The turn of a longer table, of which this one takes the place, is beyond the end.
-pub(crate) fn round_robin_wraps_at_the_table_end<W: World>(w: &mut W) {
-    for net in node(w) {
-        let mut s = Scheduled::new(w, net, RR, 0, &[1; 5], &[1, 2, 3, 4, 5]);
+pub(crate) fn round_robin_wraps_at_the_table_end<T: Testbed>(t: &mut T) {
+    for net in node(t) {
+        let mut s = Scheduled::new(t, net, RR, 0, &[1; 5], &[1, 2, 3, 4, 5]);
         assert_eq!(s.opened(4), [1, 2, 3, 4]);
         let short = Frontend { scheduler: RR, ..frontend(BASE, 2) };
         s.put(at(net.vip, 80), short);
@@ -122,11 +129,11 @@ pub(crate) fn round_robin_wraps_at_the_table_end<W: World>(w: &mut W) {
     }
 }
 
-pub(crate) fn source_hash_is_stable<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn source_hash_is_stable<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         for number in [SH, MH] {
             let table: Vec<u32> = (0..64).map(|n| n % 4 + 1).collect();
-            let mut s = Scheduled::new(w, net, number, 0, &[1; 4], &table);
+            let mut s = Scheduled::new(t, net, number, 0, &[1; 4], &table);
             let mine = s.open();
             assert_eq!(counted(s.opened(50)), HashMap::from([(mine, 50)]), "independent of the port");
             let mut all = Vec::new();
@@ -138,7 +145,7 @@ pub(crate) fn source_hash_is_stable<W: World>(w: &mut W) {
             let counts = counted(all);
             assert!((1..=4).all(|id| (55..=145).contains(&counts[&id])), "{number}: {counts:?}");
 
-            let mut s = Scheduled::new(w, net, number, frontend_flags::HASH_PORT, &[1; 4], &table);
+            let mut s = Scheduled::new(t, net, number, frontend_flags::HASH_PORT, &[1; 4], &table);
             let counts = s.counts(400);
             assert!((1..=4).all(|id| (55..=145).contains(&counts[&id])), "{number} with ports: {counts:?}");
             // The same client at another port of the Service: another flow, the same backend.
@@ -157,11 +164,11 @@ pub(crate) fn source_hash_is_stable<W: World>(w: &mut W) {
 
 /// The hash has no seed: every node with the same table, and every run, gives a client the same
 /// backend.
-pub(crate) fn source_hash_is_equal_on_every_node<W: World>(w: &mut W) {
-    let [v4, v6] = node(w);
+pub(crate) fn source_hash_is_equal_on_every_node<T: Testbed>(t: &mut T) {
+    let [v4, v6] = node(t);
     let table: Vec<u32> = (1..=16).collect();
     for (net, expected) in [(v4, KNOWN4), (v6, KNOWN6)] {
-        let mut s = Scheduled::new(w, net, MH, 0, &[1; 16], &table);
+        let mut s = Scheduled::new(t, net, MH, 0, &[1; 16], &table);
         let got: Vec<_> = outsiders(net, 6).map(|client| s.open_from(client)).collect();
         assert_eq!(got, expected);
     }
@@ -171,10 +178,10 @@ pub(crate) fn source_hash_is_equal_on_every_node<W: World>(w: &mut W) {
 const KNOWN4: [u32; 6] = [6, 8, 6, 10, 11, 7];
 const KNOWN6: [u32; 6] = [4, 8, 11, 16, 15, 3];
 
-pub(crate) fn destination_hash_is_stable<W: World>(w: &mut W) {
-    for net in node(w) {
+pub(crate) fn destination_hash_is_stable<T: Testbed>(t: &mut T) {
+    for net in node(t) {
         let table: Vec<u32> = (1..=16).collect();
-        let mut s = Scheduled::new(w, net, DH, 0, &[1; 16], &table);
+        let mut s = Scheduled::new(t, net, DH, 0, &[1; 16], &table);
         let all: HashSet<u32> = s.opened(50).into_iter().collect();
         assert_eq!(all.len(), 1, "one address, one backend");
         let outside: HashSet<u32> = outsiders(net, 50).map(|client| s.open_from(client)).collect();
@@ -185,7 +192,7 @@ pub(crate) fn destination_hash_is_stable<W: World>(w: &mut W) {
                 IpAddr::V4(a) => IpAddr::from((u32::from(a) + u32::from(n)).to_be_bytes()),
                 IpAddr::V6(a) => IpAddr::from((u128::from(a) + u128::from(n)).to_be_bytes()),
             };
-            s.world.put_addr(vip, AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] });
+            s.testbed.put_addr(vip, AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] });
             s.put(at(vip, 80), Frontend { scheduler: DH, ..frontend(BASE, 16) });
             seen.insert(s.connect(FROM_A, at(net.a, fresh_port()), at(vip, 80)));
         }
