@@ -79,7 +79,7 @@ pub trait FamilyMaps<A: Address>: SharedMaps {
     #[must_use]
     fn set_sock_peer(&self, key: &SockPeerKey<A>, peer: &SockPeer<A>) -> bool;
     /// Removes the entry of a socket's address, if there is one.
-    fn forget_sock_peer(&self, key: &SockPeerKey<A>);
+    fn remove_sock_peer(&self, key: &SockPeerKey<A>);
 }
 
 /// The flow table of one address family. A trait apart from [`FamilyMaps`], so that a mutable

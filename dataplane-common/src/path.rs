@@ -1,8 +1,8 @@
 //! The packet path and the socket path: what the programs at each hook do.
 //!
 //! [`datapath`] holds the entry points at the tc hooks and the first tail calls; [`socket`] holds
-//! the cgroup hooks. Each other module is one step of the packet path. The kernel programs and the
-//! tests call this module; no other module of the crate does.
+//! the cgroup hooks. Each other module does one task of the packet path. The kernel programs and
+//! the tests call this module; no other module of the crate does.
 
 pub mod conntrack;
 pub mod datapath;

@@ -127,7 +127,7 @@ fn services_are_reachable_with_and_without_the_agent() {
     assert!(status.contains("not running") && status.contains("from_uplink-up0"), "{status}");
 
     let _agent = Agent::start(&node, &[]).ready();
-    for map in ["services", "frontends", "addrs", "slots", "backends"] {
+    for map in ["services", "frontends", "addresses", "slots", "backends"] {
         assert_eq!(metric(&format!("ropeway_map_operations_total{{map=\"{map}\"}}")), 0, "{map}");
     }
     assert_eq!(metric("ropeway_node_operations_total"), 0, "an unchanged restart does nothing");

@@ -68,8 +68,8 @@ fn ended_pairs_are_removed_whole_and_others_stay() {
     let forged = flows.pair(3, proto::TCP, NEW, [ago(121), ago(121)]);
     let closed = flows.pair(4, proto::TCP, CLOSING, [ago(61), ago(61)]);
     let waits = flows.pair(5, proto::TCP, ESTABLISHED, [ago(999), ago(999)]);
-    let orphan = flows.pair(6, proto::UDP, NEW, [ago(200), ago(200)]);
-    flows.0.remove(&orphan[0]).unwrap();
+    let half_expired = flows.pair(6, proto::UDP, NEW, [ago(200), ago(200)]);
+    flows.0.remove(&half_expired[0]).unwrap();
     let later = flows.pair(8, proto::TCP, ESTABLISHED, [NOW + 1, NOW + 1]);
     let half = flows.pair(7, proto::TCP, ESTABLISHED, [ago(10), ago(10)]);
     flows.0.remove(&half[1]).unwrap();
@@ -81,7 +81,7 @@ fn ended_pairs_are_removed_whole_and_others_stay() {
         ("forged", forged, [false; 2]),
         ("closed", closed, [false; 2]),
         ("waits", waits, [true; 2]),
-        ("orphan", orphan, [false; 2]),
+        ("half of an expired pair", half_expired, [false; 2]),
         ("used after the clock was read", later, [true; 2]),
         ("half of an active pair", half, [true, false]),
     ] {

@@ -160,9 +160,9 @@ fn links_of_another_abi_are_adopted() {
     };
     let addr = AddressInfo { ifindex: 9, kind: address_kind::POD, flags: 0, mac: [2; 6] };
     PinnedMap::open(&pins(), "pods").unwrap().insert(&9_u32, &pod).unwrap();
-    let old_addrs = PinnedMap::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap();
-    old_addrs.insert(&pod.addr4, &addr).unwrap();
-    old_addrs.insert(&V4 { octets: [10, 96, 0, 1] }, &AddressInfo { kind: address_kind::SERVICE, ..addr }).unwrap();
+    let old_addresses = PinnedMap::<V4, AddressInfo>::open(&pins(), "addresses4").unwrap();
+    old_addresses.insert(&pod.addr4, &addr).unwrap();
+    old_addresses.insert(&V4 { octets: [10, 96, 0, 1] }, &AddressInfo { kind: address_kind::SERVICE, ..addr }).unwrap();
     let port = FrontendKey { addr: V4::default(), port: 8080, proto: proto::TCP, pad: 0 };
     let target = HostPort { addr: pod.addr4, port: 80, pad: 0, ifindex: 9 };
     PinnedMap::open(&pins(), "host_ports4").unwrap().insert(&port, &target).unwrap();

@@ -37,8 +37,8 @@ struct Maps {
     frontends6: OwnedFd,
     sources4: OwnedFd,
     sources6: OwnedFd,
-    addrs4: OwnedFd,
-    addrs6: OwnedFd,
+    addresses4: OwnedFd,
+    addresses6: OwnedFd,
     slots: OwnedFd,
     backends: OwnedFd,
 }
@@ -72,8 +72,8 @@ impl Maps {
             frontends6: hash::<FrontendKey<V6>, Frontend>(entries),
             sources4: trie::<Prefix<SourceRange<V4>>>(),
             sources6: trie::<Prefix<SourceRange<V6>>>(),
-            addrs4: hash::<V4, AddressInfo>(entries),
-            addrs6: hash::<V6, AddressInfo>(entries),
+            addresses4: hash::<V4, AddressInfo>(entries),
+            addresses6: hash::<V6, AddressInfo>(entries),
             slots: shared::<Slot>(elements),
             backends: shared::<Backend>(elements),
         }
@@ -84,12 +84,12 @@ impl Maps {
             services: Box::new(table::<u32, ServiceName>(&self.services)),
             v4: FamilyMaps {
                 sources: Box::new(table::<Prefix<SourceRange<V4>>, u32>(&self.sources4)),
-                addresses: Box::new(table::<V4, AddressInfo>(&self.addrs4)),
+                addresses: Box::new(table::<V4, AddressInfo>(&self.addresses4)),
                 frontends: Box::new(table::<FrontendKey<V4>, Frontend>(&self.frontends4)),
             },
             v6: FamilyMaps {
                 sources: Box::new(table::<Prefix<SourceRange<V6>>, u32>(&self.sources6)),
-                addresses: Box::new(table::<V6, AddressInfo>(&self.addrs6)),
+                addresses: Box::new(table::<V6, AddressInfo>(&self.addresses6)),
                 frontends: Box::new(table::<FrontendKey<V6>, Frontend>(&self.frontends6)),
             },
             slots: Box::new(array::<Slot>(&self.slots)),
@@ -111,7 +111,7 @@ impl Maps {
         [
             table::<u32, ServiceName>(&self.services).entries().unwrap().len(),
             table::<FrontendKey<V4>, Frontend>(&self.frontends4).entries().unwrap().len(),
-            table::<V4, AddressInfo>(&self.addrs4).entries().unwrap().len(),
+            table::<V4, AddressInfo>(&self.addresses4).entries().unwrap().len(),
         ]
     }
 }
@@ -209,9 +209,9 @@ fn entries_removed_by_others_are_no_error() {
 fn full_map_rejects_whole_services() {
     let maps = Maps::new(16);
     let mut core = start(&maps, 40);
-    let [services, frontends, addrs] = maps.count();
+    let [services, frontends, addresses] = maps.count();
     assert_eq!((services, frontends), (services, services), "each Service completely or not at all");
-    assert!(addrs <= 16 && services >= 15, "{services} {addrs}");
+    assert!(addresses <= 16 && services >= 15, "{services} {addresses}");
     assert!(core.snapshot().rejected >= 24);
     for i in 0..25 {
         core.handle(SourceEvent::Service(key(i), None));
@@ -287,14 +287,14 @@ fn unknown_entries_are_removed_at_start() {
     let maps = Maps::new(64);
     let foreign = V4 { octets: [203, 0, 113, 9] };
     let value = |kind| AddressInfo { ifindex: 7, kind, flags: 0, mac: [2; 6] };
-    let addrs = table::<V4, AddressInfo>(&maps.addrs4);
-    addrs.insert(&foreign, &value(address_kind::SERVICE)).unwrap();
+    let addresses = table::<V4, AddressInfo>(&maps.addresses4);
+    addresses.insert(&foreign, &value(address_kind::SERVICE)).unwrap();
     let pod = V4 { octets: [10, 1, 0, 5] };
-    addrs.insert(&pod, &value(address_kind::POD)).unwrap();
+    addresses.insert(&pod, &value(address_kind::POD)).unwrap();
     table::<u32, ServiceName>(&maps.services).insert(&9, &ServiceName { name: [b'x'; NAME_LEN] }).unwrap();
     start(&maps, 1);
-    assert_eq!(addrs.get(&foreign).unwrap(), None);
-    assert_eq!(addrs.get(&pod).unwrap(), Some(value(address_kind::POD)), "pods' entries belong to the plugin");
+    assert_eq!(addresses.get(&foreign).unwrap(), None);
+    assert_eq!(addresses.get(&pod).unwrap(), Some(value(address_kind::POD)), "pods' entries belong to the plugin");
     assert_eq!(maps.count()[0], 1);
 }
 
@@ -368,7 +368,7 @@ fn chance(state: &mut u64, limit: u64) -> u64 {
 
 #[test]
 #[ignore = "needs root"]
-fn a_reader_during_random_writes_finds_only_backends_of_its_service() {
+fn reader_during_random_writes_finds_only_backends_of_its_service() {
     const SERVICES: u8 = 12;
     /// Long enough for freed slots to be reused after the grace time.
     const TIME: Duration = Duration::from_secs(7);

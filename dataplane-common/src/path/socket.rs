@@ -74,7 +74,7 @@ pub fn connect<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest
         if proto == proto::UDP && !request.unconnected {
             // The application connects to this address itself, to which the socket may have been
             // redirected before. It must no longer be shown the frontend.
-            tables.forget_sock_peer(&asked);
+            tables.remove_sock_peer(&asked);
         }
         return no_frontend(tables, request);
     };
@@ -169,9 +169,9 @@ fn no_frontend<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest
         let kind = tables.address(&addr).map_or(0, |a| a.kind);
         if kind != address_kind::NODE {
             let unallocated = kind == 0 && egress(tables, &addr).unallocated;
-            let nobody = unallocated || kind == address_kind::SERVICE;
+            let unserved = unallocated || kind == address_kind::SERVICE;
             let by_packets = tables.pod_netns(request.netns_cookie).is_some() || unallocated && is_client(tables);
-            let silent = !nobody || is_source_probe(request) || by_packets;
+            let silent = !unserved || is_source_probe(request) || by_packets;
             return if silent { keep } else { reject(tables, true, keep) };
         }
     }

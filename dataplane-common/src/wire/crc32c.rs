@@ -107,7 +107,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_difference_is_that_of_full_sums(seed: u64, bytes in 12..=u16::MAX, after: [u8; 4]) {
+        fn checksum_difference_equals_difference_of_full_sums(seed: u64, bytes in 12..=u16::MAX, after: [u8; 4]) {
             check(noise(seed, bytes), after);
         }
     }

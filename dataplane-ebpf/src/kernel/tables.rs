@@ -181,17 +181,17 @@ impl SharedMaps for KernelMaps {
 }
 
 macro_rules! family {
-    ($addr:ty: $addrs:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident,
-     $nets:ident, $ranges:ident, $host_ports:ident) => {
+    ($addr:ty: $addresses:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident,
+     $networks:ident, $ranges:ident, $host_ports:ident) => {
         impl FamilyMaps<$addr> for KernelMaps {
             #[inline(always)]
             fn address(&self, addr: &$addr) -> Option<AddressInfo> {
                 // SAFETY: see the module's doc.
-                unsafe { maps::$addrs.get(addr) }.copied()
+                unsafe { maps::$addresses.get(addr) }.copied()
             }
             #[inline(always)]
             fn network(&self, addr: &$addr) -> Option<Network> {
-                maps::$nets.get(&Key::new(size_of::<$addr>() as u32 * 8, *addr)).copied()
+                maps::$networks.get(&Key::new(size_of::<$addr>() as u32 * 8, *addr)).copied()
             }
             #[inline(always)]
             fn host_port(&self, key: &FrontendKey<$addr>) -> Option<&HostPort<$addr>> {
@@ -237,7 +237,7 @@ macro_rules! family {
                 maps::$peers.insert(key, peer, 0).is_ok()
             }
             #[inline(always)]
-            fn forget_sock_peer(&self, key: &SockPeerKey<$addr>) {
+            fn remove_sock_peer(&self, key: &SockPeerKey<$addr>) {
                 // Usually there is no entry.
                 let _ = maps::$peers.remove(key);
             }

@@ -9,24 +9,24 @@ use dataplane_common::types::service::{
 };
 
 use crate::maps::{Maps, table};
+use crate::objects;
 use crate::stats::{Cost, cost};
-use crate::world;
 
 pub(crate) struct Entries {
     services: (Vec<u32>, Vec<ServiceName>),
     frontends: (Vec<FrontendKey<V4>>, Vec<Frontend>),
-    addrs: (Vec<V4>, Vec<AddressInfo>),
+    addresses: (Vec<V4>, Vec<AddressInfo>),
     slots: (Vec<u32>, Vec<Slot>),
     backends: (Vec<u32>, Vec<Backend>),
 }
 
 impl Entries {
     pub(crate) fn new() -> Self {
-        let ids = 1..=world::SERVICES as u32;
-        let per = world::PER_SERVICE as u32;
+        let ids = 1..=objects::SERVICES as u32;
+        let per = objects::PER_SERVICE as u32;
         let name = |i: usize| {
             let mut name = [0; NAME_LEN];
-            let text = format!("{}/{}:http", world::namespace(i), world::name(i));
+            let text = format!("{}/{}:http", objects::namespace(i), objects::name(i));
             name[..text.len()].copy_from_slice(text.as_bytes());
             ServiceName { name }
         };
@@ -35,22 +35,23 @@ impl Entries {
             let (internal, external) = (table, table);
             Frontend { service_port: id, affinity_ticks: 0, internal, external, flags: 0, scheduler: 0, pad: 0 }
         };
-        let key = |i: usize| FrontendKey { addr: V4::from(world::cluster_ip(i)), port: 80, proto: proto::TCP, pad: 0 };
+        let key =
+            |i: usize| FrontendKey { addr: V4::from(objects::cluster_ip(i)), port: 80, proto: proto::TCP, pad: 0 };
         let backend = |b: usize| {
-            let (i, n) = (b / world::PER_SERVICE, b % world::PER_SERVICE);
+            let (i, n) = (b / objects::PER_SERVICE, b % objects::PER_SERVICE);
             let state = backend_state::LISTED | backend_state::SERVING | backend_state::INTERNAL;
-            let addr = world::endpoint(i, n).to_ipv6_mapped().octets();
+            let addr = objects::endpoint(i, n).to_ipv6_mapped().octets();
             Backend { addr, port: 8080, state, pad: 0, generation: 1, service_port: i as u32 + 1, weight: 1 }
         };
         let addr = AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] };
         let slot = |backend| Slot { backend, turn: 0 };
-        let (services, endpoints) = (0..world::SERVICES, 0..world::ENDPOINTS);
+        let (services, endpoints) = (0..objects::SERVICES, 0..objects::ENDPOINTS);
         Self {
             services: (ids.clone().collect(), services.clone().map(name).collect()),
             frontends: (services.clone().map(key).collect(), ids.map(frontend).collect()),
-            addrs: (services.map(|i| world::cluster_ip(i).into()).collect(), vec![addr; world::SERVICES]),
-            slots: ((0..world::ENDPOINTS as u32).collect(), (1..=world::ENDPOINTS as u32).map(slot).collect()),
-            backends: ((1..=world::ENDPOINTS as u32).collect(), endpoints.map(backend).collect()),
+            addresses: (services.map(|i| objects::cluster_ip(i).into()).collect(), vec![addr; objects::SERVICES]),
+            slots: ((0..objects::ENDPOINTS as u32).collect(), (1..=objects::ENDPOINTS as u32).map(slot).collect()),
+            backends: ((1..=objects::ENDPOINTS as u32).collect(), endpoints.map(backend).collect()),
         }
     }
 
@@ -58,13 +59,13 @@ impl Entries {
         let backends = table::<u32, Backend>("backends", &maps.backends);
         let slots = table::<u32, Slot>("slots", &maps.slots);
         let services = table::<u32, ServiceName>("services", &maps.services);
-        let addrs = table::<V4, AddressInfo>("addresses4", &maps.addrs4);
+        let addresses = table::<V4, AddressInfo>("addresses4", &maps.addresses4);
         let frontends = table::<FrontendKey<V4>, Frontend>("frontends4", &maps.frontends4);
         let write = || {
             backends.insert_batch(&self.backends.0, &self.backends.1).unwrap();
             slots.insert_batch(&self.slots.0, &self.slots.1).unwrap();
             services.insert_batch(&self.services.0, &self.services.1).unwrap();
-            addrs.insert_batch(&self.addrs.0, &self.addrs.1).unwrap();
+            addresses.insert_batch(&self.addresses.0, &self.addresses.1).unwrap();
             frontends.insert_batch(&self.frontends.0, &self.frontends.1).unwrap();
         };
         cost(write).1

@@ -10,8 +10,8 @@ use dataplane_user::proxy::controller::{self, Core};
 use dataplane_user::proxy::source::{ObjectKey, ObjectKind, SliceObject, SourceEvent};
 
 use crate::maps::Maps;
+use crate::objects;
 use crate::stats::{Series, ms, us};
-use crate::world;
 
 const CHANGES: usize = 5000;
 const SLICES: usize = 200;
@@ -35,12 +35,12 @@ pub(crate) fn at_50k() -> Changes {
 fn core() -> Vec<f64> {
     let maps = Maps::create();
     let clock = Instant::now();
-    let mut core = Core::new(maps.tables(), world::CLOCK, clock.elapsed()).unwrap();
-    core.set_node_context(world::context());
-    world::events().into_iter().for_each(|e| core.handle(e));
+    let mut core = Core::new(maps.tables(), objects::CLOCK, clock.elapsed()).unwrap();
+    core.set_node_context(objects::context());
+    objects::events().into_iter().for_each(|e| core.handle(e));
     core.reconcile(clock.elapsed());
     let times = (0..CHANGES).map(|n| {
-        let event = world::change(n * 7919 % world::SERVICES, n);
+        let event = objects::change(n * 7919 % objects::SERVICES, n);
         let before = core.operations().total();
         let begin = Instant::now();
         core.handle(event);
@@ -54,17 +54,17 @@ fn core() -> Vec<f64> {
 
 fn through_channel() -> Vec<f64> {
     let maps = Maps::create();
-    let handle = controller::start(maps.tables(), world::CLOCK).unwrap();
+    let handle = controller::start(maps.tables(), objects::CLOCK).unwrap();
     let events = handle.events();
-    handle.set_node_context(world::context());
-    world::events().into_iter().for_each(|e| events.blocking_send(e).unwrap());
+    handle.set_node_context(objects::context());
+    objects::events().into_iter().for_each(|e| events.blocking_send(e).unwrap());
     let snapshots = handle.snapshots();
     let operations = || snapshots.borrow().operations.total();
     while !snapshots.borrow().synced {
         std::thread::sleep(Duration::from_millis(1));
     }
     let times = (0..CHANGES / 5).map(|n| {
-        let event = world::change(n * 7919 % world::SERVICES, n);
+        let event = objects::change(n * 7919 % objects::SERVICES, n);
         let before = operations();
         let begin = Instant::now();
         events.blocking_send(event).unwrap();
@@ -85,15 +85,15 @@ fn large_slice(s: usize, changed: Option<u32>) -> SliceObject {
         Some(new) if n == PER_SLICE / 2 => Ipv4Addr::from(0x0b00_0000 + new),
         _ => address(n),
     });
-    world::slice("large", &Arc::from("http"), all)
+    objects::slice("large", &Arc::from("http"), all)
 }
 
 pub(crate) fn of_20k() -> Series {
     let maps = Maps::create();
     let clock = Instant::now();
-    let mut core = Core::new(maps.tables(), world::CLOCK, clock.elapsed()).unwrap();
-    core.set_node_context(world::context());
-    let service = world::service(world::cluster_ip(0), &"http".into());
+    let mut core = Core::new(maps.tables(), objects::CLOCK, clock.elapsed()).unwrap();
+    core.set_node_context(objects::context());
+    let service = objects::service(objects::cluster_ip(0), &"http".into());
     core.handle(SourceEvent::Service(ObjectKey::new("team", "large"), Some(service)));
     let event = |s: usize, changed| {
         SourceEvent::Slice(ObjectKey::new("team", &format!("large-{s}")), Some(large_slice(s, changed)))

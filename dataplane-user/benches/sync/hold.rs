@@ -12,7 +12,7 @@ use dataplane_user::proxy::controller;
 use dataplane_user::proxy::source::kubernetes;
 
 use crate::maps::Maps;
-use crate::world;
+use crate::objects;
 
 pub(crate) struct Memory {
     pub rss_mib: f64,
@@ -42,8 +42,8 @@ pub(crate) fn measure() -> Memory {
 pub(crate) fn hold() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let maps = Maps::create();
-    let handle = controller::start(maps.tables(), world::CLOCK).unwrap();
-    handle.set_node_context(world::context());
+    let handle = controller::start(maps.tables(), objects::CLOCK).unwrap();
+    handle.set_node_context(objects::context());
     let events = handle.events();
     let client = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
     let source = runtime.spawn({
@@ -51,7 +51,7 @@ pub(crate) fn hold() {
         async move { kubernetes::run(client, "node-1", true, events).await }
     });
     // Events are made one by one, as a source decodes them, so that they are never all in memory.
-    for event in world::stream() {
+    for event in objects::stream() {
         events.blocking_send(event).unwrap();
     }
     let snapshots = handle.snapshots();

@@ -14,8 +14,8 @@ mod bare;
 mod changes;
 mod hold;
 mod maps;
+mod objects;
 mod stats;
-mod world;
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ fn main() {
         return hold::hold();
     }
     let json = arguments.iter().skip_while(|a| *a != "--json").nth(1);
-    println!("{} Services, {} endpoints, {ROUNDS} alternating rounds", world::SERVICES, world::ENDPOINTS);
+    println!("{} Services, {} endpoints, {ROUNDS} alternating rounds", objects::SERVICES, objects::ENDPOINTS);
     let costs = syncs();
     let wall = |name: &str, arm: usize| Series::new(name, costs.iter().map(|c| c[arm].wall).collect());
     let cpu = |name: &str, arm: usize| Series::new(name, costs.iter().map(|c| c[arm].cpu).collect());
@@ -88,7 +88,7 @@ fn syncs() -> Vec<[Cost; 3]> {
         for arm in if round.is_multiple_of(2) { [OURS, BARE] } else { [BARE, OURS] } {
             let maps = Maps::create();
             if arm == OURS {
-                costs[OURS] = sync(&maps, world::SERVICES);
+                costs[OURS] = sync(&maps, objects::SERVICES);
                 costs[RESTART] = sync(&maps, 0);
             } else {
                 costs[BARE] = entries.write(&maps);
@@ -102,11 +102,11 @@ fn syncs() -> Vec<[Cost; 3]> {
 
 /// Syncs all objects. `written` is the number of frontends that this must write.
 fn sync(maps: &Maps, written: usize) -> Cost {
-    let events = world::events();
+    let events = objects::events();
     let clock = Instant::now();
     let (core, cost) = stats::cost(|| {
-        let mut core = Core::new(maps.tables(), world::CLOCK, clock.elapsed()).unwrap();
-        core.set_node_context(world::context());
+        let mut core = Core::new(maps.tables(), objects::CLOCK, clock.elapsed()).unwrap();
+        core.set_node_context(objects::context());
         events.into_iter().for_each(|e| core.handle(e));
         core.reconcile(clock.elapsed());
         core

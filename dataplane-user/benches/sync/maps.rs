@@ -26,8 +26,8 @@ pub(crate) struct Maps {
     frontends6: OwnedFd,
     sources4: OwnedFd,
     sources6: OwnedFd,
-    pub addrs4: OwnedFd,
-    addrs6: OwnedFd,
+    pub addresses4: OwnedFd,
+    addresses6: OwnedFd,
     pub slots: OwnedFd,
     pub backends: OwnedFd,
 }
@@ -52,8 +52,8 @@ impl Maps {
             frontends6: hash::<FrontendKey<V6>, Frontend>(),
             sources4: trie::<Prefix<SourceRange<V4>>>(),
             sources6: trie::<Prefix<SourceRange<V6>>>(),
-            addrs4: hash::<V4, AddressInfo>(),
-            addrs6: hash::<V6, AddressInfo>(),
+            addresses4: hash::<V4, AddressInfo>(),
+            addresses6: hash::<V6, AddressInfo>(),
             slots: array::<Slot>(),
             backends: array::<Backend>(),
         }
@@ -64,12 +64,12 @@ impl Maps {
             services: Box::new(table::<u32, ServiceName>("services", &self.services)),
             v4: FamilyMaps {
                 sources: Box::new(table::<Prefix<SourceRange<V4>>, u32>("source_ranges4", &self.sources4)),
-                addresses: Box::new(table::<V4, AddressInfo>("addresses4", &self.addrs4)),
+                addresses: Box::new(table::<V4, AddressInfo>("addresses4", &self.addresses4)),
                 frontends: Box::new(table::<FrontendKey<V4>, Frontend>("frontends4", &self.frontends4)),
             },
             v6: FamilyMaps {
                 sources: Box::new(table::<Prefix<SourceRange<V6>>, u32>("source_ranges6", &self.sources6)),
-                addresses: Box::new(table::<V6, AddressInfo>("addresses6", &self.addrs6)),
+                addresses: Box::new(table::<V6, AddressInfo>("addresses6", &self.addresses6)),
                 frontends: Box::new(table::<FrontendKey<V6>, Frontend>("frontends6", &self.frontends6)),
             },
             slots: Box::new(SharedArray::<Slot>::from_fd("slots", self.slots.try_clone().unwrap()).unwrap()),

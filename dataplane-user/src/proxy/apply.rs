@@ -91,7 +91,7 @@ pub struct Operations {
     /// `source_ranges4` and `source_ranges6`.
     pub sources: u64,
     /// `addresses4` and `addresses6`.
-    pub addrs: u64,
+    pub addresses: u64,
     /// `slots`.
     pub slots: u64,
     /// `backends`.
@@ -102,7 +102,7 @@ impl Operations {
     /// Returns the sum over all maps.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.services + self.frontends + self.sources + self.addrs + self.slots + self.backends
+        self.services + self.frontends + self.sources + self.addresses + self.slots + self.backends
     }
 
     /// Returns the counts by map name, both families together.
@@ -112,7 +112,7 @@ impl Operations {
             ("services", self.services),
             ("frontends", self.frontends),
             ("source_ranges", self.sources),
-            ("addrs", self.addrs),
+            ("addresses", self.addresses),
             ("slots", self.slots),
             ("backends", self.backends),
         ]
@@ -173,30 +173,30 @@ impl MapWriter {
         operations.services += set(&*maps.services, &plan.names.sets, &mut failed);
         operations.sources += set(&*v4.sources, &plan.v4.sources.sets, &mut failed);
         operations.sources += set(&*v6.sources, &plan.v6.sources.sets, &mut failed);
-        operations.addrs += set(&*v4.addresses, &plan.v4.addresses.sets, &mut failed);
-        operations.addrs += set(&*v6.addresses, &plan.v6.addresses.sets, &mut failed);
+        operations.addresses += set(&*v4.addresses, &plan.v4.addresses.sets, &mut failed);
+        operations.addresses += set(&*v6.addresses, &plan.v6.addresses.sets, &mut failed);
         operations.frontends += set(&*v4.frontends, &plan.v4.frontends.sets, &mut failed);
         operations.frontends += set(&*v6.frontends, &plan.v6.frontends.sets, &mut failed);
         operations.frontends += remove(&*v4.frontends, &plan.v4.frontends.removals, &mut failed);
         operations.frontends += remove(&*v6.frontends, &plan.v6.frontends.removals, &mut failed);
         operations.sources += remove(&*v4.sources, &plan.v4.sources.removals, &mut failed);
         operations.sources += remove(&*v6.sources, &plan.v6.sources.removals, &mut failed);
-        operations.addrs += remove(&*v4.addresses, &plan.v4.addresses.removals, &mut failed);
-        operations.addrs += remove(&*v6.addresses, &plan.v6.addresses.removals, &mut failed);
+        operations.addresses += remove(&*v4.addresses, &plan.v4.addresses.removals, &mut failed);
+        operations.addresses += remove(&*v6.addresses, &plan.v6.addresses.removals, &mut failed);
         operations.services += remove(&*maps.services, &plan.names.removals, &mut failed);
         self.set_backends(&plan.ended_backends, &mut failed);
         Outcome { failures: failed }
     }
 
     fn set_backends(&mut self, sets: &Sets<u32, Backend>, failed: &mut Failures) {
-        for ((id, entry), tag) in sets.keys.iter().zip(&sets.values).zip(&sets.tags) {
-            if failed.contains_key(tag) {
+        for ((id, entry), service) in sets.keys.iter().zip(&sets.values).zip(&sets.services) {
+            if failed.contains_key(service) {
                 continue;
             }
             if self.maps.backends.set(*id, std::slice::from_ref(entry)) {
                 self.operations.backends += 1;
             } else {
-                failed.insert(*tag, beyond_the_end("backends", *id, 1));
+                failed.insert(*service, beyond_the_end("backends", *id, 1));
             }
         }
     }
@@ -204,10 +204,10 @@ impl MapWriter {
     fn set_slots(&mut self, writes: &SlotWrites, failed: &mut Failures) {
         let mut rest = &writes.ids[..];
         let mut scratch = Vec::new();
-        for (base, len, tag) in &writes.ranges {
+        for (base, len, service) in &writes.ranges {
             let (ids, after) = rest.split_at((*len as usize).min(rest.len()));
             rest = after;
-            if failed.contains_key(tag) {
+            if failed.contains_key(service) {
                 continue;
             }
             scratch.clear();
@@ -215,7 +215,7 @@ impl MapWriter {
             if self.maps.slots.set(*base, &scratch) {
                 self.operations.slots += ids.len() as u64;
             } else {
-                failed.insert(*tag, beyond_the_end("slots", *base, ids.len()));
+                failed.insert(*service, beyond_the_end("slots", *base, ids.len()));
             }
         }
     }
@@ -228,27 +228,27 @@ fn beyond_the_end(map: &str, first: u32, count: usize) -> MapError {
 }
 
 fn set<K: Pod, V: Pod>(table: &dyn HashTable<K, V>, ops: &Sets<K, V>, failed: &mut Failures) -> u64 {
-    in_runs(&ops.tags, failed, |from, to| table.set(&ops.keys[from..to], &ops.values[from..to]))
+    in_runs(&ops.services, failed, |from, to| table.set(&ops.keys[from..to], &ops.values[from..to]))
 }
 
 fn remove<K: Pod, V>(table: &dyn HashTable<K, V>, ops: &Removals<K>, failed: &mut Failures) -> u64 {
-    in_runs(&ops.tags, failed, |from, to| table.remove(&ops.keys[from..to]))
+    in_runs(&ops.services, failed, |from, to| table.remove(&ops.keys[from..to]))
 }
 
 /// Calls `write` for the longest runs of entries without a failed Service. Returns the number of
 /// entries that were written.
 fn in_runs(
-    tags: &[ServiceId],
+    services: &[ServiceId],
     failed: &mut Failures,
     mut write: impl FnMut(usize, usize) -> Result<(), (MapError, usize)>,
 ) -> u64 {
     let (mut at, mut written) = (0, 0);
-    while at < tags.len() {
-        if failed.contains_key(&tags[at]) {
+    while at < services.len() {
+        if failed.contains_key(&services[at]) {
             at += 1;
             continue;
         }
-        let end = if failed.is_empty() { tags.len() } else { at + run(&tags[at..], failed) };
+        let end = if failed.is_empty() { services.len() } else { at + run(&services[at..], failed) };
         match write(at, end) {
             Ok(()) => {
                 written += (end - at) as u64;
@@ -257,7 +257,7 @@ fn in_runs(
             Err((error, done)) => {
                 let bad = (at + done).min(end - 1);
                 written += (bad - at) as u64;
-                failed.entry(tags[bad]).or_insert(error);
+                failed.entry(services[bad]).or_insert(error);
                 at = bad + 1;
             }
         }
@@ -265,6 +265,6 @@ fn in_runs(
     written
 }
 
-fn run(tags: &[ServiceId], failed: &Failures) -> usize {
-    tags.iter().position(|t| failed.contains_key(t)).unwrap_or(tags.len())
+fn run(services: &[ServiceId], failed: &Failures) -> usize {
+    services.iter().position(|t| failed.contains_key(t)).unwrap_or(services.len())
 }

@@ -109,7 +109,7 @@ pub enum SourceEvent {
     /// event, which comes before the new ones.)
     Cleared(PathBuf),
     /// The source can't read a kind at present, for this reason. It keeps trying.
-    Trouble(ObjectKind, String),
+    WatchError(ObjectKind, String),
 }
 
 /// The origin of a rejection.

@@ -36,9 +36,9 @@ async fn server() -> Server {
 
 fn agent(server: &Server, node: &str) -> (watch::Sender<Arc<Snapshot>>, events::Notices) {
     let (snapshots, receiver) = watch::channel(Arc::default());
-    let (notices, left) = events::channel();
+    let (notices, queue) = events::channel();
     let servers = vec![kube::Config::new(server.url().parse().unwrap())];
-    tokio::spawn(events::run(servers, node.into(), receiver, left));
+    tokio::spawn(events::run(servers, node.into(), receiver, queue));
     (snapshots, notices)
 }
 

@@ -67,7 +67,7 @@ impl Source {
                 SourceEvent::ServiceCidr(name, ranges) => (ObjectKind::ServiceCidr, format!("{name} {ranges:?}")),
                 SourceEvent::Relist(kind) => (kind, "relist".into()),
                 SourceEvent::InSync(kind) => (kind, "in sync".into()),
-                SourceEvent::Trouble(kind, _) => (kind, "trouble".into()),
+                SourceEvent::WatchError(kind, _) => (kind, "watch error".into()),
                 other => panic!("{other:?}"),
             };
             if of == kind {
@@ -139,7 +139,7 @@ async fn expired_resource_version_causes_a_relist() {
     source.server.set("services", vec![service("api")]);
     let gone = json!({"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"}});
     source.server.watch_event("services", &gone).await;
-    source.expect(ObjectKind::Service, &["trouble", "relist", "shop/api true", "in sync"]).await;
+    source.expect(ObjectKind::Service, &["watch error", "relist", "shop/api true", "in sync"]).await;
 }
 
 #[tokio::test]
@@ -155,6 +155,6 @@ async fn failing_server_is_retried() {
     while words.last().is_none_or(|w| w != "in sync") {
         words.push(source.next(ObjectKind::Service).await);
     }
-    assert!(words.contains(&"trouble".to_owned()), "{words:?}");
+    assert!(words.contains(&"watch error".to_owned()), "{words:?}");
     assert_eq!(words[words.len() - 2], "shop/web true", "{words:?}");
 }

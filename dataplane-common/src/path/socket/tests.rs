@@ -30,12 +30,12 @@ const NODE: V4 = V4 { octets: [192, 0, 2, 1] };
 const LOOPBACK: V4 = V4 { octets: [127, 0, 0, 1] };
 const POD: V4 = V4 { octets: [10, 0, 0, 5] };
 const BACKEND: V4 = V4 { octets: [10, 0, 0, 9] };
-const WORLD: V4 = V4 { octets: [203, 0, 113, 1] };
+const OUTSIDE: V4 = V4 { octets: [203, 0, 113, 1] };
 
 struct Fake {
     config: NodeConfig,
     pod: PodNetns,
-    addrs: HashMap<V4, AddressInfo>,
+    addresses: HashMap<V4, AddressInfo>,
     frontends: HashMap<FrontendKey<V4>, Frontend>,
     /// Backends, by id from 1 on.
     backends: Vec<Backend>,
@@ -74,7 +74,7 @@ impl Fake {
         Self {
             config: NodeConfig { netns_cookie: NODE_NETNS, node4: NODE, ..NodeConfig::default() },
             pod: PodNetns { addr4: POD, addr6: V6::default(), ifindex: 1024 },
-            addrs: [(NODE, node), (POD, AddressInfo { kind: address_kind::POD, ..node })].into(),
+            addresses: [(NODE, node), (POD, AddressInfo { kind: address_kind::POD, ..node })].into(),
             frontends: [(key(NODE, 30080), frontend), (key(LOOPBACK, 30080), frontend)].into(),
             backends: vec![Backend {
                 addr: BACKEND.to_octets16(),
@@ -156,7 +156,7 @@ impl SharedMaps for Fake {
 impl FamilyMaps<V4> for Fake {
     fn address(&self, addr: &V4) -> Option<AddressInfo> {
         self.count();
-        self.addrs.get(addr).copied()
+        self.addresses.get(addr).copied()
     }
     fn network(&self, _addr: &V4) -> Option<Network> {
         self.net.get()
@@ -184,7 +184,7 @@ impl FamilyMaps<V4> for Fake {
         self.peers.borrow_mut().insert(*key, Box::leak(Box::new(*peer)));
         true
     }
-    fn forget_sock_peer(&self, key: &SockPeerKey<V4>) {
+    fn remove_sock_peer(&self, key: &SockPeerKey<V4>) {
         self.peers.borrow_mut().remove(key);
     }
     fn host_port(&self, key: &FrontendKey<V4>) -> Option<&HostPort<V4>> {
@@ -201,7 +201,7 @@ fn host_ports_apply_to_node_addresses_only() {
     assert_eq!(fake.ask(NODE_NETNS, LOOPBACK, 8080), Some((POD, 80)));
     assert_eq!(fake.ask(NODE_NETNS, LOOPBACK, 9090), Some((POD, 90)));
     assert_eq!(fake.ask(NODE_NETNS, NODE, 9090), None, "the entry is for loopback only");
-    assert_eq!(fake.ask(NODE_NETNS, WORLD, 8080), None, "the port of another host");
+    assert_eq!(fake.ask(NODE_NETNS, OUTSIDE, 8080), None, "the port of another host");
     assert_eq!(fake.ask(NODE_NETNS, POD, 8080), None);
     let shown = original_destination(&fake, 1, POD, 90).unwrap();
     assert_eq!((shown.addr, shown.port), (LOOPBACK, 9090));
@@ -210,12 +210,12 @@ fn host_ports_apply_to_node_addresses_only() {
 #[test]
 fn source_ranges_apply_to_pods_and_the_node() {
     let mut fake = Fake::new();
-    let key = FrontendKey { addr: WORLD, port: 80, proto: proto::TCP, pad: 0 };
+    let key = FrontendKey { addr: OUTSIDE, port: 80, proto: proto::TCP, pad: 0 };
     let frontend = *fake.frontends.values().next().unwrap();
     fake.frontends.insert(key, Frontend { flags: frontend_flags::SOURCE_RANGES, ..frontend });
     let ask = |netns_cookie| {
         let asked =
-            ConnectRequest { addr: WORLD, port: 80, proto: proto::TCP, unconnected: false, cookie: 1, netns_cookie };
+            ConnectRequest { addr: OUTSIDE, port: 80, proto: proto::TCP, unconnected: false, cookie: 1, netns_cookie };
         connect(&fake, &asked).action
     };
     // A pod's packet is dropped on the packet path; the node's would leave.
@@ -231,14 +231,14 @@ fn source_ranges_apply_to_pods_and_the_node() {
 fn node_process_is_rejected_at_addresses_without_a_service() {
     let mut fake = Fake::new();
     let service = V4 { octets: [10, 96, 0, 1] };
-    fake.addrs.insert(service, AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] });
+    fake.addresses.insert(service, AddressInfo { ifindex: 0, kind: address_kind::SERVICE, flags: 0, mac: [0; 6] });
     let ask = |fake: &Fake, netns_cookie, addr, port, proto, unconnected| {
         connect(fake, &ConnectRequest { addr, port, proto, unconnected, cookie: 1, netns_cookie }).action
     };
     let tcp = |fake: &Fake, netns_cookie, addr| ask(fake, netns_cookie, addr, 81, proto::TCP, false);
     assert_eq!(tcp(&fake, NODE_NETNS, service), SocketVerdict::Reject);
     assert_eq!(tcp(&fake, POD_NETNS, service), SocketVerdict::Keep);
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep);
+    assert_eq!(tcp(&fake, NODE_NETNS, OUTSIDE), SocketVerdict::Keep);
     let udp = |port, unconnected| ask(&fake, NODE_NETNS, service, port, proto::UDP, unconnected);
     assert_eq!(
         (udp(81, false), udp(81, true), udp(9, true)),
@@ -251,13 +251,13 @@ fn node_process_is_rejected_at_addresses_without_a_service() {
     );
 
     fake.net.set(Some(Network { oif: 0, flags: network_flags::SERVICE }));
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep, "networks are ignored unless the feature is on");
+    assert_eq!(tcp(&fake, NODE_NETNS, OUTSIDE), SocketVerdict::Keep, "networks are ignored unless the feature is on");
     fake.config.features = node_features::NETWORKS;
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Reject);
-    assert_eq!(tcp(&fake, POD_NETNS, WORLD), SocketVerdict::Keep);
+    assert_eq!(tcp(&fake, NODE_NETNS, OUTSIDE), SocketVerdict::Reject);
+    assert_eq!(tcp(&fake, POD_NETNS, OUTSIDE), SocketVerdict::Keep);
     assert_eq!(tcp(&fake, NODE_NETNS, POD), SocketVerdict::Keep, "a pod's address is no cluster IP");
     fake.config.features |= node_features::NODE_CLIENT;
-    assert_eq!(tcp(&fake, NODE_NETNS, WORLD), SocketVerdict::Keep, "the packet path drops it");
+    assert_eq!(tcp(&fake, NODE_NETNS, OUTSIDE), SocketVerdict::Keep, "the packet path drops it");
     assert_eq!(tcp(&fake, NODE_NETNS, service), SocketVerdict::Reject);
 }
 
@@ -290,7 +290,7 @@ fn service_precedes_host_port_and_host_ip_precedes_wildcard() {
 fn unrelated_address_costs_one_lookup() {
     let fake = Fake::new();
     for (netns, addr, lookups) in
-        [(POD_NETNS, WORLD, 1), (POD_NETNS, LOOPBACK, 0), (NODE_NETNS, LOOPBACK, 2), (NODE_NETNS, NODE, 3)]
+        [(POD_NETNS, OUTSIDE, 1), (POD_NETNS, LOOPBACK, 0), (NODE_NETNS, LOOPBACK, 2), (NODE_NETNS, NODE, 3)]
     {
         assert_eq!(fake.ask(netns, addr, 1), None);
         assert_eq!(fake.lookups.get(), lookups, "{netns} {addr:?}");
@@ -309,10 +309,10 @@ fn datagrams_to_a_host_port_write_the_peer_once() {
     assert_eq!(original_destination(&fake, 1, POD, 80).map(|peer| peer.addr), Some(LOOPBACK));
 }
 
-/// Returns a node with a UDP frontend at [`WORLD`].
+/// Returns a node with a UDP frontend at [`OUTSIDE`].
 fn with_datagrams(flags: u16, len: u32) -> Fake {
     let mut fake = Fake::new();
-    let key = FrontendKey { addr: WORLD, port: 53, proto: proto::UDP, pad: 0 };
+    let key = FrontendKey { addr: OUTSIDE, port: 53, proto: proto::UDP, pad: 0 };
     let frontend = *fake.frontends.values().next().unwrap();
     fake.frontends.insert(key, Frontend { flags, internal: SlotTable { base: 0, len }, ..frontend });
     fake
@@ -326,12 +326,12 @@ fn datagram(fake: &Fake, netns_cookie: u64, addr: V4, unconnected: bool) -> Sock
 #[test]
 fn connected_udp_of_a_pod_is_left_to_the_packet_path() {
     let fake = with_datagrams(0, 1);
-    let ask = |netns_cookie, unconnected| datagram(&fake, netns_cookie, WORLD, unconnected);
+    let ask = |netns_cookie, unconnected| datagram(&fake, netns_cookie, OUTSIDE, unconnected);
     assert_eq!((ask(POD_NETNS, false), fake.writes.get()), (SocketVerdict::Keep, 0));
     assert_eq!((ask(POD_NETNS, true), ask(NODE_NETNS, false)), (SocketVerdict::Redirect, SocketVerdict::Redirect));
     assert_eq!(ask(NODE_NETNS, true), SocketVerdict::Redirect);
     // Without a backend it is rejected at once, unless the policy demands a silent drop.
-    let none = |flags, netns_cookie| datagram(&with_datagrams(flags, 0), netns_cookie, WORLD, false);
+    let none = |flags, netns_cookie| datagram(&with_datagrams(flags, 0), netns_cookie, OUTSIDE, false);
     assert_eq!((none(0, POD_NETNS), none(0, NODE_NETNS)), (SocketVerdict::Reject, SocketVerdict::Reject));
     let silent = frontend_flags::INTERNAL_DROP;
     assert_eq!((none(silent, POD_NETNS), none(silent, NODE_NETNS)), (SocketVerdict::Keep, SocketVerdict::Reject));
@@ -340,7 +340,7 @@ fn connected_udp_of_a_pod_is_left_to_the_packet_path() {
         let mut fake = with_datagrams(silent, 0);
         fake.config.features = features;
         fake.net.set(Some(Network { oif: 0, flags }));
-        datagram(&fake, NODE_NETNS, WORLD, false)
+        datagram(&fake, NODE_NETNS, OUTSIDE, false)
     };
     let both = node_features::NETWORKS | node_features::NODE_CLIENT;
     assert_eq!(led(both, network_flags::SERVICE), SocketVerdict::Keep);
@@ -355,8 +355,8 @@ fn connected_udp_of_a_pod_is_left_to_the_packet_path() {
 fn direct_connect_to_a_backend_ends_the_redirection() {
     let fake = with_datagrams(0, 1);
     let led = fake.backends[0].port;
-    assert_eq!(datagram(&fake, NODE_NETNS, WORLD, false), SocketVerdict::Redirect);
-    assert_eq!(original_destination(&fake, 1, BACKEND, led).map(|peer| peer.addr), Some(WORLD));
+    assert_eq!(datagram(&fake, NODE_NETNS, OUTSIDE, false), SocketVerdict::Redirect);
+    assert_eq!(original_destination(&fake, 1, BACKEND, led).map(|peer| peer.addr), Some(OUTSIDE));
     let itself = ConnectRequest {
         addr: BACKEND,
         port: led,

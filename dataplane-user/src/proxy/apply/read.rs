@@ -39,8 +39,8 @@ pub fn read(tables: &ServiceMaps) -> Result<TableContents, MapError> {
     found.add_frontends(tables.v6.frontends.entries()?);
     found.odd_sources4 = found.add_sources(tables.v4.sources.entries()?);
     found.odd_sources6 = found.add_sources(tables.v6.sources.entries()?);
-    found.add_addrs(tables.v4.addresses.entries()?);
-    found.add_addrs(tables.v6.addresses.entries()?);
+    found.add_addresses(tables.v4.addresses.entries()?);
+    found.add_addresses(tables.v6.addresses.entries()?);
     let backends =
         |id| tables.backends.get(id).filter(|b: &Backend| b.generation != 0 || b.state != 0).map(|b| (id, b));
     for (id, backend) in (1..tables.backends.capacity()).filter_map(backends) {

@@ -29,17 +29,17 @@ fn backend(state: u8) -> Backend {
 fn plan() -> Plan {
     let mut plan = Plan::default();
     for n in [1, 2_u8] {
-        let (id, tag) = (u32::from(n), ServiceId::new(u32::from(n)));
-        plan.backends.push(tag, id, backend(1));
-        plan.slots.ranges.push((id * 10, 1, tag));
+        let (id, service) = (u32::from(n), ServiceId::new(u32::from(n)));
+        plan.backends.push(service, id, backend(1));
+        plan.slots.ranges.push((id * 10, 1, service));
         plan.slots.ids.push(id);
-        plan.names.sets.push(tag, id, ServiceName { name: [0; dataplane_common::types::service::NAME_LEN] });
-        plan.v4.sources.sets.push(tag, range(n), 1);
-        plan.v4.addresses.sets.push(tag, key(n).addr, AddressInfo { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
-        plan.v4.frontends.sets.push(tag, key(n), frontend(id));
-        plan.v4.frontends.removals.push(tag, key(n + 100));
-        plan.v4.sources.removals.push(tag, range(n + 100));
-        plan.ended_backends.push(tag, id + 50, backend(0));
+        plan.names.sets.push(service, id, ServiceName { name: [0; dataplane_common::types::service::NAME_LEN] });
+        plan.v4.sources.sets.push(service, range(n), 1);
+        plan.v4.addresses.sets.push(service, key(n).addr, AddressInfo { ifindex: 0, kind: 2, flags: 0, mac: [0; 6] });
+        plan.v4.frontends.sets.push(service, key(n), frontend(id));
+        plan.v4.frontends.removals.push(service, key(n + 100));
+        plan.v4.sources.removals.push(service, range(n + 100));
+        plan.ended_backends.push(service, id + 50, backend(0));
     }
     plan
 }
@@ -55,7 +55,7 @@ fn frontends_come_after_all_that_they_lead_to() {
             &watched.slots,
             &watched.services,
             &watched.sources4,
-            &watched.addrs4,
+            &watched.addresses4,
             &watched.frontends4,
         ];
         seen.lock().unwrap().push(counts.map(|m| m.content().len()));
@@ -67,13 +67,13 @@ fn frontends_come_after_all_that_they_lead_to() {
     assert_eq!(order[first_frontend], [2, 2, 2, 2, 2, 1]);
     assert_eq!(
         *writer.operations(),
-        Operations { services: 2, frontends: 4, sources: 4, addrs: 2, slots: 2, backends: 4 }
+        Operations { services: 2, frontends: 4, sources: 4, addresses: 2, slots: 2, backends: 4 }
     );
     assert_eq!(writer.operations().total(), 18);
 }
 
 #[test]
-fn a_failure_stops_its_service_and_no_other() {
+fn failure_stops_its_service_and_no_other() {
     for map in ["backends", "slots", "services", "source_ranges4", "addresses4", "frontends4"] {
         let memory = MemoryMaps::new(10, 100);
         memory.fail_next(map);
@@ -101,7 +101,7 @@ fn plan_that_failed_in_part_can_be_applied_again() {
         assert!(outcome.failed(ServiceId::new(1)) && !outcome.failed(ServiceId::new(2)), "{map}");
         assert!(writer.apply(&plan()).is_complete(), "{map}");
         let contents = |m: &MemoryMaps| {
-            [&m.services, &m.sources4, &m.addrs4, &m.frontends4, &m.slots, &m.backends].map(MemoryMap::content)
+            [&m.services, &m.sources4, &m.addresses4, &m.frontends4, &m.slots, &m.backends].map(MemoryMap::content)
         };
         assert_eq!(contents(&memory), contents(&undisturbed), "{map}");
     }
@@ -123,7 +123,7 @@ fn array_write_beyond_the_end_fails_its_service_and_is_not_counted() {
 }
 
 #[test]
-fn a_full_map_is_said_to_be_full() {
+fn full_map_is_reported() {
     let memory = MemoryMaps::new(1, 100);
     let failures = MapWriter::new(memory.tables()).apply(&plan()).failures;
     assert_eq!(failures[&ServiceId::new(2)].to_string(), "map services is full");

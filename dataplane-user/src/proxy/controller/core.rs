@@ -91,7 +91,7 @@ impl Core {
             SourceEvent::InSync(kind) => self.in_sync(kind),
             SourceEvent::Rejected(rejection) => rejections.add(rejection),
             SourceEvent::Cleared(path) => rejections.clear_file(&path),
-            SourceEvent::Trouble(kind, error) => self.pipeline.status.error(&format!("{kind}: {error}")),
+            SourceEvent::WatchError(kind, error) => self.pipeline.status.error(&format!("{kind}: {error}")),
         }
     }
 

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_belongs_to_its_bucket() {
+    fn bound_belongs_to_its_bucket() {
         let mut h = Histogram::<Programming>::default();
         [250, 251, 1000, 400_000].map(Duration::from_millis).into_iter().for_each(|d| h.record(d));
         let filled: Vec<_> = h.buckets().filter(|(_, count)| *count > 0).collect();

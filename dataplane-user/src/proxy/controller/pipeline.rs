@@ -59,7 +59,8 @@ impl Pipeline {
         while let Some(mut batch) = self.queue.next_batch() {
             passes += 1;
             if passes > MAX_PASSES {
-                error!(services = batch.len(), "Services go on taking frontends from each other; trying again later");
+                let services = batch.len();
+                error!(services, "frontend ownership not settled after {MAX_PASSES} passes: retry later");
                 for id in batch {
                     self.queue.begin(id);
                     self.queue.retry(id, now);
@@ -226,11 +227,11 @@ impl Pipeline {
             self.settled(id);
         }
         if !failed.is_empty() {
-            self.undo(failed, outcome, plan, now);
+            self.roll_back(failed, outcome, plan, now);
         }
     }
 
-    fn undo(&mut self, mut failed: Vec<Part>, outcome: &Outcome, plan: &mut Plan, now: Duration) {
+    fn roll_back(&mut self, mut failed: Vec<Part>, outcome: &Outcome, plan: &mut Plan, now: Duration) {
         for part in &mut failed {
             self.reconciler.plan_rollback(part, &self.store, plan);
             self.mark_woken();
@@ -256,14 +257,14 @@ impl Pipeline {
     }
 
     /// Follows a change of a Service's published state: counts it, queues the Services that wait
-    /// for what is free now, and forgets the Service if nothing is left of it.
+    /// for what is free now, and removes the Service if nothing is left of it.
     fn settled(&mut self, id: ServiceId) {
         self.status.published(id, self.reconciler.published(id));
         self.mark_woken();
         let is_gone = self.reconciler.published(id).is_empty() && !self.queue.is_queued(id);
         if is_gone && self.store.collect(id) {
-            self.queue.forget(id);
-            self.status.forget(id);
+            self.queue.remove(id);
+            self.status.remove(id);
         }
     }
 

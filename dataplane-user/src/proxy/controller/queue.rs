@@ -118,7 +118,7 @@ impl WorkQueue {
     }
 
     /// Resets an id that another Service may get.
-    pub(super) fn forget(&mut self, id: ServiceId) {
+    pub(super) fn remove(&mut self, id: ServiceId) {
         *self.state(id) = State::default();
     }
 }

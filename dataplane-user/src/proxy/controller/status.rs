@@ -129,7 +129,7 @@ impl Status {
     }
 
     /// Resets an id that another Service may get.
-    pub(super) fn forget(&mut self, id: ServiceId) {
+    pub(super) fn remove(&mut self, id: ServiceId) {
         *self.counted(id) = Counted::default();
     }
 

@@ -79,7 +79,7 @@ pub struct Allocator {
     v6_frontends: u32,
     sources: HashSet<(ServicePortId, ClientRange)>,
     v6_sources: u32,
-    addrs: HashMap<[u8; 16], AddrUse>,
+    addresses: HashMap<[u8; 16], AddrUse>,
     touched: Vec<([u8; 16], ServiceId)>,
 }
 
@@ -110,7 +110,7 @@ impl Allocator {
             v6_frontends: 0,
             sources: HashSet::new(),
             v6_sources: 0,
-            addrs: HashMap::new(),
+            addresses: HashMap::new(),
             touched: Vec::new(),
         }
     }
@@ -118,7 +118,7 @@ impl Allocator {
     /// Makes room in memory for about `count` more frontends.
     pub fn reserve(&mut self, count: usize) {
         self.frontends.reserve(count);
-        self.addrs.reserve(count);
+        self.addresses.reserve(count);
     }
 
     /// Returns the service port that has this frontend.
@@ -136,7 +136,7 @@ impl Allocator {
     /// Returns true if Services have frontends at this address.
     #[must_use]
     pub fn has_frontends(&self, addr: &[u8; 16]) -> bool {
-        self.addrs.get(addr).is_some_and(|a| a.frontends > 0)
+        self.addresses.get(addr).is_some_and(|a| a.frontends > 0)
     }
 
     /// Returns true if another service port than this one owns the frontend.
@@ -151,7 +151,7 @@ impl Allocator {
         }
     }
 
-    pub(super) fn forget_frontend(&mut self, key: &FrontendAddr) {
+    pub(super) fn remove_frontend_owner(&mut self, key: &FrontendAddr) {
         if self.frontends.remove(key).is_some() && matches!(family(&key.addr), FamilyAddr::V6(_)) {
             self.v6_frontends -= 1;
         }
@@ -168,66 +168,66 @@ impl Allocator {
         self.v6_sources += u32::from(new && matches!(family(&range.addr), FamilyAddr::V6(_)));
     }
 
-    pub(super) fn forget_source(&mut self, port: ServicePortId, range: ClientRange) {
+    pub(super) fn release_source(&mut self, port: ServicePortId, range: ClientRange) {
         let known = self.sources.remove(&(port, range));
         self.v6_sources -= u32::from(known && matches!(family(&range.addr), FamilyAddr::V6(_)));
     }
 
     /// Counts a frontend at its address. Loopback gets no entry: the socket hooks do not look one
     /// up, and packets to loopback are not the dataplane's (CVE-2020-8558).
-    pub(super) fn use_addr(&mut self, frontend: &DesiredFrontend, tag: ServiceId) {
+    pub(super) fn use_addr(&mut self, frontend: &DesiredFrontend, service: ServiceId) {
         let addr = frontend.key.addr;
         if is_loopback(&addr) {
             return;
         }
-        let entry = self.addrs.entry(addr).or_default();
+        let entry = self.addresses.entry(addr).or_default();
         entry.frontends += 1;
         entry.external += u32::from(is_external(frontend));
         if entry.entered != entry.wanted() {
-            self.touched.push((addr, tag));
+            self.touched.push((addr, service));
         }
     }
 
     /// Counts a frontend that may have become external or ceased to be.
-    pub(super) fn change_addr(&mut self, before: &DesiredFrontend, after: &DesiredFrontend, tag: ServiceId) {
+    pub(super) fn change_addr(&mut self, before: &DesiredFrontend, after: &DesiredFrontend, service: ServiceId) {
         if is_external(before) != is_external(after) {
-            self.use_addr(after, tag);
-            self.leave_addr(before, tag);
+            self.use_addr(after, service);
+            self.leave_addr(before, service);
         }
     }
 
     /// Uncounts a frontend that a Service gave up.
-    pub fn leave_addr(&mut self, frontend: &DesiredFrontend, tag: ServiceId) {
+    pub fn leave_addr(&mut self, frontend: &DesiredFrontend, service: ServiceId) {
         let addr = frontend.key.addr;
         if is_loopback(&addr) {
             return;
         }
-        let entry = self.addrs.entry(addr).or_default();
+        let entry = self.addresses.entry(addr).or_default();
         entry.frontends = entry.frontends.saturating_sub(1);
         entry.external = entry.external.saturating_sub(u32::from(is_external(frontend)));
         // also if others have it still: they may leave in the same round
-        if self.touched.last() != Some(&(addr, tag)) {
-            self.touched.push((addr, tag));
+        if self.touched.last() != Some(&(addr, service)) {
+            self.touched.push((addr, service));
         }
     }
 
     /// Notes an entry of `addresses4/6` that was found after a restart.
     pub(super) fn found_addr(&mut self, addr: [u8; 16], kind: u8) {
-        self.addrs.entry(addr).or_default().entered = kind;
+        self.addresses.entry(addr).or_default().entered = kind;
         self.touched.push((addr, ServiceId::NODE));
     }
 
     /// Adds addresses of this node.
     pub fn add_node_addresses(&mut self, addresses: &[[u8; 16]]) {
         for addr in addresses {
-            self.addrs.entry(*addr).or_default().node = true;
+            self.addresses.entry(*addr).or_default().node = true;
             self.touched.push((*addr, ServiceId::NODE));
         }
     }
 
     /// Drops other addresses of this node, after the Services' node ports have left them.
     pub fn keep_node_addresses(&mut self, addresses: &[[u8; 16]]) {
-        for (addr, entry) in &mut self.addrs {
+        for (addr, entry) in &mut self.addresses {
             if entry.node && !addresses.contains(addr) {
                 entry.node = false;
                 self.touched.push((*addr, ServiceId::NODE));
@@ -237,12 +237,12 @@ impl Allocator {
 
     /// Notes that a write to the entry of an address failed: the next round repeats it, together
     /// with the Service for which it failed.
-    pub fn addr_failed(&mut self, addr: [u8; 16], tag: ServiceId) {
-        self.addrs.entry(addr).or_default().entered = UNSURE;
-        self.touched.push((addr, tag));
+    pub fn addr_failed(&mut self, addr: [u8; 16], service: ServiceId) {
+        self.addresses.entry(addr).or_default().entered = UNSURE;
+        self.touched.push((addr, service));
     }
 
-    /// Returns true if [`Self::plan_addrs`] has addresses to check.
+    /// Returns true if [`Self::plan_addresses`] has addresses to check.
     #[must_use]
     pub const fn has_addr_changes(&self) -> bool {
         !self.touched.is_empty()
@@ -251,24 +251,24 @@ impl Allocator {
     /// Adds the operations for the addresses that changed in this round. An address that several
     /// Services get is set for each of them, because the operations of one Service may be left out.
     /// An address that several leave is checked again when all of them have left.
-    pub fn plan_addrs(&mut self, plan: &mut Plan) {
+    pub fn plan_addresses(&mut self, plan: &mut Plan) {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
         for group in touched.chunk_by(|a, b| a.0 == b.0) {
             let addr = group[0].0;
-            let Some(entry) = self.addrs.get_mut(&addr) else { continue };
+            let Some(entry) = self.addresses.get_mut(&addr) else { continue };
             let wanted = entry.wanted();
             if wanted == 0 && entry.entered != 0 && group.len() > 1 {
                 self.touched.push((addr, ServiceId::NODE));
                 continue;
             }
             if entry.entered != wanted {
-                group.iter().for_each(|(_, tag)| plan.change_address(*tag, &addr, wanted));
+                group.iter().for_each(|(_, service)| plan.change_address(*service, &addr, wanted));
                 entry.entered = wanted;
             }
             if wanted == 0 {
-                self.addrs.remove(&addr);
+                self.addresses.remove(&addr);
             }
         }
         touched.clear();

@@ -60,14 +60,14 @@ pub(super) const fn affinity_ticks(seconds: u32, clock: Clock) -> Ticks {
 pub fn assign(
     before: &[PublishedPort],
     desired: &Desired,
-    tag: ServiceId,
+    service: ServiceId,
     allocator: &mut Allocator,
     clock: Clock,
     now: Duration,
     decisions: &Decisions,
 ) -> Result<Assigned, Refusal> {
     let found = Assigned::default();
-    let mut work = Work { before, tag, allocator, now, decisions, found, added: (0, 0), added_sources: (0, 0) };
+    let mut work = Work { before, service, allocator, now, decisions, found, added: (0, 0), added_sources: (0, 0) };
     let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
     for port in &desired.ports {
         match work.port(port, &ports, clock) {
@@ -93,7 +93,7 @@ impl super::allocator::Allocated {
 
 struct Work<'a> {
     before: &'a [PublishedPort],
-    tag: ServiceId,
+    service: ServiceId,
     allocator: &'a mut Allocator,
     now: Duration,
     decisions: &'a Decisions,
@@ -154,7 +154,7 @@ impl Work<'_> {
         if self.allocator.ports.used() as u32 >= capacity {
             return Err(Refusal::Full { map: "services", capacity, needed: 1 });
         }
-        let id = self.allocator.ports.take(self.tag);
+        let id = self.allocator.ports.take(self.service);
         self.allocator.allocated.ports.push(id);
         Ok(id)
     }

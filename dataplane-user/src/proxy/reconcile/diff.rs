@@ -35,41 +35,41 @@ impl Allocator {
     /// frontends and addresses in the allocator.
     pub fn plan(
         &mut self,
-        (namespace, service): (&str, &str),
+        (namespace, name): (&str, &str),
         before: &[PublishedPort],
         after: &[PublishedPort],
-        tag: ServiceId,
+        service: ServiceId,
         plan: &mut Plan,
     ) {
         for port in after {
             let old = before.iter().find(|p| p.id == port.id);
-            self.plan_backends(old, port, tag, plan);
-            plan_tables(old, port, tag, plan);
+            self.plan_backends(old, port, service, plan);
+            plan_tables(old, port, service, plan);
             if old.is_none_or(|o| o.uncertain) {
-                self.ports.adopt(port.id, tag);
-                plan.names.sets.push(tag, port.id.get(), port_name(namespace, service, &port.name));
+                self.ports.adopt(port.id, service);
+                plan.names.sets.push(service, port.id.get(), port_name(namespace, name, &port.name));
             }
-            self.plan_sources(old, port, tag, plan);
-            self.plan_frontends(before, old, port, tag, plan);
+            self.plan_sources(old, port, service, plan);
+            self.plan_frontends(before, old, port, service, plan);
         }
         for (i, port) in before.iter().enumerate() {
             let new = after.iter().find(|p| p.id == port.id);
-            plan_gone_sources(port, new, tag, plan);
-            self.plan_gone(&before[..i], port, after, tag, plan);
+            plan_gone_sources(port, new, service, plan);
+            self.plan_gone(&before[..i], port, after, service, plan);
             if new.is_none() {
-                plan.names.removals.push(tag, port.id.get());
+                plan.names.removals.push(service, port.id.get());
             }
         }
     }
 
-    fn plan_backends(&self, old: Option<&PublishedPort>, port: &PublishedPort, tag: ServiceId, plan: &mut Plan) {
+    fn plan_backends(&self, old: Option<&PublishedPort>, port: &PublishedPort, service: ServiceId, plan: &mut Plan) {
         let uncertain = old.is_some_and(|o| o.uncertain);
         let mut known = old.map_or(&[][..], |o| &o.backends).iter().peekable();
         for b in &port.backends {
             while known.next_if(|k| k.endpoint() < b.endpoint()).is_some() {}
             let same = known.next_if(|k| k.endpoint() == b.endpoint());
             if uncertain || same.is_none_or(|k| k.state != b.state || k.weight != b.weight) {
-                plan.backends.push(tag, b.id.get(), self.entry(b, port.id));
+                plan.backends.push(service, b.id.get(), self.entry(b, port.id));
             }
         }
     }
@@ -86,11 +86,11 @@ impl Allocator {
         }
     }
 
-    fn plan_sources(&mut self, old: Option<&PublishedPort>, port: &PublishedPort, tag: ServiceId, plan: &mut Plan) {
+    fn plan_sources(&mut self, old: Option<&PublishedPort>, port: &PublishedPort, service: ServiceId, plan: &mut Plan) {
         let known = old.filter(|o| !o.uncertain).map_or(&[][..], PublishedPort::sources);
         for range in port.sources().iter().filter(|r| known.binary_search(r).is_err()) {
             self.enter_source(port.id, *range);
-            plan.set_source(tag, port.id, range);
+            plan.set_source(service, port.id, range);
         }
     }
 
@@ -99,7 +99,7 @@ impl Allocator {
         all: &[PublishedPort],
         old: Option<&PublishedPort>,
         port: &PublishedPort,
-        tag: ServiceId,
+        service: ServiceId,
         plan: &mut Plan,
     ) {
         for f in &port.frontends {
@@ -109,11 +109,11 @@ impl Allocator {
                 continue;
             }
             match all.iter().find_map(|o| o.find(&f.key)) {
-                Some(known) => self.change_addr(known, f, tag),
-                None => self.use_addr(f, tag),
+                Some(known) => self.change_addr(known, f, service),
+                None => self.use_addr(f, service),
             }
             self.enter_frontend(f.key, port.id);
-            plan.set_frontend(tag, &f.key, value);
+            plan.set_frontend(service, &f.key, value);
         }
     }
 
@@ -122,24 +122,24 @@ impl Allocator {
         earlier: &[PublishedPort],
         port: &PublishedPort,
         after: &[PublishedPort],
-        tag: ServiceId,
+        service: ServiceId,
         plan: &mut Plan,
     ) {
         let new = after.iter().find(|p| p.id == port.id);
         for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
             // after two failures two ports may have the frontend
             if !earlier.iter().any(|p| p.find(&f.key).is_some()) {
-                self.leave_addr(f, tag);
+                self.leave_addr(f, service);
             }
             if self.is_of_another(&f.key, port.id) {
                 continue;
             }
-            plan.remove_frontend(tag, &f.key);
+            plan.remove_frontend(service, &f.key);
         }
         for_each_gone(&port.backends, new.map_or(&[], |n| &n.backends), |b| {
             let next = self.backends.generation(b.id).next().get();
             let entry = Backend { state: 0, generation: next, ..self.entry(b, port.id) };
-            plan.ended_backends.push(tag, b.id.get(), entry);
+            plan.ended_backends.push(service, b.id.get(), entry);
         });
     }
 
@@ -157,11 +157,11 @@ impl Allocator {
             let new = after.iter().find(|p| p.id == port.id);
             for f in port.frontends.iter().filter(|f| !stays(&f.key, new, after)) {
                 if !self.is_of_another(&f.key, port.id) {
-                    self.forget_frontend(&f.key);
+                    self.remove_frontend_owner(&f.key);
                     freed(&f.key);
                 }
             }
-            gone_sources(port, new).for_each(|range| self.forget_source(port.id, *range));
+            gone_sources(port, new).for_each(|range| self.release_source(port.id, *range));
             for (i, ..) in TABLES {
                 if new.is_none_or(|n| n.tables[i] != port.tables[i]) {
                     self.slots.release(port.tables[i], now);
@@ -175,9 +175,9 @@ impl Allocator {
     }
 }
 
-fn plan_gone_sources(port: &PublishedPort, new: Option<&PublishedPort>, tag: ServiceId, plan: &mut Plan) {
+fn plan_gone_sources(port: &PublishedPort, new: Option<&PublishedPort>, service: ServiceId, plan: &mut Plan) {
     for range in gone_sources(port, new) {
-        plan.remove_source(tag, port.id, range);
+        plan.remove_source(service, port.id, range);
     }
 }
 
@@ -186,11 +186,11 @@ fn gone_sources<'a>(port: &'a PublishedPort, new: Option<&'a PublishedPort>) -> 
     port.sources().iter().filter(|r| kept.binary_search(r).is_err())
 }
 
-fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, tag: ServiceId, plan: &mut Plan) {
+fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, service: ServiceId, plan: &mut Plan) {
     for of in TABLES {
         let table = port.tables[of.0];
         if table.len > 0 && old.is_none_or(|o| o.tables[of.0] != table) {
-            plan.slots.ranges.push((table.base, table.len, tag));
+            plan.slots.ranges.push((table.base, table.len, service));
             port.fill(of, &mut plan.slots.ids);
         }
     }

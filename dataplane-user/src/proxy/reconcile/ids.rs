@@ -176,22 +176,22 @@ pub struct PortIds {
 }
 
 /// The owner of an id that is free, or that no Service has adopted after a restart.
-const NOBODY: ServiceId = ServiceId::NODE;
+const NO_OWNER: ServiceId = ServiceId::NODE;
 
 impl PortIds {
     /// Keeps `taken` for [`Self::adopt`].
     #[must_use]
     pub fn new(taken: impl Iterator<Item = ServicePortId>) -> Self {
-        let mut ids = Self { owners: vec![NOBODY], free: Vec::new() };
+        let mut ids = Self { owners: vec![NO_OWNER], free: Vec::new() };
         let mut taken: Vec<u32> = taken.map(ServicePortId::get).collect();
         taken.sort_unstable();
         for id in taken {
             while (ids.owners.len() as u32) < id {
                 ids.free.push(ServicePortId(ids.owners.len() as u32));
-                ids.owners.push(NOBODY);
+                ids.owners.push(NO_OWNER);
             }
             if ids.owners.len() as u32 == id {
-                ids.owners.push(NOBODY);
+                ids.owners.push(NO_OWNER);
             }
         }
         ids.free.reverse();
@@ -201,7 +201,7 @@ impl PortIds {
     /// Takes an id for a port of the Service `owner`.
     pub fn take(&mut self, owner: ServiceId) -> ServicePortId {
         let id = self.free.pop().unwrap_or_else(|| {
-            self.owners.push(NOBODY);
+            self.owners.push(NO_OWNER);
             ServicePortId(self.owners.len() as u32 - 1)
         });
         self.adopt(id, owner);
@@ -218,12 +218,12 @@ impl PortIds {
     /// Returns the Service that owns `id`.
     #[must_use]
     pub fn owner(&self, id: ServicePortId) -> Option<ServiceId> {
-        self.owners.get(id.0 as usize).copied().filter(|o| *o != NOBODY)
+        self.owners.get(id.0 as usize).copied().filter(|o| *o != NO_OWNER)
     }
 
     /// Frees an id.
     pub fn release(&mut self, id: ServicePortId) {
-        self.adopt(id, NOBODY);
+        self.adopt(id, NO_OWNER);
         self.free.push(id);
     }
 
@@ -241,7 +241,7 @@ mod tests {
     const NOW: Duration = Duration::from_secs(100);
 
     #[test]
-    fn an_ended_id_rests_and_comes_back_with_another_generation() {
+    fn released_id_is_reused_after_the_quarantine_with_another_generation() {
         let mut ids = BackendIds::new(3, Vec::new(), |_| false, NOW);
         let (first, second) = (BackendId::new(1), BackendId::new(2));
         assert_eq!((ids.take(NOW), ids.take(NOW), ids.take(NOW)), (Some(first), Some(second), None));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_before_a_restart_are_not_given_out() {
+    fn ids_in_use_before_a_restart_are_not_allocated() {
         let mut ids = PortIds::new([5, 2].map(ServicePortId::new).into_iter());
         let taken: Vec<_> = (0..4).map(|_| ids.take(ServiceId::new(7)).get()).collect();
         assert_eq!(taken, [1, 3, 4, 6]);

@@ -102,7 +102,7 @@ impl FrontendOwnership {
 
     /// Removes the Service's claims: it is about to be reconciled and claims again what it still
     /// wants.
-    pub(super) fn forget(&mut self, id: ServiceId) {
+    pub(super) fn remove(&mut self, id: ServiceId) {
         if self.of.is_empty() {
             return;
         }

@@ -22,27 +22,27 @@ pub struct Sets<K, V> {
     /// Map values.
     pub values: Vec<V>,
     /// The Services that the entries are for.
-    pub tags: Vec<ServiceId>,
+    pub services: Vec<ServiceId>,
 }
 
 impl<K, V> Default for Sets<K, V> {
     fn default() -> Self {
-        Self { keys: Vec::new(), values: Vec::new(), tags: Vec::new() }
+        Self { keys: Vec::new(), values: Vec::new(), services: Vec::new() }
     }
 }
 
 impl<K, V> Sets<K, V> {
-    /// Appends an entry for the Service `tag`.
-    pub fn push(&mut self, tag: ServiceId, key: K, value: V) {
+    /// Appends an entry that belongs to `service`.
+    pub fn push(&mut self, service: ServiceId, key: K, value: V) {
         self.keys.push(key);
         self.values.push(value);
-        self.tags.push(tag);
+        self.services.push(service);
     }
 
     fn clear(&mut self) {
         self.keys.clear();
         self.values.clear();
-        self.tags.clear();
+        self.services.clear();
     }
 }
 
@@ -52,25 +52,25 @@ pub struct Removals<K> {
     /// Map keys.
     pub keys: Vec<K>,
     /// The Services that the entries were for.
-    pub tags: Vec<ServiceId>,
+    pub services: Vec<ServiceId>,
 }
 
 impl<K> Default for Removals<K> {
     fn default() -> Self {
-        Self { keys: Vec::new(), tags: Vec::new() }
+        Self { keys: Vec::new(), services: Vec::new() }
     }
 }
 
 impl<K> Removals<K> {
-    /// Appends a key for the Service `tag`.
-    pub fn push(&mut self, tag: ServiceId, key: K) {
+    /// Appends a key that belongs to `service`.
+    pub fn push(&mut self, service: ServiceId, key: K) {
         self.keys.push(key);
-        self.tags.push(tag);
+        self.services.push(service);
     }
 
     fn clear(&mut self) {
         self.keys.clear();
-        self.tags.clear();
+        self.services.clear();
     }
 }
 
@@ -157,45 +157,45 @@ pub struct Plan {
 
 impl Plan {
     /// Adds a new or changed frontend.
-    pub fn set_frontend(&mut self, tag: ServiceId, key: &FrontendAddr, value: Frontend) {
+    pub fn set_frontend(&mut self, service: ServiceId, key: &FrontendAddr, value: Frontend) {
         match family(&key.addr) {
-            FamilyAddr::V4(_) => self.v4.frontends.sets.push(tag, frontend_key(key), value),
-            FamilyAddr::V6(_) => self.v6.frontends.sets.push(tag, frontend_key(key), value),
+            FamilyAddr::V4(_) => self.v4.frontends.sets.push(service, frontend_key(key), value),
+            FamilyAddr::V6(_) => self.v6.frontends.sets.push(service, frontend_key(key), value),
         }
     }
 
     /// Adds the removal of a frontend.
-    pub fn remove_frontend(&mut self, tag: ServiceId, key: &FrontendAddr) {
+    pub fn remove_frontend(&mut self, service: ServiceId, key: &FrontendAddr) {
         match family(&key.addr) {
-            FamilyAddr::V4(_) => self.v4.frontends.removals.push(tag, frontend_key(key)),
-            FamilyAddr::V6(_) => self.v6.frontends.removals.push(tag, frontend_key(key)),
+            FamilyAddr::V4(_) => self.v4.frontends.removals.push(service, frontend_key(key)),
+            FamilyAddr::V6(_) => self.v6.frontends.removals.push(service, frontend_key(key)),
         }
     }
 
     /// Adds a client range that may use the guarded frontends of a service port.
-    pub fn set_source(&mut self, tag: ServiceId, service_port: ServicePortId, range: &ClientRange) {
+    pub fn set_source(&mut self, service: ServiceId, service_port: ServicePortId, range: &ClientRange) {
         match family(&range.addr) {
-            FamilyAddr::V4(_) => self.v4.sources.sets.push(tag, source_key(service_port, range), ALLOWED),
-            FamilyAddr::V6(_) => self.v6.sources.sets.push(tag, source_key(service_port, range), ALLOWED),
+            FamilyAddr::V4(_) => self.v4.sources.sets.push(service, source_key(service_port, range), ALLOWED),
+            FamilyAddr::V6(_) => self.v6.sources.sets.push(service, source_key(service_port, range), ALLOWED),
         }
     }
 
     /// Adds the removal of a client range of a service port.
-    pub fn remove_source(&mut self, tag: ServiceId, service_port: ServicePortId, range: &ClientRange) {
+    pub fn remove_source(&mut self, service: ServiceId, service_port: ServicePortId, range: &ClientRange) {
         match family(&range.addr) {
-            FamilyAddr::V4(_) => self.v4.sources.removals.push(tag, source_key(service_port, range)),
-            FamilyAddr::V6(_) => self.v6.sources.removals.push(tag, source_key(service_port, range)),
+            FamilyAddr::V4(_) => self.v4.sources.removals.push(service, source_key(service_port, range)),
+            FamilyAddr::V6(_) => self.v6.sources.removals.push(service, source_key(service_port, range)),
         }
     }
 
     /// Adds the entry of an address; kind 0 removes it.
-    pub fn change_address(&mut self, tag: ServiceId, addr: &[u8; 16], kind: u8) {
+    pub fn change_address(&mut self, service: ServiceId, addr: &[u8; 16], kind: u8) {
         let value = AddressInfo { ifindex: 0, kind, flags: 0, mac: [0; 6] };
         match (family(addr), kind) {
-            (FamilyAddr::V4(a), 0) => self.v4.addresses.removals.push(tag, a),
-            (FamilyAddr::V6(a), 0) => self.v6.addresses.removals.push(tag, a),
-            (FamilyAddr::V4(a), _) => self.v4.addresses.sets.push(tag, a, value),
-            (FamilyAddr::V6(a), _) => self.v6.addresses.sets.push(tag, a, value),
+            (FamilyAddr::V4(a), 0) => self.v4.addresses.removals.push(service, a),
+            (FamilyAddr::V6(a), 0) => self.v6.addresses.removals.push(service, a),
+            (FamilyAddr::V4(a), _) => self.v4.addresses.sets.push(service, a, value),
+            (FamilyAddr::V6(a), _) => self.v6.addresses.sets.push(service, a, value),
         }
     }
 

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_exists_by_the_ten_thousand_is_small() {
+    fn per_backend_types_have_their_expected_size() {
         assert_eq!(size_of::<PublishedBackend>(), 28);
         assert_eq!(size_of::<desired::DesiredFrontend>(), 22);
         assert!(size_of::<PublishedPort>() <= 104);

@@ -168,7 +168,7 @@ impl Reconciler {
     ) -> Option<Reconciled> {
         let key = services.claimant(id)?.key;
         self.adopt(id, key);
-        self.ownership.forget(id);
+        self.ownership.remove(id);
         let before = self.published.get_mut(id.index()).map(std::mem::take).unwrap_or_default();
         if self.propose(id, &before, desired, services) {
             self.publish(id, before);
@@ -196,7 +196,7 @@ impl Reconciler {
 
     /// Adds the entries of addresses that have changed since the last call, at the end of a round.
     pub fn plan_addresses(&mut self, plan: &mut Plan) {
-        self.allocator.plan_addrs(plan);
+        self.allocator.plan_addresses(plan);
     }
 
     /// Marks the addresses of an applied plan as uncertain if their Service is one that `failed`.
@@ -207,7 +207,7 @@ impl Reconciler {
 
     fn mark_uncertain<A: Address, V>(&mut self, changes: &Changes<A, V>, failed: &impl Fn(ServiceId) -> bool) {
         let (sets, removals) = (&changes.sets, &changes.removals);
-        let entries = sets.keys.iter().zip(&sets.tags).chain(removals.keys.iter().zip(&removals.tags));
+        let entries = sets.keys.iter().zip(&sets.services).chain(removals.keys.iter().zip(&removals.services));
         for (addr, id) in entries.filter(|(_, id)| failed(**id)) {
             self.allocator.addr_failed(addr.to_octets16(), *id);
         }

@@ -40,7 +40,7 @@ pub struct TableContents {
     /// Entries of `source_ranges6` that the agent never writes.
     pub odd_sources6: Vec<Prefix<service::SourceRange<V6>>>,
     /// `addresses4` and `addresses6` without the entries of pods.
-    pub addrs: Vec<([u8; 16], u8)>,
+    pub addresses: Vec<([u8; 16], u8)>,
 }
 
 impl TableContents {
@@ -65,9 +65,9 @@ impl TableContents {
     }
 
     /// Adds the addresses of one family.
-    pub fn add_addrs<A: Address>(&mut self, entries: Vec<(A, AddressInfo)>) {
+    pub fn add_addresses<A: Address>(&mut self, entries: Vec<(A, AddressInfo)>) {
         let ours = entries.into_iter().filter(|(_, v)| v.kind != address_kind::POD);
-        self.addrs.extend(ours.map(|(k, v)| (k.to_octets16(), v.kind)));
+        self.addresses.extend(ours.map(|(k, v)| (k.to_octets16(), v.kind)));
     }
 }
 
@@ -171,7 +171,7 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
         port.sources().iter().for_each(|range| allocator.enter_source(id, *range));
         services.entry(service).or_default().push(port);
     }
-    for (addr, kind) in found.addrs {
+    for (addr, kind) in found.addresses {
         allocator.found_addr(addr, kind);
     }
     let kept: hashbrown::HashSet<SlotTable> = services.values().flatten().flat_map(|p| p.tables).collect();

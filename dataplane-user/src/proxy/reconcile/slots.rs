@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_is_not_given_out_after_a_restart() {
+    fn restored_slots_are_not_allocated_again() {
         let used = vec![SlotTable { base: 3, len: 2 }, SlotTable { base: 90, len: 50 }, SlotTable { base: 4, len: 4 }];
         let mut s = FreeList::with_used(100, used);
         assert_eq!(s.used(), 5 + 10);

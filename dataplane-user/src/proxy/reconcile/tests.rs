@@ -58,26 +58,26 @@ fn assigned(
     allocator: &mut Allocator,
     before: &[PublishedPort],
     desired: &Desired,
-    tag: ServiceId,
+    service: ServiceId,
     ownership: Ownership,
 ) -> Result<Assigned, Refusal> {
     let keys = desired.ports.iter().flat_map(|p| &p.frontends).map(|f| f.key);
     let decisions: Decisions = keys.map(|key| (key, ownership)).collect();
-    assign(before, desired, tag, allocator, CLOCK, NOW, &decisions)
+    assign(before, desired, service, allocator, CLOCK, NOW, &decisions)
 }
 
 /// Brings one Service from `before` to `desired` and returns what it has then, with the operations.
 fn publish_as(
-    tag: ServiceId,
+    service: ServiceId,
     allocator: &mut Allocator,
     before: &[PublishedPort],
     desired: &Desired,
     now: Duration,
 ) -> (Box<[PublishedPort]>, Plan) {
-    let after = assign(before, desired, tag, allocator, CLOCK, now, &Decisions::default()).unwrap().ports;
+    let after = assign(before, desired, service, allocator, CLOCK, now, &Decisions::default()).unwrap().ports;
     let mut plan = Plan::default();
-    allocator.plan(("shop", "web"), before, &after, tag, &mut plan);
-    allocator.plan_addrs(&mut plan);
+    allocator.plan(("shop", "web"), before, &after, service, &mut plan);
+    allocator.plan_addresses(&mut plan);
     allocator.commit(before, &after, now, |_| {});
     (after, plan)
 }
@@ -102,7 +102,7 @@ fn contents(plan: &Plan) -> TableContents {
         ..TableContents::default()
     };
     found.add_frontends(entries(&plan.v4.frontends.sets));
-    found.add_addrs(entries(&plan.v4.addresses.sets));
+    found.add_addresses(entries(&plan.v4.addresses.sets));
     found.generations =
         vec![Generation::default(); found.backends.iter().map(|(id, _)| id.get() as usize + 1).max().unwrap_or(1)];
     for (id, backend) in &found.backends {
@@ -347,8 +347,8 @@ fn failed_address_is_planned_again() {
     assert!(!allocator.has_addr_changes());
     allocator.addr_failed(cluster_ip(80).addr, WEB);
     let mut plan = Plan::default();
-    allocator.plan_addrs(&mut plan);
-    assert_eq!((plan.v4.addresses.sets.tags.as_slice(), plan.len()), (&[WEB][..], 1));
+    allocator.plan_addresses(&mut plan);
+    assert_eq!((plan.v4.addresses.sets.services.as_slice(), plan.len()), (&[WEB][..], 1));
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn restored_tables_need_no_operation() {
 }
 
 #[test]
-fn restored_ids_and_slots_are_not_given_out_again() {
+fn restored_ids_and_slots_are_not_allocated_again() {
     let (_, plan) = published();
     let Restored { mut allocator, .. } = restore(contents(&plan), CAPACITIES, NOW);
     let (ports, plan) = publish_as(API, &mut allocator, &[], &desired(&[cluster_ip(443)], &[5]), NOW);
@@ -373,7 +373,7 @@ fn restored_ids_and_slots_are_not_given_out_again() {
 }
 
 #[test]
-fn restored_generations_go_on_after_a_rest() {
+fn restored_generations_are_used_after_the_quarantine() {
     let (_, plan) = published();
     let mut found = contents(&plan);
     found.generations.push(Generation::new(41));
@@ -390,7 +390,7 @@ fn entries_without_a_service_name_are_garbage() {
     let Restored { mut allocator, services, garbage } = restore(found, CAPACITIES, NOW);
     assert!(services.is_empty());
     assert_eq!(
-        (garbage.plan.v4.frontends.removals.keys.len(), garbage.plan.v4.frontends.removals.tags[0]),
+        (garbage.plan.v4.frontends.removals.keys.len(), garbage.plan.v4.frontends.removals.services[0]),
         (1, ServiceId::NODE)
     );
     assert_eq!(garbage.plan.ended_backends.keys, [1, 2]);
@@ -399,7 +399,7 @@ fn entries_without_a_service_name_are_garbage() {
     garbage.release(&mut allocator, NOW);
     assert_eq!(allocator.slots.next_wake(), Some(NOW + GRACE));
     let mut plan = Plan::default();
-    allocator.plan_addrs(&mut plan);
+    allocator.plan_addresses(&mut plan);
     assert_eq!((plan.v4.addresses.removals.keys.len(), plan.len()), (1, 1));
 }
 

@@ -3,7 +3,7 @@
 //! `kube-runtime` handles lost connections, expired resource versions (410) and backoff. After each
 //! of them it lists the kind again; [`SourceEvent::Relist`] and [`SourceEvent::InSync`] enclose the
 //! list, so that the receiver notices objects that were deleted in between. Errors become
-//! [`SourceEvent::Trouble`]; the watches never end by themselves.
+//! [`SourceEvent::WatchError`]; the watches never end by themselves.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -138,7 +138,7 @@ async fn watch<W, F>(
                 debug!(%kind, "the API server does not have this kind");
                 vec![SourceEvent::InSync(kind)]
             }
-            Err(error) => vec![SourceEvent::Trouble(kind, watch_errors.report(kind.name(), &error))],
+            Err(error) => vec![SourceEvent::WatchError(kind, watch_errors.report(kind.name(), &error))],
         };
         for event in events {
             if tx.send(event).await.is_err() {

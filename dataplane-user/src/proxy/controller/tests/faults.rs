@@ -16,7 +16,7 @@ fn two(core: &mut Core) {
 }
 
 #[test]
-fn a_refused_write_costs_one_service_and_is_made_up_for() {
+fn failed_write_affects_one_service_and_is_retried() {
     for map in ["backends", "slots", "services", "addresses4", "addresses6", "frontends4", "frontends6"] {
         let memory = memory();
         let mut core = serving(&memory);
@@ -40,7 +40,7 @@ fn a_refused_write_costs_one_service_and_is_made_up_for() {
 }
 
 #[test]
-fn a_change_that_fails_leaves_the_service_as_it_was() {
+fn failed_change_is_rolled_back() {
     let memory = memory();
     let mut core = serving(&memory);
     let before = view(&memory);
@@ -53,7 +53,7 @@ fn a_change_that_fails_leaves_the_service_as_it_was() {
 }
 
 #[test]
-fn when_the_way_back_fails_too_everything_is_written_again() {
+fn failed_rollback_rewrites_all_entries() {
     let memory = memory();
     let mut core = serving(&memory);
     memory.fail_next("frontends4");
@@ -66,7 +66,7 @@ fn when_the_way_back_fails_too_everything_is_written_again() {
 }
 
 #[test]
-fn a_service_that_does_not_fit_is_refused_whole_and_comes_when_there_is_room() {
+fn service_that_does_not_fit_is_refused_whole_until_there_is_room() {
     let memory = MemoryMaps::new(8, 8);
     let mut core = serving(&memory);
     let many: Vec<String> = (1..=6).map(|i| format!("10.1.2.{i}")).collect();
@@ -92,7 +92,7 @@ fn a_service_that_does_not_fit_is_refused_whole_and_comes_when_there_is_room() {
 }
 
 #[test]
-fn no_map_is_filled_beyond_its_size() {
+fn maps_are_never_filled_beyond_their_size() {
     let memory = MemoryMaps::new(4, 1000);
     let mut core = serving(&memory);
     for i in 0..6_u8 {

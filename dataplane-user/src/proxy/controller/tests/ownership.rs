@@ -13,7 +13,7 @@ fn claimant(cluster_ip: &str, created: u32) -> ServiceObject {
 }
 
 #[test]
-fn the_older_claimant_gets_an_address_whenever_it_comes() {
+fn older_claimant_gets_address_in_any_order() {
     let memory = memory();
     let mut core = serving(&memory);
     core.handle(SourceEvent::Service(key("young"), Some(claimant("10.96.0.20", 200))));
@@ -34,7 +34,7 @@ fn the_older_claimant_gets_an_address_whenever_it_comes() {
 }
 
 #[test]
-fn of_claimants_of_one_second_the_name_decides_in_every_order() {
+fn name_breaks_ties_of_equally_old_claimants() {
     for order in [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"]] {
         let memory = memory();
         let mut core = serving(&memory);
@@ -56,7 +56,7 @@ fn of_claimants_of_one_second_the_name_decides_in_every_order() {
 }
 
 #[test]
-fn an_agent_that_starts_gives_an_address_to_the_older_whoever_had_it() {
+fn restarted_agent_assigns_address_to_oldest_claimant() {
     let memory = memory();
     let mut before = serving(&memory);
     before.handle(SourceEvent::Service(key("young"), Some(claimant("10.96.0.20", 200))));
@@ -95,10 +95,10 @@ fn watch(memory: &MemoryMaps, allowed: &'static [&'static str]) {
 }
 
 #[test]
-fn whoever_waits_gets_an_address_without_a_gap() {
+fn waiting_service_gets_released_address_without_gap() {
     let drops_it = |created| Some(ServiceObject { extra: None, ..claimant("10.96.0.20", created) });
     let refuses_it: [(&str, Option<ServiceObject>); 3] =
-        [("deleted", None), ("gives it up", drops_it(100)), ("made anew", Some(claimant("10.96.0.20", 300)))];
+        [("deleted", None), ("gives it up", drops_it(100)), ("created again", Some(claimant("10.96.0.20", 300)))];
     for (what, object) in refuses_it {
         let memory = memory();
         let mut core = contested(&memory, [("old", 100), ("young", 200)]);
@@ -107,13 +107,13 @@ fn whoever_waits_gets_an_address_without_a_gap() {
         core.handle(SourceEvent::Service(key("old"), object.clone()));
         core.reconcile(NOW);
         assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/young:http", "{what}");
-        assert_eq!(core.snapshot().rejected, usize::from(what == "made anew"), "{what}");
+        assert_eq!(core.snapshot().rejected, usize::from(what == "created again"), "{what}");
         assert_eq!(view(&memory).frontends.len(), if object.is_some() { 4 } else { 3 }, "{what}");
     }
 }
 
 #[test]
-fn an_older_claimant_takes_an_address_over_without_a_gap() {
+fn older_claimant_takes_over_address_without_gap() {
     let memory = memory();
     let mut core = contested(&memory, [("young", 200), ("gone", 300)]);
     watch(&memory, &["shop/young:http", "shop/old:http"]);
@@ -125,7 +125,7 @@ fn an_older_claimant_takes_an_address_over_without_a_gap() {
 }
 
 #[test]
-fn whoever_can_not_take_an_address_over_leaves_it_to_its_owner() {
+fn failed_takeover_leaves_address_with_its_owner() {
     for failures in 1..=2 {
         let memory = memory();
         let mut core = contested(&memory, [("young", 200), ("gone", 300)]);
@@ -147,7 +147,7 @@ fn whoever_can_not_take_an_address_over_leaves_it_to_its_owner() {
 }
 
 #[test]
-fn an_address_changes_hands_when_the_table_is_full() {
+fn full_map_does_not_block_address_transfer() {
     // four at cluster IPs, and the address
     let memory = MemoryMaps::new(5, 100);
     let mut core = contested(&memory, [("old", 100), ("young", 200)]);
@@ -162,7 +162,7 @@ fn an_address_changes_hands_when_the_table_is_full() {
 }
 
 #[test]
-fn whoever_waits_is_told_who_has_the_address_now() {
+fn rejection_names_the_new_owner() {
     let memory = memory();
     let mut core = contested(&memory, [("b", 200), ("c", 300)]);
     core.handle(SourceEvent::Service(key("a"), Some(claimant("10.96.0.29", 100))));
@@ -174,7 +174,7 @@ fn whoever_waits_is_told_who_has_the_address_now() {
 }
 
 #[test]
-fn whoever_waits_is_told_who_has_the_address_when_another_could_not_take_it() {
+fn rejection_names_the_owner_after_a_failed_takeover() {
     let memory = memory();
     let mut core = serving(&memory);
     core.handle(SourceEvent::Service(key("owner"), Some(claimant("10.96.0.20", 200))));
@@ -190,7 +190,7 @@ fn whoever_waits_is_told_who_has_the_address_when_another_could_not_take_it() {
 }
 
 #[test]
-fn whoever_waits_gets_an_address_without_a_gap_though_its_owner_was_deleted_meanwhile() {
+fn restart_transfers_address_of_deleted_owner_without_gap() {
     // with what is left of the owner, or without anything
     for slices_left in [true, false] {
         let memory = memory();

@@ -14,7 +14,7 @@ use crate::proxy::source::object::{Policy, Scheduling, ServiceExtra, Weights};
 
 /// The objects as the API server has them.
 #[derive(Clone, Default, Debug)]
-struct World {
+struct ApiServer {
     services: BTreeMap<u8, ServiceObject>,
     slices: BTreeMap<u8, SliceObject>,
     context: NodeContext,
@@ -166,8 +166,8 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-impl World {
-    /// Makes the change and says how a source would tell it.
+impl ApiServer {
+    /// Applies the change and returns the event that a source sends for it.
     fn change(&mut self, step: &Step) -> Option<SourceEvent> {
         match step {
             Step::Service(i, object) => {
@@ -255,9 +255,9 @@ fn check(steps: &[Step]) {
     let memory = MemoryMaps::sized(1000, 40_000, 1000);
     let reader = Arc::new(Reader::new(memory.clone(), NOW));
     let (watched, reading) = (memory.clone(), reader.clone());
-    let mut world = World { context: context(), ..World::default() };
+    let mut api = ApiServer { context: context(), ..ApiServer::default() };
     let mut now = NOW;
-    let mut core = world.start(&memory, now);
+    let mut core = api.start(&memory, now);
     memory.observe(Some(Arc::new(move || {
         view(&watched);
         reading.look();
@@ -271,19 +271,19 @@ fn check(steps: &[Step]) {
             }
             Step::Restart => {
                 // no program runs as long as that takes
-                reader.forget();
-                core = world.start(&memory, now);
+                reader.clear();
+                core = api.start(&memory, now);
             }
             Step::Fault(map) => memory.fail_next(map),
             Step::Context(c) => {
-                world.context = c.clone();
+                api.context = c.clone();
                 core.set_node_context(c.clone());
             }
             Step::Relist(unseen) => {
-                unseen.iter().for_each(|s| drop(world.change(s)));
-                world.list(&mut core);
+                unseen.iter().for_each(|s| drop(api.change(s)));
+                api.list(&mut core);
             }
-            change => core.handle(world.change(change).unwrap()),
+            change => core.handle(api.change(change).unwrap()),
         }
     }
     settle(&mut core, &mut now, &reader);
@@ -292,7 +292,7 @@ fn check(steps: &[Step]) {
     memory.clear_faults();
     memory.observe(None);
     let fresh = MemoryMaps::sized(1000, 40_000, 1000);
-    let mut started = world.start(&fresh, now);
+    let mut started = api.start(&fresh, now);
     started.reconcile(now);
     assert_eq!(told(&mut core), told(&mut started));
     let (seen, wanted) = (view(&memory), view(&fresh));
@@ -306,7 +306,7 @@ fn check(steps: &[Step]) {
     core.mark_all();
     core.reconcile(now);
     assert_eq!(*core.operations(), before, "a second reconcile writes nothing");
-    let mut restarted = world.start(&memory, now);
+    let mut restarted = api.start(&memory, now);
     restarted.reconcile(now);
     assert_eq!(restarted.operations().total(), 0, "a restart writes nothing: {:?}", restarted.operations());
 }

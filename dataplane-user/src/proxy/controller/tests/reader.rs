@@ -31,8 +31,8 @@ impl Reader {
         self.state.lock().unwrap().0 = now;
     }
 
-    /// Forgets the published tables: all programs that had begun have ended.
-    pub(super) fn forget(&self) {
+    /// Clears the published tables: all programs that had begun have ended.
+    pub(super) fn clear(&self) {
         self.state.lock().unwrap().1.clear();
     }
 

@@ -16,7 +16,7 @@ fn round(core: &mut Core, now: Duration) {
 }
 
 #[test]
-fn the_time_from_a_change_to_the_tables_counts_when_it_is_there() {
+fn programming_duration_is_recorded_once_maps_are_written() {
     let memory = memory();
     let mut core = serving(&memory);
     core.note_round(Duration::from_millis(1));
@@ -45,7 +45,7 @@ fn the_time_from_a_change_to_the_tables_counts_when_it_is_there() {
 }
 
 #[test]
-fn services_without_endpoints_here_are_counted_where_their_policy_is_local() {
+fn local_policy_services_without_local_endpoints_are_counted() {
     let memory = memory();
     let mut core = serving(&memory);
     assert_eq!(core.snapshot().no_local, [[0, 0], [0, 0]]);
@@ -73,7 +73,7 @@ fn services_without_endpoints_here_are_counted_where_their_policy_is_local() {
 }
 
 #[test]
-fn health_checks_are_answered_where_node_ports_are_but_not_at_loopback() {
+fn health_checks_listen_on_node_port_addresses_but_not_loopback() {
     let memory = memory();
     let mut core = serving(&memory);
     assert_eq!(*core.snapshot().nodeport_addresses, ["192.0.2.1", "2001:db8::1"].map(ip));
@@ -84,7 +84,7 @@ fn health_checks_are_answered_where_node_ports_are_but_not_at_loopback() {
 }
 
 #[test]
-fn changes_are_pending_until_they_are_in_the_tables() {
+fn changes_are_pending_until_maps_are_written() {
     let memory = memory();
     let mut core = core(&memory, NOW);
     let counts = |core: &Core| (core.pending().services(), core.pending().endpoints());

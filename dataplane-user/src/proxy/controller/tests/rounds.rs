@@ -35,7 +35,7 @@ fn rule_2_1_3_nothing_is_written_before_everything_is_in_sync() {
 }
 
 #[test]
-fn a_service_leads_to_its_endpoints() {
+fn service_frontends_resolve_to_its_endpoints() {
     let memory = memory();
     serving(&memory);
     let seen = view(&memory);
@@ -44,12 +44,12 @@ fn a_service_leads_to_its_endpoints() {
     assert_eq!(leads.service, "shop/web:http");
     let endpoints: Vec<_> = leads.internal.iter().map(|b| (b.0, b.1)).collect();
     assert_eq!(endpoints, [(octets16(ip("10.1.0.5")), 8080), (octets16(ip("10.1.0.6")), 8080)]);
-    assert_eq!(seen.addrs[&octets16(ip("10.96.0.10"))], address_kind::SERVICE);
-    assert_eq!(seen.addrs[&octets16(ip("192.0.2.1"))], address_kind::NODE);
+    assert_eq!(seen.addresses[&octets16(ip("10.96.0.10"))], address_kind::SERVICE);
+    assert_eq!(seen.addresses[&octets16(ip("192.0.2.1"))], address_kind::NODE);
 }
 
 #[test]
-fn nothing_changes_nothing_is_written() {
+fn unchanged_objects_cause_no_writes() {
     let memory = memory();
     let mut core = serving(&memory);
     let before = core.operations().total();
@@ -61,7 +61,7 @@ fn nothing_changes_nothing_is_written() {
 }
 
 #[test]
-fn an_unchanged_state_after_a_restart_costs_no_operation() {
+fn restart_with_unchanged_state_writes_nothing() {
     let memory = memory();
     let mut core1 = serving(&memory);
     let mut local = service(&["10.96.0.11", "fd00:96::11"], &[("a", 1), ("b", 2)]);
@@ -77,7 +77,7 @@ fn an_unchanged_state_after_a_restart_costs_no_operation() {
     assert_eq!(before.frontends.len(), 1 + 4 + 4, "with node ports at the node's addresses and at loopback");
     for loopback in ["127.0.0.1", "::1"].map(|text| octets16(ip(text))) {
         assert!(before.frontends.contains_key(&(loopback, 30_001, 6)));
-        assert!(!before.addrs.contains_key(&loopback), "no packet may find it");
+        assert!(!before.addresses.contains_key(&loopback), "no packet may find it");
     }
     let mut core2 = core(&memory, NOW);
     core2.handle(SourceEvent::Service(key("local"), Some(local)));
@@ -91,7 +91,7 @@ fn an_unchanged_state_after_a_restart_costs_no_operation() {
 }
 
 #[test]
-fn what_went_while_the_agent_was_away_is_removed() {
+fn restart_removes_services_deleted_in_between() {
     let memory = memory();
     serving(&memory);
     let mut core = core(&memory, NOW);
@@ -105,7 +105,7 @@ fn what_went_while_the_agent_was_away_is_removed() {
 }
 
 #[test]
-fn a_change_of_state_is_one_word_and_no_new_table() {
+fn endpoint_state_change_writes_one_backend_and_no_table() {
     let memory = memory();
     let mut core = serving(&memory);
     let before = *core.operations();
@@ -118,7 +118,7 @@ fn a_change_of_state_is_one_word_and_no_new_table() {
 }
 
 #[test]
-fn an_endpoint_keeps_its_id_and_an_ended_one_gets_another_generation() {
+fn endpoint_keeps_its_id_and_ended_endpoint_gets_new_generation() {
     let memory = memory();
     let mut core = serving(&memory);
     let backends = || memory.tables().backends;
@@ -133,7 +133,7 @@ fn an_endpoint_keeps_its_id_and_an_ended_one_gets_another_generation() {
 }
 
 #[test]
-fn a_table_is_published_in_new_space_and_the_old_space_rests() {
+fn new_slot_table_uses_new_slots_and_old_slots_rest() {
     let memory = memory();
     let mut core = serving(&memory);
     let table = || memory.frontends4.typed::<[u8; 8], dataplane_common::types::service::Frontend>()[0].1.internal;
@@ -151,7 +151,7 @@ fn a_table_is_published_in_new_space_and_the_old_space_rests() {
 }
 
 #[test]
-fn a_port_that_is_renamed_keeps_its_frontend_all_the_time() {
+fn renamed_port_keeps_its_frontend_without_gap() {
     let memory = memory();
     let mut core = serving(&memory);
     let watched = memory.clone();
@@ -164,7 +164,7 @@ fn a_port_that_is_renamed_keeps_its_frontend_all_the_time() {
 }
 
 #[test]
-fn the_first_owner_of_an_address_keeps_it_and_the_next_gets_it_when_it_goes() {
+fn first_owner_keeps_address_and_successor_gets_it_after_deletion() {
     let memory = memory();
     let mut core = serving(&memory);
     let extra = ServiceExtra { external_ips: [ip("203.0.113.1")].into(), ..ServiceExtra::default() };
@@ -189,7 +189,7 @@ fn the_first_owner_of_an_address_keeps_it_and_the_next_gets_it_when_it_goes() {
 }
 
 #[test]
-fn of_two_claimants_at_the_start_the_older_wins() {
+fn older_claimant_wins_at_start() {
     let memory = memory();
     let mut core = core(&memory, NOW);
     let created = |created| ServiceObject { created, ..service(&["10.96.0.10"], &[("http", 80)]) };
@@ -201,7 +201,7 @@ fn of_two_claimants_at_the_start_the_older_wins() {
 }
 
 #[test]
-fn an_external_address_that_becomes_a_cluster_ip_is_given_up() {
+fn external_address_yields_to_cluster_ip() {
     let memory = memory();
     let mut core = serving(&memory);
     let extra = ServiceExtra { external_ips: [ip("10.96.0.77")].into(), ..ServiceExtra::default() };
@@ -219,7 +219,7 @@ fn an_external_address_that_becomes_a_cluster_ip_is_given_up() {
 }
 
 #[test]
-fn an_external_address_in_a_new_range_of_cluster_ips_is_given_up_until_the_range_goes() {
+fn external_address_is_removed_while_inside_a_service_cidr() {
     let memory = memory();
     let mut core = serving(&memory);
     let extra = ServiceExtra { external_ips: [ip("10.112.0.9")].into(), ..ServiceExtra::default() };
@@ -240,7 +240,7 @@ fn an_external_address_in_a_new_range_of_cluster_ips_is_given_up_until_the_range
 }
 
 #[test]
-fn a_slice_of_another_namespace_does_not_count() {
+fn slice_of_another_namespace_is_ignored() {
     let memory = memory();
     let mut core = serving(&memory);
     let foreign = ObjectKey::new("evil", "web-2");
@@ -250,7 +250,7 @@ fn a_slice_of_another_namespace_does_not_count() {
 }
 
 #[test]
-fn a_slice_that_goes_to_another_service_leaves_the_first() {
+fn slice_moves_between_services() {
     let memory = memory();
     let mut core = serving(&memory);
     core.handle(SourceEvent::Service(key("api"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
@@ -262,7 +262,7 @@ fn a_slice_that_goes_to_another_service_leaves_the_first() {
 }
 
 #[test]
-fn what_a_relist_does_not_mention_is_gone_and_only_when_it_is_complete() {
+fn objects_missing_from_a_complete_relist_are_removed() {
     let memory = memory();
     let mut core = serving(&memory);
     core.handle(SourceEvent::Service(key("api"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
@@ -283,7 +283,7 @@ fn what_a_relist_does_not_mention_is_gone_and_only_when_it_is_complete() {
 }
 
 #[test]
-fn an_address_that_a_relist_sets_free_goes_to_who_was_refused_it() {
+fn address_freed_by_relist_goes_to_waiting_service() {
     let memory = memory();
     let mut core = serving(&memory);
     let extra = ServiceExtra { external_ips: [ip("10.96.0.10")].into(), ..ServiceExtra::default() };
@@ -301,7 +301,7 @@ fn an_address_that_a_relist_sets_free_goes_to_who_was_refused_it() {
 }
 
 #[test]
-fn an_address_that_the_node_gets_is_the_nodes() {
+fn new_node_address_becomes_a_node_entry() {
     let memory = memory();
     let mut core = serving(&memory);
     let mut moved = context();
@@ -309,9 +309,9 @@ fn an_address_that_the_node_gets_is_the_nodes() {
     moved.addresses.retain(|a| *a != ip("192.0.2.1"));
     core.set_node_context(moved);
     core.reconcile(NOW);
-    let addrs = view(&memory).addrs;
-    assert_eq!(addrs.get(&octets16(ip("198.51.100.9"))), Some(&address_kind::NODE));
-    assert_eq!(addrs.get(&octets16(ip("192.0.2.1"))), None);
+    let addresses = view(&memory).addresses;
+    assert_eq!(addresses.get(&octets16(ip("198.51.100.9"))), Some(&address_kind::NODE));
+    assert_eq!(addresses.get(&octets16(ip("192.0.2.1"))), None);
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn health_checks_count_ready_local_endpoints() {
 }
 
 #[test]
-fn everything_that_goes_leaves_nothing_behind() {
+fn deleting_all_objects_empties_all_maps() {
     let memory: MemoryMaps = memory();
     let mut core = serving(&memory);
     core.handle(SourceEvent::Service(key("web"), None));
@@ -353,6 +353,6 @@ fn everything_that_goes_leaves_nothing_behind() {
     core.reconcile(NOW);
     let seen = view(&memory);
     assert!(seen.frontends.is_empty() && seen.backends.is_empty() && seen.names.is_empty(), "{seen:?}");
-    assert_eq!(seen.addrs.len(), 2, "the node's own");
+    assert_eq!(seen.addresses.len(), 2, "the node's own");
     assert_eq!(core.services().count(), 0);
 }

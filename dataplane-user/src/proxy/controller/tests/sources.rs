@@ -71,7 +71,7 @@ fn rule_2_3_11_where_the_nodes_own_address_is_allowed_all_its_addresses_are() {
 }
 
 #[test]
-fn at_no_instant_is_a_guarded_frontend_without_its_ranges_or_open() {
+fn restricted_frontend_is_never_open_during_updates() {
     let memory = memory();
     let mut core = serving(&memory);
     let watched = memory.clone();
@@ -110,7 +110,7 @@ fn at_no_instant_is_a_guarded_frontend_without_its_ranges_or_open() {
 }
 
 #[test]
-fn a_restart_finds_them_and_removes_what_is_nobodys() {
+fn restart_keeps_known_ranges_and_removes_stale_ones() {
     use dataplane_common::types::address::{Prefix, V4};
     use dataplane_common::types::service::SourceRange;
     let memory = memory();
@@ -137,7 +137,7 @@ fn a_restart_finds_them_and_removes_what_is_nobodys() {
 }
 
 #[test]
-fn ranges_that_do_not_fit_cost_their_service_alone() {
+fn ranges_that_do_not_fit_fail_only_their_service() {
     let memory = MemoryMaps::new(4, 1000);
     let mut core = serving(&memory);
     let many: Vec<String> = (0..5).map(|i| format!("10.{i}.0.0/16")).collect();

@@ -34,7 +34,7 @@ pub(super) struct View {
     pub(super) names: BTreeSet<String>,
     /// Service port, first address, bits of the address.
     pub(super) sources: BTreeSet<(String, [u8; 16], u32)>,
-    pub(super) addrs: BTreeMap<[u8; 16], u8>,
+    pub(super) addresses: BTreeMap<[u8; 16], u8>,
 }
 
 fn text(name: &ServiceName) -> String {
@@ -56,8 +56,8 @@ pub(super) fn view(memory: &MemoryMaps) -> View {
         .collect();
     sources::<V4>(&memory.sources4.typed(), &names, &mut view);
     sources::<V6>(&memory.sources6.typed(), &names, &mut view);
-    addrs::<V4>(&memory.addrs4.typed(), &mut view);
-    addrs::<V6>(&memory.addrs6.typed(), &mut view);
+    addresses::<V4>(&memory.addresses4.typed(), &mut view);
+    addresses::<V6>(&memory.addresses6.typed(), &mut view);
     for b in backends.values() {
         if let Some(name) = names.get(&b.service_port) {
             let new = view.backends.insert((name.clone(), (b.addr, b.port, b.state, b.weight)));
@@ -89,7 +89,7 @@ pub(super) fn view(memory: &MemoryMaps) -> View {
     };
     let mut add = |addr: [u8; 16], port: u16, proto: u8, f: &Frontend, v6: bool| {
         let service = names.get(&f.service_port).unwrap_or_else(|| panic!("{f:?} has no name")).clone();
-        let kind = view.addrs.get(&addr).copied();
+        let kind = view.addresses.get(&addr).copied();
         // A node port may be without the entry of the node's address, if that write failed.
         let node_port = f.flags & frontend_flags::NODE_PORT != 0;
         assert!(kind.is_some() || node_port, "{service}: no entry for the address of {f:?}");
@@ -111,11 +111,11 @@ pub(super) fn view(memory: &MemoryMaps) -> View {
 
 fn sources<A: Address>(entries: &[(Prefix<SourceRange<A>>, u32)], names: &BTreeMap<u32, String>, view: &mut View) {
     for (key, _) in entries {
-        let name = names.get(&key.data.service_port).unwrap_or_else(|| panic!("{key:?} is nobody's")).clone();
+        let name = names.get(&key.data.service_port).unwrap_or_else(|| panic!("{key:?} belongs to no Service")).clone();
         view.sources.insert((name, key.data.client.to_octets16(), key.len - 32));
     }
 }
 
-fn addrs<A: Address>(entries: &[(A, AddressInfo)], view: &mut View) {
-    view.addrs.extend(entries.iter().map(|(a, v)| (a.to_octets16(), v.kind)));
+fn addresses<A: Address>(entries: &[(A, AddressInfo)], view: &mut View) {
+    view.addresses.extend(entries.iter().map(|(a, v)| (a.to_octets16(), v.kind)));
 }

@@ -168,7 +168,7 @@ fn frontend_of_a_service_in_the_same_round_moves_in_a_later_one() {
 }
 
 #[test]
-fn service_that_does_not_fit_is_refused_whole_and_keeps_what_it_has() {
+fn service_that_does_not_fit_is_refused_whole_and_keeps_its_entries() {
     let services = services();
     let mut reconciler = reconciler(Capacities { backends: 3, ..CAPACITIES });
     round(&mut reconciler, OLD, &desired(&[own(OLD)], &[100]), &services);
@@ -197,7 +197,7 @@ fn rollback_writes_the_owners_entry_again() {
     reconciler.plan_rollback(&mut part, &services, &mut rollback);
     let sets = &rollback.v4.frontends.sets;
     let (key, value) = (sets.keys[0], sets.values[0]);
-    assert_eq!((key.addr.to_octets16(), sets.tags.as_slice()), (SHARED.addr, &[OLD][..]));
+    assert_eq!((key.addr.to_octets16(), sets.services.as_slice()), (SHARED.addr, &[OLD][..]));
     assert_eq!(value.service_port, reconciler.published(YOUNG)[0].id.get());
     let removed: Vec<_> = rollback.v4.frontends.removals.keys.iter().map(|k| k.addr.to_octets16()).collect();
     assert_eq!(removed, [own(OLD).addr], "the shared one is not removed");

@@ -126,7 +126,7 @@ fn twenty_thousand_backends_with_odd_weights_fit() {
 }
 
 #[test]
-fn a_maglev_table_has_a_size_of_the_list() {
+fn maglev_table_size_is_in_the_list() {
     assert_eq!([0, 4093, 5000, 65537].map(|wanted| maglev::size(wanted, 3)), [4093, 4093, 8191, 65537]);
     assert_eq!(maglev::size(0, 20_000), 32749);
     assert_eq!(maglev::size(251, LARGEST), LARGEST);
@@ -138,7 +138,7 @@ fn a_maglev_table_has_a_size_of_the_list() {
 }
 
 #[test]
-fn a_maglev_table_does_not_depend_on_order_or_ids() {
+fn maglev_table_does_not_depend_on_order_or_ids() {
     let members = backends(&[1; 50]);
     let table = table_of(MH, 4093, &members);
     let renumbered: Vec<_> =
@@ -154,7 +154,7 @@ const FIRST_OF_FIFTY: [u32; 8] = [12, 10, 24, 9, 38, 15, 45, 2];
 
 /// The paper: a table a hundred times as long as there are backends is even to 1 % (section 5.3).
 #[test]
-fn a_maglev_table_is_even() {
+fn maglev_table_is_even() {
     for (members, size) in [(10, 1021), (40, 4093), (100, 65537), (600, 65537)] {
         let counts = counts(&table_of(MH, size, &backends(&vec![1; members])));
         let mean = f64::from(size) / members as f64;
@@ -165,7 +165,7 @@ fn a_maglev_table_is_even() {
 }
 
 #[test]
-fn a_maglev_table_gives_by_weight() {
+fn maglev_table_follows_weights() {
     let counts = counts(&table_of(MH, 65537, &backends(&[1, 2, 4, 8])));
     for (id, weight) in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0)] {
         let share = f64::from(counts[&id]) / 65537.0;
@@ -176,7 +176,7 @@ fn a_maglev_table_gives_by_weight() {
 /// When one of so many backends goes, few of the other backends' slots change their backend. The
 /// paper's figure 12 has about 1 % for the loss of few of 1,000.
 #[test]
-fn a_maglev_table_changes_little() {
+fn maglev_table_changes_little() {
     for (members, size, most) in [(100, 65537, 0.01), (1000, 65537, 0.01), (10, 4093, 0.03)] {
         let before = backends(&vec![1; members]);
         for gone in [0, members / 2, members - 1] {

@@ -46,7 +46,7 @@ fn word(event: &SourceEvent) -> String {
         SourceEvent::InSync(kind) => format!("in sync {kind}"),
         SourceEvent::Rejected(rejection) => rejection.to_string(),
         SourceEvent::Cleared(path) => format!("cleared {}", path.display()),
-        SourceEvent::Trouble(kind, error) => format!("trouble {kind}: {error}"),
+        SourceEvent::WatchError(kind, error) => format!("error {kind}: {error}"),
     }
 }
 
