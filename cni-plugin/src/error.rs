@@ -95,7 +95,7 @@ impl CniError {
             Self::NoNodeData { .. }
             | Self::StillBusy { .. }
             | Self::PoolsNotReady { .. }
-            | Self::Store(StoreError::Busy { .. } | StoreError::Held { .. })
+            | Self::Store(StoreError::Busy { .. } | StoreError::InUse { .. })
             | Self::Pin(PinError::NeverRan { .. })
             | Self::Map(MapError::Pin(PinError::NeverRan { .. })) => 11,
             Self::Store(StoreError::Exhausted { .. }) | Self::NoneFree { .. } => 100,

@@ -67,15 +67,15 @@ pub(crate) fn resolve(
     pod: PodRequest<'_>,
 ) -> Result<Ranges, CniError> {
     let no_data = || CniError::NoNodeData { path: config.state_dir.join(NodeFile::NAME).display().to_string() };
-    let origin = if !config.ranges.is_empty() {
-        Origin::Configuration(by_family(config.ranges.clone()))
-    } else {
+    let origin = if config.ranges.is_empty() {
         let node = node.ok_or_else(no_data)?;
         if node.pools {
             Origin::Pools(pools::request(config.runtime.as_ref(), pod.name, &config.state_dir)?)
         } else {
             Origin::PodCidrs(by_family(pod_cidrs(config, node)?))
         }
+    } else {
+        Origin::Configuration(by_family(config.ranges.clone()))
     };
     let mtu = [config.mtu, node.map_or(0, |node| node.mtu)].into_iter().find(|mtu| *mtu != 0).unwrap_or(DEFAULT_MTU);
     let ranges = Ranges { origin, state_dir: config.state_dir.clone(), mtu };
@@ -89,7 +89,9 @@ pub(crate) fn resolve(
 
 fn pod_cidrs(config: &NetworkConfig, node: &NodeFile) -> Result<Vec<Range>, CniError> {
     let path = config.state_dir.join(NodeFile::NAME);
-    let range = |network: &IpNetwork| Range::new(*network).map_err(|e| FileError::field(&path, "podCIDRs", e).into());
+    let range = |network: &IpNetwork| {
+        Range::new(*network).map_err(|e| FileError::field(&path, "podCIDRs", e.to_string()).into())
+    };
     node.pod_cidrs.iter().map(range).collect()
 }
 
@@ -157,7 +159,7 @@ impl Ranges {
     }
 
     /// Returns whether the agent may claim more addresses when these are used up.
-    pub(crate) const fn can_grow(&self) -> bool {
+    pub(crate) const fn agent_may_claim_more(&self) -> bool {
         matches!(self.origin, Origin::Pools(_))
     }
 }

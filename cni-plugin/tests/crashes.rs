@@ -101,9 +101,9 @@ fn add_killed_at_any_system_call_is_repeated_or_undone() {
             kill_at("ADD", &sandbox.path(), &config(&node), &name, n);
             let what = format!("ADD was killed at {name} {n}");
             if n % 2 == 0 {
-                check_add_and_del_converge(&node, &sandbox, &what)
+                check_add_and_del_converge(&node, &sandbox, &what);
             } else {
-                check_del_removes_everything(&node, &sandbox.path(), &what)
+                check_del_removes_everything(&node, &sandbox.path(), &what);
             }
         }
     }
@@ -125,9 +125,9 @@ fn del_killed_at_any_system_call_is_repeated() {
             kill_at("DEL", &sandbox.path(), &config(&node), &name, n);
             let what = format!("DEL was killed at {name} {n}");
             if n % 2 == 0 {
-                check_add_and_del_converge(&node, &sandbox, &what)
+                check_add_and_del_converge(&node, &sandbox, &what);
             } else {
-                check_del_removes_everything(&node, &sandbox.path(), &what)
+                check_del_removes_everything(&node, &sandbox.path(), &what);
             }
         }
     }
@@ -185,9 +185,9 @@ fn gc_killed_at_any_system_call_is_finished_by_the_next_verb() {
             kill_at("GC", &sandbox.path(), &collect, &name, n);
             let what = format!("GC was killed at {name} {n}");
             if n % 2 == 0 {
-                check_add_and_del_converge(&node, &sandbox, &what)
+                check_add_and_del_converge(&node, &sandbox, &what);
             } else {
-                check_del_removes_everything(&node, &sandbox.path(), &what)
+                check_del_removes_everything(&node, &sandbox.path(), &what);
             }
         }
     }

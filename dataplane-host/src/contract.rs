@@ -123,7 +123,11 @@ fn decode<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, FileError>
         // serde_path_to_error calls the document itself ".".
         let field = Some(e.path().to_string()).filter(|path| path != ".").unwrap_or_else(|| "(top level)".into());
         let source = e.into_inner();
-        if source.is_data() { FileError::field(path, &field, source) } else { FileError::syntax(path, source) }
+        if source.is_data() {
+            FileError::field(path, &field, source.to_string())
+        } else {
+            FileError::syntax(path, source)
+        }
     })?;
     json.end().map_err(|e| FileError::syntax(path, e))?;
     Ok(value)
@@ -131,8 +135,8 @@ fn decode<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, FileError>
 
 impl FileError {
     /// A field of a file whose value cannot be used, for checks that a reader makes after [`read`].
-    pub fn field(path: &Path, field: &str, reason: impl ToString) -> Self {
-        Self::Field { path: path.into(), field: field.into(), reason: reason.to_string() }
+    pub fn field(path: &Path, field: &str, reason: impl Into<String>) -> Self {
+        Self::Field { path: path.into(), field: field.into(), reason: reason.into() }
     }
 
     fn syntax(path: &Path, source: serde_json::Error) -> Self {

@@ -34,7 +34,7 @@ pub enum PinError {
         /// The ABI hashes that were found.
         found: Vec<String>,
     },
-    /// BPF_OBJ_GET failed for another reason.
+    /// `BPF_OBJ_GET` failed for another reason.
     #[error("cannot open pin {}: {source}", path.display())]
     Io {
         /// Path of the pin.

@@ -85,7 +85,7 @@ pub enum StoreError {
     },
     /// Another attachment holds the requested address.
     #[error("address {address} is held by another attachment")]
-    Held { address: IpAddr },
+    InUse { address: IpAddr },
     /// All addresses of the ranges are held.
     #[error("no free address in range {range}: all {held} are held")]
     Exhausted {

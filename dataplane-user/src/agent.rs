@@ -176,7 +176,7 @@ fn start_tasks(
     let parts = NodeTaskParts { config: Arc::clone(config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
     tasks.spawn("node", node.run(nodes, service_ranges, snapshots.clone(), blocks));
-    let notices = tell_events(tasks, &source, config, &snapshots);
+    let notices = record_events(tasks, &source, config, &snapshots);
     let source = source.run(config.node_name.clone(), config.service_proxy, sender, pools);
     tasks.spawn("source", async { source.await.map_err(AgentError::from) });
 
@@ -190,7 +190,7 @@ fn start_tasks(
     let handler = endpoints::metrics_handler(config, Arc::clone(&metrics), snapshots.clone(), status);
     tasks.spawn("metrics", http::serve(listen("metrics-bind-address", addresses.metrics)?, handler));
     if config.cni_conflist.is_some() {
-        tasks.spawn("conflist", conflist::offer(Arc::clone(config), snapshots.clone()));
+        tasks.spawn("conflist", conflist::publish(Arc::clone(config), snapshots.clone()));
     }
     tasks.spawn("service-health", service_health::run(snapshots.clone(), notices, config.node_name.clone()));
     let health = endpoints::serve_health(addresses.health, metrics, snapshots);
@@ -225,7 +225,7 @@ async fn controller_ended(thread: Option<JoinHandle<()>>, mut snapshots: watch::
 }
 
 /// Starts the task that reports faults as Events, if there is an API server to write them to.
-fn tell_events(
+fn record_events(
     tasks: &mut Supervisor,
     source: &source::Prepared,
     config: &Config,
@@ -234,9 +234,9 @@ fn tell_events(
     if source.servers().is_empty() || !config.service_proxy {
         return Notices::default();
     }
-    let (notices, left) = events::channel();
+    let (notices, queue) = events::channel();
     let servers = source.servers().to_vec();
-    tasks.spawn("events", events::run(servers, config.node_name.clone(), snapshots.clone(), left));
+    tasks.spawn("events", events::run(servers, config.node_name.clone(), snapshots.clone(), queue));
     notices
 }
 

@@ -93,18 +93,18 @@ impl Run {
     /// When a process does not end or a directory stays.
     pub fn end(mut self) -> Result<()> {
         self.keep = true; // not again on drop
-        self.forget();
+        self.unregister();
         remove(&self.directories)
     }
 
-    fn forget(&self) {
+    fn unregister(&self) {
         lock().retain(|d| *d != self.directories);
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.forget();
+        self.unregister();
         if self.keep {
             return;
         }

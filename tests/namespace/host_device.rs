@@ -18,7 +18,7 @@ pub(crate) const RANGES: &str = "--service-cidr=10.96.0.0/16,fd00:10:96::/112";
 /// Longer than the agent's interval between checks.
 const SOON: Duration = Duration::from_secs(10);
 
-fn scene(on: &[usize]) -> Fixture {
+fn set_up(on: &[usize]) -> Fixture {
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
     cluster.filter_strictly().unwrap();
     cluster.start_agents_with(&[RANGES]).unwrap();
@@ -40,7 +40,7 @@ pub(crate) fn await_open(node: &Node) {
 #[test]
 #[ignore = "needs root"]
 fn node_without_socket_hooks_reaches_services() {
-    let fixture = scene(&[0, 1]);
+    let fixture = set_up(&[0, 1]);
     let node = &fixture.cluster.nodes[0].machine;
     let from = BypassSocketHooks::of_node(node, &fixture.cluster.fabric);
     for family in IpFamily::BOTH {
@@ -69,7 +69,7 @@ fn node_without_socket_hooks_reaches_services() {
 #[ignore = "needs root"]
 fn bulk_transfer_passes_host_device() {
     for on in [0, 1] {
-        let fixture = scene(&[on]);
+        let fixture = set_up(&[on]);
         let from = BypassSocketHooks::of_node(&fixture.cluster.nodes[0].machine, &fixture.cluster.fabric);
         for family in IpFamily::BOTH {
             let target = SocketAddr::new(cluster_ip(family), 80);
@@ -81,7 +81,7 @@ fn bulk_transfer_passes_host_device() {
 #[test]
 #[ignore = "needs root"]
 fn addresses_of_deleted_pods_are_dropped() {
-    let fixture = scene(&[1]);
+    let fixture = set_up(&[1]);
     let gone = fixture.cluster.nodes[0].pod("gone").unwrap();
     let targets = IpFamily::BOTH.map(|family| gone.port(family, 8080).unwrap());
     gone.delete().unwrap();
@@ -105,7 +105,7 @@ fn addresses_of_deleted_pods_are_dropped() {
 #[test]
 #[ignore = "needs root"]
 fn host_device_is_recreated_and_uninstalled() {
-    let mut fixture = scene(&[1]);
+    let mut fixture = set_up(&[1]);
     let from = |fixture: &Fixture| {
         let from = BypassSocketHooks::of_node(&fixture.cluster.nodes[0].machine, &fixture.cluster.fabric);
         let report =

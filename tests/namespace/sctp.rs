@@ -20,31 +20,31 @@ const SCTP: u8 = 132;
 const TARGET: u16 = 8080;
 const HOST_PORT: u16 = 54323;
 const MARKER: &str = "an association";
-/// Computes the checksum (CRC32c, RFC 9260, appendix A).
+/// The checksum of SCTP (`CRC32c`, RFC 9260, appendix A).
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
 /// A machine or pod where packets are sent and watched.
 #[derive(Clone, Copy)]
-struct Station<'a> {
-    place: &'a dyn TrafficEndpoint,
+struct Tap<'a> {
+    endpoint: &'a dyn TrafficEndpoint,
     device: &'static str,
     /// MAC addresses of the device and of its peer.
     macs: [Mac; 2],
 }
 
-impl<'a> Station<'a> {
+impl<'a> Tap<'a> {
     fn pod(pod: &'a Pod) -> Self {
         let mac = |interface: usize| {
             let text = pod.result()["interfaces"][interface]["mac"].as_str().unwrap();
             let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
             bytes.try_into().unwrap()
         };
-        Self { place: pod, device: "eth0", macs: [mac(1), mac(0)] }
+        Self { endpoint: pod, device: "eth0", macs: [mac(1), mac(0)] }
     }
 
     /// Returns the endpoint of a node: the device to which its routes lead.
     fn node(machine: &'a Machine, device: &'static str) -> Self {
-        Self { place: machine, device, macs: [[0x52, 0x57, 0, 0, 0, 1]; 2] }
+        Self { endpoint: machine, device, macs: [[0x52, 0x57, 0, 0, 0, 1]; 2] }
     }
 }
 
@@ -60,13 +60,13 @@ fn packet(from: u16, to: u16) -> Vec<u8> {
 /// Sends a packet from one endpoint, watches it at another, and returns its source and target
 /// there. Checks its checksum.
 #[track_caller]
-fn pass(from: Station<'_>, (source, target): (SocketAddr, SocketAddr), at: Station<'_>) -> (SocketAddr, SocketAddr) {
+fn pass(from: Tap<'_>, (source, target): (SocketAddr, SocketAddr), at: Tap<'_>) -> (SocketAddr, SocketAddr) {
     let (kind, whole) = ip(FromTo { from: source.ip(), to: target.ip() }, SCTP, &packet(source.port(), target.port()));
     let frame = ethernet(from.macs[1], from.macs[0], kind, &whole);
-    let watch = Watch::start(at.place, at.device, &[MARKER]).unwrap();
-    load::send_frames(from.place, from.device, &[peer::hex(&frame)], 1).unwrap();
+    let watch = Watch::start(at.endpoint, at.device, &[MARKER]).unwrap();
+    load::send_frames(from.endpoint, from.device, &[peer::hex(&frame)], 1).unwrap();
     let seen = watch.stop().unwrap();
-    let context = format!("{source} to {target}, seen at {}: {seen:?}", at.place.label());
+    let context = format!("{source} to {target}, seen at {}: {seen:?}", at.endpoint.label());
     let hex = seen.first.get(MARKER).unwrap_or_else(|| panic!("{context}"));
     let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
     let octets = |at: usize, len: usize| &bytes[at..at + len];
@@ -108,8 +108,8 @@ fn sctp_ports_are_translated_in_both_directions() {
     let mapping = json!([{ "hostPort": HOST_PORT, "containerPort": TARGET, "protocol": "sctp" }]);
     let conflist = plugin::conflist_with(&json!({ "portMappings": mapping }));
     let hosted = Pod::add_with(&cluster.nodes[0].machine, "hosted", conflist).unwrap();
-    let [at_client, at_near, at_far, at_hosted] = [&client, &near, &far, &hosted].map(Station::pod);
-    let at_node = Station::node(&cluster.nodes[0].machine, "ropeway.out");
+    let [at_client, at_near, at_far, at_hosted] = [&client, &near, &far, &hosted].map(Tap::pod);
+    let at_node = Tap::node(&cluster.nodes[0].machine, "ropeway.out");
     for family in IpFamily::BOTH {
         let node = cluster.nodes[0].address(family);
         for (asker_at, address, port) in
@@ -125,7 +125,7 @@ fn sctp_ports_are_translated_in_both_directions() {
             }
         }
         // a packet that leaves by the node's default route
-        let leaving = Station::node(&cluster.nodes[0].machine, "eth0");
+        let leaving = Tap::node(&cluster.nodes[0].machine, "eth0");
         for (n, pod, at_pod) in [(21, &near, at_near), (22, &far, at_far)] {
             let front = external(n).into_iter().find(|a| family.has(*a)).unwrap();
             let asker = SocketAddr::new(node, 40020 + u16::from(n));

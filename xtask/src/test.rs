@@ -108,7 +108,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
         summary.push((level, outcome.is_ok(), start.elapsed()));
     }
     let clean = traces.check();
-    let held = contracts.map_or(Ok(()), |contracts| contracts.judge());
+    let held = contracts.map_or(Ok(()), |contracts| contracts.check());
     for (level, passed, time) in &summary {
         println!("{} {:<50} {:>6.1} s", if *passed { "pass" } else { "FAIL" }, level.title(), time.as_secs_f64());
     }

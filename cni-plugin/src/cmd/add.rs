@@ -168,7 +168,7 @@ impl DesiredAttachment<'_> {
         socket: &mut Socket,
     ) -> Result<Allocated, CniError> {
         let reservation = match self.reserve_now(&mut locked) {
-            Err(CniError::Store(error @ (StoreError::Exhausted { .. } | StoreError::Held { .. }))) => {
+            Err(CniError::Store(error @ (StoreError::Exhausted { .. } | StoreError::InUse { .. }))) => {
                 // Processes that died while releasing may still hold addresses.
                 let abandoned = locked.abandoned_releases()?;
                 drop(locked);
@@ -195,7 +195,7 @@ impl DesiredAttachment<'_> {
 
     fn none_left(&self, error: StoreError) -> CniError {
         match error {
-            StoreError::Exhausted { .. } if self.ranges.can_grow() => {
+            StoreError::Exhausted { .. } if self.ranges.agent_may_claim_more() => {
                 CniError::PoolsNotReady { reason: format!("{error}; the agent claims another block if there is one") }
             }
             other => other.into(),

@@ -1,4 +1,4 @@
-//! Network namespace ids (NETNSA_NSID): the numbers by which one namespace refers to others.
+//! Network namespace ids (`NETNSA_NSID`): the numbers by which one namespace refers to others.
 //!
 //! The plugin finds the namespace of a veth's peer with them.
 

@@ -63,7 +63,7 @@ impl LockedStore<'_> {
     pub fn has_free(&mut self, choice: &Choice) -> Result<bool, StoreError> {
         match self.draw(choice) {
             Ok(_) => Ok(true),
-            Err(StoreError::Exhausted { .. } | StoreError::Held { .. }) => Ok(false),
+            Err(StoreError::Exhausted { .. } | StoreError::InUse { .. }) => Ok(false),
             Err(e) => Err(e),
         }
     }
@@ -120,7 +120,7 @@ impl LockedStore<'_> {
         if index.fresh {
             self.rebuild(&mut index)?;
         }
-        if self.held_addresses()?.contains(&address) { Err(StoreError::Held { address }) } else { Ok((index, slot)) }
+        if self.held_addresses()?.contains(&address) { Err(StoreError::InUse { address }) } else { Ok((index, slot)) }
     }
 }
 

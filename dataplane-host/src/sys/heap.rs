@@ -2,8 +2,8 @@
 //!
 //! The agent trims it once after loading its programs.
 
-/// Returns freed memory to the kernel (malloc_trim(3)). The allocator would keep it: after loading
-/// programs that is more than ten megabytes that the agent never needs again.
+/// Returns freed memory to the kernel (`malloc_trim(3)`). The allocator would keep it: more than
+/// ten megabytes after the programs were loaded, which the agent never needs again.
 pub fn trim() {
     // SAFETY: no preconditions; glibc takes the allocator's locks itself.
     unsafe { libc::malloc_trim(0) };

@@ -40,7 +40,7 @@ enum ConflistState {
 /// Waits until the maps are in sync and the plugin knows the node's ranges, then writes the file.
 ///
 /// Afterwards it checks at intervals that the runtime uses the file, and logs when that changes.
-pub async fn offer(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+pub async fn publish(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let Some(path) = &config.cni_conflist else { return };
     if snapshots.wait_for(|s| s.synced).await.is_err() {
         return;
@@ -179,7 +179,7 @@ mod tests {
         let config = Arc::new(config(dir.path()));
         let path = config.cni_conflist.clone().unwrap();
         let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
-        let task = tokio::spawn(offer(Arc::clone(&config), receiver));
+        let task = tokio::spawn(publish(Arc::clone(&config), receiver));
         sender.send(Arc::new(Snapshot { synced: true, ..Snapshot::default() })).unwrap();
         tokio::time::sleep(PAUSE).await;
         assert!(!path.exists());
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn in_pool_mode_a_block_is_waited_for_and_annotations_are_asked_for() {
+    fn pool_mode_waits_for_a_block_and_requests_annotations() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path());
         config.ipam = Ipam::Pools;
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_the_runtime_prefers_is_named_and_nothing_is_written_beside_it() {
+    fn preferred_configuration_of_another_plugin_is_named_and_nothing_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("10-ropeway.conflist");
         for harmless in ["10-ropeway.next", "05-note.txt", "20-other.conflist"] {

@@ -96,7 +96,7 @@ pub(super) fn metrics_handler(
         "/readyz" if status.is_in_order() => HttpResponse::text("ok\n".into()),
         "/readyz" => HttpResponse {
             status: hyper::StatusCode::SERVICE_UNAVAILABLE,
-            ..HttpResponse::text("node not in order: see the agent's log\n".into())
+            ..HttpResponse::text("node setup incomplete: see the agent's log\n".into())
         },
         "/proxyMode" => HttpResponse::text("ropeway".into()),
         "/configz" => HttpResponse::json(hyper::StatusCode::OK, configz.clone()),

@@ -1,9 +1,9 @@
 //! Resizes the Service maps when they are full, by restarting the agent in place.
 //!
-//! A map cannot grow, and the start of an agent already replaces maps without a loss of traffic. So
-//! the agent calls execve(2) on its own program and passes the new sizes in an environment
-//! variable; the process id stays the same for the container runtime. Only maps that Services fill
-//! grow; flow tables keep their size.
+//! A map cannot change its size, and the start of an agent already replaces maps without a loss of
+//! traffic. So the agent calls execve(2) on its own program and passes the new sizes in an
+//! environment variable; the process id stays the same for the container runtime. Only maps that
+//! Services fill are resized; flow tables keep their size.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +21,7 @@ use crate::load::sizes::{ResizableMaps, Sizes, larger};
 use crate::proxy::controller::Snapshot;
 
 /// Environment variable with the requested sizes: `map=entries`, separated by commas.
-const VARIABLE: &str = "ROPEWAY_GROWN_TABLES";
+const VARIABLE: &str = "ROPEWAY_RESIZED_MAPS";
 
 /// Returns the node's memory in bytes.
 #[must_use]
@@ -65,8 +65,8 @@ pub async fn watch(
         let insufficient = snapshots.borrow_and_update().insufficient.clone();
         let next = next(&groups, &insufficient, present);
         if !next.is_empty() {
-            info!(tables = next, "map resize started: restarting the agent with larger maps");
-            let error = again(&next);
+            info!(maps = next, "map resize started: restarting the agent with larger maps");
+            let error = restart(&next);
             error!(%error, "map resize failed: cannot restart the agent; the maps keep their sizes");
             break;
         }
@@ -95,13 +95,13 @@ fn parse(text: &str) -> BTreeMap<&str, u32> {
 }
 
 /// Replaces the process; returns only on failure.
-fn again(tables: &str) -> io::Error {
+fn restart(sizes: &str) -> io::Error {
     let mut arguments = std::env::args_os();
     let mut command = Command::new("/proc/self/exe");
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    command.args(arguments).env(VARIABLE, tables).exec()
+    command.args(arguments).env(VARIABLE, sizes).exec()
 }
 
 #[cfg(test)]
@@ -110,13 +110,13 @@ mod tests {
     use crate::config::TableSizes;
 
     #[test]
-    fn asks_for_maps_that_are_short_and_may_grow() {
+    fn full_maps_below_their_limit_are_resized() {
         let groups = Sizes::new(&TableSizes { slots: Some(1 << 18), ..TableSizes::default() }, 0).resizable;
         let first = |map: &str| groups.iter().find(|g| g.maps[0] == map).map_or(0, |g| g.first);
         let next = |insufficient: &[(&'static str, u32)]| next(&groups, &insufficient.iter().copied().collect(), first);
         assert_eq!(next(&[("backends", 70_000), ("frontends6", 1)]), "frontends6=262144,backends=262144");
         assert_eq!(next(&[("slots", 1)]), "", "at its limit");
-        assert_eq!(next(&[("source_ranges4", 1)]), "", "does not grow");
+        assert_eq!(next(&[("source_ranges4", 1)]), "", "is not resizable");
         assert_eq!(parse("frontends6=262144,backends=262144,x,y=z").len(), 2);
     }
 }

@@ -205,7 +205,7 @@ mod tests {
 
     /// The controller's end closes the channels of other tasks, which may be joined before it.
     #[tokio::test]
-    async fn the_cause_of_simultaneous_ends_is_named() {
+    async fn cause_of_simultaneous_task_ends_is_named() {
         let (sender, receiver) = watch::channel(());
         let follower = |mut receiver: watch::Receiver<()>| async move { while receiver.changed().await.is_ok() {} };
         let mut returned = Supervisor::default();

@@ -245,7 +245,7 @@ pub fn pods(pins: &Pins, programs: &Programs, socket: &mut Socket) -> Result<usi
             // The pod was deleted after the listing.
             Err(e) if gone(&e) => {}
             Err(e) => {
-                warn!(device = link.name, error = %e, "cannot replace the programs of a pod: it keeps the old ones")
+                warn!(device = link.name, error = %e, "cannot replace the programs of a pod: it keeps the old ones");
             }
         }
     }

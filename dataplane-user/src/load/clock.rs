@@ -1,7 +1,7 @@
 //! Reads the clock of the packet path: its rate and its present tick.
 //!
-//! Programs count time in jiffies because reading them is free. Jiffies per second (CONFIG_HZ) are
-//! a build option of the kernel. User space learns it from the resolution of the coarse clocks,
+//! Programs count time in jiffies because reading them is free. Jiffies per second (`CONFIG_HZ`)
+//! are a build option of the kernel. User space learns it from the resolution of the coarse clocks,
 //! which advance once per jiffy (`KTIME_LOW_RES` in kernel/time/posix-timers.c). The agent reads
 //! the rate once, at its start. [`Clock`] converts timeouts.
 

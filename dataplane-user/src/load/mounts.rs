@@ -74,7 +74,7 @@ mod tests {
 not a line";
 
     #[test]
-    fn finds_the_holding_mount() {
+    fn mount_of_a_path_is_found() {
         let mounts = parse(HYBRID);
         assert_eq!(mounts.len(), 5);
         let kind = |p: &str| mount_of(&mounts, Path::new(p)).map(|m| m.kind.clone());

@@ -311,7 +311,7 @@ impl Drop for Rollback {
     fn drop(&mut self) {
         let failed = |path: &Path, result: io::Result<()>| match result {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                warn!(path = %path.display(), error = %e, "rollback failed: remove this path by hand")
+                warn!(path = %path.display(), error = %e, "rollback failed: remove this path by hand");
             }
             _ => {}
         };

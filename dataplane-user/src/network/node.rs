@@ -1,4 +1,5 @@
-//! Keeps the node in order: programs, configuration, host devices, tunnels, routes and networks.
+//! Sets up the node and repairs it: programs, configuration, host devices, tunnels, routes and
+//! networks.
 //!
 //! One task owns all of it and only sequences its jobs: `facts_tracker` with `attachments`,
 //! `config_writer`, `routing` and `host_device`. A refresh compares the desired state with the
@@ -172,7 +173,7 @@ impl NodeTask {
             }
             self.cluster.update(&mut feed);
             if let Err(e) = self.refresh(external) {
-                warn!(error = %e, "the node is not in order; trying again in {RETRY:?}");
+                warn!(error = %e, "node setup failed: retry in {RETRY:?}");
                 self.status.failed();
                 due = Instant::now() + RETRY;
             }

@@ -1,4 +1,4 @@
-//! The fabric (a network namespace with a bridge for each subnet: switch, router and the world
+//! The fabric (a network namespace with a bridge for each subnet: switch, router and the network
 //! outside) and the nodes' namespaces that are plugged into it. The machine's own namespace gets no
 //! device, route or rule.
 

@@ -118,7 +118,7 @@ fn lasting(fixture: &ContractFixture) {
     expires(fixture, &mut observations);
     // the endpoint is removed and added again
     let apply = |endpoints: &[(&Pod, Value)]| {
-        fixture.apply("affinity-70", &with_endpoints(sticky("moved", 75, None), endpoints))
+        fixture.apply("affinity-70", &with_endpoints(sticky("moved", 75, None), endpoints));
     };
     for (now, wanted) in
         [(vec![here], "web-1"), (vec![here, there], "web-1"), (vec![there], "web-2"), (vec![here, there], "web-2")]

@@ -20,7 +20,7 @@ const REQUESTS: u64 = 120;
 const UNDER_LOAD: u64 = 200;
 const RATE: &str = "--rate=100";
 /// Largest time of a rejection.
-const REFUSED_WITHIN: Duration = Duration::from_millis(100);
+const REJECTED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Runs all steps in order.
 pub(super) fn tell(stage: &mut Stage) -> Result<()> {
@@ -39,7 +39,7 @@ pub(super) fn tell(stage: &mut Stage) -> Result<()> {
     stage.cluster.await_backends("default/web", 3)?;
     stage.cluster.await_backends("default/empty", 0)?;
     who_answers(stage)?;
-    refusal(stage)?;
+    rejection(stage)?;
     endpoint_leaves(stage)?;
     agent_dies(stage)?;
     inside(stage)
@@ -62,8 +62,8 @@ fn who_answers(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn refusal(stage: &Stage) -> Result<()> {
-    step("a Service without endpoints refuses at once");
+fn rejection(stage: &Stage) -> Result<()> {
+    step("a Service without endpoints rejects at once");
     let shell = stage.shell.as_ref().context("no pod asks")?;
     for target in ["10.96.0.99:80", "[fd00:10:96::99]:80"] {
         let target: SocketAddr = target.parse()?;
@@ -72,7 +72,7 @@ fn refusal(stage: &Stage) -> Result<()> {
             let report = load::send_requests(from, target, Protocol::Tcp, 1)?;
             println!("{}  after {:.1?}", show::line(name, target, "tcp", &report), report.slowest());
             ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "expected ECONNREFUSED: {report:?}");
-            ensure!(report.slowest() < REFUSED_WITHIN, "that took too long");
+            ensure!(report.slowest() < REJECTED_WITHIN, "that took too long");
         }
     }
     Ok(())
@@ -100,14 +100,14 @@ impl Traffic {
 
     /// Closes the persistent connections; none may have broken.
     fn release(&mut self) -> Result<()> {
-        let (mut held, mut requests) = (0, 0);
+        let (mut connections, mut requests) = (0, 0);
         for (name, load) in self.persistent.drain(..) {
             let report = load.release()?;
             ensure!(report.lost.is_empty(), "{name}: connections broke: {:?}", report.lost);
-            held += report.established;
+            connections += report.established;
             requests += report.requests.ok;
         }
-        println!("  {held} persistent connections, {requests} requests over them, 0 broken");
+        println!("  {connections} persistent connections, {requests} requests over them, 0 broken");
         Ok(())
     }
 
@@ -136,7 +136,7 @@ fn endpoint_leaves(stage: &mut Stage) -> Result<()> {
         report.ok == REQUESTS && !report.by_server.contains_key("web-2"),
         "web-2 still gets new connections: {report:?}"
     );
-    println!("  web-2 gets no new connections, and the held ones go on");
+    println!("  web-2 gets no new connections, and the persistent ones continue");
     traffic.release()?;
     stage.apply("steps/web-2-gone.yaml", "web-endpoints")?;
     stage.cluster.await_backends("default/web", 2)?;

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_exempt_where_no_break_helps() {
+    fn link_without_a_break_is_exempt() {
         let link = format!("https://example.org/{}", "x".repeat(90));
         assert!(lines("a.rs", &format!("// {link}\n")).is_empty());
         assert!(lines("a.md", &format!("- [name]({link})\n[name]: {link}\n")).is_empty());

@@ -29,7 +29,7 @@ pub(super) fn check(paths: &Paths) -> Result<()> {
             found.extend(arrows::of(&file, &module)?);
             modules.insert(module[0].clone());
         }
-        faults.extend(judge(of, &modules, &found));
+        faults.extend(violations(of, &modules, &found));
         println!("{}: {} rooms, {} arrows", of.name, of.rooms.len(), of.arrows());
     }
     if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n")) }
@@ -45,7 +45,7 @@ fn module_of(name: &str) -> Option<Vec<String>> {
 }
 
 /// Returns the faults of a table, and of the crate's source against it.
-fn judge(of: &Crate, modules: &BTreeSet<String>, found: &[Arrow]) -> Vec<String> {
+fn violations(of: &Crate, modules: &BTreeSet<String>, found: &[Arrow]) -> Vec<String> {
     let mut faults = of.faults();
     for module in modules.iter().filter(|module| of.room(module).is_none()) {
         faults.push(format!("{}/src/{module}: not a room; put it into one, or into rooms/table.rs", of.name));
@@ -98,20 +98,20 @@ mod tests {
 
     #[test]
     fn source_that_follows_the_table_passes() {
-        assert_eq!(judge(&HOUSE, &modules(&["attic", "cellar", "kitchen"]), &arrows()), [""; 0]);
+        assert_eq!(violations(&HOUSE, &modules(&["attic", "cellar", "kitchen"]), &arrows()), [""; 0]);
     }
 
     #[test]
-    fn an_arrow_outside_the_table_fails() {
+    fn arrow_outside_the_table_fails() {
         let mut arrows = arrows();
         arrows.push(arrow("cellar", "attic"));
-        let faults = judge(&HOUSE, &modules(&["attic", "cellar", "kitchen"]), &arrows);
+        let faults = violations(&HOUSE, &modules(&["attic", "cellar", "kitchen"]), &arrows);
         assert_eq!(faults, ["cellar.rs:1: room `cellar` must not use `attic`"]);
     }
 
     #[test]
-    fn an_arrow_of_the_table_that_no_source_has_fails() {
-        let faults = judge(&HOUSE, &modules(&["attic", "cellar", "kitchen"]), &arrows()[..2]);
+    fn arrow_of_the_table_that_no_source_has_fails() {
+        let faults = violations(&HOUSE, &modules(&["attic", "cellar", "kitchen"]), &arrows()[..2]);
         assert_eq!(faults, ["house: `attic` does not use `kitchen`; take it off the table"]);
     }
 
@@ -119,9 +119,9 @@ mod tests {
     fn modules_and_rooms_must_match() {
         let mut arrows = arrows();
         arrows.push(arrow("attic", "std"));
-        let faults = judge(&HOUSE, &modules(&["attic", "cellar", "kitchen", "shed"]), &arrows);
+        let faults = violations(&HOUSE, &modules(&["attic", "cellar", "kitchen", "shed"]), &arrows);
         assert!(faults.len() == 1 && faults[0].starts_with("house/src/shed: not a room"), "{faults:?}");
-        let faults = judge(&HOUSE, &modules(&["attic", "kitchen"]), &[arrow("attic", "kitchen")]);
+        let faults = violations(&HOUSE, &modules(&["attic", "kitchen"]), &[arrow("attic", "kitchen")]);
         assert!(
             faults.contains(&"house: room `cellar` is in rooms/table.rs, but not in src/".to_owned()),
             "{faults:?}"

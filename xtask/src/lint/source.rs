@@ -34,7 +34,7 @@ pub(super) fn check(paths: &Paths) -> Result<()> {
     for folder in FOLDERS {
         for file in files::below(paths, folder, &["rs"])? {
             count += 1;
-            wrong.extend(judge(&file.name, &file.text)?);
+            wrong.extend(violations(&file.name, &file.text)?);
         }
     }
     if !wrong.is_empty() {
@@ -45,7 +45,7 @@ pub(super) fn check(paths: &Paths) -> Result<()> {
 }
 
 /// Returns the faults of one file.
-fn judge(name: &str, text: &str) -> Result<Vec<String>> {
+fn violations(name: &str, text: &str) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     let lines = text.lines().count();
     if lines > LONGEST {
@@ -89,9 +89,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_good_file_passes() {
+    fn valid_file_passes() {
         assert!(
-            judge("tests/src/x.rs", "//! Header.\n// unsafe in a comment\nconst A: &str = \"unsafe\";\n")
+            violations("tests/src/x.rs", "//! Header.\n// unsafe in a comment\nconst A: &str = \"unsafe\";\n")
                 .unwrap()
                 .is_empty()
         );
@@ -100,16 +100,16 @@ mod tests {
     #[test]
     fn unsafe_is_found_where_it_is() {
         let text = "//! Header.\nfn f() {\n    unsafe { g() }\n}\n";
-        assert_eq!(judge("tests/src/x.rs", text).unwrap(), ["tests/src/x.rs:3: unsafe code outside the doors"]);
+        assert_eq!(violations("tests/src/x.rs", text).unwrap(), ["tests/src/x.rs:3: unsafe code outside the doors"]);
         let attribute = "//! Header.\n#[unsafe(no_mangle)]\nstatic A: u8 = 0;\n";
-        assert!(judge("tests/src/x.rs", attribute).unwrap().is_empty());
-        assert!(judge("cni-plugin/src/sys.rs", text).unwrap().is_empty());
-        assert!(judge("dataplane-ebpf/src/kernel/skb.rs", text).unwrap().is_empty());
+        assert!(violations("tests/src/x.rs", attribute).unwrap().is_empty());
+        assert!(violations("cni-plugin/src/sys.rs", text).unwrap().is_empty());
+        assert!(violations("dataplane-ebpf/src/kernel/skb.rs", text).unwrap().is_empty());
     }
 
     #[test]
     fn length_and_header_are_judged() {
         let long = "\n".repeat(501);
-        assert_eq!(judge("x.rs", &long).unwrap().len(), 2);
+        assert_eq!(violations("x.rs", &long).unwrap().len(), 2);
     }
 }

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nightly_needs_sources_and_an_llvm_that_the_linker_reads() {
+    fn nightly_needs_sources_and_a_matching_llvm() {
         assert!(suits(22, true));
         assert!(suits(21, true));
         assert!(!suits(22, false));

@@ -41,7 +41,7 @@ impl Contracts {
     }
 
     /// Prints the matrix. Fails if a cell has failed, or if the committed file differs.
-    pub(super) fn judge(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let matrix = Matrix::new(&read(&self.records)?);
         let text = matrix.to_string();
         shell::step(&format!("the contract of a service proxy: {DOC}"));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     fn outcome(contracts: &Contracts) -> String {
-        contracts.judge().map_or_else(|error| error.to_string(), |()| "well".to_owned())
+        contracts.check().map_or_else(|error| error.to_string(), |()| "well".to_owned())
     }
 
     /// Returns the records of a run without failures.
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_is_not_as_it_should_be_fails() {
+    fn failed_or_stale_matrix_is_reported() {
         let checked = contracts("checked", false);
         let writing = Contracts { write: true, records: checked.records.clone(), doc: checked.doc.clone() };
         assert!(outcome(&writing).contains("no test has looked"), "nothing was recorded");
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_leaves_out_rules_says_nothing_of_them() {
+    fn filtered_out_rules_are_not_reported() {
         assert!([None, Some("contracts"), Some("contracts::")].into_iter().all(Contracts::are_complete));
         assert!(!Contracts::are_complete(Some("contracts::choice")));
         assert!(!Contracts::are_complete(Some("reach")));

@@ -80,7 +80,7 @@ fn requested_address_is_reserved_unless_held() {
     // An address of another process's unfinished reservation is held as well.
     let on_its_way = store.lock(SOON).unwrap().reserve(&facts("c4"), &[fixed("10.1.0.8", "10.1.0.0/26")]).unwrap();
     let eight = [fixed("10.1.0.8", "10.1.0.0/26")];
-    assert!(matches!(reserve(&scratch.store("a"), "c5", &eight), Err(StoreError::Held { .. })));
+    assert!(matches!(reserve(&scratch.store("a"), "c5", &eight), Err(StoreError::InUse { .. })));
     drop(on_its_way.commit(&store).unwrap());
     let held: std::collections::BTreeSet<_> = store.lock(SOON).unwrap().held_addresses().unwrap().into_iter().collect();
     assert_eq!(held.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.7", "10.1.0.8"]);
@@ -92,6 +92,6 @@ fn requested_address_and_other_family_or_none() {
     let store = scratch.store("a");
     reserve(&store, "c1", &[fixed("fd00:1::7", "fd00:1::/122")]).unwrap();
     let both = [block(&["10.1.0.0/26"]), fixed("fd00:1::7", "fd00:1::/122")];
-    assert!(matches!(reserve(&store, "c2", &both), Err(StoreError::Held { .. })));
+    assert!(matches!(reserve(&store, "c2", &both), Err(StoreError::InUse { .. })));
     assert_eq!(reserve(&store, "c3", &both[..1]).unwrap(), ["10.1.0.0"], "no IPv4 address was lost");
 }

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_node_has_an_address_of_each_family() {
+    fn node_has_an_address_of_each_family() {
         let with = |node_ips| entry(&NodeFacts { node_ips, ..NodeFacts::default() });
         let pod = with(vec!["192.168.50.11".parse().unwrap(), "fd00:50::11".parse().unwrap()]);
         assert_eq!(IpAddr::from(pod.addr4).to_string(), "192.168.50.11");

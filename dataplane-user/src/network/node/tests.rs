@@ -159,7 +159,7 @@ fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
 #[test]
 fn host_routing_is_bypassed_only_if_all_routes_use_the_uplink() {
     let c = config(Options::default());
-    let ways = |s: &KernelSnapshot| {
+    let routes_and_mtu = |s: &KernelSnapshot| {
         let node = discover::facts(&c, s, None).node_config(&c, Clock { jiffies_per_second: 250 });
         (node.uplink, node.mtu)
     };
@@ -170,12 +170,12 @@ fn host_routing_is_bypassed_only_if_all_routes_use_the_uplink() {
     let link_local =
         Route { protocol: 2, ..Route::new("fe80::/64".parse().unwrap(), Hop::Device { index: IfIndex(3) }) };
     s.routes.extend([ours, link_local]);
-    assert_eq!(ways(&s), (2, 1500));
+    assert_eq!(routes_and_mtu(&s), (2, 1500));
     // A bridge of another runtime, with a smaller MTU than the uplink.
     let bridge =
         Route { protocol: 2, ..Route::new("172.17.0.0/16".parse().unwrap(), Hop::Device { index: IfIndex(3) }) };
     s.routes.push(bridge);
-    assert_eq!(ways(&s), (0, 1400));
+    assert_eq!(routes_and_mtu(&s), (0, 1400));
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub enum TunnelError {
     #[error("tunnel: {0}")]
     Netlink(#[from] NetlinkError),
     /// Another program's device has the name.
-    #[error("tunnel: device {name} exists and is not ours: remove or rename it")]
+    #[error("tunnel: device {name} exists and was not made by Ropeway: remove or rename it")]
     Foreign {
         /// Name of the device.
         name: &'static str,

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrow_names_its_line() {
+    fn arrow_names_its_line() {
         let file = File { name: "x.rs".into(), text: "//! X.\n\nuse crate::wire;\n".into() };
         let arrows = of(&file, &["path".to_owned()]).unwrap();
         assert_eq!((arrows[0].from.as_str(), arrows[0].place.as_str()), ("path", "x.rs:3"));

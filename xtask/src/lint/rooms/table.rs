@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_circle_fails() {
+    fn circle_fails() {
         let rooms: &[Room] = &[Room { name: "a", uses: &["b"] }, Room { name: "b", uses: &["a"] }];
         let faults = Crate { name: "house", most_rooms: 2, most_arrows: 2, rooms }.faults();
         assert!(
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_have_no_fault() {
+    fn room_tables_are_valid() {
         for of in CRATES {
             assert_eq!(of.faults(), [""; 0]);
         }

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_depends_on_content_only() {
+    fn layer_depends_on_content_only() {
         let dir = std::env::temp_dir().join(format!("rw-layer-{}", std::process::id()));
         let (one, two) = (dir.join("1"), dir.join("2"));
         for root in [&one, &two] {
