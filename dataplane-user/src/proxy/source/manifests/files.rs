@@ -11,12 +11,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::parse::{Fault, ParsedFile, parse};
+use super::parse::{ManifestId, ParseError, ParsedFile, parse};
 use crate::proxy::source::decode::Decoder;
-use crate::proxy::source::{Cause, ObjectKey, ObjectKind, Rejection, RejectionOrigin, SourceEvent};
-
-/// Identity of an object in a manifest.
-pub(super) type ManifestId = (ObjectKind, ObjectKey);
+use crate::proxy::source::{Cause, ObjectKind, Rejection, RejectionOrigin, SourceEvent};
 
 /// The manifest files of the directory.
 pub(super) struct Files {
@@ -70,7 +67,7 @@ impl Files {
                 events.push(SourceEvent::Cleared(path.into()));
                 return events;
             }
-            Err(e) => Err(Fault { document: None, field: String::new(), reason: e.to_string() }),
+            Err(e) => Err(ParseError { document: None, field: String::new(), reason: e.to_string() }),
         };
         match parsed {
             Ok(parsed) => {
@@ -78,7 +75,7 @@ impl Files {
                 events.extend(self.replace(path, parsed));
                 events
             }
-            Err(Fault { document, field, reason }) => {
+            Err(ParseError { document, field, reason }) => {
                 // Listed even if it never was valid, so that its removal is noticed.
                 self.objects.entry(path.into()).or_default();
                 let (origin, cause) = (RejectionOrigin::File { path: path.into() }, Cause::Invalid);

@@ -9,15 +9,17 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::files::ManifestId;
 use crate::proxy::source::decode::{Decoded, Decoder};
 use crate::proxy::source::kubernetes::split;
 use crate::proxy::source::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
 use crate::proxy::source::{ObjectKey, ObjectKind, SourceEvent};
 
+/// Identity of an object in a manifest.
+pub(super) type ManifestId = (ObjectKind, ObjectKey);
+
 /// The reason why a file is invalid.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct ParseError {
     /// Number of the document in the file, from 1.
     pub(super) document: Option<usize>,
     /// Path of the field in the document.
@@ -34,14 +36,14 @@ pub(super) struct ParsedFile {
 }
 
 /// Parses a file. Skips objects of other kinds.
-pub(super) fn parse(path: &Path, bytes: &[u8], decoder: &mut Decoder) -> Result<ParsedFile, Fault> {
+pub(super) fn parse(path: &Path, bytes: &[u8], decoder: &mut Decoder) -> Result<ParsedFile, ParseError> {
     let mut parsed = ParsedFile::default();
     let json = path.extension().is_some_and(|e| e == "json");
     let documents = if json { json_documents(bytes) } else { yaml_documents(bytes) };
     for (document, value) in (1..).zip(documents) {
-        let value = value.map_err(|reason| Fault { document: Some(document), field: String::new(), reason })?;
+        let value = value.map_err(|reason| ParseError { document: Some(document), field: String::new(), reason })?;
         let mut sink = |id, events| parsed.objects.push((document, id, events));
-        object(value, "", decoder, &mut sink).map_err(|(field, reason)| Fault {
+        object(value, "", decoder, &mut sink).map_err(|(field, reason)| ParseError {
             document: Some(document),
             field,
             reason,
@@ -66,14 +68,15 @@ fn yaml_documents(mut bytes: &[u8]) -> Vec<Result<Value, String>> {
 /// Limit on YAML nodes, which is enough for 50,000 Services in one file.
 const MAX_EVENTS: usize = 20_000_000;
 
-type FieldFault = (String, String);
+/// Path of a field, and the reason why it is invalid.
+type FieldError = (String, String);
 
 fn object(
     value: Value,
     at: &str,
     decoder: &mut Decoder,
     sink: &mut impl FnMut(ManifestId, Vec<SourceEvent>),
-) -> Result<(), FieldFault> {
+) -> Result<(), FieldError> {
     // An empty YAML document, as after a trailing `---`.
     if value.is_null() {
         return Ok(());
@@ -118,7 +121,7 @@ fn items(
     at: &str,
     decoder: &mut Decoder,
     sink: &mut impl FnMut(ManifestId, Vec<SourceEvent>),
-) -> Result<(), FieldFault> {
+) -> Result<(), FieldError> {
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().trim_end_matches("List").to_owned();
     let version = value.get("apiVersion").cloned().unwrap_or_default();
     let Some(Value::Array(items)) = value.get_mut("items").map(Value::take) else {
@@ -135,7 +138,7 @@ fn items(
     Ok(())
 }
 
-fn typed<T: DeserializeOwned>(value: Value, at: &str) -> Result<T, FieldFault> {
+fn typed<T: DeserializeOwned>(value: Value, at: &str) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(value).map_err(|e| (format!("{at}{}", e.path()), e.inner().to_string()))
 }
 
@@ -145,7 +148,7 @@ fn emit<T>(
     at: &str,
     sink: &mut impl FnMut(ManifestId, Vec<SourceEvent>),
     event: impl FnOnce(ObjectKey, Option<T>) -> SourceEvent,
-) -> Result<(), FieldFault> {
+) -> Result<(), FieldError> {
     if decoded.key.name.is_empty() {
         return Err((format!("{at}metadata.name"), "is missing".into()));
     }
