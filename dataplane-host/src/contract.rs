@@ -30,6 +30,34 @@ use crate::durable;
 /// The state directory of agent, plugin and command line unless an option says otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/ropeway";
 
+/// Name of the agent's lock file in the state directory.
+pub const AGENT_LOCK: &str = "agent.lock";
+
+/// Name of the address store's directory in the state directory.
+pub const ADDRESS_STORE: &str = "addresses";
+
+/// Why a directory is refused for which [`is_state_dir`] returns false.
+pub const NOT_A_STATE_DIR: &str =
+    "has files, and none of them is Ropeway's: name an empty directory, or one that does not exist";
+
+/// Returns true if a directory with these entries is Ropeway's state directory, or empty.
+///
+/// Agent and plugin take the rights of other users from their state directory, which must not
+/// happen to `/etc` by a wrong setting.
+#[must_use]
+pub fn is_state_dir<'a>(entries: impl Iterator<Item = &'a str>) -> bool {
+    let own = [AGENT_LOCK, ADDRESS_STORE, NodeFile::NAME, pools::PoolsFile::NAME, pools::NamespacesFile::NAME];
+    let mut foreign = false;
+    for entry in entries {
+        if own.contains(&entry) {
+            return true;
+        }
+        // The root of an ext4 file system has this directory.
+        foreign |= entry != "lost+found";
+    }
+    !foreign
+}
+
 /// A file in the state directory that the agent writes.
 ///
 /// A newer agent may add fields without a new version: readers ignore fields that they do not know.

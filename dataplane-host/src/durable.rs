@@ -21,13 +21,14 @@ pub enum Mode {
     Exact(u32),
 }
 
-/// Replaces the content of `path` unless it is the same already. Returns whether it was written.
-/// The new content goes through `next`, a name in the same directory.
+/// Replaces `path` unless it has this content, and with [`Mode::Exact`] these permissions, already.
+/// Returns whether it was written. The new content goes through `next`, a name in the same
+/// directory.
 ///
 /// # Errors
 /// The directory cannot be written.
 pub fn replace(path: &Path, next: &Path, mode: Mode, content: &[u8]) -> io::Result<bool> {
-    if fs::read(path).is_ok_and(|present| present == content) {
+    if fs::read(path).is_ok_and(|present| present == content) && has_mode(path, mode) {
         return Ok(false);
     }
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
@@ -41,6 +42,12 @@ pub fn replace(path: &Path, next: &Path, mode: Mode, content: &[u8]) -> io::Resu
     fs::rename(next, path)?;
     File::open(directory)?.sync_all()?;
     Ok(true)
+}
+
+/// Returns false if the permissions of a file are not exactly those that it must have.
+fn has_mode(path: &Path, mode: Mode) -> bool {
+    let Mode::Exact(bits) = mode else { return true };
+    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o7777 == bits)
 }
 
 /// Replaces the file `name` of a directory by one line of JSON that only its owner may read.

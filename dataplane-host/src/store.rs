@@ -61,6 +61,7 @@ pub use range::Range;
 pub use record::{AttachmentId, AttachmentRecord};
 pub use reserve::{Reservation, Written};
 
+use crate::contract;
 use directory::Directory;
 
 /// The time for which a released address is not reused while its range has others.
@@ -69,8 +70,7 @@ pub const COOL_DOWN: Duration = Duration::from_secs(30);
 /// The deadline with which agent, plugin and command line wait for the store's lock. Holders need
 /// milliseconds; a runtime gives a plugin call minutes.
 pub const LOCK_DEADLINE: Duration = Duration::from_secs(10);
-/// Name of the store's directory in the state directory.
-const DIRECTORY: &str = "addresses";
+const DIRECTORY: &str = contract::ADDRESS_STORE;
 
 /// The reason why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +122,7 @@ impl AddressStore {
     /// Opens the store below `state_dir`; creates it if there is none.
     ///
     /// # Errors
-    /// A directory cannot be created or belongs to another user.
+    /// A directory cannot be created, belongs to another user, or is not a state directory.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
         let boot = std::fs::read_to_string(boot_path).map_err(|e| StoreError::io("read", boot_path, e))?;

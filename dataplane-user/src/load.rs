@@ -43,6 +43,9 @@ pub enum LoadError {
     /// A file or directory that can't be opened, created or read.
     #[error("cannot access {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
+    /// `--state-dir` names a directory with files of other programs only.
+    #[error("--state-dir {}: {}", path.display(), dataplane_host::contract::NOT_A_STATE_DIR)]
+    NotStateDir { path: PathBuf },
     /// Another process holds the lock file of the state directory.
     #[error("{}: another agent runs on this node (or --state-dir is shared with another node's)", path.display())]
     SecondAgent { path: PathBuf },

@@ -104,3 +104,13 @@ fn unreadable_and_unwritable_files_name_the_attempt() {
     let error = write(Path::new("/nonexistent"), &NodeFile::default()).unwrap_err().to_string();
     assert!(error.starts_with("cannot write /nonexistent/node.json: "), "{error}");
 }
+
+#[test]
+fn state_directory_is_empty_or_has_a_file_of_ropeway() {
+    let is = |entries: &[&str]| is_state_dir(entries.iter().copied());
+    assert!(is(&[]) && is(&["lost+found"]));
+    for own in ["agent.lock", "addresses", "node.json", "pools.json", "namespaces.json"] {
+        assert!(is(&["note.txt", own]), "{own}");
+    }
+    assert!(!is(&["passwd", "shadow"]) && !is(&["lost+found", "home"]));
+}

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::StoreError;
+use crate::contract;
 
 const DIRECTORY_MODE: Mode = Mode::RWXU;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -28,12 +29,23 @@ pub(super) struct Directory {
 pub(super) type FileNumber = (u64, u64);
 
 impl Directory {
-    /// Opens a directory at a path, or creates it (its parent must exist).
+    /// Opens the state directory, or creates it (its parent must exist).
+    ///
+    /// Other permissions than 0700 are changed only if the directory is Ropeway's: a wrong setting,
+    /// such as `/etc`, must not close a directory of the system.
     pub(super) fn make(path: &Path) -> Result<Self, StoreError> {
-        match Self::open_at(CWD, path, path.into()) {
+        let open = || {
+            let (directory, mode) = Self::open_as_is(CWD, path, path.into())?;
+            if is_open(mode) && !contract::is_state_dir(directory.names()?.iter().map(String::as_str)) {
+                let reason = contract::NOT_A_STATE_DIR.into();
+                return Err(StoreError::Unsafe { path: path.into(), reason });
+            }
+            directory.close_to_others(mode)
+        };
+        match open() {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 make_directory(CWD, path, path)?;
-                Self::open_at(CWD, path, path.into())
+                open()
             }
             other => other,
         }
@@ -53,6 +65,12 @@ impl Directory {
     }
 
     fn open_at(at: impl rustix::fd::AsFd, name: &Path, path: PathBuf) -> Result<Self, StoreError> {
+        let (directory, mode) = Self::open_as_is(at, name, path)?;
+        directory.close_to_others(mode)
+    }
+
+    /// Opens a directory of this user, and returns its mode.
+    fn open_as_is(at: impl rustix::fd::AsFd, name: &Path, path: PathBuf) -> Result<(Self, u32), StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(at, name, flags, Mode::empty()).map_err(|e| fail("open", &path, e))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| fail("stat", &path, e))?;
@@ -61,10 +79,14 @@ impl Directory {
             let reason = format!("belongs to user {}, not to {own}", stat.st_uid);
             return Err(StoreError::Unsafe { path, reason });
         }
-        if stat.st_mode & 0o077 != 0 {
-            rustix::fs::fchmod(&fd, DIRECTORY_MODE).map_err(|e| fail("set mode 0700", &path, e))?;
+        Ok((Self { fd, path }, stat.st_mode))
+    }
+
+    fn close_to_others(self, mode: u32) -> Result<Self, StoreError> {
+        if is_open(mode) {
+            rustix::fs::fchmod(&self.fd, DIRECTORY_MODE).map_err(|e| fail("set mode 0700", &self.path, e))?;
         }
-        Ok(Self { fd, path })
+        Ok(self)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -167,6 +189,11 @@ impl Directory {
         }
         Ok(names)
     }
+}
+
+/// Returns true if other users may read, change or enter a directory of this mode.
+const fn is_open(mode: u32) -> bool {
+    mode & 0o077 != 0
 }
 
 /// Returns the identity of an open file.

@@ -1,6 +1,7 @@
 //! Tests of the store's guarantees, and of each state that a kill or a power cut can leave.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -279,4 +280,27 @@ fn nearly_full_range_is_as_fast_as_an_empty_one() {
     for n in 70_000..71_000 {
         drop(one(n));
     }
+}
+
+#[test]
+fn directory_of_the_system_is_neither_closed_nor_used() {
+    let scratch = Scratch::new();
+    let mode = || fs::metadata(&scratch.0).unwrap().permissions().mode() & 0o777;
+    let open = || fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o755)).unwrap();
+    open();
+    fs::write(scratch.0.join("passwd"), "").unwrap();
+    let error = AddressStore::open(&scratch.0).unwrap_err().to_string();
+    assert!(error.contains("has files, and none of them is Ropeway's"), "{error}");
+    assert_eq!((mode(), fs::read_dir(&scratch.0).unwrap().count()), (0o755, 1));
+
+    // kubelet creates an empty directory of mode 0755, to which the agent has added its files.
+    fs::remove_file(scratch.0.join("passwd")).unwrap();
+    for name in ["agent.lock", "pod-mtu.json"] {
+        fs::write(scratch.0.join(name), "").unwrap();
+    }
+    AddressStore::open(&scratch.0).unwrap();
+    assert_eq!(mode(), 0o700);
+    open();
+    AddressStore::open(&scratch.0).unwrap();
+    assert_eq!(mode(), 0o700);
 }

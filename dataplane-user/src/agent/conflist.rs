@@ -138,11 +138,13 @@ fn content(config: &Config) -> String {
 
 fn write(path: &Path, text: &str) -> io::Result<bool> {
     // Runtimes ignore the temporary name: they read .conflist, .conf and .json only.
-    durable::replace(path, &path.with_extension("next"), durable::Mode::Masked(0o666), text.as_bytes())
+    durable::replace(path, &path.with_extension("next"), durable::Mode::Exact(0o644), text.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::config::Options;
     use dataplane_host::contract::pools;
@@ -171,6 +173,19 @@ mod tests {
         }
         assert_eq!(list["plugins"][0]["stateDir"], config.state_dir.to_str().unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn conflist_is_writable_by_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("10-ropeway.conflist");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert!(write(&path, "list").unwrap());
+        assert_eq!(mode(), 0o644);
+        // An earlier version wrote the file with the umask of the container, which may be 0.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(write(&path, "list").unwrap(), "the mode is corrected");
+        assert_eq!(mode(), 0o644);
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! `ropeway status`: loaded programs, links and filters, and how full the maps are.
 //!
 //! Reads the pins of this version and asks the kernel about each of them, as `bpftool` does. A pin
-//! that cannot be read is left out. The state of the agent is known from its lock file.
+//! that cannot be read is left out. The state of the agent is known from its lock file. Sysctls with
+//! wrong values are listed, because an agent in a container may not be able to set them.
 
 use std::fs;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 use super::{SCHEMA, View, pod, table};
 use crate::load::lock::AgentLock;
+use crate::network::node::sysctl;
 use crate::row;
 
 /// The view of `ropeway status`.
@@ -38,6 +40,8 @@ pub struct Status {
     pub agent_running: Option<bool>,
     /// The map `config`, from which the programs read the node's configuration.
     pub node: Option<NodeView>,
+    /// Sysctls with a wrong value, which the agent sets if it may.
+    pub wrong_sysctls: Vec<SysctlView>,
     /// Pinned programs by name.
     pub programs: Vec<ProgramView>,
     /// Pinned links by name.
@@ -59,6 +63,18 @@ pub struct NodeView {
     pub udp_ticks: u32,
     pub tcp_ticks: u32,
     pub closing_ticks: u32,
+}
+
+/// A sysctl with a wrong value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SysctlView {
+    /// Name as for sysctl(8), such as `kernel.unprivileged_bpf_disabled`.
+    pub name: String,
+    /// The required value.
+    pub required: String,
+    /// Effect of the present value.
+    pub reason: String,
 }
 
 /// A pinned program with its sizes in bytes.
@@ -139,6 +155,7 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
     });
     let filters = filters.collect();
     let own = format!("{:016x}", abi::HASH);
+    let links = links(pins, &device);
     Ok(Status {
         version: SCHEMA,
         other_abis: pins.abis().into_iter().filter(|abi| *abi != own).collect(),
@@ -156,17 +173,8 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
                 jited_bytes: info.jited_size,
             })
         }),
-        links: each(pins, "links", |name, fd| {
-            let info = sys::link_info(fd.as_fd()).ok()?;
-            let (kind, target) = if let Some((cgroup, _)) = info.cgroup() {
-                ("cgroup".into(), if cgroup == 0 { "gone".into() } else { format!("cgroup {cgroup}") })
-            } else if let Some((index, _)) = info.device() {
-                ("tcx".into(), device(index).unwrap_or_else(|| "gone".into()))
-            } else {
-                (info.link_type.to_string(), "?".into())
-            };
-            Some(LinkView { name, id: info.id, kind, target, program: info.program })
-        }),
+        wrong_sysctls: wrong_sysctls(&links),
+        links,
         filters,
         maps: each(pins, "maps", |name, fd| {
             let info = sys::map_info(fd.as_fd()).ok()?;
@@ -174,6 +182,29 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
             Some(MapView { name, id: info.id, max_entries: info.max_entries, entries })
         }),
     })
+}
+
+fn links(pins: &Pins, device: impl Fn(u32) -> Option<String>) -> Vec<LinkView> {
+    each(pins, "links", |name, fd| {
+        let info = sys::link_info(fd.as_fd()).ok()?;
+        let (kind, target) = if let Some((cgroup, _)) = info.cgroup() {
+            ("cgroup".into(), if cgroup == 0 { "gone".into() } else { format!("cgroup {cgroup}") })
+        } else if let Some((index, _)) = info.device() {
+            ("tcx".into(), device(index).unwrap_or_else(|| "gone".into()))
+        } else {
+            (info.link_type.to_string(), "?".into())
+        };
+        Some(LinkView { name, id: info.id, kind, target, program: info.program })
+    })
+}
+
+/// Returns the sysctls with a wrong value, for the uplinks with a pinned link and for all devices.
+fn wrong_sysctls(links: &[LinkView]) -> Vec<SysctlView> {
+    let uplinks: Vec<_> =
+        links.iter().filter(|l| l.name.starts_with("from_uplink-")).map(|l| l.target.clone()).collect();
+    let read = |path: &str| fs::read_to_string(Path::new("/proc/sys").join(path)).ok();
+    let view = |s: sysctl::Setting| SysctlView { name: s.name(), required: s.value.into(), reason: s.why.into() };
+    sysctl::needed(&uplinks, read).into_iter().map(view).collect()
 }
 
 /// Opens each pin of a directory in the order of names and returns the results of `view`.
@@ -231,6 +262,9 @@ impl View for Status {
             head.push(row!["Uplink", node.uplink.as_deref().unwrap_or("(chosen by the routes)")]);
             head.push(row!["SNAT ports", node.snat_ports]);
         }
+        let sysctls =
+            self.wrong_sysctls.iter().map(|s| row!["Sysctl", format!("{}={} ({})", s.name, s.required, s.reason)]);
+        head.extend(sysctls);
         let mut programs = vec![row!["PROGRAM", "ID", "TAG", "XLATED", "JITED"]];
         programs.extend(self.programs.iter().map(|p| row![p.name, p.id, p.tag, p.xlated_bytes, p.jited_bytes]));
         let mut links = vec![row!["LINK", "ID", "KIND", "ATTACHED TO", "PROGRAM"]];

@@ -197,6 +197,7 @@ fn status_in_both_forms() {
             tcp_ticks: 84375,
             closing_ticks: 59,
         }),
+        wrong_sysctls: vec![],
         programs: vec![status::ProgramView {
             name: "from_pod".into(),
             id: 9,
@@ -243,6 +244,15 @@ slots   4   -        1024  -
     let both = text(&status);
     assert!(both.contains("\nfrom_pod  rwpod   ingress    9\n"), "{both}");
     assert!(both.contains("Other ABIs      fedcba9876543210\n"), "{both}");
+
+    status.wrong_sysctls = vec![status::SysctlView {
+        name: "kernel.unprivileged_bpf_disabled".into(),
+        required: "1".into(),
+        reason: "with 0 every local user may load BPF programs".into(),
+    }];
+    let all = text(&status);
+    let line = "Sysctl          kernel.unprivileged_bpf_disabled=1 (with 0 every local user may load BPF programs)\n";
+    assert!(all.contains(line), "{all}");
 }
 
 #[test]

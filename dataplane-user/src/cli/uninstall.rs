@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use dataplane_host::contract::{AgentFile, NodeFile};
+use dataplane_host::contract::{self, AgentFile, NodeFile};
 use dataplane_host::netlink::{NetlinkError, PROTOCOL, Socket, delete_route};
 use dataplane_host::pins::Pins;
 use serde::Serialize;
@@ -91,7 +91,7 @@ pub fn uninstall(pins: &Pins, state_dir: &Path) -> Result<Removed, UninstallErro
         Err(e) => failures.push(e.to_string()),
     }
     removed.pins = remove_tree(pins.root(), &mut failures);
-    for name in [NodeFile::NAME, "agent.lock"] {
+    for name in [NodeFile::NAME, contract::AGENT_LOCK] {
         let path = state_dir.join(name);
         note(&path, fs::remove_file(&path), &mut failures);
     }

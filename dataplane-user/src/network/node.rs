@@ -96,6 +96,7 @@ pub struct NodeTask {
     routing: Routing,
     host_device: HostDeviceState,
     status: Arc<NodeStatus>,
+    unwritable_settings: sysctl::ReportedErrors,
 }
 
 impl NodeTask {
@@ -127,6 +128,7 @@ impl NodeTask {
             routing: Routing::new(pins),
             host_device: HostDeviceState::default(),
             status,
+            unwritable_settings: sysctl::ReportedErrors::default(),
             config,
         };
         task.refresh(false)?;
@@ -204,7 +206,7 @@ impl NodeTask {
         let (mut operations, errors) = self.routing.apply_tunnels(&mut self.socket, &known, plan.as_ref())?;
         let mut failed = errors.into_iter().next().map(NodeError::from);
         operations += self.config_writer.apply(&self.config_inputs(&facts))?;
-        settings(&facts);
+        self.apply_settings(&facts);
         if self.cluster.conditions.maps {
             let tunnels = &self.routing.tunnels().links;
             operations += self.attachments.apply(&mut self.socket, &facts.uplinks, tunnels)?;
@@ -231,9 +233,7 @@ impl NodeTask {
         if let Some(e) = failed {
             return Err(e);
         }
-        if self.cluster.knows_all() {
-            self.status.set_in_order();
-        }
+        self.status.succeeded(self.cluster.knows_all());
         Ok(())
     }
 
@@ -253,16 +253,16 @@ impl NodeTask {
         let programs = (&self.attachments.pins, &self.attachments.programs);
         Ok(self.host_device.apply(&mut self.socket, programs, &inputs)?)
     }
-}
 
-/// Writes the kernel settings that the uplinks need, and logs each.
-fn settings(facts: &NodeFacts) {
-    let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.clone()).collect();
-    let (done, failed) = sysctl::apply(Path::new("/proc/sys"), &uplinks);
-    for setting in done {
-        info!(setting = setting.path, value = setting.value, "kernel setting");
-    }
-    for error in &failed {
-        warn!("{error}");
+    /// Writes the kernel settings that are wrong, and logs each, once if it can't be written.
+    fn apply_settings(&mut self, facts: &NodeFacts) {
+        let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.clone()).collect();
+        let (done, failed) = sysctl::apply(Path::new("/proc/sys"), &uplinks);
+        for setting in done {
+            info!(setting = setting.name(), value = setting.value, "kernel setting");
+        }
+        for error in self.unwritable_settings.new_ones(&failed) {
+            warn!("{error}");
+        }
     }
 }

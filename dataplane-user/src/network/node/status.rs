@@ -3,13 +3,17 @@
 //! Written by the node's task, the address garbage collection and the pool task; read by the
 //! metrics and `/readyz`. It never blocks for longer than a copy of a list.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+/// Failed refreshes in a row after which the node is not ready. They are a second apart.
+const MAX_FAILURES: u32 = 30;
 
 /// Shared by the tasks and the HTTP servers.
 #[derive(Debug, Default)]
 pub struct NodeStatus {
     in_order: AtomicBool,
+    failures_in_a_row: AtomicU32,
     operations: AtomicU64,
     repairs: AtomicU64,
     failures: AtomicU64,
@@ -22,16 +26,23 @@ pub struct NodeStatus {
 }
 
 impl NodeStatus {
-    /// Reports that a refresh has succeeded with everything known. It is never taken back: a node
-    /// that fails later keeps its programs and maps, so a rolling update need not wait for it.
-    pub fn set_in_order(&self) {
-        self.in_order.store(true, Ordering::Relaxed);
+    /// Reports that a refresh has succeeded; `knows_all`: with everything known that readiness
+    /// depends on.
+    pub fn succeeded(&self, knows_all: bool) {
+        self.failures_in_a_row.store(0, Ordering::Relaxed);
+        if knows_all {
+            self.in_order.store(true, Ordering::Relaxed);
+        }
     }
 
-    /// Returns true once Services, programs, routes and node.json have been in place.
+    /// Returns true if Services, programs, routes and node.json have been in place once, and the
+    /// last [`MAX_FAILURES`] refreshes have not all failed.
+    ///
+    /// One failure does not count, so that a rolling update need not wait for a passing fault: the
+    /// node keeps its programs, maps and routes meanwhile.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
-        self.in_order.load(Ordering::Relaxed)
+        self.in_order.load(Ordering::Relaxed) && self.failures_in_a_row.load(Ordering::Relaxed) < MAX_FAILURES
     }
 
     /// Counts changes of kernel objects; `repair`: another program had changed them.
@@ -45,6 +56,7 @@ impl NodeStatus {
     /// Counts a failed refresh.
     pub fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts addresses whose pods have disappeared without a DEL.
@@ -123,4 +135,27 @@ fn replace(present: &Mutex<Vec<String>>, problems: &[String]) -> bool {
         problems.clone_into(&mut present);
     }
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_falls_back_while_every_refresh_fails() {
+        let status = NodeStatus::default();
+        status.succeeded(false);
+        assert!(!status.is_in_order(), "not everything is known");
+        status.succeeded(true);
+        for _ in 1..MAX_FAILURES {
+            status.failed();
+        }
+        assert!(status.is_in_order(), "a passing fault");
+        status.failed();
+        assert!(!status.is_in_order());
+        status.succeeded(true);
+        assert!(status.is_in_order());
+        status.failed();
+        assert!(status.is_in_order(), "the count has begun again");
+    }
 }

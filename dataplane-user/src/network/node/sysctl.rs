@@ -1,9 +1,11 @@
-//! Sets the sysctls that forwarding of pods' packets needs.
+//! Sets the sysctls that forwarding of pods' packets and the safety of the programs need.
 //!
-//! Called at each refresh with the uplinks. Only wrong values are written, and none is ever
-//! restored, because other programs may rely on it too. In a container `/proc/sys` is often
-//! read-only: then the operator must set them, and the message says which.
+//! Called at each refresh with the uplinks; `ropeway status` shows the same list. Only wrong values
+//! are written, and none is ever restored, because other programs may rely on it too. In a
+//! container `/proc/sys` is often read-only, and `kernel.*` needs `CAP_SYS_ADMIN`: then the operator
+//! must set them, and the message says which.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +54,44 @@ pub fn needed(uplinks: &[String], read: impl Fn(&str) -> Option<String>) -> Vec<
             wanted.push(Setting { path, value: "2", why });
         }
     }
+    // With 0, any local user may load programs and probe the verifier and the CPU with them. Both
+    // 1 and 2 forbid it; 1 holds until the next boot (Documentation/admin-guide/sysctl/kernel.rst).
+    if is(UNPRIVILEGED_BPF, "0") {
+        let why = "with 0 every local user may load BPF programs";
+        wanted.push(Setting { path: UNPRIVILEGED_BPF.into(), value: "1", why });
+    }
     wanted
+}
+
+/// The sysctl that forbids bpf(2) to users without capabilities.
+const UNPRIVILEGED_BPF: &str = "kernel/unprivileged_bpf_disabled";
+
+impl Setting {
+    /// Returns the name as sysctl(8) takes it. A dot of a device's name becomes a slash there.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let swap = |c| match c {
+            '/' => '.',
+            '.' => '/',
+            other => other,
+        };
+        self.path.chars().map(swap).collect()
+    }
+}
+
+/// The write errors that the log has, so that each is logged once and not at every refresh.
+#[derive(Debug, Default)]
+pub struct ReportedErrors(BTreeSet<String>);
+
+impl ReportedErrors {
+    /// Returns those of `errors` that the last call did not get. An error that has ended in between
+    /// is new when it comes back.
+    pub fn new_ones(&mut self, errors: &[SysctlError]) -> Vec<String> {
+        let present: BTreeSet<String> = errors.iter().map(ToString::to_string).collect();
+        let new = present.difference(&self.0).cloned().collect();
+        self.0 = present;
+        new
+    }
 }
 
 /// Error of writing a setting.
@@ -104,6 +143,36 @@ mod tests {
         assert_eq!(names(&["eth0"], &[(all, "1"), (eth0, "0")]), [format!("{eth0}=2")]);
         assert!(names(&["eth0"], &[(all, "1"), (eth0, "2")]).is_empty());
         assert!(names(&["eth0"], &[(all, "2"), (eth0, "0")]).is_empty());
+    }
+
+    #[test]
+    fn unprivileged_bpf_is_switched_off_where_it_is_on() {
+        let at = |value| names(&[], &[("kernel/unprivileged_bpf_disabled", value)]);
+        assert_eq!(at("0"), ["kernel/unprivileged_bpf_disabled=1"]);
+        assert!(at("1").is_empty() && at("2").is_empty() && names(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn unwritable_setting_is_reported_once() {
+        let error = |path: &str| SysctlError {
+            path: path.into(),
+            value: "1",
+            why: "of a reason",
+            source: std::io::ErrorKind::ReadOnlyFilesystem.into(),
+        };
+        let mut reported = ReportedErrors::default();
+        assert_eq!(reported.new_ones(&[error("a"), error("b")]).len(), 2);
+        assert!(reported.new_ones(&[error("b"), error("a")]).is_empty());
+        let new = reported.new_ones(&[error("b"), error("c")]);
+        assert!(new.len() == 1 && new[0].starts_with("c must be 1 (of a reason) but can't be written"), "{new:?}");
+        assert_eq!(reported.new_ones(&[error("a"), error("c")]).len(), 1, "it had ended and is back");
+    }
+
+    #[test]
+    fn sysctl_names_have_dots() {
+        let name = |path: &str| Setting { path: path.into(), value: "1", why: "" }.name();
+        assert_eq!(name("net/ipv4/conf/eth0.5/rp_filter"), "net.ipv4.conf.eth0/5.rp_filter");
+        assert_eq!(name("kernel/unprivileged_bpf_disabled"), "kernel.unprivileged_bpf_disabled");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(super) struct ServiceEntry {
     pub(super) key: ObjectKey,
     pub(super) service: Option<ServiceObject>,
     pub(super) slices: Vec<StoredSlice>,
-    epoch: u8,
+    epoch: u32,
 }
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct StoredSlice {
     name: Box<str>,
     /// Its field `service` is empty: the key of the entry contains the name.
     pub(super) object: SliceObject,
-    epoch: u8,
+    epoch: u32,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +41,8 @@ pub(super) struct ObjectStore {
     /// The number of Services that have each cluster IP.
     cluster_ips: HashMap<[u8; 16], u32>,
     hasher: DefaultHashBuilder,
-    service_epoch: u8,
-    slice_epoch: u8,
+    service_epoch: u32,
+    slice_epoch: u32,
     services: usize,
     slices: usize,
 }
@@ -247,4 +247,42 @@ fn hash(hasher: &DefaultHashBuilder, namespace: &str, name: &str) -> u64 {
 /// Spreads 32 bits of a hash over 64, because the table uses the upper and the lower ones.
 const fn widen(short: u32) -> u64 {
     (short as u64) << 32 | short as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A list that breaks off is begun again. 256 of them in a row made a deleted object look
+    /// present while an epoch had eight bits.
+    #[test]
+    fn deleted_object_is_swept_after_any_number_of_broken_lists() {
+        let slice = |name: &str| SliceObject {
+            service: name.into(),
+            ports: [].into(),
+            endpoints: [].into(),
+            triggered: 0,
+            v6: false,
+        };
+        for broken in [0, 1, 255, 256, 65_536] {
+            let mut store = ObjectStore::default();
+            let [kept, gone] = ["kept", "gone"].map(|name| ObjectKey::new("shop", name));
+            for kind in [ObjectKind::Service, ObjectKind::Slice] {
+                store.relist(kind);
+            }
+            for key in [&kept, &gone] {
+                store.set_service(key, Some(ServiceObject::default()));
+                store.set_slice(key, Some(slice(&key.name)));
+            }
+            for kind in [ObjectKind::Service, ObjectKind::Slice] {
+                (0..broken).for_each(|_| store.relist(kind));
+                // The last one is complete, and has one of the two objects.
+                store.relist(kind);
+            }
+            store.set_service(&kept, Some(ServiceObject::default()));
+            store.set_slice(&kept, Some(slice("kept")));
+            let swept = [ObjectKind::Service, ObjectKind::Slice].map(|kind| store.sweep(kind).len());
+            assert_eq!((swept, store.counts()), ([1, 1], (1, 1)), "after {broken} broken lists");
+        }
+    }
 }

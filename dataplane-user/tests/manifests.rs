@@ -1,0 +1,66 @@
+//! Tests of the manifests that are applied to a cluster: probes, mounts, capabilities, permissions.
+//!
+//! They read the files as they are; `cargo xtask cluster` applies the overlays to a real cluster.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// Returns the first document of a file below `manifests/`.
+fn manifest(path: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(path);
+    let text = std::fs::read_to_string(&path).unwrap();
+    serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Returns the pod template of the DaemonSet.
+fn pod() -> Value {
+    manifest("base/daemonset.yaml")["spec"]["template"]["spec"].take()
+}
+
+/// `/healthz` is 503 while the Node is about to be removed; then kubelet would kill each agent that
+/// starts there, and a rollout would wait for it.
+#[test]
+fn agent_can_start_on_a_leaving_node() {
+    let agent = pod()["containers"][0].take();
+    for probe in ["startupProbe", "livenessProbe"] {
+        assert_eq!(agent[probe]["httpGet"]["path"], "/livez", "{probe}");
+    }
+    assert_eq!(agent["readinessProbe"]["httpGet"]["path"], "/readyz");
+}
+
+#[test]
+fn agent_mounts_only_its_own_directories() {
+    let pod = pod();
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let paths: Vec<_> = mounts.iter().map(|m| m["mountPath"].as_str().unwrap()).collect();
+    let expected = ["/etc/ropeway", "/sys/fs/bpf/ropeway", "/sys/fs/cgroup", "/var/lib/ropeway", "/etc/cni/net.d"];
+    assert_eq!(paths, expected);
+    let mounted = |container: &str, volume: &Value| {
+        let all = pod[container].as_array().unwrap().iter().flat_map(|c| c["volumeMounts"].as_array().unwrap());
+        all.clone().any(|m| m["name"] == *volume)
+    };
+    for volume in pod["volumes"].as_array().unwrap() {
+        let name = &volume["name"];
+        assert!(mounted("containers", name) || mounted("initContainers", name), "{name} is mounted nowhere");
+        let mount = mounts.iter().find(|m| m["name"] == *name);
+        if let (Some(mount), Some(host)) = (mount, volume["hostPath"]["path"].as_str()) {
+            assert_eq!(mount["mountPath"], host, "the agent names paths as the plugin on the node does");
+        }
+    }
+}
+
+#[test]
+fn containers_are_confined() {
+    let pod = pod();
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let agent = &pod["containers"][0]["securityContext"];
+    assert_eq!(agent["capabilities"], json!({"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]}));
+    let plugin = &pod["initContainers"][0]["securityContext"];
+    assert_eq!(plugin["capabilities"], json!({"drop": ["ALL"]}));
+    for context in [agent, plugin] {
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+    }
+}
