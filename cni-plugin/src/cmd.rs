@@ -24,7 +24,8 @@ fn still_busy(id: &AttachmentId) -> CniError {
     CniError::StillBusy { id, seconds: LOCK_DEADLINE.as_secs() }
 }
 
-/// Another process works on the attachment; it may need the store for that.
+/// Releases the lock and waits for [`POLL`]: the process that works on the attachment may need the
+/// lock to finish.
 fn poll_again(locked: LockedStore<'_>) {
     drop(locked);
     std::thread::sleep(POLL);

@@ -31,11 +31,11 @@ pub(crate) struct NetworkConfig {
     pub(crate) ranges: Vec<Range>,
     /// Configured MTU in bytes; 0: that of `node.json` applies.
     pub(crate) mtu: u32,
-    /// Unchecked, as the next one.
+    /// Default DNS settings of the configuration, unchecked.
     pub(crate) dns: Option<Value>,
     pub(crate) prev_result: Option<Value>,
-    /// `runtimeConfig`: what the runtime says of this one attachment. Checked by the verbs that use
-    /// it, so that DEL works whatever stands there.
+    /// `runtimeConfig`: the runtime's requests for this attachment. Only the verbs that use it
+    /// check it, so that DEL succeeds with an invalid one.
     pub(crate) runtime: Option<Value>,
     /// The attachments that GC must keep, if the runtime lists them.
     pub(crate) valid: Option<Vec<AttachmentId>>,
@@ -100,7 +100,7 @@ impl NetworkConfig {
         })
     }
 
-    /// Refuses a verb that the configuration's version doesn't have.
+    /// Fails if the configuration's version of the specification does not have the verb.
     pub(crate) fn require(&self, verb: &'static str, since: &'static str) -> Result<(), CniError> {
         let age = |version| VERSIONS.iter().position(|v| *v == version);
         if age(self.version) >= age(since) {
@@ -133,7 +133,7 @@ impl ValidAttachment {
     }
 }
 
-/// The JSON object that standard input must be.
+/// Parses standard input, which must be a JSON object.
 pub(crate) fn object(input: &[u8]) -> Result<Map<String, Value>, CniError> {
     const WHAT: &str = "standard input";
     let decoded = serde_json::from_slice(input);
@@ -152,7 +152,7 @@ pub(crate) fn take<T: DeserializeOwned>(
     serde_json::from_value(value).map_err(|e| CniError::Config { field, reason: e.to_string() })
 }
 
-/// Smallest MTU with which a device can have addresses of the family.
+/// Returns the smallest MTU with which a device can have addresses of the family.
 pub(crate) const fn least_mtu(ipv6: bool) -> u32 {
     if ipv6 { 1280 } else { 68 }
 }
@@ -226,8 +226,8 @@ mod tests {
         assert_eq!(resolve(&mtu).unwrap_err().to_string(), "configuration: mtu: 1279 is not between 1280 and 65535");
     }
 
-    /// Inputs made by cutting, doubling and changing bytes of good ones: any answer will do, but
-    /// there must be one.
+    /// The inputs are valid ones with bytes cut, doubled or changed. Each must get an answer, a
+    /// result or an error.
     #[test]
     fn malformed_input_never_panics() {
         let seeds = [

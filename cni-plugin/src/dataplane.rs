@@ -104,7 +104,8 @@ impl PodMaps {
         self.remove_addresses(addresses, device)
     }
 
-    /// Blocks the pod's own packets first.
+    /// Removes the entries of the addresses. The pod's element goes first, which blocks the pod's
+    /// own packets.
     fn remove_addresses(&self, addresses: &[IpAddr], device: Option<IfIndex>) -> Result<(), CniError> {
         let mut indexes: Vec<IfIndex> = device.into_iter().collect();
         let mut ours = Vec::new();
@@ -145,14 +146,14 @@ impl PodMaps {
         Ok(())
     }
 
-    /// All addresses that the maps give to pods.
+    /// Returns the addresses of all pods in the maps.
     pub(crate) fn pod_addresses(&self) -> Result<Vec<IpAddr>, CniError> {
         let four = self.addresses4.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
         let six = self.addresses6.entries()?.into_iter().map(|(address, addr)| (IpAddr::from(address), addr));
         Ok(four.chain(six).filter(|(_, addr)| addr.kind == address_kind::POD).map(|(address, _)| address).collect())
     }
 
-    /// The index of the device of the pod that has an address.
+    /// Returns the index of the device of the pod that has an address.
     pub(crate) fn device_of(&self, address: IpAddr) -> Result<Option<IfIndex>, CniError> {
         let Some(index) = self.get(address)?.filter(|a| a.kind == address_kind::POD).map(|a| IfIndex(a.ifindex)) else {
             return Ok(None);
@@ -187,7 +188,7 @@ impl PodMaps {
         Ok(wrong)
     }
 
-    /// The addresses of the pod with that device, for an attachment whose record is lost.
+    /// Returns the addresses of the pod with that device, for an attachment whose record is lost.
     pub(crate) fn addresses_of(&self, index: IfIndex) -> Result<Vec<IpAddr>, CniError> {
         let Some(pod) = self.pods.get(&index.0)?.filter(|p| p.flags & pod_flags::PRESENT != 0) else {
             return Ok(Vec::new());

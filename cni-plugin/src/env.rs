@@ -42,7 +42,8 @@ pub(crate) struct Arguments {
     pub(crate) mac: Option<String>,
 }
 
-/// The kernel's limit is 16 with the zero at the end.
+/// Longest name of an interface, bytes: the kernel's limit of 16 (`IFNAMSIZ`) includes the
+/// terminating zero.
 const MOST_IFNAME: usize = 15;
 const MOST_CONTAINER: usize = 1024;
 

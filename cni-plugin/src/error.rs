@@ -41,7 +41,7 @@ pub(crate) enum CniError {
     StillBusy { id: String, seconds: u64 },
     #[error("no interface index below {} is free", dataplane_common::types::pod::POD_SLOTS)]
     NoIndex,
-    #[error("address {address} is not a pod's in the table of addresses, it belongs to this node or to a Service")]
+    #[error("address {address} cannot be given to a pod: the map of addresses has it as an address of this node or of a Service")]
     AddressTaken { address: IpAddr },
     #[error("{port} of this node is taken: it leads to the pod with address {holder}")]
     PortTaken { port: String, holder: IpAddr },
@@ -113,7 +113,7 @@ impl CniError {
         }
     }
 
-    /// Advice for the operator, which the runtime shows after the message.
+    /// Returns advice for the operator, which the runtime shows after the message.
     const fn details(&self) -> &'static str {
         match self {
             Self::Pin(PinError::NeverRan { .. }) | Self::Map(MapError::Pin(PinError::NeverRan { .. })) => {
@@ -133,7 +133,7 @@ impl CniError {
         }
     }
 
-    /// The error object of the specification.
+    /// Renders the error object of the specification.
     pub(crate) fn to_json(&self, version: &str) -> String {
         let mut message = self.to_string();
         if message.len() > MOST_MESSAGE {

@@ -31,8 +31,9 @@ enum VethEnd {
     Pod,
 }
 
-/// After the answer of a verb. `used`: the MTU that ADD gave its pod, which the agent may have
-/// changed meanwhile.
+/// Starts the change of running pods to the node's MTU, if any pod needs it. Called after a verb
+/// has answered. `used`: the MTU that ADD gave its pod; the agent may have written another one
+/// meanwhile.
 pub(crate) fn follow(config: &NetworkConfig, used: Option<u32>) {
     if let Err(error) = follow_or_say(config, used) {
         log(&format!("MTU of running pods: {error}"));

@@ -33,7 +33,7 @@ fn hashed_mac(id: &AttachmentId) -> [u8; 6] {
     mac
 }
 
-/// Interface indexes to try for the host's end, spread by the attachment's hash.
+/// Returns the interface indexes to try for the host's end, spread by the attachment's hash.
 pub(crate) fn indexes(id: &AttachmentId) -> impl Iterator<Item = IfIndex> {
     let span = POD_SLOTS - FIRST_INDEX;
     let start = (id.hash() % u64::from(span)) as u32;
@@ -54,7 +54,7 @@ pub(crate) fn default_network(address: IpAddr) -> IpNetwork {
     IpNetwork::new(unspecified, 0).unwrap_or_else(|_| host_network(address))
 }
 
-/// The pod's default route in the family of one of its addresses.
+/// Returns the pod's default route in the family of one of its addresses.
 pub(crate) fn pod_route(address: IpAddr, index: IfIndex) -> Route {
     let hop = Hop::Gateway { via: gateway(address), index: Some(index), onlink: address.is_ipv4() };
     Route { protocol: POD_ROUTE_PROTOCOL, ..Route::new(default_network(address), hop) }
@@ -63,12 +63,12 @@ pub(crate) fn pod_route(address: IpAddr, index: IfIndex) -> Route {
 /// Protocol number of routes inside pods: `RTPROT_BOOT`, as `ip route add` sets it.
 pub(crate) const POD_ROUTE_PROTOCOL: u8 = 3;
 
-/// The node's route to one of a pod's addresses.
+/// Returns the node's route to one of a pod's addresses.
 pub(crate) fn host_route(address: IpAddr, index: IfIndex) -> Route {
     Route::new(host_network(address), Hop::Device { index })
 }
 
-/// The addresses of a record in the form of the maps; all zero where it has none.
+/// Returns the addresses of a record in the form of the maps; all zero where it has none.
 pub(crate) fn map_addresses(record: &AttachmentRecord) -> (V4, V6) {
     let (mut four, mut six) = (V4::default(), V6::default());
     for address in &record.addresses {

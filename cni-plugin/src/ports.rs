@@ -151,7 +151,7 @@ struct HostPortEntry<A> {
     pod: HostPort<A>,
 }
 
-/// For comparisons that leave the device out: only keys and addresses of entries are compared.
+/// Stands for the device where only keys and addresses of entries are compared.
 const NO_DEVICE: IfIndex = IfIndex(0);
 
 /// Returns a record's entries in the map of a family; `index` is that of the pod's device.

@@ -173,14 +173,14 @@ impl Verdict {
         }
     }
 
-    /// `ToPod`, `ToUplink`: returns the interface index (of a pod, its host-side veth).
+    /// Returns the interface index of `ToPod` (the pod's host-side veth) and `ToUplink`.
     #[inline(always)]
     #[must_use]
     pub const fn ifindex(self) -> u32 {
         self.0 as u32
     }
 
-    /// `Drop`, `Reply`: returns the number of the [`DropReason`].
+    /// Returns the number of the [`DropReason`] of `Drop` and `Reply`.
     #[inline(always)]
     #[must_use]
     pub const fn reason(self) -> u32 {

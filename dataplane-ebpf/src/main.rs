@@ -41,55 +41,55 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
     programs::to_uplink(ctx)
 }
 
-/// connect(2) of an IPv4 socket: replaces a frontend by a backend.
+/// Runs at connect(2) of an IPv4 socket: replaces a frontend by a backend.
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
     sock::redirect4(&ctx, Call::Connect)
 }
 
-/// connect(2) of an IPv6 socket, which may use an IPv4-mapped address.
+/// Runs at connect(2) of an IPv6 socket, which may use an IPv4-mapped address.
 #[cgroup_sock_addr(connect6)]
 pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
     sock::redirect6(&ctx, Call::Connect)
 }
 
-/// sendto(2) and sendmsg(2) with an IPv4 address.
+/// Runs at sendto(2) and sendmsg(2) with an IPv4 address: replaces a frontend by a backend.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
     sock::redirect4(&ctx, Call::Send)
 }
 
-/// sendto(2) and sendmsg(2) with an IPv6 address.
+/// Runs at sendto(2) and sendmsg(2) with an IPv6 address: replaces a frontend by a backend.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
     sock::redirect6(&ctx, Call::Send)
 }
 
-/// recvfrom(2) and recvmsg(2): the source address of an IPv4 datagram.
+/// Runs at recvfrom(2) and recvmsg(2): shows the frontend as the source of an IPv4 datagram.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
     sock::show_frontend4(&ctx)
 }
 
-/// recvfrom(2) and recvmsg(2): the source address of an IPv6 datagram.
+/// Runs at recvfrom(2) and recvmsg(2): shows the frontend as the source of an IPv6 datagram.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
     sock::show_frontend6(&ctx)
 }
 
-/// getpeername(2) of an IPv4 socket: shows the frontend.
+/// Runs at getpeername(2) of an IPv4 socket: shows the frontend.
 #[cgroup_sock_addr(getpeername4)]
 pub fn sock_getpeer4(ctx: SockAddrContext) -> i32 {
     sock::show_frontend4(&ctx)
 }
 
-/// getpeername(2) of an IPv6 socket: shows the frontend.
+/// Runs at getpeername(2) of an IPv6 socket: shows the frontend.
 #[cgroup_sock_addr(getpeername6)]
 pub fn sock_getpeer6(ctx: SockAddrContext) -> i32 {
     sock::show_frontend6(&ctx)
 }
 
-/// Release of a socket, when its last file descriptor is closed.
+/// Runs when the last descriptor of a socket is closed: ends the count of its connection.
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
     sock::release(&ctx)

@@ -1,8 +1,9 @@
 //! The entry points of the stages.
 //!
-//! Both objects contain them, because the tail call is part of what the benchmark measures. The
-//! table of stages is [`dataplane_common::for_each_stage`]; agent and tests look the programs up by
-//! these names. Written out, so that a search for a program's name finds its function.
+//! The product's object and the benchmark's contain them, because the benchmark measures the tail
+//! call too. [`dataplane_common::for_each_stage`] is the list of stages; agent and tests look the
+//! programs up by these names. The functions are written out instead of generated, so that a search
+//! for a program's name finds its function.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;

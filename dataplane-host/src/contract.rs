@@ -70,7 +70,7 @@ pub trait AgentFile: DeserializeOwned + Serialize {
     const VERSIONS: RangeInclusive<u32>;
 }
 
-/// Why a file of the contract could not be read or written.
+/// The reason why a file of the contract could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are named in the messages")]
 pub enum FileError {
@@ -162,7 +162,8 @@ fn decode<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, FileError>
 }
 
 impl FileError {
-    /// A field of a file whose value cannot be used, for checks that a reader makes after [`read`].
+    /// Creates the error for an unusable value of a field, for checks that a reader makes after
+    /// [`read`].
     pub fn field(path: &Path, field: &str, reason: impl Into<String>) -> Self {
         Self::Field { path: path.into(), field: field.into(), reason: reason.into() }
     }

@@ -90,7 +90,7 @@ impl<K: Pod, V: Pod> PinnedMap<K, V> {
         Ok(Self { name: name.into(), fd, max_entries: info.max_entries, types: PhantomData })
     }
 
-    /// Map name.
+    /// Returns the map's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

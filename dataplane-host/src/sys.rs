@@ -74,10 +74,10 @@ struct LinkUpdateAttr {
     old_prog_fd: u32,
 }
 
-/// Atomically replaces the program of a link of any type (`BPF_LINK_UPDATE`).
+/// Replaces the program of a link of any type atomically (`BPF_LINK_UPDATE`).
 ///
 /// # Errors
-/// `ENOLINK`: what it was attached to is gone.
+/// `ENOLINK`: the device or cgroup of the link is gone.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdateAttr { link_fd: fd(link), new_prog_fd: fd(program), flags: 0, old_prog_fd: 0 };
     bpf(uapi::BPF_LINK_UPDATE, &mut attr).map(drop)
@@ -150,7 +150,7 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     Ok(info)
 }
 
-/// The start of `struct bpf_prog_info` and of `struct bpf_link_info`: type and id.
+/// Returns type and id, with which both `struct bpf_prog_info` and `struct bpf_link_info` begin.
 ///
 /// # Errors
 /// Those of `BPF_OBJ_GET_INFO_BY_FD`.
@@ -161,7 +161,7 @@ pub fn type_and_id(object: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     Ok((info[0], info[1]))
 }
 
-/// The start of `struct bpf_link_info`: type, id, and the program it runs.
+/// Returns the id of the program that a link runs, from the start of `struct bpf_link_info`.
 ///
 /// # Errors
 /// Those of `BPF_OBJ_GET_INFO_BY_FD`.
@@ -391,7 +391,8 @@ impl SharedWords {
         Ok(Self { start, words: bytes / 4, bytes })
     }
 
-    /// The memory as 32-bit words. Word stores are atomic for the programs; nothing larger is.
+    /// Returns the memory as 32-bit words. The programs see the store of one word as atomic, but
+    /// not that of several.
     #[must_use]
     pub fn words(&self) -> &[AtomicU32] {
         // SAFETY: `start` is page-aligned, maps `words` words, all bit patterns are valid, and it
@@ -407,7 +408,7 @@ impl Drop for SharedWords {
     }
 }
 
-/// The kernel's number of the network namespace in which a socket was opened (`SO_NETNS_COOKIE`,
+/// Returns the cookie of the network namespace in which a socket was opened (`SO_NETNS_COOKIE`,
 /// Linux 5.14).
 ///
 /// # Errors

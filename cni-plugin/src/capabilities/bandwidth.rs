@@ -25,7 +25,7 @@ pub(crate) struct Bandwidth {
     pub(crate) egress: Option<Rate>,
 }
 
-/// Converts a rate in bits a second and a burst in bits; a rate of 0 means no limit.
+/// The limits as runtimes write them: rates in bits a second (0: no limit), bursts in bits.
 #[derive(Default, Deserialize)]
 struct RawBandwidth {
     #[serde(rename = "ingressrate", default)]

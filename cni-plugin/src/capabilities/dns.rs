@@ -18,7 +18,7 @@ struct RawDns {
     options: Option<Vec<String>>,
 }
 
-/// Passed on as it is: nothing here uses it.
+/// Parses the runtime's settings and returns them under the field names of a result.
 pub(super) fn parse(value: Option<Value>) -> Result<Option<Value>, CniError> {
     let raw: Option<RawDns> = value
         .map_or(Ok(None), serde_json::from_value)

@@ -36,8 +36,8 @@ struct RawRange {
     gateway: Option<String>,
 }
 
-/// A set of ranges for each address; at most one set of a family, because pods have one address of
-/// it.
+/// Parses `ipRanges`: a set of ranges for each address. Two sets of one family are an error,
+/// because a pod has one address of each.
 pub(super) fn parse(value: Option<Value>) -> Result<Vec<Vec<Span>>, CniError> {
     let raw: Option<Vec<Vec<RawRange>>> =
         value.map_or(Ok(None), serde_json::from_value).map_err(|e| CniError::config(FIELD, e.to_string()))?;
@@ -57,7 +57,7 @@ pub(super) fn parse(value: Option<Value>) -> Result<Vec<Vec<Span>>, CniError> {
     Ok(sets)
 }
 
-/// Ranges for one address.
+/// Parses the ranges of one set, which must be of one family.
 fn ranges(raw: &[RawRange]) -> Result<Vec<Span>, String> {
     let spans = raw.iter().map(span).collect::<Result<Vec<_>, _>>()?;
     let v6 = spans.first().ok_or("is empty")?.subnet.is_ipv6();

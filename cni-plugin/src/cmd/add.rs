@@ -23,7 +23,7 @@ use crate::ranges::{self, PodRequest, Ranges};
 use crate::result::ResultBase;
 use crate::{ports, rollback};
 
-/// Returns the result and the pod's MTU.
+/// Runs ADD. Returns the result and the pod's MTU.
 pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(String, u32), CniError> {
     let capabilities = Capabilities::parse(config.runtime.as_ref(), &invocation.arguments)?;
     let base = ResultBase::new(config)?;
@@ -188,7 +188,7 @@ impl DesiredAttachment<'_> {
         Ok(Allocated::New(reservation.write(store)?))
     }
 
-    /// One address of each family, from the ranges of this moment.
+    /// Reserves one address of each family from the present ranges.
     fn reserve_now(&self, locked: &mut LockedStore<'_>) -> Result<Reservation, CniError> {
         Ok(locked.reserve(&self.facts, &self.ranges.choices()?)?)
     }

@@ -91,7 +91,7 @@ fn record(invocation: &Invocation, config: &NetworkConfig) -> Result<Option<Atta
     }
 }
 
-/// The record's addresses must be among those that the runtime was told.
+/// Describes the addresses of the record that `prevResult` lacks.
 fn promised(previous: &Map<String, Value>, record: &AttachmentRecord) -> Vec<String> {
     let ips = previous.get("ips").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let told = |address: &str| ips.iter().any(|ip| ip["address"] == address);
@@ -149,7 +149,7 @@ fn outside(socket: &mut Socket, record: &AttachmentRecord, index: IfIndex) -> Re
     Ok(wrong)
 }
 
-/// The programs on the device must be those that are pinned now.
+/// Describes the pinned programs that are not attached to the device.
 fn attached(socket: &mut Socket, index: IfIndex, programs: &PodPrograms) -> Result<Vec<String>, CniError> {
     let filters = socket.filters(index)?;
     let mut wrong = Vec::new();

@@ -65,7 +65,7 @@ fn kept() -> Vec<PathBuf> {
     entries(Path::new(KEPT))
 }
 
-/// One path for each namespace that a process is in.
+/// Returns one path for each namespace that a process is in.
 fn of_processes() -> Vec<PathBuf> {
     let mut seen = HashSet::new();
     let paths = entries(Path::new("/proc")).into_iter().map(|process| process.join("ns/net"));

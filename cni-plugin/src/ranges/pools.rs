@@ -87,7 +87,7 @@ pub(super) fn choices(request: &PoolRequest, state_dir: &Path) -> Result<Vec<Cho
     Ok(choices)
 }
 
-/// All of this node's blocks.
+/// Returns all of this node's blocks.
 pub(super) fn blocks(state_dir: &Path) -> Result<Vec<Range>, CniError> {
     let file = contract::read::<PoolsFile>(state_dir)?.unwrap_or_default();
     file.pools.iter().flat_map(|pool| &pool.blocks).map(|block| Ok(Range::block(*block)?)).collect()

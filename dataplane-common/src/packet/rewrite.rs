@@ -13,8 +13,10 @@ use crate::wire::checksum::{self, ChecksumChange};
 /// Writes the addresses and ports of a flow into the packet, and decrements the hop limit if
 /// `count_hop` is set (it must not be 0 then). `None`: the kernel refused a write.
 ///
-/// [`crate::path::forward::via_sctp_stage`] has to follow. `OFTEN` trades code size for speed on
-/// the hot path; IPv4 programs always fit the verifier's limit, IPv6 ones only there.
+/// [`crate::path::forward::via_sctp_stage`] has to follow. With `OFTEN`, and always for IPv4, the
+/// sum of the pseudo header is computed, so that a finished checksum is corrected in place. The
+/// additional code would exceed the verifier's budget in the IPv6 stages, so IPv6 has it only on
+/// the path of established flows.
 #[inline(always)]
 #[must_use]
 pub fn translate<const OFTEN: bool, A: Rewrite, P: Packet>(

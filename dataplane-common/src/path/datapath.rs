@@ -359,8 +359,8 @@ where
 }
 
 /// Runs [`Stage::IcmpError`]. If the error is about a packet of a flow, both are translated and the
-/// error follows that flow. Otherwise `verdict` applies, which the calling program has found for
-/// the packet as for any other.
+/// error follows that flow. Otherwise `verdict` applies: the calling program has computed it for
+/// the untranslated packet.
 #[inline(always)]
 pub fn icmp_error<A, P, F, T>(
     packet: &mut P,

@@ -242,8 +242,8 @@ pub fn masquerade<A: Family, T: FamilyMaps<A>>(
     Verdict::TRANSLATE
 }
 
-/// Inserts both directions of a new flow, the reply first: nothing is sent whose answer could not
-/// come back.
+/// Inserts both directions of a new flow, the reply first: a packet is sent only if its reply can
+/// be translated back.
 ///
 /// Not inlined: keys and values of both directions need a stack frame of their own. The frames of
 /// all nested calls together must fit into 512 bytes (`check_max_stack_depth` in

@@ -6,9 +6,9 @@
 //! client used. Errors, resets, later fragments, and packets with IP options or extension headers
 //! get none.
 //!
-//! Eight bytes behind the IP header are quoted. Of SCTP it is twenty, if the packet has as many: a
-//! packet that opens an association has no verification tag, and its sender recognizes it by the
-//! tag in the first chunk (RFC 9260, section 10).
+//! An ICMP error quotes eight bytes behind the IP header. For SCTP it quotes twenty if the packet
+//! has that many: the verification tag of a packet that opens an association is zero, so the sender
+//! recognizes the packet by the tag in the first chunk (RFC 9260, section 10).
 
 use crate::maps::FamilyMaps;
 use crate::packet::access::{L3, Packet};

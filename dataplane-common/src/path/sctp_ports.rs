@@ -2,8 +2,8 @@
 //!
 //! SCTP's CRC does not cover the IP header, so nothing is done if the ports stay the same. It
 //! covers the whole packet (RFC 9260, section 3.1). The CRC of a fragmented packet would have to be
-//! corrected in the first fragment, which does not tell the packet's length; such fragments are
-//! dropped. SCTP sends none itself, because it discovers the path MTU (RFC 9260, section 7.3).
+//! corrected in the first fragment, which does not contain the packet's length; such fragments are
+//! dropped. An SCTP sender avoids them, because it discovers the path MTU (RFC 9260, section 7.3).
 
 use crate::packet::access::{L3, Packet};
 use crate::packet::parse::Header;

@@ -1,10 +1,12 @@
 //! Failover of connected UDP sockets of the node's own processes whose backend has ended.
 //!
-//! A socket hook has replaced the frontend by a backend at connect(2), and no hook sees the
-//! datagrams that follow. They leave the node by a device, or would. There a flow sends them to
-//! another backend and translates the answers to the address of the ended one, because a connected
-//! socket accepts no other; the hook of recvmsg(2) shows the frontend as before. The socket is
-//! recognized by its cookie, so packets of other sockets to the same address are not touched.
+//! A socket hook has replaced the frontend by a backend at connect(2), and no socket hook sees the
+//! datagrams that follow. The program at the egress of a device does: of an uplink, or of the host
+//! device, to which the node's own pod blocks are routed. It opens a flow that sends the datagrams
+//! to another backend. The flow translates the answers to the address of the ended backend, because
+//! a connected socket accepts no other; the hook of recvmsg(2) shows the frontend as before. The
+//! socket is recognized by its cookie, so packets of other sockets to the same address are not
+//! touched.
 //!
 //! SCTP takes the same stage from its first packet, because the socket hooks do not handle it: the
 //! destination of its packets is the frontend.

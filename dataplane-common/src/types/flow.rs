@@ -132,7 +132,6 @@ pub struct FragmentKey<A> {
     /// Destination address of the fragment.
     pub dst: A,
     /// Identification field. IPv6: 32 bits as they stand in memory; IPv4: 16 bits, CPU order.
-    /// Identification field as it stands in memory; IPv4: 16 bits, CPU order.
     pub id: u32,
     /// IP protocol number ([`super::service::proto`]).
     pub proto: u8,

@@ -1,8 +1,9 @@
 //! Connection counts of a backend, and the search for the least loaded one.
 //!
-//! The programs count flows and sockets as they open them. The agent counts what is left in the
-//! flow tables, and both are added up. [`Formula`] encodes the schedulers of IPVS as factors of one
-//! expression. [`crate::balance::least_connections`] runs the search.
+//! The programs count flows and sockets as they open them. The agent counts the flows that exist in
+//! a sweep of the flow tables. A backend's load is its count in the last sweep, plus the flows
+//! opened since, plus its open sockets. [`Formula`] encodes the schedulers of IPVS as factors of
+//! one expression. [`crate::balance::least_connections`] runs the search.
 
 use crate::types::service::{BackendLoad, BackendStats, SlotTable, scheduler};
 
@@ -54,8 +55,9 @@ impl Formula {
     const SHIFT: u32 = 27;
 
     /// Packs the fields. `active`, `inactive`: factors of the two counts. `new`: what the new
-    /// connection adds. `idle`: how little is missing from `new` if there is no active connection
-    /// (see [`Self::overhead`]). `shift`: how many of a weight's 16 low bits to ignore.
+    /// connection adds. `idle`: the amount in units of 2^-32 by which `new` is reduced, so that it
+    /// counts only beside an active connection (see [`Self::overhead`]). `shift`: how many of a
+    /// weight's 16 low bits to ignore.
     const fn new(active: u32, inactive: u32, new: u32, idle: u32, shift: u32) -> Self {
         Self(active | inactive << Self::INACTIVE | new << Self::NEW | idle << Self::IDLE | shift << Self::SHIFT)
     }

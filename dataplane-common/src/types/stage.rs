@@ -93,7 +93,7 @@ pub enum Origin {
     Pod = 1,
     /// Ingress of an uplink or the tunnel: the packet comes from outside the node.
     Uplink = 2,
-    /// Egress of either: the packet comes from the host's stack.
+    /// Egress of a pod's veth or of an uplink: the packet comes from the host's stack.
     Host = 3,
 }
 

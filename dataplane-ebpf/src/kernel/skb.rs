@@ -295,7 +295,8 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     /// tells: the helper adds the difference to an unfinished checksum and subtracts it from a
     /// finished one.
     ///
-    /// If the offset is unusual, or the difference tells nothing, there is one call for each part.
+    /// If the offset is unusual, or a difference of zero would make both cases look the same,
+    /// addresses and ports take one call each.
     #[inline(always)]
     fn correct_checksum(&mut self, offset: usize, usual: usize, change: ChecksumChange) -> Option<()> {
         let ChecksumChange { addresses, ports, v6, udp, pseudo } = change;
@@ -353,10 +354,10 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     /// because kernel or device compute the CRC over the field as it is. The same holds for packets
     /// of many segments, which get a CRC each when they are segmented.
     ///
-    /// No field of the context tells whether it is left to the device. A probe does: the helper
-    /// changes a finished checksum, and one that is left only for a pseudo-header difference. The
-    /// difference is 1, which in one's complement always changes the number. `CHECKSUM_COMPLETE`
-    /// does not concern SCTP.
+    /// No field of the context tells whether it is left to the device. A probe tells: without
+    /// `BPF_F_PSEUDO_HDR` the helper changes a finished checksum and leaves a checksum of the
+    /// device unchanged. The difference is 1, which in one's complement always changes the number.
+    /// `CHECKSUM_COMPLETE` does not concern SCTP.
     #[inline(always)]
     fn correct_crc(&mut self, offset: usize, difference: u32) -> Option<()> {
         let before: u32 = self.load_by_helper(offset)?;
@@ -379,8 +380,8 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
         self.0.len()
     }
 
-    /// SCTP packets (`GSO_BY_FRAGS`) have segments of different sizes, which their sender has cut
-    /// by the path MTU; 1 is returned, so that they count as small.
+    /// Returns 1 for SCTP (`GSO_BY_FRAGS`): its segments have different sizes, and their sender has
+    /// cut them to the path MTU, so they must pass the comparison with the MTU.
     #[inline(always)]
     fn gso_size(&self) -> u32 {
         // SAFETY: the context is valid.

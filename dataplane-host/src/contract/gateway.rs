@@ -1,8 +1,8 @@
-//! The gateway addresses that pods, and the node's own packets to Services, are routed through.
+//! The gateway addresses in the default routes of pods and in the node's routes to Services.
 //!
-//! No device has these addresses. A permanent neighbour entry (in the pod) or a device without
-//! neighbours (on the host) answers for them, so they are the same on every node and cost no pod
-//! address.
+//! No device has these addresses, so they are the same on every node and cost no pod address. They
+//! need no ARP or neighbour discovery: a pod has a permanent neighbour entry for its gateway, and
+//! the host device has ARP switched off (`IFF_NOARP`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -19,7 +19,7 @@ pub struct InterfaceAddress {
     pub network: IpNetwork,
     /// Valid on this link only (IPv6 `fe80::/10`, IPv4 scope link) or on this host only.
     pub narrow: bool,
-    /// IPv6: not yet usable, its uniqueness is being checked.
+    /// IPv6: not usable yet, because duplicate address detection is running.
     pub tentative: bool,
 }
 
@@ -36,8 +36,8 @@ fn message(index: IfIndex, network: IpNetwork) -> AddressMessage {
     message
 }
 
-/// Gives a device an address, at once usable: IPv6 does not look for a duplicate. Without a route
-/// to its network.
+/// Adds an address to a device. It is usable at once, because IPv6 duplicate address detection is
+/// skipped. The kernel adds no route to the address's network.
 #[must_use]
 pub fn add_address(index: IfIndex, network: IpNetwork) -> NetlinkRequest {
     let mut message = message(index, network);
@@ -46,7 +46,7 @@ pub fn add_address(index: IfIndex, network: IpNetwork) -> NetlinkRequest {
     NetlinkRequest::create(RouteNetlinkMessage::NewAddress(message), format!("device {index}: add address {network}"))
 }
 
-/// Takes an address from a device.
+/// Removes an address from a device.
 #[must_use]
 pub fn delete_address(index: IfIndex, network: IpNetwork) -> NetlinkRequest {
     let message = message(index, network);
@@ -78,7 +78,7 @@ impl InterfaceAddress {
 }
 
 impl Socket {
-    /// The addresses of all devices, of both families.
+    /// Lists the addresses of all devices, of both families.
     ///
     /// # Errors
     /// The kernel refused.

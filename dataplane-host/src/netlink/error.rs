@@ -6,7 +6,7 @@ use std::io;
 
 use netlink_packet_core::{ErrorMessage, NlasIterator};
 
-/// Why a request failed. Each variant names what was attempted.
+/// The reason why a request failed. Each variant names what was attempted.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are named in the messages")]
 pub enum NetlinkError {
@@ -54,7 +54,7 @@ impl NetlinkError {
         Self::Refused { attempt: attempt.into(), text: explanation(&message.header), source: message.to_io() }
     }
 
-    /// The error number if the kernel refused the request: `EEXIST`, `ENODEV`, ...
+    /// Returns the error number (`EEXIST`, `ENODEV`, ...) if the kernel refused the request.
     #[must_use]
     pub fn refusal(&self) -> Option<i32> {
         match self {
@@ -70,8 +70,8 @@ impl NetlinkError {
     }
 }
 
-/// The text of an extended acknowledgement: attributes that follow the header of the refused
-/// message (include/uapi/linux/netlink.h, `enum nlmsgerr_attrs`).
+/// Returns the text of an extended acknowledgement: attributes that follow the header of the
+/// refused message (include/uapi/linux/netlink.h, `enum nlmsgerr_attrs`).
 fn explanation(payload: &[u8]) -> String {
     const HEADER: usize = 16;
     const TEXT: u16 = 1;

@@ -37,8 +37,8 @@ pub struct Link {
     pub group: u32,
     /// Index of the other end (veth) or of the device below; it may lie in another namespace.
     pub lower: Option<IfIndex>,
-    /// Number of the namespace where that one lies (see [`Socket::netns_number`]); `None`: in this
-    /// one.
+    /// Id of the namespace in which [`Self::lower`] lies (see [`Socket::netns_number`]); `None`:
+    /// this one.
     pub peer_netns: Option<i32>,
     /// Index of the bridge or bond that has it as a port.
     pub controller: Option<IfIndex>,

@@ -55,7 +55,7 @@ pub enum NetlinkEvent {
 }
 
 /// A socket that receives events. It can be polled: [`AsFd`] gives its descriptor, which is
-/// readable when there is something.
+/// readable when events are queued.
 #[derive(Debug)]
 pub struct Monitor {
     socket: RawSocket,
@@ -63,7 +63,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Listens in the network namespace of the calling thread.
+    /// Opens the socket in the network namespace of the calling thread and subscribes to `groups`.
     ///
     /// # Errors
     /// The kernel gives no socket.

@@ -64,7 +64,8 @@ impl Socket {
         self.run_each(requests).into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    /// Like [`Self::run`], but gives every error with the position of its request.
+    /// Runs the requests like [`Self::run`], and returns every error with the position of its
+    /// request.
     pub fn run_each(&mut self, requests: &[NetlinkRequest]) -> Vec<(usize, NetlinkError)> {
         let mut errors = Vec::new();
         for (number, part) in requests.chunks(BATCH).enumerate() {

@@ -31,7 +31,7 @@ impl AttachmentId {
         format!("{}\0{}", self.container, self.ifname).into_bytes()
     }
 
-    /// Name of the record's file.
+    /// Returns the name of the record's file.
     pub(super) fn file_name(&self) -> String {
         file_name(&self.bytes())
     }
@@ -79,7 +79,7 @@ pub struct AttachmentRecord {
     pub host_ifname: String,
     /// The boot in which the record was written.
     pub boot: String,
-    /// Nanoseconds since 1970 when it was written, and never the same twice.
+    /// Time of the write in nanoseconds since 1970. Differs for every record of a node.
     pub generation: u64,
 }
 

@@ -32,7 +32,7 @@ impl Scratch {
         self.0.join("addresses").join(name)
     }
 
-    /// The names in a directory of the store.
+    /// Lists the names in a directory of the store.
     fn names(&self, directory: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(directory)).unwrap();
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
