@@ -41,7 +41,9 @@ pub(crate) enum CniError {
     StillBusy { id: String, seconds: u64 },
     #[error("no interface index below {} is free", dataplane_common::types::pod::POD_SLOTS)]
     NoIndex,
-    #[error("address {address} cannot be given to a pod: the map of addresses has it as an address of this node or of a Service")]
+    #[error(
+        "address {address} cannot be given to a pod: the map of addresses has it as an address of this node or of a Service"
+    )]
     AddressTaken { address: IpAddr },
     #[error("{port} of this node is taken: it leads to the pod with address {holder}")]
     PortTaken { port: String, holder: IpAddr },

@@ -70,7 +70,7 @@ pub enum AgentError {
     /// A listening address is in use or not an address of this node.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A task that runs as long as the agent has ended.
+    /// A task that should run as long as the agent has returned.
     #[error("task {task} ended unexpectedly: see the messages before this one")]
     Ended {
         /// Name of the task.

@@ -70,13 +70,13 @@ pub enum LoadError {
     #[error("--cgroup-root {}: not in a cgroup file system of version 2", path.display())]
     NotCgroup2 { path: PathBuf },
     /// The object can't be parsed, or one of its maps can't be created.
-    #[error("loading the eBPF object: {source}")]
+    #[error("cannot load the eBPF object: {source}")]
     Object { source: Box<aya::EbpfError> },
     /// A program is missing in the object, or has another program type.
     #[error("the eBPF object has no {kind} program {program}")]
     NoProgram { program: String, kind: &'static str },
     /// The verifier rejected a program.
-    #[error("loading program {program}: {source}")]
+    #[error("cannot load program {program}: {source}")]
     Program { program: String, source: Box<aya::programs::ProgramError> },
     /// The object lacks a map of this ABI.
     #[error("the eBPF object has no map {map}: it was built from another version of Ropeway")]
@@ -94,9 +94,9 @@ pub enum LoadError {
     #[error(transparent)]
     Netlink(Box<NetlinkError>),
     /// The kernel rejected an attachment.
-    #[error("attaching {program} to {target}: {source}")]
+    #[error("cannot attach program {program} to {target}: {source}")]
     Attach { program: String, target: String, source: io::Error },
     /// The program that reads the packet path's clock can't be run.
-    #[error("reading the kernel's clock: {reason}")]
+    #[error("cannot read the kernel's clock: {reason}")]
     Clock { reason: String },
 }

@@ -67,7 +67,7 @@ impl Agent {
                 load::fetch(&self.machine, address(HEALTH)?, "/healthz")?;
                 load::fetch(&self.machine, address(METRICS)?, "/readyz")?;
                 let for_plugin = self.machine.path("/var/lib/ropeway/node.json");
-                ensure!(for_plugin.exists(), "/var/lib/ropeway/node.json is not there");
+                ensure!(for_plugin.exists(), "/var/lib/ropeway/node.json does not exist yet");
                 Ok(Some(Ok(())))
             });
         match outcome {
@@ -117,5 +117,5 @@ impl Agent {
 }
 
 fn address(text: &str) -> Result<SocketAddr> {
-    text.parse().with_context(|| text.to_owned())
+    text.parse().with_context(|| format!("{text} is not a socket address"))
 }

@@ -25,11 +25,11 @@ pub fn look_in(folder: PathBuf) {
 pub fn find(name: &str) -> Result<PathBuf> {
     let named = FOLDER.get().cloned().or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
     let Some(directory) = named else {
-        bail!("{VARIABLE} is not set: run this by `cargo xtask`, which builds the binaries");
+        bail!("{VARIABLE} is not set: run this with `cargo xtask`, which builds the binaries and sets it");
     };
     let path = directory.join(name);
     if !path.is_file() {
-        bail!("{}: not there: `cargo xtask build` makes it", path.display());
+        bail!("{} does not exist: build it with `cargo xtask build`", path.display());
     }
     Ok(path)
 }

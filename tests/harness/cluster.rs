@@ -81,8 +81,8 @@ impl Cluster {
         Self::build(run, &vec![0; shape.nodes.into()], shape.mtu, stay)
     }
 
-    /// Like [`Cluster::network`], with several links and a router between them: for each node its
-    /// link, counted from 0.
+    /// Creates namespaces like [`Cluster::network`], on several links with a router between them.
+    /// `links`: the link of each node, counted from 0.
     ///
     /// # Errors
     /// When the process is not root.
@@ -177,9 +177,9 @@ impl Cluster {
     /// When it can't be written.
     pub fn apply_text(&self, file: &str, text: &str) -> Result<()> {
         let fresh = self.run.files().join("fresh.yaml");
-        fs::write(&fresh, text).with_context(|| format!("{}", fresh.display()))?;
+        fs::write(&fresh, text).with_context(|| format!("cannot write {}", fresh.display()))?;
         let place = self.manifests().join(format!("{file}.yaml"));
-        fs::rename(&fresh, &place).with_context(|| format!("{}", place.display()))
+        fs::rename(&fresh, &place).with_context(|| format!("cannot move a file to {}", place.display()))
     }
 
     /// Removes a file from the directory of manifests.
@@ -188,7 +188,7 @@ impl Cluster {
     /// When it is not there.
     pub fn withdraw(&self, file: &str) -> Result<()> {
         let place = self.manifests().join(format!("{file}.yaml"));
-        fs::remove_file(&place).with_context(|| format!("{}", place.display()))
+        fs::remove_file(&place).with_context(|| format!("cannot remove {}", place.display()))
     }
 
     /// Returns the directory of manifests.
@@ -263,7 +263,8 @@ impl Node {
         Ok(())
     }
 
-    /// [`Node::start_agent`], with the API server of a kubeconfig in place of manifests.
+    /// Starts the agent like [`Node::start_agent`], with the API server of a kubeconfig in place of
+    /// manifests.
     ///
     /// # Errors
     /// When it can't be started.

@@ -110,7 +110,7 @@ fn peer(endpoint: &(impl TrafficEndpoint + ?Sized), arguments: &[String]) -> Res
 fn once<T: DeserializeOwned>(endpoint: &(impl TrafficEndpoint + ?Sized), arguments: &[String]) -> Result<T> {
     let name = format!("{}: {}", endpoint.label(), arguments.join(" "));
     let text = process::output(&name, &mut peer(endpoint, arguments)?)?;
-    serde_json::from_str(&text).with_context(|| format!("{name}: {text}"))
+    serde_json::from_str(&text).with_context(|| format!("{name} printed something that is not a report: {text}"))
 }
 
 /// Starts a server that answers with `id` on these ports, over TCP and UDP. It listens when this
@@ -207,7 +207,11 @@ pub fn send_frames(
 ) -> Result<()> {
     let mut command = peer(endpoint, &["send".to_owned(), device.to_owned(), format!("--count={count}")])?;
     let mut child = command.stdin(Stdio::piped()).spawn().context("cannot start the sender")?;
-    child.stdin.take().context("no pipe")?.write_all(frames.join("\n").as_bytes())?;
+    child
+        .stdin
+        .take()
+        .context("standard input of ropeway-peer is not a pipe")?
+        .write_all(frames.join("\n").as_bytes())?;
     let status = child.wait()?;
     if status.success() { Ok(()) } else { bail!("{}: frames were not sent: {status}", endpoint.label()) }
 }
@@ -350,7 +354,7 @@ impl StickyUdp {
         if stdout.buffer().is_empty() {
             let mut pipe = [PollFd::new(stdout.get_ref().as_fd(), PollFlags::POLLIN)];
             if poll(&mut pipe, PollTimeout::try_from(within)?)? == 0 {
-                bail!("{}: no other server within {within:?}", process.name());
+                bail!("{}: the answering server has not changed within {within:?}", process.name());
             }
         }
         let mut line = String::new();
@@ -380,7 +384,7 @@ impl Client {
         let name = format!("{}: {}", endpoint.label(), arguments.join(" "));
         let mut command = peer(endpoint, arguments)?;
         let mut process = Process::start(&name, command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-        let stdout = process.child().stdout.take().context("no pipe")?;
+        let stdout = process.child().stdout.take().context("standard output of ropeway-peer is not a pipe")?;
         let mut stdout = BufReader::new(stdout);
         let mut line = String::new();
         stdout.read_line(&mut line)?;
@@ -390,18 +394,19 @@ impl Client {
         Ok(Self { process, stdout })
     }
 
-    /// Closes its standard input and reads the report.
+    /// Ends the program by closing its standard input, and reads its report.
     fn finish<T: DeserializeOwned>(mut self) -> Result<T> {
         drop(self.process.child().stdin.take());
         let mut text = String::new();
         self.stdout.read_to_string(&mut text)?;
-        serde_json::from_str(&text).with_context(|| format!("{}: `{text}`", self.process.name()))
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} printed something that is not a report: {text}", self.process.name()))
     }
 }
 
 /// Waits for the line `ready`.
 fn ready(process: &mut Process) -> Result<()> {
-    let stdout = process.child().stdout.take().context("no pipe")?;
+    let stdout = process.child().stdout.take().context("standard output of ropeway-peer is not a pipe")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
     if line != "ready\n" {

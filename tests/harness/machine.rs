@@ -28,7 +28,7 @@ pub struct MachineOptions {
 
 /// The namespaces of one machine, held by a process in them.
 ///
-/// Clones are the same machine; it ends with the last of them, or with its run.
+/// Clones refer to the same machine, which ends when the last of them is dropped or its run ends.
 #[derive(Clone, Debug)]
 pub struct Machine {
     name: String,
@@ -46,7 +46,7 @@ impl Machine {
     /// When the process is not root.
     pub fn make(run: &Run, name: &str, kind: MachineOptions) -> Result<Self> {
         let cgroup = run.cgroup().join(name);
-        fs::create_dir(&cgroup).with_context(|| format!("{}", cgroup.display()))?;
+        fs::create_dir(&cgroup).with_context(|| format!("cannot create {}", cgroup.display()))?;
         let mut command = Command::new(binaries::find("ropeway-peer")?);
         command.args(["node", "--hostname", name, "--cgroup"]).arg(&cgroup);
         if kind.forward {
@@ -58,7 +58,7 @@ impl Machine {
             command.stdin(Stdio::piped());
         }
         let mut holder = Process::start(name, command.stdout(Stdio::piped()))?;
-        let stdout = holder.child().stdout.take().context("no pipe")?;
+        let stdout = holder.child().stdout.take().context("standard output of the machine's holder is not a pipe")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         if line != "ready\n" {
@@ -83,7 +83,8 @@ impl Machine {
     pub fn find(directories: &Directories, name: &str) -> Result<Self> {
         let cgroup = directories.cgroup.join(name);
         // Only the holder is in the machine's cgroup; all other processes are in cgroups below it.
-        let holders = fs::read_to_string(cgroup.join("cgroup.procs")).with_context(|| format!("no machine {name}"))?;
+        let holders =
+            fs::read_to_string(cgroup.join("cgroup.procs")).with_context(|| format!("no machine {name} exists"))?;
         let pid = holders.lines().next().and_then(|line| line.parse().ok());
         let pid = pid.with_context(|| format!("no process holds the namespaces of machine {name}"))?;
         Ok(Self { name: name.to_owned(), cgroup, pid, stay: true, _holder: None })
@@ -135,7 +136,7 @@ impl Machine {
     /// # Errors
     /// When the cgroup can't be made.
     pub fn command_at(&self, cgroup: &Path, netns: Option<&str>, program: impl AsRef<OsStr>) -> Result<Command> {
-        fs::create_dir_all(cgroup).with_context(|| format!("{}", cgroup.display()))?;
+        fs::create_dir_all(cgroup).with_context(|| format!("cannot create {}", cgroup.display()))?;
         let mut command = Command::new(binaries::find("ropeway-peer")?);
         command.args(["in", "--pid", &self.pid.to_string(), "--cgroup"]).arg(cgroup);
         if let Some(netns) = netns {
@@ -165,7 +166,7 @@ impl Machine {
         let mut command = self.command_in("host", netns, "ip")?;
         command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start ip")?;
-        child.stdin.take().context("no pipe")?.write_all(text.as_bytes())?;
+        child.stdin.take().context("standard input of ip is not a pipe")?.write_all(text.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
             bail!("{}: ip: {}: {text}", self.name, String::from_utf8_lossy(&output.stderr).trim());
@@ -178,7 +179,7 @@ impl Machine {
     /// # Errors
     /// When it fails.
     pub fn output(&self, words: &[&str]) -> Result<String> {
-        let (program, arguments) = words.split_first().context("no program")?;
+        let (program, arguments) = words.split_first().context("no program to run is named")?;
         process::output(&format!("{}: {}", self.name, words.join(" ")), self.command(program)?.args(arguments))
     }
 }

@@ -18,25 +18,25 @@ pub struct Port<'a> {
 }
 
 impl<'a> Port<'a> {
-    /// A TCP port without a node port.
+    /// Returns a TCP port without a node port.
     #[must_use]
     pub const fn tcp(name: &'a str, port: u16) -> Self {
         Self { name, protocol: "TCP", port, node_port: 0 }
     }
 
-    /// A UDP port without a node port.
+    /// Returns a UDP port without a node port.
     #[must_use]
     pub const fn udp(name: &'a str, port: u16) -> Self {
         Self { name, protocol: "UDP", port, node_port: 0 }
     }
 
-    /// An SCTP port without a node port.
+    /// Returns an SCTP port without a node port.
     #[must_use]
     pub const fn sctp(name: &'a str, port: u16) -> Self {
         Self { name, protocol: "SCTP", port, node_port: 0 }
     }
 
-    /// The same port with a node port.
+    /// Returns the same port with a node port.
     #[must_use]
     pub const fn with_node_port(self, node_port: u16) -> Self {
         Self { node_port, ..self }
@@ -54,7 +54,7 @@ pub fn node(name: &str, addresses: &[IpAddr], pod_cidrs: &[String]) -> Value {
     })
 }
 
-/// A Service of type NodePort if one of its ports has a node port, else ClusterIP.
+/// Returns a Service, of type NodePort if one of its ports has a node port, else ClusterIP.
 #[must_use]
 pub fn service(name: &str, cluster_ips: &[IpAddr], ports: &[Port<'_>]) -> Value {
     let with_node_ports = ports.iter().any(|port| port.node_port != 0);
@@ -92,21 +92,21 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint that takes new connections.
+    /// Returns an endpoint that takes new connections.
     #[must_use]
     pub fn ready(address: IpAddr, node: &str) -> Self {
         Self { address, node: node.to_owned(), ready: true, terminating: false }
     }
 
-    /// An endpoint that serves existing connections and takes no new ones.
+    /// Returns an endpoint that serves existing connections and takes no new ones.
     #[must_use]
     pub fn terminating(address: IpAddr, node: &str) -> Self {
         Self { address, node: node.to_owned(), ready: false, terminating: true }
     }
 }
 
-/// An EndpointSlice for each family among the endpoints; every named port leads to the same target
-/// port.
+/// Returns an EndpointSlice for each family among the endpoints. Every port leads to the same
+/// target port.
 #[must_use]
 pub fn slices(service: &str, ports: &[Port<'_>], target: u16, endpoints: &[Endpoint]) -> Vec<Value> {
     ["IPv4", "IPv6"].into_iter().filter_map(|kind| slice(service, kind, ports, target, endpoints)).collect()

@@ -44,7 +44,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The value on the command line.
+    /// Returns the value on the command line.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

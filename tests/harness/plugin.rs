@@ -58,7 +58,7 @@ impl AddResult {
     pub fn addresses(&self) -> Result<Vec<IpAddr>> {
         let one = |ip: &IpConfig| {
             let (address, _) = ip.address.split_once('/').with_context(|| format!("`{}` has no prefix", ip.address))?;
-            address.parse().with_context(|| format!("`{}`", ip.address))
+            address.parse().with_context(|| format!("`{}` is not an IP address with a prefix", ip.address))
         };
         self.ips.iter().map(one).collect()
     }
@@ -103,11 +103,17 @@ pub fn call(node: &Machine, verb: &str, attachment: &Attachment, config: &Value)
     let plugin = binaries::find(name)?;
     let mut command = node.command_in("runtime", None, &plugin)?;
     command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", &attachment.container).env("CNI_NETNS", &attachment.netns);
-    command.env("CNI_IFNAME", &attachment.interface).env("CNI_PATH", plugin.parent().context("no folder")?);
+    command
+        .env("CNI_IFNAME", &attachment.interface)
+        .env("CNI_PATH", plugin.parent().context("the path of the plugin has no directory")?);
     command.env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", attachment.pod));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-    child.stdin.take().context("no pipe")?.write_all(config.to_string().as_bytes())?;
+    child
+        .stdin
+        .take()
+        .context("standard input of the plugin is not a pipe")?
+        .write_all(config.to_string().as_bytes())?;
     let output = child.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let answer = if text.trim().is_empty() { Ok(Value::Null) } else { serde_json::from_str(&text) };
@@ -125,7 +131,8 @@ pub fn add(node: &Machine, attachment: &Attachment, conflist: &Value) -> Result<
     if answer.status != 0 {
         bail!("ADD of {} on {}: {} {}", attachment.pod, node.name(), answer.output, answer.log.trim());
     }
-    let result = serde_json::from_value(answer.output.clone()).with_context(|| format!("result {}", answer.output))?;
+    let result = serde_json::from_value(answer.output.clone())
+        .with_context(|| format!("cannot parse the result of ADD: {}", answer.output))?;
     Ok((result, answer.output))
 }
 

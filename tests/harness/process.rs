@@ -46,7 +46,7 @@ impl Process {
     /// # Errors
     /// When the kernel doesn't say.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().with_context(|| self.name.clone())
+        self.child.try_wait().with_context(|| format!("cannot wait for {}", self.name))
     }
 
     /// Kills the process with SIGKILL and waits for its end.
@@ -55,7 +55,7 @@ impl Process {
     /// When it can't be waited for.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
-        self.child.wait().with_context(|| self.name.clone())?;
+        self.child.wait().with_context(|| format!("cannot wait for {}", self.name))?;
         Ok(())
     }
 
@@ -65,8 +65,9 @@ impl Process {
     /// When it has ended.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).with_context(|| self.name.clone())?;
-        self.child.wait().with_context(|| self.name.clone())
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
+            .with_context(|| format!("cannot terminate {}", self.name))?;
+        self.child.wait().with_context(|| format!("cannot wait for {}", self.name))
     }
 
     /// Lets it run to its end and returns what it printed.
@@ -77,7 +78,8 @@ impl Process {
         drop(self.child.stdin.take());
         let mut text = String::new();
         if let Some(mut stdout) = self.child.stdout.take() {
-            std::io::Read::read_to_string(&mut stdout, &mut text).with_context(|| self.name.clone())?;
+            std::io::Read::read_to_string(&mut stdout, &mut text)
+                .with_context(|| format!("cannot read the output of {}", self.name))?;
         }
         let status = self.child.wait()?;
         if !status.success() {
@@ -106,7 +108,7 @@ pub fn output(name: &str, command: &mut Command) -> Result<String> {
         let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
         bail!("{name}: {status}: {}{}", out.trim(), err.trim());
     }
-    String::from_utf8(stdout).with_context(|| name.to_owned())
+    String::from_utf8(stdout).with_context(|| format!("{name} printed something that is not UTF-8"))
 }
 
 /// Redirects a command's standard output and error to a file.
@@ -115,7 +117,7 @@ pub fn output(name: &str, command: &mut Command) -> Result<String> {
 /// When the file can't be written.
 pub fn log_to(command: &mut Command, path: &PathBuf) -> Result<()> {
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    let file = file.with_context(|| format!("{}", path.display()))?;
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     command.stdout(file.try_clone()?).stderr(file);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! One run of the harness: owns the cgroup directory and the temporary directory of everything
-//! else.
+//! One run of the harness: owns the cgroup directory of all its processes and the temporary
+//! directory of all its files.
 //!
 //! Both are named `rw-<process id>-<start time of that process>`, so that a later run recognizes
 //! leftovers of dead processes, even if their id is in use again.
@@ -70,7 +70,7 @@ impl Run {
         lock().push(directories.clone());
         let run = Self { directories, keep: false };
         for directory in [&run.directories.cgroup, &run.directories.files] {
-            fs::create_dir(directory).with_context(|| format!("{}", directory.display()))?;
+            fs::create_dir(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         }
         Ok(run)
     }
@@ -140,7 +140,7 @@ pub fn kept(name: &str) -> Result<Option<Directories>> {
 /// When something of them stays.
 pub fn sweep() -> Result<()> {
     for parent in [hierarchy()?, std::env::temp_dir()] {
-        for entry in fs::read_dir(&parent).with_context(|| format!("{}", parent.display()))? {
+        for entry in fs::read_dir(&parent).with_context(|| format!("cannot list {}", parent.display()))? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             if is_left_over(&name, |pid| identity(pid).ok()) {
                 remove(&of(&name)?)?;
@@ -166,8 +166,8 @@ fn identity(pid: u32) -> Result<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name of the program, in parentheses, can contain anything: count from its end. Start time
     // is field 22.
-    let after = text.rsplit_once(')').context("/proc/.../stat without a name")?.1;
-    let start = after.split_whitespace().nth(19).context("/proc/.../stat is too short")?;
+    let after = text.rsplit_once(')').context("cannot parse /proc/PID/stat: it has no name")?.1;
+    let start = after.split_whitespace().nth(19).context("cannot parse /proc/PID/stat: it has too few fields")?;
     Ok(format!("{pid}-{start}"))
 }
 
@@ -177,7 +177,7 @@ fn of(name: &str) -> Result<Directories> {
 
 /// Returns the mount point of the cgroup2 hierarchy.
 fn hierarchy() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
     let found = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let place = fields.nth(1)?;
@@ -191,7 +191,7 @@ fn remove(directories: &Directories) -> Result<()> {
     remove_cgroups(&directories.cgroup)?;
     match fs::remove_dir_all(&directories.files) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("{}", directories.files.display()))
+            Err(error).with_context(|| format!("cannot remove {}", directories.files.display()))
         }
         _ => Ok(()),
     }
@@ -205,7 +205,8 @@ pub fn kill(cgroup: &Path) -> Result<()> {
     if !cgroup.exists() {
         return Ok(());
     }
-    fs::write(cgroup.join("cgroup.kill"), "1").with_context(|| format!("{}", cgroup.join("cgroup.kill").display()))?;
+    fs::write(cgroup.join("cgroup.kill"), "1")
+        .with_context(|| format!("cannot write {}", cgroup.join("cgroup.kill").display()))?;
     let events = cgroup.join("cgroup.events");
     wait::until_true(&format!("processes in {} end", cgroup.display()), Duration::from_secs(10), || {
         fs::read_to_string(&events).is_ok_and(|text| text.contains("populated 0"))
@@ -242,7 +243,7 @@ fn clean_up_on_signals() -> Result<()> {
     let mut outcome = Ok(());
     ONCE.call_once(|| {
         outcome = ctrlc::set_handler(|| {
-            eprintln!("interrupted: cleaning up");
+            eprintln!("harness: interrupted, removing the run");
             for directories in lock().drain(..) {
                 if let Err(error) = remove(&directories) {
                     eprintln!("harness: clean-up: {error:#}");
@@ -251,7 +252,7 @@ fn clean_up_on_signals() -> Result<()> {
             std::process::exit(130);
         });
     });
-    outcome.context("no handler for signals")
+    outcome.context("cannot install the handler of SIGINT and SIGTERM")
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub fn ropeway(machine: &Machine, words: &[&str]) -> Result<String> {
 /// When it fails.
 pub fn json(machine: &Machine, words: &[&str]) -> Result<Value> {
     let text = ropeway(machine, &[words, &["-o", "json"]].concat())?;
-    serde_json::from_str(&text).with_context(|| text)
+    serde_json::from_str(&text).with_context(|| format!("ropeway printed something that is not JSON: {text}"))
 }
 
 /// Returns the number of packets that a node has dropped for a reason.
@@ -65,7 +65,7 @@ impl Cluster {
             wait::until(&format!("{service} has {count} backends on {}", node.name()), IN_EFFECT, || {
                 let now = backends(&node.machine, service)?;
                 if now.is_empty() || now.iter().any(|there| *there != count) {
-                    bail!("now {now:?}");
+                    bail!("number of backends of each frontend now: {now:?}");
                 }
                 Ok(Some(()))
             })?;

@@ -25,8 +25,8 @@ pub fn until<T>(what: &str, deadline: Duration, mut poll: impl FnMut() -> Result
         };
         if Instant::now() >= end {
             match last {
-                Some(error) => bail!("{what}: not within {deadline:?}: {error:#}"),
-                None => bail!("{what}: not within {deadline:?}"),
+                Some(error) => bail!("timeout: {what}: not within {deadline:?}: {error:#}"),
+                None => bail!("timeout: {what}: not within {deadline:?}"),
             }
         }
         std::thread::park_timeout(STEP);

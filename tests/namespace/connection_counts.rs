@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Access, ClientPath, Fixture};
 
-/// Longer than the interval of the agent's counts and a change of the manifests.
+/// Time limit that is longer than the interval of the agent's counts plus the time of a change of
+/// manifests.
 const SOON: Duration = Duration::from_secs(10);
 /// The paths whose connections the first node counts.
 const PATHS: [ClientPath; 3] =

@@ -22,7 +22,8 @@ pub(crate) const DNS: Port<'static> = Port::udp("dns", 53).with_node_port(30053)
 pub(crate) const TARGET: u16 = 8080;
 
 pub(crate) struct Fixture {
-    /// Dropped first: the servers run in it.
+    /// The servers in the backends. The first field, so that they end before the namespaces they
+    /// run in.
     pub(crate) servers: Vec<Process>,
     /// Backends: `web-1` and so on.
     pub(crate) backends: Vec<Pod>,

@@ -15,7 +15,7 @@ use crate::fixture::{Fixture, cluster_ip};
 
 /// Flags with the networks of Services.
 pub(crate) const RANGES: &str = "--service-cidr=10.96.0.0/16,fd00:10:96::/112";
-/// Longer than the agent's interval between checks.
+/// Time limit that is longer than the agent's interval between checks.
 const SOON: Duration = Duration::from_secs(10);
 
 fn set_up(on: &[usize]) -> Fixture {

@@ -23,7 +23,7 @@ fn loopback(family: IpFamily) -> IpAddr {
     }
 }
 
-/// A pod on the first node with host ports, and a server in it.
+/// Creates a pod with host ports on the first node and starts a server in it.
 fn pod(cluster: &Cluster, name: &str, ports: &Value) -> ServingPod {
     let conflist = plugin::conflist_with(&json!({ "portMappings": ports }));
     let pod = Pod::add_with(&cluster.nodes[0].machine, name, conflist).unwrap();

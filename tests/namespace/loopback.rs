@@ -69,7 +69,7 @@ fn node_processes_reach_node_ports_on_loopback() {
     }
 }
 
-/// CVE-2020-8558: neighbours of the node could reach ports on its loopback.
+/// Guards against CVE-2020-8558: neighbours of a node could reach ports on its loopback addresses.
 #[test]
 #[ignore = "needs root"]
 fn neighbours_cannot_reach_node_ports_on_loopback() {

@@ -12,7 +12,8 @@ use ropeway_tests::{view, wait};
 
 use crate::fixture::{Fixture, TARGET, Traffic, endpoints};
 
-/// Slots of a table; the array for all tables has four times as many at first.
+/// Flag for Maglev tables of 65,537 slots. The map `slots` has 262,144 elements at first, room for
+/// three such tables.
 const SLOTS: &str = "--maglev-table-size=65537";
 const PORTS: [Port<'static>; 1] = [Port::tcp("http", 80)];
 
@@ -57,8 +58,8 @@ fn maglev_map_is_resized_under_load() {
     traffic.end();
 }
 
-/// Services of the large cluster: enough for the table of backends to grow once.
-/// `ROPEWAY_SERVICES=50000` has a quarter of a million endpoints.
+/// Number of Services of the large cluster: enough that the map `backends` is resized once.
+/// `ROPEWAY_SERVICES=50000` makes a quarter of a million endpoints.
 const SERVICES: usize = 14_000;
 /// Endpoints of each; one Service has [`MANY`].
 const ENDPOINTS: usize = 5;

@@ -1,7 +1,7 @@
-//! Backends are replaced one after the other, as a Deployment does it, under a thousand new
-//! connections a second.
+//! A rolling update: backends are replaced one after the other under a thousand new connections a
+//! second. No connection may fail.
 //!
-//! `ROPEWAY_REPLACEMENTS` sets the number of replacements; the default is small.
+//! `ROPEWAY_REPLACEMENTS` sets the number of replacements (default: [`FEW`]).
 
 use std::collections::BTreeSet;
 use std::time::Duration;

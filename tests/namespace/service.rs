@@ -12,8 +12,8 @@ use ropeway_tests::wait;
 
 use crate::fixture::{Access, ClientPath, Fixture, HTTP};
 
-/// A fair coin leaves 45 to 55 % once in 600 runs of 1,000; three tries make that once in 200
-/// million.
+/// Expects each of two servers to answer 45 to 55 % of 1,000 requests, in one of three tries. A
+/// fair choice misses that once in 600 runs, and three times in a row once in 200 million.
 fn splits_evenly(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol) {
     let mut seen = Vec::new();
     for _ in 0..3 {

@@ -35,7 +35,7 @@ fn transfers(mtu: u32, sizes: &[usize]) {
     }
 }
 
-/// A datagram that fills the link, and one that is sent in fragments.
+/// The two datagram sizes: one fits into the MTU, one is sent in fragments.
 #[test]
 #[ignore = "needs root"]
 fn transfers_with_mtu_1500() {

@@ -9,7 +9,7 @@ use ropeway_tests::pod::{IpFamily, Pod};
 
 use crate::fixture::{ClientPath, Fixture};
 
-/// Time from the end of a backend to the first answer of another one.
+/// Longest time from the end of a backend to the first answer of another one.
 const LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy)]

@@ -22,7 +22,7 @@ use crate::shell;
 /// The target of the host binaries.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-/// Packages with binaries, and the binaries.
+/// Cargo packages, each with the binaries that it builds.
 const BINARIES: &[(&str, &[&str])] = &[
     ("dataplane-user", &["ropeway-agent", "ropeway"]),
     ("cni-plugin", &["ropeway-cni"]),
@@ -116,7 +116,7 @@ pub(crate) fn ebpf(paths: &Paths, toolchain: &Toolchain) -> Result<()> {
     let mut cargo = toolchain.cargo(&paths.ebpf_crate(), &paths.tools())?;
     shell::run_long(cargo.args(["build", "--release", "--locked", "--quiet"]))?;
     let path = paths.ebpf_object();
-    let object = object::Object::read(&path).with_context(|| format!("{}", paths.short(&path)))?;
+    let object = object::Object::read(&path).with_context(|| format!("cannot read {}", paths.short(&path)))?;
     println!("{}: {} KiB, license {}", paths.short(&path), object.bytes.div_ceil(1024), object.license);
     for program in &object.programs {
         println!("  {:<22} {:>6} instructions  ({})", program.name, program.instructions, program.section);
@@ -134,7 +134,7 @@ fn host(paths: &Paths, profile: Profile) -> Result<PathBuf> {
     shell::run_long(&mut cargo_for_binaries(paths, profile))?;
     let built = paths.target.join(HOST).join(profile.name());
     let place = profile.binaries(paths);
-    std::fs::create_dir_all(&place).with_context(|| format!("{}", place.display()))?;
+    std::fs::create_dir_all(&place).with_context(|| format!("cannot create {}", place.display()))?;
     for binary in BINARIES.iter().flat_map(|(_, binaries)| *binaries) {
         publish(&built.join(binary), &place.join(binary))?;
         let size = std::fs::metadata(place.join(binary))?.len();
@@ -181,6 +181,6 @@ fn linked_statically<'a>(cargo: &'a mut Command, paths: &Paths) -> &'a mut Comma
 /// well.
 fn publish(from: &Path, to: &Path) -> Result<()> {
     let fresh = to.with_extension(format!("new{}", std::process::id()));
-    std::fs::copy(from, &fresh).with_context(|| format!("{} to {}", from.display(), fresh.display()))?;
-    std::fs::rename(&fresh, to).with_context(|| format!("{}", to.display()))
+    std::fs::copy(from, &fresh).with_context(|| format!("cannot copy {} to {}", from.display(), fresh.display()))?;
+    std::fs::rename(&fresh, to).with_context(|| format!("cannot move a file to {}", to.display()))
 }

@@ -77,6 +77,6 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
         cleaned?;
         println!("everything is removed again; `cargo xtask demo --keep` leaves it up for a look");
     }
-    println!("demo: all as promised");
+    println!("demo: every step showed the documented behaviour");
     Ok(())
 }

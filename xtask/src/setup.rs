@@ -25,7 +25,7 @@ pub(crate) fn everything(paths: &Paths) -> Result<()> {
     for tool in [Tool::CargoDeny, Tool::Typos] {
         println!("{}: {}", tool.name(), paths.short(&tool.ensure(paths)?));
     }
-    println!("everything is there");
+    println!("all tools are present");
     Ok(())
 }
 

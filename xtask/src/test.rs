@@ -75,7 +75,7 @@ impl Level {
     }
 }
 
-/// Builds, then runs the levels in order; all run even if one fails.
+/// Builds, then runs all levels in order, even if one fails.
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     let levels: Vec<_> =
         Level::ALL.into_iter().filter(|level| options.level.is_empty() || options.level.contains(level)).collect();
@@ -133,7 +133,7 @@ fn execute(paths: &Paths, level: Level, filter: Option<&str>, contracts: Option<
             cargo.env(ropeway_tests::contracts::VARIABLE, &contracts.records);
         }
         cargo.args(["test", "--quiet", "--locked"]).args(*selection).arg("--").args(*flags).args(filter);
-        shell::run(&mut cargo).with_context(|| level.title().to_owned())?;
+        shell::run(&mut cargo).with_context(|| format!("tests of level {} failed", level.title()))?;
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     let image = directory.join("initial.cpio");
     let archive = pack(paths, options, &binaries, &tests, &kernel)?;
     println!("  {} KiB", archive.len() / 1024);
-    std::fs::write(&image, archive).with_context(|| format!("{}", image.display()))?;
+    std::fs::write(&image, archive).with_context(|| format!("cannot write {}", image.display()))?;
     boot(&kernel.image, &image, Duration::from_secs(options.minutes * 60))
 }
 
@@ -61,14 +61,17 @@ fn pack(
     let mut archive = Archive::default();
     let mut modules = Vec::new();
     for module in kernel.modules(&["veth", "bridge", "cls_bpf", "sch_ingress"])? {
-        let place = format!("modules/{}", module.file_name().context("a module without a name")?.to_string_lossy());
+        let place = format!(
+            "modules/{}",
+            module.file_name().context("the path of a kernel module has no file name")?.to_string_lossy()
+        );
         modules.push(format!("insmod /{place} || fail"));
         archive.file(&place, &std::fs::read(&module)?, true);
     }
-    let busybox = shell::which("busybox").context("busybox is not there")?;
+    let busybox = shell::which("busybox").context("busybox is not in PATH")?;
     archive.file("bin/busybox", &std::fs::read(busybox)?, true);
     for tool in ["ip", "tc"] {
-        let tool = shell::which(tool).with_context(|| format!("{tool} is not there"))?;
+        let tool = shell::which(tool).with_context(|| format!("{tool} is not in PATH"))?;
         for file in libraries::with_needed(&tool)? {
             archive.copy(&file, &file)?;
         }
@@ -129,13 +132,13 @@ fn boot(kernel: &Path, image: &Path, limit: Duration) -> Result<()> {
         .arg(image);
     let mut machine =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start the machine")?;
-    let stdout = machine.stdout.take().context("no pipe")?;
+    let stdout = machine.stdout.take().context("standard output of the machine is not a pipe")?;
     let (done, wait) = std::sync::mpsc::channel::<()>();
     let id = machine.id().to_string();
     let guard = std::thread::spawn(move || {
         // Reading fails when the machine has ended.
         if wait.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("vm: no end within {limit:?}");
+            eprintln!("vm: stopping the machine, which has not ended within {limit:?}");
             Command::new("kill").args(["-KILL", &id]).status().ok();
         }
     });
@@ -151,5 +154,5 @@ fn boot(kernel: &Path, image: &Path, limit: Duration) -> Result<()> {
     drop(done);
     guard.join().ok();
     println!("vm: {:.0} s", start.elapsed().as_secs_f64());
-    if passed { Ok(()) } else { bail!("not all went well in the machine") }
+    if passed { Ok(()) } else { bail!("tests failed in the machine, or it ended early: see its output above") }
 }

@@ -1,7 +1,7 @@
-//! Measures the memory of a process with the agent's contents: runtime, Kubernetes client,
+//! Measures the memory of a process that holds what the agent holds: runtime, Kubernetes client,
 //! controller, maps, objects.
 //!
-//! A child process is measured, so that the rest of the benchmark does not count.
+//! A child process is measured, so that the memory of the benchmark itself is not included.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -38,7 +38,8 @@ pub(crate) fn measure() -> Memory {
     Memory { rss_mib: kib("VmRSS:") / 1024.0, lines }
 }
 
-/// The child process. Its source can't reach a server, which costs the same as waiting for changes.
+/// Runs in the child process: syncs all objects and waits. Its source can't reach a server, which
+/// takes as much memory as waiting for changes.
 pub(crate) fn hold() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let maps = Maps::create();

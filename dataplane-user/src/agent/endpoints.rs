@@ -70,7 +70,7 @@ async fn report_late(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let waiting = snapshots.borrow().waiting_for.join(", ");
     warn!(
         waiting_for = waiting,
-        "not in sync after {STARTING:?}: existing entries stay in the maps; health checks report it"
+        "agent not in sync after {STARTING:?}: the maps keep their entries, and the health checks report it"
     );
     if let Ok(snapshot) = snapshots.wait_for(|s| s.synced).await {
         report_ready(&snapshot);
@@ -79,7 +79,7 @@ async fn report_late(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
 
 fn report_ready(s: &Snapshot) {
     let (services, slices, took) = (s.services, s.slices, s.last_duration);
-    info!(services, slices, operations = s.operations.total(), ?took, "in sync: all Services are in the maps");
+    info!(services, slices, operations = s.operations.total(), ?took, "agent in sync: all Services are in the maps");
 }
 
 /// Returns the handler of the metrics endpoint.

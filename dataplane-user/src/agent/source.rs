@@ -170,7 +170,7 @@ async fn from_servers(
     }
 }
 
-/// Runs the pool task; pending forever in other modes.
+/// Runs the pool task; waits for ever in other modes.
 async fn look_after(pools: Option<&PoolTask>, server: &kube::Config) -> Result<(), SourceError> {
     let Some(pools) = pools else { return std::future::pending().await };
     Ok(Box::pin(pools.run(server.clone())).await.map_err(KubernetesError::Client)?)

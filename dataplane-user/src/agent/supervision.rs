@@ -34,8 +34,8 @@ pub enum TaskEnd {
 }
 
 impl TaskEnd {
-    /// Rank as the cause of simultaneous ends, smallest first: tasks return when the channels of a
-    /// task that panicked or failed are closed.
+    /// Returns the rank of this end among simultaneous ones; the smallest is the cause. A task
+    /// returns when the channels of a task that panicked or failed are closed.
     const fn rank(&self) -> u8 {
         match self {
             Self::Panicked(_) => 0,

@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct IpPoolSpec {
     /// The range, such as `10.244.0.0/16` or `fd00:10:244::/48`. Pools must not overlap; of two
-    /// that do, the older counts.
+    /// that do, only the older one is used.
     #[schemars(length(max = 43))]
     pub cidr: String,
     /// Prefix length of the blocks. Default: 26 (64 addresses) for IPv4, 122 for IPv6.

@@ -56,7 +56,8 @@ pub struct PoolTask {
 }
 
 impl PoolTask {
-    /// Runs until it is dropped. Writes nothing before every kind has been complete once.
+    /// Runs until it is dropped. Writes nothing before the list of every kind has been complete
+    /// once.
     ///
     /// # Errors
     /// The client can't be created from this configuration.

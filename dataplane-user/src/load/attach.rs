@@ -177,7 +177,7 @@ fn place(
     // The new link is attached before the pin, the last reference to a dead or misplaced one, goes.
     let link = create()?;
     pin_over(link.as_fd(), &own)?;
-    info!(link = name, "attached");
+    info!(link = name, "program attached");
     Ok(1)
 }
 
@@ -264,7 +264,7 @@ fn drop_links(pins: &Pins, wanted: &BTreeSet<String>) -> Result<usize, LoadError
     for name in entries.filter_map(|e| e.ok()?.file_name().into_string().ok()) {
         if parse_uplink_pin(&name).is_some() && !wanted.contains(&name) {
             detach(&dir.join(&name))?;
-            info!(link = name, "detached");
+            info!(link = name, "program detached: its device is no uplink any more");
             operations += 1;
         }
     }

@@ -39,7 +39,7 @@ pub fn migrate_maps(pins: &Pins) -> Result<usize, LoadError> {
             + copy::<u64, PodNetns>(pins, &maps, "pod_netns", |_| true)?
             + copy::<FrontendKey<V4>, HostPort<V4>>(pins, &maps, "host_ports4", |_| true)?
             + copy::<FrontendKey<V6>, HostPort<V6>>(pins, &maps, "host_ports6", |_| true)?;
-        info!(from = %dir.display(), entries = migrated, "copied the pods of another version");
+        info!(from = %dir.display(), entries = migrated, "pod entries copied from the maps of another version");
         total += migrated;
     }
     Ok(total)

@@ -180,7 +180,7 @@ pub fn load(pins: &Pins, object: &Object, settings: &LoadSettings<'_>) -> Result
     Ok(Programs { operations, traced: settings.trace.then_some(ebpf), ..programs })
 }
 
-/// Fills the tail-call array `stages` before any packet program is attached.
+/// Fills the tail-call array `stages`. Called before any packet program is attached.
 ///
 /// The array is pinned, which keeps the stage programs loaded without an agent.
 fn link_stages(pins: &Pins, programs: &Programs) -> Result<usize, LoadError> {

@@ -259,7 +259,7 @@ impl NodeTask {
         let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.clone()).collect();
         let (done, failed) = sysctl::apply(Path::new("/proc/sys"), &uplinks);
         for setting in done {
-            info!(setting = setting.name(), value = setting.value, "kernel setting");
+            info!(setting = setting.name(), value = setting.value, "sysctl set");
         }
         for error in self.unwritable_settings.new_ones(&failed) {
             warn!("{error}");

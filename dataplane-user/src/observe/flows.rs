@@ -148,7 +148,8 @@ pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) 
                     let was_full = std::mem::replace(full, counts.exceeds(90));
                     if *full && !was_full {
                         let (entries, max) = (counts.entries, counts.max_entries);
-                        let advice = "nearly full of live flows: the kernel removes the oldest; raise --max-flows";
+                        let advice =
+                            "flow table nearly full of live flows: the kernel removes the oldest; raise --max-flows";
                         warn!(table, entries, max, "{advice}");
                     }
                 }

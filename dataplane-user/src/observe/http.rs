@@ -31,7 +31,7 @@ use tracing::{debug, warn};
 
 const CONNECTIONS: usize = 64;
 const SLOWEST_CLIENT: Duration = Duration::from_secs(5);
-/// Largest answer with a proxy mode, in bytes. It is limited because the server is unknown.
+/// Largest accepted answer with a proxy mode, in bytes. The server may be any program.
 const MAX_MODE: usize = 64;
 
 /// The reason why a server could not start.

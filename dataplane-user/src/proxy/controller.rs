@@ -44,10 +44,10 @@ pub use snapshot::{HealthCheck, MAX_REJECTIONS, Snapshot};
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
     /// The maps can't be read.
-    #[error("taking over the service maps: {0}")]
+    #[error("cannot read the service maps: {0}")]
     Tables(#[from] MapError),
     /// The thread or its runtime can't be created.
-    #[error("starting the controller: {0}")]
+    #[error("cannot start the controller: {0}")]
     Thread(#[from] std::io::Error),
 }
 

@@ -103,7 +103,7 @@ pub enum SourceEvent {
     Relist(ObjectKind),
     /// The list of the kind is complete.
     InSync(ObjectKind),
-    /// Part of an object, or a whole file, can't be used. The other parts and objects still count.
+    /// Part of an object, or a whole file, can't be used. The other parts and objects are used.
     Rejected(Rejection),
     /// All rejections of a file are void. (An object's rejections are voided by the object's own
     /// event, which comes before the new ones.)

@@ -12,7 +12,7 @@ use super::step::wait_for;
 /// Applies the manifests of both.
 pub(super) fn apply(layout: &Layout) -> Result<()> {
     for name in ["coredns.yaml", "metrics-server.yaml"] {
-        kube::apply(layout, &template(layout, name)?).with_context(|| name.to_owned())?;
+        kube::apply(layout, &template(layout, name)?).with_context(|| format!("cannot apply template {name}"))?;
     }
     Ok(())
 }
@@ -20,7 +20,7 @@ pub(super) fn apply(layout: &Layout) -> Result<()> {
 /// Returns a manifest of tests/cluster/templates with this cluster's values.
 pub(super) fn template(layout: &Layout, name: &str) -> Result<String> {
     let path = layout.template(name);
-    let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(fill(&text))
 }
 
@@ -47,7 +47,7 @@ pub(super) fn metrics_ready(layout: &Layout, nodes: usize) -> Result<()> {
     kube::rolled_out(layout, "kube-system", "deployment/metrics-server", 180)?;
     wait_for("kubectl top nodes", 120, || {
         let lines = kube::kubectl(layout, &["top", "nodes", "--no-headers"])?.lines().count();
-        ensure!(lines == nodes, "metrics of {lines} nodes, not {nodes}");
+        ensure!(lines == nodes, "kubectl top lists {lines} nodes, {nodes} expected");
         Ok(())
     })
 }

@@ -25,7 +25,7 @@ pub(super) struct Hierarchy {
 
 /// Lists the hierarchies of this machine.
 pub(super) fn hierarchies() -> Result<Vec<Hierarchy>> {
-    let all = parse(&fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?);
+    let all = parse(&fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?);
     ensure!(all.iter().any(|h| h.kind == "cgroup2"), "no cgroup2 hierarchy is mounted; Services need one");
     ensure!(
         all.iter().any(|h| h.kind == "cgroup"),
@@ -57,12 +57,13 @@ pub(super) fn make(node: &str) -> Result<()> {
         for part in [PREFIX, node] {
             let parent = dir.clone();
             dir.push(part);
-            fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+            fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
             // A cpuset takes no process before it has processors and memory.
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 if hierarchy.kind == "cgroup" && dir.join(file).exists() {
                     let value = fs::read_to_string(parent.join(file))?;
-                    fs::write(dir.join(file), value.trim()).with_context(|| format!("{}", dir.display()))?;
+                    fs::write(dir.join(file), value.trim())
+                        .with_context(|| format!("cannot write {}", dir.display()))?;
                 }
             }
         }
@@ -74,7 +75,7 @@ pub(super) fn make(node: &str) -> Result<()> {
 pub(super) fn join(node: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let file = hierarchy.mount.join(PREFIX).join(node).join("cgroup.procs");
-        fs::write(&file, "0").with_context(|| format!("{}", file.display()))?;
+        fs::write(&file, "0").with_context(|| format!("cannot write {}", file.display()))?;
     }
     Ok(())
 }
@@ -121,11 +122,11 @@ fn kill_all(dir: &Path) -> Result<()> {
 
 fn remove_tree(dir: &Path) -> Result<()> {
     for_each_child(dir, remove_tree)?;
-    fs::remove_dir(dir).with_context(|| format!("{}", dir.display()))
+    fs::remove_dir(dir).with_context(|| format!("cannot remove {}", dir.display()))
 }
 
 fn for_each_child(dir: &Path, mut action: impl FnMut(&Path) -> Result<()>) -> Result<()> {
-    for entry in fs::read_dir(dir).with_context(|| format!("{}", dir.display()))? {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             action(&entry.path())?;

@@ -1,4 +1,5 @@
-//! A list of checks. Each has a sentence, all of them run, and the end names those that failed.
+//! A list of checks, each described by a sentence. All of them run; at the end an error names those
+//! that failed.
 
 use std::time::Instant;
 
@@ -29,9 +30,9 @@ impl Checks {
 
     /// Returns an error that names all failed checks.
     pub(super) fn end(self) -> Result<()> {
-        ensure!(self.made > 0, "nothing was checked");
-        ensure!(self.failures.is_empty(), "{} failed:\n  {}", self.failures.len(), self.failures.join("\n  "));
-        println!("all {} hold", self.made);
+        ensure!(self.made > 0, "no check was run");
+        ensure!(self.failures.is_empty(), "{} checks failed:\n  {}", self.failures.len(), self.failures.join("\n  "));
+        println!("all {} checks passed", self.made);
         Ok(())
     }
 }
@@ -47,6 +48,6 @@ mod tests {
         assert!(!checks.check("two", || Err(anyhow::anyhow!("no"))));
         assert!(checks.check("three", || Ok(())));
         assert_eq!(checks.end().unwrap_err().to_string(), "1 failed:\n  two: no");
-        assert_eq!(Checks::default().end().unwrap_err().to_string(), "nothing was checked");
+        assert_eq!(Checks::default().end().unwrap_err().to_string(), "no check was run");
     }
 }

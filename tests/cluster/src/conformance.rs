@@ -40,7 +40,7 @@ pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let directory = layout.results().join(format!("run-{seconds}"));
     fs::create_dir_all(&directory)?;
-    let mut skips = skips(&fs::read_to_string(layout.skips()).context("tests/cluster/skips.txt")?)?;
+    let mut skips = skips(&fs::read_to_string(layout.skips()).context("cannot read tests/cluster/skips.txt")?)?;
     skips.extend(options.skip.clone());
     println!("==> upstream's tests, {} at a time; output in {}", options.parallel, directory.display());
     let begin = Instant::now();
@@ -50,8 +50,8 @@ pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
     fs::write(directory.join("table.md"), &table)?;
     print!("{table}");
     let failed = cases.iter().filter(|case| case.outcome == Outcome::Failed).count();
-    ensure!(failed == 0, "{failed} failed; see {}", directory.display());
-    ensure!(cases.iter().any(|case| case.outcome == Outcome::Passed), "no test ran; see {}", directory.display());
+    ensure!(failed == 0, "{failed} tests failed: see {}", directory.display());
+    ensure!(cases.iter().any(|case| case.outcome == Outcome::Passed), "no test passed: see {}", directory.display());
     Ok(())
 }
 

@@ -22,7 +22,7 @@ pub(super) fn start(layout: &Layout) -> Result<()> {
     daemon(layout, "kube-apiserver", &api_server(layout))?;
     wait_for("the API server's /readyz", 120, || {
         daemon::find(layout, "kube-apiserver")
-            .with_context(|| format!("it has ended: see {}", layout.log("kube-apiserver").display()))?;
+            .with_context(|| format!("kube-apiserver has ended: see {}", layout.log("kube-apiserver").display()))?;
         kube::kubectl(layout, &["get", "--raw", "/readyz"]).map(drop)
     })?;
     daemon(layout, "kube-controller-manager", &controller_manager(layout))?;

@@ -29,7 +29,11 @@ pub(super) fn start(layout: &Layout, name: &str, command: &mut Command) -> Resul
     for path in [&log, &pid] {
         fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
     }
-    let out = File::options().create(true).append(true).open(&log).with_context(|| format!("{}", log.display()))?;
+    let out = File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .with_context(|| format!("cannot open {}", log.display()))?;
     let child = command
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
@@ -37,8 +41,10 @@ pub(super) fn start(layout: &Layout, name: &str, command: &mut Command) -> Resul
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start {name} ({})", command.get_program().display()))?;
-    let process = Process::seen(i32::try_from(child.id())?).with_context(|| format!("{name} ended at once"))?;
-    fs::write(&pid, format!("{} {}", process.pid, process.started)).with_context(|| format!("{}", pid.display()))
+    let process = Process::seen(i32::try_from(child.id())?)
+        .with_context(|| format!("{name} ended immediately after its start"))?;
+    fs::write(&pid, format!("{} {}", process.pid, process.started))
+        .with_context(|| format!("cannot write {}", pid.display()))
 }
 
 /// Returns the process of that name, if it runs.
@@ -64,7 +70,9 @@ pub(super) fn kill(layout: &Layout, name: &str) -> Result<()> {
         wait_for(&format!("end of {name}"), 20, || if process.lives() { bail!("it lives") } else { Ok(()) })?;
     }
     match fs::remove_file(layout.pid(name)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("pid file of {name}")),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove the pid file of {name}"))
+        }
         _ => Ok(()),
     }
 }
@@ -89,10 +97,10 @@ impl Process {
     }
 
     fn signal(self, signal: Signal) -> Result<()> {
-        let pid = Pid::from_raw(self.pid).context("pid 0")?;
+        let pid = Pid::from_raw(self.pid).context("the pid file names process 0")?;
         match kill_process(pid, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(e) => Err(e).with_context(|| format!("signal to process {}", self.pid)),
+            Err(e) => Err(e).with_context(|| format!("cannot kill process {}", self.pid)),
         }
     }
 

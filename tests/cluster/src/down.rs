@@ -25,7 +25,7 @@ pub(super) fn run(layout: &Layout, steps: &Steps, purge: bool) -> Result<()> {
     attempt("putting the machine's sysctls back", &|| machine::restore(layout));
     attempt("removing the nodes' files", &|| files(layout, purge));
     if !problems.is_empty() {
-        bail!("not all could be removed:\n  {}", problems.join("\n  "));
+        bail!("removal incomplete:\n  {}", problems.join("\n  "));
     }
     Ok(())
 }

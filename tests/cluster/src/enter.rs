@@ -52,12 +52,12 @@ pub(super) fn new_node(name: &str, program: &Path) -> Result<Command> {
 }
 
 fn enter(depth: &str, name: &str, program: &Path) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("the path of xtask")?);
+    let mut command = Command::new(std::env::current_exe().context("cannot find the path of xtask")?);
     command.args(["cluster", "enter", depth, name]).arg(program);
     Ok(command)
 }
 
-/// The hidden command itself: does not return unless it failed.
+/// Runs the hidden command. Returns only if it failed.
 pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
     let name = &options.node;
     cgroups::make(name)?;

@@ -81,8 +81,9 @@ fn pods(layout: &Layout) -> Result<Vec<Duration>> {
 /// Returns the resident memory of a program that has the node's network.
 fn memory(layout: &Layout, node: &Node, program: &str) -> Result<u64> {
     let path = format!("/proc/{}/status", pod::program(layout, &node.name, program)?);
-    let status = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")).with_context(|| format!("{path} has no VmRSS"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 

@@ -61,13 +61,14 @@ impl Layers {
     /// Adds one program at the root.
     fn program(&self, name: &str, program: &Path) -> Result<PathBuf> {
         let path = self.path(name)?;
-        fs::copy(program, path.join(program.file_name().context("a program has a name")?))
-            .with_context(|| format!("{}", program.display()))?;
+        fs::copy(program, path.join(program.file_name().context("the path of a program has no file name")?))
+            .with_context(|| format!("cannot copy {}", program.display()))?;
         Ok(path)
     }
 
     fn pack(&self, directory: &Path) -> Result<Layer> {
-        let name = directory.file_name().context("a layer has a name")?.to_string_lossy().into_owned();
+        let name =
+            directory.file_name().context("the directory of a layer has no name")?.to_string_lossy().into_owned();
         Layer::of_directory(directory, &self.directory.join(format!("{name}.tar")))
     }
 }
@@ -102,7 +103,7 @@ fn assemble(layout: &Layout) -> Result<()> {
         Image::new([test("regression-issue-74839:1.5")], [&regression]).entrypoint(["/regression-issue-74839"]),
     ];
     archive::write(&layout.images(), &images)?;
-    fs::remove_dir_all(&layers.directory).with_context(|| format!("{}", layers.directory.display()))
+    fs::remove_dir_all(&layers.directory).with_context(|| format!("cannot remove {}", layers.directory.display()))
 }
 
 fn agnhost(layout: &Layout, layers: &Layers, source: &Path) -> Result<PathBuf> {
@@ -110,7 +111,7 @@ fn agnhost(layout: &Layout, layers: &Layers, source: &Path) -> Result<PathBuf> {
     std::os::unix::fs::symlink("agnhost", path.join("agnhost-2"))?;
     for name in ["localhost.crt", "localhost.key"] {
         let file = source.join("test/images/agnhost/porter").join(name);
-        fs::write(path.join(name), fs::read(&file).with_context(|| format!("{}", file.display()))?)?;
+        fs::write(path.join(name), fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?)?;
     }
     fs::create_dir_all(path.join("var/registry"))?;
     fs::create_dir_all(path.join("uploads"))?;
@@ -118,7 +119,7 @@ fn agnhost(layout: &Layout, layers: &Layers, source: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Builds the program that holds a pod's namespaces, from upstream's source.
+/// Builds the layer of `pause`, the program that holds a pod's namespaces, from upstream's source.
 fn pause(layers: &Layers, source: &Path) -> Result<PathBuf> {
     let path = layers.path("pause")?;
     let mut compiler = Command::new("gcc");
@@ -147,14 +148,15 @@ fn scratch(layer: &Path) -> Result<()> {
 
 fn open_to_all(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(|| format!("{}", path.display()))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .with_context(|| format!("cannot set the mode of {}", path.display()))
 }
 
 /// Imports the archive with a separate containerd, in new namespaces.
 fn import(layout: &Layout) -> Result<()> {
     let seed = layout.seed();
     if seed.exists() {
-        fs::remove_dir_all(&seed).with_context(|| format!("{}", seed.display()))?;
+        fs::remove_dir_all(&seed).with_context(|| format!("cannot remove {}", seed.display()))?;
     }
     fs::create_dir_all(&seed)?;
     let state = layout.cache().join("seed-state");

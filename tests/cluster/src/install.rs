@@ -39,9 +39,12 @@ pub(super) fn run(
     options: &Options,
 ) -> Result<()> {
     let shape = Shape::require(layout)?;
-    ensure!(shape.has_agents(), "this cluster has another proxy and another network: {shape:?}");
+    ensure!(shape.has_agents(), "this cluster was started without Ropeway as proxy or network: {shape:?}");
     let alone = shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway;
-    ensure!(alone || !options.pools, "--pools: this cluster has another proxy or another network: {shape:?}");
+    ensure!(
+        alone || !options.pools,
+        "--pools: this cluster was not started with Ropeway as both proxy and network: {shape:?}"
+    );
     let archive = layout.run().join("ropeway.tar");
     if !options.no_build {
         workshop.build_binaries()?;
@@ -62,7 +65,7 @@ pub(super) fn load(layout: &Layout, shape: &Shape, archive: &Path) -> Result<()>
         // A node sees only programs and certificates of the checkout.
         let name = "/tmp/ropeway.tar";
         let inside = node::inside(&layout.node_root(&node.name), name.as_ref());
-        fs::copy(archive, &inside).with_context(|| format!("{}", inside.display()))?;
+        fs::copy(archive, &inside).with_context(|| format!("cannot copy to {}", inside.display()))?;
         let mut ctr = enter::in_node(&node.name, &layout.bin("ctr"))?;
         shell::output(ctr.args(["--namespace", "k8s.io", "images", "import", "--local", name]))?;
         fs::remove_file(&inside)?;
@@ -83,7 +86,7 @@ fn pools(layout: &Layout) -> Result<()> {
 fn apply(paths: &Paths, layout: &Layout, (overlay, mut config): (&str, Value), archive: &Path) -> Result<()> {
     let directory = layout.run().join("install");
     fs::create_dir_all(&directory)?;
-    let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the image has a tag")?;
+    let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the name of the image has no tag")?;
     config["apiserver"] = json!([pki::api_server()]);
     config["clusterCIDRs"] = json!(POD_RANGES);
     // The image has a constant name, so the agents have to be restarted.
@@ -121,7 +124,8 @@ fn overlay(shape: &Shape, pools: bool) -> (&'static str, Value) {
 
 /// Returns a relative path, because kustomize takes no other.
 fn relative(to: &Path, from: &Path) -> Result<PathBuf> {
-    let common = from.ancestors().find(|parent| to.starts_with(parent)).context("no common directory")?;
+    let common =
+        from.ancestors().find(|parent| to.starts_with(parent)).context("the two paths have no common directory")?;
     let up = from.strip_prefix(common)?.components().map(|_| "..");
     Ok(up.collect::<PathBuf>().join(to.strip_prefix(common)?))
 }

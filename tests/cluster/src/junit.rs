@@ -33,8 +33,8 @@ pub(super) fn read(directory: &Path) -> Result<Vec<Case>> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with("junit") && path.extension().is_some_and(|e| e == "xml") {
-            let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-            cases.extend(parse(&text).with_context(|| format!("{}", path.display()))?);
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            cases.extend(parse(&text).with_context(|| format!("cannot parse {}", path.display()))?);
         }
     }
     cases.sort_by(|a, b| a.name.cmp(&b.name));

@@ -57,7 +57,7 @@ pub(super) fn nodes_ready(layout: &Layout, count: usize, seconds: u64) -> Result
     wait_for(&format!("{count} nodes Ready"), seconds, || {
         let states = kubectl(layout, &["get", "nodes", "-o", path])?;
         let ready = states.split_whitespace().filter(|state| *state == "True").count();
-        if ready == count { Ok(()) } else { bail!("{ready} of {count} are Ready") }
+        if ready == count { Ok(()) } else { bail!("{ready} of {count} nodes are Ready") }
     })
 }
 
@@ -66,5 +66,5 @@ pub(super) fn pod_ranges(layout: &Layout, node: &str) -> Result<[String; 2]> {
     let text = kubectl(layout, &["get", "node", node, "-o", "jsonpath={.spec.podCIDRs[*]}"])?;
     let mut ranges: Vec<_> = text.split_whitespace().map(String::from).collect();
     ranges.sort_by_key(|range| range.contains(':'));
-    ranges.try_into().map_err(|_| anyhow::anyhow!("node {node} has not its two pod ranges yet, only {text:?}"))
+    ranges.try_into().map_err(|_| anyhow::anyhow!("node {node} does not have two pod ranges yet: {text:?}"))
 }

@@ -146,7 +146,7 @@ pub fn run(paths: &Paths, workshop: &dyn Workshop, options: Options) -> Result<(
         }
         Command::Exec { node, command } => {
             Shape::require(&layout)?;
-            let (program, arguments) = command.split_first().context("which program?")?;
+            let (program, arguments) = command.split_first().context("no program to run is named")?;
             Err(enter::in_node(&node, Path::new(program))?.args(arguments).exec()).context("cannot enter the node")
         }
         Command::Install(options) => install::run(workshop, paths, &layout, &steps, &options),

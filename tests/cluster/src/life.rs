@@ -1,8 +1,8 @@
 //! `life`: runs the events of a node's life and mistakes of operators on the cluster that is up,
 //! while connections are counted.
 //!
-//! Connections between the other nodes must never fail: an event ends and starts a neighbour of a
-//! node, its kubelet, its container runtime, its agent or the API server, and none of them carries
+//! Connections between the other nodes must never fail: an event ends and starts another node, or a
+//! node's kubelet, container runtime or agent, or the API server, and none of these carries
 //! packets.
 
 mod control;
@@ -68,7 +68,7 @@ enum Event {
 }
 
 impl Event {
-    /// The sentence that must hold during and after the event.
+    /// Returns the sentence that must hold during and after the event.
     fn sentence(self) -> &'static str {
         match self {
             Self::Agents => "all agents deleted three times under 500 connections a second: none fails",
@@ -107,7 +107,11 @@ pub(super) fn run(
 ) -> Result<()> {
     let shape = Shape::require(layout)?;
     ensure!(shape.proxy == Proxy::Ropeway && shape.cni == Cni::Ropeway, "this cluster does not run Ropeway: {shape:?}");
-    ensure!(shape.nodes >= 3, "needs three workers: one that goes, two that go on; this cluster has {}", shape.nodes);
+    ensure!(
+        shape.nodes >= 3,
+        "three workers are needed, one for the events and two for traffic; this cluster has {}",
+        shape.nodes
+    );
     let fixture = Fixture::set(workshop, paths, layout, steps, shape, &options.peer)?;
     let mut checks = Checks::default();
     for event in Event::value_variants().iter().filter(|e| options.only.is_empty() || options.only.contains(e)) {

@@ -23,14 +23,20 @@ pub(super) fn prepare(layout: &Layout) -> Result<()> {
     if !saved(layout).exists() {
         let mut values = BTreeMap::new();
         for sysctl in MACHINE_SYSCTLS {
-            values.insert(*sysctl, fs::read_to_string(path(sysctl)).with_context(|| (*sysctl).to_owned())?);
+            values.insert(
+                *sysctl,
+                fs::read_to_string(path(sysctl)).with_context(|| format!("cannot read sysctl {sysctl}"))?,
+            );
         }
         fs::write(saved(layout), serde_json::to_vec_pretty(&values)?)?;
     }
     for (sysctl, least) in RAISED_SYSCTLS {
-        let present: u64 = fs::read_to_string(path(sysctl))?.trim().parse().with_context(|| (*sysctl).to_owned())?;
+        let present: u64 = fs::read_to_string(path(sysctl))?
+            .trim()
+            .parse()
+            .with_context(|| format!("sysctl {sysctl} is not a number"))?;
         if present < least.parse()? {
-            fs::write(path(sysctl), least).with_context(|| (*sysctl).to_owned())?;
+            fs::write(path(sysctl), least).with_context(|| format!("cannot set sysctl {sysctl}"))?;
         }
     }
     Ok(())
@@ -46,7 +52,7 @@ pub(super) fn restore(layout: &Layout) -> Result<()> {
     let values: BTreeMap<String, String> = serde_json::from_slice(&text)?;
     for (sysctl, value) in values {
         if fs::read_to_string(path(&sysctl))? != value {
-            fs::write(path(&sysctl), value.trim()).with_context(|| sysctl.clone())?;
+            fs::write(path(&sysctl), value.trim()).with_context(|| format!("cannot restore sysctl {sysctl}"))?;
         }
     }
     Ok(())

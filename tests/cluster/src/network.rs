@@ -95,9 +95,9 @@ pub(super) fn unplug(node: &Node) -> Result<()> {
     // The kernel deletes devices later than the namespace, and until then a new link cannot have
     // the name. A socket with unsent data keeps the namespace, for up to 100 seconds if the peer
     // does not answer (net.ipv4.tcp_orphan_retries).
-    wait_for(&format!("end of {port}"), 150, || {
+    wait_for(&format!("removal of device {port}"), 150, || {
         let links = shell::output(Command::new("ip").args(["-n", &namespace(FABRIC), "-o", "link", "show"]))?;
-        ensure!(!links.contains(&format!(" {port}@")), "it is there");
+        ensure!(!links.contains(&format!(" {port}@")), "device {port} still exists");
         Ok(())
     })
 }
@@ -133,5 +133,5 @@ fn set(name: &str, sysctl: &str, value: &str) -> Result<()> {
     let key = sysctl.replace('/', ".");
     shell::output(Command::new("nsenter").arg(net).args(["sysctl", "-qw", &format!("{key}={value}")]))
         .map(|_| ())
-        .with_context(|| format!("{key} of {name}"))
+        .with_context(|| format!("cannot set sysctl {key} of {name}"))
 }

@@ -62,7 +62,7 @@ pub(super) fn start(layout: &Layout, node: &Node) -> Result<()> {
     }
     cgroups::make(&node.name)?;
     network::plug(node)?;
-    prepare(layout, node).with_context(|| format!("{}", layout.node(&node.name).display()))?;
+    prepare(layout, node).with_context(|| format!("cannot prepare {}", layout.node(&node.name).display()))?;
     let this = std::env::current_exe()?;
     let mut command = enter::new_node(&node.name, &this)?;
     daemon::start(layout, &name, command.args(["cluster", "node-init", &node.name]))?;

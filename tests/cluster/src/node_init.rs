@@ -29,7 +29,7 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the node. Returns only if the node cannot be set up.
 pub(super) fn run(layout: &Layout, name: &str) -> Result<()> {
-    rustix::system::sethostname(name.as_bytes()).context("host name")?;
+    rustix::system::sethostname(name.as_bytes()).context("cannot set the host name")?;
     let logs = ["containerd", "kubelet"].map(|program| (program, layout.log(&format!("{program}-{name}"))));
     let mut outputs = BTreeMap::new();
     for (program, path) in logs {
@@ -46,12 +46,13 @@ pub(super) fn run(layout: &Layout, name: &str) -> Result<()> {
 
 /// Makes `root` the root of this process, with all mounts of a node.
 fn file_system(layout: &Layout, root: &Path, hierarchies: &[Hierarchy]) -> Result<()> {
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("private mounts")?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .context("cannot make the mounts private")?;
     let at = |path: &str| inside(root, Path::new(path));
     bind(root, root)?;
     bind(Path::new("/usr"), &at("/usr"))?;
-    mount_remount(at("/usr"), MountFlags::BIND | MountFlags::RDONLY, "").context("/usr read-only")?;
-    mount_bind_recursive("/dev", at("/dev")).context("/dev")?;
+    mount_remount(at("/usr"), MountFlags::BIND | MountFlags::RDONLY, "").context("cannot mount /usr read-only")?;
+    mount_bind_recursive("/dev", at("/dev")).context("cannot mount /dev")?;
     for directory in node::shared_directories(layout) {
         bind(&directory, &inside(root, &directory))?;
     }
@@ -66,31 +67,32 @@ fn file_system(layout: &Layout, root: &Path, hierarchies: &[Hierarchy]) -> Resul
         fs::create_dir_all(&layout)?;
         special(&hierarchy.kind, &layout, &hierarchy.options)?;
     }
-    chdir(root).context("the node's directory")?;
-    pivot_root(".", ".").context("pivot_root")?;
-    unmount(".", UnmountFlags::DETACH).context("leave the machine's root")?;
-    chdir("/").context("/")?;
+    chdir(root).context("cannot enter the node's directory")?;
+    pivot_root(".", ".").context("cannot change the root (pivot_root)")?;
+    unmount(".", UnmountFlags::DETACH).context("cannot unmount the machine's root")?;
+    chdir("/").context("cannot enter /")?;
     fs::create_dir_all("/run/netns")?;
     // Kubelet and container runtime pass mounts to each other.
-    mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).context("shared mounts")
+    mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
+        .context("cannot make the mounts shared")
 }
 
 /// Gives each start of a node a new boot id; the machine's kernel keeps its own.
 fn boot_id(root: &Path) -> Result<()> {
     let random = Path::new("/proc/sys/kernel/random");
     let own = inside(root, Path::new("/etc/boot_id"));
-    fs::write(&own, fs::read(random.join("uuid"))?).with_context(|| format!("{}", own.display()))?;
+    fs::write(&own, fs::read(random.join("uuid"))?).with_context(|| format!("cannot write {}", own.display()))?;
     bind(&own, &inside(root, &random.join("boot_id")))
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
-    mount_bind(from, to).with_context(|| format!("bind {} to {}", from.display(), to.display()))
+    mount_bind(from, to).with_context(|| format!("cannot bind {} to {}", from.display(), to.display()))
 }
 
 fn special(kind: &str, at: &Path, options: &str) -> Result<()> {
     let options = std::ffi::CString::new(options)?;
     let data = (!options.is_empty()).then_some(options.as_c_str());
-    mount(kind, at, kind, MountFlags::empty(), data).with_context(|| format!("mount {kind} at {}", at.display()))
+    mount(kind, at, kind, MountFlags::empty(), data).with_context(|| format!("cannot mount {kind} at {}", at.display()))
 }
 
 struct Supervisor {
@@ -101,7 +103,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn start(&mut self, program: &'static str) -> Result<()> {
-        let output = self.outputs.get(program).context("a log for each program")?;
+        let output = self.outputs.get(program).with_context(|| format!("no log is open for {program}"))?;
         let mut command = Command::new(self.layout.bin(program));
         match program {
             "kubelet" => command.args(fs::read_to_string(KUBELET_FLAGS)?.lines()),
@@ -124,10 +126,10 @@ impl Supervisor {
     /// Restarts the programs that end; reaps all other children, which are orphans.
     fn watch(&mut self) -> Result<()> {
         loop {
-            let ended = wait(WaitOptions::empty()).context("wait")?;
+            let ended = wait(WaitOptions::empty()).context("cannot wait for a child process")?;
             let Some((pid, status)) = ended else { continue };
             if let Some(program) = self.running.remove(&pid.as_raw_nonzero().get()) {
-                eprintln!("{program} ended ({status:?}); it is started again");
+                eprintln!("{program} ended ({status:?}): restarting it");
                 std::thread::sleep(RESTART_PAUSE);
                 self.start(program)?;
             }

@@ -143,14 +143,14 @@ pub(super) fn api_server() -> String {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
-    let parent = path.parent().context("a file has a directory")?;
-    fs::create_dir_all(parent).with_context(|| format!("{}", parent.display()))?;
+    let parent = path.parent().context("the path of a file has no directory")?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(path)
-        .with_context(|| format!("{}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("{}", path.display()))
+        .with_context(|| format!("cannot create {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -31,8 +31,8 @@ pub(super) struct Pod {
 /// deleted.
 pub(super) fn list(layout: &Layout, selector: &[&str]) -> Result<Vec<Pod>> {
     let text = kube::kubectl(layout, &[&["get", "pods", "-o", "json"], selector].concat())?;
-    let list: Value = serde_json::from_str(&text).context("kubectl get pods")?;
-    let items = list["items"].as_array().context("a list has items")?;
+    let list: Value = serde_json::from_str(&text).context("cannot parse the output of kubectl get pods")?;
+    let items = list["items"].as_array().context("the output of kubectl get pods has no items")?;
     Ok(items.iter().filter(|item| item["metadata"]["deletionTimestamp"].is_null()).map(read).collect())
 }
 
@@ -84,7 +84,7 @@ pub(super) fn agent(layout: &Layout, node: &str) -> Result<u32> {
 pub(super) fn program(layout: &Layout, node: &str, name: &str) -> Result<u32> {
     let network = |path: &Path| fs::read_link(path.join("ns/net")).ok();
     let here = network(&Path::new("/proc").join(enter::init(layout, node)?.to_string()));
-    let here = here.with_context(|| format!("the network of node {node}"))?;
+    let here = here.with_context(|| format!("cannot identify the network namespace of node {node}"))?;
     let is_it = |path: &Path| {
         fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
             && network(path).as_ref() == Some(&here)
@@ -103,13 +103,13 @@ pub(super) fn ropeway(layout: &Layout, node: &str, arguments: &[&str]) -> Result
     let agent = agent(layout, node)?.to_string();
     let mut command = Command::new("nsenter");
     command.args(["--target", &agent, "--mount", "--net", "--", "/ropeway", "-o", "json"]).args(arguments);
-    serde_json::from_str(&toolbox::shell::output(&mut command)?).context("what ropeway prints")
+    serde_json::from_str(&toolbox::shell::output(&mut command)?).context("cannot parse the output of ropeway")
 }
 
 /// Returns the addresses of the node's pods in the maps of the kernel programs, sorted.
 pub(super) fn wired(layout: &Layout, node: &str) -> Result<Vec<String>> {
     let view = ropeway(layout, node, &["pod", "list"])?;
-    let pods = view["pods"].as_array().context("a list of pods")?;
+    let pods = view["pods"].as_array().context("the output of ropeway has no pods")?;
     let addresses = pods.iter().flat_map(|pod| pod["addresses"].as_array().cloned().unwrap_or_default());
     let mut addresses: Vec<_> = addresses.filter_map(|address| address.as_str().map(String::from)).collect();
     addresses.sort();
@@ -120,13 +120,14 @@ pub(super) fn wired(layout: &Layout, node: &str) -> Result<Vec<String>> {
 pub(super) fn held(layout: &Layout, node: &str) -> Result<Vec<String>> {
     let directory = layout.node_root(node).join("var/lib/ropeway/addresses/records");
     let mut addresses = Vec::new();
-    for entry in fs::read_dir(&directory).with_context(|| format!("{}", directory.display()))? {
+    for entry in fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with("attachment-") {
-            let text = fs::read_to_string(entry.path()).with_context(|| format!("{}", entry.path().display()))?;
+            let text =
+                fs::read_to_string(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
             let record: Value = serde_json::from_str(text.lines().next().unwrap_or_default())
-                .with_context(|| format!("{}", entry.path().display()))?;
-            let own = record["addresses"].as_array().context("a record without addresses")?.clone();
+                .with_context(|| format!("cannot parse {}", entry.path().display()))?;
+            let own = record["addresses"].as_array().context("an attachment record has no addresses")?.clone();
             addresses.extend(own.iter().filter_map(|address| address.as_str().map(String::from)));
         }
     }

@@ -82,12 +82,12 @@ pub(super) fn make(layout: &Layout) -> Result<()> {
     unpack.args(["--quiet", "--variant=extract", &format!("--include={}", PACKAGES.join(","))]);
     shell::output(unpack.arg(release()?).arg(&fresh))?;
     arrange(&fresh)?;
-    fs::rename(&fresh, &root).with_context(|| format!("{}", root.display()))
+    fs::rename(&fresh, &root).with_context(|| format!("cannot move a file to {}", root.display()))
 }
 
 /// Returns the Debian release of this machine, whose packages its package sources are sure to have.
 fn release() -> Result<String> {
-    let text = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
+    let text = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
     let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     Ok(name.context("/etc/os-release names no Debian release")?.trim_matches('"').to_owned())
 }
@@ -125,5 +125,5 @@ fn link(path: &Path, target: &str) -> Result<()> {
     if path.symlink_metadata().is_ok() {
         fs::remove_file(path)?;
     }
-    symlink(target, path).with_context(|| format!("{}", path.display()))
+    symlink(target, path).with_context(|| format!("cannot create the link {}", path.display()))
 }

@@ -86,9 +86,11 @@ impl Shape {
     pub(super) fn read(layout: &Layout) -> Result<Option<Self>> {
         let path = layout.run().join("cluster.json");
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{}", path.display())),
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).with_context(|| format!("cannot parse {}", path.display()))
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).with_context(|| format!("{}", path.display())),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
         }
     }
 
@@ -100,7 +102,7 @@ impl Shape {
     /// Writes the shape for later commands.
     pub(super) fn write(&self, layout: &Layout) -> Result<()> {
         let path = layout.run().join("cluster.json");
-        fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| format!("{}", path.display()))
+        fs::write(&path, serde_json::to_vec_pretty(self)?).with_context(|| format!("cannot write {}", path.display()))
     }
 }
 

@@ -85,7 +85,7 @@ impl Smoke<'_> {
                 self.check(&format!("{}: /proxyMode", node.name), |s| s.proxy_mode(&node.name));
             }
         }
-        let (client, _) = clients.first().context("no client")?.clone();
+        let (client, _) = clients.first().context("no client pod runs")?.clone();
         self.check("kubectl exec", |s| {
             let text = s.exec(&client, &["echo", "hello"])?;
             ensure!(text.trim() == "hello", "it printed {text:?}");
@@ -130,13 +130,13 @@ impl Smoke<'_> {
     fn cluster_ips(&self) -> Result<[String; 2]> {
         let text = self.get("service", "web", "{.spec.clusterIPs[*]}")?;
         let ips: Vec<_> = text.split_whitespace().map(String::from).collect();
-        ips.try_into().map_err(|_| anyhow::anyhow!("Service web has not two cluster IPs but {text:?}"))
+        ips.try_into().map_err(|_| anyhow::anyhow!("Service web should have two cluster IPs, has {text:?}"))
     }
 
     /// Sends requests over new connections. None may fail, and both replicas have to answer soon.
     fn fetch(&self, pod: &str, target: &str) -> Result<()> {
         wait_for("answers of both replicas", 10, || match self.ten(pod, target) {
-            Ok(pods) if pods.len() < 2 => bail!("10 requests went to {pods:?}"),
+            Ok(pods) if pods.len() < 2 => bail!("10 requests were answered by {pods:?} only"),
             answered => Ok(answered.map(drop)),
         })?
     }
@@ -150,7 +150,7 @@ impl Smoke<'_> {
     fn api(&self, pod: &str) -> Result<()> {
         let url = format!("https://{}/readyz", KUBERNETES_SERVICE[0]);
         let text = self.exec(pod, &["curl", "-sSk", "--max-time", "3", &url])?;
-        ensure!(!text.is_empty(), "no answer");
+        ensure!(!text.is_empty(), "the API server returned an empty answer");
         Ok(())
     }
 
@@ -172,12 +172,12 @@ impl Smoke<'_> {
         let found = self.answer(pod, "SRV", &format!("_http._tcp.web.{suffix}"))?;
         // The addresses of a name share its weight.
         let expected = format!(" 80 web.{suffix}.");
-        ensure!(found.len() == 1 && found.iter().all(|line| line.ends_with(&expected)), "SRV: {found:?}");
+        ensure!(found.len() == 1 && found.iter().all(|line| line.ends_with(&expected)), "SRV record: {found:?}");
         let path = "jsonpath={.items[*].status.podIP}";
         let pods = self.kubectl(&["get", "pods", "-l", "app=web", "-o", path])?;
         let pods: BTreeSet<_> = pods.split_whitespace().map(String::from).collect();
         let found = self.answer(pod, "A", &format!("web-pods.{suffix}"))?;
-        ensure!(found == pods, "headless: {found:?}, expected {pods:?}");
+        ensure!(found == pods, "A records of the headless Service: {found:?}, expected {pods:?}");
         let found = self.answer(pod, "CNAME", &format!("elsewhere.{suffix}"))?;
         ensure!(found.contains("elsewhere.example."), "ExternalName: {found:?}");
         Ok(())
@@ -213,11 +213,12 @@ impl Smoke<'_> {
         kubectl.args(["-n", NAMESPACE, "port-forward", "service/web", ":80"]).stdout(Stdio::piped());
         let mut forward = Process::start("kubectl port-forward", &mut kubectl)?;
         // Keep the pipe open: kubectl prints another line and fails if it cannot.
-        let mut output = BufReader::new(forward.child().stdout.take().context("no pipe")?);
+        let mut output =
+            BufReader::new(forward.child().stdout.take().context("standard output of kubectl is not a pipe")?);
         let mut line = String::new();
         output.read_line(&mut line)?;
         let from = line.strip_prefix("Forwarding from ").and_then(|rest| rest.split_whitespace().next());
-        let from = from.with_context(|| format!("it says {line:?}"))?;
+        let from = from.with_context(|| format!("kubectl port-forward printed {line:?}, which names no port"))?;
         let answer = self.outside(&format!("http://{from}/hostname"));
         forward.kill()?;
         answer
@@ -238,7 +239,7 @@ impl Smoke<'_> {
         let text = shell::output(enter::in_node(node, "nft".as_ref())?.args(["list", "ruleset"]))?;
         let proxy =
             ["KUBE-SERVICES", "KUBE-SVC", "kube-proxy", "CNI-HOSTPORT"].iter().find(|word| text.contains(**word));
-        ensure!(proxy.is_none(), "there are rules with {}", proxy.unwrap_or(&""));
+        ensure!(proxy.is_none(), "the packet filter has rules of {}", proxy.unwrap_or(&""));
         Ok(())
     }
 
@@ -259,6 +260,6 @@ impl Smoke<'_> {
         if before != after {
             bail!("addresses were {before}, are {after}");
         }
-        self.fetch(client, &format!("{web}:80")).context("afterwards")
+        self.fetch(client, &format!("{web}:80")).context("after the agents have started")
     }
 }

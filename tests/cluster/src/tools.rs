@@ -78,9 +78,13 @@ pub(super) fn build(layout: &Layout, sets: &[Set]) -> Result<()> {
 }
 
 fn memory_available() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("MemAvailable")?;
+    let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .context("/proc/meminfo has no MemAvailable")?;
+    let kib: u64 =
+        line.trim().trim_end_matches(" kB").parse().context("MemAvailable in /proc/meminfo is not a number")?;
     Ok(kib << 10)
 }
 
@@ -100,7 +104,7 @@ impl Batch {
         let mut text = format!("{} {:?} {}\n", program.package, self.kind, self.linker_flags()).into_bytes();
         for name in ["go.mod", "go.sum"] {
             let file = layout.tools().join(self.module).join(name);
-            text.extend(fs::read(&file).with_context(|| format!("{}", file.display()))?);
+            text.extend(fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?);
         }
         Ok(digest(&text))
     }
@@ -111,7 +115,7 @@ impl Batch {
         println!("==> building {names}");
         // Linked to a temporary name first: an interrupted build must not look like a finished one.
         let fresh = layout.cache().join("build").join(format!("{}-{:?}-{:?}", self.module, self.set, self.kind));
-        fs::create_dir_all(&fresh).with_context(|| format!("{}", fresh.display()))?;
+        fs::create_dir_all(&fresh).with_context(|| format!("cannot create {}", fresh.display()))?;
         let mut go = Command::new("go");
         go.current_dir(layout.tools().join(self.module));
         // With -trimpath, compiled packages of one checkout serve all others.
@@ -131,10 +135,10 @@ impl Batch {
         for program in self.programs {
             let (from, to, key) = (fresh.join(program.file()), layout.bin(program.name), program.key_file(layout));
             for file in [&to, &key] {
-                fs::create_dir_all(file.parent().context("a file has a directory")?)?;
+                fs::create_dir_all(file.parent().context("the path of a program has no directory")?)?;
             }
-            fs::rename(&from, &to).with_context(|| format!("{}", from.display()))?;
-            fs::write(&key, self.key(layout, program)?).with_context(|| format!("{}", key.display()))?;
+            fs::rename(&from, &to).with_context(|| format!("cannot move {}", from.display()))?;
+            fs::write(&key, self.key(layout, program)?).with_context(|| format!("cannot write {}", key.display()))?;
         }
         println!("    built {names} in {} s", begin.elapsed().as_secs());
         Ok(())

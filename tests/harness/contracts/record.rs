@@ -1,4 +1,5 @@
-//! Records the outcome of a cell as a line of JSON in the file that `ROPEWAY_CONTRACTS` names.
+//! Records the outcome of each cell of the matrix as a line of JSON in the file that
+//! `ROPEWAY_CONTRACTS` names.
 //!
 //! The namespace tests write the file, `cargo xtask test` reads it.
 
@@ -44,7 +45,7 @@ impl Recorder {
     pub fn start() -> Result<Self> {
         let open = |path: PathBuf| {
             let file = OpenOptions::new().create(true).append(true).open(&path);
-            file.map(Mutex::new).with_context(|| path.display().to_string())
+            file.map(Mutex::new).with_context(|| format!("cannot open {}", path.display()))
         };
         let file = std::env::var_os(VARIABLE).map(|path| open(path.into())).transpose()?;
         Ok(Self { file, wrong: Mutex::default() })
@@ -53,10 +54,10 @@ impl Recorder {
     /// Records the outcome of one cell.
     ///
     /// # Errors
-    /// When the rule says nothing of this cell, or the line can't be written.
+    /// When the rule does not apply to this cell, or the line can't be written.
     pub fn cell(&self, rule: &Rule, path: Path, family: IpFamily, outcome: &Result<()>) -> Result<()> {
         let number = rule.number;
-        ensure!(rule.absent(path, family).is_none(), "{number} says nothing of {path}, {family:?}");
+        ensure!(rule.absent(path, family).is_none(), "rule {number} does not apply to {path}, {family:?}");
         let failure = outcome.as_ref().err().map(|error| format!("{error:#}"));
         let cell = format!("{number} {path} {family:?}");
         let wrong = match (&failure, rule.gap(path, family)) {
@@ -73,13 +74,16 @@ impl Recorder {
         let record = Record { rule: number.to_owned(), path, family, failure };
         let Some(file) = &self.file else { return Ok(()) };
         let line = serde_json::to_string(&record)? + "\n";
-        file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes()).context("the file of outcomes")
+        file.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write_all(line.as_bytes())
+            .context("cannot write to the file of records")
     }
 
     /// Ends the test and returns its result.
     ///
     /// # Errors
-    /// When a cell is not as it should be.
+    /// When a cell has another outcome than the catalogue says.
     pub fn end(self) -> Result<()> {
         let wrong = self.wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
         ensure!(wrong.is_empty(), "{} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
@@ -94,7 +98,9 @@ impl Recorder {
 pub fn read(path: &FilePath) -> Result<Vec<Record>> {
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.with_context(|| path.display().to_string())?,
+        text => text.with_context(|| format!("cannot read {}", path.display()))?,
     };
-    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("cannot parse the record {line}")))
+        .collect()
 }

@@ -41,11 +41,12 @@ pub fn run(inside: &Inside) -> Result<()> {
     if !inside.stay {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
     }
-    fs::write(inside.cgroup.join("cgroup.procs"), "0").with_context(|| format!("{}", inside.cgroup.display()))?;
+    fs::write(inside.cgroup.join("cgroup.procs"), "0")
+        .with_context(|| format!("cannot enter cgroup {}", inside.cgroup.display()))?;
     // All files are opened before any namespace is entered: the paths are those of the host.
     let open = |name: &str| {
         let path = format!("/proc/{}/ns/{name}", inside.pid);
-        File::open(&path).with_context(|| path)
+        File::open(&path).with_context(|| format!("cannot open {path}"))
     };
     let namespaces = [
         (open("cgroup")?, CloneFlags::CLONE_NEWCGROUP),
@@ -58,10 +59,10 @@ pub fn run(inside: &Inside) -> Result<()> {
         setns(file, *kind).with_context(|| format!("cannot enter the {kind:?} of process {}", inside.pid))?;
     }
     if let Some(path) = &inside.netns {
-        let file = File::open(path).with_context(|| format!("{}", path.display()))?;
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {}", path.display()))?;
     }
-    let Some((program, arguments)) = inside.command.split_first() else { bail!("no program") };
+    let Some((program, arguments)) = inside.command.split_first() else { bail!("no program to run is named") };
     let error = Command::new(program).args(arguments).exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }

@@ -38,7 +38,8 @@ pub fn run(options: &NodeOptions) -> Result<()> {
     if !options.stay {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
     }
-    fs::write(options.cgroup.join("cgroup.procs"), "0").with_context(|| format!("{}", options.cgroup.display()))?;
+    fs::write(options.cgroup.join("cgroup.procs"), "0")
+        .with_context(|| format!("cannot enter cgroup {}", options.cgroup.display()))?;
     let all = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWCGROUP
@@ -74,10 +75,11 @@ fn mounts() -> Result<()> {
         mount(Some(kind), place, Some(kind), MsFlags::empty(), none)
             .with_context(|| format!("cannot mount {kind} on {place}"))?;
     }
-    fs::create_dir("/run/netns").context("/run/netns")
+    fs::create_dir("/run/netns").context("cannot create /run/netns")
 }
 
-/// Addresses are usable at once (no duplicate address detection), nothing is learnt from the link.
+/// Sets the sysctls of a machine: addresses are usable at once (no duplicate address detection),
+/// and router advertisements are ignored.
 fn sysctls(forward: bool) -> Result<()> {
     let always = [
         ("ipv6/conf/all/disable_ipv6", "0"),
@@ -97,7 +99,7 @@ fn sysctls(forward: bool) -> Result<()> {
         bridge.into_iter().filter(|name| Path::new("/proc/sys/net").join(name).exists()).map(|name| (name, "0"));
     for (name, value) in always.into_iter().chain(forwarding.into_iter().filter(|_| forward)).chain(bridge) {
         let path = Path::new("/proc/sys/net").join(name);
-        fs::write(&path, value).with_context(|| format!("{}", path.display()))?;
+        fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

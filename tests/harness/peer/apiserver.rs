@@ -1,5 +1,5 @@
-//! `ropeway-peer apiserver`: as much of an API server as an agent needs to list; a list that is not
-//! there yet lets it wait.
+//! `ropeway-peer apiserver`: the list requests of an API server, answered from files. A request for
+//! a list whose file is missing waits until the file exists.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
-/// Between two looks at whether a list is there.
+/// Interval between two checks for the file of a list.
 const STEP: Duration = Duration::from_millis(10);
 
 /// Options of `ropeway-peer apiserver`.
@@ -21,12 +21,13 @@ pub struct ApiOptions {
     directory: PathBuf,
 }
 
-/// Serves until it is killed; says `ready` when it listens.
+/// Serves until it is killed; prints `ready` when it listens.
 ///
 /// # Errors
 /// When the port is taken.
 pub fn run(options: &ApiOptions) -> Result<()> {
-    let listener = TcpListener::bind(options.address).with_context(|| options.address.to_string())?;
+    let listener =
+        TcpListener::bind(options.address).with_context(|| format!("cannot listen at {}", options.address))?;
     println!("ready");
     io::stdout().flush()?;
     std::thread::scope(|scope| {

@@ -24,22 +24,22 @@ pub struct EchoOptions {
 
 const HEADER: usize = 8;
 
-/// Asks once.
+/// Sends one echo request and waits for the answer.
 ///
 /// # Errors
-/// When there is no answer with the same content in time; what another machine said in its place is
-/// named.
+/// When there is no answer with the same content in time. The error names other ICMP messages that
+/// came instead.
 pub fn run(options: &EchoOptions) -> Result<()> {
     let (domain, protocol, request, answer) = match options.address {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
     };
-    let mut socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw socket")?;
+    let mut socket = Socket::new(domain, Type::RAW, Some(protocol)).context("cannot open a raw socket")?;
     match options.address {
         IpAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DO),
         IpAddr::V6(_) => sockopt::set_ipv6_mtu_discover(&socket, sockopt::Ipv6PathMtuDiscovery::DO),
     }
-    .context("no fragments")?;
+    .context("cannot forbid fragmentation")?;
     let id = std::process::id().to_be_bytes();
     let mut packet = vec![request, 0, 0, 0, id[2], id[3], 0, 1];
     packet.extend((0..options.size).map(|i| (i % 251) as u8));
@@ -48,7 +48,7 @@ pub fn run(options: &EchoOptions) -> Result<()> {
         packet[2..4].copy_from_slice(&sum);
     }
     // Not connected: errors come from other addresses.
-    socket.send_to(&packet, &SocketAddr::new(options.address, 0).into()).context("send")?;
+    socket.send_to(&packet, &SocketAddr::new(options.address, 0).into()).context("cannot send the request")?;
     let end = Instant::now() + Duration::from_millis(options.timeout);
     let mut buffer = vec![0; 65536];
     let mut others = Vec::new();
@@ -67,7 +67,7 @@ pub fn run(options: &EchoOptions) -> Result<()> {
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
                 continue;
             }
-            Err(e) => return Err(e).context("receive"),
+            Err(e) => return Err(e).context("cannot receive the answer"),
         };
         // IPv4 comes with its header.
         let start = if options.address.is_ipv4() { usize::from(buffer[0] & 15) * 4 } else { 0 };
@@ -82,7 +82,7 @@ pub fn run(options: &EchoOptions) -> Result<()> {
     }
 }
 
-/// The Internet checksum (RFC 1071).
+/// Computes the Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
     let mut sum: u32 = bytes.chunks(2).map(word).sum();

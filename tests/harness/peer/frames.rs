@@ -64,7 +64,9 @@ pub fn send(options: &SendOptions) -> Result<()> {
     let socket = open(&options.device)?;
     for _ in 0..options.count {
         for frame in &frames {
-            socket.send(frame).with_context(|| format!("{}: {}", options.device, hex(frame)))?;
+            socket
+                .send(frame)
+                .with_context(|| format!("device {}: cannot send frame {}", options.device, hex(frame)))?;
         }
     }
     Ok(())
@@ -98,7 +100,7 @@ pub fn watch(options: &WatchOptions) -> Result<()> {
                         return Ok(());
                     }
                 }
-                Err(e) => return Err(e).context("receive"),
+                Err(e) => return Err(e).context("cannot receive a frame"),
             }
         }
     })?;
@@ -123,10 +125,11 @@ fn open(name: &str) -> Result<Socket> {
     let address = getifaddrs()?
         .filter(|device| device.interface_name == name)
         .find_map(|device| device.address?.as_link_addr().copied())
-        .with_context(|| format!("no device {name}"))?;
+        .with_context(|| format!("there is no device {name}"))?;
     let every_protocol = Protocol::from(i32::from((ETH_P_ALL as u16).to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol))?;
-    nix::sys::socket::bind(socket.as_raw_fd(), &address).with_context(|| format!("device {name}"))?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &address)
+        .with_context(|| format!("cannot bind the socket to device {name}"))?;
     Ok(socket)
 }
 

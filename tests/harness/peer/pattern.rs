@@ -1,5 +1,4 @@
-//! Bytes that both sides can compute: what is received is compared with what was sent, byte by
-//! byte.
+//! A byte pattern that both sides compute, so that the receiver can check every byte.
 
 use std::io::{self, Read, Write};
 

@@ -1,5 +1,5 @@
 //! `ropeway-peer persistent-load`: connections that stay open and are used continuously. Each lost
-//! one counts.
+//! connection is reported.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -54,8 +54,8 @@ pub fn run(options: &PersistentLoadOptions) -> Result<()> {
     let request = Request::over(Protocol::Tcp, options.target, timeout);
     let (mut streams, mut servers) = (Vec::new(), BTreeMap::new());
     for number in 0..options.count {
-        let mut stream = connect(&request).with_context(|| format!("connection {number}"))?;
-        let answer = line(&mut stream).with_context(|| format!("connection {number}"))?;
+        let mut stream = connect(&request).with_context(|| format!("cannot open connection {number}"))?;
+        let answer = line(&mut stream).with_context(|| format!("no answer over connection {number}"))?;
         *servers.entry(answer.server).or_default() += 1;
         streams.push(stream);
     }

@@ -22,7 +22,7 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// This client's addresses, as the servers saw them.
     pub seen_as: BTreeSet<IpAddr>,
-    /// The longest time of one request in milliseconds, answered or not.
+    /// The longest time of one request in microseconds, answered or not.
     pub slowest_us: u64,
 }
 

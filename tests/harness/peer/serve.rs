@@ -34,8 +34,8 @@ pub fn run(options: &ServeOptions) -> Result<()> {
     std::thread::scope(|scope| {
         for port in &options.ports {
             let place = SocketAddr::from((address, *port));
-            let listener = TcpListener::bind(place).with_context(|| format!("TCP {place}"))?;
-            let socket = UdpSocket::bind(place).with_context(|| format!("UDP {place}"))?;
+            let listener = TcpListener::bind(place).with_context(|| format!("cannot listen at TCP {place}"))?;
+            let socket = UdpSocket::bind(place).with_context(|| format!("cannot bind UDP {place}"))?;
             scope.spawn(move || datagrams(&socket, &options.id));
             scope.spawn(move || {
                 for stream in listener.incoming().flatten() {
@@ -46,7 +46,7 @@ pub fn run(options: &ServeOptions) -> Result<()> {
             });
         }
         println!("ready");
-        io::stdout().flush().context("standard output")
+        io::stdout().flush().context("cannot write to standard output")
     })
 }
 

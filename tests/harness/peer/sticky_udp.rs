@@ -34,7 +34,7 @@ pub fn run(options: &StickyUdpOptions) -> Result<()> {
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any)?;
-    socket.connect(target).with_context(|| format!("connect to {target}"))?;
+    socket.connect(target).with_context(|| format!("cannot connect to {target}"))?;
     same(socket.peer_addr()?, target)?;
     let interval = Duration::from_millis(options.interval);
     socket.set_read_timeout(Some(interval))?;

@@ -43,15 +43,15 @@ pub struct TransferReport {
 pub fn run(options: &TransferOptions) -> Result<()> {
     let timeout = Duration::from_millis(options.timeout);
     let request = Request::over(Protocol::Tcp, options.target, timeout);
-    let stream = connect(&request).context("connect")?;
+    let stream = connect(&request).with_context(|| format!("cannot connect to {}", options.target))?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
 
     let start = Instant::now();
     writer.write_all(format!("take {}\n", options.bytes).as_bytes())?;
-    pattern::send(&mut writer, options.bytes).context("to the server")?;
+    pattern::send(&mut writer, options.bytes).context("transfer to the server failed")?;
     let mut answer = String::new();
-    reader.read_line(&mut answer).context("the server's verdict")?;
+    reader.read_line(&mut answer).context("the server did not confirm the transfer")?;
     if answer.trim_end() != "right" {
         bail!("the server received something else: {}", answer.trim_end());
     }
@@ -59,7 +59,7 @@ pub fn run(options: &TransferOptions) -> Result<()> {
 
     let start = Instant::now();
     writer.write_all(format!("give {}\n", options.bytes).as_bytes())?;
-    pattern::receive(&mut reader, options.bytes).context("from the server")?;
+    pattern::receive(&mut reader, options.bytes).context("transfer from the server failed")?;
     let down = start.elapsed();
     let report =
         TransferReport { bytes: options.bytes, up_ms: up.as_millis() as u64, down_ms: down.as_millis() as u64 };

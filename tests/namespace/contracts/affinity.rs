@@ -74,8 +74,8 @@ fn own_targets(path: Path, number: u16, family: IpFamily) -> Vec<Target> {
 fn server(from: &dyn TrafficEndpoint, target: Target, count: u64) -> Result<String> {
     let report = load::send_requests(from, target.tcp, Protocol::Tcp, count)?;
     let one = report.ok == count && report.by_server.len() == 1;
-    ensure!(one, "{} to {}, one server is expected: {report:?}", from.label(), target.tcp);
-    report.by_server.into_keys().next().context("no server")
+    ensure!(one, "{} to {}: answers from one server are expected: {report:?}", from.label(), target.tcp);
+    report.by_server.into_keys().next().context("no server has answered")
 }
 
 fn lasting(fixture: &ContractFixture) {
@@ -88,7 +88,10 @@ fn lasting(fixture: &ContractFixture) {
     };
     let (unset, default) = (ticks("default/sticky"), ticks("default/default"));
     observations.observe(|_, _| {
-        ensure!(unset == default && default > 0, "{unset} ticks without a timeout, {default} with the default");
+        ensure!(
+            unset == default && default > 0,
+            "affinity timeout is {unset} ticks if unset and {default} with the API's default"
+        );
         Ok(())
     });
     // in use for longer than the timeout: still the same server
@@ -112,7 +115,7 @@ fn lasting(fixture: &ContractFixture) {
     observations.observe(|path, family| {
         let reports = reports[&(path, family)].as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
         let one = reports.iter().all(|report| report.failed == 0 && report.ok > 10 && report.by_server.len() == 1);
-        ensure!(one, "in use, so one server is expected: {reports:?}");
+        ensure!(one, "the affinity is in use, so answers from one server are expected: {reports:?}");
         Ok(())
     });
     expires(fixture, &mut observations);
@@ -133,8 +136,8 @@ fn lasting(fixture: &ContractFixture) {
     observations.record(fixture, "2.4.2");
 }
 
-/// A client that has been idle for longer than the timeout gets either endpoint: after enough
-/// tries, another one. All clients wait at the same time.
+/// Checks that an affinity expires: a client that has been idle for longer than the timeout gets a
+/// random endpoint, so after some tries another one. All clients wait at the same time.
 fn expires(fixture: &ContractFixture, observations: &mut Observations) {
     let mut first: BTreeMap<(Path, IpFamily, String), String> = BTreeMap::new();
     for round in 0..20 {
@@ -158,12 +161,16 @@ fn expires(fixture: &ContractFixture, observations: &mut Observations) {
     }
     observations.observe(|path, family| {
         let same: Vec<_> = first.keys().filter(|(p, f, _)| (*p, *f) == (path, family)).collect();
-        ensure!(same.is_empty(), "after 20 times the timeout it is the same server for {same:?}");
+        ensure!(
+            same.is_empty(),
+            "affinity has not expired: after 20 times the timeout the server is still the same for {same:?}"
+        );
         Ok(())
     });
 }
 
-/// Sleeps, because the timeout itself is tested.
+/// Sleeps for the affinity timeout, which is what the test measures; there is no condition to wait
+/// for.
 fn pause(time: Duration) {
     let end = std::time::Instant::now() + time;
     while let Some(left) = end.checked_duration_since(std::time::Instant::now()) {

@@ -78,8 +78,8 @@ fn topology(fixture: &ContractFixture) {
     });
 }
 
-/// A fair coin leaves 160 to 240 of 400 once in 19,000 runs; three tries make that once in 10
-/// billion.
+/// Expects each of two servers to answer 160 to 240 of 400 requests, in one of three tries. A fair
+/// choice misses that once in 19,000 runs, and three times in a row once in several trillion.
 fn splits_evenly(from: &dyn TrafficEndpoint, target: Target) -> Result<()> {
     let mut seen = Vec::new();
     for _ in 0..3 {
@@ -89,10 +89,10 @@ fn splits_evenly(from: &dyn TrafficEndpoint, target: Target) -> Result<()> {
         }
         seen.push(report.by_server);
     }
-    anyhow::bail!("{} to {target:?}, evenly: {seen:?}", from.label())
+    anyhow::bail!("{} to {target:?}: the choice of servers is uneven in three tries: {seen:?}", from.label())
 }
 
-/// Connections of every client stay open while the second endpoint is removed.
+/// Checks that connections of every client stay open while the second endpoint is removed.
 fn connections(fixture: &ContractFixture) {
     let [first, second, _] = &fixture.web;
     let apply = |endpoints: &[(&Pod, Value)]| fixture.apply("held", &with_endpoints(service("held", 27), endpoints));
@@ -140,13 +140,13 @@ fn connections(fixture: &ContractFixture) {
         reports.as_ref().map_err(copy)?.iter().try_for_each(|report| {
             kept(report)?;
             let leaving = report.requests.by_server.get("web-2").copied().unwrap_or_default();
-            ensure!(leaving > 0, "some connections must have been on the endpoint that left: {report:?}");
+            ensure!(leaving > 0, "no connection was on the removed endpoint: {report:?}");
             Ok(())
         })
     });
 }
 
-/// No connection is lost, and each of them was used.
+/// Expects that no connection was lost and that each was used.
 fn kept(report: &PersistentLoadReport) -> Result<()> {
     ensure!(report.lost.is_empty() && report.requests.failed == 0, "{report:?}");
     ensure!(report.requests.ok > report.established, "{report:?}");

@@ -152,7 +152,7 @@ fn restart(fixture: &mut ContractFixture) {
     observations.observe(|path, family| {
         let before = before[&(path, family)].as_ref().map_err(copy)?;
         let after = flows(fixture, path, family)?;
-        ensure!(*before == after, "answered by {before:?}, and after the restart by {after:?}");
+        ensure!(*before == after, "flows have changed their server: {before:?} before the restart, {after:?} after it");
         for report in reports[&(path, family)].as_ref().map_err(copy)? {
             ensure!(report.lost.is_empty() && report.requests.ok > report.established, "{report:?}");
         }
@@ -161,8 +161,8 @@ fn restart(fixture: &mut ContractFixture) {
     observations.record(fixture, "2.6.3");
 }
 
-/// The endpoint sends a segment outside every window; conntrack would call it invalid and send it
-/// untranslated.
+/// Checks the translation of a segment outside every window, which the endpoint sends. Conntrack
+/// would call it invalid and leave it untranslated.
 fn out_of_the_window(fixture: &ContractFixture) {
     const MARKER: &str = "out of the window";
     fixture.apply("window", &with_endpoints(service("window", 63), &[(&fixture.web[0], ready())]));
@@ -173,7 +173,7 @@ fn out_of_the_window(fixture: &ContractFixture) {
             target = super::fixture::target(super::fixture::Vip::NodePort, 63, family).tcp;
         }
         // the sockets of the first pod are connected to the endpoint itself
-        let from = fixture.clients(path).pop().context("no client")?;
+        let from = fixture.clients(path).pop().context("the path has no client")?;
         let held = PersistentLoad::open(&from, target, 1)?;
         let client = established(server, family)?;
         let watch = Watch::start(&from, "eth0", &[MARKER])?;
@@ -205,15 +205,17 @@ fn established(server: &Pod, family: IpFamily) -> Result<SocketAddr> {
 
 /// Returns the MAC of an interface in the result of ADD: 0 is the host's end, 1 the pod's.
 fn mac(pod: &Pod, interface: usize) -> Result<[u8; 6]> {
-    let text = pod.result()["interfaces"][interface]["mac"].as_str().context("no MAC")?;
+    let text = pod.result()["interfaces"][interface]["mac"]
+        .as_str()
+        .context("the result of ADD has no MAC for the interface")?;
     let bytes = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<Vec<_>, _>>()?;
-    bytes.try_into().ok().with_context(|| text.to_owned())
+    bytes.try_into().ok().with_context(|| format!("{text} is not a MAC"))
 }
 
 /// Returns the source MAC of a frame in hexadecimal.
 fn source(frame: &str, family: IpFamily) -> Result<IpAddr> {
     let digits = if family == IpFamily::V4 { 52..60 } else { 44..76 };
-    let text = frame.get(digits).with_context(|| frame.to_owned())?;
+    let text = frame.get(digits).with_context(|| format!("frame {frame} is too short"))?;
     Ok(match family {
         IpFamily::V4 => IpAddr::V4(u32::from_str_radix(text, 16)?.into()),
         IpFamily::V6 => IpAddr::V6(u128::from_str_radix(text, 16)?.into()),

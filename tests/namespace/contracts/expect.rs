@@ -12,7 +12,7 @@ use super::fixture::{Client, Target};
 /// Time without an answer that counts as silence.
 const SILENCE: &str = "--timeout=300";
 
-/// The protocols of a target: TCP, UDP, and UDP by a connected socket.
+/// Returns the protocols to test a target with: TCP, UDP, and UDP over a connected socket.
 pub(super) fn every_protocol(target: Target) -> [(SocketAddr, Protocol); 3] {
     [(target.tcp, Protocol::Tcp), (target.udp, Protocol::Udp), (target.udp, Protocol::UdpConnected)]
 }

@@ -130,8 +130,9 @@ pub(super) fn first_target(path: Path, number: u16, family: IpFamily) -> Target 
     targets(path, number, family)[0]
 }
 
-/// Returns the target with the first node's policy Local: the cluster IP on that node, its node
-/// port from elsewhere, because the other node applies its own policy to all other addresses.
+/// Returns a target at which the first node applies its policy Local: the cluster IP for clients on
+/// that node, its node port for others. At every other address the other node would apply its own
+/// policy.
 pub(super) fn local(path: Path, number: u16, family: IpFamily) -> Target {
     let kind = if matches!(path, Path::Pod | Path::Node) { Vip::Cluster } else { Vip::NodePort };
     target(kind, number, family)

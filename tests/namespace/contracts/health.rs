@@ -52,7 +52,7 @@ fn section_2_5_health_and_metrics() {
             for_each_client(&fixture.clients(path), |from| {
                 let body = status(from, fixture.node().port(family, CHECK), "/", wanted)?;
                 let service = body["service"] == json!({"namespace": "default", "name": "checked"});
-                let local = body["localEndpoints"].as_u64().context("localEndpoints")?;
+                let local = body["localEndpoints"].as_u64().context("the answer has no number localEndpoints")?;
                 ensure!(service && local == u64::from(has_local) && body["serviceProxyHealthy"] == true, "{body}");
                 Ok(())
             })
@@ -96,7 +96,7 @@ fn section_2_5_health_and_metrics() {
         for_each_client(&fixture.clients(path), |from| {
             let text = load::fetch(from, SocketAddr::from(([127, 0, 0, 1], METRICS)), "/metrics")?;
             let missing: Vec<_> = NAMES.iter().filter(|name| !text.lines().any(|l| l.starts_with(**name))).collect();
-            ensure!(missing.is_empty(), "missing: {missing:?}");
+            ensure!(missing.is_empty(), "missing metrics: {missing:?}");
             Ok(())
         })
     });
@@ -114,7 +114,7 @@ fn status(from: &(impl TrafficEndpoint + ?Sized), server: SocketAddr, path: &str
             body.split_once(": ").with_context(|| error.clone())?.1.to_owned()
         }
     };
-    serde_json::from_str(&text).with_context(|| text)
+    serde_json::from_str(&text).with_context(|| format!("the answer is not JSON: {text}"))
 }
 
 fn health(fixture: &ContractFixture, from: &dyn TrafficEndpoint, family: IpFamily, healthz: u16) -> Result<()> {

@@ -90,7 +90,7 @@ fn external_names(fixture: &ContractFixture) {
     apply(&[("type", json!("ExternalName")), ("externalName", json!("example.com"))]);
     fixture.check_cells_in_parallel("2.1.2", |path, family| match &before {
         Ok(()) => check(false)(path, family),
-        Err(error) => Err(anyhow::anyhow!("while it is of another type: {error:#}")),
+        Err(error) => Err(anyhow::anyhow!("before the change to type ExternalName: {error:#}")),
     });
 }
 

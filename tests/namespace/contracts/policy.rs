@@ -76,7 +76,12 @@ fn keeps_source(from: &Client<'_>, targets: &[Target], family: IpFamily) -> Resu
     for (target, protocol) in targets.iter().flat_map(|target| every_protocol(*target)) {
         let report = load::send_requests(from, target, protocol, 10)?;
         let own = report.ok == 10 && report.seen_as.iter().eq([&from.address(family)]);
-        ensure!(own, "{} to {target} {protocol:?}, as {}: {report:?}", from.label(), from.address(family));
+        ensure!(
+            own,
+            "{} to {target} {protocol:?}: the servers should see {}: {report:?}",
+            from.label(),
+            from.address(family)
+        );
     }
     Ok(())
 }
@@ -85,7 +90,7 @@ fn keeps_source(from: &Client<'_>, targets: &[Target], family: IpFamily) -> Resu
 fn connections(node: &Node, service: &str) -> Result<u64> {
     let all = view::json(&node.machine, &["service", "list", service])?;
     let frontends = all["frontends"].as_array().map(Vec::as_slice).unwrap_or_default();
-    ensure!(!frontends.is_empty(), "{service} is not there: {all}");
+    ensure!(!frontends.is_empty(), "Service {service} has no frontends: {all}");
     let backends = frontends.iter().filter_map(|frontend| frontend["backends"].as_array()).flatten();
     Ok(backends.filter_map(|backend: &Value| backend["connections"].as_u64()).sum())
 }
@@ -95,10 +100,10 @@ fn unreached(fixture: &ContractFixture, from: &dyn TrafficEndpoint, path: Path, 
     let targets = external(path, 46, family);
     expect_silence(from, &targets)?;
     let dropped = view::drops(&fixture.node().machine, "no_backend")? - before;
-    ensure!(dropped >= 3 * targets.len() as u64, "only {dropped} packets were dropped");
+    ensure!(dropped >= 3 * targets.len() as u64, "only {dropped} packets were dropped with reason no_backend");
     for node in &fixture.cluster.nodes {
         let count = connections(node, "default/unreached")?;
-        ensure!(count == 0, "{} has given {count} connections to an endpoint", node.name());
+        ensure!(count == 0, "{} has forwarded {count} connections, none expected", node.name());
     }
     Ok(())
 }

@@ -110,8 +110,8 @@ fn without_node_ports() -> Value {
     service
 }
 
-/// Tests an unallocated address of the Services' range, and one of another range. The machine that
-/// is the default gateway has both (and a cluster IP), so it would answer a packet that leaves a
+/// Returns an unallocated address in the range of cluster IPs and an address of another range. The
+/// default gateway has both addresses (and a cluster IP), so it would answer a packet that leaves a
 /// node.
 fn unallocated(family: IpFamily) -> [IpAddr; 2] {
     match family {
@@ -158,7 +158,7 @@ fn nowhere(fixture: &ContractFixture, from: &dyn TrafficEndpoint, path: Path, fa
         let ip = if family == IpFamily::V4 { "10.96.200.2" } else { "fd00:10:96::c802" };
         expect_silence(from, &[at(ip.parse()?, 80, 53)])?;
         let dropped = view::drops(&fixture.node().machine, "unallocated_address")? - before;
-        ensure!(dropped >= 3, "only {dropped} packets were dropped");
+        ensure!(dropped >= 3, "only {dropped} packets were dropped with reason unallocated_address");
         return Ok(());
     }
     expect_answers_on_all(from, &[at(other, 80, 53)], 1, &["gateway"])?;

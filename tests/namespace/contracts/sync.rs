@@ -21,7 +21,7 @@ use super::observations::Observations;
 
 const API: &str = "127.0.0.1:8001";
 
-/// Restarted agents find an API server that answers for one of the two lists only, then for both.
+/// The restarted agents find an API server that returns only one of the two lists at first.
 #[test]
 #[ignore = "needs root"]
 fn rule_2_1_3_no_writes_before_sync() {
@@ -71,8 +71,11 @@ fn rule_2_1_3_no_writes_before_sync() {
             .collect::<Result<Vec<_>>>();
         observations.observe(|path, family| {
             let unwritten = unwritten.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            ensure!(unwritten.iter().all(|count| *count == 0.0), "without {missing}, so many writes: {unwritten:?}");
-            served(&fixture, path, family).with_context(|| format!("without {missing}"))
+            ensure!(
+                unwritten.iter().all(|count| *count == 0.0),
+                "the agents have written before they had the list of {missing}; writes per node: {unwritten:?}"
+            );
+            served(&fixture, path, family).with_context(|| format!("the list of {missing} is still missing"))
         });
         list(missing, of(missing));
         for node in &mut fixture.cluster.nodes {
@@ -84,7 +87,10 @@ fn rule_2_1_3_no_writes_before_sync() {
         }
         observations.observe(|path, family| {
             let all = reports[&(path, family)].as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            ensure!(all.iter().all(|report| report.failed == 0 && report.ok > 10), "{missing} came late: {all:?}");
+            ensure!(
+                all.iter().all(|report| report.failed == 0 && report.ok > 10),
+                "requests failed while the list of {missing} was missing: {all:?}"
+            );
             Ok(())
         });
     }

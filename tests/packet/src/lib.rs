@@ -28,13 +28,14 @@ pub fn object(name: &str) -> PathBuf {
 /// The object is missing, or the kernel refuses it.
 pub fn load(name: &str) -> Result<Ebpf> {
     let path = object(name);
-    let mut ebpf = EbpfLoader::new()
-        .override_global("AYA_LOG_LEVEL", &0_u8, true)
-        .load_file(&path)
-        .with_context(|| format!("{}: `cargo xtask build` makes it; loading it needs root", path.display()))?;
+    let mut ebpf =
+        EbpfLoader::new().override_global("AYA_LOG_LEVEL", &0_u8, true).load_file(&path).with_context(|| {
+            format!("cannot load {}: build it with `cargo xtask build`, and run as root", path.display())
+        })?;
     let stages: PinnedMap<u32, u32> = table(&ebpf, "stages")?;
     for (index, program) in STAGE_PROGRAMS {
-        let stage: &mut SchedClassifier = ebpf.program_mut(program).with_context(|| program.to_owned())?.try_into()?;
+        let stage: &mut SchedClassifier =
+            ebpf.program_mut(program).with_context(|| format!("the object has no program {program}"))?.try_into()?;
         despite_signals(|| stage.load())?;
         stages.insert(&index, &stage.fd()?.as_fd().as_raw_fd().cast_unsigned())?;
     }

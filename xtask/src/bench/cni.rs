@@ -183,7 +183,7 @@ fn report(paths: &Paths, figures: &Figures) -> Result<()> {
     let all = json!({ "programs": figures.programs, "microseconds": table, "figures": named,
         "burst_cpu_ms": figures.burst_cpu });
     let file = paths.target.join(FILE);
-    std::fs::write(&file, format!("{all:#}\n")).with_context(|| file.display().to_string())?;
+    std::fs::write(&file, format!("{all:#}\n")).with_context(|| format!("cannot write {}", file.display()))?;
     println!("written to {}", paths.short(&file));
     for (name, value) in ratios {
         println!("figure {name} {value:.3} x");

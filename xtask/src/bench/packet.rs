@@ -12,7 +12,7 @@ const FILE: &str = "bench-packet.json";
 /// Builds and runs the benchmark.
 pub(super) fn run(paths: &Paths) -> Result<()> {
     build::ebpf(paths, &setup::ebpf(paths)?)?;
-    std::fs::create_dir_all(&paths.target).with_context(|| format!("{}", paths.target.display()))?;
+    std::fs::create_dir_all(&paths.target).with_context(|| format!("cannot create {}", paths.target.display()))?;
     let mut cargo = shell::cargo(&paths.root);
     cargo.args(["run", "--release", "--locked", "--package", "packet-tests", "--bin", "packet-bench", "--"]);
     shell::run(cargo.arg(paths.target.join(FILE)))

@@ -1,4 +1,5 @@
-//! Reads the object with the kernel programs, and checks that it can be shipped. Changes nothing.
+//! Reads the object with the kernel programs, and checks that the kernel can load it. Changes
+//! nothing.
 
 use std::path::Path;
 
@@ -43,7 +44,7 @@ impl Object {
         let mut programs = Vec::new();
         let mut panics = Vec::new();
         for symbol in file.symbols() {
-            let name = symbol.name().context("a symbol without a readable name")?;
+            let name = symbol.name().context("the object has a symbol without a readable name")?;
             if name.contains("panicking") {
                 panics.push(name.to_owned());
             }

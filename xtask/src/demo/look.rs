@@ -6,7 +6,7 @@ use ropeway_tests::run;
 
 use super::NAME;
 
-/// Prints the commands that show something.
+/// Prints commands for looking around in the kept network.
 pub(super) fn explain_kept() {
     println!(
         "
@@ -33,7 +33,7 @@ pub(super) fn enter(place: &str, words: &[String]) -> Result<()> {
     let machine = Machine::find(&directories, machine)?;
     let default = ["bash".to_owned()];
     let (program, arguments) =
-        if words.is_empty() { &default[..] } else { words }.split_first().context("no command")?;
+        if words.is_empty() { &default[..] } else { words }.split_first().context("no command to run is named")?;
     let program =
         ropeway_tests::binaries::find(program).map_or_else(|_| program.into(), std::path::PathBuf::into_os_string);
     let mut command = match pod {
@@ -42,7 +42,7 @@ pub(super) fn enter(place: &str, words: &[String]) -> Result<()> {
     };
     let status = command.args(arguments).status()?;
     if !status.success() {
-        bail!("it ended with {status}");
+        bail!("the command ended with {status}");
     }
     Ok(())
 }

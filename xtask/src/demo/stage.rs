@@ -64,7 +64,7 @@ impl Stage {
     /// Applies a manifest of the repository under a name: a file that is there already is replaced.
     pub(super) fn apply(&self, manifest: &str, name: &str) -> Result<()> {
         let path = self.manifests.join(manifest);
-        let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         println!("  manifests/demo/{manifest}");
         self.cluster.apply_text(name, &text)
     }
@@ -84,7 +84,7 @@ impl Stage {
 
     /// Returns the paths from pod, node and outside.
     pub(super) fn paths(&self, family: IpFamily) -> Result<Vec<ServicePath<'_>>> {
-        let shell: &dyn TrafficEndpoint = self.shell.as_ref().context("no pod asks")?;
+        let shell: &dyn TrafficEndpoint = self.shell.as_ref().context("the demo has no client pod")?;
         let nodes = &self.cluster.nodes;
         let service: IpAddr = if family == IpFamily::V4 { "10.96.0.80" } else { "fd00:10:96::80" }.parse()?;
         let to_cluster = |from, name| ServicePath {

@@ -64,7 +64,7 @@ fn who_answers(stage: &Stage) -> Result<()> {
 
 fn rejection(stage: &Stage) -> Result<()> {
     step("a Service without endpoints rejects at once");
-    let shell = stage.shell.as_ref().context("no pod asks")?;
+    let shell = stage.shell.as_ref().context("the demo has no client pod")?;
     for target in ["10.96.0.99:80", "[fd00:10:96::99]:80"] {
         let target: SocketAddr = target.parse()?;
         for (from, name) in [(shell as &dyn TrafficEndpoint, "pod shell"), (&stage.cluster.nodes[1].machine, "node n2")]
@@ -72,7 +72,7 @@ fn rejection(stage: &Stage) -> Result<()> {
             let report = load::send_requests(from, target, Protocol::Tcp, 1)?;
             println!("{}  after {:.1?}", show::line(name, target, "tcp", &report), report.slowest());
             ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "expected ECONNREFUSED: {report:?}");
-            ensure!(report.slowest() < REJECTED_WITHIN, "that took too long");
+            ensure!(report.slowest() < REJECTED_WITHIN, "the rejection took too long");
         }
     }
     Ok(())
@@ -177,7 +177,7 @@ fn agent_dies(stage: &mut Stage) -> Result<()> {
     for node in &stage.cluster.nodes {
         let changed = node.metric("ropeway_map_operations_total")?;
         println!("  agent of {} is back and has changed {changed} map entries", node.name());
-        ensure!(changed == 0.0, "nothing had changed, so there was nothing to write");
+        ensure!(changed == 0.0, "the agent has written entries although nothing had changed");
     }
     traffic.release()?;
     traffic.stop()
@@ -211,11 +211,11 @@ fn inside(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The directory of the pins, as a process on the node names it.
+/// Returns the directory of the pins, as a process on the node sees it.
 fn pins(stage: &Stage) -> Result<String> {
     let root = "/sys/fs/bpf/ropeway";
     let seen = stage.cluster.nodes[0].machine.path(root);
-    let mut entries = std::fs::read_dir(&seen).with_context(|| format!("{}", seen.display()))?;
+    let mut entries = std::fs::read_dir(&seen).with_context(|| format!("cannot list {}", seen.display()))?;
     match (entries.next(), entries.next()) {
         (Some(entry), None) => Ok(format!("{root}/{}", entry?.file_name().to_string_lossy())),
         _ => bail!("{root} has not exactly one entry"),

@@ -101,7 +101,7 @@ fn long_lines(file: &File) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// True if a link is the first word of the line, so that no break could shorten it.
+/// Returns true if a link is the first word of the line, so that no break could shorten it.
 fn unbreakable(line: &str, text: &str) -> bool {
     let text = text.trim_start_matches(['-', '*', '>', ' ']);
     let word = text.split_whitespace().next().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! `cargo xtask lint --figures`: prints how the source of the product reads, in figures.
 //!
-//! A mirror and no gate: a figure shows where to look and never fails the command. Reads the crates
-//! that run on a node, without their tests. `text.rs` counts lines, `functions.rs` counts tokens.
+//! A figure shows where to look; it never fails the command. Reads the crates that run on a node,
+//! without their tests. `text.rs` counts lines, `functions.rs` counts tokens.
 
 mod functions;
 mod text;

@@ -26,7 +26,7 @@ pub(super) fn below(paths: &Paths, folder: &str, extensions: &[&str]) -> Result<
     collect(&paths.root, folder, extensions, &mut names)?;
     names.sort();
     let read = |name: String| {
-        let text = std::fs::read_to_string(paths.root.join(&name)).with_context(|| name.clone())?;
+        let text = std::fs::read_to_string(paths.root.join(&name)).with_context(|| format!("cannot read {name}"))?;
         Ok(File { name, text })
     };
     names.into_iter().map(read).collect()

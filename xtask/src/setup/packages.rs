@@ -32,7 +32,8 @@ impl Need {
     /// All needs except the compiler, which [`super::toolchain`] chooses.
     pub(crate) const ALL: &[Self] = &[Self::Linker, Self::Network, Self::Machine, Self::ReferencePlugins];
 
-    /// Debian package, and a file or program whose presence shows that it is installed.
+    /// Returns the Debian packages, each with a file or program whose presence shows that it is
+    /// installed.
     fn packages(self) -> &'static [(&'static str, Probe)] {
         use Probe::{File, Program};
         match self {
@@ -104,7 +105,7 @@ pub(super) fn ensure(needs: &[Need]) -> Result<()> {
     }
     let list = packages.join(" ");
     if !Path::new("/etc/debian_version").exists() {
-        bail!("missing: {list} (names of Debian packages; install what your system calls them)");
+        bail!("missing: {list}: these are names of Debian packages; install those of your system");
     }
     if !shell::is_root() {
         bail!("missing: {list}; as root: apt-get install {list}");
@@ -114,7 +115,7 @@ pub(super) fn ensure(needs: &[Need]) -> Result<()> {
     apt(&[&["install", "-qq", "--yes", "--no-install-recommends"], &packages[..]].concat())?;
     let still = missing(needs);
     if !still.is_empty() {
-        bail!("apt-get installed {list}, but this is still not to be found: {}", still.join(" "));
+        bail!("apt-get has installed {list}, but these are still missing: {}", still.join(" "));
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ pub(crate) enum Tool {
 }
 
 impl Tool {
-    /// Crate and name of the program.
+    /// Returns the name of the crate and its program.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BpfLinker => "bpf-linker",

@@ -28,7 +28,7 @@ impl Contracts {
         let records = paths.target.join("contracts.jsonl");
         match fs::remove_file(&records) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| records.display().to_string());
+                return Err(error).with_context(|| format!("cannot remove {}", records.display()));
             }
             _ => {}
         }
@@ -49,13 +49,13 @@ impl Contracts {
         let (failures, gaps) = (matrix.failures(), matrix.gaps());
         println!("{} cells pass, {} lines of failures, {} of known gaps", matrix.passed(), failures.len(), gaps.len());
         if !failures.is_empty() {
-            bail!("rules that do not hold:\n{}", failures.join("\n"));
+            bail!("rules failed:\n{}", failures.join("\n"));
         }
         if self.write {
-            return fs::write(&self.doc, text).with_context(|| DOC.to_owned());
+            return fs::write(&self.doc, text).with_context(|| format!("cannot write {DOC}"));
         }
         if fs::read_to_string(&self.doc).unwrap_or_default() != text {
-            bail!("{DOC} is stale: `cargo xtask test contracts --write` writes it again");
+            bail!("{DOC} is stale: rewrite it with `cargo xtask test contracts --write`");
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl Archive {
 
     /// Adds a file of this system; symbolic links are followed.
     pub(crate) fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
-        let data = std::fs::read(from).with_context(|| format!("{}", from.display()))?;
+        let data = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         self.file(&to.to_string_lossy(), &data, true);
         Ok(())
     }
@@ -51,7 +51,7 @@ impl Archive {
         let small = scratch.join("stripped");
         shell::run(Command::new("strip").arg("-o").arg(&small).arg(from))?;
         self.copy(&small, to)?;
-        std::fs::remove_file(&small).with_context(|| format!("{}", small.display()))
+        std::fs::remove_file(&small).with_context(|| format!("cannot remove {}", small.display()))
     }
 
     /// Returns the finished archive.

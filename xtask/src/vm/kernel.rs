@@ -28,13 +28,13 @@ pub(crate) fn ensure(directory: &Path) -> Result<Kernel> {
     let package = package()?;
     shell::step(&format!("downloading {package}"));
     let downloads = directory.join("download");
-    std::fs::create_dir_all(&downloads).with_context(|| format!("{}", downloads.display()))?;
+    std::fs::create_dir_all(&downloads).with_context(|| format!("cannot create {}", downloads.display()))?;
     shell::output(Command::new("apt-get").args(["download", "-qq", &package]).current_dir(&downloads))?;
     let file = std::fs::read_dir(&downloads)?
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{package}_"))));
-    let file = file.with_context(|| format!("apt-get said that it downloaded {package}, but it is not there"))?;
+    let file = file.with_context(|| format!("apt-get has downloaded no file of package {package}"))?;
     shell::run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(directory))?;
     std::fs::remove_dir_all(&downloads)?;
     unpacked(directory)?.with_context(|| format!("{package} has no kernel"))
@@ -51,7 +51,7 @@ fn package() -> Result<String> {
         }
     };
     let name = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-    name.map(str::to_owned).with_context(|| format!("{META}: no dependency: is this Debian?"))
+    name.map(str::to_owned).with_context(|| format!("package {META} has no dependency on a kernel package: this system is not Debian, or its package lists are missing"))
 }
 
 fn unpacked(directory: &Path) -> Result<Option<Kernel>> {
@@ -89,8 +89,8 @@ impl Kernel {
         if ordered.contains(file) {
             return Ok(());
         }
-        let data = std::fs::read(file)?;
-        for needed in needs(&data).with_context(|| format!("{}", file.display()))? {
+        let data = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        for needed in needs(&data).with_context(|| format!("cannot parse module {}", file.display()))? {
             self.add(&needed, all, ordered)?;
         }
         ordered.push(file.clone());
@@ -98,17 +98,17 @@ impl Kernel {
     }
 }
 
-/// Returns the modules that a module depends on.
+/// Returns the modules that a module depends on, from its section `.modinfo`.
 fn needs(module: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(module)?;
-    let section = file.section_by_name(".modinfo").context("no section .modinfo")?;
+    let section = file.section_by_name(".modinfo").context("the module has no section .modinfo")?;
     let text = String::from_utf8_lossy(section.data()?).into_owned();
     let depends = text.split('\0').find_map(|entry| entry.strip_prefix("depends=")).unwrap_or_default();
     Ok(depends.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect())
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(directory).with_context(|| format!("{}", directory.display()))? {
+    for entry in std::fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))? {
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;

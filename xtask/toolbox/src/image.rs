@@ -34,7 +34,7 @@ pub fn of(paths: &Paths, name: &str, names: &[&str], output: &Path) -> Result<()
     shell::step(&format!("writing the image {name}"));
     let root = paths.target.join("image-root");
     if root.exists() {
-        fs::remove_dir_all(&root).with_context(|| format!("{}", root.display()))?;
+        fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
     }
     fs::create_dir_all(&root)?;
     for binary in names {
@@ -44,9 +44,9 @@ pub fn of(paths: &Paths, name: &str, names: &[&str], output: &Path) -> Result<()
         shell::output(strip.arg(binaries.join(binary)))?;
     }
     let layer = Layer::of_directory(&root, &paths.target.join("image-layer.tar"))?;
-    let program = format!("/{}", names.first().context("an image without a program")?);
+    let program = format!("/{}", names.first().context("the image has no program")?);
     let image = Image::new([name], [&layer]).entrypoint([&program]);
     archive::write(output, &[image])?;
     layer.remove()?;
-    fs::remove_dir_all(&root).with_context(|| format!("{}", root.display()))
+    fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))
 }

@@ -36,7 +36,8 @@ pub enum BlockAction {
         name: String,
         /// The lent parts and the requesting node after the change.
         sharing: Sharing,
-        /// The part that this node gives away by the change, if it is still empty.
+        /// The part that this node gives away by the change. The writer checks that no pod has an
+        /// address of it.
         given: Option<IpNetwork>,
         /// Nodes that must not exist any more.
         gone: Vec<String>,

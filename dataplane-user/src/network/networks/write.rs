@@ -41,8 +41,8 @@ impl NetworkKey for V6 {
 /// The writes that turn the present entries into the desired ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkChanges {
-    /// New or different entries, longest prefixes first: no packet finds a network before its
-    /// exceptions are there.
+    /// New or different entries, longest prefixes first, so that the exceptions from a network are
+    /// written before the network.
     pub set: Vec<(IpNetwork, Network)>,
     /// Unwanted entries, shortest prefixes first, for the same reason.
     pub remove: Vec<IpNetwork>,

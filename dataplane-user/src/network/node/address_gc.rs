@@ -108,7 +108,12 @@ pub async fn watch(state_dir: PathBuf, status: Arc<NodeStatus>) -> Result<Infall
             Ok(marked) => {
                 for record in &marked {
                     let (addresses, pod) = (&record.addresses, record.pod.as_deref().unwrap_or("-"));
-                    warn!(?addresses, pod, container = record.id.container, "leaked: its pod is gone without a DEL");
+                    warn!(
+                        ?addresses,
+                        pod,
+                        container = record.id.container,
+                        "address leak found: the pod ended without a DEL, and the plugin will free its addresses"
+                    );
                 }
                 status.leaked(marked.iter().map(|r| r.addresses.len()).sum());
             }

@@ -14,7 +14,7 @@ use crate::config::UplinkAttach;
 use crate::load::programs::Programs;
 use crate::load::{LoadError, attach, migrate};
 
-/// The programs, and what is left to do with them.
+/// The programs, and their attachments that are still to be checked.
 #[derive(Debug)]
 pub(super) struct Attachments {
     pub(super) pins: Pins,

@@ -110,7 +110,8 @@ impl ClusterFeed {
     }
 }
 
-/// Pending for ever in other modes, and after the pool task has ended: its end is the agent's end.
+/// Waits for a change of the blocks. Waits for ever in other modes and after the pool task has
+/// ended: the agent ends with that task.
 async fn blocks_changed(blocks: &mut Option<watch::Receiver<Arc<Blocks>>>) {
     let changed = match blocks {
         Some(blocks) => blocks.changed().await.is_ok(),

@@ -58,8 +58,8 @@ pub(super) fn write_file(inputs: &ConfigInputs<'_>) -> Result<usize, FileError> 
     contract::write(&inputs.config.state_dir, &file).map(usize::from)
 }
 
-/// Computes the map's entry, without the cookie. `present` was written by this agent or the one
-/// before it.
+/// Computes the map's entry, without the cookie. `present`: the entry in the map, written by this
+/// agent or its predecessor.
 fn node_config(inputs: &ConfigInputs<'_>, clock: Clock, present: Option<NodeConfig>) -> NodeConfig {
     let ConfigInputs { config, facts, tunnels, features } = inputs;
     let mut wanted = facts.node_config(config, clock);

@@ -1,8 +1,8 @@
 //! Computes the node's facts: uplinks, addresses, networks, pod ranges, MTU.
 //!
 //! A pure function of the configuration, the kernel's links, addresses and routes, and the node's
-//! own Node object. Called once in a refresh; derives from the facts what the programs
-//! ([`NodeFacts::node_config`]) and the controller ([`NodeFacts::context`]) must know.
+//! own Node object. Called once per refresh. [`NodeFacts::node_config`] and [`NodeFacts::context`]
+//! derive the values for the programs and the controller.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

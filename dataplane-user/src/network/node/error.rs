@@ -33,9 +33,9 @@ pub enum NodeError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The kernel returned no cookie (`SO_NETNS_COOKIE`).
-    #[error("cookie of the node's network namespace: {0}")]
+    #[error("cannot read the cookie of the node's network namespace: {0}")]
     Namespace(#[source] std::io::Error),
     /// The thread of the netlink monitor could not be created.
-    #[error("watching devices, addresses and routes: {0}")]
+    #[error("cannot watch devices, addresses and routes: {0}")]
     Monitor(#[from] std::io::Error),
 }

@@ -19,7 +19,7 @@ use crate::proxy::source::NodeObject;
 /// Receives the node's context, at first and whenever it changes.
 pub type Publish = Box<dyn Fn(NodeContext) + Send>;
 
-/// The facts and the context of the last refresh that came to its end.
+/// The facts and the context of the last complete refresh.
 pub(super) struct FactsTracker {
     last: Option<NodeFacts>,
     context: Option<NodeContext>,
@@ -71,7 +71,7 @@ impl FactsTracker {
 
 fn report(facts: &NodeFacts) {
     let uplinks: Vec<_> = facts.uplinks.iter().map(|l| l.name.as_str()).collect();
-    info!(?uplinks, node_ips = ?facts.node_ips, pod_cidrs = ?facts.pod_cidrs, mtu = facts.uplink_mtu, "node");
+    info!(?uplinks, node_ips = ?facts.node_ips, pod_cidrs = ?facts.pod_cidrs, mtu = facts.uplink_mtu, "node discovered");
     for name in &facts.missing {
         warn!(uplink = name, "--uplink: no such device; it is attached when it appears");
     }

@@ -49,7 +49,7 @@ pub enum HostDeviceError {
     #[error("host devices {OUT} and {IN}: {0}")]
     Map(#[from] MapError),
     /// The network namespace could not be opened.
-    #[error("host devices {OUT} and {IN}: opening this network namespace: {0}")]
+    #[error("host devices {OUT} and {IN}: cannot open this network namespace: {0}")]
     Namespace(#[source] std::io::Error),
     /// Another program's link has one of the names.
     #[error("host devices {OUT} and {IN}: device {name} exists and was not made by Ropeway: remove or rename it")]

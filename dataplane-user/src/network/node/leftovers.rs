@@ -27,11 +27,11 @@ pub async fn watch() -> Result<Infallible, JoinError> {
         if found != said {
             if let Some(what) = &found {
                 warn!(
-                    "kube-proxy has left rules ({what}): they still catch what Ropeway leaves alone; make sure that no kube-proxy runs, then \
+                    "kube-proxy has left rules ({what}): they still match packets that Ropeway does not translate; make sure that no kube-proxy runs, then \
                      remove them by `kube-proxy --cleanup` or a reboot"
                 );
             } else {
-                info!("the rules that kube-proxy had left are gone");
+                info!("kube-proxy rules are gone");
             }
         }
         said = found;

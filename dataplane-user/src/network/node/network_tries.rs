@@ -56,8 +56,8 @@ impl NetworkTries {
         self.present = None;
     }
 
-    /// Called once the `ServiceCIDR` list has had time to arrive. From then on a missing range
-    /// means deleted; before, it may just not have arrived.
+    /// Notes that the `ServiceCIDR` list has had time to arrive. From then on a missing range means
+    /// deleted; before, it may not have arrived yet.
     pub const fn settle(&mut self) {
         self.settled = true;
     }

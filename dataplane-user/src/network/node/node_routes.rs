@@ -78,7 +78,7 @@ impl NodeRoutes {
         routes::plan(nodes.iter().map(|(name, node)| (name.as_ref(), node)), &local_node)
     }
 
-    /// Takes the tunnels as the previous agent has left them; used until the Nodes are known.
+    /// Takes over the tunnels of the previous agent, which are used until the Nodes are known.
     pub fn adopt(&mut self, links: &[Link]) {
         let links: Vec<_> = links.iter().filter(|l| tunnel::is_ours(l)).cloned().collect();
         let index = |family| links.iter().find(|l| l.name == tunnel::name(family)).map(|l| l.index);
@@ -162,7 +162,7 @@ impl NodeRoutes {
         }
         status.lost_routes(lost.len());
         let outcome = routes::apply(socket, present, &self.wanted);
-        debug!(routes = self.wanted.len(), operations = outcome.operations, "routes");
+        debug!(routes = self.wanted.len(), operations = outcome.operations, "routes compared");
         let blocked: BTreeSet<_> = outcome.blocked.iter().copied().collect();
         self.routes = self.wanted.iter().filter(|r| !blocked.contains(&r.destination)).copied().collect();
         let in_the_way = blocked

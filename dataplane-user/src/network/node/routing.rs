@@ -61,7 +61,7 @@ impl Routing {
         self.tries.invalidate();
     }
 
-    /// See [`NetworkTries::settle`].
+    /// Calls [`NetworkTries::settle`].
     pub(super) const fn settle(&mut self) {
         self.tries.settle();
     }

@@ -64,7 +64,7 @@ impl NodeStatus {
         self.leaked.fetch_add(addresses as u64, Ordering::Relaxed);
     }
 
-    /// Returns the number of such addresses.
+    /// Returns the number of leaked addresses.
     #[must_use]
     pub fn leaks(&self) -> u64 {
         self.leaked.load(Ordering::Relaxed)
@@ -75,7 +75,7 @@ impl NodeStatus {
         self.lost_routes.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Returns the number of such routes.
+    /// Returns the number of routes that were removed or changed by another program.
     #[must_use]
     pub fn route_repairs(&self) -> u64 {
         self.lost_routes.load(Ordering::Relaxed)

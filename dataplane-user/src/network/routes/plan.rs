@@ -195,8 +195,9 @@ fn bits(ip: IpAddr) -> u128 {
 impl RoutePlan {
     /// Returns the routes, at most one for each range.
     ///
-    /// Next hops through a tunnel whose device is missing are left out. `sources` are the addresses
-    /// that the node's own packets into the tunnel have as source, of each family the first.
+    /// Next hops through a tunnel whose device is missing are left out. `sources`: candidates for
+    /// the source address of the node's own packets into the tunnel; the first one of each family
+    /// is used.
     #[must_use]
     pub fn routes(
         &self,

@@ -100,7 +100,7 @@ fn device(socket: &mut Socket, present: Option<&Link>, wanted: &Tunnel) -> Resul
         (TunnelAction::Foreign, _) => return Err(TunnelError::Foreign { name }),
         (TunnelAction::Make, _) | (_, None) => return make(socket, wanted),
         (TunnelAction::Remake, Some(link)) => {
-            info!(device = name, present = ?link.vxlan, wanted = ?wanted.settings(), "tunnel settings differ: device is created again");
+            info!(device = name, present = ?link.vxlan, wanted = ?wanted.settings(), "tunnel settings differ: replacing the device");
             socket.run(&[delete_link(link.index)])?;
             return make(socket, wanted).map(|(index, changes)| (index, changes + 1));
         }

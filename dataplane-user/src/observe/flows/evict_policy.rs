@@ -99,8 +99,8 @@ impl FlowTimeouts {
         Self { established: tcp, half_open: closing.saturating_add(closing.0), closing, datagrams }
     }
 
-    /// Returns the timeouts for a nearly full table: a tenth, except for established connections.
-    /// The pairs that end by it are an attack or almost over.
+    /// Returns the timeouts for a nearly full table: a tenth, except for established connections. A
+    /// pair that ends by the shorter timeout belongs to an attack or has almost ended anyway.
     #[must_use]
     pub fn under_pressure(self) -> Self {
         let tenth = |limit: Ticks| Ticks((limit.0 / 10).max(1));

@@ -191,7 +191,7 @@ impl MemoryMaps {
         }
     }
 
-    /// Has the next write to the map of this name fail; each call adds one failure.
+    /// Makes the next write to the map of this name fail; each call adds one failure.
     pub fn fail_next(&self, map: &'static str) {
         lock(&self.faults).push(map);
     }

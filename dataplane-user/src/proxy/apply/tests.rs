@@ -1,4 +1,5 @@
-//! The order of writes, and what a failure costs.
+//! Tests of the map writer: the order of writes, and the entries that are written despite a
+//! failure.
 
 use std::sync::{Arc, Mutex};
 

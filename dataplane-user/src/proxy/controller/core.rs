@@ -193,7 +193,7 @@ impl Core {
         self.pipeline.reconciler.release_garbage(now);
         self.synced = true;
         let (services, slices) = self.pipeline.store.counts();
-        info!(services, slices, operations = self.operations().total(), "the tables are in sync");
+        info!(services, slices, operations = self.operations().total(), "maps in sync");
     }
 
     /// Queues a Service of which an object has changed.

@@ -79,9 +79,9 @@ impl Pipeline {
         }
     }
 
-    /// Prepares the first rounds. Garbage is removed first, so that it takes no room. Each dirty
-    /// Service adopts what the maps have of it before any Service claims a frontend. Older Services
-    /// come first, because the first claimant of a free frontend gets it.
+    /// Prepares the first rounds. Garbage is removed first, which makes room in the maps. Each
+    /// dirty Service adopts its entries in the maps before any Service claims a frontend. Older
+    /// Services come first, because the first claimant of a free frontend gets it.
     pub(super) fn prepare_first_round(&mut self, now: Duration) {
         let garbage = self.reconciler.take_garbage();
         self.apply_for_node(&garbage, now);
@@ -257,7 +257,7 @@ impl Pipeline {
     }
 
     /// Follows a change of a Service's published state: counts it, queues the Services that wait
-    /// for what is free now, and removes the Service if nothing is left of it.
+    /// for its former frontends, and removes the Service if it has no objects and no entries.
     fn settled(&mut self, id: ServiceId) {
         self.status.published(id, self.reconciler.published(id));
         self.mark_woken();

@@ -67,7 +67,7 @@ impl WorkQueue {
         Some(std::mem::take(next)).filter(|batch| !batch.is_empty())
     }
 
-    /// The dirty Services, to bring them into order.
+    /// Returns the dirty Services, so that the caller can sort them.
     pub(super) const fn dirty(&mut self) -> &mut Vec<ServiceId> {
         &mut self.dirty
     }

@@ -26,7 +26,7 @@ pub(super) struct Rejections {
 
 impl Rejections {
     pub(super) fn add(&mut self, rejection: Rejection) {
-        warn!(%rejection, "not usable");
+        warn!(%rejection, "object rejected");
         self.shown = None;
         let known = self.read.entry(rejection.origin.clone()).or_default();
         if !known.contains(&rejection) {
@@ -67,7 +67,7 @@ impl Rejections {
         let known = self.service.get(&id);
         if known != Some(&found) {
             for rejection in found.iter().filter(|r| known.is_none_or(|k| !k.contains(r))) {
-                warn!(%rejection, "not served");
+                warn!(%rejection, "Service rejected");
             }
             self.service.insert(id, found);
             self.shown = None;

@@ -1,7 +1,7 @@
 //! All Services with their slices, by Service id.
 //!
 //! `Core` hands it the sources' objects; it returns the ids of the Services that changed. It knows
-//! nothing of desired or published state. A slice counts for the Service of its own namespace only
+//! nothing of desired or published state. A slice belongs to the Service in its own namespace only
 //! (CVE-2021-25740). Objects that a relist does not mention are swept when the list is complete, by
 //! an epoch on each object: that costs no second copy of the state.
 
@@ -244,7 +244,8 @@ fn hash(hasher: &DefaultHashBuilder, namespace: &str, name: &str) -> u64 {
     hasher.hash_one((namespace, name))
 }
 
-/// Spreads 32 bits of a hash over 64, because the table uses the upper and the lower ones.
+/// Spreads 32 bits of a hash over 64, because the hash table uses both the upper and the lower
+/// bits.
 const fn widen(short: u32) -> u64 {
     (short as u64) << 32 | short as u64
 }

@@ -1,4 +1,4 @@
-//! The core against tables in memory.
+//! Tests of the controller's core with service maps in memory.
 
 mod faults;
 mod ownership;
@@ -96,7 +96,7 @@ fn context() -> NodeContext {
     }
 }
 
-/// A core that has everything but Services and slices.
+/// Returns a core whose lists are complete except those of Services and slices.
 fn core(memory: &MemoryMaps, now: Duration) -> Core {
     let mut core = Core::new(memory.tables(), CLOCK, now).unwrap();
     core.set_node_context(context());
@@ -111,7 +111,7 @@ fn in_sync(core: &mut Core) {
     core.handle(SourceEvent::InSync(ObjectKind::Slice));
 }
 
-/// A core with one Service of two endpoints in the tables.
+/// Returns a core that has written one Service with two endpoints to the maps.
 fn serving(memory: &MemoryMaps) -> Core {
     let mut core = core(memory, NOW);
     core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));

@@ -74,7 +74,7 @@ struct Candidate<'a> {
     endpoint: &'a Endpoint,
 }
 
-/// Counts of endpoints that decide for a whole set.
+/// Numbers of endpoints by condition, from which the fallbacks of a whole set are decided.
 #[derive(Default)]
 struct EndpointCounts {
     ready: usize,
@@ -135,8 +135,8 @@ fn candidates<'a>(
     found
 }
 
-/// Ranks two entries of the same endpoint; the higher one counts. Slices may be updated out of
-/// order, so an endpoint can be in two.
+/// Returns the rank of an entry. Of two entries for the same endpoint the one with the higher rank
+/// is used. Slices may be updated out of order, so an endpoint can be in two.
 fn rank(e: &Endpoint) -> u8 {
     let bit = |flag, worth| if e.flags & flag == 0 { 0 } else { worth };
     bit(flags::LOCAL, 8) | bit(flags::READY, 4) | bit(flags::SERVING, 2) | bit(flags::TERMINATING, 1)

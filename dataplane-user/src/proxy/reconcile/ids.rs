@@ -1,7 +1,7 @@
 //! Ids of Services, service ports and backends, and the allocation of the latter two.
 //!
-//! A released backend id rests before it is used again, and gets another generation. The allocator
-//! owns both pools; the object store gives out Service ids.
+//! A released backend id is not used again for [`QUARANTINE`], and then has another generation. The
+//! allocator owns both pools; the object store gives out Service ids.
 
 use std::collections::VecDeque;
 use std::time::Duration;

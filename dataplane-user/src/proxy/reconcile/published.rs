@@ -30,8 +30,8 @@ pub struct PublishedPort {
     pub sources: Sources,
     /// The value in the entries of its frontends.
     pub scheduler: u8,
-    /// A write failed, or the entries found after a restart contradict each other: the next round
-    /// writes all of them again.
+    /// True if a write failed, or if the entries found after a restart contradict each other. The
+    /// next round writes all of them again.
     pub uncertain: bool,
 }
 

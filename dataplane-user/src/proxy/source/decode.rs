@@ -1,8 +1,8 @@
 //! Decodes wire objects into compact ones.
 //!
-//! Tolerant: each unusable field is left out and reported with its path, and the rest of the object
-//! counts. Used by both sources. Reads only the object itself; conflicts between objects are the
-//! task of `desired` and `reconcile`.
+//! Tolerant: each unusable field is left out and reported with its path, and the other fields are
+//! used. Used by both sources. Reads only the object itself; conflicts between objects are the task
+//! of `desired` and `reconcile`.
 
 mod address;
 mod node;

@@ -130,7 +130,7 @@ async fn watch<W, F>(
             // Only the object's event: its rejections end with it.
             Ok(watcher::Event::Delete(object)) => decode(&object).into_iter().take(1).map(gone).collect(),
             Ok(watcher::Event::InitDone) => {
-                debug!(%kind, "in sync");
+                debug!(%kind, "list complete");
                 vec![SourceEvent::InSync(kind)]
             }
             // Kubernetes before 1.33 has no ServiceCIDR. The configuration can name the ranges.

@@ -2,8 +2,8 @@
 //!
 //! Reads files whose names end in `.yaml`, `.yml` or `.json`; hidden files and subdirectories are
 //! ignored. A file is read when its writer has closed it or when it was moved into the directory.
-//! An invalid file is reported and its last valid state stays. Nothing is ever written to the
-//! directory.
+//! An invalid file is reported, and the objects of its last valid version stay. Nothing is ever
+//! written to the directory.
 
 mod files;
 mod parse;

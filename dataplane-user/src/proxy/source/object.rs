@@ -94,8 +94,8 @@ pub struct Scheduling {
     pub weights: Weights,
 }
 
-/// Weights by the endpoints that they apply to. The most specific one counts: an address, the
-/// smallest network, a node, the default.
+/// Weights by the endpoints that they apply to. The most specific one is used: that of the address,
+/// of the smallest network, of the node, the default.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Weights {
     /// Weights of networks, the longest prefix first. An address is a network of one.

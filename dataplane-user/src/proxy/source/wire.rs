@@ -97,7 +97,7 @@ wire! {
     Conditions { ready: Option<bool>, serving: Option<bool>, terminating: Option<bool>, }
     // discovery.k8s.io/v1.EndpointHints
     Hints { for_zones: Option<Vec<Named>>, for_nodes: Option<Vec<Named>>, }
-    /// A hint: an object with a name.
+    /// A hint: the name of a zone or node.
     Named { name: String, }
     // v1.Node
     NodeWire { metadata: ObjectMeta, spec: NodeSpec, status: NodeStatus, }

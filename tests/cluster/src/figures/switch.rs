@@ -20,10 +20,10 @@ use toolbox::shell;
 pub(super) fn times(layout: &Layout) -> Result<Vec<Duration>> {
     let mut peers = pod::list(layout, &["-n", NAMESPACE, "-l", "app=peer"])?;
     peers.sort_by(|a, b| a.name.cmp(&b.name));
-    let [one, other, client] = &peers[..] else { anyhow::bail!("{} peers, not 3", peers.len()) };
+    let [one, other, client] = &peers[..] else { anyhow::bail!("{} peer pods run, 3 expected", peers.len()) };
     let path = "jsonpath={.spec.clusterIP}";
     let ip = kube::kubectl(layout, &["-n", NAMESPACE, "get", "service", "switch", "-o", path])?;
-    let target = (ip.parse::<std::net::IpAddr>().with_context(|| ip.clone())?, 80).into();
+    let target = (ip.parse::<std::net::IpAddr>().with_context(|| format!("{ip} is not an IP address"))?, 80).into();
     kube::apply(layout, &slice(one)?.to_string())?;
     RequestLoad::until(client, target, &one.name)?.stop()?;
     let mut times = Vec::new();
@@ -34,7 +34,7 @@ pub(super) fn times(layout: &Layout) -> Result<Vec<Duration>> {
         patch(layout, &json!({"endpoints": slice(next)?["endpoints"]}))?;
         let report = load.stop()?;
         times.push(begin.elapsed());
-        ensure!(report.failed == 0, "{} requests failed: {:?}", report.failed, report.errors);
+        ensure!(report.failed == 0, "{} requests failed during the change: {:?}", report.failed, report.errors);
     }
     Ok(times)
 }

@@ -46,14 +46,14 @@ pub(super) fn absent(fixture: &Fixture, seconds: u64) -> Result<()> {
         let outcome = loop {
             let name = format!("life-{rounds}");
             let round = fs::write(&file, static_pod(&name).to_string())
-                .with_context(|| format!("{}", file.display()))
+                .with_context(|| format!("cannot write {}", file.display()))
                 .and_then(|()| added(fixture, &client, &victim, &before, &name));
-            let removed = fs::remove_file(&file).with_context(|| format!("{}", file.display()));
+            let removed = fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()));
             let round = round.and(removed).and_then(|()| {
                 wait_for(&format!("DEL of {name}"), 60, || {
                     let (wired, kept) = (pod::wired(layout, &victim)?, pod::held(layout, &victim)?);
-                    ensure!(wired == before, "the programs know {wired:?}, not {before:?}");
-                    ensure!(kept == held, "the store holds {kept:?}, not {held:?}");
+                    ensure!(wired == before, "the maps have the pods {wired:?}, {before:?} expected");
+                    ensure!(kept == held, "the store has the addresses {kept:?}, {held:?} expected");
                     Ok(())
                 })
             });
@@ -80,7 +80,7 @@ fn added(fixture: &Fixture, client: &pod::Pod, node: &str, before: &[String], na
     let addresses = wait_for(&format!("ADD of {name}"), 60, || {
         let now = pod::wired(fixture.layout, node)?;
         let new: Vec<_> = now.into_iter().filter(|address| !before.contains(address)).collect();
-        ensure!(new.len() == 2, "new addresses: {new:?}");
+        ensure!(new.len() == 2, "two new addresses expected, found {new:?}");
         Ok(new)
     })?;
     for address in addresses {
@@ -109,8 +109,8 @@ pub(super) fn compaction(fixture: &Fixture) -> Result<()> {
     let witness = fixture.witness()?.name;
     let agent = pod::agent(fixture.layout, &witness)?;
     let signal = |signal| {
-        let pid = i32::try_from(agent).ok().and_then(Pid::from_raw).context("an agent's pid")?;
-        kill_process(pid, signal).with_context(|| format!("signal to the agent, process {agent}"))
+        let pid = i32::try_from(agent).ok().and_then(Pid::from_raw).context("the agent's pid is out of range")?;
+        kill_process(pid, signal).with_context(|| format!("cannot send a signal to the agent, process {agent}"))
     };
     fixture.steady(|| {
         signal(Signal::STOP)?;
@@ -138,5 +138,5 @@ fn etcd(call: &str, body: &Value) -> Result<Value> {
     let mut curl = Command::new("nsenter");
     curl.arg(format!("--net={}", namespace_path(CONTROL_PLANE).display())).args(["curl", "-sS", "--fail", "-d"]);
     let text = shell::output(curl.arg(body.to_string()).arg(format!("http://127.0.0.1:2379/v3/{call}")))?;
-    serde_json::from_str(&text).with_context(|| format!("etcd's answer to {call}"))
+    serde_json::from_str(&text).with_context(|| format!("cannot parse etcd's answer to {call}"))
 }

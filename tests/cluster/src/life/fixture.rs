@@ -57,12 +57,12 @@ impl<'a> Fixture<'a> {
 
     /// Returns the node on which events happen.
     pub(super) fn victim(&self) -> Result<Node> {
-        self.shape.workers().pop().context("a cluster has workers")
+        self.shape.workers().pop().context("the cluster has no workers")
     }
 
     /// Returns a node on which no events happen.
     pub(super) fn witness(&self) -> Result<Node> {
-        self.shape.workers().into_iter().next().context("a cluster has workers")
+        self.shape.workers().into_iter().next().context("the cluster has no workers")
     }
 
     /// Waits until all workloads are complete.
@@ -84,7 +84,7 @@ impl<'a> Fixture<'a> {
     /// Returns the client on a node.
     pub(super) fn client(&self, node: &Node) -> Result<Pod> {
         let found = self.pods("client")?.into_iter().find(|pod| pod.node == node.name);
-        found.with_context(|| format!("no client on {}", node.name))
+        found.with_context(|| format!("no client pod runs on {}", node.name))
     }
 
     /// Returns the Service's addresses with its port.
@@ -142,14 +142,20 @@ impl<'a> Fixture<'a> {
             let target = SocketAddr::from((address.parse::<std::net::IpAddr>()?, PORT));
             wait_for(&format!("an answer of {name} at {target}"), 20, || {
                 let report = load::send_requests(&client, target, Protocol::Tcp, 5)?;
-                ensure!(report.by_server.get(name) == Some(&5), "{:?}, {:?}", report.by_server, report.errors);
+                ensure!(
+                    report.by_server.get(name) == Some(&5),
+                    "all answers should come from {name}: {:?}, errors {:?}",
+                    report.by_server,
+                    report.errors
+                );
                 Ok(())
             })?;
         }
         Ok(())
     }
 
-    /// Checks that all test pods are reachable and that only they hold addresses.
+    /// Checks that all guest pods are reachable, and that only they have addresses in store, maps
+    /// and API server.
     pub(super) fn guests_are_well(&self) -> Result<()> {
         let victim = self.victim()?;
         for guest in self.pods("guest")? {
@@ -170,7 +176,7 @@ impl<'a> Fixture<'a> {
         let arguments = ["run", "passer-by", &image, label, "--restart=Never", "--overrides", &overrides];
         self.kubectl(&[&arguments[..], &["--", "serve", "--id=passer-by", "--port=8080"]].concat())?;
         self.kubectl(&["wait", "--for=condition=Ready", "pod/passer-by", "--timeout=60s"])?;
-        let pod = self.pods("passer-by")?.pop().context("the pod is there")?;
+        let pod = self.pods("passer-by")?.pop().context("the pod `passer-by` was not created")?;
         self.reaches(&pod.addresses, "passer-by")?;
         self.kubectl(&["delete", "pod", "passer-by", "--timeout=60s"])?;
         wait_for("agreement about addresses", 60, || pod::agree(self.layout, &victim))
@@ -183,7 +189,11 @@ impl<'a> Fixture<'a> {
             wait_for(&format!("answers of {names:?} at {target}"), 60, || {
                 let report = load::send_requests(&client, target, Protocol::Tcp, 20 * names.len() as u64)?;
                 let seen: Vec<_> = report.by_server.keys().collect();
-                ensure!(report.failed == 0 && seen.iter().copied().eq(names), "{seen:?}, {:?}", report.errors);
+                ensure!(
+                    report.failed == 0 && seen.iter().copied().eq(names),
+                    "answers come from {seen:?}, errors {:?}",
+                    report.errors
+                );
                 Ok(())
             })?;
         }
@@ -199,7 +209,7 @@ impl<'a> Fixture<'a> {
         wait_for(&format!("{count} servers"), 30, || {
             let mut names: Vec<_> = self.pods("server")?.into_iter().map(|pod| pod.name).collect();
             names.sort();
-            ensure!(names.len() == count, "{names:?}");
+            ensure!(names.len() == count, "servers now: {names:?}");
             Ok(names)
         })
     }

@@ -23,10 +23,10 @@ const DAEMONSET: &str = "daemonset/ropeway";
 pub(super) fn forbidden(fixture: &Fixture) -> Result<()> {
     let text = kube::kubectl(fixture.layout, &["get", "clusterrole", "ropeway", "-o", "json"])?;
     let mut role: Value = serde_json::from_str(&text)?;
-    let rules = role["rules"].as_array().context("a role has rules")?.clone();
+    let rules = role["rules"].as_array().context("the role has no rules")?.clone();
     let about = |rule: &Value| rule["resources"].to_string().contains("endpointslices");
     let fewer: Vec<_> = rules.iter().filter(|rule| !about(rule)).cloned().collect();
-    ensure!(fewer.len() < rules.len(), "no rule about EndpointSlices: {rules:?}");
+    ensure!(fewer.len() < rules.len(), "the role has no rule about EndpointSlices: {rules:?}");
     let set = |rules: &Value| {
         let patch = json!({"rules": rules}).to_string();
         kube::kubectl(fixture.layout, &["patch", "clusterrole", "ropeway", "--type=merge", "-p", &patch])
@@ -37,7 +37,7 @@ pub(super) fn forbidden(fixture: &Fixture) -> Result<()> {
         let old = agent(fixture, &victim)?;
         kube::kubectl(fixture.layout, &[&SYSTEM[..], &["delete", "pod", &old.name]].concat())?;
         says(fixture, &["cannot list resource \"endpointslices\"", "manifests/base/rbac.yaml"])?;
-        ensure!(!is_ready(fixture, &victim)?, "the agent says that it is ready");
+        ensure!(!is_ready(fixture, &victim)?, "the agent reports ready without the permission");
         Ok(())
     });
     role["rules"] = json!(rules);
@@ -104,9 +104,9 @@ pub(super) fn second_agent(fixture: &Fixture) -> Result<()> {
     command.args(["--target", &agent, "--mount", "--net", "--", "/ropeway-agent"]);
     let output = command.args(["--config", "/etc/ropeway/config.yaml", "--node-name", &victim]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    ensure!(!output.status.success(), "it ended well: {text}");
-    ensure!(text.contains("another agent runs on this node"), "it says {text:?}");
-    ensure!(pod::agent(fixture.layout, &victim)?.to_string() == agent, "the first one was restarted");
+    ensure!(!output.status.success(), "the second agent ended without an error: {text}");
+    ensure!(text.contains("another agent runs on this node"), "the second agent printed another error: {text:?}");
+    ensure!(pod::agent(fixture.layout, &victim)?.to_string() == agent, "the first agent was restarted");
     fixture.guests_are_well()
 }
 
@@ -115,10 +115,10 @@ pub(super) fn rival(fixture: &Fixture) -> Result<()> {
     let victim = fixture.victim()?.name;
     let directory = node::inside(&fixture.layout.node_root(&victim), "/etc/cni/net.d".as_ref());
     let (own, other) = (directory.join("10-ropeway.conflist"), directory.join("05-other.conflist"));
-    let before = fs::read_to_string(&own).with_context(|| format!("{}", own.display()))?;
-    fs::write(&other, &before).with_context(|| format!("{}", other.display()))?;
+    let before = fs::read_to_string(&own).with_context(|| format!("cannot read {}", own.display()))?;
+    fs::write(&other, &before).with_context(|| format!("cannot write {}", other.display()))?;
     let named = says(fixture, &["05-other.conflist: the container runtime takes this CNI configuration"]);
-    fs::remove_file(&other).with_context(|| format!("{}", other.display()))?;
+    fs::remove_file(&other).with_context(|| format!("cannot remove {}", other.display()))?;
     named?;
     says(fixture, &["takes our CNI configuration again"])?;
     ensure!(fs::read_to_string(&own)? == before, "{} has changed", own.display());
@@ -143,7 +143,9 @@ pub(super) fn leftovers(fixture: &Fixture) -> Result<()> {
 fn agent(fixture: &Fixture, node: &str) -> Result<pod::Pod> {
     let own = format!("--field-selector=spec.nodeName={node}");
     let label = ["-l", "app.kubernetes.io/name=ropeway", &own];
-    pod::list(fixture.layout, &[&SYSTEM[..], &label].concat())?.pop().with_context(|| format!("no agent on {node}"))
+    pod::list(fixture.layout, &[&SYSTEM[..], &label].concat())?
+        .pop()
+        .with_context(|| format!("no agent runs on {node}"))
 }
 
 /// Returns true if the agent of a node reports ready.

@@ -15,7 +15,7 @@ pub(super) fn program(fixture: &Fixture, program: &str) -> Result<()> {
     fixture.steady(|| {
         shell::output(enter::in_node(&victim, "kill".as_ref())?.args(["-KILL", before.1.trim()]))?;
         wait_for(&format!("another {program}"), 30, || {
-            ensure!(pid()? != before.1, "it is process {}", before.1);
+            ensure!(pid()? != before.1, "it is still process {}", before.1);
             Ok(())
         })?;
         fixture.one_comes_and_goes()?;
@@ -23,7 +23,7 @@ pub(super) fn program(fixture: &Fixture, program: &str) -> Result<()> {
     })?;
     fixture.ready()?;
     let after = fixture.pods("guest")?;
-    ensure!(after == before.0, "guests were {:?}, are {after:?}", before.0);
+    ensure!(after == before.0, "guest pods have changed: {:?} before, {after:?} after", before.0);
     fixture.guests_are_well()
 }
 
@@ -62,7 +62,7 @@ pub(super) fn renumber(fixture: &Fixture) -> Result<()> {
         node::start(layout, &victim)?;
         node::registered(layout, &victim)?;
         let new = kube::pod_ranges(layout, &victim.name)?;
-        ensure!(new.iter().all(|range| !old.contains(range)), "the ranges are {new:?}, as before");
+        ensure!(new.iter().all(|range| !old.contains(range)), "the node has kept a pod range: {new:?}");
         kube::nodes_ready(layout, fixture.shape.all().len(), 180)?;
         // Until the pods of the deleted node are collected, they are listed as if they ran.
         wait_for("all guests in the new ranges", 240, || {
@@ -93,7 +93,7 @@ pub(super) fn renumber(fixture: &Fixture) -> Result<()> {
 
 /// Returns the common start of the addresses of an IPv4 /24, such as `10.244.1.`.
 fn prefix(range: &str) -> Result<String> {
-    let (network, _) = range.split_once(".0/24").with_context(|| format!("{range}: no /24"))?;
+    let (network, _) = range.split_once(".0/24").with_context(|| format!("{range} is not an IPv4 /24"))?;
     Ok(format!("{network}."))
 }
 

@@ -73,7 +73,9 @@ fn main() -> Result<()> {
     let mut all: Vec<Samples> = Vec::new();
     for round in 0..ROUNDS {
         for v6 in [false, true] {
-            for (name, value) in measure(v6).context("is the bench object built, and are you root?")? {
+            for (name, value) in
+                measure(v6).context("measurement failed: build the object with `cargo xtask build`, and run as root")?
+            {
                 match all.iter_mut().find(|s| s.name == name) {
                     Some(s) => s.values.push(value),
                     None => all.push(Samples { name, values: vec![value] }),
@@ -168,7 +170,8 @@ fn run_flags(
 }
 
 fn test_run(ebpf: &mut Ebpf, name: &str, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
-    let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
+    let program: &mut SchedClassifier =
+        ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?.try_into()?;
     if program.fd().is_err() {
         program.load()?;
     }
@@ -320,7 +323,7 @@ fn report(all: &[Samples]) -> Result<()> {
         let nanoseconds: serde_json::Map<_, _> =
             all.iter().map(|s| (s.name.clone(), serde_json::json!(s.values))).collect();
         let json = serde_json::json!({ "nanoseconds": nanoseconds, "ratios": figures });
-        std::fs::write(&path, serde_json::to_string_pretty(&json)?).with_context(|| path)?;
+        std::fs::write(&path, serde_json::to_string_pretty(&json)?).with_context(|| format!("cannot write {path}"))?;
     }
     Ok(())
 }

@@ -253,8 +253,8 @@ impl Testbed for Kernel {
     }
 }
 
-/// SCTP GSO packets (`GSO_BY_FRAGS`) consist of packets that their sender has fitted to the MTU.
-/// All other GSO packets have a segment size that is compared with it.
+/// The packets in an SCTP GSO packet (`GSO_BY_FRAGS`) have different sizes, which their sender has
+/// fitted to the MTU. Other GSO packets have one segment size, which is compared with the MTU.
 #[test]
 #[ignore = "needs root"]
 fn kernel_forwards_sctp_gso_by_frags() {

@@ -295,7 +295,7 @@ pub(crate) fn local_pod_of_another_plugin_is_reached_through_the_host_stack<T: T
 }
 
 /// Expects that clients keep their addresses, and that replies come through the host's stack: to a
-/// client outside by an uplink, to a pod by its device.
+/// client outside at the egress of an uplink, to a pod at that of its device.
 fn reached_by_the_host<T: Testbed>(t: &mut T, net: &FamilyAddresses, front: SocketAddr, to: SocketAddr) {
     let (client, pod) = (at(net.outside, 50000), at(net.a, 40000));
     for (client, there, back) in [(client, FROM_UPLINK, (Hook::ToUplink, UPLINK)), (pod, FROM_A, (Hook::ToPod, POD_A))]
@@ -398,7 +398,7 @@ pub(crate) fn midstream_tcp_without_a_flow_is_dropped<T: Testbed>(t: &mut T) {
     }
 }
 
-/// The host's stack knows connections from before the installation, and resets unknown ones.
+/// Only the host's stack knows connections from before the installation. It resets unknown ones.
 pub(crate) fn midstream_tcp_to_a_node_port_passes<T: Testbed>(t: &mut T) {
     for net in node(t) {
         let front = at(net.node, 30080);

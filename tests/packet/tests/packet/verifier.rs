@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::stack::depths;
 
 const MAX_INSTRUCTIONS: u32 = 50_000;
-/// Budget before Linux 6.8, whose verifier prunes fewer states (checked on 6.1).
+/// Instruction budget before Linux 6.8, whose verifier prunes fewer states (checked on 6.1).
 const MAX_INSTRUCTIONS_OF_OLD: u32 = 150_000;
 const MAX_STACK: u64 = 448;
 const MAX_LOAD_MS: u128 = 100;
@@ -30,7 +30,8 @@ fn max_instructions() -> u32 {
     if (numbers.next(), numbers.next()) < (Some(6), Some(8)) { MAX_INSTRUCTIONS_OF_OLD } else { MAX_INSTRUCTIONS }
 }
 
-/// Loads a program, returns how long that took and what the kernel knows of it, and unloads it.
+/// Loads and unloads a program. Returns the time of the load and the kernel's information about the
+/// program.
 fn load_program(program: &mut Program) -> Result<(Duration, ProgramInfo), ProgramError> {
     macro_rules! load {
         ($p:ident) => {{

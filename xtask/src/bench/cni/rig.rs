@@ -50,7 +50,7 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     pub(super) fn new() -> Result<Self> {
-        Ok(Self { netns: Netns::new().context("make a network namespace")? })
+        Ok(Self { netns: Netns::new().context("cannot create a network namespace")? })
     }
 
     fn path(&self) -> String {
@@ -67,7 +67,7 @@ impl Rig {
             ensure!(path.is_file(), "{} is missing: apt-get install containernetworking-plugins", path.display());
         }
         #[expect(deprecated, reason = "the flag that makes it unsafe, FILES, is not used")]
-        rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).context("make namespaces")?;
+        rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).context("cannot create namespaces")?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         if let Some(parent) = scratch.parent() {
             sweep(parent)?;
@@ -116,13 +116,14 @@ impl Rig {
         [ropeway(&["10.87.0.0/16"]), reference.to_string(), ropeway(&["10.87.0.0/16", "fd00:87::/64"])]
     }
 
-    /// Runs the agent until it has pinned its maps and programs; ADD and DEL need no more of it.
+    /// Runs the agent until it has pinned its maps and programs, which are all that ADD and DEL
+    /// need.
     fn pin_by_agent(&mut self, agent: &Path) -> Result<()> {
         ensure!(agent.is_file(), "{} is not built", agent.display());
         let cgroups = cgroup2()?;
         sweep(&cgroups)?;
         let cgroup = cgroups.join(format!("{PREFIX}{}", std::process::id()));
-        fs::create_dir(&cgroup).with_context(|| cgroup.display().to_string())?;
+        fs::create_dir(&cgroup).with_context(|| format!("cannot create {}", cgroup.display()))?;
         self.cgroup = Some(cgroup.clone());
         let manifests = self.scratch.join("manifests");
         fs::create_dir_all(&manifests)?;
@@ -132,7 +133,7 @@ impl Rig {
         command.args(["--pod-cidr", "10.87.0.0/16"]).arg("--manifests").arg(&manifests);
         command.arg("--pin-root").arg(self.scratch.join("bpf/ropeway")).arg("--state-dir").arg(self.state());
         command.arg("--cgroup-root").arg(&cgroup).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let mut child = command.spawn().with_context(|| agent.display().to_string())?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", agent.display()))?;
         let outcome = self.await_pins(&mut child);
         child.kill()?;
         child.wait()?;
@@ -190,7 +191,7 @@ impl Rig {
         command.env_clear().env("CNI_COMMAND", verb).env("CNI_CONTAINERID", container).env("CNI_IFNAME", "eth0");
         command.env("CNI_NETNS", sandbox.path()).env("CNI_PATH", REFERENCE);
         let what = format!("{} {container}", if plugin == Plugin::Reference { "ptp" } else { "ropeway-cni" });
-        timed(&mut command, &self.configs[plugin as usize]).with_context(|| format!("{what} {verb}"))
+        timed(&mut command, &self.configs[plugin as usize]).with_context(|| format!("{what}: {verb} failed"))
     }
 
     /// Measures the shortest call (VERSION): process, environment, input, output.
@@ -230,7 +231,7 @@ fn timed(command: &mut Command, input: &str) -> Result<Duration> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let start = Instant::now();
     let mut child = command.spawn()?;
-    child.stdin.take().context("no pipe")?.write_all(input.as_bytes())?;
+    child.stdin.take().context("standard input of the plugin is not a pipe")?.write_all(input.as_bytes())?;
     let output = child.wait_with_output()?;
     let time = start.elapsed();
     if !output.status.success() {
@@ -258,7 +259,7 @@ pub(super) fn cpu_of_children() -> Result<f64> {
     // proc_pid_stat(5): cutime and cstime are fields 16 and 17, in ticks of 10 ms; the second field
     // may contain spaces.
     let stat = fs::read_to_string("/proc/self/stat")?;
-    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').context("cannot parse /proc/self/stat")?;
     let ticks: Vec<f64> = fields.split_whitespace().skip(13).take(2).map(str::parse).collect::<Result<_, _>>()?;
     Ok(ticks.iter().sum::<f64>() * 10.0)
 }
@@ -271,5 +272,5 @@ fn cgroup2() -> Result<PathBuf> {
         let place = words.next()?;
         (words.next()? == "cgroup2").then(|| PathBuf::from(place))
     });
-    place.context("no cgroup version 2 is mounted")
+    place.context("no cgroup2 file system is mounted")
 }

@@ -114,7 +114,7 @@ fn is_separator(tokens: &[TokenTree], at: usize) -> bool {
     tokens.get(at).is_some_and(is_colon) && tokens.get(at + 1).is_some_and(is_colon)
 }
 
-/// True if the tokens begin with `#[cfg(test)]`.
+/// Returns true if the tokens begin with `#[cfg(test)]`.
 fn for_tests(tokens: &[TokenTree]) -> bool {
     let text = |group: &Group| group.stream().to_string().replace(' ', "");
     matches!(tokens.get(1), Some(TokenTree::Group(group)) if text(group) == "cfg(test)")

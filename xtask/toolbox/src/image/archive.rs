@@ -80,13 +80,13 @@ impl<'a> Image<'a> {
 /// Writes the archive. A reader of `path` sees the old file or the complete new one.
 pub fn write(path: &Path, images: &[Image]) -> Result<()> {
     let fresh = path.with_extension("new");
-    let file = File::create(&fresh).with_context(|| format!("{}", fresh.display()))?;
+    let file = File::create(&fresh).with_context(|| format!("cannot create {}", fresh.display()))?;
     let mut archive = Archive { tar: Builder::new(BufWriter::new(file)), blobs: BTreeSet::new() };
     let index = archive.images(images)?;
     archive.file("index.json", &serde_json::to_vec(&index)?)?;
     archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     archive.tar.into_inner()?.flush()?;
-    std::fs::rename(&fresh, path).with_context(|| format!("{}", path.display()))
+    std::fs::rename(&fresh, path).with_context(|| format!("cannot move a file to {}", path.display()))
 }
 
 struct Archive<W: Write> {
@@ -119,7 +119,7 @@ impl<W: Write> Archive<W> {
 
     fn layer(&mut self, layer: &Layer) -> Result<()> {
         if self.blobs.insert(layer.digest.clone()) {
-            let file = File::open(&layer.path).with_context(|| format!("{}", layer.path.display()))?;
+            let file = File::open(&layer.path).with_context(|| format!("cannot open {}", layer.path.display()))?;
             let mut header = header(layer.size);
             self.tar.append_data(&mut header, blob_path(&layer.digest), file)?;
         }

@@ -20,9 +20,9 @@ pub struct Layer {
 impl Layer {
     /// Packs the files of a directory: owned by root, dated 1970, ordered by name.
     pub fn of_directory(directory: &Path, file: &Path) -> Result<Self> {
-        let out = File::create(file).with_context(|| format!("{}", file.display()))?;
+        let out = File::create(file).with_context(|| format!("cannot create {}", file.display()))?;
         let mut tar = Builder::new(Hashing { inner: BufWriter::new(out), hash: Sha256::new(), size: 0 });
-        append(&mut tar, directory, Path::new("")).with_context(|| format!("layer of {}", directory.display()))?;
+        append(&mut tar, directory, Path::new("")).with_context(|| format!("cannot pack {}", directory.display()))?;
         let mut written = tar.into_inner()?;
         written.flush()?;
         Ok(Self { path: file.into(), digest: hex(&written.hash.finalize()), size: written.size })
@@ -30,7 +30,7 @@ impl Layer {
 
     /// Deletes the layer's file.
     pub fn remove(self) -> Result<()> {
-        fs::remove_file(&self.path).with_context(|| format!("{}", self.path.display()))
+        fs::remove_file(&self.path).with_context(|| format!("cannot remove {}", self.path.display()))
     }
 }
 

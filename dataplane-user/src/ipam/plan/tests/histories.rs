@@ -56,7 +56,7 @@ impl Cluster {
         Self::with(nodes, vec![pool("a", "10.1.0.0/27", small), pool("b", "10.2.0.0/28", small)])
     }
 
-    /// A cluster with two blocks for all nodes together.
+    /// Returns a cluster in which all nodes share two blocks.
     fn borrowing(nodes: usize) -> Self {
         let borrow = |s: &mut IpPoolSpec| (s.block_size, s.borrow) = (Some(29), true);
         let disabled = |s: &mut IpPoolSpec| (s.block_size, s.disabled) = (Some(30), true);

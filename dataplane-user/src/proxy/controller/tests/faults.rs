@@ -1,4 +1,4 @@
-//! Maps that refuse.
+//! Tests of the controller with maps that reject a write or are full.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Services that want the same address, port and protocol.
+//! Tests of Services that claim the same address, port and protocol: who owns the frontend, and
+//! that it never disappears.
 
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ fn restarted_agent_assigns_address_to_oldest_claimant() {
 
 const ADDRESS: ([u8; 16], u16, u8) = ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 1], 80, 6);
 
-/// Two Services that claim one address, each with an endpoint of its own.
+/// Returns a core with two Services that claim one address and have one endpoint each.
 fn contested(memory: &MemoryMaps, created: [(&str, u32); 2]) -> Core {
     let mut core = serving(memory);
     for (i, (name, created)) in created.into_iter().enumerate() {
@@ -83,7 +84,7 @@ fn contested(memory: &MemoryMaps, created: [(&str, u32); 2]) -> Core {
     core
 }
 
-/// Looks after each write whether the address leads to one of these, with endpoints.
+/// Checks after each write that the address leads to one of these Services and has an endpoint.
 fn watch(memory: &MemoryMaps, allowed: &'static [&'static str]) {
     let watched = memory.clone();
     memory.observe(Some(Arc::new(move || {

@@ -1,5 +1,5 @@
-//! Random histories of events, faults and restarts. In the end the maps are equal to those of an
-//! agent that has just started, and at no instant do their entries contradict each other.
+//! Random histories of events, faults and restarts. The entries never contradict each other, and in
+//! the end the maps are equal to those of an agent that has just started.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ struct ApiServer {
     slices: BTreeMap<u8, SliceObject>,
     context: NodeContext,
     nodes: BTreeMap<u8, NodeObject>,
-    /// A range of cluster IPs in which some external addresses are.
+    /// True if a `ServiceCIDR` exists that contains some external addresses.
     range: bool,
 }
 
@@ -125,7 +125,7 @@ fn any_slice() -> impl Strategy<Value = SliceObject> {
     )
 }
 
-/// Endpoints of slices in another namespace can be told from the others.
+/// Marks the endpoints of slices in another namespace, so that they can be recognized in the maps.
 fn foreign(i: u8, mut slice: Option<SliceObject>) -> Option<SliceObject> {
     if i >= 6 {
         slice.iter_mut().flat_map(|s| &mut s.endpoints).for_each(|e| e.addr[14] ^= FOREIGN);
@@ -220,7 +220,7 @@ impl ApiServer {
     }
 }
 
-/// Some are in another namespace, where no Service is.
+/// Returns the key of slice `i`. Slices from 6 on are in another namespace, which has no Service.
 fn slice_key(i: u8) -> ObjectKey {
     let namespace = if i < 6 { "shop" } else { "evil" };
     ObjectKey::new(namespace, &format!("slice{i}"))
@@ -233,7 +233,7 @@ fn set<T>(map: &mut BTreeMap<u8, T>, i: u8, object: Option<T>) {
     }
 }
 
-/// Reconciles until nothing waits for another try.
+/// Reconciles until no retry is due.
 fn settle(core: &mut Core, now: &mut Duration, reader: &Reader) {
     core.reconcile(*now);
     while let Some(at) = core.next_retry() {
@@ -311,7 +311,7 @@ fn check(steps: &[Step]) {
     assert_eq!(restarted.operations().total(), 0, "a restart writes nothing: {:?}", restarted.operations());
 }
 
-/// Histories of all tests together. `PROPTEST_CASES` says how many each test has.
+/// Number of histories, shared by all tests. `PROPTEST_CASES` sets the number of each test instead.
 const HISTORIES: u32 = 10_000;
 
 fn config(tests: u32) -> ProptestConfig {
@@ -319,7 +319,7 @@ fn config(tests: u32) -> ProptestConfig {
     ProptestConfig { cases, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// The same test several times over, so that several processors take part.
+/// Declares the same test several times, so that it runs on several processors.
 macro_rules! tests {
     ($($name:ident)*) => {
         proptest! {

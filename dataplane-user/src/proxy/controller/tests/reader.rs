@@ -1,8 +1,9 @@
-//! A program in the middle of the writes: it has read a frontend a while ago and follows it now.
+//! A stand-in for a program that runs while the agent writes: it has read a frontend some time ago
+//! and now reads the slots and backends.
 //!
-//! [`super::view`] checks the maps at one instant, after each write. A program can see more:
-//! between its reads of a frontend, a slot and a backend the agent may write. So every table that
-//! was published is followed for as long as a program may be reading it.
+//! [`super::view`] checks the maps at one instant, after each write. A program does not read them
+//! at one instant: the agent may write between its reads of a frontend, a slot and a backend. So
+//! every published table is followed for as long as a program may be reading it.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -14,7 +15,7 @@ use dataplane_common::types::service::{Backend, Frontend, FrontendKey, Slot, Slo
 use crate::proxy::apply::memory::MemoryMaps;
 use crate::proxy::reconcile::slots::GRACE;
 
-/// Service port and table; when a frontend had it last.
+/// Service port and slot table, with the last time at which a frontend had the table.
 type Published = BTreeMap<(u32, u32, u32), Duration>;
 
 pub(super) struct Reader {
@@ -36,8 +37,8 @@ impl Reader {
         self.state.lock().unwrap().1.clear();
     }
 
-    /// Follows every table that was published lately. It must lead to backends of its own service
-    /// port or to ended ones, never to those of another.
+    /// Follows every recently published table. Each must lead to backends of its own service port
+    /// or to ended ones, never to those of another service port.
     pub(super) fn look(&self) {
         let (now, published) = &mut *self.state.lock().unwrap();
         let v4 = self.memory.frontends4.typed::<FrontendKey<V4>, Frontend>().into_iter().map(|(_, f)| f);

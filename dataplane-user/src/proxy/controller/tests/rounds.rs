@@ -1,4 +1,4 @@
-//! Single changes: what they cost and what they leave.
+//! Tests of single changes of objects: the map operations, and the maps after them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Ranges of clients of load-balancer addresses: with their frontend, before it and after it.
+//! Tests of `loadBalancerSourceRanges`: the client ranges are in the maps whenever their frontend
+//! is.
 
 use std::sync::Arc;
 
@@ -8,7 +9,8 @@ use super::view::{View, view};
 use super::*;
 use crate::proxy::source::object::ServiceExtra;
 
-/// With a node port, an external IP, and load-balancer IPs of both families.
+/// Returns a Service with a node port, an external IP, load-balancer IPs of both families, and
+/// these client ranges.
 fn guarded(ranges: &[&str]) -> ServiceObject {
     let ranges: Vec<ipnetwork::IpNetwork> = ranges.iter().map(|r| r.parse().unwrap()).collect();
     let mut s = service(&["10.96.0.10", "fd00:96::10"], &[("http", 80)]);

@@ -26,7 +26,7 @@ pub(super) struct FrontendView {
     affinity_ticks: u32,
 }
 
-/// All of it.
+/// The content of all service maps.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) frontends: BTreeMap<([u8; 16], u16, u8), FrontendView>,

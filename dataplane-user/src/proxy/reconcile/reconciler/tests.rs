@@ -1,5 +1,5 @@
 //! Tests of the reconciler without objects and maps: assignment, frontends that move between
-//! Services, Services that do not fit, and the ways back after a failed write.
+//! Services, Services that do not fit, and the rollback after a failed write.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ fn desired(frontends: &[FrontendAddr], endpoints: &[u8]) -> Desired {
     Desired { ports: vec![port], rejections: Vec::new() }
 }
 
-/// Both Services' own frontend, and the shared one.
+/// Returns the desired state of a Service: a frontend of its own and the shared one.
 fn claiming(id: ServiceId) -> Desired {
     desired(&[own(id), SHARED], &[100 + id.index() as u8])
 }
@@ -92,7 +92,8 @@ fn has(reconciler: &Reconciler, id: ServiceId, key: &FrontendAddr) -> bool {
     reconciler.published(id).iter().any(|p| p.find(key).is_some())
 }
 
-/// The young Service has the shared frontend, and nothing is woken.
+/// Returns a reconciler in which the younger Service owns the shared frontend and no Service is
+/// woken.
 fn young_has_it(services: &Services) -> Reconciler {
     let mut reconciler = reconciler(CAPACITIES);
     assert!(round(&mut reconciler, YOUNG, &claiming(YOUNG), services).is_empty());

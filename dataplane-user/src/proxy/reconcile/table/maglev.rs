@@ -85,7 +85,8 @@ fn walk(b: &PublishedBackend, size: u32) -> Walk {
     }
 }
 
-/// The same on every machine and in every version: nodes must agree.
+/// Returns a hash of address and port that is equal on every machine and in every version, because
+/// all nodes must have the same table.
 fn digest(b: &PublishedBackend, seed: u64) -> u64 {
     let (high, low) = b.addr.split_at(8);
     let word = |bytes: &[u8]| bytes.iter().fold(0, |w, b| w << 8 | u64::from(*b));

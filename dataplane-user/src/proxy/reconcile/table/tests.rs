@@ -66,7 +66,7 @@ fn weighted_turns_are_spread_out() {
     assert_eq!(table(WRR, &[50, 25, 25]), [1, 2, 3, 1]);
 }
 
-/// After any number of turns each backend has had its share, rounded up or down.
+/// Checks that after any number of turns each backend has had its share, rounded up or down.
 fn check_turns(weights: &[u16]) {
     let table = table(WRR, weights);
     let total: i64 = weights.iter().map(|w| i64::from(*w)).sum();
@@ -152,7 +152,7 @@ fn maglev_table_does_not_depend_on_order_or_ids() {
 
 const FIRST_OF_FIFTY: [u32; 8] = [12, 10, 24, 9, 38, 15, 45, 2];
 
-/// The paper: a table a hundred times as long as there are backends is even to 1 % (section 5.3).
+/// The paper's claim: with a hundred slots per backend, shares differ by at most 1 % (section 5.3).
 #[test]
 fn maglev_table_is_even() {
     for (members, size) in [(10, 1021), (40, 4093), (100, 65537), (600, 65537)] {
@@ -173,8 +173,8 @@ fn maglev_table_follows_weights() {
     }
 }
 
-/// When one of so many backends goes, few of the other backends' slots change their backend. The
-/// paper's figure 12 has about 1 % for the loss of few of 1,000.
+/// When one backend is removed, few slots of the other backends change their backend. Figure 12 of
+/// the paper shows about 1 % if a few of 1,000 backends are lost.
 #[test]
 fn maglev_table_changes_little() {
     for (members, size, most) in [(100, 65537, 0.01), (1000, 65537, 0.01), (10, 4093, 0.03)] {

@@ -76,7 +76,7 @@ enum WeightKey {
     Others,
 }
 
-/// Decodes weights. Leaves out invalid ones; of several for the same key, the first counts.
+/// Decodes weights. Leaves out invalid ones; of several for the same key, the first is used.
 fn weights(text: Option<&str>, faults: &mut FieldErrors<'_>) -> Weights {
     let mut networks: Vec<(IpNetwork, u16)> = Vec::new();
     let mut nodes: Vec<(u32, u16)> = Vec::new();

@@ -1,4 +1,4 @@
-//! Tests of decoding: unusable fields are reported, and the rest of the object counts.
+//! Tests of decoding: unusable fields are reported, and the other fields are used.
 //!
 //! Test names with `rule_x_y_z` refer to the rules of docs/service-matrix.md.
 #![allow(clippy::type_complexity, reason = "tables of cases")]

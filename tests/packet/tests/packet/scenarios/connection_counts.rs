@@ -123,7 +123,7 @@ pub(crate) fn counts_of_an_older_generation_are_ignored<T: Testbed>(t: &mut T) {
     }
 }
 
-/// The quality of sampling is tested beside the search; this test checks the kernel's search.
+/// Checks the search in the kernel. The unit tests of the search check how evenly it samples.
 pub(crate) fn long_slot_table_is_sampled<T: Testbed>(t: &mut T) {
     let count = 4 * EXACT;
     for net in node(t) {

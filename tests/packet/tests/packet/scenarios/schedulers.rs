@@ -118,7 +118,7 @@ pub(crate) fn round_robin_follows_slot_order<T: Testbed>(t: &mut T) {
     }
 }
 
-/// The turn of a longer table, of which this one takes the place, is beyond the end.
+/// The turn was written for a longer table in the same slots, so it is beyond the end of this one.
 pub(crate) fn round_robin_wraps_at_the_table_end<T: Testbed>(t: &mut T) {
     for net in node(t) {
         let mut s = Scheduled::new(t, net, RR, 0, &[1; 5], &[1, 2, 3, 4, 5]);

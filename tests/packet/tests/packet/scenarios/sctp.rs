@@ -98,8 +98,8 @@ pub(crate) fn wrong_sctp_checksum_stays_wrong<T: Testbed>(t: &mut T) {
     }
 }
 
-/// A packet that opens an association has no verification tag. Its sender recognizes it by the tag
-/// in the first chunk (RFC 9260, section 10, ICMP6).
+/// The verification tag of a packet that opens an association is zero. Its sender recognizes it by
+/// the tag in the first chunk (RFC 9260, section 10, ICMP6).
 pub(crate) fn rejected_sctp_error_quotes_the_first_chunk<T: Testbed>(t: &mut T) {
     for net in node(t) {
         let (vip, client) = (at(net.vip, 80), at(net.a, 40000));
