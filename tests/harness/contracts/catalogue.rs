@@ -13,7 +13,7 @@ const EVERYWHERE: &[Path] = &Path::ALL;
 const CLUSTER_ADDRESS: Cells = Cells {
     paths: &[Outside],
     families: BOTH,
-    why: "it is about cluster IPs, which are not promised to machines outside the cluster",
+    why: "the rule is about cluster IPs, which are not promised to machines outside the cluster",
 };
 
 /// All rules, ordered by number.
@@ -102,7 +102,7 @@ pub const RULES: &[Rule] = &[
         absent: &[Cells {
             paths: &[Outside],
             families: BOTH,
-            why: "it is about clients in the cluster; for others see 2.3.2",
+            why: "the rule is about clients in the cluster; 2.3.2 is about others",
         }],
         gaps: &[],
     },
@@ -203,7 +203,7 @@ pub const RULES: &[Rule] = &[
             Cells {
                 paths: &[Pod, OtherNode, Outside],
                 families: BOTH,
-                why: "they are at the node's loopback address (2.5.3)",
+                why: "the metrics are served at the node's loopback address only (2.5.3)",
             },
             Cells { paths: &[Node], families: &[IpFamily::V6], why: "the address is 127.0.0.1, as kube-proxy's is" },
         ],
@@ -233,7 +233,7 @@ pub const RULES: &[Rule] = &[
         absent: &[Cells {
             paths: &[Node],
             families: BOTH,
-            why: "its sockets are connected to the endpoint itself, and no packet is translated",
+            why: "sockets of the node are connected to the endpoint itself, so no packet is translated",
         }],
         gaps: &[],
     },

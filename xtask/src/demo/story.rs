@@ -29,7 +29,7 @@ pub(super) fn tell(stage: &mut Stage) -> Result<()> {
     step("wiring pods by the CNI plugin, starting servers in them");
     stage.add_pods()?;
     let mut pods: Vec<(&Pod, &str)> = stage.web.iter().map(|pod| (pod, "serves HTTP and UDP echo")).collect();
-    pods.extend(stage.shell.as_ref().map(|pod| (pod, "asks")));
+    pods.extend(stage.shell.as_ref().map(|pod| (pod, "client")));
     println!("\n{}\n", show::picture(&stage.cluster.nodes, &pods));
     stage.check_addresses()?;
     step("applying manifests");
