@@ -1,4 +1,4 @@
-//! The harness itself: machines that it makes are connected, and a run leaves no files and no
+//! Tests of the harness itself: its machines are connected, and a run leaves no files and no
 //! namespaces.
 
 use ropeway_tests::cluster::{Cluster, Shape, address};

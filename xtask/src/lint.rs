@@ -86,8 +86,8 @@ fn spelling(paths: &Paths) -> Result<()> {
     shell::run(Command::new(typos).current_dir(&paths.root))
 }
 
-/// Checks licences, sources and duplicates, which needs no network. The list of known weaknesses
-/// does: `cargo deny check advisories`.
+/// Checks licences, sources and duplicates of dependencies, which needs no network. Known
+/// vulnerabilities are not checked, because their list does: `cargo deny check advisories`.
 fn dependencies(paths: &Paths) -> Result<()> {
     let deny = Tool::CargoDeny.ensure(paths)?;
     for directory in [&paths.root, &paths.ebpf_crate()] {

@@ -1,4 +1,5 @@
-//! The end of a cluster: every process, mount, namespace, cgroup and sysctl of it.
+//! `down`: removes a cluster with its processes, mounts, namespaces and cgroups, and restores the
+//! sysctls.
 //!
 //! Works from any half-built state. A failed removal does not stop the others; all failures are
 //! listed at the end.

@@ -1,4 +1,5 @@
-//! `figures`: measures the cost of the network on the cluster that is up.
+//! `figures`: measures on the cluster that is up the time until a pod is Ready, the time until a
+//! new endpoint answers, and the memory of proxy and maps.
 
 mod switch;
 

@@ -1,5 +1,5 @@
-//! Sysctls of the whole machine: their values before the first cluster are kept, and put back by
-//! `down`.
+//! Sysctls of the whole machine: saves their values before the first cluster, so that `down` can
+//! restore them.
 
 use std::collections::BTreeMap;
 use std::fs;

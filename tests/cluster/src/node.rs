@@ -1,5 +1,5 @@
-//! Creates, starts and cuts off a node: its directory, which is `/` inside the node, and its
-//! configuration.
+//! Creates a node, starts it and cuts its power. Owns the node's directory, which is `/` inside the
+//! node, and its configuration files.
 
 use std::fs;
 use std::os::unix::fs::symlink;

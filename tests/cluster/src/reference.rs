@@ -1,5 +1,5 @@
-//! The parts that Ropeway is compared with: the reference plugins with static routes, and
-//! upstream's kube-proxy.
+//! Sets up what Ropeway is compared with: the reference plugins with static routes, and upstream's
+//! kube-proxy.
 
 use std::fs;
 use std::io::Write;
@@ -82,7 +82,7 @@ fn masquerade(node: &Node, [four, six]: &[String; 2]) -> Result<()> {
     child.stdin.take().context("nft has no input")?.write_all(rules.as_bytes())?;
     let status = child.wait()?;
     if !status.success() {
-        bail!("nft on {}: {status}", node.name);
+        bail!("nft failed on node {}: {status}", node.name);
     }
     Ok(())
 }

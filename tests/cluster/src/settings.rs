@@ -1,4 +1,4 @@
-//! Every number, name and version of the test-bed.
+//! The constants of the test cluster: numbers, names and versions.
 //!
 //! All other modules of the crate read them from here. Addresses follow one plan: the last byte of
 //! a node's address is its number plus `FIRST_HOST`, in each subnet.

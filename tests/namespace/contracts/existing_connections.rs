@@ -1,5 +1,5 @@
 //! Rule 2.6.5: connections that exist when the agent starts survive, also those that kube-proxy has
-//! translated. Rules of nftables take the part of kube-proxy.
+//! translated. In this test, nftables rules stand in for kube-proxy.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -54,7 +54,7 @@ const HELD: &[&str] = &[
     "xtask/",
 ];
 
-/// Files that programs write.
+/// Generated files.
 const GENERATED: &[&str] = &["docs/service-matrix.md", "docs/configuration.md"];
 
 /// Checks every file for which the rule holds.

@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 
 use crate::paths::Paths;
 
-/// Folders that hold files of others: build output, downloaded tools and running clusters.
+/// Folders without source files of this project: build output, downloaded tools and running
+/// clusters.
 const FOREIGN: &[&str] = &["target", "cache", "run"];
 
 /// A text file of the checkout.

@@ -1,4 +1,4 @@
-//! Checks the layers inside a crate: which room uses which.
+//! Checks the layers inside a crate: which room uses which. Such a use is called an arrow.
 //!
 //! A room is a top-level module of a crate with everything below it. `table.rs` lists the rooms of
 //! a crate from the bottom up and what each may use; only rooms further down can be listed, so a

@@ -1,4 +1,4 @@
-//! An initial file system in the format that the kernel unpacks (cpio, "newc").
+//! Writes the machine's initial file system in the format that the kernel unpacks (cpio, "newc").
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The shared libraries of a program of this system, for a file system that has none.
+//! Finds the shared libraries of a program of this system, to copy them into the machine's file
+//! system.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

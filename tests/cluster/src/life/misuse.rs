@@ -86,7 +86,7 @@ fn with_setting(fixture: &Fixture, setting: &str, words: &[&str]) -> Result<()> 
             let ready =
                 fixture.shape.all().iter().map(|node| is_ready(fixture, &node.name)).collect::<Result<Vec<_>>>()?;
             let ready = ready.into_iter().filter(|ready| *ready).count();
-            ensure!(ready + 1 == agents, "{ready} of {agents} agents are ready");
+            ensure!(ready + 1 == agents, "{ready} of {agents} agents are ready; all but one expected");
         }
         Ok(())
     });

@@ -175,7 +175,7 @@ fn expect<T: Testbed>(
     assert_eq!(t.run(hook, ifindex, &mut f), action, "{kind:?} {from} -> {to} at {hook:?}");
     assert_eq!(verify(&f, 0), (new_from, new_to), "{kind:?} {from} -> {to} at {hook:?}");
     if action == Action::Redirect {
-        assert_eq!(ttl(&f), 63, "a redirected packet loses a hop");
+        assert_eq!(ttl(&f), 63, "the hop limit of a redirected packet is decremented");
         assert!(t.target().is_none_or(|t| t == target), "redirected to {:?}, expected {target}", t.target());
     }
 }

@@ -9,7 +9,7 @@ use proc_macro2::{Delimiter, Group, Ident, TokenStream, TokenTree};
 
 use crate::lint::files::File;
 
-/// A path from one room to another.
+/// A use of one room by another: a path in the source, such as `crate::wire::checksum`.
 #[derive(Debug)]
 pub(super) struct Arrow {
     /// The room of the file.
@@ -20,7 +20,7 @@ pub(super) struct Arrow {
     pub(super) place: String,
 }
 
-/// Returns the arrows of a file that is the module `module`.
+/// Returns the arrows in a source file; `module` is its module path.
 pub(super) fn of(file: &File, module: &[String]) -> Result<Vec<Arrow>> {
     let tokens: TokenStream = file.text.parse().map_err(|error| anyhow!("{}: {error}", file.name))?;
     let mut walk = Walk { module: module.to_vec(), found: Vec::new() };
@@ -32,7 +32,7 @@ pub(super) fn of(file: &File, module: &[String]) -> Result<Vec<Arrow>> {
 struct Walk {
     /// The module that the tokens are in.
     module: Vec<String>,
-    /// Line, and first name below the root.
+    /// The paths found: line, and first name below the crate's root.
     found: Vec<(usize, String)>,
 }
 
