@@ -37,6 +37,8 @@ pub static backend_stats: Array<BackendStats, 65536, SHARED> = Array::new();
 pub static backend_loads: Array<BackendLoad, 65536, SHARED> = Array::new();
 #[btf_map]
 pub static services: HashMap<u32, ServiceName, 131072, ON_DEMAND> = HashMap::new();
+// The kernel allocates all elements of an LRU hash at once: it refuses `ON_DEMAND` for this kind
+// (`htab_map_alloc_check` in kernel/bpf/hashtab.c).
 #[btf_map]
 pub static affinity4: LruHashMap<AffinityKey<V4>, Affinity, 65536> = LruHashMap::new();
 #[btf_map]

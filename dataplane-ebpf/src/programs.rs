@@ -65,6 +65,8 @@ fn run_hook<const UPLINK: bool, const INGRESS: bool>(
     if skb.was_handled(INGRESS) {
         return skb.finish(program, Verdict::PASS);
     }
+    // `v4` and `v6` are function items, and this function is inlined, so that LLVM emits direct
+    // calls. The verifier accepts no indirect ones (`unknown opcode 8d`).
     let (verdict, is_v6) = match skb.ether_type() {
         Some(ETHER_IPV4) => (v4(skb.raw()), false),
         Some(ETHER_IPV6) => (v6(skb.raw()), true),
@@ -111,6 +113,8 @@ where
     KernelMaps: FamilyMaps<A>,
     KernelFlows: FlowMap<A>,
 {
+    // No uplink in the sense of [`Skb`]: a packet of the host's stack has no device's sum, since
+    // forwarding discards it (`skb_forward_csum` in include/linux/skbuff.h).
     let mut skb = Skb::<false>::from_raw(skb);
     datapath::from_host::<A, _, _, _, true>(&mut skb, &mut KernelFlows, &KernelMaps)
 }

@@ -129,10 +129,14 @@ fn store6<P: Packet>(packet: &mut P, at: usize, from: V6, to: V6) -> Option<u32>
 
 #[inline(always)]
 fn ports<P: Packet, A>(packet: &P, at: usize, back: &mut FlowKey<A>) -> Option<()> {
+    // Not more than eight bytes: RFC 792 lets the sender of an error quote no more behind the IP
+    // header, so a longer read would miss errors.
     let [first, second] = packet.load_words_via_helper(at)?;
     let (high, low) = ((first.get() >> 16) as u16, first.get() as u16);
     (back.dport, back.sport) = match (back.proto, first.byte(0)) {
         (proto::TCP | proto::UDP | proto::SCTP, _) => (high, low),
+        // Echo request and reply (RFC 792; RFC 4443, section 4): the flow key has the identifier as
+        // both ports.
         (proto::ICMP, 0 | 8) | (proto::ICMP6, 128 | 129) => {
             let id = (second.get() >> 16) as u16;
             (id, id)
@@ -177,6 +181,8 @@ impl Inside for V6 {
         if first.byte(0) >> 4 != 6 {
             return None;
         }
+        // Extension headers are not followed: errors that quote them have no tuple and belong to no
+        // flow.
         back.proto = second.byte(2);
         back.dst = address6(packet, at + 8)?;
         back.src = address6(packet, at + 24)?;
@@ -223,6 +229,8 @@ impl Family for V4 {
     #[inline(always)]
     fn is_host_only(self) -> bool {
         let a = u32::from_be(self.word());
+        // From 224 on: multicast, reserved addresses and broadcast (RFC 1112, section 4). 0/8 is a
+        // source only (RFC 1122, section 3.2.1.3).
         a >> 24 >= 224 || a >> 24 == 127 || a >> 24 == 0 || self.is_link_local()
     }
     #[inline(always)]
@@ -247,6 +255,8 @@ impl Family for V6 {
     #[inline(always)]
     fn is_host_only(self) -> bool {
         let w = self.words();
+        // `::/96` has the unspecified address, loopback, and the deprecated IPv4-compatible
+        // addresses (RFC 4291, section 2.5).
         u32::from_be(w[0]) >> 24 == 0xff || self.is_link_local() || ((w[0] | w[1] | w[2]) == 0)
     }
     #[inline(always)]
