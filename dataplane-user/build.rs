@@ -1,6 +1,8 @@
-//! Builds the eBPF object into the agent when `ROPEWAY_EBPF_OBJECT` names one (`cargo xtask build` does).
+//! Embeds the eBPF object in the agent if `ROPEWAY_EBPF_OBJECT` names one, which `cargo xtask
+//! build` sets.
 //!
-//! Without it the agent builds all the same, on a machine without BPF tools, and says at start what is missing.
+//! Without the variable the agent can be built on a machine without BPF tools. At start it then
+//! says that the object is missing.
 
 use std::path::PathBuf;
 use std::{env, fs};

@@ -382,7 +382,7 @@ fn unusual_but_valid_input_is_accepted() {
     let good = stage.input(&Value::Null);
     let before_it = |text: &str| format!("{{{text},{}", &good[1..]).into_bytes();
     for (what, input) in [
-        // Of duplicate keys the last one counts, as in the reference's decoder.
+        // Of duplicate keys the last one is used, as in the reference's decoder.
         ("keys twice", before_it(r#""cniVersion":"9","name":7,"type":7,"prevResult":7,"ranges":7"#)),
         ("unknown fields", before_it(r#""":null,"x":[[{}]],"ipam":{"type":"host-local"},"capabilities":7,"args":[]"#)),
         ("nested, but not too deep", before_it(&format!(r#""x":{}{}"#, "[".repeat(100), "]".repeat(100)))),

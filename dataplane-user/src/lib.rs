@@ -1,7 +1,8 @@
-//! The node agent and the operator's command line, as a library for the two programs, the tests and the benchmark.
+//! The node agent and the operator's command line, as a library for the two programs, the tests and
+//! the benchmark.
 //!
-//! `agent` and `cli` are at the top. Below them, each using only what follows: `observe`, `ipam`, `network`, `proxy`,
-//! `load` and `config`.
+//! The modules are layers: `agent` and `cli` at the top, then `observe`, `ipam`, `network`,
+//! `proxy`, `load` and `config`. Each uses only those that follow it.
 #![forbid(unsafe_code)]
 
 pub mod agent;

@@ -1,8 +1,8 @@
 //! Tests of whole nodes with real traffic.
 //!
-//! Each test starts machines from namespaces, the release binaries in them, and removes all of it.
-//! They need root and the built binaries, so they are ignored in `cargo test`; `cargo xtask test
-//! --level namespace` runs them. See tests/README.md.
+//! Each test makes machines of namespaces, runs the built binaries in them, and removes everything
+//! at its end. They need root and the built binaries, so they are ignored in `cargo test`; `cargo
+//! xtask test --level namespace` runs them. See tests/README.md.
 #![cfg(test)]
 
 mod anti_spoofing;

@@ -55,7 +55,7 @@ fn main() {
     let large = changes::of_20k();
     large.print("ms");
     let rss = hold::measure();
-    println!("agent with all of it: {rss}");
+    println!("agent with all objects: {rss}");
     let figures = [
         ("sync.services_50k_ms", ours.median(), "ms"),
         ("sync.services_50k_over_batch", ratio.median(), "x"),

@@ -1,7 +1,7 @@
 //! The Maglev table sizes that --maglev-table-size and ropeway.dev/maglev-table-size accept.
 //!
 //! Used by the configuration's check, by the decoder of `ropeway.dev/maglev-table-size` and by
-//! `proxy::reconcile::table`, which fills tables of these sizes. All are primes, which the algorithm
+//! `proxy::reconcile::table`, which fills tables of these sizes. All are primes, as the algorithm
 //! requires.
 
 /// Default size, that of IPVS. Shares are even to 1 % with up to 40 backends: a table

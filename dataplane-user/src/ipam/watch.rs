@@ -116,7 +116,8 @@ impl Objects {
         if let (Ok(()), Ok(()), Ok(()), Ok(()), Ok(())) = waits {
             return;
         }
-        // The writers are gone because the task is being dropped; it must not go on without them.
+        // The writers are gone because the task is being dropped; it must not continue without
+        // them.
         std::future::pending::<()>().await;
     }
 

@@ -296,7 +296,7 @@ pub fn remove_filters(socket: &mut Socket, which: impl Fn(IfIndex, &str) -> bool
     for link in socket.links()? {
         for filter in socket.filters(link.index)? {
             if filter.is_ours() && which(link.index, filter.name.as_deref().unwrap_or_default()) {
-                // A filter that another program has removed meanwhile counts as removed.
+                // A filter that another program has just removed is counted as removed.
                 match socket.run(&[delete_filter(link.index, filter.direction)]) {
                     Err(e) if !e.is_missing() => return Err(e.into()),
                     _ => operations += 1,

@@ -18,11 +18,11 @@ use super::{cgroups, daemon};
 /// The part of a node that a program enters.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Depth {
-    /// Its cgroups and network only, as its host's boot scripts would see it before anything runs
+    /// Its cgroups and its network only
     Network,
-    /// All of it
+    /// All namespaces of the node
     Node,
-    /// All of it, of a node that does not run yet
+    /// The network; creates the other namespaces, for the first process of a node
     New,
 }
 

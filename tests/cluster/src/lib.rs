@@ -82,7 +82,7 @@ enum Command {
     /// Build what a cluster and upstream's tests need (the first time: tens of minutes) without
     /// starting anything
     Prepare(Shape),
-    /// Start a cluster, or go on starting it
+    /// Start a cluster, or continue an interrupted start
     Up(Shape),
     /// Show nodes and processes of the cluster
     Status,

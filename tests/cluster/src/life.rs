@@ -74,7 +74,7 @@ impl Event {
             Self::Agents => "all agents deleted three times under 500 connections a second: none fails",
             Self::Kubelet => "kubelet killed: pods stay as they are, the next pod comes and goes",
             Self::Runtime => "container runtime killed: pods stay as they are, the next pod comes and goes",
-            Self::Absent => "no API server: traffic, ADD and DEL go on; afterwards changes arrive again",
+            Self::Absent => "no API server: traffic, ADD and DEL continue; afterwards changes arrive again",
             Self::Compaction => "etcd compacted past what an agent has seen: it lists again and knows what it missed",
             Self::Reboot => "power cut: all pods come back, none of their old addresses stays held",
             Self::Forbidden => {

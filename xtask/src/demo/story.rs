@@ -185,11 +185,11 @@ fn agent_dies(stage: &mut Stage) -> Result<()> {
 
 fn inside(stage: &Stage) -> Result<()> {
     let node = &stage.cluster.nodes[0].machine;
-    step("what n1 says of itself");
+    step("n1 as `ropeway` shows it");
     for words in [&["service", "list"][..], &["pod", "list"], &["drops"]] {
         println!("$ ropeway {}\n{}", words.join(" "), view::ropeway(node, words)?);
     }
-    step("the same, as bpftool sees it");
+    step("the same objects, as bpftool shows them");
     let pins = pins(stage)?;
     for (kind, pin) in [
         ("prog", "programs/from_pod"),

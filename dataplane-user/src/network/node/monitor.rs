@@ -2,9 +2,9 @@
 //!
 //! Owned by the node's task, which awaits [`NetlinkMonitor::next`]. The thread blocks in poll(2)
 //! and runs until the task is dropped. If the socket fails, the thread opens another one and
-//! reports [`NetlinkEvent::Lost`], so that everything is compared again. This is a counted restart
-//! and not the agent's end: the task compares at intervals meanwhile, and a new agent could do no
-//! more.
+//! reports [`NetlinkEvent::Lost`], so that everything is compared again. This restarts the monitor,
+//! which is counted, and does not end the agent: the task still compares at intervals, and a new
+//! agent could do no more.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;

@@ -248,8 +248,8 @@ impl HostDeviceRoutes<'_> {
     /// Returns the hop and source address for a range; `None` if the node has no address of the
     /// family.
     ///
-    /// The device has no neighbours. The routes lead to a gateway all the same, because routes
-    /// without one are the plugin's ([`super::is_ours`]).
+    /// The device has no neighbours. The routes still lead to a gateway, because routes without one
+    /// are the plugin's ([`super::is_ours`]).
     fn hop(&self, range: IpNetwork) -> Option<(Hop, Option<IpAddr>)> {
         let source = of_family(self.node_ips, IpFamily::of(range.ip()))?;
         let via = gateway(range.ip());

@@ -156,8 +156,8 @@ impl<'a> FamilyRules<'a> {
     fn new(found: &[Candidate<'_>], v6: bool, zone: Option<&str>, wants: Wants, service: &'a ServiceObject) -> Self {
         let weights = service.scheduling().map(|s| &s.weights).filter(|w| **w != Weights::default());
         let mut counts = EndpointCounts::default();
-        // A draining endpoint (weight 0) does not count: its zone or node must not be preferred for
-        // its sake, or clients there would find no endpoint.
+        // A draining endpoint (weight 0) is not considered: its zone or node must not be preferred
+        // for its sake, or clients there would find no endpoint.
         let takes_new = |e: &&Endpoint| e.flags & flags::READY != 0 && weights.is_none_or(|w| w.of(e) != 0);
         for e in found.iter().filter(|c| c.v6 == v6).map(|c| c.endpoint).filter(takes_new) {
             counts.ready += 1;
@@ -167,7 +167,7 @@ impl<'a> FamilyRules<'a> {
             counts.zone_hints += usize::from(e.zones.is_some());
             counts.this_zone_hinted += usize::from(is_hinted(e, zone));
         }
-        // Hints count only if all ready endpoints have them, and one is for this node or zone.
+        // Hints are used only if all ready endpoints have them, and one is for this node or zone.
         let topology = if counts.node_hints == counts.ready && counts.this_node_hinted > 0 {
             Topology::ThisNode
         } else if counts.zone_hints == counts.ready && counts.this_zone_hinted > 0 {
