@@ -1,4 +1,7 @@
 //! File names of records and marks.
+//!
+//! They are hashes of the attachment's identity, so that they have one length and no text of the
+//! runtime becomes part of a path. Used by [`super::record`].
 
 use dataplane_common::types::fnv::{extend64, hash64};
 

@@ -30,8 +30,8 @@ impl Checks {
 
     /// Returns an error that names all failed checks.
     pub(super) fn end(self) -> Result<()> {
-        ensure!(self.made > 0, "no check was run");
-        ensure!(self.failures.is_empty(), "{} checks failed:\n  {}", self.failures.len(), self.failures.join("\n  "));
+        ensure!(self.made > 0, "nothing was checked");
+        ensure!(self.failures.is_empty(), "{} failed:\n  {}", self.failures.len(), self.failures.join("\n  "));
         println!("all {} checks passed", self.made);
         Ok(())
     }
@@ -48,6 +48,6 @@ mod tests {
         assert!(!checks.check("two", || Err(anyhow::anyhow!("no"))));
         assert!(checks.check("three", || Ok(())));
         assert_eq!(checks.end().unwrap_err().to_string(), "1 failed:\n  two: no");
-        assert_eq!(Checks::default().end().unwrap_err().to_string(), "no check was run");
+        assert_eq!(Checks::default().end().unwrap_err().to_string(), "nothing was checked");
     }
 }
