@@ -70,7 +70,10 @@ fn bandwidth_limits_hold_on_every_client_path() {
         // The other pod on the node is not limited.
         let _server = load::serve(&fixture.client, "free", &[TARGET]).unwrap();
         let free = load::transfer(&far, fixture.client.port(family, TARGET).unwrap(), BYTES.into()).unwrap();
-        assert!(share(free.up_ms, INGRESS) > 1.5 && share(free.down_ms, EGRESS) > 1.5, "{free:?}");
+        assert!(
+            share(free.up_ms, INGRESS) > 1.5 && share(free.down_ms, EGRESS) > 1.5,
+            "the pod without limits was slowed: {free:?}"
+        );
     }
     let spoofed = view::drops(&fixture.cluster.nodes[0].machine, "spoofed").unwrap();
     assert_eq!(spoofed, 0);

@@ -33,8 +33,8 @@ fn removed_endpoint_breaks_no_connection_under_load() {
     let mut on_leaving = 0;
     for load in held {
         let report = load.release().unwrap();
-        assert!(report.lost.is_empty(), "{report:?}");
-        assert!(report.requests.ok > report.established, "{report:?}");
+        assert!(report.lost.is_empty(), "connections were lost: {report:?}");
+        assert!(report.requests.ok > report.established, "connections were not used: {report:?}");
         on_leaving += report.requests.by_server.get("web-2").copied().unwrap_or_default();
     }
     assert!(on_leaving > 0, "some connections must have been on the endpoint that left");
@@ -47,7 +47,7 @@ fn removed_endpoint_breaks_no_connection_under_load() {
     assert_eq!((after.ok, after.failed), (50, 0), "{after:?}");
     for load in loads {
         let report = load.stop().unwrap();
-        assert!(report.ok > 10 && report.failed == 0, "{report:?}");
+        assert!(report.ok > 10 && report.failed == 0, "some requests failed, or few were sent: {report:?}");
     }
 }
 

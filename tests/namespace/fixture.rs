@@ -177,11 +177,11 @@ impl Traffic {
     pub(crate) fn end(self) {
         for load in self.requests {
             let report = load.stop().unwrap();
-            assert!(report.ok > 10 && report.failed == 0, "{report:?}");
+            assert!(report.ok > 10 && report.failed == 0, "some requests failed, or few were sent: {report:?}");
         }
         for load in self.persistent {
             let report = load.release().unwrap();
-            assert!(report.lost.is_empty() && report.requests.failed == 0, "{report:?}");
+            assert!(report.lost.is_empty() && report.requests.failed == 0, "connections were lost: {report:?}");
         }
     }
 }

@@ -102,7 +102,7 @@ fn changed_pod_cidrs_update_routes_and_plugin() {
                 let table = routes(other);
                 let right = new.iter().all(|range| table.contains(range.as_str()))
                     && !old.iter().any(|range| table.contains(range.as_str()));
-                anyhow::ensure!(right, "{table}");
+                anyhow::ensure!(right, "routes to the new ranges are missing, or old ones remain: {table}");
                 Ok(Some(()))
             })
             .unwrap();

@@ -148,7 +148,7 @@ fn connections(fixture: &ContractFixture) {
 
 /// Expects that no connection was lost and that each was used.
 fn kept(report: &PersistentLoadReport) -> Result<()> {
-    ensure!(report.lost.is_empty() && report.requests.failed == 0, "{report:?}");
-    ensure!(report.requests.ok > report.established, "{report:?}");
+    ensure!(report.lost.is_empty() && report.requests.failed == 0, "connections were lost: {report:?}");
+    ensure!(report.requests.ok > report.established, "connections were not used: {report:?}");
     Ok(())
 }

@@ -46,7 +46,10 @@ fn is_answered_by(fixture: &ContractFixture, number: u16, server: &str) -> impl 
         for_each_client(&fixture.clients(path), |from| {
             for (protocol, port) in [(Protocol::Udp, SOURCE), (Protocol::UdpConnected, SOURCE + 1)] {
                 let report = send_requests(from, first_target(path, number, family).udp, protocol, port, 3)?;
-                ensure!(report.by_server.get(server) == Some(&3), "{protocol:?}, by {server}: {report:?}");
+                ensure!(
+                    report.by_server.get(server) == Some(&3),
+                    "not all {protocol:?} answers came from {server}: {report:?}"
+                );
             }
             Ok(())
         })
@@ -59,9 +62,9 @@ fn is_refused(fixture: &ContractFixture, number: u16) -> impl Fn(Path, IpFamily)
             let target = first_target(path, number, family).udp;
             // an unconnected socket gets no error for rejected packets
             let report = send_requests(from, target, Protocol::Udp, SOURCE, 1)?;
-            ensure!(report.ok == 0, "{report:?}");
+            ensure!(report.ok == 0, "{target} answered: {report:?}");
             let report = send_requests(from, target, Protocol::UdpConnected, SOURCE + 1, 1)?;
-            ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "{report:?}");
+            ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "{target} did not refuse: {report:?}");
             Ok(())
         })
     }
@@ -154,7 +157,10 @@ fn restart(fixture: &mut ContractFixture) {
         let after = flows(fixture, path, family)?;
         ensure!(*before == after, "flows have changed their server: {before:?} before the restart, {after:?} after it");
         for report in reports[&(path, family)].as_ref().map_err(copy)? {
-            ensure!(report.lost.is_empty() && report.requests.ok > report.established, "{report:?}");
+            ensure!(
+                report.lost.is_empty() && report.requests.ok > report.established,
+                "connections were lost or not used: {report:?}"
+            );
         }
         Ok(())
     });
@@ -182,7 +188,7 @@ fn out_of_the_window(fixture: &ContractFixture) {
         let frame = frames::ethernet(mac(server, 0)?, mac(server, 1)?, kind, &packet);
         load::send_frames(server, "eth0", &[peer::hex(&frame)], 1)?;
         let report = held.release()?;
-        ensure!(report.lost.is_empty(), "{report:?}");
+        ensure!(report.lost.is_empty(), "the connection was lost: {report:?}");
         let seen = watch.stop()?;
         let first = seen.first.get(MARKER).with_context(|| format!("the segment was not seen: {seen:?}"))?;
         let source = source(first, family)?;

@@ -158,7 +158,7 @@ fn rule_2_6_5_existing_connections_survive() {
         wait::until("new connections go to the new endpoint", Duration::from_secs(5), || {
             let report =
                 load::send_requests(&cluster.client, cluster.nodes[0].port(family, NODE_PORT), Protocol::Tcp, 5)?;
-            ensure!(report.by_server.get("new") == Some(&5), "{report:?}");
+            ensure!(report.by_server.get("new") == Some(&5), "other endpoints answered new connections: {report:?}");
             Ok(Some(()))
         })
         .unwrap();
@@ -166,7 +166,10 @@ fn rule_2_6_5_existing_connections_survive() {
     for ((path, family), loads) in held {
         let outcome = loads.into_iter().try_for_each(|load| {
             let report = load?.release()?;
-            ensure!(report.lost.is_empty() && report.requests.ok > report.established, "{report:?}");
+            ensure!(
+                report.lost.is_empty() && report.requests.ok > report.established,
+                "connections were lost or not used: {report:?}"
+            );
             Ok(())
         });
         recorder.cell(rule, path, family, &outcome).unwrap();

@@ -42,7 +42,7 @@ fn ranges(view: &View) -> Vec<String> {
 }
 
 #[test]
-fn rule_2_3_11_only_load_balancer_addresses_are_guarded_whatever_else_they_are() {
+fn rule_2_3_11_source_ranges_guard_only_load_balancer_addresses() {
     let memory = memory();
     let mut core = serving(&memory);
     set(&mut core, &["198.51.100.0/24", "2001:db8:7::/48"]);
