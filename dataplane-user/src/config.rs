@@ -63,7 +63,7 @@ pub enum ConfigError {
     Missing {
         /// Name of the flag, without `--`.
         field: &'static str,
-        /// The option that requires it.
+        /// Says which option requires it.
         because: &'static str,
     },
     /// An option has a value that is out of range, or that another option rules out.

@@ -70,7 +70,7 @@ fn answered(pod: &Pod) {
     wait::until(&format!("{} has answered", pod.name()), Duration::from_secs(10), || {
         let mut command = pod.command("ss")?;
         let open = process::output("ss", command.args(["-Htno", "state", "established", "state", "syn-recv"]))?;
-        ensure!(open.is_empty(), "it still has {open}");
+        ensure!(open.is_empty(), "{} still has open connections: {open}", pod.name());
         Ok(Some(()))
     })
     .unwrap();

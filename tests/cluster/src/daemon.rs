@@ -67,7 +67,9 @@ pub(super) fn names(layout: &Layout) -> Vec<String> {
 pub(super) fn kill(layout: &Layout, name: &str) -> Result<()> {
     if let Some(process) = find(layout, name) {
         process.signal(Signal::KILL)?;
-        wait_for(&format!("end of {name}"), 20, || if process.lives() { bail!("it lives") } else { Ok(()) })?;
+        wait_for(&format!("end of {name}"), 20, || {
+            if process.lives() { bail!("{name} is still running") } else { Ok(()) }
+        })?;
     }
     match fs::remove_file(layout.pid(name)) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

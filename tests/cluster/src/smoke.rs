@@ -88,7 +88,7 @@ impl Smoke<'_> {
         let (client, _) = clients.first().context("no client pod runs")?.clone();
         self.check("kubectl exec", |s| {
             let text = s.exec(&client, &["echo", "hello"])?;
-            ensure!(text.trim() == "hello", "it printed {text:?}");
+            ensure!(text.trim() == "hello", "echo printed {text:?}");
             Ok(())
         });
         self.check("DNS SRV, headless and ExternalName", |s| s.other_records(&client));
@@ -204,7 +204,7 @@ impl Smoke<'_> {
     fn api_proxy(&self) -> Result<()> {
         let path = format!("/api/v1/namespaces/{NAMESPACE}/services/web:http/proxy/hostname");
         let text = kube::kubectl(self.layout, &["get", "--raw", &path])?;
-        ensure!(text.starts_with("web-"), "it answers {text:?}");
+        ensure!(text.starts_with("web-"), "the Service web answers {text:?}");
         Ok(())
     }
 
@@ -246,7 +246,7 @@ impl Smoke<'_> {
     fn proxy_mode(&self, node: &str) -> Result<()> {
         let mut curl = enter::in_node(node, "curl".as_ref())?;
         let text = shell::output(curl.args(["-sS", "--max-time", "3", "http://127.0.0.1:10249/proxyMode"]))?;
-        ensure!(text.trim() == "ropeway", "it answers {text:?}");
+        ensure!(text.trim() == "ropeway", "/proxyMode answers {text:?}");
         Ok(())
     }
 
@@ -258,7 +258,7 @@ impl Smoke<'_> {
         wait_for("agents", 60, || kube::rolled_out(self.layout, "kube-system", "daemonset/ropeway", 60))?;
         let after = addresses(self)?;
         if before != after {
-            bail!("addresses were {before}, are {after}");
+            bail!("the addresses of pods have changed: {before} before, {after} after");
         }
         self.fetch(client, &format!("{web}:80")).context("after the agents have started")
     }

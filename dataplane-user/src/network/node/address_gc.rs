@@ -143,7 +143,7 @@ mod tests {
         assert!(gc.find_leaked(vec![record("c1", 2)], &devices).is_empty(), "another generation");
         let all: BTreeSet<String> = ["c1", "c2"].map(|c| record(c, 1).host_ifname).into();
         assert!(gc.find_leaked(one(), &all).is_empty());
-        assert!(gc.find_leaked(one(), &devices).is_empty(), "it had a link meanwhile");
+        assert!(gc.find_leaked(one(), &devices).is_empty(), "the device existed meanwhile");
     }
 
     /// The test machine has none of the records' host devices, so every record counts as leaked.
@@ -164,7 +164,7 @@ mod tests {
         let abandoned = store.lock(LOCK_DEADLINE).unwrap().abandoned_releases().unwrap();
         assert_eq!(abandoned.len(), 1, "the plugin finds it");
         drop(abandoned);
-        assert!(sweep(&mut gc, dir.path()).unwrap().is_empty(), "it is marked already");
+        assert!(sweep(&mut gc, dir.path()).unwrap().is_empty(), "the record is marked already");
         drop(at_work);
         assert_eq!(sweep(&mut gc, dir.path()).unwrap().len(), 1);
     }

@@ -137,7 +137,10 @@ mod tests {
         let ra = ("net/ipv6/conf/eth0/accept_ra", "1");
         let both = ["net/ipv6/conf/eth0/accept_ra=2", "net/ipv6/conf/all/forwarding=1"];
         assert_eq!(names(&["eth0"], &[off[1], ra]), both);
-        assert!(names(&["eth0"], &[("net/ipv6/conf/all/forwarding", "1"), ra]).is_empty(), "it forwards already");
+        assert!(
+            names(&["eth0"], &[("net/ipv6/conf/all/forwarding", "1"), ra]).is_empty(),
+            "the kernel forwards already"
+        );
         let (all, eth0) = ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth0/rp_filter");
         assert_eq!(names(&["eth0"], &[(all, "0"), (eth0, "1")]), [format!("{eth0}=2")]);
         assert_eq!(names(&["eth0"], &[(all, "1"), (eth0, "0")]), [format!("{eth0}=2")]);

@@ -87,7 +87,7 @@ fn added(fixture: &Fixture, client: &pod::Pod, node: &str, before: &[String], na
         let target = (address.parse::<std::net::IpAddr>()?, 8080).into();
         wait_for(&format!("an answer of {name} at {target}"), 30, || {
             let report = load::send_requests(client, target, Protocol::Tcp, 5)?;
-            ensure!(report.by_server.get(name) == Some(&5), "{:?}, {:?}", report.by_server, report.errors);
+            ensure!(report.by_server.get(name) == Some(&5), "{name} did not answer all 5 requests: {report:?}");
             Ok(())
         })?;
     }

@@ -15,7 +15,7 @@ pub(super) fn program(fixture: &Fixture, program: &str) -> Result<()> {
     fixture.steady(|| {
         shell::output(enter::in_node(&victim, "kill".as_ref())?.args(["-KILL", before.1.trim()]))?;
         wait_for(&format!("another {program}"), 30, || {
-            ensure!(pid()? != before.1, "it is still process {}", before.1);
+            ensure!(pid()? != before.1, "{program} is still process {}", before.1.trim());
             Ok(())
         })?;
         fixture.one_comes_and_goes()?;
@@ -36,7 +36,7 @@ pub(super) fn reboot(fixture: &Fixture) -> Result<()> {
     fixture.steady(|| {
         node::cut_power(layout, &victim)?;
         wait_for(&format!("{} not Ready", victim.name), 120, || {
-            ensure!(ready(fixture, &victim.name)? != "True", "it is");
+            ensure!(ready(fixture, &victim.name)? != "True", "{} is still Ready", victim.name);
             Ok(())
         })?;
         node::start(layout, &victim)?;
@@ -44,7 +44,7 @@ pub(super) fn reboot(fixture: &Fixture) -> Result<()> {
         // The API server's pod status is from before the cut until the kubelet has updated it.
         wait_for("all guests started again", 180, || {
             let now = restarts(fixture)?;
-            ensure!(now >= before + count, "{} of {count}", now - before);
+            ensure!(now >= before + count, "{} of {count} containers have started again", now - before);
             Ok(())
         })?;
         fixture.ready()
@@ -69,7 +69,12 @@ pub(super) fn renumber(fixture: &Fixture) -> Result<()> {
             let guests = fixture.pods("guest")?;
             let start = prefix(&new[0])?;
             let there = guests.iter().filter(|pod| pod.addresses.iter().any(|a| a.starts_with(&start))).count();
-            ensure!(there == guests.len() && there > 0, "{there} of {}", guests.len());
+            ensure!(
+                there == guests.len() && there > 0,
+                "{there} of {} guest pods have an address in {}",
+                guests.len(),
+                new[0]
+            );
             Ok(())
         })?;
         fixture.ready()
@@ -81,10 +86,10 @@ pub(super) fn renumber(fixture: &Fixture) -> Result<()> {
             |family: &str| shell::output(std::process::Command::new("ip").args(["-n", &net, family, "route", "show"]));
         let routes = show("-4")? + &show("-6")?;
         for range in &new {
-            ensure!(routes.contains(range.as_str()), "none to {range}");
+            ensure!(routes.contains(range.as_str()), "{} has no route to the new range {range}", witness.name);
         }
         for range in &old {
-            ensure!(!routes.contains(range.as_str()), "a route to {range}, which no node has");
+            ensure!(!routes.contains(range.as_str()), "{} still has a route to the old range {range}", witness.name);
         }
         Ok(())
     })?;

@@ -121,13 +121,13 @@ fn older_service_takes_a_frontend_with_one_write() {
     let (part, conflicts) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services, &mut plan, NOW));
     assert_eq!((conflicts, part.losers().collect::<Vec<_>>()), (vec![], vec![YOUNG]));
     assert!(plan.v4.frontends.removals.keys.is_empty(), "the entry is overwritten, not removed");
-    assert!(has(&reconciler, YOUNG, &SHARED), "it is the young one's until the write is done");
+    assert!(has(&reconciler, YOUNG, &SHARED), "the young Service has the frontend until the write is done");
     reconciler.commit(part, NOW);
     assert!(has(&reconciler, OLD, &SHARED) && !has(&reconciler, YOUNG, &SHARED));
     assert_eq!(reconciler.take_woken(), [YOUNG]);
     let conflicts = round(&mut reconciler, YOUNG, &claiming(YOUNG), &services);
     assert_eq!(conflicts, [(SHARED, Some(OLD))]);
-    assert!(has(&reconciler, YOUNG, &own(YOUNG)), "it keeps its other frontend");
+    assert!(has(&reconciler, YOUNG, &own(YOUNG)), "the young Service keeps its other frontend");
 }
 
 #[test]
