@@ -39,7 +39,7 @@ fn spoofed_source_address_is_dropped_and_counted() {
             let report = load::send_requests_with(&fixture.client, target, Protocol::Udp, COUNT, &flags).unwrap();
             assert_eq!(report.errors.get("timeout"), Some(&COUNT), "{what}: {report:?}");
             let counted = view::drops(&node.machine, "spoofed").unwrap() - before;
-            assert!(counted >= COUNT, "{what}: {counted} counted");
+            assert!(counted >= COUNT, "{what}: only {counted} of {COUNT} packets were counted");
         }
         // A datagram with the pod's address arrives.
         let own = format!("--source={}", fixture.client.address(family).unwrap());
@@ -135,7 +135,7 @@ fn forged_frames_are_dropped_and_leave_neighbour_tables_unchanged() {
         let seen = watcher.stop().unwrap();
         assert_eq!(seen.frames[matrix::FORGED], 0, "{what} saw {}", seen.first[matrix::FORGED]);
         let expected = if what == "a machine on the link" { 0 } else { 2 };
-        assert!(seen.frames[matrix::HONEST] >= expected, "{what} saw {seen:?}");
+        assert!(seen.frames[matrix::HONEST] >= expected, "{what} saw fewer than {expected} honest frames: {seen:?}");
     }
     assert_eq!(beliefs(near), before);
 }

@@ -34,13 +34,17 @@ fn is_held(from: &dyn TrafficEndpoint, target: SocketAddr, what: &str) {
         let moved = load::transfer(from, target, BYTES.into()).unwrap();
         let (received, sent) = (share(moved.up_ms, INGRESS), share(moved.down_ms, EGRESS));
         println!("{what}: {} to {target}: received {received:.3}, sent {sent:.3} of the rate", from.label());
-        assert!(received <= *SHARE.end() && sent <= *SHARE.end(), "{what}: {} to {target}", from.label());
+        assert!(
+            received <= *SHARE.end() && sent <= *SHARE.end(),
+            "{what}: {} to {target} exceeds the rate",
+            from.label()
+        );
         if SHARE.contains(&received) && SHARE.contains(&sent) {
             return;
         }
         seen.push((received, sent));
     }
-    panic!("{what}: {} to {target}: {seen:?}", from.label());
+    panic!("{what}: {} to {target} is slower than the rate in all tries: {seen:?}", from.label());
 }
 
 #[test]

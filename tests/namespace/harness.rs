@@ -16,7 +16,7 @@ fn test_machines_are_connected_and_removed_without_traces() {
             let target = cluster.nodes[1].port(family, 7000);
             let report = load::send_requests(&cluster.client, target, protocol, 10).unwrap();
             assert_eq!((report.ok, report.by_server["n2"]), (10, 10), "{protocol:?} {report:?}");
-            assert!(report.seen_as.contains(&address(family, 1)), "{report:?}");
+            assert!(report.seen_as.contains(&address(family, 1)), "the client's address was not seen: {report:?}");
         }
         let moved = load::transfer(&cluster.nodes[0].machine, cluster.nodes[1].port(family, 7000), 8 << 20).unwrap();
         assert_eq!(moved.bytes, 8 << 20);

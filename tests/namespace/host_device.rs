@@ -49,7 +49,10 @@ fn node_without_socket_hooks_reaches_services() {
             let report = load::send_requests(&from, SocketAddr::new(address, port), protocol, 40).unwrap();
             assert_eq!((report.ok, report.failed), (40, 0), "{report:?}");
             assert_eq!(report.by_server.len(), 2, "a local and a remote one: {report:?}");
-            assert!(report.seen_as.iter().eq([&fixture.cluster.nodes[0].address(family)]), "{report:?}");
+            assert!(
+                report.seen_as.iter().eq([&fixture.cluster.nodes[0].address(family)]),
+                "the node's address should be seen: {report:?}"
+            );
         }
         // an undefined port of the Service, and an unallocated neighbour of its address
         expect_error(&from, SocketAddr::new(address, 81), Protocol::Tcp, "ECONNREFUSED").unwrap();
@@ -60,7 +63,11 @@ fn node_without_socket_hooks_reaches_services() {
         for from in [&from as &dyn TrafficEndpoint, node] {
             let before = view::drops(node, "unallocated_address").unwrap();
             expect_error(from, other.parse().unwrap(), Protocol::Tcp, "timeout").unwrap();
-            assert!(view::drops(node, "unallocated_address").unwrap() > before, "{}", from.label());
+            assert!(
+                view::drops(node, "unallocated_address").unwrap() > before,
+                "no drop was counted for {}",
+                from.label()
+            );
         }
     }
 }
@@ -97,7 +104,11 @@ fn addresses_of_deleted_pods_are_dropped() {
         for from in [&fixture.client as &dyn TrafficEndpoint, &fixture.cluster.nodes[1].machine, &fixture.backends[0]] {
             let before = view::drops(node, "unallocated_address").unwrap();
             expect_error(from, target, Protocol::Tcp, "timeout").unwrap();
-            assert!(view::drops(node, "unallocated_address").unwrap() > before, "{}", from.label());
+            assert!(
+                view::drops(node, "unallocated_address").unwrap() > before,
+                "no drop was counted for {}",
+                from.label()
+            );
         }
     }
 }
@@ -123,5 +134,5 @@ fn host_device_is_recreated_and_uninstalled() {
     let node = &fixture.cluster.nodes[0].machine;
     view::ropeway(node, &["uninstall"]).unwrap();
     let left = node.output(&["ip", "link"]).unwrap();
-    assert!(!left.contains("ropeway."), "{left}");
+    assert!(!left.contains("ropeway."), "devices remain: {left}");
 }

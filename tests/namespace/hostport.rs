@@ -85,7 +85,10 @@ fn host_port_without_host_ip_matches_every_node_address() {
     let ServingPod { pod: web, server: _server } = pod(&cluster, "web", &ports);
     let client = node.pod("client").unwrap();
     let listed = view::ropeway(&node.machine, &["pod", "list"]).unwrap();
-    assert!(listed.contains("0.0.0.0:54323->8080/tcp,[::]:54323->8080/tcp,0.0.0.0:54323->8080/udp"), "{listed}");
+    assert!(
+        listed.contains("0.0.0.0:54323->8080/tcp,[::]:54323->8080/tcp,0.0.0.0:54323->8080/udp"),
+        "host ports are missing: {listed}"
+    );
     for family in IpFamily::BOTH {
         for protocol in [Protocol::Tcp, Protocol::Http, Protocol::Udp, Protocol::UdpConnected] {
             for ip in [loopback(family), node.address(family)] {

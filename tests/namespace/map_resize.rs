@@ -52,7 +52,7 @@ fn maglev_map_is_resized_under_load() {
     for (node, process) in fixture.cluster.nodes.iter().zip(processes) {
         let status = view::json(&node.machine, &["status"]).unwrap();
         let slots = status["maps"].as_array().unwrap().iter().find(|m| m["name"] == "slots").unwrap();
-        assert!(slots["maxEntries"].as_u64().unwrap() >= 12 * 65537, "{slots}");
+        assert!(slots["maxEntries"].as_u64().unwrap() >= 12 * 65537, "the map has not grown: {slots}");
         assert_eq!(node.agent.as_ref().unwrap().id(), process, "the same process for those who started it");
     }
     traffic.end();

@@ -98,7 +98,7 @@ fn pods_follow(cluster: &Cluster, overhead: u32) {
             let answer = load::echo(&pods[0].pod, last.address(family).unwrap(), bytes);
             let told = if family == IpFamily::V4 { "(3, 4)" } else { "(2, 0)" };
             let error = format!("{:#}", answer.unwrap_err());
-            assert!(error.contains(told), "{error}");
+            assert!(error.contains(told), "the ICMP error {told} is expected: {error}");
         }
         for ServingPod { pod: from, .. } in &pods {
             for family in IpFamily::BOTH {
@@ -109,7 +109,11 @@ fn pods_follow(cluster: &Cluster, overhead: u32) {
             status(node);
             wait::until("the pods have it", SOON, || {
                 let ends = ends(node, &pods);
-                anyhow::ensure!(ends.iter().all(|end| *end == wanted.to_string()), "{}: {ends:?}", node.name());
+                anyhow::ensure!(
+                    ends.iter().all(|end| *end == wanted.to_string()),
+                    "{}: MTU {wanted} is expected on all devices: {ends:?}",
+                    node.name()
+                );
                 Ok(Some(()))
             })
             .unwrap();

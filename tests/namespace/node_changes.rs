@@ -124,7 +124,11 @@ fn changed_pod_cidrs_update_routes_and_plugin() {
     for (node, ServingPod { pod, .. }) in cluster.nodes[1..].iter().zip(&pods[1..]) {
         for (range, family) in other_ranges(node).iter().zip(IpFamily::BOTH) {
             let prefix = range.trim_end_matches("0/24").trim_end_matches(":/64");
-            assert!(pod.address(family).unwrap().to_string().starts_with(prefix), "{range}: {:?}", pod.addresses());
+            assert!(
+                pod.address(family).unwrap().to_string().starts_with(prefix),
+                "no address in {range}: {:?}",
+                pod.addresses()
+            );
         }
     }
     each_reaches_each(&pods);
@@ -162,7 +166,7 @@ fn changed_node_addresses_keep_connections() {
     }
     let table = routes(&cluster.nodes[0]);
     for route in ["10.244.2.0/24 via 192.168.50.72 dev eth0", "10.244.3.0/24 via 192.168.51.73 dev ropeway.vx4"] {
-        assert!(table.contains(route), "{route}: {table}");
+        assert!(table.contains(route), "no {route} in {table}");
     }
 }
 
@@ -242,16 +246,20 @@ fn ipv6_only_nodes_route_pods() {
     let pods = pods(&cluster);
     let all_reach = || {
         for (from, to) in pairs(&pods) {
-            assert!(from.addresses().iter().all(IpAddr::is_ipv6), "{:?}", from.addresses());
+            assert!(
+                from.addresses().iter().all(IpAddr::is_ipv6),
+                "the pod has an IPv4 address: {:?}",
+                from.addresses()
+            );
             reaches_over(IpFamily::V6, from, to, 1430);
         }
     };
     all_reach();
     let table = routes(&cluster.nodes[0]);
     for route in ["fd00:10:244:2::/64 via fd00:50::12 dev eth0", "dev ropeway.vx6"] {
-        assert!(table.contains(route), "{route}: {table}");
+        assert!(table.contains(route), "no {route} in {table}");
     }
-    assert!(!table.contains("ropeway.vx4"), "{table}");
+    assert!(!table.contains("ropeway.vx4"), "an IPv4 tunnel exists: {table}");
     for node in [0, 2] {
         let target = pods[2 - node].pod.port(IpFamily::V6, PORT).unwrap();
         let report = load::send_requests(&cluster.nodes[node].machine, target, Protocol::Tcp, 3).unwrap();

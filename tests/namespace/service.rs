@@ -24,7 +24,7 @@ fn splits_evenly(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Proto
         }
         seen.push(report.by_server);
     }
-    panic!("{} to {target} {protocol:?}: {seen:?}", from.label());
+    panic!("{} to {target} {protocol:?}: the choice of servers is uneven in three tries: {seen:?}", from.label());
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn service_without_endpoints_is_rejected_immediately() {
                 let report = load::send_requests(from, SocketAddr::new(address, port), protocol, 5).unwrap();
                 let context = format!("{} to {address} {protocol:?}: {report:?}", from.label());
                 assert_eq!(report.errors.get("ECONNREFUSED"), Some(&5), "{context}");
-                assert!(report.slowest_us < 100_000, "{context}");
+                assert!(report.slowest_us < 100_000, "a refusal took 100 ms: {context}");
             }
         }
     }

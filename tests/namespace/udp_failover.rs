@@ -54,7 +54,10 @@ fn replaced(from: From, on: &[usize], terminating: bool) {
         let report = socket.stop().unwrap();
         assert_eq!(report.by_server.len(), on.len(), "the same socket was answered by all: {report:?}");
         // ICMP errors of a pod without its server may arrive before the changed slice
-        assert!(report.errors.keys().all(|error| error == "timeout" || error == "ECONNREFUSED"), "{report:?}");
+        assert!(
+            report.errors.keys().all(|error| error == "timeout" || error == "ECONNREFUSED"),
+            "unexpected errors: {report:?}"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 //! All binaries are linked statically, so that the same files run on any node, in an image without
 //! a C library and in a test machine with nothing but a kernel. Images and benchmarks use the
 //! binaries in `target/release`. The demo and the tests use those in `target/demo`, which take less
-//! time to build. The kernel programs always have the release profile: the verifier judges what is
+//! time to build. The kernel programs always have the release profile: the verifier checks what is
 //! shipped.
 
 mod object;

@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: everything about the source that a machine can judge.
+//! `cargo xtask lint`: everything about the source that a machine can check.
 //!
 //! First the checks of this folder, which take no time, then format, clippy, spelling and licences.
 //! All of them run, even when an early one fails; the command fails if any did. With `--figures` it

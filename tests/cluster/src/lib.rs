@@ -62,7 +62,7 @@ pub struct Options {
     command: Command,
 }
 
-/// The building and installing that a cluster needs and the caller does.
+/// Steps of preparing a cluster that are implemented by its caller: building and installing.
 pub trait Workshop {
     /// Installs the system packages of a cluster's nodes, or names the missing ones.
     ///

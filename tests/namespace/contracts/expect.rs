@@ -48,7 +48,11 @@ pub(super) fn expect_answers_on_all(
 /// Expects that two endpoints in turn get half of the connections each.
 pub(super) fn expect_equal_halves(from: &dyn TrafficEndpoint, target: SocketAddr, servers: [&str; 2]) -> Result<()> {
     let report = expect_answers(from, target, Protocol::Tcp, 20, &servers)?;
-    ensure!(report.by_server.values().all(|count| *count == 10), "{} to {target}, in turn: {report:?}", from.label());
+    ensure!(
+        report.by_server.values().all(|count| *count == 10),
+        "{} to {target}: equal halves are expected: {report:?}",
+        from.label()
+    );
     Ok(())
 }
 

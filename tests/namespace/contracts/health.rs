@@ -53,7 +53,10 @@ fn section_2_5_health_and_metrics() {
                 let body = status(from, fixture.node().port(family, CHECK), "/", wanted)?;
                 let service = body["service"] == json!({"namespace": "default", "name": "checked"});
                 let local = body["localEndpoints"].as_u64().context("the answer has no number localEndpoints")?;
-                ensure!(service && local == u64::from(has_local) && body["serviceProxyHealthy"] == true, "{body}");
+                ensure!(
+                    service && local == u64::from(has_local) && body["serviceProxyHealthy"] == true,
+                    "the health check port answers {body}"
+                );
                 Ok(())
             })
         }
@@ -121,10 +124,13 @@ fn health(fixture: &ContractFixture, from: &dyn TrafficEndpoint, family: IpFamil
     let server = fixture.node().port(family, HEALTH);
     let body = status(from, server, "/healthz", healthz)?;
     let has = |body: &Value, field: &str| body[field].as_str().is_some_and(|time| time.ends_with('Z'));
-    ensure!(has(&body, "lastUpdated") && has(&body, "currentTime"), "{body}");
-    ensure!(body["nodeEligible"] == (healthz == 200), "{body}");
+    ensure!(has(&body, "lastUpdated") && has(&body, "currentTime"), "/healthz lacks a time: {body}");
+    ensure!(body["nodeEligible"] == (healthz == 200), "/healthz contradicts its status {healthz}: {body}");
     let body = status(from, server, "/livez", 200)?;
-    ensure!(has(&body, "lastUpdated") && has(&body, "currentTime") && body["nodeEligible"].is_null(), "{body}");
+    ensure!(
+        has(&body, "lastUpdated") && has(&body, "currentTime") && body["nodeEligible"].is_null(),
+        "/livez has other fields than expected: {body}"
+    );
     Ok(())
 }
 
@@ -132,19 +138,19 @@ fn for_the_node(fixture: &ContractFixture, from: &dyn TrafficEndpoint, path: Pat
     let loopback = SocketAddr::from(([127, 0, 0, 1], METRICS));
     if path == Path::Node {
         let get = |what| load::fetch(from, loopback, what);
-        ensure!(get("/proxyMode")? == "ropeway", "/proxyMode");
-        ensure!(get("/metrics")?.contains("# TYPE "), "/metrics");
+        ensure!(get("/proxyMode")? == "ropeway", "/proxyMode does not answer ropeway");
+        ensure!(get("/metrics")?.contains("# TYPE "), "/metrics lists no metric");
         let healthz: Value = serde_json::from_str(&get("/healthz")?)?;
-        ensure!(healthz["lastUpdated"].is_string(), "/healthz: {healthz}");
+        ensure!(healthz["lastUpdated"].is_string(), "/healthz lacks lastUpdated: {healthz}");
         let configz: Value = serde_json::from_str(&get("/configz")?)?;
-        ensure!(configz["ropeway.config"]["nodeName"] == "n1", "/configz: {configz}");
+        ensure!(configz["ropeway.config"]["nodeName"] == "n1", "/configz is not of n1: {configz}");
         return Ok(());
     }
     // the other node's agent listens on the same loopback address
     let own = (path != Path::OtherNode).then_some(loopback);
     for target in own.into_iter().chain([fixture.node().port(family, METRICS)]) {
         let report = load::send_requests(from, target, Protocol::Tcp, 1)?;
-        ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "{} to {target}: {report:?}", from.label());
+        ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "{target} did not refuse {}: {report:?}", from.label());
     }
     Ok(())
 }

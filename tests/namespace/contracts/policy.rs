@@ -129,20 +129,26 @@ fn translated(fixture: &ContractFixture, path: Path, family: IpFamily) -> Result
             // server would reply untranslated
             let report =
                 expect_answers(&by_packets, target(Vip::Cluster, 44, family).tcp, Protocol::Tcp, 5, &["web-1"])?;
-            ensure!(report.seen_as.iter().eq([&node_address]), "as {node_address}: {report:?}");
+            ensure!(report.seen_as.iter().eq([&node_address]), "the server should see {node_address}: {report:?}");
         }
         Path::Node => {
             node_port.tcp.set_ip(loopback(family));
             node_port.udp.set_ip(loopback(family));
             for (target, protocol) in every_protocol(node_port) {
                 let report = expect_answers(&fixture.node().machine, target, protocol, 5, &["web-2"])?;
-                ensure!(report.seen_as.iter().eq([&node_address]), "{target} as {node_address}: {report:?}");
+                ensure!(
+                    report.seen_as.iter().eq([&node_address]),
+                    "{target}: the server should see {node_address}: {report:?}"
+                );
             }
         }
         Path::OtherNode | Path::Outside => for_each_client(&fixture.clients(path), |from| {
             for (target, protocol) in every_protocol(node_port) {
                 let report = expect_answers(from, target, protocol, 5, &["web-2"])?;
-                ensure!(report.seen_as.iter().eq([&node_address]), "{target} as {node_address}: {report:?}");
+                ensure!(
+                    report.seen_as.iter().eq([&node_address]),
+                    "{target}: the server should see {node_address}: {report:?}"
+                );
             }
             Ok(())
         })?,

@@ -66,7 +66,7 @@ fn section_2_3_reachability() {
         for_each_client(&fixture.clients(path), |from| {
             expect_answers_on_all(from, &[target(Vip::Balancer, 59, family)], 5, &["web-1"])?;
             let health = load::fetch(from, fixture.node().port(family, CHECK), "/")?;
-            ensure!(health.contains(r#""serviceProxyHealthy":true"#), "{health}");
+            ensure!(health.contains(r#""serviceProxyHealthy":true"#), "the Service is not reported healthy: {health}");
             expect_no_answer(from, &[target(Vip::NodePort, 59, family)])
         })
     });
@@ -178,7 +178,10 @@ fn left_alone(fixture: &ContractFixture, from: &dyn TrafficEndpoint, path: Path,
     let ip = address(Vip::Balancer, 53, family);
     expect_no_answer(from, &[target(Vip::Balancer, 53, family)])?;
     let neighbours = fixture.cluster.client.output(&["ip", "neigh", "show", &ip.to_string()])?;
-    ensure!(!neighbours.trim().is_empty() && !neighbours.contains("lladdr"), "{ip}: {neighbours}");
+    ensure!(
+        !neighbours.trim().is_empty() && !neighbours.contains("lladdr"),
+        "an unresolved neighbour {ip} is expected: {neighbours}"
+    );
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Checks the length of every source file, its header, and that unsafe code stays behind the doors.
 //!
-//! Reads the text and the tokens of a file, never its meaning: rustc and clippy judge that. A
+//! Reads the text and the tokens of a file, never its meaning: rustc and clippy check that. A
 //! header should have 3 to 10 lines, which `lint --figures` counts and this check does not
 //! enforce.
 
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn length_and_header_are_judged() {
+    fn long_file_and_missing_header_are_reported() {
         let long = "\n".repeat(501);
         assert_eq!(violations("x.rs", &long).unwrap().len(), 2);
     }
