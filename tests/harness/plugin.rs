@@ -99,7 +99,7 @@ pub fn network_config(conflist: &Value, previous: Option<&Value>) -> Result<Valu
 /// When it can't be started or prints something that is not JSON; a failure of the plugin is part
 /// of the answer.
 pub fn call(node: &Machine, verb: &str, attachment: &Attachment, config: &Value) -> Result<Answer> {
-    let name = config["type"].as_str().context("the configuration has no type")?;
+    let name = config["type"].as_str().context("the configuration has no `type`")?;
     let plugin = binaries::find(name)?;
     let mut command = node.command_in("runtime", None, &plugin)?;
     command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", &attachment.container).env("CNI_NETNS", &attachment.netns);

@@ -32,7 +32,7 @@ pub(super) struct Pod {
 pub(super) fn list(layout: &Layout, selector: &[&str]) -> Result<Vec<Pod>> {
     let text = kube::kubectl(layout, &[&["get", "pods", "-o", "json"], selector].concat())?;
     let list: Value = serde_json::from_str(&text).context("cannot parse the output of kubectl get pods")?;
-    let items = list["items"].as_array().context("the output of kubectl get pods has no items")?;
+    let items = list["items"].as_array().context("the output of kubectl get pods has no list `items`")?;
     Ok(items.iter().filter(|item| item["metadata"]["deletionTimestamp"].is_null()).map(read).collect())
 }
 
@@ -109,7 +109,7 @@ pub(super) fn ropeway(layout: &Layout, node: &str, arguments: &[&str]) -> Result
 /// Returns the addresses of the node's pods in the maps of the kernel programs, sorted.
 pub(super) fn wired(layout: &Layout, node: &str) -> Result<Vec<String>> {
     let view = ropeway(layout, node, &["pod", "list"])?;
-    let pods = view["pods"].as_array().context("the output of ropeway has no pods")?;
+    let pods = view["pods"].as_array().context("the output of ropeway has no list `pods`")?;
     let addresses = pods.iter().flat_map(|pod| pod["addresses"].as_array().cloned().unwrap_or_default());
     let mut addresses: Vec<_> = addresses.filter_map(|address| address.as_str().map(String::from)).collect();
     addresses.sort();
@@ -127,7 +127,7 @@ pub(super) fn held(layout: &Layout, node: &str) -> Result<Vec<String>> {
                 fs::read_to_string(entry.path()).with_context(|| format!("cannot read {}", entry.path().display()))?;
             let record: Value = serde_json::from_str(text.lines().next().unwrap_or_default())
                 .with_context(|| format!("cannot parse {}", entry.path().display()))?;
-            let own = record["addresses"].as_array().context("an attachment record has no addresses")?.clone();
+            let own = record["addresses"].as_array().context("an attachment record has no list `addresses`")?.clone();
             addresses.extend(own.iter().filter_map(|address| address.as_str().map(String::from)));
         }
     }

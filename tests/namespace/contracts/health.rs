@@ -52,7 +52,7 @@ fn section_2_5_health_and_metrics() {
             for_each_client(&fixture.clients(path), |from| {
                 let body = status(from, fixture.node().port(family, CHECK), "/", wanted)?;
                 let service = body["service"] == json!({"namespace": "default", "name": "checked"});
-                let local = body["localEndpoints"].as_u64().context("the answer has no number localEndpoints")?;
+                let local = body["localEndpoints"].as_u64().context("the answer has no number `localEndpoints`")?;
                 ensure!(
                     service && local == u64::from(has_local) && body["serviceProxyHealthy"] == true,
                     "the health check port answers {body}"

@@ -31,11 +31,12 @@ pub(super) fn check(paths: &Paths) -> Result<()> {
 /// Returns the dependencies in cargo's metadata that the table does not allow.
 fn forbidden(metadata: &Value) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
-    for package in metadata["packages"].as_array().context("the output of cargo metadata has no packages")? {
-        let name = package["name"].as_str().context("cargo metadata lists a package without a name")?;
+    for package in metadata["packages"].as_array().context("the output of cargo metadata has no list `packages`")? {
+        let name = package["name"].as_str().context("a package in the output of cargo metadata has no `name`")?;
         let Some((_, allowed)) = MAY_USE.iter().find(|(of, _)| *of == name) else { continue };
-        for dependency in
-            package["dependencies"].as_array().context("cargo metadata lists a package without dependencies")?
+        for dependency in package["dependencies"]
+            .as_array()
+            .context("a package in the output of cargo metadata has no list `dependencies`")?
         {
             let on = dependency["name"].as_str().unwrap_or_default();
             let ours = dependency["path"].is_string();

@@ -23,7 +23,7 @@ const DAEMONSET: &str = "daemonset/ropeway";
 pub(super) fn forbidden(fixture: &Fixture) -> Result<()> {
     let text = kube::kubectl(fixture.layout, &["get", "clusterrole", "ropeway", "-o", "json"])?;
     let mut role: Value = serde_json::from_str(&text)?;
-    let rules = role["rules"].as_array().context("the role has no rules")?.clone();
+    let rules = role["rules"].as_array().context("the role has no list `rules`")?.clone();
     let about = |rule: &Value| rule["resources"].to_string().contains("endpointslices");
     let fewer: Vec<_> = rules.iter().filter(|rule| !about(rule)).cloned().collect();
     ensure!(fewer.len() < rules.len(), "the role has no rule about EndpointSlices: {rules:?}");
