@@ -59,42 +59,42 @@ pub trait ArrayTable<V>: Send {
 
 /// The service maps that exist once per address family.
 pub struct FamilyMaps<A> {
-    /// `source_ranges4` or `source_ranges6`.
+    /// The map `source_ranges4` or `source_ranges6`.
     pub sources: Box<dyn HashTable<Prefix<SourceRange<A>>, u32>>,
-    /// `addresses4` or `addresses6`.
+    /// The map `addresses4` or `addresses6`.
     pub addresses: Box<dyn HashTable<A, AddressInfo>>,
-    /// `frontends4` or `frontends6`.
+    /// The map `frontends4` or `frontends6`.
     pub frontends: Box<dyn HashTable<FrontendKey<A>, Frontend>>,
 }
 
 /// The service maps.
 pub struct ServiceMaps {
-    /// `services`.
+    /// The map `services`.
     pub services: Box<dyn HashTable<u32, ServiceName>>,
     /// The maps of IPv4.
     pub v4: FamilyMaps<V4>,
     /// The maps of IPv6.
     pub v6: FamilyMaps<V6>,
-    /// `slots`.
+    /// The map `slots`.
     pub slots: Box<dyn ArrayTable<Slot>>,
-    /// `backends`.
+    /// The map `backends`.
     pub backends: Box<dyn ArrayTable<Backend>>,
 }
 
 /// Entries written and removed since the agent started, by map.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Operations {
-    /// `services`.
+    /// Entries of `services`.
     pub services: u64,
-    /// `frontends4` and `frontends6`.
+    /// Entries of `frontends4` and `frontends6`.
     pub frontends: u64,
-    /// `source_ranges4` and `source_ranges6`.
+    /// Entries of `source_ranges4` and `source_ranges6`.
     pub sources: u64,
-    /// `addresses4` and `addresses6`.
+    /// Entries of `addresses4` and `addresses6`.
     pub addresses: u64,
-    /// `slots`.
+    /// Entries of `slots`.
     pub slots: u64,
-    /// `backends`.
+    /// Entries of `backends`.
     pub backends: u64,
 }
 

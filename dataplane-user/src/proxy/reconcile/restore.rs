@@ -23,23 +23,23 @@ use crate::proxy::desired::{self, ClientRange, FrontendAddr, is_v4, sets};
 /// The content of the maps.
 #[derive(Debug, Default)]
 pub struct TableContents {
-    /// `services`.
+    /// Names of service ports, from `services`.
     pub names: Vec<(ServicePortId, ServiceName)>,
-    /// `frontends4` and `frontends6`.
+    /// Entries of `frontends4` and `frontends6`.
     pub frontends: Vec<(FrontendAddr, Frontend)>,
-    /// `backends`: those in use.
+    /// Used entries of `backends`.
     pub backends: Vec<(BackendId, Backend)>,
     /// Generations of all backend ids that were ever used, by id.
     pub generations: Vec<Generation>,
     /// The slots up to the last one that a frontend uses.
     pub slots: Vec<u32>,
-    /// `source_ranges4` and `source_ranges6`: service port and range.
+    /// Entries of `source_ranges4` and `source_ranges6`: service port and range.
     pub sources: Vec<(ServicePortId, ClientRange)>,
     /// Entries of `source_ranges4` that the agent never writes.
     pub odd_sources4: Vec<Prefix<service::SourceRange<V4>>>,
     /// Entries of `source_ranges6` that the agent never writes.
     pub odd_sources6: Vec<Prefix<service::SourceRange<V6>>>,
-    /// `addresses4` and `addresses6` without the entries of pods.
+    /// Entries of `addresses4` and `addresses6`, without those of pods.
     pub addresses: Vec<([u8; 16], u8)>,
 }
 
