@@ -241,7 +241,7 @@ fn guarded(ranges: usize) -> SourceEvent {
 
 #[test]
 #[ignore = "needs root"]
-fn rule_2_3_11_client_is_found_in_its_range() {
+fn rule_2_3_11_kernel_finds_a_client_in_its_range() {
     let maps = Maps::new(64);
     let mut core = start(&maps, 1);
     core.handle(guarded(20));

@@ -21,27 +21,27 @@ impl NetlinkRequest {
         Self { message, flags: NLM_F_REQUEST | flags, attempt }
     }
 
-    /// Creates an object that must not exist yet (`NLM_F_EXCL`).
+    /// Asks the kernel to create an object that must not exist yet (`NLM_F_EXCL`).
     pub(super) fn create(message: RouteNetlinkMessage, attempt: String) -> Self {
         Self::new(message, NLM_F_CREATE | NLM_F_EXCL, attempt)
     }
 
-    /// Creates an object, or leaves an existing one unchanged.
+    /// Asks the kernel to create an object, or to leave an existing one unchanged.
     pub(super) fn ensure(message: RouteNetlinkMessage, attempt: String) -> Self {
         Self::new(message, NLM_F_CREATE, attempt)
     }
 
-    /// Creates an object, or replaces an equal one (`NLM_F_REPLACE`).
+    /// Asks the kernel to create an object, or to replace one with the same key (`NLM_F_REPLACE`).
     pub(super) fn replace(message: RouteNetlinkMessage, attempt: String) -> Self {
         Self::new(message, NLM_F_CREATE | NLM_F_REPLACE, attempt)
     }
 
-    /// Changes or removes an object.
+    /// Asks the kernel to change or remove an object.
     pub(super) fn change(message: RouteNetlinkMessage, attempt: String) -> Self {
         Self::new(message, 0, attempt)
     }
 
-    /// Lists all objects of a table (`NLM_F_DUMP`).
+    /// Asks the kernel for all objects of a table (`NLM_F_DUMP`).
     pub(super) fn dump(message: RouteNetlinkMessage, attempt: &str) -> Self {
         Self::new(message, NLM_F_DUMP, attempt.into())
     }

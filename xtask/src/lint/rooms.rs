@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_modules_and_roots_and_tests_are_not() {
+    fn files_except_roots_and_tests_are_modules() {
         assert_eq!(module_of("/wire.rs").unwrap(), ["wire"]);
         assert_eq!(module_of("/wire/mod.rs").unwrap(), ["wire"]);
         assert_eq!(module_of("/path/entry.rs").unwrap(), ["path", "entry"]);

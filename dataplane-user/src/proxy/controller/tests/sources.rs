@@ -52,7 +52,7 @@ fn rule_2_3_11_source_ranges_guard_only_load_balancer_addresses() {
 }
 
 #[test]
-fn rule_2_3_11_families_are_filtered() {
+fn rule_2_3_11_ranges_of_one_family_leave_the_other_open() {
     let memory = memory();
     let mut core = serving(&memory);
     set(&mut core, &["198.51.100.0/24"]);
@@ -60,7 +60,7 @@ fn rule_2_3_11_families_are_filtered() {
 }
 
 #[test]
-fn rule_2_3_11_where_the_nodes_own_address_is_allowed_all_its_addresses_are() {
+fn rule_2_3_11_range_with_the_primary_address_allows_all_addresses_of_the_node() {
     let memory = memory();
     let mut core = serving(&memory);
     let mut more = context();

@@ -49,7 +49,7 @@ fn rule_2_3_13_node_ports_are_served_at_configured_addresses() {
 }
 
 #[test]
-fn rule_2_3_2_external_clients_are_dropped_under_local_policy() {
+fn rule_2_3_2_service_without_endpoints_drops_external_clients_under_local_policy() {
     let port = one_port(&exposed(Policy::Local), &[]);
     let local = frontend_flags::EXTERNAL_DROP | frontend_flags::KEEP_CLIENT;
     assert_eq!(frontend_flags_at(&port, "203.0.113.1"), local | frontend_flags::EXTERNAL);
@@ -59,7 +59,7 @@ fn rule_2_3_2_external_clients_are_dropped_under_local_policy() {
 }
 
 #[test]
-fn rule_2_3_3_internal_clients_are_dropped_under_local_policy() {
+fn rule_2_3_3_service_without_endpoints_drops_all_clients_under_internal_local_policy() {
     let s = ServiceObject { internal: Policy::Local, ..exposed(Policy::Cluster) };
     let port = one_port(&s, &[]);
     let both = frontend_flags::INTERNAL_DROP | frontend_flags::EXTERNAL_DROP;
@@ -68,7 +68,7 @@ fn rule_2_3_3_internal_clients_are_dropped_under_local_policy() {
 }
 
 #[test]
-fn rule_2_3_1_clients_are_rejected_under_cluster_policy() {
+fn rule_2_3_1_service_without_endpoints_rejects_under_cluster_policy() {
     let port = one_port(&exposed(Policy::Cluster), &[]);
     assert!(port.frontends.iter().all(|f| f.flags & !(frontend_flags::NODE_PORT | frontend_flags::EXTERNAL) == 0));
 }

@@ -50,7 +50,7 @@ fn rule_2_1_7_ready_is_taken_as_given_even_while_terminating() {
 }
 
 #[test]
-fn rule_2_2_1_ready_endpoints_else_those_that_still_serve() {
+fn rule_2_2_1_terminating_endpoints_are_used_if_none_is_ready() {
     let cases: [(&[(&str, u8)], &[&str]); 4] = [
         (&[("10.1.0.5", READY), ("10.1.0.6", LEAVING), ("10.1.0.7", 0)], &["10.1.0.5"]),
         (&[("10.1.0.6", LEAVING), ("10.1.0.7", 0)], &["10.1.0.6"]),
@@ -98,7 +98,7 @@ fn rule_2_2_2_hints_for_this_node_come_first_then_for_its_zone() {
 }
 
 #[test]
-fn rule_2_2_2_unready_endpoints_do_not_count_and_fallback_ignores_topology() {
+fn rule_2_2_2_unready_endpoints_need_no_hints_and_terminating_ones_ignore_hints() {
     let hinted = zoned(&[("10.1.0.5", READY, &["z1"]), ("10.1.0.6", READY, &["z2"]), ("10.1.0.7", 0, &[])]);
     assert_eq!(members(&one_port(&web(), &[hinted]), sets::CLUSTER), ["10.1.0.5"]);
     let leaving = zoned(&[("10.1.0.5", LEAVING, &["z1"]), ("10.1.0.6", LEAVING, &["z2"])]);
@@ -115,7 +115,7 @@ fn rule_2_2_2_a_local_policy_wins_over_topology() {
 }
 
 #[test]
-fn rule_2_3_4_internal_clients_of_a_local_service_have_all_endpoints() {
+fn rule_2_3_4_internal_clients_of_a_local_service_reach_all_endpoints() {
     let port = one_port(&exposed(Policy::Local), &[slice(&[("10.1.1.6", READY)])]);
     assert_eq!(members(&port, sets::CLUSTER), ["10.1.1.6"]);
     assert_eq!(members(&port, sets::LOCAL), [""; 0]);
@@ -125,7 +125,7 @@ fn rule_2_3_4_internal_clients_of_a_local_service_have_all_endpoints() {
 }
 
 #[test]
-fn rule_2_3_3_internal_policy_local_has_endpoints_of_this_node() {
+fn rule_2_3_3_internal_policy_local_uses_endpoints_of_this_node() {
     let s = ServiceObject { internal: Policy::Local, ..web() };
     let port = one_port(&s, &[slice(&[("10.1.0.5", READY | LOCAL), ("10.1.1.6", READY)])]);
     assert_eq!(members(&port, sets::LOCAL), ["10.1.0.5"]);

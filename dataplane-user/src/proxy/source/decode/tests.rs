@@ -86,7 +86,7 @@ fn rule_2_1_1_slices_of_headless_services_and_other_proxies_are_skipped() {
 }
 
 #[test]
-fn rule_2_1_4_load_balancer_addresses_count_by_their_mode() {
+fn rule_2_1_4_load_balancer_addresses_without_mode_proxy_are_served() {
     let ingress = json!([{"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "VIP"},
                          {"ip": "203.0.113.3", "ipMode": "Proxy"}, {"hostname": "example.com"}]);
     let decoded = service_of(web(|v| v["status"] = json!({"loadBalancer": {"ingress": ingress}})));
@@ -95,7 +95,7 @@ fn rule_2_1_4_load_balancer_addresses_count_by_their_mode() {
 }
 
 #[test]
-fn rule_2_1_6_conditions_have_their_defaults() {
+fn rule_2_1_6_missing_conditions_have_defaults() {
     use endpoint_flags::{LOCAL, READY, SERVING, TERMINATING};
     for (conditions, wanted) in [
         (json!(null), READY | SERVING),
@@ -110,7 +110,7 @@ fn rule_2_1_6_conditions_have_their_defaults() {
 }
 
 #[test]
-fn rule_2_1_6_only_the_first_address_counts_and_unnamed_and_unset_ports() {
+fn rule_2_1_6_first_address_is_used_and_ports_without_number_are_ignored() {
     let ports = json!([{"port": 80}, {"name": "none", "port": null}, {"name": "zero", "port": 0}]);
     let decoded = slice_of(slice(|v| v["ports"] = ports));
     assert_eq!(rejections(&decoded), [""; 0]);
