@@ -109,7 +109,7 @@ impl Drop for Run {
             return;
         }
         if let Err(error) = remove(&self.directories) {
-            eprintln!("harness: clean-up: {error:#}");
+            eprintln!("harness: cannot remove the run: {error:#}");
         }
     }
 }
@@ -246,7 +246,7 @@ fn clean_up_on_signals() -> Result<()> {
             eprintln!("harness: interrupted, removing the run");
             for directories in lock().drain(..) {
                 if let Err(error) = remove(&directories) {
-                    eprintln!("harness: clean-up: {error:#}");
+                    eprintln!("harness: cannot remove the run: {error:#}");
                 }
             }
             std::process::exit(130);

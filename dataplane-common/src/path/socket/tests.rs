@@ -386,7 +386,7 @@ fn ports(fake: &Fake, netns_cookie: u64, times: usize) -> Vec<u16> {
 }
 
 #[test]
-fn round_robin_alternates_between_sockets() {
+fn round_robin_continues_over_all_sockets() {
     for number in [scheduler::RR, scheduler::WRR] {
         let fake = scheduled(number, 0);
         let (mut got, rest) = (ports(&fake, POD_NETNS, 9), ports(&fake, NODE_NETNS, 9));

@@ -12,7 +12,7 @@ use ipnetwork::IpNetwork;
 
 use crate::proxy::source::NodeObject;
 
-/// Converts a 16-byte form to an address.
+/// Converts the 16-byte form of an address, in which IPv4 is `::ffff:a.b.c.d`.
 #[must_use]
 pub fn ip(addr: [u8; 16]) -> IpAddr {
     IpAddr::from(addr).to_canonical()

@@ -24,7 +24,7 @@ impl ServiceId {
         Self(index)
     }
 
-    /// Returns the index.
+    /// Returns the index in the object store.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -60,7 +60,7 @@ impl BackendId {
         Self(index)
     }
 
-    /// Returns the index.
+    /// Returns the index in the map `backends`.
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0
