@@ -115,7 +115,7 @@ fn held_targets(cluster: &Cluster, path: Path, family: IpFamily) -> [SocketAddr;
 
 #[test]
 #[ignore = "needs root"]
-fn rule_2_6_5_existing_connections_survive() {
+fn rule_2_6_5_connections_survive_the_first_start_of_the_agent() {
     let recorder = Recorder::start().unwrap();
     let rule = Rule::of("2.6.5").unwrap();
     let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
