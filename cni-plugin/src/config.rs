@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_and_overrides() {
+    fn absent_fields_have_defaults_and_present_ones_are_used() {
         let config = parse(r#"{"cniVersion":"1.0.0","name":"pods","type":"ropeway-cni","unknown":[1]}"#).unwrap();
         assert_eq!(config.pin_root, Path::new("/sys/fs/bpf/ropeway"));
         assert_eq!(config.state_dir, Path::new("/var/lib/ropeway"));

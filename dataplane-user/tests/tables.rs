@@ -166,7 +166,7 @@ fn start(maps: &Maps, services: usize) -> Core {
 
 #[test]
 #[ignore = "needs root"]
-fn sync_restart_and_removal_of_all_services() {
+fn maps_follow_sync_restart_and_removal_of_all_services() {
     let maps = Maps::new(4096);
     let mut core = start(&maps, 1500);
     assert_eq!(maps.count(), [1500, 1500, 1501]);

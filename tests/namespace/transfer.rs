@@ -38,12 +38,12 @@ fn transfers(mtu: u32, sizes: &[usize]) {
 /// The two datagram sizes: one fits into the MTU, one is sent in fragments.
 #[test]
 #[ignore = "needs root"]
-fn transfers_with_mtu_1500() {
+fn transfers_arrive_whole_with_mtu_1500() {
     transfers(1500, &[1400, 4000]);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn transfers_with_mtu_9000() {
+fn transfers_arrive_whole_with_mtu_9000() {
     transfers(9000, &[8900, 20_000]);
 }

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_at_the_ends_of_the_tables() {
+    fn difference_is_right_at_the_ends_of_the_tables() {
         for bytes in [12, 13, 255, 256, 257, 511, 512, 1500, 0xfeff, 0xff00, 0xffff] {
             check(noise(7, bytes), [0x12, 0x34, 0xff, 0]);
             check(noise(8, bytes), [0; 4]);

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rate_round_trips() {
+    fn rate_is_read_as_it_was_set() {
         for bytes_per_second in [1, 125_000, u64::from(u32::MAX) + 1, 12_500_000_000] {
             let request = set_rate(IfIndex(7), Rate { bytes_per_second, burst: 100_000 });
             let RouteNetlinkMessage::NewQueueDiscipline(message) = &request.message else { panic!("{request:?}") };

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waits_for_tables_and_ranges() {
+    async fn conflist_waits_for_tables_and_ranges() {
         let dir = tempfile::tempdir().unwrap();
         let config = Arc::new(config(dir.path()));
         let path = config.cni_conflist.clone().unwrap();

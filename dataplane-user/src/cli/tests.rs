@@ -85,7 +85,7 @@ fn services() -> Services {
 }
 
 #[test]
-fn services_as_text() {
+fn services_are_shown_as_text() {
     let expected = "\
 PROT  FRONTEND             SCHEDULER  SERVICE                    FLAGS
   ->  BACKEND              TRAFFIC    STATE                      WEIGHT                          GENERATION  CONNECTIONS  ACTIVE  INACTIVE
@@ -101,7 +101,7 @@ SCTP  10.96.0.11:53        random     ?/6                        -
 }
 
 #[test]
-fn services_as_json() {
+fn services_are_shown_as_json() {
     let all = json(&services());
     assert_eq!(all["version"], 1);
     let expected = serde_json::json!({
@@ -118,7 +118,7 @@ fn services_as_json() {
 }
 
 #[test]
-fn pods_in_both_forms() {
+fn pods_are_shown_as_text_and_json() {
     let pod = |ifindex: u32, addresses: &[&str], device: Option<&str>| pod::PodView {
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         device: device.map(Into::into),
@@ -153,7 +153,7 @@ IPV4        IPV6       DEVICE           INDEX  MAC                NETNS  HOST PO
 }
 
 #[test]
-fn drops_in_both_forms() {
+fn drops_are_shown_as_text_and_json() {
     let drops = drops::Drops {
         version: SCHEMA,
         drops: [("spoofed", 12), ("malformed", 0)].into(),
@@ -174,7 +174,7 @@ packet_new_flow  5
 }
 
 #[test]
-fn status_in_both_forms() {
+fn status_is_shown_as_text_and_json() {
     let link = |name: &str, kind: &str, target: &str| status::LinkView {
         name: name.into(),
         id: 3,

@@ -21,7 +21,7 @@ fn file(text: &str) -> Result<Options, ConfigError> {
 }
 
 #[test]
-fn defaults() {
+fn unset_options_have_defaults() {
     let c = Config::new(flags(&["--node-name", "n1"])).unwrap();
     assert_eq!(c.source, ObjectSource::Kubernetes { kubeconfig: None, apiservers: vec![] });
     assert_eq!(c.pin_root, Path::new("/sys/fs/bpf/ropeway"));

@@ -345,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pin_names_round_trip() {
+    fn uplink_pin_names_are_parsed_as_they_are_built() {
         for device in ["eth0", "eth0.100", "br-lan", "wlp0s20f3-x"] {
             let name = uplink_pin("from_uplink", device);
             assert!(!name.contains('.'), "{name}");

@@ -85,7 +85,7 @@ not a line";
     }
 
     #[test]
-    fn finds_the_cgroup_root() {
+    fn cgroup_root_is_found_in_mounts() {
         assert_eq!(cgroup2(&parse(HYBRID)), Some(Path::new("/sys/fs/cgroup/unified")));
         let unified = "30 22 0:21 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw";
         assert_eq!(cgroup2(&parse(unified)), Some(Path::new("/sys/fs/cgroup")));

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_of_sorted_values() {
+    fn quantiles_are_values_of_the_sorted_list() {
         let values: Vec<_> = (1..=100).collect();
         assert_eq!([2, 3, 4].map(|quarter| quantile(&values, quarter)), [51, 76, 100]);
         assert_eq!(quantile(&[], 2), 0);

@@ -87,7 +87,7 @@ fn requested_address_is_reserved_unless_held() {
 }
 
 #[test]
-fn requested_address_and_other_family_or_none() {
+fn held_address_of_one_family_reserves_none_of_the_other() {
     let scratch = Scratch::new();
     let store = scratch.store("a");
     reserve(&store, "c1", &[fixed("fd00:1::7", "fd00:1::/122")]).unwrap();

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc3339_dates() {
+    fn times_have_the_form_of_rfc3339() {
         assert_eq!(rfc3339(at(0)), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(at(951_782_400)), "2000-02-29T00:00:00.000Z");
         assert_eq!(rfc3339(at(1_709_251_199)), "2024-02-29T23:59:59.000Z");

@@ -26,7 +26,7 @@ fn backend(state: u8) -> Backend {
     Backend { addr: [0; 16], port: 1, state, pad: 0, generation: 1, service_port: 1, weight: 1 }
 }
 
-/// Something in every phase for two Services.
+/// Returns a plan that has operations of every phase, for two Services.
 fn plan() -> Plan {
     let mut plan = Plan::default();
     for n in [1, 2_u8] {

@@ -93,7 +93,7 @@ both! {
     source_hash_is_equal_on_every_node;
     destination_hash_is_stable;
     least_connections_picks_the_least_loaded_backend;
-    new_connections_count_at_once;
+    new_connections_are_counted_at_once;
     udp_flows_count_as_connections;
     zero_weight_backend_gets_no_connection;
     counts_of_an_older_generation_are_ignored;

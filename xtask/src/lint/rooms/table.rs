@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn circle_fails() {
+    fn circle_of_rooms_is_a_fault() {
         let rooms: &[Room] = &[Room { name: "a", uses: &["b"] }, Room { name: "b", uses: &["a"] }];
         let faults = Crate { name: "house", most_rooms: 2, most_arrows: 2, rooms }.faults();
         assert!(

@@ -42,7 +42,7 @@ fn all_frontends_hash_ports_if_one_does() {
 }
 
 #[test]
-fn most_specific_weight_counts() {
+fn most_specific_weight_is_used() {
     let mut s = weighted(&[("10.1.7.9/32", 6), ("10.1.7.0/24", 5), ("10.1.0.0/16", 4)], Some(2));
     let weights = &mut s.extra.as_mut().unwrap().scheduling.as_mut().unwrap().weights;
     weights.nodes = [(name_hash("n1"), 3)].into();

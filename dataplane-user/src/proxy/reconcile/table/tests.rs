@@ -44,7 +44,7 @@ fn counts(table: &[u32]) -> HashMap<u32, u32> {
 }
 
 #[test]
-fn equal_weights_make_plain_tables() {
+fn equal_weights_give_each_backend_one_slot() {
     for number in (0..scheduler::NAMES.len() as u8).filter(|n| *n != MH) {
         assert_eq!(table(number, &[5, 5, 5]), [1, 2, 3], "{number}");
         assert_eq!(table(number, &[9]), [1]);
@@ -176,7 +176,7 @@ fn maglev_table_follows_weights() {
 /// When one backend is removed, few slots of the other backends change their backend. Figure 12 of
 /// the paper shows about 1 % if a few of 1,000 backends are lost.
 #[test]
-fn maglev_table_changes_little() {
+fn maglev_table_changes_little_when_a_backend_goes() {
     for (members, size, most) in [(100, 65537, 0.01), (1000, 65537, 0.01), (10, 4093, 0.03)] {
         let before = backends(&vec![1; members]);
         for gone in [0, members / 2, members - 1] {

@@ -42,7 +42,7 @@ pub(crate) fn least_connections_picks_the_least_loaded_backend<T: Testbed>(t: &m
     }
 }
 
-pub(crate) fn new_connections_count_at_once<T: Testbed>(t: &mut T) {
+pub(crate) fn new_connections_are_counted_at_once<T: Testbed>(t: &mut T) {
     for net in node(t) {
         // Weights, number of connections, connections of each backend.
         for (rule, weights, times, expected) in [

@@ -45,7 +45,7 @@ fn unknown_scheduler_leaves_the_nodes_default() {
 }
 
 #[test]
-fn flags_and_table_sizes() {
+fn scheduler_flags_and_maglev_sizes_are_decoded() {
     assert!(read("ropeway.dev/scheduler-flags", "hash-port").hash_port);
     let (left, reasons) = faulty("ropeway.dev/scheduler-flags", "sh-port, hash-port");
     assert!(left.unwrap().hash_port);
