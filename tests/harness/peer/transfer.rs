@@ -20,7 +20,7 @@ pub struct TransferOptions {
     /// Bytes in each direction
     #[arg(long, default_value_t = 64 << 20)]
     bytes: u64,
-    /// Milliseconds without progress after which it has failed
+    /// Milliseconds without progress after which the transfer has failed
     #[arg(long, default_value_t = 5000)]
     timeout: u64,
 }

@@ -126,7 +126,7 @@ fn twenty_thousand_backends_with_odd_weights_fit() {
 }
 
 #[test]
-fn maglev_table_size_is_in_the_list() {
+fn maglev_table_size_is_a_listed_prime_that_holds_all_backends() {
     assert_eq!([0, 4093, 5000, 65537].map(|wanted| maglev::size(wanted, 3)), [4093, 4093, 8191, 65537]);
     assert_eq!(maglev::size(0, 20_000), 32749);
     assert_eq!(maglev::size(251, LARGEST), LARGEST);
@@ -134,7 +134,7 @@ fn maglev_table_size_is_in_the_list() {
     let mut out = Vec::new();
     fill(MH, 4000, backends(&[1, 1]).iter(), &mut out);
     fill(MH, 251, backends(&[1; 252]).iter(), &mut out);
-    assert!(out.is_empty(), "of no size that a table can have");
+    assert!(out.is_empty(), "no table has the size 4000, or fewer slots than backends");
 }
 
 #[test]
