@@ -103,14 +103,15 @@ impl Verdict {
         Self::new(Action::ToUplink, ifindex)
     }
 
-    /// Returns the same verdict, to be reached by way of `stage`.
+    /// Adds a stage: the program tail-calls `stage`, which gets this verdict and decides.
     #[inline(always)]
     #[must_use]
     pub const fn then(self, stage: Stage) -> Self {
         Self(self.0 & ((1 << STAGE) - 1) | (stage as u64) << STAGE)
     }
 
-    /// Returns the stage that decides instead, if any.
+    /// Returns the stage to which the program tail-calls, which decides instead; `None` if the verdict
+    /// is final.
     #[inline(always)]
     #[must_use]
     pub const fn stage(self) -> Option<Stage> {
@@ -125,7 +126,7 @@ impl Verdict {
         Self(self.0 & (n as u64).wrapping_sub(1))
     }
 
-    /// Returns the same verdict without a stage.
+    /// Returns action and detail without the stage.
     #[inline(always)]
     #[must_use]
     pub const fn without_stage(self) -> Self {
