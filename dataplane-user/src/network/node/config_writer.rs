@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn uplink_is_bypassed_with_a_tunnel_only_once_the_tries_are_compared() {
+    fn host_routes_are_used_until_the_tries_say_what_the_tunnel_carries() {
         let (config, facts) = (config(), facts());
         let tunnels = Tunnels { links: vec![link(7, 1450)], ..Tunnels::default() };
         let with = |features, tunnels: &Tunnels, present| {

@@ -1,4 +1,4 @@
-//! The entries that the maps contain of a Service, the counterpart of [`crate::proxy::desired`].
+//! The map entries of a Service as they were last written, the counterpart of [`crate::proxy::desired`].
 //!
 //! The reconciler keeps it per Service and changes it only after a write. It also converts between
 //! these types and the map keys. It never reads a map.
