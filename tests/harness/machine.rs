@@ -169,7 +169,7 @@ impl Machine {
         child.stdin.take().context("standard input of ip is not a pipe")?.write_all(text.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!("{}: ip: {}: {text}", self.name, String::from_utf8_lossy(&output.stderr).trim());
+            bail!("ip failed on {}: {}, commands:\n{text}", self.name, String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ fn later_block_precedes_an_address_in_cool_down() {
 }
 
 #[test]
-fn excluded_parts_are_left_out() {
+fn excluded_addresses_are_not_reserved() {
     let scratch = Scratch::new();
     let excluded = vec!["10.1.0.0/31".parse().unwrap(), "10.1.0.3/32".parse().unwrap()];
     let (store, choice) = (scratch.store("a"), [Choice { excluded, ..block(&["10.1.0.0/30"]) }]);
@@ -47,7 +47,7 @@ fn excluded_parts_are_left_out() {
 }
 
 #[test]
-fn spans_restrict_the_choice() {
+fn only_addresses_in_the_spans_are_reserved() {
     let scratch = Scratch::new();
     let span = |from: &str, to: &str| from.parse().unwrap()..=to.parse().unwrap();
     let within = vec![span("10.1.0.5", "10.1.0.5"), span("10.1.0.9", "10.1.0.10")];

@@ -1,7 +1,8 @@
-//! The map entries of a Service as they were last written, the counterpart of [`crate::proxy::desired`].
+//! The map entries of a Service as they were last written; [`crate::proxy::desired`] has those that
+//! are wanted.
 //!
-//! The reconciler keeps it per Service and changes it only after a write. It also converts between
-//! these types and the map keys. It never reads a map.
+//! The reconciler keeps them per Service and changes them only after a write. The module also
+//! converts between these types and the map keys. It never reads a map.
 
 use std::sync::Arc;
 
