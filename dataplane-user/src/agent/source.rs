@@ -176,7 +176,7 @@ async fn look_after(pools: Option<&PoolTask>, server: &kube::Config) -> Result<(
     Ok(Box::pin(pools.run(server.clone())).await.map_err(KubernetesError::Client)?)
 }
 
-/// Returns after three failed checks in a row.
+/// Waits until three checks in a row have failed.
 async fn is_gone(server: &kube::Config) {
     let mut misses = 0;
     while misses < 3 {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dataplane_common::types::service::SlotTable;
 
 /// The time that a range rests after its last frontend has left it. A program that has read the
-/// frontend before finishes within microseconds; a second leaves room for a preempted one.
+/// frontend before finishes within microseconds; two seconds leave room for a preempted one.
 pub const GRACE: Duration = Duration::from_secs(2);
 
 /// The free and resting ranges.
@@ -69,14 +69,14 @@ impl FreeList {
         Some(SlotTable { base, len })
     }
 
-    /// Returns a published range; it rests first.
+    /// Takes back a published range, which rests before it is free.
     pub fn release(&mut self, range: SlotTable, now: Duration) {
         if range.len > 0 {
             self.resting.push_back((now + GRACE, range));
         }
     }
 
-    /// Returns a range that was never published; it is free at once.
+    /// Takes back a range that was never published and is free at once.
     pub fn take_back(&mut self, range: SlotTable) {
         self.used -= range.len.min(self.used);
         self.add(range);
