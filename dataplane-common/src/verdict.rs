@@ -110,8 +110,8 @@ impl Verdict {
         Self(self.0 & ((1 << STAGE) - 1) | (stage as u64) << STAGE)
     }
 
-    /// Returns the stage to which the program tail-calls, which decides instead; `None` if the verdict
-    /// is final.
+    /// Returns the stage to which the program tail-calls, which decides instead; `None` if the
+    /// verdict is final.
     #[inline(always)]
     #[must_use]
     pub const fn stage(self) -> Option<Stage> {

@@ -1,8 +1,8 @@
 //! `ropeway status`: loaded programs, links and filters, and how full the maps are.
 //!
 //! Reads the pins of this version and asks the kernel about each of them, as `bpftool` does. A pin
-//! that cannot be read is left out. The state of the agent is known from its lock file. Sysctls with
-//! wrong values are listed, because an agent in a container may not be able to set them.
+//! that cannot be read is left out. The state of the agent is known from its lock file. Sysctls
+//! with wrong values are listed, because an agent in a container may not be able to set them.
 
 use std::fs;
 use std::net::IpAddr;

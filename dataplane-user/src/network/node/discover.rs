@@ -191,8 +191,8 @@ impl NodeFacts {
         }
     }
 
-    /// Returns the addresses at which node ports are served, among them the loopback addresses, which
-    /// only the node's own processes reach.
+    /// Returns the addresses at which node ports are served, among them the loopback addresses,
+    /// which only the node's own processes reach.
     fn nodeport_addresses(&self, configured: &[NodePortRange]) -> Vec<IpAddr> {
         let within = |ip: &IpAddr| {
             configured.iter().any(|range| match range {

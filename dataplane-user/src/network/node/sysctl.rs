@@ -2,8 +2,8 @@
 //!
 //! Called at each refresh with the uplinks; `ropeway status` shows the same list. Only wrong values
 //! are written, and none is ever restored, because other programs may rely on it too. In a
-//! container `/proc/sys` is often read-only, and `kernel.*` needs `CAP_SYS_ADMIN`: then the operator
-//! must set them, and the message says which.
+//! container `/proc/sys` is often read-only, and `kernel.*` needs `CAP_SYS_ADMIN`: then the
+//! operator must set them, and the message says which.
 
 use std::collections::BTreeSet;
 use std::fs;
