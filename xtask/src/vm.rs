@@ -112,6 +112,7 @@ ip link set lo up
 export ROPEWAY_BIN_DIR=/opt/ropeway ROPEWAY_SLOW_MACHINE=1 RUST_BACKTRACE=0
 echo "vm: Linux $(uname -r)"
 /opt/tests/packet --include-ignored --test-threads=1 --nocapture || fail
+/opt/tests/namespace --ignored --list {namespace} | grep -q ': test$' || {{ echo "vm: no namespace test has '{namespace}' in its name"; fail; }}
 /opt/tests/namespace --ignored --test-threads=1 --nocapture {namespace} || fail
 echo "vm: $failed failed"
 reboot -f

@@ -18,11 +18,14 @@ use super::pki::ADMIN;
 use super::shape::Shape;
 use super::{kube, tools};
 
+/// The tests that a network and a service proxy must pass to conform.
+const CONFORMANCE: &str = r"\[sig-network\].*\[Conformance\]";
+
 /// Options that select the tests.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Regular expression for the names of the tests
-    #[arg(long, default_value = r"\[sig-network\].*\[Conformance\]", value_name = "REGEX")]
+    #[arg(long, default_value = CONFORMANCE, value_name = "REGEX")]
     focus: String,
     /// Regular expression for names to leave out, besides those in tests/cluster/skips.txt
     #[arg(long, value_name = "REGEX")]
@@ -52,7 +55,19 @@ pub(super) fn run(layout: &Layout, options: &Options) -> Result<()> {
     let failed = cases.iter().filter(|case| case.outcome == Outcome::Failed).count();
     ensure!(failed == 0, "{failed} tests failed: see {}", directory.display());
     ensure!(cases.iter().any(|case| case.outcome == Outcome::Passed), "no test passed: see {}", directory.display());
+    if options.focus == CONFORMANCE && options.skip.is_none() {
+        let left_out = left_out_of_conformance(&cases);
+        ensure!(left_out.is_empty(), "Conformance tests that did not run: {}", left_out.join("; "));
+    }
     Ok(())
+}
+
+/// Lists the Conformance tests of the network that were skipped, by themselves or by skips.txt. A
+/// report has every test of the binary, those that the focus leaves out as skipped.
+fn left_out_of_conformance(cases: &[Case]) -> Vec<&str> {
+    let conformance = |case: &&Case| case.name.contains("[sig-network]") && case.name.contains("[Conformance]");
+    let skipped = cases.iter().filter(|case| case.outcome == Outcome::Skipped);
+    skipped.filter(conformance).map(|case| case.name.as_str()).collect()
 }
 
 /// Parses the expressions of the file: one a line, each with a comment above it that gives the

@@ -32,6 +32,7 @@ mod node_init;
 mod peer;
 mod pki;
 mod pod;
+mod proxy_rules;
 mod reference;
 mod rootfs;
 mod settings;

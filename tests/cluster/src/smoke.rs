@@ -13,7 +13,7 @@ use super::network::{FABRIC, namespace_path};
 use super::settings::{DNS_SERVICE, DOMAIN, KUBERNETES_SERVICE};
 use super::shape::{Proxy, Shape};
 use super::step::{Steps, wait_for};
-use super::{addons, enter, kube};
+use super::{addons, enter, kube, proxy_rules};
 use toolbox::shell;
 
 const NAMESPACE: &str = "ropeway-smoke";
@@ -81,7 +81,7 @@ impl Smoke<'_> {
                 s.on_node(&node.name, &format!("http://{web4}:80/hostname"))
             });
             if self.shape.proxy == Proxy::Ropeway {
-                self.check(&format!("{}: no rule of a packet filter", node.name), |s| s.no_rules(&node.name));
+                self.check(&format!("{}: no rules of kube-proxy or portmap", node.name), |s| s.no_rules(&node.name));
                 self.check(&format!("{}: /proxyMode", node.name), |s| s.proxy_mode(&node.name));
             }
         }
@@ -97,7 +97,7 @@ impl Smoke<'_> {
         self.check("kubectl port-forward", Self::port_forward);
         self.check("kubectl logs", |s| s.kubectl(&["logs", "deployment/web", "--tail=1"]).map(drop));
         if self.shape.proxy == Proxy::Ropeway {
-            self.check("agents restarted: pods keep addresses and connections work", |s| s.restart(&client, &web4));
+            self.check("agents replaced: Services are served meanwhile and afterwards", |s| s.restart(&client, &web4));
         }
         Ok(())
     }
@@ -236,11 +236,8 @@ impl Smoke<'_> {
     }
 
     fn no_rules(&self, node: &str) -> Result<()> {
-        let text = shell::output(enter::in_node(node, "nft".as_ref())?.args(["list", "ruleset"]))?;
-        let proxy =
-            ["KUBE-SERVICES", "KUBE-SVC", "kube-proxy", "CNI-HOSTPORT"].iter().find(|word| text.contains(**word));
-        ensure!(proxy.is_none(), "the packet filter has rules of {}", proxy.unwrap_or(&""));
-        Ok(())
+        let tables = shell::output(enter::in_node(node, "sh".as_ref())?.args(["-c", proxy_rules::LIST]))?;
+        proxy_rules::find(&tables).map_or(Ok(()), |name| bail!("the node has rules in {name}"))
     }
 
     fn proxy_mode(&self, node: &str) -> Result<()> {
@@ -251,15 +248,18 @@ impl Smoke<'_> {
     }
 
     fn restart(&self, client: &str, web: &str) -> Result<()> {
-        let addresses = |s: &Self| s.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.podIPs[*].ip}"]);
-        let before = addresses(self)?;
-        kube::kubectl(self.layout, &["-n", "kube-system", "delete", "pods", "-l", "app.kubernetes.io/name=ropeway"])?;
+        let agents = ["-n", "kube-system", "-l", "app.kubernetes.io/name=ropeway"];
+        let uids = || -> Result<BTreeSet<String>> {
+            let list = ["get", "pods", "-o", "jsonpath={.items[*].metadata.uid}"];
+            let text = kube::kubectl(self.layout, &[&agents[..], &list].concat())?;
+            Ok(text.split_whitespace().map(String::from).collect())
+        };
+        let before = uids()?;
+        kube::kubectl(self.layout, &[&agents[..], &["delete", "pods"]].concat())?;
         self.fetch(client, &format!("{web}:80")).context("while the agents start")?;
         wait_for("agents", 60, || kube::rolled_out(self.layout, "kube-system", "daemonset/ropeway", 60))?;
-        let after = addresses(self)?;
-        if before != after {
-            bail!("the addresses of pods have changed: {before} before, {after} after");
-        }
+        let after = uids()?;
+        ensure!(before.is_disjoint(&after) && before.len() == after.len(), "agents were {before:?}, are {after:?}");
         self.fetch(client, &format!("{web}:80")).context("after the agents have started")
     }
 }

@@ -71,10 +71,9 @@ pub fn run(options: &PersistentLoadOptions) -> Result<()> {
         io::stdin().read_to_end(&mut Vec::new()).ok();
         stop.store(true, Ordering::Relaxed);
         for user in users {
-            if let Ok((part, lost)) = user.join() {
-                report.requests.merge(part);
-                report.lost.extend(lost);
-            }
+            let (part, lost) = user.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            report.requests.merge(part);
+            report.lost.extend(lost);
         }
     });
     println!("{}", serde_json::to_string(&report)?);

@@ -79,9 +79,7 @@ pub fn run(options: &RequestLoadOptions) -> Result<()> {
             stop.store(true, Ordering::Relaxed);
         }
         for client in clients {
-            if let Ok(part) = client.join() {
-                report.merge(part);
-            }
+            report.merge(client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
     });
     println!("{}", serde_json::to_string(&report)?);
