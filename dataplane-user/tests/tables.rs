@@ -10,15 +10,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
-use dataplane_common::types::address::{Prefix, V4, V6};
+use dataplane_common::types::address::{Prefix, V4, V6, octets16};
 use dataplane_common::types::clock::Clock;
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, NAME_LEN, ServiceName, Slot, SourceRange};
 use dataplane_host::map::{PinnedMap, SharedArray};
 use dataplane_host::sys::create_map;
 use dataplane_user::proxy::apply::{FamilyMaps, ServiceMaps};
 use dataplane_user::proxy::controller::{self, Core};
-use dataplane_user::proxy::desired::{NodeContext, context::octets16};
+use dataplane_user::proxy::desired::NodeContext;
 use dataplane_user::proxy::reconcile::slots::GRACE;
 use dataplane_user::proxy::source::object::{DualAddr, Endpoint, ServiceExtra, ServicePort, SlicePort, endpoint_flags};
 use dataplane_user::proxy::source::{ObjectKey, ObjectKind, ServiceObject, SliceObject, SourceEvent};
@@ -133,13 +134,13 @@ fn service(i: usize) -> SourceEvent {
 
 fn slice(i: usize, endpoints: &[&str]) -> SourceEvent {
     let flags = endpoint_flags::READY | endpoint_flags::SERVING;
-    let endpoint = |a: &&str| Endpoint { addr: octets16(ip(a)), zones: None, node: 0, flags };
+    let endpoint = |a: &&str| Endpoint { addr: ip(a), zones: None, node: 0, flags };
     let object = SliceObject {
         service: format!("s{i}").into(),
         ports: [SlicePort { name: "http".into(), port: 8080, proto: 6 }].into(),
         endpoints: endpoints.iter().map(endpoint).collect(),
         triggered: 0,
-        v6: false,
+        family: IpFamily::V4,
     };
     SourceEvent::Slice(key(i), Some(object))
 }

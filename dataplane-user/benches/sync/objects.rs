@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use dataplane_common::types::clock::Clock;
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::proto;
 use dataplane_user::proxy::desired::NodeContext;
 use dataplane_user::proxy::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
@@ -43,12 +44,7 @@ fn flags(n: usize) -> u8 {
 }
 
 pub(crate) fn slice(service: &str, port_name: &Arc<str>, addresses: impl Iterator<Item = Ipv4Addr>) -> SliceObject {
-    let endpoint = |(n, a): (usize, Ipv4Addr)| Endpoint {
-        addr: a.to_ipv6_mapped().octets(),
-        zones: None,
-        node: 0,
-        flags: flags(n),
-    };
+    let endpoint = |(n, a): (usize, Ipv4Addr)| Endpoint { addr: a.into(), zones: None, node: 0, flags: flags(n) };
     let mut endpoints: Vec<_> = addresses.enumerate().map(endpoint).collect();
     endpoints.sort_by_key(|e| e.addr);
     SliceObject {
@@ -56,7 +52,7 @@ pub(crate) fn slice(service: &str, port_name: &Arc<str>, addresses: impl Iterato
         ports: [SlicePort { name: port_name.clone(), port: 8080, proto: proto::TCP }].into(),
         endpoints: endpoints.into(),
         triggered: 0,
-        v6: false,
+        family: IpFamily::V4,
     }
 }
 

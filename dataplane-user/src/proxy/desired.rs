@@ -10,6 +10,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::proxy::source::object::{ServiceObject, SliceObject};
@@ -47,11 +48,11 @@ pub struct DesiredPort {
     pub maglev_size: u32,
 }
 
-/// An address, port and protocol, IPv4 as `::ffff:a.b.c.d`.
+/// An address, port and protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct FrontendAddr {
-    /// Address, IPv4 as `::ffff:a.b.c.d`.
-    pub addr: [u8; 16],
+    /// Address.
+    pub addr: IpAddr,
     /// Port, in host byte order.
     pub port: u16,
     /// IP protocol number: 6 (TCP), 17 (UDP) or 132 (SCTP).
@@ -73,8 +74,8 @@ pub struct DesiredFrontend {
 /// A range of client addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ClientRange {
-    /// First address of the range, IPv4 as `::ffff:a.b.c.d`.
-    pub addr: [u8; 16],
+    /// First address of the range.
+    pub addr: IpAddr,
     /// Prefix length, counted in the address's own family.
     pub len: u8,
 }
@@ -86,8 +87,8 @@ pub type Sources = Option<Arc<Box<[ClientRange]>>>;
 /// The desired entry of one endpoint of a Service port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DesiredBackend {
-    /// Address, IPv4 as `::ffff:a.b.c.d`.
-    pub addr: [u8; 16],
+    /// Address.
+    pub addr: IpAddr,
     /// Port, in host byte order.
     pub port: u16,
     /// State that the programs check: bits of [`dataplane_common::types::service::backend_state`].
@@ -104,12 +105,6 @@ pub mod sets {
     pub const CLUSTER: u8 = 1;
     /// Endpoints for clients under policy Local.
     pub const LOCAL: u8 = 2;
-}
-
-/// Returns true if the 16-byte form is an IPv4-mapped address.
-#[must_use]
-pub fn is_v4(addr: &[u8; 16]) -> bool {
-    addr[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
 }
 
 /// Returns the sets of endpoints that these frontends use: for IPv4 and for IPv6.
@@ -129,7 +124,7 @@ pub fn service<'a>(
     service: &ServiceObject,
     slices: impl Iterator<Item = &'a SliceObject> + Clone,
     context: &Context,
-    is_cluster_ip: impl Fn(&[u8; 16]) -> bool,
+    is_cluster_ip: impl Fn(IpAddr) -> bool,
 ) -> Desired {
     let mut rejections = Vec::new();
     let claims = frontends::claims(key, service, context, is_cluster_ip, &mut rejections);

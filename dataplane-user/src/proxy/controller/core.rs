@@ -6,6 +6,7 @@
 //! [`Core::reconcile`] decides when rounds may run, `Pipeline` runs them. Nothing is written before
 //! the objects of every needed kind have been listed once.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use dataplane_common::types::clock::Clock;
@@ -19,7 +20,6 @@ use super::pipeline::Pipeline;
 use super::snapshot::Snapshot;
 use crate::proxy::apply::{self, MapWriter, Operations, ServiceMaps};
 use crate::proxy::desired::NodeContext;
-use crate::proxy::desired::context::octets16;
 use crate::proxy::reconcile::Reconciler;
 use crate::proxy::reconcile::ids::ServiceId;
 use crate::proxy::source::object::DualAddr;
@@ -102,7 +102,7 @@ impl Core {
         let added = object.as_ref().map(|o| o.cluster_ips);
         let Some((id, moved)) = self.pipeline.store.set_service(key, object) else { return };
         if moved && self.synced {
-            added.iter().flat_map(DualAddr::iter).for_each(|a| self.mark_external_users(&octets16(a)));
+            added.iter().flat_map(DualAddr::iter).for_each(|a| self.mark_external_users(a));
             self.mark_refused();
         }
         self.mark_changed(id, OBJECT);
@@ -209,7 +209,7 @@ impl Core {
     }
 
     /// Queues the Services that have a new cluster IP as an external address: they must give it up.
-    fn mark_external_users(&mut self, addr: &[u8; 16]) {
+    fn mark_external_users(&mut self, addr: IpAddr) {
         let Pipeline { store, queue, reconciler, .. } = &mut self.pipeline;
         if reconciler.allocator().has_frontends(addr) {
             store.external_users(addr).for_each(|id| queue.mark(id));

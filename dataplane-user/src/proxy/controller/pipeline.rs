@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::map::MapError;
 use tracing::error;
 
@@ -14,7 +15,6 @@ use super::snapshot::HealthCheck;
 use super::status::Status;
 use super::store::{ObjectStore, ServiceEntry};
 use crate::proxy::apply::{MapWriter, Outcome};
-use crate::proxy::desired::context::{ip, octets16};
 use crate::proxy::desired::{self, Context, Desired, FrontendAddr, ready_local};
 use crate::proxy::reconcile::ids::ServiceId;
 use crate::proxy::reconcile::ownership::Claimants;
@@ -110,19 +110,13 @@ impl Pipeline {
 
     /// Tells the reconciler this node's addresses.
     pub(super) fn add_node_addresses(&mut self) {
-        let addresses = self.node_addresses();
-        self.reconciler.allocator_mut().add_node_addresses(&addresses);
+        self.reconciler.allocator_mut().add_node_addresses(&self.context.node.addresses);
     }
 
     /// Drops addresses that are not this node's any more, after the Services' node ports have left
     /// them.
     pub(super) fn keep_node_addresses(&mut self) {
-        let addresses = self.node_addresses();
-        self.reconciler.allocator_mut().keep_node_addresses(&addresses);
-    }
-
-    fn node_addresses(&self) -> Vec<[u8; 16]> {
-        self.context.node.addresses.iter().map(|a| octets16(*a)).collect()
+        self.reconciler.allocator_mut().keep_node_addresses(&self.context.node.addresses);
     }
 
     /// Writes and removes the entries of the node's own addresses.
@@ -280,7 +274,7 @@ impl Pipeline {
     fn conflict(&self, id: ServiceId, key: FrontendAddr, owner: Option<ServiceId>) -> Option<Rejection> {
         let owner = owner.and_then(|n| self.store.get(n));
         let owner = owner.map_or_else(|| "another Service".to_owned(), |e| format!("Service {}", e.key));
-        let reason = format!("{} port {} is taken by {owner}", ip(key.addr), key.port);
+        let reason = format!("{} port {} is taken by {owner}", key.addr, key.port);
         self.rejection(id, "spec.ports", reason, Cause::AddressConflict)
     }
 
@@ -299,7 +293,8 @@ fn health_check(entry: &ServiceEntry) -> (u16, Option<HealthCheck>) {
     let check = (port != 0).then(|| HealthCheck {
         namespace: entry.key.namespace.clone(),
         name: entry.key.name.clone(),
-        local_endpoints: [false, true].map(|v6| ready_local(entry.slices.iter().map(|s| &s.object), v6, weights)),
+        local_endpoints: IpFamily::BOTH
+            .map(|family| ready_local(entry.slices.iter().map(|s| &s.object), family, weights)),
     });
     (port, check)
 }

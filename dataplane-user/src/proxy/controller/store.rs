@@ -6,10 +6,10 @@
 //! an epoch on each object: that costs no second copy of the state.
 
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
-use crate::proxy::desired::context::octets16;
 use crate::proxy::reconcile::ids::ServiceId;
 use crate::proxy::reconcile::ownership::{Claimant, Claimants};
 use crate::proxy::source::{ObjectKey, ObjectKind, ServiceObject, SliceObject};
@@ -39,7 +39,7 @@ pub(super) struct ObjectStore {
     /// 32 bits of the hash of the slice's name, and its Service.
     by_slice: HashTable<(u32, ServiceId)>,
     /// The number of Services that have each cluster IP.
-    cluster_ips: HashMap<[u8; 16], u32>,
+    cluster_ips: HashMap<IpAddr, u32>,
     hasher: DefaultHashBuilder,
     service_epoch: u32,
     slice_epoch: u32,
@@ -60,8 +60,8 @@ impl ObjectStore {
         (self.services, self.slices)
     }
 
-    pub(super) fn is_cluster_ip(&self, addr: &[u8; 16]) -> bool {
-        self.cluster_ips.contains_key(addr)
+    pub(super) fn is_cluster_ip(&self, addr: IpAddr) -> bool {
+        self.cluster_ips.contains_key(&addr)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ServiceId, &ServiceEntry)> {
@@ -115,10 +115,9 @@ impl ObjectStore {
             return None;
         }
         for addr in object.iter().flat_map(|o| o.cluster_ips.iter()) {
-            *self.cluster_ips.entry(octets16(addr)).or_default() += 1;
+            *self.cluster_ips.entry(addr).or_default() += 1;
         }
         for addr in entry.service.iter().flat_map(|o| o.cluster_ips.iter()) {
-            let addr = octets16(addr);
             if let Some(count) = self.cluster_ips.get_mut(&addr) {
                 *count -= 1;
                 if *count == 0 {
@@ -173,10 +172,10 @@ impl ObjectStore {
     }
 
     /// Returns the Services that have this address as an external or load-balancer IP.
-    pub(super) fn external_users(&self, addr: &[u8; 16]) -> impl Iterator<Item = ServiceId> {
+    pub(super) fn external_users(&self, addr: IpAddr) -> impl Iterator<Item = ServiceId> {
         let uses = move |s: &ServiceObject| {
             let extra = s.extra.iter().flat_map(|e| e.external_ips.iter().chain(&e.load_balancer_ips));
-            extra.into_iter().any(|a| octets16(*a) == *addr)
+            extra.into_iter().any(|a| *a == addr)
         };
         self.iter().filter(move |(_, e)| e.service.as_ref().is_some_and(uses)).map(|(id, _)| id)
     }
@@ -252,6 +251,8 @@ const fn widen(short: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use dataplane_common::types::ip_family::IpFamily;
+
     use super::*;
 
     /// A list that breaks off is begun again. 256 of them in a row made a deleted object look
@@ -263,7 +264,7 @@ mod tests {
             ports: [].into(),
             endpoints: [].into(),
             triggered: 0,
-            v6: false,
+            family: IpFamily::V4,
         };
         for broken in [0, 1, 255, 256, 65_536] {
             let mut store = ObjectStore::default();

@@ -13,12 +13,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane_common::types::clock::Clock;
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::proto;
 
 use super::Core;
 use crate::proxy::apply::memory::MemoryMaps;
 use crate::proxy::desired::NodeContext;
-use crate::proxy::desired::context::octets16;
 use crate::proxy::source::object::{DualAddr, Endpoint, ServicePort, SlicePort, endpoint_flags};
 use crate::proxy::source::{NodeObject, ObjectKey, ObjectKind, ServiceObject, SliceObject, SourceEvent};
 
@@ -63,14 +63,13 @@ fn slice(service: &str, ports: &[(&str, u16)], endpoints: &[&str]) -> SliceObjec
 
 fn slice_of(service: &str, ports: &[(&str, u16)], endpoints: &[(&str, u8)]) -> SliceObject {
     let port = |(name, port): &(&str, u16)| SlicePort { name: (*name).into(), port: *port, proto: proto::TCP };
-    let endpoint =
-        |(addr, flags): &(&str, u8)| Endpoint { addr: octets16(ip(addr)), zones: None, node: 0, flags: *flags };
+    let endpoint = |(addr, flags): &(&str, u8)| Endpoint { addr: ip(addr), zones: None, node: 0, flags: *flags };
     let mut endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();
     endpoints.sort_by_key(|e| e.addr);
     SliceObject {
         service: service.into(),
         ports: ports.iter().map(port).collect(),
-        v6: endpoints.first().is_some_and(|e| !crate::proxy::desired::is_v4(&e.addr)),
+        family: endpoints.first().map_or(IpFamily::V4, |e| IpFamily::of(e.addr)),
         endpoints: endpoints.into(),
         triggered: 0,
     }

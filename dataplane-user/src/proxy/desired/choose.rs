@@ -4,10 +4,11 @@
 //! IPv4 and IPv6 are independent. Called by [`super::service`] for each port; every endpoint of the
 //! slices gets a backend, because existing flows may use it.
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::{backend_state as state, frontend_flags};
 
-use super::context::Context;
-use super::{DesiredBackend, DesiredFrontend, is_v4, sets};
+use super::context::{Context, sort_key};
+use super::{DesiredBackend, DesiredFrontend, sets};
 use crate::proxy::source::object::{
     Endpoint, Policy, ServiceObject, ServicePort, SliceObject, Weights, endpoint_flags as flags,
 };
@@ -27,7 +28,7 @@ impl Wants {
         let set = |flags: u16, drop| if flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
         let mut both = [Self::default(); 2];
         for f in frontends {
-            let wants = &mut both[usize::from(!is_v4(&f.key.addr))];
+            let wants = &mut both[IpFamily::of(f.key.addr).index()];
             wants.internal |= set(f.flags, frontend_flags::INTERNAL_DROP);
             wants.external |= set(f.flags, frontend_flags::EXTERNAL_DROP);
         }
@@ -56,10 +57,14 @@ impl Wants {
 /// Returns the number of ready endpoints on this node with a weight above 0, each address once.
 /// This is the figure of a load balancer's health check.
 #[must_use]
-pub fn ready_local<'a>(slices: impl Iterator<Item = &'a SliceObject>, v6: bool, weights: Option<&Weights>) -> usize {
+pub fn ready_local<'a>(
+    slices: impl Iterator<Item = &'a SliceObject>,
+    family: IpFamily,
+    weights: Option<&Weights>,
+) -> usize {
     let wanted = flags::LOCAL | flags::READY;
     let takes_new = |e: &&Endpoint| e.flags & wanted == wanted && weights.is_none_or(|w| w.of(e) != 0);
-    let ready = slices.filter(|s| s.v6 == v6).flat_map(|s| &s.endpoints).filter(takes_new);
+    let ready = slices.filter(|s| s.family == family).flat_map(|s| &s.endpoints).filter(takes_new);
     let mut addresses: Vec<_> = ready.map(|e| e.addr).collect();
     addresses.sort_unstable();
     addresses.dedup();
@@ -68,9 +73,10 @@ pub fn ready_local<'a>(slices: impl Iterator<Item = &'a SliceObject>, v6: bool, 
 
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
+    /// [`sort_key`] of the endpoint's address.
     addr: u128,
     port: u16,
-    v6: bool,
+    family: IpFamily,
     endpoint: &'a Endpoint,
 }
 
@@ -111,9 +117,8 @@ pub(super) fn backends<'a>(
         same
     });
     let zone = context.node.zone.as_deref();
-    let family = |v6| FamilyRules::new(&found, v6, zone, wants[usize::from(v6)], service);
-    let families = [family(false), family(true)];
-    found.iter().map(|c| families[usize::from(c.v6)].backend(c, zone, context)).collect()
+    let rules = IpFamily::BOTH.map(|family| FamilyRules::new(&found, family, zone, wants[family.index()], service));
+    found.iter().map(|c| rules[c.family.index()].backend(c, zone, context)).collect()
 }
 
 fn candidates<'a>(
@@ -122,13 +127,13 @@ fn candidates<'a>(
     wants: [Wants; 2],
 ) -> Vec<Candidate<'a>> {
     let mut found = Vec::new();
-    for slice in slices.filter(|s| wants[usize::from(s.v6)].sets() != 0) {
+    for slice in slices.filter(|s| wants[s.family.index()].sets() != 0) {
         let target = slice.ports.iter().find(|p| p.proto == port.proto && p.name == port.name);
         let Some(target) = target else { continue };
         found.extend(slice.endpoints.iter().map(|endpoint| Candidate {
-            addr: u128::from_be_bytes(endpoint.addr),
+            addr: sort_key(endpoint.addr),
             port: target.port,
-            v6: slice.v6,
+            family: slice.family,
             endpoint,
         }));
     }
@@ -153,13 +158,19 @@ struct FamilyRules<'a> {
 }
 
 impl<'a> FamilyRules<'a> {
-    fn new(found: &[Candidate<'_>], v6: bool, zone: Option<&str>, wants: Wants, service: &'a ServiceObject) -> Self {
+    fn new(
+        found: &[Candidate<'_>],
+        family: IpFamily,
+        zone: Option<&str>,
+        wants: Wants,
+        service: &'a ServiceObject,
+    ) -> Self {
         let weights = service.scheduling().map(|s| &s.weights).filter(|w| **w != Weights::default());
         let mut counts = EndpointCounts::default();
         // A draining endpoint (weight 0) is not considered: its zone or node must not be preferred
         // for its sake, or clients there would find no endpoint.
         let takes_new = |e: &&Endpoint| e.flags & flags::READY != 0 && weights.is_none_or(|w| w.of(e) != 0);
-        for e in found.iter().filter(|c| c.v6 == v6).map(|c| c.endpoint).filter(takes_new) {
+        for e in found.iter().filter(|c| c.family == family).map(|c| c.endpoint).filter(takes_new) {
             counts.ready += 1;
             counts.ready_local += usize::from(e.flags & flags::LOCAL != 0);
             counts.node_hints += usize::from(e.flags & flags::NODE_HINTS != 0);
@@ -196,7 +207,6 @@ impl<'a> FamilyRules<'a> {
         let weight = self.weights.map_or(1, |w| w.of(e));
         // Sets that no frontend uses get no slot table.
         sets &= if weight == 0 { 0 } else { self.wants.sets() };
-        let addr = c.addr.to_be_bytes();
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
         let state = state::LISTED
             | bit(sets & self.remembered.internal != 0, state::INTERNAL)
@@ -205,8 +215,8 @@ impl<'a> FamilyRules<'a> {
             | bit(has(flags::TERMINATING), state::TERMINATING)
             | bit(has(flags::LOCAL), state::LOCAL)
             | bit(has(flags::REMOTE), state::REMOTE)
-            | bit(context.cluster.is_host(&addr), state::HOST);
-        DesiredBackend { addr, port: c.port, state, sets, weight }
+            | bit(context.cluster.is_host(e.addr), state::HOST);
+        DesiredBackend { addr: e.addr, port: c.port, state, sets, weight }
     }
 }
 

@@ -6,16 +6,17 @@
 
 use std::net::IpAddr;
 
-pub use dataplane_common::types::address::octets16;
+use dataplane_common::types::address::octets16;
 use hashbrown::HashSet;
 use ipnetwork::IpNetwork;
 
 use crate::proxy::source::NodeObject;
 
-/// Converts the 16-byte form of an address, in which IPv4 is `::ffff:a.b.c.d`.
+/// Returns the number by which addresses are sorted and compared with ranges: that of the 16-byte
+/// form, IPv4 as `::ffff:a.b.c.d`. One comparison of it is cheaper than one of [`IpAddr`].
 #[must_use]
-pub fn ip(addr: [u8; 16]) -> IpAddr {
-    IpAddr::from(addr).to_canonical()
+pub const fn sort_key(addr: IpAddr) -> u128 {
+    u128::from_be_bytes(octets16(addr))
 }
 
 /// Facts about this node, which the agent provides.
@@ -48,7 +49,8 @@ pub struct NodeContext {
 /// Addresses and ranges of the cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusterContext {
-    addresses: HashSet<[u8; 16]>,
+    /// Addresses of all Nodes.
+    addresses: HashSet<IpAddr>,
     /// First and last address of each range, sorted and without overlaps.
     pod_ranges: Vec<(u128, u128)>,
     service_ranges: Vec<IpNetwork>,
@@ -61,7 +63,7 @@ impl ClusterContext {
         let mut context = Self::default();
         let mut ranges: Vec<_> = more_ranges.iter().map(bounds).collect();
         for node in nodes {
-            context.addresses.extend(node.addresses.iter().map(|a| octets16(*a)));
+            context.addresses.extend(node.addresses.iter().map(IpAddr::to_canonical));
             ranges.extend(node.pod_cidrs.iter().map(bounds));
         }
         ranges.sort_unstable();
@@ -79,7 +81,7 @@ impl ClusterContext {
     #[must_use]
     pub fn with_service_ranges<'a>(mut self, ranges: impl Iterator<Item = &'a IpNetwork>) -> Self {
         let mut ranges: Vec<IpNetwork> = ranges.copied().collect();
-        ranges.sort_unstable_by_key(|r| (octets16(r.network()), r.prefix()));
+        ranges.sort_unstable_by_key(|r| (sort_key(r.network()), r.prefix()));
         for range in ranges {
             if !self.service_ranges.last().is_some_and(|l| l.contains(range.network())) {
                 self.service_ranges.push(range);
@@ -102,30 +104,29 @@ impl ClusterContext {
 
     /// Returns true if the address is in a range of pod addresses.
     #[must_use]
-    pub fn is_pod(&self, addr: &[u8; 16]) -> bool {
-        let addr = u128::from_be_bytes(*addr);
+    pub fn is_pod(&self, addr: IpAddr) -> bool {
+        let addr = sort_key(addr);
         let after = self.pod_ranges.partition_point(|(first, _)| *first <= addr);
         after > 0 && addr <= self.pod_ranges[after - 1].1
     }
 
     /// Returns true if a node has the address.
     #[must_use]
-    pub fn is_node(&self, addr: &[u8; 16]) -> bool {
-        self.addresses.contains(addr)
+    pub fn is_node(&self, addr: IpAddr) -> bool {
+        self.addresses.contains(&addr)
     }
 
     /// Returns true if an endpoint with this address is outside the pod network: a node, or a
     /// server that is not part of the cluster.
     #[must_use]
-    pub fn is_host(&self, addr: &[u8; 16]) -> bool {
+    pub fn is_host(&self, addr: IpAddr) -> bool {
         // As long as no pod range is known, any address may be a pod's.
         self.is_node(addr) || (!self.pod_ranges.is_empty() && !self.is_pod(addr))
     }
 }
 
 fn bounds(range: &IpNetwork) -> (u128, u128) {
-    let number = |a| u128::from_be_bytes(octets16(a));
-    (number(range.network()), number(range.broadcast()))
+    (sort_key(range.network()), sort_key(range.broadcast()))
 }
 
 /// The input of the derivation besides the objects of one Service.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use dataplane_common::types::service::frontend_flags as flags;
 
-use super::context::{Context, octets16};
+use super::context::Context;
 use super::sources::are_restricted;
 use super::{DesiredFrontend, FrontendAddr};
 use crate::proxy::source::object::{Policy, ServiceObject, ServicePort};
@@ -30,7 +30,7 @@ pub(super) fn claims(
     key: &ObjectKey,
     service: &ServiceObject,
     context: &Context,
-    is_cluster_ip: impl Fn(&[u8; 16]) -> bool,
+    is_cluster_ip: impl Fn(IpAddr) -> bool,
     rejections: &mut Vec<Rejection>,
 ) -> Vec<AddressClaim> {
     let mut claims: Vec<AddressClaim> = Vec::with_capacity(2);
@@ -53,7 +53,7 @@ pub(super) fn claims(
         }
         if let Some(reason) = taken(addr, context) {
             rejections.push(reject(key, field, addr, reason));
-        } else if is_cluster_ip(&octets16(addr)) {
+        } else if is_cluster_ip(addr) {
             rejections.push(reject(key, field, addr, "is the cluster IP of another Service"));
         } else if context.cluster.is_service_range(addr) {
             rejections.push(reject(key, field, addr, "is in the range of cluster IPs"));
@@ -71,10 +71,9 @@ fn reject(key: &ObjectKey, field: &str, addr: IpAddr, reason: &str) -> Rejection
 /// Returns the reason why no Service may have this address, if there is one. Without the check a
 /// Service could take over traffic to a node or a pod (CVE-2020-8554).
 fn taken(addr: IpAddr, context: &Context) -> Option<&'static str> {
-    let octets = octets16(addr);
-    if context.is_this_node(addr) || context.cluster.is_node(&octets) {
+    if context.is_this_node(addr) || context.cluster.is_node(addr) {
         Some("is the address of a node")
-    } else if context.cluster.is_pod(&octets) {
+    } else if context.cluster.is_pod(addr) {
         Some("is in the range of pod addresses")
     } else {
         None
@@ -103,7 +102,7 @@ pub(super) fn of_port(
     };
     let hash = if service.scheduling().is_some_and(|s| s.hash_port) { flags::HASH_PORT } else { 0 };
     let at = |addr, port_number, flags| DesiredFrontend {
-        key: FrontendAddr { addr: octets16(addr), port: port_number, proto: port.proto },
+        key: FrontendAddr { addr, port: port_number, proto: port.proto },
         flags: flags | hash,
     };
     let own = claims.iter().map(|c| {

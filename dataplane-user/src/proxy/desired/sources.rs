@@ -6,9 +6,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::frontend_flags as flags;
 
-use super::context::{Context, octets16};
+use super::context::Context;
 use super::{ClientRange, DesiredFrontend, Sources};
 use crate::proxy::source::object::ServiceObject;
 
@@ -19,11 +20,10 @@ pub(super) fn allowed(service: &ServiceObject, context: &Context) -> Sources {
     if ranges.is_empty() {
         return None;
     }
-    let mut all: Vec<ClientRange> =
-        ranges.iter().map(|r| ClientRange { addr: octets16(r.network()), len: r.prefix() }).collect();
+    let mut all: Vec<ClientRange> = ranges.iter().map(|r| ClientRange { addr: r.network(), len: r.prefix() }).collect();
     for primary in context.node.primary.iter().filter(|p| ranges.iter().any(|r| r.contains(**p))) {
         let own = context.node.addresses.iter().filter(|a| a.is_ipv6() == primary.is_ipv6());
-        all.extend(own.map(|a| ClientRange { addr: octets16(*a), len: if a.is_ipv6() { 128 } else { 32 } }));
+        all.extend(own.map(|a| ClientRange { addr: *a, len: if a.is_ipv6() { 128 } else { 32 } }));
     }
     all.sort_unstable();
     all.dedup();
@@ -37,5 +37,5 @@ pub(super) fn of_port(allowed: &Sources, frontends: &[DesiredFrontend]) -> Sourc
 
 /// Returns true if clients of the address's family must be in a range.
 pub(super) fn are_restricted(service: &ServiceObject, addr: IpAddr) -> bool {
-    service.extra.as_ref().is_some_and(|e| e.restricted[usize::from(addr.is_ipv6())])
+    service.extra.as_ref().is_some_and(|e| e.restricted[IpFamily::of(addr).index()])
 }

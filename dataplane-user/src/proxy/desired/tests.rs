@@ -10,10 +10,10 @@ mod scheduling;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::{backend_state as state, frontend_flags, proto};
 use ipnetwork::IpNetwork;
 
-use super::context::{ip, octets16};
 use super::{ClusterContext, Context, Desired, DesiredPort, NodeContext, service, sets};
 use crate::proxy::source::ObjectKey;
 use crate::proxy::source::object::{
@@ -84,14 +84,14 @@ fn zoned(endpoints: &[(&str, u8, &[&str])]) -> SliceObject {
         .map(|(a, f, zones)| {
             let zones: Box<[Box<str>]> = zones.iter().map(|z| Box::from(*z)).collect();
             let zones = (!zones.is_empty()).then(|| Arc::new(zones));
-            Endpoint { addr: octets16(addr(a)), zones, node: 0, flags: *f }
+            Endpoint { addr: addr(a), zones, node: 0, flags: *f }
         })
         .collect();
     list.sort_by_key(|e| e.addr);
     SliceObject {
         service: "web".into(),
         ports: [SlicePort { name: "http".into(), port: 8080, proto: proto::TCP }].into(),
-        v6: list.first().is_some_and(|e| !super::is_v4(&e.addr)),
+        family: list.first().map_or(IpFamily::V4, |e| IpFamily::of(e.addr)),
         endpoints: list.into(),
         triggered: 0,
     }
@@ -109,14 +109,14 @@ fn one_port(s: &ServiceObject, slices: &[SliceObject]) -> DesiredPort {
 
 /// Returns the members of a set as text.
 fn members(port: &DesiredPort, set: u8) -> Vec<String> {
-    port.backends.iter().filter(|b| b.sets & set != 0).map(|b| ip(b.addr).to_string()).collect()
+    port.backends.iter().filter(|b| b.sets & set != 0).map(|b| b.addr.to_string()).collect()
 }
 
 fn frontend_flags_at(port: &DesiredPort, at: &str) -> u16 {
-    port.frontends.iter().find(|f| f.key.addr == octets16(addr(at))).unwrap().flags
+    port.frontends.iter().find(|f| f.key.addr == addr(at)).unwrap().flags
 }
 
 fn addresses(desired: &Desired) -> Vec<String> {
     let all = desired.ports.iter().flat_map(|p| &p.frontends);
-    all.map(|f| std::net::SocketAddr::new(ip(f.key.addr), f.key.port).to_string()).collect()
+    all.map(|f| std::net::SocketAddr::new(f.key.addr, f.key.port).to_string()).collect()
 }

@@ -4,16 +4,15 @@
 //! [`super::restore`] rebuilds it from the maps after a restart. It holds no Service's state and
 //! writes no map.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use dataplane_common::types::address::Address as _;
 use dataplane_common::types::pod::address_kind;
 use dataplane_common::types::service::{SlotTable, frontend_flags};
 use hashbrown::{HashMap, HashSet};
 
 use super::ids::{BackendId, BackendIds, PortIds, ServiceId, ServicePortId};
 use super::plan::Plan;
-use super::published::{FamilyAddr, family};
 use super::slots::FreeList;
 use crate::proxy::desired::{ClientRange, DesiredFrontend, FrontendAddr};
 
@@ -79,8 +78,8 @@ pub struct Allocator {
     v6_frontends: u32,
     sources: HashSet<(ServicePortId, ClientRange)>,
     v6_sources: u32,
-    addresses: HashMap<[u8; 16], AddrUse>,
-    touched: Vec<([u8; 16], ServiceId)>,
+    addresses: HashMap<IpAddr, AddrUse>,
+    touched: Vec<(IpAddr, ServiceId)>,
 }
 
 /// The resources that the current assignment has allocated, to give them back if it fails.
@@ -135,8 +134,8 @@ impl Allocator {
 
     /// Returns true if Services have frontends at this address.
     #[must_use]
-    pub fn has_frontends(&self, addr: &[u8; 16]) -> bool {
-        self.addresses.get(addr).is_some_and(|a| a.frontends > 0)
+    pub fn has_frontends(&self, addr: IpAddr) -> bool {
+        self.addresses.get(&addr).is_some_and(|a| a.frontends > 0)
     }
 
     /// Returns true if another service port than this one owns the frontend.
@@ -146,13 +145,13 @@ impl Allocator {
 
     /// Records that the service port has this frontend.
     pub fn enter_frontend(&mut self, key: FrontendAddr, port: ServicePortId) {
-        if self.frontends.insert(key, port).is_none() && matches!(family(&key.addr), FamilyAddr::V6(_)) {
+        if self.frontends.insert(key, port).is_none() && key.addr.is_ipv6() {
             self.v6_frontends += 1;
         }
     }
 
     pub(super) fn remove_frontend_owner(&mut self, key: &FrontendAddr) {
-        if self.frontends.remove(key).is_some() && matches!(family(&key.addr), FamilyAddr::V6(_)) {
+        if self.frontends.remove(key).is_some() && key.addr.is_ipv6() {
             self.v6_frontends -= 1;
         }
     }
@@ -165,19 +164,19 @@ impl Allocator {
 
     pub(super) fn enter_source(&mut self, port: ServicePortId, range: ClientRange) {
         let new = self.sources.insert((port, range));
-        self.v6_sources += u32::from(new && matches!(family(&range.addr), FamilyAddr::V6(_)));
+        self.v6_sources += u32::from(new && range.addr.is_ipv6());
     }
 
     pub(super) fn release_source(&mut self, port: ServicePortId, range: ClientRange) {
         let known = self.sources.remove(&(port, range));
-        self.v6_sources -= u32::from(known && matches!(family(&range.addr), FamilyAddr::V6(_)));
+        self.v6_sources -= u32::from(known && range.addr.is_ipv6());
     }
 
     /// Counts a frontend at its address. Loopback gets no entry: the socket hooks do not look one
     /// up, and packets to loopback are not the dataplane's (CVE-2020-8558).
     pub(super) fn use_addr(&mut self, frontend: &DesiredFrontend, service: ServiceId) {
         let addr = frontend.key.addr;
-        if is_loopback(&addr) {
+        if addr.is_loopback() {
             return;
         }
         let entry = self.addresses.entry(addr).or_default();
@@ -199,7 +198,7 @@ impl Allocator {
     /// Uncounts a frontend that a Service gave up.
     pub fn leave_addr(&mut self, frontend: &DesiredFrontend, service: ServiceId) {
         let addr = frontend.key.addr;
-        if is_loopback(&addr) {
+        if addr.is_loopback() {
             return;
         }
         let entry = self.addresses.entry(addr).or_default();
@@ -212,13 +211,13 @@ impl Allocator {
     }
 
     /// Notes an entry of `addresses4/6` that was found after a restart.
-    pub(super) fn found_addr(&mut self, addr: [u8; 16], kind: u8) {
+    pub(super) fn found_addr(&mut self, addr: IpAddr, kind: u8) {
         self.addresses.entry(addr).or_default().entered = kind;
         self.touched.push((addr, ServiceId::NODE));
     }
 
     /// Adds addresses of this node.
-    pub fn add_node_addresses(&mut self, addresses: &[[u8; 16]]) {
+    pub fn add_node_addresses(&mut self, addresses: &[IpAddr]) {
         for addr in addresses {
             self.addresses.entry(*addr).or_default().node = true;
             self.touched.push((*addr, ServiceId::NODE));
@@ -226,7 +225,7 @@ impl Allocator {
     }
 
     /// Drops other addresses of this node, after the Services' node ports have left them.
-    pub fn keep_node_addresses(&mut self, addresses: &[[u8; 16]]) {
+    pub fn keep_node_addresses(&mut self, addresses: &[IpAddr]) {
         for (addr, entry) in &mut self.addresses {
             if entry.node && !addresses.contains(addr) {
                 entry.node = false;
@@ -237,7 +236,7 @@ impl Allocator {
 
     /// Notes that a write to the entry of an address failed: the next round repeats it, together
     /// with the Service for which it failed.
-    pub fn addr_failed(&mut self, addr: [u8; 16], service: ServiceId) {
+    pub fn addr_failed(&mut self, addr: IpAddr, service: ServiceId) {
         self.addresses.entry(addr).or_default().entered = UNSURE;
         self.touched.push((addr, service));
     }
@@ -264,7 +263,7 @@ impl Allocator {
                 continue;
             }
             if entry.entered != wanted {
-                group.iter().for_each(|(_, service)| plan.change_address(*service, &addr, wanted));
+                group.iter().for_each(|(_, service)| plan.change_address(*service, addr, wanted));
                 entry.entered = wanted;
             }
             if wanted == 0 {
@@ -279,11 +278,4 @@ impl Allocator {
 
 const fn is_external(frontend: &DesiredFrontend) -> bool {
     frontend.flags & frontend_flags::EXTERNAL != 0
-}
-
-fn is_loopback(addr: &[u8; 16]) -> bool {
-    match family(addr) {
-        FamilyAddr::V4(a) => a.is_loopback(),
-        FamilyAddr::V6(a) => a.is_loopback(),
-    }
 }

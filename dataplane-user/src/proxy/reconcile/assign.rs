@@ -4,10 +4,12 @@
 //! it is returned. The reconciler calls it once per dirty Service; it plans and writes nothing.
 
 use std::cmp::Ordering;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_common::types::clock::{Clock, Ticks};
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::SlotTable;
 
 use super::allocator::Allocator;
@@ -15,7 +17,8 @@ use super::ids::{ServiceId, ServicePortId};
 use super::ownership::{Decisions, Ownership};
 use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
 use super::table::{MemberCounts, Rule};
-use crate::proxy::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, is_v4, sets};
+use crate::proxy::desired::context::sort_key;
+use crate::proxy::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, sets};
 
 /// The reason to refuse a Service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -132,14 +135,14 @@ impl Work<'_> {
         };
         let mut counts = [MemberCounts::default(); 4];
         for b in &after.backends {
-            let v6 = !is_v4(&b.addr);
+            let family = IpFamily::of(b.addr);
             for set in [sets::CLUSTER, sets::LOCAL].into_iter().filter(|set| b.sets & set != 0) {
-                counts[table_index(v6, set)].add(b.weight);
+                counts[table_index(family, set)].add(b.weight);
             }
         }
         let rule = Rule { scheduler: port.scheduler, maglev_size: port.maglev_size };
-        for (i, v6, set) in TABLES {
-            let len = counts[i].len(rule, after.members(v6, set));
+        for (i, family, set) in TABLES {
+            let len = counts[i].len(rule, after.members(family, set));
             let known = before.map(|b| b.tables[i]).filter(|t| !changed[i] && t.len == len);
             after.tables[i] = match known {
                 Some(table) => table,
@@ -208,7 +211,7 @@ impl Work<'_> {
     fn check_room(&mut self, key: &FrontendAddr) -> Result<(), Refusal> {
         let (v4, v6) = self.allocator.frontend_counts();
         let capacities = self.allocator.capacities;
-        let (map, used, added, capacity) = if is_v4(&key.addr) {
+        let (map, used, added, capacity) = if key.addr.is_ipv4() {
             ("frontends4", v4, &mut self.added.0, capacities.frontends4)
         } else {
             ("frontends6", v6, &mut self.added.1, capacities.frontends6)
@@ -222,7 +225,7 @@ impl Work<'_> {
         let known = before.map_or(&[][..], PublishedPort::sources);
         let (capacities, (v4, v6)) = (self.allocator.capacities, self.allocator.source_counts());
         for range in wanted.iter().filter(|r| known.binary_search(r).is_err()) {
-            let (map, used, added, capacity) = if is_v4(&range.addr) {
+            let (map, used, added, capacity) = if range.addr.is_ipv4() {
                 ("source_ranges4", v4, &mut self.added_sources.0, capacities.sources4)
             } else {
                 ("source_ranges6", v6, &mut self.added_sources.1, capacities.sources6)
@@ -244,22 +247,22 @@ impl Work<'_> {
         wanted: [u8; 2],
         changed: &mut [bool; 4],
     ) -> Result<Box<[PublishedBackend]>, Refusal> {
-        let mut note = |addr: &[u8; 16], sets: u8| {
-            let v6 = !is_v4(addr);
-            changed[table_index(v6, sets::CLUSTER)] |= sets & sets::CLUSTER != 0;
-            changed[table_index(v6, sets::LOCAL)] |= sets & sets::LOCAL != 0;
+        let mut note = |addr: IpAddr, sets: u8| {
+            let family = IpFamily::of(addr);
+            changed[table_index(family, sets::CLUSTER)] |= sets & sets::CLUSTER != 0;
+            changed[table_index(family, sets::LOCAL)] |= sets & sets::LOCAL != 0;
         };
         let mut old = before.iter().peekable();
         let mut after = Vec::with_capacity(desired.len());
         for (i, d) in desired.iter().enumerate() {
-            let endpoint = (u128::from_be_bytes(d.addr), d.port);
-            let sets = d.sets & wanted[usize::from(!is_v4(&d.addr))];
+            let endpoint = (sort_key(d.addr), d.port);
+            let sets = d.sets & wanted[IpFamily::of(d.addr).index()];
             let mut id = None;
             while let Some(b) = old.peek() {
                 match b.endpoint().cmp(&endpoint) {
-                    Ordering::Less => note(&b.addr, b.sets),
+                    Ordering::Less => note(b.addr, b.sets),
                     Ordering::Equal => {
-                        note(&b.addr, if b.weight == d.weight { b.sets ^ sets } else { b.sets | sets });
+                        note(b.addr, if b.weight == d.weight { b.sets ^ sets } else { b.sets | sets });
                         id = Some(b.id);
                     }
                     Ordering::Greater => break,
@@ -272,7 +275,7 @@ impl Work<'_> {
             let id = if let Some(id) = id {
                 id
             } else {
-                note(&d.addr, sets);
+                note(d.addr, sets);
                 let (capacity, needed) = (self.allocator.capacities.backends, (desired.len() - i) as u32);
                 let full = Refusal::Full { map: "backends", capacity, needed };
                 let id = self.allocator.backends.take(self.now).ok_or(full)?;
@@ -283,7 +286,7 @@ impl Work<'_> {
             after.push(PublishedBackend { addr, port, state, sets, weight, id });
         }
         for b in old {
-            note(&b.addr, b.sets);
+            note(b.addr, b.sets);
         }
         Ok(after.into())
     }

@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
+use dataplane_common::types::address::octets16;
 use dataplane_common::types::service::{Backend, NAME_LEN, ServiceName};
 
 use super::allocator::Allocator;
@@ -76,7 +77,7 @@ impl Allocator {
 
     fn entry(&self, b: &PublishedBackend, service_port: ServicePortId) -> Backend {
         Backend {
-            addr: b.addr,
+            addr: octets16(b.addr),
             port: b.port,
             state: b.state,
             pad: 0,

@@ -6,12 +6,14 @@
 //! table, its backends and its client ranges complete. Each operation carries the Service it is
 //! for, so that a failed write fails that Service alone. A plan never reads or writes a map.
 
+use std::net::IpAddr;
+
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
 use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{Backend, Frontend, FrontendKey, ServiceName, SourceRange};
 
 use super::ids::{ServiceId, ServicePortId};
-use super::published::{FamilyAddr, family, frontend_key, source_key};
+use super::published::{frontend_key, source_key};
 use crate::proxy::desired::{ClientRange, FrontendAddr};
 
 /// Entries to set in one map: keys, values and Services by position.
@@ -158,44 +160,44 @@ pub struct Plan {
 impl Plan {
     /// Adds a new or changed frontend.
     pub fn set_frontend(&mut self, service: ServiceId, key: &FrontendAddr, value: Frontend) {
-        match family(&key.addr) {
-            FamilyAddr::V4(_) => self.v4.frontends.sets.push(service, frontend_key(key), value),
-            FamilyAddr::V6(_) => self.v6.frontends.sets.push(service, frontend_key(key), value),
+        match key.addr {
+            IpAddr::V4(_) => self.v4.frontends.sets.push(service, frontend_key(key), value),
+            IpAddr::V6(_) => self.v6.frontends.sets.push(service, frontend_key(key), value),
         }
     }
 
     /// Adds the removal of a frontend.
     pub fn remove_frontend(&mut self, service: ServiceId, key: &FrontendAddr) {
-        match family(&key.addr) {
-            FamilyAddr::V4(_) => self.v4.frontends.removals.push(service, frontend_key(key)),
-            FamilyAddr::V6(_) => self.v6.frontends.removals.push(service, frontend_key(key)),
+        match key.addr {
+            IpAddr::V4(_) => self.v4.frontends.removals.push(service, frontend_key(key)),
+            IpAddr::V6(_) => self.v6.frontends.removals.push(service, frontend_key(key)),
         }
     }
 
     /// Adds a client range that may use the guarded frontends of a service port.
     pub fn set_source(&mut self, service: ServiceId, service_port: ServicePortId, range: &ClientRange) {
-        match family(&range.addr) {
-            FamilyAddr::V4(_) => self.v4.sources.sets.push(service, source_key(service_port, range), ALLOWED),
-            FamilyAddr::V6(_) => self.v6.sources.sets.push(service, source_key(service_port, range), ALLOWED),
+        match range.addr {
+            IpAddr::V4(_) => self.v4.sources.sets.push(service, source_key(service_port, range), ALLOWED),
+            IpAddr::V6(_) => self.v6.sources.sets.push(service, source_key(service_port, range), ALLOWED),
         }
     }
 
     /// Adds the removal of a client range of a service port.
     pub fn remove_source(&mut self, service: ServiceId, service_port: ServicePortId, range: &ClientRange) {
-        match family(&range.addr) {
-            FamilyAddr::V4(_) => self.v4.sources.removals.push(service, source_key(service_port, range)),
-            FamilyAddr::V6(_) => self.v6.sources.removals.push(service, source_key(service_port, range)),
+        match range.addr {
+            IpAddr::V4(_) => self.v4.sources.removals.push(service, source_key(service_port, range)),
+            IpAddr::V6(_) => self.v6.sources.removals.push(service, source_key(service_port, range)),
         }
     }
 
     /// Adds the entry of an address; kind 0 removes it.
-    pub fn change_address(&mut self, service: ServiceId, addr: &[u8; 16], kind: u8) {
+    pub fn change_address(&mut self, service: ServiceId, addr: IpAddr, kind: u8) {
         let value = AddressInfo { ifindex: 0, kind, flags: 0, mac: [0; 6] };
-        match (family(addr), kind) {
-            (FamilyAddr::V4(a), 0) => self.v4.addresses.removals.push(service, a),
-            (FamilyAddr::V6(a), 0) => self.v6.addresses.removals.push(service, a),
-            (FamilyAddr::V4(a), _) => self.v4.addresses.sets.push(service, a, value),
-            (FamilyAddr::V6(a), _) => self.v6.addresses.sets.push(service, a, value),
+        match (addr, kind) {
+            (IpAddr::V4(a), 0) => self.v4.addresses.removals.push(service, a.into()),
+            (IpAddr::V6(a), 0) => self.v6.addresses.removals.push(service, a.into()),
+            (IpAddr::V4(a), _) => self.v4.addresses.sets.push(service, a.into(), value),
+            (IpAddr::V6(a), _) => self.v6.addresses.sets.push(service, a.into(), value),
         }
     }
 

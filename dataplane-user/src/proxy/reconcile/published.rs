@@ -4,13 +4,16 @@
 //! The reconciler keeps them per Service and changes them only after a write. The module also
 //! converts between these types and the map keys. It never reads a map.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane_common::types::address::{Address, Prefix, V4, V6};
+use dataplane_common::types::address::{Address, Prefix, octets16};
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::{self, FrontendKey, SlotTable, frontend_flags};
 
 use super::ids::{BackendId, ServicePortId};
-use crate::proxy::desired::{self, ClientRange, FrontendAddr, Sources, is_v4, sets};
+use crate::proxy::desired::context::sort_key;
+use crate::proxy::desired::{self, ClientRange, FrontendAddr, Sources, sets};
 
 /// One port of a Service in the maps.
 #[derive(Clone, PartialEq, Debug)]
@@ -39,8 +42,8 @@ pub struct PublishedPort {
 /// One backend in the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PublishedBackend {
-    /// Address, IPv4 as `::ffff:a.b.c.d`.
-    pub addr: [u8; 16],
+    /// Address.
+    pub addr: IpAddr,
     /// Port.
     pub port: u16,
     /// Bits of [`service::backend_state`].
@@ -57,19 +60,23 @@ impl PublishedBackend {
     /// Returns the identity of the endpoint within its service port.
     #[must_use]
     pub const fn endpoint(&self) -> (u128, u16) {
-        (u128::from_be_bytes(self.addr), self.port)
+        (sort_key(self.addr), self.port)
     }
 }
 
 /// Returns the index of a port's slot table by family and set.
 #[must_use]
-pub const fn table_index(v6: bool, set: u8) -> usize {
-    (if v6 { 2 } else { 0 }) + (if set == sets::LOCAL { 1 } else { 0 })
+pub const fn table_index(family: IpFamily, set: u8) -> usize {
+    2 * family.index() + (if set == sets::LOCAL { 1 } else { 0 })
 }
 
-/// The slot tables of a port: index, true for IPv6, set.
-pub const TABLES: [(usize, bool, u8); 4] =
-    [(0, false, sets::CLUSTER), (1, false, sets::LOCAL), (2, true, sets::CLUSTER), (3, true, sets::LOCAL)];
+/// The slot tables of a port: index, family, set.
+pub const TABLES: [(usize, IpFamily, u8); 4] = [
+    (0, IpFamily::V4, sets::CLUSTER),
+    (1, IpFamily::V4, sets::LOCAL),
+    (2, IpFamily::V6, sets::CLUSTER),
+    (3, IpFamily::V6, sets::LOCAL),
+];
 
 impl PublishedPort {
     /// Returns its client ranges, sorted.
@@ -85,17 +92,17 @@ impl PublishedPort {
     }
 
     /// Returns the backends of one slot table, by address and port.
-    pub fn members(&self, v6: bool, set: u8) -> impl Iterator<Item = &PublishedBackend> + Clone {
-        self.backends.iter().filter(move |b| b.sets & set != 0 && is_v4(&b.addr) != v6)
+    pub fn members(&self, family: IpFamily, set: u8) -> impl Iterator<Item = &PublishedBackend> + Clone {
+        self.backends.iter().filter(move |b| b.sets & set != 0 && family.has(b.addr))
     }
 
     /// Returns the map entry of one of its frontends.
     #[must_use]
     pub fn value(&self, frontend: &desired::DesiredFrontend) -> service::Frontend {
-        let v6 = !is_v4(&frontend.key.addr);
+        let family = IpFamily::of(frontend.key.addr);
         let table = |drop| {
             let set = if frontend.flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
-            self.tables[table_index(v6, set)]
+            self.tables[table_index(family, set)]
         };
         service::Frontend {
             service_port: self.id.get(),
@@ -143,50 +150,40 @@ pub fn union(before: &[PublishedPort], after: &[PublishedPort]) -> (Box<[Publish
 /// Returns the key in `frontends4` or `frontends6`.
 #[must_use]
 pub fn frontend_key<A: Address>(key: &FrontendAddr) -> FrontendKey<A> {
-    FrontendKey { addr: A::from_octets16(&key.addr), port: key.port, proto: key.proto, pad: 0 }
+    FrontendKey { addr: A::from_octets16(&octets16(key.addr)), port: key.port, proto: key.proto, pad: 0 }
 }
 
 /// Reverses [`frontend_key`].
 #[must_use]
-pub fn frontend_addr<A: Address>(key: &FrontendKey<A>) -> FrontendAddr {
-    FrontendAddr { addr: key.addr.to_octets16(), port: key.port, proto: key.proto }
+pub fn frontend_addr<A: Address + Into<IpAddr>>(key: &FrontendKey<A>) -> FrontendAddr {
+    FrontendAddr { addr: key.addr.into(), port: key.port, proto: key.proto }
 }
 
 /// Returns the key in `source_ranges4` or `source_ranges6`.
 #[must_use]
 pub fn source_key<A: Address>(service_port: ServicePortId, range: &ClientRange) -> Prefix<service::SourceRange<A>> {
-    let data = service::SourceRange { service_port: service_port.get(), client: A::from_octets16(&range.addr) };
+    let data =
+        service::SourceRange { service_port: service_port.get(), client: A::from_octets16(&octets16(range.addr)) };
     Prefix { len: SERVICE_PORT_BITS + u32::from(range.len), data }
 }
 
 /// Reverses [`source_key`]; `None` for a key that the agent never writes.
 #[must_use]
-pub fn source_range<A: Address>(key: &Prefix<service::SourceRange<A>>) -> Option<(ServicePortId, ClientRange)> {
+pub fn source_range<A: Address + Into<IpAddr>>(
+    key: &Prefix<service::SourceRange<A>>,
+) -> Option<(ServicePortId, ClientRange)> {
     let len = u8::try_from(key.len.checked_sub(SERVICE_PORT_BITS)?).ok()?;
-    let addr = key.data.client.to_octets16();
+    let addr: IpAddr = key.data.client.into();
     let bits = 8 * size_of::<A>() as u32;
     let rest = bits.checked_sub(u32::from(len))?;
-    let clean = u128::from_be_bytes(addr).trailing_zeros() >= rest;
-    (clean && is_v4(&addr) != A::V6).then_some((ServicePortId::new(key.data.service_port), ClientRange { addr, len }))
+    let clean = sort_key(addr).trailing_zeros() >= rest;
+    // The decoder rejects IPv4-mapped ranges.
+    let mapped = addr.to_canonical() != addr;
+    (clean && !mapped).then_some((ServicePortId::new(key.data.service_port), ClientRange { addr, len }))
 }
 
 /// Bits of the prefix before the client: the service port, which is matched whole.
 const SERVICE_PORT_BITS: u32 = 32;
-
-/// An address in the form of the maps of its family.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FamilyAddr {
-    /// IPv4.
-    V4(V4),
-    /// IPv6.
-    V6(V6),
-}
-
-/// Returns the address in the form of the maps of its family.
-#[must_use]
-pub fn family(addr: &[u8; 16]) -> FamilyAddr {
-    if is_v4(addr) { FamilyAddr::V4(V4::from_octets16(addr)) } else { FamilyAddr::V6(V6 { octets: *addr }) }
-}
 
 #[cfg(test)]
 mod tests {

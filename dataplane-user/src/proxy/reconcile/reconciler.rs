@@ -11,6 +11,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane_common::types::address::Address;
@@ -205,11 +206,15 @@ impl Reconciler {
         self.mark_uncertain(&plan.v6.addresses, &failed);
     }
 
-    fn mark_uncertain<A: Address, V>(&mut self, changes: &Changes<A, V>, failed: &impl Fn(ServiceId) -> bool) {
+    fn mark_uncertain<A: Address + Into<IpAddr>, V>(
+        &mut self,
+        changes: &Changes<A, V>,
+        failed: &impl Fn(ServiceId) -> bool,
+    ) {
         let (sets, removals) = (&changes.sets, &changes.removals);
         let entries = sets.keys.iter().zip(&sets.services).chain(removals.keys.iter().zip(&removals.services));
         for (addr, id) in entries.filter(|(_, id)| failed(**id)) {
-            self.allocator.addr_failed(addr.to_octets16(), *id);
+            self.allocator.addr_failed((*addr).into(), *id);
         }
     }
 

@@ -5,10 +5,12 @@
 //! over as uncertain, so that they are written again. Entries without a service port are garbage.
 //! It gets the content of the maps from `apply::read` and writes nothing.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{self, Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
 use hashbrown::HashMap;
@@ -18,7 +20,7 @@ use super::ids::{BackendId, BackendIds, Generation, PortIds, ServiceId, ServiceP
 use super::plan::Plan;
 use super::published::{PublishedBackend, PublishedPort, TABLES, frontend_addr, source_range, table_index};
 use super::slots::FreeList;
-use crate::proxy::desired::{self, ClientRange, FrontendAddr, is_v4, sets};
+use crate::proxy::desired::{self, ClientRange, FrontendAddr, sets};
 
 /// The content of the maps.
 #[derive(Debug, Default)]
@@ -40,17 +42,17 @@ pub struct TableContents {
     /// Entries of `source_ranges6` that the agent never writes.
     pub odd_sources6: Vec<Prefix<service::SourceRange<V6>>>,
     /// Entries of `addresses4` and `addresses6`, without those of pods.
-    pub addresses: Vec<([u8; 16], u8)>,
+    pub addresses: Vec<(IpAddr, u8)>,
 }
 
 impl TableContents {
     /// Adds the frontends of one family.
-    pub fn add_frontends<A: Address>(&mut self, entries: Vec<(FrontendKey<A>, Frontend)>) {
+    pub fn add_frontends<A: Address + Into<IpAddr>>(&mut self, entries: Vec<(FrontendKey<A>, Frontend)>) {
         self.frontends.extend(entries.into_iter().map(|(k, v)| (frontend_addr(&k), v)));
     }
 
     /// Adds the client ranges of one family. Returns the keys that the agent never writes.
-    pub fn add_sources<A: Address>(
+    pub fn add_sources<A: Address + Into<IpAddr>>(
         &mut self,
         entries: Vec<(Prefix<service::SourceRange<A>>, u32)>,
     ) -> Vec<Prefix<service::SourceRange<A>>> {
@@ -65,9 +67,9 @@ impl TableContents {
     }
 
     /// Adds the addresses of one family.
-    pub fn add_addresses<A: Address>(&mut self, entries: Vec<(A, AddressInfo)>) {
+    pub fn add_addresses<A: Address + Into<IpAddr>>(&mut self, entries: Vec<(A, AddressInfo)>) {
         let ours = entries.into_iter().filter(|(_, v)| v.kind != address_kind::POD);
-        self.addresses.extend(ours.map(|(k, v)| (k.to_octets16(), v.kind)));
+        self.addresses.extend(ours.map(|(k, v)| (k.into(), v.kind)));
     }
 }
 
@@ -248,9 +250,9 @@ impl PortParts {
         let mut tables = [SlotTable::default(); 4];
         for (key, value) in &self.frontends {
             let set = |drop| if value.flags & drop == 0 { sets::CLUSTER } else { sets::LOCAL };
-            let v6 = !is_v4(&key.addr);
-            tables[table_index(v6, set(frontend_flags::INTERNAL_DROP))] = value.internal;
-            tables[table_index(v6, set(frontend_flags::EXTERNAL_DROP))] = value.external;
+            let family = IpFamily::of(key.addr);
+            tables[table_index(family, set(frontend_flags::INTERNAL_DROP))] = value.internal;
+            tables[table_index(family, set(frontend_flags::EXTERNAL_DROP))] = value.external;
         }
         tables
     }
@@ -259,5 +261,5 @@ impl PortParts {
 fn published(id: BackendId, b: &Backend, sets_of: &HashMap<BackendId, u8>) -> PublishedBackend {
     let sets = sets_of.get(&id).copied().unwrap_or(0);
     let weight = u16::try_from(b.weight).unwrap_or(u16::MAX);
-    PublishedBackend { addr: b.addr, port: b.port, state: b.state, sets, weight, id }
+    PublishedBackend { addr: IpAddr::from(b.addr).to_canonical(), port: b.port, state: b.state, sets, weight, id }
 }

@@ -9,6 +9,7 @@ mod spread;
 #[cfg(test)]
 mod tests;
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::scheduler;
 
 use super::published::{PublishedBackend, PublishedPort};
@@ -98,8 +99,8 @@ const fn gcd(mut a: u16, mut b: u16) -> u16 {
 
 impl PublishedPort {
     /// Appends the content of one slot table.
-    pub fn fill(&self, (i, v6, set): (usize, bool, u8), out: &mut Vec<u32>) {
-        fill(self.scheduler, self.tables[i].len, self.members(v6, set), out);
+    pub fn fill(&self, (i, family, set): (usize, IpFamily, u8), out: &mut Vec<u32>) {
+        fill(self.scheduler, self.tables[i].len, self.members(family, set), out);
     }
 }
 

@@ -3,6 +3,7 @@
 //! `publish` does to one Service what the controller's round does: assign, plan, commit. `contents`
 //! turns the planned operations into the tables that an agent finds after a restart.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +28,8 @@ const API: ServiceId = ServiceId::new(2);
 const CAPACITIES: Capacities =
     Capacities { services: 8, frontends4: 8, frontends6: 8, sources4: 8, sources6: 8, backends: 16, slots: 64 };
 
-const fn v4(octets: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = octets;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+const fn v4(octets: [u8; 4]) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_octets(octets))
 }
 
 const fn cluster_ip(port: u16) -> FrontendAddr {

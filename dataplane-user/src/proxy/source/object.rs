@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use dataplane_common::types::fnv::hash32;
+use dataplane_common::types::ip_family::IpFamily;
 use ipnetwork::IpNetwork;
 
 /// At most one address of each family.
@@ -110,8 +111,7 @@ impl Weights {
     /// Returns the weight of an endpoint.
     #[must_use]
     pub fn of(&self, endpoint: &Endpoint) -> u16 {
-        let addr = IpAddr::from(endpoint.addr).to_canonical();
-        let network = self.networks.iter().find(|(n, _)| n.contains(addr)).map(|(_, w)| *w);
+        let network = self.networks.iter().find(|(n, _)| n.contains(endpoint.addr)).map(|(_, w)| *w);
         let node = || self.nodes.iter().find(|(n, _)| *n == endpoint.node && *n != 0).map(|(_, w)| *w);
         network.or_else(node).or(self.others).unwrap_or(1)
     }
@@ -154,8 +154,8 @@ pub struct SliceObject {
     /// (`endpoints.kubernetes.io/last-change-trigger-time`), in milliseconds since 1970; 0 if
     /// unknown.
     pub triggered: u64,
-    /// True if `addressType` is IPv6, false if it is IPv4.
-    pub v6: bool,
+    /// `addressType`.
+    pub family: IpFamily,
 }
 
 /// One of an `EndpointSlice`'s ports.
@@ -176,8 +176,8 @@ pub type Zones = Box<[Box<str>]>;
 /// One of an `EndpointSlice`'s endpoints.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Endpoint {
-    /// The first address, IPv4 as `::ffff:a.b.c.d`.
-    pub addr: [u8; 16],
+    /// The first address.
+    pub addr: IpAddr,
     /// Zones whose clients should use the endpoint (topology hints).
     pub zones: Option<Arc<Zones>>,
     /// [`name_hash`] of the endpoint's node.

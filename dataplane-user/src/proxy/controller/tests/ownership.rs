@@ -1,6 +1,7 @@
 //! Tests of Services that claim the same address, port and protocol: who owns the frontend, and
 //! that it never disappears.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::view::view;
@@ -19,7 +20,7 @@ fn older_claimant_gets_address_in_any_order() {
     let mut core = serving(&memory);
     core.handle(SourceEvent::Service(key("young"), Some(claimant("10.96.0.20", 200))));
     core.reconcile(NOW);
-    let address = (octets16(ip("203.0.113.1")), 80, 6);
+    let address = (ip("203.0.113.1"), 80, 6);
     core.handle(SourceEvent::Service(key("old"), Some(claimant("10.96.0.21", 100))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends[&address].service, "shop/old:http");
@@ -47,7 +48,7 @@ fn name_breaks_ties_of_equally_old_claimants() {
             }
         }
         core.reconcile(NOW);
-        let owner = || view(&memory).frontends[&(octets16(ip("203.0.113.1")), 80, 6)].service.clone();
+        let owner = || view(&memory).frontends[&(ip("203.0.113.1"), 80, 6)].service.clone();
         assert_eq!(owner(), "shop/a:http");
         assert_eq!(core.snapshot().rejected, 2);
         core.handle(SourceEvent::Service(key("a"), None));
@@ -67,10 +68,10 @@ fn restarted_agent_assigns_address_to_oldest_claimant() {
     core.handle(SourceEvent::Service(key("old"), Some(claimant("10.96.0.21", 100))));
     in_sync(&mut core);
     core.reconcile(NOW);
-    assert_eq!(view(&memory).frontends[&(octets16(ip("203.0.113.1")), 80, 6)].service, "shop/old:http");
+    assert_eq!(view(&memory).frontends[&(ip("203.0.113.1"), 80, 6)].service, "shop/old:http");
 }
 
-const ADDRESS: ([u8; 16], u16, u8) = ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 1], 80, 6);
+const ADDRESS: (IpAddr, u16, u8) = (IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 80, 6);
 
 /// Returns a core with two Services that claim one address and have one endpoint each.
 fn contested(memory: &MemoryMaps, created: [(&str, u32); 2]) -> Core {

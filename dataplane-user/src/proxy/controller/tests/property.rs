@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane_common::types::address::octets16;
 use proptest::prelude::*;
 
 use super::reader::Reader;
@@ -82,8 +83,8 @@ fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
                     .iter()
                     .map(|r| r.parse().unwrap())
                     .collect();
-                let restricted =
-                    [false, true].map(|v6| source_ranges.iter().any(|r: &ipnetwork::IpNetwork| r.is_ipv6() == v6));
+                let restricted = IpFamily::BOTH
+                    .map(|family| source_ranges.iter().any(|r: &ipnetwork::IpNetwork| family.has(r.ip())));
                 s.extra = Some(Box::new(ServiceExtra {
                     external_ips,
                     load_balancer_ips,
@@ -114,13 +115,14 @@ fn any_slice() -> impl Strategy<Value = SliceObject> {
     let endpoint = (0..6_u8, 0..16_u8);
     (0..SERVICES, any::<bool>(), prop::collection::vec(endpoint, 0..5), 1..8_u8).prop_map(
         |(of, v6, endpoints, ports)| {
+            let family = if v6 { IpFamily::V6 } else { IpFamily::V4 };
             let addr = |i: u8| if v6 { format!("fd00:1::{i:x}") } else { format!("10.1.0.{i}") };
             let texts: Vec<_> = endpoints.iter().map(|(i, flags)| (addr(i + 1), *flags)).collect();
             let texts: Vec<_> = texts.iter().map(|(a, f)| (a.as_str(), *f)).collect();
             let names = ["", "http", "dns"];
             let ports: Vec<_> =
                 (0..3_u16).filter(|p| ports & (1 << p) != 0).map(|p| (names[usize::from(p)], 8080 + p)).collect();
-            SliceObject { v6, ..slice_of(&format!("s{of}"), &ports, &texts) }
+            SliceObject { family, ..slice_of(&format!("s{of}"), &ports, &texts) }
         },
     )
 }
@@ -128,7 +130,11 @@ fn any_slice() -> impl Strategy<Value = SliceObject> {
 /// Marks the endpoints of slices in another namespace, so that they can be recognized in the maps.
 fn foreign(i: u8, mut slice: Option<SliceObject>) -> Option<SliceObject> {
     if i >= 6 {
-        slice.iter_mut().flat_map(|s| &mut s.endpoints).for_each(|e| e.addr[14] ^= FOREIGN);
+        slice.iter_mut().flat_map(|s| &mut s.endpoints).for_each(|e| {
+            let mut octets = octets16(e.addr);
+            octets[14] ^= FOREIGN;
+            e.addr = IpAddr::from(octets).to_canonical();
+        });
     }
     slice
 }
@@ -301,7 +307,7 @@ fn check(steps: &[Step]) {
     // afterwards
     let drained = |f: &FrontendView| f.internal.iter().chain(&f.external).any(|b| b.3 == 0);
     assert!(!seen.frontends.values().any(drained), "a backend without weight takes new connections: {seen:?}");
-    assert!(seen.backends.iter().all(|(_, (addr, ..))| addr[14] & FOREIGN == 0), "of another namespace");
+    assert!(seen.backends.iter().all(|(_, (addr, ..))| octets16(*addr)[14] & FOREIGN == 0), "of another namespace");
     let before = *core.operations();
     core.mark_all();
     core.reconcile(now);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane_common::types::address::octets16;
 use dataplane_common::types::pod::address_kind;
 
 use super::view::view;
@@ -40,12 +41,12 @@ fn service_frontends_resolve_to_its_endpoints() {
     serving(&memory);
     let seen = view(&memory);
     let (frontend, leads) = seen.frontends.first_key_value().unwrap();
-    assert_eq!(*frontend, (octets16(ip("10.96.0.10")), 80, 6));
+    assert_eq!(*frontend, (ip("10.96.0.10"), 80, 6));
     assert_eq!(leads.service, "shop/web:http");
     let endpoints: Vec<_> = leads.internal.iter().map(|b| (b.0, b.1)).collect();
-    assert_eq!(endpoints, [(octets16(ip("10.1.0.5")), 8080), (octets16(ip("10.1.0.6")), 8080)]);
-    assert_eq!(seen.addresses[&octets16(ip("10.96.0.10"))], address_kind::SERVICE);
-    assert_eq!(seen.addresses[&octets16(ip("192.0.2.1"))], address_kind::NODE);
+    assert_eq!(endpoints, [(ip("10.1.0.5"), 8080), (ip("10.1.0.6"), 8080)]);
+    assert_eq!(seen.addresses[&ip("10.96.0.10")], address_kind::SERVICE);
+    assert_eq!(seen.addresses[&ip("192.0.2.1")], address_kind::NODE);
 }
 
 #[test]
@@ -75,7 +76,7 @@ fn restart_with_unchanged_state_writes_nothing() {
     core1.reconcile(NOW);
     let before = view(&memory);
     assert_eq!(before.frontends.len(), 1 + 4 + 4, "with node ports at the node's addresses and at loopback");
-    for loopback in ["127.0.0.1", "::1"].map(|text| octets16(ip(text))) {
+    for loopback in ["127.0.0.1", "::1"].map(ip) {
         assert!(before.frontends.contains_key(&(loopback, 30_001, 6)));
         assert!(!before.addresses.contains_key(&loopback), "no packet may find it");
     }
@@ -174,7 +175,7 @@ fn first_owner_keeps_address_and_successor_gets_it_after_deletion() {
     core.reconcile(NOW);
     core.handle(SourceEvent::Service(key("second"), Some(with_external("10.96.0.21"))));
     core.reconcile(NOW);
-    let owner = || view(&memory).frontends[&(octets16(ip("203.0.113.1")), 80, 6)].service.clone();
+    let owner = || view(&memory).frontends[&(ip("203.0.113.1"), 80, 6)].service.clone();
     assert_eq!(owner(), "shop/first:http");
     let snapshot = core.snapshot();
     assert_eq!(
@@ -310,8 +311,8 @@ fn new_node_address_becomes_a_node_entry() {
     core.set_node_context(moved);
     core.reconcile(NOW);
     let addresses = view(&memory).addresses;
-    assert_eq!(addresses.get(&octets16(ip("198.51.100.9"))), Some(&address_kind::NODE));
-    assert_eq!(addresses.get(&octets16(ip("192.0.2.1"))), None);
+    assert_eq!(addresses.get(&ip("198.51.100.9")), Some(&address_kind::NODE));
+    assert_eq!(addresses.get(&ip("192.0.2.1")), None);
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn guarded(ranges: &[&str]) -> ServiceObject {
     s.extra = Some(Box::new(ServiceExtra {
         external_ips: [ip("203.0.113.1"), ip("203.0.113.3")].into(),
         load_balancer_ips: [ip("203.0.113.2"), ip("203.0.113.3"), ip("2001:db8:1::2")].into(),
-        restricted: [false, true].map(|v6| ranges.iter().any(|r| r.is_ipv6() == v6)),
+        restricted: IpFamily::BOTH.map(|family| ranges.iter().any(|r| family.has(r.ip()))),
         source_ranges: ranges.into(),
         ..ServiceExtra::default()
     }));
@@ -32,12 +32,11 @@ fn set(core: &mut Core, ranges: &[&str]) {
 
 fn guarded_addresses(view: &View) -> Vec<String> {
     let guarded = view.frontends.iter().filter(|(_, f)| f.flags & frontend_flags::SOURCE_RANGES != 0);
-    guarded.map(|((addr, ..), _)| crate::proxy::desired::context::ip(*addr).to_string()).collect()
+    guarded.map(|((addr, ..), _)| addr.to_string()).collect()
 }
 
 fn ranges(view: &View) -> Vec<String> {
-    let text =
-        |(_, addr, len): &(String, [u8; 16], u32)| format!("{}/{len}", crate::proxy::desired::context::ip(*addr));
+    let text = |(_, addr, len): &(String, IpAddr, u32)| format!("{addr}/{len}");
     view.sources.iter().map(text).collect()
 }
 

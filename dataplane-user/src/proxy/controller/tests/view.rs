@@ -2,8 +2,10 @@
 //! compared.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::pod::AddressInfo;
 use dataplane_common::types::service::{
     Backend, Frontend, FrontendKey, ServiceName, Slot, SlotTable, SourceRange, frontend_flags, scheduler,
@@ -12,7 +14,7 @@ use dataplane_common::types::service::{
 use crate::proxy::apply::memory::MemoryMaps;
 
 /// Address, port, state, weight.
-type Seen = ([u8; 16], u16, u8, u32);
+type Seen = (IpAddr, u16, u8, u32);
 
 /// The target of a frontend.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,17 +31,21 @@ pub(super) struct FrontendView {
 /// The content of all service maps.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
-    pub(super) frontends: BTreeMap<([u8; 16], u16, u8), FrontendView>,
+    pub(super) frontends: BTreeMap<(IpAddr, u16, u8), FrontendView>,
     pub(super) backends: BTreeSet<(String, Seen)>,
     pub(super) names: BTreeSet<String>,
     /// Service port, first address, bits of the address.
-    pub(super) sources: BTreeSet<(String, [u8; 16], u32)>,
-    pub(super) addresses: BTreeMap<[u8; 16], u8>,
+    pub(super) sources: BTreeSet<(String, IpAddr, u32)>,
+    pub(super) addresses: BTreeMap<IpAddr, u8>,
 }
 
 fn text(name: &ServiceName) -> String {
     let end = name.name.iter().position(|b| *b == 0).unwrap();
     String::from_utf8(name.name[..end].to_vec()).unwrap()
+}
+
+fn ip(backend: &Backend) -> IpAddr {
+    IpAddr::from(backend.addr).to_canonical()
 }
 
 /// Reads the maps and checks the invariants of every instant.
@@ -60,13 +66,13 @@ pub(super) fn view(memory: &MemoryMaps) -> View {
     addresses::<V6>(&memory.addresses6.typed(), &mut view);
     for b in backends.values() {
         if let Some(name) = names.get(&b.service_port) {
-            let new = view.backends.insert((name.clone(), (b.addr, b.port, b.state, b.weight)));
+            let new = view.backends.insert((name.clone(), (ip(b), b.port, b.state, b.weight)));
             assert!(new, "two ids for one endpoint: {b:?}");
         }
     }
-    let mut resolved: BTreeMap<(u32, u32, u32, bool, u8), Vec<Seen>> = BTreeMap::new();
-    let mut resolve = |table: SlotTable, f: &Frontend, v6: bool| -> Vec<Seen> {
-        let what = (table.base, table.len, f.service_port, v6, f.scheduler);
+    let mut resolved: BTreeMap<(u32, u32, u32, IpFamily, u8), Vec<Seen>> = BTreeMap::new();
+    let mut resolve = |table: SlotTable, f: &Frontend, family: IpFamily| -> Vec<Seen> {
+        let what = (table.base, table.len, f.service_port, family, f.scheduler);
         if let Some(known) = resolved.get(&what) {
             return known.clone();
         }
@@ -77,8 +83,8 @@ pub(super) fn view(memory: &MemoryMaps) -> View {
             .map(|Slot { backend: id, .. }| {
                 let b = backends.get(id).unwrap_or_else(|| panic!("{f:?}: backend {id} is missing"));
                 assert_eq!(b.service_port, f.service_port, "{f:?}: backend {id} is another's: {b:?}");
-                assert_eq!(crate::proxy::desired::is_v4(&b.addr), !v6, "{f:?}: {b:?} is of the other family");
-                (b.addr, b.port, b.state, b.weight)
+                assert!(family.has(ip(b)), "{f:?}: {b:?} is of the other family");
+                (ip(b), b.port, b.state, b.weight)
             })
             .collect();
         let expands = matches!(f.scheduler, scheduler::RANDOM | scheduler::WRR | scheduler::SH | scheduler::MH);
@@ -87,35 +93,39 @@ pub(super) fn view(memory: &MemoryMaps) -> View {
         resolved.insert(what, all.clone());
         all
     };
-    let mut add = |addr: [u8; 16], port: u16, proto: u8, f: &Frontend, v6: bool| {
+    let mut add = |addr: IpAddr, port: u16, proto: u8, f: &Frontend| {
         let service = names.get(&f.service_port).unwrap_or_else(|| panic!("{f:?} has no name")).clone();
         let kind = view.addresses.get(&addr).copied();
         // A node port may be without the entry of the node's address, if that write failed.
         let node_port = f.flags & frontend_flags::NODE_PORT != 0;
         assert!(kind.is_some() || node_port, "{service}: no entry for the address of {f:?}");
-        let internal = resolve(f.internal, f, v6);
-        let external = resolve(f.external, f, v6);
+        let internal = resolve(f.internal, f, IpFamily::of(addr));
+        let external = resolve(f.external, f, IpFamily::of(addr));
         let affinity_ticks = f.affinity_ticks;
         let seen = FrontendView { service, internal, external, flags: f.flags, scheduler: f.scheduler, affinity_ticks };
         view.frontends.insert((addr, port, proto), seen);
     };
     for (k, f) in memory.frontends4.typed::<FrontendKey<V4>, Frontend>() {
-        add(k.addr.to_octets16(), k.port, k.proto, &f, false);
+        add(k.addr.into(), k.port, k.proto, &f);
     }
     for (k, f) in memory.frontends6.typed::<FrontendKey<V6>, Frontend>() {
-        add(k.addr.to_octets16(), k.port, k.proto, &f, true);
+        add(k.addr.into(), k.port, k.proto, &f);
     }
     view.names = names.into_values().collect();
     view
 }
 
-fn sources<A: Address>(entries: &[(Prefix<SourceRange<A>>, u32)], names: &BTreeMap<u32, String>, view: &mut View) {
+fn sources<A: Address + Into<IpAddr>>(
+    entries: &[(Prefix<SourceRange<A>>, u32)],
+    names: &BTreeMap<u32, String>,
+    view: &mut View,
+) {
     for (key, _) in entries {
         let name = names.get(&key.data.service_port).unwrap_or_else(|| panic!("{key:?} belongs to no Service")).clone();
-        view.sources.insert((name, key.data.client.to_octets16(), key.len - 32));
+        view.sources.insert((name, key.data.client.into(), key.len - 32));
     }
 }
 
-fn addresses<A: Address>(entries: &[(A, AddressInfo)], view: &mut View) {
-    view.addresses.extend(entries.iter().map(|(a, v)| (a.to_octets16(), v.kind)));
+fn addresses<A: Address + Into<IpAddr>>(entries: &[(A, AddressInfo)], view: &mut View) {
+    view.addresses.extend(entries.iter().map(|(a, v)| ((*a).into(), v.kind)));
 }

@@ -45,7 +45,7 @@ fn rule_2_3_13_node_ports_are_served_at_configured_addresses() {
     let key = ObjectKey::new("shop", "web");
     let desired = service(&key, &exposed(Policy::Cluster), [].iter(), &context, |_| false);
     let node_ports = desired.ports[0].frontends.iter().filter(|f| f.flags & frontend_flags::NODE_PORT != 0);
-    assert_eq!(node_ports.map(|f| ip(f.key.addr)).collect::<Vec<_>>(), [addr("192.0.2.1")]);
+    assert_eq!(node_ports.map(|f| f.key.addr).collect::<Vec<_>>(), [addr("192.0.2.1")]);
 }
 
 #[test]
@@ -85,10 +85,10 @@ fn external_ips_of_nodes_pods_and_cluster_ips_are_rejected() {
         let mut s = exposed(Policy::Cluster);
         s.extra = Some(Box::new(ServiceExtra { external_ips: [addr(bad)].into(), ..ServiceExtra::default() }));
         let key = ObjectKey::new("shop", "web");
-        let other = octets16(addr("10.96.0.9"));
+        let other = addr("10.96.0.9");
         let mut context = context();
         context.cluster = context.cluster.with_service_ranges(["10.96.0.0/16".parse().unwrap()].iter());
-        let desired = service(&key, &s, [].iter(), &context, |a| *a == other);
+        let desired = service(&key, &s, [].iter(), &context, |a| a == other);
         let rejected: Vec<_> = desired.rejections.iter().map(ToString::to_string).collect();
         assert_eq!(rejected, [format!("Service shop/web, spec.externalIPs: {reason}")]);
         assert_eq!(desired.ports[0].frontends.len(), 4, "{bad}");
@@ -135,9 +135,9 @@ fn pod_ranges_are_merged_and_searched() {
     for (text, is_pod) in
         [("10.1.0.0", true), ("10.1.1.255", true), ("10.1.2.0", false), ("10.0.255.255", false), ("fd00:1::9", true)]
     {
-        assert_eq!(cluster.is_pod(&octets16(addr(text))), is_pod, "{text}");
+        assert_eq!(cluster.is_pod(addr(text)), is_pod, "{text}");
     }
-    assert!(cluster.is_host(&octets16(addr("192.0.2.2"))));
-    assert!(cluster.is_host(&octets16(addr("198.51.100.1"))), "outside the pod ranges");
-    assert!(!ClusterContext::default().is_host(&octets16(addr("198.51.100.1"))), "unknown without pod ranges");
+    assert!(cluster.is_host(addr("192.0.2.2")));
+    assert!(cluster.is_host(addr("198.51.100.1")), "outside the pod ranges");
+    assert!(!ClusterContext::default().is_host(addr("198.51.100.1")), "unknown without pod ranges");
 }

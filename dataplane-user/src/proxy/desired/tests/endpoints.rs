@@ -38,7 +38,7 @@ fn rule_2_1_6_ports_match_by_name_and_protocol_and_may_differ_between_slices() {
     let mut udp = slice(&[("10.1.0.7", READY)]);
     udp.ports[0].proto = proto::UDP;
     let port = one_port(&web(), &[slice(&[("10.1.0.5", READY)]), other, udp]);
-    let endpoints: Vec<_> = port.backends.iter().map(|b| (ip(b.addr).to_string(), b.port)).collect();
+    let endpoints: Vec<_> = port.backends.iter().map(|b| (b.addr.to_string(), b.port)).collect();
     assert_eq!(endpoints, [("10.1.0.5".to_owned(), 8080), ("10.1.0.6".to_owned(), 9090)]);
 }
 

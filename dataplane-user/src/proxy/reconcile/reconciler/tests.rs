@@ -1,9 +1,9 @@
 //! Tests of the reconciler without objects and maps: assignment, frontends that move between
 //! Services, Services that do not fit, and the rollback after a failed write.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dataplane_common::types::address::Address as _;
 use dataplane_common::types::service::{backend_state as state, proto, scheduler};
 
 use super::super::ids::ServicePortId;
@@ -33,8 +33,8 @@ fn services() -> Services {
     Services(vec![(ObjectKey::new("shop", "old"), Some(100)), (ObjectKey::new("shop", "young"), Some(200))])
 }
 
-const fn address(last: u8) -> [u8; 16] {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last]
+const fn address(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
 }
 
 /// The frontend that both Services claim.
@@ -198,9 +198,9 @@ fn rollback_writes_the_owners_entry_again() {
     reconciler.plan_rollback(&mut part, &services, &mut rollback);
     let sets = &rollback.v4.frontends.sets;
     let (key, value) = (sets.keys[0], sets.values[0]);
-    assert_eq!((key.addr.to_octets16(), sets.services.as_slice()), (SHARED.addr, &[OLD][..]));
+    assert_eq!((IpAddr::from(key.addr), sets.services.as_slice()), (SHARED.addr, &[OLD][..]));
     assert_eq!(value.service_port, reconciler.published(YOUNG)[0].id.get());
-    let removed: Vec<_> = rollback.v4.frontends.removals.keys.iter().map(|k| k.addr.to_octets16()).collect();
+    let removed: Vec<_> = rollback.v4.frontends.removals.keys.iter().map(|k| IpAddr::from(k.addr)).collect();
     assert_eq!(removed, [own(OLD).addr], "the shared one is not removed");
     reconciler.roll_back(part, NOW);
     assert!(reconciler.published(OLD).is_empty());

@@ -8,6 +8,7 @@
 use dataplane_common::types::address::mix;
 
 use crate::config::maglev::{DEFAULT_SIZE, SIZES};
+use crate::proxy::desired::context::sort_key;
 use crate::proxy::reconcile::published::PublishedBackend;
 
 /// Returns the length of the table: `wanted` (0: the default), or the first of [`SIZES`] in which
@@ -88,7 +89,25 @@ fn walk(b: &PublishedBackend, size: u32) -> Walk {
 /// Returns a hash of address and port that is equal on every machine and in every version, because
 /// all nodes must have the same table.
 fn digest(b: &PublishedBackend, seed: u64) -> u64 {
-    let (high, low) = b.addr.split_at(8);
-    let word = |bytes: &[u8]| bytes.iter().fold(0, |w, b| w << 8 | u64::from(*b));
-    [word(high), word(low), b.port.into()].into_iter().fold(mix(seed), |hash, w| mix(hash ^ w))
+    let addr = sort_key(b.addr);
+    let (high, low) = ((addr >> 64) as u64, addr as u64);
+    [high, low, b.port.into()].into_iter().fold(mix(seed), |hash, w| mix(hash ^ w))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::reconcile::ids::BackendId;
+
+    #[test]
+    fn digest_of_an_endpoint_is_fixed() {
+        for (addr, expected) in [
+            ("10.1.0.5", [0x410b_274c_8d75_9a4d, 0xa92b_6e99_344f_325f]),
+            ("fd00:1::5", [0xec94_7d2f_d0ea_d77f, 0x8b44_033c_77e9_adfe]),
+        ] {
+            let addr = addr.parse().unwrap();
+            let backend = PublishedBackend { addr, port: 8080, state: 0, sets: 1, weight: 1, id: BackendId::new(1) };
+            assert_eq!([0, 1].map(|seed| digest(&backend, seed)), expected, "{addr}");
+        }
+    }
 }

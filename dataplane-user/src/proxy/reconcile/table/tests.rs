@@ -2,6 +2,7 @@
 #![allow(clippy::cast_precision_loss, reason = "counts of slots are far below 2^52")]
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use dataplane_common::types::service::scheduler::{self, DH, MH, RANDOM, RR, SH, WRR};
 use proptest::prelude::*;
@@ -12,8 +13,8 @@ use crate::proxy::reconcile::ids::BackendId;
 use crate::proxy::reconcile::published::PublishedBackend;
 
 fn backend(n: u32, weight: u16) -> PublishedBackend {
-    let mut addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 0];
-    addr[13..].copy_from_slice(&n.to_be_bytes()[1..]);
+    let [_, b, c, d] = n.to_be_bytes();
+    let addr = IpAddr::from([10, b, c, d]);
     PublishedBackend { addr, port: 8080, state: 0, sets: 1, weight, id: BackendId::new(n) }
 }
 

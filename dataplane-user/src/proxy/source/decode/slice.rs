@@ -3,10 +3,9 @@
 //! Reduces each endpoint to its first address, its conditions, and the hints that matter to this
 //! node. Slices of headless Services, of other proxies and of type FQDN have no object.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane_common::types::address::octets16;
+use dataplane_common::types::ip_family::IpFamily;
 use k8s_openapi::jiff::Timestamp;
 
 use super::address::refused;
@@ -36,9 +35,9 @@ impl Decoder {
         if label(meta, HEADLESS).is_some() || label(meta, SERVICE_PROXY_NAME).is_some() {
             return None;
         }
-        let v6 = match wire.address_type.as_str() {
-            "IPv4" => false,
-            "IPv6" => true,
+        let family = match wire.address_type.as_str() {
+            "IPv4" => IpFamily::V4,
+            "IPv6" => IpFamily::V6,
             "FQDN" => return None,
             other => {
                 faults.add("addressType", format!("{other:?} is not IPv4, IPv6 or FQDN"));
@@ -51,7 +50,7 @@ impl Decoder {
             return None;
         }
         let mut endpoints: Vec<Endpoint> = Vec::with_capacity(wired.len());
-        endpoints.extend(wired.iter().enumerate().filter_map(|(i, e)| self.endpoint(i, e, v6, faults)));
+        endpoints.extend(wired.iter().enumerate().filter_map(|(i, e)| self.endpoint(i, e, family, faults)));
         endpoints.sort_by_key(|e| e.addr);
         let triggered = annotation(meta, TRIGGER_TIME).and_then(|t| t.parse::<Timestamp>().ok());
         Some(SliceObject {
@@ -59,7 +58,7 @@ impl Decoder {
             ports: self.slice_ports(wire, faults),
             endpoints: endpoints.into(),
             triggered: triggered.map_or(0, |t| t.as_millisecond().max(0).cast_unsigned()),
-            v6,
+            family,
         })
     }
 
@@ -82,14 +81,20 @@ impl Decoder {
         ports.into()
     }
 
-    fn endpoint(&mut self, i: usize, wire: &EndpointWire, v6: bool, faults: &mut FieldErrors<'_>) -> Option<Endpoint> {
+    fn endpoint(
+        &mut self,
+        i: usize,
+        wire: &EndpointWire,
+        family: IpFamily,
+        faults: &mut FieldErrors<'_>,
+    ) -> Option<Endpoint> {
         let field = || format!("endpoints[{i}].addresses[0]");
         let Some(text) = wire.addresses.iter().flatten().next() else {
             faults.add(format!("endpoints[{i}].addresses"), "is empty");
             return None;
         };
         let addr = faults.address(field, text)?;
-        if matches!(addr, IpAddr::V6(_)) != v6 {
+        if !family.has(addr) {
             faults.add(field(), format!("{addr} does not match addressType"));
             return None;
         }
@@ -105,7 +110,7 @@ impl Decoder {
             None => 0,
         };
         let node = name_hash(wire.node_name.as_deref().unwrap_or_default());
-        Some(Endpoint { addr: octets16(addr), zones, node, flags: conditions(wire) | place | node_hints })
+        Some(Endpoint { addr, zones, node, flags: conditions(wire) | place | node_hints })
     }
 
     fn hints(&mut self, wire: &EndpointWire) -> (Option<Arc<Zones>>, u8) {
