@@ -75,7 +75,7 @@ pub fn forward<const OFTEN: bool, A: Family, P: Packet, T: SharedMaps>(
 }
 
 /// Adds the stage that writes the ports of SCTP to the verdict on a translated packet. Decides by
-/// the protocol, so that fragments take that way too.
+/// the protocol, so that fragments take that stage too.
 #[inline(always)]
 #[must_use]
 pub fn via_sctp_stage<A>(parsed: &Parsed<A>, verdict: Verdict) -> Verdict {
