@@ -14,7 +14,7 @@ fn manifest(path: &str) -> Value {
     serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Returns the pod template of the DaemonSet.
+/// Returns the pod template of the `DaemonSet`.
 fn pod() -> Value {
     manifest("base/daemonset.yaml")["spec"]["template"]["spec"].take()
 }

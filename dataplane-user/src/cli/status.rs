@@ -155,7 +155,7 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
     });
     let filters = filters.collect();
     let own = format!("{:016x}", abi::HASH);
-    let links = links(pins, &device);
+    let links = links(pins, device);
     Ok(Status {
         version: SCHEMA,
         other_abis: pins.abis().into_iter().filter(|abi| *abi != own).collect(),

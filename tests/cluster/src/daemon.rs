@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::layout::Layout;
@@ -68,7 +68,8 @@ pub(super) fn kill(layout: &Layout, name: &str) -> Result<()> {
     if let Some(process) = find(layout, name) {
         process.signal(Signal::KILL)?;
         wait_for(&format!("end of {name}"), 20, || {
-            if process.lives() { bail!("{name} is still running") } else { Ok(()) }
+            ensure!(!process.lives(), "{name} is still running");
+            Ok(())
         })?;
     }
     match fs::remove_file(layout.pid(name)) {
