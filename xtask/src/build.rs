@@ -30,7 +30,7 @@ const BINARIES: &[(&str, &[&str])] = &[
 ];
 
 /// CPU time of a first build: linker, kernel programs, binaries.
-const FIRST_BUILD_CPU_SECONDS: u64 = 300;
+const FIRST_BUILD_CPU_SECONDS: u64 = 360;
 
 /// Time of a first build in which only one CPU is busy.
 const FIRST_BUILD_ALONE_SECONDS: u64 = 30;
