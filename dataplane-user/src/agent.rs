@@ -23,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
 
+use crate::api::Contacts;
 use crate::config::{Config, Ipam};
 use crate::ipam::plan::GracePeriods;
 use crate::ipam::task::PoolTask;
@@ -42,10 +43,11 @@ use crate::observe::events::{self, Notices};
 use crate::observe::flows::status::FlowStatus;
 use crate::observe::flows::{self, evict_policy::FlowTimeouts};
 use crate::observe::http::{self, BindError, listen, service_health};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{self, Metrics};
+use crate::observe::status_file;
 use crate::proxy::apply;
 use crate::proxy::controller::{self, ControllerError, Handle, Nodes, Snapshot};
-use endpoints::Reserved;
+use endpoints::{Readiness, Reserved};
 use source::SourceError;
 use supervision::Supervisor;
 
@@ -177,7 +179,11 @@ fn start_tasks(
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
     tasks.spawn("node", node.run(nodes, service_ranges, snapshots.clone(), blocks));
     let notices = record_events(tasks, &source, config, &snapshots);
-    let source = source.run(config.node_name.clone(), config.service_proxy, sender, pools);
+    let contacts = Arc::new(Contacts::default());
+    tasks.spawn("contacts", report_contacts(Arc::clone(&contacts)));
+    let state_dir = config.state_dir.clone();
+    tasks.spawn("status-file", status_file::run(state_dir, snapshots.clone(), Arc::clone(&contacts), vec![]));
+    let source = source.run(config.node_name.clone(), config.service_proxy, sender, pools, Arc::clone(&contacts));
     tasks.spawn("source", async { source.await.map_err(AgentError::from) });
 
     if config.service_proxy {
@@ -186,8 +192,11 @@ fn start_tasks(
     tasks.spawn("resize", resize::watch(sizes.resizable, resizable, pins.clone(), snapshots.clone()));
     tasks.spawn("address-gc", address_gc::watch(config.state_dir.clone(), Arc::clone(&status)));
     let flow_status = watch_flows(tasks, config, clock, &pins, &snapshots);
-    let metrics = Arc::new(Metrics::new(&pins, snapshots.clone(), Arc::clone(&status), flow_status));
-    let handler = endpoints::metrics_handler(config, Arc::clone(&metrics), snapshots.clone(), status);
+    let sources =
+        metrics::Sources { controller: snapshots.clone(), node: Arc::clone(&status), flows: flow_status, contacts };
+    let readiness = Readiness { node: status, contacts: Arc::clone(&sources.contacts) };
+    let metrics = Arc::new(Metrics::new(&pins, sources));
+    let handler = endpoints::metrics_handler(config, Arc::clone(&metrics), snapshots.clone(), readiness);
     tasks.spawn("metrics", http::serve(listen("metrics-bind-address", addresses.metrics)?, handler));
     if config.cni_conflist.is_some() {
         tasks.spawn("conflist", conflist::publish(Arc::clone(config), snapshots.clone()));
@@ -213,6 +222,11 @@ fn watch_flows(
     tasks.spawn("flows", flows::watch(pins.clone(), timeouts, Arc::clone(&status)));
     tasks.spawn("loads", flows::loads::watch(pins.clone(), timeouts, snapshots.clone()));
     status
+}
+
+/// Logs kinds of objects that the API server does not tell about. Never returns.
+async fn report_contacts(contacts: Arc<Contacts>) {
+    contacts.report().await;
 }
 
 /// Waits until the controller's thread has ended; panics with its panic.

@@ -2,10 +2,11 @@
 //! the benchmark.
 //!
 //! The modules are layers: `agent` and `cli` at the top, then `observe`, `ipam`, `network`,
-//! `proxy`, `load` and `config`. Each uses only those that follow it.
+//! `proxy`, `api`, `load` and `config`. Each uses only those that follow it.
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod ipam;

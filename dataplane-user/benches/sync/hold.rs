@@ -6,8 +6,10 @@
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane_user::api::ApiServer;
 use dataplane_user::proxy::controller;
 use dataplane_user::proxy::source::kubernetes;
 
@@ -46,10 +48,11 @@ pub(crate) fn hold() {
     let handle = controller::start(maps.tables(), objects::CLOCK).unwrap();
     handle.set_node_context(objects::context());
     let events = handle.events();
-    let client = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    let server = ApiServer::new(config, Arc::default());
     let source = runtime.spawn({
         let events = events.clone();
-        async move { kubernetes::run(client, "node-1", true, events).await }
+        async move { kubernetes::run(&server, "node-1", true, events).await }
     });
     // Events are made one by one, as a source decodes them, so that they are never all in memory.
     for event in objects::stream() {

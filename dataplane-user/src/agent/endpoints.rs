@@ -1,17 +1,18 @@
 //! The agent's two HTTP endpoints: metrics and status on one address, health checks on the other.
 //!
-//! `agent` reserves both addresses before it changes the kernel and spawns one task for each. The
-//! metrics endpoint answers at once. The health endpoint listens once the maps are in sync, or
-//! after [`STARTING`]. The answers are computed in `observe`; nothing is decided here.
+//! `agent` reserves both addresses before it changes the kernel and spawns one task for each. Both
+//! answer at once: until the maps are in sync, `/healthz` tells load balancers whether a predecessor
+//! has left Services in them. The answers are computed in `observe`; only readiness is decided here.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::api::Contacts;
 use crate::config::Config;
 use crate::network::node::status::NodeStatus;
 use crate::observe::http::health::{self, Now};
@@ -19,7 +20,7 @@ use crate::observe::http::{self, BindError, Handler, HttpResponse, listen, reser
 use crate::observe::metrics::{self, Metrics};
 use crate::proxy::controller::Snapshot;
 
-/// The health endpoint starts to answer after this time even if the source is not in sync.
+/// Time after which the log says what a start is waiting for.
 const STARTING: Duration = Duration::from_secs(10);
 
 /// A reserved address; connections to it are refused until [`listen`].
@@ -33,37 +34,27 @@ pub(super) async fn take(flag: &'static str, address: SocketAddr, config: &Confi
     }
 }
 
-/// Serves health checks once the maps are in sync, or after [`STARTING`].
-///
-/// Until then the kernel refuses connections to the health address, so that load balancers send no
-/// traffic to a node that does not know its Services yet.
+/// Serves health checks, and logs when the maps are in sync for the first time.
 ///
 /// # Errors
 /// Another process listens at the address.
 pub(super) async fn serve_health(
     address: Reserved,
     metrics: Arc<Metrics>,
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
 ) -> Result<(), BindError> {
-    let answers = snapshots.clone();
-    let synced = async { snapshots.wait_for(|s| s.synced).await.map(|s| Arc::clone(&s)).ok() };
-    let late = match tokio::time::timeout(STARTING, synced).await {
-        Ok(Some(snapshot)) => {
-            report_ready(&snapshot);
-            false
-        }
-        Ok(None) => return Ok(()),
-        Err(_) => true,
-    };
     let listener = listen("healthz-bind-address", address)?;
-    let server = http::serve(listener, health_handler(metrics, answers));
-    let report = async move {
-        if late {
-            report_late(snapshots).await;
-        }
-    };
-    tokio::join!(server, report);
+    tokio::join!(http::serve(listener, health_handler(metrics, snapshots.clone())), report_start(snapshots));
     Ok(())
+}
+
+async fn report_start(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    let synced = async { snapshots.wait_for(|s| s.synced).await.map(|s| Arc::clone(&s)).ok() };
+    match tokio::time::timeout(STARTING, synced).await {
+        Ok(Some(snapshot)) => report_ready(&snapshot),
+        Ok(None) => {}
+        Err(_) => report_late(snapshots).await,
+    }
 }
 
 async fn report_late(mut snapshots: watch::Receiver<Arc<Snapshot>>) {
@@ -82,21 +73,40 @@ fn report_ready(s: &Snapshot) {
     info!(services, slices, operations = s.operations.total(), ?took, "agent in sync: all Services are in the maps");
 }
 
+/// What `/readyz` answers from.
+#[derive(Debug)]
+pub(super) struct Readiness {
+    pub(super) node: Arc<NodeStatus>,
+    pub(super) contacts: Arc<Contacts>,
+}
+
+impl Readiness {
+    /// Returns the reason why the node is not ready.
+    fn problem(&self, now: Instant) -> Option<String> {
+        if !self.node.is_in_order() {
+            return Some("node setup incomplete: see the agent's log\n".into());
+        }
+        let stalled = self.contacts.stalled(now);
+        let stall = stalled.first()?;
+        let kinds: Vec<_> = stalled.iter().map(|stall| stall.kind).collect();
+        Some(format!("API server stalled: nothing heard of {} for {} s\n", kinds.join(", "), stall.lasting.as_secs()))
+    }
+}
+
 /// Returns the handler of the metrics endpoint.
 pub(super) fn metrics_handler(
     config: &Config,
     metrics: Arc<Metrics>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    status: Arc<NodeStatus>,
+    readiness: Readiness,
 ) -> Handler {
     let configz = serde_json::json!({ "ropeway.config": config }).to_string();
     Arc::new(move |path| match path {
         "/metrics" => HttpResponse { kind: metrics::CONTENT_TYPE, ..HttpResponse::text(metrics.render()) },
         "/healthz" | "/livez" => health_answer(path, &metrics, &snapshots),
-        "/readyz" if status.is_in_order() => HttpResponse::text("ok\n".into()),
-        "/readyz" => HttpResponse {
-            status: hyper::StatusCode::SERVICE_UNAVAILABLE,
-            ..HttpResponse::text("node setup incomplete: see the agent's log\n".into())
+        "/readyz" => match readiness.problem(Instant::now()) {
+            None => HttpResponse::text("ok\n".into()),
+            Some(text) => HttpResponse { status: hyper::StatusCode::SERVICE_UNAVAILABLE, ..HttpResponse::text(text) },
         },
         "/proxyMode" => HttpResponse::text("ropeway".into()),
         "/configz" => HttpResponse::json(hyper::StatusCode::OK, configz.clone()),

@@ -2,16 +2,18 @@
 //!
 //! The agent calls [`prepare`] before it changes the kernel, so that an unusable source ends it
 //! early, and [`Prepared::run`] once the programs are loaded. With several API servers one is
-//! watched at a time; the next one is tried when it stops answering.
+//! watched at a time; the next one is tried when it refuses connections or stalls.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
 
+use crate::api::{ApiServer, Contacts};
 use crate::config::{Config, ObjectSource};
 use crate::ipam::task::PoolTask;
 use crate::proxy::source::EventSender;
@@ -130,19 +132,22 @@ impl Prepared {
         services: bool,
         events: EventSender,
         pools: Option<PoolTask>,
+        contacts: Arc<Contacts>,
     ) -> Result<(), SourceError> {
         match self {
             Self::Manifests(directory) => Ok(manifests::run(directory, &node_name, events).await?),
-            Self::Kubernetes(servers) => {
+            Self::Kubernetes(configs) => {
+                let of = |config| ApiServer::new(config, Arc::clone(&contacts));
+                let servers: Vec<_> = configs.into_iter().map(of).collect();
                 Box::pin(from_servers(&servers, (&node_name, services), &events, pools.as_ref())).await
             }
         }
     }
 }
 
-/// Watches the first reachable API server, and the next one when it stops answering.
+/// Watches the first reachable API server, and the next one when it is gone or stalls.
 async fn from_servers(
-    servers: &[kube::Config],
+    servers: &[ApiServer],
     (node, services): (&str, bool),
     events: &EventSender,
     pools: Option<&PoolTask>,
@@ -150,8 +155,10 @@ async fn from_servers(
     let mut turn = 0;
     loop {
         let server = &servers[turn % servers.len()];
-        if servers.len() > 1 {
-            if !answers(server).await {
+        let url = &server.config.cluster_url;
+        let several = servers.len() > 1;
+        if several {
+            if !answers(&server.config).await {
                 turn += 1;
                 if turn.is_multiple_of(servers.len()) {
                     warn!("no API server reachable: retrying (see --apiserver)");
@@ -159,21 +166,24 @@ async fn from_servers(
                 }
                 continue;
             }
-            info!(url = %server.cluster_url, "API server selected");
+            info!(%url, "API server selected");
         }
         tokio::select! {
-            ended = kubernetes::run(server.clone(), node, services, events.clone()) => return Ok(ended?),
+            ended = kubernetes::run(server, node, services, events.clone()) => return Ok(ended?),
             ended = look_after(pools, server) => return ended,
-            () = is_gone(server), if servers.len() > 1 => warn!(url = %server.cluster_url, "API server stopped answering: trying the next one"),
+            () = is_gone(&server.config), if several => warn!(%url, "API server stopped answering: trying the next one"),
+            kind = server.contacts.stall_since(Instant::now()), if several => {
+                warn!(%url, kind, "API server stalled: trying the next one");
+            }
         }
         turn += 1;
     }
 }
 
 /// Runs the pool task; waits for ever in other modes.
-async fn look_after(pools: Option<&PoolTask>, server: &kube::Config) -> Result<(), SourceError> {
+async fn look_after(pools: Option<&PoolTask>, server: &ApiServer) -> Result<(), SourceError> {
     let Some(pools) = pools else { return std::future::pending().await };
-    Ok(Box::pin(pools.run(server.clone())).await.map_err(KubernetesError::Client)?)
+    Ok(Box::pin(pools.run(server)).await.map_err(KubernetesError::Client)?)
 }
 
 /// Waits until three checks in a row have failed.

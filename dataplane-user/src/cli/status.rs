@@ -1,8 +1,9 @@
 //! `ropeway status`: loaded programs, links and filters, and how full the maps are.
 //!
 //! Reads the pins of this version and asks the kernel about each of them, as `bpftool` does. A pin
-//! that cannot be read is left out. The state of the agent is known from its lock file. Sysctls
-//! with wrong values are listed, because an agent in a container may not be able to set them.
+//! that cannot be read is left out. The agent's lock file says if it runs, and a file of its own
+//! what it could not read or serve. Sysctls with wrong values are listed, because an agent in a
+//! container may not be able to set them.
 
 use std::fs;
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use dataplane_common::types::abi;
 use dataplane_common::types::address::Address;
 use dataplane_common::types::pod::NodeConfig;
 use dataplane_common::types::service::Backend;
+use dataplane_host::contract;
 use dataplane_host::map::{self, PinnedMap, SharedArray};
 use dataplane_host::netlink::{IfIndex, Socket};
 use dataplane_host::pins::{PinError, Pins};
@@ -22,6 +24,7 @@ use serde::Serialize;
 use super::{SCHEMA, View, pod, table};
 use crate::load::lock::AgentLock;
 use crate::network::node::sysctl;
+use crate::observe::status_file::AgentStatus;
 use crate::row;
 
 /// The view of `ropeway status`.
@@ -38,6 +41,8 @@ pub struct Status {
     pub pins: String,
     /// True if an agent holds its lock; `None` if the lock file cannot be read.
     pub agent_running: Option<bool>,
+    /// What the agent has written about itself; `None` if there is no readable file.
+    pub agent: Option<AgentStatus>,
     /// The map `config`, from which the programs read the node's configuration.
     pub node: Option<NodeView>,
     /// Sysctls with a wrong value, which the agent sets if it may.
@@ -162,6 +167,7 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
         abi: own,
         pins: pins.directory().display().to_string(),
         agent_running: AgentLock::is_held(state_dir),
+        agent: contract::read(state_dir).ok().flatten(),
         node: node(pins, device),
         programs: each(pins, "programs", |name, fd| {
             let info = sys::program_info(fd.as_fd()).ok()?;
@@ -244,6 +250,20 @@ fn node(pins: &Pins, device: impl Fn(u32) -> Option<String>) -> Option<NodeView>
     })
 }
 
+/// Returns the rows about what the agent has told; none if all is well.
+fn agent_rows(agent: &AgentStatus) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    if !agent.synced {
+        rows.push(row!["Not in sync", format!("waiting for {}", agent.waiting_for.join(", "))]);
+    }
+    rows.extend(agent.stalled.iter().map(|stall| row!["API server", stall]));
+    rows.extend(agent.notes.iter().map(|note| row!["Note", note]));
+    rows.extend(agent.rejections.iter().map(|rejection| row!["Rejected", rejection]));
+    let more = agent.rejected.saturating_sub(agent.rejections.len());
+    rows.extend((more > 0).then(|| row!["Rejected", format!("{more} more: see the agent's log")]));
+    rows
+}
+
 impl View for Status {
     fn text(&self) -> String {
         let agent = match self.agent_running {
@@ -252,6 +272,7 @@ impl View for Status {
             None => "unknown",
         };
         let mut head = vec![row!["ABI", self.abi], row!["Pins", self.pins], row!["Agent", agent]];
+        head.extend(self.agent.iter().flat_map(agent_rows));
         if !self.other_abis.is_empty() {
             head.push(row!["Other ABIs", self.other_abis.join(", ")]);
         }

@@ -10,6 +10,7 @@ use dataplane_common::types::service::{
 
 use super::service::{Lookup, Services, view};
 use super::*;
+use crate::observe::status_file::AgentStatus;
 
 fn text(view: &impl View) -> String {
     view.text()
@@ -189,6 +190,7 @@ fn status_is_shown_as_text_and_json() {
         other_abis: vec![],
         pins: "/sys/fs/bpf/ropeway/0123456789abcdef".into(),
         agent_running: Some(true),
+        agent: None,
         node: Some(status::NodeView {
             addresses: vec!["192.168.50.11".parse().unwrap(), "fd00:50::11".parse().unwrap()],
             uplink: Some("eth0".into()),
@@ -251,6 +253,22 @@ slots   4   -        1024  -
         reason: "with 0 every local user may load BPF programs".into(),
     }];
     let all = text(&status);
+    status.agent = Some(AgentStatus {
+        synced: true,
+        stalled: vec!["Service: nothing heard since 2026-12-01T00:00:00Z".into()],
+        rejected: 22,
+        rejections: vec!["Service shop/web, spec.ports: 10.0.0.1 port 80 is taken by Service shop/old".into()],
+        ..AgentStatus::default()
+    });
+    let told = text(&status);
+    for line in [
+        "API server      Service: nothing heard since 2026-12-01T00:00:00Z\n",
+        "Rejected        Service shop/web, spec.ports: 10.0.0.1 port 80 is taken by Service shop/old\n",
+        "Rejected        21 more: see the agent's log\n",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+    assert!(!told.contains("Not in sync"), "{told}");
     let line = "Sysctl          kernel.unprivileged_bpf_disabled=1 (with 0 every local user may load BPF programs)\n";
     assert!(all.contains(line), "{all}");
 }

@@ -19,6 +19,7 @@ use crate::load::lock::AgentLock;
 use crate::load::{LoadError, attach};
 use crate::network::node::host_device;
 use crate::network::{routes, tunnel};
+use crate::observe::status_file::AgentStatus;
 
 /// The view of `ropeway uninstall`: numbers of removed objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -91,7 +92,7 @@ pub fn uninstall(pins: &Pins, state_dir: &Path) -> Result<Removed, UninstallErro
         Err(e) => failures.push(e.to_string()),
     }
     removed.pins = remove_tree(pins.root(), &mut failures);
-    for name in [NodeFile::NAME, contract::AGENT_LOCK] {
+    for name in [NodeFile::NAME, AgentStatus::NAME, contract::AGENT_LOCK] {
         let path = state_dir.join(name);
         note(&path, fs::remove_file(&path), &mut failures);
     }

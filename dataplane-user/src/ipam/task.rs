@@ -14,19 +14,18 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use inotify::{EventStream, Inotify, WatchMask};
-use kube::Client;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::plan::{Block, GracePeriods, PlannerInput, PlannerMemory, PoolDecision, decide};
 use super::watch::{Objects, PoolView, objects};
-use super::write::{self, WriteError};
+use super::write::{self, BlockWriter, WriteError};
+use crate::api::{ApiServer, WatchErrors};
 use crate::network::blocks::Blocks;
 use crate::network::node::status::NodeStatus;
 use crate::proxy::controller::Nodes;
-use crate::proxy::source::watch_errors::WatchErrors;
 
 /// Delay after a change, so that a burst of pods is handled in one round.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -61,19 +60,18 @@ impl PoolTask {
     ///
     /// # Errors
     /// The client can't be created from this configuration.
-    pub async fn run(&self, server: kube::Config) -> kube::Result<()> {
-        let watch_errors = WatchErrors::new(&server);
-        let client = Client::try_from(server)?;
+    pub async fn run(&self, server: &ApiServer) -> kube::Result<()> {
+        let watch_errors = WatchErrors::new(&server.config);
+        let writer = BlockWriter { client: server.client()?, limit: server.limits.request };
         let (objects, writers) = objects();
         let changed = Notify::new();
         tokio::select! {
-            () = writers.run(&client, &watch_errors, &self.node, &changed) => error!("pool watches ended: pool mode has stopped, restart the agent"),
-            () = self.work(&client, &objects, &changed) => {}
+            ended = writers.run(server, &watch_errors, &self.node, &changed) => ended,
+            () = self.work(&writer, &objects, &changed) => Ok(()),
         }
-        Ok(())
     }
 
-    async fn work(&self, client: &Client, objects: &Objects, changed: &Notify) {
+    async fn work(&self, writer: &BlockWriter, objects: &Objects, changed: &Notify) {
         objects.ready().await;
         let (start, mut memory, mut retry) = (Instant::now(), PlannerMemory::default(), FIRST_RETRY);
         let mut nodes = self.nodes.clone();
@@ -83,7 +81,7 @@ impl PoolTask {
             if records.is_none() {
                 records = self.listen().await;
             }
-            let pause = match self.round(client, objects, start, &mut memory).await {
+            let pause = match self.round(writer, objects, start, &mut memory).await {
                 Ok(next) => {
                     retry = FIRST_RETRY;
                     self.status.pools_failed(None);
@@ -130,7 +128,7 @@ impl PoolTask {
     /// Runs one round and returns the time of the next one that is due without a change.
     async fn round(
         &self,
-        client: &Client,
+        writer: &BlockWriter,
         objects: &Objects,
         start: Instant,
         memory: &mut PlannerMemory,
@@ -160,7 +158,7 @@ impl PoolTask {
             }
             self.publish(&view, &decision);
             for action in &decision.actions {
-                write::act(client, &self.node, action).await?;
+                writer.act(&self.node, action).await?;
             }
             return Ok(decision.next);
         }

@@ -5,30 +5,22 @@
 //! here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
-use std::pin::pin;
 use std::sync::Arc;
 
 use dataplane_host::contract::pools::{NamespacesFile, PoolRequest, VERSION};
-use futures_util::StreamExt;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, Store, store::Writer};
-use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use super::crd::{IpBlock, IpPool};
 use super::plan::{Block, Lent, ObjectVersion, Sharing};
 use super::pool::{Pool, covers, overlap};
-use crate::proxy::source::watch_errors::WatchErrors;
-
-/// Objects per page of a list request.
-const PAGE: u32 = 500;
+use crate::api::{ApiServer, Collection, ListWatch, WatchErrors};
 
 type Meta<K> = PartialObjectMeta<K>;
 
@@ -70,34 +62,52 @@ pub(super) fn objects() -> (Objects, Writers) {
 
 impl Writers {
     /// Watches for ever and notifies `changed` of every change.
-    pub(super) async fn run(self, client: &Client, watch_errors: &WatchErrors, node: &str, changed: &Notify) {
-        let config = || watcher::Config::default().page_size(PAGE);
-        tokio::join!(
-            watch(client, watch_errors, config(), self.pools, changed),
-            watch(client, watch_errors, config(), self.blocks, changed),
-            watch(client, watch_errors, config(), self.namespaces, changed),
-            watch(client, watch_errors, config().fields(&format!("metadata.name={node}")), self.node, changed),
-            watch(client, watch_errors, config().fields(&format!("spec.nodeName={node}")), self.pods, changed),
-        );
+    ///
+    /// # Errors
+    /// The client can't be created.
+    pub(super) async fn run(
+        self,
+        server: &ApiServer,
+        watch_errors: &WatchErrors,
+        node: &str,
+        changed: &Notify,
+    ) -> kube::Result<()> {
+        let this_node = Collection::all::<Meta<Node>>().fields(&format!("metadata.name={node}"));
+        let its_pods = Collection::all::<Meta<Pod>>().fields(&format!("spec.nodeName={node}"));
+        // An old list of blocks could show one that this node has given back before it was
+        // restarted, and that another node uses by now (I17).
+        let blocks = Collection::all::<IpBlock>().latest();
+        tokio::try_join!(
+            watch(server, "IPPool", Collection::all::<IpPool>(), watch_errors, self.pools, changed),
+            watch(server, "IPBlock", blocks, watch_errors, self.blocks, changed),
+            watch(server, "Namespace", Collection::all::<Meta<Namespace>>(), watch_errors, self.namespaces, changed),
+            watch(server, "Node (own)", this_node, watch_errors, self.node, changed),
+            watch(server, "Pod", its_pods, watch_errors, self.pods, changed),
+        )?;
+        Ok(())
     }
 }
 
 async fn watch<K>(
-    client: &Client,
+    server: &ApiServer,
+    kind: &'static str,
+    objects: Collection,
     watch_errors: &WatchErrors,
-    config: watcher::Config,
-    writer: Writer<K>,
+    mut writer: Writer<K>,
     changed: &Notify,
-) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+) -> kube::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
 {
-    let watched = watcher(Api::<K>::all(client.clone()), config).default_backoff();
-    // managedFields are large and not needed.
-    let slim = watched.modify(|object| object.managed_fields_mut().clear());
-    let mut stream = pin!(slim.reflect(writer));
-    while let Some(next) = stream.next().await {
-        if let Err(error) = next {
-            watch_errors.report(&K::kind(&()), &error);
+    let mut watch = ListWatch::<K>::new(server, kind, objects)?;
+    loop {
+        match watch.next().await {
+            Ok(event) => {
+                // managedFields are large and not needed.
+                let event = event.modify(|object| object.managed_fields_mut().clear());
+                writer.apply_watcher_event(&event);
+            }
+            Err(error) => drop(watch_errors.report(&K::kind(&()), &error)),
         }
         changed.notify_one();
     }

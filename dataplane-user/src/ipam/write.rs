@@ -6,8 +6,10 @@
 //! the object has changed since.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use dataplane_host::contract::pools::{NamespacesFile, PoolsFile, VERSION};
 use dataplane_host::contract::{self, FileError};
@@ -21,6 +23,7 @@ use tracing::info;
 use super::crd::{IpBlock, IpBlockSpec, LentPart};
 use super::plan::{BlockAction, Lent, ObjectVersion, PoolDecision, Sharing};
 use super::pool::block_name;
+use crate::api::{Late, within};
 
 /// Status codes of the API server for a change that comes too late: 404 Not Found, 409 Conflict.
 const TOO_LATE: [u16; 2] = [404, 409];
@@ -37,6 +40,9 @@ pub(super) enum WriteError {
     /// The API server rejected the request or can't be reached.
     #[error("cannot {attempt}: {source}")]
     Api { attempt: String, source: Box<kube::Error> },
+    /// The API server has accepted the request and does not answer.
+    #[error("cannot {attempt}: {late}")]
+    Late { attempt: String, late: Late },
 }
 
 /// Returns the addresses that this node's pods hold.
@@ -73,79 +79,112 @@ pub(super) fn pools(state_dir: &Path, node: &str, decision: &PoolDecision) -> Re
     Ok(true)
 }
 
-/// Executes one action. Losing against another writer is no error: the watch will show the result.
-pub(super) async fn act(client: &Client, node: &str, action: &BlockAction) -> Result<(), WriteError> {
-    let blocks = Api::<IpBlock>::all(client.clone());
-    match action {
-        BlockAction::Claim { pool, cidr } => {
-            let (cidr_text, node) = (cidr.to_string(), node.into());
-            let spec = IpBlockSpec { cidr: cidr_text, pool: pool.clone(), node, ..IpBlockSpec::default() };
-            let object = IpBlock::new(&block_name(*cidr), spec);
-            if done(format!("claim block {cidr}"), blocks.create(&PostParams::default(), &object).await)? {
-                info!(%cidr, pool, "block claimed");
+/// Changes block objects. Every request has a limit.
+pub(super) struct BlockWriter {
+    pub(super) client: Client,
+    pub(super) limit: Duration,
+}
+
+impl BlockWriter {
+    fn blocks(&self) -> Api<IpBlock> {
+        Api::all(self.client.clone())
+    }
+
+    /// Executes one action. Losing against another writer is no error: the watch will show the
+    /// result.
+    pub(super) async fn act(&self, node: &str, action: &BlockAction) -> Result<(), WriteError> {
+        match action {
+            BlockAction::Claim { pool, cidr } => {
+                let (cidr_text, node) = (cidr.to_string(), node.into());
+                let spec = IpBlockSpec { cidr: cidr_text, pool: pool.clone(), node, ..IpBlockSpec::default() };
+                let object = IpBlock::new(&block_name(*cidr), spec);
+                let request = async { self.blocks().create(&PostParams::default(), &object).await };
+                if self.change(format!("claim block {cidr}"), request).await? {
+                    info!(%cidr, pool, "block claimed");
+                }
+            }
+            BlockAction::Release { name, cidr, state } => {
+                if self.remove(name, state).await? {
+                    info!(%cidr, "block given back");
+                }
+            }
+            BlockAction::Collect { name, nodes, state } => {
+                // Asked once more, because the watch of Nodes may be behind.
+                if self.are_gone(nodes).await? && self.remove(name, state).await? {
+                    info!(block = name, ?nodes, "block of a deleted node collected");
+                }
+            }
+            BlockAction::Share { name, sharing, state, gone, .. } => {
+                if self.are_gone(gone).await? && self.share(name, sharing, state).await? {
+                    info!(block = name, ?sharing, "lent parts of a block changed");
+                }
             }
         }
-        BlockAction::Release { name, cidr, state } => {
-            if remove(&blocks, name, state).await? {
-                info!(%cidr, "block given back");
+        Ok(())
+    }
+
+    /// Asks the API server and returns true if none of these nodes exists.
+    async fn are_gone(&self, nodes: &[String]) -> Result<bool, WriteError> {
+        let objects = Api::<Node>::all(self.client.clone());
+        for node in nodes {
+            if self.send(format!("get Node {node}"), objects.get_metadata_opt(node)).await?.is_some() {
+                return Ok(false);
             }
         }
-        BlockAction::Collect { name, nodes, state } => {
-            // Asked once more, because the watch of Nodes may be behind.
-            if are_gone(client, nodes).await? && remove(&blocks, name, state).await? {
-                info!(block = name, ?nodes, "block of a deleted node collected");
-            }
-        }
-        BlockAction::Share { name, sharing, state, gone, .. } => {
-            if are_gone(client, gone).await? && share(&blocks, name, sharing, state).await? {
-                info!(block = name, ?sharing, "lent parts of a block changed");
-            }
+        Ok(true)
+    }
+
+    async fn share(&self, name: &str, sharing: &Sharing, state: &ObjectVersion) -> Result<bool, WriteError> {
+        let part = |part: &Lent| LentPart { cidr: part.cidr.to_string(), node: part.node.clone() };
+        let lent: Vec<_> = sharing.lent.iter().map(part).collect();
+        let patch = json!({
+            "metadata": { "uid": state.uid, "resourceVersion": state.version },
+            // In a merge patch, null removes a field.
+            "spec": { "lent": (!lent.is_empty()).then_some(lent), "asked": sharing.asked },
+        });
+        let request = async { self.blocks().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await };
+        self.change(format!("change IPBlock {name}"), request).await
+    }
+
+    async fn remove(&self, name: &str, state: &ObjectVersion) -> Result<bool, WriteError> {
+        let (uid, resource_version) = (Some(state.uid.clone()), Some(state.version.clone()));
+        let preconditions = Some(Preconditions { resource_version, uid });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        let request = async { self.blocks().delete(name, &params).await };
+        self.change(format!("remove IPBlock {name}"), request).await
+    }
+
+    /// Returns true if the request succeeded, and false if another writer was first.
+    async fn change<T>(
+        &self,
+        attempt: String,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<bool, WriteError> {
+        match self.send(attempt, request).await {
+            Ok(_) => Ok(true),
+            Err(WriteError::Api { source, .. }) if is_too_late(&source) => Ok(false),
+            Err(e) => Err(e),
         }
     }
-    Ok(())
-}
 
-/// Asks the API server and returns true if none of these nodes exists.
-async fn are_gone(client: &Client, nodes: &[String]) -> Result<bool, WriteError> {
-    let objects = Api::<Node>::all(client.clone());
-    for node in nodes {
-        let present = objects.get_metadata_opt(node).await;
-        let attempt = || format!("get Node {node}");
-        if present.map_err(|e| WriteError::Api { attempt: attempt(), source: Box::new(e) })?.is_some() {
-            return Ok(false);
-        }
+    async fn send<T>(&self, attempt: String, request: impl Future<Output = kube::Result<T>>) -> Result<T, WriteError> {
+        let limited = within(self.limit, async { request.await.map_err(RequestError::from) }).await;
+        limited.map_err(|error| match error {
+            RequestError::Api(source) => WriteError::Api { attempt, source: Box::new(source) },
+            RequestError::Late(late) => WriteError::Late { attempt, late },
+        })
     }
-    Ok(true)
 }
 
-async fn share(
-    blocks: &Api<IpBlock>,
-    name: &str,
-    sharing: &Sharing,
-    state: &ObjectVersion,
-) -> Result<bool, WriteError> {
-    let part = |part: &Lent| LentPart { cidr: part.cidr.to_string(), node: part.node.clone() };
-    let lent: Vec<_> = sharing.lent.iter().map(part).collect();
-    let patch = json!({
-        "metadata": { "uid": state.uid, "resourceVersion": state.version },
-        // In a merge patch, null removes a field.
-        "spec": { "lent": (!lent.is_empty()).then_some(lent), "asked": sharing.asked },
-    });
-    done(format!("change IPBlock {name}"), blocks.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await)
+/// The reason why a request failed.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error(transparent)]
+    Late(#[from] Late),
 }
 
-async fn remove(blocks: &Api<IpBlock>, name: &str, state: &ObjectVersion) -> Result<bool, WriteError> {
-    let (uid, resource_version) = (Some(state.uid.clone()), Some(state.version.clone()));
-    let preconditions = Some(Preconditions { resource_version, uid });
-    let params = DeleteParams { preconditions, ..DeleteParams::default() };
-    done(format!("remove IPBlock {name}"), blocks.delete(name, &params).await)
-}
-
-/// Returns true if the request succeeded, and false if another writer was first.
-fn done<T>(attempt: String, result: Result<T, kube::Error>) -> Result<bool, WriteError> {
-    match result {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if TOO_LATE.contains(&status.code) => Ok(false),
-        Err(e) => Err(WriteError::Api { attempt, source: Box::new(e) }),
-    }
+fn is_too_late(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if TOO_LATE.contains(&status.code))
 }

@@ -21,6 +21,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::api::Contacts;
 use crate::network::node::status::NodeStatus;
 use crate::observe::flows::FlowCounts;
 use crate::observe::flows::evict_policy::Kind;
@@ -31,6 +32,19 @@ use crate::proxy::controller::{Histogram, Scale, Snapshot};
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Labels = Vec<(&'static str, String)>;
+
+/// The state that the metrics show.
+#[derive(Debug)]
+pub struct Sources {
+    /// The controller's snapshots.
+    pub controller: watch::Receiver<Arc<Snapshot>>,
+    /// Status of the node task.
+    pub node: Arc<NodeStatus>,
+    /// Counts of flows.
+    pub flows: Arc<FlowStatus>,
+    /// Last contacts with the API server.
+    pub contacts: Arc<Contacts>,
+}
 
 /// All metrics of the agent.
 #[derive(Debug)]
@@ -43,12 +57,8 @@ pub struct Metrics {
 impl Metrics {
     /// Registers the metrics with the sources that are read at each scrape.
     #[must_use]
-    pub fn new(
-        pins: &Pins,
-        controller: watch::Receiver<Arc<Snapshot>>,
-        node: Arc<NodeStatus>,
-        flows: Arc<FlowStatus>,
-    ) -> Self {
+    pub fn new(pins: &Pins, sources: Sources) -> Self {
+        let Sources { controller, node, flows, contacts } = sources;
         let mut registry = Registry::default();
         let (healthz, livez) = (Family::default(), Family::default());
         registry.register("kubeproxy_proxy_healthz", "Responses of /healthz by status code", healthz.clone());
@@ -57,6 +67,7 @@ impl Metrics {
         registry.register("ropeway_build", "Version of the running agent", version);
         registry.register_collector(Box::new(ControllerCollector { snapshot: controller }));
         registry.register_collector(Box::new(NodeCollector { status: node, flows }));
+        registry.register_collector(Box::new(ContactCollector { contacts }));
         registry.register_collector(Box::new(kernel::KernelCollector { pins: pins.clone() }));
         Self { registry, healthz, livez }
     }
@@ -99,8 +110,11 @@ fn histogram<S: Scale>(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, h:
 
 /// Encodes seconds since 1970; 0 stands for never.
 fn timestamp(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: Option<SystemTime>) -> fmt::Result {
-    let seconds = time.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs_f64());
-    ConstGauge::new(seconds).encode(e.encode_descriptor(name, help, None, MetricType::Gauge)?)
+    ConstGauge::new(seconds(time)).encode(e.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn seconds(time: Option<SystemTime>) -> f64 {
+    time.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0.0, |d| d.as_secs_f64())
 }
 
 /// Metrics of the controller: objects, rounds and map operations.
@@ -179,6 +193,24 @@ fn used(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     Ok(())
 }
 
+/// Times of the last contacts with the API server.
+#[derive(Debug)]
+struct ContactCollector {
+    contacts: Arc<Contacts>,
+}
+
+impl Collector for ContactCollector {
+    fn encode(&self, mut e: DescriptorEncoder<'_>) -> fmt::Result {
+        let name = "ropeway_api_last_contact_timestamp_seconds";
+        let help = "Time at which the API server was last heard of, by kind of object; 0: never";
+        let mut family = e.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (kind, time) in self.contacts.times() {
+            ConstGauge::new(seconds(time)).encode(family.encode_family(&[("kind", kind)])?)?;
+        }
+        Ok(())
+    }
+}
+
 /// Metrics of the node task and of the flow tables.
 #[derive(Debug)]
 struct NodeCollector {
@@ -252,7 +284,9 @@ mod tests {
         snapshot.rounds = Arc::new(rounds);
         snapshot.operations.backends = 12;
         let (_sender, receiver) = watch::channel(Arc::new(snapshot));
-        let metrics = Metrics::new(&pins, receiver, Arc::default(), Arc::default());
+        let sources =
+            Sources { controller: receiver, node: Arc::default(), flows: Arc::default(), contacts: Arc::default() };
+        let metrics = Metrics::new(&pins, sources);
         metrics.count_response(false, 200);
         metrics.count_response(true, 503);
         let text = metrics.render();

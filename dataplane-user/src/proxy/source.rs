@@ -9,7 +9,6 @@ mod intern;
 pub mod kubernetes;
 pub mod manifests;
 pub mod object;
-pub(crate) mod watch_errors;
 pub mod wire;
 
 use std::fmt;

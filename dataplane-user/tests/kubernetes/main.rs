@@ -5,12 +5,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::large_futures, reason = "a test")]
 
 mod events;
+mod faults;
 mod objects;
 mod pools;
 mod server;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use dataplane_user::api::Contacts;
 use dataplane_user::proxy::source::{ObjectKind, SourceEvent, kubernetes};
 use serde_json::{Value, json};
 use server::Server;
@@ -36,11 +39,16 @@ fn service_cidr() -> Value {
 struct Source {
     server: Server,
     events: mpsc::Receiver<SourceEvent>,
+    contacts: Arc<Contacts>,
 }
 
 impl Source {
     async fn start(services: &[&str]) -> Self {
-        let server = Server::start().await;
+        Self::begin(Server::start().await, services)
+    }
+
+    /// Starts a source of a server with these Services and one object of each other kind.
+    fn begin(server: Server, services: &[&str]) -> Self {
         server.set("services", services.iter().map(|n| service(n)).collect());
         server.set("endpointslices", vec![slice("web-1")]);
         server.set("nodes", vec![json!({"metadata": {"name": "n1", "resourceVersion": "5"}})]);
@@ -51,9 +59,20 @@ impl Source {
 
     fn of(server: Server, services: bool) -> Self {
         let (tx, events) = mpsc::channel(100);
-        let config = kube::Config::new(server.url().parse().unwrap());
-        tokio::spawn(async move { kubernetes::run(config, "n1", services, tx).await });
-        Self { server, events }
+        let api = server.api();
+        let contacts = Arc::clone(&api.contacts);
+        tokio::spawn(async move { kubernetes::run(&api, "n1", services, tx).await });
+        Self { server, events, contacts }
+    }
+
+    fn is_stalled(&self, kind: &str) -> bool {
+        self.contacts.stalled(Instant::now()).iter().any(|stall| stall.kind == kind)
+    }
+
+    /// Drops the events of a time.
+    async fn pass(&mut self, time: Duration) {
+        let drops = async { while self.events.recv().await.is_some() {} };
+        drop(timeout(time, drops).await);
     }
 
     /// Returns the next event about a kind as text. Events about other kinds are dropped.

@@ -49,8 +49,8 @@ impl Agent {
             grace,
             status: Arc::clone(&status),
         };
-        let server = kube::Config::new(server.url().parse().unwrap());
-        let task = tokio::spawn(async move { task.run(server).await.unwrap() });
+        let server = server.api();
+        let task = tokio::spawn(async move { task.run(&server).await.unwrap() });
         Self { dir, nodes, blocks, status, task }
     }
 

@@ -1,17 +1,20 @@
-//! A minimal API server for the tests: lists and endless watches of collections, and single
-//! objects.
+//! A minimal API server for the tests: lists and watches of collections, and single objects.
 //!
-//! Knows no schema. Failures, missing collections and forbidden ones are set by the tests.
+//! Knows no schema. Answers lists as API servers with and without streaming lists do, and sends
+//! bookmarks. Failures, missing collections and forbidden ones are set by the tests, as are the
+//! faults of `faults.rs`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dataplane_user::api::{ApiServer, Contacts};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::faults::{Fault, LIMITS};
 use super::objects::{self, Request};
 
 struct State {
@@ -24,6 +27,19 @@ struct State {
     /// Watch events by version, for watches that start after a list.
     events: HashMap<String, Vec<(u64, Value)>>,
     version: u64,
+    /// Answers to `sendInitialEvents`.
+    streams: Streams,
+}
+
+/// What a server does with a list that is asked for as a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Streams {
+    /// Sends all objects and a bookmark.
+    Yes,
+    /// Knows the parameter and rejects it: Kubernetes 1.27 to 1.31 without the feature gate.
+    Rejected,
+    /// Sends all objects and no bookmark: before Kubernetes 1.27.
+    Unknown,
 }
 
 impl Default for State {
@@ -37,6 +53,7 @@ impl Default for State {
             queries: Vec::new(),
             events: HashMap::new(),
             version: 10,
+            streams: Streams::Yes,
         }
     }
 }
@@ -45,6 +62,8 @@ impl Default for State {
 #[derive(Clone)]
 pub(crate) struct Server {
     state: Arc<Mutex<State>>,
+    /// The collection and the fault of its requests.
+    fault: Arc<watch::Sender<Option<(String, Fault)>>>,
     port: u16,
 }
 
@@ -52,7 +71,7 @@ impl Server {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let server = Self { state: Arc::default(), port };
+        let server = Self { state: Arc::default(), fault: Arc::new(watch::Sender::new(None)), port };
         let shared = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -64,6 +83,12 @@ impl Server {
 
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns the server as an agent knows it, with short limits.
+    pub(crate) fn api(&self) -> ApiServer {
+        let config = kube::Config::new(self.url().parse().unwrap());
+        ApiServer { limits: LIMITS, ..ApiServer::new(config, Arc::new(Contacts::new(LIMITS.stalled))) }
     }
 
     /// Sets the objects that a list of this collection returns.
@@ -91,6 +116,48 @@ impl Server {
         let all = &mut self.state.lock().unwrap().forbidden;
         all.retain(|c| c != collection);
         all.extend(forbidden.then(|| collection.to_owned()));
+    }
+
+    /// Sets how lists are answered that are asked for as watches.
+    pub(crate) fn streams(&self, streams: Streams) {
+        self.state.lock().unwrap().streams = streams;
+    }
+
+    /// Begins a fault of all requests for a collection, or ends it.
+    pub(crate) fn fault(&self, fault: Option<(&str, Fault)>) {
+        self.fault.send_replace(fault.map(|(collection, fault)| (collection.to_owned(), fault)));
+    }
+
+    /// Returns the present fault of a collection's requests.
+    fn present(&self, collection: &str) -> Option<Fault> {
+        self.fault.borrow().as_ref().filter(|(of, _)| of == collection).map(|(_, fault)| *fault)
+    }
+
+    /// Waits while a collection has a fault for which `is` returns true.
+    async fn while_fault(&self, collection: &str, is: impl Fn(Fault) -> bool) {
+        let mut faults = self.fault.subscribe();
+        let over =
+            |fault: &Option<(String, Fault)>| !fault.as_ref().is_some_and(|(of, fault)| of == collection && is(*fault));
+        drop(faults.wait_for(over).await);
+    }
+
+    /// Changes a collection: sets its objects, and sends an event about one of them to all watches,
+    /// also to those that begin later at an older version.
+    pub(crate) fn publish(&self, collection: &str, objects: Vec<Value>, event: &Value) {
+        let mut state = self.state.lock().unwrap();
+        let state = &mut *state;
+        state.version += 1;
+        let mut event = event.clone();
+        event["object"]["metadata"]["resourceVersion"] = state.version.to_string().into();
+        state.objects.insert(collection.into(), objects);
+        state.events.entry(collection.into()).or_default().push((state.version, event.clone()));
+        let watches = state.watches.entry(collection.into()).or_default();
+        watches.retain(|watch| watch.try_send(event.clone()).is_ok());
+    }
+
+    /// Ends all watches of a collection.
+    pub(crate) fn end_watches(&self, collection: &str) {
+        self.state.lock().unwrap().watches.remove(collection);
     }
 
     pub(crate) fn queries(&self) -> Vec<String> {
@@ -143,15 +210,73 @@ async fn serve(mut stream: TcpStream, server: Server) {
             Some([collection, name]) => (*collection, *name),
             _ => panic!("{target}"),
         };
-        if target.contains("watch=true") {
-            return watch(stream, collection, target, &server).await;
+        server.state.lock().unwrap().queries.push(format!("{method} {target}"));
+        let has = |parameter: &str| target.contains(parameter);
+        let list = has("sendInitialEvents=true") || (method == "GET" && name.is_empty() && !has("watch=true"));
+        // A connection that was stalled while its client gave up is useless afterwards.
+        match server.present(collection) {
+            Some(Fault::NoHead) => return server.while_fault(collection, |f| f == Fault::NoHead).await,
+            Some(Fault::NoListHead) if list => return server.while_fault(collection, |f| f == Fault::NoListHead).await,
+            Some(Fault::NoWatchHead) if !list => {
+                return server.while_fault(collection, |f| f == Fault::NoWatchHead).await;
+            }
+            Some(Fault::Closed) => return,
+            Some(Fault::Page) => {
+                let page = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 14\r\n\r\n<html>\n</html>";
+                drop(stream.write_all(page.as_bytes()).await);
+                return;
+            }
+            _ => {}
         }
-        let (status, body) = answer(&Request { method, collection, name, body: &body }, target, &server);
+        let (status, body) = match rejected(collection, &server) {
+            Some(rejected) => rejected,
+            None if has("watch=true") => {
+                if has("sendInitialEvents=true") && server.state.lock().unwrap().streams == Streams::Rejected {
+                    failure(
+                        422,
+                        "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+                    )
+                } else {
+                    return watch(stream, collection, target, &server).await;
+                }
+            }
+            None => answer(&Request { method, collection, name, body: &body }, &server),
+        };
         let head =
             format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
-        if stream.write_all(format!("{head}{body}").as_bytes()).await.is_err() {
+        let text = format!("{head}{body}");
+        let cut = head.len() + body.len() / 2;
+        match server.present(collection).filter(|_| list) {
+            Some(fault @ (Fault::HalfList | Fault::SlowList)) => {
+                if stream.write_all(&text.as_bytes()[..cut]).await.is_err() {
+                    return;
+                }
+                return trickle(stream, &server, collection, fault).await;
+            }
+            Some(Fault::TruncatedList) => {
+                drop(stream.write_all(&text.as_bytes()[..cut]).await);
+                return;
+            }
+            _ => {}
+        }
+        if stream.write_all(text.as_bytes()).await.is_err() {
             return;
         }
+    }
+}
+
+/// Sends nothing more while the fault lasts, or a space now and then.
+async fn trickle(mut stream: TcpStream, server: &Server, collection: &str, fault: Fault) {
+    let over = server.while_fault(collection, |present| present == fault);
+    let drops = async {
+        while fault == Fault::SlowList && stream.write_all(b"1\r\n \r\n").await.is_ok() {
+            tokio::time::sleep(LIMITS.read / 3).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = over => {}
+        () = drops => {}
     }
 }
 
@@ -176,53 +301,115 @@ async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, V
     }
 }
 
-fn answer(request: &Request<'_>, target: &str, server: &Server) -> (&'static str, String) {
-    {
-        let mut state = server.state.lock().unwrap();
-        state.queries.push(format!("{} {target}", request.method));
-        if let Some(left) = state.failures.get_mut(request.collection).filter(|n| **n > 0) {
-            *left -= 1;
-            return ("500 Internal Server Error", "{}".into());
-        }
-        if state.forbidden.iter().any(|c| c == request.collection) {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403,
-                                "message": "events.events.k8s.io is forbidden"});
-            return ("403 Forbidden", status.to_string());
-        }
-        if state.unknown.iter().any(|c| c == request.collection) {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
-                                "message": "the server could not find the requested resource"});
-            return ("404 Not Found", status.to_string());
-        }
-        if request.method == "GET" && request.name.is_empty() {
-            let items = state.objects.get(request.collection).cloned().unwrap_or_default();
-            let version = state.version.to_string();
-            let list =
-                json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": version}, "items": items});
-            return ("200 OK", list.to_string());
-        }
+/// Returns the answer of a failing, forbidden or missing collection.
+fn rejected(collection: &str, server: &Server) -> Option<(String, String)> {
+    let mut state = server.state.lock().unwrap();
+    if let Some(left) = state.failures.get_mut(collection).filter(|n| **n > 0) {
+        *left -= 1;
+        return Some(("500 Internal Server Error".into(), "{}".into()));
+    }
+    if state.forbidden.iter().any(|c| c == collection) {
+        return Some(failure(403, "events.events.k8s.io is forbidden"));
+    }
+    if state.unknown.iter().any(|c| c == collection) {
+        return Some(failure(404, "the server could not find the requested resource"));
+    }
+    None
+}
+
+fn failure(code: u16, message: &str) -> (String, String) {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "", "code": code,
+                        "message": message});
+    (format!("{code} Status"), status.to_string())
+}
+
+fn answer(request: &Request<'_>, server: &Server) -> (String, String) {
+    if request.method == "GET" && request.name.is_empty() {
+        let state = server.state.lock().unwrap();
+        let items = state.objects.get(request.collection).cloned().unwrap_or_default();
+        let version = state.version.to_string();
+        let list =
+            json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": version}, "items": items});
+        return ("200 OK".into(), list.to_string());
     }
     let (status, body) = server.change(request);
-    (status, body.to_string())
+    (status.into(), body.to_string())
+}
+
+fn added(object: &Value) -> Value {
+    json!({"type": "ADDED", "object": object})
+}
+
+fn bookmark(version: u64, last: bool) -> Value {
+    let annotations = if last { json!({"k8s.io/initial-events-end": "true"}) } else { json!({}) };
+    let metadata = json!({"resourceVersion": version.to_string(), "annotations": annotations});
+    json!({"type": "BOOKMARK", "object": {"apiVersion": "v1", "kind": "Bookmark", "metadata": metadata}})
 }
 
 async fn watch(mut stream: TcpStream, collection: &str, target: &str, server: &Server) {
     let (tx, mut events) = mpsc::channel(1000);
     let version = target.split(['?', '&']).find_map(|pair| pair.strip_prefix("resourceVersion=")?.parse().ok());
+    let initial = target.contains("sendInitialEvents=true");
+    let mut first = Vec::new();
     {
         let mut state = server.state.lock().unwrap();
-        let missed = state.events.get(collection).into_iter().flatten().filter(|(v, _)| Some(*v) > version);
-        missed.for_each(|(_, event)| tx.try_send(event.clone()).unwrap());
+        if initial {
+            first.extend(state.objects.get(collection).into_iter().flatten().map(added));
+            first.extend((state.streams == Streams::Yes).then(|| bookmark(state.version, true)));
+        } else {
+            let missed = state.events.get(collection).into_iter().flatten().filter(|(v, _)| Some(*v) > version);
+            first.extend(missed.map(|(_, event)| event.clone()));
+        }
         state.watches.entry(collection.into()).or_default().push(tx);
     }
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     if stream.write_all(head.as_bytes()).await.is_err() {
         return;
     }
-    while let Some(event) = events.recv().await {
-        let line = format!("{event}\n");
-        if stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes()).await.is_err() {
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let half = first.len() / 2;
+    for (i, event) in first.into_iter().enumerate() {
+        let fault = server.present(collection).filter(|_| initial && i == half);
+        if let Some(fault @ (Fault::HalfList | Fault::SlowList)) = fault {
+            return trickle(stream, server, collection, fault).await;
+        }
+        if fault == Some(Fault::TruncatedList)
+            || stream.write_all(chunk(&format!("{event}\n")).as_bytes()).await.is_err()
+        {
             return;
+        }
+    }
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => {
+                let Some(event) = event else {
+                    drop(stream.write_all(b"0\r\n\r\n").await);
+                    return;
+                };
+                event
+            }
+            () = tokio::time::sleep(LIMITS.quiet / 2) => {
+                let version = server.state.lock().unwrap().version;
+                bookmark(version, false)
+            }
+        };
+        let line = format!("{event}\n");
+        match server.present(collection) {
+            // The event is lost, as in a connection that is half open.
+            Some(Fault::SilentWatch) => {
+                server.while_fault(collection, |fault| fault == Fault::SilentWatch).await;
+                return;
+            }
+            Some(Fault::HalfEvent) => {
+                drop(stream.write_all(chunk(&line[..line.len() / 2]).as_bytes()).await);
+                return server.while_fault(collection, |fault| fault == Fault::HalfEvent).await;
+            }
+            Some(Fault::Garbage) => {
+                drop(stream.write_all(chunk("{\"type\": 7}\n").as_bytes()).await);
+                return server.while_fault(collection, |fault| fault == Fault::Garbage).await;
+            }
+            _ if stream.write_all(chunk(&line).as_bytes()).await.is_err() => return,
+            _ => {}
         }
     }
 }

@@ -4,7 +4,9 @@
 //! unhealthy if a change has waited for too long, or if no change can be applied at all. A single
 //! Service that can't be served does not make it unhealthy, because a load balancer would take the
 //! whole node away. A node that is about to be removed fails `/healthz`, which load balancers ask,
-//! but not `/livez`, which decides on a restart. While starting, the proxy is healthy.
+//! but not `/livez`, which decides on a restart. So does a proxy that is starting, unless its
+//! predecessor has left Services in the maps: a load balancer would send traffic that no Service of
+//! this node gets.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -59,10 +61,16 @@ pub fn is_healthy(snapshot: &Snapshot, now: Now) -> bool {
     !stuck && !nothing_works
 }
 
-/// Returns the response of `/healthz`, or of `/livez`, which ignores the state of the node.
+/// Returns true if the maps have no Services yet.
+const fn is_empty(snapshot: &Snapshot) -> bool {
+    !snapshot.synced && snapshot.service_ports == 0
+}
+
+/// Returns the response of `/healthz`, or of `/livez`, which ignores the state of the node and of
+/// the maps.
 #[must_use]
 pub fn answer(snapshot: &Snapshot, now: Now, livez: bool) -> HttpResponse {
-    let healthy = is_healthy(snapshot, now);
+    let healthy = is_healthy(snapshot, now) && (livez || !is_empty(snapshot));
     let eligible = (!livez).then_some(!snapshot.leaving);
     let last = if healthy { Some(now.time) } else { snapshot.last_sync };
     let body = Body {
@@ -106,8 +114,8 @@ mod tests {
     #[test]
     fn pending_change_makes_proxy_unhealthy() {
         let now = Now { instant: Instant::now(), time: at(1000) };
-        let mut s = Snapshot::default();
-        assert_eq!(code(&s, now, false), 200, "healthy while starting");
+        let mut s = Snapshot { synced: true, ..Snapshot::default() };
+        assert_eq!(code(&s, now, false), 200);
         s.last_queued = Some(at(10));
         assert_eq!(code(&s, now, false), 200, "the first sync may take long");
         s.last_sync = Some(at(5));
@@ -124,16 +132,29 @@ mod tests {
     fn one_failing_service_is_healthy() {
         let instant = Instant::now() + 2 * MAX_PENDING;
         let now = Now { instant, time: at(1000) };
-        let mut s = Snapshot { services: 2, failing: 1, pending_since: Some(Instant::now()), ..Snapshot::default() };
+        let pending_since = Some(Instant::now());
+        let mut s = Snapshot { synced: true, services: 2, failing: 1, pending_since, ..Snapshot::default() };
         assert_eq!(code(&s, now, false), 200);
         s.failing = 2;
         assert_eq!(code(&s, now, false), 503);
     }
 
+    /// A load balancer would send traffic to a node that knows no Service.
+    #[test]
+    fn starting_node_is_healthy_only_with_the_services_of_its_predecessor() {
+        let now = Now { instant: Instant::now(), time: at(1000) };
+        let mut s = Snapshot::default();
+        assert_eq!((code(&s, now, false), code(&s, now, true)), (503, 200), "kubelet must not restart it");
+        s.service_ports = 5;
+        assert_eq!((code(&s, now, false), code(&s, now, true)), (200, 200));
+        s = Snapshot { synced: true, ..Snapshot::default() };
+        assert_eq!(code(&s, now, false), 200, "a cluster without Services");
+    }
+
     #[test]
     fn leaving_node_is_alive_but_not_eligible() {
         let now = Now { instant: Instant::now(), time: at(1000) };
-        let s = Snapshot { leaving: true, ..Snapshot::default() };
+        let s = Snapshot { synced: true, leaving: true, ..Snapshot::default() };
         assert_eq!((code(&s, now, false), code(&s, now, true)), (503, 200));
         assert!(answer(&s, now, false).text.contains(r#""nodeEligible":false"#));
         assert!(!answer(&s, now, true).text.contains("nodeEligible"));

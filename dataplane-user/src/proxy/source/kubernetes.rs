@@ -1,25 +1,17 @@
 //! The Kubernetes source: one watch for each kind. Each object is decoded and dropped at once.
 //!
-//! `kube-runtime` handles lost connections, expired resource versions (410) and backoff. After each
-//! of them it lists the kind again; [`SourceEvent::Relist`] and [`SourceEvent::InSync`] enclose the
+//! [`ListWatch`] handles lost connections, stalls, expired resource versions (410) and retries.
+//! Where it lists a kind again, [`SourceEvent::Relist`] and [`SourceEvent::InSync`] enclose the
 //! list, so that the receiver notices objects that were deleted in between. Errors become
 //! [`SourceEvent::WatchError`]; the watches never end by themselves.
 
-use std::fmt::Debug;
-use std::hash::Hash;
-use std::pin::pin;
-
-use futures_util::StreamExt;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Client, Config};
 use serde::de::DeserializeOwned;
 use tracing::debug;
 
 use super::decode::{Decoded, Decoder, HEADLESS, SERVICE_PROXY_NAME};
-use super::watch_errors::WatchErrors;
 use super::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
 use super::{EventSender, ObjectKind, SourceEvent};
+use crate::api::{ApiServer, Collection, Event, ListWatch, WatchError, WatchErrors};
 
 /// The reason why the source could not start.
 #[derive(Debug, thiserror::Error)]
@@ -29,60 +21,101 @@ pub enum KubernetesError {
     Client(#[from] kube::Error),
 }
 
-/// Objects per page of a list request, which limits the memory that a list needs.
-const PAGE: u32 = 500;
-
 /// Watches until the receiver is dropped. Without `services` the kinds Service and `EndpointSlice`
 /// are reported as empty.
 ///
 /// # Errors
 /// The client can't be created. An API server that can't be reached is not an error: it is retried
 /// for ever.
-pub async fn run(config: Config, node_name: &str, services: bool, tx: EventSender) -> Result<(), KubernetesError> {
-    let watch_errors = WatchErrors::new(&config);
-    let client = Client::try_from(config)?;
+pub async fn run(server: &ApiServer, node_name: &str, services: bool, tx: EventSender) -> Result<(), KubernetesError> {
+    let source = Source { server, tx: &tx, watch_errors: &WatchErrors::new(&server.config) };
     let not_other_proxies = format!("!{SERVICE_PROXY_NAME}");
-    let service_config = watcher::Config::default().page_size(PAGE).labels(&not_other_proxies);
-    let slice_config = watcher::Config::default().page_size(PAGE).labels(&format!("!{HEADLESS},{not_other_proxies}"));
-    let nodes = watcher::Config::default().page_size(PAGE);
-    let pods = watcher::Config::default().page_size(PAGE).fields(&format!("spec.nodeName={node_name}"));
+    let not_headless = format!("!{HEADLESS},{not_other_proxies}");
+    let this_node = format!("spec.nodeName={node_name}");
     // One decoder for each watch, because each future needs exclusive access.
     let decoder = || Decoder::new(node_name);
     let (mut d1, mut d2, mut d3, mut d4, mut d5) = (decoder(), decoder(), decoder(), decoder(), decoder());
-    let service_cidrs = watcher::Config::default().page_size(PAGE);
-    tokio::join!(
+    tokio::try_join!(
         async {
             if !services {
-                return none(ObjectKind::Service, &tx).await;
+                return source.none(ObjectKind::Service).await;
             }
+            let objects = Collection::all::<ServiceWire>().labels(&not_other_proxies);
             let decode = |w: &ServiceWire| split(d1.service(w), SourceEvent::Service);
-            watch(ObjectKind::Service, &client, service_config, &tx, &watch_errors, decode).await;
+            source.watch(ObjectKind::Service, objects, decode).await
         },
         async {
             if !services {
-                return none(ObjectKind::Slice, &tx).await;
+                return source.none(ObjectKind::Slice).await;
             }
+            let objects = Collection::all::<SliceWire>().labels(&not_headless);
             let decode = |w: &SliceWire| split(d2.slice(w), SourceEvent::Slice);
-            watch(ObjectKind::Slice, &client, slice_config, &tx, &watch_errors, decode).await;
+            source.watch(ObjectKind::Slice, objects, decode).await
         },
-        watch::<NodeWire, _>(ObjectKind::Node, &client, nodes, &tx, &watch_errors, |w| {
+        source.watch(ObjectKind::Node, Collection::all::<NodeWire>(), |w: &NodeWire| {
             split(d3.node(w), |key, object| SourceEvent::Node(key.name, object))
         }),
-        watch::<PodWire, _>(ObjectKind::Pod, &client, pods, &tx, &watch_errors, |w| {
+        source.watch(ObjectKind::Pod, Collection::all::<PodWire>().fields(&this_node), |w: &PodWire| {
             split(d4.pod(w), SourceEvent::Pod)
         }),
-        watch::<ServiceCidrWire, _>(ObjectKind::ServiceCidr, &client, service_cidrs, &tx, &watch_errors, |w| {
+        source.watch(ObjectKind::ServiceCidr, Collection::all::<ServiceCidrWire>(), |w: &ServiceCidrWire| {
             split(d5.service_cidr(w), |key, ranges| SourceEvent::ServiceCidr(key.name, ranges))
         }),
-    );
+    )?;
     Ok(())
 }
 
-/// Reports a kind without objects as in sync.
-async fn none(kind: ObjectKind, tx: &EventSender) {
-    for event in [SourceEvent::Relist(kind), SourceEvent::InSync(kind)] {
-        if tx.send(event).await.is_err() {
-            return;
+/// What the watches share.
+struct Source<'a> {
+    server: &'a ApiServer,
+    tx: &'a EventSender,
+    watch_errors: &'a WatchErrors,
+}
+
+impl Source<'_> {
+    /// Reports a kind without objects as in sync.
+    async fn none(&self, kind: ObjectKind) -> Result<(), KubernetesError> {
+        self.send(vec![SourceEvent::Relist(kind), SourceEvent::InSync(kind)]).await;
+        Ok(())
+    }
+
+    /// Returns false if the receiver is gone.
+    async fn send(&self, events: Vec<SourceEvent>) -> bool {
+        for event in events {
+            if self.tx.send(event).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Watches a kind until the receiver is gone.
+    async fn watch<W, F>(&self, kind: ObjectKind, objects: Collection, mut decode: F) -> Result<(), KubernetesError>
+    where
+        W: kube::Resource<DynamicType = ()> + DeserializeOwned,
+        F: FnMut(&W) -> Vec<SourceEvent>,
+    {
+        let mut watch = ListWatch::<W>::new(self.server, kind.name(), objects)?;
+        loop {
+            let events = match watch.next().await {
+                Ok(Event::Init) => vec![SourceEvent::Relist(kind)],
+                Ok(Event::InitApply(object) | Event::Apply(object)) => decode(&object),
+                // Only the object's event: its rejections end with it.
+                Ok(Event::Delete(object)) => decode(&object).into_iter().take(1).map(gone).collect(),
+                Ok(Event::InitDone) => {
+                    debug!(%kind, "list complete");
+                    vec![SourceEvent::InSync(kind)]
+                }
+                // Kubernetes before 1.33 has no ServiceCIDR. The configuration can name the ranges.
+                Err(error) if kind == ObjectKind::ServiceCidr && is_not_found(&error) => {
+                    debug!(%kind, "the API server does not have this kind");
+                    vec![SourceEvent::Relist(kind), SourceEvent::InSync(kind)]
+                }
+                Err(error) => vec![SourceEvent::WatchError(kind, self.watch_errors.report(kind.name(), &error))],
+            };
+            if !self.send(events).await {
+                return Ok(());
+            }
         }
     }
 }
@@ -110,45 +143,7 @@ fn gone(event: SourceEvent) -> SourceEvent {
     }
 }
 
-async fn watch<W, F>(
-    kind: ObjectKind,
-    client: &Client,
-    config: watcher::Config,
-    tx: &EventSender,
-    watch_errors: &WatchErrors,
-    mut decode: F,
-) where
-    W: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-    W::DynamicType: Hash + Eq,
-    F: FnMut(&W) -> Vec<SourceEvent>,
-{
-    let mut stream = pin!(watcher(Api::<W>::all(client.clone()), config).default_backoff());
-    while let Some(next) = stream.next().await {
-        let events = match next {
-            Ok(watcher::Event::Init) => vec![SourceEvent::Relist(kind)],
-            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => decode(&object),
-            // Only the object's event: its rejections end with it.
-            Ok(watcher::Event::Delete(object)) => decode(&object).into_iter().take(1).map(gone).collect(),
-            Ok(watcher::Event::InitDone) => {
-                debug!(%kind, "list complete");
-                vec![SourceEvent::InSync(kind)]
-            }
-            // Kubernetes before 1.33 has no ServiceCIDR. The configuration can name the ranges.
-            Err(error) if kind == ObjectKind::ServiceCidr && is_not_found(&error) => {
-                debug!(%kind, "the API server does not have this kind");
-                vec![SourceEvent::InSync(kind)]
-            }
-            Err(error) => vec![SourceEvent::WatchError(kind, watch_errors.report(kind.name(), &error))],
-        };
-        for event in events {
-            if tx.send(event).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
 /// Returns true if the API server does not have the collection.
-fn is_not_found(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+fn is_not_found(error: &WatchError) -> bool {
+    matches!(error, WatchError::List(_)) && error.code() == Some(404)
 }

@@ -5,10 +5,11 @@
 //! fields. The field names are those of the Kubernetes API reference.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 macro_rules! resource {
     ($ty:ident, $scope:ty, $group:literal, $version:literal, $kind:literal, $plural:literal) => {
@@ -49,7 +50,7 @@ macro_rules! wire {
 
 wire! {
     // v1.Service
-    ServiceWire { metadata: ObjectMeta, spec: ServiceSpec, status: ServiceStatus, }
+    ServiceWire { #[serde(deserialize_with = "metadata")] metadata: ObjectMeta, spec: ServiceSpec, status: ServiceStatus, }
     // v1.Service.spec
     ServiceSpec {
         r#type: Option<String>,
@@ -79,7 +80,7 @@ wire! {
     Ingress { ip: Option<String>, ip_mode: Option<String>, }
     // discovery.k8s.io/v1.EndpointSlice
     SliceWire {
-        metadata: ObjectMeta,
+        #[serde(deserialize_with = "metadata")] metadata: ObjectMeta,
         address_type: String,
         ports: Option<Vec<SlicePortWire>>,
         endpoints: Option<Vec<EndpointWire>>,
@@ -100,7 +101,7 @@ wire! {
     /// A hint: the name of a zone or node.
     Named { name: String, }
     // v1.Node
-    NodeWire { metadata: ObjectMeta, spec: NodeSpec, status: NodeStatus, }
+    NodeWire { #[serde(deserialize_with = "metadata")] metadata: ObjectMeta, spec: NodeSpec, status: NodeStatus, }
     // v1.Node.spec
     NodeSpec {
         #[serde(rename = "podCIDR")] pod_cidr: Option<String>,
@@ -114,7 +115,7 @@ wire! {
     // v1.NodeAddress
     NodeAddress { r#type: String, address: String, }
     // v1.Pod
-    PodWire { metadata: ObjectMeta, spec: PodSpec, status: PodStatus, }
+    PodWire { #[serde(deserialize_with = "metadata")] metadata: ObjectMeta, spec: PodSpec, status: PodStatus, }
     // v1.Pod.spec
     PodSpec { host_network: Option<bool>, node_name: Option<String>, }
     // v1.Pod.status
@@ -126,9 +127,49 @@ wire! {
     // v1.PodIP
     PodIp { ip: Option<String>, }
     // networking.k8s.io/v1.ServiceCIDR
-    ServiceCidrWire { metadata: ObjectMeta, spec: ServiceCidrSpec, }
+    ServiceCidrWire { #[serde(deserialize_with = "metadata")] metadata: ObjectMeta, spec: ServiceCidrSpec, }
     // networking.k8s.io/v1.ServiceCIDR.spec
     ServiceCidrSpec { cidrs: Option<Vec<String>>, }
+}
+
+/// The fields of `ObjectMeta` that the agent reads.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Reads metadata without `managedFields`: they are the largest part of most objects, and a parser
+/// that builds them gives up at a depth that a tenant chooses.
+fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let Metadata {
+        name,
+        namespace,
+        uid,
+        resource_version,
+        creation_timestamp,
+        deletion_timestamp,
+        labels,
+        annotations,
+    } = Option::deserialize(deserializer)?.unwrap_or_default();
+    Ok(ObjectMeta {
+        name,
+        namespace,
+        uid,
+        resource_version,
+        creation_timestamp,
+        deletion_timestamp,
+        labels,
+        annotations,
+        ..ObjectMeta::default()
+    })
 }
 
 resource!(ServiceWire, NamespaceResourceScope, "", "v1", "Service", "services");
@@ -136,3 +177,21 @@ resource!(SliceWire, NamespaceResourceScope, "discovery.k8s.io", "v1", "Endpoint
 resource!(NodeWire, ClusterResourceScope, "", "v1", "Node", "nodes");
 resource!(PodWire, NamespaceResourceScope, "", "v1", "Pod", "pods");
 resource!(ServiceCidrWire, ClusterResourceScope, "networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deeply_nested_managed_fields_are_skipped() {
+        let nested = format!("{}{}", "{\"f:a\":".repeat(500), "{}".to_owned() + &"}".repeat(500));
+        let text = format!(
+            r#"{{"metadata":{{"name":"web","labels":null,"uid":"u1","managedFields":[{{"fieldsV1":{nested}}}]}},"spec":{{"clusterIP":"10.96.0.1"}}}}"#
+        );
+        let service: ServiceWire = serde_json::from_str(&text).unwrap();
+        assert_eq!((service.metadata.name.as_deref(), service.metadata.uid.as_deref()), (Some("web"), Some("u1")));
+        assert_eq!(service.spec.cluster_ip.as_deref(), Some("10.96.0.1"));
+        let empty: ServiceWire = serde_json::from_str(r#"{"metadata":null}"#).unwrap();
+        assert_eq!(empty.metadata, ObjectMeta::default());
+    }
+}

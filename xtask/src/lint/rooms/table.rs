@@ -48,12 +48,13 @@ const USER: Crate = Crate {
     rooms: &[
         Room { name: "config", uses: &[] },
         Room { name: "load", uses: &["config"] },
-        Room { name: "proxy", uses: &["config"] },
+        Room { name: "api", uses: &[] },
+        Room { name: "proxy", uses: &["config", "api"] },
         Room { name: "network", uses: &["config", "load", "proxy"] },
-        Room { name: "ipam", uses: &["proxy", "network"] },
-        Room { name: "observe", uses: &["load", "proxy", "network"] },
-        Room { name: "agent", uses: &["config", "load", "proxy", "network", "ipam", "observe"] },
-        Room { name: "cli", uses: &["load", "network"] },
+        Room { name: "ipam", uses: &["api", "proxy", "network"] },
+        Room { name: "observe", uses: &["api", "load", "proxy", "network"] },
+        Room { name: "agent", uses: &["config", "load", "api", "proxy", "network", "ipam", "observe"] },
+        Room { name: "cli", uses: &["load", "network", "observe"] },
     ],
 };
 

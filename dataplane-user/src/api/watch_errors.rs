@@ -1,35 +1,37 @@
 //! Explains errors of API watches to an operator: one line that says what to do.
 //!
-//! Used by the watches of `source::kubernetes` and of `ipam`, which keep retrying. The same line is
-//! logged at most once a minute, because several watches meet the same error repeatedly.
+//! Used by the watches of `proxy::source::kubernetes` and of `ipam`, which keep retrying. The same
+//! line is logged at most once a minute, because several watches meet the same error repeatedly.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kube::runtime::watcher;
 use tracing::{debug, warn};
+
+use super::list_watch::WatchError;
 
 /// Interval at which the same line is logged again.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Rate-limited log of errors, shared by the watches of one API server.
 #[derive(Debug)]
-pub(crate) struct WatchErrors {
+pub struct WatchErrors {
     server: String,
     logged: Mutex<HashMap<String, Instant>>,
 }
 
 impl WatchErrors {
     /// Creates the log for the API server of this configuration.
-    pub(crate) fn new(config: &kube::Config) -> Self {
+    #[must_use]
+    pub fn new(config: &kube::Config) -> Self {
         Self { server: config.cluster_url.to_string().trim_end_matches('/').to_owned(), logged: Mutex::default() }
     }
 
     /// Logs the error, unless the same line was logged in the last minute, and returns the line.
     /// `kind` is the kind's name in the Kubernetes API.
-    pub(crate) fn report(&self, kind: &str, error: &watcher::Error) -> String {
+    pub fn report(&self, kind: &str, error: &WatchError) -> String {
         let text = explain(&self.server, kind, error);
         if self.is_due(&text, Instant::now()) {
             warn!("{text}; retrying");
@@ -51,13 +53,13 @@ impl WatchErrors {
 }
 
 /// Explains an error to an operator: the failure and the remedy.
-fn explain(server: &str, kind: &str, error: &watcher::Error) -> String {
-    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
+fn explain(server: &str, kind: &str, error: &WatchError) -> String {
+    use WatchError::{Ended, Late, List, Lost, Malformed, Slow, Watch};
     match error {
-        InitialListFailed(kube::Error::Api(status))
-        | WatchStartFailed(kube::Error::Api(status))
-        | WatchError(status) => refused(server, kind, status.code, &status.message),
-        InitialListFailed(e) | WatchStartFailed(e) => {
+        List(kube::Error::Api(status)) | Watch(kube::Error::Api(status)) | Ended(status) => {
+            refused(server, kind, status.code, &status.message)
+        }
+        List(e) | Watch(e) => {
             let cause = root(e);
             format!(
                 "API server {server} can't be reached ({cause}): present Services keep working, but changes do not arrive; check \
@@ -65,8 +67,15 @@ fn explain(server: &str, kind: &str, error: &watcher::Error) -> String {
             )
         }
         // The usual end of a connection. If it can't be opened again, that is a separate error.
-        WatchFailed(e) => format!("connection to API server {server} was lost ({})", root(e)),
-        NoResourceVersion => format!("API server {server} gives no resource version with {kind}"),
+        Lost(e) => format!("connection to API server {server} was lost ({})", root(e)),
+        Late(_) | Slow(_) => format!(
+            "API server {server} does not answer about {kind} ({error}): present Services keep working, but changes do not arrive; \
+             check the API server, its etcd, and load balancers between it and this node"
+        ),
+        Malformed(_) => format!(
+            "API server {server} answers about {kind} with what is not the Kubernetes API ({error}); check --apiserver and \
+             proxies between it and this node"
+        ),
     }
 }
 
@@ -105,9 +114,9 @@ mod tests {
 
     const SERVER: &str = "https://192.0.2.1:6443";
 
-    fn api(code: u16, message: &str) -> watcher::Error {
+    fn api(code: u16, message: &str) -> WatchError {
         let status = kube::core::Status { code, message: message.into(), ..kube::core::Status::default() };
-        watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+        WatchError::List(kube::Error::Api(Box::new(status)))
     }
 
     #[test]
@@ -124,12 +133,23 @@ mod tests {
     #[test]
     fn unreachable_server_is_named_with_the_innermost_error() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let error = watcher::Error::InitialListFailed(kube::Error::Service(Box::new(refused)));
+        let error = WatchError::List(kube::Error::Service(Box::new(refused)));
         let text = explain(SERVER, "Node", &error);
         assert!(
             text.starts_with("API server https://192.0.2.1:6443 can't be reached (connection refused): "),
             "{text}"
         );
+    }
+
+    #[test]
+    fn stalled_server_is_told_from_an_unreachable_one() {
+        let late = super::super::Late(Duration::from_secs(25));
+        let text = explain(SERVER, "Service", &late.into());
+        let expected =
+            "API server https://192.0.2.1:6443 does not answer about Service (no answer within 25s): present Services";
+        assert!(text.starts_with(expected), "{text}");
+        let text = explain(SERVER, "Service", &WatchError::Malformed("the body is not a list"));
+        assert!(text.contains("is not the Kubernetes API (malformed response: the body is not a list)"), "{text}");
     }
 
     #[test]
