@@ -252,17 +252,7 @@ impl Config {
         require("vxlan-port", self.vxlan_port != 0 && !NODE_PORTS.overlaps(self.vxlan_ports()), || {
             format!("{} cannot be used: choose 1 to 65535 without the node ports ({NODE_PORTS})", self.vxlan_port)
         })?;
-        for address in &self.node_ips {
-            require("node-ip", !address.is_unspecified() && !address.is_loopback() && !address.is_multicast(), || {
-                format!("{address} is unspecified, loopback or multicast: use an address of a device of this node")
-            })?;
-        }
-        for device in &self.uplinks {
-            let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
-            require("uplink", (1..=15).contains(&device.len()) && !device.contains(bad), || {
-                format!("{device:?} is not a device name: use 1 to 15 characters without '/', ':' and blanks")
-            })?;
-        }
+        self.check_addresses_and_devices()?;
         require("snat-port-range", !self.snat_ports.overlaps(NODE_PORTS), || {
             format!("{} overlaps the node ports ({NODE_PORTS}): use a range outside them", self.snat_ports)
         })?;
@@ -282,15 +272,7 @@ impl Config {
                 format!("{} is not an absolute path: start it with /", path.display())
             })?;
         }
-        for (field, seconds) in [
-            ("udp-timeout", self.udp_timeout),
-            ("tcp-timeout", self.tcp_timeout),
-            ("tcp-closing-timeout", self.tcp_closing_timeout),
-        ] {
-            require(field, (1..=LONGEST_TIMEOUT).contains(&seconds), || {
-                format!("{seconds} is out of range: use 1 to {LONGEST_TIMEOUT} seconds (30 days)")
-            })?;
-        }
+        self.check_timeouts()?;
         require("log-level", self.log_level.parse::<tracing::Level>().is_ok(), || {
             format!("{:?} is not a log level: use error, warn, info, debug or trace", self.log_level)
         })?;
@@ -307,6 +289,34 @@ impl Config {
                 .into()
         })?;
         self.check_tables()
+    }
+
+    fn check_addresses_and_devices(&self) -> Result<(), ConfigError> {
+        for address in &self.node_ips {
+            require("node-ip", !address.is_unspecified() && !address.is_loopback() && !address.is_multicast(), || {
+                format!("{address} is unspecified, loopback or multicast: use an address of a device of this node")
+            })?;
+        }
+        for device in &self.uplinks {
+            let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
+            require("uplink", (1..=15).contains(&device.len()) && !device.contains(bad), || {
+                format!("{device:?} is not a device name: use 1 to 15 characters without '/', ':' and blanks")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_timeouts(&self) -> Result<(), ConfigError> {
+        for (field, seconds) in [
+            ("udp-timeout", self.udp_timeout),
+            ("tcp-timeout", self.tcp_timeout),
+            ("tcp-closing-timeout", self.tcp_closing_timeout),
+        ] {
+            require(field, (1..=LONGEST_TIMEOUT).contains(&seconds), || {
+                format!("{seconds} is out of range: use 1 to {LONGEST_TIMEOUT} seconds (30 days)")
+            })?;
+        }
+        Ok(())
     }
 
     fn check_ipam(&self) -> Result<(), ConfigError> {

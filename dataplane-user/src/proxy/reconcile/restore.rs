@@ -114,17 +114,7 @@ struct PortParts {
 #[must_use]
 pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) -> Restored {
     let mut garbage = Plan::default();
-    let mut names: HashMap<ServicePortId, (Box<str>, Box<str>)> = HashMap::with_capacity(found.names.len());
-    let mut seen = hashbrown::HashSet::with_capacity(found.names.len());
-    found.names.sort_unstable_by_key(|(id, _)| *id);
-    for (id, name) in &found.names {
-        match parse_name(name).filter(|_| id.get() != 0) {
-            Some(name) if seen.insert(name.clone()) => {
-                names.insert(*id, name);
-            }
-            _ => garbage.names.removals.push(ServiceId::NODE, id.get()),
-        }
-    }
+    let mut names = port_names(&mut found.names, &mut garbage);
     let mut parts: HashMap<ServicePortId, PortParts> = names.keys().map(|id| (*id, PortParts::default())).collect();
     let mut used: Vec<SlotTable> = Vec::new();
     for (key, value) in &found.frontends {
@@ -179,6 +169,26 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
     let kept: hashbrown::HashSet<SlotTable> = services.values().flatten().flat_map(|p| p.tables).collect();
     let slots = used.into_iter().filter(|t| !kept.contains(t)).collect();
     Restored { allocator, services, garbage: Garbage { plan: garbage, slots, backends } }
+}
+
+/// Returns the Service and the port name of each service port id. Names that cannot be read, and the
+/// later ones of a name that two ids have, become garbage.
+fn port_names(
+    found: &mut [(ServicePortId, ServiceName)],
+    garbage: &mut Plan,
+) -> HashMap<ServicePortId, (Box<str>, Box<str>)> {
+    let mut names = HashMap::with_capacity(found.len());
+    let mut seen = hashbrown::HashSet::with_capacity(found.len());
+    found.sort_unstable_by_key(|(id, _)| *id);
+    for (id, name) in &*found {
+        match parse_name(name).filter(|_| id.get() != 0) {
+            Some(name) if seen.insert(name.clone()) => {
+                names.insert(*id, name);
+            }
+            _ => garbage.names.removals.push(ServiceId::NODE, id.get()),
+        }
+    }
+    names
 }
 
 /// Splits a name into `namespace/name` and the port.
