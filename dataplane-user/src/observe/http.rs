@@ -1,10 +1,12 @@
 //! HTTP servers at kube-proxy's addresses: metrics on one, health on another.
 //!
-//! Read-only and bounded: request bodies are not read, the number of connections is limited, and
-//! slow clients are dropped. Addresses are reserved early and listened on later, so that a second
+//! Read-only and bounded: request bodies are not read, a connection gets one answer, the numbers of
+//! connections and of requests that take time are limited, and slow clients are dropped, the oldest
+//! first. Addresses are reserved early and listened on later, so that a second
 //! agent fails before it changes anything. The contents come from [`health`], [`service_health`]
 //! and [`crate::observe::metrics`].
 
+mod connections;
 pub mod health;
 pub mod service_health;
 
@@ -15,6 +17,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty, Full, Limited};
@@ -27,10 +30,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
-const CONNECTIONS: usize = 64;
+use connections::{Busy, Connections, Peer};
+
+/// Requests that take time (metrics) and are worked on at once.
+const WORKING: usize = 2;
+/// Time within which a client must have sent its request.
 const SLOWEST_CLIENT: Duration = Duration::from_secs(5);
+/// Time from the beginning of a connection to the end of the answer.
+const WHOLE_CONNECTION: Duration = Duration::from_secs(10);
 /// Largest accepted answer with a proxy mode, in bytes. The server may be any program.
 const MAX_MODE: usize = 64;
 
@@ -76,7 +86,8 @@ impl HttpResponse {
     }
 }
 
-/// Computes the response for a path. It may block, because it runs on a thread for blocking work.
+/// Computes the response for a path. It may block, because it runs on a thread for blocking work;
+/// except for `/healthz`, `/livez` and `/readyz`.
 pub type Handler = Arc<dyn Fn(&str) -> HttpResponse + Send + Sync>;
 
 impl BindError {
@@ -92,7 +103,7 @@ impl BindError {
         if self.source.kind() != io::ErrorKind::AddrInUse {
             return self;
         }
-        let mode = tokio::time::timeout(SLOWEST_CLIENT, proxy_mode(metrics)).await.ok().and_then(Result::ok);
+        let mode = timeout(SLOWEST_CLIENT, proxy_mode(metrics)).await.ok().and_then(Result::ok);
         Self { advice: advice(mode.as_deref()), ..self }
     }
 }
@@ -152,14 +163,13 @@ pub fn listen(flag: &'static str, (socket, address): (TcpSocket, SocketAddr)) ->
     socket.listen(128).map_err(|source| BindError::new(flag, address, source))
 }
 
-/// Answers requests until the task is dropped.
+/// Answers requests until the task is dropped: one to a connection.
 pub async fn serve(listener: TcpListener, handler: Handler) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = Connections::default();
+    let work = Work { handler, places: Arc::new(Semaphore::new(WORKING)) };
     loop {
-        // With the maximum number of connections open, new ones wait in the kernel's queue.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok((stream, peer)) => (stream, Peer::of(peer.ip())),
             Err(e) => {
                 // Most likely out of file descriptors: wait until other connections are closed.
                 warn!(error = %e, "HTTP: cannot accept a connection");
@@ -167,37 +177,66 @@ pub async fn serve(listener: TcpListener, handler: Handler) {
                 continue;
             }
         };
-        let handler = Arc::clone(&handler);
+        if !connections.make_room(peer) {
+            continue;
+        }
+        let (work, busy) = (work.clone(), Busy::default());
+        let mark = Arc::clone(&busy);
         // Not supervised: a panic here ends one connection, and others are served.
-        tokio::spawn(async move {
-            let service = service_fn(|request| respond(request, Arc::clone(&handler)));
+        let task = tokio::spawn(async move {
+            let service = service_fn(|request| respond(request, work.clone(), Arc::clone(&mark)));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(SLOWEST_CLIENT)
+                .keep_alive(false)
                 .max_buf_size(16 << 10)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Err(e) = connection.await {
-                debug!(error = %e, "connection ended");
+            match timeout(WHOLE_CONNECTION, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => debug!(error = %e, "connection ended"),
+                Err(_) => debug!("connection ended: the client does not read"),
             }
-            drop(place);
         });
+        connections.add(peer, busy, task.abort_handle());
     }
 }
 
-async fn respond(request: Request<Incoming>, handler: Handler) -> Result<Response<Full<Bytes>>, Infallible> {
+/// The handler, and the places for requests that take time.
+#[derive(Clone)]
+struct Work {
+    handler: Handler,
+    places: Arc<Semaphore>,
+}
+
+impl Work {
+    async fn answer(&self, path: String, busy: &Busy) -> HttpResponse {
+        let handler = Arc::clone(&self.handler);
+        // Answered from memory at once, so that no other request can make a probe wait.
+        if matches!(path.as_str(), "/healthz" | "/livez" | "/readyz") {
+            return handler(&path);
+        }
+        // A request that waits here can still give way to a new connection.
+        let place = self.places.acquire().await;
+        busy.store(true, Ordering::Relaxed);
+        // Reading metrics reads maps, which must not block an async thread.
+        let answer = tokio::task::spawn_blocking(move || handler(&path)).await;
+        busy.store(false, Ordering::Relaxed);
+        drop(place);
+        answer.unwrap_or_else(|e| HttpResponse {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            ..HttpResponse::text(format!("{e}\n"))
+        })
+    }
+}
+
+async fn respond(request: Request<Incoming>, work: Work, busy: Busy) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = Response::new(Full::from("only GET\n"));
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(response);
     }
-    let path = request.uri().path().to_owned();
-    // Reading metrics reads maps, which must not block an async thread.
-    let answer = tokio::task::spawn_blocking(move || handler(&path)).await;
-    let answer = answer.unwrap_or_else(|e| HttpResponse {
-        status: StatusCode::INTERNAL_SERVER_ERROR,
-        ..HttpResponse::text(format!("{e}\n"))
-    });
+    let answer = work.answer(request.uri().path().to_owned(), &busy).await;
     let mut response = Response::new(Full::from(answer.text));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use super::*;
 
@@ -66,4 +67,59 @@ async fn kube_proxy_at_the_address_is_named() {
         taken.ends_with("; find the listening program with `ss -lntp`, or give this flag another address"),
         "{taken}"
     );
+}
+
+/// Starts a server that answers "ok" at once, and "slow" after a while except for health checks.
+fn start() -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let reserved = reserve("healthz-bind-address", ([127, 0, 0, 1], 0).into()).unwrap();
+    let address = reserved.0.local_addr().unwrap();
+    let listener = listen("healthz-bind-address", reserved).unwrap();
+    let handler: Handler = Arc::new(|path| match path {
+        "/livez" => HttpResponse::text("ok".into()),
+        _ => HttpResponse::text("a long line of a metric\n".repeat(100_000)),
+    });
+    (address, tokio::spawn(serve(listener, handler)))
+}
+
+/// Asks for `/livez` several times; each answer must come at once.
+async fn check_probes(address: SocketAddr) {
+    for _ in 0..8 {
+        let begin = Instant::now();
+        let answer = ask(address, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+        assert!(begin.elapsed() < Duration::from_secs(1), "after {:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_do_not_delay_probes() {
+    let (address, server) = start();
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(address).unwrap());
+    }
+    check_probes(address).await;
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_do_not_delay_probes() {
+    let (address, server) = start();
+    let mut deaf = Vec::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20).as_bytes()).unwrap();
+        deaf.push(stream);
+    }
+    check_probes(address).await;
+    server.abort();
+}
+
+#[tokio::test]
+async fn silent_client_is_disconnected() {
+    let (address, server) = start();
+    let begin = Instant::now();
+    ask(address, "GET /livez HTTP/1.1\r\n").await;
+    assert!(begin.elapsed() < SLOWEST_CLIENT + Duration::from_secs(4), "{:?}", begin.elapsed());
+    server.abort();
 }
