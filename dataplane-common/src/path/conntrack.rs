@@ -5,7 +5,7 @@
 //! remove flows.
 
 use crate::maps::SharedMaps;
-use crate::packet::parse::{FIN, Layer4, Parsed, RST};
+use crate::packet::parse::{FIN, Layer4, Parsed, RST, SYN};
 use crate::types::flow::{Flow, flow_flags, flow_state};
 use crate::types::service::backend_state;
 
@@ -69,7 +69,9 @@ pub fn touch<A, T: SharedMaps>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32,
         Layer4::Tcp if packet.tcp_flags & RST != 0 => flow_state::RESET,
         Layer4::Tcp if packet.tcp_flags & FIN != 0 => flow_state::CLOSING,
         Layer4::Tcp if packet.is_syn() => flow_state::NEW,
-        Layer4::Tcp if flow.state == flow_state::NEW => flow_state::ESTABLISHED,
+        // A SYN-ACK answers a client that uses the ports of a closed connection again: this
+        // direction must not keep the short timeout of the old one.
+        Layer4::Tcp if flow.state == flow_state::NEW || packet.tcp_flags & SYN != 0 => flow_state::ESTABLISHED,
         // Within one tick, a resolver asks for both address families: no sign of an exchange. After
         // a longer pause the datagram belongs to something else.
         Layer4::Udp if pause != 0 && tables.config().is_some_and(|c| pause <= c.assured_ticks as u32) => {

@@ -159,15 +159,20 @@ pub(crate) fn ttl(f: &[u8]) -> u8 {
 /// Builds an ICMP error (destination unreachable) from `from` to `to` that quotes the packet in
 /// frame `about`.
 pub(crate) fn icmp_error(from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
+    icmp_about(if from.is_ipv4() { (3, 1) } else { (1, 4) }, from, to, about)
+}
+
+/// Builds an ICMP message of this type and code that contains the packet in frame `about`.
+pub(crate) fn icmp_about((kind, code): (u8, u8), from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
     let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
     let mut bytes = Vec::new();
     let inside = &about[14..];
     match (from, to) {
         (IpAddr::V4(a), IpAddr::V4(b)) => {
-            eth.ipv4(a.octets(), b.octets(), 64).icmpv4_raw(3, 1, [0; 4]).write(&mut bytes, inside)
+            eth.ipv4(a.octets(), b.octets(), 64).icmpv4_raw(kind, code, [0; 4]).write(&mut bytes, inside)
         }
         (IpAddr::V6(a), IpAddr::V6(b)) => {
-            eth.ipv6(a.octets(), b.octets(), 64).icmpv6_raw(1, 4, [0; 4]).write(&mut bytes, inside)
+            eth.ipv6(a.octets(), b.octets(), 64).icmpv6_raw(kind, code, [0; 4]).write(&mut bytes, inside)
         }
         _ => panic!("mixed families"),
     }

@@ -16,7 +16,7 @@ use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod};
 use dataplane_common::types::service::{
-    Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SourceRange,
+    Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SourceRange,
 };
 use dataplane_host::map::PinnedMap;
 use dataplane_host::verifier::despite_signals;
@@ -37,6 +37,7 @@ struct Maps<A> {
     addresses: PinnedMap<A, AddressInfo>,
     frontends: PinnedMap<FrontendKey<A>, Frontend>,
     flows: PinnedMap<FlowKey<A>, Flow<A>>,
+    affinity: PinnedMap<AffinityKey<A>, Affinity>,
     networks: PinnedMap<Prefix<A>, Network>,
     source_ranges: PinnedMap<Prefix<SourceRange<A>>, u32>,
     host_ports: PinnedMap<FrontendKey<A>, HostPort<A>>,
@@ -47,6 +48,7 @@ where
     FrontendKey<A>: Plain,
     FlowKey<A>: Plain,
     Flow<A>: Plain,
+    AffinityKey<A>: Plain,
     Prefix<A>: Plain,
     Prefix<SourceRange<A>>: Plain,
     HostPort<A>: Plain,
@@ -56,6 +58,7 @@ where
             addresses: table(ebpf, &format!("addresses{family}")),
             frontends: table(ebpf, &format!("frontends{family}")),
             flows: table(ebpf, &format!("flows{family}")),
+            affinity: table(ebpf, &format!("affinity{family}")),
             networks: table(ebpf, &format!("networks{family}")),
             source_ranges: table(ebpf, &format!("source_ranges{family}")),
             host_ports: table(ebpf, &format!("host_ports{family}")),
@@ -76,9 +79,15 @@ where
         self.source_ranges.insert(&Prefix { len: 32 + len, data }, &1).unwrap();
     }
 
-    fn age_flow(&self, key: &FlowKey<A>, ticks: u32) {
-        let flow = self.flows.get(key).unwrap().unwrap();
-        self.flows.insert(key, &Flow { last_seen: flow.last_seen.wrapping_sub(ticks), ..flow }).unwrap();
+    /// Moves the times of all entries back, because the kernel's clock can't be moved forward.
+    fn advance(&self, ticks: u32) {
+        for (key, flow) in self.flows.entries().unwrap() {
+            self.flows.insert(&key, &Flow { last_seen: flow.last_seen.wrapping_sub(ticks), ..flow }).unwrap();
+        }
+        for (key, affinity) in self.affinity.entries().unwrap() {
+            let last_used = affinity.last_used.wrapping_sub(ticks);
+            self.affinity.insert(&key, &Affinity { last_used, ..affinity }).unwrap();
+        }
     }
 
     fn put_host_port(&self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32) {
@@ -200,12 +209,21 @@ impl Testbed for Kernel {
             self.v6.flows.get(&flow_key(from, to, proto)).unwrap().map(view)
         }
     }
-    fn age_flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8, ticks: u32) {
-        if from.is_ipv4() {
-            self.v4.age_flow(&flow_key(from, to, proto), ticks);
+    fn evict_flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) {
+        let removed = if from.is_ipv4() {
+            self.v4.flows.remove(&flow_key(from, to, proto))
         } else {
-            self.v6.age_flow(&flow_key(from, to, proto), ticks);
-        }
+            self.v6.flows.remove(&flow_key(from, to, proto))
+        };
+        assert!(removed.unwrap(), "no flow {from} -> {to}");
+    }
+    fn advance(&mut self, ticks: u32) {
+        self.v4.advance(ticks);
+        self.v6.advance(ticks);
+    }
+    fn clock_slack(&self) -> u32 {
+        // A tick is about a second. A scenario takes less, but it may begin at the end of one.
+        1
     }
     fn drops(&mut self, reason: DropReason) -> u64 {
         let Some(Map::PerCpuArray(data)) = self.ebpf.map("drops") else { panic!("no map drops") };

@@ -4,6 +4,7 @@
 //! model and in the kernel (`both!` in `main.rs`). Scenarios of one subject have a file of their
 //! own in `scenarios/`.
 
+mod affinity;
 mod backend_removal;
 mod bandwidth;
 mod connection_counts;
@@ -13,7 +14,11 @@ mod node_client;
 mod reject;
 mod schedulers;
 mod sctp;
+mod socket_hooks;
+mod tables;
+mod timeouts;
 mod udp_failover;
+mod uplinks;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -25,6 +30,7 @@ use dataplane_common::types::service::{Backend, Frontend, FrontendKey, SlotTable
 use crate::frame::{Kind, frame, ttl, verify, with_extra_header};
 use crate::testbed::{Action, Hook, Testbed, octets};
 
+pub(crate) use affinity::*;
 pub(crate) use backend_removal::*;
 pub(crate) use bandwidth::*;
 pub(crate) use connection_counts::*;
@@ -34,17 +40,24 @@ pub(crate) use node_client::*;
 pub(crate) use reject::*;
 pub(crate) use schedulers::*;
 pub(crate) use sctp::*;
+pub(crate) use tables::*;
+pub(crate) use timeouts::*;
+pub(crate) use uplinks::*;
 
 const POD_A: u32 = 2;
 const POD_B: u32 = 3;
 const UPLINK: u32 = 20;
 const TUNNEL: u32 = 21;
+const SECOND_UPLINK: u32 = 22;
 /// Interface indexes of the devices that must exist in the kernel's namespace.
-pub(crate) const DEVICES: [u32; 4] = [POD_A, POD_B, UPLINK, TUNNEL];
+pub(crate) const DEVICES: [u32; 5] = [POD_A, POD_B, UPLINK, TUNNEL, SECOND_UPLINK];
 
 const SNAT_MIN: u16 = 61000;
 const SNAT_MAX: u16 = 65535;
 const IDLE_TICKS: u32 = 100_000;
+/// Pause that ends an unreplied UDP exchange, and the longest one of an assured flow, in ticks.
+const UNREPLIED: u32 = 2;
+const ASSURED: u32 = 8;
 
 /// The addresses of the scenarios, for one family.
 #[derive(Clone, Copy)]
@@ -96,8 +109,8 @@ fn config([v4, v6]: &[FamilyAddresses; 2]) -> NodeConfig {
         udp_ticks: IDLE_TICKS,
         tcp_ticks: IDLE_TICKS,
         closing_ticks: IDLE_TICKS,
-        unreplied_ticks: 2,
-        assured_ticks: 8,
+        unreplied_ticks: UNREPLIED as u16,
+        assured_ticks: ASSURED as u16,
         ..NodeConfig::default()
     }
 }
@@ -410,39 +423,6 @@ pub(crate) fn midstream_tcp_to_a_node_port_passes<T: Testbed>(t: &mut T) {
                 assert_eq!((t.run(hook.0, hook.1, &mut f), f), (Action::Pass, before), "{kind:?} from {client}");
             }
         }
-    }
-}
-
-pub(crate) fn session_affinity_keeps_the_backend<T: Testbed>(t: &mut T) {
-    for net in node(t) {
-        let vip = at(net.vip, 80);
-        let base = if net.vip.is_ipv4() { 100 } else { 200 };
-        for i in 0..10 {
-            t.put_backend(base + i, backend(at(net.b, 8000 + u16::try_from(i).unwrap()), BOTH_SETS, 1));
-            t.put_slot(base + i, base + i);
-        }
-        let service_port = base;
-        let front = Frontend { affinity_ticks: 10_000, service_port, ..frontend(base, 10) };
-        for proto in [proto::TCP, proto::UDP] {
-            t.put_frontend(FrontendKey { addr: net.vip, port: 80, proto, pad: 0 }, front);
-        }
-        let pick = |t: &mut T, port: u16, kind| {
-            let client = at(net.a, port);
-            let mut f = frame(kind, client, vip);
-            assert_eq!(t.run(Hook::FromPod, POD_A, &mut f), Action::Redirect);
-            verify(&f, 0).1
-        };
-        let first = pick(t, 40000, Kind::Syn);
-        for port in 40001..40030 {
-            assert_eq!(pick(t, port, if port % 2 == 0 { Kind::Syn } else { Kind::Udp }), first);
-        }
-        // The backend ends: the client gets another one, and keeps it.
-        let id = base + u32::from(first.port() - 8000);
-        t.put_backend(id, backend(first, 0, 2));
-        t.put_slot(id, if id == base { base + 1 } else { base });
-        let second = pick(t, 41000, Kind::Syn);
-        assert_ne!(second, first);
-        assert_eq!(pick(t, 41001, Kind::Syn), second);
     }
 }
 

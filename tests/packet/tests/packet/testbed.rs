@@ -56,8 +56,14 @@ pub(crate) trait Testbed {
     fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32);
     fn put_host_port(&mut self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32);
     fn flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) -> Option<FlowView>;
-    /// Makes a flow look idle for so many ticks longer.
-    fn age_flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8, ticks: u32);
+    /// Removes one direction of a flow, as the kernel does when the table is full.
+    fn evict_flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8);
+    /// Lets this many ticks pass: flows and affinity entries are that much older afterwards.
+    fn advance(&mut self, ticks: u32);
+    /// Returns the ticks that may pass by themselves while a scenario runs. The model's clock moves
+    /// with [`Testbed::advance`] alone; the kernel's goes on. An age that must stay below a limit
+    /// keeps this distance from it.
+    fn clock_slack(&self) -> u32;
     fn drops(&mut self, reason: DropReason) -> u64;
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action;
     /// Returns the interface to which the last packet was redirected, if the testbed knows it.

@@ -3,20 +3,20 @@
 use std::net::SocketAddr;
 
 use dataplane_common::types::event::DropReason;
-use dataplane_common::types::service::{backend_state, proto};
+use dataplane_common::types::service::backend_state;
 
 use super::{
-    BOTH_SETS, FROM_A, FROM_B, FROM_UPLINK, FamilyAddresses, OUT, TO_A, TO_B, at, backend, expect, expect_drop, node,
-    service,
+    ASSURED, BOTH_SETS, FROM_A, FROM_B, FROM_UPLINK, FamilyAddresses, OUT, TO_A, TO_B, UNREPLIED, at, backend, expect,
+    expect_drop, node, service,
 };
 use crate::frame::{Kind, frame};
 use crate::testbed::Testbed;
 
 /// State of a backend that terminates and still serves.
-const DRAINING: u8 = backend_state::SERVING | backend_state::TERMINATING;
+pub(super) const DRAINING: u8 = backend_state::SERVING | backend_state::TERMINATING;
 
 /// Sets state and generation of the only backend `old`, and directs new connections to `new`.
-fn succeed<T: Testbed>(t: &mut T, [old, new]: [SocketAddr; 2], state: u8, generation: u32) {
+pub(super) fn succeed<T: Testbed>(t: &mut T, [old, new]: [SocketAddr; 2], state: u8, generation: u32) {
     let (id, other) = if old.is_ipv4() { (1, 11) } else { (2, 12) };
     t.put_backend(id, backend(old, state, generation));
     t.put_backend(other, backend(new, BOTH_SETS, 1));
@@ -112,11 +112,11 @@ fn after_pauses<T: Testbed>(t: &mut T, net: &FamilyAddresses, port: u16, pauses:
     let (last, before) = pauses.split_last().unwrap();
     expect(t, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
     for pause in before {
-        t.age_flow(client, vip, proto::UDP, *pause);
+        t.advance(*pause);
         expect(t, FROM_A, Kind::Udp, (client, vip), OUT, (client, old));
     }
     succeed(t, [old, new], DRAINING, 1);
-    t.age_flow(client, vip, proto::UDP, *last);
+    t.advance(*last);
     match to {
         To::Old => expect(t, FROM_A, Kind::Udp, (client, vip), OUT, (client, old)),
         To::New => expect(t, FROM_A, Kind::Udp, (client, vip), TO_B, (client, new)),
@@ -124,17 +124,20 @@ fn after_pauses<T: Testbed>(t: &mut T, net: &FamilyAddresses, port: u16, pauses:
 }
 
 pub(crate) fn unreplied_udp_flow_leaves_a_terminating_backend<T: Testbed>(t: &mut T) {
+    let slack = t.clock_slack();
     for net in node(t) {
         for (port, pauses, to) in [
             // Unreplied: datagrams of one exchange, and later another exchange from the same port.
             (40000, &[0, 0][..], To::Old),
-            (40001, &[3], To::New),
-            (40002, &[0, 0, 100], To::New),
-            (40003, &[60, 60, 3], To::New),
+            (40001, &[UNREPLIED - 1 - slack], To::Old),
+            (40002, &[UNREPLIED], To::New),
+            (40003, &[0, 0, 100], To::New),
+            (40004, &[60, 60, 3], To::New),
+            (40005, &[ASSURED + 1, 3], To::New),
             // Assured: a flow that may pause.
-            (40004, &[1, 3], To::Old),
-            (40005, &[0, 5, 0, 60], To::Old),
-            (40006, &[60, 8, 100], To::Old),
+            (40006, &[1, 3], To::Old),
+            (40007, &[0, 5, 0, 60], To::Old),
+            (40008, &[60, ASSURED - slack, 100], To::Old),
         ] {
             after_pauses(t, &net, port, pauses, &to);
         }

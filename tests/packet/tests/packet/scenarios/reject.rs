@@ -60,6 +60,29 @@ pub(crate) fn service_without_backends_is_rejected<T: Testbed>(t: &mut T) {
     }
 }
 
+/// Sources to which no answer may go (RFC 1122, section 3.2.2; RFC 4443, section 2.4).
+const UNANSWERABLE: [&[&str]; 2] = [
+    &["0.0.0.0", "127.0.0.1", "169.254.0.9", "224.0.0.1", "239.1.2.3", "255.255.255.255"],
+    &["::", "::1", "fe80::9", "ff02::1", "ff0e::1"],
+];
+
+pub(crate) fn packet_from_an_unanswerable_source_is_dropped<T: Testbed>(t: &mut T) {
+    for net in node(t) {
+        for proto in [proto::TCP, proto::UDP] {
+            t.put_frontend(FrontendKey { addr: net.vip, port: 80, proto, pad: 0 }, frontend(0, 0));
+        }
+        let vip = at(net.vip, 80);
+        for source in UNANSWERABLE[usize::from(net.vip.is_ipv6())] {
+            let client = at(source.parse().unwrap(), 40000);
+            for kind in [Kind::Syn, Kind::Udp] {
+                expect_drop(t, FROM_UPLINK, frame(kind, client, vip), DropReason::NoBackend);
+            }
+        }
+        // The same packet of another host is answered.
+        expect_rejection(t, FROM_UPLINK, at(net.outside, 40000), vip, DropReason::NoBackend);
+    }
+}
+
 pub(crate) fn undefined_cluster_ip_port_is_rejected<T: Testbed>(t: &mut T) {
     for net in node(t) {
         service(t, at(net.vip, 80), at(net.b, 8080));

@@ -28,7 +28,7 @@ const GENERATION: u32 = 4;
 fn connected(t: &mut Model, net: &FamilyAddresses, vip: SocketAddr) -> (SocketAddr, SocketAddr) {
     let (own, dead) = (at(net.node, 40000), at(net.remote, 8080));
     t.put_backend(ID, backend(dead, 0, GENERATION + 1));
-    t.connect(SOCKET, dead, vip, (ID, GENERATION));
+    t.put_sock_peer(SOCKET, dead, vip, (ID, GENERATION));
     t.set_socket(SOCKET);
     (own, dead)
 }
