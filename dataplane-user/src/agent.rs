@@ -177,7 +177,7 @@ fn start_tasks(
     let (pools, blocks) = pools(config, nodes.clone(), Arc::clone(&status));
     let parts = NodeTaskParts { config: Arc::clone(config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
-    tasks.spawn("node", node.run(nodes, service_ranges, snapshots.clone(), blocks));
+    tasks.spawn("node", node.run(nodes.clone(), service_ranges, snapshots.clone(), blocks));
     let notices = record_events(tasks, &source, config, &snapshots);
     let contacts = Arc::new(Contacts::default());
     tasks.spawn("contacts", report_contacts(Arc::clone(&contacts)));
@@ -189,7 +189,8 @@ fn start_tasks(
     if config.service_proxy {
         tasks.spawn("leftovers", leftovers::watch());
     }
-    tasks.spawn("resize", resize::watch(sizes.resizable, resizable, pins.clone(), snapshots.clone()));
+    let resize = resize::watch(sizes.resizable, resizable, pins.clone(), snapshots.clone(), nodes.clone());
+    tasks.spawn("resize", resize);
     tasks.spawn("address-gc", address_gc::watch(config.state_dir.clone(), Arc::clone(&status)));
     let flow_status = watch_flows(tasks, config, clock, &pins, &snapshots);
     let sources =

@@ -14,6 +14,14 @@ fn manifest(path: &str) -> Value {
     serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// Returns the rules of the `ClusterRole` in a file.
+fn rules(path: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(path);
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let role = documents.iter().find(|document| document["kind"] == "ClusterRole").unwrap();
+    role["rules"].as_array().unwrap().clone()
+}
+
 /// Returns the pod template of the `DaemonSet`.
 fn pod() -> Value {
     manifest("base/daemonset.yaml")["spec"]["template"]["spec"].take()
@@ -63,4 +71,19 @@ fn containers_are_confined() {
         assert_eq!(context["allowPrivilegeEscalation"], false);
         assert_eq!(context["readOnlyRootFilesystem"], true);
     }
+}
+
+#[test]
+fn agent_without_pools_has_no_right_about_pods() {
+    let resources = |rules: &[Value]| -> Vec<String> {
+        let all = rules.iter().flat_map(|rule| rule["resources"].as_array().unwrap());
+        all.map(|resource| resource.as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(resources(&rules("base/rbac.yaml")), ["services", "nodes", "endpointslices", "events", "servicecidrs"]);
+    let writes = |rule: &&Value| {
+        let reads = ["get", "list", "watch"];
+        rule["verbs"].as_array().unwrap().iter().any(|verb| !reads.contains(&verb.as_str().unwrap()))
+    };
+    let writing: Vec<_> = rules("base/rbac.yaml").iter().filter(writes).cloned().collect();
+    assert_eq!(writing, [json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]})]);
 }

@@ -4,24 +4,40 @@
 //! traffic. So the agent calls execve(2) on its own program and passes the new sizes in an
 //! environment variable; the process id stays the same for the container runtime. Only maps that
 //! Services fill are resized; flow tables keep their size.
+//!
+//! A Service that fits on no node makes all nodes restart and list everything. So each waits for a
+//! random time that grows with the number of nodes, and for a minute since its last restart.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dataplane_host::pins::Pins;
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use crate::api::random;
 use crate::load::LoadError;
 use crate::load::resize;
 use crate::load::sizes::{ResizableMaps, Sizes, larger};
-use crate::proxy::controller::Snapshot;
+use crate::proxy::controller::{Nodes, Snapshot};
 
 /// Environment variable with the requested sizes: `map=entries`, separated by commas.
 const VARIABLE: &str = "ROPEWAY_RESIZED_MAPS";
+/// Environment variable with the time of the last restart, in seconds since 1970.
+const LAST_RESTART: &str = "ROPEWAY_GROWN_AT";
+
+/// Time in which the needs of several Services are collected.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Shortest interval between two restarts.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Share of one node in the time over which the restarts of all nodes are spread.
+const PER_NODE: Duration = Duration::from_millis(10);
+/// Longest time over which they are spread.
+const LONGEST_SPREAD: Duration = Duration::from_secs(30);
 
 /// Returns the node's memory in bytes.
 #[must_use]
@@ -58,10 +74,15 @@ pub async fn watch(
     wanted: Vec<(&'static str, u32)>,
     pins: Pins,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    nodes: watch::Receiver<Arc<Nodes>>,
 ) {
+    let last = std::env::var(LAST_RESTART).ok().and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     let present = |map: &str| resize::entries(&pins, map).ok().flatten().unwrap_or(u32::MAX);
     let refused = wanted.iter().any(|(map, entries)| present(map) < *entries);
     while !refused && snapshots.wait_for(|s| s.synced && !s.insufficient.is_empty()).await.is_ok() {
+        let (count, since_last) = (nodes.borrow().len(), last.map(|last| now().saturating_sub(last)));
+        tokio::time::sleep(delay(count, since_last, random())).await;
+        // What was missing may fit by now, and more may be missing.
         let insufficient = snapshots.borrow_and_update().insufficient.clone();
         let next = next(&groups, &insufficient, present);
         if !next.is_empty() {
@@ -101,13 +122,39 @@ fn restart(sizes: &str) -> io::Error {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    command.args(arguments).env(VARIABLE, sizes).exec()
+    command.args(arguments).env(VARIABLE, sizes).env(LAST_RESTART, now().as_secs().to_string()).exec()
+}
+
+/// Returns the time since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Returns the time to wait before a restart in a cluster of so many nodes.
+fn delay(nodes: usize, since_last: Option<Duration>, random: u64) -> Duration {
+    let spread = PER_NODE.saturating_mul(u32::try_from(nodes).unwrap_or(u32::MAX)).min(LONGEST_SPREAD);
+    let spread = Duration::from_millis(random % (spread.as_millis() as u64 + 1));
+    let rest = since_last.map_or(Duration::ZERO, |since| PAUSE.saturating_sub(since));
+    (SETTLE + spread).max(rest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::TableSizes;
+
+    #[test]
+    fn restarts_are_spread_over_the_nodes_and_a_minute_apart() {
+        let seconds = Duration::from_secs;
+        assert_eq!(delay(0, None, u64::MAX), SETTLE);
+        let delays: Vec<_> = (0..5000).map(|_| delay(5000, None, random())).collect();
+        let (first, last) = (delays.iter().min().unwrap(), delays.iter().max().unwrap());
+        assert!(*first >= SETTLE && *last <= SETTLE + LONGEST_SPREAD && last.saturating_sub(*first) > seconds(25));
+        let busiest = (0..32).map(|s| delays.iter().filter(|d| d.as_secs() == s).count()).max().unwrap();
+        assert!(busiest < 400, "{busiest} of 5000 in one second");
+        assert_eq!(delay(3, Some(seconds(15)), 0), seconds(45));
+        assert_eq!(delay(3, Some(seconds(600)), 0), SETTLE);
+    }
 
     #[test]
     fn full_maps_below_their_limit_are_resized() {

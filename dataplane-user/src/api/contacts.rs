@@ -26,6 +26,8 @@ struct Contact {
     instant: Instant,
     /// The wall clock's time of the last contact; `None`: there was none yet.
     time: Option<SystemTime>,
+    /// Without contact for this time, the kind is stalled.
+    limit: Duration,
 }
 
 /// A kind of which nothing is heard.
@@ -52,32 +54,29 @@ impl Contacts {
         Self { kinds: Mutex::default(), limit }
     }
 
-    /// Notes that a kind is watched from now on, unless it is already.
-    pub(super) fn expect(&self, kind: &'static str) {
-        let new = Contact { instant: Instant::now(), time: None };
+    /// Notes that a kind is watched from now on, unless it is already. It may be without contact
+    /// for `extra` longer than others.
+    pub(super) fn expect(&self, kind: &'static str, extra: Duration) {
+        let new = Contact { instant: Instant::now(), time: None, limit: self.limit + extra };
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_insert(new);
     }
 
-    /// Notes a contact.
+    /// Notes a contact of a kind that is watched.
     pub(super) fn made(&self, kind: &'static str) {
-        let new = Contact { instant: Instant::now(), time: Some(SystemTime::now()) };
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, new);
+        if let Some(contact) = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get_mut(kind) {
+            (contact.instant, contact.time) = (Instant::now(), Some(SystemTime::now()));
+        }
     }
 
     /// Returns the stalled kinds, by name.
     #[must_use]
     pub fn stalled(&self, now: Instant) -> Vec<Stall> {
-        self.without_contact(now, self.limit)
-    }
-
-    fn without_contact(&self, now: Instant, limit: Duration) -> Vec<Stall> {
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let stall = |(kind, contact): (&&'static str, &Contact)| Stall {
-            kind,
-            lasting: now.saturating_duration_since(contact.instant),
-            last: contact.time,
+        let stall = |(kind, contact): (&&'static str, &Contact)| {
+            let lasting = now.saturating_duration_since(contact.instant);
+            (lasting >= contact.limit).then_some(Stall { kind, lasting, last: contact.time })
         };
-        kinds.iter().map(stall).filter(|stall| stall.lasting >= limit).collect()
+        kinds.iter().filter_map(stall).collect()
     }
 
     /// Returns the time of each kind's last contact; `None`: there was none yet.
@@ -92,9 +91,8 @@ impl Contacts {
     pub async fn stall_since(&self, begin: Instant) -> &'static str {
         loop {
             let now = Instant::now();
-            let limit = self.limit.min(now.saturating_duration_since(begin));
-            if limit == self.limit
-                && let Some(stall) = self.without_contact(now, limit).first()
+            if now.saturating_duration_since(begin) >= self.limit
+                && let Some(stall) = self.stalled(now).first()
             {
                 return stall.kind;
             }
@@ -138,19 +136,22 @@ mod tests {
         let contacts = Contacts::new(LIMIT);
         let start = Instant::now();
         assert!(contacts.stalled(start + 2 * LIMIT).is_empty(), "no kind is watched");
-        contacts.expect("Service");
+        contacts.expect("Service", Duration::ZERO);
+        contacts.expect("ServiceCIDR", 2 * LIMIT);
+        contacts.expect("Node", Duration::ZERO);
         contacts.made("Node");
         assert!(contacts.stalled(start).is_empty());
         let kinds: Vec<_> = contacts.stalled(start + 2 * LIMIT).iter().map(|stall| stall.kind).collect();
         assert_eq!(kinds, ["Node", "Service"]);
+        assert_eq!(contacts.stalled(start + 4 * LIMIT).len(), 3);
         let times: Vec<_> = contacts.times().into_iter().map(|(kind, time)| (kind, time.is_some())).collect();
-        assert_eq!(times, [("Node", true), ("Service", false)]);
+        assert_eq!(times, [("Node", true), ("Service", false), ("ServiceCIDR", false)]);
     }
 
     #[tokio::test]
     async fn server_is_given_the_whole_limit() {
         let contacts = Contacts::new(Duration::from_millis(40));
-        contacts.expect("Service");
+        contacts.expect("Service", Duration::ZERO);
         let begin = Instant::now() + Duration::from_millis(60);
         assert_eq!(contacts.stall_since(begin).await, "Service");
         assert!(Instant::now() >= begin + contacts.limit);

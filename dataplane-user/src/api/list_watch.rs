@@ -37,6 +37,7 @@ pub struct Collection {
     fields: Option<String>,
     metadata: bool,
     latest: bool,
+    patient: bool,
 }
 
 impl Collection {
@@ -44,7 +45,7 @@ impl Collection {
     #[must_use]
     pub fn all<K: Resource<DynamicType = ()>>() -> Self {
         let path = K::url_path(&(), None);
-        Self { path, labels: None, fields: None, metadata: K::metadata_api(), latest: false }
+        Self { path, labels: None, fields: None, metadata: K::metadata_api(), latest: false, patient: false }
     }
 
     /// Restricts it to objects with matching labels.
@@ -64,6 +65,13 @@ impl Collection {
     #[must_use]
     pub fn latest(self) -> Self {
         Self { latest: true, ..self }
+    }
+
+    /// Has the watch wait for a minute or two when its connection has ended. For objects that
+    /// change seldom: when an API server is restarted, all nodes open all watches again.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { patient: true, ..self }
     }
 
     fn list(&self, version: Option<&str>, token: Option<String>) -> Result<Request<Vec<u8>>, WatchError> {
@@ -197,6 +205,8 @@ pub struct ListWatch<K> {
     version: Option<String>,
     /// Ask for lists as watches.
     streams: bool,
+    /// A list that was asked for as a watch has been complete.
+    has_streamed: bool,
     object: PhantomData<K>,
 }
 
@@ -218,7 +228,8 @@ where
     /// # Errors
     /// The credentials can't be used.
     pub fn new(server: &ApiServer, kind: &'static str, collection: Collection) -> kube::Result<Self> {
-        server.contacts.expect(kind);
+        let extra = if collection.patient { 2 * server.limits.patience } else { Duration::ZERO };
+        server.contacts.expect(kind, extra);
         let retry = Retry::new(server.limits.first_retry, server.limits.last_retry);
         Ok(Self {
             client: server.client()?,
@@ -229,6 +240,7 @@ where
             retry,
             version: None,
             streams: true,
+            has_streamed: false,
             object: PhantomData,
         })
     }
@@ -239,18 +251,27 @@ where
     /// # Errors
     /// A step failed. The next call waits a while and tries again.
     pub async fn next(&mut self) -> Result<Event<K>, WatchError> {
-        if let Some(at) = self.retry.take() {
-            sleep_until(at).await;
-        }
         loop {
+            if let Some(at) = self.retry.take() {
+                sleep_until(at).await;
+            }
             match self.step().await {
                 Ok(Some(event)) => return Ok(event),
                 Ok(None) => {}
                 Err(error) => {
                     self.retry.failed();
+                    self.have_patience();
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// Schedules the next attempt of a patient watch that has been in sync.
+    fn have_patience(&mut self) {
+        if self.collection.patient && self.version.is_some() {
+            let least = self.server.limits.patience;
+            self.retry.pause(between(least, 2 * least));
         }
     }
 
@@ -331,6 +352,7 @@ where
             Change::Set(object) => Some(Event::InitApply(object)),
             Change::Bookmark(bookmark) if bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END) => {
                 self.listed(bookmark.metadata.resource_version)?;
+                self.has_streamed = true;
                 self.state = State::Watching { lines, began: None };
                 return Ok(Some(Event::InitDone));
             }
@@ -365,7 +387,9 @@ where
                 Part::End(meta) => break meta,
                 Part::More => {
                     let read = timeout(until - Instant::now(), body.read(&mut scanner.buffer, limits.read)).await;
-                    let more = read.map_err(|_| WatchError::Slow(limits.list))?.inspect_err(|_| self.streams = true)?;
+                    let more = read
+                        .map_err(|_| WatchError::Slow(limits.list))?
+                        .inspect_err(|_| self.streams = self.has_streamed)?;
                     if !more {
                         return Err(ENDED_EARLY);
                     }
@@ -427,6 +451,7 @@ where
         }
         let Some(line) = line? else {
             // The usual end: the time that the watch was asked for has passed.
+            self.have_patience();
             let short = began.is_some_and(|began| began.elapsed() < SHORTEST_WATCH);
             return if short { Err(WatchError::Malformed("the watch ended at once")) } else { Ok(None) };
         };

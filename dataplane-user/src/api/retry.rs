@@ -54,6 +54,11 @@ impl Retry {
         self.interval = interval;
     }
 
+    /// Schedules the next attempt after this time.
+    pub(super) fn pause(&mut self, time: Duration) {
+        self.at = Some(Instant::now() + time);
+    }
+
     /// Begins again with short intervals.
     pub(super) fn succeeded(&mut self) {
         self.interval = self.first;

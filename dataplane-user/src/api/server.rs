@@ -35,6 +35,9 @@ pub struct Limits {
     pub last_retry: Duration,
     /// For a request about a single object.
     pub request: Duration,
+    /// Pause of a patient watch ([`super::Collection::patient`]) after the end of its connection:
+    /// from this to twice as much.
+    pub patience: Duration,
 }
 
 impl Default for Limits {
@@ -50,6 +53,7 @@ impl Default for Limits {
             first_retry: Duration::from_millis(800),
             last_retry: seconds(16),
             request: seconds(10),
+            patience: seconds(60),
         }
     }
 }

@@ -37,7 +37,7 @@ macro_rules! options {
 }
 
 options! {
-    /// Origin of Services, EndpointSlices, Nodes and Pods [default: kubernetes]
+    /// Origin of Services, EndpointSlices and Nodes [default: kubernetes]
     ///
     /// Set `manifests` to serve the Services of a directory of files; --manifests names it.
     #[arg(long, env = "ROPEWAY_SOURCE", value_name = "SOURCE", help_heading = "Source")]

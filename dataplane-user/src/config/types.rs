@@ -12,7 +12,7 @@ use dataplane_common::types::service::scheduler;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-/// Origin of Services, EndpointSlices, Nodes and Pods.
+/// Origin of Services, EndpointSlices and Nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {

@@ -151,7 +151,6 @@ impl Collector for ControllerCollector {
         gauge(e, "ropeway_synced", "1 after the first full sync of the maps", usize::from(s.synced))?;
         gauge(e, "ropeway_services", "Services", s.services)?;
         gauge(e, "ropeway_endpoint_slices", "EndpointSlices", s.slices)?;
-        gauge(e, "ropeway_pods", "Pods of this node in the source", s.pods)?;
         gauge(e, "ropeway_rejections", "Parts of objects and files that can't be used", s.rejected)?;
         used(e, &s)?;
         let name = "ropeway_map_operations";

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 
-pub use object::{NodeObject, PodObject, ServiceObject, SliceObject};
+pub use object::{NodeObject, ServiceObject, SliceObject};
 
 /// The sending side of the channel from a source to the controller.
 pub type EventSender = mpsc::Sender<SourceEvent>;
@@ -55,15 +55,13 @@ pub enum ObjectKind {
     Slice,
     /// A Node of the core API group.
     Node,
-    /// `Pod`, of this node only.
-    Pod,
     /// `ServiceCIDR`: a range of cluster IPs.
     ServiceCidr,
 }
 
 impl ObjectKind {
     /// All kinds that a source sends.
-    pub const ALL: [Self; 5] = [Self::Service, Self::Slice, Self::Node, Self::Pod, Self::ServiceCidr];
+    pub const ALL: [Self; 4] = [Self::Service, Self::Slice, Self::Node, Self::ServiceCidr];
 
     /// Returns the kind's name in the Kubernetes API.
     #[must_use]
@@ -72,7 +70,6 @@ impl ObjectKind {
             Self::Service => "Service",
             Self::Slice => "EndpointSlice",
             Self::Node => "Node",
-            Self::Pod => "Pod",
             Self::ServiceCidr => "ServiceCIDR",
         }
     }
@@ -93,8 +90,6 @@ pub enum SourceEvent {
     Slice(ObjectKey, Option<SliceObject>),
     /// A Node, by name; `None` if it was deleted.
     Node(Box<str>, Option<NodeObject>),
-    /// A Pod of this node; `None` if it was deleted or has ended.
-    Pod(ObjectKey, Option<PodObject>),
     /// The ranges of a `ServiceCIDR`, by name; `None` if it was deleted.
     ServiceCidr(Box<str>, Option<Box<[IpNetwork]>>),
     /// The source starts to list a kind again. Objects missing before the next

@@ -1,7 +1,8 @@
 //! Faults of an API server at every point of list and watch, and what the source makes of them: it
 //! notices each within the promised time, says so, and is up to date soon after the end.
 //!
-//! All limits are a twentieth of the real ones, so are the times that the tests allow.
+//! All limits are a twentieth of the real ones, so are the times that the tests allow. The same
+//! server counts requests, because each is sent by every node of a cluster.
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ pub(crate) const LIMITS: Limits = Limits {
     first_retry: Duration::from_millis(800 / SCALE as u64),
     last_retry: Duration::from_millis(16_000 / SCALE as u64),
     request: Duration::from_millis(10_000 / SCALE as u64),
+    patience: Duration::from_millis(60_000 / SCALE as u64),
 };
 
 /// The time within which a stall is reported, scaled down.
@@ -87,9 +89,7 @@ impl Fault {
             Self::SilentWatch | Self::HalfEvent | Self::Garbage => {}
             Self::NoWatchHead | Self::Closed | Self::NoHead | Self::Page => server.end_watches("services"),
             Self::NoListHead | Self::HalfList | Self::SlowList | Self::TruncatedList => {
-                let gone = json!({"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410,
-                                  "reason": "Expired", "message": "too old"}});
-                server.watch_event("services", &gone).await;
+                server.expire("services").await;
             }
         }
     }
@@ -102,7 +102,7 @@ async fn survive(fault: Fault, streams: Streams) {
     server.streams(streams);
     let mut source = Source::begin(server, &["web", "api"]);
     let kind = ObjectKind::Service;
-    while source.next(kind).await != "in sync" {}
+    source.sync(kind).await;
     let is_watch =
         |q: &String| q.contains("/services?") && q.contains("watch=true") && !q.contains("sendInitialEvents");
     while streams != Streams::Yes && !source.server.queries().iter().any(is_watch) {
@@ -154,7 +154,7 @@ async fn every_stall_is_survived_with_servers_that_do_not_stream_lists() {
 #[tokio::test]
 async fn quiet_watch_with_bookmarks_is_no_stall() {
     let mut source = Source::start(&["web"]).await;
-    while source.next(ObjectKind::Service).await != "in sync" {}
+    source.sync_all().await;
     let begin = Instant::now();
     let requests = source.server.queries().len();
     while begin.elapsed() < 2 * NOTICED {
@@ -162,4 +162,57 @@ async fn quiet_watch_with_bookmarks_is_no_stall() {
         source.pass(Duration::from_millis(100)).await;
     }
     assert_eq!(source.server.queries().len(), requests, "bookmarks keep the watches open");
+}
+
+/// The nodes of the cluster for which requests are counted.
+const NODES: usize = 5000;
+const MINUTE: Duration = Duration::from_millis(60_000 / SCALE as u64);
+
+/// Returns the number of lists, and checks that none is read from etcd: each names a version, and
+/// none asks for a page.
+fn lists(queries: &[String]) -> usize {
+    let is_list = |q: &&String| !q.contains("watch=true") || q.contains("sendInitialEvents=true");
+    let lists: Vec<_> = queries.iter().filter(is_list).collect();
+    for list in &lists {
+        let version = list.split(['?', '&']).find_map(|pair| pair.strip_prefix("resourceVersion="));
+        assert!(version.is_some_and(|version| !version.is_empty()) && !list.contains("limit="), "{list}");
+    }
+    lists.len()
+}
+
+#[tokio::test]
+async fn lists_come_from_the_cache_of_the_api_server() {
+    for streams in [Streams::Yes, Streams::Rejected] {
+        let server = Server::start().await;
+        server.streams(streams);
+        let mut source = Source::begin(server, &["web"]);
+        source.sync_all().await;
+        let first = lists(&source.server.queries());
+        assert!(first >= ObjectKind::ALL.len(), "{first}");
+        for collection in ["services", "endpointslices", "nodes", "servicecidrs"] {
+            source.server.expire(collection).await;
+        }
+        let begin = Instant::now();
+        while lists(&source.server.queries()) < first + ObjectKind::ALL.len() {
+            assert!(begin.elapsed() < 4 * MINUTE, "{:?}", source.server.queries());
+            source.pass(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn restart_of_the_control_plane_costs_three_requests_a_node() {
+    let mut source = Source::start(&["web"]).await;
+    source.sync_all().await;
+    let before = source.server.queries().len();
+    source.server.restart();
+    source.pass(MINUTE).await;
+    let queries = source.server.queries().split_off(before);
+    assert!(queries.len() <= 3, "{} requests in the first minute: {queries:?}", queries.len() * NODES);
+    assert!(queries.iter().all(|q| q.contains("watch=true") && !q.contains("sendInitialEvents")), "{queries:?}");
+    let begin = Instant::now();
+    while source.server.queries().len() < before + ObjectKind::ALL.len() {
+        assert!(begin.elapsed() < 4 * MINUTE, "the watch of ServiceCIDRs comes later");
+        source.pass(Duration::from_millis(20)).await;
+    }
 }

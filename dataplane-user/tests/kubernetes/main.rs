@@ -65,6 +65,23 @@ impl Source {
         Self { server, events, contacts }
     }
 
+    /// Waits until a kind is in sync.
+    async fn sync(&mut self, kind: ObjectKind) {
+        while self.next(kind).await != "in sync" {}
+    }
+
+    /// Waits until all kinds are in sync.
+    async fn sync_all(&mut self) {
+        let mut missing: Vec<_> = ObjectKind::ALL.into();
+        while !missing.is_empty() {
+            if let SourceEvent::InSync(kind) =
+                timeout(Duration::from_secs(20), self.events.recv()).await.unwrap().unwrap()
+            {
+                missing.retain(|of| *of != kind);
+            }
+        }
+    }
+
     fn is_stalled(&self, kind: &str) -> bool {
         self.contacts.stalled(Instant::now()).iter().any(|stall| stall.kind == kind)
     }

@@ -155,6 +155,18 @@ impl Server {
         watches.retain(|watch| watch.try_send(event.clone()).is_ok());
     }
 
+    /// Tells the watches of a collection that their version is too old.
+    pub(crate) async fn expire(&self, collection: &str) {
+        let status =
+            json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"});
+        self.watch_event(collection, &json!({"type": "ERROR", "object": status})).await;
+    }
+
+    /// Ends the watches of all collections.
+    pub(crate) fn restart(&self) {
+        self.state.lock().unwrap().watches.clear();
+    }
+
     /// Ends all watches of a collection.
     pub(crate) fn end_watches(&self, collection: &str) {
         self.state.lock().unwrap().watches.remove(collection);

@@ -1,4 +1,4 @@
-//! The inputs that concern every Service: Nodes, Pods, `ServiceCIDR`s, this node's addresses.
+//! The inputs that concern every Service: Nodes, `ServiceCIDR`s, this node's addresses.
 //!
 //! Fed by `Core::handle`, which also asks it whether all kinds of objects have been listed once:
 //! nothing is written before that. It derives the `Context` of the pure stages and knows nothing of
@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use ipnetwork::IpNetwork;
 
 use crate::proxy::desired::{ClusterContext, Context, NodeContext};
-use crate::proxy::source::{NodeObject, ObjectKey, ObjectKind, PodObject};
+use crate::proxy::source::{NodeObject, ObjectKind};
 
 /// All Nodes by name.
 pub type Nodes = BTreeMap<Box<str>, NodeObject>;
@@ -27,8 +27,6 @@ pub(super) struct ClusterState {
     node: Option<NodeContext>,
     context_changed: bool,
     listed_nodes: Option<HashSet<Box<str>>>,
-    pods: HashMap<ObjectKey, PodObject>,
-    listed_pods: Option<HashSet<ObjectKey>>,
     service_cidrs: BTreeMap<Box<str>, Box<[IpNetwork]>>,
     listed_service_cidrs: Option<HashSet<Box<str>>>,
     complete: HashSet<ObjectKind>,
@@ -56,16 +54,6 @@ impl ClusterState {
         self.context_changed |= changed;
     }
 
-    pub(super) fn set_pod(&mut self, key: ObjectKey, object: Option<PodObject>) {
-        if let Some(listed) = &mut self.listed_pods {
-            listed.insert(key.clone());
-        }
-        match object {
-            Some(object) => drop(self.pods.insert(key, object)),
-            None => drop(self.pods.remove(&key)),
-        }
-    }
-
     pub(super) fn set_service_cidr(&mut self, name: Box<str>, ranges: Option<Box<[IpNetwork]>>) {
         if let Some(listed) = &mut self.listed_service_cidrs {
             listed.insert(name.clone());
@@ -80,7 +68,6 @@ impl ClusterState {
     pub(super) fn relist(&mut self, kind: ObjectKind) {
         match kind {
             ObjectKind::Node => self.listed_nodes = Some(HashSet::new()),
-            ObjectKind::Pod => self.listed_pods = Some(HashSet::new()),
             ObjectKind::ServiceCidr => self.listed_service_cidrs = Some(HashSet::new()),
             ObjectKind::Service | ObjectKind::Slice => {}
         }
@@ -95,11 +82,6 @@ impl ClusterState {
                     self.nodes.retain(|name, _| listed.contains(name));
                     self.nodes_changed |= before != self.nodes.len();
                     self.context_changed |= before != self.nodes.len();
-                }
-            }
-            ObjectKind::Pod => {
-                if let Some(listed) = self.listed_pods.take() {
-                    self.pods.retain(|key, _| listed.contains(key));
                 }
             }
             ObjectKind::ServiceCidr => {
@@ -126,10 +108,6 @@ impl ClusterState {
     /// Returns true if the Node objects have been listed once.
     pub(super) fn has_nodes(&self) -> bool {
         self.complete.contains(&ObjectKind::Node)
-    }
-
-    pub(super) fn pods(&self) -> usize {
-        self.pods.len()
     }
 
     pub(super) fn is_leaving(&self) -> bool {

@@ -75,10 +75,6 @@ impl Core {
                 rejections.clear_object(ObjectKind::Node, &ObjectKey::new("", &name));
                 self.cluster_state.set_node(name, object);
             }
-            SourceEvent::Pod(key, object) => {
-                rejections.clear_object(ObjectKind::Pod, &key);
-                self.cluster_state.set_pod(key, object);
-            }
             SourceEvent::ServiceCidr(name, ranges) => {
                 rejections.clear_object(ObjectKind::ServiceCidr, &ObjectKey::new("", &name));
                 self.cluster_state.set_service_cidr(name, ranges);
@@ -255,7 +251,6 @@ impl Core {
             synced: self.synced,
             services,
             slices,
-            pods: self.cluster_state.pods(),
             service_ports: allocator.ports.used(),
             frontends: allocator.frontend_counts(),
             backends: allocator.backends.used(),

@@ -33,8 +33,6 @@ pub struct Snapshot {
     pub services: usize,
     /// `EndpointSlice`s.
     pub slices: usize,
-    /// Pods of this node.
-    pub pods: usize,
     /// Service ports in the maps.
     pub service_ports: usize,
     /// Frontends in the maps, IPv4 and IPv6.

@@ -73,7 +73,7 @@ impl ObjectStore {
         match kind {
             ObjectKind::Service => self.service_epoch = self.service_epoch.wrapping_add(1),
             ObjectKind::Slice => self.slice_epoch = self.slice_epoch.wrapping_add(1),
-            ObjectKind::Node | ObjectKind::Pod | ObjectKind::ServiceCidr => {}
+            ObjectKind::Node | ObjectKind::ServiceCidr => {}
         }
     }
 

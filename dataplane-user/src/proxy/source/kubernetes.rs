@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tracing::debug;
 
 use super::decode::{Decoded, Decoder, HEADLESS, SERVICE_PROXY_NAME};
-use super::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
+use super::wire::{NodeWire, ServiceCidrWire, ServiceWire, SliceWire};
 use super::{EventSender, ObjectKind, SourceEvent};
 use crate::api::{ApiServer, Collection, Event, ListWatch, WatchError, WatchErrors};
 
@@ -31,10 +31,9 @@ pub async fn run(server: &ApiServer, node_name: &str, services: bool, tx: EventS
     let source = Source { server, tx: &tx, watch_errors: &WatchErrors::new(&server.config) };
     let not_other_proxies = format!("!{SERVICE_PROXY_NAME}");
     let not_headless = format!("!{HEADLESS},{not_other_proxies}");
-    let this_node = format!("spec.nodeName={node_name}");
     // One decoder for each watch, because each future needs exclusive access.
     let decoder = || Decoder::new(node_name);
-    let (mut d1, mut d2, mut d3, mut d4, mut d5) = (decoder(), decoder(), decoder(), decoder(), decoder());
+    let (mut d1, mut d2, mut d3, mut d4) = (decoder(), decoder(), decoder(), decoder());
     tokio::try_join!(
         async {
             if !services {
@@ -55,11 +54,8 @@ pub async fn run(server: &ApiServer, node_name: &str, services: bool, tx: EventS
         source.watch(ObjectKind::Node, Collection::all::<NodeWire>(), |w: &NodeWire| {
             split(d3.node(w), |key, object| SourceEvent::Node(key.name, object))
         }),
-        source.watch(ObjectKind::Pod, Collection::all::<PodWire>().fields(&this_node), |w: &PodWire| {
-            split(d4.pod(w), SourceEvent::Pod)
-        }),
-        source.watch(ObjectKind::ServiceCidr, Collection::all::<ServiceCidrWire>(), |w: &ServiceCidrWire| {
-            split(d5.service_cidr(w), |key, ranges| SourceEvent::ServiceCidr(key.name, ranges))
+        source.watch(ObjectKind::ServiceCidr, Collection::all::<ServiceCidrWire>().patient(), |w: &ServiceCidrWire| {
+            split(d4.service_cidr(w), |key, ranges| SourceEvent::ServiceCidr(key.name, ranges))
         }),
     )?;
     Ok(())
@@ -137,7 +133,6 @@ fn gone(event: SourceEvent) -> SourceEvent {
         SourceEvent::Service(key, _) => SourceEvent::Service(key, None),
         SourceEvent::Slice(key, _) => SourceEvent::Slice(key, None),
         SourceEvent::Node(name, _) => SourceEvent::Node(name, None),
-        SourceEvent::Pod(key, _) => SourceEvent::Pod(key, None),
         SourceEvent::ServiceCidr(name, _) => SourceEvent::ServiceCidr(name, None),
         other => other,
     }

@@ -217,17 +217,6 @@ pub struct NodeObject {
     pub leaving: bool,
 }
 
-/// A Pod of this node.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct PodObject {
-    /// `metadata.uid` of the Pod.
-    pub uid: Box<str>,
-    /// Addresses from `status.podIPs`, at most one per family.
-    pub addresses: DualAddr,
-    /// The Pod shares the node's network namespace.
-    pub host_network: bool,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

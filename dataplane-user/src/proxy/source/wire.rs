@@ -114,18 +114,6 @@ wire! {
     NodeStatus { addresses: Option<Vec<NodeAddress>>, }
     // v1.NodeAddress
     NodeAddress { r#type: String, address: String, }
-    // v1.Pod
-    PodWire { #[serde(deserialize_with = "metadata")] metadata: ObjectMeta, spec: PodSpec, status: PodStatus, }
-    // v1.Pod.spec
-    PodSpec { host_network: Option<bool>, node_name: Option<String>, }
-    // v1.Pod.status
-    PodStatus {
-        #[serde(rename = "podIP")] pod_ip: Option<String>,
-        #[serde(rename = "podIPs")] pod_ips: Option<Vec<PodIp>>,
-        phase: Option<String>,
-    }
-    // v1.PodIP
-    PodIp { ip: Option<String>, }
     // networking.k8s.io/v1.ServiceCIDR
     ServiceCidrWire { #[serde(deserialize_with = "metadata")] metadata: ObjectMeta, spec: ServiceCidrSpec, }
     // networking.k8s.io/v1.ServiceCIDR.spec
@@ -175,7 +163,6 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
 resource!(ServiceWire, NamespaceResourceScope, "", "v1", "Service", "services");
 resource!(SliceWire, NamespaceResourceScope, "discovery.k8s.io", "v1", "EndpointSlice", "endpointslices");
 resource!(NodeWire, ClusterResourceScope, "", "v1", "Node", "nodes");
-resource!(PodWire, NamespaceResourceScope, "", "v1", "Pod", "pods");
 resource!(ServiceCidrWire, ClusterResourceScope, "networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs");
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
-//! Decodes Nodes, Pods and `ServiceCIDR`s.
+//! Decodes Nodes and `ServiceCIDR`s.
 //!
-//! Takes addresses and ranges. Pods of other nodes and pods that have ended are skipped.
-
-use std::net::IpAddr;
+//! Takes addresses, ranges, and of a Node its zone and whether it is about to leave.
 
 use ipnetwork::IpNetwork;
 
 use super::{Decoded, Decoder, FieldErrors, label};
 use crate::proxy::source::ObjectKind;
-use crate::proxy::source::object::{DualAddr, NodeObject, PodObject};
-use crate::proxy::source::wire::{NodeWire, PodWire, ServiceCidrWire};
+use crate::proxy::source::object::NodeObject;
+use crate::proxy::source::wire::{NodeWire, ServiceCidrWire};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
@@ -50,29 +48,5 @@ impl Decoder {
         let ranges = texts.filter_map(|(i, text)| faults.range(|| format!("spec.cidrs[{i}]"), text)).collect();
         let rejections = faults.found;
         Decoded { key, object: Some(ranges), rejections }
-    }
-
-    /// Decodes a Pod; no object if it runs on another node or has ended.
-    pub fn pod(&mut self, wire: &PodWire) -> Decoded<PodObject> {
-        let key = self.key(&wire.metadata, "default");
-        let mut faults = FieldErrors::new(ObjectKind::Pod, &key);
-        let here = wire.spec.node_name.as_deref() == Some(&*self.node);
-        let ended = matches!(wire.status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        let object = (here && !ended).then(|| {
-            let mut addresses = DualAddr::default();
-            // `podIP` is the older field with a single address.
-            let ips = wire.status.pod_ips.iter().flatten().filter_map(|i| i.ip.as_ref()).chain(&wire.status.pod_ip);
-            for text in ips.filter(|ip| !ip.is_empty()) {
-                match faults.address(|| "status.podIPs".into(), text) {
-                    Some(IpAddr::V4(a)) => addresses.v4 = addresses.v4.or(Some(a)),
-                    Some(IpAddr::V6(a)) => addresses.v6 = addresses.v6.or(Some(a)),
-                    None => {}
-                }
-            }
-            let uid = wire.metadata.uid.as_deref().unwrap_or_default().into();
-            PodObject { uid, addresses, host_network: wire.spec.host_network == Some(true) }
-        });
-        let rejections = faults.found;
-        Decoded { key, object, rejections }
     }
 }

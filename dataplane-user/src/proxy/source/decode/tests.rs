@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::proxy::source::object::{Policy, endpoint_flags};
-use crate::proxy::source::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
+use crate::proxy::source::wire::{NodeWire, ServiceCidrWire, ServiceWire, SliceWire};
 use crate::proxy::source::{NodeObject, ServiceObject, SliceObject};
 
 fn service_of(value: Value) -> Decoded<ServiceObject> {
@@ -302,7 +302,7 @@ fn service_cidrs_are_decoded_and_invalid_ranges_reported() {
 }
 
 #[test]
-fn nodes_and_pods_are_decoded() {
+fn nodes_are_decoded() {
     let node = node_of(json!({
         "metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}},
         "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"],
@@ -312,11 +312,4 @@ fn nodes_and_pods_are_decoded() {
     }));
     assert_eq!(node.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.1", "203.0.113.9"]);
     assert_eq!((node.pod_cidrs.len(), node.zone.as_deref(), node.leaving), (2, Some("z1"), true));
-    let pod = |node: &str, phase: &str| {
-        let value = json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": {"nodeName": node},
-                           "status": {"phase": phase, "podIP": "10.1.0.5", "podIPs": [{"ip": "10.1.0.5"}, {"ip": "fd00:1::5"}]}});
-        Decoder::new("n1").pod(&serde_json::from_value::<PodWire>(value).unwrap()).object
-    };
-    assert_eq!(pod("n1", "Running").unwrap().addresses.iter().count(), 2);
-    assert!(pod("n2", "Running").is_none() && pod("n1", "Succeeded").is_none());
 }

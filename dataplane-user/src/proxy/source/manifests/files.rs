@@ -139,7 +139,6 @@ fn gone((kind, key): ManifestId) -> SourceEvent {
         ObjectKind::Service => SourceEvent::Service(key, None),
         ObjectKind::Slice => SourceEvent::Slice(key, None),
         ObjectKind::Node => SourceEvent::Node(key.name, None),
-        ObjectKind::Pod => SourceEvent::Pod(key, None),
         ObjectKind::ServiceCidr => SourceEvent::ServiceCidr(key.name, None),
     }
 }

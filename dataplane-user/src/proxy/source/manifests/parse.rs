@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::proxy::source::decode::{Decoded, Decoder};
 use crate::proxy::source::kubernetes::split;
-use crate::proxy::source::wire::{NodeWire, PodWire, ServiceCidrWire, ServiceWire, SliceWire};
+use crate::proxy::source::wire::{NodeWire, ServiceCidrWire, ServiceWire, SliceWire};
 use crate::proxy::source::{ObjectKey, ObjectKind, SourceEvent};
 
 /// Identity of an object in a manifest.
@@ -100,15 +100,11 @@ fn object(
             let decoded = decoder.node(&typed::<NodeWire>(value, at)?);
             emit(ObjectKind::Node, decoded, at, sink, |key, object| SourceEvent::Node(key.name, object))
         }
-        ("v1", "Pod") => {
-            let decoded = decoder.pod(&typed::<PodWire>(value, at)?);
-            emit(ObjectKind::Pod, decoded, at, sink, SourceEvent::Pod)
-        }
         ("networking.k8s.io/v1", "ServiceCIDR") => {
             let decoded = decoder.service_cidr(&typed::<ServiceCidrWire>(value, at)?);
             emit(ObjectKind::ServiceCidr, decoded, at, sink, |key, ranges| SourceEvent::ServiceCidr(key.name, ranges))
         }
-        (other, "Service" | "EndpointSlice" | "Node" | "Pod" | "ServiceCIDR") => {
+        (other, "Service" | "EndpointSlice" | "Node" | "ServiceCIDR") => {
             Err((format!("{at}apiVersion"), format!("{other:?} is not a supported version of {kind}")))
         }
         _ => Ok(()),

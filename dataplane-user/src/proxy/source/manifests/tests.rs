@@ -40,7 +40,6 @@ fn word(event: &SourceEvent) -> String {
         SourceEvent::Service(key, object) => format!("service {key} {}", object.is_some()),
         SourceEvent::Slice(key, object) => format!("slice {key} {}", object.is_some()),
         SourceEvent::Node(name, object) => format!("node {name} {}", object.is_some()),
-        SourceEvent::Pod(key, object) => format!("pod {key} {}", object.is_some()),
         SourceEvent::ServiceCidr(name, ranges) => format!("service range {name} {}", ranges.is_some()),
         SourceEvent::Relist(kind) => format!("relist {kind}"),
         SourceEvent::InSync(kind) => format!("in sync {kind}"),
