@@ -178,7 +178,7 @@ fn start_tasks(
     let parts = NodeTaskParts { config: Arc::clone(config), pins: pins.clone(), programs, clock, cgroup, predecessor };
     let node = NodeTask::new(parts, publish, Arc::clone(&status))?;
     tasks.spawn("node", node.run(nodes.clone(), service_ranges, snapshots.clone(), blocks));
-    let notices = record_events(tasks, &source, config, &snapshots);
+    let notices = record_events(tasks, &source, config, &snapshots, nodes.clone());
     let contacts = Arc::new(Contacts::default());
     tasks.spawn("contacts", report_contacts(Arc::clone(&contacts)));
     let state_dir = config.state_dir.clone();
@@ -245,13 +245,14 @@ fn record_events(
     source: &source::Prepared,
     config: &Config,
     snapshots: &watch::Receiver<Arc<Snapshot>>,
+    nodes: watch::Receiver<Arc<Nodes>>,
 ) -> Notices {
     if source.servers().is_empty() || !config.service_proxy {
         return Notices::default();
     }
     let (notices, queue) = events::channel();
     let servers = source.servers().to_vec();
-    tasks.spawn("events", events::run(servers, config.node_name.clone(), snapshots.clone(), queue));
+    tasks.spawn("events", events::run(servers, config.node_name.clone(), snapshots.clone(), queue, nodes));
     notices
 }
 

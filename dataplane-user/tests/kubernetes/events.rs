@@ -38,7 +38,8 @@ fn agent(server: &Server, node: &str) -> (watch::Sender<Arc<Snapshot>>, events::
     let (snapshots, receiver) = watch::channel(Arc::default());
     let (notices, queue) = events::channel();
     let servers = vec![kube::Config::new(server.url().parse().unwrap())];
-    tokio::spawn(events::run(servers, node.into(), receiver, queue));
+    let nodes = watch::channel(Arc::default()).1;
+    tokio::spawn(events::run(servers, node.into(), receiver, queue, nodes));
     (snapshots, notices)
 }
 

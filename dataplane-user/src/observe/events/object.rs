@@ -66,6 +66,6 @@ pub(super) fn event(notice: &Notice, uid: String, node: &str, now: Timestamp) ->
 
 /// Hashes the parts, each with a zero byte after it so that no two lists of parts have the same
 /// bytes.
-fn hash_of(parts: [&str; 5]) -> u64 {
+pub(super) fn hash_of(parts: [&str; 5]) -> u64 {
     parts.iter().fold(fnv::BASIS64, |hash, part| fnv::extend64(fnv::extend64(hash, part.as_bytes()), &[0]))
 }
