@@ -35,7 +35,7 @@ pub(super) fn claims(
 ) -> Vec<AddressClaim> {
     let mut claims: Vec<AddressClaim> = Vec::with_capacity(2);
     for addr in service.cluster_ips.iter().filter(|a| context.serves(*a)) {
-        match taken(addr, context) {
+        match cluster_ip_taken(addr, context) {
             Some(reason) => rejections.push(reject(key, "spec.clusterIPs", addr, reason)),
             None => claims.push(AddressClaim { addr, external: false, balancer: false }),
         }
@@ -66,6 +66,20 @@ pub(super) fn claims(
 
 fn reject(key: &ObjectKey, field: &str, addr: IpAddr, reason: &str) -> Rejection {
     Rejection::of(ObjectKind::Service, key, field, format!("{addr} {reason}")).because(Cause::AddressRefused)
+}
+
+/// Returns the reason why no Service may have this cluster IP, if there is one.
+///
+/// The API server assigns cluster IPs, so the word of a Node does not count against one: whoever
+/// controls a kubelet could withdraw any Service on all nodes, and so could a wrong pod range. It
+/// counts only outside the known ranges of cluster IPs.
+fn cluster_ip_taken(addr: IpAddr, context: &Context) -> Option<&'static str> {
+    if context.is_this_node(addr) {
+        return Some("is the address of a node");
+    }
+    let ranges = context.cluster.service_ranges();
+    let known = ranges.iter().any(|range| range.is_ipv6() == addr.is_ipv6());
+    if known && !context.cluster.is_service_range(addr) { taken(addr, context) } else { None }
 }
 
 /// Returns the reason why no Service may have this address, if there is one. Without the check a

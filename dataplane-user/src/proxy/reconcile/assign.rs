@@ -12,6 +12,8 @@ use dataplane_common::types::clock::{Clock, Ticks};
 use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::SlotTable;
 
+use hashbrown::{HashMap, HashSet};
+
 use super::allocator::Allocator;
 use super::ids::{ServiceId, ServicePortId};
 use super::ownership::{Decisions, Ownership};
@@ -70,11 +72,17 @@ pub fn assign(
     decisions: &Decisions,
 ) -> Result<Assigned, Refusal> {
     let found = Assigned::default();
-    let mut work = Work { before, service, allocator, now, decisions, found, added: (0, 0), added_sources: (0, 0) };
+    let own_ids = before.iter().map(|port| port.id).collect();
+    let siblings = HashMap::new();
+    let (added, added_sources) = ((0, 0), (0, 0));
+    let mut work = Work { before, service, allocator, now, decisions, found, added, added_sources, own_ids, siblings };
     let mut ports: Vec<PublishedPort> = Vec::with_capacity(desired.ports.len());
     for port in &desired.ports {
-        match work.port(port, &ports, clock) {
-            Ok(port) => ports.push(port),
+        match work.port(port, clock) {
+            Ok(port) => {
+                work.siblings.extend(port.frontends.iter().map(|f| (f.key, port.id)));
+                ports.push(port);
+            }
             Err(refusal) => {
                 work.give_back();
                 return Err(refusal);
@@ -105,16 +113,21 @@ struct Work<'a> {
     added: (u32, u32),
     /// New ranges of clients, by family.
     added_sources: (u32, u32),
+    /// Ids of the ports that the Service has.
+    own_ids: HashSet<ServicePortId>,
+    /// Frontends of the ports that are assigned already. A search through them for each frontend
+    /// would take a minute for a Service with hundreds of ports and a thousand addresses.
+    siblings: HashMap<FrontendAddr, ServicePortId>,
 }
 
 impl Work<'_> {
-    fn port(&mut self, port: &DesiredPort, done: &[PublishedPort], clock: Clock) -> Result<PublishedPort, Refusal> {
+    fn port(&mut self, port: &DesiredPort, clock: Clock) -> Result<PublishedPort, Refusal> {
         let before = self.before.iter().find(|p| p.name == port.name);
         let id = match before {
             Some(before) => before.id,
             None => self.new_id()?,
         };
-        let frontends = self.frontends(port, id, done)?;
+        let frontends = self.frontends(port, id)?;
         self.check_room_for_sources(before, &port.sources)?;
         let other = |b: &PublishedPort| b.uncertain || b.scheduler != port.scheduler;
         let mut changed = [before.is_none_or(other); 4];
@@ -172,22 +185,17 @@ impl Work<'_> {
     }
 
     /// Returns the frontends that the Service has or takes, by `decisions`, and notes the others.
-    fn frontends(
-        &mut self,
-        port: &DesiredPort,
-        id: ServicePortId,
-        done: &[PublishedPort],
-    ) -> Result<Box<[desired::DesiredFrontend]>, Refusal> {
+    fn frontends(&mut self, port: &DesiredPort, id: ServicePortId) -> Result<Box<[desired::DesiredFrontend]>, Refusal> {
         let mut frontends = Vec::with_capacity(port.frontends.len());
         for f in &port.frontends {
             let owner = self.allocator.frontend_owner(&f.key);
-            let sibling = done.iter().find(|p| p.frontends.iter().any(|d| d.key == f.key)).map(|p| p.id);
+            let sibling = self.siblings.get(&f.key).copied();
             match sibling.or(owner) {
                 None => {
                     self.check_room(&f.key)?;
                     frontends.push(*f);
                 }
-                Some(o) if sibling.is_none() && (o == id || self.before.iter().any(|p| p.id == o)) => {
+                Some(o) if sibling.is_none() && (o == id || self.own_ids.contains(&o)) => {
                     frontends.push(*f);
                 }
                 Some(other) => {

@@ -95,6 +95,41 @@ fn external_ips_of_nodes_pods_and_cluster_ips_are_rejected() {
     }
 }
 
+/// Root on one node could otherwise withdraw DNS and the API server's Service on all nodes.
+#[test]
+fn nodes_and_pod_ranges_do_not_withdraw_cluster_ips() {
+    let range = |text: &str| text.parse::<IpNetwork>().unwrap();
+    let node = NodeObject {
+        addresses: [addr("10.96.0.1")].into(),
+        pod_cidrs: [range("10.96.0.0/16"), range("fd00:96::/64")].into(),
+        ..NodeObject::default()
+    };
+    let mut s = web();
+    let extra = ServiceExtra { external_ips: [addr("10.96.0.77")].into(), ..ServiceExtra::default() };
+    s.extra = Some(Box::new(extra));
+    for known in [&[][..], &[range("10.96.0.0/12"), range("fd00:96::/108")]] {
+        let mut context = context();
+        context.cluster = ClusterContext::new(std::iter::once(&node), &[]).with_service_ranges(known.iter());
+        let desired = service(&ObjectKey::new("shop", "web"), &s, [].iter(), &context, |_| false);
+        assert_eq!(addresses(&desired), ["10.96.0.1:80", "[fd00:96::1]:80"], "{known:?}");
+        assert_eq!(desired.rejections.len(), 1, "the external address stays refused");
+        // Where the ranges are known, no API server assigns addresses outside of them.
+        context.cluster =
+            ClusterContext::new(std::iter::once(&node), &[]).with_service_ranges([range("10.7.0.0/16")].iter());
+        let desired = service(&ObjectKey::new("shop", "web"), &s, [].iter(), &context, |_| false);
+        assert_eq!(addresses(&desired), ["[fd00:96::1]:80"]);
+    }
+}
+
+#[test]
+fn cluster_ip_of_this_node_is_refused() {
+    let mut s = web();
+    s.cluster_ips.v4 = Some("192.0.2.1".parse().unwrap());
+    let desired = derive(&s, &[]);
+    assert_eq!(addresses(&desired), ["[fd00:96::1]:80"]);
+    assert_eq!(desired.rejections.len(), 1);
+}
+
 #[test]
 fn repeated_address_is_one_frontend() {
     let mut s = web();
