@@ -9,6 +9,8 @@
 mod cluster_state;
 mod core;
 mod histogram;
+#[cfg(test)]
+mod limit_tests;
 mod locality;
 mod pending;
 mod pipeline;

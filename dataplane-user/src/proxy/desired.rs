@@ -6,6 +6,7 @@
 mod choose;
 pub mod context;
 mod frontends;
+pub mod limits;
 mod sources;
 #[cfg(test)]
 mod tests;

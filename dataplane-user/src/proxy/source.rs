@@ -133,6 +133,8 @@ pub enum Cause {
     AddressRefused,
     /// An older Service has the same address, port and protocol.
     AddressConflict,
+    /// The object is larger than what is served.
+    LimitExceeded,
     /// A map has no room for the Service.
     TableFull,
     /// The kernel rejected a write.
@@ -147,6 +149,7 @@ impl Cause {
             Self::Invalid => "InvalidField",
             Self::AddressRefused => "AddressRefused",
             Self::AddressConflict => "AddressConflict",
+            Self::LimitExceeded => "LimitExceeded",
             Self::TableFull => "TableFull",
             Self::WriteFailed => "WriteFailed",
         }

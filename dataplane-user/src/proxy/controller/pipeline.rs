@@ -15,6 +15,7 @@ use super::snapshot::HealthCheck;
 use super::status::Status;
 use super::store::{ObjectStore, ServiceEntry};
 use crate::proxy::apply::{MapWriter, Outcome};
+use crate::proxy::desired::limits::{Excess, excess};
 use crate::proxy::desired::{self, Context, Desired, FrontendAddr, ready_local};
 use crate::proxy::reconcile::ids::ServiceId;
 use crate::proxy::reconcile::ownership::Claimants;
@@ -166,6 +167,10 @@ impl Pipeline {
             None => Desired::default(),
             Some(service) => {
                 let slices = entry.slices.iter().map(|s| &s.object);
+                if let Some(excess) = excess(service, slices.clone(), &self.context) {
+                    self.exceed(id, excess);
+                    return None;
+                }
                 desired::service(&entry.key, service, slices, &self.context, |a| self.store.is_cluster_ip(a))
             }
         };
@@ -196,6 +201,18 @@ impl Pipeline {
                 Some(part)
             }
         }
+    }
+
+    /// Leaves a Service that is too large as it is. Only a change of its objects can help.
+    fn exceed(&mut self, id: ServiceId, excess: Excess) {
+        self.reconciler.withdraw(id);
+        self.note_health(id);
+        self.status.fits(id);
+        let rejection = self.rejection(id, "", excess.to_string(), Cause::LimitExceeded);
+        self.status.rejections.set_service(id, rejection.into_iter().collect());
+        self.status.published(id, self.reconciler.published(id));
+        self.queue.succeeded(id);
+        self.status.applied(id);
     }
 
     fn apply(&mut self, plan: &Plan) -> Outcome {

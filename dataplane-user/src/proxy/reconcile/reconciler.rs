@@ -195,6 +195,11 @@ impl Reconciler {
         Some(Reconciled::Planned { part: Part { id, before, after, taken_over }, conflicts })
     }
 
+    /// Has a Service wait for no frontend of another one any more. It keeps what it has.
+    pub fn withdraw(&mut self, id: ServiceId) {
+        self.ownership.remove(id);
+    }
+
     /// Adds the entries of addresses that have changed since the last call, at the end of a round.
     pub fn plan_addresses(&mut self, plan: &mut Plan) {
         self.allocator.plan_addresses(plan);
