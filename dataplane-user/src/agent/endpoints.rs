@@ -1,8 +1,9 @@
 //! The agent's two HTTP endpoints: metrics and status on one address, health checks on the other.
 //!
 //! `agent` reserves both addresses before it changes the kernel and spawns one task for each. Both
-//! answer at once: until the maps are in sync, `/healthz` tells load balancers whether a predecessor
-//! has left Services in them. The answers are computed in `observe`; only readiness is decided here.
+//! answer at once: until the maps are in sync, `/healthz` tells load balancers whether a
+//! predecessor has left Services in them. The answers are computed in `observe`; only readiness is
+//! decided here.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

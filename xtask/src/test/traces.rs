@@ -34,8 +34,8 @@ impl Traces {
     }
 }
 
-/// Types of programs that only Ropeway attaches on a machine without another network plugin. systemd
-/// loads programs of other types for its units at any time.
+/// Types of programs that only Ropeway attaches on a machine without another network plugin.
+/// systemd loads programs of other types for its units at any time.
 const PROGRAMS: [&str; 2] = ["sched_cls", "cgroup_sock_addr"];
 
 /// Settings that the agent writes on its node.

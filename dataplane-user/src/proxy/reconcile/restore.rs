@@ -171,8 +171,8 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
     Restored { allocator, services, garbage: Garbage { plan: garbage, slots, backends } }
 }
 
-/// Returns the Service and the port name of each service port id. Names that cannot be read, and the
-/// later ones of a name that two ids have, become garbage.
+/// Returns the Service and the port name of each service port id. Names that cannot be read, and
+/// the later ones of a name that two ids have, become garbage.
 fn port_names(
     found: &mut [(ServicePortId, ServiceName)],
     garbage: &mut Plan,
