@@ -43,7 +43,7 @@ fn agent_mounts_only_its_own_directories() {
     let pod = pod();
     let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
     let paths: Vec<_> = mounts.iter().map(|m| m["mountPath"].as_str().unwrap()).collect();
-    let expected = ["/etc/ropeway", "/sys/fs/bpf/ropeway", "/sys/fs/cgroup", "/var/lib/ropeway", "/etc/cni/net.d"];
+    let expected = ["/etc/ropeway", "/sys/fs/bpf", "/sys/fs/cgroup", "/var/lib/ropeway", "/etc/cni/net.d"];
     assert_eq!(paths, expected);
     let mounted = |container: &str, volume: &Value| {
         let all = pod[container].as_array().unwrap().iter().flat_map(|c| c["volumeMounts"].as_array().unwrap());
