@@ -7,7 +7,7 @@
 
 /// Chains of kubelet, which it makes whatever proxy serves the node
 /// (`pkg/kubelet/kubelet_network_linux.go`).
-const KUBELET: [&str; 2] = ["KUBE-KUBELET-CANARY", "KUBE-FIREWALL"];
+const KUBELET: [&str; 3] = ["KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-FIREWALL"];
 
 /// Lists the tables of a node in the form that [`find`] reads: nftables, then the tables of
 /// iptables-legacy for both families. A kernel without legacy tables has no such files in /proc.
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn chains_of_kubelet_and_of_the_host_are_ignored() {
-        let tables = "table ip mangle {\n\tchain KUBE-KUBELET-CANARY {\n\t}\n}\ntable ip filter {\n\tchain KUBE-FIREWALL \
+        let tables = "table ip mangle {\n\tchain KUBE-KUBELET-CANARY {\n\t}\n\tchain KUBE-IPTABLES-HINT {\n\t}\n}\ntable ip filter {\n\tchain KUBE-FIREWALL \
                       {\n\t}\n}\n*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment kube-proxy -j ACCEPT\n";
         assert_eq!(find(tables), None);
     }
