@@ -3,13 +3,16 @@
 //!
 //! The catalogue ([`RULES`]) lists the rules and the cells in which a rule does not apply. Tests
 //! record the outcome of a cell with a [`Recorder`]. `cargo xtask test` builds the [`Matrix`] from
-//! both. A cell without a record is a failure.
+//! both. A cell without a record is a failure, and so is one whose test asserted nothing
+//! ([`Checked`]).
 
 mod catalogue;
+mod checked;
 mod matrix;
 mod record;
 
 pub use catalogue::RULES;
+pub use checked::{Checked, assertions, count_assertion};
 pub use matrix::{Matrix, Outcome};
 pub use record::{Record, Recorder, VARIABLE, read};
 

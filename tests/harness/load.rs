@@ -2,8 +2,10 @@
 //! its report.
 //!
 //! [`send_requests`] and similar functions run to the end. [`RequestLoad`], [`PersistentLoad`],
-//! [`StickyUdp`] and [`Watch`] run beside the test until it stops them. All counting happens in
-//! `ropeway-peer`.
+//! [`StickyUdp`], [`Session`] and [`Watch`] run beside the test until it stops them. All counting
+//! happens in `ropeway-peer`.
+
+mod session;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -22,8 +24,10 @@ use crate::peer::{PersistentLoadReport, Protocol, Report, Seen, TransferReport};
 use crate::pod::Pod;
 use crate::process::{self, Process};
 
+pub use session::Session;
+
 /// A machine or pod that sends or receives traffic.
-pub trait TrafficEndpoint {
+pub trait TrafficEndpoint: Sync {
     /// Returns a command that runs in this machine or pod.
     ///
     /// # Errors
@@ -119,10 +123,10 @@ fn once<T: DeserializeOwned>(endpoint: &(impl TrafficEndpoint + ?Sized), argumen
 /// # Errors
 /// When it doesn't start.
 pub fn serve(endpoint: &(impl TrafficEndpoint + ?Sized), id: &str, ports: &[u16]) -> Result<Process> {
-    serve_at(endpoint, id, ports, None)
+    serve_at(endpoint, id, ports, &[])
 }
 
-/// Starts a server like [`serve`], on one address only.
+/// Starts a server like [`serve`], on these addresses only; none: on all.
 ///
 /// # Errors
 /// When it doesn't start.
@@ -130,11 +134,11 @@ pub fn serve_at(
     endpoint: &(impl TrafficEndpoint + ?Sized),
     id: &str,
     ports: &[u16],
-    address: Option<std::net::IpAddr>,
+    addresses: &[std::net::IpAddr],
 ) -> Result<Process> {
     let mut arguments = vec!["serve".to_owned(), "--id".to_owned(), id.to_owned()];
     arguments.extend(ports.iter().map(|port| format!("--port={port}")));
-    arguments.extend(address.map(|address| format!("--address={address}")));
+    arguments.extend(addresses.iter().map(|address| format!("--address={address}")));
     let mut command = peer(endpoint, &arguments)?;
     let mut process = Process::start(&format!("server {id}"), command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     ready(&mut process)?;

@@ -15,6 +15,7 @@ mod persistent_load;
 mod report;
 mod request_load;
 mod serve;
+mod session;
 mod socket;
 mod sticky_udp;
 mod transfer;
@@ -27,6 +28,7 @@ pub use persistent_load::{PersistentLoadOptions, PersistentLoadReport, run as pe
 pub use report::Report;
 pub use request_load::{RequestLoadOptions, run as request_load};
 pub use serve::{ServeOptions, run as serve};
+pub use session::{Reply, SessionOptions, run as session};
 pub use sticky_udp::{StickyUdpOptions, run as sticky_udp};
 pub use transfer::{TransferOptions, TransferReport, run as transfer};
 

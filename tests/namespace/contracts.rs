@@ -7,12 +7,14 @@
 mod affinity;
 mod choice;
 mod connection_state;
+mod counters;
 mod existing_connections;
 pub(crate) mod expect;
 mod fixture;
 mod health;
 mod objects;
 mod observations;
+mod paths;
 mod policy;
 mod reachability;
 mod sync;

@@ -34,7 +34,7 @@ fn removed_endpoint_breaks_no_connection_under_load() {
     for load in held {
         let report = load.release().unwrap();
         assert!(report.lost.is_empty(), "connections were lost: {report:?}");
-        assert!(report.requests.ok > report.established, "connections were not used: {report:?}");
+        assert!(report.fewest > 0, "a connection was not used: {report:?}");
         on_leaving += report.requests.by_server.get("web-2").copied().unwrap_or_default();
     }
     assert!(on_leaving > 0, "some connections must have been on the endpoint that left");

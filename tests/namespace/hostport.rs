@@ -101,7 +101,7 @@ fn host_port_without_host_ip_matches_every_node_address() {
             answers(&web, SocketAddr::new(loopback(family), TARGET), protocol, Some("web"));
         }
         let elsewhere = SocketAddr::new(ropeway_tests::cluster::address(family, 1), PORT);
-        let server = load::serve_at(&cluster.client, "elsewhere", &[PORT], Some(elsewhere.ip())).unwrap();
+        let server = load::serve_at(&cluster.client, "elsewhere", &[PORT], &[elsewhere.ip()]).unwrap();
         answers(&node.machine, elsewhere, Protocol::Tcp, Some("elsewhere"));
         drop(server);
     }

@@ -54,7 +54,7 @@ fn node_processes_reach_node_ports_on_loopback() {
         }
     }
     // a server in the pod at the same address and port is reached there
-    let server = load::serve_at(&fixture.client, "own", &[HTTP.node_port], Some(loopback(IpFamily::V4))).unwrap();
+    let server = load::serve_at(&fixture.client, "own", &[HTTP.node_port], &[loopback(IpFamily::V4)]).unwrap();
     let own = load::send_requests(&fixture.client, node_port(loopback(IpFamily::V4), Protocol::Tcp), Protocol::Tcp, 5)
         .unwrap();
     assert_eq!(own.by_server.get("own"), Some(&5), "{own:?}");

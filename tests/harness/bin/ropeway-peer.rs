@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand};
 use ropeway_tests::enter::{Inside, NodeOptions, run_inside, run_node};
 use ropeway_tests::peer::{
     ApiOptions, EchoOptions, FetchOptions, PersistentLoadOptions, RequestLoadOptions, SendOptions, ServeOptions,
-    StickyUdpOptions, TransferOptions, WatchOptions, apiserver, echo, fetch, persistent_load, request_load, send,
-    serve, sticky_udp, transfer, watch,
+    SessionOptions, StickyUdpOptions, TransferOptions, WatchOptions, apiserver, echo, fetch, persistent_load,
+    request_load, send, serve, session, sticky_udp, transfer, watch,
 };
 
 #[derive(Parser)]
@@ -36,6 +36,8 @@ enum Command {
     Fetch(FetchOptions),
     /// Keep connections open and send requests over them until standard input ends
     PersistentLoad(PersistentLoadOptions),
+    /// Send a request from each of some sockets for each line on standard input
+    Session(SessionOptions),
     /// Send requests over one connected UDP socket and print each change of the answering server
     StickyUdp(StickyUdpOptions),
     /// Send and receive a checked pattern over one connection
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Echo(options) => echo(&options),
         Command::Fetch(options) => fetch(&options),
         Command::PersistentLoad(options) => persistent_load(&options),
+        Command::Session(options) => session(&options),
         Command::StickyUdp(options) => sticky_udp(&options),
         Command::Transfer(options) => transfer(&options),
         Command::Send(options) => send(&options),

@@ -119,7 +119,7 @@ pub const RULES: &[Rule] = &[
     Rule { number: "2.3.6", title: "External policy Local keeps the client's address", absent: &[], gaps: &[] },
     Rule {
         number: "2.3.7",
-        title: "The source is translated where replies need it: hairpin, loopback, a remote endpoint",
+        title: "The source is translated where replies need it: hairpin (pod), loopback (node), remote endpoint (others)",
         absent: &[],
         gaps: &[],
     },
@@ -137,7 +137,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         number: "2.3.10",
-        title: "Other ports of a load-balancer IP are not touched, and no node answers ARP or NDP for it",
+        title: "Other ports of a load-balancer IP are not touched; from outside: no node answers ARP or NDP for it",
         absent: &[],
         gaps: &[],
     },

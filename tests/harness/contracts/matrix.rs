@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
+use super::record::NOTHING_ASSERTED;
 use super::{Path, RULES, Record, Rule, all_cells};
 use crate::pod::IpFamily;
 
@@ -32,7 +33,8 @@ const HEAD: &str = "\
 
 Each row is a rule, each column a client path and an address family.
 
-- `pass`: a test with real packets has checked the rule on this path.
+- `pass`: a test with real packets has checked the rule on this path, with TCP and UDP where both
+  are meant, and has made at least one assertion for the cell.
 - `-`: the rule does not apply there.
 - `gap`: the rule is known not to hold there.
 
@@ -112,6 +114,7 @@ fn outcome(rule: &Rule, path: Path, family: IpFamily, records: &[&Record]) -> Ou
         (Some(_), Some(gap)) => Outcome::Gap(gap),
         (Some(failure), None) => Outcome::Fail(failure.clone()),
         (None, Some(_)) => Outcome::Fail("it holds, so it is no gap any more".to_owned()),
+        (None, None) if own.iter().any(|record| record.assertions == 0) => Outcome::Fail(NOTHING_ASSERTED.to_owned()),
         (None, None) => Outcome::Pass,
     }
 }
@@ -208,7 +211,7 @@ mod tests {
     ];
 
     fn record(rule: &str, path: Path, family: IpFamily, failure: Option<&str>) -> Record {
-        Record { rule: rule.to_owned(), path, family, failure: failure.map(str::to_owned) }
+        Record { rule: rule.to_owned(), path, family, assertions: 1, failure: failure.map(str::to_owned) }
     }
 
     /// Returns records with which no cell fails.
@@ -257,6 +260,13 @@ mod tests {
         let failures = Matrix::of(&RULES, &without_rule).failures();
         assert_eq!(failures, ["2.1.2 pod, node, other node, outside: no test has looked"]);
         assert_eq!(Matrix::of(&RULES, &all[1..]).failures(), ["2.1.1 pod, IPv4: no test has looked"]);
+    }
+
+    #[test]
+    fn passing_cell_without_assertion_fails() {
+        let mut records = good();
+        records.last_mut().unwrap().assertions = 0;
+        assert_eq!(Matrix::of(&RULES, &records).failures(), ["2.1.2 outside, IPv6: its test has asserted nothing"]);
     }
 
     #[test]

@@ -11,11 +11,14 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Path, Rule};
+use super::{Checked, Path, Rule};
 use crate::pod::IpFamily;
 
 /// The environment variable that names the file. Without it, outcomes are only printed.
 pub const VARIABLE: &str = "ROPEWAY_CONTRACTS";
+
+/// The failure of a cell whose test compared nothing.
+pub(super) const NOTHING_ASSERTED: &str = "its test has asserted nothing";
 
 /// The outcome of one cell, one line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,8 @@ pub struct Record {
     pub path: Path,
     /// Address family of the cell.
     pub family: IpFamily,
+    /// Number of assertions that the test made for the cell.
+    pub assertions: u32,
     /// The reason why the rule does not hold; `None`: it holds.
     pub failure: Option<String>,
 }
@@ -55,23 +60,24 @@ impl Recorder {
     ///
     /// # Errors
     /// When the rule does not apply to this cell, or the line can't be written.
-    pub fn cell(&self, rule: &Rule, path: Path, family: IpFamily, outcome: &Result<()>) -> Result<()> {
+    pub fn cell(&self, rule: &Rule, path: Path, family: IpFamily, checked: &Checked) -> Result<()> {
         let number = rule.number;
         ensure!(rule.absent(path, family).is_none(), "rule {number} does not apply to {path}, {family:?}");
-        let failure = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        let failure = checked.outcome.as_ref().err().map(|error| format!("{error:#}"));
         let cell = format!("{number} {path} {family:?}");
         let wrong = match (&failure, rule.gap(path, family)) {
-            (None, None) | (Some(_), Some(_)) => None,
             (Some(failure), None) => Some(failure.clone()),
+            (None, None) if checked.assertions == 0 => Some(NOTHING_ASSERTED.to_owned()),
+            (None, None) | (Some(_), Some(_)) => None,
             (None, Some(gap)) => Some(format!("it holds, so this is no gap any more: {gap}")),
         };
         match (&wrong, &failure) {
             (Some(wrong), _) => println!("{cell}: FAIL: {wrong}"),
             (None, Some(failure)) => println!("{cell}: known gap: {failure}"),
-            (None, None) => println!("{cell}: pass"),
+            (None, None) => println!("{cell}: pass, {} assertions", checked.assertions),
         }
         self.wrong.lock().unwrap_or_else(PoisonError::into_inner).extend(wrong.map(|wrong| format!("{cell}: {wrong}")));
-        let record = Record { rule: number.to_owned(), path, family, failure };
+        let record = Record { rule: number.to_owned(), path, family, assertions: checked.assertions, failure };
         let Some(file) = &self.file else { return Ok(()) };
         let line = serde_json::to_string(&record)? + "\n";
         file.lock()

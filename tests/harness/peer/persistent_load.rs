@@ -12,7 +12,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::report::word;
-use super::socket::{Request, connect, line};
+use super::socket::{Request, connect, line, same};
 use super::{Protocol, Report};
 
 /// Options of `ropeway-peer persistent-load`.
@@ -40,6 +40,8 @@ pub struct PersistentLoadReport {
     pub servers: BTreeMap<String, u64>,
     /// Connections that broke, with the reason.
     pub lost: Vec<String>,
+    /// The smallest number of answers over one connection.
+    pub fewest: u64,
     /// The requests over all connections.
     pub requests: Report,
 }
@@ -66,12 +68,16 @@ pub fn run(options: &PersistentLoadOptions) -> Result<()> {
     let stop = AtomicBool::new(false);
     let interval = Duration::from_millis(options.interval);
     std::thread::scope(|scope| {
-        let users: Vec<_> =
-            streams.into_iter().map(|stream| scope.spawn(|| use_connection(stream, interval, &stop))).collect();
+        let users: Vec<_> = streams
+            .into_iter()
+            .map(|stream| scope.spawn(|| use_connection(stream, options.target, interval, &stop)))
+            .collect();
         io::stdin().read_to_end(&mut Vec::new()).ok();
         stop.store(true, Ordering::Relaxed);
+        report.fewest = u64::MAX;
         for user in users {
             let (part, lost) = user.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            report.fewest = report.fewest.min(part.ok);
             report.requests.merge(part);
             report.lost.extend(lost);
         }
@@ -80,11 +86,18 @@ pub fn run(options: &PersistentLoadOptions) -> Result<()> {
     Ok(())
 }
 
-fn use_connection(mut stream: TcpStream, interval: Duration, stop: &AtomicBool) -> (Report, Option<String>) {
+fn use_connection(
+    mut stream: TcpStream,
+    target: SocketAddr,
+    interval: Duration,
+    stop: &AtomicBool,
+) -> (Report, Option<String>) {
     let mut report = Report::default();
     while !stop.load(Ordering::Relaxed) {
         let start = std::time::Instant::now();
-        match line(&mut stream) {
+        // getpeername(2) must go on showing the address of the Service.
+        let named = stream.peer_addr().and_then(|peer| same(peer, target));
+        match named.and_then(|()| line(&mut stream)) {
             Ok(answer) => report.add(Ok(answer), start.elapsed()),
             Err(error) => {
                 let why = word(&error);

@@ -49,6 +49,16 @@ impl Report {
         Duration::from_micros(self.slowest_us)
     }
 
+    /// Returns Pearson's chi-square statistic of the answers, against equal shares of all servers
+    /// that have answered: the sum of `(count - mean)^2 / mean`. With n servers it has n - 1
+    /// degrees of freedom.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
+    pub fn chi_square(&self) -> f64 {
+        let mean = self.ok as f64 / self.by_server.len() as f64;
+        self.by_server.values().map(|count| (*count as f64 - mean).powi(2) / mean).sum()
+    }
+
     /// Adds the counts of another report.
     pub fn merge(&mut self, other: Self) {
         self.ok += other.ok;
@@ -86,6 +96,17 @@ mod tests {
         assert_eq!(word(&io::Error::from_raw_os_error(11)), "timeout");
         assert_eq!(word(&io::Error::from(io::ErrorKind::TimedOut)), "timeout");
         assert_eq!(word(&io::Error::other("reply from elsewhere")), "reply from elsewhere");
+    }
+
+    #[test]
+    fn chi_square_grows_with_unequal_shares() {
+        let of = |a: u64, b: u64| {
+            let by_server = [("a".to_owned(), a), ("b".to_owned(), b)].into();
+            Report { ok: a + b, by_server, ..Report::default() }.chi_square()
+        };
+        // (10 - 0)^2 / 10 from each server, and so on
+        assert!((of(20, 20), of(10, 30)) == (0.0, 10.0), "{} {}", of(20, 20), of(10, 30));
+        assert!((of(960, 640) - 64.0).abs() < 1e-9, "60 to 40: {}", of(960, 640));
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub struct RequestLoadOptions {
     /// Send datagrams from this port, each from a new socket; 0: the kernel chooses
     #[arg(long, default_value_t = 0)]
     source_port: u16,
+    /// Send the n-th datagram from the n-th port from this one on; 0: see --source-port
+    #[arg(long, default_value_t = 0)]
+    first_port: u16,
     /// Stop as soon as the server of this name has answered
     #[arg(long, value_name = "NAME")]
     until: Option<String>,
@@ -96,7 +99,7 @@ fn one_client(request: &Request, options: &RequestLoadOptions, sent: &AtomicU64,
             break;
         }
         let start = Instant::now();
-        let outcome = send_request(request);
+        let outcome = send_request(&of_number(request, options, number));
         if outcome.as_ref().is_ok_and(|answer| options.until.as_ref() == Some(&answer.server)) {
             stop.store(true, Ordering::Relaxed);
         }
@@ -106,4 +109,13 @@ fn one_client(request: &Request, options: &RequestLoadOptions, sent: &AtomicU64,
         }
     }
     report
+}
+
+/// Returns the request with this number, counted from 0.
+fn of_number(request: &Request, options: &RequestLoadOptions, number: u64) -> Request {
+    if options.first_port == 0 {
+        return *request;
+    }
+    // The difference is below the count of requests, which the caller chooses to fit.
+    Request { source_port: options.first_port.wrapping_add(number as u16), ..*request }
 }

@@ -20,9 +20,9 @@ pub struct ServeOptions {
     /// Ports, TCP and UDP
     #[arg(long = "port", required = true)]
     ports: Vec<u16>,
-    /// Address to listen on; without it all of both families
-    #[arg(long)]
-    address: Option<IpAddr>,
+    /// Addresses to listen on; without one all of both families
+    #[arg(long = "address")]
+    addresses: Vec<IpAddr>,
 }
 
 /// Serves until it is killed; prints `ready` when it listens.
@@ -30,10 +30,12 @@ pub struct ServeOptions {
 /// # Errors
 /// When a port is taken.
 pub fn run(options: &ServeOptions) -> Result<()> {
-    let address = options.address.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+    let all = [Ipv6Addr::UNSPECIFIED.into()];
+    let addresses = if options.addresses.is_empty() { &all } else { &options.addresses[..] };
+    let places =
+        addresses.iter().flat_map(|address| options.ports.iter().map(|port| SocketAddr::from((*address, *port))));
     std::thread::scope(|scope| {
-        for port in &options.ports {
-            let place = SocketAddr::from((address, *port));
+        for place in places {
             let listener = TcpListener::bind(place).with_context(|| format!("cannot listen at TCP {place}"))?;
             let socket = UdpSocket::bind(place).with_context(|| format!("cannot bind UDP {place}"))?;
             scope.spawn(move || datagrams(&socket, &options.id));

@@ -10,22 +10,26 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use ropeway_tests::cluster::{Cluster, Node, Shape};
-use ropeway_tests::contracts::{Path, Recorder, Rule};
+use ropeway_tests::contracts::{Checked, Path, Recorder, Rule};
 use ropeway_tests::load::{self, BypassSocketHooks, TrafficEndpoint};
+use ropeway_tests::machine::Machine;
 use ropeway_tests::manifest::{self, Port};
 use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::process::Process;
 use ropeway_tests::{view, wait};
 use serde_json::{Value, json};
 
+use super::observations::Observations;
 use crate::host_device;
 
 /// The port on which the servers listen.
 pub(super) const TARGET: u16 = 8080;
 /// The flags of the agents.
 pub(super) const FLAGS: [&str; 2] = [host_device::RANGES, "--healthz-bind-address=[::]:10256"];
+/// The name of servers that belong to no Service.
+pub(super) const STRANGER: &str = "stranger";
 /// Time within which a change has to reach the kernel.
 const SETTLED: Duration = Duration::from_secs(10);
 
@@ -54,7 +58,7 @@ pub(super) struct Target {
 
 /// A client on a path.
 pub(super) struct Client<'a> {
-    place: Box<dyn TrafficEndpoint + Sync + 'a>,
+    place: Box<dyn TrafficEndpoint + 'a>,
     addresses: [IpAddr; 2],
 }
 
@@ -219,21 +223,9 @@ impl ContractFixture {
         let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
         cluster.apply("nodes", &cluster.nodes.iter().map(node).collect::<Vec<_>>()).unwrap();
         cluster.start_agents_with(&FLAGS).unwrap();
-        let via = |number: usize, family| cluster.nodes[number].address(family);
-        for (range, node) in [
-            ("203.0.113.0/24", 0),
-            ("198.51.100.0/24", 0),
-            ("10.96.0.0/16", 0),
-            ("10.244.1.0/24", 0),
-            ("10.244.2.0/24", 1),
-            ("2001:db8:113::/64", 0),
-            ("2001:db8:51::/64", 0),
-            ("fd00:10:96::/112", 0),
-            ("fd00:10:244:1::/64", 0),
-            ("fd00:10:244:2::/64", 1),
-        ] {
-            let family = if range.contains("::") { IpFamily::V6 } else { IpFamily::V4 };
-            cluster.client.ip(&[format!("route add {range} via {}", via(node, family))]).unwrap();
+        add_routes(&cluster, &cluster.client, &[SERVICE_ROUTES, POD_ROUTES].concat());
+        for node in &cluster.nodes {
+            host_device::await_open(node);
         }
         let web = [(0, "web-1"), (1, "web-2"), (1, "never")].map(|(node, name)| cluster.nodes[node].pod(name).unwrap());
         let servers = web.iter().map(|pod| load::serve(pod, pod.name(), &[TARGET]).unwrap()).collect();
@@ -265,6 +257,40 @@ impl ContractFixture {
         }
     }
 
+    /// Starts servers that belong to no Service, at the external addresses and node ports of the
+    /// Services with these numbers. What Ropeway does not serve reaches them: at the first node's
+    /// ports the node itself, at other addresses a machine to which the nodes route them.
+    pub(super) fn strangers(&self, numbers: &[u16]) -> Vec<Process> {
+        let Cluster { nodes, client, fabric, .. } = &self.cluster;
+        // The first node tells the client of the shorter way to that machine.
+        for of in ["ipv4.conf.all", "ipv4.conf.eth0", "ipv6.conf.all", "ipv6.conf.eth0"] {
+            client.output(&["sysctl", "-qw", &format!("net.{of}.accept_redirects=0")]).unwrap();
+        }
+        let mut addresses = Vec::new();
+        for family in IpFamily::BOTH {
+            let (link, length, nodad) = if family == IpFamily::V4 { (24, 32, "") } else { (64, 128, "nodad") };
+            let gateway = ropeway_tests::cluster::address(family, 2);
+            fabric.ip(&[format!("address add {gateway}/{link} dev br0 {nodad}")]).unwrap();
+            for (number, vip) in
+                numbers.iter().flat_map(|number| [Vip::External, Vip::Balancer].map(|vip| (number, vip)))
+            {
+                let ip = address(vip, *number, family);
+                fabric.ip(&[format!("address add {ip}/{length} dev lo {nodad}")]).unwrap();
+                for node in nodes {
+                    node.machine.ip(&[format!("route add {ip}/{length} via {gateway}")]).unwrap();
+                }
+                addresses.push(ip);
+            }
+        }
+        add_routes(&self.cluster, fabric, POD_ROUTES);
+        let node_ports: Vec<_> = numbers.iter().flat_map(|number| [30000 + number, 31000 + number]).collect();
+        let node = IpFamily::BOTH.map(|family| self.node().address(family));
+        vec![
+            load::serve_at(&self.node().machine, STRANGER, &node_ports, &node).unwrap(),
+            load::serve_at(fabric, STRANGER, &[80, 53], &addresses).unwrap(),
+        ]
+    }
+
     /// Replaces a file of manifests, and waits until all nodes have applied it.
     pub(super) fn apply(&self, file: &str, objects: &[Value]) {
         self.cluster.apply(file, objects).unwrap();
@@ -287,29 +313,21 @@ impl ContractFixture {
 
     /// Checks every cell of a rule, one after the other.
     pub(super) fn check_cells(&self, rule: &str, check: impl Fn(Path, IpFamily) -> Result<()>) {
-        let rule = Rule::of(rule).unwrap();
-        for (path, family) in rule.cells() {
-            self.recorder.cell(rule, path, family, &check(path, family)).unwrap();
-        }
+        let mut observations = Observations::new(rule);
+        observations.observe(check);
+        observations.record(self, rule);
     }
 
     /// Checks every cell of a rule concurrently, for checks that wait.
     pub(super) fn check_cells_in_parallel(&self, rule: &str, check: impl Fn(Path, IpFamily) -> Result<()> + Sync) {
-        let rule = Rule::of(rule).unwrap();
-        let check = &check;
-        std::thread::scope(|scope| {
-            let start = |(path, family)| (path, family, scope.spawn(move || check(path, family)));
-            let started: Vec<_> = rule.cells().into_iter().map(start).collect();
-            for (path, family, thread) in started {
-                let outcome = thread.join().unwrap_or_else(|_| Err(anyhow!("the test panicked")));
-                self.recorder.cell(rule, path, family, &outcome).unwrap();
-            }
-        });
+        let mut observations = Observations::new(rule);
+        observations.observe_in_parallel(check);
+        observations.record(self, rule);
     }
 
     /// Records the outcome of a cell.
-    pub(super) fn record(&self, rule: &str, path: Path, family: IpFamily, outcome: &Result<()>) {
-        self.recorder.cell(Rule::of(rule).unwrap(), path, family, outcome).unwrap();
+    pub(super) fn record(&self, rule: &str, path: Path, family: IpFamily, checked: &Checked) {
+        self.recorder.cell(Rule::of(rule).unwrap(), path, family, checked).unwrap();
     }
 
     /// Returns the Node objects: the first one is in zone `a`, the second in `b`.
@@ -325,7 +343,29 @@ impl ContractFixture {
     }
 }
 
-fn client<'a>(place: impl TrafficEndpoint + Sync + 'a, addresses: [IpAddr; 2]) -> Client<'a> {
+/// Networks of Services, and the index of the node to which machines outside send their packets.
+const SERVICE_ROUTES: &[(&str, usize)] = &[
+    ("203.0.113.0/24", 0),
+    ("198.51.100.0/24", 0),
+    ("10.96.0.0/16", 0),
+    ("2001:db8:113::/64", 0),
+    ("2001:db8:51::/64", 0),
+    ("fd00:10:96::/112", 0),
+];
+/// Networks of pods, and the index of their node.
+const POD_ROUTES: &[(&str, usize)] =
+    &[("10.244.1.0/24", 0), ("10.244.2.0/24", 1), ("fd00:10:244:1::/64", 0), ("fd00:10:244:2::/64", 1)];
+
+/// Adds routes of a machine to nodes.
+fn add_routes(cluster: &Cluster, machine: &Machine, routes: &[(&str, usize)]) {
+    let line = |(range, node): &(&str, usize)| {
+        let family = if range.contains("::") { IpFamily::V6 } else { IpFamily::V4 };
+        format!("route add {range} via {}", cluster.nodes[*node].address(family))
+    };
+    machine.ip(&routes.iter().map(line).collect::<Vec<_>>()).unwrap();
+}
+
+fn client<'a>(place: impl TrafficEndpoint + 'a, addresses: [IpAddr; 2]) -> Client<'a> {
     Client { place: Box::new(place), addresses }
 }
 

@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use ropeway_tests::contracts::Path;
+use ropeway_tests::expect;
 use ropeway_tests::load::{self, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::{IpFamily, Pod};
@@ -13,7 +14,7 @@ use ropeway_tests::wait;
 use serde_json::{Value, json};
 
 use super::expect::for_each_client;
-use super::fixture::{ContractFixture, policies, ready, service_with, terminating, with_endpoints};
+use super::fixture::{ContractFixture, endpoint, policies, ready, service_with, slice, terminating};
 use super::observations::Observations;
 
 const HEALTH: u16 = 10256;
@@ -41,32 +42,29 @@ fn section_2_5_health_and_metrics() {
     let fixture = ContractFixture::new();
     let mut healthz = Observations::new("2.5.1");
     let mut check = Observations::new("2.5.2");
-    let [here, there, _] = &fixture.web;
-    let balance = |endpoints: &[(&Pod, Value)]| {
-        let spec = [&policies("Local")[1..], &[("healthCheckNodePort", json!(CHECK))]].concat();
-        fixture.apply("checked", &with_endpoints(service_with("checked", 80, &spec), endpoints));
-    };
-    let is_checked = |wanted: u16, has_local: bool| {
+    let is_checked = |counts: [u64; 2]| {
         let fixture = &fixture;
         move |path, family| {
             for_each_client(&fixture.clients(path), |from| {
+                let count = counts[usize::from(family == IpFamily::V6)];
+                let wanted = if count == 0 { 503 } else { 200 };
                 let body = status(from, fixture.node().port(family, CHECK), "/", wanted)?;
                 let service = body["service"] == json!({"namespace": "default", "name": "checked"});
-                let local = body["localEndpoints"].as_u64().context("the answer has no number `localEndpoints`")?;
-                ensure!(
-                    service && local == u64::from(has_local) && body["serviceProxyHealthy"] == true,
-                    "the health check port answers {body}"
+                expect!(
+                    service && body["localEndpoints"] == count && body["serviceProxyHealthy"] == true,
+                    "{count} local endpoints are expected at the health check port: {body}"
                 );
                 Ok(())
             })
         }
     };
-    balance(&[(there, ready())]);
-    check.observe(is_checked(503, false));
-    balance(&[(here, terminating()), (there, ready())]);
-    check.observe(is_checked(503, false));
-    balance(&[(here, ready()), (there, ready())]);
-    check.observe(is_checked(200, true));
+    let mut endpoints = Vec::new();
+    for (change, counts) in local_endpoints(&fixture) {
+        endpoints.extend(change);
+        let spec = [&policies("Local")[1..], &[("healthCheckNodePort", json!(CHECK))]].concat();
+        fixture.apply("checked", &[vec![service_with("checked", 80, &spec)], endpoints.clone()].concat());
+        check.observe(is_checked(counts));
+    }
 
     let is_well = |healthz: u16| {
         let fixture = &fixture;
@@ -88,7 +86,7 @@ fn section_2_5_health_and_metrics() {
         .unwrap();
         healthz.observe(is_well(wanted));
         // this endpoint does not report whether the node is being drained
-        check.observe(is_checked(200, true));
+        check.observe(is_checked([3, 2]));
     }
     healthz.record(&fixture, "2.5.1");
     check.record(&fixture, "2.5.2");
@@ -99,11 +97,40 @@ fn section_2_5_health_and_metrics() {
         for_each_client(&fixture.clients(path), |from| {
             let text = load::fetch(from, SocketAddr::from(([127, 0, 0, 1], METRICS)), "/metrics")?;
             let missing: Vec<_> = NAMES.iter().filter(|name| !text.lines().any(|l| l.starts_with(**name))).collect();
-            ensure!(missing.is_empty(), "missing metrics: {missing:?}");
+            expect!(missing.is_empty(), "missing metrics: {missing:?}");
             Ok(())
         })
     });
     fixture.end();
+}
+
+/// Returns slices that are added one after the other, and the number of ready local endpoints of
+/// each family after that. Nothing is sent to the endpoints, so most of them are addresses only.
+fn local_endpoints(fixture: &ContractFixture) -> Vec<(Vec<Value>, [u64; 2])> {
+    let [here, there, _] = &fixture.web;
+    let of = |pod: &Pod, part: &str, with: &Value| {
+        IpFamily::BOTH.map(|family| slice("checked", part, family, &[endpoint(pod, family, with)])).to_vec()
+    };
+    let at = |part: &str, family, addresses: &[&str], with: &Value| {
+        let one = |address: &&str| {
+            let mut endpoint = with.clone();
+            endpoint["addresses"] = json!([address]);
+            endpoint["nodeName"] = json!(fixture.node().name());
+            endpoint
+        };
+        vec![slice("checked", part, family, &addresses.iter().map(one).collect::<Vec<_>>())]
+    };
+    let unready = json!({"conditions": {"ready": false, "serving": false, "terminating": false}});
+    vec![
+        (of(there, "remote", &ready()), [0, 0]),
+        (at("leaving", IpFamily::V4, &["10.244.1.200"], &terminating()), [0, 0]),
+        (at("unready", IpFamily::V6, &["fd00:10:244:1::c8"], &unready), [0, 0]),
+        (of(here, "first", &ready()), [1, 1]),
+        (at("more", IpFamily::V4, &["10.244.1.201", "10.244.1.202"], &ready()), [3, 1]),
+        (at("more", IpFamily::V6, &["fd00:10:244:1::c9"], &ready()), [3, 2]),
+        // an endpoint that moves between slices is in both of them for a while
+        (of(here, "second", &ready()), [3, 2]),
+    ]
 }
 
 /// Returns the JSON of an answer with this status.
@@ -124,13 +151,19 @@ fn health(fixture: &ContractFixture, from: &dyn TrafficEndpoint, family: IpFamil
     let server = fixture.node().port(family, HEALTH);
     let body = status(from, server, "/healthz", healthz)?;
     let has = |body: &Value, field: &str| body[field].as_str().is_some_and(|time| time.ends_with('Z'));
-    ensure!(has(&body, "lastUpdated") && has(&body, "currentTime"), "/healthz lacks a time: {body}");
-    ensure!(body["nodeEligible"] == (healthz == 200), "/healthz contradicts its status {healthz}: {body}");
+    expect!(has(&body, "lastUpdated") && has(&body, "currentTime"), "/healthz lacks a time: {body}");
+    expect!(body["nodeEligible"] == (healthz == 200), "/healthz contradicts its status {healthz}: {body}");
     let body = status(from, server, "/livez", 200)?;
-    ensure!(
+    expect!(
         has(&body, "lastUpdated") && has(&body, "currentTime") && body["nodeEligible"].is_null(),
         "/livez has other fields than expected: {body}"
     );
+    Ok(())
+}
+
+fn expect_healthy(from: &dyn TrafficEndpoint, server: SocketAddr) -> Result<()> {
+    let body = status(from, server, "/livez", 200)?;
+    expect!(body["currentTime"].is_string(), "/livez lacks currentTime: {body}");
     Ok(())
 }
 
@@ -138,19 +171,21 @@ fn for_the_node(fixture: &ContractFixture, from: &dyn TrafficEndpoint, path: Pat
     let loopback = SocketAddr::from(([127, 0, 0, 1], METRICS));
     if path == Path::Node {
         let get = |what| load::fetch(from, loopback, what);
-        ensure!(get("/proxyMode")? == "ropeway", "/proxyMode does not answer ropeway");
-        ensure!(get("/metrics")?.contains("# TYPE "), "/metrics lists no metric");
+        expect!(get("/proxyMode")? == "ropeway", "/proxyMode does not answer ropeway");
+        expect!(get("/metrics")?.contains("# TYPE "), "/metrics lists no metric");
         let healthz: Value = serde_json::from_str(&get("/healthz")?)?;
-        ensure!(healthz["lastUpdated"].is_string(), "/healthz lacks lastUpdated: {healthz}");
+        expect!(healthz["lastUpdated"].is_string(), "/healthz lacks lastUpdated: {healthz}");
         let configz: Value = serde_json::from_str(&get("/configz")?)?;
-        ensure!(configz["ropeway.config"]["nodeName"] == "n1", "/configz is not of n1: {configz}");
+        expect!(configz["ropeway.config"]["nodeName"] == "n1", "/configz is not of n1: {configz}");
         return Ok(());
     }
+    // the other port of this agent answers, so the address is right
+    expect_healthy(from, fixture.node().port(family, HEALTH))?;
     // the other node's agent listens on the same loopback address
     let own = (path != Path::OtherNode).then_some(loopback);
     for target in own.into_iter().chain([fixture.node().port(family, METRICS)]) {
         let report = load::send_requests(from, target, Protocol::Tcp, 1)?;
-        ensure!(report.errors.get("ECONNREFUSED") == Some(&1), "{target} did not refuse {}: {report:?}", from.label());
+        expect!(report.errors.get("ECONNREFUSED") == Some(&1), "{target} did not refuse {}: {report:?}", from.label());
     }
     Ok(())
 }

@@ -2,22 +2,23 @@
 
 use anyhow::Result;
 use ropeway_tests::contracts::Path;
-use ropeway_tests::peer::Protocol;
+use ropeway_tests::load::TrafficEndpoint;
 use ropeway_tests::pod::IpFamily;
 use serde_json::{Value, json};
 
-use super::expect::{
-    expect_answers, expect_answers_on_all, expect_equal_halves, expect_no_answer, expect_refusal, for_each_client,
-};
+use super::counters::{expect_dropped, expect_rejected};
+use super::expect::{expect_answers_on_all, expect_direct_answers, expect_equal_halves, for_each_client};
 use super::fixture::{
-    ContractFixture, Target, Vip, address, endpoint, first_target, local, policies, ready, round_robin, service,
-    service_with, slice, slices, target, targets,
+    ContractFixture, EXTERNAL, STRANGER, Vip, address, endpoint, first_target, local, policies, ready, round_robin,
+    service, service_with, slice, slices, target, targets,
 };
+use super::observations::Observations;
 
 #[test]
 #[ignore = "needs root"]
 fn section_2_1_object_selection() {
     let fixture = ContractFixture::new();
+    let _strangers = fixture.strangers(&[1, 2, 5, PROXIED]);
     objects_of_others(&fixture);
     external_names(&fixture);
     addresses(&fixture);
@@ -25,6 +26,30 @@ fn section_2_1_object_selection() {
     slices_as_they_are(&fixture);
     ready_as_given(&fixture);
     fixture.end();
+}
+
+/// The number of load-balancer IPs whose mode is Proxy.
+const PROXIED: u16 = 99;
+
+/// Expects that the external addresses and node ports of a Service are not served: servers that
+/// belong to no Service answer there.
+fn expect_untouched(from: &dyn TrafficEndpoint, number: u16, family: IpFamily) -> Result<()> {
+    let targets = EXTERNAL.map(|vip| target(vip, number, family));
+    expect_answers_on_all(from, &targets, 2, &[STRANGER])
+}
+
+/// Expects that no Service has this cluster IP, on paths that lead to cluster IPs.
+fn expect_unallocated(
+    fixture: &ContractFixture,
+    from: &dyn TrafficEndpoint,
+    path: Path,
+    number: u16,
+    family: IpFamily,
+) -> Result<()> {
+    if path == Path::Outside {
+        return Ok(());
+    }
+    expect_dropped(fixture, from, "unallocated_address", &[target(Vip::Cluster, number, family)])
 }
 
 fn labelled(mut object: Value, label: &str, value: &str) -> Value {
@@ -51,17 +76,19 @@ fn objects_of_others(fixture: &ContractFixture) {
     objects.push(json!({
         "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "old", "namespace": "default"},
         "subsets": [{
-            "addresses": [{"ip": never.address(IpFamily::V4).unwrap()}],
+            "addresses": IpFamily::BOTH.map(|family| json!({"ip": never.address(family).unwrap()})),
             "ports": [{"name": "http", "port": 8080}, {"name": "dns", "port": 8080, "protocol": "UDP"}],
         }],
     }));
     fixture.apply("objects", &objects);
-    fixture.check_cells_in_parallel("2.1.1", |path, family| {
+    fixture.check_cells("2.1.1", |path, family| {
         for_each_client(&fixture.clients(path), |from| {
+            expect_direct_answers(from, never, family)?;
             expect_answers_on_all(from, &targets(path, 3, family), 12, &["web-1"])?;
-            expect_refusal(from, &targets(path, 4, family))?;
-            expect_no_answer(from, &targets(path, 1, family))?;
-            expect_no_answer(from, &targets(path, 2, family)[1..])
+            expect_rejected(fixture, from, &targets(path, 4, family))?;
+            expect_unallocated(fixture, from, path, 1, family)?;
+            // a headless Service has no cluster IP
+            [1, 2].into_iter().try_for_each(|number| expect_untouched(from, number, family))
         })
     });
 }
@@ -72,31 +99,27 @@ fn external_names(fixture: &ContractFixture) {
         objects.extend(slices("name", &[(&fixture.web[0], ready())]));
         fixture.apply("name", &objects);
     };
+    let mut observations = Observations::new("2.1.2");
     apply(&[]);
-    let check = |wanted: bool| {
-        move |path, family| {
-            for_each_client(&fixture.clients(path), |from| {
-                let targets = targets(path, 5, family);
-                if wanted {
-                    expect_answers_on_all(from, &targets, 2, &["web-1"])
-                } else {
-                    expect_no_answer(from, &targets)
-                }
-            })
-        }
-    };
-    let before: Result<()> =
-        Path::ALL.iter().flat_map(|path| IpFamily::BOTH.map(|f| (*path, f))).try_for_each(|(p, f)| check(true)(p, f));
-    apply(&[("type", json!("ExternalName")), ("externalName", json!("example.com"))]);
-    fixture.check_cells_in_parallel("2.1.2", |path, family| match &before {
-        Ok(()) => check(false)(path, family),
-        Err(error) => Err(anyhow::anyhow!("before the change to type ExternalName: {error:#}")),
+    observations.observe(|path, family| {
+        for_each_client(&fixture.clients(path), |from| {
+            expect_answers_on_all(from, &targets(path, 5, family), 2, &["web-1"])
+        })
     });
+    apply(&[("type", json!("ExternalName")), ("externalName", json!("example.com"))]);
+    observations.observe(|path, family| {
+        for_each_client(&fixture.clients(path), |from| {
+            expect_untouched(from, 5, family)?;
+            expect_unallocated(fixture, from, path, 5, family)
+        })
+    });
+    observations.record(fixture, "2.1.2");
 }
 
 fn addresses(fixture: &ContractFixture) {
     let mut objects = vec![service("all", 6)];
-    let proxied = IpFamily::BOTH.map(|family| json!({"ip": address(Vip::Balancer, 99, family), "ipMode": "Proxy"}));
+    let proxied =
+        IpFamily::BOTH.map(|family| json!({"ip": address(Vip::Balancer, PROXIED, family), "ipMode": "Proxy"}));
     let ingress = objects[0]["status"]["loadBalancer"]["ingress"].as_array_mut().unwrap();
     ingress[0]["ipMode"] = json!("VIP");
     ingress.extend(proxied);
@@ -113,9 +136,7 @@ fn addresses(fixture: &ContractFixture) {
         for_each_client(&fixture.clients(path), |from| {
             expect_answers_on_all(from, &targets(path, 6, family), 5, &["web-1"])?;
             expect_answers_on_all(from, &targets(path, single, family), 5, &["web-1"])?;
-            let balancer = target(Vip::Balancer, 6, family);
-            let at = |port| std::net::SocketAddr::new(address(Vip::Balancer, 99, family), port);
-            expect_no_answer(from, &[Target { tcp: at(balancer.tcp.port()), udp: at(balancer.udp.port()) }])
+            expect_answers_on_all(from, &[target(Vip::Balancer, PROXIED, family)], 2, &[STRANGER])
         })
     });
 }
@@ -127,11 +148,11 @@ fn families(fixture: &ContractFixture) {
         objects.push(slice(name, "a", family, &[endpoint(&fixture.web[0], family, &ready())]));
     }
     fixture.apply("families", &objects);
-    fixture.check_cells_in_parallel("2.1.5", |path, family| {
+    fixture.check_cells("2.1.5", |path, family| {
         let (with, without) = if family == IpFamily::V4 { (9, 10) } else { (10, 9) };
         for_each_client(&fixture.clients(path), |from| {
             expect_answers_on_all(from, &targets(path, with, family), 5, &["web-1"])?;
-            expect_refusal(from, &targets(path, without, family))
+            expect_rejected(fixture, from, &targets(path, without, family))
         })
     });
 }
@@ -168,12 +189,11 @@ fn slices_as_they_are(fixture: &ContractFixture) {
     fixture.apply("odd", &objects);
     fixture.check_cells("2.1.6", |path, family| {
         for_each_client(&fixture.clients(path), |from| {
-            targets(path, 11, family)
-                .iter()
-                .try_for_each(|target| expect_equal_halves(from, target.tcp, ["web-1", "web-2"]))?;
+            expect_direct_answers(from, never, family)?;
+            let targets = targets(path, 11, family);
+            targets.into_iter().try_for_each(|target| expect_equal_halves(from, target, ["web-1", "web-2"]))?;
             // the other node has no local endpoint of this Service, so it uses the port of this one
-            expect_answers(from, local(path, 12, family).tcp, Protocol::Tcp, 5, &["web-1"])?;
-            Ok(())
+            expect_answers_on_all(from, &[local(path, 12, family)], 5, &["web-1"])
         })
     });
 }
@@ -185,7 +205,7 @@ fn ready_as_given(fixture: &ContractFixture) {
     fixture.apply("published", &objects);
     fixture.check_cells("2.1.7", |path, family| {
         for_each_client(&fixture.clients(path), |from| {
-            expect_equal_halves(from, first_target(path, 13, family).tcp, ["web-1", "web-2"])
+            expect_equal_halves(from, first_target(path, 13, family), ["web-1", "web-2"])
         })
     });
 }

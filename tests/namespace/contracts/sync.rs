@@ -7,8 +7,10 @@ use std::net::SocketAddr;
 use std::path::Path as FilePath;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use ropeway_tests::cluster::Node;
 use ropeway_tests::contracts::{Path, Rule};
+use ropeway_tests::expect;
 use ropeway_tests::load::{self, RequestLoad, TrafficEndpoint};
 use ropeway_tests::peer::Protocol;
 use ropeway_tests::pod::IpFamily;
@@ -26,7 +28,7 @@ const API: &str = "127.0.0.1:8001";
 #[ignore = "needs root"]
 fn rule_2_1_3_no_writes_before_sync() {
     let mut fixture = ContractFixture::new();
-    let objects = with_endpoints(service("web", 14), &[(&fixture.web[0], ready()), (&fixture.web[1], ready())]);
+    let mut objects = with_endpoints(service("web", 14), &[(&fixture.web[0], ready()), (&fixture.web[1], ready())]);
     fixture.apply("web", &objects);
     let lists = fixture.cluster.files().join("lists");
     fs::create_dir(&lists).unwrap();
@@ -46,9 +48,14 @@ fn rule_2_1_3_no_writes_before_sync() {
 
     let mut observations = Observations::new("2.1.3");
     let mut reports = BTreeMap::new();
-    for (known, missing) in [("services", "endpointslices"), ("endpointslices", "services")] {
-        let of = |name| if name == "services" { &objects[..1] } else { &objects[1..] };
-        list(known, of(known));
+    for (known, missing, added) in [("services", "endpointslices", 15), ("endpointslices", "services", 16)] {
+        // a change, so that a complete agent has something to write
+        objects.extend(with_endpoints(service(&format!("added-{added}"), added), &[(&fixture.web[0], ready())]));
+        let of = |name: &str| {
+            let is_listed = |object: &&Value| (object["kind"] == "Service") == (name == "services");
+            objects.iter().filter(is_listed).cloned().collect::<Vec<_>>()
+        };
+        list(known, &of(known));
         fs::remove_file(lists.join(format!("{missing}.json"))).ok();
         let loads = loads(&fixture);
         for node in &mut fixture.cluster.nodes {
@@ -62,32 +69,44 @@ fn rule_2_1_3_no_writes_before_sync() {
             })
             .unwrap();
         }
-        // objects of the known list would be written within this time if the agent did not wait
-        let unwritten = fixture
-            .cluster
-            .nodes
-            .iter()
-            .map(|node| node.metric("ropeway_map_operations_total"))
-            .collect::<Result<Vec<_>>>();
+        let gauge = if known == "services" { "ropeway_services" } else { "ropeway_endpoint_slices" };
+        for node in &fixture.cluster.nodes {
+            wait::until_true("the agent has taken in the known list", Duration::from_secs(10), || {
+                node.metric(gauge).is_ok_and(|count| count.to_string() == of(known).len().to_string())
+            })
+            .unwrap();
+        }
+        let operations = |nodes: &[Node]| -> Result<Vec<f64>> {
+            nodes.iter().map(|node| node.metric("ropeway_map_operations_total")).collect()
+        };
+        let unwritten = operations(&fixture.cluster.nodes);
         observations.observe(|path, family| {
             let unwritten = unwritten.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            ensure!(
+            expect!(
                 unwritten.iter().all(|count| *count == 0.0),
                 "the agents have written before they had the list of {missing}; writes per node: {unwritten:?}"
             );
             served(&fixture, path, family).with_context(|| format!("the list of {missing} is still missing"))
         });
-        list(missing, of(missing));
+        list(missing, &of(missing));
         for node in &mut fixture.cluster.nodes {
             node.await_agent().unwrap();
         }
-        observations.observe(|path, family| served(&fixture, path, family));
+        let written = operations(&fixture.cluster.nodes);
+        observations.observe(|path, family| {
+            let written = written.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            expect!(written.iter().all(|count| *count > 0.0), "the agents have written nothing: {written:?}");
+            for_each_client(&fixture.clients(path), |from| {
+                expect_answers_on_all(from, &targets(path, added, family), 2, &["web-1"])
+            })?;
+            served(&fixture, path, family)
+        });
         for (cell, loads) in loads {
             reports.insert(cell, loads.into_iter().map(RequestLoad::stop).collect::<Result<Vec<_>>>());
         }
         observations.observe(|path, family| {
             let all = reports[&(path, family)].as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
-            ensure!(
+            expect!(
                 all.iter().all(|report| report.failed == 0 && report.ok > 10),
                 "requests failed while the list of {missing} was missing: {all:?}"
             );
