@@ -7,10 +7,10 @@ mod common;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Answer, Node, Sandbox, call, command, environment, plugin};
+use common::{Answer, Node, Sandbox, call, command, traced};
 use serde_json::{Value, json};
 
 /// Returns the configuration of these tests: with host ports, so that every map is written.
@@ -43,16 +43,6 @@ fn check_del_removes_everything(node: &Node, netns: &str, what: &str) {
     let left: Vec<_> = node.traces().into_iter().filter(|(kind, t)| *kind != "links" && !t.is_empty()).collect();
     assert_eq!(left, [], "{what}");
     assert_eq!(common::socket().links().unwrap().len(), 1, "{what}");
-}
-
-/// Returns a command that runs a verb under strace, with its threads and children.
-fn traced(verb: &str, netns: &str, flags: &[String]) -> Command {
-    assert!(common::have("strace"), "this test needs strace: apt-get install strace");
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq"]).args(flags).arg(plugin());
-    let mut command = environment(strace, verb, "c1", netns);
-    command.env("PATH", std::env::var_os("PATH").unwrap());
-    command
 }
 
 /// Counts the system calls of a verb by name, without those with which every process starts.

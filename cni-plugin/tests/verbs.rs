@@ -267,6 +267,28 @@ fn node_and_service_addresses_are_not_given_to_pods() {
     assert_eq!(node.table::<address::V4, AddressInfo>("addresses4").get(&address).unwrap(), Some(service));
 }
 
+/// The kernel gives a removed device's index to another pod's device before DEL runs.
+#[test]
+#[ignore = "needs root"]
+fn del_leaves_the_pod_that_reuses_the_device_index() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    let result = node.add("c1", &pod).ok();
+    let name = result["interfaces"][0]["name"].as_str().unwrap();
+    let index = common::socket().link_by_name(name).unwrap().unwrap().index.0;
+    let (pods, cookies) = (node.table::<u32, Pod>("pods"), node.table::<u64, PodNetns>("pod_netns"));
+    let before = pods.get(&index).unwrap().unwrap();
+    let other = address::V4 { octets: [10, 77, 0, 99] };
+    let reused = Pod { netns_cookie: 4711, addr4: other, addr6: address::V6::default(), ..before };
+    let entry = PodNetns { addr4: other, addr6: address::V6::default(), ifindex: index };
+    pods.insert(&index, &reused).unwrap();
+    cookies.insert(&4711, &entry).unwrap();
+    node.del("c1", &pod.path()).ok();
+    node.settle();
+    assert_eq!(pods.get(&index).unwrap(), Some(reused));
+    assert_eq!(cookies.get(&4711).unwrap(), Some(entry));
+    assert_eq!(node.traces()["addresses4"], [""; 0], "its own entries are gone");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn kernel_failure_rolls_back_every_step() {

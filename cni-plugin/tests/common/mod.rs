@@ -335,6 +335,16 @@ pub(crate) fn environment(mut command: Command, verb: &str, container: &str, net
     command
 }
 
+/// Returns a command that runs a verb under strace, with its threads and children.
+pub(crate) fn traced(verb: &str, netns: &str, flags: &[String]) -> Command {
+    assert!(have("strace"), "this test needs strace: apt-get install strace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq"]).args(flags).arg(plugin());
+    let mut command = environment(strace, verb, "c1", netns);
+    command.env("PATH", std::env::var_os("PATH").unwrap());
+    command
+}
+
 pub(crate) fn call(command: &mut Command, input: &(impl AsRef<[u8]> + ?Sized)) -> Answer {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();

@@ -55,6 +55,11 @@ impl FlowCounts {
     fn exceeds(&self, percent: u64) -> bool {
         u64::from(self.entries) * 100 > u64::from(self.max_entries) * percent
     }
+
+    /// Returns true if new flows will soon push out old ones.
+    fn is_nearly_full(&self) -> bool {
+        self.exceeds(90)
+    }
 }
 
 /// Sweeps one table: counts its pairs and removes the ended ones. `now` is in ticks, of which the
@@ -117,14 +122,28 @@ where
     Flow<A>: Pod,
 {
     let table = PinnedMap::open(pins, name)?;
-    let mut counts = sweep::<A>(&table, now, timeouts)?;
+    relieve(timeouts, |timeouts| sweep::<A>(&table, now, timeouts))
+}
+
+/// Calls `sweep` with the timeouts; a second time, with those under pressure, if the table is still
+/// nearly full. Returns the counts of the last sweep, with the pairs that both have removed.
+fn relieve<E>(
+    timeouts: &FlowTimeouts,
+    mut sweep: impl FnMut(&FlowTimeouts) -> Result<FlowCounts, E>,
+) -> Result<FlowCounts, E> {
+    let mut counts = sweep(timeouts)?;
     // Better to end doubtful flows now than to let the kernel evict established ones.
-    if counts.exceeds(90) {
+    if counts.is_nearly_full() {
         let removed = counts.removed;
-        counts = sweep::<A>(&table, now, &timeouts.under_pressure())?;
+        counts = sweep(&timeouts.under_pressure())?;
         counts.removed += removed;
     }
     Ok(counts)
+}
+
+/// Returns the time until the next sweep.
+fn pause(now: &[FlowCounts]) -> Duration {
+    if now.iter().any(|counts| counts.exceeds(50)) { SHORT_PAUSE } else { PAUSE }
 }
 
 fn evict_both(pins: &Pins, timeouts: &FlowTimeouts) -> Result<[FlowCounts; 2], LoadError> {
@@ -138,14 +157,14 @@ fn evict_both(pins: &Pins, timeouts: &FlowTimeouts) -> Result<[FlowCounts; 2], L
 /// A sweep has panicked.
 pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) -> Result<Infallible, JoinError> {
     let mut full = [false; 2];
-    let mut pause = PAUSE;
+    let mut until_next = PAUSE;
     loop {
         let pins = pins.clone();
         match spawn_blocking(move || evict_both(&pins, &timeouts)).await? {
             Ok(now) => {
-                pause = if now.iter().any(|counts| counts.exceeds(50)) { SHORT_PAUSE } else { PAUSE };
+                until_next = pause(&now);
                 for (counts, (full, table)) in now.iter().zip(full.iter_mut().zip(["flows4", "flows6"])) {
-                    let was_full = std::mem::replace(full, counts.exceeds(90));
+                    let was_full = std::mem::replace(full, counts.is_nearly_full());
                     if *full && !was_full {
                         let (entries, max) = (counts.entries, counts.max_entries);
                         let advice =
@@ -157,6 +176,51 @@ pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) 
             }
             Err(e) => warn!(error = %e, "flow eviction failed"),
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(until_next).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: FlowTimeouts = FlowTimeouts::new(Ticks(1000), Ticks(60), Ticks(100));
+
+    fn filled(entries: u32, removed: u64) -> FlowCounts {
+        FlowCounts { entries, max_entries: 1000, removed, ..FlowCounts::default() }
+    }
+
+    /// Runs [`relieve`] on a table that has these counts after each sweep. Returns its result and
+    /// the timeouts of the sweeps.
+    fn relieved(after: &[FlowCounts]) -> (FlowCounts, Vec<FlowTimeouts>) {
+        let mut used = Vec::new();
+        let counts = relieve(&TIMEOUTS, |timeouts| {
+            used.push(*timeouts);
+            after.get(used.len() - 1).copied().ok_or("one sweep too many")
+        });
+        (counts.unwrap(), used)
+    }
+
+    #[test]
+    fn nearly_full_table_is_swept_again_with_short_timeouts() {
+        assert_eq!(relieved(&[filled(900, 7)]), (filled(900, 7), vec![TIMEOUTS]), "90 % is not nearly full");
+        let pressed = vec![TIMEOUTS, TIMEOUTS.under_pressure()];
+        assert_eq!(relieved(&[filled(901, 7), filled(400, 30)]), (filled(400, 37), pressed.clone()));
+        // Full of live flows: no third sweep.
+        assert_eq!(relieved(&[filled(1000, 0), filled(990, 5)]), (filled(990, 5), pressed));
+    }
+
+    #[test]
+    fn failed_sweep_is_no_result() {
+        assert_eq!(relieve(&TIMEOUTS, |_| Err("unreadable")), Err("unreadable"));
+        let mut sweeps = [Ok(filled(1000, 1)), Err("unreadable")].into_iter();
+        assert_eq!(relieve(&TIMEOUTS, |_| sweeps.next().unwrap()), Err("unreadable"));
+    }
+
+    #[test]
+    fn half_full_tables_are_swept_more_often() {
+        assert_eq!(pause(&[filled(500, 0), filled(500, 0)]), PAUSE);
+        assert_eq!(pause(&[filled(500, 0), filled(501, 0)]), SHORT_PAUSE);
+        assert_eq!(pause(&[filled(501, 0), filled(0, 0)]), SHORT_PAUSE);
     }
 }

@@ -9,7 +9,7 @@ use dataplane_host::netlink::IfIndex;
 
 use super::*;
 use crate::config::RouteMode;
-use crate::network::tunnel::Devices;
+use crate::network::tunnel::{self, Devices};
 use crate::proxy::source::NodeObject;
 
 const DEVICES: Devices = Devices { indices: [Some(IfIndex(74)), Some(IfIndex(76))] };
@@ -150,6 +150,29 @@ fn unroutable_ranges_are_reported() {
     assert_eq!(plan.problems, expected);
     let six = make_with(&nodes[..1], RouteMode::Auto, &["fd00:50::11"]);
     assert!(six.problems[0].contains("no address of the same family"), "{six:?}");
+}
+
+/// The hardware addresses of the two nodes are equal: the hashes of their addresses end in the same
+/// five bytes. One entry of the tunnel's tables would lead the packets for both to one of them.
+#[test]
+fn second_node_with_the_same_tunnel_hash_gets_no_route() {
+    let (first, second) = ("fd00:51::1286:653f:e02b:26bf", "fd00:51::77a8:6e61:1f07:d8c6");
+    let ip = |a: &str| a.parse::<IpAddr>().unwrap();
+    assert_eq!(tunnel::mac(ip(first)), tunnel::mac(ip(second)));
+    let nodes = [
+        ("n2", node(&[first], &["fd00:2::/64", "fd00:22::/64"])),
+        ("n3", node(&[second], &["fd00:3::/64"])),
+        ("n4", node(&["fd00:51::4"], &["fd00:4::/64"])),
+    ];
+    let plan = make_with(&nodes, RouteMode::Auto, &["fd00:50::11"]);
+    let problem = format!(
+        "range fd00:3::/64 of node n3: {second} and {first} have the same hash and can't both be reached through the \
+         tunnel: no route"
+    );
+    assert_eq!(plan.problems, [problem]);
+    let led: Vec<_> = plan.blocks.iter().filter(|(_, hop)| **hop != NextHop::Own).map(|(b, _)| b.to_string()).collect();
+    assert_eq!(led, ["fd00:2::/64", "fd00:4::/64", "fd00:22::/64"]);
+    assert_eq!(plan.peers.keys().copied().collect::<Vec<_>>(), [ip("fd00:51::4"), ip(first)]);
 }
 
 #[test]

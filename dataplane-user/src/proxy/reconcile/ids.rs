@@ -252,6 +252,23 @@ mod tests {
         assert_ne!(ids.generation(first), before);
     }
 
+    /// The time is that of invariant I2 in ARCHITECTURE.md, not the constant.
+    #[test]
+    fn released_backend_id_rests_for_five_seconds() {
+        let mut ids = BackendIds::new(2, Vec::new(), |_| false, NOW);
+        let id = ids.take(NOW).unwrap();
+        ids.release(id, NOW);
+        assert_eq!(ids.take(NOW + Duration::from_millis(4999)), None);
+        assert_eq!(ids.take(NOW + Duration::from_secs(5)), Some(id));
+    }
+
+    /// 0 stands for an id that was never used, so the generation after the last one is the first.
+    #[test]
+    fn generation_wraps_to_the_first() {
+        assert_eq!(Generation::new(u32::MAX - 1).next(), Generation::new(u32::MAX));
+        assert_eq!(Generation::new(u32::MAX).next(), Generation::FIRST);
+    }
+
     #[test]
     fn ids_in_use_before_a_restart_are_not_allocated() {
         let mut ids = PortIds::new([5, 2].map(ServicePortId::new).into_iter());

@@ -141,6 +141,16 @@ mod tests {
         assert_eq!(s.used(), 100);
     }
 
+    /// The time is that of invariant I2 in ARCHITECTURE.md, not the constant.
+    #[test]
+    fn released_range_rests_for_two_seconds() {
+        let mut s = FreeList::new(1);
+        let range = s.take(1, NOW).unwrap();
+        s.release(range, NOW);
+        assert_eq!(s.take(1, NOW + Duration::from_millis(1999)), None);
+        assert_eq!(s.take(1, NOW + Duration::from_secs(2)), Some(range));
+    }
+
     #[test]
     fn restored_slots_are_not_allocated_again() {
         let used = vec![SlotTable { base: 3, len: 2 }, SlotTable { base: 90, len: 50 }, SlotTable { base: 4, len: 4 }];

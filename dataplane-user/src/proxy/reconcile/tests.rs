@@ -284,6 +284,18 @@ fn affinity_timeout_never_ends_early() {
     }
 }
 
+/// At most one tick for the rounding and one because the first tick has already begun.
+#[test]
+fn affinity_timeout_ends_at_most_two_ticks_late() {
+    for jiffies_per_second in [100, 250, 300, 1000] {
+        for seconds in [1, 2, 3, 60, 10_800] {
+            let limit = affinity_ticks(seconds, Clock { jiffies_per_second });
+            let exact = f64::from(seconds) * f64::from(jiffies_per_second) / 256.0;
+            assert!(f64::from(limit.0) < exact + 2.0, "{seconds} s at {jiffies_per_second} Hz: {limit:?}");
+        }
+    }
+}
+
 #[test]
 fn removed_service_leaves_no_entry() {
     let mut allocator = Allocator::new(CAPACITIES);
