@@ -9,6 +9,7 @@
 //! sends no resource version, so that the API server reads the list from etcd.
 
 mod body;
+mod collection;
 mod contacts;
 mod list_scanner;
 mod list_watch;
@@ -16,8 +17,9 @@ mod retry;
 mod server;
 mod watch_errors;
 
+pub use collection::Collection;
 pub use contacts::{Contacts, Stall};
-pub use list_watch::{Collection, Event, ListWatch, WatchError};
+pub use list_watch::{Event, ListWatch, WatchError};
 pub use retry::random;
 pub use server::{ApiServer, Late, Limits, within};
 pub use watch_errors::WatchErrors;

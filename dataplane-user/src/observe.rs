@@ -2,8 +2,8 @@
 //!
 //! `http` serves `metrics` and health, `events` writes Events of the API, `status_file` writes what
 //! `ropeway status` shows, `flows` counts the flow tables and evicts ended flows. Called by
-//! `agent`, and by `cli` for the status file. It reads the snapshots of `proxy` and `network` and writes
-//! nothing back to them.
+//! `agent`, and by `cli` for the status file. It reads the snapshots of `proxy` and `network` and
+//! writes nothing back to them.
 
 pub mod events;
 pub mod flows;

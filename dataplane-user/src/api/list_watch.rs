@@ -13,8 +13,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use hyper::Request;
-use kube::api::{ListParams, VersionMatch, WatchParams};
-use kube::core::{Request as Target, Status, watch::Bookmark};
+use kube::core::{Status, watch::Bookmark};
 use kube::{Client, Resource};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -25,84 +24,10 @@ use tracing::warn;
 pub use kube::runtime::watcher::Event;
 
 use super::body::{Body, Lines};
+use super::collection::Collection;
 use super::list_scanner::{ListScanner, Part};
 use super::retry::{Retry, between};
 use super::server::{ApiServer, Late};
-
-/// The objects to watch.
-#[derive(Clone, Debug)]
-pub struct Collection {
-    path: String,
-    labels: Option<String>,
-    fields: Option<String>,
-    metadata: bool,
-    latest: bool,
-    patient: bool,
-}
-
-impl Collection {
-    /// Returns the collection of all objects of a kind.
-    #[must_use]
-    pub fn all<K: Resource<DynamicType = ()>>() -> Self {
-        let path = K::url_path(&(), None);
-        Self { path, labels: None, fields: None, metadata: K::metadata_api(), latest: false, patient: false }
-    }
-
-    /// Restricts it to objects with matching labels.
-    #[must_use]
-    pub fn labels(self, selector: &str) -> Self {
-        Self { labels: Some(selector.into()), ..self }
-    }
-
-    /// Restricts it to objects with matching fields.
-    #[must_use]
-    pub fn fields(self, selector: &str) -> Self {
-        Self { fields: Some(selector.into()), ..self }
-    }
-
-    /// Has each list show at least what was there when it was asked for, which costs the API server
-    /// a look at etcd. For objects whose old state must not come back after a restart.
-    #[must_use]
-    pub fn latest(self) -> Self {
-        Self { latest: true, ..self }
-    }
-
-    /// Has the watch wait for a minute or two when its connection has ended. For objects that
-    /// change seldom: when an API server is restarted, all nodes open all watches again.
-    #[must_use]
-    pub fn patient(self) -> Self {
-        Self { patient: true, ..self }
-    }
-
-    fn list(&self, version: Option<&str>, token: Option<String>) -> Result<Request<Vec<u8>>, WatchError> {
-        // With a page size `kube` would not send version 0, and the list would come from etcd.
-        let params = ListParams {
-            label_selector: self.labels.clone(),
-            field_selector: self.fields.clone(),
-            version_match: version.map(|_| VersionMatch::NotOlderThan),
-            resource_version: version.map(Into::into),
-            continue_token: token,
-            ..ListParams::default()
-        };
-        let request = Target::new(&self.path);
-        let request = if self.metadata { request.list_metadata(&params) } else { request.list(&params) };
-        request.map_err(|e| WatchError::List(kube::Error::BuildRequest(e)))
-    }
-
-    fn watch(&self, version: &str, seconds: u32, initial: bool) -> Result<Request<Vec<u8>>, WatchError> {
-        let params = WatchParams {
-            label_selector: self.labels.clone(),
-            field_selector: self.fields.clone(),
-            timeout: Some(seconds),
-            bookmarks: true,
-            send_initial_events: initial,
-        };
-        let request = Target::new(&self.path);
-        let request =
-            if self.metadata { request.watch_metadata(&params, version) } else { request.watch(&params, version) };
-        request.map_err(|e| WatchError::Watch(kube::Error::BuildRequest(e)))
-    }
-}
 
 /// The reason why a step failed. It is repeated at the next call.
 #[derive(Debug, thiserror::Error)]
