@@ -29,7 +29,7 @@ fn add(node: &Node, sandbox: &Sandbox) -> Answer {
 fn check_add_and_del_converge(node: &Node, sandbox: &Sandbox, what: &str) {
     let result = add(node, sandbox);
     assert!(result.success, "ADD after {what}: {} {}", result.json, result.log);
-    assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running, "{what}");
+    sandbox.await_running();
     assert_eq!(node.names("records").len(), 3, "{what}");
     assert_eq!(node.host_ports().len(), 3, "{what}");
     check_del_removes_everything(node, &sandbox.path(), what);
@@ -268,7 +268,7 @@ fn del_answers_early_and_add_waits_for_the_device_removal() {
         node.del("c1", &sandbox.path()).ok();
         let again = node.add("c1", &sandbox).ok();
         assert_eq!(again["interfaces"], first["interfaces"]);
-        assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running);
+        sandbox.await_running();
     }
     check_del_removes_everything(&node, &sandbox.path(), "ADD right after DEL");
 }
@@ -325,7 +325,7 @@ fn concurrent_calls_leave_no_traces() {
         assert_eq!(addresses.len(), 2 * pods);
         assert_eq!(node.names("records").len(), 3 * pods);
         for sandbox in &sandboxes {
-            assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running);
+            sandbox.await_running();
         }
         all("DEL");
         node.settle();
@@ -362,7 +362,7 @@ fn churn_gives_no_address_twice_or_before_its_cool_down() {
     let cycle = |container: &str, seen: &mut dyn FnMut(&Value)| {
         let sandbox = Sandbox::new();
         seen(&persist("ADD", container, &sandbox.path(), &config));
-        assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running);
+        sandbox.await_running();
         sandbox
     };
     let delete = |container: &str, sandbox: &Sandbox| {

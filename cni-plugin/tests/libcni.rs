@@ -84,7 +84,7 @@ fn reference_client_runs_every_verb() {
     let before = node.traces();
     let result: Value = serde_json::from_str(&ok("add")).unwrap();
     assert_eq!(result["ips"][0]["address"], "10.77.0.1/32");
-    assert!(sandbox.socket().link_by_name("eth0").unwrap().unwrap().running);
+    sandbox.await_running();
     ok("check");
     // The client calls DEL for the attachments in its cache, then GC.
     ok("gc");

@@ -51,6 +51,7 @@ impl Stage {
     fn new() -> Self {
         let (node, pod) = (Node::new(), Sandbox::new());
         let result = node.add("c1", &pod).ok();
+        pod.await_running();
         Self { node, pod, spare: Sandbox::new(), result }
     }
 

@@ -28,6 +28,7 @@ fn add_connects_the_pod_and_del_removes_everything() {
     assert_eq!(result["interfaces"][1]["sandbox"], pod.path());
     assert_eq!(result["interfaces"][1]["mtu"], 1500);
 
+    pod.await_running();
     let mut inside = pod.socket();
     let eth0 = inside.link_by_name("eth0").unwrap().unwrap();
     assert!(eth0.up && eth0.running && eth0.mtu == 1500, "{eth0:?}");

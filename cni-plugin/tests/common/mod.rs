@@ -303,6 +303,16 @@ impl Sandbox {
         mount_bind(self.path(), kept.join(name)).unwrap();
     }
 
+    /// Waits until the kernel reports the pod's device as running, which it does some time after
+    /// the device is up (`net/core/link_watch.c`).
+    pub(crate) fn await_running(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.socket().link_by_name("eth0").unwrap().unwrap().running {
+            assert!(Instant::now() < deadline, "the pod's device is not running after 10 s");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Returns the MTU of the pod's device.
     pub(crate) fn mtu(&self) -> u32 {
         self.socket().link_by_name("eth0").unwrap().unwrap().mtu
