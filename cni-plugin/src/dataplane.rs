@@ -10,12 +10,13 @@ use std::path::Path;
 use bytemuck::Zeroable;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::pod::{AddressInfo, Pod, PodNetns, address_flags, address_kind, pod_flags};
-use dataplane_host::map::PinnedMap;
+use dataplane_host::map::{MapError, PinnedMap};
 use dataplane_host::netlink::IfIndex;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::AttachmentRecord;
 
 use crate::error::CniError;
+use crate::log::log;
 use crate::plan;
 use crate::ports::HostPorts;
 
@@ -53,6 +54,22 @@ impl PodMaps {
             pod_netns: PinnedMap::open(&pins, "pod_netns")?,
             ports: HostPorts::open(&pins)?,
         })
+    }
+
+    /// Opens the maps, for a verb that removes. Returns `None`, and logs it, if there are none: then
+    /// nothing is left to remove.
+    ///
+    /// # Errors
+    /// The maps exist and can't be opened, or are those of another version. Entries of a pod may be
+    /// in them, so the verb fails and the runtime repeats it.
+    pub(crate) fn open_existing(root: &Path) -> Result<Option<Self>, CniError> {
+        match Self::open(root) {
+            Err(CniError::Pin(e) | CniError::Map(MapError::Pin(e))) if e.is_absence() => {
+                log(&format!("no map entries to remove: {e}"));
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
     }
 
     /// Returns whether the slot of an interface index is free.

@@ -1,9 +1,12 @@
-//! Tests of CHECK, STATUS and GC: reported differences, readiness, and removal of leftovers.
+//! Tests of CHECK, STATUS and GC: reported differences, readiness, and removal of leftovers, also
+//! while maps or files can't be read.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 
 use std::fs;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 
 use common::{Answer, Node, Sandbox, call, command, socket};
 use dataplane_common::types::pod::Pod;
@@ -170,4 +173,63 @@ fn gc_removes_pods_whose_records_were_lost() {
     assert_eq!(collect(&node, &["c1"], &json!({})).ok(), Value::Null);
     assert_eq!(sandbox.socket().link_by_name("eth0").unwrap(), None);
     assert_eq!(node.traces(), before);
+}
+
+/// Replaces a pin by one of a map with other sizes, for as long as the value lives.
+struct Unusable {
+    pin: PathBuf,
+    aside: PathBuf,
+}
+
+impl Unusable {
+    fn map(node: &Node, name: &str) -> Self {
+        let (pin, aside) = (node.pins().map(name), node.pins().map("aside"));
+        fs::rename(&pin, &aside).unwrap();
+        let other = dataplane_host::sys::create_map(1, 1, 1, 1, 0).unwrap();
+        dataplane_host::sys::obj_pin(other.as_fd(), &pin).unwrap();
+        Self { pin, aside }
+    }
+}
+
+impl Drop for Unusable {
+    fn drop(&mut self) {
+        fs::rename(&self.aside, &self.pin).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn del_and_gc_fail_before_they_remove_anything_while_a_map_cannot_be_opened() {
+    let (node, sandbox) = (Node::new(), Sandbox::new());
+    let before = node.traces();
+    node.add("c1", &sandbox).ok();
+    let attached = node.traces();
+    for name in ["pods", "addresses4", "pod_netns", "host_ports6"] {
+        let unusable = Unusable::map(&node, name);
+        assert_eq!(node.del("c1", &sandbox.path()).error().0, 103, "{name}");
+        assert_eq!(collect(&node, &[], &json!({})).error().0, 103, "{name}");
+        drop(unusable);
+        assert_eq!(node.traces(), attached, "{name}");
+    }
+    // Only another version of the agent has run: its maps hold the pod.
+    let (own, other) = (node.pins().directory().to_owned(), node.pin_root().join("0123456789abcdef"));
+    fs::rename(&own, &other).unwrap();
+    assert_eq!(node.del("c1", &sandbox.path()).error().0, 101);
+    fs::rename(&other, &own).unwrap();
+    assert_eq!(node.del("c1", &sandbox.path()).ok(), Value::Null);
+    node.settle();
+    assert_eq!(node.traces(), before);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn gc_reports_that_it_cannot_read_the_node_ranges() {
+    let node = Node::new();
+    let of_agent = json!({ "ranges": null });
+    collect(&node, &[], &of_agent).ok(); // The agent has not written the file yet.
+    fs::create_dir_all(node.path("state")).unwrap();
+    fs::write(node.path("state/node.json"), "rubbish").unwrap();
+    let (code, message) = collect(&node, &[], &of_agent).error();
+    assert_eq!(code, 108);
+    assert!(message.contains("node.json"), "{message}");
 }

@@ -43,6 +43,18 @@ pub enum PinError {
     },
 }
 
+impl PinError {
+    /// Returns true if there is nothing to open: no agent has pinned this object, of any version.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::NeverRan { .. } => true,
+            Self::OtherAbi { .. } => false,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        }
+    }
+}
+
 /// The pins of one ABI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {

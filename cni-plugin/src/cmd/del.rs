@@ -1,7 +1,8 @@
 //! DEL: blocks the pod's traffic, marks its addresses as being released, and answers; a child does
 //! the rest.
 //!
-//! Succeeds if there is nothing left to remove: no namespace, no pins, no record, no store.
+//! Succeeds if there is nothing left to remove: no namespace, no pins, no record, no store. Fails
+//! before it removes anything if the maps exist and can't be opened.
 
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use crate::log::log;
 use crate::rollback;
 
 pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(), CniError> {
-    let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("maps are not cleaned: {e}"))).ok();
+    let maps = PodMaps::open_existing(&config.pin_root)?;
     let mut socket = Socket::open()?;
     let Some(store) = AddressStore::open_existing(&config.state_dir)? else {
         return remove_unrecorded(invocation, &mut socket, maps.as_ref());

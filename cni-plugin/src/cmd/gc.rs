@@ -6,19 +6,19 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use dataplane_host::netlink::{IfIndex, Socket};
-use dataplane_host::store::{AddressStore, Attachment, AttachmentClaim, AttachmentId, LOCK_DEADLINE};
+use dataplane_host::store::{AddressStore, Attachment, AttachmentClaim, AttachmentId, LOCK_DEADLINE, Range};
 
 use crate::config::NetworkConfig;
 use crate::dataplane::PodMaps;
 use crate::error::CniError;
 use crate::log::log;
-use crate::ranges::{self, PodRequest, Ranges};
+use crate::ranges::{self, PodRequest};
 use crate::rollback;
 
 pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     config.require("GC", "1.1.0")?;
     let valid = config.valid.as_ref().map(|list| list.iter().collect());
-    let maps = PodMaps::open(&config.pin_root).map_err(|e| log(&format!("maps are not cleaned: {e}"))).ok();
+    let maps = PodMaps::open_existing(&config.pin_root)?;
     let mut socket = Socket::open()?;
     let mut errors = Vec::new();
     let mut all = 0;
@@ -31,8 +31,12 @@ pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
             }
         }
     }
-    if let (Some(maps), Ok(ranges)) = (&maps, resolve(config)) {
-        let strays = strays(config, &ranges, maps)?;
+    if let Some(maps) = &maps {
+        let strays = strays(config, maps).unwrap_or_else(|error| {
+            all += 1;
+            errors.push(format!("map entries without a record: {error}"));
+            Vec::new()
+        });
         all += strays.len();
         for (address, index) in strays {
             log(&format!("stale map entry removed: no attachment holds {address}"));
@@ -45,15 +49,22 @@ pub(crate) fn run(config: &NetworkConfig) -> Result<(), CniError> {
     if errors.is_empty() { Ok(()) } else { Err(CniError::Incomplete { all, errors }) }
 }
 
-fn resolve(config: &NetworkConfig) -> Result<Ranges, CniError> {
-    ranges::resolve(config, config.node_defaults()?.as_ref(), PodRequest::default())
+/// Returns the ranges of the node; none if the agent has not written them yet.
+fn all_ranges(config: &NetworkConfig) -> Result<Vec<Range>, CniError> {
+    match ranges::resolve(config, config.node_defaults()?.as_ref(), PodRequest::default()) {
+        Err(CniError::NoNodeData { .. } | CniError::PoolsNotReady { .. }) => Ok(Vec::new()),
+        resolved => resolved?.all(),
+    }
 }
 
 /// Returns addresses of our ranges that are in the maps but not in the store (as after a loss of
 /// the store), and the devices of these pods. The maps are read first: every pod that is in them by
 /// then has its record by the time the store is read.
-fn strays(config: &NetworkConfig, ranges: &Ranges, maps: &PodMaps) -> Result<Vec<(IpAddr, Option<IfIndex>)>, CniError> {
-    let ranges = ranges.all()?;
+fn strays(config: &NetworkConfig, maps: &PodMaps) -> Result<Vec<(IpAddr, Option<IfIndex>)>, CniError> {
+    let ranges = all_ranges(config)?;
+    if ranges.is_empty() {
+        return Ok(Vec::new());
+    }
     let ours = |a: &IpAddr| ranges.iter().any(|range| range.slot(*a).is_some());
     let known: Vec<IpAddr> = maps.pod_addresses()?.into_iter().filter(ours).collect();
     let ports = maps.ports.entries()?;
