@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dataplane_host::contract::DEFAULT_STATE_DIR;
 use dataplane_host::map::MapError;
+use dataplane_host::netlink::NetlinkError;
 use dataplane_host::pins::{DEFAULT_ROOT, PinError, Pins};
 use serde::Serialize;
 
@@ -36,6 +37,9 @@ pub enum CliError {
     /// A pinned map could not be read.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// Devices could not be read.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     /// `ropeway uninstall` could not remove everything.
     #[error(transparent)]
     Uninstall(#[from] uninstall::UninstallError),

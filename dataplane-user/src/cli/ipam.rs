@@ -5,6 +5,7 @@
 //! the plugin frees the addresses. No subcommand removes the address of a running pod.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -254,8 +255,15 @@ pub fn check(pins: &Pins, state_dir: &Path) -> Result<Check, IpamError> {
 
 /// Returns a problem for each file in the store's directory of damaged files.
 fn damaged(state_dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(state_dir.join("addresses/damaged")).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let list = || -> io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(state_dir.join("addresses/damaged"))?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    let mut names = match list() {
+        Ok(names) => names,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return vec![format!("damaged: cannot be listed: {e}")],
+    };
     names.sort();
     names.into_iter().map(|name| format!("damaged/{name}: damaged file, set aside: inspect and remove it")).collect()
 }

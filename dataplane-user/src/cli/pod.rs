@@ -1,8 +1,7 @@
 //! `ropeway pod list`: the pods of this node as the programs know them.
 //!
-//! Reads the maps `pods`, `host_ports4` and `host_ports6`; device names come from the kernel and
-//! are left out if they cannot be read. The pods' names are not in the maps: `ropeway ipam show`
-//! has them.
+//! Reads the maps `pods`, `host_ports4` and `host_ports6`; device names come from the kernel. The
+//! pods' names are not in the maps: `ropeway ipam show` has them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,9 +14,8 @@ use dataplane_host::map::{MapError, PinnedMap};
 use dataplane_host::netlink::Socket;
 use dataplane_host::pins::Pins;
 use serde::Serialize;
-use tracing::debug;
 
-use super::{SCHEMA, View, service, table};
+use super::{CliError, SCHEMA, View, service, table};
 use crate::row;
 
 /// The view of `ropeway pod list`.
@@ -66,16 +64,11 @@ pub struct HostPortView {
 /// Reads the pods and their host ports.
 ///
 /// # Errors
-/// A map could not be read.
-pub fn gather(pins: &Pins) -> Result<Pods, MapError> {
+/// A map or the devices could not be read.
+pub fn gather(pins: &Pins) -> Result<Pods, CliError> {
     let present = read(pins)?;
-    let devices: HashMap<u32, String> = Socket::open()
-        .and_then(|mut s| s.links())
-        .map_err(|e| debug!(error = %e, "cannot list devices: their names are left out"))
-        .unwrap_or_default()
-        .into_iter()
-        .map(|l| (l.index.0, l.name))
-        .collect();
+    let devices: HashMap<u32, String> =
+        Socket::open()?.links()?.into_iter().map(|link| (link.index.0, link.name)).collect();
     let mut ports = host_ports::<V4>(pins, "host_ports4")?;
     ports.extend(host_ports::<V6>(pins, "host_ports6")?);
     ports.sort();

@@ -77,8 +77,9 @@ pub struct BackendView {
     pub state: Vec<&'static str>,
     /// Incremented when the id is assigned or its endpoint ends.
     pub generation: u32,
-    /// Connections assigned so far, over all frontends of the Service port.
-    pub connections: u64,
+    /// Connections assigned so far, over all frontends of the Service port; `None` if the map of
+    /// counts has no such backend.
+    pub connections: Option<u64>,
     /// Open connections, if the scheduler counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active: Option<u32>,
@@ -91,9 +92,9 @@ pub struct BackendView {
 pub(super) trait Lookup {
     fn slot(&self, index: u32) -> Option<u32>;
     fn backend(&self, id: u32) -> Option<Backend>;
-    fn stats(&self, id: u32) -> BackendStats;
-    fn found(&self, id: u32) -> BackendLoad;
-    fn name(&self, service_port: u32) -> Option<String>;
+    fn stats(&self, id: u32) -> Option<BackendStats>;
+    fn found(&self, id: u32) -> Option<BackendLoad>;
+    fn name(&self, service_port: u32) -> Result<Option<String>, MapError>;
 }
 
 struct ServiceTables {
@@ -113,18 +114,18 @@ impl Lookup for ServiceTables {
         self.backends.get(id)
     }
 
-    fn stats(&self, id: u32) -> BackendStats {
-        self.stats.get(id).unwrap_or_default()
+    fn stats(&self, id: u32) -> Option<BackendStats> {
+        self.stats.get(id)
     }
 
-    fn found(&self, id: u32) -> BackendLoad {
-        self.loads.get(id).unwrap_or_default()
+    fn found(&self, id: u32) -> Option<BackendLoad> {
+        self.loads.get(id)
     }
 
-    fn name(&self, service_port: u32) -> Option<String> {
-        let entry = self.names.get(&service_port).ok()??;
+    fn name(&self, service_port: u32) -> Result<Option<String>, MapError> {
+        let Some(entry) = self.names.get(&service_port)? else { return Ok(None) };
         let text: Vec<_> = entry.name.into_iter().take_while(|b| *b != 0).collect();
-        Some(String::from_utf8_lossy(&text).into_owned())
+        Ok(Some(String::from_utf8_lossy(&text).into_owned()))
     }
 }
 
@@ -155,13 +156,19 @@ where
     A: Address + Into<IpAddr>,
 {
     let entries = PinnedMap::<FrontendKey<A>, Frontend>::open(pins, name)?.entries()?;
-    Ok(entries.iter().map(|(key, frontend)| view(key.addr.into(), key.port, key.proto, frontend, maps)).collect())
+    entries.iter().map(|(key, frontend)| view(key.addr.into(), key.port, key.proto, frontend, maps)).collect()
 }
 
-pub(super) fn view(address: IpAddr, port: u16, protocol: u8, f: &Frontend, maps: &impl Lookup) -> FrontendView {
-    let full = maps.name(f.service_port).unwrap_or_else(|| format!("?/{}", f.service_port));
+pub(super) fn view(
+    address: IpAddr,
+    port: u16,
+    protocol: u8,
+    f: &Frontend,
+    maps: &impl Lookup,
+) -> Result<FrontendView, MapError> {
+    let full = maps.name(f.service_port)?.unwrap_or_else(|| format!("?/{}", f.service_port));
     let (service, port_name) = full.split_once(':').unwrap_or((&full, ""));
-    FrontendView {
+    Ok(FrontendView {
         service: service.into(),
         port_name: port_name.into(),
         protocol: protocol_name(protocol),
@@ -181,7 +188,7 @@ pub(super) fn view(address: IpAddr, port: u16, protocol: u8, f: &Frontend, maps:
         ),
         affinity_ticks: f.affinity_ticks,
         backends: backends(f, maps),
-    }
+    })
 }
 
 fn backends(f: &Frontend, maps: &impl Lookup) -> Vec<BackendView> {
@@ -198,8 +205,8 @@ fn backends(f: &Frontend, maps: &impl Lookup) -> Vec<BackendView> {
         .filter_map(|(id, (internal, external))| {
             let b = maps.backend(id)?;
             let stats = maps.stats(id);
-            let load = scheduler::counts_connections(f.scheduler)
-                .then(|| ConnectionCounts::new(&stats, &maps.found(id), b.generation));
+            let counted = scheduler::counts_connections(f.scheduler).then(|| stats.zip(maps.found(id))).flatten();
+            let load = counted.map(|(stats, found)| ConnectionCounts::new(&stats, &found, b.generation));
             Some(BackendView {
                 address: IpAddr::from(b.addr).to_canonical(),
                 port: b.port,
@@ -210,7 +217,7 @@ fn backends(f: &Frontend, maps: &impl Lookup) -> Vec<BackendView> {
                 slots: internal.max(external),
                 state: state_words(b.state),
                 generation: b.generation,
-                connections: stats.connections,
+                connections: stats.map(|stats| stats.connections),
                 active: load.map(|l| l.active),
                 inactive: load.map(|l| l.inactive),
             })
@@ -275,8 +282,9 @@ impl View for Services {
                 };
                 let address = SocketAddr::new(b.address, b.port);
                 let state = b.state.join(",");
+                let connections = b.connections.map_or_else(|| "-".to_owned(), |n| n.to_string());
                 let [active, inactive] = [b.active, b.inactive].map(|n| n.map_or_else(String::new, |n| n.to_string()));
-                rows.push(row!["  ->", address, sets, state, b.weight, b.generation, b.connections, active, inactive]);
+                rows.push(row!["  ->", address, sets, state, b.weight, b.generation, connections, active, inactive]);
             }
         }
         table::render(&rows)

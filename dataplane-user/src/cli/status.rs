@@ -1,11 +1,14 @@
 //! `ropeway status`: loaded programs, links and filters, and how full the maps are.
 //!
-//! Reads the pins of this version and asks the kernel about each of them, as `bpftool` does. A pin
-//! that cannot be read is left out. The agent's lock file says if it runs, and a file of its own
-//! what it could not read or serve. Sysctls with wrong values are listed, because an agent in a
+//! Reads the pins of this version and asks the kernel about each of them, as `bpftool` does. What
+//! cannot be read is listed with the error, so that it does not look absent. The agent's lock file
+//! says if it runs, and a file of its own what it could not read or serve. Sysctls with wrong values are listed, because an agent in a
 //! container may not be able to set them.
 
+use std::cell::RefCell;
+use std::fmt::Display;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -15,7 +18,7 @@ use dataplane_common::types::address::Address;
 use dataplane_common::types::pod::NodeConfig;
 use dataplane_common::types::service::Backend;
 use dataplane_host::contract;
-use dataplane_host::map::{self, PinnedMap, SharedArray};
+use dataplane_host::map::{self, MapError, PinnedMap, SharedArray};
 use dataplane_host::netlink::{IfIndex, Socket};
 use dataplane_host::pins::{PinError, Pins};
 use dataplane_host::sys;
@@ -55,6 +58,8 @@ pub struct Status {
     pub filters: Vec<FilterView>,
     /// Pinned maps by name.
     pub maps: Vec<MapView>,
+    /// Reads that failed, each with the error: what they concern is missing from this view.
+    pub unreadable: Vec<String>,
 }
 
 /// The fields of [`NodeConfig`] that concern an operator.
@@ -138,7 +143,18 @@ pub struct MapView {
     pub entries: Option<usize>,
 }
 
-/// Gathers the view; objects that cannot be read are left out.
+/// Errors of reads, in the order of the attempts.
+#[derive(Debug, Default)]
+struct Unreadable(RefCell<Vec<String>>);
+
+impl Unreadable {
+    /// Returns the value, or notes the error and returns `None`.
+    fn take<T, E: Display>(&self, subject: impl Display, result: Result<T, E>) -> Option<T> {
+        result.map_err(|e| self.0.borrow_mut().push(format!("{subject}: {e}"))).ok()
+    }
+}
+
+/// Gathers the view. Objects that cannot be read are left out, and the errors are part of the view.
 ///
 /// # Errors
 /// There are no pins of this version.
@@ -146,12 +162,18 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
     if let Some(missing) = pins.missing() {
         return Err(missing);
     }
-    let mut socket = Socket::open().ok();
-    let devices = socket.as_mut().and_then(|s| s.links().ok()).unwrap_or_default();
-    let device = |index: u32| devices.iter().find(|d| d.index == IfIndex(index)).map(|d| d.name.clone());
-    let filters = devices.iter().flat_map(|d| {
-        let all = socket.as_mut().and_then(|s| s.filters(d.index).ok()).unwrap_or_default();
-        all.into_iter().filter(dataplane_host::netlink::Filter::is_ours).map(|f| FilterView {
+    let unreadable = Unreadable::default();
+    let mut socket = unreadable.take("devices", Socket::open());
+    let devices = socket.as_mut().and_then(|s| unreadable.take("devices", s.links()));
+    let filters = devices.iter().flatten().flat_map(|d| {
+        let listed = match socket.as_mut().map(|s| s.filters(d.index)) {
+            // The device was removed meanwhile.
+            Some(Err(e)) if e.is_missing() => None,
+            Some(listed) => unreadable.take("filters", listed),
+            None => None,
+        };
+        let ours = listed.into_iter().flatten().filter(dataplane_host::netlink::Filter::is_ours);
+        ours.map(|f| FilterView {
             device: d.name.clone(),
             direction: format!("{:?}", f.direction).to_lowercase(),
             name: f.name.unwrap_or_default(),
@@ -159,19 +181,23 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
         })
     });
     let filters = filters.collect();
+    let device = |index: u32| match &devices {
+        Some(devices) => devices.iter().find(|d| d.index == IfIndex(index)).map(|d| d.name.clone()),
+        None => Some(format!("device {index}")),
+    };
     let own = format!("{:016x}", abi::HASH);
-    let links = links(pins, device);
+    let links = links(pins, device, &unreadable);
     Ok(Status {
         version: SCHEMA,
         other_abis: pins.abis().into_iter().filter(|abi| *abi != own).collect(),
         abi: own,
         pins: pins.directory().display().to_string(),
         agent_running: AgentLock::is_held(state_dir),
-        agent: contract::read(state_dir).ok().flatten(),
-        node: node(pins, device),
-        programs: each(pins, "programs", |name, fd| {
-            let info = sys::program_info(fd.as_fd()).ok()?;
-            Some(ProgramView {
+        agent: unreadable.take("agent", contract::read(state_dir)).flatten(),
+        node: node(pins, device, &unreadable),
+        programs: each(pins, "programs", &unreadable, |name, fd| {
+            let info = sys::program_info(fd.as_fd())?;
+            Ok(ProgramView {
                 name,
                 id: info.id,
                 tag: info.tag.map(|b| format!("{b:02x}")).concat(),
@@ -182,17 +208,19 @@ pub fn gather(pins: &Pins, state_dir: &Path) -> Result<Status, PinError> {
         wrong_sysctls: wrong_sysctls(&links),
         links,
         filters,
-        maps: each(pins, "maps", |name, fd| {
-            let info = sys::map_info(fd.as_fd()).ok()?;
-            let entries = used(pins, &name, info.map_type);
-            Some(MapView { name, id: info.id, max_entries: info.max_entries, entries })
+        maps: each(pins, "maps", &unreadable, |name, fd| {
+            let info = sys::map_info(fd.as_fd())?;
+            let entries = unreadable.take(format!("entries of map {name}"), used(pins, &name, info.map_type)).flatten();
+            Ok(MapView { name, id: info.id, max_entries: info.max_entries, entries })
         }),
+        // The last field: all reads are done.
+        unreadable: unreadable.0.take(),
     })
 }
 
-fn links(pins: &Pins, device: impl Fn(u32) -> Option<String>) -> Vec<LinkView> {
-    each(pins, "links", |name, fd| {
-        let info = sys::link_info(fd.as_fd()).ok()?;
+fn links(pins: &Pins, device: impl Fn(u32) -> Option<String>, unreadable: &Unreadable) -> Vec<LinkView> {
+    each(pins, "links", unreadable, |name, fd| {
+        let info = sys::link_info(fd.as_fd())?;
         let (kind, target) = if let Some((cgroup, _)) = info.cgroup() {
             ("cgroup".into(), if cgroup == 0 { "gone".into() } else { format!("cgroup {cgroup}") })
         } else if let Some((index, _)) = info.device() {
@@ -200,7 +228,7 @@ fn links(pins: &Pins, device: impl Fn(u32) -> Option<String>) -> Vec<LinkView> {
         } else {
             (info.link_type.to_string(), "?".into())
         };
-        Some(LinkView { name, id: info.id, kind, target, program: info.program })
+        Ok(LinkView { name, id: info.id, kind, target, program: info.program })
     })
 }
 
@@ -214,30 +242,37 @@ fn wrong_sysctls(links: &[LinkView]) -> Vec<SysctlView> {
 }
 
 /// Opens each pin of a directory in the order of names and returns the results of `view`.
-fn each<T>(pins: &Pins, dir: &str, view: impl Fn(String, OwnedFd) -> Option<T>) -> Vec<T> {
+fn each<T>(pins: &Pins, dir: &str, unreadable: &Unreadable, view: impl Fn(String, OwnedFd) -> io::Result<T>) -> Vec<T> {
     let dir = pins.directory().join(dir);
-    let Ok(entries) = fs::read_dir(&dir) else { return Vec::new() };
-    let mut names: Vec<_> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    let list = || -> io::Result<Vec<_>> {
+        fs::read_dir(&dir)?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    let mut names = unreadable.take(dir.display(), list()).unwrap_or_default();
     names.sort();
-    names.into_iter().filter_map(|name| sys::obj_get(&dir.join(&name)).ok().and_then(|fd| view(name, fd))).collect()
+    let open = |name: String| {
+        let pin = dir.join(&name);
+        unreadable.take(pin.display(), sys::obj_get(&pin).and_then(|fd| view(name, fd)))
+    };
+    names.into_iter().filter_map(open).collect()
 }
 
-fn used(pins: &Pins, name: &str, map_type: u32) -> Option<usize> {
+fn used(pins: &Pins, name: &str, map_type: u32) -> Result<Option<usize>, MapError> {
     const HASH: u32 = 1;
     const LRU_HASH: u32 = 9;
-    match (name, map_type) {
-        (_, HASH | LRU_HASH) => map::count(pins, name).ok(),
+    Ok(match (name, map_type) {
+        (_, HASH | LRU_HASH) => Some(map::count(pins, name)?),
         ("backends", _) => {
-            let backends = SharedArray::<Backend>::open(pins, name).ok()?;
+            let backends = SharedArray::<Backend>::open(pins, name)?;
             Some((0..backends.len()).filter(|id| backends.get(*id).is_some_and(|b| b.state != 0)).count())
         }
-        ("pods", _) => pod::read(pins).ok().map(|pods| pods.len()),
+        ("pods", _) => Some(pod::read(pins)?.len()),
         _ => None,
-    }
+    })
 }
 
-fn node(pins: &Pins, device: impl Fn(u32) -> Option<String>) -> Option<NodeView> {
-    let config: NodeConfig = PinnedMap::<u32, NodeConfig>::open(pins, "config").ok()?.get(&0).ok()??;
+fn node(pins: &Pins, device: impl Fn(u32) -> Option<String>, unreadable: &Unreadable) -> Option<NodeView> {
+    let read = || PinnedMap::<u32, NodeConfig>::open(pins, "config")?.get(&0);
+    let config = unreadable.take("configuration of the node", read()).flatten()?;
     let v4 = (!config.node4.is_unspecified()).then(|| config.node4.into());
     let v6 = (!config.node6.is_unspecified()).then(|| config.node6.into());
     Some(NodeView {
@@ -286,6 +321,7 @@ impl View for Status {
         let sysctls =
             self.wrong_sysctls.iter().map(|s| row!["Sysctl", format!("{}={} ({})", s.name, s.required, s.reason)]);
         head.extend(sysctls);
+        head.extend(self.unreadable.iter().map(|error| row!["Unreadable", error]));
         let mut programs = vec![row!["PROGRAM", "ID", "TAG", "XLATED", "JITED"]];
         programs.extend(self.programs.iter().map(|p| row![p.name, p.id, p.tag, p.xlated_bytes, p.jited_bytes]));
         let mut links = vec![row!["LINK", "ID", "KIND", "ATTACHED TO", "PROGRAM"]];

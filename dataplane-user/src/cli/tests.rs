@@ -4,9 +4,12 @@ mod reference;
 
 use std::net::IpAddr;
 
+use bytemuck::Zeroable as _;
 use dataplane_common::types::service::{
     Backend, BackendLoad, BackendStats, Frontend, SlotTable, backend_state, frontend_flags, proto, scheduler,
 };
+use dataplane_host::contract::AgentFile as _;
+use dataplane_host::map::PinnedMap;
 
 use super::service::{Lookup, Services, view};
 use super::*;
@@ -46,16 +49,21 @@ impl Lookup for Fake {
         })
     }
 
-    fn stats(&self, id: u32) -> BackendStats {
-        BackendStats { connections: u64::from(id) * 100, sockets: 3, flows: 44, generation: id * 2, pad: 0 }
+    fn stats(&self, id: u32) -> Option<BackendStats> {
+        let connections = u64::from(id) * 100;
+        (id != 8).then_some(BackendStats { connections, sockets: 3, flows: 44, generation: id * 2, pad: 0 })
     }
 
-    fn found(&self, id: u32) -> BackendLoad {
-        BackendLoad { generation: id * 2, active: 10, inactive: 5, flows: 40 }
+    fn found(&self, id: u32) -> Option<BackendLoad> {
+        Some(BackendLoad { generation: id * 2, active: 10, inactive: 5, flows: 40 })
     }
 
-    fn name(&self, service_port: u32) -> Option<String> {
-        (service_port == 5).then(|| "default/web:http".into())
+    fn name(&self, service_port: u32) -> Result<Option<String>, MapError> {
+        match service_port {
+            5 => Ok(Some("default/web:http".into())),
+            6 => Ok(None),
+            _ => Err(PinnedMap::<u32, u32>::open(&Pins::new("/nonexistent".as_ref()), "services").unwrap_err()),
+        }
     }
 }
 
@@ -78,9 +86,9 @@ fn services() -> Services {
     Services {
         version: SCHEMA,
         frontends: vec![
-            view(ip("10.96.0.10"), 80, proto::TCP, &cluster, &Fake),
-            view(ip("fd00:50::11"), 30080, proto::UDP, &node, &Fake),
-            view(ip("10.96.0.11"), 53, proto::SCTP, &empty, &Fake),
+            view(ip("10.96.0.10"), 80, proto::TCP, &cluster, &Fake).unwrap(),
+            view(ip("fd00:50::11"), 30080, proto::UDP, &node, &Fake).unwrap(),
+            view(ip("10.96.0.11"), 53, proto::SCTP, &empty, &Fake).unwrap(),
         ],
     }
 }
@@ -92,13 +100,19 @@ PROT  FRONTEND             SCHEDULER  SERVICE                    FLAGS
   ->  BACKEND              TRAFFIC    STATE                      WEIGHT                          GENERATION  CONNECTIONS  ACTIVE  INACTIVE
 TCP   10.96.0.10:80        random     default/web:http           -
   ->  10.244.1.7:8080      all        serving                    2                               14          700
-  ->  10.244.1.8:8080      internal   serving,terminating,local  1                               16          800
+  ->  10.244.1.8:8080      internal   serving,terminating,local  1                               16          -
 UDP   [fd00:50::11]:30080  wlc        default/web:http           node-port,keep-client,affinity
   ->  [fd00::9]:8080       all        serving                    1                               18          900          17      5
 SCTP  10.96.0.11:53        random     ?/6                        -
   ->  (none)
 ";
     assert_eq!(text(&services()), expected);
+}
+
+#[test]
+fn unreadable_name_of_a_service_is_an_error() {
+    let nameless = Frontend { service_port: 7, ..Frontend::zeroed() };
+    assert!(view("10.96.0.12".parse().unwrap(), 80, proto::TCP, &nameless, &Fake).is_err());
 }
 
 #[test]
@@ -112,7 +126,7 @@ fn services_are_shown_as_json() {
             {"address": "10.244.1.7", "port": 8080, "id": 7, "internal": true, "external": true, "weight": 2, "slots": 2,
              "state": ["serving"], "generation": 14, "connections": 700},
             {"address": "10.244.1.8", "port": 8080, "id": 8, "internal": true, "external": false, "weight": 1, "slots": 1,
-             "state": ["serving", "terminating", "local"], "generation": 16, "connections": 800},
+             "state": ["serving", "terminating", "local"], "generation": 16, "connections": null},
         ],
     });
     assert_eq!(all["frontends"][0], expected);
@@ -210,6 +224,7 @@ fn status_is_shown_as_text_and_json() {
         links: vec![link("from_uplink-eth0", "tcx", "eth0"), link("sock_connect4", "cgroup", "cgroup 77")],
         filters: vec![],
         maps: vec![map("flows4", Some(1)), map("slots", None)],
+        unreadable: vec![],
     };
     let expected = "\
 ABI             0123456789abcdef
@@ -271,6 +286,24 @@ slots   4   -        1024  -
     assert!(!told.contains("Not in sync"), "{told}");
     let line = "Sysctl          kernel.unprivileged_bpf_disabled=1 (with 0 every local user may load BPF programs)\n";
     assert!(all.contains(line), "{all}");
+}
+
+#[test]
+fn status_lists_what_it_cannot_read() {
+    let root = tempfile::tempdir().unwrap();
+    let pins = Pins::new(root.path());
+    std::fs::create_dir_all(pins.directory().join("maps")).unwrap();
+    std::fs::create_dir(pins.directory().join("links")).unwrap();
+    std::fs::write(pins.map("backends"), "").unwrap();
+    std::fs::write(root.path().join(AgentStatus::NAME), "rubbish").unwrap();
+    let status = status::gather(&pins, root.path()).unwrap();
+    let shown = text(&status);
+    for subject in ["agent: ", "configuration of the node: ", "/programs: ", "/maps/backends: "] {
+        let error = status.unreadable.iter().find(|error| error.contains(subject));
+        let error = error.unwrap_or_else(|| panic!("nothing about {subject}: {:?}", status.unreadable));
+        assert!(shown.contains(&format!("Unreadable  {error}\n")), "{shown}");
+    }
+    assert_eq!(status.unreadable.len(), 4, "{:?}", status.unreadable);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dataplane_host::contract::{self, AgentFile, NodeFile};
 use dataplane_host::netlink::{NetlinkError, PROTOCOL, Socket, delete_route};
@@ -114,15 +114,28 @@ fn note(path: &Path, result: io::Result<()>, failures: &mut Vec<String>) -> bool
 
 /// Calls `work` for each entry of a directory and returns the number of successes.
 fn each_entry(dir: &Path, failures: &mut Vec<String>, work: impl Fn(&Path) -> Result<(), String>) -> usize {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let mut count = 0;
-    for entry in entries.filter_map(Result::ok) {
-        match work(&entry.path()) {
+    for path in list(dir, failures) {
+        match work(&path) {
             Ok(()) => count += 1,
             Err(e) => failures.push(e),
         }
     }
     count
+}
+
+/// Returns the entries of a directory; none if it is missing.
+fn list(dir: &Path, failures: &mut Vec<String>) -> Vec<PathBuf> {
+    let read = || fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>();
+    match read() {
+        Ok(paths) => paths,
+        Err(e) => {
+            if e.kind() != io::ErrorKind::NotFound {
+                failures.push(format!("cannot list {}: {e}", dir.display()));
+            }
+            Vec::new()
+        }
+    }
 }
 
 fn remove_routes(socket: &mut Socket, removed: &mut Removed, failures: &mut Vec<String>) -> Result<(), NetlinkError> {
@@ -137,9 +150,8 @@ fn remove_routes(socket: &mut Socket, removed: &mut Removed, failures: &mut Vec<
 
 /// Removes a directory tree and returns the number of removed files.
 fn remove_tree(dir: &Path, failures: &mut Vec<String>) -> usize {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let mut count = 0;
-    for path in entries.filter_map(Result::ok).map(|e| e.path()) {
+    for path in list(dir, failures) {
         if path.is_dir() {
             count += remove_tree(&path, failures);
         } else {
