@@ -56,8 +56,8 @@ impl PodMaps {
         })
     }
 
-    /// Opens the maps, for a verb that removes. Returns `None`, and logs it, if there are none: then
-    /// nothing is left to remove.
+    /// Opens the maps, for a verb that removes. Returns `None`, and logs it, if there are none, so
+    /// that nothing is left to remove.
     ///
     /// # Errors
     /// The maps exist and can't be opened, or are those of another version. Entries of a pod may be

@@ -187,12 +187,12 @@ fn start_tasks(
     tasks.spawn("source", async { source.await.map_err(AgentError::from) });
 
     if config.service_proxy {
-        tasks.spawn("leftovers", leftovers::watch());
+        tasks.spawn("leftovers", leftovers::watch(Arc::clone(&status)));
     }
     let resize = resize::watch(sizes.resizable, resizable, pins.clone(), snapshots.clone(), nodes.clone());
     tasks.spawn("resize", resize);
     tasks.spawn("address-gc", address_gc::watch(config.state_dir.clone(), Arc::clone(&status)));
-    let flow_status = watch_flows(tasks, config, clock, &pins, &snapshots);
+    let flow_status = watch_flows(tasks, config, clock, &pins, &snapshots, &status);
     let sources =
         metrics::Sources { controller: snapshots.clone(), node: Arc::clone(&status), flows: flow_status, contacts };
     let readiness = Readiness { node: status, contacts: Arc::clone(&sources.contacts) };
@@ -215,13 +215,14 @@ fn watch_flows(
     clock: Clock,
     pins: &Pins,
     snapshots: &watch::Receiver<Arc<Snapshot>>,
+    node: &Arc<NodeStatus>,
 ) -> Arc<FlowStatus> {
     let [tcp, closing, datagrams] =
         [config.tcp_timeout, config.tcp_closing_timeout, config.udp_timeout].map(|seconds| clock.ticks(seconds));
     let timeouts = FlowTimeouts::new(tcp, closing, datagrams);
     let status = Arc::new(FlowStatus::default());
-    tasks.spawn("flows", flows::watch(pins.clone(), timeouts, Arc::clone(&status)));
-    tasks.spawn("loads", flows::loads::watch(pins.clone(), timeouts, snapshots.clone()));
+    tasks.spawn("flows", flows::watch(pins.clone(), timeouts, Arc::clone(&status), Arc::clone(node)));
+    tasks.spawn("loads", flows::loads::watch(pins.clone(), timeouts, snapshots.clone(), Arc::clone(node)));
     status
 }
 

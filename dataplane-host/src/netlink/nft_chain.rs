@@ -40,7 +40,10 @@ pub struct NftChain {
 /// The kernel refused, or has no `nf_tables`.
 pub fn chains() -> Result<Vec<NftChain>, NetlinkError> {
     let failed = |e| NetlinkError::socket(ATTEMPT, e);
-    let mut socket = RawSocket::new(NETLINK_NETFILTER).map_err(failed)?;
+    let mut socket = match RawSocket::new(NETLINK_NETFILTER) {
+        Err(e) if is_without_nf_tables(&e) => return Ok(Vec::new()),
+        socket => socket.map_err(failed)?,
+    };
     socket.bind_auto().map_err(failed)?;
     socket.connect(&SocketAddr::new(0, 0)).map_err(failed)?;
     let mut request = NetlinkBuffer::new([0; HEADER + FAMILY]);
@@ -57,6 +60,12 @@ pub fn chains() -> Result<Vec<NftChain>, NetlinkError> {
     }
 }
 
+/// Returns whether the error is how a kernel without nfnetlink (`EPROTONOSUPPORT`) or without
+/// `nf_tables` (`EINVAL`, `EOPNOTSUPP`; `nfnetlink_rcv_msg`) answers. Such a kernel has no chains.
+fn is_without_nf_tables(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::EINVAL | libc::EOPNOTSUPP))
+}
+
 /// Adds the chains of one datagram. Returns whether it was the last one.
 fn collect(mut rest: &[u8], chains: &mut Vec<NftChain>) -> Result<bool, NetlinkError> {
     const ERROR: u16 = 2;
@@ -68,7 +77,8 @@ fn collect(mut rest: &[u8], chains: &mut Vec<NftChain>) -> Result<bool, NetlinkE
             DONE => return Ok(true),
             ERROR => {
                 let code = payload.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                return Err(NetlinkError::socket(ATTEMPT, std::io::Error::from_raw_os_error(-code)));
+                let error = std::io::Error::from_raw_os_error(-code);
+                return if is_without_nf_tables(&error) { Ok(true) } else { Err(NetlinkError::socket(ATTEMPT, error)) };
             }
             NEW_CHAIN => chains.extend(payload.get(FAMILY..).and_then(chain)),
             _ => {}

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dataplane_host::pins::Pins;
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::api::random;
 use crate::load::LoadError;
@@ -77,14 +77,25 @@ pub async fn watch(
     nodes: watch::Receiver<Arc<Nodes>>,
 ) {
     let last = std::env::var(LAST_RESTART).ok().and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-    let present = |map: &str| resize::entries(&pins, map).ok().flatten().unwrap_or(u32::MAX);
-    let refused = wanted.iter().any(|(map, entries)| present(map) < *entries);
+    let mut refused = false;
+    match present(&groups, &pins) {
+        Ok(present) => refused = wanted.iter().any(|(map, entries)| present.get(map).is_some_and(|n| n < entries)),
+        Err(error) => warn!(%error, "cannot read the sizes of the maps"),
+    }
     while !refused && snapshots.wait_for(|s| s.synced && !s.insufficient.is_empty()).await.is_ok() {
         let (count, since_last) = (nodes.borrow().len(), last.map(|last| now().saturating_sub(last)));
         tokio::time::sleep(delay(count, since_last, random())).await;
         // What was missing may fit by now, and more may be missing.
         let insufficient = snapshots.borrow_and_update().insufficient.clone();
-        let next = next(&groups, &insufficient, present);
+        let present = match present(&groups, &pins) {
+            Ok(present) => present,
+            Err(error) => {
+                warn!(%error, "map resize delayed by {PAUSE:?}: cannot read the sizes of the maps");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let next = next(&groups, &insufficient, |map| present.get(map).copied());
         if !next.is_empty() {
             info!(maps = next, "map resize started: restarting the agent with larger maps");
             let error = restart(&next);
@@ -99,11 +110,20 @@ pub async fn watch(
     while snapshots.changed().await.is_ok() {}
 }
 
-/// Returns the sizes to request; empty if every full map is at its limit.
-fn next(groups: &[ResizableMaps], insufficient: &BTreeMap<&str, u32>, present: impl Fn(&str) -> u32) -> String {
+/// Returns the sizes of the resizable maps that are pinned.
+fn present(groups: &[ResizableMaps], pins: &Pins) -> Result<BTreeMap<&'static str, u32>, LoadError> {
+    let mut sizes = BTreeMap::new();
+    for map in groups.iter().flat_map(|group| group.maps.iter()) {
+        sizes.extend(resize::entries(pins, map)?.map(|entries| (*map, entries)));
+    }
+    Ok(sizes)
+}
+
+/// Returns the sizes to request; empty if every full map is at its limit or is not pinned.
+fn next(groups: &[ResizableMaps], insufficient: &BTreeMap<&str, u32>, present: impl Fn(&str) -> Option<u32>) -> String {
     let larger = |group: &ResizableMaps| {
         let (map, missing) = (group.maps[0], *insufficient.get(group.maps[0])?);
-        Some(format!("{map}={}", larger(present(map), missing, group.limit)?))
+        Some(format!("{map}={}", larger(present(map)?, missing, group.limit)?))
     };
     groups.iter().filter_map(larger).collect::<Vec<_>>().join(",")
 }
@@ -157,9 +177,20 @@ mod tests {
     }
 
     #[test]
+    fn unreadable_size_is_an_error_and_not_a_map_at_its_limit() {
+        let root = tempfile::tempdir().unwrap();
+        let pins = Pins::new(root.path());
+        let groups = Sizes::new(&TableSizes::default(), 0).resizable;
+        assert!(present(&groups, &pins).unwrap().is_empty(), "nothing is pinned");
+        std::fs::create_dir_all(pins.directory().join("maps")).unwrap();
+        std::fs::write(pins.map("slots"), "no map").unwrap();
+        assert!(present(&groups, &pins).is_err());
+    }
+
+    #[test]
     fn full_maps_below_their_limit_are_resized() {
         let groups = Sizes::new(&TableSizes { slots: Some(1 << 18), ..TableSizes::default() }, 0).resizable;
-        let first = |map: &str| groups.iter().find(|g| g.maps[0] == map).map_or(0, |g| g.first);
+        let first = |map: &str| groups.iter().find(|g| g.maps[0] == map).map(|g| g.first);
         let next = |insufficient: &[(&'static str, u32)]| next(&groups, &insufficient.iter().copied().collect(), first);
         assert_eq!(next(&[("backends", 70_000), ("frontends6", 1)]), "frontends6=262144,backends=262144");
         assert_eq!(next(&[("slots", 1)]), "", "at its limit");

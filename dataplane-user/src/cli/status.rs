@@ -2,8 +2,8 @@
 //!
 //! Reads the pins of this version and asks the kernel about each of them, as `bpftool` does. What
 //! cannot be read is listed with the error, so that it does not look absent. The agent's lock file
-//! says if it runs, and a file of its own what it could not read or serve. Sysctls with wrong values are listed, because an agent in a
-//! container may not be able to set them.
+//! says if it runs, and a file of its own what it could not read or serve. Sysctls with wrong
+//! values are listed, because an agent in a container may not be able to set them.
 
 use std::cell::RefCell;
 use std::fmt::Display;

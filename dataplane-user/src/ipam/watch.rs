@@ -158,9 +158,12 @@ fn block(object: &IpBlock) -> Result<Block, String> {
         _ => Err(format!("spec.lent: {:?} is no part of {cidr}", part.cidr)),
     });
     let sharing = Sharing { lent: lent.collect::<Result<_, _>>()?, asked: spec.asked.clone() };
-    let state =
-        ObjectVersion { uid: object.uid().unwrap_or_default(), version: object.resource_version().unwrap_or_default() };
-    let created = object.creation_timestamp().map(|t| t.0.to_string()).unwrap_or_default();
+    // An empty precondition would allow every change, so a block without these is not used.
+    let missing = |field: &str| format!("metadata.{field} is missing");
+    let uid = object.uid().filter(|uid| !uid.is_empty()).ok_or_else(|| missing("uid"))?;
+    let version = object.resource_version().filter(|v| !v.is_empty()).ok_or_else(|| missing("resourceVersion"))?;
+    let created = object.creation_timestamp().ok_or_else(|| missing("creationTimestamp"))?.0.to_string();
+    let state = ObjectVersion { uid, version };
     Ok(Block { cidr, pool: spec.pool.clone(), node: spec.node.clone(), created, state, sharing })
 }
 
@@ -233,4 +236,25 @@ impl PoolView {
 fn request(meta: &ObjectMeta) -> Result<PoolRequest, String> {
     let get = |name: &str| meta.annotations.as_ref()?.get(name).map(String::as_str);
     PoolRequest::from_annotations(get).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_without_a_version_is_not_used() {
+        let whole = serde_json::json!({
+            "apiVersion": "ropeway.dev/v1alpha1", "kind": "IPBlock",
+            "metadata": {"name": "b", "uid": "1-2-3", "resourceVersion": "7", "creationTimestamp": "2026-12-01T00:00:00Z"},
+            "spec": {"cidr": "10.1.0.0/26", "pool": "p", "node": "n1"},
+        });
+        let read = |object: &serde_json::Value| block(&serde_json::from_value(object.clone()).unwrap());
+        assert_eq!(read(&whole).unwrap().state, ObjectVersion { uid: "1-2-3".into(), version: "7".into() });
+        for field in ["uid", "resourceVersion", "creationTimestamp"] {
+            let mut without = whole.clone();
+            without["metadata"].as_object_mut().unwrap().remove(field);
+            assert_eq!(read(&without).unwrap_err(), format!("metadata.{field} is missing"));
+        }
+    }
 }

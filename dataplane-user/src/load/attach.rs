@@ -261,7 +261,9 @@ fn drop_links(pins: &Pins, wanted: &BTreeSet<String>) -> Result<usize, LoadError
     let dir = pins.directory().join("links");
     let entries = fs::read_dir(&dir).map_err(|source| pin_error("reading", &dir, source))?;
     let mut operations = 0;
-    for name in entries.filter_map(|e| e.ok()?.file_name().into_string().ok()) {
+    for entry in entries {
+        let entry = entry.map_err(|source| pin_error("reading", &dir, source))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
         if parse_uplink_pin(&name).is_some() && !wanted.contains(&name) {
             detach(&dir.join(&name))?;
             info!(link = name, "program detached: its device is no uplink any more");
@@ -313,11 +315,14 @@ pub(super) fn others(pins: &Pins) -> impl Iterator<Item = PathBuf> {
     pins.abis().into_iter().map(move |abi| root.join(abi)).filter(move |dir| *dir != own)
 }
 
-/// Returns true if programs of another ABI are attached. Ours must not replace them before the pods
-/// are copied into our maps.
+/// Returns true if programs of another ABI are attached, or may be, because their links can't be
+/// listed. Ours must not replace them before the pods are copied into our maps.
 #[must_use]
 pub fn has_predecessor(pins: &Pins) -> bool {
-    others(pins).any(|dir| fs::read_dir(dir.join("links")).is_ok_and(|mut entries| entries.next().is_some()))
+    others(pins).any(|dir| match fs::read_dir(dir.join("links")) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
+    })
 }
 
 /// Removes the pins of other ABIs, after our programs have replaced theirs.

@@ -5,7 +5,6 @@
 //! Entries are copied if their types have kept their sizes; otherwise a warning says that the pods
 //! must be recreated. Flows and affinity are not copied. The old maps are never changed.
 
-use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -20,7 +19,7 @@ use tracing::{info, warn};
 
 use super::LoadError;
 use super::attach::others;
-use super::programs::pin_error;
+use super::programs::{exists, pin_error};
 
 /// Copies the pods' entries from all other ABIs and returns the number of copied entries.
 ///
@@ -30,7 +29,7 @@ pub fn migrate_maps(pins: &Pins) -> Result<usize, LoadError> {
     let mut total = 0;
     for dir in others(pins) {
         let maps = dir.join("maps");
-        if !maps.is_dir() {
+        if !exists(&maps)? {
             continue;
         }
         let migrated = copy::<u32, Pod>(pins, &maps, "pods", |p| p.flags & pod_flags::PRESENT != 0)?
@@ -52,7 +51,7 @@ fn copy<K: Plain, V: Plain>(
     wanted: impl Fn(&V) -> bool,
 ) -> Result<usize, LoadError> {
     let path = from.join(name);
-    if fs::metadata(&path).is_err() {
+    if !exists(&path)? {
         return Ok(0);
     }
     let fd = sys::obj_get(&path).map_err(|source| pin_error("opening", &path, source))?;

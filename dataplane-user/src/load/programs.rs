@@ -239,7 +239,8 @@ fn check_sizes(pins: &Pins, sizes: &[(&'static str, u32)]) -> Result<(), LoadErr
 pub(super) fn clear_marks(dir: Option<&Path>) -> Result<(), LoadError> {
     let Some(dir) = dir else { return Ok(()) };
     let entries = fs::read_dir(dir).map_err(|source| pin_error("reading", dir, source))?;
-    for path in entries.filter_map(Result::ok).map(|e| e.path()) {
+    for entry in entries {
+        let path = entry.map_err(|source| pin_error("reading", dir, source))?.path();
         fs::remove_dir(&path).map_err(|source| pin_error("removing", &path, source))?;
     }
     Ok(())
@@ -256,6 +257,14 @@ fn no_program(name: &str) -> LoadError {
 
 pub(super) fn pin_error(what: &'static str, path: &Path, source: io::Error) -> LoadError {
     LoadError::Pin { what, path: path.into(), source }
+}
+
+/// Returns whether there is a pin.
+///
+/// # Errors
+/// The directory can't be read.
+pub(super) fn exists(path: &Path) -> Result<bool, LoadError> {
+    path.try_exists().map_err(|source| pin_error("reading", path, source))
 }
 
 pub(super) fn remove_file(path: &Path) -> Result<(), LoadError> {

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::LoadError;
 use super::object::Object;
-use super::programs::{LoadSettings, clear_marks, load_object, pin_error};
+use super::programs::{LoadSettings, clear_marks, exists, load_object, pin_error};
 
 /// Returns the number of entries of a pinned map, or `None` if it is not pinned.
 ///
@@ -25,7 +25,7 @@ use super::programs::{LoadSettings, clear_marks, load_object, pin_error};
 /// The pin can't be opened or is no map.
 pub fn entries(pins: &Pins, map: &str) -> Result<Option<u32>, LoadError> {
     let path = pins.map(map);
-    if !path.exists() {
+    if !exists(&path)? {
         return Ok(None);
     }
     let fd = pins.open(&path)?;
@@ -86,7 +86,7 @@ fn replace(pins: &Pins, object: &Object, settings: &LoadSettings<'_>, maps: &[&s
 /// Restores the old map of a resize that was interrupted.
 fn put_back(pins: &Pins, map: &str) -> Result<(), LoadError> {
     let path = before(pins, map);
-    if !path.exists() {
+    if !exists(&path)? {
         return Ok(());
     }
     warn!(map, "map resize was interrupted: restored the former size");

@@ -196,7 +196,21 @@ impl NodeTask {
     /// devices take their MTU from them. The configuration is written before programs that read it
     /// are attached, and again after the routes that its features need. node.json is written once
     /// the pods' MTU and ranges are known.
+    ///
+    /// # Errors
+    /// All failures of the refresh. A tunnel or the host device that fails does not keep pods of
+    /// other nodes from their routes.
     fn refresh(&mut self, external: bool) -> Result<(), NodeError> {
+        let mut failed = Vec::new();
+        if let Err(e) = self.apply_all(external, &mut failed) {
+            failed.push(e);
+        }
+        NodeError::of_all(failed)?;
+        self.status.succeeded(self.cluster.knows_all());
+        Ok(())
+    }
+
+    fn apply_all(&mut self, external: bool, failed: &mut Vec<NodeError>) -> Result<(), NodeError> {
         let snapshot = KernelSnapshot::take(&mut self.socket)?;
         let config = Arc::clone(&self.config);
         let own = self.cluster.nodes.get(config.node_name.as_str());
@@ -204,17 +218,16 @@ impl NodeTask {
         let plan = self.cluster.knows_ranges().then(|| NodeRoutes::plan(&config, &facts, &self.cluster.nodes));
         let known = TunnelInputs { config: &config, facts: &facts, snapshot: &snapshot, own };
         let (mut operations, errors) = self.routing.apply_tunnels(&mut self.socket, &known, plan.as_ref())?;
-        let mut failed = errors.into_iter().next().map(NodeError::from);
+        failed.extend(errors.into_iter().map(NodeError::from));
         operations += self.config_writer.apply(&self.config_inputs(&facts))?;
         self.apply_settings(&facts);
         if self.cluster.conditions.maps {
             let tunnels = &self.routing.tunnels().links;
             operations += self.attachments.apply(&mut self.socket, &facts.uplinks, tunnels)?;
         }
-        // A failure here must not keep pods of other nodes from their routes.
         match self.apply_host_device(&facts, &snapshot) {
             Ok(count) => operations += count,
-            Err(e) => failed = Some(e),
+            Err(e) => failed.push(e),
         }
         if let Some(plan) = &plan {
             operations += write_file(&self.config_inputs(&facts))?;
@@ -230,10 +243,6 @@ impl NodeTask {
         }
         self.status.operations(operations, external && !changed);
         self.facts.publish(&config, facts, self.cluster.pools());
-        if let Some(e) = failed {
-            return Err(e);
-        }
-        self.status.succeeded(self.cluster.knows_all());
         Ok(())
     }
 

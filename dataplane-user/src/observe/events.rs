@@ -273,7 +273,11 @@ impl EventRecorder {
             }
             _ => Api::<ServiceWire>::namespaced(client.clone(), namespace).get_with(name, &any).await?.metadata.uid,
         };
-        let event = object::event(notice, uid.unwrap_or_default(), &self.node, Timestamp::now());
+        let Some(uid) = uid else {
+            warn!(object = %notice.key, reason = notice.reason, "Event dropped: the API server returned an object without a UID");
+            return Ok(());
+        };
+        let event = object::event(notice, uid, &self.node, Timestamp::now());
         Api::<Event>::namespaced(client, namespace).create(&PostParams::default(), &event).await.map(drop)
     }
 }

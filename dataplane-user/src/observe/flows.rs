@@ -27,6 +27,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tracing::warn;
 
 use crate::load::{LoadError, clock};
+use crate::network::node::status::{NodeStatus, PeriodicTask};
 use evict_policy::{FlowTimeouts, Half, Kind};
 use status::FlowStatus;
 
@@ -155,7 +156,12 @@ fn evict_both(pins: &Pins, timeouts: &FlowTimeouts) -> Result<[FlowCounts; 2], L
 ///
 /// # Errors
 /// A sweep has panicked.
-pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) -> Result<Infallible, JoinError> {
+pub async fn watch(
+    pins: Pins,
+    timeouts: FlowTimeouts,
+    status: Arc<FlowStatus>,
+    node: Arc<NodeStatus>,
+) -> Result<Infallible, JoinError> {
     let mut full = [false; 2];
     let mut until_next = PAUSE;
     loop {
@@ -174,7 +180,10 @@ pub async fn watch(pins: Pins, timeouts: FlowTimeouts, status: Arc<FlowStatus>) 
                 }
                 status.set(now);
             }
-            Err(e) => warn!(error = %e, "flow eviction failed"),
+            Err(e) => {
+                node.round_failed(PeriodicTask::Flows);
+                warn!(error = %e, "flow eviction failed");
+            }
         }
         tokio::time::sleep(until_next).await;
     }
@@ -215,6 +224,26 @@ mod tests {
         assert_eq!(relieve(&TIMEOUTS, |_| Err("unreadable")), Err("unreadable"));
         let mut sweeps = [Ok(filled(1000, 1)), Err("unreadable")].into_iter();
         assert_eq!(relieve(&TIMEOUTS, |_| sweeps.next().unwrap()), Err("unreadable"));
+    }
+
+    #[tokio::test]
+    async fn failed_rounds_are_counted() {
+        let (pins, node) = (Pins::new("/nonexistent".as_ref()), Arc::new(NodeStatus::default()));
+        let (sender, snapshots) = tokio::sync::watch::channel(Arc::default());
+        sender.send_replace(Arc::new(crate::proxy::controller::Snapshot { counting: 1, ..Default::default() }));
+        let flows = watch(pins.clone(), TIMEOUTS, Arc::default(), Arc::clone(&node));
+        let loads = loads::watch(pins, TIMEOUTS, snapshots, Arc::clone(&node));
+        let both_failed = async {
+            while [PeriodicTask::Flows, PeriodicTask::Loads].iter().any(|task| node.failed_rounds(*task) == 0) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            end = flows => panic!("{end:?}"),
+            end = loads => panic!("{end:?}"),
+            () = both_failed => {}
+            () = tokio::time::sleep(Duration::from_secs(10)) => panic!("not counted: {node:?}"),
+        }
     }
 
     #[test]

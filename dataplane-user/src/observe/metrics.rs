@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::api::Contacts;
-use crate::network::node::status::NodeStatus;
+use crate::network::node::status::{NodeStatus, PeriodicTask};
 use crate::observe::flows::FlowCounts;
 use crate::observe::flows::evict_policy::Kind;
 use crate::observe::flows::status::FlowStatus;
@@ -230,6 +230,12 @@ impl Collector for NodeCollector {
         counter(e, "ropeway_route_repairs", help, self.status.route_repairs())?;
         let help = "Netlink sockets for events of links, addresses and routes that failed and were opened again";
         counter(e, "ropeway_netlink_monitor_restarts", help, self.status.monitor_restarts())?;
+        let help = "Failed rounds of a task of the agent that works at intervals";
+        let mut family = e.encode_descriptor("ropeway_task_failures", help, None, MetricType::Counter)?;
+        for task in PeriodicTask::ALL {
+            ConstCounter::new(self.status.failed_rounds(task))
+                .encode(family.encode_family(&[("task", task.label())])?)?;
+        }
         flows(e, &self.flows.get())?;
         let unrouted = self.status.unrouted();
         gauge(e, "ropeway_unrouted_ranges", "Pod ranges of nodes to which there is no route", unrouted)?;
@@ -283,8 +289,9 @@ mod tests {
         snapshot.rounds = Arc::new(rounds);
         snapshot.operations.backends = 12;
         let (_sender, receiver) = watch::channel(Arc::new(snapshot));
-        let sources =
-            Sources { controller: receiver, node: Arc::default(), flows: Arc::default(), contacts: Arc::default() };
+        let node = Arc::new(NodeStatus::default());
+        node.round_failed(PeriodicTask::Leftovers);
+        let sources = Sources { controller: receiver, node, flows: Arc::default(), contacts: Arc::default() };
         let metrics = Metrics::new(&pins, sources);
         metrics.count_response(false, 200);
         metrics.count_response(true, 503);
@@ -311,6 +318,8 @@ mod tests {
             "ropeway_map_entries{map=\"frontends4\"} 7",
             "ropeway_node_repairs_total 0",
             "ropeway_netlink_monitor_restarts_total 0",
+            "ropeway_task_failures_total{task=\"flows\"} 0",
+            "ropeway_task_failures_total{task=\"leftovers\"} 1",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");

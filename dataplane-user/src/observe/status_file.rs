@@ -85,15 +85,21 @@ pub async fn run(
     contacts: Arc<Contacts>,
     notes: Vec<String>,
 ) {
-    let mut written = None;
+    let (mut written, mut failed) = (None, false);
     loop {
         let status = AgentStatus::new(&snapshots.borrow_and_update(), &contacts.stalled(Instant::now()), &notes);
         if written.as_ref() != Some(&status) {
             let file = AgentStatus { since: rfc3339(SystemTime::now()), ..status.clone() };
-            if let Err(error) = contract::write(&state_dir, &file) {
-                warn!(%error, "status for `ropeway status` not written");
+            match contract::write(&state_dir, &file) {
+                Ok(_) => (written, failed) = (Some(status), false),
+                // Tried again after the pause; logged once.
+                Err(error) => {
+                    if !failed {
+                        warn!(%error, "status for `ropeway status` not written");
+                    }
+                    failed = true;
+                }
             }
-            written = Some(status);
         }
         let changes = async { while snapshots.changed().await.is_ok() {} };
         if timeout(PAUSE, changes).await.is_ok() {

@@ -20,7 +20,7 @@ use dataplane_host::store::{AddressStore, AttachmentClaim, AttachmentId, Attachm
 use tokio::task::{JoinError, spawn_blocking};
 use tracing::warn;
 
-use super::status::NodeStatus;
+use super::status::{NodeStatus, PeriodicTask};
 
 /// Interval between sweeps; longer than an ADD may take.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -117,7 +117,10 @@ pub async fn watch(state_dir: PathBuf, status: Arc<NodeStatus>) -> Result<Infall
                 }
                 status.leaked(marked.iter().map(|r| r.addresses.len()).sum());
             }
-            Err(e) => warn!(error = %e, "address garbage collection failed"),
+            Err(e) => {
+                status.round_failed(PeriodicTask::AddressGc);
+                warn!(error = %e, "address garbage collection failed");
+            }
         }
     }
 }

@@ -38,4 +38,37 @@ pub enum NodeError {
     /// The thread of the netlink monitor could not be created.
     #[error("cannot watch devices, addresses and routes: {0}")]
     Monitor(#[from] std::io::Error),
+    /// Several parts of a refresh have failed.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<NodeError>),
+}
+
+impl NodeError {
+    /// Returns the failures of a refresh as one result.
+    ///
+    /// # Errors
+    /// There are failures: the only one, or [`Self::Several`].
+    pub(super) fn of_all(mut failed: Vec<Self>) -> Result<(), Self> {
+        match failed.len() {
+            0 | 1 => failed.pop().map_or(Ok(()), Err),
+            _ => Err(Self::Several(failed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_of_a_refresh_is_in_the_error() {
+        let tunnel = |name| NodeError::from(TunnelError::Foreign { name });
+        assert!(NodeError::of_all(vec![]).is_ok());
+        let one = NodeError::of_all(vec![tunnel("ropeway.vx4")]).unwrap_err();
+        assert!(matches!(one, NodeError::Tunnel(_)), "{one}");
+        let namespace = NodeError::Namespace(std::io::ErrorKind::Unsupported.into());
+        let all = NodeError::of_all(vec![tunnel("ropeway.vx4"), tunnel("ropeway.vx6"), namespace]).unwrap_err();
+        let text = all.to_string();
+        assert!(["ropeway.vx4", "ropeway.vx6", "cookie"].iter().all(|part| text.contains(part)), "{text}");
+    }
 }

@@ -5,47 +5,86 @@
 //! Service. Rules are never removed here: another kube-proxy may still use them.
 
 use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use dataplane_host::netlink::{NftChain, chains};
+use dataplane_host::netlink::{NetlinkError, NftChain, chains};
 use tokio::task::{JoinError, spawn_blocking};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
+
+use super::status::{NodeStatus, PeriodicTask};
 
 /// Interval between checks.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Kernel file that lists IPVS services.
 const IPVS: &str = "/proc/net/ip_vs";
 
-/// Logs when such rules are found and when they are gone; checks at intervals, for ever.
+/// Error of a check.
+#[derive(Debug, thiserror::Error)]
+enum LeftoversError {
+    #[error(transparent)]
+    PacketFilter(#[from] NetlinkError),
+    #[error("cannot read {IPVS}: {0}")]
+    Ipvs(io::Error),
+}
+
+/// Logs when such rules are found and when they are gone; checks at intervals, for ever. A check
+/// that fails says nothing about rules.
 ///
 /// # Errors
 /// A check has panicked.
-pub async fn watch() -> Result<Infallible, JoinError> {
-    let mut said = None;
+pub async fn watch(status: Arc<NodeStatus>) -> Result<Infallible, JoinError> {
+    let (mut said, mut failed) = (None, false);
     loop {
-        let found = spawn_blocking(look).await?;
-        if found != said {
-            if let Some(what) = &found {
-                warn!(
-                    "kube-proxy has left rules ({what}): they still match packets that Ropeway does not translate; make sure that no kube-proxy runs, then \
-                     remove them by `kube-proxy --cleanup` or a reboot"
-                );
-            } else {
-                info!("kube-proxy rules are gone");
+        let result = spawn_blocking(look).await?;
+        let fails = result.is_err();
+        match result {
+            Ok(found) => {
+                report(said.as_deref(), found.as_deref());
+                said = found;
+            }
+            Err(error) => {
+                status.round_failed(PeriodicTask::Leftovers);
+                // Logged once, until a check succeeds again.
+                if !failed {
+                    warn!(%error, "cannot look for rules of kube-proxy");
+                }
             }
         }
-        said = found;
+        failed = fails;
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-fn look() -> Option<String> {
-    let chains = chains().unwrap_or_else(|e| {
-        debug!(error = %e, "the packet filter can't be read");
-        Vec::new()
-    });
-    let services = std::fs::read_to_string(IPVS).unwrap_or_default();
-    rules(&chains).or_else(|| ipvs(&services))
+fn report(said: Option<&str>, found: Option<&str>) {
+    if found == said {
+        return;
+    }
+    if let Some(what) = found {
+        warn!(
+            "kube-proxy has left rules ({what}): they still match packets that Ropeway does not translate; make sure that no kube-proxy runs, then \
+             remove them by `kube-proxy --cleanup` or a reboot"
+        );
+    } else {
+        info!("kube-proxy rules are gone");
+    }
+}
+
+fn look() -> Result<Option<String>, LeftoversError> {
+    look_at(chains(), std::fs::read_to_string(IPVS))
+}
+
+fn look_at(
+    chains: Result<Vec<NftChain>, NetlinkError>,
+    services: io::Result<String>,
+) -> Result<Option<String>, LeftoversError> {
+    let services = match services {
+        // The module is not loaded.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        services => services.map_err(LeftoversError::Ipvs)?,
+    };
+    Ok(rules(&chains?).or_else(|| ipvs(&services)))
 }
 
 /// Returns a description of kube-proxy's rules. Its nftables mode has a table named `kube-proxy`;
@@ -75,6 +114,15 @@ mod tests {
         let with = |c| rules(&[&harmless[..], &[c]].concat());
         assert_eq!(with(chain("nat", "KUBE-SERVICES")).unwrap(), "chain KUBE-SERVICES of table nat");
         assert_eq!(with(chain("kube-proxy", "services")).unwrap(), "chain services of table kube-proxy");
+    }
+
+    #[test]
+    fn unreadable_source_of_rules_is_an_error_and_a_missing_one_has_none() {
+        let missing = || Err(io::ErrorKind::NotFound.into());
+        assert_eq!(look_at(Ok(Vec::new()), missing()).unwrap(), None);
+        assert!(look_at(Ok(Vec::new()), Err(io::ErrorKind::PermissionDenied.into())).is_err());
+        let failed = NetlinkError::Interrupted { attempt: "list chains".into() };
+        assert!(look_at(Err(failed), missing()).is_err());
     }
 
     #[test]

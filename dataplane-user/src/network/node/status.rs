@@ -1,6 +1,6 @@
 //! Status of the node: counters and problems that other threads read at any time.
 //!
-//! Written by the node's task, the address garbage collection and the pool task; read by the
+//! Written by the node's task, the pool task and the tasks that work at intervals; read by the
 //! metrics and `/readyz`. It never blocks for longer than a copy of a list.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -8,6 +8,36 @@ use std::sync::{Mutex, PoisonError};
 
 /// Failed refreshes in a row after which the node is not ready. They are a second apart.
 const MAX_FAILURES: u32 = 30;
+
+/// A task that works at intervals and whose failures change nothing but its own work: the agent
+/// goes on, and the next round tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeriodicTask {
+    /// Removes ended flows.
+    Flows,
+    /// Counts connections for the least-connection schedulers.
+    Loads,
+    /// Finds leaked addresses.
+    AddressGc,
+    /// Looks for rules of kube-proxy.
+    Leftovers,
+}
+
+impl PeriodicTask {
+    /// All tasks, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Flows, Self::Loads, Self::AddressGc, Self::Leftovers];
+
+    /// Returns the task's name, as in the agent's error when the task ends.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Flows => "flows",
+            Self::Loads => "loads",
+            Self::AddressGc => "address-gc",
+            Self::Leftovers => "leftovers",
+        }
+    }
+}
 
 /// Shared by the tasks and the HTTP servers.
 #[derive(Debug, Default)]
@@ -23,6 +53,7 @@ pub struct NodeStatus {
     problems: Mutex<Vec<String>>,
     pool_problems: Mutex<Vec<String>>,
     pools_failed: Mutex<Option<String>>,
+    failed_rounds: [AtomicU64; PeriodicTask::ALL.len()],
 }
 
 impl NodeStatus {
@@ -57,6 +88,17 @@ impl NodeStatus {
     pub fn failed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a failed round of a periodic task.
+    pub fn round_failed(&self, task: PeriodicTask) {
+        self.failed_rounds[task as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number of failed rounds of a periodic task.
+    #[must_use]
+    pub fn failed_rounds(&self, task: PeriodicTask) -> u64 {
+        self.failed_rounds[task as usize].load(Ordering::Relaxed)
     }
 
     /// Counts addresses whose pods have disappeared without a DEL.

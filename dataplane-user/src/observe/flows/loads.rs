@@ -24,6 +24,7 @@ use tracing::warn;
 
 use super::evict_policy::{FlowTimeouts, Half, Kind};
 use crate::load::{LoadError, clock};
+use crate::network::node::status::{NodeStatus, PeriodicTask};
 use crate::proxy::controller::Snapshot;
 
 /// Minimum interval between two counts.
@@ -147,12 +148,16 @@ pub async fn watch(
     pins: Pins,
     timeouts: FlowTimeouts,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    node: Arc<NodeStatus>,
 ) -> Result<(), JoinError> {
     let mut failed = false;
     while snapshots.wait_for(|s| s.counting > 0).await.is_ok() {
         let (begun, pins) = (Instant::now(), pins.clone());
         let result = spawn_blocking(move || look(&pins, &timeouts)).await?;
         let fails = result.is_err();
+        if fails {
+            node.round_failed(PeriodicTask::Loads);
+        }
         // Logged once, until a count succeeds again.
         if let Err(e) = result
             && !failed
