@@ -21,10 +21,10 @@ use dataplane_host::pins::Pins;
 use dataplane_host::sys::heap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api::Contacts;
-use crate::config::{Config, Ipam};
+use crate::config::{Config, Ipam, ObjectSource};
 use crate::ipam::plan::GracePeriods;
 use crate::ipam::task::PoolTask;
 use crate::load::clock;
@@ -181,8 +181,9 @@ fn start_tasks(
     let notices = record_events(tasks, &source, config, &snapshots, nodes.clone());
     let contacts = Arc::new(Contacts::default());
     tasks.spawn("contacts", report_contacts(Arc::clone(&contacts)));
-    let state_dir = config.state_dir.clone();
-    tasks.spawn("status-file", status_file::run(state_dir, snapshots.clone(), Arc::clone(&contacts), vec![]));
+    let (state_dir, notes) = (config.state_dir.clone(), notes(config));
+    notes.iter().for_each(|note| warn!("{note}"));
+    tasks.spawn("status-file", status_file::run(state_dir, snapshots.clone(), Arc::clone(&contacts), notes));
     let source = source.run(config.node_name.clone(), config.service_proxy, sender, pools, Arc::clone(&contacts));
     tasks.spawn("source", async { source.await.map_err(AgentError::from) });
 
@@ -206,6 +207,15 @@ fn start_tasks(
     let health = endpoints::serve_health(addresses.health, metrics, snapshots);
     tasks.spawn("health", async { health.await.map_err(AgentError::from) });
     Ok(())
+}
+
+/// Returns what an operator should know of the configuration.
+fn notes(config: &Config) -> Vec<String> {
+    let tenants = config.service_proxy && matches!(config.source, ObjectSource::Kubernetes { .. });
+    let all = tenants && config.external_ranges().is_none();
+    let note = "externalIPs is `all`: anybody who may create a Service can take over traffic of the whole cluster to \
+                addresses outside it; set --external-ips to `none` or to the ranges in use";
+    all.then(|| note.into()).into_iter().collect()
 }
 
 /// Spawns the tasks that remove ended flows and count connections.

@@ -24,7 +24,8 @@ use serde::Serialize;
 
 pub use options::Options;
 pub use types::{
-    Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, Scheduler, SourceKind, UplinkAttach,
+    ExternalIpRange, Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, Scheduler, SourceKind,
+    UplinkAttach,
 };
 
 /// Default UDP port of VXLAN, as assigned by IANA (RFC 7348).
@@ -128,6 +129,8 @@ pub struct Config {
     #[serde(rename = "serviceCIDRs")]
     pub service_cidrs: Vec<IpNetwork>,
     pub nodeport_addresses: Vec<NodePortRange>,
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Vec<ExternalIpRange>,
     pub service_proxy: bool,
     pub masquerade: bool,
     #[serde(rename = "nonMasqueradeCIDRs")]
@@ -193,6 +196,7 @@ impl Config {
             cluster_cidrs: o.cluster_cidr.unwrap_or_default(),
             service_cidrs: o.service_cidr.unwrap_or_default(),
             nodeport_addresses: o.nodeport_addresses.unwrap_or_else(|| vec![NodePortRange::Primary]),
+            external_ips: o.external_ips.unwrap_or_else(|| vec![ExternalIpRange::All]),
             non_masquerade_cidrs: o.non_masquerade_cidr.unwrap_or_default(),
             zone: o.zone,
             mtu: o.mtu,
@@ -238,6 +242,7 @@ impl Config {
             "`primary` cannot be combined with ranges: name either ranges or `primary`".into()
         })?;
         for (field, ranges) in [
+            ("external-ips", &self.external_ranges().unwrap_or_default()),
             ("pod-cidr", &self.pod_cidrs),
             ("cluster-cidr", &self.cluster_cidrs),
             ("service-cidr", &self.service_cidrs),
@@ -253,6 +258,7 @@ impl Config {
             format!("{} cannot be used: choose 1 to 65535 without the node ports ({NODE_PORTS})", self.vxlan_port)
         })?;
         self.check_addresses_and_devices()?;
+        self.check_external_ips()?;
         require("snat-port-range", !self.snat_ports.overlaps(NODE_PORTS), || {
             format!("{} overlaps the node ports ({NODE_PORTS}): use a range outside them", self.snat_ports)
         })?;
@@ -289,6 +295,23 @@ impl Config {
                 .into()
         })?;
         self.check_tables()
+    }
+
+    fn check_external_ips(&self) -> Result<(), ConfigError> {
+        let single = |range: &ExternalIpRange| !matches!(range, ExternalIpRange::Range(_));
+        require("external-ips", self.external_ips.len() == 1 || !self.external_ips.iter().any(single), || {
+            "`all` and `none` cannot be combined: use one of them alone, or ranges".into()
+        })
+    }
+
+    /// Returns the ranges in which external addresses are served; `None` for all addresses.
+    #[must_use]
+    pub fn external_ranges(&self) -> Option<Vec<IpNetwork>> {
+        let ranges = self.external_ips.iter().filter_map(|range| match range {
+            ExternalIpRange::Range(range) => Some(*range),
+            ExternalIpRange::All | ExternalIpRange::None => None,
+        });
+        (!self.external_ips.contains(&ExternalIpRange::All)).then(|| ranges.collect())
     }
 
     fn check_addresses_and_devices(&self) -> Result<(), ConfigError> {

@@ -4,27 +4,32 @@
 //! early, and [`Prepared::run`] once the programs are loaded. With several API servers one is
 //! watched at a time; the next one is tried when it refuses connections or stalls.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tracing::{info, warn};
 
 use crate::api::{ApiServer, Contacts};
 use crate::config::{Config, ObjectSource};
 use crate::ipam::task::PoolTask;
-use crate::proxy::source::EventSender;
 use crate::proxy::source::kubernetes::{self, KubernetesError};
 use crate::proxy::source::manifests::{self, ManifestsError};
+use crate::proxy::source::{EventSender, SourceEvent};
 
 /// Time within which an API server must accept a connection; then the next one is tried.
 const ANSWER: Duration = Duration::from_secs(2);
 
 /// Interval at which the current API server is checked, if there are others.
 const CHECK: Duration = Duration::from_secs(5);
+
+/// Interval at which the names of the API servers are resolved.
+const RESOLVE: Duration = Duration::from_secs(60);
 
 /// Error of the source; the message names the option.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +158,9 @@ async fn from_servers(
     pools: Option<&PoolTask>,
 ) -> Result<(), SourceError> {
     let mut turn = 0;
+    let mut addresses = BTreeSet::new();
     loop {
+        resolve(servers, &mut addresses, events).await;
         let server = &servers[turn % servers.len()];
         let url = &server.config.cluster_url;
         let several = servers.len() > 1;
@@ -171,12 +178,36 @@ async fn from_servers(
         tokio::select! {
             ended = kubernetes::run(server, node, services, events.clone()) => return Ok(ended?),
             ended = look_after(pools, server) => return ended,
+            () = keep_resolving(servers, &mut addresses, events) => {}
             () = is_gone(&server.config), if several => warn!(%url, "API server stopped answering: trying the next one"),
             kind = server.contacts.stall_since(Instant::now()), if several => {
                 warn!(%url, kind, "API server stalled: trying the next one");
             }
         }
         turn += 1;
+    }
+}
+
+/// Tells the controller the addresses of the API servers, so that no Service gets one of them.
+/// `known` has all that the names have had: a name may have other addresses each time.
+async fn resolve(servers: &[ApiServer], known: &mut BTreeSet<IpAddr>, events: &EventSender) {
+    let before = known.len();
+    for place in servers.iter().filter_map(|server| place(&server.config)) {
+        if let Ok(Ok(found)) = tokio::time::timeout(ANSWER, lookup_host(place)).await {
+            known.extend(found.map(|address| address.ip().to_canonical()));
+        }
+    }
+    if known.len() != before {
+        // Fails only if the controller has ended, which ends the agent.
+        drop(events.send(SourceEvent::ApiServers(known.clone())).await);
+    }
+}
+
+/// Repeats [`resolve`]; never returns.
+async fn keep_resolving(servers: &[ApiServer], known: &mut BTreeSet<IpAddr>, events: &EventSender) {
+    loop {
+        tokio::time::sleep(RESOLVE).await;
+        resolve(servers, known, events).await;
     }
 }
 
@@ -197,10 +228,35 @@ async fn is_gone(server: &kube::Config) {
 
 /// Returns true if the server accepts a TCP connection within [`ANSWER`].
 async fn answers(server: &kube::Config) -> bool {
+    let Some(place) = place(server) else { return false };
+    matches!(tokio::time::timeout(ANSWER, TcpStream::connect(place)).await, Ok(Ok(_)))
+}
+
+/// Returns the host and port of a server's URL.
+fn place(server: &kube::Config) -> Option<(&str, u16)> {
     let url = &server.cluster_url;
-    let Some(host) = url.host() else { return false };
     let default_port = if url.scheme_str() == Some("http") { 80 } else { 443 };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let connection = TcpStream::connect((host, url.port_u16().unwrap_or(default_port)));
-    matches!(tokio::time::timeout(ANSWER, connection).await, Ok(Ok(_)))
+    let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
+    Some((host, url.port_u16().unwrap_or(default_port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_of_api_servers_are_told_once() {
+        let server = |url: &str| ApiServer::new(kube::Config::new(url.parse().unwrap()), Arc::default());
+        let servers = ["https://192.0.2.1:6443", "https://[2001:db8::1]:6443"].map(server);
+        let (events, mut receiver) = tokio::sync::mpsc::channel(4);
+        let mut known = BTreeSet::new();
+        resolve(&servers[..1], &mut known, &events).await;
+        resolve(&servers[..1], &mut known, &events).await;
+        resolve(&servers[1..], &mut known, &events).await;
+        drop(events);
+        let [first, second] = ["192.0.2.1", "2001:db8::1"].map(|a| a.parse::<IpAddr>().unwrap());
+        assert_eq!(receiver.recv().await, Some(SourceEvent::ApiServers([first].into())));
+        assert_eq!(receiver.recv().await, Some(SourceEvent::ApiServers([first, second].into())), "all so far");
+        assert_eq!(receiver.recv().await, None);
+    }
 }

@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::types::{Ipam, LogFormat, NodePortRange, PortRange, RouteMode, Scheduler, SourceKind, UplinkAttach};
+use super::types::{
+    ExternalIpRange, Ipam, LogFormat, NodePortRange, PortRange, RouteMode, Scheduler, SourceKind, UplinkAttach,
+};
 
 const TABLES: &str = "Table sizes";
 
@@ -129,6 +131,16 @@ options! {
     /// every node port at `127.0.0.1` and `::1` in any case.
     #[arg(long, env = "ROPEWAY_NODEPORT_ADDRESSES", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     nodeport_addresses: Vec<NodePortRange>,
+    /// Ranges in which `spec.externalIPs` of Services are served, or `all`, or `none` [default:
+    /// all]
+    ///
+    /// Set the ranges that tenants may use, or `none`: with `all`, anybody who may create a Service
+    /// can take over traffic of the whole cluster to any address outside it. Addresses of API
+    /// servers, gateways, DNS servers of the node, nodes, pods and cluster IPs are refused in any
+    /// case.
+    #[arg(long, env = "ROPEWAY_EXTERNAL_IPS", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
+    #[serde(rename = "externalIPs")]
+    external_ips: Vec<ExternalIpRange>,
     /// Serve Services; `false` leaves them to kube-proxy [default: true]
     ///
     /// Set `false` to use Ropeway for the pod network only. Packets of pods then pass through the

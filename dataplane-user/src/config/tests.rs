@@ -43,6 +43,14 @@ fn flag_overrides_file() {
 }
 
 #[test]
+fn external_ips_default_to_all_addresses() {
+    let ranges = |text: &str| Config::new(file(&format!("nodeName: n1\n{text}")).unwrap()).unwrap().external_ranges();
+    assert_eq!((ranges(""), ranges("externalIPs: [all]")), (None, None));
+    assert_eq!(ranges("externalIPs: [none]"), Some(Vec::new()));
+    assert_eq!(ranges("externalIPs: [203.0.113.0/24]"), Some(vec!["203.0.113.0/24".parse().unwrap()]));
+}
+
+#[test]
 fn masquerade_defaults_to_true_with_cluster_cidr() {
     let masquerade = |args: &[&str]| Config::new(flags(&[&["--node-name=n1"], args].concat())).unwrap().masquerade;
     assert!(!masquerade(&[]));
@@ -79,6 +87,8 @@ fn error_names_the_option() {
             &["--nodeport-addresses=primary,10.0.0.0/8", n1][..],
             "--nodeport-addresses: `primary` cannot be combined with ranges",
         ),
+        (&["--external-ips=all,203.0.113.0/24", n1], "--external-ips: `all` and `none` cannot be combined"),
+        (&["--external-ips=203.0.113.1/24", n1], "--external-ips: 203.0.113.1/24 has host bits set"),
         (&["--service-cidr=10.96.0.1/16", n1], "--service-cidr: 10.96.0.1/16 has host bits set: use 10.96.0.0/16"),
         (&["--source=manifests", n1][..], "--manifests is missing: --source manifests requires a directory"),
         (&["--manifests=/x", n1], "--manifests: requires --source manifests"),

@@ -135,6 +135,53 @@ impl From<NodePortRange> for String {
     }
 }
 
+/// The addresses of `spec.externalIPs` that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum ExternalIpRange {
+    /// All that belong to no node, pod, cluster IP or server of the node.
+    All,
+    /// No address.
+    None,
+    /// Those within this range.
+    Range(IpNetwork),
+}
+
+/// Error of parsing an [`ExternalIpRange`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a CIDR nor `all` nor `none`: use for example 203.0.113.0/24")]
+pub struct ExternalIpRangeError(String);
+
+impl FromStr for ExternalIpRange {
+    type Err = ExternalIpRangeError;
+
+    fn from_str(text: &str) -> Result<Self, ExternalIpRangeError> {
+        match text.trim() {
+            "all" => Ok(Self::All),
+            "none" => Ok(Self::None),
+            other => other.parse().map(Self::Range).map_err(|_| ExternalIpRangeError(text.into())),
+        }
+    }
+}
+
+impl TryFrom<String> for ExternalIpRange {
+    type Error = ExternalIpRangeError;
+
+    fn try_from(text: String) -> Result<Self, ExternalIpRangeError> {
+        text.parse()
+    }
+}
+
+impl From<ExternalIpRange> for String {
+    fn from(range: ExternalIpRange) -> Self {
+        match range {
+            ExternalIpRange::All => "all".into(),
+            ExternalIpRange::None => "none".into(),
+            ExternalIpRange::Range(range) => range.to_string(),
+        }
+    }
+}
+
 /// Nodes whose pods are reached through the VXLAN tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

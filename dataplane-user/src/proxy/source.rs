@@ -11,7 +11,9 @@ pub mod manifests;
 pub mod object;
 pub mod wire;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -92,6 +94,8 @@ pub enum SourceEvent {
     Node(Box<str>, Option<NodeObject>),
     /// The ranges of a `ServiceCIDR`, by name; `None` if it was deleted.
     ServiceCidr(Box<str>, Option<Box<[IpNetwork]>>),
+    /// All addresses at which the source may reach API servers.
+    ApiServers(BTreeSet<IpAddr>),
     /// The source starts to list a kind again. Objects missing before the next
     /// [`SourceEvent::InSync`] were deleted.
     Relist(ObjectKind),

@@ -84,6 +84,8 @@ pub struct NodeFacts {
     pub on_link: Vec<(IpNetwork, IfIndex)>,
     /// Ranges of the node's pods.
     pub pod_cidrs: Vec<IpNetwork>,
+    /// Next hops of other programs' routes, sorted.
+    pub gateways: Vec<IpAddr>,
     /// Smallest MTU of the uplinks.
     pub uplink_mtu: u32,
     /// Smallest MTU of the links that are no uplinks but have routes of other programs (a bridge of
@@ -120,8 +122,17 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObjec
     } else {
         config.pod_cidrs.clone()
     };
-    let addresses = addresses.into_iter().collect();
-    NodeFacts { uplinks, missing, node_ips, addresses, on_link, pod_cidrs, uplink_mtu, elsewhere }
+    let gateways: BTreeSet<_> = snapshot.routes.iter().filter_map(gateway).collect();
+    let (addresses, gateways) = (addresses.into_iter().collect(), gateways.into_iter().collect());
+    NodeFacts { uplinks, missing, node_ips, addresses, on_link, pod_cidrs, gateways, uplink_mtu, elsewhere }
+}
+
+/// Returns the next hop of a route that is not Ropeway's.
+fn gateway(route: &Route) -> Option<IpAddr> {
+    match route.hop {
+        Hop::Gateway { via, .. } if route.protocol != PROTOCOL => Some(via),
+        _ => None,
+    }
 }
 
 /// Returns the index of a route's egress device.
@@ -173,7 +184,8 @@ impl NodeFacts {
         config.mtu.unwrap_or(if tunnel == 0 { self.uplink_mtu } else { self.uplink_mtu.min(tunnel) })
     }
 
-    /// Returns the node's context for the controller. `ipv6`: the kernel has IPv6.
+    /// Returns the node's context for the controller, without DNS servers. `ipv6`: the kernel has
+    /// IPv6.
     #[must_use]
     pub fn context(&self, config: &Config, ipv6: bool) -> NodeContext {
         NodeContext {
@@ -184,6 +196,9 @@ impl NodeFacts {
             nodeport_addresses: self.nodeport_addresses(&config.nodeport_addresses),
             pod_ranges: config.cluster_cidrs.iter().chain(&self.pod_cidrs).copied().collect(),
             service_ranges: config.service_cidrs.clone(),
+            external_ranges: config.external_ranges(),
+            gateways: self.gateways.clone(),
+            resolvers: Vec::new(),
             scheduler: config.scheduler as u8,
             maglev_size: config.maglev_table_size,
             ipv4: true,

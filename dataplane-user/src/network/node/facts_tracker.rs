@@ -4,6 +4,7 @@
 //! [`FactsTracker::publish`] at its end. The tracker logs changes, passes the node's context to the
 //! controller, and tells which netlink events can change the facts. It never changes the kernel.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use dataplane_host::netlink::{Hop, IfIndex, NetlinkEvent, PROTOCOL, Route};
@@ -15,6 +16,9 @@ use crate::config::Config;
 use crate::network::routes;
 use crate::proxy::desired::NodeContext;
 use crate::proxy::source::NodeObject;
+
+/// Names the node's DNS servers. A pod on the host's network has a copy of the node's file.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Receives the node's context, at first and whenever it changes.
 pub type Publish = Box<dyn Fn(NodeContext) + Send>;
@@ -51,6 +55,7 @@ impl FactsTracker {
         let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         let mut context = facts.context(config, ipv6);
         context.pod_ranges.extend(pools);
+        context.resolvers = resolvers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default());
         if self.context.as_ref() != Some(&context) {
             (self.publish)(context.clone());
             self.context = Some(context);
@@ -67,6 +72,17 @@ impl FactsTracker {
     pub(super) fn is_relevant(&self, event: &NetlinkEvent, config: &Config) -> bool {
         self.last.as_ref().is_some_and(|facts| is_relevant(event, facts, config))
     }
+}
+
+/// Returns the DNS servers that a file in the form of resolv.conf(5) names.
+fn resolvers(text: &str) -> Vec<IpAddr> {
+    let server = |line: &str| {
+        let mut words = line.split_whitespace();
+        let address = (words.next() == Some("nameserver")).then(|| words.next())??;
+        // A link-local address may have a zone.
+        address.split('%').next()?.parse::<IpAddr>().ok()
+    };
+    text.lines().filter_map(server).collect()
 }
 
 fn report(facts: &NodeFacts) {
@@ -125,5 +141,13 @@ mod tests {
         let pool = "10.1.0.0/16".parse().unwrap();
         tracker.publish(&config, facts, &[pool]);
         assert!(contexts.try_recv().unwrap().pod_ranges.contains(&pool));
+    }
+
+    #[test]
+    fn resolvers_are_read_from_resolv_conf() {
+        let text = "# nameserver 192.0.2.9\nsearch example.org\nnameserver 192.0.2.53\n\tnameserver\tfe80::1%eth0 \n\
+                    nameserver\nnameservers 192.0.2.8\nnameserver dns.example.org\n";
+        let expected: [IpAddr; 2] = ["192.0.2.53".parse().unwrap(), "fe80::1".parse().unwrap()];
+        assert_eq!(resolvers(text), expected);
     }
 }

@@ -90,7 +90,7 @@ fn uplink_is_the_device_of_the_default_route() {
     assert_eq!(facts.addresses, ips(&["10.9.9.9", "172.16.0.11", "192.168.50.11", "fd00:50::11"]));
     assert!(facts.on_link.contains(&("192.168.50.11/24".parse().unwrap(), IfIndex(2))));
     assert!(facts.on_link.iter().all(|(_, index)| *index == IfIndex(2)));
-    assert_eq!(facts.uplink_mtu, 1500);
+    assert_eq!((facts.uplink_mtu, facts.gateways), (1500, ips(&["192.168.50.1"])));
 }
 
 #[test]

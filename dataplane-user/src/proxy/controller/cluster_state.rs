@@ -4,7 +4,8 @@
 //! nothing is written before that. It derives the `Context` of the pure stages and knows nothing of
 //! Services and maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use hashbrown::HashSet;
 use ipnetwork::IpNetwork;
@@ -30,12 +31,26 @@ pub(super) struct ClusterState {
     service_cidrs: BTreeMap<Box<str>, Box<[IpNetwork]>>,
     listed_service_cidrs: Option<HashSet<Box<str>>>,
     complete: HashSet<ObjectKind>,
+    /// Addresses of the API servers: as the source reaches them, and the endpoints of their
+    /// Service.
+    api_servers: BTreeSet<IpAddr>,
+    api_endpoints: BTreeSet<IpAddr>,
 }
 
 impl ClusterState {
     pub(super) fn set_node_context(&mut self, node: NodeContext) {
         self.context_changed |= self.node.as_ref() != Some(&node);
         self.node = Some(node);
+    }
+
+    pub(super) fn set_api_servers(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.context_changed |= self.api_servers != addresses;
+        self.api_servers = addresses;
+    }
+
+    pub(super) fn set_api_endpoints(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.context_changed |= self.api_endpoints != addresses;
+        self.api_endpoints = addresses;
     }
 
     pub(super) fn set_node(&mut self, name: Box<str>, object: Option<NodeObject>) {
@@ -124,7 +139,10 @@ impl ClusterState {
             node.zone = self.nodes.get(node.name.as_str()).and_then(|n| n.zone.clone());
         }
         let known = self.service_cidrs.values().flatten().chain(&node.service_ranges);
-        let cluster = ClusterContext::new(self.nodes.values(), &node.pod_ranges).with_service_ranges(known);
+        let api_servers = self.api_servers.union(&self.api_endpoints).copied();
+        let cluster = ClusterContext::new(self.nodes.values(), &node.pod_ranges)
+            .with_service_ranges(known)
+            .with_api_servers(api_servers);
         Some(Context { node, cluster })
     }
 }

@@ -25,6 +25,9 @@ use crate::proxy::reconcile::ids::ServiceId;
 use crate::proxy::source::object::DualAddr;
 use crate::proxy::source::{ObjectKey, ObjectKind, ServiceObject, SliceObject, SourceEvent};
 
+/// Namespace and name of the Service whose endpoints are the API servers.
+const API_SERVICE: (&str, &str) = ("default", "kubernetes");
+
 /// The controller's state.
 pub struct Core {
     pipeline: Pipeline,
@@ -79,6 +82,7 @@ impl Core {
                 rejections.clear_object(ObjectKind::ServiceCidr, &ObjectKey::new("", &name));
                 self.cluster_state.set_service_cidr(name, ranges);
             }
+            SourceEvent::ApiServers(addresses) => self.cluster_state.set_api_servers(addresses),
             SourceEvent::Relist(kind) => {
                 rejections.clear_kind(kind);
                 self.pipeline.store.relist(kind);
@@ -110,14 +114,26 @@ impl Core {
         status.endpoint_change();
         let triggered = object.as_ref().map_or(0, |o| o.triggered);
         let changed = self.pipeline.store.set_slice(key, object);
+        self.follow_api_servers(changed.into_iter().flatten());
         changed.into_iter().flatten().for_each(|id| self.mark_changed(id, SLICES));
         if let Some(id) = changed[1] {
             self.pipeline.status.triggered(id, triggered);
         }
     }
 
+    /// Follows the endpoints of the API server's own Service, if it is one of those that changed.
+    fn follow_api_servers(&mut self, changed: impl IntoIterator<Item = ServiceId>) {
+        for entry in changed.into_iter().filter_map(|id| self.pipeline.store.get(id)) {
+            if (&*entry.key.namespace, &*entry.key.name) == API_SERVICE {
+                let endpoints = entry.slices.iter().flat_map(|slice| &*slice.object.endpoints);
+                self.cluster_state.set_api_endpoints(endpoints.map(|e| e.addr).collect());
+            }
+        }
+    }
+
     fn in_sync(&mut self, kind: ObjectKind) {
         let gone = self.pipeline.store.sweep(kind);
+        self.follow_api_servers(gone.iter().copied());
         if self.synced && !gone.is_empty() {
             self.mark_refused();
         }

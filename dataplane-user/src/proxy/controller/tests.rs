@@ -1,5 +1,6 @@
 //! Tests of the controller's core with service maps in memory.
 
+mod external_ips;
 mod faults;
 mod ownership;
 mod property;

@@ -4,6 +4,7 @@
 //! The agent fills [`NodeContext`]; the controller derives [`ClusterContext`] from the Node and
 //! `ServiceCIDR` objects. Both are plain values.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dataplane_common::types::address::octets16;
@@ -36,6 +37,12 @@ pub struct NodeContext {
     pub pod_ranges: Vec<IpNetwork>,
     /// Ranges of cluster IPs in addition to those of the `ServiceCIDR` objects.
     pub service_ranges: Vec<IpNetwork>,
+    /// Ranges in which external addresses are served; `None` for all.
+    pub external_ranges: Option<Vec<IpNetwork>>,
+    /// Next hops of the node's routes.
+    pub gateways: Vec<IpAddr>,
+    /// DNS servers of the node.
+    pub resolvers: Vec<IpAddr>,
     /// Default scheduler: one of [`dataplane_common::types::service::scheduler`].
     pub scheduler: u8,
     /// Default length of Maglev tables; 0 for the built-in default.
@@ -54,6 +61,8 @@ pub struct ClusterContext {
     /// First and last address of each range, sorted and without overlaps.
     pod_ranges: Vec<(u128, u128)>,
     service_ranges: Vec<IpNetwork>,
+    /// Addresses of the API servers.
+    api_servers: BTreeSet<IpAddr>,
 }
 
 impl ClusterContext {
@@ -88,6 +97,18 @@ impl ClusterContext {
             }
         }
         self
+    }
+
+    /// Sets the addresses of the API servers.
+    #[must_use]
+    pub fn with_api_servers(self, addresses: impl Iterator<Item = IpAddr>) -> Self {
+        Self { api_servers: addresses.collect(), ..self }
+    }
+
+    /// Returns true if an API server has the address.
+    #[must_use]
+    pub fn is_api_server(&self, addr: IpAddr) -> bool {
+        self.api_servers.contains(&addr)
     }
 
     /// Returns the known ranges of cluster IPs.

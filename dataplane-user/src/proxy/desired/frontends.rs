@@ -51,7 +51,8 @@ pub(super) fn claims(
             known.balancer |= balancer;
             continue;
         }
-        if let Some(reason) = taken(addr, context) {
+        let reason = taken(addr, context).or_else(|| if balancer { None } else { refused(addr, context) });
+        if let Some(reason) = reason {
             rejections.push(reject(key, field, addr, reason));
         } else if is_cluster_ip(addr) {
             rejections.push(reject(key, field, addr, "is the cluster IP of another Service"));
@@ -89,6 +90,24 @@ fn taken(addr: IpAddr, context: &Context) -> Option<&'static str> {
         Some("is the address of a node")
     } else if context.cluster.is_pod(addr) {
         Some("is in the range of pod addresses")
+    } else {
+        None
+    }
+}
+
+/// Returns the reason why no Service may have this address in `spec.externalIPs`, if there is one.
+/// Whoever may create a Service writes that field; the addresses of a load balancer are written by
+/// its controller, which needs a permission of its own.
+fn refused(addr: IpAddr, context: &Context) -> Option<&'static str> {
+    let node = &context.node;
+    if context.cluster.is_api_server(addr) {
+        Some("is the address of an API server")
+    } else if node.gateways.contains(&addr) {
+        Some("is the address of a gateway")
+    } else if node.resolvers.contains(&addr) {
+        Some("is the address of a DNS server of the node")
+    } else if node.external_ranges.as_ref().is_some_and(|ranges| !ranges.iter().any(|r| r.contains(addr))) {
+        Some("is outside the ranges of the agent's option --external-ips")
     } else {
         None
     }

@@ -95,6 +95,37 @@ fn external_ips_of_nodes_pods_and_cluster_ips_are_rejected() {
     }
 }
 
+/// `status.loadBalancer` has no such limits: only controllers with a permission of their own write
+/// it.
+#[test]
+fn external_ips_of_servers_and_outside_the_ranges_are_rejected() {
+    let [api, gateway, resolver, other] = ["198.51.100.1", "192.0.2.254", "192.0.2.53", "203.0.113.9"].map(addr);
+    let mut context = context();
+    context.cluster = context.cluster.with_api_servers([api].into_iter());
+    (context.node.gateways, context.node.resolvers) = (vec![gateway], vec![resolver]);
+    let reasons = |context: &Context| {
+        let mut s = web();
+        let external_ips = [api, gateway, resolver, other].into();
+        s.extra = Some(Box::new(ServiceExtra { external_ips, ..ServiceExtra::default() }));
+        let desired = service(&ObjectKey::new("shop", "web"), &s, [].iter(), context, |_| false);
+        assert_eq!(desired.ports[0].frontends.len() + desired.rejections.len(), 6);
+        s.extra = Some(Box::new(ServiceExtra { load_balancer_ips: [api, other].into(), ..ServiceExtra::default() }));
+        let balanced = service(&ObjectKey::new("shop", "web"), &s, [].iter(), context, |_| false);
+        assert_eq!((balanced.rejections, balanced.ports[0].frontends.len()), (Vec::new(), 4));
+        desired.rejections.into_iter().map(|r| r.reason).collect::<Vec<_>>()
+    };
+    let servers = [
+        "198.51.100.1 is the address of an API server",
+        "192.0.2.254 is the address of a gateway",
+        "192.0.2.53 is the address of a DNS server of the node",
+    ];
+    assert_eq!(reasons(&context), servers);
+    context.node.external_ranges = Some(vec!["203.0.113.0/24".parse().unwrap(), "198.51.100.0/24".parse().unwrap()]);
+    assert_eq!(reasons(&context), servers, "also within the ranges");
+    context.node.external_ranges = Some(Vec::new());
+    assert_eq!(reasons(&context)[3], "203.0.113.9 is outside the ranges of the agent's option --external-ips");
+}
+
 /// Root on one node could otherwise withdraw DNS and the API server's Service on all nodes.
 #[test]
 fn nodes_and_pod_ranges_do_not_withdraw_cluster_ips() {

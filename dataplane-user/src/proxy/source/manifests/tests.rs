@@ -41,6 +41,7 @@ fn word(event: &SourceEvent) -> String {
         SourceEvent::Slice(key, object) => format!("slice {key} {}", object.is_some()),
         SourceEvent::Node(name, object) => format!("node {name} {}", object.is_some()),
         SourceEvent::ServiceCidr(name, ranges) => format!("service range {name} {}", ranges.is_some()),
+        SourceEvent::ApiServers(addresses) => format!("API servers {addresses:?}"),
         SourceEvent::Relist(kind) => format!("relist {kind}"),
         SourceEvent::InSync(kind) => format!("in sync {kind}"),
         SourceEvent::Rejected(rejection) => rejection.to_string(),
