@@ -42,7 +42,8 @@ pub enum NextHop {
 pub struct RoutePlan {
     /// Next hops of all blocks. Blocks of different nodes do not overlap.
     pub blocks: BTreeMap<IpNetwork, NextHop>,
-    /// Addresses of other nodes, with the remote end of the tunnel if pods reach them through it.
+    /// Addresses of other nodes, at most one per family and node, to which pods show their own
+    /// address; with the remote end of the tunnel if pods reach them through it.
     pub hosts: BTreeMap<IpAddr, Option<IpAddr>>,
     /// Remote nodes of the tunnels, with their addresses in the tunnel.
     pub peers: Peers,
@@ -80,13 +81,13 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
     for (name, node) in nodes.filter(|(name, _)| *name != local_node.node) {
         // Once per family instead of once per block: a node can have many blocks.
         let hops = IpFamily::BOTH.map(|family| next_hop(node, family, local_node));
-        for address in &node.addresses {
+        for family in IpFamily::BOTH {
             // IPv4 only: next hops of IPv6 in the tunnel are link-local, never the node's address.
-            let through = match (&hops[0], first(node, IpFamily::V4)) {
-                (Ok(NextHop::Tunnel { remote, .. }), Some(own)) if own == *address => Some(*remote),
+            let through = match (family, &hops[0]) {
+                (IpFamily::V4, Ok(NextHop::Tunnel { remote, .. })) => Some(*remote),
                 _ => None,
             };
-            plan.hosts.insert(*address, through);
+            plan.hosts.extend(node.host(family).map(|address| (address, through)));
         }
         for range in node.pod_cidrs.iter().copied() {
             if !owners.claim(range, name, &mut plan.problems) {

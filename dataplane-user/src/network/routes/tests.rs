@@ -74,6 +74,18 @@ fn nodes_on_link_get_direct_routes() {
     }
 }
 
+/// A kubelet writes its Node's addresses: pods would show theirs to any address that it claims.
+#[test]
+fn hosts_are_the_first_internal_addresses_of_nodes() {
+    let addresses = ["192.168.50.12", "192.168.50.99", "fd00:50::12", "fd00:50::99", "198.51.100.1", "2001:db8::1"];
+    let nodes = [
+        ("n2", NodeObject { external: 2, ..node(&addresses, &[]) }),
+        ("n3", NodeObject { external: 1, ..node(&["198.51.100.2"], &[]) }),
+    ];
+    let hosts: Vec<_> = make(&nodes, RouteMode::Auto).hosts.keys().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["192.168.50.12", "fd00:50::12"]);
+}
+
 #[test]
 fn nodes_behind_a_router_are_reached_through_the_tunnel() {
     let nodes = [

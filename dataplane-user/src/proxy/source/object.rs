@@ -209,12 +209,24 @@ pub mod endpoint_flags {
 pub struct NodeObject {
     /// `InternalIP` addresses first, then `ExternalIP` addresses.
     pub addresses: Box<[IpAddr]>,
+    /// The number of `ExternalIP` addresses.
+    pub external: usize,
     /// Ranges of pod addresses, from `spec.podCIDRs`.
     pub pod_cidrs: Box<[IpNetwork]>,
     /// Value of the label `topology.kubernetes.io/zone`.
     pub zone: Option<Box<str>>,
     /// The Node has a deletion timestamp or the taint of the cluster autoscaler.
     pub leaving: bool,
+}
+
+impl NodeObject {
+    /// Returns the node's first `InternalIP` address of a family. Kubelet compares that one with
+    /// the node's devices; further ones may be claimed wrongly.
+    #[must_use]
+    pub fn host(&self, family: IpFamily) -> Option<IpAddr> {
+        let internal = self.addresses.len().saturating_sub(self.external);
+        self.addresses.iter().take(internal).copied().find(|addr| family.has(*addr))
+    }
 }
 
 #[cfg(test)]

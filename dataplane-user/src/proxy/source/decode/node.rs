@@ -17,14 +17,14 @@ impl Decoder {
     pub fn node(&mut self, wire: &NodeWire) -> Decoded<NodeObject> {
         let key = self.key(&wire.metadata, "");
         let mut faults = FieldErrors::new(ObjectKind::Node, &key);
-        let mut addresses = Vec::new();
         // Internal addresses first, because routes use the first one of a family.
-        for kind in ["InternalIP", "ExternalIP"] {
+        let [mut addresses, external] = ["InternalIP", "ExternalIP"].map(|kind| {
             let of_kind = wire.status.addresses.iter().flatten().enumerate().filter(|(_, a)| a.r#type == kind);
-            for (i, a) in of_kind {
-                addresses.extend(faults.address(|| format!("status.addresses[{i}].address"), &a.address));
-            }
-        }
+            let field = |i| format!("status.addresses[{i}].address");
+            of_kind.filter_map(|(i, a)| faults.address(|| field(i), &a.address)).collect::<Vec<_>>()
+        });
+        let external_count = external.len();
+        addresses.extend(external);
         // `podCIDR` is the older field with a single range.
         let cidrs = wire.spec.pod_cidrs.as_deref().filter(|c| !c.is_empty());
         let cidrs = cidrs.map_or_else(|| wire.spec.pod_cidr.iter().collect::<Vec<_>>(), |c| c.iter().collect());
@@ -35,7 +35,8 @@ impl Decoder {
         let leaving = wire.metadata.deletion_timestamp.is_some()
             || wire.spec.taints.iter().flatten().any(|t| t.key == AUTOSCALER_TAINT);
         let zone = label(&wire.metadata, ZONE).filter(|z| !z.is_empty()).map(Into::into);
-        let object = NodeObject { addresses: addresses.into(), pod_cidrs: pod_cidrs.into(), zone, leaving };
+        let (addresses, pod_cidrs) = (addresses.into(), pod_cidrs.into());
+        let object = NodeObject { addresses, external: external_count, pod_cidrs, zone, leaving };
         let rejections = faults.found;
         Decoded { key, object: Some(object), rejections }
     }

@@ -5,6 +5,7 @@
 
 mod scheduling;
 
+use dataplane_common::types::ip_family::IpFamily;
 use serde_json::{Value, json};
 
 use super::*;
@@ -311,5 +312,6 @@ fn nodes_are_decoded() {
                                  {"type": "InternalIP", "address": "192.0.2.1"}]}
     }));
     assert_eq!(node.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.1", "203.0.113.9"]);
+    assert_eq!((node.external, node.host(IpFamily::V4)), (1, Some("192.0.2.1".parse().unwrap())));
     assert_eq!((node.pod_cidrs.len(), node.zone.as_deref(), node.leaving), (2, Some("z1"), true));
 }
