@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use dataplane_host::contract::{self, NodeFile};
+use dataplane_host::contract::{self, NodeFile, ReservedPort};
 use dataplane_host::pins;
 use dataplane_host::store::{AttachmentId, Range};
 use ipnetwork::IpNetwork;
@@ -113,6 +113,11 @@ impl NetworkConfig {
     /// Reads what the agent wrote about the node, if the configuration leaves ranges or MTU to it.
     pub(crate) fn node_defaults(&self) -> Result<Option<NodeFile>, CniError> {
         if self.ranges.is_empty() || self.mtu == 0 { Ok(contract::read(&self.state_dir)?) } else { Ok(None) }
+    }
+
+    /// Returns the ports that the agent reserves; none if it has written no file.
+    pub(crate) fn reserved_ports(&self) -> Result<Vec<ReservedPort>, CniError> {
+        Ok(contract::read::<NodeFile>(&self.state_dir)?.map_or_else(Vec::new, |node| node.reserved_ports))
     }
 
     /// Returns the MTU that the configuration sets; the node's MTU does not matter then.

@@ -47,6 +47,8 @@ pub(crate) enum CniError {
     AddressTaken { address: IpAddr },
     #[error("{port} of this node is taken: it leads to the pod with address {holder}")]
     PortTaken { port: String, holder: IpAddr },
+    #[error("{port} of this node is taken by {user}")]
+    PortInUse { port: String, user: String },
     #[error("the attachment differs from what ADD created: {}", .0.join("; "))]
     Differs(Vec<String>),
     #[error("not ready for ADD: {reason}")]
@@ -109,7 +111,7 @@ impl CniError {
             Self::AddressTaken { .. } => 106,
             Self::Differs(_) => 107,
             Self::Incomplete { .. } => 108,
-            Self::PortTaken { .. } => 109,
+            Self::PortTaken { .. } | Self::PortInUse { .. } => 109,
             Self::NotReady { .. } => 50,
             Self::Degraded { .. } => 51,
         }
@@ -131,6 +133,7 @@ impl CniError {
             Self::PoolsNotReady { .. } => {
                 "ropeway ipam show lists this node's pools and blocks; the agent's log has more"
             }
+            Self::PortInUse { .. } => "choose another hostPort, or stop the process that has the port",
             _ => "",
         }
     }

@@ -3,6 +3,8 @@
 //! An entry belongs to the pod whose address it leads to. Entries are written after all others and
 //! removed before them, so that none leads to an address without a pod.
 
+pub(crate) mod in_use;
+
 use std::net::IpAddr;
 
 use bytemuck::Pod;

@@ -87,6 +87,34 @@ fn port_of_another_pod_is_rejected_and_kept() {
 
 #[test]
 #[ignore = "needs root"]
+fn ports_of_the_node_are_rejected() {
+    let (node, pod) = (Node::new(), Sandbox::new());
+    fs::create_dir_all(node.path("state")).unwrap();
+    let file = json!({ "version": 1, "mtu": 1500, "podCIDRs": [],
+        "reservedPorts": [{ "protocol": "udp", "port": 4789, "user": "the VXLAN tunnel" }] });
+    fs::write(node.path("state/node.json"), file.to_string()).unwrap();
+    let before = node.traces();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = std::net::UdpSocket::bind("[::1]:0").unwrap();
+    let (tcp, udp) = (listener.local_addr().unwrap().port(), socket.local_addr().unwrap().port());
+    for (port, protocol, words) in [
+        (4789, "udp", "UDP port 4789 of this node is taken by the VXLAN tunnel".to_owned()),
+        (10250, "tcp", "TCP port 10250 of this node is taken by kubelet".to_owned()),
+        (tcp, "tcp", format!("TCP port {tcp} of this node is taken by a process that listens at 127.0.0.1:{tcp}")),
+        (udp, "udp", format!("UDP port {udp} of this node is taken by a process that listens at [::1]:{udp}")),
+    ] {
+        let ports = json!([{ "hostPort": port, "containerPort": 80, "protocol": protocol }]);
+        assert_eq!(add(&node, "c1", &pod, &ports).error(), (109, words));
+        assert_eq!(node.traces(), before);
+    }
+    // A client's connection is no listener.
+    let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let port = connection.local_addr().unwrap().port();
+    add(&node, "c1", &pod, &json!([{ "hostPort": port, "containerPort": 80 }])).ok();
+}
+
+#[test]
+#[ignore = "needs root"]
 fn invalid_host_ports_change_nothing() {
     let (node, pod) = (Node::new(), Sandbox::new());
     let before = node.traces();

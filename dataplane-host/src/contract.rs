@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use gateway::{GATEWAY4, GATEWAY6, gateway};
-pub use node_file::NodeFile;
+pub use node_file::{NodeFile, ReservedPort};
 
 use crate::durable;
 

@@ -30,6 +30,9 @@ pub(crate) fn run(invocation: &Invocation, config: &NetworkConfig) -> Result<(St
     let pod = PodRequest::new(invocation.pod.as_deref(), &capabilities);
     let ranges = ranges::resolve(config, config.node_defaults()?.as_ref(), pod)?;
     ports::check_families(&capabilities.ports, &ranges.choices()?)?;
+    if !capabilities.ports.is_empty() {
+        ports::in_use::check(&capabilities.ports, &config.reserved_ports()?)?;
+    }
     let maps = PodMaps::open(&config.pin_root)?;
     let programs = PodPrograms::open(&config.pin_root)?;
     let netns = invocation.netns.as_ref().ok_or_else(|| CniError::environment("CNI_NETNS", "is missing"))?;

@@ -7,13 +7,14 @@
 
 use dataplane_common::types::clock::Clock;
 use dataplane_common::types::pod::NodeConfig;
-use dataplane_host::contract::{self, FileError, NodeFile};
+use dataplane_host::contract::{self, FileError, NodeFile, ReservedPort};
 use dataplane_host::map::PinnedMap;
 use dataplane_host::pins::Pins;
+use dataplane_host::store::Transport;
 
 use super::discover::NodeFacts;
 use super::node_routes::Tunnels;
-use crate::config::{Config, Ipam};
+use crate::config::{Config, Ipam, RouteMode};
 use crate::load::LoadError;
 
 /// The writer, with the values that do not change while the agent runs.
@@ -77,10 +78,24 @@ fn node_config(inputs: &ConfigInputs<'_>, clock: Clock, present: Option<NodeConf
 fn node_file(inputs: &ConfigInputs<'_>) -> Option<NodeFile> {
     let ConfigInputs { config, facts, tunnels, .. } = inputs;
     let mtu = facts.pod_mtu(config, tunnels.mtu());
-    if config.ipam == Ipam::Pools {
-        return Some(NodeFile::of_pools(&config.node_name, mtu));
-    }
-    (!facts.pod_cidrs.is_empty()).then(|| NodeFile::new(&config.node_name, &facts.pod_cidrs, mtu))
+    let file = if config.ipam == Ipam::Pools {
+        NodeFile::of_pools(&config.node_name, mtu)
+    } else if facts.pod_cidrs.is_empty() {
+        return None;
+    } else {
+        NodeFile::new(&config.node_name, &facts.pod_cidrs, mtu)
+    };
+    Some(file.with_reserved_ports(reserved_ports(config)))
+}
+
+/// Returns the ports of the tunnel and the agent. Host ports there would lead the tunnel's packets,
+/// and kubelet's probes of the agent, into a pod.
+fn reserved_ports(config: &Config) -> Vec<ReservedPort> {
+    let of_agent = [config.metrics_bind_address.port(), config.healthz_bind_address.port()];
+    let of_agent = of_agent.into_iter().filter(|port| *port != 0);
+    let of_agent = of_agent.map(|port| ReservedPort { protocol: Transport::Tcp, port, user: "ropeway-agent".into() });
+    let tunnel = ReservedPort { protocol: Transport::Udp, port: config.vxlan_port, user: "the VXLAN tunnel".into() };
+    of_agent.chain((config.route_mode != RouteMode::Direct).then_some(tunnel)).collect()
 }
 
 #[cfg(test)]
@@ -154,8 +169,14 @@ mod tests {
         };
         assert!(file(&config, &facts).is_none());
         facts.pod_cidrs = vec!["10.1.0.0/24".parse().unwrap()];
-        assert_eq!(file(&config, &facts).unwrap(), NodeFile::new("n1", &facts.pod_cidrs, 1450));
+        let found = file(&config, &facts).unwrap();
+        let ports: Vec<_> = found.reserved_ports.iter().map(|r| format!("{} {}", r.protocol, r.port)).collect();
+        assert_eq!(ports, ["TCP 10249", "TCP 10256", "UDP 4789"]);
+        let with_ports = |file: NodeFile| file.with_reserved_ports(found.reserved_ports.clone());
+        assert_eq!(found, with_ports(NodeFile::new("n1", &facts.pod_cidrs, 1450)));
         config.ipam = Ipam::Pools;
-        assert_eq!(file(&config, &NodeFacts::default()).unwrap(), NodeFile::of_pools("n1", 0));
+        assert_eq!(file(&config, &NodeFacts::default()).unwrap(), with_ports(NodeFile::of_pools("n1", 0)));
+        config.route_mode = RouteMode::Direct;
+        assert_eq!(file(&config, &facts).unwrap().reserved_ports.len(), 2, "no tunnel ends here");
     }
 }
