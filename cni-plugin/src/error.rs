@@ -99,7 +99,7 @@ impl CniError {
             Self::NoNodeData { .. }
             | Self::StillBusy { .. }
             | Self::PoolsNotReady { .. }
-            | Self::Store(StoreError::Busy { .. } | StoreError::InUse { .. })
+            | Self::Store(StoreError::Busy { .. } | StoreError::InUse { .. } | StoreError::CoolingDown { .. })
             | Self::Pin(PinError::NeverRan { .. })
             | Self::Map(MapError::Pin(PinError::NeverRan { .. })) => 11,
             Self::Store(StoreError::Exhausted { .. }) | Self::NoneFree { .. } => 100,

@@ -64,7 +64,8 @@ pub use reserve::{Reservation, Written};
 use crate::contract;
 use directory::Directory;
 
-/// The time for which a released address is not reused while its range has others.
+/// The time for which a released address is not reused while its range has others, and not given to
+/// another pod that asks for it.
 pub const COOL_DOWN: Duration = Duration::from_secs(30);
 
 /// The deadline with which agent, plugin and command line wait for the store's lock. Holders need
@@ -86,6 +87,9 @@ pub enum StoreError {
     /// Another attachment holds the requested address.
     #[error("address {address} is held by another attachment")]
     InUse { address: IpAddr },
+    /// The requested address was another pod's until a moment ago.
+    #[error("address {address} was another pod's: it can be given out in {seconds} s")]
+    CoolingDown { address: IpAddr, seconds: u32 },
     /// All addresses of the ranges are held.
     #[error("no free address in range {range}: all {held} are held")]
     Exhausted {

@@ -1,5 +1,5 @@
-//! A cache per range: a bitmap of held slots, the position of the next search, and the time at
-//! which each slot was released.
+//! A cache per range: a bitmap of held slots, the position of the next search, and for each slot
+//! the time at which it was released and a hash of the pod that had it.
 //!
 //! A wrong bit costs time, never correctness: the names in `records/` decide. The cache is
 //! therefore never synced to the disk. It is rebuilt when the file is missing, has another size or
@@ -13,10 +13,12 @@ use dataplane_common::types::fnv::hash64;
 use super::directory::Directory;
 use super::{Range, StoreError};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"RWINDEX1");
+const MAGIC: u64 = u64::from_le_bytes(*b"RWINDEX2");
 const PREFIX: &str = "index-";
 const HEADER: u64 = 32;
 const CHUNK: usize = 4096;
+/// Bytes of a slot's time and hash.
+const RELEASED: u64 = 12;
 
 /// The open cache of one range.
 #[derive(Debug)]
@@ -77,12 +79,13 @@ impl Index {
         u64::from(self.range.slots().div_ceil(8)).next_multiple_of(8)
     }
 
-    fn time_at(&self, slot: u32) -> u64 {
-        HEADER + self.bitmap_bytes() + u64::from(slot) * 4
+    /// Returns the offset of a slot's time, which the hash follows.
+    fn released_offset(&self, slot: u32) -> u64 {
+        HEADER + self.bitmap_bytes() + u64::from(slot) * RELEASED
     }
 
     fn size(&self) -> u64 {
-        self.time_at(self.range.slots())
+        self.released_offset(self.range.slots())
     }
 
     /// Clears held slots and release times; keeps the cursor.
@@ -129,10 +132,7 @@ impl Index {
                         continue;
                     }
                     if byte & 1 << (slot % 8) == 0 && !self.range.is_reserved(slot) && !skip(slot) {
-                        let age = match self.released_at(base, slot)? {
-                            0 => u32::MAX,
-                            at => now.saturating_sub(at),
-                        };
+                        let age = self.released(base, slot, now)?.0;
                         if age >= cool_down {
                             return Ok(SlotSearch::Free(slot));
                         }
@@ -147,10 +147,17 @@ impl Index {
         Ok(warm.map_or(SlotSearch::None, |(slot, age)| SlotSearch::Warm(slot, age)))
     }
 
-    fn released_at(&self, base: &Directory, slot: u32) -> Result<u32, StoreError> {
-        let mut time = [0; 4];
-        self.file.read_exact_at(&mut time, self.time_at(slot)).map_err(|e| base.io("read", &self.name, e))?;
-        Ok(u32::from_le_bytes(time))
+    /// Returns how many seconds ago a slot was released, `u32::MAX` if never, and the hash of the
+    /// pod that had it.
+    pub(super) fn released(&self, base: &Directory, slot: u32, now: u32) -> Result<(u32, u64), StoreError> {
+        let mut bytes = [0; RELEASED as usize];
+        self.file.read_exact_at(&mut bytes, self.released_offset(slot)).map_err(|e| base.io("read", &self.name, e))?;
+        let [a, b, c, d, hash @ ..] = bytes;
+        let age = match u32::from_le_bytes([a, b, c, d]) {
+            0 => u32::MAX,
+            at => now.saturating_sub(at),
+        };
+        Ok((age, u64::from_le_bytes(hash)))
     }
 
     /// Marks a slot as held; the next search begins after it.
@@ -165,11 +172,12 @@ impl Index {
         self.change(base, slot, |byte, bit| byte | bit)
     }
 
-    /// Marks a slot as free since `now`.
-    pub(super) fn release(&self, base: &Directory, slot: u32, now: u32) -> Result<(), StoreError> {
-        self.file
-            .write_all_at(&now.max(1).to_le_bytes(), self.time_at(slot))
-            .map_err(|e| base.io("write", &self.name, e))?;
+    /// Marks a slot as free since `now`. `pod`: the hash of the pod that had it.
+    pub(super) fn release(&self, base: &Directory, slot: u32, now: u32, pod: u64) -> Result<(), StoreError> {
+        let mut bytes = [0; RELEASED as usize];
+        bytes[..4].copy_from_slice(&now.max(1).to_le_bytes());
+        bytes[4..].copy_from_slice(&pod.to_le_bytes());
+        self.file.write_all_at(&bytes, self.released_offset(slot)).map_err(|e| base.io("write", &self.name, e))?;
         self.change(base, slot, |byte, bit| byte & !bit)
     }
 

@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::directory::{FileNumber, number};
 use super::index::Index;
 use super::record::MOST_BYTES;
-use super::{AddressStore, AttachmentId, AttachmentRecord, Range, StoreError};
+use super::{AddressStore, AttachmentId, AttachmentRecord, Range, StoreError, hash};
 
 /// The store with its lock held; dropping it releases the lock.
 #[derive(Debug)]
@@ -120,17 +120,18 @@ impl<'a> LockedStore<'a> {
         Index::open(&self.store.base, range, &self.store.boot)
     }
 
-    /// Marks addresses as free since now in the caches of all ranges that were ever used.
-    pub(super) fn note_free(&self, addresses: &[IpAddr]) -> Result<(), StoreError> {
-        let base = &self.store.base;
+    /// Marks the addresses of a record as free since now in the caches of all ranges that were ever
+    /// used.
+    pub(super) fn note_free(&self, record: &AttachmentRecord) -> Result<(), StoreError> {
+        let (base, pod) = (&self.store.base, hash::pod(record.pod.as_deref()));
         for range in base.names()?.iter().filter_map(|n| Index::range_of(n)) {
-            let slots: Vec<_> = addresses.iter().filter_map(|a| range.slot(*a)).collect();
+            let slots: Vec<_> = record.addresses.iter().filter_map(|a| range.slot(*a)).collect();
             if slots.is_empty() {
                 continue;
             }
             let index = self.index(range)?;
             for slot in slots.into_iter().filter(|_| !index.fresh) {
-                index.release(base, slot, seconds())?;
+                index.release(base, slot, seconds(), pod)?;
             }
         }
         Ok(())

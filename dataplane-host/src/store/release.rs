@@ -91,7 +91,7 @@ impl AddressStore {
         if mine.is_none() {
             return Ok(()); // It was finished before.
         }
-        locked.note_free(&record.addresses)?;
+        locked.note_free(record)?;
         for name in names(record) {
             // A name of another file belongs to another attachment, which got the address after an
             // earlier, interrupted attempt.

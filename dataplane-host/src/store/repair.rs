@@ -55,7 +55,7 @@ impl LockedStore<'_> {
                 for name in &present {
                     store.records.remove(name)?;
                 }
-                self.note_free(&record.addresses)?;
+                self.note_free(&record)?;
                 self.report(format!("undid the unfinished reservation of container {}", record.id.container));
             }
             store.records.sync()?;

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::index::{Index, SlotSearch};
 use super::locked::{Attachment, LockedStore, names, seconds};
 use super::record::MOST_BYTES;
-use super::{AddressStore, AttachmentRecord, Choice, LOCK_DEADLINE, StoreError};
+use super::{AddressStore, AttachmentRecord, Choice, LOCK_DEADLINE, StoreError, hash};
 
 /// Addresses that are chosen and no longer available to others, but not yet held: see
 /// [`Reservation::write`]. If it is dropped or its process is killed, the next process that takes
@@ -35,7 +35,7 @@ impl LockedStore<'_> {
         store.releasing.remove(&facts.id.file_name())?;
         let mut drawn = Vec::with_capacity(choices.len());
         for choice in choices {
-            drawn.push(self.draw(choice)?);
+            drawn.push(self.draw(choice, facts.pod.as_deref())?);
         }
         let record = AttachmentRecord {
             addresses: drawn.iter().map(|(index, slot)| index.range().address(*slot)).collect(),
@@ -56,23 +56,23 @@ impl LockedStore<'_> {
         Ok(Reservation { record, file })
     }
 
-    /// Returns whether a choice has a free address.
+    /// Returns whether a choice has a free address for a pod that had none of them.
     ///
     /// # Errors
     /// A file can't be read or written.
     pub fn has_free(&mut self, choice: &Choice) -> Result<bool, StoreError> {
-        match self.draw(choice) {
+        match self.draw(choice, None) {
             Ok(_) => Ok(true),
-            Err(StoreError::Exhausted { .. } | StoreError::InUse { .. }) => Ok(false),
+            Err(StoreError::Exhausted { .. } | StoreError::InUse { .. } | StoreError::CoolingDown { .. }) => Ok(false),
             Err(e) => Err(e),
         }
     }
 
     /// Returns a free slot: the first one that has cooled down, in the order of the ranges; else
     /// the one released first.
-    fn draw(&mut self, choice: &Choice) -> Result<(Index, u32), StoreError> {
+    fn draw(&mut self, choice: &Choice, pod: Option<&str>) -> Result<(Index, u32), StoreError> {
         if let Some(address) = choice.fixed {
-            return self.draw_fixed(choice, address);
+            return self.draw_fixed(choice, address, pod);
         }
         // The caches first. If they show no free slot, rebuild them from the records: a cache may
         // be wrong.
@@ -112,15 +112,22 @@ impl LockedStore<'_> {
         }
     }
 
-    /// Returns the slot of a requested address unless it is held.
-    fn draw_fixed(&mut self, choice: &Choice, address: IpAddr) -> Result<(Index, u32), StoreError> {
+    /// Returns the slot of a requested address unless it is held or cools down. The pod of the same
+    /// namespace and name gets it back at once: others know it as that pod's address.
+    fn draw_fixed(&mut self, choice: &Choice, address: IpAddr, pod: Option<&str>) -> Result<(Index, u32), StoreError> {
         let place = choice.ranges.iter().find_map(|range| Some((*range, range.slot(address)?)));
         let Some((range, slot)) = place else { return Err(choice.exhausted()) };
         let mut index = self.index(range)?;
         if index.fresh {
             self.rebuild(&mut index)?;
         }
-        if self.held_addresses()?.contains(&address) { Err(StoreError::InUse { address }) } else { Ok((index, slot)) }
+        if self.held_addresses()?.contains(&address) {
+            return Err(StoreError::InUse { address });
+        }
+        let (age, last) = index.released(&self.store.base, slot, seconds())?;
+        let rest = u32::try_from(self.store.cool_down.as_secs()).unwrap_or(u32::MAX).saturating_sub(age);
+        let same = pod.is_some() && hash::pod(pod) == last;
+        if rest == 0 || same { Ok((index, slot)) } else { Err(StoreError::CoolingDown { address, seconds: rest }) }
     }
 }
 
@@ -149,7 +156,7 @@ impl Reservation {
                 store.records.remove(name)?;
             }
             store.temporary.remove(&temporary)?;
-            store.lock(LOCK_DEADLINE)?.note_free(&self.record.addresses)?;
+            store.lock(LOCK_DEADLINE)?.note_free(&self.record)?;
             return Err(error);
         }
         Ok(Written { attachment: Attachment::new(self.record, false, self.file) })

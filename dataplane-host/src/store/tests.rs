@@ -74,7 +74,11 @@ fn facts(container: &str) -> AttachmentRecord {
 }
 
 fn reserve(store: &AddressStore, container: &str, ranges: &[Choice]) -> Result<Vec<String>, StoreError> {
-    let reservation = store.lock(SOON)?.reserve(&facts(container), ranges)?;
+    reserve_for(store, &facts(container), ranges)
+}
+
+fn reserve_for(store: &AddressStore, facts: &AttachmentRecord, ranges: &[Choice]) -> Result<Vec<String>, StoreError> {
+    let reservation = store.lock(SOON)?.reserve(facts, ranges)?;
     let record = reservation.commit(store)?.record;
     Ok(record.addresses.iter().map(ToString::to_string).collect())
 }

@@ -73,8 +73,6 @@ fn requested_address_is_reserved_unless_held() {
     assert_eq!(reserve(&store, "c1", &seven).unwrap(), ["10.1.0.7"]);
     let error = reserve(&store, "c2", &seven).unwrap_err();
     assert_eq!(error.to_string(), "address 10.1.0.7 is held by another attachment");
-    release(&store, "c1");
-    assert_eq!(reserve(&store, "c2", &seven).unwrap(), ["10.1.0.7"], "its previous pod may request it again at once");
     let outside = reserve(&store, "c3", &[fixed("10.9.0.1", "10.1.0.0/26")]).unwrap_err();
     assert!(matches!(outside, StoreError::Exhausted { .. }), "{outside}");
     // An address of another process's unfinished reservation is held as well.
@@ -84,6 +82,37 @@ fn requested_address_is_reserved_unless_held() {
     drop(on_its_way.commit(&store).unwrap());
     let held: std::collections::BTreeSet<_> = store.lock(SOON).unwrap().held_addresses().unwrap().into_iter().collect();
     assert_eq!(held.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.7", "10.1.0.8"]);
+}
+
+/// Others may still send to the pod that had the address, and trust it by that address. A pod that
+/// comes back under its name, as those of a `StatefulSet` do, is the one that they mean.
+#[test]
+fn requested_address_rests_unless_the_same_pod_comes_back() {
+    let scratch = Scratch::new();
+    let store = scratch.store("a").with_cool_down(Duration::from_secs(1000));
+    let seven = [fixed("10.1.0.7", "10.1.0.0/26")];
+    let of = |container: &str, pod: Option<&str>| AttachmentRecord { pod: pod.map(Into::into), ..facts(container) };
+    let get = |container: &str, pod: Option<&str>| reserve_for(&store, &of(container, pod), &seven);
+    assert_eq!(get("c1", Some("shop/db-0")).unwrap(), ["10.1.0.7"], "nobody had it");
+    release(&store, "c1");
+    for other in [Some("shop/db-1"), Some("tenant/db-0"), None] {
+        let error = get("c2", other).unwrap_err();
+        assert!(matches!(error, StoreError::CoolingDown { seconds: 999..=1000, .. }), "{other:?}: {error}");
+    }
+    assert!(!store.lock(SOON).unwrap().has_free(&seven[0]).unwrap());
+    assert_eq!(get("c3", Some("shop/db-0")).unwrap(), ["10.1.0.7"]);
+    release(&store, "c3");
+    let at_once = scratch.store("a");
+    assert_eq!(
+        reserve_for(&at_once, &of("c4", Some("shop/db-1")), &seven).unwrap(),
+        ["10.1.0.7"],
+        "it has cooled down"
+    );
+    release(&store, "c4");
+    // A pod that the runtime did not name has no identity.
+    assert_eq!(reserve_for(&at_once, &facts("c5"), &seven).unwrap(), ["10.1.0.7"]);
+    release(&store, "c5");
+    assert!(matches!(get("c6", None), Err(StoreError::CoolingDown { .. })));
 }
 
 #[test]
