@@ -11,7 +11,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use dataplane_common::types::ip_family::IpFamily;
-use dataplane_host::contract::pools::PoolRequest;
 use dataplane_host::contract::{AgentFile, FileError, NodeFile};
 use dataplane_host::store::{Choice, Range};
 use ipnetwork::IpNetwork;
@@ -56,7 +55,7 @@ enum Origin {
     /// The node's podCIDRs, as the agent read them from the Kubernetes API: one choice per family.
     PodCidrs(Vec<Choice>),
     /// This node's blocks of IP pools, which the agent claims and returns.
-    Pools(PoolRequest),
+    Pools(pools::PodPools),
 }
 
 /// Resolves the ranges of a call. `node` is what the agent wrote
@@ -146,7 +145,7 @@ impl Ranges {
         for ip in ips {
             match &mut self.origin {
                 Origin::Configuration(choices) | Origin::PodCidrs(choices) => fix(choices, *ip)?,
-                Origin::Pools(request) => match request.address(IpFamily::of(*ip)) {
+                Origin::Pools(pools::PodPools { request, .. }) => match request.address(IpFamily::of(*ip)) {
                     Some(other) if other != *ip => {
                         return Err(rejected(format!("address {ip}: an annotation of the pod asks for {other}")));
                     }

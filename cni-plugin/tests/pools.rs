@@ -18,6 +18,7 @@ fn entry(name: &str, cidr: &str, blocks: &[&str]) -> PoolEntry {
         name: name.into(),
         cidr: cidr.parse().unwrap(),
         allow_fixed_addresses: name == "red",
+        restricted: false,
         reserved: vec![],
         blocks: blocks.iter().map(|b| b.parse().unwrap()).collect(),
     }

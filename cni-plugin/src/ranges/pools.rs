@@ -25,25 +25,34 @@ const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 const WAIT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(20);
 
+/// The pools that a pod asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct PodPools {
+    pub(super) request: PoolRequest,
+    /// The pod's namespace, on which its pools depend too; `None`: the runtime did not name it.
+    namespace: Option<String>,
+}
+
 /// Returns the pod's request: its own annotations, completed by those of its namespace.
 pub(super) fn request(
     runtime_config: Option<&Value>,
     pod: Option<&str>,
     state_dir: &Path,
-) -> Result<PoolRequest, CniError> {
+) -> Result<PodPools, CniError> {
+    let namespace = pod.and_then(|pod| pod.split_once('/')).map(|(namespace, _)| namespace.to_owned());
     let annotations = runtime_config.and_then(|config| config.get(POD_ANNOTATIONS));
     let own = PoolRequest::from_annotations(|name| annotations?.get(name)?.as_str())
         .map_err(|e| CniError::Config { field: "runtimeConfig", reason: format!("the pod's {e}") })?;
-    let Some((namespace, _)) = pod.and_then(|pod| pod.split_once('/')) else { return Ok(own) };
-    if own.ipv4_pools.is_some() && own.ipv6_pools.is_some() {
-        return Ok(own);
-    }
-    let theirs = of_namespace(namespace, state_dir)?;
-    Ok(PoolRequest {
+    let theirs = match &namespace {
+        Some(namespace) if own.ipv4_pools.is_none() || own.ipv6_pools.is_none() => of_namespace(namespace, state_dir)?,
+        _ => PoolRequest::default(),
+    };
+    let request = PoolRequest {
         ipv4_pools: own.ipv4_pools.or(theirs.ipv4_pools),
         ipv6_pools: own.ipv6_pools.or(theirs.ipv6_pools),
         addresses: own.addresses,
-    })
+    };
+    Ok(PodPools { request, namespace })
 }
 
 fn of_namespace(namespace: &str, state_dir: &Path) -> Result<PoolRequest, CniError> {
@@ -73,10 +82,15 @@ fn of_namespace(namespace: &str, state_dir: &Path) -> Result<PoolRequest, CniErr
 
 /// Returns the choice for each address of a pod, IPv4 first. Only what was read while the store is
 /// locked may be used.
-pub(super) fn choices(request: &PoolRequest, state_dir: &Path) -> Result<Vec<Choice>, CniError> {
-    let Some(file) = contract::read::<PoolsFile>(state_dir)? else {
+pub(super) fn choices(request: &PodPools, state_dir: &Path) -> Result<Vec<Choice>, CniError> {
+    let Some(mut file) = contract::read::<PoolsFile>(state_dir)? else {
         return Err(CniError::NoNodeData { path: state_dir.join(PoolsFile::NAME).display().to_string() });
     };
+    if file.pools.iter().any(|pool| pool.restricted) {
+        let namespaces: NamespacesFile = contract::read(state_dir)?.unwrap_or_default();
+        file.pools.retain(|pool| namespaces.permits(pool, request.namespace.as_deref()));
+    }
+    let request = &request.request;
     let mut choices = Vec::new();
     for family in IpFamily::BOTH {
         choices.extend(choice(&file, request, family)?);
@@ -123,7 +137,8 @@ fn default(file: &PoolsFile, family: IpFamily) -> Vec<&PoolEntry> {
 
 fn named<'a>(file: &'a PoolsFile, name: &str, family: IpFamily) -> Result<&'a PoolEntry, CniError> {
     let Some(entry) = file.pools.iter().find(|pool| pool.name == *name) else {
-        let reason = format!("pool {name}: there is none of that name, or it is disabled or not for this node");
+        let reason =
+            format!("pool {name}: there is none of that name, or it is disabled, or not for this node or namespace");
         return Err(CniError::PoolsNotReady { reason });
     };
     if family.has(entry.cidr.ip()) {

@@ -8,7 +8,7 @@
 
 mod annotation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use ipnetwork::IpNetwork;
@@ -55,6 +55,9 @@ pub struct PoolEntry {
     pub cidr: IpNetwork,
     /// Pods may ask for an address of it.
     pub allow_fixed_addresses: bool,
+    /// Only namespaces of [`NamespacesFile::permitted`] may use it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restricted: bool,
     /// Parts from which no address is given out unless a pod asks for it.
     pub reserved: Vec<IpNetwork>,
     /// This node's blocks, in the order of use.
@@ -71,6 +74,9 @@ pub struct NamespacesFile {
     pub chosen: BTreeMap<String, PoolRequest>,
     /// Namespaces without pool annotations, sorted.
     pub plain: Vec<String>,
+    /// Names of restricted pools with the namespaces whose pods may use them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub permitted: BTreeMap<String, BTreeSet<String>>,
     /// Namespaces with invalid annotations, and the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub broken: BTreeMap<String, String>,
@@ -107,6 +113,15 @@ impl NamespacesFile {
             Err(_) => Namespace::Unknown { possible: !self.chosen.is_empty() },
         }
     }
+
+    /// Returns true if pods of a namespace may use a pool. Without the namespace's name they may
+    /// not use a restricted one.
+    #[must_use]
+    pub fn permits(&self, pool: &PoolEntry, namespace: Option<&str>) -> bool {
+        let listed =
+            || self.permitted.get(&pool.name).is_some_and(|names| namespace.is_some_and(|n| names.contains(n)));
+        !pool.restricted || listed()
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +134,7 @@ mod tests {
             name: "a".into(),
             cidr: "10.1.0.0/16".parse().unwrap(),
             allow_fixed_addresses: true,
+            restricted: true,
             reserved: vec!["10.1.0.0/32".parse().unwrap()],
             blocks: vec!["10.1.0.64/26".parse().unwrap()],
         };
@@ -132,7 +148,8 @@ mod tests {
         let request = PoolRequest { ipv4_pools: Some(vec!["a".into()]), ..PoolRequest::default() };
         let plain = vec!["default".into(), "kube-system".into()];
         let broken = [("odd".into(), "why".into())].into();
-        let file = NamespacesFile { version: 1, chosen: [("red".into(), request.clone())].into(), plain, broken };
+        let chosen = [("red".into(), request.clone())].into();
+        let file = NamespacesFile { version: 1, chosen, plain, broken, ..NamespacesFile::default() };
         assert_eq!(file.get("red"), Namespace::Chosen(request));
         assert_eq!(file.get("default"), Namespace::Plain);
         assert_eq!(file.get("odd"), Namespace::Broken("why".into()));

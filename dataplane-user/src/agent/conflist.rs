@@ -218,6 +218,7 @@ mod tests {
             name: "a".into(),
             cidr: "10.1.0.0/16".parse().unwrap(),
             allow_fixed_addresses: false,
+            restricted: false,
             reserved: vec![],
             blocks: vec![],
         };

@@ -53,7 +53,11 @@ pub struct IpPoolSpec {
     pub block_size: Option<i32>,
     /// The nodes that may claim blocks. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_selector: Option<NodeSelector>,
+    pub node_selector: Option<LabelSelector>,
+    /// The namespaces whose pods may use the pool, if they or the pod ask for it by annotation.
+    /// Without a selector all pods may, and it is one of the default pools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
     /// Give out no more addresses; pods keep theirs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
@@ -69,14 +73,14 @@ pub struct IpPoolSpec {
     pub allow_fixed_addresses: bool,
 }
 
-/// Chooses nodes by their labels; all conditions must hold.
+/// Chooses objects by their labels; all conditions must hold.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NodeSelector {
-    /// Labels that the node must have, with these values.
+pub struct LabelSelector {
+    /// Labels that the object must have, with these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub match_labels: BTreeMap<String, String>,
-    /// Conditions on the node's labels.
+    /// Conditions on the object's labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub match_expressions: Vec<Requirement>,
 }
@@ -162,8 +166,8 @@ pub struct LentPart {
     pub node: String,
 }
 
-impl NodeSelector {
-    /// Returns true if the selector chooses a node with these labels.
+impl LabelSelector {
+    /// Returns true if the selector chooses an object with these labels.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
@@ -206,7 +210,7 @@ mod tests {
             ("{matchExpressions: [{key: gpu, operator: Exists}, {key: rack, operator: DoesNotExist}]}", true),
             ("{matchLabels: {zone: a}, matchExpressions: [{key: gpu, operator: DoesNotExist}]}", false),
         ] {
-            let parsed: NodeSelector = serde_saphyr::from_str(selector).unwrap();
+            let parsed: LabelSelector = serde_saphyr::from_str(selector).unwrap();
             assert_eq!(parsed.matches(&labels), expected, "{selector}");
         }
     }

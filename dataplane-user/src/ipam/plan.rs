@@ -269,13 +269,15 @@ impl<'a> Planner<'a> {
     fn lists(&mut self) -> Vec<Vec<&'a Pool>> {
         let (mut lists, mut missing) = (Vec::new(), BTreeSet::new());
         let by_name = |name: &String| self.usable.iter().copied().find(|p| p.name == *name);
-        let default: Vec<_> = if self.input.default.is_empty() {
+        let mut default: Vec<_> = if self.input.default.is_empty() {
             let mut all = self.usable.clone();
             all.sort_by(|a, b| a.name.cmp(&b.name));
             all
         } else {
             self.input.default.iter().filter_map(by_name).collect()
         };
+        // A pool of some namespaces would look like a spare for the pods of all.
+        default.retain(|pool| pool.namespaces.is_none());
         for family in IpFamily::BOTH {
             lists.push(default.iter().copied().filter(|p| family.has(p.cidr.ip())).collect::<Vec<_>>());
             for names in self.input.requests.iter().filter_map(|request| request.pools(family)) {
@@ -443,6 +445,7 @@ impl<'a> Planner<'a> {
                 name: pool.name.clone(),
                 cidr: pool.cidr,
                 allow_fixed_addresses: pool.allow_fixed_addresses,
+                restricted: pool.namespaces.is_some(),
                 reserved: pool.reserved.clone(),
                 blocks: blocks.flat_map(|own| &own.parts).flat_map(|part| borrow::without(*part, &given)).collect(),
             });

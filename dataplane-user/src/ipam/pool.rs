@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::crd::{IpPoolSpec, NodeSelector};
+use super::crd::{IpPoolSpec, LabelSelector};
 
 /// Blocks have at most 4096 addresses.
 const MOST_HOST_BITS: u8 = 12;
@@ -24,7 +24,9 @@ pub struct Pool {
     /// Prefix length of its blocks.
     pub block_prefix: u8,
     /// Nodes that may claim blocks; `None`: all.
-    pub selector: Option<NodeSelector>,
+    pub selector: Option<LabelSelector>,
+    /// Namespaces whose pods may use it if they ask for it; `None`: all pods.
+    pub namespaces: Option<LabelSelector>,
     /// Give out no more addresses.
     pub disabled: bool,
     /// Ranges from which a pod gets an address only if it asks for it, including the ends of the
@@ -69,6 +71,7 @@ impl Pool {
             cidr,
             block_prefix,
             selector: spec.node_selector.clone(),
+            namespaces: spec.namespace_selector.clone(),
             disabled: spec.disabled,
             reserved,
             allow_fixed_addresses: spec.allow_fixed_addresses,

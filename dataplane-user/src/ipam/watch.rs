@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::contract::pools::{NamespacesFile, PoolRequest, VERSION};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
@@ -193,6 +194,11 @@ impl PoolView {
 
     fn take_namespaces(&mut self, objects: Vec<Arc<Meta<Namespace>>>) {
         self.namespaces.version = VERSION;
+        for pool in &self.pools {
+            let Some(selector) = &pool.namespaces else { continue };
+            let names = objects.iter().filter(|o| selector.matches(o.labels())).map(|o| o.name_any());
+            self.namespaces.permitted.insert(pool.name.clone(), names.collect());
+        }
         for object in objects {
             let name = object.name_any();
             match request(&object.metadata) {
@@ -214,6 +220,17 @@ impl PoolView {
         self.namespaces.plain.sort();
     }
 
+    /// Returns true unless a request is for a pool that the namespace may not use: the plugin
+    /// rejects it, and no block is claimed for it.
+    fn permits(&self, request: &PoolRequest, namespace: &str) -> bool {
+        let asked = |pool: &Pool| {
+            IpFamily::BOTH.iter().filter_map(|family| request.pools(*family)).flatten().any(|name| *name == pool.name)
+                || request.addresses.iter().any(|address| pool.cidr.contains(*address))
+        };
+        let permitted = |pool: &Pool| self.namespaces.permitted.get(&pool.name).is_some_and(|n| n.contains(namespace));
+        self.pools.iter().filter(|pool| pool.namespaces.is_some()).all(|pool| !asked(pool) || permitted(pool))
+    }
+
     fn take_pod(&mut self, pod: &ObjectMeta) {
         let (namespace, name) = (pod.namespace.as_deref().unwrap_or_default(), pod.name.as_deref().unwrap_or_default());
         let theirs = self.namespaces.chosen.get(namespace).cloned().unwrap_or_default();
@@ -224,7 +241,7 @@ impl PoolView {
                     ipv6_pools: own.ipv6_pools.or(theirs.ipv6_pools),
                     addresses: own.addresses,
                 };
-                if !request.is_empty() {
+                if !request.is_empty() && self.permits(&request, namespace) {
                     self.requests.insert(request);
                 }
             }

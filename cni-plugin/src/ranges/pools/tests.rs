@@ -7,6 +7,7 @@ fn entry(name: &str, cidr: &str, fixed: bool, blocks: &[&str]) -> PoolEntry {
         name: name.into(),
         cidr: cidr.parse().unwrap(),
         allow_fixed_addresses: fixed,
+        restricted: false,
         reserved: vec![],
         blocks: blocks.iter().map(|b| b.parse().unwrap()).collect(),
     }
@@ -97,6 +98,39 @@ fn fixed_address_needs_a_pool_that_allows_it() {
 }
 
 #[test]
+fn restricted_pool_is_for_permitted_namespaces_only() {
+    let directory = std::env::temp_dir().join(format!("rw-permitted-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let mut pools = file();
+    pools.pools.iter_mut().filter(|pool| pool.name == "red").for_each(|pool| pool.restricted = true);
+    contract::write(&directory, &pools).unwrap();
+    let of = |namespace: Option<&str>, pairs: &[(&str, &str)]| {
+        let pod = PodPools { request: pool_request(pairs), namespace: namespace.map(Into::into) };
+        choices(&pod, &directory).map(|c| c[0].ranges[0].to_string()).map_err(|e| (e.code(), e.to_string()))
+    };
+    let (named, fixed) = ([("ropeway.dev/ipv4pools", r#"["red"]"#)], [("ropeway.dev/ipAddrs", r#"["10.3.7.9"]"#)]);
+    assert_eq!(of(Some("team"), &named).unwrap_err().0, 11, "the agent has not written the namespaces");
+    let file = NamespacesFile {
+        version: 1,
+        permitted: [("red".into(), ["team".into()].into())].into(),
+        ..NamespacesFile::default()
+    };
+    contract::write(&directory, &file).unwrap();
+    for pairs in [&named, &fixed] {
+        assert_eq!(of(Some("team"), pairs).unwrap(), "10.3.7.0/26");
+        for other in [Some("tea"), None] {
+            let (code, message) = of(other, pairs).unwrap_err();
+            assert!(
+                matches!(code, 7 | 11) && (message.contains("namespace") || message.contains("none of")),
+                "{message}"
+            );
+        }
+    }
+    assert_eq!(of(None, &[]).unwrap(), "10.1.0.0/26", "other pools are for all");
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn pod_annotation_overrides_namespace() {
     let directory = std::env::temp_dir().join(format!("rw-request-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
@@ -131,5 +165,7 @@ fn pod_annotation_overrides_namespace() {
 }
 
 fn request_for_pod(config: &Value, pod: &str, directory: &Path) -> Result<PoolRequest, (u32, String)> {
-    request(Some(config), Some(pod), directory).map_err(|e| (e.code(), e.to_string()))
+    let found = request(Some(config), Some(pod), directory).map_err(|e| (e.code(), e.to_string()))?;
+    assert_eq!(found.namespace.as_deref(), pod.split_once('/').map(|(namespace, _)| namespace));
+    Ok(found.request)
 }

@@ -4,7 +4,7 @@
 //! [`Fixture`] owns the data that a [`PlannerInput`] borrows, and shows actions as text.
 
 use super::*;
-use crate::ipam::crd::{IpPoolSpec, NodeSelector};
+use crate::ipam::crd::{IpPoolSpec, LabelSelector};
 
 mod borrow;
 mod histories;
@@ -173,7 +173,7 @@ fn blocks_of_unusable_pools_are_not_used_and_given_back() {
     let disabled = |s: &mut IpPoolSpec| s.disabled = true;
     let elsewhere = |s: &mut IpPoolSpec| {
         s.node_selector =
-            Some(NodeSelector { match_labels: [("zone".into(), "b".into())].into(), ..NodeSelector::default() });
+            Some(LabelSelector { match_labels: [("zone".into(), "b".into())].into(), ..LabelSelector::default() });
     };
     for pools in [vec![], vec![pool("a", "10.1.0.0/25", disabled)], vec![pool("a", "10.1.0.0/25", elsewhere)]] {
         let mut fixture = Fixture::new(pools);
@@ -184,6 +184,21 @@ fn blocks_of_unusable_pools_are_not_used_and_given_back() {
         assert!(decision.actions.is_empty() && decision.pools.iter().all(|p| p.blocks.is_empty()), "{decision:?}");
         assert_eq!(fixture.actions(S + IDLE), ["release 10.1.0.64/26"], "a pod holds an address of the other block");
     }
+}
+
+#[test]
+fn pool_of_some_namespaces_is_no_default_pool() {
+    let some = |s: &mut IpPoolSpec| s.namespace_selector = Some(LabelSelector::default());
+    let mut fixture = Fixture::new(vec![pool("a", "10.1.0.0/25", some), pool("b", "10.2.0.0/25", |_| {})]);
+    assert!(fixture.actions(S)[0].ends_with("of b"));
+    let decision = fixture.decide(S);
+    assert_eq!(decision.default, ["b"]);
+    assert_eq!(
+        decision.pools.iter().map(|p| (p.name.as_str(), p.restricted)).collect::<Vec<_>>(),
+        [("a", true), ("b", false)]
+    );
+    fixture.requests.insert(request(&["a"], &[]));
+    assert!(fixture.actions(S).iter().any(|action| action.ends_with("of a")), "a pod asks for it");
 }
 
 #[test]
