@@ -14,10 +14,15 @@ fn manifest(path: &str) -> Value {
     serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// Returns all documents of a file below `manifests/`.
+fn documents(path: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(path);
+    serde_saphyr::from_multiple(&std::fs::read_to_string(&path).unwrap()).unwrap()
+}
+
 /// Returns the rules of the `ClusterRole` in a file.
 fn rules(path: &str) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(path);
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let documents = documents(path);
     let role = documents.iter().find(|document| document["kind"] == "ClusterRole").unwrap();
     role["rules"].as_array().unwrap().clone()
 }
@@ -86,4 +91,29 @@ fn agent_without_pools_has_no_right_about_pods() {
     };
     let writing: Vec<_> = rules("base/rbac.yaml").iter().filter(writes).cloned().collect();
     assert_eq!(writing, [json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]})]);
+}
+
+/// The API server checks the expressions when they are applied; here only what they are asked
+/// about.
+#[test]
+fn each_right_to_write_blocks_has_an_admission_policy() {
+    let resources = manifest("overlays/pools/kustomization.yaml")["resources"].take();
+    assert!(resources.as_array().unwrap().contains(&json!("admission.yaml")));
+    let documents = documents("overlays/pools/admission.yaml");
+    let of_kind = |kind: &str| documents.iter().filter(|d| d["kind"] == kind).cloned().collect::<Vec<_>>();
+    let (policies, bindings) = (of_kind("ValidatingAdmissionPolicy"), of_kind("ValidatingAdmissionPolicyBinding"));
+    let bound: Vec<_> = bindings.iter().map(|b| &b["spec"]["policyName"]).collect();
+    assert_eq!(bound, policies.iter().map(|p| &p["metadata"]["name"]).collect::<Vec<_>>());
+    assert!(bindings.iter().all(|b| b["spec"]["validationActions"] == json!(["Deny"])));
+    let mut operations = Vec::new();
+    for policy in &policies {
+        let rule = &policy["spec"]["matchConstraints"]["resourceRules"][0];
+        assert_eq!((&rule["apiGroups"], &rule["resources"]), (&json!(["ropeway.dev"]), &json!(["ipblocks"])));
+        operations.extend(rule["operations"].as_array().unwrap().clone());
+        let agents = policy["spec"]["matchConditions"][0]["expression"].as_str().unwrap();
+        assert!(agents.contains("system:serviceaccount:kube-system:ropeway"), "{agents}");
+    }
+    assert_eq!(operations, ["CREATE", "UPDATE", "DELETE"]);
+    let verbs = rules("overlays/pools/rbac.yaml").pop().unwrap()["verbs"].take();
+    assert_eq!(verbs, json!(["list", "watch", "create", "patch", "delete"]), "a new verb may need a policy");
 }
