@@ -22,7 +22,7 @@ pub(crate) fn everything(paths: &Paths) -> Result<()> {
     let toolchain = ebpf(paths)?;
     println!("eBPF tool chain: {toolchain}");
     packages::ensure(Need::ALL)?;
-    for tool in [Tool::CargoDeny, Tool::Typos] {
+    for tool in [Tool::CargoDeny, Tool::CargoMutants, Tool::Typos] {
         println!("{}: {}", tool.name(), paths.short(&tool.ensure(paths)?));
     }
     println!("all tools are present");

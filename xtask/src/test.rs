@@ -8,15 +8,19 @@
 //! The third level records the outcome of the rules of a service proxy. The matrix of these
 //! outcomes is compared with docs/service-matrix.md.
 //!
+//! `cargo xtask test mutants` tests the tests of the first level.
+//!
 //! All but the first need root, and fail without it: a skipped level would prove nothing.
 
 mod contracts;
+mod copy;
+mod mutants;
 mod traces;
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::paths::Paths;
 use crate::setup::{self, Need};
@@ -26,7 +30,10 @@ use traces::Traces;
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Only tests whose name contains this
     filter: Option<String>,
     /// Only this level (again for several)
@@ -35,6 +42,12 @@ pub(crate) struct Options {
     /// Write docs/service-matrix.md from the records of this run instead of comparing them
     #[arg(long)]
     write: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Change the source in one place at a time, and expect a host test to fail
+    Mutants(mutants::Options),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -86,6 +99,9 @@ impl Level {
 
 /// Builds, then runs all levels in order, even if one fails.
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
+    if let Some(What::Mutants(options)) = &options.what {
+        return mutants::run(paths, options);
+    }
     let levels: Vec<_> =
         Level::ALL.into_iter().filter(|level| options.level.is_empty() || options.level.contains(level)).collect();
     if levels != [Level::Host] {

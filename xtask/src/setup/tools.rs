@@ -16,6 +16,8 @@ pub(crate) enum Tool {
     BpfLinker,
     /// Checks licences and sources of dependencies.
     CargoDeny,
+    /// Changes sources to find what no test notices.
+    CargoMutants,
     /// Finds misspelt words.
     Typos,
 }
@@ -26,6 +28,7 @@ impl Tool {
         match self {
             Self::BpfLinker => "bpf-linker",
             Self::CargoDeny => "cargo-deny",
+            Self::CargoMutants => "cargo-mutants",
             Self::Typos => "typos",
         }
     }
@@ -38,6 +41,7 @@ impl Tool {
         match self {
             Self::BpfLinker => "0.13.0",
             Self::CargoDeny => "0.20.2",
+            Self::CargoMutants => "27.1.0",
             Self::Typos => "1.42.3",
         }
     }
@@ -64,7 +68,7 @@ impl Tool {
                 cargo.env("LLVM_PREFIX", "/usr/lib/llvm-22").env("RUSTFLAGS", "-L /usr/lib/llvm-22/lib");
                 cargo.env("PATH", shell::path_first(&[std::path::Path::new("/usr/lib/llvm-22/bin")])?);
             }
-            Self::CargoDeny | Self::Typos => {}
+            Self::CargoDeny | Self::CargoMutants | Self::Typos => {}
         }
         // Unoptimized they are built in half the time. The linker's work is done by LLVM, which is
         // a shared library of the system; the others still take only seconds over this workspace.
@@ -73,9 +77,14 @@ impl Tool {
         Ok(program)
     }
 
+    fn version_arguments(self) -> &'static [&'static str] {
+        // Its arguments are those that cargo would pass.
+        if self == Self::CargoMutants { &["mutants", "--version"] } else { &["--version"] }
+    }
+
     fn installed(self, program: &std::path::Path) -> bool {
         program.exists()
-            && shell::output(Command::new(program).arg("--version"))
+            && shell::output(Command::new(program).args(self.version_arguments()))
                 .is_ok_and(|text| text.split_whitespace().any(|word| word == self.version()))
     }
 }
