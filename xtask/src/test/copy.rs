@@ -1,7 +1,9 @@
 //! A copy of the checkout in which sources are changed.
 //!
 //! It stays in the target directory, so that builds in it are incremental from one run to the next.
-//! The checkout itself is never changed.
+//! The checkout itself is never changed. The copy has a target directory of its own: cargo knows a
+//! package by its path below the workspace, so a changed build of the copy would pass for one of
+//! the checkout.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -70,8 +70,7 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
             None => return Ok(()),
         },
     };
-    // The target directory of the checkout has most of the dependencies.
-    let copy = Paths { target: paths.target.clone(), ..copy::make(paths, "mutants")? };
+    let copy = copy::make(paths, "mutants")?;
     let tool = CargoMutants::ensure(paths)?;
     let accepted = accepted::read(paths)?;
     let mut rooms = Vec::new();
