@@ -1,6 +1,7 @@
 //! Measures how long the durable reservation and release of an address take, in a /16, empty and
-//! with 60,000 addresses in use. The baseline is the bare system calls that make a file with three
-//! names durable. Runs with `cargo xtask bench store`.
+//! with 60,000 addresses in use, with the pause of freed addresses that production has. The
+//! baseline is the bare system calls that make a file with two names durable. Runs with
+//! `cargo xtask bench store`, on a disk: on tmpfs nothing is durable, and it refuses.
 #![allow(clippy::cast_precision_loss, reason = "microseconds")]
 #![allow(
     missing_docs,
@@ -20,7 +21,11 @@ use dataplane_host::store::{AddressStore, AttachmentId, AttachmentRecord, Choice
 const IN_USE: usize = 60_000;
 /// Timed allocations in each state.
 const ROUNDS: usize = 500;
+/// Number of parts of the measurement; their medians are the spread.
+const PARTS: usize = 10;
 const SOON: Duration = Duration::from_secs(10);
+/// Magic number of tmpfs (linux/magic.h).
+const TMPFS: i64 = 0x0102_1994;
 
 /// A directory on the disk that the benchmark is given; removed at the end.
 struct Scratch(PathBuf);
@@ -96,9 +101,23 @@ fn bare(directory: &Path, n: usize) -> Duration {
     start.elapsed()
 }
 
-fn percentile(times: &mut [Duration], part: usize) -> f64 {
+fn percentile(times: &[Duration], part: usize) -> f64 {
+    let mut times = times.to_vec();
     times.sort_unstable();
     times[(times.len() - 1) * part / 100].as_secs_f64() * 1e6
+}
+
+/// Returns the median of `of`, or as a multiple of that of `over`, and the least and the largest of
+/// the parts of the measurement.
+fn figure(name: &str, of: &[Duration], over: Option<&[Duration]>) -> serde_json::Value {
+    let median = |times: &[Duration]| percentile(times, 50);
+    let value = median(of) / over.map_or(1.0, median);
+    let part = ROUNDS / PARTS;
+    let parts = (0..PARTS).map(|n| n * part..(n + 1) * part);
+    let parts: Vec<f64> = parts.map(|p| median(&of[p.clone()]) / over.map_or(1.0, |over| median(&over[p]))).collect();
+    let (min, max) = parts.iter().fold((f64::MAX, f64::MIN), |(min, max), v| (v.min(min), v.max(max)));
+    serde_json::json!({"name": name, "value": value, "min": min, "max": max,
+        "unit": if over.is_some() { "x" } else { "us" }})
 }
 
 /// Runs allocations, releases and bare writes in turn. Returns their times.
@@ -117,33 +136,36 @@ fn measure(bench: &Bench, bare_directory: &Path, state: &str) -> [Vec<Duration>;
 }
 
 fn main() {
-    let place = std::env::args().skip_while(|a| *a != "--directory").nth(1);
-    let place = place.map_or_else(std::env::temp_dir, PathBuf::from);
+    let argument = |flag: &str| std::env::args().skip_while(|a| a != flag).nth(1).map(PathBuf::from);
+    let place = argument("--directory").unwrap_or_else(std::env::temp_dir);
+    let kind = rustix::fs::statfs(&place).unwrap().f_type;
+    assert!(kind != TMPFS, "{} is on tmpfs: name a directory on a disk by --directory", place.display());
     let scratch = Scratch(place.join(format!("rw-bench-store-{}", std::process::id())));
     fs::create_dir(&scratch.0).unwrap();
     let (directory, bare_directory) = (scratch.0.join("state"), scratch.0.join("bare"));
     fs::create_dir(&bare_directory).unwrap();
     let range = Range::new("10.1.0.0/16".parse().unwrap()).unwrap();
-    // No cool-down: otherwise each search of a full range would scan for an address that has cooled
-    // down.
-    let store = AddressStore::open(&directory).unwrap().with_cool_down(Duration::ZERO);
-    let bench = Bench { store, directory, range: [range.into()] };
-    let mut empty = measure(&bench, &bare_directory, "empty");
+    let bench = Bench { store: AddressStore::open(&directory).unwrap(), directory, range: [range.into()] };
+    let empty = measure(&bench, &bare_directory, "empty");
     for n in 0..IN_USE {
         bench.fill(&format!("c{n}"));
     }
     // Flush the filled records before the measurement.
     rustix::fs::sync();
-    let mut full = measure(&bench, &bare_directory, "full");
+    let full = measure(&bench, &bare_directory, "full");
     println!("{:<44} {:>9} {:>9} {:>9}   microseconds", "", "p50", "p90", "p99");
-    for (state, times) in [("empty", &mut empty), ("60,000 in use", &mut full)] {
+    for (state, times) in [("empty", &empty), ("60,000 in use", &full)] {
         for (what, times) in ["allocate, durable", "release, durable", "bare file with two names"].iter().zip(times) {
             let [p50, p90, p99] = [50, 90, 99].map(|part| percentile(times, part));
             println!("{:<44} {p50:>9.1} {p90:>9.1} {p99:>9.1}", format!("{what}, {state}"));
         }
     }
-    let p50 = |times: &mut [Vec<Duration>; 3], which: usize| percentile(&mut times[which], 50);
-    println!("figure store.allocate_p50 {:.1} us", p50(&mut full, 0));
-    println!("figure store.allocate_full_ratio {:.3} x", p50(&mut full, 0) / p50(&mut empty, 0));
-    println!("figure store.allocate_bare_ratio {:.3} x", p50(&mut full, 0) / p50(&mut full, 2));
+    let figures = serde_json::json!({"figures": [
+        figure("store.allocate_p50_us", &full[0], None),
+        figure("store.allocate_full_ratio", &full[0], Some(&empty[0])),
+        figure("store.allocate_bare_ratio", &full[0], Some(&full[2])),
+    ]});
+    if let Some(file) = argument("--json") {
+        fs::write(file, format!("{figures:#}\n")).unwrap();
+    }
 }

@@ -168,9 +168,9 @@ impl AddressStore {
         })
     }
 
-    /// Replaces [`COOL_DOWN`], for tests.
-    #[must_use]
-    pub fn with_cool_down(mut self, cool_down: Duration) -> Self {
+    /// Replaces [`COOL_DOWN`].
+    #[cfg(test)]
+    fn with_cool_down(mut self, cool_down: Duration) -> Self {
         self.cool_down = cool_down;
         self
     }

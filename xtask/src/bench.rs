@@ -1,18 +1,33 @@
 //! `cargo xtask bench WHAT`: builds, measures and prints a table, followed by one line for each
-//! figure: `figure <name> <value> <unit>`.
+//! figure: `figure <name> <value> <unit> (<min> to <max>)`.
+//!
+//! With `--record` the figures replace those in docs/figures.json, from which the documents have
+//! theirs. Benchmarks are built for [`build::HOST`], whose folder is not that of the binaries in
+//! `target/release`.
 
 #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "statistics of small numbers")]
 mod cni;
 mod packet;
+pub(crate) mod record;
 mod store;
 mod sync;
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use crate::build;
 use crate::paths::Paths;
 use crate::setup::{self, Need};
+
+/// Options of `cargo xtask bench`.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+    /// Write the figures to docs/figures.json
+    #[arg(long, global = true)]
+    record: bool,
+}
 
 /// The benchmarks of the project.
 #[derive(Subcommand)]
@@ -30,15 +45,16 @@ pub(crate) enum What {
 }
 
 /// Builds and runs one benchmark.
-pub(crate) fn run(paths: &Paths, what: &What) -> Result<()> {
-    match what {
-        What::Packet => packet::run(paths),
-        What::Sync => sync::run(paths),
-        What::Store => store::run(paths),
+pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
+    let (name, figures) = match options.what {
+        What::Packet => ("packet", packet::run(paths)?),
+        What::Sync => ("sync", sync::run(paths)?),
+        What::Store => ("store", store::run(paths)?),
         What::Cni => {
             setup::packages(&[Need::ReferencePlugins])?;
             build::all(paths)?;
-            cni::run(paths)
+            ("cni", cni::run(paths)?)
         }
-    }
+    };
+    record::report(paths, name, &figures, options.record)
 }

@@ -20,7 +20,7 @@ use crate::setup::{self, Toolchain};
 use crate::shell;
 
 /// The target of the host binaries.
-const HOST: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const HOST: &str = "x86_64-unknown-linux-gnu";
 
 /// Cargo packages, each with the binaries that it builds.
 const BINARIES: &[(&str, &[&str])] = &[
@@ -173,7 +173,9 @@ pub(crate) fn test(paths: &Paths, package: &str, test: &str) -> Result<PathBuf> 
     path.with_context(|| format!("cargo built no test {test}"))
 }
 
-fn linked_statically<'a>(cargo: &'a mut Command, paths: &Paths) -> &'a mut Command {
+/// Sets what all programs that run on a node are built with: static linking, and the kernel
+/// programs that the agent embeds.
+pub(crate) fn linked_statically<'a>(cargo: &'a mut Command, paths: &Paths) -> &'a mut Command {
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env("ROPEWAY_EBPF_OBJECT", paths.ebpf_object())
 }
 

@@ -4,6 +4,7 @@
 //! All of them run, even when an early one fails; the command fails if any did. With `--figures` it
 //! prints figures of the text instead, which fail nothing.
 
+mod claims;
 mod columns;
 mod figures;
 mod files;
@@ -33,9 +34,11 @@ pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     if options.figures {
         return figures::print(paths);
     }
-    let checks: [(&str, Check); 9] = [
+    let checks: [(&str, Check); 11] = [
         ("file length, unsafe code, module headers", source::check),
         ("columns of comments and Markdown", columns::check),
+        ("measured figures in Markdown", claims::figures),
+        ("tests and commands that SPECIFICATION.md names", claims::evidence),
         ("dependencies between crates", layers::check),
         ("dependencies between the rooms of a crate", rooms::check),
         ("format", format),

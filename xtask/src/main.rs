@@ -43,8 +43,7 @@ enum Command {
     /// Run packet and namespace tests on Debian's kernel in an emulated machine
     Vm(vm::Options),
     /// Measure (as root)
-    #[command(subcommand)]
-    Bench(bench::What),
+    Bench(bench::Options),
     /// Write the image as an OCI archive
     Image(image::Options),
     /// Run a real Kubernetes with several nodes on this machine (as root)
@@ -63,7 +62,7 @@ fn main() -> ExitCode {
         Command::Lint(options) => lint::run(&paths, &options),
         Command::Test(options) => test::run(&paths, &options),
         Command::Vm(options) => vm::run(&paths, &options),
-        Command::Bench(what) => bench::run(&paths, &what),
+        Command::Bench(options) => bench::run(&paths, &options),
         Command::Image(options) => image::run(&paths, &options),
         Command::Cluster(options) => test_cluster::run(&paths, &Workshop(&paths), options),
     };

@@ -28,8 +28,8 @@ pub(crate) struct Maps {
     sources6: OwnedFd,
     pub addresses4: OwnedFd,
     addresses6: OwnedFd,
-    pub slots: OwnedFd,
-    pub backends: OwnedFd,
+    slots: OwnedFd,
+    backends: OwnedFd,
 }
 
 fn hash<K, V>() -> OwnedFd {
@@ -72,11 +72,19 @@ impl Maps {
                 addresses: Box::new(table::<V6, AddressInfo>("addresses6", &self.addresses6)),
                 frontends: Box::new(table::<FrontendKey<V6>, Frontend>("frontends6", &self.frontends6)),
             },
-            slots: Box::new(SharedArray::<Slot>::from_fd("slots", self.slots.try_clone().unwrap()).unwrap()),
-            backends: Box::new(
-                SharedArray::<Backend>::from_fd("backends", self.backends.try_clone().unwrap()).unwrap(),
-            ),
+            slots: Box::new(self.slots()),
+            backends: Box::new(self.backends()),
         }
+    }
+
+    /// Maps the array into memory, as the agent does.
+    pub(crate) fn slots(&self) -> SharedArray<Slot> {
+        SharedArray::from_fd("slots", self.slots.try_clone().unwrap()).unwrap()
+    }
+
+    /// Maps the array into memory, as the agent does.
+    pub(crate) fn backends(&self) -> SharedArray<Backend> {
+        SharedArray::from_fd("backends", self.backends.try_clone().unwrap()).unwrap()
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn service(cluster_ip: Ipv4Addr, port_name: &Arc<str>) -> ServiceObje
 }
 
 /// Returns all objects in the order in which a source sends them.
-pub(crate) fn stream() -> impl Iterator<Item = SourceEvent> {
+pub(crate) fn events() -> Vec<SourceEvent> {
     let port_name: Arc<str> = "http".into();
     let namespaces: Vec<Arc<str>> = (0..NAMESPACES).map(|i| namespace(i).into()).collect();
     let key =
@@ -80,11 +80,7 @@ pub(crate) fn stream() -> impl Iterator<Item = SourceEvent> {
     let begin = ObjectKind::ALL.map(SourceEvent::Relist).into_iter();
     let end = ObjectKind::ALL.map(SourceEvent::InSync).into_iter();
     let node = SourceEvent::Node("node-1".into(), Some(node()));
-    begin.chain(services).chain(slices).chain([node]).chain(end)
-}
-
-pub(crate) fn events() -> Vec<SourceEvent> {
-    stream().collect()
+    begin.chain(services).chain(slices).chain([node]).chain(end).collect()
 }
 
 /// Returns an event that replaces one endpoint of Service `i`.

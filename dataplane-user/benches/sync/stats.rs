@@ -66,10 +66,9 @@ impl Series {
         );
     }
 
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::json!({
-            "name": self.name, "median": self.median(), "min": self.quantile(0.0), "p99": self.quantile(0.99),
-            "max": self.quantile(1.0), "n": self.values.len(),
-        })
+    /// Returns the series as `cargo xtask bench` reads it.
+    pub(crate) fn figure(&self, name: &str, unit: &str) -> serde_json::Value {
+        let [value, min, max] = [0.5, 0.0, 1.0].map(|q| self.quantile(q));
+        serde_json::json!({"name": name, "value": value, "min": min, "max": max, "unit": unit})
     }
 }

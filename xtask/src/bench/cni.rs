@@ -3,7 +3,8 @@
 //!
 //! One run measures both plugins in turn, each pod in a fresh namespace, in an order that changes
 //! from round to round. Each timed call starts after the background work of the previous call has
-//! ended. IPv4 only, because ptp waits for duplicate address detection; dual stack is printed as
+//! ended. DEL is timed until it answers and until the pod's device is gone: Ropeway's answers
+//! first. IPv4 only, because ptp waits for duplicate address detection; dual stack is printed as
 //! well, for ropeway alone.
 
 mod rig;
@@ -12,8 +13,9 @@ mod stats;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::record::Figure;
 use crate::paths::Paths;
 use crate::shell;
 use rig::{Plugin, Rig, Sandbox};
@@ -27,21 +29,22 @@ const WARM_UP: usize = 5;
 const BURST: usize = 100;
 /// Number of bursts for each plugin.
 const BURSTS: usize = 3;
+/// Number of parts of a series; their ratios are the spread.
+const PARTS: usize = 6;
 /// Name of the file with the figures, in `target`.
 const FILE: &str = "bench-cni.json";
 
-/// Runs the benchmark with the binaries in `target/release`.
+/// Runs the benchmark with the binaries in `target/release`. Returns its figures.
 ///
 /// # Errors
 /// A tool is missing, a plugin fails, or a figure can't be written.
-pub(crate) fn run(paths: &Paths) -> Result<()> {
+pub(crate) fn run(paths: &Paths) -> Result<Vec<Figure>> {
     ensure!(shell::is_root(), "this benchmark makes network namespaces: run it as root");
     let scratch = paths.target.join(format!("{}{}", rig::PREFIX, std::process::id()));
     let binaries = paths.binaries();
     // A separate thread, so that this process stays in its namespaces.
     let outcome = std::thread::spawn(move || {
         let rig = Rig::make(&scratch, &binaries)?;
-        println!("programs on the pods' devices: {}", rig.programs);
         measure(&rig)
     });
     let figures = outcome.join().map_err(|_| anyhow::anyhow!("the benchmark has panicked"))??;
@@ -50,11 +53,10 @@ pub(crate) fn run(paths: &Paths) -> Result<()> {
 
 /// The measured times, in microseconds.
 struct Figures {
-    programs: String,
     exec: Series,
     add: [Series; 2],
     del: [Series; 2],
-    gone: Series,
+    gone: [Series; 2],
     dual: [Series; 2],
     burst_add: [Series; 2],
     burst_del: [Series; 2],
@@ -65,11 +67,10 @@ struct Figures {
 
 fn measure(rig: &Rig) -> Result<Figures> {
     let mut figures = Figures {
-        programs: rig.programs.clone(),
         exec: Series::new("exec alone (VERSION)"),
         add: [Series::new("ADD ropeway"), Series::new("ADD ptp + host-local")],
         del: [Series::new("DEL ropeway"), Series::new("DEL ptp + host-local")],
-        gone: Series::new("DEL ropeway until the device is gone"),
+        gone: [Series::new("DEL ropeway, device gone"), Series::new("DEL ptp + host-local, device gone")],
         dual: [Series::new("ADD ropeway, IPv4 and IPv6"), Series::new("DEL ropeway, IPv4 and IPv6")],
         burst_add: [Series::new("ADD ropeway, 100 at once"), Series::new("ADD ptp + host-local, 100 at once")],
         burst_del: [Series::new("DEL ropeway, 100 at once"), Series::new("DEL ptp + host-local, 100 at once")],
@@ -87,9 +88,7 @@ fn measure(rig: &Rig) -> Result<Figures> {
             if round >= WARM_UP {
                 figures.add[plugin as usize].push(times.add);
                 figures.del[plugin as usize].push(times.del);
-                if plugin == Plugin::Ropeway {
-                    figures.gone.push(times.gone);
-                }
+                figures.gone[plugin as usize].push(times.gone);
             }
         }
         let dual = one_pod(rig, Plugin::RopewayDual, round)?;
@@ -156,11 +155,12 @@ fn many_pods(rig: &Rig, plugin: Plugin, burst: usize) -> Result<Burst> {
     Ok(Burst { add, del, gone: start.elapsed(), cpu })
 }
 
-fn report(paths: &Paths, figures: &Figures) -> Result<()> {
-    let series = [&figures.exec, &figures.gone]
+fn report(paths: &Paths, figures: &Figures) -> Result<Vec<Figure>> {
+    let series = [&figures.exec]
         .into_iter()
         .chain(&figures.add)
         .chain(&figures.del)
+        .chain(&figures.gone)
         .chain(&figures.dual)
         .chain(&figures.burst_add)
         .chain(&figures.burst_del)
@@ -173,20 +173,17 @@ fn report(paths: &Paths, figures: &Figures) -> Result<()> {
     }
     let [ours, theirs] = figures.burst_cpu;
     println!("CPU time of an ADD in a burst: {ours:.2} ms ropeway, {theirs:.2} ms ptp + host-local");
-    let ratios = [
-        ("cni.add_p50_ratio", ratio(&figures.add, 0.5)),
-        ("cni.del_p50_ratio", ratio(&figures.del, 0.5)),
-        ("cni.add_burst_p99_ratio", ratio(&figures.burst_add, 0.99)),
-        ("cni.del_burst_p99_ratio", ratio(&figures.burst_del, 0.99)),
+    let named = vec![
+        ratio("cni.add_p50_ratio", &figures.add, 0.5, PARTS),
+        ratio("cni.del_p50_ratio", &figures.del, 0.5, PARTS),
+        ratio("cni.del_gone_p50_ratio", &figures.gone, 0.5, PARTS),
+        ratio("cni.add_burst_p99_ratio", &figures.burst_add, 0.99, BURSTS),
+        ratio("cni.del_burst_p99_ratio", &figures.burst_del, 0.99, BURSTS),
+        ratio("cni.del_burst_gone_ratio", &figures.burst_gone, 0.5, BURSTS),
     ];
-    let named: serde_json::Map<String, Value> = ratios.iter().map(|(n, r)| ((*n).to_owned(), json!(r))).collect();
-    let all = json!({ "programs": figures.programs, "microseconds": table, "figures": named,
-        "burst_cpu_ms": figures.burst_cpu });
+    let all = json!({ "microseconds": table, "figures": named, "burst_cpu_ms": figures.burst_cpu });
     let file = paths.target.join(FILE);
     std::fs::write(&file, format!("{all:#}\n")).with_context(|| format!("cannot write {}", file.display()))?;
     println!("written to {}", paths.short(&file));
-    for (name, value) in ratios {
-        println!("figure {name} {value:.3} x");
-    }
-    Ok(())
+    Ok(named)
 }

@@ -3,17 +3,20 @@
 
 use anyhow::{Context, Result};
 
+use super::record::{self, Figure};
 use crate::paths::Paths;
 use crate::{build, setup, shell};
 
 /// Name of the file with the figures, in `target`.
 const FILE: &str = "bench-packet.json";
 
-/// Builds and runs the benchmark.
-pub(super) fn run(paths: &Paths) -> Result<()> {
+/// Builds and runs the benchmark. Returns its figures.
+pub(super) fn run(paths: &Paths) -> Result<Vec<Figure>> {
     build::ebpf(paths, &setup::ebpf(paths)?)?;
     std::fs::create_dir_all(&paths.target).with_context(|| format!("cannot create {}", paths.target.display()))?;
+    let file = paths.target.join(FILE);
     let mut cargo = shell::cargo(&paths.root);
-    cargo.args(["run", "--release", "--locked", "--package", "packet-tests", "--bin", "packet-bench", "--"]);
-    shell::run(cargo.arg(paths.target.join(FILE)))
+    cargo.args(["run", "--release", "--locked", "--target", build::HOST, "--package", "packet-tests"]);
+    shell::run(cargo.args(["--bin", "packet-bench", "--"]).arg(&file))?;
+    record::of_file(&file)
 }

@@ -3,15 +3,23 @@
 
 use anyhow::Result;
 
+use super::record::{self, Figure};
 use crate::paths::Paths;
-use crate::shell;
+use crate::{build, shell};
 
-/// Builds and runs the benchmark, with its files on the disk of the checkout.
+/// Name of the file with the figures, in `target`.
+const FILE: &str = "bench-store.json";
+
+/// Builds and runs the benchmark, with its files on the disk of the checkout. Returns its figures.
 ///
 /// # Errors
-/// It does not build, or one of its checks fails.
-pub(crate) fn run(paths: &Paths) -> Result<()> {
+/// It does not build, the checkout is not on a disk, or one of its checks fails.
+pub(crate) fn run(paths: &Paths) -> Result<Vec<Figure>> {
+    let file = paths.target.join(FILE);
     shell::step("building and running dataplane-host/benches/store");
-    let arguments = ["bench", "--quiet", "--package", "dataplane-host", "--bench", "store", "--", "--directory"];
-    shell::run(shell::cargo(&paths.root).args(arguments).arg(&paths.target))
+    let mut cargo = shell::cargo(&paths.root);
+    cargo.args(["bench", "--quiet", "--locked", "--target", build::HOST, "--package", "dataplane-host"]);
+    cargo.args(["--bench", "store", "--", "--directory"]).arg(&paths.target).arg("--json").arg(&file);
+    shell::run(&mut cargo)?;
+    record::of_file(&file)
 }

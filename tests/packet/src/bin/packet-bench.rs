@@ -2,7 +2,8 @@
 //!
 //! Measures `from_pod` in nanoseconds net of an empty program, and as ratios to the map operations
 //! that it cannot do without. All figures are measured in one run, in turn, on rotating flows,
-//! because only ratios within a run are comparable between machines.
+//! because only ratios within a run are comparable between machines. The node is configured as an
+//! agent configures one of a cluster: the tries of networks are filled and in use.
 //!
 //! Usage: `packet-bench [JSON file]`
 
@@ -13,8 +14,10 @@ use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use bytemuck::{Pod as Plain, Zeroable};
-use dataplane_common::types::address::{Address, V4, V6};
-use dataplane_common::types::pod::{AddressInfo, NodeConfig, Pod, address_kind, pod_flags};
+use dataplane_common::types::address::{Address, Prefix, V4, V6};
+use dataplane_common::types::pod::{
+    AddressInfo, Network, NodeConfig, Pod, address_kind, network_flags, node_features, pod_flags,
+};
 use dataplane_common::types::service::{
     Backend, Frontend, FrontendKey, Slot, SlotTable, backend_state, proto, scheduler,
 };
@@ -232,6 +235,7 @@ fn fill(ebpf: &Ebpf, rule: u8, backends: u8) -> Result<()> {
     let config = NodeConfig {
         node4: Ipv4Addr::new(10, 9, 0, 1).into(),
         uplink: 1,
+        features: node_features::NETWORKS | node_features::NODE_CLIENT,
         udp_ticks: u32::MAX,
         tcp_ticks: u32::MAX,
         closing_ticks: u32::MAX,
@@ -260,9 +264,46 @@ fn fill(ebpf: &Ebpf, rule: u8, backends: u8) -> Result<()> {
             table::<u32, Slot>(ebpf, "slots")?.insert(&id, &Slot { backend: id, turn: 0 })?;
         }
     }
+    networks::<V4>(ebpf, 4, networks4())?;
+    networks::<V6>(ebpf, 6, networks6())?;
     for n in 1..=VIPS {
         family::<V4>(ebpf, 4, &vip(false, n), SlotTable { base: 1, len: backends.into() }, rule)?;
         family::<V6>(ebpf, 6, &vip(true, n), SlotTable { base: 101, len: backends.into() }, rule)?;
+    }
+    Ok(())
+}
+
+/// Number of other nodes, each with a pod range and an address.
+const NODES: u8 = 100;
+
+/// Roles of networks: pods of this node, pods of others and other nodes, cluster IPs.
+const OWN: u32 = network_flags::OWN | network_flags::KEEP_SOURCE;
+const OTHER: u32 = network_flags::KEEP_SOURCE;
+const SERVICE: u32 = network_flags::SERVICE;
+
+fn networks4() -> Vec<(u32, V4, u32)> {
+    let net = |length, octets: [u8; 4], flags| (length, Ipv4Addr::from(octets).into(), flags);
+    let others = (0..NODES).flat_map(|n| [net(24, [10, 2, n, 0], OTHER), net(32, [10, 9, 1, n], OTHER)]);
+    others.chain([net(24, [10, 1, 0, 0], OWN), net(12, [10, 96, 0, 0], SERVICE)]).collect()
+}
+
+fn networks6() -> Vec<(u32, V6, u32)> {
+    let net = |length, start: [u16; 4], last, flags| {
+        let [a, b, c, d] = start;
+        (length, Ipv6Addr::new(a, b, c, d, 0, 0, 0, last).into(), flags)
+    };
+    let others = (0..u16::from(NODES))
+        .flat_map(|n| [net(64, [0xfd00, 2, 0, n], 0, OTHER), net(128, [0xfd00, 9, 0, 0], n, OTHER)]);
+    others.chain([net(64, [0xfd00, 1, 0, 0], 0, OWN), net(108, [0xfd00, 0x96, 0, 0], 0, SERVICE)]).collect()
+}
+
+fn networks<A>(ebpf: &Ebpf, digit: u8, all: Vec<(u32, A, u32)>) -> Result<()>
+where
+    Prefix<A>: Plain,
+{
+    let trie = table::<Prefix<A>, Network>(ebpf, &format!("networks{digit}"))?;
+    for (len, data, flags) in all {
+        trie.insert(&Prefix { len, data }, &Network { oif: 0, flags })?;
     }
     Ok(())
 }
@@ -297,7 +338,7 @@ fn report(all: &[Samples]) -> Result<()> {
     }
     // Ratios are computed round by round, so that a slow minute of the machine affects both parts.
     let values = |name: &str| all.iter().find(|s| s.name == name).map(|s| s.values.clone()).unwrap_or_default();
-    let mut figures = serde_json::Map::new();
+    let mut figures = Vec::new();
     for (figure, what, over, times) in [
         ("packet.hit_over_lookup", "v4.hit", "v4.lookup", 1.0),
         ("packet.new_flow_over_inserts", "v4.new_flow", "v4.insert", 2.0),
@@ -311,18 +352,16 @@ fn report(all: &[Samples]) -> Result<()> {
     ] {
         let ratios = values(what).iter().zip(values(over)).map(|(a, b)| a / (b * times)).collect();
         let ratio = Samples { name: figure.into(), values: ratios };
-        let (low, high) = ratio.spread();
-        writeln!(text, "{figure:36} {:6.2} ({low:.2} to {high:.2})", ratio.median())?;
-        figures.insert(figure.into(), serde_json::json!({ "median": ratio.median(), "min": low, "max": high }));
-    }
-    for (name, value) in &figures {
-        writeln!(text, "figure {name} {:.2} x", value["median"].as_f64().unwrap_or(f64::NAN))?;
+        let (min, max) = ratio.spread();
+        let value = ratio.median();
+        writeln!(text, "{figure:36} {value:6.2} ({min:.2} to {max:.2})")?;
+        figures.push(serde_json::json!({ "name": figure, "value": value, "min": min, "max": max, "unit": "x" }));
     }
     print!("{text}");
     if let Some(path) = std::env::args().nth(1) {
         let nanoseconds: serde_json::Map<_, _> =
             all.iter().map(|s| (s.name.clone(), serde_json::json!(s.values))).collect();
-        let json = serde_json::json!({ "nanoseconds": nanoseconds, "ratios": figures });
+        let json = serde_json::json!({ "nanoseconds": nanoseconds, "figures": figures });
         std::fs::write(&path, serde_json::to_string_pretty(&json)?).with_context(|| format!("cannot write {path}"))?;
     }
     Ok(())

@@ -9,12 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use dataplane_common::types::address::{V4, V6};
-use dataplane_common::types::pod::{AddressInfo, POD_SLOTS, Pod, PodNetns};
 use dataplane_host::netlink::{IfIndex, Socket, add_address, set_up};
 use dataplane_host::netns::Netns;
 use dataplane_host::pins::Pins;
-use dataplane_host::sys;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::thread::UnshareFlags;
 use serde_json::json;
@@ -37,8 +34,6 @@ pub(super) enum Plugin {
 pub(super) struct Rig {
     scratch: PathBuf,
     ropeway: PathBuf,
-    /// Description of the programs attached to the pods' devices.
-    pub(super) programs: String,
     configs: [String; 3],
     cgroup: Option<PathBuf>,
 }
@@ -76,20 +71,13 @@ impl Rig {
         let mut rig = Self {
             scratch: scratch.into(),
             ropeway,
-            programs: String::new(),
             configs: [String::new(), String::new(), String::new()],
             cgroup: None,
         };
         mount("bpf", scratch.join("bpf"), "bpf", MountFlags::empty(), None)?;
         Socket::open()?.run(&[set_up(IfIndex(1)), add_address(IfIndex(1), "192.0.2.1/32".parse()?)])?;
         rig.configs = rig.configurations();
-        rig.programs = match rig.pin_by_agent(&binaries.join("ropeway-agent")) {
-            Ok(()) => "from_pod and to_pod, pinned by ropeway-agent".into(),
-            Err(error) => {
-                rig.pin_stand_ins()?;
-                format!("STAND-INS that do nothing, because the agent has pinned none: {error:#}")
-            }
-        };
+        rig.pin_by_agent(&binaries.join("ropeway-agent"))?;
         Ok(rig)
     }
 
@@ -155,32 +143,6 @@ impl Rig {
         Ok(())
     }
 
-    fn pin_stand_ins(&self) -> Result<()> {
-        const HASH: u32 = 1;
-        const ARRAY: u32 = 2;
-        let pins = Pins::new(&self.scratch.join("bpf/ropeway"));
-        for directory in ["maps", "programs"] {
-            fs::create_dir_all(pins.directory().join(directory))?;
-        }
-        for (name, kind, key, value, entries) in [
-            ("pods", ARRAY, 4, size_of::<Pod>(), POD_SLOTS),
-            ("addresses4", HASH, size_of::<V4>(), size_of::<AddressInfo>(), 4096),
-            ("addresses6", HASH, size_of::<V6>(), size_of::<AddressInfo>(), 4096),
-            ("pod_netns", HASH, 8, size_of::<PodNetns>(), 4096),
-        ] {
-            if !pins.map(name).exists() {
-                let map = sys::create_map(kind, u32::try_from(key)?, u32::try_from(value)?, entries, 0)?;
-                sys::obj_pin(map.as_fd(), &pins.map(name))?;
-            }
-        }
-        for name in ["from_pod", "to_pod"] {
-            if !pins.program(name).exists() {
-                sys::obj_pin(sys::return_program(name, 0)?.as_fd(), &pins.program(name))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Calls a plugin. Returns the time from before its start to its end.
     pub(super) fn call(&self, plugin: Plugin, verb: &str, container: &str, sandbox: &Sandbox) -> Result<Duration> {
         let program = match plugin {
@@ -199,7 +161,7 @@ impl Rig {
         timed(Command::new(&self.ropeway).env_clear().env("CNI_COMMAND", "VERSION"), "{}")
     }
 
-    /// Waits until all background processes have ended.
+    /// Waits until all background processes have ended, after which no pod has a device.
     pub(super) fn settle(&self) -> Result<()> {
         let releasing = self.state().join("addresses/releasing");
         let deadline = Instant::now() + Duration::from_secs(60);
