@@ -292,6 +292,7 @@ fn agent_rows(agent: &AgentStatus) -> Vec<Vec<String>> {
         rows.push(row!["Not in sync", format!("waiting for {}", agent.waiting_for.join(", "))]);
     }
     rows.extend(agent.stalled.iter().map(|stall| row!["API server", stall]));
+    rows.extend(agent.last_error.iter().map(|error| row!["Last error", error]));
     rows.extend(agent.notes.iter().map(|note| row!["Note", note]));
     rows.extend(agent.rejections.iter().map(|rejection| row!["Rejected", rejection]));
     let more = agent.rejected.saturating_sub(agent.rejections.len());

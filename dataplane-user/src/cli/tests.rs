@@ -271,6 +271,7 @@ slots   4   -        1024  -
     status.agent = Some(AgentStatus {
         synced: true,
         stalled: vec!["Service: nothing heard since 2026-12-01T00:00:00Z".into()],
+        last_error: Some("2026-12-01T00:00:00Z: map frontends4: refused".into()),
         rejected: 22,
         rejections: vec!["Service shop/web, spec.ports: 10.0.0.1 port 80 is taken by Service shop/old".into()],
         ..AgentStatus::default()
@@ -278,6 +279,7 @@ slots   4   -        1024  -
     let told = text(&status);
     for line in [
         "API server      Service: nothing heard since 2026-12-01T00:00:00Z\n",
+        "Last error      2026-12-01T00:00:00Z: map frontends4: refused\n",
         "Rejected        Service shop/web, spec.ports: 10.0.0.1 port 80 is taken by Service shop/old\n",
         "Rejected        21 more: see the agent's log\n",
     ] {

@@ -37,6 +37,8 @@ pub struct AgentStatus {
     pub waiting_for: Vec<String>,
     /// Kinds of objects that the API server does not tell about, with the time of the last contact.
     pub stalled: Vec<String>,
+    /// Time and text of the last error of a watch or of a map; it may have ended since.
+    pub last_error: Option<String>,
     /// Settings that an operator should know of.
     pub notes: Vec<String>,
     /// Number of parts of objects and files that can't be used or served.
@@ -60,6 +62,7 @@ impl AgentStatus {
             synced: snapshot.synced,
             waiting_for: snapshot.waiting_for.iter().map(|&kind| kind.into()).collect(),
             stalled: stalled.iter().map(describe).collect(),
+            last_error: snapshot.last_error.as_ref().map(|(time, text)| format!("{}: {text}", rfc3339(*time))),
             notes: notes.into(),
             rejected: snapshot.rejected,
             rejections: snapshot.rejections.iter().take(SHOWN).map(ToString::to_string).collect(),
@@ -117,13 +120,14 @@ mod tests {
     fn status_names_stalls_and_the_first_rejections() {
         let key = ObjectKey::new("shop", "web");
         let rejection = |n: usize| Rejection::of(ObjectKind::Service, &key, "spec.ports", format!("fault {n}"));
+        let last = SystemTime::UNIX_EPOCH + Duration::from_millis(951_782_400_900);
         let snapshot = Snapshot {
             synced: true,
             rejected: 30,
             rejections: (0..30).map(rejection).collect(),
+            last_error: Some((last, "Node: connection lost".into())),
             ..Snapshot::default()
         };
-        let last = SystemTime::UNIX_EPOCH + Duration::from_millis(951_782_400_900);
         let stalls = [
             Stall { kind: "Node", lasting: PAUSE, last: None },
             Stall { kind: "Service", lasting: PAUSE, last: Some(last) },
@@ -131,6 +135,7 @@ mod tests {
         let status = AgentStatus::new(&snapshot, &stalls, &["note".into()]);
         assert_eq!(status.stalled[0], "Node: nothing heard yet");
         assert_eq!(status.stalled[1], "Service: nothing heard since 2000-02-29T00:00:00Z");
+        assert_eq!(status.last_error.unwrap(), "2000-02-29T00:00:00Z: Node: connection lost");
         assert_eq!((status.rejected, status.rejections.len()), (30, SHOWN));
         assert_eq!(status.rejections[0], "Service shop/web, spec.ports: fault 0");
     }

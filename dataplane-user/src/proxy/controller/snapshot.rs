@@ -49,8 +49,8 @@ pub struct Snapshot {
     pub endpoint_changes: u64,
     /// Services that wait for another try.
     pub failing: usize,
-    /// The last error of a source or a map.
-    pub last_error: Option<Arc<str>>,
+    /// The last error of a source or a map, and its time; `ropeway status` shows it.
+    pub last_error: Option<(SystemTime, Arc<str>)>,
     /// Present faults of objects and files; at most [`MAX_REJECTIONS`].
     pub rejections: Arc<[Rejection]>,
     /// The number of all present rejections.

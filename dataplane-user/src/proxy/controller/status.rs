@@ -49,7 +49,7 @@ pub(super) struct Status {
     last_queued: Option<SystemTime>,
     last_sync: Option<SystemTime>,
     last_duration: Duration,
-    last_error: Option<Arc<str>>,
+    last_error: Option<(SystemTime, Arc<str>)>,
     pending_since: Option<Instant>,
     rounds: Arc<Histogram<Rounds>>,
     programming: Arc<Histogram<Programming>>,
@@ -84,9 +84,7 @@ impl Status {
     }
 
     pub(super) fn error(&mut self, error: &str) {
-        if self.last_error.as_deref() != Some(error) {
-            self.last_error = Some(error.into());
-        }
+        self.last_error = Some((SystemTime::now(), error.into()));
     }
 
     fn counted(&mut self, id: ServiceId) -> &mut Counted {
