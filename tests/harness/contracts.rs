@@ -23,6 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::pod::IpFamily;
 
+/// The environment variable with the number of the only rule that tests check. Without it, they
+/// check all rules.
+pub const RULE_VARIABLE: &str = "ROPEWAY_RULE";
+
 /// The place of a client, seen from the node under test.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -114,6 +118,14 @@ impl Rule {
     #[must_use]
     pub fn cells(&self) -> Vec<(Path, IpFamily)> {
         all_cells().filter(|(path, family)| self.absent(*path, *family).is_none()).collect()
+    }
+
+    /// Returns the cells that tests check in this run: none if [`RULE_VARIABLE`] names another
+    /// rule.
+    #[must_use]
+    pub fn selected_cells(&self) -> Vec<(Path, IpFamily)> {
+        let other = std::env::var(RULE_VARIABLE).is_ok_and(|number| number != self.number);
+        if other { Vec::new() } else { self.cells() }
     }
 }
 

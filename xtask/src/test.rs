@@ -15,6 +15,7 @@
 mod contracts;
 mod copy;
 mod mutants;
+mod sabotage;
 mod traces;
 
 use std::time::Instant;
@@ -42,6 +43,12 @@ pub(crate) struct Options {
     /// Write docs/service-matrix.md from the records of this run instead of comparing them
     #[arg(long)]
     write: bool,
+    /// With the filter `contracts`: break each rule in a copy of the source, and expect a failure
+    #[arg(long, conflicts_with_all = ["write", "level"], requires = "filter")]
+    sabotage: bool,
+    /// Break only this rule, such as 2.3.4
+    #[arg(long, value_name = "NUMBER", requires = "sabotage")]
+    rule: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -101,6 +108,12 @@ impl Level {
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
     if let Some(What::Mutants(options)) = &options.what {
         return mutants::run(paths, options);
+    }
+    if options.sabotage {
+        if options.filter.as_deref() != Some("contracts") {
+            bail!("only the contract has patches: cargo xtask test contracts --sabotage");
+        }
+        return sabotage::run(paths, options.rule.as_deref());
     }
     let levels: Vec<_> =
         Level::ALL.into_iter().filter(|level| options.level.is_empty() || options.level.contains(level)).collect();

@@ -19,7 +19,8 @@ pub(super) struct Observations {
 
 impl Observations {
     pub(super) fn new(rule: &str) -> Self {
-        Self { cells: Rule::of(rule).unwrap().cells().into_iter().map(|cell| (cell, Checked::default())).collect() }
+        let cells = Rule::of(rule).unwrap().selected_cells();
+        Self { cells: cells.into_iter().map(|cell| (cell, Checked::default())).collect() }
     }
 
     /// Checks every cell that has not failed yet, one after the other.

@@ -132,7 +132,7 @@ fn loads(fixture: &ContractFixture) -> Loads {
         let start = |from: &dyn TrafficEndpoint| RequestLoad::start(from, target, Protocol::Tcp, 20).unwrap();
         ((path, family), fixture.clients(path).iter().map(|from| start(from)).collect())
     };
-    Rule::of("2.1.3").unwrap().cells().into_iter().map(start).collect()
+    Rule::of("2.1.3").unwrap().selected_cells().into_iter().map(start).collect()
 }
 
 fn kubeconfig(beside: &FilePath) -> std::path::PathBuf {

@@ -21,8 +21,8 @@ const TARGET: &str = "target";
 /// Makes the copy `name` equal to the checkout: to its tracked files, as they are now, and to new
 /// ones that git does not ignore. Returns the paths of the copy.
 pub(super) fn make(paths: &Paths, name: &str) -> Result<Paths> {
-    let folder = paths.target.join(name);
-    let copy = Paths { root: folder.join("tree"), target: folder.join("build") };
+    let root = paths.target.join(name);
+    let copy = Paths { target: root.join(TARGET), root };
     let mut git = Command::new("git");
     git.current_dir(&paths.root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
     let listed = shell::output(&mut git)?;
@@ -97,7 +97,9 @@ mod tests {
         make(&paths, "copy").unwrap();
         assert_eq!((read("src/a.rs"), read("src/regressions.txt")), (None, None));
         assert_eq!(time(), before, "what is equal keeps its time");
-        assert!(!copy.root.join("target").exists(), "build output is not copied");
+        fs::write(copy.target.join("output"), "4").unwrap();
+        make(&paths, "copy").unwrap();
+        assert!(copy.target.join("output").exists(), "build output stays");
         fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -59,7 +59,7 @@ impl Sessions {
             }
             ((path, family), clients)
         };
-        Self(Rule::of(rule).unwrap().cells().into_iter().map(of).collect())
+        Self(Rule::of(rule).unwrap().selected_cells().into_iter().map(of).collect())
     }
 
     /// Sends a datagram from each socket, and checks the outcomes of each client in each cell.
@@ -155,7 +155,7 @@ pub(super) fn restart(fixture: &mut ContractFixture) {
         let open = |(from, target): (&dyn TrafficEndpoint, Target)| PersistentLoad::open(from, target.tcp, 8);
         ((path, family), targets.into_iter().map(open).collect::<Result<Vec<_>>>())
     };
-    let held: BTreeMap<_, _> = Rule::of("2.6.3").unwrap().cells().into_iter().map(hold).collect();
+    let held: BTreeMap<_, _> = Rule::of("2.6.3").unwrap().selected_cells().into_iter().map(hold).collect();
     for node in &mut fixture.cluster.nodes {
         node.kill_agent().unwrap();
     }
