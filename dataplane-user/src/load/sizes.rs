@@ -27,6 +27,8 @@ pub struct Sizes {
     pub fixed: [(&'static str, u32); 6],
 }
 
+/// Most slots, unless the configuration says otherwise.
+pub const MAX_SLOTS: u32 = 1 << 22;
 /// Kernel memory in bytes per flow: an entry of `flows4`, one of `flows6`, and half an entry of
 /// each affinity and socket map. Counts keys, values and the overhead of an LRU hash.
 const BYTES_PER_FLOW: u64 = 600;
@@ -52,7 +54,7 @@ impl Sizes {
                 resizable(&["frontends6"], 1 << 17, 1 << 20, given.frontends),
                 resizable(&["services"], 1 << 17, 1 << 20, given.services),
                 resizable(&["backends", "backend_stats", "backend_loads"], 1 << 16, 1 << 20, given.backends),
-                resizable(&["slots"], 1 << 18, 1 << 22, given.slots),
+                resizable(&["slots"], 1 << 18, MAX_SLOTS, given.slots),
             ],
             fixed: [
                 ("flows4", flows),

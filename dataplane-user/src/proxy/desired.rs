@@ -131,6 +131,7 @@ pub fn service<'a>(
     let claims = frontends::claims(key, service, context, is_cluster_ip, &mut rejections);
     let sources = sources::allowed(service, context);
     let scheduling = service.scheduling();
+    let maglev_size = limits::maglev_size(key, scheduling.and_then(|s| s.maglev_size), context, &mut rejections);
     let ports = service.ports.iter().map(|port| {
         let frontends = frontends::of_port(service, port, &claims, context);
         let wants = choose::Wants::of(&frontends);
@@ -141,7 +142,7 @@ pub fn service<'a>(
             frontends,
             affinity: service.affinity,
             scheduler: scheduling.and_then(|s| s.scheduler).unwrap_or(context.node.scheduler),
-            maglev_size: scheduling.and_then(|s| s.maglev_size).unwrap_or(context.node.maglev_size),
+            maglev_size,
         }
     });
     let ports = ports.collect();

@@ -15,6 +15,7 @@ pub mod ids;
 pub mod ownership;
 pub mod plan;
 pub mod published;
+pub mod quota;
 pub mod reconciler;
 pub mod restore;
 pub mod slots;

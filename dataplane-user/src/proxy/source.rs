@@ -166,6 +166,10 @@ impl Cause {
     }
 }
 
+/// Most rejections of one object: one object with thousands of faults must not fill the log, the
+/// Events and the memory of all nodes.
+pub const MAX_OF_OBJECT: usize = 16;
+
 /// A part of an object or file that can't be used, with the reason. Shown in the log, in Events and
 /// by `ropeway status`.
 #[derive(Clone, PartialEq, Eq, Debug)]

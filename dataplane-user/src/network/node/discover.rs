@@ -15,6 +15,7 @@ use dataplane_host::netlink::{Hop, IfIndex, InterfaceAddress, Link, NetlinkError
 use ipnetwork::IpNetwork;
 
 use crate::config::{Config, NodePortRange};
+use crate::load::sizes;
 use crate::proxy::desired::NodeContext;
 use crate::proxy::source::NodeObject;
 
@@ -201,6 +202,7 @@ impl NodeFacts {
             resolvers: Vec::new(),
             scheduler: config.scheduler as u8,
             maglev_size: config.maglev_table_size,
+            max_slots: config.tables.slots.unwrap_or(sizes::MAX_SLOTS),
             ipv4: true,
             ipv6,
         }

@@ -175,6 +175,7 @@ impl Core {
         }
         if let Some(context) = self.cluster_state.new_context().filter(|c| *c != self.pipeline.context) {
             self.pipeline.status.set_nodeport_addresses(&context);
+            self.pipeline.reconciler.set_most_slots(context.node.max_slots);
             self.pipeline.context = context;
             self.pipeline.add_node_addresses();
             self.addresses_changed = true;

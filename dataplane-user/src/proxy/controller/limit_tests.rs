@@ -4,14 +4,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use dataplane_common::types::clock::Clock;
+use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::service::proto;
 
 use super::Core;
 use crate::proxy::apply::memory::MemoryMaps;
 use crate::proxy::desired::NodeContext;
 use crate::proxy::desired::limits::MAX_FRONTENDS;
-use crate::proxy::source::object::{DualAddr, ServiceExtra, ServicePort};
-use crate::proxy::source::{Cause, ObjectKey, ObjectKind, ServiceObject, SourceEvent};
+use crate::proxy::source::object::{DualAddr, Endpoint, ServiceExtra, ServicePort, SlicePort, endpoint_flags};
+use crate::proxy::source::{Cause, ObjectKey, ObjectKind, ServiceObject, SliceObject, SourceEvent};
 
 const NOW: Duration = Duration::from_secs(1000);
 
@@ -25,6 +26,73 @@ fn service(ports: u16, external: u32) -> ServiceObject {
         extra: Some(Box::new(ServiceExtra { external_ips, ..ServiceExtra::default() })),
         ..ServiceObject::default()
     }
+}
+
+/// Returns a core with complete lists and these numbers of slots in the map, and at most.
+fn core_with(memory: &MemoryMaps, max_slots: u32) -> Core {
+    let mut core = Core::new(memory.tables(), Clock { jiffies_per_second: 250 }, NOW).unwrap();
+    core.set_node_context(NodeContext { name: "n1".into(), ipv4: true, max_slots, ..NodeContext::default() });
+    for kind in ObjectKind::ALL {
+        core.handle(SourceEvent::InSync(kind));
+    }
+    core
+}
+
+/// Adds a Service with this many endpoints, each of which has a slot.
+fn add(core: &mut Core, namespace: &str, number: u8, endpoints: u8) {
+    let name = format!("s{number}");
+    let ports = [ServicePort { name: "p".into(), port: 80, node_port: 0, proto: proto::TCP }].into();
+    let cluster_ips = DualAddr { v4: Some(Ipv4Addr::new(10, 96, namespace.len() as u8, number)), v6: None };
+    let object = ServiceObject { cluster_ips, ports, ..ServiceObject::default() };
+    core.handle(SourceEvent::Service(ObjectKey::new(namespace, &name), Some(object)));
+    set_endpoints(core, namespace, number, 0, endpoints);
+}
+
+/// Gives a Service the endpoints from `first` on.
+fn set_endpoints(core: &mut Core, namespace: &str, number: u8, first: u8, endpoints: u8) {
+    let flags = endpoint_flags::READY | endpoint_flags::SERVING;
+    let endpoint = |n| Endpoint { addr: Ipv4Addr::new(10, 1, number, n).into(), zones: None, node: 0, flags };
+    let slice = SliceObject {
+        service: format!("s{number}").into(),
+        ports: [SlicePort { name: "p".into(), port: 80, proto: proto::TCP }].into(),
+        endpoints: (first..first + endpoints).map(endpoint).collect(),
+        triggered: 0,
+        family: IpFamily::V4,
+    };
+    core.handle(SourceEvent::Slice(ObjectKey::new(namespace, &format!("s{number}-1")), Some(slice)));
+}
+
+fn causes(core: &mut Core) -> Vec<(Cause, String)> {
+    core.snapshot().rejections.iter().map(|r| (r.cause, r.to_string())).collect()
+}
+
+#[test]
+fn service_and_namespace_have_a_share_of_the_slots() {
+    let memory = MemoryMaps::new(10_000, 10_000);
+    let mut core = core_with(&memory, 1600);
+    add(&mut core, "shop", 0, 101);
+    core.reconcile(NOW);
+    let text = "Service shop/s0: the Service needs more than 100 slots, and one Service has no more; its entries stay \
+                as they are";
+    assert_eq!(causes(&mut core), [(Cause::LimitExceeded, text.to_owned())]);
+    assert_eq!(core.snapshot().failing, 0, "nothing to try again");
+    set_endpoints(&mut core, "shop", 0, 0, 100);
+    for number in 1..5 {
+        add(&mut core, "shop", number, 100);
+    }
+    core.reconcile(NOW);
+    assert_eq!(core.snapshot().slots, 400);
+    assert!(causes(&mut core)[0].1.ends_with("needs more than 0 slots, and its namespace has no more; its entries stay as they are"));
+    // Others are not concerned, and a Service of the namespace can exchange its endpoints.
+    add(&mut core, "other", 9, 50);
+    set_endpoints(&mut core, "shop", 1, 100, 100);
+    core.reconcile(NOW);
+    assert_eq!((core.snapshot().rejected, core.snapshot().slots), (1, 550), "100 of them are at rest");
+    // Another one takes the place of a deleted one when it is tried again.
+    core.handle(SourceEvent::Service(ObjectKey::new("shop", "s2"), None));
+    core.reconcile(NOW);
+    core.reconcile(NOW + Duration::from_secs(60));
+    assert_eq!(core.snapshot().rejected, 0);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::proxy::desired::limits::{Excess, excess};
 use crate::proxy::desired::{self, Context, Desired, FrontendAddr, ready_local};
 use crate::proxy::reconcile::ids::ServiceId;
 use crate::proxy::reconcile::ownership::Claimants;
+use crate::proxy::reconcile::quota::SlotLimit;
 use crate::proxy::reconcile::reconciler::{Part, Reconciled};
 use crate::proxy::reconcile::{Plan, Reconciler, Refusal};
 use crate::proxy::source::{Cause, ObjectKind, Rejection};
@@ -184,13 +185,27 @@ impl Pipeline {
                 None
             }
             Reconciled::Refused(refusal) => {
-                let Refusal::Full { map, needed, .. } = refusal;
                 self.note_health(id);
-                self.status.refused(id, map, needed);
-                rejections.extend(self.rejection(id, "", refusal.to_string(), Cause::TableFull));
+                let cause = match refusal {
+                    Refusal::Full { map, needed, .. } => {
+                        self.status.refused(id, map, needed);
+                        Cause::TableFull
+                    }
+                    Refusal::Limit { .. } => {
+                        self.status.fits(id);
+                        Cause::LimitExceeded
+                    }
+                };
+                rejections.extend(self.rejection(id, "", refusal.to_string(), cause));
                 self.status.rejections.set_service(id, rejections);
                 self.status.published(id, self.reconciler.published(id));
-                self.queue.retry(id, now);
+                match refusal {
+                    Refusal::Limit { limit: SlotLimit::Service, .. } => self.leave(id),
+                    // Others may give up what it needs.
+                    Refusal::Full { .. } | Refusal::Limit { limit: SlotLimit::Namespace, .. } => {
+                        self.queue.retry(id, now);
+                    }
+                }
                 None
             }
             Reconciled::Planned { part, conflicts } => {
@@ -211,6 +226,11 @@ impl Pipeline {
         let rejection = self.rejection(id, "", excess.to_string(), Cause::LimitExceeded);
         self.status.rejections.set_service(id, rejection.into_iter().collect());
         self.status.published(id, self.reconciler.published(id));
+        self.leave(id);
+    }
+
+    /// Tries a Service again only when its objects change.
+    fn leave(&mut self, id: ServiceId) {
         self.queue.succeeded(id);
         self.status.applied(id);
     }

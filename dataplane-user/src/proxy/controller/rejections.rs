@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::snapshot::MAX_REJECTIONS;
 use crate::proxy::reconcile::ids::ServiceId;
-use crate::proxy::source::{ObjectKey, ObjectKind, Rejection, RejectionOrigin};
+use crate::proxy::source::{MAX_OF_OBJECT, ObjectKey, ObjectKind, Rejection, RejectionOrigin};
 
 /// All present rejections. Empty in a healthy cluster, so that it costs nothing there.
 #[derive(Debug, Default)]
@@ -25,11 +25,15 @@ pub(super) struct Rejections {
 }
 
 impl Rejections {
+    /// Adds a rejection. Of an object, only the first one is logged, and [`MAX_OF_OBJECT`] are
+    /// kept.
     pub(super) fn add(&mut self, rejection: Rejection) {
-        warn!(%rejection, "object rejected");
         self.shown = None;
         let known = self.read.entry(rejection.origin.clone()).or_default();
-        if !known.contains(&rejection) {
+        if known.is_empty() || matches!(rejection.origin, RejectionOrigin::File { .. }) {
+            warn!(%rejection, "object rejected");
+        }
+        if known.len() < MAX_OF_OBJECT && !known.contains(&rejection) {
             known.push(rejection);
         }
     }
@@ -56,8 +60,9 @@ impl Rejections {
         }
     }
 
-    /// Replaces the rejections of a Service.
-    pub(super) fn set_service(&mut self, id: ServiceId, found: Vec<Rejection>) {
+    /// Replaces the rejections of a Service. The log gets one line, with the first new one.
+    pub(super) fn set_service(&mut self, id: ServiceId, mut found: Vec<Rejection>) {
+        found.truncate(MAX_OF_OBJECT);
         if found.is_empty() {
             if !self.service.is_empty() && self.service.remove(&id).is_some() {
                 self.shown = None;
@@ -66,8 +71,9 @@ impl Rejections {
         }
         let known = self.service.get(&id);
         if known != Some(&found) {
-            for rejection in found.iter().filter(|r| known.is_none_or(|k| !k.contains(r))) {
-                warn!(%rejection, "Service rejected");
+            let mut new = found.iter().filter(|r| known.is_none_or(|k| !k.contains(r)));
+            if let Some(rejection) = new.next() {
+                warn!(%rejection, more = new.count(), "Service rejected");
             }
             self.service.insert(id, found);
             self.shown = None;

@@ -47,6 +47,8 @@ pub struct NodeContext {
     pub scheduler: u8,
     /// Default length of Maglev tables; 0 for the built-in default.
     pub maglev_size: u32,
+    /// Slots of the map that can't grow any more; 0: unlimited.
+    pub max_slots: u32,
     /// True if Services have IPv4 frontends.
     pub ipv4: bool,
     /// True if Services have IPv6 frontends.

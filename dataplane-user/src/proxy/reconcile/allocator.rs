@@ -13,6 +13,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::ids::{BackendId, BackendIds, PortIds, ServiceId, ServicePortId};
 use super::plan::Plan;
+use super::quota::Room;
 use super::slots::FreeList;
 use crate::proxy::desired::{ClientRange, DesiredFrontend, FrontendAddr};
 
@@ -73,6 +74,8 @@ pub struct Allocator {
     pub backends: BackendIds,
     /// Service port ids.
     pub ports: PortIds,
+    /// The slots that the Service may have that is assigned next.
+    pub(super) room: Room,
     pub(super) frontends: HashMap<FrontendAddr, ServicePortId>,
     pub(super) allocated: Allocated,
     v6_frontends: u32,
@@ -104,6 +107,7 @@ impl Allocator {
             slots,
             backends,
             ports,
+            room: Room::UNLIMITED,
             frontends: HashMap::new(),
             allocated: Allocated::default(),
             v6_frontends: 0,

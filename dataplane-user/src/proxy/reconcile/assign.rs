@@ -18,6 +18,7 @@ use super::allocator::Allocator;
 use super::ids::{ServiceId, ServicePortId};
 use super::ownership::{Decisions, Ownership};
 use super::published::{PublishedBackend, PublishedPort, TABLES, table_index};
+use super::quota::{self, Room, SlotLimit};
 use super::table::{MemberCounts, Rule};
 use crate::proxy::desired::context::sort_key;
 use crate::proxy::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, sets};
@@ -34,6 +35,14 @@ pub enum Refusal {
         capacity: u32,
         /// Entries that are missing.
         needed: u32,
+    },
+    /// It would have too many slots.
+    #[error("the Service needs more than {most} slots, and {} has no more; its entries stay as they are", limit.owner())]
+    Limit {
+        /// The slots that it may have.
+        most: u32,
+        /// The limit.
+        limit: SlotLimit,
     },
 }
 
@@ -82,6 +91,11 @@ pub fn assign(
             Ok(port) => {
                 work.siblings.extend(port.frontends.iter().map(|f| (f.key, port.id)));
                 ports.push(port);
+                let Room { slots: most, limit } = work.allocator.room;
+                if quota::count(&ports) > most {
+                    work.give_back();
+                    return Err(Refusal::Limit { most, limit });
+                }
             }
             Err(refusal) => {
                 work.give_back();

@@ -25,6 +25,7 @@ use super::ids::ServiceId;
 use super::ownership::{Claimants, FrontendOwnership};
 use super::plan::{Changes, Plan};
 use super::published::{PublishedPort, union};
+use super::quota::SlotQuota;
 use super::restore::{Garbage, Restored, TableContents, restore};
 use crate::proxy::desired::{Desired, FrontendAddr};
 use crate::proxy::source::ObjectKey;
@@ -78,6 +79,7 @@ pub struct Reconciler {
     garbage: Garbage,
     /// Slot tables that must not be reused yet: a write failed, so frontends may still use them.
     quarantine: HashMap<ServiceId, Vec<SlotTable>>,
+    quota: SlotQuota,
     /// Services to reconcile because of what happened to another one.
     woken: Vec<ServiceId>,
     packet_clock: Clock,
@@ -95,6 +97,7 @@ impl Reconciler {
             stale: services,
             garbage,
             quarantine: HashMap::new(),
+            quota: SlotQuota::default(),
             woken: Vec::new(),
             packet_clock,
         }
@@ -109,6 +112,12 @@ impl Reconciler {
     /// Returns the allocator, to tell it the node's addresses and to reserve memory.
     pub const fn allocator_mut(&mut self) -> &mut Allocator {
         &mut self.allocator
+    }
+
+    /// Sets the number of slots of the largest map, of which Services and namespaces get a share;
+    /// 0: unlimited.
+    pub const fn set_most_slots(&mut self, slots: u32) {
+        self.quota.largest = slots;
     }
 
     /// Returns what the maps contain of a Service.
@@ -145,6 +154,7 @@ impl Reconciler {
             return;
         }
         if let Some(ports) = self.stale.remove(key.to_string().as_str()) {
+            self.quota.register(id, &key.namespace);
             ports.iter().for_each(|p| self.allocator.ports.adopt(p.id, id));
             self.publish(id, ports.into());
         }
@@ -175,6 +185,8 @@ impl Reconciler {
             self.publish(id, before);
             return Some(Reconciled::Deferred);
         }
+        self.quota.register(id, &key.namespace);
+        self.allocator.room = self.quota.room(id, &key.namespace);
         let decisions = self.ownership.decide(id, desired, &self.allocator, &self.published, services);
         let assigned = assign(&before, desired, id, &mut self.allocator, self.packet_clock, now, &decisions);
         let Assigned { ports: after, conflicts, taken_over, later } = match assigned {
@@ -185,6 +197,8 @@ impl Reconciler {
             }
         };
         self.allocator.plan((&key.namespace, &key.name), &before, &after, id, plan);
+        // Counted before it is written, because others of the namespace may take part in the round.
+        self.quota.set(id, &after);
         for (frontend, _) in conflicts.iter().filter(|(_, owner)| *owner != Some(id)) {
             self.ownership.wait(id, *frontend);
         }
@@ -272,6 +286,7 @@ impl Reconciler {
         if id.index() >= self.published.len() {
             self.published.resize_with(id.index() + 1, Box::default);
         }
+        self.quota.set(id, &ports);
         self.published[id.index()] = ports;
     }
 

@@ -18,7 +18,7 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::intern::Interner;
-use super::{ObjectKey, ObjectKind, Rejection};
+use super::{MAX_OF_OBJECT, ObjectKey, ObjectKind, Rejection};
 
 /// Label of Services and slices that another service proxy serves.
 pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -80,7 +80,11 @@ impl<'a> FieldErrors<'a> {
         Self { kind, key, found: Vec::new() }
     }
 
+    /// Adds a rejection unless there are [`MAX_OF_OBJECT`] already.
     fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
+        if self.found.len() >= MAX_OF_OBJECT {
+            return;
+        }
         self.found.push(Rejection::of(self.kind, self.key, field, reason));
     }
 

@@ -24,6 +24,9 @@ pub(super) const WEIGHTS: &str = "ropeway.dev/weights";
 /// Annotation: length of Maglev tables.
 pub(super) const MAGLEV_TABLE_SIZE: &str = "ropeway.dev/maglev-table-size";
 
+/// Most weights of a Service; the rest of the annotation is ignored.
+pub(super) const MAX_WEIGHTS: usize = 1024;
+
 /// Decodes the annotations; `None` if none of them has a valid value.
 pub(super) fn scheduling(meta: &ObjectMeta, faults: &mut FieldErrors<'_>) -> Option<Box<Scheduling>> {
     meta.annotations.as_ref()?;
@@ -81,7 +84,8 @@ fn weights(text: Option<&str>, faults: &mut FieldErrors<'_>) -> Weights {
     let mut networks: Vec<(IpNetwork, u16)> = Vec::new();
     let mut nodes: Vec<(u32, u16)> = Vec::new();
     let mut others = None;
-    for word in words(text) {
+    let mut words = words(text);
+    for word in words.by_ref().take(MAX_WEIGHTS) {
         let twice = match weight(word) {
             Ok((WeightKey::Network(n), _)) if networks.iter().any(|(known, _)| *known == n) => true,
             Ok((WeightKey::Node(n), _)) if nodes.iter().any(|(known, _)| *known == n) => true,
@@ -106,6 +110,9 @@ fn weights(text: Option<&str>, faults: &mut FieldErrors<'_>) -> Weights {
         if twice {
             faults.add(field(WEIGHTS), format!("{word:?} repeats a key; its first weight is used"));
         }
+    }
+    if words.next().is_some() {
+        faults.add(field(WEIGHTS), format!("more than {MAX_WEIGHTS} weights; the first {MAX_WEIGHTS} are used"));
     }
     let bits = |n: &IpNetwork| Reverse(if n.is_ipv4() { n.prefix() + 96 } else { n.prefix() });
     // The longest prefix first: `Weights::of` takes the first network that contains the address.
