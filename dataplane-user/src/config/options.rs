@@ -205,7 +205,7 @@ options! {
     ///
     /// Used by the scheduler `mh`. Raise it for Services with more than 40 backends: with a
     /// hundred slots per backend the largest share is at most 1 % above the mean. Each table takes
-    /// that many entries of --max-slots.
+    /// that many entries of --max-slots. The annotation may choose at most this size, or 4093.
     #[arg(long, env = "ROPEWAY_MAGLEV_TABLE_SIZE", value_name = "SLOTS", help_heading = "Services")]
     maglev_table_size: u32,
 

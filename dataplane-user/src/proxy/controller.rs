@@ -170,6 +170,7 @@ impl Worker {
                 count = self.events.recv_many(&mut batch, QUEUE) => if count == 0 { return },
                 changed = self.context.changed(), if context_lives => context_lives = changed.is_ok(),
                 () = wait_until(retry), if retry.is_some() => {}
+                () = std::future::ready(()), if self.core.has_postponed() => {}
             }
             self.take(&mut batch);
             let begin = Instant::now();

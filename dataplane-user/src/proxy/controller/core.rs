@@ -149,6 +149,12 @@ impl Core {
             && (!self.synced || !self.pipeline.queue.is_empty() || self.next_retry().is_some_and(|at| at <= now))
     }
 
+    /// Returns true if [`Self::reconcile`] has put Services off and is to be called again at once.
+    #[must_use]
+    pub const fn has_postponed(&self) -> bool {
+        self.pipeline.queue.has_postponed()
+    }
+
     /// Returns the time at which a Service that failed is tried again.
     #[must_use]
     pub fn next_retry(&self) -> Option<Duration> {
@@ -188,7 +194,7 @@ impl Core {
         }
         self.pipeline.node_round(now);
         if self.synced {
-            self.pipeline.rounds(now);
+            self.pipeline.rounds(1, now);
         } else {
             self.first_rounds(now);
         }
@@ -200,9 +206,9 @@ impl Core {
 
     fn first_rounds(&mut self, now: Duration) {
         self.pipeline.prepare_first_round(now);
-        self.pipeline.rounds(now);
+        self.pipeline.rounds(usize::MAX, now);
         self.pipeline.mark_stale();
-        self.pipeline.rounds(now);
+        self.pipeline.rounds(usize::MAX, now);
         self.pipeline.reconciler.release_garbage(now);
         self.synced = true;
         let (services, slices) = self.pipeline.store.counts();

@@ -3,9 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use dataplane_common::types::address::V4;
 use dataplane_common::types::clock::Clock;
 use dataplane_common::types::ip_family::IpFamily;
-use dataplane_common::types::service::proto;
+use dataplane_common::types::service::{Backend, Frontend, FrontendKey, Slot, proto};
+use hashbrown::HashMap;
 
 use super::Core;
 use crate::proxy::apply::memory::MemoryMaps;
@@ -82,7 +84,11 @@ fn service_and_namespace_have_a_share_of_the_slots() {
     }
     core.reconcile(NOW);
     assert_eq!(core.snapshot().slots, 400);
-    assert!(causes(&mut core)[0].1.ends_with("needs more than 0 slots, and its namespace has no more; its entries stay as they are"));
+    assert!(
+        causes(&mut core)[0]
+            .1
+            .ends_with("needs more than 0 slots, and its namespace has no more; its entries stay as they are")
+    );
     // Others are not concerned, and a Service of the namespace can exchange its endpoints.
     add(&mut core, "other", 9, 50);
     set_endpoints(&mut core, "shop", 1, 100, 100);
@@ -93,6 +99,64 @@ fn service_and_namespace_have_a_share_of_the_slots() {
     core.reconcile(NOW);
     core.reconcile(NOW + Duration::from_secs(60));
     assert_eq!(core.snapshot().rejected, 0);
+}
+
+/// Scenario of a tenant with several namespaces, each of which has its share.
+#[test]
+fn served_service_can_exchange_its_endpoints_while_others_fill_the_slots() {
+    let memory = MemoryMaps::sized(10_000, 1600, 10_000);
+    let mut core = core_with(&memory, 1600);
+    add(&mut core, "kube-system", 10, 2);
+    core.reconcile(NOW);
+    for namespace in ["a", "bb", "ccc", "dddd"] {
+        for number in 0..5 {
+            add(&mut core, namespace, number, 100);
+        }
+    }
+    core.reconcile(NOW);
+    let filled = core.snapshot();
+    assert!(filled.slots <= 1400 && filled.slots > 1300 && filled.insufficient.contains_key("slots"), "{filled:?}");
+    // Small changes of served Services use the reserve, growth and new Services do not.
+    set_endpoints(&mut core, "kube-system", 10, 100, 3);
+    set_endpoints(&mut core, "a", 0, 100, 100);
+    add(&mut core, "kube-system", 11, 90);
+    core.reconcile(NOW);
+    let refused = |core: &mut Core, name: &str| causes(core).iter().any(|(_, text)| text.contains(name));
+    assert!(!refused(&mut core, "kube-system/s10") && !refused(&mut core, "a/s0:"));
+    assert!(refused(&mut core, "kube-system/s11"));
+    let frontends = memory.frontends4.typed::<FrontendKey<V4>, Frontend>();
+    let at = |octets| frontends.iter().find(|(key, _)| key.addr == V4 { octets }).unwrap().1.internal;
+    let table = at([10, 96, 11, 10]);
+    let slots: Vec<Slot> = memory.slots.elements(table.base, table.len);
+    let backends: HashMap<u32, Backend> = memory.backends.typed().into_iter().collect();
+    let ends: Vec<_> = slots.iter().map(|slot| backends[&slot.backend.to_be()].addr[15]).collect();
+    assert_eq!(ends, [100, 101, 102], "it leads to the new endpoints");
+}
+
+#[test]
+fn large_services_do_not_hold_up_small_ones() {
+    let memory = MemoryMaps::new(60_000, 60_000);
+    let mut core = core_with(&memory, 0);
+    core.reconcile(NOW);
+    let large = |n: u8| {
+        let cluster_ips = DualAddr { v4: Some(Ipv4Addr::new(10, 97, 0, n)), v6: None };
+        ServiceObject { cluster_ips, ..service(50, 0) }
+    };
+    for n in 0..3 {
+        core.handle(SourceEvent::Service(ObjectKey::new("big", &format!("s{n}")), Some(large(n))));
+        set_endpoints(&mut core, "big", n, 0, 100);
+    }
+    add(&mut core, "shop", 1, 2);
+    core.reconcile(NOW);
+    assert_eq!(
+        (core.snapshot().service_ports, core.has_postponed()),
+        (50 + 1, true),
+        "one of three, and the small one"
+    );
+    core.reconcile(NOW);
+    assert!(core.has_work(NOW) && core.has_postponed());
+    core.reconcile(NOW);
+    assert_eq!((core.snapshot().service_ports, core.has_postponed()), (3 * 50 + 1, false));
 }
 
 #[test]

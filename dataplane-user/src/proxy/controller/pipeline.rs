@@ -26,6 +26,8 @@ use crate::proxy::source::{Cause, ObjectKind, Rejection};
 
 /// Services to a round: enough for batches, few enough for little memory.
 const CHUNK: usize = 512;
+/// Ports times endpoints and external addresses above which a Service is large: some milliseconds.
+const LARGE: usize = 4096;
 /// Passes over changed Services in one reconciliation: a frontend goes to its owner in three or
 /// four.
 const MAX_PASSES: u32 = 100;
@@ -55,9 +57,11 @@ impl Pipeline {
         }
     }
 
-    /// Runs rounds until no Service is dirty or deferred.
-    pub(super) fn rounds(&mut self, now: Duration) {
+    /// Runs rounds until no Service is dirty or deferred, but for large ones: after `most_large` of
+    /// them the others are put off, so that changes of small Services do not wait for all.
+    pub(super) fn rounds(&mut self, mut most_large: usize, now: Duration) {
         let mut passes = 0;
+        self.queue.resume();
         while let Some(mut batch) = self.queue.next_batch() {
             passes += 1;
             if passes > MAX_PASSES {
@@ -75,10 +79,28 @@ impl Pipeline {
                 let rank = |id: ServiceId| store.claimant(id).map(|c| c.rank());
                 batch.sort_by(|a, b| rank(*a).cmp(&rank(*b)));
             }
-            for chunk in batch.chunks(CHUNK) {
+            let (large, small): (Vec<_>, Vec<_>) = batch.into_iter().partition(|id| self.is_large(*id));
+            for chunk in small.chunks(CHUNK) {
                 self.round(chunk, now);
             }
+            for id in large {
+                if most_large == 0 {
+                    self.queue.postpone(id);
+                } else {
+                    most_large -= 1;
+                    self.round(&[id], now);
+                }
+            }
         }
+    }
+
+    /// Returns true if a round with this Service takes much longer than one without.
+    fn is_large(&self, id: ServiceId) -> bool {
+        let Some(entry) = self.store.get(id) else { return false };
+        let Some(service) = &entry.service else { return false };
+        let endpoints: usize = entry.slices.iter().map(|slice| slice.object.endpoints.len()).sum();
+        let external = service.extra.as_ref().map_or(0, |e| e.external_ips.len() + e.load_balancer_ips.len());
+        service.ports.len() * (endpoints + external) > LARGE
     }
 
     /// Prepares the first rounds. Garbage is removed first, which makes room in the maps. Each

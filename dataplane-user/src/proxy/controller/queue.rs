@@ -23,6 +23,8 @@ struct State {
 #[derive(Debug, Default)]
 pub(super) struct WorkQueue {
     dirty: Vec<ServiceId>,
+    /// Dirty Services that are put off because they take long.
+    postponed: Vec<ServiceId>,
     /// Services to reconcile when no other is dirty.
     deferred: Vec<ServiceId>,
     retries: BinaryHeap<Reverse<(Duration, ServiceId)>>,
@@ -50,6 +52,21 @@ impl WorkQueue {
         self.dirty.push(id);
     }
 
+    /// Puts a queued Service off until [`Self::resume`].
+    pub(super) fn postpone(&mut self, id: ServiceId) {
+        self.postponed.push(id);
+    }
+
+    /// Queues the Services that were put off.
+    pub(super) fn resume(&mut self) {
+        self.dirty.append(&mut self.postponed);
+    }
+
+    /// Returns true if Services were put off.
+    pub(super) const fn has_postponed(&self) -> bool {
+        !self.postponed.is_empty()
+    }
+
     /// Queues a Service behind all others.
     pub(super) fn defer(&mut self, id: ServiceId) {
         self.state(id).queued = true;
@@ -63,7 +80,8 @@ impl WorkQueue {
 
     /// Removes and returns the dirty Services, or the deferred ones if no Service is dirty.
     pub(super) fn next_batch(&mut self) -> Option<Vec<ServiceId>> {
-        let next = if self.dirty.is_empty() { &mut self.deferred } else { &mut self.dirty };
+        let only_deferred = self.dirty.is_empty() && self.postponed.is_empty();
+        let next = if only_deferred { &mut self.deferred } else { &mut self.dirty };
         Some(std::mem::take(next)).filter(|batch| !batch.is_empty())
     }
 
@@ -73,7 +91,7 @@ impl WorkQueue {
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        self.dirty.is_empty() && self.deferred.is_empty()
+        self.dirty.is_empty() && self.postponed.is_empty() && self.deferred.is_empty()
     }
 
     pub(super) fn is_queued(&self, id: ServiceId) -> bool {
@@ -139,6 +157,18 @@ mod tests {
         assert_eq!(queue.next_batch(), Some(vec![b]));
         assert_eq!(queue.next_batch(), Some(vec![a]));
         assert_eq!(queue.next_batch(), None);
+    }
+
+    #[test]
+    fn deferred_services_wait_for_postponed_ones() {
+        let [a, b] = [1, 2].map(ServiceId::new);
+        let mut queue = WorkQueue::default();
+        queue.defer(a);
+        queue.postpone(b);
+        assert_eq!((queue.next_batch(), queue.is_empty(), queue.has_postponed()), (None, false, true));
+        queue.resume();
+        assert_eq!((queue.next_batch(), queue.has_postponed()), (Some(vec![b]), false));
+        assert_eq!(queue.next_batch(), Some(vec![a]));
     }
 
     #[test]

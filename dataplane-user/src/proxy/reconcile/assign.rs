@@ -23,6 +23,11 @@ use super::table::{MemberCounts, Rule};
 use crate::proxy::desired::context::sort_key;
 use crate::proxy::desired::{self, Desired, DesiredPort, FrontendAddr, Sources, sets};
 
+/// Share of the maps `slots` and `backends` that is reserved: one in so many.
+const RESERVE_SHARE: u32 = 8;
+/// Entries up to which a Service that is served may use the reserve to grow.
+const SMALL: u32 = 256;
+
 /// The reason to refuse a Service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
@@ -170,10 +175,10 @@ impl Work<'_> {
         let rule = Rule { scheduler: port.scheduler, maglev_size: port.maglev_size };
         for (i, family, set) in TABLES {
             let len = counts[i].len(rule, after.members(family, set));
-            let known = before.map(|b| b.tables[i]).filter(|t| !changed[i] && t.len == len);
-            after.tables[i] = match known {
+            let old = before.map(|b| b.tables[i]);
+            after.tables[i] = match old.filter(|t| !changed[i] && t.len == len) {
                 Some(table) => table,
-                None => self.new_table(len)?,
+                None => self.new_table(len, old.map_or(0, |t| t.len))?,
             };
         }
         Ok(after)
@@ -189,13 +194,28 @@ impl Work<'_> {
         Ok(id)
     }
 
-    fn new_table(&mut self, len: u32) -> Result<SlotTable, Refusal> {
-        let full = Refusal::Full { map: "slots", capacity: self.allocator.capacities.slots, needed: len };
+    /// Takes space for a table in place of one of the length `before`.
+    fn new_table(&mut self, len: u32, before: u32) -> Result<SlotTable, Refusal> {
+        let capacity = self.allocator.capacities.slots;
+        let full = Refusal::Full { map: "slots", capacity, needed: len };
+        self.allocator.slots.wake(self.now);
+        let left = capacity.saturating_sub(self.allocator.slots.used());
+        if left.saturating_sub(len) < self.kept(capacity, len, before) {
+            return Err(full);
+        }
         let table = self.allocator.slots.take(len, self.now).ok_or(full)?;
         if len > 0 {
             self.allocator.allocated.slots.push(table);
         }
         Ok(table)
+    }
+
+    /// Returns the number of entries that must stay free: a share of the map is reserved for
+    /// Services that are served already and exchange what they have, or have little. They need new
+    /// entries before their old ones are free.
+    fn kept(&self, capacity: u32, entries: u32, before: u32) -> u32 {
+        let may_use_reserve = !self.before.is_empty() && entries <= before.max(SMALL);
+        if may_use_reserve { 0 } else { capacity / RESERVE_SHARE }
     }
 
     /// Returns the frontends that the Service has or takes, by `decisions`, and notes the others.
@@ -274,6 +294,7 @@ impl Work<'_> {
             changed[table_index(family, sets::CLUSTER)] |= sets & sets::CLUSTER != 0;
             changed[table_index(family, sets::LOCAL)] |= sets & sets::LOCAL != 0;
         };
+        let kept = self.kept(self.allocator.capacities.backends, desired.len() as u32, before.len() as u32);
         let mut old = before.iter().peekable();
         let mut after = Vec::with_capacity(desired.len());
         for (i, d) in desired.iter().enumerate() {
@@ -300,6 +321,9 @@ impl Work<'_> {
                 note(d.addr, sets);
                 let (capacity, needed) = (self.allocator.capacities.backends, (desired.len() - i) as u32);
                 let full = Refusal::Full { map: "backends", capacity, needed };
+                if self.allocator.backends.left() <= kept {
+                    return Err(full);
+                }
                 let id = self.allocator.backends.take(self.now).ok_or(full)?;
                 self.allocator.allocated.backends.push(id);
                 id

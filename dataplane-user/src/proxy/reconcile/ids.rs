@@ -131,6 +131,12 @@ impl BackendIds {
         self.generations.len() as u32 - 1
     }
 
+    /// Returns the number of ids that are not in use. Some may be at rest.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.capacity.saturating_sub(self.generations.len() as u32) + self.free.len() as u32
+    }
+
     /// Takes an id for a new backend; its generation is [`Self::generation`].
     pub fn take(&mut self, now: Duration) -> Option<BackendId> {
         if let Some(&(at, id)) = self.free.front()

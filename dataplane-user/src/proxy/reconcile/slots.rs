@@ -88,7 +88,8 @@ impl FreeList {
         self.resting.front().map(|(at, _)| *at)
     }
 
-    fn wake(&mut self, now: Duration) {
+    /// Frees the ranges that have rested.
+    pub fn wake(&mut self, now: Duration) {
         while let Some(&(at, range)) = self.resting.front()
             && at <= now
         {

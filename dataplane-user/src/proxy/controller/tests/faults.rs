@@ -77,7 +77,7 @@ fn service_that_does_not_fit_is_refused_whole_until_there_is_room() {
     assert_eq!(view(&memory).frontends.len(), 1);
     assert_eq!(
         core.snapshot().rejections[0].to_string(),
-        "Service shop/big: map backends is full: it holds 8 entries, and the Service needs 1 more"
+        "Service shop/big: map backends is full: it holds 8 entries, and the Service needs 2 more"
     );
     let mut now = NOW;
     core.handle(SourceEvent::Service(key("web"), None));
