@@ -13,12 +13,14 @@ pub mod source;
 pub mod supervision;
 pub mod trace;
 
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use dataplane_common::types::clock::Clock;
 use dataplane_host::pins::Pins;
 use dataplane_host::sys::heap;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -88,7 +90,23 @@ pub enum AgentError {
     },
     /// The runtime, a thread or the signal handlers could not be created.
     #[error("cannot start the agent's threads: {0}")]
-    Start(#[from] std::io::Error),
+    Start(#[from] io::Error),
+}
+
+/// Most memory of the process in bytes, ten times what 50,000 Services need. What is beyond it
+/// comes from hostile objects, and would be taken from the pods of the node. Maps are not counted.
+const MOST_MEMORY: u64 = 512 << 20;
+
+/// Limits the memory that the process can allocate. An allocation beyond it ends the process, which
+/// is started again; traffic does not depend on it.
+///
+/// A limit of the container would count the maps as well, whose size follows from the node's
+/// memory.
+fn limit_memory() -> io::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Data);
+    let lower = |limit: Option<u64>| Some(limit.map_or(MOST_MEMORY, |limit| limit.min(MOST_MEMORY)));
+    setrlimit(Resource::Data, Rlimit { current: lower(current), maximum: lower(maximum) })?;
+    Ok(())
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -96,6 +114,7 @@ pub enum AgentError {
 /// # Errors
 /// The agent can't start, or its source ends with an error.
 pub fn run(config: Config) -> Result<(), AgentError> {
+    limit_memory()?;
     // Two threads: a long list of objects must not delay health checks.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
