@@ -14,7 +14,7 @@ mod types;
 mod tests;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -225,7 +225,7 @@ impl Config {
                 sockets: o.max_sockets,
             },
             metrics_bind_address: o.metrics_bind_address.unwrap_or(([127, 0, 0, 1], 10249).into()),
-            healthz_bind_address: o.healthz_bind_address.unwrap_or(([0, 0, 0, 0], 10256).into()),
+            healthz_bind_address: o.healthz_bind_address.unwrap_or((Ipv6Addr::UNSPECIFIED, 10256).into()),
             log_level: o.log_level.unwrap_or_else(|| "info".into()),
             log_format: o.log_format.unwrap_or(LogFormat::Text),
             trace: o.trace.unwrap_or(false),

@@ -2,7 +2,8 @@
 //!
 //! kubelet reports the node Ready when the file appears, so it is written after the maps are in
 //! sync and the plugin knows the node's ranges. The file is never removed: pods are attached and
-//! detached while an agent is replaced. Other plugins' files are reported and never touched.
+//! detached while an agent is replaced. Plugins that others have added to the list stay in it.
+//! Other plugins' files are reported and never touched.
 
 use std::fs;
 use std::io;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{error, info};
 
@@ -25,6 +26,10 @@ use crate::proxy::controller::Snapshot;
 const PAUSE: Duration = Duration::from_millis(500);
 /// Interval of checks that the runtime still uses the file.
 const AUDIT: Duration = Duration::from_secs(10);
+/// Name of the plugin's program.
+const PLUGIN: &str = "ropeway-cni";
+/// Plugins that call the cluster's own plugin, whose configuration they look for in the directory.
+const META_PLUGINS: [&str; 2] = ["multus", "multus-shim"];
 
 /// State of the runtime's configuration directory.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +38,7 @@ enum ConflistState {
     Written,
     /// The file exists and is up to date.
     Present,
-    /// The runtime uses this other file, which sorts first.
+    /// The runtime uses this other file, which sorts first and does not lead to the plugin.
     Rival(PathBuf),
 }
 
@@ -48,10 +53,10 @@ pub async fn publish(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Sna
     while !has_addresses(&config) {
         tokio::time::sleep(PAUSE).await;
     }
-    let text = content(&config);
+    let list = content(&config);
     let mut said = None;
     loop {
-        let complaint = match settle(path, &text) {
+        let complaint = match settle(path, &list) {
             Ok(ConflistState::Written) => {
                 info!(path = %path.display(), "CNI configuration written: this node can serve pods");
                 None
@@ -83,29 +88,67 @@ pub async fn publish(config: Arc<Config>, mut snapshots: watch::Receiver<Arc<Sna
 ///
 /// Beside a rival a missing file is not created: kubelet would report the node Ready although pods
 /// get the other plugin's network. An existing file is kept up to date.
-fn settle(path: &Path, text: &str) -> io::Result<ConflistState> {
+fn settle(path: &Path, list: &Value) -> io::Result<ConflistState> {
     let rival = rival(path)?;
+    let present = match fs::read(path) {
+        Ok(text) => Some(text),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let merged = format!("{:#}\n", merged(list.clone(), present.as_deref()));
     if let Some(rival) = rival {
-        if path.exists() {
-            write(path, text)?;
+        if present.is_some() {
+            write(path, &merged)?;
         }
         return Ok(ConflistState::Rival(rival));
     }
-    write(path, text).map(|written| if written { ConflistState::Written } else { ConflistState::Present })
+    write(path, &merged).map(|written| if written { ConflistState::Written } else { ConflistState::Present })
 }
 
-/// Returns the configuration file that sorts before `path`: runtimes use the first by name.
+/// Returns the list with the plugins that others have added to the present file, in their places.
+/// Service meshes (`istio-cni`, `linkerd-cni`) and administrators do so. A file that is not a list
+/// of this plugin is replaced.
+fn merged(mut list: Value, present: Option<&[u8]>) -> Value {
+    let present: Option<Value> = present.and_then(|text| serde_json::from_slice(text).ok());
+    let Some(chain) = present.as_ref().and_then(|list| list["plugins"].as_array()) else { return list };
+    let is_ours = |plugin: &&Value| plugin["type"] == PLUGIN;
+    let Some(place) = chain.iter().position(|plugin| is_ours(&plugin)) else { return list };
+    let (before, after) = chain.split_at(place);
+    let others = |plugins: &[Value]| plugins.iter().filter(|plugin| !is_ours(plugin)).cloned().collect::<Vec<_>>();
+    if let Some(plugins) = list["plugins"].as_array_mut() {
+        plugins.splice(0..0, others(before));
+        plugins.extend(others(after));
+    }
+    list
+}
+
+/// Returns the configuration file that sorts before `path`: runtimes use the first by name. A file
+/// that leads to the plugin is none.
 fn rival(path: &Path) -> io::Result<Option<PathBuf>> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let is_read = |other: &Path| other.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json");
-    let mut first: Option<PathBuf> = None;
+    let mut before = Vec::new();
     for entry in fs::read_dir(directory)? {
         let other = entry?.path();
-        if is_read(&other) && other.file_name() < path.file_name() && first.as_ref().is_none_or(|f| other < *f) {
-            first = Some(other);
+        if is_read(&other) && other.file_name() < path.file_name() {
+            before.push(other);
         }
     }
-    Ok(first)
+    before.sort();
+    // Runtimes go on to the next file if one can't be parsed.
+    let first = before.into_iter().find_map(|other| {
+        let list = serde_json::from_slice::<Value>(&fs::read(&other).ok()?).ok()?;
+        Some((other, list))
+    });
+    Ok(first.filter(|(_, list)| !leads_to_plugin(list)).map(|(other, _)| other))
+}
+
+/// Returns true if a configuration calls this plugin: by a chain that contains it, as service
+/// meshes write, or by a meta-plugin.
+fn leads_to_plugin(configuration: &Value) -> bool {
+    let kind =
+        |plugin: &Value| plugin["type"].as_str().is_some_and(|kind| kind == PLUGIN || META_PLUGINS.contains(&kind));
+    kind(configuration) || configuration["plugins"].as_array().is_some_and(|chain| chain.iter().any(kind))
 }
 
 /// Returns true if node.json exists and, in pool mode, the node has a block.
@@ -116,24 +159,23 @@ fn has_addresses(config: &Config) -> bool {
             || contract::read(&config.state_dir).is_ok_and(|file| file.is_some_and(has_blocks)))
 }
 
-fn content(config: &Config) -> String {
+fn content(config: &Config) -> Value {
     let mut capabilities = json!({"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "dns": true});
     if config.ipam == Ipam::Pools {
         // Pods choose pools by annotations; the runtime passes them if the capability is set.
         capabilities["io.kubernetes.cri.pod-annotations"] = true.into();
     }
     let plugin = json!({
-        "type": "ropeway-cni",
+        "type": PLUGIN,
         "pinRoot": config.pin_root,
         "stateDir": config.state_dir,
         "capabilities": capabilities,
     });
-    let list = json!({
+    json!({
         "cniVersion": "1.1.0",
         "name": "ropeway",
         "plugins": [plugin],
-    });
-    format!("{list:#}\n")
+    })
 }
 
 fn write(path: &Path, text: &str) -> io::Result<bool> {
@@ -164,9 +206,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         let path = config.cni_conflist.clone().unwrap();
-        assert!(write(&path, &content(&config)).unwrap());
-        assert!(!write(&path, &content(&config)).unwrap());
-        let list: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(settle(&path, &content(&config)).unwrap(), ConflistState::Written);
+        assert_eq!(settle(&path, &content(&config)).unwrap(), ConflistState::Present);
+        let list = read(&path);
         assert_eq!(list["plugins"][0]["type"], "ropeway-cni");
         for capability in ["portMappings", "bandwidth", "ips", "mac", "dns"] {
             assert_eq!(list["plugins"][0]["capabilities"][capability], true, "{capability}");
@@ -209,7 +251,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path());
         config.ipam = Ipam::Pools;
-        let list: serde_json::Value = serde_json::from_str(&content(&config)).unwrap();
+        let list = content(&config);
         assert_eq!(list["plugins"][0]["capabilities"]["io.kubernetes.cri.pod-annotations"], true);
         fs::create_dir_all(&config.state_dir).unwrap();
         fs::write(config.state_dir.join(NodeFile::NAME), "{}").unwrap();
@@ -240,6 +282,45 @@ mod tests {
         .unwrap();
     }
 
+    fn read(path: &Path) -> Value {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn plugins_that_others_added_to_the_chain_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("10-ropeway.conflist");
+        let ours = json!({"cniVersion": "1.1.0", "name": "ropeway", "plugins": [{"type": PLUGIN, "stateDir": "/new"}]});
+        let chain = json!([{"type": "first"}, {"type": PLUGIN, "stateDir": "/old"}, {"type": "istio-cni", "x": 1}]);
+        fs::write(&path, json!({"cniVersion": "0.3.1", "name": "ropeway", "plugins": chain}).to_string()).unwrap();
+        assert_eq!(settle(&path, &ours).unwrap(), ConflistState::Written);
+        let kept = json!([{"type": "first"}, {"type": PLUGIN, "stateDir": "/new"}, {"type": "istio-cni", "x": 1}]);
+        assert_eq!(read(&path), json!({"cniVersion": "1.1.0", "name": "ropeway", "plugins": kept}));
+        assert_eq!(settle(&path, &ours).unwrap(), ConflistState::Present);
+        for foreign in ["", "no JSON", "{}", r#"{"plugins": [{"type": "calico"}]}"#, r#"{"plugins": {}}"#] {
+            fs::write(&path, foreign).unwrap();
+            assert_eq!(settle(&path, &ours).unwrap(), ConflistState::Written, "{foreign}");
+            assert_eq!(read(&path), ours, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn configuration_that_calls_the_plugin_is_no_rival() {
+        for first in [
+            r#"{"type": "multus", "delegates": [], "readinessindicatorfile": "/etc/cni/net.d/10-ropeway.conflist"}"#,
+            r#"{"type": "multus-shim", "name": "multus-cni-network"}"#,
+            r#"{"name": "istio", "plugins": [{"type": "ropeway-cni"}, {"type": "istio-cni"}]}"#,
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("10-ropeway.conflist");
+            fs::write(dir.path().join("00-first.conf"), first).unwrap();
+            assert_eq!(settle(&path, &json!({"plugins": []})).unwrap(), ConflistState::Written, "{first}");
+            // The runtime does not look at the files behind it.
+            fs::write(dir.path().join("05-calico.conflist"), "{}").unwrap();
+            assert_eq!(settle(&path, &json!({"plugins": []})).unwrap(), ConflistState::Present, "{first}");
+        }
+    }
+
     #[test]
     fn preferred_configuration_of_another_plugin_is_named_and_nothing_is_written() {
         let dir = tempfile::tempdir().unwrap();
@@ -249,17 +330,19 @@ mod tests {
         }
         let (first, second) = (dir.path().join("05-mesh.conf"), dir.path().join("10-calico.conflist"));
         for rival in [&first, &second] {
-            fs::write(rival, "").unwrap();
+            fs::write(rival, r#"{"type": "other"}"#).unwrap();
         }
-        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Rival(first.clone()));
+        fs::write(dir.path().join("00-broken.conf"), "not JSON, so runtimes skip it").unwrap();
+        let list = json!({"plugins": []});
+        assert_eq!(settle(&path, &list).unwrap(), ConflistState::Rival(first.clone()));
         fs::remove_file(&first).unwrap();
-        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Rival(second.clone()));
+        assert_eq!(settle(&path, &list).unwrap(), ConflistState::Rival(second.clone()));
         assert!(!path.exists());
         fs::remove_file(&second).unwrap();
-        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Written);
-        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Present);
-        fs::write(&second, "").unwrap();
-        assert_eq!(settle(&path, "list").unwrap(), ConflistState::Rival(second));
+        assert_eq!(settle(&path, &list).unwrap(), ConflistState::Written);
+        assert_eq!(settle(&path, &list).unwrap(), ConflistState::Present);
+        fs::write(&second, r#"{"type": "other"}"#).unwrap();
+        assert_eq!(settle(&path, &list).unwrap(), ConflistState::Rival(second));
         assert!(path.exists());
     }
 }

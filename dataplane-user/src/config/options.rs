@@ -335,9 +335,10 @@ options! {
     /// the port. The endpoint has no authentication.
     #[arg(long, env = "ROPEWAY_METRICS_BIND_ADDRESS", value_name = "ADDRESS:PORT", help_heading = "Observation")]
     metrics_bind_address: SocketAddr,
-    /// Address that serves /healthz and /livez [default: 0.0.0.0:10256]
+    /// Address that serves /healthz and /livez [default: [::]:10256]
     ///
     /// Load balancers outside the cluster query it. Set it if kube-proxy still uses the port.
+    /// `[::]` means all addresses of both families, on a kernel without IPv6 those of IPv4.
     #[arg(long, env = "ROPEWAY_HEALTHZ_BIND_ADDRESS", value_name = "ADDRESS:PORT", help_heading = "Observation")]
     healthz_bind_address: SocketAddr,
     /// Lowest severity that is logged: error, warn, info, debug or trace [default: info]

@@ -15,7 +15,7 @@ mod tests;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -142,17 +142,32 @@ async fn proxy_mode(address: SocketAddr) -> io::Result<String> {
 
 /// Binds an address without listening: connections are refused until [`listen`].
 ///
+/// `[::]` stands for all addresses of both families, whatever `net.ipv6.bindv6only` says. On a
+/// kernel without IPv6 it is replaced by `0.0.0.0`.
+///
 /// # Errors
 /// The address is taken, or it is not an address of the node.
 pub fn reserve(flag: &'static str, address: SocketAddr) -> Result<(TcpSocket, SocketAddr), BindError> {
-    let take = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // A restarted agent must not wait for connections in TIME_WAIT.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(socket)
+    let is_wildcard6 = address.is_ipv6() && address.ip().is_unspecified();
+    let (address, taken) = match take(address, is_wildcard6) {
+        Err(e) if is_wildcard6 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            (address, take(address, false))
+        }
+        taken => (address, taken),
     };
-    take().map(|socket| (socket, address)).map_err(|source| BindError::new(flag, address, source))
+    taken.map(|socket| (socket, address)).map_err(|source| BindError::new(flag, address, source))
+}
+
+fn take(address: SocketAddr, both_families: bool) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if both_families {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    // A restarted agent must not wait for connections in TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// Listens on a reserved address.

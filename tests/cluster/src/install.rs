@@ -91,7 +91,7 @@ fn apply(paths: &Paths, layout: &Layout, (overlay, mut config): (&str, Value), a
     config["clusterCIDRs"] = json!(POD_RANGES);
     // The image has a constant name, so the agents have to be restarted.
     let digest = digest(&fs::read(archive)?);
-    let annotate = json!([{"op": "add", "path": "/spec/template/metadata/annotations", "value": {"image": digest}}]);
+    let annotate = json!([{"op": "add", "path": "/spec/template/metadata/annotations/image", "value": digest}]);
     let kustomization = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "kube-system",
         "resources": [relative(&paths.root.join("manifests/overlays").join(overlay), &directory)?],

@@ -116,6 +116,19 @@ async fn clients_that_do_not_read_do_not_delay_probes() {
 }
 
 #[tokio::test]
+async fn wildcard_address_serves_both_families() {
+    let reserved = reserve("healthz-bind-address", "[::]:0".parse().unwrap()).unwrap();
+    let port = reserved.0.local_addr().unwrap().port();
+    let listener = listen("healthz-bind-address", reserved).unwrap();
+    let server = tokio::spawn(serve(listener, Arc::new(|_: &str| HttpResponse::text("ok".into()))));
+    for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        let answer = ask(address.parse().unwrap(), "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(answer.ends_with("\r\n\r\nok"), "{address}: {answer}");
+    }
+    server.abort();
+}
+
+#[tokio::test]
 async fn silent_client_is_disconnected() {
     let (address, server) = start();
     let begin = Instant::now();
