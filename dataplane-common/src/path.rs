@@ -6,6 +6,7 @@
 
 pub mod conntrack;
 pub mod datapath;
+pub mod flow_pair;
 pub mod forward;
 pub mod icmp_error;
 pub mod new_connection;

@@ -12,9 +12,10 @@ use crate::packet::family::Family;
 use crate::packet::parse::{Layer4, Parsed, parse};
 use crate::packet::rewrite::translate;
 use crate::path::conntrack::{is_current, touch};
+use crate::path::flow_pair::{attempt, insert_flow_pair};
 use crate::path::forward::{forward, route, via_sctp_stage};
 use crate::path::icmp_error;
-use crate::path::new_connection::{FlowTarget, egress, insert_flow_pair, masquerade, to_backend, to_host_port};
+use crate::path::new_connection::{FlowTarget, egress, masquerade, to_backend, to_host_port};
 use crate::path::udp_failover::peer_of_ended_backend;
 use crate::types::event::{DropReason, ParseError};
 use crate::types::flow::{Flow, flow_flags};
@@ -54,10 +55,12 @@ where
             touch(flow, &parsed, now, tables);
             return forward::<true, _, _, _>(packet, tables, &parsed, flow);
         }
-        if parsed.is_syn() {
+        if parsed.is_syn() || matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp | Layer4::Icmp) {
+            packet.set_scratch(attempt::FIRST);
             return Verdict::PASS.then(Stage::PortReuse);
         }
     }
+    packet.set_scratch(attempt::FIRST);
     // A SYN usually goes to a frontend, so the stage is the likely result and its two lookups are
     // saved here. Other packets are classified by their destination first.
     if parsed.is_syn() {
@@ -130,7 +133,7 @@ where
         // The node's own traffic, including connections to node ports from before Ropeway was
         // installed. The host's stack knows them, or resets them.
         address_kind::NODE => Verdict::PASS,
-        _ => forward_untranslated(flows, tables, parsed, origin, ifindex, kind, into),
+        _ => forward_untranslated(flows, tables, parsed, origin, ifindex, (kind, into), false),
     }
 }
 
@@ -166,6 +169,7 @@ fn check_source_ip<A: Family, T: FamilyMaps<A>>(
 /// Handles a packet to an address that is neither a Service's nor the node's.
 ///
 /// A verdict with [`Stage::NewConnection`] means: send by this device, masqueraded as the node.
+/// `is_checked`: [`Stage::PortReuse`] has decided about a flow that would translate the answers.
 #[inline(always)]
 fn forward_untranslated<A, F, T>(
     flows: &mut F,
@@ -173,8 +177,8 @@ fn forward_untranslated<A, F, T>(
     parsed: &Parsed<A>,
     origin: Origin,
     ifindex: u32,
-    kind: u8,
-    into: Verdict,
+    (kind, into): (u8, Verdict),
+    is_checked: bool,
 ) -> Verdict
 where
     A: Family,
@@ -182,13 +186,9 @@ where
     T: FamilyMaps<A>,
 {
     let opens = parsed.is_syn() || matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
-    if opens {
-        // The client reuses the port of an old connection through a Service to the same backend:
-        // that connection's reply flow would translate the answers to this one.
-        let back = parsed.key.reversed();
-        if flows.get(&back).is_some_and(|flow| flow.flags & flow_flags::REPLY != 0) {
-            flows.remove(&back);
-        }
+    if opens && !is_checked && flows.get(&parsed.key.reversed()).is_some_and(|f| f.flags & flow_flags::REPLY != 0) {
+        // A flow would translate the answers.
+        return Verdict::PASS.then(Stage::PortReuse);
     }
     if kind == address_kind::POD {
         let by_host = tables.config().is_some_and(|c| c.features & node_features::HOST_ROUTING != 0);
@@ -223,6 +223,8 @@ fn frontend_key<A: Family>(parsed: &Parsed<A>) -> FrontendKey<A> {
 /// Runs [`Stage::NewConnection`]: a packet without a flow that opens a connection, or may open one.
 /// With `COUNTS` runs [`Stage::LeastConnections`], for frontends whose scheduler compares
 /// connection counts.
+///
+/// The scratch word of the packet holds bits of [`attempt`].
 ///
 /// Two stages, because the search for the least loaded backend and the rest of the path exceed the
 /// verifier's budget and the stack of one program.
@@ -259,11 +261,16 @@ where
                 // First, while the frame of this function holds little: the search needs a large
                 // one.
                 target.find_least_loaded(tables, frontend, origin);
+                // The side of the client has been decided on, and is decided on again below.
+                target.scrub_verifier_state(packet);
             }
             connect_backend::<A, T, COUNTS>(tables, &parsed, frontend, origin, ifindex, &mut target)
         }
         None if COUNTS => return Verdict::PASS.then(Stage::NewConnection),
-        None => connect_other(flows, tables, &parsed, origin, ifindex, &mut target),
+        None => {
+            let is_checked = packet.scratch() & attempt::CHECKED != 0;
+            connect_other(flows, tables, &parsed, origin, ifindex, is_checked, &mut target)
+        }
     };
     // Many branches end here. What follows is explored once for each state that differs.
     let verdict = verdict.scrub_verifier_state(packet);
@@ -277,6 +284,7 @@ where
         }
         return route(packet, tables, &parsed, verdict);
     }
+    target.translate_port_if(packet.scratch() & attempt::TRANSLATE_PORT != 0);
     target.scrub_verifier_state(packet);
     target.resolve_route(packet);
     // The branches above have fixed the origin, and each value would be explored separately.
@@ -286,6 +294,7 @@ where
     if verdict.action() == Action::Translate {
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
     } else {
+        packet.set_scratch(attempt::TRANSLATE_PORT);
         verdict
     }
 }
@@ -326,6 +335,7 @@ fn connect_other<A, F, T>(
     parsed: &Parsed<A>,
     origin: Origin,
     ifindex: u32,
+    is_checked: bool,
     target: &mut FlowTarget<A>,
 ) -> Verdict
 where
@@ -348,7 +358,7 @@ where
         }
         _ => {}
     }
-    let verdict = forward_untranslated(flows, tables, parsed, origin, ifindex, kind, into);
+    let verdict = forward_untranslated(flows, tables, parsed, origin, ifindex, (kind, into), is_checked);
     if verdict.stage() != Some(Stage::NewConnection) {
         return verdict;
     }

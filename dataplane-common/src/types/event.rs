@@ -30,7 +30,8 @@ counted! {
     DropReason {
         /// A header is truncated or contradicts itself.
         Malformed = "malformed",
-        /// A pod sent with a source address or MAC that is not its own.
+        /// A pod sent with a source address or MAC that is not its own, or a packet from elsewhere
+        /// has the tuple of a pod's connection.
         Spoofed = "spoofed",
         /// The packet came by an interface that has no pod, or whose pod is being deleted.
         UnknownPod = "unknown_pod",

@@ -64,8 +64,9 @@ pub struct Flow<A> {
     pub state: u8,
     /// Properties of this direction, bits of [`flow_flags`].
     pub flags: u8,
-    /// Padding, zero like every gap.
-    pub pad: u16,
+    /// TCP: upper half of the newest sequence number of this direction. It tells a RST or FIN of
+    /// the sender from one with a guessed number.
+    pub seq: u16,
 }
 
 impl<A: Address> Flow<A> {
@@ -82,7 +83,7 @@ impl<A: Address> Flow<A> {
         last_seen: 0,
         state: flow_state::NEW,
         flags: 0,
-        pad: 0,
+        seq: 0,
     };
 }
 
@@ -94,6 +95,17 @@ impl<A: Copy> Flow<A> {
     pub const fn reverse_key(&self, key: &FlowKey<A>) -> FlowKey<A> {
         let (sport, dport) = (self.sport, self.dport);
         FlowKey { src: self.src, dst: self.dst, sport, dport, proto: key.proto, pad: [0; 3] }.reversed()
+    }
+
+    /// Returns true if `key` is the key of this flow's reverse direction, for equal protocols. Two
+    /// flows whose keys are each other's reverse are a pair.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_reverse_of(&self, key: &FlowKey<A>) -> bool
+    where
+        A: PartialEq,
+    {
+        self.sport == key.dport && self.dport == key.sport && self.src == key.dst && self.dst == key.src
     }
 }
 

@@ -30,7 +30,8 @@ macro_rules! for_each_stage {
             UdpFailover = 5, "stage_failover4", "stage_failover6";
             /// [`Self::NewConnection`] to a frontend whose scheduler compares connection counts.
             LeastConnections = 6, "stage_least4", "stage_least6";
-            /// A SYN whose 5-tuple matches a stale flow ([`crate::path::port_reuse::port_reuse`]).
+            /// A packet that opens a connection for whose tuple, or whose answers, a flow exists
+            /// ([`crate::path::port_reuse::port_reuse`]).
             PortReuse = 7, "stage_reuse4", "stage_reuse6";
         }
     };

@@ -204,7 +204,7 @@ mod tests {
             last_seen,
             state: 0,
             flags: 0,
-            pad: 0,
+            seq: 0,
         };
         // The full tick is 0x7f00_0005, of which 24 bits are known.
         assert_eq!(Half::of(&key, &flow(0x7eff_fffe), Ticks(0x00_0005)).idle, Ticks(7));

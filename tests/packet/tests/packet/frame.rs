@@ -31,15 +31,20 @@ pub(crate) fn frame(kind: Kind, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
 
 /// Builds a frame with this payload.
 pub(crate) fn frame_of(kind: Kind, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
-    build(kind, from, to, 64, payload)
+    build(kind, from, to, 64, 1, payload)
+}
+
+/// Builds a TCP segment with this sequence number; that of other segments is 1.
+pub(crate) fn frame_with_seq(kind: Kind, from: SocketAddr, to: SocketAddr, seq: u32) -> Vec<u8> {
+    build(kind, from, to, 64, seq, b"ropeway!")
 }
 
 /// Builds a frame with this hop limit.
 pub(crate) fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8) -> Vec<u8> {
-    build(kind, from, to, ttl, b"ropeway!")
+    build(kind, from, to, ttl, 1, b"ropeway!")
 }
 
-fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
+fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
     let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
     let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => eth.ipv4(a.octets(), b.octets(), ttl),
@@ -51,11 +56,11 @@ fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) 
     match kind {
         Kind::Udp => ip.udp(s, d).write(&mut bytes, payload),
         Kind::Sctp => ip.write(&mut bytes, IpNumber::SCTP, &sctp(s, d, payload)),
-        Kind::Syn => ip.tcp(s, d, 1, 1000).syn().write(&mut bytes, payload),
-        Kind::SynAck => ip.tcp(s, d, 1, 1000).syn().ack(2).write(&mut bytes, payload),
-        Kind::Ack => ip.tcp(s, d, 1, 1000).ack(2).write(&mut bytes, payload),
-        Kind::Fin => ip.tcp(s, d, 1, 1000).fin().ack(2).write(&mut bytes, payload),
-        Kind::Rst => ip.tcp(s, d, 1, 1000).rst().write(&mut bytes, payload),
+        Kind::Syn => ip.tcp(s, d, seq, 1000).syn().write(&mut bytes, payload),
+        Kind::SynAck => ip.tcp(s, d, seq, 1000).syn().ack(2).write(&mut bytes, payload),
+        Kind::Ack => ip.tcp(s, d, seq, 1000).ack(2).write(&mut bytes, payload),
+        Kind::Fin => ip.tcp(s, d, seq, 1000).fin().ack(2).write(&mut bytes, payload),
+        Kind::Rst => ip.tcp(s, d, seq, 1000).rst().write(&mut bytes, payload),
     }
     .unwrap();
     bytes

@@ -96,6 +96,18 @@ both! {
     retransmitted_syn_reaches_one_backend;
     syn_of_another_pod_ends_no_flow;
     direct_connection_ignores_a_stale_reply_flow;
+    forged_direct_packet_ends_no_connection;
+    two_frontends_of_one_backend_keep_their_replies;
+    taken_reply_key_without_a_free_port_is_dropped;
+    ended_pair_is_removed_whole;
+    unanswered_datagrams_keep_the_key_of_their_replies;
+    service_is_reachable_after_a_direct_connection;
+    forged_syn_to_a_terminating_backend_ends_no_connection;
+    forged_source_of_a_pod_takes_no_flow;
+    guessed_rst_or_fin_does_not_shorten_a_connection;
+    guessed_segment_before_a_rst_does_not_shorten_a_connection;
+    guessed_segment_of_the_handshake_is_corrected;
+    repeated_syn_does_not_shorten_a_connection;
     later_fragments_follow_the_first;
     later_fragments_follow_the_newest_datagram;
     extension_headers_of_every_kind_are_skipped;
