@@ -11,6 +11,7 @@ mod connection_counts;
 mod flow_ownership;
 mod forged_segments;
 mod headers;
+mod interleavings;
 mod masquerade;
 mod node_client;
 mod reject;

@@ -1,4 +1,4 @@
-//! Segments of TCP with the addresses and ports of a connection, but a guessed sequence number: they
+//! TCP segments with the addresses and ports of a connection, but a guessed sequence number: they
 //! are translated as any others, and do not shorten the life of the connection's flows.
 
 use std::net::SocketAddr;
