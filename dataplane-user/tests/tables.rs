@@ -20,7 +20,6 @@ use dataplane_host::sys::create_map;
 use dataplane_user::proxy::apply::{FamilyMaps, ServiceMaps};
 use dataplane_user::proxy::controller::{self, Core};
 use dataplane_user::proxy::desired::NodeContext;
-use dataplane_user::proxy::reconcile::slots::GRACE;
 use dataplane_user::proxy::source::object::{DualAddr, Endpoint, ServiceExtra, ServicePort, SlicePort, endpoint_flags};
 use dataplane_user::proxy::source::{ObjectKey, ObjectKind, ServiceObject, SliceObject, SourceEvent};
 
@@ -30,6 +29,8 @@ const ARRAY: u32 = 2;
 const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1024;
 const NOW: Duration = Duration::from_secs(100);
+/// The time of invariant I2 in ARCHITECTURE.md.
+const SLOTS_REST: Duration = Duration::from_secs(2);
 const CLOCK: Clock = Clock { jiffies_per_second: 250 };
 
 struct Maps {
@@ -352,7 +353,7 @@ impl Reader {
                         "published: a missing or foreign backend, {b:?}"
                     );
                     // A program never takes that long between two lookups.
-                    let late = began.elapsed() > GRACE / 2;
+                    let late = began.elapsed() > SLOTS_REST / 2;
                     assert!(late || b.state == 0, "unpublished, and reused too early: {f:?} {b:?}");
                 }
                 own

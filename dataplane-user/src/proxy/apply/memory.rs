@@ -1,5 +1,5 @@
-//! Service maps in memory, for tests: with limits, with faults on demand, and with an observer of
-//! every intermediate state.
+//! Service maps in memory, for tests: with limits, with faults on demand, with an observer of every
+//! intermediate state, and with an end of the agent between any two writes.
 //!
 //! Tests of the controller and of the map writer use them in place of the kernel's maps.
 
@@ -19,13 +19,36 @@ pub type Observer = Arc<dyn Fn() + Send + Sync>;
 
 type Entries = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>;
 
+/// The kind of operation that a fault concerns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    /// An entry, or a run of elements of an array, is set.
+    Set,
+    /// An entry is removed.
+    Remove,
+}
+
+/// The payload with which a write unwinds instead of being done, see [`MemoryMaps::kill_after`].
+pub struct Killed;
+
+/// Faults to come.
+#[derive(Default)]
+struct Faults {
+    /// Map, operation, and the number of such operations that succeed first.
+    fail: Vec<(&'static str, Operation, u32)>,
+    /// The number of writes and removals, in all maps, before the agent is killed.
+    kill: Option<u32>,
+    /// Operations that have failed.
+    failed: u32,
+}
+
 /// One map in memory. Clones share its content.
 #[derive(Clone)]
 pub struct MemoryMap {
     name: &'static str,
     entries: Entries,
     capacity: u32,
-    faults: Arc<Mutex<Vec<&'static str>>>,
+    faults: Arc<Mutex<Faults>>,
     observer: Arc<Mutex<Option<Observer>>>,
 }
 
@@ -57,16 +80,42 @@ impl MemoryMap {
         }
     }
 
-    /// Returns true if this write is to fail, see [`MemoryMaps::fail_next`].
-    fn takes_fault(&self) -> bool {
+    /// Returns true if this operation is to fail, see [`MemoryMaps::fail`].
+    fn takes_fault(&self, operation: Operation) -> bool {
         let mut faults = lock(&self.faults);
-        let found = faults.iter().position(|f| *f == self.name);
-        found.map(|i| faults.remove(i)).is_some()
+        let Some(i) = faults.fail.iter().position(|(map, of, _)| (*map, *of) == (self.name, operation)) else {
+            return false;
+        };
+        if faults.fail[i].2 > 0 {
+            faults.fail[i].2 -= 1;
+            return false;
+        }
+        faults.fail.remove(i);
+        faults.failed += 1;
+        true
+    }
+
+    /// Ends the agent if this write or removal is one too many.
+    fn live(&self) {
+        let mut faults = lock(&self.faults);
+        match faults.kill {
+            None => {}
+            Some(0) => {
+                drop(faults);
+                std::panic::resume_unwind(Box::new(Killed));
+            }
+            Some(left) => faults.kill = Some(left - 1),
+        }
+    }
+
+    fn error(&self) -> MapError {
+        MapError::Io { name: self.name.into(), source: std::io::ErrorKind::OutOfMemory.into() }
     }
 
     fn write(&self, key: &[u8], value: &[u8]) -> Result<(), MapError> {
-        if self.takes_fault() {
-            return Err(MapError::Io { name: self.name.into(), source: std::io::ErrorKind::OutOfMemory.into() });
+        self.live();
+        if self.takes_fault(Operation::Set) {
+            return Err(self.error());
         }
         let mut entries = lock(&self.entries);
         if entries.len() as u32 >= self.capacity && !entries.contains_key(key) {
@@ -96,7 +145,11 @@ impl<K: Pod, V: Pod> HashTable<K, V> for MemoryMap {
     }
 
     fn remove(&self, keys: &[K]) -> Result<(), (MapError, usize)> {
-        for key in keys {
+        for (i, key) in keys.iter().enumerate() {
+            self.live();
+            if self.takes_fault(Operation::Remove) {
+                return Err((self.error(), i));
+            }
             lock(&self.entries).remove(bytemuck::bytes_of(key));
             self.observe();
         }
@@ -114,19 +167,17 @@ impl<V: Pod> ArrayTable<V> for MemoryMap {
     }
 
     fn set(&self, base: u32, values: &[V]) -> bool {
-        if self.takes_fault() {
+        if self.takes_fault(Operation::Set) {
             return false;
         }
         for (value, index) in values.iter().zip(base..) {
             if index >= self.capacity {
                 return false;
             }
+            self.live();
             lock(&self.entries).insert(index.to_be_bytes().to_vec(), bytemuck::bytes_of(value).to_vec());
-            // no program reads a long table before it is published
-            if values.len() <= 16 {
-                self.observe();
-            }
         }
+        // no program reads a table before it is published
         self.observe();
         true
     }
@@ -153,7 +204,7 @@ pub struct MemoryMaps {
     pub addresses6: MemoryMap,
     pub slots: MemoryMap,
     pub backends: MemoryMap,
-    faults: Arc<Mutex<Vec<&'static str>>>,
+    faults: Arc<Mutex<Faults>>,
     observer: Arc<Mutex<Option<Observer>>>,
 }
 
@@ -168,7 +219,7 @@ impl MemoryMaps {
     /// that starts reads all backends.
     #[must_use]
     pub fn sized(entries: u32, slots: u32, backends: u32) -> Self {
-        let (faults, observer) = (Arc::<Mutex<Vec<&str>>>::default(), Arc::<Mutex<Option<Observer>>>::default());
+        let (faults, observer) = (Arc::<Mutex<Faults>>::default(), Arc::<Mutex<Option<Observer>>>::default());
         let map = |name, capacity| MemoryMap {
             name,
             entries: Entries::default(),
@@ -191,14 +242,56 @@ impl MemoryMaps {
         }
     }
 
+    /// Returns maps with the same content that hold so many entries, slots and backends.
+    #[must_use]
+    pub fn resized(&self, entries: u32, slots: u32, backends: u32) -> Self {
+        let mut new = self.clone();
+        for map in [
+            &mut new.services,
+            &mut new.frontends4,
+            &mut new.frontends6,
+            &mut new.sources4,
+            &mut new.sources6,
+            &mut new.addresses4,
+            &mut new.addresses6,
+        ] {
+            map.capacity = entries;
+        }
+        (new.slots.capacity, new.backends.capacity) = (slots, backends);
+        new
+    }
+
     /// Makes the next write to the map of this name fail; each call adds one failure.
     pub fn fail_next(&self, map: &'static str) {
-        lock(&self.faults).push(map);
+        self.fail(map, Operation::Set, 0);
+    }
+
+    /// Makes an operation on the map of this name fail, after so many that succeed.
+    pub fn fail(&self, map: &'static str, operation: Operation, after: u32) {
+        lock(&self.faults).fail.push((map, operation, after));
+    }
+
+    /// Ends the agent after so many more writes and removals: the next one unwinds with [`Killed`]
+    /// and does nothing. `None` lets it live.
+    pub fn kill_after(&self, writes: Option<u32>) {
+        lock(&self.faults).kill = writes;
+    }
+
+    /// Returns the number of operations that have failed since the last call of
+    /// [`Self::clear_failed`].
+    #[must_use]
+    pub fn failed(&self) -> u32 {
+        lock(&self.faults).failed
+    }
+
+    /// Sets the number of failed operations to 0.
+    pub fn clear_failed(&self) {
+        lock(&self.faults).failed = 0;
     }
 
     /// Removes the failures that have not happened yet.
     pub fn clear_faults(&self) {
-        lock(&self.faults).clear();
+        *lock(&self.faults) = Faults::default();
     }
 
     /// Sets the function that is called after each write.

@@ -193,6 +193,7 @@ impl Core {
             }
         }
         self.pipeline.node_round(now);
+        self.pipeline.remove_garbage(now);
         if self.synced {
             self.pipeline.rounds(1, now);
         } else {
@@ -205,11 +206,10 @@ impl Core {
     }
 
     fn first_rounds(&mut self, now: Duration) {
-        self.pipeline.prepare_first_round(now);
+        self.pipeline.prepare_first_round();
         self.pipeline.rounds(usize::MAX, now);
         self.pipeline.mark_stale();
         self.pipeline.rounds(usize::MAX, now);
-        self.pipeline.reconciler.release_garbage(now);
         self.synced = true;
         let (services, slices) = self.pipeline.store.counts();
         info!(services, slices, operations = self.operations().total(), "maps in sync");
@@ -294,6 +294,12 @@ impl Core {
 
     pub(super) fn services(&self) -> impl Iterator<Item = ServiceId> {
         self.pipeline.store.iter().map(|(id, _)| id)
+    }
+
+    /// Returns the numbers of slots, backends and service ports in use, without those at rest.
+    pub(super) fn in_use(&self) -> (u32, usize, usize) {
+        let allocator = self.pipeline.reconciler.allocator();
+        (allocator.slots.in_use(), allocator.backends.in_use(), allocator.ports.used())
     }
 
     pub(super) fn pending(&self) -> &super::pending::Pending {

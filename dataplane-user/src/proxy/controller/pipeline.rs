@@ -103,12 +103,21 @@ impl Pipeline {
         service.ports.len() * (endpoints + external) > LARGE
     }
 
-    /// Prepares the first rounds. Garbage is removed first, which makes room in the maps. Each
-    /// dirty Service adopts its entries in the maps before any Service claims a frontend. Older
-    /// Services come first, because the first claimant of a free frontend gets it.
-    pub(super) fn prepare_first_round(&mut self, now: Duration) {
-        let garbage = self.reconciler.take_garbage();
-        self.apply_for_node(&garbage, now);
+    /// Removes the entries that belonged to no Service at start, which makes room in the maps. What
+    /// they use is free only when all of them are removed; until then, that is tried again.
+    pub(super) fn remove_garbage(&mut self, now: Duration) {
+        let Some(garbage) = self.reconciler.take_garbage() else { return };
+        if self.apply_for_node(&garbage.plan, now) {
+            self.reconciler.release_garbage(garbage, now);
+        } else {
+            self.reconciler.keep_garbage(garbage);
+        }
+    }
+
+    /// Prepares the first rounds. Each dirty Service adopts its entries in the maps before any
+    /// Service claims a frontend. Older Services come first, because the first claimant of a free
+    /// frontend gets it.
+    pub(super) fn prepare_first_round(&mut self) {
         let Self { store, queue, reconciler, .. } = self;
         for id in queue.dirty().iter() {
             if let Some(entry) = store.get(*id) {
@@ -155,11 +164,14 @@ impl Pipeline {
         self.plan = plan;
     }
 
-    /// Applies a plan that belongs to no Service. Addresses that failed are tried again.
-    fn apply_for_node(&mut self, plan: &Plan, now: Duration) {
-        if !self.apply(plan).is_complete() {
+    /// Applies a plan that belongs to no Service. Returns false if it failed and will be tried
+    /// again.
+    fn apply_for_node(&mut self, plan: &Plan, now: Duration) -> bool {
+        let complete = self.apply(plan).is_complete();
+        if !complete {
             self.queue.retry_node(now);
         }
+        complete
     }
 
     fn round(&mut self, ids: &[ServiceId], now: Duration) {
@@ -184,7 +196,7 @@ impl Pipeline {
 
     /// Derives one Service's desired state and adds its operations to the plan.
     fn plan_service(&mut self, id: ServiceId, plan: &mut Plan, now: Duration) -> Option<Part> {
-        self.queue.begin(id);
+        let deferred = self.queue.begin(id);
         let entry = self.store.get(id)?;
         let mut desired = match &entry.service {
             None => Desired::default(),
@@ -197,7 +209,7 @@ impl Pipeline {
                 desired::service(&entry.key, service, slices, &self.context, |a| self.store.is_cluster_ip(a))
             }
         };
-        let reconciled = self.reconciler.reconcile(id, &desired, &self.store, plan, now)?;
+        let reconciled = self.reconciler.reconcile(id, &desired, &self.store, plan, now, deferred)?;
         self.mark_woken();
         let mut rejections = std::mem::take(&mut desired.rejections);
         match reconciled {

@@ -16,6 +16,8 @@ const MAX_DOUBLINGS: u8 = 8;
 #[derive(Clone, Copy, Default, Debug)]
 struct State {
     queued: bool,
+    /// It is to be reconciled when no other is dirty.
+    deferred: bool,
     /// Failures in a row.
     failures: u8,
 }
@@ -69,13 +71,17 @@ impl WorkQueue {
 
     /// Queues a Service behind all others.
     pub(super) fn defer(&mut self, id: ServiceId) {
-        self.state(id).queued = true;
+        let state = self.state(id);
+        (state.queued, state.deferred) = (true, true);
         self.deferred.push(id);
     }
 
-    /// Notes that the round of a Service begins: from now on it can be queued again.
-    pub(super) fn begin(&mut self, id: ServiceId) {
-        self.state(id).queued = false;
+    /// Notes that the round of a Service begins: from now on it can be queued again. Returns true
+    /// if it was deferred.
+    pub(super) fn begin(&mut self, id: ServiceId) -> bool {
+        let state = self.state(id);
+        state.queued = false;
+        std::mem::take(&mut state.deferred)
     }
 
     /// Removes and returns the dirty Services, or the deferred ones if no Service is dirty.

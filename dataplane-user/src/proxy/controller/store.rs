@@ -19,6 +19,7 @@ use crate::proxy::source::{ObjectKey, ObjectKind, ServiceObject, SliceObject};
 pub(super) struct ServiceEntry {
     pub(super) key: ObjectKey,
     pub(super) service: Option<ServiceObject>,
+    /// By name, so that all nodes prefer the same one of two equal entries for an endpoint.
     pub(super) slices: Vec<StoredSlice>,
     epoch: u32,
 }
@@ -150,7 +151,8 @@ impl ObjectStore {
             known.object = object;
         } else {
             entry.slices.reserve_exact(1);
-            entry.slices.push(StoredSlice { name: key.name.clone(), object, epoch });
+            let at = entry.slices.partition_point(|s| s.name < key.name);
+            entry.slices.insert(at, StoredSlice { name: key.name.clone(), object, epoch });
             self.slices += 1;
             let short = self.short_hash(&key.namespace, &key.name);
             self.by_slice.insert_unique(widen(short), (short, id), |(short, _)| widen(*short));

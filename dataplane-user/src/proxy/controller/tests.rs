@@ -2,6 +2,9 @@
 
 mod external_ips;
 mod faults;
+mod killed;
+mod objects;
+mod oracle;
 mod ownership;
 mod property;
 mod reader;

@@ -1,7 +1,7 @@
 //! Computes the operations between two states of one Service, and what is free after them.
 //!
-//! [`Allocator::plan`] runs before the write and [`Allocator::commit`] after it. The rollback of a
-//! failed write is a plan in the other direction.
+//! [`Allocator::plan`] and [`plan_tables`] run before the write and [`Allocator::commit`] after it.
+//! The rollback of a failed write is a plan in the other direction, without tables.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -45,7 +45,6 @@ impl Allocator {
         for port in after {
             let old = before.iter().find(|p| p.id == port.id);
             self.plan_backends(old, port, service, plan);
-            plan_tables(old, port, service, plan);
             if old.is_none_or(|o| o.uncertain) {
                 self.ports.adopt(port.id, service);
                 plan.names.sets.push(service, port.id.get(), port_name(namespace, name, &port.name));
@@ -187,12 +186,17 @@ fn gone_sources<'a>(port: &'a PublishedPort, new: Option<&'a PublishedPort>) -> 
     port.sources().iter().filter(|r| kept.binary_search(r).is_err())
 }
 
-fn plan_tables(old: Option<&PublishedPort>, port: &PublishedPort, service: ServiceId, plan: &mut Plan) {
-    for of in TABLES {
-        let table = port.tables[of.0];
-        if table.len > 0 && old.is_none_or(|o| o.tables[of.0] != table) {
-            plan.slots.ranges.push((table.base, table.len, service));
-            port.fill(of, &mut plan.slots.ids);
+/// Adds the slot tables of `after` that `before` does not have. A rollback needs none: the tables
+/// of the state to which it leads were published, and are never edited.
+pub fn plan_tables(before: &[PublishedPort], after: &[PublishedPort], service: ServiceId, plan: &mut Plan) {
+    for port in after {
+        let old = before.iter().find(|p| p.id == port.id);
+        for of in TABLES {
+            let table = port.tables[of.0];
+            if table.len > 0 && old.is_none_or(|o| o.tables[of.0] != table) {
+                plan.slots.ranges.push((table.base, table.len, service));
+                port.fill(of, &mut plan.slots.ids);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Ids of Services, service ports and backends, and the allocation of the latter two.
 //!
-//! A released backend id is not used again for [`QUARANTINE`], and then has another generation. The
+//! A released backend id is not used again for five seconds, and then has another generation. The
 //! allocator owns both pools; the object store gives out Service ids.
 
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// The time that the id of an ended backend rests: a program that has read it from a slot finishes
 /// long before.
-pub const QUARANTINE: Duration = Duration::from_secs(5);
+const QUARANTINE: Duration = Duration::from_secs(5);
 
 /// A Service: its index in the controller's object store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -135,6 +135,13 @@ impl BackendIds {
     #[must_use]
     pub fn left(&self) -> u32 {
         self.capacity.saturating_sub(self.generations.len() as u32) + self.free.len() as u32
+    }
+
+    /// Returns the number of ids that are in use and not at rest.
+    #[cfg(test)]
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        self.generations.len() - 1 - self.free.len()
     }
 
     /// Takes an id for a new backend; its generation is [`Self::generation`].

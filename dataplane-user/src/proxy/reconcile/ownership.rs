@@ -12,7 +12,7 @@
 //! [`super::Reconciler`] calls it and hands its [`Decisions`] to [`super::assign`] as a value. It
 //! changes no published state and plans nothing.
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use super::allocator::Allocator;
 use super::ids::ServiceId;
@@ -81,9 +81,14 @@ pub(super) struct FrontendOwnership {
     waiting: HashMap<FrontendAddr, Vec<ServiceId>>,
     /// The frontends that each waiting Service claims.
     of: HashMap<ServiceId, Vec<FrontendAddr>>,
-    /// Frontends that their owners give up once the successor has had a round to take them.
-    proposed: HashSet<FrontendAddr>,
+    /// Frontends that their owners give up once the successor has had a round to take them, with
+    /// the number of rounds that their owners have waited for that.
+    proposed: HashMap<FrontendAddr, u8>,
 }
+
+/// Rounds that an owner waits for a successor, which may itself wait for another Service to take
+/// something first. Two Services that wait for each other end it so.
+const PATIENCE: u8 = 8;
 
 impl FrontendOwnership {
     /// Returns true if no Service waits and no frontend is proposed.
@@ -137,14 +142,20 @@ impl FrontendOwnership {
         existing.min_by_key(|(_, c)| c.rank()).map(|(id, _)| id).filter(|id| *id != owner)
     }
 
-    /// Records a proposal to the successor. Returns false if the frontend was proposed already.
+    /// Records a proposal to the successor. Returns false if it was proposed often enough.
     pub(super) fn propose(&mut self, key: FrontendAddr) -> bool {
-        self.proposed.insert(key)
+        let rounds = self.proposed.entry(key).or_default();
+        *rounds += 1;
+        let patient = *rounds <= PATIENCE;
+        if !patient {
+            self.proposed.remove(&key);
+        }
+        patient
     }
 
-    /// Ends a proposal. Returns true if there was one.
-    pub(super) fn end_proposal(&mut self, key: &FrontendAddr) -> bool {
-        self.proposed.remove(key)
+    /// Ends a proposal.
+    pub(super) fn end_proposal(&mut self, key: &FrontendAddr) {
+        self.proposed.remove(key);
     }
 
     /// Decides on each frontend of `desired` that another Service has. `published` is by Service
@@ -161,7 +172,7 @@ impl FrontendOwnership {
         let decide = |key: FrontendAddr| {
             let owner = allocator.ports.owner(allocator.frontend_owner(&key)?).filter(|owner| *owner != id)?;
             let other = services.claimant(owner)?;
-            if own.rank() >= other.rank() && !self.proposed.contains(&key) {
+            if own.rank() >= other.rank() && !self.proposed.contains_key(&key) {
                 return None;
             }
             // a Service that takes part in this round has no published state until the round ends

@@ -70,6 +70,13 @@ impl<K> Removals<K> {
         self.services.push(service);
     }
 
+    /// Keeps the removals of some keys only.
+    pub fn retain(&mut self, keeps: impl Fn(&K) -> bool) {
+        let mut services = std::mem::take(&mut self.services).into_iter();
+        let keys = std::mem::take(&mut self.keys).into_iter();
+        keys.zip(&mut services).filter(|(key, _)| keeps(key)).for_each(|(key, service)| self.push(service, key));
+    }
+
     fn clear(&mut self) {
         self.keys.clear();
         self.services.clear();

@@ -16,21 +16,23 @@ use std::time::Duration;
 
 use dataplane_common::types::address::Address;
 use dataplane_common::types::clock::Clock;
-use dataplane_common::types::service::SlotTable;
-use hashbrown::HashMap;
+use dataplane_common::types::service::{Frontend, SlotTable};
+use hashbrown::{HashMap, HashSet};
 
 use super::allocator::{Allocator, Capacities};
 use super::assign::{Assigned, Refusal, assign};
+use super::diff::plan_tables;
 use super::ids::ServiceId;
 use super::ownership::{Claimants, FrontendOwnership};
 use super::plan::{Changes, Plan};
 use super::published::{PublishedPort, union};
 use super::quota::SlotQuota;
-use super::restore::{Garbage, Restored, TableContents, restore};
+use super::restore::{Garbage, Restored, RestoredService, TableContents, restore};
 use crate::proxy::desired::{Desired, FrontendAddr};
 use crate::proxy::source::ObjectKey;
 
-/// One Service's part of a round: its entries in the maps before the round and after it.
+/// One Service's part of a round: its entries in the maps before the round and after it. For a
+/// rollback the two change places.
 #[derive(Debug)]
 pub struct Part {
     /// The Service.
@@ -59,11 +61,30 @@ pub enum Reconciled {
         /// Frontends that another Service keeps; `None`: of an unknown Service.
         conflicts: Vec<(FrontendAddr, Option<ServiceId>)>,
     },
-    /// Nothing is planned: the Service proposes frontends to their successors first. It has to be
-    /// reconciled again when no other Service is dirty.
+    /// Nothing is planned: the Service gives up frontends, which others may take first. It has to
+    /// be reconciled again when no other Service is dirty.
     Deferred,
     /// Nothing is planned: the Service does not fit and keeps what it has.
     Refused(Refusal),
+}
+
+/// A Service whose entries in the maps are uncertain.
+#[derive(Debug)]
+struct Uncertain {
+    origin: Origin,
+    /// Slot tables that must not be reused yet, because frontends may still use them, besides those
+    /// of the published state.
+    tables: Vec<SlotTable>,
+}
+
+/// The state to which a rollback of an uncertain Service leads.
+#[derive(Debug)]
+enum Origin {
+    /// The last state that was in the maps for certain.
+    Known(Box<[PublishedPort]>),
+    /// The frontends that the agent found, half written, when it started, and the number of
+    /// [`Uncertain::tables`] that they use.
+    Found(Vec<(FrontendAddr, Frontend)>, usize),
 }
 
 /// The Services' published state, and everything that is needed to change it.
@@ -73,12 +94,11 @@ pub struct Reconciler {
     ownership: FrontendOwnership,
     /// By Service id.
     published: Vec<Box<[PublishedPort]>>,
-    /// Service ports found in the maps at start, by `namespace/name`, that no Service has adopted
-    /// yet.
-    stale: HashMap<Box<str>, Vec<PublishedPort>>,
-    garbage: Garbage,
-    /// Slot tables that must not be reused yet: a write failed, so frontends may still use them.
-    quarantine: HashMap<ServiceId, Vec<SlotTable>>,
+    /// Services found in the maps at start, by `namespace/name`, that none has adopted yet.
+    stale: HashMap<Box<str>, RestoredService>,
+    /// Entries found at start that belong to no Service; `None` once they are removed.
+    garbage: Option<Garbage>,
+    uncertain: HashMap<ServiceId, Uncertain>,
     quota: SlotQuota,
     /// Services to reconcile because of what happened to another one.
     woken: Vec<ServiceId>,
@@ -95,8 +115,8 @@ impl Reconciler {
             ownership: FrontendOwnership::default(),
             published: Vec::new(),
             stale: services,
-            garbage,
-            quarantine: HashMap::new(),
+            garbage: Some(garbage),
+            uncertain: HashMap::new(),
             quota: SlotQuota::default(),
             woken: Vec::new(),
             packet_clock,
@@ -138,14 +158,22 @@ impl Reconciler {
         std::mem::take(&mut self.woken)
     }
 
-    /// Returns the operations that remove the entries that belonged to no Service at start.
-    pub fn take_garbage(&mut self) -> Plan {
-        std::mem::take(&mut self.garbage.plan)
+    /// Returns the entries that belonged to no Service at start, until they have been removed. The
+    /// caller removes them and calls one of the next two functions.
+    pub fn take_garbage(&mut self) -> Option<Garbage> {
+        let mut garbage = self.garbage.take()?;
+        garbage.leave_claimed(&self.allocator);
+        Some(garbage)
     }
 
-    /// Frees what the garbage used. It must have been removed, and no Service may be uncertain.
-    pub fn release_garbage(&mut self, now: Duration) {
-        std::mem::take(&mut self.garbage).release(&mut self.allocator, now);
+    /// Notes that garbage could not be removed: what it uses is not free.
+    pub fn keep_garbage(&mut self, garbage: Garbage) {
+        self.garbage = Some(garbage);
+    }
+
+    /// Frees what removed garbage used.
+    pub fn release_garbage(&mut self, garbage: Garbage, now: Duration) {
+        garbage.release(&mut self.allocator, now);
     }
 
     /// Gives a Service what the maps had of it when the agent started.
@@ -153,9 +181,13 @@ impl Reconciler {
         if self.stale.is_empty() || !self.published(id).is_empty() {
             return;
         }
-        if let Some(ports) = self.stale.remove(key.to_string().as_str()) {
+        if let Some(RestoredService { ports, frontends, tables }) = self.stale.remove(key.to_string().as_str()) {
             self.quota.register(id, &key.namespace);
             ports.iter().for_each(|p| self.allocator.ports.adopt(p.id, id));
+            if ports.iter().any(|p| p.uncertain) {
+                let origin = Origin::Found(frontends, tables.len());
+                self.uncertain.insert(id, Uncertain { origin, tables });
+            }
             self.publish(id, ports.into());
         }
     }
@@ -167,8 +199,8 @@ impl Reconciler {
         self.stale.keys().filter_map(|name| name.split_once('/')).map(|(n, s)| ObjectKey::new(n, s)).collect()
     }
 
-    /// Adds the operations that lead one Service to `desired`. Returns `None` if there is no such
-    /// Service.
+    /// Adds the operations that lead one Service to `desired`. `deferred` is true if that was
+    /// deferred until no other Service is dirty. Returns `None` if there is no such Service.
     pub fn reconcile(
         &mut self,
         id: ServiceId,
@@ -176,12 +208,14 @@ impl Reconciler {
         services: &impl Claimants,
         plan: &mut Plan,
         now: Duration,
+        deferred: bool,
     ) -> Option<Reconciled> {
         let key = services.claimant(id)?.key;
         self.adopt(id, key);
         self.ownership.remove(id);
         let before = self.published.get_mut(id.index()).map(std::mem::take).unwrap_or_default();
-        if self.propose(id, &before, desired, services) {
+        if self.propose(id, &before, desired, services, deferred) {
+            self.wait_for_others(id, desired);
             self.publish(id, before);
             return Some(Reconciled::Deferred);
         }
@@ -197,6 +231,7 @@ impl Reconciler {
             }
         };
         self.allocator.plan((&key.namespace, &key.name), &before, &after, id, plan);
+        plan_tables(&before, &after, id, plan);
         // Counted before it is written, because others of the namespace may take part in the round.
         self.quota.set(id, &after);
         for (frontend, _) in conflicts.iter().filter(|(_, owner)| *owner != Some(id)) {
@@ -239,47 +274,98 @@ impl Reconciler {
 
     /// Notes that a Service's part of the plan is in the maps.
     pub fn commit(&mut self, part: Part, now: Duration) {
-        if !self.quarantine.is_empty() {
-            let tables = self.quarantine.remove(&part.id);
-            tables.into_iter().flatten().for_each(|t| self.allocator.slots.release(t, now));
-        }
+        self.release_uncertain(part.id, now);
         self.settle(part.id, &part.before, part.after, now);
         part.taken_over.iter().for_each(|(key, from)| self.transfer(key, *from));
     }
 
-    /// Adds the operations that undo a part of which a write failed.
+    /// Adds the operations that undo a part of which a write failed: the Service gets back what it
+    /// last had for certain, or the frontends that the agent found. No slot table is written: those
+    /// of earlier states are in the maps, unchanged.
     pub fn plan_rollback(&mut self, part: &mut Part, services: &impl Claimants, plan: &mut Plan) {
-        part.after.iter_mut().for_each(|p| p.uncertain = true);
         part.taken_over.iter().for_each(|(key, owner)| self.plan_return(key, *owner, part.id, plan));
-        if let Some(claimant) = services.claimant(part.id) {
-            let name = (&*claimant.key.namespace, &*claimant.key.name);
-            self.allocator.plan(name, &part.after, &part.before, part.id, plan);
+        let Some(claimant) = services.claimant(part.id) else { return };
+        let name = (&*claimant.key.namespace, &*claimant.key.name);
+        let (before, mut failed) = (std::mem::take(&mut part.before), std::mem::take(&mut part.after));
+        failed.iter_mut().for_each(|p| p.uncertain = true);
+        if !self.uncertain.contains_key(&part.id) {
+            (part.before, part.after) = (failed, before);
+            self.allocator.plan(name, &part.before, &part.after, part.id, plan);
+            return;
+        }
+        part.before = self.merge(part, &before, &failed, &failed, name);
+        match self.uncertain.get(&part.id).map(|uncertain| &uncertain.origin) {
+            Some(Origin::Known(ports)) => {
+                part.after.clone_from(ports);
+                self.allocator.plan(name, &part.before, &part.after, part.id, plan);
+            }
+            Some(Origin::Found(frontends, _)) => {
+                for key in part.before.iter().flat_map(|p| &p.frontends).map(|f| f.key) {
+                    match frontends.iter().find(|(found, _)| *found == key) {
+                        Some((_, value)) => plan.set_frontend(part.id, &key, *value),
+                        None => plan.remove_frontend(part.id, &key),
+                    }
+                }
+                part.after = part.before.clone();
+            }
+            None => {}
         }
     }
 
-    /// Notes that the rollback of a part is in the maps: the Service has what it had before the
-    /// round.
-    pub fn roll_back(&mut self, part: Part, now: Duration) {
-        self.settle(part.id, &part.after, part.before, now);
+    /// Notes that the rollback of a part is in the maps.
+    pub fn roll_back(&mut self, mut part: Part, now: Duration) {
+        let Self { uncertain, allocator, .. } = self;
+        if let Some(Uncertain { origin: Origin::Found(_, of_found), tables }) = uncertain.get_mut(&part.id) {
+            tables.drain(*of_found..).for_each(|table| allocator.slots.release(table, now));
+        } else {
+            part.after.iter_mut().for_each(|p| p.uncertain = false);
+            self.release_uncertain(part.id, now);
+        }
+        self.settle(part.id, &part.before, part.after, now);
     }
 
     /// Notes that both a part and its rollback failed: the maps may contain any of both. The
     /// Service keeps all of it, uncertain, until a later round has written it. Frontends that it
     /// was to take from others stay with them.
     pub fn keep_both(&mut self, mut part: Part, services: &impl Claimants) {
-        for (key, owner) in part.taken_over.drain(..) {
-            let without = |p: &PublishedPort| p.frontends.iter().filter(|f| f.key != key).copied().collect();
-            part.after.iter_mut().for_each(|p| p.frontends = without(p));
-            self.mark_frontend_uncertain(&key, owner);
+        let (failed, origin) = (std::mem::take(&mut part.before), std::mem::take(&mut part.after));
+        for (key, owner) in &part.taken_over {
+            self.mark_frontend_uncertain(key, *owner);
         }
-        let (both, tables) = union(&part.before, &part.after);
-        if let Some(claimant) = services.claimant(part.id) {
-            // Planned only to allocate all of it, so that no other Service gets a part of it.
-            let name = (&*claimant.key.namespace, &*claimant.key.name);
-            self.allocator.plan(name, &part.before, &both, part.id, &mut Plan::default());
-        }
-        self.quarantine.entry(part.id).or_default().extend(tables);
+        let Some(claimant) = services.claimant(part.id) else { return };
+        let name = (&*claimant.key.namespace, &*claimant.key.name);
+        let both = self.merge(&part, &origin, &failed, &origin, name);
         self.publish(part.id, both);
+    }
+
+    /// Returns the entries that the maps may contain: those of `before` and of `failed`, without
+    /// frontends that were to be taken from others. All of it is allocated, so that no other
+    /// Service gets a part of it; so far, `allocated` is.
+    fn merge(
+        &mut self,
+        part: &Part,
+        before: &[PublishedPort],
+        failed: &[PublishedPort],
+        allocated: &[PublishedPort],
+        name: (&str, &str),
+    ) -> Box<[PublishedPort]> {
+        let mut own = failed.to_vec();
+        let is_taken = |key: &FrontendAddr| part.taken_over.iter().any(|(taken, _)| taken == key);
+        own.iter_mut().for_each(|p| p.frontends = p.frontends.iter().filter(|f| !is_taken(&f.key)).copied().collect());
+        let (both, tables) = union(before, &own);
+        self.allocator.plan(name, allocated, &both, part.id, &mut Plan::default());
+        let new = || Uncertain { origin: Origin::Known(before.into()), tables: Vec::new() };
+        self.uncertain.entry(part.id).or_insert_with(new).tables.extend(tables);
+        both
+    }
+
+    /// Releases the slot tables that only uncertain entries of a Service used.
+    fn release_uncertain(&mut self, id: ServiceId, now: Duration) {
+        if self.uncertain.is_empty() {
+            return;
+        }
+        let tables = self.uncertain.remove(&id).map(|uncertain| uncertain.tables);
+        tables.into_iter().flatten().for_each(|table| self.allocator.slots.release(table, now));
     }
 
     fn publish(&mut self, id: ServiceId, ports: Box<[PublishedPort]>) {
@@ -298,31 +384,49 @@ impl Reconciler {
     }
 
     /// Proposes the frontends that the Service is about to give up to their successors. Returns
-    /// true if there were any; the Service then keeps everything until they have taken them.
+    /// true if there were any, or if it was not deferred yet: until all other dirty Services have
+    /// been reconciled, their claims are not known. The Service then keeps everything.
     fn propose(
         &mut self,
         id: ServiceId,
         before: &[PublishedPort],
         desired: &Desired,
         services: &impl Claimants,
+        deferred: bool,
     ) -> bool {
+        if before.is_empty() {
+            return false;
+        }
+        let wanted: HashSet<FrontendAddr> = desired.ports.iter().flat_map(|p| &p.frontends).map(|f| f.key).collect();
+        let keys = before.iter().flat_map(|p| &p.frontends).map(|f| f.key);
+        if !deferred && keys.clone().any(|key| !wanted.contains(&key)) {
+            return true;
+        }
         if self.ownership.is_empty() {
             return false;
         }
         let mut proposed = false;
-        for key in before.iter().flat_map(|p| &p.frontends).map(|f| f.key) {
-            let was_proposed = self.ownership.end_proposal(&key);
-            let is_wanted = || desired.ports.iter().any(|p| p.frontends.iter().any(|f| f.key == key));
-            let Some(successor) = self.ownership.successor(&key, id, services).filter(|_| !is_wanted()) else {
-                continue;
-            };
-            if !was_proposed {
-                self.ownership.propose(key);
-                self.woken.push(successor);
-                proposed = true;
+        for key in keys {
+            let successor = self.ownership.successor(&key, id, services).filter(|_| !wanted.contains(&key));
+            match successor {
+                Some(successor) if self.ownership.propose(key) => {
+                    self.woken.push(successor);
+                    proposed = true;
+                }
+                _ => self.ownership.end_proposal(&key),
             }
         }
         proposed
+    }
+
+    /// Has the Service wait for the frontends that others have, whatever it will get of them.
+    fn wait_for_others(&mut self, id: ServiceId, desired: &Desired) {
+        for key in desired.ports.iter().flat_map(|p| &p.frontends).map(|f| f.key) {
+            let owner = self.allocator.frontend_owner(&key);
+            if owner.is_some_and(|port| self.allocator.ports.owner(port) != Some(id)) {
+                self.ownership.wait(id, key);
+            }
+        }
     }
 
     /// Wakes the Services that wait for frontends of this one and come before it now, because it

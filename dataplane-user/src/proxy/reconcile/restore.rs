@@ -5,6 +5,7 @@
 //! over as uncertain, so that they are written again. Entries without a service port are garbage.
 //! It gets the content of the maps from `apply::read` and writes nothing.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use dataplane_common::types::address::{Address, Prefix, V4, V6};
 use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::pod::{AddressInfo, address_kind};
 use dataplane_common::types::service::{self, Backend, Frontend, FrontendKey, ServiceName, SlotTable, frontend_flags};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::allocator::{Allocator, Capacities};
 use super::ids::{BackendId, BackendIds, Generation, PortIds, ServiceId, ServicePortId};
@@ -78,10 +79,22 @@ impl TableContents {
 pub struct Restored {
     /// The ids, slots and frontends in use.
     pub allocator: Allocator,
-    /// Service ports by `namespace/name` of their Service.
-    pub services: HashMap<Box<str>, Vec<PublishedPort>>,
+    /// Services by `namespace/name`.
+    pub services: HashMap<Box<str>, RestoredService>,
     /// Entries that belong to no service port.
     pub garbage: Garbage,
+}
+
+/// A Service in the maps that an agent has found.
+#[derive(Debug, Default)]
+pub struct RestoredService {
+    /// Its ports.
+    pub ports: Vec<PublishedPort>,
+    /// Its frontends, if some ports are uncertain.
+    pub frontends: Vec<(FrontendAddr, Frontend)>,
+    /// Slot tables that some of its frontends have besides those of the ports: an agent was killed
+    /// between the writes of two frontends.
+    pub tables: Vec<SlotTable>,
 }
 
 /// Entries that belong to no service port.
@@ -89,16 +102,26 @@ pub struct Restored {
 pub struct Garbage {
     /// Operations that remove the entries.
     pub plan: Plan,
-    /// Slot ranges that only garbage and uncertain frontends use.
+    /// Slot ranges that only garbage uses.
     slots: Vec<SlotTable>,
     backends: Vec<BackendId>,
+    ports: BTreeSet<ServicePortId>,
 }
 
 impl Garbage {
-    /// Frees its ids and slots. It must have been removed, and no service port may be uncertain.
+    /// Leaves the frontends alone that Services have claimed since: their entries are not garbage
+    /// any more.
+    pub fn leave_claimed(&mut self, allocator: &Allocator) {
+        let is_free = |key: &FrontendAddr| allocator.frontend_owner(key).is_none();
+        self.plan.v4.frontends.removals.retain(|key| is_free(&frontend_addr(key)));
+        self.plan.v6.frontends.removals.retain(|key| is_free(&frontend_addr(key)));
+    }
+
+    /// Frees its ids and slots. It must have been removed.
     pub fn release(self, allocator: &mut Allocator, now: Duration) {
         self.backends.into_iter().for_each(|id| allocator.backends.release(id, now));
         self.slots.into_iter().for_each(|range| allocator.slots.release(range, now));
+        self.ports.into_iter().for_each(|id| allocator.ports.release(id));
     }
 }
 
@@ -117,29 +140,40 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
     let mut names = port_names(&mut found.names, &mut garbage);
     let mut parts: HashMap<ServicePortId, PortParts> = names.keys().map(|id| (*id, PortParts::default())).collect();
     let mut used: Vec<SlotTable> = Vec::new();
+    // Ids that Services must not get before the garbage is removed.
+    let mut taken: BTreeSet<ServicePortId> =
+        garbage.names.removals.keys.iter().map(|id| ServicePortId::new(*id)).collect();
     for (key, value) in &found.frontends {
-        used.extend([value.internal, value.external].into_iter().filter(|t| t.len > 0));
-        match parts.get_mut(&ServicePortId::new(value.service_port)) {
-            Some(port) => port.frontends.push((*key, *value)),
-            None => garbage.remove_frontend(ServiceId::NODE, key),
+        used.extend(tables(value));
+        let id = ServicePortId::new(value.service_port);
+        if let Some(port) = parts.get_mut(&id) {
+            port.frontends.push((*key, *value));
+        } else {
+            taken.insert(id);
+            garbage.remove_frontend(ServiceId::NODE, key);
         }
     }
+    let nameless = found.backends.iter().map(|(_, b)| ServicePortId::new(b.service_port));
+    taken.extend(nameless.filter(|id| !parts.contains_key(id)));
     for (id, range) in &found.sources {
-        match parts.get_mut(id) {
-            Some(port) => port.sources.push(*range),
-            None => garbage.remove_source(ServiceId::NODE, *id, range),
+        if let Some(port) = parts.get_mut(id) {
+            port.sources.push(*range);
+        } else {
+            taken.insert(*id);
+            garbage.remove_source(ServiceId::NODE, *id, range);
         }
     }
+    // The pool holds all ids up to the greatest one, and gives out none beyond the map's size.
+    taken.retain(|id| id.get() != 0 && id.get() <= capacities.services);
     found.odd_sources4.iter().for_each(|key| garbage.v4.sources.removals.push(ServiceId::NODE, *key));
     found.odd_sources6.iter().for_each(|key| garbage.v6.sources.removals.push(ServiceId::NODE, *key));
     used.sort_unstable_by_key(|t| (t.base, t.len));
     used.dedup();
-    let in_use: hashbrown::HashSet<BackendId> = found.backends.iter().map(|(id, _)| *id).collect();
+    let in_use: HashSet<BackendId> = found.backends.iter().map(|(id, _)| *id).collect();
     let generations = std::mem::take(&mut found.generations);
     let ids = BackendIds::new(capacities.backends, generations, |id| !in_use.contains(&id), now);
-    let ports = PortIds::new(found.names.iter().map(|(id, _)| *id));
+    let ports = PortIds::new(found.names.iter().map(|(id, _)| *id).chain(taken.iter().copied()));
     let mut allocator = Allocator::with(capacities, FreeList::with_used(capacities.slots, used.clone()), ids, ports);
-    garbage.names.removals.keys.iter().for_each(|id| allocator.ports.release(ServicePortId::new(*id)));
     let mut backends = Vec::new();
     let mut end_backend = |id: BackendId, b: &Backend| {
         let generation = Generation::new(b.generation).next().get();
@@ -152,23 +186,38 @@ pub fn restore(mut found: TableContents, capacities: Capacities, now: Duration) 
             None => end_backend(*id, backend),
         }
     }
-    let mut services: HashMap<Box<str>, Vec<PublishedPort>> = HashMap::with_capacity(parts.len());
+    let mut services: HashMap<Box<str>, RestoredService> = HashMap::with_capacity(parts.len());
     for (id, parts) in parts {
         let Some((service, name)) = names.remove(&id) else { continue };
+        let frontends = parts.frontends.clone();
         let port = parts.assemble(id, &name, &found.slots, &mut end_backend);
         for f in &port.frontends {
             allocator.enter_frontend(f.key, id);
             allocator.use_addr(f, ServiceId::NODE);
         }
         port.sources().iter().for_each(|range| allocator.enter_source(id, *range));
-        services.entry(service).or_default().push(port);
+        let service = services.entry(service).or_default();
+        let of_frontends = frontends.iter().flat_map(|(_, value)| tables(value));
+        service.tables.extend(of_frontends.filter(|t| !port.tables.contains(t)));
+        service.frontends.extend(frontends);
+        service.ports.push(port);
+    }
+    for service in services.values_mut().filter(|s| s.ports.iter().all(|p| !p.uncertain)) {
+        service.frontends = Vec::new();
     }
     for (addr, kind) in found.addresses {
         allocator.found_addr(addr, kind);
     }
-    let kept: hashbrown::HashSet<SlotTable> = services.values().flatten().flat_map(|p| p.tables).collect();
+    // Each table is freed once, whatever else has it.
+    let mut kept: HashSet<SlotTable> = services.values().flat_map(|s| &s.ports).flat_map(|p| p.tables).collect();
+    services.values_mut().for_each(|service| service.tables.retain(|table| kept.insert(*table)));
     let slots = used.into_iter().filter(|t| !kept.contains(t)).collect();
-    Restored { allocator, services, garbage: Garbage { plan: garbage, slots, backends } }
+    Restored { allocator, services, garbage: Garbage { plan: garbage, slots, backends, ports: taken } }
+}
+
+/// Returns the slot tables of a frontend that are not empty.
+fn tables(value: &Frontend) -> impl Iterator<Item = SlotTable> + use<> {
+    [value.internal, value.external].into_iter().filter(|table| table.len > 0)
 }
 
 /// Returns the Service and the port name of each service port id. Names that cannot be read, and
@@ -178,7 +227,7 @@ fn port_names(
     garbage: &mut Plan,
 ) -> HashMap<ServicePortId, (Box<str>, Box<str>)> {
     let mut names = HashMap::with_capacity(found.len());
-    let mut seen = hashbrown::HashSet::with_capacity(found.len());
+    let mut seen = HashSet::with_capacity(found.len());
     found.sort_unstable_by_key(|(id, _)| *id);
     for (id, name) in &*found {
         match parse_name(name).filter(|_| id.get() != 0) {

@@ -10,7 +10,7 @@ use dataplane_common::types::service::SlotTable;
 
 /// The time that a range rests after its last frontend has left it. A program that has read the
 /// frontend before finishes within microseconds; two seconds leave room for a preempted one.
-pub const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The free and resting ranges.
 #[derive(Debug)]
@@ -53,6 +53,13 @@ impl FreeList {
     #[must_use]
     pub const fn used(&self) -> u32 {
         self.used
+    }
+
+    /// Returns the number of slots that are in use and not at rest.
+    #[cfg(test)]
+    #[must_use]
+    pub fn in_use(&self) -> u32 {
+        self.used - self.resting.iter().map(|(_, range)| range.len).sum::<u32>()
     }
 
     /// Takes the smallest free range that fits, cut to `len`.

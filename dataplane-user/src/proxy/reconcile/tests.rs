@@ -12,15 +12,17 @@ use dataplane_common::types::pod::address_kind;
 use dataplane_common::types::service::{SlotTable, backend_state as state, frontend_flags, proto, scheduler};
 
 use super::assign::affinity_ticks;
-use super::diff::port_name;
-use super::ids::{BackendId, Generation, QUARANTINE, ServiceId, ServicePortId};
+use super::diff::{plan_tables, port_name};
+use super::ids::{BackendId, Generation, ServiceId, ServicePortId};
 use super::plan::{Plan, Sets};
 use super::restore::{Restored, TableContents, restore};
-use super::slots::GRACE;
 use super::{Allocator, Assigned, Capacities, Decisions, Ownership, PublishedPort, Refusal, assign};
 use crate::proxy::desired::{Desired, DesiredBackend, DesiredFrontend, DesiredPort, FrontendAddr, sets};
 
 const NOW: Duration = Duration::from_secs(100);
+/// The times of invariant I2 in ARCHITECTURE.md.
+const SLOTS_REST: Duration = Duration::from_secs(2);
+const BACKENDS_REST: Duration = Duration::from_secs(5);
 const CLOCK: Clock = Clock { jiffies_per_second: 250 };
 const WEB: ServiceId = ServiceId::new(1);
 const API: ServiceId = ServiceId::new(2);
@@ -77,6 +79,7 @@ fn publish_as(
     let after = assign(before, desired, service, allocator, CLOCK, now, &Decisions::default()).unwrap().ports;
     let mut plan = Plan::default();
     allocator.plan(("shop", "web"), before, &after, service, &mut plan);
+    plan_tables(before, &after, service, &mut plan);
     allocator.plan_addresses(&mut plan);
     allocator.commit(before, &after, now, |_| {});
     (after, plan)
@@ -169,7 +172,7 @@ fn removed_endpoint_gets_the_next_generation_and_its_id_rests() {
     let (early, _) = publish(&mut allocator, &after, &both);
     assert_eq!(ids(&early[0]), [1, 3], "id 2 is still at rest");
     let three = desired(&[cluster_ip(80)], &[5, 9, 10]);
-    let (late, plan) = publish_as(WEB, &mut allocator, &early, &three, NOW + QUARANTINE);
+    let (late, plan) = publish_as(WEB, &mut allocator, &early, &three, NOW + BACKENDS_REST);
     assert_eq!(ids(&late[0]), [1, 3, 2]);
     assert_eq!(plan.backends.values[0].generation, generation + 1);
 }
@@ -180,10 +183,10 @@ fn slots_of_a_replaced_table_are_free_after_the_grace_time() {
     let (two, _) = publish(&mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6]));
     let (one, _) = publish(&mut allocator, &two, &desired(&[cluster_ip(80)], &[5]));
     assert_eq!((one[0].tables[0], allocator.slots.used()), (SlotTable { base: 2, len: 1 }, 3));
-    assert_eq!(allocator.slots.next_wake(), Some(NOW + GRACE));
+    assert_eq!(allocator.slots.next_wake(), Some(NOW + SLOTS_REST));
     let early = allocator.slots.take(2, NOW).unwrap();
     assert_eq!(early.base, 3);
-    let late = allocator.slots.take(2, NOW + GRACE).unwrap();
+    let late = allocator.slots.take(2, NOW + SLOTS_REST).unwrap();
     assert_eq!(late.base, 0);
 }
 
@@ -216,7 +219,7 @@ fn full_backends_refuse_the_service_and_return_all_it_took() {
     let refusal = assigned(&mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6, 7]), WEB, Ownership::Theirs);
     assert_eq!(refusal.unwrap_err(), Refusal::Full { map: "backends", capacity: 3, needed: 1 });
     assert_eq!((allocator.ports.used(), allocator.slots.used()), (0, 0));
-    let (ports, _) = publish_as(API, &mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6]), NOW + QUARANTINE);
+    let (ports, _) = publish_as(API, &mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6]), NOW + BACKENDS_REST);
     assert_eq!((ports[0].id.get(), ids(&ports[0])), (1, vec![1, 2]));
 }
 
@@ -226,7 +229,7 @@ fn full_slots_refuse_the_service_and_return_all_it_took() {
     let refusal = assigned(&mut allocator, &[], &desired(&[cluster_ip(80)], &[5, 6, 7]), WEB, Ownership::Theirs);
     assert_eq!(refusal.unwrap_err(), Refusal::Full { map: "slots", capacity: 2, needed: 3 });
     assert_eq!((allocator.ports.used(), allocator.slots.used()), (0, 0));
-    assert_eq!(allocator.backends.next_wake(), Some(NOW + QUARANTINE), "the ids are given back");
+    assert_eq!(allocator.backends.next_wake(), Some(NOW + BACKENDS_REST), "the ids are given back");
 }
 
 #[test]
@@ -368,9 +371,9 @@ fn restored_tables_need_no_operation() {
     let (ports, plan) = published();
     let Restored { mut allocator, services, garbage } = restore(contents(&plan), CAPACITIES, NOW);
     assert!(garbage.plan.is_empty(), "{:?}", garbage.plan);
-    assert_eq!(services["shop/web"], ports.to_vec());
+    assert_eq!(services["shop/web"].ports, ports.to_vec());
     assert_eq!(allocator.frontend_owner(&cluster_ip(80)), Some(ports[0].id));
-    let (after, plan) = publish(&mut allocator, &services["shop/web"], &desired(&[cluster_ip(80)], &[5, 6]));
+    let (after, plan) = publish(&mut allocator, &services["shop/web"].ports, &desired(&[cluster_ip(80)], &[5, 6]));
     assert_eq!(after, ports);
     assert!(plan.is_empty(), "{plan:?}");
 }
@@ -390,7 +393,7 @@ fn restored_generations_are_used_after_the_quarantine() {
     let mut found = contents(&plan);
     found.generations.push(Generation::new(41));
     let Restored { mut allocator, .. } = restore(found, CAPACITIES, NOW);
-    let (ports, plan) = publish_as(API, &mut allocator, &[], &desired(&[cluster_ip(443)], &[5]), NOW + QUARANTINE);
+    let (ports, plan) = publish_as(API, &mut allocator, &[], &desired(&[cluster_ip(443)], &[5]), NOW + BACKENDS_REST);
     assert_eq!((ids(&ports[0]), plan.backends.values[0].generation), (vec![3], 41));
 }
 
@@ -409,7 +412,7 @@ fn entries_without_a_service_name_are_garbage() {
     assert!(garbage.plan.ended_backends.values.iter().all(|b| b.state == 0 && b.generation == 2));
     assert_eq!((allocator.slots.used(), allocator.slots.next_wake()), (2, None), "used until the garbage is removed");
     garbage.release(&mut allocator, NOW);
-    assert_eq!(allocator.slots.next_wake(), Some(NOW + GRACE));
+    assert_eq!(allocator.slots.next_wake(), Some(NOW + SLOTS_REST));
     let mut plan = Plan::default();
     allocator.plan_addresses(&mut plan);
     assert_eq!((plan.v4.addresses.removals.keys.len(), plan.len()), (1, 1));
@@ -421,7 +424,7 @@ fn damaged_slot_table_makes_the_port_uncertain() {
     let mut found = contents(&plan);
     found.slots[1] = 9;
     let Restored { mut allocator, services, .. } = restore(found, CAPACITIES, NOW);
-    let before = &services["shop/web"];
+    let before = &services["shop/web"].ports;
     assert!(before[0].uncertain);
     let (after, plan) = publish(&mut allocator, before, &desired(&[cluster_ip(80)], &[5, 6]));
     assert_eq!((ids(&after[0]), plan.slots.ids), (ids(&ports[0]), vec![1, 2]));
@@ -442,7 +445,7 @@ fn second_id_of_a_name_and_second_backend_of_an_endpoint_are_garbage() {
         (garbage.plan.ended_backends.keys.as_slice(), garbage.plan.ended_backends.values[0].generation),
         (&[3][..], 6)
     );
-    assert_eq!(ids(&services["shop/web"][0]), [1, 2]);
+    assert_eq!(ids(&services["shop/web"].ports[0]), [1, 2]);
 }
 
 /// A tenant's Service of 38 kB kept every agent busy for 40 s.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::view::view;
 use super::*;
 use crate::proxy::apply::memory::MemoryMaps;
+use crate::proxy::source::object::ServiceExtra;
 
 fn two(core: &mut Core) {
     core.handle(SourceEvent::Service(
@@ -63,6 +64,30 @@ fn failed_rollback_rewrites_all_entries() {
     core.reconcile(core.next_retry().unwrap());
     let seen = view(&memory);
     assert_eq!(seen.frontends.values().next().unwrap().internal.len(), 1);
+}
+
+/// The rollback of the second failure wrote entries that the first one had not written: an address
+/// of a Service, before the Service had its endpoints there.
+#[test]
+fn second_failure_publishes_nothing_that_the_first_one_did_not() {
+    let memory = memory();
+    let mut core = core(&memory, NOW);
+    core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
+    in_sync(&mut core);
+    core.reconcile(NOW);
+    let before = view(&memory);
+    let extra = ServiceExtra { external_ips: [ip("203.0.113.1")].into(), ..ServiceExtra::default() };
+    let more = ServiceObject { extra: Some(Box::new(extra)), ..service(&["10.96.0.10"], &[("http", 80)]) };
+    core.handle(SourceEvent::Service(key("web"), Some(more)));
+    core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5"]))));
+    // The change fails, then its rollback, then the change again.
+    ["backends", "services", "frontends4"].into_iter().for_each(|map| memory.fail_next(map));
+    core.reconcile(NOW);
+    let retry = core.next_retry().unwrap();
+    core.reconcile(retry);
+    assert_eq!(view(&memory), before);
+    core.reconcile(core.next_retry().unwrap());
+    assert_eq!(view(&memory).frontends[&(ip("203.0.113.1"), 80, 6)].internal.len(), 1);
 }
 
 #[test]

@@ -212,3 +212,48 @@ fn restart_transfers_address_of_deleted_owner_without_gap() {
         assert_eq!((core.snapshot().failing, core.snapshot().rejected), (0, 0));
     }
 }
+
+/// The successor gives up an address itself, which a third Service takes first.
+#[test]
+fn chain_of_successors_leaves_no_gap() {
+    let memory = memory();
+    let mut core = contested(&memory, [("old", 100), ("young", 200)]);
+    let two = |created| {
+        let mut service = claimant("10.96.0.21", created);
+        service.extra.as_mut().unwrap().external_ips = [ip("203.0.113.1"), ip("10.96.0.30")].into();
+        service
+    };
+    core.handle(SourceEvent::Service(key("young"), Some(two(200))));
+    core.reconcile(NOW);
+    watch(&memory, &["shop/old:http", "shop/young:http"]);
+    let gives_up = ServiceObject { extra: None, ..claimant("10.96.0.20", 100) };
+    core.handle(SourceEvent::Service(key("old"), Some(gives_up)));
+    core.handle(SourceEvent::Service(key("dns"), Some(service(&["10.96.0.30"], &[("http", 80)]))));
+    core.reconcile(NOW);
+    let seen = view(&memory);
+    assert_eq!(seen.frontends[&ADDRESS].service, "shop/young:http");
+    assert_eq!(seen.frontends[&(ip("10.96.0.30"), 80, 6)].service, "shop/dns:http");
+}
+
+#[test]
+fn address_given_up_while_another_service_is_created_for_it_has_no_gap() {
+    // in one agent, or while none runs
+    for restarted in [false, true] {
+        let memory = memory();
+        let mut core = contested(&memory, [("old", 100), ("other", 200)]);
+        core.handle(SourceEvent::Service(key("other"), None));
+        core.reconcile(NOW);
+        watch(&memory, &["shop/old:http", "shop/new:http"]);
+        if restarted {
+            core = super::core(&memory, NOW);
+        }
+        let gives_up = ServiceObject { extra: None, ..claimant("10.96.0.20", 100) };
+        core.handle(SourceEvent::Service(key("old"), Some(gives_up)));
+        core.handle(SourceEvent::Slice(key("old-1"), Some(slice("old", &[("http", 8080)], &["10.1.1.0"]))));
+        core.handle(SourceEvent::Slice(key("new-1"), Some(slice("new", &[("http", 8080)], &["10.1.1.7"]))));
+        core.handle(SourceEvent::Service(key("new"), Some(claimant("10.96.0.22", 300))));
+        in_sync(&mut core);
+        core.reconcile(NOW);
+        assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/new:http", "{restarted}");
+    }
+}

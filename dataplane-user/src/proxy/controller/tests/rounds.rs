@@ -10,7 +10,6 @@ use super::view::view;
 use super::*;
 use crate::proxy::apply::memory::MemoryMaps;
 use crate::proxy::reconcile::ids::ServiceId;
-use crate::proxy::reconcile::slots::GRACE;
 use crate::proxy::source::object::{Scheduling, ServiceExtra, Weights};
 
 #[test]
@@ -147,7 +146,7 @@ fn new_slot_table_uses_new_slots_and_old_slots_rest() {
         seen.push(table());
     }
     core.handle(SourceEvent::Slice(key("web-1"), Some(slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.2.1"]))));
-    core.reconcile(NOW + GRACE + Duration::from_millis(1));
+    core.reconcile(NOW + Duration::from_secs(2));
     assert_eq!(table().base, seen[0].base, "after the grace time space is used again");
 }
 
@@ -248,6 +247,36 @@ fn slice_of_another_namespace_is_ignored() {
     core.handle(SourceEvent::Slice(foreign, Some(slice("web", &[("http", 8080)], &["10.1.0.66"]))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).backends.len(), 2);
+}
+
+/// Two agents, and an agent that restarts, would serve different endpoints otherwise.
+#[test]
+fn equal_entries_of_an_endpoint_do_not_depend_on_their_order_of_arrival() {
+    let hinted = |zone: &str| {
+        let mut slice = slice("web", &[("http", 8080)], &["10.1.0.5", "10.1.0.6"]);
+        slice.endpoints[0].zones = Some(Arc::new([zone.into()].into()));
+        slice.endpoints[1].zones = Some(Arc::new(["b".into()].into()));
+        slice
+    };
+    for order in [["web-1", "web-2"], ["web-2", "web-1"]] {
+        let memory = memory();
+        let mut core = core(&memory, NOW);
+        core.set_node_context(NodeContext { zone: Some("a".into()), ..context() });
+        core.handle(SourceEvent::Service(key("web"), Some(service(&["10.96.0.10"], &[("http", 80)]))));
+        for name in order {
+            let zone = if name == "web-1" { "a" } else { "c" };
+            core.handle(SourceEvent::Slice(key(name), Some(hinted(zone))));
+        }
+        in_sync(&mut core);
+        core.reconcile(NOW);
+        let seen = view(&memory);
+        let internal = &seen.frontends.values().next().unwrap().internal;
+        assert_eq!(
+            internal.iter().map(|b| b.0).collect::<Vec<_>>(),
+            [ip("10.1.0.5")],
+            "{order:?}: that of web-1 counts"
+        );
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use dataplane_common::types::service::{
 use crate::proxy::apply::memory::MemoryMaps;
 
 /// Address, port, state, weight.
-type Seen = (IpAddr, u16, u8, u32);
+pub(super) type Seen = (IpAddr, u16, u8, u32);
 
 /// The target of a frontend.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) struct FrontendView {
     pub(super) external: Vec<Seen>,
     pub(super) flags: u16,
     pub(super) scheduler: u8,
-    affinity_ticks: u32,
+    pub(super) affinity_ticks: u32,
 }
 
 /// The content of all service maps.
@@ -33,6 +33,8 @@ pub(super) struct FrontendView {
 pub(super) struct View {
     pub(super) frontends: BTreeMap<(IpAddr, u16, u8), FrontendView>,
     pub(super) backends: BTreeSet<(String, Seen)>,
+    /// Backends of service ports that have no name: what an agent that was killed may leave.
+    pub(super) orphans: usize,
     pub(super) names: BTreeSet<String>,
     /// Service port, first address, bits of the address.
     pub(super) sources: BTreeSet<(String, IpAddr, u32)>,
@@ -68,6 +70,8 @@ pub(super) fn view(memory: &MemoryMaps) -> View {
         if let Some(name) = names.get(&b.service_port) {
             let new = view.backends.insert((name.clone(), (ip(b), b.port, b.state, b.weight)));
             assert!(new, "two ids for one endpoint: {b:?}");
+        } else {
+            view.orphans += 1;
         }
     }
     let mut resolved: BTreeMap<(u32, u32, u32, IpFamily, u8), Vec<Seen>> = BTreeMap::new();

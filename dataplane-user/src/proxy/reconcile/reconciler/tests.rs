@@ -8,11 +8,12 @@ use dataplane_common::types::service::{backend_state as state, proto, scheduler}
 
 use super::super::ids::ServicePortId;
 use super::super::ownership::Claimant;
-use super::super::slots::GRACE;
 use super::*;
 use crate::proxy::desired::{DesiredBackend, DesiredFrontend, DesiredPort, sets};
 
 const NOW: Duration = Duration::from_secs(100);
+/// The time of invariant I2 in ARCHITECTURE.md.
+const SLOTS_REST: Duration = Duration::from_secs(2);
 const CLOCK: Clock = Clock { jiffies_per_second: 250 };
 const OLD: ServiceId = ServiceId::new(0);
 const YOUNG: ServiceId = ServiceId::new(1);
@@ -82,7 +83,7 @@ fn planned(reconciled: Option<Reconciled>) -> (Part, Conflicts) {
 /// Reconciles and commits one Service, as a round whose writes all succeed.
 fn round(reconciler: &mut Reconciler, id: ServiceId, desired: &Desired, services: &Services) -> Conflicts {
     let mut plan = Plan::default();
-    let (part, conflicts) = planned(reconciler.reconcile(id, desired, services, &mut plan, NOW));
+    let (part, conflicts) = planned(reconciler.reconcile(id, desired, services, &mut plan, NOW, false));
     reconciler.plan_addresses(&mut plan);
     reconciler.commit(part, NOW);
     conflicts
@@ -105,7 +106,7 @@ fn young_has_it(services: &Services) -> Reconciler {
 fn published_state_follows_the_commit_and_not_the_plan() {
     let mut reconciler = reconciler(CAPACITIES);
     let mut plan = Plan::default();
-    let (part, _) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services(), &mut plan, NOW));
+    let (part, _) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services(), &mut plan, NOW, false));
     assert!(reconciler.published(OLD).is_empty());
     assert_eq!((plan.v4.frontends.sets.keys.len(), plan.backends.keys.len(), plan.slots.ids.len()), (2, 1, 1));
     reconciler.commit(part, NOW);
@@ -118,7 +119,7 @@ fn older_service_takes_a_frontend_with_one_write() {
     let services = services();
     let mut reconciler = young_has_it(&services);
     let mut plan = Plan::default();
-    let (part, conflicts) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services, &mut plan, NOW));
+    let (part, conflicts) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services, &mut plan, NOW, false));
     assert_eq!((conflicts, part.losers().collect::<Vec<_>>()), (vec![], vec![YOUNG]));
     assert!(plan.v4.frontends.removals.keys.is_empty(), "the entry is overwritten, not removed");
     assert!(has(&reconciler, YOUNG, &SHARED), "the young Service has the frontend until the write is done");
@@ -140,13 +141,15 @@ fn younger_service_waits_and_is_woken_when_the_frontend_is_free() {
     // the owner gives it up: the successor takes it first, so that clients always find the entry
     let mut plan = Plan::default();
     let gives_up = desired(&[own(OLD)], &[100]);
-    let deferred = reconciler.reconcile(OLD, &gives_up, &services, &mut plan, NOW);
-    assert!(matches!(deferred, Some(Reconciled::Deferred)) && plan.is_empty());
-    assert!(has(&reconciler, OLD, &SHARED));
-    assert_eq!(reconciler.take_woken(), [YOUNG]);
+    for deferred in [false, true] {
+        let reconciled = reconciler.reconcile(OLD, &gives_up, &services, &mut plan, NOW, deferred);
+        assert!(matches!(reconciled, Some(Reconciled::Deferred)) && plan.is_empty());
+        assert!(has(&reconciler, OLD, &SHARED));
+        assert_eq!(reconciler.take_woken(), if deferred { vec![YOUNG] } else { vec![] });
+    }
     assert!(round(&mut reconciler, YOUNG, &claiming(YOUNG), &services).is_empty());
     assert!(has(&reconciler, YOUNG, &SHARED) && !has(&reconciler, OLD, &SHARED));
-    let (part, _) = planned(reconciler.reconcile(OLD, &gives_up, &services, &mut plan, NOW));
+    let (part, _) = planned(reconciler.reconcile(OLD, &gives_up, &services, &mut plan, NOW, true));
     assert!(plan.v4.frontends.removals.keys.is_empty(), "the entry is the young one's now");
     reconciler.commit(part, NOW);
     assert_eq!(reconciler.allocator().frontend_counts(), (3, 0));
@@ -157,8 +160,8 @@ fn frontend_of_a_service_in_the_same_round_moves_in_a_later_one() {
     let services = services();
     let mut reconciler = young_has_it(&services);
     let mut plan = Plan::default();
-    let (young, _) = planned(reconciler.reconcile(YOUNG, &claiming(YOUNG), &services, &mut plan, NOW));
-    let (old, conflicts) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services, &mut plan, NOW));
+    let (young, _) = planned(reconciler.reconcile(YOUNG, &claiming(YOUNG), &services, &mut plan, NOW, false));
+    let (old, conflicts) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services, &mut plan, NOW, false));
     assert_eq!((conflicts, old.losers().count()), (vec![], 0));
     assert_eq!(reconciler.take_woken(), [OLD], "it is reconciled again");
     reconciler.commit(young, NOW);
@@ -179,8 +182,14 @@ fn service_that_does_not_fit_is_refused_whole_and_keeps_its_entries() {
     let figures = used(&reconciler);
     let mut plan = Plan::default();
     for id in [OLD, YOUNG] {
-        let refused =
-            reconciler.reconcile(id, &desired(&[own(id), SHARED], &[100, 101, 102, 103]), &services, &mut plan, NOW);
+        let refused = reconciler.reconcile(
+            id,
+            &desired(&[own(id), SHARED], &[100, 101, 102, 103]),
+            &services,
+            &mut plan,
+            NOW,
+            false,
+        );
         assert!(matches!(refused, Some(Reconciled::Refused(Refusal::Full { map: "backends", .. }))), "{refused:?}");
         assert!(plan.is_empty(), "{plan:?}");
     }
@@ -193,7 +202,7 @@ fn rollback_writes_the_owners_entry_again() {
     let services = services();
     let mut reconciler = young_has_it(&services);
     let mut plan = Plan::default();
-    let (mut part, _) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services, &mut plan, NOW));
+    let (mut part, _) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services, &mut plan, NOW, false));
     let mut rollback = Plan::default();
     reconciler.plan_rollback(&mut part, &services, &mut rollback);
     let sets = &rollback.v4.frontends.sets;
@@ -207,6 +216,23 @@ fn rollback_writes_the_owners_entry_again() {
     assert!(has(&reconciler, YOUNG, &SHARED) && !reconciler.published(YOUNG)[0].uncertain);
 }
 
+/// A slot table that was published is never edited, so a rollback has none to write.
+#[test]
+fn rollback_writes_no_slot_table() {
+    let services = services();
+    let mut reconciler = reconciler(CAPACITIES);
+    round(&mut reconciler, OLD, &desired(&[own(OLD)], &[100]), &services);
+    let mut plan = Plan::default();
+    let wanted = desired(&[own(OLD)], &[100, 101]);
+    let (mut part, _) = planned(reconciler.reconcile(OLD, &wanted, &services, &mut plan, NOW, false));
+    assert_eq!(plan.slots.ids.len(), 2);
+    let mut rollback = Plan::default();
+    reconciler.plan_rollback(&mut part, &services, &mut rollback);
+    assert!(rollback.slots.ranges.is_empty() && rollback.slots.ids.is_empty(), "{rollback:?}");
+    let led_to = rollback.v4.frontends.sets.values[0].internal;
+    assert_eq!(led_to, SlotTable { base: 0, len: 1 }, "the frontend leads to the first table again");
+}
+
 #[test]
 fn failed_rollback_keeps_both_states_until_a_commit() {
     let services = services();
@@ -215,7 +241,7 @@ fn failed_rollback_keeps_both_states_until_a_commit() {
     let first = reconciler.published(OLD)[0].tables[0];
     let mut plan = Plan::default();
     let wanted = desired(&[own(OLD)], &[100, 101]);
-    let (mut part, _) = planned(reconciler.reconcile(OLD, &wanted, &services, &mut plan, NOW));
+    let (mut part, _) = planned(reconciler.reconcile(OLD, &wanted, &services, &mut plan, NOW, false));
     let second = (plan.slots.ranges[0].0, plan.slots.ranges[0].1);
     reconciler.plan_rollback(&mut part, &services, &mut Plan::default());
     reconciler.keep_both(part, &services);
@@ -228,7 +254,7 @@ fn failed_rollback_keeps_both_states_until_a_commit() {
     assert!(!port.uncertain && port.tables[0].base >= second.0 + second.1);
     let used = reconciler.allocator().slots.used();
     assert_eq!(used, 1 + 2 + 2);
-    reconciler.allocator_mut().slots.take(1, NOW + GRACE);
+    reconciler.allocator_mut().slots.take(1, NOW + SLOTS_REST);
     assert_eq!(reconciler.allocator().slots.used(), 2 + 1);
 }
 
