@@ -91,6 +91,11 @@ impl PublishedPort {
         self.frontends.binary_search_by_key(key, |f| f.key).ok().map(|i| &self.frontends[i])
     }
 
+    /// Removes a frontend.
+    pub fn remove(&mut self, key: &FrontendAddr) {
+        self.frontends = self.frontends.iter().filter(|f| f.key != *key).copied().collect();
+    }
+
     /// Returns the backends of one slot table, by address and port.
     pub fn members(&self, family: IpFamily, set: u8) -> impl Iterator<Item = &PublishedBackend> + Clone {
         self.backends.iter().filter(move |b| b.sets & set != 0 && family.has(b.addr))

@@ -450,8 +450,14 @@ impl Reconciler {
         let Some(ports) = self.published.get_mut(from.index()) else { return };
         for port in ports {
             let Some(frontend) = port.find(key).copied() else { continue };
-            port.frontends = port.frontends.iter().filter(|f| f.key != *key).copied().collect();
+            port.remove(key);
             self.allocator.leave_addr(&frontend, from);
+        }
+        // A rollback must not take it back.
+        match self.uncertain.get_mut(&from).map(|uncertain| &mut uncertain.origin) {
+            Some(Origin::Known(ports)) => ports.iter_mut().for_each(|port| port.remove(key)),
+            Some(Origin::Found(frontends, _)) => frontends.retain(|(found, _)| found != key),
+            None => {}
         }
         self.ownership.end_proposal(key);
         self.woken.push(from);

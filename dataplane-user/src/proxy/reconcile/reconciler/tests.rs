@@ -258,6 +258,29 @@ fn failed_rollback_keeps_both_states_until_a_commit() {
     assert_eq!(reconciler.allocator().slots.used(), 2 + 1);
 }
 
+/// A rollback took the frontend back; later the old owner removed the entry, and the new owner did
+/// not know.
+#[test]
+fn rollback_of_an_uncertain_service_leaves_what_another_has_taken() {
+    let services = services();
+    let mut reconciler = young_has_it(&services);
+    let changed = desired(&[own(YOUNG), SHARED], &[101, 102]);
+    let (mut part, _) = planned(reconciler.reconcile(YOUNG, &changed, &services, &mut Plan::default(), NOW, false));
+    reconciler.plan_rollback(&mut part, &services, &mut Plan::default());
+    reconciler.keep_both(part, &services);
+    round(&mut reconciler, OLD, &claiming(OLD), &services);
+    assert!(has(&reconciler, OLD, &SHARED) && !has(&reconciler, YOUNG, &SHARED));
+    let (mut part, _) = planned(reconciler.reconcile(YOUNG, &changed, &services, &mut Plan::default(), NOW, false));
+    let mut rollback = Plan::default();
+    reconciler.plan_rollback(&mut part, &services, &mut rollback);
+    let written: Vec<_> = rollback.v4.frontends.sets.keys.iter().map(|k| IpAddr::from(k.addr)).collect();
+    assert_eq!(written, [own(YOUNG).addr]);
+    reconciler.roll_back(part, NOW);
+    let owner = reconciler.allocator().frontend_owner(&SHARED);
+    assert_eq!(owner, Some(reconciler.published(OLD)[0].id));
+    assert!(has(&reconciler, OLD, &SHARED) && !has(&reconciler, YOUNG, &SHARED));
+}
+
 #[test]
 fn stale_entries_are_adopted_by_name_or_listed() {
     let names = [(1, "shop/old:http"), (2, "shop/gone")]
