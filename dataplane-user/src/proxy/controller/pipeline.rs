@@ -316,8 +316,9 @@ impl Pipeline {
             } else {
                 self.reconciler.roll_back(part, now);
             }
-            self.settled(id);
+            // First, because the Service may be gone when it is settled, and its id free.
             self.queue.retry(id, now);
+            self.settled(id);
         }
     }
 

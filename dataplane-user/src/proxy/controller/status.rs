@@ -128,6 +128,7 @@ impl Status {
 
     /// Resets an id that another Service may get.
     pub(super) fn remove(&mut self, id: ServiceId) {
+        self.rejections.set_service(id, Vec::new());
         *self.counted(id) = Counted::default();
     }
 

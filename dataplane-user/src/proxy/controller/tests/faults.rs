@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::view::view;
 use super::*;
-use crate::proxy::apply::memory::MemoryMaps;
+use crate::proxy::apply::memory::{MemoryMaps, Operation};
 use crate::proxy::source::object::ServiceExtra;
 
 fn two(core: &mut Core) {
@@ -88,6 +88,27 @@ fn second_failure_publishes_nothing_that_the_first_one_did_not() {
     assert_eq!(view(&memory), before);
     core.reconcile(core.next_retry().unwrap());
     assert_eq!(view(&memory).frontends[&(ip("203.0.113.1"), 80, 6)].internal.len(), 1);
+}
+
+/// The Service is gone as soon as the rollback of its removal has led to the state before it, and
+/// nobody cleared the report.
+#[test]
+fn service_deleted_after_failed_writes_leaves_no_report() {
+    let memory = memory();
+    let mut core = serving(&memory);
+    core.handle(SourceEvent::Service(key("api"), Some(service(&["10.96.0.12"], &[("http", 80)]))));
+    memory.fail_next("services");
+    memory.fail("frontends4", Operation::Remove, 0);
+    core.reconcile(NOW);
+    core.handle(SourceEvent::Service(key("api"), None));
+    memory.fail("addresses4", Operation::Remove, 0);
+    core.reconcile(NOW);
+    assert_eq!(memory.failed(), 3);
+    while let Some(at) = core.next_retry() {
+        core.reconcile(at);
+    }
+    assert_eq!(core.services().count(), 1);
+    assert_eq!((core.snapshot().rejected, core.snapshot().failing), (0, 0), "{:?}", core.snapshot().rejections);
 }
 
 #[test]
