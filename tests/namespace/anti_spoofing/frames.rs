@@ -66,7 +66,12 @@ pub(crate) fn udp(from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -
 /// Builds a TCP segment (PSH, ACK) with sequence and acknowledgement number 1, far from those of
 /// any connection.
 pub(crate) fn segment(from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
-    let words = [ports.from, ports.to, 0, 1, 0, 1, 0x5018, 1024, 0, 0];
+    segment_with(0x18, from_to, ports, payload)
+}
+
+/// Builds a [`segment`] with these flags (RFC 9293, section 3.1).
+pub(crate) fn segment_with(flags: u8, from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
+    let words = [ports.from, ports.to, 0, 1, 0, 1, 0x5000 | u16::from(flags), 1024, 0, 0];
     let mut segment: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
     segment.extend(payload);
     let sum = sum_of(from_to, 6, &segment);
