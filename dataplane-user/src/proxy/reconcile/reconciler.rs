@@ -300,6 +300,9 @@ impl Reconciler {
                 self.allocator.plan(name, &part.before, &part.after, part.id, plan);
             }
             Some(Origin::Found(frontends, _)) => {
+                let mut rest = part.before.clone();
+                rest.iter_mut().for_each(|p| p.frontends = Box::default());
+                self.allocator.plan(name, &rest, &rest, part.id, plan);
                 for key in part.before.iter().flat_map(|p| &p.frontends).map(|f| f.key) {
                     match frontends.iter().find(|(found, _)| *found == key) {
                         Some((_, value)) => plan.set_frontend(part.id, &key, *value),

@@ -4,19 +4,28 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use dataplane_common::types::service::frontend_flags;
+
 use super::objects::Objects;
 use super::oracle::evaluate;
 use super::reader::Reader;
 use super::view::view;
 use super::*;
-use crate::proxy::apply::memory::Killed;
+use crate::proxy::apply::memory::{Killed, Operation};
 use crate::proxy::source::object::{Scheduling, ServiceExtra, Weights};
 
-/// Returns a Service with two addresses and two ports, whose first endpoint has this weight.
+/// Returns a Service with two addresses, one of which has source ranges, and two ports. Its first
+/// endpoint has this weight.
 fn weighted(weight: u16) -> ServiceObject {
     let weights = Weights { networks: [(ip("10.1.0.5").into(), weight)].into(), ..Weights::default() };
     let scheduling = Some(Box::new(Scheduling { weights, ..Scheduling::default() }));
-    let extra = ServiceExtra { external_ips: [ip("203.0.113.1")].into(), scheduling, ..ServiceExtra::default() };
+    let extra = ServiceExtra {
+        load_balancer_ips: [ip("203.0.113.1")].into(),
+        source_ranges: ["198.51.100.0/24".parse().unwrap()].into(),
+        restricted: [true, false],
+        scheduling,
+        ..ServiceExtra::default()
+    };
     ServiceObject { extra: Some(Box::new(extra)), ..service(&["10.96.0.10"], &[("http", 80), ("more", 81)]) }
 }
 
@@ -66,7 +75,11 @@ impl Scene {
         reader.look();
         let (watched, reading) = (memory.clone(), reader.clone());
         memory.observe(Some(Arc::new(move || {
-            view(&watched);
+            let seen = view(&watched);
+            let guarded = seen.frontends.values().filter(|f| f.flags & frontend_flags::SOURCE_RANGES != 0);
+            for f in guarded {
+                assert!(seen.sources.iter().any(|(name, ..)| *name == f.service), "{f:?} has no ranges");
+            }
             reading.look();
         })));
         let core = objects.start(&memory, NOW);
@@ -148,4 +161,16 @@ fn garbage_is_removed_even_if_that_fails_at_first() {
         scene.memory.fail_next("backends");
         scene.reconcile(Duration::ZERO);
     });
+}
+
+/// The frontends that were found were written again, and their source ranges and backends not.
+#[test]
+fn rollback_of_a_removal_after_a_kill_is_complete() {
+    for (map, operation) in [("addresses4", Operation::Remove), ("services", Operation::Remove)] {
+        at_every_write(|scene| {
+            scene.change(SourceEvent::Service(key("web"), None));
+            (0..3).for_each(|_| scene.memory.fail(map, operation, 0));
+            scene.reconcile(Duration::ZERO);
+        });
+    }
 }
