@@ -13,5 +13,6 @@ pub mod new_connection;
 pub mod port_reuse;
 pub mod reject;
 pub mod sctp_ports;
+pub mod sender;
 pub mod socket;
 pub mod udp_failover;

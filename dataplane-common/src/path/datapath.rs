@@ -6,7 +6,7 @@
 //! [`Verdict`] and leave its execution to the caller.
 
 use crate::balance::select::host_port;
-use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
+use crate::maps::{FamilyMaps, FlowMap};
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
 use crate::packet::parse::{Layer4, Parsed, parse};
@@ -16,14 +16,14 @@ use crate::path::flow_pair::{attempt, insert_flow_pair};
 use crate::path::forward::{forward, route, via_sctp_stage};
 use crate::path::icmp_error;
 use crate::path::new_connection::{FlowTarget, egress, masquerade, to_backend, to_host_port};
+use crate::path::sender::{MARTIAN, SPOOFED, check_addresses, check_source_mac};
 use crate::path::udp_failover::peer_of_ended_backend;
 use crate::types::event::{DropReason, ParseError};
 use crate::types::flow::{Flow, flow_flags};
-use crate::types::pod::{Pod, address_kind, node_features, pod_flags};
+use crate::types::pod::{address_kind, node_features, pod_flags};
 use crate::types::service::{Frontend, FrontendKey, scheduler};
 use crate::types::stage::{Origin, Stage};
 use crate::verdict::{Action, Verdict};
-use crate::wire::byte_order::{Be16, Be32};
 
 /// Handles ingress of a pod's host-side veth (everything that a pod sends) or of an uplink (node
 /// ports, external addresses, replies, packets to local pods).
@@ -67,39 +67,20 @@ where
         return Verdict::PASS.then(Stage::NewConnection);
     }
     // From here on no valid flow translates the packet.
-    let verdict = miss(flows, tables, &parsed, origin, ifindex);
+    let verdict = check_addresses(tables, &parsed, origin, ifindex);
+    let verdict = if verdict == Verdict::PASS { miss(flows, tables, &parsed, origin, ifindex) } else { verdict };
     match verdict.stage() {
         // The stage applies this verdict if the error quotes no packet of a flow. A spoofed error
         // is never translated.
-        None if parsed.layer4 == Layer4::IcmpError && verdict != SPOOFED => verdict.then(Stage::IcmpError),
+        None if parsed.layer4 == Layer4::IcmpError && verdict != SPOOFED && verdict != MARTIAN => {
+            verdict.then(Stage::IcmpError)
+        }
         None => route(packet, tables, &parsed, verdict),
         Some(_) => verdict,
     }
 }
 
-const SPOOFED: Verdict = Verdict::drop(DropReason::Spoofed);
-
-/// Returns [`Verdict::PASS`] if the source MAC of a frame is the pod's.
-///
-/// Runs for established flows as well: a flow entry does not record the sender's MAC, and a pod
-/// that is being deleted must not send.
-#[inline(always)]
-fn check_source_mac<P: Packet, T: SharedMaps>(packet: &P, tables: &T, ifindex: u32) -> Verdict {
-    let Some(pod) = present_pod(tables, ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
-    let mac = &pod.mac;
-    // Compared as a word and a half, because LLVM reads a byte array byte by byte.
-    let is_own = packet.load_words(6) == Some([Be32(u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]))])
-        && packet.load_u16(10) == Some(Be16(u16::from_ne_bytes([mac[4], mac[5]])));
-    if is_own { Verdict::PASS } else { SPOOFED }
-}
-
-/// Returns the pod behind a host-side interface, unless it is being deleted.
-#[inline(always)]
-fn present_pod<T: SharedMaps>(tables: &T, ifindex: u32) -> Option<&Pod> {
-    tables.pod(ifindex).filter(|pod| pod.flags & pod_flags::PRESENT != 0)
-}
-
-/// Handles a packet that has no flow and does not open a TCP connection.
+/// Handles a packet of a believed sender that has no flow and does not open a TCP connection.
 ///
 /// Not inlined: its locals and those of the established path do not fit into 512 bytes of stack
 /// together. A call has a frame of its own, which exists only while it runs.
@@ -110,10 +91,6 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let verdict = check_source_ip(tables, parsed, origin, ifindex);
-    if verdict != Verdict::PASS {
-        return verdict;
-    }
     let (kind, into) = classify(tables, &parsed.key.dst);
     let datagram = matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
     match kind {
@@ -141,29 +118,6 @@ where
 #[inline(always)]
 fn classify<A: Family, T: FamilyMaps<A>>(tables: &T, addr: &A) -> (u8, Verdict) {
     tables.address(addr).map_or((0, Verdict::PASS), |addr| (addr.kind, Verdict::to_pod_of(&addr)))
-}
-
-/// Returns [`Verdict::PASS`] if the source address is the pod's, or if the packet does not come
-/// from a pod.
-#[inline(always)]
-fn check_source_ip<A: Family, T: FamilyMaps<A>>(
-    tables: &T,
-    parsed: &Parsed<A>,
-    origin: Origin,
-    ifindex: u32,
-) -> Verdict {
-    if !matches!(origin, Origin::Pod) {
-        return Verdict::PASS;
-    }
-    let Some(pod) = present_pod(tables, ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
-    if A::of_pod(pod) == parsed.key.src && !parsed.key.src.is_unspecified() {
-        return Verdict::PASS;
-    }
-    if A::V6 && parsed.key.src.is_link_local() {
-        return Verdict::drop(DropReason::ForbiddenControl);
-    }
-    // The host device: routes of the node also lead here from other senders, to pods that are gone.
-    if pod.flags & pod_flags::NODE != 0 { Verdict::drop(DropReason::UnallocatedAddress) } else { SPOOFED }
 }
 
 /// Handles a packet to an address that is neither a Service's nor the node's.
@@ -249,28 +203,30 @@ where
     if let Err(reject) = parsed.scrub_verifier_state(packet) {
         return Verdict::drop(reject.into());
     }
+    // The other stage gets its packets from this one. Here and not in the functions below, whose
+    // stack frames leave no room for its own.
+    let verdict = if COUNTS { Verdict::PASS } else { check_addresses(tables, &parsed, origin, ifindex) };
+    if verdict != Verdict::PASS {
+        return verdict;
+    }
+    let frontend = requested_frontend(tables, &parsed);
+    // The frontend belongs to the other stage. In this one that can only be because the agent has
+    // changed the scheduler in between.
+    if COUNTS != frontend.is_some_and(|frontend| scheduler::counts_connections(frontend.scheduler)) {
+        return Verdict::PASS.then(if COUNTS { Stage::NewConnection } else { Stage::LeastConnections });
+    }
     let mut target = FlowTarget::EMPTY;
-    let verdict = match requested_frontend(tables, &parsed) {
-        // The frontend belongs to the other stage. In this one that can only be because the agent
-        // has changed the scheduler in between.
-        Some(frontend) if COUNTS != scheduler::counts_connections(frontend.scheduler) => {
-            return Verdict::PASS.then(if COUNTS { Stage::NewConnection } else { Stage::LeastConnections });
+    let verdict = if let Some(frontend) = frontend {
+        if COUNTS {
+            // First, while the frame of this function holds little: the search needs a large one.
+            target.find_least_loaded(tables, frontend, origin);
+            // The side of the client has been decided on, and is decided on again below.
+            target.scrub_verifier_state(packet);
         }
-        Some(frontend) => {
-            if COUNTS {
-                // First, while the frame of this function holds little: the search needs a large
-                // one.
-                target.find_least_loaded(tables, frontend, origin);
-                // The side of the client has been decided on, and is decided on again below.
-                target.scrub_verifier_state(packet);
-            }
-            connect_backend::<A, T, COUNTS>(tables, &parsed, frontend, origin, ifindex, &mut target)
-        }
-        None if COUNTS => return Verdict::PASS.then(Stage::NewConnection),
-        None => {
-            let is_checked = packet.scratch() & attempt::CHECKED != 0;
-            connect_other(flows, tables, &parsed, origin, ifindex, is_checked, &mut target)
-        }
+        connect_backend::<A, T, COUNTS>(tables, &parsed, frontend, origin, &mut target)
+    } else {
+        let is_checked = packet.scratch() & attempt::CHECKED != 0;
+        connect_other(flows, tables, &parsed, origin, ifindex, is_checked, &mut target)
     };
     // Many branches end here. What follows is explored once for each state that differs.
     let verdict = verdict.scrub_verifier_state(packet);
@@ -316,13 +272,8 @@ fn connect_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     parsed: &Parsed<A>,
     frontend: &Frontend,
     origin: Origin,
-    ifindex: u32,
     target: &mut FlowTarget<A>,
 ) -> Verdict {
-    let verdict = check_source_ip(tables, parsed, origin, ifindex);
-    if verdict != Verdict::PASS {
-        return verdict;
-    }
     to_backend::<A, T, COUNTS>(tables, &parsed.key, frontend, origin, target)
 }
 
@@ -343,10 +294,6 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let verdict = check_source_ip(tables, parsed, origin, ifindex);
-    if verdict != Verdict::PASS {
-        return verdict;
-    }
     let key = frontend_key(parsed);
     let ported = matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp | Layer4::Sctp);
     let (kind, into) = classify(tables, &parsed.key.dst);
@@ -414,7 +361,7 @@ where
     }
     let now = tables.now();
     if let Some(flow) = flows.get(&parsed.key)
-        && flow.iif == 0
+        && flow.iif == Origin::Host.iif(0)
         && flow.flags & flow_flags::REPLY != 0
         && is_current(flow, &parsed, now, tables)
     {

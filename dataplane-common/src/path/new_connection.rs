@@ -207,10 +207,10 @@ pub fn to_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
             target.source = Source::node_if(internal && target.addr == key.src);
         }
         // The node itself: delivered by the host's stack, which also sends the replies.
-        address_kind::NODE => {}
+        address_kind::NODE => target.iif = Origin::Host.iif(0) as u16,
         // A local pod that another CNI plugin attached: the host's routes lead to it, and its
         // replies come back by the host's stack.
-        _ if backend.state & backend_state::LOCAL != 0 => {}
+        _ if backend.state & backend_state::LOCAL != 0 => target.iif = Origin::Host.iif(0) as u16,
         _ => {
             let route = egress(tables, &target.addr);
             (target.oif, target.source) = (route.oif, Source::node_if(!internal || route.masquerade));

@@ -65,7 +65,7 @@ where
     }
     let now = tables.now();
     if let Some(flow) = flows.get(&parsed.key)
-        && flow.iif == 0
+        && flow.iif == Origin::Host.iif(0)
         && is_current(flow, &parsed, now, tables)
     {
         touch(flow, &parsed, now, tables);

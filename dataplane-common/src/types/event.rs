@@ -66,6 +66,10 @@ counted! {
         SctpFragment = "sctp_fragment",
         /// The program array `stages` has no program for the packet's stage.
         NoStage = "no_stage",
+        /// The packet has an address that it cannot have where it arrived (RFC 1812, section
+        /// 5.3.7): from outside, a source of this node, its pods or its Services; from outside or
+        /// from a pod, a loopback destination.
+        Martian = "martian",
     }
 }
 

@@ -86,6 +86,10 @@ impl Stage {
     }
 }
 
+/// Interface index of `lo` in every network namespace (`LOOPBACK_IFINDEX` in
+/// include/linux/netdevice.h), which stands for the host's stack.
+const LOOPBACK: u32 = 1;
+
 /// The hook at which a packet was seen first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -121,8 +125,14 @@ impl Origin {
     #[inline(always)]
     #[must_use]
     pub const fn iif(self, ifindex: u32) -> u32 {
-        // Only pods are tied to one interface. Replies from outside may return by another uplink.
-        if matches!(self, Self::Pod) { ifindex } else { 0 }
+        match self {
+            Self::Pod => ifindex,
+            // Replies from outside may return by another uplink.
+            Self::Uplink => 0,
+            // Not 0: a packet from outside with the node's address must not match a flow of the
+            // node.
+            Self::Host => LOOPBACK,
+        }
     }
 }
 

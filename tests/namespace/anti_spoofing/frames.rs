@@ -79,6 +79,11 @@ pub(crate) fn segment_with(flags: u8, from_to: FromTo<IpAddr>, ports: FromTo<u16
     ip(from_to, 6, &segment)
 }
 
+/// Builds a TCP SYN.
+pub(crate) fn syn(from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
+    segment_with(0x02, from_to, ports, payload)
+}
+
 /// Builds an ICMP message of either family: type, code, the rest after the checksum.
 pub(crate) fn icmp(from_to: FromTo<IpAddr>, kind: u8, rest: &[u8]) -> (u16, Vec<u8>) {
     let mut message = [&[kind, 0, 0, 0][..], rest].concat();
@@ -110,7 +115,7 @@ fn sum_of(from_to: FromTo<IpAddr>, protocol: u8, payload: &[u8]) -> [u8; 2] {
 
 /// Computes the Internet checksum (RFC 1071) of several parts; all but the last must have an even
 /// length.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum = 0_u32;
     for pair in parts.iter().flat_map(|part| part.chunks(2)) {
         sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));

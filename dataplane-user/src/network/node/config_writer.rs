@@ -65,6 +65,7 @@ fn node_config(inputs: &ConfigInputs<'_>, clock: Clock, present: Option<NodeConf
     let ConfigInputs { config, facts, tunnels, features } = inputs;
     let mut wanted = facts.node_config(config, clock);
     wanted.tunnel_mtu = tunnels.mtu();
+    wanted.tunnels = tunnels.devices.indices.map(|index| index.map_or(0, |index| index.0));
     // Until the tries have been compared, features that were on stay on.
     wanted.features = features.unwrap_or_else(|| present.map_or(0, |c| c.features));
     if !tunnels.links.is_empty() && features.is_none() && present.is_none_or(|c| c.uplink == 0) {

@@ -45,6 +45,13 @@ both! {
     pod_being_deleted_cannot_send;
     pod_without_an_address_of_a_family_cannot_send_in_it;
     unknown_interface_and_other_protocols;
+    source_of_this_node_is_not_believed_from_outside;
+    remote_pods_are_believed_from_their_direction_alone;
+    owner_of_an_external_address_is_believed;
+    packets_to_groups_pass_to_the_host_stack;
+    reply_flow_of_the_node_is_not_matched_from_outside;
+    icmp_error_with_a_martian_source_is_not_translated;
+    loopback_destination_is_dropped_at_every_device;
     service_without_backends_is_rejected;
     packet_from_an_unanswerable_source_is_dropped;
     undefined_cluster_ip_port_is_rejected;
