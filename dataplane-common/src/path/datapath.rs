@@ -40,6 +40,10 @@ where
         if verdict != Verdict::PASS {
             return verdict;
         }
+    } else if !packet.is_for_this_host() {
+        // A broadcast, or another machine's frame on a promiscuous device. Only the host's stack
+        // knows what it may do with it; it does not forward it.
+        return Verdict::PASS;
     }
     let parsed: Parsed<A> = match parse(packet, tables) {
         Ok(parsed) => parsed,

@@ -10,8 +10,8 @@ use ropeway_tests::peer;
 use ropeway_tests::pod::{IpFamily, Pod};
 use ropeway_tests::view;
 
-use super::frames::{FromTo, Mac, ethernet, icmp, ip, syn, tagged, udp};
-use super::matrix::{FORGED, HONEST};
+use super::frames::{BROADCAST, FromTo, Mac, ethernet, icmp, ip, syn, tagged, udp};
+use super::matrix::{FORGED, FORGED_MAC, HONEST};
 use super::parse_mac;
 use crate::fixture::{ClientPath, Fixture, TARGET, cluster_ip};
 
@@ -61,6 +61,9 @@ fn forged(fixture: &Fixture, attacker: Mac, node: Mac) -> (Vec<Vec<u8>>, usize) 
             let (kind, later) = later_fragment(addresses, &datagram.1);
             frames.push(ethernet(node, attacker, kind, &later));
             frames.push(tagged(&ethernet(node, attacker, datagram.0, &datagram.1), &[7]));
+            // The link floods frames for an unknown MAC.
+            frames.push(ethernet(FORGED_MAC, attacker, datagram.0, &datagram.1));
+            frames.push(ethernet(BROADCAST, attacker, datagram.0, &datagram.1));
         }
     }
     (frames, counted)

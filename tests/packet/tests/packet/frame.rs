@@ -12,6 +12,9 @@ use etherparse::{IpNumber, PacketBuilder};
 /// The checksum of SCTP (RFC 9260, appendix A), implemented by a library.
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
+/// MAC of every device of the node, to which the frames are sent.
+pub(crate) const DEVICE_MAC: [u8; 6] = [0xee; 6];
+
 /// Kind of a frame: protocol and TCP flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -45,7 +48,7 @@ pub(crate) fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: 
 }
 
 fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
-    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], DEVICE_MAC);
     let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => eth.ipv4(a.octets(), b.octets(), ttl),
         (IpAddr::V6(a), IpAddr::V6(b)) => eth.ipv6(a.octets(), b.octets(), ttl),
@@ -169,7 +172,7 @@ pub(crate) fn icmp_error(from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
 
 /// Builds an ICMP message of this type and code that contains the packet in frame `about`.
 pub(crate) fn icmp_about((kind, code): (u8, u8), from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
-    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], DEVICE_MAC);
     let mut bytes = Vec::new();
     let inside = &about[14..];
     match (from, to) {
@@ -196,7 +199,7 @@ pub(crate) fn echo_reply(from: IpAddr, to: IpAddr, id: u16) -> Vec<u8> {
 }
 
 fn icmp_echo(from: IpAddr, to: IpAddr, [type4, type6]: [u8; 2], id: u16) -> Vec<u8> {
-    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], DEVICE_MAC);
     let [high, low] = id.to_be_bytes();
     let mut bytes = Vec::new();
     match (from, to) {

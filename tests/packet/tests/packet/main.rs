@@ -51,6 +51,7 @@ both! {
     packets_to_groups_pass_to_the_host_stack;
     reply_flow_of_the_node_is_not_matched_from_outside;
     icmp_error_with_a_martian_source_is_not_translated;
+    frame_for_another_machine_is_neither_served_nor_answered;
     loopback_destination_is_dropped_at_every_device;
     service_without_backends_is_rejected;
     packet_from_an_unanswerable_source_is_dropped;

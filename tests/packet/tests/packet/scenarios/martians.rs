@@ -180,3 +180,25 @@ pub(crate) fn loopback_destination_is_dropped_at_every_device<T: Testbed>(t: &mu
         }
     }
 }
+
+/// A promiscuous device, a flood of unknown unicast, a broadcast: the host's stack drops or takes
+/// such frames and forwards none.
+pub(crate) fn frame_for_another_machine_is_neither_served_nor_answered<T: Testbed>(t: &mut T) {
+    for net in node(t) {
+        let (port, vip, to, client) = (at(net.node, 30080), at(net.vip, 80), at(net.b, 8080), at(net.outside, 50000));
+        service(t, port, to);
+        service(t, vip, to);
+        // Also a packet of a flow.
+        expect(t, FROM_UPLINK, Kind::Syn, (client, port), TO_B, (client, to));
+        for mac in [[2, 0, 0, 0, 0, 9], [0xff; 6], [0x33, 0x33, 0, 0, 0, 1]] {
+            for target in [port, vip, to, at(net.vip, 81), at(net.free_vip, 1)] {
+                for kind in KINDS {
+                    let mut f = frame(kind, client, target);
+                    f[..6].copy_from_slice(&mac);
+                    let before = f.clone();
+                    assert_eq!((t.run(FROM_UPLINK.0, FROM_UPLINK.1, &mut f), f), (HOST.0, before), "{kind:?} to {mac:?}");
+                }
+            }
+        }
+    }
+}
