@@ -10,6 +10,7 @@ use crate::types::address::{Address, V4, V6};
 use crate::types::event::ParseError;
 use crate::types::flow::{FlowKey, FragmentKey, Ports};
 use crate::types::service::proto;
+use crate::types::stage::Origin;
 use crate::wire::byte_order::{Be16, Be32};
 
 /// Largest offset of an L4 header, bytes. The verifier needs a constant bound for packet accesses;
@@ -187,12 +188,20 @@ pub trait Header: Address {
     fn payload<P: Packet>(packet: &P) -> Option<u32>;
 }
 
-/// Parses a packet of family `A`. A first fragment leaves its ports for the later ones.
+/// Parses a packet of family `A` that has arrived at this hook and interface.
+///
+/// A first fragment for which `is_believed` returns true leaves its ports for the later ones that
+/// arrive by the same interface. The entry programs check its sender; a stage gets no other.
 ///
 /// # Errors
 /// The reason why the packet has no tuple ([`ParseError`]).
 #[inline(always)]
-pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(packet: &mut P, tables: &T) -> Result<Parsed<A>, ParseError> {
+pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(
+    packet: &mut P,
+    tables: &T,
+    (origin, ifindex): (Origin, u32),
+    is_believed: impl FnOnce(&Parsed<A>) -> bool,
+) -> Result<Parsed<A>, ParseError> {
     let ip = A::ip(packet)?;
     // Up to six extension headers lead here, each with its own range of offsets. Scrubbed and
     // bounded again, they are one state: 11,700 verified instructions instead of 255,000.
@@ -206,9 +215,14 @@ pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(packet: &mut P, tables: &T)
         layer4(packet, &mut parsed)?;
         return Ok(parsed);
     }
-    let datagram = FragmentKey { src: ip.src, dst: ip.dst, id: ip.fragment_id, proto: ip.proto, pad: [0; 3] };
+    // Computed here, where it is needed: on the way it would cost stack.
+    let iif = origin.iif(ifindex) as u16;
+    let datagram = FragmentKey { src: ip.src, dst: ip.dst, id: ip.fragment_id, iif, proto: ip.proto, pad: 0 };
     if matches!(ip.fragment, Fragment::First) {
         layer4(packet, &mut parsed)?;
+        if !is_believed(&parsed) {
+            return Err(ParseError::ForgedFragment);
+        }
         tables.set_fragment(&datagram, &Ports { src: parsed.key.sport, dst: parsed.key.dport });
     } else {
         let ports = tables.fragment(&datagram).ok_or(ParseError::UnknownFragment)?;

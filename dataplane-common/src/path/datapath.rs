@@ -45,10 +45,12 @@ where
         // knows what it may do with it; it does not forward it.
         return Verdict::PASS;
     }
-    let parsed: Parsed<A> = match parse(packet, tables) {
+    let is_believed = |parsed: &Parsed<A>| check_addresses(tables, parsed, origin, ifindex) == Verdict::PASS;
+    let parsed: Parsed<A> = match parse(packet, tables, (origin, ifindex), is_believed) {
         Ok(parsed) => parsed,
         // The host's stack reassembles datagrams for the host.
         Err(ParseError::UnknownFragment) if matches!(origin, Origin::Uplink) => return Verdict::PASS,
+        Err(ParseError::ForgedFragment) if matches!(origin, Origin::Uplink) => return MARTIAN,
         Err(reject) => return Verdict::drop(reject.into()),
     };
     let now = tables.now();
@@ -200,7 +202,7 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let mut parsed: Parsed<A> = match parse(packet, tables) {
+    let mut parsed: Parsed<A> = match parse(packet, tables, (origin, ifindex), |_| true) {
         Ok(parsed) => parsed,
         Err(reject) => return Verdict::drop(reject.into()),
     };
@@ -337,7 +339,9 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::drop(DropReason::Malformed) };
+    let Ok(parsed) = parse::<A, P, T>(packet, tables, (origin, ifindex), |_| true) else {
+        return Verdict::drop(DropReason::Malformed);
+    };
     let translated = icmp_error::translate_error(packet, flows, &parsed, origin, ifindex);
     match (translated.action() == Action::Translate, origin) {
         (true, Origin::Host) => Verdict::PASS,
@@ -359,7 +363,7 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::PASS };
+    let Ok(parsed) = parse::<A, P, T>(packet, tables, (Origin::Host, 0), |_| true) else { return Verdict::PASS };
     if parsed.layer4 == Layer4::IcmpError {
         return Verdict::PASS.then(Stage::IcmpError);
     }

@@ -37,7 +37,7 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let parsed: Parsed<A> = match parse(packet, tables) {
+    let parsed: Parsed<A> = match parse(packet, tables, (origin, ifindex), |_| true) {
         Ok(parsed) => parsed,
         Err(reject) => return Verdict::drop(reject.into()),
     };

@@ -59,7 +59,7 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let Ok(mut parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::PASS };
+    let Ok(mut parsed) = parse::<A, P, T>(packet, tables, (Origin::Host, 0), |_| true) else { return Verdict::PASS };
     if parsed.scrub_verifier_state(packet).is_err() {
         return Verdict::PASS;
     }

@@ -100,6 +100,8 @@ pub enum ParseError {
     BadHeader,
     /// A later fragment without a known first fragment.
     UnknownFragment,
+    /// A first fragment whose sender is not believed, so that its ports must not be recorded.
+    ForgedFragment,
 }
 
 impl From<ParseError> for DropReason {
@@ -107,6 +109,7 @@ impl From<ParseError> for DropReason {
         match reject {
             ParseError::Truncated | ParseError::BadHeader => Self::Malformed,
             ParseError::UnknownFragment => Self::UnknownFragment,
+            ParseError::ForgedFragment => Self::Spoofed,
         }
     }
 }

@@ -145,10 +145,13 @@ pub struct FragmentKey<A> {
     pub dst: A,
     /// Identification field. IPv6: 32 bits as they stand in memory; IPv4: 16 bits, CPU order.
     pub id: u32,
+    /// Interface by which the fragment arrived, as in [`Flow::iif`]: a pod's, which is below
+    /// [`super::pod::POD_SLOTS`], or one of the small numbers that stand for others.
+    pub iif: u16,
     /// IP protocol number ([`super::service::proto`]).
     pub proto: u8,
     /// Padding, always zero: the kernel hashes all bytes of a key.
-    pub pad: [u8; 3],
+    pub pad: u8,
 }
 
 /// The ports of a fragmented datagram, which only its first fragment carries. CPU order.

@@ -118,6 +118,7 @@ both! {
     repeated_syn_does_not_shorten_a_connection;
     later_fragments_follow_the_first;
     later_fragments_follow_the_newest_datagram;
+    forged_first_fragment_leads_no_later_ones;
     extension_headers_of_every_kind_are_skipped;
     ipv4_options_of_every_length_are_skipped;
     malformed_packets_are_dropped;

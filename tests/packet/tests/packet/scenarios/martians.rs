@@ -196,7 +196,11 @@ pub(crate) fn frame_for_another_machine_is_neither_served_nor_answered<T: Testbe
                     let mut f = frame(kind, client, target);
                     f[..6].copy_from_slice(&mac);
                     let before = f.clone();
-                    assert_eq!((t.run(FROM_UPLINK.0, FROM_UPLINK.1, &mut f), f), (HOST.0, before), "{kind:?} to {mac:?}");
+                    assert_eq!(
+                        (t.run(FROM_UPLINK.0, FROM_UPLINK.1, &mut f), f),
+                        (HOST.0, before),
+                        "{kind:?} to {mac:?}"
+                    );
                 }
             }
         }
