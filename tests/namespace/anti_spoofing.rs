@@ -6,6 +6,7 @@
 pub(crate) mod frames;
 mod from_link;
 mod matrix;
+mod tunnel;
 
 use ropeway_tests::cluster::{Node, Shape};
 use ropeway_tests::load::{self, TrafficEndpoint, Watch};

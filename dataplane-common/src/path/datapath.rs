@@ -16,7 +16,7 @@ use crate::path::flow_pair::{attempt, insert_flow_pair};
 use crate::path::forward::{forward, route, via_sctp_stage};
 use crate::path::icmp_error;
 use crate::path::new_connection::{FlowTarget, egress, masquerade, to_backend, to_host_port};
-use crate::path::sender::{MARTIAN, SPOOFED, check_addresses, check_source_mac};
+use crate::path::sender::{MARTIAN, SPOOFED, TUNNEL_SENDER, check_addresses, check_source_mac, is_tunnel_port};
 use crate::path::udp_failover::peer_of_ended_backend;
 use crate::types::event::{DropReason, ParseError};
 use crate::types::flow::{Flow, flow_flags};
@@ -280,7 +280,9 @@ fn connect_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     origin: Origin,
     target: &mut FlowTarget<A>,
 ) -> Verdict {
-    to_backend::<A, T, COUNTS>(tables, &parsed.key, frontend, origin, target)
+    let verdict = to_backend::<A, T, COUNTS>(tables, &parsed.key, frontend, origin, target);
+    // A tenant chooses the endpoints of a Service, also a node with the tunnel's port.
+    if is_tunnel_port(tables, parsed.key.proto, target.port()) { TUNNEL_SENDER } else { verdict }
 }
 
 /// Handles a new connection to anything but a frontend: a host port, or a destination outside the

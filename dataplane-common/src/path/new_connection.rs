@@ -63,6 +63,12 @@ impl<A: Address> FlowTarget<A> {
         oif: 0,
     };
 
+    /// Returns the port to which the flow leads; 0 before one is chosen.
+    #[inline(always)]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Sets the backend to the least loaded one of the frontend.
     #[inline(always)]
     pub fn find_least_loaded<T: FamilyMaps<A>>(&mut self, tables: &T, frontend: &Frontend, origin: Origin) {

@@ -10,7 +10,7 @@ use crate::packet::family::Family;
 use crate::packet::parse::Parsed;
 use crate::types::event::DropReason;
 use crate::types::pod::{Network, Pod, address_kind, network_flags, node_features, pod_flags};
-use crate::types::service::FrontendKey;
+use crate::types::service::{FrontendKey, proto};
 use crate::types::stage::Origin;
 use crate::verdict::Verdict;
 use crate::wire::byte_order::{Be16, Be32};
@@ -19,6 +19,16 @@ use crate::wire::byte_order::{Be16, Be32};
 pub const SPOOFED: Verdict = Verdict::drop(DropReason::Spoofed);
 /// An address that the packet cannot have where it arrived.
 pub const MARTIAN: Verdict = Verdict::drop(DropReason::Martian);
+
+/// A sender that must not use the tunnel.
+pub const TUNNEL_SENDER: Verdict = Verdict::drop(DropReason::TunnelSender);
+
+/// Returns true for the port of the tunnels, which only nodes may reach: the host's stack believes
+/// every datagram that arrives there.
+#[inline(always)]
+pub fn is_tunnel_port<T: SharedMaps>(tables: &T, protocol: u8, port: u16) -> bool {
+    protocol == proto::UDP && port != 0 && tables.config().is_some_and(|config| config.tunnel_port == port)
+}
 
 /// Returns [`Verdict::PASS`] if the source MAC of a frame is the pod's.
 ///
@@ -68,7 +78,8 @@ pub fn check_addresses<A: Family, T: FamilyMaps<A>>(
 fn check_pod_source<A: Family, T: FamilyMaps<A>>(tables: &T, parsed: &Parsed<A>, ifindex: u32) -> Verdict {
     let Some(pod) = present_pod(tables, ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
     if A::of_pod(pod) == parsed.key.src && !parsed.key.src.is_unspecified() {
-        return Verdict::PASS;
+        // To any address: the node has more than the maps know, such as those of its links.
+        return if is_tunnel_port(tables, parsed.key.proto, parsed.key.dport) { TUNNEL_SENDER } else { Verdict::PASS };
     }
     if A::V6 && parsed.key.src.is_link_local() {
         return Verdict::drop(DropReason::ForbiddenControl);
@@ -81,8 +92,9 @@ fn check_pod_source<A: Family, T: FamilyMaps<A>>(tables: &T, parsed: &Parsed<A>,
 /// which the packet came.
 ///
 /// External and load-balancer addresses pass: other machines may have them, and a tenant names
-/// them. So does what goes to groups, which opens no flow: a machine without an address asks for one
-/// there, and a group also contains its sender. Not inlined, because several branches lead here.
+/// them. So does what goes to groups, which opens no flow: a machine without an address asks for
+/// one there, and a group also contains its sender. Not inlined, because several branches lead
+/// here.
 #[inline(never)]
 fn check_outside_source<A: Family, T: FamilyMaps<A>>(tables: &T, parsed: &Parsed<A>, ifindex: u32) -> Verdict {
     let src = &parsed.key.src;
@@ -96,6 +108,11 @@ fn check_outside_source<A: Family, T: FamilyMaps<A>>(tables: &T, parsed: &Parsed
         return Verdict::PASS;
     }
     let Network { oif, flags } = tables.network(src).unwrap_or_default();
+    // One comparison, because the verifier would follow each of three.
+    let other = u32::from(parsed.key.proto ^ proto::UDP) << 16 | u32::from(parsed.key.dport ^ config.tunnel_port);
+    if other == 0 && flags & network_flags::NODE == 0 {
+        return TUNNEL_SENDER;
+    }
     let tunnel = config.tunnels[0] == ifindex || config.tunnels[1] == ifindex;
     let fits = if tunnel {
         // Neighbour discovery.

@@ -70,6 +70,9 @@ counted! {
         /// 5.3.7): from outside, a source of this node, its pods or its Services; from outside or
         /// from a pod, a loopback destination.
         Martian = "martian",
+        /// A datagram to the tunnel's port of a sender that is no node: a pod, a client of a
+        /// Service, or a machine outside the cluster.
+        TunnelSender = "tunnel_sender",
     }
 }
 

@@ -129,6 +129,10 @@ pub struct NodeConfig {
     pub netns_cookie: u64,
     /// Interface indices of the tunnels, by the family of their outer packets; 0: there is none.
     pub tunnels: [u32; 2],
+    /// UDP port of the tunnels; 0: there is none, or the nodes that may use it are not known yet.
+    pub tunnel_port: u16,
+    /// Padding, zero like every gap.
+    pub pad: [u16; 3],
 }
 
 /// Bits of [`NodeConfig::features`]. A feature that is off costs the programs no lookup.

@@ -18,7 +18,7 @@ use crate::fixture::{ClientPath, Fixture, TARGET, cluster_ip};
 /// Least number of forged frames.
 const FORGED_PACKETS: usize = 100_000;
 
-fn device_mac(machine: &Machine) -> Mac {
+pub(super) fn device_mac(machine: &Machine) -> Mac {
     parse_mac(machine.output(&["cat", "/sys/class/net/eth0/address"]).unwrap().trim())
 }
 

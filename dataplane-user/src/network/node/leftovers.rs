@@ -1,10 +1,10 @@
-//! Detects what kube-proxy has left on the node, and logs it: rules in the packet filter or in IPVS,
-//! and the sysctl `route_localnet`.
+//! Detects what kube-proxy has left on the node, and logs it: rules in the packet filter or in
+//! IPVS, and the sysctl `route_localnet`.
 //!
 //! Ropeway translates packets before the packet filter sees them, so most rules have no effect.
 //! They still match packets that Ropeway leaves alone, such as those to the address of a deleted
-//! Service. Nothing is removed or reset here: another kube-proxy, or another program that translates
-//! to loopback addresses, may still need it.
+//! Service. Nothing is removed or reset here: another kube-proxy, or another program that
+//! translates to loopback addresses, may still need it.
 
 use std::convert::Infallible;
 use std::io;
