@@ -232,9 +232,11 @@ fn start_tasks(
 fn notes(config: &Config) -> Vec<String> {
     let tenants = config.service_proxy && matches!(config.source, ObjectSource::Kubernetes { .. });
     let all = tenants && config.external_ranges().is_none();
-    let note = "externalIPs is `all`: anybody who may create a Service can take over traffic of the whole cluster to \
+    let open = "externalIPs is `all`: anybody who may create a Service can take over traffic of the whole cluster to \
                 addresses outside it; set --external-ips to `none` or to the ranges in use";
-    all.then(|| note.into()).into_iter().collect()
+    let unmasked = config.service_proxy && config.ipam != Ipam::None && !config.masquerade;
+    let routed = "masquerade is false: outside the cluster, pods reach only networks that have a route back to them";
+    [all.then_some(open), unmasked.then_some(routed)].into_iter().flatten().map(Into::into).collect()
 }
 
 /// Spawns the tasks that remove ended flows and count connections.

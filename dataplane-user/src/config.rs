@@ -181,18 +181,17 @@ impl Config {
     /// Names the first option that is missing or invalid.
     pub fn new(o: Options) -> Result<Self, ConfigError> {
         let service_proxy = o.service_proxy.unwrap_or(true);
+        let ipam = o.ipam.unwrap_or(if o.pod_cidr.is_some() { Ipam::Configured } else { Ipam::PodCidr });
         let config = Self {
             source: source(&o)?,
             node_name: node_name(o.node_name)?,
             node_ips: o.node_ip.unwrap_or_default(),
             uplinks: o.uplink.unwrap_or_default(),
-            ipam: o.ipam.unwrap_or(if o.pod_cidr.is_some() { Ipam::Configured } else { Ipam::PodCidr }),
+            ipam,
             ip_pools: o.ip_pool.unwrap_or_default(),
             pod_cidrs: o.pod_cidr.unwrap_or_default(),
             service_proxy,
-            masquerade: o
-                .masquerade
-                .unwrap_or(service_proxy && o.cluster_cidr.as_ref().is_some_and(|ranges| !ranges.is_empty())),
+            masquerade: o.masquerade.unwrap_or(service_proxy && ipam != Ipam::None),
             cluster_cidrs: o.cluster_cidr.unwrap_or_default(),
             service_cidrs: o.service_cidr.unwrap_or_default(),
             nodeport_addresses: o.nodeport_addresses.unwrap_or_else(|| vec![NodePortRange::Primary]),

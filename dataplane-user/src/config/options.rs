@@ -111,8 +111,8 @@ options! {
     pod_cidr: Vec<IpNetwork>,
     /// Range of all pod addresses of the cluster; traffic to it is never masqueraded
     ///
-    /// Set it so that pods can be masqueraded (see --masquerade). With --ipam pools the ranges of
-    /// all pools are added to it.
+    /// The ranges of other nodes and of all pools are known without it. Set it for ranges of pods
+    /// that neither Node nor `IPPool` objects name.
     #[arg(long, env = "ROPEWAY_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "clusterCIDRs")]
     cluster_cidr: Vec<IpNetwork>,
@@ -148,11 +148,11 @@ options! {
     #[arg(long, env = "ROPEWAY_SERVICE_PROXY", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Node")]
     service_proxy: bool,
     /// Translate the source of pod traffic that leaves the cluster to the node address [default:
-    /// true if --cluster-cidr is set, else false]
+    /// true, but false with --ipam none or without --service-proxy]
     ///
-    /// Set `false` if the network routes pod addresses. With --ipam pools set `true`, unless
-    /// --cluster-cidr is set. Requires --service-proxy: with kube-proxy the host's connection
-    /// tracking would see only one direction.
+    /// Set `false` if the network routes pod addresses: clients outside the cluster reach pods
+    /// directly only then. Requires --service-proxy: with kube-proxy the host's connection tracking
+    /// would see only one direction.
     #[arg(long, env = "ROPEWAY_MASQUERADE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Node")]
     masquerade: bool,
     /// Range outside the cluster that routes pod addresses; traffic to it is not masqueraded

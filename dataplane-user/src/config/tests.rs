@@ -51,13 +51,15 @@ fn external_ips_default_to_all_addresses() {
 }
 
 #[test]
-fn masquerade_defaults_to_true_with_cluster_cidr() {
+fn masquerade_defaults_to_true_where_pods_get_addresses() {
     let masquerade = |args: &[&str]| Config::new(flags(&[&["--node-name=n1"], args].concat())).unwrap().masquerade;
-    assert!(!masquerade(&[]));
-    assert!(masquerade(&["--cluster-cidr=10.244.0.0/16"]));
-    assert!(!masquerade(&["--cluster-cidr=10.244.0.0/16", "--masquerade=false"]));
-    assert!(masquerade(&["--masquerade"]));
-    assert!(!masquerade(&["--cluster-cidr=10.244.0.0/16", "--service-proxy=false"]));
+    assert!(masquerade(&[]));
+    assert!(masquerade(&["--ipam=pools"]));
+    assert!(masquerade(&["--pod-cidr=10.244.1.0/24"]));
+    assert!(!masquerade(&["--masquerade=false"]));
+    assert!(!masquerade(&["--service-proxy=false"]));
+    assert!(!masquerade(&["--ipam=none"]));
+    assert!(masquerade(&["--ipam=none", "--masquerade"]));
     let c = Config::new(
         file("nodeName: n1\nmasquerade: true\nnonMasqueradeCIDRs: [10.0.0.0/8]\nrouteMode: vxlan\n").unwrap(),
     );

@@ -88,7 +88,6 @@ fn apply(paths: &Paths, layout: &Layout, (overlay, mut config): (&str, Value), a
     fs::create_dir_all(&directory)?;
     let (name, tag) = ROPEWAY_IMAGE.split_once(':').context("the name of the image has no tag")?;
     config["apiserver"] = json!([pki::api_server()]);
-    config["clusterCIDRs"] = json!(POD_RANGES);
     // The image has a constant name, so the agents have to be restarted.
     let digest = digest(&fs::read(archive)?);
     let annotate = json!([{"op": "add", "path": "/spec/template/metadata/annotations/image", "value": digest}]);

@@ -26,8 +26,8 @@ use crate::host_device;
 
 /// The port on which the servers listen.
 pub(super) const TARGET: u16 = 8080;
-/// The flags of the agents.
-pub(super) const FLAGS: [&str; 2] = [host_device::RANGES, "--healthz-bind-address=[::]:10256"];
+/// The flags of the agents. Clients outside the cluster have routes to the pods.
+pub(super) const FLAGS: [&str; 2] = [host_device::RANGES, "--masquerade=false"];
 /// The name of servers that belong to no Service.
 pub(super) const STRANGER: &str = "stranger";
 /// Time within which a change has to reach the kernel.
