@@ -49,8 +49,8 @@ impl Expected {
 
     /// Checks maps in the middle of a change. Each frontend is as in one of `states`, and is there
     /// if one Service asks for it in all of them, whether that Service has it or waits for it;
-    /// unless a write has failed, and with it perhaps the takeover. Each backend and range of
-    /// clients is in one of them.
+    /// unless a write has `failed` or a map is full, and with it perhaps the takeover. Each backend
+    /// and range of clients is in one of them.
     pub(in super::super) fn check_between(states: &[Self], view: &View, failed: bool) {
         let claims = |id: &FrontendId| {
             let id = *id;
