@@ -12,7 +12,6 @@ mod contracts;
 mod egress_routes;
 mod endpoints;
 mod fixture;
-mod flow_ownership;
 mod harness;
 mod host_device;
 mod hostport;
