@@ -75,10 +75,10 @@ pub(super) fn expect_direct_answers(from: &dyn TrafficEndpoint, pod: &Pod, famil
 pub(super) fn expect_equal_halves(from: &dyn TrafficEndpoint, target: Target, servers: [&str; 2]) -> Result<()> {
     const COUNT: u16 = 20;
     for (address, protocol) in every_protocol(target) {
-        // A datagram from a port that was used before could belong to an older flow.
+        // A packet from a port that was used before could belong to an older flow, or need another
+        // port than that, which costs the scheduler a turn.
         let ports = format!("--first-port={}", new_ports(COUNT));
-        let flags: &[&str] = if protocol == Protocol::Tcp { &[] } else { &[&ports] };
-        let report = expect_answers_with(from, address, protocol, COUNT.into(), &servers, flags)?;
+        let report = expect_answers_with(from, address, protocol, COUNT.into(), &servers, &[&ports])?;
         expect!(
             report.by_server.values().all(|count| *count == u64::from(COUNT) / 2),
             "{} to {address} {protocol:?}: equal halves are expected: {report:?}",
