@@ -1,4 +1,6 @@
 //! Tests of the core with external addresses that belong to API servers.
+//!
+//! A tenant who could take such an address would get the requests of the whole cluster to the API.
 
 use super::*;
 use crate::proxy::source::Cause;

@@ -1,4 +1,6 @@
 //! The endpoints of one service port and family: which of them take new connections.
+//!
+//! Written from docs/services.md, and not from the code that it judges.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

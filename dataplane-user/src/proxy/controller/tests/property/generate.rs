@@ -1,4 +1,6 @@
-//! Random objects, events and faults. Few names, addresses and ports, so that they meet.
+//! Random objects, events and faults.
+//!
+//! There are few names, addresses and ports, so that different objects often want the same one.
 
 use std::sync::Arc;
 
