@@ -6,11 +6,13 @@
 
 pub mod conntrack;
 pub mod datapath;
+pub mod flow_pair;
 pub mod forward;
 pub mod icmp_error;
 pub mod new_connection;
 pub mod port_reuse;
 pub mod reject;
 pub mod sctp_ports;
+pub mod sender;
 pub mod socket;
 pub mod udp_failover;

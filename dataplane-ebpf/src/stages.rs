@@ -37,13 +37,15 @@ pub fn stage_least6(ctx: TcContext) -> i32 {
     run_stage(ctx, "stage_least6", true, new_connection::<V6, true>)
 }
 
-/// Handles a SYN whose 5-tuple matches a stale flow. Called by `from_pod` and `from_uplink`.
+/// Handles a packet that opens a connection for which a flow exists. Called by `from_pod`,
+/// `from_uplink` and `stage_new*`.
 #[classifier]
 pub fn stage_reuse4(ctx: TcContext) -> i32 {
     run_stage(ctx, "stage_reuse4", false, reuse_port::<V4>)
 }
 
-/// Handles a SYN whose 5-tuple matches a stale flow. Called by `from_pod` and `from_uplink`.
+/// Handles a packet that opens a connection for which a flow exists. Called by `from_pod`,
+/// `from_uplink` and `stage_new*`.
 #[classifier]
 pub fn stage_reuse6(ctx: TcContext) -> i32 {
     run_stage(ctx, "stage_reuse6", true, reuse_port::<V6>)

@@ -210,7 +210,7 @@ impl Config {
             cni_conflist: o.cni_conflist,
             uplink_attach: o.uplink_attach.unwrap_or_default(),
             ebpf_object: o.ebpf_object,
-            snat_ports: o.snat_port_range.unwrap_or(PortRange { first: 61000, last: 65535 }),
+            snat_ports: o.snat_port_range.unwrap_or(PortRange { first: 4096, last: 29999 }),
             udp_timeout: o.udp_timeout.unwrap_or(120),
             tcp_timeout: o.tcp_timeout.unwrap_or(86400),
             tcp_closing_timeout: o.tcp_closing_timeout.unwrap_or(60),

@@ -1,9 +1,12 @@
-//! Anti-spoofing: packets with a source address or MAC that is not the pod's are dropped and
-//! counted. Forged frames of many kinds reach no other pod, node or uplink, and do not change the
-//! node's routes and neighbour tables.
+//! Anti-spoofing: packets of a pod with a source address or MAC that is not the pod's are dropped
+//! and counted, and so are packets from the link with a source of the node. Forged frames of many
+//! kinds reach no other pod, node or uplink, and do not change the node's routes and neighbour
+//! tables.
 
 pub(crate) mod frames;
+mod from_link;
 mod matrix;
+mod tunnel;
 
 use ropeway_tests::cluster::{Node, Shape};
 use ropeway_tests::load::{self, TrafficEndpoint, Watch};
@@ -69,11 +72,15 @@ fn beliefs(node: &Node) -> Vec<String> {
     all
 }
 
-/// Formats a MAC address.
-fn mac(text: &str) -> matrix::Identity {
+fn parse_mac(text: &str) -> frames::Mac {
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
+/// Returns an identity without addresses.
+fn mac(text: &str) -> matrix::Identity {
     let unspecified = (std::net::Ipv4Addr::UNSPECIFIED, std::net::Ipv6Addr::UNSPECIFIED);
-    matrix::Identity { mac: bytes.try_into().unwrap(), four: unspecified.0, six: unspecified.1 }
+    matrix::Identity { mac: parse_mac(text), four: unspecified.0, six: unspecified.1 }
 }
 
 fn identity(addresses: &[std::net::IpAddr], text: &str) -> matrix::Identity {

@@ -12,6 +12,7 @@ mod contracts;
 mod egress_routes;
 mod endpoints;
 mod fixture;
+mod flow_ownership;
 mod harness;
 mod host_device;
 mod hostport;

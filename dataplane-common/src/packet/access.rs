@@ -47,6 +47,8 @@ pub trait Packet {
     /// Adds the change of a word that no checksum of the packet covers to the device's sum over the
     /// whole packet (`CHECKSUM_COMPLETE`), if there is one.
     fn adjust_csum_complete(&mut self, _difference: u32) {}
+    /// Returns true if the frame was sent to the MAC of the device at which it arrived.
+    fn is_for_this_host(&self) -> bool;
     /// Returns the length of the frame, bytes.
     fn size(&self) -> u32;
     /// Returns the payload of one segment of a GSO packet, bytes; 0 for other packets.

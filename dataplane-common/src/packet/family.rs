@@ -50,6 +50,14 @@ pub trait Family: Rewrite + Inside {
     fn is_host_only(self) -> bool;
     /// Returns true for link-local and unspecified addresses, which neighbour discovery uses.
     fn is_link_local(self) -> bool;
+    /// Returns true for multicast addresses, and for the broadcast address of IPv4.
+    fn is_multicast(self) -> bool;
+    /// Returns true for an address that no packet on a wire has: loopback (RFC 1122, section
+    /// 3.2.1.3) and IPv4-mapped (RFC 4291, section 2.5.5.2).
+    fn is_internal(self) -> bool;
+    /// Returns true for an address that no packet on a wire has as its source: unspecified,
+    /// multicast, or [`Self::is_internal`].
+    fn is_no_source(self) -> bool;
 }
 
 impl Rewrite for V4 {
@@ -237,6 +245,19 @@ impl Family for V4 {
     fn is_link_local(self) -> bool {
         u32::from_be(self.word()) >> 16 == 0xa9fe
     }
+    #[inline(always)]
+    fn is_multicast(self) -> bool {
+        u32::from_be(self.word()) >> 28 == 14 || self.word() == u32::MAX
+    }
+    #[inline(always)]
+    fn is_internal(self) -> bool {
+        self.octets[0] == 127
+    }
+    #[inline(always)]
+    fn is_no_source(self) -> bool {
+        // Not 240/4: some networks use it.
+        self.octets[0] == 0 || self.is_internal() || self.is_multicast()
+    }
 }
 
 impl Family for V6 {
@@ -263,5 +284,20 @@ impl Family for V6 {
     fn is_link_local(self) -> bool {
         let w = self.words();
         u32::from_be(w[0]) >> 22 == 0xfe80 >> 6 || ((w[0] | w[1]) | (w[2] | w[3])) == 0
+    }
+    #[inline(always)]
+    fn is_multicast(self) -> bool {
+        self.octets[0] == 0xff
+    }
+    #[inline(always)]
+    fn is_internal(self) -> bool {
+        let w = self.words();
+        (w[0] | w[1] | (w[2] ^ 0xffff_u32.to_be())) == 0 || self.is_loopback()
+    }
+    #[inline(always)]
+    fn is_no_source(self) -> bool {
+        let w = self.words();
+        // `::/96` as above.
+        (w[0] | w[1] | w[2]) == 0 || self.is_internal() || self.is_multicast()
     }
 }

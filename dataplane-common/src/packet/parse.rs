@@ -10,6 +10,7 @@ use crate::types::address::{Address, V4, V6};
 use crate::types::event::ParseError;
 use crate::types::flow::{FlowKey, FragmentKey, Ports};
 use crate::types::service::proto;
+use crate::types::stage::Origin;
 use crate::wire::byte_order::{Be16, Be32};
 
 /// Largest offset of an L4 header, bytes. The verifier needs a constant bound for packet accesses;
@@ -64,8 +65,8 @@ pub struct Parsed<A> {
     pub layer4: Layer4,
     /// TCP flags; 0 for other protocols.
     pub tcp_flags: u8,
-    /// ICMP type; 0 for other protocols.
-    pub icmp_type: u8,
+    /// Upper half of the TCP sequence number; 0 for other protocols.
+    pub seq: u16,
     /// The word of the IP header that contains the hop limit.
     pub hop: Be32,
 }
@@ -86,13 +87,9 @@ impl<A> Parsed<A> {
         const ICMP: u32 = Layer4::Icmp as u32;
         const ICMP_ERROR: u32 = Layer4::IcmpError as u32;
         // Packed into words, because each call is one volatile write and read of the context.
-        let kinds = (self.key.proto as u32) << 24
-            | (self.tcp_flags as u32) << 16
-            | (self.icmp_type as u32) << 8
-            | self.layer4 as u32;
+        let kinds = (self.key.proto as u32) << 24 | (self.tcp_flags as u32) << 16 | self.layer4 as u32;
         let kinds = packet.scrub_verifier_state(kinds);
-        (self.key.proto, self.tcp_flags, self.icmp_type) =
-            ((kinds >> 24) as u8, (kinds >> 16) as u8, (kinds >> 8) as u8);
+        (self.key.proto, self.tcp_flags) = ((kinds >> 24) as u8, (kinds >> 16) as u8);
         self.layer4 = match kinds & 0xff {
             TCP => Layer4::Tcp,
             UDP => Layer4::Udp,
@@ -191,12 +188,20 @@ pub trait Header: Address {
     fn payload<P: Packet>(packet: &P) -> Option<u32>;
 }
 
-/// Parses a packet of family `A`. A first fragment leaves its ports for the later ones.
+/// Parses a packet of family `A` that has arrived at this hook and interface.
+///
+/// A first fragment for which `is_believed` returns true leaves its ports for the later ones that
+/// arrive by the same interface. The entry programs check its sender; a stage gets no other.
 ///
 /// # Errors
 /// The reason why the packet has no tuple ([`ParseError`]).
 #[inline(always)]
-pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(packet: &mut P, tables: &T) -> Result<Parsed<A>, ParseError> {
+pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(
+    packet: &mut P,
+    tables: &T,
+    (origin, ifindex): (Origin, u32),
+    is_believed: impl FnOnce(&Parsed<A>) -> bool,
+) -> Result<Parsed<A>, ParseError> {
     let ip = A::ip(packet)?;
     // Up to six extension headers lead here, each with its own range of offsets. Scrubbed and
     // bounded again, they are one state: 11,700 verified instructions instead of 255,000.
@@ -205,14 +210,19 @@ pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(packet: &mut P, tables: &T)
         return Err(ParseError::BadHeader);
     }
     let key = FlowKey { src: ip.src, dst: ip.dst, sport: 0, dport: 0, proto: ip.proto, pad: [0; 3] };
-    let mut parsed = Parsed { key, l4: l4 as usize, layer4: Layer4::Opaque, tcp_flags: 0, icmp_type: 0, hop: ip.hop };
+    let mut parsed = Parsed { key, l4: l4 as usize, layer4: Layer4::Opaque, tcp_flags: 0, seq: 0, hop: ip.hop };
     if matches!(ip.fragment, Fragment::Whole) {
         layer4(packet, &mut parsed)?;
         return Ok(parsed);
     }
-    let datagram = FragmentKey { src: ip.src, dst: ip.dst, id: ip.fragment_id, proto: ip.proto, pad: [0; 3] };
+    // Computed here, where it is needed: on the way it would cost stack.
+    let iif = origin.iif(ifindex) as u16;
+    let datagram = FragmentKey { src: ip.src, dst: ip.dst, id: ip.fragment_id, iif, proto: ip.proto, pad: 0 };
     if matches!(ip.fragment, Fragment::First) {
         layer4(packet, &mut parsed)?;
+        if !is_believed(&parsed) {
+            return Err(ParseError::ForgedFragment);
+        }
         tables.set_fragment(&datagram, &Ports { src: parsed.key.sport, dst: parsed.key.dport });
     } else {
         let ports = tables.fragment(&datagram).ok_or(ParseError::UnknownFragment)?;
@@ -229,6 +239,7 @@ fn layer4<A: Header, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Result<()
             let h: [Be32; 4] = packet.load_words_at(parsed.l4, L3 + A::HEADER).ok_or(ParseError::Truncated)?;
             parsed.layer4 = Layer4::Tcp;
             parsed.tcp_flags = h[3].byte(1);
+            parsed.seq = (h[1].get() >> 16) as u16;
             set_ports(parsed, h[0]);
         }
         proto::UDP | proto::SCTP => {
@@ -238,8 +249,7 @@ fn layer4<A: Header, P: Packet>(packet: &P, parsed: &mut Parsed<A>) -> Result<()
         }
         proto::ICMP | proto::ICMP6 => {
             let h: [Be32; 2] = packet.load_words_at(parsed.l4, L3 + A::HEADER).ok_or(ParseError::Truncated)?;
-            parsed.icmp_type = h[0].byte(0);
-            if icmp_is_error(parsed.key.proto, parsed.icmp_type) {
+            if icmp_is_error(parsed.key.proto, h[0].byte(0)) {
                 parsed.layer4 = Layer4::IcmpError;
             } else {
                 parsed.layer4 = Layer4::Icmp;

@@ -5,8 +5,9 @@
 //! remove flows.
 
 use crate::maps::SharedMaps;
-use crate::packet::parse::{FIN, Layer4, Parsed, RST, SYN};
+use crate::packet::parse::{ACK, FIN, Layer4, Parsed, RST, SYN};
 use crate::types::flow::{Flow, flow_flags, flow_state};
+use crate::types::pod::NodeConfig;
 use crate::types::service::backend_state;
 
 /// Returns true if the flow may still translate this packet.
@@ -24,7 +25,7 @@ pub fn is_current<A, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, now: u32
         (true, true) => config.closing_ticks,
         (false, _) => config.udp_ticks,
     };
-    if now.wrapping_sub(flow.last_seen) > limit {
+    if idle_ticks(now, flow.last_seen) > limit {
         return false;
     }
     // The direction of the reply does not check the backend: answers that are under way must
@@ -49,6 +50,36 @@ pub fn is_current<A, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, now: u32
     backend.generation == flow.generation && backend.state & taken != 0
 }
 
+/// Returns the time since a flow was used, in ticks. Another CPU may have used it in a later tick
+/// than `now`, which counts as 0.
+#[inline(always)]
+#[must_use]
+pub const fn idle_ticks(now: u32, last_seen: u32) -> u32 {
+    let idle = now.wrapping_sub(last_seen);
+    if idle > u32::MAX / 2 { 0 } else { idle }
+}
+
+/// Returns the number of ticks for which a pair with these states is kept without a packet in
+/// either direction. One closing direction closes the pair.
+#[inline(always)]
+#[must_use]
+pub const fn pair_timeout(tcp: bool, there: u8, back: u8, config: &NodeConfig) -> u32 {
+    if !tcp {
+        config.udp_ticks
+    } else if there == flow_state::NEW || there >= flow_state::CLOSING || back >= flow_state::CLOSING {
+        config.closing_ticks
+    } else {
+        config.tcp_ticks
+    }
+}
+
+/// Returns true if a flow leads to a backend that still serves its connections.
+#[inline(always)]
+pub fn is_served<A, T: SharedMaps>(flow: &Flow<A>, tables: &T) -> bool {
+    let backend = tables.backend(flow.backend);
+    backend.is_some_and(|b| b.generation == flow.generation && b.state & backend_state::USABLE != 0)
+}
+
 /// Returns true for a datagram after a pause in a flow that has seen single datagrams only.
 #[inline(always)]
 fn is_unreplied<A>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, pause: u16) -> bool {
@@ -56,6 +87,10 @@ fn is_unreplied<A>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, pause: u16) -> 
         && flow.state == flow_state::NEW
         && now.wrapping_sub(flow.last_seen) >= pause as u32
 }
+
+/// Distance from a direction's newest sequence number, in units of 65,536, within which a RST or
+/// FIN is its sender's: 512 KiB, the longest segment of `BIG TCP` (`GSO_MAX_SIZE`).
+const NEAR: u16 = 8;
 
 /// Updates state and time of a flow. Fields are written only if they change, so that CPUs can share
 /// the cache line.
@@ -65,21 +100,60 @@ pub fn touch<A, T: SharedMaps>(flow: &mut Flow<A>, packet: &Parsed<A>, now: u32,
     if pause != 0 {
         flow.last_seen = now;
     }
-    let state = match packet.layer4 {
-        Layer4::Tcp if packet.tcp_flags & RST != 0 => flow_state::RESET,
-        Layer4::Tcp if packet.tcp_flags & FIN != 0 => flow_state::CLOSING,
-        Layer4::Tcp if packet.is_syn() => flow_state::NEW,
-        // A SYN-ACK answers a client that uses the ports of a closed connection again: this
-        // direction must not keep the short timeout of the old one.
-        Layer4::Tcp if flow.state == flow_state::NEW || packet.tcp_flags & SYN != 0 => flow_state::ESTABLISHED,
+    let (state, seq) = match packet.layer4 {
+        Layer4::Tcp => (tcp_state(flow, packet), packet.seq),
         // Within one tick, a resolver asks for both address families: no sign of an exchange. After
         // a longer pause the datagram belongs to something else.
         Layer4::Udp if pause != 0 && tables.config().is_some_and(|c| pause <= c.assured_ticks as u32) => {
-            flow_state::ESTABLISHED
+            (flow_state::ESTABLISHED, 0)
         }
         _ => return,
     };
+    if state == IGNORED {
+        return;
+    }
+    if flow.seq != seq {
+        flow.seq = seq;
+    }
     if flow.state != state {
         flow.state = state;
+    }
+}
+
+/// The result of [`tcp_state`] for a segment that changes nothing.
+const IGNORED: u8 = u8::MAX;
+
+/// Returns the state of a direction after a TCP segment. The first one after the SYN sets the
+/// sequence number to which others are compared.
+///
+/// Source addresses can be forged, so one segment must not end a connection that lives. A RST or
+/// FIN counts only near the newest sequence number. A SYN does not bring an established connection
+/// back to its beginning. If the newest number was forged itself, the sender's next segment is far
+/// from it, and takes the state back.
+#[inline(always)]
+fn tcp_state<A>(flow: &Flow<A>, packet: &Parsed<A>) -> u8 {
+    let is_near = packet.seq.wrapping_sub(flow.seq).wrapping_add(NEAR) <= 2 * NEAR;
+    let flags = packet.tcp_flags;
+    if flags & (RST | FIN) != 0 {
+        return match (is_near, flags & RST != 0) {
+            (false, _) => IGNORED,
+            (true, true) => flow_state::RESET,
+            (true, false) => flow_state::CLOSING,
+        };
+    }
+    if flags & SYN != 0 {
+        // Ports that are used again after a connection has closed: neither direction must keep the
+        // short timeout of the old one.
+        return match (flow.state == flow_state::ESTABLISHED, flags & ACK != 0) {
+            (true, _) => IGNORED,
+            (false, true) => flow_state::ESTABLISHED,
+            (false, false) => flow_state::NEW,
+        };
+    }
+    match flow.state {
+        flow_state::NEW => flow_state::ESTABLISHED,
+        state if is_near => state,
+        flow_state::ESTABLISHED => IGNORED,
+        _ => flow_state::ESTABLISHED,
     }
 }

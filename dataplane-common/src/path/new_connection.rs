@@ -1,45 +1,73 @@
 //! New flows: to a backend of a frontend, to a host port, or masqueraded out of the cluster.
 //!
 //! The stages that open flows choose a [`FlowTarget`] with [`to_backend`], [`to_host_port`] or
-//! [`masquerade`], and insert both directions with [`insert_flow_pair`]. [`egress`] finds the
-//! device for an address. The module never changes the packet.
+//! [`masquerade`], and insert both directions with [`super::flow_pair::insert_flow_pair`].
+//! [`egress`] finds the device for an address. The module never changes the packet.
 
 use crate::balance::select::{ClientTuple, is_client_allowed, least_loaded, pick, select};
-use crate::maps::{FamilyMaps, FlowMap};
+use crate::maps::FamilyMaps;
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
 use crate::types::address::Address;
 use crate::types::event::{Counter, DropReason};
-use crate::types::flow::{Flow, FlowKey, flow_flags, flow_state};
+use crate::types::flow::{FlowKey, flow_flags};
 use crate::types::pod::{address_flags, address_kind, network_flags, node_features};
-use crate::types::service::{Frontend, HostPort, backend_state, frontend_flags, proto};
+use crate::types::service::{Frontend, HostPort, backend_state, frontend_flags};
 use crate::types::stage::Origin;
 use crate::verdict::Verdict;
-
-/// Number of ports that source translation tries before the connection is dropped.
-const SNAT_TRIES: u32 = 16;
 
 /// The destination of a new flow, and the devices that its packets use.
 #[derive(Clone, Copy)]
 pub struct FlowTarget<A> {
-    addr: A,
-    port: u16,
+    pub(super) addr: A,
+    pub(super) port: u16,
     /// Bits of [`flow_flags`] for the forward direction.
-    flags: u8,
-    /// Translate the source to the node's address, because the reply would not return to this node
-    /// otherwise.
-    masquerade: bool,
+    pub(super) flags: u8,
+    /// Bits of [`Source`].
+    pub(super) source: u8,
     /// Backend id and generation; for a host port 0 and the low half of the pod's namespace cookie.
-    backend: u32,
-    generation: u32,
-    iif: u32,
-    oif: u32,
+    pub(super) backend: u32,
+    pub(super) generation: u32,
+    pub(super) oif: u32,
+    /// A pod's interface index is less than [`crate::types::pod::POD_SLOTS`].
+    pub(super) iif: u16,
+}
+
+/// What is translated of a packet's source.
+pub(super) struct Source;
+
+impl Source {
+    /// Nothing.
+    pub(super) const KEEP: u8 = 0;
+    /// The port, to one of the node's pool.
+    pub(super) const PORT: u8 = 1;
+    /// Also the address, to the node's, because the reply would not return to this node otherwise.
+    pub(super) const NODE: u8 = 2;
+
+    #[inline(always)]
+    const fn node_if(masquerade: bool) -> u8 {
+        if masquerade { Self::NODE } else { Self::KEEP }
+    }
 }
 
 impl<A: Address> FlowTarget<A> {
     /// A target without destination, to be filled in.
-    pub const EMPTY: Self =
-        Self { addr: A::UNSPECIFIED, port: 0, flags: 0, masquerade: false, backend: 0, generation: 0, iif: 0, oif: 0 };
+    pub const EMPTY: Self = Self {
+        addr: A::UNSPECIFIED,
+        port: 0,
+        flags: 0,
+        source: Source::KEEP,
+        backend: 0,
+        generation: 0,
+        iif: 0,
+        oif: 0,
+    };
+
+    /// Returns the port to which the flow leads; 0 before one is chosen.
+    #[inline(always)]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
 
     /// Sets the backend to the least loaded one of the frontend.
     #[inline(always)]
@@ -55,7 +83,7 @@ impl<A: Address> FlowTarget<A> {
     /// such a packet has to be redirected.
     #[inline(always)]
     pub fn resolve_route<P: Packet>(&mut self, packet: &P) {
-        if !A::V6 && self.masquerade && self.oif == 0 {
+        if !A::V6 && self.source & Source::NODE != 0 && self.oif == 0 {
             self.oif = packet.route_ifindex(&self.addr);
         }
     }
@@ -76,18 +104,24 @@ impl<A: Address> FlowTarget<A> {
         self.oif != 0
     }
 
+    /// Has the source port translated even if the source is kept otherwise.
+    #[inline(always)]
+    pub const fn translate_port_if(&mut self, needed: bool) {
+        self.source |= needed as u8 * Source::PORT;
+    }
+
     /// Hides all values but the address from the verifier, so that the branches that chose the
     /// target are explored further as one.
     #[inline(always)]
     pub fn scrub_verifier_state<P: Packet>(&mut self, packet: &mut P) {
-        // Two fields in one word: each call is one volatile write and read.
-        let bits = packet.scrub_verifier_state((self.flags as u32) << 1 | u32::from(self.masquerade));
-        (self.flags, self.masquerade) = ((bits >> 1) as u8, bits & 1 != 0);
+        // Several fields in one word: each call is one volatile write and read.
+        let bits = packet.scrub_verifier_state((self.flags as u32) << 8 | self.source as u32);
+        (self.flags, self.source) = ((bits >> 8) as u8, bits as u8);
         self.backend = packet.scrub_verifier_state(self.backend);
         self.generation = packet.scrub_verifier_state(self.generation);
-        self.iif = packet.scrub_verifier_state(self.iif);
         self.oif = packet.scrub_verifier_state(self.oif);
-        self.port = packet.scrub_verifier_state(self.port as u32) as u16;
+        let bits = packet.scrub_verifier_state((self.port as u32) << 16 | self.iif as u32);
+        (self.port, self.iif) = ((bits >> 16) as u16, bits as u16);
     }
 }
 
@@ -174,18 +208,18 @@ pub fn to_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     let (kind, flags, pod) = local.map_or((0, 0, 0), |a| (a.kind, a.flags, a.ifindex));
     match kind {
         address_kind::POD => {
-            (target.iif, target.oif, target.flags) = (pod, pod, pod_flow_flags(flags));
+            (target.iif, target.oif, target.flags) = (pod as u16, pod, pod_flow_flags(flags));
             // A pod that reaches itself: its stack drops packets with its own address as source.
-            target.masquerade = internal && target.addr == key.src;
+            target.source = Source::node_if(internal && target.addr == key.src);
         }
         // The node itself: delivered by the host's stack, which also sends the replies.
-        address_kind::NODE => {}
+        address_kind::NODE => target.iif = Origin::Host.iif(0) as u16,
         // A local pod that another CNI plugin attached: the host's routes lead to it, and its
         // replies come back by the host's stack.
-        _ if backend.state & backend_state::LOCAL != 0 => {}
+        _ if backend.state & backend_state::LOCAL != 0 => target.iif = Origin::Host.iif(0) as u16,
         _ => {
             let route = egress(tables, &target.addr);
-            (target.oif, target.masquerade) = (route.oif, !internal || route.masquerade);
+            (target.oif, target.source) = (route.oif, Source::node_if(!internal || route.masquerade));
         }
     }
     tables.count_connection(id);
@@ -206,16 +240,16 @@ pub fn to_host_port<A: Family, T: FamilyMaps<A>>(
 ) -> Verdict {
     let HostPort { addr, port, ifindex: pod, .. } = *host_port;
     let Some(entry) = tables.pod(pod) else { return Verdict::drop(DropReason::UnknownPod) };
-    let (flags, masquerade) = (pod_flow_flags(entry.flags as u8), addr == key.src);
+    let (flags, source) = (pod_flow_flags(entry.flags as u8), Source::node_if(addr == key.src));
     *target = FlowTarget {
         addr,
         port,
         flags,
-        masquerade,
+        source,
         backend: 0,
         generation: entry.netns_cookie as u32,
-        iif: pod,
         oif: pod,
+        iif: pod as u16,
     };
     tables.count(Counter::HostPort);
     Verdict::TRANSLATE
@@ -224,7 +258,7 @@ pub fn to_host_port<A: Family, T: FamilyMaps<A>>(
 /// Returns the [`flow_flags`] of a flow into a pod with these [`address_flags`]. A mask and no
 /// branch, because the bits are equal.
 #[inline(always)]
-const fn pod_flow_flags(flags: u8) -> u8 {
+pub(super) const fn pod_flow_flags(flags: u8) -> u8 {
     flow_flags::TO_POD | flags & address_flags::SHAPED
 }
 
@@ -237,105 +271,7 @@ pub fn masquerade<A: Family, T: FamilyMaps<A>>(
     oif: u32,
     target: &mut FlowTarget<A>,
 ) -> Verdict {
-    *target = FlowTarget { addr: key.dst, port: key.dport, masquerade: true, oif, ..FlowTarget::EMPTY };
+    *target = FlowTarget { addr: key.dst, port: key.dport, source: Source::NODE, oif, ..FlowTarget::EMPTY };
     tables.count(Counter::Masqueraded);
     Verdict::TRANSLATE
-}
-
-/// Inserts both directions of a new flow, the reply first: a packet is sent only if its reply can
-/// be translated back.
-///
-/// Not inlined: keys and values of both directions need a stack frame of their own. The frames of
-/// all nested calls together must fit into 512 bytes (`check_max_stack_depth` in
-/// kernel/bpf/verifier.c).
-#[inline(never)]
-pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
-    flows: &mut F,
-    tables: &T,
-    key: &FlowKey<A>,
-    target: &FlowTarget<A>,
-    origin: Origin,
-    ifindex: u32,
-    flow: &mut Flow<A>,
-) -> Verdict {
-    let now = tables.now();
-    let internal = matches!(origin, Origin::Pod);
-    // `flow` is the caller's: one buffer serves as the value of both insertions, and afterwards as
-    // the flow by which the packet is translated.
-    *flow = Flow {
-        src: key.dst,
-        dst: key.src,
-        sport: key.dport,
-        dport: key.sport,
-        iif: target.iif,
-        oif: ifindex,
-        backend: target.backend,
-        generation: target.generation,
-        last_seen: now,
-        state: flow_state::NEW,
-        flags: flow_flags::REPLY
-            | if internal { pod_flow_flags(tables.pod(ifindex).map_or(0, |pod| pod.flags as u8)) } else { 0 },
-        pad: 0,
-    };
-    let (src, sport) = (target.addr, target.port);
-    let mut back = FlowKey { src, dst: key.src, sport, dport: key.sport, proto: key.proto, pad: [0; 3] };
-    if target.masquerade {
-        if !reserve_snat_port(flows, tables, &mut back, flow) {
-            return Verdict::drop(DropReason::SnatPortsExhausted);
-        }
-    } else if !flows.insert(&back, flow) {
-        return Verdict::drop(DropReason::FlowTableFull);
-    }
-    // The forward direction is derived from the key of the reply, which holds the masqueraded port.
-    flow.src = back.dst;
-    flow.sport = back.dport;
-    flow.dst = target.addr;
-    // An ICMP echo has one identifier for both directions.
-    flow.dport = back.sport;
-    flow.iif = origin.iif(ifindex);
-    flow.oif = target.oif;
-    flow.flags = target.flags | if internal { 0 } else { flow_flags::EXTERNAL };
-    // Half a pair would translate replies of a connection that does not exist.
-    if !flows.insert(key, flow) {
-        flows.remove(&back);
-        return Verdict::drop(DropReason::FlowTableFull);
-    }
-    Verdict::TRANSLATE
-}
-
-/// Finds a free port of the node for `back`, and reserves it by inserting the reply's flow.
-#[inline(always)]
-fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
-    flows: &mut F,
-    tables: &T,
-    back: &mut FlowKey<A>,
-    flow: &Flow<A>,
-) -> bool {
-    let Some(config) = tables.config() else { return false };
-    back.dst = A::of_node(config);
-    let (min, ports) = (config.snat_port_min, config.snat_port_max.saturating_sub(config.snat_port_min) as u32 + 1);
-    if min == 0 || back.dst.is_unspecified() {
-        return false;
-    }
-    let echo = is_echo(back.proto);
-    let mut random = tables.random();
-    for _ in 0..SNAT_TRIES {
-        back.dport = min.wrapping_add(((random as u64 * ports as u64) >> 32) as u16);
-        if echo {
-            back.sport = back.dport;
-        }
-        // `BPF_NOEXIST` makes test and reservation one atomic step between CPUs.
-        if flows.insert_new(back, flow) {
-            return true;
-        }
-        // A linear congruential step: the helper for random numbers costs about 20 ns a call.
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-    }
-    false
-}
-
-/// Returns true if the ports of a flow are the identifier of an ICMP echo.
-#[inline(always)]
-const fn is_echo(protocol: u8) -> bool {
-    matches!(protocol, proto::ICMP | proto::ICMP6)
 }

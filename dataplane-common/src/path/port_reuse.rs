@@ -1,23 +1,34 @@
-//! A SYN whose 5-tuple matches a stale flow: port reuse or a retransmission.
+//! A packet whose 5-tuple matches a flow that may not translate it: a port is used again, a SYN is
+//! repeated, or a datagram comes after a pause.
+//!
+//! The old pair of flows is removed, unless it is still in use or another client's. A new
+//! connection is then opened ([`Stage::NewConnection`]). The same is done for a packet that opens a
+//! connection without translation, if a flow would translate the answers to it.
 //!
 //! A client retransmits its SYN after a second without an answer. If the backend of the first SYN
 //! takes no new connections any more, the retransmission gets another backend; but the first one
 //! may have answered meanwhile, or may still answer. The client must never receive a SYN-ACK from
-//! both. If the first backend has answered, it keeps the connection. Otherwise its reply flow is
+//! both. If the first backend has answered, it keeps the connection. Otherwise the pair of flows is
 //! removed: a late SYN-ACK then arrives untranslated, and the client resets it.
+//!
+//! A SYN from outside can have a forged source address, so it never ends an established connection
+//! whose backend still serves it. It is sent to that backend, which knows whether the connection
+//! exists and tells the client (RFC 9293, section 3.10.7.4).
 
 use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
 use crate::packet::parse::{Parsed, parse};
-use crate::path::conntrack::touch;
+use crate::path::conntrack::{is_current, is_served, touch};
+use crate::path::flow_pair::{Pair, attempt, is_own_address, remove_pair};
 use crate::path::forward::forward;
-use crate::types::flow::{Flow, flow_state};
+use crate::types::event::DropReason;
+use crate::types::flow::{Flow, flow_flags, flow_state};
 use crate::types::stage::{Origin, Stage};
 use crate::verdict::Verdict;
 
-/// Runs [`Stage::PortReuse`]: forwards by the stale flow, or continues with
-/// [`Stage::NewConnection`].
+/// Runs [`Stage::PortReuse`]: forwards by the old flow, or continues with [`Stage::NewConnection`]
+/// and [`attempt::CHECKED`].
 #[inline(always)]
 pub fn port_reuse<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, origin: Origin, ifindex: u32) -> Verdict
 where
@@ -26,27 +37,51 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let parsed: Parsed<A> = match parse(packet, tables) {
+    let parsed: Parsed<A> = match parse(packet, tables, (origin, ifindex), |_| true) {
         Ok(parsed) => parsed,
         Err(reject) => return Verdict::drop(reject.into()),
     };
-    // Same check as for established flows: a packet from another interface cannot end the flow.
-    let Some(flow) = flows.get(&parsed.key).filter(|flow| flow.iif == origin.iif(ifindex)) else {
-        return Verdict::PASS.then(Stage::NewConnection);
-    };
-    let back = flow.reverse_key(&parsed.key);
-    let has_answered = flows.get(&back).is_some_and(|flow| flow.state == flow_state::ESTABLISHED);
-    let now = tables.now();
-    // Looked up again: the lookup of the reverse direction took the mutable borrow.
-    if has_answered
-        && let Some(flow) = flows.get(&parsed.key)
-        && is_retransmission(flow, now, tables)
-    {
+    let received = packet.scratch();
+    packet.set_scratch(attempt::CHECKED);
+    let next = Verdict::PASS.then(Stage::NewConnection);
+    let (mut key, mut other) = (parsed.key, parsed.key);
+    // Without a flow of its own, the packet is here because of the flow of its answers.
+    let is_direct = flows.get(&key).is_none();
+    if is_direct && received & attempt::TRANSLATE_PORT != 0 {
+        return Verdict::drop(DropReason::FlowTableFull);
+    }
+    if is_direct {
+        key = parsed.key.reversed();
+    }
+    let Some(pair) = Pair::read(flows, &key, &mut other) else { return next };
+    let Some(flow) = flows.get(&key) else { return next };
+    let (now, has_ended) = (tables.now(), pair.has_ended(tables));
+    let is_reply = flow.flags & flow_flags::REPLY != 0;
+    // Pods have verified addresses. Anybody outside can have forged the client's.
+    let is_own_address = is_own_address(tables, &parsed.key.src, origin, ifindex);
+    if is_direct {
+        if is_reply && (has_ended || is_own_address && other.src == parsed.key.src) {
+            remove_pair(flows, &other, &key);
+        }
+        return next;
+    }
+    let is_own_interface = flow.iif == origin.iif(ifindex);
+    let keeps_backend = parsed.is_syn()
+        && pair.has_answered()
+        && !has_ended
+        && (is_retransmission(flow, now, tables) || !matches!(origin, Origin::Pod) && is_served(flow, tables));
+    if is_own_interface && (keeps_backend || is_current(flow, &parsed, now, tables)) {
         touch(flow, &parsed, now, tables);
         return forward::<false, _, _, _>(packet, tables, &parsed, flow);
     }
-    flows.remove(&back);
-    Verdict::PASS.then(Stage::NewConnection)
+    if is_reply && !has_ended {
+        return next;
+    }
+    if !is_own_interface && !is_own_address && !has_ended {
+        return Verdict::drop(DropReason::Spoofed);
+    }
+    remove_pair(flows, &other, &key);
+    next
 }
 
 /// Returns true if the flow has seen nothing but SYNs, the last of them recently.

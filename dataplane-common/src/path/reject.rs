@@ -17,6 +17,7 @@ use crate::packet::parse::{ACK, FIN, Layer4, Parsed, RST, SYN, parse};
 use crate::types::address::{Address as _, V4, V6};
 use crate::types::event::{Counter, DropReason};
 use crate::types::service::proto;
+use crate::types::stage::Origin;
 use crate::verdict::Verdict;
 use crate::wire::byte_order::{Be16, Be32};
 use crate::wire::checksum;
@@ -30,7 +31,8 @@ where
     P: Packet,
     T: FamilyMaps<A>,
 {
-    let Ok(parsed) = parse::<A, P, T>(packet, tables) else { return verdict };
+    // A later fragment has no header that could be answered, whatever its ports.
+    let Ok(parsed) = parse::<A, P, T>(packet, tables, (Origin::Host, 0), |_| true) else { return verdict };
     // Fixed offsets from here on. An answer to a multicast or unspecified source is forbidden
     // (RFC 1122, section 3.2.2).
     if parsed.l4 != L3 + A::HEADER || parsed.key.src.is_unspecified() || parsed.key.src.is_host_only() {

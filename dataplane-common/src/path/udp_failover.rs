@@ -16,8 +16,9 @@ use crate::packet::access::Packet;
 use crate::packet::family::Family;
 use crate::packet::parse::{Layer4, Parsed, parse};
 use crate::path::conntrack::{is_current, touch};
+use crate::path::flow_pair::{end_pair, insert_flow_pair};
 use crate::path::forward::forward;
-use crate::path::new_connection::{FlowTarget, insert_flow_pair, to_backend};
+use crate::path::new_connection::{FlowTarget, to_backend};
 use crate::types::event::DropReason;
 use crate::types::flow::{Flow, FlowKey};
 use crate::types::service::{FrontendKey, SockPeer, SockPeerKey, backend_state};
@@ -58,18 +59,19 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let Ok(mut parsed) = parse::<A, P, T>(packet, tables) else { return Verdict::PASS };
+    let Ok(mut parsed) = parse::<A, P, T>(packet, tables, (Origin::Host, 0), |_| true) else { return Verdict::PASS };
     if parsed.scrub_verifier_state(packet).is_err() {
         return Verdict::PASS;
     }
     let now = tables.now();
     if let Some(flow) = flows.get(&parsed.key)
-        && flow.iif == 0
+        && flow.iif == Origin::Host.iif(0)
         && is_current(flow, &parsed, now, tables)
     {
         touch(flow, &parsed, now, tables);
         return forward::<false, _, _, _>(packet, tables, &parsed, flow);
     }
+    end_pair(flows, &parsed.key);
     let mut target = FlowTarget::EMPTY;
     let verdict = if parsed.layer4 == Layer4::Sctp {
         to_new_backend(tables, &parsed.key, &mut target)
@@ -92,7 +94,8 @@ where
     if verdict.action() == Action::Translate {
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
     } else {
-        verdict
+        // The other stages serve packets at ingress.
+        verdict.without_stage()
     }
 }
 

@@ -81,7 +81,7 @@ pub const MAPS: &[&str] = &[
 ];
 
 /// Number to raise when the meaning of a field or the kind of a map changes but no layout does.
-const REVISION: usize = 3;
+const REVISION: usize = 4;
 
 /// FNV-1a over all layouts, names and labels; the name of the pin directory.
 pub const HASH: u64 = {
@@ -101,10 +101,10 @@ pub const HASH: u64 = {
         Affinity { backend generation last_used } = 12;
         FlowKey<V4> { src dst sport dport proto pad } = 16;
         FlowKey<V6> { src dst sport dport proto pad } = 40;
-        Flow<V4> { src dst sport dport iif oif backend generation last_seen state flags pad } = 36;
-        Flow<V6> { src dst sport dport iif oif backend generation last_seen state flags pad } = 60;
-        FragmentKey<V4> { src dst id proto pad } = 16;
-        FragmentKey<V6> { src dst id proto pad } = 40;
+        Flow<V4> { src dst sport dport iif oif backend generation last_seen state flags seq } = 36;
+        Flow<V6> { src dst sport dport iif oif backend generation last_seen state flags seq } = 60;
+        FragmentKey<V4> { src dst id iif proto pad } = 16;
+        FragmentKey<V6> { src dst id iif proto pad } = 40;
         Ports { src dst } = 4;
         SockPeerKey<V4> { cookie addr port pad } = 16;
         SockPeerKey<V6> { cookie addr port pad } = 28;
@@ -113,7 +113,7 @@ pub const HASH: u64 = {
         Pod { netns_cookie addr4 addr6 mac host_mac flags pad } = 48;
         AddressInfo { ifindex kind flags mac } = 12;
         PodNetns { addr4 addr6 ifindex } = 24;
-        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks features mtu tunnel_mtu unreplied_ticks assured_ticks netns_cookie } = 64;
+        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks features mtu tunnel_mtu unreplied_ticks assured_ticks netns_cookie tunnels tunnel_port pad } = 80;
         Prefix<V4> { len data } = 8;
         Prefix<V6> { len data } = 20;
         Network { oif flags } = 8;

@@ -30,7 +30,8 @@ counted! {
     DropReason {
         /// A header is truncated or contradicts itself.
         Malformed = "malformed",
-        /// A pod sent with a source address or MAC that is not its own.
+        /// A pod sent with a source address or MAC that is not its own, or a packet from elsewhere
+        /// has the tuple of a pod's connection.
         Spoofed = "spoofed",
         /// The packet came by an interface that has no pod, or whose pod is being deleted.
         UnknownPod = "unknown_pod",
@@ -65,6 +66,13 @@ counted! {
         SctpFragment = "sctp_fragment",
         /// The program array `stages` has no program for the packet's stage.
         NoStage = "no_stage",
+        /// The packet has an address that it cannot have where it arrived (RFC 1812, section
+        /// 5.3.7): from outside, a source of this node, its pods or its Services; from outside or
+        /// from a pod, a loopback destination.
+        Martian = "martian",
+        /// A datagram to the tunnel's port of a sender that is no node: a pod, a client of a
+        /// Service, or a machine outside the cluster.
+        TunnelSender = "tunnel_sender",
     }
 }
 
@@ -95,6 +103,8 @@ pub enum ParseError {
     BadHeader,
     /// A later fragment without a known first fragment.
     UnknownFragment,
+    /// A first fragment whose sender is not believed, so that its ports must not be recorded.
+    ForgedFragment,
 }
 
 impl From<ParseError> for DropReason {
@@ -102,6 +112,7 @@ impl From<ParseError> for DropReason {
         match reject {
             ParseError::Truncated | ParseError::BadHeader => Self::Malformed,
             ParseError::UnknownFragment => Self::UnknownFragment,
+            ParseError::ForgedFragment => Self::Spoofed,
         }
     }
 }

@@ -64,8 +64,9 @@ pub struct Flow<A> {
     pub state: u8,
     /// Properties of this direction, bits of [`flow_flags`].
     pub flags: u8,
-    /// Padding, zero like every gap.
-    pub pad: u16,
+    /// TCP: upper half of the newest sequence number of this direction. It tells a RST or FIN of
+    /// the sender from one with a guessed number.
+    pub seq: u16,
 }
 
 impl<A: Address> Flow<A> {
@@ -82,7 +83,7 @@ impl<A: Address> Flow<A> {
         last_seen: 0,
         state: flow_state::NEW,
         flags: 0,
-        pad: 0,
+        seq: 0,
     };
 }
 
@@ -94,6 +95,17 @@ impl<A: Copy> Flow<A> {
     pub const fn reverse_key(&self, key: &FlowKey<A>) -> FlowKey<A> {
         let (sport, dport) = (self.sport, self.dport);
         FlowKey { src: self.src, dst: self.dst, sport, dport, proto: key.proto, pad: [0; 3] }.reversed()
+    }
+
+    /// Returns true if `key` is the key of this flow's reverse direction, for equal protocols. Two
+    /// flows whose keys are each other's reverse are a pair.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_reverse_of(&self, key: &FlowKey<A>) -> bool
+    where
+        A: PartialEq,
+    {
+        self.sport == key.dport && self.dport == key.sport && self.src == key.dst && self.dst == key.src
     }
 }
 
@@ -133,10 +145,13 @@ pub struct FragmentKey<A> {
     pub dst: A,
     /// Identification field. IPv6: 32 bits as they stand in memory; IPv4: 16 bits, CPU order.
     pub id: u32,
+    /// Interface by which the fragment arrived, as in [`Flow::iif`]: a pod's, which is below
+    /// [`super::pod::POD_SLOTS`], or one of the small numbers that stand for others.
+    pub iif: u16,
     /// IP protocol number ([`super::service::proto`]).
     pub proto: u8,
     /// Padding, always zero: the kernel hashes all bytes of a key.
-    pub pad: [u8; 3],
+    pub pad: u8,
 }
 
 /// The ports of a fragmented datagram, which only its first fragment carries. CPU order.

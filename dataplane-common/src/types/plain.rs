@@ -38,7 +38,7 @@ plain! {
     SockPeer<A> { A, u16, u16, u32, u32 }
     FlowKey<A> { A, A, u16, u16, u8, [u8; 3] }
     Flow<A> { A, A, u16, u16, u32, u32, u32, u32, u32, u8, u8, u16 }
-    FragmentKey<A> { A, A, u32, u8, [u8; 3] }
+    FragmentKey<A> { A, A, u32, u16, u8, u8 }
     Prefix<A> { u32, A }
     SourceRange<A> { u32, A }
     HostPort<A> { A, u16, u16, u32 }

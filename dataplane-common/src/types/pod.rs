@@ -127,6 +127,12 @@ pub struct NodeConfig {
     pub assured_ticks: u16,
     /// Cookie of the node's network namespace, in which loopback addresses are the node's.
     pub netns_cookie: u64,
+    /// Interface indices of the tunnels, by the family of their outer packets; 0: there is none.
+    pub tunnels: [u32; 2],
+    /// UDP port of the tunnels; 0: there is none, or the nodes that may use it are not known yet.
+    pub tunnel_port: u16,
+    /// Padding, zero like every gap.
+    pub pad: [u16; 3],
 }
 
 /// Bits of [`NodeConfig::features`]. A feature that is off costs the programs no lookup.
@@ -165,4 +171,12 @@ pub mod network_flags {
     pub const KEEP_SOURCE: u32 = 2;
     /// A pod range of this node. The host's routes handle addresses that no pod has.
     pub const OWN: u32 = 4;
+    /// A pod range of this node, also beside another service proxy, where [`OWN`] is not set. No
+    /// packet from outside has such a source.
+    pub const LOCAL: u32 = 8;
+    /// A pod range of another node. Its packets arrive by the tunnel exactly if
+    /// [`super::Network::oif`] names one.
+    pub const REMOTE: u32 = 16;
+    /// An address of another node. Its packets arrive by an uplink and, to pods, by a tunnel.
+    pub const NODE: u32 = 32;
 }

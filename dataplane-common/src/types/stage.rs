@@ -30,7 +30,8 @@ macro_rules! for_each_stage {
             UdpFailover = 5, "stage_failover4", "stage_failover6";
             /// [`Self::NewConnection`] to a frontend whose scheduler compares connection counts.
             LeastConnections = 6, "stage_least4", "stage_least6";
-            /// A SYN whose 5-tuple matches a stale flow ([`crate::path::port_reuse::port_reuse`]).
+            /// A packet that opens a connection for whose tuple, or whose answers, a flow exists
+            /// ([`crate::path::port_reuse::port_reuse`]).
             PortReuse = 7, "stage_reuse4", "stage_reuse6";
         }
     };
@@ -85,6 +86,10 @@ impl Stage {
     }
 }
 
+/// Interface index of `lo` in every network namespace (`LOOPBACK_IFINDEX` in
+/// include/linux/netdevice.h), which stands for the host's stack.
+const LOOPBACK: u32 = 1;
+
 /// The hook at which a packet was seen first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -120,8 +125,14 @@ impl Origin {
     #[inline(always)]
     #[must_use]
     pub const fn iif(self, ifindex: u32) -> u32 {
-        // Only pods are tied to one interface. Replies from outside may return by another uplink.
-        if matches!(self, Self::Pod) { ifindex } else { 0 }
+        match self {
+            Self::Pod => ifindex,
+            // Replies from outside may return by another uplink.
+            Self::Uplink => 0,
+            // Not 0: a packet from outside with the node's address must not match a flow of the
+            // node.
+            Self::Host => LOOPBACK,
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub const IPPROTO_TCP: u32 = 6;
 pub const IPPROTO_UDP: u32 = 17;
 /// Protocol of a multipath TCP socket (`linux/in.h`).
 pub const IPPROTO_MPTCP: u32 = 262;
+/// `pkt_type` of an skb that was sent to the MAC of its device (`linux/if_packet.h`).
+pub const PACKET_HOST: u32 = 0;
 /// `gso_size` of an skb whose segments keep the sizes that their sender gave them, as with SCTP
 /// (`include/linux/skbuff.h`, not part of the user API).
 pub const GSO_BY_FRAGS: u32 = 0xffff;

@@ -26,7 +26,7 @@ use aya_log_ebpf::macro_support::Level;
 use dataplane_common::packet::access::Packet;
 use dataplane_common::types::address::Address;
 use dataplane_common::types::stage::{Origin, Stage};
-use dataplane_common::types::uapi::{AF_INET, AF_INET6, GSO_BY_FRAGS};
+use dataplane_common::types::uapi::{AF_INET, AF_INET6, GSO_BY_FRAGS, PACKET_HOST};
 use dataplane_common::verdict::{Action, Verdict};
 use dataplane_common::wire::byte_order::{Be16, Be32};
 use dataplane_common::wire::checksum::{self, ChecksumChange};
@@ -373,6 +373,12 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
             // no such sum (`bpf_csum_update` in net/core/filter.c).
             unsafe { bpf_csum_update(self.raw().cast(), difference) };
         }
+    }
+
+    #[inline(always)]
+    fn is_for_this_host(&self) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { (*self.raw()).pkt_type == PACKET_HOST }
     }
 
     #[inline(always)]

@@ -246,7 +246,7 @@ options! {
     /// For development. The object must be built from the same version of Ropeway.
     #[arg(long, env = "ROPEWAY_EBPF_OBJECT_FILE", value_name = "FILE", help_heading = "Kernel")]
     ebpf_object: PathBuf,
-    /// Source ports for connections that are translated to the node address [default: 61000-65535]
+    /// Source ports for connections that are translated to the node address [default: 4096-29999]
     /// [range: within 1-65535, without the node ports 30000-32767]
     ///
     /// Widen it if `ropeway drops` counts `snat_ports_exhausted`. Keep it apart from
@@ -273,6 +273,9 @@ options! {
     ///
     /// Lower it if closed connections fill the flow table. Keep it above the time in which clients
     /// retransmit their last segments.
+    ///
+    /// A connection that both ends have closed, or one has reset, is deleted after a twelfth of it;
+    /// an unanswered SYN or a single exchange of datagrams after half of it.
     #[arg(long, env = "ROPEWAY_TCP_CLOSING_TIMEOUT", value_name = "SECONDS", help_heading = "Kernel")]
     tcp_closing_timeout: u32,
 

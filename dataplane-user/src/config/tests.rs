@@ -27,7 +27,7 @@ fn unset_options_have_defaults() {
     assert_eq!(c.pin_root, Path::new("/sys/fs/bpf/ropeway"));
     assert_eq!(c.metrics_bind_address.to_string(), "127.0.0.1:10249");
     assert_eq!(c.healthz_bind_address.to_string(), "[::]:10256");
-    assert_eq!(c.snat_ports.to_string(), "61000-65535");
+    assert_eq!(c.snat_ports.to_string(), "4096-29999");
     assert_eq!(c.tables, TableSizes::default());
 }
 

@@ -59,17 +59,19 @@ pub fn desired(inputs: &Inputs<'_>) -> NetworkEntries {
         }
     };
     for (range, hop) in &inputs.plan.blocks {
-        let (oif, own) = match hop {
+        let (oif, owner) = match hop {
             // Another proxy can't serve packets that the node's routes lead to the host device.
-            NextHop::Own => (0, if inputs.service_proxy { network_flags::OWN } else { 0 }),
-            NextHop::Direct { .. } => (0, 0),
-            NextHop::Tunnel { remote, .. } => (inputs.devices.to(*remote).map_or(0, |device| device.0), 0),
+            NextHop::Own => (0, network_flags::LOCAL | if inputs.service_proxy { network_flags::OWN } else { 0 }),
+            NextHop::Direct { .. } => (0, network_flags::REMOTE),
+            NextHop::Tunnel { remote, .. } => {
+                (inputs.devices.to(*remote).map_or(0, |device| device.0), network_flags::REMOTE)
+            }
         };
-        add(*range, oif, network_flags::KEEP_SOURCE | own);
+        add(*range, oif, network_flags::KEEP_SOURCE | owner);
     }
     for (address, remote) in &inputs.plan.hosts {
         let oif = remote.and_then(|remote| inputs.devices.to(remote)).map_or(0, |device| device.0);
-        add((*address).into(), oif, network_flags::KEEP_SOURCE);
+        add((*address).into(), oif, network_flags::KEEP_SOURCE | network_flags::NODE);
     }
     for range in inputs.pod_networks.iter().copied().flatten().chain(inputs.non_masquerade) {
         add(*range, 0, network_flags::KEEP_SOURCE);
@@ -85,7 +87,8 @@ pub fn desired(inputs: &Inputs<'_>) -> NetworkEntries {
 /// are switched off, which saves each new flow a lookup.
 #[must_use]
 pub fn features(entries: &NetworkEntries, masquerade: bool, service_proxy: bool) -> u32 {
-    let matters = |net: &Network| net.oif != 0 || net.flags & (network_flags::SERVICE | network_flags::OWN) != 0;
+    let known = network_flags::SERVICE | network_flags::OWN | network_flags::LOCAL;
+    let matters = |net: &Network| net.oif != 0 || net.flags & known != 0;
     let networks = if masquerade || entries.values().any(matters) { node_features::NETWORKS } else { 0 };
     let masquerade = if masquerade { node_features::MASQUERADE } else { 0 };
     networks | masquerade | if service_proxy { 0 } else { node_features::HOST_ROUTING }

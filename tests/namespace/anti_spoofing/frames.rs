@@ -66,12 +66,22 @@ pub(crate) fn udp(from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -
 /// Builds a TCP segment (PSH, ACK) with sequence and acknowledgement number 1, far from those of
 /// any connection.
 pub(crate) fn segment(from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
-    let words = [ports.from, ports.to, 0, 1, 0, 1, 0x5018, 1024, 0, 0];
+    segment_with(0x18, from_to, ports, payload)
+}
+
+/// Builds a [`segment`] with these flags (RFC 9293, section 3.1).
+pub(crate) fn segment_with(flags: u8, from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
+    let words = [ports.from, ports.to, 0, 1, 0, 1, 0x5000 | u16::from(flags), 1024, 0, 0];
     let mut segment: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
     segment.extend(payload);
     let sum = sum_of(from_to, 6, &segment);
     segment[16..18].copy_from_slice(&sum);
     ip(from_to, 6, &segment)
+}
+
+/// Builds a TCP SYN.
+pub(crate) fn syn(from_to: FromTo<IpAddr>, ports: FromTo<u16>, payload: &[u8]) -> (u16, Vec<u8>) {
+    segment_with(0x02, from_to, ports, payload)
 }
 
 /// Builds an ICMP message of either family: type, code, the rest after the checksum.
@@ -105,7 +115,7 @@ fn sum_of(from_to: FromTo<IpAddr>, protocol: u8, payload: &[u8]) -> [u8; 2] {
 
 /// Computes the Internet checksum (RFC 1071) of several parts; all but the last must have an even
 /// length.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum = 0_u32;
     for pair in parts.iter().flat_map(|part| part.chunks(2)) {
         sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));

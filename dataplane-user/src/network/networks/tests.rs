@@ -11,7 +11,9 @@ use crate::network::tunnel::Peers;
 
 const KEEP: u32 = network_flags::KEEP_SOURCE;
 const SERVICE: u32 = network_flags::SERVICE;
-const OWN: u32 = network_flags::OWN;
+const OWN: u32 = network_flags::OWN | network_flags::LOCAL;
+const REMOTE: u32 = network_flags::REMOTE;
+const NODE: u32 = network_flags::NODE;
 
 fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -63,12 +65,12 @@ fn every_entry_carries_all_flags_of_its_network() {
         ("10.96.0.0/12", 0, KEEP | SERVICE),
         ("10.244.0.0/16", 0, KEEP),
         ("10.244.1.0/24", 0, KEEP | OWN),
-        ("10.244.2.0/24", 0, KEEP),
-        ("10.244.3.0/24", 74, KEEP),
-        ("192.168.50.12/32", 0, KEEP),
-        ("192.168.51.13/32", 74, KEEP),
-        ("fd00:3::/64", 74, KEEP),
-        ("fd00:51::13/128", 0, KEEP),
+        ("10.244.2.0/24", 0, KEEP | REMOTE),
+        ("10.244.3.0/24", 74, KEEP | REMOTE),
+        ("192.168.50.12/32", 0, KEEP | NODE),
+        ("192.168.51.13/32", 74, KEEP | NODE),
+        ("fd00:3::/64", 74, KEEP | REMOTE),
+        ("fd00:51::13/128", 0, KEEP | NODE),
         ("fd00:96::/112", 0, SERVICE),
     ];
     assert_eq!(shown, expected.map(|(r, o, f)| (r.to_owned(), o, f)));
@@ -91,7 +93,7 @@ fn lookups_without_effect_are_off() {
 fn cluster_ips_are_left_to_another_proxy() {
     let entries = make(&[net("fd00:96::/112")], false);
     assert_eq!(entries[&net("fd00:96::/112")], Network { oif: 0, flags: KEEP });
-    assert_eq!(entries[&net("10.244.1.0/24")], Network { oif: 0, flags: KEEP });
+    assert_eq!(entries[&net("10.244.1.0/24")], Network { oif: 0, flags: KEEP | network_flags::LOCAL });
     assert_eq!(features(&NetworkEntries::new(), false, false), node_features::HOST_ROUTING);
 }
 

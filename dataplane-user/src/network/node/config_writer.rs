@@ -65,6 +65,10 @@ fn node_config(inputs: &ConfigInputs<'_>, clock: Clock, present: Option<NodeConf
     let ConfigInputs { config, facts, tunnels, features } = inputs;
     let mut wanted = facts.node_config(config, clock);
     wanted.tunnel_mtu = tunnels.mtu();
+    wanted.tunnels = tunnels.devices.indices.map(|index| index.map_or(0, |index| index.0));
+    // The tries say who may use the tunnel.
+    let port = if tunnels.links.is_empty() { 0 } else { config.vxlan_port };
+    wanted.tunnel_port = if features.is_some() { port } else { present.map_or(0, |c| c.tunnel_port) };
     // Until the tries have been compared, features that were on stay on.
     wanted.features = features.unwrap_or_else(|| present.map_or(0, |c| c.features));
     if !tunnels.links.is_empty() && features.is_none() && present.is_none_or(|c| c.uplink == 0) {
@@ -158,6 +162,20 @@ mod tests {
         assert_eq!(with(None, &tunnels, before(0)), (0, 1450));
         assert_eq!(with(None, &tunnels, before(2)), (2, 1450), "it was on: the tries were complete once");
         assert_eq!(with(Some(0), &tunnels, before(0)), (2, 1450));
+    }
+
+    #[test]
+    fn tunnel_port_is_closed_once_the_tries_say_who_may_use_it() {
+        let (config, facts) = (config(), facts());
+        let tunnels = Tunnels { links: vec![link(7, 1450)], ..Tunnels::default() };
+        let with = |features, tunnels: &Tunnels, tunnel_port| {
+            let inputs = ConfigInputs { config: &config, facts: &facts, tunnels, features };
+            let present = NodeConfig { tunnel_port, ..NodeConfig::default() };
+            node_config(&inputs, Clock { jiffies_per_second: 250 }, Some(present)).tunnel_port
+        };
+        assert_eq!([with(None, &tunnels, 0), with(Some(0), &tunnels, 0)], [0, 4789]);
+        assert_eq!(with(None, &tunnels, 4789), 4789, "the tries of the previous agent say so");
+        assert_eq!(with(Some(0), &Tunnels::default(), 4789), 0);
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Detects rules that kube-proxy has left in the packet filter or in IPVS, and logs them.
+//! Detects what kube-proxy has left on the node, and logs it: rules in the packet filter or in
+//! IPVS, and the sysctl `route_localnet`.
 //!
 //! Ropeway translates packets before the packet filter sees them, so most rules have no effect.
 //! They still match packets that Ropeway leaves alone, such as those to the address of a deleted
-//! Service. Rules are never removed here: another kube-proxy may still use them.
+//! Service. Nothing is removed or reset here: another kube-proxy, or another program that
+//! translates to loopback addresses, may still need it.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,6 +21,9 @@ use super::status::{NodeStatus, PeriodicTask};
 const PAUSE: Duration = Duration::from_secs(60);
 /// Kernel file that lists IPVS services.
 const IPVS: &str = "/proc/net/ip_vs";
+/// Kernel file of the sysctl that kube-proxy's iptables mode sets to 1 for node ports at loopback
+/// addresses, and that its cleanup leaves.
+const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 
 /// Error of a check.
 #[derive(Debug, thiserror::Error)]
@@ -29,13 +34,13 @@ enum LeftoversError {
     Ipvs(io::Error),
 }
 
-/// Logs when such rules are found and when they are gone; checks at intervals, for ever. A check
-/// that fails says nothing about rules.
+/// Logs when something is found and when it is gone; checks at intervals, for ever. A check that
+/// fails says nothing about rules.
 ///
 /// # Errors
 /// A check has panicked.
 pub async fn watch(status: Arc<NodeStatus>) -> Result<Infallible, JoinError> {
-    let (mut said, mut failed) = (None, false);
+    let (mut said, mut failed, mut said_open) = (None, false, false);
     loop {
         let result = spawn_blocking(look).await?;
         let fails = result.is_err();
@@ -53,8 +58,20 @@ pub async fn watch(status: Arc<NodeStatus>) -> Result<Infallible, JoinError> {
             }
         }
         failed = fails;
+        let open = is_localnet_routed();
+        if open && !said_open {
+            warn!(
+                "net.ipv4.conf.all.route_localnet is 1: the node's loopback addresses can be reached from other machines by devices without Ropeway's \
+                 programs; set it to 0, unless another program needs it"
+            );
+        }
+        said_open = open;
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+fn is_localnet_routed() -> bool {
+    std::fs::read_to_string(ROUTE_LOCALNET).is_ok_and(|value| value.trim() == "1")
 }
 
 fn report(said: Option<&str>, found: Option<&str>) {

@@ -68,6 +68,10 @@ impl Half {
         Self { is_tcp: key.proto == proto::TCP, state: flow.state, idle: Ticks(if is_later { 0 } else { passed }) }
     }
 
+    const fn is_reset(self) -> bool {
+        self.is_tcp && self.state == flow_state::RESET
+    }
+
     /// Returns the kind by the state of this direction alone.
     #[must_use]
     pub const fn kind(self) -> Kind {
@@ -80,23 +84,31 @@ impl Half {
     }
 }
 
-/// Idle times after which a pair has ended, by kind.
+/// Idle times after which a pair has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowTimeouts {
     established: Ticks,
     half_open: Ticks,
     closing: Ticks,
+    closed: Ticks,
     datagrams: Ticks,
+    exchange: Ticks,
 }
 
 impl FlowTimeouts {
-    /// Takes the timeouts of the packet path.
+    /// Takes the timeouts of the packet path. Shorter ones are derived from that of closing
+    /// connections, because a pair can hold one of the node's ports.
     ///
-    /// A half-open connection gets twice the time of a closing one: a client that waits for the
-    /// first reply repeats its SYN for the last time after 64 seconds (Linux, `tcp_syn_retries`).
+    /// - Half: a half-open connection, and single datagrams (a question and its answer). Later
+    ///   repetitions open a new pair, as after 30 s in the kernel's connection tracking
+    ///   (`nf_conntrack_udp_timeout`).
+    /// - A twelfth: connections that both ends have closed, or one has reset. The rest is for
+    ///   segments that are repeated.
     #[must_use]
     pub const fn new(tcp: Ticks, closing: Ticks, datagrams: Ticks) -> Self {
-        Self { established: tcp, half_open: closing.saturating_add(closing.0), closing, datagrams }
+        let half_open = Ticks(closing.0.div_ceil(2));
+        let exchange = if half_open.0 < datagrams.0 { half_open } else { datagrams };
+        Self { established: tcp, half_open, closing, closed: Ticks(closing.0.div_ceil(12)), datagrams, exchange }
     }
 
     /// Returns the timeouts for a nearly full table: a tenth, except for established connections. A
@@ -108,23 +120,29 @@ impl FlowTimeouts {
             established: self.established,
             half_open: tenth(self.half_open),
             closing: tenth(self.closing),
+            closed: tenth(self.closed),
             datagrams: tenth(self.datagrams),
+            exchange: tenth(self.exchange),
         }
     }
 
-    const fn of(&self, kind: Kind) -> Ticks {
-        match kind {
+    const fn of_pair(&self, there: Half, back: Half) -> Ticks {
+        match Kind::of_pair(there, back) {
             Kind::Established => self.established,
             Kind::HalfOpen => self.half_open,
+            Kind::Closing if there.is_reset() || back.is_reset() => self.closed,
+            Kind::Closing if matches!((there.kind(), back.kind()), (Kind::Closing, Kind::Closing)) => self.closed,
             Kind::Closing => self.closing,
+            Kind::Datagrams if there.state == flow_state::NEW && back.state == flow_state::NEW => self.exchange,
             Kind::Datagrams => self.datagrams,
         }
     }
 
-    /// Returns true if a direction has been idle for so long that its pair may have ended.
+    /// Returns true if a direction has been idle for so long that its pair may have ended: if the
+    /// other one has the same state.
     #[must_use]
     pub const fn may_have_ended(&self, half: Half) -> bool {
-        half.idle.0 > self.of(half.kind()).0
+        half.idle.0 > self.of_pair(half, half).0
     }
 
     /// Returns true if a pair has ended. Traffic in one direction keeps the other, because they
@@ -132,7 +150,7 @@ impl FlowTimeouts {
     #[must_use]
     pub const fn has_ended(&self, there: Half, back: Half) -> bool {
         let idle = if there.idle.0 < back.idle.0 { there.idle.0 } else { back.idle.0 };
-        idle > self.of(Kind::of_pair(there, back)).0
+        idle > self.of_pair(there, back).0
     }
 }
 
@@ -155,12 +173,13 @@ mod tests {
         use flow_state::{CLOSING, ESTABLISHED, NEW, RESET};
         for (there, back, kind, limit) in [
             (ESTABLISHED, ESTABLISHED, Kind::Established, 1000),
-            (NEW, NEW, Kind::HalfOpen, 120),
+            (NEW, NEW, Kind::HalfOpen, 30),
             // Answered by the server, but the client never confirms: a forged SYN.
-            (NEW, ESTABLISHED, Kind::HalfOpen, 120),
+            (NEW, ESTABLISHED, Kind::HalfOpen, 30),
             (CLOSING, ESTABLISHED, Kind::Closing, 60),
             (ESTABLISHED, CLOSING, Kind::Established, 60),
-            (ESTABLISHED, RESET, Kind::Established, 60),
+            (CLOSING, CLOSING, Kind::Closing, 5),
+            (ESTABLISHED, RESET, Kind::Established, 5),
         ] {
             let ended = |idle| LIMITS.has_ended(tcp(there, idle), tcp(back, idle));
             assert_eq!((ended(limit), ended(limit + 1)), (false, true), "{there} {back}");
@@ -168,7 +187,10 @@ mod tests {
             let found = |idle| LIMITS.may_have_ended(tcp(there, idle)) || LIMITS.may_have_ended(tcp(back, idle));
             assert!(found(limit + 1), "an ended pair is a candidate: {there} {back}");
         }
-        assert!(!LIMITS.has_ended(udp(100), udp(100)) && LIMITS.has_ended(udp(101), udp(101)));
+        // A question and its answer, and a longer exchange.
+        assert!(!LIMITS.has_ended(udp(30), udp(30)) && LIMITS.has_ended(udp(31), udp(31)));
+        let assured = |idle| Half { state: ESTABLISHED, ..udp(idle) };
+        assert!(!LIMITS.has_ended(assured(100), udp(100)) && LIMITS.has_ended(udp(101), assured(101)));
     }
 
     #[test]
@@ -183,10 +205,10 @@ mod tests {
         let pressed = LIMITS.under_pressure();
         let ended = |timeouts: &FlowTimeouts, state| timeouts.has_ended(tcp(state, 50), tcp(state, 50));
         for state in [flow_state::NEW, flow_state::CLOSING, flow_state::RESET] {
-            assert_eq!((ended(&LIMITS, state), ended(&pressed, state)), (false, true), "{state}");
+            assert!(ended(&pressed, state), "{state}");
         }
         assert!(!ended(&pressed, flow_state::ESTABLISHED));
-        assert!(pressed.has_ended(udp(11), udp(11)) && !pressed.has_ended(udp(10), udp(10)));
+        assert!(pressed.has_ended(udp(4), udp(4)) && !pressed.has_ended(udp(3), udp(3)));
     }
 
     #[test]
@@ -204,7 +226,7 @@ mod tests {
             last_seen,
             state: 0,
             flags: 0,
-            pad: 0,
+            seq: 0,
         };
         // The full tick is 0x7f00_0005, of which 24 bits are known.
         assert_eq!(Half::of(&key, &flow(0x7eff_fffe), Ticks(0x00_0005)).idle, Ticks(7));

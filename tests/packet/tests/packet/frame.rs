@@ -12,6 +12,9 @@ use etherparse::{IpNumber, PacketBuilder};
 /// The checksum of SCTP (RFC 9260, appendix A), implemented by a library.
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
+/// MAC of every device of the node, to which the frames are sent.
+pub(crate) const DEVICE_MAC: [u8; 6] = [0xee; 6];
+
 /// Kind of a frame: protocol and TCP flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -31,16 +34,21 @@ pub(crate) fn frame(kind: Kind, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
 
 /// Builds a frame with this payload.
 pub(crate) fn frame_of(kind: Kind, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
-    build(kind, from, to, 64, payload)
+    build(kind, from, to, 64, 1, payload)
+}
+
+/// Builds a TCP segment with this sequence number; that of other segments is 1.
+pub(crate) fn frame_with_seq(kind: Kind, from: SocketAddr, to: SocketAddr, seq: u32) -> Vec<u8> {
+    build(kind, from, to, 64, seq, b"ropeway!")
 }
 
 /// Builds a frame with this hop limit.
 pub(crate) fn frame_with_ttl(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8) -> Vec<u8> {
-    build(kind, from, to, ttl, b"ropeway!")
+    build(kind, from, to, ttl, 1, b"ropeway!")
 }
 
-fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
-    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
+fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], DEVICE_MAC);
     let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => eth.ipv4(a.octets(), b.octets(), ttl),
         (IpAddr::V6(a), IpAddr::V6(b)) => eth.ipv6(a.octets(), b.octets(), ttl),
@@ -51,11 +59,11 @@ fn build(kind: Kind, from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) 
     match kind {
         Kind::Udp => ip.udp(s, d).write(&mut bytes, payload),
         Kind::Sctp => ip.write(&mut bytes, IpNumber::SCTP, &sctp(s, d, payload)),
-        Kind::Syn => ip.tcp(s, d, 1, 1000).syn().write(&mut bytes, payload),
-        Kind::SynAck => ip.tcp(s, d, 1, 1000).syn().ack(2).write(&mut bytes, payload),
-        Kind::Ack => ip.tcp(s, d, 1, 1000).ack(2).write(&mut bytes, payload),
-        Kind::Fin => ip.tcp(s, d, 1, 1000).fin().ack(2).write(&mut bytes, payload),
-        Kind::Rst => ip.tcp(s, d, 1, 1000).rst().write(&mut bytes, payload),
+        Kind::Syn => ip.tcp(s, d, seq, 1000).syn().write(&mut bytes, payload),
+        Kind::SynAck => ip.tcp(s, d, seq, 1000).syn().ack(2).write(&mut bytes, payload),
+        Kind::Ack => ip.tcp(s, d, seq, 1000).ack(2).write(&mut bytes, payload),
+        Kind::Fin => ip.tcp(s, d, seq, 1000).fin().ack(2).write(&mut bytes, payload),
+        Kind::Rst => ip.tcp(s, d, seq, 1000).rst().write(&mut bytes, payload),
     }
     .unwrap();
     bytes
@@ -164,7 +172,7 @@ pub(crate) fn icmp_error(from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
 
 /// Builds an ICMP message of this type and code that contains the packet in frame `about`.
 pub(crate) fn icmp_about((kind, code): (u8, u8), from: IpAddr, to: IpAddr, about: &[u8]) -> Vec<u8> {
-    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], DEVICE_MAC);
     let mut bytes = Vec::new();
     let inside = &about[14..];
     match (from, to) {
@@ -191,7 +199,7 @@ pub(crate) fn echo_reply(from: IpAddr, to: IpAddr, id: u16) -> Vec<u8> {
 }
 
 fn icmp_echo(from: IpAddr, to: IpAddr, [type4, type6]: [u8; 2], id: u16) -> Vec<u8> {
-    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [0xee; 6]);
+    let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], DEVICE_MAC);
     let [high, low] = id.to_be_bytes();
     let mut bytes = Vec::new();
     match (from, to) {

@@ -21,6 +21,7 @@ use dataplane_common::types::service::{
 use dataplane_host::map::PinnedMap;
 use dataplane_host::verifier::despite_signals;
 
+use crate::frame::DEVICE_MAC;
 use crate::scenarios::DEVICES;
 use crate::testbed::{Action, FlowView, Hook, Testbed, flow_key, octets, view};
 
@@ -144,9 +145,10 @@ pub(crate) fn in_own_netns(scenario: impl FnOnce(&mut Kernel) + Send) {
         let thread = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
                 .expect("cannot create a network namespace (needs root)");
+            let mac = DEVICE_MAC.map(|byte| format!("{byte:02x}")).join(":");
             for ifindex in DEVICES {
                 let [index, name] = [ifindex.to_string(), format!("dev{ifindex}")];
-                let args = ["link", "add", "name", &name, "index", &index, "type", "bridge"];
+                let args = ["link", "add", "name", &name, "index", &index, "address", &mac, "type", "bridge"];
                 assert!(Command::new("ip").args(args).status().unwrap().success(), "{args:?}");
             }
             scenario(&mut Kernel::new());
@@ -296,4 +298,5 @@ fn host_numbers_of_the_user_api_match_libc() {
     assert_eq!(uapi::IPPROTO_TCP.cast_signed(), libc::IPPROTO_TCP);
     assert_eq!(uapi::IPPROTO_UDP.cast_signed(), libc::IPPROTO_UDP);
     assert_eq!(uapi::IPPROTO_MPTCP.cast_signed(), libc::IPPROTO_MPTCP);
+    assert_eq!(uapi::PACKET_HOST, u32::from(libc::PACKET_HOST));
 }

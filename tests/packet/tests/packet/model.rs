@@ -169,6 +169,21 @@ impl Model {
         rooms.iter().for_each(|room| room.limit(entries));
     }
 
+    /// Returns the present tick.
+    pub(crate) fn now(&self) -> u32 {
+        self.shared.now
+    }
+
+    /// Returns the IPv4 flow table.
+    pub(crate) fn flows4(&self) -> &HashMap<FlowKey<V4>, Flow<V4>> {
+        &self.flows4
+    }
+
+    /// Replaces the IPv4 flow table.
+    pub(crate) fn set_flows4(&mut self, flows: HashMap<FlowKey<V4>, Flow<V4>>) {
+        self.flows4 = flows;
+    }
+
     /// Returns the number of entries in both flow tables.
     pub(crate) fn flows(&self) -> usize {
         self.flows4.len() + self.flows6.len()

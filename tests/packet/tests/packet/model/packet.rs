@@ -7,6 +7,8 @@ use dataplane_common::types::address::Address;
 use dataplane_common::wire::byte_order::{Be16, Be32};
 use dataplane_common::wire::checksum::{self, ChecksumChange};
 
+use crate::frame::DEVICE_MAC;
+
 /// A frame on its way through the programs.
 pub(super) struct Frame<'a> {
     pub(super) bytes: &'a mut Vec<u8>,
@@ -71,6 +73,9 @@ impl Packet for Frame<'_> {
     }
     fn adjust_csum_complete(&mut self, difference: u32) {
         self.sum_change = checksum::add(self.sum_change, difference);
+    }
+    fn is_for_this_host(&self) -> bool {
+        self.bytes.get(..6) == Some(&DEVICE_MAC)
     }
     fn size(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap()

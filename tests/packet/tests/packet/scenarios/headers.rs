@@ -6,7 +6,7 @@ use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::Pod;
 use dataplane_common::types::service::proto;
 
-use super::{FROM_A, FROM_B, POD_A, TO_B, UPLINK, addresses, at, expect, expect_drop, node, pod, service};
+use super::{FROM_A, FROM_B, FROM_UPLINK, POD_A, TO_B, UPLINK, addresses, at, expect, expect_drop, node, pod, service};
 use crate::frame::{
     Kind, fix_ipv4_checksum, frame, frame_with_ttl, icmp_about, icmp_error, ttl, verify, verify_icmp_error,
     with_extra_header,
@@ -48,6 +48,26 @@ pub(crate) fn later_fragments_follow_the_newest_datagram<T: Testbed>(t: &mut T) 
         let (_, mut later, _) = fragments(&frame(Kind::Udp, client, at(net.vip, 53)));
         assert_eq!(t.run(Hook::FromPod, POD_A, &mut later), Action::Redirect);
         assert_eq!(t.flow(client, at(net.vip, 53), proto::UDP), None);
+    }
+}
+
+/// A pod can forge the addresses and the identification of another pod's datagram, and must not
+/// lead its later fragments elsewhere.
+pub(crate) fn forged_first_fragment_leads_no_later_ones<T: Testbed>(t: &mut T) {
+    for net in node(t) {
+        let (vip, to, client) = (at(net.vip, 53), at(net.b, 5353), at(net.a, 40000));
+        service(t, vip, to);
+        let (honest, later, _) = fragments(&frame(Kind::Udp, client, vip));
+        let (forged, ..) = fragments(&frame(Kind::Udp, at(net.a, 1), at(net.vip, 54)));
+        let pass = |t: &mut T, f: &[u8]| t.run(FROM_A.0, FROM_A.1, &mut f.to_vec());
+        expect_drop(t, FROM_B, forged.clone(), DropReason::Spoofed);
+        expect_drop(t, FROM_UPLINK, forged, DropReason::Martian);
+        expect_drop(t, FROM_A, later.clone(), DropReason::UnknownFragment);
+        assert_eq!(pass(t, &honest), Action::Redirect);
+        // The forger knows the flow of the datagram, too.
+        expect_drop(t, FROM_B, honest.clone(), DropReason::Spoofed);
+        expect_drop(t, FROM_B, later.clone(), DropReason::UnknownFragment);
+        assert_eq!(pass(t, &later), Action::Redirect);
     }
 }
 

@@ -107,10 +107,11 @@ pub(crate) fn snat_port_exhaustion_drops_new_flows<T: Testbed>(t: &mut T) {
 
 pub(crate) fn remote_subnet_is_reached_through_the_tunnel<T: Testbed>(t: &mut T) {
     let families = node(t);
-    t.put_config(NodeConfig { features: node_features::NETWORKS, ..config(&families) });
+    t.put_config(NodeConfig { features: node_features::NETWORKS, tunnels: [0, TUNNEL], ..config(&families) });
     for net in families {
         let len = if net.remote.is_ipv4() { 24 } else { 64 };
-        t.put_network(net.remote, len, Network { oif: TUNNEL, flags: network_flags::KEEP_SOURCE });
+        let flags = network_flags::KEEP_SOURCE | network_flags::REMOTE;
+        t.put_network(net.remote, len, Network { oif: TUNNEL, flags });
         let (client, remote, vip) = (at(net.a, 40000), at(net.remote, 8080), at(net.vip, 80));
         service(t, vip, remote);
         let tunnel = (Action::Redirect, TUNNEL);

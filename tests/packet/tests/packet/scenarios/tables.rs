@@ -112,8 +112,12 @@ pub(crate) fn flow_without_its_forward_half_is_opened_again<T: Testbed>(t: &mut 
                 // A segment in the middle of a connection tells nothing of its backend.
                 expect_drop(t, FROM_A, frame(Kind::Ack, client, vip), DropReason::NoFlow);
             }
-            expect(t, FROM_A, first, (client, vip), TO_B, (client, to));
-            expect(t, FROM_B, reply, (to, client), TO_A, (vip, client));
+            // Until the rest of the old pair has ended, the new one has another source port.
+            let mut f = frame(first, client, vip);
+            assert_eq!(t.run(FROM_A.0, FROM_A.1, &mut f), Action::Redirect);
+            let (from, dst) = verify(&f, 0);
+            assert_eq!((from.ip(), dst), (client.ip(), to));
+            expect(t, FROM_B, reply, (to, from), TO_A, (vip, client));
         }
     }
 }

@@ -1,0 +1,219 @@
+//! The two flows of a connection, which are inserted and removed as a pair.
+//!
+//! Two connections can want one key: a client may use one port for two frontends of one backend, a
+//! port is used again, a source address is forged. An entry is never overwritten
+//! ([`insert_flow_pair`]). A pair is removed for a packet of its own client, and for any packet
+//! after it has ended ([`Pair::has_ended`]). The stages that open flows and [`super::port_reuse`]
+//! call this module. It never changes the packet.
+
+use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
+use crate::packet::family::Family;
+use crate::path::conntrack::{idle_ticks, pair_timeout};
+use crate::path::new_connection::{FlowTarget, Source, pod_flow_flags};
+use crate::types::address::Address;
+use crate::types::event::DropReason;
+use crate::types::flow::{Flow, FlowKey, flow_flags, flow_state};
+use crate::types::service::proto;
+use crate::types::stage::{Origin, Stage};
+use crate::verdict::Verdict;
+
+/// Bits of the scratch word with which [`Stage::NewConnection`] gets a packet.
+pub mod attempt {
+    /// No other stage has seen the packet.
+    pub const FIRST: u32 = 0;
+    /// [`super::Stage::PortReuse`] has decided about the flow that would translate the answers.
+    pub const CHECKED: u32 = 1;
+    /// [`super::insert_flow_pair`] could not insert a flow. If that was the reply's, another
+    /// connection has its key, and the source port must be translated.
+    pub const TRANSLATE_PORT: u32 = 2;
+}
+
+/// Number of ports that source translation tries before the connection is dropped.
+const SNAT_TRIES: u32 = 16;
+
+/// Inserts both directions of a new flow, the reply first: a packet is sent only if its reply can
+/// be translated back.
+///
+/// If another connection has the key of the reply, this one needs another source port: the stage
+/// begins anew, with [`attempt::TRANSLATE_PORT`]. A search for a port here, too, would be explored
+/// twice by the verifier.
+///
+/// Not inlined: keys and values of both directions need a stack frame of their own. The frames of
+/// all nested calls together must fit into 512 bytes (`check_max_stack_depth` in
+/// kernel/bpf/verifier.c).
+#[inline(never)]
+pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
+    flows: &mut F,
+    tables: &T,
+    key: &FlowKey<A>,
+    target: &FlowTarget<A>,
+    origin: Origin,
+    ifindex: u32,
+    flow: &mut Flow<A>,
+) -> Verdict {
+    let now = tables.now();
+    let internal = matches!(origin, Origin::Pod);
+    // `flow` is the caller's: one buffer serves as the value of both insertions, and afterwards as
+    // the flow by which the packet is translated.
+    *flow = Flow {
+        src: key.dst,
+        dst: key.src,
+        sport: key.dport,
+        dport: key.sport,
+        iif: target.iif as u32,
+        oif: ifindex,
+        backend: target.backend,
+        generation: target.generation,
+        last_seen: now,
+        state: flow_state::NEW,
+        flags: flow_flags::REPLY
+            | if internal { pod_flow_flags(tables.pod(ifindex).map_or(0, |pod| pod.flags as u8)) } else { 0 },
+        seq: 0,
+    };
+    let (src, sport) = (target.addr, target.port);
+    let mut back = FlowKey { src, dst: key.src, sport, dport: key.sport, proto: key.proto, pad: [0; 3] };
+    if target.source != Source::KEEP {
+        if target.source & Source::NODE != 0 {
+            back.dst = tables.config().map_or(A::UNSPECIFIED, A::of_node);
+        }
+        if !reserve_snat_port(flows, tables, &mut back, flow) {
+            return Verdict::drop(DropReason::SnatPortsExhausted);
+        }
+    } else if !flows.insert_new(&back, flow) {
+        if flows.get(&back).is_none() {
+            return Verdict::drop(DropReason::FlowTableFull);
+        }
+        return Verdict::PASS.then(Stage::NewConnection);
+    }
+    // The forward direction is derived from the key of the reply, which holds the translated source
+    // port.
+    flow.src = back.dst;
+    flow.sport = back.dport;
+    flow.dst = target.addr;
+    // An ICMP echo has one identifier for both directions.
+    flow.dport = back.sport;
+    // The reply leaves by the interface by which the packet came.
+    flow.iif = origin.iif(flow.oif);
+    flow.oif = target.oif;
+    flow.flags = target.flags | if internal { 0 } else { flow_flags::EXTERNAL };
+    if flows.insert_new(key, flow) {
+        return Verdict::TRANSLATE;
+    }
+    // Half a pair would translate replies of a connection that does not exist.
+    flows.remove(&back);
+    // Another CPU has opened the flow meanwhile, or it is another client's, or the table is full.
+    Verdict::PASS.then(Stage::PortReuse)
+}
+
+/// The states of both halves of a pair.
+#[derive(Clone, Copy)]
+pub struct Pair {
+    there: Half,
+    back: Half,
+    is_tcp: bool,
+    /// Both halves were found. If not, both fields hold the one.
+    is_whole: bool,
+}
+
+/// The part of a flow that decides whether its pair has ended.
+#[derive(Clone, Copy)]
+struct Half {
+    last_seen: u32,
+    state: u8,
+}
+
+impl Half {
+    #[inline(always)]
+    const fn of<A>(flow: &Flow<A>) -> Self {
+        Self { last_seen: flow.last_seen, state: flow.state }
+    }
+}
+
+impl Pair {
+    /// Reads the pair of which the flow with the key `key` is a half; `other` is set to the key of
+    /// the other half. `None` if there is no such flow.
+    #[inline(always)]
+    pub fn read<A: Address, F: FlowMap<A>>(flows: &mut F, key: &FlowKey<A>, other: &mut FlowKey<A>) -> Option<Self> {
+        let flow = flows.get(key)?;
+        let (half, is_reply) = (Half::of(flow), flow.flags & flow_flags::REPLY != 0);
+        *other = flow.reverse_key(key);
+        let found = flows.get(other).filter(|flow| flow.is_reverse_of(key)).map(|flow| Half::of(flow));
+        let partner = found.unwrap_or(half);
+        let (there, back) = if is_reply { (partner, half) } else { (half, partner) };
+        Some(Self { there, back, is_tcp: key.proto == proto::TCP, is_whole: found.is_some() })
+    }
+
+    /// Returns true if neither half was used for as long as their states allow.
+    #[inline(always)]
+    pub fn has_ended<T: SharedMaps>(&self, tables: &T) -> bool {
+        let Some(config) = tables.config() else { return false };
+        let now = tables.now();
+        let limit = pair_timeout(self.is_tcp, self.there.state, self.back.state, config);
+        idle_ticks(now, self.there.last_seen) > limit && idle_ticks(now, self.back.last_seen) > limit
+    }
+
+    /// Returns true if the backend has answered, and has not closed the connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_answered(&self) -> bool {
+        self.is_whole && self.back.state == flow_state::ESTABLISHED
+    }
+}
+
+/// Removes the flow with the key `key`, and first its other half, if that has the key `other`.
+#[inline(always)]
+pub fn remove_pair<A: Address, F: FlowMap<A>>(flows: &mut F, other: &FlowKey<A>, key: &FlowKey<A>) {
+    // A flow there can belong to another pair.
+    if flows.get(other).is_some_and(|flow| flow.is_reverse_of(key)) {
+        flows.remove(other);
+    }
+    flows.remove(key);
+}
+
+/// Removes the flow with the key `key` and its other half, if there are such.
+///
+/// Not inlined, so that its frame does not add to those of nested calls.
+#[inline(never)]
+pub fn end_pair<A: Address, F: FlowMap<A>>(flows: &mut F, key: &FlowKey<A>) {
+    if let Some(flow) = flows.get(key) {
+        let other = flow.reverse_key(key);
+        remove_pair(flows, &other, key);
+    }
+}
+
+/// Returns true if an address is that of the pod which sends the packet.
+#[inline(always)]
+pub fn is_own_address<A: Family, T: SharedMaps>(tables: &T, addr: &A, origin: Origin, ifindex: u32) -> bool {
+    matches!(origin, Origin::Pod) && tables.pod(ifindex).is_some_and(|pod| A::of_pod(pod) == *addr)
+}
+
+/// Finds a free source port for `back`, and reserves it by inserting the reply's flow.
+#[inline(always)]
+fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
+    flows: &mut F,
+    tables: &T,
+    back: &mut FlowKey<A>,
+    flow: &Flow<A>,
+) -> bool {
+    let Some(config) = tables.config() else { return false };
+    let (min, ports) = (config.snat_port_min, config.snat_port_max.saturating_sub(config.snat_port_min) as u32 + 1);
+    if min == 0 || back.dst.is_unspecified() {
+        return false;
+    }
+    // An ICMP echo has one identifier for both directions, which stands for both ports.
+    let echo = back.proto == if A::V6 { proto::ICMP6 } else { proto::ICMP };
+    let mut random = tables.random();
+    for _ in 0..SNAT_TRIES {
+        back.dport = min.wrapping_add(((random as u64 * ports as u64) >> 32) as u16);
+        if echo {
+            back.sport = back.dport;
+        }
+        // `BPF_NOEXIST` makes test and reservation one atomic step between CPUs.
+        if flows.insert_new(back, flow) {
+            return true;
+        }
+        // A linear congruential step: the helper for random numbers costs about 20 ns a call.
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+    }
+    false
+}
