@@ -301,20 +301,22 @@ fn network_tries_follow_nodes_and_survive_restarts() {
         .into_iter()
         .map(|(range, net)| (range.to_string(), net.oif, net.flags))
         .collect();
-    let (keep, own) = (network_flags::KEEP_SOURCE, network_flags::KEEP_SOURCE | network_flags::OWN);
+    let keep = network_flags::KEEP_SOURCE;
+    let own = keep | network_flags::OWN | network_flags::LOCAL;
+    let (remote, host) = (keep | network_flags::REMOTE, keep | network_flags::NODE);
     let expected = [
         ("10.9.0.0/16", 0, keep),
         ("10.244.0.0/16", 0, keep),
         ("10.244.1.0/24", 0, own),
-        ("10.244.2.0/24", 0, keep),
-        ("10.244.30.0/24", tunnel, keep),
-        ("192.168.50.12/32", 0, keep),
-        ("192.168.51.13/32", tunnel, keep),
+        ("10.244.2.0/24", 0, remote),
+        ("10.244.30.0/24", tunnel, remote),
+        ("192.168.50.12/32", 0, host),
+        ("192.168.51.13/32", tunnel, host),
         ("fd00:1::/64", 0, own),
-        ("fd00:2::/64", 0, keep),
-        ("fd00:30::/64", tunnel, keep),
-        ("fd00:50::12/128", 0, keep),
-        ("fd00:51::13/128", 0, keep),
+        ("fd00:2::/64", 0, remote),
+        ("fd00:30::/64", tunnel, remote),
+        ("fd00:50::12/128", 0, host),
+        ("fd00:51::13/128", 0, host),
     ];
     assert_eq!(shown, expected.map(|(range, oif, flags)| (range.to_owned(), oif, flags)));
 

@@ -15,7 +15,7 @@ use crate::path::conntrack::{is_current, touch};
 use crate::path::flow_pair::{attempt, insert_flow_pair};
 use crate::path::forward::{forward, route, via_sctp_stage};
 use crate::path::icmp_error;
-use crate::path::new_connection::{FlowTarget, egress, masquerade, to_backend, to_host_port};
+use crate::path::new_connection::{FlowTarget, egress, masquerade, to_backend, to_host_port, translate_port};
 use crate::path::sender::{MARTIAN, SPOOFED, TUNNEL_SENDER, check_addresses, check_source_mac, is_tunnel_port};
 use crate::path::udp_failover::peer_of_ended_backend;
 use crate::types::event::{DropReason, ParseError};
@@ -116,7 +116,8 @@ where
         // The node's own traffic, including connections to node ports from before Ropeway was
         // installed. The host's stack knows them, or resets them.
         address_kind::NODE => Verdict::PASS,
-        _ => forward_untranslated(flows, tables, parsed, origin, ifindex, (kind, into), false),
+        _ if are_answers_translated(flows, parsed) => Verdict::PASS.then(Stage::PortReuse),
+        _ => forward_untranslated(tables, parsed, origin, ifindex, (kind, into)),
     }
 }
 
@@ -129,27 +130,18 @@ fn classify<A: Family, T: FamilyMaps<A>>(tables: &T, addr: &A) -> (u8, Verdict) 
 /// Handles a packet to an address that is neither a Service's nor the node's.
 ///
 /// A verdict with [`Stage::NewConnection`] means: send by this device, masqueraded as the node.
-/// `is_checked`: [`Stage::PortReuse`] has decided about a flow that would translate the answers.
 #[inline(always)]
-fn forward_untranslated<A, F, T>(
-    flows: &mut F,
+fn forward_untranslated<A, T>(
     tables: &T,
     parsed: &Parsed<A>,
     origin: Origin,
     ifindex: u32,
     (kind, into): (u8, Verdict),
-    is_checked: bool,
 ) -> Verdict
 where
     A: Family,
-    F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let opens = parsed.is_syn() || matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
-    if opens && !is_checked && flows.get(&parsed.key.reversed()).is_some_and(|f| f.flags & flow_flags::REPLY != 0) {
-        // A flow would translate the answers.
-        return Verdict::PASS.then(Stage::PortReuse);
-    }
     if kind == address_kind::POD {
         let by_host = tables.config().is_some_and(|c| c.features & node_features::HOST_ROUTING != 0);
         return if by_host { Verdict::PASS } else { into };
@@ -173,6 +165,15 @@ where
         return Verdict::to_uplink(route.oif).then(Stage::NewConnection);
     }
     if route.oif == 0 { Verdict::PASS } else { Verdict::to_uplink(route.oif) }
+}
+
+/// Returns true if a packet opens a connection, and a flow would translate the answers to it.
+///
+/// Not inlined: the reversed key needs a stack frame of its own.
+#[inline(never)]
+fn are_answers_translated<A: Family, F: FlowMap<A>>(flows: &mut F, parsed: &Parsed<A>) -> bool {
+    let opens = parsed.is_syn() || matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
+    opens && flows.get(&parsed.key.reversed()).is_some_and(|flow| flow.flags & flow_flags::REPLY != 0)
 }
 
 #[inline(always)]
@@ -230,9 +231,11 @@ where
             target.scrub_verifier_state(packet);
         }
         connect_backend::<A, T, COUNTS>(tables, &parsed, frontend, origin, &mut target)
+    } else if packet.scratch() & attempt::CHECKED == 0 && are_answers_translated(flows, &parsed) {
+        Verdict::PASS.then(Stage::PortReuse)
     } else {
-        let is_checked = packet.scratch() & attempt::CHECKED != 0;
-        connect_other(flows, tables, &parsed, origin, ifindex, is_checked, &mut target)
+        let translates_port = packet.scratch() & attempt::TRANSLATE_PORT != 0;
+        connect_other(tables, &parsed, origin, ifindex, translates_port, &mut target)
     };
     // Many branches end here. What follows is explored once for each state that differs.
     let verdict = verdict.scrub_verifier_state(packet);
@@ -246,7 +249,6 @@ where
         }
         return route(packet, tables, &parsed, verdict);
     }
-    target.translate_port_if(packet.scratch() & attempt::TRANSLATE_PORT != 0);
     target.scrub_verifier_state(packet);
     target.resolve_route(packet);
     // The branches above have fixed the origin, and each value would be explored separately.
@@ -256,7 +258,7 @@ where
     if verdict.action() == Action::Translate {
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
     } else {
-        packet.set_scratch(attempt::TRANSLATE_PORT);
+        packet.set_scratch(attempt::FAILED);
         verdict
     }
 }
@@ -285,42 +287,40 @@ fn connect_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     if is_tunnel_port(tables, parsed.key.proto, target.port()) { TUNNEL_SENDER } else { verdict }
 }
 
-/// Handles a new connection to anything but a frontend: a host port, or a destination outside the
-/// cluster that is masqueraded. With [`Verdict::TRANSLATE`] the destination is in `target`.
+/// Handles a new connection to anything but a frontend: a host port, a destination outside the
+/// cluster that is masqueraded, or one whose answers a flow of another connection would translate.
+/// With [`Verdict::TRANSLATE`] the destination is in `target`.
 #[inline(never)]
-fn connect_other<A, F, T>(
-    flows: &mut F,
+fn connect_other<A, T>(
     tables: &T,
     parsed: &Parsed<A>,
     origin: Origin,
     ifindex: u32,
-    is_checked: bool,
+    translates_port: bool,
     target: &mut FlowTarget<A>,
 ) -> Verdict
 where
     A: Family,
-    F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
     let key = frontend_key(parsed);
     let ported = matches!(parsed.layer4, Layer4::Tcp | Layer4::Udp | Layer4::Sctp);
     let (kind, into) = classify(tables, &parsed.key.dst);
-    match kind {
+    let verdict = match kind {
         address_kind::SERVICE => return Verdict::reject(DropReason::NoFrontend),
-        address_kind::NODE => {
-            let Some(host_port) = host_port(tables, key.addr, key.port, key.proto) else { return Verdict::PASS };
-            return to_host_port(tables, &parsed.key, host_port, target);
+        address_kind::NODE => match host_port(tables, key.addr, key.port, key.proto) {
+            Some(host_port) => return to_host_port(tables, &parsed.key, host_port, target),
+            None => Verdict::PASS,
+        },
+        _ => forward_untranslated(tables, parsed, origin, ifindex, (kind, into)),
+    };
+    if verdict.stage() == Some(Stage::NewConnection) {
+        if !ported && parsed.layer4 != Layer4::Icmp {
+            return Verdict::drop(DropReason::NotTranslatable);
         }
-        _ => {}
+        return masquerade(tables, &parsed.key, verdict.ifindex(), target);
     }
-    let verdict = forward_untranslated(flows, tables, parsed, origin, ifindex, (kind, into), is_checked);
-    if verdict.stage() != Some(Stage::NewConnection) {
-        return verdict;
-    }
-    if !ported && parsed.layer4 != Layer4::Icmp {
-        return Verdict::drop(DropReason::NotTranslatable);
-    }
-    masquerade(tables, &parsed.key, verdict.ifindex(), target)
+    if translates_port { translate_port(tables, &parsed.key, verdict, target) } else { verdict }
 }
 
 /// Runs [`Stage::IcmpError`]. If the error is about a packet of a flow, both are translated and the

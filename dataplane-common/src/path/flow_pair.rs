@@ -23,9 +23,11 @@ pub mod attempt {
     pub const FIRST: u32 = 0;
     /// [`super::Stage::PortReuse`] has decided about the flow that would translate the answers.
     pub const CHECKED: u32 = 1;
-    /// [`super::insert_flow_pair`] could not insert a flow. If that was the reply's, another
-    /// connection has its key, and the source port must be translated.
+    /// A flow of another connection would translate the answers to this untranslated packet, so it
+    /// gets another source port.
     pub const TRANSLATE_PORT: u32 = 2;
+    /// [`super::insert_flow_pair`] could not insert the flow of the packet.
+    pub const FAILED: u32 = 4;
 }
 
 /// Number of ports that source translation tries before the connection is dropped.
@@ -34,9 +36,8 @@ const SNAT_TRIES: u32 = 16;
 /// Inserts both directions of a new flow, the reply first: a packet is sent only if its reply can
 /// be translated back.
 ///
-/// If another connection has the key of the reply, this one needs another source port: the stage
-/// begins anew, with [`attempt::TRANSLATE_PORT`]. A search for a port here, too, would be explored
-/// twice by the verifier.
+/// If another connection has the key of the reply, this one gets another source port, as
+/// `nf_nat_used_tuple` in `net/netfilter/nf_nat_core.c` has it.
 ///
 /// Not inlined: keys and values of both directions need a stack frame of their own. The frames of
 /// all nested calls together must fit into 512 bytes (`check_max_stack_depth` in
@@ -72,18 +73,14 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     };
     let (src, sport) = (target.addr, target.port);
     let mut back = FlowKey { src, dst: key.src, sport, dport: key.sport, proto: key.proto, pad: [0; 3] };
-    if target.source != Source::KEEP {
+    if target.source != Source::KEEP || !flows.insert_new(&back, flow) {
         if target.source & Source::NODE != 0 {
             back.dst = tables.config().map_or(A::UNSPECIFIED, A::of_node);
         }
-        if !reserve_snat_port(flows, tables, &mut back, flow) {
-            return Verdict::drop(DropReason::SnatPortsExhausted);
+        let verdict = reserve_snat_port(flows, tables, &mut back, flow);
+        if verdict != Verdict::TRANSLATE {
+            return verdict;
         }
-    } else if !flows.insert_new(&back, flow) {
-        if flows.get(&back).is_none() {
-            return Verdict::drop(DropReason::FlowTableFull);
-        }
-        return Verdict::PASS.then(Stage::NewConnection);
     }
     // The forward direction is derived from the key of the reply, which holds the translated source
     // port.
@@ -194,11 +191,12 @@ fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     tables: &T,
     back: &mut FlowKey<A>,
     flow: &Flow<A>,
-) -> bool {
-    let Some(config) = tables.config() else { return false };
+) -> Verdict {
+    let exhausted = Verdict::drop(DropReason::SnatPortsExhausted);
+    let Some(config) = tables.config() else { return exhausted };
     let (min, ports) = (config.snat_port_min, config.snat_port_max.saturating_sub(config.snat_port_min) as u32 + 1);
     if min == 0 || back.dst.is_unspecified() {
-        return false;
+        return exhausted;
     }
     // An ICMP echo has one identifier for both directions, which stands for both ports.
     let echo = back.proto == if A::V6 { proto::ICMP6 } else { proto::ICMP };
@@ -210,10 +208,10 @@ fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
         }
         // `BPF_NOEXIST` makes test and reservation one atomic step between CPUs.
         if flows.insert_new(back, flow) {
-            return true;
+            return Verdict::TRANSLATE;
         }
         // A linear congruential step: the helper for random numbers costs about 20 ns a call.
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     }
-    false
+    if flows.get(back).is_some() { exhausted } else { Verdict::drop(DropReason::FlowTableFull) }
 }

@@ -11,10 +11,10 @@ use crate::packet::family::Family;
 use crate::types::address::Address;
 use crate::types::event::{Counter, DropReason};
 use crate::types::flow::{FlowKey, flow_flags};
-use crate::types::pod::{address_flags, address_kind, network_flags, node_features};
+use crate::types::pod::{AddressInfo, address_flags, address_kind, network_flags, node_features};
 use crate::types::service::{Frontend, HostPort, backend_state, frontend_flags};
 use crate::types::stage::Origin;
-use crate::verdict::Verdict;
+use crate::verdict::{Action, Verdict};
 
 /// The destination of a new flow, and the devices that its packets use.
 #[derive(Clone, Copy)]
@@ -75,6 +75,22 @@ impl<A: Address> FlowTarget<A> {
         self.backend = least_loaded(tables, frontend, origin.side());
     }
 
+    /// Sets the devices for an address of a pod of this node, or of the node itself; returns false
+    /// for any other.
+    #[inline(always)]
+    fn resolve_local(&mut self, local: Option<AddressInfo>) -> bool {
+        let Some(local) = local else { return false };
+        match local.kind {
+            address_kind::POD => {
+                (self.iif, self.oif, self.flags) = (local.ifindex as u16, local.ifindex, pod_flow_flags(local.flags));
+            }
+            // Delivered by the host's stack, which also sends the replies.
+            address_kind::NODE => self.iif = Origin::Host.iif(0) as u16,
+            _ => return false,
+        }
+        true
+    }
+
     /// Looks up the egress device of a masqueraded IPv4 flow that would be left to the host's
     /// routes.
     ///
@@ -102,12 +118,6 @@ impl<A: Address> FlowTarget<A> {
         }
         self.flags |= flow_flags::SHAPED;
         self.oif != 0
-    }
-
-    /// Has the source port translated even if the source is kept otherwise.
-    #[inline(always)]
-    pub const fn translate_port_if(&mut self, needed: bool) {
-        self.source |= needed as u8 * Source::PORT;
     }
 
     /// Hides all values but the address from the verifier, so that the branches that chose the
@@ -205,22 +215,18 @@ pub fn to_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
     };
     let remote = backend.state & backend_state::REMOTE != 0;
     let local = if remote { None } else { tables.address(&target.addr) };
-    let (kind, flags, pod) = local.map_or((0, 0, 0), |a| (a.kind, a.flags, a.ifindex));
-    match kind {
-        address_kind::POD => {
-            (target.iif, target.oif, target.flags) = (pod as u16, pod, pod_flow_flags(flags));
-            // A pod that reaches itself: its stack drops packets with its own address as source.
-            target.source = Source::node_if(internal && target.addr == key.src);
-        }
-        // The node itself: delivered by the host's stack, which also sends the replies.
-        address_kind::NODE => target.iif = Origin::Host.iif(0) as u16,
-        // A local pod that another CNI plugin attached: the host's routes lead to it, and its
-        // replies come back by the host's stack.
-        _ if backend.state & backend_state::LOCAL != 0 => target.iif = Origin::Host.iif(0) as u16,
-        _ => {
+    if !target.resolve_local(local) {
+        if backend.state & backend_state::LOCAL == 0 {
             let route = egress(tables, &target.addr);
             (target.oif, target.source) = (route.oif, Source::node_if(!internal || route.masquerade));
+        } else {
+            // A local pod that another CNI plugin attached: the host's routes lead to it, and its
+            // replies come back by the host's stack.
+            target.iif = Origin::Host.iif(0) as u16;
         }
+    } else if internal && target.oif != 0 && target.addr == key.src {
+        // A pod that reaches itself: its stack drops packets with its own address as source.
+        target.source = Source::NODE;
     }
     tables.count_connection(id);
     if COUNTS {
@@ -273,5 +279,29 @@ pub fn masquerade<A: Family, T: FamilyMaps<A>>(
 ) -> Verdict {
     *target = FlowTarget { addr: key.dst, port: key.dport, source: Source::NODE, oif, ..FlowTarget::EMPTY };
     tables.count(Counter::Masqueraded);
+    Verdict::TRANSLATE
+}
+
+/// Sets the target of a connection whose source port alone is translated. `verdict` is what its
+/// packets would get without a flow.
+#[inline(always)]
+pub fn translate_port<A: Family, T: FamilyMaps<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    verdict: Verdict,
+    target: &mut FlowTarget<A>,
+) -> Verdict {
+    *target = FlowTarget { addr: key.dst, port: key.dport, source: Source::PORT, ..FlowTarget::EMPTY };
+    if target.resolve_local(tables.address(&key.dst)) {
+        // Valid as long as the same pod is there.
+        target.generation = tables.pod(target.oif).map_or(0, |pod| pod.netns_cookie as u32);
+        return Verdict::TRANSLATE;
+    }
+    match verdict.action() {
+        Action::ToUplink => target.oif = verdict.ifindex(),
+        // The host's stack routes the packets, and sends the replies.
+        Action::Pass => target.iif = Origin::Host.iif(0) as u16,
+        _ => return verdict,
+    }
     Verdict::TRANSLATE
 }

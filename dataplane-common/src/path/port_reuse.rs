@@ -2,8 +2,12 @@
 //! repeated, or a datagram comes after a pause.
 //!
 //! The old pair of flows is removed, unless it is still in use or another client's. A new
-//! connection is then opened ([`Stage::NewConnection`]). The same is done for a packet that opens a
-//! connection without translation, if a flow would translate the answers to it.
+//! connection is then opened ([`Stage::NewConnection`]).
+//!
+//! A connection without translation has no flows, but a flow of another connection can have the key
+//! of its answers, and would translate them: a client uses one port for a frontend and for its
+//! backend. If that flow is in use, the untranslated connection gets another source port, and flows
+//! of its own.
 //!
 //! A client retransmits its SYN after a second without an answer. If the backend of the first SYN
 //! takes no new connections any more, the retransmission gets another backend; but the first one
@@ -47,7 +51,7 @@ where
     let (mut key, mut other) = (parsed.key, parsed.key);
     // Without a flow of its own, the packet is here because of the flow of its answers.
     let is_direct = flows.get(&key).is_none();
-    if is_direct && received & attempt::TRANSLATE_PORT != 0 {
+    if is_direct && received & attempt::FAILED != 0 {
         return Verdict::drop(DropReason::FlowTableFull);
     }
     if is_direct {
@@ -60,8 +64,10 @@ where
     // Pods have verified addresses. Anybody outside can have forged the client's.
     let is_own_address = is_own_address(tables, &parsed.key.src, origin, ifindex);
     if is_direct {
-        if is_reply && (has_ended || is_own_address && other.src == parsed.key.src) {
+        if is_reply && has_ended {
             remove_pair(flows, &other, &key);
+        } else if is_reply {
+            packet.set_scratch(attempt::CHECKED | attempt::TRANSLATE_PORT);
         }
         return next;
     }

@@ -17,9 +17,9 @@ use super::fixture::{Client, TARGET, Target};
 /// Time without an answer that counts as silence.
 const SILENCE: &str = "--timeout=300";
 
-/// Source ports of datagrams that must open new flows: below the node ports and the local port
-/// range.
-const PORTS: std::ops::Range<u16> = 11_000..29_000;
+/// Source ports of datagrams that must open new flows: above the local port range, and outside the
+/// pool for masquerading, because clients on a node share its addresses with masqueraded flows.
+const PORTS: std::ops::Range<u16> = 61_000..65_000;
 
 /// Returns the protocols to test a target with: TCP, UDP, and UDP over a connected socket.
 pub(super) fn every_protocol(target: Target) -> [(SocketAddr, Protocol); 3] {

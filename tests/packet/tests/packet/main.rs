@@ -75,7 +75,6 @@ both! {
     node_is_dropped_silently_where_pods_are;
     address_of_a_deleted_pod_is_unreachable;
     node_sctp_reaches_external_ips;
-    direct_datagram_ignores_a_stale_reply_flow;
     node_icmp_error_has_the_frontend_as_source;
     midstream_tcp_without_a_flow_is_dropped;
     midstream_tcp_to_a_node_port_passes;
@@ -104,13 +103,12 @@ both! {
     tcp_flow_stays_with_a_terminating_backend;
     retransmitted_syn_reaches_one_backend;
     syn_of_another_pod_ends_no_flow;
-    direct_connection_ignores_a_stale_reply_flow;
-    forged_direct_packet_ends_no_connection;
+    direct_connection_beside_one_to_the_service_keeps_both;
     two_frontends_of_one_backend_keep_their_replies;
     taken_reply_key_without_a_free_port_is_dropped;
     ended_pair_is_removed_whole;
     unanswered_datagrams_keep_the_key_of_their_replies;
-    service_is_reachable_after_a_direct_connection;
+    direct_connection_to_the_node_beside_one_to_the_service_keeps_both;
     forged_syn_to_a_terminating_backend_ends_no_connection;
     forged_source_of_a_pod_takes_no_flow;
     guessed_rst_or_fin_does_not_shorten_a_connection;
@@ -132,7 +130,6 @@ both! {
     truncated_sctp_is_dropped;
     wrong_sctp_checksum_stays_wrong;
     rejected_sctp_error_quotes_the_first_chunk;
-    direct_association_ignores_a_stale_reply_flow;
     random_follows_the_slot_table;
     round_robin_follows_slot_order;
     round_robin_wraps_at_the_table_end;

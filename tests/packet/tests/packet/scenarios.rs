@@ -432,13 +432,3 @@ pub(crate) fn midstream_tcp_to_a_node_port_passes<T: Testbed>(t: &mut T) {
         }
     }
 }
-
-pub(crate) fn direct_connection_ignores_a_stale_reply_flow<T: Testbed>(t: &mut T) {
-    for net in node(t) {
-        let (vip, to, client) = (at(net.vip, 80), at(net.b, 80), at(net.a, 40000));
-        service(t, vip, to);
-        expect(t, FROM_A, Kind::Syn, (client, vip), TO_B, (client, to));
-        expect(t, FROM_A, Kind::Syn, (client, to), TO_B, (client, to));
-        expect(t, FROM_B, Kind::SynAck, (to, client), TO_A, (to, client));
-    }
-}

@@ -8,8 +8,8 @@ use dataplane_common::types::pod::NodeConfig;
 use super::backend_removal::{DRAINING, succeed};
 use super::schedulers::fresh_port;
 use super::{
-    DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, FamilyAddresses, OUT, SNAT_MAX, SNAT_MIN, TO_A, TO_B, at, backend, config,
-    expect, expect_drop, node, number, service,
+    DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, FamilyAddresses, HOST, OUT, SNAT_MAX, SNAT_MIN, TO_A, TO_B, UPLINK, at,
+    backend, config, expect, expect_drop, node, number, service,
 };
 use crate::frame::{Kind, frame, verify};
 use crate::testbed::{Action, Hook, Testbed};
@@ -60,22 +60,6 @@ pub(super) fn connections(net: &FamilyAddresses, port: u16) -> [Connection; 2] {
         Connection { from: FROM_A, back: TO_A, client: at(net.a, port), front: at(net.vip, 80) },
         Connection { from: FROM_UPLINK, back: OUT, client: at(net.outside, port), front: at(net.node, 30080) },
     ]
-}
-
-/// A packet from outside, straight to the backend, with the source of somebody's connection.
-pub(crate) fn forged_direct_packet_ends_no_connection<T: Testbed>(t: &mut T) {
-    for net in with_timeouts(t) {
-        let to = at(net.b, 8080);
-        for (first, reply) in DIALOGUES {
-            let [_, c] = connections(&net, fresh_port());
-            service(t, c.front, to);
-            open(t, first, reply, to, c);
-            for _ in 0..2 {
-                expect(t, FROM_UPLINK, first, (c.client, to), TO_B, (c.client, to));
-                expect_open(t, next(first), to, c);
-            }
-        }
-    }
 }
 
 /// One client port, two frontends of one backend: the second connection gets another source port.
@@ -161,21 +145,47 @@ pub(crate) fn unanswered_datagrams_keep_the_key_of_their_replies<T: Testbed>(t: 
     }
 }
 
-/// A client asks a Service, then its backend directly with the same port, then the Service again.
-pub(crate) fn service_is_reachable_after_a_direct_connection<T: Testbed>(t: &mut T) {
+/// A client has a connection to a Service, and opens one to its backend with the same port. The
+/// second one gets another source port, and both last.
+pub(crate) fn direct_connection_beside_one_to_the_service_keeps_both<T: Testbed>(t: &mut T) {
     for net in with_timeouts(t) {
         let to = at(net.b, 8080);
         for (first, reply) in DIALOGUES {
-            let [c, _] = connections(&net, fresh_port());
-            service(t, c.front, to);
-            for _ in 0..2 {
+            for c in connections(&net, fresh_port()) {
+                service(t, c.front, to);
                 open(t, first, reply, to, c);
-                expect(t, FROM_A, first, (c.client, to), TO_B, (c.client, to));
-                expect(t, FROM_B, reply, (to, c.client), TO_A, (to, c.client));
-                for (from, dst) in [(c.client, c.front), (to, c.client)] {
-                    assert!(t.flow(from, dst, number(first)).is_none(), "the pair ends whole");
+                for _ in 0..2 {
+                    let mut f = frame(first, c.client, to);
+                    assert_eq!(t.run(c.from.0, c.from.1, &mut f), Action::Redirect);
+                    let (from, dst) = verify(&f, 0);
+                    assert_eq!((from.ip(), dst), (c.client.ip(), to), "the client's address is kept");
+                    assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
+                    expect(t, FROM_B, reply, (to, from), c.back, (to, c.client));
+                    expect(t, c.from, next(first), (c.client, to), TO_B, (from, to));
+                    expect_open(t, next(first), to, c);
                 }
             }
+        }
+    }
+}
+
+/// A client has a connection to a Service whose backend is a process of the node, and opens one to
+/// that process with the same port.
+pub(crate) fn direct_connection_to_the_node_beside_one_to_the_service_keeps_both<T: Testbed>(t: &mut T) {
+    for net in with_timeouts(t) {
+        let to = at(net.node, 8080);
+        for (first, reply) in DIALOGUES {
+            let [c, _] = connections(&net, fresh_port());
+            service(t, c.front, to);
+            expect(t, c.from, first, (c.client, c.front), HOST, (c.client, to));
+            expect(t, (Hook::ToUplink, UPLINK), reply, (to, c.client), HOST, (c.front, c.client));
+            let mut f = frame(first, c.client, to);
+            assert_eq!(t.run(c.from.0, c.from.1, &mut f), Action::Pass);
+            let (from, dst) = verify(&f, 0);
+            assert_eq!((from.ip(), dst), (c.client.ip(), to), "the client's address is kept");
+            assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
+            expect(t, (Hook::ToUplink, UPLINK), reply, (to, from), HOST, (to, c.client));
+            expect(t, (Hook::ToUplink, UPLINK), next(first), (to, c.client), HOST, (c.front, c.client));
         }
     }
 }

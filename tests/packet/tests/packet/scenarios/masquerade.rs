@@ -170,18 +170,6 @@ pub(crate) fn host_port_flow_ends_with_its_pod<T: Testbed>(t: &mut T) {
     }
 }
 
-pub(crate) fn direct_datagram_ignores_a_stale_reply_flow<T: Testbed>(t: &mut T) {
-    for net in node(t) {
-        let (vip, to, client) = (at(net.vip, 53), at(net.b, 53), at(net.a, 40000));
-        service(t, vip, to);
-        expect(t, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
-        expect(t, FROM_A, Kind::Udp, (client, to), TO_B, (client, to));
-        expect(t, FROM_B, Kind::Udp, (to, client), TO_A, (to, client));
-        // Through the Service again.
-        expect(t, FROM_A, Kind::Udp, (client, vip), TO_B, (client, to));
-    }
-}
-
 pub(crate) fn node_icmp_error_has_the_frontend_as_source<T: Testbed>(t: &mut T) {
     for net in node(t) {
         let (front, to, client) = (at(net.node, 30080), at(net.node, 8080), at(net.outside, 50000));

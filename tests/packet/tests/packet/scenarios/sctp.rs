@@ -8,7 +8,7 @@ use dataplane_common::types::service::{FrontendKey, proto};
 
 use super::headers::fragments;
 use super::reject::expect_answer;
-use super::{FROM_A, FROM_B, OUT, POD_A, TO_A, TO_B, at, config, expect, expect_drop, frontend, node, service};
+use super::{FROM_A, POD_A, at, config, expect_drop, frontend, node, service};
 use crate::frame::{Kind, fix_ipv4_checksum, frame, frame_of, is_v6, sctp_error, verify, verify_icmp_error};
 use crate::testbed::{Action, Hook, Testbed};
 
@@ -120,18 +120,6 @@ pub(crate) fn rejected_sctp_error_quotes_the_first_chunk<T: Testbed>(t: &mut T) 
         assert_eq!(reject(t, &init, at(net.vip, 81), DropReason::NoFrontend), 20);
         // A chunk without content.
         assert_eq!(reject(t, &[11, 0, 0, 4], vip, DropReason::NoBackend), 8);
-    }
-}
-
-pub(crate) fn direct_association_ignores_a_stale_reply_flow<T: Testbed>(t: &mut T) {
-    for net in node(t) {
-        for (port, ip, out, hook) in [(40000, net.b, TO_B, FROM_B), (40001, net.remote, OUT, super::FROM_UPLINK)] {
-            let (vip, client, to) = (at(net.vip, 80), at(net.a, port), at(ip, 80));
-            service(t, vip, to);
-            expect(t, FROM_A, Kind::Sctp, (client, vip), out, (client, to));
-            expect(t, FROM_A, Kind::Sctp, (client, to), out, (client, to));
-            expect(t, hook, Kind::Sctp, (to, client), TO_A, (to, client));
-        }
     }
 }
 

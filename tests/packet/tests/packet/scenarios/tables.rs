@@ -50,7 +50,7 @@ fn host_full_flow_table_reserves_no_port() {
     for net in families {
         let world = at(net.outside, 443);
         let before = t.flows();
-        for (room, reason) in [(0, DropReason::SnatPortsExhausted), (1, DropReason::FlowTableFull)] {
+        for (room, reason) in [(0, DropReason::FlowTableFull), (1, DropReason::FlowTableFull)] {
             t.limit(Table::Flows, Some(room));
             expect_drop(t, FROM_A, frame(Kind::Udp, at(net.a, 40000), world), reason);
             assert_eq!(t.flows(), before, "room for {room}");
