@@ -177,13 +177,13 @@ impl Pipeline {
     fn round(&mut self, ids: &[ServiceId], now: Duration) {
         let mut plan = std::mem::take(&mut self.plan);
         let mut parts = Vec::with_capacity(ids.len());
-        let mut losers: Vec<ServiceId> = Vec::new();
+        let mut affected: Vec<ServiceId> = Vec::new();
         for id in ids {
-            if losers.contains(id) {
+            if affected.contains(id) {
                 // its published state is right only when this round has ended
                 self.queue.put_back(*id);
             } else if let Some(part) = self.plan_service(*id, &mut plan, now) {
-                losers.extend(part.losers());
+                affected.extend(part.affected());
                 parts.push(part);
             }
         }
@@ -216,6 +216,10 @@ impl Pipeline {
             Reconciled::Deferred => {
                 self.status.published(id, self.reconciler.published(id));
                 self.queue.defer(id);
+                None
+            }
+            Reconciled::Later => {
+                self.queue.mark(id);
                 None
             }
             Reconciled::Refused(refusal) => {

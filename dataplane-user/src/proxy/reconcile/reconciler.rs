@@ -8,6 +8,7 @@
 //! [`Reconciler::keep_both`]. The published state changes only in those last three, so that it
 //! never says more than the maps contain.
 
+mod rollback;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,6 @@ use std::time::Duration;
 
 use dataplane_common::types::address::Address;
 use dataplane_common::types::clock::Clock;
-use dataplane_common::types::service::{Frontend, SlotTable};
 use hashbrown::{HashMap, HashSet};
 
 use super::allocator::{Allocator, Capacities};
@@ -25,11 +25,12 @@ use super::diff::plan_tables;
 use super::ids::ServiceId;
 use super::ownership::{Claimants, FrontendOwnership};
 use super::plan::{Changes, Plan};
-use super::published::{PublishedPort, union};
+use super::published::PublishedPort;
 use super::quota::SlotQuota;
 use super::restore::{Garbage, Restored, RestoredService, TableContents, restore};
 use crate::proxy::desired::{Desired, FrontendAddr};
 use crate::proxy::source::ObjectKey;
+use rollback::{Origin, Uncertain};
 
 /// One Service's part of a round: its entries in the maps before the round and after it. For a
 /// rollback the two change places.
@@ -41,13 +42,21 @@ pub struct Part {
     after: Box<[PublishedPort]>,
     /// Frontends that it takes from other Services.
     taken_over: Vec<(FrontendAddr, ServiceId)>,
+    /// Frontends that it gives back to other Services, because it failed to take them in an earlier
+    /// round.
+    given_back: Vec<(FrontendAddr, ServiceId)>,
 }
 
 impl Part {
-    /// Returns the Services that lose a frontend to this one. Their published state is right only
-    /// when the round has ended, so they take part in a later one.
-    pub fn losers(&self) -> impl Iterator<Item = ServiceId> {
-        self.taken_over.iter().map(|(_, from)| *from)
+    /// Returns the Services that lose a frontend to this one, or get it back. Their published state
+    /// is right only when the round has ended, so they take part in a later one.
+    pub fn affected(&self) -> impl Iterator<Item = ServiceId> {
+        self.foreign().map(|(_, owner)| *owner)
+    }
+
+    /// Returns the frontends of other Services that the part writes, with their owners.
+    fn foreign(&self) -> impl Iterator<Item = &(FrontendAddr, ServiceId)> {
+        self.taken_over.iter().chain(&self.given_back)
     }
 }
 
@@ -64,27 +73,11 @@ pub enum Reconciled {
     /// Nothing is planned: the Service gives up frontends, which others may take first. It has to
     /// be reconciled again when no other Service is dirty.
     Deferred,
+    /// Nothing is planned: a Service of this round has a frontend that this one has to give back.
+    /// It has to be reconciled in a later round.
+    Later,
     /// Nothing is planned: the Service does not fit and keeps what it has.
     Refused(Refusal),
-}
-
-/// A Service whose entries in the maps are uncertain.
-#[derive(Debug)]
-struct Uncertain {
-    origin: Origin,
-    /// Slot tables that must not be reused yet, because frontends may still use them, besides those
-    /// of the published state.
-    tables: Vec<SlotTable>,
-}
-
-/// The state to which a rollback of an uncertain Service leads.
-#[derive(Debug)]
-enum Origin {
-    /// The last state that was in the maps for certain.
-    Known(Box<[PublishedPort]>),
-    /// The frontends that the agent found, half written, when it started, and the number of
-    /// [`Uncertain::tables`] that they use.
-    Found(Vec<(FrontendAddr, Frontend)>, usize),
 }
 
 /// The Services' published state, and everything that is needed to change it.
@@ -186,7 +179,7 @@ impl Reconciler {
             ports.iter().for_each(|p| self.allocator.ports.adopt(p.id, id));
             if ports.iter().any(|p| p.uncertain) {
                 let origin = Origin::Found(frontends, tables.len());
-                self.uncertain.insert(id, Uncertain { origin, tables });
+                self.uncertain.insert(id, Uncertain::new(origin, tables));
             }
             self.publish(id, ports.into());
         }
@@ -212,6 +205,10 @@ impl Reconciler {
     ) -> Option<Reconciled> {
         let key = services.claimant(id)?.key;
         self.adopt(id, key);
+        let mut given_back = self.unreturned(id);
+        if given_back.iter().any(|(key, owner)| self.published(*owner).iter().all(|p| p.find(key).is_none())) {
+            return Some(Reconciled::Later);
+        }
         self.ownership.remove(id);
         let before = self.published.get_mut(id.index()).map(std::mem::take).unwrap_or_default();
         if self.propose(id, &before, desired, services, deferred) {
@@ -230,6 +227,8 @@ impl Reconciler {
                 return Some(Reconciled::Refused(refusal));
             }
         };
+        given_back.retain(|(key, _)| !taken_over.iter().any(|(taken, _)| taken == key));
+        given_back.iter().for_each(|(key, owner)| self.plan_return(key, *owner, id, plan));
         self.allocator.plan((&key.namespace, &key.name), &before, &after, id, plan);
         plan_tables(&before, &after, id, plan);
         // Counted before it is written, because others of the namespace may take part in the round.
@@ -241,7 +240,7 @@ impl Reconciler {
         if later {
             self.woken.push(id);
         }
-        Some(Reconciled::Planned { part: Part { id, before, after, taken_over }, conflicts })
+        Some(Reconciled::Planned { part: Part { id, before, after, taken_over, given_back }, conflicts })
     }
 
     /// Has a Service wait for no frontend of another one any more. It keeps what it has.
@@ -277,98 +276,6 @@ impl Reconciler {
         self.release_uncertain(part.id, now);
         self.settle(part.id, &part.before, part.after, now);
         part.taken_over.iter().for_each(|(key, from)| self.transfer(key, *from));
-    }
-
-    /// Adds the operations that undo a part of which a write failed: the Service gets back what it
-    /// last had for certain, or the frontends that the agent found. No slot table is written: those
-    /// of earlier states are in the maps, unchanged.
-    pub fn plan_rollback(&mut self, part: &mut Part, services: &impl Claimants, plan: &mut Plan) {
-        part.taken_over.iter().for_each(|(key, owner)| self.plan_return(key, *owner, part.id, plan));
-        let Some(claimant) = services.claimant(part.id) else { return };
-        let name = (&*claimant.key.namespace, &*claimant.key.name);
-        let (before, mut failed) = (std::mem::take(&mut part.before), std::mem::take(&mut part.after));
-        failed.iter_mut().for_each(|p| p.uncertain = true);
-        if !self.uncertain.contains_key(&part.id) {
-            (part.before, part.after) = (failed, before);
-            self.allocator.plan(name, &part.before, &part.after, part.id, plan);
-            return;
-        }
-        part.before = self.merge(part, &before, &failed, &failed, name);
-        match self.uncertain.get(&part.id).map(|uncertain| &uncertain.origin) {
-            Some(Origin::Known(ports)) => {
-                part.after.clone_from(ports);
-                self.allocator.plan(name, &part.before, &part.after, part.id, plan);
-            }
-            Some(Origin::Found(frontends, _)) => {
-                let mut rest = part.before.clone();
-                rest.iter_mut().for_each(|p| p.frontends = Box::default());
-                self.allocator.plan(name, &rest, &rest, part.id, plan);
-                for key in part.before.iter().flat_map(|p| &p.frontends).map(|f| f.key) {
-                    match frontends.iter().find(|(found, _)| *found == key) {
-                        Some((_, value)) => plan.set_frontend(part.id, &key, *value),
-                        None => plan.remove_frontend(part.id, &key),
-                    }
-                }
-                part.after = part.before.clone();
-            }
-            None => {}
-        }
-    }
-
-    /// Notes that the rollback of a part is in the maps.
-    pub fn roll_back(&mut self, mut part: Part, now: Duration) {
-        let Self { uncertain, allocator, .. } = self;
-        if let Some(Uncertain { origin: Origin::Found(_, of_found), tables }) = uncertain.get_mut(&part.id) {
-            tables.drain(*of_found..).for_each(|table| allocator.slots.release(table, now));
-        } else {
-            part.after.iter_mut().for_each(|p| p.uncertain = false);
-            self.release_uncertain(part.id, now);
-        }
-        self.settle(part.id, &part.before, part.after, now);
-    }
-
-    /// Notes that both a part and its rollback failed: the maps may contain any of both. The
-    /// Service keeps all of it, uncertain, until a later round has written it. Frontends that it
-    /// was to take from others stay with them.
-    pub fn keep_both(&mut self, mut part: Part, services: &impl Claimants) {
-        let (failed, origin) = (std::mem::take(&mut part.before), std::mem::take(&mut part.after));
-        for (key, owner) in &part.taken_over {
-            self.mark_frontend_uncertain(key, *owner);
-        }
-        let Some(claimant) = services.claimant(part.id) else { return };
-        let name = (&*claimant.key.namespace, &*claimant.key.name);
-        let both = self.merge(&part, &origin, &failed, &origin, name);
-        self.publish(part.id, both);
-    }
-
-    /// Returns the entries that the maps may contain: those of `before` and of `failed`, without
-    /// frontends that were to be taken from others. All of it is allocated, so that no other
-    /// Service gets a part of it; so far, `allocated` is.
-    fn merge(
-        &mut self,
-        part: &Part,
-        before: &[PublishedPort],
-        failed: &[PublishedPort],
-        allocated: &[PublishedPort],
-        name: (&str, &str),
-    ) -> Box<[PublishedPort]> {
-        let mut own = failed.to_vec();
-        let is_taken = |key: &FrontendAddr| part.taken_over.iter().any(|(taken, _)| taken == key);
-        own.iter_mut().for_each(|p| p.frontends = p.frontends.iter().filter(|f| !is_taken(&f.key)).copied().collect());
-        let (both, tables) = union(before, &own);
-        self.allocator.plan(name, allocated, &both, part.id, &mut Plan::default());
-        let new = || Uncertain { origin: Origin::Known(before.into()), tables: Vec::new() };
-        self.uncertain.entry(part.id).or_insert_with(new).tables.extend(tables);
-        both
-    }
-
-    /// Releases the slot tables that only uncertain entries of a Service used.
-    fn release_uncertain(&mut self, id: ServiceId, now: Duration) {
-        if self.uncertain.is_empty() {
-            return;
-        }
-        let tables = self.uncertain.remove(&id).map(|uncertain| uncertain.tables);
-        tables.into_iter().flatten().for_each(|table| self.allocator.slots.release(table, now));
     }
 
     fn publish(&mut self, id: ServiceId, ports: Box<[PublishedPort]>) {
@@ -456,11 +363,8 @@ impl Reconciler {
             port.remove(key);
             self.allocator.leave_addr(&frontend, from);
         }
-        // A rollback must not take it back.
-        match self.uncertain.get_mut(&from).map(|uncertain| &mut uncertain.origin) {
-            Some(Origin::Known(ports)) => ports.iter_mut().for_each(|port| port.remove(key)),
-            Some(Origin::Found(frontends, _)) => frontends.retain(|(found, _)| found != key),
-            None => {}
+        if let Some(uncertain) = self.uncertain.get_mut(&from) {
+            uncertain.remove(key);
         }
         self.ownership.end_proposal(key);
         self.woken.push(from);
@@ -469,22 +373,5 @@ impl Reconciler {
 
     fn wake_waiting(&mut self, key: &FrontendAddr) {
         self.woken.extend(self.ownership.wake(key));
-    }
-
-    /// Plans, for the Service `id` that could not take a frontend over, the entry of its owner. The
-    /// Services that wait learn the owner again.
-    fn plan_return(&mut self, key: &FrontendAddr, owner: ServiceId, id: ServiceId, plan: &mut Plan) {
-        self.wake_waiting(key);
-        let mut ports = self.published.get(owner.index()).into_iter().flatten();
-        let Some((port, frontend)) = ports.find_map(|p| Some((p, p.find(key)?))) else { return };
-        self.allocator.enter_frontend(*key, port.id);
-        plan.set_frontend(id, key, port.value(frontend));
-    }
-
-    /// Has the owner write a frontend again, because its entry may be the owner's or another's.
-    fn mark_frontend_uncertain(&mut self, key: &FrontendAddr, owner: ServiceId) {
-        let Some(ports) = self.published.get_mut(owner.index()) else { return };
-        ports.iter_mut().filter(|p| p.find(key).is_some()).for_each(|p| p.uncertain = true);
-        self.woken.push(owner);
     }
 }

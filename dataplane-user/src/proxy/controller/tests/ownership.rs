@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::view::view;
 use super::*;
-use crate::proxy::apply::memory::MemoryMaps;
+use crate::proxy::apply::memory::{MemoryMaps, Operation};
 use crate::proxy::source::object::ServiceExtra;
 
 fn claimant(cluster_ip: &str, created: u32) -> ServiceObject {
@@ -124,6 +124,35 @@ fn older_claimant_takes_over_address_without_gap() {
     core.handle(SourceEvent::Slice(key("young-1"), Some(slice("young", &[("http", 8080)], &["10.1.1.8"]))));
     core.reconcile(NOW);
     assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/old:http");
+}
+
+/// The taker removed the name of the service port to which the address still led, because the
+/// owner was to write its entry again and could not.
+#[test]
+fn address_of_a_failed_takeover_never_loses_its_name() {
+    let memory = memory();
+    let mut core = contested(&memory, [("young", 200), ("gone", 300)]);
+    let old = |ports: &[(&str, u16)]| ServiceObject { created: 100, ..service(&["10.96.0.29"], ports) };
+    core.handle(SourceEvent::Slice(key("old-1"), Some(slice("old", &[("more", 8080)], &["10.1.1.9"]))));
+    core.handle(SourceEvent::Service(key("old"), Some(old(&[("http", 80), ("rest", 81)]))));
+    core.reconcile(NOW);
+    watch(&memory, &["shop/young:http", "shop/old:more"]);
+    let extra = claimant("10.96.0.29", 100).extra;
+    core.handle(SourceEvent::Service(key("old"), Some(ServiceObject { extra, ..old(&[("more", 80)]) })));
+    // It has taken the address, and can't give it back; the owner can't write it either.
+    memory.fail("frontends4", Operation::Remove, 0);
+    memory.fail("services", Operation::Set, 1);
+    (0..2).for_each(|_| memory.fail_next("services"));
+    core.reconcile(NOW);
+    assert_eq!((memory.failed(), &*view(&memory).frontends[&ADDRESS].service), (4, "shop/old:more"));
+    (0..2).for_each(|_| memory.fail_next("services"));
+    core.handle(SourceEvent::Service(key("old"), None));
+    core.reconcile(NOW);
+    while let Some(at) = core.next_retry() {
+        core.reconcile(at);
+    }
+    assert_eq!(view(&memory).frontends[&ADDRESS].service, "shop/young:http");
+    assert!(!view(&memory).names.iter().any(|name| name.starts_with("shop/old")));
 }
 
 #[test]

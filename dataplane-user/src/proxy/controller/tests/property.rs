@@ -207,7 +207,7 @@ const HISTORIES: u32 = 2500;
 const TESTS: u32 = 4;
 
 /// The histories are the same in each run, and others in each test, unless `PROPTEST_CASES` asks
-/// for a number of random ones: about one in 2,500 still fails (SPECIFICATION.md, R05).
+/// for a number of random ones.
 fn config(test: u64) -> ProptestConfig {
     let default = ProptestConfig::default();
     let is_search = std::env::var_os("PROPTEST_CASES").is_some();

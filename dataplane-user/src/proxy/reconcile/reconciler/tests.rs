@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dataplane_common::types::service::{backend_state as state, proto, scheduler};
+use dataplane_common::types::service::{SlotTable, backend_state as state, proto, scheduler};
 
 use super::super::ids::ServicePortId;
 use super::super::ownership::Claimant;
@@ -120,7 +120,7 @@ fn older_service_takes_a_frontend_with_one_write() {
     let mut reconciler = young_has_it(&services);
     let mut plan = Plan::default();
     let (part, conflicts) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services, &mut plan, NOW, false));
-    assert_eq!((conflicts, part.losers().collect::<Vec<_>>()), (vec![], vec![YOUNG]));
+    assert_eq!((conflicts, part.affected().collect::<Vec<_>>()), (vec![], vec![YOUNG]));
     assert!(plan.v4.frontends.removals.keys.is_empty(), "the entry is overwritten, not removed");
     assert!(has(&reconciler, YOUNG, &SHARED), "the young Service has the frontend until the write is done");
     reconciler.commit(part, NOW);
@@ -162,7 +162,7 @@ fn frontend_of_a_service_in_the_same_round_moves_in_a_later_one() {
     let mut plan = Plan::default();
     let (young, _) = planned(reconciler.reconcile(YOUNG, &claiming(YOUNG), &services, &mut plan, NOW, false));
     let (old, conflicts) = planned(reconciler.reconcile(OLD, &claiming(OLD), &services, &mut plan, NOW, false));
-    assert_eq!((conflicts, old.losers().count()), (vec![], 0));
+    assert_eq!((conflicts, old.affected().count()), (vec![], 0));
     assert_eq!(reconciler.take_woken(), [OLD], "it is reconciled again");
     reconciler.commit(young, NOW);
     reconciler.commit(old, NOW);
