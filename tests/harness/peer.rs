@@ -25,7 +25,7 @@ pub use echo::{EchoOptions, run as echo};
 pub use fetch::{FetchOptions, run as fetch};
 pub use frames::{Seen, SendOptions, WatchOptions, hex, send, watch};
 pub use persistent_load::{PersistentLoadOptions, PersistentLoadReport, run as persistent_load};
-pub use report::Report;
+pub use report::{Report, SPREAD};
 pub use request_load::{RequestLoadOptions, run as request_load};
 pub use serve::{ServeOptions, run as serve};
 pub use session::{Reply, SessionOptions, run as session};

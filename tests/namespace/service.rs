@@ -6,30 +6,22 @@ use std::net::SocketAddr;
 use ropeway_tests::cluster::Shape;
 use ropeway_tests::load::{self, TrafficEndpoint};
 use ropeway_tests::manifest::{Port, service};
-use ropeway_tests::peer::Protocol;
+use ropeway_tests::peer::{Protocol, SPREAD};
 use ropeway_tests::pod::IpFamily;
 use ropeway_tests::wait;
 
 use crate::fixture::{Access, ClientPath, Fixture, HTTP};
 
-/// Expects each of two servers to answer 45 to 55 % of 1,000 requests, in one of three tries. A
-/// fair choice misses that once in 600 runs, and three times in a row once in 200 million.
+/// Expects two servers to answer with equal chances, in one try.
 fn splits_evenly(from: &dyn TrafficEndpoint, target: SocketAddr, protocol: Protocol) {
-    let mut seen = Vec::new();
-    for _ in 0..3 {
-        let report = load::send_requests(from, target, protocol, 1000).unwrap();
-        assert_eq!((report.ok, report.failed), (1000, 0), "{} to {target}: {report:?}", from.label());
-        if report.by_server.len() == 2 && report.by_server.values().all(|count| (450..=550).contains(count)) {
-            return;
-        }
-        seen.push(report.by_server);
-    }
-    panic!("{} to {target} {protocol:?}: the choice of servers is uneven in three tries: {seen:?}", from.label());
+    let report = load::send_requests(from, target, protocol, SPREAD).unwrap();
+    assert_eq!((report.ok, report.failed), (SPREAD, 0), "{} to {target}: {report:?}", from.label());
+    assert!(report.is_even(), "{} to {target} {protocol:?}: the choice of servers is uneven: {report:?}", from.label());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn thousand_connections_are_split_evenly() {
+fn many_connections_are_split_evenly() {
     let fixture = Fixture::new(Shape { nodes: 2, mtu: 1500 }, &[0, 1]);
     for family in IpFamily::BOTH {
         for Access { from, tcp, .. } in fixture.paths(family) {

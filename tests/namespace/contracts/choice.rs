@@ -7,7 +7,7 @@ use anyhow::Result;
 use ropeway_tests::contracts::{Path, Rule};
 use ropeway_tests::expect;
 use ropeway_tests::load::{self, PersistentLoad, TrafficEndpoint};
-use ropeway_tests::peer::{PersistentLoadReport, Protocol};
+use ropeway_tests::peer::{PersistentLoadReport, Protocol, SPREAD};
 use ropeway_tests::pod::{IpFamily, Pod};
 use serde_json::{Value, json};
 
@@ -83,21 +83,11 @@ fn topology(fixture: &ContractFixture) {
     });
 }
 
-/// Number of connections whose spread is tested.
-const SPREAD: u64 = 1600;
-/// The chi-square statistic that equal chances of two servers exceed once in a million runs: a
-/// difference of 196 of 1600. Chances of 60 to 40 stay below it once in 1200 runs.
-const UNEVEN: f64 = 23.9;
-
 /// Expects that two servers have equal chances.
 fn expect_even_spread(from: &dyn TrafficEndpoint, target: Target) -> Result<()> {
     for (address, protocol) in [(target.tcp, Protocol::Tcp), (target.udp, Protocol::Udp)] {
         let report = expect_answers(from, address, protocol, SPREAD, &["web-1", "web-2"])?;
-        expect!(
-            report.chi_square() < UNEVEN,
-            "{} to {address} {protocol:?}: an even spread is expected: {report:?}",
-            from.label()
-        );
+        expect!(report.is_even(), "{} to {address} {protocol:?}: an even spread is expected: {report:?}", from.label());
     }
     Ok(())
 }
