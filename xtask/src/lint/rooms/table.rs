@@ -49,6 +49,7 @@ const USER: Crate = Crate {
         Room { name: "config", uses: &[] },
         Room { name: "load", uses: &["config"] },
         Room { name: "api", uses: &[] },
+        Room { name: "policy", uses: &[] },
         Room { name: "proxy", uses: &["config", "api"] },
         Room { name: "network", uses: &["config", "load", "proxy"] },
         Room { name: "ipam", uses: &["api", "proxy", "network"] },
