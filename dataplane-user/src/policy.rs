@@ -1,9 +1,17 @@
-//! Network policy, pure: the decoding of its objects, and no more than that so far.
+//! Network policy, pure: decoding of its objects, a reference evaluator, and a compiler to tables.
 //!
 //! No other room uses this one: the agent watches none of these objects, the kernel programs judge
-//! no packet by them, and a cluster's `NetworkPolicy` objects have no effect. `decode` turns them
-//! into the types of `object` and `selector`. The room reads no file, no clock and no map.
+//! no packet by them, and a cluster's `NetworkPolicy` objects have no effect. `decode` turns
+//! objects into the types of `object` and `selector`; `world` holds them. `evaluate` decides by the
+//! objects themselves, `compile` makes the `tables` of one node, and a property test compares both.
+//! `ClusterNetworkPolicy` is not read. The room reads no file, no clock and no map.
 
+pub mod compile;
 pub mod decode;
+pub mod evaluate;
 pub mod object;
 pub mod selector;
+pub mod tables;
+#[cfg(test)]
+mod tests;
+pub mod world;

@@ -1,0 +1,4 @@
+//! Decisions of whole worlds: by rule of the contract, and in random worlds.
+
+mod property;
+mod rules;
