@@ -1,11 +1,13 @@
 //! Network policy, pure: decoding of its objects, a reference evaluator, and a compiler to tables.
 //!
 //! No other room uses this one: the agent watches none of these objects, the kernel programs judge
-//! no packet by them, and a cluster's `NetworkPolicy` objects have no effect. `decode` turns
-//! objects into the types of `object` and `selector`; `world` holds them. `evaluate` decides by the
-//! objects themselves, `compile` makes the `tables` of one node, and a property test compares both.
-//! `ClusterNetworkPolicy` is not read. The room reads no file, no clock and no map.
+//! no packet by them, and a cluster's policies have no effect. `decode` turns `NetworkPolicy`,
+//! `ClusterNetworkPolicy`, Namespaces and Pods into the types of `object`, `cluster_policy` and
+//! `selector`; `world` holds them. `evaluate` decides by the objects themselves, `compile` makes
+//! the `tables` of one node, and a property test compares both. The room reads no file, no clock
+//! and no map.
 
+pub mod cluster_policy;
 pub mod compile;
 pub mod decode;
 pub mod evaluate;

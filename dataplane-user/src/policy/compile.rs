@@ -17,6 +17,7 @@ use std::hash::Hash;
 use self::blocks::{BlockSet, Blocks};
 use self::identity::{Asked, Identity};
 use self::port_function::{Painter, PortFunction, prefixes};
+use super::cluster_policy::{Action, Tier};
 use super::evaluate::Reason;
 use super::object::{Block, Direction, Key, NamedPort, Peer, Peers, Pod, PortMatch, PortRange, Ports, Rule};
 use super::tables::{Decision, Lpm, Outcome, PORT_KEY_BITS, PodRules, RuleSet, TABLE_BITS, Tables, port_key};
@@ -26,16 +27,23 @@ use super::world::World;
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct SetKey<'a> {
     direction: Direction,
-    /// The isolating policies, in the order in which they are asked.
+    /// The policies, in the order in which they are asked.
     policies: Vec<&'a Key>,
     /// Ingress: the pod's ports whose names the policies ask for.
     named_ports: BTreeSet<&'a NamedPort>,
 }
 
+/// A rule with its policy and its decision.
+type Entry<'a, D> = (&'a Key, &'a Rule, D);
+
 /// A rule set with its rules and their decisions.
 struct Set<'a> {
     direction: Direction,
-    rules: Vec<(&'a Key, &'a Rule, Decision)>,
+    policies: Vec<&'a Key>,
+    /// Rules of the Admin tier; one without a decision passes to the rules below.
+    admin: Vec<Entry<'a, Option<Decision>>>,
+    /// Rules of `NetworkPolicy` objects, or of the Baseline tier if none isolates the pod.
+    below: Vec<Entry<'a, Decision>>,
     named_ports: BTreeSet<&'a NamedPort>,
     default: Decision,
 }
@@ -112,13 +120,9 @@ fn rule_sets<'a>(
     let mut pods = BTreeMap::new();
     for (key, pod) in world.pods.iter().filter(|(_, pod)| &*pod.node == node && pod.is_selectable()) {
         let [ingress, egress] = Direction::ALL.map(|direction| {
-            let policies = world.isolating(key, pod, direction);
-            if policies.is_empty() {
-                return RuleSet::NONE;
-            }
-            let set = Set::new(direction, pod, &policies, reasons);
-            let policies = policies.iter().map(|(policy, _)| *policy).collect();
-            let number = keys.of(SetKey { direction, policies, named_ports: set.named_ports.clone() });
+            let Some(set) = Set::new(world, key, pod, direction, reasons) else { return RuleSet::NONE };
+            let (policies, named_ports) = (set.policies.clone(), set.named_ports.clone());
+            let number = keys.of(SetKey { direction, policies, named_ports });
             let default = set.default;
             if number as usize == sets.len() {
                 sets.push(set);
@@ -138,32 +142,71 @@ fn row(world: &World, sets: &[Set<'_>], identity: &Identity, blocks: &Blocks<'_>
 }
 
 impl<'a> Set<'a> {
+    /// Returns all that applies to a pod; `None` if no policy has anything to say.
     fn new(
-        direction: Direction,
+        world: &'a World,
+        key: &Key,
         pod: &'a Pod,
-        policies: &[(&'a Key, &'a [Rule])],
+        direction: Direction,
         reasons: &mut Numbers<Reason>,
-    ) -> Self {
-        let mut rules = Vec::new();
-        for (policy, list) in policies {
-            for (index, rule) in list.iter().enumerate() {
-                let reason = reasons.of(Reason::Allowed { policy: (*policy).clone(), rule: index });
-                rules.push((*policy, rule, Decision { allowed: true, reason }));
+    ) -> Option<Self> {
+        let (default, below) = (Decision::NOT_ISOLATED, Vec::new());
+        let mut set =
+            Self { direction, policies: Vec::new(), admin: Vec::new(), below, named_ports: BTreeSet::new(), default };
+        for (policy, rule, action, reason) in set.tier(world, Tier::Admin, (key, pod), reasons) {
+            let decision = Decision { allowed: action == Action::Accept, reason };
+            set.admin.push((policy, rule, (action != Action::Pass).then_some(decision)));
+        }
+        let isolating = world.isolating(key, pod, direction);
+        if isolating.is_empty() {
+            for (policy, rule, action, reason) in set.tier(world, Tier::Baseline, (key, pod), reasons) {
+                set.below.push((policy, rule, Decision { allowed: action != Action::Deny, reason }));
+            }
+        } else {
+            let names = isolating.iter().map(|(policy, _)| (*policy).clone()).collect();
+            set.default = Decision { allowed: false, reason: reasons.of(Reason::Isolated(names)) };
+        }
+        for (policy, rules) in isolating {
+            set.policies.push(policy);
+            for (index, rule) in rules.iter().enumerate() {
+                let reason = reasons.of(Reason::Allowed { policy: policy.clone(), rule: index });
+                set.below.push((policy, rule, Decision { allowed: true, reason }));
             }
         }
-        let isolated = reasons.of(Reason::Isolated(policies.iter().map(|(policy, _)| (*policy).clone()).collect()));
-        let default = Decision { allowed: false, reason: isolated };
-        let mut set = Self { direction, rules, named_ports: BTreeSet::new(), default };
         if direction == Direction::Ingress {
             let names: BTreeSet<&str> = set.port_names().collect();
             set.named_ports = pod.named_ports.iter().filter(|port| names.contains(&*port.name)).collect();
         }
-        set
+        (!set.policies.is_empty()).then_some(set)
+    }
+
+    /// Adds the policies of a tier and returns their rules, with action and number of the reason.
+    fn tier(
+        &mut self,
+        world: &'a World,
+        tier: Tier,
+        (key, pod): (&Key, &Pod),
+        reasons: &mut Numbers<Reason>,
+    ) -> Vec<(&'a Key, &'a Rule, Action, u32)> {
+        let mut entries = Vec::new();
+        for (policy, rules) in world.of_tier(tier, key, pod, self.direction) {
+            self.policies.push(policy);
+            for (index, rule) in rules.iter().enumerate() {
+                let reason = reasons.of(Reason::Cluster { policy: policy.clone(), rule: index });
+                entries.push((policy, &rule.matches, rule.action, reason));
+            }
+        }
+        entries
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &'a Rule> {
+        let below = self.below.iter().map(|(_, rule, _)| *rule);
+        self.admin.iter().map(|(_, rule, _)| *rule).chain(below)
     }
 
     /// Returns the peers that the rules list.
     fn peers(&self) -> impl Iterator<Item = &'a Peer> {
-        self.rules.iter().flat_map(|(_, rule, _)| match &rule.peers {
+        self.rules().flat_map(|rule| match &rule.peers {
             Peers::Every => [].iter(),
             Peers::Only(peers) => peers.iter(),
         })
@@ -178,7 +221,7 @@ impl<'a> Set<'a> {
 
     /// Returns the names of ports that the rules ask for.
     fn port_names(&self) -> impl Iterator<Item = &'a str> {
-        let ports = self.rules.iter().flat_map(|(_, rule, _)| match &rule.ports {
+        let ports = self.rules().flat_map(|rule| match &rule.ports {
             Ports::All => [].iter(),
             Ports::Only(ports) => ports.iter(),
         });
@@ -190,24 +233,33 @@ impl<'a> Set<'a> {
 
     /// Returns the decisions about a peer of this identity.
     fn function(&self, world: &World, identity: &Identity, blocks: &Blocks<'_>) -> PortFunction {
-        let mut painter = Painter::default();
-        for (policy, rule, decision) in &self.rules {
-            let is_peer = match &rule.peers {
-                Peers::Every => true,
-                Peers::Only(peers) => peers.iter().any(|peer| identity.is(world, &policy.namespace, peer, blocks)),
-            };
-            if !is_peer {
-                continue;
-            }
+        let of_peer = |policy: &Key, rule: &Rule| match &rule.peers {
+            Peers::Every => true,
+            Peers::Only(peers) => peers.iter().any(|peer| identity.is(world, &policy.namespace, peer, blocks)),
+        };
+        let below = self.layer(&self.below, of_peer, identity, self.default);
+        if self.admin.is_empty() { below } else { self.layer(&self.admin, of_peer, identity, None).over(&below) }
+    }
+
+    /// Returns the decisions of rules about a peer, and `rest` where no rule matches.
+    fn layer<D: Copy + Ord>(
+        &self,
+        entries: &[Entry<'a, D>],
+        of_peer: impl Fn(&Key, &Rule) -> bool,
+        identity: &Identity,
+        rest: D,
+    ) -> PortFunction<D> {
+        let mut painter = Painter::new();
+        for (_, rule, decision) in entries.iter().filter(|(policy, rule, _)| of_peer(policy, rule)) {
             match &rule.ports {
                 Ports::All => return painter.finish(*decision),
                 Ports::Only(ports) => ports.iter().for_each(|port| self.paint(&mut painter, port, identity, *decision)),
             }
         }
-        painter.finish(self.default)
+        painter.finish(rest)
     }
 
-    fn paint(&self, painter: &mut Painter, port: &PortMatch, identity: &Identity, decision: Decision) {
+    fn paint<D: Copy + Ord>(&self, painter: &mut Painter<D>, port: &PortMatch, identity: &Identity, decision: D) {
         let mut named = |name: &str, named: &NamedPort| {
             if *named.name == *name && named.protocol == port.protocol {
                 painter.paint(port.protocol, named.number, named.number, decision);

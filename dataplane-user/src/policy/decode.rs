@@ -1,4 +1,4 @@
-//! Decodes `NetworkPolicy` objects, Namespaces and Pods into the objects of this room.
+//! Decodes policies of both kinds, Namespaces and Pods into the objects of this room.
 //!
 //! Tolerant and closed: each unusable part is named by its path, and allows nothing. An unknown
 //! field makes its selector, peer, port or rule unusable, because it may be a restriction that was
@@ -6,6 +6,7 @@
 //! absent field from an empty and from a wrong one.
 
 mod block;
+mod cluster;
 mod field;
 mod pod;
 mod ports;
@@ -15,6 +16,7 @@ mod tests;
 
 use serde_json::Value;
 
+pub use self::cluster::cluster_policy;
 pub use self::pod::{NamespaceWire, PodWire, namespace, pod};
 
 use self::field::Field;
@@ -128,15 +130,21 @@ fn isolated(spec: &Field<'_>, faults: &mut Vec<Fault>) -> (bool, bool) {
     found
 }
 
-/// Decodes the rules of one direction; an unusable rule is left out, so it allows nothing.
+/// Decodes the rules of one direction. An unusable rule keeps its place and allows nothing.
 fn rules(spec: &Field<'_>, list: &str, peers: &str, faults: &mut Vec<Fault>) -> Vec<Rule> {
     let Some(field) = spec.get(list) else { return Vec::new() };
     let Some(items) = field.items() else {
         faults.push(field.fault("is not a list: nothing is allowed"));
         return Vec::new();
     };
-    let decoded: Vec<_> = items.iter().map(|item| rule(item, peers, faults)).collect();
-    usable(decoded, "the rule allows nothing", faults)
+    let mut rules = Vec::new();
+    for item in items {
+        rules.push(rule(&item, peers, faults).unwrap_or_else(|fault| {
+            faults.push(Fault { reason: format!("{}: the rule allows nothing", fault.reason), ..fault });
+            Rule::nothing()
+        }));
+    }
+    rules
 }
 
 /// Returns the usable items and reports the others with their consequence.

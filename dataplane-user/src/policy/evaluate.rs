@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use super::cluster_policy::{Action, Tier};
 use super::object::{Direction, Key, Namespaces, Peer, Peers, Pod, PortMatch, PortRange, Ports, Rule};
 use super::world::World;
 
@@ -50,7 +51,7 @@ pub struct Verdict {
 pub enum Reason {
     /// The judged end is no pod that policies can select.
     NoSubject,
-    /// No policy isolates the pod in this direction.
+    /// No policy isolates the pod in this direction, and no rule of the cluster denies.
     NotIsolated,
     /// The pod's own node opens the connection.
     OwnNode,
@@ -60,11 +61,18 @@ pub enum Reason {
     Allowed {
         /// The rule's policy.
         policy: Key,
-        /// The rule's place among the usable rules of its direction.
+        /// The rule's place in its direction.
         rule: usize,
     },
     /// These policies isolate the pod, and no rule of them allows the connection.
     Isolated(Vec<Key>),
+    /// A rule of a `ClusterNetworkPolicy` decides.
+    Cluster {
+        /// The rule's policy.
+        policy: Key,
+        /// The rule's place in its direction.
+        rule: usize,
+    },
 }
 
 /// Decides if the policies of one end let a connection pass.
@@ -79,20 +87,34 @@ pub fn may_pass(world: &World, connection: &Connection, direction: Direction) ->
     if subject.addresses.contains(&peer) {
         return allow(Reason::Itself);
     }
-    let policies = world.isolating(key, subject, direction);
-    if policies.is_empty() {
-        return allow(Reason::NotIsolated);
-    }
     let destination = world.pod_at(connection.destination).map(|(_, pod)| pod);
+    let holds = |namespace: &str, rule: &Rule| {
+        has_peer(world, namespace, rule, peer) && has_port(rule, connection, destination)
+    };
+    // The first matching rule of a tier decides; `None` if none matches.
+    let of_tier = |tier: Tier| {
+        world.of_tier(tier, key, subject, direction).into_iter().find_map(|(policy, rules)| {
+            let rule = rules.iter().position(|rule| holds("", &rule.matches))?;
+            Some((rules[rule].action, Reason::Cluster { policy: policy.clone(), rule }))
+        })
+    };
+    if let Some((action @ (Action::Accept | Action::Deny), reason)) = of_tier(Tier::Admin) {
+        return Verdict { allowed: action == Action::Accept, reason };
+    }
+    let policies = world.isolating(key, subject, direction);
     for (policy, rules) in &policies {
-        for (index, rule) in rules.iter().enumerate() {
-            if has_peer(world, &policy.namespace, rule, peer) && has_port(rule, connection, destination) {
-                return allow(Reason::Allowed { policy: (*policy).clone(), rule: index });
-            }
+        if let Some(rule) = rules.iter().position(|rule| holds(&policy.namespace, rule)) {
+            return allow(Reason::Allowed { policy: (*policy).clone(), rule });
         }
     }
-    let isolating = policies.into_iter().map(|(policy, _)| policy.clone()).collect();
-    Verdict { allowed: false, reason: Reason::Isolated(isolating) }
+    if !policies.is_empty() {
+        let isolating = policies.into_iter().map(|(policy, _)| policy.clone()).collect();
+        return Verdict { allowed: false, reason: Reason::Isolated(isolating) };
+    }
+    match of_tier(Tier::Baseline) {
+        Some((action, reason)) => Verdict { allowed: action != Action::Deny, reason },
+        None => allow(Reason::NotIsolated),
+    }
 }
 
 fn has_peer(world: &World, namespace: &str, rule: &Rule, address: IpAddr) -> bool {

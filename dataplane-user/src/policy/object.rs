@@ -1,6 +1,6 @@
 //! Decoded objects of network policy: what a policy selects and allows, and what a pod is.
 //!
-//! Every default is filled in and every invalid part is gone: an invalid peer, port or rule allows
+//! Every default is filled in. Invalid peers and ports are gone, and an invalid rule allows
 //! nothing. "Everything" is a variant of its own ([`Peers::Every`], [`Ports::All`]), so that a list
 //! from which all items were dropped is empty and not absent.
 
@@ -91,6 +91,14 @@ pub struct Rule {
     pub peers: Peers,
     /// The destination's ports.
     pub ports: Ports,
+}
+
+impl Rule {
+    /// Returns the rule that matches no connection.
+    #[must_use]
+    pub const fn nothing() -> Self {
+        Self { peers: Peers::Only(Vec::new()), ports: Ports::Only(Vec::new()) }
+    }
 }
 
 /// The peers of a rule.

@@ -34,18 +34,18 @@ impl Decision {
 /// All that applies to a pod in one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RuleSet {
-    /// Number of the rule set; pods with the same policies share it. 0 if no policy isolates.
+    /// Number of the rule set; pods with the same policies share it. 0 if no policy applies.
     pub number: u32,
     /// The decision about peers for which the rule set has no entry.
     pub default: Decision,
 }
 
 impl RuleSet {
-    /// The rule set of a pod that no policy isolates.
+    /// The rule set of a pod to which no policy applies.
     pub const NONE: Self = Self { number: 0, default: Decision::NOT_ISOLATED };
 }
 
-/// The entry of a local pod that is isolated in at least one direction.
+/// The entry of a local pod about which policies have something to say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PodRules {
     /// The pod's addresses.
@@ -81,7 +81,7 @@ pub enum Outcome {
 /// The compiled policies of one node.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tables {
-    /// Isolated local pods.
+    /// Local pods to which policies apply.
     pub pods: BTreeMap<Key, PodRules>,
     /// Address of each pod of the cluster -> identity.
     pub peers: HashMap<IpAddr, u32>,

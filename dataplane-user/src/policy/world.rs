@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::cluster_policy::{ClusterPolicy, ClusterRule, Tier, order};
 use super::object::{Direction, Key, Labels, NetworkPolicy, Pod, Rule};
 
 /// All objects that decide about connections.
@@ -18,6 +19,8 @@ pub struct World {
     pub pods: BTreeMap<Key, Pod>,
     /// Policies of all namespaces.
     pub policies: BTreeMap<Key, NetworkPolicy>,
+    /// Policies of the cluster; the namespace of their keys is empty.
+    pub cluster_policies: BTreeMap<Key, ClusterPolicy>,
 }
 
 impl World {
@@ -53,6 +56,18 @@ impl World {
             policy_key.namespace == key.namespace && pod.is_selectable() && policy.subject.matches(&pod.labels)
         });
         selecting.filter_map(|(policy_key, policy)| Some((policy_key, policy.rules(direction)?))).collect()
+    }
+
+    /// Returns the policies of a tier that have rules about a pod in a direction, in the order in
+    /// which they are asked.
+    #[must_use]
+    pub fn of_tier(&self, tier: Tier, key: &Key, pod: &Pod, direction: Direction) -> Vec<(&Key, &[ClusterRule])> {
+        let Some(labels) = self.namespaces.get(&key.namespace) else { return Vec::new() };
+        let selects = |policy: &ClusterPolicy| policy.tier == tier && policy.selects(pod, labels);
+        let mut selecting: Vec<_> = self.cluster_policies.iter().filter(|(_, policy)| selects(policy)).collect();
+        selecting.sort_by_key(|(key, policy)| order(key, policy));
+        let rules = selecting.into_iter().map(|(key, policy)| (key, policy.rules(direction)));
+        rules.filter(|(_, rules)| !rules.is_empty()).collect()
     }
 }
 

@@ -47,7 +47,7 @@ fn block_with_everything_excepted_contains_nothing() {
 
 #[test]
 fn first_painted_decision_stays() {
-    let mut painter = Painter::default();
+    let mut painter = Painter::new();
     painter.paint(6, 80, 80, A);
     painter.paint(6, 70, 90, B);
     painter.paint(6, 91, 95, B);
@@ -69,4 +69,23 @@ fn prefixes_cover_exactly_their_range() {
         }
         assert_eq!(next, u32::from(last) + 1, "{first}-{last}");
     }
+}
+
+/// CNP-12, CNP-14: the lower tier decides where the upper one passes or does not match.
+#[test]
+fn upper_tier_lies_over_the_lower_one() {
+    let mut upper = Painter::new();
+    upper.paint(6, 80, 80, Some(A));
+    upper.paint(6, 70, 90, None);
+    upper.paint(17, 0, u16::MAX, None);
+    let mut lower = Painter::new();
+    lower.paint(6, 75, 85, B);
+    lower.paint(17, 53, 53, B);
+    let lower = lower.finish(REST);
+    let passing = upper.finish(Some(A)).over(&lower);
+    let tcp = vec![(70, 74, REST), (75, 79, B), (81, 85, B), (86, 90, REST)];
+    let udp = vec![(0, 52, REST), (53, 53, B), (54, u16::MAX, REST)];
+    assert_eq!((passing.pieces, passing.rest), ([(6, tcp), (17, udp)].into(), A));
+    let silent: PortFunction<Option<Decision>> = Painter::new().finish(None);
+    assert_eq!(silent.over(&lower), lower);
 }

@@ -34,7 +34,7 @@ pub(super) fn of(field: &Field<'_>, faults: &mut Vec<Fault>) -> Result<Block, Fa
 /// Parses a CIDR as the API server does for stored objects, and clears its host bits.
 ///
 /// Octets of IPv4 may have leading zeros and are decimal. IPv4-mapped IPv6 is refused.
-fn range(text: &str) -> Result<IpNetwork, &'static str> {
+pub(super) fn range(text: &str) -> Result<IpNetwork, &'static str> {
     let (address, prefix) = text.split_once('/').ok_or("is not a CIDR")?;
     let prefix = decimal(prefix).ok_or("is not a CIDR")?;
     let address = match ipv4(address) {

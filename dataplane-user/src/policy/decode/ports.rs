@@ -51,7 +51,8 @@ pub(super) fn protocol_number(name: &str) -> Option<u8> {
     }
 }
 
-fn number(field: &Field<'_>) -> Result<u16, Fault> {
+/// Decodes a port number.
+pub(super) fn number(field: &Field<'_>) -> Result<u16, Fault> {
     let number = field.value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0);
     number.ok_or_else(|| field.fault(format!("{} is not a port from 1 to 65535", field.value)))
 }

@@ -1,6 +1,7 @@
 //! Tests of decoding. A rule's number (NP-1 and so on) is in the comment of its test.
 
 mod bad;
+mod cluster;
 mod good;
 
 use serde_json::{Value, json};
@@ -22,12 +23,11 @@ fn policy(spec: &Value) -> NetworkPolicy {
     object.unwrap()
 }
 
-/// Decodes a policy with one ingress rule and returns the rule, if it is usable, and the faults.
-fn ingress_rule(rule: &Value) -> (Option<Rule>, Vec<String>) {
+/// Decodes a policy with one ingress rule and returns the rule with the policy's faults.
+fn ingress_rule(rule: &Value) -> (Rule, Vec<String>) {
     let (object, faults) = decoded(&json!({"ingress": [rule]}));
-    let mut rules = object.unwrap().ingress.unwrap();
-    assert!(rules.len() <= 1);
-    (rules.pop(), faults)
+    let [rule] = <[Rule; 1]>::try_from(object.unwrap().ingress.unwrap()).unwrap();
+    (rule, faults)
 }
 
 /// Decodes a selector as the subject of a policy.

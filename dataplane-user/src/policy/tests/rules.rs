@@ -5,6 +5,7 @@ mod blocks;
 mod isolation;
 mod peers;
 mod ports;
+mod tiers;
 mod traffic;
 
 use std::net::IpAddr;
@@ -78,6 +79,11 @@ impl Cluster {
         let value = json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec});
         let decoded = decode::network_policy(&value);
         self.world.policies.insert(decoded.key, decoded.object.unwrap());
+    }
+
+    fn cluster_policy(&mut self, name: &str, spec: &Value) {
+        let decoded = decode::cluster_policy(&json!({"metadata": {"name": name}, "spec": spec}));
+        self.world.cluster_policies.insert(decoded.key, decoded.object.unwrap());
     }
 
     /// Returns the addresses of `x/a`, or the address itself.

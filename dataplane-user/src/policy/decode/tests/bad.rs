@@ -5,14 +5,14 @@ use super::*;
 /// Decodes one ingress rule whose peers are all unusable and returns the faults.
 fn no_peer(peers: &Value) -> Vec<String> {
     let (rule, faults) = ingress_rule(&json!({"from": peers}));
-    assert_eq!(rule.unwrap().peers, Peers::Only(Vec::new()), "{peers}");
+    assert_eq!(rule.peers, Peers::Only(Vec::new()), "{peers}");
     faults
 }
 
 /// Decodes one ingress rule whose ports are all unusable and returns the faults.
 fn no_port(ports: &Value) -> Vec<String> {
     let (rule, faults) = ingress_rule(&json!({"ports": ports}));
-    assert_eq!(rule.unwrap().ports, Ports::Only(Vec::new()), "{ports}");
+    assert_eq!(rule.ports, Ports::Only(Vec::new()), "{ports}");
     faults
 }
 
@@ -37,7 +37,7 @@ fn peer_without_exactly_one_form_matches_nothing() {
 fn fault_of_a_peer_leaves_the_other_peers() {
     let (rule, faults) = ingress_rule(&json!({"from": [{}, {"podSelector": {}}]}));
     let own = Peer::Pods { namespaces: Namespaces::Own, pods: Selector::everything() };
-    assert_eq!((rule.unwrap().peers, faults.len()), (Peers::Only(vec![own]), 1));
+    assert_eq!((rule.peers, faults.len()), (Peers::Only(vec![own]), 1));
 }
 
 /// NP-4: a selector with a part that can't be read matches nothing as a peer.
@@ -93,7 +93,7 @@ fn unusable_rule_allows_nothing() {
         (json!({"ports": {"port": 80}}), ".ports: is not a list"),
     ] {
         let (usable, faults) = ingress_rule(&rule);
-        assert_eq!(usable, None, "{rule}");
+        assert_eq!(usable, Rule::nothing(), "{rule}");
         assert_eq!(faults, [format!("spec.ingress[0]{fault}: the rule allows nothing")]);
     }
     let (object, faults) = decoded(&json!({"ingress": {}, "egress": {}}));
@@ -157,7 +157,7 @@ fn exception_outside_its_block_subtracts_what_it_covers() {
     for (except, left) in [("10.0.0.0/8", false), ("0.0.0.0/0", false), ("11.0.0.0/8", true), ("fd00::/8", true)] {
         let block = json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": [except]}});
         let (rule, faults) = ingress_rule(&json!({"from": [block]}));
-        let Peers::Only(peers) = rule.unwrap().peers else { panic!() };
+        let Peers::Only(peers) = rule.peers else { panic!() };
         let Peer::Block(block) = &peers[0] else { panic!() };
         assert_eq!(block.contains("10.1.1.1".parse().unwrap()), left, "{except}");
         let reason = format!("\"{except}\" is not a part of 10.0.0.0/8: it excepts only what it covers");

@@ -9,6 +9,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use crate::policy::cluster_policy::{Action, ClusterPolicy, ClusterRule, Tier};
 use crate::policy::decode::NAMESPACE_NAME;
 use crate::policy::object::{
     Block, Key, Labels, NamedPort, Namespaces, NetworkPolicy, Peer, Peers, Pod, PortMatch, PortRange, Ports, Rule,
@@ -119,6 +120,23 @@ fn any_policy() -> impl Strategy<Value = NetworkPolicy> {
     })
 }
 
+fn any_cluster_policy() -> impl Strategy<Value = ClusterPolicy> {
+    let tier = prop_oneof![Just(Tier::Admin), Just(Tier::Baseline)];
+    let action = prop_oneof![2 => Just(Action::Accept), 2 => Just(Action::Deny), 1 => Just(Action::Pass)];
+    let rule = (action, any_rule()).prop_map(|(action, matches)| ClusterRule { action, matches });
+    let rules = vec(rule, 0..4).boxed();
+    (tier, 0_u16..3, any_namespace_selector(), any_selector(&KEYS[..2]), rules.clone(), rules).prop_map(
+        |(tier, priority, namespaces, pods, ingress, egress)| ClusterPolicy {
+            tier,
+            priority,
+            namespaces,
+            pods,
+            ingress,
+            egress,
+        },
+    )
+}
+
 fn any_pod() -> impl Strategy<Value = Pod> {
     let named = (select(&NAMES[..]), any_protocol(), 1_u16..9);
     let named = named.prop_map(|(name, protocol, number)| NamedPort { name: name.into(), protocol, number });
@@ -148,12 +166,18 @@ pub(super) fn any_world() -> impl Strategy<Value = World> {
     let namespaces = vec(option::weighted(0.9, any_labels()), NAMESPACES.len());
     let pods = vec((select(&NAMESPACES[..]), any_pod()), 1..9);
     let policies = vec((select(&NAMESPACES[..2]), any_policy()), 0..6);
-    (namespaces, pods, policies).prop_map(|(namespaces, pods, policies)| {
+    let cluster_policies = prop_oneof![1 => Just(Vec::new()), 1 => vec((Just(""), any_cluster_policy()), 0..5)];
+    (namespaces, pods, policies, cluster_policies).prop_map(|(namespaces, pods, policies, cluster_policies)| {
         let known = NAMESPACES.into_iter().zip(namespaces).filter_map(|(name, labels)| Some((name, labels?)));
         let labelled = known.map(|(name, mut labels)| {
             labels.insert(NAMESPACE_NAME.into(), name.into());
             (name.into(), labels)
         });
-        World { namespaces: labelled.collect(), pods: keyed(pods).collect(), policies: keyed(policies).collect() }
+        World {
+            namespaces: labelled.collect(),
+            pods: keyed(pods).collect(),
+            policies: keyed(policies).collect(),
+            cluster_policies: keyed(cluster_policies).collect(),
+        }
     })
 }
