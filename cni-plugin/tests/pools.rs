@@ -28,6 +28,7 @@ fn pools_file() -> PoolsFile {
     PoolsFile {
         version: 1,
         node: "n1".into(),
+        boot: dataplane_host::store::boot_id().unwrap(),
         default: vec!["four".into(), "six".into()],
         pools: vec![
             entry("four", "10.80.0.0/16", &["10.80.3.64/31", "10.80.9.0/26"]),

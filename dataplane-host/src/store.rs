@@ -109,6 +109,16 @@ pub enum StoreError {
     Range { range: String, reason: &'static str },
 }
 
+/// Returns the id that the kernel has chosen when the machine started.
+///
+/// # Errors
+/// It can't be read.
+pub fn boot_id() -> Result<String, StoreError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let boot = std::fs::read_to_string(path).map_err(|e| StoreError::io("read", path, e))?;
+    Ok(boot.trim().to_owned())
+}
+
 /// The store of one node, not locked.
 #[derive(Debug)]
 pub struct AddressStore {
@@ -128,9 +138,7 @@ impl AddressStore {
     /// # Errors
     /// A directory cannot be created, belongs to another user, or is not a state directory.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
-        let boot = std::fs::read_to_string(boot_path).map_err(|e| StoreError::io("read", boot_path, e))?;
-        Self::open_in_boot(state_dir, boot.trim())
+        Self::open_in_boot(state_dir, &boot_id()?)
     }
 
     /// Returns whether the state directory has a store. It has none until the first pod was

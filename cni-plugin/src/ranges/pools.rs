@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::contract::pools::{Namespace, NamespacesFile, PoolEntry, PoolRequest, PoolsFile};
 use dataplane_host::contract::{self, AgentFile};
-use dataplane_host::store::{Choice, Range};
+use dataplane_host::store::{Choice, Range, boot_id};
 use serde_json::Value;
 
 use crate::error::CniError;
@@ -86,6 +86,11 @@ pub(super) fn choices(request: &PodPools, state_dir: &Path) -> Result<Vec<Choice
     let Some(mut file) = contract::read::<PoolsFile>(state_dir)? else {
         return Err(CniError::NoNodeData { path: state_dir.join(PoolsFile::NAME).display().to_string() });
     };
+    // Other nodes may have this node's blocks if its Node was deleted while the machine was off.
+    if file.boot != boot_id()? {
+        let reason = "the agent has not written this node's blocks since the machine started".into();
+        return Err(CniError::PoolsNotReady { reason });
+    }
     if file.pools.iter().any(|pool| pool.restricted) {
         let namespaces: NamespacesFile = contract::read(state_dir)?.unwrap_or_default();
         file.pools.retain(|pool| namespaces.permits(pool, request.namespace.as_deref()));

@@ -39,6 +39,10 @@ pub struct PoolsFile {
     pub version: u32,
     /// Name of the node.
     pub node: String,
+    /// The machine's boot id when the agent wrote the file ([`crate::store::boot_id`]). A machine
+    /// that was off may have lost its blocks meanwhile, so the plugin waits for the agent.
+    #[serde(default)]
+    pub boot: String,
     /// The pools of pods without pool annotations, in the order of use.
     pub default: Vec<String>,
     /// All pools that are enabled and select this node.
@@ -138,7 +142,13 @@ mod tests {
             reserved: vec!["10.1.0.0/32".parse().unwrap()],
             blocks: vec!["10.1.0.64/26".parse().unwrap()],
         };
-        let file = PoolsFile { version: 1, node: "n1".into(), default: vec!["a".into()], pools: vec![entry] };
+        let file = PoolsFile {
+            version: 1,
+            node: "n1".into(),
+            boot: "b".into(),
+            default: vec!["a".into()],
+            pools: vec![entry],
+        };
         let text = serde_json::to_string(&file).unwrap();
         assert_eq!(serde_json::from_str::<PoolsFile>(&text).unwrap(), file);
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use dataplane_host::contract::pools::{NamespacesFile, PoolsFile, VERSION};
 use dataplane_host::contract::{self, FileError};
-use dataplane_host::store::{AddressStore, LOCK_DEADLINE, StoreError};
+use dataplane_host::store::{AddressStore, LOCK_DEADLINE, StoreError, boot_id};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
@@ -62,7 +62,7 @@ pub(super) fn namespaces(state_dir: &Path, file: &NamespacesFile) -> Result<bool
 /// away.
 pub(super) fn pools(state_dir: &Path, node: &str, decision: &PoolDecision) -> Result<bool, WriteError> {
     let (default, pools) = (decision.default.clone(), decision.pools.clone());
-    let file = PoolsFile { version: VERSION, node: node.into(), default, pools };
+    let file = PoolsFile { version: VERSION, node: node.into(), boot: boot_id()?, default, pools };
     let store = AddressStore::open(state_dir)?;
     let locked = store.lock(LOCK_DEADLINE)?;
     // The decision is older than the lock: a pod may have got an address in between.

@@ -18,6 +18,7 @@ fn file() -> PoolsFile {
     PoolsFile {
         version: 1,
         node: "n1".into(),
+        boot: boot_id().unwrap(),
         default: ["a", "b", "six", "gone"].map(str::to_owned).into(),
         pools: vec![
             PoolEntry { reserved, ..entry("a", "10.1.0.0/16", false, &["10.1.0.0/26", "10.1.5.64/26"]) },
@@ -95,6 +96,22 @@ fn fixed_address_needs_a_pool_that_allows_it() {
         let (code, message) = choose(pairs, IpFamily::V4).unwrap_err();
         assert!(code == 7 && message.contains(words), "{code} {message}");
     }
+}
+
+/// A machine that comes back with its disk would give out addresses of blocks that other nodes have
+/// got meanwhile.
+#[test]
+fn blocks_of_an_earlier_boot_are_not_used() {
+    let directory = std::env::temp_dir().join(format!("rw-boot-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let get = |boot: String| {
+        contract::write(&directory, &PoolsFile { boot, ..file() }).unwrap();
+        choices(&PodPools::default(), &directory).map(|choices| choices.len()).map_err(|e| e.code())
+    };
+    assert_eq!(get("an earlier boot".into()), Err(11));
+    assert_eq!(get(String::new()), Err(11));
+    assert_eq!(get(boot_id().unwrap()), Ok(2));
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]

@@ -1,253 +1,196 @@
-//! Property tests: several nodes with outdated views, an API server that rejects late writes, and
-//! pods, nodes and pools that come and go.
+//! Random histories of a cluster with IP pools: agents that see different parts of the past, rounds
+//! that are cut off, requests that are executed late, nodes that leave and come back, pods that get
+//! an address at any moment.
 //!
-//! After every step no address may belong to two nodes. In the end no block may be left over.
+//! [`oracle`] says after each step what must hold, and in the end that nothing was leaked.
 
+mod cluster;
+mod oracle;
+
+use dataplane_host::contract::pools::PoolEntry;
 use proptest::prelude::*;
 
+use self::cluster::{Cluster, KINDS, name};
 use super::*;
 
-/// One step of a random history.
+/// One step of a random history. The first field is the node.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A node's watches catch up with the API server.
+    /// A watch shows so many eighths of what is new.
+    Watch(usize, usize, usize),
+    /// All watches show all that is new.
     Refresh(usize),
-    /// A node decides on its last view and executes the actions.
-    Act(usize),
-    /// A pod is added to a node.
-    Pod(usize),
-    /// The oldest pod of a node is removed.
+    /// The agent does the next part of its round; a request may be late.
+    Part(usize, bool),
+    /// The agent decides and does all that follows.
+    Round(usize),
+    /// The API server executes late requests.
+    Deliver(usize),
+    /// The agent is killed and started again; late requests have arrived or have not.
+    Kill(usize, bool),
+    /// A pod is added, with one of the requests.
+    Pod(usize, usize),
+    /// The oldest pod is removed.
     End(usize),
-    /// A node is deleted with its pods.
-    Die(usize),
+    /// The machine is switched off, and the Node deleted.
+    Leave(usize),
+    /// The machine is back, with its disk or an empty one.
+    Return(usize, bool),
+    /// The Node is deleted for less than the grace period, and the machine goes on.
+    Unlist(usize),
+    /// The node is in another zone now.
+    Relabel(usize, bool),
     /// A pool is disabled or enabled.
     Toggle(usize),
     /// Time passes, in seconds.
     Wait(u32),
+    /// All agents see everything and act, twice, far apart.
+    Quiet,
 }
 
-#[derive(Default)]
-struct Node {
-    alive: bool,
-    seen: BTreeMap<String, Block>,
-    nodes: BTreeSet<Box<str>>,
-    pools: Vec<Pool>,
-    memory: PlannerMemory,
-    /// Ranges that the plugin may use.
-    usable: Vec<IpNetwork>,
-    held: Vec<IpAddr>,
-}
+/// The pools of pods that ask for none.
+const DEFAULT: [&str; 3] = ["a", "b", "s"];
 
-struct Cluster {
-    blocks: BTreeMap<String, Block>,
-    pools: Vec<Pool>,
-    nodes: Vec<Node>,
-    now: Duration,
-    version: u64,
-}
+/// Rounds of all agents after which none has anything to do.
+const ENOUGH: usize = 40;
 
-fn name(node: usize) -> String {
-    format!("n{node}")
+/// What pods may ask for.
+fn request(kind: usize) -> PoolRequest {
+    let none = PoolRequest::default();
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    match kind {
+        0 => PoolRequest { ipv4_pools: Some(vec!["c".into()]), ..none },
+        1 => PoolRequest { addresses: vec![address("10.3.0.5")], ..none },
+        2 => PoolRequest { ipv4_pools: Some(vec!["b".into(), "a".into()]), ..none },
+        _ => none,
+    }
 }
 
 impl Cluster {
+    /// Returns a cluster with more blocks than nodes, of both families, with one pool for a zone
+    /// and one that is used on request only.
     fn new(nodes: usize) -> Self {
-        let small = |s: &mut IpPoolSpec| s.block_size = Some(30);
-        Self::with(nodes, vec![pool("a", "10.1.0.0/27", small), pool("b", "10.2.0.0/28", small)])
+        let pools = vec![
+            pool("a", "10.1.0.0/27", |s| {
+                s.block_size = Some(30);
+                s.reserved = vec!["10.1.0.8/30".into(), "10.1.0.13/32".into()];
+            }),
+            pool("b", "10.2.0.0/28", |s| {
+                s.block_size = Some(30);
+                s.node_selector = Some(LabelSelector {
+                    match_labels: [("zone".into(), "b".into())].into(),
+                    ..LabelSelector::default()
+                });
+            }),
+            pool("c", "10.3.0.0/28", |s| (s.block_size, s.allow_fixed_addresses) = (Some(30), true)),
+            pool("s", "fd00:1::/122", |s| s.block_size = Some(126)),
+        ];
+        Self::with(nodes, pools)
     }
 
-    /// Returns a cluster in which all nodes share two blocks.
+    /// Returns a cluster in which all nodes share two blocks of each family.
     fn borrowing(nodes: usize) -> Self {
-        let borrow = |s: &mut IpPoolSpec| (s.block_size, s.borrow) = (Some(29), true);
+        let borrow = |bits| move |s: &mut IpPoolSpec| (s.block_size, s.borrow) = (Some(bits), true);
         let disabled = |s: &mut IpPoolSpec| (s.block_size, s.disabled) = (Some(30), true);
-        Self::with(nodes, vec![pool("a", "10.1.0.0/28", borrow), pool("b", "10.2.0.0/28", disabled)])
-    }
-
-    fn with(nodes: usize, pools: Vec<Pool>) -> Self {
-        let new = || Node { alive: true, ..Node::default() };
-        Self { blocks: BTreeMap::new(), pools, nodes: (0..nodes).map(|_| new()).collect(), now: S, version: 0 }
-    }
-
-    fn alive(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|n| self.nodes[*n].alive).collect()
-    }
-
-    fn refresh(&mut self, n: usize) {
-        let names = self.alive().into_iter().map(|i| name(i).into()).collect();
-        let node = &mut self.nodes[n];
-        (node.seen, node.nodes, node.pools) = (self.blocks.clone(), names, self.pools.clone());
-    }
-
-    fn decide(&mut self, n: usize) -> PoolDecision {
-        let node = &mut self.nodes[n];
-        let (held, labels) = (node.held.iter().copied().collect(), BTreeMap::new());
-        let input = PlannerInput {
-            node: &name(n),
-            labels: Some(&labels),
-            pools: &node.pools,
-            blocks: &node.seen,
-            nodes: Some(&node.nodes),
-            default: &[],
-            requests: &BTreeSet::new(),
-            held: &held,
-            now: self.now,
-            grace: GracePeriods::default(),
-        };
-        decide(&input, &mut node.memory)
-    }
-
-    /// Acts in the writer's order: first the plugin's file, then the API server.
-    fn act(&mut self, n: usize) {
-        let decision = self.decide(n);
-        self.nodes[n].usable = decision.pools.iter().flat_map(|p| p.blocks.clone()).collect();
-        for action in decision.actions {
-            self.version += 1;
-            match action {
-                BlockAction::Claim { pool, cidr } => {
-                    let state = ObjectVersion { uid: self.version.to_string(), version: self.version.to_string() };
-                    let created = format!("{:09}", self.version);
-                    let sharing = Sharing::default();
-                    let block = Block { cidr, pool, node: name(n), created, state, sharing };
-                    self.blocks.entry(block_name(cidr)).or_insert(block);
-                }
-                BlockAction::Release { name: object, state, .. } => {
-                    self.blocks.retain(|name, block| *name != object || block.state != state);
-                }
-                BlockAction::Collect { name: object, state, nodes } => {
-                    // The writer asks the API server for the nodes once more.
-                    let back = self.alive().into_iter().any(|i| nodes.contains(&name(i)));
-                    self.blocks.retain(|name, block| back || *name != object || block.state != state);
-                }
-                BlockAction::Share { name: object, sharing, state, gone, .. } => {
-                    let back = self.alive().into_iter().any(|i| gone.contains(&name(i)));
-                    let version = self.version.to_string();
-                    let same = self.blocks.get_mut(&object).filter(|block| !back && block.state == state);
-                    if let Some(block) = same {
-                        block.sharing = sharing;
-                        block.state.version = version;
-                    }
-                }
-            }
-        }
-    }
-
-    fn pod(&mut self, n: usize) {
-        let node = &mut self.nodes[n];
-        let free = node.usable.iter().flat_map(IpNetwork::iter).find(|a| !node.held.contains(a));
-        node.held.extend(free);
+        let pools = vec![
+            pool("a", "10.1.0.0/28", borrow(29)),
+            pool("b", "10.2.0.0/28", disabled),
+            pool("s", "fd00:1::/124", borrow(125)),
+        ];
+        Self::with(nodes, pools)
     }
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Wait(seconds) => self.now += S * seconds,
-            Step::Toggle(p) => self.pools[p].disabled = !self.pools[p].disabled,
-            Step::Refresh(n) if self.nodes[n].alive => self.refresh(n),
-            Step::Act(n) if self.nodes[n].alive => self.act(n),
-            Step::Pod(n) if self.nodes[n].alive => self.pod(n),
-            Step::End(n) if !self.nodes[n].held.is_empty() => drop(self.nodes[n].held.remove(0)),
-            // The last node stays, to clean up.
-            Step::Die(n) if self.alive().len() > 1 => self.nodes[n] = Node::default(),
-            _ => {}
+            Step::Watch(n, kind, eighths) => self.watch(n, kind, eighths),
+            Step::Refresh(n) => self.refresh(n),
+            Step::Part(n, late) => self.part(n, late),
+            Step::Round(n) => self.round(n),
+            Step::Deliver(n) => self.deliver(n),
+            Step::Kill(n, arrives) => self.kill(n, arrives),
+            Step::Pod(n, kind) => self.pod(n, request(kind)),
+            Step::End(n) => self.end(n),
+            Step::Leave(n) => self.leave(n),
+            Step::Return(n, has_its_disk) => self.come_back(n, has_its_disk),
+            Step::Unlist(n) => self.unlist(n),
+            Step::Relabel(n, first) => self.relabel(n, if first { 'a' } else { 'b' }),
+            Step::Toggle(p) => self.change(|objects| objects.pools[p].disabled ^= true),
+            Step::Wait(seconds) => self.wait(S * seconds),
+            Step::Quiet => self.settle(2),
         }
     }
 
-    fn check(&self) -> Result<(), TestCaseError> {
-        let used: Vec<_> = self.blocks.values().flat_map(Block::users).collect();
-        for (i, a) in used.iter().enumerate() {
-            prop_assert!(used[..i].iter().all(|b| !overlap(a.1, b.1)), "{:?} overlaps another range", a);
-        }
-        for (n, node) in self.nodes.iter().enumerate() {
-            for address in &node.held {
-                let owned = used.iter().any(|(node, range)| *node == name(n) && range.contains(*address));
-                prop_assert!(owned, "{} of {} is in no range of its node", address, name(n));
+    /// Lets all agents see everything and act, so many times.
+    fn settle(&mut self, rounds: usize) {
+        for _ in 0..rounds {
+            for n in self.running() {
+                self.deliver(n);
+                self.refresh(n);
+                self.round(n);
             }
+            self.wait(IDLE);
+        }
+    }
+
+    /// Runs a history, lets its pods run on, ends them, and checks what is left.
+    fn run(mut self, steps: &[Step]) -> Result<(), TestCaseError> {
+        let pools = self.objects().pools.clone();
+        for step in steps {
+            self.step(step);
+            oracle::check(&self)?;
+        }
+        self.settle(ENOUGH);
+        oracle::check(&self)?;
+        self.change(|objects| objects.pools = pools);
+        self.machines.iter_mut().for_each(|machine| machine.pods.clear());
+        self.settle(ENOUGH);
+        oracle::check_end(&self)?;
+        for n in self.running() {
+            self.refresh(n);
+            prop_assert_eq!(self.decide(n).actions, vec![], "{} has something to do", name(n));
         }
         Ok(())
-    }
-
-    /// Lets all nodes refresh and act until no action is left.
-    fn settle(&mut self) {
-        for _ in 0..40 {
-            for n in self.alive() {
-                self.refresh(n);
-                self.act(n);
-            }
-            self.now += IDLE;
-        }
     }
 }
 
 fn steps(nodes: usize) -> impl Strategy<Value = Vec<Step>> {
+    let n = || 0..nodes;
     let step = prop_oneof![
-        4 => (0..nodes).prop_map(Step::Refresh),
-        6 => (0..nodes).prop_map(Step::Act),
-        6 => (0..nodes).prop_map(Step::Pod),
-        4 => (0..nodes).prop_map(Step::End),
-        1 => (0..nodes).prop_map(Step::Die),
+        4 => (n(), 0..KINDS, 1..9_usize).prop_map(|(n, kind, eighths)| Step::Watch(n, kind, eighths)),
+        4 => n().prop_map(Step::Refresh),
+        12 => (n(), prop::bool::weighted(0.2)).prop_map(|(n, late)| Step::Part(n, late)),
+        6 => n().prop_map(Step::Round),
+        2 => n().prop_map(Step::Deliver),
+        1 => (n(), any::<bool>()).prop_map(|(n, arrives)| Step::Kill(n, arrives)),
+        8 => (n(), 0..8_usize).prop_map(|(n, kind)| Step::Pod(n, kind)),
+        5 => n().prop_map(Step::End),
+        2 => n().prop_map(Step::Leave),
+        2 => (n(), any::<bool>()).prop_map(|(n, has_its_disk)| Step::Return(n, has_its_disk)),
+        1 => n().prop_map(Step::Unlist),
+        1 => (n(), any::<bool>()).prop_map(|(n, first)| Step::Relabel(n, first)),
         1 => (0..2_usize).prop_map(Step::Toggle),
-        2 => (1..400_u32).prop_map(Step::Wait),
+        3 => (1..400_u32).prop_map(Step::Wait),
+        2 => Just(Step::Quiet),
     ];
-    proptest::collection::vec(step, 0..120)
+    proptest::collection::vec(step, 0..160)
 }
 
-fn borrowing_ends_well(steps: &[Step]) -> Result<(), TestCaseError> {
-    let mut cluster = Cluster::borrowing(4);
-    for step in steps {
-        // The second pool only adds blocks while it is enabled.
-        cluster.step(step);
-        cluster.check()?;
-    }
-    cluster.pools = Cluster::borrowing(0).pools;
-    cluster.settle();
-    cluster.check()?;
-    cluster.nodes.iter_mut().for_each(|node| node.held.clear());
-    cluster.settle();
-    cluster.check()?;
-    for n in cluster.alive() {
-        let reserved = &cluster.pools[0].reserved;
-        let free = |a: &IpAddr| !reserved.iter().any(|r| r.contains(*a));
-        let usable = &cluster.nodes[n].usable;
-        prop_assert!(
-            usable.iter().flat_map(IpNetwork::iter).any(|a| free(&a)),
-            "{} has none: {:?}",
-            name(n),
-            cluster.blocks
-        );
-        cluster.refresh(n);
-        prop_assert_eq!(cluster.decide(n).actions, vec![]);
-    }
-    Ok(())
+/// 256 histories each, 26 s of processor time; `PROPTEST_CASES` sets another number.
+fn config() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn histories_never_share_or_leak_addresses(steps in steps(4)) {
-        let mut cluster = Cluster::new(4);
-        for step in &steps {
-            cluster.step(step);
-            cluster.check()?;
-        }
-        cluster.settle();
-        cluster.check()?;
-        cluster.pools.iter_mut().for_each(|pool| pool.disabled = false);
-        cluster.nodes.iter_mut().for_each(|node| node.held.clear());
-        cluster.settle();
-        for (n, node) in cluster.nodes.iter().enumerate() {
-            let own = cluster.blocks.values().filter(|b| b.node == name(n)).count();
-            prop_assert_eq!(own, usize::from(node.alive), "blocks of {} in the end", name(n));
-        }
-        // Another round on a fresh view has nothing to do.
-        for n in cluster.alive() {
-            cluster.refresh(n);
-            prop_assert_eq!(cluster.decide(n).actions, vec![]);
-        }
+        Cluster::new(4).run(&steps)?;
     }
 
     #[test]
     fn histories_with_borrowing_leave_every_node_an_address(steps in steps(4)) {
-        borrowing_ends_well(&steps)?;
+        Cluster::borrowing(4).run(&steps)?;
     }
 }
 
@@ -255,7 +198,15 @@ proptest! {
 /// not ask for the first one for ever.
 #[test]
 fn wholly_lent_block_is_not_asked_for_a_part() {
-    use Step::{Act, Pod, Refresh, Toggle};
-    let steps = [Refresh(2), Act(2), Refresh(2), Act(2), Pod(2), Act(2), Toggle(0), Toggle(0)];
-    borrowing_ends_well(&steps).unwrap();
+    use Step::{Pod, Refresh, Round, Toggle};
+    let steps = [Refresh(2), Round(2), Refresh(2), Round(2), Pod(2, 7), Round(2), Toggle(0), Toggle(0)];
+    Cluster::borrowing(4).run(&steps).unwrap();
+}
+
+/// The blocks in the file on its disk were collected while the machine was off.
+#[test]
+fn machine_that_was_off_gives_out_no_address_of_its_former_blocks() {
+    use Step::{Leave, Pod, Quiet, Return};
+    let steps = [Quiet, Leave(3), Quiet, Return(3, true), Pod(3, 7), Quiet, Pod(3, 7)];
+    Cluster::new(4).run(&steps).unwrap();
 }
