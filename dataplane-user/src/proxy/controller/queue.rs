@@ -187,6 +187,12 @@ mod tests {
         assert_eq!(queue.due(NOW + FIRST_RETRY), Some(id));
         queue.retry(id, NOW);
         assert_eq!(queue.next_retry(), Some(NOW + 2 * FIRST_RETRY));
+        for _ in 0..20 {
+            queue.retries.clear();
+            queue.retry(id, NOW);
+        }
+        assert_eq!(queue.next_retry(), Some(NOW + Duration::from_millis(25_600)), "the longest wait");
+        queue.retries.clear();
         queue.succeeded(id);
         assert!(!queue.is_failing(id));
         queue.retry(id, NOW);
