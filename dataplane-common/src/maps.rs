@@ -5,6 +5,7 @@
 //! and never calls a helper.
 
 use crate::types::address::Address;
+use crate::types::answer_budget::AnswerKind;
 use crate::types::event::Counter;
 use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use crate::types::load::{ConnectionCounts, Search};
@@ -48,6 +49,9 @@ pub trait SharedMaps {
     fn count_flow(&self, backend: u32, generation: u32);
     /// Counts an event of the programs.
     fn count(&self, counter: Counter);
+    /// Counts an answer to a rejected packet; returns false if it must not be sent
+    /// ([`crate::types::answer_budget`]).
+    fn take_answer(&self, kind: AnswerKind) -> bool;
 }
 
 /// The maps of one address family. Methods take `&self`: other CPUs and the agent write too, so

@@ -10,6 +10,7 @@
 
 pub mod abi;
 pub mod address;
+pub mod answer_budget;
 pub mod clock;
 pub mod event;
 pub mod flow;

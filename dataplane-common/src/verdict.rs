@@ -70,6 +70,21 @@ impl Verdict {
         Self::new(Action::Drop, DropReason::TooBig as u32 | mtu << 8).then(Stage::Reject)
     }
 
+    /// Returns the verdict with which [`Stage::PortReuse`] takes back a port from a flow to this
+    /// backend; 0: to the destination of the packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn take_port(backend: u32) -> Self {
+        Self::new(Action::Pass, backend).then(Stage::PortReuse)
+    }
+
+    /// Returns the backend of [`Self::take_port`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn backend(self) -> u32 {
+        self.0 as u32
+    }
+
     /// Returns the verdict to send the packet, which has become the answer, back.
     #[inline(always)]
     #[must_use]

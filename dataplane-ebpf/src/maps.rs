@@ -9,6 +9,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, SkStorage};
 use aya_ebpf::macros::btf_map;
 use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::answer_budget::{AnswerBudget, AnswerKind};
 use dataplane_common::types::event::{Counter, DropReason};
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
@@ -71,6 +72,8 @@ pub static config: Array<NodeConfig, 1> = Array::new();
 pub static counters: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 pub static drops: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+pub static answers: PerCpuArray<AnswerBudget, { AnswerKind::COUNT }> = PerCpuArray::new();
 #[btf_map]
 pub static networks4: LpmTrie<V4, Network, 16384> = LpmTrie::new();
 #[btf_map]

@@ -151,8 +151,8 @@ where
     KernelFlows: FlowMap<A>,
 {
     let mut skb = Skb::<true>::from_raw(skb);
-    let ((origin, _), ifindex) = (skb.received(), skb.ifindex());
-    port_reuse::port_reuse(&mut skb, &mut KernelFlows, &KernelMaps, origin, ifindex)
+    let (received, ifindex) = (skb.received(), skb.ifindex());
+    port_reuse::port_reuse(&mut skb, &mut KernelFlows, &KernelMaps, received, ifindex)
 }
 
 /// Runs [`Stage::IcmpError`] for one address family.

@@ -28,4 +28,5 @@ mod sctp;
 mod service;
 mod small;
 mod transfer;
+mod translation_ports;
 mod udp_failover;

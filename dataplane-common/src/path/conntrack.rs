@@ -8,7 +8,8 @@ use crate::maps::SharedMaps;
 use crate::packet::parse::{ACK, FIN, Layer4, Parsed, RST, SYN};
 use crate::types::flow::{Flow, flow_flags, flow_state};
 use crate::types::pod::NodeConfig;
-use crate::types::service::backend_state;
+use crate::types::service::{backend_state, proto};
+use crate::types::stage::Origin;
 
 /// Returns true if the flow may still translate this packet.
 ///
@@ -17,7 +18,7 @@ use crate::types::service::backend_state;
 /// connections. But a client that repeats a single datagram (DNS) from the same port has no state
 /// at the backend, so an unreplied flow leaves a backend that takes no new connections.
 #[inline(always)]
-pub fn is_current<A, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, tables: &T) -> bool {
+pub fn is_current<A: Copy, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, now: u32, tables: &T) -> bool {
     let Some(config) = tables.config() else { return false };
     let tcp = matches!(packet.layer4, Layer4::Tcp);
     let limit = match (tcp, flow.state >= flow_state::CLOSING) {
@@ -28,15 +29,17 @@ pub fn is_current<A, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, now: u32
     if idle_ticks(now, flow.last_seen) > limit {
         return false;
     }
+    if !is_pod_present(flow, tables) {
+        return false;
+    }
     // The direction of the reply does not check the backend: answers that are under way must
     // reach the client. TCP segments stay with their backend in either direction.
     if flow.flags & flow_flags::REPLY != 0 || (tcp && !packet.is_syn()) {
         return true;
     }
     if flow.backend == 0 {
-        // Host port: valid as long as the same pod is there. Masqueraded: as long as it is used.
-        return flow.flags & flow_flags::TO_POD == 0
-            || tables.pod(flow.oif).is_some_and(|pod| pod.netns_cookie as u32 == flow.generation);
+        // A host port, or masqueraded: valid as long as it is used.
+        return true;
     }
     let Some(backend) = tables.backend(flow.backend) else { return false };
     // A SYN is a new connection: the backend must take those of the client's side.
@@ -48,6 +51,31 @@ pub fn is_current<A, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, now: u32
         backend_state::USABLE
     };
     backend.generation == flow.generation && backend.state & taken != 0
+}
+
+/// Returns false if a flow leads to a pod that is gone. The interface index may be another pod's
+/// now.
+#[inline(always)]
+#[must_use]
+pub fn is_pod_present<A: Copy, T: SharedMaps>(flow: &Flow<A>, tables: &T) -> bool {
+    let ifindex = flow.egress_ifindex();
+    flow.flags & flow_flags::TO_POD == 0 || device(tables, ifindex) == flow.oif
+}
+
+/// Returns [`Pod::device`] of an interface index; the index itself if no pod has it.
+///
+/// [`Pod::device`]: crate::types::pod::Pod::device
+#[inline(always)]
+#[must_use]
+pub fn device<T: SharedMaps>(tables: &T, ifindex: u32) -> u32 {
+    tables.pod(ifindex).map_or(ifindex, |pod| pod.device(ifindex))
+}
+
+/// Returns [`Flow::iif`] for a packet that arrives here.
+#[inline(always)]
+#[must_use]
+pub fn arrival<T: SharedMaps>(tables: &T, origin: Origin, ifindex: u32) -> u32 {
+    if matches!(origin, Origin::Pod) { device(tables, ifindex) } else { origin.iif(ifindex) }
 }
 
 /// Returns the time since a flow was used, in ticks. Another CPU may have used it in a later tick
@@ -63,14 +91,32 @@ pub const fn idle_ticks(now: u32, last_seen: u32) -> u32 {
 /// either direction. One closing direction closes the pair.
 #[inline(always)]
 #[must_use]
-pub const fn pair_timeout(tcp: bool, there: u8, back: u8, config: &NodeConfig) -> u32 {
-    if !tcp {
+pub const fn pair_timeout(protocol: u8, there: u8, back: u8, config: &NodeConfig) -> u32 {
+    if protocol != proto::TCP {
         config.udp_ticks
     } else if there == flow_state::NEW || there >= flow_state::CLOSING || back >= flow_state::CLOSING {
         config.closing_ticks
     } else {
         config.tcp_ticks
     }
+}
+
+/// Returns the number of ticks after which a pair without a packet gives its port to another
+/// connection, if no port is free. The agent removes pairs by the same rule: those that have closed
+/// after a twelfth of the closing timeout, half-open ones and single datagrams after half of it.
+#[inline(always)]
+#[must_use]
+pub const fn port_timeout(protocol: u8, there: u8, back: u8, config: &NodeConfig) -> u32 {
+    let (tcp, closing) = (protocol == proto::TCP, config.closing_ticks);
+    let has_closed = there >= flow_state::CLOSING && back >= flow_state::CLOSING;
+    if tcp && (has_closed || there == flow_state::RESET || back == flow_state::RESET) {
+        return closing.div_ceil(12);
+    }
+    let limit = pair_timeout(protocol, there, back, config);
+    let half = closing.div_ceil(2);
+    // No state is recorded of SCTP, whose associations are idle between heartbeats.
+    let is_half_open = there == flow_state::NEW && protocol != proto::SCTP && (tcp || back == flow_state::NEW);
+    if is_half_open && half < limit { half } else { limit }
 }
 
 /// Returns true if a flow leads to a backend that still serves its connections.

@@ -12,7 +12,7 @@ use crate::packet::family::Family;
 use crate::packet::parse::{Layer4, Parsed, parse};
 use crate::packet::rewrite::translate;
 use crate::path::conntrack::{is_current, touch};
-use crate::path::flow_pair::{attempt, insert_flow_pair};
+use crate::path::flow_pair::{NO_PORT, attempt, insert_flow_pair};
 use crate::path::forward::{forward, route, via_sctp_stage};
 use crate::path::icmp_error;
 use crate::path::new_connection::{FlowTarget, egress, masquerade, to_backend, to_host_port, translate_port};
@@ -35,10 +35,11 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
+    let mut iif = origin.iif(ifindex);
     if matches!(origin, Origin::Pod) {
-        let verdict = check_source_mac(packet, tables, ifindex);
-        if verdict != Verdict::PASS {
-            return verdict;
+        match check_source_mac(packet, tables, ifindex) {
+            Ok(pod) => iif = pod.device(ifindex),
+            Err(verdict) => return verdict,
         }
     } else if !packet.is_for_this_host() {
         // A broadcast, or another machine's frame on a promiscuous device. Only the host's stack
@@ -57,7 +58,7 @@ where
     // A flow records the interface by which its packets arrive: with the source MAC, that is the
     // anti-spoofing check of an established flow, without a second lookup.
     if let Some(flow) = flows.get(&parsed.key) {
-        if flow.iif == origin.iif(ifindex) && is_current(flow, &parsed, now, tables) {
+        if flow.iif == iif && is_current(flow, &parsed, now, tables) {
             touch(flow, &parsed, now, tables);
             return forward::<true, _, _, _>(packet, tables, &parsed, flow);
         }
@@ -249,14 +250,21 @@ where
         }
         return route(packet, tables, &parsed, verdict);
     }
-    target.scrub_verifier_state(packet);
+    if matches!(origin, Origin::Uplink) {
+        target.protect_untracked(tables, &parsed.key.src);
+    }
+    target.complete(packet, tables);
     target.resolve_route(packet);
     // The branches above have fixed the origin, and each value would be explored separately.
     let origin = Origin::from_number(packet.scrub_verifier_state(origin as u32));
-    let mut flow = Flow::EMPTY;
+    let mut flow = Flow { dport: (packet.scratch() >> attempt::PORT) as u16, ..Flow::EMPTY };
     let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, origin, ifindex, &mut flow);
     if verdict.action() == Action::Translate {
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
+    } else if verdict == NO_PORT && packet.scratch() & attempt::SEARCHES != attempt::SEARCHES {
+        let earlier = packet.scratch() & (attempt::FROM_NODE - 1);
+        packet.set_scratch(earlier + attempt::SEARCH + target.searched() + ((flow.dport as u32) << attempt::PORT));
+        Verdict::take_port(target.backend)
     } else {
         packet.set_scratch(attempt::FAILED);
         verdict
@@ -344,7 +352,7 @@ where
     let Ok(parsed) = parse::<A, P, T>(packet, tables, (origin, ifindex), |_| true) else {
         return Verdict::drop(DropReason::Malformed);
     };
-    let translated = icmp_error::translate_error(packet, flows, &parsed, origin, ifindex);
+    let translated = icmp_error::translate_error(packet, flows, tables, &parsed, origin, ifindex);
     match (translated.action() == Action::Translate, origin) {
         (true, Origin::Host) => Verdict::PASS,
         (true, _) => route(packet, tables, &parsed, verdict),

@@ -8,11 +8,12 @@
 
 use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::family::Family;
-use crate::path::conntrack::{idle_ticks, pair_timeout};
+use crate::path::conntrack::{idle_ticks, pair_timeout, port_timeout};
 use crate::path::new_connection::{FlowTarget, Source, pod_flow_flags};
 use crate::types::address::Address;
 use crate::types::event::DropReason;
 use crate::types::flow::{Flow, FlowKey, flow_flags, flow_state};
+use crate::types::pod::NodeConfig;
 use crate::types::service::proto;
 use crate::types::stage::{Origin, Stage};
 use crate::verdict::Verdict;
@@ -28,16 +29,31 @@ pub mod attempt {
     pub const TRANSLATE_PORT: u32 = 2;
     /// [`super::insert_flow_pair`] could not insert the flow of the packet.
     pub const FAILED: u32 = 4;
+    /// Added for each search for a free source port that failed.
+    pub const SEARCH: u32 = 8;
+    /// The bits of the number of searches, which end when all are set.
+    pub const SEARCHES: u32 = 7 * SEARCH;
+    /// With [`SEARCHES`]: the source address is translated too.
+    pub const FROM_NODE: u32 = 64;
+    /// With [`SEARCHES`]: position of the port that was tried last, or with which the next search
+    /// begins; 0: with any.
+    pub const PORT: u32 = 16;
 }
 
-/// Number of ports that source translation tries before the connection is dropped.
+/// Number of ports that one search for a free one tries.
 const SNAT_TRIES: u32 = 16;
+
+/// The result of [`insert_flow_pair`] without a free source port. `dport` of the flow that the
+/// caller gave is the port that was tried last.
+pub const NO_PORT: Verdict = Verdict::drop(DropReason::SnatPortsExhausted);
 
 /// Inserts both directions of a new flow, the reply first: a packet is sent only if its reply can
 /// be translated back.
 ///
 /// If another connection has the key of the reply, this one gets another source port, as
 /// `nf_nat_used_tuple` in `net/netfilter/nf_nat_core.c` has it.
+///
+/// A search for a source port begins with `dport` of the given flow, unless that is 0.
 ///
 /// Not inlined: keys and values of both directions need a stack frame of their own. The frames of
 /// all nested calls together must fit into 512 bytes (`check_max_stack_depth` in
@@ -54,6 +70,9 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
 ) -> Verdict {
     let now = tables.now();
     let internal = matches!(origin, Origin::Pod);
+    let client = if internal { tables.pod(ifindex) } else { None };
+    let (pod_flags, client) = client.map_or((0, ifindex), |pod| (pod_flow_flags(pod.flags as u8), pod.device(ifindex)));
+    let first_port = flow.dport;
     // `flow` is the caller's: one buffer serves as the value of both insertions, and afterwards as
     // the flow by which the packet is translated.
     *flow = Flow {
@@ -61,14 +80,13 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
         dst: key.src,
         sport: key.dport,
         dport: key.sport,
-        iif: target.iif as u32,
-        oif: ifindex,
+        iif: target.iif,
+        oif: client,
         backend: target.backend,
         generation: target.generation,
         last_seen: now,
         state: flow_state::NEW,
-        flags: flow_flags::REPLY
-            | if internal { pod_flow_flags(tables.pod(ifindex).map_or(0, |pod| pod.flags as u8)) } else { 0 },
+        flags: flow_flags::REPLY | pod_flags,
         seq: 0,
     };
     let (src, sport) = (target.addr, target.port);
@@ -77,8 +95,9 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
         if target.source & Source::NODE != 0 {
             back.dst = tables.config().map_or(A::UNSPECIFIED, A::of_node);
         }
-        let verdict = reserve_snat_port(flows, tables, &mut back, flow);
+        let verdict = reserve_snat_port(flows, tables, &mut back, first_port, flow);
         if verdict != Verdict::TRANSLATE {
+            flow.dport = back.dport;
             return verdict;
         }
     }
@@ -90,7 +109,7 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     // An ICMP echo has one identifier for both directions.
     flow.dport = back.sport;
     // The reply leaves by the interface by which the packet came.
-    flow.iif = origin.iif(flow.oif);
+    flow.iif = if internal { flow.oif } else { origin.iif(ifindex) };
     flow.oif = target.oif;
     flow.flags = target.flags | if internal { 0 } else { flow_flags::EXTERNAL };
     if flows.insert_new(key, flow) {
@@ -107,7 +126,7 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
 pub struct Pair {
     there: Half,
     back: Half,
-    is_tcp: bool,
+    protocol: u8,
     /// Both halves were found. If not, both fields hold the one.
     is_whole: bool,
 }
@@ -137,15 +156,20 @@ impl Pair {
         let found = flows.get(other).filter(|flow| flow.is_reverse_of(key)).map(|flow| Half::of(flow));
         let partner = found.unwrap_or(half);
         let (there, back) = if is_reply { (partner, half) } else { (half, partner) };
-        Some(Self { there, back, is_tcp: key.proto == proto::TCP, is_whole: found.is_some() })
+        Some(Self { there, back, protocol: key.proto, is_whole: found.is_some() })
     }
 
     /// Returns true if neither half was used for as long as their states allow.
     #[inline(always)]
     pub fn has_ended<T: SharedMaps>(&self, tables: &T) -> bool {
+        self.is_idle(tables, pair_timeout)
+    }
+
+    #[inline(always)]
+    fn is_idle<T: SharedMaps>(&self, tables: &T, timeout: impl Fn(u8, u8, u8, &NodeConfig) -> u32) -> bool {
         let Some(config) = tables.config() else { return false };
         let now = tables.now();
-        let limit = pair_timeout(self.is_tcp, self.there.state, self.back.state, config);
+        let limit = timeout(self.protocol, self.there.state, self.back.state, config);
         idle_ticks(now, self.there.last_seen) > limit && idle_ticks(now, self.back.last_seen) > limit
     }
 
@@ -178,31 +202,58 @@ pub fn end_pair<A: Address, F: FlowMap<A>>(flows: &mut F, key: &FlowKey<A>) {
     }
 }
 
+/// Number of pairs that [`free_port`] tries.
+const FREED: u32 = 3;
+
+/// Removes one of the pairs with the key `key`, or with one of the ports after it, that may give
+/// its port away ([`port_timeout`]). Returns the port; 0 if none may.
+#[inline(always)]
+pub fn free_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(flows: &mut F, tables: &T, key: &mut FlowKey<A>) -> u16 {
+    let echo = key.proto == if A::V6 { proto::ICMP6 } else { proto::ICMP };
+    for _ in 0..FREED {
+        let mut other = *key;
+        if Pair::read(flows, key, &mut other).is_some_and(|pair| pair.is_idle(tables, port_timeout)) {
+            remove_pair(flows, &other, key);
+            return key.dport;
+        }
+        key.dport = key.dport.wrapping_add(1);
+        if echo {
+            key.sport = key.dport;
+        }
+    }
+    0
+}
+
 /// Returns true if an address is that of the pod which sends the packet.
 #[inline(always)]
 pub fn is_own_address<A: Family, T: SharedMaps>(tables: &T, addr: &A, origin: Origin, ifindex: u32) -> bool {
     matches!(origin, Origin::Pod) && tables.pod(ifindex).is_some_and(|pod| A::of_pod(pod) == *addr)
 }
 
-/// Finds a free source port for `back`, and reserves it by inserting the reply's flow.
+/// Finds a free source port for `back`, and reserves it by inserting the reply's flow. Tries
+/// `first_port` first, unless it is 0.
 #[inline(always)]
 fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     flows: &mut F,
     tables: &T,
     back: &mut FlowKey<A>,
+    mut first_port: u16,
     flow: &Flow<A>,
 ) -> Verdict {
-    let exhausted = Verdict::drop(DropReason::SnatPortsExhausted);
-    let Some(config) = tables.config() else { return exhausted };
+    let Some(config) = tables.config() else { return NO_PORT };
     let (min, ports) = (config.snat_port_min, config.snat_port_max.saturating_sub(config.snat_port_min) as u32 + 1);
     if min == 0 || back.dst.is_unspecified() {
-        return exhausted;
+        return NO_PORT;
     }
     // An ICMP echo has one identifier for both directions, which stands for both ports.
     let echo = back.proto == if A::V6 { proto::ICMP6 } else { proto::ICMP };
     let mut random = tables.random();
     for _ in 0..SNAT_TRIES {
         back.dport = min.wrapping_add(((random as u64 * ports as u64) >> 32) as u16);
+        if first_port != 0 {
+            back.dport = first_port;
+            first_port = 0;
+        }
         if echo {
             back.sport = back.dport;
         }
@@ -213,5 +264,5 @@ fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
         // A linear congruential step: the helper for random numbers costs about 20 ns a call.
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     }
-    if flows.get(back).is_some() { exhausted } else { Verdict::drop(DropReason::FlowTableFull) }
+    if flows.get(back).is_some() { NO_PORT } else { Verdict::drop(DropReason::FlowTableFull) }
 }

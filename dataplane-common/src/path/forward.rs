@@ -57,7 +57,7 @@ pub fn forward<const OFTEN: bool, A: Family, P: Packet, T: SharedMaps>(
     // program. Saves 2,000 verified instructions of `from_pod`.
     let mut by_stack = 0;
     if matches!(egress.action(), Action::ToUplink) {
-        let limit = exceeded_mtu(packet, tables, parsed, flow.oif);
+        let limit = exceeded_mtu(packet, tables, parsed, flow.egress_ifindex());
         if limit != 0 {
             if A::V6 || has_dont_fragment(packet) {
                 return Verdict::too_big(limit & !TUNNEL);
@@ -85,8 +85,8 @@ pub fn via_sctp_stage<A>(parsed: &Parsed<A>, verdict: Verdict) -> Verdict {
 /// Returns the verdict that the packets of a flow get.
 #[inline(always)]
 #[must_use]
-pub const fn egress_verdict<A>(flow: &Flow<A>) -> Verdict {
-    match flow.oif {
+pub const fn egress_verdict<A: Copy>(flow: &Flow<A>) -> Verdict {
+    match flow.egress_ifindex() {
         0 => Verdict::PASS,
         oif if flow.flags & (flow_flags::TO_POD | flow_flags::SHAPED) == flow_flags::TO_POD => Verdict::to_pod(oif),
         // Also for a pod with a queue: `bpf_redirect_neigh` sends through the queueing discipline

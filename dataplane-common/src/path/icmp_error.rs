@@ -6,10 +6,11 @@
 //! direction. Its translation applies to the outer header as to any of its packets, and reversed to
 //! the quoted packet.
 
-use crate::maps::FlowMap;
+use crate::maps::{FlowMap, SharedMaps};
 use crate::packet::access::{L3, Packet};
 use crate::packet::family::{Family, Inside};
 use crate::packet::parse::Parsed;
+use crate::path::conntrack::{arrival, is_pod_present};
 use crate::path::forward::egress_verdict;
 use crate::types::event::DropReason;
 use crate::types::flow::{Flow, FlowKey, flow_flags};
@@ -27,9 +28,10 @@ const HEADER: usize = 8;
 /// [`Verdict::TRANSLATE`] means that no flow matches and nothing was changed. Errors are rare, so
 /// all accesses use helpers, which keeps packet pointers and verifier states few.
 #[inline(always)]
-pub fn translate_error<A: Family, P: Packet, F: FlowMap<A>>(
+pub fn translate_error<A: Family, P: Packet, F: FlowMap<A>, T: SharedMaps>(
     packet: &mut P,
     flows: &mut F,
+    tables: &T,
     parsed: &Parsed<A>,
     origin: Origin,
     ifindex: u32,
@@ -44,7 +46,8 @@ pub fn translate_error<A: Family, P: Packet, F: FlowMap<A>>(
     let Some(flow) = flows.get(&back) else { return Verdict::TRANSLATE };
     let host = matches!(origin, Origin::Host);
     // The error must arrive by the interface of the flow's packets, as they must themselves.
-    if flow.iif != origin.iif(ifindex) || (host && flow.flags & flow_flags::REPLY == 0) {
+    let is_of_flow = flow.iif == arrival(tables, origin, ifindex) && is_pod_present(flow, tables);
+    if !is_of_flow || (host && flow.flags & flow_flags::REPLY == 0) {
         return Verdict::TRANSLATE;
     }
     let count_hop = flow.oif != 0 && !host;

@@ -5,9 +5,11 @@
 //! [`egress`] finds the device for an address. The module never changes the packet.
 
 use crate::balance::select::{ClientTuple, is_client_allowed, least_loaded, pick, select};
-use crate::maps::FamilyMaps;
+use crate::maps::{FamilyMaps, SharedMaps};
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
+use crate::path::conntrack::device;
+use crate::path::flow_pair::attempt;
 use crate::types::address::Address;
 use crate::types::event::{Counter, DropReason};
 use crate::types::flow::{FlowKey, flow_flags};
@@ -25,12 +27,12 @@ pub struct FlowTarget<A> {
     pub(super) flags: u8,
     /// Bits of [`Source`].
     pub(super) source: u8,
-    /// Backend id and generation; for a host port 0 and the low half of the pod's namespace cookie.
+    /// Backend id and generation; 0 for a host port.
     pub(super) backend: u32,
     pub(super) generation: u32,
+    /// As in [`crate::types::flow::Flow`].
     pub(super) oif: u32,
-    /// A pod's interface index is less than [`crate::types::pod::POD_SLOTS`].
-    pub(super) iif: u16,
+    pub(super) iif: u32,
 }
 
 /// What is translated of a packet's source.
@@ -69,6 +71,28 @@ impl<A: Address> FlowTarget<A> {
         self.port
     }
 
+    /// Has the source port of a connection to a pod translated if the client is a pod of another
+    /// node, or such a node.
+    ///
+    /// The link can forge that client, which may have connections to the same pod without flows,
+    /// because a socket hook of its node has translated them. No flow may translate their answers,
+    /// and no port of the pool is theirs.
+    #[inline(always)]
+    pub fn protect_untracked<T: FamilyMaps<A>>(&mut self, tables: &T, client: &A) {
+        let is_new = self.source == Source::KEEP && self.flags & flow_flags::TO_POD != 0;
+        let networks = tables.config().is_some_and(|config| config.features & node_features::NETWORKS != 0);
+        let members = network_flags::REMOTE | network_flags::NODE;
+        if is_new && networks && tables.network(client).is_some_and(|net| net.flags & members != 0) {
+            self.source = Source::PORT;
+        }
+    }
+
+    /// Returns [`attempt::FROM_NODE`] if the source address is translated, else 0.
+    #[inline(always)]
+    pub const fn searched(&self) -> u32 {
+        (self.source & Source::NODE) as u32 * (attempt::FROM_NODE / Source::NODE as u32)
+    }
+
     /// Sets the backend to the least loaded one of the frontend.
     #[inline(always)]
     pub fn find_least_loaded<T: FamilyMaps<A>>(&mut self, tables: &T, frontend: &Frontend, origin: Origin) {
@@ -82,10 +106,10 @@ impl<A: Address> FlowTarget<A> {
         let Some(local) = local else { return false };
         match local.kind {
             address_kind::POD => {
-                (self.iif, self.oif, self.flags) = (local.ifindex as u16, local.ifindex, pod_flow_flags(local.flags));
+                (self.iif, self.oif, self.flags) = (local.ifindex, local.ifindex, pod_flow_flags(local.flags));
             }
             // Delivered by the host's stack, which also sends the replies.
-            address_kind::NODE => self.iif = Origin::Host.iif(0) as u16,
+            address_kind::NODE => self.iif = Origin::Host.iif(0),
             _ => return false,
         }
         true
@@ -120,8 +144,19 @@ impl<A: Address> FlowTarget<A> {
         self.oif != 0
     }
 
-    /// Hides all values but the address from the verifier, so that the branches that chose the
+    /// Adds the name of the pod to its interface index ([`crate::types::pod::Pod::device`]), and
+    /// hides all values but the address from the verifier, so that the branches that chose the
     /// target are explored further as one.
+    #[inline(always)]
+    pub fn complete<P: Packet, T: SharedMaps>(&mut self, packet: &mut P, tables: &T) {
+        if self.flags & flow_flags::TO_POD != 0 {
+            self.oif = device(tables, self.oif);
+            self.iif = self.oif;
+        }
+        self.scrub_verifier_state(packet);
+    }
+
+    /// Hides all values but the address from the verifier.
     #[inline(always)]
     pub fn scrub_verifier_state<P: Packet>(&mut self, packet: &mut P) {
         // Several fields in one word: each call is one volatile write and read.
@@ -130,8 +165,8 @@ impl<A: Address> FlowTarget<A> {
         self.backend = packet.scrub_verifier_state(self.backend);
         self.generation = packet.scrub_verifier_state(self.generation);
         self.oif = packet.scrub_verifier_state(self.oif);
-        let bits = packet.scrub_verifier_state((self.port as u32) << 16 | self.iif as u32);
-        (self.port, self.iif) = ((bits >> 16) as u16, bits as u16);
+        self.iif = packet.scrub_verifier_state(self.iif);
+        self.port = packet.scrub_verifier_state(self.port as u32) as u16;
     }
 }
 
@@ -222,7 +257,7 @@ pub fn to_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
         } else {
             // A local pod that another CNI plugin attached: the host's routes lead to it, and its
             // replies come back by the host's stack.
-            target.iif = Origin::Host.iif(0) as u16;
+            target.iif = Origin::Host.iif(0);
         }
     } else if internal && target.oif != 0 && target.addr == key.src {
         // A pod that reaches itself: its stack drops packets with its own address as source.
@@ -247,16 +282,7 @@ pub fn to_host_port<A: Family, T: FamilyMaps<A>>(
     let HostPort { addr, port, ifindex: pod, .. } = *host_port;
     let Some(entry) = tables.pod(pod) else { return Verdict::drop(DropReason::UnknownPod) };
     let (flags, source) = (pod_flow_flags(entry.flags as u8), Source::node_if(addr == key.src));
-    *target = FlowTarget {
-        addr,
-        port,
-        flags,
-        source,
-        backend: 0,
-        generation: entry.netns_cookie as u32,
-        oif: pod,
-        iif: pod as u16,
-    };
+    *target = FlowTarget { addr, port, flags, source, oif: pod, iif: pod, ..FlowTarget::EMPTY };
     tables.count(Counter::HostPort);
     Verdict::TRANSLATE
 }
@@ -293,14 +319,12 @@ pub fn translate_port<A: Family, T: FamilyMaps<A>>(
 ) -> Verdict {
     *target = FlowTarget { addr: key.dst, port: key.dport, source: Source::PORT, ..FlowTarget::EMPTY };
     if target.resolve_local(tables.address(&key.dst)) {
-        // Valid as long as the same pod is there.
-        target.generation = tables.pod(target.oif).map_or(0, |pod| pod.netns_cookie as u32);
         return Verdict::TRANSLATE;
     }
     match verdict.action() {
         Action::ToUplink => target.oif = verdict.ifindex(),
         // The host's stack routes the packets, and sends the replies.
-        Action::Pass => target.iif = Origin::Host.iif(0) as u16,
+        Action::Pass => target.iif = Origin::Host.iif(0),
         _ => return verdict,
     }
     Verdict::TRANSLATE

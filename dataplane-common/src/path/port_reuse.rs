@@ -22,19 +22,25 @@
 use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
-use crate::packet::parse::{Parsed, parse};
-use crate::path::conntrack::{is_current, is_served, touch};
-use crate::path::flow_pair::{Pair, attempt, is_own_address, remove_pair};
+use crate::packet::parse::{Layer4, Parsed, parse};
+use crate::path::conntrack::{arrival, is_current, is_served, touch};
+use crate::path::flow_pair::{Pair, attempt, free_port, is_own_address, remove_pair};
 use crate::path::forward::forward;
 use crate::types::event::DropReason;
-use crate::types::flow::{Flow, flow_flags, flow_state};
+use crate::types::flow::{Flow, FlowKey, flow_flags, flow_state};
 use crate::types::stage::{Origin, Stage};
 use crate::verdict::Verdict;
 
 /// Runs [`Stage::PortReuse`]: forwards by the old flow, or continues with [`Stage::NewConnection`]
 /// and [`attempt::CHECKED`].
 #[inline(always)]
-pub fn port_reuse<A, P, F, T>(packet: &mut P, flows: &mut F, tables: &T, origin: Origin, ifindex: u32) -> Verdict
+pub fn port_reuse<A, P, F, T>(
+    packet: &mut P,
+    flows: &mut F,
+    tables: &T,
+    (origin, verdict): (Origin, Verdict),
+    ifindex: u32,
+) -> Verdict
 where
     A: Family,
     P: Packet,
@@ -46,8 +52,16 @@ where
         Err(reject) => return Verdict::drop(reject.into()),
     };
     let received = packet.scratch();
-    packet.set_scratch(attempt::CHECKED);
     let next = Verdict::PASS.then(Stage::NewConnection);
+    if received & attempt::SEARCHES != 0 {
+        let freed = match searched_key(tables, &parsed, received, verdict.backend()) {
+            Some(mut key) => free_port(flows, tables, &mut key),
+            None => 0,
+        };
+        packet.set_scratch(received & (attempt::FROM_NODE - 1) | (freed as u32) << attempt::PORT);
+        return next;
+    }
+    packet.set_scratch(attempt::CHECKED);
     let (mut key, mut other) = (parsed.key, parsed.key);
     // Without a flow of its own, the packet is here because of the flow of its answers.
     let is_direct = flows.get(&key).is_none();
@@ -71,7 +85,7 @@ where
         }
         return next;
     }
-    let is_own_interface = flow.iif == origin.iif(ifindex);
+    let is_own_interface = flow.iif == arrival(tables, origin, ifindex);
     let keeps_backend = parsed.is_syn()
         && pair.has_answered()
         && !has_ended
@@ -88,6 +102,28 @@ where
     }
     remove_pair(flows, &other, &key);
     next
+}
+
+/// Returns the key of the reply that another connection has, after a search for a free port.
+#[inline(always)]
+fn searched_key<A: Family, T: FamilyMaps<A>>(
+    tables: &T,
+    parsed: &Parsed<A>,
+    received: u32,
+    backend: u32,
+) -> Option<FlowKey<A>> {
+    let mut key = parsed.key.reversed();
+    key.dport = (received >> attempt::PORT) as u16;
+    if backend != 0 {
+        let backend = tables.backend(backend)?;
+        (key.src, key.sport) = (A::from_octets16(&backend.addr), backend.port);
+    } else if parsed.layer4 == Layer4::Icmp {
+        key.sport = key.dport;
+    }
+    if received & attempt::FROM_NODE != 0 {
+        key.dst = A::of_node(tables.config()?);
+    }
+    Some(key)
 }
 
 /// Returns true if the flow has seen nothing but SYNs, the last of them recently.

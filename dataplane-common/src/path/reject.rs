@@ -15,6 +15,7 @@ use crate::packet::access::{L3, Packet};
 use crate::packet::family::Family;
 use crate::packet::parse::{ACK, FIN, Layer4, Parsed, RST, SYN, parse};
 use crate::types::address::{Address as _, V4, V6};
+use crate::types::answer_budget::AnswerKind;
 use crate::types::event::{Counter, DropReason};
 use crate::types::service::proto;
 use crate::types::stage::Origin;
@@ -39,6 +40,9 @@ where
         return verdict;
     }
     let too_big = verdict.reason() == DropReason::TooBig as u32;
+    if !tables.take_answer(if too_big { AnswerKind::TooBig } else { AnswerKind::Refused }) {
+        return verdict;
+    }
     let answered = match parsed.layer4 {
         Layer4::Tcp if !too_big => reset(packet, &parsed),
         Layer4::Tcp | Layer4::Udp | Layer4::Sctp | Layer4::Icmp => {

@@ -30,18 +30,25 @@ pub fn is_tunnel_port<T: SharedMaps>(tables: &T, protocol: u8, port: u16) -> boo
     protocol == proto::UDP && port != 0 && tables.config().is_some_and(|config| config.tunnel_port == port)
 }
 
-/// Returns [`Verdict::PASS`] if the source MAC of a frame is the pod's.
+/// Returns the pod behind an interface.
+///
+/// # Errors
+/// The verdict on the frame, if its source MAC is not the pod's or there is no pod.
 ///
 /// Runs for established flows as well: a flow entry does not record the sender's MAC, and a pod
 /// that is being deleted must not send.
 #[inline(always)]
-pub fn check_source_mac<P: Packet, T: SharedMaps>(packet: &P, tables: &T, ifindex: u32) -> Verdict {
-    let Some(pod) = present_pod(tables, ifindex) else { return Verdict::drop(DropReason::UnknownPod) };
+pub fn check_source_mac<'a, P: Packet, T: SharedMaps>(
+    packet: &P,
+    tables: &'a T,
+    ifindex: u32,
+) -> Result<&'a Pod, Verdict> {
+    let pod = present_pod(tables, ifindex).ok_or(Verdict::drop(DropReason::UnknownPod))?;
     let mac = &pod.mac;
     // Compared as a word and a half, because LLVM reads a byte array byte by byte.
     let is_own = packet.load_words(6) == Some([Be32(u32::from_ne_bytes([mac[0], mac[1], mac[2], mac[3]]))])
         && packet.load_u16(10) == Some(Be16(u16::from_ne_bytes([mac[4], mac[5]])));
-    if is_own { Verdict::PASS } else { SPOOFED }
+    if is_own { Ok(pod) } else { Err(SPOOFED) }
 }
 
 /// Returns the pod behind a host-side interface, unless it is being deleted.

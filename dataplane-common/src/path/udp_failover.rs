@@ -84,7 +84,7 @@ where
     if verdict.action() != Action::Translate {
         return verdict;
     }
-    target.scrub_verifier_state(packet);
+    target.complete(packet, tables);
     if !target.resolve_egress_route(packet) {
         return Verdict::drop(DropReason::NoBackend);
     }

@@ -8,6 +8,7 @@
 use core::mem::{align_of, offset_of, size_of};
 
 use crate::types::address::{Prefix, V4, V6};
+use crate::types::answer_budget::AnswerBudget;
 use crate::types::event::{Counter, DropReason};
 use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use crate::types::fnv;
@@ -71,6 +72,7 @@ pub const MAPS: &[&str] = &[
     "config",
     "counters",
     "drops",
+    "answers",
     "networks4",
     "networks6",
     "source_ranges4",
@@ -81,7 +83,7 @@ pub const MAPS: &[&str] = &[
 ];
 
 /// Number to raise when the meaning of a field or the kind of a map changes but no layout does.
-const REVISION: usize = 4;
+const REVISION: usize = 5;
 
 /// FNV-1a over all layouts, names and labels; the name of the pin directory.
 pub const HASH: u64 = {
@@ -117,6 +119,7 @@ pub const HASH: u64 = {
         Prefix<V4> { len data } = 8;
         Prefix<V6> { len data } = 20;
         Network { oif flags } = 8;
+        AnswerBudget { tick used } = 8;
         SourceRange<V4> { service_port client } = 8;
         SourceRange<V6> { service_port client } = 20;
         HostPort<V4> { addr port pad ifindex } = 12;

@@ -5,6 +5,7 @@
 //! too: they give later fragments the ports of the first one.
 
 use crate::types::address::Address;
+use crate::types::pod::DEVICE_BITS;
 
 /// The tuple of a packet before translation: key of `flows4` and `flows6`.
 ///
@@ -47,16 +48,15 @@ pub struct Flow<A> {
     pub sport: u16,
     /// Destination port after translation, CPU order.
     pub dport: u16,
-    /// Interface by which packets must arrive (the anti-spoofing check of established flows); 0:
-    /// any that is not a pod's.
+    /// Interface by which packets must arrive (the anti-spoofing check of established flows), for a
+    /// pod [`super::pod::Pod::device`]; 0: any that is not a pod's.
     pub iif: u32,
-    /// Interface by which packets leave: a pod's host-side veth or an uplink; 0: the host's stack
-    /// routes them.
+    /// Interface by which packets leave: an uplink, or [`super::pod::Pod::device`] of a pod
+    /// ([`flow_flags::TO_POD`]); 0: the host's stack routes them.
     pub oif: u32,
     /// Backend id; 0 if the flow leads to no backend (host port, masquerading).
     pub backend: u32,
-    /// [`crate::types::service::Backend::generation`] at insertion. With backend 0: low half of
-    /// the network-namespace cookie of a host port's pod.
+    /// [`crate::types::service::Backend::generation`] at insertion.
     pub generation: u32,
     /// Time of the last packet, in ticks ([`super::clock`]).
     pub last_seen: u32,
@@ -88,6 +88,15 @@ impl<A: Address> Flow<A> {
 }
 
 impl<A: Copy> Flow<A> {
+    /// Returns the index of the interface by which packets leave; 0: the host's stack routes them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn egress_ifindex(&self) -> u32 {
+        // No branch: the verifier would follow both sides.
+        let shift = (self.flags & flow_flags::TO_POD) as u32 * (DEVICE_BITS / flow_flags::TO_POD as u32);
+        self.oif << shift >> shift
+    }
+
     /// Returns the key of the reverse direction: this direction's translated tuple with source and
     /// destination swapped. `key` is this direction's key.
     #[inline(always)]

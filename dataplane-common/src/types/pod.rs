@@ -33,6 +33,22 @@ pub struct Pod {
     pub pad: u32,
 }
 
+impl Pod {
+    /// Returns the number that flows record for a pod's device: the interface index, and above it
+    /// the low half of the namespace's cookie. Another pod gets the index again later, but with
+    /// another cookie.
+    #[inline(always)]
+    #[must_use]
+    pub const fn device(&self, ifindex: u32) -> u32 {
+        ifindex | (self.netns_cookie as u32) << DEVICE_BITS
+    }
+}
+
+/// Number of bits of the interface index in [`Pod::device`].
+pub const DEVICE_BITS: u32 = 16;
+
+const _: () = assert!(POD_SLOTS <= 1 << DEVICE_BITS);
+
 /// Bits of [`Pod::flags`], set by the plugin unless noted.
 pub mod pod_flags {
     /// The entry is in use. Packets of a pod without this bit are dropped.

@@ -11,6 +11,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use dataplane_common::balance::least_connections;
 use dataplane_common::maps::{FamilyMaps, FlowMap, SharedMaps};
 use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::answer_budget::AnswerKind;
 use dataplane_common::types::clock::TICK_SHIFT;
 use dataplane_common::types::event::Counter;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
@@ -177,6 +178,11 @@ impl SharedMaps for KernelMaps {
             // SAFETY: this CPU's own counter.
             unsafe { *n += 1 };
         }
+    }
+    #[inline(always)]
+    fn take_answer(&self, kind: AnswerKind) -> bool {
+        // SAFETY: this CPU's own element.
+        maps::answers.get_ptr_mut(kind as u32).is_some_and(|budget| unsafe { (*budget).take(self.now()) })
     }
 }
 

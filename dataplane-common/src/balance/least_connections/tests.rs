@@ -7,6 +7,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
+use crate::types::answer_budget::AnswerKind;
 use crate::types::event::Counter;
 use crate::types::load::ConnectionCounts;
 use crate::types::pod::{NodeConfig, Pod, PodNetns};
@@ -81,6 +82,9 @@ impl SharedMaps for Servers {
     fn count_connection(&self, _backend: u32) {}
     fn count_flow(&self, _backend: u32, _generation: u32) {}
     fn count(&self, _counter: Counter) {}
+    fn take_answer(&self, _kind: AnswerKind) -> bool {
+        true
+    }
 }
 
 /// Returns the fraction that IPVS compares: numerator and denominator.

@@ -51,7 +51,8 @@ impl Kind {
 /// One direction of a pair.
 #[derive(Clone, Copy, Debug)]
 pub struct Half {
-    is_tcp: bool,
+    /// IP protocol number ([`proto`]).
+    protocol: u8,
     /// State of the entry, one of [`flow_state`].
     state: u8,
     /// Time since its last packet.
@@ -65,17 +66,17 @@ impl Half {
         let passed = now.0.wrapping_sub(flow.last_seen) & KNOWN;
         // A packet that came after the clock was read has a `last_seen` in the future.
         let is_later = passed > KNOWN / 2;
-        Self { is_tcp: key.proto == proto::TCP, state: flow.state, idle: Ticks(if is_later { 0 } else { passed }) }
+        Self { protocol: key.proto, state: flow.state, idle: Ticks(if is_later { 0 } else { passed }) }
     }
 
     const fn is_reset(self) -> bool {
-        self.is_tcp && self.state == flow_state::RESET
+        self.protocol == proto::TCP && self.state == flow_state::RESET
     }
 
     /// Returns the kind by the state of this direction alone.
     #[must_use]
     pub const fn kind(self) -> Kind {
-        match (self.is_tcp, self.state) {
+        match (self.protocol == proto::TCP, self.state) {
             (false, _) => Kind::Datagrams,
             (true, flow_state::NEW) => Kind::HalfOpen,
             (true, flow_state::ESTABLISHED) => Kind::Established,
@@ -133,6 +134,9 @@ impl FlowTimeouts {
             Kind::Closing if there.is_reset() || back.is_reset() => self.closed,
             Kind::Closing if matches!((there.kind(), back.kind()), (Kind::Closing, Kind::Closing)) => self.closed,
             Kind::Closing => self.closing,
+            // No state is recorded of SCTP, whose associations are idle between heartbeats
+            // (`HB.interval`, RFC 9260, section 16).
+            Kind::Datagrams if there.protocol == proto::SCTP => self.datagrams,
             Kind::Datagrams if there.state == flow_state::NEW && back.state == flow_state::NEW => self.exchange,
             Kind::Datagrams => self.datagrams,
         }
@@ -161,11 +165,11 @@ mod tests {
     const LIMITS: FlowTimeouts = FlowTimeouts::new(Ticks(1000), Ticks(60), Ticks(100));
 
     fn tcp(state: u8, idle: u32) -> Half {
-        Half { is_tcp: true, state, idle: Ticks(idle) }
+        Half { protocol: proto::TCP, state, idle: Ticks(idle) }
     }
 
     fn udp(idle: u32) -> Half {
-        Half { is_tcp: false, state: flow_state::NEW, idle: Ticks(idle) }
+        Half { protocol: proto::UDP, state: flow_state::NEW, idle: Ticks(idle) }
     }
 
     #[test]
@@ -189,6 +193,8 @@ mod tests {
         }
         // A question and its answer, and a longer exchange.
         assert!(!LIMITS.has_ended(udp(30), udp(30)) && LIMITS.has_ended(udp(31), udp(31)));
+        let sctp = |idle| Half { protocol: proto::SCTP, ..udp(idle) };
+        assert!(!LIMITS.has_ended(sctp(100), sctp(100)) && LIMITS.has_ended(sctp(101), sctp(101)));
         let assured = |idle| Half { state: ESTABLISHED, ..udp(idle) };
         assert!(!LIMITS.has_ended(assured(100), udp(100)) && LIMITS.has_ended(udp(101), assured(101)));
     }

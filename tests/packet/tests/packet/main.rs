@@ -68,6 +68,7 @@ both! {
     remote_subnet_is_reached_through_the_tunnel;
     host_port_reaches_its_pod;
     host_port_flow_ends_with_its_pod;
+    flows_of_a_removed_pod_are_not_those_of_the_next_with_its_index;
     shaped_pod_receives_through_its_qdisc;
     replies_to_a_shaped_client_use_its_qdisc;
     oversized_packet_to_a_shaped_pod_gets_frag_needed;
@@ -104,6 +105,9 @@ both! {
     retransmitted_syn_reaches_one_backend;
     syn_of_another_pod_ends_no_flow;
     direct_connection_beside_one_to_the_service_keeps_both;
+    full_pool_gives_the_port_of_an_ended_connection;
+    node_port_flow_of_a_remote_pod_translates_no_direct_answers;
+    refusals_are_limited_per_tick;
     two_frontends_of_one_backend_keep_their_replies;
     taken_reply_key_without_a_free_port_is_dropped;
     ended_pair_is_removed_whole;

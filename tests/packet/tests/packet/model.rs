@@ -99,7 +99,10 @@ fn run<A: Family + Reply>(
             Stage::LeastConnections => {
                 datapath::new_connection::<A, _, _, _, true>(&mut packet, &mut flows, tables, origin, ifindex)
             }
-            Stage::PortReuse => port_reuse::port_reuse::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
+            Stage::PortReuse => {
+                let received = (origin, verdict);
+                port_reuse::port_reuse::<A, _, _, _>(&mut packet, &mut flows, tables, received, ifindex)
+            }
             Stage::IcmpError => {
                 datapath::icmp_error::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex, payload)
             }

@@ -87,11 +87,12 @@ pub(crate) fn octets<A: Address>(addr: IpAddr) -> A {
 }
 
 /// Converts a flow of one family.
-pub(crate) fn view<A: Into<IpAddr>>(flow: Flow<A>) -> FlowView {
+pub(crate) fn view<A: Into<IpAddr> + Copy>(flow: Flow<A>) -> FlowView {
     FlowView {
         src: (flow.src.into(), flow.sport).into(),
         dst: (flow.dst.into(), flow.dport).into(),
-        iif: flow.iif,
-        oif: flow.oif,
+        // Of a pod's device, the index.
+        iif: flow.iif & u32::from(u16::MAX),
+        oif: flow.egress_ifindex(),
     }
 }

@@ -10,6 +10,7 @@ use std::hash::Hash;
 use dataplane_common::balance::least_connections;
 use dataplane_common::maps::{FamilyMaps, FlowMap, SharedMaps};
 use dataplane_common::types::address::Address;
+use dataplane_common::types::answer_budget::{AnswerBudget, AnswerKind};
 use dataplane_common::types::event::Counter;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::types::load::{ConnectionCounts, Search};
@@ -111,6 +112,7 @@ pub(super) struct Shared {
     pub(super) socket: u64,
     /// Interface index by destination address: the routes of the host's stack.
     pub(super) routes: HashMap<[u8; 16], u32>,
+    pub(super) answers: RefCell<[AnswerBudget; AnswerKind::COUNT]>,
     /// Room of both flow tables together.
     pub(super) flow_room: Room,
 }
@@ -167,6 +169,9 @@ impl<A> SharedMaps for View<'_, A> {
         stats.flows += 1;
     }
     fn count(&self, _counter: Counter) {}
+    fn take_answer(&self, kind: AnswerKind) -> bool {
+        self.0.answers.borrow_mut()[kind as usize].take(self.0.now)
+    }
 }
 
 impl<A: Address> FamilyMaps<A> for View<'_, A> {

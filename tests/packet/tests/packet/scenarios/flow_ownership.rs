@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use dataplane_common::types::event::DropReason;
-use dataplane_common::types::pod::NodeConfig;
+use dataplane_common::types::pod::{Network, NodeConfig, network_flags, node_features};
 
 use super::backend_removal::{DRAINING, succeed};
 use super::schedulers::fresh_port;
 use super::{
-    DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, FamilyAddresses, HOST, OUT, SNAT_MAX, SNAT_MIN, TO_A, TO_B, UPLINK, at,
-    backend, config, expect, expect_drop, node, number, service,
+    DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, FamilyAddresses, HOST, OUT, POD_B, SNAT_MAX, SNAT_MIN, TO_A, TO_B, UPLINK,
+    at, backend, config, expect, expect_drop, node, number, service,
 };
 use crate::frame::{Kind, frame, verify};
 use crate::testbed::{Action, Hook, Testbed};
@@ -165,6 +165,54 @@ pub(crate) fn direct_connection_beside_one_to_the_service_keeps_both<T: Testbed>
                     expect_open(t, next(first), to, c);
                 }
             }
+        }
+    }
+}
+
+/// The device of pod B gets another pod, which neither receives nor continues the connections of
+/// the old one.
+pub(crate) fn flows_of_a_removed_pod_are_not_those_of_the_next_with_its_index<T: Testbed>(t: &mut T) {
+    let [v4, v6] = with_timeouts(t);
+    for net in [v4, v6] {
+        let to = at(net.b, 8080);
+        for (first, reply) in DIALOGUES {
+            for c in connections(&net, fresh_port()) {
+                service(t, c.front, to);
+                open(t, first, reply, to, c);
+                t.put_pod(POD_B, super::pod(99, "10.1.0.4".parse().unwrap(), "fd00:1::4".parse().unwrap()));
+                let next = next(first);
+                if next == Kind::Ack {
+                    let mut f = frame(next, c.client, c.front);
+                    assert_ne!(t.run(c.from.0, c.from.1, &mut f), Action::Redirect, "{:?}", c.from);
+                }
+                expect_drop(t, FROM_B, frame(next, to, c.client), DropReason::Spoofed);
+                t.put_pod(POD_B, super::pod(u64::from(POD_B), v4.b, v6.b));
+            }
+        }
+    }
+}
+
+/// A pod of another node has a connection to pod B without flows here, because its own node has
+/// translated it. A packet to a node port with that source, forged or not, leaves the answers
+/// alone.
+pub(crate) fn node_port_flow_of_a_remote_pod_translates_no_direct_answers<T: Testbed>(t: &mut T) {
+    let families = with_timeouts(t);
+    t.put_config(NodeConfig { features: node_features::NETWORKS, udp_ticks: UDP, tcp_ticks: TCP, ..config(&families) });
+    for net in families {
+        let to = at(net.b, 8080);
+        let len = if net.remote.is_ipv4() { 24 } else { 64 };
+        t.put_network(net.remote, len, Network { oif: 0, flags: network_flags::KEEP_SOURCE | network_flags::REMOTE });
+        for (first, reply) in DIALOGUES {
+            let (client, front) = (at(net.remote, fresh_port()), at(net.node, 30080));
+            service(t, front, to);
+            expect(t, FROM_UPLINK, first, (client, to), TO_B, (client, to));
+            let mut f = frame(first, client, front);
+            assert_eq!(t.run(FROM_UPLINK.0, FROM_UPLINK.1, &mut f), Action::Redirect);
+            let (from, dst) = verify(&f, 0);
+            assert_eq!((from.ip(), dst), (client.ip(), to), "the client's address is kept");
+            assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
+            expect(t, FROM_B, reply, (to, client), OUT, (to, client));
+            expect(t, FROM_B, reply, (to, from), OUT, (front, client));
         }
     }
 }

@@ -95,7 +95,17 @@ impl World {
             }
             let back = flows[other];
             let short = there.state == flow_state::NEW || there.state.max(back.state) >= flow_state::CLOSING;
-            let limit = if key.proto == proto::TCP && short { CLOSING } else { OTHER };
+            let (tcp, closing) = (key.proto == proto::TCP, there.state.min(back.state) >= flow_state::CLOSING);
+            // If no port is free, a pair gives its own to another connection sooner.
+            let holds_port = there.sport != key.sport;
+            let limit = match (tcp, there.state.max(back.state)) {
+                (true, flow_state::RESET) if holds_port => CLOSING.div_ceil(12),
+                (true, _) if holds_port && closing => CLOSING.div_ceil(12),
+                (true, _) if holds_port && there.state == flow_state::NEW => CLOSING.div_ceil(2),
+                (false, flow_state::NEW) if holds_port => CLOSING.div_ceil(2),
+                (true, _) if short => CLOSING,
+                _ => OTHER,
+            };
             (now - there.last_seen).min(now - back.last_seen) <= limit
         };
         pairs.filter(in_use).collect()

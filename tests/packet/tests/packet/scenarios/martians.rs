@@ -7,11 +7,11 @@ use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, address_kind, network_flags, node_features};
 
 use super::{
-    BOTH_SETS, FROM_A, FROM_UPLINK, FamilyAddresses, HOST, TO_A, TO_B, TUNNEL, UPLINK, at, backend, config, expect,
-    expect_drop, fragments, node, number, service,
+    BOTH_SETS, FROM_A, FROM_UPLINK, FamilyAddresses, HOST, SNAT_MAX, SNAT_MIN, TO_A, TO_B, TUNNEL, UPLINK, at, backend,
+    config, expect, expect_drop, fragments, node, number, service,
 };
-use crate::frame::{Kind, frame, icmp_error};
-use crate::testbed::{Hook, Testbed};
+use crate::frame::{Kind, frame, icmp_error, verify};
+use crate::testbed::{Action, Hook, Testbed};
 
 const FROM_TUNNEL: (Hook, u32) = (Hook::FromUplink, TUNNEL);
 const KINDS: [Kind; 5] = [Kind::Syn, Kind::Ack, Kind::Rst, Kind::Udp, Kind::Sctp];
@@ -90,7 +90,12 @@ pub(crate) fn remote_pods_are_believed_from_their_direction_alone<T: Testbed>(t:
             let from = at(source, if hook == FROM_UPLINK { 40001 } else { 40000 });
             for kind in [Kind::Syn, Kind::Udp] {
                 expect(t, hook, kind, (from, to), TO_B, (from, to));
-                expect(t, hook, kind, (from, port), TO_B, (from, to));
+                // By the node port with another source port, apart from their direct connections.
+                let mut f = frame(kind, from, port);
+                assert_eq!(t.run(hook.0, hook.1, &mut f), Action::Redirect, "{kind:?} from {from}");
+                let (shown, dst) = verify(&f, 0);
+                assert_eq!((shown.ip(), dst), (source, to));
+                assert!((SNAT_MIN..=SNAT_MAX).contains(&shown.port()), "{shown}");
             }
         }
         // Remote pods reach further addresses of the node without the tunnel.
@@ -156,7 +161,7 @@ pub(crate) fn icmp_error_with_a_martian_source_is_not_translated<T: Testbed>(t: 
     for net in node(t) {
         let (vip, to, client) = (at(net.vip, 80), at(net.remote, 8080), at(net.a, 40000));
         service(t, vip, to);
-        expect(t, FROM_A, Kind::Syn, (client, vip), (crate::testbed::Action::Redirect, UPLINK), (client, to));
+        expect(t, FROM_A, Kind::Syn, (client, vip), (Action::Redirect, UPLINK), (client, to));
         let sent = frame(Kind::Syn, client, to);
         for source in [net.b, net.node, net.vip] {
             expect_drop(t, FROM_UPLINK, icmp_error(source, net.a, &sent), DropReason::Martian);

@@ -6,9 +6,10 @@ use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::{Network, NodeConfig, network_flags, node_features};
 use dataplane_common::types::service::{FrontendKey, proto};
 
+use super::schedulers::fresh_port;
 use super::{
     DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, OUT, POD_A, POD_B, SNAT_MAX, SNAT_MIN, TO_A, TO_B, TUNNEL, UPLINK,
-    at, config, expect, expect_drop, node, service,
+    at, config, expect, expect_drop, node, number, service,
 };
 use crate::frame::{Kind, echo, echo_reply, frame, icmp_error, verify, verify_echo, verify_icmp_error};
 use crate::testbed::{Action, Hook, Testbed};
@@ -102,6 +103,50 @@ pub(crate) fn snat_port_exhaustion_drops_new_flows<T: Testbed>(t: &mut T) {
         expect_drop(t, FROM_A, frame(Kind::Udp, at(net.a, 40001), target), DropReason::SnatPortsExhausted);
         // Ports are reserved per destination.
         assert_eq!(leave(t, Kind::Udp, at(net.a, 40001), at(net.outside, 444)).port(), SNAT_MIN);
+    }
+}
+
+/// One port, which a new connection gets as soon as the old one has ended, also without an agent.
+pub(crate) fn full_pool_gives_the_port_of_an_ended_connection<T: Testbed>(t: &mut T) {
+    const CLOSING: u32 = 24;
+    const UDP: u32 = 100;
+    let families = node(t);
+    let features = node_features::NETWORKS | node_features::MASQUERADE;
+    t.put_config(NodeConfig {
+        features,
+        snat_port_max: SNAT_MIN,
+        closing_ticks: CLOSING,
+        udp_ticks: UDP,
+        tcp_ticks: 1000,
+        ..config(&families)
+    });
+    let dialogues: [(&[Kind], u32); 6] = [
+        (&[Kind::Syn], CLOSING / 2),
+        (&[Kind::Syn, Kind::Rst], CLOSING / 12),
+        (&[Kind::Syn, Kind::Ack, Kind::Fin], CLOSING / 12),
+        (&[Kind::Udp], CLOSING / 2),
+        (&[Kind::Syn, Kind::Ack], 1000),
+        (&[Kind::Sctp], UDP),
+    ];
+    for net in families {
+        let world = at(net.outside, 443);
+        let shown = at(net.node, SNAT_MIN);
+        for (kinds, limit) in dialogues {
+            let (old, new) = (at(net.a, fresh_port()), at(net.a, fresh_port()));
+            for kind in kinds {
+                assert_eq!(leave(t, *kind, old, world), shown, "{kind:?}");
+                if *kind == Kind::Ack || *kind == Kind::Fin {
+                    expect(t, FROM_UPLINK, *kind, (world, shown), TO_A, (world, old));
+                }
+            }
+            t.advance(limit);
+            let first = kinds[0];
+            expect_drop(t, FROM_A, frame(first, new, world), DropReason::SnatPortsExhausted);
+            t.advance(1);
+            assert_eq!(leave(t, first, new, world), shown, "{kinds:?} after {limit} ticks");
+            assert!(t.flow(old, world, number(first)).is_none(), "{kinds:?}: no half stays");
+            t.advance(1001);
+        }
     }
 }
 

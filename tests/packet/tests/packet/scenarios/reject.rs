@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use dataplane_common::types::answer_budget::PER_TICK;
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, address_kind, network_flags, node_features};
 use dataplane_common::types::service::{Frontend, FrontendKey, frontend_flags, proto};
@@ -58,6 +59,21 @@ pub(crate) fn service_without_backends_is_rejected<T: Testbed>(t: &mut T) {
             expect_rejection(t, hook, at(client, 40000), at(addr, 80), DropReason::NoBackend);
         }
     }
+}
+
+/// A flood of packets that would be refused. The limit is one of a CPU and a tick, both of which
+/// can change during the test.
+pub(crate) fn refusals_are_limited_per_tick<T: Testbed>(t: &mut T) {
+    let [net, _] = node(t);
+    let (client, front) = (at(net.outside, 40000), at(net.node, 80));
+    t.put_frontend(FrontendKey { addr: net.node, port: 80, proto: proto::TCP, pad: 0 }, frontend(0, 0));
+    let (mut answered, before) = (0, t.drops(DropReason::NoBackend));
+    while t.run(FROM_UPLINK.0, FROM_UPLINK.1, &mut frame(Kind::Syn, client, front)) == Action::Redirect {
+        answered += 1;
+        assert!(answered < 100 * PER_TICK, "no limit");
+    }
+    assert!(answered >= PER_TICK, "only {answered} answers");
+    assert_eq!(t.drops(DropReason::NoBackend) - before, u64::from(answered) + 1, "each is counted");
 }
 
 /// Sources that the link can have, but to which no answer may go (RFC 1122, section 3.2.2; RFC
