@@ -24,8 +24,8 @@ use serde::Serialize;
 
 pub use options::Options;
 pub use types::{
-    ExternalIpRange, Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, Scheduler, SourceKind,
-    UplinkAttach,
+    ExternalIpRange, Ipam, LogFormat, NodePortRange, PortRange, PortRangeError, RouteMode, Scheduler, SocketScope,
+    SourceKind, UplinkAttach,
 };
 
 /// Default UDP port of VXLAN, as assigned by IANA (RFC 7348).
@@ -146,6 +146,7 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     pub state_dir: PathBuf,
     pub cni_conflist: Option<PathBuf>,
+    pub translate_sockets: SocketScope,
     pub uplink_attach: UplinkAttach,
     pub ebpf_object: Option<PathBuf>,
     pub snat_ports: PortRange,
@@ -208,6 +209,7 @@ impl Config {
             cgroup_root: o.cgroup_root,
             state_dir: o.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             cni_conflist: o.cni_conflist,
+            translate_sockets: o.translate_sockets.unwrap_or_default(),
             uplink_attach: o.uplink_attach.unwrap_or_default(),
             ebpf_object: o.ebpf_object,
             snat_ports: o.snat_port_range.unwrap_or(PortRange { first: 4096, last: 29999 }),

@@ -27,6 +27,7 @@ mod schedulers;
 mod sctp;
 mod service;
 mod small;
+mod socket_scope;
 mod transfer;
 mod translation_ports;
 mod udp_failover;

@@ -70,21 +70,25 @@ pub fn connect<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest
         return decision;
     }
     let asked = SockPeerKey { cookie, addr, port, pad: 0 };
+    let pod = tables.pod_netns(request.netns_cookie).map(A::of_netns);
+    let by_packets = pod.is_some() && tables.config().is_some_and(|c| c.features & node_features::NODE_SOCKETS != 0);
     let Some(frontend) = tables.frontend(&FrontendKey { addr, port, proto, pad: 0 }) else {
         if proto == proto::UDP && !request.unconnected {
             // The application connects to this address itself, to which the socket may have been
             // redirected before. It must no longer be shown the frontend.
             tables.remove_sock_peer(&asked);
         }
-        return no_frontend(tables, request);
+        return if by_packets { decision } else { no_frontend(tables, request) };
     };
+    if by_packets {
+        return decision;
+    }
     if request.unconnected
         && let Some(&peer) = tables.sock_peer(&asked)
         && is_current(tables, &peer)
     {
         return SocketDecision { action: SocketVerdict::Redirect, addr: peer.addr, port: peer.port, ..decision };
     }
-    let pod = tables.pod_netns(request.netns_cookie).map(A::of_netns);
     // A pod's address as on the packet path, so that affinity entries are shared.
     let client = match pod {
         Some(addr) => addr,

@@ -164,6 +164,9 @@ pub mod node_features {
     /// The host device is in place: the node's own packets to [`super::network_flags::SERVICE`]
     /// networks reach the packet path, which can drop them silently.
     pub const NODE_CLIENT: u32 = 8;
+    /// The socket hooks leave pods alone, whose packets the packet path translates. So a proxy
+    /// inside a pod sees the addresses of Services.
+    pub const NODE_SOCKETS: u32 = 16;
 }
 
 /// The role of a network, seen from this node: value of the tries `networks4` and `networks6`,

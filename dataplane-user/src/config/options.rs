@@ -13,7 +13,8 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 use super::types::{
-    ExternalIpRange, Ipam, LogFormat, NodePortRange, PortRange, RouteMode, Scheduler, SourceKind, UplinkAttach,
+    ExternalIpRange, Ipam, LogFormat, NodePortRange, PortRange, RouteMode, Scheduler, SocketScope, SourceKind,
+    UplinkAttach,
 };
 
 const TABLES: &str = "Table sizes";
@@ -235,6 +236,13 @@ options! {
     /// The name must sort before those of other CNI configurations.
     #[arg(long, env = "ROPEWAY_CNI_CONFLIST", value_name = "FILE", help_heading = "Kernel")]
     cni_conflist: PathBuf,
+    /// Processes whose connections to Services are translated at connect(2) [default: all]
+    ///
+    /// Set `node` with a service mesh that redirects connections inside pods: its proxy must see
+    /// the Service's address, and not the pod that the socket hook has chosen. The packets of pods
+    /// are then translated one by one.
+    #[arg(long, env = "ROPEWAY_TRANSLATE_SOCKETS", value_name = "WHOSE", help_heading = "Kernel")]
+    translate_sockets: SocketScope,
     /// Kind of attachment of the programs to uplinks [default: auto]
     ///
     /// A tcx program runs before every tc filter of the device. Set `clsact` if another program's

@@ -79,6 +79,17 @@ pub enum Scheduler {
     Nq = scheduler::NQ,
 }
 
+/// The processes whose connections the socket hooks translate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketScope {
+    /// Those of pods and of the node
+    #[default]
+    All,
+    /// Those of the node; the connections of pods are translated packet by packet
+    Node,
+}
+
 /// Kind of attachment of the programs to uplinks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

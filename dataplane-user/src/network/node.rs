@@ -247,7 +247,7 @@ impl NodeTask {
     }
 
     fn config_inputs<'a>(&'a self, facts: &'a NodeFacts) -> ConfigInputs<'a> {
-        let (tunnels, features) = (self.routing.tunnels(), self.routing.features());
+        let (tunnels, features) = (self.routing.tunnels(), self.routing.features(&self.config));
         ConfigInputs { config: &self.config, facts, tunnels, features }
     }
 

@@ -454,3 +454,19 @@ fn least_connections_counts_sockets() {
     // Other schedulers do not count.
     assert_eq!(ask(&scheduled(scheduler::RR, 0), false), (1, SockBackend::default()));
 }
+
+/// `--translate-sockets=node`: a proxy in a pod sees the address of the Service.
+#[test]
+fn sockets_of_pods_are_left_alone_if_only_those_of_the_node_are_translated() {
+    let mut fake = Fake::new();
+    for (features, redirected) in [(0, true), (node_features::NODE_SOCKETS, false)] {
+        fake.config.features = features;
+        for unconnected in [false, true] {
+            // A frontend and a host port.
+            for port in [30080, 8080] {
+                assert_eq!(fake.send(POD_NETNS, NODE, port, unconnected).is_some(), redirected, "{port}");
+                assert!(fake.send(NODE_NETNS, NODE, port, unconnected).is_some(), "{port}");
+            }
+        }
+    }
+}

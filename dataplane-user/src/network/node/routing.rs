@@ -18,7 +18,7 @@ use super::host_device::HostDevice;
 use super::network_tries::{NetworkInputs, NetworkTries, PendingNetworks};
 use super::node_routes::{NodeRoutes, TunnelInputs, Tunnels};
 use super::status::NodeStatus;
-use crate::config::Config;
+use crate::config::{Config, SocketScope};
 use crate::network::routes::{HostDeviceRoutes, RoutePlan};
 use crate::network::tunnel::TunnelError;
 
@@ -51,9 +51,10 @@ impl Routing {
     }
 
     /// Returns the bits of `NodeConfig::features`; `None` before the tries have been compared.
-    pub(super) fn features(&self) -> Option<u32> {
+    pub(super) fn features(&self, config: &Config) -> Option<u32> {
         let client = if self.host_device_routed { node_features::NODE_CLIENT } else { 0 };
-        self.tries.features().map(|bits| bits | client)
+        let sockets = if config.translate_sockets == SocketScope::Node { node_features::NODE_SOCKETS } else { 0 };
+        self.tries.features().map(|bits| bits | client | sockets)
     }
 
     /// Reads the tries again at the next refresh, because another program may have changed them.
