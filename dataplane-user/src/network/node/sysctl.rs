@@ -43,14 +43,15 @@ pub fn needed(uplinks: &[String], read: impl Fn(&str) -> Option<String>) -> Vec<
             }
         }
     }
-    // Strict filtering (1) drops replies of Services, which come from addresses that have no route.
-    // The kernel uses the larger of the device's value and the value of `all`; 2 is loose, 0 is
-    // off.
+    // Strict filtering (1) drops what the programs leave to the host's stack and what arrives by
+    // another device than that of the route to its source. The kernel uses the larger of the
+    // device's value and the value of `all`; 2 is loose, 0 is off.
     for device in uplinks {
         let path = format!("net/ipv4/conf/{device}/rp_filter");
         let strict = is(&path, "1") || (is("net/ipv4/conf/all/rp_filter", "1") && !is(&path, "2"));
         if strict {
-            let why = "strict reverse-path filtering drops the replies of Services";
+            let why = "1 drops packets to the node itself that arrive by another device than that of the route to \
+                       their source, as there can be with several network cards or a tunnel";
             wanted.push(Setting { path, value: "2", why });
         }
     }
