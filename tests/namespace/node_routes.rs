@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ropeway_tests::cluster::{Cluster, Node};
+use ropeway_tests::cluster::{Cluster, Node, Shape};
 use ropeway_tests::load;
 use ropeway_tests::manifest;
 use ropeway_tests::peer::Protocol;
@@ -247,5 +247,42 @@ fn thousand_nodes_are_routed_within_one_second() {
         let ends = || count(&["bridge", "fdb", "show", "dev", TUNNEL]);
         let expected = if wanted == 2 { 0 } else { 750 };
         wait::until_true(&format!("{expected} tunnel ends"), SOON, || ends() == expected).unwrap();
+    }
+}
+
+/// Programs that manage the node's network flush what they have not set (`networkctl reload`). The
+/// node's own processes then do not reach a pod, whose probes fail.
+#[test]
+#[ignore = "needs root"]
+fn removed_routes_and_neighbours_of_pods_are_restored() {
+    let mut cluster = Cluster::network(Shape { nodes: 1, mtu: 1500 }).unwrap();
+    cluster.filter_strictly().unwrap();
+    cluster.start_agents().unwrap();
+    let node = &cluster.nodes[0];
+    let ServingPod { pod, server: _server } = serving(node, "web");
+    let answered = |family| {
+        let target = pod.port(family, PORT).unwrap();
+        let report = load::send_requests_with(&node.machine, target, Protocol::Tcp, 1, &["--timeout=300"]);
+        report.is_ok_and(|report| report.ok == 1)
+    };
+    let all = || IpFamily::BOTH.into_iter().all(answered);
+    assert!(all(), "before");
+    let device = pod.result()["interfaces"][0]["name"].as_str().unwrap().to_owned();
+    let [four, six] = IpFamily::BOTH.map(|family| pod.address(family).unwrap());
+    let [lookup, routes] = [
+        ["ip", "neigh", "show", "dev", &device, "nud", "permanent"].to_vec(),
+        ["ip", "route", "show", "dev", &device].to_vec(),
+    ];
+    let state = || [&lookup, &routes].map(|words| node.machine.output(words).unwrap());
+    let before = state();
+    for damage in [
+        vec![format!("route del {four}/32 dev {device}"), format!("-6 route del {six}/128 dev {device}")],
+        vec![format!("neigh flush dev {device} nud permanent")],
+    ] {
+        node.machine.ip(&damage).unwrap();
+        assert_ne!(state(), before, "{damage:?}");
+        // Neighbours have no event that the agent follows: it looks at intervals of 30 s.
+        wait::until_true(&format!("after {damage:?}"), Duration::from_secs(40), || state() == before).unwrap();
+        wait::until_true("the node reaches the pod", SOON, all).unwrap();
     }
 }

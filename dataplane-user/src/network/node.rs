@@ -2,10 +2,10 @@
 //! networks.
 //!
 //! One task owns all of it and only sequences its jobs: `facts_tracker` with `attachments`,
-//! `config_writer`, `routing` and `host_device`. A refresh compares the desired state with the
-//! kernel's and applies the difference, so it is safe to run at any event: a Node object, a link,
-//! an address, a route. Objects of other programs are never changed; [`crate::network::routes`] and
-//! [`crate::load`] define which ones are Ropeway's.
+//! `config_writer`, `routing`, `host_device` and `pod_routes`. A refresh compares the desired state
+//! with the kernel's and applies the difference, so it is safe to run at any event: a Node object,
+//! a link, an address, a route. Objects of other programs are never changed;
+//! [`crate::network::routes`] and [`crate::load`] define which ones are Ropeway's.
 
 mod attachments;
 mod cluster_view;
@@ -14,6 +14,7 @@ mod config_writer;
 mod error;
 mod facts_tracker;
 mod monitor;
+mod pod_routes;
 mod routing;
 
 pub mod address_gc;
@@ -54,6 +55,7 @@ use facts_tracker::FactsTracker;
 use host_device::{HostDeviceInputs, HostDeviceState};
 use monitor::NetlinkMonitor;
 use node_routes::{NodeRoutes, TunnelInputs};
+use pod_routes::PodRoutes;
 use routing::{Routing, RoutingInputs};
 use status::NodeStatus;
 
@@ -95,6 +97,7 @@ pub struct NodeTask {
     config_writer: ConfigWriter,
     routing: Routing,
     host_device: HostDeviceState,
+    pod_routes: PodRoutes,
     status: Arc<NodeStatus>,
     unwritable_settings: sysctl::ReportedErrors,
 }
@@ -127,6 +130,7 @@ impl NodeTask {
             config_writer: ConfigWriter { pins: pins.clone(), clock, netns_cookie },
             routing: Routing::new(pins),
             host_device: HostDeviceState::default(),
+            pod_routes: PodRoutes::default(),
             status,
             unwritable_settings: sysctl::ReportedErrors::default(),
             config,
@@ -172,6 +176,7 @@ impl NodeTask {
             };
             if external {
                 self.routing.invalidate();
+                self.pod_routes.look();
             }
             self.cluster.update(&mut feed);
             if let Err(e) = self.refresh(external) {
@@ -179,12 +184,18 @@ impl NodeTask {
                 self.status.failed();
                 due = Instant::now() + RETRY;
             }
+            if self.pod_routes.is_pending() {
+                due = due.min(Instant::now() + RETRY);
+            }
         }
     }
 
     fn is_relevant(&self, events: &[NetlinkEvent]) -> bool {
         let relevant = |e: &NetlinkEvent| {
-            self.facts.is_relevant(e, &self.config) || self.routing.is_relevant(e) || self.host_device.is_relevant(e)
+            self.facts.is_relevant(e, &self.config)
+                || self.routing.is_relevant(e)
+                || self.host_device.is_relevant(e)
+                || pod_routes::is_relevant(e)
         };
         self.facts.is_empty() || events.iter().any(relevant)
     }
@@ -241,6 +252,7 @@ impl NodeTask {
             operations += self.routing.apply(&mut self.socket, &known, plan, &self.status)?;
             operations += self.config_writer.apply(&self.config_inputs(&facts))?;
         }
+        operations += self.pod_routes.apply(&mut self.socket, &self.attachments.pins, &snapshot, &self.status)?;
         self.status.operations(operations, external && !changed);
         self.facts.publish(&config, facts, self.cluster.pools());
         Ok(())

@@ -16,7 +16,7 @@ fn config(o: Options) -> Config {
     Config::new(Options { node_name: Some("n1".into()), ..o }).unwrap()
 }
 
-fn link(index: u32, name: &str) -> Link {
+pub(super) fn link(index: u32, name: &str) -> Link {
     Link {
         index: IfIndex(index),
         name: name.into(),
