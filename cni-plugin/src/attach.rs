@@ -9,7 +9,7 @@ use std::path::Path;
 
 use dataplane_host::netlink::{
     Direction, IfIndex, NetlinkError, NetlinkRequest, Socket, Veth, add_address, add_clsact, add_route, create_veth,
-    delete_link, quiet_link, replace_filter, replace_neighbour, set_rate, set_up,
+    delete_link, has_ipv6, quiet_link, replace_filter, replace_neighbour, set_rate, set_up,
 };
 use dataplane_host::netns::Netns;
 use dataplane_host::store::AttachmentRecord;
@@ -86,7 +86,7 @@ impl NamespacePair {
             self.host_socket.run(&[set_rate(index, rate)])?;
         }
         self.host_socket.run(&[
-            quiet_link(index),
+            quiet_link(index, has_ipv6()),
             add_clsact(index),
             replace_filter(index, Direction::Ingress, "from_pod", programs.from_pod.as_fd()),
             replace_filter(index, Direction::Egress, "to_pod", programs.to_pod.as_fd()),

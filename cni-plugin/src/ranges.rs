@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::contract::{AgentFile, FileError, NodeFile};
+use dataplane_host::netlink;
 use dataplane_host::store::{Choice, Range};
 use ipnetwork::IpNetwork;
 
@@ -45,6 +46,8 @@ pub(crate) struct Ranges {
     origin: Origin,
     state_dir: PathBuf,
     pub(crate) mtu: u32,
+    /// The kernel has IPv6. Without it pods get no IPv6 address, whatever ranges there are.
+    ipv6: bool,
 }
 
 /// The origin of the ranges.
@@ -77,7 +80,7 @@ pub(crate) fn resolve(
         Origin::Configuration(by_family(config.ranges.clone()))
     };
     let mtu = [config.mtu, node.map_or(0, |node| node.mtu)].into_iter().find(|mtu| *mtu != 0).unwrap_or(DEFAULT_MTU);
-    let ranges = Ranges { origin, state_dir: config.state_dir.clone(), mtu };
+    let ranges = Ranges { origin, state_dir: config.state_dir.clone(), mtu, ipv6: netlink::has_ipv6() };
     let choices = ranges.choices()?;
     if choices.is_empty() {
         return Err(no_data());
@@ -108,10 +111,11 @@ impl Ranges {
     /// Returns one choice per address of the pod, from the ranges of this moment. Call it again
     /// after each time the store was locked: the agent takes blocks away under that lock.
     pub(crate) fn choices(&self) -> Result<Vec<Choice>, CniError> {
-        match &self.origin {
-            Origin::Configuration(choices) | Origin::PodCidrs(choices) => Ok(choices.clone()),
-            Origin::Pools(request) => pools::choices(request, &self.state_dir),
-        }
+        let choices = match &self.origin {
+            Origin::Configuration(choices) | Origin::PodCidrs(choices) => choices.clone(),
+            Origin::Pools(request) => pools::choices(request, &self.state_dir)?,
+        };
+        supported(choices, self.ipv6)
     }
 
     /// Returns all ranges from which this node gives out addresses.
@@ -163,6 +167,17 @@ impl Ranges {
     }
 }
 
+/// Leaves out the choices of a family that the kernel does not have. None left is an error.
+fn supported(mut choices: Vec<Choice>, ipv6: bool) -> Result<Vec<Choice>, CniError> {
+    let any = !choices.is_empty();
+    choices.retain(|choice| ipv6 || choice.ranges.iter().all(|range| range.network().is_ipv4()));
+    if any && choices.is_empty() {
+        let reason = "all are IPv6, which this kernel does not have (ipv6.disable=1)";
+        return Err(CniError::config("ranges", reason.to_owned()));
+    }
+    Ok(choices)
+}
+
 /// Groups ranges into one choice per family. The family of the first range comes first, in the
 /// pod's addresses too.
 fn by_family(ranges: Vec<Range>) -> Vec<Choice> {
@@ -208,4 +223,21 @@ fn fix(choices: &mut [Choice], ip: IpAddr) -> Result<(), CniError> {
 
 fn rejected(reason: String) -> CniError {
     CniError::config("runtimeConfig.ips", reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_without_ipv6_gives_pods_ipv4_only() {
+        let choices =
+            |ranges: &[&str]| by_family(ranges.iter().map(|r| Range::new(r.parse().unwrap()).unwrap()).collect());
+        let both = choices(&["fd00:1::/64", "10.1.0.0/24"]);
+        assert_eq!(supported(both.clone(), true).unwrap(), both);
+        assert_eq!(supported(both, false).unwrap(), choices(&["10.1.0.0/24"]));
+        let error = supported(choices(&["fd00:1::/64"]), false).unwrap_err().to_string();
+        assert!(error.contains("ipv6.disable=1"), "{error}");
+        assert!(supported(vec![], false).unwrap().is_empty(), "no range yet");
+    }
 }

@@ -33,8 +33,8 @@ pub use fdb::{FdbEntry, delete_fdb, replace_fdb};
 pub use filter::{Direction, FILTER_HANDLE, FILTER_PRIORITY, Filter, add_clsact, delete_filter, replace_filter};
 pub use if_index::IfIndex;
 pub use link::{
-    Link, Veth, create_veth, delete_group, delete_link, quiet_link, quiet_tunnel, set_down, set_group, set_mac,
-    set_mtu, set_up, without_arp,
+    Link, Veth, create_veth, delete_group, delete_link, has_ipv6, quiet_link, quiet_tunnel, set_down, set_group,
+    set_mac, set_mtu, set_up, without_arp,
 };
 pub use monitor::{Group, Monitor, NetlinkEvent};
 pub use neighbour::{Neighbour, delete_neighbour, replace_neighbour};

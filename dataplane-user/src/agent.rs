@@ -202,7 +202,8 @@ fn start_tasks(
     tasks.spawn("contacts", report_contacts(Arc::clone(&contacts)));
     let (state_dir, notes) = (config.state_dir.clone(), notes(config));
     notes.iter().for_each(|note| warn!("{note}"));
-    tasks.spawn("status-file", status_file::run(state_dir, snapshots.clone(), Arc::clone(&contacts), notes));
+    let file = status_file::run(state_dir, snapshots.clone(), Arc::clone(&contacts), Arc::clone(&status), notes);
+    tasks.spawn("status-file", file);
     let source = source.run(config.node_name.clone(), config.service_proxy, sender, pools, Arc::clone(&contacts));
     tasks.spawn("source", async { source.await.map_err(AgentError::from) });
 

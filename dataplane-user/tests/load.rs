@@ -48,8 +48,10 @@ fn ids(dir: &str) -> BTreeMap<String, u32> {
 fn attach_all(programs: &Programs, node: &Node, how: UplinkAttach) -> usize {
     let mut socket = Socket::open().unwrap();
     let devices: Vec<_> = ["up0", "up1"].iter().filter_map(|n| socket.link_by_name(n).unwrap()).collect();
+    let uplinks = attach::uplinks(&pins(), programs, &devices, how, &mut socket).unwrap();
     attach::cgroup(&pins(), programs, &node.cgroup).unwrap()
-        + attach::uplinks(&pins(), programs, &devices, how, &mut socket).unwrap()
+        + uplinks.operations
+        + uplinks.detach_others(&pins(), &mut socket).unwrap()
         + attach::pods(&pins(), programs, &mut socket).unwrap()
 }
 

@@ -120,6 +120,22 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Gives every node a second card, `eth1`, in the network of that number, and returns a machine
+    /// that is in this network only. The nodes' default routes keep their device.
+    ///
+    /// # Errors
+    /// When a device can't be made.
+    pub fn add_network(&self, number: u8, mtu: u32, machine: &str) -> Result<Machine> {
+        let bridge = format!("br{number}");
+        self.fabric.ip(&[format!("link add {bridge} mtu {mtu} type bridge"), format!("link set {bridge} up")])?;
+        for node in &self.nodes {
+            join(&self.fabric, &node.machine, mtu, number, node.number + 10, "eth1")?;
+        }
+        let machine = Machine::make(&self.run, machine, MachineOptions::default())?;
+        join(&self.fabric, &machine, mtu, number, 9, "eth0")?;
+        Ok(machine)
+    }
+
     /// Runs [`Cluster::network`], and starts a ready agent on each node.
     ///
     /// # Errors

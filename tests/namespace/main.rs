@@ -31,3 +31,4 @@ mod socket_scope;
 mod transfer;
 mod translation_ports;
 mod udp_failover;
+mod uplinks;

@@ -3,12 +3,13 @@
 //! The plugin creates pods' veth pairs, the agent its host and tunnel devices.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    LinkInfo, LinkLayerType, LinkMessage,
 };
 
 use super::{IfIndex, NetlinkError, NetlinkRequest, Socket, Vxlan};
@@ -25,6 +26,8 @@ pub struct Link {
     pub name: String,
     /// Hardware address; all zero where the device has none of six bytes.
     pub mac: [u8; 6],
+    /// Frames of the device begin with an Ethernet header (`ARPHRD_ETHER`).
+    pub ethernet: bool,
     /// MTU of the device in bytes.
     pub mtu: u32,
     /// Administratively up (`IFF_UP`).
@@ -154,19 +157,26 @@ pub fn set_group(index: IfIndex, group: u32) -> NetlinkRequest {
 }
 
 /// Switches off the automatic link-local IPv6 address and IPv4 redirects in both directions. (IPv6
-/// has no such attributes; there it takes a write to `/proc/sys`.)
+/// has no such attributes; there it takes a write to `/proc/sys`.) `ipv6`: the kernel has IPv6, see
+/// [`has_ipv6`]; without it the kernel refuses the attributes of IPv6.
 #[must_use]
-pub fn quiet_link(index: IfIndex) -> NetlinkRequest {
-    configure(index, &[(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0)], "no own addresses, no redirects")
+pub fn quiet_link(index: IfIndex, ipv6: bool) -> NetlinkRequest {
+    configure(index, &[(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0)], ipv6, "no own addresses, no redirects")
 }
 
 /// Configures a device like [`quiet_link`], and sets `rp_filter` to 2 (loose): packets from it may
 /// have sources that the node would reach through another device. The kernel uses the larger of the
 /// device's value and the common one.
 #[must_use]
-pub fn quiet_tunnel(index: IfIndex) -> NetlinkRequest {
+pub fn quiet_tunnel(index: IfIndex, ipv6: bool) -> NetlinkRequest {
     let settings = [(ACCEPT_REDIRECTS, 0), (SEND_REDIRECTS, 0), (RP_FILTER, 2)];
-    configure(index, &settings, "no own addresses, no redirects, loose reverse-path filter")
+    configure(index, &settings, ipv6, "no own addresses, no redirects, loose reverse-path filter")
+}
+
+/// Returns true if the kernel has IPv6: it was built with it and started without `ipv6.disable=1`.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 // include/uapi/linux/ip.h, IPV4_DEVCONF_*.
@@ -174,7 +184,7 @@ const ACCEPT_REDIRECTS: u16 = 4;
 const SEND_REDIRECTS: u16 = 6;
 const RP_FILTER: u16 = 8;
 
-fn configure(index: IfIndex, settings: &[(u16, u32)], what: &str) -> NetlinkRequest {
+fn configure(index: IfIndex, settings: &[(u16, u32)], ipv6: bool, what: &str) -> NetlinkRequest {
     // IFLA_INET_CONF, which is a nest here.
     const INET_CONF_NEST: u16 = 1 | 0x8000;
     let mut conf = Vec::with_capacity(8 * settings.len());
@@ -183,10 +193,10 @@ fn configure(index: IfIndex, settings: &[(u16, u32)], what: &str) -> NetlinkRequ
         conf.extend_from_slice(&setting.to_ne_bytes());
         conf.extend_from_slice(&value.to_ne_bytes());
     }
-    let spec = vec![
-        AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(INET_CONF_NEST, conf))]),
-        AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]),
-    ];
+    let mut spec = vec![AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(INET_CONF_NEST, conf))])];
+    if ipv6 {
+        spec.push(AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]));
+    }
     set(index, vec![LinkAttribute::AfSpecUnspec(spec)], what)
 }
 
@@ -219,6 +229,7 @@ impl Link {
             index: IfIndex(message.header.index),
             name: String::new(),
             mac: [0; 6],
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             mtu: 0,
             up: flags.contains(LinkFlags::Up),
             running: flags.contains(LinkFlags::Running),

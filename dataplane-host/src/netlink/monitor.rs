@@ -89,9 +89,9 @@ impl Monitor {
         let mut events = Vec::new();
         loop {
             match read(&self.socket, &mut self.buffer, "listen to changes") {
-                Ok(()) => events.extend(messages(&self.buffer).filter_map(|m| match m {
-                    Ok(m) => event(m.payload),
-                    Err(_) => Some(NetlinkEvent::Lost),
+                Ok(()) => events.extend(messages(&self.buffer).flat_map(|m| match m {
+                    Ok(m) => changes(m.payload),
+                    Err(_) => vec![NetlinkEvent::Lost],
                 })),
                 Err(NetlinkError::Socket { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {
                     return Ok(events);
@@ -130,15 +130,21 @@ impl AsRawFd for Monitor {
     }
 }
 
-fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<NetlinkEvent> {
-    let NetlinkPayload::InnerMessage(message) = payload else { return None };
-    match message {
+/// Returns the changes that a message reports: several for a route with several next hops.
+fn changes(payload: NetlinkPayload<RouteNetlinkMessage>) -> Vec<NetlinkEvent> {
+    let NetlinkPayload::InnerMessage(message) = payload else { return vec![] };
+    let one = match message {
+        RouteNetlinkMessage::NewRoute(m) => {
+            return Route::from_message(&m).into_iter().map(NetlinkEvent::Route).collect();
+        }
+        RouteNetlinkMessage::DelRoute(m) => {
+            return Route::from_message(&m).into_iter().map(NetlinkEvent::RouteGone).collect();
+        }
         RouteNetlinkMessage::NewLink(m) => Some(NetlinkEvent::Link(Link::from_link(m))),
         RouteNetlinkMessage::DelLink(m) => Some(NetlinkEvent::LinkGone(Link::from_link(m))),
         RouteNetlinkMessage::NewAddress(m) => InterfaceAddress::from_message(&m).map(NetlinkEvent::Address),
         RouteNetlinkMessage::DelAddress(m) => InterfaceAddress::from_message(&m).map(NetlinkEvent::AddressGone),
-        RouteNetlinkMessage::NewRoute(m) => Route::from_message(&m).map(NetlinkEvent::Route),
-        RouteNetlinkMessage::DelRoute(m) => Route::from_message(&m).map(NetlinkEvent::RouteGone),
         _ => None,
-    }
+    };
+    one.into_iter().collect()
 }

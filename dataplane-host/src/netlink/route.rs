@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
-    RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHopFlags, RouteProtocol,
+    RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -112,21 +112,39 @@ impl Route {
         format!("route {} to {to}", self.destination)
     }
 
-    pub(super) fn from_message(message: &RouteMessage) -> Option<Self> {
+    /// Reads a message, which names one route or, with several next hops (multipath), one for each.
+    pub(super) fn from_message(message: &RouteMessage) -> Vec<Self> {
+        let Some(route) = Self::without_hops(message) else { return vec![] };
+        let hops = message.attributes.iter().filter_map(|attribute| match attribute {
+            RouteAttribute::MultiPath(hops) => Some(hops),
+            _ => None,
+        });
+        let hops: Vec<_> = hops.flatten().collect();
+        if hops.is_empty() {
+            let onlink = message.header.flags.contains(RouteFlags::Onlink);
+            let hop = hop(message.header.kind, &message.attributes, None, onlink);
+            return hop.map(|hop| Self { hop, ..route }).into_iter().collect();
+        }
+        let each = hops.into_iter().filter_map(|next| {
+            let onlink = next.flags.contains(RouteNextHopFlags::Onlink);
+            hop(message.header.kind, &next.attributes, Some(IfIndex(next.interface_index)), onlink)
+        });
+        each.map(|hop| Self { hop, ..route }).collect()
+    }
+
+    /// Reads everything but the next hops.
+    fn without_hops(message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
         let unspecified: IpAddr = match header.address_family {
             AddressFamily::Inet => [0_u8; 4].into(),
             AddressFamily::Inet6 => [0_u8; 16].into(),
             _ => return None,
         };
-        let (mut destination, mut via, mut index, mut metric, mut source, mut mtu) =
-            (unspecified, None, None, 0, None, None);
+        let (mut destination, mut metric, mut source, mut mtu) = (unspecified, 0, None, None);
         let mut table = u32::from(header.table);
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(a) => destination = ip(a)?,
-                RouteAttribute::Gateway(a) => via = ip(a),
-                RouteAttribute::Oif(i) => index = Some(IfIndex(*i)),
                 RouteAttribute::Priority(p) => metric = *p,
                 RouteAttribute::PrefSource(a) => source = ip(a),
                 RouteAttribute::Table(t) => table = *t,
@@ -139,20 +157,39 @@ impl Route {
         if table != u32::from(RouteHeader::RT_TABLE_MAIN) {
             return None;
         }
-        let hop = match (header.kind, via, index) {
-            (RouteType::BlackHole, ..) => Hop::Blackhole,
-            (RouteType::Unicast, Some(via), index) => {
-                Hop::Gateway { via, index, onlink: header.flags.contains(RouteFlags::Onlink) }
-            }
-            (RouteType::Unicast, None, Some(index)) => Hop::Device { index },
-            _ => return None,
-        };
         let destination = IpNetwork::new(destination, header.destination_prefix_length).ok()?;
         // The kernel's default metric of IPv6 routes counts as none.
         if destination.is_ipv6() && metric == 1024 {
             metric = 0;
         }
-        Some(Self { destination, hop, metric, protocol: header.protocol.into(), source, mtu })
+        Some(Self { destination, hop: Hop::Blackhole, metric, protocol: header.protocol.into(), source, mtu })
+    }
+}
+
+/// Reads a next hop; `index`: its device, unless an attribute names it.
+fn hop(kind: RouteType, attributes: &[RouteAttribute], mut index: Option<IfIndex>, onlink: bool) -> Option<Hop> {
+    let mut via = None;
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Gateway(a) => via = ip(a),
+            RouteAttribute::Oif(i) => index = Some(IfIndex(*i)),
+            _ => {}
+        }
+    }
+    match (kind, via, index) {
+        (RouteType::BlackHole, ..) => Some(Hop::Blackhole),
+        (RouteType::Unicast, Some(via), index) => Some(Hop::Gateway { via, index, onlink }),
+        (RouteType::Unicast, None, Some(index)) => Some(Hop::Device { index }),
+        _ => None,
+    }
+}
+
+/// Returns the routes of a message if it is of that family. A kernel without IPv6 answers a request
+/// for IPv6 routes with those of all families (`rtnl_dump_all` in net/core/rtnetlink.c).
+fn routes_of(family: AddressFamily, message: &RouteNetlinkMessage) -> Vec<Route> {
+    match message {
+        RouteNetlinkMessage::NewRoute(m) if m.header.address_family == family => Route::from_message(m),
+        _ => vec![],
     }
 }
 
@@ -191,7 +228,8 @@ pub fn delete_route(route: &Route) -> NetlinkRequest {
 
 impl Socket {
     /// Lists the routes of the main table with a protocol number (0: any), of both families.
-    /// Multipath routes and other kinds that [`Route`] cannot express are left out.
+    /// A route with several next hops is one [`Route`] for each; kinds that [`Route`] cannot express
+    /// are left out.
     ///
     /// # Errors
     /// The kernel refused.
@@ -203,13 +241,10 @@ impl Socket {
             message.header.table = RouteHeader::RT_TABLE_MAIN;
             message.header.protocol = RouteProtocol::from(protocol);
             let request = NetlinkRequest::dump(RouteNetlinkMessage::GetRoute(message), "list routes");
-            let route = |m| match m {
-                RouteNetlinkMessage::NewRoute(m) => Route::from_message(&m),
-                _ => None,
-            };
+            let route = |m| routes_of(family, &m);
             match self.dump(&request) {
                 Ok(found) => {
-                    routes.extend(found.into_iter().filter_map(route).filter(|r| [0, r.protocol].contains(&protocol)));
+                    routes.extend(found.into_iter().flat_map(route).filter(|r| [0, r.protocol].contains(&protocol)));
                 }
                 // A kernel without IPv6, or a table that has never had an entry.
                 Err(e) if matches!(e.refusal(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {}
@@ -217,5 +252,40 @@ impl Socket {
             }
         }
         Ok(routes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::route::RouteNextHop;
+
+    use super::*;
+
+    #[test]
+    fn answer_of_a_kernel_without_ipv6_has_no_route_twice() {
+        let route = Route::new("10.1.0.0/16".parse().unwrap(), Hop::Blackhole);
+        let message = RouteNetlinkMessage::NewRoute(route.message());
+        assert_eq!(routes_of(AddressFamily::Inet, &message), [route]);
+        assert_eq!(routes_of(AddressFamily::Inet6, &message), []);
+    }
+
+    #[test]
+    fn route_with_several_next_hops_is_read_as_one_route_for_each() {
+        let gateway = |last| RouteAttribute::Gateway(RouteAddress::Inet([192, 0, 2, last].into()));
+        let next = |interface_index, last| {
+            let mut next = RouteNextHop::default();
+            (next.interface_index, next.attributes) = (interface_index, vec![gateway(last)]);
+            next
+        };
+        let mut message = Route::new("0.0.0.0/0".parse().unwrap(), Hop::Blackhole).message();
+        message.header.kind = RouteType::Unicast;
+        message.attributes.push(RouteAttribute::MultiPath(vec![next(2, 1), next(3, 7)]));
+        let hop = |index, last: u8| Hop::Gateway {
+            via: [192, 0, 2, last].into(),
+            index: Some(IfIndex(index)),
+            onlink: false,
+        };
+        let hops = Route::from_message(&message).into_iter().map(|route| route.hop).collect::<Vec<_>>();
+        assert_eq!(hops, [hop(2, 1), hop(3, 7)]);
     }
 }

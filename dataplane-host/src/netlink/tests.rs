@@ -43,7 +43,8 @@ fn veth_has_requested_index_and_peer_namespace() {
     let (node_netns, mut host) = node();
     let (pod_netns, mut pod) = node();
     assert_eq!(host.netns_number(pod_netns.as_fd()).unwrap(), None, "nothing leads there");
-    host.run(&[create_veth(&pair(&pod_netns, 4711, "rw0")), quiet_link(IfIndex(4711)), set_up(IfIndex(4711))]).unwrap();
+    host.run(&[create_veth(&pair(&pod_netns, 4711, "rw0")), quiet_link(IfIndex(4711), true), set_up(IfIndex(4711))])
+        .unwrap();
     let link = host.link_by_name("rw0").unwrap().unwrap();
     assert_eq!((link.index, link.mtu, link.mac, link.up), (IfIndex(4711), 1400, [0xee; 6], true));
     assert_eq!(link.kind.as_deref(), Some("veth"));
@@ -68,11 +69,27 @@ fn veth_has_requested_index_and_peer_namespace() {
 }
 
 #[test]
+fn quiet_link_without_ipv6_names_no_ipv6() {
+    use netlink_packet_route::RouteNetlinkMessage;
+    use netlink_packet_route::link::{AfSpecUnspec, LinkAttribute};
+    let families = |request: NetlinkRequest| {
+        let RouteNetlinkMessage::SetLink(message) = request.message else { panic!("{}", request.attempt) };
+        let specs = message.attributes.iter().filter_map(|a| match a {
+            LinkAttribute::AfSpecUnspec(specs) => Some(specs.iter().map(|s| matches!(s, AfSpecUnspec::Inet6(_)))),
+            _ => None,
+        });
+        specs.flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(families(quiet_link(IfIndex(2), true)), [false, true]);
+    assert_eq!(families(quiet_link(IfIndex(2), false)), [false]);
+}
+
+#[test]
 #[ignore = "needs root"]
 fn quiet_link_gets_no_address_and_no_redirects() {
     let (node_netns, mut host) = node();
     let (pod_netns, _pod) = node();
-    host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), quiet_link(IfIndex(20)), set_up(IfIndex(20))]).unwrap();
+    host.run(&[create_veth(&pair(&pod_netns, 20, "rw0")), quiet_link(IfIndex(20), true), set_up(IfIndex(20))]).unwrap();
     let read = |path: &str| within(&node_netns, || std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap());
     assert_eq!(read("ipv4/conf/rw0/send_redirects").trim(), "0");
     assert_eq!(read("ipv4/conf/rw0/accept_redirects").trim(), "0");
@@ -218,7 +235,7 @@ fn vxlan_sends_only_to_fdb_entries() {
         host.run(&[create_vxlan(name, mac, 1400, &wanted)]).unwrap();
         let link = host.link_by_name(name).unwrap().unwrap();
         assert_eq!((link.kind.as_deref(), link.mac, link.mtu, link.vxlan), (Some("vxlan"), mac, 1400, Some(wanted)));
-        host.run(&[quiet_tunnel(link.index), set_up(link.index)]).unwrap();
+        host.run(&[quiet_tunnel(link.index, true), set_up(link.index)]).unwrap();
         let filter =
             within(&node_netns, || std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")));
         assert_eq!(filter.unwrap().trim(), "2");

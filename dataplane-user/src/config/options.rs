@@ -79,12 +79,12 @@ options! {
     #[arg(long, env = "ROPEWAY_NODE_IP", value_name = "ADDRESS", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "nodeIPs")]
     node_ip: Vec<IpAddr>,
-    /// Device that leads out of the node [default: device of the default route, else of the node
-    /// address]
+    /// Device that leads out of the node [default: found by routes and addresses]
     ///
-    /// Set it if clients or other nodes are reached through further devices than that of the
-    /// default route. Programs are attached to every uplink; packets that arrive at other devices
-    /// are not translated.
+    /// Programs are attached to every uplink; packets that arrive at other devices are not
+    /// translated. Without this option, uplinks are the devices of default routes, of the node's
+    /// addresses and of routes to other nodes, and all network cards that have an address. If it is
+    /// set, no other device is an uplink.
     #[arg(long, env = "ROPEWAY_UPLINK", value_name = "DEVICE", value_delimiter = ',', help_heading = "Node")]
     #[serde(rename = "uplinks")]
     uplink: Vec<String>,

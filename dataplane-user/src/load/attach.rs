@@ -82,7 +82,30 @@ pub fn cgroup(pins: &Pins, programs: &Programs, root: &Path) -> Result<usize, Lo
     Ok(operations)
 }
 
-/// Attaches the uplink programs to `devices` and detaches them from all other devices.
+/// The uplink attachments that are right.
+#[derive(Debug, Default)]
+pub struct UplinkAttachments {
+    /// Number of operations so far.
+    pub operations: usize,
+    /// Pins of tcx links.
+    linked: BTreeSet<String>,
+    /// Devices with filters.
+    filtered: BTreeSet<IfIndex>,
+}
+
+impl UplinkAttachments {
+    /// Detaches the uplink programs from all other devices and removes the other kind of attachment
+    /// from these. Called last, so that a device always has programs. Returns the number of
+    /// operations.
+    ///
+    /// # Errors
+    /// The kernel rejected a listing or a removal.
+    pub fn detach_others(&self, pins: &Pins, socket: &mut Socket) -> Result<usize, LoadError> {
+        Ok(drop_links(pins, &self.linked)? + drop_filters(&self.filtered, socket)?)
+    }
+}
+
+/// Attaches the uplink programs to `devices`.
 ///
 /// # Errors
 /// The kernel rejected an attachment; the devices before that one are attached.
@@ -92,10 +115,8 @@ pub fn uplinks(
     devices: &[Link],
     how: UplinkAttach,
     socket: &mut Socket,
-) -> Result<usize, LoadError> {
-    let mut operations = 0;
-    let mut linked = BTreeSet::new();
-    let mut filtered = BTreeSet::new();
+) -> Result<UplinkAttachments, LoadError> {
+    let mut attached = UplinkAttachments::default();
     for device in devices {
         let tcx = match how {
             UplinkAttach::Clsact => None,
@@ -112,15 +133,15 @@ pub fn uplinks(
             },
         };
         if let Some(n) = tcx {
-            operations += n;
-            linked.extend(UPLINK_HOOKS.map(|(program, ..)| uplink_pin(program, &device.name)));
+            attached.operations += n;
+            attached.linked.extend(UPLINK_HOOKS.map(|(program, ..)| uplink_pin(program, &device.name)));
         } else {
-            operations += by_filter(programs, device.index, &UPLINK_HOOKS.map(|(p, d, _)| (p, d)), socket)?;
-            filtered.insert(device.index);
+            let hooks = UPLINK_HOOKS.map(|(p, d, _)| (p, d));
+            attached.operations += by_filter(programs, device.index, &hooks, socket)?;
+            attached.filtered.insert(device.index);
         }
     }
-    // The other kind of attachment goes last, so that a device always has programs.
-    Ok(operations + drop_links(pins, &linked)? + drop_filters(&filtered, socket)?)
+    Ok(attached)
 }
 
 fn by_tcx(pins: &Pins, programs: &Programs, device: &Link) -> Result<usize, LoadError> {

@@ -25,6 +25,7 @@ pub mod network_tries;
 pub mod node_routes;
 pub mod status;
 pub mod sysctl;
+pub mod uplinks;
 
 #[cfg(test)]
 mod tests;
@@ -225,7 +226,8 @@ impl NodeTask {
         let snapshot = KernelSnapshot::take(&mut self.socket)?;
         let config = Arc::clone(&self.config);
         let own = self.cluster.nodes.get(config.node_name.as_str());
-        let (facts, changed) = self.facts.look(&config, &snapshot, own);
+        let (facts, changed) = self.facts.look(&config, &snapshot, &self.cluster.nodes);
+        self.status.set_notes(&facts.warnings);
         let plan = self.cluster.knows_ranges().then(|| NodeRoutes::plan(&config, &facts, &self.cluster.nodes));
         let known = TunnelInputs { config: &config, facts: &facts, snapshot: &snapshot, own };
         let (mut operations, errors) = self.routing.apply_tunnels(&mut self.socket, &known, plan.as_ref())?;
@@ -234,7 +236,8 @@ impl NodeTask {
         self.apply_settings(&facts);
         if self.cluster.conditions.maps {
             let tunnels = &self.routing.tunnels().links;
-            operations += self.attachments.apply(&mut self.socket, &facts.uplinks, tunnels)?;
+            let detach = self.cluster.conditions.nodes;
+            operations += self.attachments.apply(&mut self.socket, (&facts.uplinks, tunnels), detach)?;
         }
         match self.apply_host_device(&facts, &snapshot) {
             Ok(count) => operations += count,
@@ -254,7 +257,8 @@ impl NodeTask {
         }
         operations += self.pod_routes.apply(&mut self.socket, &self.attachments.pins, &snapshot, &self.status)?;
         self.status.operations(operations, external && !changed);
-        self.facts.publish(&config, facts, self.cluster.pools());
+        let pools = self.cluster.conditions.nodes.then(|| self.cluster.pools());
+        self.facts.publish(&config, facts, pools);
         Ok(())
     }
 

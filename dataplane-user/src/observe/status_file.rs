@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::api::{Contacts, Stall};
+use crate::network::node::status::NodeStatus;
 use crate::proxy::controller::Snapshot;
 
 /// Interval at which the content is compared with the file.
@@ -39,7 +40,7 @@ pub struct AgentStatus {
     pub stalled: Vec<String>,
     /// Time and text of the last error of a watch or of a map; it may have ended since.
     pub last_error: Option<String>,
-    /// Settings that an operator should know of.
+    /// Settings and devices that an operator should know of.
     pub notes: Vec<String>,
     /// Number of parts of objects and files that can't be used or served.
     pub rejected: usize,
@@ -81,16 +82,18 @@ fn rfc3339(time: SystemTime) -> String {
     format!("{:.0}", Timestamp::try_from(time).unwrap_or(Timestamp::MIN))
 }
 
-/// Keeps the file up to date. Returns when the controller has ended.
+/// Keeps the file up to date; `notes`: those that do not change. Returns when the controller has ended.
 pub async fn run(
     state_dir: PathBuf,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     contacts: Arc<Contacts>,
+    node: Arc<NodeStatus>,
     notes: Vec<String>,
 ) {
     let (mut written, mut failed) = (None, false);
     loop {
-        let status = AgentStatus::new(&snapshots.borrow_and_update(), &contacts.stalled(Instant::now()), &notes);
+        let all_notes = [notes.clone(), node.notes()].concat();
+        let status = AgentStatus::new(&snapshots.borrow_and_update(), &contacts.stalled(Instant::now()), &all_notes);
         if written.as_ref() != Some(&status) {
             let file = AgentStatus { since: rfc3339(SystemTime::now()), ..status.clone() };
             match contract::write(&state_dir, &file) {
@@ -144,7 +147,7 @@ mod tests {
     async fn file_follows_the_snapshot() {
         let dir = tempfile::tempdir().unwrap();
         let (sender, snapshots) = watch::channel(Arc::default());
-        let task = tokio::spawn(run(dir.path().into(), snapshots, Arc::default(), vec![]));
+        let task = tokio::spawn(run(dir.path().into(), snapshots, Arc::default(), Arc::default(), vec![]));
         let read = || contract::read::<AgentStatus>(dir.path()).unwrap();
         timeout(Duration::from_secs(5), async {
             while read().is_none() {

@@ -28,12 +28,13 @@ pub(super) struct Attachments {
 }
 
 impl Attachments {
-    /// Attaches what is missing and returns the number of operations.
+    /// Attaches what is missing and returns the number of operations. `detach`: all uplinks and
+    /// tunnels are known, so other devices lose their programs.
     pub(super) fn apply(
         &mut self,
         socket: &mut Socket,
-        uplinks: &[Link],
-        tunnels: &[Link],
+        (uplinks, tunnels): (&[Link], &[Link]),
+        detach: bool,
     ) -> Result<usize, LoadError> {
         let Self { pins, programs, .. } = self;
         let mut operations = 0;
@@ -44,7 +45,11 @@ impl Attachments {
         operations += attach::cgroup(pins, programs, &self.cgroup)?;
         // Packets from a tunnel are treated like packets from an uplink.
         let devices: Vec<_> = uplinks.iter().chain(tunnels).cloned().collect();
-        operations += attach::uplinks(pins, programs, &devices, self.uplink_attach, socket)?;
+        let attached = attach::uplinks(pins, programs, &devices, self.uplink_attach, socket)?;
+        operations += attached.operations;
+        if detach {
+            operations += attached.detach_others(pins, socket)?;
+        }
         if self.pods_due {
             operations += attach::pods(pins, programs, socket)?;
             self.pods_due = false;

@@ -115,6 +115,7 @@ mod tests {
             index: IfIndex(index),
             name: format!("link{index}"),
             mac: [0; 6],
+            ethernet: true,
             mtu,
             up: true,
             running: true,

@@ -1,8 +1,8 @@
 //! Computes the node's facts: uplinks, addresses, networks, pod ranges, MTU.
 //!
-//! A pure function of the configuration, the kernel's links, addresses and routes, and the node's
-//! own Node object. Called once per refresh. [`NodeFacts::node_config`] and [`NodeFacts::context`]
-//! derive the values for the programs and the controller.
+//! A pure function of the configuration, the kernel's links, addresses and routes, and the Node
+//! objects. Called once per refresh. [`NodeFacts::node_config`] and [`NodeFacts::context`] derive
+//! the values for the programs and the controller; [`super::uplinks`] finds the uplinks.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,13 +11,17 @@ use dataplane_common::types::address::{Address as _, V4, V6};
 use dataplane_common::types::clock::Clock;
 use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::pod::NodeConfig;
+use dataplane_host::netlink;
 use dataplane_host::netlink::{Hop, IfIndex, InterfaceAddress, Link, NetlinkError, PROTOCOL, Route, Socket};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Config, NodePortRange};
 use crate::load::sizes;
+use crate::proxy::controller::Nodes;
 use crate::proxy::desired::NodeContext;
 use crate::proxy::source::NodeObject;
+
+use super::uplinks::{self, Uplinks};
 
 /// Interface index of `lo` in every network namespace.
 const LOOPBACK: IfIndex = IfIndex(1);
@@ -38,6 +42,8 @@ pub struct KernelSnapshot {
     pub addresses: Vec<InterfaceAddress>,
     /// Routes of the main table.
     pub routes: Vec<Route>,
+    /// The kernel has IPv6.
+    pub ipv6: bool,
 }
 
 impl KernelSnapshot {
@@ -46,11 +52,16 @@ impl KernelSnapshot {
     /// # Errors
     /// The kernel refused a request.
     pub fn take(socket: &mut Socket) -> Result<Self, NetlinkError> {
-        Ok(Self { links: socket.links()?, addresses: socket.addresses()?, routes: socket.routes(0)? })
+        Ok(Self {
+            links: socket.links()?,
+            addresses: socket.addresses()?,
+            routes: socket.routes(0)?,
+            ipv6: netlink::has_ipv6(),
+        })
     }
 
     /// Returns the addresses by which other hosts reach this node, of all links.
-    fn global(&self) -> impl Iterator<Item = &InterfaceAddress> {
+    pub(super) fn global(&self) -> impl Iterator<Item = &InterfaceAddress> {
         let global = |a: &&InterfaceAddress| {
             let ip = a.network.ip();
             !a.narrow && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && !is_link_local(ip)
@@ -58,12 +69,13 @@ impl KernelSnapshot {
         self.addresses.iter().filter(global)
     }
 
-    fn device_of(&self, ip: IpAddr) -> Option<IfIndex> {
+    /// Returns the device that has this address.
+    pub(super) fn device_of(&self, ip: IpAddr) -> Option<IfIndex> {
         self.addresses.iter().find(|a| a.network.ip() == ip).map(|a| a.index)
     }
 }
 
-fn is_link_local(ip: IpAddr) -> bool {
+pub(super) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),
@@ -73,10 +85,15 @@ fn is_link_local(ip: IpAddr) -> bool {
 /// The node's facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// Links to other hosts, in the order of the configuration or of their indices.
+    /// The kernel has IPv6. Without it there are no IPv6 addresses and ranges of pods.
+    pub ipv6: bool,
+    /// Links to other hosts, in the order of [`Uplinks::links`].
     pub uplinks: Vec<Link>,
     /// Configured uplinks that do not exist.
     pub missing: Vec<String>,
+    /// Devices that cannot be uplinks, and contradictions between the node's addresses and the
+    /// uplinks, one sentence each.
+    pub warnings: Vec<String>,
     /// Primary addresses of the node, at most one per family, IPv4 first.
     pub node_ips: Vec<IpAddr>,
     /// All addresses of the node, sorted.
@@ -87,18 +104,19 @@ pub struct NodeFacts {
     pub pod_cidrs: Vec<IpNetwork>,
     /// Next hops of other programs' routes, sorted.
     pub gateways: Vec<IpAddr>,
-    /// Smallest MTU of the uplinks.
+    /// Smallest MTU of the uplinks to other nodes and of default routes.
     pub uplink_mtu: u32,
     /// Smallest MTU of the links that are no uplinks but have routes of other programs (a bridge of
     /// another runtime, a tunnel); `None` if there is no such route.
     pub elsewhere: Option<u32>,
 }
 
-/// Computes the facts; `node` is the node's own Node object.
+/// Computes the facts; `nodes`: all Node objects, the node's own among them.
 #[must_use]
-pub fn facts(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>) -> NodeFacts {
-    let (uplinks, missing) = uplinks(config, snapshot, node);
-    let node_ips = node_ips(config, snapshot, node, &uplinks);
+pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeFacts {
+    let node = nodes.get(config.node_name.as_str());
+    let Uplinks { links: uplinks, missing, mut warnings, main, mtu } = uplinks::find(config, snapshot, nodes);
+    let node_ips = node_ips(config, snapshot, node, &main);
     let addresses: BTreeSet<_> = snapshot.global().map(|a| a.network.ip()).collect();
     let is_uplink = |index: IfIndex| uplinks.iter().any(|l| l.index == index);
     let mut on_link: Vec<_> = snapshot.global().filter(|a| is_uplink(a.index)).map(|a| (a.network, a.index)).collect();
@@ -117,15 +135,32 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObjec
         .filter(|index| *index != LOOPBACK && !is_uplink(*index))
         .map(|index| snapshot.links.iter().find(|l| l.index == index).map_or(u32::MAX, |l| l.mtu))
         .min();
-    let uplink_mtu = uplinks.iter().map(|l| l.mtu).min().unwrap_or(1500);
-    let pod_cidrs = if config.pod_cidrs.is_empty() {
+    let uplink_mtu = mtu.unwrap_or(1500);
+    let mut pod_cidrs = if config.pod_cidrs.is_empty() {
         node.map_or_else(Vec::new, |n| n.pod_cidrs.to_vec())
     } else {
         config.pod_cidrs.clone()
     };
+    if !snapshot.ipv6 && pod_cidrs.iter().any(IpNetwork::is_ipv6) {
+        pod_cidrs.retain(IpNetwork::is_ipv4);
+        let text = "this kernel has no IPv6 (ipv6.disable=1): pods get no IPv6 addresses, and IPv6 is not served here";
+        warnings.push(text.into());
+    }
     let gateways: BTreeSet<_> = snapshot.routes.iter().filter_map(gateway).collect();
     let (addresses, gateways) = (addresses.into_iter().collect(), gateways.into_iter().collect());
-    NodeFacts { uplinks, missing, node_ips, addresses, on_link, pod_cidrs, gateways, uplink_mtu, elsewhere }
+    NodeFacts {
+        ipv6: snapshot.ipv6,
+        uplinks,
+        missing,
+        warnings,
+        node_ips,
+        addresses,
+        on_link,
+        pod_cidrs,
+        gateways,
+        uplink_mtu,
+        elsewhere,
+    }
 }
 
 /// Returns the next hop of a route that is not Ropeway's.
@@ -145,36 +180,17 @@ fn device(route: &Route) -> Option<IfIndex> {
     }
 }
 
-fn uplinks(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>) -> (Vec<Link>, Vec<String>) {
-    let by_index = |index: IfIndex| snapshot.links.iter().find(|l| l.index == index).cloned();
-    if !config.uplinks.is_empty() {
-        let (mut found, mut missing) = (Vec::new(), Vec::new());
-        for name in &config.uplinks {
-            match snapshot.links.iter().find(|l| l.name == *name) {
-                Some(link) => found.push(link.clone()),
-                None => missing.push(name.clone()),
-            }
-        }
-        return (found, missing);
-    }
-    let mut indices: BTreeSet<_> =
-        snapshot.routes.iter().filter(|r| r.destination.prefix() == 0).filter_map(device).collect();
-    if indices.is_empty() {
-        let object = node.map_or(&[][..], |n| &n.addresses);
-        indices = config.node_ips.iter().chain(object).filter_map(|ip| snapshot.device_of(*ip)).collect();
-    }
-    (indices.into_iter().filter_map(by_index).collect(), Vec::new())
-}
-
-fn node_ips(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>, uplinks: &[Link]) -> Vec<IpAddr> {
+fn node_ips(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>, main: &[IfIndex]) -> Vec<IpAddr> {
     let object = node.map_or(&[][..], |n| &n.addresses);
-    let on_uplinks = uplinks.iter().flat_map(|l| snapshot.global().filter(move |a| a.index == l.index));
+    // A card that only has an address is none by which other hosts know the node.
+    let on_uplinks = main.iter().flat_map(|index| snapshot.global().filter(move |a| a.index == *index));
     // A tentative IPv6 address cannot be used before duplicate address detection is done.
     let on_uplinks = on_uplinks.filter(|a| !a.tentative).map(|a| a.network.ip());
     let local = object.iter().copied().filter(|ip| snapshot.device_of(*ip).is_some());
     let candidates: Vec<_> = config.node_ips.iter().copied().chain(local).chain(on_uplinks).collect();
     let first = |family: IpFamily| candidates.iter().copied().find(|ip| family.has(*ip));
-    IpFamily::BOTH.into_iter().filter_map(first).collect()
+    let families = IpFamily::BOTH.into_iter().filter(|family| snapshot.ipv6 || *family == IpFamily::V4);
+    families.filter_map(first).collect()
 }
 
 impl NodeFacts {
@@ -185,10 +201,9 @@ impl NodeFacts {
         config.mtu.unwrap_or(if tunnel == 0 { self.uplink_mtu } else { self.uplink_mtu.min(tunnel) })
     }
 
-    /// Returns the node's context for the controller, without DNS servers. `ipv6`: the kernel has
-    /// IPv6.
+    /// Returns the node's context for the controller, without DNS servers.
     #[must_use]
-    pub fn context(&self, config: &Config, ipv6: bool) -> NodeContext {
+    pub fn context(&self, config: &Config) -> NodeContext {
         NodeContext {
             name: config.node_name.clone(),
             zone: config.zone.as_deref().map(Into::into),
@@ -204,7 +219,7 @@ impl NodeFacts {
             maglev_size: config.maglev_table_size,
             max_slots: config.tables.slots.unwrap_or(sizes::MAX_SLOTS),
             ipv4: true,
-            ipv6,
+            ipv6: self.ipv6,
         }
     }
 
@@ -238,7 +253,7 @@ impl NodeFacts {
             assured_ticks: clock.ticks(ASSURED).saturating_u16(),
             // With several egress devices the host's routes decide.
             uplink: if let ([only], None) = (&self.uplinks[..], self.elsewhere) { only.index.0 } else { 0 },
-            mtu: if self.uplinks.is_empty() { 0 } else { self.uplink_mtu.min(self.elsewhere.unwrap_or(u32::MAX)) },
+            mtu: self.uplinks.iter().map(|l| l.mtu).chain(self.elsewhere).min().unwrap_or(0),
             ..NodeConfig::default()
         }
     }

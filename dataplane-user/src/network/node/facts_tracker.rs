@@ -5,17 +5,16 @@
 //! controller, and tells which netlink events can change the facts. It never changes the kernel.
 
 use std::net::IpAddr;
-use std::path::Path;
 
-use dataplane_host::netlink::{Hop, IfIndex, NetlinkEvent, PROTOCOL, Route};
+use dataplane_host::netlink::{IfIndex, NetlinkEvent, PROTOCOL};
 use ipnetwork::IpNetwork;
 use tracing::{info, warn};
 
 use super::discover::{self, KernelSnapshot, NodeFacts};
 use crate::config::Config;
 use crate::network::routes;
+use crate::proxy::controller::Nodes;
 use crate::proxy::desired::NodeContext;
-use crate::proxy::source::NodeObject;
 
 /// Names the node's DNS servers. A pod on the host's network has a copy of the node's file.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -36,24 +35,26 @@ impl FactsTracker {
     }
 
     /// Computes the facts, and logs them if they differ from the last ones (second value).
-    pub(super) fn look(
-        &self,
-        config: &Config,
-        snapshot: &KernelSnapshot,
-        node: Option<&NodeObject>,
-    ) -> (NodeFacts, bool) {
-        let facts = discover::facts(config, snapshot, node);
+    pub(super) fn look(&self, config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> (NodeFacts, bool) {
+        let facts = discover::facts(config, snapshot, nodes);
         let changed = self.last.as_ref() != Some(&facts);
         if changed {
             report(&facts);
+            let known = self.last.as_ref().map_or(&[][..], |last| &last.warnings);
+            facts.warnings.iter().filter(|warning| !known.contains(warning)).for_each(|warning| warn!("{warning}"));
         }
         (facts, changed)
     }
 
-    /// Publishes the context if it has changed, and keeps the facts. `pools`: networks of IP pools.
-    pub(super) fn publish(&mut self, config: &Config, facts: NodeFacts, pools: &[IpNetwork]) {
-        let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
-        let mut context = facts.context(config, ipv6);
+    /// Keeps the facts, and publishes the context if it has changed. `pools`: networks of IP pools;
+    /// `None` while the Node objects are not known: nothing is published then, because the node's
+    /// own object decides which address is the primary one.
+    pub(super) fn publish(&mut self, config: &Config, facts: NodeFacts, pools: Option<&[IpNetwork]>) {
+        let Some(pools) = pools else {
+            self.last = Some(facts);
+            return;
+        };
+        let mut context = facts.context(config);
         context.pod_ranges.extend(pools);
         context.resolvers = resolvers(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default());
         if self.context.as_ref() != Some(&context) {
@@ -91,8 +92,8 @@ fn report(facts: &NodeFacts) {
     for name in &facts.missing {
         warn!(uplink = name, "--uplink: no such device; it is attached when it appears");
     }
-    if facts.uplinks.is_empty() && facts.missing.is_empty() {
-        warn!("no uplink: there is no default route, and no device has the node's address; name one with --uplink");
+    if facts.uplinks.is_empty() && facts.missing.is_empty() && facts.warnings.is_empty() {
+        warn!("no uplink: no default route, node address or route to another node has a device; set --uplink");
     }
 }
 
@@ -105,17 +106,9 @@ pub(super) fn is_relevant(event: &NetlinkEvent, facts: &NodeFacts, config: &Conf
         NetlinkEvent::Link(link) => uplink(&link.name, link.index) && !facts.uplinks.iter().any(|known| known == link),
         NetlinkEvent::LinkGone(link) => uplink(&link.name, link.index),
         NetlinkEvent::Address(_) | NetlinkEvent::AddressGone(_) | NetlinkEvent::Lost => true,
-        NetlinkEvent::Route(route) => {
-            route.protocol != PROTOCOL && (route.destination.prefix() == 0 || is_on_link(route))
-        }
-        NetlinkEvent::RouteGone(route) => {
-            routes::is_ours(route) || route.destination.prefix() == 0 || is_on_link(route)
-        }
+        NetlinkEvent::Route(route) => route.protocol != PROTOCOL,
+        NetlinkEvent::RouteGone(route) => route.protocol != PROTOCOL || routes::is_ours(route),
     }
-}
-
-fn is_on_link(route: &Route) -> bool {
-    route.protocol != PROTOCOL && matches!(route.hop, Hop::Device { .. })
 }
 
 #[cfg(test)]
@@ -126,20 +119,22 @@ mod tests {
     use crate::config::Options;
 
     #[test]
-    fn context_is_published_at_first_and_when_it_changes() {
+    fn context_is_published_once_the_nodes_are_known_and_when_it_changes() {
         let (sender, contexts) = mpsc::channel();
         let mut tracker = FactsTracker::new(Box::new(move |context| sender.send(context).unwrap()));
         let config = Config::new(Options { node_name: Some("n1".into()), ..Options::default() }).unwrap();
-        let (facts, changed) = tracker.look(&config, &KernelSnapshot::default(), None);
+        let (facts, changed) = tracker.look(&config, &KernelSnapshot::default(), &Nodes::new());
         assert!(changed && tracker.is_empty());
-        tracker.publish(&config, facts, &[]);
+        tracker.publish(&config, facts.clone(), None);
+        assert_eq!(contexts.try_iter().count(), 0, "the node's own object is not known");
+        tracker.publish(&config, facts, Some(&[]));
         assert_eq!(contexts.try_iter().count(), 1);
-        let (facts, changed) = tracker.look(&config, &KernelSnapshot::default(), None);
+        let (facts, changed) = tracker.look(&config, &KernelSnapshot::default(), &Nodes::new());
         assert!(!changed && !tracker.is_empty());
-        tracker.publish(&config, facts.clone(), &[]);
+        tracker.publish(&config, facts.clone(), Some(&[]));
         assert_eq!(contexts.try_iter().count(), 0);
         let pool = "10.1.0.0/16".parse().unwrap();
-        tracker.publish(&config, facts, &[pool]);
+        tracker.publish(&config, facts, Some(&[pool]));
         assert!(contexts.try_recv().unwrap().pod_ranges.contains(&pool));
     }
 

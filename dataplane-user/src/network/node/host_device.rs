@@ -91,7 +91,7 @@ fn ensure(
     operations += attach::by_filter(programs, host_device.inner.index, &attach::POD_HOOKS, socket)?;
     operations += attach::by_filter(programs, host_device.out.index, &attach::POD_HOOKS[1..], socket)?;
     let requests: Vec<NetlinkRequest> =
-        [&host_device.inner, &host_device.out].into_iter().flat_map(|link| settings(link, mtu)).collect();
+        [&host_device.inner, &host_device.out].into_iter().flat_map(|link| settings(link, mtu, facts.ipv6)).collect();
     operations += requests.len();
     socket.run(&requests)?;
     if requests.is_empty() { Ok((host_device, operations)) } else { Ok((find(socket)?, operations)) }
@@ -99,9 +99,9 @@ fn ensure(
 
 /// Returns the requests that configure a link. A link that is down was just created, by this agent
 /// or by one that was killed meanwhile, so it gets all settings.
-fn settings(link: &Link, mtu: u32) -> Vec<NetlinkRequest> {
+fn settings(link: &Link, mtu: u32, ipv6: bool) -> Vec<NetlinkRequest> {
     let index = link.index;
-    let mut requests = if link.up { vec![] } else { vec![quiet_link(index), without_arp(index), set_up(index)] };
+    let mut requests = if link.up { vec![] } else { vec![quiet_link(index, ipv6), without_arp(index), set_up(index)] };
     if link.mtu != mtu {
         requests.push(set_mtu(index, mtu));
     }

@@ -73,6 +73,7 @@ impl NodeRoutes {
             node_ips: &facts.node_ips,
             pod_cidrs: &facts.pod_cidrs,
             on_link: &facts.on_link,
+            ipv6: facts.ipv6,
             mode: config.route_mode,
         };
         routes::plan(nodes.iter().map(|(name, node)| (name.as_ref(), node)), &local_node)

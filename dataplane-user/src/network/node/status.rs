@@ -1,7 +1,7 @@
 //! Status of the node: counters and problems that other threads read at any time.
 //!
 //! Written by the node's task, the pool task and the tasks that work at intervals; read by the
-//! metrics and `/readyz`. It never blocks for longer than a copy of a list.
+//! metrics, `/readyz` and the task that writes the file for `ropeway status`. It never blocks for longer than a copy of a list.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -50,6 +50,7 @@ pub struct NodeStatus {
     leaked: AtomicU64,
     lost_routes: AtomicU64,
     monitor_restarts: AtomicU64,
+    notes: Mutex<Vec<String>>,
     problems: Mutex<Vec<String>>,
     pool_problems: Mutex<Vec<String>>,
     pools_failed: Mutex<Option<String>>,
@@ -132,6 +133,17 @@ impl NodeStatus {
     #[must_use]
     pub fn monitor_restarts(&self) -> u64 {
         self.monitor_restarts.load(Ordering::Relaxed)
+    }
+
+    /// Sets what an operator should know of the node's devices and settings.
+    pub fn set_notes(&self, notes: &[String]) {
+        replace(&self.notes, notes);
+    }
+
+    /// Returns what [`Self::set_notes`] has set.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets the ranges without a route, with the reason; returns true if they have changed.

@@ -21,6 +21,7 @@ pub(super) fn link(index: u32, name: &str) -> Link {
         index: IfIndex(index),
         name: name.into(),
         mac: [0; 6],
+        ethernet: true,
         mtu: if index == 3 { 1400 } else { 1500 },
         up: true,
         running: true,
@@ -33,13 +34,17 @@ pub(super) fn link(index: u32, name: &str) -> Link {
     }
 }
 
+fn of_kind(kind: &str, link: Link) -> Link {
+    Link { kind: Some(kind.into()), ..link }
+}
+
 fn address(index: u32, network: &str, narrow: bool) -> InterfaceAddress {
     InterfaceAddress { index: IfIndex(index), network: network.parse().unwrap(), narrow, tentative: false }
 }
 
 fn snapshot() -> KernelSnapshot {
     KernelSnapshot {
-        links: vec![link(1, "lo"), link(2, "eth0"), link(3, "eth1"), link(9, "rwpod")],
+        links: vec![link(1, "lo"), link(2, "eth0"), of_kind("bridge", link(3, "eth1")), link(9, "rwpod")],
         addresses: vec![
             address(1, "127.0.0.1/8", true),
             address(1, "::1/128", true),
@@ -53,6 +58,7 @@ fn snapshot() -> KernelSnapshot {
             protocol: 2,
             ..Route::new("192.168.50.0/24".parse().unwrap(), Hop::Device { index: IfIndex(2) })
         }],
+        ipv6: true,
     }
 }
 
@@ -72,6 +78,11 @@ fn blocks_replace_pod_ranges_in_pool_mode() {
     assert!(merged["n1"].pod_cidrs.is_empty() && *merged["n2"].pod_cidrs == of_n2);
 }
 
+/// Returns the Node objects of a cluster in which only the node's own is known.
+fn own(node: NodeObject) -> Nodes {
+    [("n1".into(), node)].into()
+}
+
 fn names(facts: &NodeFacts) -> Vec<&str> {
     facts.uplinks.iter().map(|l| l.name.as_str()).collect()
 }
@@ -84,7 +95,7 @@ fn ips(addresses: &[&str]) -> Vec<IpAddr> {
 fn uplink_is_the_device_of_the_default_route() {
     let mut s = snapshot();
     s.routes.push(default_route(2));
-    let facts = discover::facts(&config(Options::default()), &s, None);
+    let facts = discover::facts(&config(Options::default()), &s, &Nodes::new());
     assert_eq!(names(&facts), ["eth0"]);
     assert_eq!(facts.node_ips, ips(&["192.168.50.11", "fd00:50::11"]));
     assert_eq!(facts.addresses, ips(&["10.9.9.9", "172.16.0.11", "192.168.50.11", "fd00:50::11"]));
@@ -94,10 +105,10 @@ fn uplink_is_the_device_of_the_default_route() {
 }
 
 #[test]
-fn uplink_without_default_route_is_the_device_of_the_node_address() {
+fn device_of_the_node_address_is_the_first_uplink() {
     let c = config(Options { node_ip: Some(ips(&["172.16.0.11"])), ..Options::default() });
-    let facts = discover::facts(&c, &snapshot(), None);
-    assert_eq!((names(&facts), facts.uplink_mtu), (vec!["eth1"], 1400));
+    let facts = discover::facts(&c, &snapshot(), &Nodes::new());
+    assert_eq!((names(&facts), facts.uplink_mtu), (vec!["eth1", "eth0"], 1400));
     assert_eq!([0, 1350, 1450].map(|tunnel| facts.pod_mtu(&c, tunnel)), [1400, 1350, 1400]);
     assert_eq!(facts.node_ips, ips(&["172.16.0.11"]));
 
@@ -106,13 +117,138 @@ fn uplink_without_default_route_is_the_device_of_the_node_address() {
         pod_cidrs: ["10.244.1.0/24".parse().unwrap()].into(),
         ..NodeObject::default()
     };
-    let facts = discover::facts(&config(Options::default()), &snapshot(), Some(&node));
+    let facts = discover::facts(&config(Options::default()), &snapshot(), &own(node));
     assert_eq!(names(&facts), ["eth0"]);
     assert_eq!(facts.node_ips, ips(&["192.168.50.11", "fd00:50::11"]), "203.0.113.7 is no address of this node");
     assert_eq!(facts.pod_cidrs.len(), 1);
 
-    let nothing = discover::facts(&config(Options::default()), &snapshot(), None);
-    assert!(nothing.uplinks.is_empty() && nothing.node_ips.is_empty());
+    let nothing = discover::facts(&config(Options::default()), &snapshot(), &Nodes::new());
+    assert_eq!((names(&nothing), nothing.uplink_mtu), (vec!["eth0"], 1500), "a card with an address");
+    let empty = discover::facts(&config(Options::default()), &KernelSnapshot::default(), &Nodes::new());
+    assert!(empty.uplinks.is_empty() && empty.node_ips.is_empty());
+}
+
+/// Adds a device with an address and the kernel's route to the address's network.
+fn add_device(s: &mut KernelSnapshot, link: Link, network: &str) {
+    let index = link.index.0;
+    let address = address(index, network, false);
+    let on_link = IpNetwork::new(address.network.network(), address.network.prefix()).unwrap();
+    s.links.push(link);
+    s.addresses.push(address);
+    s.routes.push(Route { protocol: 2, ..Route::new(on_link, Hop::Device { index: IfIndex(index) }) });
+}
+
+/// Returns the cluster of nodes with these addresses, `n1` first.
+fn nodes(addresses: &[&str]) -> Nodes {
+    let object = |address: &&str| NodeObject { addresses: ips(&[address]).into(), ..NodeObject::default() };
+    addresses.iter().map(object).enumerate().map(|(i, node)| (format!("n{}", i + 1).into(), node)).collect()
+}
+
+#[test]
+fn uplinks_are_the_devices_of_default_routes_node_addresses_and_routes_to_nodes() {
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    for (index, name, kind, network) in [
+        (4, "ovs2", "openvswitch", "10.8.0.11/24"),
+        (5, "docker0", "bridge", "172.17.0.1/16"),
+        (6, "kube-ipvs0", "dummy", "10.96.0.10/32"),
+        (7, "dummy0", "dummy", "10.7.7.7/32"),
+        (8, "ovs3", "openvswitch", "10.6.0.11/24"),
+        (10, "vethptp", "veth", "10.22.0.1/32"),
+    ] {
+        add_device(&mut s, of_kind(kind, link(index, name)), network);
+    }
+    let c = config(Options::default());
+    let of = |s: &KernelSnapshot, addresses: &[&str]| {
+        let facts = discover::facts(&c, s, &nodes(addresses));
+        assert!(facts.warnings.is_empty(), "{:?}", facts.warnings);
+        names(&facts).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&s, &[]), ["eth0"], "before the Nodes are known");
+    assert_eq!(of(&s, &["192.168.50.11", "192.168.50.12"]), ["eth0"]);
+    assert_eq!(of(&s, &["172.16.0.11", "172.16.0.12"]), ["eth0", "eth1"], "the node's address");
+    assert_eq!(of(&s, &["192.168.50.11", "10.8.0.12", "203.0.113.2"]), ["eth0", "ovs2"], "another node's address");
+    assert_eq!(of(&s, &["192.168.50.11", "172.17.0.9"]), ["eth0"], "a bridge of another runtime");
+    assert_eq!(of(&s, &["172.17.0.1"]), ["eth0", "docker0"], "a bridge with the node's address");
+    for own in ["10.9.9.9", "10.7.7.7", "10.96.0.10"] {
+        assert_eq!(of(&s, &[own]), ["eth0"], "{own} is on lo or a dummy");
+    }
+    // A more specific route decides, and Ropeway's own never do.
+    let via = Hop::Gateway { via: IpAddr::from([10, 6, 0, 1]), index: Some(IfIndex(8)), onlink: false };
+    let specific = Route::new("10.8.0.12/32".parse().unwrap(), via);
+    s.routes.push(specific);
+    assert_eq!(of(&s, &["192.168.50.11", "10.8.0.12"]), ["eth0", "ovs2"], "the route is Ropeway's");
+    s.routes.push(Route { protocol: 3, ..specific });
+    assert_eq!(of(&s, &["192.168.50.11", "10.8.0.12"]), ["eth0", "ovs3"]);
+    s.routes.push(default_route(4));
+    assert_eq!(of(&s, &["192.168.50.11"]), ["eth0", "ovs2"], "two default routes");
+}
+
+/// `ipv6.disable=1`: the Node object has ranges of both families all the same.
+#[test]
+fn kernel_without_ipv6_leaves_ipv6_out_and_says_so() {
+    let c = config(Options { node_ip: Some(ips(&["192.168.50.11", "fd00:50::11"])), ..Options::default() });
+    let pod_cidrs = ["10.244.1.0/24", "fd00:10:244:1::/64"].map(|r| r.parse().unwrap()).into();
+    let nodes = own(NodeObject { pod_cidrs, ..NodeObject::default() });
+    let with = discover::facts(&c, &snapshot(), &nodes);
+    assert_eq!((with.pod_cidrs.len(), with.node_ips.len(), with.warnings.len()), (2, 2, 0));
+    let mut s = KernelSnapshot { ipv6: false, ..snapshot() };
+    s.addresses.retain(|a| a.network.is_ipv4());
+    let facts = discover::facts(&c, &s, &nodes);
+    assert_eq!(facts.pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
+    assert_eq!(facts.node_ips, ips(&["192.168.50.11"]));
+    assert!(facts.warnings.len() == 1 && facts.warnings[0].contains("ipv6.disable=1"), "{:?}", facts.warnings);
+    assert!(!facts.context(&c).ipv6);
+}
+
+#[test]
+fn device_without_ethernet_is_no_uplink_and_a_warning() {
+    let mut s = snapshot();
+    s.routes.push(default_route(4));
+    let tun = Link { ethernet: false, mtu: 1420, ..of_kind("tun", link(4, "tt0")) };
+    add_device(&mut s, tun, "10.9.0.11/24");
+    let text = "tt0 (tun) has no Ethernet header, which is not supported";
+    let named = Options { uplink: Some(vec!["tt0".into()]), ..Options::default() };
+    for (options, uplinks) in [(Options::default(), vec!["eth0"]), (named, vec![])] {
+        let c = config(options);
+        let facts = discover::facts(&c, &s, &nodes(&["10.9.0.11", "10.9.0.12"]));
+        assert_eq!(names(&facts), uplinks);
+        assert!(facts.warnings.len() == 1 && facts.warnings[0].starts_with(text), "{:?}", facts.warnings);
+        assert_eq!(facts.pod_mtu(&c, 0), 1420, "pods' packets can leave there");
+    }
+}
+
+/// A card with an address is an uplink, so that what leaves there comes back to a program. Its MTU
+/// is not the pods', because pods' packets need not leave there.
+#[test]
+fn every_card_with_a_network_is_an_uplink() {
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    for (index, kind, network) in [(10, "vlan", "10.7.0.11/24"), (11, "veth", "fd00:7::11/64")] {
+        let small = Link { mtu: 1300, ..of_kind(kind, link(index, &format!("card{index}"))) };
+        add_device(&mut s, small, network);
+    }
+    let c = config(Options::default());
+    let facts = discover::facts(&c, &s, &Nodes::new());
+    assert_eq!(names(&facts), ["eth0", "card10", "card11"]);
+    let node = facts.node_config(&c, Clock { jiffies_per_second: 250 });
+    assert_eq!((facts.pod_mtu(&c, 0), node.mtu, node.uplink), (1500, 1300, 0));
+}
+
+#[test]
+fn node_address_on_a_device_that_uplink_does_not_name_is_a_warning() {
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    let with = |uplinks: &[&str], own: &str| {
+        let uplink = Some(uplinks.iter().map(|u| (*u).to_owned()).collect());
+        discover::facts(&config(Options { uplink, ..Options::default() }), &s, &nodes(&[own])).warnings
+    };
+    let warnings = with(&["eth0"], "172.16.0.11");
+    let text = "the node's address 172.16.0.11 is on eth1, which --uplink=eth0 does not name";
+    assert!(warnings.len() == 1 && warnings[0].starts_with(text), "{warnings:?}");
+    assert!(with(&["eth0", "eth1"], "172.16.0.11").is_empty());
+    assert!(with(&["eth0"], "10.9.9.9").is_empty(), "an address of lo is reached by every device");
+    assert!(with(&["eth0"], "203.0.113.9").is_empty(), "no address of this node");
 }
 
 #[test]
@@ -126,7 +262,7 @@ fn options_override_discovery() {
     let c = config(o);
     let mut s = snapshot();
     s.routes.push(default_route(2));
-    let facts = discover::facts(&c, &s, Some(&NodeObject::default()));
+    let facts = discover::facts(&c, &s, &own(NodeObject::default()));
     assert_eq!((names(&facts), &facts.missing[..]), (vec!["eth1"], &["bond0".to_owned()][..]));
     assert_eq!((facts.uplink_mtu, facts.pod_mtu(&c, 0), facts.pod_mtu(&c, 1350)), (1400, 9000, 9000));
     assert_eq!(facts.pod_cidrs, ["10.1.0.0/24".parse().unwrap()]);
@@ -139,7 +275,7 @@ fn options_override_discovery() {
     assert_eq!((node.unreplied_ticks, node.assured_ticks), (2, 8));
     let quick = facts.node_config(&c, Clock { jiffies_per_second: 1000 });
     assert_eq!((quick.unreplied_ticks, quick.assured_ticks), (5, 32), "at least 1 s, and at least 8 s");
-    let context = facts.context(&c, true);
+    let context = facts.context(&c);
     assert_eq!(context.nodeport_addresses, ips(&["172.16.0.11", "127.0.0.1", "::1"]));
     assert_eq!(context.pod_ranges.len(), 1);
 }
@@ -149,7 +285,7 @@ fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
     let with = |ranges: &[&str]| {
         let nodeport_addresses = Some(ranges.iter().map(|r| r.parse().unwrap()).collect());
         let c = config(Options { node_ip: Some(ips(&["192.168.50.11"])), nodeport_addresses, ..Options::default() });
-        discover::facts(&c, &snapshot(), None).context(&c, true).nodeport_addresses
+        discover::facts(&c, &snapshot(), &Nodes::new()).context(&c).nodeport_addresses
     };
     assert_eq!(with(&["primary"]), ips(&["192.168.50.11", "fd00:50::11", "127.0.0.1", "::1"]));
     assert_eq!(with(&["172.16.0.0/12", "fd00::/8"]), ips(&["172.16.0.11", "fd00:50::11", "127.0.0.1", "::1"]));
@@ -160,7 +296,7 @@ fn rule_2_3_13_node_ports_are_at_the_primary_addresses_or_in_the_ranges() {
 fn host_routing_is_bypassed_only_if_all_routes_use_the_uplink() {
     let c = config(Options::default());
     let routes_and_mtu = |s: &KernelSnapshot| {
-        let node = discover::facts(&c, s, None).node_config(&c, Clock { jiffies_per_second: 250 });
+        let node = discover::facts(&c, s, &Nodes::new()).node_config(&c, Clock { jiffies_per_second: 250 });
         (node.uplink, node.mtu)
     };
     let mut s = snapshot();
@@ -183,7 +319,7 @@ fn events_of_pods_are_not_relevant() {
     let mut s = snapshot();
     s.routes.push(default_route(2));
     let c = config(Options::default());
-    let facts = discover::facts(&c, &s, None);
+    let facts = discover::facts(&c, &s, &Nodes::new());
     let relevant = |e: &NetlinkEvent| is_relevant(e, &facts, &c);
     let pod_route = Route::new("10.244.1.5/32".parse().unwrap(), Hop::Device { index: IfIndex(9) });
     for event in [
@@ -204,6 +340,7 @@ fn events_of_pods_are_not_relevant() {
         NetlinkEvent::RouteGone(node_route),
         NetlinkEvent::RouteGone(default_route(2)),
         NetlinkEvent::Route(default_route(3)),
+        NetlinkEvent::Route(Route { destination: "10.8.0.0/24".parse().unwrap(), ..default_route(3) }),
         NetlinkEvent::Lost,
     ] {
         assert!(relevant(&event), "{event:?}");

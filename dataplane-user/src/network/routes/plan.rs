@@ -62,6 +62,8 @@ pub struct LocalNode<'a> {
     pub pod_cidrs: &'a [IpNetwork],
     /// Networks that are reached without a router: network and interface index.
     pub on_link: &'a [(IpNetwork, IfIndex)],
+    /// The kernel has IPv6. Without it, IPv6 ranges of other nodes get no route.
+    pub ipv6: bool,
     /// The route mode: which nodes are reached through the tunnel.
     pub mode: RouteMode,
 }
@@ -89,7 +91,7 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
             };
             plan.hosts.extend(node.host(family).map(|address| (address, through)));
         }
-        for range in node.pod_cidrs.iter().copied() {
+        for range in node.pod_cidrs.iter().copied().filter(|range| local_node.ipv6 || range.is_ipv4()) {
             if !owners.claim(range, name, &mut plan.problems) {
                 continue;
             }

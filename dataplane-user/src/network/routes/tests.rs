@@ -26,8 +26,21 @@ fn make_with(nodes: &[(&str, NodeObject)], mode: RouteMode, own_ips: &[&str]) ->
     let own = ["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()];
     let on_link = [("192.168.50.11/24".parse().unwrap(), IfIndex(3)), ("fd00:50::11/64".parse().unwrap(), IfIndex(3))];
     let node_ips: Vec<IpAddr> = own_ips.iter().map(|a| a.parse().unwrap()).collect();
-    let local_node = LocalNode { node: "n1", node_ips: &node_ips, pod_cidrs: &own, on_link: &on_link, mode };
+    let local_node =
+        LocalNode { node: "n1", node_ips: &node_ips, pod_cidrs: &own, on_link: &on_link, ipv6: true, mode };
     plan(nodes.iter().map(|(name, node)| (*name, node)), &local_node)
+}
+
+#[test]
+fn kernel_without_ipv6_gets_no_ipv6_routes() {
+    let on_link = [("192.168.50.11/24".parse().unwrap(), IfIndex(3))];
+    let (node_ips, pod_cidrs) = (["192.168.50.11".parse().unwrap()], ["10.244.1.0/24".parse().unwrap()]);
+    let (node_ips, pod_cidrs, on_link) = (&node_ips[..], &pod_cidrs[..], &on_link[..]);
+    let local_node = LocalNode { node: "n1", node_ips, pod_cidrs, on_link, ipv6: false, mode: RouteMode::Auto };
+    let other = node(&["192.168.50.12", "fd00:50::12"], &["10.244.2.0/24", "fd00:2::/64"]);
+    let plan = plan([("n2", &other)].into_iter(), &local_node);
+    assert!(plan.blocks.len() == 2 && plan.blocks.keys().all(IpNetwork::is_ipv4), "{:?}", plan.blocks);
+    assert!(plan.problems.is_empty() && plan.peers.is_empty(), "{plan:?}");
 }
 
 fn make(nodes: &[(&str, NodeObject)], mode: RouteMode) -> RoutePlan {

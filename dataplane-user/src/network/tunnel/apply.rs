@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::netlink::{
     IfIndex, InterfaceAddress, Link, NetlinkError, NetlinkRequest, Socket, add_address, create_vxlan, delete_address,
-    delete_fdb, delete_link, delete_neighbour, quiet_tunnel, replace_fdb, replace_neighbour, set_mac, set_mtu, set_up,
+    delete_fdb, delete_link, delete_neighbour, has_ipv6, quiet_tunnel, replace_fdb, replace_neighbour, set_mac,
+    set_mtu, set_up,
 };
 use ipnetwork::IpNetwork;
 use tracing::info;
@@ -123,7 +124,7 @@ fn make(socket: &mut Socket, wanted: &Tunnel) -> Result<(IfIndex, usize), Tunnel
     socket.run(&[create_vxlan(name, wanted.mac, wanted.mtu, &wanted.settings())])?;
     let index = socket.link_by_name(name)?.ok_or(TunnelError::Gone { name })?.index;
     // The settings come before `up`, so that the kernel assigns no addresses to the device.
-    socket.run(&[quiet_tunnel(index), set_up(index)])?;
+    socket.run(&[quiet_tunnel(index, has_ipv6()), set_up(index)])?;
     info!(device = name, local = %wanted.local, mtu = wanted.mtu, port = wanted.port, "tunnel created");
     Ok((index, 1))
 }

@@ -20,6 +20,7 @@ fn link(wanted: &Tunnel) -> Link {
         index: IfIndex(7),
         name: wanted.name().into(),
         mac: wanted.mac,
+        ethernet: true,
         mtu: wanted.mtu,
         up: true,
         running: true,

@@ -66,6 +66,7 @@ mod tests {
             index: IfIndex(index),
             name: name.into(),
             mac: [0x52, 0x57, 0, 0, 0, 1],
+            ethernet: true,
             mtu: 1500,
             up: true,
             running: true,
