@@ -1,5 +1,5 @@
 //! A small, typed, blocking rtnetlink client: links, addresses, routes, neighbours, classifier
-//! filters, and a monitor.
+//! filters, listening sockets, and a monitor.
 //!
 //! The other modules here only build messages ([`NetlinkRequest`]), which is pure and cheap;
 //! [`Socket`] talks to the kernel and sends several requests in one datagram ([`Socket::run`]). A
@@ -23,6 +23,7 @@ mod request;
 mod route;
 mod shaper;
 mod socket;
+mod socket_diag;
 #[cfg(test)]
 mod tests;
 mod vxlan;
@@ -43,4 +44,5 @@ pub use request::NetlinkRequest;
 pub use route::{Hop, PROTOCOL, Route, add_route, delete_route, replace_route};
 pub use shaper::{Rate, set_rate};
 pub use socket::Socket;
+pub use socket_diag::listening_addresses;
 pub use vxlan::{Vxlan, create_vxlan};

@@ -5,6 +5,7 @@
 //! xtask test --level namespace` runs them. See tests/README.md.
 #![cfg(test)]
 
+mod addresses;
 mod anti_spoofing;
 mod bandwidth;
 mod connection_counts;

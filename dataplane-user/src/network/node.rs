@@ -70,6 +70,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Interval of refreshes without an event.
 const AUDIT: Duration = Duration::from_secs(30);
 
+/// Interval at which listening sockets are looked up while a device carries a cluster IP: the
+/// kernel tells of no new one.
+const LISTENERS: Duration = Duration::from_secs(1);
+
 /// What the task is created from.
 #[derive(Debug)]
 pub struct NodeTaskParts {
@@ -151,6 +155,7 @@ impl NodeTask {
     ) {
         let mut feed = ClusterFeed { nodes, service_ranges, controller, blocks };
         let mut due = Instant::now() + AUDIT;
+        let mut listeners_due = Instant::now();
         loop {
             let external = tokio::select! {
                 changed = feed.changed(&mut self.cluster) => {
@@ -166,6 +171,13 @@ impl NodeTask {
                     }
                     tokio::time::sleep(SETTLE).await;
                     self.monitor.drain();
+                    true
+                }
+                () = sleep_until(listeners_due), if self.facts.carries_cluster_ip(&self.cluster.service_ranges) => {
+                    listeners_due = Instant::now() + LISTENERS;
+                    if !self.facts.listening_changed() {
+                        continue;
+                    }
                     true
                 }
                 () = sleep_until(due) => {

@@ -133,7 +133,7 @@ pub fn service<'a>(
     let scheduling = service.scheduling();
     let maglev_size = limits::maglev_size(key, scheduling.and_then(|s| s.maglev_size), context, &mut rejections);
     let ports = service.ports.iter().map(|port| {
-        let frontends = frontends::of_port(service, port, &claims, context);
+        let frontends = frontends::of_port((key, service), port, &claims, context, &mut rejections);
         let wants = choose::Wants::of(&frontends);
         DesiredPort {
             name: port.name.clone(),

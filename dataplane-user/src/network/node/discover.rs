@@ -11,11 +11,15 @@ use dataplane_common::types::address::{Address as _, V4, V6};
 use dataplane_common::types::clock::Clock;
 use dataplane_common::types::ip_family::IpFamily;
 use dataplane_common::types::pod::NodeConfig;
+use dataplane_common::types::service::proto;
 use dataplane_host::netlink;
-use dataplane_host::netlink::{Hop, IfIndex, InterfaceAddress, Link, NetlinkError, PROTOCOL, Route, Socket};
+use dataplane_host::netlink::{
+    Hop, IfIndex, InterfaceAddress, Link, NetlinkError, PROTOCOL, Route, Socket, listening_addresses,
+};
 use ipnetwork::IpNetwork;
+use tracing::debug;
 
-use crate::config::{Config, NodePortRange};
+use crate::config::{Config, NodePortRange, RouteMode};
 use crate::load::sizes;
 use crate::proxy::controller::Nodes;
 use crate::proxy::desired::NodeContext;
@@ -25,6 +29,13 @@ use super::uplinks::{self, Uplinks};
 
 /// Interface index of `lo` in every network namespace.
 const LOOPBACK: IfIndex = IfIndex(1);
+
+/// The device on which kube-proxy in mode `ipvs` keeps all cluster IPs, also after its end. Its
+/// addresses are none of the node, as for kube-proxy itself.
+const IPVS_DEVICE: &str = "kube-ipvs0";
+
+/// The port at which the API server reaches kubelet.
+const KUBELET_PORT: u16 = 10250;
 
 /// Seconds of pause after which a datagram of an unreplied UDP flow counts as a new exchange.
 const UNREPLIED: u32 = 1;
@@ -44,27 +55,33 @@ pub struct KernelSnapshot {
     pub routes: Vec<Route>,
     /// The kernel has IPv6.
     pub ipv6: bool,
+    /// Addresses at which sockets of the node listen; empty if no device has a single address.
+    pub listening: BTreeSet<IpAddr>,
 }
 
 impl KernelSnapshot {
-    /// Lists links, addresses and routes.
+    /// Lists links, addresses, routes and listening sockets.
     ///
     /// # Errors
     /// The kernel refused a request.
     pub fn take(socket: &mut Socket) -> Result<Self, NetlinkError> {
-        Ok(Self {
-            links: socket.links()?,
-            addresses: socket.addresses()?,
-            routes: socket.routes(0)?,
-            ipv6: netlink::has_ipv6(),
-        })
+        let (links, addresses, routes) = (socket.links()?, socket.addresses()?, socket.routes(0)?);
+        let mut snapshot = Self { links, addresses, routes, listening: BTreeSet::new(), ipv6: netlink::has_ipv6() };
+        // A device carries a cluster IP as a single address; other nodes save the listing.
+        if snapshot.global().any(|a| a.network.prefix() == if a.network.is_ipv4() { 32 } else { 128 }) {
+            snapshot.listening = listening();
+        }
+        Ok(snapshot)
     }
 
-    /// Returns the addresses by which other hosts reach this node, of all links.
+    /// Returns the addresses by which other hosts reach this node, of all links but the one of
+    /// IPVS.
     pub(super) fn global(&self) -> impl Iterator<Item = &InterfaceAddress> {
-        let global = |a: &&InterfaceAddress| {
+        let ipvs = self.links.iter().find(|l| l.name == IPVS_DEVICE).map(|l| l.index);
+        let global = move |a: &&InterfaceAddress| {
             let ip = a.network.ip();
-            !a.narrow && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && !is_link_local(ip)
+            let other = Some(a.index) != ipvs && !ip.is_multicast() && !ip.is_unspecified();
+            other && !a.narrow && !ip.is_loopback() && !is_link_local(ip)
         };
         self.addresses.iter().filter(global)
     }
@@ -73,6 +90,14 @@ impl KernelSnapshot {
     pub(super) fn device_of(&self, ip: IpAddr) -> Option<IfIndex> {
         self.addresses.iter().find(|a| a.network.ip() == ip).map(|a| a.index)
     }
+}
+
+/// Returns the addresses at which sockets listen; none if the kernel can't tell.
+pub(super) fn listening() -> BTreeSet<IpAddr> {
+    listening_addresses().unwrap_or_else(|error| {
+        debug!(%error, "listening sockets unknown: cluster IPs on devices of the node are served");
+        BTreeSet::new()
+    })
 }
 
 pub(super) fn is_link_local(ip: IpAddr) -> bool {
@@ -98,6 +123,8 @@ pub struct NodeFacts {
     pub node_ips: Vec<IpAddr>,
     /// All addresses of the node, sorted.
     pub addresses: Vec<IpAddr>,
+    /// Those of them at which a process listens, sorted.
+    pub listening: Vec<IpAddr>,
     /// Networks reached through an uplink without a router, with the uplink's index.
     pub on_link: Vec<(IpNetwork, IfIndex)>,
     /// Ranges of the node's pods.
@@ -147,6 +174,7 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeF
         warnings.push(text.into());
     }
     let gateways: BTreeSet<_> = snapshot.routes.iter().filter_map(gateway).collect();
+    let listening = addresses.intersection(&snapshot.listening).copied().collect();
     let (addresses, gateways) = (addresses.into_iter().collect(), gateways.into_iter().collect());
     NodeFacts {
         ipv6: snapshot.ipv6,
@@ -155,12 +183,20 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeF
         warnings,
         node_ips,
         addresses,
+        listening,
         on_link,
         pod_cidrs,
         gateways,
         uplink_mtu,
         elsewhere,
     }
+}
+
+/// Returns the ports of nodes that no Service gets: those of kubelet, the agent and the tunnel.
+fn reserved_ports(config: &Config) -> Vec<(u8, u16)> {
+    let agent = [config.metrics_bind_address.port(), config.healthz_bind_address.port()];
+    let tcp = agent.into_iter().chain([KUBELET_PORT]).filter(|port| *port != 0).map(|port| (proto::TCP, port));
+    tcp.chain((config.route_mode != RouteMode::Direct).then_some((proto::UDP, config.vxlan_port))).collect()
 }
 
 /// Returns the next hop of a route that is not Ropeway's.
@@ -208,6 +244,8 @@ impl NodeFacts {
             name: config.node_name.clone(),
             zone: config.zone.as_deref().map(Into::into),
             addresses: self.addresses.clone(),
+            listening: self.listening.clone(),
+            reserved_ports: reserved_ports(config),
             primary: self.node_ips.clone(),
             nodeport_addresses: self.nodeport_addresses(&config.nodeport_addresses),
             pod_ranges: config.cluster_cidrs.iter().chain(&self.pod_cidrs).copied().collect(),

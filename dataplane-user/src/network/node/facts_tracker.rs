@@ -69,6 +69,18 @@ impl FactsTracker {
         self.last.is_none()
     }
 
+    /// Returns true if a device of the node carries an address of these ranges of cluster IPs.
+    pub(super) fn carries_cluster_ip(&self, ranges: &[IpNetwork]) -> bool {
+        self.last.as_ref().is_some_and(|facts| facts.addresses.iter().any(|a| ranges.iter().any(|r| r.contains(*a))))
+    }
+
+    /// Returns true if processes of the node listen at other addresses than at the last refresh.
+    pub(super) fn listening_changed(&self) -> bool {
+        let Some(facts) = &self.last else { return false };
+        let now = discover::listening();
+        !facts.addresses.iter().filter(|a| now.contains(a)).eq(&facts.listening)
+    }
+
     /// Returns true if an event can change the facts.
     pub(super) fn is_relevant(&self, event: &NetlinkEvent, config: &Config) -> bool {
         self.last.as_ref().is_some_and(|facts| is_relevant(event, facts, config))

@@ -59,7 +59,24 @@ fn snapshot() -> KernelSnapshot {
             ..Route::new("192.168.50.0/24".parse().unwrap(), Hop::Device { index: IfIndex(2) })
         }],
         ipv6: true,
+        listening: ips(&["10.9.9.9", "127.0.0.53"]).into_iter().collect(),
     }
+}
+
+#[test]
+fn cluster_ips_on_the_device_of_ipvs_are_no_addresses_of_the_node() {
+    let mut s = snapshot();
+    s.links.push(link(7, "kube-ipvs0"));
+    s.addresses.push(address(7, "10.96.0.10/32", false));
+    s.listening.insert("10.96.0.10".parse().unwrap());
+    let c = config(Options { nodeport_addresses: Some(vec!["0.0.0.0/0".parse().unwrap()]), ..Options::default() });
+    let context = discover::facts(&c, &s, None).context(&c, true);
+    assert_eq!(context.addresses, ips(&["10.9.9.9", "172.16.0.11", "192.168.50.11", "fd00:50::11"]));
+    assert!(!context.nodeport_addresses.contains(&"10.96.0.10".parse().unwrap()));
+    assert_eq!(context.listening, ips(&["10.9.9.9"]), "of the node's own addresses");
+    let mut reserved = context.reserved_ports;
+    reserved.sort_unstable();
+    assert_eq!(reserved, [(6, 10249), (6, 10250), (6, 10256), (17, 4789)]);
 }
 
 fn default_route(index: u32) -> Route {

@@ -35,6 +35,8 @@ pub(super) struct ClusterState {
     /// Service.
     api_servers: BTreeSet<IpAddr>,
     api_endpoints: BTreeSet<IpAddr>,
+    /// Ports of these endpoints.
+    api_ports: BTreeSet<u16>,
 }
 
 impl ClusterState {
@@ -48,9 +50,9 @@ impl ClusterState {
         self.api_servers = addresses;
     }
 
-    pub(super) fn set_api_endpoints(&mut self, addresses: BTreeSet<IpAddr>) {
-        self.context_changed |= self.api_endpoints != addresses;
-        self.api_endpoints = addresses;
+    pub(super) fn set_api_endpoints(&mut self, addresses: BTreeSet<IpAddr>, ports: BTreeSet<u16>) {
+        self.context_changed |= self.api_endpoints != addresses || self.api_ports != ports;
+        (self.api_endpoints, self.api_ports) = (addresses, ports);
     }
 
     pub(super) fn set_node(&mut self, name: Box<str>, object: Option<NodeObject>) {
@@ -142,7 +144,7 @@ impl ClusterState {
         let api_servers = self.api_servers.union(&self.api_endpoints).copied();
         let cluster = ClusterContext::new(self.nodes.values(), &node.pod_ranges)
             .with_service_ranges(known)
-            .with_api_servers(api_servers);
+            .with_api_servers(api_servers, self.api_ports.iter().copied());
         Some(Context { node, cluster })
     }
 }

@@ -126,7 +126,9 @@ impl Core {
         for entry in changed.into_iter().filter_map(|id| self.pipeline.store.get(id)) {
             if (&*entry.key.namespace, &*entry.key.name) == API_SERVICE {
                 let endpoints = entry.slices.iter().flat_map(|slice| &*slice.object.endpoints);
-                self.cluster_state.set_api_endpoints(endpoints.map(|e| e.addr).collect());
+                let ports = entry.slices.iter().flat_map(|slice| &*slice.object.ports);
+                let ports = ports.map(|p| p.port).collect();
+                self.cluster_state.set_api_endpoints(endpoints.map(|e| e.addr).collect(), ports);
             }
         }
     }

@@ -29,6 +29,10 @@ pub struct NodeContext {
     pub zone: Option<Box<str>>,
     /// All local addresses except loopback and link-local ones. They get the `NODE` entries.
     pub addresses: Vec<IpAddr>,
+    /// Those of them at which a process listens, if a device has them as single addresses.
+    pub listening: Vec<IpAddr>,
+    /// Protocols and ports that no Service gets at the addresses of nodes.
+    pub reserved_ports: Vec<(u8, u16)>,
     /// The node's primary address of each family.
     pub primary: Vec<IpAddr>,
     /// Addresses at which node ports are served; may include loopback addresses.
@@ -65,6 +69,8 @@ pub struct ClusterContext {
     service_ranges: Vec<IpNetwork>,
     /// Addresses of the API servers.
     api_servers: BTreeSet<IpAddr>,
+    /// TCP ports of the API servers.
+    api_ports: BTreeSet<u16>,
 }
 
 impl ClusterContext {
@@ -101,10 +107,16 @@ impl ClusterContext {
         self
     }
 
-    /// Sets the addresses of the API servers.
+    /// Sets the addresses and the ports of the API servers.
     #[must_use]
-    pub fn with_api_servers(self, addresses: impl Iterator<Item = IpAddr>) -> Self {
-        Self { api_servers: addresses.collect(), ..self }
+    pub fn with_api_servers(self, addresses: impl Iterator<Item = IpAddr>, ports: impl Iterator<Item = u16>) -> Self {
+        Self { api_servers: addresses.collect(), api_ports: ports.collect(), ..self }
+    }
+
+    /// Returns true if an API server serves its clients at this address and TCP port.
+    #[must_use]
+    pub fn is_api_endpoint(&self, addr: IpAddr, port: u16) -> bool {
+        self.is_api_server(addr) && self.api_ports.contains(&port)
     }
 
     /// Returns true if an API server has the address.

@@ -1,11 +1,12 @@
 //! Derives the frontends of a Service: its addresses, and the flags of each.
 //!
-//! Rejects addresses that belong to nodes, pods or other Services. Conflicts with other Services
-//! over the same address and port are resolved later, by the ownership of frontends.
+//! Rejects addresses that belong to pods or other Services, and ports that nodes need for
+//! themselves. Conflicts with other Services over the same address and port are resolved later, by
+//! the ownership of frontends.
 
 use std::net::IpAddr;
 
-use dataplane_common::types::service::frontend_flags as flags;
+use dataplane_common::types::service::{frontend_flags as flags, proto};
 
 use super::context::Context;
 use super::sources::are_restricted;
@@ -51,8 +52,8 @@ pub(super) fn claims(
             known.balancer |= balancer;
             continue;
         }
-        let reason = taken(addr, context).or_else(|| if balancer { None } else { refused(addr, context) });
-        if let Some(reason) = reason {
+        let refused = if balancer { None } else { refused(addr, context) };
+        if let Some(reason) = pod_range(addr, context).or(refused) {
             rejections.push(reject(key, field, addr, reason));
         } else if is_cluster_ip(addr) {
             rejections.push(reject(key, field, addr, "is the cluster IP of another Service"));
@@ -71,25 +72,47 @@ fn reject(key: &ObjectKey, field: &str, addr: IpAddr, reason: &str) -> Rejection
 
 /// Returns the reason why no Service may have this cluster IP, if there is one.
 ///
+/// A cluster IP on a device of the node stays the Service's (`kube-ipvs0`), unless a process listens
+/// there: then the node serves it itself (`NodeLocal` `DNSCache`).
+///
 /// The API server assigns cluster IPs, so the word of a Node does not count against one: whoever
 /// controls a kubelet could withdraw any Service on all nodes, and so could a wrong pod range. It
 /// counts only outside the known ranges of cluster IPs.
 fn cluster_ip_taken(addr: IpAddr, context: &Context) -> Option<&'static str> {
-    if context.is_this_node(addr) {
+    if context.node.primary.contains(&addr) {
         return Some("is the address of a node");
+    }
+    if context.node.listening.contains(&addr) {
+        return Some("is on a device of this node, and a process listens there");
     }
     let ranges = context.cluster.service_ranges();
     let known = ranges.iter().any(|range| range.is_ipv6() == addr.is_ipv6());
-    if known && !context.cluster.is_service_range(addr) { taken(addr, context) } else { None }
+    if !known || context.cluster.is_service_range(addr) {
+        None
+    } else if context.is_this_node(addr) || context.cluster.is_node(addr) {
+        Some("is the address of a node")
+    } else {
+        pod_range(addr, context)
+    }
 }
 
-/// Returns the reason why no Service may have this address, if there is one. Without the check a
-/// Service could take over traffic to a node or a pod (CVE-2020-8554).
-fn taken(addr: IpAddr, context: &Context) -> Option<&'static str> {
-    if context.is_this_node(addr) || context.cluster.is_node(addr) {
-        Some("is the address of a node")
-    } else if context.cluster.is_pod(addr) {
-        Some("is in the range of pod addresses")
+/// Returns the reason why no Service may have this address, if it may be a pod's. Without the check
+/// a Service could take over traffic to a pod (CVE-2020-8554).
+fn pod_range(addr: IpAddr, context: &Context) -> Option<&'static str> {
+    context.cluster.is_pod(addr).then_some("is in the range of pod addresses")
+}
+
+/// Returns the reason why no Service may have this port of an external address, if there is one.
+///
+/// At an address of a node, the ports of a Service are the Service's, also if a process listens
+/// there, as with kube-proxy. Excepted are those without which the node is lost to the cluster.
+fn reserved(addr: IpAddr, port: &ServicePort, context: &Context) -> Option<&'static str> {
+    if !context.is_this_node(addr) && !context.cluster.is_node(addr) {
+        None
+    } else if context.node.reserved_ports.contains(&(port.proto, port.port)) {
+        Some("is a port that nodes need for themselves")
+    } else if port.proto == proto::TCP && context.cluster.is_api_endpoint(addr, port.port) {
+        Some("is the port of an API server")
     } else {
         None
     }
@@ -118,11 +141,14 @@ fn node_port_addresses(context: &Context) -> impl Iterator<Item = IpAddr> {
     context.node.nodeport_addresses.iter().copied().filter(|a| context.serves(*a))
 }
 
+/// Returns the frontends of one port, each address and port once, and reports those that it may not
+/// have.
 pub(super) fn of_port(
-    service: &ServiceObject,
+    (key, service): (&ObjectKey, &ServiceObject),
     port: &ServicePort,
     claims: &[AddressClaim],
     context: &Context,
+    rejections: &mut Vec<Rejection>,
 ) -> Vec<DesiredFrontend> {
     let internal = match service.internal {
         Policy::Cluster => 0,
@@ -138,14 +164,23 @@ pub(super) fn of_port(
         key: FrontendAddr { addr, port: port_number, proto: port.proto },
         flags: flags | hash,
     };
-    let own = claims.iter().map(|c| {
-        let ranges = if c.balancer && are_restricted(service, c.addr) { flags::SOURCE_RANGES } else { 0 };
-        at(c.addr, port.port, ranges | if c.external { external | flags::EXTERNAL } else { internal })
-    });
     let mut all = Vec::with_capacity(claims.len());
-    all.extend(own);
+    for c in claims {
+        let reason = if c.external { reserved(c.addr, port, context) } else { None };
+        if let Some(reason) = reason {
+            let reason = format!("{} port {} {reason}", c.addr, port.port);
+            let rejection = Rejection::of(ObjectKind::Service, key, "spec.ports", reason);
+            rejections.push(rejection.because(Cause::AddressRefused));
+            continue;
+        }
+        let ranges = if c.balancer && are_restricted(service, c.addr) { flags::SOURCE_RANGES } else { 0 };
+        all.push(at(c.addr, port.port, ranges | if c.external { external | flags::EXTERNAL } else { internal }));
+    }
     if port.node_port != 0 {
-        all.extend(node_port_addresses(context).map(|a| at(a, port.node_port, external | flags::NODE_PORT)));
+        // With the number of the port itself, an external address of the node has it already.
+        let taken = |a: &IpAddr| port.node_port == port.port && claims.iter().any(|c| c.addr == *a);
+        let addresses = node_port_addresses(context).filter(|a| !taken(a));
+        all.extend(addresses.map(|a| at(a, port.node_port, external | flags::NODE_PORT)));
     }
     all
 }

@@ -40,9 +40,10 @@ pub struct Capacities {
 #[derive(Clone, Copy, Default, Debug)]
 struct AddrUse {
     frontends: u32,
-    /// Those of them for which it is an external or load-balancer IP; for the others it is a
-    /// cluster IP or a node's address.
+    /// Those of them for which it is an external or load-balancer IP.
     external: u32,
+    /// Those for which it is a cluster IP; for the others it is a node's address.
+    cluster: u32,
     /// An address of this node.
     node: bool,
     /// The kind in the map; 0: no entry; [`UNSURE`]: unknown.
@@ -55,6 +56,8 @@ const UNSURE: u8 = u8::MAX;
 impl AddrUse {
     const fn wanted(self) -> u8 {
         match (self.node, self.frontends) {
+            // Also if a device of the node has it: what else arrives there is nobody's.
+            _ if self.cluster > 0 => address_kind::SERVICE,
             (true, _) => address_kind::NODE,
             (false, 0) => 0,
             (false, all) if all == self.external => address_kind::EXTERNAL,
@@ -185,15 +188,17 @@ impl Allocator {
         }
         let entry = self.addresses.entry(addr).or_default();
         entry.frontends += 1;
-        entry.external += u32::from(is_external(frontend));
+        let (external, cluster) = roles(frontend);
+        entry.external += u32::from(external);
+        entry.cluster += u32::from(cluster);
         if entry.entered != entry.wanted() {
             self.touched.push((addr, service));
         }
     }
 
-    /// Counts a frontend that may have become external or ceased to be.
+    /// Counts a frontend whose role may have changed.
     pub(super) fn change_addr(&mut self, before: &DesiredFrontend, after: &DesiredFrontend, service: ServiceId) {
-        if is_external(before) != is_external(after) {
+        if roles(before) != roles(after) {
             self.use_addr(after, service);
             self.leave_addr(before, service);
         }
@@ -207,7 +212,9 @@ impl Allocator {
         }
         let entry = self.addresses.entry(addr).or_default();
         entry.frontends = entry.frontends.saturating_sub(1);
-        entry.external = entry.external.saturating_sub(u32::from(is_external(frontend)));
+        let (external, cluster) = roles(frontend);
+        entry.external = entry.external.saturating_sub(u32::from(external));
+        entry.cluster = entry.cluster.saturating_sub(u32::from(cluster));
         // also if others have it still: they may leave in the same round
         if self.touched.last() != Some(&(addr, service)) {
             self.touched.push((addr, service));
@@ -280,6 +287,9 @@ impl Allocator {
     }
 }
 
-const fn is_external(frontend: &DesiredFrontend) -> bool {
-    frontend.flags & frontend_flags::EXTERNAL != 0
+/// Returns true, first, if the frontend's address is an external or load-balancer IP, and second,
+/// if it is a cluster IP.
+const fn roles(frontend: &DesiredFrontend) -> (bool, bool) {
+    let either = frontend_flags::EXTERNAL | frontend_flags::NODE_PORT;
+    (frontend.flags & frontend_flags::EXTERNAL != 0, frontend.flags & either == 0)
 }

@@ -107,7 +107,9 @@ fn addresses(
     for addr in service.cluster_ips.iter().filter(|a| is_served(objects, *a)) {
         let ranges: Vec<IpNetwork> = service_ranges(objects).filter(|r| r.is_ipv4() == addr.is_ipv4()).collect();
         let outside = !ranges.is_empty() && !ranges.iter().any(|r| r.contains(addr));
-        if objects.node.addresses.contains(&addr) || (outside && is_of_a_node(objects, addr)) {
+        if objects.node.listening.contains(&addr) {
+            refuse("spec.clusterIPs", addr, "is on a device of this node, and a process listens there");
+        } else if objects.node.primary.contains(&addr) || (outside && is_of_a_node(objects, addr)) {
             refuse("spec.clusterIPs", addr, "is the address of a node");
         } else if outside && is_of_a_pod(objects, addr) {
             refuse("spec.clusterIPs", addr, "is in the range of pod addresses");
@@ -122,8 +124,6 @@ fn addresses(
         let is_balancer = field.starts_with("status");
         if let Some(known) = found.iter_mut().find(|known| known.addr == addr) {
             known.balancer |= is_balancer;
-        } else if is_of_a_node(objects, addr) {
-            refuse(field, addr, "is the address of a node");
         } else if is_of_a_pod(objects, addr) {
             refuse(field, addr, "is in the range of pod addresses");
         } else if objects.services.values().any(|s| s.cluster_ips.iter().any(|c| c == addr)) {
@@ -208,6 +208,8 @@ impl Expected {
         let mut frontends: Vec<(FrontendId, u16)> = addresses.iter().map(at).collect();
         if port.node_port != 0 {
             let served = objects.node.nodeport_addresses.iter().filter(|addr| is_served(objects, **addr));
+            let served =
+                served.filter(|addr| port.node_port != port.port || addresses.iter().all(|a| a.addr != **addr));
             frontends.extend(served.map(|addr| ((*addr, port.node_port, port.proto), flags::NODE_PORT)));
         }
         for v6 in [false, true] {
@@ -250,7 +252,8 @@ impl Expected {
     }
 
     /// Adds the kinds of all addresses. An address at which a Service has only external frontends
-    /// is external. Loopback has no entry.
+    /// is external, and one of the node is the node's unless it is a cluster IP that is served.
+    /// Loopback has no entry.
     fn add_addresses(&mut self, objects: &Objects) {
         for ((addr, ..), claims) in self.claims.iter().filter(|((addr, ..), _)| !addr.is_loopback()) {
             let external = claims[0].flags & flags::EXTERNAL != 0;
@@ -260,7 +263,14 @@ impl Expected {
                 *known = kind;
             }
         }
-        self.addresses.extend(objects.node.addresses.iter().map(|addr| (*addr, address_kind::NODE)));
+        for addr in &objects.node.addresses {
+            let is_cluster_ip = |((at, ..), claims): (&FrontendId, &Vec<Claim>)| {
+                at == addr && claims[0].flags & (flags::EXTERNAL | flags::NODE_PORT) == 0
+            };
+            if !self.claims.iter().any(is_cluster_ip) {
+                self.addresses.insert(*addr, address_kind::NODE);
+            }
+        }
     }
 }
 

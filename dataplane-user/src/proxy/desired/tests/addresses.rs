@@ -73,11 +73,83 @@ fn rule_2_3_1_service_without_endpoints_rejects_under_cluster_policy() {
     assert!(port.frontends.iter().all(|f| f.flags & !(frontend_flags::NODE_PORT | frontend_flags::EXTERNAL) == 0));
 }
 
+/// Report 1: kube-proxy serves them, and so do the load balancers that assign them to nodes expect.
 #[test]
-fn external_ips_of_nodes_pods_and_cluster_ips_are_rejected() {
+fn addresses_of_nodes_are_external_addresses() {
+    let mut s = exposed(Policy::Cluster);
+    let nodes = ["192.0.2.1", "192.0.2.2"].map(addr);
+    for (external, balancer) in [(nodes.to_vec(), Vec::new()), (Vec::new(), nodes.to_vec())] {
+        let balanced = !balancer.is_empty();
+        s.extra = Some(Box::new(ServiceExtra {
+            external_ips: external.into(),
+            load_balancer_ips: balancer.into(),
+            ..ServiceExtra::default()
+        }));
+        let desired = derive(&s, &[]);
+        assert_eq!(desired.rejections, []);
+        let served = addresses(&desired);
+        assert!(served.contains(&"192.0.2.1:80".into()) && served.contains(&"192.0.2.2:80".into()), "{served:?}");
+        assert!(served.contains(&"192.0.2.1:30080".into()), "its node port stays: {served:?}, {balanced}");
+    }
+}
+
+#[test]
+fn port_of_an_external_address_and_equal_node_port_are_one_frontend() {
+    let mut s = exposed(Policy::Cluster);
+    s.ports[0].port = 30_080;
+    let external_ips = [addr("192.0.2.1")].into();
+    s.extra = Some(Box::new(ServiceExtra { external_ips, ..ServiceExtra::default() }));
+    let served = addresses(&derive(&s, &[]));
+    let wanted = ["10.96.0.1:30080", "[fd00:96::1]:30080", "192.0.2.1:30080", "[2001:db8::1]:30080"];
+    assert_eq!(served, wanted);
+}
+
+#[test]
+fn ports_that_nodes_need_are_not_taken_at_their_addresses() {
+    let mut context = context();
+    context.node.reserved_ports = vec![(proto::TCP, 80), (proto::UDP, 443)];
+    context.cluster = context.cluster.with_api_servers([addr("192.0.2.2")].into_iter(), [443].into_iter());
+    let mut s = web();
+    let https = ServicePort { name: "https".into(), port: 443, node_port: 0, proto: proto::TCP };
+    s.ports = [s.ports[0].clone(), https].into();
+    let load_balancer_ips = ["192.0.2.1", "192.0.2.2", "203.0.113.1"].map(addr).into();
+    s.extra = Some(Box::new(ServiceExtra { load_balancer_ips, ..ServiceExtra::default() }));
+    let desired = service(&ObjectKey::new("shop", "web"), &s, [].iter(), &context, |_| false);
+    let reasons: Vec<_> = desired.rejections.iter().map(ToString::to_string).collect();
+    let expected = [
+        "Service shop/web, spec.ports: 192.0.2.1 port 80 is a port that nodes need for themselves",
+        "Service shop/web, spec.ports: 192.0.2.2 port 80 is a port that nodes need for themselves",
+        "Service shop/web, spec.ports: 192.0.2.2 port 443 is the port of an API server",
+    ];
+    assert_eq!(reasons, expected);
+    let served = addresses(&desired);
+    let outside = served.iter().filter(|a| !a.contains("96:") && !a.starts_with("10.96"));
+    assert_eq!(outside.collect::<Vec<_>>(), ["203.0.113.1:80", "192.0.2.1:443", "203.0.113.1:443"]);
+}
+
+/// Report 6, and report 37 for the address at which a process listens.
+#[test]
+fn cluster_ip_on_a_device_is_served_unless_a_process_listens_there() {
+    let mut context = context();
+    context.node.addresses.extend(["10.96.0.1", "fd00:96::1"].map(addr));
+    let rejected = |context: &Context| {
+        let desired = service(&ObjectKey::new("shop", "web"), &web(), [].iter(), context, |_| false);
+        let reasons: Vec<_> = desired.rejections.iter().map(|r| r.reason.clone()).collect();
+        (addresses(&desired), reasons)
+    };
+    let both = ["10.96.0.1:80", "[fd00:96::1]:80"].map(str::to_owned).to_vec();
+    assert_eq!(rejected(&context), (both.clone(), Vec::new()));
+    let ranges = ["10.96.0.0/16", "fd00:96::/112"].map(|r| r.parse::<IpNetwork>().unwrap());
+    context.cluster = context.cluster.with_service_ranges(ranges.iter());
+    assert_eq!(rejected(&context), (both, Vec::new()), "in a known range");
+    context.node.listening = vec![addr("10.96.0.1")];
+    let reason = "10.96.0.1 is on a device of this node, and a process listens there".to_owned();
+    assert_eq!(rejected(&context), (vec!["[fd00:96::1]:80".into()], vec![reason]));
+}
+
+#[test]
+fn external_ips_of_pods_and_cluster_ips_are_rejected() {
     for (bad, reason) in [
-        ("192.0.2.1", "192.0.2.1 is the address of a node"),
-        ("192.0.2.2", "192.0.2.2 is the address of a node"),
         ("10.1.1.7", "10.1.1.7 is in the range of pod addresses"),
         ("10.96.0.9", "10.96.0.9 is the cluster IP of another Service"),
         ("10.96.77.77", "10.96.77.77 is in the range of cluster IPs"),
@@ -101,7 +173,7 @@ fn external_ips_of_nodes_pods_and_cluster_ips_are_rejected() {
 fn external_ips_of_servers_and_outside_the_ranges_are_rejected() {
     let [api, gateway, resolver, other] = ["198.51.100.1", "192.0.2.254", "192.0.2.53", "203.0.113.9"].map(addr);
     let mut context = context();
-    context.cluster = context.cluster.with_api_servers([api].into_iter());
+    context.cluster = context.cluster.with_api_servers([api].into_iter(), std::iter::empty());
     (context.node.gateways, context.node.resolvers) = (vec![gateway], vec![resolver]);
     let reasons = |context: &Context| {
         let mut s = web();

@@ -56,9 +56,11 @@ fn any_service(i: u8) -> impl Strategy<Value = ServiceObject> {
 }
 
 fn any_extra(i: u8) -> impl Strategy<Value = ServiceExtra> {
-    // addresses that others claim as well: those of all Services, and another's cluster IP
+    // addresses that others claim as well: those of all Services, another's cluster IP, the node's
     let of = prop_oneof![Just(99), Just(i)];
-    let other = prop::option::weighted(0.3, select(vec![format!("10.96.{}.1", (i + 1) % SERVICES), "10.1.0.1".into()]));
+    let another = format!("10.96.{}.1", (i + 1) % SERVICES);
+    let other = select(vec![another, "10.1.0.1".into(), "192.0.2.1".into(), "198.51.100.7".into()]);
+    let other = prop::option::weighted(0.4, other);
     // with the first of them the node's own address, and so all of them
     let ranges = ["192.0.2.0/24", "198.51.0.0/16", "2001:db8:7::/64", "203.0.113.0/25", "2001:db8::/64"];
     let ranges = subsequence(networks(&ranges), 0..4);
@@ -207,17 +209,23 @@ fn any_report() -> impl Strategy<Value = SourceEvent> {
 fn any_context() -> impl Strategy<Value = NodeContext> {
     let scheduler = prop_oneof![3 => Just(0), 1 => 0..SCHEDULERS];
     let (families, zone) = (select(vec![3, 3, 1, 2_u8]), prop::option::weighted(0.2, Just("b")));
-    (families, any::<[bool; 3]>(), zone, scheduler).prop_map(|(families, [more, pods, range], zone, scheduler)| {
-        let mut c = NodeContext { ipv4: families & 1 != 0, ipv6: families & 2 != 0, scheduler, ..node_context() };
-        c.zone = zone.map(Into::into);
-        if more {
-            c.addresses.push(ip("198.51.100.7"));
-            c.nodeport_addresses.push(ip("198.51.100.7"));
-        }
-        c.pod_ranges.extend(networks(&["203.0.2.0/24"]).into_iter().filter(|_| pods));
-        c.service_ranges.extend(networks(&["203.0.3.0/25"]).into_iter().filter(|_| range));
-        c
-    })
+    // cluster IPs on a device of the node, and whether a process listens there
+    let carried = (subsequence(vec!["10.96.1.1", "fd00:96::1", "10.96.2.1"], 0..3), any::<bool>());
+    (families, any::<[bool; 3]>(), zone, scheduler, carried).prop_map(
+        |(families, [more, pods, range], zone, scheduler, (carried, listening))| {
+            let mut c = NodeContext { ipv4: families & 1 != 0, ipv6: families & 2 != 0, scheduler, ..node_context() };
+            c.zone = zone.map(Into::into);
+            if more {
+                c.addresses.push(ip("198.51.100.7"));
+                c.nodeport_addresses.push(ip("198.51.100.7"));
+            }
+            c.addresses.extend(carried.iter().map(|a| ip(a)));
+            c.listening.extend(carried.iter().map(|a| ip(a)).filter(|_| listening));
+            c.pod_ranges.extend(networks(&["203.0.2.0/24"]).into_iter().filter(|_| pods));
+            c.service_ranges.extend(networks(&["203.0.3.0/25"]).into_iter().filter(|_| range));
+            c
+        },
+    )
 }
 
 /// Returns the context of all histories at first: small Maglev tables cost less time.
