@@ -102,6 +102,61 @@ pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags
     bpf(uapi::BPF_LINK_CREATE, &mut LinkCreateAttr { prog_fd: fd(program), target, attach_type, flags }).map(owned)
 }
 
+/// Most programs that a query of one hook returns; the kernel allows 64 on each.
+const MAX_PROGRAMS: usize = 64;
+
+/// All of the kernel's layout, because it writes the revision without regard to the size.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct QueryAttr {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+fn query(target: u32, attach_type: u32, query_flags: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0; MAX_PROGRAMS];
+    let count = MAX_PROGRAMS as u32;
+    let prog_ids = ids.as_mut_ptr() as u64;
+    let mut attr = QueryAttr { target, attach_type, query_flags, prog_ids, count, ..QueryAttr::zeroed() };
+    bpf(uapi::BPF_PROG_QUERY, &mut attr)?;
+    Ok(ids.into_iter().take(attr.count as usize).collect())
+}
+
+/// Returns the ids of the programs that run at a hook of a cgroup, inherited ones included, in the
+/// order in which they run.
+///
+/// # Errors
+/// Those of `BPF_PROG_QUERY`; `ENOSPC`: more than 64 programs.
+pub fn cgroup_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    query(fd(cgroup), attach_type, uapi::BPF_F_QUERY_EFFECTIVE)
+}
+
+/// Returns the ids of the programs at a tcx hook of a device, in the order in which they run.
+///
+/// # Errors
+/// Those of `BPF_PROG_QUERY`; `EINVAL`: the kernel has no tcx; `ENODEV`: no such device.
+pub fn device_programs(index: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    query(index, attach_type, 0)
+}
+
+/// Opens a program by its id.
+///
+/// # Errors
+/// `ENOENT`: there is none any more.
+pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    // The id, the id to start from, and flags for opening.
+    bpf(uapi::BPF_PROG_GET_FD_BY_ID, &mut [id, 0, 0]).map(owned)
+}
+
 /// Detaches a link at once. Closing and unpinning detaches it only after a grace period.
 ///
 /// # Errors

@@ -12,6 +12,7 @@
 
 pub mod attach;
 pub mod clock;
+pub mod foreign;
 pub mod lock;
 pub mod migrate;
 pub mod mounts;

@@ -289,6 +289,12 @@ impl Node {
         Ok(())
     }
 
+    /// Returns the log of the node's agents.
+    #[must_use]
+    pub fn agent_log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// Waits until the node's agent is ready.
     ///
     /// # Errors

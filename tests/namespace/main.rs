@@ -14,6 +14,7 @@ mod egress_routes;
 mod endpoints;
 mod fixture;
 mod flow_ownership;
+mod foreign_programs;
 mod harness;
 mod host_device;
 mod hostport;

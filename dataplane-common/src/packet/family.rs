@@ -46,7 +46,7 @@ pub trait Family: Rewrite + Inside {
     /// Returns the node's address of this family; unspecified if it has none.
     fn of_node(node: &NodeConfig) -> Self;
     /// Returns true if packets to this address must stay in the host's stack: loopback,
-    /// link-local, multicast, broadcast.
+    /// IPv6 link-local, multicast, broadcast.
     fn is_host_only(self) -> bool;
     /// Returns true for link-local and unspecified addresses, which neighbour discovery uses.
     fn is_link_local(self) -> bool;
@@ -239,7 +239,9 @@ impl Family for V4 {
         let a = u32::from_be(self.word());
         // From 224 on: multicast, reserved addresses and broadcast (RFC 1112, section 4). 0/8 is a
         // source only (RFC 1122, section 3.2.1.3).
-        a >> 24 >= 224 || a >> 24 == 127 || a >> 24 == 0 || self.is_link_local()
+        // Link-local addresses are not left out: clouds serve metadata and DNS at 169.254.169.254,
+        // beyond the node, and check the health of nodes from there.
+        a >> 24 >= 224 || a >> 24 == 127 || a >> 24 == 0
     }
     #[inline(always)]
     fn is_link_local(self) -> bool {

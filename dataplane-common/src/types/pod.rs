@@ -188,7 +188,8 @@ pub mod network_flags {
     pub const SERVICE: u32 = 1;
     /// Sees the addresses of pods: pod networks and others that are exempt from masquerading.
     pub const KEEP_SOURCE: u32 = 2;
-    /// A pod range of this node. The host's routes handle addresses that no pod has.
+    /// The host's routes handle addresses that no pod has: a pod range of this node, or IPv4
+    /// link-local addresses that the host's packet filter or another device leads on.
     pub const OWN: u32 = 4;
     /// A pod range of this node, also beside another service proxy, where [`OWN`] is not set. No
     /// packet from outside has such a source.

@@ -11,7 +11,9 @@ pub(crate) const BPF_MAP_DELETE_ELEM: u32 = 3;
 pub(crate) const BPF_PROG_LOAD: u32 = 5;
 pub(crate) const BPF_OBJ_PIN: u32 = 6;
 pub(crate) const BPF_OBJ_GET: u32 = 7;
+pub(crate) const BPF_PROG_GET_FD_BY_ID: u32 = 13;
 pub(crate) const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+pub(crate) const BPF_PROG_QUERY: u32 = 16;
 pub(crate) const BPF_MAP_LOOKUP_BATCH: u32 = 24;
 pub(crate) const BPF_MAP_UPDATE_BATCH: u32 = 26;
 pub(crate) const BPF_MAP_DELETE_BATCH: u32 = 27;
@@ -23,6 +25,9 @@ pub(crate) const BPF_LINK_DETACH: u32 = 34;
 pub(crate) const BPF_ANY: u64 = 0;
 /// Flag of an update: only create the element; `EEXIST` if there is one.
 pub(crate) const BPF_NOEXIST: u64 = 1;
+
+/// Flag of a query: also programs that a cgroup inherits.
+pub(crate) const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 
 /// Per-CPU array, whose elements have a value for each possible CPU.
 pub(crate) const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
@@ -51,6 +56,8 @@ mod tests {
             (BPF_PROG_LOAD, bpf_cmd::BPF_PROG_LOAD),
             (BPF_OBJ_PIN, bpf_cmd::BPF_OBJ_PIN),
             (BPF_OBJ_GET, bpf_cmd::BPF_OBJ_GET),
+            (BPF_PROG_GET_FD_BY_ID, bpf_cmd::BPF_PROG_GET_FD_BY_ID),
+            (BPF_PROG_QUERY, bpf_cmd::BPF_PROG_QUERY),
             (BPF_OBJ_GET_INFO_BY_FD, bpf_cmd::BPF_OBJ_GET_INFO_BY_FD),
             (BPF_MAP_LOOKUP_BATCH, bpf_cmd::BPF_MAP_LOOKUP_BATCH),
             (BPF_MAP_UPDATE_BATCH, bpf_cmd::BPF_MAP_UPDATE_BATCH),
@@ -68,6 +75,7 @@ mod tests {
     fn flags_and_types_are_those_of_the_kernel() {
         assert_eq!(BPF_ANY, u64::from(kernel::BPF_ANY));
         assert_eq!(BPF_NOEXIST, u64::from(kernel::BPF_NOEXIST));
+        assert_eq!(BPF_F_QUERY_EFFECTIVE, kernel::BPF_F_QUERY_EFFECTIVE);
         assert_eq!(BPF_MAP_TYPE_PERCPU_ARRAY, bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32);
         assert_eq!(BPF_PROG_TYPE_SCHED_CLS, bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32);
         assert_eq!(BPF_LINK_TYPE_CGROUP, bpf_link_type::BPF_LINK_TYPE_CGROUP as u32);

@@ -294,6 +294,7 @@ fn agent_rows(agent: &AgentStatus) -> Vec<Vec<String>> {
     rows.extend(agent.stalled.iter().map(|stall| row!["API server", stall]));
     rows.extend(agent.last_error.iter().map(|error| row!["Last error", error]));
     rows.extend(agent.notes.iter().map(|note| row!["Note", note]));
+    rows.extend(agent.foreign_programs.iter().map(|program| row!["Foreign program", program]));
     rows.extend(agent.rejections.iter().map(|rejection| row!["Rejected", rejection]));
     let more = agent.rejected.saturating_sub(agent.rejections.len());
     rows.extend((more > 0).then(|| row!["Rejected", format!("{more} more: see the agent's log")]));

@@ -272,16 +272,18 @@ slots   4   -        1024  -
         synced: true,
         stalled: vec!["Service: nothing heard since 2026-12-01T00:00:00Z".into()],
         last_error: Some("2026-12-01T00:00:00Z: map frontends4: refused".into()),
+        foreign_programs: vec!["cil_sock4_connect at connect4 of cgroup /sys/fs/cgroup".into()],
         rejected: 22,
         rejections: vec!["Service shop/web, spec.ports: 10.0.0.1 port 80 is taken by Service shop/old".into()],
         ..AgentStatus::default()
     });
     let told = text(&status);
     for line in [
-        "API server      Service: nothing heard since 2026-12-01T00:00:00Z\n",
-        "Last error      2026-12-01T00:00:00Z: map frontends4: refused\n",
-        "Rejected        Service shop/web, spec.ports: 10.0.0.1 port 80 is taken by Service shop/old\n",
-        "Rejected        21 more: see the agent's log\n",
+        "API server       Service: nothing heard since 2026-12-01T00:00:00Z\n",
+        "Last error       2026-12-01T00:00:00Z: map frontends4: refused\n",
+        "Foreign program  cil_sock4_connect at connect4 of cgroup /sys/fs/cgroup\n",
+        "Rejected         Service shop/web, spec.ports: 10.0.0.1 port 80 is taken by Service shop/old\n",
+        "Rejected         21 more: see the agent's log\n",
     ] {
         assert!(told.contains(line), "{told}");
     }

@@ -87,6 +87,11 @@ impl Programs {
         self.by_name.get(name).ok_or_else(|| LoadError::NoProgram { program: name.into(), kind: "pinned" })
     }
 
+    /// Returns the ids of all programs.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        self.by_name.values().map(|program| program.id)
+    }
+
     /// Opens the pins of all programs.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod tests;
 mod write;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use dataplane_common::types::pod::{Network, network_flags, node_features};
 use ipnetwork::IpNetwork;
@@ -33,6 +34,10 @@ pub struct Inputs<'a> {
     pub pod_networks: &'a [&'a [IpNetwork]],
     /// Other networks to which pods keep their source address.
     pub non_masquerade: &'a [IpNetwork],
+    /// IPv4 link-local networks that the host's routes lead to other devices than uplinks.
+    pub link_local: &'a [IpNetwork],
+    /// True if packets of pods to the outside are masqueraded.
+    pub masquerade: bool,
     /// Networks of Services (cluster IPs).
     pub service_ranges: &'a [IpNetwork],
     /// True if Ropeway's programs serve Services; false beside another proxy.
@@ -76,11 +81,27 @@ pub fn desired(inputs: &Inputs<'_>) -> NetworkEntries {
     for range in inputs.pod_networks.iter().copied().flatten().chain(inputs.non_masquerade) {
         add(*range, 0, network_flags::KEEP_SOURCE);
     }
+    // Beside another proxy all packets take the host's routes.
+    if inputs.service_proxy {
+        for range in host_routed(inputs) {
+            add(range, 0, network_flags::KEEP_SOURCE | network_flags::OWN);
+        }
+    }
     for range in inputs.service_ranges {
         // Another proxy translates its Services' addresses itself, so packets must pass unchanged.
         add(*range, 0, if inputs.service_proxy { network_flags::SERVICE } else { network_flags::KEEP_SOURCE });
     }
     entries
+}
+
+/// Returns the IPv4 link-local networks whose packets the host's stack handles: those that lead
+/// elsewhere than to an uplink, and those that are not masqueraded. Rules of the host may translate
+/// them, as agents for cloud credentials do.
+fn host_routed<'a>(inputs: &'a Inputs<'_>) -> impl Iterator<Item = IpNetwork> + 'a {
+    let within = |range: &&IpNetwork| matches!(range, IpNetwork::V4(r) if r.ip().is_link_local() && r.prefix() >= 16);
+    let exempt = inputs.non_masquerade.iter().filter(within);
+    let all = IpNetwork::new(Ipv4Addr::new(169, 254, 0, 0).into(), 16).ok().filter(|_| !inputs.masquerade);
+    inputs.link_local.iter().chain(exempt).copied().chain(all)
 }
 
 /// Returns the bits of `NodeConfig::features` for these entries. Lookups that would change nothing

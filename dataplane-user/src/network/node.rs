@@ -250,6 +250,8 @@ impl NodeTask {
             let tunnels = &self.routing.tunnels().links;
             let detach = self.cluster.conditions.nodes;
             operations += self.attachments.apply(&mut self.socket, (&facts.uplinks, tunnels), detach)?;
+            let foreign = self.attachments.foreign(&mut self.socket, &facts.uplinks, tunnels);
+            report_foreign(&self.status, &foreign);
         }
         match self.apply_host_device(&facts, &snapshot) {
             Ok(count) => operations += count,
@@ -301,5 +303,17 @@ impl NodeTask {
         for error in self.unwritable_settings.new_ones(&failed) {
             warn!("{error}");
         }
+    }
+}
+
+/// Logs the programs of others when they change.
+fn report_foreign(status: &NodeStatus, found: &[String]) {
+    match (status.set_foreign_programs(found), found) {
+        (false, _) => {}
+        (true, []) => info!("programs of others are gone"),
+        (true, found) => warn!(
+            programs = ?found,
+            "programs of others are attached: they may translate addresses before Ropeway; remove them with the tool of the network plugin that has left them"
+        ),
     }
 }

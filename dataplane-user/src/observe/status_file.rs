@@ -42,6 +42,8 @@ pub struct AgentStatus {
     pub last_error: Option<String>,
     /// Settings and devices that an operator should know of.
     pub notes: Vec<String>,
+    /// Programs of others at the hooks of Ropeway's programs.
+    pub foreign_programs: Vec<String>,
     /// Number of parts of objects and files that can't be used or served.
     pub rejected: usize,
     /// The first of them.
@@ -56,7 +58,7 @@ impl AgentFile for AgentStatus {
 impl AgentStatus {
     /// Returns the status at present, without a time.
     #[must_use]
-    pub fn new(snapshot: &Snapshot, stalled: &[Stall], notes: &[String]) -> Self {
+    pub fn new(snapshot: &Snapshot, stalled: &[Stall], notes: &[String], foreign_programs: Vec<String>) -> Self {
         Self {
             version: *Self::VERSIONS.end(),
             since: String::new(),
@@ -65,6 +67,7 @@ impl AgentStatus {
             stalled: stalled.iter().map(describe).collect(),
             last_error: snapshot.last_error.as_ref().map(|(time, text)| format!("{}: {text}", rfc3339(*time))),
             notes: notes.into(),
+            foreign_programs,
             rejected: snapshot.rejected,
             rejections: snapshot.rejections.iter().take(SHOWN).map(ToString::to_string).collect(),
         }
@@ -93,7 +96,9 @@ pub async fn run(
     let (mut written, mut failed) = (None, false);
     loop {
         let all_notes = [notes.clone(), node.notes()].concat();
-        let status = AgentStatus::new(&snapshots.borrow_and_update(), &contacts.stalled(Instant::now()), &all_notes);
+        let stalled = contacts.stalled(Instant::now());
+        let status =
+            AgentStatus::new(&snapshots.borrow_and_update(), &stalled, &all_notes, node.foreign_programs());
         if written.as_ref() != Some(&status) {
             let file = AgentStatus { since: rfc3339(SystemTime::now()), ..status.clone() };
             match contract::write(&state_dir, &file) {
@@ -135,7 +140,8 @@ mod tests {
             Stall { kind: "Node", lasting: PAUSE, last: None },
             Stall { kind: "Service", lasting: PAUSE, last: Some(last) },
         ];
-        let status = AgentStatus::new(&snapshot, &stalls, &["note".into()]);
+        let status = AgentStatus::new(&snapshot, &stalls, &["note".into()], vec!["cil_sock4".into()]);
+        assert_eq!(status.foreign_programs, ["cil_sock4"]);
         assert_eq!(status.stalled[0], "Node: nothing heard yet");
         assert_eq!(status.stalled[1], "Service: nothing heard since 2000-02-29T00:00:00Z");
         assert_eq!(status.last_error.unwrap(), "2000-02-29T00:00:00Z: Node: connection lost");

@@ -51,9 +51,35 @@ fn make(service: &[IpNetwork], service_proxy: bool) -> NetworkEntries {
         devices: Devices { indices: [Some(IfIndex(74)), None] },
         pod_networks: &[&cluster],
         non_masquerade: &[net("10.0.0.0/8"), net("10.96.0.0/12")],
+        link_local: &[],
+        masquerade: true,
         service_ranges: service,
         service_proxy,
     })
+}
+
+/// Report 7: what is masqueraded has no entry, like the rest of the outside.
+#[test]
+fn link_local_networks_are_left_to_the_host_unless_they_are_masqueraded() {
+    let plan = RoutePlan::default();
+    let (exempt, elsewhere) = ([net("169.254.170.0/24"), net("10.0.0.0/8")], [net("169.254.42.0/28")]);
+    let with = |masquerade, service_proxy| {
+        let entries = desired(&Inputs {
+            plan: &plan,
+            devices: Devices::default(),
+            pod_networks: &[],
+            non_masquerade: &exempt,
+            link_local: &elsewhere,
+            masquerade,
+            service_ranges: &[],
+            service_proxy,
+        });
+        let by_host = entries.iter().filter(|(_, net)| **net == Network { oif: 0, flags: KEEP | OWN });
+        by_host.map(|(range, _)| range.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(with(true, true), ["169.254.42.0/28", "169.254.170.0/24"]);
+    assert_eq!(with(false, true), ["169.254.0.0/16", "169.254.42.0/28", "169.254.170.0/24"]);
+    assert_eq!(with(true, false), [""; 0], "all packets take the host's routes");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use dataplane_host::pins::Pins;
 
 use crate::config::UplinkAttach;
 use crate::load::programs::Programs;
-use crate::load::{LoadError, attach, migrate};
+use crate::load::{LoadError, attach, foreign, migrate};
 
 /// The programs, and their attachments that are still to be checked.
 #[derive(Debug)]
@@ -28,6 +28,12 @@ pub(super) struct Attachments {
 }
 
 impl Attachments {
+    /// Returns descriptions of the programs of others at the hooks of [`Self::apply`].
+    pub(super) fn foreign(&self, socket: &mut Socket, uplinks: &[Link], tunnels: &[Link]) -> Vec<String> {
+        let devices: Vec<_> = uplinks.iter().chain(tunnels).cloned().collect();
+        foreign::programs(&self.programs, &self.cgroup, &devices, socket)
+    }
+
     /// Attaches what is missing and returns the number of operations. `detach`: all uplinks and
     /// tunnels are known, so other devices lose their programs.
     pub(super) fn apply(

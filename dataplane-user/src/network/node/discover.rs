@@ -86,6 +86,12 @@ impl KernelSnapshot {
         self.addresses.iter().filter(global)
     }
 
+    /// Returns the IPv4 link-local addresses of all links, whatever their scope: pods reach them as
+    /// they reach other addresses of the node, for example a DNS cache.
+    fn link_local4(&self) -> impl Iterator<Item = &InterfaceAddress> {
+        self.addresses.iter().filter(|a| a.network.is_ipv4() && is_link_local(a.network.ip()))
+    }
+
     /// Returns the device that has this address.
     pub(super) fn device_of(&self, ip: IpAddr) -> Option<IfIndex> {
         self.addresses.iter().find(|a| a.network.ip() == ip).map(|a| a.index)
@@ -125,6 +131,9 @@ pub struct NodeFacts {
     pub addresses: Vec<IpAddr>,
     /// Those of them at which a process listens, sorted.
     pub listening: Vec<IpAddr>,
+    /// IPv4 link-local networks that other programs' routes lead to a device that is no uplink,
+    /// sorted.
+    pub link_local: Vec<IpNetwork>,
     /// Networks reached through an uplink without a router, with the uplink's index.
     pub on_link: Vec<(IpNetwork, IfIndex)>,
     /// Ranges of the node's pods.
@@ -144,7 +153,7 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeF
     let node = nodes.get(config.node_name.as_str());
     let Uplinks { links: uplinks, missing, mut warnings, main, mtu } = uplinks::find(config, snapshot, nodes);
     let node_ips = node_ips(config, snapshot, node, &main);
-    let addresses: BTreeSet<_> = snapshot.global().map(|a| a.network.ip()).collect();
+    let addresses: BTreeSet<_> = snapshot.global().chain(snapshot.link_local4()).map(|a| a.network.ip()).collect();
     let is_uplink = |index: IfIndex| uplinks.iter().any(|l| l.index == index);
     let mut on_link: Vec<_> = snapshot.global().filter(|a| is_uplink(a.index)).map(|a| (a.network, a.index)).collect();
     let routed = snapshot.routes.iter().filter(|r| r.protocol != PROTOCOL).filter_map(|r| match r.hop {
@@ -162,6 +171,7 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeF
         .filter(|index| *index != LOOPBACK && !is_uplink(*index))
         .map(|index| snapshot.links.iter().find(|l| l.index == index).map_or(u32::MAX, |l| l.mtu))
         .min();
+    let link_local = link_local_elsewhere(snapshot, is_uplink);
     let uplink_mtu = mtu.unwrap_or(1500);
     let mut pod_cidrs = if config.pod_cidrs.is_empty() {
         node.map_or_else(Vec::new, |n| n.pod_cidrs.to_vec())
@@ -184,12 +194,31 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeF
         node_ips,
         addresses,
         listening,
+        link_local,
         on_link,
         pod_cidrs,
         gateways,
         uplink_mtu,
         elsewhere,
     }
+}
+
+/// Returns the IPv4 link-local networks that routes of other programs lead to devices that are no
+/// uplinks, unless an uplink has a route to the same network.
+fn link_local_elsewhere(snapshot: &KernelSnapshot, is_uplink: impl Fn(IfIndex) -> bool) -> Vec<IpNetwork> {
+    let routes = snapshot.routes.iter().filter(|r| r.protocol != PROTOCOL && r.destination.is_ipv4());
+    let routes = routes.filter(|r| is_link_local(r.destination.ip()) && r.destination.prefix() >= 16);
+    let (ours, others): (BTreeSet<_>, BTreeSet<_>) = routes
+        .filter_map(|r| Some((r.destination, is_uplink(device(r)?))))
+        .fold(Default::default(), |(mut ours, mut others), (range, uplink)| {
+            if uplink {
+                ours.insert(range)
+            } else {
+                others.insert(range)
+            };
+            (ours, others)
+        });
+    others.difference(&ours).copied().collect()
 }
 
 /// Returns the ports of nodes that no Service gets: those of kubelet, the agent and the tunnel.
@@ -270,7 +299,8 @@ impl NodeFacts {
                 NodePortRange::Range(range) => range.contains(*ip),
             })
         };
-        let own: BTreeSet<_> = self.addresses.iter().chain(&self.node_ips).copied().filter(within).collect();
+        let own = self.addresses.iter().chain(&self.node_ips).copied().filter(|ip| !is_link_local(*ip));
+        let own: BTreeSet<_> = own.filter(within).collect();
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         own.into_iter().chain(loopback).collect()
     }

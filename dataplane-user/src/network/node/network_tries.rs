@@ -23,6 +23,8 @@ pub struct NetworkInputs<'a> {
     pub devices: Devices,
     /// Networks of all IP pools.
     pub pools: &'a [IpNetwork],
+    /// IPv4 link-local networks that the host's routes lead to other devices than uplinks.
+    pub link_local: &'a [IpNetwork],
     /// Ranges of cluster IPs.
     pub service_ranges: &'a [IpNetwork],
 }
@@ -83,6 +85,8 @@ impl NetworkTries {
             devices: known.devices,
             pod_networks: &[&config.cluster_cidrs, known.pools],
             non_masquerade: &config.non_masquerade_cidrs,
+            link_local: known.link_local,
+            masquerade: config.masquerade,
             service_ranges: known.service_ranges,
             service_proxy: config.service_proxy,
         });

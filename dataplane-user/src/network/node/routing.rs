@@ -122,6 +122,7 @@ impl Routing {
             plan,
             devices: self.node_routes.tunnels.devices,
             pools: cluster.pools(),
+            link_local: &inputs.facts.link_local,
             service_ranges: &cluster.service_ranges,
         };
         self.tries.compare(&self.pins, inputs.config, &known).map(Some)

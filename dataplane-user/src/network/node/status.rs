@@ -54,6 +54,7 @@ pub struct NodeStatus {
     problems: Mutex<Vec<String>>,
     pool_problems: Mutex<Vec<String>>,
     pools_failed: Mutex<Option<String>>,
+    foreign_programs: Mutex<Vec<String>>,
     failed_rounds: [AtomicU64; PeriodicTask::ALL.len()],
 }
 
@@ -154,6 +155,17 @@ impl NodeStatus {
     /// Sets the problems of pools and blocks; returns true if they have changed.
     pub fn pool_problems(&self, problems: &[String]) -> bool {
         replace(&self.pool_problems, problems)
+    }
+
+    /// Sets the programs of others at our hooks; returns true if they have changed.
+    pub fn set_foreign_programs(&self, programs: &[String]) -> bool {
+        replace(&self.foreign_programs, programs)
+    }
+
+    /// Returns descriptions of the programs of others at our hooks.
+    #[must_use]
+    pub fn foreign_programs(&self) -> Vec<String> {
+        self.foreign_programs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets the error of the pool task's last round; `None` if it succeeded.

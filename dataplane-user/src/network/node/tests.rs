@@ -64,6 +64,25 @@ fn snapshot() -> KernelSnapshot {
 }
 
 #[test]
+fn link_local_ipv4_addresses_are_the_nodes_but_have_no_node_ports() {
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    s.addresses.push(address(9, "169.254.20.10/32", true));
+    let route = |range: &str, index| Route {
+        protocol: 2,
+        ..Route::new(range.parse().unwrap(), Hop::Device { index: IfIndex(index) })
+    };
+    s.routes.extend([route("169.254.0.0/16", 2), route("169.254.0.0/16", 9), route("169.254.169.254/32", 3)]);
+    s.routes.push(Route::new("169.254.7.0/24".parse().unwrap(), Hop::Device { index: IfIndex(9) }));
+    let c = config(Options { nodeport_addresses: Some(vec!["0.0.0.0/0".parse().unwrap()]), ..Options::default() });
+    let facts = discover::facts(&c, &s, None);
+    let cache = "169.254.20.10".parse().unwrap();
+    let context = facts.context(&c, true);
+    assert!(context.addresses.contains(&cache) && !context.nodeport_addresses.contains(&cache));
+    assert_eq!(facts.link_local, ["169.254.169.254/32".parse().unwrap()], "by a device that is no uplink");
+}
+
+#[test]
 fn cluster_ips_on_the_device_of_ipvs_are_no_addresses_of_the_node() {
     let mut s = snapshot();
     s.links.push(link(7, "kube-ipvs0"));

@@ -64,6 +64,7 @@ both! {
     oversized_packet_gets_frag_needed;
     egress_from_pods_is_masqueraded;
     ping_is_masqueraded;
+    link_local_ipv4_is_masqueraded_like_the_outside;
     snat_port_exhaustion_drops_new_flows;
     remote_subnet_is_reached_through_the_tunnel;
     host_port_reaches_its_pod;

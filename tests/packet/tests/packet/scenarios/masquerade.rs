@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use dataplane_common::types::event::DropReason;
-use dataplane_common::types::pod::{Network, NodeConfig, network_flags, node_features};
+use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, address_kind, network_flags, node_features};
 use dataplane_common::types::service::{FrontendKey, proto};
 
 use super::schedulers::fresh_port;
@@ -62,6 +62,27 @@ pub(crate) fn egress_from_pods_is_masqueraded<T: Testbed>(t: &mut T) {
         let (from, dst) = verify(&f, 0);
         assert_eq!((from.ip(), dst), (net.node, target));
         expect(t, FROM_UPLINK, Kind::SynAck, (target, from), TO_A, (at(net.vip, 80), client));
+    }
+}
+
+/// Report 7: the cloud's metadata server and resolver are outside, unless a device of the node has
+/// the address, or the host's routes lead there.
+pub(crate) fn link_local_ipv4_is_masqueraded_like_the_outside<T: Testbed>(t: &mut T) {
+    let [net, _] = masquerading(t);
+    let (client, metadata) = (at(net.a, 40000), at("169.254.169.254".parse().unwrap(), 80));
+    for (first, reply) in DIALOGUES {
+        let from = leave(t, first, client, metadata);
+        assert_eq!(from.ip(), net.node);
+        expect(t, FROM_UPLINK, reply, (metadata, from), TO_A, (metadata, client));
+    }
+    let cache = at("169.254.20.10".parse().unwrap(), 53);
+    t.put_addr(cache.ip(), AddressInfo { ifindex: 0, kind: address_kind::NODE, flags: 0, mac: [0; 6] });
+    let by_host = at("169.254.170.2".parse().unwrap(), 80);
+    t.put_network(by_host.ip(), 32, Network { oif: 0, flags: network_flags::OWN | network_flags::KEEP_SOURCE });
+    for kind in [Kind::Syn, Kind::Udp] {
+        for to in [cache, by_host] {
+            expect(t, FROM_A, kind, (client, to), HOST, (client, to));
+        }
     }
 }
 

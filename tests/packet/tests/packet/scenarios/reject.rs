@@ -78,7 +78,7 @@ pub(crate) fn refusals_are_limited_per_tick<T: Testbed>(t: &mut T) {
 
 /// Sources that the link can have, but to which no answer may go (RFC 1122, section 3.2.2; RFC
 /// 4443, section 2.4). Other such sources are martians.
-const UNANSWERABLE: [&[&str]; 2] = [&["169.254.0.9", "240.0.0.9"], &["fe80::9"]];
+const UNANSWERABLE: [&[&str]; 2] = [&["240.0.0.9"], &["fe80::9"]];
 
 pub(crate) fn packet_from_an_unanswerable_source_is_dropped<T: Testbed>(t: &mut T) {
     for net in node(t) {
