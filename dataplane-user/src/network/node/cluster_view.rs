@@ -12,12 +12,14 @@ use super::conditions::Conditions;
 use crate::config::Ipam;
 use crate::network::blocks::Blocks;
 use crate::proxy::controller::{Nodes, Snapshot};
+use crate::proxy::desired::context::sort_key;
 use crate::proxy::source::{NodeObject, ObjectKind};
 
 /// The last values that were taken from the feed.
 pub(super) struct ClusterView {
     ipam: Ipam,
-    /// All Nodes. In pool mode their pod ranges are their blocks; without IPAM they have none.
+    /// All Nodes. In pool mode their pod ranges are their blocks and the `podCIDRs` from before
+    /// pools; without IPAM they have none.
     pub(super) nodes: Arc<Nodes>,
     /// `None` unless in pool mode.
     blocks: Option<Arc<Blocks>>,
@@ -62,7 +64,7 @@ impl ClusterView {
             self.blocks = Some(blocks);
         }
         if self.ipam == Ipam::None {
-            self.nodes = Arc::new(with_blocks(&self.nodes, &Blocks::default()));
+            self.nodes = Arc::new(without_ranges(&self.nodes));
         }
         self.service_ranges = Arc::clone(&feed.service_ranges.borrow_and_update());
     }
@@ -124,10 +126,52 @@ async fn blocks_changed(blocks: &mut Option<watch::Receiver<Arc<Blocks>>>) {
 
 /// Returns the Nodes with their blocks as pod ranges. A node that has blocks but no Node object is
 /// left out: it has no address to route to.
+///
+/// The node's `podCIDRs` stay ranges of it: pods from before the change to pools may live there,
+/// and a Node keeps the field. Those that overlap a pool or a block do not, because their addresses
+/// are given to other pods.
 pub(super) fn with_blocks(nodes: &Nodes, blocks: &Blocks) -> Nodes {
-    let ranges = |name: &str| blocks.by_node.get(name).map_or(&[][..], |ranges| ranges);
-    let with = |name: &str, node: &NodeObject| NodeObject { pod_cidrs: ranges(name).into(), ..node.clone() };
+    let pooled = Covered::by(blocks.by_node.values().flatten().chain(&blocks.pools));
+    let with = |name: &str, node: &NodeObject| {
+        let of_pools = blocks.by_node.get(name).into_iter().flatten();
+        let old = node.pod_cidrs.iter().filter(|range| !pooled.overlaps(**range));
+        NodeObject { pod_cidrs: of_pools.chain(old).copied().collect(), ..node.clone() }
+    };
     nodes.iter().map(|(name, node)| (name.clone(), with(name, node))).collect()
+}
+
+/// Returns the Nodes without pod ranges.
+fn without_ranges(nodes: &Nodes) -> Nodes {
+    let without = |node: &NodeObject| NodeObject { pod_cidrs: Box::default(), ..node.clone() };
+    nodes.iter().map(|(name, node)| (name.clone(), without(node))).collect()
+}
+
+/// The addresses of some ranges: first and last ones, sorted and without overlaps.
+struct Covered(Vec<(u128, u128)>);
+
+impl Covered {
+    fn by<'a>(ranges: impl Iterator<Item = &'a IpNetwork>) -> Self {
+        let mut all: Vec<_> = ranges.map(|range| Self::bounds(*range)).collect();
+        all.sort_unstable();
+        let mut merged: Vec<(u128, u128)> = Vec::new();
+        for (first, last) in all {
+            match merged.last_mut() {
+                Some(before) if first <= before.1 => before.1 = before.1.max(last),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self(merged)
+    }
+
+    fn bounds(range: IpNetwork) -> (u128, u128) {
+        (sort_key(range.network()), sort_key(range.broadcast()))
+    }
+
+    fn overlaps(&self, range: IpNetwork) -> bool {
+        let (first, last) = Self::bounds(range);
+        let up_to = self.0.partition_point(|(start, _)| *start <= last);
+        up_to > 0 && self.0[up_to - 1].1 >= first
+    }
 }
 
 #[cfg(test)]

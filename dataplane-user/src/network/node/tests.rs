@@ -103,15 +103,41 @@ fn default_route(index: u32) -> Route {
     Route { protocol: 4, ..Route::new("0.0.0.0/0".parse().unwrap(), hop) }
 }
 
+/// The finding beside the reports: other nodes lost their routes to pods with old addresses.
 #[test]
-fn blocks_replace_pod_ranges_in_pool_mode() {
-    let object = |cidr: &str| NodeObject { pod_cidrs: [cidr.parse().unwrap()].into(), ..NodeObject::default() };
-    let nodes: Nodes = [("n1".into(), object("10.9.1.0/24")), ("n2".into(), object("10.9.2.0/24"))].into();
-    let of_n2: Vec<IpNetwork> = ["10.1.0.0/26", "fd00:1::/122"].iter().map(|r| r.parse().unwrap()).collect();
-    let by_node = [("n2".into(), of_n2.clone()), ("n3".into(), vec!["10.1.0.64/26".parse().unwrap()])].into();
-    let merged = with_blocks(&nodes, &Blocks { by_node, ..Blocks::default() });
-    assert_eq!(merged.keys().map(|name| &**name).collect::<Vec<_>>(), ["n1", "n2"]);
-    assert!(merged["n1"].pod_cidrs.is_empty() && *merged["n2"].pod_cidrs == of_n2);
+fn pod_cidrs_from_before_pools_stay_routed_unless_a_pool_has_their_addresses() {
+    let object = |cidrs: &[&str], host: u8| NodeObject {
+        addresses: ips(&[&format!("192.168.50.{host}"), &format!("fd00:50::{host}")]).into(),
+        pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        ..NodeObject::default()
+    };
+    let nodes: Nodes = [
+        ("n1".into(), object(&["10.9.1.0/24", "fd00:9:1::/64"], 11)),
+        ("n2".into(), object(&["10.9.2.0/24", "fd00:9:2::/64"], 12)),
+        ("n3".into(), object(&["10.1.0.0/24"], 13)),
+    ]
+    .into();
+    let ranges = |ranges: &[&str]| ranges.iter().map(|r| r.parse().unwrap()).collect::<Vec<IpNetwork>>();
+    let by_node = [
+        ("n2".into(), ranges(&["10.1.0.0/26", "fd00:1::/122"])),
+        // of a pool that was deleted, with addresses of n2's old range
+        ("n1".into(), ranges(&["fd00:9:2::100/122"])),
+        ("n4".into(), ranges(&["10.1.0.64/26"])),
+    ]
+    .into();
+    let blocks = Blocks { by_node, pools: ranges(&["10.1.0.0/16", "fd00:1::/112"]), in_sync: true };
+    let merged = with_blocks(&nodes, &blocks);
+    assert_eq!(merged.keys().map(|name| &**name).collect::<Vec<_>>(), ["n1", "n2", "n3"]);
+    assert_eq!(*merged["n2"].pod_cidrs, ranges(&["10.1.0.0/26", "fd00:1::/122", "10.9.2.0/24"]));
+    assert_eq!(*merged["n1"].pod_cidrs, ranges(&["fd00:9:2::100/122", "10.9.1.0/24", "fd00:9:1::/64"]));
+    assert_eq!(*merged["n3"].pod_cidrs, [], "the pool gives its addresses to others");
+
+    let c = config(Options { ipam: Some(crate::config::Ipam::Pools), ..Options::default() });
+    let facts = discover::facts(&c, &snapshot(), Some(&merged["n1"]));
+    let plan = NodeRoutes::plan(&c, &facts, &merged);
+    let routed = ["10.1.0.0/26", "10.9.1.0/24", "10.9.2.0/24"].map(|range| range.parse().unwrap());
+    assert!(routed.iter().all(|range| plan.blocks.contains_key(range)), "{:?}", plan.blocks);
+    assert_eq!(plan.problems, [""; 0]);
 }
 
 /// Returns the Node objects of a cluster in which only the node's own is known.
