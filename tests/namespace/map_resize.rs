@@ -8,7 +8,7 @@ use ropeway_tests::cluster::{Cluster, Shape};
 use ropeway_tests::load;
 use ropeway_tests::manifest::{Endpoint, Port, service, slices};
 use ropeway_tests::peer::Protocol;
-use ropeway_tests::{view, wait};
+use ropeway_tests::{manifest, view, wait};
 
 use crate::fixture::{Fixture, TARGET, Traffic, endpoints};
 
@@ -56,6 +56,30 @@ fn maglev_map_is_resized_under_load() {
         assert_eq!(node.agent.as_ref().unwrap().id(), process, "the same process for those who started it");
     }
     traffic.end();
+}
+
+/// Report 35: two networks for each node, and some more than the tries once had room for.
+#[test]
+#[ignore = "needs root"]
+fn networks_of_many_nodes_fit_and_a_restarted_agent_gets_ready() {
+    let mut cluster = Cluster::start(Shape { nodes: 1, mtu: 1500 }).unwrap();
+    let node = |n: u32| {
+        let [_, _, high, low] = n.to_be_bytes();
+        let range = std::net::Ipv4Addr::from_bits(0x0b00_0000 + (n << 8));
+        manifest::node(&format!("m{n}"), &[IpAddr::from([172, 20 + high / 128, high, low])], &[format!("{range}/24")])
+    };
+    let others: Vec<_> = (0..8_300).map(node).collect();
+    cluster.apply("others", &others).unwrap();
+    let used = |cluster: &Cluster| {
+        let status = view::json(&cluster.nodes[0].machine, &["status"]).unwrap();
+        let map = status["maps"].as_array().unwrap().iter().find(|m| m["name"] == "networks4").unwrap();
+        map["entries"].as_u64().unwrap()
+    };
+    wait::until_true("networks of all nodes", Duration::from_secs(90), || used(&cluster) > 16_600).unwrap();
+    cluster.nodes[0].kill_agent().unwrap();
+    cluster.nodes[0].start_agent(&[]).unwrap();
+    cluster.nodes[0].await_agent().unwrap();
+    assert!(used(&cluster) > 16_600);
 }
 
 /// Number of Services of the large cluster: enough that the map `backends` is resized once.

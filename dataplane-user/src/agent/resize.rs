@@ -70,7 +70,7 @@ pub fn wanted(sizes: &Sizes, pins: &Pins) -> Result<Vec<(&'static str, u32)>, Lo
 /// then, or if a restart failed, no further restart is tried. Returns when the controller has
 /// ended.
 pub async fn watch(
-    groups: [ResizableMaps; 5],
+    groups: [ResizableMaps; 7],
     wanted: Vec<(&'static str, u32)>,
     pins: Pins,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,

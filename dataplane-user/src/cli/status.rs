@@ -259,8 +259,9 @@ fn each<T>(pins: &Pins, dir: &str, unreadable: &Unreadable, view: impl Fn(String
 fn used(pins: &Pins, name: &str, map_type: u32) -> Result<Option<usize>, MapError> {
     const HASH: u32 = 1;
     const LRU_HASH: u32 = 9;
+    const LPM_TRIE: u32 = 11;
     Ok(match (name, map_type) {
-        (_, HASH | LRU_HASH) => Some(map::count(pins, name)?),
+        (_, HASH | LRU_HASH | LPM_TRIE) => Some(map::count(pins, name)?),
         ("backends", _) => {
             let backends = SharedArray::<Backend>::open(pins, name)?;
             Some((0..backends.len()).filter(|id| backends.get(*id).is_some_and(|b| b.state != 0)).count())

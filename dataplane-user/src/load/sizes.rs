@@ -22,11 +22,14 @@ pub struct ResizableMaps {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sizes {
     /// Maps that are resized when they are full.
-    pub resizable: [ResizableMaps; 5],
+    pub resizable: [ResizableMaps; 7],
     /// Maps that are never resized: name and number of entries.
     pub fixed: [(&'static str, u32); 6],
 }
 
+/// Entries of each trie of networks: two for each node of a cluster that no other part serves. A
+/// trie takes memory only for the entries that it has (`BPF_F_NO_PREALLOC`), so it begins with all.
+const NETWORKS: u32 = 1 << 20;
 /// Most slots, unless the configuration says otherwise.
 pub const MAX_SLOTS: u32 = 1 << 22;
 /// Kernel memory in bytes per flow: an entry of `flows4`, one of `flows6`, and half an entry of
@@ -55,6 +58,8 @@ impl Sizes {
                 resizable(&["services"], 1 << 17, 1 << 20, given.services),
                 resizable(&["backends", "backend_stats", "backend_loads"], 1 << 16, 1 << 20, given.backends),
                 resizable(&["slots"], 1 << 18, MAX_SLOTS, given.slots),
+                resizable(&["networks4"], NETWORKS, NETWORKS, None),
+                resizable(&["networks6"], NETWORKS, NETWORKS, None),
             ],
             fixed: [
                 ("flows4", flows),

@@ -100,8 +100,8 @@ where
 /// # Errors
 /// A trie is full, or the kernel rejects an entry. Entries written before the failure stay.
 pub fn write(pins: &Pins, changes: &NetworkChanges) -> Result<(), MapError> {
-    write_family::<V4>(pins, changes)?;
-    write_family::<V6>(pins, changes)
+    let (four, six) = (write_family::<V4>(pins, changes), write_family::<V6>(pins, changes));
+    four.and(six)
 }
 
 fn write_family<A: NetworkKey>(pins: &Pins, changes: &NetworkChanges) -> Result<(), MapError>
@@ -116,7 +116,12 @@ where
         return Ok(());
     }
     let table = PinnedMap::<Prefix<A>, Network>::open(pins, A::MAP)?;
-    table.insert_batch(&keys, &values).map_err(|(e, _)| e)?;
+    let insert = || table.insert_batch(&keys, &values).map_err(|(e, _)| e);
+    let mut inserted = insert();
     // One by one: a batch ends at the first missing entry, which another process may have removed.
-    gone.iter().try_for_each(|key| table.remove(key).map(|_| ()))
+    gone.iter().try_for_each(|key| table.remove(key).map(|_| ()))?;
+    if matches!(inserted, Err(MapError::Full { .. })) && !gone.is_empty() {
+        inserted = insert();
+    }
+    inserted
 }

@@ -105,11 +105,15 @@ impl NetworkTries {
     /// Writes the changes; returns the number of entries.
     ///
     /// # Errors
-    /// A trie is full, or the kernel refused a write. The next comparison reads the tries again.
+    /// A trie is full, or the kernel refused a write. The next comparison reads the tries again. A
+    /// full trie has all that fits, so the features that need the tries are on.
     pub fn write(&mut self, pins: &Pins, config: &Config, pending: PendingNetworks) -> Result<usize, MapError> {
         let PendingNetworks { wanted, changes } = pending;
-        networks::write(pins, &changes)?;
-        self.features = Some(networks::features(&wanted, config.masquerade, config.service_proxy));
+        let written = networks::write(pins, &changes);
+        if matches!(written, Ok(()) | Err(MapError::Full { .. })) {
+            self.features = Some(networks::features(&wanted, config.masquerade, config.service_proxy));
+        }
+        written?;
         self.present = Some(wanted);
         Ok(changes.len())
     }

@@ -10,6 +10,7 @@ use dataplane_host::map::MapError;
 use dataplane_host::netlink::{NetlinkEvent, Socket};
 use dataplane_host::pins::Pins;
 use ipnetwork::IpNetwork;
+use tracing::{info, warn};
 
 use super::cluster_view::ClusterView;
 use super::discover::{KernelSnapshot, NodeFacts};
@@ -107,7 +108,18 @@ impl Routing {
             self.node_routes.routes(socket, config, (plan, routed.as_ref()), &snapshot.routes, status)?;
         self.host_device_routed = routed.is_some();
         if let Some(pending) = pending {
-            operations += self.tries.write(&self.pins, config, pending)?;
+            operations += match self.tries.write(&self.pins, config, pending) {
+                Ok(count) => {
+                    report_full(status, None);
+                    count
+                }
+                // No reason to take the node out of service: pods and Services that fit are served.
+                Err(full @ MapError::Full { .. }) => {
+                    report_full(status, Some(&full.to_string()));
+                    0
+                }
+                Err(error) => return Err(error.into()),
+            };
         }
         Ok(operations)
     }
@@ -139,5 +151,17 @@ fn service_networks(
     match pending {
         Some(pending) => pending.services(),
         None => host_device.map_or_else(Vec::new, |device| device.networks(&snapshot.routes)),
+    }
+}
+
+/// Logs that a trie is full, or has room again, when that changes.
+fn report_full(status: &NodeStatus, full: Option<&str>) {
+    if !status.set_networks_full(full) {
+        return;
+    }
+    if let Some(error) = full {
+        warn!(error, "networks not written: packets to some nodes may be masqueraded or misrouted");
+    } else {
+        info!("all networks are written");
     }
 }

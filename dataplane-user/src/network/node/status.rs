@@ -55,6 +55,7 @@ pub struct NodeStatus {
     pool_problems: Mutex<Vec<String>>,
     pools_failed: Mutex<Option<String>>,
     foreign_programs: Mutex<Vec<String>>,
+    networks_full: Mutex<Vec<String>>,
     failed_rounds: [AtomicU64; PeriodicTask::ALL.len()],
 }
 
@@ -166,6 +167,11 @@ impl NodeStatus {
     #[must_use]
     pub fn foreign_programs(&self) -> Vec<String> {
         self.foreign_programs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the error of a trie of networks that is full; returns true if it has changed.
+    pub fn set_networks_full(&self, error: Option<&str>) -> bool {
+        replace(&self.networks_full, &error.map(Into::into).into_iter().collect::<Vec<_>>())
     }
 
     /// Sets the error of the pool task's last round; `None` if it succeeded.
