@@ -99,7 +99,7 @@ fn address_of_a_node_serves_the_ports_of_a_service_and_of_the_node() {
         client.ip(&[format!("route add {address} via {via}")]).unwrap();
         n2.machine.ip(&[format!("route add {address} via {via}")]).unwrap();
         for device in ["eth0", "lo"] {
-            // Deprecated, as keepalived adds them, so that the node does not prefer it as its source.
+            // Deprecated, as keepalived adds them, so that it is no source of the node's packets.
             let nodad = if address.is_ipv6() { "nodad preferred_lft 0" } else { "" };
             n1.machine.ip(&[format!("address add {address}/{length} dev {device} {nodad}")]).unwrap();
             stays_served(&clients, address, device);

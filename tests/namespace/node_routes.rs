@@ -276,7 +276,7 @@ fn removed_routes_and_neighbours_of_pods_are_restored() {
     let state = || [&lookup, &routes].map(|words| node.machine.output(words).unwrap());
     let before = state();
     for damage in [
-        vec![format!("route del {four}/32 dev {device}"), format!("-6 route del {six}/128 dev {device}")],
+        vec![format!("route del {four}/32 dev {device}"), format!("route del {six}/128 dev {device}")],
         vec![format!("neigh flush dev {device} nud permanent")],
     ] {
         node.machine.ip(&damage).unwrap();

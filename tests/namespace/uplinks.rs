@@ -110,8 +110,8 @@ fn name_first_addresses(cluster: &Cluster) {
     cluster.apply("nodes", &cluster.nodes.iter().map(Node::object).collect::<Vec<_>>()).unwrap();
 }
 
-/// Which address has the node ports is said by the Node object, which a starting agent does not know
-/// at first.
+/// The Node object says which address has the node ports, and a starting agent does not know it at
+/// first.
 #[test]
 #[ignore = "needs root"]
 fn agent_restart_keeps_node_ports_at_the_second_card() {
@@ -146,7 +146,7 @@ fn node_address_that_uplink_option_excludes_is_in_log_and_status() {
     .unwrap();
 }
 
-/// A tunnel without Ethernet header (WireGuard, tun) carries the node's address.
+/// A tunnel without Ethernet header (`WireGuard`, tun) carries the node's address.
 #[test]
 #[ignore = "needs root"]
 fn uplink_without_ethernet_header_is_in_log_and_status() {

@@ -228,8 +228,8 @@ pub fn delete_route(route: &Route) -> NetlinkRequest {
 
 impl Socket {
     /// Lists the routes of the main table with a protocol number (0: any), of both families.
-    /// A route with several next hops is one [`Route`] for each; kinds that [`Route`] cannot express
-    /// are left out.
+    /// A route with several next hops is one [`Route`] for each; kinds that [`Route`] cannot
+    /// express are left out.
     ///
     /// # Errors
     /// The kernel refused.

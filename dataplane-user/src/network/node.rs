@@ -244,7 +244,7 @@ impl NodeTask {
         let known = TunnelInputs { config: &config, facts: &facts, snapshot: &snapshot, own };
         let (mut operations, errors) = self.routing.apply_tunnels(&mut self.socket, &known, plan.as_ref())?;
         failed.extend(errors.into_iter().map(NodeError::from));
-        operations += self.config_writer.apply(&self.config_inputs(&facts))?;
+        operations += self.config_writer.apply(&self.config_inputs(&facts), self.cluster.conditions.nodes)?;
         self.apply_settings(&facts);
         if self.cluster.conditions.maps {
             let tunnels = &self.routing.tunnels().links;
@@ -267,7 +267,7 @@ impl NodeTask {
                 host_device: self.host_device.present(),
             };
             operations += self.routing.apply(&mut self.socket, &known, plan, &self.status)?;
-            operations += self.config_writer.apply(&self.config_inputs(&facts))?;
+            operations += self.config_writer.apply(&self.config_inputs(&facts), self.cluster.conditions.nodes)?;
         }
         operations += self.pod_routes.apply(&mut self.socket, &self.attachments.pins, &snapshot, &self.status)?;
         self.status.operations(operations, external && !changed);

@@ -85,7 +85,8 @@ fn rfc3339(time: SystemTime) -> String {
     format!("{:.0}", Timestamp::try_from(time).unwrap_or(Timestamp::MIN))
 }
 
-/// Keeps the file up to date; `notes`: those that do not change. Returns when the controller has ended.
+/// Keeps the file up to date; `notes`: those that do not change. Returns when the controller has
+/// ended.
 pub async fn run(
     state_dir: PathBuf,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
@@ -97,8 +98,7 @@ pub async fn run(
     loop {
         let all_notes = [notes.clone(), node.notes()].concat();
         let stalled = contacts.stalled(Instant::now());
-        let status =
-            AgentStatus::new(&snapshots.borrow_and_update(), &stalled, &all_notes, node.foreign_programs());
+        let status = AgentStatus::new(&snapshots.borrow_and_update(), &stalled, &all_notes, node.foreign_programs());
         if written.as_ref() != Some(&status) {
             let file = AgentStatus { since: rfc3339(SystemTime::now()), ..status.clone() };
             match contract::write(&state_dir, &file) {

@@ -74,7 +74,7 @@ fn link_local_networks_are_left_to_the_host_unless_they_are_masqueraded() {
             service_ranges: &[],
             service_proxy,
         });
-        let by_host = entries.iter().filter(|(_, net)| **net == Network { oif: 0, flags: KEEP | OWN });
+        let by_host = entries.iter().filter(|(_, net)| **net == Network { oif: 0, flags: KEEP | network_flags::OWN });
         by_host.map(|(range, _)| range.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(with(true, true), ["169.254.42.0/28", "169.254.170.0/24"]);

@@ -38,9 +38,15 @@ pub(super) struct ConfigInputs<'a> {
 
 impl ConfigWriter {
     /// Writes the map `config` and returns the number of operations.
-    pub(super) fn apply(&self, inputs: &ConfigInputs<'_>) -> Result<usize, LoadError> {
+    ///
+    /// `knows_nodes`: the Node objects have been listed. Until then, an entry of the predecessor
+    /// stays: the node's own object says which of its addresses are masqueraded with.
+    pub(super) fn apply(&self, inputs: &ConfigInputs<'_>, knows_nodes: bool) -> Result<usize, LoadError> {
         let table: PinnedMap<u32, NodeConfig> = PinnedMap::open(&self.pins, "config")?;
         let present = table.get(&0)?;
+        if !knows_nodes && present.is_some_and(|config| config.netns_cookie == self.netns_cookie) {
+            return Ok(0);
+        }
         let wanted = NodeConfig { netns_cookie: self.netns_cookie, ..node_config(inputs, self.clock, present) };
         if present == Some(wanted) {
             return Ok(0);

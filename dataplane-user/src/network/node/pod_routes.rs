@@ -1,9 +1,9 @@
 //! Repairs the routes and neighbour entries by which the node's own processes reach its pods.
 //!
-//! The plugin sets them when it attaches a pod; a job of the node's task, [`PodRoutes::apply`], sets
-//! them again if another program has removed them (`ip neigh flush`, `networkctl reload`). Packets
-//! that the programs deliver do not need them. Nothing is done for a pod whose device is down,
-//! because the plugin may still be attaching it.
+//! The plugin sets them when it attaches a pod; a job of the node's task, [`PodRoutes::apply`],
+//! sets them again if another program has removed them (`ip neigh flush`, `networkctl reload`).
+//! Packets that the programs deliver do not need them. Nothing is done for a pod whose device is
+//! down, because the plugin may still be attaching it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -133,8 +133,8 @@ impl PodRoutes {
     }
 }
 
-/// Returns true if an event can mean that another program removed a pod's route. (The kernel reports
-/// the removal of an IPv4 route with its device as that of the device only.)
+/// Returns true if an event can mean that another program removed a pod's route. (The kernel
+/// reports the removal of an IPv4 route with its device as that of the device only.)
 pub(super) fn is_relevant(event: &NetlinkEvent) -> bool {
     let NetlinkEvent::RouteGone(route) = event else { return false };
     route.protocol == PROTOCOL && route.destination.is_ipv4() && matches!(route.hop, Hop::Device { .. })

@@ -1,7 +1,8 @@
 //! Status of the node: counters and problems that other threads read at any time.
 //!
 //! Written by the node's task, the pool task and the tasks that work at intervals; read by the
-//! metrics, `/readyz` and the task that writes the file for `ropeway status`. It never blocks for longer than a copy of a list.
+//! metrics, `/readyz` and the task that writes the file for `ropeway status`. It never blocks for
+//! longer than a copy of a list.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

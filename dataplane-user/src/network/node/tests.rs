@@ -75,9 +75,9 @@ fn link_local_ipv4_addresses_are_the_nodes_but_have_no_node_ports() {
     s.routes.extend([route("169.254.0.0/16", 2), route("169.254.0.0/16", 9), route("169.254.169.254/32", 3)]);
     s.routes.push(Route::new("169.254.7.0/24".parse().unwrap(), Hop::Device { index: IfIndex(9) }));
     let c = config(Options { nodeport_addresses: Some(vec!["0.0.0.0/0".parse().unwrap()]), ..Options::default() });
-    let facts = discover::facts(&c, &s, None);
+    let facts = discover::facts(&c, &s, &Nodes::new());
     let cache = "169.254.20.10".parse().unwrap();
-    let context = facts.context(&c, true);
+    let context = facts.context(&c);
     assert!(context.addresses.contains(&cache) && !context.nodeport_addresses.contains(&cache));
     assert_eq!(facts.link_local, ["169.254.169.254/32".parse().unwrap()], "by a device that is no uplink");
 }
@@ -89,7 +89,7 @@ fn cluster_ips_on_the_device_of_ipvs_are_no_addresses_of_the_node() {
     s.addresses.push(address(7, "10.96.0.10/32", false));
     s.listening.insert("10.96.0.10".parse().unwrap());
     let c = config(Options { nodeport_addresses: Some(vec!["0.0.0.0/0".parse().unwrap()]), ..Options::default() });
-    let context = discover::facts(&c, &s, None).context(&c, true);
+    let context = discover::facts(&c, &s, &Nodes::new()).context(&c);
     assert_eq!(context.addresses, ips(&["10.9.9.9", "172.16.0.11", "192.168.50.11", "fd00:50::11"]));
     assert!(!context.nodeport_addresses.contains(&"10.96.0.10".parse().unwrap()));
     assert_eq!(context.listening, ips(&["10.9.9.9"]), "of the node's own addresses");
@@ -133,7 +133,7 @@ fn pod_cidrs_from_before_pools_stay_routed_unless_a_pool_has_their_addresses() {
     assert_eq!(*merged["n3"].pod_cidrs, [], "the pool gives its addresses to others");
 
     let c = config(Options { ipam: Some(crate::config::Ipam::Pools), ..Options::default() });
-    let facts = discover::facts(&c, &snapshot(), Some(&merged["n1"]));
+    let facts = discover::facts(&c, &snapshot(), &merged);
     let plan = NodeRoutes::plan(&c, &facts, &merged);
     let routed = ["10.1.0.0/26", "10.9.1.0/24", "10.9.2.0/24"].map(|range| range.parse().unwrap());
     assert!(routed.iter().all(|range| plan.blocks.contains_key(range)), "{:?}", plan.blocks);
@@ -217,6 +217,8 @@ fn uplinks_are_the_devices_of_default_routes_node_addresses_and_routes_to_nodes(
         (7, "dummy0", "dummy", "10.7.7.7/32"),
         (8, "ovs3", "openvswitch", "10.6.0.11/24"),
         (10, "vethptp", "veth", "10.22.0.1/32"),
+        // A pod's, of another plugin, which gives the node's end an address in the pod's network.
+        (11, "vethpod", "veth", "10.77.0.254/24"),
     ] {
         add_device(&mut s, of_kind(kind, link(index, name)), network);
     }
@@ -286,7 +288,7 @@ fn device_without_ethernet_is_no_uplink_and_a_warning() {
 fn every_card_with_a_network_is_an_uplink() {
     let mut s = snapshot();
     s.routes.push(default_route(2));
-    for (index, kind, network) in [(10, "vlan", "10.7.0.11/24"), (11, "veth", "fd00:7::11/64")] {
+    for (index, kind, network) in [(10, "vlan", "10.7.0.11/24"), (11, "macvlan", "fd00:7::11/64")] {
         let small = Link { mtu: 1300, ..of_kind(kind, link(index, &format!("card{index}"))) };
         add_device(&mut s, small, network);
     }

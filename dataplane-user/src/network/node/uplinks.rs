@@ -92,11 +92,11 @@ fn discovered(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> Upli
 
 /// Returns true for network cards, real or virtual, with an address in a network of several hosts.
 ///
-/// The ends of pods' veths that other plugins leave on the host have no address, or one without a
-/// network (`ptp`). Bridges, tunnels and the devices of virtual switches are those of container
-/// runtimes, unless a route or the node's address says otherwise.
+/// Veths, bridges, tunnels and the devices of virtual switches are those of container runtimes and
+/// other plugins, unless a route or the node's address says otherwise: a program there would take
+/// packets of their pods for packets from outside.
 fn is_card(link: &Link, snapshot: &KernelSnapshot) -> bool {
-    const KINDS: [&str; 6] = ["bond", "team", "vlan", "macvlan", "ipvlan", "veth"];
+    const KINDS: [&str; 5] = ["bond", "team", "vlan", "macvlan", "ipvlan"];
     let mut addresses = snapshot.global().filter(|a| a.index == link.index).map(|a| a.network);
     link.kind.as_deref().is_none_or(|kind| KINDS.contains(&kind))
         && addresses.any(|network| network.prefix() < if network.is_ipv4() { 32 } else { 128 })

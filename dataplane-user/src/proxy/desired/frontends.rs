@@ -72,8 +72,8 @@ fn reject(key: &ObjectKey, field: &str, addr: IpAddr, reason: &str) -> Rejection
 
 /// Returns the reason why no Service may have this cluster IP, if there is one.
 ///
-/// A cluster IP on a device of the node stays the Service's (`kube-ipvs0`), unless a process listens
-/// there: then the node serves it itself (`NodeLocal` `DNSCache`).
+/// A cluster IP on a device of the node stays the Service's (`kube-ipvs0`), unless a process
+/// listens there: then the node serves it itself (`NodeLocal` `DNSCache`).
 ///
 /// The API server assigns cluster IPs, so the word of a Node does not count against one: whoever
 /// controls a kubelet could withdraw any Service on all nodes, and so could a wrong pod range. It
