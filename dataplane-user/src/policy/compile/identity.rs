@@ -1,4 +1,5 @@
-//! Kinds of peers. Pods of one kind differ in nothing that a rule of this node asks for.
+//! Kinds of peers. Pods of one kind differ in nothing that a rule of this node asks for, so the
+//! tables hold one row for a kind and not for each pod.
 
 use std::collections::BTreeSet;
 

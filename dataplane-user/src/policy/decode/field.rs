@@ -1,4 +1,5 @@
-//! A JSON value with its path in the object, so that each fault names its field.
+//! A JSON value with its path in the object, so that each fault names its field. The decoders of
+//! policies walk objects by it.
 
 use serde_json::Value;
 

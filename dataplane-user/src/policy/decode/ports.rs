@@ -1,4 +1,5 @@
-//! Decodes a port of a rule: a number, a range, or the name of a container port.
+//! Decodes a port of a rule: a number, a range, or the name of a container port. The
+//! caller decides what a rule with an unreadable port does.
 
 use serde_json::Value;
 

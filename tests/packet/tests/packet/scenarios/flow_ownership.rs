@@ -54,6 +54,22 @@ pub(super) fn expect_open<T: Testbed>(t: &mut T, kind: Kind, to: SocketAddr, c: 
     expect(t, FROM_B, kind, (to, c.client), c.back, (c.front, c.client));
 }
 
+/// Expects that a packet is sent to `to` with the client's address and a port of the pool. Returns
+/// that source.
+#[track_caller]
+pub(super) fn translated_port<T: Testbed>(
+    t: &mut T,
+    (hook, ifindex): (Hook, u32),
+    mut f: Vec<u8>,
+    (client, to): (SocketAddr, SocketAddr),
+) -> SocketAddr {
+    assert_eq!(t.run(hook, ifindex, &mut f), Action::Redirect, "from {client}");
+    let (from, dst) = verify(&f, 0);
+    assert_eq!((from.ip(), dst), (client.ip(), to), "the client's address is kept");
+    assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
+    from
+}
+
 /// Returns a connection of pod A to a cluster IP, and one from outside to a node port.
 pub(super) fn connections(net: &FamilyAddresses, port: u16) -> [Connection; 2] {
     [
@@ -72,11 +88,7 @@ pub(crate) fn two_frontends_of_one_backend_keep_their_replies<T: Testbed>(t: &mu
                 service(t, other, to);
                 service(t, c.front, to);
                 open(t, first, reply, to, c);
-                let mut f = frame(first, c.client, other);
-                assert_eq!(t.run(c.from.0, c.from.1, &mut f), Action::Redirect);
-                let (from, dst) = verify(&f, 0);
-                assert_eq!((from.ip(), dst), (c.client.ip(), to), "the client's address is kept");
-                assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
+                let from = translated_port(t, c.from, frame(first, c.client, other), (c.client, to));
                 expect(t, FROM_B, reply, (to, from), c.back, (other, c.client));
                 expect(t, c.from, next(first), (c.client, other), TO_B, (from, to));
                 expect_open(t, next(first), to, c);
@@ -155,11 +167,7 @@ pub(crate) fn direct_connection_beside_one_to_the_service_keeps_both<T: Testbed>
                 service(t, c.front, to);
                 open(t, first, reply, to, c);
                 for _ in 0..2 {
-                    let mut f = frame(first, c.client, to);
-                    assert_eq!(t.run(c.from.0, c.from.1, &mut f), Action::Redirect);
-                    let (from, dst) = verify(&f, 0);
-                    assert_eq!((from.ip(), dst), (c.client.ip(), to), "the client's address is kept");
-                    assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
+                    let from = translated_port(t, c.from, frame(first, c.client, to), (c.client, to));
                     expect(t, FROM_B, reply, (to, from), c.back, (to, c.client));
                     expect(t, c.from, next(first), (c.client, to), TO_B, (from, to));
                     expect_open(t, next(first), to, c);
@@ -206,11 +214,7 @@ pub(crate) fn node_port_flow_of_a_remote_pod_translates_no_direct_answers<T: Tes
             let (client, front) = (at(net.remote, fresh_port()), at(net.node, 30080));
             service(t, front, to);
             expect(t, FROM_UPLINK, first, (client, to), TO_B, (client, to));
-            let mut f = frame(first, client, front);
-            assert_eq!(t.run(FROM_UPLINK.0, FROM_UPLINK.1, &mut f), Action::Redirect);
-            let (from, dst) = verify(&f, 0);
-            assert_eq!((from.ip(), dst), (client.ip(), to), "the client's address is kept");
-            assert!((SNAT_MIN..=SNAT_MAX).contains(&from.port()), "{from}");
+            let from = translated_port(t, FROM_UPLINK, frame(first, client, front), (client, to));
             expect(t, FROM_B, reply, (to, client), OUT, (to, client));
             expect(t, FROM_B, reply, (to, from), OUT, (front, client));
         }

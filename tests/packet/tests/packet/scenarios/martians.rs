@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, address_kind, network_flags, node_features};
 
+use super::flow_ownership::translated_port;
 use super::{
-    BOTH_SETS, FROM_A, FROM_UPLINK, FamilyAddresses, HOST, SNAT_MAX, SNAT_MIN, TO_A, TO_B, TUNNEL, UPLINK, at, backend,
-    config, expect, expect_drop, fragments, node, number, service,
+    BOTH_SETS, FROM_A, FROM_UPLINK, FamilyAddresses, HOST, TO_A, TO_B, TUNNEL, UPLINK, at, backend, config, expect,
+    expect_drop, fragments, node, number, service,
 };
-use crate::frame::{Kind, frame, icmp_error, verify};
+use crate::frame::{Kind, frame, icmp_error};
 use crate::testbed::{Action, Hook, Testbed};
 
 const FROM_TUNNEL: (Hook, u32) = (Hook::FromUplink, TUNNEL);
@@ -91,11 +92,7 @@ pub(crate) fn remote_pods_are_believed_from_their_direction_alone<T: Testbed>(t:
             for kind in [Kind::Syn, Kind::Udp] {
                 expect(t, hook, kind, (from, to), TO_B, (from, to));
                 // By the node port with another source port, apart from their direct connections.
-                let mut f = frame(kind, from, port);
-                assert_eq!(t.run(hook.0, hook.1, &mut f), Action::Redirect, "{kind:?} from {from}");
-                let (shown, dst) = verify(&f, 0);
-                assert_eq!((shown.ip(), dst), (source, to));
-                assert!((SNAT_MIN..=SNAT_MAX).contains(&shown.port()), "{shown}");
+                translated_port(t, hook, frame(kind, from, port), (from, to));
             }
         }
         // Remote pods reach further addresses of the node without the tunnel.
