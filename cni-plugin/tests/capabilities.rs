@@ -115,7 +115,8 @@ fn requested_ranges_are_rejected_with_agent_managed_ranges() {
         call(command("ADD", "c1", &pod.path()).env_remove("CNI_ARGS"), &node.config(&changes))
     };
     let block = json!({ "name": "a", "cidr": "10.244.0.0/16", "allowFixedAddresses": false, "reserved": [], "blocks": ["10.244.1.0/26"] });
-    let pools = json!({ "version": 1, "node": "n1", "default": ["a"], "pools": [block] });
+    let boot = dataplane_host::store::boot_id().unwrap();
+    let pools = json!({ "version": 1, "boot": boot, "node": "n1", "default": ["a"], "pools": [block] });
     std::fs::write(node.path("state/pools.json"), pools.to_string()).unwrap();
     for (data, words) in [
         (r#"{"version":1,"podCIDRs":["10.244.1.0/24"]}"#, "its podCIDRs, which its agent manages"),
