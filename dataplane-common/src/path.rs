@@ -15,4 +15,5 @@ pub mod reject;
 pub mod sctp_ports;
 pub mod sender;
 pub mod socket;
+pub mod tunnel_source;
 pub mod udp_failover;

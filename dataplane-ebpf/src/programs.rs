@@ -13,7 +13,7 @@ use dataplane_common::for_each_stage;
 use dataplane_common::maps::{FamilyMaps, FlowMap};
 use dataplane_common::packet::family::Family;
 use dataplane_common::packet::parse::{ETHER_IPV4, ETHER_IPV6};
-use dataplane_common::path::{datapath, port_reuse, reject, sctp_ports, udp_failover};
+use dataplane_common::path::{datapath, port_reuse, reject, sctp_ports, tunnel_source, udp_failover};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::stage::{Origin, Stage};
@@ -21,6 +21,10 @@ use dataplane_common::verdict::Verdict;
 
 use crate::kernel::skb::Skb;
 use crate::kernel::tables::{KernelFlows, KernelMaps};
+
+// EtherTypes of VLAN tags (IEEE 802.1Q, 802.1ad).
+const ETHER_VLAN: u16 = 0x8100;
+const ETHER_PROVIDER_VLAN: u16 = 0x88a8;
 
 /// Runs at ingress of a pod's host-side veth. Frames that are not IP are dropped.
 #[inline(always)]
@@ -70,6 +74,8 @@ fn run_hook<const UPLINK: bool, const INGRESS: bool>(
     let (verdict, is_v6) = match skb.ether_type() {
         Some(ETHER_IPV4) => (v4(skb.raw()), false),
         Some(ETHER_IPV6) => (v6(skb.raw()), true),
+        // Behind a priority tag. The host's stack would remove both tags and take the packet.
+        Some(ETHER_VLAN | ETHER_PROVIDER_VLAN) if UPLINK => (Verdict::drop(DropReason::ForbiddenControl), false),
         _ => (other, false),
     };
     finish(skb, program, origin, is_v6, verdict)
@@ -195,6 +201,16 @@ where
 {
     let mut skb = Skb::<true>::from_raw(skb);
     udp_failover::fail_over(&mut skb, &mut KernelFlows, &KernelMaps)
+}
+
+/// Runs [`Stage::TunnelSource`] for one address family of the outer packet.
+#[inline(never)]
+pub fn check_inner_source<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
+    tunnel_source::check_inner_source::<A, _, _, _, _>(&mut skb, &KernelMaps, &KernelMaps, &KernelMaps)
 }
 
 macro_rules! declare_finish {

@@ -9,7 +9,9 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::types::address::{V4, V6};
 
-use crate::programs::{icmp_error, new_connection, reject, reuse_port, run_stage, sctp_ports, udp_failover};
+use crate::programs::{
+    check_inner_source, icmp_error, new_connection, reject, reuse_port, run_stage, sctp_ports, udp_failover,
+};
 
 /// Handles a packet that may open a flow. Called by `from_pod` and `from_uplink`.
 #[classifier]
@@ -99,4 +101,16 @@ pub fn stage_failover4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn stage_failover6(ctx: TcContext) -> i32 {
     run_stage(ctx, "stage_failover6", true, udp_failover::<V6>)
+}
+
+/// Checks the source of the packet in a node's datagram to the tunnel. Called by `from_uplink`.
+#[classifier]
+pub fn stage_tunnel4(ctx: TcContext) -> i32 {
+    run_stage(ctx, "stage_tunnel4", false, check_inner_source::<V4>)
+}
+
+/// Checks the source of the packet in a node's datagram to the tunnel. Called by `from_uplink`.
+#[classifier]
+pub fn stage_tunnel6(ctx: TcContext) -> i32 {
+    run_stage(ctx, "stage_tunnel6", true, check_inner_source::<V6>)
 }

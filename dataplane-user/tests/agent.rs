@@ -328,7 +328,7 @@ fn network_tries_follow_nodes_and_survive_restarts() {
     let table = PinnedMap::<Prefix<V4>, Network>::open(&pins, "networks4").unwrap();
     let prefix = |octets, len| Prefix { len, data: V4 { octets } };
     assert!(table.remove(&prefix([10, 244, 30, 0], 24)).unwrap());
-    table.insert(&prefix([10, 77, 0, 0], 16), &Network { oif: 9, flags: 0 }).unwrap();
+    table.insert(&prefix([10, 77, 0, 0], 16), &Network { oif: 9, flags: 0, node: 0 }).unwrap();
     run("ip address add 192.168.50.99/24 dev up0");
     until("the entries are right", || (networks::read(&pins).unwrap() == right).then_some(()));
     node.manifest("nodes.yaml", NODES.split("---").next().unwrap());

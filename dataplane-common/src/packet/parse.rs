@@ -15,7 +15,7 @@ use crate::wire::byte_order::{Be16, Be32};
 
 /// Largest offset of an L4 header, bytes. The verifier needs a constant bound for packet accesses;
 /// a packet with longer headers is dropped.
-const MAX_L4: u32 = 1023;
+pub const MAX_L4: u32 = 1023;
 /// Number of IPv6 extension headers that are followed. A packet with more is dropped.
 const MAX_EXTENSIONS: usize = 6;
 
@@ -159,6 +159,20 @@ impl<A> Ip<A> {
     #[must_use]
     pub const fn is_fragment(&self) -> bool {
         !matches!(self.fragment, Fragment::Whole)
+    }
+
+    /// Returns true if the packet is a fragment without the L4 header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_later_fragment(&self) -> bool {
+        matches!(self.fragment, Fragment::Later)
+    }
+
+    /// Returns the source address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn src(&self) -> &A {
+        &self.src
     }
 
     /// Returns the offset of the L4 header, bytes from the start of the frame.

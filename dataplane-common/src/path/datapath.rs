@@ -100,6 +100,13 @@ where
 {
     let (kind, into) = classify(tables, &parsed.key.dst);
     let datagram = matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
+    // To any address but a pod's: the node has more than the maps know, and unpacks at all of them.
+    if matches!(origin, Origin::Uplink)
+        && kind != address_kind::POD
+        && is_tunnel_port(tables, parsed.key.proto, parsed.key.dport)
+    {
+        return Verdict::PASS.then(Stage::TunnelSource);
+    }
     match kind {
         address_kind::SERVICE | address_kind::NODE | address_kind::EXTERNAL if datagram => {
             Verdict::PASS.then(Stage::NewConnection)

@@ -114,7 +114,7 @@ fn check_outside_source<A: Family, T: FamilyMaps<A>>(tables: &T, parsed: &Parsed
     if config.features & node_features::NETWORKS == 0 {
         return Verdict::PASS;
     }
-    let Network { oif, flags } = tables.network(src).unwrap_or_default();
+    let Network { oif, flags, .. } = tables.network(src).unwrap_or_default();
     // One comparison, because the verifier would follow each of three.
     let other = u32::from(parsed.key.proto ^ proto::UDP) << 16 | u32::from(parsed.key.dport ^ config.tunnel_port);
     if other == 0 && flags & network_flags::NODE == 0 {

@@ -9,6 +9,7 @@ use crate::balance::select::{self, ClientTuple, is_client_allowed, least_loaded,
 use crate::maps::{FamilyMaps, SharedMaps};
 use crate::packet::family::Family;
 use crate::path::new_connection::egress;
+use crate::path::sender::is_tunnel_port;
 use crate::types::address::Address;
 use crate::types::event::Counter;
 use crate::types::pod::{address_kind, node_features};
@@ -64,6 +65,10 @@ pub struct SocketDecision<A> {
 pub fn connect<A: Family, T: FamilyMaps<A>>(tables: &T, request: &ConnectRequest<A>) -> SocketDecision<A> {
     let &ConnectRequest { addr, port, proto, cookie, .. } = request;
     let mut decision = SocketDecision { action: SocketVerdict::Keep, addr, port, counts: SockBackend::default() };
+    // The host's stack believes every datagram at that port. The tunnel itself has no such socket.
+    if is_tunnel_port(tables, proto, port) {
+        return reject(tables, true, decision);
+    }
     // A loopback address is the node's only in the node's namespace. Pods and all other namespaces
     // have a loopback of their own.
     if addr.is_loopback() && tables.config().is_none_or(|c| c.netns_cookie != request.netns_cookie) {

@@ -49,8 +49,9 @@ counted! {
         UnknownFragment = "unknown_fragment",
         /// The kernel refused a write to the packet.
         Rewrite = "rewrite",
-        /// A pod sent a frame that it has no reason to send: router or neighbour discovery,
-        /// redirects, ARP and everything else that is not IP.
+        /// A frame that its sender has no reason to send. From a pod: router or neighbour
+        /// discovery, redirects, ARP and everything else that is not IP. From outside: two tags, of
+        /// which the outer one names no VLAN.
         ForbiddenControl = "forbidden_control",
         /// The client is not in the `loadBalancerSourceRanges` of the load-balancer address.
         SourceRange = "source_range",
@@ -67,11 +68,12 @@ counted! {
         /// The program array `stages` has no program for the packet's stage.
         NoStage = "no_stage",
         /// The packet has an address that it cannot have where it arrived (RFC 1812, section
-        /// 5.3.7): from outside, a source of this node, its pods or its Services; from outside or
-        /// from a pod, a loopback destination.
+        /// 5.3.7): from outside, a source of this node, its pods or its Services; in the tunnel,
+        /// one that is not of the sending node or its pods; from outside or from a pod, a loopback
+        /// destination.
         Martian = "martian",
         /// A datagram to the tunnel's port of a sender that is no node: a pod, a client of a
-        /// Service, or a machine outside the cluster.
+        /// Service, or a machine outside the cluster. Also one of a node that holds no IP packet.
         TunnelSender = "tunnel_sender",
     }
 }

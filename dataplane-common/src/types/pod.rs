@@ -179,7 +179,13 @@ pub struct Network {
     pub oif: u32,
     /// Properties of the network, bits of [`network_flags`].
     pub flags: u32,
+    /// Number of the other node whose address or pod range the network is; 0: of none. Equal for
+    /// all networks of one node, so that a source in the tunnel can be compared with its sender.
+    pub node: u32,
 }
+
+/// The VXLAN network identifier of the tunnels ("RW" in ASCII).
+pub const TUNNEL_VNI: u32 = 0x5257;
 
 /// Bits of [`Network::flags`]; a network may have several.
 pub mod network_flags {

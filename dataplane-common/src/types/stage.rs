@@ -33,6 +33,9 @@ macro_rules! for_each_stage {
             /// A packet that opens a connection for whose tuple, or whose answers, a flow exists
             /// ([`crate::path::port_reuse::port_reuse`]).
             PortReuse = 7, "stage_reuse4", "stage_reuse6";
+            /// A node's datagram to the tunnel's port
+            /// ([`crate::path::tunnel_source::check_inner_source`]).
+            TunnelSource = 8, "stage_tunnel4", "stage_tunnel6";
         }
     };
 }

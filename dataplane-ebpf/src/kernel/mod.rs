@@ -4,6 +4,7 @@
 //! and none of it decides where a packet goes.
 
 pub mod machine;
+pub mod route;
 pub mod skb;
 pub mod sock;
 pub mod tables;

@@ -13,24 +13,23 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::bindings::tcx_action_base::TCX_NEXT;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-    BPF_TCP_ESTABLISHED, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_fib_lookup,
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_TCP_ESTABLISHED, TC_ACT_SHOT, TC_ACT_UNSPEC,
 };
 use aya_ebpf::helpers::{
-    bpf_csum_update, bpf_fib_lookup as look_up_route, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect,
-    bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
-    bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_csum_update, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::macro_support::Level;
 use dataplane_common::packet::access::Packet;
 use dataplane_common::types::address::Address;
 use dataplane_common::types::stage::{Origin, Stage};
-use dataplane_common::types::uapi::{AF_INET, AF_INET6, GSO_BY_FRAGS, PACKET_HOST};
+use dataplane_common::types::uapi::{GSO_BY_FRAGS, PACKET_HOST};
 use dataplane_common::verdict::{Action, Verdict};
 use dataplane_common::wire::byte_order::{Be16, Be32};
 use dataplane_common::wire::checksum::{self, ChecksumChange};
 
+use crate::kernel::route::route_ifindex;
 use crate::kernel::tables;
 use crate::maps;
 
@@ -41,6 +40,9 @@ const _: () = assert!(TCX_NEXT == TC_ACT_UNSPEC);
 /// Value of `skb->tc_index` on a packet that a program of this node has redirected. The hook at the
 /// egress of the target device must pass it.
 const DONE: u32 = 0x5257;
+
+/// The bits of a VLAN tag that name the VLAN (IEEE 802.1Q).
+const VLAN_VID_MASK: u32 = 0xfff;
 
 /// Length of Ethernet, IPv6 and TCP headers, bytes.
 const HEADERS: usize = 14 + 40 + 20;
@@ -85,10 +87,15 @@ impl<const UPLINK: bool> Skb<UPLINK> {
 
     /// Returns the EtherType; `None` if the frame is truncated, or belongs to a VLAN (IEEE 802.1Q),
     /// whose tag the kernel has moved to the skb.
+    ///
+    /// At an uplink a tag without VLAN (a priority tag, VID 0) does not count: the host's stack
+    /// removes it and takes the frame like one without (`__netif_receive_skb_core` in
+    /// net/core/dev.c), so it must pass the same checks. Pods have no reason to send one.
     #[inline(always)]
     pub fn ether_type(&self) -> Option<u16> {
         // SAFETY: the context is valid.
-        if unsafe { (*self.raw()).vlan_present } != 0 {
+        let (tagged, tag) = unsafe { ((*self.raw()).vlan_present != 0, (*self.raw()).vlan_tci) };
+        if tagged && (!UPLINK || tag & VLAN_VID_MASK != 0) {
             return None;
         }
         self.load_u16(12).map(Be16::get)
@@ -459,27 +466,6 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
             ptr::read_volatile(&raw const (*skb).cb[0])
         }
     }
-}
-
-/// Looks up the route by which the kernel would forward the packet; 0 if there is none.
-///
-/// A missing neighbour is no failure: the kernel resolves it when it sends. MTU is checked
-/// elsewhere.
-///
-/// Not inlined: `struct bpf_fib_lookup` takes 64 bytes, which the callers' stack frames cannot
-/// spare.
-#[inline(never)]
-fn route_ifindex<A: Address>(skb: *mut __sk_buff, ifindex: u32, addr: &A) -> u32 {
-    const SIZE: i32 = size_of::<bpf_fib_lookup>() as i32;
-    // SAFETY: numbers and arrays of numbers, for which zero is valid.
-    let mut route: bpf_fib_lookup = unsafe { MaybeUninit::zeroed().assume_init() };
-    route.family = if A::V6 { AF_INET6 } else { AF_INET };
-    route.ifindex = ifindex;
-    // SAFETY: an address has the size of its family's field, and the field accepts any bytes.
-    unsafe { ptr::from_mut(&mut route.__bindgen_anon_4).cast::<A>().write_unaligned(*addr) };
-    // SAFETY: the context is valid, and the parameters have the size given.
-    let result = unsafe { look_up_route(skb.cast(), &raw mut route, SIZE, 0) };
-    if matches!(result as u32, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH) { route.ifindex } else { 0 }
 }
 
 /// Logs a line for each packet, if the agent has enabled it. `AYA_LOG_LEVEL` is read-only data, so

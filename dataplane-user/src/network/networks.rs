@@ -91,6 +91,12 @@ pub fn desired(inputs: &Inputs<'_>) -> NetworkEntries {
         // Another proxy translates its Services' addresses itself, so packets must pass unchanged.
         add(*range, 0, if inputs.service_proxy { network_flags::SERVICE } else { network_flags::KEEP_SOURCE });
     }
+    for (range, number) in &inputs.plan.numbers {
+        // An entry for each of them has been made above.
+        if let Some(net) = entries.get_mut(range) {
+            net.node = *number;
+        }
+    }
     entries
 }
 

@@ -14,13 +14,14 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use dataplane_common::types::fnv::hash64;
 use dataplane_common::types::ip_family::IpFamily;
+use dataplane_common::types::pod::TUNNEL_VNI;
 use dataplane_host::netlink::{IfIndex, Link, Vxlan};
 use ipnetwork::IpNetwork;
 
 pub use apply::{TunnelError, TunnelOutcome, apply, remove_all};
 
-/// The VXLAN network identifier ("RW" in ASCII).
-pub const VNI: u32 = 0x5257;
+/// The VXLAN network identifier.
+pub const VNI: u32 = TUNNEL_VNI;
 
 /// Names of the devices, by the family of the outer packets: IPv4, IPv6.
 pub const NAMES: [&str; 2] = ["ropeway.vx4", "ropeway.vx6"];

@@ -61,6 +61,10 @@ fn forged(fixture: &Fixture, attacker: Mac, node: Mac) -> (Vec<Vec<u8>>, usize) 
             let (kind, later) = later_fragment(addresses, &datagram.1);
             frames.push(ethernet(node, attacker, kind, &later));
             frames.push(tagged(&ethernet(node, attacker, datagram.0, &datagram.1), &[7]));
+            // A tag that names no VLAN: the host's stack takes the frame like one without.
+            frames.push(tagged(&ethernet(node, attacker, datagram.0, &datagram.1), &[0]));
+            counted += 1;
+            frames.push(tagged(&ethernet(node, attacker, datagram.0, &datagram.1), &[0, 0]));
             // The link floods frames for an unknown MAC.
             frames.push(ethernet(FORGED_MAC, attacker, datagram.0, &datagram.1));
             frames.push(ethernet(BROADCAST, attacker, datagram.0, &datagram.1));
@@ -74,7 +78,7 @@ fn payload(packet: &[u8]) -> &[u8] {
 }
 
 /// Returns the packet with options (IPv4), or with a destination options header (IPv6).
-fn with_extension(addresses: FromTo<IpAddr>, packet: &[u8]) -> (u16, Vec<u8>) {
+pub(super) fn with_extension(addresses: FromTo<IpAddr>, packet: &[u8]) -> (u16, Vec<u8>) {
     if addresses.from.is_ipv6() {
         return ip(addresses, 60, &[&[17, 0, 1, 4, 0, 0, 0, 0], payload(packet)].concat());
     }

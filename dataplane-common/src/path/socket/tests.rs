@@ -254,7 +254,7 @@ fn node_process_is_rejected_at_addresses_without_a_service() {
         "a probe of the source address"
     );
 
-    fake.net.set(Some(Network { oif: 0, flags: network_flags::SERVICE }));
+    fake.net.set(Some(Network { oif: 0, flags: network_flags::SERVICE, node: 0 }));
     assert_eq!(tcp(&fake, NODE_NETNS, OUTSIDE), SocketVerdict::Keep, "networks are ignored unless the feature is on");
     fake.config.features = node_features::NETWORKS;
     assert_eq!(tcp(&fake, NODE_NETNS, OUTSIDE), SocketVerdict::Reject);
@@ -326,6 +326,26 @@ fn datagram(fake: &Fake, netns_cookie: u64, addr: V4, unconnected: bool) -> Sock
     connect(fake, &ConnectRequest { addr, port: 53, proto: proto::UDP, unconnected, cookie: 1, netns_cookie }).action
 }
 
+/// F3: the host's stack believes every datagram at that port, also one that a process of the node
+/// sends to itself.
+#[test]
+fn port_of_the_tunnel_is_refused() {
+    let mut fake = with_datagrams(0, 1);
+    fake.config.tunnel_port = 4789;
+    let ask = |fake: &Fake, addr, port, proto, unconnected| {
+        connect(fake, &ConnectRequest { addr, port, proto, unconnected, cookie: 1, netns_cookie: NODE_NETNS }).action
+    };
+    for addr in [NODE, LOOPBACK, OUTSIDE, POD] {
+        for unconnected in [false, true] {
+            assert_eq!(ask(&fake, addr, 4789, proto::UDP, unconnected), SocketVerdict::Reject);
+            assert_eq!(ask(&fake, addr, 4790, proto::UDP, unconnected), SocketVerdict::Keep);
+        }
+        assert_eq!(ask(&fake, addr, 4789, proto::TCP, false), SocketVerdict::Keep);
+    }
+    fake.config.tunnel_port = 0;
+    assert_eq!(ask(&fake, NODE, 4789, proto::UDP, true), SocketVerdict::Keep, "there is no tunnel");
+}
+
 /// The backend may end, and only the packet path sees the datagrams of a connected socket.
 #[test]
 fn connected_udp_of_a_pod_is_left_to_the_packet_path() {
@@ -343,7 +363,7 @@ fn connected_udp_of_a_pod_is_left_to_the_packet_path() {
     let led = |features, flags| {
         let mut fake = with_datagrams(silent, 0);
         fake.config.features = features;
-        fake.net.set(Some(Network { oif: 0, flags }));
+        fake.net.set(Some(Network { oif: 0, flags, node: 0 }));
         datagram(&fake, NODE_NETNS, OUTSIDE, false)
     };
     let both = node_features::NETWORKS | node_features::NODE_CLIENT;

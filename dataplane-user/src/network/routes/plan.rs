@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use dataplane_common::types::fnv::hash32;
 use dataplane_common::types::ip_family::IpFamily;
 use dataplane_host::contract::gateway;
 use dataplane_host::netlink::{Hop, IfIndex, Route};
@@ -45,6 +46,9 @@ pub struct RoutePlan {
     /// Addresses of other nodes, at most one per family and node, to which pods show their own
     /// address; with the remote end of the tunnel if pods reach them through it.
     pub hosts: BTreeMap<IpAddr, Option<IpAddr>>,
+    /// Numbers of the other nodes, by their blocks and addresses. Two nodes have the same one by
+    /// chance, for which nothing but their packets in the tunnel is taken for each other's.
+    pub numbers: BTreeMap<IpNetwork, u32>,
     /// Remote nodes of the tunnels, with their addresses in the tunnel.
     pub peers: Peers,
     /// Messages about blocks that can't be reached.
@@ -83,6 +87,7 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
     for (name, node) in nodes.filter(|(name, _)| *name != local_node.node) {
         // Once per family instead of once per block: a node can have many blocks.
         let hops = IpFamily::BOTH.map(|family| next_hop(node, family, local_node));
+        let number = hash32(name.as_bytes()).max(1);
         for family in IpFamily::BOTH {
             // IPv4 only: next hops of IPv6 in the tunnel are link-local, never the node's address.
             let through = match (family, &hops[0]) {
@@ -90,6 +95,7 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
                 _ => None,
             };
             plan.hosts.extend(node.host(family).map(|address| (address, through)));
+            plan.numbers.extend(node.host(family).map(|address| (address.into(), number)));
         }
         for range in node.pod_cidrs.iter().copied().filter(|range| local_node.ipv6 || range.is_ipv4()) {
             if !owners.claim(range, name, &mut plan.problems) {
@@ -114,6 +120,7 @@ pub fn plan<'a>(nodes: impl Iterator<Item = (&'a str, &'a NodeObject)>, local_no
                 plan.peers.entry(remote).or_default().insert(via);
             }
             plan.blocks.insert(range, hop);
+            plan.numbers.insert(range, number);
         }
     }
     plan

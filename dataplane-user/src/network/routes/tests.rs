@@ -99,6 +99,24 @@ fn hosts_are_the_first_internal_addresses_of_nodes() {
     assert_eq!(hosts, ["192.168.50.12", "fd00:50::12"]);
 }
 
+/// F3: the programs compare the sender of a datagram in the tunnel with the inner source.
+#[test]
+fn ranges_and_addresses_of_one_node_have_one_number() {
+    let nodes = [
+        ("n1", node(&["192.168.50.11"], &["10.244.1.0/24"])),
+        ("n2", node(&["192.168.50.12", "fd00:50::12"], &["10.244.2.0/24", "fd00:2::/64"])),
+        ("n3", node(&["192.168.51.13"], &["10.244.3.0/24"])),
+    ];
+    let numbers = make(&nodes, RouteMode::Auto).numbers;
+    let of = |ranges: &[&str]| -> BTreeSet<u32> {
+        ranges.iter().map(|range| numbers[&range.parse::<IpNetwork>().unwrap()]).collect()
+    };
+    let second = of(&["192.168.50.12/32", "fd00:50::12/128", "10.244.2.0/24", "fd00:2::/64"]);
+    let third = of(&["192.168.51.13/32", "10.244.3.0/24"]);
+    assert_eq!((second.len(), third.len(), numbers.len()), (1, 1, 6), "{numbers:?}");
+    assert!(second.is_disjoint(&third) && !second.contains(&0), "{numbers:?}");
+}
+
 #[test]
 fn nodes_behind_a_router_are_reached_through_the_tunnel() {
     let nodes = [

@@ -303,7 +303,7 @@ where
 {
     let trie = table::<Prefix<A>, Network>(ebpf, &format!("networks{digit}"))?;
     for (len, data, flags) in all {
-        trie.insert(&Prefix { len, data }, &Network { oif: 0, flags })?;
+        trie.insert(&Prefix { len, data }, &Network { oif: 0, flags, node: 0 })?;
     }
     Ok(())
 }

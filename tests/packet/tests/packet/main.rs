@@ -54,6 +54,7 @@ both! {
     frame_for_another_machine_is_neither_served_nor_answered;
     loopback_destination_is_dropped_at_every_device;
     tunnel_port_is_reached_by_nodes_alone;
+    inner_source_in_the_tunnel_is_of_the_sending_node;
     service_without_backends_is_rejected;
     packet_from_an_unanswerable_source_is_dropped;
     undefined_cluster_ip_port_is_rejected;

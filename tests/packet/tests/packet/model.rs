@@ -15,7 +15,7 @@ use dataplane_common::path::port_reuse;
 use dataplane_common::path::reject::{Reply, reject};
 use dataplane_common::path::sctp_ports;
 use dataplane_common::path::socket::{self, ConnectRequest, SocketVerdict};
-use dataplane_common::path::udp_failover;
+use dataplane_common::path::{tunnel_source, udp_failover};
 use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey};
@@ -76,6 +76,7 @@ fn run<A: Family + Reply>(
     frame: &mut Vec<u8>,
     mut flows: FlowTable<'_, A>,
     tables: &View<'_, A>,
+    inner: (&View<'_, V4>, &View<'_, V6>),
 ) -> Verdict {
     let (size, before) = (frame.len(), sum(frame));
     let mut packet =
@@ -108,6 +109,9 @@ fn run<A: Family + Reply>(
             }
             Stage::Reject => reject::<A, _, _>(&mut packet, tables, payload),
             Stage::SctpPorts => sctp_ports::set_ports::<A, _>(&mut packet, payload),
+            Stage::TunnelSource => {
+                tunnel_source::check_inner_source::<A, _, _, _, _>(&mut packet, tables, inner.0, inner.1)
+            }
             Stage::UdpFailover => udp_failover::fail_over::<A, _, _, _>(&mut packet, &mut flows, tables),
         };
     }
@@ -346,15 +350,15 @@ impl Testbed for Model {
         self.drops.get(&(reason as u32)).copied().unwrap_or(0)
     }
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action {
+        let (four, six) = (View(&self.shared, &self.v4), View(&self.shared, &self.v6));
         let verdict = match frame[12..14] {
             [0x86, 0xdd] => {
-                let view = View(&self.shared, &self.v6);
-                run(hook, ifindex, frame, FlowTable(&mut self.flows6, &self.shared.flow_room), &view)
+                run(hook, ifindex, frame, FlowTable(&mut self.flows6, &self.shared.flow_room), &six, (&four, &six))
             }
             [8, 0] => {
-                let view = View(&self.shared, &self.v4);
-                run(hook, ifindex, frame, FlowTable(&mut self.flows4, &self.shared.flow_room), &view)
+                run(hook, ifindex, frame, FlowTable(&mut self.flows4, &self.shared.flow_room), &four, (&four, &six))
             }
+            [0x81, 0] | [0x88, 0xa8] if hook == Hook::FromUplink => Verdict::drop(DropReason::ForbiddenControl),
             // The entry points in `dataplane-ebpf` decide about frames that are not IP.
             _ if hook == Hook::FromPod => Verdict::drop(DropReason::ForbiddenControl),
             _ => Verdict::PASS,

@@ -21,6 +21,7 @@ mod sctp;
 mod socket_hooks;
 mod tables;
 mod timeouts;
+mod tunnel;
 mod udp_failover;
 mod uplinks;
 
@@ -49,6 +50,7 @@ pub(crate) use schedulers::*;
 pub(crate) use sctp::*;
 pub(crate) use tables::*;
 pub(crate) use timeouts::*;
+pub(crate) use tunnel::*;
 pub(crate) use uplinks::*;
 
 const POD_A: u32 = 2;

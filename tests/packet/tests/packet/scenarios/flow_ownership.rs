@@ -209,7 +209,11 @@ pub(crate) fn node_port_flow_of_a_remote_pod_translates_no_direct_answers<T: Tes
     for net in families {
         let to = at(net.b, 8080);
         let len = if net.remote.is_ipv4() { 24 } else { 64 };
-        t.put_network(net.remote, len, Network { oif: 0, flags: network_flags::KEEP_SOURCE | network_flags::REMOTE });
+        t.put_network(
+            net.remote,
+            len,
+            Network { oif: 0, flags: network_flags::KEEP_SOURCE | network_flags::REMOTE, node: 0 },
+        );
         for (first, reply) in DIALOGUES {
             let (client, front) = (at(net.remote, fresh_port()), at(net.node, 30080));
             service(t, front, to);

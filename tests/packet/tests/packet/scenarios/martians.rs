@@ -9,36 +9,44 @@ use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, address_kin
 use super::flow_ownership::translated_port;
 use super::{
     BOTH_SETS, FROM_A, FROM_UPLINK, FamilyAddresses, HOST, TO_A, TO_B, TUNNEL, UPLINK, at, backend, config, expect,
-    expect_drop, fragments, node, number, service,
+    expect_drop, node, number, service,
 };
 use crate::frame::{Kind, frame, icmp_error};
 use crate::testbed::{Action, Hook, Testbed};
 
 const FROM_TUNNEL: (Hook, u32) = (Hook::FromUplink, TUNNEL);
-const KINDS: [Kind; 5] = [Kind::Syn, Kind::Ack, Kind::Rst, Kind::Udp, Kind::Sctp];
+pub(super) const KINDS: [Kind; 5] = [Kind::Syn, Kind::Ack, Kind::Rst, Kind::Udp, Kind::Sctp];
 
-fn ip(text: &str) -> IpAddr {
+/// Number of the other node, and of a third one.
+const OTHER: u32 = 12;
+pub(super) const THIRD: u32 = 13;
+
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// Fills a node with a range of Services, its own range of pods, and a remote range and a remote
 /// node behind the tunnel.
-fn with_networks<T: Testbed>(t: &mut T) -> [FamilyAddresses; 2] {
+pub(super) fn with_networks<T: Testbed>(t: &mut T) -> [FamilyAddresses; 2] {
     let families = node(t);
     t.put_config(NodeConfig { features: node_features::NETWORKS, tunnels: [TUNNEL, 0], ..config(&families) });
     for net in families {
         let [pods, services, host] = if net.a.is_ipv4() { [24, 16, 32] } else { [64, 112, 128] };
         let keep = network_flags::KEEP_SOURCE;
-        t.put_network(net.a, pods, Network { oif: 0, flags: keep | network_flags::OWN | network_flags::LOCAL });
-        t.put_network(net.vip, services, Network { oif: 0, flags: network_flags::SERVICE });
-        t.put_network(net.remote, pods, Network { oif: TUNNEL, flags: keep | network_flags::REMOTE });
-        t.put_network(net.other, host, Network { oif: TUNNEL, flags: keep | network_flags::NODE });
+        t.put_network(
+            net.a,
+            pods,
+            Network { oif: 0, flags: keep | network_flags::OWN | network_flags::LOCAL, node: 0 },
+        );
+        t.put_network(net.vip, services, Network { oif: 0, flags: network_flags::SERVICE, node: 0 });
+        t.put_network(net.remote, pods, Network { oif: TUNNEL, flags: keep | network_flags::REMOTE, node: OTHER });
+        t.put_network(net.other, host, Network { oif: TUNNEL, flags: keep | network_flags::NODE, node: OTHER });
     }
     families
 }
 
 /// Addresses that no packet from outside has as its source.
-fn martians(net: &FamilyAddresses) -> Vec<IpAddr> {
+pub(super) fn martians(net: &FamilyAddresses) -> Vec<IpAddr> {
     let free = if net.a.is_ipv4() { ip("10.1.0.77") } else { ip("fd00:1::77") };
     let special: &[&str] = if net.a.is_ipv4() {
         &["0.0.0.0", "0.1.2.3", "127.0.0.1", "127.9.9.9", "224.0.0.1", "239.1.1.1", "255.255.255.255"]
@@ -204,39 +212,6 @@ pub(crate) fn frame_for_another_machine_is_neither_served_nor_answered<T: Testbe
                         "{kind:?} to {mac:?}"
                     );
                 }
-            }
-        }
-    }
-}
-
-/// Whatever reaches the tunnel's port is unpacked by the host's stack, and its content believed.
-pub(crate) fn tunnel_port_is_reached_by_nodes_alone<T: Testbed>(t: &mut T) {
-    let families = with_networks(t);
-    let features = node_features::NETWORKS;
-    t.put_config(NodeConfig { features, tunnels: [TUNNEL, 0], tunnel_port: 4789, ..config(&families) });
-    for net in families {
-        let port = at(net.node, 4789);
-        let gateway = if net.a.is_ipv4() { ip("169.254.1.1") } else { ip("fe80::1") };
-        let group = if net.a.is_ipv4() { ip("224.0.0.1") } else { ip("ff02::1") };
-        for to in [net.node, net.other, net.outside, gateway, group] {
-            let f = frame(Kind::Udp, at(net.a, 40000), at(to, 4789));
-            let (first, ..) = fragments(&f);
-            expect_drop(t, FROM_A, f, DropReason::TunnelSender);
-            expect_drop(t, FROM_A, first, DropReason::Spoofed);
-        }
-        expect_drop(t, FROM_UPLINK, frame(Kind::Udp, at(net.outside, 40000), port), DropReason::TunnelSender);
-        for pair in [(at(net.other, 40000), port), (at(net.outside, 40000), at(net.node, 4790))] {
-            expect(t, FROM_UPLINK, Kind::Udp, pair, HOST, pair);
-        }
-        expect(t, FROM_A, Kind::Syn, (at(net.a, 40000), port), HOST, (at(net.a, 40000), port));
-        // A Service leads nobody there, neither by translation nor as the node.
-        let (front, vip) = (at(net.node, 30080), at(net.vip, 80));
-        for to in [net.other, net.node] {
-            service(t, front, at(to, 4789));
-            service(t, vip, at(to, 4789));
-            for (hook, client, service) in [(FROM_UPLINK, net.outside, front), (FROM_A, net.a, vip)] {
-                expect_drop(t, hook, frame(Kind::Udp, at(client, 40000), service), DropReason::TunnelSender);
-                assert_eq!(t.flow(at(client, 40000), service, number(Kind::Udp)), None);
             }
         }
     }

@@ -20,7 +20,7 @@ fn masquerading<T: Testbed>(t: &mut T) -> [super::FamilyAddresses; 2] {
     t.put_config(NodeConfig { features: node_features::NETWORKS | node_features::MASQUERADE, ..config(&families) });
     for net in families {
         let len = if net.remote.is_ipv4() { 24 } else { 64 };
-        t.put_network(net.remote, len, Network { oif: 0, flags: network_flags::KEEP_SOURCE });
+        t.put_network(net.remote, len, Network { oif: 0, flags: network_flags::KEEP_SOURCE, node: 0 });
     }
     families
 }
@@ -78,7 +78,11 @@ pub(crate) fn link_local_ipv4_is_masqueraded_like_the_outside<T: Testbed>(t: &mu
     let cache = at("169.254.20.10".parse().unwrap(), 53);
     t.put_addr(cache.ip(), AddressInfo { ifindex: 0, kind: address_kind::NODE, flags: 0, mac: [0; 6] });
     let by_host = at("169.254.170.2".parse().unwrap(), 80);
-    t.put_network(by_host.ip(), 32, Network { oif: 0, flags: network_flags::OWN | network_flags::KEEP_SOURCE });
+    t.put_network(
+        by_host.ip(),
+        32,
+        Network { oif: 0, flags: network_flags::OWN | network_flags::KEEP_SOURCE, node: 0 },
+    );
     for kind in [Kind::Syn, Kind::Udp] {
         for to in [cache, by_host] {
             expect(t, FROM_A, kind, (client, to), HOST, (client, to));
@@ -177,7 +181,7 @@ pub(crate) fn remote_subnet_is_reached_through_the_tunnel<T: Testbed>(t: &mut T)
     for net in families {
         let len = if net.remote.is_ipv4() { 24 } else { 64 };
         let flags = network_flags::KEEP_SOURCE | network_flags::REMOTE;
-        t.put_network(net.remote, len, Network { oif: TUNNEL, flags });
+        t.put_network(net.remote, len, Network { oif: TUNNEL, flags, node: 0 });
         let (client, remote, vip) = (at(net.a, 40000), at(net.remote, 8080), at(net.vip, 80));
         service(t, vip, remote);
         let tunnel = (Action::Redirect, TUNNEL);

@@ -22,8 +22,8 @@ fn with_host_device<T: Testbed>(t: &mut T) -> [FamilyAddresses; 2] {
     t.put_config(NodeConfig { features: node_features::NETWORKS, ..config(&[v4, v6]) });
     for net in [v4, v6] {
         let [pods, services] = if net.b.is_ipv4() { [24, 16] } else { [64, 112] };
-        t.put_network(net.b, pods, Network { oif: 0, flags: network_flags::KEEP_SOURCE | network_flags::OWN });
-        t.put_network(net.vip, services, Network { oif: 0, flags: network_flags::SERVICE });
+        t.put_network(net.b, pods, Network { oif: 0, flags: network_flags::KEEP_SOURCE | network_flags::OWN, node: 0 });
+        t.put_network(net.vip, services, Network { oif: 0, flags: network_flags::SERVICE, node: 0 });
     }
     [v4, v6]
 }

@@ -170,7 +170,7 @@ pub(crate) fn unallocated_cluster_ip_is_dropped<T: Testbed>(t: &mut T) {
         t.put_network(
             net.vip,
             if free.is_ipv4() { 16 } else { 112 },
-            Network { oif: 0, flags: network_flags::SERVICE },
+            Network { oif: 0, flags: network_flags::SERVICE, node: 0 },
         );
         for kind in [Kind::Syn, Kind::Udp, Kind::Ack] {
             expect_drop(t, FROM_A, frame(kind, at(net.a, 40000), free), DropReason::UnallocatedAddress);
