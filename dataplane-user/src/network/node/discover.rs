@@ -19,7 +19,7 @@ use dataplane_host::netlink::{
 use ipnetwork::IpNetwork;
 use tracing::debug;
 
-use crate::config::{Config, NodePortRange, RouteMode};
+use crate::config::{Config, Ipam, NodePortRange, RouteMode};
 use crate::load::sizes;
 use crate::proxy::controller::Nodes;
 use crate::proxy::desired::NodeContext;
@@ -134,6 +134,9 @@ pub struct NodeFacts {
     /// IPv4 link-local networks that other programs' routes lead to a device that is no uplink,
     /// sorted.
     pub link_local: Vec<IpNetwork>,
+    /// Networks that other programs' routes lead straight to a device that is no uplink, sorted:
+    /// such as the pods of a plugin before.
+    pub behind_devices: Vec<IpNetwork>,
     /// Networks reached through an uplink without a router, with the uplink's index.
     pub on_link: Vec<(IpNetwork, IfIndex)>,
     /// Ranges of the node's pods.
@@ -171,6 +174,14 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeF
         .filter(|index| *index != LOOPBACK && !is_uplink(*index))
         .map(|index| snapshot.links.iter().find(|l| l.index == index).map_or(u32::MAX, |l| l.mtu))
         .min();
+    let behind_devices: BTreeSet<_> = snapshot
+        .routes
+        .iter()
+        .filter(foreign)
+        .filter(|r| r.destination.prefix() != 0)
+        .filter(|r| matches!(r.hop, Hop::Device { index } if index != LOOPBACK && !is_uplink(index)))
+        .map(|r| r.destination)
+        .collect();
     let link_local = link_local_elsewhere(snapshot, is_uplink);
     let uplink_mtu = mtu.unwrap_or(1500);
     let mut pod_cidrs = if config.pod_cidrs.is_empty() {
@@ -195,6 +206,7 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeF
         addresses,
         listening,
         link_local,
+        behind_devices: behind_devices.into_iter().collect(),
         on_link,
         pod_cidrs,
         gateways,
@@ -280,6 +292,8 @@ impl NodeFacts {
             pod_ranges: config.cluster_cidrs.iter().chain(&self.pod_cidrs).copied().collect(),
             service_ranges: config.service_cidrs.clone(),
             external_ranges: config.external_ranges(),
+            local_networks: (config.ipam != Ipam::None)
+                .then(|| self.pod_cidrs.iter().chain(&self.behind_devices).copied().collect()),
             gateways: self.gateways.clone(),
             resolvers: Vec::new(),
             scheduler: config.scheduler as u8,

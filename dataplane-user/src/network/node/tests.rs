@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use super::cluster_view::with_blocks;
 use super::facts_tracker::is_relevant;
 use super::*;
-use crate::config::Options;
+use crate::config::{Ipam, Options};
 use crate::proxy::source::NodeObject;
 
 fn config(o: Options) -> Config {
@@ -82,6 +82,30 @@ fn link_local_ipv4_addresses_are_the_nodes_but_have_no_node_ports() {
     assert_eq!(facts.link_local, ["169.254.169.254/32".parse().unwrap()], "by a device that is no uplink");
 }
 
+/// L7: where an endpoint can be whose slice says that it is on this node.
+#[test]
+fn local_networks_are_pod_ranges_and_routes_to_devices_of_others() {
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    let route = |range: &str, index, protocol| Route {
+        protocol,
+        ..Route::new(range.parse().unwrap(), Hop::Device { index: IfIndex(index) })
+    };
+    s.routes.extend([route("172.17.0.0/16", 3, 2), route("10.77.0.9/32", 9, 3)]);
+    s.routes.extend([route("192.168.50.0/24", 2, 2), Route { protocol: 82, ..route("10.244.1.5/32", 9, 0) }]);
+    let networks = |options| {
+        let c = config(options);
+        discover::facts(&c, &s, &Nodes::new()).context(&c).local_networks
+    };
+    let expected = ["10.244.1.0/24", "10.77.0.9/32", "172.17.0.0/16"].map(|n| n.parse().unwrap());
+    assert_eq!(networks(Options { pod_cidr: Some(vec![expected[0]]), ..Options::default() }), Some(expected.to_vec()));
+    assert_eq!(
+        networks(Options { ipam: Some(Ipam::None), ..Options::default() }),
+        None,
+        "another plugin's addresses are not known"
+    );
+}
+
 #[test]
 fn cluster_ips_on_the_device_of_ipvs_are_no_addresses_of_the_node() {
     let mut s = snapshot();
@@ -132,7 +156,7 @@ fn pod_cidrs_from_before_pools_stay_routed_unless_a_pool_has_their_addresses() {
     assert_eq!(*merged["n1"].pod_cidrs, ranges(&["fd00:9:2::100/122", "10.9.1.0/24", "fd00:9:1::/64"]));
     assert_eq!(*merged["n3"].pod_cidrs, [], "the pool gives its addresses to others");
 
-    let c = config(Options { ipam: Some(crate::config::Ipam::Pools), ..Options::default() });
+    let c = config(Options { ipam: Some(Ipam::Pools), ..Options::default() });
     let facts = discover::facts(&c, &snapshot(), &merged);
     let plan = NodeRoutes::plan(&c, &facts, &merged);
     let routed = ["10.1.0.0/26", "10.9.1.0/24", "10.9.2.0/24"].map(|range| range.parse().unwrap());

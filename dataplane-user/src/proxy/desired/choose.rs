@@ -117,7 +117,8 @@ pub(super) fn backends<'a>(
         same
     });
     let zone = context.node.zone.as_deref();
-    let rules = IpFamily::BOTH.map(|family| FamilyRules::new(&found, family, zone, wants[family.index()], service));
+    let rules =
+        IpFamily::BOTH.map(|family| FamilyRules::new(&found, family, zone, wants[family.index()], (service, context)));
     found.iter().map(|c| rules[c.family.index()].backend(c, zone, context)).collect()
 }
 
@@ -163,7 +164,7 @@ impl<'a> FamilyRules<'a> {
         family: IpFamily,
         zone: Option<&str>,
         wants: Wants,
-        service: &'a ServiceObject,
+        (service, context): (&'a ServiceObject, &Context),
     ) -> Self {
         let weights = service.scheduling().map(|s| &s.weights).filter(|w| **w != Weights::default());
         let mut counts = EndpointCounts::default();
@@ -172,7 +173,7 @@ impl<'a> FamilyRules<'a> {
         let takes_new = |e: &&Endpoint| e.flags & flags::READY != 0 && weights.is_none_or(|w| w.of(e) != 0);
         for e in found.iter().filter(|c| c.family == family).map(|c| c.endpoint).filter(takes_new) {
             counts.ready += 1;
-            counts.ready_local += usize::from(e.flags & flags::LOCAL != 0);
+            counts.ready_local += usize::from(is_local(e, context));
             counts.node_hints += usize::from(e.flags & flags::NODE_HINTS != 0);
             counts.this_node_hinted += usize::from(e.flags & flags::THIS_NODE_HINTED != 0);
             counts.zone_hints += usize::from(e.zones.is_some());
@@ -201,7 +202,8 @@ impl<'a> FamilyRules<'a> {
         };
         // Without ready endpoints, terminating ones that still serve take the connections.
         let cluster = if self.any_ready { has(flags::READY) && preferred } else { leaving_but_serving };
-        let local = has(flags::LOCAL) && if self.any_ready_local { has(flags::READY) } else { leaving_but_serving };
+        let is_local = is_local(e, context);
+        let local = is_local && if self.any_ready_local { has(flags::READY) } else { leaving_but_serving };
         let mut sets = if cluster { sets::CLUSTER } else { 0 };
         sets |= if local { sets::LOCAL } else { 0 };
         let weight = self.weights.map_or(1, |w| w.of(e));
@@ -213,11 +215,16 @@ impl<'a> FamilyRules<'a> {
             | bit(sets & self.remembered.external != 0, state::EXTERNAL)
             | bit(has(flags::SERVING) || has(flags::READY), state::SERVING)
             | bit(has(flags::TERMINATING), state::TERMINATING)
-            | bit(has(flags::LOCAL), state::LOCAL)
+            | bit(is_local, state::LOCAL)
             | bit(has(flags::REMOTE), state::REMOTE)
             | bit(context.cluster.is_host(e.addr), state::HOST);
         DesiredBackend { addr: e.addr, port: c.port, state, sets, weight }
     }
+}
+
+/// Returns true if the endpoint is on this node, by its `nodeName` and its address.
+fn is_local(e: &Endpoint, context: &Context) -> bool {
+    e.flags & flags::LOCAL != 0 && context.can_be_local(e.addr)
 }
 
 fn is_hinted(e: &Endpoint, zone: Option<&str>) -> bool {

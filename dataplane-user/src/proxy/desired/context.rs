@@ -43,6 +43,10 @@ pub struct NodeContext {
     pub service_ranges: Vec<IpNetwork>,
     /// Ranges in which external addresses are served; `None` for all.
     pub external_ranges: Option<Vec<IpNetwork>>,
+    /// Networks in which an endpoint can be on this node: its pod ranges, and those that the host's
+    /// routes lead to devices of other programs. `None`: the `nodeName` of the endpoint decides
+    /// alone, because another plugin gives pods their addresses.
+    pub local_networks: Option<Vec<IpNetwork>>,
     /// Next hops of the node's routes.
     pub gateways: Vec<IpAddr>,
     /// DNS servers of the node.
@@ -178,6 +182,14 @@ impl Context {
     #[must_use]
     pub fn is_this_node(&self, addr: IpAddr) -> bool {
         self.node.addresses.contains(&addr)
+    }
+
+    /// Returns true if an endpoint with this address, whose `nodeName` names this node, can be
+    /// here. A tenant writes the name, and packets to endpoints on this node leave it untranslated.
+    #[must_use]
+    pub fn can_be_local(&self, addr: IpAddr) -> bool {
+        let networks = self.node.local_networks.as_deref();
+        networks.is_none_or(|networks| networks.iter().any(|n| n.contains(addr))) || self.is_this_node(addr)
     }
 
     /// Returns true if this node serves the address's family.

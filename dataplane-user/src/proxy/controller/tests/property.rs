@@ -30,7 +30,7 @@ use crate::proxy::apply::memory::{Killed, Operation};
 enum Step {
     /// An object changes, and its watch says so.
     Change(SourceEvent),
-    Context(NodeContext),
+    Context(Box<NodeContext>),
     /// The connection was lost, objects changed meanwhile, and all are listed again.
     Relist(Vec<SourceEvent>),
     Restart,
@@ -87,8 +87,8 @@ impl History {
             Step::Grow => self.grow(),
             Step::Fault(map, operation, after) => self.memory.fail(map, *operation, *after),
             Step::Context(c) => {
-                self.objects.node = c.clone();
-                self.core.set_node_context(c.clone());
+                self.objects.node = (**c).clone();
+                self.core.set_node_context((**c).clone());
             }
             Step::Relist(unseen) => {
                 unseen.iter().for_each(|event| self.objects.apply(event));

@@ -159,3 +159,25 @@ fn rule_2_4_1_with_affinity_a_remembered_backend_satisfies_every_frontend() {
     assert_eq!(internal, [true, false]);
     assert_eq!(port.affinity, 60);
 }
+
+/// L7: a tenant names the node of an endpoint. Packets to one on this node keep the pod's own
+/// address, and nothing masquerades them.
+#[test]
+fn endpoint_is_local_only_at_an_address_that_can_be_on_this_node() {
+    let derive_on = |networks: Option<&[&str]>, at: &str| {
+        let mut context = context();
+        context.node.local_networks = networks.map(|all| all.iter().map(|n| n.parse().unwrap()).collect());
+        let (s, slices) = (exposed(Policy::Local), [slice(&[(at, READY | LOCAL)])]);
+        let desired = service(&ObjectKey::new("shop", "web"), &s, slices.iter(), &context, |_| false);
+        let backend = desired.ports[0].backends[0];
+        (backend.state & state::LOCAL != 0, backend.sets & sets::LOCAL != 0)
+    };
+    let own: &[&str] = &["10.1.0.0/24", "fd00:1::/64", "172.17.0.0/16"];
+    for at in ["10.1.0.5", "fd00:1::5", "172.17.0.9", "192.0.2.1"] {
+        assert_eq!(derive_on(Some(own), at), (true, true), "{at}");
+    }
+    for at in ["198.51.100.7", "2001:db8:9::7", "10.1.1.5", "192.0.2.2"] {
+        assert_eq!(derive_on(Some(own), at), (false, false), "{at}");
+        assert_eq!(derive_on(None, at), (true, true), "{at}, with pods of another plugin");
+    }
+}

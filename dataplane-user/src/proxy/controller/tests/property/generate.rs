@@ -252,7 +252,7 @@ pub(super) fn any_step() -> impl Strategy<Value = Step> {
         3 => any_fault(),
         16 => Just(Step::Reconcile),
         4 => (0..6000_u64).prop_map(Step::Wait),
-        2 => any_context().prop_map(Step::Context),
+        2 => any_context().prop_map(|c| Step::Context(Box::new(c))),
     ]
 }
 
