@@ -103,9 +103,10 @@ fn reset<A: Family + Reply, P: Packet>(packet: &mut P, parsed: &Parsed<A>) -> Op
     // it acknowledges the segment, whose SYN and FIN count as one byte each.
     let h: [Be32; 4] = packet.load_words_via_helper(parsed.l4)?;
     let (seq, ack, offset) = (h[1].get(), h[2].get(), (h[3].byte(0) >> 4) as u32 * 4);
-    let length = A::payload(packet)?.wrapping_sub(offset)
-        + u32::from(parsed.tcp_flags & SYN != 0)
-        + u32::from(parsed.tcp_flags & FIN != 0);
+    // Modulo 2^32, like sequence numbers: the offset may lie about the length of the header.
+    let length = (A::payload(packet)?.wrapping_sub(offset))
+        .wrapping_add(u32::from(parsed.tcp_flags & SYN != 0))
+        .wrapping_add(u32::from(parsed.tcp_flags & FIN != 0));
     let (seq, ack, flags) =
         if parsed.tcp_flags & ACK != 0 { (ack, 0, RST) } else { (0, seq.wrapping_add(length), RST | ACK) };
     // A reset has no payload and no options; every TCP header has room for it.

@@ -8,12 +8,14 @@ use std::os::fd::AsFd;
 use std::process::Command;
 
 use aya::Ebpf;
-use aya::maps::Map;
+use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use bytemuck::Pod as Plain;
+use bytemuck::{Pod as Plain, Zeroable as _};
 use dataplane_common::types::address::{Address, Prefix, V4, V6};
+use dataplane_common::types::answer_budget::AnswerKind;
+use dataplane_common::types::clock::TICK_SHIFT;
 use dataplane_common::types::event::DropReason;
-use dataplane_common::types::flow::{Flow, FlowKey};
+use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SourceRange,
@@ -23,7 +25,7 @@ use dataplane_host::verifier::despite_signals;
 
 use crate::frame::DEVICE_MAC;
 use crate::scenarios::DEVICES;
-use crate::testbed::{Action, FlowView, Hook, Testbed, flow_key, octets, view};
+use crate::testbed::{Action, AllFlows, FlowView, Hook, Testbed, flow_key, octets, view};
 
 // Return values of the programs (linux/pkt_cls.h).
 const TC_ACT_UNSPEC: i32 = -1;
@@ -42,6 +44,7 @@ struct Maps<A> {
     networks: PinnedMap<Prefix<A>, Network>,
     source_ranges: PinnedMap<Prefix<SourceRange<A>>, u32>,
     host_ports: PinnedMap<FrontendKey<A>, HostPort<A>>,
+    fragments: PinnedMap<FragmentKey<A>, Ports>,
 }
 
 impl<A: Address + Plain> Maps<A>
@@ -53,6 +56,7 @@ where
     Prefix<A>: Plain,
     Prefix<SourceRange<A>>: Plain,
     HostPort<A>: Plain,
+    FragmentKey<A>: Plain,
 {
     fn open(ebpf: &Ebpf, family: u8) -> Self {
         Self {
@@ -63,7 +67,23 @@ where
             networks: table(ebpf, &format!("networks{family}")),
             source_ranges: table(ebpf, &format!("source_ranges{family}")),
             host_ports: table(ebpf, &format!("host_ports{family}")),
+            fragments: table(ebpf, &format!("fragments{family}")),
         }
+    }
+
+    /// Removes all entries.
+    fn clear(&self) {
+        fn remove_all<K: Plain, V: Plain>(map: &PinnedMap<K, V>) {
+            map.entries().unwrap().iter().for_each(|(key, _)| assert!(map.remove(key).unwrap()));
+        }
+        remove_all(&self.addresses);
+        remove_all(&self.frontends);
+        remove_all(&self.flows);
+        remove_all(&self.affinity);
+        remove_all(&self.networks);
+        remove_all(&self.source_ranges);
+        remove_all(&self.host_ports);
+        remove_all(&self.fragments);
     }
 
     fn put_frontend(&self, key: FrontendKey<IpAddr>, frontend: &Frontend) {
@@ -116,7 +136,7 @@ pub(crate) struct Kernel {
 impl Kernel {
     fn new() -> Self {
         let mut ebpf = packet_tests::load("ropeway").unwrap();
-        for name in ["from_pod", "to_pod", "from_uplink", "to_uplink"] {
+        for name in ["from_pod", "to_pod", "from_uplink", "to_uplink", "clock"] {
             despite_signals(|| program(&mut ebpf, name).load()).unwrap();
         }
         Self {
@@ -132,6 +152,42 @@ impl Kernel {
             ebpf,
         }
     }
+}
+
+/// Elements of the arrays that scenarios use.
+const USED: u32 = 64;
+
+impl Kernel {
+    /// Empties all maps but the counters.
+    pub(crate) fn clear(&mut self) {
+        self.v4.clear();
+        self.v6.clear();
+        for index in 0..USED {
+            self.pods.insert(&index, &Pod::zeroed()).unwrap();
+            self.slots.insert(&index, &Slot::zeroed()).unwrap();
+            self.backends.insert(&index, &Backend::zeroed()).unwrap();
+        }
+        // An element is a tick and a number of answers.
+        let mut answers = per_cpu::<u64>(&self.ebpf, "answers");
+        for kind in 0..AnswerKind::COUNT as u32 {
+            let none = vec![0; aya::util::nr_cpus().unwrap()];
+            answers.set(kind, none.try_into().unwrap(), 0).unwrap();
+        }
+    }
+
+    /// Returns the present tick.
+    pub(crate) fn tick(&mut self) -> u32 {
+        let frame = [0; 64];
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+        program(&mut self.ebpf, "clock").test_run(options).unwrap().return_value >> TICK_SHIFT
+    }
+}
+
+/// Opens a per-CPU array of the object.
+fn per_cpu<V: aya::Pod>(ebpf: &Ebpf, name: &str) -> PerCpuArray<MapData, V> {
+    let Some(Map::PerCpuArray(data)) = ebpf.map(name) else { panic!("no map {name}") };
+    let data = MapData::from_fd(data.fd().as_fd().try_clone_to_owned().unwrap()).unwrap();
+    PerCpuArray::try_from(Map::PerCpuArray(data)).unwrap()
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
@@ -227,13 +283,12 @@ impl Testbed for Kernel {
         // A tick is about a second. A scenario takes less, but it may begin at the end of one.
         1
     }
-    fn drops(&mut self, reason: DropReason) -> u64 {
-        let Some(Map::PerCpuArray(data)) = self.ebpf.map("drops") else { panic!("no map drops") };
-        let counts = aya::maps::PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(
-            aya::maps::MapData::from_fd(data.fd().as_fd().try_clone_to_owned().unwrap()).unwrap(),
-        ))
-        .unwrap();
-        counts.get(&(reason as u32), 0).unwrap().iter().sum()
+    fn all_drops(&self) -> Vec<u64> {
+        let counts = per_cpu::<u64>(&self.ebpf, "drops");
+        DropReason::ALL.iter().map(|reason| counts.get(&(*reason as u32), 0).unwrap().iter().sum()).collect()
+    }
+    fn all_flows(&self) -> AllFlows {
+        AllFlows::of(self.v4.flows.entries().unwrap().into_iter(), self.v6.flows.entries().unwrap().into_iter())
     }
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action {
         let name = match hook {

@@ -8,6 +8,7 @@
 //! `cargo xtask test --level packet` builds the object and runs both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests panic to fail")]
 
+mod differential;
 mod frame;
 mod kernel;
 mod model;
@@ -15,6 +16,11 @@ mod scenarios;
 mod stack;
 mod testbed;
 mod verifier;
+
+/// Returns a number from the environment.
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{variable}: {e}")))
+}
 
 macro_rules! both {
     ($($(#[$doc:meta])* $name:ident;)*) => {
@@ -55,6 +61,11 @@ both! {
     loopback_destination_is_dropped_at_every_device;
     tunnel_port_is_reached_by_nodes_alone;
     inner_source_in_the_tunnel_is_of_the_sending_node;
+    forged_packets_of_a_pod_are_dropped;
+    forged_packets_of_the_link_are_dropped;
+    forged_packets_in_the_tunnel_of_a_node_are_dropped;
+    datagrams_of_strangers_to_the_tunnel_are_dropped;
+    honest_packets_beside_the_forged_ones_are_delivered;
     service_without_backends_is_rejected;
     packet_from_an_unanswerable_source_is_dropped;
     undefined_cluster_ip_port_is_rejected;
@@ -110,6 +121,7 @@ both! {
     full_pool_gives_the_port_of_an_ended_connection;
     node_port_flow_of_a_remote_pod_translates_no_direct_answers;
     refusals_are_limited_per_tick;
+    segment_with_a_lying_data_offset_is_rejected;
     two_frontends_of_one_backend_keep_their_replies;
     taken_reply_key_without_a_free_port_is_dropped;
     ended_pair_is_removed_whole;

@@ -27,7 +27,7 @@ use dataplane_common::types::stage::{Origin, Stage};
 use dataplane_common::verdict::{self as core, Verdict};
 use dataplane_common::wire::checksum;
 
-use crate::testbed::{Action, FlowView, Hook, Testbed, flow_key, octets, view};
+use crate::testbed::{Action, AllFlows, FlowView, Hook, Testbed, flow_key, octets, view};
 use packet::Frame;
 use tables::{FlowTable, Maps, Shared, View};
 
@@ -42,6 +42,8 @@ pub(crate) struct Model {
     drops: HashMap<u32, u64>,
     target: Option<u32>,
     queued: bool,
+    /// Packets may arrive with wrong checksums.
+    wrong_sums: bool,
 }
 
 /// Returns the sum that a device computes (`CHECKSUM_COMPLETE`): everything behind the Ethernet
@@ -76,7 +78,7 @@ fn run<A: Family + Reply>(
     frame: &mut Vec<u8>,
     mut flows: FlowTable<'_, A>,
     tables: &View<'_, A>,
-    inner: (&View<'_, V4>, &View<'_, V6>),
+    (inner, checks_sum): ((&View<'_, V4>, &View<'_, V6>), bool),
 ) -> Verdict {
     let (size, before) = (frame.len(), sum(frame));
     let mut packet =
@@ -114,6 +116,9 @@ fn run<A: Family + Reply>(
             }
             Stage::UdpFailover => udp_failover::fail_over::<A, _, _, _>(&mut packet, &mut flows, tables),
         };
+    }
+    if !checks_sum {
+        return verdict;
     }
     let balanced = checksum::add(before, packet.sum_change);
     if matches!(verdict.action(), core::Action::ToPod | core::Action::ToUplink)
@@ -160,6 +165,11 @@ pub(crate) enum Connected {
 }
 
 impl Model {
+    /// Accepts packets whose checksums were wrong before.
+    pub(crate) fn tolerate_wrong_sums(&mut self) {
+        self.wrong_sums = true;
+    }
+
     /// Sets the present tick.
     pub(crate) fn set_now(&mut self, now: u32) {
         self.shared.now = now;
@@ -346,18 +356,31 @@ impl Testbed for Model {
     fn clock_slack(&self) -> u32 {
         0
     }
-    fn drops(&mut self, reason: DropReason) -> u64 {
-        self.drops.get(&(reason as u32)).copied().unwrap_or(0)
+    fn all_drops(&self) -> Vec<u64> {
+        DropReason::ALL.iter().map(|reason| self.drops.get(&(*reason as u32)).copied().unwrap_or(0)).collect()
+    }
+    fn all_flows(&self) -> AllFlows {
+        AllFlows::of(self.flows4.iter().map(|(k, f)| (*k, *f)), self.flows6.iter().map(|(k, f)| (*k, *f)))
     }
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action {
         let (four, six) = (View(&self.shared, &self.v4), View(&self.shared, &self.v6));
         let verdict = match frame[12..14] {
-            [0x86, 0xdd] => {
-                run(hook, ifindex, frame, FlowTable(&mut self.flows6, &self.shared.flow_room), &six, (&four, &six))
-            }
-            [8, 0] => {
-                run(hook, ifindex, frame, FlowTable(&mut self.flows4, &self.shared.flow_room), &four, (&four, &six))
-            }
+            [0x86, 0xdd] => run(
+                hook,
+                ifindex,
+                frame,
+                FlowTable(&mut self.flows6, &self.shared.flow_room),
+                &six,
+                ((&four, &six), !self.wrong_sums),
+            ),
+            [8, 0] => run(
+                hook,
+                ifindex,
+                frame,
+                FlowTable(&mut self.flows4, &self.shared.flow_room),
+                &four,
+                ((&four, &six), !self.wrong_sums),
+            ),
             [0x81, 0] | [0x88, 0xa8] if hook == Hook::FromUplink => Verdict::drop(DropReason::ForbiddenControl),
             // The entry points in `dataplane-ebpf` decide about frames that are not IP.
             _ if hook == Hook::FromPod => Verdict::drop(DropReason::ForbiddenControl),

@@ -9,6 +9,7 @@ mod backend_removal;
 mod bandwidth;
 mod connection_counts;
 mod flow_ownership;
+mod forged;
 mod forged_segments;
 mod headers;
 mod interleavings;
@@ -40,6 +41,7 @@ pub(crate) use backend_removal::*;
 pub(crate) use bandwidth::*;
 pub(crate) use connection_counts::*;
 pub(crate) use flow_ownership::*;
+pub(crate) use forged::*;
 pub(crate) use forged_segments::*;
 pub(crate) use headers::*;
 pub(crate) use martians::*;
@@ -53,11 +55,11 @@ pub(crate) use timeouts::*;
 pub(crate) use tunnel::*;
 pub(crate) use uplinks::*;
 
-const POD_A: u32 = 2;
-const POD_B: u32 = 3;
-const UPLINK: u32 = 20;
-const TUNNEL: u32 = 21;
-const SECOND_UPLINK: u32 = 22;
+pub(crate) const POD_A: u32 = 2;
+pub(crate) const POD_B: u32 = 3;
+pub(crate) const UPLINK: u32 = 20;
+pub(crate) const TUNNEL: u32 = 21;
+pub(crate) const SECOND_UPLINK: u32 = 22;
 /// Interface indexes of the devices that must exist in the kernel's namespace.
 pub(crate) const DEVICES: [u32; 5] = [POD_A, POD_B, UPLINK, TUNNEL, SECOND_UPLINK];
 

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dataplane_common::types::address::Address;
+use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod};
@@ -64,7 +64,14 @@ pub(crate) trait Testbed {
     /// with [`Testbed::advance`] alone; the kernel's goes on. An age that must stay below a limit
     /// keeps this distance from it.
     fn clock_slack(&self) -> u32;
-    fn drops(&mut self, reason: DropReason) -> u64;
+    /// Returns the number of packets that were dropped for a reason.
+    fn drops(&mut self, reason: DropReason) -> u64 {
+        self.all_drops()[reason as usize]
+    }
+    /// Returns the dropped packets by the number of their reason.
+    fn all_drops(&self) -> Vec<u64>;
+    /// Returns all flows but for the times of their last packets.
+    fn all_flows(&self) -> AllFlows;
     fn run(&mut self, hook: Hook, ifindex: u32, frame: &mut Vec<u8>) -> Action;
     /// Returns the interface to which the last packet was redirected, if the testbed knows it.
     fn target(&self) -> Option<u32>;
@@ -94,5 +101,22 @@ pub(crate) fn view<A: Into<IpAddr> + Copy>(flow: Flow<A>) -> FlowView {
         // Of a pod's device, the index.
         iif: flow.iif & u32::from(u16::MAX),
         oif: flow.egress_ifindex(),
+    }
+}
+
+/// All flows of a node, in an order that does not depend on the table. Times are left out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AllFlows(Vec<String>);
+
+impl AllFlows {
+    pub(crate) fn of(
+        four: impl Iterator<Item = (FlowKey<V4>, Flow<V4>)>,
+        six: impl Iterator<Item = (FlowKey<V6>, Flow<V6>)>,
+    ) -> Self {
+        let four = four.map(|(key, flow)| format!("{key:?} {:?}", Flow { last_seen: 0, ..flow }));
+        let six = six.map(|(key, flow)| format!("{key:?} {:?}", Flow { last_seen: 0, ..flow }));
+        let mut all: Vec<_> = four.chain(six).collect();
+        all.sort_unstable();
+        Self(all)
     }
 }

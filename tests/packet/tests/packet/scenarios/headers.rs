@@ -72,7 +72,7 @@ pub(crate) fn forged_first_fragment_leads_no_later_ones<T: Testbed>(t: &mut T) {
 }
 
 /// Returns the first fragment of a datagram, a later one, and a later one of another datagram.
-pub(super) fn fragments(whole: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+pub(crate) fn fragments(whole: &[u8]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     if crate::frame::is_v6(whole) {
         let header = |offset_and_more: u16, id: u8| {
             let o = offset_and_more.to_be_bytes();

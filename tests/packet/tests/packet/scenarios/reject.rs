@@ -61,6 +61,24 @@ pub(crate) fn service_without_backends_is_rejected<T: Testbed>(t: &mut T) {
     }
 }
 
+/// Found by the differential run: a data offset (RFC 9293, section 3.1) beyond the segment's end.
+pub(crate) fn segment_with_a_lying_data_offset_is_rejected<T: Testbed>(t: &mut T) {
+    for net in node(t) {
+        let (client, to) = (at(net.a, 40000), at(net.vip, 81));
+        for offset in 0..16 {
+            for payload in 0..4 {
+                let mut f = frame_of(Kind::Syn, client, to, &vec![7; payload]);
+                let tcp = if net.a.is_ipv4() { 34 } else { 54 };
+                f[tcp + 12] = offset << 4;
+                let answer = expect_answer(t, FROM_A, f, DropReason::NoFrontend);
+                // The SYN counts as one, and what the offset leaves of the segment.
+                let length = (20 + payload as u32 + 1).wrapping_sub(u32::from(offset) * 4);
+                assert_eq!(verify_reset(&answer), ((to, client), (0, length.wrapping_add(1)), true), "offset {offset}");
+            }
+        }
+    }
+}
+
 /// A flood of packets that would be refused. The limit is one of a CPU and a tick, both of which
 /// can change during the test.
 pub(crate) fn refusals_are_limited_per_tick<T: Testbed>(t: &mut T) {

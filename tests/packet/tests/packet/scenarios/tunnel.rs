@@ -13,7 +13,7 @@ use crate::frame::{Kind, frame, frame_of, with_extra_header};
 use crate::testbed::Testbed;
 
 /// Returns a VXLAN datagram (RFC 7348, section 5) with this frame in it.
-fn encapsulated((from, to): (SocketAddr, SocketAddr), network: u32, inner: &[u8]) -> Vec<u8> {
+pub(super) fn encapsulated((from, to): (SocketAddr, SocketAddr), network: u32, inner: &[u8]) -> Vec<u8> {
     let header = [&[8, 0, 0, 0][..], &(network << 8).to_be_bytes()].concat();
     frame_of(Kind::Udp, from, to, &[&header, inner].concat())
 }
