@@ -8,13 +8,16 @@
 //! The third level records the outcome of the rules of a service proxy. The matrix of these
 //! outcomes is compared with docs/service-matrix.md.
 //!
-//! `cargo xtask test mutants` tests the tests of the first level.
+//! `cargo xtask test mutants` tests the tests of the first level. `cargo xtask test hostile` runs
+//! those of hostile pods, neighbours and tenants alone, and checks docs/hostile-matrix.md.
 //!
 //! All but the first need root, and fail without it: a skipped level would prove nothing.
 
 mod contracts;
 mod copy;
+mod hostile;
 mod mutants;
+mod page;
 mod sabotage;
 mod traces;
 
@@ -55,9 +58,11 @@ pub(crate) struct Options {
 enum What {
     /// Change the source in one place at a time, and expect a host test to fail
     Mutants(mutants::Options),
+    /// Run the tests of hostile pods, neighbours and tenants, and check docs/hostile-matrix.md
+    Hostile(hostile::Options),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
 enum Level {
     Host,
     Packet,
@@ -106,8 +111,10 @@ impl Level {
 
 /// Builds, then runs all levels in order, even if one fails.
 pub(crate) fn run(paths: &Paths, options: &Options) -> Result<()> {
-    if let Some(What::Mutants(options)) = &options.what {
-        return mutants::run(paths, options);
+    match &options.what {
+        Some(What::Mutants(options)) => return mutants::run(paths, options),
+        Some(What::Hostile(options)) => return hostile::run(paths, options),
+        None => {}
     }
     if options.sabotage {
         if options.filter.as_deref() != Some("contracts") {

@@ -4,7 +4,7 @@
 //! and date as [`Figure`] shows them; README.md's table of figures has no other rows.
 //! SPECIFICATION.md names the command or the file that holds each promise: the command line accepts
 //! the command, a test matches its filter, and the file exists. ARCHITECTURE.md names the tests of
-//! each invariant.
+//! each invariant, docs/hostile-matrix.md those of each attack.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -60,12 +60,12 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// Checks that the tests, commands and files exist that SPECIFICATION.md and the invariants of
-/// ARCHITECTURE.md name.
+/// Checks that the tests, commands and files exist that SPECIFICATION.md, the invariants of
+/// ARCHITECTURE.md and docs/hostile-matrix.md name.
 pub(super) fn evidence(paths: &Paths) -> Result<()> {
     let tests: Vec<String> = files::below(paths, "", &["rs"])?.iter().flat_map(tests_of).collect();
     let (mut faults, mut named) = (Vec::new(), 0);
-    for document in ["SPECIFICATION.md", "ARCHITECTURE.md"] {
+    for document in ["SPECIFICATION.md", "ARCHITECTURE.md", "docs/hostile-matrix.md"] {
         let text = std::fs::read_to_string(paths.root.join(document))?;
         for (index, line) in text.lines().enumerate() {
             let commands: Vec<_> = quoted(line).filter(|_| line.starts_with('|')).filter_map(command).collect();
@@ -84,13 +84,14 @@ pub(super) fn evidence(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Returns the tests that an invariant (I1) names and that do not exist. A test is named by its
-/// function, in the last cell of the row.
+/// Returns the tests that an invariant (I1) or a row of the hostile matrix (F1) names and that do
+/// not exist. A test is named by its function, in the last cell of the row.
 fn missing_tests<'a>(line: &'a str, tests: &'a [String]) -> impl Iterator<Item = String> + 'a {
-    let is_invariant = line.strip_prefix("| I").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let is_number = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    let is_listed = ["| I", "| F", "| L", "| S"].iter().any(|start| line.strip_prefix(start).is_some_and(is_number));
     let last = line.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap_or_default();
     let is_function = |name: &&str| name.contains('_') && !name.contains([' ', '/', '.']);
-    let names = quoted(last).filter(move |_| is_invariant).filter(is_function);
+    let names = quoted(last).filter(move |_| is_listed).filter(is_function);
     let exists = |name: &str| tests.iter().any(|test| test.rsplit("::").next() == Some(name));
     names.filter(move |name| !exists(name)).map(|name| format!("no test is called {name}"))
 }

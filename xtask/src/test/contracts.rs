@@ -7,19 +7,20 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use ropeway_tests::contracts::{Matrix, read};
 
+use super::page::Page;
 use crate::paths::Paths;
 use crate::shell;
 
 /// The module of the tests that record.
 const MODULE: &str = "contracts::";
 const DOC: &str = "docs/service-matrix.md";
+const COMMAND: &str = "cargo xtask test contracts --write";
 
 /// The files of a run: its records and the committed matrix.
 pub(super) struct Contracts {
     /// File to which the tests append their records.
     pub(super) records: PathBuf,
-    doc: PathBuf,
-    write: bool,
+    page: Page,
 }
 
 impl Contracts {
@@ -32,7 +33,7 @@ impl Contracts {
             }
             _ => {}
         }
-        Ok(Self { records, doc: paths.root.join(DOC), write })
+        Ok(Self { records, page: Page::new(paths, DOC, COMMAND, write) })
     }
 
     /// Returns whether the filter selects all tests that record.
@@ -51,13 +52,7 @@ impl Contracts {
         if !failures.is_empty() {
             bail!("rules failed:\n{}", failures.join("\n"));
         }
-        if self.write {
-            return fs::write(&self.doc, text).with_context(|| format!("cannot write {DOC}"));
-        }
-        if fs::read_to_string(&self.doc).unwrap_or_default() != text {
-            bail!("{DOC} is stale: rewrite it with `cargo xtask test contracts --write`");
-        }
-        Ok(())
+        self.page.settle(&text)
     }
 }
 
@@ -68,7 +63,8 @@ mod tests {
     fn contracts(name: &str, write: bool) -> Contracts {
         let folder = std::env::temp_dir().join(format!("ropeway-contracts-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        Contracts { records: folder.join("records"), doc: folder.join("doc"), write }
+        let page = Page { name: DOC, command: COMMAND, file: folder.join("doc"), write };
+        Contracts { records: folder.join("records"), page }
     }
 
     fn outcome(contracts: &Contracts) -> String {
@@ -92,16 +88,16 @@ mod tests {
     #[test]
     fn failed_or_stale_matrix_is_reported() {
         let checked = contracts("checked", false);
-        let writing = Contracts { write: true, records: checked.records.clone(), doc: checked.doc.clone() };
+        let writing = contracts("checked", true);
         assert!(outcome(&writing).contains("no test has looked"), "nothing was recorded");
-        assert!(!checked.doc.exists(), "what fails is not written");
+        assert!(!checked.page.file.exists(), "what fails is not written");
         fs::write(&checked.records, records()).unwrap();
         assert!(outcome(&checked).contains("is stale"), "there is no file");
         assert_eq!(outcome(&writing), "well");
         assert_eq!(outcome(&checked), "well");
         fs::write(&checked.records, records().replacen(r#""failure":null"#, r#""failure":"timeout""#, 1)).unwrap();
         assert!(outcome(&checked).contains(": timeout"));
-        fs::remove_dir_all(checked.doc.parent().unwrap()).unwrap();
+        fs::remove_dir_all(checked.page.file.parent().unwrap()).unwrap();
     }
 
     #[test]
