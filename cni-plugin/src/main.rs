@@ -14,6 +14,8 @@ mod config;
 mod dataplane;
 mod env;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod log;
 mod mtu;
 mod plan;

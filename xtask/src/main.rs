@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod image;
 mod lint;
 mod setup;
@@ -40,6 +41,8 @@ enum Command {
     Lint(lint::Options),
     /// Run all tests, level by level (as root)
     Test(test::Options),
+    /// Run the tests `fuzz_*` of parsers and decoders for a while, with a new seed
+    Fuzz(fuzz::Options),
     /// Run packet and namespace tests on Debian's kernel in an emulated machine
     Vm(vm::Options),
     /// Measure (as root)
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&paths, &options),
         Command::Lint(options) => lint::run(&paths, &options),
         Command::Test(options) => test::run(&paths, &options),
+        Command::Fuzz(options) => fuzz::run(&paths, &options),
         Command::Vm(options) => vm::run(&paths, &options),
         Command::Bench(options) => bench::run(&paths, &options),
         Command::Image(options) => image::run(&paths, &options),

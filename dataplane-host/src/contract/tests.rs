@@ -1,6 +1,6 @@
 //! Tests of the files that agent and plugin share: versions, damaged content, error texts.
 
-use super::pools::PoolsFile;
+use super::pools::{NamespacesFile, PoolsFile};
 use super::*;
 
 struct StateDir(PathBuf);
@@ -113,4 +113,25 @@ fn state_directory_is_empty_or_has_a_file_of_ropeway() {
         assert!(is(&["note.txt", own]), "{own}");
     }
     assert!(!is(&["passwd", "shadow"]) && !is(&["lost+found", "home"]));
+}
+
+/// The agent writes these files, and the plugin of another version, or a fault of the disk, may
+/// have changed them.
+#[test]
+fn fuzz_files_of_the_agent() {
+    let seeds: [&[u8]; 3] = [
+        br#"{"version":1,"node":"n1","podCIDRs":["10.1.0.0/24"],"mtu":1500,
+            "reservedPorts":[{"protocol":"tcp","port":10250,"user":"kubelet"}]}"#,
+        br#"{"version":1,"node":"n1","boot":"b","default":["a"],"pools":[{"name":"a","cidr":"10.1.0.0/16",
+            "allowFixedAddresses":true,"reserved":["10.1.0.0/32"],"blocks":["10.1.0.64/26"]}]}"#,
+        br#"{"version":1,"chosen":{},"plain":["default"],"permitted":{"a":["shop"]},"broken":{"odd":"why"}}"#,
+    ];
+    let words = ["version", "node", "podCIDRs", "mtu", "pools", "blocks", "namespaces", "labels", "boot", "reserved"];
+    let path = Path::new("node.json");
+    fuzzing::run("agent_files", &seeds, &words, |input| {
+        let node = parse::<NodeFile>(path, input, &NodeFile::VERSIONS).is_ok();
+        let pools = parse::<PoolsFile>(path, input, &PoolsFile::VERSIONS).is_ok();
+        let namespaces = parse::<NamespacesFile>(path, input, &NamespacesFile::VERSIONS).is_ok();
+        node || pools || namespaces
+    });
 }

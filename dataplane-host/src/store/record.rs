@@ -168,4 +168,21 @@ mod tests {
         assert_ne!(id("ab", "c").file_name(), id("a", "bc").file_name());
         assert_eq!(id("a", "eth0").host_ifname().len(), 15);
     }
+
+    /// A record with the right checksum and any content: what another version may have written.
+    #[test]
+    fn fuzz_records() {
+        let whole = record().to_bytes().unwrap();
+        let text = &whole[..whole.len() - 18];
+        let words = ["containerID", "ifname", "addresses", "ports", "mac", "mtu", "generation", "boot", "version"];
+        fuzzing::run("records", &[text], &words, |input| {
+            let sum = format!("\n{:016x}\n", hash64(input));
+            let read = AttachmentRecord::from_bytes(&[input, sum.as_bytes()].concat());
+            assert!(AttachmentRecord::from_bytes(input).is_err() || input.len() > 18);
+            // What is read can be written and read again.
+            let again = read.as_ref().map(|record| AttachmentRecord::from_bytes(&record.to_bytes().unwrap()));
+            assert!(again.is_err() || again == Ok(read.clone()), "{read:?}");
+            read.is_ok()
+        });
+    }
 }

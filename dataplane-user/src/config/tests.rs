@@ -168,3 +168,26 @@ fn invalid_flags_and_files_are_rejected() {
     let missing = Options::from_file(Path::new("/nonexistent")).unwrap_err().to_string();
     assert!(missing.starts_with("--config /nonexistent: cannot read the file: No such file"), "{missing}");
 }
+
+#[test]
+fn fuzz_configuration_file() {
+    let seeds: [&[u8]; 1] =
+        [b"nodeName: n1\nzone: z1\nmaxFlows: 4096\npodCIDRs: [10.1.0.0/24]\nexternalIPs: [none]\nvxlanPort: 4789\n"];
+    let words = [
+        "nodeName",
+        "podCIDRs",
+        "ipam",
+        "pools",
+        "externalIPs",
+        "all",
+        "nodePortAddresses",
+        "primary",
+        "snatPortRange",
+        "1-2",
+    ];
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fuzzing::run("configuration", &seeds, &words, |input| {
+        std::fs::write(file.path(), input).unwrap();
+        Options::from_file(file.path()).is_ok_and(|options| Config::new(options).is_ok())
+    });
+}

@@ -259,4 +259,22 @@ mod tests {
     fn ends_of(cidr: &str) -> Vec<IpNetwork> {
         pool(cidr, None, &[]).unwrap().reserved
     }
+
+    #[test]
+    fn fuzz_pools() {
+        let seeds: [&[u8]; 2] = [
+            br#"{"cidr":"10.244.0.0/16","blockSize":26,"disabled":false,"nodeSelector":{"matchLabels":{"a":"b"}},"reserved":["10.244.0.0/28"]}"#,
+            br#"{"cidr":"fd00:244::/64","blockSize":122,"allowFixedAddresses":true,"borrow":true}"#,
+        ];
+        let words =
+            ["cidr", "blockSize", "reserved", "nodeSelector", "namespaceSelector", "borrow", "::/0", "0.0.0.0/0"];
+        fuzzing::run("pools", &seeds, &words, |input| {
+            let Ok(spec) = serde_json::from_slice::<IpPoolSpec>(input) else { return false };
+            let _ = serde_json::from_slice::<crate::ipam::crd::IpBlock>(input);
+            let Ok(pool) = Pool::new("p", &spec) else { return false };
+            // The last block is found by its index, as the first is.
+            let last = pool.skip_reserved(pool.blocks() - 1).min(pool.blocks() - 1);
+            pool.block_of(pool.block(last).network()).is_some()
+        });
+    }
 }

@@ -8,6 +8,8 @@
 mod block;
 mod cluster;
 mod field;
+#[cfg(test)]
+mod fuzz;
 mod pod;
 mod ports;
 mod selector;

@@ -6,6 +6,8 @@
 //! written to the directory.
 
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod parse;
 #[cfg(test)]
 mod tests;

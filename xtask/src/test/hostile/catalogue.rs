@@ -1,4 +1,5 @@
-//! The rows of docs/hostile-matrix.md: attacker, means, victim, and the tests that show the outcome.
+//! The rows of docs/hostile-matrix.md: attacker, means, victim, and the tests that show the
+//! outcome.
 //!
 //! F1 to F21 are the findings of the review of 2026-11-29. A row that is not mended, or only in
 //! part, names its weakness in SECURITY.md.
