@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Most inputs that are kept for further changes.
 const KEPT: usize = 256;
 /// Longest input, bytes.
-const MOST: usize = 1 << 16;
+const MOST: usize = 1 << 13;
 
 /// Runs `check` on the corpus of the target, on `seeds`, and on changed inputs. `check` returns
 /// true for an input that it accepts. `words` are inserted whole, such as names of fields.
