@@ -94,7 +94,7 @@ fn random_packets_are_treated_alike_by_model_and_kernel() {
         let dropped: Vec<_> = DropReason::ALL.iter().map(|reason| reason.label()).zip(&tally.dropped).collect();
         println!("{tally:?} {dropped:?}");
         let shares = [tally.passed, tally.redirected, tally.changed, tally.flows as u64 * 5];
-        assert!(shares.iter().all(|n| n * 20 > packets), "too little happened: {tally:?}");
+        assert!(packets < PACKETS || shares.iter().all(|n| n * 20 > packets), "too little happened: {tally:?}");
         println!("{} random packets from seed {first}: 0 differences", batches * BATCH);
     });
 }

@@ -72,6 +72,9 @@ fn has_sum<A: Address>(frame: &[u8]) -> bool {
     proto != proto::SCTP && (A::V6 || proto != proto::UDP || frame.get(at + 6..at + 8) != Some(&[0, 0]))
 }
 
+/// Tail calls of one packet.
+const MAX_TAIL_CALLS: u32 = 33;
+
 fn run<A: Family + Reply>(
     hook: Hook,
     ifindex: u32,
@@ -93,7 +96,14 @@ fn run<A: Family + Reply>(
         Hook::ToPod => (Origin::Host, datapath::from_host::<A, _, _, _, false>(&mut packet, &mut flows, tables)),
         Hook::ToUplink => (Origin::Host, datapath::from_host::<A, _, _, _, true>(&mut packet, &mut flows, tables)),
     };
+    let mut calls = 0;
     while let Some(stage) = verdict.stage() {
+        // The kernel ends a packet's tail calls like this (`MAX_TAIL_CALL_CNT` in
+        // include/linux/bpf.h); the program then finds no stage.
+        calls += 1;
+        if calls > MAX_TAIL_CALLS {
+            return Verdict::drop(DropReason::NoStage);
+        }
         let payload = verdict.without_stage();
         verdict = match stage {
             Stage::NewConnection => {
