@@ -11,6 +11,7 @@ pub mod balance;
 pub mod maps;
 pub mod packet;
 pub mod path;
+pub mod policy;
 pub mod types;
 pub mod verdict;
 pub mod wire;

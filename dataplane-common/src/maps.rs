@@ -10,6 +10,7 @@ use crate::types::event::Counter;
 use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use crate::types::load::{ConnectionCounts, Search};
 use crate::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
+use crate::types::policy::{PodRules, Rule, RuleKey};
 use crate::types::service::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SlotTable, SockPeer, SockPeerKey, SourceRange,
 };
@@ -29,6 +30,9 @@ pub trait SharedMaps {
     /// Returns the pod behind a host-side interface. The element can be unused
     /// ([`crate::types::pod::pod_flags::PRESENT`]).
     fn pod(&self, ifindex: u32) -> Option<&Pod>;
+    /// Returns the rules of the pod behind a host-side interface. They can be an earlier pod's
+    /// ([`PodRules::device`]).
+    fn pod_rules(&self, ifindex: u32) -> Option<&PodRules>;
     /// Returns the pod in a network namespace.
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
     /// Returns the backend id in a slot; `None` if the index is out of range.
@@ -54,11 +58,27 @@ pub trait SharedMaps {
     fn take_answer(&self, kind: AnswerKind) -> bool;
 }
 
+/// The rules of network policy, as [`crate::policy::evaluate`] reads them. The agent's tests
+/// implement it too.
+pub trait RuleMaps<A: Address> {
+    /// Returns the class of a pod's address.
+    fn peer_class(&self, addr: &A) -> Option<u32>;
+    /// Returns the class of the longest matching block of an address.
+    fn block_class(&self, addr: &A) -> Option<u32>;
+    /// Returns the decision of a rule set about a class of peers.
+    fn rule(&self, key: &RuleKey) -> Option<&Rule>;
+    /// Returns the decision of a port table, one of [`crate::types::policy::decision`].
+    fn port_decision(&self, table: u32, proto: u8, port: u16) -> Option<u32>;
+}
+
 /// The maps of one address family. Methods take `&self`: other CPUs and the agent write too, so
 /// access is never exclusive.
-pub trait FamilyMaps<A: Address>: SharedMaps {
+pub trait FamilyMaps<A: Address>: SharedMaps + RuleMaps<A> {
     /// Returns the role of an address.
     fn address(&self, addr: &A) -> Option<AddressInfo>;
+    /// Runs [`crate::policy::evaluate`]; `ports`: the protocol above 16 bits of the port. A method,
+    /// because the kernel programs call a global function for it, which the verifier checks once.
+    fn judge(&self, set: u32, peer: &A, ports: u32) -> u32;
     /// Returns the longest matching network of an address.
     fn network(&self, addr: &A) -> Option<Network>;
     /// Returns the pod behind a host port.

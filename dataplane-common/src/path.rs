@@ -6,11 +6,14 @@
 
 pub mod conntrack;
 pub mod datapath;
+pub mod deliver;
 pub mod flow_pair;
 pub mod forward;
 pub mod icmp_error;
+pub mod judge;
 pub mod new_connection;
 pub mod port_reuse;
+pub mod recheck;
 pub mod reject;
 pub mod sctp_ports;
 pub mod sender;

@@ -20,6 +20,7 @@ pub mod load;
 #[cfg(feature = "host")]
 mod plain;
 pub mod pod;
+pub mod policy;
 pub mod service;
 pub mod side;
 pub mod stage;

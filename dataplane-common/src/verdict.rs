@@ -78,7 +78,40 @@ impl Verdict {
         Self::new(Action::Pass, backend).then(Stage::PortReuse)
     }
 
-    /// Returns the backend of [`Self::take_port`].
+    /// Returns the verdict with which [`Stage::Judge`] decides about a new flow to this backend; 0:
+    /// to a host port, or out of the cluster.
+    #[inline(always)]
+    #[must_use]
+    pub const fn judge(backend: u32) -> Self {
+        Self::new(Action::Translate, backend).then(Stage::Judge)
+    }
+
+    /// Returns a refusal as a plain number, which the verifier can forget; 0 if there is none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refusal(reason: Option<DropReason>) -> u32 {
+        match reason {
+            Some(reason) => reason as u32,
+            None => 0,
+        }
+    }
+
+    /// Returns the verdict to drop a packet for a refusal, a number of [`Self::refusal`] but 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refused(refusal: u32) -> Self {
+        Self::new(Action::Drop, refusal)
+    }
+
+    /// Returns the interface index of the pod to which the verdict may deliver, which a device that
+    /// leads out of the node is not; else 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pod(self) -> u32 {
+        if matches!(self.action(), Action::ToPod | Action::ToUplink) { self.ifindex() } else { 0 }
+    }
+
+    /// Returns the backend of [`Self::take_port`] or [`Self::judge`].
     #[inline(always)]
     #[must_use]
     pub const fn backend(self) -> u32 {

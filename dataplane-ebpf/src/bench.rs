@@ -73,7 +73,21 @@ fn key6(n: u32) -> FlowKey<V6> {
 fn flow<A: Copy>(addr: A) -> Flow<A> {
     let (iif, oif, backend, generation, last_seen) = (1, 2, 3, 4, 5);
     let (sport, dport) = (1, 2);
-    Flow { src: addr, dst: addr, sport, dport, iif, oif, backend, generation, last_seen, state: 0, flags: 0, seq: 0 }
+    Flow {
+        src: addr,
+        dst: addr,
+        sport,
+        dport,
+        iif,
+        oif,
+        backend,
+        generation,
+        last_seen,
+        epoch: 0,
+        state: 0,
+        flags: 0,
+        seq: 0,
+    }
 }
 
 bare! {

@@ -13,6 +13,7 @@ use dataplane_common::types::answer_budget::{AnswerBudget, AnswerKind};
 use dataplane_common::types::event::{Counter, DropReason};
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use dataplane_common::types::policy::{PodRules, PortKey, Rule, RuleKey};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
     SockBackend, SockPeer, SockPeerKey, SourceRange,
@@ -86,6 +87,20 @@ pub static source_ranges6: LpmTrie<SourceRange<V6>, u32, 1048576> = LpmTrie::new
 pub static host_ports4: HashMap<FrontendKey<V4>, HostPort<V4>, 16384, ON_DEMAND> = HashMap::new();
 #[btf_map]
 pub static host_ports6: HashMap<FrontendKey<V6>, HostPort<V6>, 16384, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static pod_rules: Array<PodRules, { POD_SLOTS as usize }> = Array::new();
+#[btf_map]
+pub static peers4: HashMap<V4, u32, 262144, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static peers6: HashMap<V6, u32, 262144, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static blocks4: LpmTrie<V4, u32, 262144> = LpmTrie::new();
+#[btf_map]
+pub static blocks6: LpmTrie<V6, u32, 262144> = LpmTrie::new();
+#[btf_map]
+pub static rules: HashMap<RuleKey, Rule, 1048576, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub static ports: LpmTrie<PortKey, u32, 262144> = LpmTrie::new();
 /// Stage programs, indexed by `Stage::index`.
 #[btf_map]
 pub static stages: ProgramArray<{ Stage::ALL.len() * 2 }> = ProgramArray::new();

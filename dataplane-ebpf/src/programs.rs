@@ -13,7 +13,9 @@ use dataplane_common::for_each_stage;
 use dataplane_common::maps::{FamilyMaps, FlowMap};
 use dataplane_common::packet::family::Family;
 use dataplane_common::packet::parse::{ETHER_IPV4, ETHER_IPV6};
-use dataplane_common::path::{datapath, port_reuse, reject, sctp_ports, tunnel_source, udp_failover};
+use dataplane_common::path::{
+    datapath, deliver, judge, port_reuse, recheck, reject, sctp_ports, tunnel_source, udp_failover,
+};
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::stage::{Origin, Stage};
@@ -110,7 +112,8 @@ where
     KernelFlows: FlowMap<A>,
 {
     let mut skb = Skb::<false>::from_raw(skb);
-    datapath::from_host::<A, _, _, _, false>(&mut skb, &mut KernelFlows, &KernelMaps)
+    let ifindex = skb.ifindex();
+    datapath::from_host::<A, _, _, _, false>(&mut skb, &mut KernelFlows, &KernelMaps, ifindex)
 }
 
 #[inline(never)]
@@ -122,7 +125,8 @@ where
     // No uplink in the sense of [`Skb`]: a packet of the host's stack has no device's sum, since
     // forwarding discards it (`skb_forward_csum` in include/linux/skbuff.h).
     let mut skb = Skb::<false>::from_raw(skb);
-    datapath::from_host::<A, _, _, _, true>(&mut skb, &mut KernelFlows, &KernelMaps)
+    let ifindex = skb.ifindex();
+    datapath::from_host::<A, _, _, _, true>(&mut skb, &mut KernelFlows, &KernelMaps, ifindex)
 }
 
 /// Runs the function of a stage for one address family, and executes its verdict.
@@ -211,6 +215,42 @@ where
 {
     let mut skb = Skb::<true>::from_raw(skb);
     tunnel_source::check_inner_source::<A, _, _, _, _>(&mut skb, &KernelMaps, &KernelMaps, &KernelMaps)
+}
+
+/// Runs [`Stage::Judge`] for one address family.
+#[inline(never)]
+pub fn judge<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
+    let (received, ifindex) = (skb.received(), skb.ifindex());
+    judge::judge(&mut skb, &mut KernelFlows, &KernelMaps, received, ifindex)
+}
+
+/// Runs [`Stage::Deliver`] for one address family.
+#[inline(never)]
+pub fn deliver<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
+    let ifindex = skb.ifindex();
+    deliver::deliver(&mut skb, &mut KernelFlows, &KernelMaps, ifindex)
+}
+
+/// Runs [`Stage::Recheck`] for one address family.
+#[inline(never)]
+pub fn recheck<A: Family>(skb: *mut __sk_buff) -> Verdict
+where
+    KernelMaps: FamilyMaps<A>,
+    KernelFlows: FlowMap<A>,
+{
+    let mut skb = Skb::<true>::from_raw(skb);
+    let ((origin, _), ifindex) = (skb.received(), skb.ifindex());
+    recheck::recheck(&mut skb, &mut KernelFlows, &KernelMaps, origin, ifindex)
 }
 
 macro_rules! declare_finish {

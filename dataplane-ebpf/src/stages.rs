@@ -10,7 +10,8 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::types::address::{V4, V6};
 
 use crate::programs::{
-    check_inner_source, icmp_error, new_connection, reject, reuse_port, run_stage, sctp_ports, udp_failover,
+    check_inner_source, deliver, icmp_error, judge, new_connection, recheck, reject, reuse_port, run_stage, sctp_ports,
+    udp_failover,
 };
 
 /// Handles a packet that may open a flow. Called by `from_pod` and `from_uplink`.
@@ -113,4 +114,44 @@ pub fn stage_tunnel4(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn stage_tunnel6(ctx: TcContext) -> i32 {
     run_stage(ctx, "stage_tunnel6", true, check_inner_source::<V6>)
+}
+
+/// Judges the first packet of a connection by network policy. Called by `from_pod`, `from_uplink`,
+/// `stage_new*`, `stage_least*` and `stage_icmp*`.
+#[classifier]
+pub fn stage_judge4(ctx: TcContext) -> i32 {
+    run_stage(ctx, "stage_judge4", false, judge::<V4>)
+}
+
+/// Judges the first packet of a connection by network policy. Called by `from_pod`, `from_uplink`,
+/// `stage_new*`, `stage_least*` and `stage_icmp*`.
+#[classifier]
+pub fn stage_judge6(ctx: TcContext) -> i32 {
+    run_stage(ctx, "stage_judge6", true, judge::<V6>)
+}
+
+/// Judges a packet of the host's stack by network policy. Called by `to_pod` and `stage_icmp*`.
+#[classifier]
+pub fn stage_deliver4(ctx: TcContext) -> i32 {
+    run_stage(ctx, "stage_deliver4", false, deliver::<V4>)
+}
+
+/// Judges a packet of the host's stack by network policy. Called by `to_pod` and `stage_icmp*`.
+#[classifier]
+pub fn stage_deliver6(ctx: TcContext) -> i32 {
+    run_stage(ctx, "stage_deliver6", true, deliver::<V6>)
+}
+
+/// Judges a known connection again. Called by `from_pod`, `from_uplink`, `to_pod` and
+/// `stage_reuse*`.
+#[classifier]
+pub fn stage_recheck4(ctx: TcContext) -> i32 {
+    run_stage(ctx, "stage_recheck4", false, recheck::<V4>)
+}
+
+/// Judges a known connection again. Called by `from_pod`, `from_uplink`, `to_pod` and
+/// `stage_reuse*`.
+#[classifier]
+pub fn stage_recheck6(ctx: TcContext) -> i32 {
+    run_stage(ctx, "stage_recheck6", true, recheck::<V6>)
 }

@@ -65,6 +65,8 @@ pub trait Packet {
     /// Inserts `bytes` between the Ethernet header and the IP header.
     #[must_use]
     fn grow_header(&mut self, bytes: u32) -> Option<()>;
+    /// Returns the interface by which the packet arrived at this node; 0: the node sends it itself.
+    fn ingress_ifindex(&self) -> u32;
     /// Stores a word for the next stage, which a tail call would otherwise lose.
     fn set_scratch(&mut self, word: u32);
     /// Returns the word of [`Self::set_scratch`].

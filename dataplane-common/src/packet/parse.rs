@@ -7,7 +7,7 @@
 use crate::maps::FamilyMaps;
 use crate::packet::access::{L3, Packet};
 use crate::types::address::{Address, V4, V6};
-use crate::types::event::ParseError;
+use crate::types::event::{DropReason, ParseError};
 use crate::types::flow::{FlowKey, FragmentKey, Ports};
 use crate::types::service::proto;
 use crate::types::stage::Origin;
@@ -69,6 +69,18 @@ pub struct Parsed<A> {
     pub seq: u16,
     /// The word of the IP header that contains the hop limit.
     pub hop: Be32,
+}
+
+impl<A: Address> Parsed<A> {
+    /// The headers of no packet, to be filled in.
+    pub const EMPTY: Self = Self {
+        key: FlowKey { src: A::UNSPECIFIED, dst: A::UNSPECIFIED, sport: 0, dport: 0, proto: 0, pad: [0; 3] },
+        l4: 0,
+        layer4: Layer4::Opaque,
+        tcp_flags: 0,
+        seq: 0,
+        hop: Be32(0),
+    };
 }
 
 impl<A> Parsed<A> {
@@ -244,6 +256,35 @@ pub fn parse<A: Header, P: Packet, T: FamilyMaps<A>>(
         parsed.key.dport = ports.dst;
     }
     Ok(parsed)
+}
+
+/// Parses a packet in a stage that needs most of its stack for other things, and hides the result
+/// from the verifier ([`Parsed::scrub_verifier_state`]).
+///
+/// # Errors
+/// The reason to drop the packet, as of [`parse`].
+#[inline(always)]
+pub fn parse_again<A: Header, P: Packet, T: FamilyMaps<A>>(
+    packet: &mut P,
+    tables: &T,
+    at: (Origin, u32),
+    parsed: &mut Parsed<A>,
+) -> Result<(), DropReason> {
+    parse_into(packet, tables, at, parsed)?;
+    parsed.scrub_verifier_state(packet).map_err(|_| DropReason::Malformed)
+}
+
+/// Not inlined: the parser's locals have a stack frame of their own, which ends before the rest of
+/// the stage begins.
+#[inline(never)]
+fn parse_into<A: Header, P: Packet, T: FamilyMaps<A>>(
+    packet: &mut P,
+    tables: &T,
+    at: (Origin, u32),
+    parsed: &mut Parsed<A>,
+) -> Result<(), DropReason> {
+    *parsed = parse(packet, tables, at, |_| true).map_err(DropReason::from)?;
+    Ok(())
 }
 
 #[inline(always)]

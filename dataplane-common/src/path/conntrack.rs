@@ -7,7 +7,7 @@
 use crate::maps::SharedMaps;
 use crate::packet::parse::{ACK, FIN, Layer4, Parsed, RST, SYN};
 use crate::types::flow::{Flow, flow_flags, flow_state};
-use crate::types::pod::NodeConfig;
+use crate::types::pod::{NodeConfig, node_features};
 use crate::types::service::{backend_state, proto};
 use crate::types::stage::Origin;
 
@@ -51,6 +51,18 @@ pub fn is_current<A: Copy, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, no
         backend_state::USABLE
     };
     backend.generation == flow.generation && backend.state & taken != 0
+}
+
+/// Returns true if network policy has to decide about a flow's connection again: a rule has changed
+/// since, or the packet opens a connection in the direction of the replies.
+#[inline(always)]
+#[must_use]
+pub fn needs_recheck<A, T: SharedMaps>(flow: &Flow<A>, packet: &Parsed<A>, tables: &T) -> bool {
+    let Some(config) = tables.config() else { return false };
+    // One number, because the verifier would follow each comparison.
+    let is_reply = (flow.flags & flow_flags::REPLY) as u32 / flow_flags::REPLY as u32;
+    let opens = (packet.is_syn() as u32) & is_reply & (config.features / node_features::POLICY);
+    (flow.epoch ^ config.policy_epoch) | opens != 0
 }
 
 /// Returns false if a flow leads to a pod that is gone. The interface index may be another pod's

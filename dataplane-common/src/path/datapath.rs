@@ -6,18 +6,19 @@
 //! [`Verdict`] and leave its execution to the caller.
 
 use crate::balance::select::host_port;
-use crate::maps::{FamilyMaps, FlowMap};
+use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
-use crate::packet::parse::{Layer4, Parsed, parse};
+use crate::packet::parse::{Layer4, Parsed, parse, parse_again};
 use crate::packet::rewrite::translate;
-use crate::path::conntrack::{is_current, touch};
+use crate::path::conntrack::{is_current, needs_recheck, touch};
 use crate::path::flow_pair::{NO_PORT, attempt, insert_flow_pair};
 use crate::path::forward::{forward, route, via_sctp_stage};
 use crate::path::icmp_error;
 use crate::path::new_connection::{FlowTarget, egress, masquerade, to_backend, to_host_port, translate_port};
 use crate::path::sender::{MARTIAN, SPOOFED, TUNNEL_SENDER, check_addresses, check_source_mac, is_tunnel_port};
 use crate::path::udp_failover::peer_of_ended_backend;
+use crate::policy::{epoch, is_ingress_isolated, is_policed};
 use crate::types::event::{DropReason, ParseError};
 use crate::types::flow::{Flow, flow_flags};
 use crate::types::pod::{address_kind, node_features, pod_flags};
@@ -59,6 +60,9 @@ where
     // anti-spoofing check of an established flow, without a second lookup.
     if let Some(flow) = flows.get(&parsed.key) {
         if flow.iif == iif && is_current(flow, &parsed, now, tables) {
+            if needs_recheck(flow, &parsed, tables) {
+                return Verdict::PASS.then(Stage::Recheck);
+            }
             touch(flow, &parsed, now, tables);
             return forward::<true, _, _, _>(packet, tables, &parsed, flow);
         }
@@ -82,9 +86,17 @@ where
         None if parsed.layer4 == Layer4::IcmpError && verdict != SPOOFED && verdict != MARTIAN => {
             verdict.then(Stage::IcmpError)
         }
+        None if may_be_judged(tables, origin, ifindex, verdict) => verdict.then(Stage::Judge),
         None => route(packet, tables, &parsed, verdict),
         Some(_) => verdict,
     }
+}
+
+/// Returns true if network policy may apply to a packet without a flow that gets this verdict.
+#[inline(always)]
+fn may_be_judged<T: SharedMaps>(tables: &T, origin: Origin, ifindex: u32, verdict: Verdict) -> bool {
+    let sender = if matches!(origin, Origin::Pod) { ifindex } else { 0 };
+    verdict.action() != Action::Drop && is_policed(tables, [sender, verdict.pod()])
 }
 
 /// Handles a packet of a believed sender that has no flow and does not open a TCP connection.
@@ -180,8 +192,9 @@ where
 /// Not inlined: the reversed key needs a stack frame of its own.
 #[inline(never)]
 fn are_answers_translated<A: Family, F: FlowMap<A>>(flows: &mut F, parsed: &Parsed<A>) -> bool {
+    let translated_reply = flow_flags::REPLY | flow_flags::UNTRANSLATED;
     let opens = parsed.is_syn() || matches!(parsed.layer4, Layer4::Udp | Layer4::Sctp);
-    opens && flows.get(&parsed.key.reversed()).is_some_and(|flow| flow.flags & flow_flags::REPLY != 0)
+    opens && flows.get(&parsed.key.reversed()).is_some_and(|flow| flow.flags & translated_reply == flow_flags::REPLY)
 }
 
 #[inline(always)]
@@ -211,12 +224,9 @@ where
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let mut parsed: Parsed<A> = match parse(packet, tables, (origin, ifindex), |_| true) {
-        Ok(parsed) => parsed,
-        Err(reject) => return Verdict::drop(reject.into()),
-    };
-    if let Err(reject) = parsed.scrub_verifier_state(packet) {
-        return Verdict::drop(reject.into());
+    let mut parsed = Parsed::<A>::EMPTY;
+    if let Err(reject) = parse_again(packet, tables, (origin, ifindex), &mut parsed) {
+        return Verdict::drop(reject);
     }
     // The other stage gets its packets from this one. Here and not in the functions below, whose
     // stack frames leave no room for its own.
@@ -255,7 +265,14 @@ where
         if COUNTS {
             return verdict;
         }
+        if may_be_judged(tables, origin, ifindex, verdict) {
+            return verdict.then(Stage::Judge);
+        }
         return route(packet, tables, &parsed, verdict);
+    }
+    let sender = if matches!(origin, Origin::Pod) { ifindex } else { 0 };
+    if is_policed(tables, [sender, target.pod()]) {
+        return Verdict::judge(target.backend);
     }
     if matches!(origin, Origin::Uplink) {
         target.protect_untracked(tables, &parsed.key.src);
@@ -264,7 +281,9 @@ where
     target.resolve_route(packet);
     // The branches above have fixed the origin, and each value would be explored separately.
     let origin = Origin::from_number(packet.scrub_verifier_state(origin as u32));
-    let mut flow = Flow { dport: (packet.scratch() >> attempt::PORT) as u16, ..Flow::EMPTY };
+    let dport = (packet.scratch() >> attempt::PORT) as u16;
+    // The agent raises the epoch when no program runs any more that has seen the rules before.
+    let mut flow = Flow { dport, epoch: epoch(tables), ..Flow::EMPTY };
     let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, origin, ifindex, &mut flow);
     if verdict.action() == Action::Translate {
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
@@ -306,7 +325,7 @@ fn connect_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
 /// cluster that is masqueraded, or one whose answers a flow of another connection would translate.
 /// With [`Verdict::TRANSLATE`] the destination is in `target`.
 #[inline(never)]
-fn connect_other<A, T>(
+pub(super) fn connect_other<A, T>(
     tables: &T,
     parsed: &Parsed<A>,
     origin: Origin,
@@ -361,7 +380,9 @@ where
     };
     let translated = icmp_error::translate_error(packet, flows, tables, &parsed, origin, ifindex);
     match (translated.action() == Action::Translate, origin) {
+        (true, Origin::Host) if is_policed(tables, [ifindex, 0]) => Verdict::PASS.then(Stage::Deliver),
         (true, Origin::Host) => Verdict::PASS,
+        (true, _) if may_be_judged(tables, origin, ifindex, verdict) => verdict.then(Stage::Judge),
         (true, _) => route(packet, tables, &parsed, verdict),
         (false, _) => translated,
     }
@@ -373,14 +394,21 @@ where
 /// connected socket whose backend has ended get another backend. With `LEAVES` (an uplink), SCTP to
 /// a frontend gets a backend.
 #[inline(always)]
-pub fn from_host<A, P, F, T, const LEAVES: bool>(packet: &mut P, flows: &mut F, tables: &T) -> Verdict
+pub fn from_host<A, P, F, T, const LEAVES: bool>(packet: &mut P, flows: &mut F, tables: &T, ifindex: u32) -> Verdict
 where
     A: Family,
     P: Packet,
     F: FlowMap<A>,
     T: FamilyMaps<A>,
 {
-    let Ok(parsed) = parse::<A, P, T>(packet, tables, (Origin::Host, 0), |_| true) else { return Verdict::PASS };
+    let parsed: Parsed<A> = match parse(packet, tables, (Origin::Host, 0), |_| true) {
+        Ok(parsed) => parsed,
+        // The rules cannot say anything about it, so only the node itself may send it to the pod.
+        Err(reject) if !LEAVES && packet.ingress_ifindex() != 0 && is_ingress_isolated(tables, ifindex) => {
+            return Verdict::drop(reject.into());
+        }
+        Err(_) => return Verdict::PASS,
+    };
     if parsed.layer4 == Layer4::IcmpError {
         return Verdict::PASS.then(Stage::IcmpError);
     }
@@ -390,6 +418,9 @@ where
         && flow.flags & flow_flags::REPLY != 0
         && is_current(flow, &parsed, now, tables)
     {
+        if !LEAVES && needs_recheck(flow, &parsed, tables) {
+            return Verdict::PASS.then(Stage::Recheck);
+        }
         touch(flow, &parsed, now, tables);
         if translate::<false, _, _>(packet, &parsed, flow, false).is_none() {
             return Verdict::drop(DropReason::Rewrite);
@@ -403,5 +434,11 @@ where
         Layer4::Sctp if LEAVES => tables.frontend(&frontend_key(&parsed)).is_some(),
         _ => false,
     };
-    if fails_over { Verdict::PASS.then(Stage::UdpFailover) } else { Verdict::PASS }
+    if fails_over {
+        Verdict::PASS.then(Stage::UdpFailover)
+    } else if !LEAVES && is_policed(tables, [ifindex, 0]) {
+        Verdict::PASS.then(Stage::Deliver)
+    } else {
+        Verdict::PASS
+    }
 }

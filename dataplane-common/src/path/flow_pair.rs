@@ -53,7 +53,8 @@ pub const NO_PORT: Verdict = Verdict::drop(DropReason::SnatPortsExhausted);
 /// If another connection has the key of the reply, this one gets another source port, as
 /// `nf_nat_used_tuple` in `net/netfilter/nf_nat_core.c` has it.
 ///
-/// A search for a source port begins with `dport` of the given flow, unless that is 0.
+/// A search for a source port begins with `dport` of the given flow, unless that is 0. The flows
+/// get its epoch.
 ///
 /// Not inlined: keys and values of both directions need a stack frame of their own. The frames of
 /// all nested calls together must fit into 512 bytes (`check_max_stack_depth` in
@@ -85,8 +86,9 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
         backend: target.backend,
         generation: target.generation,
         last_seen: now,
+        epoch: flow.epoch,
         state: flow_state::NEW,
-        flags: flow_flags::REPLY | pod_flags,
+        flags: flow_flags::REPLY | pod_flags | of_pair(target.flags, origin),
         seq: 0,
     };
     let (src, sport) = (target.addr, target.port);
@@ -111,7 +113,7 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     // The reply leaves by the interface by which the packet came.
     flow.iif = if internal { flow.oif } else { origin.iif(ifindex) };
     flow.oif = target.oif;
-    flow.flags = target.flags | if internal { 0 } else { flow_flags::EXTERNAL };
+    flow.flags = target.flags | of_pair(target.flags, origin) | if internal { 0 } else { flow_flags::EXTERNAL };
     if flows.insert_new(key, flow) {
         return Verdict::TRANSLATE;
     }
@@ -119,6 +121,13 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     flows.remove(&back);
     // Another CPU has opened the flow meanwhile, or it is another client's, or the table is full.
     Verdict::PASS.then(Stage::PortReuse)
+}
+
+/// Returns the flags that both halves of a pair have.
+#[inline(always)]
+const fn of_pair(flags: u8, origin: Origin) -> u8 {
+    let from_node = if matches!(origin, Origin::Host) { flow_flags::FROM_NODE } else { 0 };
+    flags & flow_flags::UNTRANSLATED | from_node
 }
 
 /// The states of both halves of a pair.

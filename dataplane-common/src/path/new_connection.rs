@@ -87,6 +87,19 @@ impl<A: Address> FlowTarget<A> {
         }
     }
 
+    /// Returns the interface index of the pod of this node to which the flow leads; 0: to none.
+    /// Before [`Self::complete`].
+    #[inline(always)]
+    pub const fn pod(&self) -> u32 {
+        if self.flags & flow_flags::TO_POD != 0 { self.oif } else { 0 }
+    }
+
+    /// Returns true if the flow leads to the node itself.
+    #[inline(always)]
+    pub const fn is_host(&self) -> bool {
+        self.iif == Origin::Host.iif(0)
+    }
+
     /// Returns [`attempt::FROM_NODE`] if the source address is translated, else 0.
     #[inline(always)]
     pub const fn searched(&self) -> u32 {
@@ -237,9 +250,29 @@ pub fn to_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
         }
         pick(tables, frontend, &ClientTuple { addr: &key.src, port: key.sport, destination: &key.dst }, side)
     });
-    let Some(backend) = tables.backend(id) else { return none };
-    if id == 0 || backend.state == 0 {
+    if !to_chosen_backend(tables, key, id, internal, target) {
         return none;
+    }
+    tables.count_connection(id);
+    if COUNTS {
+        tables.count_flow(id, target.generation);
+    }
+    tables.count(Counter::PacketNewFlow);
+    Verdict::TRANSLATE
+}
+
+/// Sets the target of a new connection to a backend; returns false if the id has none.
+#[inline(always)]
+pub fn to_chosen_backend<A: Family, T: FamilyMaps<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    id: u32,
+    internal: bool,
+    target: &mut FlowTarget<A>,
+) -> bool {
+    let Some(backend) = tables.backend(id) else { return false };
+    if id == 0 || backend.state == 0 {
+        return false;
     }
     *target = FlowTarget {
         addr: A::from_octets16(&backend.addr),
@@ -263,12 +296,18 @@ pub fn to_backend<A: Family, T: FamilyMaps<A>, const COUNTS: bool>(
         // A pod that reaches itself: its stack drops packets with its own address as source.
         target.source = Source::NODE;
     }
-    tables.count_connection(id);
-    if COUNTS {
-        tables.count_flow(id, target.generation);
+    true
+}
+
+/// Sets the target of a connection that is recorded and not translated. `verdict` is what its
+/// packets would get without a flow.
+#[inline(always)]
+pub fn keep<A: Family, T: FamilyMaps<A>>(tables: &T, key: &FlowKey<A>, verdict: Verdict, target: &mut FlowTarget<A>) {
+    *target = FlowTarget { addr: key.dst, port: key.dport, ..FlowTarget::EMPTY };
+    if !target.resolve_local(tables.address(&key.dst)) && matches!(verdict.action(), Action::ToUplink) {
+        target.oif = verdict.ifindex();
     }
-    tables.count(Counter::PacketNewFlow);
-    Verdict::TRANSLATE
+    target.flags |= flow_flags::UNTRANSLATED;
 }
 
 /// Sets the target of a new connection to a host port.

@@ -23,7 +23,7 @@ use crate::maps::{FamilyMaps, FlowMap, SharedMaps};
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
 use crate::packet::parse::{Layer4, Parsed, parse};
-use crate::path::conntrack::{arrival, is_current, is_served, touch};
+use crate::path::conntrack::{arrival, is_current, is_served, needs_recheck, touch};
 use crate::path::flow_pair::{Pair, attempt, free_port, is_own_address, remove_pair};
 use crate::path::forward::forward;
 use crate::types::event::DropReason;
@@ -91,6 +91,9 @@ where
         && !has_ended
         && (is_retransmission(flow, now, tables) || !matches!(origin, Origin::Pod) && is_served(flow, tables));
     if is_own_interface && (keeps_backend || is_current(flow, &parsed, now, tables)) {
+        if needs_recheck(flow, &parsed, tables) {
+            return Verdict::PASS.then(Stage::Recheck);
+        }
         touch(flow, &parsed, now, tables);
         return forward::<false, _, _, _>(packet, tables, &parsed, flow);
     }

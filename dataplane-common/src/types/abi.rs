@@ -13,6 +13,7 @@ use crate::types::event::{Counter, DropReason};
 use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use crate::types::fnv;
 use crate::types::pod::{AddressInfo, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use crate::types::policy::{PodRules, PortKey, Rule, RuleKey};
 use crate::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
     SlotTable, SockBackend, SockPeer, SockPeerKey, SourceRange,
@@ -79,6 +80,13 @@ pub const MAPS: &[&str] = &[
     "source_ranges6",
     "host_ports4",
     "host_ports6",
+    "pod_rules",
+    "peers4",
+    "peers6",
+    "blocks4",
+    "blocks6",
+    "rules",
+    "ports",
     "stages",
 ];
 
@@ -103,8 +111,8 @@ pub const HASH: u64 = {
         Affinity { backend generation last_used } = 12;
         FlowKey<V4> { src dst sport dport proto pad } = 16;
         FlowKey<V6> { src dst sport dport proto pad } = 40;
-        Flow<V4> { src dst sport dport iif oif backend generation last_seen state flags seq } = 36;
-        Flow<V6> { src dst sport dport iif oif backend generation last_seen state flags seq } = 60;
+        Flow<V4> { src dst sport dport iif oif backend generation last_seen epoch state flags seq } = 40;
+        Flow<V6> { src dst sport dport iif oif backend generation last_seen epoch state flags seq } = 64;
         FragmentKey<V4> { src dst id iif proto pad } = 16;
         FragmentKey<V6> { src dst id iif proto pad } = 40;
         Ports { src dst } = 4;
@@ -115,7 +123,7 @@ pub const HASH: u64 = {
         Pod { netns_cookie addr4 addr6 mac host_mac flags pad } = 48;
         AddressInfo { ifindex kind flags mac } = 12;
         PodNetns { addr4 addr6 ifindex } = 24;
-        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks features mtu tunnel_mtu unreplied_ticks assured_ticks netns_cookie tunnels tunnel_port pad } = 80;
+        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks features mtu tunnel_mtu unreplied_ticks assured_ticks netns_cookie tunnels tunnel_port pad policy_epoch } = 80;
         Prefix<V4> { len data } = 8;
         Prefix<V6> { len data } = 20;
         Network { oif flags node } = 12;
@@ -124,6 +132,10 @@ pub const HASH: u64 = {
         SourceRange<V6> { service_port client } = 20;
         HostPort<V4> { addr port pad ifindex } = 12;
         HostPort<V6> { addr port pad ifindex } = 24;
+        PodRules { device ingress egress flags } = 16;
+        RuleKey { set class } = 8;
+        Rule { table first last proto inside outside pad } = 12;
+        Prefix<PortKey> { len data } = 12;
     };
     let mut i = 0;
     while i < MAPS.len() {

@@ -75,6 +75,10 @@ counted! {
         /// A datagram to the tunnel's port of a sender that is no node: a pod, a client of a
         /// Service, or a machine outside the cluster. Also one of a node that holds no IP packet.
         TunnelSender = "tunnel_sender",
+        /// Network policy isolates the pod that opens the connection, and no rule allows it.
+        PolicyEgress = "policy_egress",
+        /// Network policy isolates the pod that the connection leads to, and no rule allows it.
+        PolicyIngress = "policy_ingress",
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Flow<A> {
     pub generation: u32,
     /// Time of the last packet, in ticks ([`super::clock`]).
     pub last_seen: u32,
+    /// [`super::pod::NodeConfig::policy_epoch`] at which network policy let the connection pass.
+    pub epoch: u32,
     /// Progress of this direction, one of [`flow_state`].
     pub state: u8,
     /// Properties of this direction, bits of [`flow_flags`].
@@ -81,6 +83,7 @@ impl<A: Address> Flow<A> {
         backend: 0,
         generation: 0,
         last_seen: 0,
+        epoch: 0,
         state: flow_state::NEW,
         flags: 0,
         seq: 0,
@@ -141,6 +144,10 @@ pub mod flow_flags {
     /// With [`TO_POD`]: the veth has a queue that limits what the pod receives, so packets must
     /// not bypass it.
     pub const SHAPED: u8 = 32;
+    /// Nothing is translated. Recorded so that network policy lets the replies pass.
+    pub const UNTRANSLATED: u8 = 64;
+    /// The node itself has opened the connection.
+    pub const FROM_NODE: u8 = 128;
 }
 
 /// The datagram that a fragment belongs to: key of `fragments4` and `fragments6` (RFC 791;

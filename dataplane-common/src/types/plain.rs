@@ -11,6 +11,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::types::address::{Prefix, V4, V6};
 use crate::types::flow::{Flow, FlowKey, FragmentKey};
+use crate::types::policy::PortKey;
 use crate::types::service::{AffinityKey, FrontendKey, HostPort, SockPeer, SockPeerKey, SourceRange};
 
 macro_rules! plain {
@@ -37,7 +38,7 @@ plain! {
     SockPeerKey<A> { u64, A, u16, u16 }
     SockPeer<A> { A, u16, u16, u32, u32 }
     FlowKey<A> { A, A, u16, u16, u8, [u8; 3] }
-    Flow<A> { A, A, u16, u16, u32, u32, u32, u32, u32, u8, u8, u16 }
+    Flow<A> { A, A, u16, u16, u32, u32, u32, u32, u32, u32, u8, u8, u16 }
     FragmentKey<A> { A, A, u32, u16, u8, u8 }
     Prefix<A> { u32, A }
     SourceRange<A> { u32, A }
@@ -45,3 +46,9 @@ plain! {
 }
 plain!(@ Prefix<SourceRange<V4>>, V4, u32, SourceRange<A>);
 plain!(@ Prefix<SourceRange<V6>>, V6, u32, SourceRange<A>);
+
+const _: () = assert!(size_of::<Prefix<PortKey>>() == size_of::<u32>() + size_of::<PortKey>());
+// SAFETY: as above, without padding as asserted.
+unsafe impl Zeroable for Prefix<PortKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Prefix<PortKey> {}

@@ -148,7 +148,10 @@ pub struct NodeConfig {
     /// UDP port of the tunnels; 0: there is none, or the nodes that may use it are not known yet.
     pub tunnel_port: u16,
     /// Padding, zero like every gap.
-    pub pad: [u16; 3],
+    pub pad: u16,
+    /// Raised when network policy takes a permission from a connection, never lowered. Flows of an
+    /// earlier epoch are judged again at their next packet.
+    pub policy_epoch: u32,
 }
 
 /// Bits of [`NodeConfig::features`]. A feature that is off costs the programs no lookup.
@@ -167,6 +170,8 @@ pub mod node_features {
     /// The socket hooks leave pods alone, whose packets the packet path translates. So a proxy
     /// inside a pod sees the addresses of Services.
     pub const NODE_SOCKETS: u32 = 16;
+    /// A pod of this node has rules in `pod_rules`: connections are judged by network policy.
+    pub const POLICY: u32 = 32;
 }
 
 /// The role of a network, seen from this node: value of the tries `networks4` and `networks6`,

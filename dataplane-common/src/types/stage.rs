@@ -36,6 +36,15 @@ macro_rules! for_each_stage {
             /// A node's datagram to the tunnel's port
             /// ([`crate::path::tunnel_source::check_inner_source`]).
             TunnelSource = 8, "stage_tunnel4", "stage_tunnel6";
+            /// A packet of a connection that network policy decides about, and that has no flow
+            /// ([`crate::path::judge::judge`]).
+            Judge = 9, "stage_judge4", "stage_judge6";
+            /// A packet of the host's stack to a pod with rules
+            /// ([`crate::path::deliver::deliver`]).
+            Deliver = 10, "stage_deliver4", "stage_deliver6";
+            /// A packet of a flow that network policy has to decide about again
+            /// ([`crate::path::recheck::recheck`]).
+            Recheck = 11, "stage_recheck4", "stage_recheck6";
         }
     };
 }

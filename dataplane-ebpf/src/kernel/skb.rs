@@ -267,6 +267,12 @@ impl<const UPLINK: bool> Packet for Skb<UPLINK> {
     }
 
     #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: the context is valid.
+        unsafe { (*self.raw()).ingress_ifindex }
+    }
+
+    #[inline(always)]
     fn load_words_at<const N: usize>(&self, offset: usize, usual: usize) -> Option<[Be32; N]> {
         if offset == usual { self.load(usual) } else { self.load_by_helper(offset) }
     }

@@ -9,7 +9,8 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use dataplane_common::balance::least_connections;
-use dataplane_common::maps::{FamilyMaps, FlowMap, SharedMaps};
+use dataplane_common::maps::{FamilyMaps, FlowMap, RuleMaps, SharedMaps};
+use dataplane_common::policy::evaluate;
 use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::answer_budget::AnswerKind;
 use dataplane_common::types::clock::TICK_SHIFT;
@@ -17,6 +18,7 @@ use dataplane_common::types::event::Counter;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::types::load::{ConnectionCounts, Search};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::policy::{PodRules, PortKey, Rule, RuleKey};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, SlotTable, SockBackend,
     SockPeer, SockPeerKey, SourceRange,
@@ -93,6 +95,22 @@ extern "C" fn least_loaded(base: u32, len: u32, first: u32, addend: u32, formula
     least_connections::run(Search::from_words([base, len, first, addend, formula]), &KernelMaps)
 }
 
+/// Decides by a rule set about an IPv4 peer, given in memory order ([`FamilyMaps::judge`]).
+/// Exported like [`least_loaded`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_peer4(set: u32, peer: u32, ports: u32) -> u32 {
+    evaluate::<V4, _>(&KernelMaps, set, &V4::from_word(peer), (ports >> 16) as u8, ports as u16)
+}
+
+/// Decides by a rule set about an IPv6 peer, given as two halves in memory order.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_peer6(set: u32, first: u64, second: u64, ports: u32) -> u32 {
+    let words = [first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32];
+    evaluate::<V6, _>(&KernelMaps, set, &V6::from_words(words), (ports >> 16) as u8, ports as u16)
+}
+
 /// All maps except the flow tables.
 pub struct KernelMaps;
 
@@ -120,6 +138,10 @@ impl SharedMaps for KernelMaps {
     #[inline(always)]
     fn pod(&self, ifindex: u32) -> Option<&Pod> {
         maps::pods.get(ifindex)
+    }
+    #[inline(always)]
+    fn pod_rules(&self, ifindex: u32) -> Option<&PodRules> {
+        maps::pod_rules.get(ifindex)
     }
     #[inline(always)]
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
@@ -188,12 +210,38 @@ impl SharedMaps for KernelMaps {
 
 macro_rules! family {
     ($addr:ty: $addresses:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident,
-     $networks:ident, $ranges:ident, $host_ports:ident) => {
+     $networks:ident, $ranges:ident, $host_ports:ident, $classes:ident, $blocks:ident,
+     |$set:ident, $peer:ident, $ports:ident| $judge:expr) => {
+        impl RuleMaps<$addr> for KernelMaps {
+            #[inline(always)]
+            fn peer_class(&self, addr: &$addr) -> Option<u32> {
+                // SAFETY: see the module's doc.
+                unsafe { maps::$classes.get(addr) }.copied()
+            }
+            #[inline(always)]
+            fn block_class(&self, addr: &$addr) -> Option<u32> {
+                maps::$blocks.get(&Key::new(size_of::<$addr>() as u32 * 8, *addr)).copied()
+            }
+            #[inline(always)]
+            fn rule(&self, key: &RuleKey) -> Option<&Rule> {
+                // SAFETY: see the module's doc.
+                unsafe { maps::rules.get(key) }
+            }
+            #[inline(always)]
+            fn port_decision(&self, table: u32, proto: u8, port: u16) -> Option<u32> {
+                maps::ports.get(&Key::new(56, PortKey::new(table, proto, port))).copied()
+            }
+        }
+
         impl FamilyMaps<$addr> for KernelMaps {
             #[inline(always)]
             fn address(&self, addr: &$addr) -> Option<AddressInfo> {
                 // SAFETY: see the module's doc.
                 unsafe { maps::$addresses.get(addr) }.copied()
+            }
+            #[inline(always)]
+            fn judge(&self, $set: u32, $peer: &$addr, $ports: u32) -> u32 {
+                $judge
             }
             #[inline(always)]
             fn network(&self, addr: &$addr) -> Option<Network> {
@@ -273,5 +321,10 @@ macro_rules! family {
     };
 }
 
-family!(V4: addresses4, frontends4, flows4, affinity4, fragments4, sock_peers4, networks4, source_ranges4, host_ports4);
-family!(V6: addresses6, frontends6, flows6, affinity6, fragments6, sock_peers6, networks6, source_ranges6, host_ports6);
+family!(V4: addresses4, frontends4, flows4, affinity4, fragments4, sock_peers4, networks4, source_ranges4, host_ports4,
+    peers4, blocks4, |set, peer, ports| judge_peer4(set, peer.word(), ports));
+family!(V6: addresses6, frontends6, flows6, affinity6, fragments6, sock_peers6, networks6, source_ranges6, host_ports6,
+peers6, blocks6, |set, peer, ports| {
+    let [a, b, c, d] = peer.words().map(u64::from);
+    judge_peer6(set, b << 32 | a, d << 32 | c, ports)
+});

@@ -2,8 +2,9 @@
 //!
 //! The form is what a kernel program can run: arrays, hash tables and longest-prefix-match tries,
 //! with numbers for everything. One direction costs at most five look-ups, whatever the number of
-//! policies. These are not the kernel's maps, which don't exist yet; [`judge`] shows which look-ups
-//! a program would do. Numbers are those of one compilation and mean nothing in the next one.
+//! policies. These are not the kernel's maps (`dataplane_common::types::policy`), which the agent
+//! does not fill yet; [`judge`] shows the look-ups. Numbers are those of one compilation and mean
+//! nothing in the next one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

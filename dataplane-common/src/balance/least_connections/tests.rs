@@ -11,6 +11,7 @@ use crate::types::answer_budget::AnswerKind;
 use crate::types::event::Counter;
 use crate::types::load::ConnectionCounts;
 use crate::types::pod::{NodeConfig, Pod, PodNetns};
+use crate::types::policy::PodRules;
 use crate::types::service::scheduler::{LC, NQ, SED, WLC};
 use crate::types::service::{Backend, BackendLoad, BackendStats, SlotTable};
 
@@ -58,6 +59,9 @@ impl SharedMaps for Servers {
     }
     fn pod(&self, _ifindex: u32) -> Option<&Pod> {
         None
+    }
+    fn pod_rules(&self, _ifindex: u32) -> Option<&PodRules> {
+        unreachable!()
     }
     fn pod_netns(&self, _cookie: u64) -> Option<&PodNetns> {
         None

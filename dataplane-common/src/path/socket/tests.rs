@@ -6,6 +6,8 @@
 
 extern crate std;
 
+mod rules;
+
 use core::cell::{Cell, RefCell};
 use std::boxed::Box;
 use std::collections::HashMap;
@@ -19,6 +21,7 @@ use crate::types::answer_budget::AnswerKind;
 use crate::types::flow::{FragmentKey, Ports};
 use crate::types::load::{ConnectionCounts, Search};
 use crate::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns, network_flags, node_features};
+use crate::types::policy::PodRules;
 use crate::types::service::{
     Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto, scheduler,
 };
@@ -97,11 +100,9 @@ impl Fake {
             lookups: Cell::default(),
         }
     }
-
     fn ask(&self, netns_cookie: u64, addr: V4, port: u16) -> Option<(V4, u16)> {
         self.send(netns_cookie, addr, port, false)
     }
-
     fn send(&self, netns_cookie: u64, addr: V4, port: u16, unconnected: bool) -> Option<(V4, u16)> {
         self.lookups.set(0);
         let asked = ConnectRequest { addr, port, proto: proto::TCP, unconnected, cookie: 1, netns_cookie };
@@ -129,6 +130,9 @@ impl SharedMaps for Fake {
     }
     fn pod(&self, _ifindex: u32) -> Option<&Pod> {
         None
+    }
+    fn pod_rules(&self, _ifindex: u32) -> Option<&PodRules> {
+        unreachable!()
     }
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
         (cookie == POD_NETNS).then_some(&self.pod)
@@ -158,6 +162,9 @@ impl SharedMaps for Fake {
 }
 
 impl FamilyMaps<V4> for Fake {
+    fn judge(&self, _set: u32, _peer: &V4, _ports: u32) -> u32 {
+        unreachable!()
+    }
     fn address(&self, addr: &V4) -> Option<AddressInfo> {
         self.count();
         self.addresses.get(addr).copied()

@@ -230,6 +230,7 @@ mod tests {
             backend: 0,
             generation: 0,
             last_seen,
+            epoch: 0,
             state: 0,
             flags: 0,
             seq: 0,

@@ -17,6 +17,7 @@ use dataplane_common::types::clock::TICK_SHIFT;
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod};
+use dataplane_common::types::policy::{PodRules, PortKey, Rule, RuleKey};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SourceRange,
 };
@@ -45,6 +46,8 @@ struct Maps<A> {
     source_ranges: PinnedMap<Prefix<SourceRange<A>>, u32>,
     host_ports: PinnedMap<FrontendKey<A>, HostPort<A>>,
     fragments: PinnedMap<FragmentKey<A>, Ports>,
+    peers: PinnedMap<A, u32>,
+    blocks: PinnedMap<Prefix<A>, u32>,
 }
 
 impl<A: Address + Plain> Maps<A>
@@ -68,6 +71,8 @@ where
             source_ranges: table(ebpf, &format!("source_ranges{family}")),
             host_ports: table(ebpf, &format!("host_ports{family}")),
             fragments: table(ebpf, &format!("fragments{family}")),
+            peers: table(ebpf, &format!("peers{family}")),
+            blocks: table(ebpf, &format!("blocks{family}")),
         }
     }
 
@@ -129,6 +134,11 @@ pub(crate) struct Kernel {
     stats: PinnedMap<u32, BackendStats>,
     loads: PinnedMap<u32, BackendLoad>,
     config: PinnedMap<u32, NodeConfig>,
+    pod_rules: PinnedMap<u32, PodRules>,
+    rules: PinnedMap<RuleKey, Rule>,
+    ports: PinnedMap<Prefix<PortKey>, u32>,
+    /// Interface by which the packets arrive at the node.
+    ingress: u32,
     /// `gso_size` of the packets that are run; 0: no GSO packet.
     gso_size: u32,
 }
@@ -148,6 +158,10 @@ impl Kernel {
             stats: table(&ebpf, "backend_stats"),
             loads: table(&ebpf, "backend_loads"),
             config: table(&ebpf, "config"),
+            pod_rules: table(&ebpf, "pod_rules"),
+            rules: table(&ebpf, "rules"),
+            ports: table(&ebpf, "ports"),
+            ingress: 0,
             gso_size: 0,
             ebpf,
         }
@@ -247,6 +261,35 @@ impl Testbed for Kernel {
     fn put_config(&mut self, config: NodeConfig) {
         self.config.insert(&0, &config).unwrap();
     }
+    fn put_pod_rules(&mut self, ifindex: u32, rules: PodRules) {
+        self.pod_rules.insert(&ifindex, &rules).unwrap();
+    }
+    fn put_rule(&mut self, key: RuleKey, rule: Option<Rule>) {
+        match rule {
+            Some(rule) => self.rules.insert(&key, &rule).unwrap(),
+            None => drop(self.rules.remove(&key).unwrap()),
+        }
+    }
+    fn put_peer(&mut self, addr: IpAddr, class: u32) {
+        match addr {
+            IpAddr::V4(a) => self.v4.peers.insert(&a.into(), &class).unwrap(),
+            IpAddr::V6(a) => self.v6.peers.insert(&a.into(), &class).unwrap(),
+        }
+    }
+    fn put_block(&mut self, addr: IpAddr, len: u32, class: u32) {
+        match addr {
+            IpAddr::V4(_) => self.v4.blocks.insert(&Prefix { len, data: octets(addr) }, &class).unwrap(),
+            IpAddr::V6(_) => self.v6.blocks.insert(&Prefix { len, data: octets(addr) }, &class).unwrap(),
+        }
+    }
+    fn put_port(&mut self, table: u32, port: Option<(u8, u16)>, decision: u32) {
+        let (proto, number) = port.unwrap_or_default();
+        let len = if port.is_some() { 56 } else { 32 };
+        self.ports.insert(&Prefix { len, data: PortKey::new(table, proto, number) }, &decision).unwrap();
+    }
+    fn set_ingress(&mut self, ifindex: u32) {
+        self.ingress = ifindex;
+    }
     fn put_network(&mut self, addr: IpAddr, len: u32, net: Network) {
         if addr.is_ipv4() { self.v4.put_network(addr, len, net) } else { self.v6.put_network(addr, len, net) }
     }
@@ -297,8 +340,10 @@ impl Testbed for Kernel {
             Hook::FromUplink => "from_uplink",
             Hook::ToUplink => "to_uplink",
         };
-        // In `struct __sk_buff`, `ifindex` is the eleventh word and `gso_size` the 45th.
+        // In `struct __sk_buff`, `ingress_ifindex` is the tenth word, `ifindex` the eleventh and
+        // `gso_size` the 45th.
         let mut context = [0_u8; 192];
+        context[36..40].copy_from_slice(&self.ingress.to_ne_bytes());
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
         context[176..180].copy_from_slice(&self.gso_size.to_ne_bytes());
         let mut out = vec![0; frame.len() + 64];

@@ -160,4 +160,24 @@ both! {
     zero_weight_backend_gets_no_connection;
     counts_of_an_older_generation_are_ignored;
     long_slot_table_is_sampled;
+    np_9_both_ends_on_one_node_are_judged;
+    np_58_service_is_judged_by_its_backend;
+    np_34_egress_is_judged_after_translation;
+    np_29_block_and_its_exception_decide_beyond_the_node;
+    np_59_node_port_and_host_port_are_judged_with_the_client;
+    np_57_pod_reaches_itself_through_a_service;
+    np_51_own_node_reaches_isolated_pods;
+    np_53_egress_to_the_own_node_is_judged;
+    packets_forwarded_by_the_host_are_judged;
+    packet_is_judged_once_on_its_way_through_the_host;
+    np_78_revoked_connection_ends_with_its_next_packet;
+    syn_in_the_direction_of_the_answers_is_judged;
+    connection_from_before_isolation_keeps_its_direction;
+    evicted_half_of_an_untranslated_pair_is_restored;
+    np_50_icmp_errors_of_known_connections_pass;
+    np_68_unknown_fragment_does_not_reach_an_isolated_pod;
+    masqueraded_egress_is_judged;
+    port_table_decides_about_ports;
+    np_74_rules_are_those_of_one_pod;
+    judged_connection_beside_one_to_the_service_keeps_both;
 }

@@ -11,7 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane_common::packet::family::Family;
 use dataplane_common::path::datapath;
+use dataplane_common::path::deliver;
+use dataplane_common::path::judge;
 use dataplane_common::path::port_reuse;
+use dataplane_common::path::recheck;
 use dataplane_common::path::reject::{Reply, reject};
 use dataplane_common::path::sctp_ports;
 use dataplane_common::path::socket::{self, ConnectRequest, SocketVerdict};
@@ -20,6 +23,7 @@ use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::policy::{PodRules, Rule, RuleKey};
 use dataplane_common::types::service::{
     Backend, BackendLoad, Frontend, FrontendKey, HostPort, Slot, SockPeer, SockPeerKey, proto,
 };
@@ -84,8 +88,14 @@ fn run<A: Family + Reply>(
     (inner, checks_sum): ((&View<'_, V4>, &View<'_, V6>), bool),
 ) -> Verdict {
     let (size, before) = (frame.len(), sum(frame));
-    let mut packet =
-        Frame { bytes: frame, scratch: 0, socket: tables.0.socket, sum_change: 0, routes: &tables.0.routes };
+    let mut packet = Frame {
+        bytes: frame,
+        scratch: 0,
+        socket: tables.0.socket,
+        sum_change: 0,
+        routes: &tables.0.routes,
+        ingress: tables.0.ingress,
+    };
     let (origin, mut verdict) = match hook {
         Hook::FromPod => {
             (Origin::Pod, datapath::ingress::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Pod, ifindex))
@@ -93,8 +103,12 @@ fn run<A: Family + Reply>(
         Hook::FromUplink => {
             (Origin::Uplink, datapath::ingress::<A, _, _, _>(&mut packet, &mut flows, tables, Origin::Uplink, ifindex))
         }
-        Hook::ToPod => (Origin::Host, datapath::from_host::<A, _, _, _, false>(&mut packet, &mut flows, tables)),
-        Hook::ToUplink => (Origin::Host, datapath::from_host::<A, _, _, _, true>(&mut packet, &mut flows, tables)),
+        Hook::ToPod => {
+            (Origin::Host, datapath::from_host::<A, _, _, _, false>(&mut packet, &mut flows, tables, ifindex))
+        }
+        Hook::ToUplink => {
+            (Origin::Host, datapath::from_host::<A, _, _, _, true>(&mut packet, &mut flows, tables, ifindex))
+        }
     };
     let mut calls = 0;
     while let Some(stage) = verdict.stage() {
@@ -124,6 +138,9 @@ fn run<A: Family + Reply>(
             Stage::TunnelSource => {
                 tunnel_source::check_inner_source::<A, _, _, _, _>(&mut packet, tables, inner.0, inner.1)
             }
+            Stage::Judge => judge::judge::<A, _, _, _>(&mut packet, &mut flows, tables, (origin, payload), ifindex),
+            Stage::Deliver => deliver::deliver::<A, _, _, _>(&mut packet, &mut flows, tables, ifindex),
+            Stage::Recheck => recheck::recheck::<A, _, _, _>(&mut packet, &mut flows, tables, origin, ifindex),
             Stage::UdpFailover => udp_failover::fail_over::<A, _, _, _>(&mut packet, &mut flows, tables),
         };
     }
@@ -322,6 +339,37 @@ impl Testbed for Model {
     }
     fn put_config(&mut self, config: NodeConfig) {
         self.shared.config = config;
+    }
+    fn put_pod_rules(&mut self, ifindex: u32, rules: PodRules) {
+        self.shared.pod_rules.insert(ifindex, rules);
+    }
+    fn put_rule(&mut self, key: RuleKey, rule: Option<Rule>) {
+        match rule {
+            Some(rule) => drop(self.shared.rules.insert(key, rule)),
+            None => drop(self.shared.rules.remove(&key)),
+        }
+    }
+    fn put_peer(&mut self, addr: IpAddr, class: u32) {
+        match addr {
+            IpAddr::V4(a) => drop(self.v4.peers.insert(a.into(), class)),
+            IpAddr::V6(a) => drop(self.v6.peers.insert(a.into(), class)),
+        }
+    }
+    fn put_block(&mut self, addr: IpAddr, len: u32, class: u32) {
+        fn put<A: Address>(blocks: &mut Vec<(A, u32, u32)>, addr: A, len: u32, class: u32) {
+            blocks.retain(|(_, other, _)| *other != len);
+            blocks.push((addr, len, class));
+        }
+        match addr {
+            IpAddr::V4(a) => put(&mut self.v4.blocks, a.into(), len, class),
+            IpAddr::V6(a) => put(&mut self.v6.blocks, a.into(), len, class),
+        }
+    }
+    fn put_port(&mut self, table: u32, port: Option<(u8, u16)>, decision: u32) {
+        self.shared.ports.insert((table, port), decision);
+    }
+    fn set_ingress(&mut self, ifindex: u32) {
+        self.shared.ingress = ifindex;
     }
     fn put_network(&mut self, addr: IpAddr, len: u32, net: Network) {
         match addr {

@@ -8,6 +8,7 @@ use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod};
+use dataplane_common::types::policy::{PodRules, Rule, RuleKey};
 use dataplane_common::types::service::{Backend, BackendLoad, Frontend, FrontendKey};
 
 /// A hook of the packet path.
@@ -54,6 +55,17 @@ pub(crate) trait Testbed {
     fn put_network(&mut self, addr: IpAddr, len: u32, net: Network);
     /// Allows clients of a network to use a service port.
     fn put_source_range(&mut self, service_port: u32, addr: IpAddr, len: u32);
+    fn put_pod_rules(&mut self, ifindex: u32, rules: PodRules);
+    /// Sets or removes the decision of a rule set about a class.
+    fn put_rule(&mut self, key: RuleKey, rule: Option<Rule>);
+    /// Sets the class of a pod's address.
+    fn put_peer(&mut self, addr: IpAddr, class: u32);
+    /// Sets the class of a block with a prefix length in bits.
+    fn put_block(&mut self, addr: IpAddr, len: u32, class: u32);
+    /// Sets the decision of a port table about a protocol and port, or about all others.
+    fn put_port(&mut self, table: u32, port: Option<(u8, u16)>, decision: u32);
+    /// Sets the interface by which the following packets arrive at the node; 0: it sends them.
+    fn set_ingress(&mut self, ifindex: u32);
     fn put_host_port(&mut self, key: FrontendKey<IpAddr>, to: SocketAddr, ifindex: u32);
     fn flow(&mut self, from: SocketAddr, to: SocketAddr, proto: u8) -> Option<FlowView>;
     /// Removes one direction of a flow, as the kernel does when the table is full.

@@ -37,7 +37,8 @@ const COMMON: Crate = Crate {
         Room { name: "balance", uses: &["types", "maps"] },
         Room { name: "packet", uses: &["wire", "types", "maps"] },
         Room { name: "verdict", uses: &["types", "packet"] },
-        Room { name: "path", uses: &["wire", "types", "maps", "balance", "packet", "verdict"] },
+        Room { name: "policy", uses: &["types", "maps"] },
+        Room { name: "path", uses: &["wire", "types", "maps", "balance", "packet", "verdict", "policy"] },
     ],
 };
 

@@ -20,6 +20,8 @@ pub(super) struct Frame<'a> {
     pub(super) sum_change: u32,
     /// Interface index by destination address.
     pub(super) routes: &'a HashMap<[u8; 16], u32>,
+    /// Interface by which it arrived at the node; 0: the node sends it.
+    pub(super) ingress: u32,
 }
 
 impl Frame<'_> {
@@ -36,6 +38,9 @@ impl Frame<'_> {
 impl Packet for Frame<'_> {
     fn load_words<const N: usize>(&self, offset: usize) -> Option<[Be32; N]> {
         self.read(offset)
+    }
+    fn ingress_ifindex(&self) -> u32 {
+        self.ingress
     }
     fn load_u16(&self, offset: usize) -> Option<Be16> {
         self.bytes.get(offset..offset + 2).map(|b| Be16(u16::from_ne_bytes(b.try_into().unwrap())))

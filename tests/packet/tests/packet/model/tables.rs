@@ -8,13 +8,15 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use dataplane_common::balance::least_connections;
-use dataplane_common::maps::{FamilyMaps, FlowMap, SharedMaps};
+use dataplane_common::maps::{FamilyMaps, FlowMap, RuleMaps, SharedMaps};
+use dataplane_common::policy::evaluate;
 use dataplane_common::types::address::Address;
 use dataplane_common::types::answer_budget::{AnswerBudget, AnswerKind};
 use dataplane_common::types::event::Counter;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
 use dataplane_common::types::load::{ConnectionCounts, Search};
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::policy::{PodRules, Rule, RuleKey};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SlotTable,
     SockPeer, SockPeerKey, SourceRange,
@@ -85,6 +87,8 @@ pub(super) struct Maps<A: 'static> {
     pub(super) host_ports: HashMap<FrontendKey<A>, HostPort<A>>,
     pub(super) affinity: WrittenMap<AffinityKey<A>, Affinity>,
     pub(super) fragments: WrittenMap<FragmentKey<A>, Ports>,
+    pub(super) peers: HashMap<A, u32>,
+    pub(super) blocks: Vec<(A, u32, u32)>,
     pub(super) networks: Vec<(A, u32, Network)>,
     pub(super) source_ranges: Vec<(u32, A, u32)>,
     pub(super) sock_peers: WrittenMap<SockPeerKey<A>, SockPeer<A>>,
@@ -103,6 +107,12 @@ pub(super) struct Shared {
     /// The present tick.
     pub(super) now: u32,
     pub(super) pods: HashMap<u32, Pod>,
+    pub(super) pod_rules: HashMap<u32, PodRules>,
+    pub(super) rules: HashMap<RuleKey, Rule>,
+    /// Table, protocol and port; no port: all others of the table.
+    pub(super) ports: HashMap<(u32, Option<(u8, u16)>), u32>,
+    /// Interface by which the packets arrive that the host's stack sends to pods; 0: none.
+    pub(super) ingress: u32,
     pub(super) pod_netns: HashMap<u64, PodNetns>,
     pub(super) slots: RefCell<HashMap<u32, Slot>>,
     pub(super) backends: HashMap<u32, Backend>,
@@ -135,6 +145,9 @@ impl<A> SharedMaps for View<'_, A> {
     }
     fn pod(&self, ifindex: u32) -> Option<&Pod> {
         self.0.pods.get(&ifindex)
+    }
+    fn pod_rules(&self, ifindex: u32) -> Option<&PodRules> {
+        self.0.pod_rules.get(&ifindex)
     }
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
         self.0.pod_netns.get(&cookie)
@@ -174,9 +187,29 @@ impl<A> SharedMaps for View<'_, A> {
     }
 }
 
+impl<A: Address> RuleMaps<A> for View<'_, A> {
+    fn peer_class(&self, addr: &A) -> Option<u32> {
+        self.1.peers.get(addr).copied()
+    }
+    fn block_class(&self, addr: &A) -> Option<u32> {
+        let found = self.1.blocks.iter().filter(|(net, len, _)| matches(net, addr, *len));
+        found.max_by_key(|(_, len, _)| *len).map(|(.., class)| *class)
+    }
+    fn rule(&self, key: &RuleKey) -> Option<&Rule> {
+        self.0.rules.get(key)
+    }
+    fn port_decision(&self, table: u32, proto: u8, port: u16) -> Option<u32> {
+        let exact = self.0.ports.get(&(table, Some((proto, port))));
+        exact.or_else(|| self.0.ports.get(&(table, None))).copied()
+    }
+}
+
 impl<A: Address> FamilyMaps<A> for View<'_, A> {
     fn address(&self, addr: &A) -> Option<AddressInfo> {
         self.1.addresses.get(addr).copied()
+    }
+    fn judge(&self, set: u32, peer: &A, ports: u32) -> u32 {
+        evaluate(self, set, peer, (ports >> 16) as u8, ports as u16)
     }
     fn network(&self, addr: &A) -> Option<Network> {
         let found = self.1.networks.iter().filter(|(net, len, _)| matches(net, addr, *len));
