@@ -8,8 +8,9 @@ use crate::types::address::Address;
 use crate::types::answer_budget::AnswerKind;
 use crate::types::event::Counter;
 use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use crate::types::flow_budget::Ring;
 use crate::types::load::{ConnectionCounts, Search};
-use crate::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
+use crate::types::pod::{AddressInfo, MasqueradeSource, Network, NodeConfig, Pod, PodNetns};
 use crate::types::policy::{PodRules, Rule, RuleKey};
 use crate::types::service::{
     Affinity, AffinityKey, Backend, Frontend, FrontendKey, HostPort, SlotTable, SockPeer, SockPeerKey, SourceRange,
@@ -35,6 +36,11 @@ pub trait SharedMaps {
     fn pod_rules(&self, ifindex: u32) -> Option<&PodRules>;
     /// Returns the pod in a network namespace.
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
+    /// Returns the addresses of masqueraded packets that leave by a device; `None`: the node's.
+    fn masquerade_source(&self, ifindex: u32) -> Option<&MasqueradeSource> {
+        let _ = ifindex;
+        None
+    }
     /// Returns the backend id in a slot; `None` if the index is out of range.
     fn slot(&self, index: u32) -> Option<u32>;
     /// Returns the position in a table whose turn it is, counted from 0, and advances the turn. A
@@ -53,6 +59,12 @@ pub trait SharedMaps {
     fn count_flow(&self, backend: u32, generation: u32);
     /// Counts an event of the programs.
     fn count(&self, counter: Counter);
+    /// Takes a new flow from the budget with this index, which regains `rate` flows a tick. Returns
+    /// false if it is empty ([`crate::types::flow_budget`]).
+    fn take_flow(&self, budget: u32, rate: u32) -> bool {
+        let _ = (budget, rate);
+        true
+    }
     /// Counts an answer to a rejected packet; returns false if it must not be sent
     /// ([`crate::types::answer_budget`]).
     fn take_answer(&self, kind: AnswerKind) -> bool;
@@ -119,4 +131,8 @@ pub trait FlowMap<A: Address> {
     fn insert_new(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
     /// Removes a flow, if it exists.
     fn remove(&mut self, key: &FlowKey<A>);
+    /// Writes the key of a surplus flow into the next element of its ring. Returns the key that was
+    /// there, all zero if there was none; `None` if the element could not be written. `entries`:
+    /// size of both rings.
+    fn replace_surplus(&mut self, ring: Ring, entries: u32, key: &FlowKey<A>) -> Option<FlowKey<A>>;
 }

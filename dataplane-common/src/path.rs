@@ -8,6 +8,7 @@ pub mod conntrack;
 pub mod datapath;
 pub mod deliver;
 pub mod flow_pair;
+pub mod flow_share;
 pub mod forward;
 pub mod icmp_error;
 pub mod judge;

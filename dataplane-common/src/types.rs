@@ -14,6 +14,7 @@ pub mod answer_budget;
 pub mod clock;
 pub mod event;
 pub mod flow;
+pub mod flow_budget;
 pub mod fnv;
 pub mod ip_family;
 pub mod load;

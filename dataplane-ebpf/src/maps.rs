@@ -12,7 +12,8 @@ use dataplane_common::types::address::{V4, V6};
 use dataplane_common::types::answer_budget::{AnswerBudget, AnswerKind};
 use dataplane_common::types::event::{Counter, DropReason};
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
-use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use dataplane_common::types::flow_budget::{BUDGETS, FlowBudget, Ring};
+use dataplane_common::types::pod::{AddressInfo, MasqueradeSource, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use dataplane_common::types::policy::{PodRules, PortKey, Rule, RuleKey};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
@@ -68,6 +69,8 @@ pub static addresses6: HashMap<V6, AddressInfo, 262144, ON_DEMAND> = HashMap::ne
 #[btf_map]
 pub static pod_netns: HashMap<u64, PodNetns, 4096, ON_DEMAND> = HashMap::new();
 #[btf_map]
+pub static masq_sources: HashMap<u32, MasqueradeSource, 1024, ON_DEMAND> = HashMap::new();
+#[btf_map]
 pub static config: Array<NodeConfig, 1> = Array::new();
 #[btf_map]
 pub static counters: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
@@ -75,6 +78,14 @@ pub static counters: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new
 pub static drops: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
 #[btf_map]
 pub static answers: PerCpuArray<AnswerBudget, { AnswerKind::COUNT }> = PerCpuArray::new();
+#[btf_map]
+pub static flow_budgets: Array<FlowBudget, { BUDGETS as usize }> = Array::new();
+#[btf_map]
+pub static surplus_heads: Array<u64, { Ring::HEADS }> = Array::new();
+#[btf_map]
+pub static surplus4: Array<FlowKey<V4>, 32768> = Array::new();
+#[btf_map]
+pub static surplus6: Array<FlowKey<V6>, 32768> = Array::new();
 #[btf_map]
 pub static networks4: LpmTrie<V4, Network, 16384> = LpmTrie::new();
 #[btf_map]

@@ -82,7 +82,7 @@ fn unchanged_restart_changes_nothing() {
     assert!(first.operations > 20, "{}", first.operations);
     assert_eq!(attach_all(&first, &node, UplinkAttach::Auto), 13);
     let before = (ids("maps"), ids("programs"), ids("links"));
-    assert_eq!((before.0.len(), before.1.len(), before.2.len()), (31, 28, 13));
+    assert_eq!((before.0.len(), before.1.len(), before.2.len()), (43, 36, 13));
     assert!(before.2.contains_key("from_uplink-up0") && before.2.contains_key("sock_connect4"));
     drop(first);
 

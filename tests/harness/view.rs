@@ -40,6 +40,15 @@ pub fn drops(machine: &Machine, reason: &str) -> Result<u64> {
     all["drops"][reason].as_u64().with_context(|| format!("no count of {reason} in {all}"))
 }
 
+/// Returns how often the programs of a node have counted an event.
+///
+/// # Errors
+/// When the node doesn't say.
+pub fn events(machine: &Machine, event: &str) -> Result<u64> {
+    let all = json(machine, &["drops"])?;
+    all["events"][event].as_u64().with_context(|| format!("no count of {event} in {all}"))
+}
+
 /// Returns the number of backends for new connections of each frontend of a Service; empty without
 /// frontends.
 ///

@@ -13,6 +13,7 @@ mod contracts;
 mod egress_routes;
 mod endpoints;
 mod fixture;
+mod floods;
 mod flow_ownership;
 mod foreign_programs;
 mod harness;

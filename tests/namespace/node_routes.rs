@@ -266,7 +266,7 @@ fn removed_routes_and_neighbours_of_pods_are_restored() {
         report.is_ok_and(|report| report.ok == 1)
     };
     let all = || IpFamily::BOTH.into_iter().all(answered);
-    assert!(all(), "before");
+    wait::until_true("the node reaches the pod", SOON, all).unwrap();
     let device = pod.result()["interfaces"][0]["name"].as_str().unwrap().to_owned();
     let [four, six] = IpFamily::BOTH.map(|family| pod.address(family).unwrap());
     let [lookup, routes] = [

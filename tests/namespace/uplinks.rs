@@ -170,3 +170,54 @@ fn uplink_without_ethernet_header_is_in_log_and_status() {
         "{links:?}"
     );
 }
+
+/// Sends requests from a pod of the first node to a server, and expects that it sees this address.
+fn is_seen_as(fixture: &Fixture, server: IpAddr, address: IpAddr) {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let report = load::send_requests(&fixture.client, SocketAddr::new(server, SERVED), protocol, 10).unwrap();
+        let context = format!("{server} {protocol:?}: {report:?}");
+        assert_eq!((report.ok, report.failed), (10, 0), "{context}");
+        assert!(report.seen_as.iter().eq([&address]), "{address} is expected: {context}");
+    }
+}
+
+/// Port of the servers outside the cluster.
+const SERVED: u16 = 8080;
+
+/// A pod reaches a server in each network, and each sees the address of the card in its network.
+/// The servers know no other network, so an answer proves that they were asked by a neighbour.
+fn masquerade_by_device(second_is_node_address: bool) {
+    let mut cluster = Cluster::network(Shape { nodes: 2, mtu: 1500 }).unwrap();
+    let inside = cluster.add_network(SECOND, 1500, "inside").unwrap();
+    if second_is_node_address {
+        name_second_addresses(&cluster);
+    }
+    // The cards of the test are veths, which are uplinks only for a reason.
+    cluster.start_agents_with(&["--masquerade=true", "--uplink=eth0,eth1"]).unwrap();
+    let fixture = Fixture::of(cluster, &[0, 1]);
+    let _servers = [&inside, &fixture.cluster.client].map(|m| load::serve(m, m.name(), &[SERVED]).unwrap());
+    let node = &fixture.cluster.nodes[0];
+    // Over IPv6, packets have the node's address on every card.
+    is_seen_as(&fixture, address_on(IpFamily::V4, SECOND, 9), second(IpFamily::V4, node));
+    is_seen_as(&fixture, address_on(IpFamily::V4, 0, 1), node.address(IpFamily::V4));
+    for family in IpFamily::BOTH {
+        // A backend on another node, by the card that leads there.
+        let address = if second_is_node_address { second(family, node) } else { node.address(family) };
+        let from = if second_is_node_address { &inside } else { &fixture.cluster.client };
+        node_ports_answer(from, address, fixture.backends.len());
+    }
+}
+
+/// The node's address is on the second card, and the default route on the first.
+#[test]
+#[ignore = "needs root"]
+fn pods_leave_by_the_default_route_with_its_address() {
+    masquerade_by_device(true);
+}
+
+/// The node's address is on the card of the default route; the second leads to a storage network.
+#[test]
+#[ignore = "needs root"]
+fn pods_leave_by_a_further_card_with_its_address() {
+    masquerade_by_device(false);
+}

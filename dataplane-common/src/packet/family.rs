@@ -8,7 +8,7 @@ use crate::packet::access::{L3, Packet};
 use crate::packet::parse::{Header, Parsed};
 use crate::types::address::{Address, V4, V6};
 use crate::types::flow::FlowKey;
-use crate::types::pod::{NodeConfig, Pod, PodNetns};
+use crate::types::pod::{MasqueradeSource, NodeConfig, Pod, PodNetns};
 use crate::types::service::proto;
 use crate::wire::byte_order::{Be16, Be32};
 use crate::wire::checksum;
@@ -45,6 +45,8 @@ pub trait Family: Rewrite + Inside {
     fn of_netns(pod: &PodNetns) -> Self;
     /// Returns the node's address of this family; unspecified if it has none.
     fn of_node(node: &NodeConfig) -> Self;
+    /// Returns the address of this family; unspecified if neither device nor node has one.
+    fn of_source(source: &MasqueradeSource) -> Self;
     /// Returns true if packets to this address must stay in the host's stack: loopback,
     /// IPv6 link-local, multicast, broadcast.
     fn is_host_only(self) -> bool;
@@ -235,6 +237,10 @@ impl Family for V4 {
         node.node4
     }
     #[inline(always)]
+    fn of_source(source: &MasqueradeSource) -> Self {
+        source.addr4
+    }
+    #[inline(always)]
     fn is_host_only(self) -> bool {
         let a = u32::from_be(self.word());
         // From 224 on: multicast, reserved addresses and broadcast (RFC 1112, section 4). 0/8 is a
@@ -274,6 +280,10 @@ impl Family for V6 {
     #[inline(always)]
     fn of_node(node: &NodeConfig) -> Self {
         node.node6
+    }
+    #[inline(always)]
+    fn of_source(source: &MasqueradeSource) -> Self {
+        source.addr6
     }
     #[inline(always)]
     fn is_host_only(self) -> bool {

@@ -13,14 +13,15 @@ use crate::packet::parse::{Layer4, Parsed, parse, parse_again};
 use crate::packet::rewrite::translate;
 use crate::path::conntrack::{is_current, needs_recheck, touch};
 use crate::path::flow_pair::{NO_PORT, attempt, insert_flow_pair};
+use crate::path::flow_share::{is_surplus, replace_oldest, ring_of};
 use crate::path::forward::{forward, route, via_sctp_stage};
 use crate::path::icmp_error;
 use crate::path::new_connection::{FlowTarget, egress, masquerade, to_backend, to_host_port, translate_port};
 use crate::path::sender::{MARTIAN, SPOOFED, TUNNEL_SENDER, check_addresses, check_source_mac, is_tunnel_port};
 use crate::path::udp_failover::peer_of_ended_backend;
-use crate::policy::{epoch, is_ingress_isolated, is_policed};
+use crate::policy::{is_ingress_isolated, is_policed};
 use crate::types::event::{DropReason, ParseError};
-use crate::types::flow::{Flow, flow_flags};
+use crate::types::flow::flow_flags;
 use crate::types::pod::{address_kind, node_features, pod_flags};
 use crate::types::service::{Frontend, FrontendKey, scheduler};
 use crate::types::stage::{Origin, Stage};
@@ -281,11 +282,13 @@ where
     target.resolve_route(packet);
     // The branches above have fixed the origin, and each value would be explored separately.
     let origin = Origin::from_number(packet.scrub_verifier_state(origin as u32));
-    let dport = (packet.scratch() >> attempt::PORT) as u16;
     // The agent raises the epoch when no program runs any more that has seen the rules before.
-    let mut flow = Flow { dport, epoch: epoch(tables), ..Flow::EMPTY };
+    let mut flow = target.flow_wanted(tables, packet.scratch(), &parsed.key);
     let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, origin, ifindex, &mut flow);
     if verdict.action() == Action::Translate {
+        if is_surplus(tables, &parsed.key.src, &flow) {
+            replace_oldest(flows, tables, &parsed.key, ring_of(&flow));
+        }
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
     } else if verdict == NO_PORT && packet.scratch() & attempt::SEARCHES != attempt::SEARCHES {
         let earlier = packet.scratch() & (attempt::FROM_NODE - 1);

@@ -53,8 +53,10 @@ pub const NO_PORT: Verdict = Verdict::drop(DropReason::SnatPortsExhausted);
 /// If another connection has the key of the reply, this one gets another source port, as
 /// `nf_nat_used_tuple` in `net/netfilter/nf_nat_core.c` has it.
 ///
-/// A search for a source port begins with `dport` of the given flow, unless that is 0. The flows
-/// get its epoch.
+/// `flow` holds, at first, the address that replaces a translated source address as `src` (IPv4;
+/// for IPv6 it is the node's), and the port with which the search for a source port begins, if it
+/// is in the pool, as `dport`.
+/// The flows get its epoch.
 ///
 /// Not inlined: keys and values of both directions need a stack frame of their own. The frames of
 /// all nested calls together must fit into 512 bytes (`check_max_stack_depth` in
@@ -73,6 +75,7 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     let internal = matches!(origin, Origin::Pod);
     let client = if internal { tables.pod(ifindex) } else { None };
     let (pod_flags, client) = client.map_or((0, ifindex), |pod| (pod_flow_flags(pod.flags as u8), pod.device(ifindex)));
+    let node = if A::V6 { A::UNSPECIFIED } else { flow.src };
     let first_port = flow.dport;
     // `flow` is the caller's: one buffer serves as the value of both insertions, and afterwards as
     // the flow by which the packet is translated.
@@ -95,7 +98,7 @@ pub fn insert_flow_pair<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     let mut back = FlowKey { src, dst: key.src, sport, dport: key.sport, proto: key.proto, pad: [0; 3] };
     if target.source != Source::KEEP || !flows.insert_new(&back, flow) {
         if target.source & Source::NODE != 0 {
-            back.dst = tables.config().map_or(A::UNSPECIFIED, A::of_node);
+            back.dst = tables.config().map_or(A::UNSPECIFIED, |c| if A::V6 { A::of_node(c) } else { node });
         }
         let verdict = reserve_snat_port(flows, tables, &mut back, first_port, flow);
         if verdict != Verdict::TRANSLATE {
@@ -240,7 +243,7 @@ pub fn is_own_address<A: Family, T: SharedMaps>(tables: &T, addr: &A, origin: Or
 }
 
 /// Finds a free source port for `back`, and reserves it by inserting the reply's flow. Tries
-/// `first_port` first, unless it is 0.
+/// `first_port` first, if it is in the pool.
 #[inline(always)]
 fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     flows: &mut F,
@@ -259,15 +262,19 @@ fn reserve_snat_port<A: Family, F: FlowMap<A>, T: FamilyMaps<A>>(
     let mut random = tables.random();
     for _ in 0..SNAT_TRIES {
         back.dport = min.wrapping_add(((random as u64 * ports as u64) >> 32) as u16);
-        if first_port != 0 {
+        if min <= first_port && first_port <= config.snat_port_max {
             back.dport = first_port;
-            first_port = 0;
         }
+        first_port = 0;
         if echo {
             back.sport = back.dport;
         }
+        // Answers to the tunnel's port would be dropped as a pod's datagrams to it. With the port
+        // that the client has asked, a pod that reaches itself by a node port would get a reply
+        // with the key of its question.
+        let is_taken = back.dport == config.tunnel_port || back.dport == flow.sport;
         // `BPF_NOEXIST` makes test and reservation one atomic step between CPUs.
-        if flows.insert_new(back, flow) {
+        if !is_taken && flows.insert_new(back, flow) {
             return Verdict::TRANSLATE;
         }
         // A linear congruential step: the helper for random numbers costs about 20 ns a call.

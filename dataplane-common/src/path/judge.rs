@@ -16,6 +16,7 @@ use crate::packet::family::Family;
 use crate::packet::parse::{ACK, Layer4, Parsed, RST, parse_again};
 use crate::path::datapath::connect_other;
 use crate::path::flow_pair::{NO_PORT, attempt, insert_flow_pair};
+use crate::path::flow_share::{is_surplus, replace_oldest, ring_of};
 use crate::path::forward::{forward, route};
 use crate::path::new_connection::{FlowTarget, keep, to_chosen_backend};
 use crate::policy::{Connection, epoch, refusal};
@@ -72,9 +73,12 @@ where
     }
     target.complete(packet, tables);
     target.resolve_route(packet);
-    let mut flow = Flow { dport: (packet.scratch() >> attempt::PORT) as u16, epoch, ..Flow::EMPTY };
+    let mut flow = Flow { epoch, ..target.flow_wanted(tables, packet.scratch(), &parsed.key) };
     let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, origin, ifindex, &mut flow);
     if verdict.action() == Action::Translate {
+        if is_surplus(tables, &parsed.key.src, &flow) {
+            replace_oldest(flows, tables, &parsed.key, ring_of(&flow));
+        }
         if is_reply {
             turn_round(flows, &parsed.key, &flow);
         }

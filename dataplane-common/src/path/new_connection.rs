@@ -10,9 +10,10 @@ use crate::packet::access::Packet;
 use crate::packet::family::Family;
 use crate::path::conntrack::device;
 use crate::path::flow_pair::attempt;
+use crate::policy;
 use crate::types::address::Address;
 use crate::types::event::{Counter, DropReason};
-use crate::types::flow::{FlowKey, flow_flags};
+use crate::types::flow::{Flow, FlowKey, flow_flags};
 use crate::types::pod::{AddressInfo, address_flags, address_kind, network_flags, node_features};
 use crate::types::service::{Frontend, HostPort, backend_state, frontend_flags};
 use crate::types::stage::Origin;
@@ -106,6 +107,29 @@ impl<A: Address> FlowTarget<A> {
         (self.source & Source::NODE) as u32 * (attempt::FROM_NODE / Source::NODE as u32)
     }
 
+    /// Returns a flow that tells [`super::flow_pair::insert_flow_pair`] how to translate the
+    /// source, and the epoch.
+    #[inline(always)]
+    pub fn flow_wanted<T: SharedMaps>(&self, tables: &T, scratch: u32, key: &FlowKey<A>) -> Flow<A>
+    where
+        A: Family,
+    {
+        // IPv6: no stack is left for another address than the node's.
+        let src = if A::V6 { A::UNSPECIFIED } else { masquerade_address(tables, self.oif) };
+        Flow { src, dport: self.first_port(scratch, key), epoch: policy::epoch(tables), ..Flow::EMPTY }
+    }
+
+    /// Returns the port with which the search for a free source port begins: that of the scratch
+    /// word ([`attempt::PORT`]), or else the client's, if its address is translated. It keeps that
+    /// port if it is in the pool.
+    #[inline(always)]
+    const fn first_port(&self, scratch: u32, key: &FlowKey<A>) -> u16 {
+        let found = (scratch >> attempt::PORT) as u16;
+        // No branch: the verifier would follow both sides.
+        let kept = key.sport * (self.source / Source::NODE) as u16;
+        if found == 0 { kept } else { found }
+    }
+
     /// Sets the backend to the least loaded one of the frontend.
     #[inline(always)]
     pub fn find_least_loaded<T: FamilyMaps<A>>(&mut self, tables: &T, frontend: &Frontend, origin: Origin) {
@@ -131,9 +155,10 @@ impl<A: Address> FlowTarget<A> {
     /// Looks up the egress device of a masqueraded IPv4 flow that would be left to the host's
     /// routes.
     ///
-    /// The host's stack drops a packet that arrives with the node's own address as its source (a
-    /// martian, RFC 1812, section 5.3.7; `fib_validate_source` in `net/ipv4/fib_frontend.c`), so
-    /// such a packet has to be redirected.
+    /// The device determines the source address. The packet also has to be redirected: the host's
+    /// stack drops one that arrives with an address of the node as its source (a martian, RFC 1812,
+    /// section 5.3.7; `fib_validate_source` in `net/ipv4/fib_frontend.c`). The stages of IPv6 have
+    /// no stack left for the lookup: the host's stack routes, and the source is the node's address.
     #[inline(always)]
     pub fn resolve_route<P: Packet>(&mut self, packet: &P) {
         if !A::V6 && self.source & Source::NODE != 0 && self.oif == 0 {
@@ -345,6 +370,21 @@ pub fn masquerade<A: Family, T: FamilyMaps<A>>(
     *target = FlowTarget { addr: key.dst, port: key.dport, source: Source::NODE, oif, ..FlowTarget::EMPTY };
     tables.count(Counter::Masqueraded);
     Verdict::TRANSLATE
+}
+
+/// Returns the address of masqueraded packets that leave by this device; unspecified if the node
+/// has none.
+#[inline(always)]
+pub(super) fn masquerade_address<A: Family, T: SharedMaps>(tables: &T, oif: u32) -> A {
+    let Some(config) = tables.config() else { return A::UNSPECIFIED };
+    // A node with one uplink needs no lookup: its address is that of the uplink.
+    if !A::V6
+        && oif != config.uplink
+        && let Some(source) = tables.masquerade_source(oif)
+    {
+        return A::of_source(source);
+    }
+    A::of_node(config)
 }
 
 /// Sets the target of a connection whose source port alone is translated. `verdict` is what its

@@ -26,6 +26,7 @@ use crate::packet::parse::{Layer4, Parsed, parse};
 use crate::path::conntrack::{arrival, is_current, is_served, needs_recheck, touch};
 use crate::path::flow_pair::{Pair, attempt, free_port, is_own_address, remove_pair};
 use crate::path::forward::forward;
+use crate::path::new_connection::masquerade_address;
 use crate::types::event::DropReason;
 use crate::types::flow::{Flow, FlowKey, flow_flags, flow_state};
 use crate::types::stage::{Origin, Stage};
@@ -54,7 +55,7 @@ where
     let received = packet.scratch();
     let next = Verdict::PASS.then(Stage::NewConnection);
     if received & attempt::SEARCHES != 0 {
-        let freed = match searched_key(tables, &parsed, received, verdict.backend()) {
+        let freed = match searched_key(packet, tables, &parsed, received, verdict.backend()) {
             Some(mut key) => free_port(flows, tables, &mut key),
             None => 0,
         };
@@ -109,7 +110,8 @@ where
 
 /// Returns the key of the reply that another connection has, after a search for a free port.
 #[inline(always)]
-fn searched_key<A: Family, T: FamilyMaps<A>>(
+fn searched_key<A: Family, P: Packet, T: FamilyMaps<A>>(
+    packet: &P,
     tables: &T,
     parsed: &Parsed<A>,
     received: u32,
@@ -124,7 +126,9 @@ fn searched_key<A: Family, T: FamilyMaps<A>>(
         key.sport = key.dport;
     }
     if received & attempt::FROM_NODE != 0 {
-        key.dst = A::of_node(tables.config()?);
+        // With several uplinks the device decides, as it did in the search.
+        let oif = if !A::V6 && tables.config()?.uplink == 0 { packet.route_ifindex(&key.src) } else { 0 };
+        key.dst = masquerade_address(tables, oif);
     }
     Some(key)
 }

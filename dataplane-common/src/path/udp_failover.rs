@@ -19,9 +19,8 @@ use crate::path::conntrack::{is_current, touch};
 use crate::path::flow_pair::{end_pair, insert_flow_pair};
 use crate::path::forward::forward;
 use crate::path::new_connection::{FlowTarget, to_backend};
-use crate::policy;
 use crate::types::event::DropReason;
-use crate::types::flow::{Flow, FlowKey};
+use crate::types::flow::FlowKey;
 use crate::types::service::{FrontendKey, SockPeer, SockPeerKey, backend_state};
 use crate::types::stage::Origin;
 use crate::verdict::{Action, Verdict};
@@ -89,7 +88,7 @@ where
     if !target.resolve_egress_route(packet) {
         return Verdict::drop(DropReason::NoBackend);
     }
-    let mut flow = Flow { epoch: policy::epoch(tables), ..Flow::EMPTY };
+    let mut flow = target.flow_wanted(tables, 0, &parsed.key);
     // Answers go to the host's stack, which interface 0 stands for.
     let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, Origin::Host, 0, &mut flow);
     if verdict.action() == Action::Translate {

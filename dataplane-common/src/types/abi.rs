@@ -11,8 +11,9 @@ use crate::types::address::{Prefix, V4, V6};
 use crate::types::answer_budget::AnswerBudget;
 use crate::types::event::{Counter, DropReason};
 use crate::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use crate::types::flow_budget::FlowBudget;
 use crate::types::fnv;
-use crate::types::pod::{AddressInfo, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
+use crate::types::pod::{AddressInfo, MasqueradeSource, Network, NodeConfig, POD_SLOTS, Pod, PodNetns};
 use crate::types::policy::{PodRules, PortKey, Rule, RuleKey};
 use crate::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, ServiceName, Slot,
@@ -70,10 +71,15 @@ pub const MAPS: &[&str] = &[
     "addresses4",
     "addresses6",
     "pod_netns",
+    "masq_sources",
     "config",
     "counters",
     "drops",
     "answers",
+    "flow_budgets",
+    "surplus_heads",
+    "surplus4",
+    "surplus6",
     "networks4",
     "networks6",
     "source_ranges4",
@@ -123,11 +129,13 @@ pub const HASH: u64 = {
         Pod { netns_cookie addr4 addr6 mac host_mac flags pad } = 48;
         AddressInfo { ifindex kind flags mac } = 12;
         PodNetns { addr4 addr6 ifindex } = 24;
-        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks features mtu tunnel_mtu unreplied_ticks assured_ticks netns_cookie tunnels tunnel_port pad policy_epoch } = 80;
+        NodeConfig { node4 node6 uplink snat_port_min snat_port_max udp_ticks tcp_ticks closing_ticks features mtu tunnel_mtu unreplied_ticks assured_ticks netns_cookie tunnels surplus policy_epoch tunnel_port pad } = 88;
         Prefix<V4> { len data } = 8;
         Prefix<V6> { len data } = 20;
         Network { oif flags node } = 12;
+        MasqueradeSource { addr4 addr6 } = 20;
         AnswerBudget { tick used } = 8;
+        FlowBudget { tick used } = 8;
         SourceRange<V4> { service_port client } = 8;
         SourceRange<V6> { service_port client } = 20;
         HostPort<V4> { addr port pad ifindex } = 12;

@@ -49,6 +49,9 @@ pub trait Address: Copy + Eq + Ord + Hash + Debug + Default + 'static {
     /// that a multiply-shift, which uses the high ones, may consume it.
     #[must_use]
     fn digest(self, seed: u32) -> u32;
+    /// Returns a hash of the network that one subscriber usually has: an IPv4 /24, an IPv6 /64.
+    #[must_use]
+    fn network_digest(self) -> u32;
     /// Returns the one's-complement sum of the address's words, in memory order, as
     /// [`crate::wire::checksum`] takes it.
     #[must_use]
@@ -178,6 +181,11 @@ impl Address for V4 {
     fn digest(self, seed: u32) -> u32 {
         (mix((seed as u64) << 32 | u32::from_be(self.word()) as u64) >> 32) as u32
     }
+
+    #[inline(always)]
+    fn network_digest(self) -> u32 {
+        (mix(u32::from_be(self.word()) as u64 >> 8) >> 32) as u32
+    }
 }
 
 impl Address for V6 {
@@ -219,6 +227,12 @@ impl Address for V6 {
     fn digest(self, seed: u32) -> u32 {
         let [a, b, c, d] = self.words().map(|word| u32::from_be(word) as u64);
         (mix(mix((a << 32 | b) ^ seed as u64) ^ (c << 32 | d)) >> 32) as u32
+    }
+
+    #[inline(always)]
+    fn network_digest(self) -> u32 {
+        let [a, b, ..] = self.words();
+        (mix((a as u64) << 32 | b as u64) >> 32) as u32
     }
 }
 

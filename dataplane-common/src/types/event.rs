@@ -97,6 +97,8 @@ counted! {
         Masqueraded = "masqueraded",
         /// The packet path opened a flow to a host port.
         HostPort = "host_port",
+        /// The packet path opened a flow beyond the budget of its sender.
+        SurplusFlow = "surplus_flow",
     }
 }
 

@@ -145,13 +145,30 @@ pub struct NodeConfig {
     pub netns_cookie: u64,
     /// Interface indices of the tunnels, by the family of their outer packets; 0: there is none.
     pub tunnels: [u32; 2],
-    /// UDP port of the tunnels; 0: there is none, or the nodes that may use it are not known yet.
-    pub tunnel_port: u16,
-    /// Padding, zero like every gap.
-    pub pad: u16,
+    /// Number of elements of `surplus4` and of `surplus6`, a power of two; 0: no flow is surplus.
+    pub surplus: u32,
     /// Raised when network policy takes a permission from a connection, never lowered. Flows of an
     /// earlier epoch are judged again at their next packet.
     pub policy_epoch: u32,
+    /// UDP port of the tunnels; 0: there is none, or the nodes that may use it are not known yet.
+    pub tunnel_port: u16,
+    /// Padding, zero like every gap.
+    pub pad: [u16; 3],
+}
+
+/// The addresses that masqueraded packets get where they leave by a device: value of
+/// `masq_sources`, by interface index. Written by the agent for each uplink.
+///
+/// A device without an entry, such as the tunnel, has the addresses of [`NodeConfig`]. So far the
+/// programs use the IPv4 address only.
+#[cfg_attr(feature = "host", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct MasqueradeSource {
+    /// An IPv4 address of the device; if it has none, the node's.
+    pub addr4: V4,
+    /// An IPv6 address of the device; if it has none, the node's.
+    pub addr6: V6,
 }
 
 /// Bits of [`NodeConfig::features`]. A feature that is off costs the programs no lookup.

@@ -15,6 +15,21 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
     unsafe { asm!("lock *(u64 *)({p} + 0) += {n}", p = in(reg) counter, n = in(reg) n, options(nostack)) };
 }
 
+/// Adds to a number that several CPUs share, with wrap-around, and returns the one from before
+/// (RFC 9669, section 5.3).
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub unsafe fn fetch_add(number: *mut u64, n: u64) -> u64 {
+    let mut n = n;
+    // SAFETY: one instruction that reads and writes those bytes alone.
+    unsafe {
+        asm!("{n} = atomic_fetch_add((u64 *)({p} + 0), {n})", p = in(reg) number, n = inout(reg) n, options(nostack))
+    };
+    n
+}
+
 /// Returns `n` unchanged, but hides its value from the optimizer.
 ///
 /// `core::hint::black_box` would do so by way of memory, and cost stack.

@@ -11,13 +11,14 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_jiffies64};
 use dataplane_common::balance::least_connections;
 use dataplane_common::maps::{FamilyMaps, FlowMap, RuleMaps, SharedMaps};
 use dataplane_common::policy::evaluate;
-use dataplane_common::types::address::{V4, V6};
+use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::answer_budget::AnswerKind;
 use dataplane_common::types::clock::TICK_SHIFT;
 use dataplane_common::types::event::Counter;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::types::flow_budget::Ring;
 use dataplane_common::types::load::{ConnectionCounts, Search};
-use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::pod::{AddressInfo, MasqueradeSource, Network, NodeConfig, Pod, PodNetns};
 use dataplane_common::types::policy::{PodRules, PortKey, Rule, RuleKey};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, SlotTable, SockBackend,
@@ -149,6 +150,11 @@ impl SharedMaps for KernelMaps {
         unsafe { maps::pod_netns.get(cookie) }
     }
     #[inline(always)]
+    fn masquerade_source(&self, ifindex: u32) -> Option<&MasqueradeSource> {
+        // SAFETY: see the module's doc.
+        unsafe { maps::masq_sources.get(ifindex) }
+    }
+    #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
         maps::slots.get(index).map(|s| s.backend)
     }
@@ -202,6 +208,12 @@ impl SharedMaps for KernelMaps {
         }
     }
     #[inline(always)]
+    fn take_flow(&self, budget: u32, rate: u32) -> bool {
+        // SAFETY: aligned words that only programs write. Two CPUs at once may take one flow for
+        // two.
+        maps::flow_budgets.get_ptr_mut(budget).is_some_and(|budget| unsafe { (*budget).take(self.now(), rate) })
+    }
+    #[inline(always)]
     fn take_answer(&self, kind: AnswerKind) -> bool {
         // SAFETY: this CPU's own element.
         maps::answers.get_ptr_mut(kind as u32).is_some_and(|budget| unsafe { (*budget).take(self.now()) })
@@ -210,7 +222,7 @@ impl SharedMaps for KernelMaps {
 
 macro_rules! family {
     ($addr:ty: $addresses:ident, $frontends:ident, $flows:ident, $affinity:ident, $fragments:ident, $peers:ident,
-     $networks:ident, $ranges:ident, $host_ports:ident, $classes:ident, $blocks:ident,
+     $networks:ident, $ranges:ident, $host_ports:ident, $surplus:ident, $classes:ident, $blocks:ident,
      |$set:ident, $peer:ident, $ports:ident| $judge:expr) => {
         impl RuleMaps<$addr> for KernelMaps {
             #[inline(always)]
@@ -317,14 +329,24 @@ macro_rules! family {
                 // Usually there is no entry.
                 let _ = maps::$flows.remove(key);
             }
+            #[inline(always)]
+            fn replace_surplus(&mut self, ring: Ring, entries: u32, key: &FlowKey<$addr>) -> Option<FlowKey<$addr>> {
+                let head = maps::surplus_heads.get_ptr_mut(ring.head(<$addr>::V6))?;
+                // SAFETY: an aligned counter of that element, which the program may write.
+                let n = unsafe { machine::fetch_add(head, 1) };
+                let element = maps::$surplus.get_ptr_mut(ring.element(n as u32, entries))?;
+                // SAFETY: see the module's doc. No other CPU gets this element before a whole turn
+                // of the ring.
+                Some(core::mem::replace(unsafe { &mut *element }, *key))
+            }
         }
     };
 }
 
 family!(V4: addresses4, frontends4, flows4, affinity4, fragments4, sock_peers4, networks4, source_ranges4, host_ports4,
-    peers4, blocks4, |set, peer, ports| judge_peer4(set, peer.word(), ports));
+    surplus4, peers4, blocks4, |set, peer, ports| judge_peer4(set, peer.word(), ports));
 family!(V6: addresses6, frontends6, flows6, affinity6, fragments6, sock_peers6, networks6, source_ranges6, host_ports6,
-peers6, blocks6, |set, peer, ports| {
+surplus6, peers6, blocks6, |set, peer, ports| {
     let [a, b, c, d] = peer.words().map(u64::from);
     judge_peer6(set, b << 32 | a, d << 32 | c, ports)
 });

@@ -320,6 +320,11 @@ options! {
     /// Raise it if the log says that the flow table is nearly full of live flows (metric
     /// `ropeway_flow_table_pressure` near 1). The memory is allocated when the table is created.
     /// By default the flow tables and what depends on them take 1/400 of the node's memory.
+    ///
+    /// A pod opens 1/256 of the entries as new flows a second, in a burst of 1/16. A network
+    /// outside opens half as many, and everything outside together as many as a pod. Flows beyond
+    /// that end early if there are more of them (counter `surplus_flow`): 1/8 of the entries are
+    /// for those of pods, 1/8 for others.
     #[arg(long, env = "ROPEWAY_MAX_FLOWS", value_name = "ENTRIES", help_heading = TABLES)]
     max_flows: u32,
     /// Clients remembered for session affinity, per address family [default: half of the default

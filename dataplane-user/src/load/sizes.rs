@@ -24,7 +24,7 @@ pub struct Sizes {
     /// Maps that are resized when they are full.
     pub resizable: [ResizableMaps; 7],
     /// Maps that are never resized: name and number of entries.
-    pub fixed: [(&'static str, u32); 6],
+    pub fixed: [(&'static str, u32); 8],
 }
 
 /// Entries of each trie of networks: two for each node of a cluster that no other part serves. A
@@ -68,6 +68,8 @@ impl Sizes {
                 ("affinity6", affinity),
                 ("sock_peers4", sockets),
                 ("sock_peers6", sockets),
+                ("surplus4", surplus(flows)),
+                ("surplus6", surplus(flows)),
             ],
         }
     }
@@ -77,6 +79,12 @@ impl Sizes {
 fn flows(memory: u64) -> u32 {
     let fitting = u32::try_from(memory / SHARE / BYTES_PER_FLOW).unwrap_or(u32::MAX);
     fitting.checked_ilog2().map_or(0, |bits| 1 << bits).clamp(LEAST_FLOWS, MOST_FLOWS)
+}
+
+/// Returns the number of surplus flows ([`dataplane_common::types::flow_budget`]) for a flow table
+/// of this size: a quarter of its entries, as a power of two.
+fn surplus(flows: u32) -> u32 {
+    1 << (flows / 4).checked_ilog2().unwrap_or(0)
 }
 
 /// Returns the size that makes room for `missing` more entries, or `None` if `limit` is reached.
@@ -101,6 +109,8 @@ mod tests {
         let given = TableSizes { flows: Some(4096), ..TableSizes::default() };
         let fixed = Sizes::new(&given, 64 * GIB).fixed;
         assert_eq!(fixed[..3], [("flows4", 4096), ("flows6", 4096), ("affinity4", 1 << 17)]);
+        assert_eq!(fixed[6..], [("surplus4", 1024), ("surplus6", 1024)]);
+        assert_eq!([16, 5000, 1 << 17].map(surplus), [4, 1024, 1 << 15]);
     }
 
     #[test]

@@ -1,21 +1,28 @@
-//! Writes the node's configuration: the map `config` for the programs, node.json for the CNI
-//! plugin.
+//! Writes the node's configuration: the maps `config` and `masq_sources` for the programs,
+//! node.json for the CNI plugin.
 //!
-//! A job of the node's task. The map is written twice in a refresh: before programs are attached,
+//! A job of the node's task. The maps are written twice in a refresh: before programs are attached,
 //! and again after the routes, because some features need their routes first. Both contents are
 //! computed by pure functions, and written only if they have changed.
 
+use std::collections::BTreeMap;
+
 use dataplane_common::types::clock::Clock;
-use dataplane_common::types::pod::NodeConfig;
+use dataplane_common::types::pod::{MasqueradeSource, NodeConfig};
 use dataplane_host::contract::{self, FileError, NodeFile, ReservedPort};
-use dataplane_host::map::PinnedMap;
+use dataplane_host::map::{MapError, PinnedMap};
+use dataplane_host::netlink::IfIndex;
 use dataplane_host::pins::Pins;
 use dataplane_host::store::Transport;
 
 use super::discover::NodeFacts;
 use super::node_routes::Tunnels;
 use crate::config::{Config, Ipam, RouteMode};
-use crate::load::LoadError;
+use crate::load::{LoadError, resize};
+
+/// Least size of the rings of surplus flows: a smaller flow table has no budgets, which would allow
+/// a sender no more than a few flows a second.
+const LEAST_SURPLUS: u32 = 1024;
 
 /// The writer, with the values that do not change while the agent runs.
 #[derive(Debug)]
@@ -47,12 +54,36 @@ impl ConfigWriter {
         if !knows_nodes && present.is_some_and(|config| config.netns_cookie == self.netns_cookie) {
             return Ok(0);
         }
-        let wanted = NodeConfig { netns_cookie: self.netns_cookie, ..node_config(inputs, self.clock, present) };
+        let sources = self.write_sources(&inputs.facts.sources)?;
+        let surplus = resize::entries(&self.pins, "surplus4")?.filter(|entries| *entries >= LEAST_SURPLUS);
+        let wanted = NodeConfig {
+            netns_cookie: self.netns_cookie,
+            surplus: surplus.unwrap_or(0),
+            ..node_config(inputs, self.clock, present)
+        };
         if present == Some(wanted) {
-            return Ok(0);
+            return Ok(sources);
         }
         table.insert(&0, &wanted)?;
-        Ok(1)
+        Ok(sources + 1)
+    }
+
+    /// Writes the map `masq_sources` and returns the number of operations. Before `config`, which
+    /// decides if the programs look into it.
+    fn write_sources(&self, wanted: &BTreeMap<IfIndex, MasqueradeSource>) -> Result<usize, MapError> {
+        let table: PinnedMap<u32, MasqueradeSource> = PinnedMap::open(&self.pins, "masq_sources")?;
+        let present: BTreeMap<_, _> = table.entries()?.into_iter().collect();
+        let new = wanted.iter().filter(|(index, source)| present.get(&index.0) != Some(source));
+        let gone = present.keys().filter(|index| !wanted.contains_key(&IfIndex(**index)));
+        let mut operations = 0;
+        for (index, source) in new {
+            table.insert(&index.0, source)?;
+            operations += 1;
+        }
+        for index in gone {
+            operations += usize::from(table.remove(index)?);
+        }
+        Ok(operations)
     }
 }
 
@@ -65,8 +96,8 @@ pub(super) fn write_file(inputs: &ConfigInputs<'_>) -> Result<usize, FileError> 
     contract::write(&inputs.config.state_dir, &file).map(usize::from)
 }
 
-/// Computes the map's entry, without the cookie. `present`: the entry in the map, written by this
-/// agent or its predecessor.
+/// Computes the map's entry, without cookie and surplus. `present`: the entry in the map, written
+/// by this agent or its predecessor.
 fn node_config(inputs: &ConfigInputs<'_>, clock: Clock, present: Option<NodeConfig>) -> NodeConfig {
     let ConfigInputs { config, facts, tunnels, features } = inputs;
     let mut wanted = facts.node_config(config, clock);

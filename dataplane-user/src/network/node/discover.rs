@@ -4,13 +4,13 @@
 //! objects. Called once per refresh. [`NodeFacts::node_config`] and [`NodeFacts::context`] derive
 //! the values for the programs and the controller; [`super::uplinks`] finds the uplinks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_common::types::address::{Address as _, V4, V6};
 use dataplane_common::types::clock::Clock;
 use dataplane_common::types::ip_family::IpFamily;
-use dataplane_common::types::pod::NodeConfig;
+use dataplane_common::types::pod::{MasqueradeSource, NodeConfig};
 use dataplane_common::types::service::proto;
 use dataplane_host::netlink;
 use dataplane_host::netlink::{
@@ -143,6 +143,8 @@ pub struct NodeFacts {
     pub pod_cidrs: Vec<IpNetwork>,
     /// Next hops of other programs' routes, sorted.
     pub gateways: Vec<IpAddr>,
+    /// Addresses of masqueraded packets by the uplink that they take.
+    pub sources: BTreeMap<IfIndex, MasqueradeSource>,
     /// Smallest MTU of the uplinks to other nodes and of default routes.
     pub uplink_mtu: u32,
     /// Smallest MTU of the links that are no uplinks but have routes of other programs (a bridge of
@@ -194,6 +196,7 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeF
         let text = "this kernel has no IPv6 (ipv6.disable=1): pods get no IPv6 addresses, and IPv6 is not served here";
         warnings.push(text.into());
     }
+    let sources = uplinks.iter().map(|l| (l.index, masquerade_source(snapshot, l.index, &node_ips))).collect();
     let gateways: BTreeSet<_> = snapshot.routes.iter().filter_map(gateway).collect();
     let listening = addresses.intersection(&snapshot.listening).copied().collect();
     let (addresses, gateways) = (addresses.into_iter().collect(), gateways.into_iter().collect());
@@ -210,6 +213,7 @@ pub fn facts(config: &Config, snapshot: &KernelSnapshot, nodes: &Nodes) -> NodeF
         on_link,
         pod_cidrs,
         gateways,
+        sources,
         uplink_mtu,
         elsewhere,
     }
@@ -255,6 +259,30 @@ fn device(route: &Route) -> Option<IfIndex> {
         Hop::Device { index } => Some(index),
         Hop::Blackhole => None,
     }
+}
+
+/// Returns the addresses of a device for packets that leave by it: the node's address if the device
+/// has it, else the one that its routers share a network with, else the first. A family of which it
+/// has none gets the node's address.
+fn masquerade_source(snapshot: &KernelSnapshot, index: IfIndex, node_ips: &[IpAddr]) -> MasqueradeSource {
+    let of_device = |r: &&Route| device(r) == Some(index);
+    let gateways: Vec<_> = snapshot.routes.iter().filter(of_device).filter_map(gateway).collect();
+    let best = |family: IpFamily| {
+        let usable = snapshot.global().filter(|a| a.index == index && !a.tentative && family.has(a.network.ip()));
+        usable.map(|a| a.network).min_by_key(|network| {
+            let routed = gateways.iter().any(|gateway| network.contains(*gateway));
+            (!node_ips.contains(&network.ip()), !routed)
+        })
+    };
+    let mut source = MasqueradeSource::default();
+    let of_device = IpFamily::BOTH.into_iter().filter_map(best).map(|network| network.ip());
+    for ip in node_ips.iter().copied().chain(of_device) {
+        match ip {
+            IpAddr::V4(a) => source.addr4 = a.into(),
+            IpAddr::V6(a) => source.addr6 = a.into(),
+        }
+    }
+    source
 }
 
 fn node_ips(config: &Config, snapshot: &KernelSnapshot, node: Option<&NodeObject>, main: &[IfIndex]) -> Vec<IpAddr> {

@@ -306,6 +306,32 @@ fn device_without_ethernet_is_no_uplink_and_a_warning() {
     }
 }
 
+/// The kernel's MASQUERADE takes the address of the device too.
+#[test]
+fn masqueraded_packets_get_an_address_of_their_device() {
+    let mut s = snapshot();
+    s.routes.push(default_route(2));
+    s.addresses.insert(3, address(2, "192.168.99.9/24", false));
+    add_device(&mut s, link(4, "eth2"), "10.7.0.1/32");
+    add_device(&mut s, link(4, "eth2"), "10.7.0.11/24");
+    s.addresses.push(InterfaceAddress { tentative: true, ..address(4, "fd00:7::11/64", false) });
+    let via = Hop::Gateway { via: IpAddr::from([10, 7, 0, 254]), index: Some(IfIndex(4)), onlink: false };
+    s.routes.push(Route { protocol: 3, ..Route::new("10.0.0.0/8".parse().unwrap(), via) });
+    let sources = discover::facts(&config(Options::default()), &s, &nodes(&["192.168.50.11"])).sources;
+    let of = |index| {
+        let source = sources[&IfIndex(index)];
+        (IpAddr::from(source.addr4), IpAddr::from(source.addr6))
+    };
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert_eq!(of(2), (address("192.168.50.11"), address("fd00:50::11")), "the node's address first");
+    assert_eq!(
+        of(4),
+        (address("10.7.0.11"), address("fd00:50::11")),
+        "of the router's network; none that is tentative"
+    );
+    assert_eq!(sources.len(), 2, "eth1 is no uplink");
+}
+
 /// A card with an address is an uplink, so that what leaves there comes back to a program. Its MTU
 /// is not the pods', because pods' packets need not leave there.
 #[test]

@@ -16,6 +16,7 @@ use dataplane_common::types::answer_budget::AnswerKind;
 use dataplane_common::types::clock::TICK_SHIFT;
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::types::flow_budget::FlowBudget;
 use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod};
 use dataplane_common::types::policy::{PodRules, PortKey, Rule, RuleKey};
 use dataplane_common::types::service::{
@@ -134,6 +135,7 @@ pub(crate) struct Kernel {
     stats: PinnedMap<u32, BackendStats>,
     loads: PinnedMap<u32, BackendLoad>,
     config: PinnedMap<u32, NodeConfig>,
+    budgets: PinnedMap<u32, FlowBudget>,
     pod_rules: PinnedMap<u32, PodRules>,
     rules: PinnedMap<RuleKey, Rule>,
     ports: PinnedMap<Prefix<PortKey>, u32>,
@@ -158,6 +160,7 @@ impl Kernel {
             stats: table(&ebpf, "backend_stats"),
             loads: table(&ebpf, "backend_loads"),
             config: table(&ebpf, "config"),
+            budgets: table(&ebpf, "flow_budgets"),
             pod_rules: table(&ebpf, "pod_rules"),
             rules: table(&ebpf, "rules"),
             ports: table(&ebpf, "ports"),
@@ -321,6 +324,12 @@ impl Testbed for Kernel {
     fn advance(&mut self, ticks: u32) {
         self.v4.advance(ticks);
         self.v6.advance(ticks);
+        for (index, budget) in self.budgets.entries().unwrap() {
+            if budget.used != 0 {
+                let tick = budget.tick.wrapping_sub(ticks);
+                self.budgets.insert(&index, &FlowBudget { tick, ..budget }).unwrap();
+            }
+        }
     }
     fn clock_slack(&self) -> u32 {
         // A tick is about a second. A scenario takes less, but it may begin at the end of one.

@@ -75,6 +75,7 @@ both! {
     unallocated_cluster_ip_is_dropped;
     oversized_packet_gets_frag_needed;
     egress_from_pods_is_masqueraded;
+    client_port_in_the_pool_is_kept;
     ping_is_masqueraded;
     link_local_ipv4_is_masqueraded_like_the_outside;
     snat_port_exhaustion_drops_new_flows;
@@ -122,6 +123,9 @@ both! {
     node_port_flow_of_a_remote_pod_translates_no_direct_answers;
     refusals_are_limited_per_tick;
     segment_with_a_lying_data_offset_is_rejected;
+    flood_of_a_pod_removes_its_own_flows;
+    forged_flood_removes_no_answered_connection;
+    flood_of_one_network_costs_another_no_budget;
     two_frontends_of_one_backend_keep_their_replies;
     taken_reply_key_without_a_free_port_is_dropped;
     ended_pair_is_removed_whole;

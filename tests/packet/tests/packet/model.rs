@@ -22,7 +22,7 @@ use dataplane_common::path::{tunnel_source, udp_failover};
 use dataplane_common::types::address::{Address, V4, V6};
 use dataplane_common::types::event::DropReason;
 use dataplane_common::types::flow::{Flow, FlowKey};
-use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::pod::{AddressInfo, MasqueradeSource, Network, NodeConfig, Pod, PodNetns};
 use dataplane_common::types::policy::{PodRules, Rule, RuleKey};
 use dataplane_common::types::service::{
     Backend, BackendLoad, Frontend, FrontendKey, HostPort, Slot, SockPeer, SockPeerKey, proto,
@@ -33,7 +33,7 @@ use dataplane_common::wire::checksum;
 
 use crate::testbed::{Action, AllFlows, FlowView, Hook, Testbed, flow_key, octets, view};
 use packet::Frame;
-use tables::{FlowTable, Maps, Shared, View};
+use tables::{FlowTable, Maps, Shared, Surplus, View};
 
 /// A node on the host.
 #[derive(Default)]
@@ -43,6 +43,8 @@ pub(crate) struct Model {
     v6: Maps<V6>,
     flows4: HashMap<FlowKey<V4>, Flow<V4>>,
     flows6: HashMap<FlowKey<V6>, Flow<V6>>,
+    surplus4: Surplus<V4>,
+    surplus6: Surplus<V6>,
     drops: HashMap<u32, u64>,
     target: Option<u32>,
     queued: bool,
@@ -238,6 +240,11 @@ impl Model {
         self.shared.routes.insert(dataplane_common::types::address::octets16(addr), ifindex);
     }
 
+    /// Sets the addresses of masqueraded packets that leave by a device.
+    pub(crate) fn put_masquerade_source(&mut self, ifindex: u32, source: MasqueradeSource) {
+        self.shared.masquerade_sources.insert(ifindex, source);
+    }
+
     pub(crate) fn put_pod_netns(&mut self, cookie: u64, pod: PodNetns) {
         self.shared.pod_netns.insert(cookie, pod);
     }
@@ -427,7 +434,7 @@ impl Testbed for Model {
                 hook,
                 ifindex,
                 frame,
-                FlowTable(&mut self.flows6, &self.shared.flow_room),
+                FlowTable(&mut self.flows6, &self.shared.flow_room, &mut self.surplus6),
                 &six,
                 ((&four, &six), !self.wrong_sums),
             ),
@@ -435,7 +442,7 @@ impl Testbed for Model {
                 hook,
                 ifindex,
                 frame,
-                FlowTable(&mut self.flows4, &self.shared.flow_room),
+                FlowTable(&mut self.flows4, &self.shared.flow_room, &mut self.surplus4),
                 &four,
                 ((&four, &six), !self.wrong_sums),
             ),

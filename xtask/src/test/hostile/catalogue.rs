@@ -170,10 +170,15 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         section: CONNECTIONS,
         finding: "F6",
-        attacker: "pod",
-        means: "flows of several packets, as fast as it can",
+        attacker: "pod, machine outside, forged sources",
+        means: "flows of one packet and of three, as fast as it can",
         victim: "translated connections of the node",
-        tests: &[],
+        tests: &[
+            (Packet, "flood_of_a_pod_removes_its_own_flows"),
+            (Packet, "flood_of_one_network_costs_another_no_budget"),
+            (Packet, "forged_flood_removes_no_answered_connection"),
+            (Namespace, "flood_of_a_pod_ends_no_connection_of_others"),
+        ],
         open: Some("W4"),
     },
     Row {

@@ -226,7 +226,9 @@ fn config(rng: &mut StdRng) -> NodeConfig {
         netns_cookie: 7,
         tunnels: [if rng.random_bool(0.8) { TUNNEL } else { 0 }, 0],
         tunnel_port: if rng.random_bool(0.8) { 4789 } else { 0 },
-        pad: 0,
+        pad: [0; 3],
+        // No budgets: they depend on clocks, which differ.
+        surplus: 0,
         policy_epoch: 0,
     }
 }

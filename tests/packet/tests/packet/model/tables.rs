@@ -14,8 +14,9 @@ use dataplane_common::types::address::Address;
 use dataplane_common::types::answer_budget::{AnswerBudget, AnswerKind};
 use dataplane_common::types::event::Counter;
 use dataplane_common::types::flow::{Flow, FlowKey, FragmentKey, Ports};
+use dataplane_common::types::flow_budget::{FlowBudget, Ring};
 use dataplane_common::types::load::{ConnectionCounts, Search};
-use dataplane_common::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns};
+use dataplane_common::types::pod::{AddressInfo, MasqueradeSource, Network, NodeConfig, Pod, PodNetns};
 use dataplane_common::types::policy::{PodRules, Rule, RuleKey};
 use dataplane_common::types::service::{
     Affinity, AffinityKey, Backend, BackendLoad, BackendStats, Frontend, FrontendKey, HostPort, Slot, SlotTable,
@@ -114,6 +115,7 @@ pub(super) struct Shared {
     /// Interface by which the packets arrive that the host's stack sends to pods; 0: none.
     pub(super) ingress: u32,
     pub(super) pod_netns: HashMap<u64, PodNetns>,
+    pub(super) masquerade_sources: HashMap<u32, MasqueradeSource>,
     pub(super) slots: RefCell<HashMap<u32, Slot>>,
     pub(super) backends: HashMap<u32, Backend>,
     pub(super) stats: RefCell<HashMap<u32, BackendStats>>,
@@ -125,13 +127,26 @@ pub(super) struct Shared {
     pub(super) answers: RefCell<[AnswerBudget; AnswerKind::COUNT]>,
     /// Room of both flow tables together.
     pub(super) flow_room: Room,
+    pub(super) budgets: RefCell<HashMap<u32, FlowBudget>>,
+}
+
+/// The rings of surplus flows of one family.
+#[derive(Default)]
+pub(super) struct Surplus<A> {
+    /// Number of flows that each ring has had.
+    heads: [u32; 2],
+    elements: HashMap<u32, FlowKey<A>>,
 }
 
 /// All maps but the flow table, as a program of one family sees them.
 pub(super) struct View<'a, A: 'static>(pub(super) &'a Shared, pub(super) &'a Maps<A>);
 
-/// The flow table of one family, and the room in it.
-pub(super) struct FlowTable<'a, A>(pub(super) &'a mut HashMap<FlowKey<A>, Flow<A>>, pub(super) &'a Room);
+/// The flow table of one family, the room in it, and the keys of surplus flows.
+pub(super) struct FlowTable<'a, A>(
+    pub(super) &'a mut HashMap<FlowKey<A>, Flow<A>>,
+    pub(super) &'a Room,
+    pub(super) &'a mut Surplus<A>,
+);
 
 impl<A> SharedMaps for View<'_, A> {
     fn now(&self) -> u32 {
@@ -151,6 +166,9 @@ impl<A> SharedMaps for View<'_, A> {
     }
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns> {
         self.0.pod_netns.get(&cookie)
+    }
+    fn masquerade_source(&self, ifindex: u32) -> Option<&MasqueradeSource> {
+        self.0.masquerade_sources.get(&ifindex)
     }
     fn slot(&self, index: u32) -> Option<u32> {
         self.0.slots.borrow().get(&index).map(|s| s.backend)
@@ -182,6 +200,9 @@ impl<A> SharedMaps for View<'_, A> {
         stats.flows += 1;
     }
     fn count(&self, _counter: Counter) {}
+    fn take_flow(&self, budget: u32, rate: u32) -> bool {
+        self.0.budgets.borrow_mut().entry(budget).or_default().take(self.0.now, rate)
+    }
     fn take_answer(&self, kind: AnswerKind) -> bool {
         self.0.answers.borrow_mut()[kind as usize].take(self.0.now)
     }
@@ -264,5 +285,12 @@ impl<A: Address> FlowMap<A> for FlowTable<'_, A> {
     }
     fn remove(&mut self, key: &FlowKey<A>) {
         self.0.remove(key);
+    }
+    fn replace_surplus(&mut self, ring: Ring, entries: u32, key: &FlowKey<A>) -> Option<FlowKey<A>> {
+        let head = &mut self.2.heads[ring as usize];
+        let old = self.2.elements.insert(ring.element(*head, entries), *key);
+        *head += 1;
+        let none = A::UNSPECIFIED;
+        Some(old.unwrap_or(FlowKey { src: none, dst: none, sport: 0, dport: 0, proto: 0, pad: [0; 3] }))
     }
 }

@@ -1,15 +1,17 @@
 //! A node with several ways out: replies, moved clients and routes of the host's stack.
 
-use dataplane_common::types::pod::{NodeConfig, node_features};
+use std::net::IpAddr;
+
+use dataplane_common::types::pod::{MasqueradeSource, NodeConfig, node_features};
 use dataplane_common::types::service::backend_state;
 
 use super::{
-    BOTH_SETS, DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, OUT, SECOND_UPLINK, TO_A, TO_B, UPLINK, at, backend,
-    config, expect, node, service,
+    BOTH_SETS, DIALOGUES, FROM_A, FROM_B, FROM_UPLINK, HOST, OUT, SECOND_UPLINK, TO_A, TO_B, TUNNEL, UPLINK, at,
+    backend, config, expect, node, service,
 };
 use crate::frame::{Kind, frame, verify};
 use crate::model::Model;
-use crate::testbed::{Action, Hook, Testbed};
+use crate::testbed::{Action, Hook, Testbed, octets};
 
 const FROM_SECOND: (Hook, u32) = (Hook::FromUplink, SECOND_UPLINK);
 const SECOND: (Action, u32) = (Action::Redirect, SECOND_UPLINK);
@@ -87,6 +89,31 @@ fn host_route_decides_the_device_of_masqueraded_ipv4() {
         let (vip, pod) = (at(net.vip, 80), at(net.a, 40000));
         service(t, vip, to);
         expect(t, FROM_A, Kind::Udp, (pod, vip), HOST, (pod, to));
+    }
+}
+
+/// Two uplinks with an address each: what leaves by one has that one's address, and the tunnel has
+/// the node's.
+#[test]
+fn masqueraded_ipv4_packet_has_the_address_of_its_device() {
+    let t = &mut Model::default();
+    let families = node(t);
+    let features = node_features::NETWORKS | node_features::MASQUERADE;
+    t.put_config(NodeConfig { uplink: 0, features, ..config(&families) });
+    let [net, _] = families;
+    let second = IpAddr::from([198, 51, 100, 9]);
+    t.put_masquerade_source(SECOND_UPLINK, MasqueradeSource { addr4: octets(second), ..Default::default() });
+    let world = at(net.outside, 443);
+    for (device, address) in [(UPLINK, net.node), (SECOND_UPLINK, second), (TUNNEL, net.node)] {
+        t.put_route(net.outside, device);
+        for (port, (first, reply)) in (device * 10..).zip(DIALOGUES) {
+            let client = at(net.a, 41000 + u16::try_from(port).unwrap());
+            let mut f = frame(first, client, world);
+            assert_eq!((t.run(FROM_A.0, FROM_A.1, &mut f), t.target()), (Action::Redirect, Some(device)));
+            let from = verify(&f, 0).0;
+            assert_eq!(from.ip(), address, "by device {device}");
+            expect(t, FROM_SECOND, reply, (world, from), TO_A, (world, client));
+        }
     }
 }
 
