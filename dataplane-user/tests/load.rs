@@ -112,7 +112,7 @@ fn another_build_replaces_programs_in_place() {
     drop(first);
 
     let second = load(true); // tracing is compiled in: other programs
-    assert_eq!(second.operations, 42, "28 programs, 14 of them in `stages`");
+    assert_eq!(second.operations, 58, "36 programs, 22 of them in `stages`");
     assert_eq!(attach_all(&second, &node, UplinkAttach::Auto), 15);
     assert_eq!((ids("maps"), ids("links")), (maps, links), "same maps, same links, other programs");
     assert_ne!(filters("rwpod"), pod_filters);
@@ -237,7 +237,7 @@ fn resized_maps_keep_their_entries() {
     let large = [("frontends4", 128), ("backends", 32), ("backend_stats", 32), ("backend_loads", 32), ("slots", 4096)];
     let (operations, sizes) = resized(&large);
     assert_eq!(sizes, [128, 32, 32, 32, 4096]);
-    assert_eq!(operations, 42, "28 programs, 14 of them in `stages`: no program uses an old map");
+    assert_eq!(operations, 58, "36 programs, 22 of them in `stages`: no program uses an old map");
     assert_eq!(table().entries().unwrap().len(), 64);
     assert_eq!(table().get(&key(64)).unwrap(), Some(frontend(64)));
     assert_eq!((slots().get(7), slots().get(8)), (Some(Slot { backend: 8, turn: 0 }), Some(Slot::default())));
