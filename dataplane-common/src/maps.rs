@@ -37,10 +37,7 @@ pub trait SharedMaps {
     /// Returns the pod in a network namespace.
     fn pod_netns(&self, cookie: u64) -> Option<&PodNetns>;
     /// Returns the addresses of masqueraded packets that leave by a device; `None`: the node's.
-    fn masquerade_source(&self, ifindex: u32) -> Option<&MasqueradeSource> {
-        let _ = ifindex;
-        None
-    }
+    fn masquerade_source(&self, ifindex: u32) -> Option<&MasqueradeSource>;
     /// Returns the backend id in a slot; `None` if the index is out of range.
     fn slot(&self, index: u32) -> Option<u32>;
     /// Returns the position in a table whose turn it is, counted from 0, and advances the turn. A
@@ -61,10 +58,7 @@ pub trait SharedMaps {
     fn count(&self, counter: Counter);
     /// Takes a new flow from the budget with this index, which regains `rate` flows a tick. Returns
     /// false if it is empty ([`crate::types::flow_budget`]).
-    fn take_flow(&self, budget: u32, rate: u32) -> bool {
-        let _ = (budget, rate);
-        true
-    }
+    fn take_flow(&self, budget: u32, rate: u32) -> bool;
     /// Counts an answer to a rejected packet; returns false if it must not be sent
     /// ([`crate::types::answer_budget`]).
     fn take_answer(&self, kind: AnswerKind) -> bool;

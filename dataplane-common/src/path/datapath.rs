@@ -21,7 +21,7 @@ use crate::path::sender::{MARTIAN, SPOOFED, TUNNEL_SENDER, check_addresses, chec
 use crate::path::udp_failover::peer_of_ended_backend;
 use crate::policy::{is_ingress_isolated, is_policed};
 use crate::types::event::{DropReason, ParseError};
-use crate::types::flow::flow_flags;
+use crate::types::flow::{Flow, flow_flags};
 use crate::types::pod::{address_kind, node_features, pod_flags};
 use crate::types::service::{Frontend, FrontendKey, scheduler};
 use crate::types::stage::{Origin, Stage};
@@ -284,20 +284,46 @@ where
     let origin = Origin::from_number(packet.scrub_verifier_state(origin as u32));
     // The agent raises the epoch when no program runs any more that has seen the rules before.
     let mut flow = target.flow_wanted(tables, packet.scratch(), &parsed.key);
-    let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, origin, ifindex, &mut flow);
+    let verdict = open_flow_pair(packet, flows, tables, &parsed, &target, (origin, ifindex), &mut flow);
     if verdict.action() == Action::Translate {
-        if is_surplus(tables, &parsed.key.src, &flow) {
-            replace_oldest(flows, tables, &parsed.key, ring_of(&flow));
-        }
         forward::<false, _, _, _>(packet, tables, &parsed, &flow)
-    } else if verdict == NO_PORT && packet.scratch() & attempt::SEARCHES != attempt::SEARCHES {
-        let earlier = packet.scratch() & (attempt::FROM_NODE - 1);
-        packet.set_scratch(earlier + attempt::SEARCH + target.searched() + ((flow.dport as u32) << attempt::PORT));
-        Verdict::take_port(target.backend)
     } else {
-        packet.set_scratch(attempt::FAILED);
         verdict
     }
+}
+
+/// Inserts the pair of a new connection, and charges it to its sender. `flow`: as of
+/// [`insert_flow_pair`]. Any result but [`Verdict::TRANSLATE`] is that of the stage.
+#[inline(always)]
+pub(super) fn open_flow_pair<A, P, F, T>(
+    packet: &mut P,
+    flows: &mut F,
+    tables: &T,
+    parsed: &Parsed<A>,
+    target: &FlowTarget<A>,
+    (origin, ifindex): (Origin, u32),
+    flow: &mut Flow<A>,
+) -> Verdict
+where
+    A: Family,
+    P: Packet,
+    F: FlowMap<A>,
+    T: FamilyMaps<A>,
+{
+    let verdict = insert_flow_pair(flows, tables, &parsed.key, target, origin, ifindex, flow);
+    if verdict.action() == Action::Translate {
+        if is_surplus(tables, &parsed.key.src, flow) {
+            replace_oldest(flows, tables, &parsed.key, ring_of(flow));
+        }
+        return verdict;
+    }
+    if verdict == NO_PORT && packet.scratch() & attempt::SEARCHES != attempt::SEARCHES {
+        let earlier = packet.scratch() & (attempt::FROM_NODE - 1);
+        packet.set_scratch(earlier + attempt::SEARCH + target.searched() + ((flow.dport as u32) << attempt::PORT));
+        return Verdict::take_port(target.backend);
+    }
+    packet.set_scratch(attempt::FAILED);
+    verdict
 }
 
 /// Returns the frontend that a packet is sent to.

@@ -14,9 +14,8 @@ use crate::maps::{FamilyMaps, FlowMap};
 use crate::packet::access::Packet;
 use crate::packet::family::Family;
 use crate::packet::parse::{ACK, Layer4, Parsed, RST, parse_again};
-use crate::path::datapath::connect_other;
-use crate::path::flow_pair::{NO_PORT, attempt, insert_flow_pair};
-use crate::path::flow_share::{is_surplus, replace_oldest, ring_of};
+use crate::path::datapath::{connect_other, open_flow_pair};
+use crate::path::flow_pair::attempt;
 use crate::path::forward::{forward, route};
 use crate::path::new_connection::{FlowTarget, keep, to_chosen_backend};
 use crate::policy::{Connection, epoch, refusal};
@@ -74,23 +73,14 @@ where
     target.complete(packet, tables);
     target.resolve_route(packet);
     let mut flow = Flow { epoch, ..target.flow_wanted(tables, packet.scratch(), &parsed.key) };
-    let verdict = insert_flow_pair(flows, tables, &parsed.key, &target, origin, ifindex, &mut flow);
-    if verdict.action() == Action::Translate {
-        if is_surplus(tables, &parsed.key.src, &flow) {
-            replace_oldest(flows, tables, &parsed.key, ring_of(&flow));
-        }
-        if is_reply {
-            turn_round(flows, &parsed.key, &flow);
-        }
-        forward::<false, _, _, _>(packet, tables, &parsed, &flow)
-    } else if verdict == NO_PORT && packet.scratch() & attempt::SEARCHES != attempt::SEARCHES {
-        let earlier = packet.scratch() & (attempt::FROM_NODE - 1);
-        packet.set_scratch(earlier + attempt::SEARCH + target.searched() + ((flow.dport as u32) << attempt::PORT));
-        Verdict::take_port(target.backend)
-    } else {
-        packet.set_scratch(attempt::FAILED);
-        verdict
+    let verdict = open_flow_pair(packet, flows, tables, &parsed, &target, (origin, ifindex), &mut flow);
+    if verdict.action() != Action::Translate {
+        return verdict;
     }
+    if is_reply {
+        turn_round(flows, &parsed.key, &flow);
+    }
+    forward::<false, _, _, _>(packet, tables, &parsed, &flow)
 }
 
 /// Sets the target to a backend that another stage has chosen.

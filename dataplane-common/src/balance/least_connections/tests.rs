@@ -10,7 +10,7 @@ use super::*;
 use crate::types::answer_budget::AnswerKind;
 use crate::types::event::Counter;
 use crate::types::load::ConnectionCounts;
-use crate::types::pod::{NodeConfig, Pod, PodNetns};
+use crate::types::pod::{MasqueradeSource, NodeConfig, Pod, PodNetns};
 use crate::types::policy::PodRules;
 use crate::types::service::scheduler::{LC, NQ, SED, WLC};
 use crate::types::service::{Backend, BackendLoad, BackendStats, SlotTable};
@@ -86,6 +86,12 @@ impl SharedMaps for Servers {
     fn count_connection(&self, _backend: u32) {}
     fn count_flow(&self, _backend: u32, _generation: u32) {}
     fn count(&self, _counter: Counter) {}
+    fn masquerade_source(&self, _ifindex: u32) -> Option<&MasqueradeSource> {
+        None
+    }
+    fn take_flow(&self, _budget: u32, _rate: u32) -> bool {
+        unreachable!()
+    }
     fn take_answer(&self, _kind: AnswerKind) -> bool {
         true
     }

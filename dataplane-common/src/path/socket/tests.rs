@@ -7,6 +7,7 @@
 extern crate std;
 
 mod rules;
+mod tunnel;
 
 use core::cell::{Cell, RefCell};
 use std::boxed::Box;
@@ -20,7 +21,9 @@ use crate::types::address::{V4, V6};
 use crate::types::answer_budget::AnswerKind;
 use crate::types::flow::{FragmentKey, Ports};
 use crate::types::load::{ConnectionCounts, Search};
-use crate::types::pod::{AddressInfo, Network, NodeConfig, Pod, PodNetns, network_flags, node_features};
+use crate::types::pod::{
+    AddressInfo, MasqueradeSource, Network, NodeConfig, Pod, PodNetns, network_flags, node_features,
+};
 use crate::types::policy::PodRules;
 use crate::types::service::{
     Affinity, AffinityKey, Backend, Frontend, HostPort, SlotTable, SourceRange, proto, scheduler,
@@ -156,6 +159,12 @@ impl SharedMaps for Fake {
     fn count_connection(&self, _backend: u32) {}
     fn count_flow(&self, _backend: u32, _generation: u32) {}
     fn count(&self, _counter: Counter) {}
+    fn masquerade_source(&self, _ifindex: u32) -> Option<&MasqueradeSource> {
+        None
+    }
+    fn take_flow(&self, _budget: u32, _rate: u32) -> bool {
+        unreachable!()
+    }
     fn take_answer(&self, _kind: AnswerKind) -> bool {
         true
     }
@@ -331,26 +340,6 @@ fn with_datagrams(flags: u16, len: u32) -> Fake {
 
 fn datagram(fake: &Fake, netns_cookie: u64, addr: V4, unconnected: bool) -> SocketVerdict {
     connect(fake, &ConnectRequest { addr, port: 53, proto: proto::UDP, unconnected, cookie: 1, netns_cookie }).action
-}
-
-/// F3: the host's stack believes every datagram at that port, also one that a process of the node
-/// sends to itself.
-#[test]
-fn port_of_the_tunnel_is_refused() {
-    let mut fake = with_datagrams(0, 1);
-    fake.config.tunnel_port = 4789;
-    let ask = |fake: &Fake, addr, port, proto, unconnected| {
-        connect(fake, &ConnectRequest { addr, port, proto, unconnected, cookie: 1, netns_cookie: NODE_NETNS }).action
-    };
-    for addr in [NODE, LOOPBACK, OUTSIDE, POD] {
-        for unconnected in [false, true] {
-            assert_eq!(ask(&fake, addr, 4789, proto::UDP, unconnected), SocketVerdict::Reject);
-            assert_eq!(ask(&fake, addr, 4790, proto::UDP, unconnected), SocketVerdict::Keep);
-        }
-        assert_eq!(ask(&fake, addr, 4789, proto::TCP, false), SocketVerdict::Keep);
-    }
-    fake.config.tunnel_port = 0;
-    assert_eq!(ask(&fake, NODE, 4789, proto::UDP, true), SocketVerdict::Keep, "there is no tunnel");
 }
 
 /// The backend may end, and only the packet path sees the datagrams of a connected socket.
